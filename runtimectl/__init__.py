@@ -1,0 +1,1 @@
+"""The command line of runtimed, for people and for scripts."""

@@ -1,0 +1,238 @@
+"""What a Worker is doing: its status, and the output it has streamed that is in no entry yet."""
+
+from collections.abc import Callable, Iterator
+from typing import Any, Literal
+
+import attrs
+
+from runtimed.model.event import (
+    ActivityStatus,
+    ErrorRaised,
+    InFlight,
+    InFlightBlock,
+    InvokeStart,
+    Payload,
+    RunEnd,
+    StatusChanged,
+    SystemItem,
+    TextBlock,
+    TextDelta,
+    TextDone,
+    ThinkingBlock,
+    ThinkingDelta,
+    ThinkingDone,
+    ThinkingStart,
+    ToolCallArgsDelta,
+    ToolCallBlock,
+    ToolCallDone,
+    ToolCallStart,
+    ToolCallState,
+    ToolResult,
+    UserMessage,
+)
+
+SYSTEM_INPUT = "embedded_worker_system_input"
+MAX_BLOCKS = 256
+
+
+@attrs.frozen(eq=False, repr=False)
+class Pieces:
+    """Text that grows at its end: a chain of pieces, so that a long text is not copied for each new one."""
+
+    last: str = ""
+    before: "Pieces | None" = None
+
+    def plus(self, piece: str) -> "Pieces":
+        return Pieces(piece, self)
+
+    def __str__(self) -> str:
+        found = []
+        link: Pieces | None = self
+        while link is not None:
+            found.append(link.last)
+            link = link.before
+        return "".join(reversed(found))
+
+    def __eq__(self, other: object) -> bool:
+        return str(self) == str(other) if isinstance(other, Pieces) else NotImplemented
+
+    __hash__ = None  # type: ignore[assignment]
+
+
+@attrs.frozen
+class Prose:
+    """A text or a thought that is being written."""
+
+    kind: Literal["text", "thinking"]
+    pieces: Pieces = Pieces()
+    finished: bool = False
+
+    def view(self) -> InFlightBlock:
+        make = TextBlock if self.kind == "text" else ThinkingBlock
+        return make(str(self.pieces), self.finished)
+
+    def closing(self, _why: str) -> Iterator[Payload]:
+        if not self.finished:
+            yield TextDone(str(self.pieces)) if self.kind == "text" else ThinkingDone(str(self.pieces))
+
+
+@attrs.frozen
+class ToolCall:
+    """A tool call without a result."""
+
+    id: str
+    name: str
+    args: Pieces = Pieces()
+    state: ToolCallState = "pending"
+
+    def view(self) -> InFlightBlock:
+        return ToolCallBlock(self.id, self.name, str(self.args), self.state)
+
+    def closing(self, why: str) -> Iterator[Payload]:
+        if self.state != "done":
+            yield ToolCallDone(self.id, self.name, str(self.args))
+        yield ToolResult(self.id, why, is_error=True)
+
+
+Block = Prose | ToolCall
+
+
+@attrs.frozen
+class Activity:
+    """The state that a Worker's events add up to.
+
+    Text stays until its `text_done` makes it an entry, a thought until the run ends, a tool call until its result;
+    the end of a run clears all. At most MAX_BLOCKS are kept: past that the oldest are forgotten.
+    """
+
+    status: ActivityStatus = "idle"
+    blocks: tuple[Block, ...] = ()
+
+    @property
+    def quiet(self) -> bool:
+        """Whether there is nothing that an observer would have to be told."""
+        return self.status == "idle" and not self.blocks
+
+    def after(self, payload: Payload) -> "Activity":
+        """The activity behind one more event."""
+        step = _STEPS.get(type(payload))
+        return self if step is None else step(self, payload)
+
+    def in_flight(self) -> InFlight | None:
+        """The open output as the contract shows it, or None where there is none."""
+        return InFlight(tuple(block.view() for block in self.blocks)) if self.blocks else None
+
+    def closing(self, why: str) -> Iterator[Payload]:
+        """The events that end whatever is open, `why` being the summary of tool calls that get no result."""
+        for block in self.blocks:
+            yield from block.closing(why)
+
+
+def _added(activity: Activity, block: Block) -> Activity:
+    return attrs.evolve(activity, blocks=(*activity.blocks, block)[-MAX_BLOCKS:])
+
+
+def _replaced(activity: Activity, old: Block, new: Block | None) -> Activity:
+    blocks = (new if block is old else block for block in activity.blocks)
+    return attrs.evolve(activity, blocks=tuple(block for block in blocks if block is not None))
+
+
+def _open_prose(activity: Activity, kind: str) -> Prose | None:
+    for block in reversed(activity.blocks):
+        if isinstance(block, Prose) and block.kind == kind and not block.finished:
+            return block
+    return None
+
+
+def _open_call(activity: Activity, call_id: str) -> ToolCall | None:
+    for block in reversed(activity.blocks):
+        if isinstance(block, ToolCall) and block.id == call_id:
+            return block
+    return None
+
+
+def _written(activity: Activity, kind: Literal["text", "thinking"], text: str) -> Activity:
+    block = _open_prose(activity, kind)
+    if block is None:
+        return _added(activity, Prose(kind, Pieces(text)))
+    return _replaced(activity, block, attrs.evolve(block, pieces=block.pieces.plus(text)))
+
+
+def _run_started(activity: Activity, _payload: UserMessage | InvokeStart) -> Activity:
+    return attrs.evolve(activity, status="running")
+
+
+def _system_item(activity: Activity, payload: SystemItem) -> Activity:
+    return attrs.evolve(activity, status="running") if payload.item.get("kind") == SYSTEM_INPUT else activity
+
+
+def _run_ended(_activity: Activity, payload: RunEnd | ErrorRaised) -> Activity:
+    return Activity("paused" if isinstance(payload, RunEnd) and payload.result == "paused" else "idle")
+
+
+def _status(activity: Activity, payload: StatusChanged) -> Activity:
+    return attrs.evolve(activity, status=payload.status)
+
+
+def _text(activity: Activity, payload: TextDelta) -> Activity:
+    return _written(activity, "text", payload.text)
+
+
+def _text_done(activity: Activity, _payload: TextDone) -> Activity:
+    block = _open_prose(activity, "text")
+    return activity if block is None else _replaced(activity, block, None)
+
+
+def _thinking_start(activity: Activity, _payload: ThinkingStart) -> Activity:
+    return _added(activity, Prose("thinking"))
+
+
+def _thinking(activity: Activity, payload: ThinkingDelta) -> Activity:
+    return _written(activity, "thinking", payload.text)
+
+
+def _thinking_done(activity: Activity, payload: ThinkingDone) -> Activity:
+    thought = Prose("thinking", Pieces(payload.text), finished=True)
+    block = _open_prose(activity, "thinking")
+    return _added(activity, thought) if block is None else _replaced(activity, block, thought)
+
+
+def _call_start(activity: Activity, payload: ToolCallStart) -> Activity:
+    return _added(activity, ToolCall(payload.id, payload.name))
+
+
+def _call_args(activity: Activity, payload: ToolCallArgsDelta) -> Activity:
+    call = _open_call(activity, payload.id)
+    if call is None:
+        return activity
+    return _replaced(activity, call, attrs.evolve(call, args=call.args.plus(payload.json), state="streaming_args"))
+
+
+def _call_done(activity: Activity, payload: ToolCallDone) -> Activity:
+    done = ToolCall(payload.id, payload.name, Pieces(payload.arguments), "done")
+    call = _open_call(activity, payload.id)
+    return _added(activity, done) if call is None else _replaced(activity, call, done)
+
+
+def _call_result(activity: Activity, payload: ToolResult) -> Activity:
+    call = _open_call(activity, payload.id)
+    return activity if call is None else _replaced(activity, call, None)
+
+
+_STEPS: dict[type, Callable[[Activity, Any], Activity]] = {
+    UserMessage: _run_started,
+    InvokeStart: _run_started,
+    SystemItem: _system_item,
+    RunEnd: _run_ended,
+    ErrorRaised: _run_ended,
+    StatusChanged: _status,
+    TextDelta: _text,
+    TextDone: _text_done,
+    ThinkingStart: _thinking_start,
+    ThinkingDelta: _thinking,
+    ThinkingDone: _thinking_done,
+    ToolCallStart: _call_start,
+    ToolCallArgsDelta: _call_args,
+    ToolCallDone: _call_done,
+    ToolResult: _call_result,
+}

@@ -1,0 +1,131 @@
+"""What the core asks of the outside: a store, a backend that runs Workers, a clock.
+
+All arguments and answers are plain frozen values, so that an adapter may live in another process.
+"""
+
+import asyncio
+from collections.abc import Sequence
+from typing import Protocol
+
+import attrs
+
+from runtimed.core.change import Change, EncodedEvent, Entry, Moment, StoredState
+from runtimed.core.paging import PageSize
+from runtimed.model.event import Payload
+from runtimed.model.execution import Outcome
+from runtimed.model.identity import RuntimeId, WorkerId
+from runtimed.model.interaction import WorkerInput
+from runtimed.model.runtime import RuntimeBackend
+from runtimed.model.worker import CreateWorkerRequest
+
+
+class Clock(Protocol):
+    """The time of day. Order and time-outs never depend on it."""
+
+    def unix_ms(self) -> int:
+        """Milliseconds since 1970."""
+
+
+class Store(Protocol):
+    """Keeps a Runtime. It decides nothing: what it is given it stores, what it stored it gives back.
+
+    Every method may raise StoreIo, StoreMissing or StoreCorrupt; nothing else escapes but what is named.
+    """
+
+    backend: RuntimeBackend
+
+    async def open(self, runtime_id: RuntimeId | None) -> StoredState:
+        """Load everything but transcripts and events.
+
+        A store without a Runtime takes `runtime_id`, or makes one up. Raises StoreForeign when it holds another,
+        StoreInUse when another process has it open, StoreUnsupported when it cannot be used at all.
+        """
+
+    def commit(self, change: Change) -> asyncio.Future[Sequence[EncodedEvent]]:
+        """Make a Change durable, first in, first out; called on the event loop, returns at once.
+
+        The future is done once the Change is as safe as this store promises, with the events as they were encoded.
+        Futures of one store finish in the order of the calls. Fails with StoreFull (nothing was stored, a later try
+        may succeed) or another StoreError (nothing more can be promised).
+        """
+
+    async def read_entries(self, worker_id: WorkerId, start: int, page: PageSize) -> Sequence[Entry]:
+        """Entries with a sequence above `start`, oldest first."""
+
+    async def newest_entries(self, worker_id: WorkerId, upto: int, page: PageSize) -> Sequence[Entry]:
+        """The newest entries with a sequence of at most `upto`, oldest first."""
+
+    async def read_events(
+        self, worker_id: WorkerId, after: int, upto: int, page: PageSize
+    ) -> Sequence[EncodedEvent]:
+        """Retained events with `after` < sequence <= `upto`, oldest first."""
+
+    async def moment(self, worker_id: WorkerId, sequence: int) -> Moment:
+        """How the Worker stood at this sequence, that is right behind its newest event up to there."""
+
+    async def close(self) -> None:
+        """Finish what was handed in, then let go of everything. Harmless when repeated."""
+
+
+@attrs.frozen
+class Answer:
+    """What a backend says to a request; `message` says what to do about anything but `accepted`."""
+
+    outcome: Outcome
+    message: str | None = None
+
+
+@attrs.frozen
+class Spawn:
+    """A Worker that is to be run."""
+
+    worker_id: WorkerId
+    request: CreateWorkerRequest
+
+
+@attrs.frozen
+class Dispatch:
+    """An input that is offered; `input_id` names it in what follows."""
+
+    worker_id: WorkerId
+    input_id: str
+    input: WorkerInput
+
+
+class EventSink(Protocol):
+    """Where a backend puts what one Worker says. Bounded: it makes the caller wait while the store is behind."""
+
+    async def emit(self, *payloads: Payload) -> None:
+        """Take events, in order. `user_message`, `snapshot` and `shutdown` are the Runtime's own: ValueError.
+
+        Nothing is said after the Worker was stopped: what still comes is dropped.
+        """
+
+
+class ExecutionBackend(Protocol):
+    """Runs Workers. A refusal is an Answer, never an exception; what happens later comes through the sink.
+
+    An input takes two steps, so that nothing runs that a crash could take back: `dispatch` accepts it (or refuses),
+    then, once it is stored, `start` lets it run, or `withdraw` takes it back. A run ends with `run_end`.
+    """
+
+    async def spawn(self, spawn: Spawn, sink: EventSink) -> Answer:
+        """Get a Worker ready to take inputs."""
+
+    async def dispatch(self, dispatch: Dispatch) -> Answer:
+        """Accept an input, or say busy, rejected, errored or unsupported. Nothing runs yet."""
+
+    def start(self, worker_id: WorkerId, input_id: str) -> None:
+        """Let the accepted input run; returns at once."""
+
+    def withdraw(self, worker_id: WorkerId, input_id: str) -> None:
+        """Forget the accepted input, it could not be stored; returns at once."""
+
+    async def stop(self, worker_id: WorkerId, reason: str | None) -> Answer:
+        """End a Worker in good order. When it returns nothing of it is left. Harmless for an unknown one."""
+
+    async def cancel(self, worker_id: WorkerId, reason: str | None) -> Answer:
+        """End a Worker at once. When it returns nothing of it is left. Harmless for an unknown one."""
+
+    async def close(self) -> None:
+        """End every Worker in good order."""

@@ -1,0 +1,40 @@
+"""What the Runtime has to say about itself, and what a feed says before it closes."""
+
+from typing import Literal
+
+import attrs
+
+from runtimed.model.identity import WorkerId
+
+Severity = Literal["info", "warning", "error"]
+
+
+@attrs.frozen
+class Diagnostic:
+    """A remark that the Runtime keeps: a code for machines, a sentence for people."""
+
+    code: str
+    severity: Severity
+    message: str
+    worker_id: WorkerId | None = None
+
+
+FeedDiagnosticCode = Literal[
+    "runtime.cursor_malformed",
+    "runtime.cursor_unknown_or_expired",
+    "runtime.cursor_expired",
+    "runtime.worker_not_found",
+    "runtime.unavailable",
+    "runtime.observation_only",
+    "runtime.websocket_error",
+    "runtime.upstream_closed",
+    "runtime.serialize_failed",
+]
+
+
+@attrs.frozen
+class FeedDiagnostic:
+    """The reason for which a feed closes."""
+
+    code: FeedDiagnosticCode
+    message: str

@@ -1,0 +1,348 @@
+"""The events of a Worker: a closed set of payloads, each with its name on the wire as `event`."""
+
+from typing import Any, Literal
+
+import attrs
+
+from runtimed.model.identity import EventId, WorkerId
+from runtimed.model.transcript import TranscriptItem
+
+InvokeKind = Literal["user_send", "notify", "worker_event", "system_reminder", "wakeup"]
+TurnResult = Literal["finished", "paused"]
+RunResult = Literal["finished", "paused", "limit_reached", "rolled_back"]
+ErrorCode = Literal[
+    "already_running",
+    "not_running",
+    "not_paused",
+    "provider_error",
+    "tool_error",
+    "invalid_request",
+    "internal",
+]
+ActivityStatus = Literal["idle", "running", "paused"]
+AlertLevel = Literal["warn", "error"]
+AlertSource = Literal["worker", "engine", "compactor", "agents_md"]
+ToolCallState = Literal["pending", "streaming_args", "done"]
+
+
+@attrs.frozen
+class TextSegment:
+    """A piece of a user's message."""
+
+    kind = "text"
+
+    content: str
+
+
+@attrs.frozen
+class UserMessage:
+    """An input of a user was accepted."""
+
+    event = "user_message"
+
+    segments: tuple[TextSegment, ...]
+
+
+@attrs.frozen
+class SystemItem:
+    """Anything else that a Worker has to say; `item` is a JSON object told apart by its `kind`."""
+
+    event = "system_item"
+
+    item: dict[str, Any]
+
+
+@attrs.frozen
+class InvokeStart:
+    """The Worker was set going."""
+
+    event = "invoke_start"
+
+    kind: InvokeKind
+
+
+@attrs.frozen
+class TurnStart:
+    """A turn of the run begins."""
+
+    event = "turn_start"
+
+    turn: int
+
+
+@attrs.frozen
+class TurnEnd:
+    """A turn of the run is over."""
+
+    event = "turn_end"
+
+    turn: int
+    result: TurnResult
+
+
+@attrs.frozen
+class LlmCallStart:
+    """A model is being asked."""
+
+    event = "llm_call_start"
+
+    llm_call: int
+
+
+@attrs.frozen
+class LlmCallEnd:
+    """The model has answered."""
+
+    event = "llm_call_end"
+
+    llm_call: int
+
+
+@attrs.frozen
+class TextDelta:
+    """More of the text that the Worker is writing."""
+
+    event = "text_delta"
+
+    text: str
+
+
+@attrs.frozen
+class TextDone:
+    """The whole text; it becomes an assistant entry of the transcript in the same step."""
+
+    event = "text_done"
+
+    text: str
+
+
+@attrs.frozen
+class ThinkingStart:
+    """The Worker begins to think aloud."""
+
+    event = "thinking_start"
+
+
+@attrs.frozen
+class ThinkingDelta:
+    """More of what the Worker is thinking."""
+
+    event = "thinking_delta"
+
+    text: str
+
+
+@attrs.frozen
+class ThinkingDone:
+    """The whole thought."""
+
+    event = "thinking_done"
+
+    text: str
+
+
+@attrs.frozen
+class ToolCallStart:
+    """The Worker is about to use a tool."""
+
+    event = "tool_call_start"
+
+    id: str
+    name: str
+
+
+@attrs.frozen
+class ToolCallArgsDelta:
+    """More of the tool's arguments, as JSON text."""
+
+    event = "tool_call_args_delta"
+
+    id: str
+    json: str
+
+
+@attrs.frozen
+class ToolCallDone:
+    """The arguments are complete; the tool runs now."""
+
+    event = "tool_call_done"
+
+    id: str
+    name: str
+    arguments: str
+
+
+@attrs.frozen
+class ToolResult:
+    """What the tool gave back; `exit_status` where the tool was a command."""
+
+    event = "tool_result"
+
+    id: str
+    summary: str
+    is_error: bool
+    output: str | None = None
+    exit_status: int | None = None
+
+
+@attrs.frozen
+class Usage:
+    """Tokens that were used."""
+
+    event = "usage"
+
+    input_tokens: int | None
+    output_tokens: int | None
+    cache_read_input_tokens: int | None = None
+
+
+@attrs.frozen
+class RunEnd:
+    """The run that an input started is over."""
+
+    event = "run_end"
+
+    result: RunResult
+
+
+@attrs.frozen
+class ErrorRaised:
+    """The run failed."""
+
+    event = "error"
+
+    code: ErrorCode
+    message: str
+
+
+@attrs.frozen
+class StatusChanged:
+    """The Worker says what it is doing."""
+
+    event = "status"
+
+    status: ActivityStatus
+
+
+@attrs.frozen
+class Alert:
+    """Something that a person should know; `timestamp_ms` is Unix time."""
+
+    event = "alert"
+
+    level: AlertLevel
+    source: AlertSource
+    message: str
+    timestamp_ms: int
+
+
+@attrs.frozen
+class Shutdown:
+    """The Worker was stopped or cancelled; nothing follows."""
+
+    event = "shutdown"
+
+
+@attrs.frozen
+class TextBlock:
+    """Text on its way."""
+
+    kind = "text"
+
+    text: str
+    finished: bool = False
+
+
+@attrs.frozen
+class ThinkingBlock:
+    """A thought of the current run."""
+
+    kind = "thinking"
+
+    text: str
+    finished: bool = False
+
+
+@attrs.frozen
+class ToolCallBlock:
+    """A tool call that has no result yet."""
+
+    kind = "tool_call"
+
+    id: str
+    name: str
+    args: str
+    state: ToolCallState | None = None
+
+
+InFlightBlock = TextBlock | ThinkingBlock | ToolCallBlock
+
+
+@attrs.frozen
+class InFlight:
+    """Output that was streamed but is not in an entry yet."""
+
+    blocks: tuple[InFlightBlock, ...]
+
+
+@attrs.frozen
+class Greeting:
+    """What a Worker is, for somebody who has just come in; the contract keeps `cwd` empty."""
+
+    worker_name: str
+    cwd: str
+    provider: str
+    model: str
+    scope_summary: str
+    tools: tuple[str, ...]
+    context_window: int
+    context_tokens: int
+
+
+@attrs.frozen
+class Snapshot:
+    """Everything before a cursor that an observer needs to understand what comes after it."""
+
+    event = "snapshot"
+
+    entries: tuple[TranscriptItem, ...]
+    greeting: Greeting
+    status: ActivityStatus
+    in_flight: InFlight | None = None
+
+
+Payload = (
+    UserMessage
+    | SystemItem
+    | InvokeStart
+    | TurnStart
+    | TurnEnd
+    | LlmCallStart
+    | LlmCallEnd
+    | TextDelta
+    | TextDone
+    | ThinkingStart
+    | ThinkingDelta
+    | ThinkingDone
+    | ToolCallStart
+    | ToolCallArgsDelta
+    | ToolCallDone
+    | ToolResult
+    | Usage
+    | RunEnd
+    | ErrorRaised
+    | Snapshot
+    | StatusChanged
+    | Alert
+    | Shutdown
+)
+
+
+@attrs.frozen
+class EventEnvelope:
+    """An event as an observer gets it."""
+
+    cursor: EventId
+    event_id: str
+    worker_id: WorkerId
+    payload: Payload

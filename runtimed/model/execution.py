@@ -1,0 +1,29 @@
+"""How a Worker is being run, and what its backend last said."""
+
+from typing import Literal
+
+import attrs
+
+BackendState = Literal["unconnected", "connected"]
+RunState = Literal["unconnected", "idle", "busy", "rejected", "errored", "stopped"]
+Operation = Literal["spawn", "input", "stop", "cancel"]
+Outcome = Literal["accepted", "busy", "rejected", "errored", "unsupported"]
+
+
+@attrs.frozen
+class ExecutionResult:
+    """The last thing a backend answered, and the run state it left the Worker in."""
+
+    operation: Operation
+    outcome: Outcome
+    run_state: RunState
+    message: str | None = None
+
+
+@attrs.frozen
+class Execution:
+    """Whether something runs the Worker, and whether that is busy."""
+
+    backend: BackendState
+    run_state: RunState
+    last_result: ExecutionResult | None = None

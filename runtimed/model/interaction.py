@@ -1,0 +1,44 @@
+"""What a client says to a Worker, and the acknowledgements it gets."""
+
+from typing import Literal
+
+import attrs
+
+from runtimed.model.identity import EventId, WorkerRef
+from runtimed.model.worker import WorkerStatus
+
+InputKind = Literal["user", "system"]
+
+
+@attrs.frozen
+class WorkerInput:
+    """A message to a Worker; `content` is never empty."""
+
+    kind: InputKind
+    content: str
+
+
+@attrs.frozen
+class LifecycleRequest:
+    """The body of stop and cancel."""
+
+    reason: str | None = None
+
+
+@attrs.frozen
+class InteractionAck:
+    """The input is stored, in the transcript, and on its way to the backend."""
+
+    worker_ref: WorkerRef
+    status: WorkerStatus
+    transcript_sequence: int
+    event_id: EventId
+
+
+@attrs.frozen
+class LifecycleAck:
+    """The Worker has this status now, and this was its newest event."""
+
+    worker_ref: WorkerRef
+    status: WorkerStatus
+    event_id: EventId

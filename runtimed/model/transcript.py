@@ -1,0 +1,32 @@
+"""What was said to a Worker and by it, in order."""
+
+from typing import Literal
+
+import attrs
+
+from runtimed.model.identity import EventId, WorkerRef
+
+Role = Literal["user", "assistant", "system"]
+
+
+@attrs.frozen
+class TranscriptItem:
+    """One entry; `sequence` counts from 1 without gaps, `event_id` is the event that told of it."""
+
+    sequence: int
+    worker_ref: WorkerRef
+    role: Role
+    content: str
+    event_id: EventId
+
+
+@attrs.frozen
+class TranscriptProjection:
+    """A page of a transcript: the entries behind the first `start`, and where the next page starts."""
+
+    worker_ref: WorkerRef
+    start: int
+    limit: int
+    total_items: int
+    items: tuple[TranscriptItem, ...]
+    next_start: int | None

@@ -1,0 +1,141 @@
+"""A Worker: what it was created for, and what is to be seen of it."""
+
+from typing import Literal
+
+import attrs
+
+from runtimed.model.execution import Execution
+from runtimed.model.identity import EventId, RuntimeId, WorkerId, WorkerRef
+
+WorkerStatus = Literal["running", "stopped", "cancelled"]
+
+
+@attrs.frozen
+class AssistantIntent:
+    """A Worker to talk with."""
+
+    kind = "assistant"
+
+    purpose: str | None = None
+
+
+@attrs.frozen
+class TaskIntent:
+    """A Worker with something to get done."""
+
+    kind = "task"
+
+    objective: str
+
+
+@attrs.frozen
+class RoleIntent:
+    """A Worker that plays a part beside others."""
+
+    kind = "role"
+
+    role: str
+    purpose: str | None = None
+
+
+Intent = AssistantIntent | TaskIntent | RoleIntent
+
+
+@attrs.frozen
+class RuntimeDefaultProfile:
+    """Whatever the host's configuration calls its default."""
+
+    kind = "runtime_default"
+
+
+@attrs.frozen
+class BuiltinProfile:
+    """A profile that ships with the daemon; the value keeps its `builtin:` prefix."""
+
+    kind = "builtin"
+
+    value: str
+
+
+@attrs.frozen
+class NamedProfile:
+    """A profile that a config bundle offers and the host's configuration explains."""
+
+    kind = "named"
+
+    value: str
+
+
+ProfileSelector = RuntimeDefaultProfile | BuiltinProfile | NamedProfile
+
+
+@attrs.frozen
+class BundleReference:
+    """One exact version of a config bundle."""
+
+    id: str
+    digest: str
+
+
+@attrs.frozen
+class CapabilityRequest:
+    """Something the Worker asks to be allowed."""
+
+    name: str
+    reason: str | None = None
+
+
+@attrs.frozen
+class NamedReference:
+    """An opaque reference to a workspace or a mount, under the name the Worker knows it by."""
+
+    name: str
+    reference: str
+
+
+@attrs.frozen
+class CreateWorkerRequest:
+    """What a Worker is created from; it never changes afterwards."""
+
+    intent: Intent = AssistantIntent()
+    profile: ProfileSelector = RuntimeDefaultProfile()
+    config_bundle: BundleReference | None = None
+    requested_capabilities: tuple[CapabilityRequest, ...] = ()
+    workspace_refs: tuple[NamedReference, ...] = ()
+    mount_refs: tuple[NamedReference, ...] = ()
+
+
+@attrs.frozen
+class WorkerDetail:
+    """All that a client may know of a Worker."""
+
+    worker_ref: WorkerRef
+    runtime_id: RuntimeId
+    worker_id: WorkerId
+    status: WorkerStatus
+    execution: Execution
+    intent: Intent
+    profile: ProfileSelector
+    transcript_len: int
+    last_event_id: EventId
+    config_bundle: BundleReference | None = None
+    requested_capabilities: tuple[CapabilityRequest, ...] = ()
+    workspace_refs: tuple[NamedReference, ...] = ()
+    mount_refs: tuple[NamedReference, ...] = ()
+
+
+@attrs.frozen
+class WorkerSummary:
+    """A Worker as a row of a list."""
+
+    worker_ref: WorkerRef
+    runtime_id: RuntimeId
+    worker_id: WorkerId
+    status: WorkerStatus
+    execution: Execution
+    intent: Intent
+    profile: ProfileSelector
+    requested_capability_count: int
+    has_config_bundle: bool
+    transcript_len: int
+    last_event_id: EventId

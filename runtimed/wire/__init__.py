@@ -1,0 +1,1 @@
+"""The JSON that daemon and client speak: strict to read, exact to write."""

@@ -1,0 +1,141 @@
+"""The one converter between the model and JSON."""
+
+from collections.abc import Callable
+from typing import Any, Literal, TypeVar, get_args, get_origin
+
+import attrs
+import orjson
+from cattrs.gen import make_dict_structure_fn
+from cattrs.preconf.orjson import OrjsonConverter, make_converter
+
+from runtimed.errors import InvalidJson
+from runtimed.model.event import InFlightBlock, Payload, TextSegment
+from runtimed.model.worker import Intent, ProfileSelector
+from runtimed.wire import json
+from runtimed.wire.problems import FieldProblem, expected, first_problem
+from runtimed.wire.tagging import Tagging, configure_tagging
+
+T = TypeVar("T")
+
+TAGGED: dict[Any, Tagging] = {
+    Intent: Tagging("kind"),
+    ProfileSelector: Tagging("kind", content="value", bare=True),
+    InFlightBlock: Tagging("kind"),
+    Payload: Tagging("event", content="data"),
+}
+"""Every union of the contract, and how it is tagged."""
+
+_NAMES: dict[type, str] = {str: "a string", int: "a whole number", bool: "a boolean", dict: "an object"}
+
+
+def _make_converter() -> OrjsonConverter:
+    made = make_converter(omit_if_default=True, forbid_extra_keys=True, detailed_validation=True)
+    for kind in (str, int, bool):
+        made.register_structure_hook(kind, _only(kind))
+    made.register_structure_hook_func(lambda t: get_origin(t) is Literal, _one_of)
+    made.register_structure_hook_func(lambda t: get_origin(t) is dict, _object)
+    made.register_structure_hook_factory(lambda t: get_origin(t) is tuple, lambda t: _array_of(made, t))
+    made.register_structure_hook_factory(attrs.has, lambda t: _fields_of(made, t))
+    made.register_unstructure_hook_func(lambda t: get_origin(t) is dict, lambda value: value)
+    for union, tagging in TAGGED.items():
+        configure_tagging(made, union, tagging)
+    _tag_segments(made)
+    return made
+
+
+def _only(kind: type) -> Callable[[Any, Any], Any]:
+    def structure(value: Any, _type: Any) -> Any:
+        if type(value) is not kind:
+            raise expected(_NAMES[kind], value)
+        return value
+
+    return structure
+
+
+def _one_of(value: Any, kind: Any) -> Any:
+    if type(value) is str and value in get_args(kind):
+        return value
+    raise FieldProblem(f"expected one of {', '.join(get_args(kind))}")
+
+
+def _object(value: Any, _type: Any) -> Any:
+    if type(value) is not dict:
+        raise expected("an object", value)
+    return value
+
+
+def _array_of(converter: OrjsonConverter, kind: Any) -> Callable[[Any, Any], Any]:
+    inner = get_args(kind)[0]
+
+    def structure(value: Any, _type: Any) -> Any:
+        if type(value) is not list:
+            raise expected("an array", value)
+        found = []
+        for index, item in enumerate(value):
+            try:
+                found.append(converter.structure(item, inner))
+            except Exception as error:
+                raise first_problem(error).within(f"[{index}]") from error
+        return tuple(found)
+
+    return structure
+
+
+def _fields_of(converter: OrjsonConverter, kind: Any) -> Callable[[Any, Any], Any]:
+    load = make_dict_structure_fn(
+        kind, converter, _cattrs_forbid_extra_keys=True, _cattrs_detailed_validation=True
+    )
+
+    def structure(value: Any, type_: Any) -> Any:
+        if type(value) is not dict:
+            raise expected("an object", value)
+        return load(value, type_)
+
+    return structure
+
+
+def _tag_segments(made: OrjsonConverter) -> None:
+    load, dump = made.get_structure_hook(TextSegment), made.get_unstructure_hook(TextSegment)
+
+    def structure(value: Any, type_: Any) -> Any:
+        if type(value) is not dict or value.get("kind") != TextSegment.kind:
+            raise FieldProblem(f"expected {TextSegment.kind}", "kind")
+        return load({name: inner for name, inner in value.items() if name != "kind"}, type_)
+
+    made.register_structure_hook(TextSegment, structure)
+    made.register_unstructure_hook(TextSegment, lambda value: {"kind": value.kind, **dump(value)})
+
+
+converter = _make_converter()
+
+
+def decode(body: bytes, kind: type[T]) -> T:
+    """A body from outside as a value of the model. Raises InvalidJson with the path of the first problem."""
+    try:
+        return converter.structure(json.parse(body), kind)
+    except Exception as error:  # noqa: BLE001 whatever a body provokes in the reading of it is the body's fault
+        problem = first_problem(error)
+        raise InvalidJson(problem.problem, json.printable(problem.path)) from error
+
+
+def encode(value: Any, kind: Any = None) -> bytes:
+    """A value as JSON; `kind` is needed for a member of a union, so that its tag is written."""
+    return orjson.dumps(converter.unstructure(value, kind))
+
+
+def restore(data: bytes, kind: type[T]) -> T:
+    """A value from JSON that `encode` wrote. Raises ValueError when it was not."""
+    try:
+        return converter.structure(orjson.loads(data), kind)
+    except Exception as error:
+        raise ValueError(f"not a {getattr(kind, '__name__', kind)}: {first_problem(error)}") from error
+
+
+def encode_payload(payload: Payload) -> bytes:
+    """The `payload` of an envelope. Raises TypeError for text that is not Unicode."""
+    return encode(payload, Payload)
+
+
+def restore_payload(data: bytes) -> Payload:
+    """A payload from the JSON that `encode_payload` wrote."""
+    return restore(data, Payload)  # type: ignore[arg-type]

@@ -1,0 +1,94 @@
+"""Endpoint files: how a client of the same user finds a running daemon and its token."""
+
+import contextlib
+import json
+import os
+import stat
+import tempfile
+from collections.abc import Iterator
+from pathlib import Path
+
+import attrs
+
+
+@attrs.frozen
+class Endpoint:
+    """Where a daemon listens. `token` is here only where no file holds it; it is in no repr."""
+
+    url: str
+    runtime_id: str
+    pid: int
+    token: str | None = attrs.field(default=None, repr=False)
+    token_file: str | None = None
+
+    def alive(self) -> bool:
+        """Whether the daemon's process is still there."""
+        try:
+            os.kill(self.pid, 0)
+        except ProcessLookupError:
+            return False
+        except PermissionError:
+            return True
+        return True
+
+
+def folder() -> Path:
+    """The folder of the user's endpoint files: `runtimed` in the runtime folder that the system gives each user."""
+    given = os.environ.get("XDG_RUNTIME_DIR")
+    if given:
+        return Path(given) / "runtimed"
+    system = Path(f"/run/user/{os.getuid()}")
+    if system.is_dir():
+        return system / "runtimed"
+    return Path(tempfile.gettempdir()) / f"runtimed-{os.getuid()}"
+
+
+def write(endpoint: Endpoint) -> Path:
+    """Write the file (0600, in a folder of 0700) and return its path. Raises OSError where that can't be had."""
+    home = folder()
+    home.mkdir(mode=0o700, parents=True, exist_ok=True)
+    _check_private(home)
+    home.chmod(0o700)
+    path = home / f"{endpoint.runtime_id}.json"
+    draft = home / f".{endpoint.runtime_id}.{os.getpid()}"
+    fields = attrs.asdict(endpoint, filter=lambda _, value: value is not None)
+    with contextlib.suppress(FileNotFoundError):
+        draft.unlink()
+    handle = os.open(draft, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC, 0o600)
+    with os.fdopen(handle, "w") as file:
+        os.fchmod(file.fileno(), 0o600)
+        json.dump(fields, file)
+    draft.replace(path)
+    return path
+
+
+def remove(path: Path, pid: int) -> None:
+    """Remove the file if it is still that of this process."""
+    for endpoint in _read(path):
+        if endpoint.pid == pid:
+            path.unlink(missing_ok=True)
+
+
+def live() -> list[Endpoint]:
+    """The endpoints whose daemon is running, by runtime id."""
+    home = folder()
+    try:
+        _check_private(home)
+        paths = sorted(home.glob("*.json"))
+    except OSError:
+        return []
+    return [endpoint for path in paths for endpoint in _read(path) if endpoint.alive()]
+
+
+def _check_private(home: Path) -> None:
+    found = home.lstat()
+    if not stat.S_ISDIR(found.st_mode) or found.st_uid != os.getuid():
+        raise PermissionError(f"{home} is not a folder of this user")
+
+
+def _read(path: Path) -> Iterator[Endpoint]:
+    with contextlib.suppress(OSError, ValueError, TypeError):
+        handle = os.open(path, os.O_RDONLY | os.O_NOFOLLOW | os.O_CLOEXEC)
+        with os.fdopen(handle) as file:
+            if os.fstat(handle).st_uid == os.getuid():
+                yield Endpoint(**json.load(file))

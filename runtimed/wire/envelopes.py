@@ -1,0 +1,87 @@
+"""The bodies of requests and responses that wrap a value of the model in a named field."""
+
+import attrs
+
+from runtimed.model.bundle import Availability, ConfigBundle, ConfigBundleSummary
+from runtimed.model.interaction import InteractionAck, LifecycleAck
+from runtimed.model.runtime import RuntimeSummary
+from runtimed.model.transcript import TranscriptProjection
+from runtimed.model.worker import WorkerDetail, WorkerSummary
+
+
+@attrs.frozen
+class RuntimeResponse:
+    """The Runtime."""
+
+    runtime: RuntimeSummary
+
+
+@attrs.frozen
+class BundlesResponse:
+    """Every bundle, by id."""
+
+    bundles: tuple[ConfigBundleSummary, ...]
+
+
+@attrs.frozen
+class PutBundleRequest:
+    """A bundle to keep; one with the same id is replaced."""
+
+    bundle: ConfigBundle
+
+
+@attrs.frozen
+class AvailabilityResponse:
+    """A bundle that the Runtime holds."""
+
+    availability: Availability
+
+
+@attrs.frozen
+class WorkersResponse:
+    """Every Worker, by id."""
+
+    workers: tuple[WorkerSummary, ...]
+
+
+@attrs.frozen
+class WorkerResponse:
+    """One Worker."""
+
+    worker: WorkerDetail
+
+
+@attrs.frozen
+class InteractionResponse:
+    """An input was accepted."""
+
+    ack: InteractionAck
+
+
+@attrs.frozen
+class LifecycleResponse:
+    """A Worker was stopped or cancelled."""
+
+    ack: LifecycleAck
+
+
+@attrs.frozen
+class TranscriptResponse:
+    """A page of a transcript."""
+
+    transcript: TranscriptProjection
+
+
+@attrs.frozen
+class ErrorDetail:
+    """A code for machines and a sentence for people."""
+
+    code: str
+    message: str
+
+
+@attrs.frozen
+class ErrorResponse:
+    """The body of every response that is not a success."""
+
+    error: ErrorDetail

@@ -1,0 +1,13 @@
+"""The paths of the API, in the words that both sides use."""
+
+RUNTIME = "/v1/runtime"
+BUNDLES = "/v1/config-bundles"
+BUNDLE_AVAILABILITY = "/v1/config-bundles/{bundle_id}/availability"
+WORKERS = "/v1/workers"
+WORKER = "/v1/workers/{worker_id}"
+WORKER_INPUT = "/v1/workers/{worker_id}/input"
+WORKER_STOP = "/v1/workers/{worker_id}/stop"
+WORKER_CANCEL = "/v1/workers/{worker_id}/cancel"
+WORKER_TRANSCRIPT = "/v1/workers/{worker_id}/transcript"
+WORKER_FEED = "/v1/workers/{worker_id}/events/ws"
+OPENAPI = "/openapi.json"

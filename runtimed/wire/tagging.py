@@ -1,0 +1,95 @@
+"""Tagged unions for cattrs, both ways of the contract: the tag beside the fields, or beside one content field."""
+
+from collections.abc import Callable
+from typing import Any, get_args
+
+import attrs
+from cattrs import Converter
+
+from runtimed.wire.problems import FieldProblem, expected, first_problem
+
+
+@attrs.frozen
+class Tagging:
+    """How the members of one union are told apart.
+
+    `tag` names the field that tells, and the class attribute that holds its value. Without `content` a member's
+    fields stand beside the tag. With it they stand in that field, which is absent where there are none; with `bare`
+    a member's only field is that content itself.
+    """
+
+    tag: str
+    content: str | None = None
+    bare: bool = False
+
+    def members(self, union: Any) -> dict[str, type]:
+        """The classes of a union by their tag."""
+        return {getattr(member, self.tag): member for member in get_args(union)}
+
+
+def configure_tagging(converter: Converter, union: Any, tagging: Tagging) -> None:
+    """Teach the converter one union, reading and writing."""
+    by_tag = tagging.members(union)
+    load = _content_loader(converter, tagging) if tagging.content else _beside_loader(converter, tagging)
+
+    def structure(value: Any, _type: Any) -> Any:
+        if type(value) is not dict:
+            raise expected("an object", value)
+        if tagging.tag not in value:
+            raise FieldProblem("required, but missing", tagging.tag)
+        name = value[tagging.tag]
+        member = by_tag.get(name) if isinstance(name, str) else None
+        if member is None:
+            raise FieldProblem(f"expected one of {', '.join(by_tag)}", tagging.tag)
+        return load(value, member)
+
+    converter.register_structure_hook(union, structure)
+    converter.register_unstructure_hook(union, _dumper(converter, tagging))
+
+
+def _beside_loader(converter: Converter, tagging: Tagging) -> Callable[[dict[str, Any], type], Any]:
+    def load(value: dict[str, Any], member: type) -> Any:
+        return converter.structure({k: v for k, v in value.items() if k != tagging.tag}, member)
+
+    return load
+
+
+def _content_loader(converter: Converter, tagging: Tagging) -> Callable[[dict[str, Any], type], Any]:
+    content = tagging.content or ""
+
+    def load(value: dict[str, Any], member: Any) -> Any:
+        fields = attrs.fields(member)
+        known = {tagging.tag, content} if fields else {tagging.tag}
+        for name in value:
+            if name not in known:
+                raise FieldProblem("unknown field", name)
+        if not fields:
+            return member()
+        if content not in value:
+            raise FieldProblem("required, but missing", content)
+        try:
+            if tagging.bare:
+                return member(converter.structure(value[content], fields[0].type))
+            return converter.structure(value[content], member)
+        except Exception as error:
+            raise first_problem(error).within(content) from error
+
+    return load
+
+
+def _dumper(converter: Converter, tagging: Tagging) -> Callable[[Any], dict[str, Any]]:
+    tag, content = tagging.tag, tagging.content
+
+    def dump(value: Any) -> dict[str, Any]:
+        member = value.__class__
+        if content is None:
+            return {tag: getattr(member, tag), **converter.unstructure(value, member)}
+        out: dict[str, Any] = {tag: getattr(member, tag)}
+        fields = attrs.fields(member)
+        if tagging.bare and fields:
+            out[content] = getattr(value, fields[0].name)
+        elif fields:
+            out[content] = converter.unstructure(value, member)
+        return out
+
+    return dump
