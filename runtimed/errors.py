@@ -44,6 +44,7 @@ RuntimedError
 │   └── SerializeFailed
 └── StartError                        the daemon does not start
     ├── ConfigurationError
+    ├── ListenFailed
     ├── StoreInUse
     ├── StoreForeign
     └── StoreUnsupported
@@ -372,6 +373,15 @@ class ConfigurationError(StartError):
     """An option, a variable or the configuration file is wrong."""
 
     code = "configuration"
+
+
+class ListenFailed(StartError):
+    """An address can't be listened on."""
+
+    code = "listen_failed"
+
+    def __init__(self, address: str, why: str) -> None:
+        super().__init__(f"cannot listen on {address}: {why}")
 
 
 class StoreInUse(StartError):

@@ -55,9 +55,7 @@ class Store(Protocol):
     async def newest_entries(self, worker_id: WorkerId, upto: int, page: PageSize) -> Sequence[Entry]:
         """The newest entries with a sequence of at most `upto`, oldest first."""
 
-    async def read_events(
-        self, worker_id: WorkerId, after: int, upto: int, page: PageSize
-    ) -> Sequence[EncodedEvent]:
+    async def read_events(self, worker_id: WorkerId, after: int, upto: int, page: PageSize) -> Sequence[EncodedEvent]:
         """Retained events with `after` < sequence <= `upto`, oldest first."""
 
     async def moment(self, worker_id: WorkerId, sequence: int) -> Moment:

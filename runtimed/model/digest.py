@@ -9,8 +9,8 @@ from runtimed.model.worker import ProfileSelector, RuntimeDefaultProfile
 
 def bundle_digest(bundle: ConfigBundle) -> str:
     """64 lower-case hex digits, as section 5 of the v1 contract lays down."""
-    lines = sorted("\0".join(fields).encode() + b"\n" for fields in _lines(bundle))
-    return hashlib.sha256(b"".join(lines)).hexdigest()
+    lines = sorted("\0".join(fields).encode() for fields in _lines(bundle))
+    return hashlib.sha256(b"".join(line + b"\n" for line in lines)).hexdigest()
 
 
 def _lines(bundle: ConfigBundle) -> Iterator[tuple[str, ...]]:

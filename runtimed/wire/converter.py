@@ -32,15 +32,19 @@ def _make_converter() -> OrjsonConverter:
     made = make_converter(omit_if_default=True, forbid_extra_keys=True, detailed_validation=True)
     for kind in (str, int, bool):
         made.register_structure_hook(kind, _only(kind))
-    made.register_structure_hook_func(lambda t: get_origin(t) is Literal, _one_of)
-    made.register_structure_hook_func(lambda t: get_origin(t) is dict, _object)
-    made.register_structure_hook_factory(lambda t: get_origin(t) is tuple, lambda t: _array_of(made, t))
+    made.register_structure_hook_func(_is(Literal), _one_of)
+    made.register_structure_hook_func(_is(dict), _object)
+    made.register_structure_hook_factory(_is(tuple), lambda t: _array_of(made, t))
     made.register_structure_hook_factory(attrs.has, lambda t: _fields_of(made, t))
-    made.register_unstructure_hook_func(lambda t: get_origin(t) is dict, lambda value: value)
+    made.register_unstructure_hook_func(_is(dict), lambda value: value)
     for union, tagging in TAGGED.items():
         configure_tagging(made, union, tagging)
     _tag_segments(made)
     return made
+
+
+def _is(origin: Any) -> Callable[[Any], bool]:
+    return lambda kind: get_origin(kind) is origin
 
 
 def _only(kind: type) -> Callable[[Any, Any], Any]:
@@ -82,9 +86,7 @@ def _array_of(converter: OrjsonConverter, kind: Any) -> Callable[[Any, Any], Any
 
 
 def _fields_of(converter: OrjsonConverter, kind: Any) -> Callable[[Any, Any], Any]:
-    load = make_dict_structure_fn(
-        kind, converter, _cattrs_forbid_extra_keys=True, _cattrs_detailed_validation=True
-    )
+    load = make_dict_structure_fn(kind, converter, _cattrs_forbid_extra_keys=True, _cattrs_detailed_validation=True)
 
     def structure(value: Any, type_: Any) -> Any:
         if type(value) is not dict:
@@ -113,7 +115,7 @@ def decode(body: bytes, kind: type[T]) -> T:
     """A body from outside as a value of the model. Raises InvalidJson with the path of the first problem."""
     try:
         return converter.structure(json.parse(body), kind)
-    except Exception as error:  # noqa: BLE001 whatever a body provokes in the reading of it is the body's fault
+    except Exception as error:
         problem = first_problem(error)
         raise InvalidJson(problem.problem, json.printable(problem.path)) from error
 

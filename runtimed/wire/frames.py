@@ -9,8 +9,8 @@ from runtimed.wire.converter import encode
 def event_frame(sequence: int, worker_id: WorkerId, payload: bytes) -> bytes:
     """The frame of an event whose payload is encoded already."""
     cursor = event_id(sequence)
-    head = f'{{"kind":"event","envelope":{{"cursor":"{cursor}","event_id":"{cursor}","worker_id":"{worker_id}","payload":'
-    return b"".join((head.encode(), payload, b"}}"))
+    names = f'"cursor":"{cursor}","event_id":"{cursor}","worker_id":"{worker_id}"'.encode()
+    return b"".join((b'{"kind":"event","envelope":{', names, b',"payload":', payload, b"}}"))
 
 
 def snapshot_frame(envelope: EventEnvelope) -> bytes:

@@ -1,0 +1,5 @@
+"""`python -m runtimed` is `runtimed`."""
+
+from runtimed.cli import main
+
+main()

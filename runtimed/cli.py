@@ -1,0 +1,110 @@
+"""The command line of the daemon: options and environment become Settings, the end becomes an exit code."""
+
+import sys
+from typing import Any
+
+from runtimed import __version__
+
+OK = 0
+FAILURE = 1
+USAGE = 2
+STORE_TAKEN = 3
+STORE_FAILED = 74
+
+
+def main() -> None:
+    """The console script `runtimed`."""
+    if sys.argv[1:] == ["--version"]:
+        sys.stdout.write(f"runtimed {__version__}\n")
+        return
+    _command()(prog_name="runtimed")
+
+
+def _command() -> Any:
+    import click
+
+    from runtimed.settings import LOG_LEVELS
+
+    @click.command(context_settings={"max_content_width": 100, "help_option_names": ["-h", "--help"]})
+    @click.option(
+        "--listen", metavar="ADDR", multiple=True, help="HOST:PORT or unix:PATH; repeatable. [127.0.0.1:38800]"
+    )
+    @click.option("--store", metavar="STORE", help="memory, or fs:PATH for a durable one. [memory]")
+    @click.option("--runtime-id", metavar="ID", help="The Runtime's id. [generated, and kept by the store]")
+    @click.option("--display-name", metavar="NAME", help="A name for people.")
+    @click.option("--token-file", metavar="PATH", help="A file with the token, mode 0600. [generated]")
+    @click.option("--config", metavar="FILE", help="A TOML file. [/etc/runtimed/config.toml, then the user's]")
+    @click.option("--max-transcript-projection-items", type=int, metavar="N", help="Largest transcript page. [256]")
+    @click.option("--max-event-batch-items", type=int, metavar="N", help="Largest page of events. [256]")
+    @click.option("--allow-host", metavar="NAME", multiple=True, help="Another Host to answer to; repeatable.")
+    @click.option("--log-format", type=click.Choice(["text", "json"]), help="[text on a terminal, else json]")
+    @click.option("--log-level", type=click.Choice(LOG_LEVELS), help="[info]")
+    @click.option("--check-config", is_flag=True, help="Check the configuration, and exit.")
+    @click.version_option(__version__, message="%(prog)s %(version)s")
+    def runtimed(config: str | None, check_config: bool, **options: Any) -> None:
+        """Host a Runtime of Workers, in the foreground, until SIGTERM or SIGINT.
+
+        Once it serves it prints one line to stdout, and it logs to stderr. Every option can be set in the
+        environment too, as RUNTIMED_LISTEN, RUNTIMED_STORE and so on, or in the configuration file. The token itself
+        goes into RUNTIMED_TOKEN or a file, never on the command line.
+
+        Example: runtimed --store fs:/var/lib/rt
+        """
+        given = {name: value for name, value in options.items() if value not in (None, ())}
+        sys.exit(_run(given, config, check_config=check_config))
+
+    return runtimed
+
+
+def _run(flags: dict[str, Any], config: str | None, *, check_config: bool) -> int:
+    from runtimed import settings
+    from runtimed.errors import ConfigurationError, StartError, StoreForeign, StoreInUse
+    from runtimed.http.listeners import Address
+
+    try:
+        loaded = settings.load(flags, config or settings.config_file())
+        for text in loaded.listen:
+            Address.parse(text)
+        if check_config:
+            sys.stdout.write("the configuration is fine\n")
+            return OK
+        return _serve(loaded)
+    except ConfigurationError as error:
+        return _complain(error, USAGE)
+    except (StoreInUse, StoreForeign) as error:
+        return _complain(error, STORE_TAKEN)
+    except StartError as error:
+        return _complain(error, FAILURE)
+
+
+def _serve(loaded: Any) -> int:
+    import asyncio
+
+    from runtimed import daemon, logs
+    from runtimed.errors import StoreError
+
+    logs.configure(loaded.log_format, loaded.log_level)
+    try:
+        with asyncio.Runner(loop_factory=_loop_factory()) as runner:
+            failure = runner.run(daemon.run(loaded, _announce))
+    except StoreError as error:
+        return _complain(error, STORE_FAILED)
+    return OK if failure is None else _complain(failure, STORE_FAILED)
+
+
+def _loop_factory() -> Any:
+    try:
+        import uvloop
+    except ImportError:
+        return None
+    return uvloop.new_event_loop
+
+
+def _announce(line: str) -> None:
+    sys.stdout.write(f"{line}\n")
+    sys.stdout.flush()
+
+
+def _complain(error: BaseException, code: int) -> int:
+    sys.stderr.write(f"runtimed: {error}\n")
+    return code

@@ -1,0 +1,242 @@
+"""Decisions: pure functions of what is and what is asked, each leaving its part of a Change in a Draft.
+
+A decision checks first and writes afterwards: one that raises has left the Draft as it was.
+"""
+
+from collections.abc import Callable, Iterable, Mapping
+
+import attrs
+
+from runtimed.core import bundles
+from runtimed.core.activity import SYSTEM_INPUT, Activity
+from runtimed.core.change import Change, Entry, Event, Worker
+from runtimed.core.ports import Answer
+from runtimed.errors import InvalidProfileSelector, InvalidRequest, WorkerExecutionUnavailable
+from runtimed.model.bundle import ConfigBundle
+from runtimed.model.diagnostic import Diagnostic, Severity
+from runtimed.model.event import (
+    Alert,
+    ErrorRaised,
+    Payload,
+    RunEnd,
+    Shutdown,
+    SystemItem,
+    TextDone,
+    TextSegment,
+    UserMessage,
+)
+from runtimed.model.execution import Execution, ExecutionResult, Operation, RunState
+from runtimed.model.identity import WorkerId
+from runtimed.model.interaction import WorkerInput
+from runtimed.model.transcript import Role
+from runtimed.model.worker import (
+    CreateWorkerRequest,
+    NamedProfile,
+    NamedReference,
+    RoleIntent,
+    TaskIntent,
+    WorkerStatus,
+)
+
+UNCONNECTED = Execution("unconnected", "unconnected")
+LOCAL_DEFAULTS: tuple[str, Severity, str] = (
+    "runtime.local_default_resources",
+    "info",
+    "a Worker was created without a config bundle: the host's own defaults apply",
+)
+TOOLS_LESS: tuple[str, Severity, str] = (
+    "worker.tools_less",
+    "info",
+    "a Worker was created without capabilities: it has no tools",
+)
+
+
+class Draft:
+    """The next Change of one Worker while it is being decided: its row, activity, entries and events so far."""
+
+    def __init__(self, worker: Worker, activity: Activity, next_sequence: Callable[[], int]) -> None:
+        self.worker = worker
+        self.activity = activity
+        self._before = worker
+        self._next_sequence = next_sequence
+        self._length = worker.transcript_len
+        self._since = worker.active_since
+        self._entries: list[Entry] = []
+        self._events: list[Event] = []
+
+    def emit(self, payload: Payload, role: Role | None = None, content: str = "") -> int:
+        """Add an event, with a `role` also the entry that it tells of, and return its sequence."""
+        sequence = self._next_sequence()
+        worker_id = self.worker.worker_id
+        if role is not None:
+            self._length += 1
+            self._entries.append(Entry(worker_id, self._length, role, content, sequence))
+        self.activity = self.activity.after(payload)
+        self._since = 0 if self.activity.quiet else self._since or sequence
+        self._events.append(Event(sequence, worker_id, payload, self._since, self._length))
+        return sequence
+
+    @property
+    def transcript_len(self) -> int:
+        """How many entries there are with those of this Draft."""
+        return self._length
+
+    def revise(self, *, status: WorkerStatus | None = None, execution: Execution | None = None) -> None:
+        """Change the Worker's row."""
+        self.worker = attrs.evolve(
+            self.worker, status=status or self.worker.status, execution=execution or self.worker.execution
+        )
+
+    def change(self) -> Change | None:
+        """What was decided, or None where nothing was; `worker` is then the row that is stored."""
+        if self._events:
+            self.worker = attrs.evolve(
+                self.worker,
+                transcript_len=self._length,
+                last_sequence=self._events[-1].sequence,
+                active_since=self._since,
+            )
+        if self.worker == self._before:
+            return None
+        return Change(worker=self.worker, entries=self._entries, events=self._events)
+
+
+def new_worker(worker_id: WorkerId, request: CreateWorkerRequest) -> Worker:
+    """A Worker that nothing runs yet."""
+    return Worker(worker_id, request, "running", UNCONNECTED)
+
+
+def remarks(worker: Worker) -> Iterable[Diagnostic]:
+    """What there is to remark on the way a Worker was created."""
+    if worker.request.config_bundle is None:
+        yield Diagnostic(*LOCAL_DEFAULTS, worker.worker_id)
+    if not worker.request.requested_capabilities:
+        yield Diagnostic(*TOOLS_LESS, worker.worker_id)
+
+
+def check_request(request: CreateWorkerRequest, held: Mapping[str, ConfigBundle]) -> None:
+    """Raises what section 5 of the contract says of a request that may not be granted."""
+    _check_profile(request, held)
+    if isinstance(request.intent, TaskIntent):
+        _check_not_blank(request.intent.objective, "intent.objective")
+    if isinstance(request.intent, RoleIntent):
+        _check_not_blank(request.intent.role, "intent.role")
+    for index, capability in enumerate(request.requested_capabilities):
+        _check_not_blank(capability.name, f"requested_capabilities[{index}].name")
+    _check_references(request.workspace_refs, "workspace_refs")
+    _check_references(request.mount_refs, "mount_refs")
+
+
+def attach(draft: Draft, answer: Answer) -> None:
+    """What the backend said to the spawn of a Worker."""
+    accepted = answer.outcome == "accepted"
+    state: RunState = "idle" if accepted else "errored" if answer.outcome == "errored" else "rejected"
+    result = ExecutionResult("spawn", answer.outcome, state, answer.message)
+    draft.revise(execution=Execution("connected" if accepted else "unconnected", state, result))
+
+
+def check_input(worker: Worker, message: WorkerInput) -> None:
+    """Raises InvalidRequest or WorkerExecutionUnavailable for an input that can't be taken now."""
+    if worker.status != "running":
+        raise InvalidRequest(f"the Worker is {worker.status}: only a running Worker takes input")
+    if not message.content:
+        raise InvalidRequest("content: expected text that is not empty")
+    if worker.execution.backend != "connected":
+        raise WorkerExecutionUnavailable(_why_unavailable(worker.execution))
+
+
+def take_input(draft: Draft, message: WorkerInput) -> tuple[int, int]:
+    """An input that the backend has accepted; returns the sequences of its entry and of its event."""
+    check_input(draft.worker, message)
+    draft.revise(execution=_execution(draft, "input", Answer("accepted"), "busy"))
+    payload: Payload = UserMessage((TextSegment(message.content),))
+    if message.kind == "system":
+        payload = SystemItem({"kind": SYSTEM_INPUT, "content": message.content})
+    sequence = draft.emit(payload, message.kind, message.content)
+    return draft.transcript_len, sequence
+
+
+def refuse_input(draft: Draft, answer: Answer) -> None:
+    """An input that the backend has refused: only the Worker's last result tells of it."""
+    draft.revise(execution=_execution(draft, "input", answer, draft.worker.execution.run_state))
+
+
+def take_output(draft: Draft, payloads: Iterable[Payload]) -> None:
+    """What the backend says; a Worker that is not running says nothing any more."""
+    if draft.worker.status != "running":
+        return
+    for payload in payloads:
+        if isinstance(payload, TextDone):
+            draft.emit(payload, "assistant", payload.text)
+        else:
+            draft.emit(payload)
+        if isinstance(payload, RunEnd | ErrorRaised) and draft.worker.execution.run_state == "busy":
+            draft.revise(execution=attrs.evolve(draft.worker.execution, run_state="idle"))
+
+
+def end_worker(draft: Draft, operation: Operation, answer: Answer, reason: str | None, unix_ms: int) -> None:
+    """Stop or cancel; a run that this cuts is closed first. Changes nothing where the Worker is not running."""
+    if draft.worker.status != "running":
+        return
+    done: WorkerStatus = "cancelled" if operation == "cancel" else "stopped"
+    if not draft.activity.quiet:
+        why = f"{done}: {reason}" if reason else done
+        _close_open_output(draft, why)
+        if draft.activity.status == "running":
+            draft.emit(Alert("warn", "worker", f"the run was cut, the Worker was {why}", unix_ms))
+            draft.emit(RunEnd("rolled_back"))
+    draft.emit(Shutdown())
+    result = ExecutionResult(operation, answer.outcome, "stopped", answer.message)
+    draft.revise(status=done, execution=Execution("unconnected", "stopped", result))
+
+
+def lose_execution(draft: Draft, why: str) -> None:
+    """Nothing runs this Worker any more; a run that this cuts is closed with an error."""
+    if draft.worker.status != "running":
+        return
+    _close_open_output(draft, why)
+    if draft.activity.status == "running" or draft.worker.execution.run_state == "busy":
+        draft.emit(ErrorRaised("internal", f"the run was cut: {why}"))
+        draft.emit(RunEnd("rolled_back"))
+    draft.revise(execution=attrs.evolve(UNCONNECTED, last_result=draft.worker.execution.last_result))
+
+
+def _close_open_output(draft: Draft, why: str) -> None:
+    for payload in draft.activity.closing(why):
+        if isinstance(payload, TextDone):
+            draft.emit(payload, "assistant", payload.text)
+        else:
+            draft.emit(payload)
+
+
+def _execution(draft: Draft, operation: Operation, answer: Answer, run_state: RunState) -> Execution:
+    result = ExecutionResult(operation, answer.outcome, run_state, answer.message)
+    return attrs.evolve(draft.worker.execution, run_state=run_state, last_result=result)
+
+
+def _why_unavailable(execution: Execution) -> str:
+    result = execution.last_result
+    if execution.run_state in {"rejected", "errored"} and result is not None and result.message:
+        return f"nothing runs this Worker: {result.message}"
+    return "nothing runs this Worker: it was created before this start of the daemon, or without a backend"
+
+
+def _check_profile(request: CreateWorkerRequest, held: Mapping[str, ConfigBundle]) -> None:
+    if request.config_bundle is None:
+        if isinstance(request.profile, NamedProfile):
+            raise InvalidProfileSelector("profile: a named profile needs the config_bundle that offers it")
+        return
+    bundle = bundles.held(held, request.config_bundle)
+    if all(profile.selector != request.profile for profile in bundle.profiles):
+        raise InvalidProfileSelector("profile: the config bundle does not offer this profile")
+
+
+def _check_references(references: Iterable[NamedReference], field: str) -> None:
+    for index, reference in enumerate(references):
+        _check_not_blank(reference.name, f"{field}[{index}].name")
+        _check_not_blank(reference.reference, f"{field}[{index}].reference")
+
+
+def _check_not_blank(text: str, path: str) -> None:
+    if not text.strip():
+        raise InvalidRequest(f"{path}: expected text that is not blank")

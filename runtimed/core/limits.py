@@ -1,0 +1,34 @@
+"""How much the Runtime takes and gives out at once."""
+
+import attrs
+
+from runtimed.core.paging import PageSize
+from runtimed.model.runtime import RuntimeLimits
+
+
+@attrs.frozen
+class Limits:
+    """Items are counted, bytes are those of the content in UTF-8.
+
+    `max_pending_events` is how many events of one Worker may wait for the store before its backend is made to wait.
+    """
+
+    max_transcript_projection_items: int = 256
+    max_event_batch_items: int = 256
+    max_page_bytes: int = 8 * 2**20
+    max_pending_events: int = 256
+    max_bundles: int = 1_000
+
+    @property
+    def transcript_page(self) -> PageSize:
+        """The largest page of a transcript."""
+        return PageSize(self.max_transcript_projection_items, self.max_page_bytes)
+
+    @property
+    def event_page(self) -> PageSize:
+        """The largest page of events that is read at once."""
+        return PageSize(self.max_event_batch_items, self.max_page_bytes)
+
+    def view(self) -> RuntimeLimits:
+        """The limits that clients are told."""
+        return RuntimeLimits(self.max_transcript_projection_items, self.max_event_batch_items)

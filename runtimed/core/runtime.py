@@ -1,0 +1,373 @@
+"""The Runtime: the public face of the core, for the daemon and for programs that embed one."""
+
+import asyncio
+import itertools
+import logging
+import uuid
+from collections import Counter
+from collections.abc import Awaitable, Coroutine, Sequence
+from functools import partial
+from typing import Any, Self, TypeVar
+
+import attrs
+
+from runtimed.core import bundles, decide, views
+from runtimed.core.activity import Activity
+from runtimed.core.change import Change, EncodedEvent, Moment, StoredState, Worker
+from runtimed.core.clock import SystemClock
+from runtimed.core.lane import Lane, LaneSink, Listener, Pipeline
+from runtimed.core.limits import Limits
+from runtimed.core.ports import Answer, Clock, Dispatch, ExecutionBackend, Spawn, Store
+from runtimed.errors import (
+    InvalidRequest,
+    InvalidWorkerId,
+    RuntimeStopped,
+    WorkerExecutionRejected,
+    WorkerNotFound,
+    WrongRuntime,
+)
+from runtimed.model.bundle import Availability, ConfigBundle, ConfigBundleSummary
+from runtimed.model.diagnostic import Diagnostic
+from runtimed.model.event import EventEnvelope
+from runtimed.model.execution import Operation
+from runtimed.model.identity import (
+    MAX_WORKER_NUMBER,
+    RuntimeId,
+    WorkerId,
+    WorkerRef,
+    event_id,
+    worker_id,
+    worker_number,
+)
+from runtimed.model.interaction import InteractionAck, LifecycleAck, WorkerInput
+from runtimed.model.runtime import RuntimeStatus, RuntimeSummary
+from runtimed.model.transcript import TranscriptProjection
+from runtimed.model.worker import BundleReference, CreateWorkerRequest, WorkerDetail, WorkerSummary
+
+log = logging.getLogger(__name__)
+
+T = TypeVar("T")
+
+CUT = "the daemon ended while it was going on"
+
+
+class Runtime:
+    """Hosts Workers: takes requests, keeps a transcript and a log of events of each, has a backend run them.
+
+    It owns its store and its backend from `start` to `close`. Every request may raise RuntimeStopped, StatePoisoned
+    or a StoreError besides what is named; one that names a Worker also WrongRuntime and WorkerNotFound. What was
+    answered is as durable as the store promises. Not thread-safe: use it on the event loop that started it.
+    """
+
+    def __init__(
+        self,
+        store: Store,
+        backend: ExecutionBackend | None = None,
+        *,
+        runtime_id: str | None = None,
+        display_name: str | None = None,
+        limits: Limits | None = None,
+        clock: Clock | None = None,
+    ) -> None:
+        self.limits = limits or Limits()
+        self.display_name = display_name
+        self._store = store
+        self._backend = backend
+        self._wanted_id = RuntimeId(runtime_id) if runtime_id is not None else None
+        self._clock = clock or SystemClock()
+        self._status: RuntimeStatus = "stopped"
+        self._lanes: dict[WorkerId, Lane] = {}
+        self._bundles: dict[str, ConfigBundle] = {}
+        self._diagnostics: list[Diagnostic] = []
+        self._ending: dict[WorkerId, asyncio.Task[None]] = {}
+        self._creating: dict[WorkerId, asyncio.Task[WorkerDetail]] = {}
+        self._numbers = itertools.count(1)
+
+    async def start(self) -> None:
+        """Open the store and take over what it holds; runs that the end of an earlier life cut are closed.
+
+        Raises StartError where the store can't be had.
+        """
+        state = await self._store.open(self._wanted_id)
+        self.runtime_id = state.runtime_id
+        self._pipeline = Pipeline(self._store, state.head)
+        self._numbers = itertools.count(state.worker_number + 1)
+        self._bundles = {bundle.metadata.id: bundle for bundle in state.bundles}
+        self._diagnostics = list(state.diagnostics)
+        self._status = "running"
+        await self._adopt(state)
+
+    async def _adopt(self, state: StoredState) -> None:
+        cut = []
+        for worker in state.workers:
+            activity = state.activities.get(worker.worker_id, Activity())
+            lane = Lane(self._pipeline, _disconnected(worker), activity)
+            self._lanes[worker.worker_id] = lane
+            if worker.status == "running" and (not activity.quiet or worker.execution.run_state == "busy"):
+                lane.worker = worker
+                cut.append(lane.propose(partial(decide.lose_execution, why=CUT)))
+        await asyncio.gather(*cut)
+
+    async def close(self) -> None:
+        """End what runs, finish what was begun, close the store. Workers stay `running`. Harmless when repeated."""
+        if self._status == "stopped":
+            return
+        self._status = "stopped"
+        await asyncio.gather(*self._ending.values(), *self._creating.values(), return_exceptions=True)
+        if self._backend is not None:
+            await self._backend.close()
+        self._pipeline.close()
+        await self._store.close()
+
+    async def __aenter__(self) -> Self:
+        await self.start()
+        return self
+
+    async def __aexit__(self, *_: object) -> None:
+        await self.close()
+
+    @property
+    def head(self) -> int:
+        """The sequence of the newest event that was published, 0 for none."""
+        return self._pipeline.head
+
+    @property
+    def poisoned(self) -> asyncio.Future[BaseException]:
+        """Done, with the cause, once a write has failed for good: nothing is accepted any more."""
+        return self._pipeline.poisoned
+
+    def subscribe(self, listener: Listener) -> None:
+        """Tell the listener of every event from now on."""
+        self._pipeline.subscribe(listener)
+
+    def unsubscribe(self, listener: Listener) -> None:
+        """Tell the listener no more."""
+        self._pipeline.unsubscribe(listener)
+
+    def ref(self, text: str) -> WorkerRef:
+        """The full address of the Worker with this id. Raises InvalidWorkerId."""
+        if worker_number(text) is None:
+            raise InvalidWorkerId
+        return WorkerRef(self.runtime_id, WorkerId(text))
+
+    def summary(self) -> RuntimeSummary:
+        """The Runtime and its counts."""
+        count = Counter(lane.worker.status for lane in self._lanes.values())
+        return RuntimeSummary(
+            runtime_id=self.runtime_id,
+            display_name=self.display_name,
+            backend=self._store.backend,
+            status=self._status,
+            worker_count=len(self._lanes),
+            active_worker_count=count["running"],
+            stopped_worker_count=count["stopped"],
+            cancelled_worker_count=count["cancelled"],
+            diagnostic_count=len(self._diagnostics),
+            limits=self.limits.view(),
+        )
+
+    def diagnostics(self) -> tuple[Diagnostic, ...]:
+        """What the Runtime has had to remark, oldest first."""
+        return tuple(self._diagnostics)
+
+    def bundles(self) -> tuple[ConfigBundleSummary, ...]:
+        """The bundles held, by id."""
+        return tuple(bundles.summary(self._bundles[name]) for name in sorted(self._bundles))
+
+    async def put_bundle(self, bundle: ConfigBundle) -> Availability:
+        """Keep a bundle; one with the same id is replaced. Raises what the checks of contract section 5 name."""
+        self._check_running()
+        bundles.check_bundle(bundle)
+        bundle_id = bundle.metadata.id
+        if bundle_id not in self._bundles and len(self._bundles) >= self.limits.max_bundles:
+            raise InvalidRequest(f"bundle: expected at most {self.limits.max_bundles} bundles (max_bundles)")
+        await self._pipeline.apply(Change(bundle=bundle), partial(self._keep_bundle, bundle))
+        return bundles.availability(bundle)
+
+    def _keep_bundle(self, bundle: ConfigBundle) -> None:
+        self._bundles[bundle.metadata.id] = bundle
+
+    def bundle_availability(self, reference: BundleReference) -> Availability:
+        """Whether exactly this version is held. Raises ConfigBundleMissing or ConfigBundleDigestMismatch."""
+        bundles.check_digest(reference.digest, "digest")
+        return bundles.availability(bundles.held(self._bundles, reference))
+
+    def workers(self) -> tuple[WorkerSummary, ...]:
+        """Every Worker, by id."""
+        return tuple(views.summary(self.runtime_id, self._lanes[name].worker) for name in sorted(self._lanes))
+
+    def worker(self, ref: WorkerRef) -> WorkerDetail:
+        """One Worker."""
+        return views.detail(self.runtime_id, self._lane(ref).worker)
+
+    async def create_worker(self, request: CreateWorkerRequest) -> WorkerDetail:
+        """Create a Worker and have it spawned; a spawn that fails is told in its `execution`.
+
+        Raises InvalidRequest, InvalidProfileSelector, ConfigBundleMissing, ConfigBundleDigestMismatch.
+        """
+        self._check_running()
+        decide.check_request(request, self._bundles)
+        number = next(self._numbers)
+        if number > MAX_WORKER_NUMBER:
+            raise InvalidRequest("this store has given out all its Worker ids")
+        name = worker_id(number)
+        return await self._own(self._creating, name, self._create(name, request))
+
+    async def _create(self, name: WorkerId, request: CreateWorkerRequest) -> WorkerDetail:
+        lane = Lane(self._pipeline, decide.new_worker(name, request), Activity())
+        remarks = tuple(decide.remarks(lane.worker))
+        change = Change(worker=lane.worker, diagnostics=remarks)
+        await self._pipeline.apply(change, partial(self._keep_worker, lane, remarks))
+        if self._backend is not None:
+            sink = LaneSink(lane, self.limits.max_pending_events)
+            answer = await _ask(self._backend.spawn(Spawn(name, request), sink))
+            await lane.propose(partial(decide.attach, answer=answer))
+        return views.detail(self.runtime_id, lane.worker)
+
+    def _keep_worker(self, lane: Lane, diagnostics: Sequence[Diagnostic]) -> None:
+        self._lanes[lane.worker.worker_id] = lane
+        self._diagnostics.extend(diagnostics)
+
+    async def send_input(self, ref: WorkerRef, message: WorkerInput) -> InteractionAck:
+        """Offer an input to the backend, store it, and have it run; in that order.
+
+        Raises InvalidRequest, WorkerExecutionUnavailable, WorkerExecutionRejected; then nothing of it was stored.
+        """
+        lane = self._lane(ref)
+        self._check_running()
+        self._check_not_ending(lane)
+        decide.check_input(lane.worker, message)
+        input_id = uuid.uuid4().hex
+        answer = await self._dispatch(Dispatch(ref.worker_id, input_id, message))
+        if answer.outcome != "accepted":
+            await lane.propose(partial(decide.refuse_input, answer=answer))
+            raise WorkerExecutionRejected(answer.message or f"the backend answered {answer.outcome}")
+        entry, sequence = await lane.propose(
+            partial(decide.take_input, message=message),
+            committed=partial(self._attached.start, ref.worker_id, input_id),
+            abandoned=partial(self._attached.withdraw, ref.worker_id, input_id),
+        )
+        return InteractionAck(ref, lane.worker.status, entry, event_id(sequence))
+
+    async def _dispatch(self, dispatch: Dispatch) -> Answer:
+        try:
+            return await _ask(self._attached.dispatch(dispatch))
+        except asyncio.CancelledError:
+            self._attached.withdraw(dispatch.worker_id, dispatch.input_id)
+            raise
+
+    async def stop_worker(self, ref: WorkerRef, reason: str | None = None) -> LifecycleAck:
+        """End a Worker in good order; changes nothing where it is not running."""
+        return await self._end(ref, "stop", reason)
+
+    async def cancel_worker(self, ref: WorkerRef, reason: str | None = None) -> LifecycleAck:
+        """End a Worker at once; changes nothing where it is not running."""
+        return await self._end(ref, "cancel", reason)
+
+    async def _end(self, ref: WorkerRef, operation: Operation, reason: str | None) -> LifecycleAck:
+        lane = self._lane(ref)
+        if lane.worker.status == "running":
+            self._check_running()
+            task = self._ending.get(ref.worker_id)
+            if task is not None:
+                await asyncio.shield(task)
+            else:
+                await self._own(self._ending, ref.worker_id, self._end_lane(lane, operation, reason))
+        return LifecycleAck(ref, lane.worker.status, event_id(lane.worker.last_sequence))
+
+    async def _end_lane(self, lane: Lane, operation: Operation, reason: str | None) -> None:
+        name = lane.worker.worker_id
+        if name in self._creating:
+            await asyncio.wait([self._creating[name]])
+        answer = Answer("accepted")
+        if self._backend is not None:
+            end = self._backend.cancel if operation == "cancel" else self._backend.stop
+            answer = await _ask(end(name, reason))
+        decision = partial(
+            decide.end_worker,
+            operation=operation,
+            answer=answer,
+            reason=reason,
+            unix_ms=self._clock.unix_ms(),
+        )
+        await lane.propose(decision)
+
+    async def transcript(self, ref: WorkerRef, start: int = 0, limit: int | None = None) -> TranscriptProjection:
+        """A page of the transcript, behind its first `start` entries. Raises LimitTooLarge."""
+        worker = self._lane(ref).worker
+        page = self.limits.transcript_page.at_most(limit)
+        entries = await self._store.read_entries(ref.worker_id, start, page)
+        items = views.items(self.runtime_id, (e for e in entries if e.sequence <= worker.transcript_len))
+        end = start + len(items)
+        next_start = end if items and end < worker.transcript_len else None
+        return TranscriptProjection(ref, start, page.items, worker.transcript_len, items, next_start)
+
+    async def snapshot(self, ref: WorkerRef, sequence: int | None = None) -> EventEnvelope:
+        """The state of a Worker right behind this sequence, its newest event where none is given."""
+        lane = self._lane(ref)
+        worker = lane.worker
+        if sequence is None or sequence >= worker.last_sequence:
+            moment = Moment(worker.transcript_len, lane.activity)
+        else:
+            moment = await self._store.moment(ref.worker_id, sequence)
+        page = self.limits.transcript_page
+        entries = await self._store.newest_entries(ref.worker_id, moment.transcript_len, page)
+        at = worker.last_sequence if sequence is None else sequence
+        return views.snapshot(self.runtime_id, worker, at, entries, moment.activity)
+
+    def newest_sequence(self, ref: WorkerRef) -> int:
+        """The sequence of the Worker's newest published event, 0 for none."""
+        return self._lane(ref).worker.last_sequence
+
+    async def events(self, ref: WorkerRef, after: int) -> Sequence[EncodedEvent]:
+        """The first page of the Worker's published events behind a sequence, oldest first."""
+        upto = self._lane(ref).worker.last_sequence
+        if after >= upto:
+            return ()
+        return await self._store.read_events(ref.worker_id, after, upto, self.limits.event_page)
+
+    @property
+    def _attached(self) -> ExecutionBackend:
+        if self._backend is None:
+            raise RuntimeStopped
+        return self._backend
+
+    def _lane(self, ref: WorkerRef) -> Lane:
+        if ref.runtime_id != self.runtime_id:
+            raise WrongRuntime(f"runtime_id: this is {self.runtime_id}")
+        lane = self._lanes.get(ref.worker_id)
+        if lane is None:
+            raise WorkerNotFound(ref.worker_id)
+        return lane
+
+    def _check_running(self) -> None:
+        if self._status != "running":
+            raise RuntimeStopped
+
+    def _check_not_ending(self, lane: Lane) -> None:
+        if lane.worker.worker_id in self._ending:
+            raise InvalidRequest("the Worker is being stopped: only a running Worker takes input")
+
+    async def _own(self, tasks: dict[WorkerId, asyncio.Task[T]], name: WorkerId, work: Coroutine[Any, Any, T]) -> T:
+        """Run work to its end in a task of the Runtime's own, whatever becomes of the caller."""
+        task = asyncio.get_running_loop().create_task(work, name=name)
+        tasks[name] = task
+        task.add_done_callback(lambda done: (tasks.pop(name), done.cancelled() or done.exception()))
+        return await asyncio.shield(task)
+
+
+def _disconnected(worker: Worker) -> Worker:
+    """A Worker of an earlier life: what connected it then is gone, whatever was stored."""
+    if worker.status != "running":
+        return worker
+    last_result = worker.execution.last_result
+    return attrs.evolve(worker, execution=attrs.evolve(decide.UNCONNECTED, last_result=last_result))
+
+
+async def _ask(answer: Awaitable[Answer]) -> Answer:
+    """A backend's answer; one that fails instead of answering has answered that it failed."""
+    try:
+        return await answer
+    except Exception:
+        log.exception("the execution backend failed")
+        return Answer("errored", "the execution backend failed; the daemon's log has the details")

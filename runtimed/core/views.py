@@ -1,0 +1,108 @@
+"""What is shown of a Worker: the catalog's rows as the objects of the contract. Pure."""
+
+from collections.abc import Iterable
+
+from runtimed.core.activity import Activity
+from runtimed.core.change import Entry, Worker
+from runtimed.model.event import EventEnvelope, Greeting, Snapshot
+from runtimed.model.identity import RuntimeId, WorkerRef, event_id
+from runtimed.model.transcript import TranscriptItem
+from runtimed.model.worker import (
+    AssistantIntent,
+    RoleIntent,
+    RuntimeDefaultProfile,
+    TaskIntent,
+    WorkerDetail,
+    WorkerSummary,
+)
+
+
+def detail(runtime_id: RuntimeId, worker: Worker) -> WorkerDetail:
+    """All of a Worker."""
+    request = worker.request
+    return WorkerDetail(
+        worker_ref=WorkerRef(runtime_id, worker.worker_id),
+        runtime_id=runtime_id,
+        worker_id=worker.worker_id,
+        status=worker.status,
+        execution=worker.execution,
+        intent=request.intent,
+        profile=request.profile,
+        config_bundle=request.config_bundle,
+        requested_capabilities=request.requested_capabilities,
+        workspace_refs=request.workspace_refs,
+        mount_refs=request.mount_refs,
+        transcript_len=worker.transcript_len,
+        last_event_id=event_id(worker.last_sequence),
+    )
+
+
+def summary(runtime_id: RuntimeId, worker: Worker) -> WorkerSummary:
+    """A Worker as a row of a list."""
+    request = worker.request
+    return WorkerSummary(
+        worker_ref=WorkerRef(runtime_id, worker.worker_id),
+        runtime_id=runtime_id,
+        worker_id=worker.worker_id,
+        status=worker.status,
+        execution=worker.execution,
+        intent=request.intent,
+        profile=request.profile,
+        requested_capability_count=len(request.requested_capabilities),
+        has_config_bundle=request.config_bundle is not None,
+        transcript_len=worker.transcript_len,
+        last_event_id=event_id(worker.last_sequence),
+    )
+
+
+def items(runtime_id: RuntimeId, entries: Iterable[Entry]) -> tuple[TranscriptItem, ...]:
+    """Entries as the contract shows them."""
+    return tuple(
+        TranscriptItem(
+            entry.sequence,
+            WorkerRef(runtime_id, entry.worker_id),
+            entry.role,
+            entry.content,
+            event_id(entry.event),
+        )
+        for entry in entries
+    )
+
+
+def snapshot(
+    runtime_id: RuntimeId, worker: Worker, sequence: int, entries: Iterable[Entry], activity: Activity
+) -> EventEnvelope:
+    """The first frame of a feed that goes on behind `sequence`."""
+    cursor = event_id(sequence)
+    payload = Snapshot(
+        entries=items(runtime_id, entries),
+        greeting=greeting(worker),
+        status=activity.status,
+        in_flight=activity.in_flight(),
+    )
+    return EventEnvelope(cursor, f"snapshot:{cursor}", worker.worker_id, payload)
+
+
+def greeting(worker: Worker) -> Greeting:
+    """Who the Worker is. The Runtime knows no model and no context window of it: those are empty and 0."""
+    profile = worker.request.profile
+    return Greeting(
+        worker_name=worker.worker_id,
+        cwd="",
+        provider="default" if isinstance(profile, RuntimeDefaultProfile) else profile.value,
+        model="",
+        scope_summary=_scope(worker),
+        tools=tuple(capability.name for capability in worker.request.requested_capabilities),
+        context_window=0,
+        context_tokens=0,
+    )
+
+
+def _scope(worker: Worker) -> str:
+    match worker.request.intent:
+        case TaskIntent(objective):
+            return objective
+        case RoleIntent(role, purpose):
+            return f"{role}: {purpose}" if purpose else role
+        case AssistantIntent(purpose):
+            return purpose or ""

@@ -1,0 +1,188 @@
+"""The daemon: the only place where the parts are put together, and taken apart again."""
+
+import asyncio
+import contextlib
+import ctypes
+import logging
+import os
+import secrets
+import signal
+import stat
+import tempfile
+from collections.abc import AsyncIterator, Callable, Iterator
+from pathlib import Path
+
+import attrs
+
+from runtimed.core.ports import ExecutionBackend, Store
+from runtimed.core.runtime import Runtime
+from runtimed.errors import ConfigurationError
+from runtimed.execution.registry import ProfileRegistry
+from runtimed.http.app import make_app
+from runtimed.http.feed import FeedOptions
+from runtimed.http.listeners import Address, Listeners
+from runtimed.http.server import HttpServer
+from runtimed.model.identity import WorkerId
+from runtimed.settings import Settings
+from runtimed.store.folder import StoreFolder
+from runtimed.store.memory import MemoryStore
+from runtimed.store.sqlite import SqliteStore
+from runtimed.wire import endpoint
+
+PR_SET_DUMPABLE = 4
+MAX_TOKEN_BYTES = 1_024
+
+log = logging.getLogger(__name__)
+
+
+@attrs.frozen
+class Token:
+    """What a client must bear; `file` is where it stands, None where only the endpoint file has it."""
+
+    text: str = attrs.field(repr=False)
+    file: Path | None = None
+
+
+async def run(settings: Settings, announce: Callable[[str], None]) -> BaseException | None:
+    """Serve until a signal comes, and return None; or until the store fails, and return that error.
+
+    `announce` gets the one line that says where the daemon listens. Raises StartError where it can't start.
+    """
+    hide_memory()
+    with _workspace(settings) as (store, workspace):
+        backend = ProfileRegistry(settings.profile_table(), settings.default_profile, workspace=workspace)
+        async with _runtime(settings, store, backend) as runtime:
+            token = await asyncio.to_thread(_token, settings, store)
+            with contextlib.closing(Listeners.open([Address.parse(text) for text in settings.listen])) as listeners:
+                return await _serve(settings, runtime, token, listeners, announce)
+
+
+def hide_memory() -> None:
+    """Keep other processes of this user, Workers above all, from reading this one's memory and environment."""
+    ctypes.CDLL(None, use_errno=True).prctl(PR_SET_DUMPABLE, 0, 0, 0, 0)
+
+
+async def _serve(
+    settings: Settings, runtime: Runtime, token: Token, listeners: Listeners, announce: Callable[[str], None]
+) -> BaseException | None:
+    app = make_app(
+        runtime,
+        token=token.text,
+        allowed_hosts=settings.allow_host,
+        max_body_bytes=settings.max_body_bytes,
+        ring_bytes=settings.ring_bytes,
+        feed_options=FeedOptions(settings.heartbeat_s),
+    )
+    server = HttpServer(
+        app,
+        max_connections=settings.max_connections,
+        header_timeout_s=settings.header_timeout_s,
+        drain_timeout_s=settings.drain_timeout_s,
+    )
+    with _stop_signals() as stopped:
+        try:
+            await server.start(listeners.sockets)
+            with _endpoint(runtime, token, listeners):
+                for url in listeners.urls:
+                    log.info("listening on %s", url)
+                store = "memory" if settings.store_path is None else "fs"
+                announce(f"runtimed: listening on {listeners.urls[0]} runtime={runtime.runtime_id} store={store}")
+                await asyncio.wait((stopped, runtime.poisoned), return_when=asyncio.FIRST_COMPLETED)
+                log.info("shutting down")
+        finally:
+            await server.close()
+    return runtime.poisoned.result() if runtime.poisoned.done() else None
+
+
+@contextlib.asynccontextmanager
+async def _runtime(settings: Settings, store: Store, backend: ExecutionBackend) -> AsyncIterator[Runtime]:
+    runtime = Runtime(
+        store,
+        backend,
+        runtime_id=settings.runtime_id or None,
+        display_name=settings.display_name or None,
+        limits=settings.limits(),
+    )
+    try:
+        async with runtime:
+            yield runtime
+    finally:
+        await backend.close()
+
+
+@contextlib.contextmanager
+def _workspace(settings: Settings) -> Iterator[tuple[Store, Callable[[WorkerId], Path]]]:
+    """The store, and where Workers have their folders."""
+    path = settings.store_path
+    if path is not None:
+        store = SqliteStore(path)
+        yield store, store.folder.worker_folder
+        return
+    with tempfile.TemporaryDirectory(prefix="runtimed-", ignore_cleanup_errors=True) as scratch:
+        yield MemoryStore(), StoreFolder(Path(scratch)).worker_folder
+
+
+def _token(settings: Settings, store: Store) -> Token:
+    if settings.token:
+        return Token(str(settings.token))
+    if settings.token_file:
+        return Token(read_token_file(Path(settings.token_file)), Path(settings.token_file).resolve())
+    if isinstance(store, SqliteStore):
+        return Token(*store.folder.read_or_make_token())
+    return Token(secrets.token_urlsafe(32))
+
+
+def read_token_file(path: Path) -> str:
+    """The token in a file of the operator's. Raises ConfigurationError for one that others can read."""
+    try:
+        handle = os.open(path, os.O_RDONLY | os.O_NOFOLLOW | os.O_CLOEXEC)
+    except OSError as error:
+        raise ConfigurationError(f"token_file: {error.strerror}: expected a regular file, no symlink") from error
+    with os.fdopen(handle, "rb") as file:
+        found = os.fstat(handle)
+        if not stat.S_ISREG(found.st_mode) or stat.S_IMODE(found.st_mode) & 0o077:
+            raise ConfigurationError("token_file: expected a regular file that only its owner can read (chmod 600)")
+        text = file.read(MAX_TOKEN_BYTES).decode("ascii", "replace").strip()
+    if not text or not text.isprintable() or not text.isascii() or " " in text:
+        raise ConfigurationError("token_file: expected one token of printable ASCII")
+    return text
+
+
+@contextlib.contextmanager
+def _endpoint(runtime: Runtime, token: Token, listeners: Listeners) -> Iterator[None]:
+    """The endpoint file, from now until the end; a daemon that can't have one says so and serves without."""
+    found = endpoint.Endpoint(
+        url=listeners.urls[0],
+        runtime_id=runtime.runtime_id,
+        pid=os.getpid(),
+        token=None if token.file else token.text,
+        token_file=str(token.file) if token.file else None,
+    )
+    try:
+        path = endpoint.write(found)
+    except OSError as error:
+        log.warning("no endpoint file, clients need --url and a token: %s", error)
+        yield
+        return
+    try:
+        yield
+    finally:
+        endpoint.remove(path, found.pid)
+
+
+@contextlib.contextmanager
+def _stop_signals() -> Iterator[asyncio.Future[None]]:
+    loop = asyncio.get_running_loop()
+    stopped: asyncio.Future[None] = loop.create_future()
+
+    def stop() -> None:
+        if not stopped.done():
+            stopped.set_result(None)
+
+    for number in (signal.SIGTERM, signal.SIGINT):
+        loop.add_signal_handler(number, stop)
+    try:
+        yield stopped
+    finally:
+        for number in (signal.SIGTERM, signal.SIGINT):
+            loop.remove_signal_handler(number)

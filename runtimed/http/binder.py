@@ -1,0 +1,212 @@
+"""From a typed function to a route: its signature says what is read from path, query and body, and what is answered.
+
+A parameter is bound by its name and annotation: a name of the path; in a POST an attrs class, the body (optional where
+it has a default); `str` or `int`, with bounds by `Number`, from the query; anything else is a service of the application.
+"""
+
+import asyncio
+import inspect
+import re
+import types
+from collections.abc import Awaitable, Callable, Mapping
+from typing import Annotated, Any, Union, get_args, get_origin, get_type_hints
+
+import attrs
+from aiohttp import hdrs, web
+
+from runtimed.errors import (
+    InvalidJson,
+    InvalidQuery,
+    InvalidRequest,
+    PayloadTooLarge,
+    RuntimedError,
+    UnsupportedMediaType,
+)
+from runtimed.http.responses import json_response
+from runtimed.wire.converter import decode
+from runtimed.wire.json import printable
+
+MAX_NUMBER = 10**15 - 1
+NUMBER = re.compile(r"[0-9]{1,15}", re.ASCII)
+JSON_TYPE = re.compile(r"application/json(\s*;\s*charset\s*=\s*\"?utf-8\"?)?\s*", re.IGNORECASE)
+BODY_TIMEOUT_S = 60.0
+
+Handler = Callable[..., Awaitable[Any]]
+
+
+@attrs.frozen
+class Number:
+    """Bounds of a whole number in a query."""
+
+    minimum: int = 0
+    maximum: int = MAX_NUMBER
+
+
+@attrs.frozen
+class Parameter:
+    """One parameter in the path or the query; `bounds` for a number."""
+
+    name: str
+    required: bool
+    bounds: Number | None = None
+
+    def read(self, text: str) -> str | int:
+        """The value in a query. Raises InvalidQuery."""
+        if self.bounds is None:
+            return text
+        number = int(text) if NUMBER.fullmatch(text) else -1
+        if not self.bounds.minimum <= number <= self.bounds.maximum:
+            raise InvalidQuery(f"{self.name}: expected a whole number, {self.bounds.minimum} or more")
+        return number
+
+
+@attrs.frozen
+class Body:
+    """The parameter that takes the body."""
+
+    name: str
+    kind: type
+    required: bool
+
+
+@attrs.frozen
+class Route:
+    """A typed function under a method and a path; `raises` are the errors that it adds to those of every route."""
+
+    method: str
+    path: str
+    handler: Handler
+    raises: tuple[type[RuntimedError], ...]
+    answer: Any
+    services: tuple[tuple[str, type], ...]
+    in_path: tuple[Parameter, ...]
+    in_query: tuple[Parameter, ...]
+    body: Body | None
+
+
+class Routes:
+    """Collects the routes of one noun."""
+
+    def __init__(self, tag: str) -> None:
+        self.tag = tag
+        self.routes: list[Route] = []
+
+    def get(self, path: str, *, raises: tuple[type[RuntimedError], ...] = ()) -> Callable[[Handler], Handler]:
+        """The decorated function answers GET."""
+        return self._route(hdrs.METH_GET, path, raises)
+
+    def post(self, path: str, *, raises: tuple[type[RuntimedError], ...] = ()) -> Callable[[Handler], Handler]:
+        """The decorated function answers POST."""
+        return self._route(hdrs.METH_POST, path, raises)
+
+    def _route(self, method: str, path: str, raises: tuple[type[RuntimedError], ...]) -> Callable[[Handler], Handler]:
+        def add(handler: Handler) -> Handler:
+            self.routes.append(_inspect(method, path, handler, raises))
+            return handler
+
+        return add
+
+
+def bind(route: Route, services: Mapping[type, Any], max_body_bytes: int) -> Callable[..., Any]:
+    """The aiohttp handler of a route."""
+    given = {name: services[kind] for name, kind in route.services if kind is not web.Request}
+    wants_request = [name for name, kind in route.services if kind is web.Request]
+    queries = {parameter.name: parameter for parameter in route.in_query}
+    body = route.body
+
+    async def handle(request: web.Request) -> web.StreamResponse:
+        arguments = dict(given)
+        arguments.update(request.match_info)
+        arguments.update(_read_query(request, queries))
+        for name in wants_request:
+            arguments[name] = request
+        if body is not None:
+            arguments[body.name] = await _read_body(request, body, max_body_bytes)
+        answer = await route.handler(**arguments)
+        return answer if isinstance(answer, web.StreamResponse) else json_response(answer)
+
+    return handle
+
+
+def _inspect(method: str, path: str, handler: Handler, raises: tuple[type[RuntimedError], ...]) -> Route:
+    hints = get_type_hints(handler, include_extras=True)
+    services, in_path, in_query, body = [], [], [], None
+    for parameter in inspect.signature(handler).parameters.values():
+        name, kind = parameter.name, hints[parameter.name]
+        required = parameter.default is parameter.empty
+        if f"{{{name}}}" in path:
+            in_path.append(Parameter(name, required=True))
+        elif method == hdrs.METH_POST and attrs.has(_plain(kind)):
+            body = Body(name, _plain(kind), required)
+        elif _is_query(kind):
+            in_query.append(Parameter(name, required, _bounds(kind)))
+        else:
+            services.append((name, kind))
+    return Route(
+        method, path, handler, raises, hints["return"], tuple(services), tuple(in_path), tuple(in_query), body
+    )
+
+
+def _plain(kind: Any) -> Any:
+    """The type without Annotated and without None."""
+    if get_origin(kind) is Annotated:
+        return _plain(get_args(kind)[0])
+    if get_origin(kind) in {Union, types.UnionType}:
+        return _plain(next(inner for inner in get_args(kind) if inner is not type(None)))
+    return kind
+
+
+def _is_query(kind: Any) -> bool:
+    return _plain(kind) in {str, int}
+
+
+def _bounds(kind: Any) -> Number | None:
+    if _plain(kind) is not int:
+        return None
+    found = [extra for extra in getattr(kind, "__metadata__", ()) if isinstance(extra, Number)]
+    return found[0] if found else Number()
+
+
+def _read_query(request: web.Request, known: Mapping[str, Parameter]) -> dict[str, str | int]:
+    query = request.query
+    for name in query:
+        if name not in known:
+            accepted = ", ".join(known) or "none"
+            raise InvalidQuery(f"{printable(name)}: unknown query parameter; accepted: {accepted}")
+    for parameter in known.values():
+        if len(query.getall(parameter.name, [])) > 1:
+            raise InvalidQuery(f"{parameter.name}: expected once")
+        if parameter.required and parameter.name not in query:
+            raise InvalidQuery(f"{parameter.name}: required, but missing")
+    return {name: known[name].read(text) for name, text in query.items()}
+
+
+async def _read_body(request: web.Request, body: Body, max_bytes: int) -> Any:
+    if hdrs.CONTENT_ENCODING in request.headers:
+        raise UnsupportedMediaType("Content-Encoding: expected none")
+    if (request.content_length or 0) > max_bytes:
+        raise PayloadTooLarge(max_bytes)
+    if request.can_read_body or body.required:
+        media_type = request.headers.get(hdrs.CONTENT_TYPE, "")
+        if not JSON_TYPE.fullmatch(media_type):
+            raise UnsupportedMediaType("Content-Type: expected application/json")
+    data = await _read(request, max_bytes)
+    if not data and not body.required:
+        return None
+    return decode(data, body.kind)
+
+
+async def _read(request: web.Request, max_bytes: int) -> bytes:
+    chunks, size = [], 0
+    try:
+        async with asyncio.timeout(BODY_TIMEOUT_S):
+            while chunk := await request.content.readany():
+                size += len(chunk)
+                if size > max_bytes:
+                    raise PayloadTooLarge(max_bytes)
+                chunks.append(chunk)
+    except TimeoutError:
+        raise InvalidRequest(f"the body did not arrive within {BODY_TIMEOUT_S:.0f} seconds") from None
+    except (web.RequestPayloadError, ConnectionError):
+        raise InvalidJson("the body broke off") from None
+    return b"".join(chunks)

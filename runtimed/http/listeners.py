@@ -1,0 +1,148 @@
+"""The sockets that a daemon listens on: TCP, Unix, or handed over by systemd."""
+
+import contextlib
+import os
+import re
+import socket
+import stat
+from collections.abc import Sequence
+from pathlib import Path
+
+import attrs
+
+from runtimed.errors import ConfigurationError, ListenFailed
+
+BACKLOG = 1_024
+SYSTEMD_FIRST_FD = 3
+ADDRESS = re.compile(r"(\[[0-9a-fA-F:.]+\]|[^:\[\]/\s]+):([0-9]{1,5})", re.ASCII)
+WILDCARDS = {"0.0.0.0": "127.0.0.1", "::": "[::1]"}  # noqa: S104 what a client should dial instead
+
+
+@attrs.frozen
+class Address:
+    """Where to listen: a host and a port (0: any free one), or the path of a Unix socket."""
+
+    host: str = ""
+    port: int = 0
+    path: str = ""
+
+    @classmethod
+    def parse(cls, text: str) -> "Address":
+        """`HOST:PORT` or `unix:PATH`. Raises ConfigurationError."""
+        if text.startswith("unix:") and len(text) > len("unix:"):
+            return cls(path=text.removeprefix("unix:"))
+        match = ADDRESS.fullmatch(text)
+        if match is None or int(match[2]) > 65_535:
+            raise ConfigurationError(f"listen: {text!r}: expected HOST:PORT or unix:PATH")
+        return cls(match[1].strip("[]"), int(match[2]))
+
+
+class Listeners:
+    """The bound sockets, from `open` to `close`; a Unix socket's file is removed with it."""
+
+    def __init__(self, sockets: Sequence[socket.socket]) -> None:
+        self.sockets = sockets
+        self._own_paths = [sock.getsockname() for sock in sockets if sock.family == socket.AF_UNIX]
+
+    @classmethod
+    def open(cls, addresses: Sequence[Address]) -> "Listeners":
+        """Take the sockets that systemd passed, or else bind these addresses. Raises ListenFailed."""
+        passed = _from_systemd()
+        if passed:
+            listeners = cls(passed)
+            listeners._own_paths = []
+            return listeners
+        with contextlib.ExitStack() as undo:
+            sockets = [undo.enter_context(sock) for address in addresses for sock in _bind(address)]
+            undo.pop_all()
+        return cls(sockets)
+
+    @property
+    def urls(self) -> list[str]:
+        """How a client on this host reaches each of them."""
+        return [_url(sock) for sock in self.sockets]
+
+    def close(self) -> None:
+        """Close the sockets. Harmless when repeated."""
+        for path in self._own_paths:
+            Path(path).unlink(missing_ok=True)
+        self._own_paths = []
+        for sock in self.sockets:
+            sock.close()
+
+
+def _url(sock: socket.socket) -> str:
+    name = sock.getsockname()
+    if sock.family == socket.AF_UNIX:
+        return f"unix:{name}"
+    host, port = name[0], name[1]
+    shown = WILDCARDS.get(host, f"[{host}]" if ":" in host else host)
+    return f"http://{shown}:{port}"
+
+
+def _bind(address: Address) -> list[socket.socket]:
+    try:
+        if address.path:
+            return [_bind_unix(Path(address.path))]
+        return [_bind_tcp(address)]
+    except OSError as error:
+        shown = f"unix:{address.path}" if address.path else f"{address.host}:{address.port}"
+        raise ListenFailed(shown, error.strerror or str(error)) from error
+
+
+def _bind_tcp(address: Address) -> socket.socket:
+    found = socket.getaddrinfo(
+        address.host, address.port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE | socket.AI_NUMERICSERV
+    )
+    family, kind, protocol, _, name = found[0]
+    sock = socket.socket(family, kind, protocol)
+    try:
+        sock.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        sock.bind(name)
+        sock.listen(BACKLOG)
+    except OSError:
+        sock.close()
+        raise
+    sock.setblocking(False)
+    return sock
+
+
+def _bind_unix(path: Path) -> socket.socket:
+    _remove_stale(path)
+    sock = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
+    before = os.umask(0o177)
+    try:
+        sock.bind(str(path))
+        sock.listen(BACKLOG)
+    except OSError:
+        sock.close()
+        raise
+    finally:
+        os.umask(before)
+    sock.setblocking(False)
+    return sock
+
+
+def _remove_stale(path: Path) -> None:
+    """Remove a socket that nobody answers on, as a killed daemon leaves it; anything else stays."""
+    with contextlib.suppress(FileNotFoundError):
+        if not stat.S_ISSOCK(path.lstat().st_mode):
+            return
+        with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as probe:
+            try:
+                probe.connect(str(path))
+            except ConnectionRefusedError:
+                path.unlink()
+
+
+def _from_systemd() -> list[socket.socket]:
+    """The sockets of sd_listen_fds(3); the variables are taken away so that no child believes them."""
+    pid, count = os.environ.pop("LISTEN_PID", ""), os.environ.pop("LISTEN_FDS", "")
+    os.environ.pop("LISTEN_FDNAMES", None)
+    if pid != str(os.getpid()) or not count.isdigit():
+        return []
+    sockets = [socket.socket(fileno=SYSTEMD_FIRST_FD + index) for index in range(int(count))]
+    for sock in sockets:
+        sock.set_inheritable(False)
+        sock.setblocking(False)
+    return sockets

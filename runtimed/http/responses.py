@@ -1,0 +1,15 @@
+"""JSON responses."""
+
+from collections.abc import Mapping
+from typing import Any
+
+from aiohttp import web
+
+from runtimed.wire.converter import encode
+
+HEADERS = {"Content-Type": "application/json", "Cache-Control": "no-store", "X-Content-Type-Options": "nosniff"}
+
+
+def json_response(value: Any, status: int = 200, headers: Mapping[str, str] | None = None) -> web.Response:
+    """A value of the model as a response."""
+    return web.Response(body=encode(value), status=status, headers={**HEADERS, **(headers or {})})

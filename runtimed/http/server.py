@@ -1,0 +1,120 @@
+"""Sockets in front of an application: how many connections, for how long, and what a broken request is told."""
+
+import asyncio
+import logging
+import socket
+from collections.abc import Sequence
+from http import HTTPStatus
+from typing import Any
+
+from aiohttp import web
+
+from runtimed.errors import Internal, InvalidRequest, RuntimedError
+from runtimed.http.errors import error_response
+
+MAX_CONNECTIONS = 4_096
+HEADER_TIMEOUT_S = 15.0
+DRAIN_TIMEOUT_S = 10.0
+
+log = logging.getLogger(__name__)
+
+
+class HttpServer:
+    """Serves one application on sockets that are bound already, until `close`.
+
+    A connection that has not sent a whole request head within `header_timeout_s` is cut, an idle one likewise.
+    Connections above `max_connections` are closed at once.
+    """
+
+    def __init__(
+        self,
+        app: web.Application,
+        *,
+        max_connections: int = MAX_CONNECTIONS,
+        header_timeout_s: float = HEADER_TIMEOUT_S,
+        drain_timeout_s: float = DRAIN_TIMEOUT_S,
+    ) -> None:
+        self._runner = web.AppRunner(app, handle_signals=False)
+        self._max_connections = max_connections
+        self._header_timeout_s = header_timeout_s
+        self._drain_timeout_s = drain_timeout_s
+        self._servers: list[asyncio.Server] = []
+
+    async def start(self, sockets: Sequence[socket.socket]) -> None:
+        """Begin to serve."""
+        await self._runner.setup()
+        application = self._runner.server
+        if application is None:
+            raise RuntimeError("the application has no server after its set-up")
+        self._protocols = _Protocols(
+            application.request_handler,
+            request_factory=application.request_factory,
+            keepalive_timeout=self._header_timeout_s,
+            lingering_time=2.0,
+            access_log=None,
+            auto_decompress=False,
+        )
+        loop = asyncio.get_running_loop()
+        for sock in sockets:
+            if sock.family == socket.AF_UNIX:
+                self._servers.append(await loop.create_unix_server(self._protocol, sock=sock))
+            else:
+                self._servers.append(await loop.create_server(self._protocol, sock=sock))
+
+    def _protocol(self) -> asyncio.Protocol:
+        if len(self._protocols.connections) >= self._max_connections:
+            log.warning("a connection was refused: there are %d (max_connections)", self._max_connections)
+            return _Refused()
+        return self._protocols()
+
+    async def close(self) -> None:
+        """Accept nothing more, let what is going on finish within the drain time-out, close every connection."""
+        for server in self._servers:
+            server.close()
+        if self._servers:
+            self._protocols.pre_shutdown()
+            await self._runner.shutdown()
+            await self._protocols.shutdown(self._drain_timeout_s)
+        await self._runner.cleanup()
+
+
+class _Protocols(web.Server):
+    """Makes the protocol of each connection."""
+
+    def __init__(self, handler: Any, *, request_factory: Any, **options: Any) -> None:
+        super().__init__(handler, request_factory=request_factory)
+        self._options = options
+
+    def __call__(self) -> web.RequestHandler:
+        return _Connection(self, loop=asyncio.get_running_loop(), **self._options)
+
+
+class _Connection(web.RequestHandler):
+    """One connection; a request that is not HTTP gets the same kind of answer as any other bad one."""
+
+    __slots__ = ()
+
+    def handle_error(
+        self,
+        request: web.BaseRequest,
+        status: int = 500,
+        exc: BaseException | None = None,
+        message: str | None = None,
+    ) -> web.StreamResponse:
+        """See RequestHandler. A broken request is no fault of ours and leaves no traceback."""
+        if request.writer.output_size > 0:
+            raise ConnectionError("the response was begun already")
+        error: RuntimedError = InvalidRequest("expected an HTTP/1.1 request")
+        if status >= HTTPStatus.INTERNAL_SERVER_ERROR:
+            log.error("a connection failed", exc_info=exc)
+            error = Internal()
+        response = error_response(error)
+        response.force_close()
+        return response
+
+
+class _Refused(asyncio.Protocol):
+    """One connection too many."""
+
+    def connection_made(self, transport: asyncio.BaseTransport) -> None:
+        transport.close()

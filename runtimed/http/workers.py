@@ -1,0 +1,85 @@
+"""Workers: create, look at, talk to, end."""
+
+from runtimed.core.runtime import Runtime
+from runtimed.errors import (
+    ConfigBundleDigestMismatch,
+    ConfigBundleMissing,
+    InvalidProfileSelector,
+    InvalidRequest,
+    InvalidWorkerId,
+    RuntimeStopped,
+    StoreFull,
+    WorkerExecutionRejected,
+    WorkerExecutionUnavailable,
+    WorkerNotFound,
+)
+from runtimed.http.binder import Routes
+from runtimed.model.interaction import LifecycleRequest, WorkerInput
+from runtimed.model.worker import CreateWorkerRequest
+from runtimed.wire import routes as paths
+from runtimed.wire.envelopes import InteractionResponse, LifecycleResponse, WorkerResponse, WorkersResponse
+
+routes = Routes("workers")
+
+
+@routes.get(paths.WORKERS)
+async def list_workers(runtime: Runtime) -> WorkersResponse:
+    """Every Worker, by id."""
+    return WorkersResponse(runtime.workers())
+
+
+@routes.post(
+    paths.WORKERS,
+    raises=(
+        InvalidRequest,
+        InvalidProfileSelector,
+        ConfigBundleMissing,
+        ConfigBundleDigestMismatch,
+        RuntimeStopped,
+        StoreFull,
+    ),
+)
+async def create_worker(runtime: Runtime, request: CreateWorkerRequest) -> WorkerResponse:
+    """Create a Worker and spawn it; a spawn that fails is told in its `execution`."""
+    return WorkerResponse(await runtime.create_worker(request))
+
+
+@routes.get(paths.WORKER, raises=(InvalidWorkerId, WorkerNotFound))
+async def get_worker(runtime: Runtime, worker_id: str) -> WorkerResponse:
+    """One Worker."""
+    return WorkerResponse(runtime.worker(runtime.ref(worker_id)))
+
+
+@routes.post(
+    paths.WORKER_INPUT,
+    raises=(
+        InvalidWorkerId,
+        InvalidRequest,
+        WorkerNotFound,
+        WorkerExecutionUnavailable,
+        WorkerExecutionRejected,
+        RuntimeStopped,
+        StoreFull,
+    ),
+)
+async def send_input(runtime: Runtime, worker_id: str, message: WorkerInput) -> InteractionResponse:
+    """Say something to a Worker; the answer means that it is stored and on its way."""
+    return InteractionResponse(await runtime.send_input(runtime.ref(worker_id), message))
+
+
+@routes.post(paths.WORKER_STOP, raises=(InvalidWorkerId, WorkerNotFound, RuntimeStopped, StoreFull))
+async def stop_worker(runtime: Runtime, worker_id: str, request: LifecycleRequest | None = None) -> LifecycleResponse:
+    """End a Worker in good order; changes nothing where it is not running."""
+    return LifecycleResponse(await runtime.stop_worker(runtime.ref(worker_id), _reason(request)))
+
+
+@routes.post(paths.WORKER_CANCEL, raises=(InvalidWorkerId, WorkerNotFound, RuntimeStopped, StoreFull))
+async def cancel_worker(
+    runtime: Runtime, worker_id: str, request: LifecycleRequest | None = None
+) -> LifecycleResponse:
+    """End a Worker at once; changes nothing where it is not running."""
+    return LifecycleResponse(await runtime.cancel_worker(runtime.ref(worker_id), _reason(request)))
+
+
+def _reason(request: LifecycleRequest | None) -> str | None:
+    return request.reason if request is not None else None
