@@ -71,10 +71,10 @@ _DECODER = json.JSONDecoder(
 
 
 def _check(value: Any, path: str, depth: int) -> None:
-    if depth > MAX_DEPTH:
-        raise FieldProblem(f"nested too deeply: expected at most {MAX_DEPTH} levels")
     if type(value) is str:
         _check_text(value, path)
+    elif depth == MAX_DEPTH and isinstance(value, dict | list):
+        raise FieldProblem(f"nested too deeply: expected at most {MAX_DEPTH} levels")
     elif isinstance(value, dict):
         if type(value) is _Repeated:
             raise FieldProblem("duplicate field", join(path, printable(value.name)))

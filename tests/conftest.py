@@ -1,0 +1,24 @@
+"""What every test stands on: no blocking call on the event loop of our packages, and no leftover endpoint file."""
+
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+from blockbuster import blockbuster_ctx
+
+
+@pytest.fixture(autouse=True)
+def _the_event_loop_never_blocks() -> Iterator[None]:
+    with blockbuster_ctx(["runtimed", "runtimectl"]):
+        yield
+
+
+@pytest.fixture(autouse=True)
+def user_folders(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """A runtime, a configuration and a home folder of this test's own."""
+    for name in ("run", "config", "home"):
+        (tmp_path / name).mkdir(mode=0o700)
+    monkeypatch.setenv("XDG_RUNTIME_DIR", str(tmp_path / "run"))
+    monkeypatch.setenv("XDG_CONFIG_HOME", str(tmp_path / "config"))
+    monkeypatch.setenv("HOME", str(tmp_path / "home"))
+    return tmp_path

@@ -1,0 +1,106 @@
+"""A Runtime with a backend of the tests' own: everything through the public API of the core."""
+
+import asyncio
+from collections.abc import AsyncIterator, Callable, Sequence
+
+import attrs
+import pytest
+
+from runtimed.core import Answer, Dispatch, EventSink, Runtime, Spawn
+from runtimed.core.change import EncodedEvent
+from runtimed.model.event import Payload, RunEnd
+from runtimed.model.identity import WorkerId
+from runtimed.store.memory import MemoryStore
+
+
+@attrs.define(eq=False)
+class Puppet:
+    """An ExecutionBackend that does what a test tells it to, and remembers what it was told."""
+
+    sinks: dict[WorkerId, EventSink] = attrs.field(factory=dict)
+    told: list[str] = attrs.field(factory=list)
+    spawned: Answer = Answer("accepted")
+    dispatched: Answer = Answer("accepted")
+    started: asyncio.Event = attrs.field(factory=asyncio.Event)
+    gate: asyncio.Event = attrs.field(factory=asyncio.Event)
+
+    def __attrs_post_init__(self) -> None:
+        self.gate.set()
+
+    async def spawn(self, spawn: Spawn, sink: EventSink) -> Answer:
+        self.told.append("spawn")
+        await self.gate.wait()
+        self.sinks[spawn.worker_id] = sink
+        return self.spawned
+
+    async def dispatch(self, dispatch: Dispatch) -> Answer:
+        self.told.append(f"dispatch {dispatch.input.content}")
+        await self.gate.wait()
+        return self.dispatched
+
+    def start(self, worker_id: WorkerId, input_id: str) -> None:
+        self.told.append("start")
+        self.started.set()
+
+    def withdraw(self, worker_id: WorkerId, input_id: str) -> None:
+        self.told.append("withdraw")
+
+    async def stop(self, worker_id: WorkerId, reason: str | None) -> Answer:
+        self.told.append("stop")
+        await self.gate.wait()
+        return Answer("accepted")
+
+    async def cancel(self, worker_id: WorkerId, reason: str | None) -> Answer:
+        self.told.append("cancel")
+        return Answer("accepted")
+
+    async def close(self) -> None:
+        self.told.append("close")
+
+    async def say(self, worker_id: WorkerId, *payloads: Payload) -> None:
+        await self.sinks[worker_id].emit(*payloads)
+
+    async def finish(self, worker_id: WorkerId) -> None:
+        await self.say(worker_id, RunEnd("finished"))
+
+
+@attrs.define(eq=False)
+class Published:
+    """A Listener that keeps everything, and can wait for it."""
+
+    events: list[EncodedEvent] = attrs.field(factory=list)
+    _changed: asyncio.Event = attrs.field(factory=asyncio.Event)
+
+    def publish(self, worker_id: WorkerId, events: Sequence[EncodedEvent]) -> None:
+        self.events += events
+        self._changed.set()
+
+    async def until(self, done: Callable[[list[EncodedEvent]], bool]) -> list[EncodedEvent]:
+        async with asyncio.timeout(10):
+            while not done(self.events):
+                self._changed.clear()
+                await self._changed.wait()
+        return self.events
+
+
+@pytest.fixture
+async def puppet() -> Puppet:
+    return Puppet()
+
+
+@pytest.fixture
+def store() -> MemoryStore:
+    return MemoryStore()
+
+
+@pytest.fixture
+async def runtime(store: MemoryStore, puppet: Puppet) -> AsyncIterator[Runtime]:
+    async with Runtime(store, puppet) as running:
+        yield running
+
+
+@pytest.fixture
+async def published(runtime: Runtime) -> Published:
+    listener = Published()
+    runtime.subscribe(listener)
+    return listener

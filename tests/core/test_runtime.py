@@ -1,0 +1,440 @@
+"""The Runtime as a program that embeds it sees it."""
+
+import asyncio
+import json
+import subprocess
+import sys
+
+import pytest
+
+from runtimed.core import Answer, Runtime
+from runtimed.errors import (
+    InvalidProfileSelector,
+    InvalidRequest,
+    InvalidWorkerId,
+    RuntimeStopped,
+    StoreFull,
+    StoreIo,
+    StatePoisoned,
+    WorkerExecutionRejected,
+    WorkerExecutionUnavailable,
+    WorkerNotFound,
+    WrongRuntime,
+)
+from runtimed.model.event import (
+    ErrorRaised,
+    RunEnd,
+    Shutdown,
+    Snapshot,
+    TextDelta,
+    TextDone,
+    ThinkingDelta,
+    ThinkingStart,
+    ToolCallArgsDelta,
+    ToolCallStart,
+    UserMessage,
+)
+from runtimed.model.identity import RuntimeId, WorkerId, WorkerRef, event_id
+from runtimed.model.interaction import WorkerInput
+from runtimed.model.worker import CreateWorkerRequest, NamedProfile, RoleIntent, TaskIntent, WorkerDetail
+from runtimed.store.memory import MemoryStore
+
+HELLO = WorkerInput("user", "hello")
+
+
+def names(events):
+    return [json.loads(event.payload)["event"] for event in events]
+
+
+async def create(runtime: Runtime) -> WorkerDetail:
+    return await runtime.create_worker(CreateWorkerRequest())
+
+
+def test_importing_the_core_pulls_in_no_http_no_command_line_and_no_database():
+    code = "import runtimed.core, sys; print(sorted({'aiohttp', 'click', 'apsw', 'cattrs'} & set(sys.modules)))"
+    found = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert found.stdout.strip() == "[]"
+
+
+def test_importing_the_package_pulls_in_nothing():
+    code = "import sys; before = set(sys.modules); import runtimed; print(set(sys.modules) - before)"
+    found = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert found.stdout.strip() == "{'runtimed'}"
+
+
+async def test_worker_ids_count_up_from_one(runtime):
+    created = [await create(runtime) for _ in range(3)]
+    assert [worker.worker_id for worker in created] == ["worker-00000001", "worker-00000002", "worker-00000003"]
+
+
+async def test_a_refused_create_uses_up_no_id(runtime):
+    with pytest.raises(InvalidProfileSelector):
+        await runtime.create_worker(CreateWorkerRequest(profile=NamedProfile("reviewer")))
+    assert (await create(runtime)).worker_id == "worker-00000001"
+
+
+@pytest.mark.parametrize(
+    ("request_", "field"),
+    [
+        (CreateWorkerRequest(intent=TaskIntent(" \t")), "intent.objective"),
+        (CreateWorkerRequest(intent=RoleIntent("")), "intent.role"),
+    ],
+)
+async def test_a_blank_intent_is_refused_with_its_field(runtime, request_, field):
+    with pytest.raises(InvalidRequest, match=field):
+        await runtime.create_worker(request_)
+    assert runtime.summary().worker_count == 0
+
+
+async def test_an_input_is_stored_before_the_backend_may_start_it(runtime, puppet, published):
+    worker = await create(runtime)
+    ack = await runtime.send_input(worker.worker_ref, HELLO)
+    assert puppet.told == ["spawn", "dispatch hello", "start"]
+    assert (ack.transcript_sequence, ack.event_id) == (1, event_id(published.events[0].sequence))
+    page = await runtime.transcript(worker.worker_ref)
+    assert [(item.role, item.content) for item in page.items] == [("user", "hello")]
+
+
+async def test_a_worker_is_busy_from_the_input_to_the_end_of_its_run(runtime, puppet, published):
+    worker = await create(runtime)
+    await runtime.send_input(worker.worker_ref, HELLO)
+    assert runtime.worker(worker.worker_ref).execution.run_state == "busy"
+    await puppet.finish(worker.worker_id)
+    await published.until(lambda events: "run_end" in names(events))
+    assert runtime.worker(worker.worker_ref).execution.run_state == "idle"
+
+
+async def test_an_error_ends_the_run_as_well(runtime, puppet, published):
+    worker = await create(runtime)
+    await runtime.send_input(worker.worker_ref, HELLO)
+    await puppet.say(worker.worker_id, ErrorRaised("provider_error", "no answer"))
+    await published.until(lambda events: "error" in names(events))
+    assert runtime.worker(worker.worker_ref).execution.run_state == "idle"
+
+
+@pytest.mark.parametrize("outcome", ["busy", "rejected", "errored", "unsupported"])
+async def test_a_refused_input_leaves_only_the_backends_word_behind(runtime, puppet, published, outcome):
+    worker = await create(runtime)
+    puppet.dispatched = Answer(outcome, "not now")
+    with pytest.raises(WorkerExecutionRejected, match="not now"):
+        await runtime.send_input(worker.worker_ref, HELLO)
+    after = runtime.worker(worker.worker_ref)
+    assert (after.execution.last_result.operation, after.execution.last_result.outcome) == ("input", outcome)
+    assert after.transcript_len == 0
+    assert published.events == []
+    assert "start" not in puppet.told
+
+
+async def test_a_spawn_that_fails_leaves_a_worker_that_says_why(runtime, puppet):
+    puppet.spawned = Answer("rejected", "install the agent")
+    worker = await create(runtime)
+    assert worker.execution.run_state == "rejected"
+    with pytest.raises(WorkerExecutionUnavailable, match="install the agent"):
+        await runtime.send_input(worker.worker_ref, HELLO)
+
+
+async def test_a_backend_that_raises_has_answered_that_it_failed(runtime, puppet, monkeypatch):
+    async def broken(*_):
+        raise OSError("boom")
+
+    monkeypatch.setattr(type(puppet), "spawn", broken)
+    worker = await create(runtime)
+    assert worker.execution.last_result.outcome == "errored"
+    assert "boom" not in worker.execution.last_result.message
+
+
+async def test_without_a_backend_workers_exist_but_take_no_input(store):
+    async with Runtime(store) as runtime:
+        worker = await create(runtime)
+        assert worker.execution.backend == "unconnected"
+        with pytest.raises(WorkerExecutionUnavailable):
+            await runtime.send_input(worker.worker_ref, HELLO)
+
+
+async def test_a_finished_text_becomes_an_entry_with_the_same_event(runtime, puppet, published):
+    worker = await create(runtime)
+    await puppet.say(worker.worker_id, TextDelta("he"), TextDelta("llo"), TextDone("hello"))
+    events = await published.until(lambda events: "text_done" in names(events))
+    item = (await runtime.transcript(worker.worker_ref)).items[0]
+    assert (item.role, item.content, item.event_id) == ("assistant", "hello", event_id(events[-1].sequence))
+
+
+async def test_stop_and_cancel_change_nothing_on_a_worker_that_is_over(runtime):
+    worker = await create(runtime)
+    first = await runtime.stop_worker(worker.worker_ref, "enough")
+    again = await runtime.stop_worker(worker.worker_ref)
+    cancelled = await runtime.cancel_worker(worker.worker_ref)
+    assert first == again == cancelled
+    assert first.status == "stopped"
+
+
+async def test_stops_at_the_same_time_end_the_worker_once(runtime, puppet, published):
+    worker = await create(runtime)
+    acks = await asyncio.gather(*(runtime.stop_worker(worker.worker_ref) for _ in range(5)))
+    assert len(set(acks)) == 1
+    assert puppet.told.count("stop") == 1
+    assert names(published.events) == ["shutdown"]
+
+
+async def test_a_stop_in_the_middle_of_a_run_closes_what_is_open(runtime, puppet, published):
+    worker = await create(runtime)
+    await runtime.send_input(worker.worker_ref, HELLO)
+    await puppet.say(
+        worker.worker_id,
+        ThinkingStart(),
+        ThinkingDelta("hm"),
+        ToolCallStart("1", "look"),
+        ToolCallArgsDelta("1", "{"),
+        TextDelta("half a "),
+    )
+    await runtime.stop_worker(worker.worker_ref, "enough")
+    assert names(published.events)[6:] == [
+        "thinking_done",
+        "tool_call_done",
+        "tool_result",
+        "text_done",
+        "alert",
+        "run_end",
+        "shutdown",
+    ]
+    assert (await runtime.transcript(worker.worker_ref)).items[-1].content == "half a "
+
+
+async def test_what_a_stopped_worker_still_says_is_dropped(runtime, puppet, published):
+    worker = await create(runtime)
+    await runtime.stop_worker(worker.worker_ref)
+    await puppet.say(worker.worker_id, TextDone("late"))
+    other = await create(runtime)
+    await puppet.say(other.worker_id, TextDone("on time"))
+    await published.until(lambda events: "text_done" in names(events))
+    assert names(published.events) == ["shutdown", "text_done"]
+
+
+async def test_an_input_during_a_stop_is_refused(runtime, puppet):
+    worker = await create(runtime)
+    puppet.gate.clear()
+    stopping = asyncio.ensure_future(runtime.stop_worker(worker.worker_ref))
+    async with asyncio.timeout(10):
+        while "stop" not in puppet.told:
+            await asyncio.sleep(0)
+    with pytest.raises(InvalidRequest, match="stopped"):
+        await runtime.send_input(worker.worker_ref, HELLO)
+    puppet.gate.set()
+    await stopping
+
+
+async def test_an_input_that_a_stop_overtakes_is_withdrawn(runtime, puppet):
+    worker = await create(runtime)
+    puppet.gate.clear()
+    sending = asyncio.ensure_future(runtime.send_input(worker.worker_ref, HELLO))
+    async with asyncio.timeout(10):
+        while "dispatch hello" not in puppet.told:
+            await asyncio.sleep(0)
+    await runtime.cancel_worker(worker.worker_ref)
+    puppet.gate.set()
+    with pytest.raises(InvalidRequest, match="cancelled"):
+        await sending
+    assert puppet.told[-1] == "withdraw"
+    assert (await runtime.transcript(worker.worker_ref)).items == ()
+
+
+async def test_a_caller_that_goes_away_takes_nothing_back(runtime, puppet, published):
+    worker = await create(runtime)
+    sending = asyncio.ensure_future(runtime.send_input(worker.worker_ref, HELLO))
+    await asyncio.sleep(0)
+    await asyncio.sleep(0)
+    sending.cancel()
+    await asyncio.gather(sending, return_exceptions=True)
+    told = puppet.told[1:]
+    assert told in (["dispatch hello", "start"], ["dispatch hello", "withdraw"], [])
+    assert (runtime.worker(worker.worker_ref).transcript_len == 1) == ("start" in told)
+
+
+async def test_a_create_goes_on_when_its_caller_goes_away(runtime, puppet):
+    puppet.gate.clear()
+    creating = asyncio.ensure_future(create(runtime))
+    async with asyncio.timeout(10):
+        while "spawn" not in puppet.told:
+            await asyncio.sleep(0)
+    creating.cancel()
+    await asyncio.gather(creating, return_exceptions=True)
+    puppet.gate.set()
+    ref = runtime.ref("worker-00000001")
+    async with asyncio.timeout(10):
+        while runtime.worker(ref).execution.backend != "connected":
+            await asyncio.sleep(0)
+
+
+async def test_the_runtimes_own_events_cannot_be_forged(runtime, puppet):
+    worker = await create(runtime)
+    snapshot = (await runtime.snapshot(worker.worker_ref)).payload
+    for payload in (UserMessage(()), snapshot, Shutdown()):
+        with pytest.raises(ValueError, match=payload.event):
+            await puppet.say(worker.worker_id, payload)
+
+
+async def test_an_event_that_cannot_be_encoded_is_dropped_and_the_rest_survives(runtime, puppet, published):
+    worker = await create(runtime)
+    await puppet.say(worker.worker_id, TextDelta("before"))
+    await asyncio.gather(
+        puppet.say(worker.worker_id, TextDelta("\ud800")), puppet.say(worker.worker_id, TextDelta("after"))
+    )
+    events = await published.until(lambda events: len(events) == 2)
+    assert [json.loads(event.payload)["data"]["text"] for event in events] == ["before", "after"]
+
+
+async def test_another_runtimes_worker_is_not_ours(runtime):
+    worker = await create(runtime)
+    with pytest.raises(WrongRuntime):
+        runtime.worker(WorkerRef(RuntimeId("runtime-other"), worker.worker_id))
+
+
+async def test_ids_are_checked_before_they_are_looked_up(runtime):
+    with pytest.raises(InvalidWorkerId):
+        runtime.ref("worker-1")
+    with pytest.raises(WorkerNotFound):
+        runtime.worker(runtime.ref("worker-0000002a"))
+
+
+async def test_a_snapshot_of_any_moment_holds_what_was_said_by_then(runtime, puppet, published):
+    worker = await create(runtime)
+    ref = worker.worker_ref
+    await runtime.send_input(ref, HELLO)
+    await puppet.say(worker.worker_id, TextDelta("a"), TextDelta("b"), TextDone("ab"), RunEnd("finished"))
+    events = await published.until(lambda events: "run_end" in names(events))
+    seen = []
+    for event in events:
+        payload = (await runtime.snapshot(ref, event.sequence)).payload
+        assert isinstance(payload, Snapshot)
+        open_text = [block.text for block in payload.in_flight.blocks] if payload.in_flight else []
+        seen.append(([entry.content for entry in payload.entries], open_text, payload.status))
+    assert seen == [
+        (["hello"], [], "running"),
+        (["hello"], ["a"], "running"),
+        (["hello"], ["ab"], "running"),
+        (["hello", "ab"], [], "running"),
+        (["hello", "ab"], [], "idle"),
+    ]
+
+
+async def test_a_restart_on_the_same_store_goes_on_where_it_was(store, puppet):
+    async with Runtime(store, puppet, runtime_id="rt") as first:
+        worker = await create(first)
+        await first.send_input(worker.worker_ref, HELLO)
+        await puppet.say(worker.worker_id, TextDelta("half"))
+        head = first.head
+    async with Runtime(store, puppet, runtime_id="rt") as second:
+        again = second.worker(worker.worker_ref)
+        assert (again.status, again.execution.backend) == ("running", "unconnected")
+        assert second.head > head
+        page = await second.transcript(worker.worker_ref)
+        assert [item.content for item in page.items] == ["hello", "half"]
+        with pytest.raises(WorkerExecutionUnavailable):
+            await second.send_input(worker.worker_ref, HELLO)
+        assert (await create(second)).worker_id == "worker-00000002"
+
+
+async def test_a_run_that_the_end_cut_is_closed_at_the_next_start_and_only_once(store, puppet):
+    async with Runtime(store, puppet) as first:
+        worker = await create(first)
+        await first.send_input(worker.worker_ref, HELLO)
+        before = first.head
+    for _ in range(2):
+        async with Runtime(store, puppet) as later:
+            events = await later.events(worker.worker_ref, before)
+            assert names(events) == ["error", "run_end"]
+
+
+async def test_a_closed_runtime_takes_nothing_more(store, puppet):
+    runtime = Runtime(store, puppet)
+    await runtime.start()
+    worker = await create(runtime)
+    await runtime.close()
+    await runtime.close()
+    for request in (create(runtime), runtime.send_input(worker.worker_ref, HELLO)):
+        with pytest.raises(RuntimeStopped):
+            await request
+    assert runtime.summary().status == "stopped"
+
+
+class Faulty(MemoryStore):
+    """A real store whose commits fail while a test wants them to."""
+
+    fault: Exception | None = None
+
+    def commit(self, change):
+        if self.fault is None:
+            return super().commit(change)
+        failed = asyncio.get_running_loop().create_future()
+        failed.set_exception(self.fault)
+        return failed
+
+
+async def test_a_full_store_refuses_requests_and_keeps_what_the_backend_said(puppet):
+    store = Faulty()
+    async with Runtime(store, puppet) as runtime:
+        worker = await create(runtime)
+        store.fault = StoreFull("there is no room")
+        await puppet.say(worker.worker_id, TextDone("kept"))
+        with pytest.raises(StoreFull):
+            await runtime.send_input(worker.worker_ref, HELLO)
+        assert puppet.told[-1] == "withdraw"
+        assert runtime.worker(worker.worker_ref).transcript_len == 0
+        store.fault = None
+        await runtime.send_input(worker.worker_ref, HELLO)
+        page = await runtime.transcript(worker.worker_ref)
+        assert [item.content for item in page.items] == ["kept", "hello"]
+
+
+async def test_after_a_failed_write_nothing_more_is_accepted_or_published(puppet):
+    store = Faulty()
+    async with Runtime(store, puppet) as runtime:
+        worker = await create(runtime)
+        head = runtime.head
+        store.fault = StoreIo("the disk is gone")
+        with pytest.raises(StoreIo):
+            await runtime.send_input(worker.worker_ref, HELLO)
+        store.fault = None
+        with pytest.raises(StatePoisoned):
+            await runtime.send_input(worker.worker_ref, HELLO)
+        assert runtime.head == head
+        assert isinstance(runtime.poisoned.result(), StoreIo)
+
+
+async def test_a_backend_is_made_to_wait_while_the_store_is_behind(puppet):
+    class Slow(MemoryStore):
+        held: list = []
+        hold = False
+
+        def commit(self, change):
+            if not self.hold:
+                return super().commit(change)
+            committed = asyncio.get_running_loop().create_future()
+            self.held.append((change, committed))
+            return committed
+
+        def release(self):
+            self.hold = False
+            for change, committed in self.held:
+                super().commit(change).add_done_callback(lambda done, to=committed: to.set_result(done.result()))
+
+    store = Slow()
+    async with Runtime(store, puppet) as runtime:
+        worker = await create(runtime)
+        store.hold = True
+
+        async def chatter():
+            for number in range(10_000):
+                await puppet.say(worker.worker_id, TextDelta(str(number)))
+
+        talking = asyncio.ensure_future(chatter())
+        for _ in range(2_000):
+            await asyncio.sleep(0)
+        assert not talking.done()
+        store.release()
+        async with asyncio.timeout(30):
+            await talking
+        ref = runtime.ref(WorkerId(worker.worker_id))
+        async with asyncio.timeout(10):
+            while runtime.newest_sequence(ref) < 10_000:
+                await asyncio.sleep(0)

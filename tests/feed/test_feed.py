@@ -1,0 +1,168 @@
+"""Readers of the feed: every event once and in order, from the ring or from the store."""
+
+import asyncio
+import json
+
+import pytest
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+
+from runtimed.core import Answer, Runtime
+from runtimed.errors import CursorUnknownOrExpired, UpstreamClosed, WorkerNotFound, WrongRuntimeCursor
+from runtimed.feed import Feed
+from runtimed.model.event import TextDelta, TextDone
+from runtimed.model.identity import EventCursor, RuntimeId
+from runtimed.model.worker import CreateWorkerRequest
+from runtimed.store.memory import MemoryStore
+
+
+class Talker:
+    """An ExecutionBackend whose Workers say what a test says."""
+
+    def __init__(self):
+        self.sinks = {}
+
+    async def spawn(self, spawn, sink):
+        self.sinks[spawn.worker_id] = sink
+        return Answer("accepted")
+
+    async def dispatch(self, dispatch):
+        return Answer("accepted")
+
+    def start(self, worker_id, input_id): ...
+
+    def withdraw(self, worker_id, input_id): ...
+
+    async def stop(self, worker_id, reason):
+        return Answer("accepted")
+
+    async def cancel(self, worker_id, reason):
+        return Answer("accepted")
+
+    async def close(self): ...
+
+
+async def worker_of(runtime):
+    return (await runtime.create_worker(CreateWorkerRequest())).worker_ref
+
+
+async def said(runtime, backend, ref, count, start=0):
+    for number in range(start, start + count):
+        await backend.sinks[ref.worker_id].emit(TextDelta(str(number)))
+    async with asyncio.timeout(10):
+        while True:
+            seen = await runtime.snapshot(ref)
+            text = seen.payload.in_flight.blocks[0].text if seen.payload.in_flight else ""
+            if text.endswith(str(start + count - 1)):
+                return
+            await asyncio.sleep(0)
+
+
+def envelopes(frames):
+    return [json.loads(frame)["envelope"] for frame in frames]
+
+
+async def read_until(reader, cursor):
+    frames = []
+    async with asyncio.timeout(10):
+        while not frames or envelopes(frames[-1:])[0]["cursor"] != cursor:
+            frames += await reader.read()
+    return frames
+
+
+def newest(runtime, ref):
+    return runtime.worker(ref).last_event_id
+
+
+async def test_a_reader_without_a_cursor_begins_behind_the_newest_event():
+    backend = Talker()
+    async with Runtime(MemoryStore(), backend) as runtime:
+        ref = await worker_of(runtime)
+        await said(runtime, backend, ref, 3)
+        with Feed(runtime).open(ref) as reader:
+            snapshot = json.loads(await reader.snapshot())["envelope"]
+            assert snapshot["cursor"] == newest(runtime, ref)
+            await said(runtime, backend, ref, 1, start=3)
+            assert [event["payload"]["data"]["text"] for event in envelopes(await reader.read())] == ["3"]
+
+
+async def test_a_reader_that_the_ring_cannot_serve_reads_from_the_store():
+    backend = Talker()
+    async with Runtime(MemoryStore(), backend) as runtime:
+        feed = Feed(runtime, ring_bytes=2_000)
+        ref = await worker_of(runtime)
+        with feed.open(ref) as reader:
+            await said(runtime, backend, ref, 300)
+            frames = await read_until(reader, newest(runtime, ref))
+    assert [event["payload"]["data"]["text"] for event in envelopes(frames)] == [str(n) for n in range(300)]
+
+
+@settings(max_examples=25, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@given(
+    ring_bytes=st.integers(500, 6_000),
+    bursts=st.lists(st.integers(1, 40), min_size=1, max_size=8),
+    joins=st.lists(st.tuples(st.integers(0, 7), st.integers(0, 300)), max_size=6),
+)
+async def test_every_reader_sees_every_event_once_whenever_it_joins(ring_bytes, bursts, joins):
+    backend = Talker()
+    async with Runtime(MemoryStore(), backend) as runtime:
+        feed = Feed(runtime, ring_bytes=ring_bytes)
+        ref = await worker_of(runtime)
+        readers = []
+
+        async def observe(sequence):
+            cursor = EventCursor(runtime.runtime_id, sequence)
+            seen = []
+            with feed.open(ref, cursor) as reader:
+                try:
+                    while True:
+                        seen += envelopes(await reader.read())
+                except UpstreamClosed:
+                    return sequence, [event["cursor"] for event in seen]
+
+        for index, burst in enumerate(bursts):
+            for when, sequence in joins:
+                if when == index:
+                    readers.append(asyncio.ensure_future(observe(min(sequence, runtime.head))))
+            for _ in range(burst):
+                await backend.sinks[ref.worker_id].emit(TextDelta("x"))
+            await asyncio.sleep(0)
+        await backend.sinks[ref.worker_id].emit(TextDone("x"))
+        async with asyncio.timeout(20):
+            while runtime.worker(ref).transcript_len == 0:
+                await asyncio.sleep(0)
+        everything = []
+        while page := await runtime.events(ref, everything[-1].sequence if everything else 0):
+            everything += page
+        feed.close()
+        for sequence, seen in await asyncio.gather(*readers):
+            assert seen == [f"wo_{event.sequence:016x}" for event in everything if event.sequence > sequence]
+
+
+async def test_a_cursor_from_the_future_or_of_another_runtime_is_refused():
+    backend = Talker()
+    async with Runtime(MemoryStore(), backend) as runtime:
+        feed = Feed(runtime)
+        ref = await worker_of(runtime)
+        with pytest.raises(CursorUnknownOrExpired), feed.open(ref, EventCursor(runtime.runtime_id, 1)):
+            pass
+        with pytest.raises(WrongRuntimeCursor), feed.open(ref, EventCursor(RuntimeId("other"), 0)):
+            pass
+        with pytest.raises(WorkerNotFound), feed.open(runtime.ref("worker-000000ff")):
+            pass
+
+
+async def test_closing_the_feed_ends_readers_behind_what_they_have_not_read_yet():
+    backend = Talker()
+    async with Runtime(MemoryStore(), backend) as runtime:
+        feed = Feed(runtime)
+        ref = await worker_of(runtime)
+        with feed.open(ref) as reader:
+            await said(runtime, backend, ref, 2)
+            feed.close()
+            feed.close()
+            assert len(await reader.read()) == 2
+            with pytest.raises(UpstreamClosed):
+                await reader.read()
+        with pytest.raises(UpstreamClosed), feed.open(ref):
+            pass

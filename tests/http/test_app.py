@@ -1,0 +1,112 @@
+"""The application as another aiohttp program mounts it."""
+
+import asyncio
+import json
+
+import aiohttp
+import pytest
+from aiohttp import WSMsgType, web
+
+from runtimed.core import Runtime
+from runtimed.http import make_app
+from runtimed.settings import Settings, load
+from runtimed.store.memory import MemoryStore
+
+from .conftest import TOKEN, serving
+
+
+async def test_it_can_be_mounted_in_another_application_on_a_socket_that_somebody_else_bound():
+    async with Runtime(MemoryStore()) as runtime:
+        parent = web.Application()
+
+        async def home(_request: web.Request) -> web.Response:
+            return web.Response(text="home")
+
+        parent.router.add_get("/", home)
+        parent.add_subapp("/agents/", make_app(runtime, token=TOKEN))
+        runner = web.AppRunner(parent)
+        await runner.setup()
+        site = web.TCPSite(runner, "127.0.0.1", 0)
+        await site.start()
+        port = runner.addresses[0][1]
+        try:
+            async with aiohttp.ClientSession() as client:
+                url = f"http://127.0.0.1:{port}"
+                async with client.get(f"{url}/") as answer:
+                    assert await answer.text() == "home"
+                async with client.get(f"{url}/agents/v1/runtime") as answer:
+                    assert answer.status == 401
+                bearer = {"Authorization": f"Bearer {TOKEN}"}
+                async with client.get(f"{url}/agents/v1/runtime", headers=bearer) as answer:
+                    assert (await answer.json())["runtime"]["runtime_id"] == runtime.runtime_id
+                async with client.get(f"{url}/agents/nothing", headers=bearer) as answer:
+                    assert (answer.status, (await answer.json())["error"]["code"]) == (404, "not_found")
+        finally:
+            await runner.cleanup()
+
+
+async def test_without_a_token_everybody_is_let_in_but_browsers_and_strangers_are_not():
+    async with Runtime(MemoryStore()) as runtime:
+        app = make_app(runtime, token=None)
+        runner = web.AppRunner(app)
+        await runner.setup()
+        site = web.TCPSite(runner, "127.0.0.1", 0)
+        await site.start()
+        url = f"http://127.0.0.1:{runner.addresses[0][1]}/v1/runtime"
+        try:
+            async with aiohttp.ClientSession() as client:
+                for headers, status in (({}, 200), ({"Origin": url}, 403), ({"Host": "evil.example"}, 421)):
+                    async with client.get(url, headers=headers) as answer:
+                        assert answer.status == status
+        finally:
+            await runner.cleanup()
+
+
+async def test_observers_are_told_when_it_shuts_down(runtime):
+    async with serving(runtime) as served:
+        async with served.client.post(f"{served.url}/v1/workers", json={}) as answer:
+            worker_id = (await answer.json())["worker"]["worker_id"]
+        socket = await served.client.ws_connect(f"{served.url}/v1/workers/{worker_id}/events/ws")
+        await socket.receive()
+        observing = asyncio.ensure_future(drained(socket))
+        await served.server.close()
+        frames, code = await observing
+    assert json.loads(frames[-1])["diagnostic"]["code"] == "runtime.upstream_closed"
+    assert code == aiohttp.WSCloseCode.GOING_AWAY
+
+
+async def drained(socket):
+    frames = []
+    async with asyncio.timeout(10):
+        while (message := await socket.receive()).type is WSMsgType.TEXT:
+            frames.append(message.data)
+    return frames, socket.close_code
+
+
+async def test_observers_that_leave_leave_no_task_behind(served):
+    async with served.client.post(f"{served.url}/v1/workers", json={}) as answer:
+        worker_id = (await answer.json())["worker"]["worker_id"]
+    before = len(asyncio.all_tasks())
+    url = f"{served.url}/v1/workers/{worker_id}/events/ws"
+    for _ in range(5):
+        sockets = [await served.client.ws_connect(url) for _ in range(20)]
+        for socket in sockets:
+            await socket.receive()
+        await asyncio.gather(*(socket.close() for socket in sockets))
+    async with asyncio.timeout(10):
+        while len(asyncio.all_tasks()) > before + 2:
+            await asyncio.sleep(0.01)
+
+
+def test_the_settings_never_show_the_token(monkeypatch):
+    monkeypatch.setenv("RUNTIMED_TOKEN", TOKEN)
+    settings = load({})
+    assert settings.token == TOKEN
+    assert TOKEN not in repr(settings)
+
+
+@pytest.mark.parametrize("name", ["heartbeat_s", "max_body_bytes"])
+def test_every_limit_is_a_setting(monkeypatch, name):
+    monkeypatch.setenv(f"RUNTIMED_{name.upper()}", "7")
+    assert getattr(load({}), name) == 7
+    assert getattr(Settings(), name) != 7

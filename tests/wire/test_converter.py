@@ -1,0 +1,170 @@
+"""Bodies are read strictly, and what is written can be read again."""
+
+import attrs
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from runtimed.errors import InvalidJson
+from runtimed.model.event import (
+    Greeting,
+    InFlight,
+    Payload,
+    Shutdown,
+    Snapshot,
+    SystemItem,
+    TextBlock,
+    TextDelta,
+    TextSegment,
+    ThinkingStart,
+    ToolCallBlock,
+    ToolResult,
+    Usage,
+    UserMessage,
+)
+from runtimed.model.execution import Execution
+from runtimed.model.worker import BuiltinProfile, CreateWorkerRequest, RoleIntent
+from runtimed.wire.converter import decode, encode, encode_payload, restore_payload
+from runtimed.wire.json import MAX_DEPTH
+
+
+@pytest.mark.parametrize(
+    ("body", "path"),
+    [
+        (b'{"profile":{"kind":"other"}}', "profile.kind"),
+        (b'{"profile":{"kind":"named"}}', "profile.value"),
+        (b'{"profile":{"kind":"named","value":3}}', "profile.value"),
+        (b'{"profile":{"kind":"named","value":"a","more":1}}', "profile.more"),
+        (b'{"profile":{"kind":"runtime_default","value":"a"}}', "profile.value"),
+        (b'{"profile":{"kind":"builtin","kind":"named"}}', "profile.kind"),
+        (b'{"profile":{}}', "profile.kind"),
+        (b'{"profile":[]}', "profile"),
+        (b'{"intent":{"kind":{}}}', "intent.kind"),
+        (b'{"intent":{"kind":"task"}}', "intent.objective"),
+        (b'{"intent":{"kind":"assistant","purpose":true}}', "intent.purpose"),
+        (b'{"requested_capabilities":[{"name":"a"},{"name":1}]}', "requested_capabilities[1].name"),
+        (b'{"requested_capabilities":[{"name":"a","name":"b"}]}', "requested_capabilities[0].name"),
+        (b'{"requested_capabilities":{}}', "requested_capabilities"),
+        (b'{"requested_capabilities":null}', "requested_capabilities"),
+        (b'{"workspace_refs":"abc"}', "workspace_refs"),
+        (b'{"config_bundle":{"id":"a"}}', "config_bundle.digest"),
+        (b'{"intent":{"kind":"task","objective":"\\ud800"}}', "intent.objective"),
+        (b'{"surprise":1}', "surprise"),
+    ],
+)
+def test_what_is_wrong_is_named_by_its_path(body, path):
+    with pytest.raises(InvalidJson) as refusal:
+        decode(body, CreateWorkerRequest)
+    assert refusal.value.path == path
+    assert refusal.value.message.startswith(f"{path}: ")
+
+
+@pytest.mark.parametrize(
+    "body",
+    [
+        b"",
+        b"nothing",
+        b"[null]",
+        b"null",
+        b"3",
+        b'"text"',
+        b'{"a":NaN}',
+        b'{"a":-Infinity}',
+        b"{'a':1}",
+        b'{"a":1,}',
+        b"\xff\xfe",
+        b'\xef\xbb\xbf{"intent":{}}',
+        b"[" * 100_000,
+        b'{"a":' * 100_000,
+        b"1" * 5_000,
+        b'{"a":' + b"1" * 5_000 + b"}",
+        b'{"a":1.' + b"1" * 5_000 + b"}",
+        b'{"a":"\x00"}',
+    ],
+)
+def test_a_body_that_is_no_json_object_is_refused_in_one_line(body):
+    with pytest.raises(InvalidJson) as refusal:
+        decode(body, CreateWorkerRequest)
+    assert "\n" not in refusal.value.message
+    assert len(refusal.value.message) < 200
+
+
+def test_nesting_is_accepted_up_to_the_limit_and_refused_behind_it():
+    deep = b"[" * (MAX_DEPTH + 1) + b"]" * (MAX_DEPTH + 1)
+    with pytest.raises(InvalidJson, match="nested too deeply"):
+        decode(deep, CreateWorkerRequest)
+    with pytest.raises(InvalidJson, match="expected an object, got an array"):
+        decode(b"[" * MAX_DEPTH + b"]" * MAX_DEPTH, CreateWorkerRequest)
+
+
+@given(st.binary(max_size=200))
+def test_no_bytes_at_all_provoke_anything_but_invalid_json(body):
+    try:
+        decode(body, CreateWorkerRequest)
+    except InvalidJson:
+        pass
+
+
+@given(
+    st.recursive(
+        st.none() | st.booleans() | st.floats() | st.integers() | st.text(),
+        lambda inner: st.lists(inner, max_size=3) | st.dictionaries(st.sampled_from(["kind", "value", "profile", "intent"]), inner),
+        max_leaves=12,
+    )
+)
+def test_no_json_at_all_provokes_anything_but_invalid_json(value):
+    import json
+
+    try:
+        decode(json.dumps({"profile": value, "intent": value}).encode(), CreateWorkerRequest)
+    except InvalidJson:
+        pass
+
+
+def test_null_means_unset_for_an_optional_field():
+    assert decode(b'{"config_bundle":null,"intent":{"kind":"assistant","purpose":null}}', CreateWorkerRequest) == (
+        CreateWorkerRequest()
+    )
+
+
+def test_a_member_of_a_union_is_written_with_its_tag():
+    request = CreateWorkerRequest(intent=RoleIntent("reviewer"), profile=BuiltinProfile("builtin:echo"))
+    assert encode(request) == (
+        b'{"intent":{"kind":"role","role":"reviewer"},"profile":{"kind":"builtin","value":"builtin:echo"}}'
+    )
+    assert decode(encode(request), CreateWorkerRequest) == request
+
+
+def test_fields_without_a_default_are_written_even_when_they_are_null():
+    assert encode(Usage(None, 3)) == b'{"input_tokens":null,"output_tokens":3}'
+    assert encode(Execution("unconnected", "unconnected")) == b'{"backend":"unconnected","run_state":"unconnected"}'
+
+
+@pytest.mark.parametrize(
+    "payload",
+    [
+        UserMessage((TextSegment("hi"), TextSegment("there"))),
+        SystemItem({"kind": "plan", "steps": [1, {"done": None}]}),
+        ThinkingStart(),
+        Shutdown(),
+        TextDelta("ünïcödé \N{SNAKE}"),
+        ToolResult("a", "done", is_error=False, output="out", exit_status=0),
+        Usage(None, 3),
+        Snapshot(
+            (),
+            Greeting("w", "", "", "", "", ("shell",), 0, 0),
+            "running",
+            InFlight((TextBlock("x"), ToolCallBlock("1", "look", "{", "streaming_args"))),
+        ),
+    ],
+)
+def test_a_payload_survives_being_stored(payload):
+    assert restore_payload(encode_payload(payload)) == payload
+
+
+def test_every_payload_has_a_name_of_its_own():
+    from typing import get_args
+
+    found = [member.event for member in get_args(Payload)]
+    assert len(set(found)) == len(found) == 23
+    assert all(attrs.has(member) for member in get_args(Payload))
