@@ -88,7 +88,7 @@ def _serve(loaded: Any) -> int:
         with asyncio.Runner(loop_factory=_loop_factory()) as runner:
             failure = runner.run(daemon.run(loaded, _announce))
     except StoreError as error:
-        return _complain(error, STORE_FAILED)
+        return _complain(error, FAILURE)
     return OK if failure is None else _complain(failure, STORE_FAILED)
 
 

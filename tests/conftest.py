@@ -4,13 +4,14 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from blockbuster import blockbuster_ctx
+from blockbuster import BlockBuster, blockbuster_ctx
 
 
 @pytest.fixture(autouse=True)
-def _the_event_loop_never_blocks() -> Iterator[None]:
-    with blockbuster_ctx(["runtimed", "runtimectl"]):
-        yield
+def blockbuster() -> Iterator[BlockBuster]:
+    """The event loop never blocks."""
+    with blockbuster_ctx(["runtimed", "runtimectl"]) as found:
+        yield found
 
 
 @pytest.fixture(autouse=True)

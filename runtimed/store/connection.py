@@ -1,0 +1,67 @@
+"""Connections to the store's database, and what their errors mean to the core."""
+
+import contextlib
+from collections.abc import Iterator
+from pathlib import Path
+
+import apsw
+
+from runtimed.errors import StoreCorrupt, StoreFull, StoreIo, StoreMissing, StoreUnsupported
+
+BUSY_MS = 2_000
+"""How long a statement waits for a checkpoint or a page being read; nobody else has the database open."""
+
+MAX_IDLE_LOG_BYTES = 16 * 1024 * 1024
+"""What is left of a write-ahead log that a large Change made grow."""
+
+FULL = "the store is full: nothing of this was stored; make room and try again"
+
+
+def connect(database: Path) -> apsw.Connection:
+    """The connection that writes. A commit is on the disk when it returns; checkpoints are left to the owner."""
+    connection = _open(database, apsw.SQLITE_OPEN_READWRITE)
+    try:
+        connection.pragma("synchronous", "FULL")
+        connection.pragma("foreign_keys", "OFF")
+        connection.pragma("journal_size_limit", MAX_IDLE_LOG_BYTES)
+        connection.pragma("wal_autocheckpoint", 0)
+    except BaseException:
+        connection.close()
+        raise
+    return connection
+
+
+def use_log(connection: apsw.Connection) -> None:
+    """Turn the write-ahead log on. Raises StoreUnsupported where the file system can't have it."""
+    if connection.pragma("journal_mode", "WAL") != "wal":
+        raise StoreUnsupported("the store's file system has no shared memory: expected a local disk")
+
+
+def connect_reader(database: Path) -> apsw.Connection:
+    """A connection that only reads."""
+    return _open(database, apsw.SQLITE_OPEN_READONLY)
+
+
+def _open(database: Path, flags: int) -> apsw.Connection:
+    connection = apsw.Connection(str(database), flags=flags | apsw.SQLITE_OPEN_NOFOLLOW)
+    connection.set_busy_timeout(BUSY_MS)
+    connection.pragma("temp_store", "MEMORY")
+    connection.pragma("cell_size_check", "ON")
+    # The writer checkpoints by itself; after a failed write nothing may touch the files any more.
+    connection.config(apsw.SQLITE_DBCONFIG_NO_CKPT_ON_CLOSE, 1)
+    return connection
+
+
+@contextlib.contextmanager
+def translated() -> Iterator[None]:
+    """Raise what SQLite raises as the StoreError that it is."""
+    try:
+        yield
+    except apsw.CantOpenError as error:
+        raise StoreMissing(f"the store's files cannot be opened: {error}") from error
+    except (apsw.CorruptError, apsw.NotADBError, UnicodeDecodeError) as error:
+        raise StoreCorrupt(f"the store is damaged: {error}") from error
+    except apsw.FullError as error:
+        raise StoreFull(FULL) from error
+    except (apsw.Error, OSError) as error:
+        raise StoreIo(f"the store cannot be read: {error}") from error

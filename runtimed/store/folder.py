@@ -1,0 +1,173 @@
+"""The folder of a durable store: who may look into it, and who has it open."""
+
+import contextlib
+import errno
+import fcntl
+import os
+import re
+import secrets
+import stat
+from collections.abc import Iterator
+from pathlib import Path
+from types import TracebackType
+
+from runtimed.errors import StoreInUse, StoreUnsupported
+from runtimed.model.identity import WorkerId
+
+LOCK = "lock"
+DATABASE = "runtime.sqlite3"
+TOKEN = "token"  # noqa: S105 the name of a file
+WORKERS = "workers"
+MAX_TOKEN_BYTES = 1_024
+PID_WIDTH = 10
+
+_TOKEN_TEXT = re.compile(r"[!-~]+", re.ASCII)
+_FLAGS = os.O_NOFOLLOW | os.O_CLOEXEC | os.O_NONBLOCK
+
+
+class StoreFolder:
+    """A folder that this user alone may enter, and one process at a time owns, from `with` on.
+
+    Folders are 0700 and files 0600 whatever the umask; symlinks and what belongs to others are refused. All of it
+    blocks. Raises StoreUnsupported for what can't be used, with the name inside the folder and what is accepted.
+    """
+
+    def __init__(self, path: Path) -> None:
+        self._path = path
+        self._lock: int | None = None
+
+    def __enter__(self) -> Path:
+        """Take the folder and return the path of its database. Raises StoreInUse when another process has it."""
+        _make_folder(self._path, "the store", parents=True)
+        self._path = self._path.resolve()
+        lock = _open_private(self._path / LOCK, os.O_RDWR | os.O_CREAT)
+        try:
+            _own(lock)
+            database = self._prepare_database()
+        except BaseException:
+            os.close(lock)
+            raise
+        self._lock = lock
+        return database
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        """Let go of the folder; the lock's file stays, so that two owners can never hold two different ones."""
+        if self._lock is not None:
+            os.close(self._lock)
+            self._lock = None
+
+    def read_or_make_token(self) -> tuple[str, Path]:
+        """The token in this folder and its file; the first time, a new one of 256 bits. For the owner only."""
+        path = self._path / TOKEN
+        if not os.path.lexists(path):
+            _write_new(path, secrets.token_urlsafe(32))
+        return _read_token(path), path
+
+    def worker_folder(self, worker_id: WorkerId) -> Path:
+        """The folder that a Worker may call its own, made when it is not there yet."""
+        workers = self._path / WORKERS
+        _make_folder(workers, WORKERS)
+        _make_folder(workers / worker_id, f"{WORKERS}/{worker_id}")
+        return workers / worker_id
+
+    def _prepare_database(self) -> Path:
+        database = self._path / DATABASE
+        os.close(_open_private(database, os.O_RDWR | os.O_CREAT))
+        for companion in (Path(f"{database}{suffix}") for suffix in ("-wal", "-shm", "-journal")):
+            if os.path.lexists(companion):
+                os.close(_open_private(companion, os.O_RDWR))
+        with _refused(DATABASE):
+            _sync(self._path)
+        return database
+
+
+@contextlib.contextmanager
+def _refused(name: str) -> Iterator[None]:
+    """What the system says to a file or a folder, as StoreUnsupported."""
+    try:
+        yield
+    except OSError as error:
+        if error.errno == errno.ELOOP:
+            raise StoreUnsupported(f"{name}: expected a regular file, not a symlink") from error
+        raise StoreUnsupported(f"{name}: {error.strerror}") from error
+
+
+def _make_folder(path: Path, name: str, *, parents: bool = False) -> None:
+    """A folder of 0700, made or tightened."""
+    with _refused(name):
+        if not os.path.lexists(path):
+            path.mkdir(mode=0o700, parents=parents, exist_ok=True)
+            _sync(path.parent)
+        if path.is_symlink() or not path.is_dir():
+            raise StoreUnsupported(f"{name}: expected a folder, not a symlink or a file")
+        handle = os.open(path, os.O_RDONLY | os.O_DIRECTORY | _FLAGS)
+        try:
+            _tighten(handle, name, 0o700)
+        finally:
+            os.close(handle)
+
+
+def _open_private(path: Path, flags: int) -> int:
+    """A regular file of this user, 0600."""
+    with _refused(path.name):
+        handle = os.open(path, flags | _FLAGS, 0o600)
+        try:
+            _tighten(handle, path.name, 0o600)
+        except BaseException:
+            os.close(handle)
+            raise
+        return handle
+
+
+def _tighten(handle: int, name: str, mode: int) -> None:
+    found = os.fstat(handle)
+    if not stat.S_ISREG(found.st_mode) and not stat.S_ISDIR(found.st_mode):
+        raise StoreUnsupported(f"{name}: expected a regular file")
+    if found.st_uid != os.geteuid():
+        raise StoreUnsupported(f"{name}: it belongs to another user; expected one of this user")
+    if stat.S_IMODE(found.st_mode) != mode:
+        os.fchmod(handle, mode)
+
+
+def _own(lock: int) -> None:
+    """Take the lock, which no child inherits, and write down whose it is."""
+    try:
+        fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        owner = os.pread(lock, PID_WIDTH, 0).strip()
+        raise StoreInUse(int(owner) if owner.isdigit() else None) from None
+    with _refused(LOCK):
+        os.pwrite(lock, f"{os.getpid():<{PID_WIDTH}}\n".encode(), 0)
+
+
+def _write_new(path: Path, text: str) -> None:
+    """A file that is there with its text, or not at all."""
+    draft = path.with_name(f".{path.name}")
+    draft.unlink(missing_ok=True)
+    with _refused(path.name), os.fdopen(_open_private(draft, os.O_WRONLY | os.O_CREAT | os.O_EXCL), "w") as file:
+        file.write(f"{text}\n")
+        file.flush()
+        os.fsync(file.fileno())
+    draft.rename(path)
+    _sync(path.parent)
+
+
+def _read_token(path: Path) -> str:
+    with _refused(path.name), os.fdopen(os.open(path, os.O_RDONLY | _FLAGS), "rb") as file:
+        found = os.fstat(file.fileno())
+        if not stat.S_ISREG(found.st_mode) or found.st_uid != os.geteuid() or found.st_mode & 0o077:
+            raise StoreUnsupported(f"{path.name}: expected a regular file of this user with mode 0600")
+        text = file.read(MAX_TOKEN_BYTES).decode("latin-1").strip()
+    if not _TOKEN_TEXT.fullmatch(text):
+        raise StoreUnsupported(f"{path.name}: expected one line of visible ASCII; remove it to have one made")
+    return text
+
+
+def _sync(folder: Path) -> None:
+    handle = os.open(folder, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+    try:
+        os.fsync(handle)
+    finally:
+        os.close(handle)

@@ -1,0 +1,53 @@
+"""What both stores share: where a page ends, what a row of events adds up to, and how a Runtime is named."""
+
+import secrets
+from collections.abc import Callable, Iterable
+from itertools import islice
+from typing import TypeVar
+
+from runtimed.core.activity import Activity
+from runtimed.core.change import EncodedEvent, Entry
+from runtimed.core.paging import PageSize
+from runtimed.errors import StoreCorrupt
+from runtimed.model.identity import RuntimeId, event_id
+from runtimed.store.rows import StoredEvent
+from runtimed.wire.converter import restore_payload
+
+T = TypeVar("T")
+
+
+def cut(rows: Iterable[T], page: PageSize, size: Callable[[T], int]) -> list[T]:
+    """The first rows, up to the one that fills the page; `size` tells the bytes of a row."""
+    kept, total = [], 0
+    for row in islice(rows, page.items):
+        kept.append(row)
+        total += size(row)
+        if total >= page.max_bytes:
+            break
+    return kept
+
+
+def entry_size(entry: Entry) -> int:
+    """The bytes by which an entry fills a page."""
+    return len(entry.content.encode())
+
+
+def stored_size(stored: StoredEvent) -> int:
+    """The bytes by which an event fills a page."""
+    return len(stored.event.payload)
+
+
+def replay(activity: Activity, events: Iterable[EncodedEvent]) -> Activity:
+    """The activity behind these events. Raises StoreCorrupt for one that is no event of the contract."""
+    for event in events:
+        try:
+            activity = activity.after(restore_payload(event.payload))
+        except ValueError as error:
+            name = f"the event {event_id(event.sequence)} of {event.worker_id}"
+            raise StoreCorrupt(f"{name} is no event that this version knows") from error
+    return activity
+
+
+def new_runtime_id() -> RuntimeId:
+    """An id for a Runtime that was given none."""
+    return RuntimeId(f"runtime-{secrets.token_hex(8)}")

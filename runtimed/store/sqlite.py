@@ -1,0 +1,97 @@
+"""The durable store: a Runtime in a folder, kept by SQLite."""
+
+import asyncio
+import contextlib
+import threading
+from collections.abc import Sequence
+from pathlib import Path
+
+from runtimed.core.change import Change, EncodedEvent, Entry, Moment, StoredState
+from runtimed.core.paging import PageSize
+from runtimed.errors import RuntimeStopped
+from runtimed.model.identity import RuntimeId, WorkerId
+from runtimed.model.runtime import RuntimeBackend
+from runtimed.store import queries
+from runtimed.store.catalog import load
+from runtimed.store.connection import connect, translated, use_log
+from runtimed.store.folder import StoreFolder
+from runtimed.store.readers import Readers
+from runtimed.store.rows import encode_change
+from runtimed.store.schema import prepare
+from runtimed.store.wal import check_log
+from runtimed.store.writer import Writer
+
+
+class SqliteStore:
+    """The Store `fs:PATH`; what it says is stored survives a power cut.
+
+    It is opened once. After close() it is done with: commits and reads raise RuntimeStopped. `folder` holds what
+    else belongs to the Runtime, its token and the folders of its Workers; it is this store's from open() to close().
+    """
+
+    backend: RuntimeBackend = "fs_store"
+
+    def __init__(self, path: Path) -> None:
+        self.folder = StoreFolder(path)
+        self._parts = contextlib.ExitStack()
+        self._opening_or_closing = threading.Lock()
+        self._writer: Writer | None = None
+        self._readers: Readers | None = None
+
+    async def open(self, runtime_id: RuntimeId | None) -> StoredState:
+        """As Store.open."""
+        return await asyncio.to_thread(self._open, runtime_id, asyncio.get_running_loop())
+
+    def commit(self, change: Change) -> asyncio.Future[Sequence[EncodedEvent]]:
+        """As Store.commit. Raises SerializeFailed for text that is not Unicode; the future, RuntimeStopped."""
+        rows = encode_change(change)
+        if self._writer is not None:
+            return self._writer.submit(rows)
+        stopped: asyncio.Future[Sequence[EncodedEvent]] = asyncio.get_running_loop().create_future()
+        stopped.set_exception(RuntimeStopped())
+        return stopped
+
+    async def read_entries(self, worker_id: WorkerId, start: int, page: PageSize) -> Sequence[Entry]:
+        """As Store.read_entries."""
+        return await self._reading().run(queries.entries_after, worker_id, start, page)
+
+    async def newest_entries(self, worker_id: WorkerId, upto: int, page: PageSize) -> Sequence[Entry]:
+        """As Store.newest_entries."""
+        return await self._reading().run(queries.newest_entries, worker_id, upto, page)
+
+    async def read_events(self, worker_id: WorkerId, after: int, upto: int, page: PageSize) -> Sequence[EncodedEvent]:
+        """As Store.read_events."""
+        return await self._reading().run(queries.events_between, worker_id, after, upto, page)
+
+    async def moment(self, worker_id: WorkerId, sequence: int) -> Moment:
+        """As Store.moment."""
+        return await self._reading().run(queries.moment, worker_id, sequence)
+
+    async def close(self) -> None:
+        """As Store.close."""
+        self._writer = self._readers = None
+        await asyncio.shield(asyncio.ensure_future(asyncio.to_thread(self._close)))
+
+    def _reading(self) -> Readers:
+        if self._readers is None:
+            raise RuntimeStopped
+        return self._readers
+
+    def _open(self, runtime_id: RuntimeId | None, loop: asyncio.AbstractEventLoop) -> StoredState:
+        with self._opening_or_closing, contextlib.ExitStack() as parts, translated():
+            database = parts.enter_context(self.folder)
+            connection = parts.enter_context(contextlib.closing(connect(database)))
+            prepare(connection)
+            use_log(connection)
+            check_log(connection)
+            state = load(connection, runtime_id)
+            writer = Writer(connection, loop, state.head, state.worker_number)
+            self._writer = parts.enter_context(contextlib.closing(writer))
+            self._readers = parts.enter_context(contextlib.closing(Readers(database)))
+            self._parts = parts.pop_all()
+            return state
+
+    def _close(self) -> None:
+        with self._opening_or_closing, translated():
+            self._writer = self._readers = None  # an open() that was given up may have set them meanwhile
+            self._parts.close()

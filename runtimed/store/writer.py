@@ -1,0 +1,176 @@
+"""The one thread that writes, many Changes in one transaction."""
+
+import asyncio
+import logging
+import threading
+from collections.abc import Iterable, Sequence
+from itertools import chain
+from pathlib import Path
+from queue import Empty, SimpleQueue
+
+import apsw
+import attrs
+
+from runtimed.core.change import EncodedEvent
+from runtimed.errors import StoreError, StoreFull, StoreIo, StoreMissing
+from runtimed.store.connection import FULL
+from runtimed.store.rows import Rows, meta_row
+from runtimed.store.schema import WRITE_META, WRITES
+
+MAX_BATCH = 512
+"""Changes in one transaction."""
+
+CHECKPOINT_PAGES = 1_000
+"""Pages in the write-ahead log above which it is copied into the database after each batch."""
+
+MAX_LOG_PAGES = 16_000
+"""Pages in the write-ahead log above which readers are waited for, so that it starts anew."""
+
+_log = logging.getLogger(__name__)
+
+
+@attrs.frozen(eq=False)
+class Job:
+    """A Change that waits, and the future of its caller."""
+
+    rows: Rows
+    future: asyncio.Future[Sequence[EncodedEvent]]
+
+
+class Writer:
+    """Owns the connection that writes while it runs.
+
+    The queue holds what the Runtime has in flight, one Change of each Worker. A Change that does not fit on the disk
+    fails alone. After any other failure nothing is written any more: whether it reached the disk can't be known, and
+    a second fsync could say so falsely.
+    """
+
+    def __init__(
+        self, connection: apsw.Connection, loop: asyncio.AbstractEventLoop, head: int, worker_number: int
+    ) -> None:
+        self._connection = connection
+        self._loop = loop
+        self._high = {"head": head, "worker_number": worker_number}
+        self._queue: SimpleQueue[Job | None] = SimpleQueue()
+        self._failure: StoreError | None = None
+        self._log_pages = 0
+        self._files = [Path(connection.filename), Path(connection.filename_wal)]
+        self._inodes = self._present_inodes()
+        connection.set_wal_hook(self._note_log_pages)
+        # A daemon that ends without close() must not wait for this thread for ever.
+        self._thread = threading.Thread(target=self._run, name="store-writer", daemon=True)
+        self._thread.start()
+
+    def submit(self, rows: Rows) -> asyncio.Future[Sequence[EncodedEvent]]:
+        """Queue a Change; called on the event loop, never after close()."""
+        future: asyncio.Future[Sequence[EncodedEvent]] = self._loop.create_future()
+        self._queue.put(Job(rows, future))
+        return future
+
+    def close(self) -> None:
+        """Write what is queued, empty the write-ahead log and end the thread. Blocks."""
+        self._queue.put(None)
+        self._thread.join()
+        if self._failure is None:
+            self._checkpoint(apsw.SQLITE_CHECKPOINT_TRUNCATE)
+
+    def _run(self) -> None:
+        while batch := self._next_batch():
+            outcomes = self._write(batch)
+            self._loop.call_soon_threadsafe(_report, outcomes)
+            if self._failure is None and self._log_pages >= CHECKPOINT_PAGES:
+                crowded = self._log_pages >= MAX_LOG_PAGES
+                self._checkpoint(apsw.SQLITE_CHECKPOINT_TRUNCATE if crowded else apsw.SQLITE_CHECKPOINT_PASSIVE)
+
+    def _next_batch(self) -> list[Job]:
+        """What waits, at most MAX_BATCH; nothing once the end has come."""
+        batch: list[Job] = []
+        job = self._queue.get()
+        while job is not None:
+            batch.append(job)
+            if len(batch) == MAX_BATCH:
+                return batch
+            try:
+                job = self._queue.get_nowait()
+            except Empty:
+                return batch
+        if batch:
+            self._queue.put(None)
+        return batch
+
+    def _write(self, batch: Sequence[Job]) -> list[tuple[Job, StoreError | None]]:
+        refusal = self._try(batch)
+        if isinstance(refusal, StoreFull):
+            self._checkpoint(apsw.SQLITE_CHECKPOINT_TRUNCATE)  # what this frees may be all that was missing
+            return [(job, self._try([job])) for job in batch]
+        return [(job, refusal) for job in batch]
+
+    def _try(self, jobs: Sequence[Job]) -> StoreError | None:
+        if self._failure is not None:
+            return self._failure
+        try:
+            self._transaction([job.rows for job in jobs])
+        except apsw.FullError:
+            return StoreFull(FULL)
+        except Exception as error:  # noqa: BLE001 whatever it was, what it left on the disk is unknown
+            return self._fail(error)
+        return None
+
+    def _transaction(self, changes: Sequence[Rows]) -> None:
+        high = self._high | {
+            "head": max(self._high["head"], *(rows.head for rows in changes)),
+            "worker_number": max(self._high["worker_number"], *(rows.worker_number for rows in changes)),
+        }
+        self._connection.execute("BEGIN IMMEDIATE")
+        try:
+            for table, write in WRITES.items():
+                self._connection.executemany(write, chain.from_iterable(rows.tables[table] for rows in changes))
+            moved = high.items() - self._high.items()
+            self._connection.executemany(WRITE_META, [meta_row(*item) for item in moved])
+            self._connection.execute("COMMIT")
+        except BaseException:
+            if self._connection.in_transaction:
+                self._connection.execute("ROLLBACK")
+            raise
+        self._check_files()
+        self._high = high
+
+    def _check_files(self) -> None:
+        """SQLite goes on writing to files that were taken away; what it says then is worth nothing."""
+        try:
+            present = self._present_inodes()
+        except OSError:
+            present = []
+        if present != self._inodes:
+            raise StoreMissing("the store's files are gone")
+
+    def _present_inodes(self) -> list[int]:
+        return [file.stat().st_ino for file in self._files]
+
+    def _checkpoint(self, mode: int) -> None:
+        try:
+            self._connection.wal_checkpoint(mode=mode)
+        except (apsw.BusyError, apsw.FullError):
+            return  # the log keeps it all, and the next batch tries again
+        except apsw.Error as error:
+            self._fail(error)
+
+    def _fail(self, error: Exception) -> StoreError:
+        _log.error("the store failed while writing, nothing is written any more: %s", error)
+        reason = f"writing to the store failed: {error}"
+        self._failure = error if isinstance(error, StoreMissing) else StoreIo(reason)
+        return self._failure
+
+    def _note_log_pages(self, _connection: apsw.Connection, _name: str, pages: int) -> int:
+        self._log_pages = pages
+        return apsw.SQLITE_OK
+
+
+def _report(outcomes: Iterable[tuple[Job, StoreError | None]]) -> None:
+    for job, refusal in outcomes:
+        if job.future.done():
+            continue
+        if refusal is None:
+            job.future.set_result(job.rows.events)
+        else:
+            job.future.set_exception(type(refusal)(refusal.message))

@@ -1,0 +1,468 @@
+"""What the Runtime relies on, of whichever store."""
+
+import asyncio
+import re
+import tempfile
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import attrs
+import pytest
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+
+from runtimed.core.activity import Activity
+from runtimed.core.change import Change, EncodedEvent, Entry, Event, Moment
+from runtimed.core.paging import PageSize
+from runtimed.core.ports import Store
+from runtimed.errors import RuntimeStopped, SerializeFailed, StoreForeign
+from runtimed.model.bundle import BundleMetadata, BundleProfile, ConfigBundle, Declaration, Provenance
+from runtimed.model.diagnostic import Diagnostic
+from runtimed.model.event import (
+    Alert,
+    InFlight,
+    InvokeStart,
+    RunEnd,
+    StatusChanged,
+    SystemItem,
+    TextBlock,
+    TextDelta,
+    TextDone,
+    TextSegment,
+    ThinkingBlock,
+    ThinkingDelta,
+    ThinkingDone,
+    ThinkingStart,
+    ToolCallArgsDelta,
+    ToolCallBlock,
+    ToolCallDone,
+    ToolCallStart,
+    ToolResult,
+    Usage,
+    UserMessage,
+)
+from runtimed.model.execution import Execution, ExecutionResult
+from runtimed.model.identity import MAX_SEQUENCE, WorkerId, worker_id
+from runtimed.model.worker import (
+    BuiltinProfile,
+    BundleReference,
+    CapabilityRequest,
+    CreateWorkerRequest,
+    NamedReference,
+    TaskIntent,
+)
+from runtimed.store.memory import MemoryStore
+from runtimed.store.sqlite import SqliteStore
+from runtimed.wire.converter import encode_payload
+
+WIDE = PageSize(items=1_000, max_bytes=1_000_000)
+FIRST, SECOND, THIRD = worker_id(1), worker_id(2), worker_id(3)
+
+
+def user(text: str) -> UserMessage:
+    return UserMessage((TextSegment(text),))
+
+
+def bundle(revision: str, key: str = "bundle-1") -> ConfigBundle:
+    metadata = BundleMetadata(key, "d" * 64, revision, "workspace-1", "2026-06-26T00:00:00Z", Provenance("test"))
+    return ConfigBundle(
+        metadata,
+        (BundleProfile(BuiltinProfile("builtin:coder"), "label"),),
+        (Declaration("secret_ref", "name", "secret:x"),),
+    )
+
+
+async def test_a_new_store_makes_up_a_runtime_id_and_is_empty(host: Any) -> None:
+    state = await host.open()
+    assert re.fullmatch(r"runtime-[0-9a-f]{16}", state.runtime_id)
+    assert (state.head, state.worker_number, state.activities) == (0, 0, {})
+    assert not [*state.workers, *state.bundles, *state.diagnostics]
+
+
+async def test_a_new_store_takes_the_runtime_id_it_is_given(host: Any) -> None:
+    assert (await host.open("runtime-mine")).runtime_id == "runtime-mine"
+    assert (await host.reopen()).runtime_id == "runtime-mine"
+
+
+async def test_a_made_up_runtime_id_stays_through_a_restart(host: Any) -> None:
+    made = (await host.open()).runtime_id
+    assert (await host.reopen()).runtime_id == made
+    assert (await host.reopen(made)).runtime_id == made
+
+
+async def test_a_store_of_another_runtime_is_refused_and_both_are_named(host: Any) -> None:
+    await host.open("runtime-mine")
+    with pytest.raises(StoreForeign, match=r"belongs to runtime runtime-mine, not runtime-other"):
+        await host.reopen("runtime-other")
+    assert (await host.reopen("runtime-mine")).runtime_id == "runtime-mine"
+
+
+async def test_the_backend_is_a_name_of_the_contract(host: Any) -> None:
+    assert host.store.backend in {"memory", "fs_store"}
+
+
+async def test_a_commit_gives_back_its_events_encoded_once(host: Any, teller: Any) -> None:
+    await host.open()
+    await host.store.commit(teller.create())
+    change = teller.tell(FIRST, user("hé"), TextDelta("a"))
+    encoded = [EncodedEvent(e.sequence, FIRST, encode_payload(e.payload)) for e in change.events]
+    assert list(await host.store.commit(change)) == encoded
+    assert list(await host.store.read_events(FIRST, 0, MAX_SEQUENCE, WIDE)) == encoded
+
+
+async def test_commits_finish_in_the_order_of_the_calls(host: Any, teller: Any) -> None:
+    await host.open()
+    finished: list[int] = []
+    futures = [host.store.commit(teller.create())]
+    for number in range(300):
+        future = host.store.commit(teller.tell(FIRST, TextDelta(str(number))))
+        future.add_done_callback(lambda _, number=number: finished.append(number))
+        futures.append(future)
+    await asyncio.gather(*futures)
+    assert finished == list(range(300))
+    events = await host.store.read_events(FIRST, 0, MAX_SEQUENCE, WIDE)
+    assert [event.sequence for event in events] == list(range(1, 301))
+
+
+async def test_a_commit_whose_caller_went_away_is_stored_all_the_same(host: Any, teller: Any) -> None:
+    await host.open()
+    host.store.commit(teller.create())
+    host.store.commit(teller.tell(FIRST, user("gone"))).cancel()
+    await host.store.commit(teller.tell(FIRST, TextDelta("a")))
+    assert [entry.content for entry in await host.store.read_entries(FIRST, 0, WIDE)] == ["gone"]
+
+
+async def test_a_read_sees_every_commit_that_is_done(host: Any, teller: Any) -> None:
+    await host.open()
+    await host.store.commit(teller.create())
+    for number in range(1, 40):
+        await host.store.commit(teller.tell(FIRST, user(str(number))))
+        assert len(await host.store.read_entries(FIRST, 0, WIDE)) == number
+
+
+async def test_entries_are_read_from_behind_a_place_and_only_those_of_one_worker(host: Any, teller: Any) -> None:
+    await host.open()
+    await asyncio.gather(host.store.commit(teller.create()), host.store.commit(teller.create()))
+    for number in range(1, 6):
+        await host.store.commit(teller.tell(FIRST, user(f"a{number}")))
+        await host.store.commit(teller.tell(SECOND, user(f"b{number}")))
+    found = await host.store.read_entries(FIRST, 2, PageSize(2, 1_000))
+    assert list(found) == [Entry(FIRST, 3, "user", "a3", 5), Entry(FIRST, 4, "user", "a4", 7)]
+    assert list(await host.store.read_entries(FIRST, 5, WIDE)) == []
+    assert list(await host.store.read_entries(THIRD, 0, WIDE)) == []
+
+
+async def test_the_newest_entries_end_at_a_place_and_come_oldest_first(host: Any, teller: Any) -> None:
+    await host.open()
+    await host.store.commit(teller.create())
+    await host.store.commit(teller.tell(FIRST, *(user(str(number)) for number in range(1, 10))))
+
+    async def newest(upto: int, items: int) -> list[int]:
+        return [entry.sequence for entry in await host.store.newest_entries(FIRST, upto, PageSize(items, 1_000))]
+
+    assert await newest(9, 3) == [7, 8, 9]
+    assert await newest(5, 3) == [3, 4, 5]
+    assert await newest(2, 3) == [1, 2]
+    assert await newest(0, 3) == []
+    assert [e.sequence for e in await host.store.newest_entries(FIRST, 9, PageSize(9, 2))] == [8, 9]
+
+
+async def test_events_are_read_between_two_places(host: Any, teller: Any) -> None:
+    await host.open()
+    await asyncio.gather(host.store.commit(teller.create()), host.store.commit(teller.create()))
+    for _ in range(5):
+        await host.store.commit(teller.tell(FIRST, TextDelta("a")))
+        await host.store.commit(teller.tell(SECOND, TextDelta("b")))
+
+    async def sequences(after: int, upto: int, items: int = 100) -> list[int]:
+        events = await host.store.read_events(FIRST, after, upto, PageSize(items, 10_000))
+        return [event.sequence for event in events]
+
+    assert await sequences(0, MAX_SEQUENCE) == [1, 3, 5, 7, 9]
+    assert await sequences(3, 7) == [5, 7]
+    assert await sequences(2, 6) == [3, 5]
+    assert await sequences(0, 9, items=2) == [1, 3]
+    assert await sequences(9, 9) == []
+
+
+@pytest.mark.parametrize(("max_bytes", "items"), [(1, 1), (10, 1), (11, 2), (20, 2), (21, 3), (1_000, 9)])
+async def test_a_page_ends_with_the_row_that_fills_it_counting_bytes(
+    host: Any, teller: Any, max_bytes: int, items: int
+) -> None:
+    await host.open()
+    await host.store.commit(teller.create())
+    await host.store.commit(teller.tell(FIRST, *(user("é" * 5) for _ in range(9))))
+    page = PageSize(9, max_bytes)
+    assert len(await host.store.read_entries(FIRST, 0, page)) == items
+    assert len(await host.store.newest_entries(FIRST, 9, page)) == items
+    size = len(encode_payload(user("é" * 5)))
+    by_payload = PageSize(9, max_bytes * size // 10)
+    assert len(await host.store.read_events(FIRST, 0, MAX_SEQUENCE, by_payload)) == items
+
+
+async def test_a_moment_before_any_event_is_empty(host: Any, teller: Any) -> None:
+    await host.open()
+    await host.store.commit(teller.create())
+    assert await host.store.moment(FIRST, 0) == Moment(0, Activity())
+    assert await host.store.moment(THIRD, 5) == Moment(0, Activity())
+
+
+async def test_a_moment_in_the_middle_of_a_text_has_what_was_written_of_it(host: Any, teller: Any) -> None:
+    await host.open()
+    await host.store.commit(teller.create())
+    run = (user("hi"), InvokeStart("user_send"), TextDelta("Hel"), TextDelta("lo"), TextDone("Hello"))
+    await host.store.commit(teller.tell(FIRST, user("before"), RunEnd("finished")))
+    await host.store.commit(teller.tell(FIRST, *run))
+    await host.store.commit(teller.tell(FIRST, RunEnd("finished")))
+
+    moments = [await host.store.moment(FIRST, sequence) for sequence in range(3, 9)]
+    assert [moment.transcript_len for moment in moments] == [2, 2, 2, 2, 3, 3]
+    assert [moment.activity.status for moment in moments] == ["running"] * 5 + ["idle"]
+    texts = [moment.activity.in_flight() for moment in moments]
+    assert texts == [None, None, InFlight((TextBlock("Hel"),)), InFlight((TextBlock("Hello"),)), None, None]
+
+
+async def test_a_moment_in_the_middle_of_a_tool_call_has_its_arguments_so_far(host: Any, teller: Any) -> None:
+    await host.open()
+    await host.store.commit(teller.create())
+    await host.store.commit(
+        teller.tell(
+            FIRST,
+            user("hi"),
+            ThinkingStart(),
+            ThinkingDelta("hm"),
+            ThinkingDone("hmm"),
+            ToolCallStart("t1", "ls"),
+            ToolCallArgsDelta("t1", '{"a"'),
+            ToolCallDone("t1", "ls", '{"a":1}'),
+            ToolResult("t1", "done", is_error=False),
+        )
+    )
+    thought = ThinkingBlock("hmm", finished=True)
+
+    async def blocks(sequence: int) -> tuple[Any, ...]:
+        return (await host.store.moment(FIRST, sequence)).activity.in_flight().blocks
+
+    assert await blocks(6) == (thought, ToolCallBlock("t1", "ls", '{"a"', "streaming_args"))
+    assert await blocks(7) == (thought, ToolCallBlock("t1", "ls", '{"a":1}', "done"))
+    assert await blocks(8) == (thought,)
+
+
+async def test_a_moment_between_two_events_of_a_worker_is_that_behind_the_earlier(host: Any, teller: Any) -> None:
+    await host.open()
+    await asyncio.gather(host.store.commit(teller.create()), host.store.commit(teller.create()))
+    await host.store.commit(teller.tell(FIRST, TextDelta("mine")))
+    await host.store.commit(teller.tell(SECOND, TextDelta("other"), TextDelta("s")))
+    await host.store.commit(teller.tell(FIRST, TextDelta(" later")))
+    for sequence in (1, 2, 3):
+        activity = (await host.store.moment(FIRST, sequence)).activity
+        assert activity.in_flight() == InFlight((TextBlock("mine"),))
+
+
+async def test_a_moment_behind_thousands_of_deltas_has_them_all(host: Any, teller: Any) -> None:
+    await host.open()
+    await host.store.commit(teller.create())
+    pieces = [f"{number} " for number in range(2_500)]
+    await host.store.commit(teller.tell(FIRST, *map(TextDelta, pieces)))
+    found = await host.store.moment(FIRST, MAX_SEQUENCE)
+    assert found.activity.in_flight() == InFlight((TextBlock("".join(pieces)),))
+
+
+async def test_workers_come_back_as_they_last_were_by_number(host: Any, teller: Any) -> None:
+    request = CreateWorkerRequest(
+        TaskIntent("do"),
+        BuiltinProfile("builtin:coder"),
+        BundleReference("bundle-1", "d" * 64),
+        (CapabilityRequest("shell", "why"),),
+        (NamedReference("w", "ref"),),
+        (NamedReference("m", "ref"),),
+    )
+    await host.open()
+    for create in (teller.create(), teller.create(request), teller.create()):
+        await host.store.commit(create)
+    await host.store.commit(teller.tell(SECOND, user("hi"), TextDone("ho"), RunEnd("finished")))
+    result = ExecutionResult("stop", "accepted", "stopped", "bye")
+    stopped = attrs.evolve(
+        teller.workers[SECOND], status="stopped", execution=Execution("unconnected", "stopped", result)
+    )
+    await host.store.commit(Change(worker=stopped))
+    state = await host.reopen()
+    assert list(state.workers) == [teller.workers[FIRST], stopped, teller.workers[THIRD]]
+    assert (state.head, state.worker_number, state.activities) == (3, 3, {})
+
+
+async def test_what_a_worker_was_doing_comes_back(host: Any, teller: Any) -> None:
+    await host.open()
+    for create in (teller.create(), teller.create(), teller.create()):
+        await host.store.commit(create)
+    await host.store.commit(teller.tell(FIRST, user("hi"), TextDelta("half")))
+    await host.store.commit(teller.tell(SECOND, user("hi"), TextDelta("all"), TextDone("all"), RunEnd("finished")))
+    await host.store.commit(teller.tell(THIRD, user("hi"), RunEnd("paused")))
+    state = await host.reopen()
+    assert state.activities == {FIRST: teller.activities[FIRST], THIRD: Activity("paused")}
+
+
+async def test_transcripts_and_events_are_the_same_after_a_restart(host: Any, teller: Any) -> None:
+    await host.open()
+    await host.store.commit(teller.create())
+    system = SystemItem({"kind": "embedded_worker_system_input", "content": "s\x00\U0001f600"})
+    await host.store.commit(teller.tell(FIRST, user("hi\n"), system, TextDone("\u2028")))
+    before = await everything(host.store, [FIRST], teller.sequence)
+    await host.reopen()
+    assert await everything(host.store, [FIRST], teller.sequence) == before
+    assert [entry.content for entry in before[0]] == ["hi\n", "s\x00\U0001f600", "\u2028"]
+
+
+async def test_a_bundle_with_the_same_id_replaces_the_earlier(host: Any) -> None:
+    await host.open()
+    for given_bundle in (bundle("1"), bundle("1", "bundle-0"), bundle("2")):
+        await host.store.commit(Change(bundle=given_bundle))
+    assert list((await host.reopen()).bundles) == [bundle("1", "bundle-0"), bundle("2")]
+
+
+async def test_diagnostics_come_back_in_the_order_they_were_made(host: Any) -> None:
+    made = [Diagnostic(f"code.{number}", "info", "message", FIRST if number else None) for number in range(5)]
+    await host.open()
+    await host.store.commit(Change(diagnostics=made[:2]))
+    await host.store.commit(Change(diagnostics=made[2:]))
+    assert list((await host.reopen()).diagnostics) == made
+
+
+async def test_the_head_is_the_highest_sequence_even_behind_a_gap(host: Any, teller: Any) -> None:
+    await host.open()
+    await host.store.commit(teller.create())
+    await host.store.commit(Change(events=[Event(41, FIRST, RunEnd("finished"), 0, 0)]))
+    assert (await host.reopen()).head == 41
+    await host.store.commit(Change(bundle=bundle("1")))
+    assert (await host.reopen()).head == 41
+
+
+@pytest.mark.parametrize(
+    "broken",
+    [
+        Change(events=[Event(9, FIRST, TextDelta("\ud800"), 0, 0)]),
+        Change(events=[Event(9, FIRST, SystemItem({"kind": "x", "n": 2**70}), 0, 0)]),
+        Change(entries=[Entry(FIRST, 1, "user", "\ud800", 9)]),
+        Change(diagnostics=[Diagnostic("code", "info", "\ud800")]),
+        Change(bundle=bundle("\ud800")),
+    ],
+    ids=["event", "number", "entry", "diagnostic", "bundle"],
+)
+async def test_what_cannot_be_encoded_is_refused_and_nothing_of_it_is_stored(
+    host: Any, teller: Any, broken: Change
+) -> None:
+    await host.open()
+    created = teller.create()
+    with pytest.raises(SerializeFailed):
+        host.store.commit(attrs.evolve(broken, worker=created.worker))
+    await host.store.commit(Change(bundle=bundle("after")))
+    state = await host.reopen()
+    assert (state.head, state.worker_number, list(state.workers), list(state.diagnostics)) == (0, 0, [], [])
+    assert list(state.bundles) == [bundle("after")]
+
+
+async def test_close_finishes_what_was_handed_in(host: Any, teller: Any) -> None:
+    await host.open()
+    futures = [host.store.commit(teller.create())]
+    futures += [host.store.commit(teller.tell(FIRST, user(str(number)))) for number in range(50)]
+    await host.store.close()
+    assert all(future.done() and future.exception() is None for future in futures)
+    await host.reopen()
+    assert len(await host.store.read_entries(FIRST, 0, WIDE)) == 50
+
+
+async def test_close_is_harmless_when_repeated_or_never_opened(host: Any) -> None:
+    await host.store.close()
+    await host.open()
+    await asyncio.gather(host.store.close(), host.store.close())
+    await host.store.close()
+
+
+async def test_an_open_that_was_given_up_leaves_nothing_behind_once_closed(host: Any, teller: Any) -> None:
+    opening = asyncio.create_task(host.open())
+    await asyncio.sleep(0)
+    opening.cancel()
+    await asyncio.wait([opening])
+    await host.store.close()
+    with pytest.raises(RuntimeStopped):
+        await host.store.commit(teller.create())
+    await host.reopen()
+    await host.store.commit(teller.tell(FIRST, user("hi")))
+
+
+async def test_a_closed_store_takes_nothing_and_gives_nothing(host: Any, teller: Any) -> None:
+    await host.open()
+    await host.store.close()
+    with pytest.raises(RuntimeStopped):
+        await host.store.commit(teller.create())
+    reads = [
+        host.store.read_entries(FIRST, 0, WIDE),
+        host.store.newest_entries(FIRST, 9, WIDE),
+        host.store.read_events(FIRST, 0, 9, WIDE),
+        host.store.moment(FIRST, 0),
+    ]
+    for read in reads:
+        with pytest.raises(RuntimeStopped):
+            await read
+
+
+async def everything(store: Store, workers: Sequence[WorkerId], head: int) -> list[Any]:
+    """All that can be read of these Workers, in small pages and in large."""
+    found: list[Any] = []
+    for worker in workers:
+        found.append(list(await store.read_entries(worker, 0, WIDE)))
+        found.append(list(await store.read_events(worker, 0, MAX_SEQUENCE, WIDE)))
+        for place in range(0, head + 1, 3):
+            small = PageSize(2, 20)
+            found.append(list(await store.read_entries(worker, place, small)))
+            found.append(list(await store.newest_entries(worker, place, small)))
+            found.append(list(await store.read_events(worker, place, place + 5, small)))
+            found.append(await store.moment(worker, place))
+    return found
+
+
+TEXT = st.text(max_size=5)
+CALL = st.sampled_from(["t1", "t2"])
+PAYLOADS = st.one_of(
+    st.builds(user, TEXT),
+    st.builds(lambda text: SystemItem({"kind": "embedded_worker_system_input", "content": text}), TEXT),
+    st.builds(TextDelta, TEXT),
+    st.builds(TextDone, TEXT),
+    st.builds(ThinkingStart),
+    st.builds(ThinkingDelta, TEXT),
+    st.builds(ThinkingDone, TEXT),
+    st.builds(ToolCallStart, CALL, TEXT),
+    st.builds(ToolCallArgsDelta, CALL, TEXT),
+    st.builds(ToolCallDone, CALL, TEXT, TEXT),
+    st.builds(ToolResult, CALL, TEXT, st.booleans(), TEXT | st.none(), st.integers(0, 255) | st.none()),
+    st.builds(StatusChanged, st.sampled_from(["idle", "running", "paused"])),
+    st.builds(Usage, st.integers(0, 9) | st.none(), st.none()),
+    st.builds(Alert, st.just("warn"), st.just("engine"), TEXT, st.integers(0, 2**53)),
+    st.builds(RunEnd, st.sampled_from(["finished", "paused", "limit_reached"])),
+)
+STORIES = st.lists(st.tuples(st.integers(0, 2), st.lists(PAYLOADS, max_size=4)), max_size=12)
+
+
+@settings(max_examples=40, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture], database=None)
+@given(story=STORIES)
+def test_both_stores_tell_the_same_story(new_teller: Any, story: list[tuple[int, list[Any]]]) -> None:
+    teller = new_teller()
+    changes = [teller.create() for _ in range(3)]
+    workers = list(teller.workers)
+    changes += [teller.tell(workers[index], *payloads) for index, payloads in story]
+
+    async def told(store: Store, again: Store) -> list[Any]:
+        await store.open(None)
+        await asyncio.gather(*(store.commit(change) for change in changes))
+        found = await everything(store, workers, teller.sequence)
+        await store.close()
+        state = await again.open(None)
+        found += [list(state.workers), state.activities, state.head, state.worker_number]
+        await again.close()
+        return found
+
+    memory = MemoryStore()
+    with tempfile.TemporaryDirectory() as folder:
+        sqlite = asyncio.run(told(SqliteStore(Path(folder)), SqliteStore(Path(folder))))
+    assert sqlite == asyncio.run(told(memory, memory))

@@ -1,0 +1,113 @@
+"""A durable store in a folder of its own, and what is told to it."""
+
+import asyncio
+from collections.abc import Callable, Iterator, Sequence
+from pathlib import Path
+
+import attrs
+import pytest
+
+from runtimed.core.change import Change, EncodedEvent, Entry, Event, Moment, StoredState, Worker
+from runtimed.core.paging import PageSize
+from runtimed.model.event import TextSegment, UserMessage
+from runtimed.model.execution import Execution
+from runtimed.model.identity import MAX_SEQUENCE, RuntimeId, worker_id
+from runtimed.model.worker import CreateWorkerRequest
+from runtimed.store.sqlite import SqliteStore
+
+WIDE = PageSize(items=10_000, max_bytes=100_000_000)
+
+
+class Inputs:
+    """Inputs to Workers as Changes: each has the Worker's row, an event and an entry."""
+
+    def __init__(self) -> None:
+        self._sequence = 0
+        self._workers: dict[int, Worker] = {}
+
+    def __call__(self, number: int, content: str) -> Change:
+        self._sequence += 1
+        new = Worker(
+            worker_id(number),
+            CreateWorkerRequest(),
+            "running",
+            Execution("connected", "busy"),
+            active_since=self._sequence,
+        )
+        worker = self._workers.get(number, new)
+        place = worker.transcript_len + 1
+        self._workers[number] = attrs.evolve(worker, transcript_len=place, last_sequence=self._sequence)
+        payload = UserMessage((TextSegment(content),))
+        return Change(
+            worker=self._workers[number],
+            events=[Event(self._sequence, worker.worker_id, payload, worker.active_since, place)],
+            entries=[Entry(worker.worker_id, place, "user", content, self._sequence)],
+        )
+
+
+@pytest.fixture
+def said() -> Inputs:
+    return Inputs()
+
+
+@pytest.fixture
+def folder(tmp_path: Path) -> Path:
+    return tmp_path / "store"
+
+
+class Driven:
+    """A durable store, driven from outside its event loop."""
+
+    def __init__(self, runner: asyncio.Runner, path: Path) -> None:
+        self._run = runner.run
+        self.store = SqliteStore(path)
+
+    def open(self, runtime_id: str | None = None) -> StoredState:
+        return self._run(self.store.open(RuntimeId(runtime_id) if runtime_id else None))
+
+    def commit(self, change: Change) -> Sequence[EncodedEvent]:
+        [outcome] = self.commit_at_once(change)
+        if isinstance(outcome, BaseException):
+            raise outcome
+        return outcome
+
+    def commit_at_once(self, *changes: Change) -> list[Sequence[EncodedEvent] | BaseException]:
+        """What comes of Changes that are handed in before any of them is done."""
+
+        async def commit() -> list[Sequence[EncodedEvent] | BaseException]:
+            return await asyncio.gather(*map(self.store.commit, changes), return_exceptions=True)
+
+        return self._run(commit())
+
+    def entries(self, number: int) -> list[str]:
+        found = self._run(self.store.read_entries(worker_id(number), 0, WIDE))
+        return [entry.content for entry in found]
+
+    def newest_entries(self, number: int) -> list[str]:
+        found = self._run(self.store.newest_entries(worker_id(number), MAX_SEQUENCE, WIDE))
+        return [entry.content for entry in found]
+
+    def events(self, number: int, upto: int = MAX_SEQUENCE) -> list[int]:
+        found = self._run(self.store.read_events(worker_id(number), 0, upto, WIDE))
+        return [event.sequence for event in found]
+
+    def moment(self, number: int, sequence: int) -> Moment:
+        return self._run(self.store.moment(worker_id(number), sequence))
+
+    def close(self) -> None:
+        self._run(self.store.close())
+
+
+@pytest.fixture
+def new_store(folder: Path) -> Iterator[Callable[..., Driven]]:
+    """Makes stores, on the same folder where no other is named, and closes them in the end."""
+    made: list[Driven] = []
+    with asyncio.Runner() as runner:
+
+        def make(path: Path = folder) -> Driven:
+            made.append(Driven(runner, path))
+            return made[-1]
+
+        yield make
+        for store in made:
+            store.close()

@@ -1,0 +1,262 @@
+import os
+import stat
+import subprocess
+import sys
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from runtimed.errors import StoreInUse, StoreUnsupported
+from runtimed.model.identity import worker_id
+from runtimed.store.folder import StoreFolder
+
+NewStore = Callable[..., Any]
+
+
+def mode(path: Path) -> int:
+    return stat.S_IMODE(path.lstat().st_mode)
+
+
+@pytest.fixture(params=[0o000, 0o022, 0o777 & ~0o600], ids=oct)
+def umask(request: pytest.FixtureRequest) -> Iterator[None]:
+    before = os.umask(request.param)
+    yield
+    os.umask(before)
+
+
+@pytest.mark.usefixtures("umask")
+def test_folders_are_0700_and_files_0600_whatever_the_umask(new_store: NewStore, folder: Path, said: Any) -> None:
+    store = new_store()
+    store.open()
+    store.commit(said(1, "hi"))
+    store.store.folder.read_or_make_token()
+    store.store.folder.worker_folder(worker_id(1))
+    found = {path.name: mode(path) for path in [folder, *folder.rglob("*")]}
+    assert found == {
+        "store": 0o700,
+        "lock": 0o600,
+        "runtime.sqlite3": 0o600,
+        "runtime.sqlite3-wal": 0o600,
+        "runtime.sqlite3-shm": 0o600,
+        "token": 0o600,
+        "workers": 0o700,
+        "worker-00000001": 0o700,
+    }
+
+
+def test_a_folder_and_files_of_ours_that_are_lax_are_tightened(new_store: NewStore, folder: Path) -> None:
+    new_store().open()
+    new_store(folder.with_name("other")).open()
+    other = folder.with_name("second")
+    other.mkdir(mode=0o755)
+    (other / "lock").touch(mode=0o644)
+    (other / "runtime.sqlite3").touch(mode=0o644)
+    new_store(other).open()
+    assert [mode(path) for path in (other, other / "lock", other / "runtime.sqlite3")] == [0o700, 0o600, 0o600]
+
+
+def test_parents_are_made_too(new_store: NewStore, tmp_path: Path) -> None:
+    new_store(tmp_path / "a" / "b" / "store").open()
+    assert mode(tmp_path / "a" / "b" / "store") == 0o700
+
+
+def test_a_folder_below_a_symlink_can_be_used(new_store: NewStore, tmp_path: Path, said: Any) -> None:
+    (tmp_path / "real").mkdir()
+    (tmp_path / "link").symlink_to("real")
+    store = new_store(tmp_path / "link" / "store")
+    store.open()
+    store.commit(said(1, "hi"))
+    assert (tmp_path / "real" / "store" / "runtime.sqlite3").exists()
+
+
+def test_a_symlink_in_place_of_the_folder_is_refused(new_store: NewStore, folder: Path) -> None:
+    folder.with_name("real").mkdir()
+    folder.symlink_to("real")
+    with pytest.raises(StoreUnsupported, match="expected a folder, not a symlink"):
+        new_store().open()
+    assert not list(folder.iterdir())
+
+
+def test_a_file_in_place_of_the_folder_is_refused(new_store: NewStore, folder: Path) -> None:
+    folder.write_text("mine")
+    with pytest.raises(StoreUnsupported, match="expected a folder"):
+        new_store().open()
+    assert folder.read_text() == "mine"
+
+
+def test_a_folder_that_cannot_be_made_is_refused_in_one_line(new_store: NewStore, tmp_path: Path) -> None:
+    (tmp_path / "file").touch()
+    with pytest.raises(StoreUnsupported, match=r"^the store: Not a directory$"):
+        new_store(tmp_path / "file" / "store").open()
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="only root can give a folder away")
+def test_a_folder_of_another_user_is_refused(new_store: NewStore, folder: Path) -> None:
+    folder.mkdir()
+    os.chown(folder, 12345, -1)
+    with pytest.raises(StoreUnsupported, match="belongs to another user"):
+        new_store().open()
+
+
+@pytest.mark.parametrize(
+    "name", ["lock", "runtime.sqlite3", "runtime.sqlite3-wal", "runtime.sqlite3-shm", "runtime.sqlite3-journal"]
+)
+def test_a_planted_symlink_is_refused_and_not_followed(
+    new_store: NewStore, folder: Path, tmp_path: Path, name: str
+) -> None:
+    target = tmp_path / "target"
+    target.write_text("untouched")
+    target.chmod(0o644)
+    folder.mkdir()
+    (folder / name).symlink_to(target)
+    with pytest.raises(StoreUnsupported, match=f"{name}: expected a regular file, not a symlink"):
+        new_store().open()
+    assert (target.read_text(), mode(target)) == ("untouched", 0o644)
+
+
+def test_a_planted_pipe_is_refused_at_once(new_store: NewStore, folder: Path) -> None:
+    folder.mkdir()
+    os.mkfifo(folder / "lock")
+    with pytest.raises(StoreUnsupported, match="lock: expected a regular file"):
+        new_store().open()
+
+
+def test_a_planted_worker_folder_is_refused(new_store: NewStore, folder: Path, tmp_path: Path) -> None:
+    store = new_store()
+    store.open()
+    (folder / "workers").mkdir()
+    (folder / "workers" / worker_id(1)).symlink_to(tmp_path)
+    with pytest.raises(StoreUnsupported, match=r"workers/worker-00000001: expected a folder"):
+        store.store.folder.worker_folder(worker_id(1))
+
+
+def test_a_worker_folder_stays_as_the_worker_left_it(new_store: NewStore) -> None:
+    store = new_store()
+    store.open()
+    made = store.store.folder.worker_folder(worker_id(1))
+    (made / "note").write_text("mine")
+    assert store.store.folder.worker_folder(worker_id(1)) == made
+    assert (made / "note").read_text() == "mine"
+
+
+def test_a_token_is_made_once_with_256_bits(folder: Path) -> None:
+    with StoreFolder(folder) as database:
+        assert database.parent == folder
+    owned = StoreFolder(folder)
+    with owned:
+        token, path = owned.read_or_make_token()
+        assert owned.read_or_make_token() == (token, path)
+    assert len(token) == 43
+    assert (path.name, path.read_text()) == ("token", f"{token}\n")
+
+
+@pytest.mark.parametrize("lax", [0o640, 0o604, 0o660])
+def test_a_token_that_others_can_read_is_refused_and_left_alone(folder: Path, lax: int) -> None:
+    owned = StoreFolder(folder)
+    with owned:
+        (folder / "token").write_text("secret-secret\n")
+        (folder / "token").chmod(lax)
+        with pytest.raises(
+            StoreUnsupported, match="token: expected a regular file of this user with mode 0600"
+        ) as told:
+            owned.read_or_make_token()
+    assert "secret" not in str(told.value)
+    assert mode(folder / "token") == lax
+
+
+def test_a_token_behind_a_symlink_is_refused(folder: Path, tmp_path: Path) -> None:
+    (tmp_path / "elsewhere").touch(mode=0o600)
+    owned = StoreFolder(folder)
+    with owned:
+        (folder / "token").symlink_to(tmp_path / "elsewhere")
+        with pytest.raises(StoreUnsupported, match="token: expected a regular file, not a symlink"):
+            owned.read_or_make_token()
+
+
+@pytest.mark.parametrize("text", ["", "\n", "two words\n", "two\nlines\n", "caf\xe9\n"])
+def test_a_token_that_no_header_can_carry_is_refused(folder: Path, text: str) -> None:
+    owned = StoreFolder(folder)
+    with owned:
+        (folder / "token").write_text(text)
+        (folder / "token").chmod(0o600)
+        with pytest.raises(StoreUnsupported, match="token: expected one line of visible ASCII"):
+            owned.read_or_make_token()
+
+
+def test_a_second_store_of_the_same_process_is_refused(new_store: NewStore) -> None:
+    first = new_store()
+    first.open("runtime-mine")
+    with pytest.raises(StoreInUse) as told:
+        new_store().open()
+    assert told.value.pid == os.getpid()
+    first.close()
+    assert (new_store().open()).runtime_id == "runtime-mine"
+
+
+OWNER = """
+import asyncio, sys
+from pathlib import Path
+from runtimed.store.sqlite import SqliteStore
+
+async def own():
+    store = SqliteStore(Path(sys.argv[1]))
+    await store.open(None)
+    print("open", flush=True)
+    await asyncio.to_thread(sys.stdin.read)
+    await store.close()
+
+asyncio.run(own())
+"""
+
+
+@pytest.fixture
+def owner(folder: Path) -> Iterator[subprocess.Popen[str]]:
+    """Another process that has the store open."""
+    with subprocess.Popen(
+        [sys.executable, "-c", OWNER, folder], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
+    ) as found:
+        assert found.stdout
+        assert found.stdout.readline() == "open\n"
+        yield found
+
+
+def test_a_second_process_is_refused_told_the_owner_and_touches_nothing(
+    new_store: NewStore, folder: Path, owner: subprocess.Popen[str]
+) -> None:
+    before = {path.name: path.stat().st_mtime_ns for path in folder.iterdir()}
+    with pytest.raises(StoreInUse, match=f"in use by process {owner.pid}") as told:
+        new_store().open()
+    assert told.value.pid == owner.pid
+    assert {path.name: path.stat().st_mtime_ns for path in folder.iterdir()} == before
+
+
+def test_a_store_whose_owner_was_killed_can_be_opened(new_store: NewStore, owner: subprocess.Popen[str]) -> None:
+    owner.kill()
+    owner.wait()
+    new_store().open()
+
+
+def test_a_child_inherits_neither_the_lock_nor_the_database(new_store: NewStore, folder: Path) -> None:
+    new_store().open()
+    with subprocess.Popen([sys.executable, "-c", "input()"], stdin=subprocess.PIPE, close_fds=False) as child:
+        held, inherited = _held_by("self", folder), _held_by(str(child.pid), folder)
+        child.kill()
+    assert {"lock", "runtime.sqlite3", "runtime.sqlite3-wal"} <= held
+    assert not inherited
+
+
+def _held_by(process: str, folder: Path) -> set[str]:
+    """The names of the files in the folder that a process has open."""
+    held = [link.readlink() for link in Path(f"/proc/{process}/fd").iterdir() if link.exists()]
+    return {path.name for path in held if path.parent == folder}
+
+
+def test_the_lock_is_free_while_a_child_of_its_last_owner_lives(new_store: NewStore) -> None:
+    first = new_store()
+    first.open()
+    with subprocess.Popen([sys.executable, "-c", "input()"], stdin=subprocess.PIPE, close_fds=False) as child:
+        first.close()
+        new_store().open()
+        child.kill()
