@@ -5,7 +5,7 @@ import os
 import re
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any, Literal, get_args, get_origin
+from typing import Any, Literal, get_args
 
 import attrs
 import typed_settings as ts
@@ -24,6 +24,7 @@ from runtimed.http.feed import FeedOptions
 from runtimed.http.server import DRAIN_TIMEOUT_S, HEADER_TIMEOUT_S, MAX_CONNECTIONS
 from runtimed.model.identity import RUNTIME_ID
 from runtimed.wire.converter import converter as strict
+from runtimed.wire.converter import is_kind
 from runtimed.wire.problems import FieldProblem, expected, first_problem
 
 ENVIRONMENT_PREFIX = "RUNTIMED_"
@@ -143,7 +144,7 @@ def _converter() -> Converter:
     made.register_structure_hook(int, _whole)
     made.register_structure_hook(float, _decimal)
     made.register_structure_hook(str, _text)
-    made.register_structure_hook_func(lambda kind: get_origin(kind) is Literal, _choice)
+    made.register_structure_hook_func(is_kind(Literal), _choice)
     return made
 
 
@@ -194,7 +195,7 @@ def _profile(name: str, fields: Any) -> Profile:
 def _profile_converter() -> Converter:
     made = strict.copy()
     made.register_structure_hook(float, _positive)
-    made.register_structure_hook_func(lambda kind: get_origin(kind) is Mapping, _texts)
+    made.register_structure_hook_func(is_kind(Mapping), _texts)
     return made
 
 

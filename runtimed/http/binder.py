@@ -1,7 +1,8 @@
 """From a typed function to a route: its signature says what is read from path, query and body, and what is answered.
 
-A parameter is bound by its name and annotation: a name of the path; in a POST an attrs class, the body (optional where
-it has a default); `str` or `int`, with bounds by `Number`, from the query; anything else is a service of the application.
+A parameter is bound by its name and annotation. A name of the path is read from there. An attrs class of a POST is
+the body, optional where it has a default. `str` and `int`, with bounds by `Number`, come from the query. Anything
+else is a service of the application.
 """
 
 import asyncio

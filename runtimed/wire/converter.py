@@ -32,18 +32,19 @@ def _make_converter() -> OrjsonConverter:
     made = make_converter(omit_if_default=True, forbid_extra_keys=True, detailed_validation=True)
     for kind in (str, int, bool):
         made.register_structure_hook(kind, _only(kind))
-    made.register_structure_hook_func(_is(Literal), _one_of)
-    made.register_structure_hook_func(_is(dict), _object)
-    made.register_structure_hook_factory(_is(tuple), lambda t: _array_of(made, t))
+    made.register_structure_hook_func(is_kind(Literal), _one_of)
+    made.register_structure_hook_func(is_kind(dict), _object)
+    made.register_structure_hook_factory(is_kind(tuple), lambda t: _array_of(made, t))
     made.register_structure_hook_factory(attrs.has, lambda t: _fields_of(made, t))
-    made.register_unstructure_hook_func(_is(dict), lambda value: value)
+    made.register_unstructure_hook_func(is_kind(dict), lambda value: value)
     for union, tagging in TAGGED.items():
         configure_tagging(made, union, tagging)
     _tag_segments(made)
     return made
 
 
-def _is(origin: Any) -> Callable[[Any], bool]:
+def is_kind(origin: Any) -> Callable[[Any], bool]:
+    """Whether a type is a generic of this origin, as cattrs asks it."""
     return lambda kind: get_origin(kind) is origin
 
 

@@ -1,10 +1,11 @@
 """Readers of the feed: every event once and in order, from the ring or from the store."""
 
 import asyncio
+import contextlib
 import json
 
 import pytest
-from hypothesis import HealthCheck, given, settings
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from runtimed.core import Answer, Runtime
@@ -97,7 +98,24 @@ async def test_a_reader_that_the_ring_cannot_serve_reads_from_the_store():
     assert [event["payload"]["data"]["text"] for event in envelopes(frames)] == [str(n) for n in range(300)]
 
 
-@settings(max_examples=25, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+async def observed(feed, runtime, ref, sequence):
+    """Everything that a reader behind this sequence is given until the feed closes."""
+    seen = []
+    with feed.open(ref, EventCursor(runtime.runtime_id, sequence)) as reader, contextlib.suppress(UpstreamClosed):
+        while True:
+            seen += envelopes(await reader.read())
+    return sequence, [event["cursor"] for event in seen]
+
+
+async def published(runtime, ref):
+    """All events of a Worker, page by page."""
+    found = []
+    while page := await runtime.events(ref, found[-1].sequence if found else 0):
+        found += page
+    return found
+
+
+@settings(max_examples=25, deadline=None)
 @given(
     ring_bytes=st.integers(500, 6_000),
     bursts=st.lists(st.integers(1, 40), min_size=1, max_size=8),
@@ -109,21 +127,9 @@ async def test_every_reader_sees_every_event_once_whenever_it_joins(ring_bytes, 
         feed = Feed(runtime, ring_bytes=ring_bytes)
         ref = await worker_of(runtime)
         readers = []
-
-        async def observe(sequence):
-            cursor = EventCursor(runtime.runtime_id, sequence)
-            seen = []
-            with feed.open(ref, cursor) as reader:
-                try:
-                    while True:
-                        seen += envelopes(await reader.read())
-                except UpstreamClosed:
-                    return sequence, [event["cursor"] for event in seen]
-
         for index, burst in enumerate(bursts):
-            for when, sequence in joins:
-                if when == index:
-                    readers.append(asyncio.ensure_future(observe(min(sequence, runtime.head))))
+            starts = [min(sequence, runtime.head) for when, sequence in joins if when == index]
+            readers += [asyncio.ensure_future(observed(feed, runtime, ref, start)) for start in starts]
             for _ in range(burst):
                 await backend.sinks[ref.worker_id].emit(TextDelta("x"))
             await asyncio.sleep(0)
@@ -131,9 +137,7 @@ async def test_every_reader_sees_every_event_once_whenever_it_joins(ring_bytes, 
         async with asyncio.timeout(20):
             while runtime.worker(ref).transcript_len == 0:
                 await asyncio.sleep(0)
-        everything = []
-        while page := await runtime.events(ref, everything[-1].sequence if everything else 0):
-            everything += page
+        everything = await published(runtime, ref)
         feed.close()
         for sequence, seen in await asyncio.gather(*readers):
             assert seen == [f"wo_{event.sequence:016x}" for event in everything if event.sequence > sequence]

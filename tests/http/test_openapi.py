@@ -14,6 +14,8 @@ from runtimed.http.app import NOUNS
 
 from .conftest import TOKEN
 
+SLOW = list(HealthCheck)
+
 V1_ROUTES = {
     ("GET", "/v1/runtime"),
     ("GET", "/v1/config-bundles"),
@@ -81,9 +83,7 @@ def drive(found, url):
 
 
 def exercise(cases, seen):
-    @settings(
-        max_examples=40, deadline=None, database=None, phases=[Phase.generate], suppress_health_check=list(HealthCheck)
-    )
+    @settings(max_examples=40, deadline=None, database=None, phases=[Phase.generate], suppress_health_check=SLOW)
     @given(case=cases)
     def each(case):
         answer = case.call(headers={"Authorization": f"Bearer {TOKEN}"})
