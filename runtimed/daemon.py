@@ -23,7 +23,7 @@ from runtimed.http.feed import FeedOptions
 from runtimed.http.listeners import Address, Listeners
 from runtimed.http.server import HttpServer
 from runtimed.model.identity import WorkerId
-from runtimed.settings import Settings
+from runtimed.settings import TOKEN, Settings
 from runtimed.store.folder import StoreFolder
 from runtimed.store.memory import MemoryStore
 from runtimed.store.sqlite import SqliteStore
@@ -143,8 +143,8 @@ def read_token_file(path: Path) -> str:
         if not stat.S_ISREG(found.st_mode) or stat.S_IMODE(found.st_mode) & 0o077:
             raise ConfigurationError("token_file: expected a regular file that only its owner can read (chmod 600)")
         text = file.read(MAX_TOKEN_BYTES).decode("ascii", "replace").strip()
-    if not text or not text.isprintable() or not text.isascii() or " " in text:
-        raise ConfigurationError("token_file: expected one token of printable ASCII")
+    if not TOKEN.fullmatch(text):
+        raise ConfigurationError("token_file: expected one token of printable ASCII without spaces")
     return text
 
 

@@ -1,11 +1,10 @@
 """The log: one line a record, on stderr, as text or as JSON. A record can't forge a second line."""
 
+import json
 import logging
 import sys
 import time
 from collections.abc import Mapping
-
-import orjson
 
 ESCAPES = {code: f"\\x{code:02x}" for code in (*range(32), *range(127, 160))} | {10: "\\n", 13: "\\r", 9: "\\t"}
 ESCAPES |= {0x2028: "\\u2028", 0x2029: "\\u2029"}
@@ -33,11 +32,11 @@ class TextFormatter(logging.Formatter):
 
 
 class JsonFormatter(logging.Formatter):
-    """The same as a JSON object."""
+    """The same as a JSON object in ASCII."""
 
     def format(self, record: logging.LogRecord) -> str:
         """See Formatter."""
-        return orjson.dumps(_fields(record), default=str).decode("utf-8", "replace")
+        return json.dumps(_fields(record))
 
 
 def _fields(record: logging.LogRecord) -> Mapping[str, str]:

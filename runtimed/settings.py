@@ -23,14 +23,14 @@ from runtimed.http.app import MAX_BODY_BYTES
 from runtimed.http.feed import FeedOptions
 from runtimed.http.server import DRAIN_TIMEOUT_S, HEADER_TIMEOUT_S, MAX_CONNECTIONS
 from runtimed.model.identity import RUNTIME_ID
-from runtimed.wire.converter import converter as strict
-from runtimed.wire.converter import is_kind
+from runtimed.wire.converter import is_kind, make_strict_converter
 from runtimed.wire.problems import FieldProblem, expected, first_problem
 
 ENVIRONMENT_PREFIX = "RUNTIMED_"
 SYSTEM_FILE = Path("/etc/runtimed/config.toml")
 LOG_LEVELS = ("debug", "info", "warning", "error")
 
+TOKEN = re.compile(r"[!-~]+", re.ASCII)
 NO_TOKEN = SecretStr("")
 
 LogFormat = Literal["auto", "text", "json"]
@@ -115,9 +115,11 @@ def _usual_files() -> list[str]:
 
 
 def _check(settings: Settings) -> None:
-    if settings.store != "memory" and not settings.store.removeprefix("fs:").strip():
-        raise ConfigurationError("store: expected memory or fs:PATH")
-    if settings.store != "memory" and not settings.store.startswith("fs:"):
+    if settings.token and not os.environ.get(f"{ENVIRONMENT_PREFIX}TOKEN"):
+        raise ConfigurationError("token: expected in RUNTIMED_TOKEN or in a token_file, not in the configuration")
+    if settings.token and not TOKEN.fullmatch(settings.token):
+        raise ConfigurationError("token: expected printable ASCII without spaces")
+    if settings.store != "memory" and not re.fullmatch(r"fs:.*\S.*", settings.store):
         raise ConfigurationError("store: expected memory or fs:PATH")
     if settings.runtime_id and not RUNTIME_ID.fullmatch(settings.runtime_id):
         raise ConfigurationError(
@@ -193,7 +195,7 @@ def _profile(name: str, fields: Any) -> Profile:
 
 
 def _profile_converter() -> Converter:
-    made = strict.copy()
+    made = make_strict_converter()
     made.register_structure_hook(float, _positive)
     made.register_structure_hook_func(is_kind(Mapping), _texts)
     return made

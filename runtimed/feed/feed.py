@@ -40,14 +40,16 @@ class Feed:
         if self.closed:
             raise UpstreamClosed
         self._check(cursor)
-        log = self._logs.setdefault(ref.worker_id, Log(newest, self._ring_bytes))
+        log = self._logs.get(ref.worker_id)
+        if log is None:
+            log = self._logs[ref.worker_id] = Log(newest, self._ring_bytes)
         log.readers += 1
         try:
             yield Reader(self.runtime, log, ref, newest if cursor is None else cursor.sequence)
         finally:
             log.readers -= 1
             if not log.readers:
-                self._logs.pop(ref.worker_id, None)
+                del self._logs[ref.worker_id]
 
     def _check(self, cursor: EventCursor | None) -> None:
         if cursor is None:

@@ -1,6 +1,7 @@
 """The aiohttp application of a Runtime."""
 
 from collections.abc import Awaitable, Callable, Iterable
+from typing import Any
 
 from aiohttp import web
 
@@ -9,7 +10,7 @@ from runtimed.feed import Feed
 from runtimed.feed.feed import RING_BYTES
 from runtimed.http import bundles, feed, operations, transcripts, workers
 from runtimed.http import runtime as runtime_routes
-from runtimed.http.binder import Route, bind
+from runtimed.http.binder import Route, bind, expect_nothing
 from runtimed.http.errors import as_runtimed_error, error_response
 from runtimed.http.feed import FeedOptions
 from runtimed.http.guard import Guard
@@ -56,7 +57,9 @@ def make_app(
 
 
 def _route(route: Route, services: dict[type, object], max_body_bytes: int) -> web.RouteDef:
-    options = {"allow_head": False} if route.method == "GET" else {}
+    options: dict[str, Any] = {"expect_handler": expect_nothing}
+    if route.method == "GET":
+        options["allow_head"] = False
     return web.RouteDef(route.method, route.path, bind(route, services, max_body_bytes), options)
 
 

@@ -129,6 +129,10 @@ def bind(route: Route, services: Mapping[type, Any], max_body_bytes: int) -> Cal
     return handle
 
 
+async def expect_nothing(_request: web.Request) -> None:
+    """A client that asks leave to send its body gets it when the body is wanted, not before the door."""
+
+
 def _inspect(method: str, path: str, handler: Handler, raises: tuple[type[RuntimedError], ...]) -> Route:
     hints = get_type_hints(handler, include_extras=True)
     services, in_path, in_query, body = [], [], [], None
@@ -191,6 +195,8 @@ async def _read_body(request: web.Request, body: Body, max_bytes: int) -> Any:
         media_type = request.headers.get(hdrs.CONTENT_TYPE, "")
         if not JSON_TYPE.fullmatch(media_type):
             raise UnsupportedMediaType("Content-Type: expected application/json")
+    if request.headers.get(hdrs.EXPECT, "").lower() == "100-continue":
+        await request.writer.write(b"HTTP/1.1 100 Continue\r\n\r\n")
     data = await _read(request, max_bytes)
     if not data and not body.required:
         return None

@@ -12,6 +12,7 @@ from runtimed.core.runtime import Runtime
 from runtimed.errors import (
     CursorMalformed,
     FeedError,
+    Internal,
     InvalidRequest,
     InvalidWorkerId,
     ObservationOnly,
@@ -73,6 +74,9 @@ async def observe_worker(
         await _say_goodbye(socket, "runtime.unavailable", error.message)
     except ConnectionError:
         log.debug("an observer of %s is gone", worker_id)
+    except Exception:
+        log.exception("a feed of %s failed", worker_id)
+        await _say_goodbye(socket, "runtime.unavailable", Internal().message)
     return socket
 
 

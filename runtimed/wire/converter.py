@@ -28,7 +28,8 @@ TAGGED: dict[Any, Tagging] = {
 _NAMES: dict[type, str] = {str: "a string", int: "a whole number", bool: "a boolean", dict: "an object"}
 
 
-def _make_converter() -> OrjsonConverter:
+def make_strict_converter() -> OrjsonConverter:
+    """A converter for the whole model that takes a value of the right JSON type, and nothing that looks like it."""
     made = make_converter(omit_if_default=True, forbid_extra_keys=True, detailed_validation=True)
     for kind in (str, int, bool):
         made.register_structure_hook(kind, _only(kind))
@@ -109,7 +110,7 @@ def _tag_segments(made: OrjsonConverter) -> None:
     made.register_unstructure_hook(TextSegment, lambda value: {"kind": value.kind, **dump(value)})
 
 
-converter = _make_converter()
+converter = make_strict_converter()
 
 
 def decode(body: bytes, kind: type[T]) -> T:

@@ -101,3 +101,12 @@ async def test_a_stop_does_not_wait_for_idle_connections():
             for reader, writer in idle:
                 assert await reader.read() == b""
                 writer.close()
+
+
+async def test_leave_to_send_a_body_is_given_only_to_who_has_the_token(served):
+    head = f"POST /v1/workers HTTP/1.1\r\nHost: 127.0.0.1:{served.port}\r\nContent-Type: application/json\r\n"
+    head += "Content-Length: 2\r\nExpect: 100-continue\r\nConnection: close\r\n"
+    refused = await exchange(served.port, f"{head}\r\n".encode())
+    assert refused.startswith(b"HTTP/1.1 401 ")
+    allowed = await exchange(served.port, f"{head}Authorization: Bearer {TOKEN}\r\n\r\n{{}}".encode())
+    assert allowed.startswith(b"HTTP/1.1 100 Continue\r\n\r\nHTTP/1.1 200 OK\r\n")

@@ -1,0 +1,83 @@
+"""The sockets of a daemon."""
+
+import contextlib
+import socket
+import stat
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from runtimed.errors import ConfigurationError, ListenFailed
+from runtimed.http.listeners import Address, Listeners
+
+
+@pytest.mark.parametrize("text", ["", "38800", "localhost", ":80", "host:", "host:70000", "a b:1", "unix:", "[::1]"])
+def test_an_address_of_another_shape_is_refused(text):
+    with pytest.raises(ConfigurationError, match="expected HOST:PORT or unix:PATH"):
+        Address.parse(text)
+
+
+@pytest.mark.parametrize(
+    ("text", "prefix"),
+    [("127.0.0.1:0", "http://127.0.0.1:"), ("[::1]:0", "http://[::1]:"), ("0.0.0.0:0", "http://127.0.0.1:")],
+)
+def test_the_url_is_one_that_a_client_on_this_host_can_dial(text, prefix):
+    with contextlib.closing(Listeners.open([Address.parse(text)])) as listeners:
+        assert listeners.urls[0].startswith(prefix)
+        assert not listeners.urls[0].endswith(":0")
+
+
+def test_a_taken_port_is_named_and_nothing_stays_open():
+    with socket.create_server(("127.0.0.1", 0)) as taken:
+        port = taken.getsockname()[1]
+        before = len(list(Path("/proc/self/fd").iterdir()))
+        with pytest.raises(ListenFailed, match=f"127.0.0.1:{port}"):
+            Listeners.open([Address("127.0.0.1", 0), Address("127.0.0.1", port)])
+        assert len(list(Path("/proc/self/fd").iterdir())) == before
+
+
+def test_a_unix_socket_is_private_and_removed_with_its_listener(tmp_path):
+    path = tmp_path / "sock"
+    with contextlib.closing(Listeners.open([Address.parse(f"unix:{path}")])) as listeners:
+        assert stat.S_IMODE(path.stat().st_mode) == 0o600
+        assert listeners.urls == [f"unix:{path}"]
+    assert not path.exists()
+
+
+def test_a_socket_file_that_nobody_answers_on_is_replaced_and_a_live_one_is_not(tmp_path):
+    path = tmp_path / "sock"
+    with socket.socket(socket.AF_UNIX) as dead:
+        dead.bind(str(path))
+    with contextlib.closing(Listeners.open([Address.parse(f"unix:{path}")])), pytest.raises(ListenFailed):
+        Listeners.open([Address.parse(f"unix:{path}")])
+
+
+def test_a_file_in_the_way_of_a_unix_socket_stays(tmp_path):
+    path = tmp_path / "sock"
+    path.write_text("precious")
+    with pytest.raises(ListenFailed):
+        Listeners.open([Address.parse(f"unix:{path}")])
+    assert path.read_text() == "precious"
+
+
+def test_sockets_that_systemd_passes_are_taken_and_inherited_by_nobody(tmp_path):
+    """The variables name this very process, so it must be a new one that sets them for itself."""
+    code = """
+import os, socket, sys
+os.dup2(int(sys.argv[1]), 3)
+os.environ.update(LISTEN_PID=str(os.getpid()), LISTEN_FDS="1")
+from runtimed.http.listeners import Address, Listeners
+listeners = Listeners.open([Address("127.0.0.1", 1)])
+print(listeners.urls[0], os.get_inheritable(3), "LISTEN_FDS" in os.environ)
+"""
+    with socket.create_server(("127.0.0.1", 0)) as given:
+        done = subprocess.run(
+            [sys.executable, "-c", code, str(given.fileno())],
+            pass_fds=[given.fileno()],
+            capture_output=True,
+            text=True,
+            check=True,
+        )
+        assert done.stdout.split() == [f"http://127.0.0.1:{given.getsockname()[1]}", "False", "False"]

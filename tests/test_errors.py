@@ -1,0 +1,55 @@
+"""The tree of errors: each leaf can be answered, and stands in the drawing of the tree."""
+
+import pytest
+
+from runtimed import cli, errors
+from runtimed.http.errors import status_of
+
+CONTRACT = {
+    400: "invalid_json invalid_query invalid_worker_id invalid_request limit_too_large config_bundle_digest_mismatch "
+    "invalid_profile_selector unsupported_config_declaration wrong_runtime wrong_runtime_cursor",
+    401: "unauthorized",
+    403: "forbidden_origin",
+    404: "worker_not_found config_bundle_missing not_found",
+    405: "method_not_allowed",
+    409: "runtime_stopped worker_execution_unavailable worker_execution_rejected",
+    413: "payload_too_large",
+    415: "unsupported_media_type",
+    421: "misdirected_request",
+    500: "store_io store_missing store_corrupt state_poisoned internal",
+    503: "unavailable",
+    507: "store_full",
+}
+
+
+def leaves(kind=errors.RuntimedError):
+    below = kind.__subclasses__()
+    return [leaf for child in below for leaf in leaves(child)] if below else [kind]
+
+
+def answered():
+    return [leaf for leaf in leaves() if not issubclass(leaf, errors.StartError | errors.FeedError)]
+
+
+def test_the_codes_and_statuses_are_those_of_the_contract():
+    assert {(leaf.code, status_of(leaf)) for leaf in answered()} == {
+        (code, status) for status, codes in CONTRACT.items() for code in codes.split()
+    }
+
+
+def test_no_two_errors_share_a_code():
+    codes = [leaf.code for leaf in leaves()]
+    assert len(set(codes)) == len(codes)
+
+
+def test_the_drawing_shows_the_tree():
+    assert all(f"─ {leaf.__name__}" in (errors.__doc__ or "") for leaf in leaves())
+
+
+@pytest.mark.parametrize("leaf", leaves())
+def test_every_error_says_what_it_is(leaf):
+    assert leaf.__doc__
+
+
+def test_the_exit_codes_are_those_that_scripts_rely_on():
+    assert (cli.OK, cli.FAILURE, cli.USAGE, cli.STORE_TAKEN, cli.STORE_FAILED) == (0, 1, 2, 3, 74)

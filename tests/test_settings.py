@@ -1,0 +1,93 @@
+"""Settings: who wins, and what is said of a wrong one."""
+
+from pathlib import Path
+
+import attrs
+import pytest
+
+from runtimed.errors import ConfigurationError
+from runtimed.settings import Settings, load
+
+PROFILE = '[profiles."builtin:coder"]\nbackend = "shell"\n'
+
+
+@pytest.fixture
+def config(user_folders: Path) -> Path:
+    """The user's own configuration file."""
+    folder = user_folders / "config" / "runtimed"
+    folder.mkdir()
+    return folder / "config.toml"
+
+
+def test_a_flag_goes_before_the_environment_before_the_file_before_the_default(config, monkeypatch):
+    assert load({}).max_event_batch_items == 256
+    config.write_text("max_event_batch_items = 1\n")
+    assert load({}).max_event_batch_items == 1
+    monkeypatch.setenv("RUNTIMED_MAX_EVENT_BATCH_ITEMS", "2")
+    assert load({}).max_event_batch_items == 2
+    assert load({"max_event_batch_items": 3}).max_event_batch_items == 3
+
+
+def test_a_list_in_the_environment_is_separated_by_commas(monkeypatch):
+    monkeypatch.setenv("RUNTIMED_LISTEN", "127.0.0.1:1,unix:/tmp/x")
+    assert load({}).listen == ("127.0.0.1:1", "unix:/tmp/x")
+
+
+def test_a_file_that_was_named_must_be_there(tmp_path):
+    with pytest.raises(ConfigurationError):
+        load({}, str(tmp_path / "missing.toml"))
+
+
+@pytest.mark.parametrize(
+    ("text", "named"),
+    [
+        ("surprise = 1\n", "surprise"),
+        ("max_body_bytes = 2.5\n", "max_body_bytes: expected a whole number"),
+        ("max_body_bytes = true\n", "max_body_bytes: expected a whole number"),
+        ("max_body_bytes = 0\n", "max_body_bytes: expected a number above 0"),
+        ('heartbeat_s = "soon"\n', "heartbeat_s: expected a number"),
+        ('log_format = "xml"\n', "log_format: expected one of auto, text, json"),
+        ("store = 3\n", "store: expected text"),
+        ('store = "sqlite"\n', "store: expected memory or fs:PATH"),
+        ('store = "fs:"\n', "store: expected memory or fs:PATH"),
+        ('runtime_id = "../x"\n', "runtime_id: expected"),
+        ("listen = []\n", "listen: expected"),
+        ('token = "abc"\n', "token: expected in RUNTIMED_TOKEN"),
+        ("not toml\n", "expected"),
+        ('[profiles.x]\nbackend = "magic"\n', 'profiles."x".backend: expected one of'),
+        ("[profiles.x]\n", 'profiles."x".backend: required'),
+        (PROFILE + "surprise = 1\n", 'profiles."builtin:coder".surprise: unknown field'),
+        (PROFILE + 'command = "ls -l"\n', 'profiles."builtin:coder".command: expected an array'),
+        (PROFILE + "stop_grace_s = -1\n", 'profiles."builtin:coder".stop_grace_s: expected a number'),
+        (PROFILE + "env = { A = 1 }\n", 'profiles."builtin:coder".env.A: expected a string'),
+    ],
+)
+def test_what_is_wrong_in_the_file_is_named_in_one_line(config, text, named):
+    config.write_text(text)
+    with pytest.raises(ConfigurationError) as refusal:
+        load({})
+    assert named.lower() in refusal.value.message.lower()
+    assert "\n" not in refusal.value.message
+
+
+def test_a_profile_is_read_with_its_defaults(config):
+    config.write_text(PROFILE + 'capabilities = ["read"]\nenv = { A = "b" }\nstop_grace_s = 2\n')
+    profile = load({}).profile_table()["builtin:coder"]
+    assert (profile.backend, profile.capabilities, profile.env) == ("shell", ("read",), {"A": "b"})
+    assert (profile.stop_grace_s, profile.permissions) == (2.0, "ask")
+
+
+def test_a_token_with_a_space_is_refused_and_not_repeated(monkeypatch):
+    monkeypatch.setenv("RUNTIMED_TOKEN", "secret word")
+    with pytest.raises(ConfigurationError) as refusal:
+        load({})
+    assert "secret" not in refusal.value.message
+
+
+@pytest.mark.parametrize("field", [field.name for field in attrs.fields(Settings) if field.type in {int, float}])
+def test_every_number_can_be_set_in_the_environment_and_must_be_one(field, monkeypatch):
+    monkeypatch.setenv(f"RUNTIMED_{field.upper()}", "7")
+    assert getattr(load({}), field) == 7
+    monkeypatch.setenv(f"RUNTIMED_{field.upper()}", "seven")
+    with pytest.raises(ConfigurationError, match=field):
+        load({})
