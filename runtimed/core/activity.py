@@ -129,12 +129,12 @@ class Activity:
 
 
 def _added(activity: Activity, block: Block) -> Activity:
-    return attrs.evolve(activity, blocks=(*activity.blocks, block)[-MAX_BLOCKS:])
+    return Activity(activity.status, (*activity.blocks, block)[-MAX_BLOCKS:])
 
 
 def _replaced(activity: Activity, old: Block, new: Block | None) -> Activity:
     blocks = (new if block is old else block for block in activity.blocks)
-    return attrs.evolve(activity, blocks=tuple(block for block in blocks if block is not None))
+    return Activity(activity.status, tuple(block for block in blocks if block is not None))
 
 
 def _open_prose(activity: Activity, kind: str) -> Prose | None:
@@ -155,15 +155,15 @@ def _written(activity: Activity, kind: Literal["text", "thinking"], text: str) -
     block = _open_prose(activity, kind)
     if block is None:
         return _added(activity, Prose(kind, Pieces(text)))
-    return _replaced(activity, block, attrs.evolve(block, pieces=block.pieces.plus(text)))
+    return _replaced(activity, block, Prose(kind, block.pieces.plus(text)))
 
 
 def _run_started(activity: Activity, _payload: UserMessage | InvokeStart) -> Activity:
-    return attrs.evolve(activity, status="running")
+    return Activity("running", activity.blocks)
 
 
 def _system_item(activity: Activity, payload: SystemItem) -> Activity:
-    return attrs.evolve(activity, status="running") if payload.item.get("kind") == SYSTEM_INPUT else activity
+    return Activity("running", activity.blocks) if payload.item.get("kind") == SYSTEM_INPUT else activity
 
 
 def _run_ended(_activity: Activity, payload: RunEnd | ErrorRaised) -> Activity:
@@ -171,7 +171,7 @@ def _run_ended(_activity: Activity, payload: RunEnd | ErrorRaised) -> Activity:
 
 
 def _status(activity: Activity, payload: StatusChanged) -> Activity:
-    return attrs.evolve(activity, status=payload.status)
+    return Activity(payload.status, activity.blocks)
 
 
 def _text(activity: Activity, payload: TextDelta) -> Activity:
@@ -205,7 +205,8 @@ def _call_args(activity: Activity, payload: ToolCallArgsDelta) -> Activity:
     call = _open_call(activity, payload.id)
     if call is None:
         return activity
-    return _replaced(activity, call, attrs.evolve(call, args=call.args.plus(payload.json), state="streaming_args"))
+    grown = ToolCall(call.id, call.name, call.args.plus(payload.json), "streaming_args")
+    return _replaced(activity, call, grown)
 
 
 def _call_done(activity: Activity, payload: ToolCallDone) -> Activity:

@@ -3,13 +3,12 @@
 A decision checks first and writes afterwards: one that raises has left the Draft as it was.
 """
 
-from collections.abc import Callable, Iterable, Mapping
-
-import attrs
+from collections.abc import Iterable, Mapping
 
 from runtimed.core import bundles
-from runtimed.core.activity import SYSTEM_INPUT, Activity
-from runtimed.core.change import Change, Entry, Event, Worker
+from runtimed.core.activity import SYSTEM_INPUT
+from runtimed.core.change import Worker
+from runtimed.core.draft import Draft
 from runtimed.core.ports import Answer
 from runtimed.errors import InvalidProfileSelector, InvalidRequest, WorkerExecutionUnavailable
 from runtimed.model.bundle import ConfigBundle
@@ -28,7 +27,6 @@ from runtimed.model.event import (
 from runtimed.model.execution import Execution, ExecutionResult, Operation, RunState
 from runtimed.model.identity import WorkerId
 from runtimed.model.interaction import WorkerInput
-from runtimed.model.transcript import Role
 from runtimed.model.worker import (
     CreateWorkerRequest,
     NamedProfile,
@@ -49,56 +47,6 @@ TOOLS_LESS: tuple[str, Severity, str] = (
     "info",
     "a Worker was created without capabilities: it has no tools",
 )
-
-
-class Draft:
-    """The next Change of one Worker while it is being decided: its row, activity, entries and events so far."""
-
-    def __init__(self, worker: Worker, activity: Activity, next_sequence: Callable[[], int]) -> None:
-        self.worker = worker
-        self.activity = activity
-        self._before = worker
-        self._next_sequence = next_sequence
-        self._length = worker.transcript_len
-        self._since = worker.active_since
-        self._entries: list[Entry] = []
-        self._events: list[Event] = []
-
-    def emit(self, payload: Payload, role: Role | None = None, content: str = "") -> int:
-        """Add an event, with a `role` also the entry that it tells of, and return its sequence."""
-        sequence = self._next_sequence()
-        worker_id = self.worker.worker_id
-        if role is not None:
-            self._length += 1
-            self._entries.append(Entry(worker_id, self._length, role, content, sequence))
-        self.activity = self.activity.after(payload)
-        self._since = 0 if self.activity.quiet else self._since or sequence
-        self._events.append(Event(sequence, worker_id, payload, self._since, self._length))
-        return sequence
-
-    @property
-    def transcript_len(self) -> int:
-        """How many entries there are with those of this Draft."""
-        return self._length
-
-    def revise(self, *, status: WorkerStatus | None = None, execution: Execution | None = None) -> None:
-        """Change the Worker's row."""
-        self.worker = attrs.evolve(
-            self.worker, status=status or self.worker.status, execution=execution or self.worker.execution
-        )
-
-    def change(self) -> Change | None:
-        """What was decided, or None where nothing was; `worker` is then the row that is stored."""
-        if self._events:
-            self.worker = attrs.evolve(
-                self.worker,
-                transcript_len=self._length,
-                last_sequence=self._events[-1].sequence,
-                active_since=self._since,
-            )
-        if self.worker == self._before:
-            return None
-        return Change(worker=self.worker, entries=self._entries, events=self._events)
 
 
 def new_worker(worker_id: WorkerId, request: CreateWorkerRequest) -> Worker:
@@ -132,23 +80,23 @@ def attach(draft: Draft, answer: Answer) -> None:
     accepted = answer.outcome == "accepted"
     state: RunState = "idle" if accepted else "errored" if answer.outcome == "errored" else "rejected"
     result = ExecutionResult("spawn", answer.outcome, state, answer.message)
-    draft.revise(execution=Execution("connected" if accepted else "unconnected", state, result))
+    draft.execution = Execution("connected" if accepted else "unconnected", state, result)
 
 
-def check_input(worker: Worker, message: WorkerInput) -> None:
+def check_input(status: WorkerStatus, execution: Execution, message: WorkerInput) -> None:
     """Raises InvalidRequest or WorkerExecutionUnavailable for an input that can't be taken now."""
-    if worker.status != "running":
-        raise InvalidRequest(f"the Worker is {worker.status}: only a running Worker takes input")
+    if status != "running":
+        raise InvalidRequest(f"the Worker is {status}: only a running Worker takes input")
     if not message.content:
         raise InvalidRequest("content: expected text that is not empty")
-    if worker.execution.backend != "connected":
-        raise WorkerExecutionUnavailable(_why_unavailable(worker.execution))
+    if execution.backend != "connected":
+        raise WorkerExecutionUnavailable(_why_unavailable(execution))
 
 
 def take_input(draft: Draft, message: WorkerInput) -> tuple[int, int]:
     """An input that the backend has accepted; returns the sequences of its entry and of its event."""
-    check_input(draft.worker, message)
-    draft.revise(execution=_execution(draft, "input", Answer("accepted"), "busy"))
+    check_input(draft.status, draft.execution, message)
+    draft.execution = _execution(draft, "input", Answer("accepted"), "busy")
     payload: Payload = UserMessage((TextSegment(message.content),))
     if message.kind == "system":
         payload = SystemItem({"kind": SYSTEM_INPUT, "content": message.content})
@@ -158,25 +106,25 @@ def take_input(draft: Draft, message: WorkerInput) -> tuple[int, int]:
 
 def refuse_input(draft: Draft, answer: Answer) -> None:
     """An input that the backend has refused: only the Worker's last result tells of it."""
-    draft.revise(execution=_execution(draft, "input", answer, draft.worker.execution.run_state))
+    draft.execution = _execution(draft, "input", answer, draft.execution.run_state)
 
 
 def take_output(draft: Draft, payloads: Iterable[Payload]) -> None:
     """What the backend says; a Worker that is not running says nothing any more."""
-    if draft.worker.status != "running":
+    if draft.status != "running":
         return
     for payload in payloads:
         if isinstance(payload, TextDone):
             draft.emit(payload, "assistant", payload.text)
         else:
             draft.emit(payload)
-        if isinstance(payload, RunEnd | ErrorRaised) and draft.worker.execution.run_state == "busy":
-            draft.revise(execution=attrs.evolve(draft.worker.execution, run_state="idle"))
+        if isinstance(payload, RunEnd | ErrorRaised) and draft.execution.run_state == "busy":
+            draft.execution = Execution(draft.execution.backend, "idle", draft.execution.last_result)
 
 
 def end_worker(draft: Draft, operation: Operation, answer: Answer, reason: str | None, unix_ms: int) -> None:
     """Stop or cancel; a run that this cuts is closed first. Changes nothing where the Worker is not running."""
-    if draft.worker.status != "running":
+    if draft.status != "running":
         return
     done: WorkerStatus = "cancelled" if operation == "cancel" else "stopped"
     if not draft.activity.quiet:
@@ -187,18 +135,24 @@ def end_worker(draft: Draft, operation: Operation, answer: Answer, reason: str |
             draft.emit(RunEnd("rolled_back"))
     draft.emit(Shutdown())
     result = ExecutionResult(operation, answer.outcome, "stopped", answer.message)
-    draft.revise(status=done, execution=Execution("unconnected", "stopped", result))
+    draft.status = done
+    draft.execution = Execution("unconnected", "stopped", result)
+
+
+def disconnected(execution: Execution) -> Execution:
+    """The same with nothing that runs it; what the backend last said is kept."""
+    return Execution("unconnected", "unconnected", execution.last_result)
 
 
 def lose_execution(draft: Draft, why: str) -> None:
     """Nothing runs this Worker any more; a run that this cuts is closed with an error."""
-    if draft.worker.status != "running":
+    if draft.status != "running":
         return
     _close_open_output(draft, why)
-    if draft.activity.status == "running" or draft.worker.execution.run_state == "busy":
+    if draft.activity.status == "running" or draft.execution.run_state == "busy":
         draft.emit(ErrorRaised("internal", f"the run was cut: {why}"))
         draft.emit(RunEnd("rolled_back"))
-    draft.revise(execution=attrs.evolve(UNCONNECTED, last_result=draft.worker.execution.last_result))
+    draft.execution = disconnected(draft.execution)
 
 
 def _close_open_output(draft: Draft, why: str) -> None:
@@ -211,7 +165,7 @@ def _close_open_output(draft: Draft, why: str) -> None:
 
 def _execution(draft: Draft, operation: Operation, answer: Answer, run_state: RunState) -> Execution:
     result = ExecutionResult(operation, answer.outcome, run_state, answer.message)
-    return attrs.evolve(draft.worker.execution, run_state=run_state, last_result=result)
+    return Execution(draft.execution.backend, run_state, result)
 
 
 def _why_unavailable(execution: Execution) -> str:

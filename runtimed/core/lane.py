@@ -11,7 +11,8 @@ import attrs
 
 from runtimed.core.activity import Activity
 from runtimed.core.change import Change, EncodedEvent, Worker
-from runtimed.core.decide import Draft, take_output
+from runtimed.core.decide import take_output
+from runtimed.core.draft import Draft
 from runtimed.core.ports import Store
 from runtimed.errors import RuntimedError, RuntimeStopped, SerializeFailed, StatePoisoned, StoreFull
 from runtimed.model.event import Payload, Shutdown, Snapshot, UserMessage
@@ -88,7 +89,10 @@ class Pipeline:
             return
         self.head = events[-1].sequence
         for listener in self._listeners:
-            listener.publish(worker_id, events)
+            try:
+                listener.publish(worker_id, events)
+            except Exception:
+                log.exception("a listener failed")
 
     def close(self) -> None:
         """Commit nothing more."""

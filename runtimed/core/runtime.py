@@ -3,7 +3,7 @@
 import asyncio
 import itertools
 import logging
-import uuid
+import secrets
 from collections import Counter
 from collections.abc import Awaitable, Coroutine, Sequence
 from functools import partial
@@ -236,8 +236,8 @@ class Runtime:
         lane = self._lane(ref)
         self._check_running()
         self._check_not_ending(lane)
-        decide.check_input(lane.worker, message)
-        input_id = uuid.uuid4().hex
+        decide.check_input(lane.worker.status, lane.worker.execution, message)
+        input_id = secrets.token_hex(16)
         answer = await self._dispatch(Dispatch(ref.worker_id, input_id, message))
         if answer.outcome != "accepted":
             await lane.propose(partial(decide.refuse_input, answer=answer))
@@ -360,8 +360,7 @@ def _disconnected(worker: Worker) -> Worker:
     """A Worker of an earlier life: what connected it then is gone, whatever was stored."""
     if worker.status != "running":
         return worker
-    last_result = worker.execution.last_result
-    return attrs.evolve(worker, execution=attrs.evolve(decide.UNCONNECTED, last_result=last_result))
+    return attrs.evolve(worker, execution=decide.disconnected(worker.execution))
 
 
 async def _ask(answer: Awaitable[Answer]) -> Answer:

@@ -1,0 +1,7 @@
+"""`python -m runtimectl`."""
+
+import sys
+
+from runtimectl.cli import main
+
+sys.exit(main())

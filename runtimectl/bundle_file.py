@@ -1,0 +1,110 @@
+"""Config bundles as people write them: JSON, YAML or TOML."""
+
+import tomllib
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from runtimectl import stdin
+from runtimectl.errors import UsageProblem
+from runtimectl.output import at
+from runtimed.model.bundle import ConfigBundle
+from runtimed.model.digest import bundle_digest
+from runtimed.wire import json
+from runtimed.wire.converter import converter
+from runtimed.wire.envelopes import PutBundleRequest
+from runtimed.wire.problems import FieldProblem, first_problem
+
+MAX_BYTES = 64 << 20
+
+Json = dict[str, Any]
+
+
+def read(name: str) -> tuple[Json, str]:
+    """The bundle in a file, or on stdin for `-`, and the digest that it should have.
+
+    A digest that is missing from it is the empty string there. Raises UsageProblem, naming the field at fault.
+    """
+    where = "stdin" if name == "-" else name
+    try:
+        return _checked(_parsed(name))
+    except FieldProblem as problem:
+        field = f"{problem.path}: " if problem.path else ""
+        raise UsageProblem(f"{where}: {field}{problem.problem}") from None
+
+
+def _parsed(name: str) -> Any:
+    if name == "-":
+        return _by_trying(stdin.read_bytes())
+    parse = _PARSERS.get(Path(name).suffix.lower(), _by_trying)
+    try:
+        with Path(name).open("rb") as file:
+            found = file.read(MAX_BYTES + 1)
+    except OSError as error:
+        raise UsageProblem(f"{name}: {error.strerror}") from None
+    if len(found) > MAX_BYTES:
+        raise UsageProblem(f"{name}: expected at most {MAX_BYTES} bytes")
+    return parse(found)
+
+
+def _by_trying(found: bytes) -> Any:
+    for parse in (json.parse, _toml):
+        try:
+            return parse(found)
+        except FieldProblem:
+            continue
+    return _yaml(found)
+
+
+def _checked(value: Any) -> tuple[Json, str]:
+    wrapped = value if isinstance(value, dict) and set(value) == {"bundle"} else {"bundle": value}
+    metadata = at("bundle.metadata")(wrapped)
+    if isinstance(metadata, dict):
+        metadata.setdefault("digest", "")
+    return wrapped["bundle"], bundle_digest(_typed(wrapped))
+
+
+def _typed(wrapped: Json) -> ConfigBundle:
+    try:
+        return converter.structure(wrapped, PutBundleRequest).bundle
+    except Exception as error:  # noqa: BLE001 whatever reading the file provokes is the file's fault
+        raise first_problem(error) from None
+
+
+def _toml(found: bytes) -> Any:
+    try:
+        return tomllib.loads(found.decode())
+    except ValueError as error:
+        raise FieldProblem(f"expected TOML; {error}") from None
+
+
+def _yaml(found: bytes) -> Any:
+    try:
+        return yaml.load(found, _Loader)  # noqa: S506 a SafeLoader with fewer types
+    except (yaml.YAMLError, ValueError) as error:
+        raise FieldProblem(f"expected YAML; {' '.join(str(error).split())}") from None
+
+
+class _Loader(yaml.SafeLoader):
+    """YAML in which a timestamp is the text that stands there, and no key stands twice."""
+
+    def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Any, Any]:
+        found: dict[Any, Any] = super().construct_mapping(node, deep)
+        if len(found) != len(node.value):
+            raise yaml.constructor.ConstructorError(None, None, "a key stands twice", node.start_mark)
+        return found
+
+
+_Loader.yaml_implicit_resolvers = {
+    first: [(tag, pattern) for tag, pattern in resolvers if tag != "tag:yaml.org,2002:timestamp"]
+    for first, resolvers in yaml.SafeLoader.yaml_implicit_resolvers.items()
+}
+
+_PARSERS: dict[str, Callable[[bytes], Any]] = {
+    ".json": json.parse,
+    ".toml": _toml,
+    ".yaml": _yaml,
+    ".yml": _yaml,
+}

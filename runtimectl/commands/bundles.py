@@ -1,0 +1,109 @@
+"""`runtimectl bundles`."""
+
+from typing import TYPE_CHECKING
+
+import click
+
+from runtimectl.options import Group
+from runtimectl.output import Column, View, at
+from runtimectl.requests import bundle_reference
+from runtimectl.session import Session
+
+if TYPE_CHECKING:
+    from runtimectl.output import Object
+
+
+def _reference(bundle: "Object") -> str:
+    return f"{bundle.get('id')}@{bundle.get('digest')}"
+
+
+def _available_reference(availability: "Object") -> str:
+    return _reference(availability.get("reference") or {})
+
+
+LIST = View(
+    "bundles",
+    _reference,
+    (
+        Column("BUNDLE", at("id")),
+        Column("REVISION", at("revision")),
+        Column("WORKSPACE", at("workspace_id")),
+        Column("CREATED", at("created_at")),
+        Column("PROFILES", at("profile_count")),
+        Column("DECLARATIONS", at("declaration_count")),
+        Column("DIGEST", at("digest")),
+    ),
+)
+AVAILABLE = View(
+    "availability",
+    _available_reference,
+    (
+        Column("BUNDLE", at("reference.id")),
+        Column("REVISION", at("summary.revision")),
+        Column("DIGEST", at("reference.digest")),
+    ),
+)
+
+
+@click.group(cls=Group)
+def bundles() -> None:
+    """List, push and check config bundles.
+
+    FILE holds a bundle as JSON, YAML or TOML, told apart by its suffix; - is stdin.
+
+    Example: runtimectl bundles push bundle.yaml
+    """
+
+
+@bundles.command("list")
+@click.pass_obj
+def list_(session: Session) -> None:
+    """List the bundles that the Runtime holds, by id.
+
+    Example: runtimectl bundles list -o json
+    """
+    session.printer().show(LIST, session.client().bundles())
+
+
+@bundles.command()
+@click.argument("file", metavar="FILE|-")
+@click.pass_obj
+def push(session: Session, file: str) -> None:
+    """Give the Runtime a bundle; a missing digest is computed.
+
+    Example: runtimectl bundles push bundle.yaml -o name
+    """
+    from runtimectl import bundle_file
+
+    bundle, computed = bundle_file.read(file)
+    if not bundle["metadata"]["digest"]:
+        bundle["metadata"]["digest"] = computed
+    session.printer().show(AVAILABLE, session.client().push_bundle(bundle))
+
+
+@bundles.command()
+@click.argument("bundle", metavar="ID@DIGEST")
+@click.pass_obj
+def check(session: Session, bundle: str) -> None:
+    """Ask whether the Runtime holds exactly this version.
+
+    Example: runtimectl bundles check bundle-1@f1faffb46524a985fff79a4a3e9165e776187d2e3a67773995806ac557f3320a
+    """
+    reference = bundle_reference(bundle)
+    body = session.client().bundle_availability(reference["id"], reference["digest"])
+    session.printer().show(AVAILABLE, body)
+
+
+@bundles.command()
+@click.argument("file", metavar="FILE|-")
+@click.pass_obj
+def digest(session: Session, file: str) -> None:
+    """Compute the digest of a bundle; no daemon is asked.
+
+    Example: runtimectl bundles digest bundle.toml
+    """
+    from runtimectl import bundle_file
+
+    bundle, computed = bundle_file.read(file)
+    found = {"id": bundle["metadata"]["id"], "digest": computed}
+    session.printer().record(found, at("digest"), _reference(found))

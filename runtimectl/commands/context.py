@@ -1,0 +1,93 @@
+"""`runtimectl context`."""
+
+from pathlib import Path
+
+import click
+
+from runtimectl import address, contexts
+from runtimectl.contexts import Context
+from runtimectl.errors import UsageProblem
+from runtimectl.options import Group
+from runtimectl.output import Column, View, at
+from runtimectl.session import Session
+
+CONTEXTS = View(
+    "contexts",
+    at("name"),
+    (
+        Column("CURRENT", lambda context: "*" if context["current"] else ""),
+        Column("NAME", at("name")),
+        Column("URL", at("url")),
+        Column("TOKEN FILE", at("token_file")),
+    ),
+)
+
+
+@click.group(cls=Group)
+def context() -> None:
+    """Give daemons names, and choose the one that commands talk to.
+
+    Example: runtimectl context set lab --url http://127.0.0.1:38800 --token-file ~/lab.token
+    """
+
+
+@context.command("list")
+@click.pass_obj
+def list_(session: Session) -> None:
+    """List the contexts, by name.
+
+    Example: runtimectl context list
+    """
+    known = contexts.load()
+    found = [
+        {"name": name, "current": name == known.current, **known.by_name[name]._asdict()}
+        for name in sorted(known.by_name)
+    ]
+    session.printer().show(CONTEXTS, {"contexts": found})
+
+
+@context.command("set")
+@click.argument("name")
+@click.pass_obj
+def set_(session: Session, name: str) -> None:
+    """Keep --url and --token-file under a name.
+
+    Example: runtimectl context set lab --url unix:/run/lab/runtimed.sock
+    """
+    if session.url is None:
+        raise UsageProblem("--url: expected with context set")
+    address.parse(session.url)
+    token_file = session.token_file and str(Path(session.token_file).expanduser().absolute())
+    known = contexts.load()
+    known.by_name[name] = Context(session.url, token_file)
+    known.save()
+    if name != known.current:
+        session.tell(f"to have it used: runtimectl context use {name}")
+
+
+@context.command()
+@click.argument("name")
+def use(name: str) -> None:
+    """Talk to this daemon unless told otherwise.
+
+    Example: runtimectl context use lab
+    """
+    known = contexts.load()
+    known.get(name)
+    known.current = name
+    known.save()
+
+
+@context.command()
+@click.argument("name")
+def remove(name: str) -> None:
+    """Forget a context.
+
+    Example: runtimectl context remove lab
+    """
+    known = contexts.load()
+    known.get(name)
+    del known.by_name[name]
+    if known.current == name:
+        known.current = None
+    known.save()

@@ -1,0 +1,248 @@
+"""`runtimectl workers`."""
+
+import time
+from collections.abc import Callable
+from contextlib import closing
+from typing import TYPE_CHECKING, Any
+
+import click
+
+from runtimectl.errors import ControlError, RunFailed, TimedOut, UsageProblem
+from runtimectl.options import Group
+from runtimectl.output import Column, View, at
+from runtimectl.requests import create_request
+from runtimectl.session import Session, say, text, worker_id
+from runtimectl.stdin import read_bytes
+
+if TYPE_CHECKING:
+    from runtimectl.client import Body, Client
+
+MAX_INTENT = 60
+SPAWN_TIMEOUT_S = 60.0
+SPAWN_POLL_S = 0.1
+
+
+def _profile(worker: "Body") -> object:
+    profile = worker.get("profile") or {}
+    return profile.get("value", "default")
+
+
+def _intent(worker: "Body") -> object:
+    intent = worker.get("intent") or {}
+    told = (intent.get(name) for name in ("role", "objective", "purpose"))
+    return ": ".join([str(intent.get("kind")), *(str(value) for value in told if value)])
+
+
+def _capabilities(worker: "Body") -> object:
+    return ", ".join(request["name"] for request in worker.get("requested_capabilities", ())) or None
+
+
+WORKER = at("worker_id")
+ROW = (
+    Column("WORKER", WORKER),
+    Column("STATUS", at("status")),
+    Column("RUN", at("execution.run_state")),
+    Column("PROFILE", _profile),
+    Column("INTENT", _intent, MAX_INTENT),
+    Column("ENTRIES", at("transcript_len")),
+)
+LIST = View("workers", WORKER, ROW)
+CREATED = View("worker", WORKER, ROW)
+DETAIL = View(
+    "worker",
+    WORKER,
+    (
+        *ROW,
+        Column("LAST EVENT", at("last_event_id")),
+        Column("BACKEND", at("execution.backend")),
+        Column("LAST RESULT", at("execution.last_result.outcome")),
+        Column("MESSAGE", at("execution.last_result.message")),
+        Column("BUNDLE", at("config_bundle.id")),
+        Column("CAPABILITIES", _capabilities),
+        Column("RUNTIME", at("runtime_id")),
+    ),
+    upright=True,
+)
+ACK = View(
+    "ack",
+    at("worker_ref.worker_id"),
+    (
+        Column("WORKER", at("worker_ref.worker_id")),
+        Column("STATUS", at("status")),
+        Column("ENTRY", at("transcript_sequence")),
+        Column("EVENT", at("event_id")),
+    ),
+)
+ENDED = View("ack", ACK.name, tuple(column for column in ACK.columns if column.title != "ENTRY"))
+
+
+@click.group(cls=Group)
+def workers() -> None:
+    """List, create, talk to and end Workers.
+
+    W is a Worker's id or a unique prefix of one.
+
+    Example: runtimectl workers list
+    """
+
+
+@workers.command("list")
+@click.option("--status", type=click.Choice(["running", "stopped", "cancelled"]), help="Only those of this status.")
+@click.pass_obj
+def list_(session: Session, status: str | None) -> None:
+    """List the Workers, by id.
+
+    Example: runtimectl workers list --status running -o name
+    """
+    body = session.client().workers()
+    if status is not None:
+        body["workers"] = [worker for worker in body["workers"] if worker.get("status") == status]
+    session.printer().show(LIST, body)
+
+
+@workers.command()
+@click.argument("worker", metavar="W")
+@click.pass_obj
+def get(session: Session, worker: str) -> None:
+    """Show one Worker.
+
+    Example: runtimectl workers get worker-00000001 -o json
+    """
+    client = session.client()
+    session.printer().show(DETAIL, client.worker(worker_id(client, worker)))
+
+
+@workers.command()
+@click.option("--profile", metavar="SEL", help="default, builtin:NAME or the NAME of a bundle's profile.")
+@click.option("--task", metavar="TEXT", help="A Worker with this to get done.")
+@click.option("--role", metavar="R", help="A Worker that plays this part.")
+@click.option("--purpose", metavar="TEXT", help="What the assistant, or the role, is for.")
+@click.option("--bundle", metavar="ID@DIGEST", help="The config bundle to create it from.")
+@click.option("--capability", "capabilities", metavar="C", multiple=True, help="Ask for a capability; repeatable.")
+@click.option("--workspace", "workspaces", metavar="NAME=REF", multiple=True, help="A workspace; repeatable.")
+@click.option("--mount", "mounts", metavar="NAME=REF", multiple=True, help="A mount; repeatable.")
+@click.option("--wait", is_flag=True, help="Wait until it runs; exit 1 when it does not.")
+@click.pass_obj
+def create(session: Session, /, wait: bool, **wanted: Any) -> None:
+    """Create a Worker and print it.
+
+    Example: runtimectl workers create --profile builtin:shell --capability shell -o name
+    """
+    request = create_request(**wanted)
+    client = session.client()
+    body = client.create_worker(request)
+    if wait:
+        body = _spawned(client, body)
+    session.printer().show(CREATED, body)
+    refusal = _refusal(body["worker"])
+    if refusal and wait:
+        raise RunFailed(refusal)
+    if refusal:
+        session.tell(refusal)
+
+
+@workers.command("input")
+@click.argument("worker", metavar="W")
+@click.argument("content", metavar="[TEXT | -]", required=False)
+@click.option("--system", is_flag=True, help="A system input instead of a user's.")
+@click.option("--wait", is_flag=True, help="Wait for the end of the run; exit 1 when it does not end well.")
+@click.pass_obj
+def input_(session: Session, worker: str, content: str | None, system: bool, wait: bool) -> None:
+    """Say something to a Worker; - or nothing reads it from stdin.
+
+    Example: runtimectl workers input worker-00000001 "hello" --wait
+    """
+    said = _from_stdin() if content in {None, "-"} else str(content)
+    client = session.client()
+    chosen = worker_id(client, worker)
+    body = client.send_input(chosen, "system" if system else "user", said)
+    session.printer().show(ACK, body)
+    if wait:
+        _wait_for_run(session, body["ack"])
+
+
+@workers.command()
+@click.argument("workers", metavar="W...", nargs=-1, required=True)
+@click.option("--reason", metavar="TEXT", help="Kept with the Worker's events.")
+@click.pass_obj
+def stop(session: Session, workers: tuple[str, ...], reason: str | None) -> None:
+    """End Workers in good order.
+
+    Example: runtimectl workers stop worker-00000001 --reason "done"
+    """
+    client = session.client()
+    _end(session, client, workers, client.stop, reason)
+
+
+@workers.command()
+@click.argument("workers", metavar="W...", nargs=-1, required=True)
+@click.option("--reason", metavar="TEXT", help="Kept with the Worker's events.")
+@click.pass_obj
+def cancel(session: Session, workers: tuple[str, ...], reason: str | None) -> None:
+    """End Workers at once.
+
+    Example: runtimectl workers cancel worker-00000001 worker-00000002
+    """
+    client = session.client()
+    _end(session, client, workers, client.cancel, reason)
+
+
+def _refusal(worker: "Body") -> str | None:
+    outcome = at("execution.last_result.outcome")(worker)
+    if outcome in {None, "accepted"}:
+        return None
+    message = at("execution.last_result.message")(worker) or outcome
+    return f"{text(worker, 'worker_id')} was created, but nothing runs it: {message}"
+
+
+def _spawned(client: "Client", body: "Body") -> "Body":
+    """The Worker once its spawn has been answered. Raises TimedOut."""
+    deadline = time.monotonic() + SPAWN_TIMEOUT_S
+    while _unanswered(body["worker"]):
+        if time.monotonic() > deadline:
+            raise TimedOut(f"nothing runs {body['worker']['worker_id']} after {SPAWN_TIMEOUT_S:g} s")
+        time.sleep(SPAWN_POLL_S)
+        body = client.worker(text(body["worker"], "worker_id"))
+    return body
+
+
+def _unanswered(worker: "Body") -> bool:
+    return at("execution.run_state")(worker) == "unconnected" and at("execution.last_result")(worker) is None
+
+
+def _from_stdin() -> str:
+    try:
+        return read_bytes().decode()
+    except UnicodeDecodeError as error:
+        raise UsageProblem(f"stdin: expected UTF-8; byte {error.start} is not") from None
+
+
+def _wait_for_run(session: Session, ack: "Body") -> None:
+    from runtimectl.feed import Feed
+    from runtimectl.runs import wait_for_end
+
+    worker = ack["worker_ref"]
+    feed = Feed(lambda: session.client(worker["runtime_id"]), worker, text(ack, "event_id"), session.tell)
+    with closing(feed.envelopes()) as envelopes:
+        wait_for_end(envelopes)
+
+
+def _end(
+    session: Session,
+    client: "Client",
+    workers: tuple[str, ...],
+    end: Callable[[str, str | None], "Body"],
+    reason: str | None,
+) -> None:
+    """End each; those that can't be ended do not keep the others alive, and the last error decides the exit code."""
+    bodies, errors = [], []
+    for chosen in [worker_id(client, given) for given in workers]:
+        try:
+            bodies.append(end(chosen, reason))
+        except ControlError as error:
+            errors.append(error)
+    session.printer().show(ENDED, *bodies)
+    for earlier in errors[:-1]:
+        say(str(earlier))
+    if errors:
+        raise errors[-1]

@@ -1,0 +1,179 @@
+"""The events of one Worker, each exactly once, over as many connections as that takes."""
+
+import gc
+import json
+import logging
+import random
+import time
+from collections.abc import Callable, Generator, Iterator
+from contextlib import contextmanager
+from typing import Any
+from urllib.parse import urlencode
+
+from websockets.exceptions import ConnectionClosed, InvalidHandshake, InvalidStatus
+from websockets.frames import CloseCode
+from websockets.sync.client import ClientConnection, connect
+
+from runtimectl.address import Address
+from runtimectl.client import Body, Client, feed_path
+from runtimectl.errors import (
+    ControlError,
+    DaemonFailed,
+    Missing,
+    Refused,
+    TimedOut,
+    Unavailable,
+    Unreachable,
+    from_response,
+)
+
+MAX_FRAME_BYTES = 256 << 20
+OPEN_TIMEOUT_S = 20.0
+CLOSE_TIMEOUT_S = 0.5
+FIRST_DELAY_S = 0.1
+MAX_DELAY_S = 5.0
+MAX_OUTAGE_S = 300.0
+
+_PASSING = (Unreachable, Unavailable, TimedOut)
+_DIAGNOSTICS: dict[str, type[ControlError]] = {
+    "runtime.upstream_closed": Unavailable,
+    "runtime.unavailable": Unavailable,
+    "runtime.websocket_error": Unavailable,
+    "runtime.worker_not_found": Missing,
+    "runtime.cursor_malformed": Refused,
+    "runtime.cursor_unknown_or_expired": Refused,
+    "runtime.cursor_expired": Refused,
+}
+_BROKEN = {CloseCode.PROTOCOL_ERROR, CloseCode.INVALID_DATA, CloseCode.MESSAGE_TOO_BIG}
+_SILENT = logging.getLogger("runtimectl.websockets")
+_SILENT.disabled = True
+
+Envelope = dict[str, Any]
+Tell = Callable[[str], None]
+
+
+class Feed:
+    """Reads behind a cursor; after a break it goes on at the last one seen, with the same Runtime wherever that is.
+
+    `find` gives a client of the daemon, looked up anew for each connection; `tell` takes a line for people. An outage
+    longer than MAX_OUTAGE_S ends the feed with its ControlError.
+    """
+
+    def __init__(self, find: Callable[[], Client], worker: Body, cursor: str, tell: Tell) -> None:
+        self._find = find
+        self._worker_id: str = worker["worker_id"]
+        self._runtime_id: str = worker["runtime_id"]
+        self._cursor = cursor
+        self._begun = False
+        self._outage = _Outage(tell)
+
+    def envelopes(self) -> Generator[Envelope, None, None]:
+        """One snapshot, then every event as it comes. Close the iterator to end the connection."""
+        gc.enable()
+        while True:
+            try:
+                for envelope in self._connection():
+                    self._outage.over()
+                    if not self._begun or envelope["payload"]["event"] != "snapshot":
+                        self._begun = True
+                        yield envelope
+            except _PASSING as error:
+                self._outage.wait(error)
+
+    def _connection(self) -> Iterator[Envelope]:
+        client = self._find()
+        if self._outage.lasts:
+            self._check_runtime(client)
+        path = f"{feed_path(self._worker_id)}?{urlencode({'cursor': self._cursor})}"
+        with _opened(client.address, path) as socket:
+            for message in socket:
+                envelope = _envelope(message)
+                self._cursor = envelope["cursor"]
+                yield envelope
+        raise Unavailable("the daemon closed the feed")
+
+    def _check_runtime(self, client: Client) -> None:
+        found = client.worker(self._worker_id)["worker"].get("runtime_id")
+        if found != self._runtime_id:
+            raise Refused(f"another Runtime, {found}, answers at {client.address.url} by now")
+
+
+class _Outage:
+    """The time since a feed broke off: how long to wait before the next try, and when to give up."""
+
+    def __init__(self, tell: Tell) -> None:
+        self._tell = tell
+        self._since: float | None = None
+        self._delay = FIRST_DELAY_S
+
+    @property
+    def lasts(self) -> bool:
+        """Whether the feed is broken off."""
+        return self._since is not None
+
+    def wait(self, error: ControlError) -> None:
+        """Wait a little longer than the last time. Raises the error given once the outage is too long."""
+        now = time.monotonic()
+        if self._since is None:
+            self._since = now
+            self._tell(f"the feed broke off ({error}); reconnecting")
+        if now - self._since > MAX_OUTAGE_S:
+            raise error
+        time.sleep(self._delay * random.uniform(0.5, 1))  # noqa: S311 jitter, no secret
+        self._delay = min(self._delay * 2, MAX_DELAY_S)
+
+    def over(self) -> None:
+        """The feed goes on."""
+        if self._since is not None:
+            self._since, self._delay = None, FIRST_DELAY_S
+            self._tell("the feed goes on")
+
+
+@contextmanager
+def _opened(address: Address, path: str) -> Iterator[ClientConnection]:
+    try:
+        with connect(
+            f"ws://{address.authority}{path}",
+            sock=address.open(OPEN_TIMEOUT_S),
+            additional_headers=address.headers,
+            compression=None,
+            open_timeout=OPEN_TIMEOUT_S,
+            close_timeout=CLOSE_TIMEOUT_S,
+            max_size=MAX_FRAME_BYTES,
+            proxy=None,
+            logger=_SILENT,
+        ) as socket:
+            try:
+                yield socket
+            finally:
+                socket.close()
+    except InvalidStatus as error:
+        raise from_response(error.response.status_code, bytes(error.response.body or b"")) from None
+    except InvalidHandshake as error:
+        cut = isinstance(error.__cause__, EOFError | OSError)
+        raise (Unreachable if cut else DaemonFailed)(f"{address.url} opened no feed: {error}") from None
+    except ConnectionClosed as error:
+        broken = error.sent is not None and error.sent.code in _BROKEN
+        raise (DaemonFailed if broken else Unavailable)(f"the connection was lost: {error}") from None
+    except TimeoutError:
+        raise TimedOut(f"{address.url} did not open the feed within {OPEN_TIMEOUT_S:g} s") from None
+    except OSError as error:
+        raise Unreachable(f"cannot reach {address.url}: {error.strerror or error}") from None
+
+
+def _envelope(message: str | bytes) -> Envelope:
+    try:
+        frame = json.loads(message)
+        if frame["kind"] == "diagnostic":
+            raise _diagnosed(frame["diagnostic"])
+        envelope: Envelope = frame["envelope"]
+        if isinstance(envelope["cursor"], str) and isinstance(envelope["payload"]["event"], str):
+            return envelope
+    except (ValueError, LookupError, TypeError):
+        pass
+    raise DaemonFailed("the feed sent something that is no frame")
+
+
+def _diagnosed(diagnostic: dict[str, str]) -> ControlError:
+    code, message = diagnostic["code"], diagnostic["message"]
+    return _DIAGNOSTICS.get(code, DaemonFailed)(f"{code}: {message}")

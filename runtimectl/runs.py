@@ -1,0 +1,41 @@
+"""What the events of a Worker say about how its run goes."""
+
+from collections.abc import Iterable
+from typing import Any
+
+from runtimectl.errors import RunFailed
+
+BEGINNINGS = {"user_message", "invoke_start"}
+
+
+class Run:
+    """The run that is going or was the last to go; `failure` says why it did not end well, or is None."""
+
+    failure: str | None = None
+
+    def see(self, payload: dict[str, Any]) -> bool:
+        """Take in one more event; whether it ends the run."""
+        name, data = payload["event"], payload.get("data") or {}
+        if name in BEGINNINGS:
+            self.failure = None
+        elif name == "error":
+            self.failure = f"the run ended in an error: {data.get('code')}: {data.get('message')}"
+        elif name == "run_end" and data.get("result") != "finished":
+            self.failure = self.failure or f"the run ended as {data.get('result')}"
+        elif name == "shutdown":
+            self.failure = self.failure or "the Worker was stopped before its run ended"
+        return name in {"run_end", "error", "shutdown"}
+
+    def check(self) -> None:
+        """Raises RunFailed where there is a failure."""
+        if self.failure:
+            raise RunFailed(self.failure)
+
+
+def wait_for_end(envelopes: Iterable[dict[str, Any]]) -> None:
+    """Read up to the end of the run that these events belong to. Raises RunFailed when it does not end well."""
+    run = Run()
+    for envelope in envelopes:
+        if run.see(envelope["payload"]):
+            run.check()
+            return

@@ -1,0 +1,122 @@
+"""Config bundles as files, and what the daemon says to them."""
+
+import json
+
+import pytest
+
+KNOWN_DIGEST = "f1faffb46524a985fff79a4a3e9165e776187d2e3a67773995806ac557f3320a"
+METADATA = {
+    "id": "bundle-1",
+    "revision": "rev-1",
+    "workspace_id": "workspace-1",
+    "created_at": "2026-06-26T00:00:00Z",
+    "provenance": {"source": "test"},
+}
+BUNDLE = {
+    "metadata": METADATA,
+    "profiles": [{"selector": {"kind": "builtin", "value": "builtin:coder"}}],
+    "declarations": [{"kind": "secret_ref", "name": "credential", "reference": "secret:github-token"}],
+}
+YAML = """\
+metadata:
+  id: bundle-1
+  revision: rev-1
+  workspace_id: workspace-1
+  created_at: 2026-06-26T00:00:00Z
+  provenance: {source: test}
+profiles:
+  - selector: {kind: builtin, value: "builtin:coder"}
+declarations:
+  - {kind: secret_ref, name: credential, reference: "secret:github-token"}
+"""
+TOML = """\
+[metadata]
+id = "bundle-1"
+revision = "rev-1"
+workspace_id = "workspace-1"
+created_at = "2026-06-26T00:00:00Z"
+provenance = { source = "test" }
+
+[[profiles]]
+selector = { kind = "builtin", value = "builtin:coder" }
+
+[[declarations]]
+kind = "secret_ref"
+name = "credential"
+reference = "secret:github-token"
+"""
+FILES = {"bundle.json": json.dumps({"bundle": BUNDLE}), "bundle.yaml": YAML, "bundle.yml": YAML, "bundle.toml": TOML}
+
+
+@pytest.mark.parametrize("name", FILES)
+def test_the_digest_of_a_file_is_computed_without_a_daemon(ctl, tmp_path, name):
+    path = tmp_path / name
+    path.write_text(FILES[name])
+    found = ctl("bundles", "digest", str(path))
+    assert (found.returncode, found.stdout) == (0, f"{KNOWN_DIGEST}\n")
+
+
+@pytest.mark.parametrize("text", [json.dumps(BUNDLE), YAML, TOML], ids=["json", "yaml", "toml"])
+def test_the_digest_of_stdin_is_computed_whatever_its_format(ctl, text):
+    assert ctl("bundles", "digest", "-", "-o", "name", stdin=text).stdout == f"bundle-1@{KNOWN_DIGEST}\n"
+
+
+def test_a_bundle_is_pushed_listed_checked_and_used(ctl, daemon, tmp_path):
+    path = tmp_path / "bundle.yaml"
+    path.write_text(YAML)
+    reference = ctl("bundles", "push", str(path), "-o", "name").stdout.strip()
+    assert reference == f"bundle-1@{KNOWN_DIGEST}"
+    assert ctl("bundles", "list", "-o", "name").stdout.strip() == reference
+    assert KNOWN_DIGEST in ctl("bundles", "list").stdout
+    assert ctl("bundles", "check", reference).returncode == 0
+    created = ctl("workers", "create", "--bundle", reference, "--profile", "builtin:coder", "-q", "-o", "json")
+    assert json.loads(created.stdout)["worker"]["config_bundle"] == {"id": "bundle-1", "digest": KNOWN_DIGEST}
+
+
+def test_a_digest_that_is_given_is_left_to_the_daemon_to_check(ctl, daemon):
+    wrong = {**BUNDLE, "metadata": {**METADATA, "digest": "0" * 64}}
+    found = ctl("bundles", "push", "-", stdin=json.dumps(wrong))
+    assert found.returncode == 5
+    assert found.stderr.startswith("runtimectl: config_bundle_digest_mismatch: ")
+
+
+def test_a_bundle_that_is_not_there_is_not_found_with_3(ctl, daemon):
+    found = ctl("bundles", "check", f"bundle-1@{KNOWN_DIGEST}")
+    assert found.returncode == 3
+    assert found.stderr.startswith("runtimectl: config_bundle_missing: ")
+
+
+@pytest.mark.parametrize(
+    ("name", "text", "said"),
+    [
+        ("b.json", "{", "expected JSON"),
+        ("b.json", '{"metadata": {"id": "a", "id": "b"}}', "metadata.id: duplicate field"),
+        ("b.yaml", "a: [", "expected YAML"),
+        ("b.yaml", "a: 1\na: 2", "a key stands twice"),
+        ("b.yaml", "? [a]\n: 1", "expected YAML"),
+        ("b.toml", "a = ", "expected TOML"),
+        (
+            "b.toml",
+            TOML.replace('"2026-06-26T00:00:00Z"', "2026-06-26T00:00:00Z"),
+            "metadata.created_at: expected a string",
+        ),
+        ("b.json", json.dumps({"metadata": {"id": "bundle-1"}}), "bundle.metadata."),
+        ("b.json", json.dumps({**BUNDLE, "surprise": 1}), "bundle.surprise: unknown field"),
+        ("b.yaml", YAML.replace("rev-1", "1"), "bundle.metadata.revision: expected a string, got a number"),
+        ("b.json", "[]", "bundle: expected an object"),
+        ("b.yaml", "", "bundle: expected an object"),
+    ],
+)
+def test_a_file_that_is_no_bundle_is_a_usage_error_that_names_the_field(ctl, tmp_path, name, text, said):
+    path = tmp_path / name
+    path.write_text(text)
+    found = ctl("bundles", "digest", str(path))
+    assert (found.returncode, found.stdout) == (2, "")
+    assert found.stderr.startswith(f"runtimectl: {path}: ")
+    assert said in found.stderr
+    assert found.stderr.count("\n") == 1
+
+
+def test_a_file_that_is_not_there_is_a_usage_error(ctl, tmp_path):
+    found = ctl("bundles", "push", str(tmp_path / "none.json"))
+    assert (found.returncode, found.stderr) == (2, f"runtimectl: {tmp_path}/none.json: No such file or directory\n")

@@ -1,0 +1,65 @@
+"""Contexts: names for daemons, kept in a private file without tokens."""
+
+import json
+
+import pytest
+
+URL = "http://127.0.0.1:38800"
+
+
+@pytest.fixture
+def file(user_folders):
+    """Where the contexts are kept."""
+    return user_folders / "config" / "runtimectl" / "contexts.json"
+
+
+def test_contexts_are_set_used_listed_and_removed(ctl):
+    assert (
+        ctl("context", "set", "lab", "--url", URL).stderr
+        == "runtimectl: to have it used: runtimectl context use lab\n"
+    )
+    assert ctl("context", "set", "den", "--url", "unix:/run/den.sock", "-q").stderr == ""
+    assert ctl("context", "use", "lab").returncode == 0
+    assert ctl("context", "list", "-o", "name").stdout == "den\nlab\n"
+    assert json.loads(ctl("context", "list", "-o", "json").stdout)["contexts"][1] == {
+        "name": "lab",
+        "current": True,
+        "url": URL,
+        "token_file": None,
+    }
+    assert ctl("context", "remove", "lab").returncode == 0
+    assert ctl("context", "list", "-o", "name").stdout == "den\n"
+    assert "*" not in ctl("context", "list").stdout
+
+
+def test_the_file_is_private_and_names_the_token_file_by_its_full_path(ctl, file, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    ctl("context", "set", "lab", "--url", URL, "--token-file", "lab.token")
+    assert file.stat().st_mode & 0o777 == 0o600
+    assert file.parent.stat().st_mode & 0o777 == 0o700
+    assert json.loads(file.read_text())["contexts"]["lab"]["token_file"] == str(tmp_path / "lab.token")
+
+
+@pytest.mark.parametrize(
+    "args", [("use", "nobody"), ("remove", "nobody"), ("set", "lab"), ("set", "lab", "--url", "ftp://x")]
+)
+def test_what_can_not_be_done_is_a_usage_error(ctl, args):
+    found = ctl("context", *args)
+    assert found.returncode == 2
+    assert found.stderr.count("\n") == 1
+
+
+def test_a_context_that_is_not_there_is_a_usage_error_everywhere(ctl):
+    assert ctl("status", "--context", "nobody").returncode == 2
+    assert ctl("status", extra={"RUNTIMECTL_CONTEXT": "nobody"}).returncode == 2
+
+
+@pytest.mark.parametrize(
+    "content", ["", "[]", "{}", '{"current": null, "contexts": {"a": {"url": 1}}}', '{"current": 1, "contexts": []}']
+)
+def test_a_file_that_holds_no_contexts_is_named(ctl, file, content):
+    file.parent.mkdir(parents=True)
+    file.write_text(content)
+    found = ctl("status")
+    assert found.returncode == 2
+    assert found.stderr.startswith(f"runtimectl: {file}: ")

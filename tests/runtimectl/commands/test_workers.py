@@ -1,0 +1,200 @@
+"""Workers from the command line, against a real daemon."""
+
+import json
+
+import pytest
+import yaml
+
+
+def test_a_worker_is_created_listed_and_shown_in_every_format(ctl, daemon):
+    assert ctl("workers", "create", "-o", "name").stdout == "worker-00000001\n"
+    heading, row = ctl("workers", "list").stdout.splitlines()
+    assert heading.split() == ["WORKER", "STATUS", "RUN", "PROFILE", "INTENT", "ENTRIES"]
+    assert row.split() == ["worker-00000001", "running", "idle", "default", "assistant", "0"]
+    listed = json.loads(ctl("workers", "list", "-o", "json").stdout)
+    assert [worker["worker_id"] for worker in listed["workers"]] == ["worker-00000001"]
+    assert json.loads(ctl("workers", "list", "-o", "jsonl").stdout) == listed["workers"][0]
+    assert yaml.safe_load(ctl("workers", "list", "-o", "yaml").stdout) == listed
+    assert ctl("workers", "list", "-o", "name").stdout == "worker-00000001\n"
+    assert "\nLast result    accepted\n" in ctl("workers", "get", "worker-00000001").stdout
+    shown = json.loads(ctl("workers", "get", "worker-00000001", "-o", "json").stdout)
+    assert shown["worker"]["runtime_id"] == daemon.runtime_id
+
+
+def test_jsonl_and_name_print_one_line_for_each_worker(ctl, new_worker):
+    ids = [new_worker(), new_worker()]
+    lines = ctl("workers", "list", "-o", "jsonl").stdout.splitlines()
+    assert [json.loads(line)["worker_id"] for line in lines] == ids
+    assert ctl("workers", "list", "-o", "name").stdout.split() == ids
+
+
+def test_the_list_can_be_limited_to_a_status(ctl, new_worker):
+    stopped, running = new_worker(), new_worker()
+    assert ctl("workers", "stop", stopped).returncode == 0
+    assert ctl("workers", "list", "--status", "running", "-o", "name").stdout.split() == [running]
+    assert ctl("workers", "list", "--status", "stopped", "-o", "name").stdout.split() == [stopped]
+
+
+def test_everything_that_create_can_say_arrives(ctl, daemon):
+    found = ctl(
+        *("workers", "create", "--role", "reviewer", "--purpose", "look twice", "--profile", "builtin:echo"),
+        *("--capability", "read", "--capability", "write", "--workspace", "src=repo:main", "--mount", "data=mount:d"),
+        *("-o", "json"),
+    )
+    worker = json.loads(found.stdout)["worker"]
+    assert worker["intent"] == {"kind": "role", "role": "reviewer", "purpose": "look twice"}
+    assert worker["profile"] == {"kind": "builtin", "value": "builtin:echo"}
+    assert [asked["name"] for asked in worker["requested_capabilities"]] == ["read", "write"]
+    assert worker["workspace_refs"] == [{"name": "src", "reference": "repo:main"}]
+    assert worker["mount_refs"] == [{"name": "data", "reference": "mount:d"}]
+
+
+def test_a_task_is_shown_with_its_objective(ctl, new_worker):
+    new_worker("--task", "count the sheep")
+    assert "   task: count the sheep   " in ctl("workers", "list").stdout
+
+
+def test_a_refused_spawn_is_a_warning(ctl, daemon):
+    found = ctl("workers", "create", "--profile", "builtin:shell", "-o", "name")
+    assert (found.returncode, found.stdout) == (0, "worker-00000001\n")
+    assert found.stderr.startswith("runtimectl: worker-00000001 was created, but nothing runs it: ")
+    assert found.stderr.count("\n") == 1
+
+
+def test_a_warning_is_not_said_with_quiet(ctl, daemon):
+    assert ctl("workers", "create", "--profile", "builtin:shell", "-q").stderr == ""
+
+
+def test_a_refused_spawn_fails_a_create_that_waits(ctl, daemon):
+    found = ctl("workers", "create", "--profile", "builtin:shell", "--wait", "-q", "-o", "name")
+    assert (found.returncode, found.stdout) == (1, "worker-00000001\n")
+    assert "capability" in found.stderr
+
+
+def test_create_waits_for_a_worker_that_runs(ctl, daemon):
+    found = ctl("workers", "create", "--wait", "-o", "jsonl")
+    assert found.returncode == 0
+    assert json.loads(found.stdout)["execution"]["run_state"] == "idle"
+
+
+def test_a_named_profile_without_a_bundle_is_refused_with_5(ctl, daemon):
+    found = ctl("workers", "create", "--profile", "reviewer")
+    assert (found.returncode, found.stdout) == (5, "")
+    assert found.stderr.startswith("runtimectl: invalid_profile_selector: ")
+
+
+def test_an_input_is_acknowledged(ctl, new_worker):
+    worker = new_worker()
+    ack = json.loads(ctl("workers", "input", worker, "hello", "-o", "json").stdout)["ack"]
+    assert (ack["worker_ref"]["worker_id"], ack["transcript_sequence"]) == (worker, 1)
+    assert ctl("workers", "input", worker, "again", "--wait", "-o", "name").stdout == f"{worker}\n"
+
+
+def test_an_input_is_read_from_stdin_as_it_is(ctl, new_worker):
+    worker = new_worker()
+    text = "zwei Zeilen,\n mit Ümläut und 漢字\n"
+    assert ctl("workers", "input", worker, "-", "--wait", stdin=text).returncode == 0
+    item, *_ = ctl("transcript", worker, "-o", "jsonl").stdout.splitlines()
+    assert json.loads(item)["content"] == text
+
+
+def test_a_system_input_becomes_a_system_entry(ctl, new_worker):
+    worker = new_worker()
+    assert ctl("workers", "input", worker, "be brief", "--system", "--wait").returncode == 0
+    assert ctl("transcript", worker).stdout.startswith("#1 system: be brief\n")
+
+
+def test_waiting_lasts_until_the_run_is_over(ctl, new_worker, tmp_path):
+    worker = new_worker("--profile", "builtin:shell", "--capability", "shell")
+    proof = tmp_path / "proof"
+    found = ctl("workers", "input", worker, f"sleep 0.5; touch {proof}", "--wait")
+    assert (found.returncode, found.stderr) == (0, "")
+    assert proof.exists()
+    assert len(found.stdout.splitlines()) == 2
+
+
+def test_a_stop_fails_the_input_whose_run_it_cuts(ctl, start_ctl, new_worker):
+    worker = new_worker("--profile", "builtin:shell", "--capability", "shell")
+    waiting = start_ctl("workers", "input", worker, "sleep 600", "--wait")
+    waiting.wait_for("worker-00000001")
+    assert ctl("workers", "cancel", worker, "--reason", "enough").returncode == 0
+    assert waiting.finished() == 1
+    assert waiting.err == ["runtimectl: the run ended as rolled_back\n"]
+
+
+def test_waiting_for_a_run_without_end_times_out_with_8(ctl, new_worker):
+    worker = new_worker("--profile", "builtin:shell", "--capability", "shell")
+    found = ctl("workers", "input", worker, "sleep 600", "--wait", "--timeout", "2")
+    assert found.returncode == 8
+    assert found.stdout.count(worker) == 1
+
+
+def test_an_input_to_a_busy_worker_is_refused_with_5(ctl, new_worker):
+    worker = new_worker("--profile", "builtin:shell", "--capability", "shell")
+    assert ctl("workers", "input", worker, "sleep 600").returncode == 0
+    found = ctl("workers", "input", worker, "true")
+    assert found.returncode == 5
+    assert found.stderr.startswith("runtimectl: worker_execution_rejected: ")
+
+
+def test_text_that_is_no_utf8_is_a_usage_error(ctl, new_worker):
+    found = ctl("workers", "input", new_worker(), "\udcff")
+    assert (found.returncode, found.stderr) == (2, "runtimectl: the text given is not valid UTF-8\n")
+
+
+def test_an_input_larger_than_the_daemon_takes_is_refused_with_5(ctl, new_worker):
+    found = ctl("workers", "input", new_worker(), "-", stdin="x" * (9 << 20))
+    assert found.returncode == 5
+    assert found.stderr.startswith("runtimectl: payload_too_large: ")
+
+
+def test_several_workers_are_ended_at_once_and_again_without_harm(ctl, new_worker):
+    ids = [new_worker(), new_worker()]
+    assert ctl("workers", "stop", *ids, "-o", "name").stdout.split() == ids
+    again = ctl("workers", "cancel", *ids)
+    assert again.returncode == 0
+    assert again.stdout.count(" stopped ") == 2
+
+
+def test_a_worker_that_can_not_be_ended_keeps_no_other_alive(ctl, new_worker):
+    worker = new_worker()
+    found = ctl("workers", "stop", "worker-0000ffff", worker, "-o", "name")
+    assert (found.returncode, found.stdout) == (3, f"{worker}\n")
+    assert found.stderr.startswith("runtimectl: worker_not_found: ")
+
+
+def test_a_unique_prefix_names_a_worker(ctl, new_worker):
+    worker = new_worker()
+    assert ctl("workers", "get", "w", "-o", "name").stdout == f"{worker}\n"
+
+
+def test_an_ambiguous_prefix_is_a_usage_error_that_names_the_matches(ctl, new_worker):
+    new_worker(), new_worker()
+    found = ctl("workers", "stop", "worker-0")
+    assert (found.returncode, found.stdout) == (2, "")
+    assert "worker-00000001, worker-00000002" in found.stderr
+
+
+@pytest.mark.parametrize("given", ["worker-0000ffff", "no-such", ""])
+def test_an_unknown_worker_is_not_found_with_3(ctl, daemon, given):
+    found = ctl("workers", "get", given)
+    assert (found.returncode, found.stdout) == (3, "")
+    assert found.stderr.count("\n") == 1
+
+
+def test_escapes_of_a_worker_reach_no_table(ctl, new_worker):
+    new_worker("--task", "red \x1b[31m \x07 \u202e and \n two lines")
+    for args in (("list",), ("get", "worker-00000001")):
+        found = ctl("workers", *args).stdout
+        assert r"red \x1b[31m \x07 \u202e and \n two lines" in found
+        assert "\x1b" not in found
+
+
+@pytest.mark.parametrize("output", ["json", "jsonl", "yaml"])
+def test_escapes_of_a_worker_are_escaped_in_data_and_come_back_whole(ctl, new_worker, output):
+    objective = "red \x1b[31m \x7f \x9b1m and \n two lines"
+    new_worker("--task", objective)
+    found = ctl("workers", "get", "worker-00000001", "-o", output).stdout
+    assert not {"\x1b", "\x7f", "\x9b"} & set(found)
+    body = yaml.safe_load(found)
+    assert body.get("worker", body)["intent"]["objective"] == objective

@@ -1,0 +1,198 @@
+"""A daemon of its own for each test that wants one, and `runtimectl` as people start it."""
+
+import os
+import re
+import signal
+import socket
+import subprocess
+import sys
+import threading
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import TextIO
+
+import pytest
+
+import runtimectl
+
+DEADLINE_S = 30
+ROOT = Path(runtimectl.__file__).parent.parent
+
+
+class Daemon:
+    """A `runtimed` that serves until it is ended."""
+
+    def __init__(self, env: dict[str, str], *options: str) -> None:
+        command = [sys.executable, "-m", "runtimed", "--listen", "127.0.0.1:0", *options]
+        self.process = subprocess.Popen(
+            command, env=env, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True
+        )
+        assert self.process.stdout is not None
+        ready = re.fullmatch(
+            r"runtimed: listening on (\S+) runtime=(\S+) store=\w+\n", self.process.stdout.readline()
+        )
+        assert ready is not None, "the daemon did not say that it is ready"
+        self.url, self.runtime_id = ready.groups()
+
+    def end(self, with_signal: int = signal.SIGTERM) -> None:
+        if self.process.poll() is None:
+            self.process.send_signal(with_signal)
+        self.process.wait(DEADLINE_S)
+        assert self.process.stdout is not None
+        self.process.stdout.close()
+
+
+class Tail:
+    """A `runtimectl` that goes on; its lines are there to be waited for."""
+
+    def __init__(self, env: dict[str, str], *args: str) -> None:
+        self.process = subprocess.Popen(
+            [sys.executable, "-m", "runtimectl", *args],
+            env=env,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
+            text=True,
+        )
+        self.out: list[str] = []
+        self.err: list[str] = []
+        streams = ((self.process.stdout, self.out), (self.process.stderr, self.err))
+        self._readers = [threading.Thread(target=_collect, args=pair) for pair in streams]
+        for reader in self._readers:
+            reader.start()
+
+    def wait_for(self, text: str, *, stream: str = "out") -> None:
+        wait_until(lambda: any(text in line for line in getattr(self, stream)), f"{text!r} on std{stream}")
+
+    def finished(self) -> int:
+        code = self.process.wait(DEADLINE_S)
+        for reader in self._readers:
+            reader.join(DEADLINE_S)
+        return code
+
+    def close(self) -> None:
+        if self.process.poll() is None:
+            self.process.kill()
+        self.finished()
+        for stream in (self.process.stdout, self.process.stderr):
+            assert stream is not None
+            stream.close()
+
+
+def _collect(stream: TextIO, into: list[str]) -> None:
+    while line := stream.readline():
+        into.append(line)
+
+
+def wait_until(holds: Callable[[], bool], what: str) -> None:
+    deadline = time.monotonic() + DEADLINE_S
+    while not holds():
+        assert time.monotonic() < deadline, f"waited in vain for {what}"
+        time.sleep(0.02)
+
+
+@pytest.fixture
+def env(user_folders: Path) -> dict[str, str]:
+    """The environment of every process of a test: folders of its own, nothing of the user's."""
+    return {
+        "PATH": os.environ["PATH"],
+        "PYTHONPATH": str(ROOT),
+        "HOME": str(user_folders / "home"),
+        "XDG_RUNTIME_DIR": str(user_folders / "run"),
+        "XDG_CONFIG_HOME": str(user_folders / "config"),
+        "LANG": "C.UTF-8",
+    }
+
+
+@pytest.fixture
+def start_daemon(env: dict[str, str]) -> Iterator[Callable[..., Daemon]]:
+    """Starts a daemon with the options given; in the memory store unless they say otherwise."""
+    started: list[Daemon] = []
+
+    def start(*options: str) -> Daemon:
+        started.append(Daemon(env, *(options or ("--store", "memory"))))
+        return started[-1]
+
+    yield start
+    for daemon in started:
+        daemon.end()
+
+
+@pytest.fixture
+def daemon(start_daemon: Callable[..., Daemon]) -> Daemon:
+    """A daemon with an empty memory store."""
+    return start_daemon()
+
+
+@pytest.fixture
+def ctl(env: dict[str, str]) -> Callable[..., subprocess.CompletedProcess[str]]:
+    """Runs `runtimectl` to its end; `extra` adds to the environment, `stdin` is piped in."""
+
+    def run(*args: str, stdin: str = "", extra: dict[str, str] | None = None) -> subprocess.CompletedProcess[str]:
+        command = [sys.executable, "-m", "runtimectl", *args]
+        return subprocess.run(
+            command,
+            env={**env, **(extra or {})},
+            input=stdin,
+            capture_output=True,
+            text=True,
+            timeout=DEADLINE_S,
+            check=False,
+        )
+
+    return run
+
+
+@pytest.fixture
+def start_ctl(env: dict[str, str]) -> Iterator[Callable[..., Tail]]:
+    """Starts `runtimectl` and lets it go on."""
+    started: list[Tail] = []
+
+    def start(*args: str) -> Tail:
+        started.append(Tail(env, *args))
+        return started[-1]
+
+    yield start
+    for tail in started:
+        tail.close()
+
+
+@pytest.fixture
+def serve_raw() -> Iterator[Callable[[Callable[[socket.socket], None]], str]]:
+    """Hands each connection to a function, for daemons that misbehave; gives the URL."""
+    listeners: list[socket.socket] = []
+    threads: list[threading.Thread] = []
+
+    def serve(handle: Callable[[socket.socket], None]) -> str:
+        listener = socket.create_server(("127.0.0.1", 0))
+        listeners.append(listener)
+        threads.append(threading.Thread(target=_accept, args=(listener, handle)))
+        threads[-1].start()
+        return f"http://127.0.0.1:{listener.getsockname()[1]}"
+
+    yield serve
+    for listener in listeners:
+        listener.shutdown(socket.SHUT_RDWR)
+        listener.close()
+    for thread in threads:
+        thread.join(DEADLINE_S)
+
+
+def _accept(listener: socket.socket, handle: Callable[[socket.socket], None]) -> None:
+    while True:
+        try:
+            connection, _ = listener.accept()
+        except OSError:
+            return
+        with connection:
+            handle(connection)
+
+
+@pytest.fixture
+def new_worker(daemon: Daemon, ctl: Callable[..., subprocess.CompletedProcess[str]]) -> Callable[..., str]:
+    """Creates a Worker of the daemon and gives its id."""
+
+    def create(*options: str) -> str:
+        return ctl("workers", "create", "-o", "name", *options).stdout.strip()
+
+    return create

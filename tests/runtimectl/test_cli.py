@@ -1,0 +1,204 @@
+"""The ways in which any command can begin and end."""
+
+import os
+import pty
+import signal
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+import runtimed
+
+
+def test_the_version_is_told_before_anything_is_imported(env):
+    code = (
+        "import sys; sys.argv = ['runtimectl', '--version']\n"
+        "from runtimectl.cli import main; main(); print(sorted(m for m in sys.modules if m in {'click', 'json'}))"
+    )
+    found = subprocess.run([sys.executable, "-c", code], env=env, capture_output=True, text=True, check=True)
+    assert found.stdout == f"runtimectl {runtimed.__version__}\n[]\n"
+
+
+def test_the_version_is_told_among_other_options_too(ctl):
+    assert ctl("-q", "--version").stdout == f"runtimectl {runtimed.__version__}\n"
+
+
+def test_a_list_is_shown_without_the_heavy_libraries(env, daemon):
+    code = (
+        "import sys; sys.argv = ['runtimectl', 'workers', 'list']\n"
+        "from runtimectl.cli import main; main()\n"
+        "heavy = {'http.client', 'orjson', 'cattrs', 'rich', 'websockets', 'aiohttp', 'yaml', 'asyncio'}\n"
+        "print(sorted(heavy & set(sys.modules)), file=sys.stderr)"
+    )
+    found = subprocess.run([sys.executable, "-c", code], env=env, capture_output=True, text=True, check=True)
+    assert found.stderr == "[]\n"
+    assert found.stdout.startswith("WORKER ")
+
+
+def test_help_needs_no_daemon_and_names_every_command(ctl):
+    found = ctl("--help")
+    assert found.returncode == 0
+    for name in ("status", "workers", "transcript", "events", "bundles", "context", "completion"):
+        assert f"\n  {name} " in found.stdout
+
+
+@pytest.mark.parametrize(
+    "args",
+    [
+        ("workers", "create"),
+        ("workers", "list"),
+        ("workers", "stop"),
+        ("events", "tail"),
+        ("bundles", "push"),
+        ("context", "set"),
+        ("status",),
+        ("transcript",),
+        ("completion",),
+    ],
+)
+def test_each_help_has_an_example_and_the_common_options(ctl, args):
+    found = ctl(*args, "--help")
+    assert found.returncode == 0
+    assert "Example: " in found.stdout
+    assert "--token-file" in found.stdout
+
+
+@pytest.mark.parametrize(
+    "args",
+    [
+        ("nonsense",),
+        ("workers", "get"),
+        ("workers", "list", "--status", "asleep"),
+        ("status", "-o", "xml"),
+        ("status", "--timeout", "0"),
+        ("status", "--timeout", "soon"),
+        ("status", "--url", "https://127.0.0.1:1"),
+        ("status", "--url", "http://127.0.0.1:99999"),
+        ("status", "--url", "http://someone@127.0.0.1"),
+        ("status", "--url", "unix:"),
+        ("workers", "create", "--task", "a", "--role", "b"),
+        ("workers", "create", "--mount", "name"),
+        ("workers", "create", "--bundle", "only-an-id"),
+        ("events", "tail", "w", "--until", "nonsense"),
+        ("events", "tail", "w", "--cursor", "c", "--from-start"),
+    ],
+)
+def test_a_wrong_command_line_is_one_line_on_stderr_and_exit_2(ctl, args):
+    found = ctl(*args)
+    assert (found.returncode, found.stdout) == (2, "")
+    assert found.stderr.startswith("runtimectl: ")
+    assert found.stderr.count("\n") == 1
+
+
+def test_a_group_without_a_command_shows_its_help_on_stderr_and_exits_2(ctl):
+    found = ctl("workers")
+    assert (found.returncode, found.stdout) == (2, "")
+    assert "Usage: runtimectl workers" in found.stderr
+
+
+def test_options_hold_before_and_behind_the_command_and_the_innermost_wins(ctl, daemon):
+    assert ctl("-o", "name", "status").stdout == f"{daemon.runtime_id}\n"
+    assert ctl("-o", "json", "status", "-o", "name").stdout == f"{daemon.runtime_id}\n"
+    assert ctl("workers", "-o", "json", "list").stdout == '{"workers": []}\n'
+
+
+def test_a_closed_stdout_ends_quietly(env, daemon):
+    command = [sys.executable, "-m", "runtimectl", "status"]
+    reading, writing = os.pipe()
+    os.close(reading)
+    found = subprocess.run(command, env=env, stdout=writing, stderr=subprocess.PIPE, check=False)
+    os.close(writing)
+    assert (found.returncode, found.stderr) == (0, b"")
+
+
+def test_a_closed_stdout_ends_a_feed_quietly(ctl, env, new_worker):
+    worker = new_worker()
+    assert ctl("workers", "input", worker, "hello", "--wait").returncode == 0
+    tail = f"{sys.executable} -m runtimectl events tail {worker} --from-start --no-follow"
+    found = subprocess.run(
+        ["bash", "-c", f"set -o pipefail; {tail} | head -1"], env=env, capture_output=True, text=True, check=False
+    )
+    assert (found.returncode, found.stderr) == (0, "")
+    assert found.stdout.endswith("snapshot  idle entries=0 in_flight=0\n")
+
+
+def test_a_full_disk_under_stdout_is_told(env, daemon):
+    command = [sys.executable, "-m", "runtimectl", "status"]
+    with Path("/dev/full").open("w") as full:
+        found = subprocess.run(command, env=env, stdout=full, stderr=subprocess.PIPE, text=True, check=False)
+    assert (found.returncode, found.stderr) == (1, "runtimectl: cannot write the output: No space left on device\n")
+
+
+def test_an_interrupt_ends_with_130_and_without_a_traceback(new_worker, start_ctl):
+    tail = start_ctl("events", "tail", new_worker())
+    tail.wait_for("snapshot")
+    tail.process.send_signal(signal.SIGINT)
+    assert tail.finished() == 130
+    assert tail.err == []
+
+
+def test_a_timeout_bounds_a_wait_without_end(new_worker, ctl):
+    found = ctl("events", "tail", new_worker(), "--timeout", "1.5")
+    assert (found.returncode, found.stderr) == (8, "runtimectl: the time of --timeout is over\n")
+
+
+def test_a_timeout_bounds_the_reading_of_stdin(env):
+    reading, writing = os.pipe()
+    command = [sys.executable, "-m", "runtimectl", "bundles", "digest", "-", "--timeout", "0.5"]
+    found = subprocess.run(command, env=env, stdin=reading, capture_output=True, text=True, check=False)
+    os.close(reading)
+    os.close(writing)
+    assert found.returncode == 8
+
+
+@pytest.mark.parametrize(("shell", "part"), [("bash", "complete -o"), ("zsh", "#compdef"), ("fish", "complete --")])
+def test_a_completion_script_is_printed_for_each_shell(ctl, shell, part):
+    found = ctl("completion", shell)
+    assert found.returncode == 0
+    assert part in found.stdout
+    assert "_RUNTIMECTL_COMPLETE" in found.stdout
+
+
+def test_completion_completes_commands(ctl):
+    extra = {"_RUNTIMECTL_COMPLETE": "bash_complete", "COMP_WORDS": "runtimectl work", "COMP_CWORD": "1"}
+    assert ctl(extra=extra).stdout == "plain,workers\n"
+
+
+def on_a_terminal(env, *args):
+    """What a command prints when its stdout is a terminal."""
+    leader, follower = pty.openpty()
+    command = [sys.executable, "-m", "runtimectl", *args]
+    found = subprocess.run(
+        command, env={**env, "TERM": "xterm"}, stdout=follower, stderr=subprocess.PIPE, check=False
+    )
+    os.close(follower)
+    shown = os.read(leader, 65536).decode()
+    os.close(leader)
+    assert found.returncode == 0, found.stderr
+    return shown
+
+
+def test_a_terminal_gets_colours_unless_they_are_not_wanted(env, new_worker):
+    worker = new_worker()
+    coloured = on_a_terminal(env, "workers", "list")
+    assert "\x1b[32mrunning" in coloured
+    assert worker in coloured
+    assert "\x1b" not in on_a_terminal(env, "workers", "list", "--no-color")
+    assert "\x1b" not in on_a_terminal({**env, "NO_COLOR": "1"}, "workers", "list")
+
+
+def test_json_is_pretty_on_a_terminal_alone(env, ctl, daemon):
+    assert '\r\n  "runtime": {\r\n' in on_a_terminal(env, "status", "-o", "json")
+    assert ctl("status", "-o", "json").stdout.count("\n") == 1
+
+
+def test_nothing_is_asked_of_a_terminal(env, new_worker):
+    leader, follower = pty.openpty()
+    command = [sys.executable, "-m", "runtimectl", "workers", "input", new_worker(), "-"]
+    found = subprocess.run(command, env=env, stdin=follower, capture_output=True, text=True, check=False)
+    os.close(leader)
+    os.close(follower)
+    assert (found.returncode, found.stdout) == (2, "")
+    assert found.stderr == "runtimectl: stdin: expected a pipe or a file, got a terminal\n"

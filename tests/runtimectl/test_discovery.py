@@ -1,0 +1,170 @@
+"""Which daemon is asked, with which token, and what is said when there is none."""
+
+import json
+import socket
+from pathlib import Path
+
+import pytest
+
+
+@pytest.fixture
+def lab(start_daemon, tmp_path):
+    """A daemon whose token stands in a file, and the options that lead to it."""
+    token = tmp_path / "lab.token"
+    token.touch(0o600)
+    token.write_text("token-of-the-lab\n")
+    daemon = start_daemon("--store", "memory", "--display-name", "lab", "--token-file", str(token))
+    daemon.token_file = str(token)
+    return daemon
+
+
+@pytest.fixture
+def other(start_daemon):
+    """A second daemon."""
+    return start_daemon("--store", "memory", "--display-name", "other")
+
+
+def who(ctl, *args, **settings):
+    found = ctl("status", "-o", "name", *args, **settings)
+    assert found.returncode == 0, found.stderr
+    return found.stdout.strip()
+
+
+def test_the_only_live_daemon_is_found_by_itself(ctl, lab):
+    assert who(ctl) == lab.runtime_id
+
+
+def test_without_a_daemon_it_is_said_how_to_start_one(ctl):
+    found = ctl("status")
+    assert (found.returncode, found.stdout) == (6, "")
+    assert found.stderr == "runtimectl: no daemon is running here; start one with: runtimed --store fs:PATH\n"
+
+
+def test_several_daemons_are_listed_and_one_must_be_chosen(ctl, lab, other):
+    found = ctl("status")
+    assert found.returncode == 2
+    assert lab.url in found.stderr
+    assert other.url in found.stderr
+    assert who(ctl, "--url", other.url) == other.runtime_id
+
+
+def test_flag_comes_before_environment_before_context_before_endpoint(ctl, lab, other, start_daemon):
+    ctl("context", "set", "lab", "--url", lab.url, "--token-file", lab.token_file)
+    ctl("context", "set", "other", "--url", other.url)
+    ctl("context", "use", "other")
+    assert who(ctl) == other.runtime_id
+    assert who(ctl, extra={"RUNTIMECTL_CONTEXT": "lab"}) == lab.runtime_id
+    assert who(ctl, extra={"RUNTIMECTL_URL": lab.url, "RUNTIMECTL_CONTEXT": "other"}) == lab.runtime_id
+    assert who(ctl, "--context", "other", extra={"RUNTIMECTL_URL": lab.url}) == other.runtime_id
+    assert who(ctl, "--url", lab.url, extra={"RUNTIMECTL_URL": other.url}) == lab.runtime_id
+    ctl("context", "remove", "other")
+    assert ctl("status").returncode == 2
+
+
+def test_a_token_comes_from_a_file_or_the_environment(ctl, lab, env):
+    elsewhere = {"XDG_RUNTIME_DIR": env["HOME"]}
+    assert ctl("status", "--url", lab.url, extra=elsewhere).returncode == 4
+    assert who(ctl, "--url", lab.url, "--token-file", lab.token_file, extra=elsewhere) == lab.runtime_id
+    for name, value in (("RUNTIMECTL_TOKEN", "token-of-the-lab"), ("RUNTIMECTL_TOKEN_FILE", lab.token_file)):
+        assert who(ctl, "--url", lab.url, extra={**elsewhere, name: value}) == lab.runtime_id
+
+
+def test_a_wrong_token_is_exit_4(ctl, lab):
+    found = ctl("status", extra={"RUNTIMECTL_TOKEN": "another"})
+    assert (found.returncode, found.stdout) == (4, "")
+    assert found.stderr.startswith("runtimectl: unauthorized: ")
+    found = ctl("events", "tail", "worker-00000001", extra={"RUNTIMECTL_TOKEN": "another"})
+    assert found.returncode == 4
+
+
+def test_the_token_of_a_context_goes_to_no_other_daemon(ctl, serve_raw, lab):
+    heard = []
+
+    def handle(connection: socket.socket) -> None:
+        heard.append(connection.recv(65536))
+
+    ctl("context", "set", "lab", "--url", lab.url, "--token-file", lab.token_file)
+    ctl("context", "use", "lab")
+    assert ctl("status", "--url", serve_raw(handle)).returncode == 6
+    assert b"GET /v1/runtime " in heard[0]
+    assert b"token" not in heard[0]
+
+
+def test_a_token_file_that_others_can_read_is_refused(ctl, lab):
+    Path(lab.token_file).chmod(0o644)
+    found = ctl("status", "--token-file", lab.token_file)
+    assert found.returncode == 2
+    assert found.stderr == f"runtimectl: token file {lab.token_file}: others can read it; expected mode 0600\n"
+
+
+@pytest.mark.parametrize("content", ["", "two words", "x" * 5000, "\x1b"])
+def test_a_token_file_that_holds_no_token_is_refused(ctl, lab, content, tmp_path):
+    path = tmp_path / "odd.token"
+    path.touch(0o600)
+    path.write_text(content)
+    assert ctl("status", "--token-file", str(path)).returncode == 2
+
+
+def test_a_daemon_on_a_unix_socket_is_reached_in_every_spelling(ctl, start_daemon, tmp_path):
+    path = tmp_path / "d.sock"
+    daemon = start_daemon("--store", "memory", "--listen", f"unix:{path}")
+    token = json.loads(next((tmp_path / "run" / "runtimed").glob("*.json")).read_text())["token"]
+    for url in (f"unix:{path}", f"unix://{path}", f"http+unix://{str(path).replace('/', '%2F')}"):
+        assert who(ctl, "--url", url, extra={"RUNTIMECTL_TOKEN": token}) == daemon.runtime_id
+
+
+def test_a_port_where_nobody_listens_is_exit_6(ctl):
+    with socket.create_server(("127.0.0.1", 0)) as taken:
+        url = f"http://127.0.0.1:{taken.getsockname()[1]}"
+    found = ctl("status", "--url", url)
+    assert (found.returncode, found.stderr) == (6, f"runtimectl: cannot reach {url}: Connection refused\n")
+    assert ctl("status", "--url", "unix:/nowhere/at.sock").returncode == 6
+
+
+@pytest.mark.parametrize(
+    ("answer", "code"),
+    [
+        (b"", 6),
+        (b"HTTP/1.1 200 OK\r\nContent-Length: 5\r\n\r\n{", 6),
+        (b"SSH-2.0-something\r\n", 7),
+        (b"HTTP/1.1 200 OK\r\n\r\nhello", 7),
+        (b"HTTP/1.1 200 OK\r\n\r\n[]", 7),
+        (b'HTTP/1.1 200 OK\r\n\r\n{"runtime": 1}', 7),
+        (b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n0\r\n\r\n", 7),
+        (b"HTTP/1.1 302 Found\r\nLocation: http://127.0.0.1:1/\r\n\r\n", 7),
+        (b"HTTP/1.1 500 Oops\r\n\r\n<html>", 7),
+        (b'HTTP/1.1 503 No\r\n\r\n{"error": {"code": "unavailable", "message": "later"}}', 7),
+        (b'HTTP/1.1 507 Full\r\n\r\n{"error": {"code": "store_full", "message": "no room"}}', 7),
+        (b'HTTP/1.1 421 No\r\n\r\n{"error": {"code": "misdirected_request", "message": "who?"}}', 5),
+        (b'HTTP/1.1 409 No\r\n\r\n{"error": {"code": "x", "message": "\x1b[31m"}}', 5),
+    ],
+)
+def test_each_odd_answer_has_its_exit_code_and_one_line(ctl, serve_raw, answer, code):
+    def handle(connection: socket.socket) -> None:
+        connection.recv(65536)
+        connection.sendall(answer)
+
+    found = ctl("status", "--url", serve_raw(handle))
+    assert (found.returncode, found.stdout) == (code, "")
+    assert found.stderr.startswith("runtimectl: ")
+    assert found.stderr.count("\n") == 1
+    assert "\x1b" not in found.stderr
+
+
+def test_a_daemon_that_hangs_is_given_up_after_the_timeout(ctl, serve_raw):
+    def handle(connection: socket.socket) -> None:
+        while connection.recv(65536):
+            pass
+
+    assert ctl("status", "--url", serve_raw(handle), "--timeout", "0.5").returncode == 8
+
+
+@pytest.mark.parametrize("worker", [{}, {"worker_id": "w", "runtime_id": "r", "last_event_id": "wo_0"}])
+@pytest.mark.parametrize("args", [("events", "tail"), ("transcript", "--follow")])
+def test_a_worker_without_what_the_contract_promises_is_exit_7(ctl, serve_raw, worker, args):
+    def handle(connection: socket.socket) -> None:
+        connection.recv(65536)
+        connection.sendall(b"HTTP/1.1 200 OK\r\n\r\n" + json.dumps({"worker": worker}).encode())
+
+    found = ctl(*args, "worker-00000001", "--url", serve_raw(handle))
+    assert (found.returncode, found.stderr.count("\n")) == (7, 1)
