@@ -1,0 +1,59 @@
+"""The programs on the page about embedding do what it says."""
+
+import asyncio
+import subprocess
+import sys
+
+import aiohttp
+from aiohttp import web
+
+EMBEDDED = "how-to/embed.md"
+LOADED = """
+import sys
+print(sorted({"aiohttp", "click", "apsw"} & sys.modules.keys()), file=sys.stderr)
+"""
+
+
+async def run(program: str) -> subprocess.CompletedProcess[str]:
+    return await asyncio.to_thread(
+        subprocess.run,
+        [sys.executable, "-W", "error", "-c", program],
+        capture_output=True,
+        text=True,
+        timeout=60,
+        check=False,
+    )
+
+
+async def test_the_embedded_runtime_prints_what_the_page_says(page):
+    guide = page(EMBEDDED)
+    ended = await run(guide.blocks("python")[0])
+    assert (ended.returncode, ended.stderr) == (0, "")
+    assert ended.stdout == guide.blocks("")[0]
+
+
+async def test_the_embedded_runtime_loads_no_http_no_command_line_and_no_database(page):
+    ended = await run(page(EMBEDDED).blocks("python")[0] + LOADED)
+    assert (ended.returncode, ended.stderr) == (0, "[]\n")
+
+
+async def test_the_api_is_served_where_the_page_mounts_it(page, tmp_path):
+    names = {}
+    exec(page(EMBEDDED).blocks("python")[1], names)
+    runner = web.AppRunner(await names["program"]("secret", tmp_path / "workers"))
+    await runner.setup()
+    try:
+        site = web.TCPSite(runner, "127.0.0.1", 0)
+        await site.start()
+        url = f"http://127.0.0.1:{runner.addresses[0][1]}"
+        bearer = {"Authorization": "Bearer secret"}
+        async with aiohttp.ClientSession() as client:
+            async with client.get(f"{url}/") as answer:
+                assert await answer.text() == "home"
+            async with client.get(f"{url}/agents/v1/runtime") as answer:
+                assert answer.status == 401
+            async with client.post(f"{url}/agents/v1/workers", headers=bearer, json={}) as answer:
+                worker = (await answer.json())["worker"]
+        assert worker["execution"]["run_state"] == "idle"
+    finally:
+        await runner.cleanup()
