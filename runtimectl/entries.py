@@ -22,7 +22,7 @@ def entry_of(envelope: dict[str, Any], sequence: int, worker_ref: Item) -> Item 
 
 def readable(item: Item) -> str:
     """An item as text; further lines are indented, so that none can pass for the head of another item."""
-    content = lines(str(item["content"])).replace("\n", "\n  ")
+    content = lines(str(item["content"])).removesuffix("\n").replace("\n", "\n  ")
     return f"#{item['sequence']} {one_line(str(item['role']))}: {content}"
 
 

@@ -1,6 +1,7 @@
 """What an operator can set: a flag goes before the environment, that before the configuration file, that before the
 default."""
 
+import logging
 import os
 import re
 from collections.abc import Mapping, Sequence
@@ -35,6 +36,8 @@ NO_TOKEN = SecretStr("")
 
 LogFormat = Literal["auto", "text", "json"]
 LogLevel = Literal["debug", "info", "warning", "error"]
+
+logging.getLogger("typed_settings").setLevel(logging.CRITICAL)  # what it logs it raises as well
 
 WHOLE = re.compile(r"[0-9]{1,18}", re.ASCII)
 DECIMAL = re.compile(r"[0-9]{1,15}(\.[0-9]{1,9})?", re.ASCII)
@@ -95,6 +98,8 @@ def load(flags: Mapping[str, Any], config: str | None = None) -> Settings:
         ts.EnvLoader(ENVIRONMENT_PREFIX),
         DictLoader(dict(flags)),
     ]
+    if config and not Path(config).is_file():
+        raise ConfigurationError(f"config: {config}: expected a TOML file")
     try:
         settings = ts.load_settings(Settings, loaders, converter=_converter())
     except (TsError, OSError) as error:
@@ -147,6 +152,7 @@ def _converter() -> Converter:
     made.register_structure_hook(float, _decimal)
     made.register_structure_hook(str, _text)
     made.register_structure_hook_func(is_kind(Literal), _choice)
+    made.register_structure_hook_func(is_kind(dict), _table)
     return made
 
 
@@ -175,6 +181,12 @@ def _text(value: Any, kind: type[str]) -> str:
 def _choice(value: Any, kind: Any) -> Any:
     if value not in get_args(kind):
         raise _Problem(f"expected one of {', '.join(get_args(kind))}")
+    return value
+
+
+def _table(value: Any, _type: Any) -> dict[str, Any]:
+    if type(value) is not dict:
+        raise _Problem("expected a table in the configuration file")
     return value
 
 

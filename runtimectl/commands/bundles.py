@@ -31,7 +31,7 @@ LIST = View(
         Column("CREATED", at("created_at")),
         Column("PROFILES", at("profile_count")),
         Column("DECLARATIONS", at("declaration_count")),
-        Column("DIGEST", at("digest")),
+        Column("DIGEST", at("digest"), room=64),
     ),
 )
 AVAILABLE = View(
@@ -40,7 +40,7 @@ AVAILABLE = View(
     (
         Column("BUNDLE", at("reference.id")),
         Column("REVISION", at("summary.revision")),
-        Column("DIGEST", at("reference.digest")),
+        Column("DIGEST", at("reference.digest"), room=64),
     ),
 )
 

@@ -163,7 +163,7 @@ def input_(session: Session, worker: str, content: str | None, system: bool, wai
 
 @workers.command()
 @click.argument("workers", metavar="W...", nargs=-1, required=True)
-@click.option("--reason", metavar="TEXT", help="Kept with the Worker's events.")
+@click.option("--reason", metavar="TEXT", help="Told to observers when this cuts a run.")
 @click.pass_obj
 def stop(session: Session, workers: tuple[str, ...], reason: str | None) -> None:
     """End Workers in good order.
@@ -176,7 +176,7 @@ def stop(session: Session, workers: tuple[str, ...], reason: str | None) -> None
 
 @workers.command()
 @click.argument("workers", metavar="W...", nargs=-1, required=True)
-@click.option("--reason", metavar="TEXT", help="Kept with the Worker's events.")
+@click.option("--reason", metavar="TEXT", help="Told to observers when this cuts a run.")
 @click.pass_obj
 def cancel(session: Session, workers: tuple[str, ...], reason: str | None) -> None:
     """End Workers at once.

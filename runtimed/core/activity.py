@@ -123,8 +123,11 @@ class Activity:
         return InFlight(tuple(block.view() for block in self.blocks)) if self.blocks else None
 
     def closing(self, why: str) -> Iterator[Payload]:
-        """The events that end whatever is open, `why` being the summary of tool calls that get no result."""
-        for block in self.blocks:
+        """The events that end whatever is open, what was said before what was done.
+
+        `why` is the summary of tool calls that get no result.
+        """
+        for block in sorted(self.blocks, key=lambda block: isinstance(block, ToolCall)):
             yield from block.closing(why)
 
 

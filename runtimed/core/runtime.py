@@ -200,7 +200,7 @@ class Runtime:
         """One Worker."""
         return views.detail(self.runtime_id, self._lane(ref).worker)
 
-    async def create_worker(self, request: CreateWorkerRequest) -> WorkerDetail:
+    async def create_worker(self, request: CreateWorkerRequest = CreateWorkerRequest()) -> WorkerDetail:
         """Create a Worker and have it spawned; a spawn that fails is told in its `execution`.
 
         Raises InvalidRequest, InvalidProfileSelector, ConfigBundleMissing, ConfigBundleDigestMismatch.

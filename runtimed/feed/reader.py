@@ -1,13 +1,15 @@
 """One observer's place in the log of one Worker."""
 
-from collections.abc import Sequence
+import contextlib
+from collections.abc import AsyncIterator, Sequence
 
 from runtimed.core.runtime import Runtime
 from runtimed.errors import UpstreamClosed
 from runtimed.feed.log import Log
 from runtimed.feed.ring import Frame, frame
+from runtimed.model.event import EventEnvelope
 from runtimed.model.identity import WorkerRef
-from runtimed.wire.frames import snapshot_frame
+from runtimed.wire.frames import restore_frame, snapshot_frame
 
 
 class Reader:
@@ -37,6 +39,13 @@ class Reader:
             if self._log.closed:
                 raise UpstreamClosed
             await self._log.called()
+
+    async def events(self) -> AsyncIterator[EventEnvelope]:
+        """The same events decoded, one by one, until there will be no more."""
+        with contextlib.suppress(UpstreamClosed):
+            while True:
+                for data in await self.read():
+                    yield restore_frame(data)
 
     def _advance(self, frames: Sequence[Frame]) -> Sequence[bytes]:
         self.sequence = frames[-1][0]

@@ -30,7 +30,7 @@ class Address:
     def parse(cls, text: str) -> "Address":
         """`HOST:PORT` or `unix:PATH`. Raises ConfigurationError."""
         if text.startswith("unix:") and len(text) > len("unix:"):
-            return cls(path=text.removeprefix("unix:"))
+            return cls(path=str(Path(text.removeprefix("unix:")).absolute()))
         match = ADDRESS.fullmatch(text)
         if match is None or int(match[2]) > 65_535:
             raise ConfigurationError(f"listen: {text!r}: expected HOST:PORT or unix:PATH")

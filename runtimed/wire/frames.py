@@ -1,9 +1,11 @@
 """The text frames of the observation feed."""
 
+import orjson
+
 from runtimed.model.diagnostic import FeedDiagnostic
 from runtimed.model.event import EventEnvelope
 from runtimed.model.identity import WorkerId, event_id
-from runtimed.wire.converter import encode
+from runtimed.wire.converter import converter, encode
 
 
 def event_frame(sequence: int, worker_id: WorkerId, payload: bytes) -> bytes:
@@ -11,6 +13,11 @@ def event_frame(sequence: int, worker_id: WorkerId, payload: bytes) -> bytes:
     cursor = event_id(sequence)
     names = f'"cursor":"{cursor}","event_id":"{cursor}","worker_id":"{worker_id}"'.encode()
     return b"".join((b'{"kind":"event","envelope":{', names, b',"payload":', payload, b"}}"))
+
+
+def restore_frame(frame: bytes) -> EventEnvelope:
+    """The event in a frame that one of these functions made."""
+    return converter.structure(orjson.loads(frame)["envelope"], EventEnvelope)
 
 
 def snapshot_frame(envelope: EventEnvelope) -> bytes:

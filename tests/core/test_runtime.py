@@ -190,9 +190,9 @@ async def test_a_stop_in_the_middle_of_a_run_closes_what_is_open(runtime, puppet
     await runtime.stop_worker(worker.worker_ref, "enough")
     assert names(published.events)[6:] == [
         "thinking_done",
+        "text_done",
         "tool_call_done",
         "tool_result",
-        "text_done",
         "alert",
         "run_end",
         "shutdown",
