@@ -48,6 +48,7 @@ log = logging.getLogger(__name__)
 
 T = TypeVar("T")
 
+DEFAULT_REQUEST = CreateWorkerRequest()
 CUT = "the daemon ended while it was going on"
 
 
@@ -200,7 +201,7 @@ class Runtime:
         """One Worker."""
         return views.detail(self.runtime_id, self._lane(ref).worker)
 
-    async def create_worker(self, request: CreateWorkerRequest = CreateWorkerRequest()) -> WorkerDetail:
+    async def create_worker(self, request: CreateWorkerRequest = DEFAULT_REQUEST) -> WorkerDetail:
         """Create a Worker and have it spawned; a spawn that fails is told in its `execution`.
 
         Raises InvalidRequest, InvalidProfileSelector, ConfigBundleMissing, ConfigBundleDigestMismatch.

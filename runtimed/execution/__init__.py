@@ -1,0 +1,7 @@
+"""Adapters of the ExecutionBackend port: profiles, the programs they mean, and the process trees of these."""
+
+from runtimed.execution.function import FunctionBackend
+from runtimed.execution.profile import Profile
+from runtimed.execution.registry import ProfileRegistry
+
+__all__ = ["FunctionBackend", "Profile", "ProfileRegistry"]

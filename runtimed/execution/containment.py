@@ -1,0 +1,192 @@
+"""What keeps the processes of one tree together, so that all of them can be ended. Everything here blocks."""
+
+import contextlib
+import logging
+import os
+import shutil
+import signal
+import subprocess
+import time
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Protocol
+
+import attrs
+
+PROBE_DEADLINE_S = 10.0
+MARK = "RUNTIMED_TREE"
+"""Where there are no namespaces, a variable with this name tells which tree a process came from."""
+
+SETTLE_S = 0.02
+_INIT = '"$@"; exit $?'
+_log = logging.getLogger(__name__)
+
+
+class Containment(Protocol):
+    """A way to start a program so that it and all its descendants can be found; `root` is the process we started."""
+
+    def argv(self, command: Sequence[str]) -> list[str]:
+        """The command, wrapped."""
+
+    def environment(self, mark: str) -> dict[str, str]:
+        """Variables that this way needs; `mark` is unique to the tree."""
+
+    def terminate(self, root: int, mark: str) -> None:
+        """Ask what is there to end."""
+
+    def kill(self, root: int, mark: str) -> list[int]:
+        """Kill all that is left; the processes that were found. `root` must not have been reaped."""
+
+
+@attrs.frozen
+class Namespace:
+    """A PID namespace for each tree: when its init is killed, the kernel kills every process in it.
+
+    The init is a small shell that waits for the program and reaps orphans, so that the program is not process 1,
+    which ignores most signals. It has a session of its own, so `kill 0` within does not reach `unshare`, whose end
+    is the proof that the namespace is empty. When the daemon dies, so does `unshare`, and the init with it.
+    """
+
+    prefix: tuple[str, ...]
+
+    def argv(self, command: Sequence[str]) -> list[str]:
+        return [*self.prefix, *command]
+
+    def environment(self, mark: str) -> dict[str, str]:
+        return {}
+
+    def terminate(self, root: int, mark: str) -> None:
+        for init in self._inits(root):
+            _send(os.killpg, init, signal.SIGTERM)
+
+    def kill(self, root: int, mark: str) -> list[int]:
+        return [pid for pid in self._inits(root) if _send(os.kill, pid, signal.SIGKILL)]
+
+    def _inits(self, root: int) -> list[int]:
+        try:
+            return [int(pid) for pid in _children(root).read_text().split()]
+        except (FileNotFoundError, ProcessLookupError):
+            return []
+
+
+@attrs.frozen
+class Group:
+    """A process group, and a walk over /proc for what has left it.
+
+    Found are the descendants, and those who carry the tree's mark in the environment they were started with. Out of
+    reach is a process that has left the group, lost its parent and was started with a cleared environment; and when
+    the daemon is killed, only the program that it started goes with it.
+    """
+
+    prefix: tuple[str, ...]
+
+    def argv(self, command: Sequence[str]) -> list[str]:
+        return [*self.prefix, *command]
+
+    def environment(self, mark: str) -> dict[str, str]:
+        return {MARK: mark}
+
+    def terminate(self, root: int, mark: str) -> None:
+        for pid in _members(root, mark):
+            _send(os.kill, pid, signal.SIGTERM)
+
+    def kill(self, root: int, mark: str) -> list[int]:
+        found = _members(root, mark)  # before the parents die: after that a descendant may look like anybody's
+        if not found:
+            time.sleep(SETTLE_S)  # a process has no environment for a moment when it becomes another program
+            found = _members(root, mark)
+        _send(os.killpg, root, signal.SIGKILL)
+        for pid in found:
+            _send(os.kill, pid, signal.SIGKILL)
+        return found
+
+
+def best() -> Containment:
+    """The strongest that this machine allows."""
+    found = namespace()
+    if found is None:
+        _log.warning("no PID namespace can be made here: Workers are kept together by process group and environment")
+    return found or group()
+
+
+def namespace() -> Namespace | None:
+    """Namespaces, as root or else as an ordinary user, or None where neither is possible."""
+    unshare, setsid, shell = (shutil.which(tool) for tool in ("unshare", "setsid", "sh"))
+    if not (unshare and setsid and shell and _children(os.getpid()).exists()):
+        return None
+    init = (setsid, shell, "-c", _INIT, "sh")
+    for user in ((), ("--user", "--map-current-user")):
+        made = (*_deathsig(), unshare, *user, "--pid", "--fork", "--kill-child", "--mount-proc", *init)
+        if _works(made):
+            return Namespace(made)
+    return None
+
+
+def group() -> Group:
+    """Process groups, which are always possible."""
+    return Group(_deathsig())
+
+
+def _deathsig() -> tuple[str, ...]:
+    setpriv = shutil.which("setpriv")
+    prefix = (setpriv, "--pdeathsig", "KILL") if setpriv else ()
+    return prefix if _works(prefix) else ()
+
+
+def _works(prefix: tuple[str, ...]) -> bool:
+    try:
+        tried = subprocess.run(
+            [*prefix, "true"], stdin=subprocess.DEVNULL, capture_output=True, timeout=PROBE_DEADLINE_S, check=False
+        )
+    except (OSError, subprocess.TimeoutExpired):
+        return False
+    return tried.returncode == 0
+
+
+def _children(pid: int) -> Path:
+    return Path(f"/proc/{pid}/task/{pid}/children")
+
+
+def _send(send: Callable[[int, int], None], target: int, number: int) -> bool:
+    try:
+        send(target, number)
+    except (ProcessLookupError, PermissionError):
+        return False
+    return True
+
+
+@attrs.frozen
+class _Process:
+    """One line of /proc."""
+
+    pid: int
+    state: str
+    parent: int
+    group: int
+    session: int
+
+
+def _processes() -> dict[int, _Process]:
+    found = {}
+    for folder in Path("/proc").iterdir():
+        if folder.name.isdecimal():
+            with contextlib.suppress(OSError):
+                state, *ids = (folder / "stat").read_text(errors="replace").rpartition(")")[2].split()[:4]
+                found[int(folder.name)] = _Process(int(folder.name), state, *map(int, ids))
+    return found
+
+
+def _members(root: int, mark: str) -> list[int]:
+    table = _processes()
+    found = {pid for pid, process in table.items() if root in {pid, process.group, process.session}}
+    found |= {pid for pid in table if _carries(pid, mark)}
+    while grown := {pid for pid, process in table.items() if process.parent in found} - found:
+        found |= grown
+    return [pid for pid in found if table[pid].state not in "ZX"]
+
+
+def _carries(pid: int, mark: str) -> bool:
+    try:
+        return f"{MARK}={mark}".encode() in Path(f"/proc/{pid}/environ").read_bytes()
+    except OSError:
+        return False

@@ -1,0 +1,189 @@
+"""A shell that runs one script after another."""
+
+import asyncio
+import contextlib
+import os
+import re
+import shlex
+import shutil
+from collections import deque
+from collections.abc import Mapping
+from pathlib import Path
+
+from runtimed.execution.pipes import Inlet, pipes, readable
+from runtimed.execution.supervise import Program, Supervisor, Tree
+
+START_DEADLINE_S = 20.0
+"""How long a shell may take until it is ready for its first script."""
+
+MAX_LINE = 4096
+MAX_LINES = 64
+"""Of what comes by the status pipe, how much of a line and how many lines are kept."""
+
+_READY = b"ready"
+_BEGUN = b"begun"
+_STATUS = re.compile(rb"[0-9]{1,3}")
+_HOME = "home"
+_SCRIPT = "script"
+
+# Standard input carries a line for each run, standard error a line with each status. A run gets its standard streams
+# anew, so what it does to them with `exec` ends with it, and it sees neither pipe. The inner loop is there for a
+# `break` outside of any loop of the script; `command` passes over functions that a script may have named alike, and
+# keeps a syntax error from ending a plain POSIX shell. What `set -x` says of the driver itself goes to /dev/null.
+_DRIVER = (
+    "exec 3<&0 4>&2 5>&1 </dev/null 2>/dev/null; command printf 'ready\\n' >&4; "
+    "while IFS= command read -r _ <&3; do command printf 'begun\\n' >&4; "
+    "for _ in _; do command . {script} </dev/null >&5 2>&1 3<&- 4>&- 5>&-; done; "
+    "command printf '%s\\n' \"$?\" >&4; done"
+)
+
+
+class ShellFailed(OSError):
+    """The shell could not be started; the text says how it ended."""
+
+
+class Shell:
+    """Owns one shell with its process tree, and our ends of its three pipes.
+
+    It lives in `folder`/home and finds its scripts in `folder`/script; directory, variables and functions last from
+    one script to the next. One script at a time; the output of background jobs may come at any moment.
+    """
+
+    def __init__(self, folder: Path, control: int, output: int, status: int) -> None:
+        self._folder = folder
+        os.set_blocking(control, False)
+        self._control = control
+        self._output = Inlet(output)
+        self._status = Inlet(status)
+        self._rest = b""
+        self._lines: deque[bytes] = deque(maxlen=MAX_LINES)
+        self._tree: Tree | None = None
+        self._closed = False
+
+    @classmethod
+    async def start(
+        cls, supervisor: Supervisor, folder: Path, env: Mapping[str, str], wake: asyncio.Event
+    ) -> "Shell":
+        """Start a shell and wait until it is ready; `wake` is set when it ends. Raises OSError."""
+        argv = await asyncio.to_thread(_prepare, folder)
+        (stdin, control), (output, stdout), (status, stderr) = pipes(3)
+        shell = cls(folder, control, output, status)
+        program = Program(argv, folder / _HOME, env, stdin, stdout, stderr)
+        try:
+            shell._tree = await supervisor.start(program)
+            shell._tree.exit.add_done_callback(lambda _: wake.set())
+            await shell._ready(wake)
+        except BaseException:
+            await shell.end(0)
+            raise
+        return shell
+
+    @property
+    def ended(self) -> int | None:
+        """The exit status of the shell, once all of its tree is gone."""
+        return self._tree.exit.result() if self._tree is not None and self._tree.exit.done() else None
+
+    async def run(self, script: bytes, wake: asyncio.Event) -> bool:
+        """Let the shell run a script, without waiting for its end. False where the shell ended before it began.
+
+        Raises OSError when the script can't be written.
+        """
+        await asyncio.to_thread(_write, self._folder / _SCRIPT, script)
+        with contextlib.suppress(BrokenPipeError):
+            os.write(self._control, b"\n")
+        return await self._says(_BEGUN, wake)
+
+    async def activity(self, wake: asyncio.Event) -> None:
+        """Wait until there is output or a status, the shell has ended, or `wake` is set."""
+        if not self._lines:
+            inlets = (self._output, self._status)
+            await readable((inlet.descriptor for inlet in inlets if not inlet.ended), wake)
+
+    def read(self) -> bytes:
+        """All output that has come so far: what a script wrote is here once its status is. A pipe bounds it."""
+        return self._output.read(max(1, self._output.waiting()))
+
+    def status(self) -> int | None:
+        """The exit status of the script, once; None while it runs."""
+        self._listen()
+        told = [int(line) for line in self._lines if _STATUS.fullmatch(line)]
+        self._lines.clear()
+        return told[-1] if told else None
+
+    async def end(self, grace: float) -> None:
+        """End the shell and all that it started, asking first where there is a grace; as Tree.end.
+
+        What is still written is forgotten.
+        """
+        if not self._closed:
+            self._output.discard()
+            self._status.discard()
+        try:
+            if self._tree is not None:
+                await self._end(self._tree, grace)
+        finally:
+            self._close()
+
+    async def _end(self, tree: Tree, grace: float) -> None:
+        if grace > 0 and not tree.exit.done():
+            with contextlib.suppress(OSError):
+                await tree.ask()
+            self._hang_up()  # not before, lest the shell be gone and its children nobody's
+        await tree.end(grace)
+
+    async def _ready(self, wake: asyncio.Event) -> None:
+        try:
+            async with asyncio.timeout(START_DEADLINE_S):
+                ready = await self._says(_READY, wake)
+        except TimeoutError:
+            raise ShellFailed(f"the shell was not ready within {START_DEADLINE_S:g} seconds") from None
+        if not ready:
+            reason = b" ".join(self._lines)[-MAX_LINE:].decode(errors="replace")
+            raise ShellFailed(f"the shell ended with status {self.ended}: {reason}")
+
+    async def _says(self, word: bytes, wake: asyncio.Event) -> bool:
+        """Wait for a line and drop those before it. False, and none is dropped, where the shell ended without it."""
+        while True:
+            ended = self.ended
+            self._listen()
+            if word in self._lines:
+                break
+            if ended is not None:
+                return False
+            await readable([] if self._status.ended else [self._status.descriptor], wake)
+        while self._lines.popleft() != word:
+            continue
+        return True
+
+    def _listen(self) -> None:
+        *lines, rest = (self._rest + self._status.read(MAX_LINE)).split(b"\n")
+        self._lines += lines
+        self._rest = rest[-MAX_LINE:]
+
+    def _hang_up(self) -> None:
+        if self._control >= 0:
+            os.close(self._control)
+            self._control = -1
+
+    def _close(self) -> None:
+        self._hang_up()
+        if not self._closed:
+            self._closed = True
+            self._output.close()
+            self._status.close()
+
+
+def _prepare(folder: Path) -> list[str]:
+    for made in (folder, folder / _HOME):
+        made.mkdir(mode=0o700, parents=True, exist_ok=True)
+    shell = shutil.which("bash") or shutil.which("sh")
+    if shell is None:
+        raise ShellFailed("neither bash nor sh is in PATH")
+    return [shell, "-c", _DRIVER.format(script=shlex.quote(str(folder / _SCRIPT))), "shell"]
+
+
+def _write(path: Path, script: bytes) -> None:
+    path.unlink(missing_ok=True)
+    descriptor = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW, 0o600)
+    with os.fdopen(descriptor, "wb") as file:
+        file.write(script)

@@ -1,0 +1,93 @@
+"""A backend of one function, for programs that embed a Runtime, and for `builtin:echo`."""
+
+import asyncio
+import logging
+from collections.abc import Awaitable, Callable
+
+from runtimed.core.ports import Answer, Dispatch, EventSink, Spawn
+from runtimed.execution.gate import Gate
+from runtimed.execution.tasks import begin, finish
+from runtimed.model.event import ErrorRaised, InvokeStart, RunEnd
+from runtimed.model.identity import WorkerId
+from runtimed.model.interaction import WorkerInput
+
+Run = Callable[[WorkerInput, EventSink], Awaitable[None]]
+
+_log = logging.getLogger(__name__)
+
+
+class FunctionBackend:
+    """An ExecutionBackend that awaits `run` for each input, one at a time for each Worker.
+
+    `invoke_start` is said before it and `run_end` after it; where it raises, also an `error`. It is cancelled when
+    its Worker is stopped.
+    """
+
+    def __init__(self, run: Run) -> None:
+        self._run = run
+        self._workers: dict[WorkerId, _Worker] = {}
+
+    async def spawn(self, spawn: Spawn, sink: EventSink) -> Answer:
+        if spawn.worker_id in self._workers:
+            return Answer("rejected", "this Worker is running already")
+        self._workers[spawn.worker_id] = _Worker(self._run, sink)
+        return Answer("accepted")
+
+    async def dispatch(self, dispatch: Dispatch) -> Answer:
+        worker = self._workers.get(dispatch.worker_id)
+        if worker is None:
+            return Answer("errored", "nothing runs this Worker")
+        if worker.gate.busy:
+            return Answer("busy", "a run is going on: wait for its run_end")
+        worker.gate.offer(dispatch)
+        return Answer("accepted")
+
+    def start(self, worker_id: WorkerId, input_id: str) -> None:
+        if worker := self._workers.get(worker_id):
+            worker.start(input_id)
+
+    def withdraw(self, worker_id: WorkerId, input_id: str) -> None:
+        if worker := self._workers.get(worker_id):
+            worker.gate.withdraw(input_id)
+
+    async def stop(self, worker_id: WorkerId, reason: str | None) -> Answer:
+        if worker := self._workers.pop(worker_id, None):
+            await worker.end()
+        return Answer("accepted")
+
+    cancel = stop
+
+    async def close(self) -> None:
+        workers, self._workers = self._workers, {}
+        await asyncio.gather(*(worker.end() for worker in workers.values()))
+
+
+class _Worker:
+    """One Worker, and the tasks of its runs: the next may begin while the last waits to have its end heard."""
+
+    def __init__(self, run: Run, sink: EventSink) -> None:
+        self.gate = Gate()
+        self._run = run
+        self._sink = sink
+        self._tasks: set[asyncio.Task[None]] = set()
+
+    def start(self, input_id: str) -> None:
+        if dispatch := self.gate.start(input_id):
+            task = begin(self._go(dispatch.input))
+            self._tasks.add(task)
+            task.add_done_callback(self._tasks.discard)
+
+    async def _go(self, message: WorkerInput) -> None:
+        await self._sink.emit(InvokeStart("user_send" if message.kind == "user" else "notify"))
+        try:
+            await self._run(message, self._sink)
+        except Exception:  # noqa: BLE001 whatever the function raises ends its run, and no more
+            _log.exception("a run failed")
+            self.gate.finish()
+            await self._sink.emit(ErrorRaised("internal", "the run failed"), RunEnd("rolled_back"))
+        else:
+            self.gate.finish()
+            await self._sink.emit(RunEnd("finished"))
+
+    async def end(self) -> None:
+        await finish(*self._tasks)

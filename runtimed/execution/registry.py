@@ -1,0 +1,143 @@
+"""Which backend runs which Worker."""
+
+import asyncio
+import json
+import logging
+from collections.abc import Awaitable, Callable, Mapping
+
+from runtimed.core.ports import Answer, Dispatch, EventSink, ExecutionBackend, Spawn
+from runtimed.execution.echo import EchoBackend
+from runtimed.execution.profile import BUILT_IN, ECHO, Profile
+from runtimed.execution.shell import ShellBackend, Workspace
+from runtimed.execution.supervise import Supervisor
+from runtimed.model.identity import WorkerId
+from runtimed.model.worker import CreateWorkerRequest, RuntimeDefaultProfile
+
+_log = logging.getLogger(__name__)
+
+
+class ProfileRegistry:
+    """The ExecutionBackend of a host: finds the profile of a Worker and hands it to an adapter, made when needed.
+
+    `profiles` are added to the built-in ones, or replace them. What an adapter fails to catch is logged, and answered
+    as errored. Owns the adapters and the Supervisor.
+    """
+
+    def __init__(
+        self,
+        profiles: Mapping[str, Profile],
+        default_profile: str = ECHO,
+        *,
+        workspace: Workspace,
+        supervisor: Supervisor | None = None,
+    ) -> None:
+        self._profiles = {**BUILT_IN, **profiles}
+        self._default = default_profile
+        self._workspace = workspace
+        self._supervisor = supervisor or Supervisor()
+        self._adapters: dict[str, ExecutionBackend] = {}
+        self._running: dict[WorkerId, ExecutionBackend] = {}
+
+    async def spawn(self, spawn: Spawn, sink: EventSink) -> Answer:
+        name = self._selected(spawn.request)
+        refusal = self._refusal(name, spawn.request)
+        if refusal is not None:
+            return refusal
+        if spawn.worker_id in self._running:
+            return Answer("rejected", "this Worker is running already")
+        adapter = self._running[spawn.worker_id] = self._adapter(name)
+        answer = await _guarded(adapter.spawn(spawn, sink))
+        if answer.outcome != "accepted":
+            self._running.pop(spawn.worker_id, None)
+        return answer
+
+    async def dispatch(self, dispatch: Dispatch) -> Answer:
+        adapter = self._running.get(dispatch.worker_id)
+        if adapter is None:
+            return Answer("errored", "nothing runs this Worker")
+        return await _guarded(adapter.dispatch(dispatch))
+
+    def start(self, worker_id: WorkerId, input_id: str) -> None:
+        if adapter := self._running.get(worker_id):
+            _tell(adapter.start, worker_id, input_id)
+
+    def withdraw(self, worker_id: WorkerId, input_id: str) -> None:
+        if adapter := self._running.get(worker_id):
+            _tell(adapter.withdraw, worker_id, input_id)
+
+    async def stop(self, worker_id: WorkerId, reason: str | None) -> Answer:
+        return await self._end(worker_id, lambda adapter: adapter.stop(worker_id, reason))
+
+    async def cancel(self, worker_id: WorkerId, reason: str | None) -> Answer:
+        return await self._end(worker_id, lambda adapter: adapter.cancel(worker_id, reason))
+
+    async def close(self) -> None:
+        closed = await asyncio.gather(
+            *(adapter.close() for adapter in self._adapters.values()), return_exceptions=True
+        )
+        for error in closed:
+            if error is not None:
+                _log.error("an adapter failed to close", exc_info=error)
+        await self._supervisor.close()
+        self._running.clear()
+
+    async def _end(self, worker_id: WorkerId, ask: Callable[[ExecutionBackend], Awaitable[Answer]]) -> Answer:
+        adapter = self._running.get(worker_id)
+        if adapter is None:
+            return Answer("accepted")
+        try:
+            return await _guarded(ask(adapter))
+        finally:
+            self._running.pop(worker_id, None)
+
+    def _selected(self, request: CreateWorkerRequest) -> str:
+        selector = request.profile
+        return self._default if isinstance(selector, RuntimeDefaultProfile) else selector.value
+
+    def _refusal(self, name: str, request: CreateWorkerRequest) -> Answer | None:
+        profile = self._profiles.get(name)
+        if profile is None:
+            table = f"[profiles.{json.dumps(name)}]"
+            return Answer("rejected", f"no profile {name!r} is configured: add {table} to the configuration")
+        if missing := _missing(profile, request):
+            return Answer("rejected", f"profile {name} needs {missing} when creating the Worker")
+        if profile.backend not in _ADAPTERS:
+            return Answer("unsupported", f"profile {name}: backend {profile.backend} is not in this version")
+        return None
+
+    def _adapter(self, name: str) -> ExecutionBackend:
+        if name not in self._adapters:
+            profile = self._profiles[name]
+            self._adapters[name] = _ADAPTERS[profile.backend](profile, self._workspace, self._supervisor)
+        return self._adapters[name]
+
+
+_ADAPTERS: Mapping[str, Callable[[Profile, Workspace, Supervisor], ExecutionBackend]] = {
+    "echo": lambda _profile, _workspace, _supervisor: EchoBackend(),
+    "shell": ShellBackend,
+}
+
+
+async def _guarded(answering: Awaitable[Answer]) -> Answer:
+    try:
+        return await answering
+    except Exception:  # noqa: BLE001 one adapter's fault must not reach the other Workers
+        _log.exception("an execution adapter failed")
+        return Answer("errored", "the execution adapter failed: the log of the daemon says why")
+
+
+def _tell(tell: Callable[[WorkerId, str], None], worker_id: WorkerId, input_id: str) -> None:
+    try:
+        tell(worker_id, input_id)
+    except Exception:  # noqa: BLE001 the same
+        _log.exception("an execution adapter failed")
+
+
+def _missing(profile: Profile, request: CreateWorkerRequest) -> str:
+    """What a request lacks, as the middle of a sentence; empty where nothing."""
+    requested = {capability.name for capability in request.requested_capabilities}
+    names = [name for name in profile.capabilities if name not in requested]
+    if not names:
+        return ""
+    thing, pronoun = ("the capability", "it") if len(names) == 1 else ("the capabilities", "them")
+    return f"{thing} {', '.join(names)}: request {pronoun}"

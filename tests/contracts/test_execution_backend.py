@@ -1,0 +1,260 @@
+"""What the Runtime relies on, of whichever ExecutionBackend."""
+
+import asyncio
+import secrets
+from collections.abc import AsyncIterator, Callable
+from pathlib import Path
+from typing import Literal
+
+import attrs
+import pytest
+
+from runtimed.core.ports import Answer, Dispatch, ExecutionBackend, Spawn
+from runtimed.execution import Profile, ProfileRegistry
+from runtimed.execution.echo import EchoBackend
+from runtimed.execution.shell import ShellBackend
+from runtimed.execution.supervise import Supervisor
+from runtimed.model.event import InvokeStart, Payload, RunEnd
+from runtimed.model.identity import worker_id
+from runtimed.model.interaction import WorkerInput
+from runtimed.model.worker import BuiltinProfile, CapabilityRequest, CreateWorkerRequest
+
+DEADLINE_S = 30.0
+ACCEPTED = Answer("accepted")
+FIRST, SECOND, NOBODY = worker_id(1), worker_id(2), worker_id(99)
+
+Kind = Literal["echo", "shell"]
+
+
+class Recorder:
+    """An EventSink that remembers; while `held`, it makes whoever speaks wait."""
+
+    def __init__(self) -> None:
+        self.events: list[Payload] = []
+        self._changed = asyncio.Condition()
+        self._free = asyncio.Event()
+        self._free.set()
+
+    async def emit(self, *payloads: Payload) -> None:
+        await self._free.wait()
+        async with self._changed:
+            self.events += payloads
+            self._changed.notify_all()
+
+    def hold(self) -> None:
+        self._free.clear()
+
+    def free(self) -> None:
+        self._free.set()
+
+    @property
+    def names(self) -> list[str]:
+        return [event.event for event in self.events]
+
+    async def ends(self, count: int = 1) -> None:
+        async with asyncio.timeout(DEADLINE_S), self._changed:
+            await self._changed.wait_for(lambda: self.names.count("run_end") >= count)
+
+
+@attrs.frozen
+class Subject:
+    """A backend, how to ask it for a Worker, and a mark that the environment of its programs carries."""
+
+    backend: ExecutionBackend
+    kind: Kind
+    mark: str
+
+    async def spawn(self, worker: str = FIRST) -> Recorder:
+        sink = Recorder()
+        profile = BuiltinProfile(f"builtin:{self.kind}")
+        request = CreateWorkerRequest(profile=profile, requested_capabilities=(CapabilityRequest("shell"),))
+        assert await self.backend.spawn(Spawn(worker, request), sink) == ACCEPTED
+        return sink
+
+    async def offer(self, input_id: str, worker: str = FIRST, content: str = "echo hello") -> Answer:
+        return await self.backend.dispatch(Dispatch(worker, input_id, WorkerInput("user", content)))
+
+    async def begin(self, input_id: str, worker: str = FIRST, content: str = "echo hello") -> None:
+        assert await self.offer(input_id, worker, content) == ACCEPTED
+        self.backend.start(worker, input_id)
+
+    async def processes(self) -> int:
+        return await asyncio.to_thread(self._count)
+
+    def _count(self) -> int:
+        return sum(self._ours(path) for path in Path("/proc").iterdir() if path.name.isdecimal())
+
+    def _ours(self, process: Path) -> bool:
+        try:
+            return self.mark.encode() in (process / "environ").read_bytes()
+        except OSError:
+            return False
+
+
+def _make(name: str, kind: Kind, profile: Profile, folder: Path, supervisor: Supervisor) -> ExecutionBackend:
+    if name == "registry":
+        profiles = {f"builtin:{kind}": profile}
+        return ProfileRegistry(profiles, workspace=folder.joinpath, supervisor=supervisor)
+    return EchoBackend() if kind == "echo" else ShellBackend(profile, folder.joinpath, supervisor)
+
+
+@pytest.fixture(params=["bare", "registry"])
+async def made_by(request: pytest.FixtureRequest) -> str:
+    return str(request.param)
+
+
+@pytest.fixture(params=["echo", "shell"])
+async def subject(request: pytest.FixtureRequest, made_by: str, tmp_path: Path) -> AsyncIterator[Subject]:
+    mark, supervisor = secrets.token_hex(8), Supervisor()
+    profile = Profile(request.param, env={"MARK": mark}, stop_grace_s=0.2)
+    found = Subject(_make(made_by, request.param, profile, tmp_path, supervisor), request.param, mark)
+    yield found
+    await found.backend.close()
+    await supervisor.close()
+    assert await found.processes() == 0
+
+
+async def test_nothing_is_said_before_an_input_is_started(subject: Subject) -> None:
+    sink = await subject.spawn()
+    assert await subject.offer("one") == ACCEPTED
+    await asyncio.sleep(0.05)
+    assert sink.events == []
+    subject.backend.start(FIRST, "one")
+    await sink.ends()
+    assert sink.events[0] == InvokeStart("user_send")
+
+
+async def test_a_run_says_what_it_has_to_say_and_ends(subject: Subject) -> None:
+    sink = await subject.spawn()
+    await subject.begin("one")
+    await sink.ends()
+    assert sink.names[0] == "invoke_start"
+    assert sink.names.index("text_delta") < sink.names.index("text_done") < sink.names.index("run_end")
+    assert sink.events[-1] == RunEnd("finished")
+    said = [event.text for event in sink.events if event.event == "text_done"]
+    assert "hello" in said[0]
+
+
+async def test_a_withdrawn_input_never_runs_and_the_next_does(subject: Subject) -> None:
+    sink = await subject.spawn()
+    await subject.offer("one", content="echo forgotten")
+    subject.backend.withdraw(FIRST, "one")
+    subject.backend.start(FIRST, "one")
+    await subject.begin("two", content="echo remembered")
+    await sink.ends()
+    assert sink.names.count("invoke_start") == 1
+    assert "forgotten" not in str(sink.events)
+    assert "remembered" in str(sink.events)
+
+
+async def test_a_worker_is_busy_from_accepting_an_input_until_its_run_has_ended(subject: Subject) -> None:
+    sink = await subject.spawn()
+    await subject.offer("one")
+    assert (await subject.offer("two")).outcome == "busy"
+    sink.hold()
+    subject.backend.start(FIRST, "one")
+    await asyncio.sleep(0.05)
+    assert (await subject.offer("three")).outcome == "busy"
+    sink.free()
+    await sink.ends()
+    assert await subject.offer("four") == ACCEPTED
+
+
+async def test_starting_or_withdrawing_something_else_changes_nothing(subject: Subject) -> None:
+    sink = await subject.spawn()
+    await subject.offer("one")
+    subject.backend.start(FIRST, "other")
+    subject.backend.withdraw(FIRST, "other")
+    subject.backend.start(NOBODY, "one")
+    subject.backend.withdraw(NOBODY, "one")
+    assert (await subject.offer("two")).outcome == "busy"
+    assert sink.events == []
+
+
+async def test_many_inputs_run_one_after_another(subject: Subject) -> None:
+    sink = await subject.spawn()
+    for number in range(20):
+        await subject.begin(f"input-{number}", content=f"echo number {number}")
+        await sink.ends(number + 1)
+    said = [event.text for event in sink.events if event.event == "text_done"]
+    assert [int(text.split()[-1]) for text in said] == list(range(20))
+
+
+async def test_workers_do_not_hear_each_other(subject: Subject) -> None:
+    first, second = await subject.spawn(FIRST), await subject.spawn(SECOND)
+    await subject.begin("one", FIRST, "echo to the first")
+    await subject.begin("one", SECOND, "echo to the second")
+    await first.ends()
+    await second.ends()
+    assert "second" not in str(first.events)
+    assert "first" not in str(second.events)
+
+
+async def test_a_worker_is_spawned_only_once_at_a_time(subject: Subject) -> None:
+    await subject.spawn()
+    again = await subject.backend.spawn(
+        Spawn(
+            FIRST,
+            CreateWorkerRequest(
+                profile=BuiltinProfile(f"builtin:{subject.kind}"),
+                requested_capabilities=(CapabilityRequest("shell"),),
+            ),
+        ),
+        Recorder(),
+    )
+    assert again == Answer("rejected", "this Worker is running already")
+    await subject.begin("one")
+
+
+async def test_an_unknown_worker_takes_no_input(subject: Subject) -> None:
+    assert await subject.offer("one", NOBODY) == Answer("errored", "nothing runs this Worker")
+
+
+@pytest.mark.parametrize("way", ["stop", "cancel"])
+async def test_ending_a_worker_may_be_repeated_and_is_harmless_for_an_unknown_one(subject: Subject, way: str) -> None:
+    end: Callable[..., object] = getattr(subject.backend, way)
+    await subject.spawn()
+    results = await asyncio.gather(*(end(FIRST, "reason") for _ in range(3)), end(NOBODY, None))
+    assert results == [ACCEPTED] * 4
+    assert await end(FIRST, None) == ACCEPTED
+    assert (await subject.offer("one")).outcome == "errored"
+
+
+@pytest.mark.parametrize("way", ["stop", "cancel"])
+async def test_after_its_end_nothing_is_said_and_nothing_is_left_of_a_worker(subject: Subject, way: str) -> None:
+    sink = await subject.spawn()
+    sink.hold()
+    await subject.begin("one", content="while :; do echo again; done")
+    await getattr(subject.backend, way)(FIRST, None)
+    sink.free()
+    said = len(sink.events)
+    assert await subject.processes() == 0
+    await asyncio.sleep(0.05)
+    assert len(sink.events) == said
+
+
+async def test_a_worker_may_be_spawned_again_after_it_was_ended(subject: Subject) -> None:
+    await subject.spawn()
+    await subject.begin("one")
+    await subject.backend.stop(FIRST, None)
+    sink = await subject.spawn()
+    await subject.begin("two")
+    await sink.ends()
+
+
+async def test_close_ends_every_worker_and_may_be_repeated(subject: Subject) -> None:
+    sinks = [await subject.spawn(worker_id(number)) for number in (1, 2, 3)]
+    await subject.begin("one", FIRST, "sleep 1000")
+    await subject.backend.close()
+    said = [len(sink.events) for sink in sinks]
+    assert await subject.processes() == 0
+    await subject.backend.close()
+    assert (await subject.offer("two", SECOND)).outcome == "errored"
+    assert [len(sink.events) for sink in sinks] == said
+
+
+async def test_nothing_but_the_test_is_left_running_after_close(subject: Subject) -> None:
+    await subject.spawn()
+    await subject.begin("one", content="sleep 1000")
+    await subject.backend.close()
+    assert asyncio.all_tasks() == {asyncio.current_task()}

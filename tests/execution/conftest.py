@@ -1,0 +1,191 @@
+"""A sink that remembers, a shell to talk to, and a count of processes."""
+
+import asyncio
+import os
+import secrets
+from collections.abc import AsyncIterator, Callable, Mapping
+from pathlib import Path
+from typing import Any
+
+import attrs
+import pytest
+
+from runtimed.core.ports import Answer, Dispatch, Spawn
+from runtimed.execution import Profile, containment
+from runtimed.execution.containment import Containment
+from runtimed.execution.shell import ShellBackend
+from runtimed.execution.supervise import Supervisor
+from runtimed.model.event import Payload, RunEnd, TextDelta, TextDone, ToolResult
+from runtimed.model.identity import worker_id
+from runtimed.model.interaction import WorkerInput
+from runtimed.model.worker import CreateWorkerRequest
+
+DEADLINE_S = 30.0
+
+
+def pytest_asyncio_loop_factories(config: pytest.Config, item: pytest.Item) -> Mapping[str, Any]:
+    """Every test here runs on the standard event loop and, where it is installed, on uvloop."""
+    try:
+        import uvloop
+    except ImportError:
+        return {"asyncio": asyncio.new_event_loop}
+    return {"asyncio": asyncio.new_event_loop, "uvloop": uvloop.new_event_loop}
+
+
+class Recorder:
+    """An EventSink that remembers; while `held`, it makes whoever speaks wait."""
+
+    def __init__(self) -> None:
+        self.events: list[Payload] = []
+        self._changed = asyncio.Condition()
+        self._free = asyncio.Event()
+        self._free.set()
+
+    async def emit(self, *payloads: Payload) -> None:
+        await self._free.wait()
+        async with self._changed:
+            self.events += payloads
+            self._changed.notify_all()
+
+    def hold(self) -> None:
+        self._free.clear()
+
+    def free(self) -> None:
+        self._free.set()
+
+    async def until(self, met: Callable[[list[Payload]], object]) -> None:
+        async with asyncio.timeout(DEADLINE_S), self._changed:
+            await self._changed.wait_for(lambda: met(self.events))
+
+
+@attrs.frozen
+class Run:
+    """What one input led to."""
+
+    events: list[Payload]
+
+    @property
+    def names(self) -> list[str]:
+        return [event.event for event in self.events]
+
+    @property
+    def text(self) -> str:
+        return "".join(event.text for event in self.events if isinstance(event, TextDelta))
+
+    @property
+    def entries(self) -> list[str]:
+        return [event.text for event in self.events if isinstance(event, TextDone)]
+
+    @property
+    def status(self) -> int | None:
+        return next(event.exit_status for event in self.events if isinstance(event, ToolResult))
+
+
+class Traces:
+    """Finds every process that carries a mark in its environment or its command line, in whatever namespace."""
+
+    def __init__(self) -> None:
+        self.mark = f"1{secrets.randbelow(10**12):012}"
+
+    async def pids(self) -> list[int]:
+        return await asyncio.to_thread(self._pids)
+
+    async def until(self, met: Callable[[list[int]], object]) -> None:
+        async with asyncio.timeout(DEADLINE_S):
+            found = await self.pids()
+            while not met(found):
+                await asyncio.sleep(0.01)
+                found = await self.pids()
+
+    def _pids(self) -> list[int]:
+        return [int(path.name) for path in Path("/proc").iterdir() if path.name.isdecimal() and self._in(path)]
+
+    def _in(self, process: Path) -> bool:
+        try:
+            said = (process / "environ").read_bytes() + (process / "cmdline").read_bytes()
+        except OSError:
+            return False
+        return self.mark.encode() in said and int(process.name) != os.getpid()
+
+
+class Bench:
+    """One Worker of a ShellBackend; `traces.mark` is in the environment of all that it starts."""
+
+    def __init__(self, folder: Path, supervisor: Supervisor, grace: float = 5.0) -> None:
+        self.traces = Traces()
+        self.sink = Recorder()
+        self.worker_id = worker_id(1)
+        self.folder = folder / self.worker_id
+        profile = Profile("shell", env={"TRACE": self.traces.mark}, stop_grace_s=grace)
+        self.backend = ShellBackend(profile, lambda name: folder / name, supervisor)
+        self._inputs = 0
+
+    async def spawn(self) -> Answer:
+        return await self.backend.spawn(Spawn(self.worker_id, CreateWorkerRequest()), self.sink)
+
+    async def offer(self, content: str, kind: Any = "user") -> Answer:
+        self._inputs += 1
+        given = WorkerInput(kind, content)
+        return await self.backend.dispatch(Dispatch(self.worker_id, f"input-{self._inputs}", given))
+
+    async def begin(self, script: str) -> None:
+        answer = await self.offer(script)
+        assert answer == Answer("accepted")
+        self.backend.start(self.worker_id, f"input-{self._inputs}")
+
+    async def run(self, script: str) -> Run:
+        heard = len(self.sink.events)
+        await self.begin(script)
+        await self.sink.until(lambda events: any(isinstance(event, RunEnd) for event in events[heard:]))
+        return Run(self.sink.events[heard:])
+
+
+@pytest.fixture
+def traces() -> Traces:
+    return Traces()
+
+
+@pytest.fixture
+def recorder() -> Recorder:
+    return Recorder()
+
+
+@pytest.fixture(params=["namespace", "group"])
+def contained(request: pytest.FixtureRequest) -> Callable[[], Containment]:
+    """Each way to keep a process tree together that this machine allows."""
+    if request.param == "group":
+        return containment.group
+    found = containment.namespace()
+    if found is None:
+        pytest.skip("no PID namespace can be made here")
+    return lambda: found
+
+
+@pytest.fixture
+async def supervisor(contained: Callable[[], Containment]) -> AsyncIterator[Supervisor]:
+    made = Supervisor(contained)
+    yield made
+    await made.close()
+
+
+@pytest.fixture
+async def new_bench(tmp_path: Path, supervisor: Supervisor) -> AsyncIterator[Callable[..., Bench]]:
+    """Makes a Worker of a ShellBackend, not yet spawned; in the end nothing of it may be left."""
+    made: list[Bench] = []
+
+    def new(grace: float = 5.0) -> Bench:
+        made.append(Bench(tmp_path, supervisor, grace))
+        return made[-1]
+
+    yield new
+    for bench in made:
+        await bench.backend.close()
+        assert await bench.traces.pids() == []
+
+
+@pytest.fixture
+async def shell(new_bench: Callable[..., Bench]) -> Bench:
+    """A Worker with its shell running."""
+    bench = new_bench()
+    assert await bench.spawn() == Answer("accepted")
+    return bench

@@ -1,0 +1,169 @@
+"""How a host's profiles decide what runs a Worker, and what is said when nothing can."""
+
+from collections.abc import AsyncIterator, Mapping
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from runtimed.core.ports import Answer, Dispatch, EventSink, Spawn
+from runtimed.execution import Profile, ProfileRegistry
+from runtimed.execution.echo import EchoBackend
+from runtimed.model.event import InvokeStart, RunEnd, TextDelta, TextDone
+from runtimed.model.identity import worker_id
+from runtimed.model.interaction import WorkerInput
+from runtimed.model.worker import (
+    BuiltinProfile,
+    CapabilityRequest,
+    CreateWorkerRequest,
+    NamedProfile,
+    ProfileSelector,
+    RuntimeDefaultProfile,
+)
+
+FIRST = worker_id(1)
+
+
+class Host:
+    """Makes registries, and closes them."""
+
+    def __init__(self, folder: Path) -> None:
+        self._folder = folder
+        self._made: list[ProfileRegistry] = []
+
+    def registry(self, profiles: Mapping[str, Profile] | None = None, **options: Any) -> ProfileRegistry:
+        self._made.append(ProfileRegistry(profiles or {}, workspace=self._folder.joinpath, **options))
+        return self._made[-1]
+
+    async def close(self) -> None:
+        for made in self._made:
+            await made.close()
+
+
+@pytest.fixture
+async def host(tmp_path: Path) -> AsyncIterator[Host]:
+    made = Host(tmp_path)
+    yield made
+    await made.close()
+
+
+async def _spawn(registry: ProfileRegistry, sink: EventSink, selector: ProfileSelector, *names: str) -> Answer:
+    requested = tuple(CapabilityRequest(name) for name in names)
+    return await registry.spawn(
+        Spawn(FIRST, CreateWorkerRequest(profile=selector, requested_capabilities=requested)), sink
+    )
+
+
+async def _hear(registry: ProfileRegistry, recorder: Any, given: WorkerInput) -> list[Any]:
+    assert await registry.dispatch(Dispatch(FIRST, "one", given)) == Answer("accepted")
+    registry.start(FIRST, "one")
+    await recorder.until(lambda events: events[-1:] == [RunEnd("finished")])
+    return list(recorder.events)
+
+
+async def test_the_runtime_default_is_echo_unless_configured(host: Host, recorder: Any) -> None:
+    registry = host.registry()
+    assert await _spawn(registry, recorder, RuntimeDefaultProfile()) == Answer("accepted")
+    assert await _hear(registry, recorder, WorkerInput("user", "hello")) == [
+        InvokeStart("user_send"),
+        TextDelta("hello"),
+        TextDone("hello"),
+        RunEnd("finished"),
+    ]
+
+
+async def test_echo_says_back_a_system_input_as_a_notification(host: Host, recorder: Any) -> None:
+    registry = host.registry()
+    await _spawn(registry, recorder, BuiltinProfile("builtin:echo"))
+    events = await _hear(registry, recorder, WorkerInput("system", "wake up"))
+    assert events[0] == InvokeStart("notify")
+    assert TextDone("wake up") in events
+
+
+async def test_a_default_profile_may_be_any_that_is_configured(host: Host, recorder: Any) -> None:
+    registry = host.registry({"reviewer": Profile("shell")}, default_profile="reviewer")
+    assert await _spawn(registry, recorder, RuntimeDefaultProfile()) == Answer("accepted")
+    events = await _hear(registry, recorder, WorkerInput("user", "echo I am a shell"))
+    assert TextDone("I am a shell\n") in events
+
+
+async def test_a_named_selector_means_the_profile_of_that_name(host: Host, recorder: Any) -> None:
+    registry = host.registry({"reviewer": Profile("echo")})
+    assert await _spawn(registry, recorder, NamedProfile("reviewer")) == Answer("accepted")
+
+
+async def test_the_configuration_may_replace_a_built_in_profile(host: Host, recorder: Any) -> None:
+    registry = host.registry({"builtin:shell": Profile("shell", env={"GREETING": "hi"})})
+    assert await _spawn(registry, recorder, BuiltinProfile("builtin:shell")) == Answer("accepted")
+    assert TextDone("hi\n") in await _hear(registry, recorder, WorkerInput("user", "echo $GREETING"))
+
+
+async def test_an_unknown_profile_is_rejected_with_the_table_to_add(host: Host, recorder: Any) -> None:
+    answer = await _spawn(host.registry(), recorder, BuiltinProfile("builtin:coder"))
+    assert answer == Answer(
+        "rejected",
+        "no profile 'builtin:coder' is configured: add [profiles.\"builtin:coder\"] to the configuration",
+    )
+
+
+async def test_the_name_of_an_unknown_profile_can_not_break_the_line(host: Host, recorder: Any) -> None:
+    answer = await _spawn(host.registry(), recorder, NamedProfile('a"]\nb'))
+    assert answer.message is not None
+    assert answer.message.isprintable()
+
+
+async def test_a_missing_default_profile_is_rejected_too(host: Host, recorder: Any) -> None:
+    answer = await _spawn(host.registry(default_profile="gone"), recorder, RuntimeDefaultProfile())
+    assert answer.outcome == "rejected"
+    assert "'gone'" in str(answer.message)
+
+
+async def test_a_capability_that_was_not_requested_is_named(host: Host, recorder: Any) -> None:
+    answer = await _spawn(host.registry(), recorder, BuiltinProfile("builtin:shell"), "read")
+    assert answer == Answer(
+        "rejected", "profile builtin:shell needs the capability shell: request it when creating the Worker"
+    )
+
+
+async def test_all_missing_capabilities_are_named(host: Host, recorder: Any) -> None:
+    registry = host.registry({"coder": Profile("shell", capabilities=("read", "write", "shell"))})
+    answer = await _spawn(registry, recorder, NamedProfile("coder"), "write")
+    assert answer == Answer(
+        "rejected", "profile coder needs the capabilities read, shell: request them when creating the Worker"
+    )
+
+
+@pytest.mark.parametrize("backend", ["process", "acp"])
+async def test_a_backend_that_is_not_there_yet_is_unsupported(host: Host, recorder: Any, backend: Any) -> None:
+    registry = host.registry({"coder": Profile(backend, ("agent",))})
+    answer = await _spawn(registry, recorder, NamedProfile("coder"))
+    assert answer == Answer("unsupported", f"profile coder: backend {backend} is not in this version")
+
+
+async def test_a_refused_worker_takes_no_input(host: Host, recorder: Any) -> None:
+    registry = host.registry()
+    await _spawn(registry, recorder, BuiltinProfile("builtin:shell"))
+    answer = await registry.dispatch(Dispatch(FIRST, "one", WorkerInput("user", "true")))
+    assert answer == Answer("errored", "nothing runs this Worker")
+
+
+async def test_an_adapter_that_fails_is_answered_as_errored_and_logged(
+    host: Host, recorder: Any, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    async def fail(*_: object) -> Answer:
+        raise RuntimeError("a bug")
+
+    def fail_at_once(*_: object) -> None:
+        raise RuntimeError("another bug")
+
+    registry = host.registry()
+    await _spawn(registry, recorder, BuiltinProfile("builtin:echo"))
+    for name in ("dispatch", "stop"):
+        monkeypatch.setattr(EchoBackend, name, fail)
+    for name in ("start", "withdraw"):
+        monkeypatch.setattr(EchoBackend, name, fail_at_once)
+    assert (await registry.dispatch(Dispatch(FIRST, "one", WorkerInput("user", "hello")))).outcome == "errored"
+    registry.start(FIRST, "one")
+    registry.withdraw(FIRST, "one")
+    assert (await registry.stop(FIRST, None)).outcome == "errored"
+    assert len([record for record in caplog.records if record.exc_info]) == 4
