@@ -1,0 +1,445 @@
+"""The daemon as a process, and a client that knows the contract and nothing of the code."""
+
+import contextlib
+import http.client
+import json
+import os
+import re
+import secrets
+import signal
+import socket
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import pytest
+from websockets.exceptions import ConnectionClosed
+from websockets.sync.client import ClientConnection, connect
+
+REPOSITORY = Path(__file__).parents[3]
+DEADLINE_S = 20.0
+JSON_TYPE = "application/json"
+ZERO = "wo_0000000000000000"
+
+Shaped = Callable[[Any, str], None]
+
+
+def until(condition: Callable[[], Any]) -> Any:
+    """The first true answer of `condition`; fails at the deadline."""
+    end = time.monotonic() + DEADLINE_S
+    while not (found := condition()):
+        assert time.monotonic() < end, "the condition did not come true in time"
+        time.sleep(0.01)
+    return found
+
+
+@dataclass(frozen=True)
+class Answer:
+    """One HTTP response."""
+
+    status: int
+    headers: Sequence[tuple[str, str]]
+    body: bytes
+    shaped: Shaped = field(repr=False)
+
+    def __post_init__(self) -> None:
+        assert not [name for name, _ in self.headers if name.lower().startswith("access-control-")]
+        assert b"Traceback" not in self.body
+
+    def header(self, name: str) -> str | None:
+        """The value of a header, None without it."""
+        return next((value for found, value in self.headers if found.lower() == name.lower()), None)
+
+    def ok(self, key: str, shape: str | None = None) -> Any:
+        """What a 200 holds under its only key, strictly decoded."""
+        assert self.status == 200, self.body
+        assert self.header("Content-Type") == JSON_TYPE
+        value = json.loads(self.body)
+        assert list(value) == [key]
+        if shape:
+            self.shaped(value[key], shape)
+        return value[key]
+
+    def refused(self, status: int, code: str) -> str:
+        """The message of an error, strictly decoded."""
+        assert self.status == status, self.body
+        assert self.header("Content-Type") == JSON_TYPE
+        value = json.loads(self.body)
+        self.shaped(value, "Error")
+        assert value["error"]["code"] == code, value
+        return str(value["error"]["message"])
+
+
+class Observer:
+    """One feed socket; every frame is strictly decoded."""
+
+    def __init__(self, connection: ClientConnection, shaped: Shaped) -> None:
+        self.connection = connection
+        self.shaped = shaped
+
+    def frame(self) -> dict[str, Any]:
+        """The next frame."""
+        text = self.connection.recv(timeout=DEADLINE_S)
+        assert isinstance(text, str)
+        value = json.loads(text)
+        self.shaped(value, "Frame")
+        return value
+
+    def envelope(self) -> dict[str, Any]:
+        """The envelope of the next frame, which is an event."""
+        return self.frame()["envelope"]
+
+    def up_to(self, name: str) -> list[dict[str, Any]]:
+        """The envelopes up to the next event of that name, with it."""
+        found = [self.envelope()]
+        while found[-1]["payload"]["event"] != name:
+            found.append(self.envelope())
+        return found
+
+    def up_to_cursor(self, cursor: str) -> list[dict[str, Any]]:
+        """The envelopes up to that cursor, with it."""
+        found = [self.envelope()]
+        while found[-1]["cursor"] != cursor:
+            found.append(self.envelope())
+        return found
+
+    def rest(self) -> list[dict[str, Any]]:
+        """The frames up to the close by the daemon."""
+        found = []
+        with contextlib.suppress(ConnectionClosed):
+            while True:
+                found.append(self.frame())
+        return found
+
+
+class Daemon:
+    """One `python -m runtimed`, its files under `home`."""
+
+    def __init__(
+        self,
+        home: Path,
+        shaped: Shaped,
+        store: str,
+        options: Sequence[str] = (),
+        environment: Mapping[str, str] | None = None,
+        wrapper: Sequence[str] = (),
+        plain: bool = False,
+        **process: Any,
+    ) -> None:
+        self.home = home
+        self.shaped = shaped
+        self.store = store
+        self.given = dict(environment or {})
+        self.command = [*wrapper, sys.executable, "-m", "runtimed", *options]
+        if not plain:
+            self.command += [] if "--store" in options else ["--store", store]
+            self.command += [] if "--listen" in options else ["--listen", "127.0.0.1:0"]
+        self.name = secrets.token_hex(4)
+        with self._file("out").open("wb") as out, self._file("err").open("wb") as err:
+            self.process = subprocess.Popen(
+                self.command,
+                env=self.environment,
+                cwd=home,
+                stdout=out,
+                stderr=err,
+                stdin=subprocess.DEVNULL,
+                **process,
+            )
+
+    @property
+    def environment(self) -> dict[str, str]:
+        """A plain environment in which nothing of the user is found."""
+        folder = self.home / "run"
+        folder.mkdir(mode=0o700, exist_ok=True)
+        return {
+            "PATH": os.environ["PATH"],
+            "PYTHONPATH": str(REPOSITORY),
+            "HOME": str(self.home),
+            "XDG_RUNTIME_DIR": str(folder),
+            "XDG_CONFIG_HOME": str(self.home / "config"),
+        } | self.given
+
+    def _file(self, name: str) -> Path:
+        return self.home / f"{self.name}.{name}"
+
+    @property
+    def output(self) -> str:
+        return self._file("out").read_text()
+
+    @property
+    def errors(self) -> str:
+        return self._file("err").read_text()
+
+    @property
+    def pid(self) -> int:
+        return self.process.pid
+
+    def ready(self) -> "Daemon":
+        """Wait for the line that says where it serves."""
+        until(lambda: self.output.endswith("\n") or self.process.poll() is not None)
+        match = re.fullmatch(r"runtimed: listening on (\S+) runtime=(\S+) store=(memory|fs)\n", self.output)
+        assert match, self.errors
+        self.url, self.runtime_id = match[1], match[2]
+        self.host = self.url.removeprefix("http://")
+        if port := re.search(r":(\d+)$", self.host):
+            self.address = (self.host[: port.start()].strip("[]"), int(port[1]))
+        self.token = self._token()
+        return self
+
+    @property
+    def endpoint(self) -> Path:
+        return self.home / "run" / "runtimed" / f"{self.runtime_id}.json"
+
+    def _token(self) -> str:
+        if "RUNTIMED_TOKEN" in self.given:
+            return self.given["RUNTIMED_TOKEN"]
+        path = Path(self.store.removeprefix("fs:")) / "token"
+        if self.store.startswith("fs:") and path.exists():
+            return path.read_text().strip()
+        found = json.loads(self.endpoint.read_text())
+        return str(found.get("token") or Path(found["token_file"]).read_text().strip())
+
+    def ended(self) -> int:
+        """Wait for the end; the exit code."""
+        return self.process.wait(DEADLINE_S)
+
+    def stop(self) -> None:
+        """SIGTERM, and a clean end."""
+        self.process.send_signal(signal.SIGTERM)
+        assert self.ended() == 0, self.errors
+        self.clean()
+
+    def kill(self) -> None:
+        """kill -9."""
+        self.process.kill()
+        self.ended()
+        self.clean()
+
+    def clean(self) -> None:
+        """What holds of each daemon whatever happened to it."""
+        assert "Traceback" not in self.errors
+        assert self.output.count("\n") <= 1 or "--help" in self.command
+
+    def finish(self) -> None:
+        """Leave nothing running."""
+        try:
+            if self.process.poll() is None:
+                self.stop()
+        finally:
+            self.process.kill()
+            self.process.wait()
+        self.clean()
+
+    def headers(self, body: Any, headers: Sequence[str], token: str | None, content_type: str | None) -> list[str]:
+        """The header lines of a request."""
+        found = list(headers)
+        if token is not None:
+            found.append(f"Authorization: Bearer {token or self.token}")
+        if body is not None:
+            found.append(f"Content-Type: {content_type or ''}")
+        return found
+
+    def curl(
+        self,
+        method: str,
+        path: str,
+        body: Any = None,
+        headers: Sequence[str] = (),
+        *,
+        token: str | None = "",
+        content_type: str | None = JSON_TYPE,
+        options: Sequence[str] = (),
+    ) -> Answer:
+        """A request by curl. `token` None sends none, "" the right one; `content_type` None sends none."""
+        lines = self.headers(body, headers, token, content_type)
+        command = ["curl", "-q", "-sS", "-i", "--http1.1", "--path-as-is", "--max-time", "20", "-X", method, *options]
+        command += ["--noproxy", "*", "-H", "Expect:", *(part for line in lines for part in ("-H", line))]
+        command += ["-I"] if method == "HEAD" else []
+        command += ["--data-binary", "@-"] if body is not None else []
+        url = path if path.startswith("http://") else f"{self.url}{path}"
+        done = subprocess.run([*command, url], input=_bytes(body), capture_output=True, timeout=30, check=False)
+        assert done.returncode == 0, done.stderr
+        return _parsed(done.stdout, self.shaped)
+
+    def call(self, method: str, path: str, body: Any = None, headers: Sequence[str] = (), **given: Any) -> Answer:
+        """The same as `curl`, in this process, where a test needs many."""
+        token, content_type = given.get("token", ""), given.get("content_type", JSON_TYPE)
+        lines = self.headers(body, headers, token, content_type)
+        connection = http.client.HTTPConnection(*self.address, timeout=DEADLINE_S)
+        with contextlib.closing(connection):
+            connection.request(method, path, _bytes(body), dict(line.split(": ", 1) for line in lines))
+            response = connection.getresponse()
+            return Answer(response.status, response.getheaders(), response.read(), self.shaped)
+
+    def raw(self, *parts: bytes) -> Answer | None:
+        """What is answered to these very bytes; None when the connection is closed without an answer."""
+        with socket.create_connection(self.address, timeout=DEADLINE_S) as connection:
+            with contextlib.suppress(ConnectionError):
+                for part in parts:
+                    connection.sendall(part)
+            return answered(connection, self.shaped)
+
+    def head(self, line: str, *headers: str, host: str | None = None) -> bytes:
+        """The bytes of a request's head, with the right token and Host."""
+        lines = [line, f"Host: {host or self.host}", f"Authorization: Bearer {self.token}", *headers]
+        return ("\r\n".join(lines) + "\r\n\r\n").encode("latin-1")
+
+    @contextlib.contextmanager
+    def observe(self, worker_id: str, cursor: str | None = None, **given: Any) -> Iterator[Observer]:
+        """Observe a Worker by a WebSocket."""
+        headers = {"Authorization": f"Bearer {self.token}"} | given.pop("headers", {})
+        with connect(
+            self.feed_url(worker_id, cursor),
+            additional_headers=headers,
+            proxy=None,
+            max_size=None,
+            max_queue=None,
+            open_timeout=DEADLINE_S,
+            **given,
+        ) as connection:
+            yield Observer(connection, self.shaped)
+
+    def feed_url(self, worker_id: str, cursor: str | None = None) -> str:
+        query = "" if cursor is None else f"?cursor={cursor}"
+        return f"ws://{self.host}/v1/workers/{worker_id}/events/ws{query}"
+
+    def runtime(self) -> dict[str, Any]:
+        return self.call("GET", "/v1/runtime").ok("runtime", "RuntimeSummary")
+
+    def workers(self) -> list[dict[str, Any]]:
+        found = self.call("GET", "/v1/workers").ok("workers")
+        for worker in found:
+            self.shaped(worker, "WorkerSummary")
+        return found
+
+    def worker(self, worker_id: str) -> dict[str, Any]:
+        return self.call("GET", f"/v1/workers/{worker_id}").ok("worker", "WorkerDetail")
+
+    def bundles(self) -> list[dict[str, Any]]:
+        return self.call("GET", "/v1/config-bundles").ok("bundles")
+
+    def items(self, worker_id: str) -> list[dict[str, Any]]:
+        path = f"/v1/workers/{worker_id}/transcript"
+        return self.call("GET", path).ok("transcript", "TranscriptProjection")["items"]
+
+    def create(self, **request: Any) -> str:
+        """A new Worker; its id."""
+        return self.call("POST", "/v1/workers", request).ok("worker", "WorkerDetail")["worker_id"]
+
+    def echo(self) -> str:
+        return self.create(profile={"kind": "builtin", "value": "builtin:echo"})
+
+    def shell(self) -> str:
+        profile = {"kind": "builtin", "value": "builtin:shell"}
+        worker_id = self.create(profile=profile, requested_capabilities=[{"name": "shell"}])
+        assert self.worker(worker_id)["execution"]["run_state"] == "idle"
+        return worker_id
+
+    def input(self, worker_id: str, content: str, kind: str = "user") -> dict[str, Any]:
+        """An accepted input; its ack."""
+        answer = self.call("POST", f"/v1/workers/{worker_id}/input", {"kind": kind, "content": content})
+        return answer.ok("ack", "InteractionAck")
+
+    def idle(self, worker_id: str) -> None:
+        """Wait for the end of the run."""
+        until(lambda: self.worker(worker_id)["execution"]["run_state"] != "busy")
+
+    def run(self, worker_id: str, content: str, kind: str = "user") -> list[dict[str, Any]]:
+        """The events of one whole run."""
+        ack = self.input(worker_id, content, kind)
+        self.idle(worker_id)
+        return [event for event in self.log(worker_id) if event["cursor"] >= ack["event_id"]]
+
+    def log(self, worker_id: str) -> list[dict[str, Any]]:
+        """All events of a Worker so far."""
+        newest = self.worker(worker_id)["last_event_id"]
+        with self.observe(worker_id, ZERO) as observer:
+            return observer.up_to_cursor(newest)[1:] if newest != ZERO else []
+
+    def state(self) -> Any:
+        """All that a refused request must leave alone."""
+        return [self.call("GET", f"/v1/{name}").body for name in ("runtime", "workers", "config-bundles")]
+
+    @contextlib.contextmanager
+    def unchanged(self) -> Iterator[None]:
+        """Whatever is asked within changes nothing."""
+        before = self.state()
+        yield
+        assert self.state() == before
+
+
+def _bytes(body: Any) -> bytes | None:
+    if body is None or isinstance(body, bytes):
+        return body
+    return body.encode() if isinstance(body, str) else json.dumps(body).encode()
+
+
+def _parsed(data: bytes, shaped: Shaped) -> Answer:
+    head, _, body = data.partition(b"\r\n\r\n")
+    first, *lines = head.decode("latin-1").split("\r\n")
+    pairs = [(name, value.strip()) for name, _, value in (line.partition(":") for line in lines)]
+    return Answer(int(first.split()[1]), pairs, body, shaped)
+
+
+def answered(connection: socket.socket, shaped: Shaped) -> Answer | None:
+    """The response that comes on a connection; None when it is closed without one."""
+    response = http.client.HTTPResponse(connection)
+    with contextlib.closing(response):
+        try:
+            response.begin()
+            return Answer(response.status, response.getheaders(), response.read(), shaped)
+        except (ConnectionError, http.client.BadStatusLine):
+            return None
+
+
+def _start(home: Path, shaped: Shaped, name: str) -> Iterator[Daemon]:
+    store = "memory" if name == "memory" else f"fs:{home / 'store'}"
+    made = Daemon(home, shaped, store)
+    try:
+        yield made.ready()
+    finally:
+        made.finish()
+
+
+@pytest.fixture(scope="session")
+def memory_daemon(tmp_path_factory: pytest.TempPathFactory, shaped: Shaped) -> Iterator[Daemon]:
+    yield from _start(tmp_path_factory.mktemp("memory"), shaped, "memory")
+
+
+@pytest.fixture(scope="session")
+def fs_daemon(tmp_path_factory: pytest.TempPathFactory, shaped: Shaped) -> Iterator[Daemon]:
+    yield from _start(tmp_path_factory.mktemp("fs"), shaped, "fs")
+
+
+@pytest.fixture(params=["memory", "fs"])
+def daemon(request: pytest.FixtureRequest) -> Daemon:
+    """A daemon that all tests share, one for each store: leave Workers idle behind."""
+    return request.getfixturevalue(f"{request.param}_daemon")
+
+
+@pytest.fixture(params=["memory", "fs"])
+def store(request: pytest.FixtureRequest, tmp_path: Path) -> str:
+    """The `--store` of a daemon of the test's own."""
+    return "memory" if request.param == "memory" else f"fs:{tmp_path / 'store'}"
+
+
+@pytest.fixture
+def launch(tmp_path: Path, shaped: Shaped) -> Iterator[Callable[..., Daemon]]:
+    """Start daemons of the test's own; each ends with SIGTERM and exit 0 unless the test ended it."""
+    with contextlib.ExitStack() as made:
+
+        def start(*options: str, store: str = "memory", env: Mapping[str, str] | None = None, **given: Any) -> Daemon:
+            one = Daemon(tmp_path, shaped, store, options, env, **given)
+            made.callback(one.finish)
+            return one
+
+        yield start
+
+
+@pytest.fixture(name="until")
+def until_fixture() -> Callable[[Callable[[], Any]], Any]:
+    return until
