@@ -7,7 +7,7 @@ import attrs
 from runtimed.core.activity import Activity
 from runtimed.model.bundle import ConfigBundle
 from runtimed.model.diagnostic import Diagnostic
-from runtimed.model.event import Payload
+from runtimed.model.event import ActivityStatus, Payload
 from runtimed.model.execution import Execution
 from runtimed.model.identity import RuntimeId, WorkerId
 from runtimed.model.transcript import Role
@@ -18,8 +18,8 @@ from runtimed.model.worker import CreateWorkerRequest, WorkerStatus
 class Worker:
     """A Worker as the catalog and the store hold it.
 
-    `last_sequence` is that of its newest event, 0 for none. `active_since` is the sequence of the first event since
-    the Worker was last quiet (see Activity), 0 while it is quiet.
+    `last_sequence` is that of its newest event, 0 for none; `since` and `activity` are as in Event, right behind that
+    one.
     """
 
     worker_id: WorkerId
@@ -28,7 +28,13 @@ class Worker:
     execution: Execution
     transcript_len: int = 0
     last_sequence: int = 0
-    active_since: int = 0
+    since: int = 0
+    activity: ActivityStatus = "idle"
+
+    @property
+    def quiet(self) -> bool:
+        """Whether nothing was going on and nothing in flight."""
+        return self.activity == "idle" and not self.since
 
 
 @attrs.frozen
@@ -46,8 +52,9 @@ class Entry:
 class Event:
     """One event, as decided.
 
-    `since` and `transcript_len` say how the Worker stood right behind it: where to begin reading to know what was in
-    flight (0 when nothing was), and how many entries there were. With them a snapshot can be made for any cursor.
+    The rest says how the Worker stood right behind it, so that a snapshot can be made for any cursor: `since` is
+    where to begin reading to know what was in flight (0 when nothing was), then how many entries there were, and
+    what its Activity said.
     """
 
     sequence: int
@@ -55,6 +62,7 @@ class Event:
     payload: Payload
     since: int
     transcript_len: int
+    activity: ActivityStatus
 
 
 @attrs.frozen

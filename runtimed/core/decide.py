@@ -144,12 +144,12 @@ def disconnected(execution: Execution) -> Execution:
     return Execution("unconnected", "unconnected", execution.last_result)
 
 
-def lose_execution(draft: Draft, why: str) -> None:
-    """Nothing runs this Worker any more; a run that this cuts is closed with an error."""
+def lose_execution(draft: Draft, why: str, *, cut: bool) -> None:
+    """Nothing runs this Worker any more; `cut`: that ended a run, which is closed with an error."""
     if draft.status != "running":
         return
     _close_open_output(draft, why)
-    if draft.activity.status == "running" or draft.execution.run_state == "busy":
+    if cut:
         draft.emit(ErrorRaised("internal", f"the run was cut: {why}"))
         draft.emit(RunEnd("rolled_back"))
     draft.execution = disconnected(draft.execution)
@@ -172,7 +172,7 @@ def _why_unavailable(execution: Execution) -> str:
     result = execution.last_result
     if execution.run_state in {"rejected", "errored"} and result is not None and result.message:
         return f"nothing runs this Worker: {result.message}"
-    return "nothing runs this Worker: it was created before this start of the daemon, or without a backend"
+    return "nothing runs this Worker now; one that outlived the daemon's last start is not brought back"
 
 
 def _check_profile(request: CreateWorkerRequest, held: Mapping[str, ConfigBundle]) -> None:

@@ -1,7 +1,6 @@
 """The way of every change: decide, commit, apply, publish; one Change of a Worker at a time."""
 
 import asyncio
-import contextlib
 import logging
 from collections.abc import Callable, Sequence
 from functools import partial
@@ -11,11 +10,23 @@ import attrs
 
 from runtimed.core.activity import Activity
 from runtimed.core.change import Change, EncodedEvent, Worker
-from runtimed.core.decide import take_output
+from runtimed.core.decide import disconnected, take_output
 from runtimed.core.draft import Draft
+from runtimed.core.limits import Limits
 from runtimed.core.ports import Store
-from runtimed.errors import RuntimedError, RuntimeStopped, SerializeFailed, StatePoisoned, StoreFull
-from runtimed.model.event import Payload, Shutdown, Snapshot, UserMessage
+from runtimed.errors import Internal, RuntimedError, RuntimeStopped, SerializeFailed, StatePoisoned, StoreFull
+from runtimed.model.event import (
+    ErrorRaised,
+    Payload,
+    RunEnd,
+    Shutdown,
+    Snapshot,
+    TextDelta,
+    TextDone,
+    ThinkingDelta,
+    ThinkingDone,
+    UserMessage,
+)
 from runtimed.model.identity import WorkerId
 
 STORE_RETRY_S = 1.0
@@ -88,7 +99,7 @@ class Pipeline:
         if not events:
             return
         self.head = events[-1].sequence
-        for listener in self._listeners:
+        for listener in tuple(self._listeners):
             try:
                 listener.publish(worker_id, events)
             except Exception:
@@ -104,38 +115,45 @@ class Proposal:
     """A decision that waits for its turn.
 
     `decide` gets the Draft; what it returns answers `answered` once the Change is committed. `committed` and
-    `abandoned` are called whatever became of the caller. `keep`: a full store does not make it fail, it waits.
+    `abandoned` are called whatever became of the caller. With `keep` a full store only delays it: the caller is told
+    StoreFull, and the decision is taken as soon as there is room.
     """
 
     decide: Callable[[Draft], Any]
-    answered: asyncio.Future[Any] | None = None
+    answered: asyncio.Future[Any]
     committed: Callable[[], None] | None = None
     abandoned: Callable[[], None] | None = None
     keep: bool = False
     weight: int = 0
     _answer: Any = None
 
-    def decided(self, draft: Draft) -> bool:
-        """Decide; a refusal answers at once and leaves the Draft as it was."""
+    def attempt(self, draft: Draft) -> bool:
+        """Take the decision; one that fails is answered at once and leaves the Draft as it was."""
         try:
-            self._answer = self.decide(draft)
+            self._answer = draft.attempt(self.decide)
         except RuntimedError as error:
             self.fail(error)
-            return False
-        return True
+        except Exception:
+            log.exception("a decision failed")
+            self.fail(Internal())
+        else:
+            return True
+        return False
 
     def succeed(self) -> None:
         """The Change is committed, applied and published."""
-        if self.committed is not None:
-            self.committed()
-        if self.answered is not None and not self.answered.done():
+        _call(self.committed)
+        if not self.answered.done():
             self.answered.set_result(self._answer)
 
     def fail(self, error: BaseException) -> None:
-        """Nothing of it was stored."""
-        if self.abandoned is not None:
-            self.abandoned()
-        if self.answered is not None and not self.answered.done():
+        """Nothing of it was stored, nor will be."""
+        _call(self.abandoned)
+        self.delay(error)
+
+    def delay(self, error: BaseException) -> None:
+        """Nothing of it was stored yet."""
+        if not self.answered.done():
             self.answered.set_exception(error)
 
 
@@ -146,7 +164,7 @@ class Lane:
     applied state, and a burst of events becomes one Change by itself.
     """
 
-    __slots__ = ("_alone", "_in_flight", "_pipeline", "_waiting", "activity", "backlog", "worker")
+    __slots__ = ("_alone", "_in_flight", "_pipeline", "_retry", "_waiting", "activity", "backlog", "worker")
 
     def __init__(self, pipeline: Pipeline, worker: Worker, activity: Activity) -> None:
         self.worker = worker
@@ -156,6 +174,12 @@ class Lane:
         self._waiting: list[Proposal] = []
         self._in_flight = False
         self._alone = 0
+        self._retry: asyncio.TimerHandle | None = None
+
+    def disconnect(self) -> None:
+        """What ran this Worker is gone. That is known at once, whatever becomes of the decision that tells of it."""
+        if self.worker.status == "running":
+            self.worker = attrs.evolve(self.worker, execution=disconnected(self.worker.execution))
 
     async def propose(
         self,
@@ -163,17 +187,23 @@ class Lane:
         *,
         committed: Callable[[], None] | None = None,
         abandoned: Callable[[], None] | None = None,
+        keep: bool = False,
     ) -> Any:
         """Take a decision through all four steps and return its answer. A caller that is cancelled undoes nothing."""
         answered = asyncio.get_running_loop().create_future()
-        self._enqueue(Proposal(decide, answered, committed, abandoned))
+        self._enqueue(Proposal(decide, answered, committed, abandoned, keep))
         return await answered
 
     def output(self, payloads: Sequence[Payload]) -> asyncio.Future[None]:
         """Take events of the backend; the future is done once they are committed, or dropped for good."""
+        stored = asyncio.get_running_loop().create_future()
         answered = asyncio.get_running_loop().create_future()
-        self._enqueue(Proposal(partial(_output, payloads), answered, keep=True, weight=len(payloads)))
-        return answered
+        answered.add_done_callback(_seen)
+        settled = partial(_settle, stored)
+        self._enqueue(
+            Proposal(partial(_output, payloads), answered, settled, settled, keep=True, weight=len(payloads))
+        )
+        return stored
 
     def _enqueue(self, proposal: Proposal) -> None:
         self._waiting.append(proposal)
@@ -184,10 +214,10 @@ class Lane:
         while self._waiting and not self._in_flight:
             taken = self._take()
             draft = Draft(self.worker, self.activity, self._pipeline.next_sequence)
-            decided = [proposal for proposal in taken if proposal.decided(draft)]
+            decided = [proposal for proposal in taken if proposal.attempt(draft)]
             change = draft.change()
             if change is None:
-                self._settle(decided)
+                _succeed(decided)
             else:
                 self._commit(change, draft, decided)
 
@@ -199,6 +229,10 @@ class Lane:
             taken = taken[:1]
         self.backlog -= sum(proposal.weight for proposal in taken)
         return taken
+
+    def _put_back(self, proposals: list[Proposal]) -> None:
+        self._waiting[:0] = proposals
+        self.backlog += sum(proposal.weight for proposal in proposals)
 
     def _commit(self, change: Change, draft: Draft, decided: list[Proposal]) -> None:
         try:
@@ -213,15 +247,11 @@ class Lane:
 
     def _isolate(self, decided: list[Proposal], error: SerializeFailed) -> None:
         if len(decided) == 1:
-            log.error("%s: an event was dropped, it holds text that is not Unicode", self.worker.worker_id)
+            log.error("%s: an event was dropped, it can't be encoded", self.worker.worker_id)
             _fail(decided, error)
         else:
             self._put_back(decided)
             self._alone = len(decided)
-
-    def _put_back(self, proposals: list[Proposal]) -> None:
-        self._waiting[:0] = proposals
-        self.backlog += sum(proposal.weight for proposal in proposals)
 
     def _committed(
         self, draft: Draft, decided: list[Proposal], committed: asyncio.Future[Sequence[EncodedEvent]]
@@ -231,52 +261,78 @@ class Lane:
         if error is None:
             self.worker, self.activity = draft.worker, draft.activity
             self._pipeline.publish(self.worker.worker_id, committed.result())
-            self._settle(decided)
-            self._advance()
+            _succeed(decided)
         elif isinstance(error, StoreFull):
-            self._refuse(decided, error)
+            self._wait_for_room(decided, error)
+            return
         else:
             _fail(decided, error)
-            self._advance()
+        self._advance()
 
-    def _refuse(self, decided: list[Proposal], error: StoreFull) -> None:
+    def _wait_for_room(self, decided: list[Proposal], error: StoreFull) -> None:
         kept = [proposal for proposal in decided if proposal.keep]
         _fail([proposal for proposal in decided if not proposal.keep], error)
-        newcomers = bool(self._waiting)
+        for proposal in kept:
+            proposal.delay(error)
         self._put_back(kept)
-        if newcomers:
-            self._advance()
-        elif kept:
-            asyncio.get_running_loop().call_later(STORE_RETRY_S, self._advance)
-
-    def _settle(self, decided: list[Proposal]) -> None:
-        for proposal in decided:
-            proposal.succeed()
+        if self._retry is not None:
+            self._retry.cancel()
+        self._retry = asyncio.get_running_loop().call_later(STORE_RETRY_S if kept else 0, self._advance)
 
 
 class LaneSink:
-    """The EventSink of one Worker: it makes the backend wait while more than `limit` events wait for the store."""
+    """The EventSink of one Worker. It makes the backend wait while more events wait for the store than may."""
 
-    def __init__(self, lane: Lane, limit: int) -> None:
+    def __init__(self, lane: Lane, limits: Limits) -> None:
         self._lane = lane
-        self._limit = limit
+        self._limits = limits
+        self._open_text = 0
 
     async def emit(self, *payloads: Payload) -> None:
         """See EventSink."""
         for payload in payloads:
-            if isinstance(payload, UserMessage | Snapshot | Shutdown):
-                raise ValueError(f"{payload.event} is for the Runtime to say")  # noqa: TRY004 a value, not a type
+            self._check(payload)
         stored = self._lane.output(payloads)
-        stored.add_done_callback(asyncio.Future.exception)
-        if self._lane.backlog > self._limit:
-            with contextlib.suppress(RuntimedError):
-                await asyncio.shield(stored)
+        if self._lane.backlog > self._limits.max_pending_events:
+            await asyncio.shield(stored)
+
+    def _check(self, payload: Payload) -> None:
+        if isinstance(payload, UserMessage | Snapshot | Shutdown):
+            raise ValueError(f"{payload.event} is for the Runtime to say")  # noqa: TRY004 a value, not a type
+        if isinstance(payload, TextDelta | ThinkingDelta):
+            self._open_text += len(payload.text)
+        elif isinstance(payload, TextDone | ThinkingDone | RunEnd | ErrorRaised):
+            self._open_text = 0
+        if self._open_text > self._limits.max_open_text:
+            raise ValueError(f"expected a text_done at the latest behind {self._limits.max_open_text} characters")
 
 
 def _output(payloads: Sequence[Payload], draft: Draft) -> None:
     take_output(draft, payloads)
 
 
+def _succeed(proposals: Sequence[Proposal]) -> None:
+    for proposal in proposals:
+        proposal.succeed()
+
+
 def _fail(proposals: Sequence[Proposal], error: BaseException) -> None:
     for proposal in proposals:
         proposal.fail(error)
+
+
+def _call(callback: Callable[[], None] | None) -> None:
+    try:
+        if callback is not None:
+            callback()
+    except Exception:
+        log.exception("the execution backend failed")
+
+
+def _settle(stored: asyncio.Future[None]) -> None:
+    if not stored.done():
+        stored.set_result(None)
+
+
+def _seen(future: asyncio.Future[Any]) -> None:
+    future.exception()

@@ -10,14 +10,17 @@ from runtimed.model.runtime import RuntimeLimits
 class Limits:
     """Items are counted, bytes are those of the content in UTF-8.
 
-    `max_pending_events` is how many events of one Worker may wait for the store before its backend is made to wait.
+    `max_pending_events` is how many events of one Worker may wait for the store before its backend is made to wait,
+    `max_open_text` how many characters a backend may stream before it says that the text, or the thought, is done.
     """
 
     max_transcript_projection_items: int = 256
     max_event_batch_items: int = 256
     max_page_bytes: int = 8 * 2**20
     max_pending_events: int = 256
+    max_open_text: int = 8 * 2**20
     max_bundles: int = 1_000
+    max_workers: int = 100_000
 
     @property
     def transcript_page(self) -> PageSize:

@@ -94,8 +94,10 @@ class EventSink(Protocol):
     """Where a backend puts what one Worker says. Bounded: it makes the caller wait while the store is behind."""
 
     async def emit(self, *payloads: Payload) -> None:
-        """Take events, in order. `user_message`, `snapshot` and `shutdown` are the Runtime's own: ValueError.
+        """Take events, in order.
 
+        Raises ValueError for `user_message`, `snapshot` and `shutdown`, which are the Runtime's own, and for a text
+        that grows beyond `max_open_text` without an end.
         Nothing is said after the Worker was stopped: what still comes is dropped.
         """
 

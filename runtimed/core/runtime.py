@@ -1,6 +1,7 @@
 """The Runtime: the public face of the core, for the daemon and for programs that embed one."""
 
 import asyncio
+import contextlib
 import itertools
 import logging
 import secrets
@@ -9,11 +10,9 @@ from collections.abc import Awaitable, Coroutine, Sequence
 from functools import partial
 from typing import Any, Self, TypeVar
 
-import attrs
-
 from runtimed.core import bundles, decide, views
 from runtimed.core.activity import Activity
-from runtimed.core.change import Change, EncodedEvent, Moment, StoredState, Worker
+from runtimed.core.change import Change, EncodedEvent, Moment, StoredState
 from runtimed.core.clock import SystemClock
 from runtimed.core.lane import Lane, LaneSink, Listener, Pipeline
 from runtimed.core.limits import Limits
@@ -22,6 +21,7 @@ from runtimed.errors import (
     InvalidRequest,
     InvalidWorkerId,
     RuntimeStopped,
+    StoreFull,
     WorkerExecutionRejected,
     WorkerNotFound,
     WrongRuntime,
@@ -77,6 +77,9 @@ class Runtime:
         self._wanted_id = RuntimeId(runtime_id) if runtime_id is not None else None
         self._clock = clock or SystemClock()
         self._status: RuntimeStatus = "stopped"
+        self._runtime_id: RuntimeId | None = None
+        self._steps: Pipeline | None = None
+        self._closing: asyncio.Task[None] | None = None
         self._lanes: dict[WorkerId, Lane] = {}
         self._bundles: dict[str, ConfigBundle] = {}
         self._diagnostics: list[Diagnostic] = []
@@ -87,37 +90,53 @@ class Runtime:
     async def start(self) -> None:
         """Open the store and take over what it holds; runs that the end of an earlier life cut are closed.
 
-        Raises StartError where the store can't be had.
+        Raises StartError where the store can't be had, RuntimeStopped for a Runtime that was started before.
         """
+        if self._steps is not None:
+            raise RuntimeStopped
         state = await self._store.open(self._wanted_id)
-        self.runtime_id = state.runtime_id
-        self._pipeline = Pipeline(self._store, state.head)
+        self._runtime_id = state.runtime_id
+        self._steps = Pipeline(self._store, state.head)
         self._numbers = itertools.count(state.worker_number + 1)
         self._bundles = {bundle.metadata.id: bundle for bundle in state.bundles}
         self._diagnostics = list(state.diagnostics)
         self._status = "running"
-        await self._adopt(state)
+        try:
+            await self._adopt(state)
+        except BaseException:
+            await self.close()
+            raise
 
     async def _adopt(self, state: StoredState) -> None:
-        cut = []
+        """Take over the Workers. A store that is full closes their cut runs later, as soon as it has room."""
+        closing = []
         for worker in state.workers:
-            activity = state.activities.get(worker.worker_id, Activity())
-            lane = Lane(self._pipeline, _disconnected(worker), activity)
-            self._lanes[worker.worker_id] = lane
-            if worker.status == "running" and (not activity.quiet or worker.execution.run_state == "busy"):
-                lane.worker = worker
-                cut.append(lane.propose(partial(decide.lose_execution, why=CUT)))
-        await asyncio.gather(*cut)
+            activity = state.activities.get(worker.worker_id, Activity(worker.activity))
+            lane = self._lanes[worker.worker_id] = Lane(self._pipeline, worker, activity)
+            cut = activity.status == "running" or worker.execution.run_state == "busy"
+            lane.disconnect()
+            if cut or activity.blocks:
+                closing.append(lane.propose(partial(decide.lose_execution, why=CUT, cut=cut), keep=True))
+        for outcome in await asyncio.gather(*closing, return_exceptions=True):
+            if isinstance(outcome, BaseException) and not isinstance(outcome, StoreFull):
+                raise outcome
 
     async def close(self) -> None:
         """End what runs, finish what was begun, close the store. Workers stay `running`. Harmless when repeated."""
-        if self._status == "stopped":
+        if self._steps is None:
             return
-        self._status = "stopped"
-        await asyncio.gather(*self._ending.values(), *self._creating.values(), return_exceptions=True)
+        if self._closing is None:
+            self._status = "stopped"
+            self._closing = asyncio.get_running_loop().create_task(self._close(self._steps))
+        await asyncio.shield(self._closing)
+
+    async def _close(self, steps: Pipeline) -> None:
+        begun = [*self._ending.values(), *self._creating.values()]
+        if begun:
+            await asyncio.wait(begun)
         if self._backend is not None:
             await self._backend.close()
-        self._pipeline.close()
+        steps.close()
         await self._store.close()
 
     async def __aenter__(self) -> Self:
@@ -128,6 +147,13 @@ class Runtime:
         await self.close()
 
     @property
+    def runtime_id(self) -> RuntimeId:
+        """Who this is. Raises RuntimeStopped before the start, as everything here does that needs the store."""
+        if self._runtime_id is None:
+            raise RuntimeStopped
+        return self._runtime_id
+
+    @property
     def head(self) -> int:
         """The sequence of the newest event that was published, 0 for none."""
         return self._pipeline.head
@@ -136,6 +162,12 @@ class Runtime:
     def poisoned(self) -> asyncio.Future[BaseException]:
         """Done, with the cause, once a write has failed for good: nothing is accepted any more."""
         return self._pipeline.poisoned
+
+    @property
+    def _pipeline(self) -> Pipeline:
+        if self._steps is None:
+            raise RuntimeStopped
+        return self._steps
 
     def subscribe(self, listener: Listener) -> None:
         """Tell the listener of every event from now on."""
@@ -208,6 +240,8 @@ class Runtime:
         """
         self._check_running()
         decide.check_request(request, self._bundles)
+        if len(self._lanes) + len(self._creating) >= self.limits.max_workers:
+            raise InvalidRequest(f"expected at most {self.limits.max_workers} Workers (max_workers)")
         number = next(self._numbers)
         if number > MAX_WORKER_NUMBER:
             raise InvalidRequest("this store has given out all its Worker ids")
@@ -220,9 +254,9 @@ class Runtime:
         change = Change(worker=lane.worker, diagnostics=remarks)
         await self._pipeline.apply(change, partial(self._keep_worker, lane, remarks))
         if self._backend is not None:
-            sink = LaneSink(lane, self.limits.max_pending_events)
-            answer = await _ask(self._backend.spawn(Spawn(name, request), sink))
-            await lane.propose(partial(decide.attach, answer=answer))
+            answer = await _ask(self._backend.spawn(Spawn(name, request), LaneSink(lane, self.limits)))
+            with contextlib.suppress(StoreFull):
+                await lane.propose(partial(decide.attach, answer=answer), keep=True)
         return views.detail(self.runtime_id, lane.worker)
 
     def _keep_worker(self, lane: Lane, diagnostics: Sequence[Diagnostic]) -> None:
@@ -269,11 +303,13 @@ class Runtime:
         lane = self._lane(ref)
         if lane.worker.status == "running":
             self._check_running()
-            task = self._ending.get(ref.worker_id)
-            if task is not None:
-                await asyncio.shield(task)
-            else:
+            going_on = self._ending.get(ref.worker_id)
+            if going_on is None:
                 await self._own(self._ending, ref.worker_id, self._end_lane(lane, operation, reason))
+            else:
+                if operation == "cancel" and self._backend is not None:
+                    await _ask(self._backend.cancel(ref.worker_id, reason))
+                await asyncio.shield(going_on)
         return LifecycleAck(ref, lane.worker.status, event_id(lane.worker.last_sequence))
 
     async def _end_lane(self, lane: Lane, operation: Operation, reason: str | None) -> None:
@@ -291,7 +327,8 @@ class Runtime:
             reason=reason,
             unix_ms=self._clock.unix_ms(),
         )
-        await lane.propose(decision)
+        lane.disconnect()
+        await lane.propose(decision, keep=True)
 
     async def transcript(self, ref: WorkerRef, start: int = 0, limit: int | None = None) -> TranscriptProjection:
         """A page of the transcript, behind its first `start` entries. Raises LimitTooLarge."""
@@ -355,13 +392,6 @@ class Runtime:
         tasks[name] = task
         task.add_done_callback(lambda done: (tasks.pop(name), done.cancelled() or done.exception()))
         return await asyncio.shield(task)
-
-
-def _disconnected(worker: Worker) -> Worker:
-    """A Worker of an earlier life: what connected it then is gone, whatever was stored."""
-    if worker.status != "running":
-        return worker
-    return attrs.evolve(worker, execution=decide.disconnected(worker.execution))
 
 
 async def _ask(answer: Awaitable[Answer]) -> Answer:

@@ -15,7 +15,7 @@ from runtimed.store.schema import WRITE_META
 
 _WORKERS = """
     SELECT number, request, worker.checksum,
-        status, transcript_len, last_sequence, active_since, execution, state.checksum
+        status, transcript_len, last_sequence, since, activity, execution, state.checksum
     FROM worker LEFT JOIN state ON state.worker = number ORDER BY number
 """
 
@@ -46,7 +46,7 @@ def load(connection: apsw.Connection, runtime_id: RuntimeId | None) -> StoredSta
         head=int(meta["head"]),
         worker_number=int(meta["worker_number"]),
         workers=workers,
-        activities={w.worker_id: _activity(connection, w) for w in workers if w.active_since},
+        activities={w.worker_id: _activity(connection, w) for w in workers if not w.quiet},
         bundles=[bundle_of(row) for row in bundles],
         diagnostics=[diagnostic_of(row) for row in diagnostics],
     )

@@ -53,7 +53,9 @@ class MemoryStore:
             worker_number=self._worker_number,
             workers=workers,
             activities={
-                w.worker_id: self._moment(w.worker_id, w.last_sequence).activity for w in workers if w.active_since
+                worker.worker_id: self._moment(worker.worker_id, worker.last_sequence).activity
+                for worker in workers
+                if not worker.quiet
             },
             bundles=[self._bundles[key] for key in sorted(self._bundles)],
             diagnostics=tuple(self._diagnostics),
@@ -106,7 +108,9 @@ class MemoryStore:
         if change.worker:
             self._workers[change.worker.worker_id] = change.worker
         for event, encoded in zip(change.events, rows.events, strict=True):
-            self._events[event.worker_id].append(StoredEvent(encoded, event.since, event.transcript_len))
+            self._events[event.worker_id].append(
+                StoredEvent(encoded, event.since, event.transcript_len, event.activity)
+            )
         for entry in change.entries:
             self._entries[entry.worker_id].append(entry)
         if change.bundle:
@@ -125,7 +129,8 @@ class MemoryStore:
             return Moment(0, Activity())
         stood = events[end - 1]
         first = bisect_left(events, stood.since, key=_event_sequence) if stood.since else end
-        return Moment(stood.transcript_len, replay(Activity(), (stored.event for stored in events[first:end])))
+        activity = replay(Activity(), (stored.event for stored in events[first:end]))
+        return Moment(stood.transcript_len, Activity(stood.activity, activity.blocks))
 
 
 def _entry_sequence(entry: Entry) -> int:

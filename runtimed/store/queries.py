@@ -17,7 +17,7 @@ from runtimed.store.rows import Row, entry_of, event_of, number_of
 REPLAY_PAGE = PageSize(items=1_000, max_bytes=1024 * 1024)
 
 _ENTRIES = "SELECT event, worker, sequence, role, content, checksum FROM entry WHERE worker = ?"
-_EVENTS = "SELECT sequence, worker, since, transcript_len, payload, checksum FROM event WHERE worker = ?"
+_EVENTS = "SELECT sequence, worker, since, transcript_len, activity, payload, checksum FROM event WHERE worker = ?"
 
 T = TypeVar("T")
 
@@ -52,11 +52,11 @@ def moment(connection: apsw.Connection, worker: WorkerId, sequence: int) -> Mome
         return Moment(0, Activity())
     [stood] = newest
     if not stood.since:
-        return Moment(stood.transcript_len, Activity())
+        return Moment(stood.transcript_len, Activity(stood.activity))
     activity, after = Activity(), stood.since - 1
     while found := events_between(connection, worker, after, stood.event.sequence, REPLAY_PAGE):
         activity, after = replay(activity, found), found[-1].sequence
-    return Moment(stood.transcript_len, activity)
+    return Moment(stood.transcript_len, Activity(stood.activity, activity.blocks))
 
 
 def _entries(connection: apsw.Connection, query: str, worker: WorkerId, place: int, page: PageSize) -> list[Entry]:

@@ -14,6 +14,7 @@ from runtimed.core.change import Change, EncodedEvent, Entry, Event, Worker
 from runtimed.errors import SerializeFailed, StoreCorrupt
 from runtimed.model.bundle import ConfigBundle
 from runtimed.model.diagnostic import Diagnostic
+from runtimed.model.event import ActivityStatus
 from runtimed.model.execution import Execution
 from runtimed.model.identity import WorkerId, event_id, worker_id
 from runtimed.model.worker import CreateWorkerRequest
@@ -40,6 +41,7 @@ class StoredEvent:
     event: EncodedEvent
     since: int
     transcript_len: int
+    activity: ActivityStatus
 
 
 def checksum(body: bytes, *key: object) -> int:
@@ -92,14 +94,15 @@ def _state_row(worker: Worker) -> Row:
         worker.status,
         worker.transcript_len,
         worker.last_sequence,
-        worker.active_since,
+        worker.since,
+        worker.activity,
     )
     execution = encode(worker.execution)
     return *key, execution, checksum(execution, "state", *key)
 
 
 def _event_row(event: Event, encoded: EncodedEvent) -> Row:
-    key = (event.sequence, number_of(event.worker_id), event.since, event.transcript_len)
+    key = (event.sequence, number_of(event.worker_id), event.since, event.transcript_len, event.activity)
     return *key, encoded.payload, checksum(encoded.payload, "event", *key)
 
 
@@ -129,10 +132,10 @@ def meta_of(row: Row) -> tuple[str, str]:
 def event_of(row: Row) -> StoredEvent:
     """The event in a row of `event`."""
     *key, payload, stored = row
-    sequence, worker, since, transcript_len = key
+    sequence, worker, since, transcript_len, activity = key
     if not _sound(stored, payload, "event", *key):
         raise StoreCorrupt(f"the event {event_id(sequence)} of {_named(worker)} is damaged")
-    return StoredEvent(EncodedEvent(sequence, worker_id(worker), payload), since, transcript_len)
+    return StoredEvent(EncodedEvent(sequence, worker_id(worker), payload), since, transcript_len, activity)
 
 
 def entry_of(row: Row) -> Entry:
@@ -153,7 +156,7 @@ def workers_of(rows: Iterable[Row]) -> list[Worker]:
         name = f"the row of {_named(number)}"
         _verify(request_stored, request, name, "worker", number)
         _verify(stored, execution, name, "state", number, *key)
-        status, transcript_len, last_sequence, active_since = key
+        status, transcript_len, last_sequence, since, activity = key
         found.append(
             Worker(
                 worker_id(number),
@@ -162,7 +165,8 @@ def workers_of(rows: Iterable[Row]) -> list[Worker]:
                 execution_of(execution),
                 transcript_len,
                 last_sequence,
-                active_since,
+                since,
+                activity,
             )
         )
     return found

@@ -19,12 +19,12 @@ CREATE TABLE worker (
 ) STRICT;
 CREATE TABLE state (
     worker INTEGER PRIMARY KEY, status TEXT NOT NULL, transcript_len INTEGER NOT NULL,
-    last_sequence INTEGER NOT NULL, active_since INTEGER NOT NULL,
+    last_sequence INTEGER NOT NULL, since INTEGER NOT NULL, activity TEXT NOT NULL,
     execution BLOB NOT NULL, checksum INTEGER NOT NULL
 ) STRICT;
 CREATE TABLE event (
     sequence INTEGER PRIMARY KEY, worker INTEGER NOT NULL, since INTEGER NOT NULL,
-    transcript_len INTEGER NOT NULL, payload BLOB NOT NULL, checksum INTEGER NOT NULL
+    transcript_len INTEGER NOT NULL, activity TEXT NOT NULL, payload BLOB NOT NULL, checksum INTEGER NOT NULL
 ) STRICT;
 CREATE INDEX event_worker ON event (worker);
 CREATE TABLE entry (
@@ -45,8 +45,8 @@ WRITES = {
         INSERT INTO worker VALUES (?, ?, ?) ON CONFLICT (number) DO UPDATE
         SET request = excluded.request, checksum = excluded.checksum WHERE checksum != excluded.checksum
     """,
-    "state": "INSERT OR REPLACE INTO state VALUES (?, ?, ?, ?, ?, ?, ?)",
-    "event": "INSERT INTO event VALUES (?, ?, ?, ?, ?, ?)",
+    "state": "INSERT OR REPLACE INTO state VALUES (?, ?, ?, ?, ?, ?, ?, ?)",
+    "event": "INSERT INTO event VALUES (?, ?, ?, ?, ?, ?, ?)",
     "entry": "INSERT INTO entry VALUES (?, ?, ?, ?, ?, ?)",
     "bundle": "INSERT OR REPLACE INTO bundle VALUES (?, ?, ?)",
     "diagnostic": "INSERT INTO diagnostic (body, checksum) VALUES (?, ?)",

@@ -55,9 +55,10 @@ class Teller:
             worker,
             transcript_len=worker.transcript_len + (entry is not None),
             last_sequence=self.sequence,
-            active_since=0 if activity.quiet else worker.active_since or self.sequence,
+            since=worker.since or self.sequence if activity.blocks else 0,
+            activity=activity.status,
         )
-        place = (worker.active_since, worker.transcript_len)
+        place = (worker.since, worker.transcript_len, activity.status)
         return Event(self.sequence, worker.worker_id, payload, *place), entry
 
     def _entry(self, worker: Worker, payload: Payload) -> Entry | None:

@@ -332,7 +332,7 @@ async def test_diagnostics_come_back_in_the_order_they_were_made(host: Any) -> N
 async def test_the_head_is_the_highest_sequence_even_behind_a_gap(host: Any, teller: Any) -> None:
     await host.open()
     await host.store.commit(teller.create())
-    await host.store.commit(Change(events=[Event(41, FIRST, RunEnd("finished"), 0, 0)]))
+    await host.store.commit(Change(events=[Event(41, FIRST, RunEnd("finished"), 0, 0, "idle")]))
     assert (await host.reopen()).head == 41
     await host.store.commit(Change(bundle=bundle("1")))
     assert (await host.reopen()).head == 41
@@ -341,8 +341,8 @@ async def test_the_head_is_the_highest_sequence_even_behind_a_gap(host: Any, tel
 @pytest.mark.parametrize(
     "broken",
     [
-        Change(events=[Event(9, FIRST, TextDelta("\ud800"), 0, 0)]),
-        Change(events=[Event(9, FIRST, SystemItem({"kind": "x", "n": 2**70}), 0, 0)]),
+        Change(events=[Event(9, FIRST, TextDelta("\ud800"), 0, 0, "idle")]),
+        Change(events=[Event(9, FIRST, SystemItem({"kind": "x", "n": 2**70}), 0, 0, "idle")]),
         Change(entries=[Entry(FIRST, 1, "user", "\ud800", 9)]),
         Change(diagnostics=[Diagnostic("code", "info", "\ud800")]),
         Change(bundle=bundle("\ud800")),

@@ -7,7 +7,7 @@ import attrs
 import pytest
 
 from runtimed.core import Answer, Dispatch, EventSink, Runtime, Spawn
-from runtimed.core.change import EncodedEvent
+from runtimed.core.change import Change, EncodedEvent
 from runtimed.model.event import Payload, RunEnd
 from runtimed.model.identity import WorkerId
 from runtimed.store.memory import MemoryStore
@@ -81,6 +81,26 @@ class Published:
                 self._changed.clear()
                 await self._changed.wait()
         return self.events
+
+
+class Faulty(MemoryStore):
+    """A real store whose commits fail while a test wants them to; `tried` counts them."""
+
+    fault: Exception | None = None
+    tried = 0
+
+    def commit(self, change: Change) -> asyncio.Future[Sequence[EncodedEvent]]:
+        if self.fault is None:
+            return super().commit(change)
+        self.tried += 1
+        failed: asyncio.Future[Sequence[EncodedEvent]] = asyncio.get_running_loop().create_future()
+        failed.set_exception(self.fault)
+        return failed
+
+
+@pytest.fixture
+def faulty() -> Faulty:
+    return Faulty()
 
 
 @pytest.fixture

@@ -357,21 +357,8 @@ async def test_a_closed_runtime_takes_nothing_more(store, puppet):
     assert runtime.summary().status == "stopped"
 
 
-class Faulty(MemoryStore):
-    """A real store whose commits fail while a test wants them to."""
-
-    fault: Exception | None = None
-
-    def commit(self, change):
-        if self.fault is None:
-            return super().commit(change)
-        failed = asyncio.get_running_loop().create_future()
-        failed.set_exception(self.fault)
-        return failed
-
-
-async def test_a_full_store_refuses_requests_and_keeps_what_the_backend_said(puppet):
-    store = Faulty()
+async def test_a_full_store_refuses_requests_and_keeps_what_the_backend_said(puppet, faulty):
+    store = faulty
     async with Runtime(store, puppet) as runtime:
         worker = await create(runtime)
         store.fault = StoreFull("there is no room")
@@ -386,8 +373,8 @@ async def test_a_full_store_refuses_requests_and_keeps_what_the_backend_said(pup
         assert [item.content for item in page.items] == ["kept", "hello"]
 
 
-async def test_after_a_failed_write_nothing_more_is_accepted_or_published(puppet):
-    store = Faulty()
+async def test_after_a_failed_write_nothing_more_is_accepted_or_published(puppet, faulty):
+    store = faulty
     async with Runtime(store, puppet) as runtime:
         worker = await create(runtime)
         head = runtime.head

@@ -32,7 +32,8 @@ class Inputs:
             CreateWorkerRequest(),
             "running",
             Execution("connected", "busy"),
-            active_since=self._sequence,
+            since=self._sequence,
+            activity="running",
         )
         worker = self._workers.get(number, new)
         place = worker.transcript_len + 1
@@ -40,7 +41,7 @@ class Inputs:
         payload = UserMessage((TextSegment(content),))
         return Change(
             worker=self._workers[number],
-            events=[Event(self._sequence, worker.worker_id, payload, worker.active_since, place)],
+            events=[Event(self._sequence, worker.worker_id, payload, worker.since, place, "running")],
             entries=[Entry(worker.worker_id, place, "user", content, self._sequence)],
         )
 

@@ -341,7 +341,7 @@ async def write():
         while True:
             sequence += 1
             mine = sequence
-            await store.commit(Change(events=[Event(mine, worker_id(number), TextDelta("x"), mine, 0)]))
+            await store.commit(Change(events=[Event(mine, worker_id(number), TextDelta("x"), mine, 0, "running")]))
             print(mine, flush=True)
     await asyncio.gather(*map(client, range(1, 6)))
 

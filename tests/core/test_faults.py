@@ -1,0 +1,184 @@
+"""The Runtime when its store or its backend fails, at each step."""
+
+import asyncio
+import json
+
+import pytest
+
+from runtimed.core import Answer, Runtime
+from runtimed.core import lane as lanes
+from runtimed.core.limits import Limits
+from runtimed.errors import RuntimeStopped, StoreFull, WorkerExecutionUnavailable
+from runtimed.model.event import SystemItem, TextDelta, TextDone
+from runtimed.model.interaction import WorkerInput
+from runtimed.model.worker import CreateWorkerRequest
+
+HELLO = WorkerInput("user", "hello")
+FULL = StoreFull("there is no room")
+
+
+def names(events):
+    return [json.loads(event.payload)["event"] for event in events]
+
+
+async def until(condition):
+    async with asyncio.timeout(10):
+        while not condition():
+            await asyncio.sleep(0)
+
+
+@pytest.fixture(autouse=True)
+def _impatient(monkeypatch):
+    monkeypatch.setattr(lanes, "STORE_RETRY_S", 0.01)
+
+
+async def test_a_full_store_is_no_reason_not_to_start(faulty, puppet):
+    async with Runtime(faulty, puppet) as first:
+        worker = await first.create_worker()
+        await first.send_input(worker.worker_ref, HELLO)
+        before = first.head
+    faulty.fault = FULL
+    async with Runtime(faulty, puppet) as second:
+        assert [item.content for item in (await second.transcript(worker.worker_ref)).items] == ["hello"]
+        with pytest.raises(WorkerExecutionUnavailable):
+            await second.send_input(worker.worker_ref, HELLO)
+        faulty.fault = None
+        await until(lambda: second.newest_sequence(worker.worker_ref) > before)
+        assert names(await second.events(worker.worker_ref, before)) == ["error", "run_end"]
+
+
+async def test_a_start_that_fails_lets_go_of_the_store(faulty, puppet):
+    async with Runtime(faulty, puppet) as first:
+        worker = await first.create_worker()
+        await first.send_input(worker.worker_ref, HELLO)
+    faulty.fault = OSError("gone")
+    with pytest.raises(OSError, match="gone"):
+        await Runtime(faulty, puppet).start()
+    faulty.fault = None
+    with pytest.raises(RuntimeStopped):
+        await faulty.newest_entries(worker.worker_id, 1, Limits().transcript_page)
+
+
+async def test_a_stop_on_a_full_store_is_refused_but_happens_once_there_is_room(faulty, puppet):
+    async with Runtime(faulty, puppet) as runtime:
+        worker = await runtime.create_worker()
+        faulty.fault = FULL
+        with pytest.raises(StoreFull):
+            await runtime.stop_worker(worker.worker_ref)
+        assert runtime.worker(worker.worker_ref).execution.backend == "unconnected"
+        faulty.fault = None
+        await until(lambda: runtime.worker(worker.worker_ref).status == "stopped")
+        assert (await runtime.stop_worker(worker.worker_ref)).status == "stopped"
+        assert names(await runtime.events(worker.worker_ref, 0)) == ["shutdown"]
+
+
+async def test_a_worker_that_was_stored_is_not_refused_because_its_spawn_cannot_be(faulty, puppet):
+    async with Runtime(faulty, puppet) as runtime:
+        puppet.gate.clear()
+        creating = asyncio.ensure_future(runtime.create_worker())
+        await until(lambda: "spawn" in puppet.told)
+        faulty.fault = FULL
+        puppet.gate.set()
+        worker = await creating
+        faulty.fault = None
+        await until(lambda: runtime.worker(worker.worker_ref).execution.backend == "connected")
+        await runtime.send_input(worker.worker_ref, HELLO)
+
+
+async def test_refused_requests_do_not_multiply_the_tries_of_a_full_store(faulty, puppet, monkeypatch):
+    monkeypatch.setattr(lanes, "STORE_RETRY_S", 0.2)
+    async with Runtime(faulty, puppet) as runtime:
+        worker = await runtime.create_worker()
+        faulty.fault = FULL
+        await puppet.say(worker.worker_id, TextDelta("kept"))
+        for _ in range(50):
+            with pytest.raises(StoreFull):
+                await runtime.send_input(worker.worker_ref, HELLO)
+        tried = faulty.tried
+        await until(lambda: faulty.tried >= tried + 2)
+        assert faulty.tried == tried + 2
+        faulty.fault = None
+
+
+async def test_a_backend_whose_start_raises_does_not_leave_its_caller_waiting(runtime, puppet, monkeypatch, caplog):
+    def broken(*_):
+        raise OSError("boom")
+
+    worker = await runtime.create_worker()
+    monkeypatch.setattr(type(puppet), "start", broken)
+    ack = await runtime.send_input(worker.worker_ref, HELLO)
+    assert ack.transcript_sequence == 1
+    assert "boom" in caplog.text
+    caplog.clear()
+
+
+async def test_an_event_that_no_decision_can_take_is_dropped_alone(runtime, puppet, published):
+    worker = await runtime.create_worker()
+    await asyncio.gather(
+        puppet.say(worker.worker_id, TextDelta("a")),
+        puppet.say(worker.worker_id, SystemItem([1])),
+        puppet.say(worker.worker_id, TextDone("ab")),
+    )
+    events = await published.until(lambda events: "text_done" in names(events))
+    assert names(events) == ["text_delta", "text_done"]
+
+
+async def test_a_text_without_an_end_is_bounded(faulty, puppet):
+    async with Runtime(faulty, puppet, limits=Limits(max_open_text=10)) as runtime:
+        worker = await runtime.create_worker()
+        await puppet.say(worker.worker_id, TextDelta("12345"), TextDelta("12345"), TextDone("1234512345"))
+        await puppet.say(worker.worker_id, TextDelta("1234567890"))
+        with pytest.raises(ValueError, match="text_done"):
+            await puppet.say(worker.worker_id, TextDelta("1"))
+
+
+async def test_workers_are_bounded(faulty, puppet):
+    async with Runtime(faulty, puppet, limits=Limits(max_workers=2)) as runtime:
+        outcomes = await asyncio.gather(*(runtime.create_worker() for _ in range(4)), return_exceptions=True)
+        assert [getattr(outcome, "code", "created") for outcome in outcomes].count("created") == 2
+        assert runtime.summary().worker_count == 2
+
+
+async def test_a_close_that_was_given_up_can_be_finished_and_harms_nobody(faulty, puppet):
+    runtime = Runtime(faulty, puppet)
+    await runtime.start()
+    worker = await runtime.create_worker()
+    puppet.gate.clear()
+    stopping = asyncio.ensure_future(runtime.stop_worker(worker.worker_ref))
+    await until(lambda: "stop" in puppet.told)
+    closing = asyncio.ensure_future(runtime.close())
+    await asyncio.sleep(0)
+    closing.cancel()
+    await asyncio.gather(closing, return_exceptions=True)
+    assert not stopping.done()
+    puppet.gate.set()
+    await runtime.close()
+    assert (await stopping).status == "stopped"
+    assert puppet.told[-1] == "close"
+
+
+async def test_a_cancel_hurries_a_stop_that_takes_its_time(runtime, puppet, monkeypatch):
+    worker = await runtime.create_worker()
+    puppet.gate.clear()
+
+    async def cancel(self, worker_id, reason):
+        self.told.append("cancel")
+        self.gate.set()
+        return Answer("accepted")
+
+    monkeypatch.setattr(type(puppet), "cancel", cancel)
+    stopping = asyncio.ensure_future(runtime.stop_worker(worker.worker_ref))
+    await until(lambda: "stop" in puppet.told)
+    assert await runtime.cancel_worker(worker.worker_ref) == await stopping
+
+
+async def test_before_its_start_a_runtime_says_that_it_is_stopped(faulty, puppet):
+    runtime = Runtime(faulty, puppet)
+    for ask in (runtime.summary, lambda: runtime.ref("worker-00000001"), lambda: runtime.head):
+        with pytest.raises(RuntimeStopped):
+            ask()
+    with pytest.raises(RuntimeStopped):
+        await runtime.create_worker(CreateWorkerRequest())
+    async with runtime:
+        with pytest.raises(RuntimeStopped):
+            await runtime.start()
