@@ -1,5 +1,6 @@
 """The command line of the daemon: options and environment become Settings, the end becomes an exit code."""
 
+import os
 import sys
 from typing import Any
 
@@ -14,6 +15,7 @@ STORE_FAILED = 74
 
 def main() -> None:
     """The console script `runtimed`."""
+    _open_standard_streams()
     if sys.argv[1:] == ["--version"]:
         sys.stdout.write(f"runtimed {__version__}\n")
         return
@@ -79,11 +81,14 @@ def _run(flags: dict[str, Any], config: str | None, *, check_config: bool) -> in
 
 def _serve(loaded: Any) -> int:
     import asyncio
+    import logging
 
-    from runtimed import daemon, logs
+    from runtimed import daemon, logs, settings
     from runtimed.errors import StoreError
 
     logs.configure(loaded.log_format, loaded.log_level)
+    for name in settings.unknown_variables():
+        logging.getLogger(__name__).warning("the environment has %s, which is no setting", name)
     try:
         with asyncio.Runner(loop_factory=_loop_factory()) as runner:
             failure = runner.run(daemon.run(loaded, _announce))
@@ -101,8 +106,31 @@ def _loop_factory() -> Any:
 
 
 def _announce(line: str) -> None:
-    sys.stdout.write(f"{line}\n")
-    sys.stdout.flush()
+    """The ready line, past Python's buffer: where nobody takes it, the daemon serves all the same."""
+    import logging
+
+    try:
+        os.write(1, f"{line}\n".encode())
+    except OSError as error:
+        logging.getLogger(__name__).warning("the ready line could not be written: %s", error.strerror)
+
+
+def _open_standard_streams() -> None:
+    """Keep the numbers 0, 1 and 2 from being taken by a socket or the store."""
+    missing = [number for number in range(3) if not _is_open(number)]
+    for _ in missing:
+        os.open(os.devnull, os.O_RDWR)
+    if missing:
+        sys.stdout = sys.stdout or open(1, "w", closefd=False)  # noqa: SIM115 as long as the process
+        sys.stderr = sys.stderr or open(2, "w", closefd=False)  # noqa: SIM115 the same
+
+
+def _is_open(descriptor: int) -> bool:
+    try:
+        os.fstat(descriptor)
+    except OSError:
+        return False
+    return True
 
 
 def _complain(error: BaseException, code: int) -> int:

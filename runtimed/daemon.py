@@ -7,7 +7,6 @@ import logging
 import os
 import secrets
 import signal
-import stat
 import tempfile
 from collections.abc import AsyncIterator, Callable, Iterator
 from pathlib import Path
@@ -19,28 +18,29 @@ from runtimed.core.runtime import Runtime
 from runtimed.errors import ConfigurationError
 from runtimed.execution.registry import ProfileRegistry
 from runtimed.http.app import make_app
-from runtimed.http.feed import FeedOptions
-from runtimed.http.listeners import Address, Listeners
+from runtimed.http.listeners import Address, Listeners, passed_by_systemd
 from runtimed.http.server import HttpServer
 from runtimed.model.identity import WorkerId
-from runtimed.settings import TOKEN, Settings
+from runtimed.settings import Settings
 from runtimed.store.folder import StoreFolder
 from runtimed.store.memory import MemoryStore
 from runtimed.store.sqlite import SqliteStore
 from runtimed.wire import endpoint
+from runtimed.wire.token import TokenFileError, read_token
 
 PR_SET_DUMPABLE = 4
-MAX_TOKEN_BYTES = 1_024
+STOP_SIGNALS = (signal.SIGTERM, signal.SIGINT, signal.SIGHUP)
 
 log = logging.getLogger(__name__)
 
 
 @attrs.frozen
 class Token:
-    """What a client must bear; `file` is where it stands, None where only the endpoint file has it."""
+    """What a client must bear; `file` is where it stands. One that was `made` without a file is yet to be told."""
 
     text: str = attrs.field(repr=False)
     file: Path | None = None
+    made: bool = False
 
 
 async def run(settings: Settings, announce: Callable[[str], None]) -> BaseException | None:
@@ -48,13 +48,16 @@ async def run(settings: Settings, announce: Callable[[str], None]) -> BaseExcept
 
     `announce` gets the one line that says where the daemon listens. Raises StartError where it can't start.
     """
+    passed = passed_by_systemd()
     hide_memory()
-    with _workspace(settings) as (store, workspace):
+    with _stop_signals() as stopped, _workspace(settings) as (store, workspace):
         backend = ProfileRegistry(settings.profile_table(), settings.default_profile, workspace=workspace)
         async with _runtime(settings, store, backend) as runtime:
             token = await asyncio.to_thread(_token, settings, store)
-            with contextlib.closing(Listeners.open([Address.parse(text) for text in settings.listen])) as listeners:
-                return await _serve(settings, runtime, token, listeners, announce)
+            addresses = [Address.parse(text) for text in settings.listen]
+            with contextlib.closing(await asyncio.to_thread(Listeners.open, addresses, passed)) as listeners:
+                await _serve(settings, runtime, token, listeners, announce, stopped)
+        return runtime.poisoned.result() if runtime.poisoned.done() else None
 
 
 def hide_memory() -> None:
@@ -63,15 +66,20 @@ def hide_memory() -> None:
 
 
 async def _serve(
-    settings: Settings, runtime: Runtime, token: Token, listeners: Listeners, announce: Callable[[str], None]
-) -> BaseException | None:
+    settings: Settings,
+    runtime: Runtime,
+    token: Token,
+    listeners: Listeners,
+    announce: Callable[[str], None],
+    stopped: asyncio.Future[None],
+) -> None:
     app = make_app(
         runtime,
         token=token.text,
-        allowed_hosts=settings.allow_host,
+        allowed_hosts=(*settings.allow_host, *listeners.hosts),
         max_body_bytes=settings.max_body_bytes,
         ring_bytes=settings.ring_bytes,
-        feed_options=FeedOptions(settings.heartbeat_s),
+        heartbeat_s=settings.heartbeat_s,
     )
     server = HttpServer(
         app,
@@ -79,19 +87,17 @@ async def _serve(
         header_timeout_s=settings.header_timeout_s,
         drain_timeout_s=settings.drain_timeout_s,
     )
-    with _stop_signals() as stopped:
-        try:
-            await server.start(listeners.sockets)
-            with _endpoint(runtime, token, listeners):
-                for url in listeners.urls:
-                    log.info("listening on %s", url)
-                store = "memory" if settings.store_path is None else "fs"
-                announce(f"runtimed: listening on {listeners.urls[0]} runtime={runtime.runtime_id} store={store}")
-                await asyncio.wait((stopped, runtime.poisoned), return_when=asyncio.FIRST_COMPLETED)
-                log.info("shutting down")
-        finally:
-            await server.close()
-    return runtime.poisoned.result() if runtime.poisoned.done() else None
+    try:
+        await server.start(listeners.sockets)
+        with _endpoint(runtime, token, listeners):
+            for url in listeners.urls:
+                log.info("listening on %s", url)
+            store = "memory" if settings.store_path is None else "fs"
+            announce(f"runtimed: listening on {listeners.urls[0]} runtime={runtime.runtime_id} store={store}")
+            await asyncio.wait((stopped, runtime.poisoned), return_when=asyncio.FIRST_COMPLETED)
+            log.info("shutting down")
+    finally:
+        await server.close()
 
 
 @contextlib.asynccontextmanager
@@ -126,26 +132,14 @@ def _token(settings: Settings, store: Store) -> Token:
     if settings.token:
         return Token(str(settings.token))
     if settings.token_file:
-        return Token(read_token_file(Path(settings.token_file)), Path(settings.token_file).resolve())
+        path = Path(settings.token_file).absolute()
+        try:
+            return Token(read_token(path), path)
+        except TokenFileError as error:
+            raise ConfigurationError(f"token_file: {error}") from error
     if isinstance(store, SqliteStore):
         return Token(*store.folder.read_or_make_token())
-    return Token(secrets.token_urlsafe(32))
-
-
-def read_token_file(path: Path) -> str:
-    """The token in a file of the operator's. Raises ConfigurationError for one that others can read."""
-    try:
-        handle = os.open(path, os.O_RDONLY | os.O_NOFOLLOW | os.O_CLOEXEC)
-    except OSError as error:
-        raise ConfigurationError(f"token_file: {error.strerror}: expected a regular file, no symlink") from error
-    with os.fdopen(handle, "rb") as file:
-        found = os.fstat(handle)
-        if not stat.S_ISREG(found.st_mode) or stat.S_IMODE(found.st_mode) & 0o077:
-            raise ConfigurationError("token_file: expected a regular file that only its owner can read (chmod 600)")
-        text = file.read(MAX_TOKEN_BYTES).decode("ascii", "replace").strip()
-    if not TOKEN.fullmatch(text):
-        raise ConfigurationError("token_file: expected one token of printable ASCII without spaces")
-    return text
+    return Token(secrets.token_urlsafe(32), made=True)
 
 
 @contextlib.contextmanager
@@ -161,6 +155,9 @@ def _endpoint(runtime: Runtime, token: Token, listeners: Listeners) -> Iterator[
     try:
         path = endpoint.write(found)
     except OSError as error:
+        if token.made:
+            reason = f"no endpoint file can be written to tell the token: {error.strerror}"
+            raise ConfigurationError(f"{reason}; set RUNTIMED_TOKEN or token_file") from error
         log.warning("no endpoint file, clients need --url and a token: %s", error)
         yield
         return
@@ -179,10 +176,10 @@ def _stop_signals() -> Iterator[asyncio.Future[None]]:
         if not stopped.done():
             stopped.set_result(None)
 
-    for number in (signal.SIGTERM, signal.SIGINT):
+    for number in STOP_SIGNALS:
         loop.add_signal_handler(number, stop)
     try:
         yield stopped
     finally:
-        for number in (signal.SIGTERM, signal.SIGINT):
+        for number in STOP_SIGNALS:
             loop.remove_signal_handler(number)

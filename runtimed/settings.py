@@ -4,6 +4,7 @@ default."""
 import logging
 import os
 import re
+import tomllib
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, Literal, get_args
@@ -18,20 +19,24 @@ from typed_settings.types import SecretStr
 
 from runtimed.core.limits import Limits
 from runtimed.errors import ConfigurationError
-from runtimed.execution.profile import ECHO, Profile
+from runtimed.execution.profile import BUILT_IN, ECHO, Profile
 from runtimed.feed.feed import RING_BYTES
 from runtimed.http.app import MAX_BODY_BYTES
-from runtimed.http.feed import FeedOptions
+from runtimed.http.feed import HEARTBEAT_S
+from runtimed.http.guard import HOST
 from runtimed.http.server import DRAIN_TIMEOUT_S, HEADER_TIMEOUT_S, MAX_CONNECTIONS
 from runtimed.model.identity import RUNTIME_ID
 from runtimed.wire.converter import is_kind, make_strict_converter
 from runtimed.wire.problems import FieldProblem, expected, first_problem
+from runtimed.wire.token import TOKEN, TOKEN_RULE
 
 ENVIRONMENT_PREFIX = "RUNTIMED_"
 SYSTEM_FILE = Path("/etc/runtimed/config.toml")
 LOG_LEVELS = ("debug", "info", "warning", "error")
 
-TOKEN = re.compile(r"[!-~]+", re.ASCII)
+MAX_NUMBER = 10**15
+MAX_SECONDS = 1e9
+
 NO_TOKEN = SecretStr("")
 
 LogFormat = Literal["auto", "text", "json"]
@@ -65,18 +70,20 @@ class Settings:
     max_event_batch_items: int = Limits().max_event_batch_items
     max_page_bytes: int = Limits().max_page_bytes
     max_pending_events: int = Limits().max_pending_events
+    max_open_text: int = Limits().max_open_text
     max_bundles: int = Limits().max_bundles
+    max_workers: int = Limits().max_workers
     max_body_bytes: int = MAX_BODY_BYTES
     max_connections: int = MAX_CONNECTIONS
     ring_bytes: int = RING_BYTES
-    heartbeat_s: float = FeedOptions().heartbeat_s
+    heartbeat_s: float = HEARTBEAT_S
     header_timeout_s: float = HEADER_TIMEOUT_S
     drain_timeout_s: float = DRAIN_TIMEOUT_S
 
     @property
     def store_path(self) -> Path | None:
-        """The folder of an `fs:` store, None for one in memory."""
-        return None if self.store == "memory" else Path(self.store.removeprefix("fs:"))
+        """The folder of an `fs:` store, `~` being the user's home; None for one in memory."""
+        return None if self.store == "memory" else Path(self.store.removeprefix("fs:")).expanduser()
 
     def limits(self) -> Limits:
         """What the Runtime takes and gives out at once."""
@@ -93,19 +100,27 @@ def load(flags: Mapping[str, Any], config: str | None = None) -> Settings:
 
     Raises ConfigurationError for an unknown key, a value that is not accepted, or a file that can't be read.
     """
+    files = [Path(config)] if config else [file for file in _usual_files() if file.exists()]
+    for file in files:
+        _check_file(file)
     loaders: list[Loader] = [
-        ts.FileLoader({"*": ts.TomlFormat(None)}, [f"!{config}"] if config else _usual_files()),
+        ts.FileLoader({"*": ts.TomlFormat(None)}, files),
         ts.EnvLoader(ENVIRONMENT_PREFIX),
         DictLoader(dict(flags)),
     ]
-    if config and not Path(config).is_file():
-        raise ConfigurationError(f"config: {config}: expected a TOML file")
     try:
         settings = ts.load_settings(Settings, loaders, converter=_converter())
-    except (TsError, OSError) as error:
+    except TsError as error:
         raise ConfigurationError(_problem(error)) from error
     _check(settings)
     return settings
+
+
+def unknown_variables() -> list[str]:
+    """The variables in the environment that look like settings and are none."""
+    known = {f"{ENVIRONMENT_PREFIX}{field.name.upper()}" for field in attrs.fields(Settings)}
+    known.add(f"{ENVIRONMENT_PREFIX}CONFIG")
+    return sorted(name for name in os.environ if name.startswith(ENVIRONMENT_PREFIX) and name not in known)
 
 
 def config_file() -> str | None:
@@ -113,17 +128,23 @@ def config_file() -> str | None:
     return os.environ.get(f"{ENVIRONMENT_PREFIX}CONFIG") or None
 
 
-def _usual_files() -> list[str]:
-    home = os.environ.get("XDG_CONFIG_HOME")
-    own = Path(home) if home else Path.home() / ".config"
-    return [str(SYSTEM_FILE), str(own / "runtimed" / "config.toml")]
+def _usual_files() -> list[Path]:
+    home = os.environ.get("XDG_CONFIG_HOME") or (f"{os.environ['HOME']}/.config" if "HOME" in os.environ else "")
+    return [SYSTEM_FILE, *([Path(home) / "runtimed" / "config.toml"] if home else [])]
+
+
+def _check_file(file: Path) -> None:
+    try:
+        with file.open("rb") as opened:
+            tomllib.load(opened)
+    except OSError as error:
+        raise ConfigurationError(f"config: {file}: {error.strerror}: expected a TOML file") from error
+    except ValueError as error:
+        raise ConfigurationError(f"config: {file}: expected TOML in UTF-8: {error}") from error
 
 
 def _check(settings: Settings) -> None:
-    if settings.token and not os.environ.get(f"{ENVIRONMENT_PREFIX}TOKEN"):
-        raise ConfigurationError("token: expected in RUNTIMED_TOKEN or in a token_file, not in the configuration")
-    if settings.token and not TOKEN.fullmatch(settings.token):
-        raise ConfigurationError("token: expected printable ASCII without spaces")
+    _check_token(settings)
     if settings.store != "memory" and not re.fullmatch(r"fs:.*\S.*", settings.store):
         raise ConfigurationError("store: expected memory or fs:PATH")
     if settings.runtime_id and not RUNTIME_ID.fullmatch(settings.runtime_id):
@@ -132,10 +153,21 @@ def _check(settings: Settings) -> None:
         )
     if not settings.listen:
         raise ConfigurationError("listen: expected HOST:PORT or unix:PATH")
+    for host in settings.allow_host:
+        if not HOST.fullmatch(host):
+            raise ConfigurationError(f"allow_host: {host!r}: expected a host name, or one with a port")
     for name in (field.name for field in attrs.fields(Settings) if field.type in {int, float}):
         if getattr(settings, name) <= 0:
             raise ConfigurationError(f"{name}: expected a number above 0")
-    settings.profile_table()
+    if settings.default_profile not in {*BUILT_IN, *settings.profile_table()}:
+        raise ConfigurationError(f"default_profile: there is no profile {settings.default_profile!r}")
+
+
+def _check_token(settings: Settings) -> None:
+    if settings.token and not os.environ.get(f"{ENVIRONMENT_PREFIX}TOKEN"):
+        raise ConfigurationError("token: expected in RUNTIMED_TOKEN or in a token_file, not in the configuration")
+    if settings.token and not TOKEN.fullmatch(settings.token):
+        raise ConfigurationError(f"token: expected {TOKEN_RULE}")
 
 
 class _Problem(ValueError):
@@ -147,7 +179,7 @@ class _Problem(ValueError):
 
 def _converter() -> Converter:
     made = get_default_cattrs_converter()
-    ts.register_strlist_hook(made, sep=",")
+    made.register_structure_hook_func(is_kind(tuple), _list)
     made.register_structure_hook(int, _whole)
     made.register_structure_hook(float, _decimal)
     made.register_structure_hook(str, _text)
@@ -157,19 +189,26 @@ def _converter() -> Converter:
 
 
 def _whole(value: Any, _type: Any) -> int:
-    if type(value) is int:
-        return value
     if type(value) is str and WHOLE.fullmatch(value):
-        return int(value)
-    raise _Problem("expected a whole number")
+        value = int(value)
+    if type(value) is not int or abs(value) > MAX_NUMBER:
+        raise _Problem(f"expected a whole number, at most {MAX_NUMBER}")
+    return value
 
 
 def _decimal(value: Any, _type: Any) -> float:
-    if type(value) in {int, float}:
-        return float(value)
     if type(value) is str and DECIMAL.fullmatch(value):
-        return float(value)
-    raise _Problem("expected a number")
+        value = float(value)
+    if type(value) not in {int, float} or not abs(value) <= MAX_SECONDS:
+        raise _Problem(f"expected a number, at most {MAX_SECONDS:.0f}")
+    return float(value)
+
+
+def _list(value: Any, _type: Any) -> tuple[str, ...]:
+    found = value.split(",") if isinstance(value, str) else value
+    if not isinstance(found, list | tuple) or not all(isinstance(item, str) for item in found):
+        raise _Problem("expected a list of texts")
+    return tuple(item.strip() for item in found if item.strip())
 
 
 def _text(value: Any, kind: type[str]) -> str:
@@ -214,8 +253,8 @@ def _profile_converter() -> Converter:
 
 
 def _positive(value: Any, _type: Any) -> float:
-    if type(value) not in {int, float} or value < 0:
-        raise FieldProblem("expected a number, 0 or more")
+    if type(value) not in {int, float} or not 0 <= value <= MAX_SECONDS:
+        raise FieldProblem(f"expected a number, 0 to {MAX_SECONDS:.0f}")
     return float(value)
 
 

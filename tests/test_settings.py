@@ -6,7 +6,7 @@ import attrs
 import pytest
 
 from runtimed.errors import ConfigurationError
-from runtimed.settings import Settings, load
+from runtimed.settings import Settings, load, unknown_variables
 
 PROFILE = '[profiles."builtin:coder"]\nbackend = "shell"\n'
 
@@ -46,6 +46,14 @@ def test_a_file_that_was_named_must_be_there(tmp_path):
         ("max_body_bytes = true\n", "max_body_bytes: expected a whole number"),
         ("max_body_bytes = 0\n", "max_body_bytes: expected a number above 0"),
         ('heartbeat_s = "soon"\n', "heartbeat_s: expected a number"),
+        ("heartbeat_s = nan\n", "heartbeat_s: expected a number"),
+        ("heartbeat_s = inf\n", "heartbeat_s: expected a number"),
+        ("max_body_bytes = 99999999999999999999\n", "max_body_bytes: expected a whole number"),
+        ("listen = 5\n", "listen: expected a list of texts"),
+        ("profiles = 5\n", "profiles: expected a table"),
+        ('allow_host = ["http://foo/"]\n', "allow_host: 'http://foo/': expected a host name"),
+        ('default_profile = "builtin:nope"\n', "default_profile: there is no profile 'builtin:nope'"),
+        ("store = 'fs:\xff'\n", "config.toml: expected TOML in UTF-8"),
         ('log_format = "xml"\n', "log_format: expected one of auto, text, json"),
         ("store = 3\n", "store: expected text"),
         ('store = "sqlite"\n', "store: expected memory or fs:PATH"),
@@ -58,12 +66,13 @@ def test_a_file_that_was_named_must_be_there(tmp_path):
         ("[profiles.x]\n", 'profiles."x".backend: required'),
         (PROFILE + "surprise = 1\n", 'profiles."builtin:coder".surprise: unknown field'),
         (PROFILE + 'command = "ls -l"\n', 'profiles."builtin:coder".command: expected an array'),
+        (PROFILE + "stop_grace_s = nan\n", 'profiles."builtin:coder".stop_grace_s: expected a number'),
         (PROFILE + "stop_grace_s = -1\n", 'profiles."builtin:coder".stop_grace_s: expected a number'),
         (PROFILE + "env = { A = 1 }\n", 'profiles."builtin:coder".env.A: expected a string'),
     ],
 )
 def test_what_is_wrong_in_the_file_is_named_in_one_line(config, text, named):
-    config.write_text(text)
+    config.write_bytes(text.encode("latin-1"))
     with pytest.raises(ConfigurationError) as refusal:
         load({})
     assert named.lower() in refusal.value.message.lower()
@@ -91,3 +100,25 @@ def test_every_number_can_be_set_in_the_environment_and_must_be_one(field, monke
     monkeypatch.setenv(f"RUNTIMED_{field.upper()}", "seven")
     with pytest.raises(ConfigurationError, match=field):
         load({})
+
+
+def test_a_configuration_that_is_a_folder_is_refused(tmp_path):
+    with pytest.raises(ConfigurationError, match=r"config: .*expected a TOML file"):
+        load({}, str(tmp_path))
+
+
+def test_without_a_home_there_is_just_no_file_of_the_users_own(monkeypatch):
+    monkeypatch.delenv("HOME")
+    monkeypatch.delenv("XDG_CONFIG_HOME")
+    assert load({}).store == "memory"
+
+
+def test_a_misspelt_variable_is_noticed(monkeypatch):
+    monkeypatch.setenv("RUNTIMED_STROE", "fs:/x")
+    monkeypatch.setenv("RUNTIMED_CONFIG", "")
+    assert unknown_variables() == ["RUNTIMED_STROE"]
+
+
+def test_the_home_of_the_user_can_be_named_in_the_store(monkeypatch):
+    monkeypatch.setenv("HOME", "/home/somebody")
+    assert load({"store": "fs:~/rt"}).store_path == Path("/home/somebody/rt")

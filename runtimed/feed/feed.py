@@ -1,5 +1,6 @@
 """The feed of a Runtime: what was published, for as many readers as there are."""
 
+import asyncio
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 
@@ -15,11 +16,14 @@ RING_BYTES = 2**20
 
 
 class Feed:
-    """Opens readers on the log of a Worker. It listens to its Runtime from the start until `close`."""
+    """Opens readers on the log of a Worker. It listens to its Runtime from the start until `close`.
+
+    `closing` is done once it is closed.
+    """
 
     def __init__(self, runtime: Runtime, ring_bytes: int = RING_BYTES) -> None:
         self.runtime = runtime
-        self.closed = False
+        self.closing: asyncio.Future[None] = asyncio.get_running_loop().create_future()
         self._ring_bytes = ring_bytes
         self._logs: dict[WorkerId, Log] = {}
         runtime.subscribe(self)
@@ -37,7 +41,7 @@ class Feed:
         Raises WorkerNotFound, WrongRuntimeCursor, CursorUnknownOrExpired, UpstreamClosed.
         """
         newest = self.runtime.newest_sequence(ref)
-        if self.closed:
+        if self.closing.done():
             raise UpstreamClosed
         self._check(cursor)
         log = self._logs.get(ref.worker_id)
@@ -61,8 +65,8 @@ class Feed:
 
     def close(self) -> None:
         """End every reader with UpstreamClosed, once it has read what there is. Harmless when repeated."""
-        if not self.closed:
-            self.closed = True
+        if not self.closing.done():
+            self.closing.set_result(None)
             self.runtime.unsubscribe(self)
             for log in self._logs.values():
                 log.close()

@@ -12,7 +12,7 @@ from runtimed.http import bundles, feed, operations, transcripts, workers
 from runtimed.http import runtime as runtime_routes
 from runtimed.http.binder import Route, bind, expect_nothing
 from runtimed.http.errors import as_runtimed_error, error_response
-from runtimed.http.feed import FeedOptions
+from runtimed.http.feed import HEARTBEAT_S, Sockets
 from runtimed.http.guard import Guard
 from runtimed.http.openapi import Document
 
@@ -28,7 +28,7 @@ def make_app(
     allowed_hosts: Iterable[str] = (),
     max_body_bytes: int = MAX_BODY_BYTES,
     ring_bytes: int = RING_BYTES,
-    feed_options: FeedOptions | None = None,
+    heartbeat_s: float = HEARTBEAT_S,
 ) -> web.Application:
     """An application that serves a started Runtime; serve it, or mount it in another by `add_subapp`.
 
@@ -36,12 +36,11 @@ def make_app(
     reaches the socket. The Host header must name loopback or the address of the connection, with its port, or one of
     `allowed_hosts`. Feeds are closed when the application shuts down.
     """
-    observation = Feed(runtime, ring_bytes)
+    sockets = Sockets(Feed(runtime, ring_bytes), heartbeat_s)
     guard = Guard(token, allowed_hosts)
     services = {
         Runtime: runtime,
-        Feed: observation,
-        FeedOptions: feed_options or FeedOptions(),
+        Sockets: sockets,
         Document: Document.of({noun.tag: noun.routes for noun in NOUNS}),
     }
     app = web.Application(middlewares=[_gate(guard)])
@@ -50,7 +49,7 @@ def make_app(
 
     async def drain(_app: web.Application) -> None:
         guard.close()
-        observation.close()
+        await sockets.close()
 
     app.on_shutdown.append(drain)
     return app

@@ -25,9 +25,11 @@ from runtimed.errors import (
 )
 from runtimed.http.responses import json_response
 from runtimed.wire.converter import decode
-from runtimed.wire.json import printable
 
 MAX_NUMBER = 10**15 - 1
+NAME = re.compile(r"[a-z_]{1,32}", re.ASCII)
+"""What may be repeated of an unknown parameter: no more than a name, for somebody may have put a token there."""
+
 NUMBER = re.compile(r"[0-9]{1,15}", re.ASCII)
 JSON_TYPE = re.compile(r"application/json(\s*;\s*charset\s*=\s*\"?utf-8\"?)?\s*", re.IGNORECASE)
 BODY_TIMEOUT_S = 60.0
@@ -57,7 +59,8 @@ class Parameter:
             return text
         number = int(text) if NUMBER.fullmatch(text) else -1
         if not self.bounds.minimum <= number <= self.bounds.maximum:
-            raise InvalidQuery(f"{self.name}: expected a whole number, {self.bounds.minimum} or more")
+            bounds = f"{self.bounds.minimum} to {self.bounds.maximum}"
+            raise InvalidQuery(f"{self.name}: expected a whole number, {bounds}")
         return number
 
 
@@ -177,7 +180,8 @@ def _read_query(request: web.Request, known: Mapping[str, Parameter]) -> dict[st
     for name in query:
         if name not in known:
             accepted = ", ".join(known) or "none"
-            raise InvalidQuery(f"{printable(name)}: unknown query parameter; accepted: {accepted}")
+            shown = f"{name}: " if NAME.fullmatch(name) else ""
+            raise InvalidQuery(f"{shown}unknown query parameter; accepted: {accepted}")
     for parameter in known.values():
         if len(query.getall(parameter.name, [])) > 1:
             raise InvalidQuery(f"{parameter.name}: expected once")

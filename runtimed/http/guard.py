@@ -14,6 +14,9 @@ from runtimed.errors import ForbiddenOrigin, MisdirectedRequest, Unauthorized, U
 LOOPBACK = frozenset({"localhost", "127.0.0.1", "[::1]"})
 HOST = re.compile(r"(\[[0-9a-fA-F:.]+\]|[A-Za-z0-9._-]+)(?::([0-9]{1,5}))?", re.ASCII)
 DEFAULT_PORT = 80
+MAPPED = "::ffff:"
+"""How a socket of both families shows an IPv4 address."""
+
 FREE_GUESSES = 10
 GUESS_WINDOW_S = 10.0
 GUESS_DELAY_S = 1.0
@@ -66,8 +69,8 @@ class Guard:
         local = transport.get_extra_info("sockname") if transport is not None else None
         if not isinstance(local, tuple):
             return name in LOOPBACK
-        address = f"[{local[0]}]" if ":" in local[0] else local[0]
-        return port == local[1] and (name in LOOPBACK or name == address)
+        address = local[0].removeprefix(MAPPED)
+        return port == local[1] and (name in LOOPBACK or name == (f"[{address}]" if ":" in address else address))
 
     async def _check_token(self, request: web.BaseRequest, token: bytes) -> None:
         given = request.headers.getall(hdrs.AUTHORIZATION, [])

@@ -14,6 +14,7 @@ from runtimed.errors import ConfigurationError, ListenFailed
 
 BACKLOG = 1_024
 SYSTEMD_FIRST_FD = 3
+MAX_PASSED = 64
 ADDRESS = re.compile(r"(\[[0-9a-fA-F:.]+\]|[^:\[\]/\s]+):([0-9]{1,5})", re.ASCII)
 WILDCARDS = {"0.0.0.0": "127.0.0.1", "::": "[::1]"}  # noqa: S104 what a client should dial instead
 
@@ -38,24 +39,35 @@ class Address:
 
 
 class Listeners:
-    """The bound sockets, from `open` to `close`; a Unix socket's file is removed with it."""
+    """The bound sockets, from `open` to `close`; the file of a Unix socket that was bound here is removed with it."""
 
-    def __init__(self, sockets: Sequence[socket.socket]) -> None:
+    def __init__(self, sockets: Sequence[socket.socket], addresses: Sequence[Address] = ()) -> None:
         self.sockets = sockets
-        self._own_paths = [sock.getsockname() for sock in sockets if sock.family == socket.AF_UNIX]
+        self._addresses = addresses
+        self._own_paths = [address.path for address in addresses if address.path]
 
     @classmethod
-    def open(cls, addresses: Sequence[Address]) -> "Listeners":
-        """Take the sockets that systemd passed, or else bind these addresses. Raises ListenFailed."""
-        passed = _from_systemd()
+    def open(cls, addresses: Sequence[Address], passed: Sequence[socket.socket] = ()) -> "Listeners":
+        """Take the sockets that were passed, or else bind these addresses. Raises ListenFailed."""
         if passed:
-            listeners = cls(passed)
-            listeners._own_paths = []
-            return listeners
+            return cls(passed)
         with contextlib.ExitStack() as undo:
-            sockets = [undo.enter_context(sock) for address in addresses for sock in _bind(address)]
+            bound: list[socket.socket] = []
+            for address in addresses:
+                sock = _bind(address)
+                undo.callback(cls([sock], [address]).close)
+                bound.append(sock)
             undo.pop_all()
-        return cls(sockets)
+        return cls(bound, addresses)
+
+    @property
+    def hosts(self) -> list[str]:
+        """The host names that were asked for, with the ports that were given, as a Host header has them."""
+        return [
+            f"{f'[{address.host}]' if ':' in address.host else address.host}:{sock.getsockname()[1]}"
+            for address, sock in zip(self._addresses, self.sockets, strict=False)
+            if address.host
+        ]
 
     @property
     def urls(self) -> list[str]:
@@ -80,11 +92,9 @@ def _url(sock: socket.socket) -> str:
     return f"http://{shown}:{port}"
 
 
-def _bind(address: Address) -> list[socket.socket]:
+def _bind(address: Address) -> socket.socket:
     try:
-        if address.path:
-            return [_bind_unix(Path(address.path))]
-        return [_bind_tcp(address)]
+        return _bind_unix(Path(address.path)) if address.path else _bind_tcp(address)
     except OSError as error:
         shown = f"unix:{address.path}" if address.path else f"{address.host}:{address.port}"
         raise ListenFailed(shown, error.strerror or str(error)) from error
@@ -135,14 +145,27 @@ def _remove_stale(path: Path) -> None:
                 path.unlink()
 
 
-def _from_systemd() -> list[socket.socket]:
-    """The sockets of sd_listen_fds(3); the variables are taken away so that no child believes them."""
+def passed_by_systemd() -> list[socket.socket]:
+    """The sockets of sd_listen_fds(3); the variables are taken away so that no child believes them.
+
+    To be called before anything else opens a file. Raises ListenFailed for what is no listening stream socket.
+    """
     pid, count = os.environ.pop("LISTEN_PID", ""), os.environ.pop("LISTEN_FDS", "")
     os.environ.pop("LISTEN_FDNAMES", None)
-    if pid != str(os.getpid()) or not count.isdigit():
+    if pid != str(os.getpid()) or not count.isdecimal():
         return []
-    sockets = [socket.socket(fileno=SYSTEMD_FIRST_FD + index) for index in range(int(count))]
-    for sock in sockets:
-        sock.set_inheritable(False)
-        sock.setblocking(False)
-    return sockets
+    return [_adopt(SYSTEMD_FIRST_FD + index) for index in range(min(int(count), MAX_PASSED))]
+
+
+def _adopt(descriptor: int) -> socket.socket:
+    name = f"the descriptor {descriptor} of LISTEN_FDS"
+    try:
+        sock = socket.socket(fileno=descriptor)
+        listening = sock.type == socket.SOCK_STREAM and sock.getsockopt(socket.SOL_SOCKET, socket.SO_ACCEPTCONN)
+    except OSError as error:
+        raise ListenFailed(name, error.strerror or str(error)) from error
+    if not listening:
+        raise ListenFailed(name, "expected a listening stream socket")
+    sock.set_inheritable(False)
+    sock.setblocking(False)
+    return sock

@@ -7,7 +7,13 @@ from aiohttp import web
 
 from runtimed.wire.converter import encode
 
-HEADERS = {"Content-Type": "application/json", "Cache-Control": "no-store", "X-Content-Type-Options": "nosniff"}
+SERVER = "runtimed"
+HEADERS = {
+    "Content-Type": "application/json",
+    "Cache-Control": "no-store",
+    "Server": SERVER,
+    "X-Content-Type-Options": "nosniff",
+}
 
 
 def json_response(value: Any, status: int = 200, headers: Mapping[str, str] | None = None) -> web.Response:

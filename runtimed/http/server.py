@@ -11,6 +11,7 @@ from aiohttp import web
 
 from runtimed.errors import Internal, InvalidRequest, RuntimedError
 from runtimed.http.errors import error_response
+from runtimed.http.listeners import BACKLOG
 
 MAX_CONNECTIONS = 4_096
 HEADER_TIMEOUT_S = 15.0
@@ -21,6 +22,9 @@ log = logging.getLogger(__name__)
 
 class HttpServer:
     """Serves one application on sockets that are bound already, until `close`.
+
+    An AppRunner sets the application up; the connections are made here, because aiohttp has no place for a limit of
+    their number and answers what is no HTTP in plain text.
 
     A connection that has not sent a whole request head within `header_timeout_s` is cut, an idle one likewise.
     Connections above `max_connections` are closed at once.
@@ -39,6 +43,7 @@ class HttpServer:
         self._header_timeout_s = header_timeout_s
         self._drain_timeout_s = drain_timeout_s
         self._servers: list[asyncio.Server] = []
+        self._full = False
 
     async def start(self, sockets: Sequence[socket.socket]) -> None:
         """Begin to serve."""
@@ -57,24 +62,25 @@ class HttpServer:
         loop = asyncio.get_running_loop()
         for sock in sockets:
             if sock.family == socket.AF_UNIX:
-                self._servers.append(await loop.create_unix_server(self._protocol, sock=sock))
+                self._servers.append(await loop.create_unix_server(self._protocol, sock=sock, backlog=BACKLOG))
             else:
-                self._servers.append(await loop.create_server(self._protocol, sock=sock))
+                self._servers.append(await loop.create_server(self._protocol, sock=sock, backlog=BACKLOG))
 
     def _protocol(self) -> asyncio.Protocol:
-        if len(self._protocols.connections) >= self._max_connections:
-            log.warning("a connection was refused: there are %d (max_connections)", self._max_connections)
-            return _Refused()
-        return self._protocols()
+        full = len(self._protocols.connections) >= self._max_connections
+        if full and not self._full:
+            log.warning("connections are refused while there are %d (max_connections)", self._max_connections)
+        self._full = full
+        return _Refused() if full else self._protocols()
 
     async def close(self) -> None:
         """Accept nothing more, let what is going on finish within the drain time-out, close every connection."""
         for server in self._servers:
             server.close()
         if self._servers:
+            await self._runner.shutdown()  # first: a connection that is told to close hears no answers any more
             self._protocols.pre_shutdown()
-            await self._runner.shutdown()
-            await self._protocols.shutdown(self._drain_timeout_s)
+            await self._protocols.shutdown(self._drain_timeout_s / 2)  # which it takes twice, one wait after another
         await self._runner.cleanup()
 
 

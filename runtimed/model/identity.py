@@ -49,9 +49,6 @@ def event_id(sequence: int) -> EventId:
 
 
 def cursor_sequence(text: str) -> int | None:
-    """The sequence in a cursor, or None where the text is no cursor or names more than 63 bits."""
+    """The sequence in a cursor, or None where the text is no cursor. It may be larger than any that is allotted."""
     match = CURSOR.fullmatch(text)
-    if match is None:
-        return None
-    sequence = int(match[1], 16)
-    return sequence if sequence <= MAX_SEQUENCE else None
+    return int(match[1], 16) if match else None

@@ -4,7 +4,6 @@ import contextlib
 import errno
 import fcntl
 import os
-import re
 import secrets
 import stat
 from collections.abc import Iterator
@@ -13,15 +12,14 @@ from types import TracebackType
 
 from runtimed.errors import StoreInUse, StoreUnsupported
 from runtimed.model.identity import WorkerId
+from runtimed.wire.token import TokenFileError, read_token
 
 LOCK = "lock"
 DATABASE = "runtime.sqlite3"
 TOKEN = "token"  # noqa: S105 the name of a file
 WORKERS = "workers"
-MAX_TOKEN_BYTES = 1_024
 PID_WIDTH = 10
 
-_TOKEN_TEXT = re.compile(r"[!-~]+", re.ASCII)
 _FLAGS = os.O_NOFOLLOW | os.O_CLOEXEC | os.O_NONBLOCK
 
 
@@ -155,14 +153,10 @@ def _write_new(path: Path, text: str) -> None:
 
 
 def _read_token(path: Path) -> str:
-    with _refused(path.name), os.fdopen(os.open(path, os.O_RDONLY | _FLAGS), "rb") as file:
-        found = os.fstat(file.fileno())
-        if not stat.S_ISREG(found.st_mode) or found.st_uid != os.geteuid() or found.st_mode & 0o077:
-            raise StoreUnsupported(f"{path.name}: expected a regular file of this user with mode 0600")
-        text = file.read(MAX_TOKEN_BYTES).decode("latin-1").strip()
-    if not _TOKEN_TEXT.fullmatch(text):
-        raise StoreUnsupported(f"{path.name}: expected one line of visible ASCII; remove it to have one made")
-    return text
+    try:
+        return read_token(path)
+    except TokenFileError as error:
+        raise StoreUnsupported(f"{path.name}: {error}; remove it to have one made") from error
 
 
 def _sync(folder: Path) -> None:

@@ -1,12 +1,19 @@
 """Reading JSON from outside: what RFC 8259 leaves open is refused here instead of guessed at."""
 
 import json
+import re
+from collections.abc import Iterator
 from typing import Any, NoReturn
 
 from runtimed.wire.problems import FieldProblem, join
 
 MAX_DEPTH = 64
 MAX_NUMBER_DIGITS = 400
+MAX_VALUES = 10_000
+LARGE_BYTES = 2**16
+"""A larger body has its values counted before it is parsed, so that not even that takes long."""
+
+TEXT = re.compile(rb'"(?:[^"\\]++|\\.)*+"', re.DOTALL)
 
 
 class _Repeated(dict[str, Any]):
@@ -19,8 +26,10 @@ def parse(body: bytes) -> Any:
     """The value of a JSON text in UTF-8.
 
     Raises FieldProblem for anything else: other encodings, duplicate fields, NaN and infinities, lone surrogates,
-    nesting deeper than MAX_DEPTH and numbers longer than MAX_NUMBER_DIGITS.
+    nesting deeper than MAX_DEPTH, numbers longer than MAX_NUMBER_DIGITS and more than MAX_VALUES values.
     """
+    if len(body) > LARGE_BYTES and TEXT.sub(b"", body).count(b",") > MAX_VALUES:
+        raise FieldProblem(f"too many values: expected at most {MAX_VALUES}")
     try:
         text = body.decode("utf-8")
     except UnicodeDecodeError as error:
@@ -33,7 +42,7 @@ def parse(body: bytes) -> Any:
         ) from None
     except RecursionError:
         raise FieldProblem(f"nested too deeply: expected at most {MAX_DEPTH} levels") from None
-    _check(value, "", 0)
+    _check(value)
     return value
 
 
@@ -70,27 +79,56 @@ _DECODER = json.JSONDecoder(
 )
 
 
-def _check(value: Any, path: str, depth: int) -> None:
-    if type(value) is str:
-        _check_text(value, path)
-    elif depth == MAX_DEPTH and isinstance(value, dict | list):
-        raise FieldProblem(f"nested too deeply: expected at most {MAX_DEPTH} levels")
-    elif isinstance(value, dict):
-        if type(value) is _Repeated:
-            raise FieldProblem("duplicate field", join(path, printable(value.name)))
-        for name, inner in value.items():
-            _check_text(name, path)
-            _check(inner, join(path, name), depth + 1)
-    elif type(value) is list:
-        for index, inner in enumerate(value):
-            _check(inner, f"{path}[{index}]", depth + 1)
+class _Place:
+    """A value with the way to it, so that a path is put together only for a problem."""
+
+    __slots__ = ("depth", "name", "parent", "value")
+
+    def __init__(self, value: Any, parent: "_Place | None" = None, name: str = "") -> None:
+        self.value = value
+        self.parent = parent
+        self.name = name
+        self.depth: int = parent.depth + 1 if parent else 0
+
+    def path(self) -> str:
+        return join(self.parent.path(), self.name) if self.parent else ""
 
 
-def _check_text(text: str, path: str) -> None:
+def _check(value: Any) -> None:
+    """Look at every value, at most MAX_VALUES of them."""
+    waiting = [_Place(value)]
+    seen = 0
+    while waiting:
+        place = waiting.pop()
+        seen += 1
+        value = place.value
+        if type(value) is str:
+            _check_text(value, place)
+        elif isinstance(value, dict | list):
+            if seen + len(waiting) + len(value) > MAX_VALUES:
+                raise FieldProblem(f"too many values: expected at most {MAX_VALUES}")
+            if place.depth == MAX_DEPTH:
+                raise FieldProblem(f"nested too deeply: expected at most {MAX_DEPTH} levels")
+            waiting += reversed(list(_inner(place)))
+
+
+def _inner(place: _Place) -> Iterator[_Place]:
+    if type(place.value) is list:
+        for index, inner in enumerate(place.value):
+            yield _Place(inner, place, f"[{index}]")
+        return
+    if type(place.value) is _Repeated:
+        raise FieldProblem("duplicate field", join(place.path(), printable(place.value.name)))
+    for name, inner in place.value.items():
+        _check_text(name, place)
+        yield _Place(inner, place, name)
+
+
+def _check_text(text: str, place: _Place) -> None:
     try:
         text.encode()
     except UnicodeEncodeError:
-        raise FieldProblem("expected Unicode text, got a lone surrogate", path) from None
+        raise FieldProblem("expected Unicode text, got a lone surrogate", place.path()) from None
 
 
 def printable(name: str) -> str:

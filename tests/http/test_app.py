@@ -2,6 +2,7 @@
 
 import asyncio
 import json
+import socket
 
 import aiohttp
 import pytest
@@ -66,21 +67,44 @@ async def test_observers_are_told_when_it_shuts_down(runtime):
     async with serving(runtime) as served:
         async with served.client.post(f"{served.url}/v1/workers", json={}) as answer:
             worker_id = (await answer.json())["worker"]["worker_id"]
-        socket = await served.client.ws_connect(f"{served.url}/v1/workers/{worker_id}/events/ws")
-        await socket.receive()
-        observing = asyncio.ensure_future(drained(socket))
+        observer = await served.client.ws_connect(f"{served.url}/v1/workers/{worker_id}/events/ws")
+        await observer.receive()
+        observing = asyncio.ensure_future(drained(observer))
         await served.server.close()
         frames, code = await observing
     assert json.loads(frames[-1])["diagnostic"]["code"] == "runtime.upstream_closed"
     assert code == aiohttp.WSCloseCode.GOING_AWAY
 
 
-async def drained(socket):
+async def test_an_observer_that_does_not_read_cannot_hold_up_the_end(runtime, monkeypatch):
+    monkeypatch.setattr("runtimed.http.feed.CLOSE_TIMEOUT_S", 0.2)
+    async with serving(runtime, {"drain_timeout_s": 0.2}) as served:
+        async with served.client.post(f"{served.url}/v1/workers", json={}) as answer:
+            worker_id = (await answer.json())["worker"]["worker_id"]
+        handshake = f"GET /v1/workers/{worker_id}/events/ws HTTP/1.1\r\nHost: 127.0.0.1:{served.port}\r\n"
+        handshake += f"Authorization: Bearer {TOKEN}\r\nUpgrade: websocket\r\nConnection: Upgrade\r\n"
+        handshake += "Sec-WebSocket-Version: 13\r\nSec-WebSocket-Key: dGhlIHNhbXBsZSBub25jZQ==\r\n\r\n"
+        loop = asyncio.get_running_loop()
+        observer = socket.socket()
+        observer.setblocking(False)
+        await loop.sock_connect(observer, ("127.0.0.1", served.port))
+        await loop.sock_sendall(observer, handshake.encode())
+        assert (await loop.sock_recv(observer, 12)) == b"HTTP/1.1 101"
+        for _ in range(12):
+            content = {"kind": "user", "content": "x" * 900_000}
+            async with served.client.post(f"{served.url}/v1/workers/{worker_id}/input", json=content) as answer:
+                assert answer.status in {200, 409}
+        async with asyncio.timeout(10):
+            await served.server.close()
+        observer.close()
+
+
+async def drained(observer):
     frames = []
     async with asyncio.timeout(10):
-        while (message := await socket.receive()).type is WSMsgType.TEXT:
+        while (message := await observer.receive()).type is WSMsgType.TEXT:
             frames.append(message.data)
-    return frames, socket.close_code
+    return frames, observer.close_code
 
 
 async def test_observers_that_leave_leave_no_task_behind(served):
@@ -89,10 +113,10 @@ async def test_observers_that_leave_leave_no_task_behind(served):
     before = len(asyncio.all_tasks())
     url = f"{served.url}/v1/workers/{worker_id}/events/ws"
     for _ in range(5):
-        sockets = [await served.client.ws_connect(url) for _ in range(20)]
-        for socket in sockets:
-            await socket.receive()
-        await asyncio.gather(*(socket.close() for socket in sockets))
+        observers = [await served.client.ws_connect(url) for _ in range(20)]
+        for observer in observers:
+            await observer.receive()
+        await asyncio.gather(*(observer.close() for observer in observers))
     async with asyncio.timeout(10):
         while len(asyncio.all_tasks()) > before + 2:
             await asyncio.sleep(0.01)

@@ -29,12 +29,14 @@ def test_the_url_is_one_that_a_client_on_this_host_can_dial(text, prefix):
         assert not listeners.urls[0].endswith(":0")
 
 
-def test_a_taken_port_is_named_and_nothing_stays_open():
+def test_a_taken_port_is_named_and_nothing_stays_open(tmp_path):
     with socket.create_server(("127.0.0.1", 0)) as taken:
         port = taken.getsockname()[1]
         before = len(list(Path("/proc/self/fd").iterdir()))
+        unix = Address(path=str(tmp_path / "sock"))
         with pytest.raises(ListenFailed, match=f"127.0.0.1:{port}"):
-            Listeners.open([Address("127.0.0.1", 0), Address("127.0.0.1", port)])
+            Listeners.open([unix, Address("127.0.0.1", 0), Address("127.0.0.1", port)])
+        assert not (tmp_path / "sock").exists()
         assert len(list(Path("/proc/self/fd").iterdir())) == before
 
 
@@ -68,8 +70,8 @@ def test_sockets_that_systemd_passes_are_taken_and_inherited_by_nobody(tmp_path)
 import os, socket, sys
 os.dup2(int(sys.argv[1]), 3)
 os.environ.update(LISTEN_PID=str(os.getpid()), LISTEN_FDS="1")
-from runtimed.http.listeners import Address, Listeners
-listeners = Listeners.open([Address("127.0.0.1", 1)])
+from runtimed.http.listeners import Address, Listeners, passed_by_systemd
+listeners = Listeners.open([Address("127.0.0.1", 1)], passed_by_systemd())
 print(listeners.urls[0], os.get_inheritable(3), "LISTEN_FDS" in os.environ)
 """
     with socket.create_server(("127.0.0.1", 0)) as given:
@@ -81,3 +83,20 @@ print(listeners.urls[0], os.get_inheritable(3), "LISTEN_FDS" in os.environ)
             check=True,
         )
         assert done.stdout.split() == [f"http://127.0.0.1:{given.getsockname()[1]}", "False", "False"]
+
+
+@pytest.mark.parametrize("count", ["1", "7"])
+def test_what_systemd_passes_must_be_listening_sockets(tmp_path, count):
+    code = """
+import os, sys
+os.dup2(os.open("/dev/null", os.O_RDONLY), 3)
+os.environ.update(LISTEN_PID=str(os.getpid()), LISTEN_FDS=sys.argv[1])
+from runtimed.errors import ListenFailed
+from runtimed.http.listeners import passed_by_systemd
+try:
+    passed_by_systemd()
+except ListenFailed as error:
+    print(error)
+"""
+    done = subprocess.run([sys.executable, "-c", code, count], capture_output=True, text=True, check=True)
+    assert "descriptor 3 of LISTEN_FDS" in done.stdout

@@ -171,7 +171,7 @@ def test_a_token_behind_a_symlink_is_refused(folder: Path, tmp_path: Path) -> No
     owned = StoreFolder(folder)
     with owned:
         (folder / "token").symlink_to(tmp_path / "elsewhere")
-        with pytest.raises(StoreUnsupported, match="token: expected a regular file, not a symlink"):
+        with pytest.raises(StoreUnsupported, match=r"token: .*not a symlink"):
             owned.read_or_make_token()
 
 
@@ -181,7 +181,7 @@ def test_a_token_that_no_header_can_carry_is_refused(folder: Path, text: str) ->
     with owned:
         (folder / "token").write_text(text)
         (folder / "token").chmod(0o600)
-        with pytest.raises(StoreUnsupported, match="token: expected one line of visible ASCII"):
+        with pytest.raises(StoreUnsupported, match="token: expected one token of visible ASCII"):
             owned.read_or_make_token()
 
 

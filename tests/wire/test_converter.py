@@ -2,6 +2,7 @@
 
 import contextlib
 import json
+import tracemalloc
 from typing import get_args
 
 import attrs
@@ -99,6 +100,23 @@ def test_nesting_is_accepted_up_to_the_limit_and_refused_behind_it():
         decode(deep, CreateWorkerRequest)
     with pytest.raises(InvalidJson, match="expected an object, got an array"):
         decode(b"[" * MAX_DEPTH + b"]" * MAX_DEPTH, CreateWorkerRequest)
+
+
+@pytest.mark.parametrize("body", [b"[" + b"0," * 10_000 + b"0]", b"[" + b"[]," * 10_000 + b"[]]"])
+def test_a_body_of_very_many_values_is_refused(body):
+    with pytest.raises(InvalidJson, match="too many values"):
+        decode(body, CreateWorkerRequest)
+
+
+def test_a_stored_payload_holds_on_to_no_more_memory_than_it_needs():
+    """Python counts what an allocation really takes only in tracemalloc."""
+    tracemalloc.start()
+    try:
+        kept = [encode_payload(TextDelta("x")) for _ in range(1_000)]
+        used, _ = tracemalloc.get_traced_memory()
+    finally:
+        tracemalloc.stop()
+    assert used / len(kept) < 300
 
 
 @given(st.binary(max_size=200))

@@ -1,0 +1,33 @@
+"""Tokens: what one looks like, and the private file that holds one."""
+
+import os
+import re
+import stat
+from pathlib import Path
+
+MAX_TOKEN_BYTES = 1_024
+TOKEN = re.compile(rf"[!-~]{{1,{MAX_TOKEN_BYTES}}}", re.ASCII)
+FILE_RULE = "expected a regular file of this user with mode 0600, not a symlink"
+TOKEN_RULE = f"one token of visible ASCII, at most {MAX_TOKEN_BYTES} characters"
+
+
+class TokenFileError(ValueError):
+    """A file that is not fit to hold a token; the text says what is expected."""
+
+
+def read_token(path: Path) -> str:
+    """The token in a file. Raises TokenFileError for a symlink, and for what another user owns or can read."""
+    try:
+        handle = os.open(path, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC)
+    except OSError as error:
+        raise TokenFileError(f"{error.strerror}: {FILE_RULE}") from error
+    try:
+        found = os.fstat(handle)
+        if not stat.S_ISREG(found.st_mode) or found.st_uid != os.geteuid() or found.st_mode & 0o077:
+            raise TokenFileError(FILE_RULE)
+        text = os.read(handle, MAX_TOKEN_BYTES + 2).decode("latin-1").strip()
+    finally:
+        os.close(handle)
+    if not TOKEN.fullmatch(text):
+        raise TokenFileError(f"expected {TOKEN_RULE}")
+    return text

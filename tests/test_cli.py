@@ -1,0 +1,120 @@
+"""The daemon as a process: its streams, its signals, and what it refuses to start with."""
+
+import contextlib
+import os
+import signal
+import socket
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Iterator
+
+import pytest
+
+DEADLINE_S = 30
+
+
+@pytest.fixture
+def run() -> Iterator[Callable[..., subprocess.Popen[str]]]:
+    """Start the daemon; whatever still runs at the end is killed."""
+    with contextlib.ExitStack() as started:
+
+        def start(*options, **how):
+            how = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE, "text": True, **how}
+            command = [sys.executable, "-m", "runtimed", "--listen", "127.0.0.1:0", "--log-format", "text", *options]
+            daemon = started.enter_context(subprocess.Popen(command, **how))
+            started.callback(daemon.kill)
+            return daemon
+
+        yield start
+
+
+def ended(daemon):
+    out, err = daemon.communicate(timeout=DEADLINE_S)
+    assert "Traceback" not in (err or "")
+    return daemon.returncode, out, err
+
+
+def until(condition):
+    deadline = time.monotonic() + DEADLINE_S
+    while not condition():
+        assert time.monotonic() < deadline
+        time.sleep(0.01)
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT, signal.SIGHUP])
+def test_a_signal_ends_it_in_good_order(run, number):
+    daemon = run()
+    assert daemon.stdout.readline().startswith("runtimed: listening on http://127.0.0.1:")
+    daemon.send_signal(number)
+    daemon.send_signal(number)
+    assert ended(daemon)[0] == 0
+
+
+@pytest.mark.parametrize("closed", ["<&-", ">&-", "2>&-", "<&- >&- 2>&-", ">/dev/full", "2>/dev/full"])
+def test_it_serves_whatever_its_streams_are(run, user_folders, closed):
+    command = ["sh", "-c", f'exec "$@" {closed}', "sh", sys.executable, "-m", "runtimed", "--listen", "127.0.0.1:0"]
+    with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE) as daemon:
+        try:
+            until(lambda: list((user_folders / "run").glob("runtimed/*.json")) or daemon.poll() is not None)
+            assert daemon.poll() is None
+        finally:
+            daemon.terminate()
+        _, err = daemon.communicate(timeout=DEADLINE_S)
+    assert daemon.returncode == 0
+    assert b"Traceback" not in err
+
+
+def test_a_token_that_could_be_told_to_nobody_is_no_token(run, user_folders):
+    (user_folders / "run").rmdir()
+    (user_folders / "run").write_text("in the way")
+    code, _, err = ended(run())
+    assert code == 2
+    assert "set RUNTIMED_TOKEN or token_file" in err
+
+
+@pytest.mark.parametrize("kind", ["fifo", "long", "folder", "symlink", "empty", "lax"])
+def test_a_token_file_that_is_none_is_refused_in_one_line(run, tmp_path, kind):
+    path = tmp_path / "token"
+    if kind == "fifo":
+        os.mkfifo(path, 0o600)
+    elif kind == "folder":
+        path.mkdir(mode=0o700)
+    elif kind == "symlink":
+        (tmp_path / "real").write_text("secret")
+        (tmp_path / "real").chmod(0o600)
+        path.symlink_to(tmp_path / "real")
+    else:
+        path.write_text({"long": "x" * 2_000, "empty": "\n", "lax": "secret"}[kind])
+        path.chmod(0o644 if kind == "lax" else 0o600)
+    code, _, err = ended(run("--token-file", str(path)))
+    assert code == 2
+    assert err.startswith("runtimed: token_file: ")
+    assert err.count("\n") == 1
+
+
+def test_the_name_that_it_listens_on_is_a_host_of_its_own(run):
+    name = socket.gethostname()
+    try:
+        socket.getaddrinfo(name, 0, type=socket.SOCK_STREAM)
+    except OSError:
+        pytest.skip("the name of this machine has no address")
+    daemon = run("--listen", f"{name}:0", env={**os.environ, "RUNTIMED_TOKEN": "secret"})
+    daemon.stdout.readline()
+    lines = [daemon.stderr.readline() for _ in range(2)]
+    host, _, port = lines[-1].rpartition("http://")[2].strip().rpartition(":")
+    with socket.create_connection((host.strip("[]"), int(port)), DEADLINE_S) as client:
+        request = f"GET /v1/runtime HTTP/1.1\r\nHost: {name}:{port}\r\nAuthorization: Bearer secret\r\n"
+        client.sendall(f"{request}Connection: close\r\n\r\n".encode())
+        assert client.recv(64).startswith(b"HTTP/1.1 200 ")
+    daemon.terminate()
+    assert ended(daemon)[0] == 0
+
+
+def test_a_variable_that_is_no_setting_is_warned_of(run):
+    daemon = run(env={**os.environ, "RUNTIMED_STROE": "fs:/x"})
+    daemon.stdout.readline()
+    daemon.terminate()
+    code, _, err = ended(daemon)
+    assert code == 0
+    assert "RUNTIMED_STROE" in err
