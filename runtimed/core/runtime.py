@@ -14,9 +14,11 @@ from runtimed.core import bundles, decide, views
 from runtimed.core.activity import Activity
 from runtimed.core.change import Change, EncodedEvent, Moment, StoredState
 from runtimed.core.clock import SystemClock
-from runtimed.core.lane import Lane, LaneSink, Listener, Pipeline
+from runtimed.core.lane import Lane
 from runtimed.core.limits import Limits
+from runtimed.core.pipeline import Listener, Pipeline
 from runtimed.core.ports import Answer, Clock, Dispatch, ExecutionBackend, Spawn, Store
+from runtimed.core.sink import LaneSink
 from runtimed.errors import (
     InvalidRequest,
     InvalidWorkerId,

@@ -1,0 +1,89 @@
+"""What is common to all changes of a Runtime: one sequence, one store, one row of listeners."""
+
+import asyncio
+import logging
+from collections.abc import Callable, Sequence
+from functools import partial
+from typing import Protocol
+
+from runtimed.core.change import Change, EncodedEvent
+from runtimed.core.ports import Store
+from runtimed.errors import RuntimeStopped, StatePoisoned, StoreFull
+from runtimed.model.identity import WorkerId
+
+log = logging.getLogger(__name__)
+
+
+class Listener(Protocol):
+    """Somebody who is told of what was published."""
+
+    def publish(self, worker_id: WorkerId, events: Sequence[EncodedEvent]) -> None:
+        """Events of one Worker, durable and applied; called on the event loop, in the order of their sequences."""
+
+
+class Pipeline:
+    """What the lanes share: the store, the sequence, the listeners, and the knowledge that a write has failed."""
+
+    def __init__(self, store: Store, head: int) -> None:
+        self.head = head
+        self.poisoned: asyncio.Future[BaseException] = asyncio.get_running_loop().create_future()
+        self._allotted = head
+        self._store = store
+        self._listeners: list[Listener] = []
+        self._closed = False
+
+    def subscribe(self, listener: Listener) -> None:
+        """Tell this listener of all that is published from now on."""
+        self._listeners.append(listener)
+
+    def unsubscribe(self, listener: Listener) -> None:
+        """Tell this listener no more."""
+        self._listeners.remove(listener)
+
+    def next_sequence(self) -> int:
+        """Allot the next sequence; it is never allotted again."""
+        self._allotted += 1
+        return self._allotted
+
+    def commit(self, change: Change) -> asyncio.Future[Sequence[EncodedEvent]]:
+        """Hand a Change to the store. Raises StatePoisoned or RuntimeStopped where that is over."""
+        if self.poisoned.done():
+            raise StatePoisoned
+        if self._closed:
+            raise RuntimeStopped
+        return self._store.commit(change)
+
+    async def apply(self, change: Change, apply: Callable[[], None]) -> None:
+        """Commit a Change that belongs to no lane, and apply it even if the caller is gone by then."""
+        committed = self.commit(change)
+        committed.add_done_callback(partial(self._apply, apply))
+        await asyncio.shield(committed)
+
+    def _apply(self, apply: Callable[[], None], committed: asyncio.Future[Sequence[EncodedEvent]]) -> None:
+        if self.failed(committed) is None:
+            apply()
+
+    def failed(self, committed: asyncio.Future[Sequence[EncodedEvent]]) -> BaseException | None:
+        """Why a commit failed, or None. Any failure that cannot be lived with poisons the Runtime."""
+        error = committed.exception()
+        if error is None or isinstance(error, StoreFull | RuntimeStopped):
+            return error
+        if not self.poisoned.done():
+            log.error("the store failed, nothing more is accepted: %s", error)
+            self.poisoned.set_result(error)
+        return error
+
+    def publish(self, worker_id: WorkerId, events: Sequence[EncodedEvent]) -> None:
+        """Tell the listeners of events that are durable and applied."""
+        if not events:
+            return
+        self.head = events[-1].sequence
+        for listener in tuple(self._listeners):
+            try:
+                listener.publish(worker_id, events)
+            except Exception:
+                log.exception("a listener failed")
+
+    def close(self) -> None:
+        """Commit nothing more."""
+        self._closed = True
