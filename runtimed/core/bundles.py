@@ -127,7 +127,7 @@ def _check_profile(profile: BundleProfile, path: str) -> None:
     if not isinstance(profile.selector, RuntimeDefaultProfile):
         _check_not_blank(profile.selector.value, f"{path}.selector.value", InvalidProfileSelector)
         _check_boundary(profile.selector.value, f"{path}.selector.value", InvalidProfileSelector)
-    _check_boundary(profile.label or "", f"{path}.label", InvalidProfileSelector)
+    _check_boundary(profile.label or "", f"{path}.label", InvalidRequest)
 
 
 def _check_declaration(declaration: Declaration, path: str) -> None:

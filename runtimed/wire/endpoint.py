@@ -7,6 +7,7 @@ import stat
 import tempfile
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import attrs
 
@@ -91,4 +92,13 @@ def _read(path: Path) -> Iterator[Endpoint]:
         handle = os.open(path, os.O_RDONLY | os.O_NOFOLLOW | os.O_CLOEXEC)
         with os.fdopen(handle) as file:
             if os.fstat(handle).st_uid == os.getuid():
-                yield Endpoint(**json.load(file))
+                yield _endpoint(json.load(file))
+
+
+def _endpoint(fields: dict[str, Any]) -> Endpoint:
+    """What is known of an endpoint; a later version may tell more. Raises TypeError for anything else."""
+    found = Endpoint(**{field.name: fields[field.name] for field in attrs.fields(Endpoint) if field.name in fields})
+    texts = (found.url, found.runtime_id, found.token or "", found.token_file or "")
+    if type(found.pid) is not int or not all(type(text) is str for text in texts):
+        raise TypeError("not an endpoint")
+    return found

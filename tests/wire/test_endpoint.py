@@ -42,7 +42,23 @@ def test_only_the_daemon_that_wrote_the_file_removes_it():
     assert not path.exists()
 
 
-@pytest.mark.parametrize("text", ["", "[]", "{}", "nonsense", '{"url": 1, "more": 2}'])
+def test_what_a_later_version_adds_is_passed_over():
+    path = endpoint.write(mine())
+    path.write_text(json.dumps({**json.loads(path.read_text()), "more": 1}))
+    assert endpoint.live() == [mine()]
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "",
+        "[]",
+        "{}",
+        "nonsense",
+        '{"url": 1, "runtime_id": "a", "pid": 1}',
+        '{"url": "a", "runtime_id": "a", "pid": "1"}',
+    ],
+)
 def test_a_broken_file_is_ignored(text):
     path = endpoint.write(mine())
     path.write_text(text)
