@@ -1,6 +1,5 @@
 """Contract section 5: bundles are declarations, checked in order, and Workers are made of them."""
 
-import json
 from typing import Any
 
 import pytest
