@@ -17,6 +17,7 @@ from runtimed.wire.converter import converter
 from runtimed.wire.envelopes import PutBundleRequest
 from runtimed.wire.problems import FieldProblem, first_problem
 
+TOO_DEEP = f"nested too deeply: expected at most {json.MAX_DEPTH} levels"
 MAX_BYTES = 64 << 20
 
 Json = dict[str, Any]
@@ -78,6 +79,8 @@ def _toml(found: bytes) -> Any:
         return tomllib.loads(found.decode())
     except ValueError as error:
         raise FieldProblem(f"expected TOML; {error}") from None
+    except RecursionError:
+        raise FieldProblem(TOO_DEEP) from None
 
 
 def _yaml(found: bytes) -> Any:
@@ -85,6 +88,8 @@ def _yaml(found: bytes) -> Any:
         return yaml.load(found, _Loader)  # noqa: S506 a SafeLoader with fewer types
     except (yaml.YAMLError, ValueError) as error:
         raise FieldProblem(f"expected YAML; {' '.join(str(error).split())}") from None
+    except RecursionError:
+        raise FieldProblem(TOO_DEEP) from None
 
 
 class _Loader(yaml.SafeLoader):

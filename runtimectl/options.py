@@ -32,16 +32,31 @@ def _keep(context: click.Context, option: click.Parameter, value: Any) -> None:
 
 def common_options() -> list[click.Parameter]:
     """Fresh ones for one command."""
-    seconds = click.FloatRange(0, MAX_TIMEOUT_S, min_open=True)
     return [
         CommonOption("--url", metavar="URL", help="The daemon: http://HOST:PORT or unix:PATH."),
         CommonOption("--token-file", metavar="PATH", help="A file with the token (0600)."),
         CommonOption("--context", metavar="NAME", help="The context to use (see: runtimectl context)."),
         CommonOption("-o", "--output", type=click.Choice(FORMATS), help="How to print data [table]."),
-        CommonOption("--timeout", metavar="SECONDS", type=seconds, help="Give up after this time (exit 8)."),
+        CommonOption("--timeout", metavar="SECONDS", type=Seconds(), help="Give up after this time (exit 8)."),
         CommonOption("--no-color", is_flag=True, flag_value=True, help="No colours, as with NO_COLOR."),
         CommonOption("-q", "--quiet", is_flag=True, flag_value=True, help="Only errors on stderr."),
     ]
+
+
+class Seconds(click.ParamType[float]):
+    """A time above 0, at most MAX_TIMEOUT_S."""
+
+    name = "seconds"
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> float:
+        """See ParamType."""
+        try:
+            seconds = float(value)
+        except ValueError:
+            seconds = 0.0
+        if not 0 < seconds <= MAX_TIMEOUT_S:
+            self.fail(f"expected a number of seconds above 0, at most {MAX_TIMEOUT_S:.0f}", param, ctx)
+        return seconds
 
 
 class _WithCommonOptions(click.Command):

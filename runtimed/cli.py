@@ -19,7 +19,18 @@ def main() -> None:
     if sys.argv[1:] == ["--version"]:
         sys.stdout.write(f"runtimed {__version__}\n")
         return
-    _command()(prog_name="runtimed")
+    sys.exit(_invoke())
+
+
+def _invoke() -> int:
+    import click
+
+    try:
+        return int(_command().main(prog_name="runtimed", standalone_mode=False) or OK)
+    except click.ClickException as error:
+        return _complain(f"{' '.join(error.format_message().split())} (see: runtimed --help)", USAGE)
+    except click.Abort:
+        return FAILURE
 
 
 def _command() -> Any:
@@ -43,17 +54,19 @@ def _command() -> Any:
     @click.option("--log-level", type=click.Choice(LOG_LEVELS), help="[info]")
     @click.option("--check-config", is_flag=True, help="Check the configuration, and exit.")
     @click.version_option(__version__, message="%(prog)s %(version)s")
-    def runtimed(config: str | None, check_config: bool, **options: Any) -> None:
+    def runtimed(config: str | None, check_config: bool, **options: Any) -> int:
         """Host a Runtime of Workers, in the foreground, until SIGTERM or SIGINT.
 
         Once it serves it prints one line to stdout, and it logs to stderr. Every option can be set in the
         environment too, as RUNTIMED_LISTEN, RUNTIMED_STORE and so on, or in the configuration file. The token itself
         goes into RUNTIMED_TOKEN or a file, never on the command line.
 
-        Example: runtimed --store fs:/var/lib/rt
+        \b
+        Example:
+          runtimed --store fs:/var/lib/rt
         """
         given = {name: value for name, value in options.items() if value not in (None, ())}
-        sys.exit(_run(given, config, check_config=check_config))
+        return _run(given, config, check_config=check_config)
 
     return runtimed
 
@@ -133,6 +146,6 @@ def _is_open(descriptor: int) -> bool:
     return True
 
 
-def _complain(error: BaseException, code: int) -> int:
+def _complain(error: object, code: int) -> int:
     sys.stderr.write(f"runtimed: {error}\n")
     return code

@@ -118,3 +118,13 @@ def test_a_variable_that_is_no_setting_is_warned_of(run):
     code, _, err = ended(daemon)
     assert code == 0
     assert "RUNTIMED_STROE" in err
+
+
+@pytest.mark.parametrize(
+    "options", [["--bogus"], ["extra"], ["--log-level", "loud"], ["--max-event-batch-items", "x"]]
+)
+def test_wrong_usage_is_told_in_one_line(run, options):
+    code, out, err = ended(run(*options))
+    assert (code, out) == (2, "")
+    assert err.startswith("runtimed: ")
+    assert err.count("\n") == 1

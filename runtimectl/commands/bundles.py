@@ -51,7 +51,9 @@ def bundles() -> None:
 
     FILE holds a bundle as JSON, YAML or TOML, told apart by its suffix; - is stdin.
 
-    Example: runtimectl bundles push bundle.yaml
+    \b
+    Example:
+      runtimectl bundles push bundle.yaml
     """
 
 
@@ -60,7 +62,9 @@ def bundles() -> None:
 def list_(session: Session) -> None:
     """List the bundles that the Runtime holds, by id.
 
-    Example: runtimectl bundles list -o json
+    \b
+    Example:
+      runtimectl bundles list -o json
     """
     session.printer().show(LIST, session.client().bundles())
 
@@ -71,7 +75,9 @@ def list_(session: Session) -> None:
 def push(session: Session, file: str) -> None:
     """Give the Runtime a bundle; a missing digest is computed.
 
-    Example: runtimectl bundles push bundle.yaml -o name
+    \b
+    Example:
+      runtimectl bundles push bundle.yaml -o name
     """
     from runtimectl import bundle_file
 
@@ -87,7 +93,9 @@ def push(session: Session, file: str) -> None:
 def check(session: Session, bundle: str) -> None:
     """Ask whether the Runtime holds exactly this version.
 
-    Example: runtimectl bundles check bundle-1@f1faffb46524a985fff79a4a3e9165e776187d2e3a67773995806ac557f3320a
+    \b
+    Example:
+      runtimectl bundles check bundle-1@f1faffb46524a985fff79a4a3e9165e776187d2e3a67773995806ac557f3320a
     """
     reference = bundle_reference(bundle)
     body = session.client().bundle_availability(reference["id"], reference["digest"])
@@ -100,7 +108,9 @@ def check(session: Session, bundle: str) -> None:
 def digest(session: Session, file: str) -> None:
     """Compute the digest of a bundle; no daemon is asked.
 
-    Example: runtimectl bundles digest bundle.toml
+    \b
+    Example:
+      runtimectl bundles digest bundle.toml
     """
     from runtimectl import bundle_file
 

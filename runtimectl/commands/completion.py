@@ -16,7 +16,9 @@ SHELLS = ("bash", "zsh", "fish")
 def completion(context: click.Context, shell: str) -> None:
     """Print the script that completes commands in a shell.
 
-    Example: source <(runtimectl completion bash)
+    \b
+    Example:
+      source <(runtimectl completion bash)
     """
     from click.shell_completion import get_completion_class
 

@@ -1,5 +1,6 @@
 """`runtimectl context`."""
 
+import re
 from pathlib import Path
 
 import click
@@ -23,11 +24,16 @@ CONTEXTS = View(
 )
 
 
+NAME = re.compile(r"[A-Za-z0-9._-]{1,64}", re.ASCII)
+
+
 @click.group(cls=Group)
 def context() -> None:
     """Give daemons names, and choose the one that commands talk to.
 
-    Example: runtimectl context set lab --url http://127.0.0.1:38800 --token-file ~/lab.token
+    \b
+    Example:
+      runtimectl context set lab --url http://127.0.0.1:38800 --token-file ~/lab.token
     """
 
 
@@ -36,7 +42,9 @@ def context() -> None:
 def list_(session: Session) -> None:
     """List the contexts, by name.
 
-    Example: runtimectl context list
+    \b
+    Example:
+      runtimectl context list
     """
     known = contexts.load()
     found = [
@@ -52,8 +60,12 @@ def list_(session: Session) -> None:
 def set_(session: Session, name: str) -> None:
     """Keep --url and --token-file under a name.
 
-    Example: runtimectl context set lab --url unix:/run/lab/runtimed.sock
+    \b
+    Example:
+      runtimectl context set lab --url unix:/run/lab/runtimed.sock
     """
+    if not NAME.fullmatch(name):
+        raise UsageProblem("name: expected 1 to 64 characters of A-Z a-z 0-9 . _ -")
     if session.url is None:
         raise UsageProblem("--url: expected with context set")
     address.parse(session.url)
@@ -70,7 +82,9 @@ def set_(session: Session, name: str) -> None:
 def use(name: str) -> None:
     """Talk to this daemon unless told otherwise.
 
-    Example: runtimectl context use lab
+    \b
+    Example:
+      runtimectl context use lab
     """
     known = contexts.load()
     known.get(name)
@@ -83,7 +97,9 @@ def use(name: str) -> None:
 def remove(name: str) -> None:
     """Forget a context.
 
-    Example: runtimectl context remove lab
+    \b
+    Example:
+      runtimectl context remove lab
     """
     known = contexts.load()
     known.get(name)

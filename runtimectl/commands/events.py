@@ -24,7 +24,9 @@ BEGINNING = "wo_0000000000000000"
 def events() -> None:
     """Watch what Workers do.
 
-    Example: runtimectl events tail worker-00000001
+    \b
+    Example:
+      runtimectl events tail worker-00000001
     """
 
 
@@ -47,9 +49,13 @@ def tail(
     timestamps: bool,
     raw: bool,
 ) -> None:
-    """Print a Worker's events as they come, over restarts of the daemon too, until the Worker ends.
+    """Print a Worker's events as they come.
 
-    Example: runtimectl events tail worker-00000001 --from-start -o jsonl
+    It goes on over restarts of the daemon, until the Worker ends.
+
+    \b
+    Example:
+      runtimectl events tail worker-00000001 --from-start -o jsonl
     """
     if cursor is not None and from_start:
         raise UsageProblem("--from-start: expected without --cursor")

@@ -29,6 +29,8 @@ RUNTIME = View(
 def status(session: Session) -> None:
     """Show the Runtime that the daemon hosts.
 
-    Example: runtimectl status -o json
+    \b
+    Example:
+      runtimectl status -o json
     """
     session.printer().show(RUNTIME, session.client().runtime())

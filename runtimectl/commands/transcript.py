@@ -25,7 +25,9 @@ if TYPE_CHECKING:
 def transcript(session: Session, worker: str, start: int, limit: int | None, every: bool, follow: bool) -> None:
     """Show what was said.
 
-    Example: runtimectl transcript worker-00000001 --follow
+    \b
+    Example:
+      runtimectl transcript worker-00000001 --follow
     """
     client, printer = session.client(), session.printer()
     chosen = worker_id(client, worker)

@@ -82,7 +82,9 @@ def workers() -> None:
 
     W is a Worker's id or a unique prefix of one.
 
-    Example: runtimectl workers list
+    \b
+    Example:
+      runtimectl workers list
     """
 
 
@@ -92,7 +94,9 @@ def workers() -> None:
 def list_(session: Session, status: str | None) -> None:
     """List the Workers, by id.
 
-    Example: runtimectl workers list --status running -o name
+    \b
+    Example:
+      runtimectl workers list --status running -o name
     """
     body = session.client().workers()
     if status is not None:
@@ -106,7 +110,9 @@ def list_(session: Session, status: str | None) -> None:
 def get(session: Session, worker: str) -> None:
     """Show one Worker.
 
-    Example: runtimectl workers get worker-00000001 -o json
+    \b
+    Example:
+      runtimectl workers get worker-00000001 -o json
     """
     client = session.client()
     session.printer().show(DETAIL, client.worker(worker_id(client, worker)))
@@ -126,7 +132,9 @@ def get(session: Session, worker: str) -> None:
 def create(session: Session, /, wait: bool, **wanted: Any) -> None:
     """Create a Worker and print it.
 
-    Example: runtimectl workers create --profile builtin:shell --capability shell -o name
+    \b
+    Example:
+      runtimectl workers create --profile builtin:shell --capability shell -o name
     """
     request = create_request(**wanted)
     client = session.client()
@@ -150,7 +158,9 @@ def create(session: Session, /, wait: bool, **wanted: Any) -> None:
 def input_(session: Session, worker: str, content: str | None, system: bool, wait: bool) -> None:
     """Say something to a Worker; - or nothing reads it from stdin.
 
-    Example: runtimectl workers input worker-00000001 "hello" --wait
+    \b
+    Example:
+      runtimectl workers input worker-00000001 "hello" --wait
     """
     said = _from_stdin() if content in {None, "-"} else str(content)
     client = session.client()
@@ -168,7 +178,9 @@ def input_(session: Session, worker: str, content: str | None, system: bool, wai
 def stop(session: Session, workers: tuple[str, ...], reason: str | None) -> None:
     """End Workers in good order.
 
-    Example: runtimectl workers stop worker-00000001 --reason "done"
+    \b
+    Example:
+      runtimectl workers stop worker-00000001 --reason "done"
     """
     client = session.client()
     _end(session, client, workers, client.stop, reason)
@@ -181,7 +193,9 @@ def stop(session: Session, workers: tuple[str, ...], reason: str | None) -> None
 def cancel(session: Session, workers: tuple[str, ...], reason: str | None) -> None:
     """End Workers at once.
 
-    Example: runtimectl workers cancel worker-00000001 worker-00000002
+    \b
+    Example:
+      runtimectl workers cancel worker-00000001 worker-00000002
     """
     client = session.client()
     _end(session, client, workers, client.cancel, reason)

@@ -172,7 +172,7 @@ def _why_unavailable(execution: Execution) -> str:
     result = execution.last_result
     if execution.run_state in {"rejected", "errored"} and result is not None and result.message:
         return f"nothing runs this Worker: {result.message}"
-    return "nothing runs this Worker now; one that outlived the daemon's last start is not brought back"
+    return "nothing runs this Worker now: one from before the daemon's last start is not brought back"
 
 
 def _check_profile(request: CreateWorkerRequest, held: Mapping[str, ConfigBundle]) -> None:

@@ -13,7 +13,6 @@ RUNTIME_ID = re.compile(r"[A-Za-z0-9][A-Za-z0-9._:-]{0,127}", re.ASCII)
 WORKER_ID = re.compile(r"worker-([0-9a-f]{8})", re.ASCII)
 CURSOR = re.compile(r"wo_([0-9a-f]{16})", re.ASCII)
 MAX_WORKER_NUMBER = 0xFFFF_FFFF
-MAX_SEQUENCE = 2**63 - 1
 
 
 @attrs.frozen

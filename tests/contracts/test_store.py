@@ -43,7 +43,7 @@ from runtimed.model.event import (
     UserMessage,
 )
 from runtimed.model.execution import Execution, ExecutionResult
-from runtimed.model.identity import MAX_SEQUENCE, WorkerId, worker_id
+from runtimed.model.identity import WorkerId, worker_id
 from runtimed.model.worker import (
     BuiltinProfile,
     BundleReference,
@@ -56,6 +56,7 @@ from runtimed.store.memory import MemoryStore
 from runtimed.store.sqlite import SqliteStore
 from runtimed.wire.converter import encode_payload
 
+MAX_SEQUENCE = 2**63 - 1
 WIDE = PageSize(items=1_000, max_bytes=1_000_000)
 FIRST, SECOND, THIRD = worker_id(1), worker_id(2), worker_id(3)
 

@@ -61,7 +61,7 @@ def test_help_needs_no_daemon_and_names_every_command(ctl):
 def test_each_help_has_an_example_and_the_common_options(ctl, args):
     found = ctl(*args, "--help")
     assert found.returncode == 0
-    assert "Example: " in found.stdout
+    assert "Example:\n    " in found.stdout
     assert "--token-file" in found.stdout
 
 

@@ -11,10 +11,11 @@ from runtimed.core.change import Change, EncodedEvent, Entry, Event, Moment, Sto
 from runtimed.core.paging import PageSize
 from runtimed.model.event import TextSegment, UserMessage
 from runtimed.model.execution import Execution
-from runtimed.model.identity import MAX_SEQUENCE, RuntimeId, worker_id
+from runtimed.model.identity import RuntimeId, worker_id
 from runtimed.model.worker import CreateWorkerRequest
 from runtimed.store.sqlite import SqliteStore
 
+MAX_SEQUENCE = 2**63 - 1
 WIDE = PageSize(items=10_000, max_bytes=100_000_000)
 
 

@@ -120,3 +120,12 @@ def test_a_file_that_is_no_bundle_is_a_usage_error_that_names_the_field(ctl, tmp
 def test_a_file_that_is_not_there_is_a_usage_error(ctl, tmp_path):
     found = ctl("bundles", "push", str(tmp_path / "none.json"))
     assert (found.returncode, found.stderr) == (2, f"runtimectl: {tmp_path}/none.json: No such file or directory\n")
+
+
+@pytest.mark.parametrize(("name", "text"), [("deep.yaml", "a: " + "[" * 3_000), ("deep.toml", "a = " + "[" * 3_000)])
+def test_a_file_that_is_nested_too_deeply_is_refused_in_one_line(ctl, tmp_path, name, text):
+    (tmp_path / name).write_text(text)
+    done = ctl("bundles", "digest", str(tmp_path / name))
+    assert done.returncode == 2
+    assert "nested too deeply" in done.stderr
+    assert done.stderr.count("\n") == 1

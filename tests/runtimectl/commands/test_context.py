@@ -63,3 +63,10 @@ def test_a_file_that_holds_no_contexts_is_named(ctl, file, content):
     found = ctl("status")
     assert found.returncode == 2
     assert found.stderr.startswith(f"runtimectl: {file}: ")
+
+
+@pytest.mark.parametrize("name", ["", "a b", "../x", "x" * 65])
+def test_a_name_that_could_not_be_typed_again_is_refused(ctl, file, name):
+    done = ctl("context", "set", name, "--url", URL)
+    assert (done.returncode, done.stderr.partition(":")[2].strip().partition(":")[0]) == (2, "name")
+    assert not file.exists()
