@@ -242,7 +242,8 @@ class Runtime:
         """
         self._check_running()
         decide.check_request(request, self._bundles)
-        if len(self._lanes) + len(self._creating) >= self.limits.max_workers:
+        begun = sum(name not in self._lanes for name in self._creating)
+        if len(self._lanes) + begun >= self.limits.max_workers:
             raise InvalidRequest(f"expected at most {self.limits.max_workers} Workers (max_workers)")
         number = next(self._numbers)
         if number > MAX_WORKER_NUMBER:

@@ -139,6 +139,20 @@ async def test_workers_are_bounded(faulty, puppet):
         assert runtime.summary().worker_count == 2
 
 
+async def test_a_worker_that_is_still_being_spawned_counts_once(faulty, puppet):
+    async with Runtime(faulty, puppet, limits=Limits(max_workers=2)) as runtime:
+        puppet.gate.clear()
+        creating = [asyncio.ensure_future(runtime.create_worker())]
+        await until(lambda: "spawn" in puppet.told)
+        creating.append(asyncio.ensure_future(runtime.create_worker()))
+        await until(lambda: puppet.told.count("spawn") == 2 or creating[1].done())
+        puppet.gate.set()
+        assert [worker.worker_id for worker in await asyncio.gather(*creating)] == [
+            "worker-00000001",
+            "worker-00000002",
+        ]
+
+
 async def test_a_close_that_was_given_up_can_be_finished_and_harms_nobody(faulty, puppet):
     runtime = Runtime(faulty, puppet)
     await runtime.start()
