@@ -108,6 +108,11 @@ class Activity:
     status: ActivityStatus = "idle"
     blocks: tuple[Block, ...] = ()
 
+    @classmethod
+    def of(cls, status: ActivityStatus, in_flight: InFlight | None) -> "Activity":
+        """The activity that shows as this: the way back from `in_flight`."""
+        return cls(status, tuple(map(_block, in_flight.blocks)) if in_flight else ())
+
     @property
     def quiet(self) -> bool:
         """Whether there is nothing that an observer would have to be told."""
@@ -129,6 +134,12 @@ class Activity:
         """
         for block in sorted(self.blocks, key=lambda block: isinstance(block, ToolCall)):
             yield from block.closing(why)
+
+
+def _block(view: InFlightBlock) -> Block:
+    if isinstance(view, ToolCallBlock):
+        return ToolCall(view.id, view.name, Pieces(view.args), view.state or "pending")
+    return Prose("text" if isinstance(view, TextBlock) else "thinking", Pieces(view.text), view.finished)
 
 
 def _added(activity: Activity, block: Block) -> Activity:

@@ -1,6 +1,6 @@
 """What a decision leaves behind: rows to store and events to publish."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 import attrs
 
@@ -10,6 +10,7 @@ from runtimed.model.diagnostic import Diagnostic
 from runtimed.model.event import ActivityStatus, Payload
 from runtimed.model.execution import Execution
 from runtimed.model.identity import RuntimeId, WorkerId
+from runtimed.model.runtime import RuntimeEvent
 from runtimed.model.transcript import Role
 from runtimed.model.worker import CreateWorkerRequest, WorkerStatus
 
@@ -19,7 +20,8 @@ class Worker:
     """A Worker as the catalog and the store hold it.
 
     `last_sequence` is that of its newest event, 0 for none; `since` and `activity` are as in Event, right behind that
-    one.
+    one. `retained` counts the events that are kept, `floor` is the sequence of the newest one that no longer is, 0 for
+    none.
     """
 
     worker_id: WorkerId
@@ -30,6 +32,8 @@ class Worker:
     last_sequence: int = 0
     since: int = 0
     activity: ActivityStatus = "idle"
+    floor: int = 0
+    retained: int = 0
 
     @property
     def quiet(self) -> bool:
@@ -54,7 +58,8 @@ class Event:
 
     The rest says how the Worker stood right behind it, so that a snapshot can be made for any cursor: `since` is
     where to begin reading to know what was in flight (0 when nothing was), then how many entries there were, and
-    what its Activity said.
+    what its Activity said. `previous` is the sequence of the Worker's event before this one, 0 for none, so that a
+    missing one shows.
     """
 
     sequence: int
@@ -63,6 +68,7 @@ class Event:
     since: int
     transcript_len: int
     activity: ActivityStatus
+    previous: int = 0
 
 
 @attrs.frozen
@@ -75,17 +81,6 @@ class EncodedEvent:
 
 
 @attrs.frozen
-class Change:
-    """All of it becomes durable, or none. `worker` replaces the row of its id."""
-
-    worker: Worker | None = None
-    entries: Sequence[Entry] = ()
-    events: Sequence[Event] = ()
-    bundle: ConfigBundle | None = None
-    diagnostics: Sequence[Diagnostic] = ()
-
-
-@attrs.frozen
 class Moment:
     """How a Worker stood right behind one of its events."""
 
@@ -94,11 +89,76 @@ class Moment:
 
 
 @attrs.frozen
+class Span:
+    """The oldest `count` retained events of a Worker; `upto` is the sequence of the newest of them."""
+
+    worker_id: WorkerId
+    upto: int
+    count: int
+
+
+@attrs.frozen
+class Trim:
+    """Events that are retained no longer, and how the Worker stood right behind them: later events go on from there."""
+
+    span: Span
+    moment: Moment
+
+
+@attrs.frozen
+class Remark:
+    """A diagnostic that is kept, numbered from 1."""
+
+    number: int
+    diagnostic: Diagnostic
+
+
+@attrs.frozen
+class Mark:
+    """Every event up to this sequence was published before this time, in milliseconds since 1970."""
+
+    sequence: int
+    unix_ms: int
+
+
+@attrs.frozen
+class Forgotten:
+    """What is kept no longer: remarks up to this number, runtime events up to this id, marks up to this sequence."""
+
+    remarks: int = 0
+    runtime_events: int = 0
+    marks: int = 0
+
+
+@attrs.frozen
+class Change:
+    """All of it becomes durable, or none.
+
+    `worker` replaces the row of its id. `trim` takes out what it names, and is where the Worker's floor is kept.
+    `deleted` takes out a Worker and its remarks; its entries and events are unreadable from then on, and go with
+    Store.purge.
+    """
+
+    worker: Worker | None = None
+    entries: Sequence[Entry] = ()
+    events: Sequence[Event] = ()
+    bundle: ConfigBundle | None = None
+    remarks: Sequence[Remark] = ()
+    runtime_events: Sequence[RuntimeEvent] = ()
+    trim: Trim | None = None
+    mark: Mark | None = None
+    deleted: WorkerId | None = None
+    forgotten: Forgotten | None = None
+
+
+@attrs.frozen
 class StoredState:
     """What a store knew when it was opened.
 
-    `head` is the highest sequence and `worker_number` the highest Worker number ever committed. `activities` has the
-    Activity of each Worker that was not quiet.
+    `head` is the highest sequence, `worker_number` the highest Worker number, `remark_number` and `runtime_event_id`
+    the highest of theirs ever committed. `activities` has the Activity of each Worker that was not quiet.
+    `damaged` says what is wrong with the Workers that cannot be served; one whose row can still be read is in
+    `workers` too. `deleted` are the Workers whose data is not all purged. `marks` and `remarks` are in order.
     """
 
     runtime_id: RuntimeId
@@ -107,4 +167,9 @@ class StoredState:
     workers: Sequence[Worker]
     activities: dict[WorkerId, Activity]
     bundles: Sequence[ConfigBundle]
-    diagnostics: Sequence[Diagnostic]
+    remarks: Sequence[Remark]
+    remark_number: int = 0
+    runtime_event_id: int = 0
+    marks: Sequence[Mark] = ()
+    damaged: Mapping[WorkerId, str] = attrs.field(factory=dict)
+    deleted: Sequence[WorkerId] = ()

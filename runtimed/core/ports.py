@@ -9,13 +9,13 @@ from typing import Protocol
 
 import attrs
 
-from runtimed.core.change import Change, EncodedEvent, Entry, Moment, StoredState
+from runtimed.core.change import Change, EncodedEvent, Entry, Moment, Span, StoredState
 from runtimed.core.paging import PageSize
 from runtimed.model.event import Payload
 from runtimed.model.execution import Outcome
 from runtimed.model.identity import RuntimeId, WorkerId
 from runtimed.model.interaction import WorkerInput
-from runtimed.model.runtime import RuntimeBackend
+from runtimed.model.runtime import RuntimeBackend, RuntimeEvent, StoreCheck
 from runtimed.model.worker import CreateWorkerRequest
 
 
@@ -33,6 +33,8 @@ class Store(Protocol):
     """
 
     backend: RuntimeBackend
+    event_bytes: int
+    """The bytes of the payloads of all retained events, as of the newest commit that is done."""
 
     async def open(self, runtime_id: RuntimeId | None) -> StoredState:
         """Load everything but transcripts and events.
@@ -56,10 +58,31 @@ class Store(Protocol):
         """The newest entries with a sequence of at most `upto`, oldest first."""
 
     async def read_events(self, worker_id: WorkerId, after: int, upto: int, page: PageSize) -> Sequence[EncodedEvent]:
-        """Retained events with `after` < sequence <= `upto`, oldest first."""
+        """Retained events with `after` < sequence <= `upto`, oldest first.
+
+        Raises StoreCorrupt where one is missing behind `after`, as all that were trimmed are.
+        """
+
+    async def read_all_events(self, after: int, upto: int, page: PageSize) -> Sequence[EncodedEvent]:
+        """The same of all Workers, by sequence; those of deleted Workers are left out."""
+
+    async def oldest_events(self, worker_id: WorkerId | None, upto: int, count: int) -> Sequence[Span]:
+        """The `count` oldest retained events with a sequence of at most `upto`, of one Worker or of all."""
+
+    async def read_runtime_events(self, after: int, page: PageSize) -> Sequence[RuntimeEvent]:
+        """Runtime events with an id above `after`, oldest first."""
 
     async def moment(self, worker_id: WorkerId, sequence: int) -> Moment:
-        """How the Worker stood at this sequence, that is right behind its newest event up to there."""
+        """How the Worker stood at this sequence, that is right behind its newest event up to there.
+
+        Raises StoreCorrupt for one before the retained events.
+        """
+
+    async def purge(self, worker_id: WorkerId) -> bool:
+        """Remove some of what is left of a deleted Worker, little enough not to hold up commits; True once all is gone."""
+
+    async def check(self) -> StoreCheck:
+        """Read everything, in short pages, and tell what is damaged, missing or not private. Changes nothing."""
 
     async def close(self) -> None:
         """Finish what was handed in, then let go of everything. Harmless when repeated."""
@@ -126,6 +149,9 @@ class ExecutionBackend(Protocol):
 
     async def cancel(self, worker_id: WorkerId, reason: str | None) -> Answer:
         """End a Worker at once. When it returns nothing of it is left. Harmless for an unknown one."""
+
+    async def delete(self, worker_id: WorkerId) -> None:
+        """Remove what is kept of a Worker that is over, its folder for one. Harmless for an unknown one."""
 
     async def close(self) -> None:
         """End every Worker in good order."""

@@ -4,10 +4,18 @@ from typing import Literal
 
 import attrs
 
-from runtimed.model.identity import RuntimeId
+from runtimed.model.identity import EventId, RuntimeId, WorkerId
 
 RuntimeStatus = Literal["running", "stopped"]
 RuntimeBackend = Literal["memory", "fs_store"]
+RuntimeEventKind = Literal[
+    "runtime_started",
+    "runtime_stopped",
+    "worker_created",
+    "worker_input_accepted",
+    "worker_stopped",
+    "worker_cancelled",
+]
 
 
 @attrs.frozen
@@ -32,3 +40,36 @@ class RuntimeSummary:
     cancelled_worker_count: int
     diagnostic_count: int
     limits: RuntimeLimits
+
+
+@attrs.frozen
+class RuntimeEvent:
+    """Something in the life of the Runtime; ids count from 1. `event_id` is the event in the feed that told of it."""
+
+    id: int
+    kind: RuntimeEventKind
+    timestamp_ms: int
+    worker_id: WorkerId | None = None
+    event_id: EventId | None = None
+
+
+@attrs.frozen
+class Finding:
+    """Something that is wrong in a store, in plain words, and the Worker that it belongs to where it is known."""
+
+    problem: str
+    worker_id: WorkerId | None = None
+
+
+@attrs.frozen
+class StoreCheck:
+    """What a check of everything in a store has read, and what it found, at most MAX_FINDINGS of it."""
+
+    workers: int
+    entries: int
+    events: int
+    findings: tuple[Finding, ...]
+
+
+MAX_FINDINGS = 100
+"""How much a check tells; past that it says no more."""
