@@ -20,7 +20,6 @@ from runtimed.execution.registry import ProfileRegistry
 from runtimed.http.app import make_app
 from runtimed.http.listeners import Address, Listeners, passed_by_systemd
 from runtimed.http.server import HttpServer
-from runtimed.model.identity import WorkerId
 from runtimed.settings import Settings
 from runtimed.store.folder import StoreFolder
 from runtimed.store.memory import MemoryStore
@@ -50,8 +49,8 @@ async def run(settings: Settings, announce: Callable[[str], None]) -> BaseExcept
     """
     passed = passed_by_systemd()
     hide_memory()
-    with _stop_signals() as stopped, _workspace(settings) as (store, workspace):
-        backend = ProfileRegistry(settings.profile_table(), settings.default_profile, workspace=workspace)
+    with _stop_signals() as stopped, _workspace(settings) as (store, folder):
+        backend = ProfileRegistry(settings.profile_table(), settings.default_profile, workspaces=folder)
         async with _runtime(settings, store, backend) as runtime:
             token = await asyncio.to_thread(_token, settings, store)
             addresses = [Address.parse(text) for text in settings.listen]
@@ -117,15 +116,15 @@ async def _runtime(settings: Settings, store: Store, backend: ExecutionBackend) 
 
 
 @contextlib.contextmanager
-def _workspace(settings: Settings) -> Iterator[tuple[Store, Callable[[WorkerId], Path]]]:
-    """The store, and where Workers have their folders."""
+def _workspace(settings: Settings) -> Iterator[tuple[Store, StoreFolder]]:
+    """The store, and the folder that has those of the Workers."""
     path = settings.store_path
     if path is not None:
         store = SqliteStore(path)
-        yield store, store.folder.worker_folder
+        yield store, store.folder
         return
     with tempfile.TemporaryDirectory(prefix="runtimed-", ignore_cleanup_errors=True) as scratch:
-        yield MemoryStore(), StoreFolder(Path(scratch)).worker_folder
+        yield MemoryStore(), StoreFolder(Path(scratch))
 
 
 def _token(settings: Settings, store: Store) -> Token:

@@ -25,6 +25,7 @@ RuntimedError
 │   └── MethodNotAllowed
 ├── StateError                        not in this state
 │   ├── RuntimeStopped
+│   ├── WorkerRunning
 │   ├── WorkerExecutionUnavailable
 │   ├── WorkerExecutionRejected
 │   └── Unavailable
@@ -39,6 +40,7 @@ RuntimedError
 │   ├── CursorMalformed
 │   ├── CursorUnknownOrExpired
 │   ├── CursorExpired
+│   ├── WorkerDeleted
 │   ├── ObservationOnly
 │   ├── UpstreamClosed
 │   └── SerializeFailed
@@ -243,6 +245,15 @@ class RuntimeStopped(StateError):
         super().__init__("the Runtime is stopped")
 
 
+class WorkerRunning(StateError):
+    """A Worker that runs can't be deleted."""
+
+    code = "worker_running"
+
+    def __init__(self) -> None:
+        super().__init__("the Worker is running: stop or cancel it first")
+
+
 class WorkerExecutionUnavailable(StateError):
     """Nothing runs this Worker."""
 
@@ -336,6 +347,15 @@ class CursorExpired(FeedError):
 
     def __init__(self) -> None:
         super().__init__("the reader fell behind what is retained")
+
+
+class WorkerDeleted(FeedError):
+    """The Worker that was observed is gone."""
+
+    code = "runtime.worker_not_found"
+
+    def __init__(self) -> None:
+        super().__init__("the Worker was deleted")
 
 
 class ObservationOnly(FeedError):

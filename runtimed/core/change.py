@@ -20,8 +20,7 @@ class Worker:
     """A Worker as the catalog and the store hold it.
 
     `last_sequence` is that of its newest event, 0 for none; `since` and `activity` are as in Event, right behind that
-    one. `retained` counts the events that are kept, `floor` is the sequence of the newest one that no longer is, 0 for
-    none.
+    one. `retained` counts the events that are kept, `floor` is the sequence of the newest that is not, 0 for none.
     """
 
     worker_id: WorkerId
@@ -99,7 +98,7 @@ class Span:
 
 @attrs.frozen
 class Trim:
-    """Events that are retained no longer, and how the Worker stood right behind them: later events go on from there."""
+    """Events that are retained no longer, and how the Worker stood right behind them, from where later ones go on."""
 
     span: Span
     moment: Moment

@@ -7,10 +7,11 @@ from collections.abc import Iterable, Mapping
 
 from runtimed.core import bundles
 from runtimed.core.activity import SYSTEM_INPUT
-from runtimed.core.change import Worker
+from runtimed.core.change import Moment, Span, Worker
 from runtimed.core.draft import Draft
+from runtimed.core.labels import check_labels, check_name
 from runtimed.core.ports import Answer
-from runtimed.errors import InvalidProfileSelector, InvalidRequest, WorkerExecutionUnavailable
+from runtimed.errors import InvalidProfileSelector, InvalidRequest, WorkerExecutionUnavailable, WorkerRunning
 from runtimed.model.bundle import ConfigBundle
 from runtimed.model.diagnostic import Diagnostic, Severity
 from runtimed.model.event import (
@@ -73,6 +74,8 @@ def check_request(request: CreateWorkerRequest, held: Mapping[str, ConfigBundle]
         _check_not_blank(capability.name, f"requested_capabilities[{index}].name")
     _check_references(request.workspace_refs, "workspace_refs")
     _check_references(request.mount_refs, "mount_refs")
+    check_name(request.name)
+    check_labels(request.labels)
 
 
 def attach(draft: Draft, answer: Answer) -> None:
@@ -101,6 +104,7 @@ def take_input(draft: Draft, message: WorkerInput) -> tuple[int, int]:
     if message.kind == "system":
         payload = SystemItem({"kind": SYSTEM_INPUT, "content": message.content})
     sequence = draft.emit(payload, message.kind, message.content)
+    draft.record("worker_input_accepted", sequence)
     return draft.transcript_len, sequence
 
 
@@ -133,10 +137,23 @@ def end_worker(draft: Draft, operation: Operation, answer: Answer, reason: str |
         if draft.activity.status == "running":
             draft.emit(Alert("warn", "worker", f"the run was cut, the Worker was {why}", unix_ms))
             draft.emit(RunEnd("rolled_back"))
-    draft.emit(Shutdown())
+    draft.record("worker_cancelled" if operation == "cancel" else "worker_stopped", draft.emit(Shutdown()))
     result = ExecutionResult(operation, answer.outcome, "stopped", answer.message)
     draft.status = done
     draft.execution = Execution("unconnected", "stopped", result)
+
+
+def trim(draft: Draft, span: Span, moment: Moment) -> None:
+    """Retain the Worker's oldest events no longer, unless that is done."""
+    if span.upto > draft.worker.floor:
+        draft.trim(span, moment)
+
+
+def delete_worker(draft: Draft) -> None:
+    """Take the Worker out. Raises WorkerRunning."""
+    if draft.status == "running":
+        raise WorkerRunning
+    draft.deleted = True
 
 
 def disconnected(execution: Execution) -> Execution:

@@ -1,70 +1,126 @@
 """The next Change of one Worker, while it is being decided."""
 
 from collections.abc import Callable
-from typing import TypeVar
+from typing import Protocol, TypeVar
 
 from runtimed.core.activity import Activity
-from runtimed.core.change import Change, Entry, Event, Worker
-from runtimed.model.event import Payload
+from runtimed.core.change import Change, Entry, Event, Moment, Span, Trim, Worker
+from runtimed.model.event import Payload, TextDelta
+from runtimed.model.identity import WorkerId
+from runtimed.model.runtime import RuntimeEvent, RuntimeEventKind
 from runtimed.model.transcript import Role
 
+MAX_JOINED_TEXT = 16 * 1024
+"""Characters that text deltas waiting for the same commit are joined up to."""
+
 T = TypeVar("T")
+
+
+class Numbering(Protocol):
+    """Gives out what is unique in a Runtime."""
+
+    def next_sequence(self) -> int:
+        """The next sequence of an event."""
+
+    def runtime_event(
+        self, kind: RuntimeEventKind, worker_id: WorkerId | None = None, sequence: int | None = None
+    ) -> RuntimeEvent:
+        """The next runtime event, with its id and the time."""
 
 
 class Draft:
     """Begins with a Worker as it is and collects what decisions make of it; `change` is the outcome.
 
-    `status` and `execution` are there to be assigned; nothing that the Draft was made from is changed. `worker` is
-    the row as it was, and from `change` on as it will be.
+    `status`, `execution` and `deleted` are there to be assigned; nothing that the Draft was made from is changed.
+    `worker` is the row as it was, and from `change` on as it will be.
     """
 
-    def __init__(self, worker: Worker, activity: Activity, next_sequence: Callable[[], int]) -> None:
+    def __init__(self, worker: Worker, activity: Activity, numbering: Numbering) -> None:
         self.worker = worker
         self.status = worker.status
         self.execution = worker.execution
         self.activity = activity
         self.transcript_len = worker.transcript_len
-        self._next_sequence = next_sequence
+        self.deleted = False
+        self._numbering = numbering
         self._since = worker.since
+        self._last = worker.last_sequence
+        self._trim: Trim | None = None
         self._entries: list[Entry] = []
         self._events: list[Event] = []
+        self._runtime_events: list[RuntimeEvent] = []
 
     def emit(self, payload: Payload, role: Role | None = None, content: str = "") -> int:
-        """Add an event, with a `role` also the entry that it tells of, and return its sequence."""
-        sequence = self._next_sequence()
+        """Add an event, with a `role` also the entry that it tells of, and return its sequence.
+
+        Text that comes right behind text is added to that event.
+        """
+        self.activity = self.activity.after(payload)
+        if isinstance(payload, TextDelta) and self._join(payload.text):
+            return self._last
+        sequence = self._numbering.next_sequence()
         worker_id = self.worker.worker_id
         if role is not None:
             self.transcript_len += 1
             self._entries.append(Entry(worker_id, self.transcript_len, role, content, sequence))
-        self.activity = self.activity.after(payload)
         self._since = self._since or sequence if self.activity.blocks else 0
-        self._events.append(
-            Event(sequence, worker_id, payload, self._since, self.transcript_len, self.activity.status)
-        )
+        status = self.activity.status
+        self._events.append(Event(sequence, worker_id, payload, self._since, self.transcript_len, status, self._last))
+        self._last = sequence
         return sequence
+
+    def record(self, kind: RuntimeEventKind, sequence: int) -> None:
+        """Add a runtime event that the event with this sequence tells of."""
+        self._runtime_events.append(self._numbering.runtime_event(kind, self.worker.worker_id, sequence))
+
+    def trim(self, span: Span, moment: Moment) -> None:
+        """Let go of the oldest events; `moment` is how the Worker stood right behind them."""
+        self._trim = Trim(span, moment)
 
     def attempt(self, decide: Callable[["Draft"], T]) -> T:
         """Take a decision; one that raises leaves the Draft as it was."""
-        before = (self.status, self.execution, self.activity, self.transcript_len, self._since)
-        entries, events = len(self._entries), len(self._events)
+        before = (self.status, self.execution, self.activity, self.transcript_len, self._since, self._last)
+        trim, deleted, last = self._trim, self.deleted, self._events[-1:]
+        entries, events, told = len(self._entries), len(self._events), len(self._runtime_events)
         try:
             return decide(self)
         except BaseException:
-            self.status, self.execution, self.activity, self.transcript_len, self._since = before
-            del self._entries[entries:], self._events[events:]
+            self.status, self.execution, self.activity, self.transcript_len, self._since, self._last = before
+            self._trim, self.deleted = trim, deleted
+            del self._entries[entries:], self._events[events:], self._runtime_events[told:]
+            self._events[-1:] = last
             raise
 
     def change(self) -> Change | None:
         """What was decided, or None where nothing was."""
-        before = self.worker
+        before, trim = self.worker, self._trim
+        if self.deleted:
+            return Change(deleted=before.worker_id)
         self.worker = Worker(
             before.worker_id,
             before.request,
             self.status,
             self.execution,
             self.transcript_len,
-            self._events[-1].sequence if self._events else before.last_sequence,
+            self._last,
             self._since,
             self.activity.status,
+            trim.span.upto if trim else before.floor,
+            before.retained + len(self._events) - (trim.span.count if trim else 0),
         )
-        return None if self.worker == before else Change(self.worker, self._entries, self._events)
+        if self.worker == before:
+            return None
+        return Change(self.worker, self._entries, self._events, runtime_events=self._runtime_events, trim=trim)
+
+    def _join(self, text: str) -> bool:
+        """Whether the text could be added to the event before it."""
+        if not self._events:
+            return False
+        last = self._events[-1]
+        if not isinstance(last.payload, TextDelta) or len(last.payload.text) + len(text) > MAX_JOINED_TEXT:
+            return False
+        joined = TextDelta(last.payload.text + text)
+        self._events[-1] = Event(
+            last.sequence, last.worker_id, joined, last.since, last.transcript_len, last.activity, last.previous
+        )
+        return True

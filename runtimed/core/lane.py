@@ -13,7 +13,7 @@ from runtimed.core.change import Change, EncodedEvent, Worker
 from runtimed.core.decide import disconnected, take_output
 from runtimed.core.draft import Draft
 from runtimed.core.pipeline import Pipeline
-from runtimed.errors import Internal, RuntimedError, SerializeFailed, StoreFull
+from runtimed.errors import Internal, RuntimedError, SerializeFailed, StoreFull, WorkerNotFound
 from runtimed.model.event import Payload
 
 STORE_RETRY_S = 1.0
@@ -73,15 +73,29 @@ class Lane:
     """One Worker in the catalog, and the changes that it waits for.
 
     What arrives while a Change is in flight is decided together as the next one, so that a decision always sees
-    applied state, and a burst of events becomes one Change by itself.
+    applied state, and a burst of events becomes one Change by itself. `floor` is where reading may begin at the
+    earliest; it moves on before what is behind it is trimmed. Nothing is decided for a Worker that is `deleted`.
     """
 
-    __slots__ = ("_alone", "_in_flight", "_pipeline", "_retry", "_waiting", "activity", "backlog", "worker")
+    __slots__ = (
+        "_alone",
+        "_in_flight",
+        "_pipeline",
+        "_retry",
+        "_waiting",
+        "activity",
+        "backlog",
+        "deleted",
+        "floor",
+        "worker",
+    )
 
     def __init__(self, pipeline: Pipeline, worker: Worker, activity: Activity) -> None:
         self.worker = worker
         self.activity = activity
         self.backlog = 0
+        self.floor = worker.floor
+        self.deleted = False
         self._pipeline = pipeline
         self._waiting: list[Proposal] = []
         self._in_flight = False
@@ -125,7 +139,10 @@ class Lane:
     def _advance(self) -> None:
         while self._waiting and not self._in_flight:
             taken = self._take()
-            draft = Draft(self.worker, self.activity, self._pipeline.next_sequence)
+            if self.deleted:
+                _fail(taken, WorkerNotFound(self.worker.worker_id))
+                continue
+            draft = Draft(self.worker, self.activity, self._pipeline)
             decided = [proposal for proposal in taken if proposal.attempt(draft)]
             change = draft.change()
             if change is None:
@@ -171,7 +188,7 @@ class Lane:
         self._in_flight = False
         error = self._pipeline.failed(committed)
         if error is None:
-            self.worker, self.activity = draft.worker, draft.activity
+            self.worker, self.activity, self.deleted = draft.worker, draft.activity, draft.deleted
             self._pipeline.publish(self.worker.worker_id, committed.result())
             _succeed(decided)
         elif isinstance(error, StoreFull):

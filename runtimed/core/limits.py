@@ -12,6 +12,9 @@ class Limits:
 
     `max_pending_events` is how many events of one Worker may wait for the store before its backend is made to wait,
     `max_open_text` how many characters a backend may stream before it says that the text, or the thought, is done.
+
+    Events are retained up to `max_events_per_worker`, `max_event_age_s` seconds and `max_event_bytes` of all Workers
+    together, whichever is reached first; runtime events and diagnostics up to a number. Transcripts are kept whole.
     """
 
     max_transcript_projection_items: int = 256
@@ -21,6 +24,11 @@ class Limits:
     max_open_text: int = 8 * 2**20
     max_bundles: int = 1_000
     max_workers: int = 100_000
+    max_events_per_worker: int = 100_000
+    max_event_age_s: int = 30 * 24 * 3600
+    max_event_bytes: int = 4 * 2**30
+    max_runtime_events: int = 100_000
+    max_diagnostics: int = 10_000
 
     @property
     def transcript_page(self) -> PageSize:

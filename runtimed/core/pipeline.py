@@ -1,4 +1,4 @@
-"""What is common to all changes of a Runtime: one sequence, one store, one row of listeners."""
+"""What is common to all changes of a Runtime: its numbers, one store, one row of listeners."""
 
 import asyncio
 import logging
@@ -6,10 +6,12 @@ from collections.abc import Callable, Sequence
 from functools import partial
 from typing import Protocol
 
-from runtimed.core.change import Change, EncodedEvent
-from runtimed.core.ports import Store
+from runtimed.core.change import Change, EncodedEvent, Remark, StoredState
+from runtimed.core.ports import Clock, Store
 from runtimed.errors import RuntimeStopped, StatePoisoned, StoreFull
-from runtimed.model.identity import WorkerId
+from runtimed.model.diagnostic import Diagnostic
+from runtimed.model.identity import WorkerId, event_id
+from runtimed.model.runtime import RuntimeEvent, RuntimeEventKind
 
 log = logging.getLogger(__name__)
 
@@ -20,15 +22,25 @@ class Listener(Protocol):
     def publish(self, worker_id: WorkerId, events: Sequence[EncodedEvent]) -> None:
         """Events of one Worker, durable and applied; called on the event loop, in the order of their sequences."""
 
+    def forget(self, worker_id: WorkerId) -> None:
+        """The Worker was deleted; nothing more is published of it."""
+
 
 class Pipeline:
-    """What the lanes share: the store, the sequence, the listeners, and the knowledge that a write has failed."""
+    """What the lanes share: the store, the numbers, the listeners, and the knowledge that a write has failed.
 
-    def __init__(self, store: Store, head: int) -> None:
-        self.head = head
+    `head` is the sequence of the newest event that was published, `newest_remark` and `newest_runtime_event` are the
+    numbers that were given out last.
+    """
+
+    def __init__(self, store: Store, clock: Clock, state: StoredState) -> None:
+        self.head = state.head
+        self.newest_remark = state.remark_number
+        self.newest_runtime_event = state.runtime_event_id
         self.poisoned: asyncio.Future[BaseException] = asyncio.get_running_loop().create_future()
-        self._allotted = head
+        self._allotted = state.head
         self._store = store
+        self._clock = clock
         self._listeners: list[Listener] = []
         self._closed = False
 
@@ -44,6 +56,19 @@ class Pipeline:
         """Allot the next sequence; it is never allotted again."""
         self._allotted += 1
         return self._allotted
+
+    def runtime_event(
+        self, kind: RuntimeEventKind, worker_id: WorkerId | None = None, sequence: int | None = None
+    ) -> RuntimeEvent:
+        """The next runtime event, with its id and the time; `sequence` is that of the event that tells of it."""
+        self.newest_runtime_event += 1
+        told_by = None if sequence is None else event_id(sequence)
+        return RuntimeEvent(self.newest_runtime_event, kind, self._clock.unix_ms(), worker_id, told_by)
+
+    def remark(self, diagnostic: Diagnostic) -> Remark:
+        """A diagnostic with the next number."""
+        self.newest_remark += 1
+        return Remark(self.newest_remark, diagnostic)
 
     def commit(self, change: Change) -> asyncio.Future[Sequence[EncodedEvent]]:
         """Hand a Change to the store. Raises StatePoisoned or RuntimeStopped where that is over."""
@@ -78,9 +103,16 @@ class Pipeline:
         if not events:
             return
         self.head = events[-1].sequence
+        self._tell(lambda listener: listener.publish(worker_id, events))
+
+    def forget(self, worker_id: WorkerId) -> None:
+        """Tell the listeners that a Worker is gone."""
+        self._tell(lambda listener: listener.forget(worker_id))
+
+    def _tell(self, tell: Callable[[Listener], None]) -> None:
         for listener in tuple(self._listeners):
             try:
-                listener.publish(worker_id, events)
+                tell(listener)
             except Exception:
                 log.exception("a listener failed")
 

@@ -79,7 +79,7 @@ class Store(Protocol):
         """
 
     async def purge(self, worker_id: WorkerId) -> bool:
-        """Remove some of what is left of a deleted Worker, little enough not to hold up commits; True once all is gone."""
+        """Remove some of what is left of a deleted Worker, not holding up commits for long; True when all is gone."""
 
     async def check(self) -> StoreCheck:
         """Read everything, in short pages, and tell what is damaged, missing or not private. Changes nothing."""

@@ -5,28 +5,32 @@ import contextlib
 import itertools
 import logging
 import secrets
-from collections import Counter
-from collections.abc import Awaitable, Coroutine, Sequence
+from collections.abc import AsyncIterator, Awaitable, Coroutine, Mapping, Sequence
 from functools import partial
-from typing import Any, Self, TypeVar
+from typing import Any, Protocol, Self, TypeVar
 
 from runtimed.core import bundles, decide, views
 from runtimed.core.activity import Activity
-from runtimed.core.change import Change, EncodedEvent, Moment, StoredState
-from runtimed.core.clock import SystemClock
+from runtimed.core.catalog import Catalog, WorkerFilter
+from runtimed.core.change import Change, EncodedEvent, Moment, Remark, StoredState
+from runtimed.core.clock import SteadyClock
+from runtimed.core.labels import selects
 from runtimed.core.lane import Lane
 from runtimed.core.limits import Limits
 from runtimed.core.pipeline import Listener, Pipeline
 from runtimed.core.ports import Answer, Clock, Dispatch, ExecutionBackend, Spawn, Store
+from runtimed.core.remarks import Remarks
+from runtimed.core.retention import Retention
 from runtimed.core.sink import LaneSink
 from runtimed.errors import (
+    CursorExpired,
     InvalidRequest,
     InvalidWorkerId,
+    RuntimedError,
     RuntimeStopped,
+    StoreCorrupt,
     StoreFull,
     WorkerExecutionRejected,
-    WorkerNotFound,
-    WrongRuntime,
 )
 from runtimed.model.bundle import Availability, ConfigBundle, ConfigBundleSummary
 from runtimed.model.diagnostic import Diagnostic
@@ -42,7 +46,7 @@ from runtimed.model.identity import (
     worker_number,
 )
 from runtimed.model.interaction import InteractionAck, LifecycleAck, WorkerInput
-from runtimed.model.runtime import RuntimeStatus, RuntimeSummary
+from runtimed.model.runtime import RuntimeEvent, RuntimeEventKind, RuntimeStatus, RuntimeSummary, StoreCheck
 from runtimed.model.transcript import TranscriptProjection
 from runtimed.model.worker import BundleReference, CreateWorkerRequest, WorkerDetail, WorkerSummary
 
@@ -51,6 +55,7 @@ log = logging.getLogger(__name__)
 T = TypeVar("T")
 
 DEFAULT_REQUEST = CreateWorkerRequest()
+ALL_WORKERS = WorkerFilter()
 CUT = "the daemon ended while it was going on"
 
 
@@ -77,15 +82,18 @@ class Runtime:
         self._store = store
         self._backend = backend
         self._wanted_id = RuntimeId(runtime_id) if runtime_id is not None else None
-        self._clock = clock or SystemClock()
+        self._clock = clock or SteadyClock()
         self._status: RuntimeStatus = "stopped"
         self._runtime_id: RuntimeId | None = None
         self._steps: Pipeline | None = None
+        self._workers: Catalog | None = None
         self._closing: asyncio.Task[None] | None = None
-        self._lanes: dict[WorkerId, Lane] = {}
+        self._retaining: asyncio.Task[None] | None = None
+        self._checking: asyncio.Task[StoreCheck] | None = None
         self._bundles: dict[str, ConfigBundle] = {}
-        self._diagnostics: list[Diagnostic] = []
+        self._remarks = Remarks(())
         self._ending: dict[WorkerId, asyncio.Task[None]] = {}
+        self._deleting: dict[WorkerId, asyncio.Task[None]] = {}
         self._creating: dict[WorkerId, asyncio.Task[WorkerDetail]] = {}
         self._numbers = itertools.count(1)
 
@@ -98,30 +106,44 @@ class Runtime:
             raise RuntimeStopped
         state = await self._store.open(self._wanted_id)
         self._runtime_id = state.runtime_id
-        self._steps = Pipeline(self._store, state.head)
+        self._steps = Pipeline(self._store, self._clock, state)
+        self._workers = Catalog(state.runtime_id, state.damaged)
         self._numbers = itertools.count(state.worker_number + 1)
         self._bundles = {bundle.metadata.id: bundle for bundle in state.bundles}
-        self._diagnostics = list(state.diagnostics)
+        self._remarks = Remarks(state.remarks)
         self._status = "running"
         try:
             await self._adopt(state)
+            await self._tell("runtime_started")
         except BaseException:
             await self.close()
             raise
+        for name in state.deleted:
+            self._begin(self._deleting, name, self._purge(name))
+        retention = Retention(self._store, self._steps, self._catalog, self._remarks, self.limits, self._clock)
+        self._steps.subscribe(retention)
+        self._retaining = asyncio.get_running_loop().create_task(retention.run(state.marks))
 
     async def _adopt(self, state: StoredState) -> None:
         """Take over the Workers. A store that is full closes their cut runs later, as soon as it has room."""
         closing = []
         for worker in state.workers:
             activity = state.activities.get(worker.worker_id, Activity(worker.activity))
-            lane = self._lanes[worker.worker_id] = Lane(self._pipeline, worker, activity)
+            lane = Lane(self._pipeline, worker, activity)
+            self._catalog.add(lane)
             cut = activity.status == "running" or worker.execution.run_state == "busy"
             lane.disconnect()
-            if cut or activity.blocks:
+            if (cut or activity.blocks) and not self._catalog.is_damaged(worker.worker_id):
                 closing.append(lane.propose(partial(decide.lose_execution, why=CUT, cut=cut), keep=True))
         for outcome in await asyncio.gather(*closing, return_exceptions=True):
             if isinstance(outcome, BaseException) and not isinstance(outcome, StoreFull):
                 raise outcome
+
+    async def _tell(self, kind: RuntimeEventKind) -> None:
+        """Store a runtime event of the Runtime's own; on a full disk it is left out."""
+        change = Change(runtime_events=(self._pipeline.runtime_event(kind),))
+        with contextlib.suppress(StoreFull):
+            await self._pipeline.apply(change, _nothing)
 
     async def close(self) -> None:
         """End what runs, finish what was begun, close the store. Workers stay `running`. Harmless when repeated."""
@@ -133,11 +155,15 @@ class Runtime:
         await asyncio.shield(self._closing)
 
     async def _close(self, steps: Pipeline) -> None:
-        begun = [*self._ending.values(), *self._creating.values()]
+        for task in (self._retaining, self._checking):
+            await _cancelled(task)
+        begun = [*self._ending.values(), *self._creating.values(), *self._deleting.values()]
         if begun:
             await asyncio.wait(begun)
         if self._backend is not None:
             await self._backend.close()
+        with contextlib.suppress(RuntimedError):
+            await self._tell("runtime_stopped")
         steps.close()
         await self._store.close()
 
@@ -171,6 +197,12 @@ class Runtime:
             raise RuntimeStopped
         return self._steps
 
+    @property
+    def _catalog(self) -> Catalog:
+        if self._workers is None:
+            raise RuntimeStopped
+        return self._workers
+
     def subscribe(self, listener: Listener) -> None:
         """Tell the listener of every event from now on."""
         self._pipeline.subscribe(listener)
@@ -187,23 +219,33 @@ class Runtime:
 
     def summary(self) -> RuntimeSummary:
         """The Runtime and its counts."""
-        count = Counter(lane.worker.status for lane in self._lanes.values())
+        count = self._catalog.count()
         return RuntimeSummary(
             runtime_id=self.runtime_id,
             display_name=self.display_name,
             backend=self._store.backend,
             status=self._status,
-            worker_count=len(self._lanes),
+            worker_count=len(self._catalog),
             active_worker_count=count["running"],
             stopped_worker_count=count["stopped"],
             cancelled_worker_count=count["cancelled"],
-            diagnostic_count=len(self._diagnostics),
+            diagnostic_count=len(self._remarks),
             limits=self.limits.view(),
         )
 
     def diagnostics(self) -> tuple[Diagnostic, ...]:
         """What the Runtime has had to remark, oldest first."""
-        return tuple(self._diagnostics)
+        return self._remarks.diagnostics()
+
+    async def runtime_events(self, after: int = 0, limit: int | None = None) -> Sequence[RuntimeEvent]:
+        """A page of what happened to the Runtime, behind the event with the id `after`. Raises LimitTooLarge."""
+        return await self._store.read_runtime_events(after, self.limits.event_page.at_most(limit))
+
+    async def check(self) -> StoreCheck:
+        """Read all that is stored and tell what is wrong with it; callers at the same time share one check."""
+        if self._checking is None or self._checking.done():
+            self._checking = asyncio.get_running_loop().create_task(self._store.check())
+        return await asyncio.shield(self._checking)
 
     def bundles(self) -> tuple[ConfigBundleSummary, ...]:
         """The bundles held, by id."""
@@ -227,9 +269,14 @@ class Runtime:
         bundles.check_digest(reference.digest, "digest")
         return bundles.availability(bundles.held(self._bundles, reference))
 
-    def workers(self) -> tuple[WorkerSummary, ...]:
-        """Every Worker, by id."""
-        return tuple(views.summary(self.runtime_id, self._lanes[name].worker) for name in sorted(self._lanes))
+    def workers(self, wanted: WorkerFilter = ALL_WORKERS) -> tuple[WorkerSummary, ...]:
+        """The Workers that are wanted, by id."""
+        return tuple(views.summary(self.runtime_id, worker) for worker in self._catalog.select(wanted))
+
+    def selects(self, worker_id: WorkerId, labels: Mapping[str, str]) -> bool:
+        """Whether there is such a Worker and it has all these labels."""
+        lane = self._catalog.find(worker_id)
+        return lane is not None and selects(labels, lane.worker.request.labels)
 
     def worker(self, ref: WorkerRef) -> WorkerDetail:
         """One Worker."""
@@ -242,8 +289,8 @@ class Runtime:
         """
         self._check_running()
         decide.check_request(request, self._bundles)
-        begun = sum(name not in self._lanes for name in self._creating)
-        if len(self._lanes) + begun >= self.limits.max_workers:
+        begun = sum(name not in self._catalog for name in self._creating)
+        if len(self._catalog) + begun >= self.limits.max_workers:
             raise InvalidRequest(f"expected at most {self.limits.max_workers} Workers (max_workers)")
         number = next(self._numbers)
         if number > MAX_WORKER_NUMBER:
@@ -253,8 +300,9 @@ class Runtime:
 
     async def _create(self, name: WorkerId, request: CreateWorkerRequest) -> WorkerDetail:
         lane = Lane(self._pipeline, decide.new_worker(name, request), Activity())
-        remarks = tuple(decide.remarks(lane.worker))
-        change = Change(worker=lane.worker, diagnostics=remarks)
+        remarks = tuple(map(self._pipeline.remark, decide.remarks(lane.worker)))
+        created = self._pipeline.runtime_event("worker_created", name)
+        change = Change(worker=lane.worker, remarks=remarks, runtime_events=(created,))
         await self._pipeline.apply(change, partial(self._keep_worker, lane, remarks))
         if self._backend is not None:
             answer = await _ask(self._backend.spawn(Spawn(name, request), LaneSink(lane, self.limits)))
@@ -262,9 +310,9 @@ class Runtime:
                 await lane.propose(partial(decide.attach, answer=answer), keep=True)
         return views.detail(self.runtime_id, lane.worker)
 
-    def _keep_worker(self, lane: Lane, diagnostics: Sequence[Diagnostic]) -> None:
-        self._lanes[lane.worker.worker_id] = lane
-        self._diagnostics.extend(diagnostics)
+    def _keep_worker(self, lane: Lane, remarks: Sequence[Remark]) -> None:
+        self._catalog.add(lane)
+        self._remarks.keep(remarks)
 
     async def send_input(self, ref: WorkerRef, message: WorkerInput) -> InteractionAck:
         """Offer an input to the backend, store it, and have it run; in that order.
@@ -333,6 +381,37 @@ class Runtime:
         lane.disconnect()
         await lane.propose(decision, keep=True)
 
+    async def delete_worker(self, ref: WorkerRef) -> None:
+        """Remove a Worker that is not running, and all that is stored of it. Raises WorkerRunning.
+
+        One that is damaged can be deleted too.
+        """
+        self._check_running()
+        name = ref.worker_id
+        if not self._catalog.is_damaged(name):
+            self._lane(ref)
+        if name not in self._deleting:
+            self._begin(self._deleting, name, self._delete(name))
+        await asyncio.shield(self._deleting[name])
+
+    async def _delete(self, name: WorkerId) -> None:
+        lane = self._catalog.find(name)
+        if lane is None or self._catalog.is_damaged(name):
+            await self._pipeline.apply(Change(deleted=name), _nothing)
+        else:
+            await lane.propose(decide.delete_worker)
+        self._catalog.remove(name)
+        self._remarks.drop_worker(name)
+        self._pipeline.forget(name)
+        await self._purge(name)
+
+    async def _purge(self, name: WorkerId) -> None:
+        """Remove what is left of a deleted Worker."""
+        if self._backend is not None:
+            await self._backend.delete(name)
+        while not await self._store.purge(name):
+            pass
+
     async def transcript(self, ref: WorkerRef, start: int = 0, limit: int | None = None) -> TranscriptProjection:
         """A page of the transcript, behind its first `start` entries. Raises LimitTooLarge."""
         worker = self._lane(ref).worker
@@ -344,13 +423,17 @@ class Runtime:
         return TranscriptProjection(ref, start, page.items, worker.transcript_len, items, next_start)
 
     async def snapshot(self, ref: WorkerRef, sequence: int | None = None) -> EventEnvelope:
-        """The state of a Worker right behind this sequence, its newest event where none is given."""
+        """The state of a Worker right behind this sequence, its newest event where none is given.
+
+        Raises CursorExpired for one before the retained events.
+        """
         lane = self._lane(ref)
         worker = lane.worker
         if sequence is None or sequence >= worker.last_sequence:
             moment = Moment(worker.transcript_len, lane.activity)
         else:
-            moment = await self._store.moment(ref.worker_id, sequence)
+            async with _retained(lane, sequence):
+                moment = await self._store.moment(ref.worker_id, sequence)
         page = self.limits.transcript_page
         entries = await self._store.newest_entries(ref.worker_id, moment.transcript_len, page)
         at = worker.last_sequence if sequence is None else sequence
@@ -360,12 +443,31 @@ class Runtime:
         """The sequence of the Worker's newest published event, 0 for none."""
         return self._lane(ref).worker.last_sequence
 
-    async def events(self, ref: WorkerRef, after: int) -> Sequence[EncodedEvent]:
-        """The first page of the Worker's published events behind a sequence, oldest first."""
-        upto = self._lane(ref).worker.last_sequence
-        if after >= upto:
-            return ()
-        return await self._store.read_events(ref.worker_id, after, upto, self.limits.event_page)
+    def floor(self, ref: WorkerRef) -> int:
+        """The sequence behind which all events of the Worker are retained, 0 when all there ever were are."""
+        return self._lane(ref).floor
+
+    @property
+    def fleet_floor(self) -> int:
+        """The sequence behind which all events of all Workers are retained."""
+        return self._catalog.floor
+
+    async def events(self, ref: WorkerRef, after: int, limit: int | None = None) -> Sequence[EncodedEvent]:
+        """The first page of the Worker's published events behind a sequence, oldest first.
+
+        Raises CursorExpired where they are not all retained, LimitTooLarge.
+        """
+        lane = self._lane(ref)
+        page = self.limits.event_page.at_most(limit)
+        async with _retained(lane, after):
+            upto = lane.worker.last_sequence
+            return await self._store.read_events(ref.worker_id, after, upto, page) if after < upto else ()
+
+    async def all_events(self, after: int, limit: int | None = None) -> Sequence[EncodedEvent]:
+        """The same of all Workers together."""
+        page = self.limits.event_page.at_most(limit)
+        async with _retained(self._catalog, after):
+            return await self._store.read_all_events(after, self.head, page) if after < self.head else ()
 
     @property
     def _attached(self) -> ExecutionBackend:
@@ -374,12 +476,7 @@ class Runtime:
         return self._backend
 
     def _lane(self, ref: WorkerRef) -> Lane:
-        if ref.runtime_id != self.runtime_id:
-            raise WrongRuntime(f"runtime_id: this is {self.runtime_id}")
-        lane = self._lanes.get(ref.worker_id)
-        if lane is None:
-            raise WorkerNotFound(ref.worker_id)
-        return lane
+        return self._catalog.lane(ref)
 
     def _check_running(self) -> None:
         if self._status != "running":
@@ -391,10 +488,46 @@ class Runtime:
 
     async def _own(self, tasks: dict[WorkerId, asyncio.Task[T]], name: WorkerId, work: Coroutine[Any, Any, T]) -> T:
         """Run work to its end in a task of the Runtime's own, whatever becomes of the caller."""
+        return await asyncio.shield(self._begin(tasks, name, work))
+
+    def _begin(
+        self, tasks: dict[WorkerId, asyncio.Task[T]], name: WorkerId, work: Coroutine[Any, Any, T]
+    ) -> asyncio.Task[T]:
         task = asyncio.get_running_loop().create_task(work, name=name)
         tasks[name] = task
         task.add_done_callback(lambda done: (tasks.pop(name), done.cancelled() or done.exception()))
-        return await asyncio.shield(task)
+        return task
+
+
+class _Floored(Protocol):
+    """Something whose events are retained behind its floor."""
+
+    floor: int
+
+
+@contextlib.asynccontextmanager
+async def _retained(place: _Floored, after: int) -> AsyncIterator[None]:
+    """A read of events behind `after`. Raises CursorExpired where trimming is or gets ahead of it."""
+    if after < place.floor:
+        raise CursorExpired
+    try:
+        yield
+    except StoreCorrupt:
+        if after < place.floor:
+            raise CursorExpired from None
+        raise
+    if after < place.floor:
+        raise CursorExpired
+
+
+async def _cancelled(task: asyncio.Task[Any] | None) -> None:
+    if task is not None:
+        task.cancel()
+        await asyncio.gather(task, return_exceptions=True)
+
+
+def _nothing() -> None:
+    """What there is to apply in memory where only the store changes."""
 
 
 async def _ask(answer: Awaitable[Answer]) -> Answer:

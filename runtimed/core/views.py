@@ -34,6 +34,9 @@ def detail(runtime_id: RuntimeId, worker: Worker) -> WorkerDetail:
         mount_refs=request.mount_refs,
         transcript_len=worker.transcript_len,
         last_event_id=event_id(worker.last_sequence),
+        name=request.name,
+        labels=request.labels,
+        oldest_cursor=event_id(worker.floor) if worker.floor else None,
     )
 
 
@@ -52,6 +55,8 @@ def summary(runtime_id: RuntimeId, worker: Worker) -> WorkerSummary:
         has_config_bundle=request.config_bundle is not None,
         transcript_len=worker.transcript_len,
         last_event_id=event_id(worker.last_sequence),
+        name=request.name,
+        labels=request.labels,
     )
 
 
@@ -87,7 +92,7 @@ def greeting(worker: Worker) -> Greeting:
     """Who the Worker is. The Runtime knows no model and no context window of it: those are empty and 0."""
     profile = worker.request.profile
     return Greeting(
-        worker_name=worker.worker_id,
+        worker_name=worker.request.name or worker.worker_id,
         cwd="",
         provider="default" if isinstance(profile, RuntimeDefaultProfile) else profile.value,
         model="",

@@ -57,6 +57,9 @@ class FunctionBackend:
 
     cancel = stop
 
+    async def delete(self, worker_id: WorkerId) -> None:
+        """Nothing is kept of a Worker that is over."""
+
     async def close(self) -> None:
         workers, self._workers = self._workers, {}
         await asyncio.gather(*(worker.end() for worker in workers.values()))

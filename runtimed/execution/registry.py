@@ -8,8 +8,9 @@ from collections.abc import Awaitable, Callable, Mapping
 from runtimed.core.ports import Answer, Dispatch, EventSink, ExecutionBackend, Spawn
 from runtimed.execution.echo import EchoBackend
 from runtimed.execution.profile import BUILT_IN, ECHO, Profile
-from runtimed.execution.shell import ShellBackend, Workspace
+from runtimed.execution.shell import ShellBackend
 from runtimed.execution.supervise import Supervisor
+from runtimed.execution.workspace import Workspaces
 from runtimed.model.identity import WorkerId
 from runtimed.model.worker import CreateWorkerRequest, RuntimeDefaultProfile
 
@@ -28,12 +29,12 @@ class ProfileRegistry:
         profiles: Mapping[str, Profile],
         default_profile: str = ECHO,
         *,
-        workspace: Workspace,
+        workspaces: Workspaces,
         supervisor: Supervisor | None = None,
     ) -> None:
         self._profiles = {**BUILT_IN, **profiles}
         self._default = default_profile
-        self._workspace = workspace
+        self._workspaces = workspaces
         self._supervisor = supervisor or Supervisor()
         self._adapters: dict[str, ExecutionBackend] = {}
         self._running: dict[WorkerId, ExecutionBackend] = {}
@@ -70,6 +71,12 @@ class ProfileRegistry:
 
     async def cancel(self, worker_id: WorkerId, reason: str | None) -> Answer:
         return await self._end(worker_id, lambda adapter: adapter.cancel(worker_id, reason))
+
+    async def delete(self, worker_id: WorkerId) -> None:
+        try:
+            await asyncio.to_thread(self._workspaces.remove_worker_folder, worker_id)
+        except OSError as error:
+            _log.error("the folder of %s could not be removed: %s", worker_id, error)
 
     async def close(self) -> None:
         closed = await asyncio.gather(
@@ -108,12 +115,12 @@ class ProfileRegistry:
     def _adapter(self, name: str) -> ExecutionBackend:
         if name not in self._adapters:
             profile = self._profiles[name]
-            self._adapters[name] = _ADAPTERS[profile.backend](profile, self._workspace, self._supervisor)
+            self._adapters[name] = _ADAPTERS[profile.backend](profile, self._workspaces, self._supervisor)
         return self._adapters[name]
 
 
-_ADAPTERS: Mapping[str, Callable[[Profile, Workspace, Supervisor], ExecutionBackend]] = {
-    "echo": lambda _profile, _workspace, _supervisor: EchoBackend(),
+_ADAPTERS: Mapping[str, Callable[[Profile, Workspaces, Supervisor], ExecutionBackend]] = {
+    "echo": lambda _profile, _workspaces, _supervisor: EchoBackend(),
     "shell": ShellBackend,
 }
 

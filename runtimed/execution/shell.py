@@ -3,7 +3,6 @@
 import asyncio
 import logging
 import time
-from collections.abc import Callable
 from pathlib import Path
 
 import orjson
@@ -16,6 +15,7 @@ from runtimed.execution.pipes import readable
 from runtimed.execution.profile import Profile
 from runtimed.execution.supervise import Supervisor, environment
 from runtimed.execution.tasks import begin, finish
+from runtimed.execution.workspace import Workspaces
 from runtimed.model.event import (
     Alert,
     ErrorRaised,
@@ -34,7 +34,6 @@ TOOL = "shell"
 MAX_TRIES = 2
 """How many shells may end before they take a script, until it is given up."""
 
-Workspace = Callable[[WorkerId], Path]
 """The private folder of a Worker; it may block, and the folder need not be there yet."""
 
 _log = logging.getLogger(__name__)
@@ -43,9 +42,9 @@ _log = logging.getLogger(__name__)
 class ShellBackend:
     """An ExecutionBackend for all Workers of one profile. Whoever gave it the Supervisor closes that."""
 
-    def __init__(self, profile: Profile, workspace: Workspace, supervisor: Supervisor) -> None:
+    def __init__(self, profile: Profile, workspaces: Workspaces, supervisor: Supervisor) -> None:
         self._profile = profile
-        self._workspace = workspace
+        self._workspaces = workspaces
         self._supervisor = supervisor
         self._sessions: dict[WorkerId, _Session] = {}
 
@@ -54,7 +53,7 @@ class ShellBackend:
             return Answer("rejected", "this Worker is running already")
         session = _Session(self._profile, self._supervisor, sink)
         self._sessions[spawn.worker_id] = session
-        answer = await session.open(self._workspace, spawn.worker_id)
+        answer = await session.open(self._workspaces, spawn.worker_id)
         if answer.outcome != "accepted":
             self._forget(spawn.worker_id, session)
         return answer
@@ -76,6 +75,9 @@ class ShellBackend:
 
     async def cancel(self, worker_id: WorkerId, reason: str | None) -> Answer:
         return await self._end(worker_id, 0)
+
+    async def delete(self, worker_id: WorkerId) -> None:
+        """Nothing is kept but the folder, which is not this one's to remove."""
 
     async def close(self) -> None:
         await asyncio.gather(*(self._end(worker_id, self._profile.stop_grace_s) for worker_id in self._sessions))
@@ -114,9 +116,9 @@ class _Session:
         self._ending = False
         self._task: asyncio.Task[None] | None = None
 
-    async def open(self, workspace: Workspace, worker_id: WorkerId) -> Answer:
+    async def open(self, workspaces: Workspaces, worker_id: WorkerId) -> Answer:
         """Start the shell. Errored when that can't be done, or the session is ended meanwhile."""
-        opening = self._task = asyncio.create_task(self._open(workspace, worker_id))
+        opening = self._task = asyncio.create_task(self._open(workspaces, worker_id))
         await asyncio.wait({opening})
         if self._ending or opening.cancelled():
             return Answer("errored", "the Worker was ended before its shell was ready")
@@ -157,8 +159,8 @@ class _Session:
         if self._shell is not None:
             await self._shell.end(grace)
 
-    async def _open(self, workspace: Workspace, worker_id: WorkerId) -> None:
-        self._folder = await asyncio.to_thread(lambda: workspace(worker_id).absolute())
+    async def _open(self, workspaces: Workspaces, worker_id: WorkerId) -> None:
+        self._folder = await asyncio.to_thread(lambda: workspaces.worker_folder(worker_id).absolute())
         await self._renew()
 
     async def _renew(self) -> Shell:

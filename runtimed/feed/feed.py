@@ -34,6 +34,9 @@ class Feed:
         if log is not None:
             log.append(events)
 
+    def forget(self, worker_id: WorkerId) -> None:
+        """See Listener."""
+
     @contextmanager
     def open(self, ref: WorkerRef, cursor: EventCursor | None = None) -> Iterator[Reader]:
         """A reader behind the cursor, or behind the Worker's newest event.

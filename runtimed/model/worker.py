@@ -103,11 +103,16 @@ class CreateWorkerRequest:
     requested_capabilities: tuple[CapabilityRequest, ...] = ()
     workspace_refs: tuple[NamedReference, ...] = ()
     mount_refs: tuple[NamedReference, ...] = ()
+    name: str | None = None
+    labels: dict[str, str] = attrs.field(factory=dict)
 
 
 @attrs.frozen
 class WorkerDetail:
-    """All that a client may know of a Worker."""
+    """All that a client may know of a Worker.
+
+    `oldest_cursor` is set once events are no longer retained: what came behind it still is.
+    """
 
     worker_ref: WorkerRef
     runtime_id: RuntimeId
@@ -122,6 +127,9 @@ class WorkerDetail:
     requested_capabilities: tuple[CapabilityRequest, ...] = ()
     workspace_refs: tuple[NamedReference, ...] = ()
     mount_refs: tuple[NamedReference, ...] = ()
+    name: str | None = None
+    labels: dict[str, str] = attrs.field(factory=dict)
+    oldest_cursor: EventId | None = None
 
 
 @attrs.frozen
@@ -139,3 +147,5 @@ class WorkerSummary:
     has_config_bundle: bool
     transcript_len: int
     last_event_id: EventId
+    name: str | None = None
+    labels: dict[str, str] = attrs.field(factory=dict)

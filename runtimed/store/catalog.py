@@ -5,7 +5,7 @@ import logging
 import apsw
 
 from runtimed.core.activity import Activity
-from runtimed.core.change import StoredState, Worker
+from runtimed.core.change import Remark, StoredState, Worker
 from runtimed.errors import StoreCorrupt, StoreForeign
 from runtimed.model.identity import RuntimeId
 from runtimed.store.queries import moment
@@ -48,7 +48,7 @@ def load(connection: apsw.Connection, runtime_id: RuntimeId | None) -> StoredSta
         workers=workers,
         activities={w.worker_id: _activity(connection, w) for w in workers if not w.quiet},
         bundles=[bundle_of(row) for row in bundles],
-        diagnostics=[diagnostic_of(row) for row in diagnostics],
+        remarks=[Remark(row[0], diagnostic_of(row)) for row in diagnostics],
     )
 
 

@@ -5,6 +5,7 @@ import errno
 import fcntl
 import os
 import secrets
+import shutil
 import stat
 from collections.abc import Iterator
 from pathlib import Path
@@ -69,6 +70,17 @@ class StoreFolder:
         _make_folder(workers, WORKERS)
         _make_folder(workers / worker_id, f"{WORKERS}/{worker_id}")
         return workers / worker_id
+
+    def remove_worker_folder(self, worker_id: WorkerId) -> None:
+        """Remove what worker_folder made, and all that the Worker put into it. Harmless when there is none."""
+        folder = self._path / WORKERS / worker_id
+        try:
+            shutil.rmtree(folder)
+        except FileNotFoundError:
+            return
+        except PermissionError:
+            _unlock(folder)
+            shutil.rmtree(folder)
 
     def _prepare_database(self) -> Path:
         database = self._path / DATABASE
@@ -138,6 +150,16 @@ def _own(lock: int) -> None:
         raise StoreInUse(int(owner) if owner.isdigit() else None) from None
     with _refused(LOCK):
         os.pwrite(lock, f"{os.getpid():<{PID_WIDTH}}\n".encode(), 0)
+
+
+def _unlock(folder: Path) -> None:
+    """Let the owner into all that is below a folder, so that it can be removed."""
+    folder.chmod(0o700)
+    for parent, folders, _ in os.walk(folder):
+        for name in folders:
+            inner = Path(parent) / name
+            if not inner.is_symlink():
+                inner.chmod(0o700)
 
 
 def _write_new(path: Path, text: str) -> None:

@@ -7,13 +7,12 @@ from collections.abc import Sequence
 from typing import TypeVar
 
 from runtimed.core.activity import Activity
-from runtimed.core.change import Change, EncodedEvent, Entry, Moment, StoredState, Worker
+from runtimed.core.change import Change, EncodedEvent, Entry, Moment, Remark, Span, StoredState, Worker
 from runtimed.core.paging import PageSize
 from runtimed.errors import RuntimeStopped, StoreForeign
 from runtimed.model.bundle import ConfigBundle
-from runtimed.model.diagnostic import Diagnostic
 from runtimed.model.identity import RuntimeId, WorkerId
-from runtimed.model.runtime import RuntimeBackend
+from runtimed.model.runtime import RuntimeBackend, RuntimeEvent, StoreCheck
 from runtimed.store.replay import cut, entry_size, new_runtime_id, replay, stored_size
 from runtimed.store.rows import Rows, StoredEvent, encode_change
 
@@ -26,6 +25,7 @@ class MemoryStore:
     It takes what the durable store takes and refuses what that refuses. A commit is done when it returns.
     """
 
+    event_bytes = 0
     backend: RuntimeBackend = "memory"
 
     def __init__(self) -> None:
@@ -37,7 +37,7 @@ class MemoryStore:
         self._events: dict[WorkerId, list[StoredEvent]] = defaultdict(list)
         self._entries: dict[WorkerId, list[Entry]] = defaultdict(list)
         self._bundles: dict[str, ConfigBundle] = {}
-        self._diagnostics: list[Diagnostic] = []
+        self._remarks: list[Remark] = []
 
     async def open(self, runtime_id: RuntimeId | None) -> StoredState:
         """As Store.open."""
@@ -58,7 +58,7 @@ class MemoryStore:
                 if not worker.quiet
             },
             bundles=[self._bundles[key] for key in sorted(self._bundles)],
-            diagnostics=tuple(self._diagnostics),
+            remarks=tuple(self._remarks),
         )
 
     def commit(self, change: Change) -> asyncio.Future[Sequence[EncodedEvent]]:
@@ -93,6 +93,26 @@ class MemoryStore:
         found = cut(events[first : min(end, first + page.items)], page, stored_size)
         return [stored.event for stored in found]
 
+    async def read_all_events(self, after: int, upto: int, page: PageSize) -> Sequence[EncodedEvent]:
+        """As Store.read_all_events."""
+        return ()
+
+    async def oldest_events(self, worker_id: WorkerId | None, upto: int, count: int) -> Sequence[Span]:
+        """As Store.oldest_events."""
+        return ()
+
+    async def read_runtime_events(self, after: int, page: PageSize) -> Sequence[RuntimeEvent]:
+        """As Store.read_runtime_events."""
+        return ()
+
+    async def purge(self, worker_id: WorkerId) -> bool:
+        """As Store.purge."""
+        return True
+
+    async def check(self) -> StoreCheck:
+        """As Store.check."""
+        return StoreCheck(0, 0, 0, ())
+
     async def moment(self, worker_id: WorkerId, sequence: int) -> Moment:
         """As Store.moment."""
         self._reading(self._events, worker_id)
@@ -115,7 +135,7 @@ class MemoryStore:
             self._entries[entry.worker_id].append(entry)
         if change.bundle:
             self._bundles[change.bundle.metadata.id] = change.bundle
-        self._diagnostics.extend(change.diagnostics)
+        self._remarks.extend(change.remarks)
 
     def _reading(self, kept: dict[WorkerId, list[T]], worker_id: WorkerId) -> list[T]:
         if not self._open:

@@ -71,7 +71,9 @@ def _encode_change(change: Change) -> Rows:
         "event": [_event_row(*pair) for pair in zip(change.events, events, strict=True)],
         "entry": [_entry_row(entry) for entry in change.entries],
         "bundle": [_bundle_row(bundle)] if bundle else [],
-        "diagnostic": [_diagnostic_row(diagnostic) for diagnostic in change.diagnostics],
+        "diagnostic": [
+            _diagnostic_row(diagnostic) for diagnostic in (remark.diagnostic for remark in change.remarks)
+        ],
     }
     head = max((event.sequence for event in events), default=0)
     return Rows(events, tables, head, number_of(worker.worker_id) if worker else 0)

@@ -6,11 +6,11 @@ import threading
 from collections.abc import Sequence
 from pathlib import Path
 
-from runtimed.core.change import Change, EncodedEvent, Entry, Moment, StoredState
+from runtimed.core.change import Change, EncodedEvent, Entry, Moment, Span, StoredState
 from runtimed.core.paging import PageSize
 from runtimed.errors import RuntimeStopped
 from runtimed.model.identity import RuntimeId, WorkerId
-from runtimed.model.runtime import RuntimeBackend
+from runtimed.model.runtime import RuntimeBackend, RuntimeEvent, StoreCheck
 from runtimed.store import queries
 from runtimed.store.catalog import load
 from runtimed.store.connection import connect, translated, use_log
@@ -29,6 +29,7 @@ class SqliteStore:
     else belongs to the Runtime, its token and the folders of its Workers; it is this store's from open() to close().
     """
 
+    event_bytes = 0
     backend: RuntimeBackend = "fs_store"
 
     def __init__(self, path: Path) -> None:
@@ -62,6 +63,26 @@ class SqliteStore:
     async def read_events(self, worker_id: WorkerId, after: int, upto: int, page: PageSize) -> Sequence[EncodedEvent]:
         """As Store.read_events."""
         return await self._reading().run(queries.events_between, worker_id, after, upto, page)
+
+    async def read_all_events(self, after: int, upto: int, page: PageSize) -> Sequence[EncodedEvent]:
+        """As Store.read_all_events."""
+        return ()
+
+    async def oldest_events(self, worker_id: WorkerId | None, upto: int, count: int) -> Sequence[Span]:
+        """As Store.oldest_events."""
+        return ()
+
+    async def read_runtime_events(self, after: int, page: PageSize) -> Sequence[RuntimeEvent]:
+        """As Store.read_runtime_events."""
+        return ()
+
+    async def purge(self, worker_id: WorkerId) -> bool:
+        """As Store.purge."""
+        return True
+
+    async def check(self) -> StoreCheck:
+        """As Store.check."""
+        return StoreCheck(0, 0, 0, ())
 
     async def moment(self, worker_id: WorkerId, sequence: int) -> Moment:
         """As Store.moment."""

@@ -34,7 +34,7 @@ def make_strict_converter() -> OrjsonConverter:
     for kind in (str, int, bool):
         made.register_structure_hook(kind, _only(kind))
     made.register_structure_hook_func(is_kind(Literal), _one_of)
-    made.register_structure_hook_func(is_kind(dict), _object)
+    made.register_structure_hook_factory(is_kind(dict), lambda t: _object_of(made, t))
     made.register_structure_hook_factory(is_kind(tuple), lambda t: _array_of(made, t))
     made.register_structure_hook_factory(attrs.has, lambda t: _fields_of(made, t))
     made.register_unstructure_hook_func(is_kind(dict), lambda value: value)
@@ -64,10 +64,21 @@ def _one_of(value: Any, kind: Any) -> Any:
     raise FieldProblem(f"expected one of {', '.join(get_args(kind))}")
 
 
-def _object(value: Any, _type: Any) -> Any:
-    if type(value) is not dict:
-        raise expected("an object", value)
-    return value
+def _object_of(converter: OrjsonConverter, kind: Any) -> Callable[[Any, Any], Any]:
+    inner = get_args(kind)[1]
+
+    def structure(value: Any, _type: Any) -> Any:
+        if type(value) is not dict:
+            raise expected("an object", value)
+        if inner is not Any:
+            for name, item in value.items():
+                try:
+                    converter.structure(item, inner)
+                except Exception as error:
+                    raise first_problem(error).within(name) from error
+        return value
+
+    return structure
 
 
 def _array_of(converter: OrjsonConverter, kind: Any) -> Callable[[Any, Any], Any]:

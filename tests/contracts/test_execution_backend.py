@@ -18,6 +18,7 @@ from runtimed.model.event import InvokeStart, Payload, RunEnd
 from runtimed.model.identity import worker_id
 from runtimed.model.interaction import WorkerInput
 from runtimed.model.worker import BuiltinProfile, CapabilityRequest, CreateWorkerRequest
+from runtimed.store.folder import StoreFolder
 
 DEADLINE_S = 30.0
 ACCEPTED = Answer("accepted")
@@ -94,8 +95,8 @@ class Subject:
 def _make(name: str, kind: Kind, profile: Profile, folder: Path, supervisor: Supervisor) -> ExecutionBackend:
     if name == "registry":
         profiles = {f"builtin:{kind}": profile}
-        return ProfileRegistry(profiles, workspace=folder.joinpath, supervisor=supervisor)
-    return EchoBackend() if kind == "echo" else ShellBackend(profile, folder.joinpath, supervisor)
+        return ProfileRegistry(profiles, workspaces=StoreFolder(folder), supervisor=supervisor)
+    return EchoBackend() if kind == "echo" else ShellBackend(profile, StoreFolder(folder), supervisor)
 
 
 @pytest.fixture(params=["bare", "registry"])

@@ -54,6 +54,9 @@ class Puppet:
         self.told.append("cancel")
         return Answer("accepted")
 
+    async def delete(self, worker_id: WorkerId) -> None:
+        self.told.append(f"delete {worker_id}")
+
     async def close(self) -> None:
         self.told.append("close")
 
@@ -69,11 +72,15 @@ class Published:
     """A Listener that keeps everything, and can wait for it."""
 
     events: list[EncodedEvent] = attrs.field(factory=list)
+    forgotten: list[WorkerId] = attrs.field(factory=list)
     _changed: asyncio.Event = attrs.field(factory=asyncio.Event)
 
     def publish(self, worker_id: WorkerId, events: Sequence[EncodedEvent]) -> None:
         self.events += events
         self._changed.set()
+
+    def forget(self, worker_id: WorkerId) -> None:
+        self.forgotten.append(worker_id)
 
     async def until(self, done: Callable[[list[EncodedEvent]], bool]) -> list[EncodedEvent]:
         async with asyncio.timeout(10):

@@ -8,6 +8,7 @@ import sys
 import pytest
 
 from runtimed.core import Answer, Runtime
+from runtimed.core.draft import MAX_JOINED_TEXT
 from runtimed.errors import (
     InvalidProfileSelector,
     InvalidRequest,
@@ -300,7 +301,9 @@ async def test_a_snapshot_of_any_moment_holds_what_was_said_by_then(runtime, pup
     worker = await create(runtime)
     ref = worker.worker_ref
     await runtime.send_input(ref, HELLO)
-    await puppet.say(worker.worker_id, TextDelta("a"), TextDelta("b"), TextDone("ab"), RunEnd("finished"))
+    await puppet.say(worker.worker_id, TextDelta("a"))
+    await published.until(lambda events: "text_delta" in names(events))
+    await puppet.say(worker.worker_id, TextDelta("b"), TextDone("ab"), RunEnd("finished"))
     events = await published.until(lambda events: "run_end" in names(events))
     seen = []
     for event in events:
@@ -315,6 +318,25 @@ async def test_a_snapshot_of_any_moment_holds_what_was_said_by_then(runtime, pup
         (["hello", "ab"], [], "running"),
         (["hello", "ab"], [], "idle"),
     ]
+
+
+async def test_text_that_waits_for_the_same_commit_becomes_one_event(runtime, puppet, published):
+    worker = await create(runtime)
+    pieces = [TextDelta("a"), TextDelta("b"), ThinkingDelta("!"), TextDelta("c"), TextDelta("d"), TextDone("abcd")]
+    await puppet.say(worker.worker_id, *pieces)
+    events = await published.until(lambda events: "text_done" in names(events))
+    assert names(events) == ["text_delta", "thinking_delta", "text_delta", "text_done"]
+    said = [json.loads(event.payload)["data"]["text"] for event in events]
+    assert said == ["ab", "!", "cd", "abcd"]
+
+
+async def test_joined_text_ends_where_an_event_would_grow_large(runtime, puppet, published):
+    worker = await create(runtime)
+    piece = "x" * (MAX_JOINED_TEXT // 2)
+    await puppet.say(worker.worker_id, *[TextDelta(piece)] * 5, TextDone(piece * 5))
+    events = await published.until(lambda events: "text_done" in names(events))
+    lengths = [len(json.loads(event.payload)["data"]["text"]) for event in events[:-1]]
+    assert lengths == [MAX_JOINED_TEXT, MAX_JOINED_TEXT, len(piece)]
 
 
 async def test_a_restart_on_the_same_store_goes_on_where_it_was(store, puppet):
@@ -412,7 +434,7 @@ async def test_a_backend_is_made_to_wait_while_the_store_is_behind(puppet):
 
         async def chatter():
             for number in range(10_000):
-                await puppet.say(worker.worker_id, TextDelta(str(number)))
+                await puppet.say(worker.worker_id, ThinkingDelta(str(number)))
 
         talking = asyncio.ensure_future(chatter())
         for _ in range(2_000):

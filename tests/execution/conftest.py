@@ -3,6 +3,7 @@
 import asyncio
 import os
 import secrets
+import shutil
 from collections.abc import AsyncIterator, Callable, Mapping
 from pathlib import Path
 from typing import Any
@@ -16,7 +17,7 @@ from runtimed.execution.containment import Containment
 from runtimed.execution.shell import ShellBackend
 from runtimed.execution.supervise import Supervisor
 from runtimed.model.event import Payload, RunEnd, TextDelta, TextDone, ToolResult
-from runtimed.model.identity import worker_id
+from runtimed.model.identity import WorkerId, worker_id
 from runtimed.model.interaction import WorkerInput
 from runtimed.model.worker import CreateWorkerRequest
 
@@ -108,6 +109,19 @@ class Traces:
         return self.mark.encode() in said and int(process.name) != os.getpid()
 
 
+class Folders:
+    """The folders of Workers, plainly below one folder."""
+
+    def __init__(self, folder: Path) -> None:
+        self._folder = folder
+
+    def worker_folder(self, worker_id: WorkerId) -> Path:
+        return self._folder / worker_id
+
+    def remove_worker_folder(self, worker_id: WorkerId) -> None:
+        shutil.rmtree(self._folder / worker_id)
+
+
 class Bench:
     """One Worker of a ShellBackend; `traces.mark` is in the environment of all that it starts."""
 
@@ -117,7 +131,7 @@ class Bench:
         self.worker_id = worker_id(1)
         self.folder = folder / self.worker_id
         profile = Profile("shell", env={"TRACE": self.traces.mark}, stop_grace_s=grace)
-        self.backend = ShellBackend(profile, lambda name: folder / name, supervisor)
+        self.backend = ShellBackend(profile, Folders(folder), supervisor)
         self._inputs = 0
 
     async def spawn(self) -> Answer:

@@ -20,6 +20,7 @@ from runtimed.model.worker import (
     ProfileSelector,
     RuntimeDefaultProfile,
 )
+from runtimed.store.folder import StoreFolder
 
 FIRST = worker_id(1)
 
@@ -32,7 +33,7 @@ class Host:
         self._made: list[ProfileRegistry] = []
 
     def registry(self, profiles: Mapping[str, Profile] | None = None, **options: Any) -> ProfileRegistry:
-        self._made.append(ProfileRegistry(profiles or {}, workspace=self._folder.joinpath, **options))
+        self._made.append(ProfileRegistry(profiles or {}, workspaces=StoreFolder(self._folder), **options))
         return self._made[-1]
 
     async def close(self) -> None:

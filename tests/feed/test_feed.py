@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 from runtimed.core import Answer, Runtime
 from runtimed.errors import CursorUnknownOrExpired, UpstreamClosed, WorkerNotFound, WrongRuntimeCursor
 from runtimed.feed import Feed
-from runtimed.model.event import TextDelta, TextDone
+from runtimed.model.event import TextDone, ThinkingDelta
 from runtimed.model.identity import EventCursor, RuntimeId
 from runtimed.model.worker import CreateWorkerRequest
 from runtimed.store.memory import MemoryStore
@@ -49,7 +49,7 @@ async def worker_of(runtime):
 
 async def said(runtime, backend, ref, count, start=0):
     for number in range(start, start + count):
-        await backend.sinks[ref.worker_id].emit(TextDelta(str(number)))
+        await backend.sinks[ref.worker_id].emit(ThinkingDelta(str(number)))
     async with asyncio.timeout(10):
         while True:
             seen = await runtime.snapshot(ref)
@@ -131,7 +131,7 @@ async def test_every_reader_sees_every_event_once_whenever_it_joins(ring_bytes, 
             starts = [min(sequence, runtime.head) for when, sequence in joins if when == index]
             readers += [asyncio.ensure_future(observed(feed, runtime, ref, start)) for start in starts]
             for _ in range(burst):
-                await backend.sinks[ref.worker_id].emit(TextDelta("x"))
+                await backend.sinks[ref.worker_id].emit(ThinkingDelta("x"))
             await asyncio.sleep(0)
         await backend.sinks[ref.worker_id].emit(TextDone("x"))
         async with asyncio.timeout(20):

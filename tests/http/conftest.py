@@ -47,7 +47,7 @@ async def serving(runtime: Runtime, server_options=None, **options) -> AsyncIter
 
 @pytest.fixture
 async def runtime(tmp_path: Path) -> AsyncIterator[Runtime]:
-    backend = ProfileRegistry({}, workspace=StoreFolder(tmp_path / "workers").worker_folder)
+    backend = ProfileRegistry({}, workspaces=StoreFolder(tmp_path))
     async with Runtime(MemoryStore(), backend) as running:
         yield running
 

@@ -1,0 +1,35 @@
+"""What people call a Worker: a name and labels, and how they ask for those with some of them. Pure."""
+
+import re
+from collections.abc import Mapping
+
+from runtimed.errors import InvalidRequest
+
+MAX_LABELS = 64
+MAX_NAME = 128
+MAX_VALUE = 256
+KEY = re.compile(r"[A-Za-z0-9]([A-Za-z0-9._/-]{0,61}[A-Za-z0-9])?", re.ASCII)
+
+
+def check_name(name: str | None) -> None:
+    """Raises InvalidRequest for a name that is blank, too long or not printable."""
+    if name is not None and not (name.strip() and len(name) <= MAX_NAME and name.isprintable()):
+        raise InvalidRequest(f"name: expected 1 to {MAX_NAME} printable characters, not blank")
+
+
+def check_labels(labels: Mapping[str, str]) -> None:
+    """Raises InvalidRequest for too many labels, or one that is out of bounds."""
+    if len(labels) > MAX_LABELS:
+        raise InvalidRequest(f"labels: expected at most {MAX_LABELS}")
+    for key, value in labels.items():
+        if not KEY.fullmatch(key):
+            raise InvalidRequest(
+                "labels: expected keys of 1 to 63 characters of A-Z a-z 0-9 . _ / -, letters or digits at both ends"
+            )
+        if len(value) > MAX_VALUE or not value.isprintable():
+            raise InvalidRequest(f"labels.{key}: expected at most {MAX_VALUE} printable characters")
+
+
+def selects(wanted: Mapping[str, str], labels: Mapping[str, str]) -> bool:
+    """Whether these labels hold all that is wanted."""
+    return wanted.items() <= labels.items()

@@ -1,0 +1,158 @@
+"""How long events are kept: what is too old or too much is trimmed in the background, in small Changes."""
+
+import asyncio
+import contextlib
+import logging
+from collections.abc import Sequence
+from functools import partial
+
+from runtimed.core import decide
+from runtimed.core.catalog import Catalog
+from runtimed.core.change import Change, EncodedEvent, Forgotten, Mark, Span
+from runtimed.core.limits import Limits
+from runtimed.core.pipeline import Pipeline
+from runtimed.core.ports import Clock, Store
+from runtimed.core.remarks import Remarks
+from runtimed.errors import RuntimedError, StoreFull, WorkerNotFound
+from runtimed.model.identity import WorkerId
+
+TRIM_BATCH = 1_000
+"""Events that one Change trims: a transaction of a few milliseconds, so that commits are not held up."""
+
+SLACK = 16
+"""What exceeds a limit is trimmed until a sixteenth of the limit is free again, so that not every event trims one."""
+
+MARKS = 1_000
+"""The precision of expiry: a thousandth of the age that events may have."""
+
+MIN_PERIOD_S, MAX_PERIOD_S = 1.0, 60.0
+"""How often is looked for what has expired by age, and how soon after a full disk trimming is tried again."""
+
+log = logging.getLogger(__name__)
+
+
+class Retention:
+    """Keeps events, runtime events and remarks within the limits, while `run` runs. Listens to its Pipeline.
+
+    Readers are told first: a Worker's floor rises before its events go, so that none reads into a gap.
+    """
+
+    def __init__(
+        self, store: Store, pipeline: Pipeline, catalog: Catalog, remarks: Remarks, limits: Limits, clock: Clock
+    ) -> None:
+        self._store = store
+        self._pipeline = pipeline
+        self._catalog = catalog
+        self._remarks = remarks
+        self._limits = limits
+        self._clock = clock
+        self._crowded: set[WorkerId] = set()
+        self._marks: list[Mark] = []
+        self._forgotten_events = 0
+        self._due = asyncio.Event()
+        self._period_s = min(max(limits.max_event_age_s / MARKS, MIN_PERIOD_S), MAX_PERIOD_S)
+
+    def publish(self, worker_id: WorkerId, _events: Sequence[EncodedEvent]) -> None:
+        """See Listener."""
+        lane = self._catalog.find(worker_id)
+        if lane is not None and lane.worker.retained > self._limits.max_events_per_worker:
+            self._crowded.add(worker_id)
+            self._due.set()
+        elif self._store.event_bytes > self._limits.max_event_bytes:
+            self._due.set()
+
+    def forget(self, worker_id: WorkerId) -> None:
+        """See Listener."""
+        self._crowded.discard(worker_id)
+
+    async def run(self, marks: Sequence[Mark]) -> None:
+        """Trim what is due, again and again, until cancelled. `marks` are those of the store."""
+        self._marks = list(marks)
+        self._crowded |= {
+            lane.worker.worker_id
+            for lane in self._catalog
+            if lane.worker.retained > self._limits.max_events_per_worker
+        }
+        while True:
+            self._due.clear()
+            try:
+                await self._sweep()
+            except StoreFull:
+                await asyncio.sleep(self._period_s)
+            except RuntimedError as error:
+                log.warning("events could not be trimmed: %s", error)
+            with contextlib.suppress(TimeoutError):
+                async with asyncio.timeout(self._period_s):
+                    await self._due.wait()
+
+    async def _sweep(self) -> None:
+        for worker_id in tuple(self._crowded):
+            await self._thin_out(worker_id)
+        await self._shrink()
+        await self._expire()
+        await self._forget_surplus()
+
+    async def _thin_out(self, worker_id: WorkerId) -> None:
+        """Bring the events of one Worker below their number."""
+        wanted = _lowered(self._limits.max_events_per_worker)
+        while (lane := self._catalog.find(worker_id)) is not None and lane.worker.retained > wanted:
+            count = min(TRIM_BATCH, lane.worker.retained - wanted)
+            if not await self._trim(await self._store.oldest_events(worker_id, lane.worker.last_sequence, count)):
+                break
+        self._crowded.discard(worker_id)
+
+    async def _shrink(self) -> None:
+        """Bring the events of all Workers below their bytes."""
+        if self._store.event_bytes <= self._limits.max_event_bytes:
+            return
+        wanted = _lowered(self._limits.max_event_bytes)
+        while self._store.event_bytes > wanted:
+            if not await self._trim(await self._store.oldest_events(None, self._pipeline.head, TRIM_BATCH)):
+                break
+
+    async def _expire(self) -> None:
+        """Trim the events of all Workers that are older than they may be, and mark how far they go by now."""
+        now = self._clock.unix_ms()
+        expired = [mark for mark in self._marks if mark.unix_ms < now - 1_000 * self._limits.max_event_age_s]
+        if expired:
+            upto = expired[-1].sequence
+            while await self._trim(await self._store.oldest_events(None, upto, TRIM_BATCH)):
+                pass
+            await self._pipeline.apply(
+                Change(forgotten=Forgotten(marks=upto)), partial(self._drop_marks, len(expired))
+            )
+        if self._pipeline.head > (self._marks[-1].sequence if self._marks else 0):
+            mark = Mark(self._pipeline.head, now)
+            await self._pipeline.apply(Change(mark=mark), partial(self._marks.append, mark))
+
+    def _drop_marks(self, count: int) -> None:
+        del self._marks[:count]
+
+    async def _trim(self, spans: Sequence[Span]) -> bool:
+        """Let go of these events; whether any went."""
+        trimmed = [await self._trim_worker(span) for span in spans]
+        return any(trimmed)
+
+    async def _trim_worker(self, span: Span) -> bool:
+        lane = self._catalog.find(span.worker_id)
+        if lane is None or self._catalog.is_damaged(span.worker_id):
+            return False
+        self._catalog.raise_floor(lane, span.upto)
+        moment = await self._store.moment(span.worker_id, span.upto)
+        with contextlib.suppress(WorkerNotFound):
+            await lane.propose(partial(decide.trim, span=span, moment=moment))
+        return True
+
+    async def _forget_surplus(self) -> None:
+        """Bring remarks and runtime events below their numbers."""
+        remarks = self._remarks.surplus(self._limits.max_diagnostics)
+        events = max(0, self._pipeline.newest_runtime_event - self._limits.max_runtime_events)
+        if not remarks and events <= self._forgotten_events + self._limits.max_runtime_events // SLACK:
+            return
+        forgotten = Forgotten(remarks=remarks, runtime_events=events)
+        await self._pipeline.apply(Change(forgotten=forgotten), partial(self._remarks.drop, remarks))
+        self._forgotten_events = events
+
+
+def _lowered(limit: int) -> int:
+    return limit - limit // SLACK
