@@ -73,6 +73,11 @@ class Settings:
     max_open_text: int = Limits().max_open_text
     max_bundles: int = Limits().max_bundles
     max_workers: int = Limits().max_workers
+    max_events_per_worker: int = Limits().max_events_per_worker
+    max_event_age_s: int = Limits().max_event_age_s
+    max_event_bytes: int = Limits().max_event_bytes
+    max_runtime_events: int = Limits().max_runtime_events
+    max_diagnostics: int = Limits().max_diagnostics
     max_body_bytes: int = MAX_BODY_BYTES
     max_connections: int = MAX_CONNECTIONS
     ring_bytes: int = RING_BYTES

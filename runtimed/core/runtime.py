@@ -237,6 +237,11 @@ class Runtime:
         """What the Runtime has had to remark, oldest first."""
         return self._remarks.diagnostics()
 
+    @property
+    def newest_runtime_event(self) -> int:
+        """The id of the newest runtime event, 0 for none."""
+        return self._pipeline.newest_runtime_event
+
     async def runtime_events(self, after: int = 0, limit: int | None = None) -> Sequence[RuntimeEvent]:
         """A page of what happened to the Runtime, behind the event with the id `after`. Raises LimitTooLarge."""
         return await self._store.read_runtime_events(after, self.limits.event_page.at_most(limit))

@@ -1,8 +1,8 @@
 """From a typed function to a route: its signature says what is read from path, query and body, and what is answered.
 
 A parameter is bound by its name and annotation. A name of the path is read from there. An attrs class of a POST is
-the body, optional where it has a default. `str` and `int`, with bounds by `Number`, come from the query. Anything
-else is a service of the application.
+the body, optional where it has a default. From the query come `str`, a `Literal` of what is accepted, `int` with
+bounds by `Number`, and `tuple[str, ...]`, which may be repeated. Anything else is a service of the application.
 """
 
 import asyncio
@@ -10,7 +10,7 @@ import inspect
 import re
 import types
 from collections.abc import Awaitable, Callable, Mapping
-from typing import Annotated, Any, Union, get_args, get_origin, get_type_hints
+from typing import Annotated, Any, Literal, Union, get_args, get_origin, get_type_hints
 
 import attrs
 from aiohttp import hdrs, web
@@ -23,7 +23,7 @@ from runtimed.errors import (
     RuntimedError,
     UnsupportedMediaType,
 )
-from runtimed.http.responses import json_response
+from runtimed.http.responses import json_response, no_content
 from runtimed.wire.converter import decode
 
 MAX_NUMBER = 10**15 - 1
@@ -47,14 +47,18 @@ class Number:
 
 @attrs.frozen
 class Parameter:
-    """One parameter in the path or the query; `bounds` for a number."""
+    """One parameter in the path or the query: a text, one of `choices`, a number in `bounds`, or `repeated` texts."""
 
     name: str
     required: bool
     bounds: Number | None = None
+    choices: tuple[str, ...] = ()
+    repeated: bool = False
 
     def read(self, text: str) -> str | int:
         """The value in a query. Raises InvalidQuery."""
+        if self.choices and text not in self.choices:
+            raise InvalidQuery(f"{self.name}: expected one of {', '.join(self.choices)}")
         if self.bounds is None:
             return text
         number = int(text) if NUMBER.fullmatch(text) else -1
@@ -103,6 +107,10 @@ class Routes:
         """The decorated function answers POST."""
         return self._route(hdrs.METH_POST, path, raises)
 
+    def delete(self, path: str, *, raises: tuple[type[RuntimedError], ...] = ()) -> Callable[[Handler], Handler]:
+        """The decorated function answers DELETE."""
+        return self._route(hdrs.METH_DELETE, path, raises)
+
     def _route(self, method: str, path: str, raises: tuple[type[RuntimedError], ...]) -> Callable[[Handler], Handler]:
         def add(handler: Handler) -> Handler:
             self.routes.append(_inspect(method, path, handler, raises))
@@ -127,6 +135,8 @@ def bind(route: Route, services: Mapping[type, Any], max_body_bytes: int) -> Cal
         if body is not None:
             arguments[body.name] = await _read_body(request, body, max_body_bytes)
         answer = await route.handler(**arguments)
+        if answer is None:
+            return no_content()
         return answer if isinstance(answer, web.StreamResponse) else json_response(answer)
 
     return handle
@@ -147,7 +157,7 @@ def _inspect(method: str, path: str, handler: Handler, raises: tuple[type[Runtim
         elif method == hdrs.METH_POST and attrs.has(_plain(kind)):
             body = Body(name, _plain(kind), required)
         elif _is_query(kind):
-            in_query.append(Parameter(name, required, _bounds(kind)))
+            in_query.append(_in_query(name, kind, required))
         else:
             services.append((name, kind))
     return Route(
@@ -165,7 +175,14 @@ def _plain(kind: Any) -> Any:
 
 
 def _is_query(kind: Any) -> bool:
-    return _plain(kind) in {str, int}
+    plain = _plain(kind)
+    return plain in {str, int, tuple[str, ...]} or get_origin(plain) is Literal
+
+
+def _in_query(name: str, kind: Any, required: bool) -> Parameter:
+    plain = _plain(kind)
+    choices = get_args(plain) if get_origin(plain) is Literal else ()
+    return Parameter(name, required, _bounds(kind), choices, plain == tuple[str, ...])
 
 
 def _bounds(kind: Any) -> Number | None:
@@ -175,7 +192,7 @@ def _bounds(kind: Any) -> Number | None:
     return found[0] if found else Number()
 
 
-def _read_query(request: web.Request, known: Mapping[str, Parameter]) -> dict[str, str | int]:
+def _read_query(request: web.Request, known: Mapping[str, Parameter]) -> dict[str, Any]:
     query = request.query
     for name in query:
         if name not in known:
@@ -183,11 +200,13 @@ def _read_query(request: web.Request, known: Mapping[str, Parameter]) -> dict[st
             shown = f"{name}: " if NAME.fullmatch(name) else ""
             raise InvalidQuery(f"{shown}unknown query parameter; accepted: {accepted}")
     for parameter in known.values():
-        if len(query.getall(parameter.name, [])) > 1:
+        if len(query.getall(parameter.name, [])) > 1 and not parameter.repeated:
             raise InvalidQuery(f"{parameter.name}: expected once")
         if parameter.required and parameter.name not in query:
             raise InvalidQuery(f"{parameter.name}: required, but missing")
-    return {name: known[name].read(text) for name, text in query.items()}
+    return {
+        name: tuple(query.getall(name)) if known[name].repeated else known[name].read(query[name]) for name in query
+    }
 
 
 async def _read_body(request: web.Request, body: Body, max_bytes: int) -> Any:

@@ -24,6 +24,11 @@ STATUSES: dict[type[errors.RuntimedError], int] = {
     errors.StatePoisoned: 500,
     errors.Internal: 500,
     errors.FeedError: 400,
+    errors.CursorUnknownOrExpired: 410,
+    errors.CursorExpired: 410,
+    errors.WorkerDeleted: 404,
+    errors.UpstreamClosed: 503,
+    errors.SerializeFailed: 500,
 }
 """A class that is not here has the status of its nearest ancestor that is."""
 

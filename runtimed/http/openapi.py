@@ -89,6 +89,10 @@ def _parameter(parameter: Parameter, place: str) -> JsonSchema:
             "minimum": parameter.bounds.minimum,
             "maximum": parameter.bounds.maximum,
         }
+    if parameter.choices:
+        schema["enum"] = list(parameter.choices)
+    if parameter.repeated:
+        schema = {"type": "array", "items": schema}
     return {"name": parameter.name, "in": place, "required": parameter.required, "schema": schema}
 
 
@@ -99,6 +103,8 @@ def _success(route: Route, schemas: Schemas) -> JsonSchema:
             "{kind: diagnostic, diagnostic}."
         )
         return {"101": {"description": frames}}
+    if route.answer is None or route.answer is type(None):
+        return {"204": {"description": "Done; there is no body."}}
     schema = {"type": "object"} if route.answer is web.Response else schemas.of(route.answer)
     return {"200": {"description": "Done.", "content": {"application/json": {"schema": schema}}}}
 

@@ -1,5 +1,8 @@
 """Workers: create, look at, talk to, end."""
 
+from typing import Annotated
+
+from runtimed.core.catalog import WorkerFilter
 from runtimed.core.runtime import Runtime
 from runtimed.errors import (
     ConfigBundleDigestMismatch,
@@ -12,10 +15,12 @@ from runtimed.errors import (
     WorkerExecutionRejected,
     WorkerExecutionUnavailable,
     WorkerNotFound,
+    WorkerRunning,
 )
-from runtimed.http.binder import Routes
+from runtimed.http.binder import Number, Routes
+from runtimed.http.labels import parse_labels
 from runtimed.model.interaction import LifecycleRequest, WorkerInput
-from runtimed.model.worker import CreateWorkerRequest
+from runtimed.model.worker import CreateWorkerRequest, WorkerStatus
 from runtimed.wire import routes as paths
 from runtimed.wire.envelopes import InteractionResponse, LifecycleResponse, WorkerResponse, WorkersResponse
 
@@ -23,9 +28,21 @@ routes = Routes("workers")
 
 
 @routes.get(paths.WORKERS)
-async def list_workers(runtime: Runtime) -> WorkersResponse:
-    """Every Worker, by id."""
-    return WorkersResponse(runtime.workers())
+async def list_workers(
+    runtime: Runtime,
+    status: WorkerStatus | None = None,
+    label: tuple[str, ...] = (),
+    limit: Annotated[int | None, Number(minimum=1)] = None,
+    after: str = "",
+) -> WorkersResponse:
+    """The Workers, by id: those of a status, with all the labels given as KEY=VALUE, behind the id `after`."""
+    if after:
+        runtime.ref(after)
+    wanted = WorkerFilter(status, parse_labels(label), after, None if limit is None else limit + 1)
+    found = runtime.workers(wanted)
+    if limit is None or len(found) <= limit:
+        return WorkersResponse(found)
+    return WorkersResponse(found[:limit], found[limit - 1].worker_id)
 
 
 @routes.post(
@@ -42,6 +59,12 @@ async def list_workers(runtime: Runtime) -> WorkersResponse:
 async def create_worker(runtime: Runtime, request: CreateWorkerRequest) -> WorkerResponse:
     """Create a Worker and spawn it; a spawn that fails is told in its `execution`."""
     return WorkerResponse(await runtime.create_worker(request))
+
+
+@routes.delete(paths.WORKER, raises=(InvalidWorkerId, WorkerNotFound, WorkerRunning, RuntimeStopped, StoreFull))
+async def delete_worker(runtime: Runtime, worker_id: str) -> None:
+    """Remove a Worker that is not running, with all that is stored of it."""
+    await runtime.delete_worker(runtime.ref(worker_id))
 
 
 @routes.get(paths.WORKER, raises=(InvalidWorkerId, WorkerNotFound))

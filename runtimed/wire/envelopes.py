@@ -3,8 +3,10 @@
 import attrs
 
 from runtimed.model.bundle import Availability, ConfigBundle, ConfigBundleSummary
+from runtimed.model.diagnostic import Diagnostic
+from runtimed.model.identity import WorkerId
 from runtimed.model.interaction import InteractionAck, LifecycleAck
-from runtimed.model.runtime import RuntimeSummary
+from runtimed.model.runtime import RuntimeEvent, RuntimeSummary, StoreCheck
 from runtimed.model.transcript import TranscriptProjection
 from runtimed.model.worker import WorkerDetail, WorkerSummary
 
@@ -14,6 +16,29 @@ class RuntimeResponse:
     """The Runtime."""
 
     runtime: RuntimeSummary
+
+
+@attrs.frozen
+class RuntimeEventsResponse:
+    """A page of runtime events; `next_after` goes into the next request."""
+
+    events: tuple[RuntimeEvent, ...]
+    next_after: int
+    has_more: bool
+
+
+@attrs.frozen
+class DiagnosticsResponse:
+    """What the Runtime has had to remark, oldest first."""
+
+    diagnostics: tuple[Diagnostic, ...]
+
+
+@attrs.frozen
+class CheckResponse:
+    """What is wrong in the store."""
+
+    check: StoreCheck
 
 
 @attrs.frozen
@@ -39,9 +64,10 @@ class AvailabilityResponse:
 
 @attrs.frozen
 class WorkersResponse:
-    """Every Worker, by id."""
+    """Workers, by id; `next_after` where the page ended before the last of them."""
 
     workers: tuple[WorkerSummary, ...]
+    next_after: WorkerId | None = None
 
 
 @attrs.frozen

@@ -1,6 +1,9 @@
 """The paths of the API, in the words that both sides use."""
 
 RUNTIME = "/v1/runtime"
+RUNTIME_EVENTS = "/v1/runtime/events"
+RUNTIME_CHECK = "/v1/runtime/check"
+DIAGNOSTICS = "/v1/diagnostics"
 BUNDLES = "/v1/config-bundles"
 BUNDLE_AVAILABILITY = "/v1/config-bundles/{bundle_id}/availability"
 WORKERS = "/v1/workers"

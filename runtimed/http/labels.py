@@ -1,0 +1,15 @@
+"""Labels in a query, as KEY=VALUE."""
+
+from collections.abc import Iterable
+
+from runtimed.errors import InvalidQuery
+
+
+def parse_labels(texts: Iterable[str]) -> dict[str, str]:
+    """The labels that are asked for. Raises InvalidQuery."""
+    wanted: dict[str, str] = {}
+    for text in texts:
+        key, equals, value = text.partition("=")
+        if not key or not equals or wanted.setdefault(key, value) != value:
+            raise InvalidQuery("label: expected KEY=VALUE, each KEY once")
+    return wanted
