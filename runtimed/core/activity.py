@@ -30,6 +30,7 @@ from runtimed.model.event import (
     ToolResult,
     UserMessage,
 )
+from runtimed.model.value import value
 
 SYSTEM_INPUT = "embedded_worker_system_input"
 MAX_BLOCKS = 256
@@ -59,7 +60,7 @@ class Pieces:
     __hash__ = None  # type: ignore[assignment]
 
 
-@attrs.frozen
+@value
 class Prose:
     """A text or a thought that is being written."""
 
@@ -76,7 +77,7 @@ class Prose:
             yield TextDone(str(self.pieces)) if self.kind == "text" else ThinkingDone(str(self.pieces))
 
 
-@attrs.frozen
+@value
 class ToolCall:
     """A tool call without a result."""
 
@@ -97,7 +98,7 @@ class ToolCall:
 Block = Prose | ToolCall
 
 
-@attrs.frozen
+@value
 class Activity:
     """The state that a Worker's events add up to.
 

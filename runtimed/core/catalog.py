@@ -10,10 +10,11 @@ from runtimed.core.labels import selects
 from runtimed.core.lane import Lane
 from runtimed.errors import StoreCorrupt, WorkerNotFound, WrongRuntime
 from runtimed.model.identity import RuntimeId, WorkerId, WorkerRef
+from runtimed.model.value import value
 from runtimed.model.worker import WorkerStatus
 
 
-@attrs.frozen
+@value
 class WorkerFilter:
     """Which Workers to list, by id: those that match and come behind `after`, at most `limit`."""
 

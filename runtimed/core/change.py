@@ -12,10 +12,11 @@ from runtimed.model.execution import Execution
 from runtimed.model.identity import RuntimeId, WorkerId
 from runtimed.model.runtime import RuntimeEvent
 from runtimed.model.transcript import Role
+from runtimed.model.value import value
 from runtimed.model.worker import CreateWorkerRequest, WorkerStatus
 
 
-@attrs.frozen
+@value
 class Worker:
     """A Worker as the catalog and the store hold it.
 
@@ -40,7 +41,7 @@ class Worker:
         return self.activity == "idle" and not self.since
 
 
-@attrs.frozen
+@value
 class Entry:
     """One entry of a transcript; `event` is the sequence of the event that told of it."""
 
@@ -51,7 +52,7 @@ class Entry:
     event: int
 
 
-@attrs.frozen
+@value
 class Event:
     """One event, as decided.
 
@@ -70,7 +71,7 @@ class Event:
     previous: int = 0
 
 
-@attrs.frozen
+@value
 class EncodedEvent:
     """An event as it is stored and sent: `payload` is its JSON in UTF-8, encoded once, by the store."""
 
@@ -79,7 +80,7 @@ class EncodedEvent:
     payload: bytes
 
 
-@attrs.frozen
+@value
 class Moment:
     """How a Worker stood right behind one of its events."""
 
@@ -87,7 +88,7 @@ class Moment:
     activity: Activity
 
 
-@attrs.frozen
+@value
 class Span:
     """The oldest `count` retained events of a Worker; `upto` is the sequence of the newest of them."""
 
@@ -96,7 +97,7 @@ class Span:
     count: int
 
 
-@attrs.frozen
+@value
 class Trim:
     """Events that are retained no longer, and how the Worker stood right behind them, from where later ones go on."""
 
@@ -104,7 +105,7 @@ class Trim:
     moment: Moment
 
 
-@attrs.frozen
+@value
 class Remark:
     """A diagnostic that is kept, numbered from 1."""
 
@@ -112,7 +113,7 @@ class Remark:
     diagnostic: Diagnostic
 
 
-@attrs.frozen
+@value
 class Mark:
     """Every event up to this sequence was published before this time, in milliseconds since 1970."""
 
@@ -120,7 +121,7 @@ class Mark:
     unix_ms: int
 
 
-@attrs.frozen
+@value
 class Forgotten:
     """What is kept no longer: remarks up to this number, runtime events up to this id, marks up to this sequence."""
 
@@ -129,7 +130,7 @@ class Forgotten:
     marks: int = 0
 
 
-@attrs.frozen
+@value
 class Change:
     """All of it becomes durable, or none.
 
@@ -150,7 +151,7 @@ class Change:
     forgotten: Forgotten | None = None
 
 
-@attrs.frozen
+@value
 class StoredState:
     """What a store knew when it was opened.
 

@@ -38,6 +38,7 @@ from runtimed.model.worker import (
 )
 
 UNCONNECTED = Execution("unconnected", "unconnected")
+BUSY = Execution("connected", "busy", ExecutionResult("input", "accepted", "busy"))
 LOCAL_DEFAULTS: tuple[str, Severity, str] = (
     "runtime.local_default_resources",
     "info",
@@ -99,11 +100,8 @@ def check_input(status: WorkerStatus, execution: Execution, message: WorkerInput
 def take_input(draft: Draft, message: WorkerInput) -> tuple[int, int]:
     """An input that the backend has accepted; returns the sequences of its entry and of its event."""
     check_input(draft.status, draft.execution, message)
-    draft.execution = _execution(draft, "input", Answer("accepted"), "busy")
-    payload: Payload = UserMessage((TextSegment(message.content),))
-    if message.kind == "system":
-        payload = SystemItem({"kind": SYSTEM_INPUT, "content": message.content})
-    sequence = draft.emit(payload, message.kind, message.content)
+    draft.execution = BUSY
+    sequence = draft.emit(_said(message), message.kind, message.content)
     draft.record("worker_input_accepted", sequence)
     return draft.transcript_len, sequence
 
@@ -170,6 +168,12 @@ def lose_execution(draft: Draft, why: str, *, cut: bool) -> None:
         draft.emit(ErrorRaised("internal", f"the run was cut: {why}"))
         draft.emit(RunEnd("rolled_back"))
     draft.execution = disconnected(draft.execution)
+
+
+def _said(message: WorkerInput) -> Payload:
+    if message.kind == "system":
+        return SystemItem({"kind": SYSTEM_INPUT, "content": message.content})
+    return UserMessage((TextSegment(message.content),))
 
 
 def _close_open_output(draft: Draft, why: str) -> None:

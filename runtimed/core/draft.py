@@ -108,7 +108,7 @@ class Draft:
             trim.span.upto if trim else before.floor,
             before.retained + len(self._events) - (trim.span.count if trim else 0),
         )
-        if self.worker == before:
+        if not (self._events or trim) and (self.status, self.execution) == (before.status, before.execution):
             return None
         return Change(self.worker, self._entries, self._events, runtime_events=self._runtime_events, trim=trim)
 

@@ -1,12 +1,11 @@
 """How much the Runtime takes and gives out at once."""
 
-import attrs
-
 from runtimed.core.paging import PageSize
 from runtimed.model.runtime import RuntimeLimits
+from runtimed.model.value import value
 
 
-@attrs.frozen
+@value
 class Limits:
     """Items are counted, bytes are those of the content in UTF-8.
 

@@ -3,9 +3,10 @@
 import attrs
 
 from runtimed.errors import LimitTooLarge
+from runtimed.model.value import value
 
 
-@attrs.frozen
+@value
 class PageSize:
     """At most so many items, cut short once they hold so many bytes; a page is never empty for its size alone."""
 

@@ -7,8 +7,6 @@ import asyncio
 from collections.abc import Sequence
 from typing import Protocol
 
-import attrs
-
 from runtimed.core.change import Change, EncodedEvent, Entry, Moment, Span, StoredState
 from runtimed.core.paging import PageSize
 from runtimed.model.event import Payload
@@ -16,6 +14,7 @@ from runtimed.model.execution import Outcome
 from runtimed.model.identity import RuntimeId, WorkerId
 from runtimed.model.interaction import WorkerInput
 from runtimed.model.runtime import RuntimeBackend, RuntimeEvent, StoreCheck
+from runtimed.model.value import value
 from runtimed.model.worker import CreateWorkerRequest
 
 
@@ -88,7 +87,7 @@ class Store(Protocol):
         """Finish what was handed in, then let go of everything. Harmless when repeated."""
 
 
-@attrs.frozen
+@value
 class Answer:
     """What a backend says to a request; `message` says what to do about anything but `accepted`."""
 
@@ -96,7 +95,7 @@ class Answer:
     message: str | None = None
 
 
-@attrs.frozen
+@value
 class Spawn:
     """A Worker that is to be run."""
 
@@ -104,7 +103,7 @@ class Spawn:
     request: CreateWorkerRequest
 
 
-@attrs.frozen
+@value
 class Dispatch:
     """An input that is offered; `input_id` names it in what follows."""
 

@@ -96,6 +96,8 @@ class Runtime:
         self._deleting: dict[WorkerId, asyncio.Task[None]] = {}
         self._creating: dict[WorkerId, asyncio.Task[WorkerDetail]] = {}
         self._numbers = itertools.count(1)
+        self._life = secrets.token_hex(8)
+        self._input_numbers = itertools.count(1)
 
     async def start(self) -> None:
         """Open the store and take over what it holds; runs that the end of an earlier life cut are closed.
@@ -328,7 +330,7 @@ class Runtime:
         self._check_running()
         self._check_not_ending(lane)
         decide.check_input(lane.worker.status, lane.worker.execution, message)
-        input_id = secrets.token_hex(16)
+        input_id = f"{self._life}-{next(self._input_numbers)}"
         answer = await self._dispatch(Dispatch(ref.worker_id, input_id, message))
         if answer.outcome != "accepted":
             await lane.propose(partial(decide.refuse_input, answer=answer))

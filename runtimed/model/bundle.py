@@ -2,8 +2,7 @@
 
 from typing import Literal
 
-import attrs
-
+from runtimed.model.value import value
 from runtimed.model.worker import BundleReference, ProfileSelector
 
 DeclarationKind = Literal[
@@ -18,7 +17,7 @@ DeclarationKind = Literal[
 DigestAlgorithm = Literal["sha256"]
 
 
-@attrs.frozen
+@value
 class Provenance:
     """Where a bundle comes from."""
 
@@ -26,7 +25,7 @@ class Provenance:
     detail: str | None = None
 
 
-@attrs.frozen
+@value
 class BundleMetadata:
     """Identity and origin of a bundle; `digest` covers the whole bundle."""
 
@@ -38,7 +37,7 @@ class BundleMetadata:
     provenance: Provenance
 
 
-@attrs.frozen
+@value
 class BundleProfile:
     """A profile that the bundle offers."""
 
@@ -46,7 +45,7 @@ class BundleProfile:
     label: str | None = None
 
 
-@attrs.frozen
+@value
 class Declaration:
     """A reference to something that the host holds."""
 
@@ -55,7 +54,7 @@ class Declaration:
     reference: str
 
 
-@attrs.frozen
+@value
 class ConfigBundle:
     """A bundle as a client pushes it."""
 
@@ -64,7 +63,7 @@ class ConfigBundle:
     declarations: tuple[Declaration, ...] = ()
 
 
-@attrs.frozen
+@value
 class ConfigBundleSummary:
     """A bundle as a row of a list."""
 
@@ -79,7 +78,7 @@ class ConfigBundleSummary:
     declaration_count: int
 
 
-@attrs.frozen
+@value
 class Availability:
     """The Runtime holds exactly this version of the bundle."""
 

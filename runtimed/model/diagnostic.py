@@ -2,14 +2,13 @@
 
 from typing import Literal
 
-import attrs
-
 from runtimed.model.identity import WorkerId
+from runtimed.model.value import value
 
 Severity = Literal["info", "warning", "error"]
 
 
-@attrs.frozen
+@value
 class Diagnostic:
     """A remark that the Runtime keeps: a code for machines, a sentence for people."""
 
@@ -32,7 +31,7 @@ FeedDiagnosticCode = Literal[
 ]
 
 
-@attrs.frozen
+@value
 class FeedDiagnostic:
     """The reason for which a feed closes."""
 

@@ -2,10 +2,9 @@
 
 from typing import Any, Literal
 
-import attrs
-
 from runtimed.model.identity import EventId, WorkerId
 from runtimed.model.transcript import TranscriptItem
+from runtimed.model.value import value
 
 InvokeKind = Literal["user_send", "notify", "worker_event", "system_reminder", "wakeup"]
 TurnResult = Literal["finished", "paused"]
@@ -25,7 +24,7 @@ AlertSource = Literal["worker", "engine", "compactor", "agents_md"]
 ToolCallState = Literal["pending", "streaming_args", "done"]
 
 
-@attrs.frozen
+@value
 class TextSegment:
     """A piece of a user's message."""
 
@@ -34,7 +33,7 @@ class TextSegment:
     content: str
 
 
-@attrs.frozen
+@value
 class UserMessage:
     """An input of a user was accepted."""
 
@@ -43,7 +42,7 @@ class UserMessage:
     segments: tuple[TextSegment, ...]
 
 
-@attrs.frozen
+@value
 class SystemItem:
     """Anything else that a Worker has to say; `item` is a JSON object told apart by its `kind`."""
 
@@ -52,7 +51,7 @@ class SystemItem:
     item: dict[str, Any]
 
 
-@attrs.frozen
+@value
 class InvokeStart:
     """The Worker was set going."""
 
@@ -61,7 +60,7 @@ class InvokeStart:
     kind: InvokeKind
 
 
-@attrs.frozen
+@value
 class TurnStart:
     """A turn of the run begins."""
 
@@ -70,7 +69,7 @@ class TurnStart:
     turn: int
 
 
-@attrs.frozen
+@value
 class TurnEnd:
     """A turn of the run is over."""
 
@@ -80,7 +79,7 @@ class TurnEnd:
     result: TurnResult
 
 
-@attrs.frozen
+@value
 class LlmCallStart:
     """A model is being asked."""
 
@@ -89,7 +88,7 @@ class LlmCallStart:
     llm_call: int
 
 
-@attrs.frozen
+@value
 class LlmCallEnd:
     """The model has answered."""
 
@@ -98,7 +97,7 @@ class LlmCallEnd:
     llm_call: int
 
 
-@attrs.frozen
+@value
 class TextDelta:
     """More of the text that the Worker is writing."""
 
@@ -107,7 +106,7 @@ class TextDelta:
     text: str
 
 
-@attrs.frozen
+@value
 class TextDone:
     """The whole text; it becomes an assistant entry of the transcript in the same step."""
 
@@ -116,14 +115,14 @@ class TextDone:
     text: str
 
 
-@attrs.frozen
+@value
 class ThinkingStart:
     """The Worker begins to think aloud."""
 
     event = "thinking_start"
 
 
-@attrs.frozen
+@value
 class ThinkingDelta:
     """More of what the Worker is thinking."""
 
@@ -132,7 +131,7 @@ class ThinkingDelta:
     text: str
 
 
-@attrs.frozen
+@value
 class ThinkingDone:
     """The whole thought."""
 
@@ -141,7 +140,7 @@ class ThinkingDone:
     text: str
 
 
-@attrs.frozen
+@value
 class ToolCallStart:
     """The Worker is about to use a tool."""
 
@@ -151,7 +150,7 @@ class ToolCallStart:
     name: str
 
 
-@attrs.frozen
+@value
 class ToolCallArgsDelta:
     """More of the tool's arguments, as JSON text."""
 
@@ -161,7 +160,7 @@ class ToolCallArgsDelta:
     json: str
 
 
-@attrs.frozen
+@value
 class ToolCallDone:
     """The arguments are complete; the tool runs now."""
 
@@ -172,7 +171,7 @@ class ToolCallDone:
     arguments: str
 
 
-@attrs.frozen
+@value
 class ToolResult:
     """What the tool gave back; `exit_status` where the tool was a command."""
 
@@ -185,7 +184,7 @@ class ToolResult:
     exit_status: int | None = None
 
 
-@attrs.frozen
+@value
 class Usage:
     """Tokens that were used."""
 
@@ -196,7 +195,7 @@ class Usage:
     cache_read_input_tokens: int | None = None
 
 
-@attrs.frozen
+@value
 class RunEnd:
     """The run that an input started is over."""
 
@@ -205,7 +204,7 @@ class RunEnd:
     result: RunResult
 
 
-@attrs.frozen
+@value
 class ErrorRaised:
     """The run failed."""
 
@@ -215,7 +214,7 @@ class ErrorRaised:
     message: str
 
 
-@attrs.frozen
+@value
 class StatusChanged:
     """The Worker says what it is doing."""
 
@@ -224,7 +223,7 @@ class StatusChanged:
     status: ActivityStatus
 
 
-@attrs.frozen
+@value
 class Alert:
     """Something that a person should know; `timestamp_ms` is Unix time."""
 
@@ -236,14 +235,14 @@ class Alert:
     timestamp_ms: int
 
 
-@attrs.frozen
+@value
 class Shutdown:
     """The Worker was stopped or cancelled; nothing follows."""
 
     event = "shutdown"
 
 
-@attrs.frozen
+@value
 class TextBlock:
     """Text on its way."""
 
@@ -253,7 +252,7 @@ class TextBlock:
     finished: bool = False
 
 
-@attrs.frozen
+@value
 class ThinkingBlock:
     """A thought of the current run."""
 
@@ -263,7 +262,7 @@ class ThinkingBlock:
     finished: bool = False
 
 
-@attrs.frozen
+@value
 class ToolCallBlock:
     """A tool call that has no result yet."""
 
@@ -278,14 +277,14 @@ class ToolCallBlock:
 InFlightBlock = TextBlock | ThinkingBlock | ToolCallBlock
 
 
-@attrs.frozen
+@value
 class InFlight:
     """Output that was streamed but is not in an entry yet."""
 
     blocks: tuple[InFlightBlock, ...]
 
 
-@attrs.frozen
+@value
 class Greeting:
     """What a Worker is, for somebody who has just come in; the contract keeps `cwd` empty."""
 
@@ -299,7 +298,7 @@ class Greeting:
     context_tokens: int
 
 
-@attrs.frozen
+@value
 class Snapshot:
     """Everything before a cursor that an observer needs to understand what comes after it."""
 
@@ -338,7 +337,7 @@ Payload = (
 )
 
 
-@attrs.frozen
+@value
 class EventEnvelope:
     """An event as an observer gets it."""
 

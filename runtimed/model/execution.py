@@ -2,7 +2,7 @@
 
 from typing import Literal
 
-import attrs
+from runtimed.model.value import value
 
 BackendState = Literal["unconnected", "connected"]
 RunState = Literal["unconnected", "idle", "busy", "rejected", "errored", "stopped"]
@@ -10,7 +10,7 @@ Operation = Literal["spawn", "input", "stop", "cancel"]
 Outcome = Literal["accepted", "busy", "rejected", "errored", "unsupported"]
 
 
-@attrs.frozen
+@value
 class ExecutionResult:
     """The last thing a backend answered, and the run state it left the Worker in."""
 
@@ -20,7 +20,7 @@ class ExecutionResult:
     message: str | None = None
 
 
-@attrs.frozen
+@value
 class Execution:
     """Whether something runs the Worker, and whether that is busy."""
 

@@ -3,7 +3,7 @@
 import re
 from typing import NewType
 
-import attrs
+from runtimed.model.value import value
 
 RuntimeId = NewType("RuntimeId", str)
 WorkerId = NewType("WorkerId", str)
@@ -15,7 +15,7 @@ CURSOR = re.compile(r"wo_([0-9a-f]{16})", re.ASCII)
 MAX_WORKER_NUMBER = 0xFFFF_FFFF
 
 
-@attrs.frozen
+@value
 class WorkerRef:
     """The pair that addresses a Worker everywhere."""
 
@@ -23,7 +23,7 @@ class WorkerRef:
     worker_id: WorkerId
 
 
-@attrs.frozen
+@value
 class EventCursor:
     """A place in the feed of one Runtime: just behind the event with this sequence, 0 being before all."""
 

@@ -2,15 +2,14 @@
 
 from typing import Literal
 
-import attrs
-
 from runtimed.model.identity import EventId, WorkerRef
+from runtimed.model.value import value
 from runtimed.model.worker import WorkerStatus
 
 InputKind = Literal["user", "system"]
 
 
-@attrs.frozen
+@value
 class WorkerInput:
     """A message to a Worker; `content` is never empty."""
 
@@ -18,14 +17,14 @@ class WorkerInput:
     content: str
 
 
-@attrs.frozen
+@value
 class LifecycleRequest:
     """The body of stop and cancel."""
 
     reason: str | None = None
 
 
-@attrs.frozen
+@value
 class InteractionAck:
     """The input is stored, in the transcript, and on its way to the backend."""
 
@@ -35,7 +34,7 @@ class InteractionAck:
     event_id: EventId
 
 
-@attrs.frozen
+@value
 class LifecycleAck:
     """The Worker has this status now, and this was its newest event."""
 

@@ -2,9 +2,8 @@
 
 from typing import Literal
 
-import attrs
-
 from runtimed.model.identity import EventId, RuntimeId, WorkerId
+from runtimed.model.value import value
 
 RuntimeStatus = Literal["running", "stopped"]
 RuntimeBackend = Literal["memory", "fs_store"]
@@ -18,7 +17,7 @@ RuntimeEventKind = Literal[
 ]
 
 
-@attrs.frozen
+@value
 class RuntimeLimits:
     """The largest pages that the Runtime gives out, in items."""
 
@@ -26,7 +25,7 @@ class RuntimeLimits:
     max_event_batch_items: int
 
 
-@attrs.frozen
+@value
 class RuntimeSummary:
     """Who the Runtime is and how much it hosts."""
 
@@ -42,7 +41,7 @@ class RuntimeSummary:
     limits: RuntimeLimits
 
 
-@attrs.frozen
+@value
 class RuntimeEvent:
     """Something in the life of the Runtime; ids count from 1. `event_id` is the event in the feed that told of it."""
 
@@ -53,7 +52,7 @@ class RuntimeEvent:
     event_id: EventId | None = None
 
 
-@attrs.frozen
+@value
 class Finding:
     """Something that is wrong in a store, in plain words, and the Worker that it belongs to where it is known."""
 
@@ -61,7 +60,7 @@ class Finding:
     worker_id: WorkerId | None = None
 
 
-@attrs.frozen
+@value
 class StoreCheck:
     """What a check of everything in a store has read, and what it found, at most MAX_FINDINGS of it."""
 

@@ -2,14 +2,13 @@
 
 from typing import Literal
 
-import attrs
-
 from runtimed.model.identity import EventId, WorkerRef
+from runtimed.model.value import value
 
 Role = Literal["user", "assistant", "system"]
 
 
-@attrs.frozen
+@value
 class TranscriptItem:
     """One entry; `sequence` counts from 1 without gaps, `event_id` is the event that told of it."""
 
@@ -20,7 +19,7 @@ class TranscriptItem:
     event_id: EventId
 
 
-@attrs.frozen
+@value
 class TranscriptProjection:
     """A page of a transcript: the entries behind the first `start`, and where the next page starts."""
 

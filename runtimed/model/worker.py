@@ -6,11 +6,12 @@ import attrs
 
 from runtimed.model.execution import Execution
 from runtimed.model.identity import EventId, RuntimeId, WorkerId, WorkerRef
+from runtimed.model.value import value
 
 WorkerStatus = Literal["running", "stopped", "cancelled"]
 
 
-@attrs.frozen
+@value
 class AssistantIntent:
     """A Worker to talk with."""
 
@@ -19,7 +20,7 @@ class AssistantIntent:
     purpose: str | None = None
 
 
-@attrs.frozen
+@value
 class TaskIntent:
     """A Worker with something to get done."""
 
@@ -28,7 +29,7 @@ class TaskIntent:
     objective: str
 
 
-@attrs.frozen
+@value
 class RoleIntent:
     """A Worker that plays a part beside others."""
 
@@ -41,14 +42,14 @@ class RoleIntent:
 Intent = AssistantIntent | TaskIntent | RoleIntent
 
 
-@attrs.frozen
+@value
 class RuntimeDefaultProfile:
     """Whatever the host's configuration calls its default."""
 
     kind = "runtime_default"
 
 
-@attrs.frozen
+@value
 class BuiltinProfile:
     """A profile that ships with the daemon; the value keeps its `builtin:` prefix."""
 
@@ -57,7 +58,7 @@ class BuiltinProfile:
     value: str
 
 
-@attrs.frozen
+@value
 class NamedProfile:
     """A profile that a config bundle offers and the host's configuration explains."""
 
@@ -69,7 +70,7 @@ class NamedProfile:
 ProfileSelector = RuntimeDefaultProfile | BuiltinProfile | NamedProfile
 
 
-@attrs.frozen
+@value
 class BundleReference:
     """One exact version of a config bundle."""
 
@@ -77,7 +78,7 @@ class BundleReference:
     digest: str
 
 
-@attrs.frozen
+@value
 class CapabilityRequest:
     """Something the Worker asks to be allowed."""
 
@@ -85,7 +86,7 @@ class CapabilityRequest:
     reason: str | None = None
 
 
-@attrs.frozen
+@value
 class NamedReference:
     """An opaque reference to a workspace or a mount, under the name the Worker knows it by."""
 
@@ -93,7 +94,7 @@ class NamedReference:
     reference: str
 
 
-@attrs.frozen
+@value
 class CreateWorkerRequest:
     """What a Worker is created from; it never changes afterwards."""
 
@@ -107,7 +108,7 @@ class CreateWorkerRequest:
     labels: dict[str, str] = attrs.field(factory=dict)
 
 
-@attrs.frozen
+@value
 class WorkerDetail:
     """All that a client may know of a Worker.
 
@@ -132,7 +133,7 @@ class WorkerDetail:
     oldest_cursor: EventId | None = None
 
 
-@attrs.frozen
+@value
 class WorkerSummary:
     """A Worker as a row of a list."""
 
