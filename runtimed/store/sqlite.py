@@ -6,18 +6,18 @@ import threading
 from collections.abc import Sequence
 from pathlib import Path
 
-from runtimed.core.change import Change, EncodedEvent, Entry, Moment, StoredState
+from runtimed.core.change import Change, EncodedEvent, Entry, Moment, Span, StoredState
 from runtimed.core.paging import PageSize
 from runtimed.errors import RuntimeStopped
 from runtimed.model.identity import RuntimeId, WorkerId
-from runtimed.model.runtime import RuntimeBackend
+from runtimed.model.runtime import RuntimeBackend, RuntimeEvent
 from runtimed.store import queries
 from runtimed.store.catalog import load
 from runtimed.store.connection import connect, translated, use_log
+from runtimed.store.encoding import encode_change
 from runtimed.store.folder import StoreFolder
 from runtimed.store.readers import Readers
-from runtimed.store.rows import encode_change
-from runtimed.store.schema import prepare
+from runtimed.store.schema import check_version, prepare
 from runtimed.store.wal import check_log
 from runtimed.store.writer import Writer
 
@@ -44,7 +44,7 @@ class SqliteStore:
 
     def commit(self, change: Change) -> asyncio.Future[Sequence[EncodedEvent]]:
         """As Store.commit. Raises SerializeFailed for text that is not Unicode; the future, RuntimeStopped."""
-        rows = encode_change(change)
+        rows = encode_change(change, {})
         if self._writer is not None:
             return self._writer.submit(rows)
         stopped: asyncio.Future[Sequence[EncodedEvent]] = asyncio.get_running_loop().create_future()
@@ -62,6 +62,18 @@ class SqliteStore:
     async def read_events(self, worker_id: WorkerId, after: int, upto: int, page: PageSize) -> Sequence[EncodedEvent]:
         """As Store.read_events."""
         return await self._reading().run(queries.events_between, worker_id, after, upto, page)
+
+    async def read_all_events(self, after: int, upto: int, page: PageSize) -> Sequence[EncodedEvent]:
+        """As Store.read_all_events."""
+        return await self._reading().run(queries.all_events_between, after, upto, page)
+
+    async def oldest_events(self, worker_id: WorkerId | None, upto: int, count: int) -> Sequence[Span]:
+        """As Store.oldest_events."""
+        return await self._reading().run(queries.oldest_events, worker_id, upto, count)
+
+    async def read_runtime_events(self, after: int, page: PageSize) -> Sequence[RuntimeEvent]:
+        """As Store.read_runtime_events."""
+        return await self._reading().run(queries.runtime_events_after, after, page)
 
     async def moment(self, worker_id: WorkerId, sequence: int) -> Moment:
         """As Store.moment."""
@@ -81,11 +93,12 @@ class SqliteStore:
         with self._opening_or_closing, contextlib.ExitStack() as parts, translated():
             database = parts.enter_context(self.folder)
             connection = parts.enter_context(contextlib.closing(connect(database)))
-            prepare(connection)
+            check_version(connection)
             use_log(connection)
             check_log(connection)
-            state = load(connection, runtime_id)
-            writer = Writer(connection, loop, state.head, state.worker_number)
+            prepare(connection)
+            state, numbers = load(connection, runtime_id)
+            writer = Writer(connection, loop, numbers)
             self._writer = parts.enter_context(contextlib.closing(writer))
             self._readers = parts.enter_context(contextlib.closing(Readers(database)))
             self._parts = parts.pop_all()

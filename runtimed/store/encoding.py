@@ -1,0 +1,93 @@
+"""A Change as the rows that it adds, and what it takes out."""
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import attrs
+
+from runtimed.core.change import Change, EncodedEvent, Forgotten
+from runtimed.errors import SerializeFailed
+from runtimed.model.worker import CreateWorkerRequest
+from runtimed.store import rows
+from runtimed.store.rows import Row, number_of
+from runtimed.wire.converter import encode_payload
+
+Requests = Mapping[int, CreateWorkerRequest]
+
+
+@attrs.frozen
+class Rows:
+    """One Change, ready to be written: new rows by table, and the Worker that is gone or up to where it is trimmed.
+
+    `high` has the numbers that must never come twice, by the key in `meta`; `event_bytes` are those that it adds.
+    """
+
+    events: Sequence[EncodedEvent]
+    tables: Mapping[str, Sequence[Row]]
+    high: Mapping[str, int]
+    event_bytes: int = 0
+    trimmed: tuple[int, int] | None = None
+    deleted: int | None = None
+    forgotten: Forgotten | None = None
+
+
+def encode_change(change: Change, known: Requests) -> Rows:
+    """Encode all of a Change; `known` has the requests that are stored already, by Worker number.
+
+    Raises SerializeFailed for text that is not Unicode.
+    """
+    try:
+        return _encode_change(change, known)
+    except (TypeError, UnicodeEncodeError) as error:
+        raise SerializeFailed from error
+
+
+def _encode_change(change: Change, known: Requests) -> Rows:
+    tables: dict[str, Sequence[Row]] = {}
+    high: dict[str, int] = {}
+    events: list[EncodedEvent] = []
+    event_bytes = 0
+    if (worker := change.worker) is not None:
+        number = high["worker_number"] = number_of(worker.worker_id)
+        if known.get(number) is not worker.request:
+            tables["worker"] = [rows.worker_row(number, worker.request)]
+        tables["state"] = [rows.state_row(number, worker)]
+    if change.events:
+        found = tables["event"] = []
+        for event in change.events:
+            payload = encode_payload(event.payload)
+            events.append(EncodedEvent(event.sequence, event.worker_id, payload))
+            found.append(rows.event_row(number_of(event.worker_id), event, payload))
+            event_bytes += len(payload)
+        high["head"] = max(event.sequence for event in events)
+    if change.entries:
+        tables["entry"] = [rows.entry_row(number_of(entry.worker_id), entry) for entry in change.entries]
+    trim = change.trim
+    if any((change.bundle, change.remarks, change.runtime_events, change.mark, change.deleted, trim)):
+        _encode_rare(change, tables, high)
+    return Rows(
+        events,
+        tables,
+        high,
+        event_bytes,
+        (number_of(trim.span.worker_id), trim.span.upto) if trim else None,
+        number_of(change.deleted) if change.deleted else None,
+        change.forgotten,
+    )
+
+
+def _encode_rare(change: Change, tables: dict[str, Any], high: dict[str, int]) -> None:
+    if change.bundle:
+        tables["bundle"] = [rows.bundle_row(change.bundle)]
+    if change.remarks:
+        tables["remark"] = [rows.remark_row(remark) for remark in change.remarks]
+        high["remark_number"] = max(remark.number for remark in change.remarks)
+    if change.runtime_events:
+        tables["runtime_event"] = [rows.runtime_event_row(event) for event in change.runtime_events]
+        high["runtime_event_id"] = max(event.id for event in change.runtime_events)
+    if change.trim:
+        tables["floor"] = [rows.floor_row(change.trim)]
+    if change.mark:
+        tables["mark"] = [rows.mark_row(change.mark)]
+    if change.deleted:
+        tables["deleted"] = [rows.deleted_row(number_of(change.deleted))]
