@@ -8,6 +8,7 @@ from runtimed.core.activity import Activity
 from runtimed.core.change import StoredState, Worker
 from runtimed.errors import StoreCorrupt, StoreForeign
 from runtimed.model.identity import RuntimeId
+from runtimed.store.encoding import HIGH_NUMBERS
 from runtimed.store.queries import moment
 from runtimed.store.replay import new_runtime_id
 from runtimed.store.rows import bundle_of, deleted_of, mark_of, meta_of, meta_row, remark_of, workers_of
@@ -20,7 +21,7 @@ _WORKERS = """
     FROM worker LEFT JOIN state ON state.worker = number LEFT JOIN floor ON floor.worker = number ORDER BY number
 """
 
-NUMBERS = ("head", "worker_number", "remark_number", "runtime_event_id", "event_bytes")
+NUMBERS = (*HIGH_NUMBERS, "event_bytes")
 """The keys in `meta` that count: what was given out last of each, and the bytes of the retained events."""
 
 _log = logging.getLogger(__name__)

@@ -12,23 +12,33 @@ from runtimed.store import rows
 from runtimed.store.rows import Row, number_of
 from runtimed.wire.converter import encode_payload
 
+HIGH_NUMBERS = ("head", "worker_number", "remark_number", "runtime_event_id")
+"""What must never be given out twice, as it is called in StoredState and in the table `meta`."""
+
+PURGE_ROWS = 1_000
+"""Rows of a deleted Worker that go at a time: some milliseconds in which nothing else is written."""
+
 Requests = Mapping[int, CreateWorkerRequest]
 
 
 @attrs.frozen
 class Rows:
-    """One Change, ready to be written: new rows by table, and the Worker that is gone or up to where it is trimmed.
+    """What is to be written for one Change: new rows by table, and what goes.
 
     `high` has the numbers that must never come twice, by the key in `meta`; `event_bytes` are those that it adds.
+    `request` is new in the table `worker`. `trimmed` is a Worker and the newest event of it to go; of a Worker in
+    `purged`, which is deleted, some more goes.
     """
 
-    events: Sequence[EncodedEvent]
-    tables: Mapping[str, Sequence[Row]]
-    high: Mapping[str, int]
+    events: Sequence[EncodedEvent] = ()
+    tables: Mapping[str, Sequence[Row]] = attrs.field(factory=dict)
+    high: Mapping[str, int] = attrs.field(factory=dict)
     event_bytes: int = 0
+    request: tuple[int, CreateWorkerRequest] | None = None
     trimmed: tuple[int, int] | None = None
     deleted: int | None = None
     forgotten: Forgotten | None = None
+    purged: int | None = None
 
 
 def encode_change(change: Change, known: Requests) -> Rows:
@@ -47,10 +57,12 @@ def _encode_change(change: Change, known: Requests) -> Rows:
     high: dict[str, int] = {}
     events: list[EncodedEvent] = []
     event_bytes = 0
+    request: tuple[int, CreateWorkerRequest] | None = None
     if (worker := change.worker) is not None:
         number = high["worker_number"] = number_of(worker.worker_id)
         if known.get(number) is not worker.request:
-            tables["worker"] = [rows.worker_row(number, worker.request)]
+            request = number, worker.request
+            tables["worker"] = [rows.worker_row(*request)]
         tables["state"] = [rows.state_row(number, worker)]
     if change.events:
         found = tables["event"] = []
@@ -70,6 +82,7 @@ def _encode_change(change: Change, known: Requests) -> Rows:
         tables,
         high,
         event_bytes,
+        request,
         (number_of(trim.span.worker_id), trim.span.upto) if trim else None,
         number_of(change.deleted) if change.deleted else None,
         change.forgotten,

@@ -13,7 +13,7 @@ from runtimed.core.paging import PageSize
 from runtimed.errors import StoreCorrupt
 from runtimed.model.identity import WorkerId, worker_id
 from runtimed.model.runtime import RuntimeEvent
-from runtimed.store.replay import cut, entry_size, missing_event, replay
+from runtimed.store.replay import check_floor, cut, entry_size, missing_event, replay
 from runtimed.store.rows import (
     Floor,
     Row,
@@ -103,7 +103,7 @@ def events_between(
             if room <= 0:
                 break
     if not kept:
-        _check_floor(connection.execute(_FLOOR, {"worker": number}).fetchall(), after)
+        check_floor(_floor(connection, worker), after)
     return kept
 
 
@@ -127,7 +127,8 @@ def all_events_between(connection: apsw.Connection, after: int, upto: int, page:
             room -= len(payload)
             if room <= 0:
                 break
-    _check_floor(connection.execute(_NEWEST_FLOOR).fetchall(), after)
+    for floor in map(floor_of, connection.execute(_NEWEST_FLOOR).fetchall()):
+        check_floor(floor, after)
     return kept
 
 
@@ -147,13 +148,18 @@ def runtime_events_after(connection: apsw.Connection, after: int, page: PageSize
     return [runtime_event_of(row) for row in found.fetchall()]
 
 
+def is_purged(connection: apsw.Connection, worker: WorkerId) -> bool:
+    """Whether nothing is left of a Worker that was deleted."""
+    return not connection.execute("SELECT 1 FROM deleted WHERE worker = ?", (number_of(worker),)).get
+
+
 def moment(connection: apsw.Connection, worker: WorkerId, sequence: int) -> Moment:
     """As Store.moment."""
     with connection:
         floor = _floor(connection, worker)
         newest = connection.execute(_NEWEST_EVENT, {"worker": number_of(worker), "upto": sequence}).fetchall()
     if sequence < floor.sequence:
-        raise StoreCorrupt(f"what {worker} was doing there is not retained any more")
+        raise StoreCorrupt(f"how {worker} stood there is not retained any more")
     if not newest:
         return floor.moment
     event = event_of(newest[0])
@@ -165,12 +171,6 @@ def moment(connection: apsw.Connection, worker: WorkerId, sequence: int) -> Mome
     while found := events_between(connection, worker, after, event.event.sequence, REPLAY_PAGE):
         activity, after = replay(activity, found), found[-1].sequence
     return Moment(event.transcript_len, Activity(event.activity, activity.blocks))
-
-
-def _check_floor(row: Sequence[Row], after: int) -> None:
-    floor = floor_of(row[0]) if row else None
-    if floor and after < floor.sequence:
-        raise missing_event(floor.sequence, floor.worker_id)
 
 
 def _floor(connection: apsw.Connection, worker: WorkerId) -> Floor:

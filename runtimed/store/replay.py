@@ -10,7 +10,7 @@ from runtimed.core.change import EncodedEvent, Entry
 from runtimed.core.paging import PageSize
 from runtimed.errors import StoreCorrupt
 from runtimed.model.identity import RuntimeId, WorkerId, event_id
-from runtimed.store.rows import StoredEvent
+from runtimed.store.rows import Floor, StoredEvent
 from runtimed.wire.converter import restore_payload
 
 T = TypeVar("T")
@@ -43,6 +43,12 @@ def check_chain(events: Sequence[StoredEvent], after: int) -> None:
         if stored.previous != after and (stored is not events[0] or stored.previous > after):
             raise missing_event(stored.previous, stored.event.worker_id)
         after = stored.event.sequence
+
+
+def check_floor(floor: Floor, after: int) -> None:
+    """Raises StoreCorrupt where a Worker's events behind `after` are not retained any more."""
+    if after < floor.sequence:
+        raise missing_event(floor.sequence, floor.worker_id)
 
 
 def missing_event(sequence: int, worker: WorkerId) -> StoreCorrupt:

@@ -5,6 +5,8 @@ large, so that it stands apart from its state, which is written with each Change
 numbers, as `rows` lists them.
 """
 
+import contextlib
+
 import apsw
 
 from runtimed.errors import StoreUnsupported
@@ -96,3 +98,5 @@ def prepare(connection: apsw.Connection) -> None:
         if version == 1:
             migration.bring_forward(connection)
         connection.pragma("user_version", VERSION)
+    with contextlib.suppress(apsw.BusyError, apsw.FullError):  # the log keeps it all
+        connection.wal_checkpoint(mode=apsw.SQLITE_CHECKPOINT_TRUNCATE)

@@ -14,9 +14,10 @@ from runtimed.model.runtime import RuntimeBackend, RuntimeEvent
 from runtimed.store import queries
 from runtimed.store.catalog import load
 from runtimed.store.connection import connect, translated, use_log
-from runtimed.store.encoding import encode_change
+from runtimed.store.encoding import Rows, encode_change
 from runtimed.store.folder import StoreFolder
 from runtimed.store.readers import Readers
+from runtimed.store.rows import number_of
 from runtimed.store.schema import check_version, prepare
 from runtimed.store.wal import check_log
 from runtimed.store.writer import Writer
@@ -38,13 +39,18 @@ class SqliteStore:
         self._writer: Writer | None = None
         self._readers: Readers | None = None
 
+    @property
+    def event_bytes(self) -> int:
+        """As Store.event_bytes; 0 while the store is not open."""
+        return self._writer.event_bytes if self._writer else 0
+
     async def open(self, runtime_id: RuntimeId | None) -> StoredState:
         """As Store.open."""
         return await asyncio.to_thread(self._open, runtime_id, asyncio.get_running_loop())
 
     def commit(self, change: Change) -> asyncio.Future[Sequence[EncodedEvent]]:
         """As Store.commit. Raises SerializeFailed for text that is not Unicode; the future, RuntimeStopped."""
-        rows = encode_change(change, {})
+        rows = encode_change(change, self._writer.requests if self._writer else {})
         if self._writer is not None:
             return self._writer.submit(rows)
         stopped: asyncio.Future[Sequence[EncodedEvent]] = asyncio.get_running_loop().create_future()
@@ -79,6 +85,13 @@ class SqliteStore:
         """As Store.moment."""
         return await self._reading().run(queries.moment, worker_id, sequence)
 
+    async def purge(self, worker_id: WorkerId) -> bool:
+        """As Store.purge. What is not deleted is not touched."""
+        if self._writer is None:
+            raise RuntimeStopped
+        await self._writer.submit(Rows(purged=number_of(worker_id)))
+        return await self._reading().run(queries.is_purged, worker_id)
+
     async def close(self) -> None:
         """As Store.close."""
         self._writer = self._readers = None
@@ -98,7 +111,8 @@ class SqliteStore:
             check_log(connection)
             prepare(connection)
             state, numbers = load(connection, runtime_id)
-            writer = Writer(connection, loop, numbers)
+            requests = {number_of(worker.worker_id): worker.request for worker in state.workers}
+            writer = Writer(connection, loop, numbers, requests)
             self._writer = parts.enter_context(contextlib.closing(writer))
             self._readers = parts.enter_context(contextlib.closing(Readers(database)))
             self._parts = parts.pop_all()

@@ -4,7 +4,7 @@ from collections.abc import Mapping, Sequence
 
 import apsw
 
-from runtimed.store.encoding import Rows
+from runtimed.store.encoding import PURGE_ROWS, Rows
 from runtimed.store.rows import meta_row
 from runtimed.store.schema import WRITE_META, WRITES
 
@@ -15,6 +15,11 @@ _DELETE = (
     "DELETE FROM floor WHERE worker = ?",
     "DELETE FROM remark WHERE worker = ?",
 )
+_PURGE_EVENTS = """
+    DELETE FROM event WHERE sequence IN (SELECT sequence FROM event WHERE worker = ? LIMIT ?)
+    RETURNING length(payload)
+"""
+_PURGE_ENTRIES = "DELETE FROM entry WHERE event IN (SELECT event FROM entry WHERE worker = ? LIMIT ?)"
 _FORGET = {
     "remarks": "DELETE FROM remark WHERE number <= ?",
     "runtime_events": "DELETE FROM runtime_event WHERE id <= ?",
@@ -47,4 +52,19 @@ def _take_out(connection: apsw.Connection, change: Rows) -> int:
     if change.deleted is not None:
         for statement in _DELETE:
             connection.execute(statement, (change.deleted,))
+    if change.purged is not None:
+        return _purge(connection, change.purged)
     return sum(row[0] for row in connection.execute(_TRIM, change.trimmed)) if change.trimmed else 0
+
+
+def _purge(connection: apsw.Connection, worker: int) -> int:
+    """Remove some of what is left of a Worker, if it is deleted; in the end, that it was."""
+    if not connection.execute("SELECT 1 FROM deleted WHERE worker = ?", (worker,)).get:
+        return 0
+    sizes = [row[0] for row in connection.execute(_PURGE_EVENTS, (worker, PURGE_ROWS))]
+    left = PURGE_ROWS - len(sizes)
+    if left:
+        connection.execute(_PURGE_ENTRIES, (worker, left))
+        if connection.changes() < left:
+            connection.execute("DELETE FROM deleted WHERE worker = ?", (worker,))
+    return sum(sizes)

@@ -13,7 +13,7 @@ import attrs
 from runtimed.core.change import EncodedEvent
 from runtimed.errors import StoreError, StoreFull, StoreIo, StoreMissing
 from runtimed.store.connection import FULL
-from runtimed.store.encoding import Rows
+from runtimed.store.encoding import Requests, Rows
 from runtimed.store.transaction import write
 
 MAX_BATCH = 512
@@ -39,15 +39,21 @@ class Job:
 class Writer:
     """Owns the connection that writes while it runs.
 
+    `event_bytes` and `requests`, by Worker number, are those that are stored and of which the caller was told.
     The queue holds what the Runtime has in flight, one Change of each Worker. A Change that does not fit on the disk
     fails alone. After any other failure nothing is written any more: whether it reached the disk can't be known, and
     a second fsync could say so falsely.
     """
 
     def __init__(
-        self, connection: apsw.Connection, loop: asyncio.AbstractEventLoop, numbers: Mapping[str, int]
+        self,
+        connection: apsw.Connection,
+        loop: asyncio.AbstractEventLoop,
+        numbers: Mapping[str, int],
+        requests: Requests,
     ) -> None:
         self.event_bytes = numbers["event_bytes"]
+        self.requests = dict(requests)
         self._connection = connection
         self._loop = loop
         self._numbers = dict(numbers)
@@ -77,7 +83,7 @@ class Writer:
     def _run(self) -> None:
         while batch := self._next_batch():
             outcomes = self._write(batch)
-            self._loop.call_soon_threadsafe(_report, outcomes)
+            self._loop.call_soon_threadsafe(self._report, outcomes, self._numbers["event_bytes"])
             if self._failure is None and self._log_pages >= CHECKPOINT_PAGES:
                 crowded = self._log_pages >= MAX_LOG_PAGES
                 self._checkpoint(apsw.SQLITE_CHECKPOINT_TRUNCATE if crowded else apsw.SQLITE_CHECKPOINT_PASSIVE)
@@ -158,12 +164,22 @@ class Writer:
         self._log_pages = pages
         return apsw.SQLITE_OK
 
+    def _report(self, outcomes: Iterable[tuple[Job, StoreError | None]], event_bytes: int) -> None:
+        """Tell the callers; on the event loop."""
+        self.event_bytes = event_bytes
+        for job, refusal in outcomes:
+            if refusal is None:
+                self._note_requests(job.rows)
+            if job.future.done():
+                continue
+            if refusal is None:
+                job.future.set_result(job.rows.events)
+            else:
+                job.future.set_exception(type(refusal)(refusal.message))
 
-def _report(outcomes: Iterable[tuple[Job, StoreError | None]]) -> None:
-    for job, refusal in outcomes:
-        if job.future.done():
-            continue
-        if refusal is None:
-            job.future.set_result(job.rows.events)
-        else:
-            job.future.set_exception(type(refusal)(refusal.message))
+    def _note_requests(self, rows: Rows) -> None:
+        if rows.request is not None:
+            number, request = rows.request
+            self.requests[number] = request
+        if rows.deleted is not None:
+            self.requests.pop(rows.deleted, None)
