@@ -32,8 +32,10 @@ class Store(Protocol):
     """
 
     backend: RuntimeBackend
-    event_bytes: int
-    """The bytes of the payloads of all retained events, as of the newest commit that is done."""
+
+    @property
+    def event_bytes(self) -> int:
+        """The bytes of the payloads of all events that are not purged, as of the newest commit that is done."""
 
     async def open(self, runtime_id: RuntimeId | None) -> StoredState:
         """Load everything but transcripts and events.

@@ -1,20 +1,35 @@
 """The store that forgets with the process."""
 
 import asyncio
-from bisect import bisect_left, bisect_right
+from bisect import bisect_right
 from collections import defaultdict
 from collections.abc import Sequence
 from typing import TypeVar
 
-from runtimed.core.activity import Activity
-from runtimed.core.change import Change, EncodedEvent, Entry, Moment, Remark, Span, StoredState, Worker
+import attrs
+
+from runtimed.core.change import (
+    Change,
+    EncodedEvent,
+    Entry,
+    Forgotten,
+    Mark,
+    Moment,
+    Remark,
+    Span,
+    StoredState,
+    Worker,
+)
 from runtimed.core.paging import PageSize
 from runtimed.errors import RuntimeStopped, StoreForeign
 from runtimed.model.bundle import ConfigBundle
 from runtimed.model.identity import RuntimeId, WorkerId
-from runtimed.model.runtime import RuntimeBackend, RuntimeEvent, StoreCheck
-from runtimed.store.replay import cut, entry_size, new_runtime_id, replay, stored_size
-from runtimed.store.rows import Rows, StoredEvent, encode_change
+from runtimed.model.runtime import RuntimeBackend, RuntimeEvent
+from runtimed.model.worker import CreateWorkerRequest
+from runtimed.store.encoding import HIGH_NUMBERS, PURGE_ROWS, Rows, encode_change
+from runtimed.store.history import History
+from runtimed.store.replay import cut, entry_size, new_runtime_id
+from runtimed.store.rows import StoredEvent, number_of
 
 T = TypeVar("T")
 
@@ -25,19 +40,25 @@ class MemoryStore:
     It takes what the durable store takes and refuses what that refuses. A commit is done when it returns.
     """
 
-    event_bytes = 0
     backend: RuntimeBackend = "memory"
 
     def __init__(self) -> None:
         self._runtime_id: RuntimeId | None = None
         self._open = False
-        self._head = 0
-        self._worker_number = 0
+        self._numbers = dict.fromkeys(HIGH_NUMBERS, 0)
+        self._requests: dict[int, CreateWorkerRequest] = {}
         self._workers: dict[WorkerId, Worker] = {}
-        self._events: dict[WorkerId, list[StoredEvent]] = defaultdict(list)
+        self._history = History()
         self._entries: dict[WorkerId, list[Entry]] = defaultdict(list)
         self._bundles: dict[str, ConfigBundle] = {}
-        self._remarks: list[Remark] = []
+        self._remarks: dict[int, Remark] = {}
+        self._runtime_events: dict[int, RuntimeEvent] = {}
+        self._marks: dict[int, Mark] = {}
+
+    @property
+    def event_bytes(self) -> int:
+        """As Store.event_bytes."""
+        return self._history.bytes
 
     async def open(self, runtime_id: RuntimeId | None) -> StoredState:
         """As Store.open."""
@@ -49,21 +70,25 @@ class MemoryStore:
         workers = [self._workers[worker_id] for worker_id in sorted(self._workers)]
         return StoredState(
             runtime_id=self._runtime_id,
-            head=self._head,
-            worker_number=self._worker_number,
-            workers=workers,
+            workers=[attrs.evolve(w, floor=self._history.floor(w.worker_id).sequence) for w in workers],
             activities={
-                worker.worker_id: self._moment(worker.worker_id, worker.last_sequence).activity
+                worker.worker_id: self._history.moment(worker.worker_id, worker.last_sequence).activity
                 for worker in workers
                 if not worker.quiet
             },
             bundles=[self._bundles[key] for key in sorted(self._bundles)],
-            remarks=tuple(self._remarks),
+            remarks=tuple(self._remarks.values()),
+            marks=[self._marks[sequence] for sequence in sorted(self._marks)],
+            deleted=sorted(self._history.hidden),
+            head=self._numbers["head"],
+            worker_number=self._numbers["worker_number"],
+            remark_number=self._numbers["remark_number"],
+            runtime_event_id=self._numbers["runtime_event_id"],
         )
 
     def commit(self, change: Change) -> asyncio.Future[Sequence[EncodedEvent]]:
         """As Store.commit. Raises SerializeFailed for text that is not Unicode; the future, RuntimeStopped."""
-        rows = encode_change(change)
+        rows = encode_change(change, self._requests)
         future: asyncio.Future[Sequence[EncodedEvent]] = asyncio.get_running_loop().create_future()
         if self._open:
             self._keep(change, rows)
@@ -74,88 +99,109 @@ class MemoryStore:
 
     async def read_entries(self, worker_id: WorkerId, start: int, page: PageSize) -> Sequence[Entry]:
         """As Store.read_entries."""
-        entries = self._reading(self._entries, worker_id)
+        entries = self._visible_entries(worker_id)
         first = bisect_right(entries, start, key=_entry_sequence)
         return cut(entries[first : first + page.items], page, entry_size)
 
     async def newest_entries(self, worker_id: WorkerId, upto: int, page: PageSize) -> Sequence[Entry]:
         """As Store.newest_entries."""
-        entries = self._reading(self._entries, worker_id)
+        entries = self._visible_entries(worker_id)
         end = bisect_right(entries, upto, key=_entry_sequence)
         newest = entries[max(0, end - page.items) : end]
         return cut(newest[::-1], page, entry_size)[::-1]
 
     async def read_events(self, worker_id: WorkerId, after: int, upto: int, page: PageSize) -> Sequence[EncodedEvent]:
         """As Store.read_events."""
-        events = self._reading(self._events, worker_id)
-        first = bisect_right(events, after, key=_event_sequence)
-        end = bisect_right(events, upto, key=_event_sequence)
-        found = cut(events[first : min(end, first + page.items)], page, stored_size)
-        return [stored.event for stored in found]
+        return self._reading().between(worker_id, after, upto, page)
 
     async def read_all_events(self, after: int, upto: int, page: PageSize) -> Sequence[EncodedEvent]:
         """As Store.read_all_events."""
-        return ()
+        return self._reading().all_between(after, upto, page)
 
     async def oldest_events(self, worker_id: WorkerId | None, upto: int, count: int) -> Sequence[Span]:
         """As Store.oldest_events."""
-        return ()
+        return self._reading().oldest(worker_id, upto, count)
 
     async def read_runtime_events(self, after: int, page: PageSize) -> Sequence[RuntimeEvent]:
         """As Store.read_runtime_events."""
-        return ()
-
-    async def purge(self, worker_id: WorkerId) -> bool:
-        """As Store.purge."""
-        return True
-
-    async def check(self) -> StoreCheck:
-        """As Store.check."""
-        return StoreCheck(0, 0, 0, ())
+        self._reading()
+        found = [self._runtime_events[number] for number in sorted(self._runtime_events) if number > after]
+        return found[: page.items]
 
     async def moment(self, worker_id: WorkerId, sequence: int) -> Moment:
         """As Store.moment."""
-        self._reading(self._events, worker_id)
-        return self._moment(worker_id, sequence)
+        return self._reading().moment(worker_id, sequence)
+
+    async def purge(self, worker_id: WorkerId) -> bool:
+        """As Store.purge. What is not deleted is not touched."""
+        history = self._reading()
+        if worker_id not in history.hidden:
+            return True
+        entries = self._entries[worker_id]
+        left = PURGE_ROWS - history.remove(worker_id, PURGE_ROWS)
+        finished = len(entries) < left
+        del entries[:left]
+        if finished:
+            del self._entries[worker_id]
+            history.hidden.remove(worker_id)
+        return finished
 
     async def close(self) -> None:
         """As Store.close."""
         self._open = False
 
     def _keep(self, change: Change, rows: Rows) -> None:
-        self._head = max(self._head, rows.head)
-        self._worker_number = max(self._worker_number, rows.worker_number)
+        for key, number in rows.high.items():
+            self._numbers[key] = max(self._numbers[key], number)
         if change.worker:
             self._workers[change.worker.worker_id] = change.worker
+        if rows.request:
+            self._requests.update([rows.request])
         for event, encoded in zip(change.events, rows.events, strict=True):
-            self._events[event.worker_id].append(
-                StoredEvent(encoded, event.since, event.transcript_len, event.activity)
-            )
+            self._history.add(StoredEvent(encoded, event.previous, event.since, event.transcript_len, event.activity))
         for entry in change.entries:
             self._entries[entry.worker_id].append(entry)
         if change.bundle:
             self._bundles[change.bundle.metadata.id] = change.bundle
-        self._remarks.extend(change.remarks)
+        self._remarks.update((remark.number, remark) for remark in change.remarks)
+        self._runtime_events.update((event.id, event) for event in change.runtime_events)
+        if change.mark:
+            self._marks[change.mark.sequence] = change.mark
+        self._take_out(change)
 
-    def _reading(self, kept: dict[WorkerId, list[T]], worker_id: WorkerId) -> list[T]:
+    def _take_out(self, change: Change) -> None:
+        if change.trim:
+            self._history.trim(change.trim)
+        if change.deleted:
+            self._delete(change.deleted)
+        if change.forgotten:
+            self._forget(change.forgotten)
+
+    def _forget(self, gone: Forgotten) -> None:
+        _drop(self._remarks, gone.remarks)
+        _drop(self._runtime_events, gone.runtime_events)
+        _drop(self._marks, gone.marks)
+
+    def _delete(self, worker_id: WorkerId) -> None:
+        self._workers.pop(worker_id, None)
+        self._requests.pop(number_of(worker_id), None)
+        self._remarks = {n: r for n, r in self._remarks.items() if r.diagnostic.worker_id != worker_id}
+        self._history.hide(worker_id)
+
+    def _reading(self) -> History:
         if not self._open:
             raise RuntimeStopped
-        return kept.get(worker_id, [])
+        return self._history
 
-    def _moment(self, worker_id: WorkerId, sequence: int) -> Moment:
-        events = self._events.get(worker_id, [])
-        end = bisect_right(events, sequence, key=_event_sequence)
-        if not end:
-            return Moment(0, Activity())
-        stood = events[end - 1]
-        first = bisect_left(events, stood.since, key=_event_sequence) if stood.since else end
-        activity = replay(Activity(), (stored.event for stored in events[first:end]))
-        return Moment(stood.transcript_len, Activity(stood.activity, activity.blocks))
+    def _visible_entries(self, worker_id: WorkerId) -> list[Entry]:
+        hidden = worker_id in self._reading().hidden
+        return [] if hidden else self._entries.get(worker_id, [])
 
 
 def _entry_sequence(entry: Entry) -> int:
     return entry.sequence
 
 
-def _event_sequence(stored: StoredEvent) -> int:
-    return stored.event.sequence
+def _drop(kept: dict[int, T], upto: int) -> None:
+    for number in [number for number in kept if number <= upto]:
+        del kept[number]

@@ -1,78 +1,194 @@
 """The reads of the durable store; each leaves no statement open behind it."""
 
 import contextlib
-from collections.abc import Callable, Sequence
-from typing import TypeVar
+from collections.abc import Sequence
+from struct import error as StructError  # noqa: N812 it is a class
+from typing import Any
 
 import apsw
 
 from runtimed.core.activity import Activity
-from runtimed.core.change import EncodedEvent, Entry, Moment
+from runtimed.core.change import EncodedEvent, Entry, Moment, Span
 from runtimed.core.paging import PageSize
 from runtimed.errors import StoreCorrupt
-from runtimed.model.identity import WorkerId
-from runtimed.store.replay import cut, entry_size, replay, stored_size
-from runtimed.store.rows import Row, entry_of, event_of, number_of
+from runtimed.model.identity import WorkerId, worker_id
+from runtimed.model.runtime import RuntimeEvent
+from runtimed.store.replay import check_floor, cut, entry_size, missing_event, replay
+from runtimed.store.rows import (
+    Floor,
+    Row,
+    damaged_event,
+    entry_of,
+    event_checksum,
+    event_of,
+    floor_of,
+    number_of,
+    runtime_event_of,
+)
 
 REPLAY_PAGE = PageSize(items=1_000, max_bytes=1024 * 1024)
 
-_ENTRIES = "SELECT event, worker, sequence, role, content, checksum FROM entry WHERE worker = ?"
-_EVENTS = "SELECT sequence, worker, since, transcript_len, activity, payload, checksum FROM event WHERE worker = ?"
-
-T = TypeVar("T")
+_ENTRIES = """
+    SELECT event, worker, sequence, role, content, checksum FROM entry
+    WHERE worker = :worker AND NOT EXISTS (SELECT 1 FROM deleted WHERE deleted.worker = :worker)
+"""
+_EVENTS = """
+    SELECT sequence, worker, previous, since, transcript_len, activity, payload, checksum FROM event
+    WHERE worker = :worker AND NOT EXISTS (SELECT 1 FROM deleted WHERE deleted.worker = :worker)
+    AND sequence > :after AND sequence <= :upto ORDER BY sequence LIMIT :items
+"""
+_ALL_EVENTS = """
+    SELECT sequence, worker, previous, since, transcript_len, activity, payload, checksum FROM event
+    WHERE sequence > :after AND sequence <= :upto
+    AND worker NOT IN (SELECT worker FROM deleted) ORDER BY sequence LIMIT :items
+"""
+_NEWEST_EVENT = """
+    SELECT sequence, worker, previous, since, transcript_len, activity, payload, checksum FROM event
+    WHERE worker = :worker AND NOT EXISTS (SELECT 1 FROM deleted WHERE deleted.worker = :worker)
+    AND sequence <= :upto ORDER BY sequence DESC LIMIT 1
+"""
+_OLDEST_OF_ONE = """
+    SELECT worker, max(sequence), count(*) FROM (
+        SELECT worker, sequence FROM event
+        WHERE worker = :worker AND NOT EXISTS (SELECT 1 FROM deleted WHERE deleted.worker = :worker)
+        AND sequence <= :upto ORDER BY sequence LIMIT :items
+    ) GROUP BY worker
+"""
+_OLDEST_OF_ALL = """
+    SELECT worker, max(sequence), count(*) FROM (
+        SELECT worker, sequence FROM event
+        WHERE sequence <= :upto AND worker NOT IN (SELECT worker FROM deleted) ORDER BY sequence LIMIT :items
+    ) GROUP BY worker ORDER BY 2
+"""
+_FLOOR = "SELECT worker, sequence, transcript_len, activity, in_flight, checksum FROM floor WHERE worker = :worker"
+_NEWEST_FLOOR = """
+    SELECT worker, sequence, transcript_len, activity, in_flight, checksum FROM floor ORDER BY sequence DESC LIMIT 1
+"""
+_RUNTIME_EVENTS = """
+    SELECT id, kind, worker, event, unix_ms, checksum FROM runtime_event WHERE id > :after ORDER BY id LIMIT :items
+"""
 
 
 def entries_after(connection: apsw.Connection, worker: WorkerId, start: int, page: PageSize) -> Sequence[Entry]:
     """As Store.read_entries."""
-    query = f"{_ENTRIES} AND sequence > ? ORDER BY sequence"
+    query = f"{_ENTRIES} AND sequence > :place ORDER BY sequence LIMIT :items"
     return _without_holes(_entries(connection, query, worker, start, page), worker, start + 1)
 
 
 def newest_entries(connection: apsw.Connection, worker: WorkerId, upto: int, page: PageSize) -> Sequence[Entry]:
     """As Store.newest_entries."""
-    found = _entries(connection, f"{_ENTRIES} AND sequence <= ? ORDER BY sequence DESC", worker, upto, page)
+    query = f"{_ENTRIES} AND sequence <= :place ORDER BY sequence DESC LIMIT :items"
+    found = _entries(connection, query, worker, upto, page)
     found.reverse()
     return _without_holes(found, worker, found[0].sequence if found else 0)
 
 
 def events_between(
     connection: apsw.Connection, worker: WorkerId, after: int, upto: int, page: PageSize
-) -> Sequence[EncodedEvent]:
+) -> list[EncodedEvent]:
     """As Store.read_events."""
-    query = f"{_EVENTS} AND sequence > ? AND sequence <= ? ORDER BY sequence"
-    found = _page(connection, query, (number_of(worker), after, upto), page, event_of, stored_size)
-    return [stored.event for stored in found]
+    bindings = {"worker": number_of(worker), "after": after, "upto": upto, "items": page.items}
+    kept: list[EncodedEvent] = []
+    number, newest, room = bindings["worker"], after, page.max_bytes
+    with contextlib.closing(connection.execute(_EVENTS, bindings)) as found:
+        for row in found:
+            sequence, previous, payload = row[0], row[2], row[6]
+            if not _sound(row) or row[1] != number:
+                raise damaged_event(sequence, number)
+            if previous != newest and (kept or previous > after):
+                raise missing_event(previous, worker)
+            newest = sequence
+            kept.append(EncodedEvent(sequence, worker, payload))
+            room -= len(payload)
+            if room <= 0:
+                break
+    if not kept:
+        check_floor(_floor(connection, worker), after)
+    return kept
+
+
+def all_events_between(connection: apsw.Connection, after: int, upto: int, page: PageSize) -> list[EncodedEvent]:
+    """As Store.read_all_events."""
+    bindings = {"after": after, "upto": upto, "items": page.items}
+    kept: list[EncodedEvent] = []
+    newest: dict[int, EncodedEvent] = {}
+    room = page.max_bytes
+    with contextlib.closing(connection.execute(_ALL_EVENTS, bindings)) as found:
+        for row in found:
+            sequence, number, previous, payload = row[0], row[1], row[2], row[6]
+            if not _sound(row):
+                raise damaged_event(sequence, number)
+            before = newest.get(number)
+            name = before.worker_id if before else worker_id(number)
+            if previous != before.sequence if before else previous > after:
+                raise missing_event(previous, name)
+            newest[number] = event = EncodedEvent(sequence, name, payload)
+            kept.append(event)
+            room -= len(payload)
+            if room <= 0:
+                break
+    for floor in map(floor_of, connection.execute(_NEWEST_FLOOR).fetchall()):
+        check_floor(floor, after)
+    return kept
+
+
+def oldest_events(connection: apsw.Connection, worker: WorkerId | None, upto: int, count: int) -> Sequence[Span]:
+    """As Store.oldest_events."""
+    bindings: dict[str, Any] = {"upto": upto, "items": count}
+    if worker is None:
+        rows: list[Row] = connection.execute(_OLDEST_OF_ALL, bindings).fetchall()
+    else:
+        rows = connection.execute(_OLDEST_OF_ONE, bindings | {"worker": number_of(worker)}).fetchall()
+    return [Span(worker_id(number), newest, total) for number, newest, total in rows]
+
+
+def runtime_events_after(connection: apsw.Connection, after: int, page: PageSize) -> Sequence[RuntimeEvent]:
+    """As Store.read_runtime_events."""
+    found = connection.execute(_RUNTIME_EVENTS, {"after": after, "items": page.items})
+    return [runtime_event_of(row) for row in found.fetchall()]
+
+
+def is_purged(connection: apsw.Connection, worker: WorkerId) -> bool:
+    """Whether nothing is left of a Worker that was deleted."""
+    return not connection.execute("SELECT 1 FROM deleted WHERE worker = ?", (number_of(worker),)).get
 
 
 def moment(connection: apsw.Connection, worker: WorkerId, sequence: int) -> Moment:
     """As Store.moment."""
-    query = f"{_EVENTS} AND sequence <= ? ORDER BY sequence DESC"
-    newest = _page(connection, query, (number_of(worker), sequence), PageSize(1, 1), event_of, stored_size)
+    with connection:
+        floor = _floor(connection, worker)
+        newest = connection.execute(_NEWEST_EVENT, {"worker": number_of(worker), "upto": sequence}).fetchall()
+    if sequence < floor.sequence:
+        raise StoreCorrupt(f"how {worker} stood there is not retained any more")
     if not newest:
-        return Moment(0, Activity())
-    [stood] = newest
-    if not stood.since:
-        return Moment(stood.transcript_len, Activity(stood.activity))
-    activity, after = Activity(), stood.since - 1
-    while found := events_between(connection, worker, after, stood.event.sequence, REPLAY_PAGE):
+        return floor.moment
+    event = event_of(newest[0])
+    if not event.since:
+        return Moment(event.transcript_len, Activity(event.activity))
+    activity, after = (
+        (floor.moment.activity, floor.sequence) if event.since <= floor.sequence else (Activity(), event.since - 1)
+    )
+    while found := events_between(connection, worker, after, event.event.sequence, REPLAY_PAGE):
         activity, after = replay(activity, found), found[-1].sequence
-    return Moment(stood.transcript_len, Activity(stood.activity, activity.blocks))
+    return Moment(event.transcript_len, Activity(event.activity, activity.blocks))
+
+
+def _floor(connection: apsw.Connection, worker: WorkerId) -> Floor:
+    row = connection.execute(_FLOOR, {"worker": number_of(worker)}).fetchall()
+    return floor_of(row[0]) if row else Floor(worker, 0, Moment(0, Activity()))
+
+
+def _sound(row: Row) -> bool:
+    try:
+        return bool(event_checksum(row[6], *row[:6]) == row[7])
+    except (TypeError, StructError):
+        return False
 
 
 def _entries(connection: apsw.Connection, query: str, worker: WorkerId, place: int, page: PageSize) -> list[Entry]:
-    return _page(connection, query, (number_of(worker), place), page, entry_of, entry_size)
-
-
-def _page(
-    connection: apsw.Connection,
-    query: str,
-    bindings: Row,
-    page: PageSize,
-    value_of: Callable[[Row], T],
-    size: Callable[[T], int],
-) -> list[T]:
-    with contextlib.closing(connection.execute(f"{query} LIMIT ?", (*bindings, page.items))) as rows:
-        return cut(map(value_of, rows), page, size)
+    bindings = {"worker": number_of(worker), "place": place, "items": page.items}
+    with contextlib.closing(connection.execute(query, bindings)) as rows:
+        return cut(map(entry_of, rows), page, entry_size)
 
 
 def _without_holes(entries: Sequence[Entry], worker: WorkerId, first: int) -> Sequence[Entry]:

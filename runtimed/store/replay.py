@@ -1,7 +1,7 @@
 """What both stores share: where a page ends, what a row of events adds up to, and how a Runtime is named."""
 
 import secrets
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from itertools import islice
 from typing import TypeVar
 
@@ -9,8 +9,8 @@ from runtimed.core.activity import Activity
 from runtimed.core.change import EncodedEvent, Entry
 from runtimed.core.paging import PageSize
 from runtimed.errors import StoreCorrupt
-from runtimed.model.identity import RuntimeId, event_id
-from runtimed.store.rows import StoredEvent
+from runtimed.model.identity import RuntimeId, WorkerId, event_id
+from runtimed.store.rows import Floor, StoredEvent
 from runtimed.wire.converter import restore_payload
 
 T = TypeVar("T")
@@ -35,6 +35,25 @@ def entry_size(entry: Entry) -> int:
 def stored_size(stored: StoredEvent) -> int:
     """The bytes by which an event fills a page."""
     return len(stored.event.payload)
+
+
+def check_chain(events: Sequence[StoredEvent], after: int) -> None:
+    """Raises StoreCorrupt where one of these events of one Worker does not follow the one before it."""
+    for stored in events:
+        if stored.previous != after and (stored is not events[0] or stored.previous > after):
+            raise missing_event(stored.previous, stored.event.worker_id)
+        after = stored.event.sequence
+
+
+def check_floor(floor: Floor, after: int) -> None:
+    """Raises StoreCorrupt where a Worker's events behind `after` are not retained any more."""
+    if after < floor.sequence:
+        raise missing_event(floor.sequence, floor.worker_id)
+
+
+def missing_event(sequence: int, worker: WorkerId) -> StoreCorrupt:
+    """What to say where a Worker's event has another before it that is not there."""
+    return StoreCorrupt(f"the event {event_id(sequence)} of {worker} is missing")
 
 
 def replay(activity: Activity, events: Iterable[EncodedEvent]) -> Activity:

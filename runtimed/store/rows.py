@@ -4,34 +4,47 @@ A row that does not match its checksum raises StoreCorrupt, which names the tabl
 """
 
 import functools
-import zlib
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable
+from struct import Struct
+from struct import error as StructError  # noqa: N812 it is a class
 from typing import Any, TypeVar
+from zlib import crc32
 
 import attrs
 
-from runtimed.core.change import Change, EncodedEvent, Entry, Event, Worker
-from runtimed.errors import SerializeFailed, StoreCorrupt
+from runtimed.core.activity import Activity
+from runtimed.core.change import EncodedEvent, Entry, Event, Mark, Moment, Remark, Trim, Worker
+from runtimed.errors import StoreCorrupt
 from runtimed.model.bundle import ConfigBundle
 from runtimed.model.diagnostic import Diagnostic
-from runtimed.model.event import ActivityStatus
+from runtimed.model.event import ActivityStatus, InFlight
 from runtimed.model.execution import Execution
-from runtimed.model.identity import WorkerId, event_id, worker_id
-from runtimed.model.worker import CreateWorkerRequest
-from runtimed.wire.converter import encode, encode_payload, restore
+from runtimed.model.identity import WorkerId, cursor_sequence, event_id, worker_id
+from runtimed.model.runtime import RuntimeEvent
+from runtimed.model.transcript import Role
+from runtimed.model.worker import CreateWorkerRequest, WorkerStatus
+from runtimed.wire.converter import encode, restore
 
 T = TypeVar("T")
 Row = tuple[Any, ...]
 
+ACTIVITIES: tuple[ActivityStatus, ...] = ("idle", "running", "paused")
+STATUSES: tuple[WorkerStatus, ...] = ("running", "stopped", "cancelled")
+ROLES: tuple[Role, ...] = ("user", "assistant", "system")
+"""What the numbers in the columns `activity`, `status` and `role` mean; new ones are added at the end."""
 
-@attrs.frozen
-class Rows:
-    """One Change, ready to be written: the rows by table, and its events as they are sent."""
+ABSENT = -1
+"""What stands for a column without a value in a checksum."""
 
-    events: Sequence[EncodedEvent]
-    tables: Mapping[str, Sequence[Row]]
-    head: int
-    worker_number: int
+_ACTIVITY = {name: code for code, name in enumerate(ACTIVITIES)}
+_STATUS = {name: code for code, name in enumerate(STATUSES)}
+_ROLE = {name: code for code, name in enumerate(ROLES)}
+
+PACK_EVENT = Struct("<6q").pack
+EVENT_SEED = crc32(b"event")
+"""An event's checksum is that of its payload, started from that of its other columns, started from the table's."""
+
+_PACK = {count: Struct(f"<{count}q").pack for count in range(1, 8)}
 
 
 @attrs.frozen
@@ -39,161 +52,253 @@ class StoredEvent:
     """A row of the table `event`."""
 
     event: EncodedEvent
+    previous: int
     since: int
     transcript_len: int
     activity: ActivityStatus
 
 
-def checksum(body: bytes, *key: object) -> int:
+@attrs.frozen
+class Floor:
+    """The newest event of a Worker that is retained no longer, 0 for none, and how it stood right behind that."""
+
+    worker_id: WorkerId
+    sequence: int
+    moment: Moment
+
+
+def checksum(table: bytes, body: bytes, *key: int) -> int:
     """CRC-32 of a row: its body, and its other columns with the table's name."""
-    return zlib.crc32(body, zlib.crc32(repr(key).encode()))
+    return crc32(body, crc32(_PACK[len(key)](*key), crc32(table)))
+
+
+def text_checksum(table: bytes, body: bytes, key: str) -> int:
+    """The same of a row that is known by a text."""
+    return crc32(body, crc32(key.encode(), crc32(table)))
+
+
+def event_checksum(payload: bytes, *key: int) -> int:
+    """As `checksum`, with the work that can be done once done once: most rows are events."""
+    return crc32(payload, crc32(PACK_EVENT(*key), EVENT_SEED))
 
 
 def number_of(worker: WorkerId) -> int:
     """The number in a well-formed Worker id, which is what the tables hold."""
-    return int(worker.removeprefix("worker-"), 16)
+    return int(worker[7:], 16)
 
 
-def encode_change(change: Change) -> Rows:
-    """Encode all of a Change. Raises SerializeFailed for text that is not Unicode."""
-    try:
-        return _encode_change(change)
-    except (TypeError, UnicodeEncodeError) as error:
-        raise SerializeFailed from error
+def _optional(worker: WorkerId | None) -> int | None:
+    return None if worker is None else number_of(worker)
 
 
-def _encode_change(change: Change) -> Rows:
-    worker, bundle = change.worker, change.bundle
-    events = [EncodedEvent(event.sequence, event.worker_id, encode_payload(event.payload)) for event in change.events]
-    tables = {
-        "worker": [_worker_row(worker)] if worker else [],
-        "state": [_state_row(worker)] if worker else [],
-        "event": [_event_row(*pair) for pair in zip(change.events, events, strict=True)],
-        "entry": [_entry_row(entry) for entry in change.entries],
-        "bundle": [_bundle_row(bundle)] if bundle else [],
-        "diagnostic": [
-            _diagnostic_row(diagnostic) for diagnostic in (remark.diagnostic for remark in change.remarks)
-        ],
-    }
-    head = max((event.sequence for event in events), default=0)
-    return Rows(events, tables, head, number_of(worker.worker_id) if worker else 0)
+def _packed(number: int | None) -> int:
+    return ABSENT if number is None else number
 
 
 def meta_row(key: str, value: object) -> Row:
     """A row of the table `meta`."""
     text = str(value)
-    return key, text, checksum(text.encode(), "meta", key)
+    return key, text, text_checksum(b"meta", text.encode(), key)
 
 
-def _worker_row(worker: Worker) -> Row:
-    number, request = number_of(worker.worker_id), encode(worker.request)
-    return number, request, checksum(request, "worker", number)
+def worker_row(number: int, request: CreateWorkerRequest) -> Row:
+    """The row of a Worker that never changes."""
+    body = encode(request)
+    return number, body, checksum(b"worker", body, number)
 
 
-def _state_row(worker: Worker) -> Row:
+def state_row(number: int, worker: Worker) -> Row:
+    """The row of a Worker that changes; its floor has one of its own."""
     key = (
-        number_of(worker.worker_id),
-        worker.status,
+        number,
+        _STATUS[worker.status],
         worker.transcript_len,
         worker.last_sequence,
         worker.since,
-        worker.activity,
+        _ACTIVITY[worker.activity],
+        worker.retained,
     )
-    execution = encode(worker.execution)
-    return *key, execution, checksum(execution, "state", *key)
+    execution = _encode_execution(worker.execution)
+    return *key, execution, checksum(b"state", execution, *key)
 
 
-def _event_row(event: Event, encoded: EncodedEvent) -> Row:
-    key = (event.sequence, number_of(event.worker_id), event.since, event.transcript_len, event.activity)
-    return *key, encoded.payload, checksum(encoded.payload, "event", *key)
+def event_row(number: int, event: Event, payload: bytes) -> Row:
+    """An event, whose payload is encoded already."""
+    key = (event.sequence, number, event.previous, event.since, event.transcript_len, _ACTIVITY[event.activity])
+    return *key, payload, event_checksum(payload, *key)
 
 
-def _entry_row(entry: Entry) -> Row:
-    key = (entry.event, number_of(entry.worker_id), entry.sequence, entry.role)
+def entry_row(number: int, entry: Entry) -> Row:
+    """An entry."""
+    key = (entry.event, number, entry.sequence, _ROLE[entry.role])
     content = entry.content.encode()
-    return *key, content, checksum(content, "entry", *key)
+    return *key, content, checksum(b"entry", content, *key)
 
 
-def _bundle_row(bundle: ConfigBundle) -> Row:
+def floor_row(trim: Trim) -> Row:
+    """How a Worker stood where its retained events begin."""
+    moment, in_flight = trim.moment, trim.moment.activity.in_flight()
+    number = number_of(trim.span.worker_id)
+    key = (number, trim.span.upto, moment.transcript_len, _ACTIVITY[moment.activity.status])
+    body = encode(in_flight) if in_flight else b""
+    return *key, body, checksum(b"floor", body, *key)
+
+
+def bundle_row(bundle: ConfigBundle) -> Row:
+    """A bundle."""
     body = encode(bundle)
-    return bundle.metadata.id, body, checksum(body, "bundle", bundle.metadata.id)
+    return bundle.metadata.id, body, text_checksum(b"bundle", body, bundle.metadata.id)
 
 
-def _diagnostic_row(diagnostic: Diagnostic) -> Row:
-    body = encode(diagnostic)
-    return body, checksum(body, "diagnostic")
+def remark_row(remark: Remark) -> Row:
+    """A remark."""
+    worker, body = _optional(remark.diagnostic.worker_id), encode(remark.diagnostic)
+    return remark.number, worker, body, checksum(b"remark", body, remark.number, _packed(worker))
+
+
+def runtime_event_row(event: RuntimeEvent) -> Row:
+    """An event in the life of the Runtime."""
+    worker = _optional(event.worker_id)
+    told = None if event.event_id is None else cursor_sequence(event.event_id)
+    key = (event.id, _packed(worker), _packed(told), event.timestamp_ms)
+    found = checksum(b"runtime_event", event.kind.encode(), *key)
+    return event.id, event.kind, worker, told, event.timestamp_ms, found
+
+
+def mark_row(mark: Mark) -> Row:
+    """A mark."""
+    return mark.sequence, mark.unix_ms, checksum(b"mark", b"", mark.sequence, mark.unix_ms)
+
+
+def deleted_row(number: int) -> Row:
+    """A Worker that is gone."""
+    return number, checksum(b"deleted", b"", number)
+
+
+@functools.lru_cache(maxsize=256)
+def _encode_execution(execution: Execution) -> bytes:
+    return encode(execution)
 
 
 def meta_of(row: Row) -> tuple[str, str]:
     """The key and value of a row of `meta`."""
     key, value, stored = row
-    _verify(stored, str(value).encode(), f"the meta row {key!r}", "meta", key)
+    if text_checksum(b"meta", str(value).encode(), str(key)) != stored:
+        raise StoreCorrupt(f"the meta row {key!r} is damaged")
     return key, value
 
 
 def event_of(row: Row) -> StoredEvent:
     """The event in a row of `event`."""
-    *key, payload, stored = row
-    sequence, worker, since, transcript_len, activity = key
-    if not _sound(stored, payload, "event", *key):
-        raise StoreCorrupt(f"the event {event_id(sequence)} of {_named(worker)} is damaged")
-    return StoredEvent(EncodedEvent(sequence, worker_id(worker), payload), since, transcript_len, activity)
+    sequence, number, previous, since, transcript_len, activity, payload, stored = row
+    try:
+        sound = event_checksum(payload, *row[:6]) == stored
+    except (TypeError, StructError):
+        sound = False
+    if not sound:
+        raise damaged_event(sequence, number)
+    event = EncodedEvent(sequence, worker_id(number), payload)
+    return StoredEvent(event, previous, since, transcript_len, ACTIVITIES[activity])
+
+
+def damaged_event(sequence: int, number: object) -> StoreCorrupt:
+    """What to say of an event that is not what was stored."""
+    return StoreCorrupt(f"the event {event_id(sequence)} of {_named(number)} is damaged")
 
 
 def entry_of(row: Row) -> Entry:
     """The entry in a row of `entry`."""
-    *key, content, stored = row
-    event, worker, sequence, role = key
-    if not _sound(stored, content, "entry", *key):
-        raise StoreCorrupt(f"the entry {sequence} of {_named(worker)} is damaged")
-    return Entry(worker_id(worker), sequence, role, content.decode(), event)
+    event, number, sequence, role, content, stored = row
+    _verify(f"the entry {sequence} of {_named(number)}", stored, b"entry", content, event, number, sequence, role)
+    return Entry(worker_id(number), sequence, ROLES[role], content.decode(), event)
 
 
 def workers_of(rows: Iterable[Row]) -> list[Worker]:
-    """The Workers in rows of `worker` joined with `state`. Equal requests and executions become one value."""
+    """The Workers in rows of `worker` joined with `state` and `floor`. Equal requests and executions become one."""
     request_of = functools.cache(lambda body: _restored(body, CreateWorkerRequest, "a Worker's request"))
     execution_of = functools.cache(lambda body: _restored(body, Execution, "a Worker's execution"))
     found = []
-    for number, request, request_stored, *key, execution, stored in rows:
-        name = f"the row of {_named(number)}"
-        _verify(request_stored, request, name, "worker", number)
-        _verify(stored, execution, name, "state", number, *key)
-        status, transcript_len, last_sequence, since, activity = key
+    for number, request, request_stored, *state in rows:
+        *key, execution, stored, floor = state
+        name = f"the row of {worker_id(number)}"
+        _verify(name, request_stored, b"worker", request, number)
+        _verify(name, stored, b"state", execution, number, *key)
+        status, transcript_len, last_sequence, since, activity, retained = key
         found.append(
             Worker(
                 worker_id(number),
                 request_of(request),
-                status,
+                STATUSES[status],
                 execution_of(execution),
                 transcript_len,
                 last_sequence,
                 since,
-                activity,
+                ACTIVITIES[activity],
+                floor or 0,
+                retained,
             )
         )
     return found
 
 
+def floor_of(row: Row) -> Floor:
+    """The floor in a row of `floor`."""
+    number, sequence, transcript_len, activity, body, stored = row
+    name = f"the floor of {worker_id(number)}"
+    _verify(name, stored, b"floor", body, number, sequence, transcript_len, activity)
+    in_flight = _restored(body, InFlight, name) if body else None
+    return Floor(worker_id(number), sequence, Moment(transcript_len, Activity.of(ACTIVITIES[activity], in_flight)))
+
+
 def bundle_of(row: Row) -> ConfigBundle:
     """The bundle in a row of `bundle`."""
     key, body, stored = row
-    _verify(stored, body, f"the bundle {key!r}", "bundle", key)
+    if not isinstance(body, bytes) or text_checksum(b"bundle", body, str(key)) != stored:
+        raise StoreCorrupt(f"the bundle {key!r} is damaged")
     return _restored(body, ConfigBundle, f"the bundle {key!r}")
 
 
-def diagnostic_of(row: Row) -> Diagnostic:
-    """The diagnostic in a row of `diagnostic`."""
-    number, body, stored = row
-    _verify(stored, body, f"the diagnostic {number}", "diagnostic")
-    return _restored(body, Diagnostic, f"the diagnostic {number}")
+def remark_of(row: Row) -> Remark:
+    """The remark in a row of `remark`."""
+    number, worker, body, stored = row
+    _verify(f"the remark {number}", stored, b"remark", body, number, _packed(worker))
+    return Remark(number, _restored(body, Diagnostic, f"the remark {number}"))
 
 
-def _sound(stored: object, body: object, *key: object) -> bool:
-    return isinstance(body, bytes) and checksum(body, *key) == stored
+def runtime_event_of(row: Row) -> RuntimeEvent:
+    """The event in a row of `runtime_event`."""
+    number, kind, worker, told, unix_ms, stored = row
+    key = (number, _packed(worker), _packed(told), unix_ms)
+    _verify(f"the runtime event {number}", stored, b"runtime_event", str(kind).encode(), *key)
+    return RuntimeEvent(
+        number,
+        kind,
+        unix_ms,
+        None if worker is None else worker_id(worker),
+        None if told is None else event_id(told),
+    )
 
 
-def _verify(stored: object, body: object, name: str, *key: object) -> None:
-    if not _sound(stored, body, *key):
+def mark_of(row: Row) -> Mark:
+    """The mark in a row of `mark`."""
+    sequence, unix_ms, stored = row
+    _verify(f"the mark {sequence}", stored, b"mark", b"", sequence, unix_ms)
+    return Mark(sequence, unix_ms)
+
+
+def deleted_of(row: Row) -> WorkerId:
+    """The Worker in a row of `deleted`."""
+    number, stored = row
+    _verify(f"the row that says that {worker_id(number)} is deleted", stored, b"deleted", b"", number)
+    return worker_id(number)
+
+
+def _verify(name: str, stored: object, table: bytes, body: Any, *key: Any) -> None:
+    try:
+        sound = checksum(table, body, *key) == stored
+    except (TypeError, StructError):
+        sound = False
+    if not sound:
         raise StoreCorrupt(f"{name} is damaged")
 
 
@@ -204,5 +309,5 @@ def _restored(body: bytes, kind: type[T], name: str) -> T:
         raise StoreCorrupt(f"{name} is nothing that this version knows") from error
 
 
-def _named(worker: object) -> str:
-    return worker_id(worker) if isinstance(worker, int) else "an unknown Worker"
+def _named(number: object) -> str:
+    return worker_id(number) if isinstance(number, int) else "an unknown Worker"

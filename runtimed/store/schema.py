@@ -1,14 +1,18 @@
 """The tables of the durable store, how they are written, and which version of them this is.
 
 Every table has a checksum over the row's other columns (see `rows`). A Worker's request never changes and may be
-large, so that it stands apart from its state, which is written with each Change.
+large, so that it stands apart from its state, which is written with each Change. Statuses, activities and roles are
+numbers, as `rows` lists them.
 """
+
+import contextlib
 
 import apsw
 
 from runtimed.errors import StoreUnsupported
+from runtimed.store import migration
 
-VERSION = 1
+VERSION = 2
 
 TABLES = """
 CREATE TABLE meta (
@@ -18,53 +22,81 @@ CREATE TABLE worker (
     number INTEGER PRIMARY KEY, request BLOB NOT NULL, checksum INTEGER NOT NULL
 ) STRICT;
 CREATE TABLE state (
-    worker INTEGER PRIMARY KEY, status TEXT NOT NULL, transcript_len INTEGER NOT NULL,
-    last_sequence INTEGER NOT NULL, since INTEGER NOT NULL, activity TEXT NOT NULL,
-    execution BLOB NOT NULL, checksum INTEGER NOT NULL
+    worker INTEGER PRIMARY KEY, status INTEGER NOT NULL, transcript_len INTEGER NOT NULL,
+    last_sequence INTEGER NOT NULL, since INTEGER NOT NULL, activity INTEGER NOT NULL,
+    retained INTEGER NOT NULL, execution BLOB NOT NULL, checksum INTEGER NOT NULL
 ) STRICT;
 CREATE TABLE event (
-    sequence INTEGER PRIMARY KEY, worker INTEGER NOT NULL, since INTEGER NOT NULL,
-    transcript_len INTEGER NOT NULL, activity TEXT NOT NULL, payload BLOB NOT NULL, checksum INTEGER NOT NULL
+    sequence INTEGER PRIMARY KEY, worker INTEGER NOT NULL, previous INTEGER NOT NULL, since INTEGER NOT NULL,
+    transcript_len INTEGER NOT NULL, activity INTEGER NOT NULL, payload BLOB NOT NULL, checksum INTEGER NOT NULL
 ) STRICT;
 CREATE INDEX event_worker ON event (worker);
+CREATE TABLE floor (
+    worker INTEGER PRIMARY KEY, sequence INTEGER NOT NULL, transcript_len INTEGER NOT NULL,
+    activity INTEGER NOT NULL, in_flight BLOB NOT NULL, checksum INTEGER NOT NULL
+) STRICT;
+CREATE INDEX floor_sequence ON floor (sequence);
 CREATE TABLE entry (
     event INTEGER PRIMARY KEY, worker INTEGER NOT NULL, sequence INTEGER NOT NULL,
-    role TEXT NOT NULL, content BLOB NOT NULL, checksum INTEGER NOT NULL
+    role INTEGER NOT NULL, content BLOB NOT NULL, checksum INTEGER NOT NULL
 ) STRICT;
 CREATE UNIQUE INDEX entry_worker ON entry (worker, sequence);
 CREATE TABLE bundle (
     id TEXT PRIMARY KEY, body BLOB NOT NULL, checksum INTEGER NOT NULL
 ) STRICT;
-CREATE TABLE diagnostic (
-    number INTEGER PRIMARY KEY, body BLOB NOT NULL, checksum INTEGER NOT NULL
+CREATE TABLE remark (
+    number INTEGER PRIMARY KEY, worker INTEGER, body BLOB NOT NULL, checksum INTEGER NOT NULL
+) STRICT;
+CREATE TABLE runtime_event (
+    id INTEGER PRIMARY KEY, kind TEXT NOT NULL, worker INTEGER, event INTEGER, unix_ms INTEGER NOT NULL,
+    checksum INTEGER NOT NULL
+) STRICT;
+CREATE TABLE mark (
+    sequence INTEGER PRIMARY KEY, unix_ms INTEGER NOT NULL, checksum INTEGER NOT NULL
+) STRICT;
+CREATE TABLE deleted (
+    worker INTEGER PRIMARY KEY, checksum INTEGER NOT NULL
 ) STRICT;
 """
 
 WRITES = {
-    "worker": """
-        INSERT INTO worker VALUES (?, ?, ?) ON CONFLICT (number) DO UPDATE
-        SET request = excluded.request, checksum = excluded.checksum WHERE checksum != excluded.checksum
-    """,
-    "state": "INSERT OR REPLACE INTO state VALUES (?, ?, ?, ?, ?, ?, ?, ?)",
-    "event": "INSERT INTO event VALUES (?, ?, ?, ?, ?, ?, ?)",
+    "worker": "INSERT OR REPLACE INTO worker VALUES (?, ?, ?)",
+    "state": "INSERT OR REPLACE INTO state VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?)",
+    "event": "INSERT INTO event VALUES (?, ?, ?, ?, ?, ?, ?, ?)",
     "entry": "INSERT INTO entry VALUES (?, ?, ?, ?, ?, ?)",
     "bundle": "INSERT OR REPLACE INTO bundle VALUES (?, ?, ?)",
-    "diagnostic": "INSERT INTO diagnostic (body, checksum) VALUES (?, ?)",
+    "remark": "INSERT INTO remark VALUES (?, ?, ?, ?)",
+    "runtime_event": "INSERT INTO runtime_event VALUES (?, ?, ?, ?, ?, ?)",
+    "floor": "INSERT OR REPLACE INTO floor VALUES (?, ?, ?, ?, ?, ?)",
+    "mark": "INSERT OR REPLACE INTO mark VALUES (?, ?, ?)",
+    "deleted": "INSERT OR REPLACE INTO deleted VALUES (?, ?)",
 }
 WRITE_META = "INSERT OR REPLACE INTO meta VALUES (?, ?, ?)"
 
 
-def prepare(connection: apsw.Connection) -> None:
-    """Make the tables where there are none. Raises StoreUnsupported for those of a newer version or of others."""
-    version = connection.pragma("user_version")
+def check_version(connection: apsw.Connection) -> int:
+    """The version of the tables, 0 where there are none. Raises StoreUnsupported for a newer one and for others."""
+    version: int = connection.pragma("user_version")
     if version > VERSION:
         raise StoreUnsupported(
             f"the store was written by a newer version of runtimed (schema {version}, this one knows up to {VERSION})"
         )
+    if not version and connection.execute("SELECT 1 FROM sqlite_schema").get:
+        raise StoreUnsupported("the database in the store was not made by runtimed: expected a folder of its own")
+    return version
+
+
+def prepare(connection: apsw.Connection) -> None:
+    """Make the tables, or bring those of an earlier version forward, in one transaction."""
+    version = check_version(connection)
     if version == VERSION:
         return
-    if connection.execute("SELECT 1 FROM sqlite_schema").get:
-        raise StoreUnsupported("the database in the store was not made by runtimed: expected a folder of its own")
     with connection:
+        if version == 1:
+            migration.set_aside(connection)
         connection.execute(TABLES)
+        if version == 1:
+            migration.bring_forward(connection)
         connection.pragma("user_version", VERSION)
+    with contextlib.suppress(apsw.BusyError, apsw.FullError):  # the log keeps it all
+        connection.wal_checkpoint(mode=apsw.SQLITE_CHECKPOINT_TRUNCATE)

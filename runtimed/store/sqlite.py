@@ -10,14 +10,15 @@ from runtimed.core.change import Change, EncodedEvent, Entry, Moment, Span, Stor
 from runtimed.core.paging import PageSize
 from runtimed.errors import RuntimeStopped
 from runtimed.model.identity import RuntimeId, WorkerId
-from runtimed.model.runtime import RuntimeBackend, RuntimeEvent, StoreCheck
+from runtimed.model.runtime import RuntimeBackend, RuntimeEvent
 from runtimed.store import queries
 from runtimed.store.catalog import load
 from runtimed.store.connection import connect, translated, use_log
+from runtimed.store.encoding import Rows, encode_change
 from runtimed.store.folder import StoreFolder
 from runtimed.store.readers import Readers
-from runtimed.store.rows import encode_change
-from runtimed.store.schema import prepare
+from runtimed.store.rows import number_of
+from runtimed.store.schema import check_version, prepare
 from runtimed.store.wal import check_log
 from runtimed.store.writer import Writer
 
@@ -29,7 +30,6 @@ class SqliteStore:
     else belongs to the Runtime, its token and the folders of its Workers; it is this store's from open() to close().
     """
 
-    event_bytes = 0
     backend: RuntimeBackend = "fs_store"
 
     def __init__(self, path: Path) -> None:
@@ -39,13 +39,18 @@ class SqliteStore:
         self._writer: Writer | None = None
         self._readers: Readers | None = None
 
+    @property
+    def event_bytes(self) -> int:
+        """As Store.event_bytes; 0 while the store is not open."""
+        return self._writer.event_bytes if self._writer else 0
+
     async def open(self, runtime_id: RuntimeId | None) -> StoredState:
         """As Store.open."""
         return await asyncio.to_thread(self._open, runtime_id, asyncio.get_running_loop())
 
     def commit(self, change: Change) -> asyncio.Future[Sequence[EncodedEvent]]:
         """As Store.commit. Raises SerializeFailed for text that is not Unicode; the future, RuntimeStopped."""
-        rows = encode_change(change)
+        rows = encode_change(change, self._writer.requests if self._writer else {})
         if self._writer is not None:
             return self._writer.submit(rows)
         stopped: asyncio.Future[Sequence[EncodedEvent]] = asyncio.get_running_loop().create_future()
@@ -66,27 +71,26 @@ class SqliteStore:
 
     async def read_all_events(self, after: int, upto: int, page: PageSize) -> Sequence[EncodedEvent]:
         """As Store.read_all_events."""
-        return ()
+        return await self._reading().run(queries.all_events_between, after, upto, page)
 
     async def oldest_events(self, worker_id: WorkerId | None, upto: int, count: int) -> Sequence[Span]:
         """As Store.oldest_events."""
-        return ()
+        return await self._reading().run(queries.oldest_events, worker_id, upto, count)
 
     async def read_runtime_events(self, after: int, page: PageSize) -> Sequence[RuntimeEvent]:
         """As Store.read_runtime_events."""
-        return ()
-
-    async def purge(self, worker_id: WorkerId) -> bool:
-        """As Store.purge."""
-        return True
-
-    async def check(self) -> StoreCheck:
-        """As Store.check."""
-        return StoreCheck(0, 0, 0, ())
+        return await self._reading().run(queries.runtime_events_after, after, page)
 
     async def moment(self, worker_id: WorkerId, sequence: int) -> Moment:
         """As Store.moment."""
         return await self._reading().run(queries.moment, worker_id, sequence)
+
+    async def purge(self, worker_id: WorkerId) -> bool:
+        """As Store.purge. What is not deleted is not touched."""
+        if self._writer is None:
+            raise RuntimeStopped
+        await self._writer.submit(Rows(purged=number_of(worker_id)))
+        return await self._reading().run(queries.is_purged, worker_id)
 
     async def close(self) -> None:
         """As Store.close."""
@@ -102,11 +106,13 @@ class SqliteStore:
         with self._opening_or_closing, contextlib.ExitStack() as parts, translated():
             database = parts.enter_context(self.folder)
             connection = parts.enter_context(contextlib.closing(connect(database)))
-            prepare(connection)
+            check_version(connection)
             use_log(connection)
             check_log(connection)
-            state = load(connection, runtime_id)
-            writer = Writer(connection, loop, state.head, state.worker_number)
+            prepare(connection)
+            state, numbers = load(connection, runtime_id)
+            requests = {number_of(worker.worker_id): worker.request for worker in state.workers}
+            writer = Writer(connection, loop, numbers, requests)
             self._writer = parts.enter_context(contextlib.closing(writer))
             self._readers = parts.enter_context(contextlib.closing(Readers(database)))
             self._parts = parts.pop_all()

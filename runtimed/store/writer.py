@@ -3,8 +3,7 @@
 import asyncio
 import logging
 import threading
-from collections.abc import Iterable, Sequence
-from itertools import chain
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from queue import Empty, SimpleQueue
 
@@ -14,8 +13,8 @@ import attrs
 from runtimed.core.change import EncodedEvent
 from runtimed.errors import StoreError, StoreFull, StoreIo, StoreMissing
 from runtimed.store.connection import FULL
-from runtimed.store.rows import Rows, meta_row
-from runtimed.store.schema import WRITE_META, WRITES
+from runtimed.store.encoding import Requests, Rows
+from runtimed.store.transaction import write
 
 MAX_BATCH = 512
 """Changes in one transaction."""
@@ -40,17 +39,24 @@ class Job:
 class Writer:
     """Owns the connection that writes while it runs.
 
+    `event_bytes` and `requests`, by Worker number, are those that are stored and of which the caller was told.
     The queue holds what the Runtime has in flight, one Change of each Worker. A Change that does not fit on the disk
     fails alone. After any other failure nothing is written any more: whether it reached the disk can't be known, and
     a second fsync could say so falsely.
     """
 
     def __init__(
-        self, connection: apsw.Connection, loop: asyncio.AbstractEventLoop, head: int, worker_number: int
+        self,
+        connection: apsw.Connection,
+        loop: asyncio.AbstractEventLoop,
+        numbers: Mapping[str, int],
+        requests: Requests,
     ) -> None:
+        self.event_bytes = numbers["event_bytes"]
+        self.requests = dict(requests)
         self._connection = connection
         self._loop = loop
-        self._high = {"head": head, "worker_number": worker_number}
+        self._numbers = dict(numbers)
         self._queue: SimpleQueue[Job | None] = SimpleQueue()
         self._failure: StoreError | None = None
         self._log_pages = 0
@@ -77,7 +83,7 @@ class Writer:
     def _run(self) -> None:
         while batch := self._next_batch():
             outcomes = self._write(batch)
-            self._loop.call_soon_threadsafe(_report, outcomes)
+            self._loop.call_soon_threadsafe(self._report, outcomes, self._numbers["event_bytes"])
             if self._failure is None and self._log_pages >= CHECKPOINT_PAGES:
                 crowded = self._log_pages >= MAX_LOG_PAGES
                 self._checkpoint(apsw.SQLITE_CHECKPOINT_TRUNCATE if crowded else apsw.SQLITE_CHECKPOINT_PASSIVE)
@@ -109,31 +115,24 @@ class Writer:
         if self._failure is not None:
             return self._failure
         try:
-            self._transaction([job.rows for job in jobs])
+            self._transaction(jobs)
         except apsw.FullError:
             return StoreFull(FULL)
         except Exception as error:  # noqa: BLE001 whatever it was, what it left on the disk is unknown
             return self._fail(error)
         return None
 
-    def _transaction(self, changes: Sequence[Rows]) -> None:
-        high = self._high | {
-            "head": max(self._high["head"], *(rows.head for rows in changes)),
-            "worker_number": max(self._high["worker_number"], *(rows.worker_number for rows in changes)),
-        }
+    def _transaction(self, batch: Sequence[Job]) -> None:
         self._connection.execute("BEGIN IMMEDIATE")
         try:
-            for table, write in WRITES.items():
-                self._connection.executemany(write, chain.from_iterable(rows.tables[table] for rows in changes))
-            moved = high.items() - self._high.items()
-            self._connection.executemany(WRITE_META, [meta_row(*item) for item in moved])
+            numbers = write(self._connection, [job.rows for job in batch], self._numbers)
             self._connection.execute("COMMIT")
         except BaseException:
             if self._connection.in_transaction:
                 self._connection.execute("ROLLBACK")
             raise
         self._check_files()
-        self._high = high
+        self._numbers = numbers
 
     def _check_files(self) -> None:
         """SQLite goes on writing to files that were taken away; what it says then is worth nothing."""
@@ -165,12 +164,22 @@ class Writer:
         self._log_pages = pages
         return apsw.SQLITE_OK
 
+    def _report(self, outcomes: Iterable[tuple[Job, StoreError | None]], event_bytes: int) -> None:
+        """Tell the callers; on the event loop."""
+        self.event_bytes = event_bytes
+        for job, refusal in outcomes:
+            if refusal is None:
+                self._note_requests(job.rows)
+            if job.future.done():
+                continue
+            if refusal is None:
+                job.future.set_result(job.rows.events)
+            else:
+                job.future.set_exception(type(refusal)(refusal.message))
 
-def _report(outcomes: Iterable[tuple[Job, StoreError | None]]) -> None:
-    for job, refusal in outcomes:
-        if job.future.done():
-            continue
-        if refusal is None:
-            job.future.set_result(job.rows.events)
-        else:
-            job.future.set_exception(type(refusal)(refusal.message))
+    def _note_requests(self, rows: Rows) -> None:
+        if rows.request is not None:
+            number, request = rows.request
+            self.requests[number] = request
+        if rows.deleted is not None:
+            self.requests.pop(rows.deleted, None)

@@ -8,7 +8,7 @@ import attrs
 import pytest
 
 from runtimed.core.activity import Activity
-from runtimed.core.change import Change, Entry, Event, StoredState, Worker
+from runtimed.core.change import Change, Entry, Event, Moment, Span, StoredState, Trim, Worker
 from runtimed.core.ports import Store
 from runtimed.model.event import Payload, SystemItem, TextDone, UserMessage
 from runtimed.model.execution import Execution
@@ -47,8 +47,20 @@ class Teller:
             entries += [entry] if entry else []
         return Change(worker=self.workers[worker_id], events=events, entries=entries)
 
+    def trim(self, worker_id: WorkerId, span: Span, moment: Moment) -> Change:
+        """A Change that takes out a Worker's oldest events."""
+        worker = self.workers[worker_id]
+        self.workers[worker_id] = attrs.evolve(worker, floor=span.upto, retained=worker.retained - span.count)
+        return Change(worker=self.workers[worker_id], trim=Trim(span, moment))
+
+    def delete(self, worker_id: WorkerId) -> Change:
+        """A Change that takes out a Worker."""
+        del self.workers[worker_id], self.activities[worker_id]
+        return Change(deleted=worker_id)
+
     def _step(self, worker: Worker, payload: Payload) -> tuple[Event, Entry | None]:
         self.sequence += 1
+        previous = worker.last_sequence
         activity = self.activities[worker.worker_id] = self.activities[worker.worker_id].after(payload)
         entry = self._entry(worker, payload)
         worker = self.workers[worker.worker_id] = attrs.evolve(
@@ -57,8 +69,9 @@ class Teller:
             last_sequence=self.sequence,
             since=worker.since or self.sequence if activity.blocks else 0,
             activity=activity.status,
+            retained=worker.retained + 1,
         )
-        place = (worker.since, worker.transcript_len, activity.status)
+        place = (worker.since, worker.transcript_len, activity.status, previous)
         return Event(self.sequence, worker.worker_id, payload, *place), entry
 
     def _entry(self, worker: Worker, payload: Payload) -> Entry | None:

@@ -12,8 +12,8 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from runtimed.core.activity import Activity
-from runtimed.core.change import Change, EncodedEvent, Entry, Event, Moment
+from runtimed.core.activity import Activity, Pieces, Prose
+from runtimed.core.change import Change, EncodedEvent, Entry, Event, Forgotten, Mark, Moment, Remark, Span, Trim
 from runtimed.core.paging import PageSize
 from runtimed.core.ports import Store
 from runtimed.errors import RuntimeStopped, SerializeFailed, StoreForeign
@@ -65,6 +65,10 @@ def user(text: str) -> UserMessage:
     return UserMessage((TextSegment(text),))
 
 
+def remark(number: int, about: WorkerId | None = None) -> Remark:
+    return Remark(number, Diagnostic(f"code.{number}", "info", "message", about))
+
+
 def bundle(revision: str, key: str = "bundle-1") -> ConfigBundle:
     metadata = BundleMetadata(key, "d" * 64, revision, "workspace-1", "2026-06-26T00:00:00Z", Provenance("test"))
     return ConfigBundle(
@@ -78,7 +82,7 @@ async def test_a_new_store_makes_up_a_runtime_id_and_is_empty(host: Any) -> None
     state = await host.open()
     assert re.fullmatch(r"runtime-[0-9a-f]{16}", state.runtime_id)
     assert (state.head, state.worker_number, state.activities) == (0, 0, {})
-    assert not [*state.workers, *state.bundles, *state.diagnostics]
+    assert not [*state.workers, *state.bundles, *state.remarks, *state.marks, *state.deleted]
 
 
 async def test_a_new_store_takes_the_runtime_id_it_is_given(host: Any) -> None:
@@ -322,12 +326,14 @@ async def test_a_bundle_with_the_same_id_replaces_the_earlier(host: Any) -> None
     assert list((await host.reopen()).bundles) == [bundle("1", "bundle-0"), bundle("2")]
 
 
-async def test_diagnostics_come_back_in_the_order_they_were_made(host: Any) -> None:
-    made = [Diagnostic(f"code.{number}", "info", "message", FIRST if number else None) for number in range(5)]
+async def test_remarks_come_back_in_the_order_they_were_made(host: Any) -> None:
+    made = [remark(number, FIRST if number % 2 else None) for number in range(1, 6)]
     await host.open()
-    await host.store.commit(Change(diagnostics=made[:2]))
-    await host.store.commit(Change(diagnostics=made[2:]))
-    assert list((await host.reopen()).diagnostics) == made
+    await host.store.commit(Change(remarks=made[:2]))
+    await host.store.commit(Change(remarks=made[2:]))
+    state = await host.reopen()
+    assert list(state.remarks) == made
+    assert state.remark_number == 5
 
 
 async def test_the_head_is_the_highest_sequence_even_behind_a_gap(host: Any, teller: Any) -> None:
@@ -345,10 +351,11 @@ async def test_the_head_is_the_highest_sequence_even_behind_a_gap(host: Any, tel
         Change(events=[Event(9, FIRST, TextDelta("\ud800"), 0, 0, "idle")]),
         Change(events=[Event(9, FIRST, SystemItem({"kind": "x", "n": 2**70}), 0, 0, "idle")]),
         Change(entries=[Entry(FIRST, 1, "user", "\ud800", 9)]),
-        Change(diagnostics=[Diagnostic("code", "info", "\ud800")]),
+        Change(remarks=[Remark(1, Diagnostic("code", "info", "\ud800"))]),
+        Change(trim=Trim(Span(FIRST, 1, 1), Moment(0, Activity("running", (Prose("text", Pieces("\ud800")),))))),
         Change(bundle=bundle("\ud800")),
     ],
-    ids=["event", "number", "entry", "diagnostic", "bundle"],
+    ids=["event", "number", "entry", "remark", "floor", "bundle"],
 )
 async def test_what_cannot_be_encoded_is_refused_and_nothing_of_it_is_stored(
     host: Any, teller: Any, broken: Change
@@ -359,7 +366,7 @@ async def test_what_cannot_be_encoded_is_refused_and_nothing_of_it_is_stored(
         host.store.commit(attrs.evolve(broken, worker=created.worker))
     await host.store.commit(Change(bundle=bundle("after")))
     state = await host.reopen()
-    assert (state.head, state.worker_number, list(state.workers), list(state.diagnostics)) == (0, 0, [], [])
+    assert (state.head, state.worker_number, list(state.workers), list(state.remarks)) == (0, 0, [], [])
     assert list(state.bundles) == [bundle("after")]
 
 
@@ -402,6 +409,10 @@ async def test_a_closed_store_takes_nothing_and_gives_nothing(host: Any, teller:
         host.store.newest_entries(FIRST, 9, WIDE),
         host.store.read_events(FIRST, 0, 9, WIDE),
         host.store.moment(FIRST, 0),
+        host.store.read_all_events(0, 9, WIDE),
+        host.store.oldest_events(None, 9, 9),
+        host.store.read_runtime_events(0, WIDE),
+        host.store.purge(FIRST),
     ]
     for read in reads:
         with pytest.raises(RuntimeStopped):

@@ -38,11 +38,23 @@ class Inputs:
         )
         worker = self._workers.get(number, new)
         place = worker.transcript_len + 1
-        self._workers[number] = attrs.evolve(worker, transcript_len=place, last_sequence=self._sequence)
+        self._workers[number] = attrs.evolve(
+            worker, transcript_len=place, last_sequence=self._sequence, retained=worker.retained + 1
+        )
         payload = UserMessage((TextSegment(content),))
         return Change(
             worker=self._workers[number],
-            events=[Event(self._sequence, worker.worker_id, payload, worker.since, place, "running")],
+            events=[
+                Event(
+                    self._sequence,
+                    worker.worker_id,
+                    payload,
+                    worker.since,
+                    place,
+                    "running",
+                    worker.last_sequence,
+                )
+            ],
             entries=[Entry(worker.worker_id, place, "user", content, self._sequence)],
         )
 

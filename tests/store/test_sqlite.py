@@ -9,7 +9,7 @@ import apsw
 import pytest
 
 from runtimed.core.activity import Activity
-from runtimed.core.change import Change
+from runtimed.core.change import Change, Remark
 from runtimed.errors import StoreCorrupt, StoreFull, StoreIo, StoreMissing, StoreUnsupported
 from runtimed.model.bundle import BundleMetadata, ConfigBundle, Provenance
 from runtimed.model.diagnostic import Diagnostic
@@ -137,10 +137,10 @@ def test_a_worker_whose_running_events_are_damaged_still_counts_as_running(
         ("UPDATE meta SET value = '9' WHERE key = 'head'", "the meta row 'head' is damaged"),
         ("DELETE FROM meta WHERE key = 'head'", "a meta row of the store is missing"),
         ("UPDATE worker SET request = x'7b7d20'", "the row of worker-00000001 is damaged"),
-        ("UPDATE state SET status = 'stopped'", "the row of worker-00000001 is damaged"),
+        ("UPDATE state SET status = 1", "the row of worker-00000001 is damaged"),
         ("DELETE FROM state", "the row of worker-00000001 is damaged"),
         ("UPDATE bundle SET id = 'other'", "the bundle 'other' is damaged"),
-        ("UPDATE diagnostic SET body = x'7b7d'", "the diagnostic 1 is damaged"),
+        ("UPDATE remark SET body = x'7b7d'", "the remark 1 is damaged"),
     ],
 )
 def test_a_damaged_row_of_the_catalog_stops_the_start_and_is_named(
@@ -150,7 +150,7 @@ def test_a_damaged_row_of_the_catalog_stops_the_start_and_is_named(
     store.open()
     store.commit(said(1, "first"))
     metadata = BundleMetadata("bundle-1", "d", "1", "w", "now", Provenance("test"))
-    store.commit(Change(bundle=ConfigBundle(metadata), diagnostics=[Diagnostic("c", "info", "m")]))
+    store.commit(Change(bundle=ConfigBundle(metadata), remarks=[Remark(1, Diagnostic("c", "info", "m"))]))
     store.close()
     run_sql(folder, sql)
     with pytest.raises(StoreCorrupt, match=f"^{named}$"):
@@ -172,9 +172,9 @@ def test_a_newer_schema_is_refused_and_left_alone(new_store: NewStore, folder: P
     store = new_store()
     store.open()
     store.close()
-    run_sql(folder, "PRAGMA user_version = 2")
+    run_sql(folder, "PRAGMA user_version = 3")
     before = (folder / "runtime.sqlite3").read_bytes()
-    with pytest.raises(StoreUnsupported, match=r"newer version of runtimed \(schema 2, this one knows up to 1\)"):
+    with pytest.raises(StoreUnsupported, match=r"newer version of runtimed \(schema 3, this one knows up to 2\)"):
         new_store().open()
     assert (folder / "runtime.sqlite3").read_bytes() == before
 
@@ -329,6 +329,7 @@ WRITER = """
 import asyncio, sys
 from pathlib import Path
 from runtimed.core.change import Change, Entry, Event
+from runtimed.core.paging import PageSize
 from runtimed.model.event import TextDelta
 from runtimed.model.identity import worker_id
 from runtimed.store.sqlite import SqliteStore
@@ -338,10 +339,14 @@ async def write():
     sequence = (await store.open(None)).head
     async def client(number):
         nonlocal sequence
+        found = await store.read_events(worker_id(number), 0, sequence, PageSize(10**6, 10**9))
+        before = found[-1].sequence if found else 0
         while True:
             sequence += 1
             mine = sequence
-            await store.commit(Change(events=[Event(mine, worker_id(number), TextDelta("x"), mine, 0, "running")]))
+            event = Event(mine, worker_id(number), TextDelta("x"), mine, 0, "running", before)
+            await store.commit(Change(events=[event]))
+            before = mine
             print(mine, flush=True)
     await asyncio.gather(*map(client, range(1, 6)))
 

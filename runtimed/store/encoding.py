@@ -1,0 +1,106 @@
+"""A Change as the rows that it adds, and what it takes out."""
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import attrs
+
+from runtimed.core.change import Change, EncodedEvent, Forgotten
+from runtimed.errors import SerializeFailed
+from runtimed.model.worker import CreateWorkerRequest
+from runtimed.store import rows
+from runtimed.store.rows import Row, number_of
+from runtimed.wire.converter import encode_payload
+
+HIGH_NUMBERS = ("head", "worker_number", "remark_number", "runtime_event_id")
+"""What must never be given out twice, as it is called in StoredState and in the table `meta`."""
+
+PURGE_ROWS = 1_000
+"""Rows of a deleted Worker that go at a time: some milliseconds in which nothing else is written."""
+
+Requests = Mapping[int, CreateWorkerRequest]
+
+
+@attrs.frozen
+class Rows:
+    """What is to be written for one Change: new rows by table, and what goes.
+
+    `high` has the numbers that must never come twice, by the key in `meta`; `event_bytes` are those that it adds.
+    `request` is new in the table `worker`. `trimmed` is a Worker and the newest event of it to go; of a Worker in
+    `purged`, which is deleted, some more goes.
+    """
+
+    events: Sequence[EncodedEvent] = ()
+    tables: Mapping[str, Sequence[Row]] = attrs.field(factory=dict)
+    high: Mapping[str, int] = attrs.field(factory=dict)
+    event_bytes: int = 0
+    request: tuple[int, CreateWorkerRequest] | None = None
+    trimmed: tuple[int, int] | None = None
+    deleted: int | None = None
+    forgotten: Forgotten | None = None
+    purged: int | None = None
+
+
+def encode_change(change: Change, known: Requests) -> Rows:
+    """Encode all of a Change; `known` has the requests that are stored already, by Worker number.
+
+    Raises SerializeFailed for text that is not Unicode.
+    """
+    try:
+        return _encode_change(change, known)
+    except (TypeError, UnicodeEncodeError) as error:
+        raise SerializeFailed from error
+
+
+def _encode_change(change: Change, known: Requests) -> Rows:
+    tables: dict[str, Sequence[Row]] = {}
+    high: dict[str, int] = {}
+    events: list[EncodedEvent] = []
+    event_bytes = 0
+    request: tuple[int, CreateWorkerRequest] | None = None
+    if (worker := change.worker) is not None:
+        number = high["worker_number"] = number_of(worker.worker_id)
+        if known.get(number) is not worker.request:
+            request = number, worker.request
+            tables["worker"] = [rows.worker_row(*request)]
+        tables["state"] = [rows.state_row(number, worker)]
+    if change.events:
+        found = tables["event"] = []
+        for event in change.events:
+            payload = encode_payload(event.payload)
+            events.append(EncodedEvent(event.sequence, event.worker_id, payload))
+            found.append(rows.event_row(number_of(event.worker_id), event, payload))
+            event_bytes += len(payload)
+        high["head"] = max(event.sequence for event in events)
+    if change.entries:
+        tables["entry"] = [rows.entry_row(number_of(entry.worker_id), entry) for entry in change.entries]
+    trim = change.trim
+    if any((change.bundle, change.remarks, change.runtime_events, change.mark, change.deleted, trim)):
+        _encode_rare(change, tables, high)
+    return Rows(
+        events,
+        tables,
+        high,
+        event_bytes,
+        request,
+        (number_of(trim.span.worker_id), trim.span.upto) if trim else None,
+        number_of(change.deleted) if change.deleted else None,
+        change.forgotten,
+    )
+
+
+def _encode_rare(change: Change, tables: dict[str, Any], high: dict[str, int]) -> None:
+    if change.bundle:
+        tables["bundle"] = [rows.bundle_row(change.bundle)]
+    if change.remarks:
+        tables["remark"] = [rows.remark_row(remark) for remark in change.remarks]
+        high["remark_number"] = max(remark.number for remark in change.remarks)
+    if change.runtime_events:
+        tables["runtime_event"] = [rows.runtime_event_row(event) for event in change.runtime_events]
+        high["runtime_event_id"] = max(event.id for event in change.runtime_events)
+    if change.trim:
+        tables["floor"] = [rows.floor_row(change.trim)]
+    if change.mark:
+        tables["mark"] = [rows.mark_row(change.mark)]
+    if change.deleted:
+        tables["deleted"] = [rows.deleted_row(number_of(change.deleted))]

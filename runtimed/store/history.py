@@ -1,0 +1,131 @@
+"""The events of all Workers in memory: by Worker, and by sequence."""
+
+from bisect import bisect_left, bisect_right, insort
+from collections import Counter, defaultdict
+from collections.abc import Iterator, Sequence
+from itertools import islice
+
+from runtimed.core.activity import Activity
+from runtimed.core.change import EncodedEvent, Moment, Span, Trim
+from runtimed.core.paging import PageSize
+from runtimed.errors import StoreCorrupt
+from runtimed.model.identity import WorkerId
+from runtimed.store.replay import check_chain, check_floor, cut, replay, stored_size
+from runtimed.store.rows import Floor, StoredEvent
+
+
+class History:
+    """What the tables `event`, `floor` and `deleted` are to the durable store.
+
+    `bytes` are those of all payloads. The events of a Worker in `hidden` are not read any more, but still there.
+    """
+
+    def __init__(self) -> None:
+        self.bytes = 0
+        self.hidden: set[WorkerId] = set()
+        self._events: dict[WorkerId, list[StoredEvent]] = defaultdict(list)
+        self._floors: dict[WorkerId, Floor] = {}
+        self._by_sequence: dict[int, StoredEvent] = {}
+        self._newest = 0
+
+    def add(self, stored: StoredEvent) -> None:
+        """Keep an event; mostly it is the newest."""
+        sequence = stored.event.sequence
+        insort(self._events[stored.event.worker_id], stored, key=_sequence)
+        self._by_sequence[sequence] = stored
+        self._newest = max(self._newest, sequence)
+        self.bytes += len(stored.event.payload)
+
+    def trim(self, trim: Trim) -> None:
+        """Take out a Worker's oldest events, and keep how it stood behind them."""
+        worker_id, upto = trim.span.worker_id, trim.span.upto
+        self._floors[worker_id] = Floor(worker_id, upto, trim.moment)
+        self.remove(worker_id, _end(self._events[worker_id], upto))
+
+    def hide(self, worker_id: WorkerId) -> None:
+        """Let a Worker's events be read no more."""
+        self.hidden.add(worker_id)
+        self._floors.pop(worker_id, None)
+
+    def remove(self, worker_id: WorkerId, count: int) -> int:
+        """Remove at most so many of a Worker's oldest events, and return how many there were."""
+        events = self._events[worker_id]
+        gone = events[:count]
+        for stored in gone:
+            del self._by_sequence[stored.event.sequence]
+            self.bytes -= len(stored.event.payload)
+        del events[:count]
+        if not events:
+            del self._events[worker_id]
+        return len(gone)
+
+    def between(self, worker_id: WorkerId, after: int, upto: int, page: PageSize) -> Sequence[EncodedEvent]:
+        """As Store.read_events."""
+        events = self._visible(worker_id)
+        first, end = _end(events, after), _end(events, upto)
+        found = cut(events[first : min(end, first + page.items)], page, stored_size)
+        if not found:
+            check_floor(self.floor(worker_id), after)
+        check_chain(found, after)
+        return [stored.event for stored in found]
+
+    def all_between(self, after: int, upto: int, page: PageSize) -> Sequence[EncodedEvent]:
+        """As Store.read_all_events."""
+        for floor in self._floors.values():
+            check_floor(floor, after)
+        found = cut(islice(self._range(after, upto), page.items), page, stored_size)
+        by_worker = defaultdict(list)
+        for stored in found:
+            by_worker[stored.event.worker_id].append(stored)
+        for events in by_worker.values():
+            check_chain(events, after)
+        return [stored.event for stored in found]
+
+    def oldest(self, worker_id: WorkerId | None, upto: int, count: int) -> Sequence[Span]:
+        """As Store.oldest_events."""
+        if worker_id is None:
+            oldest = list(islice(self._range(0, upto), count))
+        else:
+            events = self._visible(worker_id)
+            oldest = events[: min(count, _end(events, upto))]
+        newest = {stored.event.worker_id: stored.event.sequence for stored in oldest}
+        counted = Counter(stored.event.worker_id for stored in oldest)
+        return [Span(name, newest[name], counted[name]) for name in sorted(newest, key=newest.__getitem__)]
+
+    def floor(self, worker_id: WorkerId) -> Floor:
+        """Where a Worker's events begin."""
+        return self._floors.get(worker_id) or Floor(worker_id, 0, Moment(0, Activity()))
+
+    def moment(self, worker_id: WorkerId, sequence: int) -> Moment:
+        """As Store.moment."""
+        floor, events = self.floor(worker_id), self._visible(worker_id)
+        if sequence < floor.sequence:
+            raise StoreCorrupt(f"how {worker_id} stood there is not retained any more")
+        end = _end(events, sequence)
+        if not end:
+            return floor.moment
+        stood = events[end - 1]
+        if not stood.since:
+            return Moment(stood.transcript_len, Activity(stood.activity))
+        begin = floor.moment.activity if stood.since <= floor.sequence else Activity()
+        first = bisect_left(events, stood.since, key=_sequence)
+        activity = replay(begin, (stored.event for stored in events[first:end]))
+        return Moment(stood.transcript_len, Activity(stood.activity, activity.blocks))
+
+    def _visible(self, worker_id: WorkerId) -> list[StoredEvent]:
+        return [] if worker_id in self.hidden else self._events.get(worker_id, [])
+
+    def _range(self, after: int, upto: int) -> Iterator[StoredEvent]:
+        oldest = next(iter(self._by_sequence), 0)
+        for sequence in range(max(after + 1, oldest), min(upto, self._newest) + 1):
+            stored = self._by_sequence.get(sequence)
+            if stored is not None and stored.event.worker_id not in self.hidden:
+                yield stored
+
+
+def _sequence(stored: StoredEvent) -> int:
+    return stored.event.sequence
+
+
+def _end(events: Sequence[StoredEvent], upto: int) -> int:
+    return bisect_right(events, upto, key=_sequence)
