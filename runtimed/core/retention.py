@@ -106,8 +106,10 @@ class Retention:
         if self._store.event_bytes <= self._limits.max_event_bytes:
             return
         wanted = _lowered(self._limits.max_event_bytes)
-        while self._store.event_bytes > wanted:
-            if not await self._trim(await self._store.oldest_events(None, self._pipeline.head, TRIM_BATCH)):
+        while (surplus := self._store.event_bytes - wanted) > 0:
+            retained = sum(lane.worker.retained for lane in self._catalog)
+            count = min(TRIM_BATCH, 1 + retained * surplus // self._store.event_bytes)
+            if not await self._trim(await self._store.oldest_events(None, self._pipeline.head, count)):
                 break
 
     async def _expire(self) -> None:

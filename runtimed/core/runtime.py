@@ -287,7 +287,8 @@ class Runtime:
 
     def worker(self, ref: WorkerRef) -> WorkerDetail:
         """One Worker."""
-        return views.detail(self.runtime_id, self._lane(ref).worker)
+        lane = self._lane(ref)
+        return views.detail(self.runtime_id, lane.worker, lane.floor)
 
     async def create_worker(self, request: CreateWorkerRequest = DEFAULT_REQUEST) -> WorkerDetail:
         """Create a Worker and have it spawned; a spawn that fails is told in its `execution`.
@@ -315,7 +316,7 @@ class Runtime:
             answer = await _ask(self._backend.spawn(Spawn(name, request), LaneSink(lane, self.limits)))
             with contextlib.suppress(StoreFull):
                 await lane.propose(partial(decide.attach, answer=answer), keep=True)
-        return views.detail(self.runtime_id, lane.worker)
+        return views.detail(self.runtime_id, lane.worker, lane.floor)
 
     def _keep_worker(self, lane: Lane, remarks: Sequence[Remark]) -> None:
         self._catalog.add(lane)

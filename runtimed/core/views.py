@@ -17,8 +17,8 @@ from runtimed.model.worker import (
 )
 
 
-def detail(runtime_id: RuntimeId, worker: Worker) -> WorkerDetail:
-    """All of a Worker."""
+def detail(runtime_id: RuntimeId, worker: Worker, floor: int) -> WorkerDetail:
+    """All of a Worker whose events are retained behind `floor`."""
     request = worker.request
     return WorkerDetail(
         worker_ref=WorkerRef(runtime_id, worker.worker_id),
@@ -36,7 +36,7 @@ def detail(runtime_id: RuntimeId, worker: Worker) -> WorkerDetail:
         last_event_id=event_id(worker.last_sequence),
         name=request.name,
         labels=request.labels,
-        oldest_cursor=event_id(worker.floor) if worker.floor else None,
+        oldest_cursor=event_id(floor) if floor else None,
     )
 
 

@@ -1,0 +1,149 @@
+"""Deleting a Worker: all of it goes, and nothing of it comes back."""
+
+import asyncio
+
+import pytest
+
+from runtimed.core import Runtime
+from runtimed.errors import StoreFull, WorkerNotFound, WorkerRunning
+from runtimed.model.event import RunEnd, TextDone
+from runtimed.model.interaction import WorkerInput
+from runtimed.store.memory import MemoryStore
+from runtimed.store.sqlite import SqliteStore
+
+HELLO = WorkerInput("user", "hello")
+
+
+@pytest.fixture(params=["memory", "sqlite"])
+def make_store(request, tmp_path):
+    memory = MemoryStore()
+    return (lambda: memory) if request.param == "memory" else lambda: SqliteStore(tmp_path / "store")
+
+
+async def over(runtime, puppet):
+    """A Worker that has said something and was stopped."""
+    worker = await runtime.create_worker()
+    await runtime.send_input(worker.worker_ref, HELLO)
+    await puppet.say(worker.worker_id, TextDone("hi"), RunEnd("finished"))
+    await runtime.stop_worker(worker.worker_ref)
+    return worker.worker_ref
+
+
+async def test_a_deleted_worker_is_gone_and_the_others_are_not(make_store, puppet):
+    async with Runtime(make_store(), puppet) as runtime:
+        gone, kept = await over(runtime, puppet), await over(runtime, puppet)
+        await runtime.delete_worker(gone)
+        with pytest.raises(WorkerNotFound):
+            runtime.worker(gone)
+        assert [worker.worker_id for worker in runtime.workers()] == [kept.worker_id]
+        assert {event.worker_id for event in await runtime.all_events(0)} == {kept.worker_id}
+        assert {remark.worker_id for remark in runtime.diagnostics()} == {kept.worker_id}
+        assert f"delete {gone.worker_id}" in puppet.told
+
+
+async def test_nothing_of_a_deleted_worker_is_left_in_the_store(make_store, puppet):
+    store = make_store()
+    async with Runtime(store, puppet) as runtime:
+        gone = await over(runtime, puppet)
+        assert store.event_bytes > 0
+        await runtime.delete_worker(gone)
+        assert store.event_bytes == 0
+        assert await store.purge(gone.worker_id)
+    async with Runtime(make_store(), puppet) as runtime:
+        assert runtime.workers() == ()
+        assert (await runtime.create_worker()).worker_id == "worker-00000002"
+
+
+async def test_a_running_worker_is_not_deleted(make_store, puppet):
+    async with Runtime(make_store(), puppet) as runtime:
+        ref = (await runtime.create_worker()).worker_ref
+        with pytest.raises(WorkerRunning):
+            await runtime.delete_worker(ref)
+        assert runtime.worker(ref).status == "running"
+
+
+async def test_deleting_at_the_same_time_deletes_once(make_store, puppet):
+    async with Runtime(make_store(), puppet) as runtime:
+        ref = await over(runtime, puppet)
+        outcomes = await asyncio.gather(*(runtime.delete_worker(ref) for _ in range(3)), return_exceptions=True)
+        assert outcomes == [None, None, None]
+        assert puppet.told.count(f"delete {ref.worker_id}") == 1
+        with pytest.raises(WorkerNotFound):
+            await runtime.delete_worker(ref)
+
+
+async def test_listeners_are_told_that_a_worker_is_gone(runtime, puppet, published):
+    ref = await over(runtime, puppet)
+    await runtime.delete_worker(ref)
+    assert published.forgotten == [ref.worker_id]
+
+
+async def test_a_deletion_that_a_crash_cut_is_finished_at_the_next_start(make_store, puppet):
+    class Cut(Exception):
+        pass
+
+    store = make_store()
+    async with Runtime(store, puppet) as runtime:
+        ref = await over(runtime, puppet)
+
+        async def cut(_worker_id):
+            raise Cut
+
+        store.purge, purge = cut, store.purge
+        with pytest.raises(Cut):
+            await runtime.delete_worker(ref)
+        store.purge = purge
+    puppet.told.clear()
+    again = make_store()
+    async with Runtime(again, puppet) as runtime:
+        assert runtime.workers() == ()
+        async with asyncio.timeout(10):
+            while again.event_bytes:
+                await asyncio.sleep(0.001)
+        assert f"delete {ref.worker_id}" in puppet.told
+
+
+async def test_a_full_disk_keeps_the_worker(faulty, puppet):
+    async with Runtime(faulty, puppet) as runtime:
+        ref = await over(runtime, puppet)
+        faulty.fault = StoreFull("full")
+        with pytest.raises(StoreFull):
+            await runtime.delete_worker(ref)
+        faulty.fault = None
+        assert runtime.worker(ref).status == "stopped"
+        await runtime.delete_worker(ref)
+        assert runtime.workers() == ()
+
+
+async def test_a_worker_is_deleted_though_its_events_are_being_trimmed(make_store, puppet):
+    from runtimed.core.limits import Limits
+
+    async with Runtime(make_store(), puppet, limits=Limits(max_events_per_worker=5)) as runtime:
+        for _ in range(20):
+            ref = await over(runtime, puppet)
+            await runtime.delete_worker(ref)
+        assert runtime.workers() == ()
+    async with Runtime(make_store(), puppet) as runtime:
+        assert runtime.workers() == ()
+
+
+async def test_the_life_of_the_runtime_and_its_workers_is_told_by_id_and_over_restarts(make_store, puppet):
+    async with Runtime(make_store(), puppet) as runtime:
+        ref = await over(runtime, puppet)
+        other = await runtime.create_worker()
+        await runtime.cancel_worker(other.worker_ref)
+    async with Runtime(make_store(), puppet) as runtime:
+        told = await runtime.runtime_events()
+        assert [event.id for event in told] == list(range(1, 9))
+        assert [(event.kind, event.worker_id) for event in told] == [
+            ("runtime_started", None),
+            ("worker_created", ref.worker_id),
+            ("worker_input_accepted", ref.worker_id),
+            ("worker_stopped", ref.worker_id),
+            ("worker_created", other.worker_id),
+            ("worker_cancelled", other.worker_id),
+            ("runtime_stopped", None),
+            ("runtime_started", None),
+        ]
+        assert [event.id for event in await runtime.runtime_events(after=3, limit=2)] == [4, 5]
+        assert runtime.newest_runtime_event == 8

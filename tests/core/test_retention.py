@@ -1,0 +1,204 @@
+"""How long events are kept, and what becomes of those who read behind that."""
+
+import asyncio
+import contextlib
+
+import attrs
+import pytest
+
+from runtimed.core import Runtime
+from runtimed.core.limits import Limits
+from runtimed.errors import CursorExpired
+from runtimed.model.event import RunEnd, TextDelta, TextDone, ThinkingDelta, ToolCallStart
+from runtimed.model.interaction import WorkerInput
+from runtimed.store.memory import MemoryStore
+from runtimed.store.sqlite import SqliteStore
+
+HELLO = WorkerInput("user", "hello")
+
+
+@attrs.define
+class Watch:
+    """A Clock that goes on when a test says so."""
+
+    now_ms: int = 1_000_000_000
+    asked: int = 0
+
+    def unix_ms(self) -> int:
+        self.asked += 1
+        return self.now_ms
+
+    async def looked_at(self) -> None:
+        """Wait until whoever looks at it regularly has done so."""
+        before = self.asked
+        await until(lambda: self.asked > before + 1)
+
+
+@pytest.fixture(params=["memory", "sqlite"])
+def make_store(request, tmp_path):
+    memory = MemoryStore()
+    return (lambda: memory) if request.param == "memory" else lambda: SqliteStore(tmp_path / "store")
+
+
+@contextlib.asynccontextmanager
+async def running(store, puppet, clock=None, **limits):
+    async with Runtime(store, puppet, limits=Limits(**limits), clock=clock) as runtime:
+        yield runtime
+
+
+async def until(condition):
+    async with asyncio.timeout(20):
+        while not condition():
+            await asyncio.sleep(0.001)
+
+
+async def chatter(puppet, ref, count):
+    for number in range(count):
+        await puppet.say(ref.worker_id, ThinkingDelta(str(number)))
+
+
+async def settled(runtime, ref, count):
+    await until(lambda: runtime.newest_sequence(ref) >= count)
+
+
+async def test_the_oldest_events_of_a_worker_go_once_there_are_too_many(make_store, puppet):
+    async with running(make_store(), puppet, max_events_per_worker=100) as runtime:
+        ref = (await runtime.create_worker()).worker_ref
+        await chatter(puppet, ref, 1_000)
+        await until(lambda: runtime.newest_sequence(ref) == 1_000 and runtime.floor(ref) >= 900)
+        kept = await runtime.events(ref, runtime.floor(ref))
+        assert [event.sequence for event in kept] == list(range(runtime.floor(ref) + 1, 1_001))
+        assert 90 <= len(kept) <= 100
+        assert runtime.worker(ref).oldest_cursor == f"wo_{runtime.floor(ref):016x}"
+
+
+async def test_a_reader_behind_what_is_retained_is_told_so_and_never_shown_a_gap(make_store, puppet):
+    async with running(make_store(), puppet, max_events_per_worker=50) as runtime:
+        ref = (await runtime.create_worker()).worker_ref
+        seen, expired = [], False
+
+        async def read():
+            nonlocal expired
+            while not expired:
+                try:
+                    page = await runtime.events(ref, seen[-1] if seen else 0, limit=3)
+                except CursorExpired:
+                    expired = True
+                else:
+                    seen.extend(event.sequence for event in page)
+                    await asyncio.sleep(0)
+
+        reading = asyncio.create_task(read())
+        while not expired:
+            await chatter(puppet, ref, 50)
+        await reading
+        assert seen == list(range(1, len(seen) + 1))
+        with pytest.raises(CursorExpired):
+            await runtime.snapshot(ref, 0)
+        with pytest.raises(CursorExpired):
+            await runtime.all_events(0)
+
+
+async def test_transcripts_are_never_trimmed(make_store, puppet):
+    async with running(make_store(), puppet, max_events_per_worker=10) as runtime:
+        ref = (await runtime.create_worker()).worker_ref
+        for number in range(40):
+            await runtime.send_input(ref, WorkerInput("user", str(number)))
+            await puppet.say(ref.worker_id, TextDone(f"re {number}"), RunEnd("finished"))
+        await until(lambda: runtime.floor(ref) > 90 and runtime.newest_sequence(ref) == 120)
+        page = await runtime.transcript(ref)
+        assert [item.content for item in page.items] == [f"{re}{n}" for n in range(40) for re in ("", "re ")]
+
+
+async def test_what_is_in_flight_survives_the_trimming_of_where_it_began(make_store, puppet):
+    async with running(make_store(), puppet, max_events_per_worker=16) as runtime:
+        ref = (await runtime.create_worker()).worker_ref
+        await runtime.send_input(ref, HELLO)
+        await puppet.say(ref.worker_id, ToolCallStart("t", "tool"))
+        for number in range(60):
+            await puppet.say(ref.worker_id, TextDelta(f"{number} "), ThinkingDelta("."))
+            await settled(runtime, ref, 2 + 2 * number)
+        await until(lambda: runtime.floor(ref) >= 106 and runtime.newest_sequence(ref) == 122)
+        text = "".join(f"{number} " for number in range(60))
+        for sequence in range(runtime.floor(ref), runtime.newest_sequence(ref) + 1):
+            shown = (await runtime.snapshot(ref, sequence)).payload
+            assert shown.status == "running"
+            assert [block.kind for block in shown.in_flight.blocks] == ["tool_call", "text", "thinking"]
+            assert text.startswith(shown.in_flight.blocks[1].text)
+        assert shown.in_flight.blocks[1].text == text
+    async with running(make_store(), puppet) as runtime:
+        shown = (await runtime.snapshot(ref, runtime.floor(ref))).payload
+        assert shown.in_flight.blocks[1].text == text[: len(shown.in_flight.blocks[1].text)]
+        page = await runtime.transcript(ref)
+        assert [item.content for item in page.items] == ["hello", text]
+
+
+async def test_all_workers_together_keep_no_more_bytes_than_they_may(make_store, puppet):
+    store = make_store()
+    async with running(store, puppet, max_event_bytes=20_000) as runtime:
+        refs = [(await runtime.create_worker()).worker_ref for _ in range(3)]
+        for _ in range(10):
+            await asyncio.gather(*(chatter(puppet, ref, 50) for ref in refs))
+        await until(lambda: runtime.head == 1_500 and store.event_bytes <= 20_000)
+        kept = await runtime.all_events(runtime.fleet_floor, limit=256)
+        assert kept[-1].sequence == 1_500 or len(kept) == 256
+        assert store.event_bytes > 15_000
+
+
+async def test_events_that_are_too_old_go_though_the_worker_is_silent(make_store, puppet):
+    clock = Watch()
+    async with running(make_store(), puppet, clock, max_event_age_s=60) as runtime:
+        ref = (await runtime.create_worker()).worker_ref
+        await chatter(puppet, ref, 10)
+        await settled(runtime, ref, 10)
+        await clock.looked_at()
+        clock.now_ms += 30_000
+        await chatter(puppet, ref, 10)
+        await settled(runtime, ref, 20)
+        await clock.looked_at()
+        assert runtime.floor(ref) == 0
+        clock.now_ms += 45_000
+        await until(lambda: runtime.floor(ref) == 10)
+        clock.now_ms += 45_000
+        await until(lambda: runtime.floor(ref) == 20)
+        assert await runtime.events(ref, 20) == ()
+
+
+async def test_what_was_trimmed_stays_trimmed_and_numbers_go_on_after_a_restart(make_store, puppet):
+    async with running(make_store(), puppet, max_events_per_worker=10) as runtime:
+        ref = (await runtime.create_worker()).worker_ref
+        await chatter(puppet, ref, 100)
+        await until(lambda: runtime.floor(ref) >= 90 and runtime.newest_sequence(ref) == 100)
+        floor = runtime.floor(ref)
+    async with running(make_store(), puppet, max_events_per_worker=10) as runtime:
+        await until(lambda: runtime.floor(ref) >= floor)
+        with pytest.raises(CursorExpired):
+            await runtime.events(ref, floor - 1)
+        assert (await runtime.create_worker()).worker_id == "worker-00000002"
+
+
+async def test_a_lower_limit_counts_from_the_next_start_on(make_store, puppet):
+    async with running(make_store(), puppet) as runtime:
+        ref = (await runtime.create_worker()).worker_ref
+        await chatter(puppet, ref, 100)
+        await settled(runtime, ref, 100)
+    async with running(make_store(), puppet, max_events_per_worker=10) as runtime:
+        await until(lambda: runtime.floor(ref) >= 90)
+
+
+async def test_diagnostics_and_runtime_events_are_kept_up_to_a_number(make_store, puppet):
+    async with running(
+        make_store(), puppet, max_event_age_s=60, max_diagnostics=10, max_runtime_events=10
+    ) as runtime:
+        for _ in range(30):
+            await runtime.create_worker()
+        await until(lambda: len(runtime.diagnostics()) <= 10)
+        newest = runtime.newest_runtime_event
+        assert newest == 31
+
+        async def oldest():
+            return (await runtime.runtime_events())[0].id
+
+        async with asyncio.timeout(20):
+            while await oldest() <= newest - 15:
+                await asyncio.sleep(0.01)
