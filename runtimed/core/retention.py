@@ -3,8 +3,9 @@
 import asyncio
 import contextlib
 import logging
-from collections.abc import Sequence
+from collections.abc import AsyncIterator, Sequence
 from functools import partial
+from typing import Protocol
 
 from runtimed.core import decide
 from runtimed.core.catalog import Catalog
@@ -13,7 +14,7 @@ from runtimed.core.limits import Limits
 from runtimed.core.pipeline import Pipeline
 from runtimed.core.ports import Clock, Store
 from runtimed.core.remarks import Remarks
-from runtimed.errors import RuntimedError, StoreFull, WorkerNotFound
+from runtimed.errors import CursorExpired, RuntimedError, StoreCorrupt, StoreFull, WorkerNotFound
 from runtimed.model.identity import WorkerId
 
 TRIM_BATCH = 1_000
@@ -29,6 +30,27 @@ MIN_PERIOD_S, MAX_PERIOD_S = 1.0, 60.0
 """How often is looked for what has expired by age, and how soon after a full disk trimming is tried again."""
 
 log = logging.getLogger(__name__)
+
+
+class Floored(Protocol):
+    """Something whose events are retained behind its floor."""
+
+    floor: int
+
+
+@contextlib.asynccontextmanager
+async def retained(place: Floored, after: int) -> AsyncIterator[None]:
+    """A read of events behind `after`. Raises CursorExpired where trimming is or gets ahead of it."""
+    if after < place.floor:
+        raise CursorExpired
+    try:
+        yield
+    except StoreCorrupt:
+        if after < place.floor:
+            raise CursorExpired from None
+        raise
+    if after < place.floor:
+        raise CursorExpired
 
 
 class Retention:

@@ -5,9 +5,9 @@ import contextlib
 import itertools
 import logging
 import secrets
-from collections.abc import AsyncIterator, Awaitable, Coroutine, Mapping, Sequence
+from collections.abc import Awaitable, Mapping, Sequence
 from functools import partial
-from typing import Any, Protocol, Self, TypeVar
+from typing import Any, Self, TypeVar
 
 from runtimed.core import bundles, decide, views
 from runtimed.core.activity import Activity
@@ -15,20 +15,19 @@ from runtimed.core.catalog import Catalog, WorkerFilter
 from runtimed.core.change import Change, EncodedEvent, Moment, Remark, StoredState
 from runtimed.core.clock import SteadyClock
 from runtimed.core.labels import selects
-from runtimed.core.lane import Lane
+from runtimed.core.lane import STORE_RETRY_S, Lane
 from runtimed.core.limits import Limits
 from runtimed.core.pipeline import Listener, Pipeline
 from runtimed.core.ports import Answer, Clock, Dispatch, ExecutionBackend, Spawn, Store
 from runtimed.core.remarks import Remarks
-from runtimed.core.retention import Retention
+from runtimed.core.retention import Retention, retained
 from runtimed.core.sink import LaneSink
+from runtimed.core.works import Works
 from runtimed.errors import (
-    CursorExpired,
     InvalidRequest,
     InvalidWorkerId,
     RuntimedError,
     RuntimeStopped,
-    StoreCorrupt,
     StoreFull,
     WorkerExecutionRejected,
 )
@@ -92,9 +91,10 @@ class Runtime:
         self._checking: asyncio.Task[StoreCheck] | None = None
         self._bundles: dict[str, ConfigBundle] = {}
         self._remarks = Remarks(())
-        self._ending: dict[WorkerId, asyncio.Task[None]] = {}
-        self._deleting: dict[WorkerId, asyncio.Task[None]] = {}
-        self._creating: dict[WorkerId, asyncio.Task[WorkerDetail]] = {}
+        self._creating: Works[WorkerDetail] = Works()
+        self._ending: Works[None] = Works()
+        self._deleting: Works[None] = Works()
+        self._purging: Works[None] = Works()
         self._numbers = itertools.count(1)
         self._life = secrets.token_hex(8)
         self._input_numbers = itertools.count(1)
@@ -121,7 +121,7 @@ class Runtime:
             await self.close()
             raise
         for name in state.deleted:
-            self._begin(self._deleting, name, self._purge(name))
+            self._purging.begin(name, self._purge(name))
         retention = Retention(self._store, self._steps, self._catalog, self._remarks, self.limits, self._clock)
         self._steps.subscribe(retention)
         self._retaining = asyncio.get_running_loop().create_task(retention.run(state.marks))
@@ -159,9 +159,9 @@ class Runtime:
     async def _close(self, steps: Pipeline) -> None:
         for task in (self._retaining, self._checking):
             await _cancelled(task)
-        begun = [*self._ending.values(), *self._creating.values(), *self._deleting.values()]
-        if begun:
-            await asyncio.wait(begun)
+        for works in (self._creating, self._ending, self._deleting):
+            await works.join()
+        await self._purging.cancel()
         if self._backend is not None:
             await self._backend.close()
         with contextlib.suppress(RuntimedError):
@@ -304,7 +304,7 @@ class Runtime:
         if number > MAX_WORKER_NUMBER:
             raise InvalidRequest("this store has given out all its Worker ids")
         name = worker_id(number)
-        return await self._own(self._creating, name, self._create(name, request))
+        return await self._creating.run(name, self._create(name, request))
 
     async def _create(self, name: WorkerId, request: CreateWorkerRequest) -> WorkerDetail:
         lane = Lane(self._pipeline, decide.new_worker(name, request), Activity())
@@ -362,19 +362,16 @@ class Runtime:
         lane = self._lane(ref)
         if lane.worker.status == "running":
             self._check_running()
-            going_on = self._ending.get(ref.worker_id)
-            if going_on is None:
-                await self._own(self._ending, ref.worker_id, self._end_lane(lane, operation, reason))
-            else:
-                if operation == "cancel" and self._backend is not None:
-                    await _ask(self._backend.cancel(ref.worker_id, reason))
-                await asyncio.shield(going_on)
+            if ref.worker_id not in self._ending:
+                self._ending.begin(ref.worker_id, self._end_lane(lane, operation, reason))
+            elif operation == "cancel" and self._backend is not None:
+                await _ask(self._backend.cancel(ref.worker_id, reason))
+            await self._ending.outcome(ref.worker_id)
         return LifecycleAck(ref, lane.worker.status, event_id(lane.worker.last_sequence))
 
     async def _end_lane(self, lane: Lane, operation: Operation, reason: str | None) -> None:
         name = lane.worker.worker_id
-        if name in self._creating:
-            await asyncio.wait([self._creating[name]])
+        await self._creating.over(name)
         answer = Answer("accepted")
         if self._backend is not None:
             end = self._backend.cancel if operation == "cancel" else self._backend.stop
@@ -399,8 +396,8 @@ class Runtime:
         if not self._catalog.is_damaged(name):
             self._lane(ref)
         if name not in self._deleting:
-            self._begin(self._deleting, name, self._delete(name))
-        await asyncio.shield(self._deleting[name])
+            self._deleting.begin(name, self._delete(name))
+        await self._deleting.outcome(name)
 
     async def _delete(self, name: WorkerId) -> None:
         lane = self._catalog.find(name)
@@ -411,14 +408,18 @@ class Runtime:
         self._catalog.remove(name)
         self._remarks.drop_worker(name)
         self._pipeline.forget(name)
-        await self._purge(name)
+        self._purging.begin(name, self._purge(name))
 
     async def _purge(self, name: WorkerId) -> None:
-        """Remove what is left of a deleted Worker."""
+        """Remove what is left of a deleted Worker, which nobody can read any more; on a full disk, a little later."""
         if self._backend is not None:
             await self._backend.delete(name)
-        while not await self._store.purge(name):
-            pass
+        purged = False
+        while not purged:
+            try:
+                purged = await self._store.purge(name)
+            except StoreFull:
+                await asyncio.sleep(STORE_RETRY_S)
 
     async def transcript(self, ref: WorkerRef, start: int = 0, limit: int | None = None) -> TranscriptProjection:
         """A page of the transcript, behind its first `start` entries. Raises LimitTooLarge."""
@@ -440,7 +441,7 @@ class Runtime:
         if sequence is None or sequence >= worker.last_sequence:
             moment = Moment(worker.transcript_len, lane.activity)
         else:
-            async with _retained(lane, sequence):
+            async with retained(lane, sequence):
                 moment = await self._store.moment(ref.worker_id, sequence)
         page = self.limits.transcript_page
         entries = await self._store.newest_entries(ref.worker_id, moment.transcript_len, page)
@@ -467,14 +468,14 @@ class Runtime:
         """
         lane = self._lane(ref)
         page = self.limits.event_page.at_most(limit)
-        async with _retained(lane, after):
+        async with retained(lane, after):
             upto = lane.worker.last_sequence
             return await self._store.read_events(ref.worker_id, after, upto, page) if after < upto else ()
 
     async def all_events(self, after: int, limit: int | None = None) -> Sequence[EncodedEvent]:
         """The same of all Workers together."""
         page = self.limits.event_page.at_most(limit)
-        async with _retained(self._catalog, after):
+        async with retained(self._catalog, after):
             return await self._store.read_all_events(after, self.head, page) if after < self.head else ()
 
     @property
@@ -493,39 +494,6 @@ class Runtime:
     def _check_not_ending(self, lane: Lane) -> None:
         if lane.worker.worker_id in self._ending:
             raise InvalidRequest("the Worker is being stopped: only a running Worker takes input")
-
-    async def _own(self, tasks: dict[WorkerId, asyncio.Task[T]], name: WorkerId, work: Coroutine[Any, Any, T]) -> T:
-        """Run work to its end in a task of the Runtime's own, whatever becomes of the caller."""
-        return await asyncio.shield(self._begin(tasks, name, work))
-
-    def _begin(
-        self, tasks: dict[WorkerId, asyncio.Task[T]], name: WorkerId, work: Coroutine[Any, Any, T]
-    ) -> asyncio.Task[T]:
-        task = asyncio.get_running_loop().create_task(work, name=name)
-        tasks[name] = task
-        task.add_done_callback(lambda done: (tasks.pop(name), done.cancelled() or done.exception()))
-        return task
-
-
-class _Floored(Protocol):
-    """Something whose events are retained behind its floor."""
-
-    floor: int
-
-
-@contextlib.asynccontextmanager
-async def _retained(place: _Floored, after: int) -> AsyncIterator[None]:
-    """A read of events behind `after`. Raises CursorExpired where trimming is or gets ahead of it."""
-    if after < place.floor:
-        raise CursorExpired
-    try:
-        yield
-    except StoreCorrupt:
-        if after < place.floor:
-            raise CursorExpired from None
-        raise
-    if after < place.floor:
-        raise CursorExpired
 
 
 async def _cancelled(task: asyncio.Task[Any] | None) -> None:
