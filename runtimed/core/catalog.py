@@ -9,9 +9,12 @@ from runtimed.core.change import Worker
 from runtimed.core.labels import selects
 from runtimed.core.lane import Lane
 from runtimed.errors import StoreCorrupt, WorkerNotFound, WrongRuntime
+from runtimed.model.diagnostic import Diagnostic
 from runtimed.model.identity import RuntimeId, WorkerId, WorkerRef
 from runtimed.model.value import value
 from runtimed.model.worker import WorkerStatus
+
+DAMAGED = "store.worker_damaged"
 
 
 @value
@@ -66,6 +69,10 @@ class Catalog:
     def is_damaged(self, worker_id: WorkerId) -> bool:
         """Whether this is a Worker that can't be served."""
         return worker_id in self._damaged
+
+    def damage(self) -> tuple[Diagnostic, ...]:
+        """What there is to say of the Workers that can't be served."""
+        return tuple(Diagnostic(DAMAGED, "error", why, name) for name, why in sorted(self._damaged.items()))
 
     def raise_floor(self, lane: Lane, sequence: int) -> None:
         """Nothing of this Worker is read from up to this sequence any more."""

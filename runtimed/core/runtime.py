@@ -231,13 +231,13 @@ class Runtime:
             active_worker_count=count["running"],
             stopped_worker_count=count["stopped"],
             cancelled_worker_count=count["cancelled"],
-            diagnostic_count=len(self._remarks),
+            diagnostic_count=len(self.diagnostics()),
             limits=self.limits.view(),
         )
 
     def diagnostics(self) -> tuple[Diagnostic, ...]:
-        """What the Runtime has had to remark, oldest first."""
-        return self._remarks.diagnostics()
+        """What the Runtime has had to remark, oldest first; then the Workers that can't be served."""
+        return self._remarks.diagnostics() + self._catalog.damage()
 
     @property
     def newest_runtime_event(self) -> int:
