@@ -3,7 +3,7 @@
 import asyncio
 import re
 import tempfile
-from collections.abc import Sequence
+from collections.abc import Awaitable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -16,7 +16,7 @@ from runtimed.core.activity import Activity, Pieces, Prose
 from runtimed.core.change import Change, EncodedEvent, Entry, Event, Moment, Remark, Span, Trim
 from runtimed.core.paging import PageSize
 from runtimed.core.ports import Store
-from runtimed.errors import RuntimeStopped, SerializeFailed, StoreForeign
+from runtimed.errors import RuntimeStopped, SerializeFailed, StoreCorrupt, StoreForeign
 from runtimed.model.bundle import BundleMetadata, BundleProfile, ConfigBundle, Declaration, Provenance
 from runtimed.model.diagnostic import Diagnostic
 from runtimed.model.event import (
@@ -43,7 +43,8 @@ from runtimed.model.event import (
     UserMessage,
 )
 from runtimed.model.execution import Execution, ExecutionResult
-from runtimed.model.identity import WorkerId, worker_id
+from runtimed.model.identity import WorkerId, event_id, worker_id
+from runtimed.model.runtime import RuntimeEvent
 from runtimed.model.worker import (
     BuiltinProfile,
     BundleReference,
@@ -370,6 +371,258 @@ async def test_what_cannot_be_encoded_is_refused_and_nothing_of_it_is_stored(
     assert list(state.bundles) == [bundle("after")]
 
 
+def sizes(*payloads: Any) -> int:
+    return sum(len(encode_payload(payload)) for payload in payloads)
+
+
+async def sequences(events: Any) -> list[int]:
+    return [event.sequence for event in await events]
+
+
+async def trimmed(host: Any, teller: Any, worker: WorkerId, count: int) -> Span:
+    """Take out the oldest events of a Worker, as retention does."""
+    [span] = await host.store.oldest_events(worker, MAX_SEQUENCE, count)
+    await host.store.commit(teller.trim(worker, span, await host.store.moment(worker, span.upto)))
+    return span
+
+
+async def test_events_of_all_workers_are_read_by_sequence(host: Any, teller: Any) -> None:
+    await host.open()
+    await asyncio.gather(host.store.commit(teller.create()), host.store.commit(teller.create()))
+    for _ in range(3):
+        await host.store.commit(teller.tell(FIRST, TextDelta("a")))
+        await host.store.commit(teller.tell(SECOND, TextDelta("b"), TextDelta("c")))
+    found = await host.store.read_all_events(0, MAX_SEQUENCE, WIDE)
+    assert [(event.sequence, event.worker_id) for event in found] == [
+        (number, FIRST if number % 3 == 1 else SECOND) for number in range(1, 10)
+    ]
+    assert await sequences(host.store.read_all_events(3, 7, WIDE)) == [4, 5, 6, 7]
+    assert await sequences(host.store.read_all_events(3, 7, PageSize(2, 10_000))) == [4, 5]
+    assert await sequences(host.store.read_all_events(3, 7, PageSize(9, sizes(TextDelta("a")) + 1))) == [4, 5]
+    assert await sequences(host.store.read_all_events(9, 9, WIDE)) == []
+
+
+async def test_an_event_that_is_missing_is_named_whoever_reads(host: Any) -> None:
+    await host.open()
+    for sequence, previous in ((1, 0), (4, 1), (7, 6), (8, 7)):
+        event = Event(sequence, FIRST, TextDelta("x"), 0, 0, "idle", previous)
+        await host.store.commit(Change(events=[event]))
+        await host.store.commit(
+            Change(events=[Event(sequence + 1, SECOND, TextDelta("y"), 0, 0, "idle", 0)][: sequence == 1])
+        )
+    missing = r"^the event wo_0000000000000006 of worker-00000001 is missing$"
+    for after in (0, 1, 4, 5):
+        with pytest.raises(StoreCorrupt, match=missing):
+            await host.store.read_events(FIRST, after, MAX_SEQUENCE, WIDE)
+        with pytest.raises(StoreCorrupt, match=missing):
+            await host.store.read_all_events(after, MAX_SEQUENCE, WIDE)
+    assert await sequences(host.store.read_events(FIRST, 0, 6, WIDE)) == [1, 4]
+    assert await sequences(host.store.read_all_events(0, 6, WIDE)) == [1, 2, 4]
+    assert await sequences(host.store.read_events(FIRST, 6, 9, WIDE)) == [7, 8]
+    assert await sequences(host.store.read_all_events(6, 9, WIDE)) == [7, 8]
+
+
+async def test_the_oldest_events_are_told_as_spans(host: Any, teller: Any) -> None:
+    await host.open()
+    await asyncio.gather(host.store.commit(teller.create()), host.store.commit(teller.create()))
+    await host.store.commit(teller.tell(FIRST, TextDelta("1"), TextDelta("2")))
+    await host.store.commit(teller.tell(SECOND, TextDelta("3")))
+    await host.store.commit(teller.tell(FIRST, TextDelta("4")))
+    oldest = host.store.oldest_events
+    assert list(await oldest(FIRST, MAX_SEQUENCE, 2)) == [Span(FIRST, 2, 2)]
+    assert list(await oldest(FIRST, MAX_SEQUENCE, 9)) == [Span(FIRST, 4, 3)]
+    assert list(await oldest(FIRST, 1, 9)) == [Span(FIRST, 1, 1)]
+    assert list(await oldest(None, MAX_SEQUENCE, 9)) == [Span(SECOND, 3, 1), Span(FIRST, 4, 3)]
+    assert list(await oldest(None, MAX_SEQUENCE, 3)) == [Span(FIRST, 2, 2), Span(SECOND, 3, 1)]
+    assert list(await oldest(None, 0, 3)) == list(await oldest(THIRD, 9, 9)) == []
+
+
+async def test_events_that_were_trimmed_are_gone_and_the_others_are_not(host: Any, teller: Any) -> None:
+    await host.open()
+    await asyncio.gather(host.store.commit(teller.create()), host.store.commit(teller.create()))
+    await host.store.commit(teller.tell(FIRST, user("1"), TextDelta("2"), TextDelta("3")))
+    await host.store.commit(teller.tell(SECOND, TextDelta("4")))
+    await host.store.commit(teller.tell(FIRST, TextDelta("5")))
+    before = host.store.event_bytes
+    assert await trimmed(host, teller, FIRST, 2) == Span(FIRST, 2, 2)
+    for _ in range(2):
+        assert before - host.store.event_bytes == sizes(user("1"), TextDelta("2"))
+        assert await sequences(host.store.read_events(FIRST, 2, MAX_SEQUENCE, WIDE)) == [3, 5]
+        assert await sequences(host.store.read_all_events(2, MAX_SEQUENCE, WIDE)) == [3, 4, 5]
+        assert await sequences(host.store.read_events(SECOND, 0, MAX_SEQUENCE, WIDE)) == [4]
+        assert list(await host.store.oldest_events(None, MAX_SEQUENCE, 1)) == [Span(FIRST, 3, 1)]
+        assert len(await host.store.read_entries(FIRST, 0, WIDE)) == 1
+        state = await host.reopen()
+        assert list(state.workers) == list(teller.workers.values())
+        assert [(worker.floor, worker.retained) for worker in state.workers] == [(2, 2), (0, 1)]
+        assert state.activities == teller.activities
+
+
+@pytest.mark.parametrize("count", [2, 3], ids=["some", "all"])
+async def test_reading_where_events_were_trimmed_says_that_they_are_missing(
+    host: Any, teller: Any, count: int
+) -> None:
+    await host.open()
+    await host.store.commit(teller.create())
+    await host.store.commit(teller.tell(FIRST, TextDelta("1"), TextDelta("2"), TextDelta("3")))
+    await trimmed(host, teller, FIRST, count)
+    for after in range(count):
+        with pytest.raises(StoreCorrupt, match=f"the event wo_000000000000000{count} of worker-00000001 is missing"):
+            await host.store.read_events(FIRST, after, MAX_SEQUENCE, WIDE)
+        with pytest.raises(StoreCorrupt, match="is missing"):
+            await host.store.read_all_events(after, MAX_SEQUENCE, WIDE)
+        with pytest.raises(StoreCorrupt, match="not retained"):
+            await host.store.moment(FIRST, after)
+    assert len(await host.store.read_events(FIRST, count, MAX_SEQUENCE, WIDE)) == 3 - count
+
+
+async def test_a_moment_is_the_same_whatever_was_trimmed_before_it(host: Any, teller: Any) -> None:
+    await host.open()
+    await host.store.commit(teller.create())
+    run = (
+        user("hi"),
+        ThinkingDelta("h"),
+        TextDelta("He"),
+        ToolCallStart("t1", "ls"),
+        TextDelta("llo"),
+        ToolCallArgsDelta("t1", "{}"),
+        ThinkingDone("hm"),
+        TextDone("Hello"),
+        RunEnd("finished"),
+        TextDelta("next"),
+    )
+    await host.store.commit(teller.tell(FIRST, *run))
+    before = [await host.store.moment(FIRST, sequence) for sequence in range(12)]
+    for floor in range(1, 11):
+        await trimmed(host, teller, FIRST, 1)
+        after = [await host.store.moment(FIRST, sequence) for sequence in range(floor, 12)]
+        assert after == before[floor:]
+    state = await host.reopen()
+    assert state.activities == teller.activities
+    assert await host.store.moment(FIRST, 10) == before[10]
+
+
+async def test_a_worker_goes_on_after_all_its_events_were_trimmed(host: Any, teller: Any) -> None:
+    await host.open()
+    await host.store.commit(teller.create())
+    await host.store.commit(teller.tell(FIRST, user("hi"), TextDelta("a")))
+    await trimmed(host, teller, FIRST, 9)
+    assert host.store.event_bytes == 0
+    await host.store.commit(teller.tell(FIRST, TextDelta("b")))
+    await host.reopen()
+    assert await sequences(host.store.read_events(FIRST, 2, MAX_SEQUENCE, WIDE)) == [3]
+    moment = await host.store.moment(FIRST, 3)
+    assert moment.activity.in_flight() == InFlight((TextBlock("ab"),))
+
+
+async def test_the_bytes_of_the_events_are_counted_through_a_restart(host: Any, teller: Any) -> None:
+    assert host.store.event_bytes == 0
+    await host.open()
+    payloads = [user("é"), TextDelta("abc"), RunEnd("finished")]
+    await host.store.commit(teller.create())
+    await host.store.commit(teller.tell(FIRST, *payloads))
+    assert host.store.event_bytes == sizes(*payloads)
+    await host.reopen()
+    assert host.store.event_bytes == sizes(*payloads)
+    await host.store.commit(teller.tell(FIRST, *payloads))
+    assert host.store.event_bytes == 2 * sizes(*payloads)
+
+
+async def test_a_deleted_worker_cannot_be_read_any_more_and_others_can(host: Any, teller: Any) -> None:
+    await host.open()
+    for create in (teller.create(), teller.create(), teller.create()):
+        await host.store.commit(create)
+    await host.store.commit(teller.tell(FIRST, user("1"), TextDelta("2")))
+    await host.store.commit(teller.tell(SECOND, user("3"), TextDelta("4")))
+    await trimmed(host, teller, FIRST, 1)
+    await host.store.commit(Change(remarks=[remark(1, FIRST), remark(2, SECOND), remark(3)]))
+    await host.store.commit(teller.delete(FIRST))
+    for _ in range(2):
+        assert not await host.store.read_entries(FIRST, 0, WIDE)
+        assert not await host.store.newest_entries(FIRST, 9, WIDE)
+        assert not await host.store.read_events(FIRST, 0, MAX_SEQUENCE, WIDE)
+        assert not await host.store.oldest_events(FIRST, MAX_SEQUENCE, 9)
+        assert await host.store.moment(FIRST, 9) == Moment(0, Activity())
+        assert await sequences(host.store.read_all_events(0, MAX_SEQUENCE, WIDE)) == [3, 4]
+        assert list(await host.store.oldest_events(None, MAX_SEQUENCE, 9)) == [Span(SECOND, 4, 2)]
+        assert len(await host.store.read_entries(SECOND, 0, WIDE)) == 1
+        state = await host.reopen()
+        assert [worker.worker_id for worker in state.workers] == [SECOND, THIRD]
+        assert list(state.remarks) == [remark(2, SECOND), remark(3)]
+        assert list(state.deleted) == [FIRST]
+        assert (state.worker_number, state.head, state.remark_number) == (3, 4, 3)
+
+
+async def test_a_deleted_worker_is_purged_little_by_little_until_nothing_is_left(host: Any, teller: Any) -> None:
+    await host.open()
+    await asyncio.gather(host.store.commit(teller.create()), host.store.commit(teller.create()))
+    await host.store.commit(teller.tell(SECOND, user("stays")))
+    for _ in range(3):
+        await host.store.commit(teller.tell(FIRST, *(user("x") for _ in range(900))))
+    await host.store.commit(teller.delete(FIRST))
+    rounds = 1
+    while not await host.store.purge(FIRST):
+        rounds += 1
+        assert list((await host.reopen()).deleted) == [FIRST]
+    assert rounds > 3
+    assert host.store.event_bytes == sizes(user("stays"))
+    assert list((await host.reopen()).deleted) == []
+    assert len(await host.store.read_entries(SECOND, 0, WIDE)) == 1
+    assert await sequences(host.store.read_events(SECOND, 0, MAX_SEQUENCE, WIDE)) == [1]
+    assert await host.store.purge(FIRST)
+
+
+async def test_purging_a_worker_that_is_not_deleted_touches_nothing(host: Any, teller: Any) -> None:
+    await host.open()
+    await host.store.commit(teller.create())
+    await host.store.commit(teller.tell(FIRST, user("hi")))
+    assert await host.store.purge(FIRST)
+    assert await host.store.purge(THIRD)
+    assert len(await host.store.read_entries(FIRST, 0, WIDE)) == 1
+    assert len(await host.store.read_events(FIRST, 0, MAX_SEQUENCE, WIDE)) == 1
+
+
+async def test_runtime_events_are_read_by_id_and_come_back(host: Any) -> None:
+    made = [
+        RuntimeEvent(1, "runtime_started", 1_700_000_000_000),
+        RuntimeEvent(2, "worker_created", 1_700_000_000_001, FIRST),
+        RuntimeEvent(3, "worker_input_accepted", 0, FIRST, event_id(7)),
+        RuntimeEvent(4, "worker_stopped", -1, SECOND, event_id(0)),
+    ]
+    await host.open()
+    await host.store.commit(Change(runtime_events=made[:3]))
+    await host.store.commit(Change(runtime_events=made[3:]))
+    for _ in range(2):
+        assert list(await host.store.read_runtime_events(0, WIDE)) == made
+        assert list(await host.store.read_runtime_events(1, PageSize(2, 1_000))) == made[1:3]
+        assert list(await host.store.read_runtime_events(4, WIDE)) == []
+        assert (await host.reopen()).runtime_event_id == 4
+
+
+async def test_marks_come_back_in_order(host: Any) -> None:
+    await host.open()
+    for mark in (Mark(5, 1_000), Mark(9, 2_000), Mark(9, 3_000)):
+        await host.store.commit(Change(mark=mark))
+    assert list((await host.reopen()).marks) == [Mark(5, 1_000), Mark(9, 3_000)]
+
+
+async def test_what_is_forgotten_is_gone_but_its_numbers_never_come_again(host: Any) -> None:
+    await host.open()
+    started = [RuntimeEvent(number, "runtime_started", number) for number in (1, 2, 3)]
+    await host.store.commit(Change(remarks=[remark(1), remark(2), remark(3)], runtime_events=started))
+    for sequence in (5, 6, 7):
+        await host.store.commit(Change(mark=Mark(sequence, sequence)))
+    await host.store.commit(Change(forgotten=Forgotten(remarks=2, runtime_events=1, marks=6)))
+    state = await host.reopen()
+    assert list(state.remarks) == [remark(3)]
+    assert list(state.marks) == [Mark(7, 7)]
+    assert list(await host.store.read_runtime_events(0, WIDE)) == started[1:]
+    await host.store.commit(Change(forgotten=Forgotten(remarks=9, runtime_events=9, marks=9)))
+    state = await host.reopen()
+    assert not [*state.remarks, *state.marks, *await host.store.read_runtime_events(0, WIDE)]
+    assert (state.remark_number, state.runtime_event_id) == (3, 3)
+
+
 async def test_close_finishes_what_was_handed_in(host: Any, teller: Any) -> None:
     await host.open()
     futures = [host.store.commit(teller.create())]
@@ -420,18 +673,32 @@ async def test_a_closed_store_takes_nothing_and_gives_nothing(host: Any, teller:
 
 
 async def everything(store: Store, workers: Sequence[WorkerId], head: int) -> list[Any]:
-    """All that can be read of these Workers, in small pages and in large."""
+    """All that can be read of these Workers, in small pages and in large, and what is said where nothing can."""
+    small = PageSize(2, 20)
     found: list[Any] = []
     for worker in workers:
         found.append(list(await store.read_entries(worker, 0, WIDE)))
-        found.append(list(await store.read_events(worker, 0, MAX_SEQUENCE, WIDE)))
+        found.append(await told_by(store.oldest_events(worker, MAX_SEQUENCE, 3)))
         for place in range(0, head + 1, 3):
-            small = PageSize(2, 20)
             found.append(list(await store.read_entries(worker, place, small)))
             found.append(list(await store.newest_entries(worker, place, small)))
-            found.append(list(await store.read_events(worker, place, place + 5, small)))
-            found.append(await store.moment(worker, place))
+            found.append(await told_by(store.read_events(worker, place, place + 5, small)))
+            found.append(await told_by(store.read_events(worker, place, MAX_SEQUENCE, WIDE)))
+            found.append(await told_by(store.moment(worker, place)))
+    for place in range(head + 1):
+        found.append(await told_by(store.read_all_events(place, MAX_SEQUENCE, WIDE)))
+        found.append(await told_by(store.read_all_events(place, place + 3, small)))
+        found.append(await told_by(store.oldest_events(None, place, 4)))
     return found
+
+
+async def told_by(read: Awaitable[Any]) -> Any:
+    """What a read answers, or that it says that something is missing."""
+    try:
+        answer = await read
+    except StoreCorrupt as error:
+        return error.message
+    return list(answer) if isinstance(answer, Sequence) else answer
 
 
 TEXT = st.text(max_size=5)
@@ -453,24 +720,34 @@ PAYLOADS = st.one_of(
     st.builds(Alert, st.just("warn"), st.just("engine"), TEXT, st.integers(0, 2**53)),
     st.builds(RunEnd, st.sampled_from(["finished", "paused", "limit_reached"])),
 )
-STORIES = st.lists(st.tuples(st.integers(0, 2), st.lists(PAYLOADS, max_size=4)), max_size=12)
+STEPS = st.one_of(
+    st.lists(PAYLOADS, max_size=4),
+    st.lists(PAYLOADS, max_size=4),
+    st.integers(1, 5),
+    st.just("delete"),
+    st.just("purge"),
+)
+STORIES = st.lists(st.tuples(st.integers(0, 2), STEPS), max_size=12)
 
 
 @settings(max_examples=40, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture], database=None)
 @given(story=STORIES)
-def test_both_stores_tell_the_same_story(new_teller: Any, story: list[tuple[int, list[Any]]]) -> None:
-    teller = new_teller()
-    changes = [teller.create() for _ in range(3)]
-    workers = list(teller.workers)
-    changes += [teller.tell(workers[index], *payloads) for index, payloads in story]
-
+def test_both_stores_tell_the_same_story(new_teller: Any, story: list[tuple[int, Any]]) -> None:
     async def told(store: Store, again: Store) -> list[Any]:
+        teller = new_teller()
         await store.open(None)
-        await asyncio.gather(*(store.commit(change) for change in changes))
+        for _ in range(3):
+            await store.commit(teller.create())
+        workers = list(teller.workers)
+        for index, step in story:
+            await take(store, teller, workers[index], step)
         found = await everything(store, workers, teller.sequence)
+        counted = store.event_bytes
         await store.close()
         state = await again.open(None)
-        found += [list(state.workers), state.activities, state.head, state.worker_number]
+        assert list(state.workers) == list(teller.workers.values())
+        assert again.event_bytes == counted
+        found += [counted, list(state.workers), state.activities, state.head, state.worker_number, state.deleted]
         await again.close()
         return found
 
@@ -478,3 +755,18 @@ def test_both_stores_tell_the_same_story(new_teller: Any, story: list[tuple[int,
     with tempfile.TemporaryDirectory() as folder:
         sqlite = asyncio.run(told(SqliteStore(Path(folder)), SqliteStore(Path(folder))))
     assert sqlite == asyncio.run(told(memory, memory))
+
+
+async def take(store: Store, teller: Any, worker: WorkerId, step: Any) -> None:
+    """One step of a story: events are told, the oldest trimmed, or the Worker deleted or purged."""
+    if step == "purge":
+        await store.purge(worker)
+    elif worker not in teller.workers:
+        return
+    elif step == "delete":
+        await store.commit(teller.delete(worker))
+    elif isinstance(step, int):
+        for span in await store.oldest_events(worker, MAX_SEQUENCE, step):
+            await store.commit(teller.trim(worker, span, await store.moment(worker, span.upto)))
+    else:
+        await store.commit(teller.tell(worker, *step))
