@@ -1,0 +1,226 @@
+"""Stores of version 1, made with version 1's own SQL, in the hands of this version."""
+
+import json
+import signal
+import subprocess
+import sys
+import time
+import zlib
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any, get_args
+
+import apsw
+import pytest
+
+from runtimed.core.activity import Activity
+from runtimed.core.change import Remark, Worker
+from runtimed.errors import StoreCorrupt
+from runtimed.model.diagnostic import Diagnostic
+from runtimed.model.event import ActivityStatus, InFlight, TextBlock
+from runtimed.model.execution import Execution
+from runtimed.model.identity import worker_id
+from runtimed.model.transcript import Role
+from runtimed.model.worker import CreateWorkerRequest, TaskIntent, WorkerStatus
+from runtimed.store.rows import ACTIVITIES, ROLES, STATUSES
+
+NewStore = Callable[..., Any]
+FIRST, SECOND = worker_id(1), worker_id(2)
+
+VERSION_1 = """
+CREATE TABLE meta (
+    key TEXT PRIMARY KEY, value TEXT NOT NULL, checksum INTEGER NOT NULL
+) STRICT;
+CREATE TABLE worker (
+    number INTEGER PRIMARY KEY, request BLOB NOT NULL, checksum INTEGER NOT NULL
+) STRICT;
+CREATE TABLE state (
+    worker INTEGER PRIMARY KEY, status TEXT NOT NULL, transcript_len INTEGER NOT NULL,
+    last_sequence INTEGER NOT NULL, since INTEGER NOT NULL, activity TEXT NOT NULL,
+    execution BLOB NOT NULL, checksum INTEGER NOT NULL
+) STRICT;
+CREATE TABLE event (
+    sequence INTEGER PRIMARY KEY, worker INTEGER NOT NULL, since INTEGER NOT NULL,
+    transcript_len INTEGER NOT NULL, activity TEXT NOT NULL, payload BLOB NOT NULL, checksum INTEGER NOT NULL
+) STRICT;
+CREATE INDEX event_worker ON event (worker);
+CREATE TABLE entry (
+    event INTEGER PRIMARY KEY, worker INTEGER NOT NULL, sequence INTEGER NOT NULL,
+    role TEXT NOT NULL, content BLOB NOT NULL, checksum INTEGER NOT NULL
+) STRICT;
+CREATE UNIQUE INDEX entry_worker ON entry (worker, sequence);
+CREATE TABLE bundle (
+    id TEXT PRIMARY KEY, body BLOB NOT NULL, checksum INTEGER NOT NULL
+) STRICT;
+CREATE TABLE diagnostic (
+    number INTEGER PRIMARY KEY, body BLOB NOT NULL, checksum INTEGER NOT NULL
+) STRICT;
+PRAGMA user_version = 1;
+"""
+
+
+def summed(table: str, key: tuple[Any, ...], body: bytes) -> tuple[Any, ...]:
+    """A row as version 1 wrote it: the columns, the body, and the checksum over both."""
+    return *key, body, zlib.crc32(body, zlib.crc32(repr((table, *key)).encode()))
+
+
+def meta(key: str, value: str) -> tuple[Any, ...]:
+    return key, value, zlib.crc32(value.encode(), zlib.crc32(repr(("meta", key)).encode()))
+
+
+def body(value: Any) -> bytes:
+    return json.dumps(value, separators=(",", ":")).encode()
+
+
+def said(text: str) -> bytes:
+    return body({"event": "user_message", "data": {"segments": [{"kind": "text", "content": text}]}})
+
+
+def streamed(text: str) -> bytes:
+    return body({"event": "text_delta", "data": {"text": text}})
+
+
+def make_version_1(folder: Path) -> apsw.Connection:
+    """Two Workers: the first is writing a text, the second was stopped."""
+    folder.mkdir(mode=0o700)
+    connection = apsw.Connection(str(folder / "runtime.sqlite3"))
+    connection.pragma("journal_mode", "WAL")
+    connection.execute(VERSION_1)
+    idle = body({"backend": "connected", "run_state": "idle"})
+    tables: dict[str, list[tuple[Any, ...]]] = {
+        "meta": [meta("runtime_id", "runtime-old"), meta("head", "9"), meta("worker_number", "3")],
+        "worker": [
+            summed("worker", (1,), b"{}"),
+            summed("worker", (2,), body({"intent": {"kind": "task", "objective": "do"}})),
+        ],
+        "state": [
+            summed("state", (1, "running", 1, 5, 3, "running"), idle),
+            summed("state", (2, "stopped", 1, 4, 0, "idle"), idle),
+        ],
+        "event": [
+            summed("event", (1, 1, 0, 1, "running"), said("hi")),
+            summed("event", (2, 2, 0, 1, "running"), said("ho")),
+            summed("event", (3, 1, 3, 1, "running"), streamed("Hel")),
+            summed("event", (4, 2, 0, 1, "idle"), body({"event": "run_end", "data": {"result": "finished"}})),
+            summed("event", (5, 1, 3, 1, "running"), streamed("lo")),
+        ],
+        "entry": [summed("entry", (1, 1, 1, "user"), b"hi"), summed("entry", (2, 2, 1, "system"), b"ho")],
+        "bundle": [],
+    }
+    for table, rows in tables.items():
+        for row in rows:
+            connection.execute(f"INSERT INTO {table} VALUES ({','.join('?' * len(row))})", row)
+    remarks = [
+        {"code": "c", "severity": "info", "message": "m", "worker_id": FIRST},
+        {"code": "d", "severity": "error", "message": "n"},
+    ]
+    for number, remark in enumerate(remarks, 1):
+        row = body(remark)
+        stored = zlib.crc32(row, zlib.crc32(repr(("diagnostic",)).encode()))
+        connection.execute("INSERT INTO diagnostic VALUES (?, ?, ?)", (number, row, stored))
+    return connection
+
+
+def version(folder: Path) -> int:
+    connection = apsw.Connection(str(folder / "runtime.sqlite3"))
+    found: int = connection.pragma("user_version")
+    connection.close()
+    return found
+
+
+def test_a_store_of_version_1_is_brought_forward_with_all_that_is_in_it(new_store: NewStore, folder: Path) -> None:
+    make_version_1(folder).close()
+    for _ in range(2):
+        store = new_store()
+        state = store.open()
+        idle = Execution("connected", "idle")
+        assert (state.runtime_id, state.head, state.worker_number) == ("runtime-old", 9, 3)
+        assert list(state.workers) == [
+            Worker(FIRST, CreateWorkerRequest(), "running", idle, 1, 5, 3, "running", retained=3),
+            Worker(SECOND, CreateWorkerRequest(TaskIntent("do")), "stopped", idle, 1, 4, 0, "idle", retained=2),
+        ]
+        assert state.activities[FIRST].in_flight() == InFlight((TextBlock("Hello"),))
+        assert list(state.remarks) == [
+            Remark(1, Diagnostic("c", "info", "m", FIRST)),
+            Remark(2, Diagnostic("d", "error", "n")),
+        ]
+        assert (state.remark_number, state.runtime_event_id, list(state.marks)) == (2, 0, [])
+        assert (store.entries(1), store.entries(2)) == (["hi"], ["ho"])
+        assert (store.events(1), store.events(2)) == ([1, 3, 5], [2, 4])
+        assert store.store.event_bytes == sum(
+            map(len, [said("hi"), said("ho"), streamed("Hel"), streamed("lo")])
+        ) + len(b'{"event":"run_end","data":{"result":"finished"}}')
+        assert store.moment(2, 4).activity == Activity("idle")
+        store.close()
+        assert version(folder) == 2
+
+
+@pytest.mark.parametrize(
+    ("sql", "number", "named"),
+    [
+        ("UPDATE event SET payload = x'7b7d' WHERE sequence = 3", 1, "the event wo_0000000000000003 .* is damaged"),
+        ("UPDATE event SET activity = 'odd' WHERE sequence = 3", 1, "the event wo_0000000000000003 .* is damaged"),
+        ("UPDATE entry SET content = x'7b7d' WHERE worker = 2", 2, "the entry 1 of worker-00000002 is damaged"),
+    ],
+)
+def test_what_was_damaged_before_is_still_damaged_after(
+    new_store: NewStore, folder: Path, sql: str, number: int, named: str
+) -> None:
+    connection = make_version_1(folder)
+    connection.execute(sql)
+    connection.close()
+    store = new_store()
+    store.open()
+    with pytest.raises(StoreCorrupt, match=named):
+        (store.events(number), store.entries(number))
+
+
+def test_a_store_that_cannot_be_brought_forward_is_left_as_it_is(new_store: NewStore, folder: Path) -> None:
+    connection = make_version_1(folder)
+    connection.execute("DROP TABLE diagnostic; CREATE TABLE diagnostic (number INTEGER PRIMARY KEY, body, checksum)")
+    connection.execute("INSERT INTO diagnostic VALUES (1, NULL, 7)")
+    connection.close()
+    with pytest.raises(StoreCorrupt, match="cannot be brought forward from version 1"):
+        new_store().open()
+    assert version(folder) == 1
+
+
+OPENER = """
+import asyncio, sys
+from pathlib import Path
+from runtimed.store.sqlite import SqliteStore
+
+asyncio.run(SqliteStore(Path(sys.argv[1])).open(None))
+"""
+
+
+def test_a_kill_while_a_store_is_brought_forward_leaves_version_1_and_the_next_start_finishes(
+    new_store: NewStore, folder: Path
+) -> None:
+    connection = make_version_1(folder)
+    text = "x" * 500
+    with connection:
+        connection.executemany(
+            "INSERT INTO event VALUES (?, ?, ?, ?, ?, ?, ?)",
+            (summed("event", (number, 2, 0, 1, "idle"), streamed(text)) for number in range(10, 40_010)),
+        )
+    connection.close()
+    log = folder / "runtime.sqlite3-wal"
+    with subprocess.Popen([sys.executable, "-c", OPENER, folder]) as opener:
+        deadline = time.monotonic() + 30
+        while not (log.exists() and log.stat().st_size > 1_000_000) and time.monotonic() < deadline:
+            time.sleep(0.001)
+        opener.kill()
+    assert opener.returncode == -signal.SIGKILL
+    assert version(folder) == 1
+    store = new_store()
+    store.open()
+    assert store.events(1) == [1, 3, 5]
+    assert store.events(2)[:3] == [2, 4, 10]
+    assert version(folder) == 2
+
+
+def test_every_status_activity_and_role_has_a_number() -> None:
+    assert get_args(ActivityStatus) == ACTIVITIES
+    assert get_args(WorkerStatus) == STATUSES
+    assert get_args(Role) == ROLES
