@@ -1,9 +1,10 @@
 """The reads of the durable store; each leaves no statement open behind it."""
 
 import contextlib
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from struct import error as StructError  # noqa: N812 it is a class
 from typing import Any
+from zlib import crc32
 
 import apsw
 
@@ -15,11 +16,12 @@ from runtimed.model.identity import WorkerId, worker_id
 from runtimed.model.runtime import RuntimeEvent
 from runtimed.store.replay import check_floor, cut, entry_size, missing_event, replay
 from runtimed.store.rows import (
+    EVENT_SEED,
+    PACK_EVENT,
     Floor,
     Row,
     damaged_event,
     entry_of,
-    event_checksum,
     event_of,
     floor_of,
     number_of,
@@ -87,21 +89,16 @@ def events_between(
     connection: apsw.Connection, worker: WorkerId, after: int, upto: int, page: PageSize
 ) -> list[EncodedEvent]:
     """As Store.read_events."""
-    bindings = {"worker": number_of(worker), "after": after, "upto": upto, "items": page.items}
+    asked, newest = number_of(worker), after
     kept: list[EncodedEvent] = []
-    number, newest, room = bindings["worker"], after, page.max_bytes
-    with contextlib.closing(connection.execute(_EVENTS, bindings)) as found:
-        for row in found:
-            sequence, previous, payload = row[0], row[2], row[6]
-            if not _sound(row) or row[1] != number:
-                raise damaged_event(sequence, number)
-            if previous != newest and (kept or previous > after):
-                raise missing_event(previous, worker)
-            newest = sequence
-            kept.append(EncodedEvent(sequence, worker, payload))
-            room -= len(payload)
-            if room <= 0:
-                break
+    bindings = {"worker": asked, "after": after, "upto": upto, "items": page.items}
+    for sequence, number, previous, payload in _events(connection, _EVENTS, bindings, page.max_bytes):
+        if number != asked:
+            raise damaged_event(sequence, asked)
+        if previous != newest and (kept or previous > after):
+            raise missing_event(previous, worker)
+        newest = sequence
+        kept.append(EncodedEvent(sequence, worker, payload))
     if not kept:
         check_floor(_floor(connection, worker), after)
     return kept
@@ -109,27 +106,38 @@ def events_between(
 
 def all_events_between(connection: apsw.Connection, after: int, upto: int, page: PageSize) -> list[EncodedEvent]:
     """As Store.read_all_events."""
-    bindings = {"after": after, "upto": upto, "items": page.items}
-    kept: list[EncodedEvent] = []
     newest: dict[int, EncodedEvent] = {}
-    room = page.max_bytes
-    with contextlib.closing(connection.execute(_ALL_EVENTS, bindings)) as found:
-        for row in found:
-            sequence, number, previous, payload = row[0], row[1], row[2], row[6]
-            if not _sound(row):
-                raise damaged_event(sequence, number)
-            before = newest.get(number)
-            name = before.worker_id if before else worker_id(number)
-            if previous != before.sequence if before else previous > after:
-                raise missing_event(previous, name)
-            newest[number] = event = EncodedEvent(sequence, name, payload)
-            kept.append(event)
-            room -= len(payload)
-            if room <= 0:
-                break
+    kept: list[EncodedEvent] = []
+    bindings = {"after": after, "upto": upto, "items": page.items}
+    for sequence, number, previous, payload in _events(connection, _ALL_EVENTS, bindings, page.max_bytes):
+        before = newest.get(number)
+        name = before.worker_id if before else worker_id(number)
+        if previous != before.sequence if before else previous > after:
+            raise missing_event(previous, name)
+        newest[number] = event = EncodedEvent(sequence, name, payload)
+        kept.append(event)
     for floor in map(floor_of, connection.execute(_NEWEST_FLOOR).fetchall()):
         check_floor(floor, after)
     return kept
+
+
+def _events(
+    connection: apsw.Connection, query: str, bindings: dict[str, int], room: int
+) -> Iterator[tuple[int, int, int, bytes]]:
+    """What a page holds of its rows. Millions are read like this, so that nothing here is called that need not be."""
+    with contextlib.closing(connection.execute(query, bindings)) as rows:
+        for sequence, number, previous, since, transcript_len, activity, payload, stored in rows:
+            try:
+                key = PACK_EVENT(sequence, number, previous, since, transcript_len, activity)
+                sound = crc32(payload, crc32(key, EVENT_SEED)) == stored
+            except (TypeError, StructError):
+                sound = False
+            if not sound:
+                raise damaged_event(sequence, number)
+            yield sequence, number, previous, payload
+            room -= len(payload)
+            if room <= 0:
+                return
 
 
 def oldest_events(connection: apsw.Connection, worker: WorkerId | None, upto: int, count: int) -> Sequence[Span]:
@@ -176,13 +184,6 @@ def moment(connection: apsw.Connection, worker: WorkerId, sequence: int) -> Mome
 def _floor(connection: apsw.Connection, worker: WorkerId) -> Floor:
     row = connection.execute(_FLOOR, {"worker": number_of(worker)}).fetchall()
     return floor_of(row[0]) if row else Floor(worker, 0, Moment(0, Activity()))
-
-
-def _sound(row: Row) -> bool:
-    try:
-        return bool(event_checksum(row[6], *row[:6]) == row[7])
-    except (TypeError, StructError):
-        return False
 
 
 def _entries(connection: apsw.Connection, query: str, worker: WorkerId, place: int, page: PageSize) -> list[Entry]:
