@@ -15,15 +15,15 @@ from runtimed.wire.converter import encode_payload
 HIGH_NUMBERS = ("head", "worker_number", "remark_number", "runtime_event_id")
 """What must never be given out twice, as it is called in StoredState and in the table `meta`."""
 
-PURGE_ROWS = 1_000
+PURGE_ROWS = 250
 """Rows of a deleted Worker that go at a time: some milliseconds in which nothing else is written."""
 
 Requests = Mapping[int, CreateWorkerRequest]
 
 
-@attrs.frozen
+@attrs.define(eq=False)
 class Rows:
-    """What is to be written for one Change: new rows by table, and what goes.
+    """What is to be written for one Change: new rows by table, and what goes. Not frozen, which would cost 1 us each.
 
     `high` has the numbers that must never come twice, by the key in `meta`; `event_bytes` are those that it adds.
     `request` is new in the table `worker`. `trimmed` is a Worker and the newest event of it to go; of a Worker in

@@ -28,7 +28,7 @@ MAX_LOG_PAGES = 16_000
 _log = logging.getLogger(__name__)
 
 
-@attrs.frozen(eq=False)
+@attrs.define(eq=False)
 class Job:
     """A Change that waits, and the future of its caller."""
 

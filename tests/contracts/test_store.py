@@ -13,7 +13,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from runtimed.core.activity import Activity, Pieces, Prose
-from runtimed.core.change import Change, EncodedEvent, Entry, Event, Moment, Remark, Span, Trim
+from runtimed.core.change import Change, EncodedEvent, Entry, Event, Forgotten, Mark, Moment, Remark, Span, Trim
 from runtimed.core.paging import PageSize
 from runtimed.core.ports import Store
 from runtimed.errors import RuntimeStopped, SerializeFailed, StoreCorrupt, StoreForeign

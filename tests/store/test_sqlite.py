@@ -300,6 +300,22 @@ def test_a_full_disk_refuses_only_what_does_not_fit_and_recovers_by_itself(
     assert [worker.worker_id for worker in state.workers] == [worker_id(n) for n in (1, 2, 4, 5)]
 
 
+def test_a_commit_that_failed_leaves_the_bytes_of_the_events_as_they_were(
+    small_disk: Path, new_store: NewStore, said: Any
+) -> None:
+    store = new_store(small_disk / "store")
+    store.open()
+    [before] = store.commit(said(1, "before"))
+    [small, large] = store.commit_at_once(said(2, "small"), said(3, "x" * 900_000))
+    assert isinstance(large, StoreFull)
+    counted = len(before.payload) + len(small[0].payload)
+    assert store.store.event_bytes == counted
+    store.close()
+    again = new_store(small_disk / "store")
+    again.open()
+    assert again.store.event_bytes == counted
+
+
 def test_a_store_on_a_disk_filled_to_the_brim_keeps_all_and_opens_again(
     small_disk: Path, new_store: NewStore, said: Any
 ) -> None:
