@@ -1,7 +1,6 @@
 """What a decision leaves behind: rows to store and events to publish."""
 
 from collections.abc import Mapping, Sequence
-from typing import NamedTuple
 
 import attrs
 
@@ -72,11 +71,9 @@ class Event:
     previous: int = 0
 
 
-class EncodedEvent(NamedTuple):
-    """An event as it is stored and sent: `payload` is its JSON in UTF-8, encoded once, by the store.
-
-    A tuple, because it is made for each event that is read, and nothing is made faster.
-    """
+@value
+class EncodedEvent:
+    """An event as it is stored and sent: `payload` is its JSON in UTF-8, encoded once, by the store."""
 
     sequence: int
     worker_id: WorkerId

@@ -7,6 +7,7 @@ import attrs
 
 from runtimed.core.change import Change, EncodedEvent, Forgotten
 from runtimed.errors import SerializeFailed
+from runtimed.model.value import value
 from runtimed.model.worker import CreateWorkerRequest
 from runtimed.store import rows
 from runtimed.store.rows import Row, number_of
@@ -21,9 +22,9 @@ PURGE_ROWS = 250
 Requests = Mapping[int, CreateWorkerRequest]
 
 
-@attrs.define(eq=False)
+@value
 class Rows:
-    """What is to be written for one Change: new rows by table, and what goes. Not frozen, which would cost 1 us each.
+    """What is to be written for one Change: new rows by table, and what goes.
 
     `high` has the numbers that must never come twice, by the key in `meta`; `event_bytes` are those that it adds.
     `request` is new in the table `worker`. `trimmed` is a Worker and the newest event of it to go; of a Worker in

@@ -1,7 +1,6 @@
 """The reads of the durable store; each leaves no statement open behind it."""
 
 import contextlib
-import functools
 from collections.abc import Iterator, Sequence
 from struct import error as StructError  # noqa: N812 it is a class
 from typing import Any
@@ -71,9 +70,6 @@ _RUNTIME_EVENTS = """
     SELECT id, kind, worker, event, unix_ms, checksum FROM runtime_event WHERE id > :after ORDER BY id LIMIT :items
 """
 
-_new_event = functools.partial(tuple.__new__, EncodedEvent)
-"""An EncodedEvent of its three fields, in half the time that its own constructor takes."""
-
 
 def entries_after(connection: apsw.Connection, worker: WorkerId, start: int, page: PageSize) -> Sequence[Entry]:
     """As Store.read_entries."""
@@ -102,7 +98,7 @@ def events_between(
         if previous != newest and (kept or previous > after):
             raise missing_event(previous, worker)
         newest = sequence
-        kept.append(_new_event((sequence, worker, payload)))
+        kept.append(EncodedEvent(sequence, worker, payload))
     if not kept:
         check_floor(_floor(connection, worker), after)
     return kept
@@ -118,7 +114,7 @@ def all_events_between(connection: apsw.Connection, after: int, upto: int, page:
         name = before.worker_id if before else worker_id(number)
         if previous != before.sequence if before else previous > after:
             raise missing_event(previous, name)
-        newest[number] = event = _new_event((sequence, name, payload))
+        newest[number] = event = EncodedEvent(sequence, name, payload)
         kept.append(event)
     for floor in map(floor_of, connection.execute(_NEWEST_FLOOR).fetchall()):
         check_floor(floor, after)

@@ -10,8 +10,6 @@ from struct import error as StructError  # noqa: N812 it is a class
 from typing import Any, TypeVar
 from zlib import crc32
 
-import attrs
-
 from runtimed.core.activity import Activity
 from runtimed.core.change import EncodedEvent, Entry, Event, Mark, Moment, Remark, Trim, Worker
 from runtimed.errors import StoreCorrupt
@@ -22,6 +20,7 @@ from runtimed.model.execution import Execution
 from runtimed.model.identity import WorkerId, cursor_sequence, event_id, worker_id
 from runtimed.model.runtime import RuntimeEvent
 from runtimed.model.transcript import Role
+from runtimed.model.value import value
 from runtimed.model.worker import CreateWorkerRequest, WorkerStatus
 from runtimed.wire.converter import encode, restore
 
@@ -47,7 +46,7 @@ EVENT_SEED = crc32(b"event")
 _PACK = {count: Struct(f"<{count}q").pack for count in range(1, 8)}
 
 
-@attrs.frozen
+@value
 class StoredEvent:
     """A row of the table `event`."""
 
@@ -58,7 +57,7 @@ class StoredEvent:
     activity: ActivityStatus
 
 
-@attrs.frozen
+@value
 class Floor:
     """The newest event of a Worker that is retained no longer, 0 for none, and how it stood right behind that."""
 
