@@ -23,7 +23,7 @@ routes = Routes("workers")
 
 
 @routes.get(paths.WORKERS)
-async def list_workers(runtime: Runtime) -> WorkersResponse:
+def list_workers(runtime: Runtime) -> WorkersResponse:
     """Every Worker, by id."""
     return WorkersResponse(runtime.workers())
 
@@ -45,7 +45,7 @@ async def create_worker(runtime: Runtime, request: CreateWorkerRequest) -> Worke
 
 
 @routes.get(paths.WORKER, raises=(InvalidWorkerId, WorkerNotFound))
-async def get_worker(runtime: Runtime, worker_id: str) -> WorkerResponse:
+def get_worker(runtime: Runtime, worker_id: str) -> WorkerResponse:
     """One Worker."""
     return WorkerResponse(runtime.worker(runtime.ref(worker_id)))
 
