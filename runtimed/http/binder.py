@@ -129,6 +129,7 @@ class Bound:
     def __init__(self, route: Route, services: Mapping[type, Any], max_body_bytes: int) -> None:
         self.route = route
         self.body = route.body
+        self.wants_body = route.body is not None and route.body.required
         self.max_body_bytes = max_body_bytes
         self.waits = inspect.iscoroutinefunction(route.handler)
         self._given = {name: services[kind] for name, kind in route.services if kind is not web.Request}

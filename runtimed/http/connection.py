@@ -137,9 +137,9 @@ class Connection(asyncio.Protocol):
         bound, in_path = found
         length = int(headers.get(hdrs.CONTENT_LENGTH, 0))
         size = self._data.find(b"\r\n\r\n") + 4 + length
-        if length and (bound.body is None or not is_json(headers.get(hdrs.CONTENT_TYPE, ""))):
+        if (length or bound.wants_body) and not (bound.body and is_json(headers.get(hdrs.CONTENT_TYPE, ""))):
             return None
-        if size > min(MAX_PLAIN_BYTES, bound.max_body_bytes) or any(name in headers for name in UNUSUAL):
+        if size > MAX_PLAIN_BYTES or length > bound.max_body_bytes or any(name in headers for name in UNUSUAL):
             return None
         if not self._dispatcher.guard.admits(headers, self._local):
             return None
@@ -165,13 +165,12 @@ class Connection(asyncio.Protocol):
 
     async def _wait(self, coming: Coroutine[Any, Any, Any]) -> None:
         try:
-            answer = Answer.of(await coming)
+            self._reply(Answer.of(await coming))
         except Exception as error:  # noqa: BLE001 every error gets its answer here
-            answer = error_answer(error)
+            self._reply(error_answer(error))
         finally:
             self.answering = None
-        self._reply(answer)
-        self._go_on()
+            self._go_on()
 
     def _reply(self, answer: Answer) -> None:
         self._since = self._loop.time()

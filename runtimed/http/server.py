@@ -88,9 +88,9 @@ class HttpServer:
             server.close()
         if self._servers:
             await self._runner.shutdown()  # first: a connection that is told to close hears no answers any more
-            await self._close_plain()
             self._protocols.pre_shutdown()
-            await self._protocols.shutdown(self._drain_timeout_s / 2)  # which it takes twice, one wait after another
+            given_over = self._protocols.shutdown(self._drain_timeout_s / 2)  # it waits twice, one after another
+            await asyncio.gather(self._close_plain(), given_over)
         await self._runner.cleanup()
 
     async def _close_plain(self) -> None:
@@ -101,6 +101,7 @@ class HttpServer:
             _, late = await asyncio.wait(answering, timeout=self._drain_timeout_s)
             for task in late:
                 task.cancel()
+            await asyncio.gather(*late, return_exceptions=True)
 
 
 class _Protocols(web.Server):

@@ -36,7 +36,7 @@ def make_strict_converter(*, explaining: bool) -> OrjsonConverter:
     made = make_converter(omit_if_default=True, forbid_extra_keys=True, detailed_validation=explaining)
     for kind in (str, int, bool):
         made.register_structure_hook(kind, _only(kind))
-    made.register_structure_hook_func(is_kind(Literal), _one_of)
+    made.register_structure_hook_factory(is_kind(Literal), _one_of)
     made.register_structure_hook_func(is_kind(dict), _object)
     made.register_structure_hook_factory(is_kind(tuple), lambda t: _array_of(made, t))
     made.register_structure_hook_factory(attrs.has, lambda t: _fields_of(made, t))
@@ -61,10 +61,15 @@ def _only(kind: type) -> Callable[[Any, Any], Any]:
     return structure
 
 
-def _one_of(value: Any, kind: Any) -> Any:
-    if type(value) is str and value in get_args(kind):
-        return value
-    raise FieldProblem(f"expected one of {', '.join(get_args(kind))}")
+def _one_of(kind: Any) -> Callable[[Any, Any], Any]:
+    accepted = get_args(kind)
+
+    def structure(value: Any, _type: Any) -> Any:
+        if type(value) is str and value in accepted:
+            return value
+        raise FieldProblem(f"expected one of {', '.join(accepted)}")
+
+    return structure
 
 
 def _object(value: Any, _type: Any) -> Any:
