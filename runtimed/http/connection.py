@@ -37,12 +37,12 @@ NO_QUERY: Query = MultiDict()
 
 @attrs.define(eq=False)
 class Call:
-    """A plain request: what it calls, and its size in bytes, of which the last `length` are the body."""
+    """A plain request: what it calls, and its size in bytes; `payload` is its body as the parser has it."""
 
     bound: Bound
     arguments: dict[str, Any]
+    head: bytes
     size: int
-    length: int
     payload: StreamReader
 
 
@@ -71,6 +71,7 @@ class Connection(asyncio.Protocol):
             BaseProtocol(self._loop), self._loop, MAX_PLAIN_BYTES, max_field_size=8190, auto_decompress=False
         )
         self._call: Call | None = None
+        self._known: Call | None = None
         self._data = b""
         self._crowded = False
         self._closing = False
@@ -114,6 +115,9 @@ class Connection(asyncio.Protocol):
             self._read(data)
 
     def _read(self, data: bytes) -> None:
+        if self._call is None and self._known is not None and self._is_again(self._known):
+            self._take(self._known)
+            return
         try:
             messages, _, _ = self._parser.feed_data(data)
         except HttpProcessingError:
@@ -124,8 +128,13 @@ class Connection(asyncio.Protocol):
         if call is None or len(self._data) > call.size:
             self._hand_over()
         elif len(self._data) == call.size and call.payload.is_eof():
-            self._call = None
+            self._call, self._known = None, call
             self._take(call)
+
+    def _is_again(self, known: Call) -> bool:
+        """Whether the request that came has the very head of the last one, as a client's has that asks repeatedly."""
+        here = len(self._data) == known.size and self._data.startswith(known.head)
+        return here and not self._dispatcher.guard.closed
 
     def _understand(self, message: RawRequestMessage, payload: StreamReader) -> Call | None:
         """What a request calls, or None where it is not plain."""
@@ -136,10 +145,14 @@ class Connection(asyncio.Protocol):
             return None
         bound, in_path = found
         length = int(headers.get(hdrs.CONTENT_LENGTH, 0))
-        size = self._data.find(b"\r\n\r\n") + 4 + length
+        head = self._data[: self._data.find(b"\r\n\r\n") + 4]
         if (length or bound.wants_body) and not (bound.body and is_json(headers.get(hdrs.CONTENT_TYPE, ""))):
             return None
-        if size > MAX_PLAIN_BYTES or length > bound.max_body_bytes or any(name in headers for name in UNUSUAL):
+        if (
+            len(head) + length > MAX_PLAIN_BYTES
+            or length > bound.max_body_bytes
+            or any(name in headers for name in UNUSUAL)
+        ):
             return None
         if not self._dispatcher.guard.admits(headers, self._local):
             return None
@@ -147,11 +160,11 @@ class Connection(asyncio.Protocol):
             arguments = bound.arguments(in_path, message.url.query if query else NO_QUERY)
         except InvalidQuery:
             return None
-        return Call(bound, arguments, size, length, payload)
+        return Call(bound, arguments, head, len(head) + length, payload)
 
     def _take(self, call: Call) -> None:
         """Answer a request that is here as a whole."""
-        bound, body, self._data = call.bound, self._data[call.size - call.length :], b""
+        bound, body, self._data = call.bound, self._data[len(call.head) :], b""
         try:
             if bound.body is not None:
                 call.arguments[bound.body.name] = bound.body.read(body)

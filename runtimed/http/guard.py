@@ -33,19 +33,19 @@ class Guard:
     """Turns away whoever has not the token, asks for another host, or is a browser.
 
     Accepted hosts are loopback and the address that the connection came in on, with its port, and `allowed_hosts`:
-    names, or names with a port. Without a token everybody who passes the rest is let in.
+    names, or names with a port. Without a token everybody who passes the rest is let in, once `closed` nobody.
     """
 
     def __init__(self, token: str | None, allowed_hosts: Iterable[str] = ()) -> None:
         self._token = token.encode() if token is not None else None
         self._allowed = frozenset(host.lower() for host in allowed_hosts)
         self._guesses = WrongTokens()
-        self._closed = False
+        self.closed = False
         self._is_ours = functools.lru_cache(maxsize=KNOWN_HOSTS)(self._find_ours)
 
     def close(self) -> None:
         """Let nobody in any more."""
-        self._closed = True
+        self.closed = True
 
     async def admit(self, request: web.BaseRequest) -> None:
         """Let a request in. Raises MisdirectedRequest, ForbiddenOrigin, Unauthorized, or Unavailable once closed."""
@@ -56,13 +56,13 @@ class Guard:
         if hdrs.ORIGIN in request.headers:
             raise ForbiddenOrigin
         await self._check_token(request.headers)
-        if self._closed:
+        if self.closed:
             raise Unavailable("the daemon is shutting down")
 
     def admits(self, headers: Headers, local: object) -> bool:
         """Whether `admit` would let in a request for a path with these headers, on a socket with this address."""
         return (
-            not self._closed
+            not self.closed
             and hdrs.ORIGIN not in headers
             and self._names_us(headers, local)
             and (self._token is None or _is_token(_credentials(headers), self._token))
