@@ -9,7 +9,7 @@ from collections import deque
 from collections.abc import Iterable
 
 from aiohttp import hdrs, web
-from multidict import CIMultiDict, CIMultiDictProxy
+from multidict import CIMultiDictProxy
 
 from runtimed.errors import ForbiddenOrigin, MisdirectedRequest, Unauthorized, Unavailable
 
@@ -22,7 +22,7 @@ KNOWN_HOSTS = 256
 MAPPED = "::ffff:"
 """How a socket of both families shows an IPv4 address."""
 
-Headers = CIMultiDict[str] | CIMultiDictProxy[str]
+Headers = CIMultiDictProxy[str]
 
 FREE_GUESSES = 10
 GUESS_WINDOW_S = 10.0

@@ -159,6 +159,8 @@ CASES = {
     "bare line feeds": lambda port: get("/v1/runtime")(port).replace(b"\r\n", b"\n"),
     "empty line within": lambda port: b"\r\n\r\nGET /v1/runtime HTTP/1.1\r\nContent-Length: 9\r\n\r\n",
     "large body": post(STOP, b'{"reason":"' + b"x" * 100_000 + b'"}'),
+    "very large body": post(STOP, b'{"reason":"' + b"x" * 1_000_000 + b'"}'),
+    "thousands at once": lambda port: b"".join([get("/v1/runtime")(port)] * 3_000),
 }
 
 
