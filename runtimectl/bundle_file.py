@@ -13,9 +13,9 @@ from runtimectl.output import at
 from runtimed.model.bundle import ConfigBundle
 from runtimed.model.digest import bundle_digest
 from runtimed.wire import json
-from runtimed.wire.converter import converter
+from runtimed.wire.converter import structure
 from runtimed.wire.envelopes import PutBundleRequest
-from runtimed.wire.problems import FieldProblem, first_problem
+from runtimed.wire.problems import FieldProblem
 
 TOO_DEEP = f"nested too deeply: expected at most {json.MAX_DEPTH} levels"
 MAX_BYTES = 64 << 20
@@ -68,10 +68,7 @@ def _checked(value: Any) -> tuple[Json, str]:
 
 
 def _typed(wrapped: Json) -> ConfigBundle:
-    try:
-        return converter.structure(wrapped, PutBundleRequest).bundle
-    except Exception as error:  # noqa: BLE001 whatever reading the file provokes is the file's fault
-        raise first_problem(error) from None
+    return structure(wrapped, PutBundleRequest).bundle
 
 
 def _toml(found: bytes) -> Any:

@@ -251,7 +251,7 @@ def _profile(name: str, fields: Any) -> Profile:
 
 
 def _profile_converter() -> Converter:
-    made = make_strict_converter()
+    made = make_strict_converter(explaining=True)
     made.register_structure_hook(float, _positive)
     made.register_structure_hook_func(is_kind(Mapping), _texts)
     return made

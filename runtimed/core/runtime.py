@@ -426,7 +426,7 @@ class Runtime:
         worker = self._lane(ref).worker
         page = self.limits.transcript_page.at_most(limit)
         entries = await self._store.read_entries(ref.worker_id, start, page)
-        items = views.items(self.runtime_id, (e for e in entries if e.sequence <= worker.transcript_len))
+        items = views.items(ref, (e for e in entries if e.sequence <= worker.transcript_len))
         end = start + len(items)
         next_start = end if items and end < worker.transcript_len else None
         return TranscriptProjection(ref, start, page.items, worker.transcript_len, items, next_start)

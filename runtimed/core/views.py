@@ -60,17 +60,10 @@ def summary(runtime_id: RuntimeId, worker: Worker) -> WorkerSummary:
     )
 
 
-def items(runtime_id: RuntimeId, entries: Iterable[Entry]) -> tuple[TranscriptItem, ...]:
-    """Entries as the contract shows them."""
+def items(ref: WorkerRef, entries: Iterable[Entry]) -> tuple[TranscriptItem, ...]:
+    """Entries of one Worker as the contract shows them."""
     return tuple(
-        TranscriptItem(
-            entry.sequence,
-            WorkerRef(runtime_id, entry.worker_id),
-            entry.role,
-            entry.content,
-            event_id(entry.event),
-        )
-        for entry in entries
+        [TranscriptItem(entry.sequence, ref, entry.role, entry.content, event_id(entry.event)) for entry in entries]
     )
 
 
@@ -80,7 +73,7 @@ def snapshot(
     """The first frame of a feed that goes on behind `sequence`."""
     cursor = event_id(sequence)
     payload = Snapshot(
-        entries=items(runtime_id, entries),
+        entries=items(WorkerRef(runtime_id, worker.worker_id), entries),
         greeting=greeting(worker),
         status=activity.status,
         in_flight=activity.in_flight(),

@@ -10,8 +10,9 @@ from runtimed.feed import Feed
 from runtimed.feed.feed import RING_BYTES
 from runtimed.http import bundles, feed, operations, transcripts, workers
 from runtimed.http import runtime as runtime_routes
-from runtimed.http.binder import Route, bind, expect_nothing
-from runtimed.http.errors import as_runtimed_error, error_response
+from runtimed.http.binder import Bound, expect_nothing
+from runtimed.http.dispatcher import Dispatcher
+from runtimed.http.errors import error_answer
 from runtimed.http.feed import HEARTBEAT_S, Sockets
 from runtimed.http.guard import Guard
 from runtimed.http.openapi import Document
@@ -19,6 +20,9 @@ from runtimed.http.openapi import Document
 MAX_BODY_BYTES = 8 * 2**20
 
 NOUNS = (runtime_routes.routes, bundles.routes, workers.routes, transcripts.routes, feed.routes, operations.routes)
+
+DISPATCHER = web.AppKey("dispatcher", Dispatcher)
+"""Where a server finds the routes that it can call without aiohttp's router."""
 
 
 def make_app(
@@ -43,9 +47,10 @@ def make_app(
         Sockets: sockets,
         Document: Document.of({noun.tag: noun.routes for noun in NOUNS}),
     }
+    routes = [Bound(route, services, max_body_bytes) for noun in NOUNS for route in noun.routes]
     app = web.Application(middlewares=[_gate(guard)])
-    for noun in NOUNS:
-        app.add_routes(_route(route, services, max_body_bytes) for route in noun.routes)
+    app.add_routes(map(_route, routes))
+    app[DISPATCHER] = Dispatcher(guard, (bound for bound in routes if bound.bare))
 
     async def drain(_app: web.Application) -> None:
         guard.close()
@@ -55,11 +60,11 @@ def make_app(
     return app
 
 
-def _route(route: Route, services: dict[type, object], max_body_bytes: int) -> web.RouteDef:
+def _route(bound: Bound) -> web.RouteDef:
     options: dict[str, Any] = {"expect_handler": expect_nothing}
-    if route.method == "GET":
+    if bound.route.method == "GET":
         options["allow_head"] = False
-    return web.RouteDef(route.method, route.path, bind(route, services, max_body_bytes), options)
+    return web.RouteDef(bound.route.method, bound.route.path, bound.handle, options)
 
 
 def _gate(guard: Guard) -> Callable[..., Awaitable[web.StreamResponse]]:
@@ -71,6 +76,6 @@ def _gate(guard: Guard) -> Callable[..., Awaitable[web.StreamResponse]]:
             await guard.admit(request)
             return await handler(request)
         except Exception as error:  # noqa: BLE001 every error gets its response here
-            return error_response(as_runtimed_error(error))
+            return error_answer(error).response()
 
     return gate

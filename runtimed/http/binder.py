@@ -9,11 +9,12 @@ import asyncio
 import inspect
 import re
 import types
-from collections.abc import Awaitable, Callable, Mapping
+from collections.abc import Callable, Mapping
 from typing import Annotated, Any, Literal, Union, get_args, get_origin, get_type_hints
 
 import attrs
 from aiohttp import hdrs, web
+from multidict import MultiMapping
 
 from runtimed.errors import (
     InvalidJson,
@@ -23,7 +24,7 @@ from runtimed.errors import (
     RuntimedError,
     UnsupportedMediaType,
 )
-from runtimed.http.responses import json_response, no_content
+from runtimed.http.responses import Answer
 from runtimed.wire.converter import decode
 
 MAX_NUMBER = 10**15 - 1
@@ -34,7 +35,10 @@ NUMBER = re.compile(r"[0-9]{1,15}", re.ASCII)
 JSON_TYPE = re.compile(r"application/json(\s*;\s*charset\s*=\s*\"?utf-8\"?)?\s*", re.IGNORECASE)
 BODY_TIMEOUT_S = 60.0
 
-Handler = Callable[..., Awaitable[Any]]
+Query = MultiMapping[str]
+
+Handler = Callable[..., Any]
+"""A coroutine function, or a plain one where there is nothing to wait for."""
 
 
 @attrs.frozen
@@ -75,6 +79,10 @@ class Body:
     name: str
     kind: type
     required: bool
+
+    def read(self, data: bytes) -> Any:
+        """The value of a body. Raises InvalidJson."""
+        return decode(data, self.kind) if data or self.required else None
 
 
 @attrs.frozen
@@ -119,27 +127,48 @@ class Routes:
         return add
 
 
-def bind(route: Route, services: Mapping[type, Any], max_body_bytes: int) -> Callable[..., Any]:
-    """The aiohttp handler of a route."""
-    given = {name: services[kind] for name, kind in route.services if kind is not web.Request}
-    wants_request = [name for name, kind in route.services if kind is web.Request]
-    queries = {parameter.name: parameter for parameter in route.in_query}
-    body = route.body
+class Bound:
+    """A route with its services: reads its arguments from a request and calls it.
 
-    async def handle(request: web.Request) -> web.StreamResponse:
-        arguments = dict(given)
-        arguments.update(request.match_info)
-        arguments.update(_read_query(request, queries))
-        for name in wants_request:
+    `waits` says that its function is a coroutine function, `bare` that it sees nothing of aiohttp: no request, no
+    response.
+    """
+
+    def __init__(self, route: Route, services: Mapping[type, Any], max_body_bytes: int) -> None:
+        self.route = route
+        self.body = route.body
+        self.wants_body = route.body is not None and route.body.required
+        self.max_body_bytes = max_body_bytes
+        self.waits = inspect.iscoroutinefunction(route.handler)
+        self._given = {name: services[kind] for name, kind in route.services if kind is not web.Request}
+        self._wants_request = [name for name, kind in route.services if kind is web.Request]
+        self._queries = {parameter.name: parameter for parameter in route.in_query}
+        answers_itself = isinstance(route.answer, type) and issubclass(route.answer, web.StreamResponse)
+        self.bare = not self._wants_request and not answers_itself
+
+    def arguments(self, in_path: Mapping[str, str], query: Query) -> dict[str, Any]:
+        """All arguments but the body and the request. Raises InvalidQuery."""
+        arguments = {**self._given, **in_path}
+        if query or self._queries:
+            arguments.update(_read_query(query, self._queries))
+        return arguments
+
+    async def handle(self, request: web.Request) -> web.StreamResponse:
+        """As aiohttp calls it."""
+        arguments = self.arguments(request.match_info, request.query)
+        for name in self._wants_request:
             arguments[name] = request
-        if body is not None:
-            arguments[body.name] = await _read_body(request, body, max_body_bytes)
-        answer = await route.handler(**arguments)
-        if answer is None:
-            return no_content()
-        return answer if isinstance(answer, web.StreamResponse) else json_response(answer)
+        if self.body is not None:
+            arguments[self.body.name] = await _read_body(request, self.body, self.max_body_bytes)
+        answer = self.route.handler(**arguments)
+        if self.waits:
+            answer = await answer
+        return answer if isinstance(answer, web.StreamResponse) else Answer.of(answer).response()
 
-    return handle
+
+def is_json(media_type: str) -> bool:
+    """Whether a Content-Type says JSON, in UTF-8 where it says that much."""
+    return media_type == "application/json" or JSON_TYPE.fullmatch(media_type) is not None
 
 
 async def expect_nothing(_request: web.Request) -> None:
@@ -192,8 +221,7 @@ def _bounds(kind: Any) -> Number | None:
     return found[0] if found else Number()
 
 
-def _read_query(request: web.Request, known: Mapping[str, Parameter]) -> dict[str, Any]:
-    query = request.query
+def _read_query(query: Query, known: Mapping[str, Parameter]) -> dict[str, Any]:
     for name in query:
         if name not in known:
             accepted = ", ".join(known) or "none"
@@ -216,14 +244,11 @@ async def _read_body(request: web.Request, body: Body, max_bytes: int) -> Any:
         raise PayloadTooLarge(max_bytes)
     if request.can_read_body or body.required:
         media_type = request.headers.get(hdrs.CONTENT_TYPE, "")
-        if not JSON_TYPE.fullmatch(media_type):
+        if not is_json(media_type):
             raise UnsupportedMediaType("Content-Type: expected application/json")
     if request.headers.get(hdrs.EXPECT, "").lower() == "100-continue":
         await request.writer.write(b"HTTP/1.1 100 Continue\r\n\r\n")
-    data = await _read(request, max_bytes)
-    if not data and not body.required:
-        return None
-    return decode(data, body.kind)
+    return body.read(await _read(request, max_bytes))
 
 
 async def _read(request: web.Request, max_bytes: int) -> bytes:

@@ -19,7 +19,7 @@ routes = Routes("config bundles")
 
 
 @routes.get(paths.BUNDLES)
-async def list_bundles(runtime: Runtime) -> BundlesResponse:
+def list_bundles(runtime: Runtime) -> BundlesResponse:
     """Every bundle held, by id."""
     return BundlesResponse(runtime.bundles())
 
@@ -41,6 +41,6 @@ async def put_bundle(runtime: Runtime, body: PutBundleRequest) -> AvailabilityRe
 
 
 @routes.get(paths.BUNDLE_AVAILABILITY, raises=(InvalidRequest, ConfigBundleMissing, ConfigBundleDigestMismatch))
-async def get_bundle_availability(runtime: Runtime, bundle_id: str, digest: str) -> AvailabilityResponse:
+def get_bundle_availability(runtime: Runtime, bundle_id: str, digest: str) -> AvailabilityResponse:
     """Whether exactly this version of a bundle is held."""
     return AvailabilityResponse(runtime.bundle_availability(BundleReference(bundle_id, digest)))

@@ -1,11 +1,12 @@
-"""The one place where errors become responses."""
+"""The one place where errors become answers."""
 
 import logging
 
 from aiohttp import web
 
 from runtimed import errors
-from runtimed.http.responses import json_response
+from runtimed.http.responses import Answer
+from runtimed.wire.converter import encode
 from runtimed.wire.envelopes import ErrorDetail, ErrorResponse
 
 STATUSES: dict[type[errors.RuntimedError], int] = {
@@ -40,19 +41,19 @@ def status_of(kind: type[errors.RuntimedError]) -> int:
     return next(STATUSES[ancestor] for ancestor in kind.__mro__ if ancestor in STATUSES)
 
 
-def error_response(error: errors.RuntimedError) -> web.Response:
-    """The response that tells of an error."""
+def error_answer(error: Exception) -> Answer:
+    """The answer that tells of any exception of a handler; what nobody foresaw is logged and `internal`."""
+    known = _known(error)
     headers = {}
-    if isinstance(error, errors.Unauthorized):
+    if isinstance(known, errors.Unauthorized):
         headers["WWW-Authenticate"] = "Bearer"
-    if isinstance(error, errors.MethodNotAllowed):
-        headers["Allow"] = ", ".join(sorted(error.allowed))
-    body = ErrorResponse(ErrorDetail(error.code, error.message))
-    return json_response(body, status_of(type(error)), headers)
+    if isinstance(known, errors.MethodNotAllowed):
+        headers["Allow"] = ", ".join(sorted(known.allowed))
+    body = ErrorResponse(ErrorDetail(known.code, known.message))
+    return Answer(encode(body), status_of(type(known)), headers)
 
 
-def as_runtimed_error(error: Exception) -> errors.RuntimedError:
-    """Any exception of a handler as one that can be answered; what nobody foresaw is logged and `internal`."""
+def _known(error: Exception) -> errors.RuntimedError:
     if isinstance(error, errors.RuntimedError):
         return error
     if isinstance(error, web.HTTPNotFound):

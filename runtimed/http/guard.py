@@ -1,6 +1,7 @@
 """Who may ask at all: the token, the Host and the Origin of every request, before its body is read."""
 
 import asyncio
+import functools
 import hmac
 import re
 import time
@@ -8,14 +9,20 @@ from collections import deque
 from collections.abc import Iterable
 
 from aiohttp import hdrs, web
+from multidict import CIMultiDictProxy
 
 from runtimed.errors import ForbiddenOrigin, MisdirectedRequest, Unauthorized, Unavailable
 
 LOOPBACK = frozenset({"localhost", "127.0.0.1", "[::1]"})
 HOST = re.compile(r"(\[[0-9a-fA-F:.]+\]|[A-Za-z0-9._-]+)(?::([0-9]{1,5}))?", re.ASCII)
 DEFAULT_PORT = 80
+KNOWN_HOSTS = 256
+"""How many pairs of a Host header and an address are remembered."""
+
 MAPPED = "::ffff:"
 """How a socket of both families shows an IPv4 address."""
+
+Headers = CIMultiDictProxy[str]
 
 FREE_GUESSES = 10
 GUESS_WINDOW_S = 10.0
@@ -26,62 +33,85 @@ class Guard:
     """Turns away whoever has not the token, asks for another host, or is a browser.
 
     Accepted hosts are loopback and the address that the connection came in on, with its port, and `allowed_hosts`:
-    names, or names with a port. Without a token everybody who passes the rest is let in.
+    names, or names with a port. Without a token everybody who passes the rest is let in, once `closed` nobody.
     """
 
     def __init__(self, token: str | None, allowed_hosts: Iterable[str] = ()) -> None:
         self._token = token.encode() if token is not None else None
         self._allowed = frozenset(host.lower() for host in allowed_hosts)
         self._guesses = WrongTokens()
-        self._closed = False
+        self.closed = False
+        self._is_ours = functools.lru_cache(maxsize=KNOWN_HOSTS)(self._find_ours)
 
     def close(self) -> None:
         """Let nobody in any more."""
-        self._closed = True
+        self.closed = True
 
     async def admit(self, request: web.BaseRequest) -> None:
         """Let a request in. Raises MisdirectedRequest, ForbiddenOrigin, Unauthorized, or Unavailable once closed."""
-        self._check_host(request)
+        transport = request.transport
+        local = transport.get_extra_info("sockname") if transport is not None else None
+        if not (self._names_us(request.headers, local) and self._targets_us(request, local)):
+            raise MisdirectedRequest
         if hdrs.ORIGIN in request.headers:
             raise ForbiddenOrigin
-        if self._token is not None:
-            await self._check_token(request, self._token)
-        if self._closed:
+        await self._check_token(request.headers)
+        if self.closed:
             raise Unavailable("the daemon is shutting down")
 
-    def _check_host(self, request: web.BaseRequest) -> None:
-        named = request.headers.getall(hdrs.HOST, [])
-        if len(named) != 1 or not self._is_ours(named[0], request):
-            raise MisdirectedRequest
-        if request.url.raw_host is not None and not request.raw_path.startswith("/"):
-            authority = request.url.raw_authority
-            if not self._is_ours(authority, request):
-                raise MisdirectedRequest
+    def admits(self, headers: Headers, local: object) -> bool:
+        """Whether `admit` would let in a request for a path with these headers, on a socket with this address."""
+        return (
+            not self.closed
+            and hdrs.ORIGIN not in headers
+            and self._names_us(headers, local)
+            and (self._token is None or _is_token(_credentials(headers), self._token))
+        )
 
-    def _is_ours(self, authority: str, request: web.BaseRequest) -> bool:
+    def _names_us(self, headers: Headers, local: object) -> bool:
+        named = headers.getall(hdrs.HOST, ())
+        return len(named) == 1 and self._is_ours(named[0], local)
+
+    def _targets_us(self, request: web.BaseRequest, local: object) -> bool:
+        """Whether the request line names no other host than the Host header may."""
+        if request.raw_path.startswith("/") or request.url.raw_host is None:
+            return True
+        return self._is_ours(request.url.raw_authority, local)
+
+    def _find_ours(self, authority: str, local: object) -> bool:
         match = HOST.fullmatch(authority)
         if match is None:
             return False
         name, port = match[1].lower().rstrip("."), int(match[2] or DEFAULT_PORT)
         if name in self._allowed or f"{name}:{port}" in self._allowed:
             return True
-        transport = request.transport
-        local = transport.get_extra_info("sockname") if transport is not None else None
         if not isinstance(local, tuple):
             return name in LOOPBACK
         address = local[0].removeprefix(MAPPED)
         return port == local[1] and (name in LOOPBACK or name == (f"[{address}]" if ":" in address else address))
 
-    async def _check_token(self, request: web.BaseRequest, token: bytes) -> None:
-        given = request.headers.getall(hdrs.AUTHORIZATION, [])
-        if len(given) != 1:
-            raise Unauthorized
-        scheme, _, credentials = given[0].partition(" ")
-        if scheme.lower() != "bearer":
-            raise Unauthorized
-        if not hmac.compare_digest(credentials.strip(" ").encode("utf-8", "surrogateescape"), token):
+    async def _check_token(self, headers: Headers) -> None:
+        if self._token is None:
+            return
+        given = _credentials(headers)
+        if _is_token(given, self._token):
+            return
+        if given is not None:
             await self._guesses.another()
-            raise Unauthorized
+        raise Unauthorized
+
+
+def _credentials(headers: Headers) -> str | None:
+    """What a request bears, or None where it bears nothing, or that in another way."""
+    given = headers.getall(hdrs.AUTHORIZATION, ())
+    if len(given) != 1:
+        return None
+    scheme, _, credentials = given[0].partition(" ")
+    return credentials.strip(" ") if scheme.lower() == "bearer" else None
+
+
+def _is_token(given: str | None, token: bytes) -> bool:
+    return given is not None and hmac.compare_digest(given.encode("utf-8", "surrogateescape"), token)
 
 
 class WrongTokens:

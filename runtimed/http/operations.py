@@ -11,6 +11,6 @@ routes = Routes("operations")
 
 
 @routes.get(paths.OPENAPI)
-async def get_openapi(document: Document) -> web.Response:
+def get_openapi(document: Document) -> web.Response:
     """This description of the API, in OpenAPI 3.1."""
     return web.Response(body=document.json, headers=HEADERS)

@@ -12,7 +12,7 @@ routes = Routes("runtime")
 
 
 @routes.get(paths.RUNTIME)
-async def get_runtime(runtime: Runtime) -> RuntimeResponse:
+def get_runtime(runtime: Runtime) -> RuntimeResponse:
     """Who the Runtime is, how much it hosts, and its limits."""
     return RuntimeResponse(runtime.summary())
 

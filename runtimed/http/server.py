@@ -10,7 +10,9 @@ from typing import Any
 from aiohttp import web
 
 from runtimed.errors import Internal, InvalidRequest, RuntimedError
-from runtimed.http.errors import error_response
+from runtimed.http.app import DISPATCHER
+from runtimed.http.connection import Connection
+from runtimed.http.errors import error_answer
 from runtimed.http.listeners import BACKLOG
 
 MAX_CONNECTIONS = 4_096
@@ -24,7 +26,8 @@ class HttpServer:
     """Serves one application on sockets that are bound already, until `close`.
 
     An AppRunner sets the application up; the connections are made here, because aiohttp has no place for a limit of
-    their number and answers what is no HTTP in plain text.
+    their number and answers what is no HTTP in plain text. Those of an application of `make_app` begin as Connection,
+    any other's are aiohttp's from the start.
 
     A connection that has not sent a whole request head within `header_timeout_s` is cut, an idle one likewise.
     Connections above `max_connections` are closed at once.
@@ -42,7 +45,9 @@ class HttpServer:
         self._max_connections = max_connections
         self._header_timeout_s = header_timeout_s
         self._drain_timeout_s = drain_timeout_s
+        self._dispatcher = app.get(DISPATCHER)
         self._servers: list[asyncio.Server] = []
+        self._plain: set[Connection] = set()
         self._full = False
 
     async def start(self, sockets: Sequence[socket.socket]) -> None:
@@ -67,11 +72,15 @@ class HttpServer:
                 self._servers.append(await loop.create_server(self._protocol, sock=sock, backlog=BACKLOG))
 
     def _protocol(self) -> asyncio.Protocol:
-        full = len(self._protocols.connections) >= self._max_connections
+        full = len(self._plain) + len(self._protocols.connections) >= self._max_connections
         if full and not self._full:
             log.warning("connections are refused while there are %d (max_connections)", self._max_connections)
         self._full = full
-        return _Refused() if full else self._protocols()
+        if full:
+            return _Refused()
+        if self._dispatcher is None:
+            return self._protocols()
+        return Connection(self._dispatcher, self._protocols, self._header_timeout_s, self._plain)
 
     async def close(self) -> None:
         """Accept nothing more, let what is going on finish within the drain time-out, close every connection."""
@@ -80,8 +89,19 @@ class HttpServer:
         if self._servers:
             await self._runner.shutdown()  # first: a connection that is told to close hears no answers any more
             self._protocols.pre_shutdown()
-            await self._protocols.shutdown(self._drain_timeout_s / 2)  # which it takes twice, one wait after another
+            given_over = self._protocols.shutdown(self._drain_timeout_s / 2)  # it waits twice, one after another
+            await asyncio.gather(self._close_plain(), given_over)
         await self._runner.cleanup()
+
+    async def _close_plain(self) -> None:
+        for connection in tuple(self._plain):
+            connection.close()
+        answering = [connection.answering for connection in self._plain if connection.answering is not None]
+        if answering:
+            _, late = await asyncio.wait(answering, timeout=self._drain_timeout_s)
+            for task in late:
+                task.cancel()
+            await asyncio.gather(*late, return_exceptions=True)
 
 
 class _Protocols(web.Server):
@@ -114,7 +134,7 @@ class _Connection(web.RequestHandler):
         if status >= HTTPStatus.INTERNAL_SERVER_ERROR:
             log.error("a connection failed", exc_info=exc)
             error = Internal()
-        response = error_response(error)
+        response = error_answer(error).response()
         response.force_close()
         return response
 

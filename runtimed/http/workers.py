@@ -28,7 +28,7 @@ routes = Routes("workers")
 
 
 @routes.get(paths.WORKERS)
-async def list_workers(
+def list_workers(
     runtime: Runtime,
     status: WorkerStatus | None = None,
     label: tuple[str, ...] = (),
@@ -68,7 +68,7 @@ async def delete_worker(runtime: Runtime, worker_id: str) -> None:
 
 
 @routes.get(paths.WORKER, raises=(InvalidWorkerId, WorkerNotFound))
-async def get_worker(runtime: Runtime, worker_id: str) -> WorkerResponse:
+def get_worker(runtime: Runtime, worker_id: str) -> WorkerResponse:
     """One Worker."""
     return WorkerResponse(runtime.worker(runtime.ref(worker_id)))
 

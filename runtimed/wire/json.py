@@ -5,6 +5,8 @@ import re
 from collections.abc import Iterator
 from typing import Any, NoReturn
 
+import orjson
+
 from runtimed.wire.problems import FieldProblem, join
 
 MAX_DEPTH = 64
@@ -28,6 +30,33 @@ def parse(body: bytes) -> Any:
     Raises FieldProblem for anything else: other encodings, duplicate fields, NaN and infinities, lone surrogates,
     nesting deeper than MAX_DEPTH, numbers longer than MAX_NUMBER_DIGITS and more than MAX_VALUES values.
     """
+    texts = _texts(body)
+    return _any(body) if texts is None else texts
+
+
+def _texts(body: bytes) -> dict[str, str] | None:
+    """An object of nothing but texts, as most bodies are, read more than twice as fast; None for all else.
+
+    orjson keeps the last of two fields with one name. Then it has fewer texts than the body, and fewer quotation
+    marks when it is written again: each text has two around it, and those in it are told apart from others only by
+    being written as \\u0022.
+    """
+    try:
+        value = orjson.loads(body)
+    except orjson.JSONDecodeError:
+        return None
+    if (
+        type(value) is not dict
+        or not len(value) < MAX_VALUES
+        or any(type(text) is not str for text in value.values())
+    ):
+        return None
+    told_apart = b"\\u0022" not in body
+    return value if told_apart and orjson.dumps(value).count(b'"') == body.count(b'"') else None
+
+
+def _any(body: bytes) -> Any:
+    """Any value, and the problem of one that is not accepted."""
     if len(body) > LARGE_BYTES and TEXT.sub(b"", body).count(b",") > MAX_VALUES:
         raise FieldProblem(f"too many values: expected at most {MAX_VALUES}")
     try:

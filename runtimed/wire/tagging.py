@@ -1,5 +1,7 @@
 """Tagged unions for cattrs, both ways of the contract: the tag beside the fields, or beside one content field."""
 
+import functools
+import operator
 from collections.abc import Callable
 from typing import Any, get_args
 
@@ -80,16 +82,18 @@ def _content_loader(converter: Converter, tagging: Tagging) -> Callable[[dict[st
 def _dumper(converter: Converter, tagging: Tagging) -> Callable[[Any], dict[str, Any]]:
     tag, content = tagging.tag, tagging.content
 
-    def dump(value: Any) -> dict[str, Any]:
-        member = value.__class__
-        if content is None:
-            return {tag: getattr(member, tag), **converter.unstructure(value, member)}
-        out: dict[str, Any] = {tag: getattr(member, tag)}
+    @functools.cache
+    def of(member: Any) -> tuple[str, Callable[[Any], Any] | None]:
         fields = attrs.fields(member)
-        if tagging.bare and fields:
-            out[content] = getattr(value, fields[0].name)
-        elif fields:
-            out[content] = converter.unstructure(value, member)
-        return out
+        if not fields:
+            return getattr(member, tag), None
+        inner = operator.attrgetter(fields[0].name) if tagging.bare else converter.get_unstructure_hook(member)
+        return getattr(member, tag), inner
+
+    def dump(value: Any) -> dict[str, Any]:
+        name, inner = of(value.__class__)
+        if inner is None:
+            return {tag: name}
+        return {tag: name, content: inner(value)} if content else {tag: name, **inner(value)}
 
     return dump

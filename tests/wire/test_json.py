@@ -1,0 +1,84 @@
+"""What is read the short way is what would have been read the long way."""
+
+import json
+
+import pytest
+from hypothesis import example, given
+from hypothesis import strategies as st
+
+from runtimed.wire.json import MAX_VALUES, _any, _texts, parse
+from runtimed.wire.problems import FieldProblem
+
+SPELLINGS = [
+    '"',
+    '\\"',
+    "\\u0022",
+    "\\\\",
+    "\\\\u0022",
+    "\\n",
+    "\\ud800",
+    "\\ud83d\\ude00",
+    "\\u00e9",
+    "é",
+    "a",
+    "\x00",
+]
+"""Pieces of a JSON string as it is written: quotation marks in each of their spellings, and what may hide one."""
+
+literals = st.lists(st.sampled_from(SPELLINGS[1:-1]), max_size=6).map(lambda pieces: f'"{"".join(pieces)}"')
+broken_literals = st.lists(st.sampled_from(SPELLINGS), max_size=6).map(lambda pieces: f'"{"".join(pieces)}"')
+names = st.sampled_from(['"a"', '"b"', '"\\u0061"', '""', '"\\""'])
+values = literals | st.sampled_from(["1", "null", "true", "[]", "{}", '{"a":"b"}', '["a","a"]', "NaN", "-", ""])
+
+
+def written(pairs: list[tuple[str, str]]) -> str:
+    return "{" + ",".join(f"{name}:{value}" for name, value in pairs) + "}"
+
+
+objects = st.lists(st.tuples(names | literals, literals), max_size=4).map(written)
+odd_objects = st.lists(st.tuples(names | broken_literals, values | broken_literals), max_size=4).map(written)
+
+
+def outcome(read, body: bytes) -> object:
+    try:
+        return read(body)
+    except FieldProblem as problem:
+        return problem.problem, problem.path
+
+
+@given(objects | odd_objects | st.text(max_size=40))
+@example('{"a":"x","a":"\\u0022\\u0022"}')
+@example('{"a":"\\u0022\\u0022\\u0022\\u0022","a":"x"}')
+@example('{"a":"x","\\u0061":"y"}')
+@example('{"a":{"b":"x","b":"y"}}')
+@example("\ufeff{}")
+def test_both_ways_of_reading_agree_on_every_body(text):
+    body = text.encode()
+    assert outcome(parse, body) == outcome(_any, body)
+
+
+@given(st.binary(max_size=60))
+@example(b'{"a":"\xed\xa0\x80"}')
+@example(b'{"a":"\xff"}')
+def test_both_ways_agree_on_every_string_of_bytes(body):
+    assert outcome(parse, body) == outcome(_any, body)
+
+
+@given(st.dictionaries(st.text(), st.text().filter(lambda text: '"' not in text or "\\" not in text), max_size=4))
+def test_an_object_of_texts_is_read_the_short_way_as_it_is_usually_written(value):
+    body = json.dumps(value, ensure_ascii=False).encode("utf-8", "surrogatepass")
+    assert _texts(body) == outcome(_any, body) == value
+
+
+@pytest.mark.parametrize(
+    "body",
+    [b'{"a":"x","a":"y"}', b'{"a":1}', b'{"a":"x","b":["y"]}', b'["x"]', b'"x"', b'{"a":"\\u0022"}', b"{", b""],
+)
+def test_all_else_is_not_read_the_short_way(body):
+    assert _texts(body) is None
+
+
+def test_an_object_of_too_many_texts_is_refused():
+    body = json.dumps({str(number): "" for number in range(MAX_VALUES)}).encode()
+    with pytest.raises(FieldProblem, match="too many values"):
+        parse(body)
