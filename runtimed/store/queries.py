@@ -63,9 +63,7 @@ _OLDEST_OF_ALL = """
     ) GROUP BY worker ORDER BY 2
 """
 _FLOOR = "SELECT worker, sequence, transcript_len, activity, in_flight, checksum FROM floor WHERE worker = :worker"
-_NEWEST_FLOOR = """
-    SELECT worker, sequence, transcript_len, activity, in_flight, checksum FROM floor ORDER BY sequence DESC LIMIT 1
-"""
+_FLOOR_BEHIND = "SELECT worker, sequence FROM floor WHERE sequence > ? LIMIT 1"
 _RUNTIME_EVENTS = """
     SELECT id, kind, worker, event, unix_ms, checksum FROM runtime_event WHERE id > :after ORDER BY id LIMIT :items
 """
@@ -116,8 +114,10 @@ def all_events_between(connection: apsw.Connection, after: int, upto: int, page:
             raise missing_event(previous, name)
         newest[number] = event = EncodedEvent(sequence, name, payload)
         kept.append(event)
-    for floor in map(floor_of, connection.execute(_NEWEST_FLOOR).fetchall()):
-        check_floor(floor, after)
+    trimmed: list[Row] = connection.execute(_FLOOR_BEHIND, (after,)).fetchall()
+    if trimmed:
+        [(number, floor)] = trimmed
+        raise missing_event(floor, worker_id(number))
     return kept
 
 

@@ -696,8 +696,8 @@ async def told_by(read: Awaitable[Any]) -> Any:
     """What a read answers, or that it says that something is missing."""
     try:
         answer = await read
-    except StoreCorrupt as error:
-        return error.message
+    except StoreCorrupt:
+        return StoreCorrupt
     return list(answer) if isinstance(answer, Sequence) else answer
 
 
