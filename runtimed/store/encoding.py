@@ -5,7 +5,7 @@ from typing import Any
 
 import attrs
 
-from runtimed.core.change import Change, EncodedEvent, Forgotten
+from runtimed.core.change import Change, EncodedEvent, Event, Forgotten
 from runtimed.errors import SerializeFailed
 from runtimed.model.value import value
 from runtimed.model.worker import CreateWorkerRequest
@@ -42,6 +42,22 @@ class Rows:
     purged: int | None = None
 
 
+def encode_events(change: Change, known: Requests) -> Sequence[EncodedEvent]:
+    """The events of a Change as they are sent; what else it has is looked at, and nothing more is made of it.
+
+    Raises SerializeFailed as encode_change does.
+    """
+    worker = change.worker
+    if change.bundle or change.remarks or (worker and known.get(number_of(worker.worker_id)) is not worker.request):
+        return encode_change(change, known).events
+    try:
+        for entry in change.entries:
+            entry.content.encode()
+        return [_encode_event(event) for event in change.events]
+    except (TypeError, UnicodeEncodeError) as error:
+        raise SerializeFailed from error
+
+
 def encode_change(change: Change, known: Requests) -> Rows:
     """Encode all of a Change; `known` has the requests that are stored already, by Worker number.
 
@@ -68,10 +84,10 @@ def _encode_change(change: Change, known: Requests) -> Rows:
     if change.events:
         found = tables["event"] = []
         for event in change.events:
-            payload = encode_payload(event.payload)
-            events.append(EncodedEvent(event.sequence, event.worker_id, payload))
-            found.append(rows.event_row(number_of(event.worker_id), event, payload))
-            event_bytes += len(payload)
+            encoded = _encode_event(event)
+            events.append(encoded)
+            found.append(rows.event_row(number_of(event.worker_id), event, encoded.payload))
+            event_bytes += len(encoded.payload)
         high["head"] = max(event.sequence for event in events)
     if change.entries:
         tables["entry"] = [rows.entry_row(number_of(entry.worker_id), entry) for entry in change.entries]
@@ -88,6 +104,10 @@ def _encode_change(change: Change, known: Requests) -> Rows:
         number_of(change.deleted) if change.deleted else None,
         change.forgotten,
     )
+
+
+def _encode_event(event: Event) -> EncodedEvent:
+    return EncodedEvent(event.sequence, event.worker_id, encode_payload(event.payload))
 
 
 def _encode_rare(change: Change, tables: dict[str, Any], high: dict[str, int]) -> None:

@@ -31,7 +31,11 @@ class History:
     def add(self, stored: StoredEvent) -> None:
         """Keep an event; mostly it is the newest."""
         sequence = stored.event.sequence
-        insort(self._events[stored.event.worker_id], stored, key=_sequence)
+        events = self._events[stored.event.worker_id]
+        if events and events[-1].event.sequence > sequence:
+            insort(events, stored, key=_sequence)
+        else:
+            events.append(stored)
         self._by_sequence[sequence] = stored
         self._newest = max(self._newest, sequence)
         self.bytes += len(stored.event.payload)

@@ -26,7 +26,7 @@ from runtimed.model.bundle import ConfigBundle
 from runtimed.model.identity import RuntimeId, WorkerId
 from runtimed.model.runtime import RuntimeBackend, RuntimeEvent
 from runtimed.model.worker import CreateWorkerRequest
-from runtimed.store.encoding import HIGH_NUMBERS, PURGE_ROWS, Rows, encode_change
+from runtimed.store.encoding import HIGH_NUMBERS, PURGE_ROWS, encode_events
 from runtimed.store.history import History
 from runtimed.store.replay import cut, entry_size, new_runtime_id
 from runtimed.store.rows import StoredEvent, number_of
@@ -88,11 +88,11 @@ class MemoryStore:
 
     def commit(self, change: Change) -> asyncio.Future[Sequence[EncodedEvent]]:
         """As Store.commit. Raises SerializeFailed for text that is not Unicode; the future, RuntimeStopped."""
-        rows = encode_change(change, self._requests)
+        events = encode_events(change, self._requests)
         future: asyncio.Future[Sequence[EncodedEvent]] = asyncio.get_running_loop().create_future()
         if self._open:
-            self._keep(change, rows)
-            future.set_result(rows.events)
+            self._keep(change, events)
+            future.set_result(events)
         else:
             future.set_exception(RuntimeStopped())
         return future
@@ -150,24 +150,35 @@ class MemoryStore:
         """As Store.close."""
         self._open = False
 
-    def _keep(self, change: Change, rows: Rows) -> None:
-        for key, number in rows.high.items():
-            self._numbers[key] = max(self._numbers[key], number)
+    def _keep(self, change: Change, events: Sequence[EncodedEvent]) -> None:
         if change.worker:
-            self._workers[change.worker.worker_id] = change.worker
-        if rows.request:
-            self._requests.update([rows.request])
-        for event, encoded in zip(change.events, rows.events, strict=True):
+            self._keep_worker(change.worker)
+        for event, encoded in zip(change.events, events, strict=True):
             self._history.add(StoredEvent(encoded, event.previous, event.since, event.transcript_len, event.activity))
+            self._raise("head", event.sequence)
         for entry in change.entries:
             self._entries[entry.worker_id].append(entry)
         if change.bundle:
             self._bundles[change.bundle.metadata.id] = change.bundle
-        self._remarks.update((remark.number, remark) for remark in change.remarks)
-        self._runtime_events.update((event.id, event) for event in change.runtime_events)
+        for remark in change.remarks:
+            self._remarks[remark.number] = remark
+            self._raise("remark_number", remark.number)
+        for told in change.runtime_events:
+            self._runtime_events[told.id] = told
+            self._raise("runtime_event_id", told.id)
         if change.mark:
             self._marks[change.mark.sequence] = change.mark
         self._take_out(change)
+
+    def _keep_worker(self, worker: Worker) -> None:
+        number = number_of(worker.worker_id)
+        self._workers[worker.worker_id] = worker
+        self._requests[number] = worker.request
+        self._raise("worker_number", number)
+
+    def _raise(self, key: str, number: int) -> None:
+        if number > self._numbers[key]:
+            self._numbers[key] = number
 
     def _take_out(self, change: Change) -> None:
         if change.trim:

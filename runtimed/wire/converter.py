@@ -134,6 +134,7 @@ def _tag_segments(made: OrjsonConverter) -> None:
 
 converter = make_strict_converter(explaining=False)
 _explaining = make_strict_converter(explaining=True)
+_dump_payload = converter.get_unstructure_hook(Payload)
 
 
 def structure(value: Any, kind: type[T]) -> T:
@@ -177,7 +178,7 @@ def encode_payload(payload: Payload) -> bytes:
 
     It is kept for long, so it is copied: what orjson returns holds on to a buffer of at least 4 KB.
     """
-    return bytes(memoryview(encode(payload, Payload)))
+    return bytes(memoryview(orjson.dumps(_dump_payload(payload))))
 
 
 def restore_payload(data: bytes) -> Payload:
