@@ -5,13 +5,14 @@ VENV := .venv
 BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
 
-.PHONY: help demo test lint check clean
+.PHONY: help demo test lint check bench clean
 
 help:
 	@echo "make demo    install into .venv, then show a Runtime at work"
 	@echo "make test    install into .venv, then run every test"
 	@echo "make lint    ruff, mypy and the import contracts"
 	@echo "make check   lint and test: what CI runs"
+	@echo "make bench   every case next to its baseline; ONLY=\"reads replay\" for some, QUICK=1 for a short one"
 	@echo "make clean   remove what the others made"
 
 $(STAMP): setup.cfg pyproject.toml
@@ -33,6 +34,9 @@ lint: $(STAMP)
 	$(BIN)/lint-imports
 
 check: lint test
+
+bench: $(STAMP)
+	$(BIN)/python -m benchmarks $(if $(QUICK),--quick) $(ONLY)
 
 clean:
 	rm -rf $(VENV) build *.egg-info .mypy_cache .pytest_cache .ruff_cache .import_linter_cache .hypothesis

@@ -1,0 +1,114 @@
+"""Clients of HTTP in a process of their own: each keeps one connection and asks again as soon as it is answered.
+
+`python -m benchmarks.clients` takes {"host", "port", "seconds", "requests": [text]} on stdin, one request a client,
+and says {"answers", "seconds", "p50_ms", "p99_ms"}. One thread over raw sockets: so little is done for a request that
+the server is what is waited for.
+"""
+
+import json
+import select
+import socket
+import sys
+import time
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import attrs
+
+from benchmarks.processes import Program, python
+from benchmarks.servers import Server
+
+WARM_UP_S = 0.5
+DEADLINE_S = 120.0
+MAX_ANSWER = 2**18
+OK = b"HTTP/1.1 200 "
+
+
+@attrs.frozen
+class Load:
+    """What a group of clients got: answers a second, and how long one took, in milliseconds."""
+
+    rate: float
+    p50_ms: float
+    p99_ms: float
+
+
+def put_load(server: Server, requests: Sequence[bytes], seconds: float, log: Path) -> Load:
+    """Have each request asked again and again for that long, all at once."""
+    host, port = server.address
+    order = {"host": host, "port": port, "seconds": seconds, "requests": [text.decode() for text in requests]}
+    with Program(python("benchmarks.clients"), log) as clients:
+        clients.say(json.dumps(order))
+        said = json.loads(clients.read_line(DEADLINE_S))
+    return Load(said["answers"] / said["seconds"], said["p50_ms"], said["p99_ms"])
+
+
+class Client:
+    """One connection."""
+
+    def __init__(self, address: tuple[str, int], request: bytes) -> None:
+        self.socket = socket.create_connection(address)
+        self.socket.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+        self._request = request
+        self._answer = b""
+        self.asked = 0.0
+
+    def ask(self) -> None:
+        """Send the request."""
+        self.asked = time.perf_counter()
+        self.socket.sendall(self._request)
+
+    def answered(self) -> bool:
+        """Read on; whether the whole answer is there. Raises ValueError for one that is no success."""
+        self._answer += self.socket.recv(MAX_ANSWER)
+        head, end, body = self._answer.partition(b"\r\n\r\n")
+        if not end or len(body) < _length(head):
+            if not self._answer:
+                raise ValueError("the server closed the connection")
+            return False
+        if not head.startswith(OK):
+            raise ValueError(self._answer.decode(errors="replace"))
+        self._answer = b""
+        return True
+
+
+def _length(head: bytes) -> int:
+    start = head.index(b"Content-Length: ") + len(b"Content-Length: ")
+    end = head.find(b"\r\n", start)
+    return int(head[start:] if end < 0 else head[start:end])
+
+
+def _run(host: str, port: int, seconds: float, requests: Sequence[str]) -> dict[str, Any]:
+    clients = [Client((host, port), request.encode()) for request in requests]
+    waiting = {client.socket.fileno(): client for client in clients}
+    took: list[float] = []
+    with select.epoll() as ready:
+        for number in waiting:
+            ready.register(number, select.EPOLLIN)
+        for client in clients:
+            client.ask()
+        begin = time.perf_counter() + WARM_UP_S
+        until = begin + seconds
+        now = 0.0
+        while now < until:
+            for number, _ in ready.poll(until - now if now else 1):
+                client = waiting[number]
+                if client.answered():
+                    now = time.perf_counter()
+                    if begin <= now < until:
+                        took.append(now - client.asked)
+                    client.ask()
+            now = time.perf_counter()
+    for client in clients:
+        client.socket.close()
+    took.sort()
+    return {"answers": len(took), "seconds": seconds, "p50_ms": _at(took, 0.50), "p99_ms": _at(took, 0.99)}
+
+
+def _at(took: Sequence[float], part: float) -> float:
+    return took[int(len(took) * part)] * 1_000
+
+
+if __name__ == "__main__":
+    print(json.dumps(_run(**json.load(sys.stdin))), flush=True)

@@ -1,0 +1,127 @@
+"""The servers of a run: the daemon, and the baselines that stand next to it."""
+
+import http.client
+import json
+import secrets
+import shutil
+import sysconfig
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any, Self
+from urllib.parse import urlsplit
+
+from benchmarks.processes import Program, python
+
+REQUEST_DEADLINE_S = 60.0
+HEARTBEAT_S = 3_600
+"""So long that no observer of a run is pinged: they only count."""
+
+
+class Server(Program):
+    """A program that serves HTTP and says where in one line, once it does. Every request bears a token."""
+
+    token = secrets.token_urlsafe(32)
+
+    def read_address(self) -> None:
+        """Wait until it serves."""
+        line = self.read_line()
+        url = urlsplit(next(word for word in line.split() if word.startswith("http://")))
+        self.address = (str(url.hostname), int(url.port or 0))
+
+    def head(self, method: str, path: str, *fields: str) -> bytes:
+        """The head of a request."""
+        host, port = self.address
+        lines = [f"{method} {path} HTTP/1.1", f"Host: {host}:{port}", f"Authorization: Bearer {self.token}", *fields]
+        return "\r\n".join([*lines, "", ""]).encode()
+
+    def request_bytes(self, method: str, path: str, body: Any = None) -> bytes:
+        """A whole request, as it goes over the wire."""
+        if body is None:
+            return self.head(method, path)
+        data = json.dumps(body).encode()
+        return self.head(method, path, "Content-Type: application/json", f"Content-Length: {len(data)}") + data
+
+    def ask(self, method: str, path: str, body: Any = None) -> tuple[int, bytes]:
+        """One request on a connection of its own: the status and the body of the answer."""
+        connection = http.client.HTTPConnection(*self.address, timeout=REQUEST_DEADLINE_S)
+        headers = {"Authorization": f"Bearer {self.token}", "Content-Type": "application/json"}
+        try:
+            connection.request(method, path, None if body is None else json.dumps(body), headers)
+            answer = connection.getresponse()
+            return answer.status, answer.read()
+        finally:
+            connection.close()
+
+    def get(self, path: str) -> Any:
+        """What a GET is answered, decoded."""
+        return self._decoded(*self.ask("GET", path))
+
+    def post(self, path: str, body: Any) -> Any:
+        """What a POST is answered, decoded."""
+        return self._decoded(*self.ask("POST", path, body))
+
+    def _decoded(self, status: int, body: bytes) -> Any:
+        if status != http.client.OK:
+            raise AssertionError(f"{status}: {body.decode(errors='replace')}")
+        return json.loads(body)
+
+
+class Daemon(Server):
+    """A `runtimed` with a folder of its own: the store where it has one, its endpoint file, its log.
+
+    `program` is the installed `runtimed`, or `python -m benchmarks.host` for the same with the LoadBackend.
+    """
+
+    def __init__(
+        self,
+        program: list[str],
+        folder: Path,
+        *,
+        store: str = "memory",
+        settings: Mapping[str, object] | None = None,
+    ) -> None:
+        folder.mkdir(parents=True, exist_ok=True)
+        given = {"heartbeat_s": HEARTBEAT_S, **(settings or {})}
+        environment = {f"RUNTIMED_{name.upper()}": str(value) for name, value in given.items()}
+        environment |= {"RUNTIMED_TOKEN": self.token, "XDG_RUNTIME_DIR": str(folder), "XDG_CONFIG_HOME": str(folder)}
+        arguments = ["--listen", "127.0.0.1:0", "--store", store, "--log-level", "warning"]
+        super().__init__([*program, *arguments], folder / "log", environment)
+
+    def __enter__(self) -> Self:
+        super().__enter__()
+        self.read_address()
+        return self
+
+    def create_worker(self, **request: Any) -> str:
+        """A new Worker's id."""
+        return str(self.post("/v1/workers", request)["worker"]["worker_id"])
+
+
+class Baseline(Server):
+    """One of the programs in `benchmarks.baselines`; `answer` is what it is to answer, where it answers."""
+
+    def __init__(self, name: str, folder: Path, *, answer: bytes = b"") -> None:
+        folder.mkdir(parents=True, exist_ok=True)
+        self._answer = answer
+        super().__init__(python(f"benchmarks.baselines.{name}"), folder / f"{name}.log")
+
+    def __enter__(self) -> Self:
+        super().__enter__()
+        self.say(self._answer.decode())
+        self.read_address()
+        return self
+
+
+def installed() -> list[str]:
+    """The `runtimed` that is installed for this interpreter."""
+    return [str(Path(sysconfig.get_path("scripts")) / "runtimed")]
+
+
+def loaded() -> list[str]:
+    """The same with the LoadBackend."""
+    return python("benchmarks.host")
+
+
+def remove(folder: Path) -> None:
+    """Forget what a case has left on the disk."""
+    shutil.rmtree(folder, ignore_errors=True)

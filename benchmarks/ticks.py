@@ -1,0 +1,51 @@
+"""The events that are sent around: what one is, when it is due, and the order for a series of them."""
+
+import asyncio
+import time
+from collections.abc import AsyncIterator
+from typing import Any, Self
+
+import attrs
+
+KIND = "tick"
+MARK = b'"tick"'
+"""Occurs once in the frame of a tick, and in no other frame."""
+
+PAYLOAD_BYTES = 300
+"""What the payload of one event has, about: the size that the targets are given for."""
+
+_AROUND = len('{"event":"system_item","data":{"item":{"kind":"tick","n":123456,"at":1234567890123456,"text":""}}}')
+_TEXT = "x" * (PAYLOAD_BYTES - _AROUND)
+
+
+def tick(number: int) -> dict[str, Any]:
+    """The item of one event. `at` is CLOCK_MONOTONIC in nanoseconds, which all processes share."""
+    return {"kind": KIND, "n": number, "at": time.monotonic_ns(), "text": _TEXT}
+
+
+@attrs.frozen
+class Series:
+    """`count` ticks, `rate` of them a second; a rate of 0 is as fast as they are taken."""
+
+    count: int
+    rate: int = 0
+
+    @classmethod
+    def parse(cls, order: str) -> Self | None:
+        """The series that an input orders, None where it orders nothing."""
+        word, *numbers = order.split(" ")
+        return cls(*map(int, numbers)) if word == "emit" else None
+
+    def order(self) -> str:
+        """The input that orders this series."""
+        return f"emit {self.count} {self.rate}"
+
+    async def numbers(self) -> AsyncIterator[int]:
+        """Each number when it is due; whoever is late gets what it has missed at once."""
+        began = time.monotonic()
+        for number in range(self.count):
+            if self.rate:
+                wait = began + number / self.rate - time.monotonic()
+                if wait > 0:
+                    await asyncio.sleep(wait)
+            yield number
