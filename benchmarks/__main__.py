@@ -4,12 +4,13 @@ import argparse
 import json
 import sys
 import time
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
 from benchmarks.cases import CASES
 from benchmarks.machine import REPOSITORY, describe, file_system
-from benchmarks.rows import Plan, Row
+from benchmarks.rows import Curve, Finding, Plan, Row
 from benchmarks.table import table
 
 BUILD = REPOSITORY / "build" / "benchmarks"
@@ -23,25 +24,35 @@ def main(arguments: Sequence[str] | None = None) -> int:
         _options().error(f"argument --folder: expected a folder on a disk, {given.folder} is in memory")
     plan = Plan(given.folder.resolve(), given.repetitions or (1 if given.quick else 5), given.quick)
     machine, started = describe(plan.folder), time.time()
-    rows = [row for name in given.only or CASES for row in _measured(name, plan)]
-    print(table(rows))
+    found = {name: _measured(name, plan) for name in given.only or CASES}
+    print(table(one for findings in found.values() for one in findings if isinstance(one, Row)))
     result = {
         "machine": machine,
         "started": started,
         "seconds": time.time() - started,
         "quick": plan.quick,
         "repetitions": plan.repetitions,
-        "rows": [row.plain() for row in rows],
+        **_plain(found),
     }
     given.json.write_text(json.dumps(result, indent=2) + "\n")
     return 0
 
 
-def _measured(name: str, plan: Plan) -> Sequence[Row]:
+def _measured(name: str, plan: Plan) -> Sequence[Finding]:
     began = time.monotonic()
-    rows = CASES[name](plan)
+    findings = CASES[name](plan)
     print(f"{name}: {time.monotonic() - began:.0f} s", file=sys.stderr, flush=True)
-    return rows
+    return findings
+
+
+def _plain(found: Mapping[str, Sequence[Finding]]) -> dict[str, Any]:
+    """All findings as JSON, each with the name of its case."""
+    return {
+        kind: [
+            {"of": name, **one.plain()} for name, findings in found.items() for one in findings if type(one) is wanted
+        ]
+        for kind, wanted in (("rows", Row), ("curves", Curve))
+    }
 
 
 def _options() -> argparse.ArgumentParser:

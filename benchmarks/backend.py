@@ -46,6 +46,9 @@ class LoadBackend:
 
     cancel = stop
 
+    async def delete(self, worker_id: WorkerId) -> None:
+        """Nothing is kept of a Worker."""
+
     async def close(self) -> None:
         for task in self._tasks:
             task.cancel()

@@ -1,8 +1,8 @@
 """Clients of HTTP in a process of their own: each keeps one connection and asks again as soon as it is answered.
 
 `python -m benchmarks.clients` takes {"host", "port", "seconds", "requests": [text]} on stdin, one request a client,
-and says {"answers", "seconds", "p50_ms", "p99_ms"}. One thread over raw sockets: so little is done for a request that
-the server is what is waited for.
+and says what Load has. One thread over raw sockets: so little is done for a request that the server is what is waited
+for.
 """
 
 import json
@@ -10,12 +10,13 @@ import select
 import socket
 import sys
 import time
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
 import attrs
 
+from benchmarks.percentile import percentile
 from benchmarks.processes import Program, python
 from benchmarks.servers import Server
 
@@ -27,11 +28,15 @@ OK = b"HTTP/1.1 200 "
 
 @attrs.frozen
 class Load:
-    """What a group of clients got: answers a second, and how long one took, in milliseconds."""
+    """What a group of clients got: answers a second, and how long one took, in milliseconds.
+
+    `answered` is how many answers each got, also those before and behind the time that counts.
+    """
 
     rate: float
     p50_ms: float
     p99_ms: float
+    answered: Sequence[int]
 
 
 def put_load(server: Server, requests: Sequence[bytes], seconds: float, log: Path) -> Load:
@@ -40,8 +45,7 @@ def put_load(server: Server, requests: Sequence[bytes], seconds: float, log: Pat
     order = {"host": host, "port": port, "seconds": seconds, "requests": [text.decode() for text in requests]}
     with Program(python("benchmarks.clients"), log) as clients:
         clients.say(json.dumps(order))
-        said = json.loads(clients.read_line(DEADLINE_S))
-    return Load(said["answers"] / said["seconds"], said["p50_ms"], said["p99_ms"])
+        return Load(**json.loads(clients.read_line(DEADLINE_S)))
 
 
 class Client:
@@ -53,6 +57,7 @@ class Client:
         self._request = request
         self._answer = b""
         self.asked = 0.0
+        self.answers = 0
 
     def ask(self) -> None:
         """Send the request."""
@@ -70,6 +75,7 @@ class Client:
         if not head.startswith(OK):
             raise ValueError(self._answer.decode(errors="replace"))
         self._answer = b""
+        self.answers += 1
         return True
 
 
@@ -81,33 +87,39 @@ def _length(head: bytes) -> int:
 
 def _run(host: str, port: int, seconds: float, requests: Sequence[str]) -> dict[str, Any]:
     clients = [Client((host, port), request.encode()) for request in requests]
+    for client in clients:
+        client.ask()
+    begin = time.perf_counter() + WARM_UP_S
+    took = sorted(_ask_on(clients, begin, begin + seconds))
+    for client in clients:
+        client.socket.close()
+    return {
+        "rate": len(took) / seconds,
+        "p50_ms": percentile(took, 50) * 1_000,
+        "p99_ms": percentile(took, 99) * 1_000,
+        "answered": [client.answers for client in clients],
+    }
+
+
+def _ask_on(clients: Sequence[Client], begin: float, until: float) -> Iterator[float]:
+    """Ask again and again until that time, then wait for the last answers. How long those took that came in time."""
     waiting = {client.socket.fileno(): client for client in clients}
-    took: list[float] = []
     with select.epoll() as ready:
         for number in waiting:
             ready.register(number, select.EPOLLIN)
-        for client in clients:
-            client.ask()
-        begin = time.perf_counter() + WARM_UP_S
-        until = begin + seconds
-        now = 0.0
-        while now < until:
-            for number, _ in ready.poll(until - now if now else 1):
+        while waiting:
+            for number, _ in ready.poll():
                 client = waiting[number]
-                if client.answered():
-                    now = time.perf_counter()
-                    if begin <= now < until:
-                        took.append(now - client.asked)
+                if not client.answered():
+                    continue
+                now = time.perf_counter()
+                if begin <= now < until:
+                    yield now - client.asked
+                if now < until:
                     client.ask()
-            now = time.perf_counter()
-    for client in clients:
-        client.socket.close()
-    took.sort()
-    return {"answers": len(took), "seconds": seconds, "p50_ms": _at(took, 0.50), "p99_ms": _at(took, 0.99)}
-
-
-def _at(took: Sequence[float], part: float) -> float:
-    return took[int(len(took) * part)] * 1_000
+                else:
+                    ready.unregister(number)
+                    del waiting[number]
 
 
 if __name__ == "__main__":

@@ -1,45 +1,56 @@
-"""Observers of a feed in a process of their own: they only read and count.
+"""Observers of a feed in a process of their own: they read, count and check.
 
 `python -m benchmarks.observers` takes {"host", "port", "head", "count", "ticks"} on stdin: the head of the handshake
 (text), how many observers, and how many ticks each is to get. It says one line when all have their first frame, and
-{"seconds", "first_s", "ticks"} when each has its ticks: the time from the first tick at any of them to the last at
-all, and from the handshake to the first.
+what Seen has when each has its ticks. It fails where an observer misses a tick, gets one twice or out of order: at
+every read of every observer the newest number must agree with the count, and MAX_FULL of the observers check each
+number, and when it came.
 """
 
 import json
+import re
 import select
 import socket
 import sys
 import time
-from collections.abc import Iterator
+from array import array
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 import attrs
 
+from benchmarks.percentile import percentile
 from benchmarks.processes import Program, python
-from benchmarks.servers import Server
-from benchmarks.ticks import MARK
+from benchmarks.servers import Server, handshake
+from benchmarks.ticks import BEFORE_TIME, END, MARK
 
 DEADLINE_S = 300.0
-BUFFER = bytearray(2**20)
-SWITCHED = b"HTTP/1.1 101 "
-UPGRADE = (
-    "Connection: Upgrade",
-    "Upgrade: websocket",
-    "Sec-WebSocket-Version: 13",
-    "Sec-WebSocket-Key: dGhlIHNhbXBsZSBub25jZQ==",
-)
+SETTLED_S = 0.1
+"""How long nothing more may come behind the last tick."""
+
+MAX_FULL = 100
+TICK = re.compile(MARK + rb"(\d+)" + BEFORE_TIME + rb"(\d+)" + END)
+LONGEST = 80
+"""Bytes that no tick is longer than, from its MARK to its END."""
+
+BUFFER = memoryview(bytearray(2**20))
 
 
 @attrs.frozen
 class Seen:
-    """What all observers together saw: how many ticks, in how many seconds, the first after how many."""
+    """What all observers together saw.
+
+    How many ticks, in how many seconds from the first at any to the last at all; the first how long after the
+    handshake; how long each was under way, from its making to its being read.
+    """
 
     ticks: int
     seconds: float
     first_s: float
+    p50_ms: float
+    p99_ms: float
 
 
 class Watch:
@@ -57,67 +68,87 @@ class Watch:
 def watching(server: Server, path: str, *, count: int, ticks: int, log: Path) -> Iterator[Watch]:
     """Have a feed observed, each observer awaiting so many ticks, from its first frame on."""
     host, port = server.address
-    order = {"host": host, "port": port, "head": server.head("GET", path, *UPGRADE).decode()}
+    order = {"host": host, "port": port, "head": server.upgrade(path).decode(), "count": count, "ticks": ticks}
     with Program(python("benchmarks.observers"), log) as program:
-        program.say(json.dumps({**order, "count": count, "ticks": ticks}))
+        program.say(json.dumps(order))
         program.read_line()
         yield Watch(program)
 
 
 class Observer:
-    """One socket. It counts the MARKs that go by, also one that two reads share."""
+    """One socket, behind its handshake. `delays` are those of its ticks in nanoseconds, where it is a `full` one."""
 
-    def __init__(self, address: tuple[str, int], head: bytes) -> None:
+    def __init__(self, address: tuple[str, int], head: bytes, *, full: bool) -> None:
         self.socket = socket.create_connection(address)
         self.ticks = 0
-        self._tail = b""
+        self.delays = array("q")
+        self._full = full
+        self._rest = b""
         self.socket.sendall(head)
 
     def greet(self) -> None:
         """Wait for the answer to the handshake and some of the first frame."""
-        said = b""
-        while not said.partition(b"\r\n\r\n")[2]:
-            read = self.socket.recv(2**10)
-            said += read
-            if not read or not said.startswith(SWITCHED[: len(said)]):
-                raise ConnectionError(said.decode(errors="replace"))
-        self.ticks = said.count(MARK)
-        self._tail = said[-len(MARK) + 1 :]
+        self._take(handshake(self.socket))
 
-    def read(self) -> int:
-        """Read once; the number of ticks that this completed. Raises ConnectionError at the end of the feed."""
+    def read(self) -> None:
+        """Read once. Raises ConnectionError at the end of the feed, ValueError for what is not to be there."""
         size = self.socket.recv_into(BUFFER)
         if not size:
             raise ConnectionError(f"the feed ended behind {self.ticks} ticks")
-        shared = len(MARK) - 1
-        found = BUFFER.count(MARK, 0, size) + (self._tail + BUFFER[: min(shared, size)]).count(MARK)
-        self._tail = (self._tail + BUFFER[max(0, size - shared) : size])[-shared:]
-        self.ticks += found
-        return found
+        self._take(self._rest + BUFFER[:size])
+
+    def _take(self, data: bytes) -> None:
+        end = data.rfind(END)
+        if end >= 0:
+            begin = self.ticks
+            self.ticks += data.count(END)
+            if self._full:
+                self._check_each(begin, TICK.findall(data))
+            newest = int(data[data.rfind(MARK, 0, end) + len(MARK) : end].partition(BEFORE_TIME)[0])
+            if newest != self.ticks - 1:
+                raise ValueError(f"tick {newest} where {self.ticks - 1} was to be")
+        self._rest = data[max(end + 1, len(data) - LONGEST) :]
+
+    def _check_each(self, begin: int, found: Sequence[tuple[bytes, bytes]]) -> None:
+        now = time.monotonic_ns()
+        if [int(number) for number, _ in found] != list(range(begin, self.ticks)):
+            raise ValueError(f"ticks missing, repeated or out of order behind {begin} of them")
+        self.delays.extend(now - int(at) for _, at in found)
 
 
 def _run(host: str, port: int, head: str, count: int, ticks: int) -> dict[str, Any]:
     asked = time.perf_counter()
-    observers = [Observer((host, port), head.encode()) for _ in range(count)]
+    every = -(-count // MAX_FULL)
+    observers = [Observer((host, port), head.encode(), full=index % every == 0) for index in range(count)]
     for observer in observers:
         observer.greet()
     print("watching", flush=True)
-    waiting = {observer.socket.fileno(): observer for observer in observers}
     began = time.perf_counter() if any(observer.ticks for observer in observers) else 0.0
+    missing = count - sum(observer.ticks == ticks for observer in observers)
+    waiting = {observer.socket.fileno(): observer for observer in observers}
     with select.epoll() as ready:
         for number in waiting:
             ready.register(number, select.EPOLLIN)
-        while waiting:
+        while missing:
             for number, _ in ready.poll():
                 observer = waiting[number]
-                if observer.read():
-                    began = began or time.perf_counter()
-                    if observer.ticks >= ticks:
-                        ready.unregister(number)
-                        del waiting[number]
-    seconds = time.perf_counter() - began
-    total = sum(observer.ticks for observer in observers)
-    return {"ticks": total, "seconds": seconds, "first_s": began - asked}
+                before = observer.ticks
+                observer.read()
+                began = began or (time.perf_counter() if observer.ticks else 0.0)
+                missing -= before < ticks == observer.ticks
+        seconds = time.perf_counter() - began
+        for number, _ in ready.poll(SETTLED_S):
+            waiting[number].read()
+    if any(observer.ticks != ticks for observer in observers):
+        raise ValueError("an observer got more ticks than there are")
+    delays = sorted(delay for observer in observers for delay in observer.delays)
+    return {
+        "ticks": count * ticks,
+        "seconds": seconds,
+        "first_s": began - asked,
+        "p50_ms": percentile(delays, 50) / 1e6,
+        "p99_ms": percentile(delays, 99) / 1e6,
+    }
 
 
 if __name__ == "__main__":

@@ -1,6 +1,7 @@
 """Programs under measurement: started, ready, measured from outside, ended."""
 
 import os
+import re
 import select
 import subprocess
 import sys
@@ -89,6 +90,12 @@ class Program:
         """What it has used of all processors so far, in user and system mode, with all its threads."""
         fields = Path(f"/proc/{self.pid}/stat").read_text().rpartition(")")[2].split()
         return (int(fields[11]) + int(fields[12])) / TICKS_PER_S
+
+    def resident_bytes(self) -> int:
+        """The memory that it occupies, shared pages too; what it has given back to the kernel is not in it."""
+        line = re.search(r"^VmRSS:\s*(\d+) kB$", Path(f"/proc/{self.pid}/status").read_text(), re.MULTILINE)
+        assert line
+        return int(line[1]) * 1_024
 
     def _failure(self, why: str) -> ProgramFailed:
         said = self._log.read_text(errors="replace")[-2_000:]

@@ -1,9 +1,9 @@
 """A line of the result: what was measured, next to its baseline, and what was aimed at."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from statistics import median
-from typing import Any, Literal, TypeVar
+from typing import Any, Literal, Self, TypeVar
 
 import attrs
 
@@ -44,13 +44,17 @@ def at_most_more(difference: float) -> Target:
 
 @attrs.frozen
 class Row:
-    """One comparison. `ours` and `baseline` are the figures of all repetitions, in `unit`; their medians count."""
+    """One comparison. `ours` and `baseline` are the figures of all repetitions, in `unit`; their medians count.
+
+    `note` is what one must know to read them.
+    """
 
     case: str
     unit: str
     ours: Sequence[float]
     baseline: Sequence[float]
     target: Target
+    note: str = ""
 
     @property
     def figure(self) -> float:
@@ -71,9 +75,36 @@ class Row:
             "ours": {"median": median(self.ours), "all": list(self.ours)},
             "baseline": {"median": median(self.baseline), "all": list(self.baseline)},
             self.target.of: self.figure,
-            "target": {"bound": self.target.bound, "kind": self.target.kind},
+            "target": attrs.asdict(self.target),
             "met": self.met,
+            "note": self.note,
         }
+
+    @classmethod
+    def restore(cls, plain: Mapping[str, Any]) -> Self:
+        """The same row from its JSON."""
+        ours, baseline, target = plain["ours"]["all"], plain["baseline"]["all"], Target(**plain["target"])
+        return cls(plain["case"], plain["unit"], ours, baseline, target, plain["note"])
+
+
+@attrs.frozen
+class Curve:
+    """How a figure goes with the number of those who ask for it: a line called `name` in the plot called `plot`.
+
+    `points` are that number and the figure, whose unit the plot's name has.
+    """
+
+    plot: str
+    among: str
+    name: str
+    points: Sequence[tuple[int, float]]
+
+    def plain(self) -> dict[str, Any]:
+        """The curve as JSON."""
+        return attrs.asdict(self)
+
+
+Finding = Row | Curve
 
 
 @attrs.frozen

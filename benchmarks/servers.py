@@ -4,8 +4,11 @@ import http.client
 import json
 import secrets
 import shutil
+import socket
 import sysconfig
+import time
 from collections.abc import Mapping
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any, Self
 from urllib.parse import urlsplit
@@ -13,8 +16,20 @@ from urllib.parse import urlsplit
 from benchmarks.processes import Program, python
 
 REQUEST_DEADLINE_S = 60.0
+CREATING = 8
+"""Workers that are created at once, so that they share commits."""
+
 HEARTBEAT_S = 3_600
 """So long that no observer of a run is pinged: they only count."""
+
+
+SWITCHED = b"HTTP/1.1 101 "
+UPGRADE = (
+    "Connection: Upgrade",
+    "Upgrade: websocket",
+    "Sec-WebSocket-Version: 13",
+    "Sec-WebSocket-Key: dGhlIHNhbXBsZSBub25jZQ==",
+)
 
 
 class Server(Program):
@@ -28,11 +43,21 @@ class Server(Program):
         url = urlsplit(next(word for word in line.split() if word.startswith("http://")))
         self.address = (str(url.hostname), int(url.port or 0))
 
+    @property
+    def url(self) -> str:
+        """Where it serves."""
+        host, port = self.address
+        return f"http://{host}:{port}"
+
     def head(self, method: str, path: str, *fields: str) -> bytes:
         """The head of a request."""
         host, port = self.address
         lines = [f"{method} {path} HTTP/1.1", f"Host: {host}:{port}", f"Authorization: Bearer {self.token}", *fields]
         return "\r\n".join([*lines, "", ""]).encode()
+
+    def upgrade(self, path: str) -> bytes:
+        """The head of a WebSocket handshake."""
+        return self.head("GET", path, *UPGRADE)
 
     def request_bytes(self, method: str, path: str, body: Any = None) -> bytes:
         """A whole request, as it goes over the wire."""
@@ -66,10 +91,25 @@ class Server(Program):
         return json.loads(body)
 
 
+def handshake(connection: socket.socket) -> bytes:
+    """Wait for the answer to a handshake, and return what came behind it: at least a byte.
+
+    Raises ConnectionError for an answer that is a refusal.
+    """
+    said = b""
+    while not said.partition(b"\r\n\r\n")[2]:
+        read = connection.recv(2**10)
+        said += read
+        if not read or not said.startswith(SWITCHED[: len(said)]):
+            raise ConnectionError(said.decode(errors="replace"))
+    return said.partition(b"\r\n\r\n")[2]
+
+
 class Daemon(Server):
     """A `runtimed` with a folder of its own: the store where it has one, its endpoint file, its log.
 
     `program` is the installed `runtimed`, or `python -m benchmarks.host` for the same with the LoadBackend.
+    `ready_s` is how long it took from its start until it served.
     """
 
     def __init__(
@@ -88,13 +128,20 @@ class Daemon(Server):
         super().__init__([*program, *arguments], folder / "log", environment)
 
     def __enter__(self) -> Self:
+        began = time.monotonic()
         super().__enter__()
         self.read_address()
+        self.ready_s = time.monotonic() - began
         return self
 
     def create_worker(self, **request: Any) -> str:
         """A new Worker's id."""
         return str(self.post("/v1/workers", request)["worker"]["worker_id"])
+
+    def create_workers(self, count: int) -> list[str]:
+        """The ids of so many new Workers."""
+        with ThreadPoolExecutor(CREATING) as threads:
+            return list(threads.map(lambda _: self.create_worker(), range(count)))
 
 
 class Baseline(Server):

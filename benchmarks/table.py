@@ -9,13 +9,13 @@ HEAD = ("case", "ours", "baseline", "figure", "target", "met")
 
 
 def table(rows: Iterable[Row]) -> str:
-    """One line a row, with the medians."""
+    """One line a row, with the medians; what is to be noted stands below."""
+    rows = tuple(rows)
     lines = [HEAD, *(_cells(row) for row in rows)]
     widths = [max(map(len, column)) for column in zip(*lines, strict=True)]
-    return "\n".join(
-        [_line(lines[0], widths), _line(["-" * width for width in widths], widths)]
-        + [_line(line, widths) for line in lines[1:]]
-    )
+    ruled = [lines[0], ["-" * width for width in widths], *lines[1:]]
+    notes = [f"- {row.case}: {row.note}" for row in rows if row.note]
+    return "\n".join([*(_line(line, widths) for line in ruled), *([""] if notes else []), *notes])
 
 
 def number(value: float) -> str:

@@ -7,25 +7,26 @@ from typing import Any, Self
 
 import attrs
 
-KIND = "tick"
-MARK = b'"tick"'
-"""Occurs once in the frame of a tick, and in no other frame."""
+MARK = b'"tick","n":'
+BEFORE_TIME = b',"at":'
+END = b',"padding"'
+"""What is around the number and the time of a tick in its frame. MARK and END occur in no other frame."""
 
 PAYLOAD_BYTES = 300
 """What the payload of one event has, about: the size that the targets are given for."""
 
-_AROUND = len('{"event":"system_item","data":{"item":{"kind":"tick","n":123456,"at":1234567890123456,"text":""}}}')
-_TEXT = "x" * (PAYLOAD_BYTES - _AROUND)
+_AROUND = len('{"event":"system_item","data":{"item":{"kind":"tick","n":123456,"at":1234567890123456,"padding":""}}}')
+_PADDING = "x" * (PAYLOAD_BYTES - _AROUND)
 
 
 def tick(number: int) -> dict[str, Any]:
     """The item of one event. `at` is CLOCK_MONOTONIC in nanoseconds, which all processes share."""
-    return {"kind": KIND, "n": number, "at": time.monotonic_ns(), "text": _TEXT}
+    return {"kind": "tick", "n": number, "at": time.monotonic_ns(), "padding": _PADDING}
 
 
 @attrs.frozen
 class Series:
-    """`count` ticks, `rate` of them a second; a rate of 0 is as fast as they are taken."""
+    """`count` ticks numbered from 0, `rate` of them a second; a rate of 0 is as fast as they are taken."""
 
     count: int
     rate: int = 0

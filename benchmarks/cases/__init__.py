@@ -2,9 +2,32 @@
 
 from collections.abc import Callable, Sequence
 
-from benchmarks.cases import durable_input, fan_out, reads, replay
-from benchmarks.rows import Plan, Row
+from benchmarks.cases import (
+    agent_output,
+    command_line,
+    durable_input,
+    fan_out,
+    latency,
+    memory,
+    reads,
+    replay,
+    scaling,
+    start,
+)
+from benchmarks.rows import Finding, Plan
 
-CASES: dict[str, Callable[[Plan], Sequence[Row]]] = {
-    module.__name__.rpartition(".")[2]: module.measure for module in (durable_input, reads, fan_out, replay)
+MODULES = (
+    durable_input,
+    reads,
+    fan_out,
+    replay,
+    latency,
+    start,
+    memory,
+    command_line,
+    agent_output,
+    scaling,
+)
+CASES: dict[str, Callable[[Plan], Sequence[Finding]]] = {
+    module.__name__.rpartition(".")[2]: module.measure for module in MODULES
 }

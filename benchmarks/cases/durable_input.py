@@ -1,17 +1,16 @@
 """Inputs acknowledged a second: 64 clients, each with its own Worker, against a bare aiohttp handler.
 
 The backend accepts at once. An acknowledged input is stored: on the disk for `fs:`. The baseline answers the same
-requests with as many bytes.
+requests with as many bytes. After each repetition the transcripts must hold as many inputs as were acknowledged.
 """
 
 from collections.abc import Sequence
 
-from benchmarks.clients import put_load
+from benchmarks.inputs import Inputs, send
 from benchmarks.rows import Plan, Row, at_least
-from benchmarks.servers import Baseline, Daemon, Server, loaded, remove
+from benchmarks.servers import Baseline, Daemon, loaded, remove
 
 CLIENTS = 64
-INPUT = {"kind": "user", "content": "Look at the failing test in the store, find out why, and mend it. " * 3}
 
 
 def measure(plan: Plan) -> Sequence[Row]:
@@ -24,23 +23,18 @@ def measure(plan: Plan) -> Sequence[Row]:
 
 
 def _measure(plan: Plan) -> Sequence[Row]:
-    folder = plan.folder / "durable_input"
+    folder, seconds = plan.folder / "durable_input", plan.size(4.0, 1.0)
+    log = folder / "clients.log"
     with (
         Daemon(loaded(), folder / "durable", store=f"fs:{folder / 'store'}") as durable,
         Daemon(loaded(), folder / "memory") as memory,
     ):
-        paths = [f"/v1/workers/{durable.create_worker()}/input" for _ in range(CLIENTS)]
-        for _ in range(CLIENTS):
-            memory.create_worker()
-        answer = durable.ask("POST", paths[0], INPUT)[1]
-        with Baseline("answering", folder, answer=answer) as bare:
-
-            def rate(server: Server) -> float:
-                requests = [server.request_bytes("POST", path, INPUT) for path in paths]
-                return put_load(server, requests, plan.size(4.0, 1.0), folder / "clients.log").rate
-
+        stored, kept = Inputs(durable, CLIENTS), Inputs(memory, CLIENTS)
+        with Baseline("answering", folder, answer=stored.acknowledgement()) as bare:
             on_disk, in_memory, baseline = plan.interleave(
-                lambda: rate(durable), lambda: rate(memory), lambda: rate(bare)
+                lambda: stored.send(CLIENTS, seconds, log).rate,
+                lambda: kept.send(CLIENTS, seconds, log).rate,
+                lambda: send(bare, stored.paths, seconds, log).rate,
             )
     return [
         Row(f"input, {CLIENTS} clients, fs:", "/s", on_disk, baseline, at_least(0.40)),

@@ -1,14 +1,16 @@
 """Frames delivered for each second of the server's processor time: one Worker, many observers, 1,000 events a second.
 
-The baseline encodes each event once and sends it to each by `send_str`. The observers are in another process. Where
-they are more than the machine can serve at that rate, the server is late; what counts is still what a frame costs.
+The baseline encodes each event once and sends it to each by `send_str`. The observers are in another process, and
+check that each has every event once and in order. Where they are more than the machine can serve at that rate, the
+server is late; what counts is still what a frame costs, and a note has the rate that was reached.
 """
 
 from collections.abc import Sequence
+from statistics import median
 
-from benchmarks.observers import watching
 from benchmarks.rows import Plan, Row, at_least
-from benchmarks.servers import Baseline, Daemon, Server, loaded, remove
+from benchmarks.series import Delivery, deliver
+from benchmarks.servers import Baseline, Daemon, loaded, remove
 from benchmarks.ticks import Series
 
 RATE = 1_000
@@ -25,17 +27,26 @@ def measure(plan: Plan) -> Sequence[Row]:
 
 
 def _row(plan: Plan, observers: int, events: int) -> Row:
-    folder = plan.folder / "fan_out" / str(observers)
-    store = f"fs:{folder / 'store'}"
-    with Daemon(loaded(), folder, store=store) as daemon, Baseline("broadcasting", folder) as plain:
-        path = f"/v1/workers/{daemon.create_worker()}"
+    folder, series = plan.folder / "fan_out" / str(observers), Series(events, RATE)
+    log = folder / "observers.log"
+    with (
+        Daemon(loaded(), folder, store=f"fs:{folder / 'store'}") as daemon,
+        Baseline("broadcasting", folder) as plain,
+    ):
+        worker = daemon.create_worker()
+        ours, baseline = plan.interleave(
+            lambda: deliver(daemon, worker, series, observers, log),
+            lambda: deliver(plain, worker, series, observers, log),
+        )
+    return Row(
+        f"fan-out to {observers:,} observers",
+        "frames/CPU s",
+        [delivery.frames_per_cpu_s for delivery in ours],
+        [delivery.frames_per_cpu_s for delivery in baseline],
+        at_least(4.0),
+        f"of {RATE:,} events a second, ours delivered {_rate(ours)} and the baseline {_rate(baseline)}",
+    )
 
-        def frames(server: Server) -> float:
-            log = folder / "observers.log"
-            with watching(server, f"{path}/events/ws", count=observers, ticks=events, log=log) as watch:
-                before = server.cpu_seconds()
-                server.post(f"{path}/input", {"kind": "user", "content": Series(events, RATE).order()})
-                return watch.seen().ticks / (server.cpu_seconds() - before)
 
-        ours, baseline = plan.interleave(lambda: frames(daemon), lambda: frames(plain))
-    return Row(f"fan-out to {observers:,} observers", "frames/CPU s", ours, baseline, at_least(4.0))
+def _rate(deliveries: Sequence[Delivery]) -> str:
+    return f"{median(delivery.rate for delivery in deliveries):,.0f}"

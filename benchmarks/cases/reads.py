@@ -20,7 +20,7 @@ def measure(plan: Plan) -> Sequence[Row]:
     """The rate of each read against that of the bare handler."""
     folder = plan.folder / "reads"
     try:
-        fill(folder / "store", workers=1, events=ENTRIES, kind="messages")
+        fill(folder / "store", workers=1, events=ENTRIES, kind="texts")
         with Daemon(installed(), folder, store=f"fs:{folder / 'store'}") as daemon:
             return [
                 _row(plan, daemon, "GET worker", WORKER, at_least(0.70)),

@@ -6,10 +6,12 @@ a page takes in the course of the replay.
 """
 
 from collections.abc import Sequence
+from pathlib import Path
 
 from benchmarks.filling import fill
-from benchmarks.observers import Seen, watching
+from benchmarks.observers import watching
 from benchmarks.rows import Plan, Row, at_least, at_most
+from benchmarks.series import Delivery, deliver
 from benchmarks.servers import Baseline, Daemon, installed, remove
 from benchmarks.ticks import Series
 
@@ -17,38 +19,46 @@ EVENTS = 1_000_000
 PAGE = 256
 """Events in a page: `max_event_batch_items`."""
 
-FEED = "/v1/workers/worker-00000001/events/ws"
-ZERO = "wo_0000000000000000"
+RETAIN_ALL = {"max_events_per_worker": 2 * EVENTS}
+WORKER = "worker-00000001"
+FEED = f"/v1/workers/{WORKER}/events/ws?cursor=wo_0000000000000000"
 
 
 def measure(plan: Plan) -> Sequence[Row]:
     """The frames for a second of processor time, and the time to the first event."""
-    folder, events = plan.folder / "replay", plan.size(EVENTS, 50_000)
+    folder, series = plan.folder / "replay", Series(plan.size(EVENTS, 50_000))
+    log = folder / "observers.log"
     try:
-        fill(folder / "store", workers=1, events=events, kind="ticks")
+        fill(folder / "store", workers=1, events=series.count, kind="ticks")
         with (
-            Daemon(installed(), folder, store=f"fs:{folder / 'store'}") as daemon,
+            Daemon(installed(), folder, store=f"fs:{folder / 'store'}", settings=RETAIN_ALL) as daemon,
             Baseline("broadcasting", folder) as plain,
         ):
-
-            def replay() -> tuple[Seen, float]:
-                before, log = daemon.cpu_seconds(), folder / "observers.log"
-                with watching(daemon, f"{FEED}?cursor={ZERO}", count=1, ticks=events, log=log) as watch:
-                    return watch.seen(), daemon.cpu_seconds() - before
-
-            def send() -> tuple[Seen, float]:
-                with watching(plain, FEED, count=1, ticks=events, log=folder / "observers.log") as watch:
-                    before = plain.cpu_seconds()
-                    plain.post(FEED, {"kind": "user", "content": Series(events).order()})
-                    return watch.seen(), plain.cpu_seconds() - before
-
-            replayed, sent = plan.interleave(replay, send)
+            ours, baseline = plan.interleave(
+                lambda: _replay(daemon, series, log), lambda: deliver(plain, WORKER, series, 1, log)
+            )
     finally:
         remove(folder)
-    frames, baseline = ([seen.ticks / cpu for seen, cpu in runs] for runs in (replayed, sent))
-    first = [seen.first_s * 1_000 for seen, _ in replayed]
-    page = [seen.seconds * PAGE / seen.ticks * 1_000 for seen, _ in replayed]
     return [
-        Row(f"replay of {events:,} events", "frames/CPU s", frames, baseline, at_least(2.0)),
-        Row("replay: first event, in pages", "ms", first, page, at_most(3.0)),
+        Row(
+            f"replay of {series.count:,} events",
+            "frames/CPU s",
+            [delivery.frames_per_cpu_s for delivery in ours],
+            [delivery.frames_per_cpu_s for delivery in baseline],
+            at_least(2.0),
+        ),
+        Row(
+            "replay: first event, in pages",
+            "ms",
+            [delivery.seen.first_s * 1_000 for delivery in ours],
+            [PAGE / delivery.frames_per_s * 1_000 for delivery in ours],
+            at_most(3.0),
+        ),
     ]
+
+
+def _replay(daemon: Daemon, series: Series, log: Path) -> Delivery:
+    before = daemon.cpu_seconds()
+    with watching(daemon, FEED, count=1, ticks=series.count, log=log) as watch:
+        seen = watch.seen()
+        return Delivery(series, seen, daemon.cpu_seconds() - before)
