@@ -1,8 +1,8 @@
 """Clients of HTTP in a process of their own: each keeps one connection and asks again as soon as it is answered.
 
 `python -m benchmarks.clients` takes {"host", "port", "seconds", "requests": [text]} on stdin, one request a client,
-and says what Load has. One thread over raw sockets: so little is done for a request that the server is what is waited
-for.
+and says what Load has of it. One thread over raw sockets: so little is done for a request that the server is what is
+waited for.
 """
 
 import json
@@ -12,12 +12,14 @@ import sys
 import time
 from collections.abc import Iterator, Sequence
 from pathlib import Path
+from statistics import median
 from typing import Any
 
 import attrs
 
 from benchmarks.percentile import percentile
 from benchmarks.processes import Program, python
+from benchmarks.rows import Row, Target
 from benchmarks.servers import Server
 
 WARM_UP_S = 0.5
@@ -30,13 +32,28 @@ OK = b"HTTP/1.1 200 "
 class Load:
     """What a group of clients got: answers a second, and how long one took, in milliseconds.
 
-    `answered` is how many answers each got, also those before and behind the time that counts.
+    `answered` is how many answers each got, also those before and behind the time that counts; `cpu_s` what all of
+    them took of the server's processor time, in seconds.
     """
 
     rate: float
     p50_ms: float
     p99_ms: float
     answered: Sequence[int]
+    cpu_s: float
+
+    @property
+    def per_cpu_s(self) -> float:
+        """Answers for each second of the server's processor time."""
+        return sum(self.answered) / self.cpu_s
+
+
+def load_row(case: str, ours: Sequence[Load], baseline: Sequence[Load], target: Target) -> Row:
+    """A row of rates. Its note has what depends less on what else the machine is doing."""
+    note = "for a second of processor time, ours answers {:,.0f} and the baseline {:,.0f}".format(
+        *(median(load.per_cpu_s for load in loads) for loads in (ours, baseline))
+    )
+    return Row(case, "/s", [load.rate for load in ours], [load.rate for load in baseline], target, note)
 
 
 def put_load(server: Server, requests: Sequence[bytes], seconds: float, log: Path) -> Load:
@@ -44,8 +61,10 @@ def put_load(server: Server, requests: Sequence[bytes], seconds: float, log: Pat
     host, port = server.address
     order = {"host": host, "port": port, "seconds": seconds, "requests": [text.decode() for text in requests]}
     with Program(python("benchmarks.clients"), log) as clients:
+        before = server.cpu_seconds()
         clients.say(json.dumps(order))
-        return Load(**json.loads(clients.read_line(DEADLINE_S)))
+        said = json.loads(clients.read_line(DEADLINE_S))
+        return Load(**said, cpu_s=server.cpu_seconds() - before)
 
 
 class Client:

@@ -46,13 +46,13 @@ def insert(page: str, result: Mapping[str, Any]) -> str:
 def _machine(result: Mapping[str, Any]) -> str:
     machine = result["machine"]
     packages = ", ".join(f"{name} {version}" for name, version in machine["packages"].items() if version)
-    load = machine["load_average"][0]
+    load, minutes = machine["load_average"][0], result["seconds"] / 60
     lines = [
         f"{machine['cpu']}, {machine['cores']} cores, {machine['memory']} of memory",
         f"Linux {machine['kernel']}, stores on {machine['store_file_system']}",
         f"Python {machine['python']}, event loop {machine['event_loop']}, {packages}",
         f"revision {machine['revision']}{' with changes' if machine['uncommitted_changes'] else ''}",
-        f"{result['repetitions']} repetitions in {result['seconds'] / 60:.0f} minutes, load average before it {load:.1f}",
+        f"{result['repetitions']} repetitions in {minutes:.0f} minutes; load average before: {load:.1f}",
     ]
     return "\n".join(f"- {line}" for line in lines)
 

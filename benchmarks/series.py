@@ -1,5 +1,6 @@
 """A series of events from one Worker, or from the baseline's place of it, to all its observers."""
 
+import time
 from pathlib import Path
 
 import attrs
@@ -11,10 +12,11 @@ from benchmarks.ticks import Series
 
 @attrs.frozen
 class Delivery:
-    """What the observers saw of a series, and what that took of the server's processor time, in seconds."""
+    """What the observers saw of a series, in how many seconds, of which so many of the server's processor time."""
 
     series: Series
     seen: Seen
+    seconds: float
     cpu_s: float
 
     @property
@@ -25,19 +27,19 @@ class Delivery:
     @property
     def frames_per_s(self) -> float:
         """Frames a second at all observers together."""
-        return self.seen.ticks / self.seen.seconds
+        return self.seen.ticks / self.seconds
 
     @property
     def rate(self) -> float:
         """Events a second at each observer, as they came."""
-        return self.series.count / self.seen.seconds
+        return self.series.count / self.seconds
 
 
 def deliver(server: Server, worker: str, series: Series, observers: int, log: Path) -> Delivery:
     """Have a series emitted to so many observers, and wait until each has all of it."""
     path = f"/v1/workers/{worker}"
     with watching(server, f"{path}/events/ws", count=observers, ticks=series.count, log=log) as watch:
-        before = server.cpu_seconds()
+        began, before = time.monotonic(), server.cpu_seconds()
         server.post(f"{path}/input", {"kind": "user", "content": series.order()})
         seen = watch.seen()
-        return Delivery(series, seen, server.cpu_seconds() - before)
+        return Delivery(series, seen, seen.ended - began, server.cpu_seconds() - before)

@@ -6,6 +6,7 @@ requests with as many bytes. After each repetition the transcripts must hold as 
 
 from collections.abc import Sequence
 
+from benchmarks.clients import load_row
 from benchmarks.inputs import Inputs, send
 from benchmarks.rows import Plan, Row, at_least
 from benchmarks.servers import Baseline, Daemon, loaded, remove
@@ -32,11 +33,11 @@ def _measure(plan: Plan) -> Sequence[Row]:
         stored, kept = Inputs(durable, CLIENTS), Inputs(memory, CLIENTS)
         with Baseline("answering", folder, answer=stored.acknowledgement()) as bare:
             on_disk, in_memory, baseline = plan.interleave(
-                lambda: stored.send(CLIENTS, seconds, log).rate,
-                lambda: kept.send(CLIENTS, seconds, log).rate,
-                lambda: send(bare, stored.paths, seconds, log).rate,
+                lambda: stored.send(CLIENTS, seconds, log),
+                lambda: kept.send(CLIENTS, seconds, log),
+                lambda: send(bare, stored.paths, seconds, log),
             )
     return [
-        Row(f"input, {CLIENTS} clients, fs:", "/s", on_disk, baseline, at_least(0.40)),
-        Row(f"input, {CLIENTS} clients, memory", "/s", in_memory, baseline, at_least(0.75)),
+        load_row(f"input, {CLIENTS} clients, fs store", on_disk, baseline, at_least(0.40)),
+        load_row(f"input, {CLIENTS} clients, memory store", in_memory, baseline, at_least(0.75)),
     ]

@@ -5,7 +5,7 @@
 
 from collections.abc import Sequence
 
-from benchmarks.clients import put_load
+from benchmarks.clients import Load, load_row, put_load
 from benchmarks.filling import fill
 from benchmarks.rows import Plan, Row, Target, at_least
 from benchmarks.servers import Baseline, Daemon, Server, installed, remove
@@ -43,9 +43,9 @@ def _row(plan: Plan, daemon: Daemon, case: str, path: str, target: Target) -> Ro
         raise AssertionError(answer)
     with Baseline("answering", folder, answer=answer) as bare:
 
-        def rate(server: Server) -> float:
+        def load(server: Server) -> Load:
             requests = [server.request_bytes("GET", path)] * CLIENTS
-            return put_load(server, requests, plan.size(4.0, 1.0), folder / "clients.log").rate
+            return put_load(server, requests, plan.size(4.0, 1.0), folder / "clients.log")
 
-        ours, baseline = plan.interleave(lambda: rate(daemon), lambda: rate(bare))
-    return Row(case, "/s", ours, baseline, target)
+        ours, baseline = plan.interleave(lambda: load(daemon), lambda: load(bare))
+    return load_row(case, ours, baseline, target)

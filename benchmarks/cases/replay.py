@@ -61,4 +61,4 @@ def _replay(daemon: Daemon, series: Series, log: Path) -> Delivery:
     before = daemon.cpu_seconds()
     with watching(daemon, FEED, count=1, ticks=series.count, log=log) as watch:
         seen = watch.seen()
-        return Delivery(series, seen, daemon.cpu_seconds() - before)
+        return Delivery(series, seen, seen.seconds, daemon.cpu_seconds() - before)
