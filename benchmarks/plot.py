@@ -9,20 +9,20 @@ import attrs
 from benchmarks.rows import Curve
 
 PLOT_WIDTH, PLOT_HEIGHT = 340, 210
-LEFT, RIGHT, TOP, BOTTOM = 64, 16, 56, 44
+LEFT, RIGHT, TOP, BOTTOM = 72, 28, 56, 44
 WIDTH, HEIGHT = LEFT + PLOT_WIDTH + RIGHT, TOP + PLOT_HEIGHT + BOTTOM
 COLUMNS = 2
-LEGEND_STEP = 84
+LEGEND_STEP = 112
 
 STYLE = """
 .ground { fill: #ffffff } .grid { stroke: #d8dee4 } text { fill: #1f2328; font: 12px sans-serif }
-.title { font-weight: 600 } .line { fill: none; stroke-width: 2 }
+.title { font-weight: 600 } .line { stroke-width: 2 } .line.c2 { stroke-dasharray: 6 4 }
 .c0 { stroke: #0969da; fill: #0969da } .c1 { stroke: #1a7f37; fill: #1a7f37 } .c2 { stroke: #bc4c00; fill: #bc4c00 }
 @media (prefers-color-scheme: dark) {
 .ground { fill: #0d1117 } .grid { stroke: #30363d } text { fill: #e6edf3 }
 .c0 { stroke: #58a6ff; fill: #58a6ff } .c1 { stroke: #3fb950; fill: #3fb950 } .c2 { stroke: #f0883e; fill: #f0883e }
 }
-.line.c0, .line.c1, .line.c2 { fill: none }
+.line { fill: none }
 """.strip()
 
 
@@ -89,11 +89,15 @@ def _grid(across: Scale, up: Scale) -> Iterator[str]:
     for mark in across.marks():
         x = LEFT + across.place(mark)
         yield f'<line class="grid" x1="{x:.1f}" y1="{TOP}" x2="{x:.1f}" y2="{bottom}"/>'
-        yield _text(x, bottom + 18, f"{mark:,g}", "middle")
+        yield _text(x, bottom + 18, _number(mark), "middle")
     for mark in up.marks():
         y = bottom - up.place(mark)
         yield f'<line class="grid" x1="{LEFT}" y1="{y:.1f}" x2="{LEFT + PLOT_WIDTH}" y2="{y:.1f}"/>'
-        yield _text(LEFT - 8, y + 4, f"{mark:,g}", "end")
+        yield _text(LEFT - 8, y + 4, _number(mark), "end")
+
+
+def _number(mark: float) -> str:
+    return f"{mark:,.0f}" if mark >= 1 else f"{mark:g}"
 
 
 def _text(x: float, y: float, text: str, anchor: str) -> str:
