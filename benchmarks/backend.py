@@ -2,7 +2,7 @@
 
 import asyncio
 
-from benchmarks.ticks import Series, tick
+from benchmarks.ticks import Series
 from runtimed.core.ports import Answer, Dispatch, EventSink, Spawn
 from runtimed.model.event import SystemItem
 from runtimed.model.identity import WorkerId
@@ -56,5 +56,5 @@ class LoadBackend:
 
 
 async def _emit(sink: EventSink, series: Series) -> None:
-    async for number in series.numbers():
-        await sink.emit(SystemItem(tick(number)))
+    async for item in series.ticks():
+        await sink.emit(SystemItem(item))

@@ -31,7 +31,7 @@ CHANGE_EVENTS = 1_000
 IN_FLIGHT = 16
 TEXT = TextDone("What was said, in a sentence that is about as long as most of them are.")
 EVENTS: dict[str, Callable[[int], Payload]] = {
-    "ticks": lambda number: SystemItem(tick(number)),
+    "ticks": lambda number: SystemItem(tick(number, number)),
     "texts": lambda _number: TEXT,
 }
 

@@ -43,7 +43,7 @@ class Seen:
     """What all observers together saw.
 
     How many ticks; the first how long after the handshake; the last at what time of CLOCK_MONOTONIC, and how long
-    after the first; how long each was under way, from its making to its being read.
+    after the first; how long each took from when it was due to its being read.
     """
 
     ticks: int

@@ -52,7 +52,7 @@ def _machine(result: Mapping[str, Any]) -> str:
         f"Linux {machine['kernel']}, stores on {machine['store_file_system']}",
         f"Python {machine['python']}, event loop {machine['event_loop']}, {packages}",
         f"revision {machine['revision']}{' with changes' if machine['uncommitted_changes'] else ''}",
-        f"{result['repetitions']} repetitions in {minutes:.0f} minutes; load average before: {load:.1f}",
+        f"repetitions: {result['repetitions']}, in {minutes:.0f} minutes; load average before: {load:.1f}",
     ]
     return "\n".join(f"- {line}" for line in lines)
 

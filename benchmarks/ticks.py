@@ -19,9 +19,9 @@ _AROUND = len('{"event":"system_item","data":{"item":{"kind":"tick","n":123456,"
 _PADDING = "x" * (PAYLOAD_BYTES - _AROUND)
 
 
-def tick(number: int) -> dict[str, Any]:
-    """The item of one event. `at` is CLOCK_MONOTONIC in nanoseconds, which all processes share."""
-    return {"kind": "tick", "n": number, "at": time.monotonic_ns(), "padding": _PADDING}
+def tick(number: int, at: float) -> dict[str, Any]:
+    """The item of one event that is due at a time of CLOCK_MONOTONIC, which all processes share."""
+    return {"kind": "tick", "n": number, "at": int(at * 1e9), "padding": _PADDING}
 
 
 @attrs.frozen
@@ -41,12 +41,12 @@ class Series:
         """The input that orders this series."""
         return f"emit {self.count} {self.rate}"
 
-    async def numbers(self) -> AsyncIterator[int]:
-        """Each number when it is due; whoever is late gets what it has missed at once."""
+    async def ticks(self) -> AsyncIterator[dict[str, Any]]:
+        """Each tick when it is due. Whoever is late gets what it has missed at once, and the delay shows in them."""
         began = time.monotonic()
         for number in range(self.count):
-            if self.rate:
-                wait = began + number / self.rate - time.monotonic()
-                if wait > 0:
-                    await asyncio.sleep(wait)
-            yield number
+            due = began + number / self.rate if self.rate else time.monotonic()
+            wait = due - time.monotonic()
+            if wait > 0:
+                await asyncio.sleep(wait)
+            yield tick(number, due)

@@ -6,12 +6,13 @@ loop; the frames have the same content. It keeps nothing, stores nothing and kno
 
 import asyncio
 import sys
+from typing import Any
 
 import orjson
 from aiohttp import web
 
 from benchmarks.baselines.serving import serve
-from benchmarks.ticks import Series, tick
+from benchmarks.ticks import Series
 
 WORKER = "worker-00000001"
 GREETING = '{"kind":"event","envelope":{"payload":{"event":"snapshot"}}}'
@@ -48,15 +49,15 @@ class Broadcast:
         return web.json_response({})
 
     async def _send(self, series: Series) -> None:
-        async for number in series.numbers():
-            text = orjson.dumps(_frame(number)).decode()
+        async for item in series.ticks():
+            text = orjson.dumps(_frame(item)).decode()
             for socket in tuple(self._sockets):
                 await socket.send_str(text)
 
 
-def _frame(number: int) -> dict[str, object]:
-    cursor = f"wo_{number:016x}"
-    payload = {"event": "system_item", "data": {"item": tick(number)}}
+def _frame(item: dict[str, Any]) -> dict[str, object]:
+    cursor = f"wo_{item['n']:016x}"
+    payload = {"event": "system_item", "data": {"item": item}}
     envelope = {"cursor": cursor, "event_id": cursor, "worker_id": WORKER, "payload": payload}
     return {"kind": "event", "envelope": envelope}
 

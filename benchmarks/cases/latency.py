@@ -1,7 +1,7 @@
-"""From the making of an event to its being read, 99th percentile: the `fs:` store against the one in memory.
+"""From when an event is due to its being read, 99th percentile: the `fs:` store against the one in memory.
 
-100 observers of one Worker, 1,000 events a second. An event has the time at which its backend made it, by the clock
-that all processes share; so the commit is in it, and on the way to an observer those who are served before it.
+100 observers of one Worker, 1,000 events a second. An event has the time at which it was due, by the clock that all
+processes share. So the delay has all of it: the wait behind other work, the commit, and the observers served before.
 """
 
 from collections.abc import Sequence

@@ -23,7 +23,7 @@ T = TypeVar("T")
 
 CLIENTS = (1, 4, 16, 64, 256)
 OBSERVERS = (1, 10, 100, 1_000)
-NAMES = ("fs:", "memory", "aiohttp")
+NAMES = ("fs: store", "memory store", "aiohttp")
 RATE = 1_000
 FRAMES = 300_000
 """Frames that a series is cut to, so that a thousand observers do not take a thousand times as long as one."""

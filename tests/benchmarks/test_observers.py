@@ -18,7 +18,7 @@ HEAD = "GET / HTTP/1.1\r\n\r\n"
 @contextmanager
 def feed(numbers: Sequence[int]) -> Iterator[int]:
     """A server's port; it answers one handshake, and sends these ticks in two parts that share one of them."""
-    sent = b"".join(json.dumps(tick(number), separators=(",", ":")).encode() for number in numbers)
+    sent = b"".join(json.dumps(tick(number, number), separators=(",", ":")).encode() for number in numbers)
 
     def serve() -> None:
         connection, _ = listener.accept()
