@@ -19,7 +19,8 @@ BUILD = REPOSITORY / "build" / "benchmarks"
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run what is named, print the table, write the JSON. The exit code says whether it ran, not what was met."""
     given = _options().parse_args(arguments)
-    given.folder.mkdir(parents=True, exist_ok=True)
+    for folder in (given.folder, given.json.parent):
+        folder.mkdir(parents=True, exist_ok=True)
     if file_system(given.folder) in {"tmpfs", "ramfs"}:
         _options().error(f"argument --folder: expected a folder on a disk, {given.folder} is in memory")
     plan = Plan(given.folder.resolve(), given.repetitions or (1 if given.quick else 5), given.quick)
