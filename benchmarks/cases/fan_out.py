@@ -14,7 +14,7 @@ from benchmarks.servers import Baseline, Daemon, loaded, remove
 from benchmarks.ticks import Series
 
 RATE = 1_000
-OBSERVERS = {100: 5_000, 1_000: 1_500}
+OBSERVERS = {100: 5_000, 1_000: 1_000}
 """How many observers, and how many events each gets."""
 
 
