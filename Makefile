@@ -5,13 +5,15 @@ VENV := .venv
 BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
 
-.PHONY: help demo test lint check clean
+.PHONY: help demo test lint check bench clean
 
 help:
 	@echo "make demo    install into .venv, then show a Runtime at work"
 	@echo "make test    install into .venv, then run every test"
 	@echo "make lint    ruff, mypy and the import contracts"
 	@echo "make check   lint and test: what CI runs"
+	@echo "make bench   every case next to its baseline; ONLY=\"reads replay\" for some, QUICK=1 for a short one,"
+	@echo "             PAGE=1 to write the figures into docs/explanation/performance.md"
 	@echo "make clean   remove what the others made"
 
 $(STAMP): setup.cfg pyproject.toml
@@ -33,6 +35,10 @@ lint: $(STAMP)
 	$(BIN)/lint-imports
 
 check: lint test
+
+bench: $(STAMP)
+	$(BIN)/python -m benchmarks $(if $(QUICK),--quick) $(ONLY)
+	$(if $(PAGE),$(BIN)/python -m benchmarks.page)
 
 clean:
 	rm -rf $(VENV) build *.egg-info .mypy_cache .pytest_cache .ruff_cache .import_linter_cache .hypothesis

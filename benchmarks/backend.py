@@ -1,0 +1,60 @@
+"""The execution backend of a measured daemon."""
+
+import asyncio
+
+from benchmarks.ticks import Series
+from runtimed.core.ports import Answer, Dispatch, EventSink, Spawn
+from runtimed.model.event import SystemItem
+from runtimed.model.identity import WorkerId
+
+ACCEPTED = Answer("accepted")
+
+
+class LoadBackend:
+    """An ExecutionBackend that accepts every input at once and runs nothing; an order for a Series it carries out.
+
+    What is measured then is the daemon and nothing of a Worker. Its events are `system_item`s, which are never
+    joined: every one of them is a frame.
+    """
+
+    def __init__(self) -> None:
+        self._sinks: dict[WorkerId, EventSink] = {}
+        self._orders: dict[str, Series] = {}
+        self._tasks: set[asyncio.Task[None]] = set()
+
+    async def spawn(self, spawn: Spawn, sink: EventSink) -> Answer:
+        self._sinks[spawn.worker_id] = sink
+        return ACCEPTED
+
+    async def dispatch(self, dispatch: Dispatch) -> Answer:
+        if series := Series.parse(dispatch.input.content):
+            self._orders[dispatch.input_id] = series
+        return ACCEPTED
+
+    def start(self, worker_id: WorkerId, input_id: str) -> None:
+        if series := self._orders.pop(input_id, None):
+            task = asyncio.get_running_loop().create_task(_emit(self._sinks[worker_id], series))
+            self._tasks.add(task)
+            task.add_done_callback(self._tasks.discard)
+
+    def withdraw(self, worker_id: WorkerId, input_id: str) -> None:
+        self._orders.pop(input_id, None)
+
+    async def stop(self, worker_id: WorkerId, reason: str | None) -> Answer:
+        self._sinks.pop(worker_id, None)
+        return ACCEPTED
+
+    cancel = stop
+
+    async def delete(self, worker_id: WorkerId) -> None:
+        """Nothing is kept of a Worker."""
+
+    async def close(self) -> None:
+        for task in self._tasks:
+            task.cancel()
+        await asyncio.gather(*self._tasks, return_exceptions=True)
+
+
+async def _emit(sink: EventSink, series: Series) -> None:
+    async for item in series.ticks():
+        await sink.emit(SystemItem(item))

@@ -1,0 +1,33 @@
+"""The cases: one module a family of rows, each with `measure(plan)`; the first line of its docstring says what."""
+
+from collections.abc import Callable, Sequence
+
+from benchmarks.cases import (
+    agent_output,
+    command_line,
+    durable_input,
+    fan_out,
+    latency,
+    memory,
+    reads,
+    replay,
+    scaling,
+    start,
+)
+from benchmarks.rows import Finding, Plan
+
+MODULES = (
+    durable_input,
+    reads,
+    fan_out,
+    replay,
+    latency,
+    start,
+    memory,
+    command_line,
+    agent_output,
+    scaling,
+)
+CASES: dict[str, Callable[[Plan], Sequence[Finding]]] = {
+    module.__name__.rpartition(".")[2]: module.measure for module in MODULES
+}

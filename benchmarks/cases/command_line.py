@@ -1,0 +1,56 @@
+"""The time that `runtimectl --version` and `runtimectl workers list` of 20 take, against `python -c pass`.
+
+All three run from a plain installation in an environment of its own, with the same interpreter: an editable one would
+slow down the start of them all, and so hide what is ours. Its list goes into a pipe.
+"""
+
+import os
+import subprocess
+import time
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+from statistics import median
+
+from benchmarks.installation import install
+from benchmarks.rows import Plan, Row, at_most
+from benchmarks.servers import Daemon, installed, remove
+
+WORKERS = 20
+RUNS = 20
+"""How often each is run in a repetition, whose figure is their median."""
+
+
+def measure(plan: Plan) -> Sequence[Row]:
+    """The time of each command against that of an empty program."""
+    folder = plan.folder / "command_line"
+    try:
+        programs = install(folder)
+        with Daemon(installed(), folder) as daemon:
+            daemon.create_workers(WORKERS)
+            environment = {**os.environ, "RUNTIMECTL_URL": daemon.url, "RUNTIMECTL_TOKEN": daemon.token}
+
+            def timed(*arguments: str) -> Callable[[], float]:
+                argv = [str(programs / arguments[0]), *arguments[1:]]
+                return lambda: _median_ms(argv, environment, folder, plan.size(RUNS, 3))
+
+            version, listing, nothing = plan.interleave(
+                timed("runtimectl", "--version"),
+                timed("runtimectl", "workers", "list"),
+                timed("python", "-c", "pass"),
+            )
+    finally:
+        remove(folder)
+    return [
+        Row("runtimectl --version", "ms", version, nothing, at_most(1.3)),
+        Row(f"runtimectl workers list, {WORKERS} Workers", "ms", listing, nothing, at_most(8.0)),
+    ]
+
+
+def _median_ms(argv: Sequence[str], environment: Mapping[str, str], folder: Path, runs: int) -> float:
+    return median(_milliseconds(argv, environment, folder) for _ in range(runs))
+
+
+def _milliseconds(argv: Sequence[str], environment: Mapping[str, str], folder: Path) -> float:
+    began = time.perf_counter()
+    subprocess.run(argv, env=environment, cwd=folder, stdout=subprocess.PIPE, check=True)
+    return (time.perf_counter() - began) * 1_000

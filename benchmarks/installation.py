@@ -1,0 +1,27 @@
+"""A plain installation of this repository, as its users have one: not editable, with nothing beside what it needs."""
+
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+from benchmarks.machine import REPOSITORY
+
+SOURCES = ("runtimed", "runtimectl", "pyproject.toml", "setup.cfg", "README.md", "LICENSE")
+
+
+def install(folder: Path) -> Path:
+    """Install into a new environment below `folder`, and return where its programs are."""
+    environment, source = folder / "environment", folder / "source"
+    source.mkdir(parents=True)
+    for name in SOURCES:
+        copy = shutil.copytree if (REPOSITORY / name).is_dir() else shutil.copy2
+        copy(REPOSITORY / name, source / name)
+    _run("venv", "--without-pip", str(environment))
+    python = environment / "bin" / "python"
+    _run("pip", "--python", str(python), "--disable-pip-version-check", "install", "--quiet", str(source))
+    return environment / "bin"
+
+
+def _run(module: str, *arguments: str) -> None:
+    subprocess.run([sys.executable, "-m", module, *arguments], check=True)

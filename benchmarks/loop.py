@@ -1,0 +1,16 @@
+"""The event loop that the daemon would take, for every other program of a run."""
+
+import asyncio
+from collections.abc import Coroutine
+from typing import Any
+
+
+def run(program: Coroutine[Any, Any, None]) -> None:
+    """Run a program on uvloop where it is installed, as the daemon does, else on asyncio's own loop."""
+    try:
+        import uvloop
+    except ImportError:
+        asyncio.run(program)
+        return
+    with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
+        runner.run(program)

@@ -1,0 +1,45 @@
+"""A series of events from one Worker, or from the baseline's place of it, to all its observers."""
+
+import time
+from pathlib import Path
+
+import attrs
+
+from benchmarks.observers import Seen, watching
+from benchmarks.servers import Server
+from benchmarks.ticks import Series
+
+
+@attrs.frozen
+class Delivery:
+    """What the observers saw of a series, in how many seconds, of which so many of the server's processor time."""
+
+    series: Series
+    seen: Seen
+    seconds: float
+    cpu_s: float
+
+    @property
+    def frames_per_cpu_s(self) -> float:
+        """Frames for each second of the server's processor time."""
+        return self.seen.ticks / self.cpu_s
+
+    @property
+    def frames_per_s(self) -> float:
+        """Frames a second at all observers together."""
+        return self.seen.ticks / self.seconds
+
+    @property
+    def rate(self) -> float:
+        """Events a second at each observer, as they came."""
+        return self.series.count / self.seconds
+
+
+def deliver(server: Server, worker: str, series: Series, observers: int, log: Path) -> Delivery:
+    """Have a series emitted to so many observers, and wait until each has all of it."""
+    path = f"/v1/workers/{worker}"
+    with watching(server, f"{path}/events/ws", count=observers, ticks=series.count, log=log) as watch:
+        began, before = time.monotonic(), server.cpu_seconds()
+        server.post(f"{path}/input", {"kind": "user", "content": series.order()})
+        seen = watch.seen()
+        return Delivery(series, seen, seen.ended - began, server.cpu_seconds() - before)

@@ -1,0 +1,174 @@
+"""The servers of a run: the daemon, and the baselines that stand next to it."""
+
+import http.client
+import json
+import secrets
+import shutil
+import socket
+import sysconfig
+import time
+from collections.abc import Mapping
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from typing import Any, Self
+from urllib.parse import urlsplit
+
+from benchmarks.processes import Program, python
+
+REQUEST_DEADLINE_S = 60.0
+CREATING = 8
+"""Workers that are created at once, so that they share commits."""
+
+HEARTBEAT_S = 3_600
+"""So long that no observer of a run is pinged: they only count."""
+
+
+SWITCHED = b"HTTP/1.1 101 "
+UPGRADE = (
+    "Connection: Upgrade",
+    "Upgrade: websocket",
+    "Sec-WebSocket-Version: 13",
+    "Sec-WebSocket-Key: dGhlIHNhbXBsZSBub25jZQ==",
+)
+
+
+class Server(Program):
+    """A program that serves HTTP and says where in one line, once it does. Every request bears a token."""
+
+    token = secrets.token_urlsafe(32)
+
+    def read_address(self) -> None:
+        """Wait until it serves."""
+        line = self.read_line()
+        url = urlsplit(next(word for word in line.split() if word.startswith("http://")))
+        self.address = (str(url.hostname), int(url.port or 0))
+
+    @property
+    def url(self) -> str:
+        """Where it serves."""
+        host, port = self.address
+        return f"http://{host}:{port}"
+
+    def head(self, method: str, path: str, *fields: str) -> bytes:
+        """The head of a request."""
+        host, port = self.address
+        lines = [f"{method} {path} HTTP/1.1", f"Host: {host}:{port}", f"Authorization: Bearer {self.token}", *fields]
+        return "\r\n".join([*lines, "", ""]).encode()
+
+    def upgrade(self, path: str) -> bytes:
+        """The head of a WebSocket handshake."""
+        return self.head("GET", path, *UPGRADE)
+
+    def request_bytes(self, method: str, path: str, body: Any = None) -> bytes:
+        """A whole request, as it goes over the wire."""
+        if body is None:
+            return self.head(method, path)
+        data = json.dumps(body).encode()
+        return self.head(method, path, "Content-Type: application/json", f"Content-Length: {len(data)}") + data
+
+    def ask(self, method: str, path: str, body: Any = None) -> tuple[int, bytes]:
+        """One request on a connection of its own: the status and the body of the answer."""
+        connection = http.client.HTTPConnection(*self.address, timeout=REQUEST_DEADLINE_S)
+        headers = {"Authorization": f"Bearer {self.token}", "Content-Type": "application/json"}
+        try:
+            connection.request(method, path, None if body is None else json.dumps(body), headers)
+            answer = connection.getresponse()
+            return answer.status, answer.read()
+        finally:
+            connection.close()
+
+    def get(self, path: str) -> Any:
+        """What a GET is answered, decoded."""
+        return self._decoded(*self.ask("GET", path))
+
+    def post(self, path: str, body: Any) -> Any:
+        """What a POST is answered, decoded."""
+        return self._decoded(*self.ask("POST", path, body))
+
+    def _decoded(self, status: int, body: bytes) -> Any:
+        if status != http.client.OK:
+            raise AssertionError(f"{status}: {body.decode(errors='replace')}")
+        return json.loads(body)
+
+
+def handshake(connection: socket.socket) -> bytes:
+    """Wait for the answer to a handshake, and return what came behind it: at least a byte.
+
+    Raises ConnectionError for an answer that is a refusal.
+    """
+    said = b""
+    while not said.partition(b"\r\n\r\n")[2]:
+        read = connection.recv(2**10)
+        said += read
+        if not read or not said.startswith(SWITCHED[: len(said)]):
+            raise ConnectionError(said.decode(errors="replace"))
+    return said.partition(b"\r\n\r\n")[2]
+
+
+class Daemon(Server):
+    """A `runtimed` with a folder of its own: the store where it has one, its endpoint file, its log.
+
+    `program` is the installed `runtimed`, or `python -m benchmarks.host` for the same with the LoadBackend.
+    `ready_s` is how long it took from its start until it served.
+    """
+
+    def __init__(
+        self,
+        program: list[str],
+        folder: Path,
+        *,
+        store: str = "memory",
+        settings: Mapping[str, object] | None = None,
+    ) -> None:
+        folder.mkdir(parents=True, exist_ok=True)
+        given = {"heartbeat_s": HEARTBEAT_S, **(settings or {})}
+        environment = {f"RUNTIMED_{name.upper()}": str(value) for name, value in given.items()}
+        environment |= {"RUNTIMED_TOKEN": self.token, "XDG_RUNTIME_DIR": str(folder), "XDG_CONFIG_HOME": str(folder)}
+        arguments = ["--listen", "127.0.0.1:0", "--store", store, "--log-level", "warning"]
+        super().__init__([*program, *arguments], folder / "log", environment)
+
+    def __enter__(self) -> Self:
+        began = time.monotonic()
+        super().__enter__()
+        self.read_address()
+        self.ready_s = time.monotonic() - began
+        return self
+
+    def create_worker(self, **request: Any) -> str:
+        """A new Worker's id."""
+        return str(self.post("/v1/workers", request)["worker"]["worker_id"])
+
+    def create_workers(self, count: int) -> list[str]:
+        """The ids of so many new Workers."""
+        with ThreadPoolExecutor(CREATING) as threads:
+            return list(threads.map(lambda _: self.create_worker(), range(count)))
+
+
+class Baseline(Server):
+    """One of the programs in `benchmarks.baselines`; `answer` is what it is to answer, where it answers."""
+
+    def __init__(self, name: str, folder: Path, *, answer: bytes = b"") -> None:
+        folder.mkdir(parents=True, exist_ok=True)
+        self._answer = answer
+        super().__init__(python(f"benchmarks.baselines.{name}"), folder / f"{name}.log")
+
+    def __enter__(self) -> Self:
+        super().__enter__()
+        self.say(self._answer.decode())
+        self.read_address()
+        return self
+
+
+def installed() -> list[str]:
+    """The `runtimed` that is installed for this interpreter."""
+    return [str(Path(sysconfig.get_path("scripts")) / "runtimed")]
+
+
+def loaded() -> list[str]:
+    """The same with the LoadBackend."""
+    return python("benchmarks.host")
+
+
+def remove(folder: Path) -> None:
+    """Forget what a case has left on the disk."""
+    shutil.rmtree(folder, ignore_errors=True)

@@ -1,0 +1,65 @@
+import json
+import math
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+REPOSITORY = Path(__file__).parents[2]
+
+
+def run(*arguments: str) -> subprocess.CompletedProcess[str]:
+    command = [sys.executable, "-m", "benchmarks", *arguments]
+    return subprocess.run(command, cwd=REPOSITORY, capture_output=True, text=True, timeout=100, check=False)
+
+
+@pytest.fixture
+def folder() -> Path:
+    return REPOSITORY / "build" / "benchmarks" / "test"
+
+
+def sound(row: dict[str, Any]) -> bool:
+    """Whether its figures are there, and say of the target what they say of themselves."""
+    figures = [*row["ours"]["all"], *row["baseline"]["all"]]
+    ratio = row["ours"]["median"] / row["baseline"]["median"]
+    bound = row["target"]["bound"]
+    met = ratio >= bound if row["target"]["kind"] == "at least" else ratio <= bound
+    return all(figure > 0 for figure in figures) and math.isclose(row["ratio"], ratio) and row["met"] is met
+
+
+def test_a_quick_run_measures_a_case_against_its_baseline_and_writes_json(folder: Path, tmp_path: Path) -> None:
+    written = tmp_path / "result.json"
+    done = run("--quick", "replay", "--folder", str(folder), "--json", str(written))
+    assert done.returncode == 0, done.stderr
+    assert "| replay of" in done.stdout
+    result = json.loads(written.read_text())
+    assert result["quick"] is True
+    assert result["repetitions"] == 1
+    assert {"cpu", "cores", "memory", "kernel", "python", "packages", "revision", "load_average"} <= set(
+        result["machine"]
+    )
+    assert len(result["rows"]) == 2
+    assert all(sound(row) for row in result["rows"])
+    assert not list(folder.iterdir())
+
+
+def test_a_case_that_is_not_there_is_a_usage_error_that_names_those_that_are() -> None:
+    done = run("nothing")
+    assert done.returncode == 2
+    assert "'nothing'" in done.stderr
+    assert "fan_out" in done.stderr
+    assert "Traceback" not in done.stderr
+
+
+def test_a_folder_in_memory_is_refused() -> None:
+    done = run("--quick", "replay", "--folder", "/dev/shm")
+    assert done.returncode == 2
+    assert "expected a folder on a disk" in done.stderr
+
+
+def test_the_help_says_what_each_case_measures() -> None:
+    said = run("--help").stdout
+    assert "durable_input" in said
+    assert "against a bare aiohttp handler" in said
