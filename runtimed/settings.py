@@ -78,6 +78,7 @@ class Settings:
     max_event_bytes: int = Limits().max_event_bytes
     max_runtime_events: int = Limits().max_runtime_events
     max_diagnostics: int = Limits().max_diagnostics
+    transcript_cache_bytes: int = Limits().transcript_cache_bytes
     max_body_bytes: int = MAX_BODY_BYTES
     max_connections: int = MAX_CONNECTIONS
     ring_bytes: int = RING_BYTES

@@ -13,7 +13,8 @@ class Limits:
     `max_open_text` how many characters a backend may stream before it says that the text, or the thought, is done.
 
     Events are retained up to `max_events_per_worker`, `max_event_age_s` seconds and `max_event_bytes` of all Workers
-    together, whichever is reached first; runtime events and diagnostics up to a number. Transcripts are kept whole.
+    together, whichever is reached first; runtime events and diagnostics up to a number. Transcripts are kept whole;
+    the pages of them that were read last stay in memory up to `transcript_cache_bytes`.
     """
 
     max_transcript_projection_items: int = 256
@@ -28,6 +29,7 @@ class Limits:
     max_event_bytes: int = 4 * 2**30
     max_runtime_events: int = 100_000
     max_diagnostics: int = 10_000
+    transcript_cache_bytes: int = 16 * 2**20
 
     @property
     def transcript_page(self) -> PageSize:

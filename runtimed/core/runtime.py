@@ -17,6 +17,7 @@ from runtimed.core.clock import SteadyClock
 from runtimed.core.labels import selects
 from runtimed.core.lane import STORE_RETRY_S, Lane
 from runtimed.core.limits import Limits
+from runtimed.core.pages import Pages
 from runtimed.core.pipeline import Listener, Pipeline
 from runtimed.core.ports import Answer, Clock, Dispatch, ExecutionBackend, Spawn, Store
 from runtimed.core.remarks import Remarks
@@ -91,6 +92,7 @@ class Runtime:
         self._checking: asyncio.Task[StoreCheck] | None = None
         self._bundles: dict[str, ConfigBundle] = {}
         self._remarks = Remarks(())
+        self._pages = Pages(self.limits.transcript_cache_bytes)
         self._creating: Works[WorkerDetail] = Works()
         self._ending: Works[None] = Works()
         self._deleting: Works[None] = Works()
@@ -407,6 +409,7 @@ class Runtime:
             await lane.propose(decide.delete_worker)
         self._catalog.remove(name)
         self._remarks.drop_worker(name)
+        self._pages.forget(name)
         self._pipeline.forget(name)
         self._purging.begin(name, self._purge(name))
 
@@ -425,11 +428,15 @@ class Runtime:
         """A page of the transcript, behind its first `start` entries. Raises LimitTooLarge."""
         worker = self._lane(ref).worker
         page = self.limits.transcript_page.at_most(limit)
-        entries = await self._store.read_entries(ref.worker_id, start, page)
-        items = views.items(ref, (e for e in entries if e.sequence <= worker.transcript_len))
+        total = worker.transcript_len
+        items = self._pages.find(ref.worker_id, start, page.items, total)
+        if items is None:
+            entries = await self._store.read_entries(ref.worker_id, start, page)
+            items = views.items(ref, (entry for entry in entries if entry.sequence <= total))
+            self._pages.keep(ref.worker_id, start, page.items, total, items)
         end = start + len(items)
-        next_start = end if items and end < worker.transcript_len else None
-        return TranscriptProjection(ref, start, page.items, worker.transcript_len, items, next_start)
+        next_start = end if items and end < total else None
+        return TranscriptProjection(ref, start, page.items, total, items, next_start)
 
     async def snapshot(self, ref: WorkerRef, sequence: int | None = None) -> EventEnvelope:
         """The state of a Worker right behind this sequence, its newest event where none is given.
