@@ -1,6 +1,7 @@
 """Connections to the store's database, and what their errors mean to the core."""
 
 import contextlib
+import errno
 from collections.abc import Iterator
 from pathlib import Path
 from urllib.parse import quote
@@ -64,6 +65,12 @@ def _open(database: Path | str, flags: int, vfs: str | None = None) -> apsw.Conn
     # The writer checkpoints by itself; after a failed write nothing may touch the files any more.
     connection.config(apsw.SQLITE_DBCONFIG_NO_CKPT_ON_CLOSE, 1)
     return connection
+
+
+def lacks_room(error: Exception, connection: apsw.Connection) -> bool:
+    """Whether a write failed for want of room alone; to SQLite a quota is an I/O error. A failed sync never is."""
+    over_quota = getattr(error, "extendedresult", 0) == apsw.SQLITE_IOERR_WRITE
+    return isinstance(error, apsw.FullError) or (over_quota and connection.system_errno == errno.EDQUOT)
 
 
 @contextlib.contextmanager

@@ -15,6 +15,7 @@ from runtimed.errors import RuntimeStopped
 from runtimed.model.identity import RuntimeId, WorkerId
 from runtimed.model.runtime import RuntimeBackend, RuntimeEvent, StoreCheck
 from runtimed.store import queries
+from runtimed.store.ballast import Ballast
 from runtimed.store.catalog import load
 from runtimed.store.check import MAX_PIN_S, Check
 from runtimed.store.connection import connect, translated, use_log
@@ -95,7 +96,7 @@ class SqliteStore:
         """As Store.purge. What is not deleted is not touched."""
         if self._writer is None:
             raise RuntimeStopped
-        await self._writer.submit(Rows(purged=number_of(worker_id)))
+        await self._writer.submit(Rows(purged=number_of(worker_id), vital=True))
         return await self._reading().run(queries.is_purged, worker_id)
 
     async def check(self) -> StoreCheck:
@@ -124,6 +125,8 @@ class SqliteStore:
     def _open(self, runtime_id: RuntimeId | None, loop: asyncio.AbstractEventLoop) -> StoredState:
         with self._opening_or_closing, contextlib.ExitStack() as parts, translated():
             database = parts.enter_context(self.folder)
+            ballast = Ballast(database.parent)
+            ballast.prepare()
             mend_log(database)
             connection = parts.enter_context(contextlib.closing(connect(database)))
             check_version(connection)
@@ -136,7 +139,7 @@ class SqliteStore:
                 state = attrs.evolve(state, damaged={**hit_by_damage(database, connection), **state.damaged})
             use_sync(connection, self._sync)
             requests = {number_of(worker.worker_id): worker.request for worker in state.workers}
-            writer = Writer(connection, loop, numbers, requests)
+            writer = Writer(connection, loop, numbers, requests, ballast)
             self._writer = parts.enter_context(contextlib.closing(writer))
             self._readers = parts.enter_context(contextlib.closing(Readers(database)))
             self._parts = parts.pop_all()
