@@ -53,8 +53,9 @@ def _command() -> Any:
     @click.option("--log-format", type=click.Choice(["text", "json"]), help="[text on a terminal, else json]")
     @click.option("--log-level", type=click.Choice(LOG_LEVELS), help="[info]")
     @click.option("--check-config", is_flag=True, help="Check the configuration, and exit.")
+    @click.option("--check-store", metavar="STORE", help="Check a store, fs:PATH, that no daemon holds, and exit.")
     @click.version_option(__version__, message="%(prog)s %(version)s")
-    def runtimed(config: str | None, check_config: bool, **options: Any) -> int:
+    def runtimed(config: str | None, check_config: bool, check_store: str | None, **options: Any) -> int:
         """Host a Runtime of Workers, in the foreground, until SIGTERM or SIGINT.
 
         Once it serves it prints one line to stdout, and it logs to stderr. Every option can be set in the
@@ -65,6 +66,8 @@ def _command() -> Any:
         Example:
           runtimed --store fs:/var/lib/rt
         """
+        if check_store is not None:
+            return _check_store(check_store)
         given = {name: value for name, value in options.items() if value not in (None, ())}
         return _run(given, config, check_config=check_config)
 
@@ -90,6 +93,32 @@ def _run(flags: dict[str, Any], config: str | None, *, check_config: bool) -> in
         return _complain(error, STORE_TAKEN)
     except StartError as error:
         return _complain(error, FAILURE)
+
+
+def _check_store(store: str) -> int:
+    """Say in words what is wrong with a store, a line each: 0 for nothing, 1 for something."""
+    from runtimed.errors import ConfigurationError, StoreError, StoreInUse, StoreUnsupported
+    from runtimed.settings import store_folder
+    from runtimed.store.inspection import inspect
+
+    try:
+        found = inspect(store_folder(store, "check_store"))
+    except StoreInUse as error:
+        return _complain(error, STORE_TAKEN)
+    except (ConfigurationError, StoreUnsupported) as error:
+        return _complain(error, USAGE)
+    except StoreError as error:
+        return _complain(error, FAILURE)
+    check = found.check
+    for finding in check.findings:
+        sys.stdout.write(f"{finding.worker_id}: {finding.problem}\n" if finding.worker_id else f"{finding.problem}\n")
+    for remark in found.remarks:
+        sys.stdout.write(f"note: {remark}\n")
+    problems = len(check.findings)
+    told = "no problem" if not problems else f"{problems} problem{'s' if problems > 1 else ''}"
+    read = f"{check.workers} Workers, {check.entries} entries and {check.events} events were read"
+    sys.stdout.write(f"{read}: {told} found\n")
+    return FAILURE if problems else OK
 
 
 def _serve(loaded: Any) -> int:

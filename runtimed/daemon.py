@@ -132,7 +132,7 @@ def _workspace(settings: Settings) -> Iterator[tuple[Store, StoreFolder]]:
     """The store, and the folder that has those of the Workers."""
     path = settings.store_path
     if path is not None:
-        store = SqliteStore(path)
+        store = SqliteStore(path, settings.store_sync)
         yield store, store.folder
         return
     with tempfile.TemporaryDirectory(prefix="runtimed-", ignore_cleanup_errors=True) as scratch:

@@ -26,6 +26,7 @@ from runtimed.http.feed import HEARTBEAT_S
 from runtimed.http.guard import HOST
 from runtimed.http.server import DRAIN_TIMEOUT_S, HEADER_TIMEOUT_S, MAX_CONNECTIONS
 from runtimed.model.identity import RUNTIME_ID
+from runtimed.store.sync import Sync
 from runtimed.wire.converter import is_kind, make_strict_converter
 from runtimed.wire.problems import FieldProblem, expected, first_problem
 from runtimed.wire.token import TOKEN, TOKEN_RULE
@@ -44,6 +45,7 @@ LogLevel = Literal["debug", "info", "warning", "error"]
 
 logging.getLogger("typed_settings").setLevel(logging.CRITICAL)  # what it logs it raises as well
 
+STORE = re.compile(r"fs:[^?]*[^?\s][^?]*(\?sync=normal)?")
 WHOLE = re.compile(r"[0-9]{1,18}", re.ASCII)
 DECIMAL = re.compile(r"[0-9]{1,15}(\.[0-9]{1,9})?", re.ASCII)
 
@@ -89,7 +91,12 @@ class Settings:
     @property
     def store_path(self) -> Path | None:
         """The folder of an `fs:` store, `~` being the user's home; None for one in memory."""
-        return None if self.store == "memory" else Path(self.store.removeprefix("fs:")).expanduser()
+        return None if self.store == "memory" else store_folder(self.store)
+
+    @property
+    def store_sync(self) -> Sync:
+        """When the commits of an `fs:` store are synced."""
+        return "normal" if self.store.endswith("?sync=normal") else "full"
 
     def limits(self) -> Limits:
         """What the Runtime takes and gives out at once."""
@@ -99,6 +106,13 @@ class Settings:
     def profile_table(self) -> dict[str, Profile]:
         """The configured profiles by selector. Raises ConfigurationError naming the key that is wrong."""
         return {name: _profile(name, fields) for name, fields in self.profiles.items()}
+
+
+def store_folder(store: str, name: str = "store") -> Path:
+    """The folder that `fs:PATH` names, whatever its query. Raises ConfigurationError for anything else."""
+    if not STORE.fullmatch(store):
+        raise ConfigurationError(f"{name}: expected fs:PATH or fs:PATH?sync=normal")
+    return Path(store.removeprefix("fs:").partition("?")[0]).expanduser()
 
 
 def load(flags: Mapping[str, Any], config: str | None = None) -> Settings:
@@ -151,8 +165,8 @@ def _check_file(file: Path) -> None:
 
 def _check(settings: Settings) -> None:
     _check_token(settings)
-    if settings.store != "memory" and not re.fullmatch(r"fs:.*\S.*", settings.store):
-        raise ConfigurationError("store: expected memory or fs:PATH")
+    if settings.store != "memory" and not STORE.fullmatch(settings.store):
+        raise ConfigurationError("store: expected memory, fs:PATH or fs:PATH?sync=normal")
     if settings.runtime_id and not RUNTIME_ID.fullmatch(settings.runtime_id):
         raise ConfigurationError(
             "runtime_id: expected 1 to 128 characters of A-Z a-z 0-9 . _ : -, the first a letter or digit"

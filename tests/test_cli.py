@@ -9,6 +9,7 @@ import sys
 import time
 from collections.abc import Callable, Iterator
 
+import apsw
 import pytest
 
 DEADLINE_S = 30
@@ -128,3 +129,57 @@ def test_wrong_usage_is_told_in_one_line(run, options):
     assert (code, out) == (2, "")
     assert err.startswith("runtimed: ")
     assert err.count("\n") == 1
+
+
+def stored(run, folder):
+    """A store that a daemon has made and let go of."""
+    daemon = run("--store", f"fs:{folder}")
+    daemon.stdout.readline()
+    daemon.terminate()
+    assert ended(daemon)[0] == 0
+
+
+def test_a_check_of_a_store_reads_all_of_it_and_finds_nothing(run, tmp_path):
+    stored(run, tmp_path / "store")
+    code, out, err = ended(run("--check-store", f"fs:{tmp_path / 'store'}"))
+    assert (code, out, err) == (0, "0 Workers, 0 entries and 0 events were read: no problem found\n", "")
+
+
+def test_a_check_of_a_store_tells_each_problem_in_a_line(run, tmp_path):
+    stored(run, tmp_path / "store")
+    connection = apsw.Connection(str(tmp_path / "store" / "runtime.sqlite3"))
+    connection.execute("INSERT INTO state VALUES (3, 0, 0, 0, 0, 0, 0, x'', 0)")
+    connection.close()
+    (tmp_path / "store" / "token").chmod(0o640)
+    code, out, _ = ended(run("--check-store", f"fs:{tmp_path / 'store'}"))
+    assert code == 1
+    assert out.splitlines() == [
+        "the file token has the mode 640: expected 600",
+        "worker-00000003: its row is missing",
+        "0 Workers, 0 entries and 0 events were read: 2 problems found",
+    ]
+
+
+def test_a_check_of_a_store_that_is_served_names_the_owner(run, tmp_path):
+    daemon = run("--store", f"fs:{tmp_path / 'store'}")
+    daemon.stdout.readline()
+    code, out, err = ended(run("--check-store", f"fs:{tmp_path / 'store'}"))
+    assert (code, out, err) == (3, "", f"runtimed: the store is in use by process {daemon.pid}\n")
+
+
+@pytest.mark.parametrize("store", ["memory", "fs:", "elsewhere", "fs:nowhere"])
+def test_a_check_of_no_store_is_wrong_usage(run, tmp_path, store):
+    code, out, err = ended(run("--check-store", store, cwd=tmp_path))
+    assert (code, out) == (2, "")
+    assert "expected" in err
+    assert not (tmp_path / "nowhere").exists()
+
+
+def test_a_store_that_may_lose_what_it_acknowledged_is_warned_of_and_works(run, tmp_path):
+    daemon = run("--store", f"fs:{tmp_path / 'store'}?sync=normal")
+    assert daemon.stdout.readline().startswith("runtimed: listening on ")
+    daemon.terminate()
+    code, _, err = ended(daemon)
+    assert code == 0
+    assert "sync=normal: a power cut loses the newest inputs, acknowledged ones too" in err
+    assert (tmp_path / "store" / "runtime.sqlite3").exists()

@@ -56,8 +56,12 @@ def test_a_file_that_was_named_must_be_there(tmp_path):
         ("store = 'fs:\xff'\n", "config.toml: expected TOML in UTF-8"),
         ('log_format = "xml"\n', "log_format: expected one of auto, text, json"),
         ("store = 3\n", "store: expected text"),
-        ('store = "sqlite"\n', "store: expected memory or fs:PATH"),
-        ('store = "fs:"\n', "store: expected memory or fs:PATH"),
+        ('store = "sqlite"\n', "store: expected memory, fs:PATH or fs:PATH?sync=normal"),
+        ('store = "fs:"\n', "store: expected memory, fs:PATH or fs:PATH?sync=normal"),
+        ('store = "fs:/x?sync=off"\n', "store: expected memory, fs:PATH or fs:PATH?sync=normal"),
+        ('store = "fs:/x?sync=normal&a=b"\n', "store: expected memory, fs:PATH or fs:PATH?sync=normal"),
+        ('store = "fs:?sync=normal"\n', "store: expected memory, fs:PATH or fs:PATH?sync=normal"),
+        ('store = "memory?sync=normal"\n', "store: expected memory, fs:PATH or fs:PATH?sync=normal"),
         ('runtime_id = "../x"\n', "runtime_id: expected"),
         ("listen = []\n", "listen: expected"),
         ('token = "abc"\n', "token: expected in RUNTIMED_TOKEN"),
@@ -122,3 +126,9 @@ def test_a_misspelt_variable_is_noticed(monkeypatch):
 def test_the_home_of_the_user_can_be_named_in_the_store(monkeypatch):
     monkeypatch.setenv("HOME", "/home/somebody")
     assert load({"store": "fs:~/rt"}).store_path == Path("/home/somebody/rt")
+
+
+def test_the_query_of_a_store_says_when_it_syncs_and_is_no_part_of_its_path():
+    lazy, careful = load({"store": "fs:/srv/rt?sync=normal"}), load({"store": "fs:/srv/rt"})
+    assert lazy.store_path == careful.store_path == Path("/srv/rt")
+    assert (lazy.store_sync, careful.store_sync) == ("normal", "full")

@@ -1,12 +1,15 @@
 """Connections to the store's database, and what their errors mean to the core."""
 
 import contextlib
+import errno
 from collections.abc import Iterator
 from pathlib import Path
+from urllib.parse import quote
 
 import apsw
 
 from runtimed.errors import StoreCorrupt, StoreFull, StoreIo, StoreMissing, StoreUnsupported
+from runtimed.store.wal import log_of
 
 BUSY_MS = 2_000
 """How long a statement waits for a checkpoint or a page being read; nobody else has the database open."""
@@ -42,14 +45,32 @@ def connect_reader(database: Path) -> apsw.Connection:
     return _open(database, apsw.SQLITE_OPEN_READONLY)
 
 
-def _open(database: Path, flags: int) -> apsw.Connection:
-    connection = apsw.Connection(str(database), flags=flags | apsw.SQLITE_OPEN_NOFOLLOW)
+def untouching(database: Path, vfs: str | None = None) -> apsw.Connection:
+    """A connection that changes no file and makes none. Nobody else may have the database open meanwhile."""
+    log = log_of(database)
+    if not log.exists() or not log.stat().st_size:  # SQLite would make one
+        name = f"file:{quote(str(database))}?immutable=1"
+        return _open(name, apsw.SQLITE_OPEN_READONLY | apsw.SQLITE_OPEN_URI, vfs)
+    connection = _open(database, apsw.SQLITE_OPEN_READWRITE, vfs)
+    connection.pragma("locking_mode", "EXCLUSIVE")  # the index of the log stays in memory
+    connection.pragma("query_only", "ON")
+    return connection
+
+
+def _open(database: Path | str, flags: int, vfs: str | None = None) -> apsw.Connection:
+    connection = apsw.Connection(str(database), flags=flags | apsw.SQLITE_OPEN_NOFOLLOW, vfs=vfs)
     connection.set_busy_timeout(BUSY_MS)
     connection.pragma("temp_store", "MEMORY")
     connection.pragma("cell_size_check", "ON")
     # The writer checkpoints by itself; after a failed write nothing may touch the files any more.
     connection.config(apsw.SQLITE_DBCONFIG_NO_CKPT_ON_CLOSE, 1)
     return connection
+
+
+def lacks_room(error: Exception, connection: apsw.Connection) -> bool:
+    """Whether a write failed for want of room alone; to SQLite a quota is an I/O error. A failed sync never is."""
+    over_quota = getattr(error, "extendedresult", 0) == apsw.SQLITE_IOERR_WRITE
+    return isinstance(error, apsw.FullError) or (over_quota and connection.system_errno == errno.EDQUOT)
 
 
 @contextlib.contextmanager

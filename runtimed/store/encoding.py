@@ -28,7 +28,7 @@ class Rows:
 
     `high` has the numbers that must never come twice, by the key in `meta`; `event_bytes` are those that it adds.
     `request` is new in the table `worker`. `trimmed` is a Worker and the newest event of it to go; of a Worker in
-    `purged`, which is deleted, some more goes.
+    `purged`, which is deleted, some more goes. What is `vital` is stored on a full disk too, as long as it can be.
     """
 
     events: Sequence[EncodedEvent] = ()
@@ -40,6 +40,7 @@ class Rows:
     deleted: int | None = None
     forgotten: Forgotten | None = None
     purged: int | None = None
+    vital: bool = False
 
 
 def encode_events(change: Change, known: Requests) -> Sequence[EncodedEvent]:
@@ -103,11 +104,20 @@ def _encode_change(change: Change, known: Requests) -> Rows:
         (number_of(trim.span.worker_id), trim.span.upto) if trim else None,
         number_of(change.deleted) if change.deleted else None,
         change.forgotten,
+        vital=_is_vital(change),
     )
 
 
 def _encode_event(event: Event) -> EncodedEvent:
     return EncodedEvent(event.sequence, event.worker_id, encode_payload(event.payload))
+
+
+def _is_vital(change: Change) -> bool:
+    """Whether a Change ends a Worker or the Runtime, or makes room."""
+    ended = change.worker is not None and change.worker.status != "running"
+    if ended or change.trim or change.deleted or change.forgotten:
+        return True
+    return bool(change.runtime_events) and any(event.kind == "runtime_stopped" for event in change.runtime_events)
 
 
 def _encode_rare(change: Change, tables: dict[str, Any], high: dict[str, int]) -> None:

@@ -39,7 +39,7 @@ class StoreFolder:
         """Take the folder and return the path of its database. Raises StoreInUse when another process has it."""
         _make_folder(self._path, "the store", parents=True)
         self._path = self._path.resolve()
-        lock = _open_private(self._path / LOCK, os.O_RDWR | os.O_CREAT)
+        lock = open_private(self._path / LOCK, os.O_RDWR | os.O_CREAT)
         try:
             _own(lock)
             database = self._prepare_database()
@@ -82,12 +82,39 @@ class StoreFolder:
             _unlock(folder)
             shutil.rmtree(folder)
 
+    def problems(self) -> Iterator[str]:
+        """What others could read or change in this folder, in words; the Workers' own files are theirs."""
+        yield from _lax(self._path, "the folder", 0o700)
+        workers = self._path / WORKERS
+        for path in sorted(self._path.iterdir()):
+            yield from _lax(path, f"the folder {WORKERS}" if path == workers else f"the file {path.name}", None)
+        for path in sorted(workers.iterdir()) if workers.is_dir() and not workers.is_symlink() else ():
+            yield from _lax(path, f"the folder {WORKERS}/{path.name}", None)
+
+    @contextlib.contextmanager
+    def held_still(self) -> Iterator[Path]:
+        """The path of the database while no daemon can take the folder. Changes nothing, and makes nothing.
+
+        Raises StoreInUse when another process has it, StoreUnsupported where there is no store.
+        """
+        database = self._path.resolve() / DATABASE
+        if not database.is_file() or not database.stat().st_size:
+            raise StoreUnsupported(f"there is no store in {self._path}: expected a folder with a file {DATABASE}")
+        with contextlib.ExitStack() as parts:
+            lock = database.with_name(LOCK)
+            if os.path.lexists(lock):
+                with _refused(LOCK):
+                    handle = os.open(lock, os.O_RDONLY | _FLAGS)
+                parts.callback(os.close, handle)
+                _lock(handle)
+            yield database
+
     def _prepare_database(self) -> Path:
         database = self._path / DATABASE
-        os.close(_open_private(database, os.O_RDWR | os.O_CREAT))
+        os.close(open_private(database, os.O_RDWR | os.O_CREAT))
         for companion in (Path(f"{database}{suffix}") for suffix in ("-wal", "-shm", "-journal")):
             if os.path.lexists(companion):
-                os.close(_open_private(companion, os.O_RDWR))
+                os.close(open_private(companion, os.O_RDWR))
         with _refused(DATABASE):
             _sync(self._path)
         return database
@@ -119,7 +146,18 @@ def _make_folder(path: Path, name: str, *, parents: bool = False) -> None:
             os.close(handle)
 
 
-def _open_private(path: Path, flags: int) -> int:
+def _lax(path: Path, name: str, mode: int | None) -> Iterator[str]:
+    found = path.lstat()
+    wanted = mode or (0o700 if stat.S_ISDIR(found.st_mode) else 0o600)
+    if stat.S_ISLNK(found.st_mode):
+        yield f"{name} is a symlink: expected none in a store"
+    elif found.st_uid != os.geteuid():
+        yield f"{name} belongs to another user"
+    elif stat.S_IMODE(found.st_mode) & ~wanted:
+        yield f"{name} has the mode {stat.S_IMODE(found.st_mode):o}: expected {wanted:o}"
+
+
+def open_private(path: Path, flags: int) -> int:
     """A regular file of this user, 0600."""
     with _refused(path.name):
         handle = os.open(path, flags | _FLAGS, 0o600)
@@ -141,13 +179,17 @@ def _tighten(handle: int, name: str, mode: int) -> None:
         os.fchmod(handle, mode)
 
 
-def _own(lock: int) -> None:
-    """Take the lock, which no child inherits, and write down whose it is."""
+def _lock(lock: int) -> None:
     try:
         fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
     except BlockingIOError:
         owner = os.pread(lock, PID_WIDTH, 0).strip()
         raise StoreInUse(int(owner) if owner.isdigit() else None) from None
+
+
+def _own(lock: int) -> None:
+    """Take the lock, which no child inherits, and write down whose it is."""
+    _lock(lock)
     with _refused(LOCK):
         os.pwrite(lock, f"{os.getpid():<{PID_WIDTH}}\n".encode(), 0)
 
@@ -166,7 +208,7 @@ def _write_new(path: Path, text: str) -> None:
     """A file that is there with its text, or not at all."""
     draft = path.with_name(f".{path.name}")
     draft.unlink(missing_ok=True)
-    with _refused(path.name), os.fdopen(_open_private(draft, os.O_WRONLY | os.O_CREAT | os.O_EXCL), "w") as file:
+    with _refused(path.name), os.fdopen(open_private(draft, os.O_WRONLY | os.O_CREAT | os.O_EXCL), "w") as file:
         file.write(f"{text}\n")
         file.flush()
         os.fsync(file.fileno())

@@ -28,6 +28,9 @@ class History:
         self._by_sequence: dict[int, StoredEvent] = {}
         self._newest = 0
 
+    def __len__(self) -> int:
+        return len(self._by_sequence)
+
     def add(self, stored: StoredEvent) -> None:
         """Keep an event; mostly it is the newest."""
         sequence = stored.event.sequence

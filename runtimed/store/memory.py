@@ -24,7 +24,7 @@ from runtimed.core.paging import PageSize
 from runtimed.errors import RuntimeStopped, StoreForeign
 from runtimed.model.bundle import ConfigBundle
 from runtimed.model.identity import RuntimeId, WorkerId
-from runtimed.model.runtime import RuntimeBackend, RuntimeEvent
+from runtimed.model.runtime import RuntimeBackend, RuntimeEvent, StoreCheck
 from runtimed.model.worker import CreateWorkerRequest
 from runtimed.store.encoding import HIGH_NUMBERS, PURGE_ROWS, encode_events
 from runtimed.store.history import History
@@ -145,6 +145,11 @@ class MemoryStore:
             del self._entries[worker_id]
             history.hidden.remove(worker_id)
         return finished
+
+    async def check(self) -> StoreCheck:
+        """As Store.check: there is nothing here that could be damaged."""
+        events = len(self._reading())
+        return StoreCheck(len(self._workers), sum(map(len, self._entries.values())), events, findings=())
 
     async def close(self) -> None:
         """As Store.close."""

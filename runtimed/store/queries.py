@@ -25,6 +25,7 @@ from runtimed.store.rows import (
     event_of,
     floor_of,
     number_of,
+    readable,
     runtime_event_of,
 )
 
@@ -153,7 +154,7 @@ def oldest_events(connection: apsw.Connection, worker: WorkerId | None, upto: in
 def runtime_events_after(connection: apsw.Connection, after: int, page: PageSize) -> Sequence[RuntimeEvent]:
     """As Store.read_runtime_events."""
     found = connection.execute(_RUNTIME_EVENTS, {"after": after, "items": page.items})
-    return [runtime_event_of(row) for row in found.fetchall()]
+    return list(readable(found.fetchall(), runtime_event_of))
 
 
 def is_purged(connection: apsw.Connection, worker: WorkerId) -> bool:

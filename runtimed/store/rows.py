@@ -4,7 +4,8 @@ A row that does not match its checksum raises StoreCorrupt, which names the tabl
 """
 
 import functools
-from collections.abc import Iterable
+import logging
+from collections.abc import Callable, Iterable, Iterator
 from struct import Struct
 from struct import error as StructError  # noqa: N812 it is a class
 from typing import Any, TypeVar
@@ -38,6 +39,8 @@ ABSENT = -1
 _ACTIVITY = {name: code for code, name in enumerate(ACTIVITIES)}
 _STATUS = {name: code for code, name in enumerate(STATUSES)}
 _ROLE = {name: code for code, name in enumerate(ROLES)}
+
+_log = logging.getLogger(__name__)
 
 PACK_EVENT = Struct("<6q").pack
 EVENT_SEED = crc32(b"event")
@@ -179,6 +182,15 @@ def _encode_execution(execution: Execution) -> bytes:
     return encode(execution)
 
 
+def readable(rows: Iterable[Row], value_of: Callable[[Row], T]) -> Iterator[T]:
+    """The values of the rows that are sound; the others are logged."""
+    for row in rows:
+        try:
+            yield value_of(row)
+        except StoreCorrupt as error:
+            _log.error("%s, and was left out", error.message)
+
+
 def meta_of(row: Row) -> tuple[str, str]:
     """The key and value of a row of `meta`."""
     key, value, stored = row
@@ -212,32 +224,31 @@ def entry_of(row: Row) -> Entry:
     return Entry(worker_id(number), sequence, ROLES[role], content.decode(), event)
 
 
-def workers_of(rows: Iterable[Row]) -> list[Worker]:
-    """The Workers in rows of `worker` joined with `state` and `floor`. Equal requests and executions become one."""
+def worker_reader() -> Callable[[Row, int], Worker]:
+    """Make Workers of rows of `worker` joined with `state`, and floors. Equal requests and executions become one."""
     request_of = functools.cache(lambda body: _restored(body, CreateWorkerRequest, "a Worker's request"))
     execution_of = functools.cache(lambda body: _restored(body, Execution, "a Worker's execution"))
-    found = []
-    for number, request, request_stored, *state in rows:
-        *key, execution, stored, floor = state
+
+    def worker_of(row: Row, floor: int) -> Worker:
+        number, request, request_stored, *key, execution, stored = row
         name = f"the row of {worker_id(number)}"
         _verify(name, request_stored, b"worker", request, number)
         _verify(name, stored, b"state", execution, number, *key)
         status, transcript_len, last_sequence, since, activity, retained = key
-        found.append(
-            Worker(
-                worker_id(number),
-                request_of(request),
-                STATUSES[status],
-                execution_of(execution),
-                transcript_len,
-                last_sequence,
-                since,
-                ACTIVITIES[activity],
-                floor or 0,
-                retained,
-            )
+        return Worker(
+            worker_id(number),
+            request_of(request),
+            STATUSES[status],
+            execution_of(execution),
+            transcript_len,
+            last_sequence,
+            since,
+            ACTIVITIES[activity],
+            floor,
+            retained,
         )
-    return found
+
+    return worker_of
 
 
 def floor_of(row: Row) -> Floor:

@@ -4,27 +4,33 @@ import asyncio
 import contextlib
 import threading
 from collections.abc import Sequence
+from itertools import chain
 from pathlib import Path
+
+import attrs
 
 from runtimed.core.change import Change, EncodedEvent, Entry, Moment, Span, StoredState
 from runtimed.core.paging import PageSize
 from runtimed.errors import RuntimeStopped
 from runtimed.model.identity import RuntimeId, WorkerId
-from runtimed.model.runtime import RuntimeBackend, RuntimeEvent
+from runtimed.model.runtime import RuntimeBackend, RuntimeEvent, StoreCheck
 from runtimed.store import queries
+from runtimed.store.ballast import Ballast
 from runtimed.store.catalog import load
+from runtimed.store.check import MAX_PIN_S, Check
 from runtimed.store.connection import connect, translated, use_log
 from runtimed.store.encoding import Rows, encode_change
 from runtimed.store.folder import StoreFolder
 from runtimed.store.readers import Readers
 from runtimed.store.rows import number_of
+from runtimed.store.salvage import hit_by_damage, kept_log, mend_indexes, mend_log
 from runtimed.store.schema import check_version, prepare
-from runtimed.store.wal import check_log
+from runtimed.store.sync import Sync, use_sync
 from runtimed.store.writer import Writer
 
 
 class SqliteStore:
-    """The Store `fs:PATH`; what it says is stored survives a power cut.
+    """The Store `fs:PATH`; what it says is stored survives a power cut, unless `sync` is `normal`.
 
     It is opened once. After close() it is done with: commits and reads raise RuntimeStopped. `folder` holds what
     else belongs to the Runtime, its token and the folders of its Workers; it is this store's from open() to close().
@@ -32,8 +38,9 @@ class SqliteStore:
 
     backend: RuntimeBackend = "fs_store"
 
-    def __init__(self, path: Path) -> None:
+    def __init__(self, path: Path, sync: Sync = "full") -> None:
         self.folder = StoreFolder(path)
+        self._sync = sync
         self._parts = contextlib.ExitStack()
         self._opening_or_closing = threading.Lock()
         self._writer: Writer | None = None
@@ -89,13 +96,26 @@ class SqliteStore:
         """As Store.purge. What is not deleted is not touched."""
         if self._writer is None:
             raise RuntimeStopped
-        await self._writer.submit(Rows(purged=number_of(worker_id)))
+        await self._writer.submit(Rows(purged=number_of(worker_id), vital=True))
         return await self._reading().run(queries.is_purged, worker_id)
+
+    async def check(self) -> StoreCheck:
+        """As Store.check; between any two steps other readers have their turn."""
+        check = Check(MAX_PIN_S)
+        for step in chain(check.structure(), check.rows()):
+            await self._reading().run(step)
+        await asyncio.to_thread(self._check_folder, check)
+        return check.result()
 
     async def close(self) -> None:
         """As Store.close."""
         self._writer = self._readers = None
         await asyncio.shield(asyncio.ensure_future(asyncio.to_thread(self._close)))
+
+    def _check_folder(self, check: Check) -> None:
+        with translated():
+            for problem in self.folder.problems():
+                check.found(problem)
 
     def _reading(self) -> Readers:
         if self._readers is None:
@@ -105,14 +125,21 @@ class SqliteStore:
     def _open(self, runtime_id: RuntimeId | None, loop: asyncio.AbstractEventLoop) -> StoredState:
         with self._opening_or_closing, contextlib.ExitStack() as parts, translated():
             database = parts.enter_context(self.folder)
+            ballast = Ballast(database.parent)
+            ballast.prepare()
+            mend_log(database)
             connection = parts.enter_context(contextlib.closing(connect(database)))
             check_version(connection)
             use_log(connection)
-            check_log(connection)
             prepare(connection)
+            if suspect := kept_log(database).exists():
+                mend_indexes(connection)
             state, numbers = load(connection, runtime_id)
+            if suspect:
+                state = attrs.evolve(state, damaged={**hit_by_damage(database, connection), **state.damaged})
+            use_sync(connection, self._sync)
             requests = {number_of(worker.worker_id): worker.request for worker in state.workers}
-            writer = Writer(connection, loop, numbers, requests)
+            writer = Writer(connection, loop, numbers, requests, ballast)
             self._writer = parts.enter_context(contextlib.closing(writer))
             self._readers = parts.enter_context(contextlib.closing(Readers(database)))
             self._parts = parts.pop_all()

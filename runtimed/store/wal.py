@@ -1,44 +1,172 @@
-"""The write-ahead log as a file: whether it is damaged where SQLite silently stops to read it."""
+"""The write-ahead log as a file: which of it can be trusted where SQLite stops to read, and how to make it read on.
 
+The layout is that of SQLite's file format: a header of 32 bytes, then frames of a header of 24 bytes and a page. Each
+frame stores the checksum of all before it and itself, so that a frame behind a damaged one can still be verified
+against what the damaged one stores. A log is damaged, not torn, where a commit precedes a frame that can be verified:
+each commit reaches the disk before the next transaction begins, so that a crash tears the last one alone.
+"""
+
+import struct
+import sys
+from collections.abc import Iterator
 from pathlib import Path
+from typing import BinaryIO, Literal
 
-import apsw
+import attrs
 
-from runtimed.errors import StoreCorrupt
+HEADER = struct.Struct(">4I8s8s")
+"""Magic, format version, page size, number of the checkpoint, salts, checksum."""
 
-HEADER_BYTES = 32
-FRAME_HEADER_BYTES = 24
-PAGE_SIZES = frozenset(2**power for power in range(9, 17))
+FRAME = struct.Struct(">2I8s8s")
+"""Page number, pages in the database where this commits and else 0, salts, checksum."""
+
+MAGIC = 0x377F0682
+"""Its lowest bit says that checksums are of big-endian words."""
+
+FORMAT = 3_007_000
+
+Sum = tuple[int, int]
+Order = Literal["little", "big"]
 
 
-def check_log(connection: apsw.Connection) -> None:
-    """Refuse a log that goes on behind the first frame that SQLite can't read.
+def checksum(data: bytes, seed: Sum, order: Order) -> Sum:
+    """SQLite's checksum of the log over this data, a multiple of eight bytes, going on from `seed`."""
+    low, high = seed
+    words = iter(struct.unpack(f"{'<' if order == 'little' else '>'}{len(data) // 4}I", data))
+    for even, odd in zip(words, words, strict=True):
+        low = (low + even + high) & 0xFFFFFFFF
+        high = (high + odd + low) & 0xFFFFFFFF
+    return low, high
 
-    Each commit reaches the disk before the next begins, so that a crash tears one transaction at most. Two or more
-    that can't be read were acknowledged, and then damaged. Raises StoreCorrupt.
+
+@attrs.frozen
+class Damage:
+    """Frames from `first` on cannot be read by SQLite, yet those up to `last` were committed; 0 is the header.
+
+    `transactions` is how many of them there are.
     """
-    try:
-        readable, _ = connection.wal_checkpoint()
-    except apsw.FullError:
-        return  # on a full disk only SQLite knows how far it can read
-    lost = _commits_behind(Path(connection.filename_wal), readable)
-    if lost > 1:
-        raise StoreCorrupt(
-            f"the store's write-ahead log is damaged behind its frame {readable}: {lost} transactions cannot be read;"
-            f" restore the store from a copy, or give them up by removing runtime.sqlite3-wal"
-        )
+
+    first: int
+    last: int
+    transactions: int
 
 
-def _commits_behind(path: Path, readable: int) -> int:
-    with path.open("rb") as log:
-        header = log.read(HEADER_BYTES)
-        page_size, salts = int.from_bytes(header[8:12], "big"), header[16:24]
-        if page_size not in PAGE_SIZES:
-            return 0
-        step, end = FRAME_HEADER_BYTES + page_size, log.seek(0, 2)
-        found = 0
-        for place in range(HEADER_BYTES + readable * step, end, step):
-            log.seek(place)
-            frame = log.read(FRAME_HEADER_BYTES)
-            found += frame[8:16] == salts and any(frame[4:8])
-        return found
+@attrs.frozen
+class _Frame:
+    number: int
+    page: int
+    pages: int
+    ours: bool
+    sound: bool
+
+    @property
+    def commits(self) -> bool:
+        return self.ours and self.pages > 0
+
+
+class Log:
+    """A log that is open for reading. `page_size` is the database's, for a log whose own header is damaged."""
+
+    def __init__(self, file: BinaryIO, page_size: int) -> None:
+        self._file = file
+        self._size = page_size
+        self._header = header = _Header.of(file.read(HEADER.size), page_size)
+        self._salts = header.salts if header.sound else self._head(1)[2]
+
+    def damage(self, readable: int) -> Damage | None:
+        """What is damaged behind the frames that SQLite can read. None where there is nothing, or a torn end."""
+        frames = list(self._frames(readable + 1))
+        newest = max((frame.number for frame in frames if frame.sound), default=0)
+        commits = [frame.number for frame in frames if frame.commits and frame.number < newest]
+        behind = commits[-1] if commits else readable
+        if newest and all(frame.sound for frame in frames[behind - readable : newest - readable]):
+            commits += [newest] if frames[newest - readable - 1].commits else []
+        if not commits:
+            return None
+        last = commits[-1]
+        unsound = [frame.number for frame in frames[: last - readable] if not frame.sound]
+        first = 0 if not self._header.sound else min(unsound, default=last)
+        return Damage(first, last, len(commits))
+
+    def plausible(self, damage: Damage) -> bool:
+        """Whether each frame is of a page that the database has."""
+        pages = self._head(damage.last)[1]
+        return all(1 <= self._head(number)[0] <= pages for number in range(max(damage.first, 1), damage.last + 1))
+
+    def write_mended(self, damage: Damage, target: BinaryIO) -> None:
+        """Write the log up to the last frame that was committed, with checksums by which SQLite reads all of it."""
+        header = self._header.mended(self._salts)
+        target.write(header.packed)
+        seed = header.sum
+        for number in range(1, damage.last + 1):
+            page, pages, _, stored = self._head(number)
+            data = self._page()
+            seed = self._sum(page, pages, data, seed) if number >= damage.first else struct.unpack(">2I", stored)
+            target.write(FRAME.pack(page, pages, self._salts, struct.pack(">2I", *seed)) + data)
+
+    def _frames(self, first: int) -> Iterator[_Frame]:
+        """The frames from this one on; those of an earlier use of the file, at its end, are not `ours`."""
+        seeds = [self._header.sum] if first == 1 else [struct.unpack(">2I", self._head(first - 1)[3])]
+        end = self._file.seek(0, 2)
+        for number in range(first, (end - HEADER.size) // (FRAME.size + self._size) + 1):
+            page, pages, salts, stored = self._head(number)
+            kept = struct.unpack(">2I", stored)
+            ours = salts == self._salts
+            data = self._page() if ours else b""
+            sums = [self._sum(page, pages, data, seed) for seed in seeds] if ours else []
+            sound = kept in sums
+            yield _Frame(number, page, pages, ours, sound)
+            seeds = [kept] if sound else [kept, *sums[:1]]
+
+    def _head(self, number: int) -> tuple[int, int, bytes, bytes]:
+        self._file.seek(HEADER.size + (number - 1) * (FRAME.size + self._size))
+        head = self._file.read(FRAME.size)
+        return FRAME.unpack(head) if len(head) == FRAME.size else (0, 0, b"", b"\0" * 8)
+
+    def _page(self) -> bytes:
+        """The page behind the head that was read last."""
+        return self._file.read(self._size)
+
+    def _sum(self, page: int, pages: int, data: bytes, seed: Sum) -> Sum:
+        return checksum(struct.pack(">2I", page, pages) + data, seed, self._header.order)
+
+
+@attrs.frozen
+class _Header:
+    """The header of a log, as it should be where it is not `sound`."""
+
+    page_size: int
+    checkpoints: int
+    salts: bytes
+    order: Order
+    sound: bool
+
+    @classmethod
+    def of(cls, packed: bytes, page_size: int) -> "_Header":
+        if len(packed) == HEADER.size:
+            magic, version, size, checkpoints, salts, _ = HEADER.unpack(packed)
+            order: Order = "big" if magic & 1 else "little"
+            found = cls(size, checkpoints, salts, order, sound=True)
+            if (magic & ~1, version, size, found.packed) == (MAGIC, FORMAT, page_size, packed):
+                return found
+        return cls(page_size, 0, b"", sys.byteorder, sound=False)
+
+    @property
+    def sum(self) -> Sum:
+        return checksum(self._fields(), (0, 0), self.order)
+
+    @property
+    def packed(self) -> bytes:
+        return self._fields() + struct.pack(">2I", *self.sum)
+
+    def mended(self, salts: bytes) -> "_Header":
+        return attrs.evolve(self, salts=salts, sound=True)
+
+    def _fields(self) -> bytes:
+        magic = MAGIC | (self.order == "big")
+        return HEADER.pack(magic, FORMAT, self.page_size, self.checkpoints, self.salts, b"")[:-8]
+
+
+def log_of(database: Path) -> Path:
+    """The write-ahead log of a database."""
+    return Path(f"{database}-wal")

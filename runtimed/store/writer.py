@@ -12,7 +12,8 @@ import attrs
 
 from runtimed.core.change import EncodedEvent
 from runtimed.errors import StoreError, StoreFull, StoreIo, StoreMissing
-from runtimed.store.connection import FULL
+from runtimed.store.ballast import BALLAST_BYTES, RETRY_S, Ballast
+from runtimed.store.connection import FULL, lacks_room
 from runtimed.store.encoding import Requests, Rows
 from runtimed.store.transaction import write
 
@@ -51,12 +52,14 @@ class Writer:
         loop: asyncio.AbstractEventLoop,
         numbers: Mapping[str, int],
         requests: Requests,
+        ballast: Ballast,
     ) -> None:
         self.event_bytes = numbers["event_bytes"]
         self.requests = dict(requests)
         self._connection = connection
         self._loop = loop
         self._numbers = dict(numbers)
+        self._ballast = ballast
         self._queue: SimpleQueue[Job | None] = SimpleQueue()
         self._failure: StoreError | None = None
         self._log_pages = 0
@@ -78,20 +81,27 @@ class Writer:
         self._queue.put(None)
         self._thread.join()
         if self._failure is None:
-            self._checkpoint(apsw.SQLITE_CHECKPOINT_TRUNCATE)
+            self._empty_log()
 
     def _run(self) -> None:
         while batch := self._next_batch():
             outcomes = self._write(batch)
             self._loop.call_soon_threadsafe(self._report, outcomes, self._numbers["event_bytes"])
             if self._failure is None and self._log_pages >= CHECKPOINT_PAGES:
-                crowded = self._log_pages >= MAX_LOG_PAGES
-                self._checkpoint(apsw.SQLITE_CHECKPOINT_TRUNCATE if crowded else apsw.SQLITE_CHECKPOINT_PASSIVE)
+                self._tidy()
+
+    def _tidy(self) -> None:
+        """Keep the log short."""
+        if self._ballast.in_use:
+            self._empty_log()
+        else:
+            crowded = self._log_pages >= MAX_LOG_PAGES
+            self._checkpoint(apsw.SQLITE_CHECKPOINT_TRUNCATE if crowded else apsw.SQLITE_CHECKPOINT_PASSIVE)
 
     def _next_batch(self) -> list[Job]:
         """What waits, at most MAX_BATCH; nothing once the end has come."""
         batch: list[Job] = []
-        job = self._queue.get()
+        job = self._next_job()
         while job is not None:
             batch.append(job)
             if len(batch) == MAX_BATCH:
@@ -104,22 +114,43 @@ class Writer:
             self._queue.put(None)
         return batch
 
+    def _next_job(self) -> Job | None:
+        """The next Change; meanwhile the ballast is taken back as soon as there is room for it."""
+        while self._ballast.in_use:
+            try:
+                return self._queue.get(timeout=RETRY_S)
+            except Empty:
+                self._ballast.take_back()
+        return self._queue.get()
+
     def _write(self, batch: Sequence[Job]) -> list[tuple[Job, StoreError | None]]:
-        refusal = self._try(batch)
-        if isinstance(refusal, StoreFull):
-            self._checkpoint(apsw.SQLITE_CHECKPOINT_TRUNCATE)  # what this frees may be all that was missing
-            return [(job, self._try([job])) for job in batch]
-        return [(job, refusal) for job in batch]
+        if self._ballast.in_use:
+            self._ballast.take_back()
+        if not self._ballast.in_use:
+            refusal = self._try(batch)
+            if not isinstance(refusal, StoreFull):
+                return [(job, refusal) for job in batch]
+            self._empty_log()  # what this frees may be all that was missing
+        return [(job, self._try_alone(job)) for job in batch]
+
+    def _try_alone(self, job: Job) -> StoreError | None:
+        """Write one Change to a disk that is full; the ballast is there for vital ones alone."""
+        if self._ballast.in_use and not job.rows.vital:
+            return self._failure or StoreFull(FULL)
+        refusal = self._try([job])
+        if isinstance(refusal, StoreFull) and job.rows.vital:
+            self._ballast.release()
+            self._empty_log()
+            refusal = self._try([job])
+        return refusal
 
     def _try(self, jobs: Sequence[Job]) -> StoreError | None:
         if self._failure is not None:
             return self._failure
         try:
             self._transaction(jobs)
-        except apsw.FullError:
-            return StoreFull(FULL)
         except Exception as error:  # noqa: BLE001 whatever it was, what it left on the disk is unknown
-            return self._fail(error)
+            return StoreFull(FULL) if lacks_room(error, self._connection) else self._fail(error)
         return None
 
     def _transaction(self, batch: Sequence[Job]) -> None:
@@ -146,13 +177,28 @@ class Writer:
     def _present_inodes(self) -> list[int]:
         return [file.stat().st_ino for file in self._files]
 
+    def _empty_log(self) -> None:
+        """Copy the log into the database and free its room, unless the database has none to grow as it must."""
+        lacking = self._growth() - self._ballast.room()
+        if lacking > 0 and not (lacking <= BALLAST_BYTES and self._ballast.release()):
+            return
+        self._checkpoint(apsw.SQLITE_CHECKPOINT_TRUNCATE)
+        if self._ballast.in_use:
+            self._ballast.take_back()
+
+    def _growth(self) -> int:
+        """By how many bytes the database's file grows when the log is copied into it."""
+        size: int = self._connection.pragma("page_count") * self._connection.pragma("page_size")
+        return max(0, size - self._files[0].stat().st_size)
+
     def _checkpoint(self, mode: int) -> None:
         try:
             self._connection.wal_checkpoint(mode=mode)
-        except (apsw.BusyError, apsw.FullError):
+        except apsw.BusyError:
             return  # the log keeps it all, and the next batch tries again
         except apsw.Error as error:
-            self._fail(error)
+            if not lacks_room(error, self._connection):
+                self._fail(error)
 
     def _fail(self, error: Exception) -> StoreError:
         _log.error("the store failed while writing, nothing is written any more: %s", error)

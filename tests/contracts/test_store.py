@@ -44,7 +44,7 @@ from runtimed.model.event import (
 )
 from runtimed.model.execution import Execution, ExecutionResult
 from runtimed.model.identity import WorkerId, event_id, worker_id
-from runtimed.model.runtime import RuntimeEvent
+from runtimed.model.runtime import RuntimeEvent, StoreCheck
 from runtimed.model.worker import (
     BuiltinProfile,
     BundleReference,
@@ -335,6 +335,17 @@ async def test_remarks_come_back_in_the_order_they_were_made(host: Any) -> None:
     state = await host.reopen()
     assert list(state.remarks) == made
     assert state.remark_number == 5
+
+
+async def test_a_check_reads_everything_and_changes_nothing(host: Any, teller: Any) -> None:
+    await host.open()
+    await asyncio.gather(*(host.store.commit(teller.create()) for _ in range(3)))
+    await host.store.commit(teller.tell(FIRST, user("a"), TextDelta("b"), TextDone("b")))
+    await host.store.commit(teller.tell(SECOND, user("c")))
+    before = await everything(host.store, [FIRST, SECOND, THIRD], teller.sequence)
+    assert await host.store.check() == StoreCheck(workers=3, entries=3, events=4, findings=())
+    assert await everything(host.store, [FIRST, SECOND, THIRD], teller.sequence) == before
+    await host.store.commit(teller.tell(SECOND, user("d")))
 
 
 async def test_the_head_is_the_highest_sequence_even_behind_a_gap(host: Any, teller: Any) -> None:

@@ -12,8 +12,10 @@ from runtimed.core.paging import PageSize
 from runtimed.model.event import TextSegment, UserMessage
 from runtimed.model.execution import Execution
 from runtimed.model.identity import RuntimeId, worker_id
+from runtimed.model.runtime import StoreCheck
 from runtimed.model.worker import CreateWorkerRequest
 from runtimed.store.sqlite import SqliteStore
+from runtimed.store.sync import Sync
 
 MAX_SEQUENCE = 2**63 - 1
 WIDE = PageSize(items=10_000, max_bytes=100_000_000)
@@ -26,7 +28,12 @@ class Inputs:
         self._sequence = 0
         self._workers: dict[int, Worker] = {}
 
+    def take_back(self) -> None:
+        """The last input was not taken: the next one takes its place."""
+        self._sequence, self._workers = self._before
+
     def __call__(self, number: int, content: str) -> Change:
+        self._before = self._sequence, dict(self._workers)
         self._sequence += 1
         new = Worker(
             worker_id(number),
@@ -72,12 +79,12 @@ def folder(tmp_path: Path) -> Path:
 class Driven:
     """A durable store, driven from outside its event loop."""
 
-    def __init__(self, runner: asyncio.Runner, path: Path) -> None:
-        self._run = runner.run
-        self.store = SqliteStore(path)
+    def __init__(self, runner: asyncio.Runner, path: Path, sync: Sync) -> None:
+        self.run = runner.run
+        self.store = SqliteStore(path, sync)
 
     def open(self, runtime_id: str | None = None) -> StoredState:
-        return self._run(self.store.open(RuntimeId(runtime_id) if runtime_id else None))
+        return self.run(self.store.open(RuntimeId(runtime_id) if runtime_id else None))
 
     def commit(self, change: Change) -> Sequence[EncodedEvent]:
         [outcome] = self.commit_at_once(change)
@@ -91,25 +98,28 @@ class Driven:
         async def commit() -> list[Sequence[EncodedEvent] | BaseException]:
             return await asyncio.gather(*map(self.store.commit, changes), return_exceptions=True)
 
-        return self._run(commit())
+        return self.run(commit())
 
     def entries(self, number: int) -> list[str]:
-        found = self._run(self.store.read_entries(worker_id(number), 0, WIDE))
+        found = self.run(self.store.read_entries(worker_id(number), 0, WIDE))
         return [entry.content for entry in found]
 
     def newest_entries(self, number: int) -> list[str]:
-        found = self._run(self.store.newest_entries(worker_id(number), MAX_SEQUENCE, WIDE))
+        found = self.run(self.store.newest_entries(worker_id(number), MAX_SEQUENCE, WIDE))
         return [entry.content for entry in found]
 
     def events(self, number: int, upto: int = MAX_SEQUENCE) -> list[int]:
-        found = self._run(self.store.read_events(worker_id(number), 0, upto, WIDE))
+        found = self.run(self.store.read_events(worker_id(number), 0, upto, WIDE))
         return [event.sequence for event in found]
 
     def moment(self, number: int, sequence: int) -> Moment:
-        return self._run(self.store.moment(worker_id(number), sequence))
+        return self.run(self.store.moment(worker_id(number), sequence))
+
+    def check(self) -> StoreCheck:
+        return self.run(self.store.check())
 
     def close(self) -> None:
-        self._run(self.store.close())
+        self.run(self.store.close())
 
 
 @pytest.fixture
@@ -118,8 +128,8 @@ def new_store(folder: Path) -> Iterator[Callable[..., Driven]]:
     made: list[Driven] = []
     with asyncio.Runner() as runner:
 
-        def make(path: Path = folder) -> Driven:
-            made.append(Driven(runner, path))
+        def make(path: Path = folder, sync: Sync = "full") -> Driven:
+            made.append(Driven(runner, path, sync))
             return made[-1]
 
         yield make

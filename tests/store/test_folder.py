@@ -37,6 +37,7 @@ def test_folders_are_0700_and_files_0600_whatever_the_umask(new_store: NewStore,
     assert found == {
         "store": 0o700,
         "lock": 0o600,
+        "ballast": 0o600,
         "runtime.sqlite3": 0o600,
         "runtime.sqlite3-wal": 0o600,
         "runtime.sqlite3-shm": 0o600,

@@ -9,10 +9,8 @@ import apsw
 import pytest
 
 from runtimed.core.activity import Activity
-from runtimed.core.change import Change, Remark
+from runtimed.core.change import Change
 from runtimed.errors import StoreCorrupt, StoreFull, StoreIo, StoreMissing, StoreUnsupported
-from runtimed.model.bundle import BundleMetadata, ConfigBundle, Provenance
-from runtimed.model.diagnostic import Diagnostic
 from runtimed.model.identity import worker_id
 
 NewStore = Callable[..., Any]
@@ -131,32 +129,6 @@ def test_a_worker_whose_running_events_are_damaged_still_counts_as_running(
     assert (new_store().open()).activities == {FIRST: Activity("running")}
 
 
-@pytest.mark.parametrize(
-    ("sql", "named"),
-    [
-        ("UPDATE meta SET value = '9' WHERE key = 'head'", "the meta row 'head' is damaged"),
-        ("DELETE FROM meta WHERE key = 'head'", "a meta row of the store is missing"),
-        ("UPDATE worker SET request = x'7b7d20'", "the row of worker-00000001 is damaged"),
-        ("UPDATE state SET status = 1", "the row of worker-00000001 is damaged"),
-        ("DELETE FROM state", "the row of worker-00000001 is damaged"),
-        ("UPDATE bundle SET id = 'other'", "the bundle 'other' is damaged"),
-        ("UPDATE remark SET body = x'7b7d'", "the remark 1 is damaged"),
-    ],
-)
-def test_a_damaged_row_of_the_catalog_stops_the_start_and_is_named(
-    new_store: NewStore, folder: Path, said: Any, sql: str, named: str
-) -> None:
-    store = new_store()
-    store.open()
-    store.commit(said(1, "first"))
-    metadata = BundleMetadata("bundle-1", "d", "1", "w", "now", Provenance("test"))
-    store.commit(Change(bundle=ConfigBundle(metadata), remarks=[Remark(1, Diagnostic("c", "info", "m"))]))
-    store.close()
-    run_sql(folder, sql)
-    with pytest.raises(StoreCorrupt, match=f"^{named}$"):
-        new_store().open()
-
-
 def test_a_failed_open_lets_go_of_the_store(new_store: NewStore, folder: Path) -> None:
     new_store().open("runtime-mine")
     other = folder.with_name("other")
@@ -194,17 +166,6 @@ def test_a_database_of_another_program_is_refused_and_left_alone(new_store: NewS
     with pytest.raises(StoreUnsupported, match="was not made by runtimed"):
         new_store().open()
     assert (folder / "runtime.sqlite3").read_bytes() == before
-
-
-def test_a_log_damaged_in_the_middle_is_refused_instead_of_losing_what_follows(
-    new_store: NewStore, folder: Path, said: Any
-) -> None:
-    torn = _copy_of_an_open_store(new_store, folder, said)
-    flip(torn / "runtime.sqlite3-wal", b"input 3")
-    with pytest.raises(StoreCorrupt, match="write-ahead log is damaged"):
-        new_store(torn).open()
-    (torn / "runtime.sqlite3-wal").unlink()
-    new_store(torn).open()
 
 
 @pytest.mark.parametrize("missing", [1, 1_000, 4_120])

@@ -1,0 +1,190 @@
+"""What a start does about a write-ahead log that is damaged in front of transactions that were committed.
+
+SQLite would silently stop to read there. Instead the log is made to read on, and what the damage hit is left to the
+checksums of the rows. As long as the damaged log is kept, each start reads every row to know which Workers are hit.
+"""
+
+import contextlib
+import logging
+import os
+import tempfile
+from collections.abc import Iterator
+from pathlib import Path
+
+import apsw
+import attrs
+
+from runtimed.errors import StoreCorrupt
+from runtimed.model.identity import WorkerId
+from runtimed.store.check import Check
+from runtimed.store.connection import connect, untouching
+from runtimed.store.schema import check_version
+from runtimed.store.sync import lazily_synced
+from runtimed.store.wal import Damage, Log, log_of
+
+KEPT = "-wal.damaged"
+"""What the name of a damaged log ends with; one is kept, the latest."""
+
+_DRAFT = "-wal.mended"
+
+_log = logging.getLogger(__name__)
+
+
+@attrs.frozen
+class Found:
+    """What is wrong with a log: SQLite can read its first `readable` frames."""
+
+    readable: int
+    damage: Damage
+    page_size: int
+
+    def __str__(self) -> str:
+        behind = f"{self.damage.transactions} transactions behind its frame {self.readable}"
+        return f"the write-ahead log is damaged in front of {behind}"
+
+
+def kept_log(database: Path) -> Path:
+    """Where the damaged log of a database is kept."""
+    return Path(f"{database}{KEPT}")
+
+
+def mend_log(database: Path) -> None:
+    """Make a damaged log readable to its end, and keep the damaged one; a torn end is left to SQLite.
+
+    Raises StoreCorrupt, and leaves the log as it is, where what it holds would not be a database.
+    """
+    found = find_damage(database)
+    if found is None:
+        return
+    draft = Path(f"{database}{_DRAFT}")
+    draft.unlink(missing_ok=True)
+    try:
+        _write_mended(database, found, draft)
+        _check_structure(database, found, draft)
+        _swap(log_of(database), draft, kept_log(database))
+    except StoreCorrupt:
+        with contextlib.closing(connect(database)) as connection:
+            connection.wal_checkpoint()  # what can be read shall survive if the rest is given up
+        raise
+    finally:
+        draft.unlink(missing_ok=True)
+    _log.error("%s; it was made readable, and kept as %s; every row is checked now", found, kept_log(database).name)
+
+
+def mend_indexes(connection: apsw.Connection) -> None:
+    """Make the indexes anew where they do not match their tables. Raises StoreCorrupt where that cannot be done."""
+    if connection.execute("PRAGMA integrity_check(1)").get == "ok":
+        return
+    try:
+        connection.execute("REINDEX")
+    except (apsw.ConstraintError, apsw.CorruptError) as error:
+        raise StoreCorrupt(f"the store is damaged: {error}; restore it from a copy") from error
+
+
+def hit_by_damage(database: Path, connection: apsw.Connection) -> dict[WorkerId, str]:
+    """Read every row, and tell which Workers are hit; a damaged log that has hit nothing is kept no longer."""
+    check = Check()
+    for step in check.rows():
+        step(connection)
+    for finding in check.findings:
+        _log.error("%s%s", f"{finding.worker_id}: " if finding.worker_id else "", finding.problem)
+    if not check.findings:
+        kept_log(database).unlink()
+        _log.warning("the damage of the write-ahead log has hit nothing that is stored")
+    return check.hit
+
+
+def find_damage(database: Path) -> Found | None:
+    """What is damaged in the log, where it can be told from the torn end that a crash leaves. Changes nothing."""
+    log = log_of(database)
+    if not (log.exists() and log.stat().st_size and database.stat().st_size):
+        return None
+    with contextlib.closing(untouching(database)) as connection:
+        if check_version(connection) == 0 or lazily_synced(connection):
+            return None
+        readable, _ = connection.wal_checkpoint(mode=apsw.SQLITE_CHECKPOINT_NOOP)
+        page_size = connection.pragma("page_size")
+    with log.open("rb") as file:
+        damage = Log(file, page_size).damage(max(readable, 0))
+    return Found(readable, damage, page_size) if damage else None
+
+
+@contextlib.contextmanager
+def mended(database: Path, found: Found) -> Iterator[apsw.Connection]:
+    """A connection that sees what a start would make of a damaged log. Changes nothing in the store's folder.
+
+    Raises StoreCorrupt where a start would refuse.
+    """
+    with tempfile.TemporaryDirectory(prefix="runtimed-") as scratch:
+        draft = Path(scratch) / f"{database.name}{_DRAFT}"
+        _write_mended(database, found, draft)
+        _check_structure(database, found, draft)
+        with _overlaid(database, draft) as connection:
+            yield connection
+
+
+def _write_mended(database: Path, found: Found, draft: Path) -> None:
+    with log_of(database).open("rb") as file:
+        log = Log(file, found.page_size)
+        if not log.plausible(found.damage):
+            raise _beyond_repair(found)
+        with open(draft, "xb", opener=_private) as target:
+            log.write_mended(found.damage, target)
+            target.flush()
+            os.fsync(target.fileno())
+
+
+def _check_structure(database: Path, found: Found, draft: Path) -> None:
+    with _overlaid(database, draft) as connection:
+        try:
+            sound = connection.execute("PRAGMA quick_check(1)").get == "ok"
+        except apsw.CorruptError:
+            sound = False
+    if not sound:
+        raise _beyond_repair(found)
+
+
+def _beyond_repair(found: Found) -> StoreCorrupt:
+    return StoreCorrupt(
+        f"{found}, and they cannot be read any more; restore the store from a copy, or give them up by removing"
+        " runtime.sqlite3-wal"
+    )
+
+
+def _swap(log: Path, draft: Path, kept: Path) -> None:
+    """Put the mended log in the place of the damaged one, in one step."""
+    kept.unlink(missing_ok=True)
+    os.link(log, kept)
+    draft.rename(log)
+    handle = os.open(log.parent, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+    try:
+        os.fsync(handle)
+    finally:
+        os.close(handle)
+
+
+def _private(path: str, flags: int) -> int:
+    return os.open(path, flags | os.O_NOFOLLOW | os.O_CLOEXEC, 0o600)
+
+
+class _OtherLog(apsw.VFS):
+    """The file system, but for a database's log, which is another file."""
+
+    def __init__(self, name: str, log: Path) -> None:
+        super().__init__(name, "")
+        self._log = str(log)
+
+    def xOpen(self, name: str | apsw.URIFilename | None, flags: list[int]) -> apsw.VFSFile:  # noqa: N802 SQLite's name
+        """As SQLite's xOpen."""
+        return apsw.VFSFile("", self._log if flags[0] & apsw.SQLITE_OPEN_WAL else name, flags)
+
+
+@contextlib.contextmanager
+def _overlaid(database: Path, log: Path) -> Iterator[apsw.Connection]:
+    name = f"runtimed-{log}"
+    other = _OtherLog(name, log)
+    try:
+        with contextlib.closing(untouching(database, vfs=name)) as connection:
+            yield connection
+    finally:
+        other.unregister()
