@@ -59,8 +59,8 @@ async def said(runtime, backend, ref, count, start=0):
             await asyncio.sleep(0)
 
 
-def envelopes(frames):
-    return [json.loads(frame)["envelope"] for frame in frames]
+def envelopes(messages):
+    return [json.loads(message) for message in messages]
 
 
 async def read_until(reader, cursor):
@@ -81,8 +81,6 @@ async def test_a_reader_without_a_cursor_begins_behind_the_newest_event():
         ref = await worker_of(runtime)
         await said(runtime, backend, ref, 3)
         with Feed(runtime).open(ref) as reader:
-            snapshot = json.loads(await reader.snapshot())["envelope"]
-            assert snapshot["cursor"] == newest(runtime, ref)
             await said(runtime, backend, ref, 1, start=3)
             assert [event["payload"]["data"]["text"] for event in envelopes(await reader.read())] == ["3"]
 
