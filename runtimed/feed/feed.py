@@ -4,6 +4,8 @@ import asyncio
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterator, Sequence
 from contextlib import asynccontextmanager, contextmanager
 
+import attrs
+
 from runtimed.core.change import EncodedEvent
 from runtimed.core.runtime import Runtime
 from runtimed.errors import CursorUnknownOrExpired, UpstreamClosed, WorkerDeleted, WrongRuntimeCursor
@@ -11,8 +13,8 @@ from runtimed.feed.encoding import Envelopes
 from runtimed.feed.log import Log
 from runtimed.feed.observer import Observer
 from runtimed.feed.reader import Reader
-from runtimed.feed.scope import Scope
-from runtimed.feed.view import View
+from runtimed.feed.scope import Scope, scope_of
+from runtimed.feed.view import Selection, View
 from runtimed.model.identity import EventCursor, WorkerId, WorkerRef
 
 RING_BYTES = 2**20
@@ -21,6 +23,15 @@ RING_BYTES = 2**20
 PAGES_AT_ONCE = 4
 """How many pages of the store are read and put into messages at a time, so that many who resume at once hold up
 nobody else."""
+
+
+@attrs.frozen
+class Page:
+    """Events that are shown, up to which sequence that is all, and whether there are events behind it."""
+
+    events: Sequence[EncodedEvent]
+    upto: int
+    has_more: bool
 
 
 class Feed:
@@ -48,7 +59,7 @@ class Feed:
     def open(self, ref: WorkerRef | None = None, cursor: EventCursor | None = None) -> Iterator[Reader]:
         """A reader of a Worker, or of all, behind the cursor or behind the newest event; for programs that embed.
 
-        Raises WorkerNotFound, WrongRuntimeCursor, CursorUnknownOrExpired, UpstreamClosed.
+        Raises as `check`.
         """
         with self._log(View(ref, Envelopes()), cursor) as (log, sequence):
             yield Reader(log, sequence)
@@ -64,7 +75,7 @@ class Feed:
     ) -> AsyncIterator[Observer]:
         """Have a view written to a transport, from the cursor or the newest event on, until the context is left.
 
-        An observer of one Worker is written a snapshot first. See Observer for the rest. Raises as `open`.
+        An observer of one Worker is written a snapshot first. See Observer for the rest. Raises as `check`.
         """
         with self._log(view, cursor) as (log, sequence):
             observer = Observer(log, sequence, transport, drain, ended)
@@ -73,11 +84,38 @@ class Feed:
             finally:
                 await observer.close()
 
+    async def page(
+        self, ref: WorkerRef | None, selection: Selection, cursor: EventCursor | None, limit: int | None
+    ) -> Page:
+        """At most one page of the store, from the cursor or the oldest retained event on. Raises as `check`, and
+        LimitTooLarge, CursorExpired, StoreError."""
+        scope = self.check(ref, cursor)
+        after, newest = scope.floor if cursor is None else cursor.sequence, scope.newest
+        events = await scope.page(after, limit)
+        upto = events[-1].sequence if events else max(after, newest)
+        return Page([event for event in events if selection.takes(self.runtime, event)], upto, upto < newest)
+
+    def check(self, ref: WorkerRef | None, cursor: EventCursor | None) -> Scope:
+        """Where a reader at this cursor would read. Raises WorkerNotFound, WrongRuntimeCursor,
+        CursorUnknownOrExpired, UpstreamClosed."""
+        if self._closed:
+            raise UpstreamClosed
+        scope = scope_of(self.runtime, ref)
+        floor = scope.floor
+        if cursor is None:
+            return scope
+        if cursor.runtime_id != self.runtime.runtime_id:
+            raise WrongRuntimeCursor(f"cursor: expected one of runtime {self.runtime.runtime_id}")
+        if not floor <= cursor.sequence <= self.runtime.head:
+            raise CursorUnknownOrExpired
+        return scope
+
     @contextmanager
     def _log(self, view: View, cursor: EventCursor | None) -> Iterator[tuple[Log, int]]:
         """The log of a view while it is read, and the sequence to begin behind."""
-        log = self._find(view)
-        sequence = log.scope.newest if cursor is None else self._checked(cursor, log.scope)
+        scope = self.check(view.ref, cursor)
+        sequence = scope.newest if cursor is None else cursor.sequence
+        log = self._find(view) or Log(self.runtime, view, scope, self._ring_bytes, self._paging)
         logs = self._logs.setdefault(_key(view), [])
         if log not in logs:
             logs.append(log)
@@ -91,18 +129,8 @@ class Feed:
                 if not logs:
                     del self._logs[_key(view)]
 
-    def _find(self, view: View) -> Log:
-        if self._closed:
-            raise UpstreamClosed
-        found = [log for log in self._logs.get(_key(view), ()) if log.view == view and log.ended is None]
-        return found[0] if found else Log(self.runtime, view, self._ring_bytes, self._paging)
-
-    def _checked(self, cursor: EventCursor, scope: Scope) -> int:
-        if cursor.runtime_id != self.runtime.runtime_id:
-            raise WrongRuntimeCursor(f"cursor: expected one of runtime {self.runtime.runtime_id}")
-        if not scope.floor <= cursor.sequence <= self.runtime.head:
-            raise CursorUnknownOrExpired
-        return cursor.sequence
+    def _find(self, view: View) -> Log | None:
+        return next((log for log in self._logs.get(_key(view), ()) if log.view == view and log.ended is None), None)
 
     def close(self) -> None:
         """End every reader with UpstreamClosed, once it has read what there is. Harmless when repeated."""

@@ -8,7 +8,7 @@ from runtimed.core.runtime import Runtime
 from runtimed.errors import FeedError
 from runtimed.feed.flusher import Flusher
 from runtimed.feed.ring import Batch, Message, Ring
-from runtimed.feed.scope import scope_of
+from runtimed.feed.scope import Scope
 from runtimed.feed.view import View
 
 
@@ -19,14 +19,16 @@ class Log:
     it, or waits for `more`.
     """
 
-    def __init__(self, runtime: Runtime, view: View, ring_bytes: int, paging: asyncio.Semaphore) -> None:
+    def __init__(
+        self, runtime: Runtime, view: View, scope: Scope, ring_bytes: int, paging: asyncio.Semaphore
+    ) -> None:
         self.view = view
-        self.scope = scope_of(runtime, view.ref)
         self.readers = 0
         self.ended: FeedError | None = None
         self._runtime = runtime
         self._paging = paging
-        self._ring = Ring(self.scope.newest, ring_bytes)
+        self._scope = scope
+        self._ring = Ring(scope.newest, ring_bytes)
         self.tip = Flusher(self._ring, view.encoding)
         self._more: asyncio.Future[None] | None = None
 
@@ -57,7 +59,7 @@ class Log:
             return Batch(messages, self.newest)
         async with self._paging:
             newest = self.newest
-            events = await self.scope.page(after)
+            events = await self._scope.page(after)
         return Batch([data for _, data in self._messages(events)], events[-1].sequence if events else newest)
 
     async def snapshot(self, sequence: int) -> bytes | None:

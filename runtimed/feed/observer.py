@@ -14,8 +14,8 @@ class Observer:
 
     At the tip it costs no task: the log writes to it. Before, and when its transport takes no more, a task of its own
     reads what it lacks, waiting for the transport each time, until it is at the tip. `drain` waits until the
-    transport takes more; `ended` is called with the reason when the feed cannot go on. `alive` is set by every sign
-    that the other side is there: here, when it has taken what it was slow to take.
+    transport takes more. `ended` is called with the reason when the feed cannot go on, maybe more than once. `alive`
+    is set by every sign that the other side is there: here, when it has taken what it was slow to take.
     """
 
     __slots__ = (
@@ -50,8 +50,10 @@ class Observer:
         self.fall_behind()
 
     def write(self, data: bytes) -> None:
-        """Write whole messages; nothing once it is muted or the transport is closing."""
-        if not self._muted and not self._transport.is_closing():
+        """Write whole messages; nothing once it is muted. A transport that is closing ends it."""
+        if self._transport.is_closing():
+            self.end(ConnectionResetError("the observer has left"))
+        elif not self._muted:
             self._transport.write(data)
 
     def write_aside(self, data: bytes) -> None:

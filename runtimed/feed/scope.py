@@ -21,8 +21,11 @@ class Scope(Protocol):
     def floor(self) -> int:
         """The sequence of the newest one that is no longer retained, 0 for none."""
 
-    async def page(self, after: int) -> Sequence[EncodedEvent]:
-        """The first page behind a sequence. Raises CursorExpired where it is not retained, and StoreError."""
+    async def page(self, after: int, limit: int | None = None) -> Sequence[EncodedEvent]:
+        """The first page behind a sequence.
+
+        Raises CursorExpired where not all behind it is retained, LimitTooLarge, and StoreError.
+        """
 
 
 @attrs.frozen
@@ -42,9 +45,9 @@ class OneWorker:
         """As Scope.floor."""
         return self.runtime.floor(self.ref)
 
-    async def page(self, after: int) -> Sequence[EncodedEvent]:
+    async def page(self, after: int, limit: int | None = None) -> Sequence[EncodedEvent]:
         """As Scope.page."""
-        return await self.runtime.events(self.ref, after)
+        return await self.runtime.events(self.ref, after, limit)
 
 
 @attrs.frozen
@@ -63,9 +66,9 @@ class AllWorkers:
         """As Scope.floor."""
         return self.runtime.fleet_floor
 
-    async def page(self, after: int) -> Sequence[EncodedEvent]:
+    async def page(self, after: int, limit: int | None = None) -> Sequence[EncodedEvent]:
         """As Scope.page."""
-        return await self.runtime.all_events(after)
+        return await self.runtime.all_events(after, limit)
 
 
 def scope_of(runtime: Runtime, ref: WorkerRef | None) -> Scope:

@@ -60,13 +60,13 @@ class Streams:
 
     @asynccontextmanager
     async def observe(
-        self, request: web.Request, writer: AbstractStreamWriter, wish: Wish, encoding: Encoding
+        self, request: web.Request, writer: AbstractStreamWriter | None, wish: Wish, encoding: Encoding
     ) -> AsyncIterator[Observer]:
         """Have what is wished for written to the connection of a request while the context lasts.
 
         When the feed cannot go on the body is interrupted, and the reason raised.
         """
-        if request.transport is None:
+        if request.transport is None or writer is None:
             raise ConnectionResetError("the observer has left")
         view = View(wish.ref, encoding, wish.selection)
         ending = _Ending()
@@ -103,12 +103,18 @@ class _Ending:
 
     def __init__(self) -> None:
         self.interrupting = asyncio.timeout(None)
-        self.reason: Exception = TimeoutError()
+        self._reasons: list[Exception] = []
+
+    @property
+    def reason(self) -> Exception:
+        """The first one, which counts."""
+        return self._reasons[0]
 
     def come(self, reason: Exception) -> None:
         """The feed cannot go on."""
-        self.reason = reason
-        self.interrupting.reschedule(asyncio.get_running_loop().time())
+        self._reasons.append(reason)
+        if len(self._reasons) == 1:
+            self.interrupting.reschedule(asyncio.get_running_loop().time())
 
 
 def diagnostic_of(error: Exception) -> FeedDiagnostic:
