@@ -35,7 +35,7 @@ class Envelopes:
 
     def snapshot(self, envelope: EventEnvelope) -> bytes:
         """As Encoding.snapshot."""
-        return encode(envelope)
+        return self.join((encode(envelope),))
 
     def join(self, events: Sequence[bytes]) -> bytes:
         """As Encoding.join: a line each."""

@@ -12,7 +12,7 @@ from runtimed.http.streams import CLOSE_TIMEOUT_S, Streams, Wish, diagnostic_of
 from runtimed.model.diagnostic import FeedDiagnostic
 from runtimed.model.identity import event_id
 from runtimed.wire.converter import encode
-from runtimed.wire.frames import COMMENT, chunk, event_envelope, event_page, server_sent
+from runtimed.wire.frames import chunk, comment, event_envelope, event_page, server_sent
 
 EVENT_STREAM = "text/event-stream"
 LAST_EVENT_ID = "Last-Event-ID"
@@ -25,15 +25,23 @@ log = logging.getLogger(__name__)
 
 
 class Comments:
-    """Writes a comment to an event stream now and then, which also finds out that the observer has left."""
+    """Writes a comment to an event stream now and then, which also finds out that the observer has left.
+
+    With it goes the place, so that one who is shown little resumes behind what it was not shown.
+    """
 
     def __init__(self, observer: Observer, *, chunked: bool) -> None:
         self._observer = observer
-        self._comment = chunk(COMMENT) if chunked else COMMENT
+        self._chunked = chunked
 
     def beat(self, *, late: bool) -> None:
         """As Beating.beat."""
-        self._observer.write_aside(self._comment)
+        self._observer.write_aside(self.comment())
+
+    def comment(self) -> bytes:
+        """A comment that tells up to where everything was written."""
+        text = comment(event_id(self._observer.sequence))
+        return chunk(text) if self._chunked else text
 
 
 def wants_stream(request: web.Request) -> bool:
@@ -61,7 +69,10 @@ async def serve_stream(streams: Streams, request: web.Request, wish: Wish) -> we
     with streams.serving():
         try:
             async with streams.observe(request, writer, wish, ServerSentEvents(chunked)) as observer:
-                with streams.pulses.of(COMMENT_S).beating(Comments(observer, chunked=chunked)):
+                comments = Comments(observer, chunked=chunked)
+                if wish.ref is None:
+                    observer.write(comments.comment())
+                with streams.pulses.of(COMMENT_S).beating(comments):
                     await asyncio.get_running_loop().create_future()
         except ConnectionError:
             log.debug("an observer is gone")

@@ -22,7 +22,6 @@ _MEDIUM = Struct("!BBH").pack
 _LONG = Struct("!BBQ").pack
 
 PING = b"\x89\x00"
-COMMENT = b":\n\n"
 
 
 def event_envelope(sequence: int, worker_id: WorkerId, payload: bytes) -> bytes:
@@ -80,6 +79,11 @@ def server_sent(name: str, data: bytes, cursor: str = "") -> bytes:
     """One server-sent event; `data` is a line of JSON, which never holds a line break."""
     place = f"id: {cursor}\n" if cursor else ""
     return b"%bevent: %b\ndata: %b\n\n" % (place.encode(), name.encode(), data)
+
+
+def comment(cursor: str) -> bytes:
+    """No event: it only tells a client where to resume."""
+    return f":\nid: {cursor}\n\n".encode()
 
 
 def chunk(data: bytes) -> bytes:

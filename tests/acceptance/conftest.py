@@ -149,6 +149,7 @@ FRAMES = {
         "envelope": {"cursor": CURSOR, "event_id": str, "worker_id": WORKER_ID, "payload": _payload},
     },
     "diagnostic": {"kind": str, "diagnostic": {"code": re.compile(r"runtime\.[a-z_]+"), "message": str}},
+    "heartbeat": {"kind": str, "head": CURSOR},
 }
 SHAPES: dict[str, Any] = {
     "RuntimeSummary": {
