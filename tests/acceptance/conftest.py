@@ -45,6 +45,8 @@ WORKER = {
     "profile": lambda value: PROFILES[value["kind"]],
     "transcript_len": int,
     "last_event_id": CURSOR,
+    "name?": str,
+    "labels?": dict,
 }
 REFS = [{"name": str, "reference": str}]
 ITEM = {
