@@ -1,6 +1,7 @@
 """A Runtime whose Workers say what a test says, and observers on real sockets."""
 
 import asyncio
+import contextlib
 import json
 import socket
 from contextlib import asynccontextmanager
@@ -98,8 +99,13 @@ class Watcher:
         """Of all events but the snapshot."""
         return [one["cursor"] for one in self.envelopes if one["payload"]["event"] != "snapshot"]
 
-    async def read(self, size=2**16):
-        self.data += await asyncio.get_running_loop().sock_recv(self.sock, size)
+    def take(self, size):
+        """Read what is there."""
+        with contextlib.suppress(BlockingIOError):
+            self.data += self.sock.recv(size)
+
+    async def read(self):
+        self.data += await asyncio.get_running_loop().sock_recv(self.sock, 2**16)
 
     async def read_until(self, condition):
         async with asyncio.timeout(DEADLINE_S):
