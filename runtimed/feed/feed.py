@@ -1,8 +1,9 @@
 """The feed of a Runtime: what was published, for as many readers as there are."""
 
 import asyncio
-from collections.abc import AsyncIterator, Awaitable, Callable, Iterator, Sequence
+from collections.abc import AsyncIterator, Callable, Coroutine, Iterator, Sequence
 from contextlib import asynccontextmanager, contextmanager
+from typing import Any
 
 import attrs
 
@@ -70,7 +71,7 @@ class Feed:
         view: View,
         cursor: EventCursor | None,
         transport: asyncio.WriteTransport,
-        drain: Callable[[], Awaitable[None]],
+        drain: Callable[[], Coroutine[Any, Any, None]],
         ended: Callable[[Exception], None],
     ) -> AsyncIterator[Observer]:
         """Have a view written to a transport, from the cursor or the newest event on, until the context is left.

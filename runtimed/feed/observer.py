@@ -1,7 +1,8 @@
 """An observer that is written to as events happen."""
 
 import asyncio
-from collections.abc import Awaitable, Callable
+from collections.abc import Callable, Coroutine
+from typing import Any
 
 from runtimed.feed.log import Log
 
@@ -35,7 +36,7 @@ class Observer:
         log: Log,
         sequence: int,
         transport: asyncio.WriteTransport,
-        drain: Callable[[], Awaitable[None]],
+        drain: Callable[[], Coroutine[Any, Any, None]],
         ended: Callable[[Exception], None],
     ) -> None:
         self.sequence = min(sequence, log.newest)
@@ -131,5 +132,5 @@ class Observer:
         """Give way, and wait until the transport takes more."""
         await asyncio.sleep(0)
         if self.full:
-            await self._drain()
+            await asyncio.shield(self._drain())  # others may wait with it for the same transport
             self.alive = True

@@ -19,9 +19,10 @@ TEXT, CLOSE, PING, PONG = 0x1, 0x8, 0x9, 0xA
 class RawObserver:
     """A WebSocket client that does only what a test says."""
 
-    def __init__(self, reader, writer):
+    def __init__(self, reader, writer, worker_id):
         self.reader = reader
         self.writer = writer
+        self.worker_id = worker_id
 
     async def frame(self):
         """The opcode and the payload of the next frame."""
@@ -60,7 +61,7 @@ async def observing(served):
     writer.write(head.encode())
     await reader.readuntil(b"\r\n\r\n")
     try:
-        yield RawObserver(reader, writer)
+        yield RawObserver(reader, writer, worker_id)
     finally:
         writer.close()
 
@@ -132,3 +133,21 @@ async def test_a_beat_that_comes_long_after_its_time_says_so(monkeypatch):
                 await asyncio.sleep(0.01)
     assert member.beats[0] is False
     assert member.beats[-1] is False
+
+
+async def test_an_observer_that_speaks_while_much_waits_for_it_is_answered_behind_that(served):
+    async with observing(served) as observer:
+        await observer.frame()
+        for number in range(8):
+            content = {"kind": "user", "content": f"{number}" + "x" * 700_000}
+            url = f"{served.url}/v1/workers/{observer.worker_id}"
+            async with served.client.post(f"{url}/input", json=content) as answer:
+                assert answer.status == 200
+            async with asyncio.timeout(DEADLINE_S):
+                while served.runtime.worker(served.runtime.ref(observer.worker_id)).execution.run_state == "busy":
+                    await asyncio.sleep(0.01)
+        observer.send(0x80 | TEXT, b"hello")
+        observer.send(0x80 | CLOSE, struct.pack("!H", 1000))
+        *_, (_, text), closing = await observer.frames()
+        assert json.loads(text)["diagnostic"]["code"] == "runtime.observation_only"
+        assert closing == (CLOSE, struct.pack("!H", 1008) + b"runtime.observation_only")
