@@ -42,6 +42,7 @@ RuntimedError
 │   ├── CursorExpired
 │   ├── WorkerDeleted
 │   ├── ObservationOnly
+│   ├── SocketBroken
 │   ├── UpstreamClosed
 │   └── SerializeFailed
 └── StartError                        the daemon does not start
@@ -365,6 +366,12 @@ class ObservationOnly(FeedError):
 
     def __init__(self) -> None:
         super().__init__("this socket is for observation only: send nothing but pings and a close")
+
+
+class SocketBroken(FeedError):
+    """What came in on a socket is no WebSocket message, or one that is too long."""
+
+    code = "runtime.websocket_error"
 
 
 class UpstreamClosed(FeedError):

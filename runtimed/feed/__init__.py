@@ -1,6 +1,8 @@
-"""The observation feed: readers are cursors over a ring of frames and the store's pages."""
+"""The observation feed: readers are cursors over a ring of messages and the store's pages."""
 
 from runtimed.feed.feed import Feed
+from runtimed.feed.observer import Observer
 from runtimed.feed.reader import Reader
+from runtimed.feed.view import Selection, View
 
-__all__ = ["Feed", "Reader"]
+__all__ = ["Feed", "Observer", "Reader", "Selection", "View"]

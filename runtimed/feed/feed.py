@@ -1,75 +1,146 @@
 """The feed of a Runtime: what was published, for as many readers as there are."""
 
 import asyncio
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import AsyncIterator, Callable, Coroutine, Iterator, Sequence
+from contextlib import asynccontextmanager, contextmanager
+from typing import Any
+
+import attrs
 
 from runtimed.core.change import EncodedEvent
 from runtimed.core.runtime import Runtime
-from runtimed.errors import CursorUnknownOrExpired, UpstreamClosed, WrongRuntimeCursor
+from runtimed.errors import CursorUnknownOrExpired, UpstreamClosed, WorkerDeleted, WrongRuntimeCursor
+from runtimed.feed.encoding import Envelopes
 from runtimed.feed.log import Log
+from runtimed.feed.observer import Observer
 from runtimed.feed.reader import Reader
+from runtimed.feed.scope import Scope, scope_of
+from runtimed.feed.view import Selection, View
 from runtimed.model.identity import EventCursor, WorkerId, WorkerRef
 
 RING_BYTES = 2**20
-"""How many bytes of a Worker's newest frames are kept while somebody observes it."""
+"""How many bytes of its newest messages are kept for each view while somebody has it."""
+
+PAGES_AT_ONCE = 4
+"""How many pages of the store are read and put into messages at a time, so that many who resume at once hold up
+nobody else."""
+
+
+@attrs.frozen
+class Page:
+    """Events that are shown, up to which sequence that is all, and whether there are events behind it."""
+
+    events: Sequence[EncodedEvent]
+    upto: int
+    has_more: bool
 
 
 class Feed:
-    """Opens readers on the log of a Worker. It listens to its Runtime from the start until `close`.
-
-    `closing` is done once it is closed.
-    """
+    """Opens readers and observers. It listens to its Runtime from the start until `close`."""
 
     def __init__(self, runtime: Runtime, ring_bytes: int = RING_BYTES) -> None:
         self.runtime = runtime
-        self.closing: asyncio.Future[None] = asyncio.get_running_loop().create_future()
         self._ring_bytes = ring_bytes
-        self._logs: dict[WorkerId, Log] = {}
+        self._paging = asyncio.Semaphore(PAGES_AT_ONCE)
+        self._logs: dict[WorkerId | None, list[Log]] = {}
+        self._closed = False
         runtime.subscribe(self)
 
     def publish(self, worker_id: WorkerId, events: Sequence[EncodedEvent]) -> None:
         """See Listener."""
-        log = self._logs.get(worker_id)
-        if log is not None:
+        for log in (*self._logs.get(worker_id, ()), *self._logs.get(None, ())):
             log.append(events)
 
     def forget(self, worker_id: WorkerId) -> None:
         """See Listener."""
+        for log in self._logs.get(worker_id, ()):
+            log.end(WorkerDeleted())
 
     @contextmanager
-    def open(self, ref: WorkerRef, cursor: EventCursor | None = None) -> Iterator[Reader]:
-        """A reader behind the cursor, or behind the Worker's newest event.
+    def open(self, ref: WorkerRef | None = None, cursor: EventCursor | None = None) -> Iterator[Reader]:
+        """A reader of a Worker, or of all, behind the cursor or behind the newest event; for programs that embed.
 
-        Raises WorkerNotFound, WrongRuntimeCursor, CursorUnknownOrExpired, UpstreamClosed.
+        Raises as `check`.
         """
-        newest = self.runtime.newest_sequence(ref)
-        if self.closing.done():
+        with self._log(View(ref, Envelopes()), cursor) as (log, sequence):
+            yield Reader(log, sequence)
+
+    @asynccontextmanager
+    async def observe(
+        self,
+        view: View,
+        cursor: EventCursor | None,
+        transport: asyncio.WriteTransport,
+        drain: Callable[[], Coroutine[Any, Any, None]],
+        ended: Callable[[Exception], None],
+    ) -> AsyncIterator[Observer]:
+        """Have a view written to a transport, from the cursor or the newest event on, until the context is left.
+
+        An observer of one Worker is written a snapshot first. See Observer for the rest. Raises as `check`.
+        """
+        with self._log(view, cursor) as (log, sequence):
+            observer = Observer(log, sequence, transport, drain, ended)
+            try:
+                yield observer
+            finally:
+                await observer.close()
+
+    async def page(
+        self, ref: WorkerRef | None, selection: Selection, cursor: EventCursor | None, limit: int | None
+    ) -> Page:
+        """At most one page of the store, from the cursor or the oldest retained event on. Raises as `check`, and
+        LimitTooLarge, CursorExpired, StoreError."""
+        scope = self.check(ref, cursor)
+        after, newest = scope.floor if cursor is None else cursor.sequence, scope.newest
+        events = await scope.page(after, limit)
+        upto = events[-1].sequence if events else max(after, newest)
+        return Page([event for event in events if selection.takes(self.runtime, event)], upto, upto < newest)
+
+    def check(self, ref: WorkerRef | None, cursor: EventCursor | None) -> Scope:
+        """Where a reader at this cursor would read. Raises WorkerNotFound, WrongRuntimeCursor,
+        CursorUnknownOrExpired, UpstreamClosed."""
+        if self._closed:
             raise UpstreamClosed
-        self._check(cursor)
-        log = self._logs.get(ref.worker_id)
-        if log is None:
-            log = self._logs[ref.worker_id] = Log(newest, self._ring_bytes)
+        scope = scope_of(self.runtime, ref)
+        floor = scope.floor
+        if cursor is None:
+            return scope
+        if cursor.runtime_id != self.runtime.runtime_id:
+            raise WrongRuntimeCursor(f"cursor: expected one of runtime {self.runtime.runtime_id}")
+        if not floor <= cursor.sequence <= self.runtime.head:
+            raise CursorUnknownOrExpired
+        return scope
+
+    @contextmanager
+    def _log(self, view: View, cursor: EventCursor | None) -> Iterator[tuple[Log, int]]:
+        """The log of a view while it is read, and the sequence to begin behind."""
+        scope = self.check(view.ref, cursor)
+        sequence = scope.newest if cursor is None else cursor.sequence
+        log = self._find(view) or Log(self.runtime, view, scope, self._ring_bytes, self._paging)
+        logs = self._logs.setdefault(_key(view), [])
+        if log not in logs:
+            logs.append(log)
         log.readers += 1
         try:
-            yield Reader(self.runtime, log, ref, newest if cursor is None else cursor.sequence)
+            yield log, sequence
         finally:
             log.readers -= 1
             if not log.readers:
-                del self._logs[ref.worker_id]
+                logs.remove(log)
+                if not logs:
+                    del self._logs[_key(view)]
 
-    def _check(self, cursor: EventCursor | None) -> None:
-        if cursor is None:
-            return
-        if cursor.runtime_id != self.runtime.runtime_id:
-            raise WrongRuntimeCursor(f"cursor: expected one of runtime {self.runtime.runtime_id}")
-        if cursor.sequence > self.runtime.head:
-            raise CursorUnknownOrExpired
+    def _find(self, view: View) -> Log | None:
+        return next((log for log in self._logs.get(_key(view), ()) if log.view == view and log.ended is None), None)
 
     def close(self) -> None:
         """End every reader with UpstreamClosed, once it has read what there is. Harmless when repeated."""
-        if not self.closing.done():
-            self.closing.set_result(None)
+        if not self._closed:
+            self._closed = True
             self.runtime.unsubscribe(self)
-            for log in self._logs.values():
-                log.close()
+            for log in [log for logs in self._logs.values() for log in logs]:
+                log.end(UpstreamClosed())
+
+
+def _key(view: View) -> WorkerId | None:
+    return None if view.ref is None else view.ref.worker_id

@@ -1,35 +1,84 @@
-"""What the readers of one Worker share."""
+"""What all observers of one view share."""
 
 import asyncio
 from collections.abc import Sequence
 
 from runtimed.core.change import EncodedEvent
-from runtimed.feed.ring import Ring
+from runtimed.core.runtime import Runtime
+from runtimed.errors import FeedError
+from runtimed.feed.flusher import Flusher
+from runtimed.feed.ring import Batch, Message, Ring
+from runtimed.feed.scope import Scope
+from runtimed.feed.view import View
 
 
 class Log:
-    """The newest frames of one Worker, and the call that there are more. It lives while it has readers."""
+    """The events of one view: the newest in a ring of messages, all others in the store's pages.
 
-    def __init__(self, floor: int, ring_bytes: int) -> None:
-        self.ring = Ring(floor, ring_bytes)
+    It lives while it has `readers`. Whoever has read up to `newest` either joins `tip`, which writes what comes to
+    it, or waits for `more`.
+    """
+
+    def __init__(
+        self, runtime: Runtime, view: View, scope: Scope, ring_bytes: int, paging: asyncio.Semaphore
+    ) -> None:
+        self.view = view
         self.readers = 0
-        self.closed = False
-        self._called = asyncio.get_running_loop().create_future()
+        self.ended: FeedError | None = None
+        self._runtime = runtime
+        self._paging = paging
+        self._scope = scope
+        self._ring = Ring(scope.newest, ring_bytes)
+        self.tip = Flusher(self._ring, view.encoding)
+        self._more: asyncio.Future[None] | None = None
+
+    @property
+    def newest(self) -> int:
+        """Up to here everything was taken in."""
+        return self._ring.newest
 
     def append(self, events: Sequence[EncodedEvent]) -> None:
-        """Take in newer events and call the readers."""
-        self.ring.append(events)
+        """Take in newer events, and have them written to those who wait."""
+        self._ring.append(self._messages(events), events[-1].sequence)
+        self.tip.call()
         self._call()
 
-    def close(self) -> None:
-        """There will be no more events; the readers are called to see it."""
-        self.closed = True
+    def end(self, error: FeedError) -> None:
+        """There will be no more events: every reader ends with this, once it has read what there is."""
+        self.ended = error
+        self.tip.end(error)
         self._call()
+
+    async def read(self, after: int) -> Batch:
+        """The next events behind a sequence; none and the same place only at the newest.
+
+        Raises CursorExpired where they are not retained, and StoreError.
+        """
+        messages = self._ring.between(after, self.newest)
+        if messages is not None:
+            return Batch(messages, self.newest)
+        async with self._paging:
+            newest = self.newest
+            events = await self._scope.page(after)
+        return Batch([data for _, data in self._messages(events)], events[-1].sequence if events else newest)
+
+    async def snapshot(self, sequence: int) -> bytes | None:
+        """The state of the Worker right behind a sequence, ready to be written; None where all are observed."""
+        if self.view.ref is None:
+            return None
+        return self.view.encoding.snapshot(await self._runtime.snapshot(self.view.ref, sequence))
+
+    async def more(self) -> None:
+        """Wait until there is something new, or the end."""
+        if self._more is None:
+            self._more = asyncio.get_running_loop().create_future()
+        await asyncio.shield(self._more)
+
+    def _messages(self, events: Sequence[EncodedEvent]) -> list[Message]:
+        encode, takes, runtime = self.view.encoding.event, self.view.selection.takes, self._runtime
+        return [(event.sequence, encode(event)) for event in events if takes(runtime, event)]
 
     def _call(self) -> None:
-        called, self._called = self._called, asyncio.get_running_loop().create_future()
-        called.set_result(None)
-
-    async def called(self) -> None:
-        """Wait for the next call."""
-        await asyncio.shield(self._called)
+        if self._more is not None:
+            self._more.set_result(None)
+            self._more = None

@@ -1,15 +1,12 @@
-"""One observer's place in the log of one Worker."""
+"""A reader that asks for the next events when it wants them."""
 
 import contextlib
 from collections.abc import AsyncIterator, Sequence
 
-from runtimed.core.runtime import Runtime
 from runtimed.errors import UpstreamClosed
 from runtimed.feed.log import Log
-from runtimed.feed.ring import Frame, frame
 from runtimed.model.event import EventEnvelope
-from runtimed.model.identity import WorkerRef
-from runtimed.wire.frames import restore_frame, snapshot_frame
+from runtimed.wire.frames import restore_envelope
 
 
 class Reader:
@@ -18,35 +15,31 @@ class Reader:
     Every event behind the cursor is read exactly once and in order, whatever is published meanwhile.
     """
 
-    def __init__(self, runtime: Runtime, log: Log, ref: WorkerRef, sequence: int) -> None:
-        self.sequence = sequence
-        self._runtime = runtime
+    def __init__(self, log: Log, sequence: int) -> None:
+        self.sequence = min(sequence, log.newest)
         self._log = log
-        self._ref = ref
-
-    async def snapshot(self) -> bytes:
-        """The first frame: the state of the Worker right behind the cursor."""
-        return snapshot_frame(await self._runtime.snapshot(self._ref, self.sequence))
 
     async def read(self) -> Sequence[bytes]:
-        """The next frames, at least one; waits for them. Raises UpstreamClosed when there will be no more."""
+        """The next events in the log's encoding, at least one; waits for them.
+
+        Raises UpstreamClosed or WorkerDeleted when there will be no more, CursorExpired when retention overtook it.
+        """
         while True:
-            frames = self._log.ring.after(self.sequence, self._runtime.limits.max_event_batch_items)
-            if frames is None:
-                frames = [frame(event) for event in await self._runtime.events(self._ref, self.sequence)]
-            if frames:
-                return self._advance(frames)
-            if self._log.closed:
-                raise UpstreamClosed
-            await self._log.called()
+            batch = await self._log.read(self.sequence)
+            self.sequence = batch.upto
+            if batch.messages:
+                return batch.messages
+            if self.sequence == self._log.newest:
+                await self._wait()
 
     async def events(self) -> AsyncIterator[EventEnvelope]:
-        """The same events decoded, one by one, until there will be no more."""
+        """The events of an embedded Runtime decoded, one by one, until there will be no more."""
         with contextlib.suppress(UpstreamClosed):
             while True:
-                for data in await self.read():
-                    yield restore_frame(data)
+                for envelope in await self.read():
+                    yield restore_envelope(envelope)
 
-    def _advance(self, frames: Sequence[Frame]) -> Sequence[bytes]:
-        self.sequence = frames[-1][0]
-        return [data for _, data in frames]
+    async def _wait(self) -> None:
+        if self._log.ended is not None:
+            raise self._log.ended
+        await self._log.more()

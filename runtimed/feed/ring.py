@@ -1,29 +1,37 @@
-"""The newest frames of one Worker, in memory."""
+"""The newest events of what is observed, in memory, as they go over the wire."""
 
 from bisect import bisect_right
 from collections.abc import Sequence
 
-from runtimed.core.change import EncodedEvent
-from runtimed.wire.frames import event_frame
+import attrs
 
-Frame = tuple[int, bytes]
-"""The sequence of an event and its frame on the wire."""
+Message = tuple[int, bytes]
+"""The sequence of an event and its bytes on the wire."""
+
+
+@attrs.frozen
+class Batch:
+    """Consecutive events: the messages of those that are shown, and the sequence up to which this tells all."""
+
+    messages: Sequence[bytes]
+    upto: int
 
 
 class Ring:
-    """Holds at most about `max_bytes` of frames: all those behind its `floor`, and none before it."""
+    """Holds at most about `max_bytes` of messages: all those behind its `floor` up to its `newest`, none before."""
 
     def __init__(self, floor: int, max_bytes: int) -> None:
         self.floor = floor
+        self.newest = floor
         self._max_bytes = max_bytes
         self._bytes = 0
-        self._frames: list[Frame] = []
+        self._messages: list[Message] = []
 
-    def append(self, events: Sequence[EncodedEvent]) -> None:
-        """Take in newer events; the oldest make room for them."""
-        frames = [frame(event) for event in events]
-        self._frames += frames
-        self._bytes += sum(len(data) for _, data in frames)
+    def append(self, messages: Sequence[Message], upto: int) -> None:
+        """Take in newer messages, which are all there are up to a sequence; the oldest make room for them."""
+        self._messages += messages
+        self._bytes += sum(len(data) for _, data in messages)
+        self.newest = upto
         if self._bytes > self._max_bytes:
             self._trim()
 
@@ -31,23 +39,19 @@ class Ring:
         """Halve it, so that moving the rest up is paid for by many appends."""
         dropped = 0
         while self._bytes > self._max_bytes // 2:
-            self.floor, data = self._frames[dropped]
+            self.floor, data = self._messages[dropped]
             self._bytes -= len(data)
             dropped += 1
-        del self._frames[:dropped]
+        del self._messages[:dropped]
 
-    def after(self, sequence: int, limit: int) -> list[Frame] | None:
-        """At most `limit` frames behind a sequence, or None where the ring begins later."""
-        if sequence < self.floor:
+    def between(self, after: int, upto: int) -> list[bytes] | None:
+        """The messages with `after` < sequence <= `upto`, or None where the ring begins later."""
+        if after < self.floor:
             return None
-        start = bisect_right(self._frames, sequence, key=_sequence)
-        return self._frames[start : start + limit]
+        first = bisect_right(self._messages, after, key=_sequence)
+        end = len(self._messages) if upto >= self.newest else bisect_right(self._messages, upto, key=_sequence)
+        return [data for _, data in self._messages[first:end]]
 
 
-def frame(event: EncodedEvent) -> Frame:
-    """An event as it goes over the wire."""
-    return event.sequence, event_frame(event.sequence, event.worker_id, event.payload)
-
-
-def _sequence(entry: Frame) -> int:
-    return entry[0]
+def _sequence(message: Message) -> int:
+    return message[0]

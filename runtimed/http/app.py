@@ -13,9 +13,10 @@ from runtimed.http import runtime as runtime_routes
 from runtimed.http.binder import Bound, expect_nothing
 from runtimed.http.dispatcher import Dispatcher
 from runtimed.http.errors import error_answer
-from runtimed.http.feed import HEARTBEAT_S, Sockets
+from runtimed.http.feed import HEARTBEAT_S
 from runtimed.http.guard import Guard
 from runtimed.http.openapi import Document
+from runtimed.http.streams import Streams
 
 MAX_BODY_BYTES = 8 * 2**20
 
@@ -40,11 +41,11 @@ def make_app(
     reaches the socket. The Host header must name loopback or the address of the connection, with its port, or one of
     `allowed_hosts`. Feeds are closed when the application shuts down.
     """
-    sockets = Sockets(Feed(runtime, ring_bytes), heartbeat_s)
+    streams = Streams(Feed(runtime, ring_bytes), heartbeat_s)
     guard = Guard(token, allowed_hosts)
     services = {
         Runtime: runtime,
-        Sockets: sockets,
+        Streams: streams,
         Document: Document.of({noun.tag: noun.routes for noun in NOUNS}),
     }
     routes = [Bound(route, services, max_body_bytes) for noun in NOUNS for route in noun.routes]
@@ -54,7 +55,7 @@ def make_app(
 
     async def drain(_app: web.Application) -> None:
         guard.close()
-        await sockets.close()
+        await streams.close()
 
     app.on_shutdown.append(drain)
     return app

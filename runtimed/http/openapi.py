@@ -2,7 +2,8 @@
 
 import inspect
 from collections.abc import Iterable, Mapping
-from typing import Self
+from types import UnionType
+from typing import Self, get_args, get_origin
 
 import attrs
 import orjson
@@ -103,6 +104,13 @@ def _success(route: Route, schemas: Schemas) -> JsonSchema:
             "{kind: diagnostic, diagnostic}."
         )
         return {"101": {"description": frames}}
+    if get_origin(route.answer) is UnionType:
+        page = next(kind for kind in get_args(route.answer) if attrs.has(kind))
+        content = {
+            "application/json": {"schema": schemas.of(page)},
+            "text/event-stream": {"schema": {"type": "string"}},
+        }
+        return {"200": {"description": "A page, or as the Accept header has it a stream.", "content": content}}
     if route.answer is None or route.answer is type(None):
         return {"204": {"description": "Done; there is no body."}}
     schema = {"type": "object"} if route.answer is web.Response else schemas.of(route.answer)

@@ -4,7 +4,8 @@ import attrs
 
 from runtimed.model.bundle import Availability, ConfigBundle, ConfigBundleSummary
 from runtimed.model.diagnostic import Diagnostic
-from runtimed.model.identity import WorkerId
+from runtimed.model.event import EventEnvelope
+from runtimed.model.identity import EventId, WorkerId
 from runtimed.model.interaction import InteractionAck, LifecycleAck
 from runtimed.model.runtime import RuntimeEvent, RuntimeSummary, StoreCheck
 from runtimed.model.transcript import TranscriptProjection
@@ -96,6 +97,15 @@ class TranscriptResponse:
     """A page of a transcript."""
 
     transcript: TranscriptProjection
+
+
+@attrs.frozen
+class EventsResponse:
+    """A page of events; the next one begins behind `next_cursor`."""
+
+    events: tuple[EventEnvelope, ...]
+    next_cursor: EventId
+    has_more: bool
 
 
 @attrs.frozen

@@ -45,6 +45,8 @@ WORKER = {
     "profile": lambda value: PROFILES[value["kind"]],
     "transcript_len": int,
     "last_event_id": CURSOR,
+    "name?": str,
+    "labels?": dict,
 }
 REFS = [{"name": str, "reference": str}]
 ITEM = {
@@ -149,6 +151,7 @@ FRAMES = {
         "envelope": {"cursor": CURSOR, "event_id": str, "worker_id": WORKER_ID, "payload": _payload},
     },
     "diagnostic": {"kind": str, "diagnostic": {"code": re.compile(r"runtime\.[a-z_]+"), "message": str}},
+    "heartbeat": {"kind": str, "head": CURSOR},
 }
 SHAPES: dict[str, Any] = {
     "RuntimeSummary": {

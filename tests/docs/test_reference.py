@@ -18,8 +18,8 @@ from runtimed import cli, errors
 from runtimed.execution.profile import BUILT_IN, Profile
 from runtimed.http.app import NOUNS
 from runtimed.http.errors import status_of
-from runtimed.http.feed import CLOSE_CODES
 from runtimed.http.openapi import EVERYWHERE, WITH_BODY
+from runtimed.http.sockets import CLOSE_CODES
 from runtimed.model import bundle, execution, interaction, runtime, transcript, worker
 from runtimed.model.bundle import DeclarationKind
 from runtimed.model.diagnostic import FeedDiagnosticCode
@@ -108,7 +108,7 @@ def test_every_route_is_in_the_table_of_routes_and_has_a_section(page):
 def test_the_section_of_a_route_names_its_errors_and_its_query(page, route):
     text = page("reference/http.md").section(f"`{route.method} {route.path}`").text
     listed = re.search(r"^Errors: (.*?)\.$", text, re.MULTILINE | re.DOTALL)
-    assert set(re.findall(r"`(\w+)`", listed[1] if listed else "")) == {kind.code for kind in route.raises}
+    assert set(re.findall(r"`([\w.]+)`", listed[1] if listed else "")) == {kind.code for kind in route.raises}
     query = re.search(r"^Query: (.*?)Answer|^Query: (.*?)$", text, re.MULTILINE | re.DOTALL)
     told = query[0] if query else ""
     assert all(f"`{parameter.name}`" in told for parameter in route.in_query)
@@ -165,7 +165,12 @@ def test_every_feed_diagnostic_is_in_both_tables_with_its_close_code(page):
     assert {row.codes()[0]: int(row.cells[1]) for row in rows} == {
         code: int(CLOSE_CODES.get(code, 1008)) for code in values(FeedDiagnosticCode)
     }
-    assert set(page("reference/errors.md").section("Feed diagnostics").names()) == values(FeedDiagnosticCode)
+    told = {row.codes()[0]: row.cells[1] for row in page("reference/errors.md").section("Feed diagnostics").rows}
+    assert told.keys() == values(FeedDiagnosticCode)
+    answered = {kind for route in ROUTES for kind in route.raises if issubclass(kind, errors.FeedError)}
+    assert {code: int(status) for code, status in told.items() if status} == {
+        kind.code: status_of(kind) for kind in {*answered, errors.WorkerDeleted}
+    }
     assert codes(errors.FeedError).keys() <= values(FeedDiagnosticCode)
 
 

@@ -295,9 +295,20 @@ class Daemon:
     @contextlib.contextmanager
     def observe(self, worker_id: str, cursor: str | None = None, **given: Any) -> Iterator[Observer]:
         """Observe a Worker by a WebSocket."""
+        with self._observe(self.feed_url(worker_id, cursor), **given) as observer:
+            yield observer
+
+    @contextlib.contextmanager
+    def observe_all(self, query: str = "", **given: Any) -> Iterator[Observer]:
+        """Observe all Workers by a WebSocket."""
+        with self._observe(f"ws://{self.host}/v1/events/ws{query}", **given) as observer:
+            yield observer
+
+    @contextlib.contextmanager
+    def _observe(self, url: str, **given: Any) -> Iterator[Observer]:
         headers = {"Authorization": f"Bearer {self.token}"} | given.pop("headers", {})
         with connect(
-            self.feed_url(worker_id, cursor),
+            url,
             additional_headers=headers,
             proxy=None,
             max_size=None,

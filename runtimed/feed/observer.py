@@ -1,0 +1,136 @@
+"""An observer that is written to as events happen."""
+
+import asyncio
+from collections.abc import Callable, Coroutine
+from typing import Any
+
+from runtimed.feed.log import Log
+
+MAX_UNSENT = 64 * 2**10
+"""Past so many bytes that are written but not sent an observer at the tip has fallen behind."""
+
+
+class Observer:
+    """A place in a log, and the transport on which everything behind it is written, exactly once and in order.
+
+    At the tip it costs no task: the log writes to it. Before, and when its transport takes no more, a task of its own
+    reads what it lacks, waiting for the transport each time, until it is at the tip. `drain` waits until the
+    transport takes more. `ended` is called with the reason when the feed cannot go on, maybe more than once. `alive`
+    is set by every sign that the other side is there: here, when it has taken what it was slow to take.
+    """
+
+    __slots__ = (
+        "_catching_up",
+        "_drain",
+        "_ended",
+        "_log",
+        "_muted",
+        "_snapshot_at",
+        "_transport",
+        "alive",
+        "sequence",
+    )
+
+    def __init__(
+        self,
+        log: Log,
+        sequence: int,
+        transport: asyncio.WriteTransport,
+        drain: Callable[[], Coroutine[Any, Any, None]],
+        ended: Callable[[Exception], None],
+    ) -> None:
+        self.sequence = min(sequence, log.newest)
+        self._snapshot_at: int | None = sequence
+        self._log = log
+        self._transport = transport
+        self._drain = drain
+        self._ended = ended
+        self._muted = False
+        self.alive = True
+        self._catching_up: asyncio.Task[None] | None = None
+        self.fall_behind()
+
+    def write(self, data: bytes) -> None:
+        """Write whole messages; nothing once it is muted. A transport that is closing ends it."""
+        if self._transport.is_closing():
+            self.end(ConnectionResetError("the observer has left"))
+        elif not self._muted:
+            self._transport.write(data)
+
+    def write_aside(self, data: bytes) -> None:
+        """Write a message that is no event, unless it would be the first or would have to wait."""
+        if self._snapshot_at is None and not self.full:
+            self.write(data)
+
+    @property
+    def full(self) -> bool:
+        """Whether more than MAX_UNSENT bytes are not sent yet."""
+        return self._transport.get_write_buffer_size() > MAX_UNSENT
+
+    @property
+    def newest(self) -> int:
+        """The sequence of the newest event of what is observed."""
+        return self._log.newest
+
+    def fall_behind(self) -> None:
+        """Begin to catch up."""
+        self._catching_up = asyncio.get_running_loop().create_task(self._catch_up())
+
+    def end(self, error: Exception) -> None:
+        """Say that the feed cannot go on."""
+        if not self._muted:
+            self._ended(error)
+
+    def mute(self) -> None:
+        """Write nothing more."""
+        self._muted = True
+        self._log.tip.discard(self)
+
+    def abort(self) -> None:
+        """Cut the connection."""
+        self._transport.abort()
+
+    async def close(self) -> None:
+        """Write nothing more, and leave no task behind."""
+        self.mute()
+        if self._catching_up is not None:
+            self._catching_up.cancel()
+            await asyncio.wait((self._catching_up,))
+
+    async def _catch_up(self) -> None:
+        try:
+            await self._greet()
+            while self.sequence < self._log.newest:
+                batch = await self._log.read(self.sequence)
+                if batch.messages:
+                    self.write(self._log.view.encoding.join(batch.messages))
+                self.sequence = batch.upto
+                await self._drained()
+            self._join()
+        except Exception as error:  # noqa: BLE001 whatever it is, whoever serves this observer tells it
+            self.end(error)
+        finally:
+            self._catching_up = None
+
+    def _join(self) -> None:
+        """It has everything: wait at the tip."""
+        if self._log.ended is not None:
+            raise self._log.ended
+        if not self._muted:
+            self._log.tip.add(self)
+
+    async def _greet(self) -> None:
+        if self._snapshot_at is None:
+            return
+        snapshot = await self._log.snapshot(self._snapshot_at)
+        if snapshot is not None:
+            self.write(snapshot)
+        self._snapshot_at = None
+        await self._drained()
+
+    async def _drained(self) -> None:
+        """Give way, and wait until the transport takes more."""
+        await asyncio.sleep(0)
+        if self.full:
+            await asyncio.shield(self._drain())  # others may wait with it for the same transport
+            self.alive = True

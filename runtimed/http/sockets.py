@@ -1,0 +1,131 @@
+"""The observation feed over WebSockets."""
+
+import asyncio
+import logging
+from contextlib import ExitStack
+
+from aiohttp import WSCloseCode, WSMsgType, hdrs, web
+
+from runtimed.errors import InvalidRequest, ObservationOnly, SerializeFailed, SocketBroken, UpstreamClosed
+from runtimed.feed import Observer
+from runtimed.feed.encoding import SocketMessages
+from runtimed.http.responses import SERVER
+from runtimed.http.streams import CLOSE_TIMEOUT_S, Streams, Wish, diagnostic_of
+from runtimed.model.diagnostic import FeedDiagnostic
+from runtimed.wire.frames import PING, diagnostic_frame, heartbeat_frame, text_message
+
+MAX_MESSAGE_BYTES = 2**20
+MESSAGES = SocketMessages()
+
+CLOSE_CODES: dict[str, WSCloseCode] = {
+    UpstreamClosed.code: WSCloseCode.GOING_AWAY,
+    SerializeFailed.code: WSCloseCode.INTERNAL_ERROR,
+    SocketBroken.code: WSCloseCode.PROTOCOL_ERROR,
+    "runtime.unavailable": WSCloseCode.TRY_AGAIN_LATER,
+}
+"""How a socket is closed behind a diagnostic; any other is the observer's own doing, a policy violation."""
+
+BROKEN = {
+    WSCloseCode.PROTOCOL_ERROR: "expected whole WebSocket frames of a client",
+    WSCloseCode.INVALID_TEXT: "expected text in UTF-8",
+    WSCloseCode.MESSAGE_TOO_BIG: f"expected no message above {MAX_MESSAGE_BYTES} bytes",
+}
+"""What is wrong with what came in, by the code that the WebSocket protocol closes it with."""
+
+log = logging.getLogger(__name__)
+
+
+class FeedSocket(web.WebSocketResponse):
+    """The socket of one observer, who is only to listen. Nothing is written behind the close."""
+
+    def __init__(self) -> None:
+        super().__init__(timeout=CLOSE_TIMEOUT_S, max_msg_size=MAX_MESSAGE_BYTES, compress=False, autoping=False)
+        self.headers[hdrs.SERVER] = SERVER
+        self.observer: Observer | None = None
+
+    def beat(self, *, late: bool) -> None:
+        """As Beating.beat: ping the observer, or cut one that was not heard of since the last time."""
+        if self.observer is None:
+            return
+        if not self.observer.alive and not late:
+            self.observer.abort()
+        self.observer.alive = False
+        self.observer.write(PING)
+
+    async def close(self, *, code: int = WSCloseCode.OK, message: bytes = b"", drain: bool = True) -> bool:
+        """As WebSocketResponse.close, which `receive` calls too, with a broken message's code: that gets its
+        diagnostic first."""
+        if self.observer is not None:
+            self.observer.mute()
+        if code in BROKEN and not message and not self.closed:
+            message = SocketBroken.code.encode()
+            diagnostic = diagnostic_of(SocketBroken(BROKEN[WSCloseCode(code)]))
+            await self.send_frame(diagnostic_frame(diagnostic), WSMsgType.TEXT)
+        return await super().close(code=code, message=message, drain=drain)
+
+    async def listen(self) -> None:
+        """Wait for the observer to leave. Raises ObservationOnly when it speaks instead."""
+        while True:
+            message = await self.receive()
+            if self.observer is not None:
+                self.observer.alive = True
+            if message.type is WSMsgType.PING:
+                await self.pong(message.data)
+            elif message.type in {WSMsgType.TEXT, WSMsgType.BINARY}:
+                raise ObservationOnly
+            elif message.type is not WSMsgType.PONG:
+                return
+
+
+class Heartbeat:
+    """Tells an observer who asked for it how far the events go."""
+
+    def __init__(self, observer: Observer) -> None:
+        self._observer = observer
+
+    def beat(self, *, late: bool) -> None:
+        """As Beating.beat."""
+        self._observer.write_aside(text_message(heartbeat_frame(self._observer.newest)))
+
+
+async def serve_socket(
+    streams: Streams, request: web.Request, wish: Wish, heartbeat_s: int | None
+) -> web.WebSocketResponse:
+    """Have events observed over a WebSocket until the observer leaves or the feed ends.
+
+    Who gives `heartbeat_s` is told the head so often. Raises InvalidRequest for no handshake.
+    """
+    socket = FeedSocket()
+    if not socket.can_prepare(request).ok:
+        raise InvalidRequest("expected a WebSocket handshake")
+    writer = await socket.prepare(request)
+    with streams.serving():
+        try:
+            async with streams.observe(request, writer, wish, MESSAGES) as observer:
+                await _attend(streams, socket, observer, heartbeat_s)
+        except ConnectionError:
+            log.debug("an observer is gone")
+        except Exception as error:  # noqa: BLE001 every failure is told to the observer, in one way
+            await _say_goodbye(request, socket, diagnostic_of(error))
+    return socket
+
+
+async def _attend(streams: Streams, socket: FeedSocket, observer: Observer, heartbeat_s: int | None) -> None:
+    socket.observer = observer
+    with ExitStack() as beating:
+        beating.enter_context(streams.pings.beating(socket))
+        if heartbeat_s is not None:
+            beating.enter_context(streams.pulses.of(heartbeat_s).beating(Heartbeat(observer)))
+        await socket.listen()
+
+
+async def _say_goodbye(request: web.Request, socket: FeedSocket, diagnostic: FeedDiagnostic) -> None:
+    """Tell why, and close; an observer that does not read is cut off."""
+    code = CLOSE_CODES.get(diagnostic.code, WSCloseCode.POLICY_VIOLATION)
+    try:
+        async with asyncio.timeout(CLOSE_TIMEOUT_S):
+            await socket.send_frame(diagnostic_frame(diagnostic), WSMsgType.TEXT)
+            await socket.close(code=code, message=diagnostic.code.encode())
+    except (ConnectionError, TimeoutError):
+        if request.transport is not None:
+            request.transport.abort()

@@ -1,0 +1,150 @@
+"""A Runtime whose Workers say what a test says, and observers on real sockets."""
+
+import asyncio
+import contextlib
+import json
+import socket
+from contextlib import asynccontextmanager
+
+from runtimed.core import Answer
+from runtimed.feed import View
+from runtimed.feed.encoding import Envelopes
+from runtimed.model.event import SystemItem
+from runtimed.model.identity import EventCursor
+from runtimed.model.worker import CreateWorkerRequest
+
+DEADLINE_S = 10
+
+
+class Talker:
+    """An ExecutionBackend whose Workers say what a test says."""
+
+    def __init__(self):
+        self.sinks = {}
+
+    async def spawn(self, spawn, sink):
+        self.sinks[spawn.worker_id] = sink
+        return Answer("accepted")
+
+    async def dispatch(self, dispatch):
+        return Answer("accepted")
+
+    def start(self, worker_id, input_id): ...
+
+    def withdraw(self, worker_id, input_id): ...
+
+    async def stop(self, worker_id, reason):
+        return Answer("accepted")
+
+    async def cancel(self, worker_id, reason):
+        return Answer("accepted")
+
+    async def delete(self, worker_id): ...
+
+    async def close(self): ...
+
+
+async def worker_of(runtime, **labels):
+    return (await runtime.create_worker(CreateWorkerRequest(labels=labels))).worker_ref
+
+
+async def until(condition):
+    async with asyncio.timeout(DEADLINE_S):
+        while not condition():
+            await asyncio.sleep(0.001)
+
+
+async def say(runtime, backend, ref, texts):
+    """Have a Worker say each text in an event of its own, and wait until all is published."""
+    published = Counter()
+    runtime.subscribe(published)
+    for text in texts:
+        await backend.sinks[ref.worker_id].emit(SystemItem({"kind": "said", "text": text}))
+    await until(lambda: published.count >= len(texts))
+    runtime.unsubscribe(published)
+
+
+async def said(runtime, backend, refs):
+    """Wait until everything that these Workers were handed is published: what is said now comes behind it."""
+    for ref in refs:
+        await say(runtime, backend, ref, ["the end"])
+
+
+class Counter:
+    """A Listener that counts events."""
+
+    def __init__(self):
+        self.count = 0
+
+    def publish(self, worker_id, events):
+        self.count += len(events)
+
+    def forget(self, worker_id): ...
+
+
+class Watcher:
+    """The far end of an observer's connection. It reads only when told to, or all along."""
+
+    def __init__(self, sock):
+        self.sock = sock
+        self.data = b""
+        self.ended = []
+
+    @property
+    def envelopes(self):
+        return [json.loads(line) for line in self.data.split(b"\n")[:-1]]
+
+    @property
+    def cursors(self):
+        """Of all events but the snapshot."""
+        return [one["cursor"] for one in self.envelopes if one["payload"]["event"] != "snapshot"]
+
+    def take(self, size):
+        """Read what is there."""
+        with contextlib.suppress(BlockingIOError):
+            self.data += self.sock.recv(size)
+
+    async def read(self):
+        self.data += await asyncio.get_running_loop().sock_recv(self.sock, 2**16)
+
+    async def read_until(self, condition):
+        async with asyncio.timeout(DEADLINE_S):
+            while not condition():
+                await self.read()
+
+
+@asynccontextmanager
+async def watching(feed, ref, cursor=None, *, selection=None, encoding=None, buffer=None):
+    """An observer on a socket of its own; `buffer` makes that one hold about so many bytes."""
+    ours, theirs = socket.socketpair()
+    for sock in (ours, theirs):
+        sock.setblocking(False)
+        if buffer is not None:
+            sock.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, buffer)
+            sock.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, buffer)
+    _, writer = await asyncio.open_connection(sock=ours)
+    watcher = Watcher(theirs)
+    view = View(ref, encoding or Envelopes(), *([selection] if selection else []))
+    place = None if cursor is None else EventCursor(feed.runtime.runtime_id, cursor)
+    try:
+        async with feed.observe(view, place, writer.transport, writer.drain, watcher.ended.append) as observer:
+            watcher.observer, watcher.began = observer, observer.sequence
+            yield watcher
+    finally:
+        writer.transport.abort()
+        theirs.close()
+
+
+async def published(runtime, ref):
+    """All events of a Worker, or of all, page by page."""
+    found = []
+    while True:
+        after = found[-1].sequence if found else 0
+        page = await (runtime.all_events(after) if ref is None else runtime.events(ref, after))
+        if not page:
+            return found
+        found += page
+
+
+async def cursors_behind(runtime, ref, sequence):
+    return [f"wo_{event.sequence:016x}" for event in await published(runtime, ref) if event.sequence > sequence]

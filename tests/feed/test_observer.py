@@ -1,0 +1,259 @@
+"""Observers: written to at the tip, catching up by themselves, exactly once and in order whatever happens."""
+
+import asyncio
+import random
+from contextlib import AsyncExitStack
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from runtimed.core import Runtime
+from runtimed.core.limits import Limits
+from runtimed.errors import CursorUnknownOrExpired, UpstreamClosed, WorkerDeleted, WorkerNotFound
+from runtimed.feed import Feed, Selection
+from runtimed.feed.encoding import ServerSentEvents, SocketMessages
+from runtimed.feed.observer import MAX_UNSENT
+from runtimed.model.event import SystemItem
+from runtimed.store.memory import MemoryStore
+
+from .conftest import Talker, cursors_behind, said, say, until, watching, worker_of
+
+STEPS = ("say", "say", "say", "join", "resume", "read", "read", "leave", "turn")
+
+
+class Crowd:
+    """Observers that come, go and read as they please, while Workers talk."""
+
+    def __init__(self, runtime, feed, backend, refs, seed):
+        self.runtime = runtime
+        self.feed = feed
+        self.backend = backend
+        self.refs = refs
+        self.random = random.Random(seed)
+        self.present = []
+        self.talking = []
+
+    async def step(self, stack, name):
+        await getattr(self, f"_{name}")(stack)
+
+    async def _say(self, _stack):
+        ref, size = self.random.choice(self.refs), self.random.choice((1, 100, 3_000))
+        talk = self._talk(self.backend.sinks[ref.worker_id], size, self.random.randint(1, 30))
+        self.talking.append(asyncio.ensure_future(talk))
+
+    async def _talk(self, sink, size, count):
+        for _ in range(count):
+            await sink.emit(SystemItem({"kind": "said", "text": "x" * size}))
+            await asyncio.sleep(self.random.choice((0, 0, 0.001)))
+
+    async def _join(self, stack):
+        await self._enter(stack, self.random.choice([*self.refs, None]), None)
+
+    async def _resume(self, stack):
+        cursor = self.random.randint(0, self.runtime.head)
+        await self._enter(stack, self.random.choice([*self.refs, None]), cursor)
+
+    async def _enter(self, stack, ref, cursor):
+        own = await stack.enter_async_context(AsyncExitStack())
+        watcher = await own.enter_async_context(watching(self.feed, ref, cursor, buffer=4_096))
+        self.present.append((watcher, ref, watcher.began if cursor is None else cursor, own))
+
+    async def _read(self, _stack):
+        for watcher, *_ in self.random.sample(self.present, len(self.present) // 2):
+            watcher.take(self.random.choice((10, 1_000, 2**16)))
+
+    async def _leave(self, _stack):
+        if self.present:
+            watcher, ref, begin, own = self.present.pop(self.random.randrange(len(self.present)))
+            await own.aclose()
+            expected = await cursors_behind(self.runtime, ref, begin)
+            lines = watcher.data.count(b"\n")
+            greeting = min(lines, 1 if ref is not None else 0)
+            assert watcher.cursors == expected[: lines - greeting]
+
+    async def _turn(self, _stack):
+        await asyncio.sleep(self.random.choice((0, 0.002)))
+
+    async def finish(self):
+        """Everybody reads to the end, and has seen each event once."""
+        await asyncio.gather(*self.talking)
+        await said(self.runtime, self.backend, self.refs)
+        for watcher, ref, begin, _ in self.present:
+            expected = await cursors_behind(self.runtime, ref, begin)
+            wanted = len(expected) + (ref is not None)
+            await watcher.read_until(lambda w=watcher, n=wanted: w.data.count(b"\n") >= n)
+            assert watcher.cursors == expected
+            assert not watcher.ended
+
+
+@settings(max_examples=40, deadline=None)
+@given(
+    seed=st.integers(0, 2**32),
+    ring_bytes=st.sampled_from((600, 10_000, 200_000)),
+    steps=st.lists(st.sampled_from(STEPS), min_size=5, max_size=40),
+)
+async def test_observers_that_join_stop_resume_and_leave_see_every_event_once_and_in_order(seed, ring_bytes, steps):
+    backend = Talker()
+    limits = Limits(max_event_batch_items=7)
+    async with Runtime(MemoryStore(), backend, limits=limits) as runtime, AsyncExitStack() as stack:
+        feed = Feed(runtime, ring_bytes=ring_bytes)
+        crowd = Crowd(runtime, feed, backend, [await worker_of(runtime) for _ in range(2)], seed)
+        for name in steps:
+            await crowd.step(stack, name)
+        await crowd.finish()
+
+
+async def test_an_observer_at_the_tip_costs_no_task():
+    backend = Talker()
+    async with Runtime(MemoryStore(), backend) as runtime, AsyncExitStack() as stack:
+        feed = Feed(runtime)
+        ref = await worker_of(runtime)
+        before = len(asyncio.all_tasks())
+        watchers = [await stack.enter_async_context(watching(feed, ref)) for _ in range(200)]
+        await until(lambda: len(asyncio.all_tasks()) == before)
+        await say(runtime, backend, ref, ["one", "two"])
+        for watcher in watchers:
+            await watcher.read_until(lambda w=watcher: len(w.envelopes) == 3)
+        assert len(asyncio.all_tasks()) == before
+
+
+async def test_an_observer_that_does_not_read_holds_a_bounded_amount_and_holds_up_nobody():
+    backend = Talker()
+    async with Runtime(MemoryStore(), backend, limits=Limits(max_page_bytes=50_000)) as runtime:
+        feed = Feed(runtime, ring_bytes=50_000)
+        ref = await worker_of(runtime)
+        async with watching(feed, ref, buffer=4_096) as stopped, watching(feed, ref) as reading:
+            for _ in range(20):
+                await say(runtime, backend, ref, ["x" * 1_000] * 50)
+                newest = runtime.worker(ref).last_event_id
+                await reading.read_until(lambda at=newest: reading.data.count(f'"{at}"'.encode()) == 2)
+                unsent = stopped.observer._transport.get_write_buffer_size()
+                assert unsent <= MAX_UNSENT + 2 * 50_000 + 10_000
+            await stopped.read_until(lambda: stopped.data.count(f'"{newest}"'.encode()) == 2)
+            assert stopped.cursors == reading.cursors == await cursors_behind(runtime, ref, 0)
+
+
+async def test_observers_of_equal_views_share_one_log_and_it_goes_with_the_last():
+    async with Runtime(MemoryStore(), Talker()) as runtime:
+        feed = Feed(runtime)
+        ref = await worker_of(runtime)
+        async with watching(feed, ref), watching(feed, ref), watching(feed, None), watching(feed, None):
+            assert {key: len(logs) for key, logs in feed._logs.items()} == {ref.worker_id: 1, None: 1}
+        assert not feed._logs
+
+
+async def test_a_selection_shows_only_some_and_moves_on_over_the_rest():
+    backend = Talker()
+    async with Runtime(MemoryStore(), backend) as runtime:
+        feed = Feed(runtime, ring_bytes=500)
+        red, blue = await worker_of(runtime, colour="red"), await worker_of(runtime, colour="blue")
+        selection = Selection(labels=frozenset({("colour", "red")}), names=frozenset({"system_item"}))
+        async with watching(feed, None, 0, selection=selection) as watcher:
+            for number in range(5):
+                await say(runtime, backend, blue, [f"blue {number}"])
+                await say(runtime, backend, red, [f"red {number}"])
+            await say(runtime, backend, blue, ["blue"])
+            await watcher.read_until(lambda: len(watcher.envelopes) == 5)
+            await until(lambda: watcher.observer.sequence == runtime.head)
+        assert [one["payload"]["data"]["item"]["text"] for one in watcher.envelopes] == [f"red {n}" for n in range(5)]
+
+
+async def test_closing_the_feed_ends_observers_that_wait_and_those_that_catch_up_behind_everything():
+    backend = Talker()
+    async with Runtime(MemoryStore(), backend) as runtime:
+        feed = Feed(runtime, ring_bytes=1_000)
+        ref = await worker_of(runtime)
+        await say(runtime, backend, ref, ["x" * 100] * 500)
+        async with watching(feed, ref) as waiting, watching(feed, ref, 0, buffer=4_096) as behind:
+            await waiting.read_until(lambda: waiting.data.endswith(b"\n"))
+            await say(runtime, backend, ref, ["last"])
+            feed.close()
+            await until(lambda: waiting.ended)
+            assert isinstance(waiting.ended[0], UpstreamClosed)
+            assert not behind.ended
+            for watcher, count in ((waiting, 1), (behind, 501)):
+                await watcher.read_until(lambda w=watcher, n=count: w.data.count(b"\n") == n + 1)
+                await until(lambda w=watcher: w.ended)
+                assert isinstance(watcher.ended[0], UpstreamClosed)
+                assert len(watcher.cursors) == count
+        with pytest.raises(UpstreamClosed):
+            async with watching(feed, ref):
+                pass
+
+
+async def test_observers_of_a_worker_that_is_deleted_are_told_and_those_of_all_go_on():
+    backend = Talker()
+    async with Runtime(MemoryStore(), backend) as runtime:
+        feed = Feed(runtime)
+        ref, other = await worker_of(runtime), await worker_of(runtime)
+        async with watching(feed, ref) as one, watching(feed, None) as everything:
+            await one.read_until(lambda: one.data.endswith(b"\n"))
+            await runtime.stop_worker(ref)
+            await runtime.delete_worker(ref)
+            await until(lambda: one.ended)
+            assert isinstance(one.ended[0], WorkerDeleted)
+            await one.read_until(lambda: len(one.cursors) == 1)
+            await say(runtime, backend, other, ["still here"])
+            await everything.read_until(lambda: len(everything.envelopes) == 2)
+            assert not everything.ended
+        with pytest.raises(WorkerNotFound):
+            async with watching(feed, ref):
+                pass
+
+
+async def test_a_cursor_older_than_what_is_retained_is_refused():
+    backend = Talker()
+    async with Runtime(MemoryStore(), backend, limits=Limits(max_events_per_worker=10)) as runtime:
+        feed = Feed(runtime)
+        ref = await worker_of(runtime)
+        await say(runtime, backend, ref, ["x"] * 40)
+        await until(lambda: runtime.floor(ref))
+        for observed in (ref, None):
+            with pytest.raises(CursorUnknownOrExpired):
+                async with watching(feed, observed, 0):
+                    pass
+        floor = runtime.floor(ref)
+        async with watching(feed, ref, floor) as watcher:
+            await watcher.read_until(lambda: len(watcher.data.split(b"\n")) == 40 - floor + 2)
+        assert watcher.cursors == [f"wo_{sequence:016x}" for sequence in range(floor + 1, 41)]
+
+
+async def test_an_observer_whose_transport_closed_is_ended_at_the_next_event():
+    backend = Talker()
+    async with Runtime(MemoryStore(), backend) as runtime:
+        feed = Feed(runtime)
+        ref = await worker_of(runtime)
+        async with watching(feed, ref) as watcher:
+            await watcher.read_until(lambda: watcher.data.endswith(b"\n"))
+            watcher.observer.abort()
+            await say(runtime, backend, ref, ["one"])
+            await until(lambda: watcher.ended)
+            assert isinstance(watcher.ended[0], ConnectionResetError)
+
+
+@pytest.mark.parametrize("size", [0, 1, 200, 70_000])
+async def test_a_socket_message_has_its_length_in_front_whatever_it_is(size):
+    backend = Talker()
+    async with Runtime(MemoryStore(), backend) as runtime:
+        feed = Feed(runtime)
+        ref = await worker_of(runtime)
+        await say(runtime, backend, ref, ["x" * size, "y"])
+        async with watching(feed, None, 0, encoding=SocketMessages()) as watcher:
+            await watcher.read_until(lambda: watcher.data.endswith(b"}}}}"))
+            await watcher.read_until(lambda: watcher.data.count(b'"kind":"event"') == 2)
+        texts = []
+        data = watcher.data
+        while data:
+            assert data[0] == 0x81
+            width = {126: 2, 127: 8}.get(data[1], 0)
+            length = int.from_bytes(data[2 : 2 + width], "big") if width else data[1]
+            texts.append(data[2 + width : 2 + width + length])
+            data = data[2 + width + length :]
+        assert [text[:1] + text[-1:] for text in texts] == [b"{}", b"{}"]
+
+
+async def test_what_is_written_to_an_event_stream_at_once_is_one_chunk():
+    encoding = ServerSentEvents(chunked=True)
+    assert encoding.join((b"one\n\n", b"two\n\n")) == b"a\r\none\n\ntwo\n\n\r\n"
+    assert ServerSentEvents(chunked=False).join((b"one\n\n", b"two\n\n")) == b"one\n\ntwo\n\n"

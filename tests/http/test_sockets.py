@@ -1,0 +1,153 @@
+"""Feed sockets on the wire: pings, broken messages, and the end."""
+
+import asyncio
+import json
+import struct
+from contextlib import asynccontextmanager
+
+import pytest
+
+from runtimed.http.pulse import Pulse
+from runtimed.http.sockets import MAX_MESSAGE_BYTES
+
+from .conftest import TOKEN, serving
+
+DEADLINE_S = 10
+TEXT, CLOSE, PING, PONG = 0x1, 0x8, 0x9, 0xA
+
+
+class RawObserver:
+    """A WebSocket client that does only what a test says."""
+
+    def __init__(self, reader, writer, worker_id):
+        self.reader = reader
+        self.writer = writer
+        self.worker_id = worker_id
+
+    async def frame(self):
+        """The opcode and the payload of the next frame."""
+        async with asyncio.timeout(DEADLINE_S):
+            first, size = await self.reader.readexactly(2)
+            if size == 126:
+                [size] = struct.unpack("!H", await self.reader.readexactly(2))
+            elif size == 127:
+                [size] = struct.unpack("!Q", await self.reader.readexactly(8))
+            return first & 0xF, await self.reader.readexactly(size)
+
+    async def frames(self):
+        """All frames up to the end of the connection."""
+        found = []
+        try:
+            while True:
+                found.append(await self.frame())
+        except (asyncio.IncompleteReadError, ConnectionError):
+            return found
+
+    def send(self, first, payload=b"", size=None):
+        """A frame with a mask of zeros; `size` is what its head says."""
+        size = len(payload) if size is None else size
+        length = bytes([0x80 | size]) if size < 126 else b"\xff" + struct.pack("!Q", size)
+        self.writer.write(bytes([first]) + length + bytes(4) + payload)
+
+
+@asynccontextmanager
+async def observing(served):
+    async with served.client.post(f"{served.url}/v1/workers", json={}) as answer:
+        worker_id = (await answer.json())["worker"]["worker_id"]
+    reader, writer = await asyncio.open_connection("127.0.0.1", served.port)
+    head = f"GET /v1/workers/{worker_id}/events/ws HTTP/1.1\r\nHost: 127.0.0.1:{served.port}\r\n"
+    head += f"Authorization: Bearer {TOKEN}\r\nUpgrade: websocket\r\nConnection: Upgrade\r\n"
+    head += "Sec-WebSocket-Version: 13\r\nSec-WebSocket-Key: dGhlIHNhbXBsZSBub25jZQ==\r\n\r\n"
+    writer.write(head.encode())
+    await reader.readuntil(b"\r\n\r\n")
+    try:
+        yield RawObserver(reader, writer, worker_id)
+    finally:
+        writer.close()
+
+
+async def test_an_observer_that_answers_no_ping_is_cut_and_one_that_does_is_not(runtime):
+    async with serving(runtime, heartbeat_s=0.2) as served, observing(served) as dead, observing(served) as living:
+        assert (await living.frame())[0] == TEXT
+
+        async def answer():
+            for _ in range(5):
+                assert await living.frame() == (PING, b"")
+                living.send(0x80 | PONG)
+
+        _, frames = await asyncio.gather(answer(), dead.frames())
+        assert [opcode for opcode, _ in frames] == [TEXT, PING]
+        living.send(0x80 | CLOSE, struct.pack("!H", 1000))
+        assert (await living.frames())[-1] == (CLOSE, struct.pack("!H", 1000))
+
+
+async def test_a_ping_of_the_observer_is_answered_with_what_it_holds(served):
+    async with observing(served) as observer:
+        await observer.frame()
+        observer.send(0x80 | PING, b"still there?")
+        assert await observer.frame() == (PONG, b"still there?")
+
+
+@pytest.mark.parametrize(
+    ("first", "payload", "size", "code"),
+    [
+        (0x80 | TEXT, b"", MAX_MESSAGE_BYTES + 1, 1009),
+        (0x80 | TEXT, b"\xff\xff", None, 1007),
+        (0xF0 | TEXT, b"x", None, 1002),
+        (0x80 | 0x3, b"x", None, 1002),
+        (0x80, b"x", None, 1002),
+    ],
+    ids=["too long", "no UTF-8", "reserved bits", "unknown opcode", "continues nothing"],
+)
+async def test_a_broken_message_gets_a_diagnostic_and_the_close_of_the_protocol(served, first, payload, size, code):
+    async with observing(served) as observer:
+        await observer.frame()
+        observer.send(first, payload, size)
+        [(opcode, text), closing] = await observer.frames()
+        assert opcode == TEXT
+        assert json.loads(text)["diagnostic"]["code"] == "runtime.websocket_error"
+        assert closing == (CLOSE, struct.pack("!H", code) + b"runtime.websocket_error")
+
+
+class Member:
+    def __init__(self):
+        self.beats = []
+
+    def beat(self, *, late):
+        self.beats.append(late)
+
+
+async def test_a_beat_that_comes_long_after_its_time_says_so(monkeypatch):
+    loop, member = asyncio.get_running_loop(), Member()
+    real, stopped = loop.time, 0.0
+    monkeypatch.setattr(loop, "time", lambda: real() + stopped)
+    with Pulse(0.05).beating(member):
+        async with asyncio.timeout(DEADLINE_S):
+            while not member.beats:
+                await asyncio.sleep(0.01)
+            stopped = 5.0
+            while True not in member.beats:
+                await asyncio.sleep(0.01)
+            beaten = len(member.beats)
+            while len(member.beats) < beaten + 2:
+                await asyncio.sleep(0.01)
+    assert member.beats[0] is False
+    assert member.beats[-1] is False
+
+
+async def test_an_observer_that_speaks_while_much_waits_for_it_is_answered_behind_that(served):
+    async with observing(served) as observer:
+        await observer.frame()
+        for number in range(8):
+            content = {"kind": "user", "content": f"{number}" + "x" * 700_000}
+            url = f"{served.url}/v1/workers/{observer.worker_id}"
+            async with served.client.post(f"{url}/input", json=content) as answer:
+                assert answer.status == 200
+            async with asyncio.timeout(DEADLINE_S):
+                while served.runtime.worker(served.runtime.ref(observer.worker_id)).execution.run_state == "busy":
+                    await asyncio.sleep(0.01)
+        observer.send(0x80 | TEXT, b"hello")
+        observer.send(0x80 | CLOSE, struct.pack("!H", 1000))
+        *_, (_, text), closing = await observer.frames()
+        assert json.loads(text)["diagnostic"]["code"] == "runtime.observation_only"
+        assert closing == (CLOSE, struct.pack("!H", 1008) + b"runtime.observation_only")
