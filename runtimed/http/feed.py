@@ -67,6 +67,8 @@ class Sockets:
             await serving
         finally:
             self._serving.discard(serving)
+            if socket.close_code == WSCloseCode.ABNORMAL_CLOSURE:
+                _cut(request)  # a close would wait for ever for what the observer does not take
         return socket
 
     async def close(self) -> None:
@@ -153,5 +155,9 @@ async def _say_goodbye(request: web.Request, socket: web.WebSocketResponse, diag
             await socket.send_frame(diagnostic_frame(diagnostic), WSMsgType.TEXT)
             await socket.close(code=code, message=diagnostic.code.encode())
     except (ConnectionError, TimeoutError):
-        if request.transport is not None:
-            request.transport.abort()
+        _cut(request)
+
+
+def _cut(request: web.Request) -> None:
+    if request.transport is not None:
+        request.transport.abort()
