@@ -24,6 +24,8 @@ PROGRAMS = Path(__file__).parent / "programs"
 DEADLINE_S = 30.0
 ZERO = "wo_0000000000000000"
 
+Call = Callable[..., Any]
+
 
 def until(condition: Callable[[], Any], what: str = "the condition", deadline_s: float = DEADLINE_S) -> Any:
     """The first true answer of `condition`; AssertionError at the deadline."""
@@ -34,13 +36,19 @@ def until(condition: Callable[[], Any], what: str = "the condition", deadline_s:
     return found
 
 
-def descendants(pid: int) -> list[int]:
-    """The processes below this one."""
-    found = []
-    for task in Path(f"/proc/{pid}/task").iterdir():
+def children(pid: int) -> set[int]:
+    """The processes that this one has started and not lost."""
+    found: set[int] = set()
+    for task in Path(f"/proc/{pid}/task").glob("*/children"):
         with contextlib.suppress(OSError):
-            found += [int(child) for child in (task / "children").read_text().split()]
-    return found + [one for child in found for one in descendants(child)]
+            found.update(map(int, task.read_text().split()))
+    return found
+
+
+def descendants(pid: int) -> set[int]:
+    """The processes below this one."""
+    found = children(pid)
+    return found.union(*(descendants(child) for child in found))
 
 
 @contextlib.contextmanager
@@ -116,6 +124,10 @@ class Daemon:
         hard = resource.prlimit(self.pid, resource.RLIMIT_NOFILE)[1]
         resource.prlimit(self.pid, resource.RLIMIT_NOFILE, (min(soft, hard), hard))
 
+    def agents(self) -> set[int]:
+        """The processes that it has started: one for each shell."""
+        return children(self.pid)
+
     def descriptors(self) -> int:
         """How many descriptors it has open."""
         return len(list(self._descriptor_targets()))
@@ -136,17 +148,27 @@ class Daemon:
         """How much memory it holds."""
         return int(Path(f"/proc/{self.pid}/statm").read_text().split()[1]) * os.sysconf("SC_PAGE_SIZE")
 
-    def call(self, method: str, path: str, body: Any = None) -> Any:
-        """What a successful request answers, under its only key."""
-        connection = http.client.HTTPConnection(self.host, self.port, timeout=DEADLINE_S)
+    @contextlib.contextmanager
+    def client(self, timeout_s: float = DEADLINE_S) -> Iterator[Call]:
+        """How to ask for something on one connection: what a successful request answers under its only key."""
         headers = {"Authorization": f"Bearer {self.token}", "Content-Type": "application/json"}
-        with contextlib.closing(connection):
+        connection = http.client.HTTPConnection(self.host, self.port, timeout=timeout_s)
+
+        def call(method: str, path: str, body: Any = None) -> Any:
             connection.request(method, path, None if body is None else json.dumps(body), headers)
             response = connection.getresponse()
             data = response.read()
             assert response.status == 200, data
             (value,) = json.loads(data).values()
             return value
+
+        with contextlib.closing(connection):
+            yield call
+
+    def call(self, method: str, path: str, body: Any = None) -> Any:
+        """The same on a connection of its own."""
+        with self.client() as call:
+            return call(method, path, body)
 
     def create(self, profile: str) -> str:
         """A new Worker; its id."""
@@ -155,27 +177,25 @@ class Daemon:
         assert worker["execution"]["run_state"] == "idle", worker
         return worker["worker_id"]
 
-    def worker(self, worker_id: str) -> dict[str, Any]:
-        return self.call("GET", f"/v1/workers/{worker_id}")
+    def worker(self, worker_id: str, call: Call | None = None) -> dict[str, Any]:
+        return (call or self.call)("GET", f"/v1/workers/{worker_id}")
 
-    def newest(self, worker_id: str) -> int:
+    def newest(self, worker_id: str, call: Call | None = None) -> int:
         """The sequence of a Worker's newest event."""
-        return int(self.worker(worker_id)["last_event_id"][3:], 16)
+        return int(self.worker(worker_id, call)["last_event_id"][3:], 16)
 
-    def start(self, worker_id: str, content: str) -> None:
+    def start(self, worker_id: str, content: str, call: Call | None = None) -> None:
         """Let a Worker begin a run."""
-        self.call("POST", f"/v1/workers/{worker_id}/input", {"kind": "user", "content": content})
+        (call or self.call)("POST", f"/v1/workers/{worker_id}/input", {"kind": "user", "content": content})
 
-    def idle(self, worker_id: str, deadline_s: float = DEADLINE_S) -> None:
+    def idle(self, worker_id: str, call: Call | None = None) -> None:
         """Wait for the end of a Worker's run."""
-        until(
-            lambda: self.worker(worker_id)["execution"]["run_state"] == "idle", f"{worker_id}'s run_end", deadline_s
-        )
+        until(lambda: self.worker(worker_id, call)["execution"]["run_state"] == "idle", f"{worker_id}'s run_end")
 
-    def run(self, worker_id: str, content: str) -> None:
+    def run(self, worker_id: str, content: str, call: Call | None = None) -> None:
         """One whole run of a Worker."""
-        self.start(worker_id, content)
-        self.idle(worker_id)
+        self.start(worker_id, content, call)
+        self.idle(worker_id, call)
 
     def terminate(self) -> int:
         """SIGTERM; the exit code."""
@@ -289,7 +309,7 @@ def stopped_fixture() -> Callable[..., contextlib.AbstractContextManager[None]]:
 
 
 @pytest.fixture(name="descendants")
-def descendants_fixture() -> Callable[[int], list[int]]:
+def descendants_fixture() -> Callable[[int], set[int]]:
     return descendants
 
 

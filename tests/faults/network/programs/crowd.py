@@ -1,9 +1,9 @@
 """Many observers of a daemon in one process, told what to do by lines on stdin, each answered by a line on stdout.
 
-The first line says whom to observe: host, port, token, observers (each a worker and a cursor or null), resume (come back
-by the last cursor whenever the connection ends), connections (HTTP connections kept open beside them), receive_buffer
-(bytes, or null). The commands after it: `state`, `report`, `stall` and `read` (stop reading, and go on), `hold` and
-`answer` (keep the pongs back, and send them). It ends with its stdin.
+The first line says whom to observe: host, port, token, observers (each a worker and a cursor or null), resume (come
+back by the last cursor whenever the connection ends), connections (HTTP connections kept open beside them),
+receive_buffer (bytes, or null). The commands after it: `state`, `report`, `stall` and `read` (stop reading, and go
+on), `hold` and `answer` (keep the pongs back, and send them). It ends with its stdin.
 """
 
 import asyncio
@@ -14,6 +14,7 @@ import resource
 import socket
 import sys
 import time
+from collections import Counter
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -41,6 +42,7 @@ class Observer:
         self.sequences: list[int] = []
         self.text = hashlib.sha256()
         self.characters = 0
+        self.names: Counter[str] = Counter()
         self.pings: list[float] = []
         self.held: list[bytes] = []
         self.diagnostic: str | None = None
@@ -58,6 +60,7 @@ class Observer:
             "worker": self.worker,
             "start": self.start,
             "sequences": self.sequences,
+            "names": self.names,
             "characters": self.characters,
             "text": self.text.hexdigest(),
             "ends": self.ends,
@@ -118,6 +121,7 @@ class Observer:
             self.connected = True
             return
         self.sequences.append(sequence)
+        self.names[envelope["payload"]["event"]] += 1
         if envelope["payload"]["event"] == "text_delta":
             text = envelope["payload"]["data"]["text"]
             self.text.update(text.encode())

@@ -1,10 +1,12 @@
-"""Runs the daemon with one protection taken out, so that a test can show that it would notice: NAME, then the options.
+"""Runs the daemon with one protection taken out, so that a test can show that it notices: NAME, then the options.
 
 Each function below takes one out. All fail when what they replace is no longer there.
 """
 
+import asyncio
 import sys
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 
@@ -29,7 +31,7 @@ def bounded_buffers() -> None:
 
     def make(old: Callable[..., None]) -> Callable[..., None]:
         def connection_made(self: Any, transport: Any) -> None:
-            transport.set_write_buffer_limits(high=2**40)
+            transport.set_write_buffer_limits(high=2**30)
             old(self, transport)
 
         return connection_made
@@ -37,8 +39,66 @@ def bounded_buffers() -> None:
     replace(_Connection, "connection_made", make)
 
 
+def replay() -> None:
+    """Whoever comes back begins with what is new."""
+    from runtimed.feed import Feed
+
+    def make(old: Callable[..., Any]) -> Callable[..., Any]:
+        return lambda self, ref, cursor=None: old(self, ref, None if cursor and cursor.sequence else cursor)
+
+    replace(Feed, "open", make)
+
+
+def patience() -> None:
+    """An agent whose process stands still is taken for dead."""
+    from runtimed.execution.supervise import Tree
+
+    def stands_still(pid: int) -> bool:
+        return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] == "T"
+
+    async def bite(tree: Any) -> None:
+        while not stands_still(tree._root.pid):
+            await asyncio.sleep(0.1)
+        await tree._kill()
+
+    def make(old: Callable[..., Any]) -> Callable[..., Any]:
+        async def watch(self: Any, descriptor: int) -> int:
+            biting = asyncio.create_task(bite(self))
+            try:
+                return await old(self, descriptor)
+            finally:
+                biting.cancel()
+
+        return watch
+
+    replace(Tree, "_watch", make)
+
+
+def quiet() -> None:
+    """A connection that can't be taken in is tried again at once, and logged each time."""
+    from runtimed.http import acceptor
+
+    for name in ("PAUSE_S", "SILENCE_S"):
+        replace(acceptor, name, lambda _: 0)
+
+
+def recovery() -> None:
+    """When a connection can't be taken in, none is any more."""
+    from runtimed.http.acceptor import Acceptor
+
+    replace(Acceptor, "_wait", lambda _: lambda self, _error: self._loop.remove_reader(self._sock))
+
+
+def uvloop() -> None:
+    """Not a protection: the event loop of the standard library, which a daemon without uvloop has."""
+    sys.modules["uvloop"] = None  # type: ignore[assignment]
+
+
+PROTECTIONS = {one.__name__: one for one in (pings, bounded_buffers, replay, patience, quiet, recovery, uvloop)}
+
+
 def main() -> None:
-    {one.__name__: one for one in (pings, bounded_buffers)}[sys.argv.pop(1)]()
+    PROTECTIONS[sys.argv.pop(1)]()
     from runtimed.cli import main as runtimed
 
     runtimed()

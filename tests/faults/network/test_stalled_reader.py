@@ -1,0 +1,56 @@
+"""An observer that stops reading: bounded memory, nobody else held up, and no loss when it reads again."""
+
+from collections.abc import Callable
+from typing import Any
+
+import pytest
+
+WARM_UP = 32 * 2**20
+PUBLISHED = 96 * 2**20
+GROWTH = PUBLISHED // 2
+"""Bytes; the daemon's memory goes up and down by less than that, whatever is published."""
+
+PRINTING = "head -c {} /dev/zero | tr '\\0' x"
+
+
+@pytest.fixture
+def check(launch: Any, observe: Any, until: Any, long: bool) -> Callable[..., None]:
+    """Publish to one observer that reads and one that does not; `heartbeat_s` says whether that one is cut for it."""
+
+    def check(heartbeat_s: float = 3600, **given: Any) -> None:
+        daemon = launch(settings={"heartbeat_s": heartbeat_s}, **given)
+        worker = daemon.create("shell")
+        other = observe(daemon, worker, resume=True)
+        stalled = observe(daemon, worker, resume=True, receive_buffer=4_096)
+        daemon.run(worker, PRINTING.format(WARM_UP))
+        stalled.until("least", daemon.newest(worker))
+        stalled.tell("stall")
+        before = daemon.resident_bytes()
+        for _ in range(5 if long else 1):
+            daemon.run(worker, PRINTING.format(PUBLISHED))
+        newest = daemon.newest(worker)
+        other.until("least", newest)
+        assert daemon.resident_bytes() - before < GROWTH, "the daemon's memory follows what is published"
+        assert stalled.tell("state")["least"] < newest
+        if heartbeat_s < 3600:
+            until(lambda: daemon.connections("127.0.0.1") <= 1, "the end of the one that does not read")
+        stalled.tell("read")
+        stalled.until("least", newest)
+        (seen,), (wanted,) = stalled.reports(), other.reports()
+        assert (seen["sequences"], seen["text"]) == (wanted["sequences"], wanted["text"])
+        assert seen["characters"] >= WARM_UP + PUBLISHED
+
+    return check
+
+
+def test_an_observer_that_stops_reading_costs_little_holds_nobody_up_and_loses_nothing(check: Any) -> None:
+    check()
+
+
+def test_one_that_is_cut_as_dead_for_it_resumes_without_loss(check: Any) -> None:
+    check(heartbeat_s=2)
+
+
+def test_the_check_sees_what_is_kept_for_an_observer_without_a_bound(check: Any) -> None:
+    with pytest.raises(AssertionError, match="memory follows what is published"):
+        check(without="bounded_buffers")
