@@ -89,16 +89,56 @@ def recovery() -> None:
     replace(Acceptor, "_wait", lambda _: lambda self, _error: self._loop.remove_reader(self._sock))
 
 
+def farewell() -> None:
+    """Observers are not told of the end: their connections are closed, and no more."""
+    from runtimed.http import feed
+
+    async def silent(request: Any, *_: object) -> None:
+        request.transport.abort()
+
+    replace(feed, "_say_goodbye", lambda _: silent)
+
+
+def drain_limit() -> None:
+    """The end waits until every observer has left."""
+    from runtimed.http.feed import Sockets
+
+    async def close(self: Any) -> None:
+        while self._serving:
+            await asyncio.sleep(0.1)
+
+    replace(Sockets, "close", lambda _: close)
+
+
+def steady_clock() -> None:
+    """Time-outs are measured by the time of day."""
+    import time
+
+    uvloop()
+    replace(time, "monotonic", lambda _: time.time)
+
+
 def uvloop() -> None:
     """Not a protection: the event loop of the standard library, which a daemon without uvloop has."""
     sys.modules["uvloop"] = None  # type: ignore[assignment]
 
 
-PROTECTIONS = {one.__name__: one for one in (pings, bounded_buffers, replay, patience, quiet, recovery, uvloop)}
+PROTECTIONS = (
+    pings,
+    bounded_buffers,
+    replay,
+    patience,
+    quiet,
+    recovery,
+    farewell,
+    drain_limit,
+    steady_clock,
+    uvloop,
+)
 
 
 def main() -> None:
-    PROTECTIONS[sys.argv.pop(1)]()
+    {one.__name__: one for one in PROTECTIONS}[sys.argv.pop(1)]()
     from runtimed.cli import main as runtimed
 
     runtimed()
