@@ -3,14 +3,23 @@
 from collections.abc import Callable
 from typing import Any
 
+import attrs
 import pytest
+
+from runtimed.settings import Settings
 
 WARM_UP = 32 * 2**20
 PUBLISHED = 96 * 2**20
 GROWTH = PUBLISHED // 2
 """Bytes; the daemon's memory goes up and down by less than that, whatever is published."""
 
+RETAINED = 200
+
 PRINTING = "head -c {} /dev/zero | tr '\\0' x"
+
+retention = pytest.mark.skipif(
+    "max_events_per_worker" not in {field.name for field in attrs.fields(Settings)}, reason="all events are retained"
+)
 
 
 @pytest.fixture
@@ -54,3 +63,35 @@ def test_one_that_is_cut_as_dead_for_it_resumes_without_loss(check: Any) -> None
 def test_the_check_sees_what_is_kept_for_an_observer_without_a_bound(check: Any) -> None:
     with pytest.raises(AssertionError, match="memory follows what is published"):
         check(without="bounded_buffers")
+
+
+@pytest.fixture
+def check_overtaken(launch: Any, observe: Any) -> Callable[..., None]:
+    """Retain less than what is published while an observer does not read."""
+
+    def check(**given: Any) -> None:
+        daemon = launch(settings={"max_events_per_worker": RETAINED}, **given)
+        worker = daemon.create("shell")
+        stalled = observe(daemon, worker, resume=True, receive_buffer=4_096)
+        stalled.tell("stall")
+        daemon.run(worker, PRINTING.format(WARM_UP))
+        stalled.tell("read")
+        stalled.until("ends", 1)
+        (seen,) = stalled.reports()
+        assert seen["sequences"] == list(range(1, len(seen["sequences"]) + 1)), (
+            "an event is missing and nobody said so"
+        )
+        assert seen["ends"][-1]["diagnostic"] == "runtime.cursor_expired"
+
+    return check
+
+
+@retention
+def test_one_that_retention_overtakes_is_told_so_and_sees_no_gap_before(check_overtaken: Any) -> None:
+    check_overtaken()
+
+
+@retention
+def test_the_check_sees_a_gap_that_nobody_speaks_of(check_overtaken: Any) -> None:
+    with pytest.raises(AssertionError, match="an event is missing and nobody said so"):
+        check_overtaken(without="honesty")

@@ -118,6 +118,37 @@ def steady_clock() -> None:
     replace(time, "monotonic", lambda _: time.time)
 
 
+def steady_expiry() -> None:
+    """How old an event is is told by the time of day."""
+    import time
+
+    from runtimed.core import runtime
+
+    class WallClock:
+        def unix_ms(self) -> int:
+            return time.time_ns() // 1_000_000
+
+    replace(runtime, "SteadyClock", lambda _: WallClock)
+
+
+def honesty() -> None:
+    """An observer that retention has overtaken is not told, and goes on with what there is."""
+    from runtimed.core.runtime import Runtime
+    from runtimed.errors import CursorExpired
+
+    def make(old: Callable[..., Any]) -> Callable[..., Any]:
+        async def events(self: Any, ref: Any, after: int) -> Any:
+            while True:
+                try:
+                    return await old(self, ref, after)
+                except CursorExpired:
+                    after = self.floor(ref)
+
+        return events
+
+    replace(Runtime, "events", make)
+
+
 def uvloop() -> None:
     """Not a protection: the event loop of the standard library, which a daemon without uvloop has."""
     sys.modules["uvloop"] = None  # type: ignore[assignment]
@@ -133,6 +164,8 @@ PROTECTIONS = (
     farewell,
     drain_limit,
     steady_clock,
+    steady_expiry,
+    honesty,
     uvloop,
 )
 
