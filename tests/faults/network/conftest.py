@@ -298,6 +298,13 @@ def long(request: pytest.FixtureRequest) -> bool:
     return request.config.getoption("faults", "short") == "long"
 
 
+@pytest.fixture
+def long_run(long: bool) -> None:
+    """For what takes its time."""
+    if not long:
+        pytest.skip("this takes long: --faults=long")
+
+
 @pytest.fixture(name="until")
 def until_fixture() -> Callable[..., Any]:
     return until

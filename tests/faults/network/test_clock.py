@@ -15,7 +15,7 @@ from runtimed.settings import Settings
 
 HOUR = 3_600
 HEARTBEAT_S = 1.0
-MARKED_S = 5.0
+MARKED_S = 4.0
 """Twice and more of how often a daemon looks for events that are half an hour old."""
 
 TICKING = "while :; do echo tick; sleep 0.05; done"
@@ -90,9 +90,8 @@ def test_the_check_sees_time_outs_that_follow_the_wall_clock(check: Any) -> None
         check(without="steady_clock")
 
 
-@pytest.mark.parametrize("jump", [HOUR, -HOUR])
 def test_a_worker_that_is_stopped_has_its_grace_whatever_the_wall_clock_does(
-    launch: Any, until: Any, clock: WallClock, jump: int
+    launch: Any, until: Any, clock: WallClock
 ) -> None:
     daemon = launch(environment=clock.environment)
     worker = daemon.create("shell")
@@ -101,7 +100,7 @@ def test_a_worker_that_is_stopped_has_its_grace_whatever_the_wall_clock_does(
     until(lambda: told.exists() and told.read_text() == "ready\n", "the script")
     stopping = threading.Thread(target=daemon.call, args=("POST", f"/v1/workers/{worker}/stop"))
     stopping.start()
-    clock.jump(jump)
+    clock.jump(HOUR)
     stopping.join()
     assert told.read_text() == "in good order\n"
 

@@ -62,6 +62,7 @@ def test_the_check_sees_a_log_that_is_flooded(check: Any) -> None:
         check(without="quiet")
 
 
+@pytest.mark.usefixtures("long_run")
 def test_the_check_sees_a_daemon_that_does_not_recover(check: Any) -> None:
     with pytest.raises(TimeoutError):
         check(without="recovery")

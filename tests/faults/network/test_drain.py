@@ -46,6 +46,7 @@ def test_the_check_sees_observers_that_are_not_told(check: Any) -> None:
         check(without="farewell")
 
 
+@pytest.mark.usefixtures("long_run")
 def test_the_check_sees_a_daemon_that_waits_for_them_to_leave(check: Any) -> None:
     with pytest.raises(subprocess.TimeoutExpired):
         check(without="drain_limit")
