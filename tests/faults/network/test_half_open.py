@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 
 HEARTBEAT_S = 2.0
-MARGIN_S = 3.0
+DEADLINE_S = 2 * HEARTBEAT_S + 3
 SPAMMING = "while :; do echo {}; sleep 0.001; done".format("x" * 2_000)
 
 pytestmark = [
@@ -80,9 +80,7 @@ def check(launch: Any, observe: Any, until: Any, cable: Cable) -> Callable[..., 
         assert daemon.connections(cable.far) == 3
         cable.pull()
         far.leave()
-        until(
-            lambda: not daemon.connections(cable.far), "the end of the lost connections", 2 * HEARTBEAT_S + MARGIN_S
-        )
+        until(lambda: not daemon.connections(cable.far), "the end of the lost connections", DEADLINE_S)
         daemon.run(bystander, "still here?")
         near.until("least", daemon.newest(bystander))
         assert near.tell("state")["ends"] == 0
