@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 
-HEARTBEAT_S = 2.0
+HEARTBEAT_S = 1.5
 SETTINGS = {"heartbeat_s": HEARTBEAT_S}
 TICKING = "i=0; while [ ! -e '{}' ]; do i=$((i+1)); echo tick $i; sleep 0.02; done"
 OBSERVERS = 10
@@ -28,11 +28,11 @@ class Ticking:
 
 @pytest.fixture
 def stand_still(long: bool, stopped: Any) -> Callable[..., None]:
-    """Stop processes for longer than an observer has to answer a ping."""
+    """Stop processes for so long that an observer who does not answer is cut meanwhile."""
 
     def stand_still(*pids: int) -> None:
         with stopped(*pids):
-            time.sleep(30 if long else 1.7 * HEARTBEAT_S)
+            time.sleep(30 if long else 2.5 * HEARTBEAT_S)
 
     return stand_still
 

@@ -137,10 +137,10 @@ def honesty() -> None:
     from runtimed.errors import CursorExpired
 
     def make(old: Callable[..., Any]) -> Callable[..., Any]:
-        async def events(self: Any, ref: Any, after: int) -> Any:
+        async def events(self: Any, ref: Any, after: int, *rest: Any) -> Any:
             while True:
                 try:
-                    return await old(self, ref, after)
+                    return await old(self, ref, after, *rest)
                 except CursorExpired:
                     after = self.floor(ref)
 
