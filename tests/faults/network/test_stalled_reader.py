@@ -8,9 +8,9 @@ import pytest
 
 from runtimed.settings import Settings
 
-WARM_UP = 16 * 2**20
-PUBLISHED = 64 * 2**20
-GROWTH = PUBLISHED // 2
+WARM_UP = 32 * 2**20
+PUBLISHED = 96 * 2**20
+GROWTH = PUBLISHED * 2 // 3
 """Bytes; the daemon's memory goes up and down by less than that, whatever is published."""
 
 RETAINED = 200
