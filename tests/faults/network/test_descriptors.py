@@ -33,7 +33,7 @@ def check(launch: Any, observe: Any, until: Any, long: bool) -> Callable[..., No
                 held.enter_context(socket.create_connection((daemon.host, daemon.port), timeout=20))
             until(lambda: daemon.descriptors() >= LIMIT, "the end of its descriptors")
             lines = len(daemon.log)
-            end = time.monotonic() + (30 if long else 3)
+            end = time.monotonic() + (30 if long else 2)
             while time.monotonic() < end:
                 daemon.run(worker, "hello", clients[0])
             with ThreadPoolExecutor(CLIENTS) as pool:

@@ -10,7 +10,7 @@ from typing import Any
 
 import pytest
 
-HEARTBEAT_S = 2.0
+HEARTBEAT_S = 1.0
 DEADLINE_S = 2 * HEARTBEAT_S + 3
 SPAMMING = "while :; do echo {}; sleep 0.001; done".format("x" * 2_000)
 
@@ -73,7 +73,7 @@ def check(launch: Any, observe: Any, until: Any, cable: Cable) -> Callable[..., 
     def check(script: str | None, without: str | None = None) -> None:
         daemon = launch(listen=f"{cable.host}:0", settings={"heartbeat_s": HEARTBEAT_S}, without=without)
         worker, bystander = daemon.create("shell"), daemon.create("echo")
-        near = observe(daemon, bystander)
+        near = observe(daemon, bystander, resume=True)
         if script:
             daemon.start(worker, script)
         far = observe(daemon, worker, number=3, wrapper=cable.wrapper)
@@ -83,7 +83,6 @@ def check(launch: Any, observe: Any, until: Any, cable: Cable) -> Callable[..., 
         until(lambda: not daemon.connections(cable.far), "the end of the lost connections", DEADLINE_S)
         daemon.run(bystander, "still here?")
         near.until("least", daemon.newest(bystander))
-        assert near.tell("state")["ends"] == 0
 
     return check
 

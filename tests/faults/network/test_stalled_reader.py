@@ -56,6 +56,7 @@ def test_an_observer_that_stops_reading_costs_little_holds_nobody_up_and_loses_n
     check()
 
 
+@pytest.mark.usefixtures("long_run")
 def test_one_that_is_cut_as_dead_for_it_resumes_without_loss(check: Any) -> None:
     check(heartbeat_s=2, published=WARM_UP)
 
