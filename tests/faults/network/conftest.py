@@ -214,6 +214,7 @@ class Crowd:
     def __init__(self, daemon: Daemon, plan: Mapping[str, Any], wrapper: Sequence[str] = ()) -> None:
         command = [*wrapper, sys.executable, str(PROGRAMS / "crowd.py")]
         self.process = subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True, bufsize=1)
+        self._resume = plan.get("resume", False)
         usual = {"resume": False, "connections": 0, "receive_buffer": None, "observers": []}
         address = {"host": daemon.host, "port": daemon.port, "token": daemon.token}
         self._say(json.dumps(usual | address | dict(plan)))
@@ -235,10 +236,11 @@ class Crowd:
         return json.loads(self.process.stdout.readline())
 
     def until(self, name: str, least: int, deadline_s: float = DEADLINE_S) -> dict[str, Any]:
-        """The first state in which this figure is at least that high."""
+        """The first state in which this figure is that high; AssertionError once an observer is gone for good."""
 
         def state() -> dict[str, Any] | None:
             found = self.tell("state")
+            assert name == "ends" or self._resume or not found["ends"], "an observer was cut"
             return found if found[name] >= least else None
 
         return until(state, f"{name} of {least}", deadline_s)
