@@ -69,7 +69,6 @@ def test_a_stopped_daemon_goes_on_with_its_agents_and_its_observers(
         assert crowd.tell("state")["ends"] == 0
 
 
-@pytest.mark.xfail(strict=False, reason="aiohttp looks for a late pong before it reads what came meanwhile")
 def test_observers_that_answered_while_the_daemon_stood_still_are_not_cut_as_dead(
     launch: Any, observe: Any, stopped: Any, until: Any
 ) -> None:

@@ -17,12 +17,9 @@ def replace(owner: Any, name: str, make: Callable[[Any], Any]) -> None:
 
 def pings() -> None:
     """Observers are not pinged."""
-    from aiohttp import web
+    from runtimed.http.sockets import FeedSocket
 
-    def make(old: Callable[..., None]) -> Callable[..., None]:
-        return lambda self, *args, **given: old(self, *args, **given | {"heartbeat": None})
-
-    replace(web.WebSocketResponse, "__init__", make)
+    replace(FeedSocket, "beat", lambda _: lambda *_, **__: None)
 
 
 def bounded_buffers() -> None:
@@ -44,9 +41,9 @@ def replay() -> None:
     from runtimed.feed import Feed
 
     def make(old: Callable[..., Any]) -> Callable[..., Any]:
-        return lambda self, ref, cursor=None: old(self, ref, None if cursor and cursor.sequence else cursor)
+        return lambda self, view, cursor: old(self, view, None if cursor and cursor.sequence else cursor)
 
-    replace(Feed, "open", make)
+    replace(Feed, "_log", make)
 
 
 def patience() -> None:
@@ -91,23 +88,22 @@ def recovery() -> None:
 
 def farewell() -> None:
     """Observers are not told of the end: their connections are closed, and no more."""
-    from runtimed.http import feed
+    from runtimed.http import sockets
 
     async def silent(request: Any, *_: object) -> None:
         request.transport.abort()
 
-    replace(feed, "_say_goodbye", lambda _: silent)
+    replace(sockets, "_say_goodbye", lambda _: silent)
 
 
 def drain_limit() -> None:
     """The end waits until every observer has left."""
-    from runtimed.http.feed import Sockets
+    from runtimed.http.streams import Streams
 
     async def close(self: Any) -> None:
-        while self._serving:
-            await asyncio.sleep(0.1)
+        await self._idle.wait()
 
-    replace(Sockets, "close", lambda _: close)
+    replace(Streams, "close", lambda _: close)
 
 
 def steady_clock() -> None:
