@@ -69,19 +69,32 @@ def test_a_stopped_daemon_goes_on_with_its_agents_and_its_observers(
         assert crowd.tell("state")["ends"] == 0
 
 
-def test_observers_that_answered_while_the_daemon_stood_still_are_not_cut_as_dead(
-    launch: Any, observe: Any, stopped: Any, until: Any
-) -> None:
-    daemon = launch(settings=SETTINGS)
-    worker = daemon.create("echo")
-    crowd = observe(daemon, worker, number=OBSERVERS)
-    crowd.tell("hold")
-    pings = crowd.until("held", 1)["pings"]
-    with stopped(daemon.pid):
-        crowd.tell("answer")
-        time.sleep(HEARTBEAT_S)
-    until(lambda: (state := crowd.tell("state"))["pings"] > pings or state["ends"], "the next ping")
-    assert crowd.tell("state")["ends"] == 0
+@pytest.fixture
+def check_answered(launch: Any, observe: Any, stopped: Any, until: Any) -> Callable[..., None]:
+    """Stop the daemon behind a ping, until the next is due; the observers answer meanwhile."""
+
+    def check(**given: Any) -> None:
+        daemon = launch(settings=SETTINGS, **given)
+        worker = daemon.create("echo")
+        crowd = observe(daemon, worker, number=OBSERVERS)
+        crowd.tell("hold")
+        pings = crowd.until("held", 1)["pings"]
+        with stopped(daemon.pid):
+            crowd.tell("answer")
+            time.sleep(HEARTBEAT_S)
+        until(lambda: (state := crowd.tell("state"))["pings"] > pings or state["ends"], "the next ping")
+        assert crowd.tell("state")["ends"] == 0, "observers were cut that had answered"
+
+    return check
+
+
+def test_observers_that_answered_while_the_daemon_stood_still_are_not_cut_as_dead(check_answered: Any) -> None:
+    check_answered()
+
+
+def test_the_check_sees_observers_that_are_cut_before_their_answers_are_read(check_answered: Any) -> None:
+    with pytest.raises(AssertionError, match="observers were cut that had answered"):
+        check_answered(without="settling")
 
 
 @pytest.fixture

@@ -22,6 +22,13 @@ def pings() -> None:
     replace(FeedSocket, "beat", lambda _: lambda *_, **__: None)
 
 
+def settling() -> None:
+    """Who is heard of is asked before what came is read."""
+    from runtimed.http.pulse import Pulse
+
+    replace(Pulse, "_settle", lambda _: lambda self, due: self._beat(due))
+
+
 def bounded_buffers() -> None:
     """What an observer does not read is kept for it without a bound."""
     from runtimed.http.server import _Connection
@@ -152,6 +159,7 @@ def uvloop() -> None:
 
 PROTECTIONS = (
     pings,
+    settling,
     bounded_buffers,
     replay,
     patience,
