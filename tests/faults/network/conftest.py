@@ -320,11 +320,3 @@ def stopped_fixture() -> Callable[..., contextlib.AbstractContextManager[None]]:
 @pytest.fixture(name="descendants")
 def descendants_fixture() -> Callable[[int], set[int]]:
     return descendants
-
-
-@pytest.fixture
-def free_port() -> int:
-    """A port that nothing listens on."""
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return probe.getsockname()[1]
