@@ -8,6 +8,10 @@ from typing import Protocol
 LATE_S = 0.5
 """Past so much delay of a beat the process itself did not run, and nobody's silence means anything."""
 
+SETTLE_S = 0.05
+"""From when a beat is due to the beat: a loop that was held up runs its timers before it reads what came meanwhile,
+and an answer that is there already has to count."""
+
 
 class Beating(Protocol):
     """A member of a pulse."""
@@ -38,16 +42,20 @@ class Pulse:
                 self._timer.cancel()
                 self._timer = None
 
-    def _wait(self) -> None:
+    def _wait(self, since: float | None = None) -> None:
         loop = asyncio.get_running_loop()
-        due = loop.time() + self._period_s
-        self._timer = loop.call_at(due, self._beat, due)
+        due = (loop.time() if since is None else since) + self._period_s
+        self._timer = loop.call_at(due, self._settle, due)
 
-    def _beat(self, due: float) -> None:
-        late = asyncio.get_running_loop().time() - due > LATE_S
-        self._wait()
+    def _settle(self, due: float) -> None:
+        loop = asyncio.get_running_loop()
+        late = loop.time() - due > LATE_S
+        self._timer = loop.call_later(SETTLE_S, self._beat, None if late else due)
+
+    def _beat(self, due: float | None) -> None:
+        self._wait(due)
         for member in tuple(self._members):
-            member.beat(late=late)
+            member.beat(late=due is None)
 
 
 class Pulses:

@@ -10,10 +10,10 @@ from typing import Any
 from aiohttp import web
 
 from runtimed.errors import Internal, InvalidRequest, RuntimedError
+from runtimed.http.acceptor import Acceptor
 from runtimed.http.app import DISPATCHER
 from runtimed.http.connection import Connection
 from runtimed.http.errors import error_answer
-from runtimed.http.listeners import BACKLOG
 
 MAX_CONNECTIONS = 4_096
 HEADER_TIMEOUT_S = 15.0
@@ -46,7 +46,7 @@ class HttpServer:
         self._header_timeout_s = header_timeout_s
         self._drain_timeout_s = drain_timeout_s
         self._dispatcher = app.get(DISPATCHER)
-        self._servers: list[asyncio.Server] = []
+        self._acceptors: list[Acceptor] = []
         self._plain: set[Connection] = set()
         self._full = False
 
@@ -64,12 +64,7 @@ class HttpServer:
             access_log=None,
             auto_decompress=False,
         )
-        loop = asyncio.get_running_loop()
-        for sock in sockets:
-            if sock.family == socket.AF_UNIX:
-                self._servers.append(await loop.create_unix_server(self._protocol, sock=sock, backlog=BACKLOG))
-            else:
-                self._servers.append(await loop.create_server(self._protocol, sock=sock, backlog=BACKLOG))
+        self._acceptors = [Acceptor(sock, self._protocol) for sock in sockets]
 
     def _protocol(self) -> asyncio.Protocol:
         full = len(self._plain) + len(self._protocols.connections) >= self._max_connections
@@ -84,9 +79,9 @@ class HttpServer:
 
     async def close(self) -> None:
         """Accept nothing more, let what is going on finish within the drain time-out, close every connection."""
-        for server in self._servers:
-            server.close()
-        if self._servers:
+        for acceptor in self._acceptors:
+            acceptor.close()
+        if self._acceptors:
             await self._runner.shutdown()  # first: a connection that is told to close hears no answers any more
             self._protocols.pre_shutdown()
             given_over = self._protocols.shutdown(self._drain_timeout_s / 2)  # it waits twice, one after another

@@ -1,0 +1,185 @@
+"""Runs the daemon with one protection taken out, so that a test can show that it notices: NAME, then the options.
+
+Each function below takes one out. All fail when what they replace is no longer there.
+"""
+
+import asyncio
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+
+def replace(owner: Any, name: str, make: Callable[[Any], Any]) -> None:
+    """Put `make(old)` in place of an attribute."""
+    setattr(owner, name, make(getattr(owner, name)))
+
+
+def pings() -> None:
+    """Observers are not pinged."""
+    from runtimed.http.sockets import FeedSocket
+
+    replace(FeedSocket, "beat", lambda _: lambda *_, **__: None)
+
+
+def settling() -> None:
+    """Who is heard of is asked before what came is read."""
+    from runtimed.http.pulse import Pulse
+
+    replace(Pulse, "_settle", lambda _: lambda self, due: self._beat(due))
+
+
+def bounded_buffers() -> None:
+    """What an observer does not read is kept for it without a bound."""
+    from runtimed.http.server import _Connection
+
+    def make(old: Callable[..., None]) -> Callable[..., None]:
+        def connection_made(self: Any, transport: Any) -> None:
+            transport.set_write_buffer_limits(high=2**30)
+            old(self, transport)
+
+        return connection_made
+
+    replace(_Connection, "connection_made", make)
+
+
+def replay() -> None:
+    """Whoever comes back begins with what is new."""
+    from runtimed.feed import Feed
+
+    def make(old: Callable[..., Any]) -> Callable[..., Any]:
+        return lambda self, view, cursor: old(self, view, None if cursor and cursor.sequence else cursor)
+
+    replace(Feed, "_log", make)
+
+
+def patience() -> None:
+    """An agent whose process stands still is taken for dead."""
+    from runtimed.execution.supervise import Tree
+
+    def stands_still(pid: int) -> bool:
+        return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] == "T"
+
+    async def bite(tree: Any) -> None:
+        while not stands_still(tree._root.pid):
+            await asyncio.sleep(0.1)
+        await tree._kill()
+
+    def make(old: Callable[..., Any]) -> Callable[..., Any]:
+        async def watch(self: Any, descriptor: int) -> int:
+            biting = asyncio.create_task(bite(self))
+            try:
+                return await old(self, descriptor)
+            finally:
+                biting.cancel()
+
+        return watch
+
+    replace(Tree, "_watch", make)
+
+
+def quiet() -> None:
+    """A connection that can't be taken in is tried again at once, and logged each time."""
+    from runtimed.http import acceptor
+
+    for name in ("PAUSE_S", "SILENCE_S"):
+        replace(acceptor, name, lambda _: 0)
+
+
+def recovery() -> None:
+    """When a connection can't be taken in, none is any more."""
+    from runtimed.http.acceptor import Acceptor
+
+    replace(Acceptor, "_wait", lambda _: lambda self, _error: self._loop.remove_reader(self._sock))
+
+
+def farewell() -> None:
+    """Observers are not told of the end: their connections are closed, and no more."""
+    from runtimed.http import sockets
+
+    async def silent(request: Any, *_: object) -> None:
+        request.transport.abort()
+
+    replace(sockets, "_say_goodbye", lambda _: silent)
+
+
+def drain_limit() -> None:
+    """The end waits until every observer has left."""
+    from runtimed.http.streams import Streams
+
+    async def close(self: Any) -> None:
+        await self._idle.wait()
+
+    replace(Streams, "close", lambda _: close)
+
+
+def steady_clock() -> None:
+    """Time-outs are measured by the time of day."""
+    import time
+
+    uvloop()
+    replace(time, "monotonic", lambda _: time.time)
+
+
+def steady_expiry() -> None:
+    """How old an event is is told by the time of day."""
+    import time
+
+    from runtimed.core import runtime
+
+    class WallClock:
+        def unix_ms(self) -> int:
+            return time.time_ns() // 1_000_000
+
+    replace(runtime, "SteadyClock", lambda _: WallClock)
+
+
+def honesty() -> None:
+    """An observer that retention has overtaken is not told, and goes on with what there is."""
+    from runtimed.core.runtime import Runtime
+    from runtimed.errors import CursorExpired
+
+    def make(old: Callable[..., Any]) -> Callable[..., Any]:
+        async def events(self: Any, ref: Any, after: int, *rest: Any) -> Any:
+            while True:
+                try:
+                    return await old(self, ref, after, *rest)
+                except CursorExpired:
+                    after = self.floor(ref)
+
+        return events
+
+    replace(Runtime, "events", make)
+
+
+def uvloop() -> None:
+    """Not a protection: the event loop of the standard library, which a daemon without uvloop has."""
+    sys.modules["uvloop"] = None  # type: ignore[assignment]
+
+
+PROTECTIONS = (
+    pings,
+    settling,
+    bounded_buffers,
+    replay,
+    patience,
+    quiet,
+    recovery,
+    farewell,
+    drain_limit,
+    steady_clock,
+    steady_expiry,
+    honesty,
+    uvloop,
+)
+
+
+def main() -> None:
+    {one.__name__: one for one in PROTECTIONS}[sys.argv.pop(1)]()
+    from runtimed.cli import main as runtimed
+
+    runtimed()
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,100 @@
+"""An observer's side that vanishes without a word: it is found and freed within two heartbeats."""
+
+import contextlib
+import itertools
+import os
+import shutil
+import subprocess
+from collections.abc import Callable, Iterator
+from typing import Any
+
+import pytest
+
+HEARTBEAT_S = 1.0
+DEADLINE_S = 2 * HEARTBEAT_S + 3
+SPAMMING = "while :; do echo {}; sleep 0.001; done".format("x" * 2_000)
+
+pytestmark = [
+    pytest.mark.skipif(os.geteuid() != 0, reason="making a network namespace needs root"),
+    pytest.mark.skipif(shutil.which("ip") is None, reason="ip is not installed (iproute2)"),
+]
+
+
+class Cable:
+    """A network namespace whose only way out is a cable that can be pulled."""
+
+    numbers = itertools.count(1)
+
+    def __init__(self) -> None:
+        number = next(self.numbers)
+        self.name = f"rt{os.getpid()}-{number}"
+        self.host = f"198.18.{os.getpid() % 256}.{number * 4 + 1}"
+        self.far = f"198.18.{os.getpid() % 256}.{number * 4 + 2}"
+        self.near_end, self.far_end = f"n{os.getpid()}-{number}", f"f{os.getpid()}-{number}"
+        self.wrapper = ["ip", "netns", "exec", self.name]
+
+    def lay(self) -> None:
+        _ip("netns", "add", self.name)
+        _ip("link", "add", self.near_end, "type", "veth", "peer", "name", self.far_end, "netns", self.name)
+        _ip("addr", "add", f"{self.host}/30", "dev", self.near_end)
+        _ip("link", "set", self.near_end, "up")
+        _ip("-n", self.name, "addr", "add", f"{self.far}/30", "dev", self.far_end)
+        _ip("-n", self.name, "link", "set", self.far_end, "up")
+
+    def pull(self) -> None:
+        """From now on no packet passes, and neither side is told."""
+        _ip("-n", self.name, "link", "set", self.far_end, "down")
+
+    def remove(self) -> None:
+        for command in (["link", "del", self.near_end], ["netns", "del", self.name]):
+            with contextlib.suppress(subprocess.CalledProcessError):
+                _ip(*command)
+
+
+def _ip(*arguments: str) -> None:
+    subprocess.run(["ip", *arguments], check=True, capture_output=True, timeout=20)
+
+
+@pytest.fixture
+def cable() -> Iterator[Cable]:
+    made = Cable()
+    try:
+        try:
+            made.lay()
+        except subprocess.CalledProcessError as error:
+            pytest.skip(f"no network namespace can be made here: {error.stderr.decode().strip()}")
+        yield made
+    finally:
+        made.remove()
+
+
+@pytest.fixture
+def check(launch: Any, observe: Any, until: Any, cable: Cable) -> Callable[..., None]:
+    def check(script: str | None, without: str | None = None) -> None:
+        daemon = launch(listen=f"{cable.host}:0", settings={"heartbeat_s": HEARTBEAT_S}, without=without)
+        worker, bystander = daemon.create("shell"), daemon.create("echo")
+        near = observe(daemon, bystander, resume=True)
+        if script:
+            daemon.start(worker, script)
+        far = observe(daemon, worker, number=3, wrapper=cable.wrapper)
+        assert daemon.connections(cable.far) == 3
+        cable.pull()
+        far.leave()
+        until(lambda: not daemon.connections(cable.far), "the end of the lost connections", DEADLINE_S)
+        daemon.run(bystander, "still here?")
+        near.until("least", daemon.newest(bystander))
+
+    return check
+
+
+def test_an_idle_observer_that_vanished_is_found_and_freed_within_two_heartbeats(check: Any) -> None:
+    check(None)
+
+
+def test_an_observer_that_vanished_amid_events_is_found_and_freed_within_two_heartbeats(check: Any) -> None:
+    check(SPAMMING)
+
+
+def test_without_pings_an_observer_that_vanished_is_never_found(check: Any) -> None:
+    with pytest.raises(AssertionError, match="the end of the lost connections did not come about"):
+        check(None, without="pings")

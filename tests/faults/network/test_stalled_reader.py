@@ -1,0 +1,97 @@
+"""An observer that stops reading: bounded memory, nobody else held up, and no loss when it reads again."""
+
+from collections.abc import Callable
+from typing import Any
+
+import attrs
+import pytest
+
+from runtimed.settings import Settings
+
+WARM_UP = 32 * 2**20
+PUBLISHED = 96 * 2**20
+GROWTH = PUBLISHED * 2 // 3
+"""Bytes; the daemon's memory goes up and down by less than that, whatever is published."""
+
+RETAINED = 200
+
+PRINTING = "head -c {} /dev/zero | tr '\\0' x"
+
+retention = pytest.mark.skipif(
+    "max_events_per_worker" not in {field.name for field in attrs.fields(Settings)}, reason="all events are retained"
+)
+
+
+@pytest.fixture
+def check(launch: Any, observe: Any, until: Any, long: bool) -> Callable[..., None]:
+    """Publish to one observer that reads and one that does not; `heartbeat_s` says whether that one is cut for it."""
+
+    def check(heartbeat_s: float = 3600, published: int = PUBLISHED, **given: Any) -> None:
+        daemon = launch(settings={"heartbeat_s": heartbeat_s}, **given)
+        worker = daemon.create("shell")
+        other = observe(daemon, worker, resume=True)
+        stalled = observe(daemon, worker, resume=True, receive_buffer=65_536)
+        daemon.run(worker, PRINTING.format(WARM_UP))
+        stalled.until("least", daemon.newest(worker))
+        stalled.tell("stall")
+        before = daemon.resident_bytes()
+        for _ in range(5 if long else 1):
+            daemon.run(worker, PRINTING.format(published))
+        newest = daemon.newest(worker)
+        other.until("least", newest)
+        assert daemon.resident_bytes() - before < GROWTH, "the daemon's memory follows what is published"
+        assert stalled.tell("state")["least"] < newest
+        if heartbeat_s < 3600:
+            until(lambda: daemon.connections("127.0.0.1") <= 1, "the end of the one that does not read")
+        stalled.tell("read")
+        stalled.until("least", newest)
+        (seen,), (wanted,) = stalled.reports(), other.reports()
+        assert (seen["sequences"], seen["text"]) == (wanted["sequences"], wanted["text"])
+        assert seen["characters"] >= WARM_UP + published
+
+    return check
+
+
+def test_an_observer_that_stops_reading_costs_little_holds_nobody_up_and_loses_nothing(check: Any) -> None:
+    check()
+
+
+@pytest.mark.usefixtures("long_run")
+def test_one_that_is_cut_as_dead_for_it_resumes_without_loss(check: Any) -> None:
+    check(heartbeat_s=2, published=WARM_UP)
+
+
+def test_the_check_sees_what_is_kept_for_an_observer_without_a_bound(check: Any) -> None:
+    with pytest.raises(AssertionError, match="memory follows what is published"):
+        check(without="bounded_buffers")
+
+
+@pytest.fixture
+def check_overtaken(launch: Any, observe: Any, until: Any) -> Callable[..., None]:
+    """Retain less than what is published while an observer does not read."""
+
+    def check(**given: Any) -> None:
+        daemon = launch(settings={"max_events_per_worker": RETAINED}, **given)
+        worker = daemon.create("shell")
+        stalled = observe(daemon, worker, resume=True, receive_buffer=65_536)
+        stalled.tell("stall")
+        daemon.run(worker, PRINTING.format(WARM_UP))
+        stalled.tell("read")
+        newest = daemon.newest(worker)
+        until(lambda: (state := stalled.tell("state"))["ends"] or state["least"] >= newest, "the end")
+        (seen,) = stalled.reports()
+        assert seen["sequences"] == list(range(1, len(seen["sequences"]) + 1)), "an event is missing"
+        assert seen["ends"][-1]["diagnostic"] == "runtime.cursor_expired"
+
+    return check
+
+
+@retention
+def test_one_that_retention_overtakes_is_told_so_and_sees_no_gap_before(check_overtaken: Any) -> None:
+    check_overtaken()
+
+
+@retention
+def test_the_check_sees_a_gap_that_nobody_speaks_of(check_overtaken: Any) -> None:
+    with pytest.raises(AssertionError, match="an event is missing"):
+        check_overtaken(without="honesty")
