@@ -32,6 +32,14 @@ def promised(kept: bool, promise: str) -> None:
         raise Broken(promise)
 
 
+def up(daemon: Daemon) -> Daemon:
+    """The daemon once it serves; Broken when it refuses to."""
+    try:
+        return daemon.ready()
+    except AssertionError as error:
+        raise Broken(f"the daemon starts on what is there: {daemon.errors}") from error
+
+
 @dataclass
 class Input:
     """One input that was tried. Without an ack, and not refused, it is there once or not at all."""
@@ -174,6 +182,7 @@ def transcript(daemon: Daemon, worker_id: str) -> Events:
     start: int | None = 0
     while start is not None:
         answer = daemon.call("GET", f"/v1/workers/{worker_id}/transcript?start={start}")
+        promised(answer.status == 200, f"{worker_id}: its transcript can be read: {answer.body!r}")
         page = answer.ok("transcript", "TranscriptProjection")
         found += page["items"]
         start = page["next_start"]

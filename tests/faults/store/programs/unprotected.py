@@ -1,7 +1,7 @@
 """Runs the daemon with one protection taken out, so that a test can show that it notices.
 
-It stands in front of the usual command: NAME PYTHON -m runtimed OPTIONS. Each function below takes one protection out;
-all fail when what they replace is no longer there.
+It stands in front of the usual command: NAME PYTHON -m runtimed OPTIONS. Each function below takes one protection
+out; all fail when what they replace is no longer there.
 """
 
 import fcntl
