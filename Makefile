@@ -5,11 +5,12 @@ VENV := .venv
 BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
 
-.PHONY: help demo test lint check clean
+.PHONY: help demo test faults lint check clean
 
 help:
 	@echo "make demo    install into .venv, then show a Runtime at work"
 	@echo "make test    install into .venv, then run every test"
+	@echo "make faults  the fault tests alone, at length: as root, with strace; an hour or so"
 	@echo "make lint    ruff, mypy and the import contracts"
 	@echo "make check   lint and test: what CI runs"
 	@echo "make clean   remove what the others made"
@@ -25,6 +26,9 @@ demo: $(STAMP)
 
 test: $(STAMP)
 	$(BIN)/python -m pytest
+
+faults: $(STAMP)
+	$(BIN)/python -m pytest tests/faults --faults=long --timeout 7200
 
 lint: $(STAMP)
 	$(BIN)/ruff check .

@@ -8,6 +8,8 @@ import subprocess
 from collections.abc import Iterator
 from pathlib import Path
 
+from tests.acceptance.daemon.conftest import until
+
 EXT4_IOC_SHUTDOWN = 0x8004587D
 NO_LOG_FLUSH = 2
 MIB = 1024 * 1024
@@ -33,8 +35,13 @@ class PowerLine:
             os.close(handle)
 
     def unmount(self) -> None:
-        """Forget what was not on the disk; the loop device is freed with it."""
+        """Forget what was not on the disk, once the last process that had a part in it is gone."""
         _run("umount", str(self.folder))
+        self.wait_until_free()
+
+    def wait_until_free(self) -> None:
+        """Until nothing holds the loop device; a Worker's mount namespace may, a moment longer than the daemon."""
+        until(lambda: not _run("losetup", "--associated", str(self._image)))
 
 
 @contextlib.contextmanager
@@ -51,6 +58,7 @@ def power_line(home: Path, size: int = 64 * MIB) -> Iterator[PowerLine]:
         yield line
     finally:
         _unmount_for_good(folder)
+        line.wait_until_free()
 
 
 @contextlib.contextmanager
@@ -64,9 +72,10 @@ def small_disk(folder: Path, size: int) -> Iterator[Path]:
         _unmount_for_good(folder)
 
 
-def _run(*command: str) -> None:
+def _run(*command: str) -> str:
     done = subprocess.run(command, capture_output=True, text=True, timeout=60, check=False)
     assert done.returncode == 0, f"{' '.join(command)}: {done.stderr}"
+    return done.stdout
 
 
 def _unmount_for_good(folder: Path) -> None:

@@ -2,50 +2,19 @@
 
 import contextlib
 import random
-import signal
 import subprocess
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 
-from tests.acceptance.daemon.conftest import Daemon, until
+from tests.acceptance.daemon.conftest import Daemon
 from tests.faults.store.ledger import GONE, Broken, History, Ledger, promised
 from tests.faults.store.load import Load
+from tests.faults.store.trace import attached, under
 
 STORE_FAILED = 74
 SYNCS = 40
-STRACE = ("strace", "-f", "-qq", "-o")
-FAIL = ("-e", "trace=fdatasync,fsync", "-e")
-
-
-@contextlib.contextmanager
-def failing_syncs(daemon: Daemon, log: Path) -> Iterator[None]:
-    """Within, no sync of the daemon succeeds."""
-    command = [
-        "strace",
-        "-f",
-        "-qq",
-        "-o",
-        str(log),
-        *FAIL,
-        "inject=fdatasync,fsync:error=EIO",
-        "-p",
-        str(daemon.pid),
-    ]
-    with subprocess.Popen(command) as tracer:
-        try:
-            until(lambda: _traced(daemon))
-            yield
-        finally:
-            tracer.send_signal(signal.SIGINT)
-            tracer.wait()
-
-
-def _traced(daemon: Daemon) -> bool:
-    """Whether every thread of the daemon has a tracer."""
-    states = [path.read_text() for path in Path(f"/proc/{daemon.pid}/task").glob("*/status")]
-    return all("TracerPid:\t0\n" not in state for state in states)
 
 
 def after_a_failed_sync(daemon: Daemon, ledger: Ledger, log: Path) -> None:
@@ -55,7 +24,7 @@ def after_a_failed_sync(daemon: Daemon, ledger: Ledger, log: Path) -> None:
     daemon.idle(worker_id)
     newest = daemon.worker(worker_id)["last_event_id"]
     seen = History(worker_id)
-    with failing_syncs(daemon, log):
+    with attached(daemon, "error=EIO", log):
         status = ledger.send(daemon, worker_id, "after")
         promised(status != 200, "an input whose sync failed is not acknowledged")
         seen.follow_to_the_end(daemon)
@@ -94,10 +63,8 @@ def test_a_sync_that_fails_under_load_loses_nothing_that_was_acknowledged(
     require("strace")
     launch().ready().stop()
     for _ in range(rounds(2, 50)):
-        inject = f"inject=fdatasync,fsync:error=EIO:when={chance.randint(3, SYNCS)}+"
-        daemon = launch(
-            under=["strace", "-D", "-f", "--seccomp-bpf", "-qq", "-o", "/dev/null", *FAIL, inject]
-        ).ready()
+        inject = f"error=EIO:when={chance.randint(3, SYNCS)}+"
+        daemon = launch(under=under(inject, "--seccomp-bpf")).ready()
         load = _load(daemon, ledger, scripts)
         if load is not None:
             with load.running(chance.getrandbits(32)):

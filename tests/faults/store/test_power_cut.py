@@ -17,7 +17,7 @@ LOAD_S = 0.5
 
 @pytest.fixture
 def line(tmp_path: Path, require: Callable[..., None]) -> Iterator[PowerLine]:
-    require("mkfs.ext4", "mount", "umount", root=True)
+    require("mkfs.ext4", "mount", "umount", "losetup", root=True)
     with power_line(tmp_path) as made:
         yield made
 

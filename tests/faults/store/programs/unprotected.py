@@ -7,6 +7,7 @@ out; all fail when what they replace is no longer there.
 import fcntl
 import sys
 import time
+import zlib
 from collections.abc import Callable
 from typing import Any
 
@@ -40,40 +41,27 @@ def commit_before_ack() -> None:
     replace(Writer, "_transaction", slowly)
 
 
-def resume_after_the_cursor() -> None:
-    """An observer that comes back begins with what is new."""
-    _resume(lambda sequence: None)
+def replay_without_a_hole() -> None:
+    """A page of stored events has lost its first."""
+    _reread(lambda events: events[1:] if len(events) > 1 else events)
 
 
-def resume_only_after_the_cursor() -> None:
-    """An observer that comes back gets the event at its cursor again."""
-    _resume(lambda sequence: sequence - 1)
+def replay_without_a_repeat() -> None:
+    """A page of stored events has its first twice."""
+    _reread(lambda events: [*events[:1], *events])
 
 
-def _resume(at: Callable[[int], int | None]) -> None:
-    from runtimed.feed.log import Log
-    from runtimed.feed.reader import Reader
+def _reread(change: Callable[[Any], Any]) -> None:
+    from runtimed.store.sqlite import SqliteStore
 
-    def make(old: Callable[..., None]) -> Callable[..., None]:
-        def init(self: Any, runtime: Any, log: Log, ref: Any, sequence: int) -> None:
-            old(self, runtime, log, ref, sequence)
-            if sequence:
-                self.start = sequence
-                found = at(sequence)
-                self.moved = runtime.newest_sequence(ref) if found is None else found
+    def make(old: Callable[..., Any]) -> Callable[..., Any]:
+        async def read_events(self: Any, worker: Any, after: int, *given: Any) -> Any:
+            found = await old(self, worker, after, *given)
+            return change(found) if after else found
 
-        return init
+        return read_events
 
-    def snapshot(old: Callable[..., Any]) -> Callable[..., Any]:
-        async def first(self: Any) -> bytes:
-            found: bytes = await old(self)
-            self.sequence = getattr(self, "moved", self.sequence)
-            return found
-
-        return first
-
-    replace(Reader, "__init__", make)
-    replace(Reader, "snapshot", snapshot)
+    replace(SqliteStore, "read_events", make)
 
 
 def synchronous_full() -> None:
@@ -137,10 +125,8 @@ def recovery_from_a_full_disk() -> None:
 
 
 def row_checksums() -> None:
-    """Every row has the same checksum."""
-    from runtimed.store import rows
-
-    replace(rows, "checksum", lambda old: lambda body, *key: 0)
+    """Whatever a row holds has the same checksum."""
+    replace(zlib, "crc32", lambda old: lambda *given: 0)
 
 
 def check_of_the_log() -> None:
