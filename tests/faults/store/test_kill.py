@@ -14,8 +14,8 @@ from tests.faults.store.ledger import GONE, Broken, Ledger, promised
 from tests.faults.store.load import Load
 from tests.faults.store.trace import under
 
-SYNCS = 60
-LOAD_S = 0.4
+SYNCS = 50
+LOAD_S = 0.3
 
 
 @pytest.fixture

@@ -37,7 +37,7 @@ def start_a_second(launch: Callable[..., Daemon], tmp_path: Path, without: str |
     first.stop()
 
 
-@pytest.mark.parametrize("options", [(), ("--runtime-id", "another"), ("--listen", "127.0.0.1:0")])
+@pytest.mark.parametrize("options", [(), ("--runtime-id", "another")])
 def test_a_second_daemon_ends_with_3_names_the_owner_and_touches_nothing(
     launch: Callable[..., Daemon], tmp_path: Path, options: tuple[str, ...]
 ) -> None:

@@ -66,17 +66,16 @@ def _reread(change: Callable[[Any], Any]) -> None:
 
 def synchronous_full() -> None:
     """A commit does not wait for the disk."""
-    from runtimed.store import sqlite
+    from runtimed.store.writer import Writer
 
-    def make(old: Callable[..., Any]) -> Callable[..., Any]:
-        def connect(*given: Any) -> Any:
-            connection = old(*given)
+    def make(old: Callable[..., None]) -> Callable[..., None]:
+        def init(self: Any, connection: Any, *given: Any) -> None:
             connection.pragma("synchronous", "NORMAL")
-            return connection
+            old(self, connection, *given)
 
-        return connect
+        return init
 
-    replace(sqlite, "connect", make)
+    replace(Writer, "__init__", make)
 
 
 def stop_after_a_failed_sync() -> None:
