@@ -182,7 +182,7 @@ def test_wherever_a_bit_has_flipped_nothing_wrong_is_shown(
         (LOG_HEADER_BYTES, made.middle) if name == LOG else (0, (made.copies.original / name).stat().st_size)
     )
     for _ in range(rounds(3, 200)):
-        check_nothing_wrong(launch, made, name, chance.randrange(first, size), chance.randrange(8))
+        check_nothing_wrong(launch, made, name, chance.randrange(first, behind), chance.randrange(8))
 
 
 @not_salvaged
