@@ -178,9 +178,8 @@ def test_wherever_a_bit_has_flipped_nothing_wrong_is_shown(
     end: Callable[[Daemon], None],
 ) -> None:
     made = scene(end)
-    first, size = (
-        (LOG_HEADER_BYTES, made.middle) if name == LOG else (0, (made.copies.original / name).stat().st_size)
-    )
+    whole = 0, (made.copies.original / name).stat().st_size
+    first, behind = (LOG_HEADER_BYTES, made.middle) if name == LOG else whole
     for _ in range(rounds(3, 200)):
         check_nothing_wrong(launch, made, name, chance.randrange(first, behind), chance.randrange(8))
 
