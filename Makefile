@@ -28,7 +28,7 @@ test: $(STAMP)
 	$(BIN)/python -m pytest
 
 faults: $(STAMP)
-	$(BIN)/python -m pytest tests/faults --faults=long --timeout 7200
+	$(BIN)/python -m pytest tests/faults --faults=long
 
 lint: $(STAMP)
 	$(BIN)/ruff check .

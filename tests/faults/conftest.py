@@ -10,6 +10,15 @@ from pathlib import Path
 import pytest
 
 CAP_SYS_ADMIN = 21
+TIMEOUT_S = {"short": 600, "long": 7200}
+
+
+def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
+    """Give these tests more time than others: they start many daemons, and a busy machine is no fault of theirs."""
+    limit = pytest.mark.timeout(TIMEOUT_S[config.getoption("faults")])
+    for item in items:
+        if item.path.is_relative_to(Path(__file__).parent):
+            item.add_marker(limit)
 
 
 @pytest.fixture(scope="session")

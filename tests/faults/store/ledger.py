@@ -56,6 +56,7 @@ class History:
 
     worker_id: str
     events: list[dict[str, Any]] = field(default_factory=list)
+    looked_at: bool = False
 
     @property
     def cursor(self) -> str:
@@ -89,9 +90,13 @@ class History:
 
 
 class Ledger:
-    """Every input that was tried and every observer, with the check that all of it is as promised."""
+    """Every input that was tried and every observer, with the check that all of it is as promised.
+
+    `seen` counts the events that observers had seen when their Worker was first looked at.
+    """
 
     def __init__(self) -> None:
+        self.seen = 0
         self.inputs: list[Input] = []
         self.histories: dict[str, History] = {}
 
@@ -130,6 +135,8 @@ class Ledger:
         history = self.histories.get(worker_id)
         if history:
             check_prefix(worker_id, history.events, log)
+            self.seen += 0 if history.looked_at else len(history.events)
+            history.looked_at = True
             history.follow(daemon, log[-1]["cursor"] if log else ZERO)
             promised(history.events == log, f"{worker_id}: the observer saw every event once, in order")
 

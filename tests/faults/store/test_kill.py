@@ -102,6 +102,7 @@ def test_no_kill_takes_back_what_was_acknowledged_or_seen(
     require("strace")
     play(rounds(20, 200))
     assert len(ledger.acked) > 100
+    assert ledger.seen > 300
     assert len([one for one in ledger.inputs if not one.ack and not one.refused]) > 20
 
 

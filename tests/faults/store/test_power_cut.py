@@ -54,6 +54,7 @@ def test_no_power_cut_takes_back_what_was_acknowledged_or_seen(
 ) -> None:
     play(rounds(3, 50))
     assert len(ledger.acked) > 20
+    assert ledger.seen > 60
 
 
 def test_a_daemon_that_does_not_wait_for_the_disk_is_found_out(play: Callable[..., None]) -> None:
