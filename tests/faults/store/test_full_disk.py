@@ -104,6 +104,18 @@ def test_a_full_disk_refuses_inputs_and_all_else_goes_on_and_then_they_are_taken
     again.stop()
 
 
+def test_a_stop_is_acknowledged_on_a_full_disk(launch: Callable[..., Daemon], ledger: Ledger, disk: Path) -> None:
+    daemon = launch(store=disk / "store").ready()
+    worker_id, shell = daemon.echo(), daemon.shell()
+    Filler(disk).fill()
+    until(lambda: ledger.send(daemon, worker_id, "." * 20_000) == STORE_FULL)
+    daemon.call("POST", f"/v1/workers/{shell}/stop").ok("ack", "LifecycleAck")
+    assert daemon.worker(shell)["status"] == "stopped"
+    daemon.kill()
+    second = launch(store=disk / "store").ready()
+    assert second.worker(shell)["status"] == "stopped"
+
+
 def test_a_store_that_was_full_when_the_daemon_was_killed_has_all_that_was_acknowledged(
     launch: Callable[..., Daemon], ledger: Ledger, disk: Path
 ) -> None:
