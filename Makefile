@@ -5,11 +5,12 @@ VENV := .venv
 BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
 
-.PHONY: help demo test lint check bench clean
+.PHONY: help demo test faults lint check bench clean
 
 help:
 	@echo "make demo    install into .venv, then show a Runtime at work"
 	@echo "make test    install into .venv, then run every test"
+	@echo "make faults  the fault tests alone, at length: as root, with strace; an hour or so"
 	@echo "make lint    ruff, mypy and the import contracts"
 	@echo "make check   lint and test: what CI runs"
 	@echo "make bench   every case next to its baseline; ONLY=\"reads replay\" for some, QUICK=1 for a short one,"
@@ -27,6 +28,9 @@ demo: $(STAMP)
 
 test: $(STAMP)
 	$(BIN)/python -m pytest
+
+faults: $(STAMP)
+	$(BIN)/python -m pytest tests/faults --faults=long
 
 lint: $(STAMP)
 	$(BIN)/ruff check .

@@ -7,6 +7,11 @@ import pytest
 from blockbuster import BlockBuster, blockbuster_ctx
 
 
+def pytest_addoption(parser: pytest.Parser) -> None:
+    """How thorough the tests in faults/ are; here, because pytest reads options before it looks into folders."""
+    parser.addoption("--faults", choices=["short", "long"], default="short", help="how long tests/faults goes on")
+
+
 @pytest.fixture(autouse=True)
 def blockbuster() -> Iterator[BlockBuster]:
     """The event loop never blocks."""

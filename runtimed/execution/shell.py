@@ -212,9 +212,9 @@ class _Session:
         return await self._renew()
 
     async def _fail(self, error: OSError) -> None:
-        _log.error("a script could not be run", exc_info=error)
+        _log.error("a script could not be run: %s", error)
         self._gate.finish()
-        failed = ErrorRaised("internal", f"the script could not be run: {error}")
+        failed = ErrorRaised("internal", f"the script could not be run: {error.strerror or error}")
         await self._sink.emit(failed, RunEnd("rolled_back"))
 
     async def _follow(self, shell: Shell) -> int | None:

@@ -1,0 +1,53 @@
+"""What both halves of these tests share: how long they go on, and what they need."""
+
+import os
+import re
+import shutil
+import subprocess
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+CAP_SYS_ADMIN = 21
+TIMEOUT_S = {"short": 600, "long": 7200}
+
+
+def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
+    """Give these tests more time than others: they start many daemons, and a busy machine is no fault of theirs."""
+    limit = pytest.mark.timeout(TIMEOUT_S[config.getoption("faults")])
+    for item in items:
+        if item.path.is_relative_to(Path(__file__).parent):
+            item.add_marker(limit)
+
+
+@pytest.fixture(scope="session")
+def rounds(request: pytest.FixtureRequest) -> Callable[[int, int], int]:
+    """How often to repeat something: the first number in a short run, the second with `--faults=long`."""
+    wanted = request.config.getoption("faults")
+    return lambda short, long: long if wanted == "long" else short
+
+
+@pytest.fixture
+def require() -> Callable[..., None]:
+    """Skip the test where a program is missing or may not do its work, or root where it must be root."""
+
+    def check(*programs: str, root: bool = False) -> None:
+        missing = [name for name in programs if shutil.which(name) is None]
+        if missing:
+            pytest.skip(f"not installed: {', '.join(missing)}")
+        if root and (os.geteuid() or not _may_administer()):
+            pytest.skip("only root with CAP_SYS_ADMIN may do this")
+        if (
+            "strace" in programs
+            and subprocess.run(["strace", "-D", "-o", os.devnull, "true"], check=False).returncode
+        ):
+            pytest.skip("strace may not trace here")
+
+    return check
+
+
+def _may_administer() -> bool:
+    """Whether this process may mount: in a container root often may not."""
+    found = re.search(r"^CapEff:\s*([0-9a-f]+)$", Path("/proc/self/status").read_text(), re.MULTILINE)
+    return found is not None and bool(int(found[1], 16) >> CAP_SYS_ADMIN & 1)

@@ -1,0 +1,65 @@
+"""Daemons on the one folder of the test, and what is done to them."""
+
+import contextlib
+import random
+import sys
+from collections.abc import Callable, Iterator, Sequence
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from tests.acceptance.conftest import SHAPES, check
+from tests.acceptance.daemon.conftest import Daemon, until
+from tests.faults.store.ledger import Ledger
+
+UNPROTECTED = Path(__file__).parent / "programs" / "unprotected.py"
+
+
+@pytest.fixture
+def launch(tmp_path: Path) -> Iterator[Callable[..., Daemon]]:
+    """Start daemons on `store`; those that still run at the end of the test are killed.
+
+    `without` names a protection that the daemon runs without, see programs/unprotected.py; `under` is a program and
+    its arguments that runs it.
+    """
+    with contextlib.ExitStack() as made:
+
+        def start(
+            *options: str, store: Path | None = None, without: str | None = None, under: Sequence[str] = ()
+        ) -> Daemon:
+            wrapper = [*under, *([sys.executable, str(UNPROTECTED), without] if without else [])]
+            folder = store or tmp_path / "store"
+            one = Daemon(tmp_path, _shaped, f"fs:{folder}", options, wrapper=wrapper)
+            made.callback(one.kill)
+            return one
+
+        yield start
+
+
+def _shaped(value: Any, name: str) -> None:
+    check(value, SHAPES[name])
+
+
+@pytest.fixture
+def ledger() -> Ledger:
+    return Ledger()
+
+
+@pytest.fixture
+def chance() -> random.Random:
+    """Chance that comes again with the same `-p randomly` seed."""
+    return random.Random(random.getrandbits(64))
+
+
+@pytest.fixture
+def scripts(tmp_path: Path) -> Path:
+    """Where shell Workers write down what they run."""
+    folder = tmp_path / "scripts"
+    folder.mkdir()
+    return folder
+
+
+@pytest.fixture(name="until")
+def until_fixture() -> Callable[[Callable[[], Any]], Any]:
+    return until

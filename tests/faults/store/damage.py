@@ -1,0 +1,55 @@
+"""A store whose daemon was ended, and copies of it that are damaged."""
+
+import random
+import re
+import shutil
+from dataclasses import dataclass
+from pathlib import Path
+
+DATABASE = "runtime.sqlite3"
+LOG = "runtime.sqlite3-wal"
+SECTOR = 512
+
+
+@dataclass(frozen=True)
+class Copies:
+    """Copies of one store, each in a folder of its own."""
+
+    original: Path
+    home: Path
+
+    def make(self) -> Path:
+        """Another copy; the one before it is gone."""
+        copy = self.home / "copy"
+        shutil.rmtree(copy, ignore_errors=True)
+        shutil.copytree(self.original, copy)
+        return copy
+
+
+def flip(path: Path, place: int, bit: int = 0) -> None:
+    """Flip one bit of a file."""
+    with path.open("r+b") as file:
+        file.seek(place)
+        byte = file.read(1)[0]
+        file.seek(place)
+        file.write(bytes([byte ^ 1 << bit]))
+
+
+def cut(path: Path, size: int) -> None:
+    """Cut a file off."""
+    with path.open("r+b") as file:
+        file.truncate(size)
+
+
+def blank(path: Path, start: int, chance: random.Random) -> None:
+    """Leave one sector of a file behind `start` unwritten."""
+    size = path.stat().st_size
+    place = chance.randrange(start, size)
+    with path.open("r+b") as file:
+        file.seek(place)
+        file.write(bytes(min(SECTOR - place % SECTOR, size - place)))
+
+
+def places(path: Path, text: str, end: int | None = None) -> list[int]:
+    """Where this text stands in a file, up to `end`."""
+    return [found.start() for found in re.finditer(re.escape(text.encode()), path.read_bytes()[:end])]

@@ -1,0 +1,84 @@
+"""File systems of the test's own: one whose power can be cut, one that is small."""
+
+import contextlib
+import fcntl
+import os
+import struct
+import subprocess
+from collections.abc import Iterator
+from pathlib import Path
+
+from tests.acceptance.daemon.conftest import until
+
+EXT4_IOC_SHUTDOWN = 0x8004587D
+NO_LOG_FLUSH = 2
+MIB = 1024 * 1024
+
+
+class PowerLine:
+    """An ext4 file system on a loop device, at `folder` while it is mounted."""
+
+    def __init__(self, image: Path, folder: Path) -> None:
+        self.folder = folder
+        self._image = image
+
+    def mount(self) -> None:
+        """Have the power on; the journal is replayed."""
+        _run("mount", "-o", "loop", str(self._image), str(self.folder))
+
+    def cut(self) -> None:
+        """From now on nothing reaches the disk: what was not synced is lost, in the journal too."""
+        handle = os.open(self.folder, os.O_RDONLY)
+        try:
+            fcntl.ioctl(handle, EXT4_IOC_SHUTDOWN, struct.pack("I", NO_LOG_FLUSH))
+        finally:
+            os.close(handle)
+
+    def unmount(self) -> None:
+        """Forget what was not on the disk, once the last process that had a part in it is gone."""
+        _run("umount", str(self.folder))
+        self.wait_until_free()
+
+    def wait_until_free(self) -> None:
+        """Until nothing holds the loop device; a Worker's mount namespace may, a moment longer than the daemon."""
+        until(lambda: not _run("losetup", "--associated", str(self._image)))
+
+
+@contextlib.contextmanager
+def power_line(home: Path, size: int = 64 * MIB) -> Iterator[PowerLine]:
+    """A mounted PowerLine below `home`."""
+    image, folder = home / "disk.img", home / "disk"
+    folder.mkdir()
+    with image.open("wb") as made:
+        made.truncate(size)
+    _run("mkfs.ext4", "-q", "-F", str(image))
+    line = PowerLine(image, folder)
+    line.mount()
+    try:
+        yield line
+    finally:
+        _unmount_for_good(folder)
+        line.wait_until_free()
+
+
+@contextlib.contextmanager
+def small_disk(folder: Path, size: int) -> Iterator[Path]:
+    """A file system in memory of `size` bytes."""
+    folder.mkdir()
+    _run("mount", "-t", "tmpfs", "-o", f"size={size},mode=0755", "small", str(folder))
+    try:
+        yield folder
+    finally:
+        _unmount_for_good(folder)
+
+
+def _run(*command: str) -> str:
+    done = subprocess.run(command, capture_output=True, text=True, timeout=60, check=False)
+    assert done.returncode == 0, f"{' '.join(command)}: {done.stderr}"
+    return done.stdout
+
+
+def _unmount_for_good(folder: Path) -> None:
+    """Even where a process still has something open."""
+    if folder.is_mount():
+        _run("umount", "--lazy", str(folder))

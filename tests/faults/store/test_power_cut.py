@@ -1,0 +1,62 @@
+"""Targets section 2, row 2: the power goes, and with it all that the disk had not confirmed."""
+
+import random
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import pytest
+
+from tests.acceptance.daemon.conftest import Daemon
+from tests.faults.store.disk import PowerLine, power_line
+from tests.faults.store.ledger import Broken, Ledger, up
+from tests.faults.store.load import Load
+
+LOAD_S = 0.5
+
+
+@pytest.fixture
+def line(tmp_path: Path, require: Callable[..., None]) -> Iterator[PowerLine]:
+    require("mkfs.ext4", "mount", "umount", "losetup", root=True)
+    with power_line(tmp_path) as made:
+        yield made
+
+
+@pytest.fixture
+def play(
+    line: PowerLine, launch: Callable[..., Daemon], ledger: Ledger, scripts: Path, chance: random.Random
+) -> Callable[..., None]:
+    """Rounds of load on one disk; each ends with a power cut, and is looked at when the power is back."""
+
+    def rounds(number: int, without: str | None = None) -> None:
+        workers: list[str] = []
+        for _ in range(number):
+            daemon = up(launch(store=line.folder / "store", without=without))
+            ledger.check(daemon, workers)
+            load = Load(daemon, ledger, scripts)
+            workers = list(load.workers)
+            with load.running(chance.getrandbits(32)):
+                time.sleep(chance.uniform(0.1, LOAD_S))
+                line.cut()
+                daemon.process.kill()
+                daemon.ended()
+            line.unmount()
+            line.mount()
+        daemon = up(launch(store=line.folder / "store", without=without))
+        ledger.check(daemon)
+        daemon.stop()
+
+    return rounds
+
+
+def test_no_power_cut_takes_back_what_was_acknowledged_or_seen(
+    play: Callable[..., None], rounds: Callable[[int, int], int], ledger: Ledger
+) -> None:
+    play(rounds(3, 50))
+    assert len(ledger.acked) > 20
+    assert ledger.seen > 60
+
+
+def test_a_daemon_that_does_not_wait_for_the_disk_is_found_out(play: Callable[..., None]) -> None:
+    with pytest.raises(Broken, match=r"acknowledged|can be read|taken back|starts"):
+        play(3, without="synchronous_full")
