@@ -9,7 +9,7 @@ from runtimed.errors import FeedError
 from runtimed.feed.flusher import Flusher
 from runtimed.feed.ring import Batch, Message, Ring
 from runtimed.feed.scope import Scope
-from runtimed.feed.view import View
+from runtimed.feed.view import EVERYTHING, View
 
 
 class Log:
@@ -75,8 +75,10 @@ class Log:
         await asyncio.shield(self._more)
 
     def _messages(self, events: Sequence[EncodedEvent]) -> list[Message]:
-        encode, takes, runtime = self.view.encoding.event, self.view.selection.takes, self._runtime
-        return [(event.sequence, encode(event)) for event in events if takes(runtime, event)]
+        encode, selection = self.view.encoding.event, self.view.selection
+        if selection != EVERYTHING:
+            events = [event for event in events if selection.takes(self._runtime, event)]
+        return [(event.sequence, encode(event)) for event in events]
 
     def _call(self) -> None:
         if self._more is not None:

@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 
 from runtimed.core import Runtime
 from runtimed.core.limits import Limits
-from runtimed.errors import CursorUnknownOrExpired, UpstreamClosed, WorkerDeleted, WorkerNotFound
+from runtimed.errors import CursorExpired, CursorUnknownOrExpired, UpstreamClosed, WorkerDeleted, WorkerNotFound
 from runtimed.feed import Feed, Selection
 from runtimed.feed.encoding import ServerSentEvents, SocketMessages
 from runtimed.feed.observer import MAX_UNSENT
@@ -217,6 +217,19 @@ async def test_a_cursor_older_than_what_is_retained_is_refused():
         async with watching(feed, ref, floor) as watcher:
             await watcher.read_until(lambda: len(watcher.data.split(b"\n")) == 40 - floor + 2)
         assert watcher.cursors == [f"wo_{sequence:016x}" for sequence in range(floor + 1, 41)]
+
+
+async def test_an_observer_that_retention_overtakes_is_told_so_and_has_no_hole_before_that():
+    backend = Talker()
+    async with Runtime(MemoryStore(), backend, limits=Limits(max_events_per_worker=50)) as runtime:
+        feed = Feed(runtime, ring_bytes=10_000)
+        ref = await worker_of(runtime)
+        async with watching(feed, ref, buffer=4_096) as watcher:
+            while not (runtime.floor(ref) > watcher.observer.sequence + 500):
+                await say(runtime, backend, ref, ["x" * 1_000] * 50)
+            await until(lambda: watcher.take(2**16) or watcher.ended)
+        assert isinstance(watcher.ended[0], CursorExpired)
+        assert watcher.cursors == [f"wo_{sequence:016x}" for sequence in range(1, len(watcher.cursors) + 1)]
 
 
 async def test_an_observer_whose_transport_closed_is_ended_at_the_next_event():
