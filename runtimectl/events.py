@@ -11,13 +11,17 @@ MAX_SHOWN = 400
 Data = dict[str, Any]
 
 
-def line(envelope: dict[str, Any], *, raw: bool = False) -> str:
-    """The cursor, the name and what matters of the data; `raw` leaves the text whole and as the Worker wrote it."""
+def line(envelope: dict[str, Any], *, named: bool = False, raw: bool = False) -> str:
+    """The cursor, the name and what matters of the data; `raw` leaves the text whole and as the Worker wrote it.
+
+    `named` has the Worker's id behind the cursor.
+    """
     payload = envelope["payload"]
     name, data = payload["event"], payload.get("data") or {}
     told = str(_TOLD.get(name, _pairs)(data))
     shown = told if raw else shortened(one_line(told), MAX_SHOWN)
-    return f"{one_line(envelope['cursor'])}  {one_line(name)}  {shown}".rstrip(" ")
+    head = [envelope["cursor"], *([envelope["worker_id"]] if named else []), name]
+    return "  ".join([*map(one_line, head), shown]).rstrip(" ")
 
 
 def user_text(data: Data) -> str:

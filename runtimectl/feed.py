@@ -1,4 +1,4 @@
-"""The events of one Worker, each exactly once, over as many connections as that takes."""
+"""The events of a Worker, or of all, each exactly once, over as many connections as that takes."""
 
 import gc
 import json
@@ -7,8 +7,7 @@ import random
 import time
 from collections.abc import Callable, Generator, Iterator
 from contextlib import contextmanager
-from typing import Any
-from urllib.parse import urlencode
+from typing import Any, NamedTuple
 
 from websockets.exceptions import ConnectionClosed, InvalidHandshake, InvalidStatus
 from websockets.frames import CloseCode
@@ -52,6 +51,19 @@ Envelope = dict[str, Any]
 Tell = Callable[[str], None]
 
 
+class Observed(NamedTuple):
+    """What a feed is of: all Workers of a Runtime that have some labels, each as K=V, or one of its Workers."""
+
+    runtime_id: str
+    worker_id: str | None = None
+    labels: tuple[str, ...] = ()
+
+    @classmethod
+    def worker(cls, worker: Body) -> "Observed":
+        """The Worker that an object with both ids names."""
+        return cls(worker["runtime_id"], worker["worker_id"])
+
+
 class Feed:
     """Reads behind a cursor; after a break it goes on at the last one seen, with the same Runtime wherever that is.
 
@@ -59,16 +71,15 @@ class Feed:
     longer than MAX_OUTAGE_S ends the feed with its ControlError.
     """
 
-    def __init__(self, find: Callable[[], Client], worker: Body, cursor: str, tell: Tell) -> None:
+    def __init__(self, find: Callable[[], Client], observed: Observed, cursor: str, tell: Tell) -> None:
         self._find = find
-        self._worker_id: str = worker["worker_id"]
-        self._runtime_id: str = worker["runtime_id"]
+        self._observed = observed
         self._cursor = cursor
         self._begun = False
         self._outage = _Outage(tell)
 
     def envelopes(self) -> Generator[Envelope, None, None]:
-        """One snapshot, then every event as it comes. Close the iterator to end the connection."""
+        """Every event as it comes; of one Worker a snapshot first. Close the iterator to end the connection."""
         gc.enable()
         while True:
             try:
@@ -84,7 +95,7 @@ class Feed:
         client = self._find()
         if self._outage.lasts:
             self._check_runtime(client)
-        path = f"{feed_path(self._worker_id)}?{urlencode({'cursor': self._cursor})}"
+        path = feed_path(self._observed.worker_id, self._observed.labels, self._cursor)
         with _opened(client.address, path) as socket:
             for message in socket:
                 envelope = _envelope(message)
@@ -93,8 +104,8 @@ class Feed:
         raise Unavailable("the daemon closed the feed")
 
     def _check_runtime(self, client: Client) -> None:
-        found = client.worker(self._worker_id)["worker"].get("runtime_id")
-        if found != self._runtime_id:
+        found = client.runtime()["runtime"].get("runtime_id")
+        if found != self._observed.runtime_id:
             raise Refused(f"another Runtime, {found}, answers at {client.address.url} by now")
 
 

@@ -5,6 +5,7 @@ As much of HTTP as that takes, because importing `http.client` takes a fifth of 
 
 import socket
 from contextlib import suppress
+from typing import NamedTuple
 
 from runtimectl.address import Address
 from runtimectl.errors import DaemonFailed, TimedOut, Unreachable
@@ -14,16 +15,29 @@ MAX_RESPONSE_BYTES = 256 << 20
 CHUNK_BYTES = 1 << 18
 
 
-def exchange(address: Address, method: str, path: str, body: bytes | None) -> tuple[int, bytes]:
-    """The status and the body of the response. Raises Unreachable, TimedOut, and DaemonFailed for what is no HTTP."""
+class Response(NamedTuple):
+    """What was answered; the names of headers are in lower case."""
+
+    status: int
+    headers: dict[str, str]
+    body: bytes
+
+
+def exchange(
+    address: Address, method: str, path: str, body: bytes | None = None, *, timeout: float = TIMEOUT_S
+) -> Response:
+    """The response to one request; `timeout` is how long the daemon may be silent, in seconds.
+
+    Raises Unreachable, TimedOut, and DaemonFailed for what is no HTTP.
+    """
     try:
-        with address.open(TIMEOUT_S) as connection:
+        with address.open(timeout) as connection:
             # A refusal may come before the whole body is read; then it is there to be read although sending fails.
             with suppress(BrokenPipeError, ConnectionResetError):
                 connection.sendall(_request(address, method, path, body))
             found = _everything(connection)
     except TimeoutError:
-        raise TimedOut(f"{address.url} did not answer within {TIMEOUT_S:g} s") from None
+        raise TimedOut(f"{address.url} did not answer within {timeout:g} s") from None
     except OSError as error:
         raise Unreachable(f"cannot reach {address.url}: {error.strerror or error}") from None
     if not found:
@@ -49,7 +63,7 @@ def _everything(connection: socket.socket) -> bytes:
     return bytes(found)
 
 
-def _response(address: Address, found: bytes) -> tuple[int, bytes]:
+def _response(address: Address, found: bytes) -> Response:
     head, gap, body = found.partition(b"\r\n\r\n")
     lines = head.decode("latin-1").split("\r\n")
     version, _, rest = lines[0].partition(" ")
@@ -58,7 +72,7 @@ def _response(address: Address, found: bytes) -> tuple[int, bytes]:
         raise DaemonFailed(f"what listens at {address.url} does not answer as a runtimed does")
     if headers.get("content-length", str(len(body))) != str(len(body)):
         raise Unreachable(f"{address.url} broke off in the middle of its answer")
-    return int(rest[:3]), body
+    return Response(int(rest[:3]), headers, body)
 
 
 def _header(line: str) -> tuple[str, str]:

@@ -17,6 +17,8 @@ def create_request(
     capabilities: tuple[str, ...],
     workspaces: tuple[str, ...],
     mounts: tuple[str, ...],
+    name: str | None,
+    labels: tuple[str, ...],
 ) -> Json:
     """A CreateWorkerRequest; what was not said is left out. Raises UsageProblem."""
     found: Json = {
@@ -26,8 +28,20 @@ def create_request(
         "requested_capabilities": [{"name": name} for name in capabilities],
         "workspace_refs": [_reference("--workspace", given) for given in workspaces],
         "mount_refs": [_reference("--mount", given) for given in mounts],
+        "name": name,
+        "labels": check_labels(labels),
     }
-    return {name: value for name, value in found.items() if value}
+    return {field: value for field, value in found.items() if value or value == ""}
+
+
+def check_labels(given: tuple[str, ...]) -> dict[str, str]:
+    """Labels, each as K=V. Raises UsageProblem."""
+    labels: dict[str, str] = {}
+    for label in given:
+        key, equals, value = label.partition("=")
+        if not key or not equals or labels.setdefault(key, value) != value:
+            raise UsageProblem(f"--label: expected K=V, each K once, got {label!r}")
+    return labels
 
 
 def bundle_reference(given: str) -> Json:

@@ -12,19 +12,24 @@ class Run:
     """The run that is going or was the last to go; `failure` says why it did not end well, or is None."""
 
     failure: str | None = None
+    going = False
 
     def see(self, payload: dict[str, Any]) -> bool:
         """Take in one more event; whether it ends the run."""
         name, data = payload["event"], payload.get("data") or {}
-        if name in BEGINNINGS:
-            self.failure = None
+        if name == "snapshot":
+            self.going = data.get("status") == "running"
+        elif name in BEGINNINGS:
+            self.failure, self.going = None, True
         elif name == "error":
             self.failure = f"the run ended in an error: {data.get('code')}: {data.get('message')}"
         elif name == "run_end" and data.get("result") != "finished":
             self.failure = self.failure or f"the run ended as {data.get('result')}"
-        elif name == "shutdown":
+        elif name == "shutdown" and self.going:
             self.failure = self.failure or "the Worker was stopped before its run ended"
-        return name in {"run_end", "error", "shutdown"}
+        ended = name in {"run_end", "error", "shutdown"}
+        self.going = self.going and not ended
+        return ended
 
     def check(self) -> None:
         """Raises RunFailed where there is a failure."""

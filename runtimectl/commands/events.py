@@ -1,21 +1,24 @@
 """`runtimectl events`."""
 
 import time
+from collections import defaultdict
 from collections.abc import Generator, Iterable
 from contextlib import closing
-from typing import TYPE_CHECKING, Any, get_args
+from typing import TYPE_CHECKING, get_args
 
 import click
 
 from runtimectl import events as shown
 from runtimectl.errors import RunFailed, UsageProblem
 from runtimectl.options import Group
+from runtimectl.requests import check_labels
 from runtimectl.runs import Run
 from runtimectl.session import Session, text, worker_id
 
 if TYPE_CHECKING:
     from runtimectl.client import Body
     from runtimectl.output import Printer
+    from runtimectl.past import Envelope
 
 BEGINNING = "wo_0000000000000000"
 
@@ -31,9 +34,11 @@ def events() -> None:
 
 
 @events.command()
-@click.argument("worker", metavar="W")
+@click.argument("worker", metavar="W", required=False)
+@click.option("--all", "everyone", is_flag=True, help="Of all Workers instead of one.")
+@click.option("--label", "labels", metavar="K=V", multiple=True, help="With --all: of those with it; repeatable.")
 @click.option("--cursor", metavar="C", help="Begin behind this event.")
-@click.option("--from-start", is_flag=True, help="Begin with the oldest event.")
+@click.option("--from-start", is_flag=True, help="Begin with the oldest event that is kept.")
 @click.option("--until", metavar="EVENT", help="End after an event of this name; exit 1 if its run failed.")
 @click.option("--no-follow", is_flag=True, help="End at the newest event there is now.")
 @click.option("--timestamps", is_flag=True, help="Say when each event arrived here.")
@@ -41,7 +46,9 @@ def events() -> None:
 @click.pass_obj
 def tail(
     session: Session,
-    worker: str,
+    worker: str | None,
+    everyone: bool,
+    labels: tuple[str, ...],
     cursor: str | None,
     from_start: bool,
     until: str | None,
@@ -49,7 +56,7 @@ def tail(
     timestamps: bool,
     raw: bool,
 ) -> None:
-    """Print a Worker's events as they come.
+    """Print the events of a Worker, or of all, as they come.
 
     It goes on over restarts of the daemon, until the Worker ends.
 
@@ -57,16 +64,47 @@ def tail(
     Example:
       runtimectl events tail worker-00000001 --from-start -o jsonl
     """
+    if everyone == (worker is not None):
+        raise UsageProblem("W: expected a Worker or --all, and not both")
+    if labels and not everyone:
+        raise UsageProblem("--label: expected with --all")
     if cursor is not None and from_start:
         raise UsageProblem("--from-start: expected without --cursor")
     if until is not None:
         _check_name(until)
-    client = session.client()
-    found = client.worker(worker_id(client, worker))["worker"]
-    begin = BEGINNING if from_start else cursor or text(found, "last_event_id")
-    tailing = _envelopes(session, found, begin, follow=not no_follow)
+    if worker is None:
+        check_labels(labels)
+        tailing = _of_all(session, labels, cursor, from_start=from_start, follow=not no_follow)
+    else:
+        tailing = _of_one(session, worker, cursor, from_start=from_start, follow=not no_follow)
     with closing(tailing):
-        _print(session.printer(), tailing, until, timestamps=timestamps, raw=raw)
+        _print(session.printer(), tailing, until, named=everyone, timestamps=timestamps, raw=raw)
+
+
+@events.command()
+@click.argument("worker", metavar="W")
+@click.option("--cursor", metavar="C", help="Begin behind this event.")
+@click.pass_obj
+def export(session: Session, worker: str, cursor: str | None) -> None:
+    """Print the events that a Worker has had, as JSON lines.
+
+    It ends at the newest event that there is now. The same events are the same bytes whenever they are exported.
+
+    \b
+    Example:
+      runtimectl events export worker-00000001 > events.jsonl
+    """
+    from runtimectl import past
+
+    client, printer = session.client(), session.printer()
+    found = client.worker(worker_id(client, worker))["worker"]
+    if cursor is None:
+        _tell_of_trimming(session, found)
+    if printer.output == "table":
+        printer.output = "jsonl"
+    upto = text(found, "last_event_id")
+    for envelope in past.envelopes(client, text(found, "worker_id"), (), cursor, upto):
+        _print_one(printer, envelope, named=False, timestamps=False, raw=False)
 
 
 def _check_name(name: str) -> None:
@@ -77,28 +115,72 @@ def _check_name(name: str) -> None:
         raise UsageProblem(f"--until: expected one of {', '.join(known)}, got {name!r}")
 
 
-def _envelopes(
-    session: Session, worker: "Body", begin: str, *, follow: bool
-) -> Generator[dict[str, Any], None, None]:
-    """The events from a cursor on, up to the last there will be, or without `follow` the last there is."""
-    from runtimectl.feed import Feed
+def _of_one(
+    session: Session, worker: str, cursor: str | None, *, from_start: bool, follow: bool
+) -> Generator["Envelope", None, None]:
+    """The events of a Worker up to the last there will be, or without `follow` the last there is."""
+    from runtimectl.feed import Feed, Observed
 
-    newest = None if follow and worker["status"] == "running" else text(worker, "last_event_id")
-    feed = Feed(lambda: session.client(worker["runtime_id"]), worker, begin, session.tell)
+    client = session.client()
+    found = client.worker(worker_id(client, worker))["worker"]
+    newest = text(found, "last_event_id")
+    begin = _tell_of_trimming(session, found) if from_start else cursor or newest
+    feed = Feed(lambda: session.client(found["runtime_id"]), Observed.worker(found), begin, session.tell)
+    ending = not follow or found["status"] != "running"
     with closing(feed.envelopes()) as envelopes:
         for envelope in envelopes:
             yield envelope
-            if envelope["payload"]["event"] == "shutdown" or (newest and envelope["cursor"] >= newest):
+            if envelope["payload"]["event"] == "shutdown" or (ending and envelope["cursor"] >= newest):
                 return
 
 
+def _of_all(
+    session: Session, labels: tuple[str, ...], cursor: str | None, *, from_start: bool, follow: bool
+) -> Generator["Envelope", None, None]:
+    """The events of all Workers with the labels, without an end, or without `follow` up to the last there is."""
+    from runtimectl import past
+    from runtimectl.feed import Feed, Observed
+
+    client = session.client()
+    if not follow:
+        newest = past.newest(client, labels)
+        yield from past.envelopes(client, None, labels, None if from_start else cursor or newest, newest)
+        return
+    observed = Observed(text(client.runtime()["runtime"], "runtime_id"), labels=labels)
+    if from_start:
+        page = client.events(labels=labels)
+        yield from page["events"]
+        begin = text(page, "next_cursor")
+    else:
+        begin = cursor or past.now(client)
+    feed = Feed(lambda: session.client(observed.runtime_id), observed, begin, session.tell)
+    with closing(feed.envelopes()) as envelopes:
+        yield from envelopes
+
+
+def _tell_of_trimming(session: Session, worker: "Body") -> str:
+    """The cursor behind which all events of a Worker are kept; says so where that is not the start."""
+    oldest: str | None = worker.get("oldest_cursor")
+    if oldest is None:
+        return BEGINNING
+    session.tell(f"the events up to {oldest} are not kept any more: beginning behind them")
+    return oldest
+
+
 def _print(
-    printer: "Printer", envelopes: Iterable[dict[str, Any]], until: str | None, *, timestamps: bool, raw: bool
+    printer: "Printer",
+    envelopes: Iterable["Envelope"],
+    until: str | None,
+    *,
+    named: bool,
+    timestamps: bool,
+    raw: bool,
 ) -> None:
-    run = Run()
+    runs: dict[str, Run] = defaultdict(Run)
     for envelope in envelopes:
+        run = runs[envelope["worker_id"]]
         run.see(envelope["payload"])
-        _print_one(printer, envelope, timestamps=timestamps, raw=raw)
+        _print_one(printer, envelope, named=named, timestamps=timestamps, raw=raw)
         if envelope["payload"]["event"] == until:
             run.check()
             return
@@ -106,8 +188,8 @@ def _print(
         raise RunFailed(f"the events ended before {until}")
 
 
-def _print_one(printer: "Printer", envelope: dict[str, Any], *, timestamps: bool, raw: bool) -> None:
-    line, prefix = shown.line(envelope, raw=raw), ""
+def _print_one(printer: "Printer", envelope: "Envelope", *, named: bool, timestamps: bool, raw: bool) -> None:
+    line, prefix = shown.line(envelope, named=named, raw=raw), ""
     if timestamps:
         received = _now()
         prefix, envelope = f"{received}  ", {"received_at": received, **envelope}

@@ -67,9 +67,9 @@ def _follow(session: Session, worker: "Body", start: int, limit: int | None) -> 
 
 
 def _new_entries(session: Session, worker: "Body", cursor: str, seen: int) -> Iterator[dict[str, Any]]:
-    from runtimectl.feed import Feed
+    from runtimectl.feed import Feed, Observed
 
-    feed = Feed(lambda: session.client(worker["runtime_id"]), worker, cursor, session.tell)
+    feed = Feed(lambda: session.client(worker["runtime_id"]), Observed.worker(worker), cursor, session.tell)
     with closing(feed.envelopes()) as envelopes:
         for envelope in envelopes:
             item = entry_of(envelope, seen + 1, worker["worker_ref"])

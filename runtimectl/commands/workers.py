@@ -3,6 +3,7 @@
 import time
 from collections.abc import Callable
 from contextlib import closing
+from functools import partial
 from typing import TYPE_CHECKING, Any
 
 import click
@@ -10,7 +11,7 @@ import click
 from runtimectl.errors import ControlError, RunFailed, TimedOut, UsageProblem
 from runtimectl.options import Group
 from runtimectl.output import Column, View, at
-from runtimectl.requests import create_request
+from runtimectl.requests import check_labels, create_request
 from runtimectl.session import Session, say, text, worker_id
 from runtimectl.stdin import read_bytes
 
@@ -18,6 +19,7 @@ if TYPE_CHECKING:
     from runtimectl.client import Body, Client
 
 MAX_INTENT = 60
+MAX_NAME = 32
 SPAWN_TIMEOUT_S = 60.0
 SPAWN_POLL_S = 0.1
 
@@ -33,11 +35,16 @@ def _intent(worker: "Body") -> object:
     return ": ".join([str(intent.get("kind")), *(str(value) for value in told if value)])
 
 
+def _labels(worker: "Body") -> object:
+    return ", ".join(f"{key}={value}" for key, value in worker.get("labels", {}).items()) or None
+
+
 def _capabilities(worker: "Body") -> object:
     return ", ".join(request["name"] for request in worker.get("requested_capabilities", ())) or None
 
 
 WORKER = at("worker_id")
+NAME = Column("NAME", at("name"), MAX_NAME)
 ROW = (
     Column("WORKER", WORKER),
     Column("STATUS", at("status")),
@@ -47,13 +54,18 @@ ROW = (
     Column("ENTRIES", at("transcript_len")),
 )
 LIST = View("workers", WORKER, ROW)
+NAMED = View("workers", WORKER, (ROW[0], NAME, *ROW[1:]))
 CREATED = View("worker", WORKER, ROW)
 DETAIL = View(
     "worker",
     WORKER,
     (
-        *ROW,
+        ROW[0],
+        NAME,
+        *ROW[1:],
+        Column("LABELS", _labels),
         Column("LAST EVENT", at("last_event_id")),
+        Column("KEPT BEHIND", at("oldest_cursor")),
         Column("BACKEND", at("execution.backend")),
         Column("LAST RESULT", at("execution.last_result.outcome")),
         Column("MESSAGE", at("execution.last_result.message")),
@@ -73,6 +85,7 @@ ACK = View(
         Column("EVENT", at("event_id")),
     ),
 )
+DELETED = View("deleted", WORKER, (Column("DELETED", WORKER),))
 ENDED = View("ack", ACK.name, tuple(column for column in ACK.columns if column.title != "ENTRY"))
 
 
@@ -90,18 +103,19 @@ def workers() -> None:
 
 @workers.command("list")
 @click.option("--status", type=click.Choice(["running", "stopped", "cancelled"]), help="Only those of this status.")
+@click.option("--label", "labels", metavar="K=V", multiple=True, help="Only those with this label; repeatable.")
 @click.pass_obj
-def list_(session: Session, status: str | None) -> None:
+def list_(session: Session, status: str | None, labels: tuple[str, ...]) -> None:
     """List the Workers, by id.
 
     \b
     Example:
       runtimectl workers list --status running -o name
     """
-    body = session.client().workers()
-    if status is not None:
-        body["workers"] = [worker for worker in body["workers"] if worker.get("status") == status]
-    session.printer().show(LIST, body)
+    check_labels(labels)
+    body = session.client().workers(status, labels)
+    named = any(worker.get("name") for worker in body["workers"])
+    session.printer().show(NAMED if named else LIST, body)
 
 
 @workers.command()
@@ -127,6 +141,8 @@ def get(session: Session, worker: str) -> None:
 @click.option("--capability", "capabilities", metavar="C", multiple=True, help="Ask for a capability; repeatable.")
 @click.option("--workspace", "workspaces", metavar="NAME=REF", multiple=True, help="A workspace; repeatable.")
 @click.option("--mount", "mounts", metavar="NAME=REF", multiple=True, help="A mount; repeatable.")
+@click.option("--name", metavar="NAME", help="What people call it.")
+@click.option("--label", "labels", metavar="K=V", multiple=True, help="A label to find it by; repeatable.")
 @click.option("--wait", is_flag=True, help="Wait until it runs; exit 1 when it does not.")
 @click.pass_obj
 def create(session: Session, /, wait: bool, **wanted: Any) -> None:
@@ -183,7 +199,10 @@ def stop(session: Session, workers: tuple[str, ...], reason: str | None) -> None
       runtimectl workers stop worker-00000001 --reason "done"
     """
     client = session.client()
-    _end(session, client, workers, client.stop, reason)
+    acks, errors = _each(client, workers, lambda chosen: client.stop(chosen, reason))
+    if acks:
+        session.printer().show(ENDED, *acks)
+    _raise_last(errors)
 
 
 @workers.command()
@@ -198,7 +217,27 @@ def cancel(session: Session, workers: tuple[str, ...], reason: str | None) -> No
       runtimectl workers cancel worker-00000001 worker-00000002
     """
     client = session.client()
-    _end(session, client, workers, client.cancel, reason)
+    acks, errors = _each(client, workers, lambda chosen: client.cancel(chosen, reason))
+    if acks:
+        session.printer().show(ENDED, *acks)
+    _raise_last(errors)
+
+
+@workers.command()
+@click.argument("workers", metavar="W...", nargs=-1, required=True)
+@click.pass_obj
+def delete(session: Session, workers: tuple[str, ...]) -> None:
+    """Delete Workers that are not running, with all that is stored of them.
+
+    \b
+    Example:
+      runtimectl workers delete worker-00000001
+    """
+    client = session.client()
+    deleted, errors = _each(client, workers, partial(_delete, client))
+    if deleted:
+        session.printer().show(DELETED, {"deleted": deleted})
+    _raise_last(errors)
 
 
 def _refusal(worker: "Body") -> str | None:
@@ -232,30 +271,36 @@ def _from_stdin() -> str:
 
 
 def _wait_for_run(session: Session, ack: "Body") -> None:
-    from runtimectl.feed import Feed
+    from runtimectl.feed import Feed, Observed
     from runtimectl.runs import wait_for_end
 
     worker = ack["worker_ref"]
-    feed = Feed(lambda: session.client(worker["runtime_id"]), worker, text(ack, "event_id"), session.tell)
+    cursor = text(ack, "event_id")
+    feed = Feed(lambda: session.client(worker["runtime_id"]), Observed.worker(worker), cursor, session.tell)
     with closing(feed.envelopes()) as envelopes:
         wait_for_end(envelopes)
 
 
-def _end(
-    session: Session,
-    client: "Client",
-    workers: tuple[str, ...],
-    end: Callable[[str, str | None], "Body"],
-    reason: str | None,
-) -> None:
-    """End each; those that can't be ended do not keep the others alive, and the last error decides the exit code."""
-    bodies, errors = [], []
-    for chosen in [worker_id(client, given) for given in workers]:
+def _delete(client: "Client", chosen: str) -> "Body":
+    client.delete_worker(chosen)
+    return {"worker_id": chosen}
+
+
+def _each(
+    client: "Client", workers: tuple[str, ...], act: Callable[[str], "Body"]
+) -> tuple[list["Body"], list[ControlError]]:
+    """Do something to each, whatever becomes of the others."""
+    done, errors = [], []
+    for chosen in dict.fromkeys(worker_id(client, given) for given in workers):
         try:
-            bodies.append(end(chosen, reason))
+            done.append(act(chosen))
         except ControlError as error:
-            errors.append(error)
-    session.printer().show(ENDED, *bodies)
+            errors.append(error if chosen in str(error) else type(error)(f"{chosen}: {error}"))
+    return done, errors
+
+
+def _raise_last(errors: list[ControlError]) -> None:
+    """Say what went wrong; the last of it decides the exit code."""
     for earlier in errors[:-1]:
         say(str(earlier))
     if errors:

@@ -92,6 +92,12 @@ def wait_until(holds: Callable[[], bool], what: str) -> None:
 
 
 @pytest.fixture
+def until() -> Callable[[Callable[[], bool], str], None]:
+    """Waits until something holds."""
+    return wait_until
+
+
+@pytest.fixture
 def env(user_folders: Path) -> dict[str, str]:
     """The environment of every process of a test: folders of its own, nothing of the user's."""
     return {

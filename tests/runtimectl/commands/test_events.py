@@ -60,6 +60,13 @@ def test_a_feed_ends_when_the_worker_does(ctl, start_ctl, new_worker):
     assert ctl("events", "tail", worker).returncode == 0
 
 
+def test_a_worker_that_is_stopped_between_its_runs_has_not_failed(ctl, new_worker):
+    worker = new_worker()
+    ctl("workers", "input", worker, "hello", "--wait")
+    ctl("workers", "stop", worker)
+    assert ctl("events", "tail", worker, "--from-start", "--until", "shutdown").returncode == 0
+
+
 def test_an_event_that_can_not_come_any_more_is_exit_1(ctl, new_worker):
     worker = new_worker()
     ctl("workers", "stop", worker)
@@ -167,7 +174,8 @@ def test_another_runtime_at_the_same_address_is_no_continuation(ctl, start_ctl, 
 
 
 WORKER = (
-    b'{"worker": {"worker_id": "worker-00000001", "runtime_id": "r", "status": "running", "last_event_id": "wo_0"}}'
+    b'{"worker": {"worker_id": "worker-00000001", "runtime_id": "r", "status": "running", "last_event_id": "wo_0"},'
+    b' "runtime": {"runtime_id": "r"}}'
 )
 HEAD = b"HTTP/1.0 200 OK\r\nContent-Length: %d\r\n\r\n%s"
 
@@ -230,3 +238,151 @@ def test_a_socket_that_speaks_no_websocket_is_exit_7(ctl, serve_raw):
     found = ctl("events", "tail", "worker-00000001", "--url", serve_raw(handle))
     assert found.returncode == 7
     assert "opened no feed" in found.stderr
+
+
+def two_workers(ctl, new_worker):
+    red, blue = new_worker("--label", "team=red"), new_worker("--label", "team=blue")
+    ctl("workers", "input", red, "one", "--wait")
+    ctl("workers", "input", blue, "two", "--wait")
+    return red, blue
+
+
+def test_all_workers_are_tailed_together_and_named(ctl, new_worker):
+    red, blue = two_workers(ctl, new_worker)
+    found = ctl("events", "tail", "--all", "--from-start", "--no-follow")
+    assert (found.returncode, found.stderr) == (0, "")
+    lines = found.stdout.splitlines()
+    assert [line.split()[1] for line in lines] == [red] * 5 + [blue] * 5
+    assert lines[5] == f"wo_0000000000000006  {blue}  user_message  two"
+    both = ctl("events", "tail", "--all", "--from-start", "--until", "run_end", "--no-follow", "-o", "jsonl").stdout
+    assert names(both) == ["user_message", "invoke_start", "text_delta", "text_done", "run_end"]
+    behind = ctl("events", "tail", "--all", "--cursor", "wo_0000000000000008", "--until", "run_end", "-o", "name")
+    assert behind.stdout.split() == ["wo_0000000000000009", "wo_000000000000000a"]
+
+
+def test_all_workers_with_a_label_are_tailed(ctl, new_worker):
+    _, blue = two_workers(ctl, new_worker)
+    tail = ("events", "tail", "--all", "--from-start", "--until", "run_end", "--label", "team=blue", "-o", "jsonl")
+    for options in ((), ("--no-follow",)):
+        found = [json.loads(line) for line in ctl(*tail, *options).stdout.splitlines()]
+        assert [envelope["worker_id"] for envelope in found] == [blue] * 5
+    found = ctl("events", "tail", "--all", "--label", "team=green", "--from-start", "--no-follow")
+    assert (found.returncode, found.stdout) == (0, "")
+
+
+def test_a_tail_of_all_begins_now_and_goes_on_when_a_worker_ends(ctl, start_ctl, new_worker):
+    red, blue = two_workers(ctl, new_worker)
+    assert ctl("events", "tail", "--all", "--no-follow").stdout == ""
+    tail = start_ctl("events", "tail", "--all")
+    wait_until_connected(ctl, tail, red)
+    ctl("workers", "stop", red)
+    tail.wait_for(f"  {red}  shutdown")
+    ctl("workers", "input", blue, "after")
+    tail.wait_for(f"  {blue}  run_end  result=finished")
+    assert tail.process.poll() is None
+    assert not any(line.endswith("  user_message  one\n") for line in tail.out)
+
+
+def wait_until_connected(ctl, tail, worker):
+    """Have the Worker say things until the tail shows one; a tail of all has no snapshot to wait for."""
+    number = 0
+    while not tail.out and tail.process.poll() is None and number < 100:
+        ctl("workers", "input", worker, f"ping {number}", "--system")
+        number += 1
+    tail.wait_for("system_item")
+
+
+def test_the_run_of_another_worker_does_not_fail_the_one_that_ends(ctl, start_ctl, new_worker):
+    shell = new_worker("--profile", "builtin:shell", "--capability", "shell")
+    ctl("workers", "input", shell, "sleep 600")
+    ctl("workers", "cancel", shell)
+    echo = new_worker()
+    ctl("workers", "input", echo, "hello", "--wait")
+    until = ("events", "tail", "--all", "--from-start", "--until")
+    assert ctl(*until, "text_done").returncode == 0
+    assert ctl(*until, "run_end").returncode == 1
+
+
+def test_a_tail_of_all_goes_on_after_a_restart_with_each_event_once(ctl, start_ctl, start_daemon, tmp_path):
+    first = start_daemon(*DURABLE, f"fs:{tmp_path}/store")
+    worker = ctl("workers", "create", "-o", "name").stdout.strip()
+    ctl("workers", "input", worker, "hello", "--wait")
+    tail = start_ctl("events", "tail", "--all", "--from-start", "--until", "shutdown", "-o", "jsonl")
+    tail.wait_for("run_end")
+    first.end(signal.SIGKILL)
+    tail.wait_for("reconnecting", stream="err")
+    start_daemon(*DURABLE, f"fs:{tmp_path}/store")
+    ctl("workers", "stop", worker)
+    assert tail.finished() == 0
+    assert "".join(tail.out) == ctl("events", "export", worker).stdout
+
+
+@pytest.mark.parametrize(
+    ("args", "named"),
+    [
+        ((), "W: "),
+        (("w", "--all"), "W: "),
+        (("w", "--label", "a=b"), "--label: "),
+        (("--all", "--label", "a"), "--label: "),
+        (("--all", "--cursor", "wo_0", "--from-start"), "--from-start: "),
+    ],
+)
+def test_options_that_do_not_go_together_are_a_usage_error(ctl, daemon, args, named):
+    found = ctl("events", "tail", *args)
+    assert (found.returncode, found.stdout) == (2, "")
+    assert found.stderr.startswith(f"runtimectl: {named}")
+
+
+def test_an_export_is_the_same_bytes_live_and_after_a_restart(ctl, start_daemon, tmp_path):
+    first = start_daemon(*DURABLE, f"fs:{tmp_path}/store", "--max-event-batch-items", "4")
+    worker = ctl("workers", "create", "-o", "name").stdout.strip()
+    for said in ("one", "zwei Ümläute\n\x1b[31m", "3"):
+        ctl("workers", "input", worker, said, "--wait")
+    live = ctl("events", "export", worker)
+    assert (live.returncode, live.stderr) == (0, "")
+    assert "\x1b" not in live.stdout
+    cursors = [json.loads(line)["cursor"] for line in live.stdout.splitlines()]
+    assert cursors == [f"wo_{sequence:016x}" for sequence in range(1, 16)]
+    first.end()
+    start_daemon(*DURABLE, f"fs:{tmp_path}/store")
+    assert ctl("events", "export", worker).stdout == live.stdout
+    behind = ctl("events", "export", worker, "--cursor", cursors[9]).stdout
+    assert behind == "".join(live.stdout.splitlines(keepends=True)[10:])
+    assert ctl("events", "export", worker, "--cursor", cursors[-1]).stdout == ""
+
+
+def test_an_export_of_a_worker_without_events_is_empty(ctl, new_worker):
+    found = ctl("events", "export", new_worker())
+    assert (found.returncode, found.stdout, found.stderr) == (0, "", "")
+
+
+@pytest.mark.parametrize("args", [("worker-0000ffff",), ("worker-00000001", "--cursor", "nonsense")])
+def test_an_export_of_what_is_not_there_fails(ctl, new_worker, args):
+    ctl("workers", "input", new_worker(), "hello", "--wait")
+    found = ctl("events", "export", *args)
+    assert (found.returncode, found.stdout) == (3 if len(args) == 1 else 5, "")
+
+
+@pytest.mark.parametrize("args", [("tail", "--from-start", "--no-follow", "-o", "jsonl"), ("export",)])
+def test_what_is_not_kept_any_more_is_said(ctl, env, start_daemon, until, args):
+    env["RUNTIMED_MAX_EVENTS_PER_WORKER"] = "10"
+    start_daemon()
+    worker = ctl("workers", "create", "-o", "name").stdout.strip()
+    for number in range(6):
+        ctl("workers", "input", worker, f"{number}", "--wait")
+    until(lambda: trimmed(ctl, worker) >= "wo_0000000000000014", "the retention of ten events")
+    found = ctl("events", args[0], worker, *args[1:])
+    events = [json.loads(line) for line in found.stdout.splitlines()]
+    kept = [event["cursor"] for event in events if event["payload"]["event"] != "snapshot"]
+    oldest = trimmed(ctl, worker)
+    assert found.returncode == 0
+    assert found.stderr == f"runtimectl: the events up to {oldest} are not kept any more: beginning behind them\n"
+    assert 0 < len(kept) <= 10
+    assert (int(kept[0][3:], 16), kept[-1]) == (int(oldest[3:], 16) + 1, "wo_000000000000001e")
+    refused = ctl("events", "export", worker, "--cursor", "wo_0000000000000001")
+    assert refused.returncode == 5
+    assert "cursor" in refused.stderr
+
+
+def trimmed(ctl, worker):
+    return json.loads(ctl("workers", "get", worker, "-o", "json").stdout)["worker"].get("oldest_cursor", "")

@@ -1,6 +1,7 @@
 """Workers from the command line, against a real daemon."""
 
 import json
+import socket
 
 import pytest
 import yaml
@@ -198,3 +199,97 @@ def test_escapes_of_a_worker_are_escaped_in_data_and_come_back_whole(ctl, new_wo
     assert not {"\x1b", "\x7f", "\x9b"} & set(found)
     body = yaml.safe_load(found)
     assert body.get("worker", body)["intent"]["objective"] == objective
+
+
+def test_a_list_can_be_limited_to_labels(ctl, new_worker):
+    red, blue = new_worker("--label", "team=red", "--label", "env=prod"), new_worker("--label", "team=blue=x")
+    new_worker()
+    assert ctl("workers", "list", "--label", "team=red", "-o", "name").stdout.split() == [red]
+    assert ctl("workers", "list", "--label", "team=blue=x", "-o", "name").stdout.split() == [blue]
+    assert ctl("workers", "list", "--label", "team=red", "--label", "env=test", "-o", "name").stdout == ""
+    assert ctl("workers", "stop", red).returncode == 0
+    assert ctl("workers", "list", "--label", "team=red", "--status", "running", "-o", "name").stdout == ""
+
+
+def test_a_name_has_a_column_once_a_worker_has_one(ctl, new_worker):
+    new_worker()
+    assert "NAME" not in ctl("workers", "list").stdout
+    new_worker("--name", "Grüße aus 東京", "--label", "team=red", "--label", "env=")
+    heading, without, with_one = ctl("workers", "list").stdout.splitlines()
+    assert heading.split()[:3] == ["WORKER", "NAME", "STATUS"]
+    assert without.split()[:3] == ["worker-00000001", "-", "running"]
+    assert "   Grüße aus 東京   running   " in with_one
+    shown = ctl("workers", "get", "worker-00000002").stdout
+    assert "\nName           Grüße aus 東京\n" in shown
+    assert "\nLabels         team=red, env=\n" in shown
+    assert ctl("workers", "list", "-o", "name").stdout.split() == ["worker-00000001", "worker-00000002"]
+
+
+@pytest.mark.parametrize("command", [("create",), ("list",)])
+@pytest.mark.parametrize("labels", [["nonsense"], ["=v"], [""], ["k=1", "k=2"]])
+def test_a_label_that_is_none_is_a_usage_error(ctl, daemon, command, labels):
+    found = ctl("workers", *command, *(part for label in labels for part in ("--label", label)))
+    assert (found.returncode, found.stdout) == (2, "")
+    assert found.stderr.startswith("runtimectl: --label: expected K=V")
+
+
+@pytest.mark.parametrize("options", [("--name", ""), ("--name", "a\nb"), ("--label", "a b=c"), ("--label", "k=\x1b")])
+def test_a_name_or_label_that_the_runtime_refuses_is_exit_5(ctl, daemon, options):
+    found = ctl("workers", "create", *options)
+    assert (found.returncode, found.stdout) == (5, "")
+    assert found.stderr.startswith("runtimectl: invalid_request: ")
+
+
+def test_a_list_follows_the_pages_of_the_daemon(ctl, serve_raw):
+    asked = []
+    pages = [(["worker-00000001", "worker-00000002"], "worker-00000002"), (["worker-00000003"], None)]
+
+    def handle(connection: socket.socket) -> None:
+        asked.append(connection.recv(65536).split()[1])
+        ids, after = pages[len(asked) - 1]
+        body = {"workers": [{"worker_id": name} for name in ids]} | ({"next_after": after} if after else {})
+        connection.sendall(b"HTTP/1.1 200 OK\r\n\r\n" + json.dumps(body).encode())
+
+    found = ctl(
+        "workers", "list", "--status", "running", "--label", "a=b c", "-o", "json", "--url", serve_raw(handle)
+    )
+    assert json.loads(found.stdout) == {"workers": [{"worker_id": f"worker-0000000{number}"} for number in (1, 2, 3)]}
+    first = b"/v1/workers?status=running&label=a%3Db+c"
+    assert asked == [first, first + b"&after=worker-00000002"]
+
+
+def test_pages_that_lead_nowhere_are_exit_7(ctl, serve_raw):
+    def handle(connection: socket.socket) -> None:
+        connection.recv(65536)
+        body = {"workers": [{"worker_id": "worker-00000001"}], "next_after": "worker-00000001"}
+        connection.sendall(b"HTTP/1.1 200 OK\r\n\r\n" + json.dumps(body).encode())
+
+    found = ctl("workers", "list", "--url", serve_raw(handle))
+    assert (found.returncode, found.stdout) == (7, "")
+
+
+def test_workers_that_are_over_are_deleted(ctl, new_worker):
+    ids = [new_worker(), new_worker()]
+    ctl("workers", "stop", *ids)
+    deleted = ctl("workers", "delete", *ids, ids[0], "-o", "name")
+    assert (deleted.returncode, deleted.stdout.split(), deleted.stderr) == (0, ids, "")
+    assert ctl("workers", "list", "-o", "name").stdout == ""
+    assert ctl("workers", "get", ids[0]).returncode == 3
+    assert new_worker() == "worker-00000003"
+
+
+def test_a_worker_that_can_not_be_deleted_keeps_no_other(ctl, new_worker):
+    running, over = new_worker(), new_worker()
+    ctl("workers", "stop", over)
+    found = ctl("workers", "delete", "worker-0000ffff", over, running, "-o", "json")
+    assert found.returncode == 5
+    assert json.loads(found.stdout) == {"deleted": [{"worker_id": over}]}
+    missing, refused = found.stderr.splitlines()
+    assert missing == "runtimectl: worker_not_found: there is no Worker worker-0000ffff"
+    assert refused.startswith(f"runtimectl: {running}: worker_running: ")
+    assert ctl("workers", "list", "-o", "name").stdout.split() == [running]
+
+
+def test_nothing_is_printed_where_nothing_was_deleted(ctl, new_worker):
+    found = ctl("workers", "delete", new_worker())
+    assert (found.returncode, found.stdout) == (5, "")
