@@ -15,6 +15,7 @@ from runtimectl.errors import Unreachable, UsageProblem
 
 MAX_TOKEN_BYTES = 4096
 START = "start one with: runtimed --store fs:PATH"
+ENDPOINT = "the endpoint file"
 
 
 class Wishes(NamedTuple):
@@ -25,12 +26,25 @@ class Wishes(NamedTuple):
     context: str | None = None
 
 
-class _Place(NamedTuple):
-    """A daemon and the token that belongs to it."""
+class Place(NamedTuple):
+    """A daemon, the token that belongs to it, and what named it."""
 
+    source: str
     url: str
     token_file: str | None = None
     token: str | None = None
+
+
+class Credential(NamedTuple):
+    """Where a token is: in a file, or as it stands here; and what named it."""
+
+    source: str
+    path: str | None = None
+    text: str = ""
+
+    def read(self) -> str:
+        """The token. Raises UsageProblem for a file that others can read, and for what is no token."""
+        return _checked(self.text, self.source) if self.path is None else _read(self.path)
 
 
 def find(wishes: Wishes, runtime_id: str | None = None) -> Address:
@@ -38,27 +52,50 @@ def find(wishes: Wishes, runtime_id: str | None = None) -> Address:
 
     Raises UsageProblem when the settings name none clearly, Unreachable when no daemon is running.
     """
-    by_flag = _named(wishes.url, wishes.context)
-    place = by_flag or _from_environment() or _current() or _only_live(runtime_id)
-    return address.parse(place.url)._replace(token=_token(wishes, place, by_flag is not None))
+    chosen = place(wishes, runtime_id)
+    known = credential(wishes, chosen)
+    return address.parse(chosen.url)._replace(token=known and known.read())
 
 
-def _named(url: str | None, context: str | None) -> _Place | None:
-    if url:
-        return _Place(url)
-    return _Place(*contexts.load().get(context)) if context else None
+def place(wishes: Wishes, runtime_id: str | None = None) -> Place:
+    """The daemon that is meant. Raises as `find`."""
+    return _by_flag(wishes) or _from_environment() or _current() or _only_live(runtime_id)
 
 
-def _from_environment() -> _Place | None:
-    return _named(os.environ.get("RUNTIMECTL_URL"), os.environ.get("RUNTIMECTL_CONTEXT"))
+def credential(wishes: Wishes, chosen: Place) -> Credential | None:
+    """Where the token for a daemon is, or None where nothing names one."""
+    if wishes.token_file:
+        return Credential("--token-file", wishes.token_file)
+    if _by_flag(wishes) and chosen.token_file:
+        return Credential(chosen.source, chosen.token_file)
+    return _environment_token() or _own(chosen) or _own(_at(chosen.url))
 
 
-def _current() -> _Place | None:
+def _by_flag(wishes: Wishes) -> Place | None:
+    return _named("--url", wishes.url) or _context("--context", wishes.context)
+
+
+def _from_environment() -> Place | None:
+    given = os.environ.get
+    return _named("RUNTIMECTL_URL", given("RUNTIMECTL_URL")) or _context(
+        "RUNTIMECTL_CONTEXT", given("RUNTIMECTL_CONTEXT")
+    )
+
+
+def _current() -> Place | None:
     known = contexts.load()
-    return _Place(*known.get(known.current)) if known.current else None
+    return Place(f"the current context {known.current}", *known.get(known.current)) if known.current else None
 
 
-def _only_live(runtime_id: str | None) -> _Place:
+def _named(source: str, url: str | None) -> Place | None:
+    return Place(source, url) if url else None
+
+
+def _context(source: str, name: str | None) -> Place | None:
+    return Place(f"{source} {name}", *contexts.load().get(name)) if name else None
+
+
+def _only_live(runtime_id: str | None) -> Place:
     from runtimed.wire import endpoint
 
     live = [found for found in endpoint.live() if runtime_id in {None, found.runtime_id}]
@@ -67,36 +104,30 @@ def _only_live(runtime_id: str | None) -> _Place:
     if len(live) > 1:
         listed = ", ".join(f"{found.url} ({found.runtime_id})" for found in live)
         raise UsageProblem(f"several daemons are running: {listed}; choose one with --url or --context")
-    return _Place(live[0].url, live[0].token_file, live[0].token)
+    return Place(ENDPOINT, live[0].url, live[0].token_file, live[0].token)
 
 
-def _token(wishes: Wishes, place: _Place, by_flag: bool) -> str | None:
-    if wishes.token_file:
-        return _read(wishes.token_file)
-    if by_flag and place.token_file:
-        return _read(place.token_file)
-    return _environment_token() or _own(place) or _own(_at(place.url))
+def _environment_token() -> Credential | None:
+    path, text = os.environ.get("RUNTIMECTL_TOKEN_FILE"), os.environ.get("RUNTIMECTL_TOKEN")
+    if path:
+        return Credential("RUNTIMECTL_TOKEN_FILE", path)
+    return Credential("RUNTIMECTL_TOKEN", text=text) if text else None
 
 
-def _environment_token() -> str | None:
-    path = os.environ.get("RUNTIMECTL_TOKEN_FILE")
-    return _read(path) if path else _checked(os.environ.get("RUNTIMECTL_TOKEN", ""), "RUNTIMECTL_TOKEN")
-
-
-def _own(place: _Place | None) -> str | None:
-    if place is None:
+def _own(chosen: Place | None) -> Credential | None:
+    if chosen is None or not (chosen.token or chosen.token_file):
         return None
-    if place.token:
-        return _checked(place.token, "the token in the endpoint file")
-    return _read(place.token_file) if place.token_file else None
+    if chosen.token:
+        return Credential(f"the token in {chosen.source}", text=chosen.token)
+    return Credential(chosen.source, chosen.token_file)
 
 
-def _at(url: str) -> _Place | None:
+def _at(url: str) -> Place | None:
     from runtimed.wire import endpoint
 
     for found in endpoint.live():
         if found.url == url:
-            return _Place(found.url, found.token_file, found.token)
+            return Place(ENDPOINT, found.url, found.token_file, found.token)
     return None
 
 
@@ -108,15 +139,12 @@ def _read(path: str) -> str:
             found = file.read(MAX_TOKEN_BYTES + 1)
     except OSError as error:
         raise UsageProblem(f"token file {path}: {error.strerror}") from None
-    token = _checked(found.decode("ascii", "replace").strip(), f"token file {path}")
-    if token is None:
-        raise UsageProblem(f"token file {path}: it is empty")
-    return token
+    return _checked(found.decode("ascii", "replace").strip(), f"token file {path}")
 
 
-def _checked(token: str, source: str) -> str | None:
+def _checked(token: str, source: str) -> str:
     if not token:
-        return None
+        raise UsageProblem(f"{source}: it is empty")
     if len(token) > MAX_TOKEN_BYTES or not all("!" <= char <= "~" for char in token):
         raise UsageProblem(f"{source}: expected one token of at most {MAX_TOKEN_BYTES} visible ASCII characters")
     return token

@@ -2,6 +2,7 @@
 
 ControlError
 ├── RunFailed            1  the Worker's run ended in an error
+├── Unwell               1  the doctor found something wrong
 ├── UsageProblem         2  the command, its files or its surroundings
 ├── Missing              3  not found
 ├── Denied               4  unauthorized
@@ -26,6 +27,12 @@ class ControlError(Exception):
 
 class RunFailed(ControlError):
     """The Worker's run ended in an error, or did not end as was waited for."""
+
+    exit_code = 1
+
+
+class Unwell(ControlError):
+    """Something that was looked at is not as it should be."""
 
     exit_code = 1
 

@@ -13,6 +13,9 @@ MAX_CELL = 160
 GAP = "   "
 
 _STYLES = {
+    "ok": "green",
+    "warn": "yellow",
+    "fail": "red",
     "running": "green",
     "accepted": "green",
     "busy": "yellow",

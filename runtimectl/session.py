@@ -9,6 +9,7 @@ from runtimectl.text import one_line
 
 if TYPE_CHECKING:
     from runtimectl.client import Body, Client
+    from runtimectl.discovery import Wishes
     from runtimectl.output import Format, Printer
 
 MAX_NAMED = 8
@@ -30,8 +31,13 @@ class Session:
         from runtimectl import discovery
         from runtimectl.client import Client
 
-        wishes = discovery.Wishes(self.url, self.token_file, self.context)
-        return Client(discovery.find(wishes, runtime_id))
+        return Client(discovery.find(self.wishes(), runtime_id))
+
+    def wishes(self) -> "Wishes":
+        """What the options say of where the daemon is."""
+        from runtimectl.discovery import Wishes
+
+        return Wishes(self.url, self.token_file, self.context)
 
     def printer(self) -> "Printer":
         """Where data goes."""

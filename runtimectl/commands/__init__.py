@@ -34,6 +34,7 @@ root = LazyGroup(
         "events": f"{_HERE}.events:events",
         "bundles": f"{_HERE}.bundles:bundles",
         "context": f"{_HERE}.context:context",
+        "doctor": f"{_HERE}.doctor:doctor",
         "completion": f"{_HERE}.completion:completion",
     },
 )

@@ -65,20 +65,25 @@ def write(endpoint: Endpoint) -> Path:
 
 def remove(path: Path, pid: int) -> None:
     """Remove the file if it is still that of this process."""
-    for endpoint in _read(path):
+    for endpoint in read(path):
         if endpoint.pid == pid:
             path.unlink(missing_ok=True)
 
 
 def live() -> list[Endpoint]:
     """The endpoints whose daemon is running, by runtime id."""
-    home = folder()
     try:
-        _check_private(home)
-        paths = sorted(home.glob("*.json"))
+        paths = files()
     except OSError:
         return []
-    return [endpoint for path in paths for endpoint in _read(path) if endpoint.alive()]
+    return [endpoint for path in paths for endpoint in read(path) if endpoint.alive()]
+
+
+def files() -> list[Path]:
+    """The endpoint files, those of daemons that are gone too. Raises OSError where the folder is not this user's."""
+    home = folder()
+    _check_private(home)
+    return sorted(home.glob("*.json"))
 
 
 def _check_private(home: Path) -> None:
@@ -87,7 +92,8 @@ def _check_private(home: Path) -> None:
         raise PermissionError(f"{home} is not a folder of this user")
 
 
-def _read(path: Path) -> Iterator[Endpoint]:
+def read(path: Path) -> Iterator[Endpoint]:
+    """What a file of this user's holds; nothing where that is no endpoint."""
     with contextlib.suppress(OSError, ValueError, TypeError):
         handle = os.open(path, os.O_RDONLY | os.O_NOFOLLOW | os.O_CLOEXEC)
         with os.fdopen(handle) as file:

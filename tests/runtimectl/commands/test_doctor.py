@@ -1,0 +1,267 @@
+"""The doctor: what it says of a healthy installation, and of each thing that can be wrong."""
+
+import json
+import os
+import signal
+import socket
+from pathlib import Path
+
+import pytest
+import yaml
+
+RUNTIME = {"runtime_id": "r", "status": "running", "backend": "memory"}
+HEALTHY = {
+    "/v1/runtime": {"runtime": RUNTIME},
+    "/openapi.json": {"info": {"version": "0.1.0"}},
+    "/v1/diagnostics": {"diagnostics": []},
+    "/v1/runtime/check": {"check": {"workers": 1, "entries": 2, "events": 3, "findings": []}},
+}
+
+
+def findings(found, status=None):
+    """What was found by subject, the messages of a subject in one text; of one status, or of all."""
+    told = {}
+    for finding in json.loads(found.stdout)["findings"]:
+        if status in {None, finding["status"]}:
+            told[finding["subject"]] = "\n".join([*told.get(finding["subject"], "").splitlines(), finding["message"]])
+    return told
+
+
+@pytest.fixture
+def serve(serve_raw):
+    """Answers each path with a body, or with these very bytes."""
+
+    def start(answers):
+        def handle(connection: socket.socket) -> None:
+            answer = answers[connection.recv(65536).split()[1].decode()]
+            raw = answer if isinstance(answer, bytes) else b"HTTP/1.0 200 OK\r\n\r\n" + json.dumps(answer).encode()
+            connection.sendall(raw)
+
+        return serve_raw(handle)
+
+    return start
+
+
+@pytest.mark.parametrize("store", ["memory", "fs"])
+def test_a_healthy_daemon_is_all_ok(ctl, start_daemon, tmp_path, store):
+    daemon = start_daemon("--store", "memory" if store == "memory" else f"fs:{tmp_path}/store")
+    worker = ctl("workers", "create", "-o", "name").stdout.strip()
+    ctl("workers", "input", worker, "hello", "--wait")
+    found = ctl("doctor")
+    assert (found.returncode, found.stderr) == (0, "")
+    heading, *rows = found.stdout.splitlines()
+    assert heading.split() == ["STATUS", "SUBJECT", "FINDING"]
+    assert {row.split()[0] for row in rows} == {"ok"}
+    told = findings(ctl("doctor", "-o", "json"))
+    assert told["daemon"] == f"{daemon.url}, named by the endpoint file"
+    assert f"process {daemon.process.pid} serves {daemon.url}" in told["endpoint"]
+    assert told["runtime"].startswith(f"{daemon.runtime_id} answers, it is running, ")
+    assert told["clock"] == "the clocks agree"
+    assert told["diagnostics"] == "2, none of them a warning"
+    assert told["store"] == "read Workers: 1, entries: 2, events: 5; nothing is wrong"
+
+
+def test_every_format_tells_the_same(ctl, daemon):
+    whole = json.loads(ctl("doctor", "-o", "json").stdout)["findings"]
+    assert yaml.safe_load(ctl("doctor", "-o", "yaml").stdout)["findings"] == whole
+    lines = ctl("doctor", "-o", "jsonl").stdout.splitlines()
+    assert [json.loads(line) for line in lines] == whole
+    assert ctl("doctor", "-o", "name").stdout.split() == [finding["subject"] for finding in whole]
+
+
+def test_without_a_daemon_it_is_exit_6(ctl):
+    found = ctl("doctor", "-o", "json")
+    assert found.returncode == 6
+    assert findings(found, "fail")["daemon"].startswith("no daemon is running here")
+    assert found.stderr.startswith("runtimectl: no daemon is running here")
+
+
+def test_a_port_where_nobody_listens_is_exit_6(ctl):
+    with socket.create_server(("127.0.0.1", 0)) as taken:
+        url = f"http://127.0.0.1:{taken.getsockname()[1]}"
+    found = ctl("doctor", "--url", url, "-o", "json")
+    assert found.returncode == 6
+    assert findings(found, "ok")["daemon"] == f"{url}, named by --url"
+    assert "Connection refused" in findings(found, "fail")["daemon"]
+
+
+def test_it_is_said_what_named_the_daemon_and_the_token(ctl, daemon, tmp_path, env):
+    token = tmp_path / "a.token"
+    token.touch(0o600)
+    endpoint = next((tmp_path / "run" / "runtimed").glob("*.json"))
+    token.write_text(json.loads(endpoint.read_text())["token"])
+    ctl("context", "set", "lab", "--url", daemon.url, "--token-file", str(token))
+
+    def named(*args, **extra):
+        told = findings(ctl("doctor", "-o", "json", *args, extra=extra), "ok")
+        return told["daemon"].rpartition("named by ")[2], told["token"]
+
+    kept = f"{token}: mode 0600, of this user; named by "
+    assert named() == ("the endpoint file", "it is the token in the endpoint file")
+    assert named("--context", "lab") == ("--context lab", f"{kept}--context lab")
+    assert named("--token-file", str(token)) == ("the endpoint file", f"{kept}--token-file")
+    assert named(RUNTIMECTL_URL=daemon.url) == ("RUNTIMECTL_URL", "it is the token in the endpoint file")
+    assert named(RUNTIMECTL_CONTEXT="lab") == ("RUNTIMECTL_CONTEXT lab", f"{kept}RUNTIMECTL_CONTEXT lab")
+    ctl("context", "use", "lab")
+    assert named() == ("the current context lab", f"{kept}the current context lab")
+
+
+def test_several_daemons_are_a_failure_that_says_how_to_choose(ctl, start_daemon):
+    start_daemon(), start_daemon()
+    found = ctl("doctor", "-o", "json")
+    assert found.returncode == 1
+    assert "--url" in findings(found, "fail")["daemon"]
+    assert len(findings(found, "ok")["endpoint"].splitlines()) == 2
+
+
+def test_the_endpoint_file_of_a_killed_daemon_is_a_warning(ctl, start_daemon, tmp_path):
+    start_daemon()
+    killed = start_daemon()
+    killed.end(signal.SIGKILL)
+    found = ctl("doctor", "-o", "json")
+    assert (found.returncode, found.stderr) == (0, "")
+    warned = findings(found, "warn")["endpoint"]
+    assert warned.startswith(str(tmp_path / "run" / "runtimed" / f"{killed.runtime_id}.json: "))
+    assert f"process {killed.process.pid} is gone" in warned
+
+
+@pytest.mark.parametrize("content", ["", "[]", '{"url": 1}', "\xff"])
+def test_an_endpoint_file_that_is_none_is_a_warning(ctl, daemon, tmp_path, content):
+    (tmp_path / "run" / "runtimed" / "odd.json").write_text(content, "latin-1")
+    found = ctl("doctor", "-o", "json")
+    assert found.returncode == 0
+    assert "odd.json: this is no endpoint file" in findings(found, "warn")["endpoint"]
+
+
+def test_what_others_can_read_is_a_failure(ctl, daemon, tmp_path):
+    folder = tmp_path / "run" / "runtimed"
+    folder.chmod(0o755)
+    next(folder.glob("*.json")).chmod(0o644)
+    found = ctl("doctor", "-o", "json")
+    assert found.returncode == 1
+    failed = findings(found, "fail")
+    assert failed.keys() == {"endpoints", "endpoint"}
+    assert "mode 0755 lets others in; expected 0700" in failed["endpoints"]
+    assert "mode 0644 lets others in; expected 0600" in failed["endpoint"]
+
+
+@pytest.mark.parametrize("make", [Path.touch, lambda path: path.symlink_to("/")])
+def test_a_runtime_folder_that_is_none_is_a_failure(ctl, tmp_path, make):
+    make(tmp_path / "run" / "runtimed")
+    found = ctl("doctor", "-o", "json")
+    assert found.returncode == 6
+    assert "is not a folder of this user" in findings(found, "fail")["endpoints"]
+
+
+@pytest.mark.parametrize(
+    ("break_it", "said"),
+    [
+        (lambda path: path.chmod(0o640), "others can read it; expected mode 0600"),
+        (lambda path: path.write_text(""), "it is empty"),
+        (lambda path: path.write_text("two words"), "expected one token"),
+        (lambda path: path.unlink(), "No such file or directory"),
+    ],
+)
+def test_a_token_file_that_can_not_be_used_is_a_failure(ctl, daemon, tmp_path, break_it, said):
+    token = tmp_path / "a.token"
+    token.touch(0o600)
+    token.write_text("some-token")
+    break_it(token)
+    found = ctl("doctor", "--token-file", str(token), "-o", "json")
+    assert found.returncode == 1
+    assert said in findings(found, "fail")["token"]
+
+
+@pytest.mark.skipif(os.getuid() != 0, reason="only root can give a file away")
+def test_a_token_file_of_another_user_is_a_warning(ctl, daemon, tmp_path):
+    token = tmp_path / "a.token"
+    token.touch(0o600)
+    token.write_text(json.loads(next((tmp_path / "run" / "runtimed").glob("*.json")).read_text())["token"])
+    os.chown(token, 12345, -1)
+    found = ctl("doctor", "--token-file", str(token), "-o", "json")
+    assert found.returncode == 0
+    assert "it belongs to user 12345, not to user 0" in findings(found, "warn")["token"]
+
+
+def test_a_wrong_token_is_a_failure(ctl, daemon):
+    found = ctl("doctor", "-o", "json", extra={"RUNTIMECTL_TOKEN": "another"})
+    assert found.returncode == 1
+    assert findings(found, "fail")["daemon"].startswith("unauthorized: ")
+
+
+def test_what_a_check_of_the_store_finds_is_told_line_by_line(ctl, serve):
+    problems = [{"problem": "an event is missing", "worker_id": "worker-00000001"}, {"problem": "the token: 0644"}]
+    check = {"workers": 1, "entries": 2, "events": 3, "findings": problems}
+    found = ctl("doctor", "-o", "json", "--url", serve(HEALTHY | {"/v1/runtime/check": {"check": check}}))
+    assert found.returncode == 1
+    assert findings(found, "fail") == {"store": "worker-00000001: an event is missing\nthe token: 0644"}
+    assert found.stderr == "runtimectl: something is wrong: 2 of 9 findings failed\n"
+
+
+def test_warnings_alone_are_exit_0(ctl, serve):
+    remarks = [
+        {"code": "x.info", "severity": "info", "message": "never mind"},
+        *({"code": "x.y", "severity": "warning", "message": f"{number}"} for number in range(30)),
+    ]
+    old = (
+        b"HTTP/1.0 200 OK\r\nDate: Thu, 01 Jan 2004 00:00:00 GMT\r\n\r\n" + json.dumps({"runtime": RUNTIME}).encode()
+    )
+    odd = {
+        "/v1/diagnostics": {"diagnostics": remarks},
+        "/openapi.json": {"info": {"version": "9"}},
+        "/v1/runtime": old,
+    }
+    found = ctl("doctor", "-o", "json", "--url", serve(HEALTHY | odd))
+    assert (found.returncode, found.stderr) == (0, "")
+    warned = findings(found, "warn")
+    assert warned.keys() == {"token", "version", "clock", "diagnostics"}
+    assert warned["diagnostics"].splitlines() == [f"x.y: {number}" for number in range(10, 30)]
+    assert "the daemon is 9" in warned["version"]
+    assert " s apart" in warned["clock"]
+
+
+@pytest.mark.parametrize(
+    ("answer", "said"),
+    [
+        (
+            b'HTTP/1.1 500 Oops\r\n\r\n{"error": {"code": "state_poisoned", "message": "gone"}}',
+            "state_poisoned: gone",
+        ),
+        (b'HTTP/1.1 503 No\r\n\r\n{"error": {"code": "unavailable", "message": "later"}}', "unavailable: later"),
+        (b"HTTP/1.1 200 OK\r\n\r\nhello", "no runtimed"),
+        (b'HTTP/1.1 200 OK\r\n\r\n{"runtime": {}}', "lacks what the contract promises"),
+        (b'HTTP/1.1 200 OK\r\n\r\n{"runtime": []}', "lacks what the contract promises"),
+        ({"runtime": RUNTIME | {"status": "stopped"}}, "it is stopped"),
+    ],
+)
+def test_a_daemon_that_is_not_well_is_exit_1(ctl, serve, answer, said):
+    found = ctl("doctor", "-o", "json", "--url", serve(HEALTHY | {"/v1/runtime": answer}))
+    assert found.returncode == 1
+    assert said in "\n".join(findings(found, "fail").values())
+    assert "Traceback" not in found.stderr
+
+
+@pytest.mark.parametrize("path", sorted(HEALTHY.keys() - {"/v1/runtime"}))
+@pytest.mark.parametrize("answer", [b"", b"SSH-2.0\r\n", {"info": 1, "check": {}, "diagnostics": [1]}])
+def test_one_answer_that_is_odd_hides_nothing_of_the_others(ctl, serve, path, answer):
+    found = ctl("doctor", "-o", "json", "--url", serve(HEALTHY | {path: answer}))
+    assert found.returncode in {1, 6}
+    assert len(findings(found, "fail")) == 1
+    assert {"version", "diagnostics", "store"} <= findings(found).keys()
+    assert "Traceback" not in found.stderr
+
+
+@pytest.mark.parametrize("url", ["nonsense", "http://", "unix:/nowhere/at.sock"])
+def test_a_url_that_leads_nowhere_is_told(ctl, url):
+    found = ctl("doctor", "--url", url, "-o", "json")
+    assert found.returncode == (6 if url.startswith("unix") else 1)
+    assert len(findings(found, "fail")["daemon"].splitlines()) == 1
+
+
+def test_a_broken_file_of_contexts_is_told(ctl, tmp_path):
+    path = tmp_path / "config" / "runtimectl" / "contexts.json"
+    path.parent.mkdir()
+    path.write_text("{")
+    found = ctl("doctor", "-o", "json")
+    assert found.returncode == 1
+    assert "this is no file of contexts" in findings(found, "fail")["daemon"]
