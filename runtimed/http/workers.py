@@ -27,7 +27,7 @@ from runtimed.wire.envelopes import InteractionResponse, LifecycleResponse, Work
 routes = Routes("workers")
 
 
-@routes.get(paths.WORKERS)
+@routes.get(paths.WORKERS, raises=(InvalidWorkerId,))
 def list_workers(
     runtime: Runtime,
     status: WorkerStatus | None = None,

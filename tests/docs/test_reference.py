@@ -22,7 +22,7 @@ from runtimed.http.openapi import EVERYWHERE, WITH_BODY
 from runtimed.http.sockets import CLOSE_CODES
 from runtimed.model import bundle, execution, interaction, runtime, transcript, worker
 from runtimed.model.bundle import DeclarationKind
-from runtimed.model.diagnostic import FeedDiagnosticCode
+from runtimed.model.diagnostic import Diagnostic, FeedDiagnosticCode
 from runtimed.model.event import Greeting, InFlightBlock, Payload
 from runtimed.model.identity import WorkerRef
 from runtimed.settings import ENVIRONMENT_PREFIX, Settings, load
@@ -124,7 +124,11 @@ def test_every_object_has_a_table_of_its_fields_and_of_the_optional_ones(page):
     http = page("reference/http.md")
     modules = (worker, execution, interaction, bundle, runtime, transcript)
     kinds = [kind for module in modules for _, kind in inspect.getmembers(module, attrs.has)]
-    documented = {kind.__name__: kind for kind in (*kinds, WorkerRef) if not hasattr(kind, "kind") or _has_kind(kind)}
+    documented = {
+        kind.__name__: kind
+        for kind in (*kinds, WorkerRef, Diagnostic)
+        if not hasattr(kind, "kind") or _has_kind(kind)
+    }
     titles = {title.strip("`") for title in sectioned(http, "Objects")} - {"Intent", "Profile"}
     assert titles == documented.keys()
     for name, kind in documented.items():
