@@ -46,7 +46,7 @@ WORKER = {
     "transcript_len": int,
     "last_event_id": CURSOR,
     "name?": str,
-    "labels?": dict,
+    "labels?": lambda value: dict.fromkeys(value, str),
 }
 REFS = [{"name": str, "reference": str}]
 ITEM = {
@@ -172,6 +172,7 @@ SHAPES: dict[str, Any] = {
         "requested_capabilities?": [{"name": str, "reason?": str}],
         "workspace_refs?": REFS,
         "mount_refs?": REFS,
+        "oldest_cursor?": CURSOR,
     },
     "WorkerSummary": WORKER | {"requested_capability_count": int, "has_config_bundle": bool},
     "InteractionAck": {
@@ -191,6 +192,32 @@ SHAPES: dict[str, Any] = {
     },
     "ConfigBundleSummary": BUNDLE_SUMMARY,
     "Availability": {"reference": {"id": str, "digest": DIGEST}, "summary": BUNDLE_SUMMARY},
+    "RuntimeEvent": {
+        "id": int,
+        "kind": {
+            "runtime_started",
+            "runtime_stopped",
+            "worker_created",
+            "worker_input_accepted",
+            "worker_stopped",
+            "worker_cancelled",
+        },
+        "timestamp_ms": int,
+        "worker_id?": WORKER_ID,
+        "event_id?": CURSOR,
+    },
+    "StoreCheck": {
+        "workers": int,
+        "entries": int,
+        "events": int,
+        "findings": [{"problem": str, "worker_id?": WORKER_ID}],
+    },
+    "Diagnostic": {
+        "code": str,
+        "severity": {"info", "warning", "error"},
+        "message": str,
+        "worker_id?": WORKER_ID,
+    },
     "Error": {"error": {"code": re.compile(r"[a-z_]+"), "message": str}},
     "Frame": lambda value: FRAMES[value["kind"]],
 }

@@ -1,0 +1,194 @@
+"""`GET /v1/workers` with filters and pages, and the names and labels that go with them."""
+
+import json
+from typing import Any
+
+import pytest
+
+
+def _page(daemon: Any, query: str = "") -> tuple[list[str], str | None]:
+    """The ids on a page, and where the next one begins."""
+    answer = daemon.curl("GET", f"/v1/workers{query}")
+    assert answer.status == 200, answer.body
+    body = json.loads(answer.body)
+    assert {"workers"} <= set(body) <= {"workers", "next_after"}
+    for worker in body["workers"]:
+        daemon.shaped(worker, "WorkerSummary")
+    return [worker["worker_id"] for worker in body["workers"]], body.get("next_after")
+
+
+@pytest.fixture
+def several(launch: Any, store: str) -> Any:
+    """Five Workers: 1 and 2 red, 2 in production, 3 stopped and red, 4 cancelled, 5 with an odd label."""
+    daemon = launch(store=store).ready()
+    red = {"team": "red"}
+    for labels in (red, red | {"env/tier": "prod"}, red, {}, {"a.b-c_d/e": "x=y & z"}):
+        daemon.create(labels=labels)
+    daemon.call("POST", "/v1/workers/worker-00000003/stop").ok("ack")
+    daemon.call("POST", "/v1/workers/worker-00000004/cancel").ok("ack")
+    return daemon
+
+
+@pytest.mark.parametrize(
+    ("query", "numbers"),
+    [
+        ("", [1, 2, 3, 4, 5]),
+        ("?status=running", [1, 2, 5]),
+        ("?status=stopped", [3]),
+        ("?status=cancelled", [4]),
+        ("?label=team=red", [1, 2, 3]),
+        ("?label=team%3Dred&status=running", [1, 2]),
+        ("?label=team=red&label=env/tier=prod", [2]),
+        ("?label=team=red&label=team=red", [1, 2, 3]),
+        ("?label=team=blue", []),
+        ("?label=team=", []),
+        ("?label=Team=red", []),
+        ("?label=a.b-c_d/e=x%3Dy%20%26%20z", [5]),
+        ("?after=worker-00000003", [4, 5]),
+        ("?after=worker-00000005", []),
+        ("?after=worker-0000ffff", []),
+        ("?limit=5", [1, 2, 3, 4, 5]),
+        ("?limit=999999", [1, 2, 3, 4, 5]),
+    ],
+)
+def test_the_list_is_what_the_query_asks_for(several: Any, query: str, numbers: list[int]) -> None:
+    assert _page(several, query) == ([f"worker-{number:08x}" for number in numbers], None)
+
+
+@pytest.mark.parametrize("limit", [1, 2, 3])
+@pytest.mark.parametrize("query", ["", "&label=team=red"])
+def test_pages_make_up_the_whole_list(several: Any, limit: int, query: str) -> None:
+    whole, _ = _page(several, f"?{query[1:]}" if query else "")
+    found, after = _page(several, f"?limit={limit}{query}")
+    while after is not None:
+        assert after == found[-1]
+        page, after = _page(several, f"?limit={limit}{query}&after={after}")
+        assert 1 <= len(page) <= limit
+        found += page
+    assert found == whole
+
+
+def test_a_page_that_ends_with_the_last_is_the_last(several: Any) -> None:
+    assert _page(several, "?limit=2&after=worker-00000003") == (["worker-00000004", "worker-00000005"], None)
+
+
+def test_a_deleted_worker_breaks_no_page(several: Any) -> None:
+    _, after = _page(several, "?limit=3")
+    several.curl("DELETE", f"/v1/workers/{after}")
+    assert _page(several, f"?limit=3&after={after}") == (["worker-00000004", "worker-00000005"], None)
+
+
+@pytest.mark.parametrize(
+    ("query", "named"),
+    [
+        ("status=", "status"),
+        ("status=RUNNING", "status"),
+        ("status=running&status=running", "status"),
+        ("label=", "label"),
+        ("label=red", "label"),
+        ("label==red", "label"),
+        ("label=a=1&label=a=2", "label"),
+        ("limit=0", "limit"),
+        ("limit=-1", "limit"),
+        ("limit=", "limit"),
+        ("limit=1.0", "limit"),
+        ("limit=x", "limit"),
+        ("limit=1&limit=1", "limit"),
+        ("colour=red", "colour"),
+    ],
+)
+def test_a_query_that_is_none_is_refused_by_the_name_of_its_parameter(daemon: Any, query: str, named: str) -> None:
+    message = daemon.curl("GET", f"/v1/workers?{query}").refused(400, "invalid_query")
+    assert message.startswith(f"{named}: ")
+
+
+@pytest.mark.parametrize("after", ["1", "worker-1", "worker-0000000G", "x%20y"])
+def test_a_page_behind_what_is_no_worker_id_is_refused(daemon: Any, after: str) -> None:
+    daemon.curl("GET", f"/v1/workers?after={after}").refused(400, "invalid_worker_id")
+
+
+GOOD = [
+    {"name": "a"},
+    {"name": "Grüße aus 東京 🙂"},
+    {"name": "x" * 128},
+    {"labels": {"k": ""}},
+    {"labels": {"k" * 63: "v" * 256}},
+    {"labels": {"a/b": "é 🙂", "0": "-._/", "a.b-c_d": "="}},
+    {"labels": {f"key-{number}": f"{number}" for number in range(64)}},
+    {"name": "both", "labels": {"a": "b"}},
+]
+
+
+@pytest.mark.parametrize("request_", GOOD, ids=range(len(GOOD)))
+def test_a_name_and_labels_are_kept_as_they_were_given(daemon: Any, request_: Any) -> None:
+    worker = daemon.curl("POST", "/v1/workers", request_).ok("worker", "WorkerDetail")
+    told = {name: worker[name] for name in ("name", "labels") if name in worker}
+    assert told == request_
+    assert daemon.worker(worker["worker_id"]) == worker
+    summary = next(one for one in daemon.workers() if one["worker_id"] == worker["worker_id"])
+    assert {name: summary[name] for name in ("name", "labels") if name in summary} == request_
+
+
+@pytest.mark.parametrize("request_", [{}, {"name": None, "labels": {}}])
+def test_without_name_and_labels_they_are_left_out(daemon: Any, request_: Any) -> None:
+    worker = daemon.curl("POST", "/v1/workers", request_).ok("worker", "WorkerDetail")
+    assert not {"name", "labels"} & set(worker)
+
+
+@pytest.mark.parametrize(
+    ("request_", "named"),
+    [
+        ({"name": ""}, "name"),
+        ({"name": "  "}, "name"),
+        ({"name": "x" * 129}, "name"),
+        ({"name": "a\nb"}, "name"),
+        ({"name": "a\u202eb"}, "name"),
+        ({"labels": {"": "v"}}, "labels"),
+        ({"labels": {"-a": "v"}}, "labels"),
+        ({"labels": {"a.": "v"}}, "labels"),
+        ({"labels": {"a b": "v"}}, "labels"),
+        ({"labels": {"a=b": "v"}}, "labels"),
+        ({"labels": {"é": "v"}}, "labels"),
+        ({"labels": {"k" * 64: "v"}}, "labels"),
+        ({"labels": {"k": "v" * 257}}, "labels.k"),
+        ({"labels": {"k": "a\x00b"}}, "labels.k"),
+        ({"labels": {f"k{number}": "v" for number in range(65)}}, "labels"),
+    ],
+)
+def test_a_name_or_label_out_of_bounds_is_an_invalid_request(daemon: Any, request_: Any, named: str) -> None:
+    with daemon.unchanged():
+        message = daemon.curl("POST", "/v1/workers", request_).refused(400, "invalid_request")
+    assert message.startswith(f"{named}: ")
+
+
+@pytest.mark.parametrize(
+    ("body", "named"),
+    [
+        ('{"name": 1}', "name"),
+        ('{"name": ["a"]}', "name"),
+        ('{"labels": []}', "labels"),
+        ('{"labels": "a=b"}', "labels"),
+        ('{"labels": {"a": 1}}', "labels.a"),
+        ('{"labels": {"a": null}}', "labels.a"),
+        ('{"labels": {"a": {"b": "c"}}}', "labels.a"),
+        ('{"labels": {"a": "1", "a": "2"}}', "labels.a"),
+    ],
+)
+def test_a_name_or_label_of_another_type_is_invalid_json(daemon: Any, body: str, named: str) -> None:
+    with daemon.unchanged():
+        message = daemon.curl("POST", "/v1/workers", body).refused(400, "invalid_json")
+    assert message.startswith(f"{named}: ")
+
+
+def test_names_and_labels_last_over_a_restart(launch: Any, tmp_path: Any) -> None:
+    store = f"fs:{tmp_path / 'store'}"
+    daemon = launch(store=store).ready()
+    worker_id = daemon.create(name="Anna", labels={"team": "red", "env": "é"})
+    before = daemon.worker(worker_id)
+    daemon.kill()
+    again = launch(store=store).ready()
+    assert {name: again.worker(worker_id)[name] for name in ("name", "labels")} == {
+        "name": before["name"],
+        "labels": before["labels"],
+    }
+    assert _page(again, "?label=env=%C3%A9") == ([worker_id], None)
