@@ -14,10 +14,16 @@ from runtimed.core.decide import disconnected, take_output
 from runtimed.core.draft import Draft
 from runtimed.core.pipeline import Pipeline
 from runtimed.errors import Internal, RuntimedError, SerializeFailed, StoreFull, WorkerNotFound
-from runtimed.model.event import Payload
+from runtimed.model.event import ErrorRaised, Payload, RunEnd
+
+END_OF_RUN = (RunEnd, ErrorRaised)
 
 STORE_RETRY_S = 1.0
 """How long output waits before it is offered again to a store that was full."""
+
+LINGER_S = 0.01
+"""How long output waits for more of it, from the last Change that had some: a stream of events becomes a hundred
+Changes a second, each as safe as any, and not one for each event."""
 
 log = logging.getLogger(__name__)
 
@@ -28,7 +34,7 @@ class Proposal:
 
     `decide` gets the Draft; what it returns answers `answered` once the Change is committed. `committed` and
     `abandoned` are called whatever became of the caller. With `keep` a full store only delays it: the caller is told
-    StoreFull, and the decision is taken as soon as there is room.
+    StoreFull, and the decision is taken as soon as there is room. One that is `patient` waits for others.
     """
 
     decide: Callable[[Draft], Any]
@@ -37,6 +43,7 @@ class Proposal:
     abandoned: Callable[[], None] | None = None
     keep: bool = False
     weight: int = 0
+    patient: bool = False
     _answer: Any = None
 
     def attempt(self, draft: Draft) -> bool:
@@ -75,13 +82,18 @@ class Lane:
     What arrives while a Change is in flight is decided together as the next one, so that a decision always sees
     applied state, and a burst of events becomes one Change by itself. `floor` is where reading may begin at the
     earliest; it moves on before what is behind it is trimmed. Nothing is decided for a Worker that is `deleted`.
+
+    The first output of a Worker is decided at once. While more keeps coming it is collected for LINGER_S, unless
+    something else is to be decided, it ends a run, or somebody waits for it.
     """
 
     __slots__ = (
         "_alone",
         "_in_flight",
         "_pipeline",
-        "_retry",
+        "_rested",
+        "_timer",
+        "_urgent",
         "_waiting",
         "activity",
         "backlog",
@@ -100,7 +112,9 @@ class Lane:
         self._waiting: list[Proposal] = []
         self._in_flight = False
         self._alone = 0
-        self._retry: asyncio.TimerHandle | None = None
+        self._rested = 0.0
+        self._urgent = False
+        self._timer: asyncio.TimerHandle | None = None
 
     def disconnect(self) -> None:
         """What ran this Worker is gone. That is known at once, whatever becomes of the decision that tells of it."""
@@ -126,18 +140,23 @@ class Lane:
         answered = asyncio.get_running_loop().create_future()
         answered.add_done_callback(_seen)
         settled = partial(_settle, stored)
-        self._enqueue(
-            Proposal(partial(_output, payloads), answered, settled, settled, keep=True, weight=len(payloads))
-        )
+        decide, patient = partial(_output, payloads), not any(isinstance(payload, END_OF_RUN) for payload in payloads)
+        self._enqueue(Proposal(decide, answered, settled, settled, keep=True, weight=len(payloads), patient=patient))
         return stored
 
     def _enqueue(self, proposal: Proposal) -> None:
         self._waiting.append(proposal)
         self.backlog += proposal.weight
+        self._urgent = self._urgent or not proposal.patient
+        self._advance()
+
+    def hurry(self) -> None:
+        """Decide now what waits: somebody waits for it."""
+        self._urgent = True
         self._advance()
 
     def _advance(self) -> None:
-        while self._waiting and not self._in_flight:
+        while self._waiting and not self._in_flight and not self._lingers():
             taken = self._take()
             if self.deleted:
                 _fail(taken, WorkerNotFound(self.worker.worker_id))
@@ -150,17 +169,42 @@ class Lane:
             else:
                 self._commit(change, draft, decided)
 
+    def _lingers(self) -> bool:
+        """Whether all that waits is output that may wait for more."""
+        if self._urgent:
+            return False
+        loop = asyncio.get_running_loop()
+        now = loop.time()
+        if now < self._rested:
+            if self._timer is None:
+                self._timer = loop.call_at(self._rested, self._resume)
+            return True
+        self._rested = now + LINGER_S
+        return False
+
+    def _resume(self) -> None:
+        self._timer = None
+        self._advance()
+
+    def _wait(self, delay_s: float) -> None:
+        """Advance no sooner than after a delay, whatever was to come before."""
+        if self._timer is not None:
+            self._timer.cancel()
+        self._timer = asyncio.get_running_loop().call_later(delay_s, self._resume)
+
     def _take(self) -> list[Proposal]:
         taken, self._waiting = self._waiting, []
         if self._alone:
             self._alone -= 1
             self._waiting = taken[1:]
             taken = taken[:1]
+        self._urgent = bool(self._waiting)
         self.backlog -= sum(proposal.weight for proposal in taken)
         return taken
 
     def _put_back(self, proposals: list[Proposal]) -> None:
         self._waiting[:0] = proposals
+        self._urgent = self._urgent or bool(proposals)
         self.backlog += sum(proposal.weight for proposal in proposals)
 
     def _commit(self, change: Change, draft: Draft, decided: list[Proposal]) -> None:
@@ -204,9 +248,7 @@ class Lane:
         for proposal in kept:
             proposal.delay(error)
         self._put_back(kept)
-        if self._retry is not None:
-            self._retry.cancel()
-        self._retry = asyncio.get_running_loop().call_later(STORE_RETRY_S if kept else 0, self._advance)
+        self._wait(STORE_RETRY_S if kept else 0)
 
 
 def _output(payloads: Sequence[Payload], draft: Draft) -> None:

@@ -32,6 +32,7 @@ class LaneSink:
             self._check(payload)
         stored = self._lane.output(payloads)
         if self._lane.backlog > self._limits.max_pending_events:
+            self._lane.hurry()
             await asyncio.shield(stored)
 
     def _check(self, payload: Payload) -> None:

@@ -133,6 +133,11 @@ class _Connection(web.RequestHandler):
         response.force_close()
         return response
 
+    def log_exception(self, *args: Any, **options: Any) -> None:
+        """See RequestHandler. An answer to a connection that is closed already fails, and that is no news."""
+        if self.transport is not None and not self.transport.is_closing():
+            super().log_exception(*args, **options)
+
 
 class _Refused(asyncio.Protocol):
     """One connection too many."""

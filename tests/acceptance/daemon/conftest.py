@@ -223,7 +223,7 @@ class Daemon:
 
     def clean(self) -> None:
         """What holds of each daemon whatever happened to it."""
-        assert "Traceback" not in self.errors
+        assert "Traceback" not in self.errors, self.errors
         assert self.output.count("\n") <= 1 or "--help" in self.command
 
     def finish(self) -> None:
