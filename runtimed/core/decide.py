@@ -38,6 +38,7 @@ from runtimed.model.worker import (
 )
 
 UNCONNECTED = Execution("unconnected", "unconnected")
+END_OF_RUN = (RunEnd, ErrorRaised)
 BUSY = Execution("connected", "busy", ExecutionResult("input", "accepted", "busy"))
 LOCAL_DEFAULTS: tuple[str, Severity, str] = (
     "runtime.local_default_resources",
@@ -120,7 +121,7 @@ def take_output(draft: Draft, payloads: Iterable[Payload]) -> None:
             draft.emit(payload, "assistant", payload.text)
         else:
             draft.emit(payload)
-        if isinstance(payload, RunEnd | ErrorRaised) and draft.execution.run_state == "busy":
+        if isinstance(payload, END_OF_RUN) and draft.execution.run_state == "busy":
             draft.execution = Execution(draft.execution.backend, "idle", draft.execution.last_result)
 
 

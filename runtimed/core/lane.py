@@ -10,19 +10,17 @@ import attrs
 
 from runtimed.core.activity import Activity
 from runtimed.core.change import Change, EncodedEvent, Worker
-from runtimed.core.decide import disconnected, take_output
+from runtimed.core.decide import END_OF_RUN, disconnected, take_output
 from runtimed.core.draft import Draft
 from runtimed.core.pipeline import Pipeline
 from runtimed.errors import Internal, RuntimedError, SerializeFailed, StoreFull, WorkerNotFound
-from runtimed.model.event import ErrorRaised, Payload, RunEnd
-
-END_OF_RUN = (RunEnd, ErrorRaised)
+from runtimed.model.event import Payload
 
 STORE_RETRY_S = 1.0
 """How long output waits before it is offered again to a store that was full."""
 
-LINGER_S = 0.01
-"""How long output waits for more of it, from the last Change that had some: a stream of events becomes a hundred
+LINGER_S = 0.02
+"""How long output waits for more of it, from the last Change that had some: a stream of events becomes fifty
 Changes a second, each as safe as any, and not one for each event."""
 
 log = logging.getLogger(__name__)
@@ -32,13 +30,13 @@ log = logging.getLogger(__name__)
 class Proposal:
     """A decision that waits for its turn.
 
-    `decide` gets the Draft; what it returns answers `answered` once the Change is committed. `committed` and
+    `decide` gets the Draft; what it returns answers `answered`, if any, once the Change is committed. `committed` and
     `abandoned` are called whatever became of the caller. With `keep` a full store only delays it: the caller is told
     StoreFull, and the decision is taken as soon as there is room. One that is `patient` waits for others.
     """
 
     decide: Callable[[Draft], Any]
-    answered: asyncio.Future[Any]
+    answered: asyncio.Future[Any] | None = None
     committed: Callable[[], None] | None = None
     abandoned: Callable[[], None] | None = None
     keep: bool = False
@@ -62,7 +60,7 @@ class Proposal:
     def succeed(self) -> None:
         """The Change is committed, applied and published."""
         _call(self.committed)
-        if not self.answered.done():
+        if self.answered is not None and not self.answered.done():
             self.answered.set_result(self._answer)
 
     def fail(self, error: BaseException) -> None:
@@ -72,7 +70,7 @@ class Proposal:
 
     def delay(self, error: BaseException) -> None:
         """Nothing of it was stored yet."""
-        if not self.answered.done():
+        if self.answered is not None and not self.answered.done():
             self.answered.set_exception(error)
 
 
@@ -130,29 +128,26 @@ class Lane:
         keep: bool = False,
     ) -> Any:
         """Take a decision through all four steps and return its answer. A caller that is cancelled undoes nothing."""
-        answered = asyncio.get_running_loop().create_future()
+        answered = self._pipeline.loop.create_future()
         self._enqueue(Proposal(decide, answered, committed, abandoned, keep))
         return await answered
 
-    def output(self, payloads: Sequence[Payload]) -> asyncio.Future[None]:
-        """Take events of the backend; the future is done once they are committed, or dropped for good."""
-        stored = asyncio.get_running_loop().create_future()
-        answered = asyncio.get_running_loop().create_future()
-        answered.add_done_callback(_seen)
+    def output(self, payloads: Sequence[Payload]) -> None:
+        """Take events of the backend; they are stored sooner or later."""
+        patient = not any(isinstance(payload, END_OF_RUN) for payload in payloads)
+        self._enqueue(Proposal(partial(_output, payloads), keep=True, weight=len(payloads), patient=patient))
+
+    def settled(self) -> asyncio.Future[None]:
+        """Done once all output that was taken is committed, or dropped for good."""
+        stored = self._pipeline.loop.create_future()
         settled = partial(_settle, stored)
-        decide, patient = partial(_output, payloads), not any(isinstance(payload, END_OF_RUN) for payload in payloads)
-        self._enqueue(Proposal(decide, answered, settled, settled, keep=True, weight=len(payloads), patient=patient))
+        self._enqueue(Proposal(_nothing, None, settled, settled, keep=True))
         return stored
 
     def _enqueue(self, proposal: Proposal) -> None:
         self._waiting.append(proposal)
         self.backlog += proposal.weight
         self._urgent = self._urgent or not proposal.patient
-        self._advance()
-
-    def hurry(self) -> None:
-        """Decide now what waits: somebody waits for it."""
-        self._urgent = True
         self._advance()
 
     def _advance(self) -> None:
@@ -173,7 +168,7 @@ class Lane:
         """Whether all that waits is output that may wait for more."""
         if self._urgent:
             return False
-        loop = asyncio.get_running_loop()
+        loop = self._pipeline.loop
         now = loop.time()
         if now < self._rested:
             if self._timer is None:
@@ -190,7 +185,7 @@ class Lane:
         """Advance no sooner than after a delay, whatever was to come before."""
         if self._timer is not None:
             self._timer.cancel()
-        self._timer = asyncio.get_running_loop().call_later(delay_s, self._resume)
+        self._timer = self._pipeline.loop.call_later(delay_s, self._resume)
 
     def _take(self) -> list[Proposal]:
         taken, self._waiting = self._waiting, []
@@ -251,6 +246,10 @@ class Lane:
         self._wait(STORE_RETRY_S if kept else 0)
 
 
+def _nothing(_draft: Draft) -> None:
+    """What is decided by who only wants to know when it is his turn."""
+
+
 def _output(payloads: Sequence[Payload], draft: Draft) -> None:
     take_output(draft, payloads)
 
@@ -276,7 +275,3 @@ def _call(callback: Callable[[], None] | None) -> None:
 def _settle(stored: asyncio.Future[None]) -> None:
     if not stored.done():
         stored.set_result(None)
-
-
-def _seen(future: asyncio.Future[Any]) -> None:
-    future.exception()

@@ -30,14 +30,16 @@ class Pipeline:
     """What the lanes share: the store, the numbers, the listeners, and the knowledge that a write has failed.
 
     `head` is the sequence of the newest event that was published, `newest_remark` and `newest_runtime_event` are the
-    numbers that were given out last.
+    numbers that were given out last. `loop` is the event loop of it all, kept because Python 3.11 asks the kernel for
+    the process each time it is asked which loop runs.
     """
 
     def __init__(self, store: Store, clock: Clock, state: StoredState) -> None:
         self.head = state.head
         self.newest_remark = state.remark_number
         self.newest_runtime_event = state.runtime_event_id
-        self.poisoned: asyncio.Future[BaseException] = asyncio.get_running_loop().create_future()
+        self.loop = asyncio.get_running_loop()
+        self.poisoned: asyncio.Future[BaseException] = self.loop.create_future()
         self._allotted = state.head
         self._store = store
         self._clock = clock

@@ -1,7 +1,5 @@
 """Where a backend's words enter the Runtime."""
 
-import asyncio
-
 from runtimed.core.lane import Lane
 from runtimed.core.limits import Limits
 from runtimed.model.event import (
@@ -17,6 +15,10 @@ from runtimed.model.event import (
     UserMessage,
 )
 
+RESERVED = (UserMessage, Snapshot, Shutdown)
+OPENING = (TextDelta, ThinkingDelta)
+CLOSING = (TextDone, ThinkingDone, RunEnd, ErrorRaised)
+
 
 class LaneSink:
     """The EventSink of one Worker. It makes the backend wait while more events wait for the store than may."""
@@ -30,17 +32,16 @@ class LaneSink:
         """See EventSink."""
         for payload in payloads:
             self._check(payload)
-        stored = self._lane.output(payloads)
+        self._lane.output(payloads)
         if self._lane.backlog > self._limits.max_pending_events:
-            self._lane.hurry()
-            await asyncio.shield(stored)
+            await self._lane.settled()
 
     def _check(self, payload: Payload) -> None:
-        if isinstance(payload, UserMessage | Snapshot | Shutdown):
+        if isinstance(payload, RESERVED):
             raise ValueError(f"{payload.event} is for the Runtime to say")  # noqa: TRY004 a value, not a type
-        if isinstance(payload, TextDelta | ThinkingDelta):
+        if isinstance(payload, OPENING):
             self._open_text += len(payload.text)
-        elif isinstance(payload, TextDone | ThinkingDone | RunEnd | ErrorRaised):
+        elif isinstance(payload, CLOSING):
             self._open_text = 0
         if self._open_text > self._limits.max_open_text:
             raise ValueError(f"expected a text_done at the latest behind {self._limits.max_open_text} characters")

@@ -15,7 +15,7 @@ SLICE = 64
 MAX_DELAY_S = 0.05
 """How long events wait at most for the next flush to begin."""
 
-REST = 19
+REST = 39
 """A flush is followed by a rest that is so many times as long as it took, up to MAX_DELAY_S."""
 
 
@@ -46,6 +46,7 @@ class Flusher:
     """
 
     def __init__(self, ring: Ring, encoding: Encoding) -> None:
+        self._loop = asyncio.get_running_loop()
         self._ring = ring
         self._encoding = encoding
         self._tip: set[Waiting] = set()
@@ -66,8 +67,7 @@ class Flusher:
         """There is something new."""
         if self._tip and not self._flushing:
             self._flushing = True
-            loop = asyncio.get_running_loop()
-            loop.call_at(max(self._rested, loop.time()), self._flush)
+            self._loop.call_at(max(self._rested, self._loop.time()), self._flush)
 
     def end(self, error: FeedError) -> None:
         """Let the observers go, once each has everything."""
@@ -80,16 +80,15 @@ class Flusher:
 
     def _step(self, slices: Iterator[None], began: float) -> None:
         """The next slice, in a turn of the loop of its own."""
-        loop = asyncio.get_running_loop()
         for _ in slices:
-            loop.call_soon(self._step, slices, began)
+            self._loop.call_soon(self._step, slices, began)
             return
-        loop.call_soon(self._finish, began)
+        self._loop.call_soon(self._finish, began)
 
     def _finish(self, began: float) -> None:
         """The flush is over. It comes a turn late, so that the cost has in it what a loop writes at a turn's end."""
         cost = time.thread_time() - began
-        self._rested = asyncio.get_running_loop().time() + min(REST * cost, MAX_DELAY_S)
+        self._rested = self._loop.time() + min(REST * cost, MAX_DELAY_S)
         self._flushing = False
         if self._upto < self._ring.newest:
             self.call()

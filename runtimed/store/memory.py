@@ -45,6 +45,7 @@ class MemoryStore:
     def __init__(self) -> None:
         self._runtime_id: RuntimeId | None = None
         self._open = False
+        self._loop: asyncio.AbstractEventLoop | None = None
         self._numbers = dict.fromkeys(HIGH_NUMBERS, 0)
         self._requests: dict[int, CreateWorkerRequest] = {}
         self._workers: dict[WorkerId, Worker] = {}
@@ -66,7 +67,7 @@ class MemoryStore:
             self._runtime_id = runtime_id or new_runtime_id()
         if runtime_id not in {None, self._runtime_id}:
             raise StoreForeign(self._runtime_id, str(runtime_id))
-        self._open = True
+        self._open, self._loop = True, asyncio.get_running_loop()
         workers = [self._workers[worker_id] for worker_id in sorted(self._workers)]
         return StoredState(
             runtime_id=self._runtime_id,
@@ -89,7 +90,7 @@ class MemoryStore:
     def commit(self, change: Change) -> asyncio.Future[Sequence[EncodedEvent]]:
         """As Store.commit. Raises SerializeFailed for text that is not Unicode; the future, RuntimeStopped."""
         events = encode_events(change, self._requests)
-        future: asyncio.Future[Sequence[EncodedEvent]] = asyncio.get_running_loop().create_future()
+        future: asyncio.Future[Sequence[EncodedEvent]] = (self._loop or asyncio.get_running_loop()).create_future()
         if self._open:
             self._keep(change, events)
             future.set_result(events)

@@ -2,6 +2,7 @@
 
 import asyncio
 import contextlib
+import itertools
 import json
 import socket
 from contextlib import asynccontextmanager
@@ -13,6 +14,7 @@ from runtimed.model.event import SystemItem
 from runtimed.model.identity import EventCursor
 from runtimed.model.worker import CreateWorkerRequest
 
+MARKS = itertools.count(1)
 DEADLINE_S = 10
 
 
@@ -56,12 +58,14 @@ async def until(condition):
 
 async def say(runtime, backend, ref, texts):
     """Have a Worker say each text in an event of its own, and wait until all is published."""
-    published = Counter()
-    runtime.subscribe(published)
-    for text in texts:
-        await backend.sinks[ref.worker_id].emit(SystemItem({"kind": "said", "text": text}))
-    await until(lambda: published.count >= len(texts))
-    runtime.unsubscribe(published)
+    mark = next(MARKS)
+    last = Last(f'"mark":{mark}}}'.encode())
+    runtime.subscribe(last)
+    marks = [{} for _ in texts[:-1]] + [{"mark": mark}]
+    for text, marked in zip(texts, marks, strict=True):
+        await backend.sinks[ref.worker_id].emit(SystemItem({"kind": "said", "text": text, **marked}))
+    await until(lambda: last.seen)
+    runtime.unsubscribe(last)
 
 
 async def said(runtime, backend, refs):
@@ -70,14 +74,15 @@ async def said(runtime, backend, refs):
         await say(runtime, backend, ref, ["the end"])
 
 
-class Counter:
-    """A Listener that counts events."""
+class Last:
+    """A Listener that waits for an event whose payload holds this mark."""
 
-    def __init__(self):
-        self.count = 0
+    def __init__(self, mark):
+        self.mark = mark
+        self.seen = False
 
     def publish(self, worker_id, events):
-        self.count += len(events)
+        self.seen = self.seen or any(self.mark in event.payload for event in events)
 
     def forget(self, worker_id): ...
 
