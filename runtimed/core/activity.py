@@ -13,6 +13,7 @@ from runtimed.model.event import (
     InvokeStart,
     Payload,
     RunEnd,
+    Shutdown,
     StatusChanged,
     SystemItem,
     TextBlock,
@@ -181,7 +182,7 @@ def _system_item(activity: Activity, payload: SystemItem) -> Activity:
     return Activity("running", activity.blocks) if payload.item.get("kind") == SYSTEM_INPUT else activity
 
 
-def _run_ended(_activity: Activity, payload: RunEnd | ErrorRaised) -> Activity:
+def _run_ended(_activity: Activity, payload: RunEnd | ErrorRaised | Shutdown) -> Activity:
     return Activity("paused" if isinstance(payload, RunEnd) and payload.result == "paused" else "idle")
 
 
@@ -241,6 +242,7 @@ _STEPS: dict[type, Callable[[Activity, Any], Activity]] = {
     SystemItem: _system_item,
     RunEnd: _run_ended,
     ErrorRaised: _run_ended,
+    Shutdown: _run_ended,
     StatusChanged: _status,
     TextDelta: _text,
     TextDone: _text_done,

@@ -70,7 +70,7 @@ class Ballast:
             return
         if self.in_use:
             self.in_use = False
-            _log.info("%d bytes of the disk are kept aside for when it is full", BALLAST_BYTES)
+            _log.debug("%d bytes of the disk are kept aside for when it is full", BALLAST_BYTES)
 
     def room(self) -> int:
         """The bytes that the disk has left for this user."""

@@ -8,6 +8,7 @@ from runtimed.model.event import (
     ErrorRaised,
     InvokeStart,
     RunEnd,
+    Shutdown,
     StatusChanged,
     SystemItem,
     TextBlock,
@@ -106,3 +107,9 @@ def test_closing_leaves_no_text_no_tool_call_and_no_unfinished_thought(payloads)
         activity = activity.after(payload)
     found = activity.in_flight()
     assert all(isinstance(block, ThinkingBlock) and block.finished for block in (found.blocks if found else ()))
+
+
+def test_nothing_is_in_flight_behind_a_shutdown():
+    thought = Activity().after(ThinkingDone("idle thought"))
+    assert thought.in_flight() is not None
+    assert thought.after(Shutdown()) == Activity()

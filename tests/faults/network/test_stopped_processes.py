@@ -115,7 +115,8 @@ def check_agent(
         check_unbroken(daemon, other, others)
         check_unbroken(daemon, worker, crowd)
         names = crowd.reports()[0]["names"]
-        assert (names.get("alert"), names.get("error"), names["run_end"]) == (None, None, 1), "its run was cut"
+        seen = (names.get("alert"), names.get("error"), names["run_end"], daemon.agents())
+        assert seen == (None, None, 1, agents), "its run was cut"
 
     return check
 
