@@ -47,7 +47,7 @@ def listening(server: Server, path: str, file: Path, log: Path) -> Iterator[List
 def _run(host: str, port: int, head: str, file: str) -> float:
     with socket.create_connection((host, port)) as connection:
         connection.sendall(head.encode())
-        chunks = [handshake(connection)]
+        chunks = [handshake(connection)[0]]
         print("listening", flush=True)
         while END not in b"".join(chunks[-2:]):
             chunk = connection.recv(CHUNK)

@@ -91,18 +91,19 @@ class Server(Program):
         return json.loads(body)
 
 
-def handshake(connection: socket.socket) -> bytes:
-    """Wait for the answer to a handshake, and return what came behind it: at least a byte.
+def handshake(connection: socket.socket) -> tuple[bytes, float]:
+    """Wait for the answer to a handshake; return what came behind it, at least a byte, and when the answer began.
 
     Raises ConnectionError for an answer that is a refusal.
     """
-    said = b""
+    said, answered = b"", 0.0
     while not said.partition(b"\r\n\r\n")[2]:
         read = connection.recv(2**10)
         said += read
+        answered = answered or time.monotonic()
         if not read or not said.startswith(SWITCHED[: len(said)]):
             raise ConnectionError(said.decode(errors="replace"))
-    return said.partition(b"\r\n\r\n")[2]
+    return said.partition(b"\r\n\r\n")[2], answered
 
 
 class Daemon(Server):

@@ -71,6 +71,8 @@ class Settings:
     max_transcript_projection_items: int = Limits().max_transcript_projection_items
     max_event_batch_items: int = Limits().max_event_batch_items
     max_page_bytes: int = Limits().max_page_bytes
+    max_replay_items: int = Limits().max_replay_items
+    max_replay_bytes: int = Limits().max_replay_bytes
     max_pending_events: int = Limits().max_pending_events
     max_open_text: int = Limits().max_open_text
     max_bundles: int = Limits().max_bundles

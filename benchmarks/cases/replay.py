@@ -16,8 +16,8 @@ from benchmarks.servers import Baseline, Daemon, installed, remove
 from benchmarks.ticks import Series
 
 EVENTS = 1_000_000
-PAGE = 256
-"""Events in a page: `max_event_batch_items`."""
+PAGE = 1_024
+"""Events in a page: `max_replay_items`."""
 
 RETAIN_ALL = {"max_events_per_worker": 2 * EVENTS}
 WORKER = "worker-00000001"

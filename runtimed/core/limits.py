@@ -12,6 +12,9 @@ class Limits:
     `max_pending_events` is how many events of one Worker may wait for the store before its backend is made to wait,
     `max_open_text` how many characters a backend may stream before it says that the text, or the thought, is done.
 
+    `max_replay_items` and `max_replay_bytes` are what an observer that catches up is given at once; it is more than a
+    client may ask for, because each read costs a change of threads.
+
     Events are retained up to `max_events_per_worker`, `max_event_age_s` seconds and `max_event_bytes` of all Workers
     together, whichever is reached first; runtime events and diagnostics up to a number. Transcripts are kept whole;
     the pages of them that were read last stay in memory up to `transcript_cache_bytes`.
@@ -20,6 +23,8 @@ class Limits:
     max_transcript_projection_items: int = 256
     max_event_batch_items: int = 256
     max_page_bytes: int = 8 * 2**20
+    max_replay_items: int = 1_024
+    max_replay_bytes: int = 2**20
     max_pending_events: int = 256
     max_open_text: int = 8 * 2**20
     max_bundles: int = 1_000
@@ -38,8 +43,13 @@ class Limits:
 
     @property
     def event_page(self) -> PageSize:
-        """The largest page of events that is read at once."""
+        """The largest page of events that a client may ask for."""
         return PageSize(self.max_event_batch_items, self.max_page_bytes)
+
+    @property
+    def replay_page(self) -> PageSize:
+        """What an observer that catches up is given at once."""
+        return PageSize(self.max_replay_items, self.max_replay_bytes)
 
     def view(self) -> RuntimeLimits:
         """The limits that clients are told."""

@@ -18,6 +18,7 @@ from runtimed.core.labels import selects
 from runtimed.core.lane import STORE_RETRY_S, Lane
 from runtimed.core.limits import Limits
 from runtimed.core.pages import Pages
+from runtimed.core.paging import PageSize
 from runtimed.core.pipeline import Listener, Pipeline
 from runtimed.core.ports import Answer, Clock, Dispatch, ExecutionBackend, Spawn, Store
 from runtimed.core.remarks import Remarks
@@ -469,21 +470,25 @@ class Runtime:
         return self._catalog.floor
 
     async def events(self, ref: WorkerRef, after: int, limit: int | None = None) -> Sequence[EncodedEvent]:
-        """The first page of the Worker's published events behind a sequence, oldest first.
+        """The first page of the Worker's published events behind a sequence, oldest first; as large as for a replay
+        where no limit is given.
 
         Raises CursorExpired where they are not all retained, LimitTooLarge.
         """
         lane = self._lane(ref)
-        page = self.limits.event_page.at_most(limit)
+        page = self._events_page(limit)
         async with retained(lane, after):
             upto = lane.worker.last_sequence
             return await self._store.read_events(ref.worker_id, after, upto, page) if after < upto else ()
 
     async def all_events(self, after: int, limit: int | None = None) -> Sequence[EncodedEvent]:
         """The same of all Workers together."""
-        page = self.limits.event_page.at_most(limit)
+        page = self._events_page(limit)
         async with retained(self._catalog, after):
             return await self._store.read_all_events(after, self.head, page) if after < self.head else ()
+
+    def _events_page(self, limit: int | None) -> PageSize:
+        return self.limits.replay_page if limit is None else self.limits.event_page.at_most(limit)
 
     @property
     def _attached(self) -> ExecutionBackend:

@@ -92,7 +92,7 @@ class Feed:
         LimitTooLarge, CursorExpired, StoreError."""
         scope = self.check(ref, cursor)
         after, newest = scope.floor if cursor is None else cursor.sequence, scope.newest
-        events = await scope.page(after, limit)
+        events = await scope.page(after, self.runtime.limits.max_event_batch_items if limit is None else limit)
         upto = events[-1].sequence if events else max(after, newest)
         return Page([event for event in events if selection.takes(self.runtime, event)], upto, upto < newest)
 

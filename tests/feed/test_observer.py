@@ -95,7 +95,7 @@ class Crowd:
 )
 async def test_observers_that_join_stop_resume_and_leave_see_every_event_once_and_in_order(seed, ring_bytes, steps):
     backend = Talker()
-    limits = Limits(max_event_batch_items=7)
+    limits = Limits(max_replay_items=7)
     async with Runtime(MemoryStore(), backend, limits=limits) as runtime, AsyncExitStack() as stack:
         feed = Feed(runtime, ring_bytes=ring_bytes)
         crowd = Crowd(runtime, feed, backend, [await worker_of(runtime) for _ in range(2)], seed)
