@@ -30,7 +30,7 @@ test: $(STAMP)
 	$(BIN)/python -m pytest
 
 faults: $(STAMP)
-	$(BIN)/python -m pytest tests/faults --faults=long
+	$(BIN)/python -m pytest tests/faults tests/properties --faults=long
 
 lint: $(STAMP)
 	$(BIN)/ruff check .

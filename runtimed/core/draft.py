@@ -94,8 +94,6 @@ class Draft:
     def change(self) -> Change | None:
         """What was decided, or None where nothing was."""
         before, trim = self.worker, self._trim
-        if self.deleted:
-            return Change(deleted=before.worker_id)
         self.worker = Worker(
             before.worker_id,
             before.request,
@@ -108,6 +106,9 @@ class Draft:
             trim.span.upto if trim else before.floor,
             before.retained + len(self._events) - (trim.span.count if trim else 0),
         )
+        if self.deleted:
+            told = self._runtime_events
+            return Change(None, self._entries, self._events, runtime_events=told, deleted=before.worker_id)
         if not (self._events or trim) and (self.status, self.execution) == (before.status, before.execution):
             return None
         return Change(self.worker, self._entries, self._events, runtime_events=self._runtime_events, trim=trim)

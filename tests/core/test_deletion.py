@@ -1,12 +1,14 @@
 """Deleting a Worker: all of it goes, and nothing of it comes back."""
 
 import asyncio
+import json
 
+import attrs
 import pytest
 
 from runtimed.core import Runtime
 from runtimed.errors import StoreFull, WorkerNotFound, WorkerRunning
-from runtimed.model.event import RunEnd, TextDone
+from runtimed.model.event import RunEnd, TextDelta, TextDone
 from runtimed.model.interaction import WorkerInput
 from runtimed.store.memory import MemoryStore
 from runtimed.store.sqlite import SqliteStore
@@ -18,6 +20,18 @@ HELLO = WorkerInput("user", "hello")
 def make_store(request, tmp_path):
     memory = MemoryStore()
     return (lambda: memory) if request.param == "memory" else lambda: SqliteStore(tmp_path / "store")
+
+
+@attrs.define(eq=False)
+class Published:
+    """A Listener that keeps everything."""
+
+    events: list = attrs.field(factory=list)
+
+    def publish(self, worker_id, events):
+        self.events += events
+
+    def forget(self, worker_id): ...
 
 
 async def until(condition):
@@ -76,6 +90,42 @@ async def test_deleting_at_the_same_time_deletes_once(make_store, puppet):
         assert puppet.told.count(f"delete {ref.worker_id}") == 1
         with pytest.raises(WorkerNotFound):
             await runtime.delete_worker(ref)
+
+
+class Slow(MemoryStore):
+    """A real store that says that a commit is done when a test lets it."""
+
+    def __init__(self):
+        super().__init__()
+        self.may = asyncio.Event()
+        self.may.set()
+
+    def commit(self, change):
+        return asyncio.ensure_future(self._told(super().commit(change)))
+
+    async def _told(self, committed):
+        await self.may.wait()
+        return await committed
+
+
+async def test_what_is_decided_together_with_a_deletion_happens_before_it(puppet):
+    async with Runtime(Slow(), puppet) as runtime:
+        ref = (await runtime.create_worker()).worker_ref
+        listener = Published()
+        runtime.subscribe(listener)
+        runtime._store.may.clear()
+        await puppet.say(ref.worker_id, TextDelta("on its way"))
+        stopping = asyncio.ensure_future(runtime.stop_worker(ref))
+        await until(lambda: "stop" in puppet.told)
+        deleting = asyncio.ensure_future(runtime.delete_worker(ref))
+        for _ in range(5):
+            await asyncio.sleep(0)
+        runtime._store.may.set()
+        assert (await stopping).status == "stopped"
+        await deleting
+        assert runtime.workers() == ()
+        assert [json.loads(event.payload)["event"] for event in listener.events][-1] == "shutdown"
+        assert [event.kind for event in await runtime.runtime_events()][-1] == "worker_stopped"
 
 
 async def test_listeners_are_told_that_a_worker_is_gone(runtime, puppet, published):

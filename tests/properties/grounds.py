@@ -1,0 +1,177 @@
+"""What a Runtime stands on in these tests: stores that can be crashed, held back and full, a backend, a clock."""
+
+import asyncio
+import copy
+import shutil
+import tempfile
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any
+
+import attrs
+
+from runtimed.core import Answer, Dispatch, EventSink, Spawn, Store
+from runtimed.core.change import Change, EncodedEvent
+from runtimed.errors import StoreFull
+from runtimed.model.identity import WorkerId
+from runtimed.store.memory import MemoryStore
+from runtimed.store.sqlite import SqliteStore
+
+
+class MemoryGround:
+    """A store in memory; what it looks like after a crash is a copy of it."""
+
+    def __init__(self) -> None:
+        self._store = MemoryStore()
+
+    def store(self) -> Store:
+        return self._store
+
+    def crash(self) -> None:
+        """From now on `store` is as it is at this moment, whatever is still done to the present one."""
+        loop = asyncio.get_running_loop()
+        self._store = copy.deepcopy(self._store, {id(loop): loop})
+
+    def remove(self) -> None: ...
+
+
+class FolderGround:
+    """A store in a folder; what it looks like after a crash is a copy of the files, the log after the database."""
+
+    def __init__(self) -> None:
+        self._folder = tempfile.TemporaryDirectory()
+        self._path = Path(self._folder.name, "0")
+        self._crashes = 0
+
+    def store(self) -> Store:
+        return SqliteStore(self._path)
+
+    def crash(self) -> None:
+        """As MemoryGround.crash. The log only grows in so short a life, so a copy of it holds all that was told."""
+        self._crashes += 1
+        path = Path(self._folder.name, str(self._crashes))
+        path.mkdir(mode=0o700)
+        for file in sorted(self._path.iterdir()):
+            if file.is_file() and not file.name.endswith("-shm"):
+                shutil.copy2(file, path)
+        self._path = path
+
+    def remove(self) -> None:
+        self._folder.cleanup()
+
+
+class Valve:
+    """A Store in front of another: Changes wait while it is shut and are refused while it is full.
+
+    `stored` is called with events as soon as the store has promised them, before anybody else hears of it.
+    """
+
+    def __init__(self, store: Store, stored: Callable[[Sequence[EncodedEvent]], None]) -> None:
+        self.shut = False
+        self.full = False
+        self._store = store
+        self._stored = stored
+        self._waiting: list[tuple[Change, asyncio.Future[Sequence[EncodedEvent]]]] = []
+        self._newest: asyncio.Future[Sequence[EncodedEvent]] | None = None
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._store, name)
+
+    def commit(self, change: Change) -> asyncio.Future[Sequence[EncodedEvent]]:
+        future = asyncio.get_running_loop().create_future()
+        self._waiting.append((change, future))
+        if not self.shut:
+            self.release()
+        return future
+
+    def release(self, count: int | None = None) -> None:
+        """Let the oldest Changes through, or all."""
+        passed, self._waiting = self._waiting[:count], [] if count is None else self._waiting[count:]
+        for change, future in passed:
+            self._finish(self._newest, self._refused() if self.full else self._store.commit(change), future)
+            self._newest = future
+
+    def _refused(self) -> asyncio.Future[Sequence[EncodedEvent]]:
+        refused = asyncio.get_running_loop().create_future()
+        refused.set_exception(StoreFull("there is no room"))
+        return refused
+
+    def _finish(self, before: Any, outcome: Any, future: Any) -> None:
+        """Finish the future as its outcome is, once the one before it is finished."""
+        for awaited in (before, outcome):
+            if awaited is not None and not awaited.done():
+                awaited.add_done_callback(lambda _: self._finish(before, outcome, future))
+                return
+        if outcome.exception() is not None:
+            future.set_exception(outcome.exception())
+        else:
+            self._stored(outcome.result())
+            future.set_result(outcome.result())
+
+    async def purge(self, worker_id: WorkerId) -> bool:
+        if self.full:
+            raise StoreFull("there is no room")
+        return await self._store.purge(worker_id)
+
+    async def close(self) -> None:
+        self.release()
+        await self._store.close()
+
+
+@attrs.define(eq=False)
+class Puppet:
+    """An ExecutionBackend that answers as it is told, and not before it `may`; it remembers every input by its id."""
+
+    spawned: Answer = Answer("accepted")
+    answers: dict[str, Answer] = attrs.field(factory=dict)
+    sinks: dict[WorkerId, EventSink] = attrs.field(factory=dict)
+    accepted: dict[str, str] = attrs.field(factory=dict)
+    refused: set[str] = attrs.field(factory=set)
+    started: list[str] = attrs.field(factory=list)
+    withdrawn: list[str] = attrs.field(factory=list)
+    may: asyncio.Event = attrs.field(factory=asyncio.Event)
+    on_start: Callable[[WorkerId, str], None] = lambda _worker, _content: None
+
+    async def spawn(self, spawn: Spawn, sink: EventSink) -> Answer:
+        answer = self.spawned
+        await self.may.wait()
+        if answer.outcome == "accepted":
+            self.sinks[spawn.worker_id] = sink
+        return answer
+
+    async def dispatch(self, dispatch: Dispatch) -> Answer:
+        await self.may.wait()
+        answer = self.answers[dispatch.input.content]
+        if answer.outcome == "accepted":
+            self.accepted[dispatch.input_id] = dispatch.input.content
+        else:
+            self.refused.add(dispatch.input.content)
+        return answer
+
+    def start(self, worker_id: WorkerId, input_id: str) -> None:
+        self.started.append(input_id)
+        self.on_start(worker_id, self.accepted[input_id])
+
+    def withdraw(self, worker_id: WorkerId, input_id: str) -> None:
+        self.withdrawn.append(input_id)
+
+    async def stop(self, worker_id: WorkerId, reason: str | None) -> Answer:
+        await self.may.wait()
+        return Answer("accepted")
+
+    async def cancel(self, worker_id: WorkerId, reason: str | None) -> Answer:
+        return Answer("accepted")
+
+    async def delete(self, worker_id: WorkerId) -> None: ...
+
+    async def close(self) -> None: ...
+
+
+@attrs.define
+class Watch:
+    """A Clock that goes on when a test says so."""
+
+    now_ms: int = 1_000_000_000
+
+    def unix_ms(self) -> int:
+        return self.now_ms

@@ -1,0 +1,173 @@
+"""The model: lists of what was said, and what they must add up to. It knows nothing of how a Runtime does it."""
+
+import functools
+import re
+from collections.abc import Iterable, Iterator, Sequence
+
+import attrs
+
+from runtimed.core.activity import SYSTEM_INPUT, Activity
+from runtimed.core.change import EncodedEvent
+from runtimed.model.event import (
+    Alert,
+    ErrorRaised,
+    InFlightBlock,
+    Payload,
+    RunEnd,
+    Shutdown,
+    StatusChanged,
+    SystemItem,
+    TextDelta,
+    TextDone,
+    ThinkingBlock,
+    ThinkingDelta,
+    ThinkingDone,
+    ThinkingStart,
+    ToolCallArgsDelta,
+    ToolCallDone,
+    ToolCallStart,
+    ToolResult,
+    Usage,
+    UserMessage,
+)
+from runtimed.model.identity import WorkerId
+from runtimed.model.interaction import InteractionAck
+from runtimed.wire.converter import restore_payload
+
+SAYINGS = {
+    "text": lambda n: TextDelta(f"~{n};"),
+    "text_done": lambda n: TextDone(f"#{n};"),
+    "thinking_start": lambda n: ThinkingStart(),
+    "thinking": lambda n: ThinkingDelta(f"~{n};"),
+    "thinking_done": lambda n: ThinkingDone(f"#{n};"),
+    "call": lambda n: ToolCallStart(f"call-{n % 2}", f"#{n};"),
+    "args": lambda n: ToolCallArgsDelta(f"call-{n % 2}", f"~{n};"),
+    "call_done": lambda n: ToolCallDone(f"call-{n % 2}", "tool", f"#{n};"),
+    "result": lambda n: ToolResult(f"call-{n % 2}", f"#{n};", is_error=False),
+    "status": lambda n: StatusChanged(("idle", "running", "paused")[n % 3]),
+    "usage": lambda n: Usage(n, None),
+    "alert": lambda n: Alert("warn", "engine", f"#{n};", 0),
+    "run_end": lambda n: RunEnd("finished"),
+    "run_paused": lambda n: RunEnd("paused"),
+    "error": lambda n: ErrorRaised("provider_error", f"#{n};"),
+}
+"""What a backend says, numbered: # marks what is whole, ~ what is a piece of something."""
+
+decoded = functools.lru_cache(maxsize=4096)(restore_payload)
+
+
+@attrs.define(eq=False)
+class Story:
+    """What is known of a Worker: `told` are all events that its store has promised, `said` what its backend said.
+
+    `unanswered` are inputs of which nobody knows whether they were taken; `may_end` and `may_go` say the same of a
+    stop and of a deletion. With `kept_end` a full disk has put a stop off. `cuts` counts the runs cut by a restart.
+    """
+
+    worker_id: WorkerId
+    labels: dict[str, str]
+    told: list[EncodedEvent]
+    status: str = "running"
+    connected: bool = False
+    deleted: bool = False
+    said: list[Payload] = attrs.field(factory=list)
+    acked: dict[str, InteractionAck] = attrs.field(factory=dict)
+    refused: set[str] = attrs.field(factory=set)
+    unanswered: set[str] = attrs.field(factory=set)
+    may_end: bool = False
+    may_go: bool = False
+    kept_end: bool = False
+    cuts: int = 0
+
+    @property
+    def payloads(self) -> list[Payload]:
+        return [decoded(event.payload) for event in self.told]
+
+    @property
+    def head(self) -> int:
+        return self.told[-1].sequence if self.told else 0
+
+    def said_and_told(self) -> list[Payload]:
+        """What the backend said, as the events have it."""
+        return [piece for payload in self.payloads if not of_runtime(payload) for piece in pieces(payload)]
+
+    def inputs(self) -> list[str]:
+        return [said for payload in self.payloads if (said := heard(payload)) is not None]
+
+    def transcript(self, upto: int | None = None) -> list[tuple[str, str, int]]:
+        """Role, content and sequence of the event of each entry."""
+        events = (event for event in self.told if upto is None or event.sequence <= upto)
+        return [(*said, e.sequence) for e in events if (said := entry(decoded(e.payload))) is not None]
+
+    def activity(self, upto: int | None = None) -> Activity:
+        """What the events add up to."""
+        found = Activity()
+        for event in self.told:
+            if upto is None or event.sequence <= upto:
+                found = found.after(decoded(event.payload))
+        return found
+
+    def expect_cut(self) -> None:
+        """The run that is going on will be closed, by an error of the Runtime's own."""
+        if self.status == "running":
+            self.cuts = self.cuts_told() + (self.busy or self.activity().status == "running")
+
+    def cuts_told(self) -> int:
+        return sum(isinstance(payload, ErrorRaised) and payload.code == "internal" for payload in self.payloads)
+
+    def is_open(self) -> bool:
+        """Whether something is still to come: the end of a run, or of a text, a thought or a call."""
+        activity = self.activity()
+        shown = activity.in_flight()
+        return activity.status == "running" or bool(shown and not all(_is_finished(b) for b in shown.blocks))
+
+    @property
+    def busy(self) -> bool:
+        """Whether the newest input has not been followed by the end of a run."""
+        turns = [p for p in self.payloads if heard(p) is not None or isinstance(p, RunEnd | ErrorRaised)]
+        return bool(turns) and heard(turns[-1]) is not None
+
+
+def _is_finished(block: InFlightBlock) -> bool:
+    return isinstance(block, ThinkingBlock) and block.finished
+
+
+def heard(payload: Payload) -> str | None:
+    """The input that an event tells of."""
+    if isinstance(payload, UserMessage):
+        return payload.segments[0].content
+    if isinstance(payload, SystemItem) and payload.item["kind"] == SYSTEM_INPUT:
+        return str(payload.item["content"])
+    return None
+
+
+def entry(payload: Payload) -> tuple[str, str] | None:
+    """The entry of the transcript that an event tells of."""
+    if isinstance(payload, TextDone):
+        return "assistant", payload.text
+    said = heard(payload)
+    return None if said is None else ("user" if isinstance(payload, UserMessage) else "system", said)
+
+
+def of_runtime(payload: Payload) -> bool:
+    """Whether the Runtime says this of its own accord, or for a client."""
+    match payload:
+        case UserMessage() | SystemItem() | Shutdown() | RunEnd("rolled_back"):
+            return True
+        case Alert(source="worker") | ErrorRaised(code="internal"):
+            return True
+        case TextDone(text) | ThinkingDone(text) | ToolCallDone(arguments=text) | ToolResult(summary=text):
+            return re.fullmatch(r"#\d+;", text) is None
+    return False
+
+
+def pieces(payload: Payload) -> Iterator[Payload]:
+    """What was said, where the Runtime may have joined it."""
+    if isinstance(payload, TextDelta):
+        yield from map(TextDelta, re.findall(r"~\d+;", payload.text))
+    else:
+        yield payload
+
+
+def behind(events: Iterable[EncodedEvent], sequence: int) -> Sequence[EncodedEvent]:
+    return [event for event in events if event.sequence > sequence]

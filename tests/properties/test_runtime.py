@@ -1,0 +1,128 @@
+"""Anything that can be asked of a Runtime, in any order, with restarts and crashes in between.
+
+The controls break a protection: the machine has to see it. Without them nobody would know that it can.
+"""
+
+from typing import Any
+
+import pytest
+from hypothesis import HealthCheck, Phase, settings
+from hypothesis.errors import Flaky
+from hypothesis.stateful import run_state_machine_as_test
+
+from runtimed.core import Runtime, lane, retention
+from runtimed.core import runtime as runtimes
+from runtimed.core.catalog import Catalog
+from runtimed.core.pipeline import Pipeline
+from runtimed.errors import StoreCorrupt
+from runtimed.feed.ring import Ring
+from runtimed.store.encoding import encode_events
+from tests.properties import checks
+from tests.properties.grounds import FolderGround, MemoryGround
+from tests.properties.machine import RuntimeMachine
+
+MACHINE = settings(deadline=None, suppress_health_check=list(HealthCheck), print_blob=True)
+CONTROL = settings(MACHINE, max_examples=1_000, phases=[Phase.generate], database=None, report_multiple_bugs=False)
+
+
+@pytest.fixture(autouse=True)
+def _impatient(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A full disk is tried again at once, and what is too old is looked for often."""
+    monkeypatch.setattr(lane, "STORE_RETRY_S", 0)
+    monkeypatch.setattr(runtimes, "STORE_RETRY_S", 0)
+    monkeypatch.setattr(retention, "MIN_PERIOD_S", 0.001)
+
+
+class InMemory(RuntimeMachine):
+    ground = MemoryGround
+
+
+class InFolder(RuntimeMachine):
+    ground = FolderGround
+
+
+def test_a_runtime_over_the_store_in_memory_keeps_its_promises(examples: Any) -> None:
+    run_state_machine_as_test(InMemory, settings=settings(MACHINE, max_examples=examples(150, 20_000)))
+
+
+def test_a_runtime_over_the_durable_store_keeps_its_promises(examples: Any) -> None:
+    run_state_machine_as_test(InFolder, settings=settings(MACHINE, max_examples=examples(30, 2_000)))
+
+
+def published_before_it_is_stored(patch: pytest.MonkeyPatch) -> None:
+    commit, publish = Pipeline.commit, Pipeline.publish
+
+    def hasty(self: Pipeline, change: Any) -> Any:
+        done = commit(self, change)
+        if change.worker and change.events:
+            publish(self, change.worker.worker_id, encode_events(change, {}))
+        return done
+
+    patch.setattr(Pipeline, "commit", hasty)
+    patch.setattr(Pipeline, "publish", lambda self, worker_id, events: None)
+
+
+def one_event_is_lost_at_the_seam_of_ring_and_store(patch: pytest.MonkeyPatch) -> None:
+    trim = Ring._trim
+
+    def careless(self: Ring) -> None:
+        trim(self)
+        if self._messages:
+            self._messages.pop(0)
+
+    patch.setattr(Ring, "_trim", careless)
+
+
+def an_input_is_stored_again_when_the_disk_has_room(patch: pytest.MonkeyPatch) -> None:
+    wait = lane.Lane._wait_for_room
+
+    def stubborn(self: Any, decided: Any, error: Any) -> None:
+        for proposal in decided:
+            proposal.delay(error)
+            proposal.keep = True
+        wait(self, decided, error)
+
+    patch.setattr(lane.Lane, "_wait_for_room", stubborn)
+
+
+def events_are_trimmed_though_no_floor_was_raised(patch: pytest.MonkeyPatch) -> None:
+    patch.setattr(Catalog, "raise_floor", lambda self, lane, sequence: None)
+
+
+def a_cut_run_is_left_open(patch: pytest.MonkeyPatch) -> None:
+    async def idle(self: Any, state: Any) -> None:
+        for worker in state.workers:
+            found = lane.Lane(self._pipeline, worker, state.activities.get(worker.worker_id, runtimes.Activity()))
+            self._catalog.add(found)
+            found.disconnect()
+
+    patch.setattr(Runtime, "_adopt", idle)
+
+
+BREAKS = {
+    published_before_it_is_stored: ["published before it was stored"],
+    one_event_is_lost_at_the_seam_of_ring_and_store: ["has not seen"],
+    an_input_is_stored_again_when_the_disk_has_room: ["an input was refused and stored", "an input is stored"],
+    events_are_trimmed_though_no_floor_was_raised: ["is missing"],
+    a_cut_run_is_left_open: ["this does not end"],
+}
+"""What is broken, and the complaints by which the machine may have found it."""
+
+
+@pytest.mark.parametrize(("broken", "complaints"), BREAKS.items(), ids=[broken.__name__ for broken in BREAKS])
+def test_it_is_seen_that(broken: Any, complaints: list[str], monkeypatch: pytest.MonkeyPatch) -> None:
+    found: list[str] = []
+
+    class Control(InMemory):
+        def do(self, work: Any) -> None:
+            try:
+                super().do(work)
+            except (AssertionError, StoreCorrupt) as error:
+                found.append(str(error))
+                raise
+
+    broken(monkeypatch)
+    monkeypatch.setattr(checks, "PATIENCE_S", 0.5)
+    with pytest.raises((AssertionError, StoreCorrupt, Flaky)):
+        run_state_machine_as_test(Control, settings=CONTROL)
+    assert any(complaint in found[0] for complaint in complaints)

@@ -1,0 +1,316 @@
+"""Both stores side by side: whatever Changes they are told, through restarts and crashes, each read answers alike."""
+
+import asyncio
+from typing import Any
+
+import attrs
+import pytest
+from hypothesis import HealthCheck, Phase, settings
+from hypothesis import strategies as st
+from hypothesis.stateful import RuleBasedStateMachine, initialize, rule, run_state_machine_as_test
+
+from runtimed.core.activity import Activity
+from runtimed.core.change import Change, Entry, Forgotten, Mark, Moment, Remark, Span
+from runtimed.core.paging import PageSize
+from runtimed.core.ports import Store
+from runtimed.errors import StoreCorrupt
+from runtimed.model.diagnostic import Diagnostic
+from runtimed.model.event import Payload, TextSegment, UserMessage
+from runtimed.model.identity import WorkerId, event_id
+from runtimed.model.runtime import RuntimeEvent
+from runtimed.store import schema, transaction
+from runtimed.wire.converter import encode_payload
+from tests.contracts.conftest import Teller
+from tests.properties.grounds import FolderGround, MemoryGround
+from tests.properties.model import SAYINGS
+
+WIDE = PageSize(100_000, 2**30)
+ANY = st.integers(0, 9)
+KINDS = st.lists(st.sampled_from(["input", *sorted(SAYINGS)]), min_size=1, max_size=5)
+
+
+@attrs.define
+class Kept:
+    """What was stored of a Worker: every event with how it left the Worker, and up to where it was trimmed."""
+
+    events: list[tuple[int, Payload, Moment]] = attrs.field(factory=list)
+    entries: list[Entry] = attrs.field(factory=list)
+    floor: int = 0
+
+    @property
+    def retained(self) -> list[int]:
+        return [sequence for sequence, _, _ in self.events if sequence > self.floor]
+
+    def moment(self, sequence: int) -> Moment:
+        before = [moment for at, _, moment in self.events if at <= sequence]
+        return before[-1] if before else Moment(0, Activity())
+
+
+class StoreMachine(RuleBasedStateMachine):
+    """Tells two stores the same, and keeps in lists what they must answer."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.runner = asyncio.Runner()
+        self.grounds = [MemoryGround(), FolderGround()]
+        self.stores: list[Store] = []
+        self.teller = Teller()
+        self.kept: dict[WorkerId, Kept] = {}
+        self.created: list[WorkerId] = []
+        self.unpurged: set[WorkerId] = set()
+        self.remarks: list[Remark] = []
+        self.marks: list[Mark] = []
+        self.runtime_events: list[RuntimeEvent] = []
+        self.numbers = {"remark": 0, "runtime_event": 0, "text": 0}
+
+    def number(self, kind: str) -> int:
+        self.numbers[kind] += 1
+        return self.numbers[kind]
+
+    @initialize()
+    def begin(self) -> None:
+        self.runner.run(self.open())
+        self.create()
+        self.create()
+
+    async def open(self) -> None:
+        self.stores = [ground.store() for ground in self.grounds]
+        for store in self.stores:
+            state = await store.open(None)
+            assert list(state.workers) == list(self.teller.workers.values())
+            assert state.activities == {
+                name: activity
+                for name, activity in self.teller.activities.items()
+                if not self.teller.workers[name].quiet
+            }
+            assert (state.head, state.worker_number) == (self.teller.sequence, len(self.created))
+            assert (state.remark_number, state.runtime_event_id) == (
+                self.numbers["remark"],
+                self.numbers["runtime_event"],
+            )
+            assert (list(state.remarks), list(state.marks)) == (self.remarks, self.marks)
+            assert set(state.deleted) == self.unpurged
+
+    def commit(self, change: Change) -> None:
+        async def both() -> None:
+            events = [(e.sequence, e.worker_id, encode_payload(e.payload)) for e in change.events]
+            for store in self.stores:
+                told = await store.commit(change)
+                assert [(event.sequence, event.worker_id, event.payload) for event in told] == events
+
+        self.runner.run(both())
+
+    def worker(self, who: int) -> WorkerId | None:
+        names = list(self.teller.workers)
+        return names[who % len(names)] if names else None
+
+    # Changes
+
+    @rule()
+    def create(self) -> None:
+        if len(self.created) < 5:
+            numbering = dict(self.teller.workers)
+            change = self._created(numbering)
+            self.commit(change)
+
+    def _created(self, before: dict[WorkerId, Any]) -> Change:
+        """The Teller numbers by those that are there; a deleted one's number must not come again."""
+        missing = {name: None for name in self.created if name not in before}
+        self.teller.workers.update(missing)
+        change = self.teller.create()
+        for name in missing:
+            del self.teller.workers[name]
+        self.created.append(change.worker.worker_id)
+        self.kept[change.worker.worker_id] = Kept()
+        return change
+
+    @rule(who=ANY, kinds=KINDS)
+    def tell(self, who: int, kinds: list[str]) -> None:
+        name = self.worker(who)
+        if name is None:
+            return
+        kept = self.kept[name]
+        payloads = [self._payload(kind) for kind in kinds]
+        changes = [self.teller.tell(name, payload) for payload in payloads]
+        activity = kept.events[-1][2].activity if kept.events else Activity()
+        for change in changes:
+            [event] = change.events
+            activity = activity.after(event.payload)
+            kept.entries += change.entries
+            kept.events.append((event.sequence, event.payload, Moment(len(kept.entries), activity)))
+        events = [event for change in changes for event in change.events]
+        entries = [entry for change in changes for entry in change.entries]
+        self.commit(Change(worker=changes[-1].worker, events=events, entries=entries))
+
+    def _payload(self, kind: str) -> Payload:
+        number = self.number("text")
+        return UserMessage((TextSegment(f"{number}"),)) if kind == "input" else SAYINGS[kind](number)
+
+    @rule(who=ANY, count=st.integers(1, 8))
+    def trim(self, who: int, count: int) -> None:
+        name = self.worker(who)
+        retained = self.kept[name].retained[:count] if name else []
+        if name and retained:
+            kept = self.kept[name]
+            self.commit(self.teller.trim(name, Span(name, retained[-1], len(retained)), kept.moment(retained[-1])))
+            kept.floor = retained[-1]
+
+    @rule(who=ANY)
+    def delete(self, who: int) -> None:
+        name = self.worker(who)
+        if name is not None:
+            self.commit(self.teller.delete(name))
+            self.unpurged.add(name)
+            self.remarks = [remark for remark in self.remarks if remark.diagnostic.worker_id != name]
+
+    @rule(who=ANY)
+    def purge(self, who: int) -> None:
+        name = self.created[who % len(self.created)]
+
+        async def both() -> None:
+            for store in self.stores:
+                while not await store.purge(name):
+                    pass
+
+        self.runner.run(both())
+        self.unpurged.discard(name)
+
+    @rule(who=st.none() | ANY)
+    def remark(self, who: int | None) -> None:
+        about = None if who is None else self.worker(who)
+        self.remarks.append(Remark(self.number("remark"), Diagnostic("code", "info", "message", about)))
+        self.commit(Change(remarks=self.remarks[-1:]))
+
+    @rule(who=ANY)
+    def happen(self, who: int) -> None:
+        place = event_id(who) if who % 2 else None
+        event = RuntimeEvent(self.number("runtime_event"), "worker_created", who, self.worker(who), place)
+        self.runtime_events.append(event)
+        self.commit(Change(runtime_events=(event,)))
+
+    @rule(unix_ms=ANY)
+    def mark(self, unix_ms: int) -> None:
+        mark = Mark(self.teller.sequence, unix_ms)
+        self.marks = [*(old for old in self.marks if old.sequence != mark.sequence), mark]
+        self.commit(Change(mark=mark))
+
+    @rule(remarks=ANY, runtime_events=ANY, which=ANY)
+    def forget(self, remarks: int, runtime_events: int, which: int) -> None:
+        marks = self.marks[which % len(self.marks)].sequence if self.marks else 0
+        self.remarks = [remark for remark in self.remarks if remark.number > remarks]
+        self.runtime_events = [event for event in self.runtime_events if event.id > runtime_events]
+        self.marks = [mark for mark in self.marks if mark.sequence > marks]
+        self.commit(Change(forgotten=Forgotten(remarks, runtime_events, marks)))
+
+    @rule(crash=st.booleans())
+    def reopen(self, crash: bool) -> None:
+        self.runner.run(self._reopen(crash))
+
+    async def _reopen(self, crash: bool) -> None:
+        for ground, store in zip(self.grounds, self.stores, strict=True):
+            if crash:
+                ground.crash()
+            await store.close()
+        await self.open()
+
+    # Reads
+
+    @rule(after=st.integers(0, 60), span=st.integers(0, 20), items=st.sampled_from([1, 3, 1_000]))
+    def read(self, after: int, span: int, items: int) -> None:
+        after = after % (self.teller.sequence + 1)
+        self.runner.run(self._read(after, after + span, PageSize(items, 2**30)))
+
+    async def _read(self, after: int, upto: int, page: PageSize) -> None:
+        for store in self.stores:
+            for name in self.created:
+                kept = self.kept[name] if name in self.teller.workers else Kept()
+                assert list(await store.read_entries(name, after, page)) == self._entries(kept, after)[: page.items]
+                newest = [entry for entry in kept.entries if entry.sequence <= after][-page.items :]
+                assert list(await store.newest_entries(name, after, page)) == newest
+                await self._read_events(store, name, kept, after, upto, page)
+                await self._read_oldest(store, name, kept.retained, upto, page.items)
+            await self._read_all(store, after, upto, page)
+            found = await store.read_runtime_events(after, page)
+            assert list(found) == [event for event in self.runtime_events if event.id > after][: page.items]
+            held = [self.kept[name] for name in {*self.teller.workers, *self.unpurged}]
+            sizes = [len(encode_payload(p)) for kept in held for at, p, _ in kept.events if at > kept.floor]
+            assert store.event_bytes == sum(sizes)
+
+    def _entries(self, kept: Kept, after: int) -> list[Entry]:
+        return [entry for entry in kept.entries if entry.sequence > after]
+
+    async def _read_events(
+        self, store: Store, name: WorkerId, kept: Kept, after: int, upto: int, page: PageSize
+    ) -> None:
+        if after < kept.floor:
+            if upto > kept.floor:
+                await corrupt(store.read_events(name, after, upto, page))
+            await corrupt(store.moment(name, after))
+            return
+        found = await store.read_events(name, after, upto, page)
+        expected = [(at, encode_payload(p)) for at, p, _ in kept.events if after < at <= upto][: page.items]
+        assert [(event.sequence, event.payload) for event in found] == expected
+        assert {event.worker_id for event in found} <= {name}
+        assert await store.moment(name, after) == kept.moment(after)
+
+    async def _read_oldest(self, store: Store, name: WorkerId, retained: list[int], upto: int, count: int) -> None:
+        oldest = [sequence for sequence in retained if sequence <= upto][:count]
+        expected = [Span(name, oldest[-1], len(oldest))] if oldest else []
+        assert list(await store.oldest_events(name, upto, count)) == expected
+
+    async def _read_all(self, store: Store, after: int, upto: int, page: PageSize) -> None:
+        present = {name: self.kept[name] for name in self.teller.workers}
+        retained = sorted((at, name) for name, kept in present.items() for at in kept.retained)
+        oldest = [place for place in retained if place[0] <= upto][: page.items]
+        spans = [[at for at, name in oldest if name == wanted] for wanted in present]
+        expected = {(ats[-1], len(ats)) for ats in spans if ats}
+        assert {(s.upto, s.count) for s in await store.oldest_events(None, upto, page.items)} == expected
+        if any(after < kept.floor for kept in present.values()):
+            await corrupt(store.read_all_events(after, upto, page))
+        else:
+            found = await store.read_all_events(after, upto, page)
+            between = [place for place in retained if after < place[0] <= upto]
+            assert [(event.sequence, event.worker_id) for event in found] == between[: page.items]
+
+    def teardown(self) -> None:
+        try:
+            self.runner.run(self._reopen(crash=True))
+            self.runner.run(self._read(0, self.teller.sequence, WIDE))
+        finally:
+            for store in self.stores:
+                self.runner.run(store.close())
+            self.runner.close()
+            for ground in self.grounds:
+                ground.remove()
+
+
+async def corrupt(read: Any) -> None:
+    """A read where something was trimmed says that it is missing."""
+    try:
+        await read
+    except StoreCorrupt:
+        return
+    raise AssertionError("a gap was not told of")
+
+
+MACHINE = settings(deadline=None, suppress_health_check=list(HealthCheck), print_blob=True, stateful_step_count=40)
+
+
+def test_both_stores_answer_as_the_model_does(examples: Any) -> None:
+    run_state_machine_as_test(StoreMachine, settings=settings(MACHINE, max_examples=examples(40, 3_000)))
+
+
+@pytest.mark.parametrize(
+    ("table", "key", "statement"),
+    [
+        (transaction._FORGET, "marks", "DELETE FROM mark WHERE sequence < ?"),
+        (schema.WRITES, "floor", "INSERT OR IGNORE INTO floor VALUES (?, ?, ?, ?, ?, ?)"),
+    ],
+)
+def test_it_is_seen_that_a_statement_is_wrong(
+    monkeypatch: pytest.MonkeyPatch, table: dict[str, str], key: str, statement: str
+) -> None:
+    monkeypatch.setitem(table, key, statement)
+    control = settings(MACHINE, max_examples=500, phases=[Phase.generate], database=None, report_multiple_bugs=False)
+    with pytest.raises((AssertionError, StoreCorrupt)):
+        run_state_machine_as_test(StoreMachine, settings=control)

@@ -1,0 +1,495 @@
+"""A Runtime through all its lives, its clients and observers, and what the model makes of what they were told."""
+
+import asyncio
+import logging
+from collections import defaultdict
+from collections.abc import Callable, Coroutine, Mapping, Sequence
+from typing import Any
+
+import attrs
+
+from runtimed.core import Answer, Runtime
+from runtimed.core.change import EncodedEvent
+from runtimed.core.limits import Limits
+from runtimed.core.paging import PageSize
+from runtimed.errors import (
+    ConfigBundleDigestMismatch,
+    ConfigBundleMissing,
+    InvalidRequest,
+    RuntimeStopped,
+    StoreFull,
+    WorkerExecutionRejected,
+    WorkerExecutionUnavailable,
+    WorkerNotFound,
+    WorkerRunning,
+)
+from runtimed.feed import Feed
+from runtimed.model.bundle import BundleMetadata, BundleProfile, ConfigBundle, Provenance
+from runtimed.model.digest import bundle_digest
+from runtimed.model.identity import WorkerId, WorkerRef, event_id, worker_number
+from runtimed.model.interaction import WorkerInput
+from runtimed.model.worker import BuiltinProfile, BundleReference, CreateWorkerRequest
+from tests.properties.grounds import FolderGround, MemoryGround, Puppet, Valve, Watch
+from tests.properties.model import SAYINGS, Story, behind
+from tests.properties.watcher import Watcher
+
+PATIENCE_S = 10
+"""How long something may take that is bound to happen."""
+
+WIDE = PageSize(100_000, 2**30)
+ENDED = {"stop": "stopped", "cancel": "cancelled"}
+UNKNOWN = "some other"
+PROFILE = BuiltinProfile("builtin:coder")
+
+
+@attrs.define(eq=False)
+class Request:
+    """Something that was asked for: how things stood `before`, and whether they were `calm`, nothing going on."""
+
+    kind: str
+    task: asyncio.Task[Any]
+    calm: bool
+    head: int
+    story: Story | None = None
+    about: Any = None
+    before: str = ""
+
+
+@attrs.define(eq=False)
+class Life:
+    """What begins with a start and is over with a close or a crash. `first` is the first event that was published."""
+
+    valve: Valve
+    puppet: Puppet
+    runtime: Runtime
+    feed: Feed
+    first: int
+    published: list[EncodedEvent] = attrs.field(factory=list)
+    closing: bool = False
+    over: bool = False
+
+
+class Complaints(logging.Handler):
+    """Everything that the Runtime has logged as an error: none is expected."""
+
+    def __init__(self) -> None:
+        super().__init__(logging.ERROR)
+        self.found: list[str] = []
+
+    def emit(self, record: logging.LogRecord) -> None:
+        self.found.append(self.format(record))
+
+
+class World:
+    """Asks, observes and restarts. `stories` are all Workers that there ever were, `events` all that was stored.
+
+    `gapless` is whether nothing has happened yet that numbers may be lost by.
+    """
+
+    def __init__(
+        self, ground: MemoryGround | FolderGround, limits: Limits, ring_bytes: int, make: Callable[..., Runtime]
+    ) -> None:
+        self.ground = ground
+        self.limits = limits
+        self.stories: list[Story] = []
+        self.watchers: list[Watcher] = []
+        self.requests: list[Request] = []
+        self.events: list[EncodedEvent] = []
+        self.told: dict[WorkerId, list[EncodedEvent]] = defaultdict(list)
+        self.bundles: dict[str, set[str]] = {}
+        self.faults: list[str] = []
+        self.clock = Watch()
+        self.disturbed = False
+        self.gapless = True
+        self._ring_bytes = ring_bytes
+        self._make = make
+        self._life: Life | None = None
+        self._lost_creations = 0
+        self._newest_number = 0
+        self._counted = 0
+        self._complaints = Complaints()
+        logging.getLogger("runtimed").addHandler(self._complaints)
+
+    @property
+    def life(self) -> Life:
+        assert self._life is not None
+        return self._life
+
+    @property
+    def runtime(self) -> Runtime:
+        return self.life.runtime
+
+    @property
+    def present(self) -> list[Story]:
+        return [story for story in self.stories if not story.deleted]
+
+    @property
+    def calm(self) -> bool:
+        """Whether nothing can come between a request and its answer."""
+        valve, puppet = self.life.valve, self.life.puppet
+        return puppet.may.is_set() and not (valve.shut or valve.full or self.requests or self.disturbed)
+
+    def ref(self, story: Story) -> WorkerRef:
+        return self.runtime.ref(story.worker_id)
+
+    def count(self) -> int:
+        self._counted += 1
+        return self._counted
+
+    # What is asked
+
+    def _ask(
+        self, kind: str, work: Coroutine[Any, Any, Any], story: Story | None = None, about: Any = None
+    ) -> Request:
+        calm, before = self.calm, story.status if story else ""
+        self.interfere()
+        task = asyncio.get_running_loop().create_task(work)
+        self.requests.append(Request(kind, task, calm, self.runtime.head, story, about, before))
+        return self.requests[-1]
+
+    def create(self, labels: dict[str, str], revision: int | None, outcome: Any) -> Request:
+        """Ask for a Worker, of the bundle with this revision if there is one."""
+        self.life.puppet.spawned = Answer(outcome, "as the test says")
+        asked = CreateWorkerRequest(labels=labels)
+        if revision is not None:
+            metadata = bundle_of(f"bundle-{revision % 2}", revision).metadata
+            bundle = BundleReference(metadata.id, metadata.digest)
+            asked = CreateWorkerRequest(labels=labels, profile=PROFILE, config_bundle=bundle)
+        return self._ask("create", self.runtime.create_worker(asked), about=asked)
+
+    def put_bundle(self, revision: int) -> Request:
+        made = bundle_of(f"bundle-{revision % 2}", revision)
+        self.bundles.setdefault(made.metadata.id, set()).add(made.metadata.digest)
+        return self._ask("bundle", self.runtime.put_bundle(made), about=made)
+
+    def send(self, story: Story, kind: Any, outcome: Any) -> Request:
+        content = f"input {self.count()}"
+        self.life.puppet.answers[content] = Answer(outcome, "as the test says")
+        work = self.runtime.send_input(self.ref(story), WorkerInput(kind, content))
+        return self._ask("input", work, story, content)
+
+    def end(self, story: Story, operation: str) -> Request:
+        ref, runtime = self.ref(story), self.runtime
+        asks = {"stop": runtime.stop_worker, "cancel": runtime.cancel_worker, "delete": runtime.delete_worker}
+        return self._ask(operation, asks[operation](ref), story)
+
+    def say(self, story: Story, kinds: Sequence[str]) -> Request | None:
+        sink = self.life.puppet.sinks.get(story.worker_id)
+        if sink is None:
+            return None
+        payloads = [SAYINGS[kind](self.count()) for kind in kinds]
+
+        async def emit() -> None:
+            story.said += payloads
+            await sink.emit(*payloads)
+
+        return self._ask("say", emit(), story)
+
+    def interfere(self) -> None:
+        """Whatever was asked before may be answered otherwise now."""
+        for request in self.requests:
+            request.calm = False
+
+    async def wait(self, request: Request) -> None:
+        """Wait for the answer, where one can come."""
+        if self.life.puppet.may.is_set() and not self.life.valve.shut:
+            await asyncio.wait([request.task], timeout=PATIENCE_S)
+            assert request.task.done(), f"no answer to {request}"
+
+    async def hang_up(self, request: Request) -> None:
+        """The client does not wait for the answer any more."""
+        request.task.cancel()
+        await asyncio.wait([request.task])
+
+    async def disk(self, what: str) -> None:
+        """The disk becomes slow, fast, full or empty."""
+        self.interfere()
+        valve = self.life.valve
+        valve.shut = valve.shut if what in {"full", "empty"} else what == "slow"
+        valve.full = valve.full if what in {"slow", "fast"} else what == "full"
+        self.disturbed |= valve.full
+        self.gapless &= not valve.full
+        if not valve.shut:
+            valve.release()
+
+    async def pass_time(self, turns: int, writes: int, seconds: int) -> None:
+        """Let the loop turn, a slow disk do a little, and the clock go on."""
+        self.clock.now_ms += 1_000 * seconds
+        self.life.valve.release(writes)
+        for _ in range(turns):
+            await asyncio.sleep(0)
+
+    # What is answered
+
+    def collect(self) -> None:
+        """Take note of the answers that have come."""
+        for request in tuple(self.requests):
+            if request.task.done():
+                self.requests.remove(request)
+                if request.task.cancelled():
+                    self._doubt(request)
+                elif self.life.closing and isinstance(request.task.exception(), RuntimeStopped):
+                    self._turned_away(request)
+                else:
+                    getattr(self, f"_{request.kind}_answered")(request, request.task.exception())
+
+    def _turned_away(self, request: Request) -> None:
+        """The Runtime was closing. What it refused it has not done, though a Worker may have been created."""
+        if request.kind == "input":
+            request.story.refused.add(request.about)
+        else:
+            self._doubt(request)
+
+    def _doubt(self, request: Request) -> None:
+        """Nobody knows what becomes of it."""
+        self.disturbed = True
+        if request.kind == "create":
+            self._lost_creations += 1
+        elif request.kind == "bundle":
+            self.bundles[request.about.metadata.id].add(UNKNOWN)
+        elif request.kind == "input":
+            request.story.unanswered.add(request.about)
+        elif request.kind in ENDED:
+            request.story.may_end = True
+        elif request.kind == "delete":
+            request.story.may_go = True
+
+    def _say_answered(self, request: Request, error: BaseException | None) -> None:
+        assert error is None, error
+
+    def _bundle_answered(self, request: Request, error: BaseException | None) -> None:
+        assert error is None or (isinstance(error, StoreFull) and not request.calm), error
+        metadata = request.about.metadata
+        self.bundles[metadata.id] = {metadata.digest} if request.calm else self.bundles[metadata.id] | {UNKNOWN}
+
+    def _create_answered(self, request: Request, error: BaseException | None) -> None:
+        if isinstance(error, ConfigBundleMissing | ConfigBundleDigestMismatch):
+            wanted = request.about.config_bundle
+            assert not request.calm or self.bundles.get(wanted.id) != {wanted.digest}
+        elif error is not None:
+            assert isinstance(error, StoreFull), error
+            assert not request.calm
+        else:
+            detail = request.task.result()
+            wanted = request.about.config_bundle
+            assert wanted is None or wanted.digest in self.bundles[wanted.id]
+            assert detail.labels == request.about.labels
+            self._born(detail.worker_id, detail.labels)
+
+    def _born(self, worker_id: WorkerId, labels: dict[str, str]) -> None:
+        number = worker_number(worker_id)
+        assert number is not None
+        assert worker_id not in {story.worker_id for story in self.stories}, "a number was given out twice"
+        assert number > self._newest_number, "a number of an earlier life was given out again"
+        connected = self._life is not None and worker_id in self._life.puppet.sinks
+        self.stories.append(Story(worker_id, labels, self.told[worker_id], connected=connected))
+
+    def _input_answered(self, request: Request, error: BaseException | None) -> None:
+        story, content = request.story, request.about
+        puppet = self.life.puppet
+        able = request.before == "running" and story.connected
+        if error is None:
+            ack = request.task.result()
+            assert ack.worker_ref == self.ref(story)
+            told = [event for event in story.told if event_id(event.sequence) == ack.event_id]
+            assert told, "an input was acknowledged that is not stored"
+            assert told[0].sequence > request.head
+            story.acked[content] = ack
+            return
+        story.refused.add(content)
+        if isinstance(error, WorkerExecutionRejected):
+            assert content in puppet.refused
+        elif isinstance(error, WorkerNotFound):
+            assert story.deleted or story.may_go or not request.calm
+        elif isinstance(error, InvalidRequest | WorkerExecutionUnavailable):
+            assert not (request.calm and able), error
+        else:
+            assert isinstance(error, StoreFull), error
+            assert not request.calm
+
+    def _stop_answered(self, request: Request, error: BaseException | None) -> None:
+        story = request.story
+        if error is None:
+            ack = request.task.result()
+            assert ack.status in ENDED.values()
+            if story.status == "running" and request.calm:
+                assert ack.status == ENDED[request.kind]
+            assert story.status in {"running", ack.status}
+            assert story.told, "a stop was acknowledged that is not stored"
+            assert ack.event_id == event_id(story.told[-1].sequence)
+            story.status = ack.status
+        elif isinstance(error, StoreFull):
+            assert not request.calm
+            story.may_end = story.kept_end = True
+        else:
+            assert isinstance(error, WorkerNotFound), error
+            assert story.deleted or not request.calm
+
+    _cancel_answered = _stop_answered
+
+    def _delete_answered(self, request: Request, error: BaseException | None) -> None:
+        story = request.story
+        if error is None:
+            assert not request.calm or request.before != "running"
+            story.deleted = True
+        elif isinstance(error, WorkerRunning):
+            assert not request.calm or request.before == "running"
+        elif isinstance(error, WorkerNotFound):
+            assert story.deleted or not request.calm
+        else:
+            assert isinstance(error, StoreFull), error
+            assert not request.calm
+
+    # Lives
+
+    async def start(self, *, full: bool = False) -> None:
+        """Begin a life on what the last one has left."""
+        store = self.ground.store()
+
+        def stored(events: Sequence[EncodedEvent]) -> None:
+            if not (self._life is not None and self._life.over):
+                self.store(events)
+
+        valve = Valve(store, stored)
+        valve.full = full
+        puppet = Puppet(on_start=self._started)
+        puppet.may.set()
+        self._life = None
+        for watcher in self.watchers:
+            watcher.visit = None
+        for story in self.present:
+            story.expect_cut()
+        runtime = self._make(valve, puppet, limits=self.limits, clock=self.clock, runtime_id="runtime-test")
+        await runtime.start()
+        self._life = Life(valve, puppet, runtime, Feed(runtime, self._ring_bytes), runtime.head + 1)
+        runtime.subscribe(self)
+        self.disturbed = full
+        self.gapless &= not full
+
+    def store(self, events: Sequence[EncodedEvent]) -> None:
+        """The store has promised these."""
+        for event in events:
+            self.events.append(event)
+            self.told[event.worker_id].append(event)
+
+    def publish(self, worker_id: WorkerId, events: Sequence[EncodedEvent]) -> None:
+        """See Listener."""
+        life = self.life
+        if life.over:
+            return
+        newest = life.published[-1].sequence if life.published else life.first - 1
+        if not all(event in self.told[worker_id] for event in events):
+            self.faults.append(f"published before it was stored: {events}")
+        if [newest, *(event.sequence for event in events)] != sorted({newest, *(e.sequence for e in events)}):
+            self.faults.append(f"published out of order: {events} behind {newest}")
+        life.published += events
+
+    def forget(self, worker_id: WorkerId) -> None:
+        """See Listener."""
+
+    def _started(self, worker_id: WorkerId, content: str) -> None:
+        if not self.life.over and content not in Story(worker_id, {}, self.told[worker_id]).inputs():
+            self.faults.append(f"{content} was started before it was stored")
+
+    async def close(self) -> None:
+        """The daemon ends in good order: whoever asked has an answer, whoever was here has seen everything."""
+        life = self.life
+        life.closing = True
+        life.valve.shut = False
+        life.valve.release()
+        life.puppet.may.set()
+        life.feed.close()
+        for watcher in self.watchers:
+            watcher.flowing.set()
+        visits = [watcher.visit for watcher in self.watchers if watcher.here]
+        if visits:
+            _, pending = await asyncio.wait(visits, timeout=PATIENCE_S)
+            assert not pending, "an observer was not told of the end"
+        await asyncio.wait_for(life.runtime.close(), PATIENCE_S)
+        if self.requests:
+            await asyncio.wait([request.task for request in self.requests], timeout=PATIENCE_S)
+        self.collect()
+        assert not self.requests
+        life.over = True
+
+    async def crash(self) -> None:
+        """The daemon is gone from one moment to the next."""
+        life = self.life
+        self.collect()
+        self.ground.crash()
+        life.over = True
+        self.gapless = False
+        for watcher in self.watchers:
+            watcher.deaf = True
+        for request in self.requests:
+            request.task.cancel()
+        if self.requests:
+            await asyncio.wait([request.task for request in self.requests])
+        for request in self.requests:
+            self._doubt(request)
+        self.requests.clear()
+        await self.let_go()
+
+    async def let_go(self) -> None:
+        """End what runs, whatever it has come to."""
+        life = self.life
+        life.over = True
+        for watcher in self.watchers:
+            await watcher.leave()
+        life.valve.shut = life.valve.full = False
+        life.valve.release()
+        life.puppet.may.set()
+        life.feed.close()
+        await asyncio.wait_for(life.runtime.close(), PATIENCE_S)
+
+    async def look_into_the_store(self, *, crashed: bool) -> None:
+        """Compare what is stored with all that was told, and take note of what nobody was told in time."""
+        store = self.ground.store()
+        state = await store.open(None)
+        found = {worker.worker_id: worker for worker in state.workers}
+        self.adopt({name: worker.request.labels for name, worker in found.items()})
+        self._newest_number = max([0, *(worker_number(story.worker_id) or 0 for story in self.stories)])
+        for story in self.present:
+            if story.worker_id not in found:
+                assert story.may_go, f"{story.worker_id} is lost"
+                story.deleted = True
+                continue
+            worker = found[story.worker_id]
+            events = await store.read_events(story.worker_id, worker.floor, worker.last_sequence, WIDE)
+            known = len(behind(story.told, worker.floor))
+            assert list(events[:known]) == behind(story.told, worker.floor), f"{story.worker_id} lost events"
+            assert crashed or len(events) == known
+            self.store(events[known:])
+            entries = await store.read_entries(story.worker_id, 0, WIDE)
+            assert [(e.role, e.content, e.event) for e in entries] == story.transcript()
+            assert worker.status == story.status or story.may_end
+            story.status = worker.status
+            story.said = story.said_and_told()
+            story.connected = False
+        self.events.sort(key=lambda event: event.sequence)
+        await store.close()
+        for story in self.stories:
+            story.may_end = story.may_go = story.kept_end = False
+
+    def adopt(self, labels: Mapping[WorkerId, dict[str, str]]) -> None:
+        """Take in Workers whose creators were not told of them."""
+        for worker_id in sorted(labels.keys() - {story.worker_id for story in self.stories}):
+            assert self._lost_creations > 0, f"nobody has created {worker_id}"
+            self._lost_creations -= 1
+            self._born(worker_id, labels[worker_id])
+
+    def end_of_the_world(self) -> None:
+        logging.getLogger("runtimed").removeHandler(self._complaints)
+        self.ground.remove()
+
+    def complain(self) -> None:
+        """Raise what has gone wrong without anybody being told."""
+        assert not self.faults, self.faults
+        assert not self._complaints.found, self._complaints.found
+
+
+def bundle_of(name: str, revision: int) -> ConfigBundle:
+    """A bundle that offers one profile."""
+    metadata = BundleMetadata(name, "", str(revision), "workspace-1", "2026-06-26T00:00:00Z", Provenance("test"))
+    made = ConfigBundle(metadata, (BundleProfile(PROFILE),))
+    return attrs.evolve(made, metadata=attrs.evolve(metadata, digest=bundle_digest(made)))
