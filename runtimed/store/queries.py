@@ -20,6 +20,7 @@ from runtimed.store.rows import (
     PACK_EVENT,
     Floor,
     Row,
+    StoredEvent,
     damaged_event,
     entry_of,
     event_of,
@@ -163,23 +164,33 @@ def is_purged(connection: apsw.Connection, worker: WorkerId) -> bool:
 
 
 def moment(connection: apsw.Connection, worker: WorkerId, sequence: int) -> Moment:
-    """As Store.moment."""
-    with connection:
-        floor = _floor(connection, worker)
-        newest = connection.execute(_NEWEST_EVENT, {"worker": number_of(worker), "upto": sequence}).fetchall()
-    if sequence < floor.sequence:
-        raise StoreCorrupt(f"how {worker} stood there is not retained any more")
-    if not newest:
-        return floor.moment
-    event = event_of(newest[0])
-    if not event.since:
-        return Moment(event.transcript_len, Activity(event.activity))
-    activity, after = (
-        (floor.moment.activity, floor.sequence) if event.since <= floor.sequence else (Activity(), event.since - 1)
-    )
-    while found := events_between(connection, worker, after, event.event.sequence, REPLAY_PAGE):
+    """As Store.moment. It reads page by page; what is trimmed meanwhile only has it begin again, further on."""
+    while True:
+        with connection:
+            floor = _floor(connection, worker)
+            newest = connection.execute(_NEWEST_EVENT, {"worker": number_of(worker), "upto": sequence}).fetchall()
+        if sequence < floor.sequence:
+            raise StoreCorrupt(f"how {worker} stood there is not retained any more")
+        if not newest:
+            return floor.moment
+        try:
+            return _behind(connection, event_of(newest[0]), floor)
+        except StoreCorrupt:
+            if _floor(connection, worker).sequence == floor.sequence:
+                raise
+
+
+def _behind(connection: apsw.Connection, stored: StoredEvent, floor: Floor) -> Moment:
+    """How the Worker of an event stood right behind it."""
+    if not stored.since:
+        return Moment(stored.transcript_len, Activity(stored.activity))
+    activity, after = Activity(), stored.since - 1
+    if stored.since <= floor.sequence:
+        activity, after = floor.moment.activity, floor.sequence
+    event = stored.event
+    while found := events_between(connection, event.worker_id, after, event.sequence, REPLAY_PAGE):
         activity, after = replay(activity, found), found[-1].sequence
-    return Moment(event.transcript_len, Activity(event.activity, activity.blocks))
+    return Moment(stored.transcript_len, Activity(stored.activity, activity.blocks))
 
 
 def _floor(connection: apsw.Connection, worker: WorkerId) -> Floor:
