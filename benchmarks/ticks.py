@@ -43,10 +43,13 @@ class Series:
 
     async def ticks(self) -> AsyncIterator[dict[str, Any]]:
         """Each tick when it is due. Whoever is late gets what it has missed at once, and the delay shows in them."""
+        loop = asyncio.get_running_loop()
         began = time.monotonic()
         for number in range(self.count):
             due = began + number / self.rate if self.rate else time.monotonic()
             wait = due - time.monotonic()
             if wait > 0:
-                await asyncio.sleep(wait)
+                turn = loop.create_future()  # half of what asyncio.sleep costs, which is a tenth of what is measured
+                loop.call_later(wait, turn.set_result, None)
+                await turn
             yield tick(number, due)

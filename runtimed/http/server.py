@@ -19,6 +19,9 @@ MAX_CONNECTIONS = 4_096
 HEADER_TIMEOUT_S = 15.0
 DRAIN_TIMEOUT_S = 10.0
 
+CLOSED = "the handler is closed"
+"""What uvloop says of a write to a handle that it has closed."""
+
 log = logging.getLogger(__name__)
 
 
@@ -134,8 +137,12 @@ class _Connection(web.RequestHandler):
         return response
 
     def log_exception(self, *args: Any, **options: Any) -> None:
-        """See RequestHandler. An answer to a connection that is closed already fails, and that is no news."""
-        if self.transport is not None and not self.transport.is_closing():
+        """See RequestHandler. An answer to a connection that is closed already fails, and that is no news.
+
+        A transport of uvloop may be closed and say that it is not closing; the error says so then.
+        """
+        closed = self.transport is None or self.transport.is_closing() or CLOSED in str(options.get("exc_info"))
+        if not closed:
             super().log_exception(*args, **options)
 
 
