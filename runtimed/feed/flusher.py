@@ -34,8 +34,8 @@ class Waiting(Protocol):
     def fall_behind(self) -> None:
         """It is at the tip no longer, and has to catch up by itself."""
 
-    def end(self, error: FeedError) -> None:
-        """It has everything, and there will be no more."""
+    def end(self, error: Exception) -> None:
+        """There will be no more for it."""
 
 
 class Flusher:
@@ -104,7 +104,11 @@ class Flusher:
                 after = observer.sequence
                 if after not in joined:
                     joined[after] = self._joined(after, upto)
-                self._advance(observer, joined[after], upto)
+                try:
+                    self._advance(observer, joined[after], upto)
+                except Exception as error:  # noqa: BLE001 the others are still to be written to
+                    self._tip.discard(observer)
+                    observer.end(error)
             if not count % SLICE:
                 yield
 

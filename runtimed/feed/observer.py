@@ -52,10 +52,17 @@ class Observer:
 
     def write(self, data: bytes) -> None:
         """Write whole messages; nothing once it is muted. A transport that is closing ends it."""
-        if self._transport.is_closing():
+        if not self._muted and not self._written(data):
             self.end(ConnectionResetError("the observer has left"))
-        elif not self._muted:
+
+    def _written(self, data: bytes) -> bool:
+        if self._transport.is_closing():
+            return False
+        try:
             self._transport.write(data)
+        except RuntimeError:  # what uvloop closed itself may not say that it is closing
+            return False
+        return True
 
     def write_aside(self, data: bytes) -> None:
         """Write a message that is no event, unless it would be the first or would have to wait."""

@@ -10,6 +10,7 @@ stays there. So what is refused at the door is refused in one place, and WebSock
 """
 
 import asyncio
+import contextlib
 from collections.abc import Callable, Coroutine, Sequence
 from typing import Any, cast
 
@@ -193,8 +194,10 @@ class Connection(asyncio.Protocol):
 
     def _reply(self, answer: Answer) -> None:
         self._since = self._loop.time()
+        data = answer.written()
         if not self._transport.is_closing():
-            self._transport.write(answer.written())
+            with contextlib.suppress(RuntimeError):  # what uvloop closed itself may not say that it is closing
+                self._transport.write(data)
 
     def _go_on(self) -> None:
         """Look at what came in the meantime."""

@@ -1,0 +1,47 @@
+"""The observers at the tip: one that fails keeps nothing from the others."""
+
+import asyncio
+
+import attrs
+
+from runtimed.feed.encoding import Envelopes
+from runtimed.feed.flusher import Flusher
+from runtimed.feed.ring import Ring
+
+
+@attrs.define(eq=False)
+class Hearer:
+    """An observer at the tip that keeps what it hears, or fails at it."""
+
+    failure: Exception | None = None
+    sequence: int = 0
+    full: bool = False
+    heard: bytes = b""
+    ended: list[Exception] = attrs.field(factory=list)
+
+    def write(self, data):
+        if self.failure is not None:
+            raise self.failure
+        self.heard += data
+
+    def fall_behind(self): ...
+
+    def end(self, error):
+        self.ended.append(error)
+
+
+async def test_an_observer_whose_transport_fails_ends_alone():
+    ring = Ring(0, 10_000)
+    flusher = Flusher(ring, Envelopes())
+    broken, sound = Hearer(RuntimeError("the handler is closed")), Hearer()
+    for observer in (broken, sound):
+        flusher.add(observer)
+    for sequence in (1, 2):
+        ring.append([(sequence, b"%d" % sequence)], sequence)
+        flusher.call()
+        async with asyncio.timeout(10):
+            while sound.sequence < sequence:
+                await asyncio.sleep(0.001)
+    assert sound.heard == b"1\n2\n"
+    assert not sound.ended
+    assert broken.ended == [broken.failure]
