@@ -73,8 +73,11 @@ class Ballast:
             _log.debug("%d bytes of the disk are kept aside for when it is full", BALLAST_BYTES)
 
     def room(self) -> int:
-        """The bytes that the disk has left for this user."""
-        found = os.statvfs(self._path.parent)
+        """The bytes that the disk has left for this user; 0 where that cannot be told, for a folder is gone, say."""
+        try:
+            found = os.statvfs(self._path.parent)
+        except OSError:
+            return 0
         return found.f_bavail * found.f_frsize
 
     def _fill(self) -> None:

@@ -179,7 +179,11 @@ class Writer:
 
     def _empty_log(self) -> None:
         """Copy the log into the database and free its room, unless the database has none to grow as it must."""
-        lacking = self._growth() - self._ballast.room()
+        try:
+            lacking = self._growth() - self._ballast.room()
+        except (apsw.Error, OSError) as error:
+            self._fail(error)
+            return
         if lacking > 0 and not (lacking <= BALLAST_BYTES and self._ballast.release()):
             return
         self._checkpoint(apsw.SQLITE_CHECKPOINT_TRUNCATE)

@@ -14,7 +14,7 @@ import attrs
 import pytest
 
 from runtimed.core.change import Change
-from runtimed.errors import StoreFull, StoreUnsupported
+from runtimed.errors import StoreFull, StoreMissing, StoreUnsupported
 from runtimed.store.ballast import BALLAST_BYTES
 
 NewStore = Callable[..., Any]
@@ -176,6 +176,22 @@ def test_something_else_in_its_place_is_refused(new_store: NewStore, folder: Pat
     with pytest.raises(StoreUnsupported, match=r"^ballast: expected a regular file, not a symlink$"):
         new_store().open()
     assert not (tmp_path / "elsewhere").exists()
+
+
+def test_a_store_that_is_taken_away_while_its_disk_is_full_says_so(
+    disk: Path, new_store: NewStore, said: Any
+) -> None:
+    store = new_store(disk / "store")
+    store.open()
+    store.commit(said(1, "x"))
+    filler = fill(disk)
+    until_full(store, said)
+    store.commit(stopped(said(1, "x")))
+    assert not (disk / "store" / "ballast").stat().st_size
+    (disk / "store").rename(disk / "elsewhere")
+    filler.unlink()
+    outcome = store.commit_at_once(stopped(said(1, "x")))[0]
+    assert isinstance(outcome, StoreMissing)
 
 
 OVER_QUOTA = """
