@@ -69,6 +69,7 @@ class Retention:
         self._limits = limits
         self._clock = clock
         self._crowded: set[WorkerId] = set()
+        self._kept: set[WorkerId] = set()
         self._marks: list[Mark] = []
         self._forgotten_events = 0
         self._due = asyncio.Event()
@@ -77,7 +78,8 @@ class Retention:
     def publish(self, worker_id: WorkerId, _events: Sequence[EncodedEvent]) -> None:
         """See Listener."""
         lane = self._catalog.find(worker_id)
-        if lane is not None and lane.worker.retained > self._limits.max_events_per_worker:
+        full = lane is not None and lane.worker.retained > self._limits.max_events_per_worker
+        if full and worker_id not in self._kept:
             self._crowded.add(worker_id)
             self._due.set()
         elif self._store.event_bytes > self._limits.max_event_bytes:
@@ -86,6 +88,7 @@ class Retention:
     def forget(self, worker_id: WorkerId) -> None:
         """See Listener."""
         self._crowded.discard(worker_id)
+        self._kept.discard(worker_id)
 
     async def run(self, marks: Sequence[Mark]) -> None:
         """Trim what is due, again and again, until cancelled. `marks` are those of the store."""
@@ -159,13 +162,22 @@ class Retention:
 
     async def _trim_worker(self, span: Span) -> bool:
         lane = self._catalog.find(span.worker_id)
-        if lane is None or self._catalog.is_damaged(span.worker_id):
+        if lane is None or span.worker_id in self._kept or self._catalog.is_damaged(span.worker_id):
+            return False
+        try:
+            moment = await self._store.moment(span.worker_id, span.upto)
+        except StoreCorrupt as error:
+            self._keep_for_good(span.worker_id, error)
             return False
         self._catalog.raise_floor(lane, span.upto)
-        moment = await self._store.moment(span.worker_id, span.upto)
         with contextlib.suppress(WorkerNotFound):
             await lane.propose(partial(decide.trim, span=span, moment=moment))
         return True
+
+    def _keep_for_good(self, worker_id: WorkerId, error: StoreCorrupt) -> None:
+        """Trim nothing of a Worker of which nobody can tell how it stood, so that the others' turn comes."""
+        self._kept.add(worker_id)
+        log.error("events of %s are not trimmed any more: %s", worker_id, error)
 
     async def _forget_surplus(self) -> None:
         """Bring remarks and runtime events below their numbers."""

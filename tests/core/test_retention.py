@@ -8,7 +8,7 @@ import pytest
 
 from runtimed.core import Runtime
 from runtimed.core.limits import Limits
-from runtimed.errors import CursorExpired
+from runtimed.errors import CursorExpired, StoreCorrupt
 from runtimed.model.event import RunEnd, TextDelta, TextDone, ThinkingDelta, ToolCallStart
 from runtimed.model.interaction import WorkerInput
 from runtimed.store.memory import MemoryStore
@@ -202,3 +202,31 @@ async def test_diagnostics_and_runtime_events_are_kept_up_to_a_number(make_store
         async with asyncio.timeout(20):
             while await oldest() <= newest - 15:
                 await asyncio.sleep(0.01)
+
+
+class Illegible(MemoryStore):
+    """A store that cannot tell any more how its first Worker stood; `asked` counts how often it was to."""
+
+    asked = 0
+
+    async def moment(self, worker_id, sequence):
+        if worker_id == "worker-00000001":
+            self.asked += 1
+            raise StoreCorrupt("an event of worker-00000001 is damaged")
+        return await super().moment(worker_id, sequence)
+
+
+async def test_a_worker_that_is_found_damaged_does_not_keep_the_others_from_being_trimmed(puppet, caplog):
+    store, watch = Illegible(), Watch()
+    async with running(store, puppet, watch, max_events_per_worker=100, max_event_age_s=60) as runtime:
+        damaged, sound = [(await runtime.create_worker()).worker_ref for _ in range(2)]
+        await chatter(puppet, damaged, 150)
+        await until(lambda: store.asked)
+        await chatter(puppet, sound, 50)
+        await until(lambda: runtime.newest_sequence(sound) > 150)
+        await watch.looked_at()
+        watch.now_ms += 3_600_000
+        await until(lambda: runtime.floor(sound) == runtime.newest_sequence(sound))
+        assert runtime.floor(damaged) == 0
+    assert store.asked == 1
+    assert len([line for line in caplog.messages if "are not trimmed" in line]) == 1
