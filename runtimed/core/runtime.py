@@ -58,6 +58,8 @@ T = TypeVar("T")
 DEFAULT_REQUEST = CreateWorkerRequest()
 ALL_WORKERS = WorkerFilter()
 CUT = "the daemon ended while it was going on"
+SETTLE_S = 2.0
+"""How long the end waits for output that the store has not taken yet; a full one may never take it."""
 
 
 class Runtime:
@@ -167,10 +169,17 @@ class Runtime:
         await self._purging.cancel()
         if self._backend is not None:
             await self._backend.close()
+        await self._settle()
         with contextlib.suppress(RuntimedError):
             await self._tell("runtime_stopped")
         steps.close()
         await self._store.close()
+
+    async def _settle(self) -> None:
+        """Have output stored that was taken but lingers."""
+        waiting = [lane.settled() for lane in self._catalog if lane.backlog]
+        if waiting:
+            await asyncio.wait(waiting, timeout=SETTLE_S)
 
     async def __aenter__(self) -> Self:
         await self.start()

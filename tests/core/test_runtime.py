@@ -39,6 +39,7 @@ from runtimed.model.identity import RuntimeId, WorkerId, WorkerRef, event_id
 from runtimed.model.interaction import WorkerInput
 from runtimed.model.worker import CreateWorkerRequest, NamedProfile, RoleIntent, TaskIntent, WorkerDetail
 from runtimed.store.memory import MemoryStore
+from runtimed.wire.converter import restore_payload
 
 HELLO = WorkerInput("user", "hello")
 
@@ -365,6 +366,16 @@ async def test_a_run_that_the_end_cut_is_closed_at_the_next_start_and_only_once(
         async with Runtime(store, puppet) as later:
             events = await later.events(worker.worker_ref, before)
             assert names(events) == ["error", "run_end"]
+
+
+async def test_output_that_was_taken_before_the_end_is_stored(store, puppet):
+    async with Runtime(store, puppet) as first:
+        ref = (await first.create_worker()).worker_ref
+        for number in range(5):
+            await puppet.say(ref.worker_id, ThinkingDelta(str(number)))
+    async with Runtime(store, puppet) as second:
+        said = [restore_payload(event.payload) for event in await second.events(ref, 0)]
+        assert "".join(payload.text for payload in said if isinstance(payload, ThinkingDelta)) == "01234"
 
 
 async def test_a_closed_runtime_takes_nothing_more(store, puppet):
