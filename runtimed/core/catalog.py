@@ -1,7 +1,7 @@
 """The Workers of a Runtime, in memory."""
 
 from collections import Counter
-from collections.abc import Iterator, Mapping
+from collections.abc import Collection, Iterator, Mapping
 
 import attrs
 
@@ -65,6 +65,11 @@ class Catalog:
         """Take a Worker out, a damaged one too."""
         self._lanes.pop(worker_id, None)
         self._damaged.pop(worker_id, None)
+
+    @property
+    def damaged(self) -> Collection[WorkerId]:
+        """The Workers that can't be served."""
+        return self._damaged.keys()
 
     def is_damaged(self, worker_id: WorkerId) -> bool:
         """Whether this is a Worker that can't be served."""

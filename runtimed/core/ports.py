@@ -4,7 +4,7 @@ All arguments and answers are plain frozen values, so that an adapter may live i
 """
 
 import asyncio
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from typing import Protocol
 
 from runtimed.core.change import Change, EncodedEvent, Entry, Moment, Span, StoredState
@@ -67,8 +67,10 @@ class Store(Protocol):
     async def read_all_events(self, after: int, upto: int, page: PageSize) -> Sequence[EncodedEvent]:
         """The same of all Workers, by sequence; those of deleted Workers are left out."""
 
-    async def oldest_events(self, worker_id: WorkerId | None, upto: int, count: int) -> Sequence[Span]:
-        """The `count` oldest retained events with a sequence of at most `upto`, of one Worker or of all."""
+    async def oldest_events(
+        self, worker_id: WorkerId | None, upto: int, count: int, spared: Collection[WorkerId] = ()
+    ) -> Sequence[Span]:
+        """The `count` oldest retained events with a sequence of at most `upto`, of one Worker or of all but some."""
 
     async def read_runtime_events(self, after: int, page: PageSize) -> Sequence[RuntimeEvent]:
         """Runtime events with an id above `after`, oldest first."""

@@ -134,7 +134,7 @@ class Retention:
         while (surplus := self._store.event_bytes - wanted) > 0:
             retained = sum(lane.worker.retained for lane in self._catalog)
             count = min(TRIM_BATCH, 1 + retained * surplus // self._store.event_bytes)
-            if not await self._trim(await self._store.oldest_events(None, self._pipeline.head, count)):
+            if not await self._trim(await self._oldest(self._pipeline.head, count)):
                 break
 
     async def _expire(self) -> None:
@@ -143,7 +143,7 @@ class Retention:
         expired = [mark for mark in self._marks if mark.unix_ms < now - 1_000 * self._limits.max_event_age_s]
         if expired:
             upto = expired[-1].sequence
-            while await self._trim(await self._store.oldest_events(None, upto, TRIM_BATCH)):
+            while await self._trim(await self._oldest(upto, TRIM_BATCH)):
                 pass
             await self._pipeline.apply(
                 Change(forgotten=Forgotten(marks=upto)), partial(self._drop_marks, len(expired))
@@ -154,6 +154,10 @@ class Retention:
 
     def _drop_marks(self, count: int) -> None:
         del self._marks[:count]
+
+    async def _oldest(self, upto: int, count: int) -> Sequence[Span]:
+        """The oldest events of all Workers of which some can be trimmed."""
+        return await self._store.oldest_events(None, upto, count, {*self._kept, *self._catalog.damaged})
 
     async def _trim(self, spans: Sequence[Span]) -> bool:
         """Let go of these events; whether any went."""

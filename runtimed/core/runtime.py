@@ -264,7 +264,12 @@ class Runtime:
         """Read all that is stored and tell what is wrong with it; callers at the same time share one check."""
         if self._checking is None or self._checking.done():
             self._checking = asyncio.get_running_loop().create_task(self._store.check())
-        return await asyncio.shield(self._checking)
+        try:
+            return await asyncio.shield(self._checking)
+        except asyncio.CancelledError:
+            if self._checking.cancelled() and self._status == "stopped":
+                raise RuntimeStopped from None
+            raise
 
     def bundles(self) -> tuple[ConfigBundleSummary, ...]:
         """The bundles held, by id."""

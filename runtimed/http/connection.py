@@ -18,7 +18,7 @@ import attrs
 from aiohttp import hdrs
 from aiohttp.base_protocol import BaseProtocol
 from aiohttp.http import HttpProcessingError, HttpRequestParser, HttpVersion11, RawRequestMessage
-from aiohttp.streams import StreamReader
+from aiohttp.streams import EMPTY_PAYLOAD, StreamReader
 from multidict import MultiDict
 
 from runtimed.errors import InvalidQuery
@@ -30,6 +30,9 @@ from runtimed.http.responses import Answer
 MAX_PLAIN_BYTES = 2**16
 """A request with more bytes, head and body, is not plain."""
 
+TAKING_S = 60.0
+"""How long a client may take to read an answer."""
+
 UNUSUAL = (hdrs.EXPECT, hdrs.CONTENT_ENCODING, hdrs.TRANSFER_ENCODING, hdrs.UPGRADE)
 """A request with one of these headers is not plain."""
 
@@ -38,7 +41,8 @@ NO_QUERY: Query = MultiDict()
 
 @attrs.define(eq=False)
 class Call:
-    """A plain request: what it calls, and its size in bytes; `payload` is its body as the parser has it."""
+    """A plain request: what it calls, and its size in bytes; `payload` is its body as the parser has it, while it is
+    being read."""
 
     bound: Bound
     arguments: dict[str, Any]
@@ -126,7 +130,7 @@ class Connection(asyncio.Protocol):
         if call is None or len(self._data) > call.size:
             self._hand_over()
         elif len(self._data) == call.size and call.payload.is_eof():
-            self._call, self._known = None, call
+            self._call, self._known = None, attrs.evolve(call, payload=EMPTY_PAYLOAD)
             self._take(call)
 
     def _parse(self, data: bytes) -> Sequence[tuple[RawRequestMessage, StreamReader]]:
@@ -173,9 +177,8 @@ class Connection(asyncio.Protocol):
         """Answer a request that is here as a whole."""
         bound, body, self._data = call.bound, self._data[len(call.head) :], b""
         try:
-            if bound.body is not None:
-                call.arguments[bound.body.name] = bound.body.read(body)
-            answer = bound.route.handler(**call.arguments)
+            read = {} if bound.body is None else {bound.body.name: bound.body.read(body)}
+            answer = bound.route.handler(**call.arguments, **read)
             if bound.waits:
                 self.answering = self._loop.create_task(self._wait(answer))
             else:
@@ -212,11 +215,13 @@ class Connection(asyncio.Protocol):
             self._read(self._data)
 
     def _look(self) -> None:
-        """Close a connection that is idle."""
+        """Close a connection that is idle, or does not take its answer."""
         now = self._loop.time()
-        due = self._since + self._idle_s
-        if self.answering is not None or self._crowded or now < due:
+        due = self._since + (TAKING_S if self._crowded else self._idle_s)
+        if self.answering is not None or now < due:
             self._timer = self._loop.call_at(due if now < due else now + self._idle_s, self._look)
+        elif self._crowded:
+            self._transport.abort()
         elif self._call is not None:
             self._hand_over()
         else:

@@ -2,7 +2,7 @@
 
 from bisect import bisect_left, bisect_right, insort
 from collections import Counter, defaultdict
-from collections.abc import Iterator, Sequence
+from collections.abc import Collection, Iterator, Sequence
 from itertools import islice
 
 from runtimed.core.activity import Activity
@@ -88,10 +88,13 @@ class History:
             check_chain(events, after)
         return [stored.event for stored in found]
 
-    def oldest(self, worker_id: WorkerId | None, upto: int, count: int) -> Sequence[Span]:
+    def oldest(
+        self, worker_id: WorkerId | None, upto: int, count: int, spared: Collection[WorkerId]
+    ) -> Sequence[Span]:
         """As Store.oldest_events."""
         if worker_id is None:
-            oldest = list(islice(self._range(0, upto), count))
+            found = (stored for stored in self._range(0, upto) if stored.event.worker_id not in spared)
+            oldest = list(islice(found, count))
         else:
             events = self._visible(worker_id)
             oldest = events[: min(count, _end(events, upto))]

@@ -3,7 +3,7 @@
 import asyncio
 from bisect import bisect_right
 from collections import defaultdict
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from typing import TypeVar
 
 import attrs
@@ -119,9 +119,11 @@ class MemoryStore:
         """As Store.read_all_events."""
         return self._reading().all_between(after, upto, page)
 
-    async def oldest_events(self, worker_id: WorkerId | None, upto: int, count: int) -> Sequence[Span]:
+    async def oldest_events(
+        self, worker_id: WorkerId | None, upto: int, count: int, spared: Collection[WorkerId] = ()
+    ) -> Sequence[Span]:
         """As Store.oldest_events."""
-        return self._reading().oldest(worker_id, upto, count)
+        return self._reading().oldest(worker_id, upto, count, spared)
 
     async def read_runtime_events(self, after: int, page: PageSize) -> Sequence[RuntimeEvent]:
         """As Store.read_runtime_events."""

@@ -1,7 +1,8 @@
 """The reads of the durable store; each leaves no statement open behind it."""
 
 import contextlib
-from collections.abc import Iterator, Sequence
+import json
+from collections.abc import Collection, Iterator, Sequence
 from struct import error as StructError  # noqa: N812 it is a class
 from typing import Any
 from zlib import crc32
@@ -61,7 +62,8 @@ _OLDEST_OF_ONE = """
 _OLDEST_OF_ALL = """
     SELECT worker, max(sequence), count(*) FROM (
         SELECT worker, sequence FROM event
-        WHERE sequence <= :upto AND worker NOT IN (SELECT worker FROM deleted) ORDER BY sequence LIMIT :items
+        WHERE sequence <= :upto AND worker NOT IN (SELECT worker FROM deleted)
+        AND worker NOT IN (SELECT value FROM json_each(:spared)) ORDER BY sequence LIMIT :items
     ) GROUP BY worker ORDER BY 2
 """
 _FLOOR = "SELECT worker, sequence, transcript_len, activity, in_flight, checksum FROM floor WHERE worker = :worker"
@@ -142,10 +144,13 @@ def _events(
                 return
 
 
-def oldest_events(connection: apsw.Connection, worker: WorkerId | None, upto: int, count: int) -> Sequence[Span]:
+def oldest_events(
+    connection: apsw.Connection, worker: WorkerId | None, upto: int, count: int, spared: Collection[WorkerId]
+) -> Sequence[Span]:
     """As Store.oldest_events."""
     bindings: dict[str, Any] = {"upto": upto, "items": count}
     if worker is None:
+        bindings["spared"] = json.dumps([number_of(name) for name in spared])
         rows: list[Row] = connection.execute(_OLDEST_OF_ALL, bindings).fetchall()
     else:
         rows = connection.execute(_OLDEST_OF_ONE, bindings | {"worker": number_of(worker)}).fetchall()

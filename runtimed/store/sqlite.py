@@ -3,7 +3,7 @@
 import asyncio
 import contextlib
 import threading
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from itertools import chain
 from pathlib import Path
 
@@ -80,9 +80,11 @@ class SqliteStore:
         """As Store.read_all_events."""
         return await self._reading().run(queries.all_events_between, after, upto, page)
 
-    async def oldest_events(self, worker_id: WorkerId | None, upto: int, count: int) -> Sequence[Span]:
+    async def oldest_events(
+        self, worker_id: WorkerId | None, upto: int, count: int, spared: Collection[WorkerId] = ()
+    ) -> Sequence[Span]:
         """As Store.oldest_events."""
-        return await self._reading().run(queries.oldest_events, worker_id, upto, count)
+        return await self._reading().run(queries.oldest_events, worker_id, upto, count, spared)
 
     async def read_runtime_events(self, after: int, page: PageSize) -> Sequence[RuntimeEvent]:
         """As Store.read_runtime_events."""

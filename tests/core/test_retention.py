@@ -230,3 +230,15 @@ async def test_a_worker_that_is_found_damaged_does_not_keep_the_others_from_bein
         assert runtime.floor(damaged) == 0
     assert store.asked == 1
     assert len([line for line in caplog.messages if "are not trimmed" in line]) == 1
+
+
+async def test_the_bytes_of_all_are_held_though_the_oldest_belong_to_a_damaged_worker(puppet):
+    store = Illegible()
+    async with running(store, puppet, max_events_per_worker=100, max_event_bytes=20_000) as runtime:
+        damaged, sound = [(await runtime.create_worker()).worker_ref for _ in range(2)]
+        await chatter(puppet, damaged, 150)
+        await until(lambda: store.asked)
+        for _ in range(20):
+            await chatter(puppet, sound, 90)
+        await until(lambda: runtime.newest_sequence(sound) == 1_950 and store.event_bytes <= 20_000)
+        assert runtime.floor(damaged) == 0
