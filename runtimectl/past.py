@@ -14,15 +14,18 @@ Envelope = dict[str, Any]
 def envelopes(
     client: Client, worker_id: str | None, labels: Sequence[str], cursor: str | None, upto: str
 ) -> Iterator[Envelope]:
-    """The events of a Worker, or of all with the labels, up to a cursor: those behind `cursor`, None for all kept."""
+    """The events of a Worker, or of all with the labels, up to a cursor: those behind `cursor`, None for all kept.
+
+    The daemon is asked at least once, so that it refuses a cursor that is none or not kept.
+    """
     more = True
-    while more and (cursor or BEGINNING) < upto:
+    while more:
         page = client.events(worker_id, labels, cursor)
         for envelope in page["events"]:
             if envelope["cursor"] > upto:
                 return
             yield envelope
-        more = page["has_more"]
+        more = page["has_more"] and page["next_cursor"] < upto
         if more and page["next_cursor"] <= (cursor or BEGINNING):
             raise DaemonFailed("the daemon's pages of events lead nowhere")
         cursor = page["next_cursor"]

@@ -363,6 +363,18 @@ def test_an_export_of_what_is_not_there_fails(ctl, new_worker, args):
     assert (found.returncode, found.stdout) == (3 if len(args) == 1 else 5, "")
 
 
+@pytest.mark.parametrize("args", [("export", "worker-00000001"), ("tail", "--all", "--no-follow")])
+@pytest.mark.parametrize(
+    ("cursor", "code"),
+    [("x", "runtime.cursor_malformed"), ("wo_7fffffffffffffff", "runtime.cursor_unknown_or_expired")],
+)
+def test_a_cursor_that_is_none_or_lies_ahead_is_refused_without_following(ctl, new_worker, args, cursor, code):
+    new_worker()
+    found = ctl("events", *args, "--cursor", cursor)
+    assert (found.returncode, found.stdout) == (5, "")
+    assert found.stderr.startswith(f"runtimectl: {code}: cursor: ")
+
+
 @pytest.mark.parametrize("args", [("tail", "--from-start", "--no-follow", "-o", "jsonl"), ("export",)])
 def test_what_is_not_kept_any_more_is_said(ctl, env, start_daemon, until, args):
     env["RUNTIMED_MAX_EVENTS_PER_WORKER"] = "10"
