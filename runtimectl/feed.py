@@ -84,8 +84,9 @@ class Feed:
         while True:
             try:
                 for envelope in self._connection():
-                    self._outage.over()
-                    if not self._begun or envelope["payload"]["event"] != "snapshot":
+                    is_snapshot = envelope["payload"]["event"] == "snapshot"
+                    self._outage.over(for_good=not is_snapshot)
+                    if not self._begun or not is_snapshot:
                         self._begun = True
                         yield envelope
             except _PASSING as error:
@@ -115,6 +116,8 @@ class _Outage:
     def __init__(self, tell: Tell) -> None:
         self._tell = tell
         self._since: float | None = None
+        self._reopened: float | None = None
+        self._told = False
         self._delay = FIRST_DELAY_S
 
     @property
@@ -125,6 +128,9 @@ class _Outage:
     def wait(self, error: ControlError) -> None:
         """Wait a little longer than the last time. Raises the error given once the outage is too long."""
         now = time.monotonic()
+        if self._reopened is not None and now - self._reopened > MAX_DELAY_S:
+            self._end()
+        self._reopened = None
         if self._since is None:
             self._since = now
             self._tell(f"the feed broke off ({error}); reconnecting")
@@ -133,11 +139,20 @@ class _Outage:
         time.sleep(self._delay * random.uniform(0.5, 1))  # noqa: S311 jitter, no secret
         self._delay = min(self._delay * 2, MAX_DELAY_S)
 
-    def over(self) -> None:
-        """The feed goes on."""
-        if self._since is not None:
-            self._since, self._delay = None, FIRST_DELAY_S
+    def over(self, *, for_good: bool) -> None:
+        """The feed goes on; a snapshot alone does not say that it will get any further than the last time."""
+        if self._since is None:
+            return
+        if self._reopened is None:
+            self._reopened = time.monotonic()
+        if not self._told:
+            self._told = True
             self._tell("the feed goes on")
+        if for_good:
+            self._end()
+
+    def _end(self) -> None:
+        self._since, self._reopened, self._told, self._delay = None, None, False, FIRST_DELAY_S
 
 
 @contextmanager

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from runtimectl.errors import ControlError, RunFailed, TimedOut, UsageProblem
+from runtimectl.errors import ControlError, Missing, RunFailed, TimedOut, UsageProblem
 from runtimectl.options import Group
 from runtimectl.output import Column, View, at
 from runtimectl.requests import check_labels, create_request
@@ -289,9 +289,16 @@ def _delete(client: "Client", chosen: str) -> "Body":
 def _each(
     client: "Client", workers: tuple[str, ...], act: Callable[[str], "Body"]
 ) -> tuple[list["Body"], list[ControlError]]:
-    """Do something to each, whatever becomes of the others."""
-    done, errors = [], []
-    for chosen in dict.fromkeys(worker_id(client, given) for given in workers):
+    """Do something to each, whatever becomes of the others; who is meant is clear before anything is done."""
+    done: list[Body] = []
+    errors: list[ControlError] = []
+    meant: dict[str, None] = {}
+    for given in workers:
+        try:
+            meant[worker_id(client, given)] = None
+        except (Missing, UsageProblem) as error:
+            errors.append(error)
+    for chosen in meant:
         try:
             done.append(act(chosen))
         except ControlError as error:

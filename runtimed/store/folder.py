@@ -98,7 +98,9 @@ class StoreFolder:
         Raises StoreInUse when another process has it, StoreUnsupported where there is no store.
         """
         database = self._path.resolve() / DATABASE
-        if not database.is_file() or not database.stat().st_size:
+        if database.is_file() and not database.stat().st_size:
+            raise StoreUnsupported(f"{DATABASE} in {self._path} is empty: nothing is left of a store that was there")
+        if not database.is_file():
             raise StoreUnsupported(f"there is no store in {self._path}: expected a folder with a file {DATABASE}")
         with contextlib.ExitStack() as parts:
             lock = database.with_name(LOCK)
@@ -109,8 +111,21 @@ class StoreFolder:
                 _lock(handle)
             yield database
 
+    def _check_not_emptied(self, database: Path) -> None:
+        """Raises StoreUnsupported for a database without content where a Runtime has been."""
+        size = database.stat().st_size if database.is_file() else None
+        log = Path(f"{database}-wal")
+        logged = log.is_file() and not log.is_symlink() and log.stat().st_size > 0
+        lived = os.path.lexists(self._path / WORKERS) or (size == 0 and os.path.lexists(self._path / TOKEN))
+        if not size and (logged or lived):
+            raise StoreUnsupported(
+                f"{DATABASE}: it is {'missing' if size is None else 'empty'}, but a Runtime has been in this folder; "
+                "restore it from a copy, or begin anew in an empty folder"
+            )
+
     def _prepare_database(self) -> Path:
         database = self._path / DATABASE
+        self._check_not_emptied(database)
         os.close(open_private(database, os.O_RDWR | os.O_CREAT))
         for companion in (Path(f"{database}{suffix}") for suffix in ("-wal", "-shm", "-journal")):
             if os.path.lexists(companion):

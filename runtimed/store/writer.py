@@ -62,6 +62,7 @@ class Writer:
         self._ballast = ballast
         self._queue: SimpleQueue[Job | None] = SimpleQueue()
         self._failure: StoreError | None = None
+        self._full = False
         self._log_pages = 0
         self._files = [Path(connection.filename), Path(connection.filename_wal)]
         self._inodes = self._present_inodes()
@@ -129,9 +130,18 @@ class Writer:
         if not self._ballast.in_use:
             refusal = self._try(batch)
             if not isinstance(refusal, StoreFull):
+                self._note_room(full=False)
                 return [(job, refusal) for job in batch]
             self._empty_log()  # what this frees may be all that was missing
-        return [(job, self._try_alone(job)) for job in batch]
+        outcomes = [(job, self._try_alone(job)) for job in batch]
+        self._note_room(full=any(isinstance(refusal, StoreFull) for _, refusal in outcomes))
+        return outcomes
+
+    def _note_room(self, *, full: bool) -> None:
+        """Tell the operator when the disk fills, and when there is room again."""
+        if full != self._full:
+            self._full = full
+            _log.warning("the disk is full, requests are refused" if full else "there is room on the disk again")
 
     def _try_alone(self, job: Job) -> StoreError | None:
         """Write one Change to a disk that is full; the ballast is there for vital ones alone."""

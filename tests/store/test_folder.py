@@ -261,3 +261,25 @@ def test_the_lock_is_free_while_a_child_of_its_last_owner_lives(new_store: NewSt
         first.close()
         new_store().open()
         child.kill()
+
+
+@pytest.mark.parametrize("emptied", [lambda file: file.write_bytes(b""), lambda file: file.unlink()])
+def test_a_database_that_was_emptied_is_not_taken_for_a_new_store(
+    new_store: NewStore, folder: Path, emptied: Callable[[Path], object]
+) -> None:
+    store = new_store()
+    store.open()
+    store.store.folder.worker_folder(worker_id(1))
+    store.close()
+    emptied(folder / "runtime.sqlite3")
+    before = {path.name: path.stat().st_size for path in folder.iterdir()}
+    with pytest.raises(StoreUnsupported, match="a Runtime has been in this folder"):
+        new_store().open()
+    assert {path.name: path.stat().st_size for path in folder.iterdir()} == before
+
+
+def test_a_folder_that_only_has_a_token_may_become_a_store(new_store: NewStore, folder: Path) -> None:
+    folder.mkdir(mode=0o700)
+    (folder / "token").write_text("a-token-of-the-operator-that-is-long-enough\n")
+    (folder / "token").chmod(0o600)
+    assert new_store().open().workers == []

@@ -290,6 +290,15 @@ def test_a_worker_that_can_not_be_deleted_keeps_no_other(ctl, new_worker):
     assert ctl("workers", "list", "-o", "name").stdout.split() == [running]
 
 
+def test_a_name_that_nobody_has_keeps_no_other(ctl, new_worker):
+    over = new_worker()
+    ctl("workers", "stop", over)
+    found = ctl("workers", "delete", over, "worker-000000zz", "-o", "name")
+    assert (found.returncode, found.stdout.split()) == (3, [over])
+    assert "none begins with 'worker-000000zz'" in found.stderr
+    assert ctl("workers", "list", "-o", "name").stdout == ""
+
+
 def test_nothing_is_printed_where_nothing_was_deleted(ctl, new_worker):
     found = ctl("workers", "delete", new_worker())
     assert (found.returncode, found.stdout) == (5, "")
