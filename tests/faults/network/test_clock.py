@@ -8,10 +8,7 @@ from datetime import datetime
 from pathlib import Path
 from typing import Any
 
-import attrs
 import pytest
-
-from runtimed.settings import Settings
 
 HOUR = 3_600
 HEARTBEAT_S = 2.0
@@ -24,9 +21,6 @@ SLOW_TO_END = "trap 'sleep 1; echo in good order > {0}; exit' TERM; echo ready >
 LIBRARY = next(Path("/usr/lib").glob("*/faketime/libfaketimeMT.so.1"), None)
 
 pytestmark = pytest.mark.skipif(LIBRARY is None, reason="libfaketime is not installed (faketime)")
-expiry = pytest.mark.skipif(
-    "max_event_age_s" not in {field.name for field in attrs.fields(Settings)}, reason="events do not expire yet"
-)
 
 
 class WallClock:
@@ -126,18 +120,15 @@ def check_expiry(launch: Any, observe: Any, clock: WallClock) -> Callable[..., N
     return check
 
 
-@expiry
 def test_events_do_not_expire_because_the_wall_clock_jumped(check_expiry: Any) -> None:
     check_expiry()
 
 
-@expiry
 def test_the_check_sees_events_that_expire_by_the_wall_clock(check_expiry: Any) -> None:
     with pytest.raises(AssertionError, match="events expired before their time"):
         check_expiry(without="steady_expiry")
 
 
-@expiry
 def test_events_expire_though_the_wall_clock_jumped_back(launch: Any, until: Any, clock: WallClock) -> None:
     daemon = launch(settings={"max_event_age_s": 2}, environment=clock.environment)
     worker = daemon.create("echo")

@@ -3,10 +3,7 @@
 from collections.abc import Callable
 from typing import Any
 
-import attrs
 import pytest
-
-from runtimed.settings import Settings
 
 WARM_UP = 32 * 2**20
 PUBLISHED = 96 * 2**20
@@ -16,10 +13,6 @@ GROWTH = PUBLISHED * 2 // 3
 RETAINED = 200
 
 PRINTING = "head -c {} /dev/zero | tr '\\0' x"
-
-retention = pytest.mark.skipif(
-    "max_events_per_worker" not in {field.name for field in attrs.fields(Settings)}, reason="all events are retained"
-)
 
 
 @pytest.fixture
@@ -86,12 +79,10 @@ def check_overtaken(launch: Any, observe: Any, until: Any) -> Callable[..., None
     return check
 
 
-@retention
 def test_one_that_retention_overtakes_is_told_so_and_sees_no_gap_before(check_overtaken: Any) -> None:
     check_overtaken()
 
 
-@retention
 def test_the_check_sees_a_gap_that_nobody_speaks_of(check_overtaken: Any) -> None:
     with pytest.raises(AssertionError, match="an event is missing"):
         check_overtaken(without="honesty")
