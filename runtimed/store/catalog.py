@@ -151,6 +151,6 @@ def _floors(connection: apsw.Connection, damaged: dict[WorkerId, str]) -> dict[i
 def _activity(connection: apsw.Connection, worker: Worker) -> Activity:
     try:
         return moment(connection, worker.worker_id, worker.last_sequence).activity
-    except StoreCorrupt as error:
+    except (StoreCorrupt, apsw.CorruptError) as error:
         _log.error("what %s was doing is not known any more: %s", worker.worker_id, error)
         return Activity("running")

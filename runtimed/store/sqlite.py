@@ -3,15 +3,17 @@
 import asyncio
 import contextlib
 import threading
-from collections.abc import Collection, Sequence
+from collections.abc import Callable, Collection, Sequence
 from itertools import chain
 from pathlib import Path
+from typing import Concatenate, ParamSpec, TypeVar
 
+import apsw
 import attrs
 
 from runtimed.core.change import Change, EncodedEvent, Entry, Moment, Span, StoredState
 from runtimed.core.paging import PageSize
-from runtimed.errors import RuntimeStopped
+from runtimed.errors import RuntimeStopped, StoreCorrupt
 from runtimed.model.identity import RuntimeId, WorkerId
 from runtimed.model.runtime import RuntimeBackend, RuntimeEvent, StoreCheck
 from runtimed.store import queries
@@ -27,6 +29,9 @@ from runtimed.store.salvage import hit_by_damage, kept_log, mend_indexes, mend_l
 from runtimed.store.schema import check_version, prepare
 from runtimed.store.sync import Sync, use_sync
 from runtimed.store.writer import Writer
+
+P = ParamSpec("P")
+T = TypeVar("T")
 
 
 class SqliteStore:
@@ -66,15 +71,15 @@ class SqliteStore:
 
     async def read_entries(self, worker_id: WorkerId, start: int, page: PageSize) -> Sequence[Entry]:
         """As Store.read_entries."""
-        return await self._reading().run(queries.entries_after, worker_id, start, page)
+        return await self._read(queries.entries_after, worker_id, start, page)
 
     async def newest_entries(self, worker_id: WorkerId, upto: int, page: PageSize) -> Sequence[Entry]:
         """As Store.newest_entries."""
-        return await self._reading().run(queries.newest_entries, worker_id, upto, page)
+        return await self._read(queries.newest_entries, worker_id, upto, page)
 
     async def read_events(self, worker_id: WorkerId, after: int, upto: int, page: PageSize) -> Sequence[EncodedEvent]:
         """As Store.read_events."""
-        return await self._reading().run(queries.events_between, worker_id, after, upto, page)
+        return await self._read(queries.events_between, worker_id, after, upto, page)
 
     async def read_all_events(self, after: int, upto: int, page: PageSize) -> Sequence[EncodedEvent]:
         """As Store.read_all_events."""
@@ -92,7 +97,7 @@ class SqliteStore:
 
     async def moment(self, worker_id: WorkerId, sequence: int) -> Moment:
         """As Store.moment."""
-        return await self._reading().run(queries.moment, worker_id, sequence)
+        return await self._read(queries.moment, worker_id, sequence)
 
     async def purge(self, worker_id: WorkerId) -> bool:
         """As Store.purge. What is not deleted is not touched."""
@@ -113,6 +118,21 @@ class SqliteStore:
         """As Store.close."""
         self._writer = self._readers = None
         await asyncio.shield(asyncio.ensure_future(asyncio.to_thread(self._close)))
+
+    async def _read(
+        self,
+        read: Callable[Concatenate[apsw.Connection, WorkerId, P], T],
+        worker_id: WorkerId,
+        *args: P.args,
+        **kwargs: P.kwargs,
+    ) -> T:
+        """Read something of one Worker, who is named where SQLite itself finds damage: it knows of no Workers."""
+        try:
+            return await self._reading().run(read, worker_id, *args, **kwargs)
+        except StoreCorrupt as error:
+            if worker_id in str(error):
+                raise
+            raise StoreCorrupt(f"{worker_id}: {error}") from error
 
     def _check_folder(self, check: Check) -> None:
         with translated():

@@ -22,7 +22,8 @@ NewStore = Callable[..., Any]
 FIRST, SECOND = worker_id(1), worker_id(2)
 
 HEADER_BYTES = 32
-FRAME_BYTES = 24 + 4096
+PAGE_BYTES = 4096
+FRAME_BYTES = 24 + PAGE_BYTES
 LARGE = 20_000
 """A content of this length has pages of its own, which no later transaction writes again."""
 
@@ -118,6 +119,27 @@ def test_the_damaged_log_goes_once_those_that_it_hit_are_gone(crashed: Path, new
     store = new_store(crashed)
     assert store.open().damaged == {}
     assert not kept.exists()
+
+
+def test_where_the_structure_of_the_database_is_damaged_the_worker_is_named_too(
+    new_store: NewStore, folder: Path, said: Any
+) -> None:
+    store = new_store()
+    store.open()
+    for number in range(20):
+        store.commit(said(1, f"<{number}>" * (LARGE // 4)))
+    store.close()
+    run_sql(folder, "pragma wal_checkpoint(truncate)")
+    database = folder / "runtime.sqlite3"
+    body = bytearray(database.read_bytes())
+    for page in range(0, len(body), PAGE_BYTES):
+        if b"<5>" * 1000 in body[page : page + PAGE_BYTES]:
+            body[page : page + 4] = b"\x7f\xff\xff\xff"  # a long row is a chain of pages: these lead nowhere
+    database.write_bytes(body)
+    store = new_store()
+    store.open()
+    with pytest.raises(StoreCorrupt, match=FIRST):
+        store.entries(1)
 
 
 def test_damage_that_a_later_transaction_wrote_over_has_hit_nothing(
