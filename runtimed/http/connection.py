@@ -206,11 +206,14 @@ class Connection(asyncio.Protocol):
         """Look at what came in the meantime."""
         if self.answering is not None or self._crowded:
             return
-        if self._closing:
+        if self._closing or self._transport.is_closing():
             self._transport.close()
             self._connections.discard(self)
             return
-        self._transport.resume_reading()
+        try:
+            self._transport.resume_reading()
+        except RuntimeError:  # uvloop has closed it, and tells of it in a moment
+            return
         if self._data:
             self._read(self._data)
 

@@ -1,12 +1,15 @@
 """A connection gives the same answers whether aiohttp has it or not, and whatever way its bytes come."""
 
 import asyncio
+import gc
 import re
 import socket
+import struct
 from collections.abc import AsyncIterator
 
 import attrs
 import pytest
+import uvloop
 
 from runtimed.core import Runtime
 from runtimed.core.ports import Answer
@@ -293,6 +296,34 @@ async def test_an_input_whose_sender_is_gone_is_stored_all_the_same():
             async with asyncio.timeout(20):
                 while not runtime.worker(worker.worker_ref).transcript_len:
                     await asyncio.sleep(0)
+
+
+def test_a_sender_that_resets_the_connection_before_its_answer_leaves_no_error_behind():
+    failures: list[dict[str, object]] = []
+
+    async def reset_amid_a_request() -> None:
+        asyncio.get_running_loop().set_exception_handler(lambda _, context: failures.append(context))
+        backend = Held()
+        async with Runtime(MemoryStore(), backend) as runtime:
+            worker = await runtime.create_worker()
+            async with serving(runtime) as served:
+                client = socket.create_connection(("127.0.0.1", served.port))
+                client.sendall(post_input(served.port))
+                await backend.asked.wait()
+                client.sendall(last(served.port))  # for which the reading of this connection is paused
+                await passed(served.port)
+                client.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
+                client.close()
+                backend.go_on.set()
+                async with asyncio.timeout(20):
+                    while not runtime.worker(worker.worker_ref).transcript_len:
+                        await asyncio.sleep(0)
+                await passed(served.port)
+        gc.collect()
+
+    with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
+        runner.run(reset_amid_a_request())
+    assert not failures
 
 
 def post_input(port: int) -> bytes:
