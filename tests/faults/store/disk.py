@@ -45,7 +45,7 @@ class PowerLine:
 
 
 @contextlib.contextmanager
-def power_line(home: Path, size: int = 64 * MIB) -> Iterator[PowerLine]:
+def power_line(home: Path, size: int = 1024 * MIB) -> Iterator[PowerLine]:
     """A mounted PowerLine below `home`."""
     image, folder = home / "disk.img", home / "disk"
     folder.mkdir()
