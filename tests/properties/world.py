@@ -197,7 +197,9 @@ class World:
             assert request.task.done(), f"no answer to {request}"
 
     async def hang_up(self, request: Request) -> None:
-        """The client does not wait for the answer any more."""
+        """The client does not wait for the answer any more. An end that has begun takes place all the same."""
+        if request.kind in ENDED and request.before == "running":
+            request.story.kept_end = True
         request.task.cancel()
         await asyncio.wait([request.task])
 
