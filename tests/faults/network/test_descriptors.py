@@ -12,6 +12,9 @@ import pytest
 LIMIT = 40
 CLIENTS = 4
 RECOVERY_S = 8
+IDLE_S = 120
+"""How long the daemon keeps a connection that is quiet: longer than the check lasts, so that it gives none back."""
+
 MAX_LINES = 5
 """That the daemon may log about it while it lasts."""
 
@@ -21,7 +24,7 @@ def check(launch: Any, observe: Any, until: Any, long: bool) -> Callable[..., No
     """Take all descriptors from a daemon by connections that do nothing, then let go of them."""
 
     def check(**given: Any) -> None:
-        daemon = launch(**given)
+        daemon = launch(settings={"header_timeout_s": IDLE_S}, **given)
         worker = daemon.create("echo")
         crowd = observe(daemon, worker, number=5)
         with contextlib.ExitStack() as early, contextlib.ExitStack() as held:
