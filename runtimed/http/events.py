@@ -2,6 +2,7 @@
 
 import asyncio
 import logging
+import re
 
 from aiohttp import HttpVersion11, hdrs, web
 
@@ -16,6 +17,9 @@ from runtimed.wire.frames import chunk, comment, event_envelope, event_page, ser
 
 EVENT_STREAM = "text/event-stream"
 LAST_EVENT_ID = "Last-Event-ID"
+NOT_AT_ALL = re.compile(r"q=0(\.0*)?", re.ASCII)
+"""The weight, in an Accept header, of what is not accepted."""
+
 COMMENT_S = 15
 """How often a stream is written a comment, so that nobody in between takes it for idle."""
 
@@ -46,7 +50,13 @@ class Comments:
 
 def wants_stream(request: web.Request) -> bool:
     """Whether server-sent events are asked for."""
-    return EVENT_STREAM in request.headers.get(hdrs.ACCEPT, "").lower()
+    accepted = ",".join(request.headers.getall(hdrs.ACCEPT, ())).lower()
+    return any(map(_is_stream, accepted.split(",")))
+
+
+def _is_stream(media_range: str) -> bool:
+    kind, *parameters = (part.strip() for part in media_range.split(";"))
+    return kind == EVENT_STREAM and not any(map(NOT_AT_ALL.fullmatch, parameters))
 
 
 async def serve_page(streams: Streams, wish: Wish, limit: int | None) -> web.Response:

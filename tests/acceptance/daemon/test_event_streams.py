@@ -61,10 +61,16 @@ class Stream:
 
 
 @contextmanager
-def _stream(daemon: Any, path: str, *headers: str, options: tuple[str, ...] = ()) -> Iterator[Stream]:
+def _stream(
+    daemon: Any,
+    path: str,
+    *headers: str,
+    options: tuple[str, ...] = (),
+    accept: str | None = "Accept: text/event-stream",
+) -> Iterator[Stream]:
     if CURL is None:
         pytest.skip("curl is not installed")
-    lines = [f"Authorization: Bearer {daemon.token}", "Accept: text/event-stream", *headers]
+    lines = [f"Authorization: Bearer {daemon.token}", *([accept] if accept else []), *headers]
     command = [CURL, "-q", "-sS", "-i", "-N", "--noproxy", "*", "--max-time", str(int(DEADLINE_S)), *options]
     command += [part for line in lines for part in ("-H", line)]
     with subprocess.Popen([*command, f"{daemon.url}{path}"], stdout=subprocess.PIPE) as process:
@@ -96,6 +102,25 @@ def test_the_last_event_id_goes_before_the_cursor(daemon: Any) -> None:
     with _stream(daemon, f"/v1/workers/{worker_id}/events?cursor={ZERO}", last) as stream:
         assert [one["cursor"] for one in stream.up_to("snapshot")] == [events[1]["cursor"]]
         assert stream.up_to("run_end") == events[2:]
+
+
+@pytest.mark.parametrize(
+    ("accepted", "streamed"),
+    [
+        ("text/event-stream", True),
+        ("TEXT/Event-Stream; charset=utf-8", True),
+        ("application/json;q=0.5, text/event-stream;q=0.001", True),
+        ("text/event-stream;q=0", False),
+        ("text/event-stream ; Q=0.000", False),
+        ("text/event-streams", False),
+        ("application/json", False),
+        ("*/*", False),
+    ],
+)
+def test_only_who_accepts_an_event_stream_gets_one(daemon: Any, accepted: str, streamed: bool) -> None:
+    with _stream(daemon, f"/v1/workers/{daemon.echo()}/events", f"Accept: {accepted}", accept=None) as stream:
+        kind = "text/event-stream" if streamed else "application/json"
+        assert f"content-type: {kind}" in stream.head.lower()
 
 
 def test_the_stream_of_all_workers_begins_at_the_head_and_says_where_that_is(daemon: Any) -> None:
