@@ -94,8 +94,8 @@ class InvalidWorkerId(RequestError):
 
     code = "invalid_worker_id"
 
-    def __init__(self) -> None:
-        super().__init__('worker_id: expected "worker-" and 8 lower-case hex digits')
+    def __init__(self, field: str = "worker_id") -> None:
+        super().__init__(f'{field}: expected "worker-" and 8 lower-case hex digits')
 
 
 class InvalidRequest(RequestError):
@@ -110,7 +110,7 @@ class LimitTooLarge(RequestError):
     code = "limit_too_large"
 
     def __init__(self, field: str, maximum: int) -> None:
-        super().__init__(f"{field}: expected at most {maximum}")
+        super().__init__(f"{field}: expected a whole number, 1 to {maximum}")
         self.maximum = maximum
 
 
@@ -328,8 +328,8 @@ class CursorMalformed(FeedError):
 
     code = "runtime.cursor_malformed"
 
-    def __init__(self) -> None:
-        super().__init__('cursor: expected "wo_" and 16 lower-case hex digits')
+    def __init__(self, field: str = "cursor") -> None:
+        super().__init__(f'{field}: expected "wo_" and 16 lower-case hex digits')
 
 
 class CursorUnknownOrExpired(FeedError):

@@ -225,10 +225,10 @@ class Runtime:
         """Tell the listener no more."""
         self._pipeline.unsubscribe(listener)
 
-    def ref(self, text: str) -> WorkerRef:
-        """The full address of the Worker with this id. Raises InvalidWorkerId."""
+    def ref(self, text: str, field: str = "worker_id") -> WorkerRef:
+        """The full address of the Worker with this id. Raises InvalidWorkerId, which names the field."""
         if worker_number(text) is None:
-            raise InvalidWorkerId
+            raise InvalidWorkerId(field)
         return WorkerRef(self.runtime_id, WorkerId(text))
 
     def summary(self) -> RuntimeSummary:

@@ -48,7 +48,7 @@ def make_app(
         Streams: streams,
         Document: Document.of({noun.tag: noun.routes for noun in NOUNS}),
     }
-    routes = [Bound(route, services, max_body_bytes) for noun in NOUNS for route in noun.routes]
+    routes = [Bound(route, services, runtime.limits, max_body_bytes) for noun in NOUNS for route in noun.routes]
     app = web.Application(middlewares=[_gate(guard)])
     app.add_routes(map(_route, routes))
     app[DISPATCHER] = Dispatcher(guard, (bound for bound in routes if bound.bare))

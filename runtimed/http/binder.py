@@ -16,6 +16,7 @@ import attrs
 from aiohttp import hdrs, web
 from multidict import MultiMapping
 
+from runtimed.core.limits import Limits
 from runtimed.errors import (
     InvalidJson,
     InvalidQuery,
@@ -43,10 +44,12 @@ Handler = Callable[..., Any]
 
 @attrs.frozen
 class Number:
-    """Bounds of a whole number in a query."""
+    """Bounds of a whole number in a query; `limit` names the limit of the Runtime that is told as the upper one, and
+    is left to the Runtime to keep."""
 
     minimum: int = 0
     maximum: int = MAX_NUMBER
+    limit: str = ""
 
 
 @attrs.frozen
@@ -58,6 +61,13 @@ class Parameter:
     bounds: Number | None = None
     choices: tuple[str, ...] = ()
     repeated: bool = False
+    told_maximum: int | None = None
+
+    def limited(self, limits: Limits) -> "Parameter":
+        """This parameter in a Runtime with these limits."""
+        if self.bounds is None or not self.bounds.limit:
+            return self
+        return attrs.evolve(self, told_maximum=getattr(limits, self.bounds.limit))
 
     def read(self, text: str) -> str | int:
         """The value in a query. Raises InvalidQuery."""
@@ -67,7 +77,7 @@ class Parameter:
             return text
         number = int(text) if NUMBER.fullmatch(text) else -1
         if not self.bounds.minimum <= number <= self.bounds.maximum:
-            bounds = f"{self.bounds.minimum} to {self.bounds.maximum}"
+            bounds = f"{self.bounds.minimum} to {self.told_maximum or self.bounds.maximum}"
             raise InvalidQuery(f"{self.name}: expected a whole number, {bounds}")
         return number
 
@@ -134,7 +144,7 @@ class Bound:
     response.
     """
 
-    def __init__(self, route: Route, services: Mapping[type, Any], max_body_bytes: int) -> None:
+    def __init__(self, route: Route, services: Mapping[type, Any], limits: Limits, max_body_bytes: int) -> None:
         self.route = route
         self.body = route.body
         self.wants_body = route.body is not None and route.body.required
@@ -142,7 +152,7 @@ class Bound:
         self.waits = inspect.iscoroutinefunction(route.handler)
         self._given = {name: services[kind] for name, kind in route.services if kind is not web.Request}
         self._wants_request = [name for name, kind in route.services if kind is web.Request]
-        self._queries = {parameter.name: parameter for parameter in route.in_query}
+        self._queries = {parameter.name: parameter.limited(limits) for parameter in route.in_query}
         answers_itself = isinstance(route.answer, type) and issubclass(route.answer, web.StreamResponse)
         self.bare = not self._wants_request and not answers_itself
 

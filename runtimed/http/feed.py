@@ -37,7 +37,7 @@ READING = (CursorMalformed, CursorUnknownOrExpired, CursorExpired, LimitTooLarge
 NAMES = frozenset(kind.event for kind in get_args(Payload) if kind is not Snapshot)
 
 Seconds = Annotated[int | None, Number(1, MAX_HEARTBEAT_S)]
-Limit = Annotated[int | None, Number(minimum=1)]
+Limit = Annotated[int | None, Number(minimum=1, limit="max_event_batch_items")]
 
 routes = Routes("feed")
 
@@ -103,8 +103,9 @@ async def _read(streams: Streams, request: web.Request, wish: Wish, limit: int |
         return await serve_page(streams, wish, limit)
     if limit is not None:
         raise InvalidQuery("limit: is for pages, not for an event stream")
-    resumed = attrs.evolve(wish, cursor=request.headers.get(LAST_EVENT_ID) or wish.cursor)
-    return await serve_stream(streams, request, resumed)
+    if last := request.headers.get(LAST_EVENT_ID):
+        wish = attrs.evolve(wish, cursor=last, field=LAST_EVENT_ID)
+    return await serve_stream(streams, request, wish)
 
 
 def _known(runtime: Runtime, worker_id: str) -> WorkerRef:

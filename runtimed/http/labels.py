@@ -2,7 +2,8 @@
 
 from collections.abc import Iterable
 
-from runtimed.errors import InvalidQuery
+from runtimed.core.labels import check_labels
+from runtimed.errors import InvalidQuery, InvalidRequest
 
 
 def parse_labels(texts: Iterable[str]) -> dict[str, str]:
@@ -12,4 +13,8 @@ def parse_labels(texts: Iterable[str]) -> dict[str, str]:
         key, equals, value = text.partition("=")
         if not key or not equals or wanted.setdefault(key, value) != value:
             raise InvalidQuery("label: expected KEY=VALUE, each KEY once")
+    try:
+        check_labels(wanted)
+    except InvalidRequest as error:
+        raise InvalidQuery(f"label: no Worker has one like it: {error.message}") from None
     return wanted

@@ -21,7 +21,7 @@ def get_runtime(runtime: Runtime) -> RuntimeResponse:
 async def list_runtime_events(
     runtime: Runtime,
     after: Annotated[int, Number()] = 0,
-    limit: Annotated[int | None, Number(minimum=1)] = None,
+    limit: Annotated[int | None, Number(minimum=1, limit="max_event_batch_items")] = None,
 ) -> RuntimeEventsResponse:
     """What happened to the Runtime and to its Workers, by id: the events behind the one with the id `after`."""
     newest = runtime.newest_runtime_event

@@ -25,11 +25,13 @@ log = logging.getLogger(__name__)
 
 @attrs.frozen
 class Wish:
-    """What an observer asked for: one Worker or all (`ref` None), which events, and behind which cursor."""
+    """What an observer asked for: one Worker or all (`ref` None), which events, and behind which cursor; `field` is
+    where that was named."""
 
     ref: WorkerRef | None
     selection: Selection
     cursor: str | None
+    field: str = "cursor"
 
 
 class Streams:
@@ -85,7 +87,7 @@ class Streams:
             return None
         sequence = cursor_sequence(wish.cursor)
         if sequence is None:
-            raise CursorMalformed
+            raise CursorMalformed(wish.field)
         return EventCursor(self.feed.runtime.runtime_id, sequence)
 
     async def close(self) -> None:

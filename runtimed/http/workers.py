@@ -37,7 +37,7 @@ def list_workers(
 ) -> WorkersResponse:
     """The Workers, by id: those of a status, with all the labels given as KEY=VALUE, behind the id `after`."""
     if after:
-        runtime.ref(after)
+        runtime.ref(after, "after")
     wanted = WorkerFilter(status, parse_labels(label), after, None if limit is None else limit + 1)
     found = runtime.workers(wanted)
     if limit is None or len(found) <= limit:

@@ -92,6 +92,14 @@ def test_what_is_wrong_with_the_query_is_an_error_of_its_own(daemon: Any, query:
         assert json.loads(answer.body)["error"]["code"] == code
 
 
+@pytest.mark.parametrize("path", ["transcript", "events"])
+def test_what_a_limit_may_be_is_said_alike_whether_it_is_too_small_or_too_large(daemon: Any, path: str) -> None:
+    worker_id = daemon.echo()
+    for limit, code in (("0", "invalid_query"), ("x", "invalid_query"), ("257", "limit_too_large")):
+        message = daemon.call("GET", f"/v1/workers/{worker_id}/{path}?limit={limit}").refused(400, code)
+        assert message == "limit: expected a whole number, 1 to 256"
+
+
 def test_labels_are_for_the_feed_of_all_workers(daemon: Any) -> None:
     daemon.call("GET", f"/v1/workers/{daemon.echo()}/events?label=a=b").refused(400, "invalid_query")
     daemon.call("GET", "/v1/events?label=a").refused(400, "invalid_query")

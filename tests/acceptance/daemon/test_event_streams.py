@@ -104,6 +104,14 @@ def test_the_last_event_id_goes_before_the_cursor(daemon: Any) -> None:
         assert stream.up_to("run_end") == events[2:]
 
 
+def test_a_last_event_id_that_is_no_cursor_is_refused_by_its_name(daemon: Any) -> None:
+    headers = ["Accept: text/event-stream", "Last-Event-ID: x"]
+    for path in (f"/v1/workers/{daemon.echo()}/events", "/v1/events"):
+        answer = daemon.call("GET", path, None, headers)
+        assert answer.status == 400, answer.body
+        assert json.loads(answer.body)["error"]["message"].startswith("Last-Event-ID: ")
+
+
 @pytest.mark.parametrize(
     ("accepted", "streamed"),
     [

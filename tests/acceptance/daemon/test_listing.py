@@ -87,6 +87,9 @@ def test_a_deleted_worker_breaks_no_page(several: Any) -> None:
         ("label=", "label"),
         ("label=red", "label"),
         ("label==red", "label"),
+        ("label=%20=red", "label"),
+        ("label=a%20b=red", "label"),
+        ("label=red=a%00b", "label"),
         ("label=a=1&label=a=2", "label"),
         ("limit=0", "limit"),
         ("limit=-1", "limit"),
@@ -104,7 +107,8 @@ def test_a_query_that_is_none_is_refused_by_the_name_of_its_parameter(daemon: An
 
 @pytest.mark.parametrize("after", ["1", "worker-1", "worker-0000000G", "x%20y"])
 def test_a_page_behind_what_is_no_worker_id_is_refused(daemon: Any, after: str) -> None:
-    daemon.curl("GET", f"/v1/workers?after={after}").refused(400, "invalid_worker_id")
+    message = daemon.curl("GET", f"/v1/workers?after={after}").refused(400, "invalid_worker_id")
+    assert message.startswith("after: ")
 
 
 GOOD = [
