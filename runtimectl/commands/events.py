@@ -9,14 +9,14 @@ from typing import TYPE_CHECKING, get_args
 import click
 
 from runtimectl import events as shown
-from runtimectl.errors import RunFailed, UsageProblem
+from runtimectl.errors import Refused, RunFailed, UsageProblem
 from runtimectl.options import Group
 from runtimectl.requests import check_labels
 from runtimectl.runs import Run
 from runtimectl.session import Session, text, worker_id
 
 if TYPE_CHECKING:
-    from runtimectl.client import Body
+    from runtimectl.client import Body, Client
     from runtimectl.output import Printer
     from runtimectl.past import Envelope
 
@@ -142,6 +142,8 @@ def _of_all(
     from runtimectl.feed import Feed, Observed
 
     client = session.client()
+    if from_start:
+        _tell_of_any_trimming(session, client)
     if not follow:
         newest = past.newest(client, labels)
         yield from past.envelopes(client, None, labels, None if from_start else cursor or newest, newest)
@@ -165,6 +167,14 @@ def _tell_of_trimming(session: Session, worker: "Body") -> str:
         return BEGINNING
     session.tell(f"the events up to {oldest} are not kept any more: beginning behind them")
     return oldest
+
+
+def _tell_of_any_trimming(session: Session, client: "Client") -> None:
+    """Say so where not all events since the start are kept."""
+    try:
+        client.events(cursor=BEGINNING, limit=1)
+    except Refused:
+        session.tell("some of the earlier events are not kept any more: beginning where all are")
 
 
 def _print(

@@ -396,5 +396,23 @@ def test_what_is_not_kept_any_more_is_said(ctl, env, start_daemon, until, args):
     assert "cursor" in refused.stderr
 
 
+@pytest.mark.parametrize("ending", ["--no-follow", "--until=run_end"])
+def test_a_tail_of_all_from_the_start_says_when_that_is_not_kept(ctl, env, start_daemon, until, ending):
+    env["RUNTIMED_MAX_EVENTS_PER_WORKER"] = "10"
+    start_daemon()
+    tail = ("events", "tail", "--all", "--from-start", ending, "-o", "jsonl")
+    worker = ctl("workers", "create", "-o", "name").stdout.strip()
+    ctl("workers", "input", worker, "0", "--wait")
+    assert ctl(*tail).stderr == ""
+    for number in range(1, 6):
+        ctl("workers", "input", worker, f"{number}", "--wait")
+    until(lambda: trimmed(ctl, worker) >= "wo_0000000000000014", "the retention of ten events")
+    found = ctl(*tail)
+    assert found.returncode == 0
+    said = "runtimectl: some of the earlier events are not kept any more: beginning where all are\n"
+    assert found.stderr == said
+    assert json.loads(found.stdout.splitlines()[0])["cursor"] > trimmed(ctl, worker)
+
+
 def trimmed(ctl, worker):
     return json.loads(ctl("workers", "get", worker, "-o", "json").stdout)["worker"].get("oldest_cursor", "")
