@@ -23,14 +23,23 @@ class Endpoint:
     token_file: str | None = None
 
     def alive(self) -> bool:
-        """Whether the daemon's process is still there."""
+        """Whether the daemon's process is still there, and has not ended."""
         try:
             os.kill(self.pid, 0)
         except ProcessLookupError:
             return False
         except PermissionError:
-            return True
-        return True
+            pass
+        return not _has_ended(self.pid)
+
+
+def _has_ended(pid: int) -> bool:
+    """Whether a process is there only until its parent asks for its exit status."""
+    try:
+        told = Path(f"/proc/{pid}/stat").read_bytes()
+    except OSError:
+        return False
+    return told.rpartition(b")")[2].split()[0] in {b"Z", b"X"}
 
 
 def folder() -> Path:

@@ -30,6 +30,15 @@ def test_the_file_of_a_daemon_that_is_gone_is_ignored():
     assert endpoint.live() == []
 
 
+def test_a_daemon_that_has_ended_and_was_not_reaped_is_gone():
+    ended = subprocess.Popen([sys.executable, "-c", ""])
+    os.waitid(os.P_PID, ended.pid, os.WEXITED | os.WNOWAIT)
+    endpoint.write(mine(pid=ended.pid))
+    found = endpoint.live()
+    ended.wait()
+    assert found == []
+
+
 def test_a_token_is_in_no_repr():
     assert "secret" not in repr(mine())
 
