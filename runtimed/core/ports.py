@@ -61,7 +61,8 @@ class Store(Protocol):
     async def read_events(self, worker_id: WorkerId, after: int, upto: int, page: PageSize) -> Sequence[EncodedEvent]:
         """Retained events with `after` < sequence <= `upto`, oldest first.
 
-        Raises StoreCorrupt where one is missing behind `after`, as all that were trimmed are.
+        They end in front of one that is damaged or missing. Raises StoreCorrupt where that is the first, as it is
+        where some were trimmed behind `after`.
         """
 
     async def read_all_events(self, after: int, upto: int, page: PageSize) -> Sequence[EncodedEvent]:

@@ -10,7 +10,7 @@ from runtimed.core.change import EncodedEvent, Moment, Span, Trim
 from runtimed.core.paging import PageSize
 from runtimed.errors import StoreCorrupt
 from runtimed.model.identity import WorkerId
-from runtimed.store.replay import check_chain, check_floor, cut, replay, stored_size
+from runtimed.store.replay import check_floor, cut, replay, stored_size, unbroken
 from runtimed.store.rows import Floor, StoredEvent
 
 
@@ -73,20 +73,14 @@ class History:
         found = cut(events[first : min(end, first + page.items)], page, stored_size)
         if not found:
             check_floor(self.floor(worker_id), after)
-        check_chain(found, after)
-        return [stored.event for stored in found]
+        return [stored.event for stored in unbroken(found, after)]
 
     def all_between(self, after: int, upto: int, page: PageSize) -> Sequence[EncodedEvent]:
         """As Store.read_all_events."""
         for floor in self._floors.values():
             check_floor(floor, after)
         found = cut(islice(self._range(after, upto), page.items), page, stored_size)
-        by_worker = defaultdict(list)
-        for stored in found:
-            by_worker[stored.event.worker_id].append(stored)
-        for events in by_worker.values():
-            check_chain(events, after)
-        return [stored.event for stored in found]
+        return [stored.event for stored in unbroken(found, after)]
 
     def oldest(
         self, worker_id: WorkerId | None, upto: int, count: int, spared: Collection[WorkerId]

@@ -2,6 +2,7 @@
 
 import contextlib
 import json
+from bisect import bisect_left
 from collections.abc import Collection, Iterator, Sequence
 from struct import error as StructError  # noqa: N812 it is a class
 from typing import Any
@@ -94,13 +95,15 @@ def events_between(
     asked, newest = number_of(worker), after
     kept: list[EncodedEvent] = []
     bindings = {"worker": asked, "after": after, "upto": upto, "items": page.items}
-    for sequence, number, previous, payload in _events(connection, _EVENTS, bindings, page.max_bytes):
-        if number != asked:
-            raise damaged_event(sequence, asked)
-        if previous != newest and (kept or previous > after):
-            raise missing_event(previous, worker)
-        newest = sequence
-        kept.append(EncodedEvent(sequence, worker, payload))
+    with _in_front_of_damage(kept):
+        for sequence, number, previous, payload in _events(connection, _EVENTS, bindings, page.max_bytes):
+            if number != asked:
+                raise damaged_event(sequence, asked)
+            if previous != newest and (kept or previous > after):
+                _cut(kept, previous)
+                raise missing_event(previous, worker)
+            newest = sequence
+            kept.append(EncodedEvent(sequence, worker, payload))
     if not kept:
         check_floor(_floor(connection, worker), after)
     return kept
@@ -111,18 +114,35 @@ def all_events_between(connection: apsw.Connection, after: int, upto: int, page:
     newest: dict[int, EncodedEvent] = {}
     kept: list[EncodedEvent] = []
     bindings = {"after": after, "upto": upto, "items": page.items}
-    for sequence, number, previous, payload in _events(connection, _ALL_EVENTS, bindings, page.max_bytes):
-        before = newest.get(number)
-        name = before.worker_id if before else worker_id(number)
-        if previous != before.sequence if before else previous > after:
-            raise missing_event(previous, name)
-        newest[number] = event = EncodedEvent(sequence, name, payload)
-        kept.append(event)
+    with _in_front_of_damage(kept):
+        for sequence, number, previous, payload in _events(connection, _ALL_EVENTS, bindings, page.max_bytes):
+            before = newest.get(number)
+            name = before.worker_id if before else worker_id(number)
+            if previous != before.sequence if before else previous > after:
+                _cut(kept, previous)
+                raise missing_event(previous, name)
+            newest[number] = event = EncodedEvent(sequence, name, payload)
+            kept.append(event)
     trimmed: list[Row] = connection.execute(_FLOOR_BEHIND, (after,)).fetchall()
     if trimmed:
         [(number, floor)] = trimmed
         raise missing_event(floor, worker_id(number))
     return kept
+
+
+@contextlib.contextmanager
+def _in_front_of_damage(kept: Sequence[EncodedEvent]) -> Iterator[None]:
+    """Let a page end where what follows is damaged or missing; StoreCorrupt is only raised where nothing was kept."""
+    try:
+        yield
+    except StoreCorrupt:
+        if not kept:
+            raise
+
+
+def _cut(kept: list[EncodedEvent], sequence: int) -> None:
+    """Let a page end in front of an event that is missing, so that the next one meets it."""
+    del kept[bisect_left(kept, sequence, key=lambda event: event.sequence) :]
 
 
 def _events(

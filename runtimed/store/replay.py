@@ -37,12 +37,18 @@ def stored_size(stored: StoredEvent) -> int:
     return len(stored.event.payload)
 
 
-def check_chain(events: Sequence[StoredEvent], after: int) -> None:
-    """Raises StoreCorrupt where one of these events of one Worker does not follow the one before it."""
+def unbroken(events: Sequence[StoredEvent], after: int) -> Sequence[StoredEvent]:
+    """Those of the events behind `after` that come in front of a missing one. Raises StoreCorrupt where none does."""
+    newest: dict[WorkerId, int] = {}
     for stored in events:
-        if stored.previous != after and (stored is not events[0] or stored.previous > after):
-            raise missing_event(stored.previous, stored.event.worker_id)
-        after = stored.event.sequence
+        name, previous = stored.event.worker_id, stored.previous
+        if previous != newest[name] if name in newest else previous > after:
+            kept = [other for other in events if other.event.sequence < previous]
+            if not kept:
+                raise missing_event(previous, name)
+            return kept
+        newest[name] = stored.event.sequence
+    return events
 
 
 def check_floor(floor: Floor, after: int) -> None:

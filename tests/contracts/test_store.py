@@ -413,7 +413,7 @@ async def test_events_of_all_workers_are_read_by_sequence(host: Any, teller: Any
     assert await sequences(host.store.read_all_events(9, 9, WIDE)) == []
 
 
-async def test_an_event_that_is_missing_is_named_whoever_reads(host: Any) -> None:
+async def test_reads_end_in_front_of_an_event_that_is_missing_and_name_it_where_it_is_next(host: Any) -> None:
     await host.open()
     for sequence, previous in ((1, 0), (4, 1), (7, 6), (8, 7)):
         event = Event(sequence, FIRST, TextDelta("x"), 0, 0, "idle", previous)
@@ -422,7 +422,10 @@ async def test_an_event_that_is_missing_is_named_whoever_reads(host: Any) -> Non
             Change(events=[Event(sequence + 1, SECOND, TextDelta("y"), 0, 0, "idle", 0)][: sequence == 1])
         )
     missing = r"^the event wo_0000000000000006 of worker-00000001 is missing$"
-    for after in (0, 1, 4, 5):
+    assert await sequences(host.store.read_events(FIRST, 0, MAX_SEQUENCE, WIDE)) == [1, 4]
+    assert await sequences(host.store.read_all_events(0, MAX_SEQUENCE, WIDE)) == [1, 2, 4]
+    assert await sequences(host.store.read_all_events(1, MAX_SEQUENCE, WIDE)) == [2, 4]
+    for after in (4, 5):
         with pytest.raises(StoreCorrupt, match=missing):
             await host.store.read_events(FIRST, after, MAX_SEQUENCE, WIDE)
         with pytest.raises(StoreCorrupt, match=missing):

@@ -108,8 +108,8 @@ class Driven:
         found = self.run(self.store.newest_entries(worker_id(number), MAX_SEQUENCE, WIDE))
         return [entry.content for entry in found]
 
-    def events(self, number: int, upto: int = MAX_SEQUENCE) -> list[int]:
-        found = self.run(self.store.read_events(worker_id(number), 0, upto, WIDE))
+    def events(self, number: int, upto: int = MAX_SEQUENCE, after: int = 0) -> list[int]:
+        found = self.run(self.store.read_events(worker_id(number), after, upto, WIDE))
         return [event.sequence for event in found]
 
     def moment(self, number: int, sequence: int) -> Moment:

@@ -20,6 +20,8 @@ from runtimed.model.runtime import RuntimeEvent
 
 NewStore = Callable[..., Any]
 FIRST, SECOND = worker_id(1), worker_id(2)
+MAX_SEQUENCE = 2**63 - 1
+WIDE = PageSize(items=10_000, max_bytes=100_000_000)
 
 HEADER_BYTES = 32
 PAGE_BYTES = 4096
@@ -405,6 +407,30 @@ def test_a_worker_that_a_damaged_row_calls_deleted_is_not_served_as_an_empty_one
     state = new_store().open()
     assert state.damaged.keys() == {FIRST}
     assert FIRST not in state.deleted
+
+
+@pytest.mark.parametrize(
+    "sql", ["UPDATE event SET checksum = checksum + 1 WHERE sequence = 4", "DELETE FROM event WHERE sequence = 4"]
+)
+def test_a_page_of_events_ends_in_front_of_what_is_damaged_or_missing(
+    stored: Path, new_store: NewStore, sql: str
+) -> None:
+    run_sql(stored, sql)
+    store = new_store()
+    store.open()
+
+    def of_second(after: int) -> list[int]:
+        found: list[int] = store.events(2, after=after)
+        return found
+
+    def of_all(after: int) -> list[int]:
+        return [event.sequence for event in store.run(store.store.read_all_events(after, MAX_SEQUENCE, WIDE))]
+
+    assert (of_second(0), of_all(0)) == ([2], [1, 2, 3])
+    for read, after in ((of_second, 2), (of_second, 3), (of_all, 3)):
+        with pytest.raises(StoreCorrupt, match="the event wo_0000000000000004 of worker-00000002 is"):
+            read(after)
+    assert (of_second(4), of_all(4)) == ([6], [5, 6])
 
 
 def test_an_index_that_the_damage_hit_is_made_anew(stored: Path, new_store: NewStore) -> None:

@@ -172,7 +172,7 @@ def test_what_was_damaged_before_is_still_damaged_after(
     store = new_store()
     store.open()
     with pytest.raises(StoreCorrupt, match=named):
-        (store.events(number), store.entries(number))
+        (store.events(number), store.events(number, after=1), store.entries(number))
 
 
 def test_a_store_that_cannot_be_brought_forward_is_left_as_it_is(new_store: NewStore, folder: Path) -> None:
