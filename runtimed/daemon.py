@@ -6,6 +6,7 @@ import ctypes
 import gc
 import logging
 import os
+import resource
 import secrets
 import signal
 import tempfile
@@ -18,6 +19,7 @@ from runtimed.core.ports import ExecutionBackend, Store
 from runtimed.core.runtime import Runtime
 from runtimed.errors import ConfigurationError
 from runtimed.execution.registry import ProfileRegistry
+from runtimed.execution.supervise import Supervisor
 from runtimed.http.app import make_app
 from runtimed.http.listeners import Address, Listeners, passed_by_systemd
 from runtimed.http.server import HttpServer
@@ -32,6 +34,9 @@ PR_SET_DUMPABLE = 4
 GC_THRESHOLDS = (50_000, 50, 50)
 """When the garbage collector looks. With the default of 700 it takes a third of an input's time to find nothing: what
 the Runtime holds it holds for long, and hardly anything of it is cyclic."""
+
+OWN_DESCRIPTORS = 64
+"""How many the daemon may need at most beside its connections and its Workers': the store, the sockets, the log."""
 
 STOP_SIGNALS = (signal.SIGTERM, signal.SIGINT, signal.SIGHUP)
 
@@ -54,8 +59,11 @@ async def run(settings: Settings, announce: Callable[[str], None]) -> BaseExcept
     """
     passed = passed_by_systemd()
     hide_memory()
+    supervisor = Supervisor(max_descriptors=raise_descriptor_limit(settings.max_connections))
     with _stop_signals() as stopped, _workspace(settings) as (store, folder):
-        backend = ProfileRegistry(settings.profile_table(), settings.default_profile, workspaces=folder)
+        backend = ProfileRegistry(
+            settings.profile_table(), settings.default_profile, workspaces=folder, supervisor=supervisor
+        )
         async with _runtime(settings, store, backend) as runtime:
             token = await asyncio.to_thread(_token, settings, store)
             addresses = [Address.parse(text) for text in settings.listen]
@@ -68,6 +76,20 @@ async def run(settings: Settings, announce: Callable[[str], None]) -> BaseExcept
 def hide_memory() -> None:
     """Keep other processes of this user, Workers above all, from reading this one's memory and environment."""
     ctypes.CDLL(None, use_errno=True).prctl(PR_SET_DUMPABLE, 0, 0, 0, 0)
+
+
+def raise_descriptor_limit(max_connections: int) -> int | None:
+    """Let this process open as many descriptors as the system allows, and say so in the log where they are too few.
+
+    The limit as it was, for programs that need it, as those that call select(2) do; None where it could stay.
+    """
+    before, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    with contextlib.suppress(OSError, ValueError):  # not every system takes its own word for "unlimited"
+        resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))
+    allowed, _ = resource.getrlimit(resource.RLIMIT_NOFILE)
+    if allowed != resource.RLIM_INFINITY and allowed < max_connections + OWN_DESCRIPTORS:
+        log.warning("only %d descriptors may be open, too few for max_connections (%d)", allowed, max_connections)
+    return before if allowed != before else None
 
 
 def spare_garbage_collection() -> None:

@@ -23,6 +23,10 @@ KILL_ATTEMPTS = 500
 KILL_PAUSE_S = 0.02
 """How often a tree is killed, with how long a pause between, before it is given up as not to be ended: 10 s."""
 
+SHELL = "/bin/sh"
+LIMITED = 'ulimit -Sn "$0" && exec "$@"'
+"""Becomes a program that may open so many descriptors. To set that between fork and exec is not safe with threads."""
+
 T = TypeVar("T")
 
 
@@ -58,10 +62,15 @@ class Supervisor:
 
     Starting and killing happen in one thread, which lives as long as the trees do: the kernel tells a child of its
     parent's death when the thread that started it ends.
+
+    `max_descriptors` is how many a program may open before it asks for more; None leaves that as it is.
     """
 
-    def __init__(self, choose: Callable[[], Containment] = containment.best) -> None:
+    def __init__(
+        self, choose: Callable[[], Containment] = containment.best, max_descriptors: int | None = None
+    ) -> None:
         self._choose = choose
+        self._max_descriptors = max_descriptors
         self._containment: Containment | None = None
         self._thread = ThreadPoolExecutor(1, "supervisor")
         self._starting: set[asyncio.Task[Tree]] = set()
@@ -115,7 +124,7 @@ class Supervisor:
     def _spawn(self, program: Program, mark: str) -> _Started:
         kept = self._containment = self._containment or self._choose()
         root = subprocess.Popen(
-            kept.argv(program.argv),
+            kept.argv(self._limited(program.argv)),
             cwd=program.cwd,
             env={**program.env, **kept.environment(mark)},
             stdin=program.stdin,
@@ -130,6 +139,10 @@ class Supervisor:
             root.kill()
             root.wait()
             raise
+
+    def _limited(self, command: Sequence[str]) -> Sequence[str]:
+        limit = self._max_descriptors
+        return command if limit is None else [SHELL, "-c", LIMITED, str(limit), *command]
 
 
 class Tree:
