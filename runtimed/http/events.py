@@ -3,6 +3,8 @@
 import asyncio
 import logging
 import re
+import socket
+import sys
 
 from aiohttp import HttpVersion11, hdrs, web
 
@@ -75,6 +77,7 @@ async def serve_stream(streams: Streams, request: web.Request, wish: Wish) -> we
     response = web.StreamResponse(headers=STREAM_HEADERS)
     response.force_close()
     writer = await response.prepare(request)
+    _expect_acknowledgements(request.transport, streams.patience_s)
     chunked = request.version >= HttpVersion11
     with streams.serving():
         try:
@@ -89,6 +92,13 @@ async def serve_stream(streams: Streams, request: web.Request, wish: Wish) -> we
         except Exception as error:  # noqa: BLE001 every failure is told to the observer, in one way
             await _say_goodbye(request, response, diagnostic_of(error))
     return response
+
+
+def _expect_acknowledgements(transport: asyncio.Transport | None, patience_s: float) -> None:
+    """Have a TCP connection end whose other side acknowledges, or takes, nothing of what it is sent for so long."""
+    sock = None if transport is None else transport.get_extra_info("socket")
+    if sys.platform == "linux" and sock is not None and sock.family in {socket.AF_INET, socket.AF_INET6}:
+        sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_USER_TIMEOUT, int(1_000 * patience_s))
 
 
 async def _say_goodbye(request: web.Request, response: web.StreamResponse, diagnostic: FeedDiagnostic) -> None:

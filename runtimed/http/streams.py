@@ -37,13 +37,15 @@ class Wish:
 class Streams:
     """The observers of one feed until `close`, on sockets and on event streams.
 
-    A socket is pinged every `heartbeat_s` seconds, and cut when nothing was heard of it by the next time.
+    A socket is pinged every `heartbeat_s` seconds, and cut when nothing was heard of it by the next time. So an
+    observer that vanished is known within `patience_s`.
     """
 
     def __init__(self, feed: Feed, heartbeat_s: float) -> None:
         self.feed = feed
         self.pulses = Pulses()
         self.pings = self.pulses.of(heartbeat_s)
+        self.patience_s = 2 * heartbeat_s
         self._serving = 0
         self._idle = asyncio.Event()
         self._idle.set()

@@ -6,11 +6,13 @@ import os
 import shutil
 import subprocess
 from collections.abc import Callable, Iterator
+from pathlib import Path
 from typing import Any
 
 import pytest
 
 HEARTBEAT_S = 1.0
+COMMENT_S = 15
 DEADLINE_S = 2 * HEARTBEAT_S + 3
 SPAMMING = "while :; do echo {}; sleep 0.001; done".format("x" * 2_000)
 
@@ -18,6 +20,8 @@ pytestmark = [
     pytest.mark.skipif(os.geteuid() != 0, reason="making a network namespace needs root"),
     pytest.mark.skipif(shutil.which("ip") is None, reason="ip is not installed (iproute2)"),
 ]
+
+needs_curl = pytest.mark.skipif(shutil.which("curl") is None, reason="curl is not installed")
 
 
 class Cable:
@@ -87,6 +91,31 @@ def check(launch: Any, observe: Any, until: Any, cable: Cable) -> Callable[..., 
     return check
 
 
+@pytest.fixture
+def check_stream(launch: Any, until: Any, cable: Cable, tmp_path: Path) -> Iterator[Callable[..., None]]:
+    """The same of an event stream, which curl reads."""
+    with contextlib.ExitStack() as made:
+
+        def check(script: str | None, deadline_s: float, without: str | None = None) -> None:
+            daemon = launch(listen=f"{cable.host}:0", settings={"heartbeat_s": HEARTBEAT_S}, without=without)
+            worker = daemon.create("shell")
+            if script:
+                daemon.start(worker, script)
+            read = tmp_path / "read"
+            command = [*cable.wrapper, "curl", "-q", "-sN", "-o", str(read), "-H", "Accept: text/event-stream"]
+            command += ["-H", f"Authorization: Bearer {daemon.token}"]
+            url = f"http://{daemon.host}:{daemon.port}/v1/workers/{worker}/events"
+            far = made.enter_context(subprocess.Popen([*command, url]))
+            made.callback(far.kill)
+            until(lambda: read.exists() and read.stat().st_size, "the begin of the stream")
+            assert daemon.connections(cable.far) == 1
+            cable.pull()
+            far.kill()
+            until(lambda: not daemon.connections(cable.far), "the end of the lost connection", deadline_s)
+
+        yield check
+
+
 def test_an_idle_observer_that_vanished_is_found_and_freed_within_two_heartbeats(check: Any) -> None:
     check(None)
 
@@ -98,3 +127,26 @@ def test_an_observer_that_vanished_amid_events_is_found_and_freed_within_two_hea
 def test_without_pings_an_observer_that_vanished_is_never_found(check: Any) -> None:
     with pytest.raises(AssertionError, match="the end of the lost connections did not come about"):
         check(None, without="pings")
+
+
+@needs_curl
+def test_an_event_stream_whose_reader_vanished_amid_events_is_found_and_freed_within_two_heartbeats(
+    check_stream: Any,
+) -> None:
+    check_stream(SPAMMING, DEADLINE_S)
+
+
+@needs_curl
+@pytest.mark.usefixtures("long_run")
+def test_an_idle_event_stream_whose_reader_vanished_is_found_and_freed_behind_its_next_comment(
+    check_stream: Any,
+) -> None:
+    check_stream(None, COMMENT_S + DEADLINE_S)
+
+
+@needs_curl
+def test_without_a_time_for_acknowledgements_an_event_stream_whose_reader_vanished_is_not_found(
+    check_stream: Any,
+) -> None:
+    with pytest.raises(AssertionError, match="the end of the lost connection did not come about"):
+        check_stream(SPAMMING, DEADLINE_S, without="acknowledgements")

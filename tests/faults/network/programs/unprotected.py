@@ -22,6 +22,13 @@ def pings() -> None:
     replace(FeedSocket, "beat", lambda _: lambda *_, **__: None)
 
 
+def acknowledgements() -> None:
+    """What the reader of an event stream does not acknowledge is sent to it again and again."""
+    from runtimed.http import events
+
+    replace(events, "_expect_acknowledgements", lambda _: lambda *_: None)
+
+
 def settling() -> None:
     """Who is heard of is asked before what came is read."""
     from runtimed.http.pulse import Pulse
@@ -159,6 +166,7 @@ def uvloop() -> None:
 
 PROTECTIONS = (
     pings,
+    acknowledgements,
     settling,
     bounded_buffers,
     replay,
