@@ -398,6 +398,8 @@ def test_a_damaged_runtime_event_is_left_out_and_the_others_are_read(stored: Pat
     store.open()
     found = store.run(store.store.read_runtime_events(0, PageSize(10, 1_000)))
     assert [event.id for event in found] == [1, 3]
+    page = store.run(store.store.read_runtime_events(1, PageSize(1, 1_000)))
+    assert [event.id for event in page] == [3]
 
 
 def test_a_worker_that_a_damaged_row_calls_deleted_is_not_served_as_an_empty_one(
