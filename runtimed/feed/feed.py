@@ -9,7 +9,7 @@ import attrs
 
 from runtimed.core.change import EncodedEvent
 from runtimed.core.runtime import Runtime
-from runtimed.errors import CursorUnknownOrExpired, UpstreamClosed, WorkerDeleted, WrongRuntimeCursor
+from runtimed.errors import CursorExpired, CursorUnknownOrExpired, UpstreamClosed, WorkerDeleted, WrongRuntimeCursor
 from runtimed.feed.encoding import Envelopes
 from runtimed.feed.log import Log
 from runtimed.feed.observer import Observer
@@ -91,8 +91,11 @@ class Feed:
         """At most one page of the store, from the cursor or the oldest retained event on. Raises as `check`, and
         LimitTooLarge, CursorExpired, StoreError."""
         scope = self.check(ref, cursor)
-        after, newest = scope.floor if cursor is None else cursor.sequence, scope.newest
-        events = await scope.page(after, self.runtime.limits.max_event_batch_items if limit is None else limit)
+        items, newest = self.runtime.limits.max_event_batch_items if limit is None else limit, scope.newest
+        if cursor is None:
+            after, events = await _oldest(scope, items)
+        else:
+            after, events = cursor.sequence, await scope.page(cursor.sequence, items)
         upto = events[-1].sequence if events else max(after, newest)
         return Page([event for event in events if selection.takes(self.runtime, event)], upto, upto < newest)
 
@@ -140,6 +143,16 @@ class Feed:
             self.runtime.unsubscribe(self)
             for log in [log for logs in self._logs.values() for log in logs]:
                 log.end(UpstreamClosed())
+
+
+async def _oldest(scope: Scope, items: int) -> tuple[int, Sequence[EncodedEvent]]:
+    """The first page that is retained, and behind which sequence it is; trimming may get ahead of it."""
+    while True:
+        after = scope.floor
+        try:
+            return after, await scope.page(after, items)
+        except CursorExpired:
+            continue
 
 
 def _key(view: View) -> WorkerId | None:

@@ -9,13 +9,15 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from runtimed.core import Runtime
+from runtimed.core.limits import Limits
 from runtimed.errors import CursorUnknownOrExpired, UpstreamClosed, WorkerNotFound, WrongRuntimeCursor
 from runtimed.feed import Feed
+from runtimed.feed.view import EVERYTHING
 from runtimed.model.event import TextDone, ThinkingDelta
 from runtimed.model.identity import EventCursor, RuntimeId
 from runtimed.store.memory import MemoryStore
 
-from .conftest import Talker, worker_of
+from .conftest import Talker, until, worker_of
 
 
 async def said(runtime, backend, ref, count, start=0):
@@ -65,6 +67,42 @@ async def test_a_reader_that_the_ring_cannot_serve_reads_from_the_store():
             await said(runtime, backend, ref, 300)
             frames = await read_until(reader, newest(runtime, ref))
     assert [event["payload"]["data"]["text"] for event in envelopes(frames)] == [str(n) for n in range(300)]
+
+
+class Held(MemoryStore):
+    """A store whose pages of events are read when a test says so."""
+
+    def __init__(self):
+        super().__init__()
+        self.asked = 0
+        self.may_read = asyncio.Event()
+
+    async def read_events(self, *wanted):
+        self.asked += 1
+        await self.may_read.wait()
+        return await super().read_events(*wanted)
+
+    async def read_all_events(self, *wanted):
+        self.asked += 1
+        await self.may_read.wait()
+        return await super().read_all_events(*wanted)
+
+
+@pytest.mark.parametrize("of_all", [False, True])
+async def test_a_page_without_a_cursor_begins_at_what_is_left_though_trimming_gets_ahead_of_it(of_all):
+    backend, store = Talker(), Held()
+    async with Runtime(store, backend, limits=Limits(max_events_per_worker=20)) as runtime:
+        ref = await worker_of(runtime)
+        await said(runtime, backend, ref, 10)
+        reading = asyncio.create_task(Feed(runtime).page(None if of_all else ref, EVERYTHING, None, None))
+        await until(lambda: store.asked)
+        await said(runtime, backend, ref, 40, start=10)
+        await until(lambda: runtime.floor(ref) >= 30)
+        store.may_read.set()
+        page = await reading
+        floor = runtime.floor(ref)
+        assert [event.sequence for event in page.events] == list(range(floor + 1, floor + 1 + len(page.events)))
+        assert page.events
 
 
 async def observed(feed, runtime, ref, sequence):
