@@ -77,7 +77,7 @@ def check(launch: Any, observe: Any, until: Any, cable: Cable) -> Callable[..., 
     def check(script: str | None, without: str | None = None) -> None:
         daemon = launch(listen=f"{cable.host}:0", settings={"heartbeat_s": HEARTBEAT_S}, without=without)
         worker, bystander = daemon.create("shell"), daemon.create("echo")
-        near = observe(daemon, bystander, resume=True)
+        near = observe(daemon, bystander)
         if script:
             daemon.start(worker, script)
         far = observe(daemon, worker, number=3, wrapper=cable.wrapper)
