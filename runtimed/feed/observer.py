@@ -1,6 +1,10 @@
 """An observer that is written to as events happen."""
 
 import asyncio
+import contextlib
+import fcntl
+import sys
+import termios
 from collections.abc import Callable, Coroutine
 from typing import Any
 
@@ -15,19 +19,20 @@ class Observer:
 
     At the tip it costs no task: the log writes to it. Before, and when its transport takes no more, a task of its own
     reads what it lacks, waiting for the transport each time, until it is at the tip. `drain` waits until the
-    transport takes more. `ended` is called with the reason when the feed cannot go on, maybe more than once. `alive`
-    is set by every sign that the other side is there: here, when it has taken what it was slow to take.
+    transport takes more. `ended` is called with the reason when the feed cannot go on, maybe more than once.
     """
 
     __slots__ = (
         "_catching_up",
         "_drain",
         "_ended",
+        "_handed_over",
         "_log",
         "_muted",
         "_snapshot_at",
+        "_taken",
         "_transport",
-        "alive",
+        "_waiting",
         "sequence",
     )
 
@@ -46,7 +51,7 @@ class Observer:
         self._drain = drain
         self._ended = ended
         self._muted = False
-        self.alive = True
+        self._handed_over = self._waiting = self._taken = 0
         self._catching_up: asyncio.Task[None] | None = None
         self.fall_behind()
 
@@ -62,6 +67,7 @@ class Observer:
             self._transport.write(data)
         except RuntimeError:  # what uvloop closed itself may not say that it is closing
             return False
+        self._handed_over += len(data)
         return True
 
     def write_aside(self, data: bytes) -> None:
@@ -78,6 +84,13 @@ class Observer:
     def newest(self) -> int:
         """The sequence of the newest event of what is observed."""
         return self._log.newest
+
+    def took_some(self) -> bool:
+        """Whether the other side has taken some of what was waiting for it when this was asked the last time."""
+        waited, taken = self._waiting, self._taken
+        self._waiting = unsent(self._transport)
+        self._taken = self._handed_over - self._waiting
+        return waited > 0 and self._taken > taken
 
     def fall_behind(self) -> None:
         """Begin to catch up."""
@@ -140,4 +153,12 @@ class Observer:
         await asyncio.sleep(0)
         if self.full:
             await asyncio.shield(self._drain())  # others may wait with it for the same transport
-            self.alive = True
+
+
+def unsent(transport: asyncio.WriteTransport) -> int:
+    """How many bytes wait for the other side, those included that the kernel has and nobody has acknowledged."""
+    held, sock = bytearray(4), transport.get_extra_info("socket")
+    if sock is not None:
+        with contextlib.suppress(OSError, ValueError):  # a system that does not tell, a socket that is closed
+            fcntl.ioctl(sock.fileno(), termios.TIOCOUTQ, held)
+    return transport.get_write_buffer_size() + int.from_bytes(held, sys.byteorder)

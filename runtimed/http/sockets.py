@@ -42,14 +42,19 @@ class FeedSocket(web.WebSocketResponse):
         super().__init__(timeout=CLOSE_TIMEOUT_S, max_msg_size=MAX_MESSAGE_BYTES, compress=False, autoping=False)
         self.headers[hdrs.SERVER] = SERVER
         self.observer: Observer | None = None
+        self._heard = True
 
     def beat(self, *, late: bool) -> None:
-        """As Beating.beat: ping the observer, or cut one that was not heard of since the last time."""
+        """As Beating.beat: ping the observer, or cut one that gave no sign of life since the last time.
+
+        A ping waits behind all that was written before it, so that reading on is such a sign too.
+        """
         if self.observer is None:
             return
-        if not self.observer.alive and not late:
+        alive = self.observer.took_some() or self._heard or late
+        if not alive:
             self.observer.abort()
-        self.observer.alive = False
+        self._heard = False
         self.observer.write(PING)
 
     async def close(self, *, code: int = WSCloseCode.OK, message: bytes = b"", drain: bool = True) -> bool:
@@ -67,8 +72,7 @@ class FeedSocket(web.WebSocketResponse):
         """Wait for the observer to leave. Raises ObservationOnly when it speaks instead."""
         while True:
             message = await self.receive()
-            if self.observer is not None:
-                self.observer.alive = True
+            self._heard = True
             if message.type is WSMsgType.PING:
                 await self.pong(message.data)
             elif message.type in {WSMsgType.TEXT, WSMsgType.BINARY}:

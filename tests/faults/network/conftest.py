@@ -215,7 +215,7 @@ class Crowd:
         command = [*wrapper, sys.executable, str(PROGRAMS / "crowd.py")]
         self.process = subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True, bufsize=1)
         self._resume = plan.get("resume", False)
-        usual = {"resume": False, "connections": 0, "receive_buffer": None, "observers": []}
+        usual = {"resume": False, "connections": 0, "receive_buffer": None, "pace": None, "observers": []}
         address = {"host": daemon.host, "port": daemon.port, "token": daemon.token}
         self._say(json.dumps(usual | address | dict(plan)))
 

@@ -2,8 +2,9 @@
 
 The first line says whom to observe: host, port, token, observers (each a worker and a cursor or null), resume (come
 back by the last cursor whenever the connection ends), connections (HTTP connections kept open beside them),
-receive_buffer (bytes, or null). The commands after it: `state`, `report`, `stall` and `read` (stop reading, and go
-on), `hold` and `answer` (keep the pongs back, and send them). It ends with its stdin.
+receive_buffer (bytes, or null), pace (bytes that each observer reads in a second, or null). The commands after it:
+`state`, `report`, `stall` and `read` (stop reading, and go on), `hold` and `answer` (keep the pongs back, and send
+them). It ends with its stdin.
 """
 
 import asyncio
@@ -20,6 +21,9 @@ from typing import Any
 
 TEXT, CLOSE, PING, PONG = 1, 8, 9, 10
 RETRY_S = 0.1
+PIECE_BYTES = 2**14
+"""How much one that keeps a pace reads at once."""
+
 HANDSHAKES = 100
 """How many observers shake hands at the same time."""
 
@@ -88,7 +92,7 @@ class Observer:
         try:
             while True:
                 await self.orders.reading.wait()
-                opcode, payload = await frame(reader)
+                opcode, payload = await frame(reader, self.plan["pace"])
                 if opcode == TEXT:
                     self.take(json.loads(payload))
                 elif opcode == PING:
@@ -183,13 +187,23 @@ def head(plan: dict[str, Any], path: str, *headers: str) -> bytes:
     return ("\r\n".join(lines) + "\r\n\r\n").encode()
 
 
-async def frame(reader: asyncio.StreamReader) -> tuple[int, bytes]:
+async def frame(reader: asyncio.StreamReader, pace: int | None) -> tuple[int, bytes]:
     """The opcode and the payload of the next frame; the daemon sends whole and unmasked ones."""
     first, second = await reader.readexactly(2)
     length = second & 0x7F
     if length >= 126:
         length = int.from_bytes(await reader.readexactly(2 if length == 126 else 8), "big")
-    return first & 0x0F, await reader.readexactly(length)
+    return first & 0x0F, await (reader.readexactly(length) if pace is None else slowly(reader, length, pace))
+
+
+async def slowly(reader: asyncio.StreamReader, length: int, pace: int) -> bytes:
+    """So many bytes, in pieces."""
+    data = b""
+    while len(data) < length:
+        piece = await reader.readexactly(min(PIECE_BYTES, length - len(data)))
+        await asyncio.sleep(len(piece) / pace)
+        data += piece
+    return data
 
 
 def state(observers: list[Observer], idle: list[Idle]) -> dict[str, Any]:

@@ -36,6 +36,13 @@ def settling() -> None:
     replace(Pulse, "_settle", lambda _: lambda self, due: self._beat(due))
 
 
+def leniency() -> None:
+    """Only who is heard of is alive, whatever it takes meanwhile."""
+    from runtimed.feed.observer import Observer
+
+    replace(Observer, "took_some", lambda _: lambda _: False)
+
+
 def bounded_buffers() -> None:
     """What an observer does not read is kept for it without a bound."""
     from runtimed.http.server import _Connection
@@ -168,6 +175,7 @@ PROTECTIONS = (
     pings,
     acknowledgements,
     settling,
+    leniency,
     bounded_buffers,
     replay,
     patience,

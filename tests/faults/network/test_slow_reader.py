@@ -1,0 +1,36 @@
+"""An observer that reads all the time, but slowly: pings wait behind what it has yet to read, and it is not cut."""
+
+from collections.abc import Callable
+from typing import Any
+
+import pytest
+
+HEARTBEAT_S = 1.0
+PACE = 600_000
+"""Bytes a second that the observer reads."""
+
+PUBLISHED = 4 * 2**20
+"""Bytes that are said before it comes, in deltas and as a whole: more than the kernel takes."""
+
+
+@pytest.fixture
+def check(launch: Any, observe: Any) -> Callable[..., None]:
+    def check(**given: Any) -> None:
+        daemon = launch(settings={"heartbeat_s": HEARTBEAT_S}, **given)
+        worker = daemon.create("shell")
+        daemon.run(worker, f"head -c {PUBLISHED} /dev/zero | tr '\\0' x")
+        slow = observe(daemon, worker, receive_buffer=32_768, pace=PACE)
+        slow.until("least", daemon.newest(worker))
+        daemon.run(worker, "true")
+        slow.until("least", daemon.newest(worker))
+
+    return check
+
+
+def test_an_observer_that_reads_slowly_is_not_taken_for_dead(check: Any) -> None:
+    check()
+
+
+def test_the_check_sees_that_one_is_cut_whose_pongs_come_late(check: Any) -> None:
+    with pytest.raises(AssertionError, match="an observer was cut"):
+        check(without="leniency")
