@@ -1,7 +1,9 @@
 """The Workers of a Runtime, in memory."""
 
+from bisect import bisect_right
 from collections import Counter
 from collections.abc import Collection, Iterator, Mapping
+from itertools import islice
 
 import attrs
 
@@ -38,6 +40,7 @@ class WorkerFilter:
 class Catalog:
     """Lanes by Worker id, and what is wrong with the Workers that can't be served.
 
+    Ids only grow, so that the Workers are in their order as they are added.
     `floor` is the highest of all Workers' floors: behind it every event of every Worker is retained.
     """
 
@@ -101,9 +104,9 @@ class Catalog:
 
     def select(self, wanted: WorkerFilter) -> list[Worker]:
         """The rows of the Workers that are wanted, by id."""
-        rows = (self._lanes[name].worker for name in sorted(self._lanes))
-        found = [worker for worker in rows if wanted.matches(worker)]
-        return found if wanted.limit is None else found[: wanted.limit]
+        names = list(self._lanes)
+        rows = (self._lanes[name].worker for name in names[bisect_right(names, wanted.after) :])
+        return list(islice(filter(wanted.matches, rows), wanted.limit))
 
     def count(self) -> Counter[WorkerStatus]:
         """How many Workers have each status."""

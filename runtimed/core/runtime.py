@@ -243,7 +243,7 @@ class Runtime:
             active_worker_count=count["running"],
             stopped_worker_count=count["stopped"],
             cancelled_worker_count=count["cancelled"],
-            diagnostic_count=len(self.diagnostics()),
+            diagnostic_count=len(self._remarks) + len(self._catalog.damaged),
             limits=self.limits.view(),
         )
 
