@@ -14,7 +14,6 @@ from runtimed.core.activity import Activity
 from runtimed.core.catalog import Catalog, WorkerFilter
 from runtimed.core.change import Change, EncodedEvent, Moment, Remark, StoredState
 from runtimed.core.clock import SteadyClock
-from runtimed.core.labels import selects
 from runtimed.core.lane import STORE_RETRY_S, Lane
 from runtimed.core.limits import Limits
 from runtimed.core.pages import Pages
@@ -297,10 +296,10 @@ class Runtime:
         """The Workers that are wanted, by id."""
         return tuple(views.summary(self.runtime_id, worker) for worker in self._catalog.select(wanted))
 
-    def selects(self, worker_id: WorkerId, labels: Mapping[str, str]) -> bool:
-        """Whether there is such a Worker and it has all these labels."""
+    def labels(self, worker_id: WorkerId) -> Mapping[str, str]:
+        """The labels of a Worker; one that there is not has none."""
         lane = self._catalog.find(worker_id)
-        return lane is not None and selects(labels, lane.worker.request.labels)
+        return {} if lane is None else lane.worker.request.labels
 
     def worker(self, ref: WorkerRef) -> WorkerDetail:
         """One Worker."""

@@ -11,7 +11,7 @@ from runtimed.core.change import EncodedEvent
 from runtimed.core.runtime import Runtime
 from runtimed.errors import CursorExpired, CursorUnknownOrExpired, UpstreamClosed, WorkerDeleted, WrongRuntimeCursor
 from runtimed.feed.encoding import Envelopes
-from runtimed.feed.log import Log
+from runtimed.feed.log import Log, selected
 from runtimed.feed.observer import Observer
 from runtimed.feed.reader import Reader
 from runtimed.feed.scope import Scope, scope_of
@@ -19,7 +19,7 @@ from runtimed.feed.view import Selection, View
 from runtimed.model.identity import EventCursor, WorkerId, WorkerRef
 
 RING_BYTES = 2**20
-"""How many bytes of its newest messages are kept for each view while somebody has it."""
+"""How many bytes of the newest messages of a Worker, or of all, are kept in each encoding while somebody reads it."""
 
 PAGES_AT_ONCE = 4
 """How many pages of the store are read and put into messages at a time, so that many who resume at once hold up
@@ -79,7 +79,7 @@ class Feed:
         An observer of one Worker is written a snapshot first. See Observer for the rest. Raises as `check`.
         """
         with self._log(view, cursor) as (log, sequence):
-            observer = Observer(log, sequence, transport, drain, ended)
+            observer = Observer(log, sequence, view.selection, transport, drain, ended)
             try:
                 yield observer
             finally:
@@ -97,7 +97,7 @@ class Feed:
         else:
             after, events = cursor.sequence, await scope.page(cursor.sequence, items)
         upto = events[-1].sequence if events else max(after, newest)
-        return Page([event for event in events if selection.takes(self.runtime, event)], upto, upto < newest)
+        return Page(selected(events, selection, self.runtime), upto, upto < newest)
 
     def check(self, ref: WorkerRef | None, cursor: EventCursor | None) -> Scope:
         """Where a reader at this cursor would read. Raises WorkerNotFound, WrongRuntimeCursor,
@@ -116,10 +116,10 @@ class Feed:
 
     @contextmanager
     def _log(self, view: View, cursor: EventCursor | None) -> Iterator[tuple[Log, int]]:
-        """The log of a view while it is read, and the sequence to begin behind."""
+        """The log that a view shows some of, while it is read, and the sequence to begin behind."""
         scope = self.check(view.ref, cursor)
         sequence = scope.newest if cursor is None else cursor.sequence
-        log = self._find(view) or Log(self.runtime, view, scope, self._ring_bytes, self._paging)
+        log = self._find(view.whole) or Log(self.runtime, view.whole, scope, self._ring_bytes, self._paging)
         logs = self._logs.setdefault(_key(view), [])
         if log not in logs:
             logs.append(log)

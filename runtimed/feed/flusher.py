@@ -8,6 +8,7 @@ from typing import Protocol
 from runtimed.errors import FeedError
 from runtimed.feed.encoding import Encoding
 from runtimed.feed.ring import Ring
+from runtimed.feed.view import Selection
 
 SLICE = 64
 """How many observers are written to before other work has its turn."""
@@ -20,9 +21,10 @@ REST = 39
 
 
 class Waiting(Protocol):
-    """An observer at the tip: it has been written everything up to `sequence`."""
+    """An observer at the tip: it has been written everything up to `sequence` that it selects."""
 
     sequence: int
+    selection: Selection
 
     def write(self, data: bytes) -> None:
         """Write whole messages."""
@@ -41,8 +43,9 @@ class Waiting(Protocol):
 class Flusher:
     """The observers at the tip of one ring.
 
-    A flush brings each of them from its own `sequence` up to the same one, with bytes that are joined once. The first
-    event after a rest is written at once; while many come, they are collected, for the longer the more a flush costs.
+    A flush brings each of them from its own `sequence` up to the same one, with bytes that are joined once for
+    all who select the same. The first event after a rest is written at once; while many come, they are collected, for
+    the longer the more a flush costs.
     """
 
     def __init__(self, ring: Ring, encoding: Encoding) -> None:
@@ -98,14 +101,14 @@ class Flusher:
                 observer.end(self._ended)
 
     def _slices(self, upto: int) -> Iterator[None]:
-        joined: dict[int, bytes | None] = {}
+        joined: dict[tuple[int, Selection], bytes | None] = {}
         for count, observer in enumerate(tuple(self._tip), 1):
             if observer in self._tip and observer.sequence < upto:
-                after = observer.sequence
-                if after not in joined:
-                    joined[after] = self._joined(after, upto)
+                wanted = observer.sequence, observer.selection
+                if wanted not in joined:
+                    joined[wanted] = self._joined(*wanted, upto)
                 try:
-                    self._advance(observer, joined[after], upto)
+                    self._advance(observer, joined[wanted], upto)
                 except Exception as error:  # noqa: BLE001 the others are still to be written to
                     self._tip.discard(observer)
                     observer.end(error)
@@ -121,9 +124,9 @@ class Flusher:
             if data:
                 observer.write(data)
 
-    def _joined(self, after: int, upto: int) -> bytes | None:
+    def _joined(self, after: int, selection: Selection, upto: int) -> bytes | None:
         """The messages in between, or None where the ring does not hold them all."""
-        messages = self._ring.between(after, upto)
+        messages = self._ring.between(after, upto, selection)
         if messages is None:
             return None
         return self._encoding.join(messages) if messages else b""

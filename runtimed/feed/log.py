@@ -1,6 +1,7 @@
-"""What all observers of one view share."""
+"""What all observers of one Worker, or of all, share."""
 
 import asyncio
+import sys
 from collections.abc import Sequence
 
 from runtimed.core.change import EncodedEvent
@@ -9,11 +10,13 @@ from runtimed.errors import FeedError
 from runtimed.feed.flusher import Flusher
 from runtimed.feed.ring import Batch, Message, Ring
 from runtimed.feed.scope import Scope
-from runtimed.feed.view import EVERYTHING, View
+from runtimed.feed.view import EVERYTHING, Selection, View
+from runtimed.wire.frames import event_name
 
 
 class Log:
-    """The events of one view: the newest in a ring of messages, all others in the store's pages.
+    """The events of a whole view: the newest in a ring of messages, all others in the store's pages. Each reader
+    selects from them.
 
     It lives while it has `readers`. Whoever has read up to `newest` either joins `tip`, which writes what comes to
     it, or waits for `more`.
@@ -39,7 +42,7 @@ class Log:
 
     def append(self, events: Sequence[EncodedEvent]) -> None:
         """Take in newer events, and have them written to those who wait."""
-        self._ring.append(self._messages(events), events[-1].sequence)
+        self._ring.append([self._message(event) for event in events], events[-1].sequence)
         self.tip.call()
         self._call()
 
@@ -49,18 +52,20 @@ class Log:
         self.tip.end(error)
         self._call()
 
-    async def read(self, after: int) -> Batch:
-        """The next events behind a sequence; none and the same place only at the newest.
+    async def read(self, after: int, selection: Selection) -> Batch:
+        """The next selected events behind a sequence; none and the same place only at the newest.
 
         Raises CursorExpired where they are not retained, and StoreError.
         """
-        messages = self._ring.between(after, self.newest)
+        messages = self._ring.between(after, self.newest, selection)
         if messages is not None:
             return Batch(messages, self.newest)
         async with self._paging:
             newest = self.newest
             events = await self._scope.page(after)
-        return Batch([data for _, data in self._messages(events)], events[-1].sequence if events else newest)
+        encode = self.view.encoding.event
+        shown = [encode(event) for event in selected(events, selection, self._runtime)]
+        return Batch(shown, events[-1].sequence if events else newest)
 
     async def snapshot(self, sequence: int) -> bytes | None:
         """The state of the Worker right behind a sequence, ready to be written; None where all are observed."""
@@ -74,13 +79,18 @@ class Log:
             self._more = asyncio.get_running_loop().create_future()
         await asyncio.shield(self._more)
 
-    def _messages(self, events: Sequence[EncodedEvent]) -> list[Message]:
-        encode, selection = self.view.encoding.event, self.view.selection
-        if selection != EVERYTHING:
-            events = [event for event in events if selection.takes(self._runtime, event)]
-        return [(event.sequence, encode(event)) for event in events]
+    def _message(self, event: EncodedEvent) -> Message:
+        name = sys.intern(event_name(event.payload))
+        return Message(event.sequence, self.view.encoding.event(event), name, self._runtime.labels(event.worker_id))
 
     def _call(self) -> None:
         if self._more is not None:
             self._more.set_result(None)
             self._more = None
+
+
+def selected(events: Sequence[EncodedEvent], selection: Selection, runtime: Runtime) -> Sequence[EncodedEvent]:
+    """Those of the events of a page that are shown."""
+    if selection == EVERYTHING:
+        return events
+    return [event for event in events if selection.takes(event_name(event.payload), runtime.labels(event.worker_id))]

@@ -9,13 +9,14 @@ from collections.abc import Callable, Coroutine
 from typing import Any
 
 from runtimed.feed.log import Log
+from runtimed.feed.view import Selection
 
 MAX_UNSENT = 64 * 2**10
 """Past so many bytes that are written but not sent an observer at the tip has fallen behind."""
 
 
 class Observer:
-    """A place in a log, and the transport on which everything behind it is written, exactly once and in order.
+    """A place in a log, and the transport on which what it selects behind it is written, exactly once and in order.
 
     At the tip it costs no task: the log writes to it. Before, and when its transport takes no more, a task of its own
     reads what it lacks, waiting for the transport each time, until it is at the tip. `drain` waits until the
@@ -33,6 +34,7 @@ class Observer:
         "_taken",
         "_transport",
         "_waiting",
+        "selection",
         "sequence",
     )
 
@@ -40,11 +42,13 @@ class Observer:
         self,
         log: Log,
         sequence: int,
+        selection: Selection,
         transport: asyncio.WriteTransport,
         drain: Callable[[], Coroutine[Any, Any, None]],
         ended: Callable[[Exception], None],
     ) -> None:
         self.sequence = min(sequence, log.newest)
+        self.selection = selection
         self._snapshot_at: int | None = sequence
         self._log = log
         self._transport = transport
@@ -121,7 +125,7 @@ class Observer:
         try:
             await self._greet()
             while self.sequence < self._log.newest:
-                batch = await self._log.read(self.sequence)
+                batch = await self._log.read(self.sequence, self.selection)
                 if batch.messages:
                     self.write(self._log.view.encoding.join(batch.messages))
                 self.sequence = batch.upto

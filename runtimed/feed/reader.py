@@ -5,6 +5,7 @@ from collections.abc import AsyncIterator, Sequence
 
 from runtimed.errors import UpstreamClosed
 from runtimed.feed.log import Log
+from runtimed.feed.view import EVERYTHING
 from runtimed.model.event import EventEnvelope
 from runtimed.wire.frames import restore_envelope
 
@@ -25,7 +26,7 @@ class Reader:
         Raises UpstreamClosed or WorkerDeleted when there will be no more, CursorExpired when retention overtook it.
         """
         while True:
-            batch = await self._log.read(self.sequence)
+            batch = await self._log.read(self.sequence, EVERYTHING)
             self.sequence = batch.upto
             if batch.messages:
                 return batch.messages

@@ -1,12 +1,21 @@
 """The newest events of what is observed, in memory, as they go over the wire."""
 
 from bisect import bisect_right
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from typing import NamedTuple
 
 import attrs
 
-Message = tuple[int, bytes]
-"""The sequence of an event and its bytes on the wire."""
+from runtimed.feed.view import EVERYTHING, Selection
+
+
+class Message(NamedTuple):
+    """The sequence of an event, its bytes on the wire, and what it is selected by."""
+
+    sequence: int
+    data: bytes
+    name: str
+    labels: Mapping[str, str]
 
 
 @attrs.frozen
@@ -30,7 +39,7 @@ class Ring:
     def append(self, messages: Sequence[Message], upto: int) -> None:
         """Take in newer messages, which are all there are up to a sequence; the oldest make room for them."""
         self._messages += messages
-        self._bytes += sum(len(data) for _, data in messages)
+        self._bytes += sum(len(message.data) for message in messages)
         self.newest = upto
         if self._bytes > self._max_bytes:
             self._trim()
@@ -39,19 +48,23 @@ class Ring:
         """Halve it, so that moving the rest up is paid for by many appends."""
         dropped = 0
         while self._bytes > self._max_bytes // 2:
-            self.floor, data = self._messages[dropped]
-            self._bytes -= len(data)
+            oldest = self._messages[dropped]
+            self.floor = oldest.sequence
+            self._bytes -= len(oldest.data)
             dropped += 1
         del self._messages[:dropped]
 
-    def between(self, after: int, upto: int) -> list[bytes] | None:
-        """The messages with `after` < sequence <= `upto`, or None where the ring begins later."""
+    def between(self, after: int, upto: int, selection: Selection) -> list[bytes] | None:
+        """The selected messages with `after` < sequence <= `upto`, or None where the ring begins later."""
         if after < self.floor:
             return None
         first = bisect_right(self._messages, after, key=_sequence)
         end = len(self._messages) if upto >= self.newest else bisect_right(self._messages, upto, key=_sequence)
-        return [data for _, data in self._messages[first:end]]
+        found = self._messages[first:end]
+        if selection == EVERYTHING:
+            return [message.data for message in found]
+        return [message.data for message in found if selection.takes(message.name, message.labels)]
 
 
 def _sequence(message: Message) -> int:
-    return message[0]
+    return message.sequence

@@ -1,15 +1,14 @@
 """What an observer wants to see."""
 
+from collections.abc import Mapping
+
 import attrs
 
-from runtimed.core.change import EncodedEvent
-from runtimed.core.runtime import Runtime
 from runtimed.feed.encoding import Encoding
 from runtimed.model.identity import WorkerRef
-from runtimed.wire.frames import event_name
 
 
-@attrs.frozen
+@attrs.frozen(cache_hash=True)
 class Selection:
     """Which events are shown: those of Workers that have all these `labels`, with one of these `names`.
 
@@ -19,11 +18,9 @@ class Selection:
     labels: frozenset[tuple[str, str]] = frozenset()
     names: frozenset[str] = frozenset()
 
-    def takes(self, runtime: Runtime, event: EncodedEvent) -> bool:
-        """Whether an event is shown."""
-        if self.names and event_name(event.payload) not in self.names:
-            return False
-        return not self.labels or runtime.selects(event.worker_id, dict(self.labels))
+    def takes(self, name: str, labels: Mapping[str, str]) -> bool:
+        """Whether an event with this name, of a Worker with these labels, is shown."""
+        return (not self.names or name in self.names) and self.labels <= labels.items()
 
 
 EVERYTHING = Selection()
@@ -31,8 +28,16 @@ EVERYTHING = Selection()
 
 @attrs.frozen
 class View:
-    """The events of one Worker, or of all (`ref` None), as some are to see them; equal views share the work."""
+    """The events of one Worker, or of all (`ref` None), as some are to see them.
+
+    Those that differ in their selection alone share the work.
+    """
 
     ref: WorkerRef | None
     encoding: Encoding
     selection: Selection = EVERYTHING
+
+    @property
+    def whole(self) -> "View":
+        """The view of which this one shows some."""
+        return View(self.ref, self.encoding)

@@ -6,7 +6,8 @@ import attrs
 
 from runtimed.feed.encoding import Envelopes
 from runtimed.feed.flusher import Flusher
-from runtimed.feed.ring import Ring
+from runtimed.feed.ring import Message, Ring
+from runtimed.feed.view import EVERYTHING, Selection
 
 
 @attrs.define(eq=False)
@@ -15,6 +16,7 @@ class Hearer:
 
     failure: Exception | None = None
     sequence: int = 0
+    selection: Selection = EVERYTHING
     full: bool = False
     heard: bytes = b""
     ended: list[Exception] = attrs.field(factory=list)
@@ -37,7 +39,7 @@ async def test_an_observer_whose_transport_fails_ends_alone():
     for observer in (broken, sound):
         flusher.add(observer)
     for sequence in (1, 2):
-        ring.append([(sequence, b"%d" % sequence)], sequence)
+        ring.append([Message(sequence, b"%d" % sequence, "alert", {})], sequence)
         flusher.call()
         async with asyncio.timeout(10):
             while sound.sequence < sequence:

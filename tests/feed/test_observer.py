@@ -143,6 +143,41 @@ async def test_observers_of_equal_views_share_one_log_and_it_goes_with_the_last(
         assert not feed._logs
 
 
+async def test_observers_of_different_selections_share_one_log_and_each_sees_its_own():
+    backend = Talker()
+    async with Runtime(MemoryStore(), backend) as runtime, AsyncExitStack() as stack:
+        feed = Feed(runtime)
+        refs = [await worker_of(runtime, number=f"{number}") for number in range(100)]
+        watchers = [
+            await stack.enter_async_context(
+                watching(feed, None, selection=Selection(labels=frozenset({("number", f"{number}")})))
+            )
+            for number in range(100)
+        ]
+        assert [len(logs) for logs in feed._logs.values()] == [1]
+        for number, ref in enumerate(refs):
+            await say(runtime, backend, ref, [f"{number}"])
+        for number, watcher in enumerate(watchers):
+            await watcher.read_until(lambda w=watcher: w.envelopes)
+            assert [one["payload"]["data"]["item"]["text"] for one in watcher.envelopes] == [f"{number}"]
+
+
+async def test_a_selection_by_labels_shows_all_of_a_worker_that_is_deleted_right_behind_it():
+    backend = Talker()
+    async with Runtime(MemoryStore(), backend) as runtime:
+        feed = Feed(runtime)
+        red, other = await worker_of(runtime, colour="red"), await worker_of(runtime)
+        selection = Selection(labels=frozenset({("colour", "red")}))
+        async with watching(feed, None, selection=selection) as watcher:
+            await until(lambda: watcher.observer in watcher.observer._log.tip._tip)
+            await say(runtime, backend, red, ["one", "two"])
+            await runtime.stop_worker(red)
+            await runtime.delete_worker(red)
+            await say(runtime, backend, other, ["still here"])
+            await watcher.read_until(lambda: len(watcher.envelopes) == 3)
+            assert [one["payload"]["event"] for one in watcher.envelopes][:2] == ["system_item", "system_item"]
+
+
 async def test_a_selection_shows_only_some_and_moves_on_over_the_rest():
     backend = Talker()
     async with Runtime(MemoryStore(), backend) as runtime:
