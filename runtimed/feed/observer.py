@@ -115,7 +115,8 @@ class Observer:
         self._transport.abort()
 
     async def close(self) -> None:
-        """Write nothing more, and leave no task behind."""
+        """Write nothing more, and catch up no more. A wait for the transport that was begun goes on until that takes
+        more or is closed: to break it off would break it off for all who wait for the same transport."""
         self.mute()
         if self._catching_up is not None:
             self._catching_up.cancel()
