@@ -24,7 +24,7 @@ SLACK = 16
 """What exceeds a limit is trimmed until a sixteenth of the limit is free again, so that not every event trims one."""
 
 MARKS = 1_000
-"""The precision of expiry: a thousandth of the age that events may have."""
+"""The precision of expiry, a thousandth of the age that events may have; and so about how many marks are kept."""
 
 MIN_PERIOD_S, MAX_PERIOD_S = 1.0, 60.0
 """How often is looked for what has expired by age, and how soon after a full disk trimming is tried again."""
@@ -73,6 +73,7 @@ class Retention:
         self._marks: list[Mark] = []
         self._forgotten_events = 0
         self._due = asyncio.Event()
+        self._mark_every_ms = 1_000 * limits.max_event_age_s // MARKS
         self._period_s = min(max(limits.max_event_age_s / MARKS, MIN_PERIOD_S), MAX_PERIOD_S)
 
     def publish(self, worker_id: WorkerId, _events: Sequence[EncodedEvent]) -> None:
@@ -148,9 +149,16 @@ class Retention:
             await self._pipeline.apply(
                 Change(forgotten=Forgotten(marks=upto)), partial(self._drop_marks, len(expired))
             )
-        if self._pipeline.head > (self._marks[-1].sequence if self._marks else 0):
+        if self._is_mark_due(now):
             mark = Mark(self._pipeline.head, now)
             await self._pipeline.apply(Change(mark=mark), partial(self._marks.append, mark))
+
+    def _is_mark_due(self, now: int) -> bool:
+        """Whether there are events behind the last mark, and it is old enough, or of a clock that was ahead."""
+        if not self._marks:
+            return self._pipeline.head > 0
+        last = self._marks[-1]
+        return self._pipeline.head > last.sequence and abs(now - last.unix_ms) >= self._mark_every_ms
 
     def _drop_marks(self, count: int) -> None:
         del self._marks[:count]

@@ -29,7 +29,8 @@ class Watch:
         return self.now_ms
 
     async def looked_at(self) -> None:
-        """Wait until whoever looks at it regularly has done so."""
+        """Go on a little, and wait until whoever looks at it regularly has done so."""
+        self.now_ms += 1_000
         before = self.asked
         await until(lambda: self.asked > before + 1)
 
@@ -162,6 +163,36 @@ async def test_events_that_are_too_old_go_though_the_worker_is_silent(make_store
         clock.now_ms += 45_000
         await until(lambda: runtime.floor(ref) == 20)
         assert await runtime.events(ref, 20) == ()
+
+
+async def test_no_more_is_marked_than_tells_ages_apart_to_a_thousandth(make_store, puppet):
+    clock = Watch()
+    async with running(make_store(), puppet, clock, max_events_per_worker=20, max_event_age_s=60_000) as runtime:
+        ref = (await runtime.create_worker()).worker_ref
+        for number in range(1, 11):
+            await chatter(puppet, ref, 30)
+            await until(lambda number=number: runtime.floor(ref) > 30 * number - 20)
+            clock.now_ms += 20_000
+    store = make_store()
+    marks = (await store.open(None)).marks
+    await store.close()
+    assert 2 <= len(marks) <= 4
+
+
+async def test_a_clock_that_was_ahead_in_an_earlier_life_keeps_no_events_for_good(make_store, puppet):
+    ahead, clock = Watch(10**13), Watch()
+    async with running(make_store(), puppet, ahead, max_event_age_s=60) as runtime:
+        ref = (await runtime.create_worker()).worker_ref
+        await chatter(puppet, ref, 10)
+        await settled(runtime, ref, 10)
+        await ahead.looked_at()
+    async with running(make_store(), puppet, clock, max_event_age_s=60) as runtime:
+        other = (await runtime.create_worker()).worker_ref
+        await chatter(puppet, other, 10)
+        await settled(runtime, other, 20)
+        await clock.looked_at()
+        clock.now_ms += 120_000
+        await until(lambda: runtime.floor(ref) >= 10)
 
 
 async def test_what_was_trimmed_stays_trimmed_and_numbers_go_on_after_a_restart(make_store, puppet):
