@@ -10,7 +10,8 @@ class Limits:
     """Items are counted, bytes are those of the content in UTF-8.
 
     `max_pending_events` is how many events of one Worker may wait for the store before its backend is made to wait,
-    `max_open_text` how many characters a backend may stream before it says that the text, or the thought, is done.
+    `max_open_text` how many characters of text, thought and arguments together a backend may stream before it says
+    that they are done.
 
     `max_replay_items` and `max_replay_bytes` are what an observer that catches up is given at once; it is more than a
     client may ask for, because each read costs a change of threads.

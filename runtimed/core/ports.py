@@ -123,8 +123,8 @@ class EventSink(Protocol):
     async def emit(self, *payloads: Payload) -> None:
         """Take events, in order.
 
-        Raises ValueError for `user_message`, `snapshot` and `shutdown`, which are the Runtime's own, and for a text
-        that grows beyond `max_open_text` without an end.
+        Raises ValueError for `user_message`, `snapshot` and `shutdown`, which are the Runtime's own, and for text,
+        thought and arguments that grow beyond `max_open_text` together without an end.
         Nothing is said after the Worker was stopped: what still comes is dropped.
         """
 

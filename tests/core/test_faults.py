@@ -9,7 +9,17 @@ from runtimed.core import Answer, Runtime
 from runtimed.core import lane as lanes
 from runtimed.core.limits import Limits
 from runtimed.errors import RuntimeStopped, StoreFull, WorkerExecutionUnavailable
-from runtimed.model.event import SystemItem, TextDelta, TextDone
+from runtimed.model.event import (
+    RunEnd,
+    SystemItem,
+    TextDelta,
+    TextDone,
+    ThinkingDone,
+    ToolCallArgsDelta,
+    ToolCallDone,
+    ToolCallStart,
+    ToolResult,
+)
 from runtimed.model.interaction import WorkerInput
 from runtimed.model.worker import CreateWorkerRequest
 
@@ -130,6 +140,30 @@ async def test_a_text_without_an_end_is_bounded(faulty, puppet):
         await puppet.say(worker.worker_id, TextDelta("1234567890"))
         with pytest.raises(ValueError, match="text_done"):
             await puppet.say(worker.worker_id, TextDelta("1"))
+
+
+@pytest.mark.parametrize(
+    "end", [ThinkingDone("12345"), ToolCallDone("other", "look", "{}"), ToolResult("other", "", is_error=False)]
+)
+async def test_the_end_of_something_else_does_not_make_room_for_a_text(faulty, puppet, end):
+    async with Runtime(faulty, puppet, limits=Limits(max_open_text=10)) as runtime:
+        worker = await runtime.create_worker()
+        await puppet.say(worker.worker_id, TextDelta("1234567890"), end)
+        with pytest.raises(ValueError, match="max_open_text"):
+            await puppet.say(worker.worker_id, TextDelta("1"))
+
+
+@pytest.mark.parametrize(
+    "end", [ToolCallDone("t", "look", "[12345678]"), ToolResult("t", "seen", is_error=False), RunEnd("finished")]
+)
+async def test_the_arguments_of_a_tool_call_without_an_end_are_bounded(faulty, puppet, end):
+    async with Runtime(faulty, puppet, limits=Limits(max_open_text=10)) as runtime:
+        worker = await runtime.create_worker()
+        await puppet.say(worker.worker_id, ToolCallStart("t", "look"), ToolCallArgsDelta("t", "[12345678]"), end)
+        await puppet.say(worker.worker_id, ToolCallStart("u", "look"), ToolCallArgsDelta("u", "[1234"))
+        await puppet.say(worker.worker_id, TextDelta("12345"))
+        with pytest.raises(ValueError, match="tool_call_done"):
+            await puppet.say(worker.worker_id, ToolCallArgsDelta("u", "5"))
 
 
 async def test_workers_are_bounded(faulty, puppet):
