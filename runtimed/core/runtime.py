@@ -110,7 +110,11 @@ class Runtime:
         """
         if self._steps is not None:
             raise RuntimeStopped
-        state = await self._store.open(self._wanted_id)
+        try:
+            state = await self._store.open(self._wanted_id)
+        except BaseException:
+            await self._store.close()
+            raise
         self._runtime_id = state.runtime_id
         self._steps = Pipeline(self._store, self._clock, state)
         self._workers = Catalog(state.runtime_id, state.damaged)

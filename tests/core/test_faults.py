@@ -22,6 +22,7 @@ from runtimed.model.event import (
 )
 from runtimed.model.interaction import WorkerInput
 from runtimed.model.worker import CreateWorkerRequest
+from runtimed.store.sqlite import SqliteStore
 
 HELLO = WorkerInput("user", "hello")
 FULL = StoreFull("there is no room")
@@ -67,6 +68,25 @@ async def test_a_start_that_fails_lets_go_of_the_store(faulty, puppet):
     faulty.fault = None
     with pytest.raises(RuntimeStopped):
         await faulty.newest_entries(worker.worker_id, 1, Limits().transcript_page)
+
+
+async def test_a_start_that_is_given_up_while_the_store_opens_lets_go_of_it(puppet, tmp_path):
+    opened = asyncio.Event()
+
+    class Slow(SqliteStore):
+        async def open(self, runtime_id):
+            await super().open(runtime_id)
+            opened.set()
+            await asyncio.Event().wait()
+
+    runtime = Runtime(Slow(tmp_path / "store"), puppet)
+    starting = asyncio.ensure_future(runtime.start())
+    await opened.wait()
+    starting.cancel()
+    await asyncio.gather(starting, return_exceptions=True)
+    assert starting.cancelled()
+    async with Runtime(SqliteStore(tmp_path / "store"), puppet) as again:
+        assert again.summary().status == "running"
 
 
 async def test_a_stop_on_a_full_store_is_refused_but_happens_once_there_is_room(faulty, puppet):
