@@ -432,9 +432,13 @@ class Runtime:
         self._purging.begin(name, self._purge(name))
 
     async def _purge(self, name: WorkerId) -> None:
-        """Remove what is left of a deleted Worker, which nobody can read any more; on a full disk, a little later."""
+        """Remove what is left of a deleted Worker, which nobody can read any more."""
         if self._backend is not None:
-            await self._backend.delete(name)
+            await _logged(self._backend.delete(name), f"{name}: the execution backend failed to delete what it keeps")
+        await _logged(self._purge_store(name), f"{name}: what is left of it can only be removed at the next start")
+
+    async def _purge_store(self, name: WorkerId) -> None:
+        """Remove what is stored; on a full disk, a little later."""
         purged = False
         while not purged:
             try:
@@ -533,6 +537,14 @@ async def _cancelled(task: asyncio.Task[Any] | None) -> None:
 
 def _nothing() -> None:
     """What there is to apply in memory where only the store changes."""
+
+
+async def _logged(work: Awaitable[None], failure: str) -> None:
+    """Work that nobody waits for; what ends it is for the log."""
+    try:
+        await work
+    except Exception:
+        log.exception(failure)
 
 
 async def _ask(answer: Awaitable[Answer]) -> Answer:

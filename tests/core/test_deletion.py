@@ -7,7 +7,7 @@ import attrs
 import pytest
 
 from runtimed.core import Runtime
-from runtimed.errors import StoreFull, WorkerNotFound, WorkerRunning
+from runtimed.errors import StoreFull, StoreIo, WorkerNotFound, WorkerRunning
 from runtimed.model.event import RunEnd, TextDelta, TextDone
 from runtimed.model.interaction import WorkerInput
 from runtimed.store.memory import MemoryStore
@@ -154,6 +154,34 @@ async def test_a_deletion_that_a_crash_cut_is_finished_at_the_next_start(make_st
         assert runtime.workers() == ()
         await until(lambda: again.event_bytes == 0)
         assert f"delete {ref.worker_id}" in puppet.told
+
+
+async def test_a_backend_that_cannot_delete_does_not_keep_what_is_stored(make_store, puppet, monkeypatch, caplog):
+    async def broken(*_):
+        raise OSError("its folder is busy")
+
+    monkeypatch.setattr(type(puppet), "delete", broken)
+    store = make_store()
+    async with Runtime(store, puppet) as runtime:
+        ref = await over(runtime, puppet)
+        await runtime.delete_worker(ref)
+        await until(lambda: store.event_bytes == 0)
+    assert [line for line in caplog.messages if ref.worker_id in line and "backend" in line]
+    assert "its folder is busy" in caplog.text
+
+
+async def test_what_ends_the_removal_of_a_deleted_worker_is_logged(make_store, puppet, monkeypatch, caplog):
+    store = make_store()
+
+    async def broken(_worker_id):
+        raise StoreIo("the disk is gone")
+
+    async with Runtime(store, puppet) as runtime:
+        ref = await over(runtime, puppet)
+        monkeypatch.setattr(store, "purge", broken)
+        await runtime.delete_worker(ref)
+        await until(lambda: "the disk is gone" in caplog.text)
+    assert [line for line in caplog.messages if ref.worker_id in line and "at the next start" in line]
 
 
 async def test_a_full_disk_keeps_the_worker(faulty, puppet):
