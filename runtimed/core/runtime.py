@@ -548,9 +548,10 @@ async def _logged(work: Awaitable[None], failure: str) -> None:
 
 
 async def _ask(answer: Awaitable[Answer]) -> Answer:
-    """A backend's answer; one that fails instead of answering has answered that it failed."""
+    """A backend's answer, in Unicode; one that fails instead of answering has answered that it failed."""
     try:
-        return await answer
+        found = await answer
+        return Answer(found.outcome, found.message and found.message.encode(errors="replace").decode())
     except Exception:
         log.exception("the execution backend failed")
         return Answer("errored", "the execution backend failed; the daemon's log has the details")

@@ -51,7 +51,10 @@ def encode_events(change: Change, known: Requests) -> Sequence[EncodedEvent]:
     worker = change.worker
     if change.bundle or change.remarks or (worker and known.get(number_of(worker.worker_id)) is not worker.request):
         return encode_change(change, known).events
+    said = worker.execution.last_result if worker else None
     try:
+        if said and said.message:
+            said.message.encode()
         for entry in change.entries:
             entry.content.encode()
         return [_encode_event(event) for event in change.events]

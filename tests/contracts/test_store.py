@@ -382,6 +382,17 @@ async def test_what_cannot_be_encoded_is_refused_and_nothing_of_it_is_stored(
     assert list(state.bundles) == [bundle("after")]
 
 
+async def test_what_a_backend_said_is_refused_where_it_cannot_be_encoded(host: Any, teller: Any) -> None:
+    await host.open()
+    created = teller.create()
+    await host.store.commit(created)
+    said = ExecutionResult("input", "busy", "idle", "\ud800")
+    worker = attrs.evolve(created.worker, execution=Execution("connected", "idle", said))
+    with pytest.raises(SerializeFailed):
+        host.store.commit(Change(worker=worker))
+    assert list((await host.reopen()).workers) == [created.worker]
+
+
 def sizes(*payloads: Any) -> int:
     return sum(len(encode_payload(payload)) for payload in payloads)
 

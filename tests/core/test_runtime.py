@@ -39,6 +39,7 @@ from runtimed.model.identity import RuntimeId, WorkerId, WorkerRef, event_id
 from runtimed.model.interaction import WorkerInput
 from runtimed.model.worker import CreateWorkerRequest, NamedProfile, RoleIntent, TaskIntent, WorkerDetail
 from runtimed.store.memory import MemoryStore
+from runtimed.store.sqlite import SqliteStore
 from runtimed.wire.converter import restore_payload
 
 HELLO = WorkerInput("user", "hello")
@@ -143,6 +144,17 @@ async def test_a_backend_that_raises_has_answered_that_it_failed(runtime, puppet
     worker = await create(runtime)
     assert worker.execution.last_result.outcome == "errored"
     assert "boom" not in worker.execution.last_result.message
+
+
+@pytest.mark.parametrize("durable", [False, True], ids=["memory", "sqlite"])
+async def test_an_answer_that_is_not_unicode_is_made_so(puppet, tmp_path, durable):
+    puppet.spawned = Answer("rejected", "bad \udc9f byte")
+    async with Runtime(SqliteStore(tmp_path / "store") if durable else MemoryStore(), puppet) as runtime:
+        worker = await create(runtime)
+        assert worker.execution.last_result.message == "bad ? byte"
+        puppet.spawned, puppet.dispatched = Answer("accepted"), Answer("busy", "\ud800")
+        with pytest.raises(WorkerExecutionRejected, match=r"\?"):
+            await runtime.send_input((await create(runtime)).worker_ref, HELLO)
 
 
 async def test_without_a_backend_workers_exist_but_take_no_input(store):
