@@ -87,6 +87,7 @@ class Lane:
 
     __slots__ = (
         "_alone",
+        "_disconnected",
         "_in_flight",
         "_pipeline",
         "_rested",
@@ -110,14 +111,21 @@ class Lane:
         self._waiting: list[Proposal] = []
         self._in_flight = False
         self._alone = 0
+        self._disconnected = False
         self._rested = 0.0
         self._urgent = False
         self._timer: asyncio.TimerHandle | None = None
 
     def disconnect(self) -> None:
         """What ran this Worker is gone. That is known at once, whatever becomes of the decision that tells of it."""
-        if self.worker.status == "running":
-            self.worker = attrs.evolve(self.worker, execution=disconnected(self.worker.execution))
+        self._disconnected = True
+        self._show(self.worker)
+
+    def _show(self, worker: Worker) -> None:
+        """Have the Worker seen as it is stored, but not as connected where that was decided before it was over."""
+        if self._disconnected and worker.status == "running":
+            worker = attrs.evolve(worker, execution=disconnected(worker.execution))
+        self.worker = worker
 
     async def propose(
         self,
@@ -227,7 +235,8 @@ class Lane:
         self._in_flight = False
         error = self._pipeline.failed(committed)
         if error is None:
-            self.worker, self.activity, self.deleted = draft.worker, draft.activity, draft.deleted
+            self._show(draft.worker)
+            self.activity, self.deleted = draft.activity, draft.deleted
             self._pipeline.publish(self.worker.worker_id, committed.result())
             _succeed(decided)
         elif isinstance(error, StoreFull):

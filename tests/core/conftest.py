@@ -105,9 +105,30 @@ class Faulty(MemoryStore):
         return failed
 
 
+class Slow(Faulty):
+    """One that says what became of a commit when a test lets it."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.may = asyncio.Event()
+        self.may.set()
+
+    def commit(self, change: Change) -> asyncio.Future[Sequence[EncodedEvent]]:
+        return asyncio.ensure_future(self._told(super().commit(change)))
+
+    async def _told(self, committed: asyncio.Future[Sequence[EncodedEvent]]) -> Sequence[EncodedEvent]:
+        await self.may.wait()
+        return await committed
+
+
 @pytest.fixture
 def faulty() -> Faulty:
     return Faulty()
+
+
+@pytest.fixture
+def slow() -> Slow:
+    return Slow()
 
 
 @pytest.fixture

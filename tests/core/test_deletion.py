@@ -92,35 +92,19 @@ async def test_deleting_at_the_same_time_deletes_once(make_store, puppet):
             await runtime.delete_worker(ref)
 
 
-class Slow(MemoryStore):
-    """A real store that says that a commit is done when a test lets it."""
-
-    def __init__(self):
-        super().__init__()
-        self.may = asyncio.Event()
-        self.may.set()
-
-    def commit(self, change):
-        return asyncio.ensure_future(self._told(super().commit(change)))
-
-    async def _told(self, committed):
-        await self.may.wait()
-        return await committed
-
-
-async def test_what_is_decided_together_with_a_deletion_happens_before_it(puppet):
-    async with Runtime(Slow(), puppet) as runtime:
+async def test_what_is_decided_together_with_a_deletion_happens_before_it(slow, puppet):
+    async with Runtime(slow, puppet) as runtime:
         ref = (await runtime.create_worker()).worker_ref
         listener = Published()
         runtime.subscribe(listener)
-        runtime._store.may.clear()
+        slow.may.clear()
         await puppet.say(ref.worker_id, TextDelta("on its way"))
         stopping = asyncio.ensure_future(runtime.stop_worker(ref))
         await until(lambda: "stop" in puppet.told)
         deleting = asyncio.ensure_future(runtime.delete_worker(ref))
         for _ in range(5):
             await asyncio.sleep(0)
-        runtime._store.may.set()
+        slow.may.set()
         assert (await stopping).status == "stopped"
         await deleting
         assert runtime.workers() == ()

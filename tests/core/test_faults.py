@@ -102,6 +102,25 @@ async def test_a_stop_on_a_full_store_is_refused_but_happens_once_there_is_room(
         assert names(await runtime.events(worker.worker_ref, 0)) == ["shutdown"]
 
 
+async def test_nothing_that_was_on_its_way_connects_a_worker_again_that_nothing_runs(slow, puppet):
+    async with Runtime(slow, puppet) as runtime:
+        worker = await runtime.create_worker()
+        slow.may.clear()
+        await puppet.say(worker.worker_id, TextDelta("on its way"))
+        stopping = asyncio.ensure_future(runtime.stop_worker(worker.worker_ref))
+        await until(lambda: runtime.worker(worker.worker_ref).execution.backend == "unconnected")
+        slow.fault = FULL
+        slow.may.set()
+        with pytest.raises(StoreFull):
+            await stopping
+        assert runtime.worker(worker.worker_ref).execution.backend == "unconnected"
+        with pytest.raises(WorkerExecutionUnavailable):
+            await runtime.send_input(worker.worker_ref, HELLO)
+        slow.fault = None
+        await until(lambda: runtime.worker(worker.worker_ref).status == "stopped")
+        assert names(await runtime.events(worker.worker_ref, 0)) == ["text_delta", "text_done", "shutdown"]
+
+
 async def test_a_worker_that_was_stored_is_not_refused_because_its_spawn_cannot_be(faulty, puppet):
     async with Runtime(faulty, puppet) as runtime:
         puppet.gate.clear()
