@@ -162,7 +162,11 @@ def _make_folder(path: Path, name: str, *, parents: bool = False) -> None:
 
 
 def _lax(path: Path, name: str, mode: int | None) -> Iterator[str]:
-    found = path.lstat()
+    """What is wrong with a file or folder, unless it was removed since it was listed."""
+    try:
+        found = path.lstat()
+    except FileNotFoundError:
+        return
     wanted = mode or (0o700 if stat.S_ISDIR(found.st_mode) else 0o600)
     if stat.S_ISLNK(found.st_mode):
         yield f"{name} is a symlink: expected none in a store"

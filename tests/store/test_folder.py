@@ -142,6 +142,17 @@ def test_a_worker_folder_stays_as_the_worker_left_it(new_store: NewStore) -> Non
     assert (made / "note").read_text() == "mine"
 
 
+def test_a_worker_that_is_deleted_during_a_look_at_the_folder_is_no_problem(folder: Path) -> None:
+    owned = StoreFolder(folder)
+    with owned:
+        for number in (1, 2):
+            owned.worker_folder(worker_id(number)).chmod(0o755)
+        found = owned.problems()
+        assert "worker-00000001 has the mode 755" in next(found)
+        owned.remove_worker_folder(worker_id(2))
+        assert list(found) == []
+
+
 def test_a_token_is_made_once_with_256_bits(folder: Path) -> None:
     with StoreFolder(folder) as database:
         assert database.parent == folder
