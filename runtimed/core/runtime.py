@@ -93,6 +93,7 @@ class Runtime:
         self._retaining: asyncio.Task[None] | None = None
         self._checking: asyncio.Task[StoreCheck] | None = None
         self._bundles: dict[str, ConfigBundle] = {}
+        self._arriving: dict[asyncio.Task[None], str] = {}
         self._remarks = Remarks(())
         self._pages = Pages(self.limits.transcript_cache_bytes)
         self._creating: Works[WorkerDetail] = Works()
@@ -283,9 +284,14 @@ class Runtime:
         self._check_running()
         bundles.check_bundle(bundle)
         bundle_id = bundle.metadata.id
-        if bundle_id not in self._bundles and len(self._bundles) >= self.limits.max_bundles:
+        known = {*self._bundles, *self._arriving.values()}
+        if bundle_id not in known and len(known) >= self.limits.max_bundles:
             raise InvalidRequest(f"bundle: expected at most {self.limits.max_bundles} bundles (max_bundles)")
-        await self._pipeline.apply(Change(bundle=bundle), partial(self._keep_bundle, bundle))
+        keep = partial(self._keep_bundle, bundle)
+        arriving = asyncio.get_running_loop().create_task(self._pipeline.apply(Change(bundle=bundle), keep))
+        self._arriving[arriving] = bundle_id
+        arriving.add_done_callback(self._arriving.pop)
+        await asyncio.shield(arriving)
         return bundles.availability(bundle)
 
     def _keep_bundle(self, bundle: ConfigBundle) -> None:

@@ -3,12 +3,15 @@
 import asyncio
 import json
 
+import attrs
 import pytest
 
 from runtimed.core import Answer, Runtime
 from runtimed.core import lane as lanes
 from runtimed.core.limits import Limits
-from runtimed.errors import RuntimeStopped, StoreFull, WorkerExecutionUnavailable
+from runtimed.errors import InvalidRequest, RuntimeStopped, StoreFull, WorkerExecutionUnavailable
+from runtimed.model.bundle import BundleMetadata, ConfigBundle, Provenance
+from runtimed.model.digest import bundle_digest
 from runtimed.model.event import (
     RunEnd,
     SystemItem,
@@ -224,6 +227,45 @@ async def test_a_worker_that_is_still_being_spawned_counts_once(faulty, puppet):
             "worker-00000001",
             "worker-00000002",
         ]
+
+
+def bundle(name):
+    unsigned = ConfigBundle(BundleMetadata(name, "", "1", "workspace-1", "2026-06-26T00:00:00Z", Provenance("test")))
+    return attrs.evolve(unsigned, metadata=attrs.evolve(unsigned.metadata, digest=bundle_digest(unsigned)))
+
+
+async def test_bundles_are_bounded_though_they_come_at_once(faulty, puppet):
+    async with Runtime(faulty, puppet, limits=Limits(max_bundles=2)) as runtime:
+        pushes = (runtime.put_bundle(bundle(name)) for name in "aabcd")
+        outcomes = await asyncio.gather(*pushes, return_exceptions=True)
+        assert [getattr(outcome, "code", "kept") for outcome in outcomes] == ["kept"] * 3 + ["invalid_request"] * 2
+        assert [kept.id for kept in runtime.bundles()] == ["a", "b"]
+
+
+async def test_a_bundle_whose_caller_went_away_counts_while_it_is_being_stored(slow, puppet):
+    async with Runtime(slow, puppet, limits=Limits(max_bundles=1)) as runtime:
+        slow.may.clear()
+        pushing = asyncio.ensure_future(runtime.put_bundle(bundle("a")))
+        await asyncio.sleep(0)
+        pushing.cancel()
+        await asyncio.wait([pushing])
+        late = asyncio.ensure_future(runtime.put_bundle(bundle("b")))
+        await asyncio.sleep(0)
+        slow.may.set()
+        with pytest.raises(InvalidRequest, match="max_bundles"):
+            await late
+        await until(runtime.bundles)
+        assert [kept.id for kept in runtime.bundles()] == ["a"]
+
+
+async def test_a_bundle_that_could_not_be_stored_does_not_count(faulty, puppet):
+    async with Runtime(faulty, puppet, limits=Limits(max_bundles=1)) as runtime:
+        faulty.fault = FULL
+        with pytest.raises(StoreFull):
+            await runtime.put_bundle(bundle("a"))
+        faulty.fault = None
+        await runtime.put_bundle(bundle("b"))
+        assert [kept.id for kept in runtime.bundles()] == ["b"]
 
 
 async def test_a_close_that_was_given_up_can_be_finished_and_harms_nobody(faulty, puppet):
