@@ -1,6 +1,6 @@
 """The events of all Workers in memory: by Worker, and by sequence."""
 
-from bisect import bisect_left, bisect_right, insort
+from bisect import bisect_left, bisect_right
 from collections import Counter, defaultdict
 from collections.abc import Collection, Iterator, Sequence
 from itertools import islice
@@ -32,13 +32,9 @@ class History:
         return len(self._by_sequence)
 
     def add(self, stored: StoredEvent) -> None:
-        """Keep an event; mostly it is the newest."""
+        """Keep an event, its Worker's newest."""
         sequence = stored.event.sequence
-        events = self._events[stored.event.worker_id]
-        if events and events[-1].event.sequence > sequence:
-            insort(events, stored, key=_sequence)
-        else:
-            events.append(stored)
+        self._events[stored.event.worker_id].append(stored)
         self._by_sequence[sequence] = stored
         self._newest = max(self._newest, sequence)
         self.bytes += len(stored.event.payload)
