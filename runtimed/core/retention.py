@@ -113,7 +113,11 @@ class Retention:
 
     async def _sweep(self) -> None:
         for worker_id in tuple(self._crowded):
-            await self._thin_out(worker_id)
+            try:
+                await self._thin_out(worker_id)
+            except StoreCorrupt as error:
+                self._keep_for_good(worker_id, error)
+            self._crowded.discard(worker_id)
         await self._shrink()
         await self._expire()
         await self._forget_surplus()
@@ -125,7 +129,6 @@ class Retention:
             count = min(TRIM_BATCH, lane.worker.retained - wanted)
             if not await self._trim(await self._store.oldest_events(worker_id, lane.worker.last_sequence, count)):
                 break
-        self._crowded.discard(worker_id)
 
     async def _shrink(self) -> None:
         """Bring the events of all Workers below their bytes."""

@@ -273,3 +273,29 @@ async def test_the_bytes_of_all_are_held_though_the_oldest_belong_to_a_damaged_w
             await chatter(puppet, sound, 90)
         await until(lambda: runtime.newest_sequence(sound) == 1_950 and store.event_bytes <= 20_000)
         assert runtime.floor(damaged) == 0
+
+
+class Unlisted(MemoryStore):
+    """A store that cannot list the oldest events of its first Worker; `asked` counts how often it was to."""
+
+    asked = 0
+
+    async def oldest_events(self, worker_id, upto, count, spared=()):
+        if worker_id == "worker-00000001":
+            self.asked += 1
+            raise StoreCorrupt("an event of worker-00000001 is damaged")
+        return await super().oldest_events(worker_id, upto, count, spared)
+
+
+async def test_a_worker_whose_events_cannot_be_listed_keeps_no_others_from_being_trimmed(puppet, caplog):
+    store = Unlisted()
+    async with running(store, puppet, max_events_per_worker=100, max_event_bytes=20_000) as runtime:
+        damaged, sound = [(await runtime.create_worker()).worker_ref for _ in range(2)]
+        await chatter(puppet, damaged, 150)
+        await until(lambda: store.asked)
+        for _ in range(20):
+            await chatter(puppet, sound, 90)
+        await until(lambda: runtime.newest_sequence(sound) == 1_950 and store.event_bytes <= 20_000)
+        assert runtime.floor(damaged) == 0
+    assert store.asked == 1
+    assert len([line for line in caplog.messages if "are not trimmed" in line]) == 1
