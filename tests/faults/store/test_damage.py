@@ -161,7 +161,7 @@ def test_a_log_that_is_taken_for_torn_wherever_it_is_damaged_is_found_out(
     launch: Callable[..., Daemon], scene: Callable[..., Scene]
 ) -> None:
     made = scene(Daemon.kill)
-    with pytest.raises(Broken):
+    with pytest.raises(Broken, match=r"the transcript of .* is as it was, or damaged"):
         damage_each_place(launch, made, LOG, without="check_of_the_log")
 
 
