@@ -80,10 +80,7 @@ def _object_of(converter: OrjsonConverter, kind: Any) -> Callable[[Any, Any], An
             raise expected("an object", value)
         if inner is not Any:
             for name, item in value.items():
-                try:
-                    converter.structure(item, inner)
-                except Exception as error:
-                    raise first_problem(error).within(name) from error
+                _inside(converter, item, inner, name)
         return value
 
     return structure
@@ -95,15 +92,17 @@ def _array_of(converter: OrjsonConverter, kind: Any) -> Callable[[Any, Any], Any
     def structure(value: Any, _type: Any) -> Any:
         if type(value) is not list:
             raise expected("an array", value)
-        found = []
-        for index, item in enumerate(value):
-            try:
-                found.append(converter.structure(item, inner))
-            except Exception as error:
-                raise first_problem(error).within(f"[{index}]") from error
-        return tuple(found)
+        return tuple([_inside(converter, item, inner, index) for index, item in enumerate(value)])
 
     return structure
+
+
+def _inside(converter: OrjsonConverter, item: Any, kind: Any, place: str | int) -> Any:
+    """An item of an object or an array; a problem in it is told with the name or the index where it is."""
+    try:
+        return converter.structure(item, kind)
+    except Exception as error:
+        raise first_problem(error).within(f"[{place}]" if isinstance(place, int) else place) from error
 
 
 def _fields_of(converter: OrjsonConverter, kind: Any) -> Callable[[Any, Any], Any]:
