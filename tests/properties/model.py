@@ -61,7 +61,8 @@ class Story:
     """What is known of a Worker: `told` are all events that its store has promised, `said` what its backend said.
 
     `unanswered` are inputs of which nobody knows whether they were taken; `may_end` and `may_go` say the same of a
-    stop and of a deletion. With `kept_end` a stop has begun, which a full disk may have put off. `cuts` counts the runs cut by a restart.
+    stop and of a deletion. With `kept_end` a stop has begun, which a full disk may have put off. `cuts` counts the
+    runs cut by a restart.
     """
 
     worker_id: WorkerId

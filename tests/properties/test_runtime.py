@@ -78,8 +78,9 @@ def an_input_is_stored_again_when_the_disk_has_room(patch: pytest.MonkeyPatch) -
 
     def stubborn(self: Any, decided: Any, error: Any) -> None:
         for proposal in decided:
-            proposal.delay(error)
-            proposal.keep = True
+            if proposal.committed is not None:  # an input
+                proposal.delay(error)
+                proposal.keep = True
         wait(self, decided, error)
 
     patch.setattr(lane.Lane, "_wait_for_room", stubborn)
@@ -102,7 +103,7 @@ def a_cut_run_is_left_open(patch: pytest.MonkeyPatch) -> None:
 BREAKS = {
     published_before_it_is_stored: ["published before it was stored"],
     one_event_is_lost_at_the_seam_of_ring_and_store: ["has not seen"],
-    an_input_is_stored_again_when_the_disk_has_room: ["an input was refused and stored", "an input is stored"],
+    an_input_is_stored_again_when_the_disk_has_room: ["refused and stored", "an input is stored", "has other events"],
     events_are_trimmed_though_no_floor_was_raised: ["is missing"],
     a_cut_run_is_left_open: ["this does not end"],
 }
@@ -125,4 +126,4 @@ def test_it_is_seen_that(broken: Any, complaints: list[str], monkeypatch: pytest
     monkeypatch.setattr(checks, "PATIENCE_S", 0.5)
     with pytest.raises((AssertionError, StoreCorrupt, Flaky)):
         run_state_machine_as_test(Control, settings=CONTROL)
-    assert any(complaint in found[0] for complaint in complaints)
+    assert any(complaint in error for error in found for complaint in complaints)
