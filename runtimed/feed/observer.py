@@ -90,11 +90,14 @@ class Observer:
         return self._log.newest
 
     def took_some(self) -> bool:
-        """Whether the other side has taken some of what was waiting for it when this was asked the last time."""
+        """Whether the other side, behind by more than MAX_UNSENT when last asked about, has taken some since.
+
+        Who is not that far behind has to answer pings: its kernel takes a few events for a process that stands still.
+        """
         waited, taken = self._waiting, self._taken
         self._waiting = unsent(self._transport)
         self._taken = self._handed_over - self._waiting
-        return waited > 0 and self._taken > taken
+        return waited > MAX_UNSENT and self._taken > taken
 
     def fall_behind(self) -> None:
         """Begin to catch up."""
