@@ -1,6 +1,7 @@
 """Starting and ending process trees."""
 
 import asyncio
+import contextlib
 import os
 import secrets
 import subprocess
@@ -135,14 +136,27 @@ class Supervisor:
         try:
             return _Started(root, os.pidfd_open(root.pid), kept)
         except OSError:
-            kept.kill(root.pid, mark)
-            root.kill()
-            root.wait()
+            _abandon(root, mark, kept)
             raise
 
     def _limited(self, command: Sequence[str]) -> Sequence[str]:
         limit = self._max_descriptors
         return command if limit is None else [SHELL, "-c", LIMITED, str(limit), *command]
+
+
+def _abandon(root: subprocess.Popen[bytes], mark: str, kept: Containment) -> None:
+    """End what was started and can't be watched.
+
+    The program itself is killed only where nothing else helps: what it starts just then would be left.
+    """
+    for _ in range(KILL_ATTEMPTS):
+        with contextlib.suppress(OSError):
+            kept.kill(root.pid, mark)
+        with contextlib.suppress(subprocess.TimeoutExpired):
+            root.wait(KILL_PAUSE_S)
+            return
+    root.kill()
+    root.wait()
 
 
 class Tree:

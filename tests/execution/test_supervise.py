@@ -66,13 +66,23 @@ async def test_a_cancelled_start_leaves_nothing(supervisor: Supervisor, traces: 
 async def test_a_program_that_can_not_be_watched_is_ended_at_once(
     supervisor: Supervisor, traces: Any, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    def fail(_pid: int) -> int:
-        raise OSError("too many open files")
-
-    monkeypatch.setattr(os, "pidfd_open", fail)
+    monkeypatch.setattr(os, "pidfd_open", _fail)
     with pytest.raises(OSError, match="too many"):
         await supervisor.start(_program("sleep", "1000", TRACE=traces.mark))
     await traces.until(lambda pids: not pids)
+
+
+async def test_a_program_that_can_not_be_watched_is_ended_although_it_was_not_found_at_first(
+    supervisor: Supervisor, traces: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    looks = iter((_fail, lambda *_: []))
+    for kept in (containment.Namespace, containment.Group):
+        monkeypatch.setattr(kept, "kill", lambda *asked, kill=kept.kill: next(looks, kill)(*asked))
+    monkeypatch.setattr(os, "pidfd_open", _fail)
+    with pytest.raises(OSError, match="too many"):
+        await supervisor.start(_program("sleep", "1000", TRACE=traces.mark))
+    assert next(looks, None) is None
+    assert await traces.pids() == []
 
 
 async def test_a_tree_is_ended_although_proc_could_not_be_read_for_a_moment(
