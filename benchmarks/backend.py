@@ -40,6 +40,9 @@ class LoadBackend:
     def withdraw(self, worker_id: WorkerId, input_id: str) -> None:
         self._orders.pop(input_id, None)
 
+    async def interrupt(self, worker_id: WorkerId) -> Answer:
+        return ACCEPTED
+
     async def stop(self, worker_id: WorkerId, reason: str | None) -> Answer:
         self._sinks.pop(worker_id, None)
         return ACCEPTED

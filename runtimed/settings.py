@@ -75,6 +75,7 @@ class Settings:
     max_replay_bytes: int = Limits().max_replay_bytes
     max_pending_events: int = Limits().max_pending_events
     max_open_text: int = Limits().max_open_text
+    max_pending_permissions: int = Limits().max_pending_permissions
     max_bundles: int = Limits().max_bundles
     max_workers: int = Limits().max_workers
     max_events_per_worker: int = Limits().max_events_per_worker

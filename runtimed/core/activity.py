@@ -1,6 +1,7 @@
-"""What a Worker is doing: its status, and the output it has streamed that is in no entry yet."""
+"""What a Worker is doing: its status, the output it has streamed that is in no entry yet, what it waits for."""
 
-from collections.abc import Callable, Iterator
+import contextlib
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from typing import Any, Literal
 
 import attrs
@@ -31,9 +32,12 @@ from runtimed.model.event import (
     ToolResult,
     UserMessage,
 )
+from runtimed.model.permission import Permission, PermissionOption
 from runtimed.model.value import value
 
 SYSTEM_INPUT = "embedded_worker_system_input"
+PERMISSION_REQUEST = "permission_request"
+PERMISSION_RESOLVED = "permission_resolved"
 MAX_BLOCKS = 256
 
 
@@ -103,22 +107,31 @@ Block = Prose | ToolCall
 class Activity:
     """The state that a Worker's events add up to.
 
-    Text stays until its `text_done` makes it an entry, a thought until the run ends, a tool call until its result;
-    the end of a run clears all. At most MAX_BLOCKS are kept: past that the oldest are forgotten.
+    Text stays until its `text_done` makes it an entry, a thought until the run ends, a tool call until its result, a
+    permission until it is resolved; the end of a run clears all. At most MAX_BLOCKS blocks are kept: past that the
+    oldest are forgotten.
     """
 
     status: ActivityStatus = "idle"
     blocks: tuple[Block, ...] = ()
+    permissions: tuple[Permission, ...] = ()
 
     @classmethod
-    def of(cls, status: ActivityStatus, in_flight: InFlight | None) -> "Activity":
+    def of(
+        cls, status: ActivityStatus, blocks: Iterable[InFlightBlock], permissions: tuple[Permission, ...]
+    ) -> "Activity":
         """The activity that shows as this: the way back from `in_flight`."""
-        return cls(status, tuple(map(_block, in_flight.blocks)) if in_flight else ())
+        return cls(status, tuple(map(_block, blocks)), permissions)
+
+    @property
+    def open(self) -> bool:
+        """Whether something was begun that a later event is to end."""
+        return bool(self.blocks or self.permissions)
 
     @property
     def quiet(self) -> bool:
         """Whether there is nothing that an observer would have to be told."""
-        return self.status == "idle" and not self.blocks
+        return self.status == "idle" and not self.open
 
     def after(self, payload: Payload) -> "Activity":
         """The activity behind one more event."""
@@ -144,13 +157,25 @@ def _block(view: InFlightBlock) -> Block:
     return Prose("text" if isinstance(view, TextBlock) else "thinking", Pieces(view.text), view.finished)
 
 
+def permission_item(permission: Permission) -> dict[str, Any]:
+    """A permission as the `system_item` that asks for it."""
+    return {"kind": PERMISSION_REQUEST, **attrs.asdict(permission)}
+
+
+def _permissions(item: Mapping[str, Any]) -> Iterator[Permission]:
+    """The permission in such an item, or none: one from before version 3 of the store may be anything."""
+    fields = {name: value for name, value in item.items() if name not in {"kind", "options"}}
+    with contextlib.suppress(KeyError, TypeError):
+        yield Permission(**fields, options=tuple(PermissionOption(**option) for option in item["options"]))
+
+
 def _added(activity: Activity, block: Block) -> Activity:
-    return Activity(activity.status, (*activity.blocks, block)[-MAX_BLOCKS:])
+    return Activity(activity.status, (*activity.blocks, block)[-MAX_BLOCKS:], activity.permissions)
 
 
 def _replaced(activity: Activity, old: Block, new: Block | None) -> Activity:
     blocks = (new if block is old else block for block in activity.blocks)
-    return Activity(activity.status, tuple(block for block in blocks if block is not None))
+    return Activity(activity.status, tuple(block for block in blocks if block is not None), activity.permissions)
 
 
 def _open_prose(activity: Activity, kind: str) -> Prose | None:
@@ -175,11 +200,19 @@ def _written(activity: Activity, kind: Literal["text", "thinking"], text: str) -
 
 
 def _run_started(activity: Activity, _payload: UserMessage | InvokeStart) -> Activity:
-    return Activity("running", activity.blocks)
+    return Activity("running", activity.blocks, activity.permissions)
 
 
 def _system_item(activity: Activity, payload: SystemItem) -> Activity:
-    return Activity("running", activity.blocks) if payload.item.get("kind") == SYSTEM_INPUT else activity
+    kind, kept = payload.item.get("kind"), activity.permissions
+    if kind == SYSTEM_INPUT:
+        return Activity("running", activity.blocks, kept)
+    if kind == PERMISSION_REQUEST:
+        return Activity(activity.status, activity.blocks, (*kept, *_permissions(payload.item)))
+    if kind == PERMISSION_RESOLVED:
+        left = (one for one in kept if one.request_id != payload.item.get("request_id"))
+        return Activity(activity.status, activity.blocks, tuple(left))
+    return activity
 
 
 def _run_ended(_activity: Activity, payload: RunEnd | ErrorRaised | Shutdown) -> Activity:
@@ -187,7 +220,7 @@ def _run_ended(_activity: Activity, payload: RunEnd | ErrorRaised | Shutdown) ->
 
 
 def _status(activity: Activity, payload: StatusChanged) -> Activity:
-    return Activity(payload.status, activity.blocks)
+    return Activity(payload.status, activity.blocks, activity.permissions)
 
 
 def _text(activity: Activity, payload: TextDelta) -> Activity:

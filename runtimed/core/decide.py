@@ -6,7 +6,7 @@ A decision checks first and writes afterwards: one that raises has left the Draf
 from collections.abc import Iterable, Mapping
 
 from runtimed.core import bundles
-from runtimed.core.activity import SYSTEM_INPUT
+from runtimed.core.activity import SYSTEM_INPUT, permission_item
 from runtimed.core.change import Moment, Span, Worker
 from runtimed.core.draft import Draft
 from runtimed.core.labels import check_labels, check_name
@@ -25,9 +25,10 @@ from runtimed.model.event import (
     TextSegment,
     UserMessage,
 )
-from runtimed.model.execution import Execution, ExecutionResult, Operation, RunState
+from runtimed.model.execution import Execution, ExecutionResult, LossReason, Operation, RunState
 from runtimed.model.identity import WorkerId
 from runtimed.model.interaction import WorkerInput
+from runtimed.model.permission import Permission, PermissionResolution, Ruling
 from runtimed.model.worker import (
     CreateWorkerRequest,
     NamedProfile,
@@ -113,16 +114,43 @@ def refuse_input(draft: Draft, answer: Answer) -> None:
 
 
 def take_output(draft: Draft, payloads: Iterable[Payload]) -> None:
-    """What the backend says; a Worker that is not running says nothing any more."""
+    """What the backend says; a Worker that is not running says nothing any more. A run's end closes its output."""
     if draft.status != "running":
         return
     for payload in payloads:
+        if isinstance(payload, END_OF_RUN) and draft.activity.blocks:
+            _close_open_output(draft, "the run ended")
         if isinstance(payload, TextDone):
             draft.emit(payload, "assistant", payload.text)
         else:
             draft.emit(payload)
         if isinstance(payload, END_OF_RUN) and draft.execution.run_state == "busy":
             draft.execution = Execution(draft.execution.backend, "idle", draft.execution.last_result)
+
+
+def request_permission(draft: Draft, permission: Permission, ruled: str | None, most: int, unix_ms: int) -> None:
+    """Ask for a permission, `ruled` being the option that the profile has selected already.
+
+    It is cancelled outside of a run, and where `most` of them wait already.
+    """
+    name = permission.request_id
+    if draft.status != "running":
+        draft.rulings[name] = Ruling("cancelled")
+    elif refusal := _no_question(draft, most):
+        draft.emit(Alert("warn", "worker", f"a permission request was cancelled: {refusal}", unix_ms))
+        draft.rulings[name] = Ruling("cancelled")
+    else:
+        draft.emit(SystemItem(permission_item(permission)))
+        if ruled is not None:
+            draft.resolve(PermissionResolution(name, "selected", "profile", ruled))
+
+
+def resolve_permission(draft: Draft, resolution: PermissionResolution) -> bool:
+    """Rule on a permission; False where it does not wait any more."""
+    pending = any(one.request_id == resolution.request_id for one in draft.activity.permissions)
+    if pending:
+        draft.resolve(resolution)
+    return pending
 
 
 def end_worker(draft: Draft, operation: Operation, answer: Answer, reason: str | None, unix_ms: int) -> None:
@@ -169,6 +197,28 @@ def lose_execution(draft: Draft, why: str, *, cut: bool) -> None:
         draft.emit(ErrorRaised("internal", f"the run was cut: {why}"))
         draft.emit(RunEnd("rolled_back"))
     draft.execution = disconnected(draft.execution)
+
+
+def lose_program(draft: Draft, reason: LossReason, message: str, unix_ms: int) -> None:
+    """The Worker's program is gone while the Runtime goes on; a run that this cuts is closed with an error."""
+    if draft.status != "running":
+        return
+    cut = draft.execution.run_state == "busy" or draft.activity.status == "running"
+    _close_open_output(draft, message)
+    draft.emit(ErrorRaised("internal", message, reason))
+    draft.emit(Alert("error", "worker", message, unix_ms))
+    if cut:
+        draft.emit(RunEnd("rolled_back"))
+    result = ExecutionResult("input" if cut else "spawn", "errored", "errored", message)
+    draft.execution = Execution("unconnected", "errored", result)
+
+
+def _no_question(draft: Draft, most: int) -> str | None:
+    if draft.execution.run_state != "busy" and draft.activity.status != "running":
+        return "no run is going on"
+    if len(draft.activity.permissions) >= most:
+        return f"{most} of them wait already (max_pending_permissions)"
+    return None
 
 
 def _said(message: WorkerInput) -> Payload:

@@ -3,13 +3,15 @@
 from collections.abc import Callable
 from typing import Protocol, TypeVar
 
-from runtimed.core.activity import Activity
+from runtimed.core.activity import PERMISSION_RESOLVED, Activity
 from runtimed.core.change import Change, Entry, Event, Moment, Span, Trim, Worker
-from runtimed.model.event import Payload, TextDelta
+from runtimed.model.event import ErrorRaised, Payload, RunEnd, Shutdown, SystemItem, TextDelta
 from runtimed.model.identity import WorkerId
+from runtimed.model.permission import PermissionResolution, Ruling
 from runtimed.model.runtime import RuntimeEvent, RuntimeEventKind
 from runtimed.model.transcript import Role
 
+END_OF_RUN = (RunEnd, ErrorRaised, Shutdown)
 MAX_JOINED_TEXT = 16 * 1024
 """Characters that text deltas waiting for the same commit are joined up to."""
 
@@ -32,7 +34,7 @@ class Draft:
     """Begins with a Worker as it is and collects what decisions make of it; `change` is the outcome.
 
     `status`, `execution` and `deleted` are there to be assigned; nothing that the Draft was made from is changed.
-    `worker` is the row as it was, and from `change` on as it will be.
+    `worker` is the row as it was, and from `change` on as it will be. `rulings` are to be told once it is committed.
     """
 
     def __init__(self, worker: Worker, activity: Activity, numbering: Numbering) -> None:
@@ -42,6 +44,7 @@ class Draft:
         self.activity = activity
         self.transcript_len = worker.transcript_len
         self.deleted = False
+        self.rulings: dict[str, Ruling] = {}
         self._numbering = numbering
         self._since = worker.since
         self._last = worker.last_sequence
@@ -53,8 +56,10 @@ class Draft:
     def emit(self, payload: Payload, role: Role | None = None, content: str = "") -> int:
         """Add an event, with a `role` also the entry that it tells of, and return its sequence.
 
-        Text that comes right behind text is added to that event.
+        Text that comes right behind text is added to that event. What ends a run cancels its permissions first.
         """
+        if self.activity.permissions and isinstance(payload, END_OF_RUN):
+            self._cancel_permissions()
         self.activity = self.activity.after(payload)
         if isinstance(payload, TextDelta) and self._join(payload.text):
             return self._last
@@ -63,11 +68,19 @@ class Draft:
         if role is not None:
             self.transcript_len += 1
             self._entries.append(Entry(worker_id, self.transcript_len, role, content, sequence))
-        self._since = self._since or sequence if self.activity.blocks else 0
+        self._since = self._since or sequence if self.activity.open else 0
         status = self.activity.status
         self._events.append(Event(sequence, worker_id, payload, self._since, self.transcript_len, status, self._last))
         self._last = sequence
         return sequence
+
+    def resolve(self, resolution: PermissionResolution) -> None:
+        """Say how a question was ruled on."""
+        item = {"kind": PERMISSION_RESOLVED, "request_id": resolution.request_id, "outcome": resolution.outcome}
+        if resolution.option_id is not None:
+            item["option_id"] = resolution.option_id
+        self.emit(SystemItem({**item, "by": resolution.by}))
+        self.rulings[resolution.request_id] = Ruling(resolution.outcome, resolution.option_id)
 
     def record(self, kind: RuntimeEventKind, sequence: int) -> None:
         """Add a runtime event that the event with this sequence tells of."""
@@ -82,6 +95,7 @@ class Draft:
         before = (self.status, self.execution, self.activity, self.transcript_len, self._since, self._last)
         trim, deleted, last = self._trim, self.deleted, self._events[-1:]
         entries, events, told = len(self._entries), len(self._events), len(self._runtime_events)
+        rulings = dict(self.rulings)
         try:
             return decide(self)
         except BaseException:
@@ -89,6 +103,7 @@ class Draft:
             self._trim, self.deleted = trim, deleted
             del self._entries[entries:], self._events[events:], self._runtime_events[told:]
             self._events[-1:] = last
+            self.rulings = rulings
             raise
 
     def change(self) -> Change | None:
@@ -112,6 +127,10 @@ class Draft:
         if not (self._events or trim) and (self.status, self.execution) == (before.status, before.execution):
             return None
         return Change(self.worker, self._entries, self._events, runtime_events=self._runtime_events, trim=trim)
+
+    def _cancel_permissions(self) -> None:
+        for permission in self.activity.permissions:
+            self.resolve(PermissionResolution(permission.request_id, "cancelled", "runtime"))
 
     def _join(self, text: str) -> bool:
         """Whether the text could be added to the event before it."""

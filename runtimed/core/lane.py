@@ -15,6 +15,7 @@ from runtimed.core.draft import Draft
 from runtimed.core.pipeline import Pipeline
 from runtimed.errors import Internal, RuntimedError, SerializeFailed, StoreFull, WorkerNotFound
 from runtimed.model.event import Payload
+from runtimed.model.permission import Ruling
 
 STORE_RETRY_S = 1.0
 """How long output waits before it is offered again to a store that was full."""
@@ -80,6 +81,7 @@ class Lane:
     What arrives while a Change is in flight is decided together as the next one, so that a decision always sees
     applied state, and a burst of events becomes one Change by itself. `floor` is where reading may begin at the
     earliest; it moves on before what is behind it is trimmed. Nothing is decided for a Worker that is `deleted`.
+    Whoever waits for a ruling on a permission has a future in `asked`.
 
     The first output of a Worker is decided at once. While more keeps coming it is collected for LINGER_S, unless
     something else is to be decided, it ends a run, or somebody waits for it.
@@ -95,6 +97,7 @@ class Lane:
         "_urgent",
         "_waiting",
         "activity",
+        "asked",
         "backlog",
         "deleted",
         "floor",
@@ -107,6 +110,7 @@ class Lane:
         self.backlog = 0
         self.floor = worker.floor
         self.deleted = False
+        self.asked: dict[str, asyncio.Future[Ruling]] = {}
         self._pipeline = pipeline
         self._waiting: list[Proposal] = []
         self._in_flight = False
@@ -140,6 +144,10 @@ class Lane:
         self._enqueue(Proposal(decide, answered, committed, abandoned, keep))
         return await answered
 
+    def leave(self, decide: Callable[[Draft], Any]) -> None:
+        """Take a decision sooner or later, with nobody waiting for it."""
+        self._enqueue(Proposal(decide, keep=True))
+
     def output(self, payloads: Sequence[Payload]) -> None:
         """Take events of the backend; they are stored sooner or later."""
         patient = not any(isinstance(payload, END_OF_RUN) for payload in payloads)
@@ -168,6 +176,7 @@ class Lane:
             decided = [proposal for proposal in taken if proposal.attempt(draft)]
             change = draft.change()
             if change is None:
+                self._tell(draft)
                 _succeed(decided)
             else:
                 self._commit(change, draft, decided)
@@ -238,6 +247,7 @@ class Lane:
             self._show(draft.worker)
             self.activity, self.deleted = draft.activity, draft.deleted
             self._pipeline.publish(self.worker.worker_id, committed.result())
+            self._tell(draft)
             _succeed(decided)
         elif isinstance(error, StoreFull):
             self._wait_for_room(decided, error)
@@ -245,6 +255,13 @@ class Lane:
         else:
             _fail(decided, error)
         self._advance()
+
+    def _tell(self, draft: Draft) -> None:
+        """Tell the rulings to those who wait for them."""
+        for request_id, ruling in draft.rulings.items():
+            asked = self.asked.pop(request_id, None)
+            if asked is not None and not asked.done():
+                asked.set_result(ruling)
 
     def _wait_for_room(self, decided: list[Proposal], error: StoreFull) -> None:
         kept = [proposal for proposal in decided if proposal.keep]

@@ -10,9 +10,10 @@ from typing import Protocol
 from runtimed.core.change import Change, EncodedEvent, Entry, Moment, Span, StoredState
 from runtimed.core.paging import PageSize
 from runtimed.model.event import Payload
-from runtimed.model.execution import Outcome
+from runtimed.model.execution import LossReason, Outcome
 from runtimed.model.identity import RuntimeId, WorkerId
 from runtimed.model.interaction import WorkerInput
+from runtimed.model.permission import Question, Ruling
 from runtimed.model.runtime import RuntimeBackend, RuntimeEvent, StoreCheck
 from runtimed.model.value import value
 from runtimed.model.worker import CreateWorkerRequest
@@ -102,10 +103,11 @@ class Answer:
 
 @value
 class Spawn:
-    """A Worker that is to be run."""
+    """A Worker that is to be run; `history` is the newest page of its transcript where it is brought back."""
 
     worker_id: WorkerId
     request: CreateWorkerRequest
+    history: tuple[Entry, ...] | None = None
 
 
 @value
@@ -123,9 +125,23 @@ class EventSink(Protocol):
     async def emit(self, *payloads: Payload) -> None:
         """Take events, in order.
 
-        Raises ValueError for `user_message`, `snapshot` and `shutdown`, which are the Runtime's own, and for text,
-        thought and arguments that grow beyond `max_open_text` together without an end.
-        Nothing is said after the Worker was stopped: what still comes is dropped.
+        Raises ValueError for `user_message`, `snapshot`, `shutdown` and the items of permissions and system inputs,
+        which are the Runtime's own, and for text, thought and arguments that grow beyond `max_open_text` together
+        without an end.
+        Nothing is said after the Worker was stopped or its program was lost: what still comes is dropped.
+        """
+
+    async def ask(self, question: Question) -> Ruling:
+        """Ask for a permission, and wait until it was ruled on.
+
+        It never outlives its run: whatever ends the run, or this call, cancels it. At most `max_pending_permissions`
+        wait at once; one more is cancelled, as is one outside of a run.
+        """
+
+    async def lose(self, reason: LossReason, message: str) -> None:
+        """The Worker's program is gone, and nothing of it is left; `message` says how it ended.
+
+        The run is closed, and the Worker is `errored`. Nothing more is taken: to go on, it is spawned again.
         """
 
 
@@ -133,11 +149,12 @@ class ExecutionBackend(Protocol):
     """Runs Workers. A refusal is an Answer, never an exception; what happens later comes through the sink.
 
     An input takes two steps, so that nothing runs that a crash could take back: `dispatch` accepts it (or refuses),
-    then, once it is stored, `start` lets it run, or `withdraw` takes it back. A run ends with `run_end`.
+    then, once it is stored, `start` lets it run, or `withdraw` takes it back. A run ends with `run_end`, said when
+    the next input would be accepted; what else the backend says of its end comes before.
     """
 
     async def spawn(self, spawn: Spawn, sink: EventSink) -> Answer:
-        """Get a Worker ready to take inputs."""
+        """Get a Worker ready to take inputs; again, with a new sink, where it was lost or the Runtime was."""
 
     async def dispatch(self, dispatch: Dispatch) -> Answer:
         """Accept an input, or say busy, rejected, errored or unsupported. Nothing runs yet."""
@@ -147,6 +164,12 @@ class ExecutionBackend(Protocol):
 
     def withdraw(self, worker_id: WorkerId, input_id: str) -> None:
         """Forget the accepted input, it could not be stored; returns at once."""
+
+    async def interrupt(self, worker_id: WorkerId) -> Answer:
+        """End the current run, the Worker goes on. Harmless for an unknown one.
+
+        When it returns `accepted`, the `run_end` was emitted, or no run was going on.
+        """
 
     async def stop(self, worker_id: WorkerId, reason: str | None) -> Answer:
         """End a Worker in good order. When it returns nothing of it is left. Harmless for an unknown one."""

@@ -144,7 +144,7 @@ class Runtime:
             self._catalog.add(lane)
             cut = activity.status == "running" or worker.execution.run_state == "busy"
             lane.disconnect()
-            if (cut or activity.blocks) and not self._catalog.is_damaged(worker.worker_id):
+            if (cut or activity.open) and not self._catalog.is_damaged(worker.worker_id):
                 closing.append(lane.propose(partial(decide.lose_execution, why=CUT, cut=cut), keep=True))
         for outcome in await asyncio.gather(*closing, return_exceptions=True):
             if isinstance(outcome, BaseException) and not isinstance(outcome, StoreFull):
@@ -339,9 +339,8 @@ class Runtime:
         change = Change(worker=lane.worker, remarks=remarks, runtime_events=(created,))
         await self._pipeline.apply(change, partial(self._keep_worker, lane, remarks))
         if self._backend is not None:
-            answer = await _ask(self._backend.spawn(Spawn(name, request), LaneSink(lane, self.limits)))
-            with contextlib.suppress(StoreFull):
-                await lane.propose(partial(decide.attach, answer=answer), keep=True)
+            sink = LaneSink(lane, self.limits, self._clock)
+            await sink.attach(await _ask(self._backend.spawn(Spawn(name, request), sink)))
         return views.detail(self.runtime_id, lane.worker, lane.floor)
 
     def _keep_worker(self, lane: Lane, remarks: Sequence[Remark]) -> None:

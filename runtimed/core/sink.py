@@ -1,48 +1,113 @@
 """Where a backend's words enter the Runtime."""
 
-from collections import Counter
+import asyncio
+import contextlib
+import math
+import secrets
+from collections.abc import Callable
+from datetime import UTC, datetime
+from functools import partial
 
-from runtimed.core.decide import END_OF_RUN
+from runtimed.core import decide
+from runtimed.core.activity import PERMISSION_REQUEST, PERMISSION_RESOLVED, SYSTEM_INPUT
+from runtimed.core.draft import Draft
 from runtimed.core.lane import Lane
 from runtimed.core.limits import Limits
-from runtimed.model.event import (
-    Payload,
-    Shutdown,
-    Snapshot,
-    TextDelta,
-    TextDone,
-    ThinkingDelta,
-    ThinkingDone,
-    ToolCallArgsDelta,
-    ToolCallDone,
-    ToolResult,
-    UserMessage,
-)
+from runtimed.core.open_text import OpenText
+from runtimed.core.ports import Answer, Clock
+from runtimed.errors import RuntimedError, StoreFull
+from runtimed.model.event import Payload, Shutdown, Snapshot, SystemItem, UserMessage
+from runtimed.model.execution import LossReason
+from runtimed.model.permission import Permission, PermissionOutcome, PermissionResolution, Question, Ruling
 
 RESERVED = (UserMessage, Snapshot, Shutdown)
-Growing = TextDelta | ThinkingDelta | ToolCallArgsDelta
-Ending = TextDone | ThinkingDone | ToolCallDone | ToolResult
+RESERVED_ITEMS = frozenset({SYSTEM_INPUT, PERMISSION_REQUEST, PERMISSION_RESOLVED})
+CANCELLED = Ruling("cancelled")
 
 
 class LaneSink:
-    """The EventSink of one Worker. It makes the backend wait while more events wait for the store than may."""
+    """The EventSink of one Worker, from a spawn to the end of what was spawned.
 
-    def __init__(self, lane: Lane, limits: Limits) -> None:
+    It makes the backend wait while more events wait for the store than may. Once it is closed, it drops what comes.
+    """
+
+    def __init__(self, lane: Lane, limits: Limits, clock: Clock) -> None:
         self._lane = lane
         self._limits = limits
+        self._clock = clock
         self._open = OpenText()
+        self._closed = False
 
     async def emit(self, *payloads: Payload) -> None:
         """See EventSink."""
         for payload in payloads:
             self._check(payload)
+        if self._closed:
+            return
         self._lane.output(payloads)
         if self._lane.backlog > self._limits.max_pending_events:
             await self._lane.settled()
 
+    async def ask(self, question: Question) -> Ruling:
+        """See EventSink."""
+        if self._closed:
+            return CANCELLED
+        permission = self._permission(question)
+        name = permission.request_id
+        ruled: asyncio.Future[Ruling] = asyncio.get_running_loop().create_future()
+        self._lane.asked[name] = ruled
+        try:
+            await self._keep(self._request(permission, question.ruled))
+            await asyncio.wait({ruled}, timeout=max(0.0, question.timeout_s))
+            if not ruled.done():
+                await self._keep(_resolve(name, "expired"))
+                await asyncio.wait({ruled})
+            return ruled.result()
+        except RuntimedError:
+            return CANCELLED
+        finally:
+            self._lane.asked.pop(name, None)
+            if not ruled.done():
+                self._lane.leave(_resolve(name, "cancelled"))
+
+    async def lose(self, reason: LossReason, message: str) -> None:
+        """See EventSink."""
+        if not self._closed:
+            self._closed = True
+            now = self._clock.unix_ms()
+            await self._keep(partial(decide.lose_program, reason=reason, message=message, unix_ms=now))
+
+    async def attach(self, answer: Answer) -> None:
+        """Store what the backend said to the spawn, unless what it spawned is lost by now."""
+        if not self._closed:
+            self._closed = answer.outcome != "accepted"
+            await self._keep(partial(decide.attach, answer=answer))
+
+    async def _keep(self, decision: Callable[[Draft], object]) -> None:
+        """Have it stored; by a full store, later."""
+        with contextlib.suppress(StoreFull):
+            await self._lane.propose(decision, keep=True)
+
+    def _request(self, permission: Permission, ruled: str | None) -> Callable[[Draft], None]:
+        most, now = self._limits.max_pending_permissions, self._clock.unix_ms()
+        return partial(decide.request_permission, permission=permission, ruled=ruled, most=most, unix_ms=now)
+
+    def _permission(self, question: Question) -> Permission:
+        expires = datetime.fromtimestamp(self._clock.unix_ms() // 1000 + math.floor(question.timeout_s), UTC)
+        return Permission(
+            request_id=secrets.token_hex(4),
+            title=question.title,
+            tool_call_id=question.tool_call_id,
+            options=question.options,
+            expires_at=expires.strftime("%Y-%m-%dT%H:%M:%SZ"),
+        )
+
     def _check(self, payload: Payload) -> None:
         if isinstance(payload, RESERVED):
             raise ValueError(f"{payload.event} is for the Runtime to say")  # noqa: TRY004 a value, not a type
+        match payload:
+            case SystemItem({"kind": str(kind)}) if kind in RESERVED_ITEMS:
+                raise ValueError(f"an item of kind {kind} is for the Runtime to say")
         self._open.take(payload)
         if self._open.characters > self._limits.max_open_text:
             raise ValueError(
@@ -51,30 +116,6 @@ class LaneSink:
             )
 
 
-class OpenText:
-    """Counts the characters of the text, the thought and the tool calls that were streamed and not ended yet."""
-
-    def __init__(self) -> None:
-        self.characters = 0
-        self._by_block: Counter[str] = Counter()
-
-    def take(self, payload: Payload) -> None:
-        """Count one more event."""
-        if isinstance(payload, Growing):
-            self._grow(_block(payload), payload.json if isinstance(payload, ToolCallArgsDelta) else payload.text)
-        elif isinstance(payload, Ending):
-            self.characters -= self._by_block.pop(_block(payload), 0)
-        elif isinstance(payload, END_OF_RUN):
-            self.characters = 0
-            self._by_block.clear()
-
-    def _grow(self, block: str, text: str) -> None:
-        if text:
-            self.characters += len(text)
-            self._by_block[block] += len(text)
-
-
-def _block(payload: Growing | Ending) -> str:
-    if isinstance(payload, ToolCallArgsDelta | ToolCallDone | ToolResult):
-        return f"tool call {payload.id}"
-    return "text" if isinstance(payload, TextDelta | TextDone) else "thought"
+def _resolve(request_id: str, outcome: PermissionOutcome) -> Callable[[Draft], bool]:
+    resolution = PermissionResolution(request_id, outcome, "runtime")
+    return partial(decide.resolve_permission, resolution=resolution)

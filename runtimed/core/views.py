@@ -77,6 +77,7 @@ def snapshot(
         greeting=greeting(worker),
         status=activity.status,
         in_flight=activity.in_flight(),
+        permissions=activity.permissions,
     )
     return EventEnvelope(cursor, f"snapshot:{cursor}", worker.worker_id, payload)
 

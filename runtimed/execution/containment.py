@@ -31,6 +31,9 @@ class Containment(Protocol):
     def environment(self, mark: str) -> dict[str, str]:
         """Variables that this way needs; `mark` is unique to the tree."""
 
+    def interrupt(self, root: int, mark: str) -> None:
+        """Send SIGINT to what is in the program's group, as a terminal does."""
+
     def terminate(self, root: int, mark: str) -> None:
         """Ask what is there to end."""
 
@@ -54,6 +57,10 @@ class Namespace:
 
     def environment(self, mark: str) -> dict[str, str]:
         return {}
+
+    def interrupt(self, root: int, mark: str) -> None:
+        for init in self._inits(root):
+            _send(os.killpg, init, signal.SIGINT)
 
     def terminate(self, root: int, mark: str) -> None:
         for init in self._inits(root):
@@ -85,6 +92,9 @@ class Group:
 
     def environment(self, mark: str) -> dict[str, str]:
         return {MARK: mark}
+
+    def interrupt(self, root: int, mark: str) -> None:
+        _send(os.killpg, root, signal.SIGINT)
 
     def terminate(self, root: int, mark: str) -> None:
         for pid in _members(root, mark):

@@ -30,8 +30,10 @@ _SCRIPT = "script"
 # anew, so what it does to them with `exec` ends with it, and it sees neither pipe. The inner loop is there for a
 # `break` outside of any loop of the script; `command` passes over functions that a script may have named alike, and
 # keeps a syntax error from ending a plain POSIX shell. What `set -x` says of the driver itself goes to /dev/null.
+# An interrupt ends what the script waits for, and by the trap the script, but not the shell.
 _DRIVER = (
-    "exec 3<&0 4>&2 5>&1 </dev/null 2>/dev/null; command printf 'ready\\n' >&4; "
+    "exec 3<&0 4>&2 5>&1 </dev/null 2>/dev/null; command trap 'command return 130 2>/dev/null' INT; "
+    "command printf 'ready\\n' >&4; "
     "while IFS= command read -r _ <&3; do command printf 'begun\\n' >&4; "
     "for _ in _; do command . {script} </dev/null >&5 2>&1 3<&- 4>&- 5>&-; done; "
     "command printf '%s\\n' \"$?\" >&4; done"
@@ -109,6 +111,16 @@ class Shell:
         told = [int(line) for line in self._lines if _STATUS.fullmatch(line)]
         self._lines.clear()
         return told[-1] if told else None
+
+    async def interrupt(self) -> None:
+        """Have the script end, and what it waits for; one that sees to SIGINT itself may go on."""
+        if self._tree is not None:
+            await self._tree.interrupt()
+
+    async def kill(self) -> None:
+        """Kill the shell and all that it started; what it wrote can still be read. As Tree.end."""
+        if self._tree is not None:
+            await self._tree.end(0)
 
     async def end(self, grace: float) -> None:
         """End the shell and all that it started, asking first where there is a grace; as Tree.end.

@@ -2,12 +2,13 @@
 
 import asyncio
 import logging
+import time
 from collections.abc import Awaitable, Callable
 
 from runtimed.core.ports import Answer, Dispatch, EventSink, Spawn
 from runtimed.execution.gate import Gate
 from runtimed.execution.tasks import begin, finish
-from runtimed.model.event import ErrorRaised, InvokeStart, RunEnd
+from runtimed.model.event import Alert, ErrorRaised, InvokeStart, RunEnd
 from runtimed.model.identity import WorkerId
 from runtimed.model.interaction import WorkerInput
 
@@ -20,7 +21,7 @@ class FunctionBackend:
     """An ExecutionBackend that awaits `run` for each input, one at a time for each Worker.
 
     `invoke_start` is said before it and `run_end` after it; where it raises, also an `error`. It is cancelled when
-    its Worker is stopped.
+    its run is interrupted or its Worker is stopped.
     """
 
     def __init__(self, run: Run) -> None:
@@ -50,6 +51,11 @@ class FunctionBackend:
         if worker := self._workers.get(worker_id):
             worker.gate.withdraw(input_id)
 
+    async def interrupt(self, worker_id: WorkerId) -> Answer:
+        if worker := self._workers.get(worker_id):
+            await worker.interrupt()
+        return Answer("accepted")
+
     async def stop(self, worker_id: WorkerId, reason: str | None) -> Answer:
         if worker := self._workers.pop(worker_id, None):
             await worker.end()
@@ -73,10 +79,12 @@ class _Worker:
         self._run = run
         self._sink = sink
         self._tasks: set[asyncio.Task[None]] = set()
+        self._current: asyncio.Task[None] | None = None
+        self._ended = False
 
     def start(self, input_id: str) -> None:
         if dispatch := self.gate.start(input_id):
-            task = begin(self._go(dispatch.input))
+            task = self._current = begin(self._go(dispatch.input))
             self._tasks.add(task)
             task.add_done_callback(self._tasks.discard)
 
@@ -92,5 +100,15 @@ class _Worker:
             self.gate.finish()
             await self._sink.emit(RunEnd("finished"))
 
+    async def interrupt(self) -> None:
+        if self._current is None or self._current.done():
+            return
+        await finish(self._current)
+        if self.gate.running and not self._ended:
+            self.gate.finish()
+            alert = Alert("warn", "worker", "the run was interrupted", time.time_ns() // 1_000_000)
+            await self._sink.emit(alert, RunEnd("rolled_back"))
+
     async def end(self) -> None:
+        self._ended = True
         await finish(*self._tasks)

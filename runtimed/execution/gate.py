@@ -15,6 +15,11 @@ class Gate:
         """Whether an input is offered or running."""
         return self._running or self._offered is not None
 
+    @property
+    def running(self) -> bool:
+        """Whether an input was started whose run is not over."""
+        return self._running
+
     def offer(self, dispatch: Dispatch) -> None:
         """Hold the input until it is started or withdrawn. The gate must not be busy."""
         self._offered = dispatch

@@ -66,6 +66,10 @@ class ProfileRegistry:
         if adapter := self._running.get(worker_id):
             _tell(adapter.withdraw, worker_id, input_id)
 
+    async def interrupt(self, worker_id: WorkerId) -> Answer:
+        adapter = self._running.get(worker_id)
+        return Answer("accepted") if adapter is None else await _guarded(adapter.interrupt(worker_id))
+
     async def stop(self, worker_id: WorkerId, reason: str | None) -> Answer:
         return await self._end(worker_id, lambda adapter: adapter.stop(worker_id, reason))
 

@@ -1,10 +1,12 @@
 """`builtin:shell`: one long-lived shell for each Worker, each user input a script run in it."""
 
 import asyncio
+import contextlib
 import logging
 import time
 from pathlib import Path
 
+import attrs
 import orjson
 
 from runtimed.core.ports import Answer, Dispatch, EventSink, Spawn
@@ -33,8 +35,6 @@ TOOL = "shell"
 
 MAX_TRIES = 2
 """How many shells may end before they take a script, until it is given up."""
-
-"""The private folder of a Worker; it may block, and the folder need not be there yet."""
 
 _log = logging.getLogger(__name__)
 
@@ -70,6 +70,15 @@ class ShellBackend:
         if session := self._sessions.get(worker_id):
             session.withdraw(input_id)
 
+    async def interrupt(self, worker_id: WorkerId) -> Answer:
+        session = self._sessions.get(worker_id)
+        try:
+            if session is not None:
+                await session.interrupt(self._profile.stop_grace_s)
+        except TimeoutError as error:
+            return Answer("errored", str(error))
+        return Answer("accepted")
+
     async def stop(self, worker_id: WorkerId, reason: str | None) -> Answer:
         return await self._end(worker_id, self._profile.stop_grace_s)
 
@@ -99,6 +108,15 @@ class ShellBackend:
             del self._sessions[worker_id]
 
 
+@attrs.define(eq=False)
+class _Run:
+    """A script from `start` to its end; `over` is set just before that is said."""
+
+    dispatch: Dispatch
+    interrupted: bool = False
+    over: asyncio.Event = attrs.field(factory=asyncio.Event)
+
+
 class _Session:
     """One Worker: its shell, renewed when a script has ended it, and the one task that says what happens."""
 
@@ -108,7 +126,8 @@ class _Session:
         self._sink = sink
         self._text = TextOutput(sink)
         self._gate = Gate()
-        self._next: Dispatch | None = None
+        self._next: _Run | None = None
+        self._current: _Run | None = None
         self._wake = asyncio.Event()
         self._folder = Path()
         self._shell: Shell | None = None
@@ -144,18 +163,34 @@ class _Session:
     def start(self, input_id: str) -> None:
         """Let the accepted input run."""
         if started := self._gate.start(input_id):
-            self._next = started
+            self._next = self._current = _Run(started)
             self._wake.set()
 
     def withdraw(self, input_id: str) -> None:
         """Forget the accepted input."""
         self._gate.withdraw(input_id)
 
+    async def interrupt(self, grace: float) -> None:
+        """Have the script end; where it has not after `grace` seconds, kill its shell. As Tree.end."""
+        run = self._current
+        if run is None or not self._gate.running:
+            return
+        run.interrupted = True
+        self._wake.set()
+        while not run.over.is_set():
+            with contextlib.suppress(TimeoutError):
+                await asyncio.wait_for(run.over.wait(), grace)
+                break
+            if self._shell is not None:
+                await self._shell.kill()
+
     async def end(self, grace: float) -> None:
         """Fall silent, then end the shell and all that it started; as Tree.end."""
         self._ending = True
         if self._task is not None:
             await finish(self._task)
+        if self._current is not None:
+            self._current.over.set()
         if self._shell is not None:
             await self._shell.end(grace)
 
@@ -172,7 +207,7 @@ class _Session:
         while True:
             await self._run(await self._idle())
 
-    async def _idle(self) -> Dispatch:
+    async def _idle(self) -> _Run:
         while self._next is None:
             if self._shell is not None:
                 await self._follow(self._shell)
@@ -181,22 +216,31 @@ class _Session:
         taken, self._next = self._next, None
         return taken
 
-    async def _run(self, dispatch: Dispatch) -> None:
+    async def _run(self, run: _Run) -> None:
+        dispatch = run.dispatch
         script = _script(dispatch.input) or b""
         await self._text.close()
         await self._sink.emit(InvokeStart("user_send"))
         try:
             shell = await self._hand_over(script)
         except OSError as error:
-            await self._fail(error)
+            await self._fail(run, error)
             return
         await self._sink.emit(*_call(dispatch))
-        status = None
-        while status is None:
-            status = await self._follow(shell)
+        status = await self._end_of(run, shell)
         await self._text.close()
-        self._gate.finish()
-        await self._sink.emit(_result(dispatch, status), RunEnd("finished"))
+        self._finish(run)
+        await self._sink.emit(_result(dispatch, status), *_end(run))
+
+    async def _end_of(self, run: _Run, shell: Shell) -> int:
+        """Say what the script says until it has ended; it is interrupted once, when that is wanted."""
+        status, told = None, False
+        while status is None:
+            if run.interrupted and not told:
+                told = True
+                await shell.interrupt()
+            status = await self._follow(shell)
+        return status
 
     async def _hand_over(self, script: bytes) -> Shell:
         """Give the script to the shell; to a fresh one where that has ended, or ends before it took the script."""
@@ -211,9 +255,13 @@ class _Session:
         await self._sink.emit(_alert(self._ended))
         return await self._renew()
 
-    async def _fail(self, error: OSError) -> None:
-        _log.error("a script could not be run: %s", error)
+    def _finish(self, run: _Run) -> None:
         self._gate.finish()
+        run.over.set()
+
+    async def _fail(self, run: _Run, error: OSError) -> None:
+        _log.error("a script could not be run: %s", error)
+        self._finish(run)
         failed = ErrorRaised("internal", f"the script could not be run: {error.strerror or error}")
         await self._sink.emit(failed, RunEnd("rolled_back"))
 
@@ -253,6 +301,16 @@ def _result(dispatch: Dispatch, status: int) -> ToolResult:
     return ToolResult(dispatch.input_id, summary, is_error=status != 0, exit_status=status)
 
 
+def _end(run: _Run) -> tuple[Payload, ...]:
+    if not run.interrupted:
+        return (RunEnd("finished"),)
+    return _warning("the run was interrupted"), RunEnd("rolled_back")
+
+
 def _alert(status: int | None) -> Alert:
     message = f"the shell had ended with status {status}; a fresh one starts: its directory and variables are new"
+    return _warning(message)
+
+
+def _warning(message: str) -> Alert:
     return Alert("warn", "worker", message, time.time_ns() // 1_000_000)

@@ -174,6 +174,11 @@ class Tree:
         self.left: list[int] = []
         self.exit = asyncio.create_task(self._watch(started.descriptor))
 
+    async def interrupt(self) -> None:
+        """Send SIGINT to the program and to what shares its process group."""
+        if not self.exit.done():
+            await self._supervisor.call(self._containment.interrupt, self._root.pid, self._mark)
+
     async def ask(self) -> None:
         """Ask everything in the tree to end, with SIGTERM. Raises OSError when it can't be looked for."""
         await self._supervisor.call(self._containment.terminate, self._root.pid, self._mark)

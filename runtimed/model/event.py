@@ -2,7 +2,9 @@
 
 from typing import Any, Literal
 
+from runtimed.model.execution import LossReason
 from runtimed.model.identity import EventId, WorkerId
+from runtimed.model.permission import Permission
 from runtimed.model.transcript import TranscriptItem
 from runtimed.model.value import value
 
@@ -206,12 +208,13 @@ class RunEnd:
 
 @value
 class ErrorRaised:
-    """The run failed."""
+    """The run failed; `reason` where the Worker's program is gone."""
 
     event = "error"
 
     code: ErrorCode
     message: str
+    reason: LossReason | None = None
 
 
 @value
@@ -300,7 +303,10 @@ class Greeting:
 
 @value
 class Snapshot:
-    """Everything before a cursor that an observer needs to understand what comes after it."""
+    """Everything before a cursor that an observer needs to understand what comes after it.
+
+    `permissions` are those that wait for an answer, oldest first.
+    """
 
     event = "snapshot"
 
@@ -308,6 +314,7 @@ class Snapshot:
     greeting: Greeting
     status: ActivityStatus
     in_flight: InFlight | None = None
+    permissions: tuple[Permission, ...] = ()
 
 
 Payload = (

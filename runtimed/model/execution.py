@@ -8,6 +8,8 @@ BackendState = Literal["unconnected", "connected"]
 RunState = Literal["unconnected", "idle", "busy", "rejected", "errored", "stopped"]
 Operation = Literal["spawn", "input", "stop", "cancel"]
 Outcome = Literal["accepted", "busy", "rejected", "errored", "unsupported"]
+LossReason = Literal["exit", "oom", "processes", "cpu", "output", "timeout", "protocol", "unresponsive"]
+"""Why a Worker's program is gone: it ended, used more than its profile allows, or could not be talked to."""
 
 
 @value

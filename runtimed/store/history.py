@@ -110,7 +110,7 @@ class History:
         begin = floor.moment.activity if stood.since <= floor.sequence else Activity()
         first = bisect_left(events, stood.since, key=_sequence)
         activity = replay(begin, (stored.event for stored in events[first:end]))
-        return Moment(stood.transcript_len, Activity(stood.activity, activity.blocks))
+        return Moment(stood.transcript_len, Activity(stood.activity, activity.blocks, activity.permissions))
 
     def _visible(self, worker_id: WorkerId) -> list[StoredEvent]:
         return [] if worker_id in self.hidden else self._events.get(worker_id, [])

@@ -216,7 +216,7 @@ def _behind(connection: apsw.Connection, stored: StoredEvent, floor: Floor) -> M
     event = stored.event
     while found := events_between(connection, event.worker_id, after, event.sequence, REPLAY_PAGE):
         activity, after = replay(activity, found), found[-1].sequence
-    return Moment(stored.transcript_len, Activity(stored.activity, activity.blocks))
+    return Moment(stored.transcript_len, Activity(stored.activity, activity.blocks, activity.permissions))
 
 
 def _floor(connection: apsw.Connection, worker: WorkerId) -> Floor:

@@ -16,9 +16,10 @@ from runtimed.core.change import EncodedEvent, Entry, Event, Mark, Moment, Remar
 from runtimed.errors import StoreCorrupt
 from runtimed.model.bundle import ConfigBundle
 from runtimed.model.diagnostic import Diagnostic
-from runtimed.model.event import ActivityStatus, InFlight
+from runtimed.model.event import ActivityStatus, InFlightBlock
 from runtimed.model.execution import Execution
 from runtimed.model.identity import WorkerId, cursor_sequence, event_id, worker_id
+from runtimed.model.permission import Permission
 from runtimed.model.runtime import RuntimeEvent
 from runtimed.model.transcript import Role
 from runtimed.model.value import value
@@ -58,6 +59,14 @@ class StoredEvent:
     since: int
     transcript_len: int
     activity: ActivityStatus
+
+
+@value
+class Open:
+    """What was open right behind an event, as the table `floor` keeps it."""
+
+    blocks: tuple[InFlightBlock, ...] = ()
+    permissions: tuple[Permission, ...] = ()
 
 
 @value
@@ -139,10 +148,12 @@ def entry_row(number: int, entry: Entry) -> Row:
 
 def floor_row(trim: Trim) -> Row:
     """How a Worker stood where its retained events begin."""
-    moment, in_flight = trim.moment, trim.moment.activity.in_flight()
+    moment, activity = trim.moment, trim.moment.activity
     number = number_of(trim.span.worker_id)
-    key = (number, trim.span.upto, moment.transcript_len, _ACTIVITY[moment.activity.status])
-    body = encode(in_flight) if in_flight else b""
+    key = (number, trim.span.upto, moment.transcript_len, _ACTIVITY[activity.status])
+    in_flight = activity.in_flight()
+    opened = Open(in_flight.blocks if in_flight else (), activity.permissions)
+    body = encode(opened) if activity.open else b""
     return *key, body, checksum(b"floor", body, *key)
 
 
@@ -256,8 +267,9 @@ def floor_of(row: Row) -> Floor:
     number, sequence, transcript_len, activity, body, stored = row
     name = f"the floor of {worker_id(number)}"
     _verify(name, stored, b"floor", body, number, sequence, transcript_len, activity)
-    in_flight = _restored(body, InFlight, name) if body else None
-    return Floor(worker_id(number), sequence, Moment(transcript_len, Activity.of(ACTIVITIES[activity], in_flight)))
+    opened = _restored(body, Open, name) if body else Open()
+    stood = Activity.of(ACTIVITIES[activity], opened.blocks, opened.permissions)
+    return Floor(worker_id(number), sequence, Moment(transcript_len, stood))
 
 
 def bundle_of(row: Row) -> ConfigBundle:

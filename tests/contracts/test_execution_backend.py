@@ -1,6 +1,7 @@
 """What the Runtime relies on, of whichever ExecutionBackend."""
 
 import asyncio
+import contextlib
 import secrets
 from collections.abc import AsyncIterator, Callable
 from pathlib import Path
@@ -9,14 +10,17 @@ from typing import Literal
 import attrs
 import pytest
 
-from runtimed.core.ports import Answer, Dispatch, ExecutionBackend, Spawn
+from runtimed.core.ports import Answer, Dispatch, EventSink, ExecutionBackend, Spawn
 from runtimed.execution import Profile, ProfileRegistry
 from runtimed.execution.echo import EchoBackend
+from runtimed.execution.function import FunctionBackend
 from runtimed.execution.shell import ShellBackend
 from runtimed.execution.supervise import Supervisor
-from runtimed.model.event import InvokeStart, Payload, RunEnd
+from runtimed.model.event import InvokeStart, Payload, RunEnd, TextDelta, TextDone
+from runtimed.model.execution import LossReason
 from runtimed.model.identity import worker_id
 from runtimed.model.interaction import WorkerInput
+from runtimed.model.permission import Question, Ruling
 from runtimed.model.worker import BuiltinProfile, CapabilityRequest, CreateWorkerRequest
 from runtimed.store.folder import StoreFolder
 
@@ -24,7 +28,7 @@ DEADLINE_S = 30.0
 ACCEPTED = Answer("accepted")
 FIRST, SECOND, NOBODY = worker_id(1), worker_id(2), worker_id(99)
 
-Kind = Literal["echo", "shell"]
+Kind = Literal["echo", "function", "shell"]
 
 
 class Recorder:
@@ -41,6 +45,16 @@ class Recorder:
         async with self._changed:
             self.events += payloads
             self._changed.notify_all()
+
+    async def ask(self, question: Question) -> Ruling:
+        return Ruling("cancelled")
+
+    async def lose(self, reason: LossReason, message: str) -> None:
+        raise AssertionError(f"a program was lost: {reason}, {message}")
+
+    async def says(self, name: str) -> None:
+        async with asyncio.timeout(DEADLINE_S), self._changed:
+            await self._changed.wait_for(lambda: name in self.names)
 
     def hold(self) -> None:
         self._free.clear()
@@ -79,6 +93,11 @@ class Subject:
         assert await self.offer(input_id, worker, content) == ACCEPTED
         self.backend.start(worker, input_id)
 
+    async def begin_endless(self, sink: Recorder, input_id: str, worker: str = FIRST) -> None:
+        """Begin a run that does not end by itself, and wait until it speaks; echo has none."""
+        await self.begin(input_id, worker, "while :; do echo again; sleep 0.01; done")
+        await sink.says("text_delta")
+
     async def processes(self) -> int:
         return await asyncio.to_thread(self._count)
 
@@ -92,27 +111,48 @@ class Subject:
             return False
 
 
+async def _run(message: WorkerInput, sink: EventSink) -> None:
+    """Understands two scripts of this suite: `echo` is said back, anything else goes on until it is cut."""
+    while not message.content.startswith("echo"):
+        await sink.emit(TextDelta("again"))
+        await asyncio.sleep(0.01)
+    await sink.emit(TextDelta(message.content), TextDone(message.content))
+
+
 def _make(name: str, kind: Kind, profile: Profile, folder: Path, supervisor: Supervisor) -> ExecutionBackend:
     if name == "registry":
         profiles = {f"builtin:{kind}": profile}
         return ProfileRegistry(profiles, workspaces=StoreFolder(folder), supervisor=supervisor)
-    return EchoBackend() if kind == "echo" else ShellBackend(profile, StoreFolder(folder), supervisor)
+    if kind == "shell":
+        return ShellBackend(profile, StoreFolder(folder), supervisor)
+    return EchoBackend() if kind == "echo" else FunctionBackend(_run)
 
 
-@pytest.fixture(params=["bare", "registry"])
-async def made_by(request: pytest.FixtureRequest) -> str:
-    return str(request.param)
-
-
-@pytest.fixture(params=["echo", "shell"])
-async def subject(request: pytest.FixtureRequest, made_by: str, tmp_path: Path) -> AsyncIterator[Subject]:
+@contextlib.asynccontextmanager
+async def _subject(name: str, kind: Kind, folder: Path) -> AsyncIterator[Subject]:
     mark, supervisor = secrets.token_hex(8), Supervisor()
-    profile = Profile(request.param, env={"MARK": mark}, stop_grace_s=0.2)
-    found = Subject(_make(made_by, request.param, profile, tmp_path, supervisor), request.param, mark)
+    profile = Profile("echo" if kind == "function" else kind, env={"MARK": mark}, stop_grace_s=0.2)
+    found = Subject(_make(name, kind, profile, folder, supervisor), kind, mark)
     yield found
     await found.backend.close()
     await supervisor.close()
     assert await found.processes() == 0
+
+
+@pytest.fixture(
+    params=[("bare", "echo"), ("bare", "function"), ("bare", "shell"), ("registry", "echo"), ("registry", "shell")],
+    ids=" ".join,
+)
+async def subject(request: pytest.FixtureRequest, tmp_path: Path) -> AsyncIterator[Subject]:
+    async with _subject(*request.param, tmp_path) as found:
+        yield found
+
+
+@pytest.fixture(params=[("bare", "function"), ("bare", "shell"), ("registry", "shell")], ids=" ".join)
+async def endless(request: pytest.FixtureRequest, tmp_path: Path) -> AsyncIterator[Subject]:
+    """One whose runs can go on for ever."""
+    async with _subject(*request.param, tmp_path) as found:
+        yield found
 
 
 async def test_nothing_is_said_before_an_input_is_started(subject: Subject) -> None:
@@ -232,6 +272,65 @@ async def test_after_its_end_nothing_is_said_and_nothing_is_left_of_a_worker(sub
     assert await subject.processes() == 0
     await asyncio.sleep(0.05)
     assert len(sink.events) == said
+
+
+async def test_an_interrupt_ends_the_run_and_the_worker_goes_on(endless: Subject) -> None:
+    sink = await endless.spawn()
+    await endless.begin_endless(sink, "one")
+    assert await endless.backend.interrupt(FIRST) == ACCEPTED
+    assert sink.names[-2:] == ["alert", "run_end"]
+    assert sink.events[-1] == RunEnd("rolled_back")
+    await endless.begin("two", content="echo and on")
+    await sink.ends(2)
+    assert sink.events[-1] == RunEnd("finished")
+    assert "and on" in str(sink.events)
+
+
+async def test_an_interrupted_run_says_nothing_after_its_end(endless: Subject) -> None:
+    sink = await endless.spawn()
+    await endless.begin_endless(sink, "one")
+    assert await asyncio.gather(*(endless.backend.interrupt(FIRST) for _ in range(3))) == [ACCEPTED] * 3
+    said = len(sink.events)
+    await asyncio.sleep(0.05)
+    assert len(sink.events) == said
+    assert sink.names.count("run_end") == 1
+
+
+async def test_an_interrupt_just_behind_the_start_ends_that_run(endless: Subject) -> None:
+    sink = await endless.spawn()
+    await endless.begin("one", content="sleep 1000")
+    assert await endless.backend.interrupt(FIRST) == ACCEPTED
+    assert sink.events[-1] == RunEnd("rolled_back")
+
+
+async def test_an_interrupt_leaves_other_workers_alone(endless: Subject) -> None:
+    first, second = await endless.spawn(FIRST), await endless.spawn(SECOND)
+    await endless.begin_endless(first, "one", FIRST)
+    await endless.begin_endless(second, "one", SECOND)
+    await endless.backend.interrupt(FIRST)
+    assert "run_end" not in second.names
+    assert (await endless.offer("two", SECOND)).outcome == "busy"
+
+
+async def test_a_stop_amid_an_interrupt_ends_both(endless: Subject) -> None:
+    sink = await endless.spawn()
+    await endless.begin_endless(sink, "one")
+    async with asyncio.timeout(DEADLINE_S):
+        await asyncio.gather(endless.backend.interrupt(FIRST), endless.backend.stop(FIRST, None))
+    assert (await endless.offer("two")).outcome == "errored"
+
+
+async def test_interrupting_where_nothing_runs_changes_nothing(subject: Subject) -> None:
+    sink = await subject.spawn()
+    assert await subject.backend.interrupt(FIRST) == ACCEPTED
+    assert await subject.backend.interrupt(NOBODY) == ACCEPTED
+    assert sink.events == []
+    await subject.offer("one")
+    assert await subject.backend.interrupt(FIRST) == ACCEPTED
+    assert sink.events == []
+    subject.backend.start(FIRST, "one")
+    await sink.ends()
+    assert sink.events[-1] == RunEnd("finished")
 
 
 async def test_a_worker_may_be_spawned_again_after_it_was_ended(subject: Subject) -> None:

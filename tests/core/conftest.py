@@ -45,6 +45,10 @@ class Puppet:
     def withdraw(self, worker_id: WorkerId, input_id: str) -> None:
         self.told.append("withdraw")
 
+    async def interrupt(self, worker_id: WorkerId) -> Answer:
+        self.told.append("interrupt")
+        return Answer("accepted")
+
     async def stop(self, worker_id: WorkerId, reason: str | None) -> Answer:
         self.told.append("stop")
         await self.gate.wait()

@@ -35,6 +35,9 @@ class Talker:
 
     def withdraw(self, worker_id, input_id): ...
 
+    async def interrupt(self, worker_id):
+        return Answer("accepted")
+
     async def stop(self, worker_id, reason):
         return Answer("accepted")
 

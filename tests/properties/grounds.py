@@ -155,6 +155,9 @@ class Puppet:
     def withdraw(self, worker_id: WorkerId, input_id: str) -> None:
         self.withdrawn.append(input_id)
 
+    async def interrupt(self, worker_id: WorkerId) -> Answer:
+        return Answer("accepted")
+
     async def stop(self, worker_id: WorkerId, reason: str | None) -> Answer:
         await self.may.wait()
         return Answer("accepted")

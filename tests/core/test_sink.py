@@ -1,0 +1,287 @@
+"""What a backend may say of a Worker besides events: that it asks for a permission, that its program is gone."""
+
+import asyncio
+import json
+
+import pytest
+
+from runtimed.core import Answer, Runtime
+from runtimed.core.limits import Limits
+from runtimed.errors import StoreFull, WorkerExecutionUnavailable
+from runtimed.model.event import (
+    InvokeStart,
+    RunEnd,
+    SystemItem,
+    TextDelta,
+    ThinkingDelta,
+    ThinkingStart,
+    ToolCallStart,
+)
+from runtimed.model.interaction import WorkerInput
+from runtimed.model.permission import PermissionOption, Question, Ruling
+from runtimed.store.memory import MemoryStore
+
+HELLO = WorkerInput("user", "hello")
+ALLOW = PermissionOption("yes", "Allow", "allow_once")
+REJECT = PermissionOption("no", "Reject", "reject_once")
+WRITE = Question("write a file", "call-1", (ALLOW, REJECT), 60.0)
+
+
+def payloads(events):
+    return [json.loads(event.payload) for event in events]
+
+
+def names(events):
+    return [payload["event"] for payload in payloads(events)]
+
+
+def items(events):
+    return [payload["data"]["item"] for payload in payloads(events) if payload["event"] == "system_item"]
+
+
+def kinds(events):
+    return [item["kind"] for item in items(events)]
+
+
+@pytest.fixture
+async def busy(runtime, puppet):
+    """A Worker amid a run."""
+    worker = await runtime.create_worker()
+    await runtime.send_input(worker.worker_ref, HELLO)
+    return worker
+
+
+@pytest.fixture
+def sink(busy, puppet):
+    return puppet.sinks[busy.worker_id]
+
+
+async def pending(runtime, worker):
+    return (await runtime.snapshot(worker.worker_ref)).payload.permissions
+
+
+async def asked(published, count=1):
+    events = await published.until(lambda events: kinds(events).count("permission_request") >= count)
+    return [item["request_id"] for item in items(events) if item["kind"] == "permission_request"]
+
+
+async def test_a_question_becomes_a_pending_permission_of_the_snapshot(runtime, busy, sink, published):
+    asking = asyncio.create_task(sink.ask(WRITE))
+    (name,) = await asked(published)
+    (permission,) = await pending(runtime, busy)
+    assert (permission.request_id, permission.title, permission.tool_call_id) == (name, "write a file", "call-1")
+    assert permission.options == (ALLOW, REJECT)
+    (item,) = items(published.events)
+    assert item["options"] == [
+        {"option_id": "yes", "name": "Allow", "kind": "allow_once"},
+        {"option_id": "no", "name": "Reject", "kind": "reject_once"},
+    ]
+    assert item["expires_at"].endswith("Z")
+    asking.cancel()
+    await asyncio.gather(asking, return_exceptions=True)
+
+
+@pytest.mark.parametrize("end", [RunEnd("finished"), RunEnd("rolled_back")])
+async def test_the_end_of_a_run_cancels_what_is_pending_first(runtime, busy, puppet, sink, published, end):
+    asking = asyncio.create_task(sink.ask(WRITE))
+    (name,) = await asked(published)
+    await puppet.say(busy.worker_id, end)
+    assert await asking == Ruling("cancelled")
+    assert names(published.events)[-2:] == ["system_item", "run_end"]
+    assert items(published.events)[-1] == {
+        "kind": "permission_resolved",
+        "request_id": name,
+        "outcome": "cancelled",
+        "by": "runtime",
+    }
+    assert await pending(runtime, busy) == ()
+
+
+async def test_a_question_that_nobody_answers_expires(runtime, busy, sink, published):
+    ruling = await sink.ask(Question("write a file", None, (ALLOW, REJECT), 0.01))
+    assert ruling == Ruling("expired")
+    assert [(item["kind"], item.get("outcome")) for item in items(published.events)] == [
+        ("permission_request", None),
+        ("permission_resolved", "expired"),
+    ]
+    assert await pending(runtime, busy) == ()
+
+
+async def test_what_the_profile_has_ruled_is_said_at_once(runtime, busy, sink, published):
+    assert await sink.ask(Question("write", None, (ALLOW, REJECT), 60.0, ruled="yes")) == Ruling("selected", "yes")
+    request, resolution = items(published.events)
+    assert (request["kind"], resolution["by"], resolution["option_id"]) == ("permission_request", "profile", "yes")
+
+
+async def test_who_stops_asking_leaves_no_permission_behind(runtime, busy, sink, published):
+    asking = asyncio.create_task(sink.ask(WRITE))
+    await asked(published)
+    asking.cancel()
+    await published.until(lambda events: "permission_resolved" in kinds(events))
+    assert await pending(runtime, busy) == ()
+
+
+@pytest.mark.parametrize("way", ["stop_worker", "cancel_worker"])
+async def test_the_end_of_a_worker_cancels_what_is_pending(runtime, busy, sink, published, way):
+    asking = asyncio.create_task(sink.ask(WRITE))
+    await asked(published)
+    await getattr(runtime, way)(busy.worker_ref)
+    assert await asking == Ruling("cancelled")
+    assert names(published.events)[-3:] == ["system_item", "run_end", "shutdown"]
+    assert await sink.ask(WRITE) == Ruling("cancelled")
+    assert kinds(published.events).count("permission_request") == 1
+
+
+async def test_outside_of_a_run_a_question_is_cancelled_with_an_alert(runtime, puppet, published):
+    worker = await runtime.create_worker()
+    assert await puppet.sinks[worker.worker_id].ask(WRITE) == Ruling("cancelled")
+    (alert,) = payloads(published.events)
+    assert "no run is going on" in alert["data"]["message"]
+
+
+async def test_one_question_more_than_may_be_pending_is_cancelled_with_an_alert(puppet):
+    async with Runtime(MemoryStore(), puppet, limits=Limits(max_pending_permissions=2)) as runtime:
+        worker = await runtime.create_worker()
+        await runtime.send_input(worker.worker_ref, HELLO)
+        sink = puppet.sinks[worker.worker_id]
+        waiting = [asyncio.create_task(sink.ask(WRITE)) for _ in range(2)]
+        async with asyncio.timeout(10):
+            while len(await pending(runtime, worker)) < 2:
+                await asyncio.sleep(0)
+        assert await sink.ask(WRITE) == Ruling("cancelled")
+        assert len(await pending(runtime, worker)) == 2
+        await puppet.finish(worker.worker_id)
+        assert await asyncio.gather(*waiting) == [Ruling("cancelled")] * 2
+
+
+async def test_a_question_in_a_full_store_is_asked_once_there_is_room(faulty, puppet):
+    async with Runtime(faulty, puppet) as runtime:
+        worker = await runtime.create_worker()
+        await runtime.send_input(worker.worker_ref, HELLO)
+        faulty.fault = StoreFull("no room")
+        asking = asyncio.create_task(puppet.sinks[worker.worker_id].ask(WRITE))
+        while not faulty.tried:
+            await asyncio.sleep(0)
+        assert await pending(runtime, worker) == ()
+        faulty.fault = None
+        async with asyncio.timeout(10):
+            while not await pending(runtime, worker):
+                await asyncio.sleep(0.01)
+        await puppet.finish(worker.worker_id)
+        assert await asking == Ruling("cancelled")
+
+
+@pytest.mark.parametrize("kind", ["permission_request", "permission_resolved", "embedded_worker_system_input"])
+async def test_a_backend_cannot_say_what_is_for_the_runtime_to_say(puppet, busy, kind):
+    with pytest.raises(ValueError, match=kind):
+        await puppet.say(busy.worker_id, SystemItem({"kind": kind}))
+
+
+async def test_pending_permissions_are_in_the_snapshot_of_every_cursor_up_to_their_resolution(
+    runtime, busy, puppet, sink, published
+):
+    asking = asyncio.create_task(sink.ask(WRITE))
+    await asked(published)
+    await puppet.say(busy.worker_id, TextDelta("one"))
+    await puppet.finish(busy.worker_id)
+    await asking
+    events = await published.until(lambda events: "run_end" in names(events))
+    shown = []
+    for event in events:
+        snapshot = await runtime.snapshot(busy.worker_ref, event.sequence)
+        shown.append((json.loads(event.payload)["event"], len(snapshot.payload.permissions)))
+    assert shown == [("system_item", 1), ("text_delta", 1), ("text_done", 1), ("system_item", 0), ("run_end", 0)]
+
+
+async def test_a_restart_cancels_what_was_pending(store, puppet):
+    async with Runtime(store, puppet) as runtime:
+        worker = await runtime.create_worker()
+        await runtime.send_input(worker.worker_ref, HELLO)
+        asking = asyncio.create_task(puppet.sinks[worker.worker_id].ask(WRITE))
+        async with asyncio.timeout(10):
+            while not await pending(runtime, worker):
+                await asyncio.sleep(0)
+    asking.cancel()
+    await asyncio.gather(asking, return_exceptions=True)
+    async with Runtime(store, puppet) as runtime:
+        assert await pending(runtime, worker) == ()
+        events = await runtime.events(worker.worker_ref, 0)
+        assert names(events)[-3:] == ["system_item", "error", "run_end"]
+        assert items(events)[-1]["by"] == "runtime"
+
+
+async def test_a_lost_program_closes_its_run_in_good_order(runtime, busy, puppet, sink, published):
+    await puppet.say(busy.worker_id, InvokeStart("user_send"), ThinkingStart(), ThinkingDelta("hm"), TextDelta("so"))
+    await puppet.say(busy.worker_id, ToolCallStart("call-1", "write"))
+    asking = asyncio.create_task(sink.ask(WRITE))
+    await asked(published)
+    await sink.lose("oom", "the program used more than 4 GiB of memory (max_memory_bytes)")
+    assert await asking == Ruling("cancelled")
+    assert names(published.events)[-8:] == [
+        "thinking_done",
+        "text_done",
+        "tool_call_done",
+        "tool_result",
+        "system_item",
+        "error",
+        "alert",
+        "run_end",
+    ]
+    _, _, _, _, _, error, alert, end = payloads(published.events)[-8:]
+    assert (error["data"]["code"], error["data"]["reason"]) == ("internal", "oom")
+    assert (alert["data"]["level"], alert["data"]["source"]) == ("error", "worker")
+    assert end["data"] == {"result": "rolled_back"}
+
+
+async def test_a_worker_whose_program_is_lost_is_errored_and_takes_no_input(runtime, busy, sink):
+    await sink.lose("exit", "the program ended with status 3")
+    worker = runtime.worker(busy.worker_ref)
+    assert (worker.status, worker.execution.backend, worker.execution.run_state) == (
+        "running",
+        "unconnected",
+        "errored",
+    )
+    result = worker.execution.last_result
+    assert (result.operation, result.outcome, result.message) == (
+        "input",
+        "errored",
+        "the program ended with status 3",
+    )
+    with pytest.raises(WorkerExecutionUnavailable, match="status 3"):
+        await runtime.send_input(busy.worker_ref, HELLO)
+
+
+async def test_a_program_lost_between_runs_ends_no_run(runtime, puppet, published):
+    worker = await runtime.create_worker()
+    await puppet.sinks[worker.worker_id].lose("exit", "gone")
+    assert names(published.events) == ["error", "alert"]
+    assert runtime.worker(worker.worker_ref).execution.last_result.operation == "spawn"
+
+
+async def test_after_a_loss_nothing_more_is_said(runtime, busy, puppet, sink, published):
+    await sink.lose("exit", "gone")
+    said = len(published.events)
+    await puppet.say(busy.worker_id, TextDelta("still here"), RunEnd("finished"))
+    await sink.lose("exit", "gone again")
+    assert await sink.ask(WRITE) == Ruling("cancelled")
+    assert len(published.events) == said
+
+
+async def test_a_program_lost_while_it_is_spawned_leaves_its_worker_errored(runtime, puppet, monkeypatch):
+    async def spawn(_puppet, _spawn, sink):
+        await sink.lose("exit", "the program ended with status 127")
+        return Answer("accepted")
+
+    monkeypatch.setattr(type(puppet), "spawn", spawn)
+    worker = await runtime.create_worker()
+    assert (worker.execution.backend, worker.execution.run_state) == ("unconnected", "errored")
+    assert "127" in worker.execution.last_result.message
+
+
+async def test_the_end_of_a_run_closes_what_is_open(runtime, busy, puppet, published):
+    await puppet.say(busy.worker_id, TextDelta("half a sen"), ToolCallStart("call-1", "write"))
+    await puppet.finish(busy.worker_id)
+    events = await published.until(lambda events: "run_end" in names(events))
+    assert names(events)[-4:] == ["text_done", "tool_call_done", "tool_result", "run_end"]
+    page = await runtime.transcript(busy.worker_ref)
+    assert page.items[-1].content == "half a sen"
