@@ -10,8 +10,8 @@ from hypothesis import HealthCheck, Phase, settings
 from hypothesis.errors import Flaky
 from hypothesis.stateful import run_state_machine_as_test
 
-from runtimed.core import Runtime, lane, retention
-from runtimed.core import runtime as runtimes
+from runtimed.core import Runtime, lane, lifecycle, retention
+from runtimed.core.activity import Activity
 from runtimed.core.catalog import Catalog
 from runtimed.core.pipeline import Pipeline
 from runtimed.errors import StoreCorrupt
@@ -29,7 +29,7 @@ CONTROL = settings(MACHINE, max_examples=1_000, phases=[Phase.generate], databas
 def _impatient(monkeypatch: pytest.MonkeyPatch) -> None:
     """A full disk is tried again at once, and what is too old is looked for often."""
     monkeypatch.setattr(lane, "STORE_RETRY_S", 0)
-    monkeypatch.setattr(runtimes, "STORE_RETRY_S", 0)
+    monkeypatch.setattr(lifecycle, "STORE_RETRY_S", 0)
     monkeypatch.setattr(retention, "MIN_PERIOD_S", 0.001)
 
 
@@ -93,7 +93,7 @@ def events_are_trimmed_though_no_floor_was_raised(patch: pytest.MonkeyPatch) -> 
 def a_cut_run_is_left_open(patch: pytest.MonkeyPatch) -> None:
     async def idle(self: Any, state: Any) -> None:
         for worker in state.workers:
-            found = lane.Lane(self._pipeline, worker, state.activities.get(worker.worker_id, runtimes.Activity()))
+            found = self._context.lane(worker, state.activities.get(worker.worker_id, Activity()))
             self._catalog.add(found)
             found.disconnect()
 

@@ -1,0 +1,156 @@
+"""The life of Workers: creating, ending and deleting them."""
+
+import asyncio
+import itertools
+import logging
+from collections.abc import Awaitable, Mapping, Sequence
+from functools import partial
+
+from runtimed.core import decide, views
+from runtimed.core.activity import Activity
+from runtimed.core.change import Change, Remark
+from runtimed.core.context import Context, ask
+from runtimed.core.lane import STORE_RETRY_S, Lane
+from runtimed.core.ports import Answer, Spawn
+from runtimed.core.sink import LaneSink
+from runtimed.core.works import Works
+from runtimed.errors import InvalidRequest, StoreFull
+from runtimed.model.bundle import ConfigBundle
+from runtimed.model.execution import Operation
+from runtimed.model.identity import MAX_WORKER_NUMBER, WorkerId, WorkerRef, event_id, worker_id
+from runtimed.model.interaction import LifecycleAck
+from runtimed.model.worker import CreateWorkerRequest, WorkerDetail
+
+log = logging.getLogger(__name__)
+
+
+class Lifecycle:
+    """Owns what goes on for a Worker whatever becomes of whoever asked for it, at most one of each kind.
+
+    An end waits for a creation, so that what is spawned is ended. `newest` is the highest Worker number given out.
+    """
+
+    def __init__(self, context: Context, newest: int) -> None:
+        self._context = context
+        self._numbers = itertools.count(newest + 1)
+        self._creating: Works[WorkerDetail] = Works()
+        self._ending: Works[None] = Works()
+        self._deleting: Works[None] = Works()
+        self._purging: Works[None] = Works()
+
+    async def create(self, request: CreateWorkerRequest, bundles: Mapping[str, ConfigBundle]) -> WorkerDetail:
+        """See Runtime."""
+        context = self._context
+        decide.check_request(request, bundles)
+        begun = sum(name not in context.catalog for name in self._creating)
+        if len(context.catalog) + begun >= context.limits.max_workers:
+            raise InvalidRequest(f"expected at most {context.limits.max_workers} Workers (max_workers)")
+        number = next(self._numbers)
+        if number > MAX_WORKER_NUMBER:
+            raise InvalidRequest("this store has given out all its Worker ids")
+        name = worker_id(number)
+        return await self._creating.run(name, self._create(name, request))
+
+    async def _create(self, name: WorkerId, request: CreateWorkerRequest) -> WorkerDetail:
+        context, pipeline = self._context, self._context.pipeline
+        lane = context.lane(decide.new_worker(name, request), Activity())
+        remarks = tuple(map(pipeline.remark, decide.remarks(lane.worker)))
+        created = pipeline.runtime_event("worker_created", name)
+        change = Change(worker=lane.worker, remarks=remarks, runtime_events=(created,))
+        await pipeline.apply(change, partial(self._keep, lane, remarks))
+        if context.backend is not None:
+            sink = LaneSink(lane, context.limits, context.clock)
+            await sink.attach(await ask(context.backend.spawn(Spawn(name, request), sink)))
+        return views.detail(context.runtime_id, lane.worker, lane.floor)
+
+    def _keep(self, lane: Lane, remarks: Sequence[Remark]) -> None:
+        self._context.catalog.add(lane)
+        self._context.remarks.keep(remarks)
+
+    def check_not_ending(self, lane: Lane) -> None:
+        """Raises InvalidRequest for a Worker that is being ended."""
+        if lane.worker.worker_id in self._ending:
+            raise InvalidRequest("the Worker is being stopped: only a running Worker takes input")
+
+    async def end(self, ref: WorkerRef, operation: Operation, reason: str | None) -> LifecycleAck:
+        """Stop or cancel a Worker; changes nothing where it is not running."""
+        lane = self._context.catalog.lane(ref)
+        if lane.worker.status == "running":
+            self._context.check_open()
+            if ref.worker_id not in self._ending:
+                self._ending.begin(ref.worker_id, self._end(lane, operation, reason))
+            elif operation == "cancel" and self._context.backend is not None:
+                await ask(self._context.backend.cancel(ref.worker_id, reason))
+            await self._ending.outcome(ref.worker_id)
+        return LifecycleAck(ref, lane.worker.status, event_id(lane.worker.last_sequence))
+
+    async def _end(self, lane: Lane, operation: Operation, reason: str | None) -> None:
+        name, backend = lane.worker.worker_id, self._context.backend
+        await self._creating.over(name)
+        answer = Answer("accepted")
+        if backend is not None:
+            end = backend.cancel if operation == "cancel" else backend.stop
+            answer = await ask(end(name, reason))
+        now = self._context.clock.unix_ms()
+        decision = partial(decide.end_worker, operation=operation, answer=answer, reason=reason, unix_ms=now)
+        lane.disconnect()
+        await lane.propose(decision, keep=True)
+
+    async def delete(self, ref: WorkerRef) -> None:
+        """See Runtime."""
+        name = ref.worker_id
+        if not self._context.catalog.is_damaged(name):
+            self._context.catalog.lane(ref)
+        if name not in self._deleting:
+            self._deleting.begin(name, self._delete(name))
+        await self._deleting.outcome(name)
+
+    async def _delete(self, name: WorkerId) -> None:
+        context = self._context
+        lane = context.catalog.find(name)
+        if lane is None or context.catalog.is_damaged(name):
+            await context.pipeline.apply(Change(deleted=name), _nothing)
+        else:
+            await lane.propose(decide.delete_worker)
+        context.catalog.remove(name)
+        context.remarks.drop_worker(name)
+        context.pages.forget(name)
+        context.pipeline.forget(name)
+        self.purge(name)
+
+    def purge(self, name: WorkerId) -> None:
+        """Begin to remove what is left of a deleted Worker, which nobody can read any more."""
+        self._purging.begin(name, self._purge(name))
+
+    async def _purge(self, name: WorkerId) -> None:
+        backend = self._context.backend
+        if backend is not None:
+            await _logged(backend.delete(name), f"{name}: the execution backend failed to delete what it keeps")
+        await _logged(self._purge_store(name), f"{name}: what is left of it can only be removed at the next start")
+
+    async def _purge_store(self, name: WorkerId) -> None:
+        """Remove what is stored; on a full disk, a little later."""
+        purged = False
+        while not purged:
+            try:
+                purged = await self._context.store.purge(name)
+            except StoreFull:
+                await asyncio.sleep(STORE_RETRY_S)
+
+    async def close(self) -> None:
+        """Wait for what was begun; a purge goes on in the next life."""
+        for works in (self._creating, self._ending, self._deleting):
+            await works.join()
+        await self._purging.cancel()
+
+
+async def _logged(work: Awaitable[None], failure: str) -> None:
+    """Work that nobody waits for; what ends it is for the log."""
+    try:
+        await work
+    except Exception:
+        log.exception(failure)
+
+
+def _nothing() -> None:
+    """What there is to apply in memory where only the store changes."""

@@ -1,0 +1,84 @@
+"""What can be read of Workers."""
+
+from collections.abc import Mapping, Sequence
+
+from runtimed.core import views
+from runtimed.core.catalog import WorkerFilter
+from runtimed.core.change import EncodedEvent, Moment
+from runtimed.core.context import Context
+from runtimed.core.paging import PageSize
+from runtimed.core.retention import retained
+from runtimed.model.event import EventEnvelope
+from runtimed.model.identity import WorkerId, WorkerRef
+from runtimed.model.transcript import TranscriptProjection
+from runtimed.model.worker import WorkerDetail, WorkerSummary
+
+
+class Reading:
+    """Answers from what is in memory, and by pages from the store; it changes nothing."""
+
+    def __init__(self, context: Context) -> None:
+        self._context = context
+        self._catalog = context.catalog
+        self._store = context.store
+        self._limits = context.limits
+
+    def workers(self, wanted: WorkerFilter) -> tuple[WorkerSummary, ...]:
+        """See Runtime."""
+        return tuple(views.summary(self._context.runtime_id, worker) for worker in self._catalog.select(wanted))
+
+    def worker(self, ref: WorkerRef) -> WorkerDetail:
+        """See Runtime."""
+        lane = self._catalog.lane(ref)
+        return views.detail(self._context.runtime_id, lane.worker, lane.floor)
+
+    def labels(self, worker_id: WorkerId) -> Mapping[str, str]:
+        """See Runtime."""
+        lane = self._catalog.find(worker_id)
+        return {} if lane is None else lane.worker.request.labels
+
+    async def transcript(self, ref: WorkerRef, start: int, limit: int | None) -> TranscriptProjection:
+        """See Runtime."""
+        worker = self._catalog.lane(ref).worker
+        page = self._limits.transcript_page.at_most(limit)
+        total, pages = worker.transcript_len, self._context.pages
+        items = pages.find(ref.worker_id, start, page.items, total)
+        if items is None:
+            entries = await self._store.read_entries(ref.worker_id, start, page)
+            items = views.items(ref, (entry for entry in entries if entry.sequence <= total))
+            pages.keep(ref.worker_id, start, page.items, total, items)
+        end = start + len(items)
+        next_start = end if items and end < total else None
+        return TranscriptProjection(ref, start, page.items, total, items, next_start)
+
+    async def snapshot(self, ref: WorkerRef, sequence: int | None) -> EventEnvelope:
+        """See Runtime."""
+        lane = self._catalog.lane(ref)
+        worker = lane.worker
+        if sequence is None or sequence >= worker.last_sequence:
+            moment = Moment(worker.transcript_len, lane.activity)
+        else:
+            async with retained(lane, sequence):
+                moment = await self._store.moment(ref.worker_id, sequence)
+        page = self._limits.transcript_page
+        entries = await self._store.newest_entries(ref.worker_id, moment.transcript_len, page)
+        at = worker.last_sequence if sequence is None else sequence
+        return views.snapshot(self._context.runtime_id, worker, at, entries, moment.activity)
+
+    async def events(self, ref: WorkerRef, after: int, limit: int | None) -> Sequence[EncodedEvent]:
+        """See Runtime."""
+        lane = self._catalog.lane(ref)
+        page = self._events_page(limit)
+        async with retained(lane, after):
+            upto = lane.worker.last_sequence
+            return await self._store.read_events(ref.worker_id, after, upto, page) if after < upto else ()
+
+    async def all_events(self, after: int, limit: int | None) -> Sequence[EncodedEvent]:
+        """See Runtime."""
+        page = self._events_page(limit)
+        async with retained(self._catalog, after):
+            head = self._context.pipeline.head
+            return await self._store.read_all_events(after, head, page) if after < head else ()
+
+    def _events_page(self, limit: int | None) -> PageSize:
+        return self._limits.replay_page if limit is None else self._limits.event_page.at_most(limit)

@@ -1,0 +1,52 @@
+"""The config bundles that a Runtime holds."""
+
+import asyncio
+from collections.abc import Iterable, Mapping
+from functools import partial
+
+from runtimed.core import bundles
+from runtimed.core.change import Change
+from runtimed.core.pipeline import Pipeline
+from runtimed.errors import InvalidRequest
+from runtimed.model.bundle import Availability, ConfigBundle, ConfigBundleSummary
+from runtimed.model.worker import BundleReference
+
+
+class Shelf:
+    """Bundles by id, at most `limit` with those that are being stored, in memory as in the store."""
+
+    def __init__(self, pipeline: Pipeline, held: Iterable[ConfigBundle], limit: int) -> None:
+        self._pipeline = pipeline
+        self._held = {bundle.metadata.id: bundle for bundle in held}
+        self._arriving: dict[asyncio.Task[None], str] = {}
+        self._limit = limit
+
+    @property
+    def held(self) -> Mapping[str, ConfigBundle]:
+        """Every bundle by its id."""
+        return self._held
+
+    def summaries(self) -> tuple[ConfigBundleSummary, ...]:
+        """The bundles, by id."""
+        return tuple(bundles.summary(self._held[name]) for name in sorted(self._held))
+
+    async def put(self, bundle: ConfigBundle) -> Availability:
+        """Keep a bundle; one with the same id is replaced. Raises what the checks of contract section 5 name."""
+        bundles.check_bundle(bundle)
+        bundle_id, known = bundle.metadata.id, {*self._held, *self._arriving.values()}
+        if bundle_id not in known and len(known) >= self._limit:
+            raise InvalidRequest(f"bundle: expected at most {self._limit} bundles (max_bundles)")
+        keep = partial(self._keep, bundle)
+        arriving = asyncio.get_running_loop().create_task(self._pipeline.apply(Change(bundle=bundle), keep))
+        self._arriving[arriving] = bundle_id
+        arriving.add_done_callback(self._arriving.pop)
+        await asyncio.shield(arriving)
+        return bundles.availability(bundle)
+
+    def _keep(self, bundle: ConfigBundle) -> None:
+        self._held[bundle.metadata.id] = bundle
+
+    def availability(self, reference: BundleReference) -> Availability:
+        """Whether exactly this version is held. Raises ConfigBundleMissing or ConfigBundleDigestMismatch."""
+        bundles.check_digest(reference.digest, "digest")
+        return bundles.availability(bundles.held(self._held, reference))
