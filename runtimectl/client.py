@@ -13,6 +13,9 @@ from runtimed.wire import routes
 CHECK_TIMEOUT_S = 3600.0
 """How long a check of everything in a store may take."""
 
+RESTORE_TIMEOUT_S = 120.0
+"""How long it may take to bring a Worker back."""
+
 Body = dict[str, Any]
 
 
@@ -75,9 +78,22 @@ class Client:
         if response.status != 204:
             raise from_response(response.status, response.body)
 
-    def send_input(self, worker_id: str, kind: str, content: str) -> Body:
-        body = {"kind": kind, "content": content}
+    def send_input(self, worker_id: str, kind: str, content: str, when_busy: str | None = None) -> Body:
+        body = {"kind": kind, "content": content, **_given(when_busy=when_busy)}
         return self._ask("ack", "POST", _path(routes.WORKER_INPUT, worker_id), body)
+
+    def interrupt(self, worker_id: str) -> Body:
+        return self._ask("ack", "POST", _path(routes.WORKER_INTERRUPT, worker_id))
+
+    def restore(self, worker_id: str) -> Body:
+        return self._ask("worker", "POST", _path(routes.WORKER_RESTORE, worker_id), timeout=RESTORE_TIMEOUT_S)
+
+    def permissions(self, worker_id: str) -> Body:
+        return self._ask("permissions", "GET", _path(routes.WORKER_PERMISSIONS, worker_id))
+
+    def answer_permission(self, worker_id: str, request_id: str, answer: Body) -> Body:
+        path = f"{_path(routes.WORKER_PERMISSIONS, worker_id)}/{quote(request_id, safe='')}"
+        return self._ask("permission", "POST", path, answer)
 
     def stop(self, worker_id: str, reason: str | None = None) -> Body:
         return self._ask("ack", "POST", _path(routes.WORKER_STOP, worker_id), _because(reason))

@@ -1,11 +1,13 @@
 """What the events of a Worker say about how its run goes."""
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from typing import Any
 
 from runtimectl.errors import RunFailed
 
 BEGINNINGS = {"user_message", "invoke_start"}
+STARTED = "input_started"
+"""The kind of the item that tells whose turn it is."""
 
 
 class Run:
@@ -37,10 +39,24 @@ class Run:
             raise RunFailed(self.failure)
 
 
-def wait_for_end(envelopes: Iterable[dict[str, Any]]) -> None:
-    """Read up to the end of the run that these events belong to. Raises RunFailed when it does not end well."""
+def wait_for_end(envelopes: Iterable[dict[str, Any]], turn: str | None = None) -> None:
+    """Read up to the end of the run that these events belong to, or to which the input with the event `turn` leads.
+
+    Raises RunFailed when it does not end well, or never begins.
+    """
     run = Run()
-    for envelope in envelopes:
+    for envelope in envelopes if turn is None else _from_turn(iter(envelopes), turn):
         if run.see(envelope["payload"]):
             run.check()
             return
+
+
+def _from_turn(envelopes: Iterator[dict[str, Any]], turn: str) -> Iterator[dict[str, Any]]:
+    """The events behind the one that tells that it is the turn of an input which has waited. Raises RunFailed."""
+    for envelope in envelopes:
+        payload = envelope["payload"]
+        item = (payload.get("data") or {}).get("item") or {}
+        if payload["event"] == "shutdown":
+            raise RunFailed("the Worker was stopped before the turn of the input came")
+        if item.get("kind") == STARTED and item.get("event_id") == turn:
+            yield from envelopes

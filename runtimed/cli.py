@@ -36,7 +36,7 @@ def _invoke() -> int:
 def _command() -> Any:
     import click
 
-    from runtimed.settings import LOG_LEVELS
+    from runtimed.settings import LOG_LEVELS, RESTORE_POLICIES
 
     @click.command(context_settings={"max_content_width": 100, "help_option_names": ["-h", "--help"]})
     @click.option(
@@ -50,6 +50,11 @@ def _command() -> Any:
     @click.option("--max-transcript-projection-items", type=int, metavar="N", help="Largest transcript page. [256]")
     @click.option("--max-event-batch-items", type=int, metavar="N", help="Largest page of events. [256]")
     @click.option("--allow-host", metavar="NAME", multiple=True, help="Another Host to answer to; repeatable.")
+    @click.option(
+        "--restore",
+        type=click.Choice(RESTORE_POLICIES),
+        help="Bring Workers back after a restart: at the start, with their next input, or only when asked. [lazy]",
+    )
     @click.option("--log-format", type=click.Choice(["text", "json"]), help="[text on a terminal, else json]")
     @click.option("--log-level", type=click.Choice(LOG_LEVELS), help="[info]")
     @click.option("--check-config", is_flag=True, help="Check the configuration, and exit.")

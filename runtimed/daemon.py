@@ -141,6 +141,7 @@ async def _runtime(settings: Settings, store: Store, backend: ExecutionBackend) 
         runtime_id=settings.runtime_id or None,
         display_name=settings.display_name or None,
         limits=settings.limits(),
+        restore=settings.restore,
     )
     try:
         async with runtime:

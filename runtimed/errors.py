@@ -21,6 +21,7 @@ RuntimedError
 ├── MissingError                      what was asked for is not there
 │   ├── WorkerNotFound
 │   ├── ConfigBundleMissing
+│   ├── PermissionNotFound
 │   ├── NotFound
 │   └── MethodNotAllowed
 ├── StateError                        not in this state
@@ -212,6 +213,15 @@ class ConfigBundleMissing(MissingError):
 
     def __init__(self) -> None:
         super().__init__("there is no config bundle with this id")
+
+
+class PermissionNotFound(MissingError):
+    """No permission with this id waits for an answer: there never was one, or it was resolved."""
+
+    code = "permission_not_found"
+
+    def __init__(self) -> None:
+        super().__init__("no such permission request waits for an answer: it may have been answered, or have expired")
 
 
 class NotFound(MissingError):

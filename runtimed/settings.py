@@ -17,6 +17,7 @@ from typed_settings.exceptions import TsError
 from typed_settings.loaders import DictLoader, Loader
 from typed_settings.types import SecretStr
 
+from runtimed.core.lifecycle import Restore
 from runtimed.core.limits import Limits
 from runtimed.errors import ConfigurationError
 from runtimed.execution.profile import BUILT_IN, ECHO, Profile
@@ -33,6 +34,7 @@ from runtimed.wire.token import TOKEN, TOKEN_RULE
 
 ENVIRONMENT_PREFIX = "RUNTIMED_"
 SYSTEM_FILE = Path("/etc/runtimed/config.toml")
+RESTORE_POLICIES = get_args(Restore)
 LOG_LEVELS = ("debug", "info", "warning", "error")
 
 MAX_NUMBER = 10**15
@@ -68,6 +70,7 @@ class Settings:
     log_level: LogLevel = "info"
     default_profile: str = ECHO
     profiles: dict[str, Any] = attrs.field(factory=dict)
+    restore: Restore = "lazy"
     max_transcript_projection_items: int = Limits().max_transcript_projection_items
     max_event_batch_items: int = Limits().max_event_batch_items
     max_page_bytes: int = Limits().max_page_bytes
@@ -76,6 +79,8 @@ class Settings:
     max_pending_events: int = Limits().max_pending_events
     max_open_text: int = Limits().max_open_text
     max_pending_permissions: int = Limits().max_pending_permissions
+    max_queued_inputs: int = Limits().max_queued_inputs
+    max_restores: int = Limits().max_restores
     max_bundles: int = Limits().max_bundles
     max_workers: int = Limits().max_workers
     max_events_per_worker: int = Limits().max_events_per_worker

@@ -22,7 +22,7 @@ CONTRACT = {
 }
 
 
-BEYOND = {("worker_running", 409)}
+BEYOND = {("worker_running", 409), ("permission_not_found", 404)}
 """Codes of routes that go beyond the contract."""
 
 

@@ -32,6 +32,7 @@ root = LazyGroup(
         "workers": f"{_HERE}.workers:workers",
         "transcript": f"{_HERE}.transcript:transcript",
         "events": f"{_HERE}.events:events",
+        "permissions": f"{_HERE}.permissions:permissions",
         "bundles": f"{_HERE}.bundles:bundles",
         "context": f"{_HERE}.context:context",
         "doctor": f"{_HERE}.doctor:doctor",

@@ -64,6 +64,7 @@ DETAIL = View(
         NAME,
         *ROW[1:],
         Column("LABELS", _labels),
+        Column("QUEUED", at("queued_inputs")),
         Column("LAST EVENT", at("last_event_id")),
         Column("KEPT BEHIND", at("oldest_cursor")),
         Column("BACKEND", at("execution.backend")),
@@ -170,8 +171,15 @@ def create(session: Session, /, wait: bool, **wanted: Any) -> None:
 @click.argument("content", metavar="[TEXT | -]", required=False)
 @click.option("--system", is_flag=True, help="A system input instead of a user's.")
 @click.option("--wait", is_flag=True, help="Wait for the end of the run; exit 1 when it does not end well.")
+@click.option(
+    "--when-busy",
+    type=click.Choice(["reject", "queue", "interrupt"]),
+    help="While a run goes on: be refused, wait for its end, or cut it and go first. [reject]",
+)
 @click.pass_obj
-def input_(session: Session, worker: str, content: str | None, system: bool, wait: bool) -> None:
+def input_(
+    session: Session, worker: str, content: str | None, system: bool, wait: bool, when_busy: str | None
+) -> None:
     """Say something to a Worker; - or nothing reads it from stdin.
 
     \b
@@ -181,7 +189,7 @@ def input_(session: Session, worker: str, content: str | None, system: bool, wai
     said = _from_stdin() if content in {None, "-"} else str(content)
     client = session.client()
     chosen = worker_id(client, worker)
-    body = client.send_input(chosen, "system" if system else "user", said)
+    body = client.send_input(chosen, "system" if system else "user", said, when_busy)
     session.printer().show(ACK, body)
     if wait:
         _wait_for_run(session, body["ack"])
@@ -220,6 +228,40 @@ def cancel(session: Session, workers: tuple[str, ...], reason: str | None) -> No
     acks, errors = _each(client, workers, lambda chosen: client.cancel(chosen, reason))
     if acks:
         session.printer().show(ENDED, *acks)
+    _raise_last(errors)
+
+
+@workers.command()
+@click.argument("workers", metavar="W...", nargs=-1, required=True)
+@click.pass_obj
+def interrupt(session: Session, workers: tuple[str, ...]) -> None:
+    """End the current run of Workers, which go on.
+
+    \b
+    Example:
+      runtimectl workers interrupt worker-00000001
+    """
+    client = session.client()
+    acks, errors = _each(client, workers, client.interrupt)
+    if acks:
+        session.printer().show(ENDED, *acks)
+    _raise_last(errors)
+
+
+@workers.command()
+@click.argument("workers", metavar="W...", nargs=-1, required=True)
+@click.pass_obj
+def restore(session: Session, workers: tuple[str, ...]) -> None:
+    """Bring back what runs Workers, after a restart of the daemon or the end of a program.
+
+    \b
+    Example:
+      runtimectl workers restore worker-00000001
+    """
+    client = session.client()
+    restored, errors = _each(client, workers, client.restore)
+    if restored:
+        session.printer().show(CREATED, *restored)
     _raise_last(errors)
 
 
@@ -278,7 +320,7 @@ def _wait_for_run(session: Session, ack: "Body") -> None:
     cursor = text(ack, "event_id")
     feed = Feed(lambda: session.client(worker["runtime_id"]), Observed.worker(worker), cursor, session.tell)
     with closing(feed.envelopes()) as envelopes:
-        wait_for_end(envelopes)
+        wait_for_end(envelopes, cursor if ack.get("queued") else None)
 
 
 def _delete(client: "Client", chosen: str) -> "Body":

@@ -36,6 +36,7 @@ from runtimed.model.permission import Permission, PermissionOption
 from runtimed.model.value import value
 
 SYSTEM_INPUT = "embedded_worker_system_input"
+INPUT_STARTED = "input_started"
 PERMISSION_REQUEST = "permission_request"
 PERMISSION_RESOLVED = "permission_resolved"
 MAX_BLOCKS = 256
@@ -205,7 +206,7 @@ def _run_started(activity: Activity, _payload: UserMessage | InvokeStart) -> Act
 
 def _system_item(activity: Activity, payload: SystemItem) -> Activity:
     kind, kept = payload.item.get("kind"), activity.permissions
-    if kind == SYSTEM_INPUT:
+    if kind in (SYSTEM_INPUT, INPUT_STARTED):
         return Activity("running", activity.blocks, kept)
     if kind == PERMISSION_REQUEST:
         return Activity(activity.status, activity.blocks, (*kept, *_permissions(payload.item)))

@@ -17,11 +17,20 @@ from runtimed.model.worker import CreateWorkerRequest, WorkerStatus
 
 
 @value
+class Waiting:
+    """An input that waits its turn: the sequences of its entry and of its event."""
+
+    entry: int
+    event: int
+
+
+@value
 class Worker:
     """A Worker as the catalog and the store hold it.
 
     `last_sequence` is that of its newest event, 0 for none; `since` and `activity` are as in Event, right behind that
     one. `retained` counts the events that are kept, `floor` is the sequence of the newest that is not, 0 for none.
+    `waiting` are the inputs that the backend is yet to be given, in their order.
     """
 
     worker_id: WorkerId
@@ -34,6 +43,7 @@ class Worker:
     activity: ActivityStatus = "idle"
     floor: int = 0
     retained: int = 0
+    waiting: tuple[Waiting, ...] = ()
 
     @property
     def quiet(self) -> bool:

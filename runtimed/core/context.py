@@ -1,7 +1,7 @@
 """What the parts of a started Runtime share."""
 
 import logging
-from collections.abc import Awaitable
+from collections.abc import Awaitable, Callable
 
 import attrs
 
@@ -22,7 +22,10 @@ log = logging.getLogger(__name__)
 
 @attrs.define(eq=False)
 class Context:
-    """The store, the backend, and what is known of Workers. Until `closing` is set, requests are taken."""
+    """The store, the backend, and what is known of Workers. Until `closing` is set, requests are taken.
+
+    `on_turn` is told where an input that has waited is to be given to the backend.
+    """
 
     runtime_id: RuntimeId
     store: Store
@@ -33,6 +36,7 @@ class Context:
     catalog: Catalog
     remarks: Remarks
     pages: Pages
+    on_turn: Callable[[Lane], None] = lambda _lane: None
     closing: bool = False
 
     @property
@@ -49,7 +53,7 @@ class Context:
 
     def lane(self, worker: Worker, activity: Activity) -> Lane:
         """A lane for a Worker, which the catalog does not have yet."""
-        return Lane(self.pipeline, worker, activity)
+        return Lane(self.pipeline, worker, activity, self.on_turn)
 
 
 async def ask(answer: Awaitable[Answer]) -> Answer:

@@ -6,16 +6,24 @@ A decision checks first and writes afterwards: one that raises has left the Draf
 from collections.abc import Iterable, Mapping
 
 from runtimed.core import bundles
-from runtimed.core.activity import SYSTEM_INPUT, permission_item
-from runtimed.core.change import Moment, Span, Worker
+from runtimed.core.activity import INPUT_STARTED, SYSTEM_INPUT, permission_item
+from runtimed.core.change import Moment, Span, Waiting, Worker
 from runtimed.core.draft import Draft
 from runtimed.core.labels import check_labels, check_name
 from runtimed.core.ports import Answer
-from runtimed.errors import InvalidProfileSelector, InvalidRequest, WorkerExecutionUnavailable, WorkerRunning
+from runtimed.errors import (
+    InvalidProfileSelector,
+    InvalidRequest,
+    PermissionNotFound,
+    WorkerExecutionRejected,
+    WorkerExecutionUnavailable,
+    WorkerRunning,
+)
 from runtimed.model.bundle import ConfigBundle
 from runtimed.model.diagnostic import Diagnostic, Severity
 from runtimed.model.event import (
     Alert,
+    ErrorCode,
     ErrorRaised,
     Payload,
     RunEnd,
@@ -25,10 +33,10 @@ from runtimed.model.event import (
     TextSegment,
     UserMessage,
 )
-from runtimed.model.execution import Execution, ExecutionResult, LossReason, Operation, RunState
-from runtimed.model.identity import WorkerId
+from runtimed.model.execution import Execution, ExecutionResult, LossReason, Operation, Outcome, RunState
+from runtimed.model.identity import WorkerId, event_id
 from runtimed.model.interaction import WorkerInput
-from runtimed.model.permission import Permission, PermissionResolution, Ruling
+from runtimed.model.permission import Permission, PermissionOutcome, PermissionResolution, Ruling
 from runtimed.model.worker import (
     CreateWorkerRequest,
     NamedProfile,
@@ -41,6 +49,10 @@ from runtimed.model.worker import (
 UNCONNECTED = Execution("unconnected", "unconnected")
 END_OF_RUN = (RunEnd, ErrorRaised)
 BUSY = Execution("connected", "busy", ExecutionResult("input", "accepted", "busy"))
+REFUSALS: Mapping[Outcome, ErrorCode] = {"busy": "already_running", "errored": "internal"}
+"""The code of the error that ends the run of a refused input which has waited; of any other, invalid_request."""
+
+WAITING = "a run is going on, and inputs wait their turn: wait for its run_end, or send it with when_busy"
 LOCAL_DEFAULTS: tuple[str, Severity, str] = (
     "runtime.local_default_resources",
     "info",
@@ -87,25 +99,81 @@ def attach(draft: Draft, answer: Answer) -> None:
     state: RunState = "idle" if accepted else "errored" if answer.outcome == "errored" else "rejected"
     result = ExecutionResult("spawn", answer.outcome, state, answer.message)
     draft.execution = Execution("connected" if accepted else "unconnected", state, result)
+    _next_turn(draft)
 
 
 def check_input(status: WorkerStatus, execution: Execution, message: WorkerInput) -> None:
     """Raises InvalidRequest or WorkerExecutionUnavailable for an input that can't be taken now."""
-    if status != "running":
-        raise InvalidRequest(f"the Worker is {status}: only a running Worker takes input")
+    check_content(status, message)
+    check_connected(status, execution)
+
+
+def check_content(status: WorkerStatus, message: WorkerInput) -> None:
+    """Raises InvalidRequest for an input that can't be taken, whatever runs the Worker."""
+    check_running(status)
     if not message.content:
         raise InvalidRequest("content: expected text that is not empty")
+
+
+def check_running(status: WorkerStatus) -> None:
+    """Raises InvalidRequest for a Worker that is over."""
+    if status != "running":
+        raise InvalidRequest(f"the Worker is {status}: only a running Worker takes input or is restored")
+
+
+def check_connected(status: WorkerStatus, execution: Execution) -> None:
+    """Raises InvalidRequest or WorkerExecutionUnavailable where nothing runs the Worker."""
+    check_running(status)
     if execution.backend != "connected":
         raise WorkerExecutionUnavailable(_why_unavailable(execution))
 
 
 def take_input(draft: Draft, message: WorkerInput) -> tuple[int, int]:
-    """An input that the backend has accepted; returns the sequences of its entry and of its event."""
+    """An input that the backend has accepted; returns the sequences of its entry and of its event.
+
+    Raises WorkerExecutionRejected where another has waited longer.
+    """
     check_input(draft.status, draft.execution, message)
+    if draft.turn or draft.waiting:
+        raise WorkerExecutionRejected(WAITING)
     draft.execution = BUSY
-    sequence = draft.emit(_said(message), message.kind, message.content)
-    draft.record("worker_input_accepted", sequence)
-    return draft.transcript_len, sequence
+    return _hear(draft, message)
+
+
+def queue_input(draft: Draft, message: WorkerInput, most: int, *, always: bool) -> Waiting | None:
+    """Have an input wait its turn; None where nothing goes on, unless it is `always` to wait.
+
+    Raises WorkerExecutionRejected where `most` wait already.
+    """
+    check_input(draft.status, draft.execution, message)
+    if not (always or draft.execution.run_state == "busy" or draft.turn or draft.waiting):
+        return None
+    if len(draft.waiting) >= most:
+        raise WorkerExecutionRejected(f"{most} inputs wait already (max_queued_inputs)")
+    waiting = Waiting(*_hear(draft, message))
+    draft.waiting = (waiting, *draft.waiting) if message.when_busy == "interrupt" else (*draft.waiting, waiting)
+    _next_turn(draft)
+    return waiting
+
+
+def begin_turn(draft: Draft, turn: Waiting) -> None:
+    """The input whose turn it is was accepted by the backend. Raises WorkerExecutionUnavailable where it is over."""
+    if draft.turn != turn:
+        raise WorkerExecutionUnavailable(_why_unavailable(draft.execution))
+    draft.turn = None
+    draft.execution = BUSY
+
+
+def refuse_turn(draft: Draft, turn: Waiting, answer: Answer) -> None:
+    """The input whose turn it is was refused by the backend: that is its run."""
+    if draft.turn != turn:
+        return
+    draft.turn = None
+    message = answer.message or f"the backend answered {answer.outcome}"
+    draft.emit(ErrorRaised(REFUSALS.get(answer.outcome, "invalid_request"), f"the input was refused: {message}"))
+    draft.emit(RunEnd("rolled_back"))
+    draft.execution = _execution(draft, "input", answer, "idle")
+    _next_turn(draft)
 
 
 def refuse_input(draft: Draft, answer: Answer) -> None:
@@ -126,6 +194,8 @@ def take_output(draft: Draft, payloads: Iterable[Payload]) -> None:
             draft.emit(payload)
         if isinstance(payload, END_OF_RUN) and draft.execution.run_state == "busy":
             draft.execution = Execution(draft.execution.backend, "idle", draft.execution.last_result)
+        if isinstance(payload, RunEnd):
+            _next_turn(draft)
 
 
 def request_permission(draft: Draft, permission: Permission, ruled: str | None, most: int, unix_ms: int) -> None:
@@ -143,6 +213,23 @@ def request_permission(draft: Draft, permission: Permission, ruled: str | None, 
         draft.emit(SystemItem(permission_item(permission)))
         if ruled is not None:
             draft.resolve(PermissionResolution(name, "selected", "profile", ruled))
+
+
+def rule_on_permission(draft: Draft, request_id: str, option_id: str | None) -> PermissionResolution:
+    """What a client answers, None being to cancel.
+
+    Raises PermissionNotFound, and InvalidRequest for an option that was not offered.
+    """
+    permission = next((one for one in draft.activity.permissions if one.request_id == request_id), None)
+    if permission is None:
+        raise PermissionNotFound
+    offered = [option.option_id for option in permission.options]
+    if option_id is not None and option_id not in offered:
+        raise InvalidRequest(f"option_id: expected one of {', '.join(offered)}")
+    outcome: PermissionOutcome = "cancelled" if option_id is None else "selected"
+    resolution = PermissionResolution(request_id, outcome, "client", option_id)
+    draft.resolve(resolution)
+    return resolution
 
 
 def resolve_permission(draft: Draft, resolution: PermissionResolution) -> bool:
@@ -164,6 +251,9 @@ def end_worker(draft: Draft, operation: Operation, answer: Answer, reason: str |
         if draft.activity.status == "running":
             draft.emit(Alert("warn", "worker", f"the run was cut, the Worker was {why}", unix_ms))
             draft.emit(RunEnd("rolled_back"))
+    if draft.waiting:
+        draft.emit(Alert("warn", "worker", f"inputs that waited and are not run: {len(draft.waiting)}", unix_ms))
+    draft.waiting, draft.turn = (), None
     draft.record("worker_cancelled" if operation == "cancel" else "worker_stopped", draft.emit(Shutdown()))
     result = ExecutionResult(operation, answer.outcome, "stopped", answer.message)
     draft.status = done
@@ -209,8 +299,25 @@ def lose_program(draft: Draft, reason: LossReason, message: str, unix_ms: int) -
     draft.emit(Alert("error", "worker", message, unix_ms))
     if cut:
         draft.emit(RunEnd("rolled_back"))
+    draft.turn = None
     result = ExecutionResult("input" if cut else "spawn", "errored", "errored", message)
     draft.execution = Execution("unconnected", "errored", result)
+
+
+def _hear(draft: Draft, message: WorkerInput) -> tuple[int, int]:
+    sequence = draft.emit(_said(message), message.kind, message.content)
+    draft.record("worker_input_accepted", sequence)
+    return draft.transcript_len, sequence
+
+
+def _next_turn(draft: Draft) -> None:
+    """Take the first input that waits, where nothing else goes on."""
+    execution = draft.execution
+    if draft.waiting and not draft.turn and execution.backend == "connected" and execution.run_state != "busy":
+        draft.turn, draft.waiting = draft.waiting[0], draft.waiting[1:]
+        draft.execution = BUSY
+        item = {"kind": INPUT_STARTED, "event_id": event_id(draft.turn.event)}
+        draft.emit(SystemItem({**item, "transcript_sequence": draft.turn.entry}))
 
 
 def _no_question(draft: Draft, most: int) -> str | None:
@@ -219,6 +326,10 @@ def _no_question(draft: Draft, most: int) -> str | None:
     if len(draft.activity.permissions) >= most:
         return f"{most} of them wait already (max_pending_permissions)"
     return None
+
+
+def nothing(_draft: Draft) -> None:
+    """What is decided by who only wants to know when it is his turn."""
 
 
 def _said(message: WorkerInput) -> Payload:
@@ -242,9 +353,10 @@ def _execution(draft: Draft, operation: Operation, answer: Answer, run_state: Ru
 
 def _why_unavailable(execution: Execution) -> str:
     result = execution.last_result
-    if execution.run_state in {"rejected", "errored"} and result is not None and result.message:
-        return f"nothing runs this Worker: {result.message}"
-    return "nothing runs this Worker now: one from before the daemon's last start is not brought back"
+    why = f": {result.message}" if result is not None and result.message else ""
+    if execution.run_state in {"rejected", "errored"}:
+        return f"nothing runs this Worker{why}; restore brings it back"
+    return "nothing runs this Worker since the daemon's last start; restore brings it back"
 
 
 def _check_profile(request: CreateWorkerRequest, held: Mapping[str, ConfigBundle]) -> None:

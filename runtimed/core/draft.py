@@ -4,7 +4,7 @@ from collections.abc import Callable
 from typing import Protocol, TypeVar
 
 from runtimed.core.activity import PERMISSION_RESOLVED, Activity
-from runtimed.core.change import Change, Entry, Event, Moment, Span, Trim, Worker
+from runtimed.core.change import Change, Entry, Event, Moment, Span, Trim, Waiting, Worker
 from runtimed.model.event import ErrorRaised, Payload, RunEnd, Shutdown, SystemItem, TextDelta
 from runtimed.model.identity import WorkerId
 from runtimed.model.permission import PermissionResolution, Ruling
@@ -33,12 +33,15 @@ class Numbering(Protocol):
 class Draft:
     """Begins with a Worker as it is and collects what decisions make of it; `change` is the outcome.
 
-    `status`, `execution` and `deleted` are there to be assigned; nothing that the Draft was made from is changed.
-    `worker` is the row as it was, and from `change` on as it will be. `rulings` are to be told once it is committed.
+    `status`, `execution`, `waiting`, `turn` and `deleted` are there to be assigned; nothing that the Draft was made
+    from is changed. `turn` is the input that has waited and is now to be given to the backend. `worker` is the row as
+    it was, and from `change` on as it will be. `rulings` are to be told once it is committed.
     """
 
-    def __init__(self, worker: Worker, activity: Activity, numbering: Numbering) -> None:
+    def __init__(self, worker: Worker, activity: Activity, numbering: Numbering, turn: Waiting | None = None) -> None:
         self.worker = worker
+        self.waiting = worker.waiting
+        self.turn = turn
         self.status = worker.status
         self.execution = worker.execution
         self.activity = activity
@@ -94,13 +97,14 @@ class Draft:
         """Take a decision; one that raises leaves the Draft as it was."""
         before = (self.status, self.execution, self.activity, self.transcript_len, self._since, self._last)
         trim, deleted, last = self._trim, self.deleted, self._events[-1:]
+        waiting, turn = self.waiting, self.turn
         entries, events, told = len(self._entries), len(self._events), len(self._runtime_events)
         rulings = dict(self.rulings)
         try:
             return decide(self)
         except BaseException:
             self.status, self.execution, self.activity, self.transcript_len, self._since, self._last = before
-            self._trim, self.deleted = trim, deleted
+            self._trim, self.deleted, self.waiting, self.turn = trim, deleted, waiting, turn
             del self._entries[entries:], self._events[events:], self._runtime_events[told:]
             self._events[-1:] = last
             self.rulings = rulings
@@ -120,11 +124,14 @@ class Draft:
             self.activity.status,
             trim.span.upto if trim else before.floor,
             before.retained + len(self._events) - (trim.span.count if trim else 0),
+            self.waiting,
         )
         if self.deleted:
             told = self._runtime_events
             return Change(None, self._entries, self._events, runtime_events=told, deleted=before.worker_id)
-        if not (self._events or trim) and (self.status, self.execution) == (before.status, before.execution):
+        if not (self._events or trim or self.waiting != before.waiting) and (
+            (self.status, self.execution) == (before.status, before.execution)
+        ):
             return None
         return Change(self.worker, self._entries, self._events, runtime_events=self._runtime_events, trim=trim)
 

@@ -2,45 +2,133 @@
 
 import asyncio
 import itertools
+import logging
 import secrets
+from collections.abc import Callable
 from functools import partial
+from typing import cast
 
 from runtimed.core import decide
+from runtimed.core.change import Waiting
 from runtimed.core.context import Context, ask
+from runtimed.core.lane import Lane
 from runtimed.core.lifecycle import Lifecycle
+from runtimed.core.offers import Offers
+from runtimed.core.paging import PageSize
 from runtimed.core.ports import Answer, Dispatch
-from runtimed.errors import WorkerExecutionRejected
-from runtimed.model.identity import WorkerRef, event_id
-from runtimed.model.interaction import InteractionAck, WorkerInput
+from runtimed.errors import RuntimedError, StoreError, WorkerExecutionRejected
+from runtimed.model.identity import WorkerId, WorkerRef, event_id
+from runtimed.model.interaction import InputKind, InteractionAck, LifecycleAck, WorkerInput
+
+ONE = PageSize(1, 1)
+
+log = logging.getLogger(__name__)
 
 
 class Inputs:
-    """Offers inputs to the backend, stores them and has them run; in that order, so that none runs that is lost."""
+    """Offers inputs to the backend, stores them and has them run; in that order, so that none runs that is lost.
 
-    def __init__(self, context: Context, lifecycle: Lifecycle) -> None:
+    One that finds a run going on may be stored at once and wait. It is taken in the Change that ends that run, and
+    given to the backend then, once; while one is taken and not given, no other gets between. `lazy` is whether an
+    input brings back a Worker that nothing runs since the start.
+    """
+
+    def __init__(self, context: Context, lifecycle: Lifecycle, *, lazy: bool) -> None:
         self._context = context
         self._lifecycle = lifecycle
+        self._lazy = lazy
         self._life = secrets.token_hex(8)
         self._numbers = itertools.count(1)
+        self._offers = Offers()
+        self._giving: dict[WorkerId, asyncio.Task[None]] = {}
+        self._cutting: set[asyncio.Task[None]] = set()
 
     async def send(self, ref: WorkerRef, message: WorkerInput) -> InteractionAck:
         """See Runtime."""
         lane = self._context.catalog.lane(ref)
+        await self._ready(lane, message)
+        if message.when_busy != "reject":
+            return await self._send_patiently(ref, lane, message)
+        answer = await self._offer(lane, message)
+        if isinstance(answer, Answer):
+            raise await self._refusal(lane, answer)
+        return _ack(ref, lane, *answer)
+
+    async def _send_patiently(self, ref: WorkerRef, lane: Lane, message: WorkerInput) -> InteractionAck:
+        for always in (False, True):
+            waiting = await self._queue(lane, message, always=always)
+            if waiting is not None:
+                return _ack(ref, lane, waiting.entry, waiting.event, queued=True)
+            answer = await self._offer(lane, message)
+            if not isinstance(answer, Answer):
+                return _ack(ref, lane, *answer)
+            if answer.outcome != "busy":
+                raise await self._refusal(lane, answer)
+        raise WorkerExecutionRejected(decide.WAITING)
+
+    async def interrupt(self, ref: WorkerRef) -> LifecycleAck:
+        """See Runtime."""
+        lane = self._context.catalog.lane(ref)
+        if lane.worker.status == "running":
+            self._context.check_open()
+            await self._given(lane)
+            await self._lifecycle.interrupt(lane)
+        return LifecycleAck(ref, lane.worker.status, event_id(lane.worker.last_sequence))
+
+    async def close(self) -> None:
+        """Give nothing more to the backend. What was taken counts as a run that was cut."""
+        tasks = {*self._giving.values(), *self._cutting}
+        for task in tasks:
+            task.cancel()
+        await asyncio.gather(*tasks, return_exceptions=True)
+
+    async def _ready(self, lane: Lane, message: WorkerInput) -> None:
+        """Bring back a Worker that nothing runs since the start. Raises what keeps an input from being taken."""
         self._context.check_open()
         self._lifecycle.check_not_ending(lane)
-        decide.check_input(lane.worker.status, lane.worker.execution, message)
-        input_id = f"{self._life}-{next(self._numbers)}"
-        answer = await self._dispatch(Dispatch(ref.worker_id, input_id, message))
+        decide.check_content(lane.worker.status, message)
+        if self._lazy and self._context.backend and lane.worker.execution.run_state == "unconnected":
+            await self._lifecycle.restore(lane)
+            self._context.check_open()
+            self._lifecycle.check_not_ending(lane)
+        decide.check_connected(lane.worker.status, lane.worker.execution)
+
+    async def _offer(self, lane: Lane, message: WorkerInput) -> tuple[int, int] | Answer:
+        """Have the backend take an input, and store it: the sequences of its entry and its event, or the refusal."""
+        name, backend = lane.worker.worker_id, self._context.attached
+        if lane.turn or lane.worker.waiting:
+            return Answer("busy", decide.WAITING)
+        self._offers.add(name)
+        dispatch = self._numbered(name, message)
+        try:
+            answer = await self._dispatch(dispatch)
+        except BaseException:
+            self._offers.remove(name)
+            raise
         if answer.outcome != "accepted":
-            await lane.propose(partial(decide.refuse_input, answer=answer))
-            raise WorkerExecutionRejected(answer.message or f"the backend answered {answer.outcome}")
-        backend = self._context.attached
-        entry, sequence = await lane.propose(
-            partial(decide.take_input, message=message),
-            committed=partial(backend.start, ref.worker_id, input_id),
-            abandoned=partial(backend.withdraw, ref.worker_id, input_id),
-        )
-        return InteractionAck(ref, lane.worker.status, entry, event_id(sequence))
+            self._offers.remove(name)
+            return answer
+
+        def done(tell: Callable[[WorkerId, str], None]) -> None:
+            self._offers.remove(name)
+            tell(name, dispatch.input_id)
+
+        try:
+            stored: tuple[int, int] = await lane.propose(
+                partial(decide.take_input, message=message),
+                committed=partial(done, backend.start),
+                abandoned=partial(done, backend.withdraw),
+            )
+        except WorkerExecutionRejected as error:
+            return Answer("busy", error.message)
+        return stored
+
+    async def _refusal(self, lane: Lane, answer: Answer) -> WorkerExecutionRejected:
+        await lane.propose(partial(decide.refuse_input, answer=answer))
+        return WorkerExecutionRejected(answer.message or f"the backend answered {answer.outcome}")
+
+    def _numbered(self, name: WorkerId, message: WorkerInput) -> Dispatch:
+        return Dispatch(name, f"{self._life}-{next(self._numbers)}", message)
 
     async def _dispatch(self, dispatch: Dispatch) -> Answer:
         try:
@@ -48,3 +136,74 @@ class Inputs:
         except asyncio.CancelledError:
             self._context.attached.withdraw(dispatch.worker_id, dispatch.input_id)
             raise
+
+    async def _queue(self, lane: Lane, message: WorkerInput, *, always: bool) -> Waiting | None:
+        """Store an input that waits; None where nothing goes on, unless it is `always` to wait."""
+        most = self._context.limits.max_queued_inputs
+        try:
+            waiting: Waiting | None = await lane.propose(
+                partial(decide.queue_input, message=message, most=most, always=always)
+            )
+        except WorkerExecutionRejected as error:
+            raise await self._refusal(lane, Answer("busy", error.message)) from None
+        if waiting is not None and message.when_busy == "interrupt":
+            task = asyncio.get_running_loop().create_task(self._cut_for(lane, waiting))
+            self._cutting.add(task)
+            task.add_done_callback(self._cutting.discard)
+        return waiting
+
+    async def _cut_for(self, lane: Lane, waiting: Waiting) -> None:
+        """Interrupt the run that an input waits for, unless it is over by now."""
+        await self._given(lane)
+        if waiting in lane.worker.waiting:
+            try:
+                await self._lifecycle.interrupt(lane)
+            except RuntimedError as error:
+                log.warning("%s could not be interrupted: %s", lane.worker.worker_id, error.message)
+
+    def give(self, lane: Lane) -> None:
+        """Give the input whose turn it is to the backend, and those that come behind it."""
+        name = lane.worker.worker_id
+        if name not in self._giving:
+            self._giving[name] = asyncio.get_running_loop().create_task(self._give_all(lane))
+
+    async def _given(self, lane: Lane) -> None:
+        while task := self._giving.get(lane.worker.worker_id):
+            await asyncio.wait({task})
+
+    async def _give_all(self, lane: Lane) -> None:
+        try:
+            while lane.turn is not None:
+                await self._give(lane, lane.turn)
+        except RuntimedError as error:
+            log.debug("%s: an input that has waited is not given now: %s", lane.worker.worker_id, error.message)
+        except Exception:
+            log.exception("an input that has waited could not be given")
+        finally:
+            del self._giving[lane.worker.worker_id]
+
+    async def _give(self, lane: Lane, turn: Waiting) -> None:
+        name, backend = lane.worker.worker_id, self._context.attached
+        await self._offers.settled(name)
+        try:
+            dispatch = self._numbered(name, await self._waited(name, turn))
+            answer = await self._dispatch(dispatch)
+        except StoreError as error:
+            answer = Answer("errored", error.message)
+        if answer.outcome != "accepted":
+            await lane.propose(partial(decide.refuse_turn, turn=turn, answer=answer), keep=True)
+            return
+        await lane.propose(
+            partial(decide.begin_turn, turn=turn),
+            committed=partial(backend.start, name, dispatch.input_id),
+            abandoned=partial(backend.withdraw, name, dispatch.input_id),
+            keep=True,
+        )
+
+    async def _waited(self, name: WorkerId, turn: Waiting) -> WorkerInput:
+        (entry,) = await self._context.store.read_entries(name, turn.entry - 1, ONE)
+        return WorkerInput(cast("InputKind", entry.role), entry.content)
+
+
+def _ack(ref: WorkerRef, lane: Lane, entry: int, event: int, *, queued: bool = False) -> InteractionAck:
+    return InteractionAck(ref, lane.worker.status, entry, event_id(event), queued)

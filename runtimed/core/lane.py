@@ -9,8 +9,8 @@ from typing import Any
 import attrs
 
 from runtimed.core.activity import Activity
-from runtimed.core.change import Change, EncodedEvent, Worker
-from runtimed.core.decide import END_OF_RUN, disconnected, take_output
+from runtimed.core.change import Change, EncodedEvent, Waiting, Worker
+from runtimed.core.decide import END_OF_RUN, disconnected, nothing, take_output
 from runtimed.core.draft import Draft
 from runtimed.core.pipeline import Pipeline
 from runtimed.errors import Internal, RuntimedError, SerializeFailed, StoreFull, WorkerNotFound
@@ -81,7 +81,8 @@ class Lane:
     What arrives while a Change is in flight is decided together as the next one, so that a decision always sees
     applied state, and a burst of events becomes one Change by itself. `floor` is where reading may begin at the
     earliest; it moves on before what is behind it is trimmed. Nothing is decided for a Worker that is `deleted`.
-    Whoever waits for a ruling on a permission has a future in `asked`.
+    Whoever waits for a ruling on a permission has a future in `asked`. `turn` is the input that is now to be given to
+    the backend; `on_turn` is called where there is a new one.
 
     The first output of a Worker is decided at once. While more keeps coming it is collected for LINGER_S, unless
     something else is to be decided, it ends a run, or somebody waits for it.
@@ -91,6 +92,7 @@ class Lane:
         "_alone",
         "_disconnected",
         "_in_flight",
+        "_on_turn",
         "_pipeline",
         "_rested",
         "_timer",
@@ -101,16 +103,21 @@ class Lane:
         "backlog",
         "deleted",
         "floor",
+        "turn",
         "worker",
     )
 
-    def __init__(self, pipeline: Pipeline, worker: Worker, activity: Activity) -> None:
+    def __init__(
+        self, pipeline: Pipeline, worker: Worker, activity: Activity, on_turn: Callable[["Lane"], None]
+    ) -> None:
         self.worker = worker
         self.activity = activity
         self.backlog = 0
         self.floor = worker.floor
         self.deleted = False
         self.asked: dict[str, asyncio.Future[Ruling]] = {}
+        self.turn: Waiting | None = None
+        self._on_turn = on_turn
         self._pipeline = pipeline
         self._waiting: list[Proposal] = []
         self._in_flight = False
@@ -123,7 +130,12 @@ class Lane:
     def disconnect(self) -> None:
         """What ran this Worker is gone. That is known at once, whatever becomes of the decision that tells of it."""
         self._disconnected = True
+        self.turn = None
         self._show(self.worker)
+
+    def reconnect(self) -> None:
+        """From now on a decision may tell that something runs this Worker again."""
+        self._disconnected = False
 
     def _show(self, worker: Worker) -> None:
         """Have the Worker seen as it is stored, but not as connected where that was decided before it was over."""
@@ -157,7 +169,7 @@ class Lane:
         """Done once all output that was taken is committed, or dropped for good."""
         stored = self._pipeline.loop.create_future()
         settled = partial(_settle, stored)
-        self._enqueue(Proposal(_nothing, None, settled, settled, keep=True))
+        self._enqueue(Proposal(nothing, None, settled, settled, keep=True))
         return stored
 
     def _enqueue(self, proposal: Proposal) -> None:
@@ -172,7 +184,7 @@ class Lane:
             if self.deleted:
                 _fail(taken, WorkerNotFound(self.worker.worker_id))
                 continue
-            draft = Draft(self.worker, self.activity, self._pipeline)
+            draft = Draft(self.worker, self.activity, self._pipeline, self.turn)
             decided = [proposal for proposal in taken if proposal.attempt(draft)]
             change = draft.change()
             if change is None:
@@ -257,7 +269,10 @@ class Lane:
         self._advance()
 
     def _tell(self, draft: Draft) -> None:
-        """Tell the rulings to those who wait for them."""
+        """Tell the rulings to those who wait for them, and whose turn it is."""
+        began, self.turn = draft.turn is not self.turn and draft.turn is not None, draft.turn
+        if began and not self._disconnected:
+            self._on_turn(self)
         for request_id, ruling in draft.rulings.items():
             asked = self.asked.pop(request_id, None)
             if asked is not None and not asked.done():
@@ -270,10 +285,6 @@ class Lane:
             proposal.delay(error)
         self._put_back(kept)
         self._wait(STORE_RETRY_S if kept else 0)
-
-
-def _nothing(_draft: Draft) -> None:
-    """What is decided by who only wants to know when it is his turn."""
 
 
 def _output(payloads: Sequence[Payload], draft: Draft) -> None:

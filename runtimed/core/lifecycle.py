@@ -1,10 +1,12 @@
-"""The life of Workers: creating, ending and deleting them."""
+"""The life of Workers: creating, bringing back, interrupting, ending and deleting them."""
 
 import asyncio
+import contextlib
 import itertools
 import logging
-from collections.abc import Awaitable, Mapping, Sequence
+from collections.abc import Awaitable, Iterable, Iterator, Mapping, Sequence
 from functools import partial
+from typing import Literal
 
 from runtimed.core import decide, views
 from runtimed.core.activity import Activity
@@ -14,7 +16,7 @@ from runtimed.core.lane import STORE_RETRY_S, Lane
 from runtimed.core.ports import Answer, Spawn
 from runtimed.core.sink import LaneSink
 from runtimed.core.works import Works
-from runtimed.errors import InvalidRequest, StoreFull
+from runtimed.errors import InvalidRequest, RuntimedError, StoreFull, WorkerExecutionRejected
 from runtimed.model.bundle import ConfigBundle
 from runtimed.model.execution import Operation
 from runtimed.model.identity import MAX_WORKER_NUMBER, WorkerId, WorkerRef, event_id, worker_id
@@ -23,17 +25,22 @@ from runtimed.model.worker import CreateWorkerRequest, WorkerDetail
 
 log = logging.getLogger(__name__)
 
+Restore = Literal["eager", "lazy", "never"]
+"""Which Workers that ran before are brought back by themselves: all at the start; each with its next input; none."""
+
 
 class Lifecycle:
     """Owns what goes on for a Worker whatever becomes of whoever asked for it, at most one of each kind.
 
-    An end waits for a creation, so that what is spawned is ended. `newest` is the highest Worker number given out.
+    An end waits for a creation and for bringing back, so that what is spawned is ended. `newest` is the highest
+    Worker number that was given out.
     """
 
     def __init__(self, context: Context, newest: int) -> None:
         self._context = context
         self._numbers = itertools.count(newest + 1)
         self._creating: Works[WorkerDetail] = Works()
+        self._restoring: Works[None] = Works()
         self._ending: Works[None] = Works()
         self._deleting: Works[None] = Works()
         self._purging: Works[None] = Works()
@@ -58,14 +65,61 @@ class Lifecycle:
         created = pipeline.runtime_event("worker_created", name)
         change = Change(worker=lane.worker, remarks=remarks, runtime_events=(created,))
         await pipeline.apply(change, partial(self._keep, lane, remarks))
-        if context.backend is not None:
-            sink = LaneSink(lane, context.limits, context.clock)
-            await sink.attach(await ask(context.backend.spawn(Spawn(name, request), sink)))
+        await self._spawn(lane, Spawn(name, request))
         return views.detail(context.runtime_id, lane.worker, lane.floor)
 
     def _keep(self, lane: Lane, remarks: Sequence[Remark]) -> None:
         self._context.catalog.add(lane)
         self._context.remarks.keep(remarks)
+
+    async def _spawn(self, lane: Lane, spawn: Spawn) -> None:
+        context = self._context
+        if context.backend is not None:
+            sink = LaneSink(lane, context.limits, context.clock)
+            await sink.attach(await ask(context.backend.spawn(spawn, sink)))
+
+    async def restore(self, lane: Lane) -> None:
+        """Have the backend run a Worker again, where it does not; those who ask at the same time share one attempt.
+
+        Raises InvalidRequest where the Worker is not running, WorkerExecutionUnavailable where it can't be done.
+        """
+        name = lane.worker.worker_id
+        await self._creating.over(name)
+        self._context.check_open()
+        self.check_not_ending(lane)
+        decide.check_running(lane.worker.status)
+        if lane.worker.execution.backend == "unconnected":
+            if name not in self._restoring:
+                self._restoring.begin(name, self._restore(lane))
+            await self._restoring.outcome(name)
+        decide.check_connected(lane.worker.status, lane.worker.execution)
+
+    async def _restore(self, lane: Lane) -> None:
+        worker, context = lane.worker, self._context
+        page = context.limits.transcript_page
+        lane.reconnect()
+        history = await context.store.newest_entries(worker.worker_id, worker.transcript_len, page)
+        await self._spawn(lane, Spawn(worker.worker_id, worker.request, tuple(history)))
+
+    async def restore_all(self, lanes: Iterable[Lane]) -> None:
+        """Bring back these Workers, `max_restores` at once; what became of it is told in their `execution`."""
+        left = iter(lanes)
+        await asyncio.gather(*(self._restore_some(left) for _ in range(self._context.limits.max_restores)))
+
+    async def _restore_some(self, lanes: Iterator[Lane]) -> None:
+        for lane in lanes:
+            with contextlib.suppress(RuntimedError):
+                await self.restore(lane)
+
+    async def interrupt(self, lane: Lane) -> None:
+        """End the current run; changes nothing where none goes on. Raises WorkerExecutionRejected."""
+        if lane.worker.worker_id in self._ending:
+            await self._ending.over(lane.worker.worker_id)
+        elif lane.worker.execution.backend == "connected":
+            answer = await ask(self._context.attached.interrupt(lane.worker.worker_id))
+            if answer.outcome != "accepted":
+                raise WorkerExecutionRejected(answer.message or f"the backend answered {answer.outcome}")
+            await lane.propose(decide.nothing)
 
     def check_not_ending(self, lane: Lane) -> None:
         """Raises InvalidRequest for a Worker that is being ended."""
@@ -87,6 +141,7 @@ class Lifecycle:
     async def _end(self, lane: Lane, operation: Operation, reason: str | None) -> None:
         name, backend = lane.worker.worker_id, self._context.backend
         await self._creating.over(name)
+        await self._restoring.over(name)
         answer = Answer("accepted")
         if backend is not None:
             end = backend.cancel if operation == "cancel" else backend.stop
@@ -139,7 +194,7 @@ class Lifecycle:
 
     async def close(self) -> None:
         """Wait for what was begun; a purge goes on in the next life."""
-        for works in (self._creating, self._ending, self._deleting):
+        for works in (self._creating, self._restoring, self._ending, self._deleting):
             await works.join()
         await self._purging.cancel()
 

@@ -11,7 +11,8 @@ class Limits:
 
     `max_pending_events` is how many events of one Worker may wait for the store before its backend is made to wait,
     `max_open_text` how many characters of text, thought and arguments together a backend may stream before it says
-    that they are done, `max_pending_permissions` how many of its questions may wait for an answer.
+    that they are done, `max_pending_permissions` how many of its questions may wait for an answer, `max_queued_inputs`
+    how many inputs may wait their turn. `max_restores` Workers are brought back at once when the Runtime starts.
 
     `max_replay_items` and `max_replay_bytes` are what an observer that catches up is given at once; it is more than a
     client may ask for, because each read costs a change of threads.
@@ -29,6 +30,8 @@ class Limits:
     max_pending_events: int = 256
     max_open_text: int = 8 * 2**20
     max_pending_permissions: int = 64
+    max_queued_inputs: int = 64
+    max_restores: int = 8
     max_bundles: int = 1_000
     max_workers: int = 100_000
     max_events_per_worker: int = 100_000

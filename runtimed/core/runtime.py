@@ -13,7 +13,8 @@ from runtimed.core.change import Change, EncodedEvent, StoredState
 from runtimed.core.clock import SteadyClock
 from runtimed.core.context import Context
 from runtimed.core.inputs import Inputs
-from runtimed.core.lifecycle import Lifecycle
+from runtimed.core.lane import Lane
+from runtimed.core.lifecycle import Lifecycle, Restore
 from runtimed.core.limits import Limits
 from runtimed.core.pages import Pages
 from runtimed.core.pipeline import Listener, Pipeline
@@ -28,6 +29,7 @@ from runtimed.model.diagnostic import Diagnostic
 from runtimed.model.event import EventEnvelope
 from runtimed.model.identity import RuntimeId, WorkerId, WorkerRef, worker_number
 from runtimed.model.interaction import InteractionAck, LifecycleAck, WorkerInput
+from runtimed.model.permission import Permission, PermissionResolution
 from runtimed.model.runtime import RuntimeEvent, RuntimeEventKind, RuntimeSummary, StoreCheck
 from runtimed.model.transcript import TranscriptProjection
 from runtimed.model.value import value
@@ -68,6 +70,7 @@ class Runtime:
         display_name: str | None = None,
         limits: Limits | None = None,
         clock: Clock | None = None,
+        restore: Restore = "lazy",
     ) -> None:
         self.limits = limits or Limits()
         self.display_name = display_name
@@ -75,8 +78,10 @@ class Runtime:
         self._backend = backend
         self._wanted_id = RuntimeId(runtime_id) if runtime_id is not None else None
         self._clock = clock or SteadyClock()
+        self._restore = restore
         self._parts: Parts | None = None
         self._closing: asyncio.Task[None] | None = None
+        self._restoring: asyncio.Task[None] | None = None
         self._retaining: asyncio.Task[None] | None = None
         self._checking: asyncio.Task[StoreCheck] | None = None
 
@@ -106,7 +111,9 @@ class Runtime:
             self._store, context.pipeline, context.catalog, context.remarks, self.limits, self._clock
         )
         context.pipeline.subscribe(retention)
-        self._retaining = asyncio.get_running_loop().create_task(retention.run(state.marks))
+        loop = asyncio.get_running_loop()
+        self._retaining = loop.create_task(retention.run(state.marks))
+        self._restoring = loop.create_task(parts.lifecycle.restore_all(self._wanted_back()))
 
     def _assemble(self, state: StoredState) -> Parts:
         context = Context(
@@ -121,8 +128,10 @@ class Runtime:
             pages=Pages(self.limits.transcript_cache_bytes),
         )
         lifecycle = Lifecycle(context, state.worker_number)
+        inputs = Inputs(context, lifecycle, lazy=self._restore != "never")
+        context.on_turn = inputs.give
         shelf = Shelf(context.pipeline, state.bundles, self.limits.max_bundles)
-        return Parts(context, shelf, lifecycle, Inputs(context, lifecycle), Reading(context))
+        return Parts(context, shelf, lifecycle, inputs, Reading(context))
 
     async def _adopt(self, state: StoredState) -> None:
         """Take over the Workers. A store that is full closes their cut runs later, as soon as it has room."""
@@ -138,6 +147,18 @@ class Runtime:
         for outcome in await asyncio.gather(*closing, return_exceptions=True):
             if isinstance(outcome, BaseException) and not isinstance(outcome, StoreFull):
                 raise outcome
+
+    def _wanted_back(self) -> list[Lane]:
+        """The Workers to bring back without being asked: with inputs that wait, or all."""
+        if self._restore == "never" or self._backend is None:
+            return []
+        running = [lane for lane in self._catalog if lane.worker.status == "running"]
+        return [
+            lane
+            for lane in running
+            if (lane.worker.waiting or self._restore == "eager")
+            and not self._catalog.is_damaged(lane.worker.worker_id)
+        ]
 
     async def _tell(self, kind: RuntimeEventKind) -> None:
         """Store a runtime event of the Runtime's own; on a full disk it is left out."""
@@ -156,9 +177,10 @@ class Runtime:
         await asyncio.shield(self._closing)
 
     async def _close(self, parts: Parts) -> None:
-        for task in (self._retaining, self._checking):
+        for task in (self._restoring, self._retaining, self._checking):
             await _cancelled(task)
         await parts.lifecycle.close()
+        await parts.inputs.close()
         if self._backend is not None:
             await self._backend.close()
         await self._settle()
@@ -304,9 +326,42 @@ class Runtime:
     async def send_input(self, ref: WorkerRef, message: WorkerInput) -> InteractionAck:
         """Offer an input to the backend, store it, and have it run; in that order.
 
+        While a run goes on it may also be stored and wait its turn, as its `when_busy` says; a Worker that nothing
+        runs since the start is brought back first, unless that is never to be.
         Raises InvalidRequest, WorkerExecutionUnavailable, WorkerExecutionRejected; then nothing of it was stored.
         """
         return await self._started.inputs.send(ref, message)
+
+    async def interrupt_worker(self, ref: WorkerRef) -> LifecycleAck:
+        """End the current run of a Worker, which goes on; changes nothing where none goes on.
+
+        What waits its turn is run next. Raises WorkerExecutionRejected where the backend can't.
+        """
+        return await self._started.inputs.interrupt(ref)
+
+    async def restore_worker(self, ref: WorkerRef) -> WorkerDetail:
+        """Have the backend run a Worker again, after a restart or a loss; changes nothing where it does.
+
+        Raises InvalidRequest for a Worker that is not running, WorkerExecutionUnavailable where it can't be done; its
+        `execution` says why.
+        """
+        parts = self._open
+        await parts.lifecycle.restore(self._catalog.lane(ref))
+        return parts.reading.worker(ref)
+
+    def permissions(self, ref: WorkerRef) -> tuple[Permission, ...]:
+        """The permission requests of a Worker that wait for an answer, oldest first."""
+        return self._catalog.lane(ref).activity.permissions
+
+    async def answer_permission(self, ref: WorkerRef, request_id: str, option_id: str | None) -> PermissionResolution:
+        """Answer a permission request with one of its options, or cancel it by None. The first answer counts.
+
+        Raises PermissionNotFound for one that does not wait, InvalidRequest for an option that was not offered.
+        """
+        self._context.check_open()
+        decision = partial(decide.rule_on_permission, request_id=request_id, option_id=option_id)
+        resolution: PermissionResolution = await self._catalog.lane(ref).propose(decision)
+        return resolution
 
     async def stop_worker(self, ref: WorkerRef, reason: str | None = None) -> LifecycleAck:
         """End a Worker in good order; changes nothing where it is not running."""

@@ -9,7 +9,7 @@ from datetime import UTC, datetime
 from functools import partial
 
 from runtimed.core import decide
-from runtimed.core.activity import PERMISSION_REQUEST, PERMISSION_RESOLVED, SYSTEM_INPUT
+from runtimed.core.activity import INPUT_STARTED, PERMISSION_REQUEST, PERMISSION_RESOLVED, SYSTEM_INPUT
 from runtimed.core.draft import Draft
 from runtimed.core.lane import Lane
 from runtimed.core.limits import Limits
@@ -21,7 +21,7 @@ from runtimed.model.execution import LossReason
 from runtimed.model.permission import Permission, PermissionOutcome, PermissionResolution, Question, Ruling
 
 RESERVED = (UserMessage, Snapshot, Shutdown)
-RESERVED_ITEMS = frozenset({SYSTEM_INPUT, PERMISSION_REQUEST, PERMISSION_RESOLVED})
+RESERVED_ITEMS = frozenset({SYSTEM_INPUT, INPUT_STARTED, PERMISSION_REQUEST, PERMISSION_RESOLVED})
 CANCELLED = Ruling("cancelled")
 
 

@@ -37,6 +37,7 @@ def detail(runtime_id: RuntimeId, worker: Worker, floor: int) -> WorkerDetail:
         name=request.name,
         labels=request.labels,
         oldest_cursor=event_id(floor) if floor else None,
+        queued_inputs=len(worker.waiting),
     )
 
 

@@ -44,11 +44,10 @@ class ProfileRegistry:
         refusal = self._refusal(name, spawn.request)
         if refusal is not None:
             return refusal
-        if spawn.worker_id in self._running:
-            return Answer("rejected", "this Worker is running already")
+        known = spawn.worker_id in self._running  # the adapter knows whether it was lost since
         adapter = self._running[spawn.worker_id] = self._adapter(name)
         answer = await _guarded(adapter.spawn(spawn, sink))
-        if answer.outcome != "accepted":
+        if answer.outcome != "accepted" and not known:
             self._running.pop(spawn.worker_id, None)
         return answer
 

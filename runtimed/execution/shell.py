@@ -56,6 +56,8 @@ class ShellBackend:
         answer = await session.open(self._workspaces, spawn.worker_id)
         if answer.outcome != "accepted":
             self._forget(spawn.worker_id, session)
+        elif spawn.history:
+            await sink.emit(_warning("a fresh shell was started: the directory and variables of the last are gone"))
         return answer
 
     async def dispatch(self, dispatch: Dispatch) -> Answer:

@@ -8,7 +8,7 @@ from aiohttp import web
 from runtimed.core.runtime import Runtime
 from runtimed.feed import Feed
 from runtimed.feed.feed import RING_BYTES
-from runtimed.http import bundles, feed, operations, transcripts, workers
+from runtimed.http import bundles, feed, operations, permissions, transcripts, workers
 from runtimed.http import runtime as runtime_routes
 from runtimed.http.binder import Bound, expect_nothing
 from runtimed.http.dispatcher import Dispatcher
@@ -20,7 +20,15 @@ from runtimed.http.streams import Streams
 
 MAX_BODY_BYTES = 8 * 2**20
 
-NOUNS = (runtime_routes.routes, bundles.routes, workers.routes, transcripts.routes, feed.routes, operations.routes)
+NOUNS = (
+    runtime_routes.routes,
+    bundles.routes,
+    workers.routes,
+    permissions.routes,
+    transcripts.routes,
+    feed.routes,
+    operations.routes,
+)
 
 DISPATCHER = web.AppKey("dispatcher", Dispatcher)
 """Where a server finds the routes that it can call without aiohttp's router."""

@@ -104,5 +104,23 @@ async def cancel_worker(
     return LifecycleResponse(await runtime.cancel_worker(runtime.ref(worker_id), _reason(request)))
 
 
+@routes.post(
+    paths.WORKER_INTERRUPT,
+    raises=(InvalidWorkerId, WorkerNotFound, WorkerExecutionRejected, RuntimeStopped, StoreFull),
+)
+async def interrupt_worker(runtime: Runtime, worker_id: str) -> LifecycleResponse:
+    """End the current run of a Worker, which goes on; changes nothing where none goes on."""
+    return LifecycleResponse(await runtime.interrupt_worker(runtime.ref(worker_id)))
+
+
+@routes.post(
+    paths.WORKER_RESTORE,
+    raises=(InvalidWorkerId, InvalidRequest, WorkerNotFound, WorkerExecutionUnavailable, RuntimeStopped, StoreFull),
+)
+async def restore_worker(runtime: Runtime, worker_id: str) -> WorkerResponse:
+    """Bring back what runs a Worker, after a restart or a loss; changes nothing where something does."""
+    return WorkerResponse(await runtime.restore_worker(runtime.ref(worker_id)))
+
+
 def _reason(request: LifecycleRequest | None) -> str | None:
     return request.reason if request is not None else None

@@ -7,6 +7,8 @@ from runtimed.model.value import value
 from runtimed.model.worker import WorkerStatus
 
 InputKind = Literal["user", "system"]
+WhenBusy = Literal["reject", "queue", "interrupt"]
+"""What becomes of an input while a run goes on: it is refused, waits its turn, or cuts the run and goes first."""
 
 
 @value
@@ -15,6 +17,7 @@ class WorkerInput:
 
     kind: InputKind
     content: str
+    when_busy: WhenBusy = "reject"
 
 
 @value
@@ -26,12 +29,13 @@ class LifecycleRequest:
 
 @value
 class InteractionAck:
-    """The input is stored, in the transcript, and on its way to the backend."""
+    """The input is stored, in the transcript, and on its way to the backend; `queued` where it waits its turn."""
 
     worker_ref: WorkerRef
     status: WorkerStatus
     transcript_sequence: int
     event_id: EventId
+    queued: bool = False
 
 
 @value

@@ -53,6 +53,14 @@ class Ruling:
 
 
 @value
+class PermissionAnswer:
+    """What a client answers: one of the options, or that the request is cancelled."""
+
+    option_id: str | None = None
+    outcome: Literal["cancelled"] | None = None
+
+
+@value
 class PermissionResolution:
     """A ruling as clients are told of it."""
 

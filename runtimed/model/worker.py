@@ -112,7 +112,8 @@ class CreateWorkerRequest:
 class WorkerDetail:
     """All that a client may know of a Worker.
 
-    `oldest_cursor` is set once events are no longer retained: what came behind it still is.
+    `oldest_cursor` is set once events are no longer retained: what came behind it still is. `queued_inputs` counts
+    those that wait their turn.
     """
 
     worker_ref: WorkerRef
@@ -131,6 +132,7 @@ class WorkerDetail:
     name: str | None = None
     labels: dict[str, str] = attrs.field(factory=dict)
     oldest_cursor: EventId | None = None
+    queued_inputs: int = 0
 
 
 @value

@@ -29,7 +29,7 @@ from runtimed.store.schema import WRITE_META
 
 WORKERS = """
     SELECT number, request, worker.checksum,
-        status, transcript_len, last_sequence, since, activity, retained, execution, state.checksum
+        status, transcript_len, last_sequence, since, activity, retained, execution, state.checksum, waiting
     FROM worker LEFT JOIN state ON state.worker = number
 """
 META = "SELECT key, value, checksum FROM meta"

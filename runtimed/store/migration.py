@@ -1,4 +1,4 @@
-"""From version 1 of the tables to version 2. A row that was damaged stays so: its new checksum does not match."""
+"""From earlier versions of the tables to this one. A row that was damaged stays so: its checksum does not match."""
 
 from collections import Counter
 from collections.abc import Iterator, Sequence
@@ -16,15 +16,20 @@ from runtimed.wire.converter import restore
 TABLES = ("meta", "worker", "state", "event", "entry", "bundle", "diagnostic")
 
 
+def add_waiting(connection: apsw.Connection) -> None:
+    """From version 2: nothing waits, and over nothing a checksum is what it was."""
+    connection.execute("ALTER TABLE state ADD COLUMN waiting BLOB NOT NULL DEFAULT x''")
+
+
 def set_aside(connection: apsw.Connection) -> None:
-    """Make way for the tables of version 2."""
+    """Make way for the tables of this version."""
     connection.execute("DROP INDEX event_worker; DROP INDEX entry_worker")
     for table in TABLES:
         connection.execute(f"ALTER TABLE {table} RENAME TO {table}_1")
 
 
 def bring_forward(connection: apsw.Connection) -> None:
-    """Fill the tables of version 2 from those that were set aside, and remove these.
+    """Fill the tables of this version from those that were set aside, and remove these.
 
     Raises StoreCorrupt where one of them has a column that is nothing of what version 1 wrote.
     """
@@ -33,7 +38,7 @@ def bring_forward(connection: apsw.Connection) -> None:
         ("INSERT INTO meta VALUES (?, ?, ?)", _meta(connection)),
         ("INSERT INTO worker VALUES (?, ?, ?)", _workers(connection)),
         ("INSERT INTO event VALUES (?, ?, ?, ?, ?, ?, ?, ?)", _events(connection, retained)),
-        ("INSERT INTO state VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?)", _states(connection, retained)),
+        ("INSERT INTO state VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, x'')", _states(connection, retained)),
         ("INSERT INTO entry VALUES (?, ?, ?, ?, ?, ?)", _entries(connection)),
         ("INSERT INTO bundle VALUES (?, ?, ?)", _bundles(connection)),
         ("INSERT INTO remark VALUES (?, ?, ?, ?)", _remarks(connection)),

@@ -12,7 +12,7 @@ from typing import Any, TypeVar
 from zlib import crc32
 
 from runtimed.core.activity import Activity
-from runtimed.core.change import EncodedEvent, Entry, Event, Mark, Moment, Remark, Trim, Worker
+from runtimed.core.change import EncodedEvent, Entry, Event, Mark, Moment, Remark, Trim, Waiting, Worker
 from runtimed.errors import StoreCorrupt
 from runtimed.model.bundle import ConfigBundle
 from runtimed.model.diagnostic import Diagnostic
@@ -130,7 +130,8 @@ def state_row(number: int, worker: Worker) -> Row:
         worker.retained,
     )
     execution = _encode_execution(worker.execution)
-    return *key, execution, checksum(b"state", execution, *key)
+    waiting = encode(worker.waiting) if worker.waiting else b""
+    return *key, execution, crc32(waiting, checksum(b"state", execution, *key)), waiting
 
 
 def event_row(number: int, event: Event, payload: bytes) -> Row:
@@ -241,10 +242,10 @@ def worker_reader() -> Callable[[Row, int], Worker]:
     execution_of = functools.cache(lambda body: _restored(body, Execution, "a Worker's execution"))
 
     def worker_of(row: Row, floor: int) -> Worker:
-        number, request, request_stored, *key, execution, stored = row
+        number, request, request_stored, *key, execution, stored, waiting = row
         name = f"the row of {worker_id(number)}"
         _verify(name, request_stored, b"worker", request, number)
-        _verify(name, stored, b"state", execution, number, *key)
+        _verify(name, stored, b"state", execution, number, *key, tail=waiting)
         status, transcript_len, last_sequence, since, activity, retained = key
         return Worker(
             worker_id(number),
@@ -257,6 +258,7 @@ def worker_reader() -> Callable[[Row, int], Worker]:
             ACTIVITIES[activity],
             floor,
             retained,
+            _restored(waiting, tuple[Waiting, ...], name) if waiting else (),
         )
 
     return worker_of
@@ -315,9 +317,9 @@ def deleted_of(row: Row) -> WorkerId:
     return worker_id(number)
 
 
-def _verify(name: str, stored: object, table: bytes, body: Any, *key: Any) -> None:
+def _verify(name: str, stored: object, table: bytes, body: Any, *key: Any, tail: Any = b"") -> None:
     try:
-        sound = checksum(table, body, *key) == stored
+        sound = crc32(tail, checksum(table, body, *key)) == stored
     except (TypeError, StructError):
         sound = False
     if not sound:

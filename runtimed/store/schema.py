@@ -12,7 +12,7 @@ import apsw
 from runtimed.errors import StoreUnsupported
 from runtimed.store import migration
 
-VERSION = 2
+VERSION = 3
 
 TABLES = """
 CREATE TABLE meta (
@@ -24,7 +24,8 @@ CREATE TABLE worker (
 CREATE TABLE state (
     worker INTEGER PRIMARY KEY, status INTEGER NOT NULL, transcript_len INTEGER NOT NULL,
     last_sequence INTEGER NOT NULL, since INTEGER NOT NULL, activity INTEGER NOT NULL,
-    retained INTEGER NOT NULL, execution BLOB NOT NULL, checksum INTEGER NOT NULL
+    retained INTEGER NOT NULL, execution BLOB NOT NULL, checksum INTEGER NOT NULL,
+    waiting BLOB NOT NULL DEFAULT x''
 ) STRICT;
 CREATE TABLE event (
     sequence INTEGER PRIMARY KEY, worker INTEGER NOT NULL, previous INTEGER NOT NULL, since INTEGER NOT NULL,
@@ -61,7 +62,7 @@ CREATE TABLE deleted (
 
 WRITES = {
     "worker": "INSERT OR REPLACE INTO worker VALUES (?, ?, ?)",
-    "state": "INSERT OR REPLACE INTO state VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?)",
+    "state": "INSERT OR REPLACE INTO state VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?)",
     "event": "INSERT INTO event VALUES (?, ?, ?, ?, ?, ?, ?, ?)",
     "entry": "INSERT INTO entry VALUES (?, ?, ?, ?, ?, ?)",
     "bundle": "INSERT OR REPLACE INTO bundle VALUES (?, ?, ?)",
@@ -92,11 +93,18 @@ def prepare(connection: apsw.Connection) -> None:
     if version == VERSION:
         return
     with connection:
-        if version == 1:
-            migration.set_aside(connection)
-        connection.execute(TABLES)
-        if version == 1:
-            migration.bring_forward(connection)
+        if version == 2:
+            migration.add_waiting(connection)
+        else:
+            _make_tables(connection, version)
         connection.pragma("user_version", VERSION)
     with contextlib.suppress(apsw.BusyError, apsw.FullError):  # the log keeps it all
         connection.wal_checkpoint(mode=apsw.SQLITE_CHECKPOINT_TRUNCATE)
+
+
+def _make_tables(connection: apsw.Connection, version: int) -> None:
+    if version == 1:
+        migration.set_aside(connection)
+    connection.execute(TABLES)
+    if version == 1:
+        migration.bring_forward(connection)

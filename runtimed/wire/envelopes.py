@@ -7,6 +7,7 @@ from runtimed.model.diagnostic import Diagnostic
 from runtimed.model.event import EventEnvelope
 from runtimed.model.identity import EventId, WorkerId
 from runtimed.model.interaction import InteractionAck, LifecycleAck
+from runtimed.model.permission import Permission, PermissionResolution
 from runtimed.model.runtime import RuntimeEvent, RuntimeSummary, StoreCheck
 from runtimed.model.transcript import TranscriptProjection
 from runtimed.model.worker import WorkerDetail, WorkerSummary
@@ -87,9 +88,23 @@ class InteractionResponse:
 
 @attrs.frozen
 class LifecycleResponse:
-    """A Worker was stopped or cancelled."""
+    """A Worker was stopped, cancelled or interrupted."""
 
     ack: LifecycleAck
+
+
+@attrs.frozen
+class PermissionsResponse:
+    """The permission requests of a Worker that wait for an answer, oldest first."""
+
+    permissions: tuple[Permission, ...]
+
+
+@attrs.frozen
+class PermissionResponse:
+    """A permission request was ruled on."""
+
+    permission: PermissionResolution
 
 
 @attrs.frozen

@@ -67,7 +67,7 @@ class Teller:
             worker,
             transcript_len=worker.transcript_len + (entry is not None),
             last_sequence=self.sequence,
-            since=worker.since or self.sequence if activity.blocks else 0,
+            since=worker.since or self.sequence if activity.open else 0,
             activity=activity.status,
             retained=worker.retained + 1,
         )
@@ -78,7 +78,7 @@ class Teller:
         said: tuple[Any, str] | None = None
         if isinstance(payload, UserMessage):
             said = "user", payload.segments[0].content
-        elif isinstance(payload, SystemItem):
+        elif isinstance(payload, SystemItem) and "content" in payload.item:
             said = "system", payload.item["content"]
         elif isinstance(payload, TextDone):
             said = "assistant", payload.text

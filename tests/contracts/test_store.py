@@ -12,8 +12,20 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from runtimed.core.activity import Activity, Pieces, Prose
-from runtimed.core.change import Change, EncodedEvent, Entry, Event, Forgotten, Mark, Moment, Remark, Span, Trim
+from runtimed.core.activity import PERMISSION_RESOLVED, Activity, Pieces, Prose, permission_item
+from runtimed.core.change import (
+    Change,
+    EncodedEvent,
+    Entry,
+    Event,
+    Forgotten,
+    Mark,
+    Moment,
+    Remark,
+    Span,
+    Trim,
+    Waiting,
+)
 from runtimed.core.paging import PageSize
 from runtimed.core.ports import Store
 from runtimed.errors import RuntimeStopped, SerializeFailed, StoreCorrupt, StoreForeign
@@ -44,6 +56,7 @@ from runtimed.model.event import (
 )
 from runtimed.model.execution import Execution, ExecutionResult
 from runtimed.model.identity import WorkerId, event_id, worker_id
+from runtimed.model.permission import Permission, PermissionOption
 from runtimed.model.runtime import RuntimeEvent, StoreCheck
 from runtimed.model.worker import (
     BuiltinProfile,
@@ -298,6 +311,17 @@ async def test_workers_come_back_as_they_last_were_by_number(host: Any, teller: 
     assert (state.head, state.worker_number, state.activities) == (3, 3, {})
 
 
+async def test_the_inputs_that_wait_come_back_in_their_order(host: Any, teller: Any) -> None:
+    await host.open()
+    await host.store.commit(teller.create())
+    await host.store.commit(teller.tell(FIRST, user("one"), user("two"), user("three")))
+    waiting = (Waiting(3, 3), Waiting(2, 2))
+    for kept in (waiting, waiting[1:], ()):
+        row = attrs.evolve(teller.workers[FIRST], waiting=kept)
+        await host.store.commit(Change(worker=row))
+        assert list((await host.reopen()).workers) == [row]
+
+
 async def test_what_a_worker_was_doing_comes_back(host: Any, teller: Any) -> None:
     await host.open()
     for create in (teller.create(), teller.create(), teller.create()):
@@ -501,6 +525,11 @@ async def test_reading_where_events_were_trimmed_says_that_they_are_missing(
     assert len(await host.store.read_events(FIRST, count, MAX_SEQUENCE, WIDE)) == 3 - count
 
 
+PERMISSION = Permission(
+    "1", "write a file", None, (PermissionOption("yes", "Allow", "allow_once"),), "2026-06-26T00:00:00Z"
+)
+
+
 async def test_a_moment_is_the_same_whatever_was_trimmed_before_it(host: Any, teller: Any) -> None:
     await host.open()
     await host.store.commit(teller.create())
@@ -511,20 +540,25 @@ async def test_a_moment_is_the_same_whatever_was_trimmed_before_it(host: Any, te
         ToolCallStart("t1", "ls"),
         TextDelta("llo"),
         ToolCallArgsDelta("t1", "{}"),
+        SystemItem(permission_item(PERMISSION)),
         ThinkingDone("hm"),
         TextDone("Hello"),
+        SystemItem({"kind": PERMISSION_RESOLVED, "request_id": "1", "outcome": "cancelled", "by": "runtime"}),
         RunEnd("finished"),
+        SystemItem(permission_item(PERMISSION)),
         TextDelta("next"),
     )
     await host.store.commit(teller.tell(FIRST, *run))
-    before = [await host.store.moment(FIRST, sequence) for sequence in range(12)]
-    for floor in range(1, 11):
+    count = len(run)
+    before = [await host.store.moment(FIRST, sequence) for sequence in range(count + 2)]
+    assert [len(moment.activity.permissions) for moment in before[6:]] == [0, 1, 1, 1, 0, 0, 1, 1, 1]
+    for floor in range(1, count + 1):
         await trimmed(host, teller, FIRST, 1)
-        after = [await host.store.moment(FIRST, sequence) for sequence in range(floor, 12)]
+        after = [await host.store.moment(FIRST, sequence) for sequence in range(floor, count + 2)]
         assert after == before[floor:]
     state = await host.reopen()
     assert state.activities == teller.activities
-    assert await host.store.moment(FIRST, 10) == before[10]
+    assert await host.store.moment(FIRST, count) == before[count]
 
 
 async def test_a_worker_goes_on_after_all_its_events_were_trimmed(host: Any, teller: Any) -> None:

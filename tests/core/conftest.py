@@ -19,8 +19,11 @@ class Puppet:
 
     sinks: dict[WorkerId, EventSink] = attrs.field(factory=dict)
     told: list[str] = attrs.field(factory=list)
+    histories: list[object] = attrs.field(factory=list)
+    running: set[WorkerId] = attrs.field(factory=set)
     spawned: Answer = Answer("accepted")
     dispatched: Answer = Answer("accepted")
+    interrupted: Answer = Answer("accepted")
     started: asyncio.Event = attrs.field(factory=asyncio.Event)
     gate: asyncio.Event = attrs.field(factory=asyncio.Event)
 
@@ -29,6 +32,7 @@ class Puppet:
 
     async def spawn(self, spawn: Spawn, sink: EventSink) -> Answer:
         self.told.append("spawn")
+        self.histories.append(spawn.history)
         await self.gate.wait()
         self.sinks[spawn.worker_id] = sink
         return self.spawned
@@ -40,6 +44,7 @@ class Puppet:
 
     def start(self, worker_id: WorkerId, input_id: str) -> None:
         self.told.append("start")
+        self.running.add(worker_id)
         self.started.set()
 
     def withdraw(self, worker_id: WorkerId, input_id: str) -> None:
@@ -47,7 +52,10 @@ class Puppet:
 
     async def interrupt(self, worker_id: WorkerId) -> Answer:
         self.told.append("interrupt")
-        return Answer("accepted")
+        if worker_id in self.running:
+            self.running.remove(worker_id)
+            await self.say(worker_id, RunEnd("rolled_back"))
+        return self.interrupted
 
     async def stop(self, worker_id: WorkerId, reason: str | None) -> Answer:
         self.told.append("stop")
@@ -68,6 +76,7 @@ class Puppet:
         await self.sinks[worker_id].emit(*payloads)
 
     async def finish(self, worker_id: WorkerId) -> None:
+        self.running.discard(worker_id)
         await self.say(worker_id, RunEnd("finished"))
 
 

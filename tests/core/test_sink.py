@@ -7,7 +7,7 @@ import pytest
 
 from runtimed.core import Answer, Runtime
 from runtimed.core.limits import Limits
-from runtimed.errors import StoreFull, WorkerExecutionUnavailable
+from runtimed.errors import InvalidRequest, PermissionNotFound, StoreFull, WorkerExecutionUnavailable
 from runtimed.model.event import (
     InvokeStart,
     RunEnd,
@@ -285,3 +285,77 @@ async def test_the_end_of_a_run_closes_what_is_open(runtime, busy, puppet, publi
     assert names(events)[-4:] == ["text_done", "tool_call_done", "tool_result", "run_end"]
     page = await runtime.transcript(busy.worker_ref)
     assert page.items[-1].content == "half a sen"
+
+
+async def test_a_client_answers_and_the_one_who_asked_is_told(runtime, busy, sink, published):
+    asking = asyncio.create_task(sink.ask(WRITE))
+    (name,) = await asked(published)
+    resolution = await runtime.answer_permission(busy.worker_ref, name, "yes")
+    assert (resolution.request_id, resolution.outcome, resolution.by, resolution.option_id) == (
+        name,
+        "selected",
+        "client",
+        "yes",
+    )
+    assert await asking == Ruling("selected", "yes")
+    assert items(published.events)[-1] == {
+        "kind": "permission_resolved",
+        "request_id": name,
+        "outcome": "selected",
+        "option_id": "yes",
+        "by": "client",
+    }
+
+
+async def test_a_client_may_cancel_a_permission(runtime, busy, sink, published):
+    asking = asyncio.create_task(sink.ask(WRITE))
+    (name,) = await asked(published)
+    assert (await runtime.answer_permission(busy.worker_ref, name, None)).outcome == "cancelled"
+    assert await asking == Ruling("cancelled")
+
+
+async def test_of_two_answers_the_first_counts(runtime, busy, sink, published):
+    asking = asyncio.create_task(sink.ask(WRITE))
+    (name,) = await asked(published)
+    answers = await asyncio.gather(
+        runtime.answer_permission(busy.worker_ref, name, "yes"),
+        runtime.answer_permission(busy.worker_ref, name, "no"),
+        return_exceptions=True,
+    )
+    assert answers[0].option_id == "yes"
+    assert isinstance(answers[1], PermissionNotFound)
+    assert await asking == Ruling("selected", "yes")
+
+
+async def test_the_one_who_asked_is_told_nothing_before_the_decision_is_stored(faulty, puppet):
+    async with Runtime(faulty, puppet) as runtime:
+        worker = await runtime.create_worker()
+        await runtime.send_input(worker.worker_ref, HELLO)
+        asking = asyncio.create_task(puppet.sinks[worker.worker_id].ask(WRITE))
+        async with asyncio.timeout(10):
+            while not await pending(runtime, worker):
+                await asyncio.sleep(0)
+        faulty.fault = StoreFull("no room")
+        (permission,) = runtime.permissions(worker.worker_ref)
+        with pytest.raises(StoreFull):
+            await runtime.answer_permission(worker.worker_ref, permission.request_id, "yes")
+        assert not asking.done()
+        assert runtime.permissions(worker.worker_ref) == (permission,)
+        faulty.fault = None
+        await runtime.answer_permission(worker.worker_ref, permission.request_id, "no")
+        assert await asking == Ruling("selected", "no")
+
+
+async def test_an_option_that_was_not_offered_is_refused_and_the_offered_are_named(runtime, busy, sink, published):
+    asking = asyncio.create_task(sink.ask(WRITE))
+    (name,) = await asked(published)
+    with pytest.raises(InvalidRequest, match="yes, no"):
+        await runtime.answer_permission(busy.worker_ref, name, "maybe")
+    assert len(await pending(runtime, busy)) == 1
+    await runtime.cancel_worker(busy.worker_ref)
+    await asking
+
+
+async def test_a_request_that_does_not_wait_is_not_found(runtime, busy):
+    with pytest.raises(PermissionNotFound):
+        await runtime.answer_permission(busy.worker_ref, "0000", "yes")

@@ -361,7 +361,8 @@ class World:
             watcher.visit = None
         for story in self.present:
             story.expect_cut()
-        runtime = self._make(valve, puppet, limits=self.limits, clock=self.clock, runtime_id="runtime-test")
+        about = {"limits": self.limits, "clock": self.clock, "runtime_id": "runtime-test", "restore": "never"}
+        runtime = self._make(valve, puppet, **about)
         await runtime.start()
         self._life = Life(valve, puppet, runtime, Feed(runtime, self._ring_bytes), runtime.head + 1)
         runtime.subscribe(self)

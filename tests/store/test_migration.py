@@ -1,7 +1,8 @@
-"""Stores of version 1, made with version 1's own SQL, in the hands of this version."""
+"""Stores of earlier versions, made with their own SQL, in the hands of this version."""
 
 import json
 import signal
+import struct
 import subprocess
 import sys
 import time
@@ -121,6 +122,89 @@ def make_version_1(folder: Path) -> apsw.Connection:
     return connection
 
 
+VERSION_2 = """
+CREATE TABLE meta (
+    key TEXT PRIMARY KEY, value TEXT NOT NULL, checksum INTEGER NOT NULL
+) STRICT;
+CREATE TABLE worker (
+    number INTEGER PRIMARY KEY, request BLOB NOT NULL, checksum INTEGER NOT NULL
+) STRICT;
+CREATE TABLE state (
+    worker INTEGER PRIMARY KEY, status INTEGER NOT NULL, transcript_len INTEGER NOT NULL,
+    last_sequence INTEGER NOT NULL, since INTEGER NOT NULL, activity INTEGER NOT NULL,
+    retained INTEGER NOT NULL, execution BLOB NOT NULL, checksum INTEGER NOT NULL
+) STRICT;
+CREATE TABLE event (
+    sequence INTEGER PRIMARY KEY, worker INTEGER NOT NULL, previous INTEGER NOT NULL, since INTEGER NOT NULL,
+    transcript_len INTEGER NOT NULL, activity INTEGER NOT NULL, payload BLOB NOT NULL, checksum INTEGER NOT NULL
+) STRICT;
+CREATE INDEX event_worker ON event (worker);
+CREATE TABLE floor (
+    worker INTEGER PRIMARY KEY, sequence INTEGER NOT NULL, transcript_len INTEGER NOT NULL,
+    activity INTEGER NOT NULL, in_flight BLOB NOT NULL, checksum INTEGER NOT NULL
+) STRICT;
+CREATE INDEX floor_sequence ON floor (sequence);
+CREATE TABLE entry (
+    event INTEGER PRIMARY KEY, worker INTEGER NOT NULL, sequence INTEGER NOT NULL,
+    role INTEGER NOT NULL, content BLOB NOT NULL, checksum INTEGER NOT NULL
+) STRICT;
+CREATE UNIQUE INDEX entry_worker ON entry (worker, sequence);
+CREATE TABLE bundle (
+    id TEXT PRIMARY KEY, body BLOB NOT NULL, checksum INTEGER NOT NULL
+) STRICT;
+CREATE TABLE remark (
+    number INTEGER PRIMARY KEY, worker INTEGER, body BLOB NOT NULL, checksum INTEGER NOT NULL
+) STRICT;
+CREATE TABLE runtime_event (
+    id INTEGER PRIMARY KEY, kind TEXT NOT NULL, worker INTEGER, event INTEGER, unix_ms INTEGER NOT NULL,
+    checksum INTEGER NOT NULL
+) STRICT;
+CREATE TABLE mark (
+    sequence INTEGER PRIMARY KEY, unix_ms INTEGER NOT NULL, checksum INTEGER NOT NULL
+) STRICT;
+CREATE TABLE deleted (
+    worker INTEGER PRIMARY KEY, checksum INTEGER NOT NULL
+) STRICT;
+PRAGMA user_version = 2;
+"""
+
+
+def packed(table: str, key: tuple[int, ...], body: bytes) -> tuple[Any, ...]:
+    """A row as version 2 wrote it."""
+    return *key, body, zlib.crc32(body, zlib.crc32(struct.pack(f"<{len(key)}q", *key), zlib.crc32(table.encode())))
+
+
+def named(table: str, key: str, text: str) -> tuple[Any, ...]:
+    """A row of version 2 that is known by a text."""
+    return key, text, zlib.crc32(text.encode(), zlib.crc32(key.encode(), zlib.crc32(table.encode())))
+
+
+def make_version_2(folder: Path) -> apsw.Connection:
+    """One Worker, amid a text whose beginning is not retained any more."""
+    folder.mkdir(mode=0o700)
+    connection = apsw.Connection(str(folder / "runtime.sqlite3"))
+    connection.pragma("journal_mode", "WAL")
+    connection.execute(VERSION_2)
+    busy = body({"backend": "connected", "run_state": "busy"})
+    open_text = body({"blocks": [{"kind": "text", "text": "Hel"}]})
+    numbers = {"head": 3, "worker_number": 1, "remark_number": 0, "runtime_event_id": 0, "event_bytes": 44}
+    tables: dict[str, list[tuple[Any, ...]]] = {
+        "meta": [
+            named("meta", "runtime_id", "runtime-old"),
+            *(named("meta", key, str(number)) for key, number in numbers.items()),
+        ],
+        "worker": [packed("worker", (1,), b"{}")],
+        "state": [packed("state", (1, 0, 1, 3, 2, 1, 1), busy)],
+        "event": [packed("event", (3, 1, 2, 2, 1, 1), streamed("lo"))],
+        "floor": [packed("floor", (1, 2, 1, 1), open_text)],
+        "entry": [packed("entry", (1, 1, 1, 0), b"hi")],
+    }
+    for table, rows in tables.items():
+        for row in rows:
+            connection.execute(f"INSERT INTO {table} VALUES ({','.join('?' * len(row))})", row)
+    return connection
+
+
 def version(folder: Path) -> int:
     connection = apsw.Connection(str(folder / "runtime.sqlite3"))
     found: int = connection.pragma("user_version")
@@ -152,7 +236,7 @@ def test_a_store_of_version_1_is_brought_forward_with_all_that_is_in_it(new_stor
         ) + len(b'{"event":"run_end","data":{"result":"finished"}}')
         assert store.moment(2, 4).activity == Activity("idle")
         store.close()
-        assert version(folder) == 2
+        assert version(folder) == 3
 
 
 @pytest.mark.parametrize(
@@ -183,6 +267,28 @@ def test_a_store_that_cannot_be_brought_forward_is_left_as_it_is(new_store: NewS
     with pytest.raises(StoreCorrupt, match="cannot be brought forward from version 1"):
         new_store().open()
     assert version(folder) == 1
+
+
+def test_a_store_of_version_2_is_brought_forward_and_nothing_waits_in_it(new_store: NewStore, folder: Path) -> None:
+    make_version_2(folder).close()
+    for _ in range(2):
+        store = new_store()
+        state = store.open()
+        busy = Execution("connected", "busy")
+        assert (state.runtime_id, state.head, dict(state.damaged)) == ("runtime-old", 3, {})
+        expected = Worker(FIRST, CreateWorkerRequest(), "running", busy, 1, 3, 2, "running", floor=2, retained=1)
+        assert list(state.workers) == [expected]
+        assert state.activities[FIRST].in_flight() == InFlight((TextBlock("Hello"),))
+        assert (store.entries(1), store.moment(1, 2).activity.in_flight()) == (["hi"], InFlight((TextBlock("Hel"),)))
+        store.close()
+        assert version(folder) == 3
+
+
+def test_a_row_of_version_2_that_was_damaged_still_is(new_store: NewStore, folder: Path) -> None:
+    connection = make_version_2(folder)
+    connection.execute("UPDATE state SET transcript_len = 2")
+    connection.close()
+    assert list(new_store().open().damaged) == [FIRST]
 
 
 OPENER = """
@@ -217,7 +323,7 @@ def test_a_kill_while_a_store_is_brought_forward_leaves_version_1_and_the_next_s
     store.open()
     assert store.events(1) == [1, 3, 5]
     assert store.events(2)[:3] == [2, 4, 10]
-    assert version(folder) == 2
+    assert version(folder) == 3
 
 
 def test_every_status_activity_and_role_has_a_number() -> None:

@@ -145,9 +145,9 @@ def test_a_newer_schema_is_refused_and_left_alone(new_store: NewStore, folder: P
     store = new_store()
     store.open()
     store.close()
-    run_sql(folder, "PRAGMA user_version = 3")
+    run_sql(folder, "PRAGMA user_version = 4")
     before = (folder / "runtime.sqlite3").read_bytes()
-    with pytest.raises(StoreUnsupported, match=r"newer version of runtimed \(schema 3, this one knows up to 2\)"):
+    with pytest.raises(StoreUnsupported, match=r"newer version of runtimed \(schema 4, this one knows up to 3\)"):
         new_store().open()
     assert (folder / "runtime.sqlite3").read_bytes() == before
 

@@ -1,0 +1,37 @@
+"""Permissions: what Workers ask leave for, and the answers."""
+
+from runtimed.core.runtime import Runtime
+from runtimed.errors import (
+    InvalidRequest,
+    InvalidWorkerId,
+    PermissionNotFound,
+    RuntimeStopped,
+    StoreFull,
+    WorkerNotFound,
+)
+from runtimed.http.binder import Routes
+from runtimed.model.permission import PermissionAnswer
+from runtimed.wire import routes as paths
+from runtimed.wire.envelopes import PermissionResponse, PermissionsResponse
+
+routes = Routes("permissions")
+
+
+@routes.get(paths.WORKER_PERMISSIONS, raises=(InvalidWorkerId, WorkerNotFound))
+def list_permissions(runtime: Runtime, worker_id: str) -> PermissionsResponse:
+    """The permission requests of a Worker that wait for an answer, oldest first."""
+    return PermissionsResponse(runtime.permissions(runtime.ref(worker_id)))
+
+
+@routes.post(
+    paths.WORKER_PERMISSION,
+    raises=(InvalidWorkerId, InvalidRequest, WorkerNotFound, PermissionNotFound, RuntimeStopped, StoreFull),
+)
+async def answer_permission(
+    runtime: Runtime, worker_id: str, request_id: str, answer: PermissionAnswer
+) -> PermissionResponse:
+    """Answer a permission request with one of its options, or cancel it; the first answer counts."""
+    if (answer.option_id is None) == (answer.outcome is None):
+        raise InvalidRequest('expected either option_id, or the outcome "cancelled"')
+    ref = runtime.ref(worker_id)
+    return PermissionResponse(await runtime.answer_permission(ref, request_id, answer.option_id))
