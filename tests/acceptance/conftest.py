@@ -122,12 +122,13 @@ PAYLOADS: dict[str, Any] = {
         "cache_read_input_tokens?": (int, NOTHING),
     },
     "run_end": {"result": {"finished", "paused", "limit_reached", "rolled_back"}},
-    "error": {"code": ERRORS, "message": str},
+    "error": {"code": ERRORS, "message": str, "reason?": str},
     "snapshot": {
         "entries": [ITEM],
         "greeting": GREETING,
         "status": STATUS,
         "in_flight?": {"blocks": [lambda value: BLOCKS[value["kind"]]]},
+        "permissions?": [dict],
     },
     "status": {"status": STATUS},
     "alert": {
@@ -173,6 +174,7 @@ SHAPES: dict[str, Any] = {
         "workspace_refs?": REFS,
         "mount_refs?": REFS,
         "oldest_cursor?": CURSOR,
+        "queued_inputs?": int,
     },
     "WorkerSummary": WORKER | {"requested_capability_count": int, "has_config_bundle": bool},
     "InteractionAck": {
@@ -180,6 +182,7 @@ SHAPES: dict[str, Any] = {
         "status": WORKER["status"],
         "transcript_sequence": int,
         "event_id": CURSOR,
+        "queued?": bool,
     },
     "LifecycleAck": {"worker_ref": REF, "status": WORKER["status"], "event_id": CURSOR},
     "TranscriptProjection": {

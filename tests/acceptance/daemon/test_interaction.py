@@ -212,3 +212,70 @@ def test_inputs_of_many_clients_at_once_are_each_taken_once_or_refused(daemon: A
     said = [one["content"] for one in items if one["role"] == "user"]
     assert sorted(said) == sorted(taken)
     assert [one["content"] for one in items if one["role"] == "assistant"] == said
+
+
+def _patient(daemon: Any, worker_id: str, content: str, when_busy: str) -> Any:
+    body = {"kind": "user", "content": content, "when_busy": when_busy}
+    return daemon.curl("POST", f"/v1/workers/{worker_id}/input", body).ok("ack", "InteractionAck")
+
+
+def test_an_interrupt_ends_a_script_and_the_shell_goes_on(daemon: Any) -> None:
+    worker_id = daemon.shell()
+    daemon.run(worker_id, "kept=1")
+    with daemon.observe(worker_id) as observer:
+        observer.envelope()
+        daemon.input(worker_id, "echo begun; sleep 1000; echo after")
+        observer.up_to("text_delta")
+        ack = daemon.curl("POST", f"/v1/workers/{worker_id}/interrupt").ok("ack", "LifecycleAck")
+        seen = observer.up_to("run_end")
+    assert (ack["status"], ack["event_id"]) == ("running", seen[-1]["cursor"])
+    assert _names(seen)[-2:] == ["alert", "run_end"]
+    assert seen[-1]["payload"]["data"] == {"result": "rolled_back"}
+    daemon.run(worker_id, "echo kept=$kept")
+    assert [item["content"] for item in daemon.items(worker_id)][-3:] == ["begun\n", "echo kept=$kept", "kept=1\n"]
+
+
+def test_an_interrupt_where_nothing_runs_changes_nothing(daemon: Any) -> None:
+    worker_id = daemon.echo()
+    log = daemon.run(worker_id, "hello")
+    for _ in range(2):
+        ack = daemon.call("POST", f"/v1/workers/{worker_id}/interrupt").ok("ack", "LifecycleAck")
+        assert (ack["status"], ack["event_id"]) == ("running", log[-1]["cursor"])
+    assert daemon.call("POST", f"/v1/workers/{worker_id}/interrupt", {}).ok("ack")["status"] == "running"
+    daemon.call("POST", f"/v1/workers/{worker_id}/stop").ok("ack")
+    assert daemon.call("POST", f"/v1/workers/{worker_id}/interrupt").ok("ack")["status"] == "stopped"
+    daemon.call("POST", "/v1/workers/worker-000000ff/interrupt").refused(404, "worker_not_found")
+
+
+def test_a_queued_input_runs_behind_the_run_that_goes_on(daemon: Any, gate: Path) -> None:
+    worker_id = daemon.shell()
+    daemon.input(worker_id, _waiting(gate))
+    ack = _patient(daemon, worker_id, "echo second", "queue")
+    assert ack["queued"]
+    assert daemon.items(worker_id)[-1]["content"] == "echo second"
+    _input(daemon, worker_id, "echo third").refused(409, "worker_execution_rejected")
+    gate.touch()
+    with daemon.observe(worker_id, ZERO) as observer:
+        events = [*observer.up_to("run_end"), *observer.up_to("run_end")]
+    started = [one for one in events if one["payload"]["event"] == "system_item"]
+    assert [one["payload"]["data"]["item"]["event_id"] for one in started] == [ack["event_id"]]
+    daemon.idle(worker_id)
+    assert [item["content"] for item in daemon.items(worker_id)][1:] == ["echo second", "second\n"]
+
+
+def test_an_interrupting_input_cuts_the_run_and_goes_first(daemon: Any) -> None:
+    worker_id = daemon.shell()
+    daemon.input(worker_id, "sleep 1000")
+    _patient(daemon, worker_id, "echo patient", "queue")
+    _patient(daemon, worker_id, "echo urgent", "interrupt")
+    with daemon.observe(worker_id, ZERO) as observer:
+        for _ in range(3):
+            observer.up_to("run_end")
+    said = [item["content"] for item in daemon.items(worker_id) if item["role"] == "assistant"]
+    assert said == ["urgent\n", "patient\n"]
+
+
+def test_an_unknown_when_busy_is_refused_and_the_accepted_are_named(daemon: Any) -> None:
+    body = {"kind": "user", "content": "x", "when_busy": "later"}
+    message = daemon.curl("POST", f"/v1/workers/{daemon.echo()}/input", body).refused(400, "invalid_json")
+    assert message == "when_busy: expected one of reject, queue, interrupt"

@@ -64,7 +64,7 @@ def test_everything_is_there_again(durable: Any, end: Any, bundle: Any) -> None:
     assert again.call("GET", path).ok("availability", "Availability")["reference"] == reference
 
 
-def test_a_running_worker_is_running_and_unconnected_and_takes_no_input(durable: Any, end: Any) -> None:
+def test_a_running_worker_is_unconnected_and_comes_back_with_its_next_input(durable: Any, end: Any) -> None:
     daemon = durable().ready()
     worker_id, ended = daemon.echo(), daemon.echo()
     daemon.run(worker_id, "hello")
@@ -80,11 +80,67 @@ def test_a_running_worker_is_running_and_unconnected_and_takes_no_input(durable:
     assert again.worker(ended)["execution"]["run_state"] == "stopped"
     body = {"kind": "user", "content": "anybody there?"}
     log = again.log(worker_id)
-    again.curl("POST", f"/v1/workers/{worker_id}/input", body).refused(409, "worker_execution_unavailable")
     again.curl("POST", f"/v1/workers/{ended}/input", body).refused(400, "invalid_request")
     assert (again.log(worker_id), len(again.items(worker_id))) == (log, 2)
+    again.run(worker_id, "anybody there?")
+    assert [item["content"] for item in again.items(worker_id)] == ["hello", "hello", *["anybody there?"] * 2]
     assert again.call("POST", f"/v1/workers/{worker_id}/stop").ok("ack")["status"] == "stopped"
     assert again.log(worker_id)[: len(log)] == log
+
+
+@pytest.mark.parametrize("way", ["option", "environment"])
+def test_where_nothing_is_to_be_restored_an_input_is_refused_until_it_is_asked_for(
+    durable: Any, end: Any, way: str
+) -> None:
+    daemon = durable().ready()
+    worker_id = daemon.shell()
+    daemon.run(worker_id, "kept=1")
+    end(daemon)
+
+    options = ("--restore", "never") if way == "option" else ()
+    again = durable(*options, env={"RUNTIMED_RESTORE": "never"} if way == "environment" else {}).ready()
+    body = {"kind": "user", "content": "echo kept=$kept"}
+    message = again.curl("POST", f"/v1/workers/{worker_id}/input", body).refused(409, "worker_execution_unavailable")
+    assert "restore" in message
+    log = again.log(worker_id)
+    worker = again.curl("POST", f"/v1/workers/{worker_id}/restore").ok("worker", "WorkerDetail")
+    assert worker["execution"]["run_state"] == "idle"
+    (alert,) = again.log(worker_id)[len(log) :]
+    assert "fresh shell" in alert["payload"]["data"]["message"]
+    again.run(worker_id, "echo kept=$kept")
+    assert again.items(worker_id)[-1]["content"] == "kept=\n"
+    again.call("POST", f"/v1/workers/{worker_id}/stop").ok("ack")
+    again.call("POST", f"/v1/workers/{worker_id}/restore").refused(400, "invalid_request")
+    again.call("POST", "/v1/workers/worker-000000ff/restore").refused(404, "worker_not_found")
+
+
+def test_with_eager_restore_all_running_workers_come_back_by_themselves(durable: Any, end: Any) -> None:
+    daemon = durable().ready()
+    running, ended = [daemon.echo() for _ in range(3)], daemon.echo()
+    daemon.call("POST", f"/v1/workers/{ended}/stop").ok("ack")
+    end(daemon)
+
+    again = durable("--restore", "eager").ready()
+    for worker_id in running:
+        again.idle(worker_id)
+    assert again.worker(ended)["execution"]["run_state"] == "stopped"
+
+
+def test_inputs_that_wait_outlive_the_daemon_and_run_in_their_order(durable: Any, end: Any, until: Any) -> None:
+    daemon = durable().ready()
+    worker_id = daemon.shell()
+    daemon.input(worker_id, "sleep 1000")
+    for number in range(3):
+        body = {"kind": "user", "content": f"echo {number}", "when_busy": "queue"}
+        assert daemon.call("POST", f"/v1/workers/{worker_id}/input", body).ok("ack", "InteractionAck")["queued"]
+    assert daemon.worker(worker_id)["queued_inputs"] == 3
+    end(daemon)
+
+    again = durable().ready()
+    until(lambda: [item["content"] for item in again.items(worker_id)][4:] == ["0\n", "1\n", "2\n"])
+    assert "queued_inputs" not in again.worker(worker_id)
+    names = _names(again.log(worker_id))
+    assert (names.count("user_message"), names.count("run_end"), names.count("error")) == (4, 4, 1)
 
 
 def test_ids_and_cursors_go_on_where_they_were(durable: Any, end: Any) -> None:

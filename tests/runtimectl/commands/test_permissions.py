@@ -1,0 +1,112 @@
+"""`runtimectl permissions`, against an application of the test's own whose Workers ask."""
+
+import asyncio
+import json
+import sys
+
+import pytest
+
+from runtimed.core import Runtime
+from runtimed.execution import FunctionBackend
+from runtimed.model.interaction import WorkerInput
+from runtimed.model.permission import PermissionOption, Question
+from runtimed.store.memory import MemoryStore
+from tests.http.conftest import TOKEN, serving
+
+OPTIONS = (
+    PermissionOption("yes", "Allow", "allow_once"),
+    PermissionOption("always", "Always", "allow_always"),
+    PermissionOption("no", "Reject", "reject_once"),
+    PermissionOption("never", "Reject this too", "reject_once"),
+)
+
+
+class Asking:
+    """A Runtime whose Workers ask, and `runtimectl` to answer."""
+
+    def __init__(self, runtime, url, rulings):
+        self.runtime, self.url, self.rulings = runtime, url, rulings
+
+    async def worker(self):
+        """A Worker that waits for an answer."""
+        worker = await self.runtime.create_worker()
+        await self.runtime.send_input(worker.worker_ref, WorkerInput("user", "write a file"))
+        async with asyncio.timeout(10):
+            while not self.runtime.permissions(worker.worker_ref):
+                await asyncio.sleep(0.01)
+        return worker
+
+    def request(self, worker):
+        (permission,) = self.runtime.permissions(worker.worker_ref)
+        return permission.request_id
+
+    async def ctl(self, *args):
+        process = await asyncio.create_subprocess_exec(
+            sys.executable,
+            *("-m", "runtimectl", "--url", self.url, *args),
+            stdout=asyncio.subprocess.PIPE,
+            stderr=asyncio.subprocess.PIPE,
+        )
+        out, err = await process.communicate()
+        return process.returncode, out.decode(), err.decode()
+
+
+@pytest.fixture
+async def asking(monkeypatch):
+    monkeypatch.setenv("RUNTIMECTL_TOKEN", TOKEN)
+    rulings = []
+
+    async def ask(message, sink):
+        rulings.append(await sink.ask(Question(message.content, None, OPTIONS, 60.0)))
+
+    async with Runtime(MemoryStore(), FunctionBackend(ask)) as runtime, serving(runtime) as served:
+        yield Asking(runtime, served.url, rulings)
+
+
+async def test_the_requests_of_one_worker_or_of_all_are_listed(asking):
+    first, second = await asking.worker(), await asking.worker()
+    code, out, _ = await asking.ctl("permissions", "list")
+    heading, *rows = out.splitlines()
+    assert code == 0
+    assert heading.split() == ["WORKER", "REQUEST", "TITLE", "OPTIONS", "EXPIRES"]
+    assert [row.split()[:2] for row in rows] == [[one.worker_id, asking.request(one)] for one in (first, second)]
+    assert "yes (allow_once), always (allow_always)" in rows[0]
+    code, out, _ = await asking.ctl("permissions", "list", second.worker_id, "-o", "json")
+    (found,) = json.loads(out)["permissions"]
+    assert (found["worker_id"], found["request_id"]) == (second.worker_id, asking.request(second))
+
+
+@pytest.mark.parametrize(
+    ("option", "outcome", "option_id"),
+    [("yes", "selected", "yes"), ("allow_always", "selected", "always"), ("cancel", "cancelled", None)],
+)
+async def test_a_request_is_answered_by_its_prefix_and_an_option_a_kind_or_cancel(asking, option, outcome, option_id):
+    worker = await asking.worker()
+    request = asking.request(worker)
+    code, out, _ = await asking.ctl("permissions", "answer", worker.worker_id, request[:3], option, "-o", "json")
+    assert code == 0
+    answered = json.loads(out)["permission"]
+    assert (answered["request_id"], answered["outcome"], answered.get("option_id")) == (request, outcome, option_id)
+    async with asyncio.timeout(10):
+        while not asking.rulings:
+            await asyncio.sleep(0.01)
+    assert (asking.rulings[0].outcome, asking.rulings[0].option_id) == (outcome, option_id)
+
+
+async def test_an_option_that_is_not_offered_or_a_kind_that_two_have_is_a_usage_error(asking):
+    worker = await asking.worker()
+    answer = ("permissions", "answer", worker.worker_id, asking.request(worker))
+    code, out, err = await asking.ctl(*answer, "maybe")
+    assert (code, out) == (2, "")
+    assert "expected one of yes (allow_once)" in err
+    code, _, err = await asking.ctl(*answer, "reject_once")
+    assert code == 2
+    assert "ambiguous: no, never" in err
+    assert asking.request(worker)
+
+
+async def test_a_request_that_does_not_wait_is_not_found(asking):
+    worker = await asking.worker()
+    code, _, err = await asking.ctl("permissions", "answer", worker.worker_id, "xyz", "yes")
+    assert code == 3
+    assert "waits for an answer" in err
