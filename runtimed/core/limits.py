@@ -11,8 +11,9 @@ class Limits:
 
     `max_pending_events` is how many events of one Worker may wait for the store before its backend is made to wait,
     `max_open_text` how many characters of text, thought and arguments together a backend may stream before it says
-    that they are done, `max_pending_permissions` how many of its questions may wait for an answer, `max_queued_inputs`
-    how many inputs may wait their turn. `max_restores` Workers are brought back at once when the Runtime starts.
+    that they are done, `max_pending_permissions` how many of its questions may wait for an answer,
+    `max_queued_inputs` how many inputs may wait their turn. `max_restores` Workers are brought back at once when the
+    Runtime starts.
 
     `max_replay_items` and `max_replay_bytes` are what an observer that catches up is given at once; it is more than a
     client may ask for, because each read costs a change of threads.

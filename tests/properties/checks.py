@@ -16,11 +16,11 @@ from runtimed.errors import (
     WorkerDeleted,
     WorkerNotFound,
 )
-from runtimed.model.event import ErrorRaised, RunEnd, Shutdown
+from runtimed.model.event import RunEnd, Shutdown
 from runtimed.model.identity import event_id
 from runtimed.wire.converter import encode
 from runtimed.wire.frames import event_name
-from tests.properties.model import Story, behind, decoded
+from tests.properties.model import Story, behind, decoded, is_cut, is_refusal
 from tests.properties.watcher import Watcher
 from tests.properties.world import PATIENCE_S, UNKNOWN, World
 
@@ -41,6 +41,8 @@ async def settle(world: World) -> None:
     await until(lambda: not works(), works)
     world.collect()
     world.adopt({worker.worker_id: worker.labels for worker in world.runtime.workers()})
+    for story in world.present:
+        story.connected = story.status == "running" and story.worker_id in life.puppet.sinks
     await until(lambda: not unrest(world), lambda: unrest(world))
     world.disturbed = False
 
@@ -63,6 +65,7 @@ def unrest(world: World) -> list[str]:
     """What the model expects and is not so yet."""
     shown = {worker.worker_id: worker for worker in world.runtime.workers()}
     found = [problem for story in world.present for problem in unrest_of(story, shown.get(story.worker_id))]
+    found += [f"who asked for {title} was not told" for title, asking in ruled_on(world) if not asking.done()]
     if world.life.published != behind(world.events, world.life.first - 1):
         found.append("not all that is stored is published")
     lacking = [(watcher, missing(world, watcher)) for watcher in world.watchers if watcher.here]
@@ -81,7 +84,7 @@ def unrest_of(story: Story, worker: Any) -> Iterator[str]:
         story.status = worker.status
     if worker.status != story.status or (story.kept_end and worker.status == "running"):
         yield f"{name} is {worker.status}, not as in {story}"
-    if worker.execution.run_state != run_state(story, worker):
+    if worker.execution.run_state != run_state(story, worker) and not story.doubtful:
         yield f"{name} is {worker.execution}, not as in {story}"
     yield from unrest_in(story)
 
@@ -193,6 +196,7 @@ def check_snapshot(world: World, story: Story, sequence: int, data: Any) -> None
     assert data["status"] == activity.status
     expected = activity.in_flight()
     assert data.get("in_flight") == (orjson.loads(encode(expected)) if expected else None)
+    assert data.get("permissions", []) == orjson.loads(encode(activity.permissions))
 
 
 def check_now(world: World) -> None:
@@ -268,6 +272,9 @@ async def check_worker(world: World, story: Story) -> None:
     ]
     assert [item.sequence for item in transcript] == list(range(1, len(transcript) + 1))
     assert detail.transcript_len == len(transcript)
+    if story.status == "running" and not story.doubtful:
+        assert detail.queued_inputs == len(story.waiting()), "an input that was to wait is lost, or waits no more"
+    check_asked(world, story)
     places = {item.content: (item.sequence, item.event_id) for item in transcript if item.role != "assistant"}
     assert all(places[text] == (ack.transcript_sequence, ack.event_id) for text, ack in story.acked.items()), (
         "an acknowledgement named another place"
@@ -289,10 +296,26 @@ def check_cuts(story: Story) -> None:
     """Whatever the Runtime cut short is closed: an error of its own is followed by the end of the run."""
     payloads = story.payloads
     for position, payload in enumerate(payloads):
-        if isinstance(payload, ErrorRaised) and payload.code == "internal":
+        if is_cut(payload) or is_refusal(payload):
             assert payloads[position + 1] == RunEnd("rolled_back")
         if isinstance(payload, Shutdown):
             assert position == len(payloads) - 1
+
+
+def check_asked(world: World, story: Story) -> None:
+    """What is asked waits, and whoever asked was told what the events tell."""
+    waiting = {one.title for one in world.runtime.permissions(world.ref(story))}
+    assert waiting == {one.title for one in story.activity().permissions}
+    told = story.rulings()
+    for title, asking in ruled_on(world):
+        if title in told:
+            assert (asking.result().outcome, asking.result().option_id) == told[title]
+
+
+def ruled_on(world: World) -> list[tuple[str, Any]]:
+    """Who asked for what the events tell the ruling of."""
+    told = {title for story in world.stories for title in story.rulings()}
+    return [(title, asking) for title, asking in world.asking.items() if title in told]
 
 
 async def check_gone(world: World, story: Story) -> None:

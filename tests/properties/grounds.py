@@ -13,6 +13,7 @@ import attrs
 from runtimed.core import Answer, Dispatch, EventSink, Spawn, Store
 from runtimed.core.change import Change, EncodedEvent
 from runtimed.errors import StoreFull
+from runtimed.model.event import RunEnd
 from runtimed.model.identity import WorkerId
 from runtimed.store.memory import MemoryStore
 from runtimed.store.sqlite import SqliteStore
@@ -156,6 +157,8 @@ class Puppet:
         self.withdrawn.append(input_id)
 
     async def interrupt(self, worker_id: WorkerId) -> Answer:
+        if sink := self.sinks.get(worker_id):
+            await sink.emit(RunEnd("rolled_back"))
         return Answer("accepted")
 
     async def stop(self, worker_id: WorkerId, reason: str | None) -> Answer:

@@ -22,6 +22,7 @@ ANY = st.integers(0, 9)
 PATIENT = st.booleans()
 KIND = st.sampled_from(["user", "system"])
 OUTCOMES = st.sampled_from(["accepted", "accepted", "accepted", "accepted", "busy", "errored"])
+WHEN_BUSY = st.sampled_from(["reject", "reject", "queue", "interrupt"])
 LABELS = st.sampled_from([{}, {"team": "a"}, {"team": "b"}])
 TALK = st.lists(st.sampled_from(sorted(SAYINGS)), min_size=1, max_size=6)
 LIMITS = st.builds(
@@ -29,6 +30,8 @@ LIMITS = st.builds(
     max_transcript_projection_items=st.sampled_from([256, 4]),
     max_event_batch_items=st.sampled_from([256, 3]),
     max_pending_events=st.sampled_from([256, 3]),
+    max_pending_permissions=st.sampled_from([64, 1]),
+    max_queued_inputs=st.sampled_from([64, 1]),
     max_events_per_worker=st.sampled_from([100_000, 16, 5]),
     max_event_bytes=st.sampled_from([2**30, 2_000]),
     max_runtime_events=st.sampled_from([100_000, 10]),
@@ -105,9 +108,21 @@ class RuntimeMachine(RuleBasedStateMachine):
     def put_bundle(self, revision: int, patient: bool) -> None:
         self._asked(lambda: self.world.put_bundle(revision), patient)
 
-    @rule(who=ANY, kind=KIND, outcome=OUTCOMES, patient=PATIENT)
-    def send(self, who: int, kind: str, outcome: str, patient: bool) -> None:
-        self._asked(lambda: self.world.send(self._story(who), kind, outcome), patient)
+    @rule(who=ANY, kind=KIND, outcome=OUTCOMES, when_busy=WHEN_BUSY, patient=PATIENT)
+    def send(self, who: int, kind: str, outcome: str, when_busy: str, patient: bool) -> None:
+        self._asked(lambda: self.world.send(self._story(who), kind, outcome, when_busy), patient)
+
+    @rule(who=ANY, patient=PATIENT)
+    def interrupt(self, who: int, patient: bool) -> None:
+        self._asked(lambda: self.world.interrupt(self._story(who)), patient)
+
+    @rule(who=ANY, outcome=OUTCOMES, patient=PATIENT)
+    def restore(self, who: int, outcome: str, patient: bool) -> None:
+        self._asked(lambda: self.world.restore(self._story(who), outcome), patient)
+
+    @rule(who=ANY, which=ANY, option=st.sampled_from(["yes", "no", None]), patient=PATIENT)
+    def answer(self, who: int, which: int, option: str | None, patient: bool) -> None:
+        self._asked(lambda: self.world.answer(self._story(who), which, option), patient)
 
     @rule(who=ANY, operation=st.sampled_from(["stop", "cancel", "delete"]), patient=PATIENT)
     def end(self, who: int, operation: str, patient: bool) -> None:
@@ -123,7 +138,7 @@ class RuntimeMachine(RuleBasedStateMachine):
         async def work() -> None:
             request = ask()
             await asyncio.sleep(0)
-            if patient:
+            if patient and request is not None:
                 await self.world.wait(request)
 
         self.do(work())
@@ -154,6 +169,15 @@ class RuntimeMachine(RuleBasedStateMachine):
                     if request := self.world.say(story, said):
                         await self.world.wait(request)
                 self.world.collect()
+
+        self.do(work())
+
+    @rule(who=ANY, timeout_s=st.sampled_from([0.0, 1_000.0]), times=st.integers(1, 3))
+    def want(self, who: int, timeout_s: float, times: int) -> None:
+        async def work() -> None:
+            for _ in range(times):
+                self.world.want(self._story(who), timeout_s)
+                await asyncio.sleep(0)
 
         self.do(work())
 

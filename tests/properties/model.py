@@ -6,7 +6,7 @@ from collections.abc import Iterable, Iterator, Sequence
 
 import attrs
 
-from runtimed.core.activity import SYSTEM_INPUT, Activity
+from runtimed.core.activity import INPUT_STARTED, PERMISSION_REQUEST, PERMISSION_RESOLVED, SYSTEM_INPUT, Activity
 from runtimed.core.change import EncodedEvent
 from runtimed.model.event import (
     Alert,
@@ -60,9 +60,9 @@ decoded = functools.lru_cache(maxsize=4096)(restore_payload)
 class Story:
     """What is known of a Worker: `told` are all events that its store has promised, `said` what its backend said.
 
-    `unanswered` are inputs of which nobody knows whether they were taken; `may_end` and `may_go` say the same of a
-    stop and of a deletion. With `kept_end` a stop has begun, which a full disk may have put off. `cuts` counts the
-    runs cut by a restart.
+    `patient` are inputs that may wait their turn, `unanswered` are inputs of which nobody knows whether they were
+    taken; `may_end` and `may_go` say the same of a stop and of a deletion. With `kept_end` a stop has begun,
+    which a full disk may have put off. `cuts` counts the runs cut by a restart.
     """
 
     worker_id: WorkerId
@@ -74,6 +74,7 @@ class Story:
     said: list[Payload] = attrs.field(factory=list)
     acked: dict[str, InteractionAck] = attrs.field(factory=dict)
     refused: set[str] = attrs.field(factory=set)
+    patient: set[str] = attrs.field(factory=set)
     unanswered: set[str] = attrs.field(factory=set)
     may_end: bool = False
     may_go: bool = False
@@ -91,6 +92,16 @@ class Story:
     def said_and_told(self) -> list[Payload]:
         """What the backend said, as the events have it."""
         return [piece for payload in self.payloads if not of_runtime(payload) for piece in pieces(payload)]
+
+    def items(self, kind: str) -> list[SystemItem]:
+        """The items of a kind."""
+        return [p for p in self.payloads if isinstance(p, SystemItem) and p.item["kind"] == kind]
+
+    def rulings(self) -> dict[str, tuple[str, str | None]]:
+        """Outcome and option of the permissions that were ruled on, by what was asked for."""
+        titles = {p.item["request_id"]: p.item["title"] for p in self.items(PERMISSION_REQUEST)}
+        told = [p.item for p in self.items(PERMISSION_RESOLVED)]
+        return {titles[item["request_id"]]: (item["outcome"], item.get("option_id")) for item in told}
 
     def inputs(self) -> list[str]:
         return [said for payload in self.payloads if (said := heard(payload)) is not None]
@@ -114,23 +125,56 @@ class Story:
             self.cuts = self.cuts_told() + (self.busy or self.activity().status == "running")
 
     def cuts_told(self) -> int:
-        return sum(isinstance(payload, ErrorRaised) and payload.code == "internal" for payload in self.payloads)
+        return sum(is_cut(payload) for payload in self.payloads)
 
     def is_open(self) -> bool:
         """Whether something is still to come: the end of a run, or of a text, a thought or a call."""
         activity = self.activity()
         shown = activity.in_flight()
-        return activity.status == "running" or bool(shown and not all(_is_finished(b) for b in shown.blocks))
+        unfinished = shown and not all(_is_finished(b) for b in shown.blocks)
+        return activity.status == "running" or bool(unfinished or activity.permissions)
 
     @property
     def busy(self) -> bool:
-        """Whether the newest input has not been followed by the end of a run."""
-        turns = [p for p in self.payloads if heard(p) is not None or isinstance(p, RunEnd | ErrorRaised)]
-        return bool(turns) and heard(turns[-1]) is not None
+        """Whether the newest input that does not wait has not been followed by the end of a run."""
+        waited = {content for content, ack in self.acked.items() if ack.queued}
+        turns = [p for p in self.payloads if begins(p, waited) or isinstance(p, RunEnd | ErrorRaised)]
+        return bool(turns) and begins(turns[-1], waited)
+
+    @property
+    def doubtful(self) -> bool:
+        """Whether nobody knows of some input whether it waits."""
+        return bool(self.patient & self.unanswered)
+
+    def waiting(self) -> list[str]:
+        """The inputs that have been acknowledged as waiting and whose turn has not come."""
+        started = {p.item["event_id"] for p in self.payloads if isinstance(p, SystemItem) and is_turn(p)}
+        return [content for content, ack in self.acked.items() if ack.queued and ack.event_id not in started]
 
 
 def _is_finished(block: InFlightBlock) -> bool:
     return isinstance(block, ThinkingBlock) and block.finished
+
+
+def is_turn(payload: SystemItem) -> bool:
+    """Whether this tells that it is the turn of an input which has waited."""
+    return bool(payload.item["kind"] == INPUT_STARTED)
+
+
+def begins(payload: Payload, waited: set[str]) -> bool:
+    """Whether a run begins with this."""
+    said = heard(payload)
+    return (said is not None and said not in waited) or (isinstance(payload, SystemItem) and is_turn(payload))
+
+
+def is_cut(payload: Payload) -> bool:
+    """Whether this tells that the Runtime found a run cut."""
+    return isinstance(payload, ErrorRaised) and payload.code == "internal" and not is_refusal(payload)
+
+
+def is_refusal(payload: Payload) -> bool:
+    """Whether this tells that an input which has waited was refused."""
+    return isinstance(payload, ErrorRaised) and payload.message.startswith("the input was refused: ")
 
 
 def heard(payload: Payload) -> str | None:
@@ -157,6 +201,8 @@ def of_runtime(payload: Payload) -> bool:
             return True
         case Alert(source="worker") | ErrorRaised(code="internal"):
             return True
+        case ErrorRaised():
+            return is_refusal(payload)
         case TextDone(text) | ThinkingDone(text) | ToolCallDone(arguments=text) | ToolResult(summary=text):
             return re.fullmatch(r"#\d+;", text) is None
     return False

@@ -16,6 +16,7 @@ from runtimed.errors import (
     ConfigBundleDigestMismatch,
     ConfigBundleMissing,
     InvalidRequest,
+    PermissionNotFound,
     RuntimeStopped,
     StoreFull,
     WorkerExecutionRejected,
@@ -28,6 +29,7 @@ from runtimed.model.bundle import BundleMetadata, BundleProfile, ConfigBundle, P
 from runtimed.model.digest import bundle_digest
 from runtimed.model.identity import WorkerId, WorkerRef, event_id, worker_number
 from runtimed.model.interaction import WorkerInput
+from runtimed.model.permission import PermissionOption, Question, Ruling
 from runtimed.model.worker import BuiltinProfile, BundleReference, CreateWorkerRequest
 from tests.properties.grounds import FolderGround, MemoryGround, Puppet, Valve, Watch
 from tests.properties.model import SAYINGS, Story, behind
@@ -40,6 +42,8 @@ WIDE = PageSize(100_000, 2**30)
 ENDED = {"stop": "stopped", "cancel": "cancelled"}
 UNKNOWN = "some other"
 PROFILE = BuiltinProfile("builtin:coder")
+ALLOW = PermissionOption("yes", "Allow", "allow_once")
+REJECT = PermissionOption("no", "Reject", "reject_once")
 
 
 @attrs.define(eq=False)
@@ -97,6 +101,7 @@ class World:
         self.events: list[EncodedEvent] = []
         self.told: dict[WorkerId, list[EncodedEvent]] = defaultdict(list)
         self.bundles: dict[str, set[str]] = {}
+        self.asking: dict[str, asyncio.Task[Ruling]] = {}
         self.faults: list[str] = []
         self.clock = Watch()
         self.disturbed = False
@@ -162,11 +167,40 @@ class World:
         self.bundles.setdefault(made.metadata.id, set()).add(made.metadata.digest)
         return self._ask("bundle", self.runtime.put_bundle(made), about=made)
 
-    def send(self, story: Story, kind: Any, outcome: Any) -> Request:
+    def send(self, story: Story, kind: Any, outcome: Any, when_busy: Any = "reject") -> Request:
         content = f"input {self.count()}"
         self.life.puppet.answers[content] = Answer(outcome, "as the test says")
-        work = self.runtime.send_input(self.ref(story), WorkerInput(kind, content))
+        if when_busy != "reject":
+            story.patient.add(content)
+        work = self.runtime.send_input(self.ref(story), WorkerInput(kind, content, when_busy))
         return self._ask("input", work, story, content)
+
+    def interrupt(self, story: Story) -> Request:
+        return self._ask("interrupt", self.runtime.interrupt_worker(self.ref(story)), story)
+
+    def restore(self, story: Story, outcome: Any) -> Request:
+        self.life.puppet.spawned = Answer(outcome, "as the test says")
+        return self._ask("restore", self.runtime.restore_worker(self.ref(story)), story)
+
+    def want(self, story: Story, timeout_s: float) -> None:
+        """A Worker asks for a permission; nobody but the test answers."""
+        sink = self.life.puppet.sinks.get(story.worker_id)
+        if sink is not None:
+            title = f"permission {self.count()}"
+            question = Question(title, None, (ALLOW, REJECT), timeout_s)
+            self.interfere()
+            self.asking[title] = asyncio.get_running_loop().create_task(sink.ask(question))
+
+    def answer(self, story: Story, which: int, option: str | None) -> Request | None:
+        """Answer one of the permissions that wait."""
+        try:
+            waiting = self.runtime.permissions(self.ref(story))
+        except WorkerNotFound:
+            return None
+        if not waiting:
+            return None
+        name = waiting[which % len(waiting)].request_id
+        return self._ask("answer", self.runtime.answer_permission(self.ref(story), name, option), story)
 
     def end(self, story: Story, operation: str) -> Request:
         ref, runtime = self.ref(story), self.runtime
@@ -300,7 +334,7 @@ class World:
             return
         story.refused.add(content)
         if isinstance(error, WorkerExecutionRejected):
-            assert content in puppet.refused
+            assert content in puppet.refused or "wait" in error.message
         elif isinstance(error, WorkerNotFound):
             assert story.deleted or story.may_go or not request.calm
         elif isinstance(error, InvalidRequest | WorkerExecutionUnavailable):
@@ -308,6 +342,28 @@ class World:
         else:
             assert isinstance(error, StoreFull), error
             assert not request.calm
+
+    def _interrupt_answered(self, request: Request, error: BaseException | None) -> None:
+        if isinstance(error, WorkerNotFound):
+            assert request.story.deleted or request.story.may_go or not request.calm
+        elif error is not None:
+            assert isinstance(error, StoreFull), error
+            assert not request.calm
+
+    def _restore_answered(self, request: Request, error: BaseException | None) -> None:
+        story = request.story
+        if error is None:
+            story.connected = True
+        elif isinstance(error, WorkerExecutionUnavailable | InvalidRequest):
+            assert request.before != "running" or not (request.calm and story.connected)
+        else:
+            self._interrupt_answered(request, error)
+
+    def _answer_answered(self, request: Request, error: BaseException | None) -> None:
+        if isinstance(error, PermissionNotFound):
+            assert not request.calm
+        else:
+            self._interrupt_answered(request, error)
 
     def _stop_answered(self, request: Request, error: BaseException | None) -> None:
         story = request.story
@@ -394,6 +450,13 @@ class World:
         if not self.life.over and content not in Story(worker_id, {}, self.told[worker_id]).inputs():
             self.faults.append(f"{content} was started before it was stored")
 
+    async def _ask_no_more(self) -> None:
+        """What runs the Workers is gone, and with it who asked."""
+        for asking in self.asking.values():
+            asking.cancel()
+        await asyncio.gather(*self.asking.values(), return_exceptions=True)
+        self.asking.clear()
+
     async def close(self) -> None:
         """The daemon ends in good order: whoever asked has an answer, whoever was here has seen everything."""
         life = self.life
@@ -413,6 +476,7 @@ class World:
             await asyncio.wait([request.task for request in self.requests], timeout=PATIENCE_S)
         self.collect()
         assert not self.requests
+        await self._ask_no_more()
         life.over = True
 
     async def crash(self) -> None:
@@ -444,6 +508,7 @@ class World:
         life.puppet.may.set()
         life.feed.close()
         await asyncio.wait_for(life.runtime.close(), PATIENCE_S)
+        await self._ask_no_more()
 
     async def look_into_the_store(self, *, crashed: bool) -> None:
         """Compare what is stored with all that was told, and take note of what nobody was told in time."""
