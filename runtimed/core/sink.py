@@ -23,6 +23,8 @@ from runtimed.model.permission import Permission, PermissionOutcome, PermissionR
 RESERVED = (UserMessage, Snapshot, Shutdown)
 RESERVED_ITEMS = frozenset({SYSTEM_INPUT, INPUT_STARTED, PERMISSION_REQUEST, PERMISSION_RESOLVED})
 CANCELLED = Ruling("cancelled")
+MAX_TIMEOUT_S = 366 * 24 * 3600
+"""The longest that a question waits, whatever its own time: a year."""
 
 
 class LaneSink:
@@ -52,13 +54,14 @@ class LaneSink:
         """See EventSink."""
         if self._closed:
             return CANCELLED
-        permission = self._permission(question)
+        timeout_s = min(max(question.timeout_s, 0.0), MAX_TIMEOUT_S)
+        permission = self._permission(question, timeout_s)
         name = permission.request_id
         ruled: asyncio.Future[Ruling] = asyncio.get_running_loop().create_future()
         self._lane.asked[name] = ruled
         try:
             await self._keep(self._request(permission, question.ruled))
-            await asyncio.wait({ruled}, timeout=max(0.0, question.timeout_s))
+            await asyncio.wait({ruled}, timeout=timeout_s)
             if not ruled.done():
                 await self._keep(_resolve(name, "expired"))
                 await asyncio.wait({ruled})
@@ -92,8 +95,8 @@ class LaneSink:
         most, now = self._limits.max_pending_permissions, self._clock.unix_ms()
         return partial(decide.request_permission, permission=permission, ruled=ruled, most=most, unix_ms=now)
 
-    def _permission(self, question: Question) -> Permission:
-        expires = datetime.fromtimestamp(self._clock.unix_ms() // 1000 + math.floor(question.timeout_s), UTC)
+    def _permission(self, question: Question, timeout_s: float) -> Permission:
+        expires = datetime.fromtimestamp(self._clock.unix_ms() // 1000 + math.floor(timeout_s), UTC)
         return Permission(
             request_id=secrets.token_hex(4),
             title=question.title,

@@ -2,6 +2,7 @@
 
 import asyncio
 import json
+from datetime import UTC, datetime, timedelta
 
 import pytest
 
@@ -105,6 +106,15 @@ async def test_a_question_that_nobody_answers_expires(runtime, busy, sink, publi
         ("permission_resolved", "expired"),
     ]
     assert await pending(runtime, busy) == ()
+
+
+async def test_a_question_that_would_wait_for_ever_waits_a_year(runtime, busy, puppet, sink, published):
+    asking = asyncio.create_task(sink.ask(Question("write a file", None, (ALLOW, REJECT), float("inf"))))
+    await asked(published)
+    (permission,) = await pending(runtime, busy)
+    assert datetime.fromisoformat(permission.expires_at) > datetime.now(UTC) + timedelta(days=365)
+    await puppet.finish(busy.worker_id)
+    assert await asking == Ruling("cancelled")
 
 
 async def test_what_the_profile_has_ruled_is_said_at_once(runtime, busy, sink, published):

@@ -101,6 +101,7 @@ class World:
         self.events: list[EncodedEvent] = []
         self.told: dict[WorkerId, list[EncodedEvent]] = defaultdict(list)
         self.bundles: dict[str, set[str]] = {}
+        self.begun: set[str] = set()
         self.asking: dict[str, asyncio.Task[Ruling]] = {}
         self.faults: list[str] = []
         self.clock = Watch()
@@ -447,8 +448,13 @@ class World:
         """See Listener."""
 
     def _started(self, worker_id: WorkerId, content: str) -> None:
-        if not self.life.over and content not in Story(worker_id, {}, self.told[worker_id]).inputs():
+        if self.life.over:
+            return
+        if content not in Story(worker_id, {}, self.told[worker_id]).inputs():
             self.faults.append(f"{content} was started before it was stored")
+        if content in self.begun:
+            self.faults.append(f"{content} was started twice")
+        self.begun.add(content)
 
     async def _ask_no_more(self) -> None:
         """What runs the Workers is gone, and with it who asked."""
