@@ -31,6 +31,9 @@ class Containment(Protocol):
     def environment(self, mark: str) -> dict[str, str]:
         """Variables that this way needs; `mark` is unique to the tree."""
 
+    def members(self, root: int, mark: str) -> list[int]:
+        """What is there, `root` included."""
+
     def interrupt(self, root: int, mark: str) -> None:
         """Send SIGINT to what is in the program's group, as a terminal does."""
 
@@ -57,6 +60,12 @@ class Namespace:
 
     def environment(self, mark: str) -> dict[str, str]:
         return {}
+
+    def members(self, root: int, mark: str) -> list[int]:
+        found = [root]
+        for pid in found:
+            found += _children_of_all_threads(pid)
+        return found
 
     def interrupt(self, root: int, mark: str) -> None:
         for init in self._inits(root):
@@ -92,6 +101,9 @@ class Group:
 
     def environment(self, mark: str) -> dict[str, str]:
         return {MARK: mark}
+
+    def members(self, root: int, mark: str) -> list[int]:
+        return _members(root, mark)
 
     def interrupt(self, root: int, mark: str) -> None:
         _send(os.killpg, root, signal.SIGINT)
@@ -155,6 +167,14 @@ def _works(prefix: tuple[str, ...]) -> bool:
 
 def _children(pid: int) -> Path:
     return Path(f"/proc/{pid}/task/{pid}/children")
+
+
+def _children_of_all_threads(pid: int) -> list[int]:
+    found: list[int] = []
+    with contextlib.suppress(OSError):
+        for thread in Path(f"/proc/{pid}/task").iterdir():
+            found += map(int, (thread / "children").read_text().split())
+    return found
 
 
 def _send(send: Callable[[int, int], None], target: int, number: int) -> bool:

@@ -11,7 +11,8 @@ from collections.abc import Mapping
 from pathlib import Path
 
 from runtimed.execution.pipes import Inlet, pipes, readable
-from runtimed.execution.supervise import Program, Supervisor, Tree
+from runtimed.execution.supervise import Program, Supervisor
+from runtimed.execution.tree import Tree
 
 START_DEADLINE_S = 20.0
 """How long a shell may take until it is ready for its first script."""

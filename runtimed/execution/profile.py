@@ -5,6 +5,8 @@ from typing import Literal
 
 import attrs
 
+from runtimed.execution.limits import TreeLimits
+
 Backend = Literal["echo", "shell", "process", "acp"]
 Permissions = Literal["ask", "allow", "deny"]
 
@@ -14,10 +16,13 @@ SHELL = "builtin:shell"
 
 @attrs.frozen
 class Profile:
-    """How Workers of one selector are run; times are in seconds.
+    """How Workers of one selector are run; times are in seconds, sizes in bytes.
 
     `command` is an argv. `env` is added to the short list that a Worker's programs inherit. `capabilities` must all
     have been requested by the Worker. `stop_grace_s` is how long a program may take to end before it is killed.
+
+    The limits: memory and processes are those of all that a Worker has started, CPU time, output and duration those
+    of one run; 0 means none.
     """
 
     backend: Backend
@@ -27,6 +32,16 @@ class Profile:
     permissions: Permissions = "ask"
     permission_timeout_s: float = 300.0
     stop_grace_s: float = 5.0
+    max_memory_bytes: int = 4 << 30
+    max_processes: int = 1024
+    max_cpu_s: float = 0.0
+    max_output_bytes: int = 1 << 30
+    max_run_s: float = 0.0
+
+    @property
+    def tree_limits(self) -> TreeLimits:
+        """What applies to the process tree of a Worker."""
+        return TreeLimits(self.max_memory_bytes, self.max_processes, self.max_cpu_s)
 
 
 BUILT_IN: Mapping[str, Profile] = {

@@ -10,9 +10,12 @@ from pathlib import Path
 
 import attrs
 
+from runtimed.execution.limits import TreeLimits
 from runtimed.execution.lines import MAX_LINE_BYTES, Chunk, LineBuffer
 from runtimed.execution.pipes import Inlet, pipes, readable
-from runtimed.execution.supervise import Program, Supervisor, Tree
+from runtimed.execution.supervise import NO_LIMITS, Program, Supervisor
+from runtimed.execution.tree import Tree
+from runtimed.model.execution import LossReason
 
 TAIL_BYTES = 4096
 """Of what a program writes to standard error, how much is kept: the end of it."""
@@ -30,11 +33,12 @@ class Unresponsive(TimeoutError):
 
 @attrs.frozen
 class Command:
-    """What to start: an argv, in which directory, with which environment."""
+    """What to start: an argv, in which directory, with which environment, and what the whole tree may use."""
 
     argv: Sequence[str]
     cwd: Path
     env: Mapping[str, str]
+    limits: TreeLimits = NO_LIMITS
 
 
 class LineProgram:
@@ -69,7 +73,7 @@ class LineProgram:
         (stdin, write), (read, stdout), (errors, stderr) = pipes(3)
         made = cls(write, read, errors, max_line_bytes)
         try:
-            program = Program(command.argv, command.cwd, command.env, stdin, stdout, stderr)
+            program = Program(command.argv, command.cwd, command.env, stdin, stdout, stderr, command.limits)
             made._watch(await supervisor.start(program))
         except BaseException:
             made._close()
@@ -81,6 +85,21 @@ class LineProgram:
         """The exit status once it has ended and nothing of its tree is left; 128 + n for the signal n."""
         exit_ = self._tree.exit if self._tree else None
         return exit_.result() if exit_ and exit_.done() else None
+
+    @property
+    def excess(self) -> LossReason | None:
+        """Which of its limits ended it, if one did."""
+        return self._tree.excess if self._tree else None
+
+    async def begin_run(self) -> None:
+        """A run begins, to which the limit of the CPU time applies until `end_run`."""
+        if self._tree is not None:
+            await self._tree.begin_run()
+
+    def end_run(self) -> None:
+        """The run is over. Harmless when repeated."""
+        if self._tree is not None:
+            self._tree.end_run()
 
     async def read(self) -> Chunk | None:
         """The next output, empty after a `wake`; None once the program has ended and all of it was given."""

@@ -1,0 +1,174 @@
+"""What a process tree may use, whichever way it is counted."""
+
+import asyncio
+import os
+import subprocess
+import sys
+from collections.abc import AsyncIterator, Awaitable, Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from runtimed.execution import cgroup
+from runtimed.execution.containment import Containment
+from runtimed.execution.limits import Accounting, Sampling, TreeLimits
+from runtimed.execution.supervise import Program, Supervisor, best_accounting, environment
+from runtimed.execution.tree import Tree
+
+MEMORY = TreeLimits(memory_bytes=100 << 20)
+PROCESSES = TreeLimits(processes=20)
+CPU = TreeLimits(cpu_s=0.2)
+
+Start = Callable[[str, TreeLimits], Awaitable[Tree]]
+
+
+def _control_groups(_: Containment) -> Accounting:
+    found = cgroup.available()
+    if found is None:
+        pytest.skip("no control groups can be made here")
+    return found
+
+
+@pytest.fixture(params=["cgroup", "sampling"])
+def counted(request: pytest.FixtureRequest) -> Callable[[Containment], Accounting]:
+    """Each way to count that this machine allows."""
+    return Sampling if request.param == "sampling" else _control_groups
+
+
+@pytest.fixture
+async def start(
+    contained: Callable[[], Containment], counted: Callable[[Containment], Accounting], traces: Any
+) -> AsyncIterator[Start]:
+    """Starts a Python program with limits; in the end nothing of it may be left, no control group either."""
+    supervisor = Supervisor(contained, counted)
+
+    async def start(program: str, limits: TreeLimits) -> Tree:
+        streams = [os.open(os.devnull, os.O_RDWR) for _ in range(3)]
+        env = environment({"TRACE": traces.mark})
+        return await supervisor.start(Program((sys.executable, "-c", program), Path("/"), env, *streams, limits))
+
+    yield start
+    await supervisor.close()
+    assert await traces.pids() == []
+    assert await asyncio.to_thread(_groups) == []
+
+
+def _groups() -> list[Path]:
+    """The control groups of this process that are there."""
+    return list(Path("/sys/fs/cgroup").glob(f"**/{cgroup.PREFIX}-*-{os.getpid()}-*"))
+
+
+async def _excess(tree: Tree) -> object:
+    async with asyncio.timeout(30):
+        await tree.exit
+    return tree.excess
+
+
+async def test_a_program_that_uses_little_ends_by_itself(start: Start) -> None:
+    tree = await start("import sys; sys.exit(3)", TreeLimits(1 << 30, 100, 10))
+    assert await _excess(tree) is None
+    assert tree.exit.result() == 3
+
+
+async def test_a_program_that_takes_too_much_memory_is_ended(start: Start) -> None:
+    tree = await start("import time; taken = b'x' * (200 << 20); time.sleep(1000)", MEMORY)
+    assert await _excess(tree) == "oom"
+
+
+async def test_the_memory_of_a_whole_tree_counts(start: Start) -> None:
+    program = """
+import os, time
+for _ in range(4):
+    if not os.fork():
+        taken = b'x' * (30 << 20)
+        time.sleep(1000)
+pid, status = os.wait()
+os.kill(os.getpid(), os.WTERMSIG(status))
+"""
+    assert await _excess(await start(program, MEMORY)) == "oom"
+
+
+async def test_a_program_that_has_too_many_processes_is_ended(start: Start) -> None:
+    program = """
+import os, time
+for _ in range(6):
+    try:
+        os.fork()
+    except OSError:
+        break
+time.sleep(1000)
+"""
+    assert await _excess(await start(program, PROCESSES)) == "processes"
+
+
+async def test_the_cpu_time_before_a_run_does_not_count(start: Start, tmp_path: Path) -> None:
+    program = f"""
+import pathlib, time
+while time.process_time() < 0.5: pass
+pathlib.Path({str(tmp_path / "done")!r}).touch()
+time.sleep(1000)
+"""
+    tree = await start(program, CPU)
+    async with asyncio.timeout(30):
+        while not await asyncio.to_thread((tmp_path / "done").exists):
+            await asyncio.sleep(0.01)
+    await tree.begin_run()
+    assert await asyncio.to_thread(tree.looked_at) is None
+    tree.end_run()
+    await tree.end(0)
+    assert tree.excess is None
+
+
+async def test_a_run_that_takes_too_much_cpu_time_is_ended(start: Start) -> None:
+    tree = await start("while True: pass", CPU)
+    await tree.begin_run()
+    assert await _excess(tree) == "cpu"
+
+
+async def test_a_program_whose_child_is_ended_for_memory_goes_on(traces: Any) -> None:
+    supervisor = Supervisor(choose_accounting=_control_groups)
+    streams = [os.open(os.devnull, os.O_RDWR) for _ in range(3)]
+    child = f"{sys.executable} -c \"x = b'x' * (200 << 20)\"; exit 4"
+    program = Program(("bash", "-c", child), Path("/"), environment({"TRACE": traces.mark}), *streams, MEMORY)
+    tree = await supervisor.start(program)
+    assert await _excess(tree) is None
+    assert tree.exit.result() == 4
+    await supervisor.close()
+
+
+async def test_without_control_groups_trees_are_sampled(
+    monkeypatch: pytest.MonkeyPatch, contained: Callable[[], Containment]
+) -> None:
+    monkeypatch.setattr(cgroup, "available", lambda: None)
+    kept = await asyncio.to_thread(contained)
+    assert best_accounting(kept) == Sampling(kept)
+
+
+KILLED = """
+import os, sys
+from runtimed.execution import cgroup
+from runtimed.execution.limits import TreeLimits
+groups = cgroup.available()
+groups.open("tree", TreeLimits(1 << 30, 50))
+import subprocess
+subprocess.Popen(groups.argv("tree", ["sleep", sys.argv[1]]), stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+print(next(iter(groups.owned.values())).name, flush=True)
+os.kill(os.getpid(), 9)
+"""
+
+
+async def test_what_a_killed_daemon_left_in_control_groups_is_removed_at_the_next_start(traces: Any) -> None:
+    own = await asyncio.to_thread(_control_groups, None)
+    argv = [sys.executable, "-c", KILLED, traces.mark]
+    ended = await asyncio.to_thread(subprocess.run, argv, capture_output=True, text=True, check=False)
+    left = ended.stdout.strip()
+    assert left
+    assert await traces.pids() != []
+    again = await asyncio.to_thread(_control_groups, None)
+    await traces.until(lambda pids: not pids)
+    bases = [folder.parent for folder in again.owned.values()]
+    assert not [base for base in bases if (base / left).exists()]
+    assert all(folder.exists() for folder in own.owned.values())
+    for groups in (own, again):
+        await asyncio.to_thread(groups.shut)
