@@ -5,50 +5,82 @@ import io
 from collections.abc import Iterator
 
 from runtimed.core.ports import EventSink
-from runtimed.model.event import TextDelta, TextDone
+from runtimed.model.event import TextDelta, TextDone, ThinkingDelta, ThinkingDone
 
 MAX_TEXT_BLOCK = 1 << 20
 """Bytes of UTF-8 in a text_done, and so in an entry of the transcript; a longer text is cut into several."""
 
 MAX_DELTA_CHARACTERS = 1 << 14
 
+Delta = TextDelta | ThinkingDelta
+Done = TextDone | ThinkingDone
 
-class TextOutput:
-    """Turns what a program writes into text_delta, and text_done when the text is closed or grows too long.
+
+class OpenText:
+    """A text that is being written, or a thought: the events that tell of it, cut where it grows too long.
 
     Bytes are read as UTF-8; what is not becomes U+FFFD. A character may come in two pieces.
     """
 
-    def __init__(self, sink: EventSink) -> None:
-        self._sink = sink
+    def __init__(self, delta: type[Delta] = TextDelta, done: type[Done] = TextDone) -> None:
+        self._delta = delta
+        self._done = done
         self._decoder = codecs.getincrementaldecoder("utf-8")("replace")
         self._block = io.StringIO()
         self._size = 0
 
-    async def write(self, text: str) -> None:
-        """Say more of the open text, or begin one."""
+    def write(self, text: str) -> Iterator[Delta | Done]:
+        """What tells of more text."""
         for piece in _pieces(text):
             size = len(piece.encode())
             if self._size + size > MAX_TEXT_BLOCK:
-                await self._finish()
+                yield self._finish()
             self._block.write(piece)
             self._size += size
-            await self._sink.emit(TextDelta(piece))
+            yield self._delta(piece)
+
+    def feed(self, data: bytes) -> Iterator[Delta | Done]:
+        """The same for bytes as they come."""
+        return self.write(self._decoder.decode(data))
+
+    def close(self) -> Iterator[Delta | Done]:
+        """What tells of its end, where there is any text."""
+        yield from self.write(self._decoder.decode(b"", final=True))
+        if self._size:
+            yield self._finish()
+
+    def forget(self) -> None:
+        """Its end was told by somebody else."""
+        self._decoder.reset()
+        self._block, self._size = io.StringIO(), 0
+
+    def _finish(self) -> Done:
+        text = self._block.getvalue()
+        self._block, self._size = io.StringIO(), 0
+        return self._done(text)
+
+
+class TextOutput:
+    """An OpenText that says each event to a sink."""
+
+    def __init__(self, sink: EventSink) -> None:
+        self._sink = sink
+        self._text = OpenText()
+
+    async def write(self, text: str) -> None:
+        """Say more of the open text, or begin one."""
+        for event in self._text.write(text):
+            await self._sink.emit(event)
 
     async def feed(self, data: bytes) -> None:
         """The same for bytes as they come."""
-        await self.write(self._decoder.decode(data))
+        for event in self._text.feed(data):
+            await self._sink.emit(event)
 
     async def close(self) -> None:
         """Say text_done, where there is any text."""
-        await self.write(self._decoder.decode(b"", final=True))
-        if self._size:
-            await self._finish()
-
-    async def _finish(self) -> None:
-        text = self._block.getvalue()
-        self._block, self._size = io.StringIO(), 0
-        await self._sink.emit(TextDone(text))
+        for event in self._text.close():
+            await self._sink.emit(event)
 
 
 def _pieces(text: str) -> Iterator[str]:

@@ -3,7 +3,6 @@
 import asyncio
 import contextlib
 import os
-import signal
 from collections import deque
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -23,7 +22,6 @@ TAIL_BYTES = 4096
 WRITE_DEADLINE_S = 60.0
 """How long a program may take no input at all while some is there for it."""
 
-SIGNALED = 128
 _NOTHING = Chunk(b"")
 
 
@@ -245,10 +243,3 @@ class LineProgram:
             self._closed = True
             self._stdout.close()
             self._stderr.close()
-
-
-def described(status: int) -> str:
-    """An exit status in words."""
-    with contextlib.suppress(ValueError):
-        return f"was ended by {signal.Signals(status - SIGNALED).name}"
-    return f"ended with status {status}"

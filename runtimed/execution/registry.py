@@ -7,6 +7,7 @@ from collections.abc import Awaitable, Callable, Mapping
 
 from runtimed.core.ports import Answer, Dispatch, EventSink, ExecutionBackend, Spawn
 from runtimed.execution.echo import EchoBackend
+from runtimed.execution.process import ProcessBackend
 from runtimed.execution.profile import BUILT_IN, ECHO, Profile
 from runtimed.execution.shell import ShellBackend
 from runtimed.execution.supervise import Supervisor
@@ -125,6 +126,7 @@ class ProfileRegistry:
 _ADAPTERS: Mapping[str, Callable[[Profile, Workspaces, Supervisor], ExecutionBackend]] = {
     "echo": lambda _profile, _workspaces, _supervisor: EchoBackend(),
     "shell": ShellBackend,
+    "process": ProcessBackend,
 }
 
 

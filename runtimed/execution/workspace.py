@@ -14,3 +14,13 @@ class Workspaces(Protocol):
 
     def remove_worker_folder(self, worker_id: WorkerId) -> None:
         """Remove it with all that is in it. Harmless when there is none. Raises OSError."""
+
+
+HOME = "home"
+
+
+def make_home(workspaces: Workspaces, worker_id: WorkerId) -> Path:
+    """The directory in which a Worker's programs start, in its folder; made when it is not there yet. Blocks."""
+    home = workspaces.worker_folder(worker_id).absolute() / HOME
+    home.mkdir(mode=0o700, parents=True, exist_ok=True)
+    return home

@@ -71,7 +71,7 @@ def _any(body: bytes) -> Any:
         ) from None
     except RecursionError:
         raise FieldProblem(f"nested too deeply: expected at most {MAX_DEPTH} levels") from None
-    _check(value)
+    check(value)
     return value
 
 
@@ -123,8 +123,8 @@ class _Place:
         return join(self.parent.path(), self.name) if self.parent else ""
 
 
-def _check(value: Any) -> None:
-    """Look at every value, at most MAX_VALUES of them."""
+def check(value: Any) -> None:
+    """Look at every value, at most MAX_VALUES of them. Raises FieldProblem as `parse`."""
     waiting = [_Place(value)]
     seen = 0
     while waiting:

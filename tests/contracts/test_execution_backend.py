@@ -3,6 +3,7 @@
 import asyncio
 import contextlib
 import secrets
+import sys
 from collections.abc import AsyncIterator, Callable
 from pathlib import Path
 from typing import Literal
@@ -14,6 +15,7 @@ from runtimed.core.ports import Answer, Dispatch, EventSink, ExecutionBackend, S
 from runtimed.execution import Profile, ProfileRegistry
 from runtimed.execution.echo import EchoBackend
 from runtimed.execution.function import FunctionBackend
+from runtimed.execution.process import ProcessBackend
 from runtimed.execution.shell import ShellBackend
 from runtimed.execution.supervise import Supervisor
 from runtimed.model.event import InvokeStart, Payload, RunEnd, TextDelta, TextDone
@@ -28,7 +30,40 @@ DEADLINE_S = 30.0
 ACCEPTED = Answer("accepted")
 FIRST, SECOND, NOBODY = worker_id(1), worker_id(2), worker_id(99)
 
-Kind = Literal["echo", "function", "shell"]
+Kind = Literal["echo", "function", "shell", "process"]
+
+PROGRAM = """
+import json, queue, sys, threading
+
+def say(event, **data):
+    print(json.dumps({"event": event, "data": data}), flush=True)
+
+def listen():
+    for line in sys.stdin:
+        heard.put(json.loads(line))
+    heard.put({"type": "stop"})
+
+heard = queue.SimpleQueue()
+threading.Thread(target=listen, daemon=True).start()
+while (message := heard.get())["type"] != "stop":
+    if message["type"] != "input":
+        continue
+    result = "finished"
+    if message["content"].startswith("echo "):
+        print(message["content"].removeprefix("echo "), flush=True)
+    else:
+        while heard.empty():
+            print("again", flush=True)
+            try:
+                heard.put(heard.get(timeout=0.01))
+            except queue.Empty:
+                pass
+        if heard.get()["type"] == "stop":
+            break
+        result = "rolled_back"
+    say("run_end", result=result)
+"""
+"""Understands two scripts of this suite, as `_run` does."""
 
 
 class Recorder:
@@ -125,13 +160,16 @@ def _make(name: str, kind: Kind, profile: Profile, folder: Path, supervisor: Sup
         return ProfileRegistry(profiles, workspaces=StoreFolder(folder), supervisor=supervisor)
     if kind == "shell":
         return ShellBackend(profile, StoreFolder(folder), supervisor)
+    if kind == "process":
+        return ProcessBackend(profile, StoreFolder(folder), supervisor)
     return EchoBackend() if kind == "echo" else FunctionBackend(_run)
 
 
 @contextlib.asynccontextmanager
 async def _subject(name: str, kind: Kind, folder: Path) -> AsyncIterator[Subject]:
     mark, supervisor = secrets.token_hex(8), Supervisor()
-    profile = Profile("echo" if kind == "function" else kind, env={"MARK": mark}, stop_grace_s=0.2)
+    backend = "echo" if kind == "function" else kind
+    profile = Profile(backend, (sys.executable, "-c", PROGRAM), env={"MARK": mark}, stop_grace_s=0.2)
     found = Subject(_make(name, kind, profile, folder, supervisor), kind, mark)
     yield found
     await found.backend.close()
@@ -140,7 +178,15 @@ async def _subject(name: str, kind: Kind, folder: Path) -> AsyncIterator[Subject
 
 
 @pytest.fixture(
-    params=[("bare", "echo"), ("bare", "function"), ("bare", "shell"), ("registry", "echo"), ("registry", "shell")],
+    params=[
+        ("bare", "echo"),
+        ("bare", "function"),
+        ("bare", "shell"),
+        ("bare", "process"),
+        ("registry", "echo"),
+        ("registry", "shell"),
+        ("registry", "process"),
+    ],
     ids=" ".join,
 )
 async def subject(request: pytest.FixtureRequest, tmp_path: Path) -> AsyncIterator[Subject]:
@@ -148,7 +194,9 @@ async def subject(request: pytest.FixtureRequest, tmp_path: Path) -> AsyncIterat
         yield found
 
 
-@pytest.fixture(params=[("bare", "function"), ("bare", "shell"), ("registry", "shell")], ids=" ".join)
+@pytest.fixture(
+    params=[("bare", "function"), ("bare", "shell"), ("bare", "process"), ("registry", "shell")], ids=" ".join
+)
 async def endless(request: pytest.FixtureRequest, tmp_path: Path) -> AsyncIterator[Subject]:
     """One whose runs can go on for ever."""
     async with _subject(*request.param, tmp_path) as found:

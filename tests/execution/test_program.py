@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 
 from runtimed.execution.lines import Chunk
-from runtimed.execution.program import TAIL_BYTES, Command, LineProgram, Unresponsive, described
+from runtimed.execution.program import TAIL_BYTES, Command, LineProgram, Unresponsive
 from runtimed.execution.supervise import Supervisor, environment
 
 Start = Callable[..., Awaitable[LineProgram]]
@@ -211,16 +211,3 @@ async def test_a_program_that_can_not_be_started_leaves_no_descriptor(supervisor
     with pytest.raises(FileNotFoundError):
         await LineProgram.start(supervisor, Command(("true",), Path("/nowhere"), {}))
     assert len(await asyncio.to_thread(os.listdir, "/proc/self/fd")) == len(before)
-
-
-@pytest.mark.parametrize(
-    ("status", "words"),
-    [
-        (0, "ended with status 0"),
-        (137, "was ended by SIGKILL"),
-        (139, "was ended by SIGSEGV"),
-        (255, "ended with status 255"),
-    ],
-)
-def test_an_exit_status_is_put_into_words(status: int, words: str) -> None:
-    assert described(status) == words

@@ -134,7 +134,7 @@ async def test_all_missing_capabilities_are_named(host: Host, recorder: Any) -> 
     )
 
 
-@pytest.mark.parametrize("backend", ["process", "acp"])
+@pytest.mark.parametrize("backend", ["acp"])
 async def test_a_backend_that_is_not_there_yet_is_unsupported(host: Host, recorder: Any, backend: Any) -> None:
     registry = host.registry({"coder": Profile(backend, ("agent",))})
     answer = await _spawn(registry, recorder, NamedProfile("coder"))

@@ -1,0 +1,30 @@
+"""What is said of a program that is gone."""
+
+import contextlib
+import signal
+
+from runtimed.execution.profile import Profile
+from runtimed.model.execution import LossReason
+
+SIGNALED = 128
+
+
+def described(status: int) -> str:
+    """An exit status in words."""
+    with contextlib.suppress(ValueError):
+        return f"was ended by {signal.Signals(status - SIGNALED).name}"
+    return f"ended with status {status}"
+
+
+def explained(reason: LossReason, status: int, profile: Profile, last_words: str = "") -> str:
+    """Why a program is gone, with the limit that it met, or else its exit status and what it said last."""
+    limits = {
+        "oom": f"took more memory than max_memory_bytes allows ({profile.max_memory_bytes:,} bytes)",
+        "processes": f"had more processes than max_processes allows ({profile.max_processes:,})",
+        "cpu": f"used more CPU time in one run than max_cpu_s allows ({profile.max_cpu_s:g} s)",
+        "output": f"wrote more in one run than max_output_bytes allows ({profile.max_output_bytes:,} bytes)",
+        "timeout": f"did not end its run within max_run_s ({profile.max_run_s:g} s)",
+    }
+    if reason in limits:
+        return f"the program was ended: it {limits[reason]}"
+    return f"the program {described(status)}" + (f"; its last words: {last_words}" if last_words else "")

@@ -1,0 +1,320 @@
+"""Backend `process`: any program that reads and writes lines, one for each Worker."""
+
+import asyncio
+import contextlib
+import logging
+import os
+import shutil
+from collections.abc import Coroutine, Iterator
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import attrs
+
+from runtimed.core.ports import Answer, Dispatch, EventSink, Spawn
+from runtimed.execution import protocol
+from runtimed.execution.complaints import alert
+from runtimed.execution.gate import Gate
+from runtimed.execution.lines import Chunk
+from runtimed.execution.loss import explained
+from runtimed.execution.profile import Profile
+from runtimed.execution.program import Command, LineProgram, Unresponsive
+from runtimed.execution.sessions import NOTHING, SessionBackend
+from runtimed.execution.speech import Speech
+from runtimed.execution.supervise import Supervisor, environment
+from runtimed.execution.tasks import begin, finish
+from runtimed.execution.workspace import Workspaces, make_home
+from runtimed.model.event import ErrorRaised, InvokeStart, Payload, RunEnd
+from runtimed.model.execution import LossReason
+
+MAX_EMITTED = 64
+"""How many events are given to the sink at once, so that it can make the program wait."""
+
+_log = logging.getLogger(__name__)
+
+
+class ProcessBackend(SessionBackend):
+    """An ExecutionBackend for all Workers of one profile. Whoever gave it the Supervisor closes that."""
+
+    def __init__(self, profile: Profile, workspaces: Workspaces, supervisor: Supervisor) -> None:
+        super().__init__(partial(ProcessSession, profile, workspaces, supervisor), profile.stop_grace_s)
+
+
+@attrs.define(eq=False)
+class _Run:
+    """An input from `start` to the end of its run; `over` is set just before that is said.
+
+    An `error` of the program is held until then, for by itself it would be the end as well.
+    """
+
+    dispatch: Dispatch
+    received: int = 0
+    error: ErrorRaised | None = None
+    interrupted: bool = False
+    over: asyncio.Event = attrs.field(factory=asyncio.Event)
+    deadline: asyncio.TimerHandle | None = None
+
+
+class ProcessSession:
+    """One Worker: its program, and the one task that says what the program says.
+
+    A program that ends is lost, and the session with it, unless an interrupt has ended it: then it is started anew.
+    """
+
+    def __init__(
+        self, profile: Profile, workspaces: Workspaces, supervisor: Supervisor, spawn: Spawn, sink: EventSink
+    ) -> None:
+        self._profile = profile
+        self._workspaces = workspaces
+        self._supervisor = supervisor
+        self._spawn = spawn
+        self._sink = sink
+        self._speech = Speech()
+        self._gate = Gate()
+        self._next: _Run | None = None
+        self._run: _Run | None = None
+        self._interrupting = False
+        self._why: tuple[LossReason, str] | None = None
+        self._program: LineProgram | None = None
+        self._task: asyncio.Task[None] | None = None
+        self._tasks: set[asyncio.Task[None]] = set()
+        self._ending = False
+        self.lost = False
+
+    async def open(self) -> Answer:
+        """See Session."""
+        opening = self._task = asyncio.create_task(self._start())
+        await asyncio.wait({opening})
+        if self._ending or opening.cancelled():
+            return Answer("errored", "the Worker was ended before its program was started")
+        if error := opening.exception():
+            _log.error("a program could not be started: %s", error)
+            return Answer("errored", f"the program could not be started: {_cause(error)}")
+        self._task = begin(self._live())
+        return Answer("accepted")
+
+    def offer(self, dispatch: Dispatch) -> Answer:
+        """See Session."""
+        if protocol.input_line(dispatch) is None:
+            return Answer("rejected", "content: expected Unicode text")
+        if self._ending or self.lost:
+            return NOTHING
+        if self._gate.busy:
+            return Answer("busy", "a run is going on: wait for its run_end")
+        self._gate.offer(dispatch)
+        return Answer("accepted")
+
+    def start(self, input_id: str) -> None:
+        """See Session."""
+        started = self._gate.start(input_id)
+        if started is not None and not self.lost:
+            self._next = self._run = _Run(started)
+            self._wake()
+
+    def withdraw(self, input_id: str) -> None:
+        """See Session."""
+        self._gate.withdraw(input_id)
+
+    async def interrupt(self, grace_s: float) -> None:
+        """See Session."""
+        run = self._run
+        if run is None:
+            return
+        self._interrupting = self._interrupting or not run.interrupted
+        run.interrupted = True
+        self._wake()
+        with contextlib.suppress(TimeoutError):
+            await asyncio.wait_for(run.over.wait(), grace_s)
+        if not run.over.is_set() and self._program is not None:
+            await self._program.kill()
+        await run.over.wait()
+
+    async def end(self, grace_s: float) -> None:
+        """See Session."""
+        self._ending = True
+        await finish(*(task for task in (self._task, *self._tasks) if task is not None))
+        self._end_run()
+        if self._program is not None:
+            await self._program.stop(grace_s, protocol.STOP)
+
+    async def _start(self) -> None:
+        home = await asyncio.to_thread(make_home, self._workspaces, self._spawn.worker_id)
+        env = environment(self._profile.env)
+        argv = await asyncio.to_thread(_found, self._profile.command, env, home)
+        command = Command(argv, home, env, self._profile.tree_limits)
+        self._program = await LineProgram.start(self._supervisor, command)
+
+    async def _live(self) -> None:
+        try:
+            if self._spawn.history is not None:
+                await self._say(alert("the program was started anew: it knows nothing of what was before"))
+            while self._program is not None:
+                await self._hear(self._program)
+        except Exception:  # noqa: BLE001 the Worker must not be left as if its program could still be heard
+            _log.exception("what a program said could not be passed on")
+            await self._give_up("protocol", "what the program said could not be passed on: the daemon's log says why")
+
+    async def _hear(self, program: LineProgram) -> None:
+        chunk = await program.read()
+        if self._next is not None:
+            run, self._next = self._next, None
+            await self._begin(program, run)
+        if self._interrupting:
+            self._interrupting = False
+            self._begin_task(self._write_interrupt(program))
+        if chunk is None:
+            await self._ended(program)
+        elif self._why is None:
+            await self._pass_on(chunk)
+
+    async def _begin(self, program: LineProgram, run: _Run) -> None:
+        kind = run.dispatch.input.kind
+        await self._say(*self._speech.closing(), InvokeStart("user_send" if kind == "user" else "notify"))
+        await program.begin_run()
+        if self._profile.max_run_s:
+            loop = asyncio.get_running_loop()
+            run.deadline = loop.call_later(self._profile.max_run_s, self._fail, program, "timeout")
+        self._begin_task(self._write_input(program, protocol.input_line(run.dispatch) or b""))
+
+    async def _write_input(self, program: LineProgram, line: bytes) -> None:
+        try:
+            await program.write(line)
+        except Unresponsive as error:
+            self._fail(program, "unresponsive", str(error))
+        except BrokenPipeError:
+            await asyncio.sleep(self._profile.stop_grace_s)  # it may be about to end, and says better why
+            self._fail(program, "unresponsive", "the program has closed its input")
+
+    async def _write_interrupt(self, program: LineProgram) -> None:
+        with contextlib.suppress(OSError):  # whoever interrupts has a deadline, and a remedy
+            await program.write(protocol.INTERRUPT)
+
+    async def _pass_on(self, chunk: Chunk) -> None:
+        events: list[Payload] = []
+        for event in self._events(chunk):
+            events.append(event)
+            if len(events) >= MAX_EMITTED or isinstance(event, RunEnd):
+                await self._say(*events)
+                events.clear()
+        await self._say(*events)
+        if self._run is not None:
+            self._run.received += len(chunk.data)
+            if 0 < self._profile.max_output_bytes < self._run.received and self._program is not None:
+                self._fail(self._program, "output")
+
+    def _events(self, chunk: Chunk) -> Iterator[Payload]:
+        for event in self._speech.events(chunk):
+            if not isinstance(event, RunEnd | ErrorRaised):
+                yield event
+            elif self._run is None:
+                said = f"{event.event}: {event.message}" if isinstance(event, ErrorRaised) else event.event
+                yield from self._speech.complain(f"the program says this while no run is going on: {said}")
+            elif isinstance(event, ErrorRaised):
+                yield from self._held_error()
+                self._run.error = event
+            else:
+                yield from self._ending_of(self._run, event)
+
+    def _ending_of(self, run: _Run, end: RunEnd) -> Iterator[Payload]:
+        yield from self._speech.closing()
+        if run.interrupted:
+            yield alert("the run was interrupted")
+        if run.error is not None:
+            yield run.error
+        self._end_run()
+        yield end
+
+    def _held_error(self) -> Iterator[Payload]:
+        """The error that the program has reported in this run, as something that did not end it."""
+        if self._run is not None and self._run.error is not None:
+            yield alert(f"the program reports an error: {self._run.error.message}", "error")
+            self._run.error = None
+
+    def _end_run(self) -> None:
+        """The run is over, if one was going on: to be called just before that is said."""
+        run, self._run, self._next = self._run, None, None
+        if run is None:
+            return
+        if run.deadline is not None:
+            run.deadline.cancel()
+        if self._program is not None:
+            self._program.end_run()
+        self._gate.finish()
+        run.over.set()
+
+    def _fail(self, program: LineProgram, reason: LossReason, message: str = "") -> None:
+        """End the program for this reason, unless it has one already or is replaced."""
+        if self._why is None and self._program is program and not self._ending:
+            self._why = (reason, message)
+            self._begin_task(_kill(program))
+
+    async def _ended(self, program: LineProgram) -> None:
+        reason, message = self._why or (program.excess or "exit", "")
+        message = message or explained(reason, program.status or 0, self._profile, program.last_words())
+        await self._say(*self._speech.closing(), *self._held_error())
+        await self._bury(program)
+        if reason == "exit" and self._run is not None and self._run.interrupted:
+            await self._start_anew()
+        else:
+            await self._give_up(reason, message)
+
+    async def _start_anew(self) -> None:
+        try:
+            await self._start()
+        except OSError as error:
+            await self._give_up("exit", f"the program could not be started anew: {_cause(error)}")
+            return
+        told = alert(
+            "the run was interrupted and its program ended: it was started anew, and knows nothing of before"
+        )
+        self._end_run()
+        await self._say(told, RunEnd("rolled_back"))
+
+    async def _give_up(self, reason: LossReason, message: str) -> None:
+        self.lost = True
+        if self._program is not None:
+            await self._bury(self._program)
+        self._end_run()
+        await self._sink.lose(reason, message)
+
+    async def _bury(self, program: LineProgram) -> None:
+        try:
+            await program.stop(0)
+        except TimeoutError as error:
+            _log.error("a program ended, but %s", error)
+        self._program = None
+
+    async def _say(self, *events: Payload) -> None:
+        if events:
+            await self._sink.emit(*events)
+
+    def _wake(self) -> None:
+        if self._program is not None:
+            self._program.wake()
+
+    def _begin_task(self, work: Coroutine[Any, Any, None]) -> None:
+        task = begin(work)
+        self._tasks.add(task)
+        task.add_done_callback(self._tasks.discard)
+
+
+async def _kill(program: LineProgram) -> None:
+    try:
+        await program.kill()
+    except TimeoutError as error:
+        _log.error("a program was killed, but %s", error)
+
+
+def _found(command: tuple[str, ...], env: dict[str, str], home: Path) -> tuple[str, ...]:
+    """The command with the path of its program. Raises FileNotFoundError."""
+    name, *arguments = command or ("",)
+    path = str(home / name) if "/" in name else shutil.which(name, path=env.get("PATH", os.defpath))
+    if not name or path is None or not os.access(path, os.X_OK):
+        raise FileNotFoundError(f"command: {name!r} is not there: expected a program in PATH, or a path to one")
+    return (path, *arguments)
+
+
+def _cause(error: BaseException) -> str:
+    """The text of an error without the paths of this host."""
+    return (error.strerror if isinstance(error, OSError) else None) or str(error)

@@ -1,0 +1,50 @@
+"""What a program says, as the events that tell of it."""
+
+from collections.abc import Iterator
+
+from runtimed.execution import protocol
+from runtimed.execution.complaints import Complaints
+from runtimed.execution.lines import Chunk
+from runtimed.execution.output import OpenText
+from runtimed.execution.protocol import Refused
+from runtimed.model.event import Alert, Payload, TextDelta, TextDone, ThinkingDelta, ThinkingDone
+
+
+class Speech:
+    """Holds the text and the thought that the program has begun, and what there is to complain of."""
+
+    def __init__(self) -> None:
+        self._text = OpenText()
+        self._thought = OpenText(ThinkingDelta, ThinkingDone)
+        self._complaints = Complaints()
+
+    def events(self, chunk: Chunk) -> Iterator[Payload]:
+        """What the program has said. A text or a thought that grows too long is cut into several."""
+        for said in protocol.parse(chunk):
+            match said:
+                case bytes():
+                    yield from self._text.feed(said)
+                case TextDelta(text):
+                    yield from self._text.write(text)
+                case ThinkingDelta(text):
+                    yield from self._thought.write(text)
+                case Refused(problem):
+                    yield from self.complain(f"a line of the program was left out: {problem}")
+                case TextDone():
+                    self._text.forget()
+                    yield said
+                case ThinkingDone():
+                    self._thought.forget()
+                    yield said
+                case _:
+                    yield said
+
+    def complain(self, message: str) -> Iterator[Alert]:
+        """What tells a person of something that the program did wrongly."""
+        return self._complaints.about(message)
+
+    def closing(self) -> Iterator[Payload]:
+        """What ends all that is open, and what is left to complain of."""
+        yield from self._text.close()
+        yield from self._thought.close()
+        yield from self._complaints.rest()
