@@ -183,8 +183,7 @@ class ProcessSession:
         except Unresponsive as error:
             self._fail(program, "unresponsive", str(error))
         except BrokenPipeError:
-            await asyncio.sleep(self._profile.stop_grace_s)  # it may be about to end, and says better why
-            self._fail(program, "unresponsive", "the program has closed its input")
+            _log.debug("a program ended before it took its input")
 
     async def _write_interrupt(self, program: LineProgram) -> None:
         with contextlib.suppress(OSError):  # whoever interrupts has a deadline, and a remedy

@@ -1,0 +1,486 @@
+"""What a Worker says whose program speaks in lines."""
+
+import asyncio
+import json
+import sys
+from collections.abc import AsyncIterator, Callable
+from pathlib import Path
+from typing import Any
+
+import attrs
+import pytest
+
+from runtimed.core.change import Entry
+from runtimed.core.ports import Answer, Dispatch, Spawn
+from runtimed.execution import Profile
+from runtimed.execution.complaints import MAX_TOLD
+from runtimed.execution.output import MAX_TEXT_BLOCK
+from runtimed.execution.process import ProcessBackend
+from runtimed.execution.program import LineProgram
+from runtimed.execution.supervise import Supervisor
+from runtimed.model.event import (
+    Alert,
+    ErrorRaised,
+    InvokeStart,
+    Payload,
+    RunEnd,
+    SystemItem,
+    TextDelta,
+    TextDone,
+    ThinkingDelta,
+    ThinkingDone,
+    ThinkingStart,
+    ToolCallStart,
+    Usage,
+)
+from runtimed.model.identity import worker_id
+from runtimed.model.interaction import WorkerInput
+from runtimed.model.worker import CreateWorkerRequest
+from runtimed.store.folder import StoreFolder
+
+END = '{"event":"run_end","data":{"result":"finished"}}'
+FINISHED = RunEnd("finished")
+DEADLINE_S = 30.0
+
+
+class Ear:
+    """A sink that remembers what it was told, and how the program was lost."""
+
+    def __init__(self) -> None:
+        self.events: list[Payload] = []
+        self.lost: tuple[str, str] | None = None
+        self.changed = asyncio.Condition()
+        self.free = asyncio.Event()
+        self.free.set()
+
+    async def emit(self, *payloads: Payload) -> None:
+        async with self.changed:
+            self.events += payloads
+            self.changed.notify_all()
+        await self.free.wait()
+
+    async def lose(self, reason: str, message: str) -> None:
+        async with self.changed:
+            self.lost = (reason, message)
+            self.changed.notify_all()
+
+    async def until(self, met: Callable[[], object]) -> None:
+        async with asyncio.timeout(DEADLINE_S), self.changed:
+            await self.changed.wait_for(met)
+
+    @property
+    def text(self) -> str:
+        return "".join(event.text for event in self.events if isinstance(event, TextDelta))
+
+    @property
+    def alerts(self) -> list[str]:
+        return [event.message for event in self.events if isinstance(event, Alert)]
+
+    @property
+    def ends(self) -> int:
+        return sum(isinstance(event, RunEnd) for event in self.events)
+
+
+class Host:
+    """One Worker whose program is a bash script."""
+
+    def __init__(self, folder: Path, supervisor: Supervisor, mark: str, profile: Profile) -> None:
+        self.worker_id = worker_id(1)
+        self.home = folder / "workers" / self.worker_id / "home"
+        self.ear = Ear()
+        profile = attrs.evolve(profile, env={**profile.env, "TRACE": mark})
+        self.backend = ProcessBackend(profile, StoreFolder(folder), supervisor)
+        self._inputs = 0
+
+    async def spawn(self, **options: Any) -> Answer:
+        self.ear = Ear()
+        return await self.backend.spawn(Spawn(self.worker_id, CreateWorkerRequest(), **options), self.ear)
+
+    async def offer(self, content: str = "go", kind: Any = "user") -> Answer:
+        self._inputs += 1
+        dispatch = Dispatch(self.worker_id, f"input-{self._inputs}", WorkerInput(kind, content))
+        return await self.backend.dispatch(dispatch)
+
+    async def begin(self, content: str = "go", kind: Any = "user") -> None:
+        assert await self.offer(content, kind) == Answer("accepted")
+        self.backend.start(self.worker_id, f"input-{self._inputs}")
+
+    async def run(self, content: str = "go", kind: Any = "user") -> list[Payload]:
+        heard, ends = len(self.ear.events), self.ear.ends
+        await self.begin(content, kind)
+        await self.ear.until(lambda: self.ear.ends > ends)
+        return self.ear.events[heard:]
+
+    async def loses(self) -> tuple[str, str]:
+        await self.ear.until(lambda: self.ear.lost)
+        assert self.ear.lost is not None
+        return self.ear.lost
+
+
+@pytest.fixture
+async def new_host(tmp_path: Path, traces: Any) -> AsyncIterator[Callable[..., Host]]:
+    """Makes a Worker of a program that is not started yet; in the end nothing of it may be left."""
+    supervisor, made = Supervisor(), []
+
+    def new(script: str, **options: Any) -> Host:
+        profile = Profile("process", ("bash", "-c", script), **options)
+        made.append(Host(tmp_path, supervisor, traces.mark, profile))
+        return made[-1]
+
+    yield new
+    for host in made:
+        await host.backend.close()
+    assert await traces.pids() == []
+    await supervisor.close()
+
+
+@pytest.fixture
+def started(new_host: Callable[..., Host]) -> Callable[..., Any]:
+    """The same, started."""
+
+    async def start(script: str, **options: Any) -> Host:
+        host = new_host(script, **options)
+        assert await host.spawn() == Answer("accepted")
+        return host
+
+    return start
+
+
+def replying(*lines: str) -> str:
+    """A script that answers each input with these lines, and then ends the run."""
+    said = "\n".join((*lines, END))
+    return f"while read -r line; do cat <<'REPLY'\n{said}\nREPLY\ndone"
+
+
+def event(kind: str, **data: Any) -> str:
+    return json.dumps({"event": kind, "data": data} if data else {"event": kind})
+
+
+async def test_a_program_gets_its_inputs_as_lines_and_is_told_of_a_stop(started: Callable[..., Any]) -> None:
+    host = await started(f"while read -r line; do echo \"$line\" >>heard; echo '{END}'; done")
+    await host.run('say "é"\nand go')
+    await host.run("be nice", "system")
+    await host.backend.stop(host.worker_id, "enough")
+    heard = [json.loads(line) for line in (await asyncio.to_thread((host.home / "heard").read_text)).splitlines()]
+    assert heard == [
+        {"type": "input", "kind": "user", "content": 'say "é"\nand go', "input_id": "input-1"},
+        {"type": "input", "kind": "system", "content": "be nice", "input_id": "input-2"},
+        {"type": "stop"},
+    ]
+
+
+async def test_events_come_through_as_they_are(started: Callable[..., Any]) -> None:
+    lines = [
+        event("thinking_start"),
+        event("thinking_delta", text="hm"),
+        event("thinking_done", text="hm"),
+        event("tool_call_start", id="1", name="look"),
+        event("usage", input_tokens=1, output_tokens=None),
+        event("system_item", item={"kind": "plan", "steps": [1, None, {"a": 0.5}]}),
+        "  " + event("text_done", text="the answer") + " \r",
+    ]
+    host = await started(replying(*lines))
+    assert await host.run() == [
+        InvokeStart("user_send"),
+        ThinkingStart(),
+        ThinkingDelta("hm"),
+        ThinkingDone("hm"),
+        ToolCallStart("1", "look"),
+        Usage(1, None),
+        SystemItem({"kind": "plan", "steps": [1, None, {"a": 0.5}]}),
+        TextDone("the answer"),
+        FINISHED,
+    ]
+
+
+async def test_a_system_input_begins_its_run_as_a_notification(started: Callable[..., Any]) -> None:
+    host = await started(replying())
+    assert await host.run("wake up", "system") == [InvokeStart("notify"), FINISHED]
+
+
+async def test_lines_that_are_no_json_objects_are_text_and_closed_with_the_run(started: Callable[..., Any]) -> None:
+    lines = ["hello", "", "123", "[1]", '"quoted"', "{not json", "{", '{"event":1} trailing', "true", "bye\r"]
+    host = await started(replying(*lines))
+    text = "\n".join(lines) + "\n"
+    assert await host.run() == [InvokeStart("user_send"), TextDelta(text), TextDone(text), FINISHED]
+
+
+async def test_text_of_both_kinds_is_one_text(started: Callable[..., Any]) -> None:
+    host = await started(replying("plain", event("text_delta", text="{in json}"), "plain again"))
+    events = await host.run()
+    assert events[-2:] == [TextDone("plain\n{in json}plain again\n"), FINISHED]
+
+
+async def test_a_text_that_the_program_has_ended_is_not_ended_again(started: Callable[..., Any]) -> None:
+    host = await started(replying("one", event("text_done", text="one"), event("text_delta", text="two")))
+    events = await host.run()
+    assert [said.text for said in events if isinstance(said, TextDone)] == ["one", "two"]
+
+
+@pytest.mark.parametrize(
+    ("line", "problem"),
+    [
+        ("{}", "event: required, but missing"),
+        ('{"event":"dance"}', "event: expected one of user_message, "),
+        ('{"event":"text_delta"}', "data: required, but missing"),
+        ('{"event":"text_delta","data":{"text":1}}', "data.text: expected a string, got a number"),
+        ('{"event":"text_delta","data":{"text":"a","more":1}}', "data.more: unknown field"),
+        ('{"event":"text_delta","data":{"text":"a"},"at":1}', "at: unknown field"),
+        ('{"event":"run_end","data":{"result":"great"}}', "data.result: expected one of finished, "),
+        ('{"event":"user_message","data":{"segments":[]}}', "event: user_message is for the Runtime to say"),
+        ('{"event":"shutdown"}', "event: shutdown is for the Runtime to say"),
+        ('{"event":"system_item","data":{"item":{}}}', "data.item.kind: expected a string"),
+        (
+            '{"event":"system_item","data":{"item":{"kind":"permission_request"}}}',
+            "data.item.kind: permission_request is for the Runtime to say",
+        ),
+        (
+            '{"event":"system_item","data":{"item":{"kind":"embedded_worker_system_input"}}}',
+            "data.item.kind: embedded_worker_system_input is for the Runtime to say",
+        ),
+        (
+            f'{{"event":"system_item","data":{{"item":{{"kind":"deep","in":{"[" * 200}{"]" * 200}}}}}}}',
+            "nested too deeply: expected at most 64 levels",
+        ),
+    ],
+)
+async def test_an_object_that_is_not_accepted_is_told_and_the_run_goes_on(
+    started: Callable[..., Any], line: str, problem: str
+) -> None:
+    host = await started(replying(line, "and on"))
+    events = await host.run()
+    assert [type(said) for said in events] == [InvokeStart, Alert, TextDelta, TextDone, RunEnd]
+    assert problem in events[1].message
+    assert (events[1].level, events[1].source) == ("warn", "worker")
+
+
+async def test_a_program_that_talks_nonsense_is_complained_of_a_few_times_in_each_run(
+    started: Callable[..., Any],
+) -> None:
+    host = await started(replying(*["{}"] * 1_000))
+    for _ in range(2):
+        alerts = [said.message for said in await host.run() if isinstance(said, Alert)]
+        assert len(alerts) == MAX_TOLD + 1
+        assert alerts[-1] == f"{1_000 - MAX_TOLD:,} more lines were left out in the same way"
+
+
+async def test_an_error_does_not_end_the_run_and_comes_with_its_end(started: Callable[..., Any]) -> None:
+    errors = [event("error", code="tool_error", message=message) for message in ("first", "second")]
+    host = await started(replying(errors[0], "still here", errors[1]))
+    events = await host.run()
+    assert [said.message for said in events if isinstance(said, Alert)] == ["the program reports an error: first"]
+    assert events[-3:] == [TextDone("still here\n"), ErrorRaised("tool_error", "second"), FINISHED]
+
+
+async def test_what_is_said_between_runs_is_heard_and_can_not_end_the_next(started: Callable[..., Any]) -> None:
+    error = event("error", code="internal", message="too early")
+    host = await started(f"echo early; echo '{END}'; echo '{error}'; read -r; echo late; read -r")
+    await host.ear.until(lambda: len(host.ear.events) == 3)
+    assert host.ear.events[0] == TextDelta("early\n")
+    assert host.ear.alerts == [
+        "the program says this while no run is going on: run_end",
+        "the program says this while no run is going on: error: too early",
+    ]
+    await host.begin()
+    await host.ear.until(lambda: "late" in host.ear.text)
+    assert host.ear.ends == 0
+    assert host.ear.events[3:5] == [TextDone("early\n"), InvokeStart("user_send")]
+    assert (await host.offer()).outcome == "busy"
+
+
+async def test_a_long_text_is_cut_into_entries_of_bounded_size(started: Callable[..., Any]) -> None:
+    host = await started(f"read -r; yes | head -c 3000000; echo; echo '{END}'; read -r")
+    events = await host.run()
+    entries = [said.text for said in events if isinstance(said, TextDone)]
+    assert "".join(entries) == "y\n" * 1_500_000 + "\n"
+    assert max(map(len, entries)) <= MAX_TEXT_BLOCK
+
+
+async def test_a_long_thought_is_cut_too(started: Callable[..., Any]) -> None:
+    thought = event("thinking_delta", text="x" * 10_000)
+    host = await started(f"read -r; for i in {{1..300}}; do echo '{thought}'; done; echo '{END}'; read -r")
+    events = await host.run()
+    assert sum(len(said.text) for said in events if isinstance(said, ThinkingDone)) == 3_000_000
+
+
+async def test_a_line_without_end_is_text_and_the_run_ends_all_the_same(started: Callable[..., Any]) -> None:
+    host = await started(f"read -r; head -c 20000000 /dev/zero; echo; echo '{END}'; read -r")
+    await host.run()
+    assert host.ear.text == "\0" * 20_000_000 + "\n"
+
+
+async def test_bytes_that_are_no_text_are_replaced(started: Callable[..., Any]) -> None:
+    host = await started(f"read -r; printf 'a\\377b\\000c\\033[1m\\303\\251\\n'; echo '{END}'; read -r")
+    await host.run()
+    assert host.ear.text == "a\ufffdb\0c\x1b[1mé\n"
+
+
+async def test_a_program_waits_while_nobody_takes_its_output(started: Callable[..., Any]) -> None:
+    host = await started("read -r; for i in {1..5000}; do printf '%010000d\\n' $i; echo $i >count; done; read -r")
+    await host.begin()
+    await host.ear.until(lambda: host.ear.text)
+    host.ear.free.clear()
+    before, now = "", ""
+    async with asyncio.timeout(DEADLINE_S):
+        while not now or before != now:
+            before, now = now, await asyncio.to_thread(_contents, host.home / "count")
+            await asyncio.sleep(0.3)
+    assert int(now) < 5_000
+
+
+def _contents(path: Path) -> str:
+    return path.read_text() if path.exists() else ""
+
+
+async def test_a_program_that_ends_is_lost_with_its_output_before(started: Callable[..., Any]) -> None:
+    host = await started("read -r; echo last words; echo trouble >&2; exit 3")
+    await host.begin()
+    reason, message = await host.loses()
+    assert reason == "exit"
+    assert message == "the program ended with status 3; its last words: trouble"
+    assert host.ear.events[-1] == TextDone("last words\n")
+    assert await host.offer() == Answer("errored", "nothing runs this Worker")
+
+
+async def test_an_error_that_was_held_is_told_when_the_program_ends(started: Callable[..., Any]) -> None:
+    host = await started(f"read -r; echo '{event('error', code='internal', message='no model')}'; exit 1")
+    await host.begin()
+    await host.loses()
+    assert host.ear.alerts == ["the program reports an error: no model"]
+
+
+async def test_a_program_that_dies_between_runs_is_lost_too(started: Callable[..., Any]) -> None:
+    host = await started("kill -SEGV $$")
+    reason, message = await host.loses()
+    assert reason == "exit"
+    assert message.startswith("the program was ended by SIGSEGV")
+
+
+async def test_a_grandchild_that_holds_the_pipe_does_not_hide_the_end(
+    started: Callable[..., Any], traces: Any
+) -> None:
+    host = await started("(trap '' TERM HUP; setsid sleep 1000) & exit 0")
+    assert (await host.loses())[0] == "exit"
+    assert await traces.pids() == []
+
+
+async def test_a_lost_worker_may_be_spawned_again_and_is_told_that_all_is_new(started: Callable[..., Any]) -> None:
+    host = await started("read -r; echo hello; exit")
+    await host.begin()
+    await host.loses()
+    history = (Entry(host.worker_id, 1, "user", "go", 1),)
+    assert await host.spawn(history=history) == Answer("accepted")
+    await host.ear.until(lambda: host.ear.alerts)
+    assert host.ear.alerts == ["the program was started anew: it knows nothing of what was before"]
+    await host.begin()
+    await host.loses()
+    assert "hello\n" in host.ear.text
+
+
+HOG = f"""read -r; {sys.executable} -c "import time; x = b'x' * (300 << 20); time.sleep(1000)"; exit $?"""
+
+
+@pytest.mark.parametrize(
+    ("script", "limits", "reason", "setting"),
+    [
+        (HOG, {"max_memory_bytes": 100 << 20}, "oom", "max_memory_bytes"),
+        (
+            "read -r; for i in {1..40}; do sleep 1000 & done; wait",
+            {"max_processes": 20},
+            "processes",
+            "max_processes",
+        ),
+        ("read -r; while :; do :; done", {"max_cpu_s": 0.3}, "cpu", "max_cpu_s"),
+        ("read -r; yes", {"max_output_bytes": 100_000}, "output", "max_output_bytes"),
+        ("read -r; sleep 1000", {"max_run_s": 0.3}, "timeout", "max_run_s"),
+    ],
+    ids=lambda value: value if isinstance(value, str) and value.isalpha() else "",
+)
+async def test_a_program_that_meets_a_limit_is_lost_for_it(
+    started: Callable[..., Any], script: str, limits: dict[str, Any], reason: str, setting: str
+) -> None:
+    host = await started(script, **limits)
+    await host.begin()
+    found, message = await host.loses()
+    assert found == reason
+    assert setting in message
+
+
+async def test_the_limits_of_a_run_begin_anew_with_each(started: Callable[..., Any]) -> None:
+    script = f"while read -r; do yes | head -c 60000; sleep 0.3; echo '{END}'; done"
+    host = await started(script, max_output_bytes=100_000, max_run_s=20, max_cpu_s=20)
+    for _ in range(4):
+        assert (await host.run())[-1] == FINISHED
+
+
+async def test_a_program_that_does_not_read_is_lost(
+    started: Callable[..., Any], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(LineProgram.write, "__defaults__", (0.2,))
+    host = await started("sleep 1000")
+    await host.begin("x" * 1_000_000)
+    reason, message = await host.loses()
+    assert reason == "unresponsive"
+    assert message == "the program took no input for 0.2 seconds"
+
+
+async def test_a_program_that_heeds_an_interrupt_goes_on(started: Callable[..., Any]) -> None:
+    rolled_back = event("run_end", result="rolled_back")
+    host = await started(
+        f"known=0; while read -r line; do case $line in *interrupt*) echo '{rolled_back}';; "
+        f"*) known=$((known+1)); echo $known;; esac; done"
+    )
+    await host.begin()
+    await host.ear.until(lambda: host.ear.text)
+    assert await host.backend.interrupt(host.worker_id) == Answer("accepted")
+    assert [type(said) for said in host.ear.events[-3:]] == [TextDone, Alert, RunEnd]
+    await host.begin()
+    await host.ear.until(lambda: host.ear.text.endswith("2\n"))
+
+
+@pytest.mark.parametrize("script", ["trap '' TERM; sleep 1000; sleep 1000", "read -r; exit 5"], ids=["deaf", "dies"])
+async def test_a_program_that_does_not_heed_an_interrupt_is_started_anew(
+    started: Callable[..., Any], script: str
+) -> None:
+    host = await started(f"echo started; read -r; echo begun; {script}", stop_grace_s=0.2)
+    await host.begin()
+    await host.ear.until(lambda: "begun" in host.ear.text)
+    assert await host.backend.interrupt(host.worker_id) == Answer("accepted")
+    assert host.ear.events[-1] == RunEnd("rolled_back")
+    assert host.ear.alerts == [
+        "the run was interrupted and its program ended: it was started anew, and knows nothing of before"
+    ]
+    await host.ear.until(lambda: host.ear.text.count("started") == 2)
+    await host.begin()
+    await host.ear.until(lambda: host.ear.text.count("begun") == 2)
+
+
+async def test_a_program_that_is_not_there_is_an_answer_that_names_it(new_host: Callable[..., Host]) -> None:
+    host = new_host("")
+    host.backend = ProcessBackend(
+        Profile("process", ("no-such-program",)), StoreFolder(host.home.parents[2]), Supervisor()
+    )
+    answer = await host.spawn()
+    assert answer.outcome == "errored"
+    assert answer.message == (
+        "the program could not be started: "
+        "command: 'no-such-program' is not there: expected a program in PATH, or a path to one"
+    )
+
+
+async def test_a_program_lives_in_the_home_of_its_worker(started: Callable[..., Any]) -> None:
+    host = await started(f"while read -r; do pwd; ls /proc/self/fd; echo '{END}'; done")
+    await host.run()
+    assert host.ear.text.split() == [str(host.home), "0", "1", "2", "3"]
+
+
+async def test_one_program_that_ends_leaves_the_other_workers_alone(started: Callable[..., Any]) -> None:
+    host = await started("read -r line; case $line in *die*) exit 1;; *) echo alive; read -r;; esac")
+    other = Ear()
+    assert await host.backend.spawn(Spawn(worker_id(2), CreateWorkerRequest()), other) == Answer("accepted")
+    await host.begin("die")
+    await host.loses()
+    await host.backend.dispatch(Dispatch(worker_id(2), "one", WorkerInput("user", "live")))
+    host.backend.start(worker_id(2), "one")
+    await other.until(lambda: other.text == "alive\n")
+    assert other.lost is None
