@@ -10,9 +10,12 @@ from collections import deque
 from collections.abc import Mapping
 from pathlib import Path
 
+from runtimed.execution.limits import TreeLimits
 from runtimed.execution.pipes import Inlet, pipes, readable
-from runtimed.execution.supervise import Program, Supervisor
+from runtimed.execution.supervise import NO_LIMITS, Program, Supervisor
 from runtimed.execution.tree import Tree
+from runtimed.execution.workspace import HOME
+from runtimed.model.execution import LossReason
 
 START_DEADLINE_S = 20.0
 """How long a shell may take until it is ready for its first script."""
@@ -24,7 +27,6 @@ MAX_LINES = 64
 _READY = b"ready"
 _BEGUN = b"begun"
 _STATUS = re.compile(rb"[0-9]{1,3}")
-_HOME = "home"
 _SCRIPT = "script"
 
 # Standard input carries a line for each run, standard error a line with each status. A run gets its standard streams
@@ -65,13 +67,18 @@ class Shell:
 
     @classmethod
     async def start(
-        cls, supervisor: Supervisor, folder: Path, env: Mapping[str, str], wake: asyncio.Event
+        cls,
+        supervisor: Supervisor,
+        folder: Path,
+        env: Mapping[str, str],
+        wake: asyncio.Event,
+        limits: TreeLimits = NO_LIMITS,
     ) -> "Shell":
         """Start a shell and wait until it is ready; `wake` is set when it ends. Raises OSError."""
         argv = await asyncio.to_thread(_prepare, folder)
         (stdin, control), (output, stdout), (status, stderr) = pipes(3)
         shell = cls(folder, control, output, status)
-        program = Program(argv, folder / _HOME, env, stdin, stdout, stderr)
+        program = Program(argv, folder / HOME, env, stdin, stdout, stderr, limits)
         try:
             shell._tree = await supervisor.start(program)
             shell._tree.exit.add_done_callback(lambda _: wake.set())
@@ -86,12 +93,24 @@ class Shell:
         """The exit status of the shell, once all of its tree is gone."""
         return self._tree.exit.result() if self._tree is not None and self._tree.exit.done() else None
 
+    @property
+    def excess(self) -> LossReason | None:
+        """Which limit ended it, if one did."""
+        return self._tree.excess if self._tree is not None else None
+
+    def exceed(self, reason: LossReason) -> None:
+        """End it for this reason."""
+        if self._tree is not None:
+            self._tree.exceed(reason)
+
     async def run(self, script: bytes, wake: asyncio.Event) -> bool:
         """Let the shell run a script, without waiting for its end. False where the shell ended before it began.
 
         Raises OSError when the script can't be written.
         """
         await asyncio.to_thread(_write, self._folder / _SCRIPT, script)
+        if self._tree is not None:
+            await self._tree.begin_run()
         with contextlib.suppress(BrokenPipeError):
             os.write(self._control, b"\n")
         return await self._says(_BEGUN, wake)
@@ -111,6 +130,8 @@ class Shell:
         self._listen()
         told = [int(line) for line in self._lines if _STATUS.fullmatch(line)]
         self._lines.clear()
+        if told and self._tree is not None:
+            self._tree.end_run()
         return told[-1] if told else None
 
     async def interrupt(self) -> None:
@@ -187,7 +208,7 @@ class Shell:
 
 
 def _prepare(folder: Path) -> list[str]:
-    for made in (folder, folder / _HOME):
+    for made in (folder, folder / HOME):
         made.mkdir(mode=0o700, parents=True, exist_ok=True)
     shell = shutil.which("bash") or shutil.which("sh")
     if shell is None:

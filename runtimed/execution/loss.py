@@ -16,7 +16,7 @@ def described(status: int) -> str:
     return f"ended with status {status}"
 
 
-def explained(reason: LossReason, status: int, profile: Profile, last_words: str = "") -> str:
+def explained(reason: LossReason, status: int, profile: Profile, last_words: str = "", what: str = "program") -> str:
     """Why a program is gone, with the limit that it met, or else its exit status and what it said last."""
     limits = {
         "oom": f"took more memory than max_memory_bytes allows ({profile.max_memory_bytes:,} bytes)",
@@ -26,5 +26,5 @@ def explained(reason: LossReason, status: int, profile: Profile, last_words: str
         "timeout": f"did not end its run within max_run_s ({profile.max_run_s:g} s)",
     }
     if reason in limits:
-        return f"the program was ended: it {limits[reason]}"
-    return f"the program {described(status)}" + (f"; its last words: {last_words}" if last_words else "")
+        return f"the {what} was ended: it {limits[reason]}"
+    return f"the {what} {described(status)}" + (f"; its last words: {last_words}" if last_words else "")

@@ -4,6 +4,8 @@ import asyncio
 import contextlib
 import logging
 import time
+from collections.abc import Iterator
+from functools import partial
 from pathlib import Path
 
 import attrs
@@ -12,9 +14,11 @@ import orjson
 from runtimed.core.ports import Answer, Dispatch, EventSink, Spawn
 from runtimed.execution.driver import Shell, ShellFailed
 from runtimed.execution.gate import Gate
+from runtimed.execution.loss import explained
 from runtimed.execution.output import TextOutput
 from runtimed.execution.pipes import readable
 from runtimed.execution.profile import Profile
+from runtimed.execution.sessions import SessionBackend
 from runtimed.execution.supervise import Supervisor, environment
 from runtimed.execution.tasks import begin, finish
 from runtimed.execution.workspace import Workspaces
@@ -28,7 +32,6 @@ from runtimed.model.event import (
     ToolCallStart,
     ToolResult,
 )
-from runtimed.model.identity import WorkerId
 from runtimed.model.interaction import WorkerInput
 
 TOOL = "shell"
@@ -39,75 +42,11 @@ MAX_TRIES = 2
 _log = logging.getLogger(__name__)
 
 
-class ShellBackend:
+class ShellBackend(SessionBackend):
     """An ExecutionBackend for all Workers of one profile. Whoever gave it the Supervisor closes that."""
 
     def __init__(self, profile: Profile, workspaces: Workspaces, supervisor: Supervisor) -> None:
-        self._profile = profile
-        self._workspaces = workspaces
-        self._supervisor = supervisor
-        self._sessions: dict[WorkerId, _Session] = {}
-
-    async def spawn(self, spawn: Spawn, sink: EventSink) -> Answer:
-        if spawn.worker_id in self._sessions:
-            return Answer("rejected", "this Worker is running already")
-        session = _Session(self._profile, self._supervisor, sink)
-        self._sessions[spawn.worker_id] = session
-        answer = await session.open(self._workspaces, spawn.worker_id)
-        if answer.outcome != "accepted":
-            self._forget(spawn.worker_id, session)
-        elif spawn.history:
-            await sink.emit(_warning("a fresh shell was started: the directory and variables of the last are gone"))
-        return answer
-
-    async def dispatch(self, dispatch: Dispatch) -> Answer:
-        session = self._sessions.get(dispatch.worker_id)
-        return session.offer(dispatch) if session else Answer("errored", "nothing runs this Worker")
-
-    def start(self, worker_id: WorkerId, input_id: str) -> None:
-        if session := self._sessions.get(worker_id):
-            session.start(input_id)
-
-    def withdraw(self, worker_id: WorkerId, input_id: str) -> None:
-        if session := self._sessions.get(worker_id):
-            session.withdraw(input_id)
-
-    async def interrupt(self, worker_id: WorkerId) -> Answer:
-        session = self._sessions.get(worker_id)
-        try:
-            if session is not None:
-                await session.interrupt(self._profile.stop_grace_s)
-        except TimeoutError as error:
-            return Answer("errored", str(error))
-        return Answer("accepted")
-
-    async def stop(self, worker_id: WorkerId, reason: str | None) -> Answer:
-        return await self._end(worker_id, self._profile.stop_grace_s)
-
-    async def cancel(self, worker_id: WorkerId, reason: str | None) -> Answer:
-        return await self._end(worker_id, 0)
-
-    async def delete(self, worker_id: WorkerId) -> None:
-        """Nothing is kept but the folder, which is not this one's to remove."""
-
-    async def close(self) -> None:
-        await asyncio.gather(*(self._end(worker_id, self._profile.stop_grace_s) for worker_id in self._sessions))
-
-    async def _end(self, worker_id: WorkerId, grace: float) -> Answer:
-        session = self._sessions.get(worker_id)
-        if session is None:
-            return Answer("accepted")
-        try:
-            await session.end(grace)
-        except TimeoutError as error:
-            return Answer("errored", str(error))
-        finally:
-            self._forget(worker_id, session)
-        return Answer("accepted")
-
-    def _forget(self, worker_id: WorkerId, session: "_Session") -> None:
-        if self._sessions.get(worker_id) is session:
-            del self._sessions[worker_id]
+        super().__init__(partial(_Session, profile, workspaces, supervisor), profile.stop_grace_s)
 
 
 @attrs.define(eq=False)
@@ -115,6 +54,7 @@ class _Run:
     """A script from `start` to its end; `over` is set just before that is said."""
 
     dispatch: Dispatch
+    received: int = 0
     interrupted: bool = False
     over: asyncio.Event = attrs.field(factory=asyncio.Event)
 
@@ -122,9 +62,15 @@ class _Run:
 class _Session:
     """One Worker: its shell, renewed when a script has ended it, and the one task that says what happens."""
 
-    def __init__(self, profile: Profile, supervisor: Supervisor, sink: EventSink) -> None:
+    lost = False
+
+    def __init__(
+        self, profile: Profile, workspaces: Workspaces, supervisor: Supervisor, spawn: Spawn, sink: EventSink
+    ) -> None:
         self._profile = profile
+        self._workspaces = workspaces
         self._supervisor = supervisor
+        self._spawn = spawn
         self._sink = sink
         self._text = TextOutput(sink)
         self._gate = Gate()
@@ -137,20 +83,24 @@ class _Session:
         self._ending = False
         self._task: asyncio.Task[None] | None = None
 
-    async def open(self, workspaces: Workspaces, worker_id: WorkerId) -> Answer:
-        """Start the shell. Errored when that can't be done, or the session is ended meanwhile."""
-        opening = self._task = asyncio.create_task(self._open(workspaces, worker_id))
+    async def open(self) -> Answer:
+        """See Session."""
+        opening = self._task = asyncio.create_task(self._open())
         await asyncio.wait({opening})
         if self._ending or opening.cancelled():
             return Answer("errored", "the Worker was ended before its shell was ready")
         if error := opening.exception():
             _log.error("a shell could not be started", exc_info=error)
             return Answer("errored", f"no shell could be started: {error}")
+        if self._spawn.history:
+            await self._sink.emit(
+                _warning("a fresh shell was started: the directory and variables of the last are gone")
+            )
         self._task = begin(self._live())
         return Answer("accepted")
 
     def offer(self, dispatch: Dispatch) -> Answer:
-        """Accept an input, or say why not."""
+        """See Session."""
         if dispatch.input.kind != "user":
             return Answer("unsupported", "kind: a shell takes user inputs only")
         if _script(dispatch.input) is None:
@@ -163,17 +113,17 @@ class _Session:
         return Answer("accepted")
 
     def start(self, input_id: str) -> None:
-        """Let the accepted input run."""
+        """See Session."""
         if started := self._gate.start(input_id):
             self._next = self._current = _Run(started)
             self._wake.set()
 
     def withdraw(self, input_id: str) -> None:
-        """Forget the accepted input."""
+        """See Session."""
         self._gate.withdraw(input_id)
 
-    async def interrupt(self, grace: float) -> None:
-        """Have the script end; where it has not after `grace` seconds, kill its shell. As Tree.end."""
+    async def interrupt(self, grace_s: float) -> None:
+        """See Session. Where the script has not ended after the grace, its shell is killed."""
         run = self._current
         if run is None or not self._gate.running:
             return
@@ -181,28 +131,29 @@ class _Session:
         self._wake.set()
         while not run.over.is_set():
             with contextlib.suppress(TimeoutError):
-                await asyncio.wait_for(run.over.wait(), grace)
+                await asyncio.wait_for(run.over.wait(), grace_s)
                 break
             if self._shell is not None:
                 await self._shell.kill()
 
-    async def end(self, grace: float) -> None:
-        """Fall silent, then end the shell and all that it started; as Tree.end."""
+    async def end(self, grace_s: float) -> None:
+        """See Session."""
         self._ending = True
         if self._task is not None:
             await finish(self._task)
         if self._current is not None:
             self._current.over.set()
         if self._shell is not None:
-            await self._shell.end(grace)
+            await self._shell.end(grace_s)
 
-    async def _open(self, workspaces: Workspaces, worker_id: WorkerId) -> None:
-        self._folder = await asyncio.to_thread(lambda: workspaces.worker_folder(worker_id).absolute())
+    async def _open(self) -> None:
+        self._folder = await asyncio.to_thread(lambda: self._workspaces.worker_folder(self._spawn.worker_id).absolute())
         await self._renew()
 
     async def _renew(self) -> Shell:
         env = environment(self._profile.env)
-        self._shell = await Shell.start(self._supervisor, self._folder, env, self._wake)
+        limits = self._profile.tree_limits
+        self._shell = await Shell.start(self._supervisor, self._folder, env, self._wake, limits)
         return self._shell
 
     async def _live(self) -> None:
@@ -231,18 +182,32 @@ class _Session:
         await self._sink.emit(*_call(dispatch))
         status = await self._end_of(run, shell)
         await self._text.close()
+        if shell.excess:
+            await self._sink.emit(_warning(explained(shell.excess, status, self._profile, what="shell")))
         self._finish(run)
         await self._sink.emit(_result(dispatch, status), *_end(run))
 
     async def _end_of(self, run: _Run, shell: Shell) -> int:
         """Say what the script says until it has ended; it is interrupted once, when that is wanted."""
         status, told = None, False
-        while status is None:
-            if run.interrupted and not told:
-                told = True
-                await shell.interrupt()
-            status = await self._follow(shell)
+        with self._deadline(shell):
+            while status is None:
+                if run.interrupted and not told:
+                    told = True
+                    await shell.interrupt()
+                status = await self._follow(shell, run)
         return status
+
+    @contextlib.contextmanager
+    def _deadline(self, shell: Shell) -> Iterator[None]:
+        if not self._profile.max_run_s:
+            yield
+            return
+        timer = asyncio.get_running_loop().call_later(self._profile.max_run_s, shell.exceed, "timeout")
+        try:
+            yield
+        finally:
+            timer.cancel()
 
     async def _hand_over(self, script: bytes) -> Shell:
         """Give the script to the shell; to a fresh one where that has ended, or ends before it took the script."""
@@ -267,11 +232,16 @@ class _Session:
         failed = ErrorRaised("internal", f"the script could not be run: {error.strerror or error}")
         await self._sink.emit(failed, RunEnd("rolled_back"))
 
-    async def _follow(self, shell: Shell) -> int | None:
+    async def _follow(self, shell: Shell, run: _Run | None = None) -> int | None:
         """Say what has come next; the status once the script, or the whole shell, has ended."""
         await shell.activity(self._wake)
         told, ended = shell.status(), shell.ended
-        await self._text.feed(shell.read())
+        output = shell.read()
+        await self._text.feed(output)
+        if run is not None:
+            run.received += len(output)
+            if 0 < self._profile.max_output_bytes < run.received:
+                shell.exceed("output")
         if ended is not None:
             await self._bury(shell)
         return ended if told is None else told

@@ -125,12 +125,12 @@ class Folders:
 class Bench:
     """One Worker of a ShellBackend; `traces.mark` is in the environment of all that it starts."""
 
-    def __init__(self, folder: Path, supervisor: Supervisor, grace: float = 5.0) -> None:
+    def __init__(self, folder: Path, supervisor: Supervisor, grace: float, limits: Mapping[str, Any]) -> None:
         self.traces = Traces()
         self.sink = Recorder()
         self.worker_id = worker_id(1)
         self.folder = folder / self.worker_id
-        profile = Profile("shell", env={"TRACE": self.traces.mark}, stop_grace_s=grace)
+        profile = Profile("shell", env={"TRACE": self.traces.mark}, stop_grace_s=grace, **limits)
         self.backend = ShellBackend(profile, Folders(folder), supervisor)
         self._inputs = 0
 
@@ -187,8 +187,8 @@ async def new_bench(tmp_path: Path, supervisor: Supervisor) -> AsyncIterator[Cal
     """Makes a Worker of a ShellBackend, not yet spawned; in the end nothing of it may be left."""
     made: list[Bench] = []
 
-    def new(grace: float = 5.0) -> Bench:
-        made.append(Bench(tmp_path, supervisor, grace))
+    def new(grace: float = 5.0, limits: Mapping[str, Any] | None = None) -> Bench:
+        made.append(Bench(tmp_path, supervisor, grace, limits or {}))
         return made[-1]
 
     yield new

@@ -258,3 +258,25 @@ async def test_a_machine_without_bash_gets_its_plain_shell(
     await bench.run(f"x=lasting\n{script}")
     assert (await bench.run("echo ${BASH_VERSION:-plain} $x")).text == "plain lasting\n"
     assert (await bench.run("exit 3")).status == 3
+
+
+@pytest.mark.parametrize(
+    ("script", "limits", "setting"),
+    [
+        ("for i in {1..40}; do sleep 1000 & done; wait", {"max_processes": 20}, "max_processes"),
+        ("while :; do :; done", {"max_cpu_s": 0.3}, "max_cpu_s"),
+        ("yes", {"max_output_bytes": 100_000}, "max_output_bytes"),
+        ("sleep 1000", {"max_run_s": 0.3}, "max_run_s"),
+    ],
+)
+async def test_a_shell_that_meets_a_limit_is_ended_and_the_next_run_gets_a_fresh_one(
+    new_bench: Callable[..., Any], script: str, limits: dict[str, Any], setting: str
+) -> None:
+    bench = new_bench(limits=limits)
+    await bench.spawn()
+    run = await bench.run(script)
+    told = [event.message for event in run.events if isinstance(event, Alert)]
+    assert len(told) == 1
+    assert setting in told[0]
+    assert run.status
+    assert (await bench.run("echo fresh")).text == "fresh\n"
