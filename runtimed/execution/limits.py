@@ -79,9 +79,9 @@ class Sampling:
 
     def excess(self, root: int, mark: str, limits: TreeLimits) -> LossReason | None:
         usages = self._usages(root, mark)
-        if 0 < limits.memory_bytes < sum(usage.memory_bytes for usage in usages):
-            return "oom"
-        return "processes" if 0 < limits.processes < len(usages) else None
+        if 0 < limits.processes < len(usages):
+            return "processes"
+        return "oom" if 0 < limits.memory_bytes < sum(usage.memory_bytes for usage in usages) else None
 
     def cause(self, mark: str, status: int) -> LossReason | None:
         return None

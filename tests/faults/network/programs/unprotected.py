@@ -4,6 +4,8 @@ Each function below takes one out. All fail when what they replace is no longer 
 """
 
 import asyncio
+import os
+import signal
 import sys
 from collections.abc import Callable
 from pathlib import Path
@@ -69,7 +71,7 @@ def replay() -> None:
 
 def patience() -> None:
     """An agent whose process stands still is taken for dead."""
-    from runtimed.execution.supervise import Tree
+    from runtimed.execution.tree import Tree
 
     def stands_still(pid: int) -> bool:
         return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] == "T"
@@ -166,6 +168,90 @@ def honesty() -> None:
     replace(Runtime, "events", make)
 
 
+def control_groups() -> None:
+    """What agents use is only looked at."""
+    from runtimed.execution import cgroup
+
+    replace(cgroup, "available", lambda _: lambda: None)
+
+
+def limits() -> None:
+    """Agents may use what they like."""
+    from runtimed.execution.profile import Profile
+    from runtimed.execution.supervise import NO_LIMITS
+
+    replace(Profile, "tree_limits", lambda _: NO_LIMITS)
+
+
+class _Alone:
+    """A containment that knows the program itself and nothing of what that has started."""
+
+    def argv(self, command: Any) -> list[str]:
+        return list(command)
+
+    def environment(self, mark: str) -> dict[str, str]:
+        return {}
+
+    def members(self, root: int, mark: str) -> list[int]:
+        return [root]
+
+    def terminate(self, root: int, mark: str) -> None:
+        os.kill(root, signal.SIGTERM)
+
+    def kill(self, root: int, mark: str) -> list[int]:
+        os.kill(root, signal.SIGKILL)
+        dead = Path(f"/proc/{root}/stat").read_text().rpartition(")")[2].split()[0] in "ZX"
+        return [] if dead else [root]
+
+
+def containment() -> None:
+    """Only the program that was started is ended, not what it has started."""
+    from runtimed.execution.limits import Sampling
+    from runtimed.execution.supervise import Supervisor
+
+    replace(Supervisor, "__init__", lambda old: lambda self: old(self, _Alone, Sampling))
+
+
+def force() -> None:
+    """An agent is asked to end, and that is all."""
+    from runtimed.execution.tree import Tree
+
+    async def end(self: Any, grace: float) -> None:
+        await asyncio.wait({self.exit})
+
+    replace(Tree, "end", lambda _: end)
+
+
+def closing() -> None:
+    """The pipes of an agent that has ended are not closed."""
+    from runtimed.execution.program import LineProgram
+
+    replace(LineProgram, "_close", lambda _: lambda _self: None)
+
+
+def bounded_lines() -> None:
+    """A line is kept until its end, however long it is."""
+    from runtimed.execution.lines import LineBuffer
+
+    replace(LineBuffer, "__init__", lambda old: lambda self, _max: old(self, 2**40))
+
+
+def replacement() -> None:
+    """Output must be UTF-8."""
+    import codecs
+
+    from runtimed.execution.output import OpenText
+
+    def make(old: Callable[..., None]) -> Callable[..., None]:
+        def init(self: Any, *arguments: Any) -> None:
+            old(self, *arguments)
+            self._decoder = codecs.getincrementaldecoder("utf-8")("strict")
+
+        return init
+
+    replace(OpenText, "__init__", make)
+
+
 def uvloop() -> None:
     """Not a protection: the event loop of the standard library, which a daemon without uvloop has."""
     sys.modules["uvloop"] = None  # type: ignore[assignment]
@@ -186,6 +272,13 @@ PROTECTIONS = (
     steady_clock,
     steady_expiry,
     honesty,
+    control_groups,
+    limits,
+    containment,
+    force,
+    closing,
+    bounded_lines,
+    replacement,
     uvloop,
 )
 
