@@ -5,6 +5,7 @@ import os
 import subprocess
 import sys
 from collections.abc import AsyncIterator, Awaitable, Callable
+from fnmatch import fnmatch
 from pathlib import Path
 from typing import Any
 
@@ -54,9 +55,10 @@ async def start(
     assert await asyncio.to_thread(_groups) == []
 
 
-def _groups() -> list[Path]:
+def _groups() -> list[str]:
     """The control groups of this process that are there."""
-    return list(Path("/sys/fs/cgroup").glob(f"**/{cgroup.PREFIX}-*-{os.getpid()}-*"))
+    groups = [name for _, names, _ in os.walk("/sys/fs/cgroup") for name in names]
+    return [name for name in groups if fnmatch(name, f"{cgroup.PREFIX}-*-{os.getpid()}-*")]
 
 
 async def _excess(tree: Tree) -> object:
