@@ -4,6 +4,7 @@ from collections.abc import Callable, Sequence
 
 from benchmarks.cases import (
     agent_output,
+    agent_talk,
     command_line,
     durable_input,
     fan_out,
@@ -26,6 +27,7 @@ MODULES = (
     memory,
     command_line,
     agent_output,
+    agent_talk,
     scaling,
 )
 CASES: dict[str, Callable[[Plan], Sequence[Finding]]] = {

@@ -9,7 +9,7 @@ import orjson
 from runtimed.core.ports import Dispatch
 from runtimed.core.sink import RESERVED, RESERVED_ITEMS
 from runtimed.execution.lines import Chunk
-from runtimed.model.event import Payload, SystemItem
+from runtimed.model.event import Payload, SystemItem, TextDelta
 from runtimed.wire.converter import structure
 from runtimed.wire.json import check, printable
 from runtimed.wire.problems import FieldProblem
@@ -40,22 +40,42 @@ def input_line(dispatch: Dispatch) -> bytes | None:
 
 
 def parse(chunk: Chunk) -> Iterator[bytes | Payload | Refused]:
-    """What a program has said: text, in which lines that follow each other are joined, and events."""
+    """What a program has said: text, and events; text that follows on text, of the same kind, is joined with it."""
     if chunk.partial or b"{" not in chunk.data:
         yield chunk.data
         return
-    text: list[bytes] = []
+    lines: list[bytes] = []
+    texts: list[str] = []
     for line in chunk.lines():
         said = _object(line)
+        text = None if said is None else _text(said)
+        if texts and text is None:
+            yield TextDelta("".join(texts))
+            texts.clear()
+        if lines and said is not None:
+            yield b"".join(lines)
+            lines.clear()
         if said is None:
-            text.append(line)
-            continue
-        if text:
-            yield b"".join(text)
-            text.clear()
-        yield _event(said)
-    if text:
-        yield b"".join(text)
+            lines.append(line)
+        elif text is None:
+            yield _event(said)
+        else:
+            texts.append(text)
+    if texts:
+        yield TextDelta("".join(texts))
+    if lines:
+        yield b"".join(lines)
+
+
+def _text(value: dict[str, Any]) -> str | None:
+    """The text of a text_delta, by far the most frequent event, without a converter; None for anything else."""
+    if value.get("event") != TextDelta.event or len(value) != 2:
+        return None
+    data = value.get("data")
+    if type(data) is not dict or len(data) != 1:
+        return None
+    text = data.get("text")
+    return text if type(text) is str else None
 
 
 def _object(line: bytes) -> dict[str, Any] | None:

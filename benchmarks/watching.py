@@ -1,0 +1,38 @@
+"""A look at a feed from within a case: how long until something is said in it."""
+
+import socket
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+from benchmarks.servers import REQUEST_DEADLINE_S, SWITCHED, Server
+
+CHUNK = 2**16
+
+
+class Watcher:
+    """An observer that looks for marks in the bytes of a feed."""
+
+    def __init__(self, connection: socket.socket) -> None:
+        self._connection = connection
+        self._read = b""
+
+    def until(self, mark: bytes) -> float:
+        """Read on until the mark has come; the time of CLOCK_MONOTONIC then."""
+        while mark not in self._read:
+            chunk = self._connection.recv(CHUNK)
+            if not chunk:
+                raise ConnectionError("the feed has ended")
+            self._read = self._read[-len(mark) :] + chunk
+        self._read = self._read.partition(mark)[2]
+        return time.monotonic()
+
+
+@contextmanager
+def watching(server: Server, path: str) -> Iterator[Watcher]:
+    """Observe a feed."""
+    with socket.create_connection(server.address, timeout=REQUEST_DEADLINE_S) as connection:
+        connection.sendall(server.upgrade(path))
+        watcher = Watcher(connection)
+        watcher.until(SWITCHED)
+        yield watcher
