@@ -20,7 +20,7 @@ from typed_settings.types import SecretStr
 from runtimed.core.lifecycle import Restore
 from runtimed.core.limits import Limits
 from runtimed.errors import ConfigurationError
-from runtimed.execution.profile import BUILT_IN, ECHO, Profile
+from runtimed.execution.profile import BUILT_IN, ECHO, OF_PROGRAMS, Profile
 from runtimed.feed.feed import RING_BYTES
 from runtimed.http.app import MAX_BODY_BYTES
 from runtimed.http.feed import HEARTBEAT_S
@@ -267,15 +267,19 @@ def _problem(error: BaseException) -> str:
 
 def _profile(name: str, fields: Any) -> Profile:
     try:
-        return _profiles.structure(fields, Profile)
+        found = _profiles.structure(fields, Profile)
     except Exception as error:
         problem = first_problem(error).within(f'profiles."{name}"')
         raise ConfigurationError(f"{problem.path}: {problem.problem}") from error
+    if found.backend in OF_PROGRAMS and not found.command:
+        raise ConfigurationError(f'profiles."{name}".command: expected an argv, the program first')
+    return found
 
 
 def _profile_converter() -> Converter:
     made = make_strict_converter(explaining=True)
     made.register_structure_hook(float, _positive)
+    made.register_structure_hook(int, _count)
     made.register_structure_hook_func(is_kind(Mapping), _texts)
     return made
 
@@ -284,6 +288,12 @@ def _positive(value: Any, _type: Any) -> float:
     if type(value) not in {int, float} or not 0 <= value <= MAX_SECONDS:
         raise FieldProblem(f"expected a number, 0 to {MAX_SECONDS:.0f}")
     return float(value)
+
+
+def _count(value: Any, _type: Any) -> int:
+    if type(value) is not int or not 0 <= value <= MAX_NUMBER:
+        raise FieldProblem(f"expected a whole number, 0 to {MAX_NUMBER}")
+    return value
 
 
 def _texts(value: Any, _type: Any) -> dict[str, str]:

@@ -72,6 +72,9 @@ def test_a_file_that_was_named_must_be_there(tmp_path):
         (PROFILE + 'command = "ls -l"\n', 'profiles."builtin:coder".command: expected an array'),
         (PROFILE + "stop_grace_s = nan\n", 'profiles."builtin:coder".stop_grace_s: expected a number'),
         (PROFILE + "stop_grace_s = -1\n", 'profiles."builtin:coder".stop_grace_s: expected a number'),
+        (PROFILE + "max_processes = -1\n", 'profiles."builtin:coder".max_processes: expected a whole number'),
+        (PROFILE + "max_processes = 1.5\n", 'profiles."builtin:coder".max_processes: expected a whole number'),
+        ('[profiles.x]\nbackend = "process"\n', 'profiles."x".command: expected an argv, the program first'),
         (PROFILE + "env = { A = 1 }\n", 'profiles."builtin:coder".env.A: expected a string'),
     ],
 )

@@ -10,6 +10,9 @@ from runtimed.execution.limits import TreeLimits
 Backend = Literal["echo", "shell", "process", "acp"]
 Permissions = Literal["ask", "allow", "deny"]
 
+OF_PROGRAMS: frozenset[Backend] = frozenset({"process", "acp"})
+"""The backends that run the command of their profile."""
+
 ECHO = "builtin:echo"
 SHELL = "builtin:shell"
 
