@@ -147,7 +147,7 @@ class ProcessSession:
 
     async def _live(self) -> None:
         try:
-            if self._spawn.history is not None:
+            if self._spawn.history:
                 await self._say(alert("the program was started anew: it knows nothing of what was before"))
             while self._program is not None:
                 await self._hear(self._program)

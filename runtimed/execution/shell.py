@@ -147,7 +147,9 @@ class _Session:
             await self._shell.end(grace_s)
 
     async def _open(self) -> None:
-        self._folder = await asyncio.to_thread(lambda: self._workspaces.worker_folder(self._spawn.worker_id).absolute())
+        self._folder = await asyncio.to_thread(
+            lambda: self._workspaces.worker_folder(self._spawn.worker_id).absolute()
+        )
         await self._renew()
 
     async def _renew(self) -> Shell:
