@@ -1,28 +1,22 @@
 """Control groups: where they can be made, the kernel itself bounds a process tree. Everything here blocks."""
 
 import contextlib
-import errno
 import itertools
 import logging
 import os
 import shutil
 import signal
 import subprocess
-import time
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 import attrs
 
+from runtimed.execution.hierarchy import delegate, enable, inner_first, is_delegated, own_group, remove
 from runtimed.execution.limits import TreeLimits
 from runtimed.model.execution import LossReason
 
 PREFIX = "runtimed"
-DAEMON = "runtimed-daemon"
-REMOVE_ATTEMPTS = 50
-REMOVE_PAUSE_S = 0.02
-"""How often the removal of a group whose processes were killed is tried, with how long a pause between: 1 s."""
-
 PROBE_DEADLINE_S = 10.0
 KILLED = 128 + signal.SIGKILL
 
@@ -108,12 +102,12 @@ class Cgroups:
 
     def close(self, mark: str) -> None:
         for owner in self._hierarchies:
-            for group in _inner_first(owner / mark):
+            for group in inner_first(owner / mark):
                 group.rmdir()
 
     def shut(self) -> None:
         for owner in self._hierarchies:
-            _remove(owner)
+            remove(owner)
 
     @property
     def _hierarchies(self) -> list[Path]:
@@ -145,7 +139,7 @@ def sweep(base: Path) -> None:
         namespace, pid, started, _ = group.name.removeprefix(f"{PREFIX}-").split("-", 3)
         if namespace == str(_namespace()) and _start_of(pid) != started:
             _log.warning("removing what a daemon that was killed left in the control group %s", group.name)
-            _remove(group)
+            remove(group)
 
 
 def owner_name() -> str:
@@ -154,7 +148,7 @@ def owner_name() -> str:
 
 
 def _version_1() -> Cgroups | None:
-    bases = {name: _own_group("cgroup", name) for name in V1.controllers}
+    bases = {name: own_group("cgroup", name) for name in V1.controllers}
     if None in bases.values():
         return None
     name = owner_name()
@@ -164,38 +158,17 @@ def _version_1() -> Cgroups | None:
 
 
 def _version_2() -> Cgroups | None:
-    own = _own_group("cgroup2", "")
+    own = own_group("cgroup2", "")
     if own is None:
         return None
-    for base in (own, own.parent):
+    for base in (own, *([own.parent] if is_delegated(own.parent) else [])):
         with contextlib.suppress(OSError):
             delegate(base, V2.controllers)
             owner = base / owner_name()
             owner.mkdir()
-            _enable(owner, V2.controllers)
+            enable(owner, V2.controllers)
             return Cgroups(V2, dict.fromkeys(("memory", "pids", "cpu"), owner))
     return None
-
-
-def delegate(group: Path, controllers: Sequence[str]) -> None:
-    """Give these controllers to the groups below this one. Raises OSError.
-
-    The kernel wants no process in a group that does: where this one is alone in it, it moves to a group of its own.
-    """
-    try:
-        _enable(group, controllers)
-    except OSError as error:
-        if error.errno != errno.EBUSY or _members(group) != [os.getpid()]:
-            raise
-        (group / DAEMON).mkdir(exist_ok=True)
-        (group / DAEMON / "cgroup.procs").write_text(str(os.getpid()))
-        _enable(group, controllers)
-
-
-def _enable(group: Path, controllers: Sequence[str]) -> None:
-    wanted = [name for name in controllers if name not in (group / "cgroup.subtree_control").read_text().split()]
-    if wanted:
-        (group / "cgroup.subtree_control").write_text(" ".join(f"+{name}" for name in wanted))
 
 
 def _made(found: Cgroups) -> Cgroups | None:
@@ -221,65 +194,6 @@ def _works(groups: Cgroups) -> bool:
     except (OSError, ValueError, subprocess.TimeoutExpired):
         return False
     return ran.returncode == 0
-
-
-def _own_group(kind: str, controller: str) -> Path | None:
-    """The folder of the group that this process is in, in the hierarchy of a controller."""
-    path = next((path for names, path in _memberships() if controller in names), None)
-    mounted = next((place for place in _mounts(kind) if not controller or controller in place[2]), None)
-    if path is None or mounted is None:
-        return None
-    root, point, _ = mounted
-    inner = os.path.relpath(path, root)
-    return point if inner.startswith("..") else point / inner
-
-
-def _memberships() -> Iterator[tuple[list[str], str]]:
-    for line in Path("/proc/self/cgroup").read_text().splitlines():
-        _, names, path = line.split(":", 2)
-        yield names.split(","), path
-
-
-def _mounts(kind: str) -> Iterator[tuple[str, Path, list[str]]]:
-    """Root, mount point and options of each mount of this type."""
-    for line in Path("/proc/self/mountinfo").read_text().splitlines():
-        fields, _, rest = line.partition(" - ")
-        found, _, options = rest.split(" ", 2)
-        if found == kind:
-            _, _, _, root, point, *_ = fields.split(" ")
-            yield root, Path(point), options.split(",")
-
-
-def _remove(group: Path) -> None:
-    """Kill what is in a group and in those below it, and remove them; what resists is left where it is."""
-    for _ in range(REMOVE_ATTEMPTS):
-        for inner in _inner_first(group):
-            _kill(inner)
-            with contextlib.suppress(OSError):
-                inner.rmdir()
-        if not group.exists():
-            return
-        time.sleep(REMOVE_PAUSE_S)
-    _log.error("the control group %s could not be removed", group)
-
-
-def _inner_first(group: Path) -> Iterator[Path]:
-    """The groups below this one, which its processes may have made, and at last itself; nothing where it is gone."""
-    return (Path(folder) for folder, _, _ in os.walk(group, topdown=False))
-
-
-def _kill(group: Path) -> None:
-    for pid in _members(group):
-        with contextlib.suppress(OSError):
-            os.kill(pid, signal.SIGKILL)
-
-
-def _members(group: Path) -> list[int]:
-    """The processes in a group; one that can't be seen from here is told as 0, and left out."""
-    try:
-        return [int(pid) for pid in (group / "cgroup.procs").read_text().split() if pid != "0"]
-    except OSError:
-        return []
 
 
 def _count(file: Path, key: str) -> int:
