@@ -209,7 +209,7 @@ def containment() -> None:
     from runtimed.execution.limits import Sampling
     from runtimed.execution.supervise import Supervisor
 
-    replace(Supervisor, "__init__", lambda old: lambda self: old(self, _Alone, Sampling))
+    replace(Supervisor, "__init__", lambda old: lambda self, **given: old(self, _Alone, Sampling, **given))
 
 
 def force() -> None:
