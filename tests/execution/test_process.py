@@ -1,7 +1,9 @@
 """What a Worker says whose program speaks in lines."""
 
 import asyncio
+import gc
 import json
+import os
 import sys
 from collections.abc import AsyncIterator, Callable
 from pathlib import Path
@@ -484,3 +486,19 @@ async def test_one_program_that_ends_leaves_the_other_workers_alone(started: Cal
     host.backend.start(worker_id(2), "one")
     await other.until(lambda: other.text == "alive\n")
     assert other.lost is None
+
+
+async def test_many_rounds_leave_no_descriptor_no_task_and_no_process(
+    started: Callable[..., Any], traces: Any
+) -> None:
+    host = await started(replying("hello"))
+    held = []
+    for _ in range(30):
+        await host.run()
+        await host.backend.stop(host.worker_id, None)
+        gc.collect()
+        held.append((len(await asyncio.to_thread(os.listdir, "/proc/self/fd")), len(asyncio.all_tasks())))
+        assert await host.spawn() == Answer("accepted")
+    assert held[-1] == held[0]
+    await host.backend.close()
+    assert await traces.pids() == []
