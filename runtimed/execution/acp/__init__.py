@@ -1,0 +1,1 @@
+"""Backend `acp`: agents that speak the Agent Client Protocol, unmodified."""

@@ -1,0 +1,182 @@
+"""The tool calls of an agent: starts and ends are said once each, whatever the agent leaves out or repeats."""
+
+from collections.abc import Iterable, Iterator, Mapping
+from typing import Any
+
+import attrs
+import orjson
+
+from runtimed.model.event import Payload, SystemItem, ToolCallArgsDelta, ToolCallDone, ToolCallStart, ToolResult
+
+MAX_OPEN_CALLS = 128
+"""Tool calls without a result; one more, and the oldest is closed."""
+
+MAX_ENDED_CALLS = 1024
+"""Tool calls with a result whose ids are remembered."""
+
+MAX_NAME = 200
+MAX_ID = 200
+MAX_SUMMARY = 200
+MAX_OUTPUT = 1 << 20
+"""Characters of a tool's name, id, summary and output, and of its arguments; what is longer is cut and says so."""
+
+UNTOLD = "the agent told no result"
+_FINAL = ("completed", "failed")
+
+
+@attrs.define
+class _Call:
+    """A tool call without a result."""
+
+    id: str
+    name: str
+    arguments: str = ""
+    done: bool = False
+    content: list[Any] = attrs.field(factory=list)
+    output: Any = None
+    ruled: str | None = None
+
+
+class Calls:
+    """The tool calls that are open, by the ids that the agent gave them."""
+
+    def __init__(self) -> None:
+        self._open: dict[str, _Call] = {}
+        self._ended: dict[str, tuple[int, int]] = {}
+        self._run = 0
+
+    def next_run(self) -> None:
+        """From here on an update to a call that has ended is one to a new call."""
+        self._run += 1
+
+    def shown_as(self, call_id: str) -> str | None:
+        """The id that events of this open call bear."""
+        call = self._open.get(call_id)
+        return call.id if call else None
+
+    def sight(self, told: Mapping[str, Any], *, new: bool) -> Iterator[Payload]:
+        """Take what was told of a call, in whichever form; `new` where it can't be one that has ended."""
+        call_id = told["toolCallId"]
+        if call_id not in self._open:
+            if not new and self._over(call_id):
+                return
+            yield from self._make_room()
+            self._open[call_id] = call = _Call(self._unique(call_id), _name(told))
+            yield ToolCallStart(call.id, call.name)
+        yield from self._follow(call_id, told)
+
+    def rule(self, call_id: str | None, why: str) -> None:
+        """Remember why the tool is not going to run, for an agent that tells no result then."""
+        if call := self._open.get(call_id or ""):
+            call.ruled = why
+
+    def close(self, why: str) -> Iterator[Payload]:
+        """End all that are open; `why` is the summary where nothing better is known."""
+        for call_id in tuple(self._open):
+            yield from self._end_untold(call_id, why)
+
+    def _over(self, call_id: str) -> bool:
+        return self._ended.get(call_id, (0, -1))[1] == self._run
+
+    def _unique(self, call_id: str) -> str:
+        times = self._ended.get(call_id, (0, 0))[0]
+        return f"{call_id[:MAX_ID]}#{times + 1}" if times else call_id[:MAX_ID]
+
+    def _make_room(self) -> Iterator[Payload]:
+        if len(self._open) >= MAX_OPEN_CALLS:
+            yield from self._end_untold(next(iter(self._open)), UNTOLD)
+
+    def _follow(self, call_id: str, told: Mapping[str, Any]) -> Iterator[Payload]:
+        call = self._open[call_id]
+        if not call.done:
+            yield from _arguments(call, told.get("rawInput"))
+        if isinstance(content := told.get("content"), list):
+            call.content = content
+        if (output := told.get("rawOutput")) is not None:
+            call.output = output
+        status = told.get("status")
+        if status == "in_progress" or status in _FINAL:
+            yield from _done(call)
+        if status in _FINAL:
+            yield from _diffs(call)
+            yield self._result(call_id, _summary(call, status), _output(call), is_error=status == "failed")
+
+    def _end_untold(self, call_id: str, why: str) -> Iterator[Payload]:
+        call = self._open[call_id]
+        yield from _done(call)
+        yield self._result(call_id, call.ruled or why, _output(call), is_error=True)
+
+    def _result(self, call_id: str, summary: str, output: str | None, *, is_error: bool) -> ToolResult:
+        call = self._open.pop(call_id)
+        times = self._ended.pop(call_id, (0, 0))[0]
+        self._ended[call_id] = (times + 1, self._run)
+        if len(self._ended) > MAX_ENDED_CALLS:
+            del self._ended[next(iter(self._ended))]
+        return ToolResult(call.id, summary, is_error, output)
+
+
+def _name(told: Mapping[str, Any]) -> str:
+    for name in (told.get("title"), told.get("kind")):
+        if isinstance(name, str) and name.strip():
+            return name.strip()[:MAX_NAME]
+    return "tool"
+
+
+def _arguments(call: _Call, given: object) -> Iterator[Payload]:
+    """What is new of the arguments. Those that replace others come whole, on a line of their own."""
+    if given is None or given in ({}, "", []):
+        return
+    text = _json(given)
+    if text == call.arguments:
+        return
+    grown = text.startswith(call.arguments)
+    yield ToolCallArgsDelta(call.id, text[len(call.arguments) :] if grown else f"\n{text}")
+    call.arguments = text
+
+
+def _done(call: _Call) -> Iterator[Payload]:
+    if not call.done:
+        call.done = True
+        yield ToolCallDone(call.id, call.name, call.arguments or "{}")
+
+
+def _json(given: object) -> str:
+    text = given if isinstance(given, str) else orjson.dumps(given).decode()
+    return text if len(text) <= MAX_OUTPUT else orjson.dumps({"truncated": text[:MAX_OUTPUT]}).decode()
+
+
+def _diffs(call: _Call) -> Iterator[Payload]:
+    for block in _blocks(call.content, "diff"):
+        texts = {name: _cut(block.get(key)) for name, key in (("old_text", "oldText"), ("new_text", "newText"))}
+        yield SystemItem({"kind": "diff", "tool_call_id": call.id, "path": _cut(block.get("path")), **texts})
+
+
+def _summary(call: _Call, status: str) -> str:
+    lines = (line.strip() for line in _texts(call.content))
+    return next(filter(None, lines), status).partition("\n")[0][:MAX_SUMMARY]
+
+
+def _output(call: _Call) -> str | None:
+    """The text that the tool gave; where there is none, its raw output."""
+    edited = (f"edited {block.get('path')}" for block in _blocks(call.content, "diff"))
+    text = "\n".join((*_texts(call.content), *edited))
+    if not text and call.output is not None:
+        text = _json(call.output)
+    return _cut(text) if text else None
+
+
+def _texts(content: Iterable[Any]) -> Iterator[str]:
+    for block in _blocks(content, "content"):
+        inner = block.get("content")
+        if isinstance(inner, dict) and isinstance(text := inner.get("text"), str):
+            yield text
+
+
+def _blocks(content: Iterable[Any], kind: str) -> Iterator[dict[str, Any]]:
+    return (block for block in content if isinstance(block, dict) and block.get("type") == kind)
+
+
+def _cut(text: object) -> str | None:
+    if not isinstance(text, str):
+        return None
+    return text if len(text) <= MAX_OUTPUT else f"{text[:MAX_OUTPUT]}\n[cut: {len(text)} characters in all]"

@@ -1,0 +1,314 @@
+"""What the updates of an agent become."""
+
+from collections.abc import Iterable
+from typing import Any
+
+import orjson
+import pytest
+
+from runtimed.execution.acp.calls import MAX_OPEN_CALLS, MAX_OUTPUT
+from runtimed.execution.acp.mapping import MAX_ITEM, Narration
+from runtimed.execution.output import MAX_TEXT_BLOCK
+from runtimed.model.event import (
+    Alert,
+    ErrorRaised,
+    Payload,
+    RunEnd,
+    SystemItem,
+    TextDelta,
+    TextDone,
+    ThinkingDelta,
+    ThinkingDone,
+    ThinkingStart,
+    ToolCallArgsDelta,
+    ToolCallDone,
+    ToolCallStart,
+    ToolResult,
+    Usage,
+)
+
+END = {"stopReason": "end_turn"}
+
+
+def told(narration: Narration, *updates: dict[str, Any], end: dict[str, Any] | None = None) -> list[Payload]:
+    """What a run of these updates becomes."""
+    said = [*narration.begin()]
+    for update in updates:
+        said += narration.update(update)
+    return said + list(narration.end(end)) if end else said
+
+
+def text(content: str, **more: Any) -> dict[str, Any]:
+    return {"sessionUpdate": "agent_message_chunk", "content": {"type": "text", "text": content}, **more}
+
+
+def thought(content: str) -> dict[str, Any]:
+    return {"sessionUpdate": "agent_thought_chunk", "content": {"type": "text", "text": content}}
+
+
+def call(call_id: str = "c1", **more: Any) -> dict[str, Any]:
+    return {"sessionUpdate": "tool_call", "toolCallId": call_id, **more}
+
+
+def more(call_id: str = "c1", **more: Any) -> dict[str, Any]:
+    return {"sessionUpdate": "tool_call_update", "toolCallId": call_id, **more}
+
+
+def content(said: str) -> list[dict[str, Any]]:
+    return [{"type": "content", "content": {"type": "text", "text": said}}]
+
+
+def results(said: Iterable[Payload]) -> list[ToolResult]:
+    return [payload for payload in said if isinstance(payload, ToolResult)]
+
+
+def test_text_is_done_when_the_kind_changes_and_when_the_run_ends() -> None:
+    said = told(Narration(), text("Hel"), text("lo"), thought("hm"), text("Bye"), end=END)
+    assert said == [
+        TextDelta("Hel"),
+        TextDelta("lo"),
+        TextDone("Hello"),
+        ThinkingStart(),
+        ThinkingDelta("hm"),
+        ThinkingDone("hm"),
+        TextDelta("Bye"),
+        TextDone("Bye"),
+        RunEnd("finished"),
+    ]
+
+
+def test_text_is_done_before_a_tool_call_and_when_another_message_begins() -> None:
+    said = told(Narration(), text("a", messageId="1"), text("b", messageId="2"), call(title="ls"))
+    assert said == [TextDelta("a"), TextDone("a"), TextDelta("b"), TextDone("b"), ToolCallStart("c1", "ls")]
+
+
+def test_a_plan_or_a_command_list_does_not_cut_a_text_in_two() -> None:
+    plan = {"sessionUpdate": "plan", "entries": [{"content": "think", "status": "pending"}]}
+    said = told(Narration(), text("a"), plan, text("b"), end=END)
+    assert SystemItem({"kind": "plan", "content": {"entries": plan["entries"]}}) in said
+    assert [payload.text for payload in said if isinstance(payload, TextDone)] == ["ab"]
+
+
+def test_a_text_that_grows_too_long_is_cut_into_several() -> None:
+    said = told(Narration(), text("€" * MAX_TEXT_BLOCK), thought("x" * (MAX_TEXT_BLOCK + 1)), end=END)
+    entries = [payload.text for payload in said if isinstance(payload, TextDone)]
+    assert "".join(entries) == "€" * MAX_TEXT_BLOCK
+    assert all(len(entry.encode()) <= MAX_TEXT_BLOCK for entry in entries)
+    assert sum(isinstance(payload, ThinkingStart) for payload in said) == 2
+
+
+def test_a_tool_call_is_started_done_and_answered_once_each() -> None:
+    said = told(
+        Narration(),
+        call(title="Run ls", kind="execute", status="pending"),
+        more(rawInput={"command": "ls"}),
+        more(status="in_progress"),
+        more(status="in_progress", rawInput={"command": "ls"}),
+        more(status="completed", content=content("a\nb")),
+        more(status="completed", content=content("a\nb")),
+        end=END,
+    )
+    assert said == [
+        ToolCallStart("c1", "Run ls"),
+        ToolCallArgsDelta("c1", '{"command":"ls"}'),
+        ToolCallDone("c1", "Run ls", '{"command":"ls"}'),
+        ToolResult("c1", "a", is_error=False, output="a\nb"),
+        RunEnd("finished"),
+    ]
+
+
+@pytest.mark.parametrize("first", [more(title="Edit"), call(kind="edit"), call()])
+def test_the_first_sighting_in_whatever_form_starts_a_call(first: dict[str, Any]) -> None:
+    (started,) = told(Narration(), first)
+    assert started == ToolCallStart("c1", first.get("title") or first.get("kind") or "tool")
+
+
+def test_input_that_grows_is_told_in_pieces_and_input_that_is_replaced_on_a_line_of_its_own() -> None:
+    said = told(
+        Narration(),
+        call(rawInput={}),
+        more(rawInput='{"a": '),
+        more(rawInput='{"a": 1}'),
+        more(rawInput={"b": 2}),
+        more(status="in_progress"),
+        more(rawInput={"c": "too late"}),
+    )
+    assert said[1:] == [
+        ToolCallArgsDelta("c1", '{"a": '),
+        ToolCallArgsDelta("c1", "1}"),
+        ToolCallArgsDelta("c1", '\n{"b":2}'),
+        ToolCallDone("c1", "tool", '{"b":2}'),
+    ]
+
+
+def test_a_failed_tool_is_an_error_with_its_raw_output() -> None:
+    said = told(Narration(), call(status="failed", rawOutput={"code": 1}))
+    assert results(said) == [ToolResult("c1", "failed", is_error=True, output='{"code":1}')]
+
+
+def test_diffs_are_told_before_the_result() -> None:
+    diff = {"type": "diff", "path": "/w/a.py", "oldText": None, "newText": "x = 1\n"}
+    said = told(Narration(), call(title="Edit", status="completed", content=[diff]))
+    item = {"kind": "diff", "tool_call_id": "c1", "path": "/w/a.py", "old_text": None, "new_text": "x = 1\n"}
+    assert said[-2:] == [
+        SystemItem(item),
+        ToolResult("c1", "completed", is_error=False, output="edited /w/a.py"),
+    ]
+
+
+def test_gemini_and_qwen_ask_before_they_tell_of_the_call_and_say_nothing_after_a_rejection() -> None:
+    narration = Narration()
+    said = list(narration.begin())
+    said += narration.permission({"toolCallId": "c1", "title": "rm", "rawInput": {"path": "x"}, "status": "pending"})
+    assert said == [ToolCallStart("c1", "rm"), ToolCallArgsDelta("c1", '{"path":"x"}')]
+    narration.deny("c1", "permission denied")
+    assert list(narration.end(END)) == [
+        ToolCallDone("c1", "rm", '{"path":"x"}'),
+        ToolResult("c1", "permission denied", is_error=True),
+        RunEnd("finished"),
+    ]
+
+
+def test_claude_tells_no_end_of_cancelled_tools() -> None:
+    said = told(Narration(), call(title="sleep", status="in_progress"), end={"stopReason": "cancelled"})
+    assert said[1:3] == [ToolCallDone("c1", "sleep", "{}"), ToolResult("c1", "cancelled", is_error=True)]
+    assert isinstance(said[3], Alert)
+    assert said[3].level == "warn"
+    assert said[4:] == [RunEnd("rolled_back")]
+
+
+def test_codex_asks_before_the_tool_call_and_the_call_is_started_once() -> None:
+    narration = Narration()
+    said = [*narration.begin(), *narration.permission({"toolCallId": "c1", "title": "ls"})]
+    said += narration.update(call(title="ls", status="in_progress"))
+    said += narration.update(more(status="completed"))
+    assert [payload.event for payload in said].count("tool_call_start") == 1
+
+
+def test_an_id_that_is_used_again_is_told_apart() -> None:
+    said = told(Narration(), *[call(status="completed")] * 3)
+    assert [result.id for result in results(said)] == ["c1", "c1#2", "c1#3"]
+
+
+def test_an_update_to_a_call_that_ended_in_an_earlier_run_is_a_new_call_and_one_in_this_run_is_late() -> None:
+    narration = Narration()
+    told(narration, call(status="completed"), end=END)
+    said = told(narration, more(status="completed"), more(status="failed"))
+    assert [result.id for result in results(said)] == ["c1#2"]
+
+
+def test_calls_without_an_end_are_bounded() -> None:
+    narration = Narration()
+    said = told(narration, *(call(f"c{number}") for number in range(MAX_OPEN_CALLS + 3)))
+    assert [result.id for result in results(said)] == ["c0", "c1", "c2"]
+
+
+def test_an_unknown_kind_is_kept_whole() -> None:
+    said = told(Narration(), {"sessionUpdate": "new_thing", "kind": "x", "deep": [1, {"a": None}]})
+    assert said == [SystemItem({"kind": "new_thing", "content": {"kind": "x", "deep": [1, {"a": None}]}})]
+
+
+@pytest.mark.parametrize(
+    ("kind", "shown"),
+    [("permission_request", "agent_permission_request"), (None, "unknown"), (7, "7"), ("x" * 999, "x" * 100)],
+)
+def test_an_agent_cannot_say_what_is_for_the_runtime_to_say(kind: Any, shown: str) -> None:
+    (item,) = told(Narration(), {"sessionUpdate": kind})
+    assert isinstance(item, SystemItem)
+    assert item.item["kind"] == shown
+
+
+@pytest.mark.parametrize(
+    "update",
+    [
+        {"sessionUpdate": "tool_call"},
+        {"sessionUpdate": "tool_call", "toolCallId": 5},
+        {"sessionUpdate": "agent_message_chunk"},
+        {"sessionUpdate": "agent_message_chunk", "content": {"type": "image", "data": "…"}},
+        {"sessionUpdate": "agent_message_chunk", "content": {"type": "text", "text": 5}},
+        {"sessionUpdate": ["agent_message_chunk"]},
+    ],
+)
+def test_what_is_not_as_the_protocol_has_it_becomes_a_system_item(update: dict[str, Any]) -> None:
+    (item,) = told(Narration(), update)
+    assert isinstance(item, SystemItem)
+
+
+@pytest.mark.parametrize(
+    "odd", [{"title": 5}, {"content": "x"}, {"content": [1, {"type": "content"}]}, {"status": []}]
+)
+def test_odd_fields_of_a_tool_call_are_passed_over(odd: dict[str, Any]) -> None:
+    said = told(Narration(), call(**odd), more(status="completed"))
+    assert [payload.event for payload in said] == ["tool_call_start", "tool_call_done", "tool_result"]
+
+
+def test_what_is_too_large_is_cut_and_says_so() -> None:
+    said = told(Narration(), call(status="completed", content=content("x" * (MAX_OUTPUT + 9))))
+    (result,) = results(said)
+    assert result.output is not None
+    assert len(result.output) < MAX_OUTPUT + 100
+    assert str(MAX_OUTPUT + 9) in result.output
+    said = told(Narration(), call(rawInput={"x": "y" * (MAX_OUTPUT + 9)}), end=END)
+    done = next(payload for payload in said if isinstance(payload, ToolCallDone))
+    assert "truncated" in orjson.loads(done.arguments)
+    (item,) = told(Narration(), {"sessionUpdate": "plan", "entries": ["x" * MAX_ITEM]})
+    assert isinstance(item, SystemItem)
+    assert item.item["content"]["truncated"] > MAX_ITEM
+
+
+@pytest.mark.parametrize(
+    ("response", "usage"),
+    [
+        (END | {"usage": {"inputTokens": 3, "outputTokens": 4, "cachedReadTokens": 2}}, Usage(3, 4, 2)),
+        (END | {"_meta": {"quota": {"token_count": {"input_tokens": 3, "output_tokens": 4}}}}, Usage(3, 4)),
+        (END | {"usage": {"inputTokens": True, "outputTokens": 4}}, Usage(None, 4)),
+    ],
+)
+def test_usage_is_taken_from_the_response(response: dict[str, Any], usage: Usage) -> None:
+    assert told(Narration(), end=response) == [usage, RunEnd("finished")]
+
+
+def test_usage_is_taken_from_updates_and_from_what_they_carry_besides() -> None:
+    window = {"sessionUpdate": "usage_update", "used": 900, "size": 200_000}
+    said = told(Narration(), window)
+    assert said == [
+        SystemItem({"kind": "usage_update", "content": {"used": 900, "size": 200_000}}),
+        Usage(900, None),
+    ]
+    said = told(Narration(), text("", _meta={"usage": {"promptTokens": 5, "completionTokens": 6}}))
+    assert said[-1] == Usage(5, 6)
+
+
+@pytest.mark.parametrize(
+    ("reason", "result"),
+    [
+        ("end_turn", "finished"),
+        ("max_tokens", "limit_reached"),
+        ("max_turn_requests", "limit_reached"),
+        ("refusal", "rolled_back"),
+        ("cancelled", "rolled_back"),
+        ("tea_break", "finished"),
+        (None, "finished"),
+        (["end_turn"], "finished"),
+    ],
+)
+def test_the_stop_reason_says_how_the_run_ended(reason: Any, result: Any) -> None:
+    assert told(Narration(), end={"stopReason": reason})[-1] == RunEnd(result)
+
+
+def test_a_refusal_is_an_error_and_an_unknown_reason_is_named() -> None:
+    assert isinstance(told(Narration(), end={"stopReason": "refusal"})[0], ErrorRaised)
+    (alert, _) = told(Narration(), end={"stopReason": "tea_break"})
+    assert isinstance(alert, Alert)
+    assert "tea_break" in alert.message
+
+
+def test_a_prompt_that_failed_is_an_error_behind_the_end_of_what_was_open() -> None:
+    narration = Narration()
+    told(narration, text("half a sen"), call())
+    assert [payload.event for payload in narration.fail("no credit")] == [
+        "tool_call_done",
+        "tool_result",
+        "error",
+        "run_end",
+    ]
