@@ -26,6 +26,9 @@ class Profile:
 
     The limits: memory and processes are those of all that a Worker has started, CPU time, output and duration those
     of one run; 0 means none.
+
+    For agents: `workspaces` says which folder a workspace reference means, `auth_method` is the id of the way to
+    authenticate that the agent is told to take where it asks for one.
     """
 
     backend: Backend
@@ -35,6 +38,8 @@ class Profile:
     permissions: Permissions = "ask"
     permission_timeout_s: float = 300.0
     stop_grace_s: float = 5.0
+    workspaces: Mapping[str, str] = attrs.field(factory=dict)
+    auth_method: str = ""
     max_memory_bytes: int = 4 << 30
     max_processes: int = 1024
     max_cpu_s: float = 0.0

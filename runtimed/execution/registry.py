@@ -6,6 +6,7 @@ import logging
 from collections.abc import Awaitable, Callable, Mapping
 
 from runtimed.core.ports import Answer, Dispatch, EventSink, ExecutionBackend, Spawn
+from runtimed.execution.acp import AcpBackend
 from runtimed.execution.echo import EchoBackend
 from runtimed.execution.process import ProcessBackend
 from runtimed.execution.profile import BUILT_IN, ECHO, Profile
@@ -127,6 +128,7 @@ _ADAPTERS: Mapping[str, Callable[[Profile, Workspaces, Supervisor], ExecutionBac
     "echo": lambda _profile, _workspaces, _supervisor: EchoBackend(),
     "shell": ShellBackend,
     "process": ProcessBackend,
+    "acp": AcpBackend,
 }
 
 

@@ -1,0 +1,178 @@
+"""A running agent, from its greeting to its end."""
+
+import asyncio
+import contextlib
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import attrs
+import orjson
+from acp.connection import Connection, MethodHandler
+from acp.exceptions import RequestError
+from acp.schema import InitializeResponse, NewSessionResponse
+from pydantic import ValidationError
+
+import runtimed
+from runtimed.execution.acp.inbox import Inbox
+from runtimed.execution.acp.transport import MAX_MESSAGE_BYTES, Transport, encoded
+from runtimed.execution.program import Command, LineProgram, described
+from runtimed.execution.supervise import Supervisor
+from runtimed.model.execution import LossReason
+
+PROTOCOL_VERSION = 1
+
+START_DEADLINE_S = 60.0
+"""How long an agent may take for each step until its session is open."""
+
+EXIT_DEADLINE_S = 1.0
+"""How long an agent that has closed its output may take to end, before it is ended."""
+
+MAX_TOLD = 500
+"""Characters that are told on of an agent's error."""
+
+AUTH_REQUIRED = -32000
+
+
+class AgentFailed(Exception):
+    """Nothing more can come of this agent; the text says what happened."""
+
+    def __init__(self, reason: LossReason, message: str) -> None:
+        super().__init__(message)
+        self.reason = reason
+
+
+class AgentRefused(Exception):
+    """The agent answered with an error."""
+
+    def __init__(self, code: object, message: str) -> None:
+        super().__init__(message)
+        self.code = code
+
+
+@attrs.frozen
+class Abilities:
+    """What an agent said that it can do, and the ids of the ways to authenticate that it offers."""
+
+    resume: bool = False
+    load: bool = False
+    authentication: tuple[str, ...] = ()
+
+
+class Agent:
+    """Owns the process tree of one agent, and the connection to it. Whoever starts one calls `stop`."""
+
+    def __init__(self, program: LineProgram, handler: MethodHandler, inbox: Inbox) -> None:
+        self._program = program
+        self._transport = Transport(program, inbox)
+        self._connection = Connection(handler, self._transport)
+        self.abilities = Abilities()
+
+    @classmethod
+    async def start(cls, supervisor: Supervisor, command: Command, handler: MethodHandler, inbox: Inbox) -> "Agent":
+        """Start the program; nothing is said to it yet. Raises OSError."""
+        program = await LineProgram.start(supervisor, command, max_line_bytes=MAX_MESSAGE_BYTES)
+        return cls(program, handler, inbox)
+
+    @property
+    def ended(self) -> bool:
+        """Whether nothing can come from it any more."""
+        return self._transport.ended
+
+    async def greet(self, granted: frozenset[str]) -> None:
+        """Tell what we can do, the capabilities that were granted, and hear what it can do."""
+        told = await self._call("initialize", _greeting(granted), START_DEADLINE_S)
+        try:
+            answer = InitializeResponse.model_validate(told)
+        except ValidationError:
+            raise AgentFailed("protocol", "the agent's answer to initialize is not one of ACP") from None
+        if answer.protocol_version != PROTOCOL_VERSION:
+            version = f"version {answer.protocol_version} of ACP: expected {PROTOCOL_VERSION}"
+            raise AgentFailed("protocol", f"the agent speaks {version}")
+        able = answer.agent_capabilities
+        sessions = able.session_capabilities if able else None
+        self.abilities = Abilities(
+            resume=bool(sessions and sessions.resume is not None),
+            load=bool(able and able.load_session),
+            authentication=tuple(method.id for method in answer.auth_methods or ()),
+        )
+
+    async def authenticate(self, method: str) -> None:
+        """Authenticate in one of the ways that it offers."""
+        await self._call("authenticate", {"methodId": method}, START_DEADLINE_S)
+
+    async def new_session(self, cwd: str) -> str:
+        """Begin a session; its id."""
+        told = await self._call("session/new", {"cwd": cwd, "mcpServers": []}, START_DEADLINE_S)
+        try:
+            return NewSessionResponse.model_validate(told).session_id
+        except ValidationError:
+            raise AgentFailed("protocol", "the agent's answer to session/new is not one of ACP") from None
+
+    async def reopen(self, method: str, session_id: str, cwd: str) -> None:
+        """Go on with a session, by `session/resume` or `session/load`."""
+        await self._call(method, {"sessionId": session_id, "cwd": cwd, "mcpServers": []}, START_DEADLINE_S)
+
+    async def prompt(self, session_id: str, blocks: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
+        """Have it run; the answer, when the run is over. It takes as long as it takes."""
+        return await self._call("session/prompt", {"sessionId": session_id, "prompt": blocks}, None)
+
+    async def cancel(self, session_id: str) -> None:
+        """Ask it to end its run."""
+        with contextlib.suppress(ConnectionError):
+            await self._connection.send_notification("session/cancel", {"sessionId": session_id})
+
+    async def epitaph(self) -> str:
+        """End what is left of an agent that has come to its end; how that was, in words."""
+        with contextlib.suppress(TimeoutError):
+            async with asyncio.timeout(EXIT_DEADLINE_S):
+                await self._program.ended()
+        status = self._program.status
+        how = "closed its output" if status is None else described(status)
+        try:
+            await self.stop(0)
+        except TimeoutError as error:
+            how = f"{how}, and {error}"
+        words = self._program.last_words()
+        return f"the agent {how}: {words}" if words else f"the agent {how}"
+
+    async def stop(self, grace_s: float, session_id: str | None = None) -> None:
+        """End it and all that it started; a session that has a run going on is cancelled. As LineProgram.stop."""
+        farewell = b""
+        if session_id is not None:
+            cancel = {"jsonrpc": "2.0", "method": "session/cancel", "params": {"sessionId": session_id}}
+            farewell = encoded(cancel)
+        await self._connection.close()
+        await self._program.stop(grace_s, farewell)
+
+    async def _call(self, method: str, params: Mapping[str, Any], deadline_s: float | None) -> dict[str, Any]:
+        try:
+            async with asyncio.timeout(deadline_s):
+                answer = await self._connection.send_request(method, params)
+        except RequestError as error:
+            raise AgentRefused(error.code, _told(error)) from None
+        except TimeoutError:
+            late = f"the agent did not answer {method} within {deadline_s:g} seconds"
+            raise AgentFailed("unresponsive", late) from None
+        except ConnectionError:
+            raise AgentFailed("exit", await self.epitaph()) from None
+        return answer if isinstance(answer, dict) else {}
+
+
+def _greeting(granted: frozenset[str]) -> dict[str, Any]:
+    files = {"readTextFile": "read" in granted, "writeTextFile": "write" in granted}
+    return {
+        "protocolVersion": PROTOCOL_VERSION,
+        "clientCapabilities": {"fs": files, "terminal": "shell" in granted},
+        "clientInfo": {"name": "runtimed", "title": "runtimed", "version": runtimed.__version__},
+    }
+
+
+def _told(error: RequestError) -> str:
+    """The agent's words, and what it added to them."""
+    data = error.data
+    if isinstance(data, dict):
+        data = data.get("details") or data.get("message") or data
+    if data is not None and not isinstance(data, str):
+        data = orjson.dumps(data, default=str).decode()
+    words = f"{error}: {data}" if data and data not in str(error) else str(error)
+    return words[:MAX_TOLD] or "no reason was given"

@@ -1,0 +1,85 @@
+"""What an agent has said and nobody has heard yet."""
+
+import asyncio
+from collections import deque
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from typing import Any
+
+import attrs
+
+from runtimed.model.event import Alert
+
+MAX_WAITING = 256
+"""Items that wait. One more, and the agent is not read until some are taken; or the oldest goes, while none are."""
+
+
+@attrs.frozen(eq=False)
+class Request:
+    """An agent asks for a permission: the parameters of its request, and where the answer is awaited."""
+
+    params: dict[str, Any]
+    answer: asyncio.Future[dict[str, Any]]
+
+
+Item = dict[str, Any] | Alert | Request
+"""A session update, something to tell, or a permission request."""
+
+
+class Inbox:
+    """Keeps what came in its order. It has one consumer, which says by `listening` whether it takes things."""
+
+    def __init__(self) -> None:
+        self._items: deque[Item] = deque()
+        self._changed = asyncio.Event()
+        self._room = asyncio.Event()
+        self._room.set()
+        self._divert: Callable[[dict[str, Any]], None] | None = None
+        self.listening = False
+
+    def put(self, item: Item) -> None:
+        """Add what came. Never waits."""
+        if self._divert is not None and isinstance(item, dict):
+            self._divert(item)
+            return
+        self._items.append(item)
+        if len(self._items) > MAX_WAITING:
+            if self.listening:
+                self._room.clear()
+            else:
+                self._forget()
+        self._changed.set()
+
+    @contextmanager
+    def diverted(self, divert: Callable[[dict[str, Any]], None]) -> Iterator[None]:
+        """Give session updates to this instead."""
+        self._divert = divert
+        try:
+            yield
+        finally:
+            self._divert = None
+
+    def wake(self) -> None:
+        """Have the consumer look, though nothing came."""
+        self._changed.set()
+
+    async def room(self) -> None:
+        """Wait until more may come."""
+        await self._room.wait()
+
+    async def changed(self) -> None:
+        """Wait until something came since the last call, or `wake` was called."""
+        await self._changed.wait()
+        self._changed.clear()
+
+    def take(self) -> list[Item]:
+        """All that waits."""
+        taken = list(self._items)
+        self._items.clear()
+        self._room.set()
+        return taken
+
+    def _forget(self) -> None:
+        item = self._items.popleft()
+        if isinstance(item, Request) and not item.answer.done():
+            item.answer.cancel()

@@ -1,0 +1,53 @@
+"""Which session of its agent belongs to a Worker: a small file in the Worker's folder. Everything here blocks."""
+
+import contextlib
+import os
+from pathlib import Path
+
+import attrs
+import orjson
+
+MAX_FILE_BYTES = 1 << 16
+_FILE = "session.json"
+
+
+@attrs.frozen
+class Memory:
+    """The session that an agent gave us; `introduced` once a prompt was sent to it."""
+
+    session_id: str
+    introduced: bool = False
+
+
+def recall(folder: Path) -> Memory | None:
+    """What was kept, or None where there is nothing that can be used. Raises OSError."""
+    try:
+        descriptor = os.open(folder / _FILE, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC)
+    except FileNotFoundError:
+        return None
+    with os.fdopen(descriptor, "rb") as file:
+        text = file.read(MAX_FILE_BYTES)
+    try:
+        kept = orjson.loads(text)
+        session_id, introduced = kept["session_id"], kept["introduced"]
+    except (ValueError, TypeError, KeyError):
+        return None
+    return Memory(session_id, introduced is True) if isinstance(session_id, str) else None
+
+
+def keep(folder: Path, memory: Memory) -> None:
+    """Make this what is kept, even through a power cut. Raises OSError."""
+    new = folder / f"{_FILE}.new"
+    with contextlib.suppress(FileNotFoundError):
+        new.unlink()
+    descriptor = os.open(new, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC, 0o600)
+    with os.fdopen(descriptor, "wb") as file:
+        file.write(orjson.dumps(attrs.asdict(memory)))
+        file.flush()
+        os.fsync(file.fileno())
+    new.replace(folder / _FILE)
+    descriptor = os.open(folder, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)

@@ -1,0 +1,127 @@
+"""How the agent of a Worker is started, and how its session is opened or found again."""
+
+import asyncio
+from collections.abc import Awaitable, Callable, Sequence
+from functools import partial
+from pathlib import Path
+from typing import TypeVar
+
+import attrs
+
+from runtimed.core.change import Entry
+from runtimed.core.ports import Spawn
+from runtimed.execution.acp.agent import AUTH_REQUIRED, Agent, AgentFailed, AgentRefused
+from runtimed.execution.acp.client import Client
+from runtimed.execution.acp.inbox import Inbox
+from runtimed.execution.acp.memory import Memory, keep, recall
+from runtimed.execution.acp.replay import Replay
+from runtimed.execution.acp.roots import Roots
+from runtimed.execution.acp.terminals import Terminals
+from runtimed.execution.profile import Profile
+from runtimed.execution.program import Command
+from runtimed.execution.supervise import Supervisor, environment
+from runtimed.execution.workspace import Workspaces
+
+REPLAY_SETTLE_S = 0.05
+"""How long the rest of a replay may take to come once the session was loaded."""
+
+GONE = "the agent does not know any more what was said: "
+_HOME = "home"
+
+T = TypeVar("T")
+
+
+@attrs.frozen
+class Opened:
+    """An agent with a session; `remark` is what a person should know of how that was found again."""
+
+    agent: Agent
+    memory: Memory
+    remark: str | None = None
+
+
+class Opener:
+    """Starts agents in the folder of one Worker. It keeps none."""
+
+    def __init__(self, profile: Profile, supervisor: Supervisor, workspaces: Workspaces, spawn: Spawn) -> None:
+        self._profile = profile
+        self._supervisor = supervisor
+        self._workspaces = workspaces
+        self._spawn = spawn
+        self._folder = self._home = Path()
+
+    async def open(self, inbox: Inbox, terminals: Terminals, history: Sequence[Entry] | None) -> Opened:
+        """Start the agent; with a `history` its session is to be found again.
+
+        Raises AgentFailed, AgentRefused or OSError, and leaves nothing behind then.
+        """
+        roots = await asyncio.to_thread(self._prepare)
+        env, granted = environment(self._profile.env), frozenset(self._profile.capabilities)
+        client = Client(inbox, roots, terminals, self._home, env, granted)
+        command = Command(self._profile.command, self._home, env)
+        agent = await Agent.start(self._supervisor, command, client, inbox)
+        try:
+            await agent.greet(granted)
+            return await self._session(agent, inbox, history)
+        except BaseException:
+            await agent.stop(0)
+            raise
+
+    async def introduce(self, opened: Opened) -> Opened:
+        """Keep that the first prompt is about to be sent. Raises OSError."""
+        memory = await self._keep(Memory(opened.memory.session_id, introduced=True))
+        return attrs.evolve(opened, memory=memory)
+
+    def _prepare(self) -> Roots:
+        self._folder = self._workspaces.worker_folder(self._spawn.worker_id).absolute()
+        self._home = self._folder / _HOME
+        self._home.mkdir(mode=0o700, parents=True, exist_ok=True)
+        mapped = (self._profile.workspaces.get(ref.reference) for ref in self._spawn.request.workspace_refs)
+        return Roots((self._home, *(Path(path) for path in mapped if path is not None)))
+
+    async def _session(self, agent: Agent, inbox: Inbox, history: Sequence[Entry] | None) -> Opened:
+        if history is None:
+            return await self._new(agent)
+        kept = await asyncio.to_thread(recall, self._folder)
+        if kept is not None:
+            return await self._reopen(agent, kept, inbox, history)
+        return await self._new(agent, f"{GONE}its session is not known" if history else None)
+
+    async def _reopen(self, agent: Agent, kept: Memory, inbox: Inbox, history: Sequence[Entry]) -> Opened:
+        able = agent.abilities
+        why = "it can neither resume nor load a session"
+        for method in ["session/resume"] * able.resume + ["session/load"] * able.load:
+            replay = Replay()
+            try:
+                with inbox.diverted(replay.update):
+                    reopen = partial(agent.reopen, method, kept.session_id, str(self._home))
+                    await self._authenticated(agent, reopen)
+                    await asyncio.sleep(REPLAY_SETTLE_S)
+            except AgentRefused as error:
+                why = f"it refused {method}: {error}"
+                continue
+            differs = method == "session/load" and not replay.agrees(history)
+            return Opened(agent, kept, "what the agent remembers is not what the transcript has" if differs else None)
+        return await self._new(agent, GONE + why)
+
+    async def _new(self, agent: Agent, remark: str | None = None) -> Opened:
+        session_id = await self._authenticated(agent, lambda: agent.new_session(str(self._home)))
+        return Opened(agent, await self._keep(Memory(session_id)), remark)
+
+    async def _keep(self, memory: Memory) -> Memory:
+        await asyncio.to_thread(keep, self._folder, memory)
+        return memory
+
+    async def _authenticated(self, agent: Agent, work: Callable[[], Awaitable[T]]) -> T:
+        offered = agent.abilities.authentication
+        try:
+            return await work()
+        except AgentRefused as error:
+            if error.code != AUTH_REQUIRED or not offered:
+                raise
+        method = self._profile.auth_method
+        if method not in offered:
+            ways = f"set auth_method of its profile to one of {', '.join(offered)}, and in env what that needs"
+            raise AgentFailed("protocol", f"the agent wants to be authenticated: {ways}")
+        await agent.authenticate(method)
+        return await work()

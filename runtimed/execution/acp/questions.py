@@ -1,0 +1,88 @@
+"""The permissions that an agent asks for, and what it is answered."""
+
+import asyncio
+from collections.abc import Iterable, Iterator, Mapping
+from typing import Any, get_args
+
+from runtimed.core.ports import EventSink
+from runtimed.execution.acp.inbox import Request
+from runtimed.execution.acp.mapping import Narration
+from runtimed.execution.policy import ALLOWING, REJECTING, first_of, ruled
+from runtimed.execution.profile import Profile
+from runtimed.execution.tasks import begin, finish
+from runtimed.model.permission import PermissionKind, PermissionOption, Question, Ruling
+
+MAX_OPTIONS = 32
+MAX_TITLE = 500
+"""Options of a question, and characters of its title and of the names of its options, that are told on."""
+
+CANCELLED = {"outcome": {"outcome": "cancelled"}}
+_KINDS: tuple[PermissionKind, ...] = get_args(PermissionKind)
+
+
+class Questions:
+    """Owns the questions that wait for somebody's answer. The tool call that is meant must have been shown."""
+
+    def __init__(self, profile: Profile, sink: EventSink, narration: Narration) -> None:
+        self._profile = profile
+        self._sink = sink
+        self._narration = narration
+        self._waiting: set[asyncio.Task[None]] = set()
+
+    def ask(self, request: Request) -> None:
+        """See to it that the request is answered: by the profile's policy, or when somebody has ruled on it."""
+        call = request.params.get("toolCall")
+        call = call if isinstance(call, dict) else {}
+        options = tuple(_options(request.params.get("options")))
+        chosen = ruled(self._profile.permissions, options)
+        if not options or (chosen is None and self._profile.permissions != "ask"):
+            self._answer(request, call, options, Ruling("cancelled"))
+            return
+        shown = self._narration.shown_as(call.get("toolCallId"))
+        question = Question(_title(call), shown, options, self._profile.permission_timeout_s, chosen)
+        task = begin(self._wait(request, call, question))
+        self._waiting.add(task)
+        task.add_done_callback(self._waiting.discard)
+
+    async def cancel(self) -> None:
+        """Answer all that wait with `cancelled`."""
+        await finish(*self._waiting)
+
+    async def _wait(self, request: Request, call: Mapping[str, Any], question: Question) -> None:
+        ruling = Ruling("cancelled")
+        try:
+            ruling = await self._sink.ask(question)
+        finally:
+            self._answer(request, call, question.options, ruling)
+
+    def _answer(
+        self, request: Request, call: Mapping[str, Any], options: Iterable[PermissionOption], ruling: Ruling
+    ) -> None:
+        allowed = {option.option_id for option in options if option.kind in ALLOWING}
+        chosen = ruling.option_id
+        if ruling.outcome == "expired":
+            chosen = first_of(options, REJECTING)
+        if chosen not in allowed:
+            why = "cancelled" if ruling.outcome == "cancelled" else "permission denied"
+            self._narration.deny(call.get("toolCallId"), "permission expired" if ruling.outcome == "expired" else why)
+        if not request.answer.done():
+            selected = {"outcome": {"outcome": "selected", "optionId": chosen}}
+            request.answer.set_result(CANCELLED if chosen is None else selected)
+
+
+def _options(given: object) -> Iterator[PermissionOption]:
+    """Those that are as the protocol has them."""
+    for option in given[:MAX_OPTIONS] if isinstance(given, list) else ():
+        if not isinstance(option, dict):
+            continue
+        option_id = option.get("optionId")
+        kind = next((known for known in _KINDS if known == option.get("kind")), None)
+        if isinstance(option_id, str) and kind is not None:
+            yield PermissionOption(option_id, str(option.get("name") or option_id)[:MAX_TITLE], kind)
+
+
+def _title(call: Mapping[str, Any]) -> str:
+    for title in (call.get("title"), call.get("kind")):
+        if isinstance(title, str) and title.strip():
+            return title.strip()[:MAX_TITLE]
+    return "tool"

@@ -1,0 +1,234 @@
+"""One Worker and its agent: its runs, one at a time, and how they end."""
+
+import asyncio
+import contextlib
+import logging
+from collections.abc import Iterable, Sequence
+from typing import Any
+
+import attrs
+
+from runtimed.core.change import Entry
+from runtimed.core.ports import Answer, Dispatch, EventSink, Spawn
+from runtimed.execution.acp.agent import AgentFailed, AgentRefused
+from runtimed.execution.acp.inbox import Inbox
+from runtimed.execution.acp.listener import Listener
+from runtimed.execution.acp.mapping import CANCELLED, alert
+from runtimed.execution.acp.opening import Opened, Opener
+from runtimed.execution.acp.prompt import blocks, introduction
+from runtimed.execution.acp.terminals import Terminals
+from runtimed.execution.gate import Gate
+from runtimed.execution.profile import Profile
+from runtimed.execution.supervise import Supervisor
+from runtimed.execution.tasks import begin, finish
+from runtimed.execution.workspace import Workspaces
+from runtimed.model.event import InvokeStart, Payload, RunEnd
+from runtimed.model.execution import LossReason
+
+_FAILURES = (AgentFailed, AgentRefused, OSError)
+_log = logging.getLogger(__name__)
+
+
+@attrs.define(eq=False)
+class _Run:
+    """An input on its way through the agent; `over` once its `run_end` was said."""
+
+    dispatch: Dispatch
+    interrupted: bool = False
+    over: asyncio.Event = attrs.field(factory=asyncio.Event)
+
+
+class Session:
+    """Owns the agent of one Worker, its terminals, and the one task that takes what it says."""
+
+    def __init__(
+        self, profile: Profile, supervisor: Supervisor, workspaces: Workspaces, spawn: Spawn, sink: EventSink
+    ) -> None:
+        self._profile = profile
+        self._spawn = spawn
+        self._sink = sink
+        self._inbox = Inbox()
+        self._gate = Gate()
+        self._listener = Listener(profile, sink, self._inbox)
+        self._terminals = Terminals(supervisor)
+        self._opener = Opener(profile, supervisor, workspaces, spawn)
+        self._opened: Opened | None = None
+        self._current: _Run | None = None
+        self._next: _Run | None = None
+        self._ending = False
+        self._task: asyncio.Task[None] | None = None
+
+    @property
+    def live(self) -> bool:
+        """Whether the agent is there, or on its way."""
+        return not self._ending and (self._task is None or not self._task.done())
+
+    async def open(self) -> Answer:
+        """Start the agent. Errored when that can't be done, or the session is ended meanwhile."""
+        opening = asyncio.create_task(self._open(self._spawn.history))
+        self._task = opening
+        await asyncio.wait({opening})
+        if self._ending or opening.cancelled():
+            return Answer("errored", "the Worker was ended before its agent was ready")
+        if error := opening.exception():
+            _log.error("an agent could not be started: %s", error)
+            return Answer("errored", f"no agent could be started: {_reason(error)}")
+        self._task = begin(self._live())
+        return Answer("accepted")
+
+    def offer(self, dispatch: Dispatch) -> Answer:
+        """Accept an input, or say why not."""
+        try:
+            dispatch.input.content.encode()
+        except UnicodeEncodeError:
+            return Answer("rejected", "content: a message must be Unicode text")
+        if not self.live:
+            return Answer("errored", "the agent of this Worker is gone")
+        if self._gate.busy:
+            return Answer("busy", "a run is going on: wait for its run_end")
+        self._gate.offer(dispatch)
+        return Answer("accepted")
+
+    def start(self, input_id: str) -> None:
+        """Let the accepted input run."""
+        if started := self._gate.start(input_id):
+            self._current = self._next = _Run(started)
+            self._inbox.wake()
+
+    def withdraw(self, input_id: str) -> None:
+        """Forget the accepted input."""
+        self._gate.withdraw(input_id)
+
+    async def interrupt(self) -> Answer:
+        """End the run that is going on, if any; returns when it is over."""
+        if (run := self._current) is not None:
+            run.interrupted = True
+            self._inbox.wake()
+            await run.over.wait()
+        return Answer("accepted")
+
+    async def end(self, grace: float) -> None:
+        """Fall silent, then end the agent and all that it started. Raises TimeoutError as Tree.end."""
+        self._ending = True
+        running = self._current is not None
+        if self._task is not None:
+            await finish(self._task)
+        await self._listener.dismiss()
+        await self._terminals.close()
+        if self._opened is not None:
+            await self._opened.agent.stop(grace, self._opened.memory.session_id if running else None)
+
+    async def _open(self, history: Sequence[Entry] | None) -> None:
+        self._inbox.listening = False
+        self._opened = await self._opener.open(self._inbox, self._terminals, history)
+        self._inbox.listening = True
+        if self._opened.remark:
+            self._inbox.put(alert("warn", self._opened.remark))
+
+    async def _live(self) -> None:
+        try:
+            while (opened := self._opened) is not None:
+                await self._inbox.changed()
+                await self._listener.hear()
+                if self._next is not None:
+                    run, self._next = self._next, None
+                    await self._run(run, opened)
+                elif opened.agent.ended:
+                    await self._lose("exit", await opened.agent.epitaph())
+                else:
+                    await self._listener.say(self._listener.narration.close_prose())
+        finally:
+            if self._current is not None:
+                self._current.over.set()
+
+    async def _run(self, run: _Run, opened: Opened) -> None:
+        kind = run.dispatch.input.kind
+        await self._listener.say(self._listener.narration.begin())
+        await self._listener.say((InvokeStart("user_send" if kind == "user" else "notify"),))
+        prompt = asyncio.create_task(self._prompt(run, opened))
+        prompt.add_done_callback(lambda _: self._inbox.wake())
+        try:
+            await self._follow(run, opened, prompt)
+        finally:
+            await finish(prompt)
+        await self._listener.dismiss()
+        if prompt.cancelled():
+            await self._restart(run, opened)
+        else:
+            await self._conclude(run, prompt)
+
+    async def _prompt(self, run: _Run, opened: Opened) -> dict[str, Any]:
+        context = None
+        if not opened.memory.introduced:
+            context = introduction(self._spawn.request.intent)
+            opened = self._opened = await self._opener.introduce(opened)
+        if run.interrupted:
+            return {"stopReason": "cancelled"}
+        return await opened.agent.prompt(opened.memory.session_id, blocks(run.dispatch.input, context))
+
+    async def _follow(self, run: _Run, opened: Opened, prompt: asyncio.Task[Any]) -> None:
+        """Hear the agent until it has answered the prompt, or hasn't for too long after an interrupt."""
+        deadline: float | None = None
+        while not prompt.done():
+            if run.interrupted and deadline is None:
+                deadline = asyncio.get_running_loop().time() + self._profile.stop_grace_s
+                await self._ask_to_end(opened)
+            try:
+                async with asyncio.timeout_at(deadline):
+                    await self._inbox.changed()
+            except TimeoutError:
+                return
+            await self._listener.hear(asked=not run.interrupted)
+        await self._listener.settle()
+
+    async def _ask_to_end(self, opened: Opened) -> None:
+        await asyncio.sleep(0)  # what the prompt's task has to write comes first
+        with contextlib.suppress(TimeoutError):
+            async with asyncio.timeout(self._profile.stop_grace_s):
+                await opened.agent.cancel(opened.memory.session_id)
+        await self._listener.dismiss()
+
+    async def _conclude(self, run: _Run, prompt: asyncio.Task[dict[str, Any]]) -> None:
+        error = prompt.exception()
+        if isinstance(error, AgentFailed):
+            await self._lose(error.reason, str(error))
+        elif error is None or run.interrupted:
+            response = {"stopReason": "cancelled"} if error else prompt.result()
+            await self._finish(run, self._listener.narration.end(response))
+        else:
+            await self._finish(run, self._listener.narration.fail(_reason(error)))
+
+    async def _finish(self, run: _Run, payloads: Iterable[Payload]) -> None:
+        said = tuple(payloads)
+        self._gate.finish()
+        self._current = None
+        try:
+            await self._listener.say(said)
+        finally:
+            run.over.set()
+
+    async def _restart(self, run: _Run, opened: Opened) -> None:
+        """End an agent that does not end its run; the next input waits until there is another."""
+        await opened.agent.stop(0)
+        await self._terminals.close()
+        await self._listener.hear(asked=False)
+        late = f"the agent did not end its run within {self._profile.stop_grace_s:g} seconds: it is started again"
+        closing = self._listener.narration.close(CANCELLED)
+        await self._finish(run, (*closing, alert("warn", late), RunEnd("rolled_back")))
+        try:
+            await self._open(())
+        except _FAILURES as error:
+            await self._lose("unresponsive", f"the agent could not be started again: {_reason(error)}")
+
+    async def _lose(self, reason: LossReason, message: str) -> None:
+        self._opened = None
+        await self._terminals.close()
+        await self._listener.hear(asked=False)
+        await self._sink.lose(reason, message)
+
+
+def _reason(error: BaseException) -> str:
+    """What went wrong, in words that are no secret; a host's path is none of them."""
+    if isinstance(error, OSError):
+        return error.strerror or "it failed"
+    return str(error) if isinstance(error, _FAILURES) else "the log of the daemon says why"

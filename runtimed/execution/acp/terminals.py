@@ -1,0 +1,137 @@
+"""The terminals of an agent: commands that it has us run, each with its output and its end."""
+
+import asyncio
+import codecs
+import os
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+
+from runtimed.execution.pipes import Inlet, pipes
+from runtimed.execution.supervise import Program, Supervisor, Tree
+
+MAX_TERMINALS = 32
+"""Terminals of one session that are not released."""
+
+MAX_TERMINAL_OUTPUT = 1 << 20
+"""Bytes of output that are kept of a terminal, the newest; an agent may ask for less."""
+
+
+READS = 16
+"""How often a pipe is read before others have their turn; it holds no more than that."""
+
+
+class TerminalRefused(Exception):
+    """There is no such terminal, or there are too many."""
+
+
+class Terminal:
+    """Owns one command with its process tree, and the end of what it said on both of its output streams."""
+
+    def __init__(self, output: int, limit: int) -> None:
+        self._inlet = Inlet(output)
+        self._limit = limit
+        self._output = bytearray()
+        self._truncated = False
+        self._tree: Tree | None = None
+        self._closed = False
+
+    @classmethod
+    async def start(
+        cls, supervisor: Supervisor, argv: Sequence[str], cwd: Path, env: Mapping[str, str], limit: int
+    ) -> "Terminal":
+        """Start the command. Raises OSError."""
+        ((read, write),) = pipes(1)
+        terminal = cls(read, limit)
+        try:
+            null, errors = await asyncio.to_thread(os.open, os.devnull, os.O_RDONLY), os.dup(write)
+            terminal._tree = await supervisor.start(Program(argv, cwd, env, null, write, errors))
+        except BaseException:
+            terminal._close()
+            raise
+        asyncio.get_running_loop().add_reader(read, terminal._listen)
+        return terminal
+
+    @property
+    def status(self) -> int | None:
+        """The exit status of the command once nothing of it is left; 128 + n for the signal n."""
+        return self._tree.exit.result() if self._tree and self._tree.exit.done() else None
+
+    def output(self) -> tuple[str, bool]:
+        """What it has said, and whether the beginning of that is lost. No character is cut in two."""
+        if not self._closed:
+            self._listen()
+        data = bytes(self._output)
+        if self._truncated:
+            data = data.lstrip(bytes(range(0x80, 0xC0)))
+        return codecs.decode(data, "utf-8", "replace"), self._truncated
+
+    async def ended(self) -> int:
+        """Wait for the end of the command; its exit status."""
+        if self._tree is None:
+            raise TerminalRefused("the command was not started")
+        return await asyncio.shield(self._tree.exit)
+
+    async def kill(self) -> None:
+        """End the command and all that it started; what it said stays. Raises TimeoutError as Tree.end."""
+        if self._tree is not None:
+            await self._tree.end(0)
+
+    async def release(self) -> None:
+        """End the command and let go of its output."""
+        try:
+            await self.kill()
+        finally:
+            self._close()
+
+    def _listen(self) -> None:
+        """Read what is there; a pipe holds a bounded number of bytes."""
+        for _ in range(READS):
+            data = self._inlet.read()
+            self._output += data
+            if len(self._output) > self._limit:
+                self._truncated = True
+                del self._output[: len(self._output) - self._limit]
+            if not data:
+                break
+        if self._inlet.ended:
+            asyncio.get_running_loop().remove_reader(self._inlet.descriptor)
+
+    def _close(self) -> None:
+        if not self._closed:
+            self._closed = True
+            self._inlet.close()
+
+
+class Terminals:
+    """The terminals of one session, by their ids."""
+
+    def __init__(self, supervisor: Supervisor) -> None:
+        self._supervisor = supervisor
+        self._open: dict[str, Terminal] = {}
+        self._made = 0
+
+    async def create(self, argv: Sequence[str], cwd: Path, env: Mapping[str, str], limit: int | None) -> str:
+        """Start a command; the id of its terminal. Raises TerminalRefused, or OSError."""
+        if len(self._open) >= MAX_TERMINALS:
+            raise TerminalRefused(f"there are {MAX_TERMINALS} terminals already: release some")
+        kept = MAX_TERMINAL_OUTPUT if limit is None else min(limit, MAX_TERMINAL_OUTPUT)
+        terminal = await Terminal.start(self._supervisor, argv, cwd, env, kept)
+        self._made += 1
+        self._open[f"terminal-{self._made}"] = terminal
+        return f"terminal-{self._made}"
+
+    def get(self, terminal_id: str) -> Terminal:
+        """The terminal with this id. Raises TerminalRefused."""
+        if terminal_id not in self._open:
+            raise TerminalRefused(f"there is no terminal {terminal_id!r}")
+        return self._open[terminal_id]
+
+    async def release(self, terminal_id: str) -> None:
+        """End a terminal and forget it. Raises TerminalRefused."""
+        self.get(terminal_id)
+        await self._open.pop(terminal_id).release()
+
+    async def close(self) -> None:
+        """Release all."""
+        terminals, self._open = tuple(self._open.values()), {}
+        await asyncio.gather(*(terminal.release() for terminal in terminals), return_exceptions=True)

@@ -1,0 +1,117 @@
+"""The lines of an agent as messages: only what the connection can take reaches it."""
+
+import json
+import logging
+from collections import deque
+from collections.abc import Mapping
+from typing import Any
+
+import orjson
+
+from runtimed.execution.acp.inbox import Inbox
+from runtimed.execution.acp.mapping import alert
+from runtimed.execution.lines import Chunk
+from runtimed.execution.program import LineProgram
+
+MAX_MESSAGE_BYTES = 32 << 20
+"""A longer line is left out, and an alert says so."""
+
+_log = logging.getLogger(__name__)
+
+
+class Transport:
+    """A stream of JSON-RPC messages over the standard streams of a program.
+
+    Lines that are no JSON object, or not one that JSON-RPC knows, are left out. `inbox` makes the agent wait while
+    its messages are not taken, and is told of lines that are too long, and of the end of all.
+    """
+
+    def __init__(self, program: LineProgram, inbox: Inbox) -> None:
+        self._program = program
+        self._inbox = inbox
+        self._messages: deque[dict[str, Any]] = deque()
+        self._long = 0
+        self._deaf = False
+        self.ended = False
+
+    async def send(self, message: dict[str, Any]) -> None:
+        """Give the agent a message. One that does not listen has come to its end."""
+        try:
+            await self._program.write(encoded(message))
+        except OSError as error:
+            _log.info("an agent takes no input any more: %s", error)
+            self._deaf = True
+            self._program.wake()
+
+    async def receive(self) -> dict[str, Any] | None:
+        """The next message, or None at the end."""
+        while not self._messages:
+            await self._inbox.room()
+            chunk = None if self._deaf else await self._program.read()
+            if chunk is None:
+                self.ended = True
+                self._inbox.wake()
+                return None
+            self._take(chunk)
+        return self._messages.popleft()
+
+    async def close(self) -> None:
+        """Nothing: whoever started the program ends it."""
+
+    def _take(self, chunk: Chunk) -> None:
+        if chunk.partial:
+            self._long += len(chunk.data)
+            return
+        if self._long:
+            left_out = f"the agent wrote a line of {self._long} bytes, which was left out: at most {MAX_MESSAGE_BYTES}"
+            self._inbox.put(alert("warn", left_out))
+            self._long = 0
+        for line in chunk.lines():
+            message = _message(line)
+            if message is not None:
+                self._messages.append(message)
+            elif line.strip():
+                _log.debug("an agent wrote a line that is no message: %.200r", line)
+
+
+def encoded(message: Mapping[str, Any]) -> bytes:
+    """A message as a line. What JSON has no word for is told by its text."""
+    return orjson.dumps(message, default=str) + b"\n"
+
+
+def _message(line: bytes) -> dict[str, Any] | None:
+    told = _parsed(line)
+    if not isinstance(told, dict):
+        return None
+    number, method, error = told.get("id"), told.get("method"), told.get("error")
+    if not isinstance(number, int | str | None) or not isinstance(method, str | None):
+        return None
+    if error is not None and not isinstance(error, Mapping):
+        told["error"] = {"code": 0, "message": str(error)}
+    return told
+
+
+def _parsed(line: bytes) -> Any:
+    if not line.lstrip().startswith(b"{"):
+        return None
+    try:
+        return orjson.loads(line)
+    except ValueError:
+        pass
+    try:
+        return _clean(json.loads(line.decode(errors="replace")))
+    except (ValueError, RecursionError):
+        return None
+
+
+def _clean(told: Any) -> Any:
+    """The same without what can't be told on: halves of surrogate pairs, and integers of more than 64 bits."""
+    if isinstance(told, str):
+        return told.encode("utf-16", "surrogatepass").decode("utf-16", "replace")
+    if isinstance(told, list):
+        return [_clean(item) for item in told]
+    if isinstance(told, dict):
+        return {_clean(name): _clean(item) for name, item in told.items()}
+    if isinstance(told, int) and not -(2**63) <= told < 2**64:
+        return str(told)
+    return told
