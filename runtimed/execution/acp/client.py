@@ -111,12 +111,12 @@ class Client:
         terminal = self._terminals.get(TerminalOutputRequest.model_validate(params).terminal_id)
         output, truncated = terminal.output()
         status = terminal.status
-        ended = {} if status is None else {"exitStatus": {"exitCode": status}}
+        ended = {} if status is None else {"exitStatus": status}
         return {"output": output, "truncated": truncated, **ended}
 
     async def _wait(self, params: Any) -> dict[str, Any]:
         asked = WaitForTerminalExitRequest.model_validate(params)
-        return {"exitCode": await self._terminals.get(asked.terminal_id).ended()}
+        return await self._terminals.get(asked.terminal_id).ended()
 
     async def _kill(self, params: Any) -> dict[str, Any]:
         await self._terminals.get(KillTerminalRequest.model_validate(params).terminal_id).kill()

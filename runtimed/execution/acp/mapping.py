@@ -9,6 +9,7 @@ from typing import Any, Literal
 
 import orjson
 
+from runtimed.core.sink import RESERVED_ITEMS
 from runtimed.execution.acp.calls import UNTOLD, Calls
 from runtimed.execution.acp.usage import find_usage
 from runtimed.execution.output import MAX_DELTA_CHARACTERS, MAX_TEXT_BLOCK
@@ -31,9 +32,6 @@ MAX_ITEM = 1 << 20
 """Bytes of JSON that are kept of an update that becomes a system_item."""
 
 MAX_KIND = 100
-
-RUNTIME_KINDS = frozenset({"embedded_worker_system_input", "permission_request", "permission_resolved"})
-"""Kinds of system_item that are for the Runtime to say; an update that is named so is told as `agent_` and that."""
 
 CANCELLED = "cancelled"
 _PROSE: Mapping[str, Literal["text", "thinking"]] = {
@@ -161,7 +159,7 @@ def _usage(kind: str, told: Mapping[str, Any]) -> Usage | None:
 
 def _item(kind: str, told: Mapping[str, Any]) -> SystemItem:
     name = kind[:MAX_KIND]
-    if name in RUNTIME_KINDS:
+    if name in RESERVED_ITEMS:  # for the Runtime to say
         name = f"agent_{name}"
     content = {key: value for key, value in told.items() if key != "sessionUpdate"}
     size = len(orjson.dumps(content))

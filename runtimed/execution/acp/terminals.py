@@ -5,6 +5,7 @@ import codecs
 import os
 from collections.abc import Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
 from runtimed.execution.pipes import Inlet, pipes
 from runtimed.execution.supervise import Program, Supervisor, Tree
@@ -33,6 +34,7 @@ class Terminal:
         self._output = bytearray()
         self._truncated = False
         self._tree: Tree | None = None
+        self._killed = False
         self._closed = False
 
     @classmethod
@@ -52,9 +54,11 @@ class Terminal:
         return terminal
 
     @property
-    def status(self) -> int | None:
-        """The exit status of the command once nothing of it is left; 128 + n for the signal n."""
-        return self._tree.exit.result() if self._tree and self._tree.exit.done() else None
+    def status(self) -> dict[str, Any] | None:
+        """How the command ended, in the terms of the protocol, once nothing of it is left."""
+        if self._tree is None or not self._tree.exit.done():
+            return None
+        return {"signal": "SIGKILL"} if self._killed else {"exitCode": self._tree.exit.result()}
 
     def output(self) -> tuple[str, bool]:
         """What it has said, and whether the beginning of that is lost. No character is cut in two."""
@@ -65,15 +69,16 @@ class Terminal:
             data = data.lstrip(bytes(range(0x80, 0xC0)))
         return codecs.decode(data, "utf-8", "replace"), self._truncated
 
-    async def ended(self) -> int:
-        """Wait for the end of the command; its exit status."""
-        if self._tree is None:
-            raise TerminalRefused("the command was not started")
-        return await asyncio.shield(self._tree.exit)
+    async def ended(self) -> dict[str, Any]:
+        """Wait for the end of the command; how that was, as `status`."""
+        if self._tree is not None:
+            await asyncio.shield(self._tree.exit)
+        return self.status or {}
 
     async def kill(self) -> None:
         """End the command and all that it started; what it said stays. Raises TimeoutError as Tree.end."""
         if self._tree is not None:
+            self._killed = self._killed or not self._tree.exit.done()
             await self._tree.end(0)
 
     async def release(self) -> None:

@@ -63,7 +63,9 @@ class Transport:
             self._long += len(chunk.data)
             return
         if self._long:
-            left_out = f"the agent wrote a line of {self._long} bytes, which was left out: at most {MAX_MESSAGE_BYTES}"
+            left_out = (
+                f"the agent wrote a line of {self._long} bytes, which was left out: at most {MAX_MESSAGE_BYTES}"
+            )
             self._inbox.put(alert("warn", left_out))
             self._long = 0
         for line in chunk.lines():

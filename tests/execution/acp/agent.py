@@ -1,0 +1,214 @@
+"""An ACP agent that does what a script says: a stand-alone program without any library.
+
+Run as `python agent.py SCRIPT`, SCRIPT being a JSON file. What it is told goes to `heard.jsonl` beside the script.
+The script is an object of method names, each with a list of steps; those of `session/prompt` are lists of such lists,
+one for each prompt, the last for all that follow. A step is a list, its first item the name of a function below.
+"""
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+script_path = Path(sys.argv[1])
+script = json.loads(script_path.read_text())
+heard = (script_path.parent / "heard.jsonl").open("a")
+session = script.get("session", f"session-{os.getpid()}")
+state = {"prompts": 0, "cancelled": False, "next": 1000, "request": None, "answered": False}
+
+CAPABILITIES = script.get("capabilities", {})
+DEFAULTS = {
+    "initialize": [["answer", {"protocolVersion": 1, "agentCapabilities": CAPABILITIES}]],
+    "session/new": [["answer", {"sessionId": session}]],
+    "session/load": [["answer", None]],
+    "session/resume": [["answer", {}]],
+    "session/prompt": [[["text", "hello"], ["end"]]],
+}
+
+
+def write(message):
+    raw(json.dumps(message))
+
+
+def raw(line):
+    sys.stdout.write(line + "\n")
+    sys.stdout.flush()
+
+
+def send(kind, **fields):
+    params = {"sessionId": session, "update": {"sessionUpdate": kind, **fields}}
+    write({"jsonrpc": "2.0", "method": "session/update", "params": params | state.get("meta", {})})
+
+
+def update(fields):
+    send(fields.pop("sessionUpdate"), **fields)
+
+
+def text(content, kind="agent_message_chunk"):
+    send(kind, content={"type": "text", "text": content})
+
+
+def thought(content):
+    text(content, "agent_thought_chunk")
+
+
+def texts(count, content):
+    for number in range(count):
+        text(f"{content}{number} ")
+
+
+def answer(result):
+    state["answered"] = True
+    write({"jsonrpc": "2.0", "id": state["request"], "result": result})
+
+
+def end(reason="end_turn", **fields):
+    answer({"stopReason": reason, **fields})
+
+
+def end_with(response):
+    answer(response)
+
+
+def error(code, message, data=None):
+    state["answered"] = True
+    write({"jsonrpc": "2.0", "id": state["request"], "error": {"code": code, "message": message, "data": data}})
+
+
+def call(method, params):
+    """Ask the client for something, and return what it answers; the script goes on meanwhile where it must."""
+    number = state["next"] = state["next"] + 1
+    write({"jsonrpc": "2.0", "id": number, "method": method, "params": {"sessionId": session, **params}})
+    while True:
+        told = hear()
+        if told is None:
+            sys.exit(0)
+        if told.get("id") == number and "method" not in told:
+            return told
+        note(told)
+
+
+def ask(tool_call, options):
+    """Ask for a permission and say what came of it."""
+    told = call("session/request_permission", {"toolCall": tool_call, "options": options})
+    text(json.dumps(told.get("result", told.get("error"))["outcome"]))
+
+
+def tell(method, params):
+    """Ask the client for something and say its answer; `$terminal` stands for the terminal made last."""
+    params = json.loads(json.dumps(params).replace("$terminal", state.get("terminal", "")))
+    told = call(method, params)
+    result = told.get("result")
+    if isinstance(result, dict) and "terminalId" in result:
+        state["terminal"] = result["terminalId"]
+    text(json.dumps({key: told[key] for key in ("result", "error") if key in told}))
+
+
+def stderr(size):
+    sys.stderr.write("e" * size)
+    sys.stderr.flush()
+
+
+def long_line(size):
+    sys.stdout.write('{"long": "')
+    for _ in range(size // 65536):
+        sys.stdout.write("x" * 65536)
+    raw('"}')
+
+
+def leave(status, words=""):
+    sys.stderr.write(words)
+    sys.stderr.flush()
+    os._exit(status)
+
+
+def hang():
+    while True:
+        time.sleep(1)
+
+
+def until_cancel():
+    while not state["cancelled"]:
+        told = hear()
+        if told is None:
+            sys.exit(0)
+        note(told)
+
+
+def ignore_end(signals=True):
+    """From now on neither the end of the input nor SIGTERM ends this program."""
+    state["deaf"] = True
+    if signals:
+        signal.signal(signal.SIGTERM, signal.SIG_IGN)
+
+
+def daemon():
+    """Leave a process behind that is in a session of its own."""
+    subprocess.Popen(["sleep", "1000"], start_new_session=True)
+
+
+def pause(seconds):
+    time.sleep(seconds)
+
+
+def close_output():
+    os.close(1)
+
+
+def meta(fields):
+    state["meta"] = {"_meta": fields}
+
+
+def unlock():
+    """From now on a session may be opened."""
+    script["session/new"] = DEFAULTS["session/new"]
+
+
+def run(steps):
+    for name, *arguments in steps:
+        globals()[name](*arguments)
+
+
+def hear():
+    line = sys.stdin.readline()
+    if not line:
+        while state.get("deaf"):
+            time.sleep(1)
+        return None
+    heard.write(line)
+    heard.flush()
+    return json.loads(line)
+
+
+def note(told):
+    if told.get("method") == "session/cancel":
+        state["cancelled"] = True
+
+
+def steps_for(method):
+    steps = script.get(method, DEFAULTS.get(method))
+    if method == "session/prompt":
+        state["prompts"] += 1
+        steps = steps[min(state["prompts"], len(steps)) - 1]
+    return steps
+
+
+def main():
+    run(script.get("start", []))
+    while (told := hear()) is not None:
+        note(told)
+        method = told.get("method")
+        if method is None or "id" not in told:
+            continue
+        state.update(request=told["id"], cancelled=False)
+        steps = steps_for(method)
+        if steps is None:
+            error(-32601, "Method not found")
+        else:
+            run(steps)
+
+
+main()

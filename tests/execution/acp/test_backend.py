@@ -1,0 +1,339 @@
+"""Agents that behave, and agents that don't."""
+
+import asyncio
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from runtimed.core.ports import Answer
+from runtimed.model.event import ErrorRaised, InvokeStart, TextDone, Usage
+from runtimed.model.worker import AssistantIntent, RoleIntent, TaskIntent
+
+ACCEPTED = Answer("accepted")
+
+
+def prompt(*steps: list[Any], **script: Any) -> dict[str, Any]:
+    """A script in which every prompt leads to these steps."""
+    return {"session/prompt": [list(steps)], **script}
+
+
+async def test_a_prompt_is_answered(new_bench: Callable[..., Any]) -> None:
+    bench = new_bench()
+    assert await bench.spawn() == ACCEPTED
+    sink = await bench.run()
+    assert sink.names == ["invoke_start", "text_delta", "text_done", "run_end"]
+    assert sink.text == "hello"
+    assert sink.ends == ["finished"]
+
+
+async def test_an_agent_runs_in_its_own_folder_and_is_told_of_no_capability_that_was_not_granted(
+    new_bench: Callable[..., Any],
+) -> None:
+    bench = new_bench(capabilities=("read",))
+    await bench.spawn()
+    (greeting,), (session,) = bench.heard("initialize"), bench.heard("session/new")
+    assert greeting["protocolVersion"] == 1
+    assert greeting["clientCapabilities"] == {
+        "fs": {"readTextFile": True, "writeTextFile": False},
+        "terminal": False,
+    }
+    assert session == {"cwd": str(bench.home), "mcpServers": []}
+
+
+@pytest.mark.parametrize(
+    ("intent", "said"),
+    [
+        (TaskIntent("Mend the roof"), ["Your objective: Mend the roof", "one"]),
+        (RoleIntent("reviewer", "Find bugs"), ["Your role: reviewer\nYour purpose: Find bugs", "one"]),
+        (AssistantIntent("Help"), ["Your purpose: Help", "one"]),
+        (AssistantIntent(), ["one"]),
+    ],
+)
+async def test_the_intent_comes_before_the_first_prompt_only(
+    new_bench: Callable[..., Any], intent: Any, said: list[str]
+) -> None:
+    bench = new_bench()
+    await bench.spawn(intent)
+    await bench.run("one")
+    await bench.run("two")
+    told = [[block["text"] for block in one["prompt"]] for one in bench.heard("session/prompt")]
+    assert told == [said, ["two"]]
+
+
+async def test_a_system_input_is_marked_as_such(new_bench: Callable[..., Any]) -> None:
+    bench = new_bench()
+    await bench.spawn()
+    sink = await bench.run("The build is red.", kind="system")
+    assert sink.events[0] == InvokeStart("notify")
+    ((block,),) = (told["prompt"] for told in bench.heard("session/prompt"))
+    assert block["text"] == "Message of the system, not of the user:\n\nThe build is red."
+
+
+async def test_one_run_at_a_time(new_bench: Callable[..., Any]) -> None:
+    bench = new_bench(prompt(["until_cancel"], ["end", "cancelled"]))
+    await bench.spawn()
+    await bench.begin()
+    assert (await bench.offer()).outcome == "busy"
+    await bench.backend.interrupt(bench.worker_id)
+    assert (await bench.offer()).outcome == "accepted"
+
+
+async def test_text_that_is_no_unicode_is_refused(new_bench: Callable[..., Any]) -> None:
+    bench = new_bench()
+    await bench.spawn()
+    assert (await bench.offer("\ud800")).outcome == "rejected"
+
+
+NOISE = [
+    ["raw", "123"],
+    ["raw", "[]"],
+    ["raw", '"text"'],
+    ["raw", "null"],
+    ["raw", "Starting up..."],
+    ["raw", "{not json"],
+    ["raw", ""],
+    ["raw", "{}"],
+    ["raw", '{"id": []}'],
+    ["raw", '{"id": {}, "result": 1}'],
+    ["raw", '{"id": 99999, "result": 1}'],
+    ["raw", '{"id": 99999, "error": "odd"}'],
+    ["raw", '{"method": []}'],
+    ["raw", '{"method": "session/update"}'],
+    ["raw", '{"method": "session/update", "params": [1]}'],
+    ["raw", '{"method": "session/update", "params": {"update": 7}}'],
+    ["raw", '{"method": "session/update", "params": {"update": {}}}'],
+    ["raw", '{"method": "_vendor/note", "params": {"a": 1}}'],
+    ["raw", '{"jsonrpc": "2.0", "method": "unheard/of"}'],
+    ["raw", "[" * 5000],
+    ["raw", '{"a":' * 5000],
+]
+
+
+async def test_what_is_no_message_is_left_out(
+    new_bench: Callable[..., Any], caplog: pytest.LogCaptureFixture
+) -> None:
+    bench = new_bench(prompt(["text", "a"], *NOISE, ["text", "b"], ["end"], start=NOISE))
+    assert await bench.spawn() == ACCEPTED
+    sink = await bench.run()
+    assert sink.text == "ab"
+    assert [item["kind"] for item in sink.items] == ["unknown"] * 2
+    assert (sink.ends, sink.losses) == (["finished"], [])
+    assert [record for record in caplog.records if record.levelname in {"WARNING", "ERROR"}] == []
+
+
+async def test_an_error_that_is_no_object_fails_the_run_alone(new_bench: Callable[..., Any]) -> None:
+    bench = new_bench(prompt(["raw", '{"jsonrpc": "2.0", "id": 2, "error": "out of tea"}']))
+    await bench.spawn()
+    sink = await bench.run()
+    (error,) = sink.of(ErrorRaised)
+    assert (error.code, error.message) == ("provider_error", "out of tea")
+    assert sink.ends == ["rolled_back"]
+
+
+async def test_stderr_is_drained(new_bench: Callable[..., Any]) -> None:
+    bench = new_bench(prompt(["stderr", 300_000], ["text", "a"], ["end"], start=[["stderr", 300_000]]))
+    assert await bench.spawn() == ACCEPTED
+    assert (await bench.run()).text == "a"
+
+
+async def test_a_line_of_100_mb_is_left_out_and_said_to_be(new_bench: Callable[..., Any]) -> None:
+    bench = new_bench(prompt(["text", "a"], ["long_line", 100_000_000], ["text", "b"], ["end"]))
+    await bench.spawn()
+    sink = await bench.run()
+    assert sink.text == "ab"
+    (alert,) = sink.alerts
+    assert "left out" in alert
+
+
+async def test_text_with_halves_of_characters_and_control_characters_is_told_on(
+    new_bench: Callable[..., Any],
+) -> None:
+    bench = new_bench(prompt(["text", "a\ud83d\x00\x1b[31m"], ["end"]))
+    await bench.spawn()
+    assert (await bench.run()).text == "a\ufffd\x00\x1b[31m"
+
+
+async def test_updates_keep_their_order_and_none_is_lost(new_bench: Callable[..., Any]) -> None:
+    bench = new_bench(prompt(["texts", 3000, "n"], ["end"]))
+    await bench.spawn()
+    sink = await bench.run()
+    assert sink.text == "".join(f"n{number} " for number in range(3000))
+
+
+async def test_updates_that_come_after_the_response_belong_to_the_run(new_bench: Callable[..., Any]) -> None:
+    bench = new_bench(prompt(["text", "a"], ["end"], ["texts", 50, "late"]))
+    await bench.spawn()
+    sink = await bench.run()
+    assert sink.text.startswith("alate0 ")
+    assert sink.text.endswith("late49 ")
+    assert sink.names[-1] == "run_end"
+
+
+async def test_what_is_said_between_runs_is_not_held_back(new_bench: Callable[..., Any]) -> None:
+    bench = new_bench(prompt(["end"], ["pause", 0.5], ["text", "by the way"]))
+    await bench.spawn()
+    sink = await bench.run()
+    await sink.until(lambda: TextDone("by the way") in sink.events)
+    assert sink.names.index("run_end") < sink.names.index("text_delta")
+
+
+async def test_a_meta_field_named_session_id_changes_nothing(new_bench: Callable[..., Any]) -> None:
+    bench = new_bench(prompt(["meta", {"session_id": "other", "update": 1}], ["text", "a"], ["end"]))
+    await bench.spawn()
+    assert (await bench.run()).text == "a"
+
+
+async def test_unknown_updates_are_kept_and_an_unknown_stop_reason_is_no_crash(
+    new_bench: Callable[..., Any],
+) -> None:
+    new_kind = {"sessionUpdate": "mood_update", "mood": "fine"}
+    bench = new_bench(prompt(["update", new_kind], ["end", "tea_break"]))
+    await bench.spawn()
+    sink = await bench.run()
+    assert sink.items == [{"kind": "mood_update", "content": {"mood": "fine"}}]
+    assert "tea_break" in sink.alerts[0]
+    assert sink.ends == ["finished"]
+
+
+async def test_usage_is_told(new_bench: Callable[..., Any]) -> None:
+    usage = {"totalTokens": 9, "inputTokens": 5, "outputTokens": 4}
+    bench = new_bench(prompt(["end_with", {"stopReason": "end_turn", "usage": usage}]))
+    await bench.spawn()
+    assert (await bench.run()).of(Usage) == [Usage(5, 4)]
+
+
+async def test_a_failed_prompt_is_an_error_and_the_next_one_runs(new_bench: Callable[..., Any]) -> None:
+    failing = [["text", "well"], ["error", -32603, "Internal error", {"details": "no credit left"}]]
+    bench = new_bench({"session/prompt": [failing, [["text", "ok"], ["end"]]]})
+    await bench.spawn()
+    sink = await bench.run()
+    (error,) = sink.of(ErrorRaised)
+    assert (error.code, error.message) == ("provider_error", "Internal error: no credit left")
+    assert sink.names[-4:] == ["text_delta", "text_done", "error", "run_end"]
+    assert (await bench.run()).ends == ["rolled_back", "finished"]
+
+
+async def test_an_exit_amid_a_run_is_told_with_its_last_words(new_bench: Callable[..., Any]) -> None:
+    bench = new_bench(prompt(["text", "so"], ["leave", 3, "Segmentation fault"]))
+    await bench.spawn()
+    sink = await bench.run()
+    assert sink.text == "so"
+    assert sink.losses == [("exit", "the agent ended with status 3: Segmentation fault")]
+    assert (await bench.offer()).outcome == "errored"
+
+
+async def test_an_exit_between_runs_is_told(new_bench: Callable[..., Any]) -> None:
+    bench = new_bench(prompt(["end"], ["pause", 0.3], ["leave", 0]))
+    await bench.spawn()
+    sink = await bench.run()
+    await sink.until(lambda: sink.losses)
+    assert sink.losses == [("exit", "the agent ended with status 0")]
+
+
+async def test_a_lost_worker_can_be_spawned_again(new_bench: Callable[..., Any]) -> None:
+    bench = new_bench(prompt(["leave", 1]))
+    await bench.spawn()
+    await bench.run()
+    bench.rewrite(prompt(["text", "back"], ["end"]))
+    bench.listen_anew()
+    assert await bench.spawn() == ACCEPTED
+    assert (await bench.run()).text == "back"
+
+
+async def test_an_exit_amid_a_permission_withdraws_the_question(new_bench: Callable[..., Any]) -> None:
+    ask = '{"jsonrpc":"2.0","id":7,"method":"session/request_permission","params":{"toolCall":{"toolCallId":"c"},'
+    raw = ask + '"options":[{"optionId":"yes","name":"Yes","kind":"allow_once"}]}}'
+    bench = new_bench(prompt(["raw", raw], ["pause", 0.3], ["leave", 1]))
+    await bench.spawn()
+    sink = await bench.run()
+    assert len(sink.questions) == 1
+    assert sink.losses == [("exit", "the agent ended with status 1")]
+
+
+async def test_an_agent_that_is_silent_when_greeted_is_given_up(
+    new_bench: Callable[..., Any], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("runtimed.execution.acp.agent.START_DEADLINE_S", 0.5)
+    bench = new_bench({"initialize": [["hang"]]})
+    answer = await bench.spawn()
+    assert answer.outcome == "errored"
+    assert "did not answer initialize within 0.5 seconds" in answer.message
+
+
+@pytest.mark.parametrize(
+    ("script", "why"),
+    [
+        ({"initialize": [["answer", {"protocolVersion": 2}]]}, "speaks version 2 of ACP: expected 1"),
+        ({"initialize": [["answer", None]]}, "answer to initialize is not one of ACP"),
+        ({"initialize": [["leave", 4, "no such model"]]}, "ended with status 4: no such model"),
+        ({"initialize": [["error", -32603, "Internal error"]]}, "Internal error"),
+        ({"session/new": [["answer", {"sessionId": 5}]]}, "answer to session/new is not one of ACP"),
+        ({"session/new": [["error", -32000, "No key", {"message": "set X"}]]}, "No key: set X"),
+    ],
+)
+async def test_an_agent_that_cannot_be_used_says_why(
+    new_bench: Callable[..., Any], script: dict[str, Any], why: str
+) -> None:
+    answer = await new_bench(script).spawn()
+    assert answer.outcome == "errored"
+    assert why in answer.message
+
+
+async def test_a_command_that_is_not_there_is_told(new_bench: Callable[..., Any]) -> None:
+    answer = await new_bench(command=("no-such-agent",)).spawn()
+    assert answer.outcome == "errored"
+    answer = await new_bench(command=()).spawn()
+    assert (answer.outcome, "command" in answer.message) == ("rejected", True)
+
+
+LOCKED = {
+    "initialize": [["answer", {"protocolVersion": 1, "authMethods": [{"id": "api-key", "name": "API key"}]}]],
+    "session/new": [["error", -32000, "Authentication required"]],
+}
+
+
+async def test_an_agent_that_wants_to_be_authenticated_says_what_to_configure(new_bench: Callable[..., Any]) -> None:
+    answer = await new_bench(LOCKED).spawn()
+    assert answer.outcome == "errored"
+    assert "set auth_method of its profile to one of api-key" in answer.message
+
+
+async def test_an_agent_is_authenticated_the_way_its_profile_says(new_bench: Callable[..., Any]) -> None:
+    bench = new_bench({**LOCKED, "authenticate": [["unlock"], ["answer", {}]]}, auth_method="api-key")
+    assert await bench.spawn() == ACCEPTED
+    assert bench.heard("authenticate") == [{"methodId": "api-key"}]
+
+
+async def test_ending_a_worker_leaves_nothing_of_an_agent_that_ignores_it(
+    new_bench: Callable[..., Any], tmp_path: Path
+) -> None:
+    mark = f"{tmp_path}/script.json"
+    bench = new_bench(prompt(["ignore_end"], ["daemon"], ["text", "ready"], ["end"]))
+    await bench.spawn()
+    await bench.run()
+    assert await asyncio.to_thread(_processes, mark) != []
+    assert await bench.backend.stop(bench.worker_id, None) == ACCEPTED
+    assert await asyncio.to_thread(_processes, mark) == []
+
+
+def _processes(mark: str) -> list[str]:
+    found = subprocess.run(["ps", "-eo", "pid,args"], capture_output=True, text=True, check=True).stdout
+    return [line for line in found.splitlines() if mark in line or "sleep 1000" in line]
+
+
+async def test_stopping_a_worker_while_its_agent_starts_ends_both(new_bench: Callable[..., Any]) -> None:
+    bench = new_bench({"initialize": [["hang"]]})
+    spawning = asyncio.create_task(bench.spawn())
+    while not bench.home.exists():
+        await asyncio.sleep(0.01)
+    await bench.backend.cancel(bench.worker_id, None)
+    assert (await spawning).outcome == "errored"
+
+
+def test_the_library_is_loaded_with_the_first_worker() -> None:
+    code = "import sys, runtimed.execution; sys.exit(any(name in sys.modules for name in ('acp', 'pydantic')))"
+    assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0

@@ -1,0 +1,280 @@
+"""The files and commands that an agent asks for."""
+
+import asyncio
+import json
+import os
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from runtimed.execution.acp import client, files, terminals
+
+ALL = ("read", "write", "shell")
+
+
+async def told(bench: Any, *requests: tuple[str, dict[str, Any]], **spawn: Any) -> list[dict[str, Any]]:
+    """What the agent is answered to these requests, made one after another within one run."""
+    steps = [["tell", method, params] for method, params in requests]
+    bench.rewrite({"session/prompt": [[step for tell in steps for step in (tell, ["text", "\n"])] + [["end"]]]})
+    assert (await bench.spawn(**spawn)).outcome == "accepted"
+    sink = await bench.run()
+    assert sink.ends == ["finished"], sink.losses
+    return [json.loads(line) for line in sink.text.splitlines()]
+
+
+def read(path: object, **more: Any) -> tuple[str, dict[str, Any]]:
+    return "fs/read_text_file", {"path": str(path), **more}
+
+
+def write(path: object, content: str) -> tuple[str, dict[str, Any]]:
+    return "fs/write_text_file", {"path": str(path), "content": content}
+
+
+def create(command: str, *args: str, **more: Any) -> tuple[str, dict[str, Any]]:
+    return "terminal/create", {"command": command, "args": list(args), **more}
+
+
+def terminal(method: str) -> tuple[str, dict[str, Any]]:
+    return f"terminal/{method}", {"terminalId": "$terminal"}
+
+
+async def test_a_file_is_written_with_the_folders_that_lead_to_it_and_read_in_part(
+    new_bench: Callable[..., Any],
+) -> None:
+    bench = new_bench(capabilities=ALL)
+    path = bench.home / "src" / "deep" / "a.txt"
+    answers = await told(
+        bench,
+        write(path, "much more than what follows"),
+        write(path, "one\ntwo\nthree\n"),
+        read(path),
+        read(path, line=2, limit=1),
+        read(path, line=3),
+        read(path, line=0, limit=0),
+        read(path, line=9),
+    )
+    assert answers[:2] == [{"result": {}}, {"result": {}}]
+    assert [answer["result"]["content"] for answer in answers[2:]] == [
+        "one\ntwo\nthree\n",
+        "two\n",
+        "three\n",
+        "",
+        "",
+    ]
+    assert path.read_text() == "one\ntwo\nthree\n"
+
+
+async def test_what_was_not_granted_is_not_there(new_bench: Callable[..., Any]) -> None:
+    bench = new_bench(capabilities=())
+    asked = [read("/x"), write("/x", ""), create("true"), ("elicitation/create", {}), ("_vendor/thing", {})]
+    answers = await told(bench, *asked)
+    assert [answer["error"]["code"] for answer in answers] == [-32601] * 5
+
+
+async def test_nothing_outside_of_the_workers_folder_is_read_or_written(
+    new_bench: Callable[..., Any], tmp_path: Path
+) -> None:
+    bench = new_bench(capabilities=ALL)
+    secret = tmp_path / "secret"
+    secret.write_text("s3cret")
+    bench.home.mkdir(parents=True)
+    (bench.home / "link").symlink_to(secret)
+    (bench.home / "up").symlink_to(tmp_path)
+    (bench.home / "loop").symlink_to(bench.home / "loop")
+    (bench.home / "new").symlink_to(tmp_path / "planted")
+    outside = [
+        secret,
+        bench.home / "link",
+        bench.home / "up" / "secret",
+        f"{bench.home}/../../secret",
+        f"{bench.home}/up/../secret",
+        f"{bench.home}-beside/x",
+        bench.folder / "session.json",
+        "/etc/passwd",
+        "/proc/self/environ",
+    ]
+    answers = await told(
+        bench,
+        *(read(path) for path in outside),
+        *(write(path, "x") for path in (*outside, bench.home / "new", bench.home / "up" / "planted")),
+        create("pwd", cwd=str(tmp_path)),
+        read(bench.home / "loop"),
+        write(bench.home / "loop", "x"),
+        read("relative/path"),
+        read(f"{bench.home}/a\0b"),
+        read(bench.home),
+        read(bench.home / "nothing"),
+    )
+    assert [answer for answer in answers if "error" not in answer] == []
+    for answer in answers[: 2 * len(outside) + 3]:
+        assert "is outside of the folders of this Worker" in answer["error"]["message"]
+    assert "s3cret" not in json.dumps(answers)
+    assert secret.read_text() == "s3cret"
+    assert not (tmp_path / "planted").exists()
+
+
+async def test_a_link_that_stays_inside_is_followed(new_bench: Callable[..., Any]) -> None:
+    bench = new_bench(capabilities=ALL)
+    bench.home.mkdir(parents=True)
+    (bench.home / "real").write_text("text")
+    (bench.home / "link").symlink_to("real")
+    (answer,) = await told(bench, read(bench.home / "link"))
+    assert answer["result"]["content"] == "text"
+
+
+async def test_a_named_pipe_or_a_device_is_no_file(new_bench: Callable[..., Any]) -> None:
+    bench = new_bench(capabilities=ALL)
+    bench.home.mkdir(parents=True)
+    os.mkfifo(bench.home / "pipe")
+    answers = await told(bench, read(bench.home / "pipe"), write(bench.home / "pipe", "x"))
+    assert "is not a regular file" in answers[0]["error"]["message"]
+    assert "error" in answers[1]
+
+
+async def test_a_workspace_is_a_folder_only_where_the_profile_says_which(
+    new_bench: Callable[..., Any], tmp_path: Path
+) -> None:
+    mapped, other = tmp_path / "mapped", tmp_path / "other"
+    for folder in (mapped, other):
+        folder.mkdir()
+        (folder / "a").write_text(folder.name)
+    bench = new_bench(capabilities=ALL, workspaces={"repo:main": str(mapped), "repo:unasked": str(other)})
+    answers = await told(
+        bench,
+        read(mapped / "a"),
+        write(mapped / "b", "new"),
+        create("pwd", cwd=str(mapped)),
+        terminal("wait_for_exit"),
+        terminal("output"),
+        read(other / "a"),
+        workspaces=("repo:main", "repo:unknown"),
+    )
+    assert answers[0]["result"]["content"] == "mapped"
+    assert (mapped / "b").read_text() == "new"
+    assert answers[4]["result"]["output"] == f"{mapped}\n"
+    assert "outside" in answers[5]["error"]["message"]
+
+
+async def test_sizes_are_bounded(new_bench: Callable[..., Any], monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(files, "MAX_TEXT_CHARACTERS", 10)
+    monkeypatch.setattr(files, "MAX_FILE_BYTES", 100)
+    bench = new_bench(capabilities=ALL)
+    bench.home.mkdir(parents=True)
+    (bench.home / "lines").write_text("four\n" * 4)
+    (bench.home / "line").write_text("x" * 50)
+    (bench.home / "large").write_text("x" * 101)
+    answers = await told(
+        bench,
+        read(bench.home / "lines"),
+        read(bench.home / "lines", line=2, limit=2),
+        read(bench.home / "line"),
+        read(bench.home / "large", line=1, limit=1),
+        write(bench.home / "long", "x" * 11),
+    )
+    assert "ask for fewer lines" in answers[0]["error"]["message"]
+    assert answers[1]["result"]["content"] == "four\nfour\n"
+    assert "more than 10 characters" in answers[2]["error"]["message"]
+    assert "larger than 100 bytes" in answers[3]["error"]["message"]
+    assert "longer than 10 characters" in answers[4]["error"]["message"]
+    assert not (bench.home / "long").exists()
+
+
+async def test_parameters_that_are_none_are_refused(new_bench: Callable[..., Any]) -> None:
+    bench = new_bench(capabilities=ALL)
+    answers = await told(bench, ("fs/read_text_file", {"path": 5}), ("terminal/output", {}), create("", "x"))
+    assert [answer["error"]["code"] for answer in answers[:2]] == [-32602] * 2
+
+
+async def test_a_command_runs_in_the_workers_folder_with_its_environment(new_bench: Callable[..., Any]) -> None:
+    bench = new_bench(capabilities=ALL, env={"FROM_PROFILE": "1"})
+    answers = await told(
+        bench,
+        create(
+            "sh", "-c", "pwd; echo $FROM_PROFILE $OWN; echo wrong >&2; exit 3", env=[{"name": "OWN", "value": "2"}]
+        ),
+        terminal("wait_for_exit"),
+        terminal("output"),
+        terminal("release"),
+        terminal("output"),
+    )
+    assert answers[1]["result"] == {"exitCode": 3}
+    assert answers[2]["result"] == {
+        "output": f"{bench.home}\n1 2\nwrong\n",
+        "truncated": False,
+        "exitStatus": {"exitCode": 3},
+    }
+    assert answers[3] == {"result": {}}
+    assert "there is no terminal" in answers[4]["error"]["message"]
+
+
+async def test_a_command_without_arguments_is_a_line_for_the_shell(new_bench: Callable[..., Any]) -> None:
+    bench = new_bench(capabilities=ALL)
+    answers = await told(bench, create("echo one && echo two"), terminal("wait_for_exit"), terminal("output"))
+    assert answers[2]["result"]["output"] == "one\ntwo\n"
+
+
+async def test_a_command_can_be_killed_and_what_it_said_stays(new_bench: Callable[..., Any]) -> None:
+    bench = new_bench(capabilities=ALL)
+    wait = f"until [ -e {bench.home}/said ]; do sleep 0.01; done"
+    answers = await told(
+        bench,
+        create(f"echo begun; touch {bench.home}/said; sleep 1000"),
+        create(wait),
+        terminal("wait_for_exit"),
+        ("terminal/kill", {"terminalId": "terminal-1"}),
+        ("terminal/wait_for_exit", {"terminalId": "terminal-1"}),
+        ("terminal/output", {"terminalId": "terminal-1"}),
+    )
+    assert answers[4]["result"] == {"signal": "SIGKILL"}
+    assert answers[5]["result"] == {"output": "begun\n", "truncated": False, "exitStatus": {"signal": "SIGKILL"}}
+
+
+async def test_only_the_end_of_a_long_output_is_kept_and_no_character_is_cut(
+    new_bench: Callable[..., Any], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(terminals, "MAX_TERMINAL_OUTPUT", 100)
+    bench = new_bench(capabilities=ALL)
+    long = "python3 -c \"print('€' * 1000, end='')\""
+    answers = await told(
+        bench,
+        create(long, outputByteLimit=10),
+        terminal("wait_for_exit"),
+        terminal("output"),
+        create(long, outputByteLimit=10**9),
+        terminal("wait_for_exit"),
+        terminal("output"),
+    )
+    assert answers[2]["result"] == {"output": "€" * 3, "truncated": True, "exitStatus": {"exitCode": 0}}
+    assert answers[5]["result"]["output"] == "€" * 33
+
+
+async def test_terminals_are_bounded_and_end_with_the_worker(
+    new_bench: Callable[..., Any], monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    monkeypatch.setattr(terminals, "MAX_TERMINALS", 2)
+    bench = new_bench(capabilities=ALL)
+    pid = f"echo $$ > {bench.home}/pid; setsid sleep 1000 & wait"
+    answers = await told(bench, create(pid), create("sleep 1000"), create("true"))
+    assert "release some" in answers[2]["error"]["message"]
+    await bench.backend.cancel(bench.worker_id, None)
+    assert await asyncio.to_thread(_running, str(tmp_path)) == []
+
+
+def _running(mark: str) -> list[Path]:
+    return [path for path in Path("/proc").iterdir() if path.name.isdecimal() and mark in _command(path)]
+
+
+def _command(process: Path) -> str:
+    try:
+        return f"{(process / 'cmdline').read_text()}{(process / 'cwd').readlink()}"
+    except OSError:
+        return ""
+
+
+async def test_requests_at_once_are_bounded(new_bench: Callable[..., Any], monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(client, "MAX_REQUESTS", 0)
+    bench = new_bench(capabilities=ALL)
+    (answer,) = await told(bench, read("/x"))
+    assert "more than 0 requests at once" in answer["error"]["message"]

@@ -1,0 +1,108 @@
+"""Ending a run while the Worker goes on."""
+
+from collections.abc import Callable
+from typing import Any
+
+import pytest
+
+from runtimed.core.ports import Answer
+from runtimed.model.event import ErrorRaised
+
+ACCEPTED = Answer("accepted")
+CALL = {"sessionUpdate": "tool_call", "toolCallId": "c1", "title": "sleep", "status": "in_progress"}
+THEN = [["text", "again"], ["end"]]
+
+
+async def test_a_run_is_over_when_the_interrupt_returns_and_the_next_one_begins(
+    new_bench: Callable[..., Any],
+) -> None:
+    first = [["update", CALL], ["until_cancel"], ["end", "cancelled"]]
+    bench = new_bench({"session/prompt": [first, THEN]})
+    await bench.spawn()
+    await bench.begin()
+    await bench.sink.until(lambda: "tool_call_start" in bench.sink.names)
+    assert await bench.backend.interrupt(bench.worker_id) == ACCEPTED
+    assert bench.sink.ends == ["rolled_back"]
+    assert [(result.summary, result.is_error) for result in bench.sink.results] == [("cancelled", True)]
+    assert bench.sink.alerts == ["the run was interrupted"]
+    await bench.run()
+    assert bench.sink.text == "again"
+    assert len(bench.heard("initialize")) == 1
+
+
+async def test_an_interrupt_while_nothing_runs_changes_nothing(new_bench: Callable[..., Any]) -> None:
+    bench = new_bench()
+    assert await bench.backend.interrupt(bench.worker_id) == ACCEPTED
+    await bench.spawn()
+    assert await bench.backend.interrupt(bench.worker_id) == ACCEPTED
+    assert (await bench.run()).text == "hello"
+
+
+async def test_an_interrupt_right_behind_the_start_ends_the_run(new_bench: Callable[..., Any]) -> None:
+    bench = new_bench({"session/prompt": [[["until_cancel"], ["end", "cancelled"]]]})
+    await bench.spawn()
+    await bench.begin()
+    assert await bench.backend.interrupt(bench.worker_id) == ACCEPTED
+    assert bench.sink.ends == ["rolled_back"]
+    assert len(bench.heard("initialize")) == 1
+
+
+async def test_an_agent_that_answers_a_cancel_with_an_error_was_interrupted_nevertheless(
+    new_bench: Callable[..., Any],
+) -> None:
+    bench = new_bench({"session/prompt": [[["text", "a"], ["until_cancel"], ["error", -32603, "aborted"]]]})
+    await bench.spawn()
+    await bench.begin()
+    await bench.sink.until(lambda: bench.sink.text)
+    await bench.backend.interrupt(bench.worker_id)
+    assert bench.sink.of(ErrorRaised) == []
+    assert bench.sink.ends == ["rolled_back"]
+
+
+@pytest.mark.parametrize(
+    ("capabilities", "method"),
+    [({"loadSession": True}, "session/load"), ({"sessionCapabilities": {"resume": {}}}, "session/resume")],
+)
+async def test_an_agent_that_ignores_the_cancel_is_started_again_with_its_session(
+    new_bench: Callable[..., Any], capabilities: dict[str, Any], method: str
+) -> None:
+    script = {"session": "s-1", "capabilities": capabilities}
+    bench = new_bench(
+        {**script, "session/prompt": [[["update", CALL], ["ignore_end"], ["until_cancel"], ["hang"]]]},
+        stop_grace_s=0.3,
+    )
+    await bench.spawn()
+    await bench.begin()
+    await bench.sink.until(lambda: "tool_call_start" in bench.sink.names)
+    bench.rewrite({**script, "session/prompt": [THEN]})
+    assert await bench.backend.interrupt(bench.worker_id) == ACCEPTED
+    assert bench.sink.ends == ["rolled_back"]
+    assert [result.summary for result in bench.sink.results] == ["cancelled"]
+    await bench.run()
+    assert bench.sink.text == "again"
+    assert bench.sink.alerts == ["the agent did not end its run within 0.3 seconds: it is started again"]
+    assert [told["sessionId"] for told in bench.heard(method)] == ["s-1"]
+    assert [told["sessionId"] for told in bench.heard("session/cancel")] == ["s-1"]
+
+
+async def test_an_agent_that_cannot_be_started_again_is_lost(new_bench: Callable[..., Any]) -> None:
+    bench = new_bench({"session/prompt": [[["ignore_end"], ["text", "a"], ["hang"]]]}, stop_grace_s=0.3)
+    await bench.spawn()
+    await bench.begin()
+    await bench.sink.until(lambda: bench.sink.text)
+    bench.rewrite({"initialize": [["leave", 1, "no more"]]})
+    await bench.backend.interrupt(bench.worker_id)
+    await bench.sink.until(lambda: bench.sink.losses)
+    assert bench.sink.ends == ["rolled_back"]
+    ((reason, message),) = bench.sink.losses
+    assert reason == "unresponsive"
+    assert message.endswith("ended with status 1: no more")
+
+
+async def test_an_agent_that_exits_when_it_is_cancelled_is_lost(new_bench: Callable[..., Any]) -> None:
+    bench = new_bench({"session/prompt": [[["text", "a"], ["until_cancel"], ["leave", 0]]]})
+    await bench.spawn()
+    await bench.begin()
+    await bench.sink.until(lambda: bench.sink.text)
+    assert await bench.backend.interrupt(bench.worker_id) == ACCEPTED
+    assert bench.sink.losses == [("exit", "the agent ended with status 0")]

@@ -1,0 +1,118 @@
+"""Who is asked for a permission, and what the agent hears."""
+
+from collections.abc import Callable
+from typing import Any
+
+import pytest
+
+from runtimed.core.ports import Answer
+from runtimed.model.permission import PermissionOption, Ruling
+
+CALL = {"toolCallId": "c1", "title": "Remove x", "kind": "delete", "rawInput": {"path": "x"}, "status": "pending"}
+YES = {"optionId": "yes", "name": "Yes", "kind": "allow_once"}
+ALWAYS = {"optionId": "always", "name": "Always", "kind": "allow_always"}
+NO = {"optionId": "no", "name": "No", "kind": "reject_once"}
+
+
+def asking(options: list[Any], call: Any = CALL, **script: Any) -> dict[str, Any]:
+    """A script in which each prompt asks for a permission, says what it was answered, and ends."""
+    return {"session/prompt": [[["ask", call, options], ["end"]]], **script}
+
+
+async def test_the_tool_call_is_shown_before_the_question_and_ended_where_the_agent_does_not(
+    new_bench: Callable[..., Any],
+) -> None:
+    bench = new_bench(asking([YES, NO]), permission_timeout_s=7)
+    await bench.spawn()
+    await bench.begin()
+    await bench.sink.until(lambda: bench.sink.questions)
+    (question,) = bench.sink.questions
+    assert bench.sink.names == ["invoke_start", "tool_call_start", "tool_call_args_delta"]
+    assert (question.title, question.tool_call_id, question.timeout_s, question.ruled) == ("Remove x", "c1", 7, None)
+    assert question.options == (
+        PermissionOption("yes", "Yes", "allow_once"),
+        PermissionOption("no", "No", "reject_once"),
+    )
+    bench.sink.rule(Ruling("selected", "yes"))
+    await bench.sink.until(lambda: bench.sink.ends)
+    assert '"optionId": "yes"' in bench.sink.text
+    assert [result.summary for result in bench.sink.results] == ["the agent told no result"]
+
+
+@pytest.mark.parametrize(
+    ("ruling", "heard", "summary"),
+    [
+        (Ruling("selected", "no"), '{"outcome": "selected", "optionId": "no"}', "permission denied"),
+        (Ruling("expired"), '{"outcome": "selected", "optionId": "no"}', "permission expired"),
+        (Ruling("cancelled"), '{"outcome": "cancelled"}', "cancelled"),
+    ],
+)
+async def test_a_denied_tool_has_a_result_that_says_so(
+    new_bench: Callable[..., Any], ruling: Ruling, heard: str, summary: str
+) -> None:
+    bench = new_bench(asking([YES, NO]))
+    await bench.spawn()
+    await bench.begin()
+    await bench.sink.until(lambda: bench.sink.questions)
+    bench.sink.rule(ruling)
+    await bench.sink.until(lambda: bench.sink.ends)
+    assert bench.sink.text == heard
+    assert [(result.summary, result.is_error) for result in bench.sink.results] == [(summary, True)]
+
+
+@pytest.mark.parametrize(
+    ("policy", "options", "chosen"),
+    [
+        ("allow", [NO, ALWAYS, YES], "yes"),
+        ("allow", [NO, ALWAYS], "always"),
+        ("deny", [YES, NO], "no"),
+    ],
+)
+async def test_a_policy_rules_without_anybody(
+    new_bench: Callable[..., Any], policy: str, options: list[Any], chosen: str
+) -> None:
+    bench = new_bench(asking(options), permissions=policy)
+    await bench.spawn()
+    sink = await bench.run()
+    assert [question.ruled for question in sink.questions] == [chosen]
+    assert f'"optionId": "{chosen}"' in sink.text
+
+
+@pytest.mark.parametrize(
+    ("policy", "options"),
+    [
+        ("allow", [NO]),
+        ("deny", [YES]),
+        ("ask", []),
+        ("ask", None),
+        ("ask", [7, {"optionId": 1}, {"kind": "allow_once"}]),
+    ],
+)
+async def test_where_there_is_nothing_to_choose_the_request_is_cancelled(
+    new_bench: Callable[..., Any], policy: str, options: Any
+) -> None:
+    bench = new_bench(asking(options), permissions=policy)
+    await bench.spawn()
+    sink = await bench.run()
+    assert sink.questions == []
+    assert sink.text == '{"outcome": "cancelled"}'
+
+
+@pytest.mark.parametrize("call", [None, {}, {"toolCallId": 5}, []])
+async def test_a_request_about_no_tool_call_is_asked_all_the_same(new_bench: Callable[..., Any], call: Any) -> None:
+    bench = new_bench(asking([YES], call), permissions="allow")
+    await bench.spawn()
+    sink = await bench.run()
+    assert [(question.title, question.tool_call_id) for question in sink.questions] == [("tool", None)]
+    assert sink.results == []
+
+
+async def test_an_interrupt_cancels_the_question(new_bench: Callable[..., Any]) -> None:
+    bench = new_bench({"session/prompt": [[["ask", CALL, [YES, NO]], ["until_cancel"], ["end", "cancelled"]]]})
+    await bench.spawn()
+    await bench.begin()
+    await bench.sink.until(lambda: bench.sink.questions)
+    assert await bench.backend.interrupt(bench.worker_id) == Answer("accepted")
+    assert bench.sink.text == '{"outcome": "cancelled"}'
+    assert bench.sink.ends == ["rolled_back"]
+    assert [result.summary for result in bench.sink.results] == ["cancelled"]
