@@ -3,6 +3,7 @@
 import asyncio
 import contextlib
 from collections.abc import Mapping, Sequence
+from pathlib import Path
 from typing import Any
 
 import attrs
@@ -15,8 +16,10 @@ from pydantic import ValidationError
 import runtimed
 from runtimed.execution.acp.inbox import Inbox
 from runtimed.execution.acp.transport import MAX_MESSAGE_BYTES, Transport, encoded
-from runtimed.execution.program import Command, LineProgram, described
-from runtimed.execution.supervise import Supervisor
+from runtimed.execution.loss import explained
+from runtimed.execution.profile import Profile
+from runtimed.execution.program import Command, LineProgram
+from runtimed.execution.supervise import Supervisor, environment
 from runtimed.model.execution import LossReason
 
 PROTOCOL_VERSION = 1
@@ -25,7 +28,7 @@ START_DEADLINE_S = 60.0
 """How long an agent may take for each step until its session is open."""
 
 EXIT_DEADLINE_S = 1.0
-"""How long an agent that has closed its output may take to end, before it is ended."""
+"""How long an agent that takes no input any more may take to end, before it is ended."""
 
 MAX_TOLD = 500
 """Characters that are told on of an agent's error."""
@@ -61,17 +64,21 @@ class Abilities:
 class Agent:
     """Owns the process tree of one agent, and the connection to it. Whoever starts one calls `stop`."""
 
-    def __init__(self, program: LineProgram, handler: MethodHandler, inbox: Inbox) -> None:
+    def __init__(self, profile: Profile, program: LineProgram, handler: MethodHandler, inbox: Inbox) -> None:
+        self._profile = profile
         self._program = program
         self._transport = Transport(program, inbox)
         self._connection = Connection(handler, self._transport)
         self.abilities = Abilities()
 
     @classmethod
-    async def start(cls, supervisor: Supervisor, command: Command, handler: MethodHandler, inbox: Inbox) -> "Agent":
+    async def start(
+        cls, profile: Profile, supervisor: Supervisor, home: Path, handler: MethodHandler, inbox: Inbox
+    ) -> "Agent":
         """Start the program; nothing is said to it yet. Raises OSError."""
+        command = Command(profile.command, home, environment(profile.env), profile.tree_limits)
         program = await LineProgram.start(supervisor, command, max_line_bytes=MAX_MESSAGE_BYTES)
-        return cls(program, handler, inbox)
+        return cls(profile, program, handler, inbox)
 
     @property
     def ended(self) -> bool:
@@ -121,19 +128,41 @@ class Agent:
         with contextlib.suppress(ConnectionError):
             await self._connection.send_notification("session/cancel", {"sessionId": session_id})
 
-    async def epitaph(self) -> str:
-        """End what is left of an agent that has come to its end; how that was, in words."""
+    @property
+    def received(self) -> int:
+        """How many bytes it has written."""
+        return self._transport.received
+
+    async def begin_run(self) -> None:
+        """A run begins, to which the limit of the CPU time applies until `end_run`."""
+        await self._program.begin_run()
+
+    def end_run(self) -> None:
+        """The run is over."""
+        self._program.end_run()
+
+    async def epitaph(self) -> AgentFailed:
+        """End what is left of an agent that has come to its end; why that was."""
         with contextlib.suppress(TimeoutError):
             async with asyncio.timeout(EXIT_DEADLINE_S):
                 await self._program.ended()
-        status = self._program.status
-        how = "closed its output" if status is None else described(status)
+        status, excess = self._program.status, self._program.excess
         try:
             await self.stop(0)
         except TimeoutError as error:
-            how = f"{how}, and {error}"
-        words = self._program.last_words()
-        return f"the agent {how}: {words}" if words else f"the agent {how}"
+            return AgentFailed("unresponsive", str(error))
+        if status is None:
+            return AgentFailed("unresponsive", "the agent takes no input any more")
+        reason = excess or "exit"
+        return AgentFailed(reason, explained(reason, status, self._profile, self._program.last_words()))
+
+    async def end_for(self, reason: LossReason) -> AgentFailed:
+        """End one that went beyond a limit of its profile; what is to be said of that."""
+        try:
+            await self.stop(0)
+        except TimeoutError as error:
+            return AgentFailed("unresponsive", str(error))
+        return AgentFailed(reason, explained(reason, self._program.status or 0, self._profile))
 
     async def stop(self, grace_s: float, session_id: str | None = None) -> None:
         """End it and all that it started; a session that has a run going on is cancelled. As LineProgram.stop."""
@@ -154,7 +183,7 @@ class Agent:
             late = f"the agent did not answer {method} within {deadline_s:g} seconds"
             raise AgentFailed("unresponsive", late) from None
         except ConnectionError:
-            raise AgentFailed("exit", await self.epitaph()) from None
+            raise await self.epitaph() from None
         return answer if isinstance(answer, dict) else {}
 
 

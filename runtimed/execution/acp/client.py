@@ -1,7 +1,7 @@
 """What an agent may ask of us: updates to hear, permissions, files and terminals."""
 
 import asyncio
-from collections.abc import Awaitable, Callable, Mapping
+from collections.abc import Awaitable, Callable
 from pathlib import Path
 from typing import Any
 
@@ -32,20 +32,11 @@ Method = Callable[[Any], Awaitable[dict[str, Any]]]
 class Client:
     """Answers one agent. What was not granted is not there; updates and permission requests go to the inbox."""
 
-    def __init__(
-        self,
-        inbox: Inbox,
-        roots: Roots,
-        terminals: Terminals,
-        home: Path,
-        env: Mapping[str, str],
-        granted: frozenset[str],
-    ) -> None:
+    def __init__(self, inbox: Inbox, roots: Roots, terminals: Terminals, home: Path, granted: frozenset[str]) -> None:
         self._inbox = inbox
         self._roots = roots
         self._terminals = terminals
         self._home = home
-        self._env = env
         self._under_way = 0
         self._methods: dict[str, Method] = {"session/request_permission": self._permission}
         if "read" in granted:
@@ -104,7 +95,7 @@ class Client:
         asked = CreateTerminalRequest.model_validate(params)
         argv = [asked.command, *asked.args] if asked.args else ["sh", "-c", asked.command]
         cwd = await asyncio.to_thread(self._roots.folder, asked.cwd) if asked.cwd else self._home
-        env = {**self._env, **{variable.name: variable.value for variable in asked.env or ()}}
+        env = {variable.name: variable.value for variable in asked.env or ()}
         return {"terminalId": await self._terminals.create(argv, cwd, env, asked.output_byte_limit)}
 
     async def _output(self, params: Any) -> dict[str, Any]:

@@ -18,16 +18,13 @@ from runtimed.execution.acp.replay import Replay
 from runtimed.execution.acp.roots import Roots
 from runtimed.execution.acp.terminals import Terminals
 from runtimed.execution.profile import Profile
-from runtimed.execution.program import Command
-from runtimed.execution.supervise import Supervisor, environment
-from runtimed.execution.workspace import Workspaces
+from runtimed.execution.supervise import Supervisor
+from runtimed.execution.workspace import Workspaces, make_home
 
 REPLAY_SETTLE_S = 0.05
 """How long the rest of a replay may take to come once the session was loaded."""
 
 GONE = "the agent does not know any more what was said: "
-_HOME = "home"
-
 T = TypeVar("T")
 
 
@@ -56,10 +53,9 @@ class Opener:
         Raises AgentFailed, AgentRefused or OSError, and leaves nothing behind then.
         """
         roots = await asyncio.to_thread(self._prepare)
-        env, granted = environment(self._profile.env), frozenset(self._profile.capabilities)
-        client = Client(inbox, roots, terminals, self._home, env, granted)
-        command = Command(self._profile.command, self._home, env)
-        agent = await Agent.start(self._supervisor, command, client, inbox)
+        granted = frozenset(self._profile.capabilities)
+        client = Client(inbox, roots, terminals, self._home, granted)
+        agent = await Agent.start(self._profile, self._supervisor, self._home, client, inbox)
         try:
             await agent.greet(granted)
             return await self._session(agent, inbox, history)
@@ -73,9 +69,8 @@ class Opener:
         return attrs.evolve(opened, memory=memory)
 
     def _prepare(self) -> Roots:
-        self._folder = self._workspaces.worker_folder(self._spawn.worker_id).absolute()
-        self._home = self._folder / _HOME
-        self._home.mkdir(mode=0o700, parents=True, exist_ok=True)
+        self._home = make_home(self._workspaces, self._spawn.worker_id)
+        self._folder = self._home.parent
         mapped = (self._profile.workspaces.get(ref.reference) for ref in self._spawn.request.workspace_refs)
         return Roots((self._home, *(Path(path) for path in mapped if path is not None)))
 

@@ -3,6 +3,7 @@
 import asyncio
 import contextlib
 import logging
+import math
 from collections.abc import Iterable, Sequence
 from typing import Any
 
@@ -19,6 +20,7 @@ from runtimed.execution.acp.prompt import blocks, introduction
 from runtimed.execution.acp.terminals import Terminals
 from runtimed.execution.gate import Gate
 from runtimed.execution.profile import Profile
+from runtimed.execution.sessions import NOTHING
 from runtimed.execution.supervise import Supervisor
 from runtimed.execution.tasks import begin, finish
 from runtimed.execution.workspace import Workspaces
@@ -35,10 +37,11 @@ class _Run:
 
     dispatch: Dispatch
     interrupted: bool = False
+    grace_s: float = 0.0
     over: asyncio.Event = attrs.field(factory=asyncio.Event)
 
 
-class Session:
+class AcpSession:
     """Owns the agent of one Worker, its terminals, and the one task that takes what it says."""
 
     def __init__(
@@ -50,21 +53,17 @@ class Session:
         self._inbox = Inbox()
         self._gate = Gate()
         self._listener = Listener(profile, sink, self._inbox)
-        self._terminals = Terminals(supervisor)
+        self._terminals = Terminals(profile, supervisor)
         self._opener = Opener(profile, supervisor, workspaces, spawn)
         self._opened: Opened | None = None
         self._current: _Run | None = None
         self._next: _Run | None = None
         self._ending = False
         self._task: asyncio.Task[None] | None = None
-
-    @property
-    def live(self) -> bool:
-        """Whether the agent is there, or on its way."""
-        return not self._ending and (self._task is None or not self._task.done())
+        self.lost = False
 
     async def open(self) -> Answer:
-        """Start the agent. Errored when that can't be done, or the session is ended meanwhile."""
+        """See Session."""
         opening = asyncio.create_task(self._open(self._spawn.history))
         self._task = opening
         await asyncio.wait({opening})
@@ -77,38 +76,37 @@ class Session:
         return Answer("accepted")
 
     def offer(self, dispatch: Dispatch) -> Answer:
-        """Accept an input, or say why not."""
+        """See Session."""
         try:
             dispatch.input.content.encode()
         except UnicodeEncodeError:
             return Answer("rejected", "content: a message must be Unicode text")
-        if not self.live:
-            return Answer("errored", "the agent of this Worker is gone")
+        if self._ending or self.lost:
+            return NOTHING
         if self._gate.busy:
             return Answer("busy", "a run is going on: wait for its run_end")
         self._gate.offer(dispatch)
         return Answer("accepted")
 
     def start(self, input_id: str) -> None:
-        """Let the accepted input run."""
+        """See Session."""
         if started := self._gate.start(input_id):
             self._current = self._next = _Run(started)
             self._inbox.wake()
 
     def withdraw(self, input_id: str) -> None:
-        """Forget the accepted input."""
+        """See Session."""
         self._gate.withdraw(input_id)
 
-    async def interrupt(self) -> Answer:
-        """End the run that is going on, if any; returns when it is over."""
+    async def interrupt(self, grace_s: float) -> None:
+        """See Session."""
         if (run := self._current) is not None:
-            run.interrupted = True
+            run.interrupted, run.grace_s = True, grace_s
             self._inbox.wake()
             await run.over.wait()
-        return Answer("accepted")
 
-    async def end(self, grace: float) -> None:
-        """Fall silent, then end the agent and all that it started. Raises TimeoutError as Tree.end."""
+    async def end(self, grace_s: float) -> None:
+        """See Session."""
         self._ending = True
         running = self._current is not None
         if self._task is not None:
@@ -116,7 +114,7 @@ class Session:
         await self._listener.dismiss()
         await self._terminals.close()
         if self._opened is not None:
-            await self._opened.agent.stop(grace, self._opened.memory.session_id if running else None)
+            await self._opened.agent.stop(grace_s, self._opened.memory.session_id if running else None)
 
     async def _open(self, history: Sequence[Entry] | None) -> None:
         self._inbox.listening = False
@@ -134,7 +132,7 @@ class Session:
                     run, self._next = self._next, None
                     await self._run(run, opened)
                 elif opened.agent.ended:
-                    await self._lose("exit", await opened.agent.epitaph())
+                    await self._lose(await opened.agent.epitaph())
                 else:
                     await self._listener.say(self._listener.narration.close_prose())
         finally:
@@ -145,14 +143,18 @@ class Session:
         kind = run.dispatch.input.kind
         await self._listener.say(self._listener.narration.begin())
         await self._listener.say((InvokeStart("user_send" if kind == "user" else "notify"),))
+        await opened.agent.begin_run()
         prompt = asyncio.create_task(self._prompt(run, opened))
         prompt.add_done_callback(lambda _: self._inbox.wake())
         try:
-            await self._follow(run, opened, prompt)
+            excess = await self._follow(run, opened, prompt)
         finally:
             await finish(prompt)
+            opened.agent.end_run()
         await self._listener.dismiss()
-        if prompt.cancelled():
+        if excess is not None:
+            await self._lose(await opened.agent.end_for(excess))
+        elif prompt.cancelled():
             await self._restart(run, opened)
         else:
             await self._conclude(run, prompt)
@@ -166,32 +168,50 @@ class Session:
             return {"stopReason": "cancelled"}
         return await opened.agent.prompt(opened.memory.session_id, blocks(run.dispatch.input, context))
 
-    async def _follow(self, run: _Run, opened: Opened, prompt: asyncio.Task[Any]) -> None:
-        """Hear the agent until it has answered the prompt, or hasn't for too long after an interrupt."""
-        deadline: float | None = None
-        while not prompt.done():
-            if run.interrupted and deadline is None:
-                deadline = asyncio.get_running_loop().time() + self._profile.stop_grace_s
-                await self._ask_to_end(opened)
-            try:
-                async with asyncio.timeout_at(deadline):
-                    await self._inbox.changed()
-            except TimeoutError:
-                return
-            await self._listener.hear(asked=not run.interrupted)
-        await self._listener.settle()
+    async def _follow(self, run: _Run, opened: Opened, prompt: asyncio.Task[Any]) -> LossReason | None:
+        """Hear the agent until it has answered the prompt, or hasn't for too long after an interrupt.
 
-    async def _ask_to_end(self, opened: Opened) -> None:
+        Returns early, with the limit, where it used more time or wrote more than its profile allows.
+        """
+        loop, profile, told = asyncio.get_running_loop(), self._profile, False
+        end = loop.time() + profile.max_run_s if profile.max_run_s else math.inf
+        most = opened.agent.received + profile.max_output_bytes if profile.max_output_bytes else math.inf
+        deadline = math.inf
+        while not prompt.done():
+            if run.interrupted and not told:
+                told, deadline = True, loop.time() + run.grace_s
+                await self._ask_to_end(run, opened)
+            if await self._until(min(end, deadline)):
+                await self._listener.hear(asked=not run.interrupted)
+            elif deadline <= end:
+                return None
+            else:
+                return "timeout"
+            if opened.agent.received > most:
+                return "output"
+        await self._listener.settle()
+        return None
+
+    async def _until(self, deadline: float) -> bool:
+        """Wait until something came, at most until the deadline; whether something did."""
+        try:
+            async with asyncio.timeout_at(None if deadline == math.inf else deadline):
+                await self._inbox.changed()
+        except TimeoutError:
+            return False
+        return True
+
+    async def _ask_to_end(self, run: _Run, opened: Opened) -> None:
         await asyncio.sleep(0)  # what the prompt's task has to write comes first
         with contextlib.suppress(TimeoutError):
-            async with asyncio.timeout(self._profile.stop_grace_s):
+            async with asyncio.timeout(run.grace_s):
                 await opened.agent.cancel(opened.memory.session_id)
         await self._listener.dismiss()
 
     async def _conclude(self, run: _Run, prompt: asyncio.Task[dict[str, Any]]) -> None:
         error = prompt.exception()
         if isinstance(error, AgentFailed):
-            await self._lose(error.reason, str(error))
+            await self._lose(error)
         elif error is None or run.interrupted:
             response = {"stopReason": "cancelled"} if error else prompt.result()
             await self._finish(run, self._listener.narration.end(response))
@@ -212,19 +232,21 @@ class Session:
         await opened.agent.stop(0)
         await self._terminals.close()
         await self._listener.hear(asked=False)
-        late = f"the agent did not end its run within {self._profile.stop_grace_s:g} seconds: it is started again"
+        late = f"the agent did not end its run within {run.grace_s:g} seconds: it is started again"
         closing = self._listener.narration.close(CANCELLED)
         await self._finish(run, (*closing, alert("warn", late), RunEnd("rolled_back")))
         try:
             await self._open(())
         except _FAILURES as error:
-            await self._lose("unresponsive", f"the agent could not be started again: {_reason(error)}")
+            gone = f"the agent could not be started again: {_reason(error)}"
+            await self._lose(AgentFailed("unresponsive", gone))
 
-    async def _lose(self, reason: LossReason, message: str) -> None:
-        self._opened = None
+    async def _lose(self, failed: AgentFailed) -> None:
+        """Tell that the agent is gone; nothing of it is left."""
+        self._opened, self.lost = None, True
         await self._terminals.close()
         await self._listener.hear(asked=False)
-        await self._sink.lose(reason, message)
+        await self._sink.lose(failed.reason, str(failed))
 
 
 def _reason(error: BaseException) -> str:

@@ -8,7 +8,10 @@ from pathlib import Path
 from typing import Any
 
 from runtimed.execution.pipes import Inlet, pipes
-from runtimed.execution.supervise import Program, Supervisor, Tree
+from runtimed.execution.profile import Profile
+from runtimed.execution.program import Command
+from runtimed.execution.supervise import Program, Supervisor, environment
+from runtimed.execution.tree import Tree
 
 MAX_TERMINALS = 32
 """Terminals of one session that are not released."""
@@ -38,15 +41,15 @@ class Terminal:
         self._closed = False
 
     @classmethod
-    async def start(
-        cls, supervisor: Supervisor, argv: Sequence[str], cwd: Path, env: Mapping[str, str], limit: int
-    ) -> "Terminal":
+    async def start(cls, supervisor: Supervisor, command: Command, limit: int) -> "Terminal":
         """Start the command. Raises OSError."""
         ((read, write),) = pipes(1)
         terminal = cls(read, limit)
         try:
             null, errors = await asyncio.to_thread(os.open, os.devnull, os.O_RDONLY), os.dup(write)
-            terminal._tree = await supervisor.start(Program(argv, cwd, env, null, write, errors))
+            streams = (null, write, errors)
+            program = Program(command.argv, command.cwd, command.env, *streams, command.limits)
+            terminal._tree = await supervisor.start(program)
         except BaseException:
             terminal._close()
             raise
@@ -62,7 +65,7 @@ class Terminal:
 
     def output(self) -> tuple[str, bool]:
         """What it has said, and whether the beginning of that is lost. No character is cut in two."""
-        if not self._closed:
+        if not (self._closed or self._killed):
             self._listen()
         data = bytes(self._output)
         if self._truncated:
@@ -78,7 +81,9 @@ class Terminal:
     async def kill(self) -> None:
         """End the command and all that it started; what it said stays. Raises TimeoutError as Tree.end."""
         if self._tree is not None:
-            self._killed = self._killed or not self._tree.exit.done()
+            if not self._tree.exit.done():
+                self.output()
+                self._killed = True
             await self._tree.end(0)
 
     async def release(self) -> None:
@@ -89,15 +94,16 @@ class Terminal:
             self._close()
 
     def _listen(self) -> None:
-        """Read what is there; a pipe holds a bounded number of bytes."""
+        """Read what is there; a pipe holds a bounded number of bytes. What comes of being killed is left out."""
         for _ in range(READS):
             data = self._inlet.read()
-            self._output += data
-            if len(self._output) > self._limit:
-                self._truncated = True
-                del self._output[: len(self._output) - self._limit]
             if not data:
                 break
+            if not self._killed:
+                self._output += data
+        if len(self._output) > self._limit:
+            self._truncated = True
+            del self._output[: len(self._output) - self._limit]
         if self._inlet.ended:
             asyncio.get_running_loop().remove_reader(self._inlet.descriptor)
 
@@ -110,7 +116,8 @@ class Terminal:
 class Terminals:
     """The terminals of one session, by their ids."""
 
-    def __init__(self, supervisor: Supervisor) -> None:
+    def __init__(self, profile: Profile, supervisor: Supervisor) -> None:
+        self._profile = profile
         self._supervisor = supervisor
         self._open: dict[str, Terminal] = {}
         self._made = 0
@@ -120,7 +127,9 @@ class Terminals:
         if len(self._open) >= MAX_TERMINALS:
             raise TerminalRefused(f"there are {MAX_TERMINALS} terminals already: release some")
         kept = MAX_TERMINAL_OUTPUT if limit is None else min(limit, MAX_TERMINAL_OUTPUT)
-        terminal = await Terminal.start(self._supervisor, argv, cwd, env, kept)
+        own = environment(self._profile.env) | dict(env)
+        command = Command(argv, cwd, own, self._profile.tree_limits)
+        terminal = await Terminal.start(self._supervisor, command, kept)
         self._made += 1
         self._open[f"terminal-{self._made}"] = terminal
         return f"terminal-{self._made}"

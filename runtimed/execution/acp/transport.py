@@ -23,7 +23,8 @@ class Transport:
     """A stream of JSON-RPC messages over the standard streams of a program.
 
     Lines that are no JSON object, or not one that JSON-RPC knows, are left out. `inbox` makes the agent wait while
-    its messages are not taken, and is told of lines that are too long, and of the end of all.
+    its messages are not taken, and is told of lines that are too long, and of the end of all. `received` counts the
+    bytes of all lines.
     """
 
     def __init__(self, program: LineProgram, inbox: Inbox) -> None:
@@ -33,6 +34,7 @@ class Transport:
         self._long = 0
         self._deaf = False
         self.ended = False
+        self.received = 0
 
     async def send(self, message: dict[str, Any]) -> None:
         """Give the agent a message. One that does not listen has come to its end."""
@@ -52,6 +54,7 @@ class Transport:
                 self.ended = True
                 self._inbox.wake()
                 return None
+            self.received += len(chunk.data)
             self._take(chunk)
         return self._messages.popleft()
 

@@ -167,6 +167,10 @@ def unlock():
     script["session/new"] = DEFAULTS["session/new"]
 
 
+def call_python(code):
+    exec(code)
+
+
 def run(steps):
     for name, *arguments in steps:
         globals()[name](*arguments)

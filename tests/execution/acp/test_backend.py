@@ -222,7 +222,7 @@ async def test_an_exit_amid_a_run_is_told_with_its_last_words(new_bench: Callabl
     await bench.spawn()
     sink = await bench.run()
     assert sink.text == "so"
-    assert sink.losses == [("exit", "the agent ended with status 3: Segmentation fault")]
+    assert sink.losses == [("exit", "the program ended with status 3; its last words: Segmentation fault")]
     assert (await bench.offer()).outcome == "errored"
 
 
@@ -231,7 +231,7 @@ async def test_an_exit_between_runs_is_told(new_bench: Callable[..., Any]) -> No
     await bench.spawn()
     sink = await bench.run()
     await sink.until(lambda: sink.losses)
-    assert sink.losses == [("exit", "the agent ended with status 0")]
+    assert sink.losses == [("exit", "the program ended with status 0")]
 
 
 async def test_a_lost_worker_can_be_spawned_again(new_bench: Callable[..., Any]) -> None:
@@ -251,7 +251,7 @@ async def test_an_exit_amid_a_permission_withdraws_the_question(new_bench: Calla
     await bench.spawn()
     sink = await bench.run()
     assert len(sink.questions) == 1
-    assert sink.losses == [("exit", "the agent ended with status 1")]
+    assert sink.losses == [("exit", "the program ended with status 1")]
 
 
 async def test_an_agent_that_is_silent_when_greeted_is_given_up(
@@ -269,7 +269,7 @@ async def test_an_agent_that_is_silent_when_greeted_is_given_up(
     [
         ({"initialize": [["answer", {"protocolVersion": 2}]]}, "speaks version 2 of ACP: expected 1"),
         ({"initialize": [["answer", None]]}, "answer to initialize is not one of ACP"),
-        ({"initialize": [["leave", 4, "no such model"]]}, "ended with status 4: no such model"),
+        ({"initialize": [["leave", 4, "no such model"]]}, "ended with status 4; its last words: no such model"),
         ({"initialize": [["error", -32603, "Internal error"]]}, "Internal error"),
         ({"session/new": [["answer", {"sessionId": 5}]]}, "answer to session/new is not one of ACP"),
         ({"session/new": [["error", -32000, "No key", {"message": "set X"}]]}, "No key: set X"),
@@ -337,3 +337,30 @@ async def test_stopping_a_worker_while_its_agent_starts_ends_both(new_bench: Cal
 def test_the_library_is_loaded_with_the_first_worker() -> None:
     code = "import sys, runtimed.execution; sys.exit(any(name in sys.modules for name in ('acp', 'pydantic')))"
     assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0
+
+
+SPIN = ["call_python", "while True: pass"]
+GROW = ["call_python", "x = [bytearray(1 << 20) for _ in range(500)]; import time; time.sleep(1000)"]
+FORK = ["call_python", "import os, time; [os.fork() for _ in range(10)]; time.sleep(1000)"]
+
+
+@pytest.mark.parametrize(
+    ("limits", "steps", "reason"),
+    [
+        ({"max_run_s": 0.3}, [["text", "a"], ["hang"]], "timeout"),
+        ({"max_output_bytes": 10_000}, [["texts", 1000, "n"], ["hang"]], "output"),
+        ({"max_cpu_s": 0.3}, [["text", "a"], SPIN], "cpu"),
+        ({"max_memory_bytes": 100 << 20}, [["text", "a"], GROW], "oom"),
+        ({"max_processes": 30}, [["text", "a"], FORK], "processes"),
+    ],
+)
+async def test_an_agent_that_uses_too_much_is_ended_with_the_reason(
+    new_bench: Callable[..., Any], limits: dict[str, Any], steps: list[Any], reason: str
+) -> None:
+    bench = new_bench(prompt(*steps), **limits)
+    assert await bench.spawn() == ACCEPTED
+    sink = await bench.run()
+    ((found, message),) = sink.losses
+    assert found == reason
+    assert next(iter(limits)) in message
+    assert (await bench.offer()).outcome == "errored"

@@ -96,7 +96,7 @@ async def test_an_agent_that_cannot_be_started_again_is_lost(new_bench: Callable
     assert bench.sink.ends == ["rolled_back"]
     ((reason, message),) = bench.sink.losses
     assert reason == "unresponsive"
-    assert message.endswith("ended with status 1: no more")
+    assert message.endswith("ended with status 1; its last words: no more")
 
 
 async def test_an_agent_that_exits_when_it_is_cancelled_is_lost(new_bench: Callable[..., Any]) -> None:
@@ -105,4 +105,4 @@ async def test_an_agent_that_exits_when_it_is_cancelled_is_lost(new_bench: Calla
     await bench.begin()
     await bench.sink.until(lambda: bench.sink.text)
     assert await bench.backend.interrupt(bench.worker_id) == ACCEPTED
-    assert bench.sink.losses == [("exit", "the agent ended with status 0")]
+    assert bench.sink.losses == [("exit", "the program ended with status 0")]
