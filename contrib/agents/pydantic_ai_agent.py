@@ -3,7 +3,7 @@
     pip install 'pydantic-ai-harness[acp]' 'pydantic-ai-slim[openai]'
     OPENAI_BASE_URL=… OPENAI_API_KEY=… AGENT_MODEL=… python pydantic_ai_agent.py
 
-It keeps its sessions in the folder `.sessions` of the directory that it is started in, so that it can go on with them.
+It keeps its sessions in the folder `.sessions` of the directory that it is started in, and can go on with them.
 """
 
 import os
@@ -37,7 +37,6 @@ class FileStore:
 
     async def save(self, session_id: str, session: StoredSession) -> None:
         """Store a session, all of it or nothing."""
-        SESSIONS.mkdir(exist_ok=True)
         new = self._path(session_id).with_suffix(".new")
         new.write_bytes(STORED.dump_json(session))
         new.replace(self._path(session_id))
@@ -65,6 +64,7 @@ def configure(session: AcpSession) -> AcpSessionConfig[None]:
 
 
 if __name__ == "__main__":
+    SESSIONS.mkdir(exist_ok=True)
     model = OpenAIChatModel(os.environ["AGENT_MODEL"])
     agent = Agent(model, instructions="You are a coding assistant.")
     run_acp_stdio_sync(agent, session_config=configure, session_store=FileStore())
