@@ -17,8 +17,9 @@ MAX_ENDED_CALLS = 1024
 MAX_NAME = 200
 MAX_ID = 200
 MAX_SUMMARY = 200
+MAX_PATH = 4096
 MAX_OUTPUT = 1 << 20
-"""Characters of a tool's name, id, summary and output, and of its arguments; what is longer is cut and says so."""
+"""Characters of a tool's name, id, summary, of a path in a diff, and of its output and arguments, which say so."""
 
 UNTOLD = "the agent told no result"
 _FINAL = ("completed", "failed")
@@ -38,9 +39,10 @@ class _Call:
 
 
 class Calls:
-    """The tool calls that are open, by the ids that the agent gave them."""
+    """The tool calls that are open, by the ids that the agent gave them. Paths below `home` are told from there."""
 
     def __init__(self) -> None:
+        self.home = ""
         self._open: dict[str, _Call] = {}
         self._ended: dict[str, tuple[int, int]] = {}
         self._run = 0
@@ -98,13 +100,13 @@ class Calls:
         if status == "in_progress" or status in _FINAL:
             yield from _done(call)
         if status in _FINAL:
-            yield from _diffs(call)
-            yield self._result(call_id, _summary(call, status), _output(call), is_error=status == "failed")
+            yield from self._diffs(call)
+            yield self._result(call_id, _summary(call, status), self._output(call), is_error=status == "failed")
 
     def _end_untold(self, call_id: str, why: str) -> Iterator[Payload]:
         call = self._open[call_id]
         yield from _done(call)
-        yield self._result(call_id, call.ruled or why, _output(call), is_error=True)
+        yield self._result(call_id, call.ruled or why, self._output(call), is_error=True)
 
     def _result(self, call_id: str, summary: str, output: str | None, *, is_error: bool) -> ToolResult:
         call = self._open.pop(call_id)
@@ -113,6 +115,23 @@ class Calls:
         if len(self._ended) > MAX_ENDED_CALLS:
             del self._ended[next(iter(self._ended))]
         return ToolResult(call.id, summary, is_error, output)
+
+    def _diffs(self, call: _Call) -> Iterator[Payload]:
+        for block in _blocks(call.content, "diff"):
+            texts = {name: _cut(block.get(key)) for name, key in (("old_text", "oldText"), ("new_text", "newText"))}
+            yield SystemItem({"kind": "diff", "tool_call_id": call.id, "path": self._path(block), **texts})
+
+    def _output(self, call: _Call) -> str | None:
+        """The text that the tool gave; where there is none, its raw output."""
+        edited = (f"edited {self._path(block)}" for block in _blocks(call.content, "diff"))
+        text = "\n".join((*_texts(call.content), *edited))
+        if not text and call.output is not None:
+            text = _json(call.output)
+        return _cut(text) if text else None
+
+    def _path(self, block: Mapping[str, Any]) -> str:
+        path = str(block.get("path"))
+        return (path.removeprefix(f"{self.home}/") if self.home else path)[:MAX_PATH]
 
 
 def _name(told: Mapping[str, Any]) -> str:
@@ -145,24 +164,9 @@ def _json(given: object) -> str:
     return text if len(text) <= MAX_OUTPUT else orjson.dumps({"truncated": text[:MAX_OUTPUT]}).decode()
 
 
-def _diffs(call: _Call) -> Iterator[Payload]:
-    for block in _blocks(call.content, "diff"):
-        texts = {name: _cut(block.get(key)) for name, key in (("old_text", "oldText"), ("new_text", "newText"))}
-        yield SystemItem({"kind": "diff", "tool_call_id": call.id, "path": _cut(block.get("path")), **texts})
-
-
 def _summary(call: _Call, status: str) -> str:
     lines = (line.strip() for line in _texts(call.content))
     return next(filter(None, lines), status).partition("\n")[0][:MAX_SUMMARY]
-
-
-def _output(call: _Call) -> str | None:
-    """The text that the tool gave; where there is none, its raw output."""
-    edited = (f"edited {block.get('path')}" for block in _blocks(call.content, "diff"))
-    text = "\n".join((*_texts(call.content), *edited))
-    if not text and call.output is not None:
-        text = _json(call.output)
-    return _cut(text) if text else None
 
 
 def _texts(content: Iterable[Any]) -> Iterator[str]:

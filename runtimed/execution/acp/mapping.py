@@ -3,7 +3,6 @@
 Nothing here is awaited and nothing is known of connections: raw objects go in, payloads come out.
 """
 
-import time
 from collections.abc import Iterator, Mapping
 from typing import Any, Literal
 
@@ -12,10 +11,9 @@ import orjson
 from runtimed.core.sink import RESERVED_ITEMS
 from runtimed.execution.acp.calls import UNTOLD, Calls
 from runtimed.execution.acp.usage import find_usage
-from runtimed.execution.output import MAX_DELTA_CHARACTERS, MAX_TEXT_BLOCK
+from runtimed.execution.complaints import alert
+from runtimed.execution.output import Delta, Done, OpenText
 from runtimed.model.event import (
-    Alert,
-    AlertLevel,
     ErrorRaised,
     Payload,
     RunEnd,
@@ -34,16 +32,13 @@ MAX_ITEM = 1 << 20
 MAX_KIND = 100
 
 CANCELLED = "cancelled"
-_PROSE: Mapping[str, Literal["text", "thinking"]] = {
-    "agent_message_chunk": "text",
-    "agent_thought_chunk": "thinking",
+_Kind = Literal["text", "thinking"]
+_PROSE: Mapping[str, _Kind] = {"agent_message_chunk": "text", "agent_thought_chunk": "thinking"}
+_EVENTS: Mapping[_Kind, tuple[type[Delta], type[Done]]] = {
+    "text": (TextDelta, TextDone),
+    "thinking": (ThinkingDelta, ThinkingDone),
 }
 _CALLS = ("tool_call", "tool_call_update")
-
-
-def alert(level: AlertLevel, message: str) -> Alert:
-    """Something that a person should know, now."""
-    return Alert(level, "worker", message, time.time_ns() // 1_000_000)
 
 
 class Narration:
@@ -55,10 +50,13 @@ class Narration:
 
     def __init__(self) -> None:
         self._calls = Calls()
-        self._prose: Literal["text", "thinking"] | None = None
+        self._texts = {kind: OpenText(*events) for kind, events in _EVENTS.items()}
+        self._open: _Kind | None = None
         self._message: object = None
-        self._pieces: list[str] = []
-        self._size = 0
+
+    def live_in(self, home: str) -> None:
+        """From here on paths below this one are told from there."""
+        self._calls.home = home
 
     def update(self, told: Mapping[str, Any]) -> Iterator[Payload]:
         """The events of a session update: the object with `sessionUpdate`."""
@@ -113,34 +111,25 @@ class Narration:
 
     def close_prose(self) -> Iterator[Payload]:
         """End the open text or thought."""
-        if self._prose is not None:
-            whole = "".join(self._pieces)
-            yield TextDone(whole) if self._prose == "text" else ThinkingDone(whole)
-        self._prose, self._pieces, self._size = None, [], 0
+        if self._open is not None:
+            yield from self._texts[self._open].close()
+        self._open = None
 
-    def _chunk(self, kind: Literal["text", "thinking"], told: Mapping[str, Any]) -> Iterator[Payload]:
+    def _chunk(self, kind: _Kind, told: Mapping[str, Any]) -> Iterator[Payload]:
         content = told.get("content")
         text = content.get("text") if isinstance(content, dict) and content.get("type") == "text" else None
         if not isinstance(text, str):
             yield _item(str(told["sessionUpdate"]), told)
             return
         message = told.get("messageId")
-        if self._prose not in {None, kind} or (message and self._message and message != self._message):
+        if self._open != kind or (message and self._message and message != self._message):
             yield from self.close_prose()
         self._message = message
-        for start in range(0, len(text), MAX_DELTA_CHARACTERS):
-            yield from self._write(kind, text[start : start + MAX_DELTA_CHARACTERS])
-
-    def _write(self, kind: Literal["text", "thinking"], piece: str) -> Iterator[Payload]:
-        size = len(piece.encode())
-        if self._size + size > MAX_TEXT_BLOCK:
-            yield from self.close_prose()
-        if self._prose is None and kind == "thinking":
-            yield ThinkingStart()
-        self._prose = kind
-        self._pieces.append(piece)
-        self._size += size
-        yield TextDelta(piece) if kind == "text" else ThinkingDelta(piece)
+        for event in self._texts[kind].write(text):
+            if kind == "thinking" and self._open is None:
+                yield ThinkingStart()
+            self._open = None if isinstance(event, ThinkingDone) else kind
+            yield event
 
 
 def _is_id(call_id: object) -> bool:
@@ -170,7 +159,7 @@ def _ending(reason: object) -> Iterator[Payload]:
     if reason == "end_turn":
         yield RunEnd("finished")
     elif reason == "cancelled":
-        yield alert("warn", "the run was interrupted")
+        yield alert("the run was interrupted")
         yield RunEnd("rolled_back")
     elif reason in ("max_tokens", "max_turn_requests"):
         yield RunEnd("limit_reached")
@@ -178,5 +167,5 @@ def _ending(reason: object) -> Iterator[Payload]:
         yield ErrorRaised("provider_error", "the agent refused to go on")
         yield RunEnd("rolled_back")
     else:
-        yield alert("warn", f"the run ended for a reason that is not known here: {str(reason)[:MAX_KIND]!r}")
+        yield alert(f"the run ended for a reason that is not known here: {str(reason)[:MAX_KIND]!r}")
         yield RunEnd("finished")

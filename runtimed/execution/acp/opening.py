@@ -38,14 +38,14 @@ class Opened:
 
 
 class Opener:
-    """Starts agents in the folder of one Worker. It keeps none."""
+    """Starts agents in the folder of one Worker; `home` is where they live in it. It keeps none."""
 
     def __init__(self, profile: Profile, supervisor: Supervisor, workspaces: Workspaces, spawn: Spawn) -> None:
         self._profile = profile
         self._supervisor = supervisor
         self._workspaces = workspaces
         self._spawn = spawn
-        self._folder = self._home = Path()
+        self._folder = self.home = Path()
 
     async def open(self, inbox: Inbox, terminals: Terminals, history: Sequence[Entry] | None) -> Opened:
         """Start the agent; with a `history` its session is to be found again.
@@ -54,8 +54,8 @@ class Opener:
         """
         roots = await asyncio.to_thread(self._prepare)
         granted = frozenset(self._profile.capabilities)
-        client = Client(inbox, roots, terminals, self._home, granted)
-        agent = await Agent.start(self._profile, self._supervisor, self._home, client, inbox)
+        client = Client(inbox, roots, terminals, self.home, granted)
+        agent = await Agent.start(self._profile, self._supervisor, self.home, client, inbox)
         try:
             await agent.greet(granted)
             return await self._session(agent, inbox, history)
@@ -69,10 +69,10 @@ class Opener:
         return attrs.evolve(opened, memory=memory)
 
     def _prepare(self) -> Roots:
-        self._home = make_home(self._workspaces, self._spawn.worker_id)
-        self._folder = self._home.parent
+        self.home = make_home(self._workspaces, self._spawn.worker_id)
+        self._folder = self.home.parent
         mapped = (self._profile.workspaces.get(ref.reference) for ref in self._spawn.request.workspace_refs)
-        return Roots((self._home, *(Path(path) for path in mapped if path is not None)))
+        return Roots((self.home, *(Path(path) for path in mapped if path is not None)))
 
     async def _session(self, agent: Agent, inbox: Inbox, history: Sequence[Entry] | None) -> Opened:
         if history is None:
@@ -89,7 +89,7 @@ class Opener:
             replay = Replay()
             try:
                 with inbox.diverted(replay.update):
-                    reopen = partial(agent.reopen, method, kept.session_id, str(self._home))
+                    reopen = partial(agent.reopen, method, kept.session_id, str(self.home))
                     await self._authenticated(agent, reopen)
                     await asyncio.sleep(REPLAY_SETTLE_S)
             except AgentRefused as error:
@@ -100,7 +100,7 @@ class Opener:
         return await self._new(agent, GONE + why)
 
     async def _new(self, agent: Agent, remark: str | None = None) -> Opened:
-        session_id = await self._authenticated(agent, lambda: agent.new_session(str(self._home)))
+        session_id = await self._authenticated(agent, lambda: agent.new_session(str(self.home)))
         return Opened(agent, await self._keep(Memory(session_id)), remark)
 
     async def _keep(self, memory: Memory) -> Memory:

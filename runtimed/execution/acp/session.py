@@ -14,10 +14,11 @@ from runtimed.core.ports import Answer, Dispatch, EventSink, Spawn
 from runtimed.execution.acp.agent import AgentFailed, AgentRefused
 from runtimed.execution.acp.inbox import Inbox
 from runtimed.execution.acp.listener import Listener
-from runtimed.execution.acp.mapping import CANCELLED, alert
+from runtimed.execution.acp.mapping import CANCELLED
 from runtimed.execution.acp.opening import Opened, Opener
 from runtimed.execution.acp.prompt import blocks, introduction
 from runtimed.execution.acp.terminals import Terminals
+from runtimed.execution.complaints import alert
 from runtimed.execution.gate import Gate
 from runtimed.execution.profile import Profile
 from runtimed.execution.sessions import NOTHING
@@ -119,9 +120,10 @@ class AcpSession:
     async def _open(self, history: Sequence[Entry] | None) -> None:
         self._inbox.listening = False
         self._opened = await self._opener.open(self._inbox, self._terminals, history)
+        self._listener.narration.live_in(str(self._opener.home))
         self._inbox.listening = True
         if self._opened.remark:
-            self._inbox.put(alert("warn", self._opened.remark))
+            self._inbox.put(alert(self._opened.remark))
 
     async def _live(self) -> None:
         try:
@@ -135,9 +137,20 @@ class AcpSession:
                     await self._lose(await opened.agent.epitaph())
                 else:
                     await self._listener.say(self._listener.narration.close_prose())
+        except Exception:  # noqa: BLE001 whatever it is, the agent must not be left running unheard
+            _log.exception("what an agent said could not be passed on")
+            await self._lose(await self._failed())
         finally:
             if self._current is not None:
                 self._current.over.set()
+
+    async def _failed(self) -> AgentFailed:
+        """End the agent, through no fault of its own."""
+        if self._opened is not None:
+            with contextlib.suppress(TimeoutError):
+                await self._opened.agent.stop(0)
+        self._inbox.take()
+        return AgentFailed("protocol", "the Runtime failed to pass on what the agent said: its log says why")
 
     async def _run(self, run: _Run, opened: Opened) -> None:
         kind = run.dispatch.input.kind
@@ -234,7 +247,7 @@ class AcpSession:
         await self._listener.hear(asked=False)
         late = f"the agent did not end its run within {run.grace_s:g} seconds: it is started again"
         closing = self._listener.narration.close(CANCELLED)
-        await self._finish(run, (*closing, alert("warn", late), RunEnd("rolled_back")))
+        await self._finish(run, (*closing, alert(late), RunEnd("rolled_back")))
         try:
             await self._open(())
         except _FAILURES as error:

@@ -9,7 +9,7 @@ from typing import Any
 import orjson
 
 from runtimed.execution.acp.inbox import Inbox
-from runtimed.execution.acp.mapping import alert
+from runtimed.execution.complaints import alert
 from runtimed.execution.lines import Chunk
 from runtimed.execution.program import LineProgram
 
@@ -69,7 +69,7 @@ class Transport:
             left_out = (
                 f"the agent wrote a line of {self._long} bytes, which was left out: at most {MAX_MESSAGE_BYTES}"
             )
-            self._inbox.put(alert("warn", left_out))
+            self._inbox.put(alert(left_out))
             self._long = 0
         for line in chunk.lines():
             message = _message(line)

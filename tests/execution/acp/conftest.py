@@ -33,10 +33,13 @@ class Sink:
         self.events: list[Payload] = []
         self.questions: list[Question] = []
         self.losses: list[tuple[LossReason, str]] = []
+        self.refused = ""
         self._ruling: asyncio.Future[Ruling] | None = None
         self._changed = asyncio.Condition()
 
     async def emit(self, *payloads: Payload) -> None:
+        if self.refused in [payload.event for payload in payloads]:
+            raise ValueError("refused")
         async with self._changed:
             self.events += payloads
             self._changed.notify_all()

@@ -234,6 +234,17 @@ async def test_an_exit_between_runs_is_told(new_bench: Callable[..., Any]) -> No
     assert sink.losses == [("exit", "the program ended with status 0")]
 
 
+async def test_what_cannot_be_passed_on_ends_the_agent_and_says_so(
+    new_bench: Callable[..., Any], caplog: pytest.LogCaptureFixture
+) -> None:
+    bench = new_bench(prompt(["text", "too much"], ["hang"]))
+    await bench.spawn()
+    bench.sink.refused = "text_delta"
+    sink = await bench.run()
+    assert [reason for reason, _ in sink.losses] == ["protocol"]
+    assert "ValueError: refused" in caplog.text
+
+
 async def test_a_lost_worker_can_be_spawned_again(new_bench: Callable[..., Any]) -> None:
     bench = new_bench(prompt(["leave", 1]))
     await bench.spawn()

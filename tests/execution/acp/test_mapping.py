@@ -156,6 +156,15 @@ def test_diffs_are_told_before_the_result() -> None:
     ]
 
 
+def test_paths_in_the_workers_folder_are_told_from_there() -> None:
+    narration = Narration()
+    narration.live_in("/w")
+    blocks = [{"type": "diff", "path": path, "newText": ""} for path in ("/w/a.py", "/we/b.py")]
+    said = told(narration, call(status="completed", content=blocks))
+    assert [item.item["path"] for item in said if isinstance(item, SystemItem)] == ["a.py", "/we/b.py"]
+    assert results(said)[0].output == "edited a.py\nedited /we/b.py"
+
+
 def test_gemini_and_qwen_ask_before_they_tell_of_the_call_and_say_nothing_after_a_rejection() -> None:
     narration = Narration()
     said = list(narration.begin())
