@@ -13,6 +13,7 @@ import pytest
 
 from runtimed.core.ports import Answer, Dispatch, EventSink, ExecutionBackend, Spawn
 from runtimed.execution import Profile, ProfileRegistry
+from runtimed.execution.acp import AcpBackend
 from runtimed.execution.echo import EchoBackend
 from runtimed.execution.function import FunctionBackend
 from runtimed.execution.process import ProcessBackend
@@ -30,7 +31,9 @@ DEADLINE_S = 30.0
 ACCEPTED = Answer("accepted")
 FIRST, SECOND, NOBODY = worker_id(1), worker_id(2), worker_id(99)
 
-Kind = Literal["echo", "function", "shell", "process"]
+AGENT = Path(__file__).parents[1] / "execution" / "acp" / "agent.py"
+
+Kind = Literal["echo", "function", "shell", "process", "acp"]
 
 PROGRAM = """
 import json, queue, sys, threading
@@ -162,6 +165,8 @@ def _make(name: str, kind: Kind, profile: Profile, folder: Path, supervisor: Sup
         return ShellBackend(profile, StoreFolder(folder), supervisor)
     if kind == "process":
         return ProcessBackend(profile, StoreFolder(folder), supervisor)
+    if kind == "acp":
+        return AcpBackend(profile, StoreFolder(folder), supervisor)
     return EchoBackend() if kind == "echo" else FunctionBackend(_run)
 
 
@@ -169,7 +174,10 @@ def _make(name: str, kind: Kind, profile: Profile, folder: Path, supervisor: Sup
 async def _subject(name: str, kind: Kind, folder: Path) -> AsyncIterator[Subject]:
     mark, supervisor = secrets.token_hex(8), Supervisor()
     backend = "echo" if kind == "function" else kind
-    profile = Profile(backend, (sys.executable, "-c", PROGRAM), env={"MARK": mark}, stop_grace_s=0.2)
+    script = folder / "script.json"
+    script.write_text('{"session/prompt": [[["obey"]]]}')
+    command = (sys.executable, str(AGENT), str(script)) if kind == "acp" else (sys.executable, "-c", PROGRAM)
+    profile = Profile(backend, command, env={"MARK": mark}, stop_grace_s=0.2)
     found = Subject(_make(name, kind, profile, folder, supervisor), kind, mark)
     yield found
     await found.backend.close()
@@ -183,9 +191,11 @@ async def _subject(name: str, kind: Kind, folder: Path) -> AsyncIterator[Subject
         ("bare", "function"),
         ("bare", "shell"),
         ("bare", "process"),
+        ("bare", "acp"),
         ("registry", "echo"),
         ("registry", "shell"),
         ("registry", "process"),
+        ("registry", "acp"),
     ],
     ids=" ".join,
 )
@@ -195,7 +205,14 @@ async def subject(request: pytest.FixtureRequest, tmp_path: Path) -> AsyncIterat
 
 
 @pytest.fixture(
-    params=[("bare", "function"), ("bare", "shell"), ("bare", "process"), ("registry", "shell")], ids=" ".join
+    params=[
+        ("bare", "function"),
+        ("bare", "shell"),
+        ("bare", "process"),
+        ("bare", "acp"),
+        ("registry", "shell"),
+    ],
+    ids=" ".join,
 )
 async def endless(request: pytest.FixtureRequest, tmp_path: Path) -> AsyncIterator[Subject]:
     """One whose runs can go on for ever."""

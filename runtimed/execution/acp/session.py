@@ -112,6 +112,8 @@ class AcpSession:
         running = self._current is not None
         if self._task is not None:
             await finish(self._task)
+        if self._current is not None:
+            self._current.over.set()
         await self._listener.dismiss()
         await self._terminals.close()
         if self._opened is not None:
@@ -140,9 +142,6 @@ class AcpSession:
         except Exception:  # noqa: BLE001 whatever it is, the agent must not be left running unheard
             _log.exception("what an agent said could not be passed on")
             await self._lose(await self._failed())
-        finally:
-            if self._current is not None:
-                self._current.over.set()
 
     async def _failed(self) -> AgentFailed:
         """End the agent, through no fault of its own."""
@@ -260,6 +259,8 @@ class AcpSession:
         await self._terminals.close()
         await self._listener.hear(asked=False)
         await self._sink.lose(failed.reason, str(failed))
+        if self._current is not None:
+            self._current.over.set()
 
 
 def _reason(error: BaseException) -> str:

@@ -7,6 +7,7 @@ one for each prompt, the last for all that follow. A step is a list, its first i
 
 import json
 import os
+import select
 import signal
 import subprocess
 import sys
@@ -15,6 +16,7 @@ from pathlib import Path
 
 script_path = Path(sys.argv[1])
 script = json.loads(script_path.read_text())
+stdin = open(0, "rb", buffering=0)
 heard = (script_path.parent / "heard.jsonl").open("a")
 session = script.get("session", f"session-{os.getpid()}")
 state = {"prompts": 0, "cancelled": False, "next": 1000, "request": None, "answered": False}
@@ -171,13 +173,30 @@ def call_python(code):
     exec(code)
 
 
+def obey():
+    """`echo` what the prompt says; anything else goes on until it is cancelled."""
+    said = state["params"]["prompt"][-1]["text"]
+    if said.startswith("echo "):
+        text(said.removeprefix("echo "))
+        end()
+        return
+    while not state["cancelled"]:
+        text("again")
+        if select.select([stdin], [], [], 0.01)[0]:
+            told = hear()
+            if told is None:
+                sys.exit(0)
+            note(told)
+    end("cancelled")
+
+
 def run(steps):
     for name, *arguments in steps:
         globals()[name](*arguments)
 
 
 def hear():
-    line = sys.stdin.readline()
+    line = stdin.readline().decode()
     if not line:
         while state.get("deaf"):
             time.sleep(1)
@@ -207,7 +226,7 @@ def main():
         method = told.get("method")
         if method is None or "id" not in told:
             continue
-        state.update(request=told["id"], cancelled=False)
+        state.update(request=told["id"], params=told["params"], cancelled=False)
         steps = steps_for(method)
         if steps is None:
             error(-32601, "Method not found")
