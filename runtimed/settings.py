@@ -273,6 +273,9 @@ def _profile(name: str, fields: Any) -> Profile:
         raise ConfigurationError(f"{problem.path}: {problem.problem}") from error
     if found.backend in OF_PROGRAMS and not found.command:
         raise ConfigurationError(f'profiles."{name}".command: expected an argv, the program first')
+    for reference, path in found.workspaces.items():
+        if not Path(path).is_absolute():
+            raise ConfigurationError(f'profiles."{name}".workspaces."{reference}": expected an absolute path')
     return found
 
 

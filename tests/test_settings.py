@@ -75,6 +75,7 @@ def test_a_file_that_was_named_must_be_there(tmp_path):
         (PROFILE + "max_processes = -1\n", 'profiles."builtin:coder".max_processes: expected a whole number'),
         (PROFILE + "max_processes = 1.5\n", 'profiles."builtin:coder".max_processes: expected a whole number'),
         ('[profiles.x]\nbackend = "process"\n', 'profiles."x".command: expected an argv, the program first'),
+        (PROFILE + 'workspaces = { repo = "here" }\n', 'workspaces."repo": expected an absolute path'),
         (PROFILE + "env = { A = 1 }\n", 'profiles."builtin:coder".env.A: expected a string'),
     ],
 )

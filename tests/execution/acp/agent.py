@@ -5,6 +5,7 @@ The script is an object of method names, each with a list of steps; those of `se
 one for each prompt, the last for all that follow. A step is a list, its first item the name of a function below.
 """
 
+import io
 import json
 import os
 import select
@@ -16,7 +17,7 @@ from pathlib import Path
 
 script_path = Path(sys.argv[1])
 script = json.loads(script_path.read_text())
-stdin = open(0, "rb", buffering=0)
+stdin = io.FileIO(0)
 heard = (script_path.parent / "heard.jsonl").open("a")
 session = script.get("session", f"session-{os.getpid()}")
 state = {"prompts": 0, "cancelled": False, "next": 1000, "request": None, "answered": False}
