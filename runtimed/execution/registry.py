@@ -113,8 +113,6 @@ class ProfileRegistry:
             return Answer("rejected", f"no profile {name!r} is configured: add {table} to the configuration")
         if missing := _missing(profile, request):
             return Answer("rejected", f"profile {name} needs {missing} when creating the Worker")
-        if profile.backend not in _ADAPTERS:
-            return Answer("unsupported", f"profile {name}: backend {profile.backend} is not in this version")
         return None
 
     def _adapter(self, name: str) -> ExecutionBackend:

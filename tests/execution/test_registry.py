@@ -134,13 +134,6 @@ async def test_all_missing_capabilities_are_named(host: Host, recorder: Any) -> 
     )
 
 
-@pytest.mark.parametrize("backend", ["acp"])
-async def test_a_backend_that_is_not_there_yet_is_unsupported(host: Host, recorder: Any, backend: Any) -> None:
-    registry = host.registry({"coder": Profile(backend, ("agent",))})
-    answer = await _spawn(registry, recorder, NamedProfile("coder"))
-    assert answer == Answer("unsupported", f"profile coder: backend {backend} is not in this version")
-
-
 async def test_a_refused_worker_takes_no_input(host: Host, recorder: Any) -> None:
     registry = host.registry()
     await _spawn(registry, recorder, BuiltinProfile("builtin:shell"))
