@@ -99,6 +99,16 @@ ERRORS = {
     "invalid_request",
     "internal",
 }
+LOSSES = {"exit", "oom", "processes", "cpu", "output", "timeout", "protocol", "unresponsive"}
+PERMISSION = {
+    "request_id": str,
+    "title": str,
+    "tool_call_id": (str, NOTHING),
+    "options": [
+        {"option_id": str, "name": str, "kind": {"allow_once", "allow_always", "reject_once", "reject_always"}}
+    ],
+    "expires_at": str,
+}
 PAYLOADS: dict[str, Any] = {
     "user_message": {"segments": [{"kind": {"text"}, "content": str}]},
     "system_item": {"item": dict},
@@ -122,13 +132,13 @@ PAYLOADS: dict[str, Any] = {
         "cache_read_input_tokens?": (int, NOTHING),
     },
     "run_end": {"result": {"finished", "paused", "limit_reached", "rolled_back"}},
-    "error": {"code": ERRORS, "message": str, "reason?": str},
+    "error": {"code": ERRORS, "message": str, "reason?": LOSSES},
     "snapshot": {
         "entries": [ITEM],
         "greeting": GREETING,
         "status": STATUS,
         "in_flight?": {"blocks": [lambda value: BLOCKS[value["kind"]]]},
-        "permissions?": [dict],
+        "permissions?": [PERMISSION],
     },
     "status": {"status": STATUS},
     "alert": {
