@@ -15,6 +15,7 @@ from acp.schema import (
     WaitForTerminalExitRequest,
     WriteTextFileRequest,
 )
+from pydantic import ValidationError
 
 from runtimed.execution.acp.files import read_text, write_text
 from runtimed.execution.acp.inbox import Inbox, Request
@@ -71,6 +72,10 @@ class Client:
             raise RequestError.resource_not_found() from None
         except OSError as error:
             raise RequestError(REFUSED, error.strerror or "it failed") from None
+        except ValidationError:  # is answered as one of the parameters
+            raise
+        except ValueError as error:
+            raise RequestError(REFUSED, str(error)) from None
         finally:
             self._under_way -= 1
 

@@ -71,7 +71,8 @@ class AcpSession:
         if self._ending or opening.cancelled():
             return Answer("errored", "the Worker was ended before its agent was ready")
         if error := opening.exception():
-            _log.error("an agent could not be started: %s", error)
+            unknown = None if isinstance(error, _FAILURES) else error
+            _log.error("an agent could not be started: %s", error, exc_info=unknown)
             return Answer("errored", f"no agent could be started: {_reason(error)}")
         self._task = begin(self._live())
         return Answer("accepted")
@@ -115,9 +116,11 @@ class AcpSession:
         if self._current is not None:
             self._current.over.set()
         await self._listener.dismiss()
-        await self._terminals.close()
-        if self._opened is not None:
-            await self._opened.agent.stop(grace_s, self._opened.memory.session_id if running else None)
+        try:
+            if self._opened is not None:
+                await self._opened.agent.stop(grace_s, self._opened.memory.session_id if running else None)
+        finally:
+            await self._terminals.close()
 
     async def _open(self, history: Sequence[Entry] | None) -> None:
         self._inbox.listening = False
@@ -130,7 +133,8 @@ class AcpSession:
     async def _live(self) -> None:
         try:
             while (opened := self._opened) is not None:
-                await self._inbox.changed()
+                if self._next is None and not opened.agent.ended:
+                    await self._inbox.changed()
                 await self._listener.hear()
                 if self._next is not None:
                     run, self._next = self._next, None
@@ -193,25 +197,20 @@ class AcpSession:
             if run.interrupted and not told:
                 told, deadline = True, loop.time() + run.grace_s
                 await self._ask_to_end(run, opened)
-            if await self._until(min(end, deadline)):
-                await self._listener.hear(asked=not run.interrupted)
-            elif deadline <= end:
-                return None
-            else:
-                return "timeout"
+            await self._changed(min(end, deadline))
+            await self._listener.hear(asked=not run.interrupted)
             if opened.agent.received > most:
                 return "output"
+            if loop.time() >= min(end, deadline):
+                return None if deadline <= end else "timeout"
         await self._listener.settle()
         return None
 
-    async def _until(self, deadline: float) -> bool:
-        """Wait until something came, at most until the deadline; whether something did."""
-        try:
+    async def _changed(self, deadline: float) -> None:
+        """Wait until something came, at most until the deadline."""
+        with contextlib.suppress(TimeoutError):
             async with asyncio.timeout_at(None if deadline == math.inf else deadline):
                 await self._inbox.changed()
-        except TimeoutError:
-            return False
-        return True
 
     async def _ask_to_end(self, run: _Run, opened: Opened) -> None:
         await asyncio.sleep(0)  # what the prompt's task has to write comes first
@@ -224,9 +223,12 @@ class AcpSession:
         error = prompt.exception()
         if isinstance(error, AgentFailed):
             await self._lose(error)
-        elif error is None or run.interrupted:
-            response = {"stopReason": "cancelled"} if error else prompt.result()
-            await self._finish(run, self._listener.narration.end(response))
+        elif error is None:
+            await self._finish(run, self._listener.narration.end(prompt.result()))
+        elif not isinstance(error, _FAILURES):
+            raise error
+        elif run.interrupted:
+            await self._finish(run, self._listener.narration.end({"stopReason": "cancelled"}))
         else:
             await self._finish(run, self._listener.narration.fail(_reason(error)))
 
@@ -241,7 +243,11 @@ class AcpSession:
 
     async def _restart(self, run: _Run, opened: Opened) -> None:
         """End an agent that does not end its run; the next input waits until there is another."""
-        await opened.agent.stop(0)
+        try:
+            await opened.agent.stop(0)
+        except TimeoutError as error:
+            await self._lose(AgentFailed("unresponsive", str(error)))
+            return
         await self._terminals.close()
         await self._listener.hear(asked=False)
         late = f"the agent did not end its run within {run.grace_s:g} seconds: it is started again"
@@ -256,6 +262,7 @@ class AcpSession:
     async def _lose(self, failed: AgentFailed) -> None:
         """Tell that the agent is gone; nothing of it is left."""
         self._opened, self.lost = None, True
+        await self._listener.dismiss()
         await self._terminals.close()
         await self._listener.hear(asked=False)
         await self._sink.lose(failed.reason, str(failed))
@@ -267,4 +274,4 @@ def _reason(error: BaseException) -> str:
     """What went wrong, in words that are no secret; a host's path is none of them."""
     if isinstance(error, OSError):
         return error.strerror or "it failed"
-    return str(error) if isinstance(error, _FAILURES) else "the log of the daemon says why"
+    return str(error) if isinstance(error, _FAILURES) else "it failed, and the log of the daemon says why"

@@ -43,11 +43,11 @@ class Terminal:
     @classmethod
     async def start(cls, supervisor: Supervisor, command: Command, limit: int) -> "Terminal":
         """Start the command. Raises OSError."""
-        ((read, write),) = pipes(1)
+        (stdin, nothing), (read, write) = pipes(2)
+        os.close(nothing)
         terminal = cls(read, limit)
         try:
-            null, errors = await asyncio.to_thread(os.open, os.devnull, os.O_RDONLY), os.dup(write)
-            streams = (null, write, errors)
+            streams = (stdin, write, write)
             program = Program(command.argv, command.cwd, command.env, *streams, command.limits)
             terminal._tree = await supervisor.start(program)
         except BaseException:

@@ -133,6 +133,12 @@ def hang():
         time.sleep(1)
 
 
+def flood():
+    """Talk without an end, whatever is said meanwhile."""
+    while True:
+        text("x")
+
+
 def until_cancel():
     while not state["cancelled"]:
         told = hear()

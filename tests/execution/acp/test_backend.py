@@ -234,6 +234,15 @@ async def test_an_exit_between_runs_is_told(new_bench: Callable[..., Any]) -> No
     assert sink.losses == [("exit", "the program ended with status 0")]
 
 
+async def test_an_exit_right_behind_the_response_is_told(new_bench: Callable[..., Any]) -> None:
+    bench = new_bench(prompt(["text", "bye"], ["end"], ["leave", 0]))
+    await bench.spawn()
+    sink = await bench.run()
+    await sink.until(lambda: sink.losses)
+    assert sink.ends == ["finished"]
+    assert sink.losses == [("exit", "the program ended with status 0")]
+
+
 async def test_what_cannot_be_passed_on_ends_the_agent_and_says_so(
     new_bench: Callable[..., Any], caplog: pytest.LogCaptureFixture
 ) -> None:
@@ -359,6 +368,7 @@ FORK = ["call_python", "import os, time; [os.fork() for _ in range(10)]; time.sl
     ("limits", "steps", "reason"),
     [
         ({"max_run_s": 0.3}, [["text", "a"], ["hang"]], "timeout"),
+        ({"max_run_s": 0.3}, [["flood"]], "timeout"),
         ({"max_output_bytes": 10_000}, [["texts", 1000, "n"], ["hang"]], "output"),
         ({"max_cpu_s": 0.3}, [["text", "a"], SPIN], "cpu"),
         ({"max_memory_bytes": 100 << 20}, [["text", "a"], GROW], "oom"),

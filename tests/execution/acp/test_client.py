@@ -209,6 +209,21 @@ async def test_a_command_runs_in_the_workers_folder_with_its_environment(new_ben
     assert "there is no terminal" in answers[4]["error"]["message"]
 
 
+async def test_a_command_that_no_program_can_be_is_refused(
+    new_bench: Callable[..., Any], caplog: pytest.LogCaptureFixture
+) -> None:
+    bench = new_bench(capabilities=ALL)
+    answers = await told(
+        bench,
+        create("a\0b"),
+        create("true", env=[{"name": "A=B", "value": ""}]),
+        create("true", env=[{"name": "A", "value": "\0"}]),
+        create("true", cwd="nowhere"),
+    )
+    assert [answer["error"]["code"] for answer in answers] == [-32000] * 4
+    assert [record for record in caplog.records if record.levelname == "ERROR"] == []
+
+
 async def test_a_command_without_arguments_is_a_line_for_the_shell(new_bench: Callable[..., Any]) -> None:
     bench = new_bench(capabilities=ALL)
     answers = await told(bench, create("echo one && echo two"), terminal("wait_for_exit"), terminal("output"))

@@ -85,6 +85,17 @@ async def test_an_agent_that_ignores_the_cancel_is_started_again_with_its_sessio
     assert [told["sessionId"] for told in bench.heard("session/cancel")] == ["s-1"]
 
 
+async def test_an_agent_that_talks_on_and_on_is_started_again_too(new_bench: Callable[..., Any]) -> None:
+    bench = new_bench({"session/prompt": [[["ignore_end"], ["flood"]]]}, stop_grace_s=0.2)
+    await bench.spawn()
+    await bench.begin()
+    await bench.sink.until(lambda: bench.sink.text)
+    bench.rewrite({"session/prompt": [THEN]})
+    assert await bench.backend.interrupt(bench.worker_id) == ACCEPTED
+    assert bench.sink.ends == ["rolled_back"]
+    assert (await bench.run()).text.endswith("again")
+
+
 async def test_an_agent_that_cannot_be_started_again_is_lost(new_bench: Callable[..., Any]) -> None:
     bench = new_bench({"session/prompt": [[["ignore_end"], ["text", "a"], ["hang"]]]}, stop_grace_s=0.3)
     await bench.spawn()
