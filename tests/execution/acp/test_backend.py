@@ -10,6 +10,7 @@ from typing import Any
 import pytest
 
 from runtimed.core.ports import Answer
+from runtimed.execution.acp.inbox import MAX_WAITING
 from runtimed.model.event import ErrorRaised, InvokeStart, TextDone, Usage
 from runtimed.model.worker import AssistantIntent, RoleIntent, TaskIntent
 
@@ -162,6 +163,16 @@ async def test_updates_keep_their_order_and_none_is_lost(new_bench: Callable[...
     await bench.spawn()
     sink = await bench.run()
     assert sink.text == "".join(f"n{number} " for number in range(3000))
+
+
+async def test_what_an_agent_says_before_its_session_is_open_is_kept_up_to_a_number(
+    new_bench: Callable[..., Any],
+) -> None:
+    opening = [["texts", 1000, "n"], ["answer", {"sessionId": "s-1"}]]
+    bench = new_bench(prompt(["end"], **{"session/new": opening}))
+    assert await bench.spawn() == ACCEPTED
+    sink = await bench.run()
+    assert sink.text == "".join(f"n{number} " for number in range(1000 - MAX_WAITING, 1000))
 
 
 async def test_updates_that_come_after_the_response_belong_to_the_run(new_bench: Callable[..., Any]) -> None:

@@ -1,7 +1,9 @@
 """A pydantic-ai agent over ACP, unmodified, in the real daemon."""
 
+import contextlib
 import json
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -51,6 +53,16 @@ def rest(daemon: Any, worker_id: str, ack: dict[str, Any]) -> list[Any]:
     """The events of the run of this input, when it is over."""
     daemon.idle(worker_id)
     return [event for event in daemon.log(worker_id) if event["cursor"] >= ack["event_id"]]
+
+
+def carrying(url: str) -> list[str]:
+    """The processes, the test aside, that have this in their environment."""
+    found = []
+    for path in Path("/proc").iterdir():
+        with contextlib.suppress(OSError):
+            if path.name.isdecimal() and url.encode() in (path / "environ").read_bytes():
+                found.append(path.name)
+    return found
 
 
 def test_text_and_usage_are_complete(start_agents: Start, model: Any) -> None:
@@ -191,7 +203,9 @@ def test_a_run_that_a_restart_cuts_is_closed_and_the_agent_said_to_have_forgotte
     scripted.hang("well, ")
     ack = daemon.input(worker_id, "think")
     until(lambda: "text_delta" in names(daemon.log(worker_id)))
+    assert carrying(model[1])
     daemon.kill()
+    until(lambda: not carrying(model[1]))
     daemon = start_agents()
     events = rest(daemon, worker_id, ack)
     assert data(events, "text_done") == [{"text": "well, "}]

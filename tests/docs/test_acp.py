@@ -1,0 +1,50 @@
+"""The page on ACP says what the code does."""
+
+import pytest
+
+from runtimed.execution.acp import calls, client, files, inbox, listener, mapping, terminals, transport
+from runtimed.execution.acp.agent import START_DEADLINE_S
+from runtimed.execution.acp.mapping import Narration
+
+BOUNDS = {
+    "a message of the agent": f"{transport.MAX_MESSAGE_BYTES >> 20} MiB",
+    "a file that is read": f"{files.MAX_FILE_BYTES >> 20} MiB, of which {files.MAX_TEXT_CHARACTERS >> 20} Mi",
+    "a text that is written": f"{files.MAX_TEXT_CHARACTERS >> 20} Mi characters",
+    "output of a terminal": f"the newest {terminals.MAX_TERMINAL_OUTPUT >> 20} MiB",
+    "terminals": f"{terminals.MAX_TERMINALS} that",
+    "requests at once": f"{client.MAX_REQUESTS}",
+    "what a tool call tells: its arguments, its output, each text of a diff": f"{calls.MAX_OUTPUT >> 20} Mi",
+    "a `system_item`": f"{mapping.MAX_ITEM >> 20} MiB",
+    "open tool calls": f"{calls.MAX_OPEN_CALLS};",
+    "messages that wait for the store": f"{inbox.MAX_WAITING};",
+}
+
+
+@pytest.fixture
+def told(page):
+    return {row.cells[0]: row.cells[1] for row in page("reference/acp.md").section("What an agent hears").rows}
+
+
+@pytest.mark.parametrize("name", BOUNDS)
+def test_each_bound_is_told_as_it_is(told, name):
+    assert told[name].startswith(BOUNDS[name])
+
+
+def test_the_table_has_no_other_bounds(told):
+    methods = {name for name in told if name in {"`read`", "`write`", "`shell`"}}
+    assert set(told) - methods == set(BOUNDS)
+
+
+def test_times_are_told_as_they_are(page):
+    text = page("reference/acp.md").text
+    assert f"until nothing has come for {listener.SETTLE_S * 1000:g} ms" in text
+    assert f"may take {START_DEADLINE_S:g} s" in text
+
+
+def test_each_stop_reason_ends_a_run_as_the_table_says(page):
+    rows = page("reference/acp.md").section("What becomes of what an agent says").rows
+    told = {reason: row.codes(1) for row in rows for reason in row.codes() if row.cells[0].startswith("`")}
+    assert set(told) == {"end_turn", "cancelled", "max_tokens", "max_turn_requests", "refusal"}
+    for reason, codes in told.items():
+        *_, end = Narration().end({"stopReason": reason})
+        assert codes[-2:] == ["run_end", end.result]
