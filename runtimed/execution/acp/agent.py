@@ -54,10 +54,14 @@ class AgentRefused(Exception):
 
 @attrs.frozen
 class Abilities:
-    """What an agent said that it can do, and the ids of the ways to authenticate that it offers."""
+    """What an agent said that it can do, and the ids of the ways to authenticate that it offers.
+
+    `directories`: it can be told of others beside its working directory.
+    """
 
     resume: bool = False
     load: bool = False
+    directories: bool = False
     authentication: tuple[str, ...] = ()
 
 
@@ -100,6 +104,7 @@ class Agent:
         self.abilities = Abilities(
             resume=bool(sessions and sessions.resume is not None),
             load=bool(able and able.load_session),
+            directories=bool(sessions and sessions.additional_directories is not None),
             authentication=tuple(method.id for method in answer.auth_methods or ()),
         )
 
@@ -107,17 +112,17 @@ class Agent:
         """Authenticate in one of the ways that it offers."""
         await self._call("authenticate", {"methodId": method}, START_DEADLINE_S)
 
-    async def new_session(self, cwd: str) -> str:
-        """Begin a session; its id."""
-        told = await self._call("session/new", {"cwd": cwd, "mcpServers": []}, START_DEADLINE_S)
+    async def new_session(self, folders: Sequence[Path]) -> str:
+        """Begin a session in the first of these folders; its id."""
+        told = await self._call("session/new", self._place(folders), START_DEADLINE_S)
         try:
             return NewSessionResponse.model_validate(told).session_id
         except ValidationError:
             raise AgentFailed("protocol", "the agent's answer to session/new is not one of ACP") from None
 
-    async def reopen(self, method: str, session_id: str, cwd: str) -> None:
+    async def reopen(self, method: str, session_id: str, folders: Sequence[Path]) -> None:
         """Go on with a session, by `session/resume` or `session/load`."""
-        await self._call(method, {"sessionId": session_id, "cwd": cwd, "mcpServers": []}, START_DEADLINE_S)
+        await self._call(method, {"sessionId": session_id, **self._place(folders)}, START_DEADLINE_S)
 
     async def prompt(self, session_id: str, blocks: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
         """Have it run; the answer, when the run is over. It takes as long as it takes."""
@@ -172,6 +177,13 @@ class Agent:
             farewell = encoded(cancel)
         await self._connection.close()
         await self._program.stop(grace_s, farewell)
+
+    def _place(self, folders: Sequence[Path]) -> dict[str, Any]:
+        cwd, *others = map(str, folders)
+        told: dict[str, Any] = {"cwd": cwd, "mcpServers": []}
+        if others and self.abilities.directories:
+            told["additionalDirectories"] = others
+        return told
 
     async def _call(self, method: str, params: Mapping[str, Any], deadline_s: float | None) -> dict[str, Any]:
         try:

@@ -1,6 +1,7 @@
 """Which session of its agent belongs to a Worker: a small file in the Worker's folder. Everything here blocks."""
 
 import contextlib
+import errno
 import os
 from pathlib import Path
 
@@ -23,8 +24,10 @@ def recall(folder: Path) -> Memory | None:
     """What was kept, or None where there is nothing that can be used. Raises OSError."""
     try:
         descriptor = os.open(folder / _FILE, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC)
-    except FileNotFoundError:
-        return None
+    except OSError as error:
+        if error.errno in {errno.ENOENT, errno.ELOOP}:
+            return None
+        raise
     with os.fdopen(descriptor, "rb") as file:
         text = file.read(MAX_FILE_BYTES)
     try:

@@ -46,6 +46,7 @@ class Opener:
         self._workspaces = workspaces
         self._spawn = spawn
         self._folder = self.home = Path()
+        self._folders: tuple[Path, ...] = ()
 
     async def open(self, inbox: Inbox, terminals: Terminals, history: Sequence[Entry] | None) -> Opened:
         """Start the agent; with a `history` its session is to be found again.
@@ -72,7 +73,8 @@ class Opener:
         self.home = make_home(self._workspaces, self._spawn.worker_id)
         self._folder = self.home.parent
         mapped = (self._profile.workspaces.get(ref.reference) for ref in self._spawn.request.workspace_refs)
-        return Roots((self.home, *(Path(path) for path in mapped if path is not None)))
+        self._folders = (self.home, *(Path(path) for path in mapped if path is not None))
+        return Roots(self._folders)
 
     async def _session(self, agent: Agent, inbox: Inbox, history: Sequence[Entry] | None) -> Opened:
         if history is None:
@@ -89,7 +91,7 @@ class Opener:
             replay = Replay()
             try:
                 with inbox.diverted(replay.update):
-                    reopen = partial(agent.reopen, method, kept.session_id, str(self.home))
+                    reopen = partial(agent.reopen, method, kept.session_id, self._folders)
                     await self._authenticated(agent, reopen)
                     await asyncio.sleep(REPLAY_SETTLE_S)
             except AgentRefused as error:
@@ -100,7 +102,7 @@ class Opener:
         return await self._new(agent, GONE + why)
 
     async def _new(self, agent: Agent, remark: str | None = None) -> Opened:
-        session_id = await self._authenticated(agent, lambda: agent.new_session(str(self.home)))
+        session_id = await self._authenticated(agent, lambda: agent.new_session(self._folders))
         return Opened(agent, await self._keep(Memory(session_id)), remark)
 
     async def _keep(self, memory: Memory) -> Memory:

@@ -16,6 +16,9 @@ from runtimed.execution.program import LineProgram
 MAX_MESSAGE_BYTES = 32 << 20
 """A longer line is left out, and an alert says so."""
 
+MAX_ODD_BYTES = 1 << 20
+"""The longest line that is read although it is not quite JSON: that takes its time."""
+
 _log = logging.getLogger(__name__)
 
 
@@ -102,7 +105,8 @@ def _parsed(line: bytes) -> Any:
     try:
         return orjson.loads(line)
     except ValueError:
-        pass
+        if len(line) > MAX_ODD_BYTES:
+            return None
     try:
         return _clean(json.loads(line.decode(errors="replace")))
     except (ValueError, RecursionError):

@@ -321,6 +321,14 @@ async def test_a_command_that_is_not_there_is_told(new_bench: Callable[..., Any]
     assert (answer.outcome, "command" in answer.message) == ("rejected", True)
 
 
+async def test_without_the_library_a_spawn_says_what_to_install(
+    new_bench: Callable[..., Any], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setitem(sys.modules, "runtimed.execution.acp.session", None)
+    answer = await new_bench().spawn()
+    assert answer == Answer("unsupported", "this daemon was installed without ACP: install runtimed[acp]")
+
+
 LOCKED = {
     "initialize": [["answer", {"protocolVersion": 1, "authMethods": [{"id": "api-key", "name": "API key"}]}]],
     "session/new": [["error", -32000, "Authentication required"]],

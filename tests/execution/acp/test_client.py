@@ -157,6 +157,18 @@ async def test_a_workspace_is_a_folder_only_where_the_profile_says_which(
     assert "outside" in answers[5]["error"]["message"]
 
 
+@pytest.mark.parametrize("able", [True, False])
+async def test_an_agent_is_told_of_the_workspaces_where_it_can_be(
+    new_bench: Callable[..., Any], tmp_path: Path, able: bool
+) -> None:
+    capabilities = {"sessionCapabilities": {"resume": {}, **({"additionalDirectories": {}} if able else {})}}
+    bench = new_bench({"capabilities": capabilities}, workspaces={"repo:main": str(tmp_path)})
+    await bench.spawn(workspaces=("repo:main",))
+    (told,) = bench.heard("session/new")
+    assert told["cwd"] == str(bench.home)
+    assert told.get("additionalDirectories") == ([str(tmp_path)] if able else None)
+
+
 async def test_sizes_are_bounded(new_bench: Callable[..., Any], monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(files, "MAX_TEXT_CHARACTERS", 10)
     monkeypatch.setattr(files, "MAX_FILE_BYTES", 100)

@@ -110,7 +110,9 @@ async def test_the_objective_is_not_said_again_to_a_session_that_knows_it(new_be
     assert [len(told["prompt"]) for told in bench.heard("session/prompt")] == [2, 1]
 
 
-@pytest.mark.parametrize("damage", [b"", b"{", b"[]", b'{"session_id": 5, "introduced": true}', b"\xff", None])
+@pytest.mark.parametrize(
+    "damage", [b"", b"{", b"[]", b'{"session_id": 5, "introduced": true}', b"\xff", b"link", None]
+)
 async def test_a_lost_or_damaged_session_file_is_said_to_be_so(
     new_bench: Callable[..., Any], damage: bytes | None
 ) -> None:
@@ -119,7 +121,10 @@ async def test_a_lost_or_damaged_session_file_is_said_to_be_so(
     path = bench.folder / "session.json"
     assert path.stat().st_mode & 0o777 == 0o600
     path.unlink()
-    if damage is not None:
+    if damage == b"link":
+        (bench.home / "planted.json").write_bytes(b'{"session_id": "s-2", "introduced": true}')
+        path.symlink_to(bench.home / "planted.json")
+    elif damage is not None:
         path.write_bytes(damage)
     assert await bench.restart(("one",)) == ACCEPTED
     sink = await bench.run()

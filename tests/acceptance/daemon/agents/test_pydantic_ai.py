@@ -8,6 +8,8 @@ from typing import Any
 
 import pytest
 
+pytestmark = pytest.mark.timeout(300)  # the first one installs the agent
+
 CODER = {"kind": "builtin", "value": "builtin:coder"}
 GRANTED = [{"name": name} for name in ("read", "write", "shell")]
 
