@@ -159,7 +159,7 @@ class Agent:
         if status is None:
             return AgentFailed("unresponsive", "the agent takes no input any more")
         reason = excess or "exit"
-        return AgentFailed(reason, explained(reason, status, self._profile, self._program.last_words()))
+        return AgentFailed(reason, self._explained(reason, self._program.last_words()))
 
     async def end_for(self, reason: LossReason) -> AgentFailed:
         """End one that went beyond a limit of its profile; what is to be said of that."""
@@ -167,7 +167,7 @@ class Agent:
             await self.stop(0)
         except TimeoutError as error:
             return AgentFailed("unresponsive", str(error))
-        return AgentFailed(reason, explained(reason, self._program.status or 0, self._profile))
+        return AgentFailed(reason, self._explained(reason))
 
     async def stop(self, grace_s: float, session_id: str | None = None) -> None:
         """End it and all that it started; a session that has a run going on is cancelled. As LineProgram.stop."""
@@ -177,6 +177,9 @@ class Agent:
             farewell = encoded(cancel)
         await self._connection.close()
         await self._program.stop(grace_s, farewell)
+
+    def _explained(self, reason: LossReason, last_words: str = "") -> str:
+        return explained(reason, self._program.status or 0, self._profile, last_words, "agent")
 
     def _place(self, folders: Sequence[Path]) -> dict[str, Any]:
         cwd, *others = map(str, folders)

@@ -99,7 +99,7 @@ class Opener:
                 continue
             differs = method == "session/load" and not replay.agrees(history)
             return Opened(agent, kept, "what the agent remembers is not what the transcript has" if differs else None)
-        return await self._new(agent, GONE + why)
+        return await self._new(agent, GONE + why if kept.introduced else None)
 
     async def _new(self, agent: Agent, remark: str | None = None) -> Opened:
         session_id = await self._authenticated(agent, lambda: agent.new_session(self._folders))

@@ -233,7 +233,7 @@ async def test_an_exit_amid_a_run_is_told_with_its_last_words(new_bench: Callabl
     await bench.spawn()
     sink = await bench.run()
     assert sink.text == "so"
-    assert sink.losses == [("exit", "the program ended with status 3; its last words: Segmentation fault")]
+    assert sink.losses == [("exit", "the agent ended with status 3; its last words: Segmentation fault")]
     assert (await bench.offer()).outcome == "errored"
 
 
@@ -242,7 +242,7 @@ async def test_an_exit_between_runs_is_told(new_bench: Callable[..., Any]) -> No
     await bench.spawn()
     sink = await bench.run()
     await sink.until(lambda: sink.losses)
-    assert sink.losses == [("exit", "the program ended with status 0")]
+    assert sink.losses == [("exit", "the agent ended with status 0")]
 
 
 async def test_an_exit_right_behind_the_response_is_told(new_bench: Callable[..., Any]) -> None:
@@ -251,7 +251,7 @@ async def test_an_exit_right_behind_the_response_is_told(new_bench: Callable[...
     sink = await bench.run()
     await sink.until(lambda: sink.losses)
     assert sink.ends == ["finished"]
-    assert sink.losses == [("exit", "the program ended with status 0")]
+    assert sink.losses == [("exit", "the agent ended with status 0")]
 
 
 async def test_what_cannot_be_passed_on_ends_the_agent_and_says_so(
@@ -282,7 +282,7 @@ async def test_an_exit_amid_a_permission_withdraws_the_question(new_bench: Calla
     await bench.spawn()
     sink = await bench.run()
     assert len(sink.questions) == 1
-    assert sink.losses == [("exit", "the program ended with status 1")]
+    assert sink.losses == [("exit", "the agent ended with status 1")]
 
 
 async def test_an_agent_that_is_silent_when_greeted_is_given_up(

@@ -116,4 +116,4 @@ async def test_an_agent_that_exits_when_it_is_cancelled_is_lost(new_bench: Calla
     await bench.begin()
     await bench.sink.until(lambda: bench.sink.text)
     assert await bench.backend.interrupt(bench.worker_id) == ACCEPTED
-    assert bench.sink.losses == [("exit", "the program ended with status 0")]
+    assert bench.sink.losses == [("exit", "the agent ended with status 0")]

@@ -91,6 +91,16 @@ async def test_where_the_session_is_gone_a_new_one_begins_with_the_objective_and
     assert len(bench.heard("session/prompt")[-1]["prompt"]) == 2
 
 
+async def test_a_new_session_for_an_agent_that_was_told_nothing_yet_is_no_matter(
+    new_bench: Callable[..., Any],
+) -> None:
+    bench = new_bench()
+    await bench.spawn()
+    assert await bench.restart() == ACCEPTED
+    assert (await bench.run()).alerts == []
+    assert len(bench.heard("session/new")) == 2
+
+
 async def test_a_refused_resume_is_followed_by_a_load(new_bench: Callable[..., Any]) -> None:
     script = {"capabilities": LOAD | RESUME, "session/resume": [["error", -32603, "no"]], "session": "s-1"}
     bench = new_bench(script)
