@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any, Literal, NamedTuple
 
 import runtimed
-from runtimectl import address, discovery
+from runtimectl import address, agents, discovery
 from runtimectl.client import Client
 from runtimectl.discovery import Credential, Wishes
 from runtimectl.errors import ControlError, Unreachable
@@ -20,7 +20,7 @@ MAX_REMARKS = 20
 CLOCK_SLACK_S = 5
 """How far the clocks may be apart: less is the way of an answer and the whole seconds of its date."""
 
-Status = Literal["ok", "warn", "fail"]
+Status = Literal["ok", "info", "warn", "fail"]
 
 
 class Finding(NamedTuple):
@@ -42,6 +42,7 @@ class Doctor:
         """Everything that can be found out, one finding after the other."""
         yield from self._checked("endpoints", _endpoints)
         yield from self._checked("daemon", self._daemon)
+        yield from map(_agent, agents.KNOWN)
 
     def _checked(self, subject: str, check: Callable[[], Iterable[Finding]]) -> Iterator[Finding]:
         """The findings of a check; whatever keeps it from an end is one as well."""
@@ -161,6 +162,15 @@ def _store(client: Client) -> Iterator[Finding]:
     yield Finding("warn", "store", f"{read}; what follows is wrong")
     for each in found["findings"]:
         yield Finding("fail", "store", _named(each["problem"], each))
+
+
+def _agent(agent: agents.KnownAgent) -> Finding:
+    """Whether an agent can be started as its recipe says; one that is not here is nothing wrong."""
+    path = agent.path()
+    if path is None:
+        how = f"npm install -g {agent.package}"
+        return Finding("info", "agent", f"{agent.name}: {agent.program} is not on the PATH; to have it: {how}")
+    return Finding("ok", "agent", f"{agent.name}: {path}")
 
 
 def _named(message: str, item: dict[str, Any]) -> str:

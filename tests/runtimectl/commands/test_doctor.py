@@ -51,7 +51,7 @@ def test_a_healthy_daemon_is_all_ok(ctl, start_daemon, tmp_path, store):
     assert (found.returncode, found.stderr) == (0, "")
     heading, *rows = found.stdout.splitlines()
     assert heading.split() == ["STATUS", "SUBJECT", "FINDING"]
-    assert {row.split()[0] for row in rows} == {"ok"}
+    assert {row.split()[0] for row in rows if row.split()[1] != "agent"} == {"ok"}
     told = findings(ctl("doctor", "-o", "json"))
     assert told["daemon"] == f"{daemon.url}, named by the endpoint file"
     assert f"process {daemon.process.pid} serves {daemon.url}" in told["endpoint"]
@@ -195,7 +195,7 @@ def test_what_a_check_of_the_store_finds_is_told_line_by_line(ctl, serve):
     found = ctl("doctor", "-o", "json", "--url", serve(HEALTHY | {"/v1/runtime/check": {"check": check}}))
     assert found.returncode == 1
     assert findings(found, "fail") == {"store": "worker-00000001: an event is missing\nthe token: 0644"}
-    assert found.stderr == "runtimectl: something is wrong: 2 of 9 findings failed\n"
+    assert found.stderr == "runtimectl: something is wrong: 2 of 14 findings failed\n"
 
 
 def test_warnings_alone_are_exit_0(ctl, serve):
@@ -265,3 +265,20 @@ def test_a_broken_file_of_contexts_is_told(ctl, tmp_path):
     found = ctl("doctor", "-o", "json")
     assert found.returncode == 1
     assert "this is no file of contexts" in findings(found, "fail")["daemon"]
+
+
+def test_the_agents_on_the_path_are_named_with_their_place_and_the_others_with_what_to_install(ctl, daemon, tmp_path):
+    program = tmp_path / "bin" / "opencode"
+    program.parent.mkdir()
+    program.touch(0o755)
+    (tmp_path / "bin" / "gemini").touch(0o644)  # nothing that could be started
+    found = ctl("doctor", "-o", "json", extra={"PATH": str(program.parent)})
+    assert (found.returncode, found.stderr) == (0, "")
+    assert findings(found, "ok")["agent"] == f"opencode: {program}"
+    missing = findings(found, "info")["agent"].splitlines()
+    assert [line.partition(":")[0] for line in missing] == ["Claude Code", "Codex", "Gemini CLI", "Qwen Code"]
+    assert "Gemini CLI: gemini is not on the PATH; to have it: npm install -g @google/gemini-cli" in missing
+
+
+def test_the_agents_are_named_where_no_daemon_runs(ctl):
+    assert len(findings(ctl("doctor", "-o", "json"))["agent"].splitlines()) == 5
