@@ -1,6 +1,7 @@
 """The tool calls of an agent: starts and ends are said once each, whatever the agent leaves out or repeats."""
 
 from collections.abc import Iterable, Iterator, Mapping
+from io import StringIO
 from typing import Any
 
 import attrs
@@ -23,6 +24,26 @@ MAX_OUTPUT = 1 << 20
 
 UNTOLD = "the agent told no result"
 _FINAL = ("completed", "failed")
+_PRINTED = ("terminal_output", "terminal_output_delta")
+_FENCE = "```"
+
+
+@attrs.define
+class _Printed:
+    """What a command has printed: its beginning, and how many characters there were in all."""
+
+    pieces: list[str] = attrs.field(factory=list)
+    size: int = 0
+
+    def add(self, piece: str) -> None:
+        """Take some more."""
+        if self.size < MAX_OUTPUT:
+            self.pieces.append(piece[: MAX_OUTPUT - self.size])
+        self.size += len(piece)
+
+    def text(self) -> str:
+        """What is kept of it."""
+        return _marked("".join(self.pieces), self.size)
 
 
 @attrs.define
@@ -34,6 +55,8 @@ class _Call:
     arguments: str = ""
     done: bool = False
     content: list[Any] = attrs.field(factory=list)
+    printed: _Printed = attrs.field(factory=_Printed)
+    exit_status: int | None = None
     output: Any = None
     ruled: str | None = None
 
@@ -96,6 +119,7 @@ class Calls:
             call.content = content
         if (output := told.get("rawOutput")) is not None:
             call.output = output
+        _run(call, _mapping(told.get("_meta")))
         status = told.get("status")
         if status == "in_progress" or status in _FINAL:
             yield from _done(call)
@@ -114,7 +138,7 @@ class Calls:
         self._ended[call_id] = (times + 1, self._run)
         if len(self._ended) > MAX_ENDED_CALLS:
             del self._ended[next(iter(self._ended))]
-        return ToolResult(call.id, summary, is_error, output)
+        return ToolResult(call.id, summary, is_error, output, call.exit_status)
 
     def _diffs(self, call: _Call) -> Iterator[Payload]:
         for block in _blocks(call.content, "diff"):
@@ -122,12 +146,13 @@ class Calls:
             yield SystemItem({"kind": "diff", "tool_call_id": call.id, "path": self._path(block), **texts})
 
     def _output(self, call: _Call) -> str | None:
-        """The text that the tool gave; where there is none, its raw output."""
+        """The text that the tool gave; where there is none, what it printed, or its raw output."""
         edited = (f"edited {self._path(block)}" for block in _blocks(call.content, "diff"))
-        text = "\n".join((*_texts(call.content), *edited))
-        if not text and call.output is not None:
-            text = _json(call.output)
-        return _cut(text) if text else None
+        if text := "\n".join((*_texts(call.content), *edited)):
+            return _cut(text)
+        if text := call.printed.text():
+            return text
+        return _cut(_json(call.output)) or None if call.output is not None else None
 
     def _path(self, block: Mapping[str, Any]) -> str:
         path = str(block.get("path"))
@@ -135,10 +160,27 @@ class Calls:
 
 
 def _name(told: Mapping[str, Any]) -> str:
-    for name in (told.get("title"), told.get("kind")):
+    """What the tool is called, where the agent says that; else what people are shown."""
+    meta = _mapping(told.get("_meta"))
+    own = (told.get("name"), meta.get("toolName"), _mapping(meta.get("claudeCode")).get("toolName"))
+    for name in (*own, told.get("title"), told.get("kind")):
         if isinstance(name, str) and name.strip():
             return name.strip()[:MAX_NAME]
     return "tool"
+
+
+def _run(call: _Call, meta: Mapping[str, Any]) -> None:
+    """Take what is told beside a tool call of the terminal that its command ran in."""
+    for key in _PRINTED:
+        if isinstance(data := _mapping(meta.get(key)).get("data"), str):
+            call.printed.add(data)
+    status = _mapping(meta.get("terminal_exit")).get("exit_code")
+    if isinstance(status, int) and not isinstance(status, bool):
+        call.exit_status = status
+
+
+def _mapping(told: object) -> Mapping[str, Any]:
+    return told if isinstance(told, Mapping) else {}
 
 
 def _arguments(call: _Call, given: object) -> Iterator[Payload]:
@@ -165,8 +207,13 @@ def _json(given: object) -> str:
 
 
 def _summary(call: _Call, status: str) -> str:
-    lines = (line.strip() for line in _texts(call.content))
-    return next(filter(None, lines), status).partition("\n")[0][:MAX_SUMMARY]
+    """The first line that says something: not one that only opens a block of code."""
+    raw = (call.output,) if isinstance(call.output, str) else ()
+    for text in (*_texts(call.content), call.printed.text(), *raw):
+        for line in map(str.strip, StringIO(text)):
+            if line and not line.startswith(_FENCE):
+                return line[:MAX_SUMMARY]
+    return status
 
 
 def _texts(content: Iterable[Any]) -> Iterator[str]:
@@ -181,6 +228,9 @@ def _blocks(content: Iterable[Any], kind: str) -> Iterator[dict[str, Any]]:
 
 
 def _cut(text: object) -> str | None:
-    if not isinstance(text, str):
-        return None
-    return text if len(text) <= MAX_OUTPUT else f"{text[:MAX_OUTPUT]}\n[cut: {len(text)} characters in all]"
+    return _marked(text, len(text)) if isinstance(text, str) else None
+
+
+def _marked(text: str, size: int) -> str:
+    """A text of `size` characters, of which enough is there; what is missing is said."""
+    return text if size <= MAX_OUTPUT else f"{text[:MAX_OUTPUT]}\n[cut: {size} characters in all]"

@@ -90,13 +90,16 @@ class Narration:
         yield from self.close(UNTOLD)
         self._calls.next_run()
 
-    def end(self, response: Mapping[str, Any]) -> Iterator[Payload]:
-        """The run ended in this response to the prompt: close what is open, then the usage and how it ended."""
+    def end(self, response: Mapping[str, Any], *, interrupted: bool = False) -> Iterator[Payload]:
+        """The run ended in this response to the prompt: close what is open, then the usage and how it ended.
+
+        `interrupted`: the agent was told to end it; one that says so by itself has ended it as it sees fit.
+        """
         reason = response.get("stopReason")
-        yield from self.close(CANCELLED if reason == "cancelled" else UNTOLD)
+        yield from self.close(CANCELLED if reason == CANCELLED else UNTOLD)
         if usage := find_usage(response.get("usage")) or find_usage(response.get("_meta")):
             yield usage
-        yield from _ending(reason)
+        yield from _ending(reason, interrupted)
 
     def fail(self, message: str) -> Iterator[Payload]:
         """The prompt was answered with an error: close what is open, then say so."""
@@ -137,13 +140,8 @@ def _is_id(call_id: object) -> bool:
 
 
 def _usage(kind: str, told: Mapping[str, Any]) -> Usage | None:
-    """Counts in `_meta`; those of a usage_update, or the size of its context where it has none."""
-    if kind != "usage_update":
-        return find_usage(told.get("_meta"))
-    if usage := find_usage(told):
-        return usage
-    used = told.get("used")
-    return Usage(used, None) if isinstance(used, int) and not isinstance(used, bool) and used >= 0 else None
+    """The counts in `_meta`, or of a usage_update. How full the context is, which that tells as well, is no count."""
+    return find_usage(told if kind == "usage_update" else told.get("_meta"))
 
 
 def _item(kind: str, told: Mapping[str, Any]) -> SystemItem:
@@ -155,10 +153,13 @@ def _item(kind: str, told: Mapping[str, Any]) -> SystemItem:
     return SystemItem({"kind": name, "content": content if size <= MAX_ITEM else {"truncated": size}})
 
 
-def _ending(reason: object) -> Iterator[Payload]:
+def _ending(reason: object, interrupted: bool) -> Iterator[Payload]:
     if reason == "end_turn":
         yield RunEnd("finished")
-    elif reason == "cancelled":
+    elif reason == CANCELLED and not interrupted:
+        yield alert("the agent cancelled the run by itself")
+        yield RunEnd("finished")
+    elif reason == CANCELLED:
         yield alert("the run was interrupted")
         yield RunEnd("rolled_back")
     elif reason in ("max_tokens", "max_turn_requests"):

@@ -224,11 +224,11 @@ class AcpSession:
         if isinstance(error, AgentFailed):
             await self._lose(error)
         elif error is None:
-            await self._finish(run, self._listener.narration.end(prompt.result()))
+            await self._finish(run, self._listener.narration.end(prompt.result(), interrupted=run.interrupted))
         elif not isinstance(error, _FAILURES):
             raise error
         elif run.interrupted:
-            await self._finish(run, self._listener.narration.end({"stopReason": "cancelled"}))
+            await self._finish(run, self._listener.narration.end({"stopReason": CANCELLED}, interrupted=True))
         else:
             await self._finish(run, self._listener.narration.fail(_reason(error)))
 

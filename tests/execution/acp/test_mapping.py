@@ -30,12 +30,14 @@ from runtimed.model.event import (
 END = {"stopReason": "end_turn"}
 
 
-def told(narration: Narration, *updates: dict[str, Any], end: dict[str, Any] | None = None) -> list[Payload]:
-    """What a run of these updates becomes."""
+def told(
+    narration: Narration, *updates: dict[str, Any], end: dict[str, Any] | None = None, interrupted: bool = True
+) -> list[Payload]:
+    """What a run of these updates becomes; one that is cancelled was interrupted, unless it is said."""
     said = [*narration.begin()]
     for update in updates:
         said += narration.update(update)
-    return said + list(narration.end(end)) if end else said
+    return said + list(narration.end(end, interrupted=interrupted)) if end else said
 
 
 def text(content: str, **more: Any) -> dict[str, Any]:
@@ -121,6 +123,56 @@ def test_a_tool_call_is_started_done_and_answered_once_each() -> None:
 def test_the_first_sighting_in_whatever_form_starts_a_call(first: dict[str, Any]) -> None:
     (started,) = told(Narration(), first)
     assert started == ToolCallStart("c1", first.get("title") or first.get("kind") or "tool")
+
+
+@pytest.mark.parametrize(
+    ("first", "name"),
+    [
+        ({"name": "Bash", "title": "Terminal"}, "Bash"),
+        ({"_meta": {"toolName": "run_shell_command"}, "title": "Shell"}, "run_shell_command"),
+        ({"_meta": {"claudeCode": {"toolName": "Bash"}}, "title": "Terminal"}, "Bash"),
+        ({"_meta": {"claudeCode": None, "toolName": 5}, "name": " ", "title": "ls"}, "ls"),
+        ({"_meta": [], "kind": "execute"}, "execute"),
+    ],
+)
+def test_a_tool_has_its_own_name_where_the_agent_tells_that(first: dict[str, Any], name: str) -> None:
+    assert told(Narration(), call(**first)) == [ToolCallStart("c1", name)]
+
+
+def test_codex_tells_what_a_command_printed_beside_the_call() -> None:
+    def printed(piece: object) -> dict[str, Any]:
+        return more(_meta={"terminal_output_delta": {"data": piece, "terminal_id": "c1"}})
+
+    said = told(
+        Narration(),
+        call(status="in_progress", content=[{"type": "terminal", "terminalId": "c1"}]),
+        printed("\none\n"),
+        printed(5),
+        printed("two\n"),
+        more(status="failed", _meta={"terminal_exit": {"exit_code": 3, "signal": None}}),
+    )
+    assert said[-1] == ToolResult("c1", "one", is_error=True, output="\none\ntwo\n", exit_status=3)
+
+
+def test_of_what_a_command_printed_the_beginning_is_kept() -> None:
+    piece = more(_meta={"terminal_output": {"data": "x" * (MAX_OUTPUT - 1)}})
+    said = told(Narration(), call(), piece, piece, more(status="completed"))
+    (result,) = results(said)
+    assert result.output == f"{'x' * MAX_OUTPUT}\n[cut: {2 * (MAX_OUTPUT - 1)} characters in all]"
+
+
+@pytest.mark.parametrize(
+    ("ended", "summary"),
+    [
+        ({"content": content("```console\nout\n```"), "rawOutput": "out"}, "out"),
+        ({"rawOutput": "Rejected by the client."}, "Rejected by the client."),
+        ({"rawOutput": {"text": "no"}}, "completed"),
+        ({"content": content("```\n```")}, "completed"),
+    ],
+)
+def test_the_summary_is_the_first_line_that_says_something(ended: dict[str, Any], summary: str) -> None:
+    said = told(Narration(), call(status="completed", **ended))
+    assert results(said)[0].summary == summary
 
 
 def test_input_that_grows_is_told_in_pieces_and_input_that_is_replaced_on_a_line_of_its_own() -> None:
@@ -277,13 +329,12 @@ def test_usage_is_taken_from_the_response(response: dict[str, Any], usage: Usage
     assert told(Narration(), end=response) == [usage, RunEnd("finished")]
 
 
-def test_usage_is_taken_from_updates_and_from_what_they_carry_besides() -> None:
+def test_usage_is_taken_from_what_updates_count_and_not_from_how_full_the_context_is() -> None:
     window = {"sessionUpdate": "usage_update", "used": 900, "size": 200_000}
     said = told(Narration(), window)
-    assert said == [
-        SystemItem({"kind": "usage_update", "content": {"used": 900, "size": 200_000}}),
-        Usage(900, None),
-    ]
+    assert said == [SystemItem({"kind": "usage_update", "content": {"used": 900, "size": 200_000}})]
+    said = told(Narration(), window | {"inputTokens": 7, "outputTokens": 8})
+    assert said[-1] == Usage(7, 8)
     said = told(Narration(), text("", _meta={"usage": {"promptTokens": 5, "completionTokens": 6}}))
     assert said[-1] == Usage(5, 6)
 
@@ -303,6 +354,13 @@ def test_usage_is_taken_from_updates_and_from_what_they_carry_besides() -> None:
 )
 def test_the_stop_reason_says_how_the_run_ended(reason: Any, result: Any) -> None:
     assert told(Narration(), end={"stopReason": reason})[-1] == RunEnd(result)
+
+
+def test_an_agent_that_cancels_the_run_by_itself_was_not_interrupted() -> None:
+    (alert, end) = told(Narration(), end={"stopReason": "cancelled"}, interrupted=False)
+    assert isinstance(alert, Alert)
+    assert alert.message == "the agent cancelled the run by itself"
+    assert end == RunEnd("finished")
 
 
 def test_a_refusal_is_an_error_and_an_unknown_reason_is_named() -> None:
