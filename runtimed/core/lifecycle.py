@@ -65,7 +65,8 @@ class Lifecycle:
         created = pipeline.runtime_event("worker_created", name)
         change = Change(worker=lane.worker, remarks=remarks, runtime_events=(created,))
         await pipeline.apply(change, partial(self._keep, lane, remarks))
-        await self._spawn(lane, Spawn(name, request))
+        with contextlib.suppress(StoreFull):
+            await self._spawn(lane, Spawn(name, request))
         return views.detail(context.runtime_id, lane.worker, lane.floor)
 
     def _keep(self, lane: Lane, remarks: Sequence[Remark]) -> None:
@@ -81,10 +82,12 @@ class Lifecycle:
     async def restore(self, lane: Lane) -> None:
         """Have the backend run a Worker again, where it does not; those who ask at the same time share one attempt.
 
+        What a full store is yet to take of it comes first, the answer to a spawn or an end.
         Raises InvalidRequest where the Worker is not running, WorkerExecutionUnavailable where it can't be done.
         """
         name = lane.worker.worker_id
         await self._creating.over(name)
+        await lane.propose(decide.nothing)
         self._context.check_open()
         self.check_not_ending(lane)
         decide.check_running(lane.worker.status)

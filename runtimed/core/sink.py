@@ -81,10 +81,13 @@ class LaneSink:
             await self._keep(partial(decide.lose_program, reason=reason, message=message, unix_ms=now))
 
     async def attach(self, answer: Answer) -> None:
-        """Store what the backend said to the spawn, unless what it spawned is lost by now."""
+        """Store what the backend said to the spawn, unless what it spawned is lost by now.
+
+        Raises StoreFull where that is stored later.
+        """
         if not self._closed:
             self._closed = answer.outcome != "accepted"
-            await self._keep(partial(decide.attach, answer=answer))
+            await self._lane.propose(partial(decide.attach, answer=answer), keep=True)
 
     async def _keep(self, decision: Callable[[Draft], object]) -> None:
         """Have it stored; by a full store, later."""

@@ -9,7 +9,7 @@ import pytest
 from runtimed.core import Answer, Runtime
 from runtimed.core import lane as lanes
 from runtimed.core.limits import Limits
-from runtimed.errors import InvalidRequest, RuntimeStopped, StoreFull, WorkerExecutionUnavailable
+from runtimed.errors import InvalidRequest, RuntimeStopped, StoreFull
 from runtimed.model.bundle import BundleMetadata, ConfigBundle, Provenance
 from runtimed.model.digest import bundle_digest
 from runtimed.model.event import (
@@ -54,7 +54,7 @@ async def test_a_full_store_is_no_reason_not_to_start(faulty, puppet):
     faulty.fault = FULL
     async with Runtime(faulty, puppet) as second:
         assert [item.content for item in (await second.transcript(worker.worker_ref)).items] == ["hello"]
-        with pytest.raises(WorkerExecutionUnavailable):
+        with pytest.raises(StoreFull):
             await second.send_input(worker.worker_ref, HELLO)
         faulty.fault = None
         await until(lambda: second.newest_sequence(worker.worker_ref) > before)
@@ -117,10 +117,11 @@ async def test_nothing_that_was_on_its_way_connects_a_worker_again_that_nothing_
         with pytest.raises(StoreFull):
             await stopping
         assert runtime.worker(worker.worker_ref).execution.backend == "unconnected"
-        with pytest.raises(WorkerExecutionUnavailable):
+        with pytest.raises(StoreFull):
             await runtime.send_input(worker.worker_ref, HELLO)
         slow.fault = None
         await until(lambda: runtime.worker(worker.worker_ref).status == "stopped")
+        assert puppet.told == ["spawn", "stop"]
         assert names(await runtime.events(worker.worker_ref, 0)) == ["text_delta", "text_done", "shutdown"]
 
 

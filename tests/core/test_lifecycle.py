@@ -6,7 +6,7 @@ import pytest
 
 from runtimed.core import Answer, Runtime
 from runtimed.core.limits import Limits
-from runtimed.errors import InvalidRequest, RuntimeStopped, WorkerExecutionUnavailable, WorkerNotFound
+from runtimed.errors import InvalidRequest, RuntimeStopped, StoreFull, WorkerExecutionUnavailable, WorkerNotFound
 from runtimed.model.event import TextDelta, TextDone
 from runtimed.model.interaction import WorkerInput
 
@@ -212,3 +212,35 @@ async def test_without_a_backend_nothing_can_be_restored(store, left):
     async with Runtime(store) as runtime:
         with pytest.raises(WorkerExecutionUnavailable):
             await runtime.restore_worker(left.worker_ref)
+
+
+async def test_a_worker_whose_spawn_a_full_store_has_not_taken_is_not_spawned_again(faulty, puppet):
+    async with Runtime(faulty, puppet) as runtime:
+        worker = await runtime.create_worker()
+    puppet.told.clear()
+    async with Runtime(faulty, puppet) as runtime:
+        faulty.fault = StoreFull("no room")
+        for _ in range(2):
+            with pytest.raises(StoreFull):
+                await runtime.restore_worker(worker.worker_ref)
+        with pytest.raises(StoreFull):
+            await runtime.send_input(worker.worker_ref, HELLO)
+        assert puppet.told == ["spawn"]
+        faulty.fault = None
+        await runtime.send_input(worker.worker_ref, HELLO)
+        assert puppet.told == ["spawn", "dispatch hello", "start"]
+
+
+async def test_a_worker_whose_end_a_full_store_has_not_taken_is_not_brought_back(faulty, puppet):
+    async with Runtime(faulty, puppet) as runtime:
+        worker = await runtime.create_worker()
+        faulty.fault = StoreFull("no room")
+        with pytest.raises(StoreFull):
+            await runtime.stop_worker(worker.worker_ref)
+        with pytest.raises(StoreFull):
+            await runtime.restore_worker(worker.worker_ref)
+        faulty.fault = None
+        with pytest.raises(InvalidRequest):
+            await runtime.restore_worker(worker.worker_ref)
+        assert puppet.told == ["spawn", "stop"]
+        assert runtime.worker(worker.worker_ref).execution.run_state == "stopped"
