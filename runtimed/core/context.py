@@ -51,6 +51,12 @@ class Context:
         if self.closing:
             raise RuntimeStopped
 
+    def close(self) -> None:
+        """Take no more requests, and leave to the next life the inputs that wait."""
+        self.closing = True
+        for lane in self.catalog:
+            lane.still = True
+
     def lane(self, worker: Worker, activity: Activity) -> Lane:
         """A lane for a Worker, which the catalog does not have yet."""
         return Lane(self.pipeline, worker, activity, self.on_turn)

@@ -312,8 +312,8 @@ def _hear(draft: Draft, message: WorkerInput) -> tuple[int, int]:
 
 def _next_turn(draft: Draft) -> None:
     """Take the first input that waits, where nothing else goes on."""
-    execution = draft.execution
-    if draft.waiting and not draft.turn and execution.backend == "connected" and execution.run_state != "busy":
+    execution, free = draft.execution, not (draft.turn or draft.still)
+    if draft.waiting and free and execution.backend == "connected" and execution.run_state != "busy":
         draft.turn, draft.waiting = draft.waiting[0], draft.waiting[1:]
         draft.execution = BUSY
         item = {"kind": INPUT_STARTED, "event_id": event_id(draft.turn.event)}

@@ -38,8 +38,17 @@ class Draft:
     it was, and from `change` on as it will be. `rulings` are to be told once it is committed.
     """
 
-    def __init__(self, worker: Worker, activity: Activity, numbering: Numbering, turn: Waiting | None = None) -> None:
+    def __init__(
+        self,
+        worker: Worker,
+        activity: Activity,
+        numbering: Numbering,
+        turn: Waiting | None = None,
+        *,
+        still: bool = False,
+    ) -> None:
         self.worker = worker
+        self.still = still
         self.waiting = worker.waiting
         self.turn = turn
         self.status = worker.status

@@ -162,9 +162,9 @@ class Inputs:
                 log.warning("%s could not be interrupted: %s", lane.worker.worker_id, error.message)
 
     def give(self, lane: Lane) -> None:
-        """Give the input whose turn it is to the backend, and those that come behind it."""
+        """Give the input whose turn it is to the backend, and those that come behind it, unless all is ending."""
         name = lane.worker.worker_id
-        if name not in self._giving:
+        if name not in self._giving and not self._context.closing:
             self._giving[name] = asyncio.get_running_loop().create_task(self._give_all(lane))
 
     async def _given(self, lane: Lane) -> None:

@@ -82,7 +82,7 @@ class Lane:
     applied state, and a burst of events becomes one Change by itself. `floor` is where reading may begin at the
     earliest; it moves on before what is behind it is trimmed. Nothing is decided for a Worker that is `deleted`.
     Whoever waits for a ruling on a permission has a future in `asked`. `turn` is the input that is now to be given to
-    the backend; `on_turn` is called where there is a new one.
+    the backend; `on_turn` is called where there is a new one, and there is none while `still` is set.
 
     The first output of a Worker is decided at once. While more keeps coming it is collected for LINGER_S, unless
     something else is to be decided, it ends a run, or somebody waits for it.
@@ -103,6 +103,7 @@ class Lane:
         "backlog",
         "deleted",
         "floor",
+        "still",
         "turn",
         "worker",
     )
@@ -117,6 +118,7 @@ class Lane:
         self.deleted = False
         self.asked: dict[str, asyncio.Future[Ruling]] = {}
         self.turn: Waiting | None = None
+        self.still = False
         self._on_turn = on_turn
         self._pipeline = pipeline
         self._waiting: list[Proposal] = []
@@ -184,7 +186,7 @@ class Lane:
             if self.deleted:
                 _fail(taken, WorkerNotFound(self.worker.worker_id))
                 continue
-            draft = Draft(self.worker, self.activity, self._pipeline, self.turn)
+            draft = Draft(self.worker, self.activity, self._pipeline, self.turn, still=self.still)
             decided = [proposal for proposal in taken if proposal.attempt(draft)]
             change = draft.change()
             if change is None:

@@ -93,6 +93,7 @@ class Lifecycle:
         decide.check_running(lane.worker.status)
         if lane.worker.execution.backend == "unconnected":
             if name not in self._restoring:
+                lane.still = False
                 self._restoring.begin(name, self._restore(lane))
             await self._restoring.outcome(name)
         decide.check_connected(lane.worker.status, lane.worker.execution)
@@ -145,6 +146,7 @@ class Lifecycle:
         name, backend = lane.worker.worker_id, self._context.backend
         await self._creating.over(name)
         await self._restoring.over(name)
+        lane.still = True
         answer = Answer("accepted")
         if backend is not None:
             end = backend.cancel if operation == "cancel" else backend.stop

@@ -172,7 +172,7 @@ class Runtime:
         if self._parts is None:
             return
         if self._closing is None:
-            self._parts.context.closing = True
+            self._parts.context.close()
             self._closing = asyncio.get_running_loop().create_task(self._close(self._parts))
         await asyncio.shield(self._closing)
 

@@ -354,3 +354,38 @@ async def test_a_stopped_worker_takes_no_patient_input(runtime, busy):
     await runtime.stop_worker(busy.worker_ref)
     with pytest.raises(InvalidRequest):
         await runtime.send_input(busy.worker_ref, patient("late"))
+
+
+async def test_a_run_that_ends_amid_the_end_of_its_worker_gives_nobody_a_turn(runtime, puppet, published, busy):
+    for content in ("second", "third"):
+        await runtime.send_input(busy.worker_ref, patient(content))
+    puppet.gate.clear()
+    stopping = asyncio.create_task(runtime.stop_worker(busy.worker_ref))
+    await until(lambda: "stop" in puppet.told)
+    await puppet.finish(busy.worker_id)
+    await published.until(lambda events: "run_end" in told(events))
+    puppet.gate.set()
+    await stopping
+    assert told(published.events)[-3:] == ["run_end", "alert", "shutdown"]
+    assert payloads(published.events)[-2]["data"]["message"] == "inputs that waited and are not run: 2"
+    assert dispatched(puppet) == ["hello"]
+
+
+async def test_a_run_that_ends_amid_the_end_of_the_runtime_leaves_to_the_next_life_what_waits(store, puppet):
+    async with Runtime(store, puppet) as runtime:
+        worker, other = [await runtime.create_worker() for _ in range(2)]
+        await runtime.send_input(worker.worker_ref, HELLO)
+        await runtime.send_input(worker.worker_ref, patient("second"))
+        puppet.gate.clear()
+        stopping = asyncio.create_task(runtime.stop_worker(other.worker_ref))
+        await until(lambda: "stop" in puppet.told)
+        closing = asyncio.create_task(runtime.close())
+        await asyncio.sleep(0)
+        before = runtime.head
+        await puppet.finish(worker.worker_id)
+        await until(lambda: runtime.head > before)
+        puppet.gate.set()
+        await asyncio.gather(stopping, closing)
+        assert dispatched(puppet) == ["hello"]
+    async with Runtime(store, puppet):
+        await until(lambda: dispatched(puppet) == ["hello", "second"])
