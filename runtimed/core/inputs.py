@@ -172,15 +172,21 @@ class Inputs:
             await asyncio.wait({task})
 
     async def _give_all(self, lane: Lane) -> None:
+        given = None
         try:
-            while lane.turn is not None:
-                await self._give(lane, lane.turn)
+            while lane.turn not in (None, given):
+                given = lane.turn
+                await self._give_one(lane, given)
+        finally:
+            del self._giving[lane.worker.worker_id]
+
+    async def _give_one(self, lane: Lane, turn: Waiting) -> None:
+        try:
+            await self._give(lane, turn)
         except RuntimedError as error:
             log.debug("%s: an input that has waited is not given now: %s", lane.worker.worker_id, error.message)
         except Exception:
             log.exception("an input that has waited could not be given")
-        finally:
-            del self._giving[lane.worker.worker_id]
 
     async def _give(self, lane: Lane, turn: Waiting) -> None:
         name, backend = lane.worker.worker_id, self._context.attached

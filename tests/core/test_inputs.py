@@ -389,3 +389,27 @@ async def test_a_run_that_ends_amid_the_end_of_the_runtime_leaves_to_the_next_li
         assert dispatched(puppet) == ["hello"]
     async with Runtime(store, puppet):
         await until(lambda: dispatched(puppet) == ["hello", "second"])
+
+
+async def test_a_turn_that_comes_while_the_one_before_is_lost_on_its_way_is_taken(store, puppet, monkeypatch):
+    async with Runtime(store, puppet) as runtime:
+        worker = await runtime.create_worker()
+        await runtime.send_input(worker.worker_ref, HELLO)
+        for content in ("second", "third"):
+            await runtime.send_input(worker.worker_ref, patient(content))
+        reading, may = asyncio.Event(), asyncio.Event()
+        read = store.read_entries
+
+        async def read_slowly(*arguments):
+            reading.set()
+            await may.wait()
+            return await read(*arguments)
+
+        monkeypatch.setattr(store, "read_entries", read_slowly)
+        await puppet.finish(worker.worker_id)
+        await asyncio.wait_for(reading.wait(), 10)
+        await puppet.sinks[worker.worker_id].lose("exit", "gone")
+        await runtime.restore_worker(worker.worker_ref)
+        may.set()
+        await until(lambda: puppet.told[-2:] == ["dispatch third", "start"])
+        assert puppet.told.count("withdraw") == 1
