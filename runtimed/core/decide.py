@@ -283,6 +283,7 @@ def lose_execution(draft: Draft, why: str, *, cut: bool) -> None:
     if draft.status != "running":
         return
     _close_open_output(draft, why)
+    draft.cancel_permissions()
     if cut:
         draft.emit(ErrorRaised("internal", f"the run was cut: {why}"))
         draft.emit(RunEnd("rolled_back"))

@@ -71,7 +71,7 @@ class Draft:
         Text that comes right behind text is added to that event. What ends a run cancels its permissions first.
         """
         if self.activity.permissions and isinstance(payload, END_OF_RUN):
-            self._cancel_permissions()
+            self.cancel_permissions()
         self.activity = self.activity.after(payload)
         if isinstance(payload, TextDelta) and self._join(payload.text):
             return self._last
@@ -144,7 +144,8 @@ class Draft:
             return None
         return Change(self.worker, self._entries, self._events, runtime_events=self._runtime_events, trim=trim)
 
-    def _cancel_permissions(self) -> None:
+    def cancel_permissions(self) -> None:
+        """Say of whatever waits for a ruling that nobody wants it any more."""
         for permission in self.activity.permissions:
             self.resolve(PermissionResolution(permission.request_id, "cancelled", "runtime"))
 

@@ -12,6 +12,7 @@ from runtimed.errors import InvalidRequest, PermissionNotFound, StoreFull, Worke
 from runtimed.model.event import (
     InvokeStart,
     RunEnd,
+    StatusChanged,
     SystemItem,
     TextDelta,
     ThinkingDelta,
@@ -218,6 +219,22 @@ async def test_a_restart_cancels_what_was_pending(store, puppet):
         events = await runtime.events(worker.worker_ref, 0)
         assert names(events)[-3:] == ["system_item", "error", "run_end"]
         assert items(events)[-1]["by"] == "runtime"
+
+
+async def test_a_restart_cancels_what_was_pending_of_a_worker_that_had_called_itself_idle(store, puppet):
+    async with Runtime(store, puppet) as runtime:
+        worker = await runtime.create_worker()
+        await puppet.say(worker.worker_id, InvokeStart("wakeup"))
+        asking = asyncio.create_task(puppet.sinks[worker.worker_id].ask(WRITE))
+        async with asyncio.timeout(10):
+            while not await pending(runtime, worker):
+                await asyncio.sleep(0)
+        await puppet.say(worker.worker_id, StatusChanged("idle"))
+    asking.cancel()
+    await asyncio.gather(asking, return_exceptions=True)
+    async with Runtime(store, puppet) as runtime:
+        assert await pending(runtime, worker) == ()
+        assert items(await runtime.events(worker.worker_ref, 0))[-1]["outcome"] == "cancelled"
 
 
 async def test_a_lost_program_closes_its_run_in_good_order(runtime, busy, puppet, sink, published):
