@@ -4,7 +4,7 @@ from typing import TYPE_CHECKING
 
 import click
 
-from runtimectl.errors import Missing, UsageProblem
+from runtimectl.errors import DaemonFailed, Missing, UsageProblem
 from runtimectl.options import Group
 from runtimectl.output import Column, View, at
 from runtimectl.session import Session, text, worker_id
@@ -66,12 +66,13 @@ def list_(session: Session, worker: str | None) -> None:
       runtimectl permissions list worker-00000001
     """
     client = session.client()
-    if worker is None:
-        asked = [text(found, "worker_id") for found in client.workers("running")["workers"]]
+    if worker is not None:
+        found, failure = _waiting(client, worker_id(client, worker)), None
     else:
-        asked = [worker_id(client, worker)]
-    found = [{"worker_id": chosen, **one} for chosen in asked for one in client.permissions(chosen)["permissions"]]
+        found, failure = _waiting_anywhere(client)
     session.printer().show(LIST, {"permissions": found})
+    if failure is not None:
+        raise failure
 
 
 @permissions.command()
@@ -93,6 +94,24 @@ def answer(session: Session, worker: str, request: str, option: str) -> None:
     permission = _request(client, chosen, request)
     body = client.answer_permission(chosen, text(permission, "request_id"), _answer(permission, option))
     session.printer().show(RESOLVED, body)
+
+
+def _waiting(client: "Client", worker: str) -> list["Body"]:
+    return [{"worker_id": worker, **one} for one in client.permissions(worker)["permissions"]]
+
+
+def _waiting_anywhere(client: "Client") -> tuple[list["Body"], DaemonFailed | None]:
+    """The requests of all Workers that can be asked, those that are gone by then left out; and what failed last."""
+    found: list[Body] = []
+    failure = None
+    for one in client.workers("running")["workers"]:
+        try:
+            found += _waiting(client, text(one, "worker_id"))
+        except Missing:
+            continue
+        except DaemonFailed as error:
+            failure = error
+    return found, failure
 
 
 def _request(client: "Client", worker: str, given: str) -> "Body":

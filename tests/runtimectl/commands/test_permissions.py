@@ -7,6 +7,7 @@ import sys
 import pytest
 
 from runtimed.core import Runtime
+from runtimed.errors import StoreCorrupt, WorkerNotFound
 from runtimed.execution import FunctionBackend
 from runtimed.model.interaction import WorkerInput
 from runtimed.model.permission import PermissionOption, Question
@@ -74,6 +75,27 @@ async def test_the_requests_of_one_worker_or_of_all_are_listed(asking):
     code, out, _ = await asking.ctl("permissions", "list", second.worker_id, "-o", "json")
     (found,) = json.loads(out)["permissions"]
     assert (found["worker_id"], found["request_id"]) == (second.worker_id, asking.request(second))
+
+
+@pytest.mark.parametrize(
+    ("error", "status", "said"), [(WorkerNotFound("x"), 0, ""), (StoreCorrupt("its row is damaged"), 7, "damaged")]
+)
+async def test_a_worker_that_is_gone_or_damaged_keeps_nobody_from_the_requests_of_the_others(
+    asking, monkeypatch, error, status, said
+):
+    first, second = await asking.worker(), await asking.worker()
+    request, permissions = asking.request(second), asking.runtime.permissions
+
+    def failing(ref):
+        if ref == first.worker_ref:
+            raise error
+        return permissions(ref)
+
+    monkeypatch.setattr(asking.runtime, "permissions", failing)
+    code, out, err = await asking.ctl("permissions", "list", "-o", "json")
+    assert [one["request_id"] for one in json.loads(out)["permissions"]] == [request]
+    assert code == status
+    assert said in err
 
 
 @pytest.mark.parametrize(
