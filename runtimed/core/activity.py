@@ -97,7 +97,7 @@ class ToolCall:
 
     def closing(self, why: str) -> Iterator[Payload]:
         if self.state != "done":
-            yield ToolCallDone(self.id, self.name, str(self.args))
+            yield ToolCallDone(self.id, self.name, str(self.args) or "{}")
         yield ToolResult(self.id, why, is_error=True)
 
 

@@ -310,6 +310,7 @@ async def test_the_end_of_a_run_closes_what_is_open(runtime, busy, puppet, publi
     await puppet.finish(busy.worker_id)
     events = await published.until(lambda events: "run_end" in names(events))
     assert names(events)[-4:] == ["text_done", "tool_call_done", "tool_result", "run_end"]
+    assert payloads(events)[-3]["data"]["arguments"] == "{}"
     page = await runtime.transcript(busy.worker_ref)
     assert page.items[-1].content == "half a sen"
 

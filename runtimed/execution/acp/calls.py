@@ -1,5 +1,6 @@
 """The tool calls of an agent: starts and ends are said once each, whatever the agent leaves out or repeats."""
 
+import contextlib
 from collections.abc import Iterable, Iterator, Mapping
 from io import StringIO
 from typing import Any
@@ -53,6 +54,7 @@ class _Call:
     id: str
     name: str
     arguments: str = ""
+    told: bool = False
     done: bool = False
     content: list[Any] = attrs.field(factory=list)
     printed: _Printed = attrs.field(factory=_Printed)
@@ -90,6 +92,12 @@ class Calls:
             yield ToolCallStart(call.id, call.name)
         yield from self._follow(call_id, told)
 
+    def settle(self, call_id: str | None = None) -> Iterator[Payload]:
+        """Tell the arguments of an open call, or of all: they are what they are by now."""
+        for known, call in self._open.items():
+            if call_id in (None, known):
+                yield from _settled(call)
+
     def rule(self, call_id: str | None, why: str) -> None:
         """Remember why the tool is not going to run, for an agent that tells no result then."""
         if call := self._open.get(call_id or ""):
@@ -114,7 +122,7 @@ class Calls:
     def _follow(self, call_id: str, told: Mapping[str, Any]) -> Iterator[Payload]:
         call = self._open[call_id]
         if not call.done:
-            yield from _arguments(call, told.get("rawInput"))
+            call.arguments = _arguments(told.get("rawInput")) or call.arguments
         if isinstance(content := told.get("content"), list):
             call.content = content
         if (output := told.get("rawOutput")) is not None:
@@ -183,20 +191,28 @@ def _mapping(told: object) -> Mapping[str, Any]:
     return told if isinstance(told, Mapping) else {}
 
 
-def _arguments(call: _Call, given: object) -> Iterator[Payload]:
-    """What is new of the arguments. Those that replace others come whole, on a line of their own."""
+def _arguments(given: object) -> str:
+    """Arguments as JSON; nothing where none are given."""
     if given is None or given in ({}, "", []):
-        return
-    text = _json(given)
-    if text == call.arguments:
-        return
-    grown = text.startswith(call.arguments)
-    yield ToolCallArgsDelta(call.id, text[len(call.arguments) :] if grown else f"\n{text}")
-    call.arguments = text
+        return ""
+    if isinstance(given, str):
+        with contextlib.suppress(orjson.JSONDecodeError):
+            orjson.loads(given)
+            return _json(given)
+        return orjson.dumps(given[:MAX_OUTPUT]).decode()
+    return _json(given)
+
+
+def _settled(call: _Call) -> Iterator[Payload]:
+    """The arguments, in one piece: until now they may have been told in part, or again."""
+    if call.arguments and not call.told:
+        call.told = True
+        yield ToolCallArgsDelta(call.id, call.arguments)
 
 
 def _done(call: _Call) -> Iterator[Payload]:
     if not call.done:
+        yield from _settled(call)
         call.done = True
         yield ToolCallDone(call.id, call.name, call.arguments or "{}")
 

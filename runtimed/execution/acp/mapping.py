@@ -76,6 +76,11 @@ class Narration:
         yield from self.close_prose()
         if _is_id(call.get("toolCallId")):
             yield from self._calls.sight(call, new=True)
+            yield from self._calls.settle(call["toolCallId"])
+
+    def settle(self) -> Iterator[Payload]:
+        """What is held back of open tool calls: somebody else is going to close them."""
+        yield from self._calls.settle()
 
     def shown_as(self, call_id: object) -> str | None:
         """The id that events of this open tool call bear."""

@@ -265,6 +265,7 @@ class AcpSession:
         await self._listener.dismiss()
         await self._terminals.close()
         await self._listener.hear(asked=False)
+        await self._listener.say(self._listener.narration.settle())
         await self._sink.lose(failed.reason, str(failed))
         if self._current is not None:
             self._current.over.set()

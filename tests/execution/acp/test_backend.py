@@ -11,7 +11,7 @@ import pytest
 
 from runtimed.core.ports import Answer
 from runtimed.execution.acp.inbox import MAX_WAITING
-from runtimed.model.event import ErrorRaised, InvokeStart, TextDone, Usage
+from runtimed.model.event import ErrorRaised, InvokeStart, TextDone, ToolCallArgsDelta, Usage
 from runtimed.model.worker import AssistantIntent, RoleIntent, TaskIntent
 
 ACCEPTED = Answer("accepted")
@@ -235,6 +235,15 @@ async def test_an_exit_amid_a_run_is_told_with_its_last_words(new_bench: Callabl
     assert sink.text == "so"
     assert sink.losses == [("exit", "the agent ended with status 3; its last words: Segmentation fault")]
     assert (await bench.offer()).outcome == "errored"
+
+
+async def test_the_arguments_of_a_tool_that_an_exit_cuts_off_are_told(new_bench: Callable[..., Any]) -> None:
+    call = {"sessionUpdate": "tool_call", "toolCallId": "c1", "title": "ls", "rawInput": {"path": "."}}
+    bench = new_bench(prompt(["update", call], ["leave", 1]))
+    await bench.spawn()
+    sink = await bench.run()
+    assert [event.json for event in sink.of(ToolCallArgsDelta)] == ['{"path":"."}']
+    assert sink.losses
 
 
 async def test_an_exit_between_runs_is_told(new_bench: Callable[..., Any]) -> None:

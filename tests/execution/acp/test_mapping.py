@@ -175,22 +175,38 @@ def test_the_summary_is_the_first_line_that_says_something(ended: dict[str, Any]
     assert results(said)[0].summary == summary
 
 
-def test_input_that_grows_is_told_in_pieces_and_input_that_is_replaced_on_a_line_of_its_own() -> None:
-    said = told(
-        Narration(),
-        call(rawInput={}),
-        more(rawInput='{"a": '),
-        more(rawInput='{"a": 1}'),
-        more(rawInput={"b": 2}),
-        more(status="in_progress"),
-        more(rawInput={"c": "too late"}),
-    )
-    assert said[1:] == [
-        ToolCallArgsDelta("c1", '{"a": '),
-        ToolCallArgsDelta("c1", "1}"),
-        ToolCallArgsDelta("c1", '\n{"b":2}'),
-        ToolCallDone("c1", "tool", '{"b":2}'),
+@pytest.mark.parametrize("settling", [more(status="in_progress"), more(status="completed"), more(status="failed")])
+def test_arguments_that_are_told_in_parts_or_again_are_one_document(settling: dict[str, Any]) -> None:
+    again = (more(rawInput={"command": "ls"}), more(rawInput={"command": "ls", "description": "list"}))
+    said = told(Narration(), call(rawInput={}), *again, settling, more(rawInput={"c": "too late"}))
+    assert said[1:3] == [
+        ToolCallArgsDelta("c1", '{"command":"ls","description":"list"}'),
+        ToolCallDone("c1", "tool", '{"command":"ls","description":"list"}'),
     ]
+    assert not [payload for payload in said[3:] if isinstance(payload, ToolCallArgsDelta | ToolCallDone)]
+
+
+def test_arguments_are_told_before_a_permission_is_asked_and_when_the_run_ends() -> None:
+    narration = Narration()
+    said = [*narration.begin(), *narration.update(call(rawInput={"a": 1}))]
+    said += narration.permission({"toolCallId": "c1", "rawInput": {"a": 1, "b": 2}})
+    assert said == [ToolCallStart("c1", "tool"), ToolCallArgsDelta("c1", '{"a":1,"b":2}')]
+    said = [*narration.update(more(rawInput={"a": 3})), *narration.update(call("c2", rawInput={"c": 4}))]
+    assert said == [ToolCallStart("c2", "tool")]
+    assert [payload for payload in narration.end(END) if isinstance(payload, ToolCallArgsDelta | ToolCallDone)] == [
+        ToolCallDone("c1", "tool", '{"a":3}'),
+        ToolCallArgsDelta("c2", '{"c":4}'),
+        ToolCallDone("c2", "tool", '{"c":4}'),
+    ]
+
+
+@pytest.mark.parametrize(
+    ("given", "arguments"),
+    [('{"a": 1}', '{"a": 1}'), ('{"a": ', '"{\\"a\\": "'), (5, "5"), ("", "{}"), ([], "{}"), (None, "{}")],
+)
+def test_arguments_are_json_whatever_the_agent_gives(given: object, arguments: str) -> None:
+    said = told(Narration(), call(rawInput=given, status="completed"))
+    assert ToolCallDone("c1", "tool", arguments) in said
 
 
 def test_a_failed_tool_is_an_error_with_its_raw_output() -> None:
