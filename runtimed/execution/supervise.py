@@ -1,6 +1,7 @@
 """Starting process trees."""
 
 import asyncio
+import contextlib
 import logging
 import os
 import secrets
@@ -17,7 +18,7 @@ from runtimed.execution.containment import Containment
 from runtimed.execution.limits import Accounting, Sampling, TreeLimits
 from runtimed.execution.survey import Survey
 from runtimed.execution.tasks import finish
-from runtimed.execution.tree import Started, Tree
+from runtimed.execution.tree import KILL_ATTEMPTS, KILL_PAUSE_S, Started, Tree
 
 INHERITED = frozenset({"PATH", "HOME", "LANG", "TERM", "TZ", "USER", "LOGNAME", "SHELL", "TMPDIR"})
 """The variables that a Worker's programs get from the daemon, besides those that begin with LC_."""
@@ -165,6 +166,9 @@ class Supervisor:
             return Started(root, os.pidfd_open(root.pid), mark, kept, program.limits, accounting)
         except OSError:
             _abandon(root, mark, kept)
+            if accounting is not None:
+                with contextlib.suppress(OSError):
+                    accounting.close(mark)
             raise
 
     def _limited(self, command: Sequence[str]) -> Sequence[str]:
@@ -174,3 +178,18 @@ class Supervisor:
     def _account(self, kept: Containment) -> Accounting:
         self._accounting = self._accounting or self._choose_accounting(kept)
         return self._accounting
+
+
+def _abandon(root: subprocess.Popen[bytes], mark: str, kept: Containment) -> None:
+    """End what was started and can't be watched.
+
+    The program itself is killed only where nothing else helps: what it starts just then would be left.
+    """
+    for _ in range(KILL_ATTEMPTS):
+        with contextlib.suppress(OSError):
+            kept.kill(root.pid, mark)
+        with contextlib.suppress(subprocess.TimeoutExpired):
+            root.wait(KILL_PAUSE_S)
+            return
+    root.kill()
+    root.wait()
