@@ -142,10 +142,9 @@ class Terminals:
 
     async def release(self, terminal_id: str) -> None:
         """End a terminal and forget it. Raises TerminalRefused."""
-        self.get(terminal_id)
-        await self._open.pop(terminal_id).release()
+        await self.get(terminal_id).release()
+        self._open.pop(terminal_id, None)
 
     async def close(self) -> None:
-        """Release all."""
-        terminals, self._open = tuple(self._open.values()), {}
-        await asyncio.gather(*(terminal.release() for terminal in terminals), return_exceptions=True)
+        """Release all; when that was given up amid, what is left is released the next time."""
+        await asyncio.gather(*map(self.release, self._open), return_exceptions=True)

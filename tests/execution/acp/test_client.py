@@ -3,12 +3,14 @@
 import asyncio
 import json
 import os
+import threading
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import pytest
 
+from runtimed.execution import Profile
 from runtimed.execution.acp import client, files, terminals
 
 ALL = ("read", "write", "shell")
@@ -287,6 +289,25 @@ async def test_terminals_are_bounded_and_end_with_the_worker(
     assert "release some" in answers[2]["error"]["message"]
     await bench.backend.cancel(bench.worker_id, None)
     assert await asyncio.to_thread(_running, str(tmp_path)) == []
+
+
+@pytest.mark.parametrize("way", ["release", "close"])
+async def test_a_terminal_whose_release_is_given_up_is_released_the_next_time(supervisor: Any, way: str) -> None:
+    terminal = terminals.Terminals(Profile("acp", max_memory_bytes=0, max_processes=0), supervisor)
+    name = await terminal.create(["sleep", "1000"], Path("/"), {}, None)
+    exited = terminal.get(name)
+    free = threading.Event()
+    waiting = asyncio.create_task(supervisor.call(free.wait))
+    releasing = asyncio.create_task(terminal.release(name) if way == "release" else terminal.close())
+    await asyncio.sleep(0)
+    await asyncio.sleep(0)
+    releasing.cancel()
+    await asyncio.wait({releasing})
+    assert exited.status is None
+    free.set()
+    await waiting
+    await terminal.close()
+    assert exited.status == {"signal": "SIGKILL"}
 
 
 def _running(mark: str) -> list[Path]:
