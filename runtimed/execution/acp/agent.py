@@ -217,6 +217,9 @@ def _told(error: RequestError) -> str:
     if isinstance(data, dict):
         data = data.get("details") or data.get("message") or data
     if data is not None and not isinstance(data, str):
-        data = orjson.dumps(data, default=str).decode()
+        try:
+            data = orjson.dumps(data).decode()
+        except orjson.JSONEncodeError:  # nested too deeply
+            data = None
     words = f"{error}: {data}" if data and data not in str(error) else str(error)
     return words[:MAX_TOLD] or "no reason was given"

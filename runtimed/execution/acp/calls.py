@@ -23,6 +23,7 @@ MAX_PATH = 4096
 MAX_OUTPUT = 1 << 20
 """Characters of a tool's name, id, summary, of a path in a diff, and of its output and arguments, which say so."""
 
+NESTED = '{"left_out":"nested too deeply"}'
 UNTOLD = "the agent told no result"
 _FINAL = ("completed", "failed")
 _PRINTED = ("terminal_output", "terminal_output_delta")
@@ -218,7 +219,10 @@ def _done(call: _Call) -> Iterator[Payload]:
 
 
 def _json(given: object) -> str:
-    text = given if isinstance(given, str) else orjson.dumps(given).decode()
+    try:
+        text = given if isinstance(given, str) else orjson.dumps(given).decode()
+    except orjson.JSONEncodeError:
+        return NESTED
     return text if len(text) <= MAX_OUTPUT else orjson.dumps({"truncated": text[:MAX_OUTPUT]}).decode()
 
 

@@ -25,6 +25,8 @@ from runtimed.model.event import (
     ThinkingStart,
     Usage,
 )
+from runtimed.wire.json import check
+from runtimed.wire.problems import FieldProblem
 
 MAX_ITEM = 1 << 20
 """Bytes of JSON that are kept of an update that becomes a system_item."""
@@ -154,8 +156,17 @@ def _item(kind: str, told: Mapping[str, Any]) -> SystemItem:
     if name in RESERVED_ITEMS:  # for the Runtime to say
         name = f"agent_{name}"
     content = {key: value for key, value in told.items() if key != "sessionUpdate"}
+    return SystemItem({"kind": name, "content": _bounded(content)})
+
+
+def _bounded(content: dict[str, Any]) -> dict[str, Any]:
+    """The same where it can be told on, or else why not."""
+    try:
+        check(content)
+    except FieldProblem as problem:
+        return {"left_out": problem.problem}
     size = len(orjson.dumps(content))
-    return SystemItem({"kind": name, "content": content if size <= MAX_ITEM else {"truncated": size}})
+    return content if size <= MAX_ITEM else {"truncated": size}
 
 
 def _ending(reason: object, interrupted: bool) -> Iterator[Payload]:

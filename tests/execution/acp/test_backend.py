@@ -228,6 +228,18 @@ async def test_a_failed_prompt_is_an_error_and_the_next_one_runs(new_bench: Call
     assert (await bench.run()).ends == ["rolled_back", "finished"]
 
 
+async def test_an_error_that_is_nested_too_deeply_fails_the_run_alone(new_bench: Callable[..., Any]) -> None:
+    deep: list[Any] = []
+    for _ in range(300):
+        deep = [deep]
+    bench = new_bench({"session/prompt": [[["error", -32603, "Internal error", deep]], [["end"]]]})
+    await bench.spawn()
+    await bench.run()
+    assert (await bench.run()).ends == ["rolled_back", "finished"]
+    (error,) = bench.sink.of(ErrorRaised)
+    assert error.message == "Internal error"
+
+
 async def test_an_exit_amid_a_run_is_told_with_its_last_words(new_bench: Callable[..., Any]) -> None:
     bench = new_bench(prompt(["text", "so"], ["leave", 3, "Segmentation fault"]))
     await bench.spawn()

@@ -6,7 +6,7 @@ from typing import Any
 import orjson
 import pytest
 
-from runtimed.execution.acp.calls import MAX_OPEN_CALLS, MAX_OUTPUT
+from runtimed.execution.acp.calls import MAX_OPEN_CALLS, MAX_OUTPUT, NESTED
 from runtimed.execution.acp.mapping import MAX_ITEM, Narration
 from runtimed.execution.output import MAX_TEXT_BLOCK
 from runtimed.model.event import (
@@ -283,6 +283,20 @@ def test_calls_without_an_end_are_bounded() -> None:
 def test_an_unknown_kind_is_kept_whole() -> None:
     said = told(Narration(), {"sessionUpdate": "new_thing", "kind": "x", "deep": [1, {"a": None}]})
     assert said == [SystemItem({"kind": "new_thing", "content": {"kind": "x", "deep": [1, {"a": None}]}})]
+
+
+def test_what_is_nested_too_deeply_is_left_out_and_the_rest_told() -> None:
+    deep: dict[str, Any] = {}
+    for _ in range(1000):
+        deep = {"a": deep}
+    (item,) = told(Narration(), {"sessionUpdate": "new_thing", "deep": deep})
+    assert isinstance(item, SystemItem)
+    assert "nested too deeply" in item.item["content"]["left_out"]
+    said = told(Narration(), call(rawInput=deep, rawOutput=deep, status="completed"))
+    assert said[2:] == [
+        ToolCallDone("c1", "tool", NESTED),
+        ToolResult("c1", "completed", is_error=False, output=NESTED),
+    ]
 
 
 @pytest.mark.parametrize(
