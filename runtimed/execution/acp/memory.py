@@ -3,6 +3,7 @@
 import contextlib
 import errno
 import os
+import stat
 from pathlib import Path
 
 import attrs
@@ -28,8 +29,12 @@ def recall(folder: Path) -> Memory | None:
         if error.errno in {errno.ENOENT, errno.ELOOP}:
             return None
         raise
-    with os.fdopen(descriptor, "rb") as file:
-        text = file.read(MAX_FILE_BYTES)
+    try:
+        if not stat.S_ISREG(os.fstat(descriptor).st_mode):
+            return None
+        text = os.read(descriptor, MAX_FILE_BYTES)
+    finally:
+        os.close(descriptor)
     try:
         kept = orjson.loads(text)
         session_id, introduced = kept["session_id"], kept["introduced"]

@@ -1,11 +1,14 @@
 """Bringing a Worker back: its session is found again, and nothing is said twice."""
 
+import os
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 import pytest
 
 from runtimed.core.ports import Answer
+from runtimed.execution.acp.memory import recall
 from runtimed.model.worker import TaskIntent
 
 ACCEPTED = Answer("accepted")
@@ -139,3 +142,13 @@ async def test_a_lost_or_damaged_session_file_is_said_to_be_so(
     assert await bench.restart(("one",)) == ACCEPTED
     sink = await bench.run()
     assert sink.alerts == ["the agent does not know any more what was said: its session is not known"]
+
+
+@pytest.mark.parametrize("make", [os.mkdir, os.mkfifo])
+def test_a_session_file_that_is_no_file_is_none_and_costs_no_descriptor(
+    tmp_path: Path, make: Callable[[Path], None]
+) -> None:
+    make(tmp_path / "session.json")
+    before = len(list(Path("/proc/self/fd").iterdir()))
+    assert recall(tmp_path) is None
+    assert len(list(Path("/proc/self/fd").iterdir())) == before
