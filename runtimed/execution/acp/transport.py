@@ -27,7 +27,7 @@ class Transport:
 
     Lines that are no JSON object, or not one that JSON-RPC knows, are left out. `inbox` makes the agent wait while
     its messages are not taken, and is told of lines that are too long, and of the end of all. `received` counts the
-    bytes of all lines.
+    bytes of all lines; that some came wakes the consumer, though none may be a message.
     """
 
     def __init__(self, program: LineProgram, inbox: Inbox) -> None:
@@ -58,6 +58,7 @@ class Transport:
                 self._inbox.wake()
                 return None
             self.received += len(chunk.data)
+            self._inbox.wake()
             self._take(chunk)
         return self._messages.popleft()
 

@@ -410,6 +410,7 @@ FORK = ["call_python", "import os, time; [os.fork() for _ in range(10)]; time.sl
         ({"max_run_s": 0.3}, [["text", "a"], ["hang"]], "timeout"),
         ({"max_run_s": 0.3}, [["flood"]], "timeout"),
         ({"max_output_bytes": 10_000}, [["texts", 1000, "n"], ["hang"]], "output"),
+        ({"max_output_bytes": 10_000}, [["call_python", "while True: raw('no message')"]], "output"),
         ({"max_cpu_s": 0.3}, [["text", "a"], SPIN], "cpu"),
         ({"max_memory_bytes": 100 << 20}, [["text", "a"], GROW], "oom"),
         ({"max_processes": 30}, [["text", "a"], FORK], "processes"),
