@@ -92,7 +92,8 @@ class AcpSession:
 
     def start(self, input_id: str) -> None:
         """See Session."""
-        if started := self._gate.start(input_id):
+        started = self._gate.start(input_id)
+        if started is not None and not self.lost:
             self._current = self._next = _Run(started)
             self._inbox.wake()
 
@@ -176,12 +177,13 @@ class AcpSession:
             await self._conclude(run, prompt)
 
     async def _prompt(self, run: _Run, opened: Opened) -> dict[str, Any]:
-        context = None
+        context, introduced = None, opened
         if not opened.memory.introduced:
             context = introduction(self._spawn.request.intent)
-            opened = self._opened = await self._opener.introduce(opened)
+            introduced = await self._opener.introduce(opened)
         if run.interrupted:
-            return {"stopReason": "cancelled"}
+            return {"stopReason": CANCELLED}
+        self._opened = introduced
         return await opened.agent.prompt(opened.memory.session_id, blocks(run.dispatch.input, context))
 
     async def _follow(self, run: _Run, opened: Opened, prompt: asyncio.Task[Any]) -> LossReason | None:

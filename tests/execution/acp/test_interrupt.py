@@ -1,5 +1,6 @@
 """Ending a run while the Worker goes on."""
 
+import asyncio
 from collections.abc import Callable
 from typing import Any
 
@@ -7,6 +8,7 @@ import pytest
 
 from runtimed.core.ports import Answer
 from runtimed.model.event import ErrorRaised
+from runtimed.model.worker import TaskIntent
 
 ACCEPTED = Answer("accepted")
 CALL = {"sessionUpdate": "tool_call", "toolCallId": "c1", "title": "sleep", "status": "in_progress"}
@@ -45,6 +47,31 @@ async def test_an_interrupt_right_behind_the_start_ends_the_run(new_bench: Calla
     assert await bench.backend.interrupt(bench.worker_id) == ACCEPTED
     assert bench.sink.ends == ["rolled_back"]
     assert len(bench.heard("initialize")) == 1
+
+
+async def test_an_interrupt_right_behind_the_start_takes_nothing_from_the_introduction(
+    new_bench: Callable[..., Any],
+) -> None:
+    bench = new_bench()
+    await bench.spawn(TaskIntent("Mend the roof"))
+    await bench.begin("one")
+    await bench.backend.interrupt(bench.worker_id)
+    await bench.run("two")
+    (told,) = bench.heard("session/prompt")
+    assert [block["text"] for block in told["prompt"]] == ["Your objective: Mend the roof", "two"]
+
+
+async def test_an_interrupt_of_an_input_whose_agent_was_lost_before_its_start_returns(
+    new_bench: Callable[..., Any],
+) -> None:
+    bench = new_bench({"session/prompt": [[["end"], ["pause", 0.3], ["leave", 1]]]})
+    await bench.spawn()
+    await bench.run()
+    assert await bench.offer() == ACCEPTED
+    await bench.sink.until(lambda: bench.sink.losses)
+    bench.backend.start(bench.worker_id, "input-2")
+    async with asyncio.timeout(10):
+        assert await bench.backend.interrupt(bench.worker_id) == ACCEPTED
 
 
 async def test_an_agent_that_answers_a_cancel_with_an_error_was_interrupted_nevertheless(
