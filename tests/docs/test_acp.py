@@ -16,7 +16,7 @@ BOUNDS = {
     "what a tool call tells: its arguments, its output, each text of a diff": f"{calls.MAX_OUTPUT >> 20} Mi",
     "a `system_item`": f"{mapping.MAX_ITEM >> 20} MiB",
     "open tool calls": f"{calls.MAX_OPEN_CALLS};",
-    "messages that wait for the store": f"{inbox.MAX_WAITING};",
+    "messages that wait for the store": f"{inbox.MAX_WAITING}, or {inbox.MAX_WAITING_BYTES >> 20} MiB;",
 }
 
 

@@ -14,6 +14,10 @@ MAX_WAITING = 256
 """Items that wait. One more, and the agent is not read until some are taken; or the oldest goes, while none are."""
 
 
+MAX_WAITING_BYTES = 64 << 20
+"""Bytes of an agent's lines, whatever is in them, that wait in the same way."""
+
+
 @attrs.frozen(eq=False)
 class Request:
     """An agent asks for a permission: the parameters of its request, and where the answer is awaited."""
@@ -31,6 +35,7 @@ class Inbox:
 
     def __init__(self) -> None:
         self._items: deque[Item] = deque()
+        self._bytes = 0
         self._changed = asyncio.Event()
         self._room = asyncio.Event()
         self._room.set()
@@ -43,11 +48,13 @@ class Inbox:
             self._divert(item)
             return
         self._items.append(item)
-        if len(self._items) > MAX_WAITING:
-            if self.listening:
-                self._room.clear()
-            else:
-                self._forget()
+        self._bound()
+        self._changed.set()
+
+    def weigh(self, size: int) -> None:
+        """So many bytes came, of which items are going to be made or not: count them, and have the consumer look."""
+        self._bytes += size
+        self._bound()
         self._changed.set()
 
     @contextmanager
@@ -76,8 +83,17 @@ class Inbox:
         """All that waits."""
         taken = list(self._items)
         self._items.clear()
+        self._bytes = 0
         self._room.set()
         return taken
+
+    def _bound(self) -> None:
+        if len(self._items) <= MAX_WAITING and self._bytes <= MAX_WAITING_BYTES:
+            return
+        if self.listening:
+            self._room.clear()
+        elif self._items:
+            self._forget()
 
     def _forget(self) -> None:
         item = self._items.popleft()

@@ -26,8 +26,8 @@ class Transport:
     """A stream of JSON-RPC messages over the standard streams of a program.
 
     Lines that are no JSON object, or not one that JSON-RPC knows, are left out. `inbox` makes the agent wait while
-    its messages are not taken, and is told of lines that are too long, and of the end of all. `received` counts the
-    bytes of all lines; that some came wakes the consumer, though none may be a message.
+    its messages are not taken, and is told of lines that are too long, of the bytes that came, and of the end of all.
+    `received` counts the bytes of all lines.
     """
 
     def __init__(self, program: LineProgram, inbox: Inbox) -> None:
@@ -58,7 +58,7 @@ class Transport:
                 self._inbox.wake()
                 return None
             self.received += len(chunk.data)
-            self._inbox.wake()
+            self._inbox.weigh(len(chunk.data))
             self._take(chunk)
         return self._messages.popleft()
 

@@ -10,6 +10,7 @@ from typing import Any
 import pytest
 
 from runtimed.core.ports import Answer
+from runtimed.execution.acp import inbox
 from runtimed.execution.acp.inbox import MAX_WAITING
 from runtimed.model.event import ErrorRaised, InvokeStart, TextDone, ToolCallArgsDelta, Usage
 from runtimed.model.worker import AssistantIntent, RoleIntent, TaskIntent
@@ -163,6 +164,23 @@ async def test_updates_keep_their_order_and_none_is_lost(new_bench: Callable[...
     await bench.spawn()
     sink = await bench.run()
     assert sink.text == "".join(f"n{number} " for number in range(3000))
+
+
+async def test_an_agent_is_not_read_while_many_bytes_of_it_wait(
+    new_bench: Callable[..., Any], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(inbox, "MAX_WAITING_BYTES", 10)
+    waiting = inbox.Inbox()
+    waiting.listening = True
+    waiting.weigh(11)
+    room = asyncio.create_task(waiting.room())
+    await asyncio.wait({room}, timeout=0.05)
+    assert not room.done()
+    waiting.take()
+    await room
+    bench = new_bench(prompt(["texts", 3000, "n"], ["end"]))
+    await bench.spawn()
+    assert (await bench.run()).text == "".join(f"n{number} " for number in range(3000))
 
 
 async def test_what_an_agent_says_before_its_session_is_open_is_kept_up_to_a_number(
