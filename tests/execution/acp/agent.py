@@ -156,7 +156,7 @@ def ignore_end(signals=True):
 
 def daemon():
     """Leave a process behind that is in a session of its own."""
-    subprocess.Popen(["sleep", "1000"], start_new_session=True)
+    subprocess.Popen(["sh", "-c", "while :; do sleep 1; done", script_path], start_new_session=True)
 
 
 def pause(seconds):
