@@ -36,6 +36,7 @@ def listen():
         if message["type"] == "interrupt":
             interrupted.set()
         else:
+            interrupted.clear()
             heard.put(message)
     heard.put({"type": "stop"})
 
@@ -90,7 +91,6 @@ def answer(message):
 def main():
     threading.Thread(target=listen, daemon=True).start()
     while (message := heard.get())["type"] == "input":
-        interrupted.clear()
         try:
             result = answer(message)
         except OSError as error:
