@@ -161,6 +161,7 @@ class AcpSession:
         await self._listener.say(self._listener.narration.begin())
         await self._listener.say((InvokeStart("user_send" if kind == "user" else "notify"),))
         await opened.agent.begin_run()
+        await self._terminals.begin_run()
         prompt = asyncio.create_task(self._prompt(run, opened))
         prompt.add_done_callback(lambda _: self._inbox.wake())
         try:
@@ -168,6 +169,7 @@ class AcpSession:
         finally:
             await finish(prompt)
             opened.agent.end_run()
+            self._terminals.end_run()
         await self._listener.dismiss()
         if excess is not None:
             await self._lose(await opened.agent.end_for(excess))

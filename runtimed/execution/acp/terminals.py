@@ -61,7 +61,9 @@ class Terminal:
         """How the command ended, in the terms of the protocol, once nothing of it is left."""
         if self._tree is None or not self._tree.exit.done():
             return None
-        return {"signal": "SIGKILL"} if self._killed else {"exitCode": self._tree.exit.result()}
+        if self._killed or self._tree.excess:
+            return {"signal": "SIGKILL"}
+        return {"exitCode": self._tree.exit.result()}
 
     def output(self) -> tuple[str, bool]:
         """What it has said, and whether the beginning of that is lost. No character is cut in two."""
@@ -77,6 +79,16 @@ class Terminal:
         if self._tree is not None:
             await asyncio.shield(self._tree.exit)
         return self.status or {}
+
+    async def begin_run(self) -> None:
+        """A run begins, to which the limit of the CPU time applies until `end_run`."""
+        if self._tree is not None:
+            await self._tree.begin_run()
+
+    def end_run(self) -> None:
+        """The run is over."""
+        if self._tree is not None:
+            self._tree.end_run()
 
     async def kill(self) -> None:
         """End the command and all that it started; what it said stays. Raises TimeoutError as Tree.end."""
@@ -121,6 +133,19 @@ class Terminals:
         self._supervisor = supervisor
         self._open: dict[str, Terminal] = {}
         self._made = 0
+        self._running = False
+
+    async def begin_run(self) -> None:
+        """A run of the agent begins; the limit of the CPU time holds for each command in it."""
+        self._running = True
+        for terminal in tuple(self._open.values()):
+            await terminal.begin_run()
+
+    def end_run(self) -> None:
+        """The run is over."""
+        self._running = False
+        for terminal in self._open.values():
+            terminal.end_run()
 
     async def create(self, argv: Sequence[str], cwd: Path, env: Mapping[str, str], limit: int | None) -> str:
         """Start a command; the id of its terminal. Raises TerminalRefused, or OSError."""
@@ -131,8 +156,11 @@ class Terminals:
         command = Command(argv, cwd, own, self._profile.tree_limits)
         terminal = await Terminal.start(self._supervisor, command, kept)
         self._made += 1
-        self._open[f"terminal-{self._made}"] = terminal
-        return f"terminal-{self._made}"
+        name = f"terminal-{self._made}"
+        self._open[name] = terminal
+        if self._running:
+            await terminal.begin_run()
+        return name
 
     def get(self, terminal_id: str) -> Terminal:
         """The terminal with this id. Raises TerminalRefused."""

@@ -279,6 +279,13 @@ async def test_only_the_end_of_a_long_output_is_kept_and_no_character_is_cut(
     assert answers[5]["result"]["output"] == "€" * 33
 
 
+async def test_a_command_is_held_to_the_cpu_time_of_the_profile(new_bench: Callable[..., Any]) -> None:
+    bench = new_bench(capabilities=ALL, max_cpu_s=0.3)
+    spin = create("while :; do :; done")
+    answers = await told(bench, spin, terminal("wait_for_exit"))
+    assert answers[1]["result"] == {"signal": "SIGKILL"}
+
+
 async def test_terminals_are_bounded_and_end_with_the_worker(
     new_bench: Callable[..., Any], monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
