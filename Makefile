@@ -4,12 +4,13 @@ PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
+JOBS ?= 2
 
 .PHONY: help demo test faults lint check bench clean
 
 help:
 	@echo "make demo    install into .venv, then show a Runtime at work"
-	@echo "make test    install into .venv, then run every test"
+	@echo "make test    install into .venv, then run every test, JOBS=2 at a time"
 	@echo "make faults  the fault tests alone, at length: as root, with strace; an hour or so"
 	@echo "make lint    ruff, mypy and the import contracts"
 	@echo "make check   lint and test: what CI runs"
@@ -27,7 +28,7 @@ demo: $(STAMP)
 	@PATH="$(CURDIR)/$(BIN):$$PATH" sh contrib/demo.sh
 
 test: $(STAMP)
-	$(BIN)/python -m pytest
+	$(BIN)/python -m pytest --numprocesses $(JOBS)
 
 faults: $(STAMP)
 	$(BIN)/python -m pytest tests/faults tests/properties --faults=long
