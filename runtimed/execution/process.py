@@ -3,11 +3,8 @@
 import asyncio
 import contextlib
 import logging
-import os
-import shutil
 from collections.abc import Coroutine, Iterator
 from functools import partial
-from pathlib import Path
 from typing import Any
 
 import attrs
@@ -15,6 +12,7 @@ import attrs
 from runtimed.core.ports import Answer, Dispatch, EventSink, Spawn
 from runtimed.execution import protocol
 from runtimed.execution.complaints import alert
+from runtimed.execution.executable import located
 from runtimed.execution.gate import Gate
 from runtimed.execution.lines import Chunk
 from runtimed.execution.loss import explained
@@ -141,7 +139,7 @@ class ProcessSession:
     async def _start(self) -> None:
         home = await asyncio.to_thread(make_home, self._workspaces, self._spawn.worker_id)
         env = environment(self._profile.env)
-        argv = await asyncio.to_thread(_found, self._profile.command, env, home)
+        argv = await asyncio.to_thread(located, self._profile.command, env, home)
         command = Command(argv, home, env, self._profile.tree_limits)
         self._program = await LineProgram.start(self._supervisor, command)
 
@@ -303,15 +301,6 @@ async def _kill(program: LineProgram) -> None:
         await program.kill()
     except TimeoutError as error:
         _log.error("a program was killed, but %s", error)
-
-
-def _found(command: tuple[str, ...], env: dict[str, str], home: Path) -> tuple[str, ...]:
-    """The command with the path of its program. Raises FileNotFoundError."""
-    name, *arguments = command or ("",)
-    path = str(home / name) if "/" in name else shutil.which(name, path=env.get("PATH", os.defpath))
-    if not name or path is None or not os.access(path, os.X_OK):
-        raise FileNotFoundError(f"command: {name!r} is not there: expected a program in PATH, or a path to one")
-    return (path, *arguments)
 
 
 def _cause(error: BaseException) -> str:

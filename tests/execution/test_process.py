@@ -124,8 +124,8 @@ async def new_host(tmp_path: Path, traces: Any) -> AsyncIterator[Callable[..., H
     """Makes a Worker of a program that is not started yet; in the end nothing of it may be left."""
     supervisor, made = Supervisor(), []
 
-    def new(script: str, **options: Any) -> Host:
-        profile = Profile("process", ("bash", "-c", script), **options)
+    def new(script: str = "", *, command: tuple[str, ...] = (), **options: Any) -> Host:
+        profile = Profile("process", command or ("bash", "-c", script), **options)
         made.append(Host(tmp_path, supervisor, traces.mark, profile))
         return made[-1]
 
@@ -457,17 +457,29 @@ async def test_a_program_that_does_not_heed_an_interrupt_is_started_anew(
     await host.ear.until(lambda: host.ear.text.count("begun") == 2)
 
 
-async def test_a_program_that_is_not_there_is_an_answer_that_names_it(new_host: Callable[..., Host]) -> None:
-    host = new_host("")
-    host.backend = ProcessBackend(
-        Profile("process", ("no-such-program",)), StoreFolder(host.home.parents[2]), Supervisor()
-    )
-    answer = await host.spawn()
+@pytest.mark.parametrize("command", ["no-such-program", "/opt/no-such-program"])
+async def test_a_program_that_is_not_there_is_an_answer_that_names_it(
+    new_host: Callable[..., Host], command: str
+) -> None:
+    answer = await new_host(command=(command,)).spawn()
     assert answer.outcome == "errored"
     assert answer.message == (
         "the program could not be started: "
         "command: 'no-such-program' is not there: expected a program in PATH, or a path to one"
     )
+
+
+async def test_a_program_that_is_not_executable_is_told_from_one_that_is_not_there(
+    new_host: Callable[..., Host], tmp_path: Path
+) -> None:
+    script = tmp_path / "worker.py"
+    script.write_text("#!/bin/sh\n")
+    for command in (script, tmp_path):
+        answer = await new_host(command=(str(command),)).spawn()
+        assert answer.message == (
+            "the program could not be started: "
+            f"command: '{command.name}' can't be run: expected a file that may be executed"
+        )
 
 
 async def test_a_program_lives_in_the_home_of_its_worker(started: Callable[..., Any]) -> None:

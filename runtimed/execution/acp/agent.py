@@ -16,6 +16,7 @@ from pydantic import ValidationError
 import runtimed
 from runtimed.execution.acp.inbox import Inbox
 from runtimed.execution.acp.transport import MAX_MESSAGE_BYTES, Transport, encoded
+from runtimed.execution.executable import located
 from runtimed.execution.loss import explained
 from runtimed.execution.profile import Profile
 from runtimed.execution.program import Command, LineProgram
@@ -80,7 +81,9 @@ class Agent:
         cls, profile: Profile, supervisor: Supervisor, home: Path, handler: MethodHandler, inbox: Inbox
     ) -> "Agent":
         """Start the program; nothing is said to it yet. Raises OSError."""
-        command = Command(profile.command, home, environment(profile.env), profile.tree_limits)
+        env = environment(profile.env)
+        argv = await asyncio.to_thread(located, profile.command, env, home)
+        command = Command(argv, home, env, profile.tree_limits)
         program = await LineProgram.start(supervisor, command, max_line_bytes=MAX_MESSAGE_BYTES)
         return cls(profile, program, handler, inbox)
 

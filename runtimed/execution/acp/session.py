@@ -278,5 +278,5 @@ class AcpSession:
 def _reason(error: BaseException) -> str:
     """What went wrong, in words that are no secret; a host's path is none of them."""
     if isinstance(error, OSError):
-        return error.strerror or "it failed"
+        return error.strerror or str(error)
     return str(error) if isinstance(error, _FAILURES) else "it failed, and the log of the daemon says why"

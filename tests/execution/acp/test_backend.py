@@ -356,6 +356,10 @@ async def test_an_agent_that_cannot_be_used_says_why(
 async def test_a_command_that_is_not_there_is_told(new_bench: Callable[..., Any]) -> None:
     answer = await new_bench(command=("no-such-agent",)).spawn()
     assert answer.outcome == "errored"
+    assert answer.message == (
+        "no agent could be started: "
+        "command: 'no-such-agent' is not there: expected a program in PATH, or a path to one"
+    )
     answer = await new_bench(command=()).spawn()
     assert (answer.outcome, "command" in answer.message) == ("rejected", True)
 

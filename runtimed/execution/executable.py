@@ -1,0 +1,21 @@
+"""Which file a command of a profile means."""
+
+import os
+import shutil
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+
+
+def located(argv: Sequence[str], env: Mapping[str, str], cwd: Path) -> tuple[str, ...]:
+    """The argv with the path of its program, a relative one from `cwd`. Blocks.
+
+    Raises OSError, whose text names the program without its folder: clients get to read it.
+    """
+    name, *arguments = argv or ("",)
+    found = str(cwd / name) if "/" in name else shutil.which(name, path=env.get("PATH", os.defpath))
+    shown = f"command: {Path(name).name!r}"
+    if not name or found is None or not Path(found).exists():
+        raise FileNotFoundError(f"{shown} is not there: expected a program in PATH, or a path to one")
+    if not Path(found).is_file() or not os.access(found, os.X_OK):
+        raise PermissionError(f"{shown} can't be run: expected a file that may be executed")
+    return (found, *arguments)
