@@ -87,7 +87,7 @@ class ProcessSession:
         if self._ending or opening.cancelled():
             return Answer("errored", "the Worker was ended before its program was started")
         if error := opening.exception():
-            _log.error("a program could not be started: %s", error)
+            _log.error("the program of %s could not be started: %s", self._spawn.worker_id, error)
             return Answer("errored", f"the program could not be started: {_cause(error)}")
         self._task = begin(self._live())
         return Answer("accepted")
@@ -279,7 +279,7 @@ class ProcessSession:
         try:
             await program.stop(0)
         except TimeoutError as error:
-            _log.error("a program ended, but %s", error)
+            _log.error("the program of %s ended, but %s", self._spawn.worker_id, error)
         self._program = None
 
     async def _say(self, *events: Payload) -> None:

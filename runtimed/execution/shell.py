@@ -90,7 +90,7 @@ class _Session:
         if self._ending or opening.cancelled():
             return Answer("errored", "the Worker was ended before its shell was ready")
         if error := opening.exception():
-            _log.error("a shell could not be started", exc_info=error)
+            _log.error("the shell of %s could not be started", self._spawn.worker_id, exc_info=error)
             return Answer("errored", f"no shell could be started: {error}")
         if self._spawn.history:
             await self._sink.emit(
@@ -229,7 +229,7 @@ class _Session:
         run.over.set()
 
     async def _fail(self, run: _Run, error: OSError) -> None:
-        _log.error("a script could not be run: %s", error)
+        _log.error("a script of %s could not be run: %s", self._spawn.worker_id, error)
         self._finish(run)
         failed = ErrorRaised("internal", f"the script could not be run: {error.strerror or error}")
         await self._sink.emit(failed, RunEnd("rolled_back"))
@@ -254,7 +254,7 @@ class _Session:
         try:
             await shell.end(0)
         except TimeoutError as error:
-            _log.error("a shell ended, but %s", error)
+            _log.error("the shell of %s ended, but %s", self._spawn.worker_id, error)
 
 
 def _script(given: WorkerInput) -> bytes | None:

@@ -459,7 +459,7 @@ async def test_a_program_that_does_not_heed_an_interrupt_is_started_anew(
 
 @pytest.mark.parametrize("command", ["no-such-program", "/opt/no-such-program"])
 async def test_a_program_that_is_not_there_is_an_answer_that_names_it(
-    new_host: Callable[..., Host], command: str
+    new_host: Callable[..., Host], command: str, caplog: pytest.LogCaptureFixture
 ) -> None:
     answer = await new_host(command=(command,)).spawn()
     assert answer.outcome == "errored"
@@ -467,6 +467,7 @@ async def test_a_program_that_is_not_there_is_an_answer_that_names_it(
         "the program could not be started: "
         "command: 'no-such-program' is not there: expected a program in PATH, or a path to one"
     )
+    assert "the program of worker-00000001 could not be started" in caplog.text
 
 
 async def test_a_program_that_is_not_executable_is_told_from_one_that_is_not_there(

@@ -72,7 +72,7 @@ class AcpSession:
             return Answer("errored", "the Worker was ended before its agent was ready")
         if error := opening.exception():
             unknown = None if isinstance(error, _FAILURES) else error
-            _log.error("an agent could not be started: %s", error, exc_info=unknown)
+            _log.error("the agent of %s could not be started: %s", self._spawn.worker_id, error, exc_info=unknown)
             return Answer("errored", f"no agent could be started: {_reason(error)}")
         self._task = begin(self._live())
         return Answer("accepted")

@@ -353,13 +353,16 @@ async def test_an_agent_that_cannot_be_used_says_why(
     assert why in answer.message
 
 
-async def test_a_command_that_is_not_there_is_told(new_bench: Callable[..., Any]) -> None:
+async def test_a_command_that_is_not_there_is_told(
+    new_bench: Callable[..., Any], caplog: pytest.LogCaptureFixture
+) -> None:
     answer = await new_bench(command=("no-such-agent",)).spawn()
     assert answer.outcome == "errored"
     assert answer.message == (
         "no agent could be started: "
         "command: 'no-such-agent' is not there: expected a program in PATH, or a path to one"
     )
+    assert "the agent of worker-00000001 could not be started" in caplog.text
     answer = await new_bench(command=()).spawn()
     assert (answer.outcome, "command" in answer.message) == ("rejected", True)
 
