@@ -354,9 +354,10 @@ def _execution(draft: Draft, operation: Operation, answer: Answer, run_state: Ru
 
 def _why_unavailable(execution: Execution) -> str:
     result = execution.last_result
-    why = f": {result.message}" if result is not None and result.message else ""
-    if execution.run_state in {"rejected", "errored"}:
-        return f"nothing runs this Worker{why}; restore brings it back"
+    if result is not None and execution.run_state in {"rejected", "errored"}:
+        why = f": {result.message}" if result.message else ""
+        hope = "tries again" if result.operation == "spawn" else "brings it back"
+        return f"nothing runs this Worker{why}; restore {hope}"
     return "nothing runs this Worker since the daemon's last start; restore brings it back"
 
 

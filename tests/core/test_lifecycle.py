@@ -74,7 +74,7 @@ async def test_those_who_restore_at_the_same_time_share_one_attempt(store, puppe
 async def test_a_restore_that_fails_says_why_and_may_be_tried_again(store, puppet, left):
     async with Runtime(store, puppet) as runtime:
         puppet.spawned = Answer("errored", "the agent is not installed")
-        with pytest.raises(WorkerExecutionUnavailable, match="not installed"):
+        with pytest.raises(WorkerExecutionUnavailable, match="not installed; restore tries again"):
             await runtime.restore_worker(left.worker_ref)
         result = runtime.worker(left.worker_ref).execution.last_result
         assert (result.operation, result.outcome, result.message) == (
@@ -82,7 +82,7 @@ async def test_a_restore_that_fails_says_why_and_may_be_tried_again(store, puppe
             "errored",
             "the agent is not installed",
         )
-        with pytest.raises(WorkerExecutionUnavailable, match="restore"):
+        with pytest.raises(WorkerExecutionUnavailable, match="not installed; restore tries again"):
             await runtime.send_input(left.worker_ref, HELLO)
         assert puppet.told == ["spawn"]
         puppet.spawned = Answer("accepted")
