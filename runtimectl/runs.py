@@ -1,6 +1,6 @@
 """What the events of a Worker say about how its run goes."""
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from typing import Any
 
 from runtimectl.errors import RunFailed
@@ -8,6 +8,8 @@ from runtimectl.errors import RunFailed
 BEGINNINGS = {"user_message", "invoke_start"}
 STARTED = "input_started"
 """The kind of the item that tells whose turn it is."""
+
+ASKED = "permission_request"
 
 
 class Run:
@@ -39,6 +41,15 @@ class Run:
             raise RunFailed(self.failure)
 
 
+def watched(envelopes: Iterable[dict[str, Any]], asked: Callable[[dict[str, Any]], None]) -> Iterator[dict[str, Any]]:
+    """The same events; `asked` is told of each permission request among them."""
+    for envelope in envelopes:
+        item = _item(envelope)
+        if item.get("kind") == ASKED:
+            asked(item)
+        yield envelope
+
+
 def wait_for_end(envelopes: Iterable[dict[str, Any]], turn: str | None = None) -> None:
     """Read up to the end of the run that these events belong to, or to which the input with the event `turn` leads.
 
@@ -54,9 +65,12 @@ def wait_for_end(envelopes: Iterable[dict[str, Any]], turn: str | None = None) -
 def _from_turn(envelopes: Iterator[dict[str, Any]], turn: str) -> Iterator[dict[str, Any]]:
     """The events behind the one that tells that it is the turn of an input which has waited. Raises RunFailed."""
     for envelope in envelopes:
-        payload = envelope["payload"]
-        item = (payload.get("data") or {}).get("item") or {}
-        if payload["event"] == "shutdown":
+        item = _item(envelope)
+        if envelope["payload"]["event"] == "shutdown":
             raise RunFailed("the Worker was stopped before the turn of the input came")
         if item.get("kind") == STARTED and item.get("event_id") == turn:
             yield from envelopes
+
+
+def _item(envelope: dict[str, Any]) -> dict[str, Any]:
+    return (envelope["payload"].get("data") or {}).get("item") or {}

@@ -2,7 +2,7 @@
 
 import time
 from collections.abc import Callable
-from contextlib import closing
+from contextlib import closing, suppress
 from functools import partial
 from typing import TYPE_CHECKING, Any
 
@@ -314,13 +314,26 @@ def _from_stdin() -> str:
 
 def _wait_for_run(session: Session, ack: "Body") -> None:
     from runtimectl.feed import Feed, Observed
-    from runtimectl.runs import wait_for_end
+    from runtimectl.runs import wait_for_end, watched
 
     worker = ack["worker_ref"]
     cursor = text(ack, "event_id")
     feed = Feed(lambda: session.client(worker["runtime_id"]), Observed.worker(worker), cursor, session.tell)
     with closing(feed.envelopes()) as envelopes:
-        wait_for_end(envelopes, cursor if ack.get("queued") else None)
+        heard = watched(envelopes, lambda asked: _tell_request(session, worker, asked))
+        wait_for_end(heard, cursor if ack.get("queued") else None)
+
+
+def _tell_request(session: Session, worker: "Body", asked: "Body") -> None:
+    """Say how to answer a request, where it waits for somebody: the profile may have answered it, or it is over."""
+    name = text(worker, "worker_id")
+    waiting = []
+    with suppress(ControlError):
+        waiting = session.client(worker["runtime_id"]).permissions(name)["permissions"]
+    if any(one["request_id"] == asked["request_id"] for one in waiting):
+        options = "|".join(option["option_id"] for option in asked["options"])
+        command = f"runtimectl permissions answer {name} {asked['request_id']} {options}"
+        session.tell(f"{name} asks: {asked['title']}; answer with: {command}")
 
 
 def _delete(client: "Client", chosen: str) -> "Body":

@@ -25,8 +25,11 @@ OPTIONS = (
 class Asking:
     """A Runtime whose Workers ask, and `runtimectl` to answer."""
 
-    def __init__(self, runtime, url, rulings):
-        self.runtime, self.url, self.rulings = runtime, url, rulings
+    def __init__(self):
+        self.runtime, self.url, self.rulings, self.ruled = None, None, [], None
+
+    async def ask(self, message, sink):
+        self.rulings.append(await sink.ask(Question(message.content, None, OPTIONS, 60.0, self.ruled)))
 
     async def worker(self):
         """A Worker that waits for an answer."""
@@ -41,13 +44,16 @@ class Asking:
         (permission,) = self.runtime.permissions(worker.worker_ref)
         return permission.request_id
 
-    async def ctl(self, *args):
-        process = await asyncio.create_subprocess_exec(
+    async def start(self, *args):
+        return await asyncio.create_subprocess_exec(
             sys.executable,
             *("-m", "runtimectl", "--url", self.url, *args),
             stdout=asyncio.subprocess.PIPE,
             stderr=asyncio.subprocess.PIPE,
         )
+
+    async def ctl(self, *args):
+        process = await self.start(*args)
         out, err = await process.communicate()
         return process.returncode, out.decode(), err.decode()
 
@@ -55,13 +61,10 @@ class Asking:
 @pytest.fixture
 async def asking(monkeypatch):
     monkeypatch.setenv("RUNTIMECTL_TOKEN", TOKEN)
-    rulings = []
-
-    async def ask(message, sink):
-        rulings.append(await sink.ask(Question(message.content, None, OPTIONS, 60.0)))
-
-    async with Runtime(MemoryStore(), FunctionBackend(ask)) as runtime, serving(runtime) as served:
-        yield Asking(runtime, served.url, rulings)
+    made = Asking()
+    async with Runtime(MemoryStore(), FunctionBackend(made.ask)) as runtime, serving(runtime) as served:
+        made.runtime, made.url = runtime, served.url
+        yield made
 
 
 async def test_the_requests_of_one_worker_or_of_all_are_listed(asking):
@@ -132,3 +135,25 @@ async def test_a_request_that_does_not_wait_is_not_found(asking):
     code, _, err = await asking.ctl("permissions", "answer", worker.worker_id, "xyz", "yes")
     assert code == 3
     assert "waits for an answer" in err
+
+
+async def test_who_waits_for_a_run_is_told_of_the_request_that_it_waits_for(asking):
+    worker = await asking.runtime.create_worker()
+    waiting = await asking.start("workers", "input", worker.worker_id, "write a file", "--wait")
+    async with asyncio.timeout(10):
+        said = (await waiting.stderr.readline()).decode()
+    request = asking.request(worker)
+    assert said == (
+        f"runtimectl: {worker.worker_id} asks: write a file; "
+        f"answer with: runtimectl permissions answer {worker.worker_id} {request} yes|always|no|never\n"
+    )
+    await asking.runtime.answer_permission(worker.worker_ref, request, "yes")
+    _, rest = await waiting.communicate()
+    assert (waiting.returncode, rest) == (0, b"")
+
+
+async def test_who_waits_for_a_run_is_not_told_of_requests_that_the_profile_answers(asking):
+    asking.ruled = "yes"
+    worker = await asking.runtime.create_worker()
+    code, _, err = await asking.ctl("workers", "input", worker.worker_id, "write a file", "--wait")
+    assert (code, err) == (0, "")
