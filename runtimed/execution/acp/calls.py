@@ -82,6 +82,11 @@ class Calls:
         call = self._open.get(call_id)
         return call.id if call else None
 
+    def arguments(self, call_id: str) -> str:
+        """What was told of the arguments of this open call."""
+        call = self._open.get(call_id)
+        return call.arguments if call else ""
+
     def sight(self, told: Mapping[str, Any], *, new: bool) -> Iterator[Payload]:
         """Take what was told of a call, in whichever form; `new` where it can't be one that has ended."""
         call_id = told["toolCallId"]

@@ -88,6 +88,10 @@ class Narration:
         """The id that events of this open tool call bear."""
         return self._calls.shown_as(call_id) if isinstance(call_id, str) else None
 
+    def arguments(self, call_id: object) -> str:
+        """What was told of the arguments of this open tool call."""
+        return self._calls.arguments(call_id) if isinstance(call_id, str) else ""
+
     def deny(self, call_id: str | None, why: str) -> None:
         """A tool is not going to run: `why` is the summary where the agent tells no result."""
         self._calls.rule(call_id, why)

@@ -39,7 +39,8 @@ class Questions:
             self._answer(request, call, options, Ruling("cancelled"))
             return
         shown = self._narration.shown_as(call.get("toolCallId"))
-        question = Question(_title(call), shown, options, self._profile.permission_timeout_s, chosen)
+        title = _title(call, self._narration.arguments(call.get("toolCallId")))
+        question = Question(title, shown, options, self._profile.permission_timeout_s, chosen)
         task = begin(self._wait(request, call, question))
         self._waiting.add(task)
         task.add_done_callback(self._waiting.discard)
@@ -81,8 +82,8 @@ def _options(given: object) -> Iterator[PermissionOption]:
             yield PermissionOption(option_id, str(option.get("name") or option_id)[:MAX_TITLE], kind)
 
 
-def _title(call: Mapping[str, Any]) -> str:
-    for title in (call.get("title"), call.get("kind")):
-        if isinstance(title, str) and title.strip():
-            return title.strip()[:MAX_TITLE]
-    return "tool"
+def _title(call: Mapping[str, Any], arguments: str) -> str:
+    """What is asked for. One word is the name of a tool: nobody can decide by that, so the arguments follow."""
+    told = (call.get("title"), call.get("kind"))
+    title = next((one.strip() for one in told if isinstance(one, str) and one.strip()), "tool")
+    return (title if len(title.split()) > 1 else f"{title} {arguments}".rstrip())[:MAX_TITLE]

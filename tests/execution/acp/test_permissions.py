@@ -98,6 +98,26 @@ async def test_where_there_is_nothing_to_choose_the_request_is_cancelled(
     assert sink.text == '{"outcome": "cancelled"}'
 
 
+@pytest.mark.parametrize(
+    ("title", "given", "shown"),
+    [
+        ("run_command", '{"command": "rm x"}', 'run_command {"command": "rm x"}'),
+        ("bash", {"command": "rm x"}, 'bash {"command":"rm x"}'),
+        ("bash", {"command": "x" * 1000}, 'bash {"command":"' + "x" * 483),
+        ("bash", {}, "bash"),
+        ("Remove x", {"path": "x"}, "Remove x"),
+    ],
+)
+async def test_a_title_that_is_the_name_of_a_tool_alone_gets_its_arguments(
+    new_bench: Callable[..., Any], title: str, given: Any, shown: str
+) -> None:
+    call = {**CALL, "title": title, "rawInput": given}
+    bench = new_bench(asking([YES], call), permissions="allow")
+    await bench.spawn()
+    sink = await bench.run()
+    assert [question.title for question in sink.questions] == [shown]
+
+
 @pytest.mark.parametrize("call", [None, {}, {"toolCallId": 5}, []])
 async def test_a_request_about_no_tool_call_is_asked_all_the_same(new_bench: Callable[..., Any], call: Any) -> None:
     bench = new_bench(asking([YES], call), permissions="allow")
