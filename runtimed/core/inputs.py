@@ -147,7 +147,7 @@ class Inputs:
         except WorkerExecutionRejected as error:
             raise await self._refusal(lane, Answer("busy", error.message)) from None
         if waiting is not None and message.when_busy == "interrupt":
-            task = asyncio.get_running_loop().create_task(self._cut_for(lane, waiting))
+            task = asyncio.get_running_loop().create_task(self._cut_for(lane, waiting), name=lane.worker.worker_id)
             self._cutting.add(task)
             task.add_done_callback(self._cutting.discard)
         return waiting
@@ -165,7 +165,7 @@ class Inputs:
         """Give the input whose turn it is to the backend, and those that come behind it, unless all is ending."""
         name = lane.worker.worker_id
         if name not in self._giving and not self._context.closing:
-            self._giving[name] = asyncio.get_running_loop().create_task(self._give_all(lane))
+            self._giving[name] = asyncio.get_running_loop().create_task(self._give_all(lane), name=name)
 
     async def _given(self, lane: Lane) -> None:
         while task := self._giving.get(lane.worker.worker_id):

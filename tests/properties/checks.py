@@ -43,7 +43,7 @@ async def settle(world: World) -> None:
     world.adopt({worker.worker_id: worker.labels for worker in world.runtime.workers()})
     for story in world.present:
         story.connected = story.status == "running" and story.worker_id in life.puppet.sinks
-    await until(lambda: not unrest(world), lambda: unrest(world))
+    await until(lambda: not (works() or unrest(world)), lambda: works() + unrest(world))
     world.disturbed = False
 
 
