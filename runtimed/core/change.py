@@ -24,6 +24,13 @@ class Waiting:
     event: int
 
 
+@attrs.frozen(eq=False)
+class Turn:
+    """One offer to the backend of an input that waits. Whatever runs the Worker next is made another."""
+
+    input: Waiting
+
+
 @value
 class Worker:
     """A Worker as the catalog and the store hold it.

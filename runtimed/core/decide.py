@@ -7,7 +7,7 @@ from collections.abc import Iterable, Mapping
 
 from runtimed.core import bundles
 from runtimed.core.activity import INPUT_STARTED, SYSTEM_INPUT, permission_item
-from runtimed.core.change import Moment, Span, Waiting, Worker
+from runtimed.core.change import Moment, Span, Turn, Waiting, Worker
 from runtimed.core.draft import Draft
 from runtimed.core.labels import check_labels, check_name
 from runtimed.core.ports import Answer
@@ -33,7 +33,7 @@ from runtimed.model.event import (
     TextSegment,
     UserMessage,
 )
-from runtimed.model.execution import Execution, ExecutionResult, LossReason, Operation, Outcome, RunState
+from runtimed.model.execution import Execution, ExecutionResult, LossReason, Operation, RunState
 from runtimed.model.identity import WorkerId, event_id
 from runtimed.model.interaction import WorkerInput
 from runtimed.model.permission import Permission, PermissionOutcome, PermissionResolution, Ruling
@@ -49,9 +49,6 @@ from runtimed.model.worker import (
 UNCONNECTED = Execution("unconnected", "unconnected")
 END_OF_RUN = (RunEnd, ErrorRaised)
 BUSY = Execution("connected", "busy", ExecutionResult("input", "accepted", "busy"))
-REFUSALS: Mapping[Outcome, ErrorCode] = {"busy": "already_running", "errored": "internal"}
-"""The code of the error that ends the run of a refused input which has waited; of any other, invalid_request."""
-
 WAITING = "a run is going on, and inputs wait their turn: wait for its run_end, or send it with when_busy"
 LOCAL_DEFAULTS: tuple[str, Severity, str] = (
     "runtime.local_default_resources",
@@ -99,7 +96,7 @@ def attach(draft: Draft, answer: Answer) -> None:
     state: RunState = "idle" if accepted else "errored" if answer.outcome == "errored" else "rejected"
     result = ExecutionResult("spawn", answer.outcome, state, answer.message)
     draft.execution = Execution("connected" if accepted else "unconnected", state, result)
-    _next_turn(draft)
+    next_turn(draft)
 
 
 def check_input(status: WorkerStatus, execution: Execution, message: WorkerInput) -> None:
@@ -152,28 +149,42 @@ def queue_input(draft: Draft, message: WorkerInput, most: int, *, always: bool) 
         raise WorkerExecutionRejected(f"{most} inputs wait already (max_queued_inputs)")
     waiting = Waiting(*_hear(draft, message))
     draft.waiting = (waiting, *draft.waiting) if message.when_busy == "interrupt" else (*draft.waiting, waiting)
-    _next_turn(draft)
+    next_turn(draft)
     return waiting
 
 
-def begin_turn(draft: Draft, turn: Waiting) -> None:
+def next_turn(draft: Draft) -> None:
+    """Offer the first input that waits to the backend, where nothing else goes on; it waits on until it runs."""
+    execution, free = draft.execution, not (draft.turn or draft.still)
+    if draft.waiting and free and execution.backend == "connected" and execution.run_state != "busy":
+        draft.turn = Turn(draft.waiting[0])
+
+
+def begin_turn(draft: Draft, turn: Turn) -> None:
     """The input whose turn it is was accepted by the backend. Raises WorkerExecutionUnavailable where it is over."""
-    if draft.turn != turn:
+    if draft.turn is not turn:
         raise WorkerExecutionUnavailable(_why_unavailable(draft.execution))
-    draft.turn = None
+    _start(draft, turn.input)
     draft.execution = BUSY
 
 
-def refuse_turn(draft: Draft, turn: Waiting, answer: Answer) -> None:
-    """The input whose turn it is was refused by the backend: that is its run."""
-    if draft.turn != turn:
+def put_off_turn(draft: Draft, turn: Turn) -> None:
+    """The backend is amid a run that it began by itself, or has not ended: the input is to be offered again."""
+    if draft.turn is turn:
+        draft.turn = None
+
+
+def refuse_turn(draft: Draft, turn: Turn, answer: Answer) -> None:
+    """The input whose turn it is was refused by the backend for good: that is its run."""
+    if draft.turn is not turn:
         return
-    draft.turn = None
+    _start(draft, turn.input)
     message = answer.message or f"the backend answered {answer.outcome}"
-    draft.emit(ErrorRaised(REFUSALS.get(answer.outcome, "invalid_request"), f"the input was refused: {message}"))
+    code: ErrorCode = "internal" if answer.outcome == "errored" else "invalid_request"
+    draft.emit(ErrorRaised(code, f"the input was refused: {message}"))
     draft.emit(RunEnd("rolled_back"))
     draft.execution = _execution(draft, "input", answer, "idle")
-    _next_turn(draft)
+    next_turn(draft)
 
 
 def refuse_input(draft: Draft, answer: Answer) -> None:
@@ -185,7 +196,9 @@ def take_output(draft: Draft, payloads: Iterable[Payload]) -> None:
     """What the backend says; a Worker that is not running says nothing any more. A run's end closes its output."""
     if draft.status != "running":
         return
+    over = False
     for payload in payloads:
+        over = over or isinstance(payload, END_OF_RUN)
         if isinstance(payload, END_OF_RUN) and draft.activity.blocks:
             _close_open_output(draft, "the run ended")
         if isinstance(payload, TextDone):
@@ -194,8 +207,8 @@ def take_output(draft: Draft, payloads: Iterable[Payload]) -> None:
             draft.emit(payload)
         if isinstance(payload, END_OF_RUN) and draft.execution.run_state == "busy":
             draft.execution = Execution(draft.execution.backend, "idle", draft.execution.last_result)
-        if isinstance(payload, RunEnd):
-            _next_turn(draft)
+    if over:
+        next_turn(draft)
 
 
 def request_permission(draft: Draft, permission: Permission, ruled: str | None, most: int, unix_ms: int) -> None:
@@ -311,14 +324,12 @@ def _hear(draft: Draft, message: WorkerInput) -> tuple[int, int]:
     return draft.transcript_len, sequence
 
 
-def _next_turn(draft: Draft) -> None:
-    """Take the first input that waits, where nothing else goes on."""
-    execution, free = draft.execution, not (draft.turn or draft.still)
-    if draft.waiting and free and execution.backend == "connected" and execution.run_state != "busy":
-        draft.turn, draft.waiting = draft.waiting[0], draft.waiting[1:]
-        draft.execution = BUSY
-        item = {"kind": INPUT_STARTED, "event_id": event_id(draft.turn.event)}
-        draft.emit(SystemItem({**item, "transcript_sequence": draft.turn.entry}))
+def _start(draft: Draft, waited: Waiting) -> None:
+    """Tell that the run of an input which has waited begins."""
+    draft.turn = None
+    draft.waiting = tuple(waiting for waiting in draft.waiting if waiting != waited)
+    item = {"kind": INPUT_STARTED, "event_id": event_id(waited.event), "transcript_sequence": waited.entry}
+    draft.emit(SystemItem(item))
 
 
 def _no_question(draft: Draft, most: int) -> str | None:

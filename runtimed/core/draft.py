@@ -4,7 +4,7 @@ from collections.abc import Callable
 from typing import Protocol, TypeVar
 
 from runtimed.core.activity import PERMISSION_RESOLVED, Activity
-from runtimed.core.change import Change, Entry, Event, Moment, Span, Trim, Waiting, Worker
+from runtimed.core.change import Change, Entry, Event, Moment, Span, Trim, Turn, Worker
 from runtimed.model.event import ErrorRaised, Payload, RunEnd, Shutdown, SystemItem, TextDelta
 from runtimed.model.identity import WorkerId
 from runtimed.model.permission import PermissionResolution, Ruling
@@ -34,7 +34,7 @@ class Draft:
     """Begins with a Worker as it is and collects what decisions make of it; `change` is the outcome.
 
     `status`, `execution`, `waiting`, `turn` and `deleted` are there to be assigned; nothing that the Draft was made
-    from is changed. `turn` is the input that has waited and is now to be given to the backend. `worker` is the row as
+    from is changed. `turn` is the offer of the first input that waits to the backend. `worker` is the row as
     it was, and from `change` on as it will be. `rulings` are to be told once it is committed.
     """
 
@@ -43,7 +43,7 @@ class Draft:
         worker: Worker,
         activity: Activity,
         numbering: Numbering,
-        turn: Waiting | None = None,
+        turn: Turn | None = None,
         *,
         still: bool = False,
     ) -> None:

@@ -9,7 +9,7 @@ from functools import partial
 from typing import cast
 
 from runtimed.core import decide
-from runtimed.core.change import Waiting
+from runtimed.core.change import Turn, Waiting
 from runtimed.core.context import Context, ask
 from runtimed.core.lane import Lane
 from runtimed.core.lifecycle import Lifecycle
@@ -22,15 +22,18 @@ from runtimed.model.interaction import InputKind, InteractionAck, LifecycleAck, 
 
 ONE = PageSize(1, 1)
 
+BUSY_RETRY_S = 0.5
+"""How long until a backend that was amid a run of its own is asked again, unless it tells of the run's end before."""
+
 log = logging.getLogger(__name__)
 
 
 class Inputs:
     """Offers inputs to the backend, stores them and has them run; in that order, so that none runs that is lost.
 
-    One that finds a run going on may be stored at once and wait. It is taken in the Change that ends that run, and
-    given to the backend then, once; while one is taken and not given, no other gets between. `lazy` is whether an
-    input brings back a Worker that nothing runs since the start.
+    One that finds a run going on may be stored at once and wait. It is offered once that run is over, and again where
+    the backend is busy all the same; it waits until the Change that tells of its start, and runs once. No other gets
+    between. `lazy` is whether an input brings back a Worker that nothing runs since the start.
     """
 
     def __init__(self, context: Context, lifecycle: Lifecycle, *, lazy: bool) -> None:
@@ -41,6 +44,7 @@ class Inputs:
         self._numbers = itertools.count(1)
         self._offers = Offers()
         self._giving: dict[WorkerId, asyncio.Task[None]] = {}
+        self._put_off: dict[WorkerId, asyncio.TimerHandle] = {}
         self._cutting: set[asyncio.Task[None]] = set()
 
     async def send(self, ref: WorkerRef, message: WorkerInput) -> InteractionAck:
@@ -76,7 +80,9 @@ class Inputs:
         return LifecycleAck(ref, lane.worker.status, event_id(lane.worker.last_sequence))
 
     async def close(self) -> None:
-        """Give nothing more to the backend. What was taken counts as a run that was cut."""
+        """Give nothing more to the backend. What has waited and was not begun waits for the next life."""
+        for timer in self._put_off.values():
+            timer.cancel()
         tasks = {*self._giving.values(), *self._cutting}
         for task in tasks:
             task.cancel()
@@ -180,34 +186,46 @@ class Inputs:
         finally:
             del self._giving[lane.worker.worker_id]
 
-    async def _give_one(self, lane: Lane, turn: Waiting) -> None:
+    async def _give_one(self, lane: Lane, turn: Turn) -> None:
         try:
             await self._give(lane, turn)
         except RuntimedError as error:
             log.debug("%s: an input that has waited is not given now: %s", lane.worker.worker_id, error.message)
         except Exception:
-            log.exception("an input that has waited could not be given")
+            log.exception("%s: an input that has waited could not be given", lane.worker.worker_id)
 
-    async def _give(self, lane: Lane, turn: Waiting) -> None:
+    async def _give(self, lane: Lane, turn: Turn) -> None:
         name, backend = lane.worker.worker_id, self._context.attached
         await self._offers.settled(name)
         try:
-            dispatch = self._numbered(name, await self._waited(name, turn))
+            dispatch = self._numbered(name, await self._waited(name, turn.input))
             answer = await self._dispatch(dispatch)
         except StoreError as error:
             answer = Answer("errored", error.message)
-        if answer.outcome != "accepted":
+        if answer.outcome == "accepted":
+            await lane.propose(
+                partial(decide.begin_turn, turn=turn),
+                committed=partial(backend.start, name, dispatch.input_id),
+                abandoned=partial(backend.withdraw, name, dispatch.input_id),
+                keep=True,
+            )
+        elif answer.outcome == "busy":
+            self._ask_again(lane)
+            await lane.propose(partial(decide.put_off_turn, turn=turn), keep=True)
+        else:
             await lane.propose(partial(decide.refuse_turn, turn=turn, answer=answer), keep=True)
-            return
-        await lane.propose(
-            partial(decide.begin_turn, turn=turn),
-            committed=partial(backend.start, name, dispatch.input_id),
-            abandoned=partial(backend.withdraw, name, dispatch.input_id),
-            keep=True,
-        )
 
-    async def _waited(self, name: WorkerId, turn: Waiting) -> WorkerInput:
-        (entry,) = await self._context.store.read_entries(name, turn.entry - 1, ONE)
+    def _ask_again(self, lane: Lane) -> None:
+        name = lane.worker.worker_id
+        if name not in self._put_off:
+            self._put_off[name] = asyncio.get_running_loop().call_later(BUSY_RETRY_S, self._take_turn, lane)
+
+    def _take_turn(self, lane: Lane) -> None:
+        del self._put_off[lane.worker.worker_id]
+        lane.leave(decide.next_turn)
+
+    async def _waited(self, name: WorkerId, waiting: Waiting) -> WorkerInput:
+        (entry,) = await self._context.store.read_entries(name, waiting.entry - 1, ONE)
         return WorkerInput(cast("InputKind", entry.role), entry.content)
 
 

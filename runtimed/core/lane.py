@@ -9,7 +9,7 @@ from typing import Any
 import attrs
 
 from runtimed.core.activity import Activity
-from runtimed.core.change import Change, EncodedEvent, Waiting, Worker
+from runtimed.core.change import Change, EncodedEvent, Turn, Worker
 from runtimed.core.decide import END_OF_RUN, disconnected, nothing, take_output
 from runtimed.core.draft import Draft
 from runtimed.core.pipeline import Pipeline
@@ -81,8 +81,8 @@ class Lane:
     What arrives while a Change is in flight is decided together as the next one, so that a decision always sees
     applied state, and a burst of events becomes one Change by itself. `floor` is where reading may begin at the
     earliest; it moves on before what is behind it is trimmed. Nothing is decided for a Worker that is `deleted`.
-    Whoever waits for a ruling on a permission has a future in `asked`. `turn` is the input that is now to be given to
-    the backend; `on_turn` is called where there is a new one, and there is none while `still` is set.
+    Whoever waits for a ruling on a permission has a future in `asked`. `turn` is the offer of an input that waits
+    to the backend; `on_turn` is called where there is a new one, and there is none while `still` is set.
 
     The first output of a Worker is decided at once. While more keeps coming it is collected for LINGER_S, unless
     something else is to be decided, it ends a run, or somebody waits for it.
@@ -117,7 +117,7 @@ class Lane:
         self.floor = worker.floor
         self.deleted = False
         self.asked: dict[str, asyncio.Future[Ruling]] = {}
-        self.turn: Waiting | None = None
+        self.turn: Turn | None = None
         self.still = False
         self._on_turn = on_turn
         self._pipeline = pipeline

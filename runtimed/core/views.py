@@ -2,9 +2,12 @@
 
 from collections.abc import Iterable
 
+import attrs
+
 from runtimed.core.activity import Activity
 from runtimed.core.change import Entry, Worker
 from runtimed.model.event import EventEnvelope, Greeting, Snapshot
+from runtimed.model.execution import Execution
 from runtimed.model.identity import RuntimeId, WorkerRef, event_id
 from runtimed.model.transcript import TranscriptItem
 from runtimed.model.worker import (
@@ -25,7 +28,7 @@ def detail(runtime_id: RuntimeId, worker: Worker, floor: int) -> WorkerDetail:
         runtime_id=runtime_id,
         worker_id=worker.worker_id,
         status=worker.status,
-        execution=worker.execution,
+        execution=_execution(worker),
         intent=request.intent,
         profile=request.profile,
         config_bundle=request.config_bundle,
@@ -49,7 +52,7 @@ def summary(runtime_id: RuntimeId, worker: Worker) -> WorkerSummary:
         runtime_id=runtime_id,
         worker_id=worker.worker_id,
         status=worker.status,
-        execution=worker.execution,
+        execution=_execution(worker),
         intent=request.intent,
         profile=request.profile,
         requested_capability_count=len(request.requested_capabilities),
@@ -96,6 +99,13 @@ def greeting(worker: Worker) -> Greeting:
         context_window=0,
         context_tokens=0,
     )
+
+
+def _execution(worker: Worker) -> Execution:
+    """As it is; between two runs, where an input waits, it is busy: no input that comes now would run next."""
+    if worker.waiting and worker.execution.run_state == "idle":
+        return attrs.evolve(worker.execution, run_state="busy")
+    return worker.execution
 
 
 def _scope(worker: Worker) -> str:

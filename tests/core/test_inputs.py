@@ -5,7 +5,7 @@ import json
 
 import pytest
 
-from runtimed.core import Answer, Runtime
+from runtimed.core import Answer, Runtime, inputs
 from runtimed.core.limits import Limits
 from runtimed.errors import (
     InvalidRequest,
@@ -74,7 +74,7 @@ async def test_a_queued_input_is_stored_at_once_and_given_when_the_run_ends(runt
     await until(lambda: runtime.worker(busy.worker_ref).execution.run_state == "idle")
 
 
-async def test_the_run_of_a_queued_input_begins_in_the_change_that_ends_the_one_before(runtime, puppet, busy):
+async def test_a_worker_with_inputs_that_wait_is_never_seen_idle(runtime, puppet, busy):
     await runtime.send_input(busy.worker_ref, patient("second"))
     seen = []
 
@@ -86,8 +86,8 @@ async def test_the_run_of_a_queued_input_begins_in_the_change_that_ends_the_one_
 
     runtime.subscribe(Listener())
     await puppet.finish(busy.worker_id)
-    await until(lambda: seen)
-    assert seen == [(["run_end", "input_started"], "busy")]
+    await until(lambda: len(seen) == 2)
+    assert seen == [(["run_end"], "busy"), (["input_started"], "busy")]
 
 
 async def test_queued_inputs_run_one_by_one_in_their_order(runtime, puppet, busy):
@@ -178,13 +178,44 @@ async def test_a_queued_input_that_the_backend_refuses_ends_with_an_error_and_th
     assert (worker.execution.run_state, worker.execution.last_result.message) == ("idle", "not that")
 
 
-async def test_an_error_without_a_run_end_takes_no_turn(runtime, puppet, published, busy):
-    await runtime.send_input(busy.worker_ref, patient("second"))
+@pytest.mark.parametrize("sent", ["before", "behind"])
+async def test_an_input_behind_an_error_waits_on_where_the_run_has_not_ended(runtime, puppet, published, busy, sent):
+    puppet.dispatched = Answer("busy")
+    if sent == "before":
+        await runtime.send_input(busy.worker_ref, patient("second"))
     await puppet.say(busy.worker_id, ErrorRaised("provider_error", "no answer"))
-    await published.until(lambda events: "error" in told(events))
-    assert dispatched(puppet) == ["hello"]
+    if sent == "behind":
+        assert (await runtime.send_input(busy.worker_ref, patient("second"))).queued
+    await until(lambda: dispatched(puppet)[-1] == "second")
+    worker = runtime.worker(busy.worker_ref)
+    assert (worker.queued_inputs, worker.execution.run_state) == (1, "busy")
+    puppet.dispatched = Answer("accepted")
     await puppet.say(busy.worker_id, RunEnd("finished"))
-    await until(lambda: dispatched(puppet) == ["hello", "second"])
+    await until(lambda: puppet.told.count("start") == 2)
+    assert told(published.events)[-3:] == ["error", "run_end", "input_started"] or sent == "behind"
+    assert told(published.events)[-2:] == ["run_end", "input_started"]
+
+
+async def test_a_backend_that_is_busy_without_a_word_is_asked_again(runtime, puppet, published, monkeypatch):
+    monkeypatch.setattr(inputs, "BUSY_RETRY_S", 0.001)
+    worker = await runtime.create_worker()
+    puppet.dispatched = Answer("busy")
+    assert (await runtime.send_input(worker.worker_ref, patient("hello"))).queued
+    await until(lambda: len(dispatched(puppet)) > 5)
+    assert told(published.events) == ["user_message"]
+    puppet.dispatched = Answer("accepted")
+    await until(lambda: puppet.told[-1] == "start")
+    assert told(published.events) == ["user_message", "input_started"]
+
+
+async def test_an_interrupt_ends_the_run_that_the_backend_began_by_itself(runtime, puppet):
+    worker = await runtime.create_worker()
+    puppet.dispatched = Answer("busy")
+    await runtime.send_input(worker.worker_ref, patient("hello", "interrupt"))
+    await until(lambda: "interrupt" in puppet.told)
+    puppet.dispatched = Answer("accepted")
+    await puppet.finish(worker.worker_id)
+    await until(lambda: puppet.told[-1] == "start")
 
 
 @pytest.mark.parametrize("way", ["stop_worker", "cancel_worker"])
@@ -234,7 +265,7 @@ async def test_what_waits_stays_where_nothing_is_to_be_restored(store, puppet):
         assert dispatched(puppet) == ["hello"]
 
 
-async def test_an_input_whose_turn_had_come_is_not_run_again_after_a_restart(store, puppet):
+async def test_an_input_that_was_offered_and_not_begun_waits_for_the_next_life(store, puppet):
     async with Runtime(store, puppet) as runtime:
         worker = await runtime.create_worker()
         await runtime.send_input(worker.worker_ref, HELLO)
@@ -244,11 +275,13 @@ async def test_an_input_whose_turn_had_come_is_not_run_again_after_a_restart(sto
         await until(lambda: dispatched(puppet)[-1] == "second")
     puppet.gate.set()
     async with Runtime(store, puppet) as runtime:
-        events = await runtime.events(worker.worker_ref, 0)
-        assert told(events)[-3:] == ["input_started", "error", "run_end"]
+        await until(lambda: puppet.told.count("start") == 2)
+        assert told(await runtime.events(worker.worker_ref, 0))[-2:] == ["run_end", "input_started"]
+    assert dispatched(puppet) == ["hello", "second", "second"]
+    async with Runtime(store, puppet) as runtime:
+        assert told(await runtime.events(worker.worker_ref, 0))[-3:] == ["input_started", "error", "run_end"]
         await runtime.restore_worker(worker.worker_ref)
-        assert dispatched(puppet) == ["hello", "second"]
-    assert puppet.told.count("start") == 1
+    assert puppet.told.count("start") == 2
 
 
 async def test_a_turn_in_a_full_store_comes_once_there_is_room(faulty, puppet):
@@ -391,12 +424,11 @@ async def test_a_run_that_ends_amid_the_end_of_the_runtime_leaves_to_the_next_li
         await until(lambda: dispatched(puppet) == ["hello", "second"])
 
 
-async def test_a_turn_that_comes_while_the_one_before_is_lost_on_its_way_is_taken(store, puppet, monkeypatch):
+async def test_an_input_that_is_on_its_way_as_its_worker_is_lost_runs_once_that_is_back(store, puppet, monkeypatch):
     async with Runtime(store, puppet) as runtime:
         worker = await runtime.create_worker()
         await runtime.send_input(worker.worker_ref, HELLO)
-        for content in ("second", "third"):
-            await runtime.send_input(worker.worker_ref, patient(content))
+        await runtime.send_input(worker.worker_ref, patient("second"))
         reading, may = asyncio.Event(), asyncio.Event()
         read = store.read_entries
 
@@ -411,5 +443,6 @@ async def test_a_turn_that_comes_while_the_one_before_is_lost_on_its_way_is_take
         await puppet.sinks[worker.worker_id].lose("exit", "gone")
         await runtime.restore_worker(worker.worker_ref)
         may.set()
-        await until(lambda: puppet.told[-2:] == ["dispatch third", "start"])
+        await until(lambda: puppet.told[-2:] == ["dispatch second", "start"])
+        assert puppet.told.count("start") == 2
         assert puppet.told.count("withdraw") == 1

@@ -30,7 +30,10 @@ TURNS = 100
 
 
 async def settle(world: World) -> None:
-    """Let everything come to rest: there is room, all that was asked is answered, all that was said is stored."""
+    """Let everything come to rest: there is room, all that was asked is answered, all that was said is stored.
+
+    What was put off by a full disk has no task and no caller any more: only the lanes know of it.
+    """
     life = world.life
     life.valve.shut = life.valve.full = False
     life.valve.release()
@@ -43,7 +46,11 @@ async def settle(world: World) -> None:
     world.adopt({worker.worker_id: worker.labels for worker in world.runtime.workers()})
     for story in world.present:
         story.connected = story.status == "running" and story.worker_id in life.puppet.sinks
-    await until(lambda: not (works() or unrest(world)), lambda: works() + unrest(world))
+    settled = False
+    while not settled:
+        await until(lambda: not (works() or unrest(world)), lambda: works() + unrest(world))
+        await asyncio.wait_for(asyncio.gather(*(lane.settled() for lane in world.runtime._catalog)), PATIENCE_S)
+        settled = not (works() or unrest(world))
     world.disturbed = False
 
 
@@ -93,6 +100,8 @@ def unrest_in(story: Story) -> Iterator[str]:
     """What a Worker has not told yet."""
     if story.status == "running" and story.connected and story.said_and_told() != story.said:
         yield f"{story.worker_id} has said {story.said} and told {story.said_and_told()}"
+    if story.status == "running" and story.connected and story.waiting() and not story.busy:
+        yield f"{story.worker_id} has inputs that wait for nothing: {story.waiting()}"
     if story.status == "running" and story.cuts_told() != story.cuts:
         yield f"{story.worker_id} has {story.cuts_told()} runs that were cut, not {story.cuts}"
     if not story.connected and story.is_open():
@@ -103,7 +112,7 @@ def run_state(story: Story, worker: Any) -> str:
     if story.status != "running":
         return "stopped"
     if story.connected:
-        return "busy" if story.busy else "idle"
+        return "busy" if story.busy or story.waiting() else "idle"
     return worker.execution.run_state if worker.execution.run_state in {"rejected", "errored"} else "unconnected"
 
 
@@ -189,7 +198,8 @@ def check_snapshot(world: World, story: Story, sequence: int, data: Any) -> None
     activity, transcript = story.activity(sequence), story.transcript(sequence)
     newest = transcript[-world.limits.max_transcript_projection_items :]
     told = [(item["role"], item["content"], item["event_id"]) for item in data["entries"]]
-    assert told == [(role, content, event_id(event)) for role, content, event in newest]
+    entries = [(role, content, event_id(event)) for role, content, event in newest]
+    assert told == entries, f"the snapshot of {story.worker_id} at {sequence} has {told}, not {entries}"
     assert [item["sequence"] for item in data["entries"]] == list(
         range(len(transcript) - len(newest) + 1, len(transcript) + 1)
     )

@@ -4,6 +4,7 @@ import asyncio
 import copy
 import shutil
 import tempfile
+from collections import Counter
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
@@ -17,6 +18,9 @@ from runtimed.model.event import RunEnd
 from runtimed.model.identity import WorkerId
 from runtimed.store.memory import MemoryStore
 from runtimed.store.sqlite import SqliteStore
+
+TIMES_BUSY = 2
+"""How often a Puppet is busy for an input, where it is to be busy for it."""
 
 
 class MemoryGround:
@@ -121,13 +125,17 @@ class Valve:
 
 @attrs.define(eq=False)
 class Puppet:
-    """An ExecutionBackend that answers as it is told, and not before it `may`; it remembers every input by its id."""
+    """An ExecutionBackend that answers as it is told, and not before it `may`; it remembers every input by its id.
+
+    What it is to be busy for is refused twice: before it may wait, and when its turn has come. What it knows
+    nothing of it accepts, as what has waited since an earlier life.
+    """
 
     spawned: Answer = Answer("accepted")
     answers: dict[str, Answer] = attrs.field(factory=dict)
     sinks: dict[WorkerId, EventSink] = attrs.field(factory=dict)
     accepted: dict[str, str] = attrs.field(factory=dict)
-    refused: set[str] = attrs.field(factory=set)
+    refused: Counter[str] = attrs.field(factory=Counter)
     started: list[str] = attrs.field(factory=list)
     withdrawn: list[str] = attrs.field(factory=list)
     may: asyncio.Event = attrs.field(factory=asyncio.Event)
@@ -142,11 +150,14 @@ class Puppet:
 
     async def dispatch(self, dispatch: Dispatch) -> Answer:
         await self.may.wait()
-        answer = self.answers[dispatch.input.content]
+        content = dispatch.input.content
+        answer = self.answers.get(content, Answer("accepted"))
+        if answer.outcome == "busy" and self.refused[content] == TIMES_BUSY:
+            answer = Answer("accepted")
         if answer.outcome == "accepted":
-            self.accepted[dispatch.input_id] = dispatch.input.content
+            self.accepted[dispatch.input_id] = content
         else:
-            self.refused.add(dispatch.input.content)
+            self.refused[content] += 1
         return answer
 
     def start(self, worker_id: WorkerId, input_id: str) -> None:

@@ -10,7 +10,7 @@ from hypothesis import HealthCheck, Phase, settings
 from hypothesis.errors import Flaky
 from hypothesis.stateful import run_state_machine_as_test
 
-from runtimed.core import Runtime, lane, lifecycle, retention
+from runtimed.core import Runtime, inputs, lane, lifecycle, retention
 from runtimed.core.activity import Activity
 from runtimed.core.catalog import Catalog
 from runtimed.core.pipeline import Pipeline
@@ -27,7 +27,8 @@ CONTROL = settings(MACHINE, max_examples=1_000, phases=[Phase.generate], databas
 
 @pytest.fixture(autouse=True)
 def _impatient(monkeypatch: pytest.MonkeyPatch) -> None:
-    """A full disk is tried again at once, and what is too old is looked for often."""
+    """A full disk and a busy backend are tried again at once, and what is too old is looked for often."""
+    monkeypatch.setattr(inputs, "BUSY_RETRY_S", 0.001)
     monkeypatch.setattr(lane, "STORE_RETRY_S", 0)
     monkeypatch.setattr(lifecycle, "STORE_RETRY_S", 0)
     monkeypatch.setattr(retention, "MIN_PERIOD_S", 0.001)

@@ -190,7 +190,8 @@ class World:
             title = f"permission {self.count()}"
             question = Question(title, None, (ALLOW, REJECT), timeout_s)
             self.interfere()
-            self.asking[title] = asyncio.get_running_loop().create_task(sink.ask(question))
+            name = None if timeout_s else f"{story.worker_id} asks"
+            self.asking[title] = asyncio.get_running_loop().create_task(sink.ask(question), name=name)
 
     def answer(self, story: Story, which: int, option: str | None) -> Request | None:
         """Answer one of the permissions that wait."""
