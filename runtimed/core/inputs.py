@@ -45,7 +45,7 @@ class Inputs:
         self._offers = Offers()
         self._giving: dict[WorkerId, asyncio.Task[None]] = {}
         self._put_off: dict[WorkerId, asyncio.TimerHandle] = {}
-        self._cutting: set[asyncio.Task[None]] = set()
+        self._cutting: dict[WorkerId, asyncio.Task[None]] = {}
 
     async def send(self, ref: WorkerRef, message: WorkerInput) -> InteractionAck:
         """See Runtime."""
@@ -83,7 +83,7 @@ class Inputs:
         """Give nothing more to the backend. What has waited and was not begun waits for the next life."""
         for timer in self._put_off.values():
             timer.cancel()
-        tasks = {*self._giving.values(), *self._cutting}
+        tasks = {*self._giving.values(), *self._cutting.values()}
         for task in tasks:
             task.cancel()
         await asyncio.gather(*tasks, return_exceptions=True)
@@ -152,20 +152,22 @@ class Inputs:
             )
         except WorkerExecutionRejected as error:
             raise await self._refusal(lane, Answer("busy", error.message)) from None
-        if waiting is not None and message.when_busy == "interrupt":
-            task = asyncio.get_running_loop().create_task(self._cut_for(lane, waiting), name=lane.worker.worker_id)
-            self._cutting.add(task)
-            task.add_done_callback(self._cutting.discard)
+        name = lane.worker.worker_id
+        if waiting is not None and message.when_busy == "interrupt" and name not in self._cutting:
+            self._cutting[name] = asyncio.get_running_loop().create_task(self._cut_for(lane, waiting), name=name)
         return waiting
 
     async def _cut_for(self, lane: Lane, waiting: Waiting) -> None:
         """Interrupt the run that an input waits for, unless it is over by now."""
-        await self._given(lane)
-        if waiting in lane.worker.waiting:
-            try:
+        name = lane.worker.worker_id
+        try:
+            await self._given(lane)
+            if waiting in lane.worker.waiting:
                 await self._lifecycle.interrupt(lane)
-            except RuntimedError as error:
-                log.warning("%s could not be interrupted: %s", lane.worker.worker_id, error.message)
+        except RuntimedError as error:
+            log.warning("%s could not be interrupted: %s", name, error.message)
+        finally:
+            del self._cutting[name]
 
     def give(self, lane: Lane) -> None:
         """Give the input whose turn it is to the backend, and those that come behind it, unless all is ending."""

@@ -39,9 +39,15 @@ class Shelf:
         keep = partial(self._keep, bundle)
         arriving = asyncio.get_running_loop().create_task(self._pipeline.apply(Change(bundle=bundle), keep))
         self._arriving[arriving] = bundle_id
-        arriving.add_done_callback(self._arriving.pop)
+        arriving.add_done_callback(self._arrived)
         await asyncio.shield(arriving)
         return bundles.availability(bundle)
+
+    def _arrived(self, arriving: asyncio.Task[None]) -> None:
+        """What came of it is for whoever waits; where that is nobody, it concerns nobody."""
+        del self._arriving[arriving]
+        if not arriving.cancelled():
+            arriving.exception()
 
     def _keep(self, bundle: ConfigBundle) -> None:
         self._held[bundle.metadata.id] = bundle

@@ -52,6 +52,7 @@ class Puppet:
 
     async def interrupt(self, worker_id: WorkerId) -> Answer:
         self.told.append("interrupt")
+        await self.gate.wait()
         if worker_id in self.running:
             self.running.remove(worker_id)
             await self.say(worker_id, RunEnd("rolled_back"))

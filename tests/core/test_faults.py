@@ -1,6 +1,7 @@
 """The Runtime when its store or its backend fails, at each step."""
 
 import asyncio
+import gc
 import json
 
 import attrs
@@ -267,6 +268,24 @@ async def test_a_bundle_that_could_not_be_stored_does_not_count(faulty, puppet):
         faulty.fault = None
         await runtime.put_bundle(bundle("b"))
         assert [kept.id for kept in runtime.bundles()] == ["b"]
+
+
+async def test_a_bundle_that_nobody_waits_for_any_more_fails_without_a_word(slow, puppet):
+    complaints = []
+    asyncio.get_running_loop().set_exception_handler(lambda _loop, context: complaints.append(context))
+    async with Runtime(slow, puppet) as runtime:
+        slow.fault = FULL
+        slow.may.clear()
+        pushing = asyncio.ensure_future(runtime.put_bundle(bundle("a")))
+        await until(lambda: slow.tried)
+        pushing.cancel()
+        await asyncio.wait([pushing])
+        del pushing
+        slow.may.set()
+        slow.fault = None
+        await runtime.put_bundle(bundle("b"))
+    gc.collect()
+    assert complaints == []
 
 
 async def test_a_close_that_was_given_up_can_be_finished_and_harms_nobody(faulty, puppet):

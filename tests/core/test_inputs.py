@@ -139,6 +139,18 @@ async def test_an_interrupting_input_goes_first_and_cuts_the_run(runtime, puppet
     await until(lambda: dispatched(puppet) == ["hello", "now", "second"])
 
 
+async def test_two_interrupting_inputs_cut_one_run_and_the_newer_goes_first(runtime, puppet, busy):
+    puppet.gate.clear()
+    for content in ("older", "newer"):
+        await runtime.send_input(busy.worker_ref, patient(content, "interrupt"))
+    await until(lambda: "interrupt" in puppet.told)
+    puppet.gate.set()
+    await until(lambda: dispatched(puppet)[-1] == "newer" and busy.worker_id in puppet.running)
+    await puppet.finish(busy.worker_id)
+    await until(lambda: dispatched(puppet) == ["hello", "newer", "older"])
+    assert puppet.told.count("interrupt") == 1
+
+
 async def test_an_interrupting_input_whose_turn_has_come_cuts_no_run(runtime, puppet, busy):
     puppet.gate.clear()
     await runtime.send_input(busy.worker_ref, patient("second"))
