@@ -149,9 +149,7 @@ class Retention:
             upto = expired[-1].sequence
             while await self._trim(await self._oldest(upto, TRIM_BATCH)):
                 pass
-            await self._pipeline.apply(
-                Change(forgotten=Forgotten(marks=upto)), partial(self._drop_marks, len(expired))
-            )
+            await self._pipeline.apply(Change(forgotten=Forgotten(marks=upto)), partial(self._drop_marks, upto))
         if self._is_mark_due(now):
             mark = Mark(self._pipeline.head, now)
             await self._pipeline.apply(Change(mark=mark), partial(self._marks.append, mark))
@@ -163,8 +161,8 @@ class Retention:
         last = self._marks[-1]
         return self._pipeline.head > last.sequence and abs(now - last.unix_ms) >= self._mark_every_ms
 
-    def _drop_marks(self, count: int) -> None:
-        del self._marks[:count]
+    def _drop_marks(self, upto: int) -> None:
+        self._marks = [mark for mark in self._marks if mark.sequence > upto]
 
     async def _oldest(self, upto: int, count: int) -> Sequence[Span]:
         """The oldest events of all Workers of which some can be trimmed."""

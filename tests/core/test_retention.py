@@ -195,6 +195,37 @@ async def test_a_clock_that_was_ahead_in_an_earlier_life_keeps_no_events_for_goo
         await until(lambda: runtime.floor(ref) >= 10)
 
 
+class Forgetting(MemoryStore):
+    """A store that remembers which marks it was told to forget, by their sequences."""
+
+    def __init__(self):
+        super().__init__()
+        self.forgotten = []
+
+    def commit(self, change):
+        if change.forgotten and change.forgotten.marks:
+            self.forgotten.append(change.forgotten.marks)
+        return super().commit(change)
+
+
+async def test_what_has_expired_is_forgotten_once_though_the_clock_was_ahead_in_an_earlier_life(puppet):
+    store, ahead, clock = Forgetting(), Watch(10**13), Watch()
+    async with running(store, puppet, ahead, max_event_age_s=60) as runtime:
+        ref = (await runtime.create_worker()).worker_ref
+        await chatter(puppet, ref, 10)
+        await settled(runtime, ref, 10)
+        await ahead.looked_at()
+    async with running(store, puppet, clock, max_event_age_s=60) as runtime:
+        other = (await runtime.create_worker()).worker_ref
+        await chatter(puppet, other, 10)
+        await settled(runtime, other, 20)
+        await clock.looked_at()
+        clock.now_ms += 120_000
+        await until(lambda: store.forgotten)
+        await clock.looked_at()
+        assert len(store.forgotten) == 1
+
+
 async def test_what_was_trimmed_stays_trimmed_and_numbers_go_on_after_a_restart(make_store, puppet):
     async with running(make_store(), puppet, max_events_per_worker=10) as runtime:
         ref = (await runtime.create_worker()).worker_ref
