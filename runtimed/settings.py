@@ -6,6 +6,7 @@ import os
 import re
 import tomllib
 from collections.abc import Mapping, Sequence
+from difflib import get_close_matches
 from pathlib import Path
 from typing import Any, Literal, get_args
 
@@ -48,6 +49,12 @@ LogLevel = Literal["debug", "info", "warning", "error"]
 logging.getLogger("typed_settings").setLevel(logging.CRITICAL)  # what it logs it raises as well
 
 STORE = re.compile(r"fs:[^?]*[^?\s][^?]*(\?sync=normal)?")
+LEAST = {"max_memory_bytes": 1 << 20, "max_processes": 3}
+"""The lowest limits of a profile. With half of that memory not even `sh` was seen to start, and two of the processes
+keep the others together."""
+
+BUILTIN = "builtin:"
+
 WHOLE = re.compile(r"[0-9]{1,18}", re.ASCII)
 DECIMAL = re.compile(r"[0-9]{1,15}(\.[0-9]{1,9})?", re.ASCII)
 
@@ -164,11 +171,17 @@ def _usual_files() -> list[Path]:
 def _check_file(file: Path) -> None:
     try:
         with file.open("rb") as opened:
-            tomllib.load(opened)
+            found = tomllib.load(opened)
     except OSError as error:
         raise ConfigurationError(f"config: {file}: {error.strerror}: expected a TOML file") from error
     except ValueError as error:
         raise ConfigurationError(f"config: {file}: expected TOML in UTF-8: {error}") from error
+    known = [field.name for field in attrs.fields(Settings)]
+    for name in found:
+        if name.replace("-", "_") not in known:
+            near = get_close_matches(name, known, n=1)
+            hint = f"did you mean {near[0]}?" if near else f"there are {', '.join(known)}"
+            raise ConfigurationError(f"config: {file}: {name}: no such setting; {hint}")
 
 
 def _check(settings: Settings) -> None:
@@ -266,17 +279,29 @@ def _problem(error: BaseException) -> str:
 
 
 def _profile(name: str, fields: Any) -> Profile:
+    place = f'profiles."{name}"'
+    if not name.removeprefix(BUILTIN).strip():
+        raise ConfigurationError(f"{place}: expected {BUILTIN}NAME or NAME")
+    if type(fields) is not dict:
+        raise ConfigurationError(f"{place}: expected a table, with a backend in it")
     try:
         found = _profiles.structure(fields, Profile)
     except Exception as error:
-        problem = first_problem(error).within(f'profiles."{name}"')
+        problem = first_problem(error).within(place)
         raise ConfigurationError(f"{problem.path}: {problem.problem}") from error
-    if found.backend in OF_PROGRAMS and not found.command:
-        raise ConfigurationError(f'profiles."{name}".command: expected an argv, the program first')
-    for reference, path in found.workspaces.items():
-        if not Path(path).is_absolute():
-            raise ConfigurationError(f'profiles."{name}".workspaces."{reference}": expected an absolute path')
+    _check_profile(place, found)
     return found
+
+
+def _check_profile(place: str, profile: Profile) -> None:
+    if profile.backend in OF_PROGRAMS and not profile.command:
+        raise ConfigurationError(f"{place}.command: expected an argv, the program first")
+    for reference, path in profile.workspaces.items():
+        if not Path(path).is_absolute():
+            raise ConfigurationError(f'{place}.workspaces."{reference}": expected an absolute path')
+    for name, least in LEAST.items():
+        if 0 < getattr(profile, name) < least:
+            raise ConfigurationError(f"{place}.{name}: expected 0 for no limit, or at least {least}")
 
 
 def _profile_converter() -> Converter:
@@ -301,7 +326,7 @@ def _count(value: Any, _type: Any) -> int:
 
 def _texts(value: Any, _type: Any) -> dict[str, str]:
     if type(value) is not dict:
-        raise expected("an object", value)
+        raise expected("a table", value)
     for name, text in value.items():
         if type(text) is not str:
             raise FieldProblem("expected a string", name)

@@ -41,7 +41,9 @@ def test_a_file_that_was_named_must_be_there(tmp_path):
 @pytest.mark.parametrize(
     ("text", "named"),
     [
-        ("surprise = 1\n", "surprise"),
+        ("surprise = 1\n", "config.toml: surprise: no such setting"),
+        ("profile = 1\n", "config.toml: profile: no such setting; did you mean profiles?"),
+        ("[profile.x]\n", "config.toml: profile: no such setting; did you mean profiles?"),
         ("max_body_bytes = 2.5\n", "max_body_bytes: expected a whole number"),
         ("max_body_bytes = true\n", "max_body_bytes: expected a whole number"),
         ("max_body_bytes = 0\n", "max_body_bytes: expected a number above 0"),
@@ -68,15 +70,24 @@ def test_a_file_that_was_named_must_be_there(tmp_path):
         ("not toml\n", "expected"),
         ('[profiles.x]\nbackend = "magic"\n', 'profiles."x".backend: expected one of'),
         ("[profiles.x]\n", 'profiles."x".backend: required'),
+        ("[profiles]\nx = 1\n", 'profiles."x": expected a table'),
+        ('[profiles."builtin:"]\n', 'profiles."builtin:": expected builtin:NAME or NAME'),
+        ('[profiles." "]\n', 'profiles." ": expected builtin:NAME or NAME'),
         (PROFILE + "surprise = 1\n", 'profiles."builtin:coder".surprise: unknown field'),
         (PROFILE + 'command = "ls -l"\n', 'profiles."builtin:coder".command: expected an array'),
         (PROFILE + "stop_grace_s = nan\n", 'profiles."builtin:coder".stop_grace_s: expected a number'),
         (PROFILE + "stop_grace_s = -1\n", 'profiles."builtin:coder".stop_grace_s: expected a number'),
         (PROFILE + "max_processes = -1\n", 'profiles."builtin:coder".max_processes: expected a whole number'),
         (PROFILE + "max_processes = 1.5\n", 'profiles."builtin:coder".max_processes: expected a whole number'),
+        (PROFILE + "max_processes = 2\n", 'coder".max_processes: expected 0 for no limit, or at least 3'),
+        (
+            PROFILE + "max_memory_bytes = 10\n",
+            'coder".max_memory_bytes: expected 0 for no limit, or at least 1048576',
+        ),
         ('[profiles.x]\nbackend = "process"\n', 'profiles."x".command: expected an argv, the program first'),
         (PROFILE + 'workspaces = { repo = "here" }\n', 'workspaces."repo": expected an absolute path'),
         (PROFILE + "env = { A = 1 }\n", 'profiles."builtin:coder".env.A: expected a string'),
+        (PROFILE + "env = 1\n", 'profiles."builtin:coder".env: expected a table'),
     ],
 )
 def test_what_is_wrong_in_the_file_is_named_in_one_line(config, text, named):
@@ -92,6 +103,13 @@ def test_a_profile_is_read_with_its_defaults(config):
     profile = load({}).profile_table()["builtin:coder"]
     assert (profile.backend, profile.capabilities, profile.env) == ("shell", ("read",), {"A": "b"})
     assert (profile.stop_grace_s, profile.permissions) == (2.0, "ask")
+
+
+def test_a_profile_may_have_no_limits_and_the_lowest_ones(config):
+    config.write_text(PROFILE + "max_memory_bytes = 0\nmax_processes = 0\n")
+    assert load({}).profile_table()["builtin:coder"].max_processes == 0
+    config.write_text(PROFILE + "max_memory_bytes = 1048576\nmax_processes = 3\n")
+    assert load({}).profile_table()["builtin:coder"].max_processes == 3
 
 
 def test_a_token_with_a_space_is_refused_and_not_repeated(monkeypatch):
