@@ -4,6 +4,7 @@ from collections.abc import Callable, Iterable, Iterator
 from typing import Any
 
 from runtimectl.errors import RunFailed
+from runtimectl.text import one_line, shortened
 
 BEGINNINGS = {"user_message", "invoke_start"}
 STARTED = "input_started"
@@ -11,12 +12,16 @@ STARTED = "input_started"
 
 ASKED = "permission_request"
 
+MAX_REASON = 200
+"""Characters that are told of why a run ended."""
+
 
 class Run:
     """The run that is going or was the last to go; `failure` says why it did not end well, or is None."""
 
     failure: str | None = None
     going = False
+    _alert: str | None = None
 
     def see(self, payload: dict[str, Any]) -> bool:
         """Take in one more event; whether it ends the run."""
@@ -24,16 +29,22 @@ class Run:
         if name == "snapshot":
             self.going = data.get("status") == "running"
         elif name in BEGINNINGS:
-            self.failure, self.going = None, True
+            self.failure, self._alert, self.going = None, None, True
+        elif name == "alert":
+            self._alert = data.get("message")
         elif name == "error":
             self.failure = f"the run ended in an error: {data.get('code')}: {data.get('message')}"
         elif name == "run_end" and data.get("result") != "finished":
-            self.failure = self.failure or f"the run ended as {data.get('result')}"
+            self.failure = self.failure or f"the run ended as {data.get('result')}{self._why()}"
         elif name == "shutdown" and self.going:
             self.failure = self.failure or "the Worker was stopped before its run ended"
         ended = name in {"run_end", "error", "shutdown"}
         self.going = self.going and not ended
         return ended
+
+    def _why(self) -> str:
+        """What the last alert of the run tells, as the end of a sentence."""
+        return f": {shortened(one_line(self._alert), MAX_REASON)}" if self._alert else ""
 
     def check(self) -> None:
         """Raises RunFailed where there is a failure."""

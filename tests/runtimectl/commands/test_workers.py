@@ -120,7 +120,19 @@ def test_a_stop_fails_the_input_whose_run_it_cuts(ctl, start_ctl, new_worker):
     waiting.wait_for("worker-00000001")
     assert ctl("workers", "cancel", worker, "--reason", "enough").returncode == 0
     assert waiting.finished() == 1
-    assert waiting.err == ["runtimectl: the run ended as rolled_back\n"]
+    why = "the run was cut, the Worker was cancelled: enough"
+    assert waiting.err == [f"runtimectl: the run ended as rolled_back: {why}\n"]
+
+
+def test_a_long_reason_of_a_run_that_was_cut_stays_one_short_line(ctl, start_ctl, new_worker):
+    worker = new_worker("--profile", "builtin:shell", "--capability", "shell")
+    waiting = start_ctl("workers", "input", worker, "sleep 600", "--wait")
+    waiting.wait_for("worker-00000001")
+    assert ctl("workers", "cancel", worker, "--reason", "enough\n" * 100).returncode == 0
+    assert waiting.finished() == 1
+    (said,) = waiting.err
+    assert "cancelled: enough\\nenough" in said
+    assert len(said) < 300
 
 
 def test_waiting_for_a_run_without_end_times_out_with_8(ctl, new_worker):
