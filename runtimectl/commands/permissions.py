@@ -1,5 +1,6 @@
 """`runtimectl permissions`."""
 
+from functools import partial
 from typing import TYPE_CHECKING
 
 import click
@@ -102,16 +103,26 @@ def _waiting(client: "Client", worker: str) -> list["Body"]:
 
 def _waiting_anywhere(client: "Client") -> tuple[list["Body"], DaemonFailed | None]:
     """The requests of all Workers that can be asked, those that are gone by then left out; and what failed last."""
+    from runtimectl.pool import answers
+
+    names = [text(one, "worker_id") for one in client.workers("running")["workers"]]
     found: list[Body] = []
     failure = None
-    for one in client.workers("running")["workers"]:
-        try:
-            found += _waiting(client, text(one, "worker_id"))
-        except Missing:
-            continue
-        except DaemonFailed as error:
-            failure = error
+    for answer in answers(partial(_waiting_or_failed, client), names):
+        if isinstance(answer, DaemonFailed):
+            failure = answer
+        else:
+            found += answer
     return found, failure
+
+
+def _waiting_or_failed(client: "Client", worker: str) -> "list[Body] | DaemonFailed":
+    try:
+        return _waiting(client, worker)
+    except Missing:
+        return []
+    except DaemonFailed as error:
+        return error
 
 
 def _request(client: "Client", worker: str, given: str) -> "Body":

@@ -3,6 +3,7 @@
 import asyncio
 import json
 import sys
+import threading
 
 import pytest
 
@@ -99,6 +100,24 @@ async def test_a_worker_that_is_gone_or_damaged_keeps_nobody_from_the_requests_o
     assert [one["request_id"] for one in json.loads(out)["permissions"]] == [request]
     assert code == status
     assert said in err
+
+
+def test_a_daemon_that_falls_silent_over_the_requests_is_given_up_in_time(ctl, serve_raw):
+    body = b'{"workers":[{"worker_id":"worker-00000001"},{"worker_id":"worker-00000002"}]}'
+    left = threading.Event()
+
+    def handle(connection):
+        if b" /v1/workers?" in connection.recv(4096):
+            connection.sendall(b"HTTP/1.1 200 OK\r\n\r\n" + body)
+        else:
+            left.wait(60)
+
+    url = serve_raw(handle)
+    try:
+        found = ctl("permissions", "list", "--url", url, "--timeout", "1", extra={"RUNTIMECTL_TOKEN": "x"})
+    finally:
+        left.set()
+    assert (found.returncode, found.stdout) == (8, "")
 
 
 @pytest.mark.parametrize(
