@@ -5,6 +5,7 @@ import contextlib
 import logging
 import math
 from collections.abc import Iterable, Sequence
+from pathlib import Path
 from typing import Any
 
 import attrs
@@ -27,6 +28,9 @@ from runtimed.execution.tasks import begin, finish
 from runtimed.execution.workspace import Workspaces
 from runtimed.model.event import InvokeStart, Payload, RunEnd
 from runtimed.model.execution import LossReason
+
+METHOD_NOT_FOUND = -32601
+NO_AGENT = "see whether its command speaks ACP, or lacks an option for that"
 
 _FAILURES = (AgentFailed, AgentRefused, OSError)
 _log = logging.getLogger(__name__)
@@ -73,7 +77,7 @@ class AcpSession:
         if error := opening.exception():
             unknown = None if isinstance(error, _FAILURES) else error
             _log.error("the agent of %s could not be started: %s", self._spawn.worker_id, error, exc_info=unknown)
-            return Answer("errored", f"no agent could be started: {_reason(error)}")
+            return Answer("errored", f"no agent could be started: {self._unopened(error)}")
         self._task = begin(self._live())
         return Answer("accepted")
 
@@ -122,6 +126,13 @@ class AcpSession:
                 await self._opened.agent.stop(grace_s, self._opened.memory.session_id if running else None)
         finally:
             await self._terminals.close()
+
+    def _unopened(self, error: BaseException) -> str:
+        """Why there is no session; of one who refuses, who that is."""
+        if not isinstance(error, AgentRefused):
+            return _reason(error)
+        hint = f"; {NO_AGENT}" if error.code == METHOD_NOT_FOUND else ""
+        return f"{Path(self._profile.command[0]).name} refused to open a session: {_reason(error)}{hint}"
 
     async def _open(self, history: Sequence[Entry] | None) -> None:
         self._inbox.listening = False
@@ -260,7 +271,7 @@ class AcpSession:
         try:
             await self._open(())
         except _FAILURES as error:
-            gone = f"the agent could not be started again: {_reason(error)}"
+            gone = f"the agent could not be started again: {self._unopened(error)}"
             await self._lose(AgentFailed("unresponsive", gone))
 
     async def _lose(self, failed: AgentFailed) -> None:

@@ -1,6 +1,7 @@
 """Agents that behave, and agents that don't."""
 
 import asyncio
+import shutil
 import subprocess
 import sys
 from collections.abc import Callable
@@ -351,6 +352,17 @@ async def test_an_agent_that_cannot_be_used_says_why(
     answer = await new_bench(script).spawn()
     assert answer.outcome == "errored"
     assert why in answer.message
+
+
+async def test_a_program_that_is_no_agent_is_named_with_what_it_was_asked_and_what_to_look_at(
+    new_bench: Callable[..., Any],
+) -> None:
+    answer = await new_bench(command=(shutil.which("cat"),)).spawn()
+    assert answer.outcome == "errored"
+    assert answer.message == (
+        'no agent could be started: cat refused to open a session: Method not found: {"method":"initialize"}; '
+        "see whether its command speaks ACP, or lacks an option for that"
+    )
 
 
 async def test_a_command_that_is_not_there_is_told(
