@@ -18,6 +18,7 @@ import pytest
 from runtimed.execution import cgroup
 
 AGENT = Path(__file__).parent / "programs" / "agent.py"
+ACP_AGENT = Path(__file__).parents[2] / "execution" / "acp" / "agent.py"
 GRACE_S = 1.0
 LOST_S = 10.0
 """How long it may take until an agent that takes too much is found and gone; it is looked at twice a second."""
@@ -31,6 +32,12 @@ capabilities = ["shell"]
 stop_grace_s = {GRACE_S}
 max_memory_bytes = {100 << 20}
 max_processes = 50
+
+[profiles."builtin:acp"]
+backend = "acp"
+command = [{json.dumps(sys.executable)}, {json.dumps(str(ACP_AGENT))}, "%s"]
+env = {{ MARK = "%s" }}
+stop_grace_s = {GRACE_S}
 """
 
 Host = Callable[..., Any]
@@ -70,7 +77,9 @@ def host(launch: Any, tmp_path: Path, marked: Marked) -> Host:
 
     def start(**given: Any) -> Any:
         config = tmp_path / "config.toml"
-        config.write_text(CONFIG % marked.mark)
+        script = tmp_path / "script.json"
+        script.write_text("{}")
+        config.write_text(CONFIG % (marked.mark, script, marked.mark))
         return launch("--config", str(config), **given)
 
     return start
@@ -205,12 +214,12 @@ def test_the_check_sees_processes_that_outlive_a_killed_daemon(check_end: Host) 
 def check_rounds(host: Host, marked: Marked, rounds: Callable[[int, int], int]) -> Host:
     """Agents are started and stopped again and again: the daemon holds as much afterwards as before."""
 
-    def check(**given: Any) -> None:
+    def check(profile: str, **given: Any) -> None:
         daemon = host(**given)
 
         def turn(call: Any) -> None:
             request = {
-                "profile": {"kind": "builtin", "value": "builtin:agent"},
+                "profile": {"kind": "builtin", "value": f"builtin:{profile}"},
                 "requested_capabilities": [{"name": "shell"}],
             }
             worker = call("POST", "/v1/workers", request)["worker_id"]
@@ -233,13 +242,14 @@ def _threads(pid: int) -> int:
     return len(list(Path(f"/proc/{pid}/task").iterdir()))
 
 
-def test_many_rounds_leave_no_process_and_no_descriptor(check_rounds: Host) -> None:
-    check_rounds()
+@pytest.mark.parametrize("profile", ["agent", "acp"])
+def test_many_rounds_leave_no_process_and_no_descriptor(check_rounds: Host, profile: str) -> None:
+    check_rounds(profile)
 
 
 def test_the_check_sees_descriptors_that_are_left(check_rounds: Host) -> None:
     with pytest.raises(AssertionError, match="a descriptor or a thread is left"):
-        check_rounds(without="closing")
+        check_rounds("agent", without="closing")
 
 
 @pytest.fixture
