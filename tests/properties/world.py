@@ -87,7 +87,8 @@ class Complaints(logging.Handler):
 class World:
     """Asks, observes and restarts. `stories` are all Workers that there ever were, `events` all that was stored.
 
-    `gapless` is whether nothing has happened yet that numbers may be lost by.
+    `gapless` is whether nothing has happened yet that numbers may be lost by; `fleeting` are the permissions that expire
+    at once.
     """
 
     def __init__(
@@ -103,6 +104,7 @@ class World:
         self.bundles: dict[str, set[str]] = {}
         self.begun: set[str] = set()
         self.asking: dict[str, asyncio.Task[Ruling]] = {}
+        self.fleeting: set[str] = set()
         self.faults: list[str] = []
         self.clock = Watch()
         self.disturbed = False
@@ -190,7 +192,10 @@ class World:
             title = f"permission {self.count()}"
             question = Question(title, None, (ALLOW, REJECT), timeout_s)
             self.interfere()
-            name = None if timeout_s else f"{story.worker_id} asks"
+            name = None
+            if not timeout_s:
+                self.fleeting.add(title)
+                name = f"{story.worker_id} asks"
             self.asking[title] = asyncio.get_running_loop().create_task(sink.ask(question), name=name)
 
     def answer(self, story: Story, which: int, option: str | None) -> Request | None:
@@ -201,8 +206,9 @@ class World:
             return None
         if not waiting:
             return None
-        name = waiting[which % len(waiting)].request_id
-        return self._ask("answer", self.runtime.answer_permission(self.ref(story), name, option), story)
+        asked = waiting[which % len(waiting)]
+        work = self.runtime.answer_permission(self.ref(story), asked.request_id, option)
+        return self._ask("answer", work, story, asked.title)
 
     def end(self, story: Story, operation: str) -> Request:
         ref, runtime = self.ref(story), self.runtime
@@ -363,7 +369,7 @@ class World:
 
     def _answer_answered(self, request: Request, error: BaseException | None) -> None:
         if isinstance(error, PermissionNotFound):
-            assert not request.calm
+            assert not request.calm or request.about in self.fleeting
         else:
             self._interrupt_answered(request, error)
 
