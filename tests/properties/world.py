@@ -87,7 +87,7 @@ class Complaints(logging.Handler):
 class World:
     """Asks, observes and restarts. `stories` are all Workers that there ever were, `events` all that was stored.
 
-    `gapless` is whether nothing has happened yet that numbers may be lost by; `fleeting` are the permissions that expire
+    `gapless` is whether nothing has happened yet that numbers may be lost by. `fleeting` permissions expire
     at once.
     """
 
