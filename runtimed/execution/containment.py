@@ -34,6 +34,9 @@ class Containment(Protocol):
     def members(self, root: int, mark: str) -> list[int]:
         """What is there, `root` included."""
 
+    def holders(self, root: int, mark: str, pipe: int) -> list[int]:
+        """Who of the program and its descendants has the pipe with this inode open, or does not let us know."""
+
     def interrupt(self, root: int, mark: str) -> None:
         """Send SIGINT to what is in the program's group, as a terminal does."""
 
@@ -66,6 +69,10 @@ class Namespace:
         for pid in found:
             found += _children_of_all_threads(pid)
         return found
+
+    def holders(self, root: int, mark: str, pipe: int) -> list[int]:
+        wrappers = {root, *self._inits(root)}  # they have it as long as they live
+        return [pid for pid in self.members(root, mark) if pid not in wrappers and _holds(pid, pipe)]
 
     def interrupt(self, root: int, mark: str) -> None:
         for init in self._inits(root):
@@ -104,6 +111,9 @@ class Group:
 
     def members(self, root: int, mark: str) -> list[int]:
         return _members(root, mark)
+
+    def holders(self, root: int, mark: str, pipe: int) -> list[int]:
+        return [pid for pid in _members(root, mark) if _holds(pid, pipe)]
 
     def interrupt(self, root: int, mark: str) -> None:
         _send(os.killpg, root, signal.SIGINT)
@@ -220,3 +230,19 @@ def _carries(pid: int, mark: str) -> bool:
         return f"{MARK}={mark}".encode() in Path(f"/proc/{pid}/environ").read_bytes()
     except OSError:
         return False
+
+
+def _holds(pid: int, pipe: int) -> bool:
+    try:
+        return any(_link(path) == f"pipe:[{pipe}]" for path in Path(f"/proc/{pid}/fd").iterdir())
+    except PermissionError:
+        return True
+    except OSError:
+        return False
+
+
+def _link(path: Path) -> str:
+    """Where it leads; nowhere once it is closed."""
+    with contextlib.suppress(FileNotFoundError):
+        return str(path.readlink())
+    return ""

@@ -24,6 +24,7 @@ def explained(reason: LossReason, status: int, profile: Profile, last_words: str
         "cpu": f"used more CPU time in one run than max_cpu_s allows ({profile.max_cpu_s:g} s)",
         "output": f"wrote more in one run than max_output_bytes allows ({profile.max_output_bytes:,} bytes)",
         "timeout": f"did not end its run within max_run_s ({profile.max_run_s:g} s)",
+        "unresponsive": "closed its output and went on running",
     }
     if reason in limits:
         return f"the {what} was ended: it {limits[reason]}"

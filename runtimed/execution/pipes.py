@@ -44,6 +44,7 @@ class Inlet:
     def __init__(self, descriptor: int) -> None:
         os.set_blocking(descriptor, False)
         self.descriptor = descriptor
+        self.inode = os.fstat(descriptor).st_ino
         self.ended = False
 
     def read(self, size: int = CHUNK) -> bytes:

@@ -13,6 +13,7 @@ from runtimed.execution.limits import TreeLimits
 from runtimed.execution.lines import MAX_LINE_BYTES, Chunk, LineBuffer
 from runtimed.execution.pipes import Inlet, pipes, readable
 from runtimed.execution.supervise import NO_LIMITS, Program, Supervisor
+from runtimed.execution.tasks import begin
 from runtimed.execution.tree import Tree
 from runtimed.model.execution import LossReason
 
@@ -21,6 +22,9 @@ TAIL_BYTES = 4096
 
 WRITE_DEADLINE_S = 60.0
 """How long a program may take no input at all while some is there for it."""
+
+MUTE_S = 5.0
+"""How often it is looked, in a run, whether a program has closed its output; twice in a row, and it is ended."""
 
 _NOTHING = Chunk(b"")
 
@@ -60,6 +64,7 @@ class LineProgram:
         self._writable: asyncio.Future[None] | None = None
         self._awake = asyncio.Event()
         self._woken = False
+        self._watching: asyncio.Task[None] | None = None
         self._over = False
         self._closed = False
 
@@ -86,16 +91,20 @@ class LineProgram:
 
     @property
     def excess(self) -> LossReason | None:
-        """Which of its limits ended it, if one did."""
+        """Which of its limits ended it, if one did; `unresponsive` where it went on without its standard output."""
         return self._tree.excess if self._tree else None
 
     async def begin_run(self) -> None:
-        """A run begins, to which the limit of the CPU time applies until `end_run`."""
+        """A run begins, to which the limit of the CPU time applies until `end_run`, and in which it must be heard."""
         if self._tree is not None:
             await self._tree.begin_run()
+            self._end_watch()
+            if not self._closed:
+                self._watching = begin(_end_mute(self._tree, self._stdout.inode))
 
     def end_run(self) -> None:
         """The run is over. Harmless when repeated."""
+        self._end_watch()
         if self._tree is not None:
             self._tree.end_run()
 
@@ -152,6 +161,7 @@ class LineProgram:
         Told `farewell`, its input ends; it gets SIGTERM when half of the grace is over, SIGKILL when all is. Raises
         TimeoutError as Tree.end.
         """
+        self._end_watch()
         if not self._closed:
             self._stdout.discard()
         try:
@@ -172,6 +182,10 @@ class LineProgram:
         self._tree = tree
         tree.exit.add_done_callback(lambda _: self._awake.set())
         asyncio.get_running_loop().add_reader(self._stderr.descriptor, self._listen)
+
+    def _end_watch(self) -> None:
+        if self._watching is not None:
+            self._watching.cancel()
 
     def _neither(self) -> Chunk | None:
         woken, self._woken = self._woken, False
@@ -243,3 +257,12 @@ class LineProgram:
             self._closed = True
             self._stdout.close()
             self._stderr.close()
+
+
+async def _end_mute(tree: Tree, pipe: int) -> None:
+    """End a program that has closed its output, nothing of which would ever end its run."""
+    looks = 0
+    while looks < 2:
+        await asyncio.sleep(MUTE_S)
+        looks = looks + 1 if await tree.lets_go(pipe) else 0
+    tree.exceed("unresponsive")

@@ -91,6 +91,11 @@ class Tree:
             self.excess = reason
             self._killing = begin(self._put_down())
 
+    async def lets_go(self, pipe: int) -> bool:
+        """Whether it lives, and nothing that was started has the pipe with this inode open any more."""
+        holders = await asyncio.to_thread(self._containment.holders, self._root.pid, self._mark, pipe)
+        return not holders and not self.exit.done()
+
     async def interrupt(self) -> None:
         """Send SIGINT to the program and to what shares its process group."""
         if not self.exit.done():

@@ -426,6 +426,19 @@ async def test_a_program_that_does_not_read_is_lost(
     assert message == "the program took no input for 0.2 seconds"
 
 
+async def test_a_program_that_closes_its_output_and_lives_on_is_lost(
+    started: Callable[..., Any], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("runtimed.execution.program.MUTE_S", 0.2)
+    host = await started("read -r; echo all; exec >&-; read -r")
+    await host.begin()
+    assert await host.loses() == (
+        "unresponsive",
+        "the program was ended: it closed its output and went on running",
+    )
+    assert host.ear.text == "all\n"
+
+
 async def test_a_program_that_heeds_an_interrupt_goes_on(started: Callable[..., Any]) -> None:
     rolled_back = event("run_end", result="rolled_back")
     host = await started(

@@ -62,12 +62,45 @@ async def test_a_grandchild_that_holds_the_pipe_ends_with_the_program(start: Sta
     assert await program.ended() == 0
 
 
-async def test_a_program_that_closes_its_output_is_only_silent(start: Start) -> None:
+async def test_a_program_that_closes_its_output_may_end_by_itself(start: Start) -> None:
     program = await start("echo last; exec >&-; read -r; exit 4")
     assert await program.read() == Chunk(b"last\n")
     await program.write(b"go on\n")
     assert await program.read() is None
     assert program.status == 4
+
+
+async def test_a_program_that_closes_its_output_in_a_run_and_lives_on_is_ended(
+    start: Start, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("runtimed.execution.program.MUTE_S", 0.1)
+    program = await start("trap '' TERM HUP; printf last; exec >&-; sleep 1000; sleep 1000")
+    await program.begin_run()
+    assert await _all(program) == b"last"
+    assert program.excess == "unresponsive"
+
+
+async def test_a_program_whose_descendants_may_still_speak_goes_on(
+    start: Start, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("runtimed.execution.program.MUTE_S", 0.1)
+    program = await start("(setsid sh -c 'sleep 1; echo spoken') & exec >&-; wait")
+    await program.begin_run()
+    assert await _all(program) == b"spoken\n"
+    assert (program.status, program.excess) == (0, None)
+
+
+async def test_a_stop_leaves_its_grace_to_a_program_that_has_closed_its_output(
+    start: Start, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("runtimed.execution.program.MUTE_S", 0.3)
+    program = await start("exec >&-; echo closed >&2; read -r; sleep 1; exit 4")
+    await program.begin_run()
+    async with asyncio.timeout(30):
+        while program.last_words() != "closed":
+            await asyncio.sleep(0.01)
+    await program.stop(60, b"farewell\n")
+    assert (program.status, program.excess) == (4, None)
 
 
 async def test_a_line_of_a_hundred_megabytes_comes_in_pieces(start: Start) -> None:

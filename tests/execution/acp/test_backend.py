@@ -305,6 +305,16 @@ async def test_what_cannot_be_passed_on_ends_the_agent_and_says_so(
     assert "ValueError: refused" in caplog.text
 
 
+async def test_an_agent_that_closes_its_output_and_lives_on_is_lost(
+    new_bench: Callable[..., Any], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("runtimed.execution.program.MUTE_S", 0.2)
+    bench = new_bench(prompt(["text", "a"], ["close_output"], ["hang"]))
+    await bench.spawn()
+    sink = await bench.run()
+    assert sink.losses == [("unresponsive", "the agent was ended: it closed its output and went on running")]
+
+
 async def test_a_lost_worker_can_be_spawned_again(new_bench: Callable[..., Any]) -> None:
     bench = new_bench(prompt(["leave", 1]))
     await bench.spawn()

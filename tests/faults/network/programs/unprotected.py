@@ -195,6 +195,9 @@ class _Alone:
     def members(self, root: int, mark: str) -> list[int]:
         return [root]
 
+    def holders(self, root: int, mark: str, pipe: int) -> list[int]:
+        return [root]
+
     def terminate(self, root: int, mark: str) -> None:
         os.kill(root, signal.SIGTERM)
 
