@@ -14,11 +14,24 @@ _FILE = "session.json"
 
 
 @attrs.frozen
+class Known:
+    """A difference that was told of: the newest entry of the transcript then, and what the agent remembered.
+
+    Of that there is the size in characters, and a digest.
+    """
+
+    sequence: int
+    size: int
+    digest: str
+
+
+@attrs.frozen
 class Memory:
     """The session that an agent gave us; `introduced` once a prompt was sent to it."""
 
     session_id: str
     introduced: bool = False
+    known: Known | None = None
 
 
 def recall(folder: Path) -> Memory | None:
@@ -37,10 +50,10 @@ def recall(folder: Path) -> Memory | None:
         os.close(descriptor)
     try:
         kept = orjson.loads(text)
-        session_id, introduced = kept["session_id"], kept["introduced"]
+        session_id, introduced, known = kept["session_id"], kept["introduced"], kept.get("known")
     except (ValueError, TypeError, KeyError):
         return None
-    return Memory(session_id, introduced is True) if isinstance(session_id, str) else None
+    return Memory(session_id, introduced is True, _known(known)) if isinstance(session_id, str) else None
 
 
 def keep(folder: Path, memory: Memory) -> None:
@@ -59,3 +72,10 @@ def keep(folder: Path, memory: Memory) -> None:
         os.fsync(descriptor)
     finally:
         os.close(descriptor)
+
+
+def _known(kept: object) -> Known | None:
+    match kept:
+        case {"sequence": int(sequence), "size": int(size), "digest": str(digest)}:
+            return Known(sequence, size, digest)
+    return None

@@ -25,6 +25,7 @@ REPLAY_SETTLE_S = 0.05
 """How long the rest of a replay may take to come once the session was loaded."""
 
 GONE = "the agent does not know any more what was said: "
+DIFFERS = "what the agent remembers is not what the transcript has"
 T = TypeVar("T")
 
 
@@ -66,7 +67,7 @@ class Opener:
 
     async def introduce(self, opened: Opened) -> Opened:
         """Keep that the first prompt is about to be sent. Raises OSError."""
-        memory = await self._keep(Memory(opened.memory.session_id, introduced=True))
+        memory = await self._keep(attrs.evolve(opened.memory, introduced=True))
         return attrs.evolve(opened, memory=memory)
 
     def _prepare(self) -> Roots:
@@ -97,8 +98,10 @@ class Opener:
             except AgentRefused as error:
                 why = f"it refused {method}: {error}"
                 continue
-            differs = method == "session/load" and not replay.agrees(history)
-            return Opened(agent, kept, "what the agent remembers is not what the transcript has" if differs else None)
+            if method == "session/resume" or replay.agrees(history, kept.known):
+                return Opened(agent, kept)
+            differing = attrs.evolve(kept, known=replay.known(history))
+            return Opened(agent, await self._keep(differing), DIFFERS)
         return await self._new(agent, GONE + why if kept.introduced else None)
 
     async def _new(self, agent: Agent, remark: str | None = None) -> Opened:

@@ -1,10 +1,12 @@
 """What an agent replays when it loads a session, next to what the transcript has."""
 
+import hashlib
 from collections import deque
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 from runtimed.core.change import Entry
+from runtimed.execution.acp.memory import Known
 
 MAX_REPLAY = 8 << 20
 """Characters of a replay that are held, the newest."""
@@ -28,15 +30,42 @@ class Replay:
         while self._size > MAX_REPLAY:
             self._size -= len(self._pieces.popleft())
 
-    def agrees(self, history: Sequence[Entry]) -> bool:
-        """Whether what was said to the agent, as far as it is given, is the last that the agent remembers."""
-        remembered = "".join(self._pieces).rstrip()
-        messages = [entry.content.strip() for entry in history if entry.role != "assistant"]
-        if messages and not remembered.endswith(messages[-1]):
+    def agrees(self, history: Sequence[Entry], known: Known | None = None) -> bool:
+        """Whether what was said to the agent, as far as it is given, is the last that the agent remembers.
+
+        Where a difference is known and that memory is unchanged, only what came behind it is compared.
+        """
+        remembered = self._remembered()
+        if known is None or _digest(remembered[: known.size]) != known.digest:
+            return _ends_with(remembered, _inputs(history))
+        inputs = _inputs(entry for entry in history if entry.sequence > known.sequence)
+        complete = any(entry.sequence <= known.sequence for entry in history)
+        later = remembered[known.size :]
+        return _ends_with(later, inputs) and (bool(inputs) or not complete or not later)
+
+    def known(self, history: Sequence[Entry]) -> Known:
+        """That these differ, for the next comparison."""
+        remembered = self._remembered()
+        return Known(history[-1].sequence, len(remembered), _digest(remembered))
+
+    def _remembered(self) -> str:
+        return "".join(self._pieces).rstrip()
+
+
+def _inputs(history: Iterable[Entry]) -> list[str]:
+    return [entry.content.strip() for entry in history if entry.role != "assistant"]
+
+
+def _ends_with(remembered: str, messages: Sequence[str]) -> bool:
+    if messages and not remembered.endswith(messages[-1]):
+        return False
+    end = len(remembered)
+    for message in reversed(messages):
+        end = remembered.rfind(message, 0, end)
+        if end < 0:
             return False
-        end = len(remembered)
-        for message in reversed(messages):
-            end = remembered.rfind(message, 0, end)
-            if end < 0:
-                return False
-        return True
+    return True
+
+
+def _digest(text: str) -> str:
+    return hashlib.sha256(text.encode(errors="replace")).hexdigest()

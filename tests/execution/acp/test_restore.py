@@ -12,6 +12,7 @@ from runtimed.execution.acp.memory import recall
 from runtimed.model.worker import TaskIntent
 
 ACCEPTED = Answer("accepted")
+DIFFERS = "what the agent remembers is not what the transcript has"
 LOAD = {"loadSession": True}
 RESUME = {"sessionCapabilities": {"resume": {}}}
 
@@ -66,7 +67,47 @@ async def test_an_agent_that_remembers_something_else_is_told_of(
     await bench.spawn()
     assert await bench.restart(("one", "two")) == ACCEPTED
     sink = await bench.run()
-    assert sink.alerts == ["what the agent remembers is not what the transcript has"]
+    assert sink.alerts == [DIFFERS]
+
+
+async def test_an_input_that_the_agent_never_learned_of_is_told_of_once(new_bench: Callable[..., Any]) -> None:
+    bench = new_bench(loading(user("one")))
+    await bench.spawn()
+    await bench.restart(("one", "cut"))
+    assert (await bench.run("two")).alerts == [DIFFERS]
+    bench.rewrite(loading(user("one"), user("two")))
+    await bench.restart(("one", "cut", "two"))
+    assert (await bench.run("three")).alerts == []
+    bench.rewrite(loading(user("one"), user("two"), user("three")))
+    await bench.restart(("one", "cut", "two", "three"))
+    assert (await bench.run()).alerts == []
+
+
+@pytest.mark.parametrize(
+    "replay",
+    [[], [user("two")], [user("one")], [user("one"), user("other")], [user("one"), user("two"), user("other")]],
+)
+async def test_another_difference_is_told_of_although_one_is_known(
+    new_bench: Callable[..., Any], replay: list[Any]
+) -> None:
+    bench = new_bench(loading(user("one")))
+    await bench.spawn()
+    await bench.restart(("one", "cut"))
+    assert (await bench.run("two")).alerts == [DIFFERS]
+    bench.rewrite(loading(*replay))
+    await bench.restart(("one", "cut", "two"))
+    assert (await bench.run()).alerts == [DIFFERS]
+
+
+async def test_what_an_agent_remembers_besides_is_told_of_although_nothing_was_said_since(
+    new_bench: Callable[..., Any],
+) -> None:
+    bench = new_bench(loading(user("one")))
+    await bench.spawn()
+    for replay, alerts in (["one"], [DIFFERS]), (["one"], []), (["one", "other"], [DIFFERS]), (["one", "other"], []):
+        bench.rewrite(loading(*map(user, replay)))
+        await bench.restart(("one", "cut"))
+        assert (await bench.run("unheard")).alerts == alerts
 
 
 @pytest.mark.parametrize(
