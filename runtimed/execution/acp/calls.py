@@ -1,13 +1,14 @@
 """The tool calls of an agent: starts and ends are said once each, whatever the agent leaves out or repeats."""
 
 import contextlib
-from collections.abc import Iterable, Iterator, Mapping
-from io import StringIO
+import hashlib
+from collections.abc import Iterator, Mapping
 from typing import Any
 
 import attrs
 import orjson
 
+from runtimed.execution.acp.content import MAX_OUTPUT, Content, Printed, content_of, cut, first_line
 from runtimed.model.event import Payload, SystemItem, ToolCallArgsDelta, ToolCallDone, ToolCallStart, ToolResult
 
 MAX_OPEN_CALLS = 128
@@ -18,34 +19,12 @@ MAX_ENDED_CALLS = 1024
 
 MAX_NAME = 200
 MAX_ID = 200
-MAX_SUMMARY = 200
-MAX_PATH = 4096
-MAX_OUTPUT = 1 << 20
-"""Characters of a tool's name, id, summary, of a path in a diff, and of its output and arguments, which say so."""
+"""Characters of a tool's name, and of the id of a call: a longer one ends in a digest of it."""
 
 NESTED = '{"left_out":"nested too deeply"}'
 UNTOLD = "the agent told no result"
 _FINAL = ("completed", "failed")
 _PRINTED = ("terminal_output", "terminal_output_delta")
-_FENCE = "```"
-
-
-@attrs.define
-class _Printed:
-    """What a command has printed: its beginning, and how many characters there were in all."""
-
-    pieces: list[str] = attrs.field(factory=list)
-    size: int = 0
-
-    def add(self, piece: str) -> None:
-        """Take some more."""
-        if self.size < MAX_OUTPUT:
-            self.pieces.append(piece[: MAX_OUTPUT - self.size])
-        self.size += len(piece)
-
-    def text(self) -> str:
-        """What is kept of it."""
-        return _marked("".join(self.pieces), self.size)
 
 
 @attrs.define
@@ -57,10 +36,11 @@ class _Call:
     arguments: str = ""
     told: bool = False
     done: bool = False
-    content: list[Any] = attrs.field(factory=list)
-    printed: _Printed = attrs.field(factory=_Printed)
+    content: Content = attrs.field(factory=Content)
+    printed: Printed = attrs.field(factory=Printed)
     exit_status: int | None = None
-    output: Any = None
+    output: str = ""
+    output_line: str = ""
     ruled: str | None = None
 
 
@@ -79,17 +59,17 @@ class Calls:
 
     def shown_as(self, call_id: str) -> str | None:
         """The id that events of this open call bear."""
-        call = self._open.get(call_id)
+        call = self._open.get(_key(call_id))
         return call.id if call else None
 
     def arguments(self, call_id: str) -> str:
         """What was told of the arguments of this open call."""
-        call = self._open.get(call_id)
+        call = self._open.get(_key(call_id))
         return call.arguments if call else ""
 
     def sight(self, told: Mapping[str, Any], *, new: bool) -> Iterator[Payload]:
         """Take what was told of a call, in whichever form; `new` where it can't be one that has ended."""
-        call_id = told["toolCallId"]
+        call_id = _key(told["toolCallId"])
         if call_id not in self._open:
             if not new and self._over(call_id):
                 return
@@ -101,12 +81,12 @@ class Calls:
     def settle(self, call_id: str | None = None) -> Iterator[Payload]:
         """Tell the arguments of an open call, or of all: they are what they are by now."""
         for known, call in self._open.items():
-            if call_id in (None, known):
+            if call_id is None or known == _key(call_id):
                 yield from _settled(call)
 
     def rule(self, call_id: str | None, why: str) -> None:
         """Remember why the tool is not going to run, for an agent that tells no result then."""
-        if call := self._open.get(call_id or ""):
+        if call := self._open.get(_key(call_id or "")):
             call.ruled = why
 
     def close(self, why: str) -> Iterator[Payload]:
@@ -119,7 +99,7 @@ class Calls:
 
     def _unique(self, call_id: str) -> str:
         times = self._ended.get(call_id, (0, 0))[0]
-        return f"{call_id[:MAX_ID]}#{times + 1}" if times else call_id[:MAX_ID]
+        return f"{call_id}#{times + 1}" if times else call_id
 
     def _make_room(self) -> Iterator[Payload]:
         if len(self._open) >= MAX_OPEN_CALLS:
@@ -130,21 +110,23 @@ class Calls:
         if not call.done:
             call.arguments = _arguments(told.get("rawInput")) or call.arguments
         if isinstance(content := told.get("content"), list):
-            call.content = content
+            call.content = content_of(content, self.home)
         if (output := told.get("rawOutput")) is not None:
-            call.output = output
+            call.output = cut(_json(output))
+            call.output_line = first_line((output,)) if isinstance(output, str) else ""
         _run(call, _mapping(told.get("_meta")))
         status = told.get("status")
         if status == "in_progress" or status in _FINAL:
             yield from _done(call)
         if status in _FINAL:
-            yield from self._diffs(call)
-            yield self._result(call_id, _summary(call, status), self._output(call), is_error=status == "failed")
+            for diff in call.content.diffs:
+                yield SystemItem({"kind": "diff", "tool_call_id": call.id, **diff})
+            yield self._result(call_id, _summary(call) or status, _output(call), is_error=status == "failed")
 
     def _end_untold(self, call_id: str, why: str) -> Iterator[Payload]:
         call = self._open[call_id]
         yield from _done(call)
-        yield self._result(call_id, call.ruled or why, self._output(call), is_error=True)
+        yield self._result(call_id, call.ruled or why, _output(call), is_error=True)
 
     def _result(self, call_id: str, summary: str, output: str | None, *, is_error: bool) -> ToolResult:
         call = self._open.pop(call_id)
@@ -154,23 +136,13 @@ class Calls:
             del self._ended[next(iter(self._ended))]
         return ToolResult(call.id, summary, is_error, output, call.exit_status)
 
-    def _diffs(self, call: _Call) -> Iterator[Payload]:
-        for block in _blocks(call.content, "diff"):
-            texts = {name: _cut(block.get(key)) for name, key in (("old_text", "oldText"), ("new_text", "newText"))}
-            yield SystemItem({"kind": "diff", "tool_call_id": call.id, "path": self._path(block), **texts})
 
-    def _output(self, call: _Call) -> str | None:
-        """The text that the tool gave; where there is none, what it printed, or its raw output."""
-        edited = (f"edited {self._path(block)}" for block in _blocks(call.content, "diff"))
-        if text := "\n".join((*_texts(call.content), *edited)):
-            return _cut(text)
-        if text := call.printed.text():
-            return text
-        return _cut(_json(call.output)) or None if call.output is not None else None
-
-    def _path(self, block: Mapping[str, Any]) -> str:
-        path = str(block.get("path"))
-        return (path.removeprefix(f"{self.home}/") if self.home else path)[:MAX_PATH]
+def _key(call_id: str) -> str:
+    """The id, or where it is too long for one that is as unlike others."""
+    if len(call_id) <= MAX_ID:
+        return call_id
+    digest = hashlib.sha256(call_id.encode(errors="replace")).hexdigest()[:32]
+    return f"{call_id[: MAX_ID - 33]}~{digest}"
 
 
 def _name(told: Mapping[str, Any]) -> str:
@@ -231,31 +203,10 @@ def _json(given: object) -> str:
     return text if len(text) <= MAX_OUTPUT else orjson.dumps({"truncated": text[:MAX_OUTPUT]}).decode()
 
 
-def _summary(call: _Call, status: str) -> str:
-    """The first line that says something: not one that only opens a block of code."""
-    raw = (call.output,) if isinstance(call.output, str) else ()
-    for text in (*_texts(call.content), call.printed.text(), *raw):
-        for line in map(str.strip, StringIO(text)):
-            if line and not line.startswith(_FENCE):
-                return line[:MAX_SUMMARY]
-    return status
+def _summary(call: _Call) -> str:
+    return call.content.line or first_line((call.printed.text(),)) or call.output_line
 
 
-def _texts(content: Iterable[Any]) -> Iterator[str]:
-    for block in _blocks(content, "content"):
-        inner = block.get("content")
-        if isinstance(inner, dict) and isinstance(text := inner.get("text"), str):
-            yield text
-
-
-def _blocks(content: Iterable[Any], kind: str) -> Iterator[dict[str, Any]]:
-    return (block for block in content if isinstance(block, dict) and block.get("type") == kind)
-
-
-def _cut(text: object) -> str | None:
-    return _marked(text, len(text)) if isinstance(text, str) else None
-
-
-def _marked(text: str, size: int) -> str:
-    """A text of `size` characters, of which enough is there; what is missing is said."""
-    return text if size <= MAX_OUTPUT else f"{text[:MAX_OUTPUT]}\n[cut: {size} characters in all]"
+def _output(call: _Call) -> str | None:
+    """The text that the tool gave; where there is none, what it printed, or its raw output."""
+    return call.content.text or call.printed.text() or call.output or None

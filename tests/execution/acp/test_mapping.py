@@ -1,12 +1,14 @@
 """What the updates of an agent become."""
 
-from collections.abc import Iterable
+import tracemalloc
+from collections.abc import Callable, Iterable
 from typing import Any
 
 import orjson
 import pytest
 
-from runtimed.execution.acp.calls import MAX_OPEN_CALLS, MAX_OUTPUT, NESTED
+from runtimed.execution.acp.calls import MAX_ENDED_CALLS, MAX_ID, MAX_OPEN_CALLS, NESTED
+from runtimed.execution.acp.content import MAX_DIFFED, MAX_DIFFS, MAX_OUTPUT
 from runtimed.execution.acp.mapping import MAX_ITEM, Narration
 from runtimed.execution.output import MAX_TEXT_BLOCK
 from runtimed.model.event import (
@@ -278,6 +280,51 @@ def test_calls_without_an_end_are_bounded() -> None:
     narration = Narration()
     said = told(narration, *(call(f"c{number}") for number in range(MAX_OPEN_CALLS + 3)))
     assert [result.id for result in results(said)] == ["c0", "c1", "c2"]
+
+
+def test_long_ids_are_cut_and_told_apart() -> None:
+    ids = ["x" * 1_000_000 + end for end in "ab"]
+    said = told(Narration(), *(call(long) for long in ids), *(more(long, status="completed") for long in ids))
+    first, second = [result.id for result in results(said)]
+    assert first != second
+    assert len(first) == len(second) == MAX_ID
+    assert [payload.event for payload in said].count("tool_call_start") == 2
+
+
+def test_the_ids_of_ended_calls_are_remembered_for_a_while_and_the_oldest_forgotten() -> None:
+    names = [f"c{number}" for number in range(MAX_ENDED_CALLS + 1)]
+    said = told(Narration(), *(call(name, status="completed") for name in (*names, "c0", "c2")))
+    assert [result.id for result in results(said)[-2:]] == ["c0", "c2#2"]
+
+
+@pytest.mark.parametrize(
+    "hostile",
+    [
+        lambda number: call(f"{number}" * 500_000, status="completed"),
+        lambda number: call(f"c{number}", content=[{"type": "image", "data": f"{number}" * 500_000}]),
+        lambda number: call(f"c{number}", content=[{"type": "diff", "x": f"{number}" * 500_000}]),
+    ],
+    ids=["ids", "content", "diffs"],
+)
+def test_what_is_not_told_on_of_calls_is_not_held(hostile: Callable[[int], dict[str, Any]]) -> None:
+    narration = Narration()
+    tracemalloc.start()
+    try:
+        for number in range(10, 50):
+            told(narration, hostile(number))
+        held, _ = tracemalloc.get_traced_memory()
+    finally:
+        tracemalloc.stop()
+    assert held < 4_000_000
+
+
+@pytest.mark.parametrize("size", [1, MAX_OUTPUT])
+def test_of_too_many_diffs_the_first_are_told_and_how_many_there_were(size: int) -> None:
+    diffs = [{"type": "diff", "path": "a", "newText": "x" * size}] * (MAX_DIFFS + 1)
+    said = told(Narration(), call(content=diffs), more(status="completed"))
+    shown = [payload for payload in said if isinstance(payload, SystemItem)]
+    assert len(shown) == min(MAX_DIFFS, MAX_DIFFED // size)
+    assert str(results(said)[0].output).startswith(f"[cut: {MAX_DIFFS + 1} diffs in all]\nedited a\n")
 
 
 def test_an_unknown_kind_is_kept_whole() -> None:
