@@ -185,7 +185,7 @@ class AcpSession:
         if excess is not None:
             await self._lose(await opened.agent.end_for(excess))
         elif prompt.cancelled():
-            await self._restart(run, opened)
+            await self._end_late(run, opened)
         else:
             await self._conclude(run, prompt)
 
@@ -236,7 +236,9 @@ class AcpSession:
 
     async def _conclude(self, run: _Run, prompt: asyncio.Task[dict[str, Any]]) -> None:
         error = prompt.exception()
-        if isinstance(error, AgentFailed):
+        if isinstance(error, AgentFailed) and error.reason == "exit" and run.interrupted:
+            await self._restart(run, "the run was interrupted and the agent ended: it is started again")
+        elif isinstance(error, AgentFailed):
             await self._lose(error)
         elif error is None:
             await self._finish(run, self._listener.narration.end(prompt.result(), interrupted=run.interrupted))
@@ -256,18 +258,21 @@ class AcpSession:
         finally:
             run.over.set()
 
-    async def _restart(self, run: _Run, opened: Opened) -> None:
-        """End an agent that does not end its run; the next input waits until there is another."""
+    async def _end_late(self, run: _Run, opened: Opened) -> None:
+        """End an agent that does not end its run."""
         try:
             await opened.agent.stop(0)
         except TimeoutError as error:
             await self._lose(AgentFailed("unresponsive", str(error)))
             return
+        await self._restart(run, f"the agent did not end its run within {run.grace_s:g} seconds: it is started again")
+
+    async def _restart(self, run: _Run, why: str) -> None:
+        """End the run of an agent that is gone; the next input waits until there is another."""
         await self._terminals.close()
         await self._listener.hear(asked=False)
-        late = f"the agent did not end its run within {run.grace_s:g} seconds: it is started again"
         closing = self._listener.narration.close(CANCELLED)
-        await self._finish(run, (*closing, alert(late), RunEnd("rolled_back")))
+        await self._finish(run, (*closing, alert(why), RunEnd("rolled_back")))
         try:
             await self._open(())
         except _FAILURES as error:

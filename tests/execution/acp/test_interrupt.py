@@ -137,10 +137,22 @@ async def test_an_agent_that_cannot_be_started_again_is_lost(new_bench: Callable
     assert message.endswith("ended with status 1; its last words: no more")
 
 
-async def test_an_agent_that_exits_when_it_is_cancelled_is_lost(new_bench: Callable[..., Any]) -> None:
-    bench = new_bench({"session/prompt": [[["text", "a"], ["until_cancel"], ["leave", 0]]]})
+@pytest.mark.parametrize("status", [0, 1])
+async def test_an_agent_that_exits_when_it_is_cancelled_is_started_again_and_its_session_loaded(
+    new_bench: Callable[..., Any], status: int
+) -> None:
+    script = {"session": "s-1", "capabilities": {"loadSession": True}}
+    first = [["update", CALL], ["until_cancel"], ["leave", status]]
+    bench = new_bench({**script, "session/prompt": [first]})
     await bench.spawn()
     await bench.begin()
-    await bench.sink.until(lambda: bench.sink.text)
+    await bench.sink.until(lambda: "tool_call_start" in bench.sink.names)
+    bench.rewrite({**script, "session/prompt": [THEN]})
     assert await bench.backend.interrupt(bench.worker_id) == ACCEPTED
-    assert bench.sink.losses == [("exit", "the agent ended with status 0")]
+    assert bench.sink.ends == ["rolled_back"]
+    assert [result.summary for result in bench.sink.results] == ["cancelled"]
+    await bench.run()
+    assert bench.sink.text == "again"
+    assert bench.sink.alerts == ["the run was interrupted and the agent ended: it is started again"]
+    assert [told["sessionId"] for told in bench.heard("session/load")] == ["s-1"]
+    assert bench.sink.losses == []
