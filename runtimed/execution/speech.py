@@ -7,7 +7,7 @@ from runtimed.execution.complaints import Complaints
 from runtimed.execution.lines import Chunk
 from runtimed.execution.output import OpenText
 from runtimed.execution.protocol import Refused
-from runtimed.model.event import Alert, Payload, TextDelta, TextDone, ThinkingDelta, ThinkingDone
+from runtimed.model.event import Alert, Payload, TextDelta, TextDone, ThinkingDelta, ThinkingDone, ThinkingStart
 
 
 class Speech:
@@ -16,10 +16,14 @@ class Speech:
     def __init__(self) -> None:
         self._text = OpenText()
         self._thought = OpenText(ThinkingDelta, ThinkingDone)
+        self._thinking = False
         self._complaints = Complaints()
 
     def events(self, chunk: Chunk) -> Iterator[Payload]:
-        """What the program has said. A text or a thought that grows too long is cut into several."""
+        """What the program has said. A text or a thought that grows too long is cut into several.
+
+        Each thought is begun, whether the program says so or not.
+        """
         for said in protocol.parse(chunk):
             match said:
                 case bytes():
@@ -27,13 +31,17 @@ class Speech:
                 case TextDelta(text):
                     yield from self._text.write(text)
                 case ThinkingDelta(text):
-                    yield from self._thought.write(text)
+                    yield from self._think(text)
                 case Refused(problem):
                     yield from self.complain(f"a line of the program was left out: {problem}")
                 case TextDone():
                     self._text.forget()
                     yield said
+                case ThinkingStart():
+                    self._thinking = True
+                    yield said
                 case ThinkingDone():
+                    self._thinking = False
                     self._thought.forget()
                     yield said
                 case _:
@@ -47,4 +55,12 @@ class Speech:
         """What ends all that is open, and what is left to complain of."""
         yield from self._text.close()
         yield from self._thought.close()
+        self._thinking = False
         yield from self._complaints.rest()
+
+    def _think(self, text: str) -> Iterator[Payload]:
+        for event in self._thought.write(text):
+            if isinstance(event, ThinkingDelta) and not self._thinking:
+                yield ThinkingStart()
+            self._thinking = isinstance(event, ThinkingDelta)
+            yield event

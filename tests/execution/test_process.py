@@ -300,9 +300,21 @@ async def test_a_long_text_is_cut_into_entries_of_bounded_size(started: Callable
 
 async def test_a_long_thought_is_cut_too(started: Callable[..., Any]) -> None:
     thought = event("thinking_delta", text="x" * 10_000)
-    host = await started(f"read -r; for i in {{1..300}}; do echo '{thought}'; done; echo '{END}'; read -r")
+    start = event("thinking_start")
+    script = f"read -r; echo '{start}'; for i in {{1..300}}; do echo '{thought}'; done; echo '{END}'; read -r"
+    host = await started(script)
     events = await host.run()
     assert sum(len(said.text) for said in events if isinstance(said, ThinkingDone)) == 3_000_000
+    bounds = [said.event for said in events if isinstance(said, ThinkingStart | ThinkingDone)]
+    assert bounds == ["thinking_start", "thinking_done"] * 3
+
+
+async def test_a_thought_that_the_program_does_not_begin_is_begun_once(started: Callable[..., Any]) -> None:
+    thought = event("thinking_delta", text="hm")
+    host = await started(f"while read -r; do echo '{thought}'; echo 'so'; echo '{thought}'; echo '{END}'; done")
+    for _ in range(2):
+        bounds = [said for said in await host.run() if isinstance(said, ThinkingStart | ThinkingDone)]
+        assert bounds == [ThinkingStart(), ThinkingDone("hmhm")]
 
 
 async def test_a_line_without_end_is_text_and_the_run_ends_all_the_same(started: Callable[..., Any]) -> None:
