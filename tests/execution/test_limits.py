@@ -16,6 +16,7 @@ from runtimed.execution.containment import Containment
 from runtimed.execution.limits import Accounting, Sampling, TreeLimits
 from runtimed.execution.supervise import Program, Supervisor, best_accounting, environment
 from runtimed.execution.tree import Tree
+from runtimed.model.execution import LossReason
 
 MEMORY = TreeLimits(memory_bytes=100 << 20)
 PROCESSES = TreeLimits(processes=20)
@@ -174,3 +175,41 @@ async def test_what_a_killed_daemon_left_in_control_groups_is_removed_at_the_nex
     assert all(folder.exists() for folder in own.owned.values())
     for groups in (own, again):
         await asyncio.to_thread(groups.shut)
+
+
+class _Unreadable(Sampling):
+    """Can't read what it finds of the tree that was started first."""
+
+    first = ""
+
+    def open(self, mark: str, limits: TreeLimits) -> None:
+        type(self).first = self.first or mark
+
+    def excess(self, root: int, mark: str, limits: TreeLimits) -> LossReason | None:
+        if mark == self.first:
+            raise ValueError("not a number")
+        return super().excess(root, mark, limits)
+
+
+async def test_a_look_at_one_tree_that_fails_is_logged_once_and_the_others_are_looked_at(
+    traces: Any, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("runtimed.execution.survey.SURVEY_S", 0.05)
+    monkeypatch.setattr(_Unreadable, "first", "")
+    supervisor = Supervisor(choose_accounting=_Unreadable)
+
+    async def start(command: str) -> Tree:
+        streams = [os.open(os.devnull, os.O_RDWR) for _ in range(3)]
+        env = environment({"TRACE": traces.mark})
+        return await supervisor.start(Program(("sh", "-c", command), Path("/"), env, *streams, PROCESSES))
+
+    unreadable = await start("sleep 1000")
+    for _ in range(2):
+        forking = await start("sleep 0.3; for i in $(seq 40); do sleep 1000 & done; wait")
+        async with asyncio.timeout(30):
+            await asyncio.shield(forking.exit)
+        assert forking.excess == "processes"
+    assert not unreadable.exit.done()
+    await supervisor.close()
+    assert sum("could not be seen" in record.message for record in caplog.records) == 1
+    assert await traces.pids() == []
