@@ -22,7 +22,7 @@ from runtimed.wire.converter import encode
 from runtimed.wire.frames import event_name
 from tests.properties.model import Story, behind, decoded, is_cut, is_refusal
 from tests.properties.watcher import Watcher
-from tests.properties.world import PATIENCE_S, UNKNOWN, World
+from tests.properties.world import PATIENCE_S, UNKNOWN, World, works
 
 MANY = 1_000
 TURNS = 100
@@ -61,11 +61,6 @@ async def until(condition: Callable[[], bool], why: Callable[[], Any]) -> None:
         assert time.monotonic() < deadline, f"this does not end: {why()}"
         turns += 1
         await asyncio.sleep(0 if turns < TURNS else 0.001)
-
-
-def works() -> list[str]:
-    """The Workers for which the Runtime is at work, by the names of its tasks."""
-    return [task.get_name() for task in asyncio.all_tasks() if task.get_name().startswith("worker-")]
 
 
 def unrest(world: World) -> list[str]:

@@ -135,7 +135,7 @@ class World:
     def calm(self) -> bool:
         """Whether nothing can come between a request and its answer."""
         valve, puppet = self.life.valve, self.life.puppet
-        return puppet.may.is_set() and not (valve.shut or valve.full or self.requests or self.disturbed)
+        return puppet.may.is_set() and not (valve.shut or valve.full or self.requests or self.disturbed or works())
 
     def ref(self, story: Story) -> WorkerRef:
         return self.runtime.ref(story.worker_id)
@@ -567,6 +567,11 @@ class World:
         """Raise what has gone wrong without anybody being told."""
         assert not self.faults, self.faults
         assert not self._complaints.found, self._complaints.found
+
+
+def works() -> list[str]:
+    """The Workers for which the Runtime is at work, by the names of its tasks."""
+    return [task.get_name() for task in asyncio.all_tasks() if task.get_name().startswith("worker-")]
 
 
 def bundle_of(name: str, revision: int) -> ConfigBundle:
