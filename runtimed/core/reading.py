@@ -2,12 +2,14 @@
 
 from collections.abc import Mapping, Sequence
 
-from runtimed.core import views
+from runtimed.core import decide, views
 from runtimed.core.catalog import WorkerFilter
 from runtimed.core.change import EncodedEvent, Moment
 from runtimed.core.context import Context
+from runtimed.core.lane import Lane
 from runtimed.core.paging import PageSize
 from runtimed.core.retention import retained
+from runtimed.errors import StoreCorrupt
 from runtimed.model.event import EventEnvelope
 from runtimed.model.identity import WorkerId, WorkerRef
 from runtimed.model.transcript import TranscriptProjection
@@ -39,12 +41,14 @@ class Reading:
 
     async def transcript(self, ref: WorkerRef, start: int, limit: int | None) -> TranscriptProjection:
         """See Runtime."""
-        worker = self._catalog.lane(ref).worker
+        lane = self._catalog.lane(ref)
+        worker = lane.worker
         page = self._limits.transcript_page.at_most(limit)
         total, pages = worker.transcript_len, self._context.pages
         items = pages.find(ref.worker_id, start, page.items, total)
         if items is None:
             entries = await self._store.read_entries(ref.worker_id, start, page)
+            await self._check_there(lane, entries, expected=start < total)
             items = views.items(ref, (entry for entry in entries if entry.sequence <= total))
             pages.keep(ref.worker_id, start, page.items, total, items)
         end = start + len(items)
@@ -62,8 +66,15 @@ class Reading:
                 moment = await self._store.moment(ref.worker_id, sequence)
         page = self._limits.transcript_page
         entries = await self._store.newest_entries(ref.worker_id, moment.transcript_len, page)
+        await self._check_there(lane, entries, expected=moment.transcript_len > 0)
         at = worker.last_sequence if sequence is None else sequence
         return views.snapshot(self._context.runtime_id, worker, at, entries, moment.activity)
+
+    async def _check_there(self, lane: Lane, found: Sequence[object], *, expected: bool) -> None:
+        """Raises WorkerNotFound where the store has nothing because a deletion is under way, else StoreCorrupt."""
+        if expected and not found:
+            await lane.propose(decide.nothing)
+            raise StoreCorrupt(f"what is stored of {lane.worker.worker_id} is missing")
 
     async def events(self, ref: WorkerRef, after: int, limit: int | None) -> Sequence[EncodedEvent]:
         """See Runtime."""
@@ -71,7 +82,9 @@ class Reading:
         page = self._events_page(limit)
         async with retained(lane, after):
             upto = lane.worker.last_sequence
-            return await self._store.read_events(ref.worker_id, after, upto, page) if after < upto else ()
+            found = await self._store.read_events(ref.worker_id, after, upto, page) if after < upto else ()
+        await self._check_there(lane, found, expected=after < upto)
+        return found
 
     async def all_events(self, after: int, limit: int | None) -> Sequence[EncodedEvent]:
         """See Runtime."""

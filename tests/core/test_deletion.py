@@ -7,6 +7,7 @@ import attrs
 import pytest
 
 from runtimed.core import Runtime
+from runtimed.core.paging import PageSize
 from runtimed.errors import StoreFull, StoreIo, WorkerNotFound, WorkerRunning
 from runtimed.model.event import RunEnd, TextDelta, TextDone
 from runtimed.model.interaction import WorkerInput
@@ -59,6 +60,23 @@ async def test_a_deleted_worker_is_gone_and_the_others_are_not(make_store, puppe
         assert {event.worker_id for event in await runtime.all_events(0)} == {kept.worker_id}
         assert {remark.worker_id for remark in runtime.diagnostics()} == {kept.worker_id}
         assert f"delete {gone.worker_id}" in puppet.told
+
+
+async def test_who_reads_amid_a_deletion_is_not_told_that_nothing_was_said(slow, puppet):
+    async with Runtime(slow, puppet) as runtime:
+        gone = await over(runtime, puppet)
+        slow.may.clear()
+        deleting = asyncio.ensure_future(runtime.delete_worker(gone))
+        async with asyncio.timeout(10):
+            while await slow.newest_entries(gone.worker_id, 2, PageSize(9, 999)):
+                await asyncio.sleep(0)
+        reads = (runtime.transcript(gone), runtime.snapshot(gone), runtime.events(gone, 0))
+        reading = [asyncio.ensure_future(read) for read in reads]
+        await asyncio.sleep(0)
+        slow.may.set()
+        await deleting
+        found = await asyncio.gather(*reading, return_exceptions=True)
+        assert [type(outcome) for outcome in found] == [WorkerNotFound] * 3
 
 
 async def test_nothing_of_a_deleted_worker_is_left_in_the_store(make_store, puppet):
