@@ -374,7 +374,9 @@ async def check_runtime_events(world: World) -> None:
         if isinstance(decoded(event.payload), Shutdown) or (Story(event.worker_id, {}, [event]).inputs())
     ]
     forgotten = len(expected) - len(told) if world.limits.max_runtime_events < MANY else 0
-    assert [(event.event_id, event.worker_id) for event in told] == expected[forgotten:]
+    assert [(event.event_id, event.worker_id) for event in told] == expected[forgotten:], (
+        f"the runtime events are {found}, not those of {expected[forgotten:]}"
+    )
     created = [event.worker_id for event in found if event.kind == "worker_created"]
     assert set(created) <= {story.worker_id for story in world.stories}
     assert len(created) == len(set(created))

@@ -71,6 +71,7 @@ class RuntimeMachine(RuleBasedStateMachine):
         self.do(self._begin(workers))
 
     async def _begin(self, workers: int) -> None:
+        asyncio.get_running_loop().set_exception_handler(self.world.object_to)
         await self.world.start()
         for _ in range(workers):
             await self.world.wait(self.world.create({"team": "a"}, None, "accepted"))

@@ -2,6 +2,7 @@
 
 import asyncio
 import logging
+import traceback
 from collections import defaultdict
 from collections.abc import Callable, Coroutine, Mapping, Sequence
 from typing import Any
@@ -236,6 +237,7 @@ class World:
         """Wait for the answer, where one can come."""
         if self.life.puppet.may.is_set() and not self.life.valve.shut:
             await asyncio.wait([request.task], timeout=PATIENCE_S)
+            self.complain()
             assert request.task.done(), f"no answer to {request}"
 
     async def hang_up(self, request: Request) -> None:
@@ -562,6 +564,11 @@ class World:
     def end_of_the_world(self) -> None:
         logging.getLogger("runtimed").removeHandler(self._complaints)
         self.ground.remove()
+
+    def object_to(self, _loop: asyncio.AbstractEventLoop, context: dict[str, Any]) -> None:
+        """Take note of an error that nobody would hear of: in a callback, or of a task that nobody waits for."""
+        error = context.get("exception")
+        self.faults.append("".join(traceback.format_exception(error)) if error else context["message"])
 
     def complain(self) -> None:
         """Raise what has gone wrong without anybody being told."""
