@@ -234,8 +234,10 @@ class World:
             request.calm = False
 
     async def wait(self, request: Request) -> None:
-        """Wait for the answer, where one can come."""
-        if self.life.puppet.may.is_set() and not self.life.valve.shut:
+        """Wait for the answer, where one can come: on a full disk a backend that ends a run may have to wait."""
+        valve = self.life.valve
+        held = valve.full and request.kind == "interrupt"
+        if self.life.puppet.may.is_set() and not valve.shut and not held:
             await asyncio.wait([request.task], timeout=PATIENCE_S)
             self.complain()
             assert request.task.done(), f"no answer to {request}"

@@ -76,6 +76,10 @@ class Answer:
         return str(value["error"]["message"])
 
 
+class NoEvent(Exception):
+    """A feed has told something else."""
+
+
 class Observer:
     """One feed socket; every frame is strictly decoded."""
 
@@ -92,8 +96,11 @@ class Observer:
         return value
 
     def envelope(self) -> dict[str, Any]:
-        """The envelope of the next frame, which is an event."""
-        return self.frame()["envelope"]
+        """The envelope of the next frame. Raises NoEvent where that is not an event."""
+        frame = self.frame()
+        if "envelope" not in frame:
+            raise NoEvent(frame)
+        return frame["envelope"]
 
     def up_to(self, name: str) -> list[dict[str, Any]]:
         """The envelopes up to the next event of that name, with it."""

@@ -10,7 +10,7 @@ from typing import Any
 
 from websockets.exceptions import WebSocketException
 
-from tests.acceptance.daemon.conftest import DEADLINE_S, ZERO, Daemon, Observer
+from tests.acceptance.daemon.conftest import DEADLINE_S, ZERO, Daemon, NoEvent, Observer
 
 PATIENCE_S = 5.0
 """How long an observer waits for an event that is there."""
@@ -67,7 +67,11 @@ class History:
         if upto == self.cursor:
             return
         with daemon.observe(self.worker_id, self.cursor) as observer:
-            at = observer.envelope()["cursor"]
+            try:
+                at = observer.envelope()["cursor"]
+            except NoEvent as told:
+                promised(upto is None, f"{self.worker_id}: an observer resumes at {self.cursor}: {told}")
+                return
             promised(at == self.cursor, f"{self.worker_id}: the snapshot is where the observer was: {at}")
             while self.cursor != upto:
                 frame = self._next(observer, DEADLINE_S if upto is None else PATIENCE_S)
@@ -129,7 +133,7 @@ class Ledger:
 
     def check_worker(self, daemon: Daemon, worker_id: str) -> None:
         """See check."""
-        entries, log = transcript(daemon, worker_id), daemon.log(worker_id)
+        entries, log = transcript(daemon, worker_id), events(daemon, worker_id)
         check_whole(worker_id, entries, log)
         self.check_inputs(worker_id, entries)
         history = self.histories.get(worker_id)
@@ -155,6 +159,14 @@ class Ledger:
                 place = (one.content, one.ack["transcript_sequence"], one.ack["event_id"])
                 promised(place in places, f"{name} is where its ack says")
         promised(found.keys() <= {one.content for one in tried}, f"{worker_id}: only what was sent is there")
+
+
+def events(daemon: Daemon, worker_id: str) -> Events:
+    """All events of a Worker, from its feed."""
+    try:
+        return daemon.log(worker_id)
+    except NoEvent as told:
+        raise Broken(f"{worker_id}: its events can be read: {told}") from told
 
 
 def check_whole(worker_id: str, entries: Events, log: Events) -> None:

@@ -138,7 +138,7 @@ def test_a_store_that_was_full_when_the_daemon_was_killed_has_all_that_was_ackno
 @pytest.mark.parametrize(
     ("without", "promise"),
     [
-        ("refusal_on_a_full_disk", "was acknowledged|has its .* entries"),
+        ("refusal_on_a_full_disk", "was acknowledged|has its .* entries|can be read"),
         ("recovery_from_a_full_disk", "a full disk is answered with 507"),
     ],
 )
