@@ -22,7 +22,7 @@ from tests.properties.grounds import FolderGround, MemoryGround
 from tests.properties.machine import RuntimeMachine
 
 MACHINE = settings(deadline=None, suppress_health_check=list(HealthCheck), print_blob=True)
-CONTROL = settings(MACHINE, max_examples=1_000, phases=[Phase.generate], database=None, report_multiple_bugs=False)
+CONTROL = settings(MACHINE, max_examples=4_000, phases=[Phase.generate], database=None, report_multiple_bugs=False)
 
 
 @pytest.fixture(autouse=True)
@@ -116,6 +116,7 @@ BREAKS = {
 """What is broken, and the complaints by which the machine may have found it."""
 
 
+@pytest.mark.timeout(600)
 @pytest.mark.parametrize(("broken", "complaints"), BREAKS.items(), ids=[broken.__name__ for broken in BREAKS])
 def test_it_is_seen_that(broken: Any, complaints: list[str], monkeypatch: pytest.MonkeyPatch) -> None:
     found: list[str] = []

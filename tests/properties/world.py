@@ -569,8 +569,8 @@ class World:
 
     def object_to(self, _loop: asyncio.AbstractEventLoop, context: dict[str, Any]) -> None:
         """Take note of an error that nobody would hear of: in a callback, or of a task that nobody waits for."""
-        error = context.get("exception")
-        self.faults.append("".join(traceback.format_exception(error)) if error else context["message"])
+        if error := context.get("exception"):
+            self.faults.append("".join(traceback.format_exception(error)))
 
     def complain(self) -> None:
         """Raise what has gone wrong without anybody being told."""
