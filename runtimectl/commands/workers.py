@@ -1,18 +1,17 @@
 """`runtimectl workers`."""
 
 import time
-from collections.abc import Callable
 from contextlib import closing, suppress
-from functools import partial
 from typing import TYPE_CHECKING, Any
 
 import click
 
-from runtimectl.errors import ControlError, Missing, RunFailed, TimedOut, UsageProblem
+from runtimectl.batch import each
+from runtimectl.errors import ControlError, RunFailed, TimedOut, UsageProblem
 from runtimectl.options import Group
 from runtimectl.output import Column, View, at
 from runtimectl.requests import check_labels, create_request
-from runtimectl.session import Session, say, text, worker_id
+from runtimectl.session import Session, text, worker_id
 from runtimectl.stdin import read_bytes
 
 if TYPE_CHECKING:
@@ -88,6 +87,9 @@ ACK = View(
 )
 DELETED = View("deleted", WORKER, (Column("DELETED", WORKER),))
 ENDED = View("ack", ACK.name, tuple(column for column in ACK.columns if column.title != "ENTRY"))
+
+_SEVERAL = click.argument("workers", metavar="W...", nargs=-1, required=True)
+_REASON = click.option("--reason", metavar="TEXT", help="Told to observers when this cuts a run.")
 
 
 @click.group(cls=Group)
@@ -196,8 +198,8 @@ def input_(
 
 
 @workers.command()
-@click.argument("workers", metavar="W...", nargs=-1, required=True)
-@click.option("--reason", metavar="TEXT", help="Told to observers when this cuts a run.")
+@_SEVERAL
+@_REASON
 @click.pass_obj
 def stop(session: Session, workers: tuple[str, ...], reason: str | None) -> None:
     """End Workers in good order.
@@ -206,16 +208,12 @@ def stop(session: Session, workers: tuple[str, ...], reason: str | None) -> None
     Example:
       runtimectl workers stop worker-00000001 --reason "done"
     """
-    client = session.client()
-    acks, errors = _each(client, workers, lambda chosen: client.stop(chosen, reason))
-    if acks:
-        session.printer().show(ENDED, *acks)
-    _raise_last(errors)
+    each(session, workers, lambda client, chosen: client.stop(chosen, reason), ENDED)
 
 
 @workers.command()
-@click.argument("workers", metavar="W...", nargs=-1, required=True)
-@click.option("--reason", metavar="TEXT", help="Told to observers when this cuts a run.")
+@_SEVERAL
+@_REASON
 @click.pass_obj
 def cancel(session: Session, workers: tuple[str, ...], reason: str | None) -> None:
     """End Workers at once.
@@ -224,15 +222,11 @@ def cancel(session: Session, workers: tuple[str, ...], reason: str | None) -> No
     Example:
       runtimectl workers cancel worker-00000001 worker-00000002
     """
-    client = session.client()
-    acks, errors = _each(client, workers, lambda chosen: client.cancel(chosen, reason))
-    if acks:
-        session.printer().show(ENDED, *acks)
-    _raise_last(errors)
+    each(session, workers, lambda client, chosen: client.cancel(chosen, reason), ENDED)
 
 
 @workers.command()
-@click.argument("workers", metavar="W...", nargs=-1, required=True)
+@_SEVERAL
 @click.pass_obj
 def interrupt(session: Session, workers: tuple[str, ...]) -> None:
     """End the current run of Workers, which go on.
@@ -241,15 +235,11 @@ def interrupt(session: Session, workers: tuple[str, ...]) -> None:
     Example:
       runtimectl workers interrupt worker-00000001
     """
-    client = session.client()
-    acks, errors = _each(client, workers, client.interrupt)
-    if acks:
-        session.printer().show(ENDED, *acks)
-    _raise_last(errors)
+    each(session, workers, lambda client, chosen: client.interrupt(chosen), ENDED)
 
 
 @workers.command()
-@click.argument("workers", metavar="W...", nargs=-1, required=True)
+@_SEVERAL
 @click.pass_obj
 def restore(session: Session, workers: tuple[str, ...]) -> None:
     """Bring back what runs Workers, after a restart of the daemon or the end of a program.
@@ -258,15 +248,11 @@ def restore(session: Session, workers: tuple[str, ...]) -> None:
     Example:
       runtimectl workers restore worker-00000001
     """
-    client = session.client()
-    restored, errors = _each(client, workers, client.restore)
-    if restored:
-        session.printer().show(CREATED, *restored)
-    _raise_last(errors)
+    each(session, workers, lambda client, chosen: client.restore(chosen), CREATED)
 
 
 @workers.command()
-@click.argument("workers", metavar="W...", nargs=-1, required=True)
+@_SEVERAL
 @click.pass_obj
 def delete(session: Session, workers: tuple[str, ...]) -> None:
     """Delete Workers that are not running, with all that is stored of them.
@@ -275,11 +261,7 @@ def delete(session: Session, workers: tuple[str, ...]) -> None:
     Example:
       runtimectl workers delete worker-00000001
     """
-    client = session.client()
-    deleted, errors = _each(client, workers, partial(_delete, client))
-    if deleted:
-        session.printer().show(DELETED, {"deleted": deleted})
-    _raise_last(errors)
+    each(session, workers, _delete, DELETED, lambda deleted: [{"deleted": deleted}])
 
 
 def _refusal(worker: "Body") -> str | None:
@@ -339,31 +321,3 @@ def _tell_request(session: Session, worker: "Body", asked: "Body") -> None:
 def _delete(client: "Client", chosen: str) -> "Body":
     client.delete_worker(chosen)
     return {"worker_id": chosen}
-
-
-def _each(
-    client: "Client", workers: tuple[str, ...], act: Callable[[str], "Body"]
-) -> tuple[list["Body"], list[ControlError]]:
-    """Do something to each, whatever becomes of the others; who is meant is clear before anything is done."""
-    done: list[Body] = []
-    errors: list[ControlError] = []
-    meant: dict[str, None] = {}
-    for given in workers:
-        try:
-            meant[worker_id(client, given)] = None
-        except (Missing, UsageProblem) as error:
-            errors.append(error)
-    for chosen in meant:
-        try:
-            done.append(act(chosen))
-        except ControlError as error:
-            errors.append(error if chosen in str(error) else type(error)(f"{chosen}: {error}"))
-    return done, errors
-
-
-def _raise_last(errors: list[ControlError]) -> None:
-    """Say what went wrong; the last of it decides the exit code."""
-    for earlier in errors[:-1]:
-        say(str(earlier))
-    if errors:
-        raise errors[-1]
