@@ -18,6 +18,8 @@ MARK = "RUNTIMED_TREE"
 """Where there are no namespaces, a variable with this name tells which tree a process came from."""
 
 SETTLE_S = 0.02
+"""How long until a second look where the first found nothing: in an exec a process has no environment."""
+
 _INIT = '"$@"; exit $?'
 _log = logging.getLogger(__name__)
 
@@ -125,7 +127,7 @@ class Group:
     def kill(self, root: int, mark: str) -> list[int]:
         found = _members(root, mark)  # before the parents die: after that a descendant may look like anybody's
         if not found:
-            time.sleep(SETTLE_S)  # a process has no environment for a moment when it becomes another program
+            time.sleep(SETTLE_S)
             found = _members(root, mark)
         _send(os.killpg, root, signal.SIGKILL)
         for pid in found:

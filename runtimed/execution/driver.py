@@ -7,12 +7,12 @@ import re
 import shlex
 import shutil
 from collections import deque
-from collections.abc import Mapping
 from pathlib import Path
 
-from runtimed.execution.limits import TreeLimits
+from runtimed.execution.loss import explained
 from runtimed.execution.pipes import Inlet, pipes, readable
-from runtimed.execution.supervise import NO_LIMITS, Program, Supervisor
+from runtimed.execution.profile import Profile
+from runtimed.execution.supervise import Program, Supervisor, environment
 from runtimed.execution.tree import Tree
 from runtimed.execution.workspace import HOME
 from runtimed.model.execution import LossReason
@@ -66,23 +66,17 @@ class Shell:
         self._closed = False
 
     @classmethod
-    async def start(
-        cls,
-        supervisor: Supervisor,
-        folder: Path,
-        env: Mapping[str, str],
-        wake: asyncio.Event,
-        limits: TreeLimits = NO_LIMITS,
-    ) -> "Shell":
+    async def start(cls, supervisor: Supervisor, folder: Path, profile: Profile, wake: asyncio.Event) -> "Shell":
         """Start a shell and wait until it is ready; `wake` is set when it ends. Raises OSError."""
         argv = await asyncio.to_thread(_prepare, folder)
         (stdin, control), (output, stdout), (status, stderr) = pipes(3)
         shell = cls(folder, control, output, status)
-        program = Program(argv, folder / HOME, env, stdin, stdout, stderr, limits)
+        env = environment(profile.env)
+        program = Program(argv, folder / HOME, env, stdin, stdout, stderr, profile.tree_limits)
         try:
             shell._tree = await supervisor.start(program)
             shell._tree.exit.add_done_callback(lambda _: wake.set())
-            await shell._ready(wake)
+            await shell._ready(profile, wake)
         except BaseException:
             await shell.end(0)
             raise
@@ -165,15 +159,15 @@ class Shell:
             self._hang_up()  # not before, lest the shell be gone and its children nobody's
         await tree.end(grace)
 
-    async def _ready(self, wake: asyncio.Event) -> None:
+    async def _ready(self, profile: Profile, wake: asyncio.Event) -> None:
         try:
             async with asyncio.timeout(START_DEADLINE_S):
                 ready = await self._says(_READY, wake)
         except TimeoutError:
             raise ShellFailed(f"the shell was not ready within {START_DEADLINE_S:g} seconds") from None
         if not ready:
-            reason = b" ".join(self._lines)[-MAX_LINE:].decode(errors="replace")
-            raise ShellFailed(f"the shell ended with status {self.ended}: {reason}")
+            said = b" ".join((*self._lines, self._rest))[-MAX_LINE:].decode(errors="replace").strip()
+            raise ShellFailed(explained(self.excess or "exit", self.ended or 0, profile, said, what="shell"))
 
     async def _says(self, word: bytes, wake: asyncio.Event) -> bool:
         """Wait for a line and drop those before it. False, and none is dropped, where the shell ended without it."""

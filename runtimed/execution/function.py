@@ -7,6 +7,7 @@ from collections.abc import Awaitable, Callable
 
 from runtimed.core.ports import Answer, Dispatch, EventSink, Spawn
 from runtimed.execution.gate import Gate
+from runtimed.execution.sessions import NOTHING
 from runtimed.execution.tasks import begin, finish
 from runtimed.model.event import Alert, ErrorRaised, InvokeStart, RunEnd
 from runtimed.model.identity import WorkerId
@@ -36,12 +37,7 @@ class FunctionBackend:
 
     async def dispatch(self, dispatch: Dispatch) -> Answer:
         worker = self._workers.get(dispatch.worker_id)
-        if worker is None:
-            return Answer("errored", "nothing runs this Worker")
-        if worker.gate.busy:
-            return Answer("busy", "a run is going on: wait for its run_end")
-        worker.gate.offer(dispatch)
-        return Answer("accepted")
+        return worker.gate.offer(dispatch) if worker else NOTHING
 
     def start(self, worker_id: WorkerId, input_id: str) -> None:
         if worker := self._workers.get(worker_id):

@@ -1,6 +1,9 @@
 """One input at a time: offered, then started or withdrawn, then finished."""
 
-from runtimed.core.ports import Dispatch
+from runtimed.core.ports import Answer, Dispatch
+
+HELD = Answer("accepted")
+BUSY = Answer("busy", "a run is going on: wait for its run_end")
 
 
 class Gate:
@@ -11,18 +14,16 @@ class Gate:
         self._running = False
 
     @property
-    def busy(self) -> bool:
-        """Whether an input is offered or running."""
-        return self._running or self._offered is not None
-
-    @property
     def running(self) -> bool:
         """Whether an input was started whose run is not over."""
         return self._running
 
-    def offer(self, dispatch: Dispatch) -> None:
-        """Hold the input until it is started or withdrawn. The gate must not be busy."""
+    def offer(self, dispatch: Dispatch) -> Answer:
+        """Hold the input until it is started or withdrawn. Busy while another is held or runs."""
+        if self._running or self._offered is not None:
+            return BUSY
         self._offered = dispatch
+        return HELD
 
     def start(self, input_id: str) -> Dispatch | None:
         """The input that is to run now, or None where another or none is held."""

@@ -7,6 +7,7 @@ from runtimed.execution.profile import Profile
 from runtimed.model.execution import LossReason
 
 SIGNALED = 128
+UNKNOWN = "it failed, and the log of the daemon says why"
 
 
 def described(status: int) -> str:
@@ -14,6 +15,11 @@ def described(status: int) -> str:
     with contextlib.suppress(ValueError):
         return f"was ended by {signal.Signals(status - SIGNALED).name}"
     return f"ended with status {status}"
+
+
+def cause(error: BaseException) -> str:
+    """Why something could not be started, without the paths of this host."""
+    return error.strerror or str(error) if isinstance(error, OSError) else UNKNOWN
 
 
 def explained(reason: LossReason, status: int, profile: Profile, last_words: str = "", what: str = "program") -> str:

@@ -15,7 +15,7 @@ from runtimed.execution.complaints import alert
 from runtimed.execution.executable import located
 from runtimed.execution.gate import Gate
 from runtimed.execution.lines import Chunk
-from runtimed.execution.loss import explained
+from runtimed.execution.loss import cause, explained
 from runtimed.execution.profile import Profile
 from runtimed.execution.program import Command, LineProgram, Unresponsive
 from runtimed.execution.sessions import NOTHING, SessionBackend
@@ -87,8 +87,9 @@ class ProcessSession:
         if self._ending or opening.cancelled():
             return Answer("errored", "the Worker was ended before its program was started")
         if error := opening.exception():
-            _log.error("the program of %s could not be started: %s", self._spawn.worker_id, error)
-            return Answer("errored", f"the program could not be started: {_cause(error)}")
+            unknown = None if isinstance(error, OSError) else error
+            _log.error("the program of %s could not be started: %s", self._spawn.worker_id, error, exc_info=unknown)
+            return Answer("errored", f"the program could not be started: {cause(error)}")
         self._task = begin(self._live())
         return Answer("accepted")
 
@@ -98,10 +99,7 @@ class ProcessSession:
             return Answer("rejected", "content: expected Unicode text")
         if self._ending or self.lost:
             return NOTHING
-        if self._gate.busy:
-            return Answer("busy", "a run is going on: wait for its run_end")
-        self._gate.offer(dispatch)
-        return Answer("accepted")
+        return self._gate.offer(dispatch)
 
     def start(self, input_id: str) -> None:
         """See Session."""
@@ -260,7 +258,7 @@ class ProcessSession:
         try:
             await self._start()
         except OSError as error:
-            await self._give_up("exit", f"the program could not be started anew: {_cause(error)}")
+            await self._give_up("exit", f"the program could not be started anew: {cause(error)}")
             return
         told = alert(
             "the run was interrupted and its program ended: it was started anew, and knows nothing of before"
@@ -301,8 +299,3 @@ async def _kill(program: LineProgram) -> None:
         await program.kill()
     except TimeoutError as error:
         _log.error("a program was killed, but %s", error)
-
-
-def _cause(error: BaseException) -> str:
-    """The text of an error without the paths of this host."""
-    return (error.strerror if isinstance(error, OSError) else None) or str(error)

@@ -14,12 +14,12 @@ import orjson
 from runtimed.core.ports import Answer, Dispatch, EventSink, Spawn
 from runtimed.execution.driver import Shell, ShellFailed
 from runtimed.execution.gate import Gate
-from runtimed.execution.loss import explained
+from runtimed.execution.loss import cause, explained
 from runtimed.execution.output import TextOutput
 from runtimed.execution.pipes import readable
 from runtimed.execution.profile import Profile
 from runtimed.execution.sessions import SessionBackend
-from runtimed.execution.supervise import Supervisor, environment
+from runtimed.execution.supervise import Supervisor
 from runtimed.execution.tasks import begin, finish
 from runtimed.execution.workspace import Workspaces
 from runtimed.model.event import (
@@ -90,8 +90,9 @@ class _Session:
         if self._ending or opening.cancelled():
             return Answer("errored", "the Worker was ended before its shell was ready")
         if error := opening.exception():
-            _log.error("the shell of %s could not be started", self._spawn.worker_id, exc_info=error)
-            return Answer("errored", f"no shell could be started: {error}")
+            unknown = None if isinstance(error, OSError) else error
+            _log.error("the shell of %s could not be started: %s", self._spawn.worker_id, error, exc_info=unknown)
+            return Answer("errored", f"no shell could be started: {cause(error)}")
         if self._spawn.history:
             await self._sink.emit(
                 _warning("a fresh shell was started: the directory and variables of the last are gone")
@@ -107,10 +108,7 @@ class _Session:
             return Answer("rejected", "content: a script must be Unicode text without the NUL character")
         if self._ending or self._task is None or self._task.done():
             return Answer("errored", "nothing runs this Worker any more: stop it")
-        if self._gate.busy:
-            return Answer("busy", "a run is going on: wait for its run_end")
-        self._gate.offer(dispatch)
-        return Answer("accepted")
+        return self._gate.offer(dispatch)
 
     def start(self, input_id: str) -> None:
         """See Session."""
@@ -153,9 +151,7 @@ class _Session:
         await self._renew()
 
     async def _renew(self) -> Shell:
-        env = environment(self._profile.env)
-        limits = self._profile.tree_limits
-        self._shell = await Shell.start(self._supervisor, self._folder, env, self._wake, limits)
+        self._shell = await Shell.start(self._supervisor, self._folder, self._profile, self._wake)
         return self._shell
 
     async def _live(self) -> None:
@@ -231,7 +227,7 @@ class _Session:
     async def _fail(self, run: _Run, error: OSError) -> None:
         _log.error("a script of %s could not be run: %s", self._spawn.worker_id, error)
         self._finish(run)
-        failed = ErrorRaised("internal", f"the script could not be run: {error.strerror or error}")
+        failed = ErrorRaised("internal", f"the script could not be run: {cause(error)}")
         await self._sink.emit(failed, RunEnd("rolled_back"))
 
     async def _follow(self, shell: Shell, run: _Run | None = None) -> int | None:

@@ -4,6 +4,7 @@ import asyncio
 import json
 import os
 import shutil
+import sys
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -228,6 +229,51 @@ async def test_a_shell_that_can_not_be_started_is_an_answer(new_bench: Callable[
     assert answer.outcome == "errored"
     assert answer.message.startswith("no shell could be started: ")
     assert (await bench.offer("true")).outcome == "errored"
+
+
+@pytest.mark.parametrize(
+    ("program", "message"),
+    [
+        ("kill -KILL $$", "no shell could be started: the shell was ended by SIGKILL"),
+        (
+            "echo out of order >&2; exit 3",
+            "no shell could be started: the shell ended with status 3; its last words: out of order",
+        ),
+    ],
+)
+async def test_a_shell_that_ends_before_it_is_ready_is_told_with_its_end_and_what_it_said(
+    new_bench: Callable[..., Any],
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    caplog: pytest.LogCaptureFixture,
+    program: str,
+    message: str,
+) -> None:
+    bash = tmp_path / "bin" / "bash"
+    bash.parent.mkdir()
+    await asyncio.to_thread(bash.write_text, f"#!/bin/sh\n{program}\n")
+    bash.chmod(0o700)
+    monkeypatch.setenv("PATH", f"{bash.parent}:{os.environ['PATH']}")
+    answer = await new_bench().spawn()
+    assert answer.outcome == "errored"
+    assert answer.message.startswith(message)
+    assert [record.exc_info for record in caplog.records] == [None]
+
+
+async def test_a_shell_that_is_too_large_to_start_is_told_with_its_limit(
+    new_bench: Callable[..., Any], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    bash = tmp_path / "bin" / "bash"
+    bash.parent.mkdir()
+    greedy = "import time; held = bytearray(200 << 20); time.sleep(60)"
+    await asyncio.to_thread(bash.write_text, f"#!{sys.executable}\n{greedy}\n")
+    bash.chmod(0o700)
+    monkeypatch.setenv("PATH", f"{bash.parent}:{os.environ['PATH']}")
+    answer = await new_bench(limits={"max_memory_bytes": 64 << 20}).spawn()
+    assert answer.message == (
+        "no shell could be started: "
+        "the shell was ended: it took more memory than max_memory_bytes allows (67,108,864 bytes)"
+    )
 
 
 async def test_a_script_that_can_not_be_written_ends_its_run_with_an_error(shell: Any) -> None:

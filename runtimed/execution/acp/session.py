@@ -21,6 +21,7 @@ from runtimed.execution.acp.prompt import blocks, introduction
 from runtimed.execution.acp.terminals import Terminals
 from runtimed.execution.complaints import alert
 from runtimed.execution.gate import Gate
+from runtimed.execution.loss import cause
 from runtimed.execution.profile import Profile
 from runtimed.execution.sessions import NOTHING
 from runtimed.execution.supervise import Supervisor
@@ -89,10 +90,7 @@ class AcpSession:
             return Answer("rejected", "content: a message must be Unicode text")
         if self._ending or self.lost:
             return NOTHING
-        if self._gate.busy:
-            return Answer("busy", "a run is going on: wait for its run_end")
-        self._gate.offer(dispatch)
-        return Answer("accepted")
+        return self._gate.offer(dispatch)
 
     def start(self, input_id: str) -> None:
         """See Session."""
@@ -293,6 +291,4 @@ class AcpSession:
 
 def _reason(error: BaseException) -> str:
     """What went wrong, in words that are no secret; a host's path is none of them."""
-    if isinstance(error, OSError):
-        return error.strerror or str(error)
-    return str(error) if isinstance(error, _FAILURES) else "it failed, and the log of the daemon says why"
+    return str(error) if isinstance(error, AgentFailed | AgentRefused) else cause(error)
