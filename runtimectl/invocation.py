@@ -8,7 +8,6 @@ from io import TextIOWrapper
 import click
 from click.exceptions import Exit, NoArgsIsHelpError
 
-from runtimectl.cli import INTERRUPTED
 from runtimectl.commands import root
 from runtimectl.errors import ControlError, DaemonFailed, Expired, TimedOut, UsageProblem
 from runtimectl.session import say
@@ -19,7 +18,7 @@ OUTPUT_FAILED = 1
 
 
 def invoke(args: list[str]) -> int:
-    """Run the command line and return its exit code."""
+    """Run the command line and return its exit code. Raises KeyboardInterrupt."""
     _speak_unicode()
     wanted = os.environ.get(COMPLETION)
     if wanted:
@@ -45,8 +44,8 @@ def _run(args: list[str]) -> int:
         return _fail(error)
     except Expired:
         return _fail(TimedOut("the time of --timeout is over"))
-    except (KeyboardInterrupt, click.Abort):
-        return INTERRUPTED
+    except click.Abort:
+        raise KeyboardInterrupt from None
     except BrokenPipeError:
         return _leave_quietly()
     except (LookupError, TypeError, AttributeError) as error:
