@@ -140,10 +140,11 @@ class Mark:
 
 @value
 class Forgotten:
-    """What is kept no longer: remarks up to this number, runtime events up to this id, marks up to this sequence."""
+    """What is kept no longer: remarks up to this number, marks up to this sequence, and of the runtime events all but
+    the newest so many."""
 
     remarks: int = 0
-    runtime_events: int = 0
+    runtime_events_left: int | None = None
     marks: int = 0
 
 

@@ -193,12 +193,14 @@ class Retention:
         log.error("events of %s are not trimmed any more: %s", worker_id, error)
 
     async def _forget_surplus(self) -> None:
-        """Bring remarks and runtime events below their numbers."""
+        """Bring remarks and runtime events below their numbers. Not every id of these is that of one: a full disk
+        refuses some, so that the store has to count."""
+        most = self._limits.max_runtime_events
         remarks = self._remarks.surplus(self._limits.max_diagnostics)
-        events = max(0, self._pipeline.newest_runtime_event - self._limits.max_runtime_events)
-        if not remarks and events <= self._forgotten_events + self._limits.max_runtime_events // SLACK:
+        events = max(0, self._pipeline.newest_runtime_event - most)
+        if not remarks and events <= self._forgotten_events + most // SLACK:
             return
-        forgotten = Forgotten(remarks=remarks, runtime_events=events)
+        forgotten = Forgotten(remarks=remarks, runtime_events_left=most)
         await self._pipeline.apply(Change(forgotten=forgotten), partial(self._remarks.drop, remarks))
         self._forgotten_events = events
 

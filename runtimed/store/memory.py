@@ -198,7 +198,9 @@ class MemoryStore:
 
     def _forget(self, gone: Forgotten) -> None:
         _drop(self._remarks, gone.remarks)
-        _drop(self._runtime_events, gone.runtime_events)
+        if (left := gone.runtime_events_left) is not None:
+            for number in sorted(self._runtime_events)[: -left or None]:
+                del self._runtime_events[number]
         _drop(self._marks, gone.marks)
 
     def _delete(self, worker_id: WorkerId) -> None:

@@ -22,7 +22,9 @@ _PURGE_EVENTS = """
 _PURGE_ENTRIES = "DELETE FROM entry WHERE event IN (SELECT event FROM entry WHERE worker = ? LIMIT ?)"
 _FORGET = {
     "remarks": "DELETE FROM remark WHERE number <= ?",
-    "runtime_events": "DELETE FROM runtime_event WHERE id <= ?",
+    "runtime_events_left": """
+        DELETE FROM runtime_event WHERE id <= (SELECT id FROM runtime_event ORDER BY id DESC LIMIT 1 OFFSET ?)
+    """,
     "marks": "DELETE FROM mark WHERE sequence <= ?",
 }
 
@@ -48,7 +50,8 @@ def _take_out(connection: apsw.Connection, change: Rows) -> int:
     """Remove what a Change ends, and return the bytes of the events among it."""
     if change.forgotten is not None:
         for kind, statement in _FORGET.items():
-            connection.execute(statement, (getattr(change.forgotten, kind),))
+            if (place := getattr(change.forgotten, kind)) is not None:
+                connection.execute(statement, (place,))
     if change.deleted is not None:
         for statement in _DELETE:
             connection.execute(statement, (change.deleted,))

@@ -671,12 +671,14 @@ async def test_what_is_forgotten_is_gone_but_its_numbers_never_come_again(host: 
     await host.store.commit(Change(remarks=[remark(1), remark(2), remark(3)], runtime_events=started))
     for sequence in (5, 6, 7):
         await host.store.commit(Change(mark=Mark(sequence, sequence)))
-    await host.store.commit(Change(forgotten=Forgotten(remarks=2, runtime_events=1, marks=6)))
+    await host.store.commit(Change(forgotten=Forgotten(remarks=2, runtime_events_left=2, marks=6)))
     state = await host.reopen()
     assert list(state.remarks) == [remark(3)]
     assert list(state.marks) == [Mark(7, 7)]
     assert list(await host.store.read_runtime_events(0, WIDE)) == started[1:]
-    await host.store.commit(Change(forgotten=Forgotten(remarks=9, runtime_events=9, marks=9)))
+    await host.store.commit(Change(forgotten=Forgotten(runtime_events_left=2)))
+    assert list(await host.store.read_runtime_events(0, WIDE)) == started[1:]
+    await host.store.commit(Change(forgotten=Forgotten(remarks=9, runtime_events_left=0, marks=9)))
     state = await host.reopen()
     assert not [*state.remarks, *state.marks, *await host.store.read_runtime_events(0, WIDE)]
     assert (state.remark_number, state.runtime_event_id) == (3, 3)

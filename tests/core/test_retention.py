@@ -8,7 +8,7 @@ import pytest
 
 from runtimed.core import Runtime
 from runtimed.core.limits import Limits
-from runtimed.errors import CursorExpired, StoreCorrupt
+from runtimed.errors import CursorExpired, StoreCorrupt, StoreFull
 from runtimed.model.event import RunEnd, TextDelta, TextDone, ThinkingDelta, ToolCallStart
 from runtimed.model.interaction import WorkerInput
 from runtimed.store.memory import MemoryStore
@@ -264,6 +264,20 @@ async def test_diagnostics_and_runtime_events_are_kept_up_to_a_number(make_store
         async with asyncio.timeout(20):
             while await oldest() <= newest - 15:
                 await asyncio.sleep(0.01)
+
+
+async def test_runtime_events_that_a_full_disk_refused_crowd_out_none_that_are_stored(faulty, puppet):
+    watch = Watch()
+    async with running(faulty, puppet, watch, max_event_age_s=60, max_runtime_events=10) as runtime:
+        ref = (await runtime.create_worker()).worker_ref
+        before = list(await runtime.runtime_events())
+        faulty.fault = StoreFull("there is no room")
+        for _ in range(30):
+            with pytest.raises(StoreFull):
+                await runtime.send_input(ref, HELLO)
+        faulty.fault = None
+        await watch.looked_at()
+        assert list(await runtime.runtime_events()) == before
 
 
 class Illegible(MemoryStore):

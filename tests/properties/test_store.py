@@ -194,13 +194,14 @@ class StoreMachine(RuleBasedStateMachine):
         self.marks = [*(old for old in self.marks if old.sequence != mark.sequence), mark]
         self.commit(Change(mark=mark))
 
-    @rule(remarks=ANY, runtime_events=ANY, which=ANY)
-    def forget(self, remarks: int, runtime_events: int, which: int) -> None:
+    @rule(remarks=ANY, left=st.none() | ANY, which=ANY)
+    def forget(self, remarks: int, left: int | None, which: int) -> None:
         marks = self.marks[which % len(self.marks)].sequence if self.marks else 0
         self.remarks = [remark for remark in self.remarks if remark.number > remarks]
-        self.runtime_events = [event for event in self.runtime_events if event.id > runtime_events]
+        if left is not None:
+            self.runtime_events = self.runtime_events[max(0, len(self.runtime_events) - left) :]
         self.marks = [mark for mark in self.marks if mark.sequence > marks]
-        self.commit(Change(forgotten=Forgotten(remarks, runtime_events, marks)))
+        self.commit(Change(forgotten=Forgotten(remarks, left, marks)))
 
     @rule(crash=st.booleans())
     def reopen(self, crash: bool) -> None:
