@@ -62,7 +62,8 @@ class Story:
 
     `patient` are inputs that may wait their turn, `unanswered` are inputs of which nobody knows whether they were
     taken; `may_end` and `may_go` say the same of a stop and of a deletion. With `kept_end` a stop has begun,
-    which a full disk may have put off. `cuts` counts the runs cut by a restart.
+    which a full disk may have put off. `cuts` counts the runs cut by a restart. A Worker is `lost` of which a crash
+    left nothing but that it is deleted: what came in one Change with that nobody has heard.
     """
 
     worker_id: WorkerId
@@ -79,6 +80,7 @@ class Story:
     may_end: bool = False
     may_go: bool = False
     kept_end: bool = False
+    lost: bool = False
     cuts: int = 0
 
     @property

@@ -3,6 +3,7 @@
 The controls break a protection: the machine has to see it. Without them nobody would know that it can.
 """
 
+from functools import partial
 from typing import Any
 
 import pytest
@@ -13,13 +14,16 @@ from hypothesis.stateful import run_state_machine_as_test
 from runtimed.core import Runtime, inputs, lane, lifecycle, retention
 from runtimed.core.activity import Activity
 from runtimed.core.catalog import Catalog
+from runtimed.core.limits import Limits
 from runtimed.core.pipeline import Pipeline
 from runtimed.errors import StoreCorrupt
 from runtimed.feed.ring import Ring
 from runtimed.store.encoding import encode_events
+from runtimed.store.writer import Writer
 from tests.properties import checks
 from tests.properties.grounds import FolderGround, MemoryGround
 from tests.properties.machine import RuntimeMachine
+from tests.properties.world import World
 
 MACHINE = settings(deadline=None, suppress_health_check=list(HealthCheck), print_blob=True)
 CONTROL = settings(MACHINE, max_examples=4_000, phases=[Phase.generate], database=None, report_multiple_bugs=False)
@@ -48,6 +52,55 @@ def test_a_runtime_over_the_store_in_memory_keeps_its_promises(examples: Any) ->
 
 def test_a_runtime_over_the_durable_store_keeps_its_promises(examples: Any) -> None:
     run_state_machine_as_test(InFolder, settings=settings(MACHINE, max_examples=examples(30, 2_000)))
+
+
+class Unheard(FolderGround):
+    """One whose reports of what is stored come behind a crash, once `held` is there to hold them."""
+
+    held: list[Any] | None = None
+
+    def crash(self) -> None:
+        super().crash()
+        reports, self.held = self.held or [], None
+        for report in reports:
+            report()
+
+
+async def test_a_crash_may_leave_of_a_stop_and_a_deletion_at_once_no_more_than_a_runtime_event(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    ground, report = Unheard(), Writer._report
+
+    def reported(self: Writer, *given: Any) -> None:
+        tell = partial(report, self, *given)
+        tell() if ground.held is None else ground.held.append(tell)
+
+    monkeypatch.setattr(Writer, "_report", reported)
+    monkeypatch.setattr(lane, "STORE_RETRY_S", 3_600)
+    world = World(ground, Limits(), 2**20, Runtime)
+    try:
+        await world.start()
+        await world.wait(world.create({}, None, "accepted"))
+        world.collect()
+        (story,) = world.stories
+        await world.disk("full")
+        await world.wait(world.end(story, "stop"))
+        await world.disk("empty")
+        ground.held = []
+        world.end(story, "delete")
+        await checks.until(lambda: ground.held, lambda: "the deletion is not stored")
+        await world.crash()
+        await world.look_into_the_store(crashed=True)
+        await world.start()
+        assert [event.kind for event in await world.runtime.runtime_events()][2:] == [
+            "worker_stopped",
+            "runtime_started",
+        ]
+        await checks.settle(world)
+        await checks.check_at_rest(world)
+        await world.close()
+    finally:
+        world.end_of_the_world()
 
 
 def published_before_it_is_stored(patch: pytest.MonkeyPatch) -> None:

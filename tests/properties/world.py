@@ -537,7 +537,7 @@ class World:
         for story in self.present:
             if story.worker_id not in found:
                 assert story.may_go, f"{story.worker_id} is lost"
-                story.deleted = True
+                story.deleted = story.lost = True
                 continue
             worker = found[story.worker_id]
             events = await store.read_events(story.worker_id, worker.floor, worker.last_sequence, WIDE)
