@@ -3,6 +3,7 @@
 The controls break a protection: the machine has to see it. Without them nobody would know that it can.
 """
 
+import gc
 from functools import partial
 from typing import Any
 
@@ -23,6 +24,7 @@ from runtimed.store.writer import Writer
 from tests.properties import checks
 from tests.properties.grounds import FolderGround, MemoryGround
 from tests.properties.machine import RuntimeMachine
+from tests.properties.watcher import Watcher
 from tests.properties.world import World
 
 MACHINE = settings(deadline=None, suppress_health_check=list(HealthCheck), print_blob=True)
@@ -101,6 +103,28 @@ async def test_a_crash_may_leave_of_a_stop_and_a_deletion_at_once_no_more_than_a
         await world.close()
     finally:
         world.end_of_the_world()
+
+
+async def test_an_observer_that_left_while_it_was_stuck_leaves_no_task(caplog: pytest.LogCaptureFixture) -> None:
+    world = World(MemoryGround(), Limits(), 2**20, Runtime)
+    try:
+        await world.start()
+        await world.wait(world.create({}, None, "accepted"))
+        world.collect()
+        await world.wait(world.send(world.stories[0], "user", "accepted"))
+        watcher = Watcher(world.stories[0].worker_id, wired=True)
+        watcher.join(world.life.feed, 0)
+        watcher.flowing.clear()
+        await checks.until(lambda: watcher.snapshots, lambda: watcher)
+        await world.pass_time(5, 0, 0)
+        await watcher.leave()
+        watcher.join(world.life.feed, 0)
+        await watcher.leave()
+        await world.close()
+        gc.collect()
+    finally:
+        world.end_of_the_world()
+    assert "destroyed" not in caplog.text
 
 
 def published_before_it_is_stored(patch: pytest.MonkeyPatch) -> None:

@@ -106,11 +106,15 @@ class Watcher:
                 over.set_exception(error)
 
         async def drain() -> None:
-            await self.flowing.wait()
+            await flowing.wait()
 
         view = View(ref, Envelopes(), Selection(self.labels, self.names))
-        async with feed.observe(view, cursor, Wire(self._take, self.flowing), drain, ended):
-            await over
+        flowing = self.flowing
+        try:
+            async with feed.observe(view, cursor, Wire(self._take, flowing), drain, ended):
+                await over
+        finally:
+            flowing.set()  # a connection that is closed lets go of whoever waits for it
 
     def _take(self, lines: bytes) -> None:
         for envelope in map(json.loads, () if self.deaf else lines.splitlines()):
