@@ -13,6 +13,11 @@ from runtimed.model.identity import WorkerId
 from runtimed.store.replay import check_floor, cut, replay, stored_size, unbroken
 from runtimed.store.rows import Floor, StoredEvent
 
+GONE = 1_000
+"""How many of the sequences in order may be of events that are gone, beside one for each SLACK that are there."""
+
+SLACK = 16
+
 
 class History:
     """What the tables `event`, `floor` and `deleted` are to the durable store.
@@ -26,17 +31,17 @@ class History:
         self._events: dict[WorkerId, list[StoredEvent]] = defaultdict(list)
         self._floors: dict[WorkerId, Floor] = {}
         self._by_sequence: dict[int, StoredEvent] = {}
-        self._newest = 0
+        self._order: list[int] = []
 
     def __len__(self) -> int:
         return len(self._by_sequence)
 
     def add(self, stored: StoredEvent) -> None:
-        """Keep an event, its Worker's newest."""
+        """Keep an event, the newest of all."""
         sequence = stored.event.sequence
         self._events[stored.event.worker_id].append(stored)
         self._by_sequence[sequence] = stored
-        self._newest = max(self._newest, sequence)
+        self._order.append(sequence)
         self.bytes += len(stored.event.payload)
 
     def trim(self, trim: Trim) -> None:
@@ -60,6 +65,9 @@ class History:
         del events[:count]
         if not events:
             del self._events[worker_id]
+        left = len(self._by_sequence)
+        if len(self._order) - left > GONE + left // SLACK:
+            self._order = list(self._by_sequence)
         return len(gone)
 
     def between(self, worker_id: WorkerId, after: int, upto: int, page: PageSize) -> Sequence[EncodedEvent]:
@@ -116,9 +124,8 @@ class History:
         return [] if worker_id in self.hidden else self._events.get(worker_id, [])
 
     def _range(self, after: int, upto: int) -> Iterator[StoredEvent]:
-        oldest = next(iter(self._by_sequence), 0)
-        for sequence in range(max(after + 1, oldest), min(upto, self._newest) + 1):
-            stored = self._by_sequence.get(sequence)
+        for place in range(bisect_right(self._order, after), bisect_right(self._order, upto)):
+            stored = self._by_sequence.get(self._order[place])
             if stored is not None and stored.event.worker_id not in self.hidden:
                 yield stored
 

@@ -471,6 +471,17 @@ async def test_reads_end_in_front_of_an_event_that_is_missing_and_name_it_where_
     assert await sequences(host.store.read_all_events(6, 9, WIDE)) == [7, 8]
 
 
+async def test_what_lies_between_two_events_and_is_gone_costs_nothing(host: Any, teller: Any) -> None:
+    await host.open()
+    for worker in (FIRST, SECOND):
+        await host.store.commit(teller.create())
+        await host.store.commit(teller.tell(worker, TextDelta("1")))
+        teller.sequence += 10**15
+    newest = 10**15 + 2
+    assert list(await host.store.oldest_events(None, MAX_SEQUENCE, 2)) == [Span(FIRST, 1, 1), Span(SECOND, newest, 1)]
+    assert [event.sequence for event in await host.store.read_all_events(0, MAX_SEQUENCE, WIDE)] == [1, newest]
+
+
 async def test_the_oldest_events_are_told_as_spans(host: Any, teller: Any) -> None:
     await host.open()
     await asyncio.gather(host.store.commit(teller.create()), host.store.commit(teller.create()))
