@@ -27,7 +27,10 @@ async def list_runtime_events(
     newest = runtime.newest_runtime_event
     found = tuple(await runtime.runtime_events(after, limit))
     last = found[-1].id if found else after
-    return RuntimeEventsResponse(found, last, has_more=bool(found) and last < newest)
+    has_more = (
+        bool(found) and last < newest and bool(await runtime.runtime_events(last, 1))
+    )  # a full disk refuses some
+    return RuntimeEventsResponse(found, last, has_more)
 
 
 @routes.get(paths.RUNTIME_CHECK)
