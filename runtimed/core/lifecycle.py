@@ -28,6 +28,9 @@ log = logging.getLogger(__name__)
 Restore = Literal["eager", "lazy", "never"]
 """Which Workers that ran before are brought back by themselves: all at the start; each with its next input; none."""
 
+PURGE_S = 60.0
+"""How long retention waits for room that deleted Workers are about to give back, before others have to make it."""
+
 
 class Lifecycle:
     """Owns what goes on for a Worker whatever becomes of whoever asked for it, at most one of each kind.
@@ -196,6 +199,12 @@ class Lifecycle:
                 purged = await self._context.store.purge(name)
             except StoreFull:
                 await asyncio.sleep(STORE_RETRY_S)
+
+    async def purged(self) -> None:
+        """Wait until nothing is left of the Workers that are deleted by now; no longer than PURGE_S."""
+        with contextlib.suppress(TimeoutError):
+            async with asyncio.timeout(PURGE_S):
+                await self._purging.join()
 
     async def close(self) -> None:
         """Wait for what was begun; a purge goes on in the next life."""

@@ -3,7 +3,7 @@
 import asyncio
 import contextlib
 import logging
-from collections.abc import AsyncIterator, Sequence
+from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
 from functools import partial
 from typing import Protocol
 
@@ -56,11 +56,19 @@ async def retained(place: Floored, after: int) -> AsyncIterator[None]:
 class Retention:
     """Keeps events, runtime events and remarks within the limits, while `run` runs. Listens to its Pipeline.
 
-    Readers are told first: a Worker's floor rises before its events go, so that none reads into a gap.
+    Readers are told first: a Worker's floor rises before its events go, so that none reads into a gap. `purged` waits
+    until what is left of Workers that are deleted by now is gone.
     """
 
     def __init__(
-        self, store: Store, pipeline: Pipeline, catalog: Catalog, remarks: Remarks, limits: Limits, clock: Clock
+        self,
+        store: Store,
+        pipeline: Pipeline,
+        catalog: Catalog,
+        remarks: Remarks,
+        limits: Limits,
+        clock: Clock,
+        purged: Callable[[], Awaitable[None]],
     ) -> None:
         self._store = store
         self._pipeline = pipeline
@@ -68,6 +76,7 @@ class Retention:
         self._remarks = remarks
         self._limits = limits
         self._clock = clock
+        self._purged = purged
         self._crowded: set[WorkerId] = set()
         self._kept: set[WorkerId] = set()
         self._marks: list[Mark] = []
@@ -83,7 +92,7 @@ class Retention:
         if full and worker_id not in self._kept:
             self._crowded.add(worker_id)
             self._due.set()
-        elif self._store.event_bytes > self._limits.max_event_bytes:
+        elif self._is_too_large():
             self._due.set()
 
     def forget(self, worker_id: WorkerId) -> None:
@@ -131,8 +140,10 @@ class Retention:
                 break
 
     async def _shrink(self) -> None:
-        """Bring the events of all Workers below their bytes."""
-        if self._store.event_bytes <= self._limits.max_event_bytes:
+        """Bring the events of all Workers below their bytes; those that are deleted go first."""
+        if self._is_too_large():
+            await self._purged()
+        if not self._is_too_large():
             return
         wanted = _lowered(self._limits.max_event_bytes)
         while (surplus := self._store.event_bytes - wanted) > 0:
@@ -140,6 +151,9 @@ class Retention:
             count = min(TRIM_BATCH, 1 + retained * surplus // self._store.event_bytes)
             if not await self._trim(await self._oldest(self._pipeline.head, count)):
                 break
+
+    def _is_too_large(self) -> bool:
+        return self._store.event_bytes > self._limits.max_event_bytes
 
     async def _expire(self) -> None:
         """Trim the events of all Workers that are older than they may be, and mark how far they go by now."""

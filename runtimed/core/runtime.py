@@ -108,7 +108,13 @@ class Runtime:
         for name in state.deleted:
             parts.lifecycle.purge(name)
         retention = Retention(
-            self._store, context.pipeline, context.catalog, context.remarks, self.limits, self._clock
+            self._store,
+            context.pipeline,
+            context.catalog,
+            context.remarks,
+            self.limits,
+            self._clock,
+            parts.lifecycle.purged,
         )
         context.pipeline.subscribe(retention)
         loop = asyncio.get_running_loop()

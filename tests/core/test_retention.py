@@ -280,6 +280,35 @@ async def test_runtime_events_that_a_full_disk_refused_crowd_out_none_that_are_s
         assert list(await runtime.runtime_events()) == before
 
 
+class Unpurged(MemoryStore):
+    """A store that removes nothing of a deleted Worker until it `may`."""
+
+    def __init__(self):
+        super().__init__()
+        self.may = asyncio.Event()
+
+    async def purge(self, worker_id):
+        await self.may.wait()
+        return await super().purge(worker_id)
+
+
+async def test_a_deleted_worker_whose_data_is_still_there_costs_the_others_no_events(puppet):
+    store = Unpurged()
+    async with running(store, puppet, max_event_bytes=50_000) as runtime:
+        kept, large = [(await runtime.create_worker()).worker_ref for _ in range(2)]
+        await puppet.say(large.worker_id, TextDone("x" * 45_000))
+        await puppet.say(kept.worker_id, TextDone("y" * 1_000))
+        await runtime.stop_worker(large)
+        await runtime.delete_worker(large)
+        await puppet.say(kept.worker_id, TextDone("z" * 10_000))
+        await until(lambda: store.event_bytes > 50_000)
+        for _ in range(100):
+            await asyncio.sleep(0)
+        store.may.set()
+        await until(lambda: store.event_bytes < 50_000)
+        assert len(await runtime.events(kept, 0)) == 2
+
+
 class Illegible(MemoryStore):
     """A store that cannot tell any more how its first Worker stood; `asked` counts how often it was to."""
 
