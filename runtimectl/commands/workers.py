@@ -313,9 +313,9 @@ def _tell_request(session: Session, worker: "Body", asked: "Body") -> None:
     with suppress(ControlError):
         waiting = session.client(worker["runtime_id"]).permissions(name)["permissions"]
     if any(one["request_id"] == asked["request_id"] for one in waiting):
-        options = "|".join(option["option_id"] for option in asked["options"])
-        command = f"runtimectl permissions answer {name} {asked['request_id']} {options}"
-        session.tell(f"{name} asks: {asked['title']}; answer with: {command}")
+        options = ", ".join(option["option_id"] for option in asked["options"])
+        command = f"runtimectl permissions answer {name} {asked['request_id']} OPTION"
+        session.tell(f"{name} asks: {asked['title']}; answer with {options} or cancel as OPTION: {command}")
 
 
 def _delete(client: "Client", chosen: str) -> "Body":

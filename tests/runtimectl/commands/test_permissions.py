@@ -156,15 +156,15 @@ async def test_a_request_that_does_not_wait_is_not_found(asking):
     assert "waits for an answer" in err
 
 
-async def test_who_waits_for_a_run_is_told_of_the_request_that_it_waits_for(asking):
+async def test_who_waits_for_a_run_is_told_of_the_request_and_of_a_command_that_grants_nothing_as_it_stands(asking):
     worker = await asking.runtime.create_worker()
     waiting = await asking.start("workers", "input", worker.worker_id, "write a file", "--wait")
     async with asyncio.timeout(10):
         said = (await waiting.stderr.readline()).decode()
     request = asking.request(worker)
     assert said == (
-        f"runtimectl: {worker.worker_id} asks: write a file; "
-        f"answer with: runtimectl permissions answer {worker.worker_id} {request} yes|always|no|never\n"
+        f"runtimectl: {worker.worker_id} asks: write a file; answer with yes, always, no, never or cancel as OPTION: "
+        f"runtimectl permissions answer {worker.worker_id} {request} OPTION\n"
     )
     await asking.runtime.answer_permission(worker.worker_ref, request, "yes")
     _, rest = await waiting.communicate()
