@@ -10,7 +10,7 @@ INTERRUPTED = 130
 
 def main() -> int:
     """Run the command line of this process and return its exit code."""
-    if sys.argv[1:] == ["--version"]:
+    if sys.argv[1:] == ["--version"] and sys.stdout:
         sys.stdout.write(f"runtimectl {runtimed.__version__}\n")
         return 0
     gc.disable()  # A tenth of a short command is spent on garbage that there is none of; the feed turns it on again.

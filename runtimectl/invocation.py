@@ -19,6 +19,11 @@ OUTPUT_FAILED = 1
 
 def invoke(args: list[str]) -> int:
     """Run the command line and return its exit code. Raises KeyboardInterrupt."""
+    if sys.stderr is None:
+        sys.stderr = os.fdopen(os.open(os.devnull, os.O_WRONLY), "w")
+    if sys.stdout is None:
+        say("cannot write the output: stdout is closed")
+        return OUTPUT_FAILED
     _speak_unicode()
     wanted = os.environ.get(COMPLETION)
     if wanted:

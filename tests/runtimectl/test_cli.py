@@ -131,6 +131,19 @@ def test_a_full_disk_under_stdout_is_told(env, daemon):
     assert (found.returncode, found.stderr) == (1, "runtimectl: cannot write the output: No space left on device\n")
 
 
+@pytest.mark.parametrize("args", ["status", "workers list -o json", "--version"])
+def test_without_a_stdout_nothing_is_done_and_one_line_says_so(env, daemon, args):
+    command = ["sh", "-c", f"{sys.executable} -m runtimectl {args} >&-"]
+    found = subprocess.run(command, env=env, stderr=subprocess.PIPE, text=True, check=False)
+    assert (found.returncode, found.stderr) == (1, "runtimectl: cannot write the output: stdout is closed\n")
+
+
+def test_without_a_stderr_the_exit_code_tells(env, daemon):
+    for args, code in (("status", 0), ("workers get worker-ffffffff", 3), ("workers get", 2)):
+        command = ["sh", "-c", f"{sys.executable} -m runtimectl {args} 2>&-"]
+        assert subprocess.run(command, env=env, stdout=subprocess.PIPE, check=False).returncode == code
+
+
 def test_an_interrupt_ends_with_130_and_without_a_traceback(new_worker, start_ctl):
     tail = start_ctl("events", "tail", new_worker())
     tail.wait_for("snapshot")
