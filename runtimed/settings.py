@@ -294,14 +294,27 @@ def _profile(name: str, fields: Any) -> Profile:
 
 
 def _check_profile(place: str, profile: Profile) -> None:
-    if profile.backend in OF_PROGRAMS and not profile.command:
+    if profile.backend in OF_PROGRAMS and not (profile.command and profile.command[0]):
         raise ConfigurationError(f"{place}.command: expected an argv, the program first")
+    _check_executable(place, profile)
     for reference, path in profile.workspaces.items():
         if not Path(path).is_absolute():
             raise ConfigurationError(f'{place}.workspaces."{reference}": expected an absolute path')
     for name, least in LEAST.items():
         if 0 < getattr(profile, name) < least:
             raise ConfigurationError(f"{place}.{name}: expected 0 for no limit, or at least {least}")
+
+
+def _check_executable(place: str, profile: Profile) -> None:
+    """Refuse an argv and an environment that no program can be started with."""
+    for index, word in enumerate(profile.command):
+        if "\0" in word:
+            raise ConfigurationError(f"{place}.command[{index}]: expected a string without NUL")
+    for name, value in profile.env.items():
+        if not name or "=" in name or "\0" in name:
+            raise ConfigurationError(f"{place}.env: expected names of variables, got {name!r}")
+        if "\0" in value:
+            raise ConfigurationError(f"{place}.env.{name}: expected a string without NUL")
 
 
 def _profile_converter() -> Converter:
