@@ -71,7 +71,7 @@ class _WithCommonOptions(click.Command):
         records: dict[bool, list[tuple[str, str]]] = {False: [], True: []}
         for param in self.get_params(context):
             record = param.get_help_record(context)
-            if record is not None:
+            if record is not None and isinstance(param, click.Option):
                 records[isinstance(param, CommonOption)].append(record)
         for title, rows in (("Options", records[False]), ("Options of every command", records[True])):
             if rows:

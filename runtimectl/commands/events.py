@@ -34,7 +34,7 @@ def events() -> None:
 
 
 @events.command()
-@click.argument("worker", metavar="W", required=False)
+@click.argument("worker", metavar="W|--all", required=False)
 @click.option("--all", "everyone", is_flag=True, help="Of all Workers instead of one.")
 @click.option("--label", "labels", metavar="K=V", multiple=True, help="With --all: of those with it; repeatable.")
 @click.option("--cursor", metavar="C", help="Begin behind this event.")

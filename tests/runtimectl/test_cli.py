@@ -63,6 +63,12 @@ def test_each_help_has_an_example_and_the_common_options(ctl, args):
     assert found.returncode == 0
     assert "Example:\n    " in found.stdout
     assert "--token-file" in found.stdout
+    own = found.stdout.partition("\nOptions:\n")[2].partition("\n\n")[0]
+    assert all(line.startswith(("  -", "     ")) for line in own.splitlines()), "an argument is no option"
+
+
+def test_the_help_of_tail_says_that_a_worker_or_all_is_meant(ctl):
+    assert "Usage: runtimectl events tail [OPTIONS] W|--all\n" in ctl("events", "tail", "--help").stdout
 
 
 @pytest.mark.parametrize(
