@@ -5,9 +5,7 @@ import logging
 import os
 from pathlib import Path
 
-from runtimed.store.folder import open_private
-
-NAME = "ballast"
+from runtimed.store.folder import BALLAST, open_private
 
 BALLAST_BYTES = 1024 * 1024
 
@@ -25,7 +23,7 @@ class Ballast:
     """
 
     def __init__(self, folder: Path) -> None:
-        self._path = folder / NAME
+        self._path = folder / BALLAST
         self._kept = False
         self.in_use = False
 
@@ -54,7 +52,7 @@ class Ballast:
         try:
             os.truncate(self._path, 0)
         except OSError as error:
-            _log.warning("the file %s could not be emptied: %s", NAME, error.strerror)
+            _log.warning("the file %s could not be emptied: %s", BALLAST, error.strerror)
         _log.error("the disk is full: only what ends Workers or frees room is stored, until there is room again")
         return True
 
@@ -66,7 +64,7 @@ class Ballast:
             self._fill()
         except OSError as error:
             if error.errno not in {errno.ENOSPC, errno.EDQUOT}:
-                _log.warning("the file %s could not be made: %s", NAME, error.strerror)
+                _log.warning("the file %s could not be made: %s", BALLAST, error.strerror)
             return
         if self.in_use:
             self.in_use = False

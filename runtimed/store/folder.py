@@ -19,7 +19,13 @@ LOCK = "lock"
 DATABASE = "runtime.sqlite3"
 TOKEN = "token"  # noqa: S105 the name of a file
 WORKERS = "workers"
+BALLAST = "ballast"
 PID_WIDTH = 10
+
+_OURS = {LOCK, TOKEN, WORKERS, BALLAST}
+
+OF_FILE_SYSTEMS = "lost+found"
+"""What the root of a file system may hold, and nothing else, when it becomes a store."""
 
 _FLAGS = os.O_NOFOLLOW | os.O_CLOEXEC | os.O_NONBLOCK
 
@@ -37,6 +43,7 @@ class StoreFolder:
 
     def __enter__(self) -> Path:
         """Take the folder and return the path of its database. Raises StoreInUse when another process has it."""
+        _check_free(self._path)
         _make_folder(self._path, "the store", parents=True)
         self._path = self._path.resolve()
         lock = open_private(self._path / LOCK, os.O_RDWR | os.O_CREAT)
@@ -144,6 +151,16 @@ def _refused(name: str) -> Iterator[None]:
         if error.errno == errno.ELOOP:
             raise StoreUnsupported(f"{name}: expected a regular file, not a symlink") from error
         raise StoreUnsupported(f"{name}: {error.strerror}") from error
+
+
+def _check_free(path: Path) -> None:
+    """Refuse a folder that others may enter and that holds something, but no store: tightening shuts them out."""
+    with _refused("the store"):
+        if not path.is_dir() or not stat.S_IMODE(path.stat().st_mode) & 0o077:
+            return
+        found = {entry.name for entry in path.iterdir()} - {OF_FILE_SYSTEMS}
+    if found and not any(name in _OURS or name.startswith(DATABASE) for name in found):
+        raise StoreUnsupported("the store: expected a new or an empty folder, or a store; others may use this one")
 
 
 def _make_folder(path: Path, name: str, *, parents: bool = False) -> None:

@@ -26,7 +26,7 @@ from runtimed.model.diagnostic import Diagnostic, FeedDiagnosticCode
 from runtimed.model.event import Greeting, InFlightBlock, Payload
 from runtimed.model.identity import WorkerRef
 from runtimed.settings import ENVIRONMENT_PREFIX, Settings, load
-from runtimed.store import ballast, folder, salvage
+from runtimed.store import folder, salvage
 
 ROUTES = [route for noun in NOUNS for route in noun.routes]
 OPTION = re.compile(r"^-{1,2}[a-z][a-z-]*")
@@ -261,7 +261,7 @@ def test_every_exit_code_is_in_the_table_of_its_program(page):
 def test_everything_in_the_folder_of_a_store_is_named(page):
     named = set(page("reference/store.md").section("In a folder").names())
     database = {f"{folder.DATABASE}{suffix}" for suffix in ("", "-wal", "-shm")}
-    others = {ballast.NAME, f"{folder.DATABASE}{salvage.KEPT}"}
+    others = {folder.BALLAST, f"{folder.DATABASE}{salvage.KEPT}"}
     assert named == {folder.LOCK, folder.TOKEN, folder.WORKERS, *database, *others}
 
 

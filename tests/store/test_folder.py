@@ -58,6 +58,27 @@ def test_a_folder_and_files_of_ours_that_are_lax_are_tightened(new_store: NewSto
     assert [mode(path) for path in (other, other / "lock", other / "runtime.sqlite3")] == [0o700, 0o600, 0o600]
 
 
+def test_a_folder_that_others_use_for_something_else_is_refused_and_left_as_it_is(
+    new_store: NewStore, folder: Path
+) -> None:
+    other = folder.with_name("shared")
+    other.mkdir()
+    other.chmod(0o777)
+    (other / "notes").write_text("of somebody")
+    with pytest.raises(StoreUnsupported, match="expected a new or an empty folder, or a store"):
+        new_store(other).open()
+    assert (mode(other), [path.name for path in other.iterdir()]) == (0o777, ["notes"])
+
+
+@pytest.mark.parametrize("name", ["lost+found", "token"])
+def test_a_folder_with_what_may_lie_in_a_new_store_is_taken(new_store: NewStore, folder: Path, name: str) -> None:
+    other = folder.with_name("mounted")
+    other.mkdir(mode=0o755)
+    (other / name).mkdir() if name == "lost+found" else (other / name).touch(mode=0o600)
+    new_store(other).open()
+    assert mode(other) == 0o700
+
+
 def test_parents_are_made_too(new_store: NewStore, tmp_path: Path) -> None:
     new_store(tmp_path / "a" / "b" / "store").open()
     assert mode(tmp_path / "a" / "b" / "store") == 0o700
