@@ -89,6 +89,8 @@ def _run(flags: dict[str, Any], config: str | None, *, check_config: bool) -> in
         for text in loaded.listen:
             Address.parse(text)
         if check_config:
+            for name in settings.unknown_variables():
+                sys.stderr.write(f"runtimed: the environment has {name}, which is no setting\n")
             sys.stdout.write("the configuration is fine\n")
             return OK
         return _serve(loaded)

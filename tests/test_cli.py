@@ -121,6 +121,12 @@ def test_a_variable_that_is_no_setting_is_warned_of(run):
     assert "RUNTIMED_STROE" in err
 
 
+def test_a_check_of_the_configuration_tells_of_a_variable_that_is_no_setting(run):
+    daemon = run("--check-config", env=os.environ | {"RUNTIMED_STROE": "memory"})
+    said = "runtimed: the environment has RUNTIMED_STROE, which is no setting\n"
+    assert ended(daemon) == (0, "the configuration is fine\n", said)
+
+
 @pytest.mark.parametrize(
     "options", [["--bogus"], ["extra"], ["--log-level", "loud"], ["--max-event-batch-items", "x"]]
 )
