@@ -27,9 +27,9 @@ async def list_runtime_events(
     newest = runtime.newest_runtime_event
     found = tuple(await runtime.runtime_events(after, limit))
     last = found[-1].id if found else after
-    has_more = (
-        bool(found) and last < newest and bool(await runtime.runtime_events(last, 1))
-    )  # a full disk refuses some
+    has_more = bool(found) and last < newest
+    if has_more:  # a full disk may have refused all that came behind
+        has_more = bool(await runtime.runtime_events(last, 1))
     return RuntimeEventsResponse(found, last, has_more)
 
 
