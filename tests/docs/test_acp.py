@@ -2,7 +2,7 @@
 
 import pytest
 
-from runtimed.execution.acp import calls, client, files, inbox, listener, mapping, terminals, transport
+from runtimed.execution.acp import calls, client, files, inbox, listener, mapping, outbox, terminals, transport
 from runtimed.execution.acp.agent import START_DEADLINE_S
 from runtimed.execution.acp.mapping import Narration
 
@@ -17,6 +17,7 @@ BOUNDS = {
     "a `system_item`": f"{mapping.MAX_ITEM >> 20} MiB",
     "open tool calls": f"{calls.MAX_OPEN_CALLS};",
     "messages that wait for the store": f"{inbox.MAX_WAITING}, or {inbox.MAX_WAITING_BYTES >> 20} MiB;",
+    "answers that the agent has not taken": f"{outbox.MAX_UNTAKEN_BYTES >> 20} MiB;",
 }
 
 

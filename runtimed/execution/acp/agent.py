@@ -8,12 +8,13 @@ from typing import Any
 
 import attrs
 import orjson
-from acp.connection import Connection, MethodHandler
+from acp.connection import Connection
 from acp.exceptions import RequestError
 from acp.schema import InitializeResponse, NewSessionResponse
 from pydantic import ValidationError
 
 import runtimed
+from runtimed.execution.acp.client import Client
 from runtimed.execution.acp.inbox import Inbox
 from runtimed.execution.acp.transport import MAX_MESSAGE_BYTES, Transport, encoded
 from runtimed.execution.executable import located
@@ -69,23 +70,23 @@ class Abilities:
 class Agent:
     """Owns the process tree of one agent, and the connection to it. Whoever starts one calls `stop`."""
 
-    def __init__(self, profile: Profile, program: LineProgram, handler: MethodHandler, inbox: Inbox) -> None:
+    def __init__(self, profile: Profile, program: LineProgram, client: Client, inbox: Inbox) -> None:
         self._profile = profile
         self._program = program
-        self._transport = Transport(program, inbox)
-        self._connection = Connection(handler, self._transport)
+        self._transport = Transport(program, inbox, client.outbox)
+        self._connection = Connection(client, self._transport)
         self.abilities = Abilities()
 
     @classmethod
     async def start(
-        cls, profile: Profile, supervisor: Supervisor, home: Path, handler: MethodHandler, inbox: Inbox
+        cls, profile: Profile, supervisor: Supervisor, home: Path, client: Client, inbox: Inbox
     ) -> "Agent":
         """Start the program; nothing is said to it yet. Raises OSError."""
         env = environment(profile.env)
         argv = await asyncio.to_thread(located, profile.command, env, home)
         command = Command(argv, home, env, profile.tree_limits)
         program = await LineProgram.start(supervisor, command, max_line_bytes=MAX_MESSAGE_BYTES)
-        return cls(profile, program, handler, inbox)
+        return cls(profile, program, client, inbox)
 
     @property
     def ended(self) -> bool:

@@ -19,6 +19,7 @@ from pydantic import ValidationError
 
 from runtimed.execution.acp.files import read_text, write_text
 from runtimed.execution.acp.inbox import Inbox, Request
+from runtimed.execution.acp.outbox import Outbox
 from runtimed.execution.acp.roots import PathRefused, Roots
 from runtimed.execution.acp.terminals import TerminalRefused, Terminals
 
@@ -31,7 +32,10 @@ Method = Callable[[Any], Awaitable[dict[str, Any]]]
 
 
 class Client:
-    """Answers one agent. What was not granted is not there; updates and permission requests go to the inbox."""
+    """Answers one agent. What was not granted is not there; updates and permission requests go to the inbox.
+
+    Files are read one at a time, while there is room in `outbox` for what they hold.
+    """
 
     def __init__(self, inbox: Inbox, roots: Roots, terminals: Terminals, home: Path, granted: frozenset[str]) -> None:
         self._inbox = inbox
@@ -39,6 +43,8 @@ class Client:
         self._terminals = terminals
         self._home = home
         self._under_way = 0
+        self._reading = asyncio.Lock()
+        self.outbox = Outbox()
         self._methods: dict[str, Method] = {"session/request_permission": self._permission}
         if "read" in granted:
             self._methods["fs/read_text_file"] = self._read
@@ -88,7 +94,9 @@ class Client:
 
     async def _read(self, params: Any) -> dict[str, Any]:
         asked = ReadTextFileRequest.model_validate(params)
-        text = await asyncio.to_thread(read_text, self._roots, asked.path, asked.line, asked.limit)
+        async with self._reading:
+            await self.outbox.room()
+            text = await asyncio.to_thread(read_text, self._roots, asked.path, asked.line, asked.limit)
         return {"content": text}
 
     async def _write(self, params: Any) -> dict[str, Any]:

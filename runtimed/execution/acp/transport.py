@@ -9,6 +9,7 @@ from typing import Any
 import orjson
 
 from runtimed.execution.acp.inbox import Inbox
+from runtimed.execution.acp.outbox import Outbox
 from runtimed.execution.complaints import alert
 from runtimed.execution.lines import Chunk
 from runtimed.execution.program import LineProgram
@@ -26,13 +27,15 @@ class Transport:
     """A stream of JSON-RPC messages over the standard streams of a program.
 
     Lines that are no JSON object, or not one that JSON-RPC knows, are left out. `inbox` makes the agent wait while
-    its messages are not taken, and is told of lines that are too long, of the bytes that came, and of the end of all.
+    its messages are not taken, and is told of lines that are too long, of the bytes that came, and of the end of all;
+    `outbox` makes it wait while it takes none itself.
     `received` counts the bytes of all lines.
     """
 
-    def __init__(self, program: LineProgram, inbox: Inbox) -> None:
+    def __init__(self, program: LineProgram, inbox: Inbox, outbox: Outbox) -> None:
         self._program = program
         self._inbox = inbox
+        self._outbox = outbox
         self._messages: deque[dict[str, Any]] = deque()
         self._long = 0
         self._deaf = False
@@ -41,17 +44,21 @@ class Transport:
 
     async def send(self, message: dict[str, Any]) -> None:
         """Give the agent a message. One that does not listen has come to its end."""
+        line = encoded(message)
         try:
-            await self._program.write(encoded(message))
+            with self._outbox.holding(len(line)):
+                await self._program.write(line)
         except OSError as error:
             _log.info("an agent takes no input any more: %s", error)
             self._deaf = True
+            self._outbox.close()
             self._program.wake()
 
     async def receive(self) -> dict[str, Any] | None:
         """The next message, or None at the end."""
         while not self._messages:
             await self._inbox.room()
+            await self._outbox.room()
             chunk = None if self._deaf else await self._program.read()
             if chunk is None:
                 self.ended = True

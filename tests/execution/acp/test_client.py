@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 
 from runtimed.execution import Profile
-from runtimed.execution.acp import client, files, terminals
+from runtimed.execution.acp import client, files, outbox, terminals
 
 ALL = ("read", "write", "shell")
 
@@ -333,3 +333,60 @@ async def test_requests_at_once_are_bounded(new_bench: Callable[..., Any], monke
     bench = new_bench(capabilities=ALL)
     (answer,) = await told(bench, read("/x"))
     assert "more than 0 requests at once" in answer["error"]["message"]
+
+
+UNHEARD = """
+import select
+line = json.dumps({"jsonrpc": "2.0", "id": 5, "method": "unknown"}).encode() + b"\\n"
+count = 0
+while count < 50_000 and select.select([], [1], [], 1)[1]:
+    count += os.write(1, line) == len(line)
+for _ in range(count):
+    hear()
+text("made to wait" if count < 50_000 else "never made to wait")
+"""
+
+
+async def test_an_agent_that_takes_no_answers_is_not_read_until_it_does(
+    new_bench: Callable[..., Any], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(outbox, "MAX_UNTAKEN_BYTES", 1 << 20)
+    bench = new_bench({"session/prompt": [[["call_python", UNHEARD], ["end"]]]})
+    await bench.spawn()
+    sink = await bench.run()
+    assert (sink.text, sink.ends) == ("made to wait", ["finished"])
+
+
+READER = """
+path = os.path.join(os.getcwd(), "big")
+open(path, "w").write("old" * (1 << 20))
+params = {"sessionId": session, "path": path}
+for number in range(20):
+    write({"jsonrpc": "2.0", "id": number, "method": "fs/read_text_file", "params": params})
+time.sleep(1)
+open(path, "w").write("new")
+text(" ".join(hear()["result"]["content"][:3] for _ in range(20)))
+"""
+
+
+async def test_files_are_read_as_their_answers_are_taken(
+    new_bench: Callable[..., Any], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(outbox, "MAX_UNTAKEN_BYTES", 1 << 20)
+    bench = new_bench({"session/prompt": [[["call_python", READER], ["end"]]]}, capabilities=("read",))
+    await bench.spawn()
+    sink = await bench.run()
+    assert sink.text.split() == ["old"] + ["new"] * 19
+
+
+async def test_an_agent_that_ends_with_answers_untaken_is_lost(
+    new_bench: Callable[..., Any], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(outbox, "MAX_UNTAKEN_BYTES", 1 << 10)
+    request = {"jsonrpc": "2.0", "id": 5, "method": "unknown"}
+    leaving = "import threading; threading.Timer(1, os._exit, [3]).start()"
+    asking = f"for _ in range(5000): write({request!r})"
+    bench = new_bench({"session/prompt": [[["call_python", leaving], ["call_python", asking]]]})
+    await bench.spawn()
+    sink = await bench.run()
+    assert [reason for reason, _ in sink.losses] == ["exit"]
