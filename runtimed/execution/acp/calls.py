@@ -84,9 +84,9 @@ class Calls:
             if call_id is None or known == _key(call_id):
                 yield from _settled(call)
 
-    def rule(self, call_id: str | None, why: str) -> None:
+    def rule(self, call_id: str, why: str) -> None:
         """Remember why the tool is not going to run, for an agent that tells no result then."""
-        if call := self._open.get(_key(call_id or "")):
+        if call := self._open.get(_key(call_id)):
             call.ruled = why
 
     def close(self, why: str) -> Iterator[Payload]:

@@ -92,9 +92,10 @@ class Narration:
         """What was told of the arguments of this open tool call."""
         return self._calls.arguments(call_id) if isinstance(call_id, str) else ""
 
-    def deny(self, call_id: str | None, why: str) -> None:
+    def deny(self, call_id: object, why: str) -> None:
         """A tool is not going to run: `why` is the summary where the agent tells no result."""
-        self._calls.rule(call_id, why)
+        if isinstance(call_id, str):
+            self._calls.rule(call_id, why)
 
     def begin(self) -> Iterator[Payload]:
         """A run begins: what was left open before it is closed."""

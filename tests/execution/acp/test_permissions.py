@@ -136,3 +136,18 @@ async def test_an_interrupt_cancels_the_question(new_bench: Callable[..., Any]) 
     assert bench.sink.text == '{"outcome": "cancelled"}'
     assert bench.sink.ends == ["rolled_back"]
     assert [result.summary for result in bench.sink.results] == ["cancelled"]
+
+
+@pytest.mark.parametrize("call_id", [5, ["c1"], None])
+@pytest.mark.parametrize("permissions", ["ask", "deny"])
+async def test_a_request_whose_tool_call_has_no_id_that_is_one_is_answered_too(
+    new_bench: Callable[..., Any], call_id: object, permissions: str
+) -> None:
+    bench = new_bench(asking([YES, NO], {**CALL, "toolCallId": call_id}), permissions=permissions)
+    await bench.spawn()
+    await bench.begin()
+    await bench.sink.until(lambda: bench.sink.questions)
+    if permissions == "ask":
+        bench.sink.rule(Ruling("selected", "no"))
+    await bench.sink.until(lambda: bench.sink.ends)
+    assert bench.sink.text == '{"outcome": "selected", "optionId": "no"}'
