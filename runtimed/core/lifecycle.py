@@ -35,8 +35,8 @@ PURGE_S = 60.0
 class Lifecycle:
     """Owns what goes on for a Worker whatever becomes of whoever asked for it, at most one of each kind.
 
-    An end waits for a creation and for bringing back, so that what is spawned is ended. `newest` is the highest
-    Worker number that was given out.
+    An end cuts a creation and bringing back short, and waits for them, so that what is spawned is ended. `newest` is
+    the highest Worker number that was given out.
     """
 
     def __init__(self, context: Context, newest: int) -> None:
@@ -78,9 +78,16 @@ class Lifecycle:
 
     async def _spawn(self, lane: Lane, spawn: Spawn) -> None:
         context = self._context
-        if context.backend is not None:
+        if context.backend is not None and not context.closing and lane.worker.worker_id not in self._ending:
             sink = LaneSink(lane, context.limits, context.clock)
             await sink.attach(await ask(context.backend.spawn(spawn, sink)))
+
+    async def _cut_spawns(self, *names: WorkerId) -> None:
+        """End what is being started for these Workers: it may take long to be ready, and nobody wants it any more."""
+        backend = self._context.backend
+        begun = [name for name in names if name in self._creating or name in self._restoring]
+        if backend is not None:
+            await asyncio.gather(*(ask(backend.cancel(name, None)) for name in begun))
 
     async def restore(self, lane: Lane) -> None:
         """Have the backend run a Worker again, where it does not; those who ask at the same time share one attempt.
@@ -147,6 +154,7 @@ class Lifecycle:
 
     async def _end(self, lane: Lane, operation: Operation, reason: str | None) -> None:
         name, backend = lane.worker.worker_id, self._context.backend
+        await self._cut_spawns(name)
         await self._creating.over(name)
         await self._restoring.over(name)
         lane.still = True
@@ -207,7 +215,8 @@ class Lifecycle:
                 await self._purging.join()
 
     async def close(self) -> None:
-        """Wait for what was begun; a purge goes on in the next life."""
+        """Wait for what was begun, but for no program to be ready; a purge goes on in the next life."""
+        await self._cut_spawns(*self._creating, *self._restoring)
         for works in (self._creating, self._restoring, self._ending, self._deleting):
             await works.join()
         await self._purging.cancel()

@@ -154,7 +154,10 @@ class ExecutionBackend(Protocol):
     """
 
     async def spawn(self, spawn: Spawn, sink: EventSink) -> Answer:
-        """Get a Worker ready to take inputs; again, with a new sink, where it was lost or the Runtime was."""
+        """Get a Worker ready to take inputs; again, with a new sink, where it was lost or the Runtime was.
+
+        A `cancel` that comes meanwhile is to end that: nobody waits any more for what is not ready.
+        """
 
     async def dispatch(self, dispatch: Dispatch) -> Answer:
         """Accept an input, or say busy, rejected, errored or unsupported. Nothing runs yet."""

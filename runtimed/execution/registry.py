@@ -49,7 +49,9 @@ class ProfileRegistry:
         known = spawn.worker_id in self._running  # the adapter knows whether it was lost since
         adapter = self._running[spawn.worker_id] = self._adapter(name)
         answer = await _guarded(adapter.spawn(spawn, sink))
-        if answer.outcome != "accepted" and not known:
+        if answer.outcome == "accepted":
+            self._running[spawn.worker_id] = adapter  # also where an end came too early to find anything
+        elif not known:
             self._running.pop(spawn.worker_id, None)
         return answer
 

@@ -126,7 +126,7 @@ async def test_a_stop_amid_a_restore_ends_what_was_spawned(store, puppet, left):
         await asyncio.sleep(0)
         puppet.gate.set()
         await asyncio.gather(restoring, stopping, return_exceptions=True)
-        assert puppet.told == ["spawn", "stop"]
+        assert puppet.told == ["spawn", "cancel", "stop"]
         worker = runtime.worker(left.worker_ref)
         assert (worker.status, worker.execution.run_state) == ("stopped", "stopped")
 
@@ -164,6 +164,58 @@ async def test_a_close_amid_a_restore_waits_for_it_and_leaves_nothing(store, pup
     puppet.gate.set()
     await asyncio.gather(restoring, closing)
     assert puppet.told == ["spawn", "close"]
+
+
+@pytest.fixture
+def unready(puppet, monkeypatch):
+    """What is spawned is not ready until it is ended."""
+
+    async def cancel(worker_id, reason):
+        puppet.gate.set()
+        return Answer("accepted")
+
+    puppet.gate.clear()
+    puppet.spawned = Answer("errored", "it was ended before it was ready")
+    monkeypatch.setattr(type(puppet), "cancel", staticmethod(cancel))
+    return puppet
+
+
+@pytest.mark.parametrize("way", ["stop_worker", "cancel_worker"])
+@pytest.mark.parametrize("life", ["first", "second"])
+async def test_an_end_does_not_wait_for_what_is_not_ready(store, left, unready, way, life):
+    async with Runtime(store, unready) as runtime:
+        spawning = runtime.create_worker() if life == "first" else runtime.restore_worker(left.worker_ref)
+        spawned = asyncio.create_task(spawning)
+        await until(lambda: "spawn" in unready.told)
+        ref = runtime.workers()[-1].worker_ref
+        async with asyncio.timeout(10):
+            await getattr(runtime, way)(ref)
+        await asyncio.gather(spawned, return_exceptions=True)
+        assert runtime.worker(ref).execution.run_state == "stopped"
+
+
+async def test_a_close_does_not_wait_for_what_is_not_ready(store, left, unready):
+    runtime = Runtime(store, unready)
+    await runtime.start()
+    restoring = asyncio.create_task(runtime.restore_worker(left.worker_ref))
+    await until(lambda: "spawn" in unready.told)
+    async with asyncio.timeout(10):
+        await runtime.close()
+    await asyncio.gather(restoring, return_exceptions=True)
+
+
+async def test_nothing_is_spawned_for_a_worker_whose_creation_the_close_overtakes(slow, puppet):
+    runtime = Runtime(slow, puppet)
+    await runtime.start()
+    slow.may.clear()
+    creating = asyncio.create_task(runtime.create_worker())
+    await asyncio.sleep(0)
+    closing = asyncio.create_task(runtime.close())
+    await asyncio.sleep(0)
+    slow.may.set()
+    assert (await creating).execution.run_state == "unconnected"
+    await closing
+    assert "spawn" not in puppet.told
 
 
 async def test_an_input_behind_a_restore_that_the_close_overtakes_is_refused(store, puppet, left):

@@ -161,3 +161,21 @@ async def test_an_adapter_that_fails_is_answered_as_errored_and_logged(
     registry.withdraw(FIRST, "one")
     assert (await registry.stop(FIRST, None)).outcome == "errored"
     assert len([record for record in caplog.records if record.exc_info]) == 4
+
+
+async def test_a_worker_that_was_ended_before_its_adapter_knew_of_it_can_be_ended(
+    host: Host, recorder: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    spawn = EchoBackend.spawn
+
+    async def late(self: EchoBackend, asked: Spawn, sink: EventSink) -> Answer:
+        assert await registry.cancel(FIRST, None) == Answer("accepted")
+        return await spawn(self, asked, sink)
+
+    monkeypatch.setattr(EchoBackend, "spawn", late)
+    registry = host.registry()
+    assert await _spawn(registry, recorder, RuntimeDefaultProfile()) == Answer("accepted")
+    assert await _hear(registry, recorder, WorkerInput("user", "hello"))
+    await registry.cancel(FIRST, None)
+    refused = await registry.dispatch(Dispatch(FIRST, "two", WorkerInput("user", "hello")))
+    assert refused.outcome == "errored"
