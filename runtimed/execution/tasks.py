@@ -4,7 +4,9 @@ import asyncio
 import logging
 from collections.abc import Coroutine
 from typing import Any
+from weakref import WeakSet
 
+_finishing: WeakSet[asyncio.Task[Any]] = WeakSet()
 _log = logging.getLogger(__name__)
 
 
@@ -16,9 +18,14 @@ def begin(work: Coroutine[Any, Any, None]) -> asyncio.Task[None]:
 
 
 async def finish(*tasks: asyncio.Task[Any]) -> None:
-    """Cancel the tasks and wait until they are over."""
+    """Cancel the tasks and wait until they are over.
+
+    Each is cancelled once, whoever else wants it to be over: what it ends then must come to its end.
+    """
     for task in tasks:
-        task.cancel()
+        if task not in _finishing:
+            _finishing.add(task)
+            task.cancel()
     if tasks:
         await asyncio.wait(tasks)
 

@@ -473,3 +473,18 @@ async def test_an_agent_that_uses_too_much_is_ended_with_the_reason(
     assert found == reason
     assert next(iter(limits)) in message
     assert (await bench.offer()).outcome == "errored"
+
+
+async def test_an_agent_that_is_cancelled_again_while_it_is_being_ended_is_ended(
+    new_bench: Callable[..., Any], traces: Any
+) -> None:
+    bench = new_bench({"initialize": [["hang"]]}, env={"TRACE": traces.mark})
+    for milliseconds in range(10):
+        spawning = asyncio.create_task(bench.spawn())
+        await traces.until(lambda pids: pids)
+        cancelling = asyncio.create_task(bench.backend.cancel(bench.worker_id, None))
+        await asyncio.sleep(milliseconds / 1000)
+        await bench.backend.cancel(bench.worker_id, None)
+        await cancelling
+        assert (await spawning).outcome == "errored"
+        assert await traces.pids() == []

@@ -1,0 +1,28 @@
+"""Tasks that belong to somebody, and how they are ended."""
+
+import asyncio
+
+from runtimed.execution.tasks import begin, finish
+
+
+async def test_a_task_that_two_want_to_be_over_ends_what_it_began() -> None:
+    begun, free, ended = asyncio.Event(), asyncio.Event(), asyncio.Event()
+
+    async def work() -> None:
+        try:
+            begun.set()
+            await asyncio.Event().wait()
+        finally:
+            await free.wait()
+            ended.set()
+
+    task = begin(work())
+    await begun.wait()
+    both = [asyncio.create_task(finish(task)) for _ in range(2)]
+    await asyncio.sleep(0.01)
+    both.append(asyncio.create_task(finish(task)))
+    await asyncio.sleep(0.01)
+    assert not task.done()
+    free.set()
+    await asyncio.gather(*both)
+    assert ended.is_set()
