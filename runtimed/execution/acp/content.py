@@ -69,6 +69,11 @@ def cut(text: str) -> str:
     return _marked(text, len(text))
 
 
+def told_text(told: object, otherwise: str) -> str:
+    """What an agent has told, where that is a text or a number and says something; a structure is none of them."""
+    return str(told) if isinstance(told, str | int | float) and told != "" else otherwise
+
+
 def _texts(blocks: Iterable[Mapping[str, Any]]) -> Iterator[str]:
     for block in blocks:
         inner = block.get("content")
@@ -83,7 +88,7 @@ def _shown(diffs: Iterable[Mapping[str, Any]], home: str) -> Iterator[dict[str, 
             break
         old, new = (_text(diff.get(key)) for key in ("oldText", "newText"))
         left -= len(old or "") + len(new or "")
-        yield {"path": _path(str(diff.get("path")), home), "old_text": old, "new_text": new}
+        yield {"path": _path(told_text(diff.get("path"), ""), home), "old_text": old, "new_text": new}
 
 
 def _path(path: str, home: str) -> str:

@@ -10,6 +10,7 @@ import orjson
 
 from runtimed.core.sink import RESERVED_ITEMS
 from runtimed.execution.acp.calls import UNTOLD, Calls
+from runtimed.execution.acp.content import told_text
 from runtimed.execution.acp.usage import find_usage
 from runtimed.execution.complaints import alert
 from runtimed.execution.output import Delta, Done, OpenText
@@ -62,7 +63,7 @@ class Narration:
 
     def update(self, told: Mapping[str, Any]) -> Iterator[Payload]:
         """The events of a session update: the object with `sessionUpdate`."""
-        kind = str(told.get("sessionUpdate") or "unknown")
+        kind = told_text(told.get("sessionUpdate"), "unknown")
         if kind in _PROSE:
             yield from self._chunk(_PROSE[kind], told)
         elif kind in _CALLS and _is_id(told.get("toolCallId")):
@@ -189,5 +190,5 @@ def _ending(reason: object, interrupted: bool) -> Iterator[Payload]:
         yield ErrorRaised("provider_error", "the agent refused to go on")
         yield RunEnd("rolled_back")
     else:
-        yield alert(f"the run ended for a reason that is not known here: {str(reason)[:MAX_KIND]!r}")
+        yield alert(f"the run ended for a reason that is not known here: {told_text(reason, '')[:MAX_KIND]!r}")
         yield RunEnd("finished")

@@ -5,6 +5,7 @@ from collections.abc import Iterable, Iterator, Mapping
 from typing import Any, get_args
 
 from runtimed.core.ports import EventSink
+from runtimed.execution.acp.content import told_text
 from runtimed.execution.acp.inbox import Request
 from runtimed.execution.acp.mapping import Narration
 from runtimed.execution.policy import ALLOWING, REJECTING, first_of, ruled
@@ -79,7 +80,7 @@ def _options(given: object) -> Iterator[PermissionOption]:
         option_id = option.get("optionId")
         kind = next((known for known in _KINDS if known == option.get("kind")), None)
         if isinstance(option_id, str) and kind is not None:
-            yield PermissionOption(option_id, str(option.get("name") or option_id)[:MAX_TITLE], kind)
+            yield PermissionOption(option_id, told_text(option.get("name"), option_id)[:MAX_TITLE], kind)
 
 
 def _title(call: Mapping[str, Any], arguments: str) -> str:

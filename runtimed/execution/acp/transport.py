@@ -8,6 +8,7 @@ from typing import Any
 
 import orjson
 
+from runtimed.execution.acp.content import told_text
 from runtimed.execution.acp.inbox import Inbox
 from runtimed.execution.acp.outbox import Outbox
 from runtimed.execution.complaints import alert
@@ -102,9 +103,14 @@ def _message(line: bytes) -> dict[str, Any] | None:
     number, method, error = told.get("id"), told.get("method"), told.get("error")
     if not isinstance(number, int | str | None) or not isinstance(method, str | None):
         return None
-    if error is not None and not isinstance(error, Mapping):
-        told["error"] = {"code": 0, "message": str(error)}
+    if error is not None:
+        told["error"] = _error(error if isinstance(error, dict) else {"code": 0, "message": error})
     return told
+
+
+def _error(told: dict[str, Any]) -> dict[str, Any]:
+    """The same with words for a message, whatever was there."""
+    return {**told, "message": told_text(told.get("message"), "no reason was given")}
 
 
 def _parsed(line: bytes) -> Any:

@@ -488,3 +488,38 @@ async def test_an_agent_that_is_cancelled_again_while_it_is_being_ended_is_ended
         await cancelling
         assert (await spawning).outcome == "errored"
         assert await traces.pids() == []
+
+
+DEEP = "[" * 1000 + "]" * 1000
+UPDATE = '{"method": "session/update", "params": {"sessionId": "s", "update": %s}}'
+DIFF = '{"sessionUpdate": "tool_call", "toolCallId": "c", "content": [{"type": "diff", "path": %s}]}'
+ASK = '{"id": 5, "method": "session/request_permission", "params": {"toolCall": {}, "options": [%s]}}'
+
+
+@pytest.mark.parametrize(
+    "line",
+    [
+        UPDATE % '{"sessionUpdate": %s}',
+        UPDATE % DIFF,
+        ASK % '{"optionId": "yes", "kind": "allow_once", "name": %s}',
+        '{"id": 99999, "error": %s}',
+        '{"id": 99999, "error": {"code": 1, "message": %s}}',
+    ],
+)
+async def test_a_structure_in_place_of_a_text_ends_nothing(new_bench: Callable[..., Any], line: str) -> None:
+    bench = new_bench(prompt(["raw", line % DEEP], ["text", "on"], ["end"]), permissions="allow")
+    await bench.spawn()
+    sink = await bench.run()
+    assert (sink.text, sink.ends, sink.losses) == ("on", ["finished"], [])
+
+
+@pytest.mark.parametrize("answer", ['"result": {"stopReason": %s}', '"error": {"code": 1, "message": %s}'])
+async def test_a_structure_in_place_of_a_reason_ends_the_run_alone(
+    new_bench: Callable[..., Any], answer: str
+) -> None:
+    code = f"""raw('{{"id": %d, {answer % DEEP}}}' % state["request"])"""
+    bench = new_bench({"session/prompt": [[["call_python", code]], [["end"]]]})
+    await bench.spawn()
+    await bench.run()
+    sink = await bench.run()
+    assert (len(sink.ends), sink.ends[-1], sink.losses) == (2, "finished", [])
