@@ -2,7 +2,18 @@
 
 import pytest
 
-from runtimed.execution.acp import calls, client, files, inbox, listener, mapping, outbox, terminals, transport
+from runtimed.execution.acp import (
+    calls,
+    client,
+    files,
+    inbox,
+    listener,
+    mapping,
+    outbox,
+    questions,
+    terminals,
+    transport,
+)
 from runtimed.execution.acp.agent import START_DEADLINE_S
 from runtimed.execution.acp.mapping import Narration
 
@@ -15,6 +26,7 @@ BOUNDS = {
     "requests at once": f"{client.MAX_REQUESTS}",
     "what a tool call tells: its arguments, its output, each text of a diff": f"{calls.MAX_OUTPUT >> 20} Mi",
     "a `system_item`": f"{mapping.MAX_ITEM >> 20} MiB",
+    "a permission request": f"{questions.MAX_OPTIONS} options, whose ids have at most {questions.MAX_OPTION_ID:,} ",
     "open tool calls": f"{calls.MAX_OPEN_CALLS};",
     "messages that wait for the store": f"{inbox.MAX_WAITING}, or {inbox.MAX_WAITING_BYTES >> 20} MiB;",
     "answers that the agent has not taken": f"{outbox.MAX_UNTAKEN_BYTES >> 20} MiB;",

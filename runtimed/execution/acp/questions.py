@@ -17,6 +17,9 @@ MAX_OPTIONS = 32
 MAX_TITLE = 500
 """Options of a question, and characters of its title and of the names of its options, that are told on."""
 
+MAX_OPTION_ID = 1000
+"""Characters of the id of an option; one with a longer id is left out, for its id can't be cut."""
+
 CANCELLED = {"outcome": {"outcome": "cancelled"}}
 _KINDS: tuple[PermissionKind, ...] = get_args(PermissionKind)
 
@@ -79,7 +82,7 @@ def _options(given: object) -> Iterator[PermissionOption]:
             continue
         option_id = option.get("optionId")
         kind = next((known for known in _KINDS if known == option.get("kind")), None)
-        if isinstance(option_id, str) and kind is not None:
+        if isinstance(option_id, str) and len(option_id) <= MAX_OPTION_ID and kind is not None:
             yield PermissionOption(option_id, told_text(option.get("name"), option_id)[:MAX_TITLE], kind)
 
 

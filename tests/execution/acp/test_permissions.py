@@ -6,6 +6,7 @@ from typing import Any
 import pytest
 
 from runtimed.core.ports import Answer
+from runtimed.execution.acp import questions
 from runtimed.model.permission import PermissionOption, Ruling
 
 CALL = {"toolCallId": "c1", "title": "Remove x", "kind": "delete", "rawInput": {"path": "x"}, "status": "pending"}
@@ -151,3 +152,13 @@ async def test_a_request_whose_tool_call_has_no_id_that_is_one_is_answered_too(
         bench.sink.rule(Ruling("selected", "no"))
     await bench.sink.until(lambda: bench.sink.ends)
     assert bench.sink.text == '{"outcome": "selected", "optionId": "no"}'
+
+
+async def test_an_option_whose_id_is_too_long_is_left_out(new_bench: Callable[..., Any]) -> None:
+    longest = "x" * questions.MAX_OPTION_ID
+    bench = new_bench(asking([{**YES, "optionId": f"{longest}x"}, {**YES, "optionId": longest}]))
+    await bench.spawn()
+    await bench.begin()
+    await bench.sink.until(lambda: bench.sink.questions)
+    (question,) = bench.sink.questions
+    assert [option.option_id for option in question.options] == [longest]
