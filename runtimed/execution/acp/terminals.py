@@ -14,7 +14,7 @@ from runtimed.execution.supervise import Program, Supervisor, environment
 from runtimed.execution.tree import Tree
 
 MAX_TERMINALS = 32
-"""Terminals of one session that are not released."""
+"""Terminals of one session that are not released, those that are being started included."""
 
 MAX_TERMINAL_OUTPUT = 1 << 20
 """Bytes of output that are kept of a terminal, the newest; an agent may ask for less."""
@@ -132,6 +132,7 @@ class Terminals:
         self._profile = profile
         self._supervisor = supervisor
         self._open: dict[str, Terminal] = {}
+        self._starting = 0
         self._made = 0
         self._running = False
 
@@ -149,12 +150,16 @@ class Terminals:
 
     async def create(self, argv: Sequence[str], cwd: Path, env: Mapping[str, str], limit: int | None) -> str:
         """Start a command; the id of its terminal. Raises TerminalRefused, or OSError."""
-        if len(self._open) >= MAX_TERMINALS:
+        if len(self._open) + self._starting >= MAX_TERMINALS:
             raise TerminalRefused(f"there are {MAX_TERMINALS} terminals already: release some")
         kept = MAX_TERMINAL_OUTPUT if limit is None else min(limit, MAX_TERMINAL_OUTPUT)
         own = environment(self._profile.env) | dict(env)
         command = Command(argv, cwd, own, self._profile.tree_limits)
-        terminal = await Terminal.start(self._supervisor, command, kept)
+        self._starting += 1
+        try:
+            terminal = await Terminal.start(self._supervisor, command, kept)
+        finally:
+            self._starting -= 1
         self._made += 1
         name = f"terminal-{self._made}"
         self._open[name] = terminal

@@ -335,6 +335,23 @@ async def test_requests_at_once_are_bounded(new_bench: Callable[..., Any], monke
     assert "more than 0 requests at once" in answer["error"]["message"]
 
 
+CROWD = """
+for number in range(5):
+    params = {"sessionId": session, "command": "sleep", "args": ["100"]}
+    write({"jsonrpc": "2.0", "id": number, "method": "terminal/create", "params": params})
+text(str(sum("result" in hear() for _ in range(5))))
+"""
+
+
+async def test_terminals_that_are_asked_for_at_once_are_bounded_too(
+    new_bench: Callable[..., Any], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(terminals, "MAX_TERMINALS", 2)
+    bench = new_bench({"session/prompt": [[["call_python", CROWD], ["end"]]]}, capabilities=("shell",))
+    await bench.spawn()
+    assert (await bench.run()).text == "2"
+
+
 UNHEARD = """
 import select
 line = json.dumps({"jsonrpc": "2.0", "id": 5, "method": "unknown"}).encode() + b"\\n"
