@@ -188,13 +188,13 @@ class AcpSession:
             await self._conclude(run, prompt)
 
     async def _prompt(self, run: _Run, opened: Opened) -> dict[str, Any]:
-        context, introduced = None, opened
+        context = None
         if not opened.memory.introduced:
             context = introduction(self._spawn.request.intent)
-            introduced = await self._opener.introduce(opened)
+            self._opened = await self._opener.introduce(opened)
         if run.interrupted:
+            self._opened = await self._opener.introduce(opened, done=opened.memory.introduced)
             return {"stopReason": CANCELLED}
-        self._opened = introduced
         return await opened.agent.prompt(opened.memory.session_id, blocks(run.dispatch.input, context))
 
     async def _follow(self, run: _Run, opened: Opened, prompt: asyncio.Task[Any]) -> LossReason | None:

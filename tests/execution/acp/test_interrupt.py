@@ -1,12 +1,16 @@
 """Ending a run while the Worker goes on."""
 
 import asyncio
+import threading
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 import pytest
 
 from runtimed.core.ports import Answer
+from runtimed.execution.acp import opening
+from runtimed.execution.acp.memory import Memory, keep
 from runtimed.model.event import ErrorRaised
 from runtimed.model.worker import TaskIntent
 
@@ -56,6 +60,36 @@ async def test_an_interrupt_right_behind_the_start_takes_nothing_from_the_introd
     await bench.spawn(TaskIntent("Mend the roof"))
     await bench.begin("one")
     await bench.backend.interrupt(bench.worker_id)
+    await bench.run("two")
+    (told,) = bench.heard("session/prompt")
+    assert [block["text"] for block in told["prompt"]] == ["Your objective: Mend the roof", "two"]
+
+
+@pytest.mark.parametrize("amid", [False, True])
+async def test_an_introduction_that_an_interrupt_kept_back_is_made_after_a_restart(
+    new_bench: Callable[..., Any], monkeypatch: pytest.MonkeyPatch, amid: bool
+) -> None:
+    loop, keeping, free = asyncio.get_running_loop(), asyncio.Event(), threading.Event()
+
+    def slowly(folder: Path, memory: Memory) -> None:
+        keep(folder, memory)
+        if memory.introduced:
+            loop.call_soon_threadsafe(keeping.set)
+            free.wait(10)
+
+    monkeypatch.setattr(opening, "keep", slowly)
+    bench = new_bench({"session": "s-1", "capabilities": {"loadSession": True}})
+    await bench.spawn(TaskIntent("Mend the roof"))
+    await bench.begin("one")
+    if amid:
+        await keeping.wait()
+    interrupting = asyncio.create_task(bench.backend.interrupt(bench.worker_id))
+    await asyncio.sleep(0)
+    free.set()
+    assert await interrupting == ACCEPTED
+    await bench.backend.stop(bench.worker_id, None)
+    bench.listen_anew()
+    await bench.spawn(TaskIntent("Mend the roof"), history=())
     await bench.run("two")
     (told,) = bench.heard("session/prompt")
     assert [block["text"] for block in told["prompt"]] == ["Your objective: Mend the roof", "two"]
