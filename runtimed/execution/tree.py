@@ -55,6 +55,7 @@ class Tree:
         self._mark = started.mark
         self._limits = started.limits
         self._accounting = started.accounting
+        self._runs = 0
         self._cpu_before: float | None = None
         self._killing: asyncio.Task[None] | None = None
         self.left: list[int] = []
@@ -64,13 +65,16 @@ class Tree:
             survey.add(self)
 
     async def begin_run(self) -> None:
-        """A run begins: the limit of the CPU time holds from here to `end_run`."""
+        """A run begins: the limit of the CPU time holds from here to `end_run`, also where that comes meanwhile."""
+        self._runs = run = self._runs + 1
         if self._limits.cpu_s and self._accounting and not self.exit.done():
             with contextlib.suppress(OSError):
-                self._cpu_before = await asyncio.to_thread(self._accounting.cpu_s, self._root.pid, self._mark)
+                before = await asyncio.to_thread(self._accounting.cpu_s, self._root.pid, self._mark)
+                self._cpu_before = before if self._runs == run else self._cpu_before
 
     def end_run(self) -> None:
         """The run is over. Harmless when repeated."""
+        self._runs += 1
         self._cpu_before = None
 
     def looked_at(self) -> LossReason | None:

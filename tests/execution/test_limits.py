@@ -123,6 +123,21 @@ time.sleep(1000)
     assert tree.excess is None
 
 
+async def test_the_cpu_time_behind_a_run_that_ends_as_it_begins_does_not_count(start: Start, tmp_path: Path) -> None:
+    burnt = tmp_path / "burnt"
+    burn = "import pathlib, time\nwhile time.process_time() < 0.5: pass\n"
+    tree = await start(f"{burn}pathlib.Path({str(burnt)!r}).touch()\ntime.sleep(100)", CPU)
+    beginning = asyncio.create_task(tree.begin_run())
+    await asyncio.sleep(0)
+    tree.end_run()
+    await beginning
+    async with asyncio.timeout(30):
+        while not await asyncio.to_thread(burnt.exists):
+            assert not tree.exit.done(), tree.excess
+            await asyncio.sleep(0.01)
+    assert await asyncio.to_thread(tree.looked_at) is None
+
+
 async def test_a_run_that_takes_too_much_cpu_time_is_ended(start: Start) -> None:
     tree = await start("while True: pass", CPU)
     await tree.begin_run()
