@@ -65,9 +65,9 @@ class Opener:
             await agent.stop(0)
             raise
 
-    async def introduce(self, opened: Opened, *, done: bool = True) -> Opened:
-        """Keep that the first prompt is about to be sent, or unless `done`, that it is not. Raises OSError."""
-        memory = await self._keep(attrs.evolve(opened.memory, introduced=done))
+    async def remember(self, opened: Opened, *, introduced: bool) -> Opened:
+        """Keep whether the agent knows what it is for, from just before it is told. Raises OSError."""
+        memory = await self._keep(attrs.evolve(opened.memory, introduced=introduced))
         return attrs.evolve(opened, memory=memory)
 
     def _prepare(self) -> Roots:

@@ -191,9 +191,10 @@ class AcpSession:
         context = None
         if not opened.memory.introduced:
             context = introduction(self._spawn.request.intent)
-            self._opened = await self._opener.introduce(opened)
+            self._opened = await self._opener.remember(opened, introduced=True)
         if run.interrupted:
-            self._opened = await self._opener.introduce(opened, done=opened.memory.introduced)
+            if context is not None:
+                self._opened = await self._opener.remember(opened, introduced=False)
             return {"stopReason": CANCELLED}
         return await opened.agent.prompt(opened.memory.session_id, blocks(run.dispatch.input, context))
 
