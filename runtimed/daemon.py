@@ -122,7 +122,8 @@ async def _serve(
     )
     try:
         await server.start(listeners.sockets)
-        with _endpoint(runtime, token, listeners):
+        with contextlib.ExitStack() as parts:
+            await asyncio.to_thread(parts.enter_context, _endpoint(runtime, token, listeners))
             for url in listeners.urls:
                 log.info("listening on %s", url)
             store = "memory" if settings.store_path is None else "fs"
@@ -186,19 +187,22 @@ def _endpoint(runtime: Runtime, token: Token, listeners: Listeners) -> Iterator[
         token=None if token.file else token.text,
         token_file=str(token.file) if token.file else None,
     )
-    try:
-        path = endpoint.write(found)
-    except OSError as error:
-        if token.made:
-            reason = f"no endpoint file can be written to tell the token: {error.strerror}"
-            raise ConfigurationError(f"{reason}; set RUNTIMED_TOKEN or token_file") from error
-        log.warning("no endpoint file, clients need --url and a token: %s", error)
+    with contextlib.ExitStack() as parts:
+        try:
+            parts.enter_context(endpoint.published(found))
+        except OSError as error:
+            _check_told(token, found, str(error.strerror or error))
         yield
-        return
-    try:
-        yield
-    finally:
-        endpoint.remove(path, found.pid)
+
+
+def _check_told(token: Token, unpublished: endpoint.Endpoint, reason: str) -> None:
+    """Say how clients get to a daemon without an endpoint file. Raises ConfigurationError where they can't."""
+    if token.made:
+        raise ConfigurationError(
+            f"no endpoint file can be written to tell the token: {reason}; set RUNTIMED_TOKEN or token_file"
+        )
+    bearing = f"--token-file {token.file}" if token.file else "and the token"
+    log.warning("not published, clients need --url %s %s: %s", unpublished.url, bearing, reason)
 
 
 @contextlib.contextmanager

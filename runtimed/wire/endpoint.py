@@ -1,6 +1,8 @@
 """Endpoint files: how a client of the same user finds a running daemon and its token."""
 
 import contextlib
+import errno
+import fcntl
 import json
 import os
 import stat
@@ -10,6 +12,10 @@ from pathlib import Path
 from typing import Any
 
 import attrs
+
+DRAFT = ".draft"
+
+_READ = os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC
 
 
 @attrs.frozen
@@ -53,30 +59,87 @@ def folder() -> Path:
     return Path(tempfile.gettempdir()) / f"runtimed-{os.getuid()}"
 
 
-def write(endpoint: Endpoint) -> Path:
-    """Write the file (0600, in a folder of 0700) and return its path. Raises OSError where that can't be had."""
+@contextlib.contextmanager
+def published(endpoint: Endpoint) -> Iterator[Path]:
+    """The file (0600, in a folder of 0700) from now until the end; removes those of daemons that are gone.
+
+    A lock on it says that its daemon lives, and ends with the process. Blocks. Raises FileExistsError where another
+    daemon holds the file of this runtime id, OSError where none can be had.
+    """
     home = folder()
     home.mkdir(mode=0o700, parents=True, exist_ok=True)
     _check_private(home)
     home.chmod(0o700)
     path = home / f"{endpoint.runtime_id}.json"
-    draft = home / f".{endpoint.runtime_id}.{os.getpid()}"
-    fields = attrs.asdict(endpoint, filter=lambda _, value: value is not None)
-    with contextlib.suppress(FileNotFoundError):
-        draft.unlink()
+    with _alone_in(home):
+        _remove_leftovers(home)
+        handle = _put(path, endpoint)
+    try:
+        yield path
+    finally:
+        _remove(path, handle)
+        os.close(handle)
+
+
+@contextlib.contextmanager
+def _alone_in(home: Path) -> Iterator[None]:
+    """One daemon after another, so that who holds the lock of a file for a moment is not taken for its owner."""
+    handle = os.open(home, os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC)
+    try:
+        fcntl.flock(handle, fcntl.LOCK_EX)
+        yield
+    finally:
+        os.close(handle)
+
+
+def _put(path: Path, endpoint: Endpoint) -> int:
+    """The file at this path, written, and locked before anybody can see it."""
+    if _is_owned(path):
+        owner = "".join(f" (process {known.pid}, {known.url})" for known in read(path))
+        raise FileExistsError(errno.EEXIST, f"{path.name} is that of another daemon{owner}")
+    draft = path.with_name(DRAFT)
+    draft.unlink(missing_ok=True)
     handle = os.open(draft, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC, 0o600)
-    with os.fdopen(handle, "w") as file:
-        os.fchmod(file.fileno(), 0o600)
-        json.dump(fields, file)
-    draft.replace(path)
-    return path
+    try:
+        fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        os.fchmod(handle, 0o600)
+        with os.fdopen(handle, "w", closefd=False) as file:
+            json.dump(attrs.asdict(endpoint, filter=lambda _, value: value is not None), file)
+        draft.replace(path)
+    except BaseException:
+        os.close(handle)
+        raise
+    return handle
 
 
-def remove(path: Path, pid: int) -> None:
-    """Remove the file if it is still that of this process."""
-    for endpoint in read(path):
-        if endpoint.pid == pid:
-            path.unlink(missing_ok=True)
+def _is_owned(path: Path) -> bool:
+    """Whether a daemon that lives holds the lock of a file."""
+    try:
+        handle = os.open(path, _READ)
+    except OSError as error:
+        if error.errno in {errno.ENOENT, errno.ELOOP}:
+            return False
+        raise
+    try:
+        fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        return True
+    finally:
+        os.close(handle)
+    return False
+
+
+def _remove_leftovers(home: Path) -> None:
+    for path in home.glob("*.json"):
+        if next(read(path), None) and not _is_owned(path):
+            path.unlink()
+
+
+def _remove(path: Path, handle: int) -> None:
+    """Remove the file, unless another one is in its place by now."""
+    with contextlib.suppress(FileNotFoundError):
+        if os.path.samestat(path.lstat(), os.fstat(handle)):
+            path.unlink()
 
 
 def live() -> list[Endpoint]:
@@ -104,7 +167,7 @@ def _check_private(home: Path) -> None:
 def read(path: Path) -> Iterator[Endpoint]:
     """What a file of this user's holds; nothing where that is no endpoint."""
     with contextlib.suppress(OSError, ValueError, TypeError):
-        handle = os.open(path, os.O_RDONLY | os.O_NOFOLLOW | os.O_CLOEXEC)
+        handle = os.open(path, _READ)
         with os.fdopen(handle) as file:
             if os.fstat(handle).st_uid == os.getuid():
                 yield _endpoint(json.load(file))

@@ -16,25 +16,33 @@ def mine(runtime_id="rt-1", pid=None):
     return Endpoint("http://127.0.0.1:1", runtime_id, pid or os.getpid(), token="secret")
 
 
-def test_what_was_written_is_found_while_the_daemon_lives():
-    path = endpoint.write(mine())
-    assert endpoint.live() == [mine()]
-    assert stat.S_IMODE(path.stat().st_mode) == 0o600
-    assert stat.S_IMODE(path.parent.stat().st_mode) == 0o700
+def left_behind(runtime_id):
+    """The file of a daemon that was killed, by name."""
+    code = "import os, sys; from runtimed.wire.endpoint import *; "
+    code += "it = published(Endpoint('http://127.0.0.1:2', sys.argv[1], os.getpid())); it.__enter__(); os._exit(0)"
+    subprocess.run([sys.executable, "-c", code, runtime_id], check=True)
+    return endpoint.folder() / f"{runtime_id}.json"
+
+
+def test_what_was_published_is_found_while_the_daemon_serves():
+    with endpoint.published(mine()) as path:
+        assert endpoint.live() == [mine()]
+        assert stat.S_IMODE(path.stat().st_mode) == 0o600
+        assert stat.S_IMODE(path.parent.stat().st_mode) == 0o700
+        assert list(path.parent.iterdir()) == [path]
+    assert list(path.parent.iterdir()) == []
 
 
 def test_the_file_of_a_daemon_that_is_gone_is_ignored():
-    gone = subprocess.Popen([sys.executable, "-c", ""])
-    gone.wait()
-    endpoint.write(mine(pid=gone.pid))
+    assert left_behind("rt-1").exists()
     assert endpoint.live() == []
 
 
 def test_a_daemon_that_has_ended_and_was_not_reaped_is_gone():
     ended = subprocess.Popen([sys.executable, "-c", ""])
     os.waitid(os.P_PID, ended.pid, os.WEXITED | os.WNOWAIT)
-    endpoint.write(mine(pid=ended.pid))
-    found = endpoint.live()
+    with endpoint.published(mine(pid=ended.pid)):
+        found = endpoint.live()
     ended.wait()
     assert found == []
 
@@ -43,18 +51,46 @@ def test_a_token_is_in_no_repr():
     assert "secret" not in repr(mine())
 
 
-def test_only_the_daemon_that_wrote_the_file_removes_it():
-    path = endpoint.write(mine())
-    endpoint.remove(path, os.getpid() + 1)
-    assert path.exists()
-    endpoint.remove(path, os.getpid())
-    assert not path.exists()
+def test_a_second_daemon_leaves_the_file_of_one_that_lives_alone():
+    with endpoint.published(mine()) as path:
+        before = path.read_bytes()
+        with pytest.raises(FileExistsError, match=f"rt-1.json is that of another daemon .process {os.getpid()}, "):
+            endpoint.published(mine()).__enter__()
+        assert path.read_bytes() == before
+        assert endpoint.live() == [mine()]
+
+
+def test_whose_process_id_the_file_names_says_nothing_of_whose_it_is():
+    gone = subprocess.Popen([sys.executable, "-c", ""])
+    gone.wait()
+    with endpoint.published(mine(pid=gone.pid)), pytest.raises(FileExistsError):
+        endpoint.published(mine()).__enter__()
+    path = left_behind("rt-1")
+    path.write_text(json.dumps({**json.loads(path.read_text()), "pid": os.getpid()}))
+    with endpoint.published(mine()):
+        assert endpoint.live() == [mine()]
+
+
+def test_what_killed_daemons_left_is_removed_by_the_next_and_what_others_put_there_is_not():
+    odd = left_behind("rt-1").with_name("odd.json")
+    odd.write_text("nonsense")
+    last = [left_behind(f"rt-{number}") for number in range(2, 5)][-1]
+    assert sorted(last.parent.iterdir()) == [odd, last]
+    with endpoint.published(mine("rt-8")) as first, endpoint.published(mine("rt-9")) as second:
+        assert sorted(last.parent.iterdir()) == [odd, first, second]
+
+
+def test_a_file_that_took_the_place_of_the_own_stays():
+    with endpoint.published(mine()) as path:
+        path.unlink()
+        path.write_text("another")
+    assert path.read_text() == "another"
 
 
 def test_what_a_later_version_adds_is_passed_over():
-    path = endpoint.write(mine())
-    path.write_text(json.dumps({**json.loads(path.read_text()), "more": 1}))
-    assert endpoint.live() == [mine()]
+    with endpoint.published(mine()) as path:
+        path.write_text(json.dumps({**json.loads(path.read_text()), "more": 1}))
+        assert endpoint.live() == [mine()]
 
 
 @pytest.mark.parametrize(
@@ -69,24 +105,25 @@ def test_what_a_later_version_adds_is_passed_over():
     ],
 )
 def test_a_broken_file_is_ignored(text):
-    path = endpoint.write(mine())
-    path.write_text(text)
-    assert endpoint.live() == []
+    with endpoint.published(mine()) as path:
+        path.write_text(text)
+        assert endpoint.live() == []
 
 
 def test_a_planted_symlink_is_neither_read_nor_written_through(tmp_path):
     target = tmp_path / "target"
     target.write_text(json.dumps({"url": "http://evil", "runtime_id": "rt-1", "pid": os.getpid()}))
-    path = endpoint.write(mine("rt-2")).with_name("rt-1.json")
-    path.symlink_to(target)
-    assert [found.runtime_id for found in endpoint.live()] == ["rt-2"]
-    endpoint.write(mine("rt-1"))
-    assert "evil" in target.read_text()
-    assert not path.is_symlink()
+    with endpoint.published(mine("rt-2")) as other:
+        path = other.with_name("rt-1.json")
+        path.symlink_to(target)
+        assert [found.runtime_id for found in endpoint.live()] == ["rt-2"]
+        with endpoint.published(mine("rt-1")):
+            assert "evil" in target.read_text()
+            assert not path.is_symlink()
 
 
 def test_a_folder_that_is_a_symlink_is_refused(user_folders, tmp_path):
     (tmp_path / "elsewhere").mkdir()
     (user_folders / "run" / "runtimed").symlink_to(tmp_path / "elsewhere")
     with pytest.raises(OSError, match="runtimed"):
-        endpoint.write(mine())
+        endpoint.published(mine()).__enter__()

@@ -48,6 +48,30 @@ def test_an_endpoint_file_that_a_killed_daemon_left_behind_is_replaced(launch: A
     assert json.loads(again.endpoint.read_text())["pid"] == again.pid
 
 
+def test_a_second_daemon_of_the_same_runtime_id_is_not_published_while_the_first_lives(
+    launch: Any, tmp_path: Path
+) -> None:
+    daemon = launch(store=f"fs:{tmp_path / 'store'}").ready()
+    before = daemon.endpoint.read_bytes()
+    restored = tmp_path / "restored"
+    second = launch("--runtime-id", daemon.runtime_id, store=f"fs:{restored}").ready()
+    assert second.echo()
+    (told,) = [line for line in second.errors.splitlines() if "not published" in line]
+    assert f"--url {second.url} --token-file {restored / 'token'}" in told
+    second.stop()
+    assert daemon.endpoint.read_bytes() == before
+    daemon.stop()
+    assert not daemon.endpoint.exists()
+
+
+def test_a_token_that_could_not_be_told_keeps_a_daemon_from_starting(launch: Any) -> None:
+    first = launch("--runtime-id", "mine").ready()
+    second = launch("--runtime-id", "mine")
+    assert second.ended() == 2
+    assert f"mine.json is that of another daemon (process {first.pid}, {first.url})" in second.errors
+    assert "set RUNTIMED_TOKEN or token_file" in second.errors
+
+
 def test_planted_symlinks_are_not_followed(launch: Any, tmp_path: Path) -> None:
     first = tmp_path / "first"
     made = launch(store=f"fs:{first}").ready()
