@@ -55,6 +55,13 @@ keep the others together."""
 
 BUILTIN = "builtin:"
 
+NO_TEXT = {
+    int: "a whole number, without quotes",
+    float: "a number, without quotes",
+    tuple[str, ...]: "a list of texts, in brackets",
+}
+"""What a text stands for in the environment and in no file."""
+
 WHOLE = re.compile(r"[0-9]{1,18}", re.ASCII)
 DECIMAL = re.compile(r"[0-9]{1,15}(\.[0-9]{1,9})?", re.ASCII)
 
@@ -176,12 +183,15 @@ def _check_file(file: Path) -> None:
         raise ConfigurationError(f"config: {file}: {error.strerror}: expected a TOML file") from error
     except ValueError as error:
         raise ConfigurationError(f"config: {file}: expected TOML in UTF-8: {error}") from error
-    known = [field.name for field in attrs.fields(Settings)]
-    for name in found:
-        if name.replace("-", "_") not in known:
+    known = {field.name: field.type for field in attrs.fields(Settings)}
+    for name, value in found.items():
+        kind = known.get(name.replace("-", "_"))
+        if kind is None:
             near = get_close_matches(name, known, n=1)
             hint = f"did you mean {near[0]}?" if near else f"there are {', '.join(known)}"
             raise ConfigurationError(f"config: {file}: {name}: no such setting; {hint}")
+        if type(value) is str and kind in NO_TEXT:
+            raise ConfigurationError(f"config: {file}: {name}: expected {NO_TEXT[kind]}")
 
 
 def _check(settings: Settings) -> None:
