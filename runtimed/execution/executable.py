@@ -15,7 +15,13 @@ def located(argv: Sequence[str], env: Mapping[str, str], cwd: Path) -> tuple[str
     found = str(cwd / name) if "/" in name else shutil.which(name, path=env.get("PATH", os.defpath))
     shown = f"command: {Path(name).name!r}"
     if not name or found is None or not Path(found).exists():
-        raise FileNotFoundError(f"{shown} is not there: expected a program in PATH, or a path to one")
+        raise FileNotFoundError(f"{shown} is not there: {_expected(name)}")
     if not Path(found).is_file() or not os.access(found, os.X_OK):
         raise PermissionError(f"{shown} can't be run: expected a file that may be executed")
     return (found, *arguments)
+
+
+def _expected(name: str) -> str:
+    if "/" in name and not Path(name).is_absolute():
+        return "a relative path starts in the Worker's own folder; expected an absolute one, or a program in PATH"
+    return "expected a program in PATH, or a path to one"

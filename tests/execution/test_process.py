@@ -495,6 +495,18 @@ async def test_a_program_that_is_not_there_is_an_answer_that_names_it(
     assert "the program of worker-00000001 could not be started" in caplog.text
 
 
+@pytest.mark.parametrize("command", ["./contrib/no-such-program", "contrib/no-such-program"])
+async def test_of_a_relative_path_that_is_not_there_it_is_told_from_where_it_goes(
+    new_host: Callable[..., Host], command: str
+) -> None:
+    answer = await new_host(command=(command,)).spawn()
+    assert answer.message == (
+        "the program could not be started: "
+        "command: 'no-such-program' is not there: a relative path starts in the Worker's own folder; "
+        "expected an absolute one, or a program in PATH"
+    )
+
+
 async def test_a_program_that_is_not_executable_is_told_from_one_that_is_not_there(
     new_host: Callable[..., Host], tmp_path: Path
 ) -> None:
