@@ -30,7 +30,7 @@ def each(
         try:
             done.append(act(client, chosen))
         except ControlError as error:
-            errors.append(error if chosen in str(error) else type(error)(f"{chosen}: {error}"))
+            errors.append(type(error)(f"{chosen}: {error}"))
     if done:
         session.printer().show(view, *shown(done))
     for earlier in errors[:-1]:

@@ -63,8 +63,10 @@ def worker_id(client: "Client", given: str) -> str:
 
     if WORKER_ID.fullmatch(given):
         return given
+    if not given:
+        raise UsageProblem("worker: expected an id or a unique prefix of one, got an empty text")
     found = [text(worker, "worker_id") for worker in client.workers()["workers"]]
-    matches = [known for known in found if given and known.startswith(given)]
+    matches = [known for known in found if known.startswith(given)]
     if len(matches) == 1:
         return matches[0]
     if not matches:

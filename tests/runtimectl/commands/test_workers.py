@@ -173,7 +173,7 @@ def test_a_worker_that_can_not_be_ended_keeps_no_other_alive(ctl, new_worker):
     worker = new_worker()
     found = ctl("workers", "stop", "worker-0000ffff", worker, "-o", "name")
     assert (found.returncode, found.stdout) == (3, f"{worker}\n")
-    assert found.stderr.startswith("runtimectl: worker_not_found: ")
+    assert found.stderr.startswith("runtimectl: worker-0000ffff: worker_not_found: ")
 
 
 def test_a_unique_prefix_names_a_worker(ctl, new_worker):
@@ -188,11 +188,19 @@ def test_an_ambiguous_prefix_is_a_usage_error_that_names_the_matches(ctl, new_wo
     assert "worker-00000001, worker-00000002" in found.stderr
 
 
-@pytest.mark.parametrize("given", ["worker-0000ffff", "no-such", ""])
+@pytest.mark.parametrize("given", ["worker-0000ffff", "no-such"])
 def test_an_unknown_worker_is_not_found_with_3(ctl, daemon, given):
     found = ctl("workers", "get", given)
     assert (found.returncode, found.stdout) == (3, "")
     assert found.stderr.count("\n") == 1
+
+
+@pytest.mark.parametrize("command", ["get", "stop"])
+def test_an_empty_id_is_a_usage_error_that_asks_for_one(ctl, new_worker, command):
+    new_worker()
+    found = ctl("workers", command, "")
+    assert (found.returncode, found.stdout) == (2, "")
+    assert found.stderr == "runtimectl: worker: expected an id or a unique prefix of one, got an empty text\n"
 
 
 def test_escapes_of_a_worker_reach_no_table(ctl, new_worker):
@@ -297,7 +305,7 @@ def test_a_worker_that_can_not_be_deleted_keeps_no_other(ctl, new_worker):
     assert found.returncode == 5
     assert json.loads(found.stdout) == {"deleted": [{"worker_id": over}]}
     missing, refused = found.stderr.splitlines()
-    assert missing == "runtimectl: worker_not_found: there is no Worker worker-0000ffff"
+    assert missing == "runtimectl: worker-0000ffff: worker_not_found: there is no Worker worker-0000ffff"
     assert refused.startswith(f"runtimectl: {running}: worker_running: ")
     assert ctl("workers", "list", "-o", "name").stdout.split() == [running]
 
