@@ -23,9 +23,10 @@ FINDINGS = View(
 @command()
 @click.pass_obj
 def doctor(session: Session) -> None:
-    """Say what is right and what is wrong, from here to the daemon's store.
+    """Say what is right and what is wrong.
 
-    It changes nothing. Reading all of a large store takes a while. Exit 1 when something failed.
+    It looks from here to the daemon's store, and changes nothing. Reading all of a large store takes a while. Exit 1
+    when something failed.
 
     \b
     Example:

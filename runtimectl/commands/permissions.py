@@ -60,7 +60,9 @@ def permissions() -> None:
 @click.argument("worker", metavar="[W]", required=False)
 @click.pass_obj
 def list_(session: Session, worker: str | None) -> None:
-    """List the requests that wait for an answer, of one Worker or of all.
+    """List the requests that wait for an answer.
+
+    Those of one Worker, or without W those of all.
 
     \b
     Example:
@@ -82,9 +84,10 @@ def list_(session: Session, worker: str | None) -> None:
 @click.argument("option", metavar="OPTION")
 @click.pass_obj
 def answer(session: Session, worker: str, request: str, option: str) -> None:
-    """Answer a request: OPTION is the id of an option, a kind that only one has, or cancel.
+    """Answer a request.
 
-    REQUEST is a request's id or a unique prefix of one.
+    REQUEST is a request's id or a unique prefix of one; OPTION is the id of an option, a kind that only one has, or
+    cancel.
 
     \b
     Example:

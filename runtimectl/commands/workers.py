@@ -242,7 +242,9 @@ def interrupt(session: Session, workers: tuple[str, ...]) -> None:
 @_SEVERAL
 @click.pass_obj
 def restore(session: Session, workers: tuple[str, ...]) -> None:
-    """Bring back what runs Workers, after a restart of the daemon or the end of a program.
+    """Bring back what runs Workers.
+
+    After a restart of the daemon nothing runs them, nor after the end of their program.
 
     \b
     Example:
@@ -255,7 +257,9 @@ def restore(session: Session, workers: tuple[str, ...]) -> None:
 @_SEVERAL
 @click.pass_obj
 def delete(session: Session, workers: tuple[str, ...]) -> None:
-    """Delete Workers that are not running, with all that is stored of them.
+    """Delete Workers that are not running.
+
+    All that is stored of them goes: transcripts, events and folders.
 
     \b
     Example:

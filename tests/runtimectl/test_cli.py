@@ -67,6 +67,13 @@ def test_each_help_has_an_example_and_the_common_options(ctl, args):
     assert all(line.startswith(("  -", "     ")) for line in own.splitlines()), "an argument is no option"
 
 
+@pytest.mark.parametrize("group", [(), ("workers",), ("events",), ("permissions",), ("bundles",), ("context",)])
+def test_the_summary_of_each_command_is_a_whole_sentence(ctl, group):
+    commands = ctl(*group, "--help").stdout.partition("\nCommands:\n")[2].splitlines()
+    assert commands
+    assert all(line.startswith("  ") and line.endswith(".") and not line.endswith("...") for line in commands)
+
+
 def test_the_help_of_tail_says_that_a_worker_or_all_is_meant(ctl):
     assert "Usage: runtimectl events tail [OPTIONS] W|--all\n" in ctl("events", "tail", "--help").stdout
 
