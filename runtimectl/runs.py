@@ -35,15 +35,15 @@ class Run:
         elif name == "error":
             self.failure = f"the run ended in an error: {data.get('code')}: {data.get('message')}"
         elif name == "run_end" and data.get("result") != "finished":
-            self.failure = self.failure or f"the run ended as {data.get('result')}{self._why()}"
+            self.failure = self.failure or f"the run ended as {data.get('result')}{self.why()}"
         elif name == "shutdown" and self.going:
             self.failure = self.failure or "the Worker was stopped before its run ended"
         ended = name in {"run_end", "error", "shutdown"}
         self.going = self.going and not ended
         return ended
 
-    def _why(self) -> str:
-        """What the last alert of the run tells, as the end of a sentence."""
+    def why(self) -> str:
+        """What the last alert tells, as the end of a sentence."""
         return f": {shortened(one_line(self._alert), MAX_REASON)}" if self._alert else ""
 
     def check(self) -> None:
@@ -75,10 +75,12 @@ def wait_for_end(envelopes: Iterable[dict[str, Any]], turn: str | None = None) -
 
 def _from_turn(envelopes: Iterator[dict[str, Any]], turn: str) -> Iterator[dict[str, Any]]:
     """The events behind the one that tells that it is the turn of an input which has waited. Raises RunFailed."""
+    before = Run()
     for envelope in envelopes:
         item = _item(envelope)
+        before.see(envelope["payload"])
         if envelope["payload"]["event"] == "shutdown":
-            raise RunFailed("the Worker was stopped before the turn of the input came")
+            raise RunFailed(f"the turn of the input never came{before.why()}")
         if item.get("kind") == STARTED and item.get("event_id") == turn:
             yield from envelopes
 

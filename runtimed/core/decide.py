@@ -258,14 +258,15 @@ def end_worker(draft: Draft, operation: Operation, answer: Answer, reason: str |
     if draft.status != "running":
         return
     done: WorkerStatus = "cancelled" if operation == "cancel" else "stopped"
+    why = f"{done}: {reason}" if reason else done
     if not draft.activity.quiet:
-        why = f"{done}: {reason}" if reason else done
         _close_open_output(draft, why)
         if draft.activity.status == "running":
             draft.emit(Alert("warn", "worker", f"the run was cut, the Worker was {why}", unix_ms))
             draft.emit(RunEnd("rolled_back"))
     if draft.waiting:
-        draft.emit(Alert("warn", "worker", f"inputs that waited and are not run: {len(draft.waiting)}", unix_ms))
+        told = f"the Worker was {why}; inputs that waited and are not run: {len(draft.waiting)}"
+        draft.emit(Alert("warn", "worker", told, unix_ms))
     draft.waiting, draft.turn = (), None
     draft.record("worker_cancelled" if operation == "cancel" else "worker_stopped", draft.emit(Shutdown()))
     result = ExecutionResult(operation, answer.outcome, "stopped", answer.message)

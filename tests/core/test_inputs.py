@@ -231,12 +231,12 @@ async def test_an_interrupt_ends_the_run_that_the_backend_began_by_itself(runtim
 
 
 @pytest.mark.parametrize("way", ["stop_worker", "cancel_worker"])
-async def test_the_end_of_a_worker_drops_what_waits_and_says_how_much(runtime, puppet, published, busy, way):
+async def test_the_end_of_a_worker_drops_what_waits_and_says_why_and_how_much(runtime, puppet, published, busy, way):
     for number in range(3):
         await runtime.send_input(busy.worker_ref, patient(f"queued {number}"))
-    await getattr(runtime, way)(busy.worker_ref)
+    ended = await getattr(runtime, way)(busy.worker_ref)
     alerts = [payload["data"]["message"] for payload in payloads(published.events) if payload["event"] == "alert"]
-    assert "inputs that waited and are not run: 3" in alerts
+    assert f"the Worker was {ended.status}; inputs that waited and are not run: 3" in alerts
     assert runtime.worker(busy.worker_ref).queued_inputs == 0
     assert dispatched(puppet) == ["hello"]
 
@@ -412,7 +412,8 @@ async def test_a_run_that_ends_amid_the_end_of_its_worker_gives_nobody_a_turn(ru
     puppet.gate.set()
     await stopping
     assert told(published.events)[-3:] == ["run_end", "alert", "shutdown"]
-    assert payloads(published.events)[-2]["data"]["message"] == "inputs that waited and are not run: 2"
+    message = payloads(published.events)[-2]["data"]["message"]
+    assert message == "the Worker was stopped; inputs that waited and are not run: 2"
     assert dispatched(puppet) == ["hello"]
 
 

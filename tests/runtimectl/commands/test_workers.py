@@ -135,6 +135,18 @@ def test_a_long_reason_of_a_run_that_was_cut_stays_one_short_line(ctl, start_ctl
     assert len(said) < 300
 
 
+@pytest.mark.parametrize(("command", "done"), [("cancel", "cancelled"), ("stop", "stopped")])
+def test_an_input_whose_turn_never_came_is_told_why(ctl, start_ctl, new_worker, command, done):
+    worker = new_worker("--profile", "builtin:shell", "--capability", "shell")
+    assert ctl("workers", "input", worker, "sleep 600").returncode == 0
+    waiting = start_ctl("workers", "input", worker, "true", "--when-busy", "queue", "--wait")
+    waiting.wait_for(worker)
+    assert ctl("workers", command, worker, "--reason", "enough").returncode == 0
+    assert waiting.finished() == 1
+    (said,) = waiting.err
+    assert said.startswith(f"runtimectl: the turn of the input never came: the Worker was {done}: enough; ")
+
+
 def test_waiting_for_a_run_without_end_times_out_with_8(ctl, new_worker):
     worker = new_worker("--profile", "builtin:shell", "--capability", "shell")
     found = ctl("workers", "input", worker, "sleep 600", "--wait", "--timeout", "2")
