@@ -1,6 +1,5 @@
 """A store whose daemon was ended, and copies of it that are damaged."""
 
-import random
 import re
 import shutil
 from dataclasses import dataclass
@@ -41,10 +40,9 @@ def cut(path: Path, size: int) -> None:
         file.truncate(size)
 
 
-def blank(path: Path, start: int, chance: random.Random) -> None:
-    """Leave one sector of a file behind `start` unwritten."""
+def blank(path: Path, place: int) -> None:
+    """Leave the rest of the sector of a file at `place` unwritten."""
     size = path.stat().st_size
-    place = chance.randrange(start, size)
     with path.open("r+b") as file:
         file.seek(place)
         file.write(bytes(min(SECTOR - place % SECTOR, size - place)))

@@ -206,37 +206,93 @@ def check_nothing_wrong(launch: Callable[..., Daemon], scene: Scene, name: str, 
     daemon.stop()
 
 
-def test_a_torn_tail_loses_only_what_was_not_acknowledged(
-    launch: Callable[..., Daemon],
+@dataclass
+class Torn:
+    """The store of a daemon that died with an input of MARK that it had written, but not synced: `acked` is how long
+    its log was before, `end` how long it is.
+    """
+
+    scene: Scene
+    acked: int
+    end: int
+
+
+@pytest.fixture
+def torn(
     scene: Callable[..., Scene],
     chance: random.Random,
-    rounds: Callable[[int, int], int],
     ledger: Ledger,
     tmp_path: Path,
     require: Callable[..., None],
+) -> Callable[..., Torn]:
+    """Make one."""
+
+    def make(without: str | None = None) -> Torn:
+        require("strace", root=True)
+        log = tmp_path / "store" / LOG
+        sizes: list[int] = []
+
+        def die_at_the_next_sync(daemon: Daemon) -> None:
+            sizes.append(log.stat().st_size)
+            with attached(daemon, "signal=KILL", tmp_path / "strace"):
+                ledger.send(daemon, daemon.workers()[0]["worker_id"], long_text(chance))
+                daemon.kill()
+            sizes.append(log.stat().st_size)
+
+        made = scene(die_at_the_next_sync, without)
+        acked, end = sizes
+        assert acked < end, "something was written that was not synced"
+        return Torn(made, acked, end)
+
+    return make
+
+
+def check_torn(
+    launch: Callable[..., Daemon], torn: Torn, tear: Callable[[Path], None], without: str | None = None
 ) -> None:
-    require("strace", root=True)
-    log = tmp_path / "store" / LOG
-    sizes: list[int] = []
+    """A start on the log that was torn like this has all that was acknowledged, and nothing in part."""
+    folder = torn.scene.copies.make()
+    tear(folder / LOG)
+    daemon = up(launch(store=folder, without=without))
+    torn.scene.ledger.check(daemon)
+    daemon.stop()
 
-    def die_at_the_next_sync(daemon: Daemon) -> None:
-        sizes.append(log.stat().st_size)
-        with attached(daemon, "signal=KILL", tmp_path / "strace"):
-            assert ledger.send(daemon, daemon.workers()[0]["worker_id"], long_text(chance)) is None
-            daemon.ended()
-        sizes.append(log.stat().st_size)
 
-    made = scene(die_at_the_next_sync)
-    acked, end = sizes
-    assert acked < end, "something was written that was not synced"
+def test_a_torn_tail_loses_only_what_was_not_acknowledged(
+    launch: Callable[..., Daemon],
+    torn: Callable[..., Torn],
+    chance: random.Random,
+    rounds: Callable[[int, int], int],
+) -> None:
+    made = torn()
     tears: Sequence[Callable[[Path], None]] = [
-        lambda log: cut(log, acked),
-        lambda log: cut(log, chance.randint(acked, end)),
-        lambda log: blank(log, acked, chance),
+        lambda log: cut(log, made.acked),
+        lambda log: cut(log, chance.randint(made.acked, made.end)),
+        lambda log: blank(log, chance.randrange(made.acked, made.end)),
     ]
     for number in range(rounds(3, 100)):
-        folder = made.copies.make()
-        tears[number % len(tears)](folder / LOG)
-        daemon = up(launch(store=folder))
-        made.ledger.check(daemon)
-        daemon.stop()
+        check_torn(launch, made, tears[number % len(tears)])
+
+
+def test_an_acknowledgement_of_what_is_not_synced_is_found_out_by_a_torn_tail(
+    launch: Callable[..., Daemon], torn: Callable[..., Torn]
+) -> None:
+    made = torn(without="synchronous_full")
+    with pytest.raises(Broken, match=r"was acknowledged and is there"):
+        check_torn(launch, made, lambda log: cut(log, made.acked), without="synchronous_full")
+
+
+def test_a_torn_tail_that_is_read_as_if_it_were_whole_is_found_out(
+    launch: Callable[..., Daemon], torn: Callable[..., Torn]
+) -> None:
+    made = torn()
+
+    def tear(log: Path) -> None:
+        found = [place for place in places(log, MARK) if place >= made.acked]
+        assert found, "the input as an entry and as an event"
+        for place in found:
+            blank(log, place)
+
+    check_torn(launch, made, tear)
+    with pytest.raises(Broken, match=r"its (transcript|events) can be read"):
+        check_torn(launch, made, tear, without="torn_tail")

@@ -135,6 +135,20 @@ def check_of_the_log() -> None:
     replace(sqlite, "mend_log", lambda old: lambda *given: None)
 
 
+def torn_tail() -> None:
+    """A log that is torn is read up to its last commit all the same."""
+    from runtimed.store.wal import Damage, Log
+
+    def make(old: Callable[..., Any]) -> Callable[..., Any]:
+        def damage(self: Any, readable: int) -> Any:
+            commits = [frame.number for frame in self._frames(readable + 1) if frame.commits]
+            return Damage(readable + 1, commits[-1], len(commits)) if commits else old(self, readable)
+
+        return damage
+
+    replace(Log, "damage", make)
+
+
 def lock() -> None:
     """Nobody is kept out."""
     replace(fcntl, "flock", lambda old: lambda *given: None)
