@@ -368,7 +368,7 @@ def unheard(world: World, event: Any, heard: Sequence[tuple[str, str]]) -> bool:
 
 
 async def check_runtime_events(world: World) -> None:
-    """Runtime events tell of every input and every end, once and in order."""
+    """Runtime events tell of every input and every end, once and in order; the oldest go where there are too many."""
     found = await all_runtime_events(world)
     ids = [event.id for event in found]
     assert ids == sorted(set(ids))
@@ -379,7 +379,11 @@ async def check_runtime_events(world: World) -> None:
         if isinstance(decoded(event.payload), Shutdown) or (Story(event.worker_id, {}, [event]).inputs())
     ]
     told = [event for event in found if event.event_id is not None and not unheard(world, event, expected)]
-    forgotten = len(expected) - len(told) if world.limits.max_runtime_events < MANY else 0
+    most = world.limits.max_runtime_events
+    assert len(found) >= min(most, len(expected) + len(world.stories)), (
+        f"of the runtime events that may be kept too many are gone: {found} are left"
+    )
+    forgotten = len(expected) - len(told) if most < MANY else 0
     assert [(event.event_id, event.worker_id) for event in told] == expected[forgotten:], (
         f"the runtime events are {found}, not those of {expected[forgotten:]}"
     )

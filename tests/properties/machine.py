@@ -34,7 +34,7 @@ LIMITS = st.builds(
     max_queued_inputs=st.sampled_from([64, 1]),
     max_events_per_worker=st.sampled_from([100_000, 16, 5]),
     max_event_bytes=st.sampled_from([2**30, 2_000]),
-    max_runtime_events=st.sampled_from([100_000, 10]),
+    max_runtime_events=st.sampled_from([100_000, 10, 3]),
     max_event_age_s=st.sampled_from([2**20, 60]),
 )
 

@@ -3,10 +3,12 @@
 The controls break a protection: the machine has to see it. Without them nobody would know that it can.
 """
 
+import contextlib
 import gc
 from functools import partial
 from typing import Any
 
+import attrs
 import pytest
 from hypothesis import HealthCheck, Phase, settings
 from hypothesis.errors import Flaky
@@ -15,11 +17,13 @@ from hypothesis.stateful import run_state_machine_as_test
 from runtimed.core import Runtime, inputs, lane, lifecycle, retention
 from runtimed.core.activity import Activity
 from runtimed.core.catalog import Catalog
+from runtimed.core.change import Forgotten
 from runtimed.core.limits import Limits
 from runtimed.core.pipeline import Pipeline
 from runtimed.errors import StoreCorrupt
 from runtimed.feed.ring import Ring
 from runtimed.store.encoding import encode_events
+from runtimed.store.memory import MemoryStore
 from runtimed.store.writer import Writer
 from tests.properties import checks
 from tests.properties.grounds import FolderGround, MemoryGround
@@ -100,6 +104,60 @@ async def test_a_crash_may_leave_of_a_stop_and_a_deletion_at_once_no_more_than_a
         ]
         await checks.settle(world)
         await checks.check_at_rest(world)
+        await world.close()
+    finally:
+        world.end_of_the_world()
+
+
+class Counting(MemoryStore):
+    """One that remembers the newest runtime event at the time when it last forgot some."""
+
+    forgot_at = 0
+
+    def _forget(self, gone: Forgotten) -> None:
+        super()._forget(gone)
+        self.forgot_at = self._numbers["runtime_event_id"]
+
+
+class Miscounting(Counting):
+    """One that takes the ids of runtime events for their number."""
+
+    def _forget(self, gone: Forgotten) -> None:
+        if gone.runtime_events_left is not None:
+            upto = self._numbers["runtime_event_id"] - gone.runtime_events_left
+            self._runtime_events = {number: event for number, event in self._runtime_events.items() if number > upto}
+        super()._forget(attrs.evolve(gone, runtime_events_left=None))
+
+
+TOO_MANY = "of the runtime events that may be kept too many are gone"
+
+
+@pytest.mark.parametrize(
+    ("make", "outcome"),
+    [(Counting, contextlib.nullcontext()), (Miscounting, pytest.raises(AssertionError, match=TOO_MANY))],
+    ids=["none, counted", "some, not counted"],
+)
+async def test_it_is_seen_how_many_runtime_events_those_crowd_out_that_a_full_disk_refused(
+    make: type[Counting], outcome: contextlib.AbstractContextManager[Any]
+) -> None:
+    ground = MemoryGround()
+    ground._store = store = make()
+    world = World(ground, Limits(max_runtime_events=3, max_event_age_s=60), 2**20, Runtime)
+    try:
+        await world.start()
+        await world.wait(world.create({}, None, "accepted"))
+        world.collect()
+        (story,) = world.stories
+        await world.disk("full")
+        for _ in range(3):
+            await world.wait(world.send(story, "user", "accepted"))
+        await world.disk("empty")
+        await world.wait(world.send(story, "user", "accepted"))
+        world.collect()
+        newest = store._numbers["runtime_event_id"]
+        await checks.until(lambda: store.forgot_at == newest, lambda: "retention does not look")
+        with outcome:
+            await checks.check_runtime_events(world)
         await world.close()
     finally:
         world.end_of_the_world()
