@@ -2,19 +2,24 @@
 
 100 observers of one Worker, 1,000 events a second. An event has the time at which it was due, by the clock that all
 processes share. So the delay has all of it: the wait behind other work, the commit, and the observers served before.
+In the second row 20 more are there that stop reading and fall behind in the course of the series: what the 100 see
+beside them with the `fs:` store, against what they see without them.
 """
 
 from collections.abc import Sequence
+from pathlib import Path
 from statistics import median
 
 from benchmarks.rows import Plan, Row, at_most
 from benchmarks.series import Delivery, deliver
 from benchmarks.servers import Daemon, loaded, remove
+from benchmarks.stalling import stalling
 from benchmarks.ticks import Series
 
 RATE = 1_000
 EVENTS = 5_000
 OBSERVERS = 100
+STALLED = 20
 
 
 def measure(plan: Plan) -> Sequence[Row]:
@@ -27,9 +32,10 @@ def measure(plan: Plan) -> Sequence[Row]:
             Daemon(loaded(), folder / "memory") as memory,
         ):
             stored, kept = durable.create_worker(), memory.create_worker()
-            on_disk, in_memory = plan.interleave(
+            on_disk, in_memory, beside_stalled = plan.interleave(
                 lambda: deliver(durable, stored, series, OBSERVERS, log),
                 lambda: deliver(memory, kept, series, OBSERVERS, log),
+                lambda: _beside_stalled(durable, stored, series, log),
             )
     finally:
         remove(folder)
@@ -37,12 +43,29 @@ def measure(plan: Plan) -> Sequence[Row]:
         Row(
             f"event to frame, p99, {OBSERVERS} observers",
             "ms",
-            [delivery.seen.p99_ms for delivery in on_disk],
-            [delivery.seen.p99_ms for delivery in in_memory],
+            _p99(on_disk),
+            _p99(in_memory),
             at_most(3.0),
             f"the median delay is {_p50(on_disk)} ms with fs:, {_p50(in_memory)} ms in memory",
-        )
+        ),
+        Row(
+            f"event to frame, p99, {STALLED} more stalled",
+            "ms",
+            _p99(beside_stalled),
+            _p99(on_disk),
+            at_most(1.25),
+            f"the median delay is {_p50(beside_stalled)} ms beside them, {_p50(on_disk)} ms without them",
+        ),
     ]
+
+
+def _beside_stalled(daemon: Daemon, worker: str, series: Series, log: Path) -> Delivery:
+    with stalling(daemon, f"/v1/workers/{worker}/events/ws", count=STALLED, ticks=series.count):
+        return deliver(daemon, worker, series, OBSERVERS, log)
+
+
+def _p99(deliveries: Sequence[Delivery]) -> list[float]:
+    return [delivery.seen.p99_ms for delivery in deliveries]
 
 
 def _p50(deliveries: Sequence[Delivery]) -> str:
