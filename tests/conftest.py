@@ -1,5 +1,6 @@
 """What every test stands on: no blocking call on the event loop of our packages, and no leftover endpoint file."""
 
+import signal
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -10,6 +11,12 @@ from blockbuster import BlockBuster, blockbuster_ctx
 def pytest_addoption(parser: pytest.Parser) -> None:
     """How thorough the tests in faults/ are; here, because pytest reads options before it looks into folders."""
     parser.addoption("--faults", choices=["short", "long"], default="short", help="how long tests/faults goes on")
+
+
+def pytest_configure() -> None:
+    """Programs inherit an ignored SIGINT, which a suite has that was started in the background of a script."""
+    if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
+        signal.signal(signal.SIGINT, signal.default_int_handler)
 
 
 @pytest.fixture(autouse=True)

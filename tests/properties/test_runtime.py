@@ -5,6 +5,7 @@ The controls break a protection: the machine has to see it. Without them nobody 
 
 import contextlib
 import gc
+from collections.abc import AsyncIterator
 from functools import partial
 from typing import Any
 
@@ -28,6 +29,7 @@ from runtimed.store.writer import Writer
 from tests.properties import checks
 from tests.properties.grounds import FolderGround, MemoryGround
 from tests.properties.machine import RuntimeMachine
+from tests.properties.model import Story
 from tests.properties.watcher import Watcher
 from tests.properties.world import World
 
@@ -60,6 +62,21 @@ def test_a_runtime_over_the_durable_store_keeps_its_promises(examples: Any) -> N
     run_state_machine_as_test(InFolder, settings=settings(MACHINE, max_examples=examples(30, 2_000)))
 
 
+@contextlib.asynccontextmanager
+async def inhabited(ground: Any, limits: Limits) -> AsyncIterator[tuple[World, Story]]:
+    """A world with one Worker, and its story."""
+    world = World(ground, limits, 2**20, Runtime)
+    try:
+        await world.start()
+        await world.wait(world.create({}, None, "accepted"))
+        world.collect()
+        (story,) = world.stories
+        yield world, story
+        await world.close()
+    finally:
+        world.end_of_the_world()
+
+
 class Unheard(FolderGround):
     """One whose reports of what is stored come behind a crash, once `held` is there to hold them."""
 
@@ -83,12 +100,7 @@ async def test_a_crash_may_leave_of_a_stop_and_a_deletion_at_once_no_more_than_a
 
     monkeypatch.setattr(Writer, "_report", reported)
     monkeypatch.setattr(lane, "STORE_RETRY_S", 3_600)
-    world = World(ground, Limits(), 2**20, Runtime)
-    try:
-        await world.start()
-        await world.wait(world.create({}, None, "accepted"))
-        world.collect()
-        (story,) = world.stories
+    async with inhabited(ground, Limits()) as (world, story):
         await world.disk("full")
         await world.wait(world.end(story, "stop"))
         await world.disk("empty")
@@ -104,9 +116,6 @@ async def test_a_crash_may_leave_of_a_stop_and_a_deletion_at_once_no_more_than_a
         ]
         await checks.settle(world)
         await checks.check_at_rest(world)
-        await world.close()
-    finally:
-        world.end_of_the_world()
 
 
 class Counting(MemoryStore):
@@ -142,12 +151,7 @@ async def test_it_is_seen_how_many_runtime_events_those_crowd_out_that_a_full_di
 ) -> None:
     ground = MemoryGround()
     ground._store = store = make()
-    world = World(ground, Limits(max_runtime_events=3, max_event_age_s=60), 2**20, Runtime)
-    try:
-        await world.start()
-        await world.wait(world.create({}, None, "accepted"))
-        world.collect()
-        (story,) = world.stories
+    async with inhabited(ground, Limits(max_runtime_events=3, max_event_age_s=60)) as (world, story):
         await world.disk("full")
         for _ in range(3):
             await world.wait(world.send(story, "user", "accepted"))
@@ -158,19 +162,12 @@ async def test_it_is_seen_how_many_runtime_events_those_crowd_out_that_a_full_di
         await checks.until(lambda: store.forgot_at == newest, lambda: "retention does not look")
         with outcome:
             await checks.check_runtime_events(world)
-        await world.close()
-    finally:
-        world.end_of_the_world()
 
 
 async def test_an_observer_that_left_while_it_was_stuck_leaves_no_task(caplog: pytest.LogCaptureFixture) -> None:
-    world = World(MemoryGround(), Limits(), 2**20, Runtime)
-    try:
-        await world.start()
-        await world.wait(world.create({}, None, "accepted"))
-        world.collect()
-        await world.wait(world.send(world.stories[0], "user", "accepted"))
-        watcher = Watcher(world.stories[0].worker_id, wired=True)
+    async with inhabited(MemoryGround(), Limits()) as (world, story):
+        await world.wait(world.send(story, "user", "accepted"))
+        watcher = Watcher(story.worker_id, wired=True)
         watcher.join(world.life.feed, 0)
         watcher.flowing.clear()
         await checks.until(lambda: watcher.snapshots, lambda: watcher)
@@ -178,10 +175,7 @@ async def test_an_observer_that_left_while_it_was_stuck_leaves_no_task(caplog: p
         await watcher.leave()
         watcher.join(world.life.feed, 0)
         await watcher.leave()
-        await world.close()
-        gc.collect()
-    finally:
-        world.end_of_the_world()
+    gc.collect()
     assert "destroyed" not in caplog.text
 
 

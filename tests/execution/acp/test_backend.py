@@ -1,6 +1,8 @@
 """Agents that behave, and agents that don't."""
 
 import asyncio
+import gc
+import os
 import shutil
 import subprocess
 import sys
@@ -523,3 +525,18 @@ async def test_a_structure_in_place_of_a_reason_ends_the_run_alone(
     await bench.run()
     sink = await bench.run()
     assert (len(sink.ends), sink.ends[-1], sink.losses) == (2, "finished", [])
+
+
+async def test_many_rounds_leave_no_descriptor_no_task_and_no_process(
+    new_bench: Callable[..., Any], traces: Any
+) -> None:
+    bench = new_bench(env={"TRACE": traces.mark})
+    held = []
+    for _ in range(10):
+        assert await bench.spawn() == ACCEPTED
+        await bench.run()
+        await bench.backend.stop(bench.worker_id, None)
+        gc.collect()
+        held.append((len(await asyncio.to_thread(os.listdir, "/proc/self/fd")), len(asyncio.all_tasks())))
+    assert held[-1] == held[1]
+    assert await traces.pids() == []
