@@ -16,8 +16,16 @@ def entry_of(envelope: dict[str, Any], sequence: int, worker_ref: Item) -> Item 
     if said is None:
         return None
     role, content = said
-    event_id = envelope["event_id"]
-    return {"sequence": sequence, "worker_ref": worker_ref, "role": role, "content": content, "event_id": event_id}
+    cursor: str = envelope["cursor"]
+    return {
+        "sequence": sequence,
+        "worker_ref": worker_ref,
+        "role": role,
+        "content": content,
+        "event_id": int(cursor.removeprefix("wo_"), 16),
+        "cursor": cursor,
+        "timestamp_ms": envelope["timestamp_ms"],
+    }
 
 
 def readable(item: Item) -> str:

@@ -34,7 +34,7 @@ def envelopes(
 def newest(client: Client, labels: Sequence[str] = ()) -> str:
     """The cursor of the newest event of all Workers with the labels."""
     found = client.workers(labels=labels)["workers"]
-    return max((worker["last_event_id"] for worker in found), default=BEGINNING)
+    return max((worker["last_cursor"] for worker in found), default=BEGINNING)
 
 
 def now(client: Client) -> str:

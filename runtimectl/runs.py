@@ -62,7 +62,7 @@ def watched(envelopes: Iterable[dict[str, Any]], asked: Callable[[dict[str, Any]
 
 
 def wait_for_end(envelopes: Iterable[dict[str, Any]], turn: str | None = None) -> None:
-    """Read up to the end of the run that these events belong to, or to which the input with the event `turn` leads.
+    """Read up to the end of the run that these events belong to, or to which the input with the cursor `turn` leads.
 
     Raises RunFailed when it does not end well, or never begins.
     """
@@ -81,7 +81,7 @@ def _from_turn(envelopes: Iterator[dict[str, Any]], turn: str) -> Iterator[dict[
         before.see(envelope["payload"])
         if envelope["payload"]["event"] == "shutdown":
             raise RunFailed(f"the turn of the input never came{before.why()}")
-        if item.get("kind") == STARTED and item.get("event_id") == turn:
+        if item.get("kind") == STARTED and item.get("cursor") == turn:
             yield from envelopes
 
 

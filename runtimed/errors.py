@@ -59,6 +59,15 @@ outside the store.
 
 from typing import ClassVar
 
+MAX_SHOWN = 64
+"""Characters of a client's own text that a message repeats."""
+
+
+def printable(text: str) -> str:
+    """Return a client's text fit for a message: on one line, at most MAX_SHOWN characters, no control characters."""
+    shown = text if len(text) <= MAX_SHOWN else text[:MAX_SHOWN] + "…"
+    return "".join(char if char.isprintable() else "\N{REPLACEMENT CHARACTER}" for char in shown)
+
 
 class RuntimedError(Exception):
     """The root; each leaf has a `code` for machines, `message` is for people."""
@@ -91,12 +100,12 @@ class InvalidQuery(RequestError):
 
 
 class InvalidWorkerId(RequestError):
-    """A Worker id of the wrong shape."""
+    """A Worker id that is blank. Any other text may be an id: where it names no Worker, that is WorkerNotFound."""
 
     code = "invalid_worker_id"
 
     def __init__(self, field: str = "worker_id") -> None:
-        super().__init__(f'{field}: expected "worker-" and 8 lower-case hex digits')
+        super().__init__(f"{field}: expected the id of a Worker, not a blank text")
 
 
 class InvalidRequest(RequestError):
@@ -111,7 +120,7 @@ class LimitTooLarge(RequestError):
     code = "limit_too_large"
 
     def __init__(self, field: str, maximum: int) -> None:
-        super().__init__(f"{field}: expected a whole number, 1 to {maximum}")
+        super().__init__(f"{field}: expected a whole number of at most {maximum}")
         self.maximum = maximum
 
 
@@ -202,7 +211,7 @@ class WorkerNotFound(MissingError):
     code = "worker_not_found"
 
     def __init__(self, worker_id: str) -> None:
-        super().__init__(f"there is no Worker {worker_id}")
+        super().__init__(f"there is no Worker {printable(worker_id)}")
         self.worker_id = worker_id
 
 

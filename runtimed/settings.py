@@ -19,10 +19,11 @@ from typed_settings.loaders import DictLoader, Loader
 from typed_settings.types import SecretStr
 
 from runtimed.core.lifecycle import Restore
-from runtimed.core.limits import Limits
+from runtimed.core.limits import MAX_SNAPSHOT_BYTES, Limits
 from runtimed.errors import ConfigurationError
 from runtimed.execution.profile import BUILT_IN, ECHO, OF_PROGRAMS, Profile
 from runtimed.feed.feed import RING_BYTES
+from runtimed.feed.snapshot import MIN_SNAPSHOT_BYTES
 from runtimed.http.app import MAX_BODY_BYTES
 from runtimed.http.feed import HEARTBEAT_S
 from runtimed.http.guard import HOST
@@ -88,6 +89,7 @@ class Settings:
     max_transcript_projection_items: int = Limits().max_transcript_projection_items
     max_event_batch_items: int = Limits().max_event_batch_items
     max_page_bytes: int = Limits().max_page_bytes
+    max_snapshot_bytes: int = MAX_SNAPSHOT_BYTES
     max_replay_items: int = Limits().max_replay_items
     max_replay_bytes: int = Limits().max_replay_bytes
     max_pending_events: int = Limits().max_pending_events
@@ -210,6 +212,10 @@ def _check(settings: Settings) -> None:
     for name in (field.name for field in attrs.fields(Settings) if field.type in {int, float}):
         if getattr(settings, name) <= 0:
             raise ConfigurationError(f"{name}: expected a number above 0")
+    if not MIN_SNAPSHOT_BYTES <= settings.max_snapshot_bytes <= MAX_SNAPSHOT_BYTES:
+        raise ConfigurationError(
+            f"max_snapshot_bytes: expected {MIN_SNAPSHOT_BYTES} to {MAX_SNAPSHOT_BYTES}, which clients rely on"
+        )
     if settings.default_profile not in {*BUILT_IN, *settings.profile_table()}:
         raise ConfigurationError(f"default_profile: there is no profile {settings.default_profile!r}")
 

@@ -1,6 +1,5 @@
 """`runtimectl events`."""
 
-import time
 from collections import defaultdict
 from collections.abc import Generator, Iterable
 from contextlib import closing
@@ -14,6 +13,7 @@ from runtimectl.options import Group
 from runtimectl.requests import check_labels
 from runtimectl.runs import Run
 from runtimectl.session import Session, text, worker_id
+from runtimectl.times import local
 
 if TYPE_CHECKING:
     from runtimectl.client import Body, Client
@@ -41,7 +41,7 @@ def events() -> None:
 @click.option("--from-start", is_flag=True, help="Begin with the oldest event that is kept.")
 @click.option("--until", metavar="EVENT", help="End after an event of this name; exit 1 if its run failed.")
 @click.option("--no-follow", is_flag=True, help="End at the newest event there is now.")
-@click.option("--timestamps", is_flag=True, help="Say when each event arrived here.")
+@click.option("--timestamps", is_flag=True, help="Say when each event happened, by the daemon's clock.")
 @click.option("--raw", is_flag=True, help="Leave text whole, control characters included.")
 @click.pass_obj
 def tail(
@@ -102,7 +102,7 @@ def export(session: Session, worker: str, cursor: str | None) -> None:
         _tell_of_trimming(session, found)
     if printer.output == "table":
         printer.output = "jsonl"
-    upto = text(found, "last_event_id")
+    upto = text(found, "last_cursor")
     for envelope in past.envelopes(client, text(found, "worker_id"), (), cursor, upto):
         _print_one(printer, envelope, named=False, timestamps=False, raw=False)
 
@@ -123,7 +123,7 @@ def _of_one(
 
     client = session.client()
     found = client.worker(worker_id(client, worker))["worker"]
-    newest = text(found, "last_event_id")
+    newest = text(found, "last_cursor")
     begin = _tell_of_trimming(session, found) if from_start else cursor or newest
     feed = Feed(lambda: session.client(found["runtime_id"]), Observed.worker(found), begin, session.tell)
     ending = not follow or found["status"] != "running"
@@ -199,14 +199,6 @@ def _print(
 
 
 def _print_one(printer: "Printer", envelope: "Envelope", *, named: bool, timestamps: bool, raw: bool) -> None:
-    line, prefix = shown.line(envelope, named=named, raw=raw), ""
-    if timestamps:
-        received = _now()
-        prefix, envelope = f"{received}  ", {"received_at": received, **envelope}
+    line = shown.line(envelope, named=named, raw=raw)
+    prefix = f"{local(envelope['timestamp_ms'])}  " if timestamps else ""
     printer.record(envelope, lambda _: prefix + line, envelope["cursor"])
-
-
-def _now() -> str:
-    from datetime import datetime
-
-    return datetime.fromtimestamp(time.time()).astimezone().isoformat(timespec="milliseconds")

@@ -52,14 +52,14 @@ def _pages(client: "Client", chosen: str, start: int, limit: int | None) -> Iter
 
 
 def _follow(session: Session, worker: "Body", start: int, limit: int | None) -> None:
-    """Print each entry once: the pages hold all up to an event that is no older than `last_event_id`."""
+    """Print each entry once: the pages hold all up to an event that is no older than `last_cursor`."""
     printer, client = session.printer(), session.client(text(worker, "runtime_id"))
-    seen, cursor = 0, text(worker, "last_event_id")
+    seen, cursor = 0, text(worker, "last_cursor")
     for page in _pages(client, text(worker, "worker_id"), start, limit):
         items = page["transcript"]["items"]
         _print(printer, items)
         seen = page["transcript"]["total_items"]
-        cursor = max([cursor, *(item["event_id"] for item in items)])
+        cursor = max([cursor, *(item["cursor"] for item in items)])
     if worker["status"] == "running":
         for item in _new_entries(session, worker, cursor, seen):
             if item["sequence"] > start:
@@ -82,4 +82,4 @@ def _new_entries(session: Session, worker: "Body", cursor: str, seen: int) -> It
 
 def _print(printer: "Printer", items: list[dict[str, Any]]) -> None:
     for item in items:
-        printer.record(item, readable, item["event_id"])
+        printer.record(item, readable, item["cursor"])

@@ -13,6 +13,7 @@ from runtimectl.output import Column, View, at
 from runtimectl.requests import check_labels, create_request
 from runtimectl.session import Session, text, worker_id
 from runtimectl.stdin import read_bytes
+from runtimectl.times import age, local
 
 if TYPE_CHECKING:
     from runtimectl.client import Body, Client
@@ -42,6 +43,14 @@ def _capabilities(worker: "Body") -> object:
     return ", ".join(request["name"] for request in worker.get("requested_capabilities", ())) or None
 
 
+def _age(worker: "Body") -> object:
+    return age(worker["created_at_ms"])
+
+
+def _created(worker: "Body") -> object:
+    return local(worker["created_at_ms"])
+
+
 WORKER = at("worker_id")
 NAME = Column("NAME", at("name"), MAX_NAME)
 ROW = (
@@ -52,8 +61,9 @@ ROW = (
     Column("INTENT", _intent, MAX_INTENT),
     Column("ENTRIES", at("transcript_len")),
 )
-LIST = View("workers", WORKER, ROW)
-NAMED = View("workers", WORKER, (ROW[0], NAME, *ROW[1:]))
+AGE = Column("AGE", _age)
+LIST = View("workers", WORKER, (*ROW, AGE))
+NAMED = View("workers", WORKER, (ROW[0], NAME, *ROW[1:], AGE))
 CREATED = View("worker", WORKER, ROW)
 DETAIL = View(
     "worker",
@@ -64,7 +74,8 @@ DETAIL = View(
         *ROW[1:],
         Column("LABELS", _labels),
         Column("QUEUED", at("queued_inputs")),
-        Column("LAST EVENT", at("last_event_id")),
+        Column("CREATED", _created),
+        Column("LAST EVENT", at("last_cursor")),
         Column("KEPT BEHIND", at("oldest_cursor")),
         Column("BACKEND", at("execution.backend")),
         Column("LAST RESULT", at("execution.last_result.outcome")),
@@ -82,7 +93,7 @@ ACK = View(
         Column("WORKER", at("worker_ref.worker_id")),
         Column("STATUS", at("status")),
         Column("ENTRY", at("transcript_sequence")),
-        Column("EVENT", at("event_id")),
+        Column("EVENT", at("cursor")),
     ),
 )
 DELETED = View("deleted", WORKER, (Column("DELETED", WORKER),))
@@ -303,7 +314,7 @@ def _wait_for_run(session: Session, ack: "Body") -> None:
     from runtimectl.runs import wait_for_end, watched
 
     worker = ack["worker_ref"]
-    cursor = text(ack, "event_id")
+    cursor = text(ack, "cursor")
     feed = Feed(lambda: session.client(worker["runtime_id"]), Observed.worker(worker), cursor, session.tell)
     with closing(feed.envelopes()) as envelopes:
         heard = watched(envelopes, lambda asked: _tell_request(session, worker, asked))

@@ -20,13 +20,16 @@ from runtimed.model.bundle import (
     Declaration,
 )
 from runtimed.model.digest import bundle_digest
-from runtimed.model.worker import BundleReference, RuntimeDefaultProfile
+from runtimed.model.worker import BundleReference, ProfileSelector, RuntimeDefaultProfile
 
 BUNDLE_ID = re.compile(r"[A-Za-z0-9][A-Za-z0-9._:-]{0,127}", re.ASCII)
 DIGEST = re.compile(r"[0-9a-f]{64}", re.ASCII)
 REFERENCE = re.compile(r"[A-Za-z0-9:_.@+-]+", re.ASCII)
 MAX_BOUNDARY_TEXT = 2_048
 HOST_LOCAL_STARTS = ("/", "~")
+PRIVATE_MARKER = ".yoi"
+"""What no reference may hold, in any case."""
+
 HOST_LOCAL_DRIVE = ":\\"
 HOST_LOCAL_MARKERS = (
     ".cache",
@@ -123,10 +126,15 @@ def _check_boundary_texts(metadata: BundleMetadata) -> None:
     _check_boundary(metadata.provenance.detail or "", "metadata.provenance.detail", InvalidRequest)
 
 
+def check_selector(selector: ProfileSelector, path: str) -> None:
+    """Raises InvalidProfileSelector for a selector whose value is blank or no boundary text."""
+    if not isinstance(selector, RuntimeDefaultProfile):
+        _check_not_blank(selector.value, f"{path}.value", InvalidProfileSelector)
+        _check_boundary(selector.value, f"{path}.value", InvalidProfileSelector)
+
+
 def _check_profile(profile: BundleProfile, path: str) -> None:
-    if not isinstance(profile.selector, RuntimeDefaultProfile):
-        _check_not_blank(profile.selector.value, f"{path}.selector.value", InvalidProfileSelector)
-        _check_boundary(profile.selector.value, f"{path}.selector.value", InvalidProfileSelector)
+    check_selector(profile.selector, f"{path}.selector")
     _check_boundary(profile.label or "", f"{path}.label", InvalidRequest)
 
 
@@ -143,7 +151,7 @@ def _check_reference(reference: str, path: str, prefixes: tuple[str, ...]) -> No
     _check_not_blank(reference, path, InvalidRequest)
     if not REFERENCE.fullmatch(reference):
         raise InvalidRequest(f"{path}: expected only A-Z a-z 0-9 : _ . @ + -")
-    if is_host_local(reference):
+    if is_host_local(reference) or PRIVATE_MARKER in reference.lower():
         raise InvalidRequest(f"{path}: expected a reference, not a path or a socket of this host")
     prefix = next((prefix for prefix in prefixes if reference.startswith(prefix)), None)
     if prefix is None or reference == prefix:
@@ -156,6 +164,7 @@ def _check_not_blank(text: str, path: str, error: type[RuntimedError]) -> None:
 
 
 def _check_boundary(text: str, path: str, error: type[RuntimedError]) -> None:
+    text = text.strip()
     if len(text) > MAX_BOUNDARY_TEXT:
         raise error(f"{path}: expected at most {MAX_BOUNDARY_TEXT} characters")
     if any(ord(char) < 32 or 127 <= ord(char) < 160 for char in text):

@@ -37,7 +37,8 @@ class Worker:
 
     `last_sequence` is that of its newest event, 0 for none; `since` and `activity` are as in Event, right behind that
     one. `retained` counts the events that are kept, `floor` is the sequence of the newest that is not, 0 for none.
-    `waiting` are the inputs that the backend is yet to be given, in their order.
+    `waiting` are the inputs that the backend is yet to be given, in their order. `created_at_ms` is the Unix time of
+    the creation, `last_event_ms` that of the newest event, which is the creation's while there is none.
     """
 
     worker_id: WorkerId
@@ -51,6 +52,8 @@ class Worker:
     floor: int = 0
     retained: int = 0
     waiting: tuple[Waiting, ...] = ()
+    created_at_ms: int = 0
+    last_event_ms: int = 0
 
     @property
     def quiet(self) -> bool:
@@ -60,18 +63,19 @@ class Worker:
 
 @value
 class Entry:
-    """One entry of a transcript; `event` is the sequence of the event that told of it."""
+    """One entry of a transcript; `event` is the sequence of the event that told of it, `timestamp_ms` its time."""
 
     worker_id: WorkerId
     sequence: int
     role: Role
     content: str
     event: int
+    timestamp_ms: int
 
 
 @value
 class Event:
-    """One event, as decided.
+    """One event, as decided; `timestamp_ms` is the Unix time of the decision.
 
     The rest says how the Worker stood right behind it, so that a snapshot can be made for any cursor: `since` is
     where to begin reading to know what was in flight (0 when nothing was), then how many entries there were, and
@@ -81,6 +85,7 @@ class Event:
 
     sequence: int
     worker_id: WorkerId
+    timestamp_ms: int
     payload: Payload
     since: int
     transcript_len: int
@@ -94,15 +99,17 @@ class EncodedEvent:
 
     sequence: int
     worker_id: WorkerId
+    timestamp_ms: int
     payload: bytes
 
 
 @value
 class Moment:
-    """How a Worker stood right behind one of its events."""
+    """How a Worker stood right behind one of its events, and the time of that event, 0 before the first one."""
 
     transcript_len: int
     activity: Activity
+    timestamp_ms: int
 
 
 @value

@@ -22,7 +22,6 @@ from runtimed.errors import (
 from runtimed.model.bundle import ConfigBundle
 from runtimed.model.diagnostic import Diagnostic, Severity
 from runtimed.model.event import (
-    Alert,
     ErrorCode,
     ErrorRaised,
     Payload,
@@ -34,7 +33,7 @@ from runtimed.model.event import (
     UserMessage,
 )
 from runtimed.model.execution import Execution, ExecutionResult, LossReason, Operation, RunState
-from runtimed.model.identity import WorkerId, event_id
+from runtimed.model.identity import WorkerId, cursor_of
 from runtimed.model.interaction import WorkerInput
 from runtimed.model.permission import Permission, PermissionOutcome, PermissionResolution, Ruling
 from runtimed.model.worker import (
@@ -62,9 +61,9 @@ TOOLS_LESS: tuple[str, Severity, str] = (
 )
 
 
-def new_worker(worker_id: WorkerId, request: CreateWorkerRequest) -> Worker:
-    """A Worker that nothing runs yet."""
-    return Worker(worker_id, request, "running", UNCONNECTED)
+def new_worker(worker_id: WorkerId, request: CreateWorkerRequest, unix_ms: int) -> Worker:
+    """A Worker that nothing runs yet, created at this time."""
+    return Worker(worker_id, request, "running", UNCONNECTED, created_at_ms=unix_ms, last_event_ms=unix_ms)
 
 
 def remarks(worker: Worker) -> Iterable[Diagnostic]:
@@ -108,8 +107,8 @@ def check_input(status: WorkerStatus, execution: Execution, message: WorkerInput
 def check_content(status: WorkerStatus, message: WorkerInput) -> None:
     """Raises InvalidRequest for an input that can't be taken, whatever runs the Worker."""
     check_running(status)
-    if not message.content:
-        raise InvalidRequest("content: expected text that is not empty")
+    if not message.content or message.content.isspace():
+        raise InvalidRequest("content: expected text that is not blank")
 
 
 def check_running(status: WorkerStatus) -> None:
@@ -211,7 +210,7 @@ def take_output(draft: Draft, payloads: Iterable[Payload]) -> None:
         next_turn(draft)
 
 
-def request_permission(draft: Draft, permission: Permission, ruled: str | None, most: int, unix_ms: int) -> None:
+def request_permission(draft: Draft, permission: Permission, ruled: str | None, most: int) -> None:
     """Ask for a permission, `ruled` being the option that the profile has selected already.
 
     It is cancelled outside of a run, and where `most` of them wait already.
@@ -220,7 +219,7 @@ def request_permission(draft: Draft, permission: Permission, ruled: str | None, 
     if draft.status != "running":
         draft.rulings[name] = Ruling("cancelled")
     elif refusal := _no_question(draft, most):
-        draft.emit(Alert("warn", "worker", f"a permission request was cancelled: {refusal}", unix_ms))
+        draft.alert("warn", f"a permission request was cancelled: {refusal}")
         draft.rulings[name] = Ruling("cancelled")
     else:
         draft.emit(SystemItem(permission_item(permission)))
@@ -253,7 +252,7 @@ def resolve_permission(draft: Draft, resolution: PermissionResolution) -> bool:
     return pending
 
 
-def end_worker(draft: Draft, operation: Operation, answer: Answer, reason: str | None, unix_ms: int) -> None:
+def end_worker(draft: Draft, operation: Operation, answer: Answer, reason: str | None) -> None:
     """Stop or cancel; a run that this cuts is closed first. Changes nothing where the Worker is not running."""
     if draft.status != "running":
         return
@@ -262,11 +261,10 @@ def end_worker(draft: Draft, operation: Operation, answer: Answer, reason: str |
     if not draft.activity.quiet:
         _close_open_output(draft, why)
         if draft.activity.status == "running":
-            draft.emit(Alert("warn", "worker", f"the run was cut, the Worker was {why}", unix_ms))
+            draft.alert("warn", f"the run was cut, the Worker was {why}")
             draft.emit(RunEnd("rolled_back"))
     if draft.waiting:
-        told = f"the Worker was {why}; inputs that waited and are not run: {len(draft.waiting)}"
-        draft.emit(Alert("warn", "worker", told, unix_ms))
+        draft.alert("warn", f"the Worker was {why}; inputs that waited and are not run: {len(draft.waiting)}")
     draft.waiting, draft.turn = (), None
     draft.record("worker_cancelled" if operation == "cancel" else "worker_stopped", draft.emit(Shutdown()))
     result = ExecutionResult(operation, answer.outcome, "stopped", answer.message)
@@ -304,14 +302,14 @@ def lose_execution(draft: Draft, why: str, *, cut: bool) -> None:
     draft.execution = disconnected(draft.execution)
 
 
-def lose_program(draft: Draft, reason: LossReason, message: str, unix_ms: int) -> None:
+def lose_program(draft: Draft, reason: LossReason, message: str) -> None:
     """The Worker's program is gone while the Runtime goes on; a run that this cuts is closed with an error."""
     if draft.status != "running":
         return
     cut = draft.execution.run_state == "busy" or draft.activity.status == "running"
     _close_open_output(draft, message)
     draft.emit(ErrorRaised("internal", message, reason))
-    draft.emit(Alert("error", "worker", message, unix_ms))
+    draft.alert("error", message)
     if cut:
         draft.emit(RunEnd("rolled_back"))
     draft.turn = None
@@ -329,8 +327,8 @@ def _start(draft: Draft, waited: Waiting) -> None:
     """Tell that the run of an input which has waited begins."""
     draft.turn = None
     draft.waiting = tuple(waiting for waiting in draft.waiting if waiting != waited)
-    item = {"kind": INPUT_STARTED, "event_id": event_id(waited.event), "transcript_sequence": waited.entry}
-    draft.emit(SystemItem(item))
+    told_by = {"event_id": waited.event, "cursor": cursor_of(waited.event)}
+    draft.emit(SystemItem({"kind": INPUT_STARTED, **told_by, "transcript_sequence": waited.entry}))
 
 
 def _no_question(draft: Draft, most: int) -> str | None:
@@ -377,6 +375,7 @@ def _check_profile(request: CreateWorkerRequest, held: Mapping[str, ConfigBundle
     if request.config_bundle is None:
         if isinstance(request.profile, NamedProfile):
             raise InvalidProfileSelector("profile: a named profile needs the config_bundle that offers it")
+        bundles.check_selector(request.profile, "profile")
         return
     bundle = bundles.held(held, request.config_bundle)
     if all(profile.selector != request.profile for profile in bundle.profiles):

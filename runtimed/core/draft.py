@@ -5,7 +5,7 @@ from typing import Protocol, TypeVar
 
 from runtimed.core.activity import PERMISSION_RESOLVED, Activity
 from runtimed.core.change import Change, Entry, Event, Moment, Span, Trim, Turn, Worker
-from runtimed.model.event import ErrorRaised, Payload, RunEnd, Shutdown, SystemItem, TextDelta
+from runtimed.model.event import Alert, AlertLevel, ErrorRaised, Payload, RunEnd, Shutdown, SystemItem, TextDelta
 from runtimed.model.identity import WorkerId
 from runtimed.model.permission import PermissionResolution, Ruling
 from runtimed.model.runtime import RuntimeEvent, RuntimeEventKind
@@ -28,6 +28,9 @@ class Numbering(Protocol):
         self, kind: RuntimeEventKind, worker_id: WorkerId | None = None, sequence: int | None = None
     ) -> RuntimeEvent:
         """The next runtime event, with its id and the time."""
+
+    def unix_ms(self) -> int:
+        """The time, in milliseconds since 1970."""
 
 
 class Draft:
@@ -60,6 +63,8 @@ class Draft:
         self._numbering = numbering
         self._since = worker.since
         self._last = worker.last_sequence
+        self._last_ms = worker.last_event_ms
+        self._now = 0
         self._trim: Trim | None = None
         self._entries: list[Entry] = []
         self._events: list[Event] = []
@@ -68,8 +73,12 @@ class Draft:
     def emit(self, payload: Payload, role: Role | None = None, content: str = "") -> int:
         """Add an event, with a `role` also the entry that it tells of, and return its sequence.
 
-        Text that comes right behind text is added to that event. What ends a run cancels its permissions first.
+        Text that comes right behind text is added to that event. What ends a run cancels its permissions first. All
+        events of a Change have one time, and an alert tells that time.
         """
+        self._now = self._now or self._numbering.unix_ms()
+        if isinstance(payload, Alert):
+            payload = Alert(payload.level, payload.source, payload.message, self._now)
         if self.activity.permissions and isinstance(payload, END_OF_RUN):
             self.cancel_permissions()
         self.activity = self.activity.after(payload)
@@ -79,12 +88,18 @@ class Draft:
         worker_id = self.worker.worker_id
         if role is not None:
             self.transcript_len += 1
-            self._entries.append(Entry(worker_id, self.transcript_len, role, content, sequence))
+            self._entries.append(Entry(worker_id, self.transcript_len, role, content, sequence, self._now))
         self._since = self._since or sequence if self.activity.open else 0
         status = self.activity.status
-        self._events.append(Event(sequence, worker_id, payload, self._since, self.transcript_len, status, self._last))
-        self._last = sequence
+        self._events.append(
+            Event(sequence, worker_id, self._now, payload, self._since, self.transcript_len, status, self._last)
+        )
+        self._last, self._last_ms = sequence, self._now
         return sequence
+
+    def alert(self, level: AlertLevel, message: str) -> None:
+        """Add an alert."""
+        self.emit(Alert(level, "worker", message, self._now))
 
     def resolve(self, resolution: PermissionResolution) -> None:
         """Say how a question was ruled on."""
@@ -104,7 +119,8 @@ class Draft:
 
     def attempt(self, decide: Callable[["Draft"], T]) -> T:
         """Take a decision; one that raises leaves the Draft as it was."""
-        before = (self.status, self.execution, self.activity, self.transcript_len, self._since, self._last)
+        before = (self.status, self.execution, self.activity, self.transcript_len)
+        place = (self._since, self._last, self._last_ms)
         trim, deleted, last = self._trim, self.deleted, self._events[-1:]
         waiting, turn = self.waiting, self.turn
         entries, events, told = len(self._entries), len(self._events), len(self._runtime_events)
@@ -112,7 +128,8 @@ class Draft:
         try:
             return decide(self)
         except BaseException:
-            self.status, self.execution, self.activity, self.transcript_len, self._since, self._last = before
+            self.status, self.execution, self.activity, self.transcript_len = before
+            self._since, self._last, self._last_ms = place
             self._trim, self.deleted, self.waiting, self.turn = trim, deleted, waiting, turn
             del self._entries[entries:], self._events[events:], self._runtime_events[told:]
             self._events[-1:] = last
@@ -134,6 +151,8 @@ class Draft:
             trim.span.upto if trim else before.floor,
             before.retained + len(self._events) - (trim.span.count if trim else 0),
             self.waiting,
+            before.created_at_ms,
+            self._last_ms,
         )
         if self.deleted:
             told = self._runtime_events
@@ -158,6 +177,13 @@ class Draft:
             return False
         joined = TextDelta(last.payload.text + text)
         self._events[-1] = Event(
-            last.sequence, last.worker_id, joined, last.since, last.transcript_len, last.activity, last.previous
+            last.sequence,
+            last.worker_id,
+            last.timestamp_ms,
+            joined,
+            last.since,
+            last.transcript_len,
+            last.activity,
+            last.previous,
         )
         return True

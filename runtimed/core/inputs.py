@@ -8,7 +8,7 @@ from collections.abc import Callable
 from functools import partial
 from typing import cast
 
-from runtimed.core import decide
+from runtimed.core import decide, views
 from runtimed.core.change import Turn, Waiting
 from runtimed.core.context import Context, ask
 from runtimed.core.lane import Lane
@@ -17,7 +17,7 @@ from runtimed.core.offers import Offers
 from runtimed.core.paging import PageSize
 from runtimed.core.ports import Answer, Dispatch
 from runtimed.errors import RuntimedError, StoreError, WorkerExecutionRejected
-from runtimed.model.identity import WorkerId, WorkerRef, event_id
+from runtimed.model.identity import WorkerId, WorkerRef, cursor_of
 from runtimed.model.interaction import InputKind, InteractionAck, LifecycleAck, WorkerInput
 
 ONE = PageSize(1, 1)
@@ -77,7 +77,7 @@ class Inputs:
             self._context.check_open()
             await self._given(lane)
             await self._lifecycle.interrupt(lane)
-        return LifecycleAck(ref, lane.worker.status, event_id(lane.worker.last_sequence))
+        return views.lifecycle_ack(ref, lane.worker)
 
     async def close(self) -> None:
         """Give nothing more to the backend. What has waited and was not begun waits for the next life."""
@@ -232,4 +232,4 @@ class Inputs:
 
 
 def _ack(ref: WorkerRef, lane: Lane, entry: int, event: int, *, queued: bool = False) -> InteractionAck:
-    return InteractionAck(ref, lane.worker.status, entry, event_id(event), queued)
+    return InteractionAck(ref, lane.worker.status, entry, event, cursor_of(event), queued)

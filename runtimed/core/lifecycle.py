@@ -19,7 +19,7 @@ from runtimed.core.works import Works
 from runtimed.errors import InvalidRequest, RuntimedError, StoreFull, WorkerExecutionRejected
 from runtimed.model.bundle import ConfigBundle
 from runtimed.model.execution import Operation
-from runtimed.model.identity import MAX_WORKER_NUMBER, WorkerId, WorkerRef, event_id, worker_id
+from runtimed.model.identity import MAX_WORKER_NUMBER, WorkerId, WorkerRef, worker_id
 from runtimed.model.interaction import LifecycleAck
 from runtimed.model.worker import CreateWorkerRequest, WorkerDetail
 
@@ -63,7 +63,7 @@ class Lifecycle:
 
     async def _create(self, name: WorkerId, request: CreateWorkerRequest) -> WorkerDetail:
         context, pipeline = self._context, self._context.pipeline
-        lane = context.lane(decide.new_worker(name, request), Activity())
+        lane = context.lane(decide.new_worker(name, request, context.clock.unix_ms()), Activity())
         remarks = tuple(map(pipeline.remark, decide.remarks(lane.worker)))
         created = pipeline.runtime_event("worker_created", name)
         change = Change(worker=lane.worker, remarks=remarks, runtime_events=(created,))
@@ -150,7 +150,7 @@ class Lifecycle:
             elif operation == "cancel" and self._context.backend is not None:
                 await ask(self._context.backend.cancel(ref.worker_id, reason))
             await self._ending.outcome(ref.worker_id)
-        return LifecycleAck(ref, lane.worker.status, event_id(lane.worker.last_sequence))
+        return views.lifecycle_ack(ref, lane.worker)
 
     async def _end(self, lane: Lane, operation: Operation, reason: str | None) -> None:
         name, backend = lane.worker.worker_id, self._context.backend
@@ -162,8 +162,7 @@ class Lifecycle:
         if backend is not None:
             end = backend.cancel if operation == "cancel" else backend.stop
             answer = await ask(end(name, reason))
-        now = self._context.clock.unix_ms()
-        decision = partial(decide.end_worker, operation=operation, answer=answer, reason=reason, unix_ms=now)
+        decision = partial(decide.end_worker, operation=operation, answer=answer, reason=reason)
         lane.disconnect()
         await lane.propose(decision, keep=True)
 

@@ -4,6 +4,9 @@ from runtimed.core.paging import PageSize
 from runtimed.model.runtime import RuntimeLimits
 from runtimed.model.value import value
 
+MAX_SNAPSHOT_BYTES = 512 * 2**10
+"""The bound of section 6 of the v1 contract: clients that take frames of 1 MiB get every snapshot."""
+
 
 @value
 class Limits:
@@ -14,6 +17,8 @@ class Limits:
     that they are done, `max_pending_permissions` how many of its questions may wait for an answer,
     `max_queued_inputs` how many inputs may wait their turn. `max_restores` Workers are brought back at once when the
     Runtime starts.
+
+    `max_snapshot_bytes` is the size of the largest snapshot frame; the contract allows no larger one.
 
     `max_replay_items` and `max_replay_bytes` are what an observer that catches up is given at once; it is more than a
     client may ask for, because each read costs a change of threads.
@@ -26,6 +31,7 @@ class Limits:
     max_transcript_projection_items: int = 256
     max_event_batch_items: int = 256
     max_page_bytes: int = 8 * 2**20
+    max_snapshot_bytes: int = MAX_SNAPSHOT_BYTES
     max_replay_items: int = 1_024
     max_replay_bytes: int = 2**20
     max_pending_events: int = 256
@@ -46,6 +52,11 @@ class Limits:
     def transcript_page(self) -> PageSize:
         """The largest page of a transcript."""
         return PageSize(self.max_transcript_projection_items, self.max_page_bytes)
+
+    @property
+    def snapshot_page(self) -> PageSize:
+        """The most entries that can be in a snapshot."""
+        return PageSize(self.max_transcript_projection_items, self.max_snapshot_bytes)
 
     @property
     def event_page(self) -> PageSize:

@@ -10,7 +10,7 @@ from runtimed.core.change import Change, EncodedEvent, Remark, StoredState
 from runtimed.core.ports import Clock, Store
 from runtimed.errors import RuntimeStopped, StatePoisoned, StoreFull
 from runtimed.model.diagnostic import Diagnostic
-from runtimed.model.identity import WorkerId, event_id
+from runtimed.model.identity import WorkerId, cursor_of
 from runtimed.model.runtime import RuntimeEvent, RuntimeEventKind
 
 log = logging.getLogger(__name__)
@@ -64,8 +64,12 @@ class Pipeline:
     ) -> RuntimeEvent:
         """The next runtime event, with its id and the time; `sequence` is that of the event that tells of it."""
         self.newest_runtime_event += 1
-        told_by = None if sequence is None else event_id(sequence)
-        return RuntimeEvent(self.newest_runtime_event, kind, self._clock.unix_ms(), worker_id, told_by)
+        cursor = None if sequence is None else cursor_of(sequence)
+        return RuntimeEvent(self.newest_runtime_event, kind, self.unix_ms(), worker_id, sequence, cursor)
+
+    def unix_ms(self) -> int:
+        """The time, in milliseconds since 1970."""
+        return self._clock.unix_ms()
 
     def remark(self, diagnostic: Diagnostic) -> Remark:
         """A diagnostic with the next number."""

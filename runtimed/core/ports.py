@@ -14,7 +14,7 @@ from runtimed.model.execution import LossReason, Outcome
 from runtimed.model.identity import RuntimeId, WorkerId
 from runtimed.model.interaction import WorkerInput
 from runtimed.model.permission import Question, Ruling
-from runtimed.model.runtime import RuntimeBackend, RuntimeEvent, StoreCheck
+from runtimed.model.runtime import RuntimeBackend, RuntimeEvent, StoreCheck, StoreKind
 from runtimed.model.value import value
 from runtimed.model.worker import CreateWorkerRequest
 
@@ -33,6 +33,7 @@ class Store(Protocol):
     """
 
     backend: RuntimeBackend
+    kind: StoreKind
 
     @property
     def event_bytes(self) -> int:

@@ -45,7 +45,7 @@ class Reading:
         worker = lane.worker
         page = self._limits.transcript_page.at_most(limit)
         total, pages = worker.transcript_len, self._context.pages
-        items = pages.find(ref.worker_id, start, page.items, total)
+        items = pages.find(ref.worker_id, start, page.items, total) if page.items else ()
         if items is None:
             entries = await self._store.read_entries(ref.worker_id, start, page)
             await self._check_there(lane, entries, expected=start < total)
@@ -60,15 +60,15 @@ class Reading:
         lane = self._catalog.lane(ref)
         worker = lane.worker
         if sequence is None or sequence >= worker.last_sequence:
-            moment = Moment(worker.transcript_len, lane.activity)
+            moment = Moment(worker.transcript_len, lane.activity, worker.last_event_ms)
         else:
             async with retained(lane, sequence):
                 moment = await self._store.moment(ref.worker_id, sequence)
-        page = self._limits.transcript_page
+        page = self._limits.snapshot_page
         entries = await self._store.newest_entries(ref.worker_id, moment.transcript_len, page)
         await self._check_there(lane, entries, expected=moment.transcript_len > 0)
         at = worker.last_sequence if sequence is None else sequence
-        return views.snapshot(self._context.runtime_id, worker, at, entries, moment.activity)
+        return views.snapshot(self._context.runtime_id, worker, at, entries, moment)
 
     async def _check_there(self, lane: Lane, found: Sequence[object], *, expected: bool) -> None:
         """Raises WorkerNotFound where the store has nothing because a deletion is under way, else StoreCorrupt."""

@@ -27,7 +27,7 @@ from runtimed.errors import InvalidWorkerId, RuntimedError, RuntimeStopped, Stor
 from runtimed.model.bundle import Availability, ConfigBundle, ConfigBundleSummary
 from runtimed.model.diagnostic import Diagnostic
 from runtimed.model.event import EventEnvelope
-from runtimed.model.identity import RuntimeId, WorkerId, WorkerRef, worker_number
+from runtimed.model.identity import RuntimeId, WorkerId, WorkerRef
 from runtimed.model.interaction import InteractionAck, LifecycleAck, WorkerInput
 from runtimed.model.permission import Permission, PermissionResolution
 from runtimed.model.runtime import RuntimeEvent, RuntimeEventKind, RuntimeSummary, StoreCheck
@@ -252,8 +252,11 @@ class Runtime:
         self._context.pipeline.unsubscribe(listener)
 
     def ref(self, text: str, field: str = "worker_id") -> WorkerRef:
-        """The full address of the Worker with this id. Raises InvalidWorkerId, which names the field."""
-        if worker_number(text) is None:
+        """The full address of the Worker with this id, whether it is there or not.
+
+        Raises InvalidWorkerId for a blank text; the message names the field.
+        """
+        if not text or text.isspace():
             raise InvalidWorkerId(field)
         return WorkerRef(self.runtime_id, WorkerId(text))
 
@@ -264,6 +267,7 @@ class Runtime:
             runtime_id=self.runtime_id,
             display_name=self.display_name,
             backend=self._store.backend,
+            store=self._store.kind,
             status="stopped" if self._context.closing else "running",
             worker_count=len(self._catalog),
             active_worker_count=count["running"],

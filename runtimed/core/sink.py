@@ -77,8 +77,7 @@ class LaneSink:
         """See EventSink."""
         if not self._closed:
             self._closed = True
-            now = self._clock.unix_ms()
-            await self._keep(partial(decide.lose_program, reason=reason, message=message, unix_ms=now))
+            await self._keep(partial(decide.lose_program, reason=reason, message=message))
 
     async def attach(self, answer: Answer) -> None:
         """Store what the backend said to the spawn, unless what it spawned is lost by now.
@@ -95,8 +94,8 @@ class LaneSink:
             await self._lane.propose(decision, keep=True)
 
     def _request(self, permission: Permission, ruled: str | None) -> Callable[[Draft], None]:
-        most, now = self._limits.max_pending_permissions, self._clock.unix_ms()
-        return partial(decide.request_permission, permission=permission, ruled=ruled, most=most, unix_ms=now)
+        most = self._limits.max_pending_permissions
+        return partial(decide.request_permission, permission=permission, ruled=ruled, most=most)
 
     def _permission(self, question: Question, timeout_s: float) -> Permission:
         expires = datetime.fromtimestamp(self._clock.unix_ms() // 1000 + math.floor(timeout_s), UTC)

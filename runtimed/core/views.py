@@ -4,11 +4,11 @@ from collections.abc import Iterable
 
 import attrs
 
-from runtimed.core.activity import Activity
-from runtimed.core.change import Entry, Worker
+from runtimed.core.change import Entry, Moment, Worker
 from runtimed.model.event import EventEnvelope, Greeting, Snapshot
 from runtimed.model.execution import Execution
-from runtimed.model.identity import RuntimeId, WorkerRef, event_id
+from runtimed.model.identity import RuntimeId, WorkerRef, cursor_of
+from runtimed.model.interaction import LifecycleAck
 from runtimed.model.transcript import TranscriptItem
 from runtimed.model.worker import (
     AssistantIntent,
@@ -36,10 +36,12 @@ def detail(runtime_id: RuntimeId, worker: Worker, floor: int) -> WorkerDetail:
         workspace_refs=request.workspace_refs,
         mount_refs=request.mount_refs,
         transcript_len=worker.transcript_len,
-        last_event_id=event_id(worker.last_sequence),
+        last_event_id=worker.last_sequence,
+        last_cursor=cursor_of(worker.last_sequence),
+        created_at_ms=worker.created_at_ms,
         name=request.name,
         labels=request.labels,
-        oldest_cursor=event_id(floor) if floor else None,
+        oldest_cursor=cursor_of(floor) if floor else None,
         queued_inputs=len(worker.waiting),
     )
 
@@ -58,7 +60,9 @@ def summary(runtime_id: RuntimeId, worker: Worker) -> WorkerSummary:
         requested_capability_count=len(request.requested_capabilities),
         has_config_bundle=request.config_bundle is not None,
         transcript_len=worker.transcript_len,
-        last_event_id=event_id(worker.last_sequence),
+        last_event_id=worker.last_sequence,
+        last_cursor=cursor_of(worker.last_sequence),
+        created_at_ms=worker.created_at_ms,
         name=request.name,
         labels=request.labels,
     )
@@ -66,16 +70,27 @@ def summary(runtime_id: RuntimeId, worker: Worker) -> WorkerSummary:
 
 def items(ref: WorkerRef, entries: Iterable[Entry]) -> tuple[TranscriptItem, ...]:
     """Entries of one Worker as the contract shows them."""
-    return tuple(
-        [TranscriptItem(entry.sequence, ref, entry.role, entry.content, event_id(entry.event)) for entry in entries]
-    )
+    return tuple([_item(ref, entry) for entry in entries])
+
+
+def _item(ref: WorkerRef, entry: Entry) -> TranscriptItem:
+    event = entry.event
+    return TranscriptItem(entry.sequence, ref, entry.role, entry.content, event, cursor_of(event), entry.timestamp_ms)
+
+
+def lifecycle_ack(ref: WorkerRef, worker: Worker) -> LifecycleAck:
+    """The answer to a stop, a cancel and an interrupt: how the Worker stands now."""
+    return LifecycleAck(ref, worker.status, worker.last_sequence, cursor_of(worker.last_sequence))
 
 
 def snapshot(
-    runtime_id: RuntimeId, worker: Worker, sequence: int, entries: Iterable[Entry], activity: Activity
+    runtime_id: RuntimeId, worker: Worker, sequence: int, entries: Iterable[Entry], moment: Moment
 ) -> EventEnvelope:
-    """The first frame of a feed that goes on behind `sequence`."""
-    cursor = event_id(sequence)
+    """The first frame of a feed that goes on behind `sequence`; it has the time of the event there.
+
+    Before the first event of the Worker that is the time of its creation.
+    """
+    cursor, activity = cursor_of(sequence), moment.activity
     payload = Snapshot(
         entries=items(WorkerRef(runtime_id, worker.worker_id), entries),
         greeting=greeting(worker),
@@ -83,7 +98,8 @@ def snapshot(
         in_flight=activity.in_flight(),
         permissions=activity.permissions,
     )
-    return EventEnvelope(cursor, f"snapshot:{cursor}", worker.worker_id, payload)
+    time = moment.timestamp_ms or worker.created_at_ms
+    return EventEnvelope(cursor, f"snapshot:{cursor}", worker.worker_id, time, payload)
 
 
 def greeting(worker: Worker) -> Greeting:

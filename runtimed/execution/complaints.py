@@ -1,6 +1,5 @@
 """Alerts about what a program said wrongly, a bounded number in each run."""
 
-import time
 from collections.abc import Iterator
 
 from runtimed.model.event import Alert, AlertLevel
@@ -10,8 +9,8 @@ MAX_TOLD = 5
 
 
 def alert(message: str, level: AlertLevel = "warn") -> Alert:
-    """An alert of a Worker's, with the time of now."""
-    return Alert(level, "worker", message, time.time_ns() // 1_000_000)
+    """An alert of a Worker's. The Runtime sets its time when it takes the event."""
+    return Alert(level, "worker", message, timestamp_ms=0)
 
 
 class Complaints:

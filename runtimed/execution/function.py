@@ -2,14 +2,14 @@
 
 import asyncio
 import logging
-import time
 from collections.abc import Awaitable, Callable
 
 from runtimed.core.ports import Answer, Dispatch, EventSink, Spawn
+from runtimed.execution.complaints import alert
 from runtimed.execution.gate import Gate
 from runtimed.execution.sessions import NOTHING
 from runtimed.execution.tasks import begin, finish
-from runtimed.model.event import Alert, ErrorRaised, InvokeStart, RunEnd
+from runtimed.model.event import ErrorRaised, InvokeStart, RunEnd
 from runtimed.model.identity import WorkerId
 from runtimed.model.interaction import WorkerInput
 
@@ -102,8 +102,7 @@ class _Worker:
         await finish(self._current)
         if self.gate.running and not self._ended:
             self.gate.finish()
-            alert = Alert("warn", "worker", "the run was interrupted", time.time_ns() // 1_000_000)
-            await self._sink.emit(alert, RunEnd("rolled_back"))
+            await self._sink.emit(alert("the run was interrupted"), RunEnd("rolled_back"))
 
     async def end(self) -> None:
         self._ended = True

@@ -8,10 +8,11 @@ import orjson
 
 from runtimed.core.ports import Dispatch
 from runtimed.core.sink import RESERVED, RESERVED_ITEMS
+from runtimed.errors import printable
 from runtimed.execution.lines import Chunk
 from runtimed.model.event import Payload, SystemItem, TextDelta
 from runtimed.wire.converter import structure
-from runtimed.wire.json import check, printable
+from runtimed.wire.json import check
 from runtimed.wire.problems import FieldProblem
 
 INTERRUPT = b'{"type":"interrupt"}\n'

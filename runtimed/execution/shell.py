@@ -3,7 +3,6 @@
 import asyncio
 import contextlib
 import logging
-import time
 from collections.abc import Iterator
 from functools import partial
 from pathlib import Path
@@ -12,6 +11,7 @@ import attrs
 import orjson
 
 from runtimed.core.ports import Answer, Dispatch, EventSink, Spawn
+from runtimed.execution.complaints import alert
 from runtimed.execution.driver import Shell, ShellFailed
 from runtimed.execution.gate import Gate
 from runtimed.execution.loss import cause, explained
@@ -283,4 +283,4 @@ def _alert(status: int | None) -> Alert:
 
 
 def _warning(message: str) -> Alert:
-    return Alert("warn", "worker", message, time.time_ns() // 1_000_000)
+    return alert(message)

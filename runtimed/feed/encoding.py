@@ -7,7 +7,7 @@ import attrs
 
 from runtimed.core.change import EncodedEvent
 from runtimed.model.event import EventEnvelope
-from runtimed.model.identity import event_id
+from runtimed.model.identity import cursor_of
 from runtimed.wire import frames
 from runtimed.wire.converter import encode
 
@@ -31,7 +31,7 @@ class Envelopes:
 
     def event(self, event: EncodedEvent) -> bytes:
         """As Encoding.event."""
-        return frames.event_envelope(event.sequence, event.worker_id, event.payload)
+        return frames.event_envelope(event.sequence, event.worker_id, event.timestamp_ms, event.payload)
 
     def snapshot(self, envelope: EventEnvelope) -> bytes:
         """As Encoding.snapshot."""
@@ -48,7 +48,8 @@ class SocketMessages:
 
     def event(self, event: EncodedEvent) -> bytes:
         """As Encoding.event."""
-        return frames.text_message(frames.event_frame(event.sequence, event.worker_id, event.payload))
+        frame = frames.event_frame(event.sequence, event.worker_id, event.timestamp_ms, event.payload)
+        return frames.text_message(frame)
 
     def snapshot(self, envelope: EventEnvelope) -> bytes:
         """As Encoding.snapshot."""
@@ -67,8 +68,8 @@ class ServerSentEvents:
 
     def event(self, event: EncodedEvent) -> bytes:
         """As Encoding.event."""
-        envelope = frames.event_envelope(event.sequence, event.worker_id, event.payload)
-        return frames.server_sent(frames.event_name(event.payload), envelope, event_id(event.sequence))
+        envelope = frames.event_envelope(event.sequence, event.worker_id, event.timestamp_ms, event.payload)
+        return frames.server_sent(frames.event_name(event.payload), envelope, cursor_of(event.sequence))
 
     def snapshot(self, envelope: EventEnvelope) -> bytes:
         """As Encoding.snapshot."""

@@ -10,6 +10,7 @@ from runtimed.errors import FeedError
 from runtimed.feed.flusher import Flusher
 from runtimed.feed.ring import Batch, Message, Ring
 from runtimed.feed.scope import Scope
+from runtimed.feed.snapshot import bounded
 from runtimed.feed.view import EVERYTHING, Selection, View
 from runtimed.wire.frames import event_name
 
@@ -71,7 +72,8 @@ class Log:
         """The state of the Worker right behind a sequence, ready to be written; None where all are observed."""
         if self.view.ref is None:
             return None
-        return self.view.encoding.snapshot(await self._runtime.snapshot(self.view.ref, sequence))
+        whole = await self._runtime.snapshot(self.view.ref, sequence)
+        return self.view.encoding.snapshot(bounded(whole, self._runtime.limits.max_snapshot_bytes))
 
     async def more(self) -> None:
         """Wait until there is something new, or the end."""

@@ -13,7 +13,7 @@ from runtimed.feed.encoding import ServerSentEvents
 from runtimed.http.responses import HEADERS
 from runtimed.http.streams import CLOSE_TIMEOUT_S, Streams, Wish, diagnostic_of
 from runtimed.model.diagnostic import FeedDiagnostic
-from runtimed.model.identity import event_id
+from runtimed.model.identity import cursor_of
 from runtimed.wire.converter import encode
 from runtimed.wire.frames import chunk, comment, event_envelope, event_page, server_sent
 
@@ -46,7 +46,7 @@ class Comments:
 
     def comment(self) -> bytes:
         """A comment that tells up to where everything was written."""
-        text = comment(event_id(self._observer.sequence))
+        text = comment(cursor_of(self._observer.sequence))
         return chunk(text) if self._chunked else text
 
 
@@ -64,8 +64,10 @@ def _is_stream(media_range: str) -> bool:
 async def serve_page(streams: Streams, wish: Wish, limit: int | None) -> web.Response:
     """A page of events, assembled from what is stored."""
     page = await streams.feed.page(wish.ref, wish.selection, streams.place(wish), limit)
-    envelopes = [event_envelope(event.sequence, event.worker_id, event.payload) for event in page.events]
-    return web.Response(body=event_page(envelopes, event_id(page.upto), page.has_more), headers=HEADERS)
+    envelopes = [
+        event_envelope(event.sequence, event.worker_id, event.timestamp_ms, event.payload) for event in page.events
+    ]
+    return web.Response(body=event_page(envelopes, cursor_of(page.upto), page.has_more), headers=HEADERS)
 
 
 async def serve_stream(streams: Streams, request: web.Request, wish: Wish) -> web.StreamResponse:

@@ -16,7 +16,10 @@ async def get_transcript(
     runtime: Runtime,
     worker_id: str,
     start: Annotated[int, Number()] = 0,
-    limit: Annotated[int | None, Number(minimum=1, limit="max_transcript_projection_items")] = None,
+    limit: Annotated[int | None, Number(limit="max_transcript_projection_items")] = None,
 ) -> TranscriptResponse:
-    """A page of what was said: the entries behind the first `start`; `next_start` tells where the next begins."""
+    """A page of what was said: the entries behind the first `start`; `next_start` tells where the next begins.
+
+    With `limit=0` it has no entries, and tells `total_items` alone.
+    """
     return TranscriptResponse(await runtime.transcript(runtime.ref(worker_id), start, limit))

@@ -8,6 +8,7 @@ from runtimed.errors import (
     ConfigBundleDigestMismatch,
     ConfigBundleMissing,
     InvalidProfileSelector,
+    InvalidQuery,
     InvalidRequest,
     InvalidWorkerId,
     RuntimeStopped,
@@ -19,6 +20,7 @@ from runtimed.errors import (
 )
 from runtimed.http.binder import Number, Routes
 from runtimed.http.labels import parse_labels
+from runtimed.model.identity import worker_number
 from runtimed.model.interaction import LifecycleRequest, WorkerInput
 from runtimed.model.worker import CreateWorkerRequest, WorkerStatus
 from runtimed.wire import routes as paths
@@ -27,7 +29,7 @@ from runtimed.wire.envelopes import InteractionResponse, LifecycleResponse, Work
 routes = Routes("workers")
 
 
-@routes.get(paths.WORKERS, raises=(InvalidWorkerId,))
+@routes.get(paths.WORKERS)
 def list_workers(
     runtime: Runtime,
     status: WorkerStatus | None = None,
@@ -36,8 +38,8 @@ def list_workers(
     after: str = "",
 ) -> WorkersResponse:
     """The Workers, by id: those of a status, with all the labels given as KEY=VALUE, behind the id `after`."""
-    if after:
-        runtime.ref(after, "after")
+    if after and worker_number(after) is None:
+        raise InvalidQuery('after: expected "worker-" and 8 lower-case hex digits')
     wanted = WorkerFilter(status, parse_labels(label), after, None if limit is None else limit + 1)
     found = runtime.workers(wanted)
     if limit is None or len(found) <= limit:

@@ -3,7 +3,7 @@
 from typing import Any, Literal
 
 from runtimed.model.execution import LossReason
-from runtimed.model.identity import EventId, WorkerId
+from runtimed.model.identity import Cursor, WorkerId
 from runtimed.model.permission import Permission
 from runtimed.model.transcript import TranscriptItem
 from runtimed.model.value import value
@@ -228,7 +228,10 @@ class StatusChanged:
 
 @value
 class Alert:
-    """Something that a person should know; `timestamp_ms` is Unix time."""
+    """Something that a person should know.
+
+    `timestamp_ms` is Unix time. The Runtime sets it to the time of the event, whatever it was before.
+    """
 
     event = "alert"
 
@@ -247,27 +250,29 @@ class Shutdown:
 
 @value
 class TextBlock:
-    """Text on its way."""
+    """Text on its way; `truncated` where only the newest part of it is shown."""
 
     kind = "text"
 
     text: str
     finished: bool = False
+    truncated: bool = False
 
 
 @value
 class ThinkingBlock:
-    """A thought of the current run."""
+    """A thought of the current run; `truncated` where only the newest part of it is shown."""
 
     kind = "thinking"
 
     text: str
     finished: bool = False
+    truncated: bool = False
 
 
 @value
 class ToolCallBlock:
-    """A tool call that has no result yet."""
+    """A tool call that has no result yet; `truncated` where only the newest part of its arguments is shown."""
 
     kind = "tool_call"
 
@@ -275,6 +280,7 @@ class ToolCallBlock:
     name: str
     args: str
     state: ToolCallState | None = None
+    truncated: bool = False
 
 
 InFlightBlock = TextBlock | ThinkingBlock | ToolCallBlock
@@ -346,9 +352,10 @@ Payload = (
 
 @value
 class EventEnvelope:
-    """An event as an observer gets it."""
+    """An event as an observer gets it; `timestamp_ms` is the Unix time at which it was decided."""
 
-    cursor: EventId
+    cursor: Cursor
     event_id: str
     worker_id: WorkerId
+    timestamp_ms: int
     payload: Payload

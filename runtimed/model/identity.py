@@ -7,7 +7,7 @@ from runtimed.model.value import value
 
 RuntimeId = NewType("RuntimeId", str)
 WorkerId = NewType("WorkerId", str)
-EventId = NewType("EventId", str)
+Cursor = NewType("Cursor", str)
 
 RUNTIME_ID = re.compile(r"[A-Za-z0-9][A-Za-z0-9._:-]{0,127}", re.ASCII)
 WORKER_ID = re.compile(r"worker-([0-9a-f]{8})", re.ASCII)
@@ -42,9 +42,9 @@ def worker_number(text: str) -> int | None:
     return int(match[1], 16) if match else None
 
 
-def event_id(sequence: int) -> EventId:
-    """The cursor of an event, which is its id too."""
-    return EventId(f"wo_{sequence:016x}")
+def cursor_of(sequence: int) -> Cursor:
+    """Return the cursor of the event with this sequence; 0 stands for the place before all events."""
+    return Cursor(f"wo_{sequence:016x}")
 
 
 def cursor_sequence(text: str) -> int | None:

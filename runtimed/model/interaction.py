@@ -2,7 +2,7 @@
 
 from typing import Literal
 
-from runtimed.model.identity import EventId, WorkerRef
+from runtimed.model.identity import Cursor, WorkerRef
 from runtimed.model.value import value
 from runtimed.model.worker import WorkerStatus
 
@@ -13,7 +13,7 @@ WhenBusy = Literal["reject", "queue", "interrupt"]
 
 @value
 class WorkerInput:
-    """A message to a Worker; `content` is never empty."""
+    """A message to a Worker; `content` is never blank."""
 
     kind: InputKind
     content: str
@@ -29,19 +29,24 @@ class LifecycleRequest:
 
 @value
 class InteractionAck:
-    """The input is stored, in the transcript, and on its way to the backend; `queued` where it waits its turn."""
+    """The input is stored, in the transcript, and on its way to the backend; `queued` where it waits its turn.
+
+    `event_id` is the sequence of the event that tells of it, `cursor` the same as a cursor.
+    """
 
     worker_ref: WorkerRef
     status: WorkerStatus
     transcript_sequence: int
-    event_id: EventId
+    event_id: int
+    cursor: Cursor
     queued: bool = False
 
 
 @value
 class LifecycleAck:
-    """The Worker has this status now, and this was its newest event."""
+    """The Worker has this status now; `event_id` and `cursor` are those of its newest event."""
 
     worker_ref: WorkerRef
     status: WorkerStatus
-    event_id: EventId
+    event_id: int
+    cursor: Cursor

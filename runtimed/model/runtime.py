@@ -2,11 +2,12 @@
 
 from typing import Literal
 
-from runtimed.model.identity import EventId, RuntimeId, WorkerId
+from runtimed.model.identity import Cursor, RuntimeId, WorkerId
 from runtimed.model.value import value
 
 RuntimeStatus = Literal["running", "stopped"]
 RuntimeBackend = Literal["memory", "fs_store"]
+StoreKind = Literal["memory", "fs"]
 RuntimeEventKind = Literal[
     "runtime_started",
     "runtime_stopped",
@@ -27,7 +28,10 @@ class RuntimeLimits:
 
 @value
 class RuntimeSummary:
-    """Who the Runtime is and how much it hosts."""
+    """Who the Runtime is and how much it hosts.
+
+    `backend` is one of a closed set, in which every durable store is `fs_store`; `store` says which store it is.
+    """
 
     runtime_id: RuntimeId
     display_name: str | None
@@ -39,17 +43,22 @@ class RuntimeSummary:
     cancelled_worker_count: int
     diagnostic_count: int
     limits: RuntimeLimits
+    store: StoreKind | None = None
 
 
 @value
 class RuntimeEvent:
-    """Something in the life of the Runtime; ids count from 1. `event_id` is the event in the feed that told of it."""
+    """Something in the life of the Runtime; ids count from 1.
+
+    `event_id` is the sequence of the event in the feed that told of it, `cursor` the same as a cursor.
+    """
 
     id: int
     kind: RuntimeEventKind
     timestamp_ms: int
     worker_id: WorkerId | None = None
-    event_id: EventId | None = None
+    event_id: int | None = None
+    cursor: Cursor | None = None
 
 
 @value

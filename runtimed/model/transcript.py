@@ -2,7 +2,7 @@
 
 from typing import Literal
 
-from runtimed.model.identity import EventId, WorkerRef
+from runtimed.model.identity import Cursor, WorkerRef
 from runtimed.model.value import value
 
 Role = Literal["user", "assistant", "system"]
@@ -10,13 +10,19 @@ Role = Literal["user", "assistant", "system"]
 
 @value
 class TranscriptItem:
-    """One entry; `sequence` counts from 1 without gaps, `event_id` is the event that told of it."""
+    """One entry; `sequence` counts from 1 without gaps.
+
+    `event_id` is the sequence of the event that told of it, `cursor` the same as a cursor, `timestamp_ms` the Unix
+    time of that event.
+    """
 
     sequence: int
     worker_ref: WorkerRef
     role: Role
     content: str
-    event_id: EventId
+    event_id: int
+    cursor: Cursor
+    timestamp_ms: int
 
 
 @value

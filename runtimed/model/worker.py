@@ -5,7 +5,7 @@ from typing import Literal
 import attrs
 
 from runtimed.model.execution import Execution
-from runtimed.model.identity import EventId, RuntimeId, WorkerId, WorkerRef
+from runtimed.model.identity import Cursor, RuntimeId, WorkerId, WorkerRef
 from runtimed.model.value import value
 
 WorkerStatus = Literal["running", "stopped", "cancelled"]
@@ -112,8 +112,9 @@ class CreateWorkerRequest:
 class WorkerDetail:
     """All that a client may know of a Worker.
 
-    `oldest_cursor` is set once events are no longer retained: what came behind it still is. `queued_inputs` counts
-    those that wait their turn.
+    `last_event_id` is the sequence of the newest event, 0 for none; `last_cursor` is the same as a cursor.
+    `created_at_ms` is Unix time. `oldest_cursor` is set once events are no longer retained: what came behind it still
+    is. `queued_inputs` counts those that wait their turn.
     """
 
     worker_ref: WorkerRef
@@ -124,20 +125,22 @@ class WorkerDetail:
     intent: Intent
     profile: ProfileSelector
     transcript_len: int
-    last_event_id: EventId
+    last_event_id: int
+    last_cursor: Cursor
+    created_at_ms: int
     config_bundle: BundleReference | None = None
     requested_capabilities: tuple[CapabilityRequest, ...] = ()
     workspace_refs: tuple[NamedReference, ...] = ()
     mount_refs: tuple[NamedReference, ...] = ()
     name: str | None = None
     labels: dict[str, str] = attrs.field(factory=dict)
-    oldest_cursor: EventId | None = None
+    oldest_cursor: Cursor | None = None
     queued_inputs: int = 0
 
 
 @value
 class WorkerSummary:
-    """A Worker as a row of a list."""
+    """A Worker as a row of a list; the fields mean what they mean in WorkerDetail."""
 
     worker_ref: WorkerRef
     runtime_id: RuntimeId
@@ -149,6 +152,8 @@ class WorkerSummary:
     requested_capability_count: int
     has_config_bundle: bool
     transcript_len: int
-    last_event_id: EventId
+    last_event_id: int
+    last_cursor: Cursor
+    created_at_ms: int
     name: str | None = None
     labels: dict[str, str] = attrs.field(factory=dict)

@@ -28,12 +28,13 @@ from runtimed.store.rows import (
 from runtimed.store.schema import WRITE_META
 
 WORKERS = """
-    SELECT number, request, worker.checksum,
-        status, transcript_len, last_sequence, since, activity, retained, execution, state.checksum, waiting
+    SELECT number, request, worker.checksum, created_at_ms,
+        status, transcript_len, last_sequence, since, activity, retained, execution, state.checksum, waiting,
+        last_event_ms
     FROM worker LEFT JOIN state ON state.worker = number
 """
 META = "SELECT key, value, checksum FROM meta"
-FLOORS = "SELECT worker, sequence, transcript_len, activity, in_flight, checksum FROM floor"
+FLOORS = "SELECT worker, sequence, transcript_len, activity, in_flight, checksum, timestamp_ms FROM floor"
 BUNDLES = "SELECT id, body, checksum FROM bundle"
 REMARKS = "SELECT number, worker, body, checksum FROM remark"
 MARKS = "SELECT sequence, unix_ms, checksum FROM mark"

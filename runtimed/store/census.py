@@ -7,7 +7,7 @@ import attrs
 
 from runtimed.core.change import Worker
 from runtimed.errors import StoreCorrupt
-from runtimed.model.identity import event_id
+from runtimed.model.identity import cursor_of
 from runtimed.store.rows import entry_of, event_of
 
 MAX_NUMBER = 0xFFFFFFFF
@@ -27,11 +27,11 @@ STRAYS = """
     UNION SELECT worker FROM floor WHERE worker NOT IN (SELECT number FROM worker)
 """
 _AN_EVENT = """
-    SELECT sequence, worker, previous, since, transcript_len, activity, payload, checksum FROM event
+    SELECT sequence, worker, previous, since, transcript_len, activity, payload, checksum, timestamp_ms FROM event
     WHERE worker = ? LIMIT 1
 """
 _AN_ENTRY = """
-    SELECT event, worker, sequence, role, content, checksum FROM entry WHERE worker = ? LIMIT 1
+    SELECT event, worker, sequence, role, content, checksum, timestamp_ms FROM entry WHERE worker = ? LIMIT 1
 """
 _MISSING_ENTRY = """
     SELECT min(sequence) + 1 FROM entry AS earlier WHERE worker = :worker
@@ -115,5 +115,5 @@ def _wrong_events(connection: apsw.Connection, number: int, worker: Worker, held
     if missing is None and max(held.newest, worker.floor) < worker.last_sequence:
         missing = worker.last_sequence
     if missing is not None:
-        return f"the event {event_id(missing)} is missing"
+        return f"the event {cursor_of(missing)} is missing"
     return f"there are {held.events} events, not {worker.retained}"

@@ -9,7 +9,7 @@ import apsw
 
 from runtimed.core.change import Worker
 from runtimed.errors import StoreCorrupt
-from runtimed.model.identity import WorkerId, event_id, worker_id
+from runtimed.model.identity import WorkerId, cursor_of, worker_id
 from runtimed.model.runtime import MAX_FINDINGS, Finding, StoreCheck
 from runtimed.store.catalog import BUNDLES, DELETED, FLOORS, MARKS, META, REMARKS, RUNTIME_EVENTS, WORKERS
 from runtimed.store.census import MAX_NUMBER, STRAYS, fault, held_of
@@ -42,9 +42,9 @@ _SMALL = (
     (MARKS, "sequence", LOWEST_NUMBER, mark_of),
     (DELETED, "worker", LOWEST_NUMBER, deleted_of),
 )
-_ENTRIES = "SELECT event, worker, sequence, role, content, checksum FROM entry WHERE event <= :upto"
+_ENTRIES = "SELECT event, worker, sequence, role, content, checksum, timestamp_ms FROM entry WHERE event <= :upto"
 _EVENTS = """
-    SELECT sequence, worker, previous, since, transcript_len, activity, payload, checksum FROM event
+    SELECT sequence, worker, previous, since, transcript_len, activity, payload, checksum, timestamp_ms FROM event
     WHERE sequence <= :upto
 """
 _FLOOR = f"{FLOORS} WHERE worker = ?"
@@ -171,9 +171,9 @@ class Check:
         self.events += 1
         sequence, number, previous = row[:3]
         if self._sound(event_of, row, number):
-            self._see_owner(connection, number, f"the event {event_id(sequence)}")
+            self._see_owner(connection, number, f"the event {cursor_of(sequence)}")
             if previous != self._newest.get(number, 0) and not self._gone(connection, number, previous):
-                self.found(f"the event {event_id(previous)} is missing", number)
+                self.found(f"the event {cursor_of(previous)} is missing", number)
         self._newest[number] = sequence
         return len(row[6])
 

@@ -83,7 +83,7 @@ def _encode_change(change: Change, known: Requests) -> Rows:
         number = high["worker_number"] = number_of(worker.worker_id)
         if known.get(number) is not worker.request:
             request = number, worker.request
-            tables["worker"] = [rows.worker_row(*request)]
+            tables["worker"] = [rows.worker_row(*request, worker.created_at_ms)]
         tables["state"] = [rows.state_row(number, worker)]
     if change.events:
         found = tables["event"] = []
@@ -112,7 +112,7 @@ def _encode_change(change: Change, known: Requests) -> Rows:
 
 
 def _encode_event(event: Event) -> EncodedEvent:
-    return EncodedEvent(event.sequence, event.worker_id, encode_payload(event.payload))
+    return EncodedEvent(event.sequence, event.worker_id, event.timestamp_ms, encode_payload(event.payload))
 
 
 def _is_vital(change: Change) -> bool:

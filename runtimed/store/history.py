@@ -102,7 +102,7 @@ class History:
 
     def floor(self, worker_id: WorkerId) -> Floor:
         """Where a Worker's events begin."""
-        return self._floors.get(worker_id) or Floor(worker_id, 0, Moment(0, Activity()))
+        return self._floors.get(worker_id) or Floor(worker_id, 0, Moment(0, Activity(), 0))
 
     def moment(self, worker_id: WorkerId, sequence: int) -> Moment:
         """As Store.moment."""
@@ -114,11 +114,12 @@ class History:
             return floor.moment
         stood = events[end - 1]
         if not stood.since:
-            return Moment(stood.transcript_len, Activity(stood.activity))
+            return Moment(stood.transcript_len, Activity(stood.activity), stood.event.timestamp_ms)
         begin = floor.moment.activity if stood.since <= floor.sequence else Activity()
         first = bisect_left(events, stood.since, key=_sequence)
         activity = replay(begin, (stored.event for stored in events[first:end]))
-        return Moment(stood.transcript_len, Activity(stood.activity, activity.blocks, activity.permissions))
+        shown = Activity(stood.activity, activity.blocks, activity.permissions)
+        return Moment(stood.transcript_len, shown, stood.event.timestamp_ms)
 
     def _visible(self, worker_id: WorkerId) -> list[StoredEvent]:
         return [] if worker_id in self.hidden else self._events.get(worker_id, [])

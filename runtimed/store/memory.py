@@ -24,7 +24,7 @@ from runtimed.core.paging import PageSize
 from runtimed.errors import RuntimeStopped, StoreForeign
 from runtimed.model.bundle import ConfigBundle
 from runtimed.model.identity import RuntimeId, WorkerId
-from runtimed.model.runtime import RuntimeBackend, RuntimeEvent, StoreCheck
+from runtimed.model.runtime import RuntimeBackend, RuntimeEvent, StoreCheck, StoreKind
 from runtimed.model.worker import CreateWorkerRequest
 from runtimed.store.encoding import HIGH_NUMBERS, PURGE_ROWS, encode_events
 from runtimed.store.history import History
@@ -41,6 +41,7 @@ class MemoryStore:
     """
 
     backend: RuntimeBackend = "memory"
+    kind: StoreKind = "memory"
 
     def __init__(self) -> None:
         self._runtime_id: RuntimeId | None = None

@@ -1,8 +1,11 @@
 """From earlier versions of the tables to this one. A row that was damaged stays so: its checksum does not match."""
 
+from bisect import bisect_left
 from collections import Counter
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from itertools import accumulate
 from struct import error as StructError  # noqa: N812 it is a class
+from typing import Any
 from zlib import crc32
 
 import apsw
@@ -10,15 +13,126 @@ import apsw
 from runtimed.errors import StoreCorrupt
 from runtimed.model.diagnostic import Diagnostic
 from runtimed.model.identity import worker_number
-from runtimed.store.rows import ACTIVITIES, ROLES, STATUSES, Row, checksum, event_checksum, meta_row, text_checksum
+from runtimed.store.rows import (
+    ACTIVITIES,
+    ROLES,
+    STATUSES,
+    Row,
+    checksum,
+    mark_of,
+    meta_row,
+    readable,
+    text_checksum,
+)
 from runtimed.wire.converter import restore
+
+TIMES = {
+    "worker": "created_at_ms",
+    "state": "last_event_ms",
+    "event": "timestamp_ms",
+    "floor": "timestamp_ms",
+    "entry": "timestamp_ms",
+}
+"""The columns that are new in version 4, by table."""
+
+_FIRST_EVENT = """
+    SELECT min(sequence) FROM (
+        SELECT event AS sequence FROM entry WHERE worker = number AND entry.sequence = 1
+        UNION ALL SELECT min(sequence) FROM event WHERE worker = number
+        UNION ALL SELECT sequence FROM floor WHERE worker = number
+    )
+"""
+
+
+def _set_times(table: str, time: str, body: str, tail: str, key: str) -> str:
+    return f"""
+        UPDATE {table} SET {TIMES[table]} = {time},
+        checksum = checksum_with_time('{table}', {time}, checksum, {body}, {tail}, {key})
+    """  # noqa: S608 all of it stands in this module
+
+
+_SET_TIMES = (
+    _set_times(
+        "event", "time_at(sequence)", "payload", "x''", "sequence, worker, previous, since, transcript_len, activity"
+    ),
+    _set_times("entry", "time_at(event)", "content", "x''", "event, worker, sequence, role"),
+    _set_times("floor", "time_at(sequence)", "in_flight", "x''", "worker, sequence, transcript_len, activity"),
+    _set_times("worker", f"time_created(number, ({_FIRST_EVENT}))", "request", "x''", "number"),
+    _set_times(
+        "state",
+        "iif(last_sequence, time_at(last_sequence), (SELECT created_at_ms FROM worker WHERE number = state.worker))",
+        "execution",
+        "waiting",
+        "worker, status, transcript_len, last_sequence, since, activity, retained",
+    ),
+)
 
 TABLES = ("meta", "worker", "state", "event", "entry", "bundle", "diagnostic")
 
 
 def add_waiting(connection: apsw.Connection) -> None:
-    """From version 2: nothing waits, and over nothing a checksum is what it was."""
+    """From version 2: no input waits. The checksum of a row stays as it was, because the column is empty."""
     connection.execute("ALTER TABLE state ADD COLUMN waiting BLOB NOT NULL DEFAULT x''")
+
+
+def add_times(connection: apsw.Connection) -> None:
+    """From version 3: make room for the times that `set_times` fills in."""
+    for table, column in TIMES.items():
+        connection.execute(f"ALTER TABLE {table} ADD COLUMN {column} INTEGER NOT NULL DEFAULT 0")
+
+
+def set_times(connection: apsw.Connection, unix_ms: int) -> None:
+    """Give every row without a time that of its nearest mark, or `unix_ms` where there is no mark.
+
+    A Worker gets the time of its first event. One without events gets that of the runtime event of its creation.
+    """
+    times = _Times(connection, unix_ms)
+    functions: dict[str, Callable[..., Any]] = {
+        "time_at": times.at,
+        "time_created": times.created,
+        "checksum_with_time": _with_time,
+    }
+    for name, function in functions.items():
+        connection.create_scalar_function(name, function)
+    for update in _SET_TIMES:
+        connection.execute(update)
+    for name in functions:
+        connection.create_scalar_function(name, None)
+
+
+class _Times:
+    """The time of a sequence, as far as the marks tell it."""
+
+    def __init__(self, connection: apsw.Connection, unix_ms: int) -> None:
+        rows = connection.execute("SELECT sequence, unix_ms, checksum FROM mark ORDER BY sequence")
+        marks = list(readable(rows, mark_of))
+        self._sequences = [mark.sequence for mark in marks]
+        self._times = list(accumulate((mark.unix_ms for mark in marks), max))
+        created = connection.execute("SELECT worker, unix_ms FROM runtime_event WHERE kind = 'worker_created'")
+        self._created: dict[int, int] = dict(created)
+        self._unix_ms = unix_ms
+
+    def at(self, sequence: int) -> int:
+        """The time of the nearest mark; of two that are as near, the later."""
+        if not self._sequences:
+            return self._unix_ms
+        place = bisect_left(self._sequences, sequence)
+        near = range(max(0, place - 1), min(place + 1, len(self._sequences)))
+        return self._times[min(near, key=lambda index: (abs(self._sequences[index] - sequence), -index))]
+
+    def created(self, number: int, first: int | None) -> int:
+        """The time at which a Worker was created whose first event has this sequence."""
+        return self.at(first) if first else self._created.get(number, self._unix_ms)
+
+
+def _with_time(table: str, time: int, stored: int, body: bytes, tail: bytes, *key: int) -> int:
+    """The checksum of a row with its time; one that does not match where the one without did not."""
+    name = table.encode()
+    try:
+        sound = crc32(tail, checksum(name, body, *key)) == stored
+        return crc32(tail, checksum(name, body, *key, time)) ^ (not sound)
+    except (TypeError, StructError):
+        return stored
 
 
 def set_aside(connection: apsw.Connection) -> None:
@@ -36,10 +150,10 @@ def bring_forward(connection: apsw.Connection) -> None:
     retained: Counter[int] = Counter()
     steps = [
         ("INSERT INTO meta VALUES (?, ?, ?)", _meta(connection)),
-        ("INSERT INTO worker VALUES (?, ?, ?)", _workers(connection)),
-        ("INSERT INTO event VALUES (?, ?, ?, ?, ?, ?, ?, ?)", _events(connection, retained)),
-        ("INSERT INTO state VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, x'')", _states(connection, retained)),
-        ("INSERT INTO entry VALUES (?, ?, ?, ?, ?, ?)", _entries(connection)),
+        ("INSERT INTO worker VALUES (?, ?, ?, 0)", _workers(connection)),
+        ("INSERT INTO event VALUES (?, ?, ?, ?, ?, ?, ?, ?, 0)", _events(connection, retained)),
+        ("INSERT INTO state VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, x'', 0)", _states(connection, retained)),
+        ("INSERT INTO entry VALUES (?, ?, ?, ?, ?, ?, 0)", _entries(connection)),
         ("INSERT INTO bundle VALUES (?, ?, ?)", _bundles(connection)),
         ("INSERT INTO remark VALUES (?, ?, ?, ?)", _remarks(connection)),
     ]
@@ -84,7 +198,7 @@ def _events(connection: apsw.Connection, retained: Counter[int]) -> Iterator[Row
         key = (sequence, worker, newest.get(worker, 0), since, transcript_len, _code(ACTIVITIES, activity))
         newest[worker] = sequence
         retained[worker] += 1
-        yield *key, payload, event_checksum(payload, *key) ^ (not sound)
+        yield *key, payload, checksum(b"event", payload, *key) ^ (not sound)
 
 
 def _states(connection: apsw.Connection, retained: Counter[int]) -> Iterator[Row]:

@@ -36,21 +36,21 @@ from runtimed.store.rows import (
 REPLAY_PAGE = PageSize(items=1_000, max_bytes=1024 * 1024)
 
 _ENTRIES = """
-    SELECT event, worker, sequence, role, content, checksum FROM entry
+    SELECT event, worker, sequence, role, content, checksum, timestamp_ms FROM entry
     WHERE worker = :worker AND NOT EXISTS (SELECT 1 FROM deleted WHERE deleted.worker = :worker)
 """
 _EVENTS = """
-    SELECT sequence, worker, previous, since, transcript_len, activity, payload, checksum FROM event
+    SELECT sequence, worker, previous, since, transcript_len, activity, payload, checksum, timestamp_ms FROM event
     WHERE worker = :worker AND NOT EXISTS (SELECT 1 FROM deleted WHERE deleted.worker = :worker)
     AND sequence > :after AND sequence <= :upto ORDER BY sequence LIMIT :items
 """
 _ALL_EVENTS = """
-    SELECT sequence, worker, previous, since, transcript_len, activity, payload, checksum FROM event
+    SELECT sequence, worker, previous, since, transcript_len, activity, payload, checksum, timestamp_ms FROM event
     WHERE sequence > :after AND sequence <= :upto
     AND worker NOT IN (SELECT worker FROM deleted) ORDER BY sequence LIMIT :items
 """
 _NEWEST_EVENT = """
-    SELECT sequence, worker, previous, since, transcript_len, activity, payload, checksum FROM event
+    SELECT sequence, worker, previous, since, transcript_len, activity, payload, checksum, timestamp_ms FROM event
     WHERE worker = :worker AND NOT EXISTS (SELECT 1 FROM deleted WHERE deleted.worker = :worker)
     AND sequence <= :upto ORDER BY sequence DESC LIMIT 1
 """
@@ -68,7 +68,10 @@ _OLDEST_OF_ALL = """
         AND worker NOT IN (SELECT value FROM json_each(:spared)) ORDER BY sequence LIMIT :items
     ) GROUP BY worker ORDER BY 2
 """
-_FLOOR = "SELECT worker, sequence, transcript_len, activity, in_flight, checksum FROM floor WHERE worker = :worker"
+_FLOOR = """
+    SELECT worker, sequence, transcript_len, activity, in_flight, checksum, timestamp_ms FROM floor
+    WHERE worker = :worker
+"""
 _FLOOR_BEHIND = "SELECT worker, sequence FROM floor WHERE sequence > ? LIMIT 1"
 _RUNTIME_EVENTS = """
     SELECT id, kind, worker, event, unix_ms, checksum FROM runtime_event WHERE id > ? ORDER BY id
@@ -97,14 +100,14 @@ def events_between(
     kept: list[EncodedEvent] = []
     bindings = {"worker": asked, "after": after, "upto": upto, "items": page.items}
     with _in_front_of_damage(kept):
-        for sequence, number, previous, payload in _events(connection, _EVENTS, bindings, page.max_bytes):
+        for sequence, number, previous, time, payload in _events(connection, _EVENTS, bindings, page.max_bytes):
             if number != asked:
                 raise damaged_event(sequence, asked)
             if previous != newest and (kept or previous > after):
                 _cut(kept, previous)
                 raise missing_event(previous, worker)
             newest = sequence
-            kept.append(EncodedEvent(sequence, worker, payload))
+            kept.append(EncodedEvent(sequence, worker, time, payload))
     if not kept:
         check_floor(_floor(connection, worker), after)
     return kept
@@ -116,13 +119,13 @@ def all_events_between(connection: apsw.Connection, after: int, upto: int, page:
     kept: list[EncodedEvent] = []
     bindings = {"after": after, "upto": upto, "items": page.items}
     with _in_front_of_damage(kept):
-        for sequence, number, previous, payload in _events(connection, _ALL_EVENTS, bindings, page.max_bytes):
+        for sequence, number, previous, time, payload in _events(connection, _ALL_EVENTS, bindings, page.max_bytes):
             before = newest.get(number)
             name = before.worker_id if before else worker_id(number)
             if previous != before.sequence if before else previous > after:
                 _cut(kept, previous)
                 raise missing_event(previous, name)
-            newest[number] = event = EncodedEvent(sequence, name, payload)
+            newest[number] = event = EncodedEvent(sequence, name, time, payload)
             kept.append(event)
     trimmed: list[Row] = connection.execute(_FLOOR_BEHIND, (after,)).fetchall()
     if trimmed:
@@ -148,18 +151,18 @@ def _cut(kept: list[EncodedEvent], sequence: int) -> None:
 
 def _events(
     connection: apsw.Connection, query: str, bindings: dict[str, int], room: int
-) -> Iterator[tuple[int, int, int, bytes]]:
+) -> Iterator[tuple[int, int, int, int, bytes]]:
     """What a page holds of its rows. Millions are read like this, so that nothing here is called that need not be."""
     with contextlib.closing(connection.execute(query, bindings)) as rows:
-        for sequence, number, previous, since, transcript_len, activity, payload, stored in rows:
+        for sequence, number, previous, since, transcript_len, activity, payload, stored, time in rows:
             try:
-                key = PACK_EVENT(sequence, number, previous, since, transcript_len, activity)
+                key = PACK_EVENT(sequence, number, previous, since, transcript_len, activity, time)
                 sound = crc32(payload, crc32(key, EVENT_SEED)) == stored
             except (TypeError, StructError):
                 sound = False
             if not sound:
                 raise damaged_event(sequence, number)
-            yield sequence, number, previous, payload
+            yield sequence, number, previous, time, payload
             room -= len(payload)
             if room <= 0:
                 return
@@ -208,20 +211,21 @@ def moment(connection: apsw.Connection, worker: WorkerId, sequence: int) -> Mome
 
 def _behind(connection: apsw.Connection, stored: StoredEvent, floor: Floor) -> Moment:
     """How the Worker of an event stood right behind it."""
+    event = stored.event
     if not stored.since:
-        return Moment(stored.transcript_len, Activity(stored.activity))
+        return Moment(stored.transcript_len, Activity(stored.activity), event.timestamp_ms)
     activity, after = Activity(), stored.since - 1
     if stored.since <= floor.sequence:
         activity, after = floor.moment.activity, floor.sequence
-    event = stored.event
     while found := events_between(connection, event.worker_id, after, event.sequence, REPLAY_PAGE):
         activity, after = replay(activity, found), found[-1].sequence
-    return Moment(stored.transcript_len, Activity(stored.activity, activity.blocks, activity.permissions))
+    shown = Activity(stored.activity, activity.blocks, activity.permissions)
+    return Moment(stored.transcript_len, shown, event.timestamp_ms)
 
 
 def _floor(connection: apsw.Connection, worker: WorkerId) -> Floor:
     row = connection.execute(_FLOOR, {"worker": number_of(worker)}).fetchall()
-    return floor_of(row[0]) if row else Floor(worker, 0, Moment(0, Activity()))
+    return floor_of(row[0]) if row else Floor(worker, 0, Moment(0, Activity(), 0))
 
 
 def _entries(connection: apsw.Connection, query: str, worker: WorkerId, place: int, page: PageSize) -> list[Entry]:

@@ -9,7 +9,7 @@ from runtimed.core.activity import Activity
 from runtimed.core.change import EncodedEvent, Entry
 from runtimed.core.paging import PageSize
 from runtimed.errors import StoreCorrupt
-from runtimed.model.identity import RuntimeId, WorkerId, event_id
+from runtimed.model.identity import RuntimeId, WorkerId, cursor_of
 from runtimed.store.rows import Floor, StoredEvent
 from runtimed.wire.converter import restore_payload
 
@@ -59,7 +59,7 @@ def check_floor(floor: Floor, after: int) -> None:
 
 def missing_event(sequence: int, worker: WorkerId) -> StoreCorrupt:
     """What to say where a Worker's event has another before it that is not there."""
-    return StoreCorrupt(f"the event {event_id(sequence)} of {worker} is missing")
+    return StoreCorrupt(f"the event {cursor_of(sequence)} of {worker} is missing")
 
 
 def replay(activity: Activity, events: Iterable[EncodedEvent]) -> Activity:
@@ -68,7 +68,7 @@ def replay(activity: Activity, events: Iterable[EncodedEvent]) -> Activity:
         try:
             activity = activity.after(restore_payload(event.payload))
         except ValueError as error:
-            name = f"the event {event_id(event.sequence)} of {event.worker_id}"
+            name = f"the event {cursor_of(event.sequence)} of {event.worker_id}"
             raise StoreCorrupt(f"{name} is no event that this version knows") from error
     return activity
 

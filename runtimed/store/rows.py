@@ -18,7 +18,7 @@ from runtimed.model.bundle import ConfigBundle
 from runtimed.model.diagnostic import Diagnostic
 from runtimed.model.event import ActivityStatus, InFlightBlock
 from runtimed.model.execution import Execution
-from runtimed.model.identity import WorkerId, cursor_sequence, event_id, worker_id
+from runtimed.model.identity import WorkerId, cursor_of, worker_id
 from runtimed.model.permission import Permission
 from runtimed.model.runtime import RuntimeEvent
 from runtimed.model.transcript import Role
@@ -43,11 +43,11 @@ _ROLE = {name: code for code, name in enumerate(ROLES)}
 
 _log = logging.getLogger(__name__)
 
-PACK_EVENT = Struct("<6q").pack
+PACK_EVENT = Struct("<7q").pack
 EVENT_SEED = crc32(b"event")
 """An event's checksum is that of its payload, started from that of its other columns, started from the table's."""
 
-_PACK = {count: Struct(f"<{count}q").pack for count in range(1, 8)}
+_PACK = {count: Struct(f"<{count}q").pack for count in range(1, 10)}
 
 
 @value
@@ -112,10 +112,10 @@ def meta_row(key: str, value: object) -> Row:
     return key, text, text_checksum(b"meta", text.encode(), key)
 
 
-def worker_row(number: int, request: CreateWorkerRequest) -> Row:
+def worker_row(number: int, request: CreateWorkerRequest, created_at_ms: int) -> Row:
     """The row of a Worker that never changes."""
     body = encode(request)
-    return number, body, checksum(b"worker", body, number)
+    return number, body, checksum(b"worker", body, number, created_at_ms), created_at_ms
 
 
 def state_row(number: int, worker: Worker) -> Row:
@@ -129,22 +129,23 @@ def state_row(number: int, worker: Worker) -> Row:
         _ACTIVITY[worker.activity],
         worker.retained,
     )
-    execution = _encode_execution(worker.execution)
+    execution, last_event_ms = _encode_execution(worker.execution), worker.last_event_ms
     waiting = encode(worker.waiting) if worker.waiting else b""
-    return *key, execution, crc32(waiting, checksum(b"state", execution, *key)), waiting
+    found = checksum(b"state", execution, *key, last_event_ms)
+    return *key, execution, crc32(waiting, found), waiting, last_event_ms
 
 
 def event_row(number: int, event: Event, payload: bytes) -> Row:
     """An event, whose payload is encoded already."""
     key = (event.sequence, number, event.previous, event.since, event.transcript_len, _ACTIVITY[event.activity])
-    return *key, payload, event_checksum(payload, *key)
+    return *key, payload, event_checksum(payload, *key, event.timestamp_ms), event.timestamp_ms
 
 
 def entry_row(number: int, entry: Entry) -> Row:
     """An entry."""
     key = (entry.event, number, entry.sequence, _ROLE[entry.role])
     content = entry.content.encode()
-    return *key, content, checksum(b"entry", content, *key)
+    return *key, content, checksum(b"entry", content, *key, entry.timestamp_ms), entry.timestamp_ms
 
 
 def floor_row(trim: Trim) -> Row:
@@ -155,7 +156,7 @@ def floor_row(trim: Trim) -> Row:
     in_flight = activity.in_flight()
     opened = Open(in_flight.blocks if in_flight else (), activity.permissions)
     body = encode(opened) if activity.open else b""
-    return *key, body, checksum(b"floor", body, *key)
+    return *key, body, checksum(b"floor", body, *key, moment.timestamp_ms), moment.timestamp_ms
 
 
 def bundle_row(bundle: ConfigBundle) -> Row:
@@ -172,8 +173,7 @@ def remark_row(remark: Remark) -> Row:
 
 def runtime_event_row(event: RuntimeEvent) -> Row:
     """An event in the life of the Runtime."""
-    worker = _optional(event.worker_id)
-    told = None if event.event_id is None else cursor_sequence(event.event_id)
+    worker, told = _optional(event.worker_id), event.event_id
     key = (event.id, _packed(worker), _packed(told), event.timestamp_ms)
     found = checksum(b"runtime_event", event.kind.encode(), *key)
     return event.id, event.kind, worker, told, event.timestamp_ms, found
@@ -213,27 +213,28 @@ def meta_of(row: Row) -> tuple[str, str]:
 
 def event_of(row: Row) -> StoredEvent:
     """The event in a row of `event`."""
-    sequence, number, previous, since, transcript_len, activity, payload, stored = row
+    sequence, number, previous, since, transcript_len, activity, payload, stored, timestamp_ms = row
     try:
-        sound = event_checksum(payload, *row[:6]) == stored
+        sound = event_checksum(payload, *row[:6], timestamp_ms) == stored
     except (TypeError, StructError):
         sound = False
     if not sound:
         raise damaged_event(sequence, number)
-    event = EncodedEvent(sequence, worker_id(number), payload)
+    event = EncodedEvent(sequence, worker_id(number), timestamp_ms, payload)
     return StoredEvent(event, previous, since, transcript_len, ACTIVITIES[activity])
 
 
 def damaged_event(sequence: int, number: object) -> StoreCorrupt:
     """What to say of an event that is not what was stored."""
-    return StoreCorrupt(f"the event {event_id(sequence)} of {_named(number)} is damaged")
+    return StoreCorrupt(f"the event {cursor_of(sequence)} of {_named(number)} is damaged")
 
 
 def entry_of(row: Row) -> Entry:
     """The entry in a row of `entry`."""
-    event, number, sequence, role, content, stored = row
-    _verify(f"the entry {sequence} of {_named(number)}", stored, b"entry", content, event, number, sequence, role)
-    return Entry(worker_id(number), sequence, ROLES[role], content.decode(), event)
+    event, number, sequence, role, content, stored, timestamp_ms = row
+    name, key = f"the entry {sequence} of {_named(number)}", (event, number, sequence, role, timestamp_ms)
+    _verify(name, stored, b"entry", content, *key)
+    return Entry(worker_id(number), sequence, ROLES[role], content.decode(), event, timestamp_ms)
 
 
 def worker_reader() -> Callable[[Row, int], Worker]:
@@ -242,10 +243,10 @@ def worker_reader() -> Callable[[Row, int], Worker]:
     execution_of = functools.cache(lambda body: _restored(body, Execution, "a Worker's execution"))
 
     def worker_of(row: Row, floor: int) -> Worker:
-        number, request, request_stored, *key, execution, stored, waiting = row
+        number, request, request_stored, created_at_ms, *key, execution, stored, waiting, last_event_ms = row
         name = f"the row of {worker_id(number)}"
-        _verify(name, request_stored, b"worker", request, number)
-        _verify(name, stored, b"state", execution, number, *key, tail=waiting)
+        _verify(name, request_stored, b"worker", request, number, created_at_ms)
+        _verify(name, stored, b"state", execution, number, *key, last_event_ms, tail=waiting)
         status, transcript_len, last_sequence, since, activity, retained = key
         return Worker(
             worker_id(number),
@@ -259,6 +260,8 @@ def worker_reader() -> Callable[[Row, int], Worker]:
             floor,
             retained,
             _restored(waiting, tuple[Waiting, ...], name) if waiting else (),
+            created_at_ms,
+            last_event_ms,
         )
 
     return worker_of
@@ -266,12 +269,12 @@ def worker_reader() -> Callable[[Row, int], Worker]:
 
 def floor_of(row: Row) -> Floor:
     """The floor in a row of `floor`."""
-    number, sequence, transcript_len, activity, body, stored = row
+    number, sequence, transcript_len, activity, body, stored, timestamp_ms = row
     name = f"the floor of {worker_id(number)}"
-    _verify(name, stored, b"floor", body, number, sequence, transcript_len, activity)
+    _verify(name, stored, b"floor", body, number, sequence, transcript_len, activity, timestamp_ms)
     opened = _restored(body, Open, name) if body else Open()
     stood = Activity.of(ACTIVITIES[activity], opened.blocks, opened.permissions)
-    return Floor(worker_id(number), sequence, Moment(transcript_len, stood))
+    return Floor(worker_id(number), sequence, Moment(transcript_len, stood, timestamp_ms))
 
 
 def bundle_of(row: Row) -> ConfigBundle:
@@ -299,7 +302,8 @@ def runtime_event_of(row: Row) -> RuntimeEvent:
         kind,
         unix_ms,
         None if worker is None else worker_id(worker),
-        None if told is None else event_id(told),
+        told,
+        None if told is None else cursor_of(told),
     )
 
 

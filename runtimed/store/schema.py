@@ -12,34 +12,38 @@ import apsw
 from runtimed.errors import StoreUnsupported
 from runtimed.store import migration
 
-VERSION = 3
+VERSION = 4
 
 TABLES = """
 CREATE TABLE meta (
     key TEXT PRIMARY KEY, value TEXT NOT NULL, checksum INTEGER NOT NULL
 ) STRICT;
 CREATE TABLE worker (
-    number INTEGER PRIMARY KEY, request BLOB NOT NULL, checksum INTEGER NOT NULL
+    number INTEGER PRIMARY KEY, request BLOB NOT NULL, checksum INTEGER NOT NULL,
+    created_at_ms INTEGER NOT NULL DEFAULT 0
 ) STRICT;
 CREATE TABLE state (
     worker INTEGER PRIMARY KEY, status INTEGER NOT NULL, transcript_len INTEGER NOT NULL,
     last_sequence INTEGER NOT NULL, since INTEGER NOT NULL, activity INTEGER NOT NULL,
     retained INTEGER NOT NULL, execution BLOB NOT NULL, checksum INTEGER NOT NULL,
-    waiting BLOB NOT NULL DEFAULT x''
+    waiting BLOB NOT NULL DEFAULT x'', last_event_ms INTEGER NOT NULL DEFAULT 0
 ) STRICT;
 CREATE TABLE event (
     sequence INTEGER PRIMARY KEY, worker INTEGER NOT NULL, previous INTEGER NOT NULL, since INTEGER NOT NULL,
-    transcript_len INTEGER NOT NULL, activity INTEGER NOT NULL, payload BLOB NOT NULL, checksum INTEGER NOT NULL
+    transcript_len INTEGER NOT NULL, activity INTEGER NOT NULL, payload BLOB NOT NULL, checksum INTEGER NOT NULL,
+    timestamp_ms INTEGER NOT NULL DEFAULT 0
 ) STRICT;
 CREATE INDEX event_worker ON event (worker);
 CREATE TABLE floor (
     worker INTEGER PRIMARY KEY, sequence INTEGER NOT NULL, transcript_len INTEGER NOT NULL,
-    activity INTEGER NOT NULL, in_flight BLOB NOT NULL, checksum INTEGER NOT NULL
+    activity INTEGER NOT NULL, in_flight BLOB NOT NULL, checksum INTEGER NOT NULL,
+    timestamp_ms INTEGER NOT NULL DEFAULT 0
 ) STRICT;
 CREATE INDEX floor_sequence ON floor (sequence);
 CREATE TABLE entry (
     event INTEGER PRIMARY KEY, worker INTEGER NOT NULL, sequence INTEGER NOT NULL,
-    role INTEGER NOT NULL, content BLOB NOT NULL, checksum INTEGER NOT NULL
+    role INTEGER NOT NULL, content BLOB NOT NULL, checksum INTEGER NOT NULL,
+    timestamp_ms INTEGER NOT NULL DEFAULT 0
 ) STRICT;
 CREATE UNIQUE INDEX entry_worker ON entry (worker, sequence);
 CREATE TABLE bundle (
@@ -61,14 +65,14 @@ CREATE TABLE deleted (
 """
 
 WRITES = {
-    "worker": "INSERT OR REPLACE INTO worker VALUES (?, ?, ?)",
-    "state": "INSERT OR REPLACE INTO state VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?)",
-    "event": "INSERT INTO event VALUES (?, ?, ?, ?, ?, ?, ?, ?)",
-    "entry": "INSERT INTO entry VALUES (?, ?, ?, ?, ?, ?)",
+    "worker": "INSERT OR REPLACE INTO worker VALUES (?, ?, ?, ?)",
+    "state": "INSERT OR REPLACE INTO state VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)",
+    "event": "INSERT INTO event VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?)",
+    "entry": "INSERT INTO entry VALUES (?, ?, ?, ?, ?, ?, ?)",
     "bundle": "INSERT OR REPLACE INTO bundle VALUES (?, ?, ?)",
     "remark": "INSERT INTO remark VALUES (?, ?, ?, ?)",
     "runtime_event": "INSERT INTO runtime_event VALUES (?, ?, ?, ?, ?, ?)",
-    "floor": "INSERT OR REPLACE INTO floor VALUES (?, ?, ?, ?, ?, ?)",
+    "floor": "INSERT OR REPLACE INTO floor VALUES (?, ?, ?, ?, ?, ?, ?)",
     "mark": "INSERT OR REPLACE INTO mark VALUES (?, ?, ?)",
     "deleted": "INSERT OR REPLACE INTO deleted VALUES (?, ?)",
 }
@@ -87,16 +91,20 @@ def check_version(connection: apsw.Connection) -> int:
     return version
 
 
-def prepare(connection: apsw.Connection) -> None:
-    """Make the tables, or bring those of an earlier version forward, in one transaction."""
+def prepare(connection: apsw.Connection, unix_ms: int) -> None:
+    """Make the tables, or bring those of an earlier version forward, in one transaction; `unix_ms` is the time."""
     version = check_version(connection)
     if version == VERSION:
         return
     with connection:
+        if version in (0, 1):
+            _make_tables(connection, version)
         if version == 2:
             migration.add_waiting(connection)
-        else:
-            _make_tables(connection, version)
+        if version in (2, 3):
+            migration.add_times(connection)
+        if version:
+            migration.set_times(connection, unix_ms)
         connection.pragma("user_version", VERSION)
     with contextlib.suppress(apsw.BusyError, apsw.FullError):  # the log keeps it all
         connection.wal_checkpoint(mode=apsw.SQLITE_CHECKPOINT_TRUNCATE)

@@ -12,10 +12,12 @@ import apsw
 import attrs
 
 from runtimed.core.change import Change, EncodedEvent, Entry, Moment, Span, StoredState
+from runtimed.core.clock import SteadyClock
 from runtimed.core.paging import PageSize
+from runtimed.core.ports import Clock
 from runtimed.errors import RuntimeStopped, StoreCorrupt
 from runtimed.model.identity import RuntimeId, WorkerId
-from runtimed.model.runtime import RuntimeBackend, RuntimeEvent, StoreCheck
+from runtimed.model.runtime import RuntimeBackend, RuntimeEvent, StoreCheck, StoreKind
 from runtimed.store import queries
 from runtimed.store.ballast import Ballast
 from runtimed.store.catalog import load
@@ -39,13 +41,16 @@ class SqliteStore:
 
     It is opened once. After close() it is done with: commits and reads raise RuntimeStopped. `folder` holds what
     else belongs to the Runtime, its token and the folders of its Workers; it is this store's from open() to close().
+    `clock` tells the time that rows of a version without times get, where nothing tells a better one.
     """
 
     backend: RuntimeBackend = "fs_store"
+    kind: StoreKind = "fs"
 
-    def __init__(self, path: Path, sync: Sync = "full") -> None:
+    def __init__(self, path: Path, sync: Sync = "full", clock: Clock | None = None) -> None:
         self.folder = StoreFolder(path)
         self._sync = sync
+        self._clock = clock or SteadyClock()
         self._parts = contextlib.ExitStack()
         self._opening_or_closing = threading.Lock()
         self._writer: Writer | None = None
@@ -153,7 +158,7 @@ class SqliteStore:
             connection = parts.enter_context(contextlib.closing(connect(database)))
             check_version(connection)
             use_log(connection)
-            prepare(connection)
+            prepare(connection, self._clock.unix_ms())
             if suspect := kept_log(database).exists():
                 mend_indexes(connection)
             state, numbers = load(connection, runtime_id)

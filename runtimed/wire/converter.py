@@ -8,7 +8,7 @@ import orjson
 from cattrs.gen import make_dict_structure_fn
 from cattrs.preconf.orjson import OrjsonConverter, make_converter
 
-from runtimed.errors import InvalidJson
+from runtimed.errors import InvalidJson, printable
 from runtimed.model.event import InFlightBlock, Payload, TextSegment
 from runtimed.model.worker import Intent, ProfileSelector
 from runtimed.wire import json
@@ -31,6 +31,7 @@ _NAMES: dict[type, str] = {str: "a string", int: "a whole number", bool: "a bool
 def make_strict_converter(*, explaining: bool) -> OrjsonConverter:
     """A converter for the whole model that takes a value of the right JSON type, and nothing that looks like it.
 
+    A null counts as unset where a field is optional.
     Only one that is `explaining` can say which field a refused value has its problem in; the other is quicker.
     """
     made = make_converter(omit_if_default=True, forbid_extra_keys=True, detailed_validation=explaining)
@@ -110,10 +111,13 @@ def _fields_of(converter: OrjsonConverter, kind: Any) -> Callable[[Any, Any], An
     load = make_dict_structure_fn(
         kind, converter, _cattrs_forbid_extra_keys=True, _cattrs_detailed_validation=explaining
     )
+    optional = {field.name for field in attrs.fields(kind) if field.default is not attrs.NOTHING}
 
     def structure(value: Any, type_: Any) -> Any:
         if type(value) is not dict:
             raise expected("an object", value)
+        if None in value.values():
+            value = {name: item for name, item in value.items() if item is not None or name not in optional}
         return load(value, type_)
 
     return structure
@@ -156,7 +160,7 @@ def decode(body: bytes, kind: type[T]) -> T:
     try:
         return structure(json.parse(body), kind)
     except FieldProblem as problem:
-        raise InvalidJson(problem.problem, json.printable(problem.path)) from problem
+        raise InvalidJson(problem.problem, printable(problem.path)) from problem
 
 
 def encode(value: Any, kind: Any = None) -> bytes:

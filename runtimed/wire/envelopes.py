@@ -5,7 +5,7 @@ import attrs
 from runtimed.model.bundle import Availability, ConfigBundle, ConfigBundleSummary
 from runtimed.model.diagnostic import Diagnostic
 from runtimed.model.event import EventEnvelope
-from runtimed.model.identity import EventId, WorkerId
+from runtimed.model.identity import Cursor, WorkerId
 from runtimed.model.interaction import InteractionAck, LifecycleAck
 from runtimed.model.permission import Permission, PermissionResolution
 from runtimed.model.runtime import RuntimeEvent, RuntimeSummary, StoreCheck
@@ -119,7 +119,7 @@ class EventsResponse:
     """A page of events; the next one begins behind `next_cursor`."""
 
     events: tuple[EventEnvelope, ...]
-    next_cursor: EventId
+    next_cursor: Cursor
     has_more: bool
 
 

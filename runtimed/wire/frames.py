@@ -7,10 +7,10 @@ import orjson
 
 from runtimed.model.diagnostic import FeedDiagnostic
 from runtimed.model.event import EventEnvelope
-from runtimed.model.identity import WorkerId, event_id
+from runtimed.model.identity import WorkerId, cursor_of
 from runtimed.wire.converter import converter, encode
 
-ENVELOPE = b'{"cursor":"wo_%016x","event_id":"wo_%016x","worker_id":"%b","payload":%b}'
+ENVELOPE = b'{"cursor":"wo_%016x","event_id":"wo_%016x","worker_id":"%b","timestamp_ms":%d,"payload":%b}'
 EVENT = b'{"kind":"event","envelope":' + ENVELOPE + b"}"
 _NAME = len(b'{"event":"')
 
@@ -24,9 +24,9 @@ _LONG = Struct("!BBQ").pack
 PING = b"\x89\x00"
 
 
-def event_envelope(sequence: int, worker_id: WorkerId, payload: bytes) -> bytes:
+def event_envelope(sequence: int, worker_id: WorkerId, timestamp_ms: int, payload: bytes) -> bytes:
     """The envelope of an event whose payload is encoded already."""
-    return ENVELOPE % (sequence, sequence, worker_id.encode(), payload)
+    return ENVELOPE % (sequence, sequence, worker_id.encode(), timestamp_ms, payload)
 
 
 def restore_envelope(envelope: bytes) -> EventEnvelope:
@@ -45,9 +45,9 @@ def event_page(envelopes: Sequence[bytes], next_cursor: str, has_more: bool) -> 
     return b'{"events":[%b],"next_cursor":"%b","has_more":%b}' % (b",".join(envelopes), next_cursor.encode(), more)
 
 
-def event_frame(sequence: int, worker_id: WorkerId, payload: bytes) -> bytes:
+def event_frame(sequence: int, worker_id: WorkerId, timestamp_ms: int, payload: bytes) -> bytes:
     """The text of an event in a socket feed; its payload is encoded already."""
-    return EVENT % (sequence, sequence, worker_id.encode(), payload)
+    return EVENT % (sequence, sequence, worker_id.encode(), timestamp_ms, payload)
 
 
 def snapshot_frame(envelope: EventEnvelope) -> bytes:
@@ -62,7 +62,7 @@ def diagnostic_frame(diagnostic: FeedDiagnostic) -> bytes:
 
 def heartbeat_frame(head: int) -> bytes:
     """The text that tells how far the events go."""
-    return b'{"kind":"heartbeat","head":"%b"}' % event_id(head).encode()
+    return b'{"kind":"heartbeat","head":"%b"}' % cursor_of(head).encode()
 
 
 def text_message(text: bytes) -> bytes:

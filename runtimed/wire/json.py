@@ -7,6 +7,7 @@ from typing import Any, NoReturn
 
 import orjson
 
+from runtimed.errors import printable
 from runtimed.wire.problems import FieldProblem, join
 
 MAX_DEPTH = 64
@@ -158,9 +159,3 @@ def _check_text(text: str, place: _Place) -> None:
         text.encode()
     except UnicodeEncodeError:
         raise FieldProblem("expected Unicode text, got a lone surrogate", place.path()) from None
-
-
-def printable(name: str) -> str:
-    """A name out of a body, fit for a message: short, on one line, without control characters."""
-    shown = name if len(name) <= 64 else name[:64] + "…"
-    return "".join(char if char.isprintable() else "\N{REPLACEMENT CHARACTER}" for char in shown)

@@ -44,7 +44,9 @@ WORKER = {
     "intent": lambda value: INTENTS[value["kind"]],
     "profile": lambda value: PROFILES[value["kind"]],
     "transcript_len": int,
-    "last_event_id": CURSOR,
+    "last_event_id": int,
+    "last_cursor": CURSOR,
+    "created_at_ms": int,
     "name?": str,
     "labels?": lambda value: dict.fromkeys(value, str),
 }
@@ -54,7 +56,9 @@ ITEM = {
     "worker_ref": REF,
     "role": {"user", "assistant", "system"},
     "content": str,
-    "event_id": CURSOR,
+    "event_id": int,
+    "cursor": CURSOR,
+    "timestamp_ms": int,
 }
 PROVENANCE = {"source": str, "detail?": str}
 BUNDLE_SUMMARY = {
@@ -69,14 +73,15 @@ BUNDLE_SUMMARY = {
     "declaration_count": int,
 }
 BLOCKS = {
-    "text": {"kind": {"text"}, "text": str, "finished?": bool},
-    "thinking": {"kind": {"thinking"}, "text": str, "finished?": bool},
+    "text": {"kind": {"text"}, "text": str, "finished?": bool, "truncated?": bool},
+    "thinking": {"kind": {"thinking"}, "text": str, "finished?": bool, "truncated?": bool},
     "tool_call": {
         "kind": {"tool_call"},
         "id": str,
         "name": str,
         "args": str,
         "state?": {"pending", "streaming_args", "done"},
+        "truncated?": bool,
     },
 }
 GREETING = {
@@ -159,7 +164,13 @@ def _payload(value: dict[str, Any]) -> dict[str, Any]:
 FRAMES = {
     "event": {
         "kind": str,
-        "envelope": {"cursor": CURSOR, "event_id": str, "worker_id": WORKER_ID, "payload": _payload},
+        "envelope": {
+            "cursor": CURSOR,
+            "event_id": str,
+            "worker_id": WORKER_ID,
+            "timestamp_ms": int,
+            "payload": _payload,
+        },
     },
     "diagnostic": {"kind": str, "diagnostic": {"code": re.compile(r"runtime\.[a-z_]+"), "message": str}},
     "heartbeat": {"kind": str, "head": CURSOR},
@@ -169,6 +180,7 @@ SHAPES: dict[str, Any] = {
         "runtime_id": str,
         "display_name": (str, NOTHING),
         "backend": {"memory", "fs_store"},
+        "store?": {"memory", "fs"},
         "status": {"running", "stopped"},
         "worker_count": int,
         "active_worker_count": int,
@@ -191,10 +203,11 @@ SHAPES: dict[str, Any] = {
         "worker_ref": REF,
         "status": WORKER["status"],
         "transcript_sequence": int,
-        "event_id": CURSOR,
+        "event_id": int,
+        "cursor": CURSOR,
         "queued?": bool,
     },
-    "LifecycleAck": {"worker_ref": REF, "status": WORKER["status"], "event_id": CURSOR},
+    "LifecycleAck": {"worker_ref": REF, "status": WORKER["status"], "event_id": int, "cursor": CURSOR},
     "TranscriptProjection": {
         "worker_ref": REF,
         "start": int,
@@ -217,7 +230,8 @@ SHAPES: dict[str, Any] = {
         },
         "timestamp_ms": int,
         "worker_id?": WORKER_ID,
-        "event_id?": CURSOR,
+        "event_id?": int,
+        "cursor?": CURSOR,
     },
     "StoreCheck": {
         "workers": int,

@@ -17,6 +17,13 @@ from runtimed.model.worker import CreateWorkerRequest
 from runtimed.store.memory import MemoryStore
 from runtimed.store.sqlite import SqliteStore
 
+BORN_MS = 1_700_000_000_000
+
+
+def told_at(sequence: int) -> int:
+    """The time of the event with this sequence, in milliseconds since 1970."""
+    return BORN_MS + 1_000 * sequence
+
 
 class Teller:
     """Tells the story of some Workers as Changes, each following from those before it, as a Runtime would."""
@@ -33,6 +40,8 @@ class Teller:
             request or CreateWorkerRequest(),
             "running",
             Execution("connected", "idle"),
+            created_at_ms=BORN_MS + len(self.workers),
+            last_event_ms=BORN_MS + len(self.workers),
         )
         self.workers[worker.worker_id] = worker
         self.activities[worker.worker_id] = Activity()
@@ -70,9 +79,10 @@ class Teller:
             since=worker.since or self.sequence if activity.open else 0,
             activity=activity.status,
             retained=worker.retained + 1,
+            last_event_ms=told_at(self.sequence),
         )
         place = (worker.since, worker.transcript_len, activity.status, previous)
-        return Event(self.sequence, worker.worker_id, payload, *place), entry
+        return Event(self.sequence, worker.worker_id, told_at(self.sequence), payload, *place), entry
 
     def _entry(self, worker: Worker, payload: Payload) -> Entry | None:
         said: tuple[Any, str] | None = None
@@ -82,7 +92,8 @@ class Teller:
             said = "system", payload.item["content"]
         elif isinstance(payload, TextDone):
             said = "assistant", payload.text
-        return Entry(worker.worker_id, worker.transcript_len + 1, *said, self.sequence) if said else None
+        place, time = worker.transcript_len + 1, told_at(self.sequence)
+        return Entry(worker.worker_id, place, *said, self.sequence, time) if said else None
 
 
 class Host:

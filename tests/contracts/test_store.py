@@ -55,7 +55,7 @@ from runtimed.model.event import (
     UserMessage,
 )
 from runtimed.model.execution import Execution, ExecutionResult
-from runtimed.model.identity import WorkerId, event_id, worker_id
+from runtimed.model.identity import WorkerId, cursor_of, worker_id
 from runtimed.model.permission import Permission, PermissionOption
 from runtimed.model.runtime import RuntimeEvent, StoreCheck
 from runtimed.model.worker import (
@@ -69,6 +69,7 @@ from runtimed.model.worker import (
 from runtimed.store.memory import MemoryStore
 from runtimed.store.sqlite import SqliteStore
 from runtimed.wire.converter import encode_payload
+from tests.contracts.conftest import told_at
 
 MAX_SEQUENCE = 2**63 - 1
 WIDE = PageSize(items=1_000, max_bytes=1_000_000)
@@ -125,7 +126,7 @@ async def test_a_commit_gives_back_its_events_encoded_once(host: Any, teller: An
     await host.open()
     await host.store.commit(teller.create())
     change = teller.tell(FIRST, user("hé"), TextDelta("a"))
-    encoded = [EncodedEvent(e.sequence, FIRST, encode_payload(e.payload)) for e in change.events]
+    encoded = [EncodedEvent(e.sequence, FIRST, told_at(e.sequence), encode_payload(e.payload)) for e in change.events]
     assert list(await host.store.commit(change)) == encoded
     assert list(await host.store.read_events(FIRST, 0, MAX_SEQUENCE, WIDE)) == encoded
 
@@ -167,7 +168,10 @@ async def test_entries_are_read_from_behind_a_place_and_only_those_of_one_worker
         await host.store.commit(teller.tell(FIRST, user(f"a{number}")))
         await host.store.commit(teller.tell(SECOND, user(f"b{number}")))
     found = await host.store.read_entries(FIRST, 2, PageSize(2, 1_000))
-    assert list(found) == [Entry(FIRST, 3, "user", "a3", 5), Entry(FIRST, 4, "user", "a4", 7)]
+    assert list(found) == [
+        Entry(FIRST, 3, "user", "a3", 5, told_at(5)),
+        Entry(FIRST, 4, "user", "a4", 7, told_at(7)),
+    ]
     assert list(await host.store.read_entries(FIRST, 5, WIDE)) == []
     assert list(await host.store.read_entries(THIRD, 0, WIDE)) == []
 
@@ -223,8 +227,8 @@ async def test_a_page_ends_with_the_row_that_fills_it_counting_bytes(
 async def test_a_moment_before_any_event_is_empty(host: Any, teller: Any) -> None:
     await host.open()
     await host.store.commit(teller.create())
-    assert await host.store.moment(FIRST, 0) == Moment(0, Activity())
-    assert await host.store.moment(THIRD, 5) == Moment(0, Activity())
+    assert await host.store.moment(FIRST, 0) == Moment(0, Activity(), 0)
+    assert await host.store.moment(THIRD, 5) == Moment(0, Activity(), 0)
 
 
 async def test_a_moment_in_the_middle_of_a_text_has_what_was_written_of_it(host: Any, teller: Any) -> None:
@@ -375,7 +379,7 @@ async def test_a_check_reads_everything_and_changes_nothing(host: Any, teller: A
 async def test_the_head_is_the_highest_sequence_even_behind_a_gap(host: Any, teller: Any) -> None:
     await host.open()
     await host.store.commit(teller.create())
-    await host.store.commit(Change(events=[Event(41, FIRST, RunEnd("finished"), 0, 0, "idle")]))
+    await host.store.commit(Change(events=[Event(41, FIRST, 1, RunEnd("finished"), 0, 0, "idle")]))
     assert (await host.reopen()).head == 41
     await host.store.commit(Change(bundle=bundle("1")))
     assert (await host.reopen()).head == 41
@@ -384,11 +388,11 @@ async def test_the_head_is_the_highest_sequence_even_behind_a_gap(host: Any, tel
 @pytest.mark.parametrize(
     "broken",
     [
-        Change(events=[Event(9, FIRST, TextDelta("\ud800"), 0, 0, "idle")]),
-        Change(events=[Event(9, FIRST, SystemItem({"kind": "x", "n": 2**70}), 0, 0, "idle")]),
-        Change(entries=[Entry(FIRST, 1, "user", "\ud800", 9)]),
+        Change(events=[Event(9, FIRST, 1, TextDelta("\ud800"), 0, 0, "idle")]),
+        Change(events=[Event(9, FIRST, 1, SystemItem({"kind": "x", "n": 2**70}), 0, 0, "idle")]),
+        Change(entries=[Entry(FIRST, 1, "user", "\ud800", 9, 1)]),
         Change(remarks=[Remark(1, Diagnostic("code", "info", "\ud800"))]),
-        Change(trim=Trim(Span(FIRST, 1, 1), Moment(0, Activity("running", (Prose("text", Pieces("\ud800")),))))),
+        Change(trim=Trim(Span(FIRST, 1, 1), Moment(0, Activity("running", (Prose("text", Pieces("\ud800")),)), 1))),
         Change(bundle=bundle("\ud800")),
     ],
     ids=["event", "number", "entry", "remark", "floor", "bundle"],
@@ -451,10 +455,10 @@ async def test_events_of_all_workers_are_read_by_sequence(host: Any, teller: Any
 async def test_reads_end_in_front_of_an_event_that_is_missing_and_name_it_where_it_is_next(host: Any) -> None:
     await host.open()
     for sequence, previous in ((1, 0), (4, 1), (7, 6), (8, 7)):
-        event = Event(sequence, FIRST, TextDelta("x"), 0, 0, "idle", previous)
+        event = Event(sequence, FIRST, 1, TextDelta("x"), 0, 0, "idle", previous)
         await host.store.commit(Change(events=[event]))
         await host.store.commit(
-            Change(events=[Event(sequence + 1, SECOND, TextDelta("y"), 0, 0, "idle", 0)][: sequence == 1])
+            Change(events=[Event(sequence + 1, SECOND, 1, TextDelta("y"), 0, 0, "idle", 0)][: sequence == 1])
         )
     missing = r"^the event wo_0000000000000006 of worker-00000001 is missing$"
     assert await sequences(host.store.read_events(FIRST, 0, MAX_SEQUENCE, WIDE)) == [1, 4]
@@ -612,7 +616,7 @@ async def test_a_deleted_worker_cannot_be_read_any_more_and_others_can(host: Any
         assert not await host.store.newest_entries(FIRST, 9, WIDE)
         assert not await host.store.read_events(FIRST, 0, MAX_SEQUENCE, WIDE)
         assert not await host.store.oldest_events(FIRST, MAX_SEQUENCE, 9)
-        assert await host.store.moment(FIRST, 9) == Moment(0, Activity())
+        assert await host.store.moment(FIRST, 9) == Moment(0, Activity(), 0)
         assert await sequences(host.store.read_all_events(0, MAX_SEQUENCE, WIDE)) == [3, 4]
         assert list(await host.store.oldest_events(None, MAX_SEQUENCE, 9)) == [Span(SECOND, 4, 2)]
         assert len(await host.store.read_entries(SECOND, 0, WIDE)) == 1
@@ -656,8 +660,8 @@ async def test_runtime_events_are_read_by_id_and_come_back(host: Any) -> None:
     made = [
         RuntimeEvent(1, "runtime_started", 1_700_000_000_000),
         RuntimeEvent(2, "worker_created", 1_700_000_000_001, FIRST),
-        RuntimeEvent(3, "worker_input_accepted", 0, FIRST, event_id(7)),
-        RuntimeEvent(4, "worker_stopped", -1, SECOND, event_id(0)),
+        RuntimeEvent(3, "worker_input_accepted", 0, FIRST, 7, cursor_of(7)),
+        RuntimeEvent(4, "worker_stopped", -1, SECOND, 0, cursor_of(0)),
     ]
     await host.open()
     await host.store.commit(Change(runtime_events=made[:3]))

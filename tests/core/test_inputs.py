@@ -15,7 +15,7 @@ from runtimed.errors import (
 )
 from runtimed.execution import FunctionBackend
 from runtimed.model.event import ErrorRaised, RunEnd
-from runtimed.model.identity import event_id
+from runtimed.model.identity import cursor_of
 from runtimed.model.interaction import WorkerInput
 from runtimed.store.memory import MemoryStore
 
@@ -60,7 +60,7 @@ async def test_a_queued_input_is_stored_at_once_and_given_when_the_run_ends(runt
     ack = await runtime.send_input(busy.worker_ref, patient("second"))
     assert ack.queued
     assert told(published.events) == ["user_message", "user_message"]
-    assert ack.event_id == event_id(published.events[-1].sequence)
+    assert ack.cursor == cursor_of(published.events[-1].sequence)
     assert (ack.transcript_sequence, runtime.worker(busy.worker_ref).queued_inputs) == (2, 1)
     assert dispatched(puppet) == ["hello"]
     await puppet.finish(busy.worker_id)
@@ -69,7 +69,7 @@ async def test_a_queued_input_is_stored_at_once_and_given_when_the_run_ends(runt
     assert (worker.queued_inputs, worker.execution.run_state) == (0, "busy")
     assert told(published.events)[-2:] == ["run_end", "input_started"]
     item = payloads(published.events)[-1]["data"]["item"]
-    assert (item["event_id"], item["transcript_sequence"]) == (ack.event_id, 2)
+    assert (item["cursor"], item["transcript_sequence"]) == (ack.cursor, 2)
     await puppet.finish(busy.worker_id)
     await until(lambda: runtime.worker(busy.worker_ref).execution.run_state == "idle")
 
@@ -363,7 +363,7 @@ async def test_impatient_and_patient_inputs_at_once_never_meet_in_the_backend(st
 async def test_an_interrupt_ends_the_run_and_the_ack_names_its_end(runtime, puppet, published, busy):
     ack = await runtime.interrupt_worker(busy.worker_ref)
     assert payloads(published.events)[-1] == {"event": "run_end", "data": {"result": "rolled_back"}}
-    assert (ack.status, ack.event_id) == ("running", event_id(published.events[-1].sequence))
+    assert (ack.status, ack.cursor) == ("running", cursor_of(published.events[-1].sequence))
     assert runtime.worker(busy.worker_ref).execution.run_state == "idle"
 
 
@@ -371,7 +371,7 @@ async def test_an_interrupt_where_nothing_runs_changes_nothing(runtime, puppet, 
     worker = await runtime.create_worker()
     for _ in range(2):
         ack = await runtime.interrupt_worker(worker.worker_ref)
-        assert (ack.status, ack.event_id) == ("running", event_id(0))
+        assert (ack.status, ack.cursor) == ("running", cursor_of(0))
     await runtime.stop_worker(worker.worker_ref)
     assert (await runtime.interrupt_worker(worker.worker_ref)).status == "stopped"
     assert told(published.events) == ["shutdown"]

@@ -35,7 +35,7 @@ from runtimed.model.event import (
     ToolCallStart,
     UserMessage,
 )
-from runtimed.model.identity import RuntimeId, WorkerId, WorkerRef, event_id
+from runtimed.model.identity import RuntimeId, WorkerId, WorkerRef, cursor_of
 from runtimed.model.interaction import WorkerInput
 from runtimed.model.worker import CreateWorkerRequest, NamedProfile, RoleIntent, TaskIntent, WorkerDetail
 from runtimed.store.memory import MemoryStore
@@ -93,7 +93,7 @@ async def test_an_input_is_stored_before_the_backend_may_start_it(runtime, puppe
     worker = await create(runtime)
     ack = await runtime.send_input(worker.worker_ref, HELLO)
     assert puppet.told == ["spawn", "dispatch hello", "start"]
-    assert (ack.transcript_sequence, ack.event_id) == (1, event_id(published.events[0].sequence))
+    assert (ack.transcript_sequence, ack.cursor) == (1, cursor_of(published.events[0].sequence))
     page = await runtime.transcript(worker.worker_ref)
     assert [(item.role, item.content) for item in page.items] == [("user", "hello")]
 
@@ -170,7 +170,7 @@ async def test_a_finished_text_becomes_an_entry_with_the_same_event(runtime, pup
     await puppet.say(worker.worker_id, TextDelta("he"), TextDelta("llo"), TextDone("hello"))
     events = await published.until(lambda events: "text_done" in names(events))
     item = (await runtime.transcript(worker.worker_ref)).items[0]
-    assert (item.role, item.content, item.event_id) == ("assistant", "hello", event_id(events[-1].sequence))
+    assert (item.role, item.content, item.cursor) == ("assistant", "hello", cursor_of(events[-1].sequence))
 
 
 async def test_stop_and_cancel_change_nothing_on_a_worker_that_is_over(runtime):
@@ -303,11 +303,19 @@ async def test_another_runtimes_worker_is_not_ours(runtime):
         runtime.worker(WorkerRef(RuntimeId("runtime-other"), worker.worker_id))
 
 
-async def test_ids_are_checked_before_they_are_looked_up(runtime):
+@pytest.mark.parametrize("blank", ["", " ", "\t\n", "\u00a0"])
+async def test_a_blank_id_is_no_worker_id(runtime, blank):
     with pytest.raises(InvalidWorkerId):
-        runtime.ref("worker-1")
-    with pytest.raises(WorkerNotFound):
-        runtime.worker(runtime.ref("worker-0000002a"))
+        runtime.ref(blank)
+
+
+@pytest.mark.parametrize("unknown", ["worker-1", "WORKER-00000001", "worker-0000002a", "a/b", "\0", "x" * 300])
+async def test_an_id_of_any_form_that_names_no_worker_is_not_found_and_told_in_printable_characters(runtime, unknown):
+    with pytest.raises(WorkerNotFound) as found:
+        runtime.worker(runtime.ref(unknown))
+
+    assert found.value.message.isprintable()
+    assert len(found.value.message) < 100
 
 
 async def test_a_snapshot_of_any_moment_holds_what_was_said_by_then(runtime, puppet, published):

@@ -382,7 +382,7 @@ async def test_a_lost_worker_may_be_spawned_again_and_is_told_that_all_is_new(st
     host = await started("read -r; echo hello; exit")
     await host.begin()
     await host.loses()
-    history = (Entry(host.worker_id, 1, "user", "go", 1),)
+    history = (Entry(host.worker_id, 1, "user", "go", 1, 1),)
     assert await host.spawn(history=history) == Answer("accepted")
     await host.ear.until(lambda: host.ear.alerts)
     assert host.ear.alerts == ["the program was started anew: it knows nothing of what was before"]

@@ -45,7 +45,7 @@ async def read_until(reader, cursor):
 
 
 def newest(runtime, ref):
-    return runtime.worker(ref).last_event_id
+    return runtime.worker(ref).last_cursor
 
 
 async def test_a_reader_without_a_cursor_begins_behind_the_newest_event():

@@ -126,7 +126,7 @@ async def test_an_observer_that_does_not_read_holds_a_bounded_amount_and_holds_u
         async with watching(feed, ref, buffer=4_096) as stopped, watching(feed, ref) as reading:
             for _ in range(20):
                 await say(runtime, backend, ref, ["x" * 1_000] * 50)
-                newest = runtime.worker(ref).last_event_id
+                newest = runtime.worker(ref).last_cursor
                 await reading.read_until(lambda at=newest: reading.data.count(f'"{at}"'.encode()) == 2)
                 unsent = stopped.observer._transport.get_write_buffer_size()
                 assert unsent <= MAX_UNSENT + 2 * 50_000 + 10_000

@@ -17,7 +17,7 @@ from runtimed.errors import (
     WorkerNotFound,
 )
 from runtimed.model.event import RunEnd, Shutdown
-from runtimed.model.identity import event_id
+from runtimed.model.identity import cursor_of
 from runtimed.wire.converter import encode
 from runtimed.wire.frames import event_name
 from tests.properties.model import Story, behind, decoded, is_cut, is_refusal
@@ -192,8 +192,8 @@ def check_snapshot(world: World, story: Story, sequence: int, data: Any) -> None
     """A snapshot is what the events up to there add up to."""
     activity, transcript = story.activity(sequence), story.transcript(sequence)
     newest = transcript[-world.limits.max_transcript_projection_items :]
-    told = [(item["role"], item["content"], item["event_id"]) for item in data["entries"]]
-    entries = [(role, content, event_id(event)) for role, content, event in newest]
+    told = [(item["role"], item["content"], item["cursor"]) for item in data["entries"]]
+    entries = [(role, content, cursor_of(event)) for role, content, event in newest]
     assert told == entries, f"the snapshot of {story.worker_id} at {sequence} has {told}, not {entries}"
     assert [item["sequence"] for item in data["entries"]] == list(
         range(len(transcript) - len(newest) + 1, len(transcript) + 1)
@@ -263,7 +263,7 @@ async def check_worker(world: World, story: Story) -> None:
     """A Worker is what its events say, however it is read."""
     runtime, ref = world.runtime, world.ref(story)
     detail = runtime.worker(ref)
-    assert detail.last_event_id == event_id(story.head)
+    assert detail.last_cursor == cursor_of(story.head)
     assert detail.labels == story.labels
     assert (detail.status == "running") == (not any(isinstance(p, Shutdown) for p in story.payloads))
     begin, found = await retained(lambda: runtime.floor(ref), lambda after: runtime.events(ref, after, 3))
@@ -272,16 +272,16 @@ async def check_worker(world: World, story: Story) -> None:
     while (page := await runtime.transcript(ref, start, 3)).items:
         transcript += page.items
         start += len(page.items)
-    assert [(i.role, i.content, i.event_id) for i in transcript] == [
-        (role, content, event_id(event)) for role, content, event in story.transcript()
+    assert [(i.role, i.content, i.cursor) for i in transcript] == [
+        (role, content, cursor_of(event)) for role, content, event in story.transcript()
     ]
     assert [item.sequence for item in transcript] == list(range(1, len(transcript) + 1))
     assert detail.transcript_len == len(transcript)
     if story.status == "running" and not story.doubtful:
         assert detail.queued_inputs == len(story.waiting()), "an input that was to wait is lost, or waits no more"
     check_asked(world, story)
-    places = {item.content: (item.sequence, item.event_id) for item in transcript if item.role != "assistant"}
-    assert all(places[text] == (ack.transcript_sequence, ack.event_id) for text, ack in story.acked.items()), (
+    places = {item.content: (item.sequence, item.cursor) for item in transcript if item.role != "assistant"}
+    assert all(places[text] == (ack.transcript_sequence, ack.cursor) for text, ack in story.acked.items()), (
         "an acknowledgement named another place"
     )
     for sequence in {begin, story.head, *(event.sequence for event in found[-6:])}:
@@ -364,7 +364,7 @@ async def all_runtime_events(world: World) -> list[Any]:
 def unheard(world: World, event: Any, heard: Sequence[tuple[str, str]]) -> bool:
     """Whether a runtime event tells of what was stored with the deletion of its Worker, just before a crash."""
     lost = {story.worker_id for story in world.stories if story.lost}
-    return event.worker_id in lost and (event.event_id, event.worker_id) not in heard
+    return event.worker_id in lost and (event.cursor, event.worker_id) not in heard
 
 
 async def check_runtime_events(world: World) -> None:
@@ -374,17 +374,17 @@ async def check_runtime_events(world: World) -> None:
     assert ids == sorted(set(ids))
     assert not world.gapless or not ids or ids == list(range(ids[0], ids[-1] + 1))
     expected = [
-        (event_id(event.sequence), event.worker_id)
+        (cursor_of(event.sequence), event.worker_id)
         for event in world.events
         if isinstance(decoded(event.payload), Shutdown) or (Story(event.worker_id, {}, [event]).inputs())
     ]
-    told = [event for event in found if event.event_id is not None and not unheard(world, event, expected)]
+    told = [event for event in found if event.cursor is not None and not unheard(world, event, expected)]
     most = world.limits.max_runtime_events
     assert len(found) >= min(most, len(expected) + len(world.stories)), (
         f"of the runtime events that may be kept too many are gone: {found} are left"
     )
     forgotten = len(expected) - len(told) if most < MANY else 0
-    assert [(event.event_id, event.worker_id) for event in told] == expected[forgotten:], (
+    assert [(event.cursor, event.worker_id) for event in told] == expected[forgotten:], (
         f"the runtime events are {found}, not those of {expected[forgotten:]}"
     )
     created = [event.worker_id for event in found if event.kind == "worker_created"]

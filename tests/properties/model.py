@@ -150,8 +150,8 @@ class Story:
 
     def waiting(self) -> list[str]:
         """The inputs that have been acknowledged as waiting and whose turn has not come."""
-        started = {p.item["event_id"] for p in self.payloads if isinstance(p, SystemItem) and is_turn(p)}
-        return [content for content, ack in self.acked.items() if ack.queued and ack.event_id not in started]
+        started = {p.item["cursor"] for p in self.payloads if isinstance(p, SystemItem) and is_turn(p)}
+        return [content for content, ack in self.acked.items() if ack.queued and ack.cursor not in started]
 
 
 def _is_finished(block: InFlightBlock) -> bool:

@@ -16,7 +16,7 @@ from runtimed.core.ports import Store
 from runtimed.errors import StoreCorrupt
 from runtimed.model.diagnostic import Diagnostic
 from runtimed.model.event import Payload, TextSegment, UserMessage
-from runtimed.model.identity import WorkerId, event_id
+from runtimed.model.identity import WorkerId, cursor_of
 from runtimed.model.runtime import RuntimeEvent
 from runtimed.store import schema, transaction
 from runtimed.wire.converter import encode_payload
@@ -43,7 +43,7 @@ class Kept:
 
     def moment(self, sequence: int) -> Moment:
         before = [moment for at, _, moment in self.events if at <= sequence]
-        return before[-1] if before else Moment(0, Activity())
+        return before[-1] if before else Moment(0, Activity(), 0)
 
 
 class StoreMachine(RuleBasedStateMachine):
@@ -137,7 +137,9 @@ class StoreMachine(RuleBasedStateMachine):
             [event] = change.events
             activity = activity.after(event.payload)
             kept.entries += change.entries
-            kept.events.append((event.sequence, event.payload, Moment(len(kept.entries), activity)))
+            kept.events.append(
+                (event.sequence, event.payload, Moment(len(kept.entries), activity, event.timestamp_ms))
+            )
         events = [event for change in changes for event in change.events]
         entries = [entry for change in changes for entry in change.entries]
         self.commit(Change(worker=changes[-1].worker, events=events, entries=entries))
@@ -183,8 +185,8 @@ class StoreMachine(RuleBasedStateMachine):
 
     @rule(who=ANY)
     def happen(self, who: int) -> None:
-        place = event_id(who) if who % 2 else None
-        event = RuntimeEvent(self.number("runtime_event"), "worker_created", who, self.worker(who), place)
+        told_by = (who, cursor_of(who)) if who % 2 else ()
+        event = RuntimeEvent(self.number("runtime_event"), "worker_created", who, self.worker(who), *told_by)
         self.runtime_events.append(event)
         self.commit(Change(runtime_events=(event,)))
 

@@ -28,7 +28,7 @@ from runtimed.errors import (
 from runtimed.feed import Feed
 from runtimed.model.bundle import BundleMetadata, BundleProfile, ConfigBundle, Provenance
 from runtimed.model.digest import bundle_digest
-from runtimed.model.identity import WorkerId, WorkerRef, event_id, worker_number
+from runtimed.model.identity import WorkerId, WorkerRef, cursor_of, worker_number
 from runtimed.model.interaction import WorkerInput
 from runtimed.model.permission import PermissionOption, Question, Ruling
 from runtimed.model.worker import BuiltinProfile, BundleReference, CreateWorkerRequest
@@ -339,7 +339,7 @@ class World:
         if error is None:
             ack = request.task.result()
             assert ack.worker_ref == self.ref(story)
-            told = [event for event in story.told if event_id(event.sequence) == ack.event_id]
+            told = [event for event in story.told if cursor_of(event.sequence) == ack.cursor]
             assert told, "an input was acknowledged that is not stored"
             assert told[0].sequence > request.head
             story.acked[content] = ack
@@ -386,7 +386,7 @@ class World:
                 assert ack.status == ENDED[request.kind]
             assert story.status in {"running", ack.status}
             assert story.told, "a stop was acknowledged that is not stored"
-            assert ack.event_id == event_id(story.told[-1].sequence)
+            assert ack.cursor == cursor_of(story.told[-1].sequence)
             story.status = ack.status
         elif isinstance(error, StoreFull):
             assert not request.calm

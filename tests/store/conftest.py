@@ -9,6 +9,7 @@ import pytest
 
 from runtimed.core.change import Change, EncodedEvent, Entry, Event, Moment, StoredState, Worker
 from runtimed.core.paging import PageSize
+from runtimed.core.ports import Clock
 from runtimed.model.event import TextSegment, UserMessage
 from runtimed.model.execution import Execution
 from runtimed.model.identity import RuntimeId, worker_id
@@ -55,6 +56,7 @@ class Inputs:
                 Event(
                     self._sequence,
                     worker.worker_id,
+                    1_000 * self._sequence,
                     payload,
                     worker.since,
                     place,
@@ -62,7 +64,7 @@ class Inputs:
                     worker.last_sequence,
                 )
             ],
-            entries=[Entry(worker.worker_id, place, "user", content, self._sequence)],
+            entries=[Entry(worker.worker_id, place, "user", content, self._sequence, 1_000 * self._sequence)],
         )
 
 
@@ -79,9 +81,9 @@ def folder(tmp_path: Path) -> Path:
 class Driven:
     """A durable store, driven from outside its event loop."""
 
-    def __init__(self, runner: asyncio.Runner, path: Path, sync: Sync) -> None:
+    def __init__(self, runner: asyncio.Runner, path: Path, sync: Sync, clock: Clock | None = None) -> None:
         self.run = runner.run
-        self.store = SqliteStore(path, sync)
+        self.store = SqliteStore(path, sync, clock)
 
     def open(self, runtime_id: str | None = None) -> StoredState:
         return self.run(self.store.open(RuntimeId(runtime_id) if runtime_id else None))
@@ -128,8 +130,8 @@ def new_store(folder: Path) -> Iterator[Callable[..., Driven]]:
     made: list[Driven] = []
     with asyncio.Runner() as runner:
 
-        def make(path: Path = folder, sync: Sync = "full") -> Driven:
-            made.append(Driven(runner, path, sync))
+        def make(path: Path = folder, sync: Sync = "full", clock: Clock | None = None) -> Driven:
+            made.append(Driven(runner, path, sync, clock))
             return made[-1]
 
         yield make

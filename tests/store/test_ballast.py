@@ -208,7 +208,7 @@ async def write():
     await store.open(None)
     outcomes = []
     for sequence in range(1, 21):
-        event = Event(sequence, worker_id(1), TextDelta("x" * 5_000), sequence, 0, "running", 0)
+        event = Event(sequence, worker_id(1), 1, TextDelta("x" * 5_000), sequence, 0, "running", 0)
         try:
             await store.commit(Change(events=[event]))
             outcomes.append("stored")

@@ -12,10 +12,12 @@ from pathlib import Path
 from typing import Any, get_args
 
 import apsw
+import attrs
 import pytest
 
 from runtimed.core.activity import Activity
 from runtimed.core.change import Remark, Worker
+from runtimed.core.paging import PageSize
 from runtimed.errors import StoreCorrupt
 from runtimed.model.diagnostic import Diagnostic
 from runtimed.model.event import ActivityStatus, InFlight, TextBlock
@@ -24,9 +26,23 @@ from runtimed.model.identity import worker_id
 from runtimed.model.transcript import Role
 from runtimed.model.worker import CreateWorkerRequest, TaskIntent, WorkerStatus
 from runtimed.store.rows import ACTIVITIES, ROLES, STATUSES
+from runtimed.store.schema import VERSION
 
 NewStore = Callable[..., Any]
-FIRST, SECOND = worker_id(1), worker_id(2)
+WIDE = PageSize(items=1_000, max_bytes=1_000_000)
+FIRST, SECOND, THIRD, FOURTH = map(worker_id, range(1, 5))
+NOW_MS = 1_800_000_000_000
+
+
+@attrs.frozen
+class FixedClock:
+    """A clock that always tells the same time."""
+
+    now_ms: int
+
+    def unix_ms(self) -> int:
+        return self.now_ms
+
 
 VERSION_1 = """
 CREATE TABLE meta (
@@ -215,13 +231,15 @@ def version(folder: Path) -> int:
 def test_a_store_of_version_1_is_brought_forward_with_all_that_is_in_it(new_store: NewStore, folder: Path) -> None:
     make_version_1(folder).close()
     for _ in range(2):
-        store = new_store()
+        store = new_store(clock=FixedClock(NOW_MS))
         state = store.open()
-        idle = Execution("connected", "idle")
+        idle, times = Execution("connected", "idle"), {"created_at_ms": NOW_MS, "last_event_ms": NOW_MS}
         assert (state.runtime_id, state.head, state.worker_number) == ("runtime-old", 9, 3)
         assert list(state.workers) == [
-            Worker(FIRST, CreateWorkerRequest(), "running", idle, 1, 5, 3, "running", retained=3),
-            Worker(SECOND, CreateWorkerRequest(TaskIntent("do")), "stopped", idle, 1, 4, 0, "idle", retained=2),
+            Worker(FIRST, CreateWorkerRequest(), "running", idle, 1, 5, 3, "running", retained=3, **times),
+            Worker(
+                SECOND, CreateWorkerRequest(TaskIntent("do")), "stopped", idle, 1, 4, 0, "idle", retained=2, **times
+            ),
         ]
         assert state.activities[FIRST].in_flight() == InFlight((TextBlock("Hello"),))
         assert list(state.remarks) == [
@@ -236,7 +254,7 @@ def test_a_store_of_version_1_is_brought_forward_with_all_that_is_in_it(new_stor
         ) + len(b'{"event":"run_end","data":{"result":"finished"}}')
         assert store.moment(2, 4).activity == Activity("idle")
         store.close()
-        assert version(folder) == 3
+        assert version(folder) == VERSION
 
 
 @pytest.mark.parametrize(
@@ -272,16 +290,17 @@ def test_a_store_that_cannot_be_brought_forward_is_left_as_it_is(new_store: NewS
 def test_a_store_of_version_2_is_brought_forward_and_nothing_waits_in_it(new_store: NewStore, folder: Path) -> None:
     make_version_2(folder).close()
     for _ in range(2):
-        store = new_store()
+        store = new_store(clock=FixedClock(NOW_MS))
         state = store.open()
-        busy = Execution("connected", "busy")
+        busy, times = Execution("connected", "busy"), {"created_at_ms": NOW_MS, "last_event_ms": NOW_MS}
         assert (state.runtime_id, state.head, dict(state.damaged)) == ("runtime-old", 3, {})
-        expected = Worker(FIRST, CreateWorkerRequest(), "running", busy, 1, 3, 2, "running", floor=2, retained=1)
+        request = CreateWorkerRequest()
+        expected = Worker(FIRST, request, "running", busy, 1, 3, 2, "running", floor=2, retained=1, **times)
         assert list(state.workers) == [expected]
         assert state.activities[FIRST].in_flight() == InFlight((TextBlock("Hello"),))
         assert (store.entries(1), store.moment(1, 2).activity.in_flight()) == (["hi"], InFlight((TextBlock("Hel"),)))
         store.close()
-        assert version(folder) == 3
+        assert version(folder) == VERSION
 
 
 def test_a_row_of_version_2_that_was_damaged_still_is(new_store: NewStore, folder: Path) -> None:
@@ -289,6 +308,117 @@ def test_a_row_of_version_2_that_was_damaged_still_is(new_store: NewStore, folde
     connection.execute("UPDATE state SET transcript_len = 2")
     connection.close()
     assert list(new_store().open().damaged) == [FIRST]
+
+
+def marked(sequence: int, unix_ms: int) -> tuple[Any, ...]:
+    """A mark as version 2 wrote it: it has no body."""
+    *key, _, checksum = packed("mark", (sequence, unix_ms), b"")
+    return *key, checksum
+
+
+VERSION_3 = f"""
+{VERSION_2}
+ALTER TABLE state ADD COLUMN waiting BLOB NOT NULL DEFAULT x'';
+PRAGMA user_version = 3;
+"""
+
+
+def make_version_3(folder: Path, marks: dict[int, int]) -> apsw.Connection:
+    """Make a store in which the first Worker has the events 1 to 8, the second was trimmed, two have said nothing.
+
+    The Runtime remembers when it created the third.
+    """
+    folder.mkdir(mode=0o700)
+    connection = apsw.Connection(str(folder / "runtime.sqlite3"))
+    connection.pragma("journal_mode", "WAL")
+    connection.execute(VERSION_3)
+    idle = body({"backend": "connected", "run_state": "idle"})
+    numbers = {"head": 10, "worker_number": 4, "remark_number": 0, "runtime_event_id": 1, "event_bytes": 1_000}
+    created = zlib.crc32(
+        b"worker_created", zlib.crc32(struct.pack("<4q", 1, 3, -1, 5_000), zlib.crc32(b"runtime_event"))
+    )
+    tables: dict[str, list[tuple[Any, ...]]] = {
+        "meta": [
+            named("meta", "runtime_id", "runtime-old"),
+            *(named("meta", key, str(number)) for key, number in numbers.items()),
+        ],
+        "worker": [packed("worker", (number,), b"{}") for number in (1, 2, 3, 4)],
+        "state": [
+            (*packed("state", (1, 0, 1, 8, 0, 1, 8), idle), b""),
+            (*packed("state", (2, 0, 0, 10, 0, 0, 0), idle), b""),
+            (*packed("state", (3, 0, 0, 0, 0, 0, 0), idle), b""),
+            (*packed("state", (4, 0, 0, 0, 0, 0, 0), idle), b""),
+        ],
+        "event": [packed("event", (n, 1, n - 1, 0, 1, 1), said("hi" if n == 1 else "x")) for n in range(1, 9)],
+        "floor": [packed("floor", (2, 10, 0, 0), b"")],
+        "entry": [packed("entry", (1, 1, 1, 0), b"hi")],
+        "mark": [marked(sequence, time) for sequence, time in marks.items()],
+        "runtime_event": [(1, "worker_created", 3, None, 5_000, created)],
+    }
+    for table, rows in tables.items():
+        for row in rows:
+            connection.execute(f"INSERT INTO {table} VALUES ({','.join('?' * len(row))})", row)
+    return connection
+
+
+def event_times(store: Any, number: int) -> list[int]:
+    found = store.run(store.store.read_events(worker_id(number), 0, 2**63 - 1, WIDE))
+    return [event.timestamp_ms for event in found]
+
+
+def test_what_has_no_time_gets_that_of_its_nearest_mark_once_and_for_all(new_store: NewStore, folder: Path) -> None:
+    make_version_3(folder, {2: 1_000, 6: 2_000}).close()
+    for later in range(2):
+        store = new_store(clock=FixedClock(NOW_MS + later))
+
+        state = store.open()
+
+        assert dict(state.damaged) == {}
+        assert event_times(store, 1) == [1_000, 1_000, 1_000, 2_000, 2_000, 2_000, 2_000, 2_000]
+        [entry] = store.run(store.store.read_entries(FIRST, 0, WIDE))
+        assert entry.timestamp_ms == 1_000
+        assert {worker.worker_id: (worker.created_at_ms, worker.last_event_ms) for worker in state.workers} == {
+            FIRST: (1_000, 2_000),
+            SECOND: (2_000, 2_000),
+            THIRD: (5_000, 5_000),
+            FOURTH: (NOW_MS, NOW_MS),
+        }
+        assert store.moment(2, 10).timestamp_ms == 2_000
+        store.close()
+
+
+def test_what_has_no_time_gets_that_of_the_migration_where_there_is_no_mark(
+    new_store: NewStore, folder: Path
+) -> None:
+    make_version_3(folder, {}).close()
+    store = new_store(clock=FixedClock(NOW_MS))
+
+    state = store.open()
+
+    assert event_times(store, 1) == [NOW_MS] * 8
+    assert [worker.created_at_ms for worker in state.workers] == [NOW_MS, NOW_MS, 5_000, NOW_MS]
+
+
+@pytest.mark.parametrize(
+    ("sql", "damaged"),
+    [
+        ("UPDATE worker SET request = x'7b207d' WHERE number = 3", [THIRD]),
+        ("UPDATE state SET waiting = x'5b5d' WHERE worker = 4", [FOURTH]),
+        ("UPDATE floor SET transcript_len = 1", [SECOND]),
+        ("UPDATE entry SET role = 2", []),
+        ("UPDATE event SET since = 7 WHERE sequence = 1", []),
+    ],
+)
+def test_a_row_of_version_3_that_was_damaged_still_is(
+    new_store: NewStore, folder: Path, sql: str, damaged: list[str]
+) -> None:
+    connection = make_version_3(folder, {2: 1_000})
+    connection.execute(sql)
+    connection.close()
+    store = new_store()
+
+    assert list(store.open().damaged) == damaged
+    assert len(store.check().findings) == 1
 
 
 OPENER = """
@@ -323,7 +453,7 @@ def test_a_kill_while_a_store_is_brought_forward_leaves_version_1_and_the_next_s
     store.open()
     assert store.events(1) == [1, 3, 5]
     assert store.events(2)[:3] == [2, 4, 10]
-    assert version(folder) == 3
+    assert version(folder) == VERSION
 
 
 def test_every_status_activity_and_role_has_a_number() -> None:

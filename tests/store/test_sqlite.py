@@ -145,9 +145,9 @@ def test_a_newer_schema_is_refused_and_left_alone(new_store: NewStore, folder: P
     store = new_store()
     store.open()
     store.close()
-    run_sql(folder, "PRAGMA user_version = 4")
+    run_sql(folder, "PRAGMA user_version = 5")
     before = (folder / "runtime.sqlite3").read_bytes()
-    with pytest.raises(StoreUnsupported, match=r"newer version of runtimed \(schema 4, this one knows up to 3\)"):
+    with pytest.raises(StoreUnsupported, match=r"newer version of runtimed \(schema 5, this one knows up to 4\)"):
         new_store().open()
     assert (folder / "runtime.sqlite3").read_bytes() == before
 
@@ -322,7 +322,7 @@ async def write():
         while True:
             sequence += 1
             mine = sequence
-            event = Event(mine, worker_id(number), TextDelta("x"), mine, 0, "running", before)
+            event = Event(mine, worker_id(number), 1, TextDelta("x"), mine, 0, "running", before)
             await store.commit(Change(events=[event]))
             before = mine
             print(mine, flush=True)

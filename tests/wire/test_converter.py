@@ -50,7 +50,6 @@ from runtimed.wire.json import MAX_DEPTH
         (b'{"requested_capabilities":[{"name":"a"},{"name":1}]}', "requested_capabilities[1].name"),
         (b'{"requested_capabilities":[{"name":"a","name":"b"}]}', "requested_capabilities[0].name"),
         (b'{"requested_capabilities":{}}', "requested_capabilities"),
-        (b'{"requested_capabilities":null}', "requested_capabilities"),
         (b'{"workspace_refs":"abc"}', "workspace_refs"),
         (b'{"config_bundle":{"id":"a"}}', "config_bundle.digest"),
         (b'{"intent":{"kind":"task","objective":"\\ud800"}}', "intent.objective"),
@@ -184,3 +183,54 @@ def test_every_payload_has_a_name_of_its_own():
     found = [member.event for member in get_args(Payload)]
     assert len(set(found)) == len(found) == 23
     assert all(attrs.has(member) for member in get_args(Payload))
+
+
+@pytest.mark.parametrize(
+    "field",
+    [
+        "intent",
+        "profile",
+        "config_bundle",
+        "requested_capabilities",
+        "workspace_refs",
+        "mount_refs",
+        "name",
+        "labels",
+    ],
+)
+def test_null_counts_as_unset_for_every_optional_field_of_a_create(field):
+    assert decode(b'{"%b":null}' % field.encode(), CreateWorkerRequest) == CreateWorkerRequest()
+
+
+@pytest.mark.parametrize(
+    ("body", "unset"),
+    [
+        (b'{"profile":{"kind":"runtime_default","value":null}}', b"{}"),
+        (
+            b'{"intent":{"kind":"role","role":"r","purpose":null}}',
+            b'{"intent":{"kind":"role","role":"r"}}',
+        ),
+        (
+            b'{"requested_capabilities":[{"name":"read","reason":null}]}',
+            b'{"requested_capabilities":[{"name":"read"}]}',
+        ),
+    ],
+)
+def test_null_counts_as_unset_at_any_depth(body, unset):
+    assert decode(body, CreateWorkerRequest) == decode(unset, CreateWorkerRequest)
+
+
+@pytest.mark.parametrize(
+    ("body", "path"),
+    [
+        (b'{"profile":{"kind":"builtin","value":null}}', "profile.value"),
+        (b'{"profile":{"kind":"runtime_default","value":"x"}}', "profile.value"),
+        (b'{"intent":{"kind":"task","objective":null}}', "intent.objective"),
+        (b'{"surprise":null}', "surprise"),
+    ],
+)
+def test_null_is_refused_for_a_field_that_is_required_or_unknown(body, path):
+    with pytest.raises(InvalidJson) as refused:
+        decode(body, CreateWorkerRequest)
+
+    assert refused.value.path == path

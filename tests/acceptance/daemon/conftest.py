@@ -374,11 +374,11 @@ class Daemon:
         """The events of one whole run."""
         ack = self.input(worker_id, content, kind)
         self.idle(worker_id)
-        return [event for event in self.log(worker_id) if event["cursor"] >= ack["event_id"]]
+        return [event for event in self.log(worker_id) if event["cursor"] >= ack["cursor"]]
 
     def log(self, worker_id: str) -> list[dict[str, Any]]:
         """All events of a Worker so far."""
-        newest = self.worker(worker_id)["last_event_id"]
+        newest = self.worker(worker_id)["last_cursor"]
         with self.observe(worker_id, ZERO) as observer:
             return observer.up_to_cursor(newest)[1:] if newest != ZERO else []
 

@@ -91,7 +91,7 @@ def test_a_worker_is_streamed_a_snapshot_then_what_is_retained_then_what_happens
         assert stream.up_to("run_end") == before
         ack = daemon.input(worker_id, "two")
         live = stream.up_to("run_end")
-    assert live[0]["event_id"] == ack["event_id"]
+    assert live[0]["event_id"] == ack["cursor"]
     assert daemon.log(worker_id) == before + live
 
 

@@ -71,7 +71,7 @@ def test_a_snapshot_at_a_cursor_is_the_state_as_it_was_then(daemon: Any) -> None
             first = observer.envelope()
         assert (first["cursor"], first["event_id"]) == (event["cursor"], f"snapshot:{event['cursor']}")
         found = _snapshot(first)
-        assert found["entries"] == [one for one in items if one["event_id"] <= event["cursor"]]
+        assert found["entries"] == [one for one in items if one["cursor"] <= event["cursor"]]
         assert found["status"] == ("running" if running else "idle")
         blocks = found.get("in_flight", {"blocks": []})["blocks"]
         assert "".join(one["text"] for one in blocks if one["kind"] == "text") == streamed
@@ -88,7 +88,7 @@ def test_replay_goes_on_after_the_cursor_and_then_lives(daemon: Any) -> None:
         observer.envelope()
         ack = daemon.input(worker_id, "three")
         live = observer.up_to("run_end")
-    assert live[0]["event_id"] == ack["event_id"]
+    assert live[0]["event_id"] == ack["cursor"]
     assert daemon.log(worker_id) == events + live
 
 
@@ -115,8 +115,8 @@ def test_a_cursor_of_another_worker_of_the_runtime_is_a_point_in_time(daemon: An
     with daemon.observe(worker_id, foreign) as observer:
         first = observer.envelope()
         assert (first["cursor"], first["event_id"]) == (foreign, f"snapshot:{foreign}")
-        assert [one["event_id"] for one in _snapshot(first)["entries"]] == [
-            one["event_id"] for one in daemon.items(worker_id) if one["event_id"] <= before[-1]["cursor"]
+        assert [one["cursor"] for one in _snapshot(first)["entries"]] == [
+            one["cursor"] for one in daemon.items(worker_id) if one["cursor"] <= before[-1]["cursor"]
         ]
         assert observer.up_to_cursor(after[-1]["cursor"]) == after
 
@@ -245,7 +245,7 @@ def test_a_stopped_worker_is_still_observed(daemon: Any) -> None:
         observer.envelope()
         ack = daemon.call("POST", f"/v1/workers/{worker_id}/stop").ok("ack")
         last = observer.up_to("shutdown")[-1]
-    assert last["event_id"] == ack["event_id"]
+    assert last["event_id"] == ack["cursor"]
     with daemon.observe(worker_id) as observer:
-        assert observer.envelope()["cursor"] == ack["event_id"]
+        assert observer.envelope()["cursor"] == ack["cursor"]
     assert _names(daemon.log(worker_id))[-1] == "shutdown"

@@ -46,7 +46,7 @@ def test_who_asks_for_it_is_told_the_head_now_and_then(daemon: Any) -> None:
         for _ in range(2):
             assert asking.frame() == {"kind": "heartbeat", "head": newest}
         ack = daemon.input(worker_id, "two")
-        assert other.envelope()["cursor"] == ack["event_id"]
+        assert other.envelope()["cursor"] == ack["cursor"]
     with daemon.observe_all("?heartbeat=1&events=shutdown") as observer:
         head = daemon.run(worker_id, "three")[-1]["cursor"]
         beats = [observer.frame()]

@@ -32,10 +32,10 @@ def test_an_acked_input_is_in_the_transcript_and_in_the_feed(daemon: Any) -> Non
     for number in range(5):
         ack = daemon.input(worker_id, f"hello {number}")
         entry = daemon.items(worker_id)[ack["transcript_sequence"] - 1]
-        assert (entry["sequence"], entry["event_id"]) == (ack["transcript_sequence"], ack["event_id"])
+        assert (entry["sequence"], entry["cursor"]) == (ack["transcript_sequence"], ack["cursor"])
         assert (entry["role"], entry["content"]) == ("user", f"hello {number}")
         daemon.idle(worker_id)
-        event = next(one for one in daemon.log(worker_id) if one["event_id"] == ack["event_id"])
+        event = next(one for one in daemon.log(worker_id) if one["event_id"] == ack["cursor"])
         segments = [{"kind": "text", "content": f"hello {number}"}]
         assert event["payload"] == {"event": "user_message", "data": {"segments": segments}}
 
@@ -46,7 +46,7 @@ def test_a_system_input_is_a_system_item_and_a_system_entry(daemon: Any) -> None
     item = {"kind": "embedded_worker_system_input", "content": "take note"}
     assert events[0]["payload"] == {"event": "system_item", "data": {"item": item}}
     first = daemon.items(worker_id)[0]
-    assert (first["role"], first["content"], first["event_id"]) == ("system", "take note", events[0]["event_id"])
+    assert (first["role"], first["content"], first["cursor"]) == ("system", "take note", events[0]["cursor"])
 
 
 def test_the_input_comes_before_everything_of_its_run(daemon: Any) -> None:
@@ -66,7 +66,7 @@ def test_each_text_done_is_an_assistant_entry_and_the_other_way_round(daemon: An
     done = [one for one in daemon.log(worker_id) if one["payload"]["event"] == "text_done"]
     entries = [one for one in daemon.items(worker_id) if one["role"] == "assistant"]
     assert [(one["event_id"], one["payload"]["data"]["text"]) for one in done] == [
-        (one["event_id"], one["content"]) for one in entries
+        (one["cursor"], one["content"]) for one in entries
     ]
     assert [one["content"] for one in entries] == [f"{number}\nagain\n" for number in range(3)]
     assert [one["sequence"] for one in daemon.items(worker_id)] == list(range(1, 7))
@@ -150,7 +150,7 @@ def test_a_run_that_is_cut_ends_its_output_says_so_and_is_rolled_back(
         body = {"reason": "changed my mind"}
         ack = daemon.curl("POST", f"/v1/workers/{worker_id}/{verb}", body).ok("ack", "LifecycleAck")
         rest = observer.up_to("shutdown")
-    assert rest[-1]["event_id"] == ack["event_id"]
+    assert rest[-1]["event_id"] == ack["cursor"]
     names = _names(rest)
     assert names[-3:] == ["alert", "run_end", "shutdown"]
     assert {"tool_result", "text_done"} <= set(names[:-3])
@@ -228,7 +228,7 @@ def test_an_interrupt_ends_a_script_and_the_shell_goes_on(daemon: Any) -> None:
         observer.up_to("text_delta")
         ack = daemon.curl("POST", f"/v1/workers/{worker_id}/interrupt").ok("ack", "LifecycleAck")
         seen = observer.up_to("run_end")
-    assert (ack["status"], ack["event_id"]) == ("running", seen[-1]["cursor"])
+    assert (ack["status"], ack["cursor"]) == ("running", seen[-1]["cursor"])
     assert _names(seen)[-2:] == ["alert", "run_end"]
     assert seen[-1]["payload"]["data"] == {"result": "rolled_back"}
     daemon.run(worker_id, "echo kept=$kept")
@@ -240,7 +240,7 @@ def test_an_interrupt_where_nothing_runs_changes_nothing(daemon: Any) -> None:
     log = daemon.run(worker_id, "hello")
     for _ in range(2):
         ack = daemon.call("POST", f"/v1/workers/{worker_id}/interrupt").ok("ack", "LifecycleAck")
-        assert (ack["status"], ack["event_id"]) == ("running", log[-1]["cursor"])
+        assert (ack["status"], ack["cursor"]) == ("running", log[-1]["cursor"])
     assert daemon.call("POST", f"/v1/workers/{worker_id}/interrupt", {}).ok("ack")["status"] == "running"
     daemon.call("POST", f"/v1/workers/{worker_id}/stop").ok("ack")
     assert daemon.call("POST", f"/v1/workers/{worker_id}/interrupt").ok("ack")["status"] == "stopped"
@@ -258,7 +258,7 @@ def test_a_queued_input_runs_behind_the_run_that_goes_on(daemon: Any, gate: Path
     with daemon.observe(worker_id, ZERO) as observer:
         events = [*observer.up_to("run_end"), *observer.up_to("run_end")]
     started = [one for one in events if one["payload"]["event"] == "system_item"]
-    assert [one["payload"]["data"]["item"]["event_id"] for one in started] == [ack["event_id"]]
+    assert [one["payload"]["data"]["item"]["cursor"] for one in started] == [ack["cursor"]]
     daemon.idle(worker_id)
     assert [item["content"] for item in daemon.items(worker_id)][1:] == ["echo second", "second\n"]
 

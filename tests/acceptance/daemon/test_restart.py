@@ -154,12 +154,12 @@ def test_ids_and_cursors_go_on_where_they_were(durable: Any, end: Any) -> None:
         assert observer.envelope()["event_id"] == f"snapshot:{log[1]['cursor']}"
         assert observer.up_to_cursor(log[-1]["cursor"]) == log[2:]
         ack = again.call("POST", f"/v1/workers/{first}/stop").ok("ack")
-        assert observer.envelope()["event_id"] == ack["event_id"]
-    assert ack["event_id"] > log[-1]["cursor"]
+        assert observer.envelope()["event_id"] == ack["cursor"]
+    assert ack["cursor"] > log[-1]["cursor"]
     second = again.echo()
     assert second == "worker-00000002"
-    assert again.run(second, "hello")[0]["cursor"] > ack["event_id"]
-    newest = again.worker(second)["last_event_id"]
+    assert again.run(second, "hello")[0]["cursor"] > ack["cursor"]
+    newest = again.worker(second)["last_cursor"]
     end(again)
 
     third = durable().ready()
@@ -214,7 +214,7 @@ def test_acked_inputs_survive_a_kill(durable: Any) -> None:
     again = durable().ready()
     for worker_id, content, ack in acks:
         items = again.items(worker_id)
-        assert (items[0]["content"], items[0]["event_id"]) == (content, ack["event_id"])
+        assert (items[0]["content"], items[0]["cursor"]) == (content, ack["cursor"])
         assert [one["role"] for one in items].count("user") == 1
         names = _names(again.log(worker_id))
         assert (names[0], names[-1], names.count("run_end")) == ("user_message", "run_end", 1)

@@ -15,6 +15,8 @@ CREATED = {
     "profile",
     "transcript_len",
     "last_event_id",
+    "last_cursor",
+    "created_at_ms",
 }
 
 
@@ -102,7 +104,7 @@ def test_stop_and_cancel_take_an_empty_body_or_a_reason(daemon: Any, verb: str, 
     assert ack["worker_ref"] == {"runtime_id": daemon.runtime_id, "worker_id": worker_id}
     assert ack["status"] == status
     worker = daemon.worker(worker_id)
-    assert (worker["status"], worker["last_event_id"]) == (status, ack["event_id"])
+    assert (worker["status"], worker["last_cursor"]) == (status, ack["cursor"])
     assert worker["execution"]["run_state"] == "stopped"
 
 
@@ -115,7 +117,7 @@ def test_stop_and_cancel_of_an_ended_worker_change_nothing(daemon: Any, first: s
         repeated = daemon.curl("POST", f"/v1/workers/{worker_id}/{again}", {"reason": "again"})
         assert repeated.ok("ack", "LifecycleAck") == ack
     assert ack["status"] == status
-    assert ack["event_id"] == daemon.worker(worker_id)["last_event_id"]
+    assert ack["cursor"] == daemon.worker(worker_id)["last_cursor"]
 
 
 @pytest.mark.parametrize("verb", ["stop", "cancel"])

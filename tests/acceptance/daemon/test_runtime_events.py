@@ -29,8 +29,8 @@ def _kinds(events: list[Any]) -> list[str]:
 def _lived(daemon: Any) -> tuple[str, str, str, str]:
     """Two Workers, an input, a stop, a cancel; the ids and the cursors of the input and of the stop."""
     stopped, cancelled = daemon.echo(), daemon.echo()
-    said = daemon.run(stopped, "hello")[0]["event_id"]
-    ended = daemon.call("POST", f"/v1/workers/{stopped}/stop").ok("ack")["event_id"]
+    said = daemon.run(stopped, "hello")[0]["cursor"]
+    ended = daemon.call("POST", f"/v1/workers/{stopped}/stop").ok("ack")["cursor"]
     daemon.call("POST", f"/v1/workers/{cancelled}/cancel").ok("ack")
     return stopped, cancelled, said, ended
 
@@ -47,10 +47,10 @@ def test_what_happened_is_told_by_id(launch: Any, store: str) -> None:
     assert [event["id"] for event in page["events"]] == [1, 2, 3, 4, 5, 6]
     assert (page["next_after"], page["has_more"]) == (6, False)
     started, first, second, accepted, over, cut = page["events"]
-    assert not {"worker_id", "event_id"} & set(started)
+    assert not {"worker_id", "event_id", "cursor"} & set(started)
     assert (first["worker_id"], second["worker_id"]) == (stopped, cancelled)
-    assert (accepted["worker_id"], accepted["event_id"]) == (stopped, said)
-    assert (over["worker_id"], over["event_id"]) == (stopped, ended)
+    assert (accepted["worker_id"], accepted["cursor"]) == (stopped, said)
+    assert (over["worker_id"], over["cursor"]) == (stopped, ended)
     assert cut["worker_id"] == cancelled
     assert all(abs(event["timestamp_ms"] - began) < 60_000 for event in page["events"])
 

@@ -42,7 +42,7 @@ class Crowd:
 
     async def _join(self) -> tuple[str | None, list[Any]]:
         await asyncio.sleep(self._dice.uniform(0, 1))
-        newest = (await asyncio.to_thread(self._daemon.worker, self._worker_id))["last_event_id"]
+        newest = (await asyncio.to_thread(self._daemon.worker, self._worker_id))["last_cursor"]
         cursor = f"wo_{self._dice.randint(0, int(newest[3:], 16)):016x}"
         chosen = self._dice.choice([None, ZERO, newest, cursor, cursor])
         return chosen, await _observe(self._daemon, self._worker_id, chosen, self._seen)
@@ -76,7 +76,7 @@ async def test_observers_that_join_a_chatty_run_at_any_moment_miss_nothing_and_s
         assert snapshot["event_id"] == f"snapshot:{cursor}"
         assert events == [one for one in log if one["cursor"] > cursor]
         data = snapshot["payload"]["data"]
-        assert data["entries"] == [one for one in items if one["event_id"] <= cursor]
+        assert data["entries"] == [one for one in items if one["cursor"] <= cursor]
         blocks = data.get("in_flight", {"blocks": []})["blocks"]
         told = "".join(one["text"] for one in blocks if one["kind"] == "text")
         assert told + _text(events) == lines

@@ -133,4 +133,4 @@ def test_transcript_length_and_last_event_follow_the_worker(daemon: Any) -> None
     events = daemon.run(worker_id, "one")
     worker = daemon.worker(worker_id)
     assert worker["transcript_len"] == 2
-    assert worker["last_event_id"] == events[-1]["event_id"]
+    assert worker["last_cursor"] == events[-1]["event_id"]

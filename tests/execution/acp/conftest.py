@@ -166,7 +166,7 @@ class Bench:
         await self.backend.stop(self.worker_id, None)
         self.listen_anew()
         said = enumerate(history, start=1)
-        entries = tuple(Entry(self.worker_id, number, "user", content, number) for number, content in said)
+        entries = tuple(Entry(self.worker_id, number, "user", content, number, number) for number, content in said)
         return await self.spawn(history=entries)
 
 

@@ -54,7 +54,7 @@ def answer(daemon: Any, worker_id: str, permission: dict[str, Any], kind: str) -
 def rest(daemon: Any, worker_id: str, ack: dict[str, Any]) -> list[Any]:
     """The events of the run of this input, when it is over."""
     daemon.idle(worker_id)
-    return [event for event in daemon.log(worker_id) if event["cursor"] >= ack["event_id"]]
+    return [event for event in daemon.log(worker_id) if event["cursor"] >= ack["cursor"]]
 
 
 def carrying(url: str) -> list[str]:

@@ -1,0 +1,133 @@
+"""The bound of a snapshot: what does not fit into one frame is shown in part, the newest first."""
+
+from collections.abc import Iterable, Sequence
+from typing import Any, TypeVar
+
+import attrs
+import orjson
+
+from runtimed.model.event import EventEnvelope, Greeting, InFlight, InFlightBlock, Snapshot, ToolCallBlock
+from runtimed.model.permission import Permission
+from runtimed.wire.converter import encode
+
+MAX_SCOPE_BYTES = 4 * 2**10
+"""Of the summary of a Worker's scope, how much of its beginning is shown (contract, section 6)."""
+
+MAX_BLOCK_BYTES = 64 * 2**10
+"""Of an open text, a thought or arguments, how much of the end is shown (contract, section 6)."""
+
+MIN_SNAPSHOT_BYTES = 64 * 2**10
+"""The lowest bound that can be set: below it a Worker's greeting alone might not fit."""
+
+FRAMING_BYTES = 256
+"""What stands around an envelope in any encoding, rounded up."""
+
+T = TypeVar("T")
+
+
+def bounded(envelope: EventEnvelope, max_bytes: int) -> EventEnvelope:
+    """Return a snapshot that takes at most `max_bytes` when it is encoded.
+
+    The summary of the scope is cut, then open output and permission requests are given half and a quarter of the
+    bytes, then the newest entries that fit follow, each of them whole.
+
+    Args:
+        envelope: The whole snapshot.
+        max_bytes: The largest frame in bytes, at least MIN_SNAPSHOT_BYTES.
+    """
+    whole = envelope.payload
+    if not isinstance(whole, Snapshot):
+        return envelope
+    shown = attrs.evolve(
+        whole,
+        entries=(),
+        greeting=_greeting(whole.greeting, max_bytes // 16),
+        in_flight=_in_flight(whole.in_flight, max_bytes // 2),
+        permissions=_permissions(whole.permissions, max_bytes // 4),
+    )
+    room = max_bytes - FRAMING_BYTES - len(encode(attrs.evolve(envelope, payload=shown)))
+    entries = _newest(whole.entries, room)
+    return attrs.evolve(envelope, payload=attrs.evolve(shown, entries=entries))
+
+
+def _newest(items: Sequence[T], room: int) -> tuple[T, ...]:
+    """The newest of the items that fit, with a comma behind each; none behind one that does not."""
+    kept: list[T] = []
+    for item in reversed(items):
+        room -= len(encode(item)) + 1
+        if room < 0:
+            break
+        kept.append(item)
+    return tuple(reversed(kept))
+
+
+def _greeting(greeting: Greeting, room: int) -> Greeting:
+    scope = greeting.scope_summary.encode()[:MAX_SCOPE_BYTES].decode(errors="ignore")
+    return attrs.evolve(greeting, scope_summary=scope, tools=tuple(_first(greeting.tools, room)))
+
+
+def _first(texts: Iterable[str], room: int) -> Iterable[str]:
+    for text in texts:
+        room -= len(orjson.dumps(text)) + 1
+        if room < 0:
+            return
+        yield text
+
+
+def _permissions(permissions: Sequence[Permission], room: int) -> tuple[Permission, ...]:
+    """The newest requests; one that would take more than its share is shown with the beginning of its title."""
+    share = room // max(1, len(permissions)) - 1
+    return _newest([_cut_title(permission, share) for permission in permissions], room)
+
+
+def _cut_title(permission: Permission, share: int) -> Permission:
+    over = len(encode(permission)) - share
+    if over <= 0:
+        return permission
+    title = permission.title.encode()
+    return attrs.evolve(permission, title=title[: max(0, len(title) - over)].decode(errors="ignore"))
+
+
+def _in_flight(in_flight: InFlight | None, room: int) -> InFlight | None:
+    if in_flight is None:
+        return None
+    kept: list[InFlightBlock] = []
+    for block in reversed(in_flight.blocks):
+        text = _text(block)
+        room -= len(encode(_with(block, ""), InFlightBlock)) + len(',"truncated":true,')
+        if room < 0:
+            break
+        end = _end(text, room)
+        room -= _encoded(end)
+        kept.append(_with(block, end))
+    return InFlight(tuple(reversed(kept))) if kept else None
+
+
+def _text(block: InFlightBlock) -> str:
+    return block.args if isinstance(block, ToolCallBlock) else block.text
+
+
+def _with(block: InFlightBlock, text: str) -> InFlightBlock:
+    truncated = len(text) < len(_text(block))
+    changes: dict[str, Any] = {"args" if isinstance(block, ToolCallBlock) else "text": text, "truncated": truncated}
+    return attrs.evolve(block, **changes)
+
+
+def _end(text: str, room: int) -> str:
+    """The end of a text that has at most MAX_BLOCK_BYTES and takes at most `room` bytes when it is encoded."""
+    end = text[-MAX_BLOCK_BYTES:].encode()[-MAX_BLOCK_BYTES:].decode(errors="ignore")
+    if _encoded(end) <= room:
+        return end
+    fits, exceeds = 0, len(end)
+    while fits < exceeds - 1:
+        middle = (fits + exceeds) // 2
+        if _encoded(end[len(end) - middle :]) <= room:
+            fits = middle
+        else:
+            exceeds = middle
+    return end[len(end) - fits :]
+
+
+def _encoded(text: str) -> int:
+    """The bytes that a text takes in JSON, without its quotation marks."""
+    return len(orjson.dumps(text)) - 2

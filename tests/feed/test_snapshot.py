@@ -1,0 +1,167 @@
+"""The bound of a snapshot frame."""
+
+import asyncio
+import json
+
+import pytest
+
+from runtimed.core import Runtime
+from runtimed.core.limits import MAX_SNAPSHOT_BYTES, Limits
+from runtimed.feed import Feed
+from runtimed.feed.encoding import Envelopes, ServerSentEvents, SocketMessages
+from runtimed.feed.snapshot import MIN_SNAPSHOT_BYTES, bounded
+from runtimed.model.event import (
+    RunEnd,
+    TextDelta,
+    TextDone,
+    ThinkingDelta,
+    ThinkingStart,
+    ToolCallArgsDelta,
+    ToolCallStart,
+)
+from runtimed.model.interaction import WorkerInput
+from runtimed.model.permission import PermissionOption, Question
+from runtimed.model.worker import AssistantIntent, CapabilityRequest, CreateWorkerRequest
+from runtimed.store.memory import MemoryStore
+
+from .conftest import Talker, said, until, watching
+
+BLOCK = 64 * 1024
+CONTROLS = '\n"\\\x01é'
+"""What grows when it is written as JSON."""
+
+
+async def snapshot_of(runtime, ref, max_bytes=MAX_SNAPSHOT_BYTES):
+    """The snapshot's data, once each encoding of it was seen to keep the bound."""
+    shown = bounded(await runtime.snapshot(ref), max_bytes)
+    for encoding in (Envelopes(), SocketMessages(), ServerSentEvents(chunked=True)):
+        assert len(encoding.snapshot(shown)) <= max_bytes
+    return json.loads(Envelopes().snapshot(shown))["payload"]["data"]
+
+
+async def talking(runtime, backend, request=None):
+    """A Worker, and what it says with."""
+    ref = (await runtime.create_worker(request or CreateWorkerRequest())).worker_ref
+    return ref, backend.sinks[ref.worker_id]
+
+
+@pytest.fixture
+def backend():
+    return Talker()
+
+
+@pytest.fixture
+async def runtime(backend):
+    async with Runtime(MemoryStore(), backend) as running:
+        yield running
+
+
+@pytest.mark.parametrize("character", ["x", *CONTROLS])
+@pytest.mark.parametrize("max_bytes", [MIN_SNAPSHOT_BYTES, MAX_SNAPSHOT_BYTES])
+async def test_a_snapshot_holds_the_newest_entries_that_fit_each_of_them_whole(
+    runtime, backend, character, max_bytes
+):
+    ref, sink = await talking(runtime, backend)
+    for number in range(40):
+        await sink.emit(TextDone(f"{number}:" + character * 5_000))
+    await said(runtime, backend, [ref])
+
+    entries = (await snapshot_of(runtime, ref, max_bytes))["entries"]
+
+    transcript = await runtime.transcript(ref)
+    whole = [(item.sequence, item.content, item.event_id) for item in transcript.items]
+    shown = [(entry["sequence"], entry["content"], entry["event_id"]) for entry in entries]
+    assert shown
+    assert shown == whole[-len(shown) :]
+    room = len(json.dumps(transcript.items[0].content, ensure_ascii=False).encode()) + 400
+    assert len(shown) == len(whole) or (len(shown) + 1) * room > max_bytes / 2
+
+
+async def test_an_entry_that_does_not_fit_hides_those_before_it_and_none_behind_it(runtime, backend):
+    ref, sink = await talking(runtime, backend)
+    await sink.emit(TextDone("before"))
+    await sink.emit(TextDone("x" * 600_000))
+    await said(runtime, backend, [ref])
+    assert (await snapshot_of(runtime, ref))["entries"] == []
+
+    await sink.emit(TextDone("behind"))
+    await said(runtime, backend, [ref])
+
+    assert [entry["content"] for entry in (await snapshot_of(runtime, ref))["entries"]] == ["behind"]
+
+
+async def test_open_output_keeps_its_newest_64_kib_each_and_says_that_it_is_truncated(runtime, backend):
+    ref, sink = await talking(runtime, backend)
+    text, thought, arguments = ("".join(f"{kind}{n}," for n in range(20_000)) for kind in "tha")
+    await sink.emit(TextDelta(text), ThinkingStart(), ThinkingDelta(thought))
+    await sink.emit(ToolCallStart("call", "tool"), ToolCallArgsDelta("call", arguments))
+    await sink.emit(ToolCallStart("short", "tool"), ToolCallArgsDelta("short", "{}"))
+    await said(runtime, backend, [ref])
+
+    blocks = (await snapshot_of(runtime, ref))["in_flight"]["blocks"]
+
+    assert [block.get("text", block.get("args")) for block in blocks] == [
+        text[-BLOCK:],
+        thought[-BLOCK:],
+        arguments[-BLOCK:],
+        "{}",
+    ]
+    assert [block.get("truncated") for block in blocks] == [True, True, True, None]
+
+
+@pytest.mark.parametrize("character", ["x", *CONTROLS])
+async def test_many_open_calls_never_make_a_snapshot_too_large_and_the_newest_are_shown(runtime, backend, character):
+    ref, sink = await talking(runtime, backend)
+    for number in range(40):
+        await sink.emit(ToolCallStart(f"{number}", "tool"), ToolCallArgsDelta(f"{number}", character * 70_000))
+    await said(runtime, backend, [ref])
+
+    blocks = (await snapshot_of(runtime, ref))["in_flight"]["blocks"]
+
+    assert blocks
+    assert [block["id"] for block in blocks] == [f"{number}" for number in range(40 - len(blocks), 40)]
+    assert all(block["truncated"] for block in blocks)
+
+
+async def test_a_long_scope_is_cut_and_very_many_tools_are_left_out(runtime, backend):
+    request = CreateWorkerRequest(
+        AssistantIntent("é" * 100_000),
+        requested_capabilities=tuple(CapabilityRequest(f"{number}" * 300) for number in range(1_000)),
+    )
+    ref, _ = await talking(runtime, backend, request)
+
+    greeting = (await snapshot_of(runtime, ref))["greeting"]
+
+    assert greeting["scope_summary"] == "é" * 2_048
+    assert 0 < len(greeting["tools"]) < 1_000
+
+
+async def test_long_permission_requests_are_shown_with_the_beginning_of_their_titles(runtime, backend):
+    ref, sink = await talking(runtime, backend)
+    await sink.emit(TextDelta("x"))
+    await runtime.send_input(ref, WorkerInput("user", "go"))
+    option = PermissionOption("yes", "Yes", "allow_once")
+    questions = [Question(f"{number} " + "y" * 50_000, None, (option,), 60) for number in range(20)]
+    asked = [asyncio.ensure_future(sink.ask(question)) for question in questions]
+    await until(lambda: len(runtime.permissions(ref)) == 20)
+
+    permissions = (await snapshot_of(runtime, ref))["permissions"]
+
+    assert [one["title"].split()[0] for one in permissions] == [f"{number}" for number in range(20)]
+    assert all(one["options"] for one in permissions)
+    await sink.emit(RunEnd("finished"))
+    await asyncio.gather(*asked)
+
+
+async def test_an_observer_is_written_a_snapshot_within_the_bound_that_is_set(backend):
+    limits = Limits(max_snapshot_bytes=MIN_SNAPSHOT_BYTES)
+    async with Runtime(MemoryStore(), backend, limits=limits) as runtime:
+        ref, sink = await talking(runtime, backend)
+        for _ in range(10):
+            await sink.emit(TextDone("x" * 20_000))
+        await said(runtime, backend, [ref])
+        async with watching(Feed(runtime), ref) as watcher:
+            await watcher.read_until(lambda: watcher.envelopes)
+
+            assert len(watcher.data) <= MIN_SNAPSHOT_BYTES
+            assert len(watcher.envelopes[0]["payload"]["data"]["entries"]) == 3
