@@ -24,7 +24,7 @@ def entry_of(envelope: dict[str, Any], sequence: int, worker_ref: Item) -> Item 
         "content": content,
         "event_id": int(cursor.removeprefix("wo_"), 16),
         "cursor": cursor,
-        "timestamp_ms": envelope["timestamp_ms"],
+        "timestamp_ms": envelope.get("timestamp_ms"),
     }
 
 

@@ -4,6 +4,7 @@ import gc
 import json
 import logging
 import random
+import re
 import time
 from collections.abc import Callable, Generator, Iterator
 from contextlib import contextmanager
@@ -44,6 +45,7 @@ _DIAGNOSTICS: dict[str, type[ControlError]] = {
     "runtime.cursor_expired": Refused,
 }
 _BROKEN = {CloseCode.PROTOCOL_ERROR, CloseCode.INVALID_DATA, CloseCode.MESSAGE_TOO_BIG}
+_CURSOR = re.compile(r"wo_[0-9a-f]+", re.ASCII)
 _SILENT = logging.getLogger("runtimectl.websockets")
 _SILENT.disabled = True
 
@@ -193,7 +195,7 @@ def _envelope(message: str | bytes) -> Envelope:
         if frame["kind"] == "diagnostic":
             raise _diagnosed(frame["diagnostic"])
         envelope: Envelope = frame["envelope"]
-        if isinstance(envelope["cursor"], str) and isinstance(envelope["payload"]["event"], str):
+        if _CURSOR.fullmatch(envelope["cursor"]) and isinstance(envelope["payload"]["event"], str):
             return envelope
     except (ValueError, LookupError, TypeError):
         pass

@@ -5,8 +5,10 @@ import time
 _UNITS = ((86_400, "d"), (3_600, "h"), (60, "m"))
 
 
-def age(unix_ms: int) -> str:
-    """Return how long ago a time was, in its largest whole unit: `12s`, `5m`, `3h`, `40d`."""
+def age(unix_ms: object) -> str | None:
+    """Return how long ago a time was, in its largest whole unit: `12s`, `5m`, `3h`, `40d`; None for no time."""
+    if not isinstance(unix_ms, int):
+        return None
     seconds = max(0, int(time.time() - unix_ms / 1_000))
     for size, unit in _UNITS:
         if seconds >= size:
@@ -14,8 +16,10 @@ def age(unix_ms: int) -> str:
     return f"{seconds}s"
 
 
-def local(unix_ms: int) -> str:
-    """Return a time in ISO 8601, to the millisecond, in the time zone of this machine."""
+def local(unix_ms: object) -> str | None:
+    """Return a time in ISO 8601, to the millisecond, in the time zone of this machine; None for no time."""
+    if not isinstance(unix_ms, int):
+        return None
     from datetime import UTC, datetime
 
     return datetime.fromtimestamp(unix_ms / 1_000, UTC).astimezone().isoformat(timespec="milliseconds")

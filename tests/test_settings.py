@@ -131,7 +131,26 @@ def test_a_token_with_a_space_is_refused_and_not_repeated(monkeypatch):
     assert "secret" not in refusal.value.message
 
 
-@pytest.mark.parametrize("field", [field.name for field in attrs.fields(Settings) if field.type in {int, float}])
+BOUNDED = {"max_snapshot_bytes"}
+NUMBERS = [field.name for field in attrs.fields(Settings) if field.type in {int, float}]
+
+
+@pytest.mark.parametrize("bytes_", [65_536, 524_288])
+def test_a_snapshot_may_be_bounded_from_64_to_512_kib(bytes_, monkeypatch):
+    monkeypatch.setenv("RUNTIMED_MAX_SNAPSHOT_BYTES", str(bytes_))
+
+    assert load({}).limits().max_snapshot_bytes == bytes_
+
+
+@pytest.mark.parametrize("bytes_", [7, 65_535, 524_289])
+def test_a_bound_of_snapshots_that_clients_cannot_rely_on_is_refused(bytes_, monkeypatch):
+    monkeypatch.setenv("RUNTIMED_MAX_SNAPSHOT_BYTES", str(bytes_))
+
+    with pytest.raises(ConfigurationError, match="max_snapshot_bytes: expected 65536 to 524288"):
+        load({})
+
+
+@pytest.mark.parametrize("field", sorted({*NUMBERS} - BOUNDED))
 def test_every_number_can_be_set_in_the_environment_and_must_be_one(field, monkeypatch):
     monkeypatch.setenv(f"RUNTIMED_{field.upper()}", "7")
     assert getattr(load({}), field) == 7

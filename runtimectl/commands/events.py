@@ -200,5 +200,5 @@ def _print(
 
 def _print_one(printer: "Printer", envelope: "Envelope", *, named: bool, timestamps: bool, raw: bool) -> None:
     line = shown.line(envelope, named=named, raw=raw)
-    prefix = f"{local(envelope['timestamp_ms'])}  " if timestamps else ""
+    prefix = f"{local(envelope.get('timestamp_ms')) or '-'}  " if timestamps else ""
     printer.record(envelope, lambda _: prefix + line, envelope["cursor"])

@@ -44,11 +44,11 @@ def _capabilities(worker: "Body") -> object:
 
 
 def _age(worker: "Body") -> object:
-    return age(worker["created_at_ms"])
+    return age(worker.get("created_at_ms"))
 
 
 def _created(worker: "Body") -> object:
-    return local(worker["created_at_ms"])
+    return local(worker.get("created_at_ms"))
 
 
 WORKER = at("worker_id")

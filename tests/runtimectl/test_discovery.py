@@ -159,7 +159,7 @@ def test_a_daemon_that_hangs_is_given_up_after_the_timeout(ctl, serve_raw):
     assert ctl("status", "--url", serve_raw(handle), "--timeout", "0.5").returncode == 8
 
 
-@pytest.mark.parametrize("worker", [{}, {"worker_id": "w", "runtime_id": "r", "last_event_id": "wo_0"}])
+@pytest.mark.parametrize("worker", [{}, {"worker_id": "w", "runtime_id": "r", "last_cursor": "wo_0"}])
 @pytest.mark.parametrize("args", [("events", "tail"), ("transcript", "--follow")])
 def test_a_worker_without_what_the_contract_promises_is_exit_7(ctl, serve_raw, worker, args):
     def handle(connection: socket.socket) -> None:

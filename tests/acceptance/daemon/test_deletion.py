@@ -82,9 +82,10 @@ def test_a_running_worker_is_not_deleted(daemon: Any) -> None:
     ("worker_id", "status", "code"),
     [
         ("worker-0000ffff", 404, "worker_not_found"),
-        ("worker-1", 400, "invalid_worker_id"),
-        ("worker-0000FFFF", 400, "invalid_worker_id"),
-        ("%2e%2e", 400, "invalid_worker_id"),
+        ("worker-1", 404, "worker_not_found"),
+        ("worker-0000FFFF", 404, "worker_not_found"),
+        ("%2e%2e", 404, "worker_not_found"),
+        ("%20", 400, "invalid_worker_id"),
     ],
 )
 def test_what_is_no_worker_is_not_deleted(daemon: Any, worker_id: str, status: int, code: str) -> None:

@@ -50,7 +50,7 @@ def test_every_ref_of_a_runtime_names_that_runtime(daemon: Any) -> None:
     assert daemon.call("POST", f"/v1/workers/{worker_id}/stop").ok("ack")["worker_ref"] == ref
 
 
-def test_an_id_that_no_worker_can_have_is_invalid(daemon: Any) -> None:
+def test_an_id_that_no_worker_can_have_is_not_found(daemon: Any) -> None:
     for wrong in (
         "worker-1",
         "worker-0000000G",
@@ -58,11 +58,10 @@ def test_an_id_that_no_worker_can_have_is_invalid(daemon: Any) -> None:
         "worker-000000001",
         "1",
         "WORKER-00000001",
-        "%20",
     ):
         for method, tail in (("GET", ""), ("POST", "/stop"), ("GET", "/transcript"), ("GET", "/events/ws")):
             answer = daemon.call(method, f"/v1/workers/{wrong}{tail}")
-            assert "worker_id" in answer.refused(400, "invalid_worker_id")
+            assert wrong in answer.refused(404, "worker_not_found")
 
 
 def test_a_worker_that_does_not_exist_is_not_found_on_every_route(daemon: Any) -> None:

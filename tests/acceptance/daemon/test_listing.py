@@ -107,7 +107,7 @@ def test_a_query_that_is_none_is_refused_by_the_name_of_its_parameter(daemon: An
 
 @pytest.mark.parametrize("after", ["1", "worker-1", "worker-0000000G", "x%20y"])
 def test_a_page_behind_what_is_no_worker_id_is_refused(daemon: Any, after: str) -> None:
-    message = daemon.curl("GET", f"/v1/workers?after={after}").refused(400, "invalid_worker_id")
+    message = daemon.curl("GET", f"/v1/workers?after={after}").refused(400, "invalid_query")
     assert message.startswith("after: ")
 
 

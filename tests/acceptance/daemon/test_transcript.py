@@ -76,10 +76,6 @@ def test_a_number_of_5000_digits_is_refused_and_named(daemon: Any, name: str) ->
     assert name in answer.refused(400, code)
 
 
-def test_a_limit_below_one_is_an_invalid_query(daemon: Any, told: str) -> None:
-    assert "limit" in _page(daemon, told, "?limit=0").refused(400, "invalid_query")
-
-
 @pytest.mark.parametrize("limit", [257, 1_000_000])
 def test_a_limit_above_the_largest_page_is_too_large(daemon: Any, told: str, limit: int) -> None:
     assert "256" in _page(daemon, told, f"?limit={limit}").refused(400, "limit_too_large")

@@ -1,6 +1,7 @@
 """Workers from the command line, against a real daemon."""
 
 import json
+import re
 import socket
 
 import pytest
@@ -10,8 +11,10 @@ import yaml
 def test_a_worker_is_created_listed_and_shown_in_every_format(ctl, daemon):
     assert ctl("workers", "create", "-o", "name").stdout == "worker-00000001\n"
     heading, row = ctl("workers", "list").stdout.splitlines()
-    assert heading.split() == ["WORKER", "STATUS", "RUN", "PROFILE", "INTENT", "ENTRIES"]
-    assert row.split() == ["worker-00000001", "running", "idle", "default", "assistant", "0"]
+    assert heading.split() == ["WORKER", "STATUS", "RUN", "PROFILE", "INTENT", "ENTRIES", "AGE"]
+    *shown, age = row.split()
+    assert shown == ["worker-00000001", "running", "idle", "default", "assistant", "0"]
+    assert re.fullmatch(r"\d+[sm]", age)
     listed = json.loads(ctl("workers", "list", "-o", "json").stdout)
     assert [worker["worker_id"] for worker in listed["workers"]] == ["worker-00000001"]
     assert json.loads(ctl("workers", "list", "-o", "jsonl").stdout) == listed["workers"][0]
