@@ -39,6 +39,7 @@ OWN_DESCRIPTORS = 64
 """How many the daemon may need at most beside its connections and its Workers': the store, the sockets, the log."""
 
 STOP_SIGNALS = (signal.SIGTERM, signal.SIGINT, signal.SIGHUP)
+"""What ends the daemon, but for those that were ignored when it was started, as nohup has it with SIGHUP."""
 
 log = logging.getLogger(__name__)
 
@@ -214,10 +215,26 @@ def _stop_signals() -> Iterator[asyncio.Future[None]]:
         if not stopped.done():
             stopped.set_result(None)
 
-    for number in STOP_SIGNALS:
+    ignored = [number for number in STOP_SIGNALS if signal.getsignal(number) is signal.SIG_IGN]
+    handled = [number for number in STOP_SIGNALS if number not in ignored]
+    for number in ignored:
+        _handle(number, _do_nothing)
+    for number in handled:
         loop.add_signal_handler(number, stop)
     try:
         yield stopped
     finally:
-        for number in STOP_SIGNALS:
+        for number in handled:
             loop.remove_signal_handler(number)
+        for number in ignored:
+            signal.signal(number, signal.SIG_IGN)
+
+
+def _handle(number: signal.Signals, handler: Callable[[int, object], None]) -> None:
+    """Have a signal handled without interrupting system calls."""
+    signal.signal(number, handler)
+    signal.siginterrupt(number, False)
+
+
+def _do_nothing(_number: int, _frame: object) -> None:
+    """Take a signal that is to be ignored. Programs that are started would inherit SIG_IGN, but not a handler."""
