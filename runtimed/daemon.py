@@ -20,6 +20,7 @@ from runtimed.core.runtime import Runtime
 from runtimed.errors import ConfigurationError
 from runtimed.execution.registry import ProfileRegistry
 from runtimed.execution.supervise import Supervisor
+from runtimed.execution.tasks import begin, finish
 from runtimed.http.app import make_app
 from runtimed.http.listeners import Address, Listeners, passed_by_systemd
 from runtimed.http.server import HttpServer
@@ -40,6 +41,9 @@ OWN_DESCRIPTORS = 64
 
 STOP_SIGNALS = (signal.SIGTERM, signal.SIGINT, signal.SIGHUP)
 """What ends the daemon, but for those that were ignored when it was started, as nohup has it with SIGHUP."""
+
+REAP_PAUSE_S = 0.1
+"""How long process 1 waits at least between two looks for children that have ended."""
 
 log = logging.getLogger(__name__)
 
@@ -65,7 +69,8 @@ async def run(settings: Settings, announce: Callable[[str], None]) -> BaseExcept
         backend = ProfileRegistry(
             settings.profile_table(), settings.default_profile, workspaces=folder, supervisor=supervisor
         )
-        async with _runtime(settings, store, backend) as runtime:
+        async with _runtime(settings, store, backend) as runtime, _reaping(supervisor):
+            await supervisor.claim(runtime.runtime_id)
             token = await asyncio.to_thread(_token, settings, store)
             addresses = [Address.parse(text) for text in settings.listen]
             spare_garbage_collection()
@@ -152,6 +157,30 @@ async def _runtime(settings: Settings, store: Store, backend: ExecutionBackend) 
         await backend.close()
 
 
+@contextlib.asynccontextmanager
+async def _reaping(supervisor: Supervisor) -> AsyncIterator[None]:
+    """Reap what is left to this process, where it is process 1; elsewhere nothing is."""
+    if os.getpid() != 1:
+        yield
+        return
+    loop, ended = asyncio.get_running_loop(), asyncio.Event()
+    _handle(signal.SIGCHLD, lambda _number, _frame: loop.call_soon_threadsafe(ended.set))
+    task = begin(_reap(supervisor, ended))
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGCHLD, signal.SIG_DFL)
+        await finish(task)
+
+
+async def _reap(supervisor: Supervisor, ended: asyncio.Event) -> None:
+    while True:
+        await supervisor.reap()
+        await asyncio.sleep(REAP_PAUSE_S)
+        await ended.wait()
+        ended.clear()
+
+
 @contextlib.contextmanager
 def _workspace(settings: Settings) -> Iterator[tuple[Store, StoreFolder]]:
     """The store, and the folder that has those of the Workers."""
@@ -230,7 +259,7 @@ def _stop_signals() -> Iterator[asyncio.Future[None]]:
             signal.signal(number, signal.SIG_IGN)
 
 
-def _handle(number: signal.Signals, handler: Callable[[int, object], None]) -> None:
+def _handle(number: signal.Signals, handler: Callable[[int, object], object]) -> None:
     """Have a signal handled without interrupting system calls."""
     signal.signal(number, handler)
     signal.siginterrupt(number, False)

@@ -3,7 +3,6 @@
 import contextlib
 import itertools
 import logging
-import os
 import shutil
 import signal
 import subprocess
@@ -12,6 +11,7 @@ from pathlib import Path
 
 import attrs
 
+from runtimed.execution import orphans
 from runtimed.execution.hierarchy import delegate, enable, inner_first, is_delegated, own_group, remove
 from runtimed.execution.limits import TreeLimits
 from runtimed.model.execution import LossReason
@@ -137,14 +137,14 @@ def sweep(base: Path) -> None:
     """Remove the groups of owners that are gone."""
     for group in base.glob(f"{PREFIX}-*-*-*-*"):
         namespace, pid, started, _ = group.name.removeprefix(f"{PREFIX}-").split("-", 3)
-        if namespace == str(_namespace()) and _start_of(pid) != started:
+        if namespace == orphans.namespace() and orphans.start_of(pid) != started:
             _log.warning("removing what a daemon that was killed left in the control group %s", group.name)
             remove(group)
 
 
 def owner_name() -> str:
     """The name of a new owner's group: it tells whether the owner still lives, to whoever sees the same processes."""
-    return f"{PREFIX}-{_namespace()}-{os.getpid()}-{_start_of('self')}-{next(_numbers)}"
+    return f"{PREFIX}-{orphans.Owner.current()}-{next(_numbers)}"
 
 
 def _version_1() -> Cgroups | None:
@@ -200,15 +200,3 @@ def _count(file: Path, key: str) -> int:
     """A count out of a file that has only that, or a line for each key."""
     fields = file.read_text().split()
     return int(fields[0]) if len(fields) == 1 else int(fields[fields.index(key) + 1])
-
-
-def _namespace() -> int:
-    return Path("/proc/self/ns/pid").stat().st_ino
-
-
-def _start_of(pid: str) -> str | None:
-    """When a process started, in ticks since the machine did; None where there is none."""
-    try:
-        return Path(f"/proc/{pid}/stat").read_text(errors="replace").rpartition(")")[2].split()[19]
-    except OSError:
-        return None

@@ -13,10 +13,9 @@ from typing import Protocol
 
 import attrs
 
-PROBE_DEADLINE_S = 10.0
-MARK = "RUNTIMED_TREE"
-"""Where there are no namespaces, a variable with this name tells which tree a process came from."""
+from runtimed.execution.orphans import MARK
 
+PROBE_DEADLINE_S = 10.0
 SETTLE_S = 0.02
 """How long until a second look where the first found nothing: in an exec a process has no environment."""
 
@@ -30,8 +29,8 @@ class Containment(Protocol):
     def argv(self, command: Sequence[str]) -> list[str]:
         """The command, wrapped."""
 
-    def environment(self, mark: str) -> dict[str, str]:
-        """Variables that this way needs; `mark` is unique to the tree."""
+    def environment(self, mark: str, owner: str) -> dict[str, str]:
+        """Variables that this way needs; `mark` is unique to the tree, `owner` tells whose it is."""
 
     def members(self, root: int, mark: str) -> list[int]:
         """What is there, `root` included."""
@@ -63,7 +62,7 @@ class Namespace:
     def argv(self, command: Sequence[str]) -> list[str]:
         return [*self.prefix, *command]
 
-    def environment(self, mark: str) -> dict[str, str]:
+    def environment(self, mark: str, owner: str) -> dict[str, str]:
         return {}
 
     def members(self, root: int, mark: str) -> list[int]:
@@ -100,7 +99,7 @@ class Group:
 
     Found are the descendants, and those who carry the tree's mark in the environment they were started with. Out of
     reach is a process that has left the group, lost its parent and was started with a cleared environment; and when
-    the daemon is killed, only the program that it started goes with it.
+    the daemon is killed, only the program that it started goes with it, until the next daemon of the Runtime sweeps.
     """
 
     prefix: tuple[str, ...]
@@ -108,8 +107,8 @@ class Group:
     def argv(self, command: Sequence[str]) -> list[str]:
         return [*self.prefix, *command]
 
-    def environment(self, mark: str) -> dict[str, str]:
-        return {MARK: mark}
+    def environment(self, mark: str, owner: str) -> dict[str, str]:
+        return {MARK: f"{mark}/{owner}"}
 
     def members(self, root: int, mark: str) -> list[int]:
         return _members(root, mark)

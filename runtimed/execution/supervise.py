@@ -13,7 +13,7 @@ from typing import TypeVar
 
 import attrs
 
-from runtimed.execution import cgroup, containment
+from runtimed.execution import cgroup, containment, orphans
 from runtimed.execution.containment import Containment
 from runtimed.execution.limits import Accounting, Sampling, TreeLimits
 from runtimed.execution.survey import Survey
@@ -88,6 +88,8 @@ class Supervisor:
         self._thread = ThreadPoolExecutor(1, "supervisor")
         self._starting: set[asyncio.Task[Tree]] = set()
         self._trees: set[Tree] = set()
+        self._roots: set[subprocess.Popen[bytes]] = set()
+        self._owner = ""
         self._survey = Survey()
         self._closed = False
 
@@ -106,6 +108,20 @@ class Supervisor:
             if task.exception() is None:
                 await task.result().end(0)
             raise
+
+    async def claim(self, runtime_id: str) -> None:
+        """Mark what is started from now on as this Runtime's, and kill what a killed daemon of it has left.
+
+        What is started after this call waits until that is done.
+        """
+        await self.call(self._claim, runtime_id)
+
+    async def reap(self) -> None:
+        """Reap the children of this process that have ended and that nobody here started.
+
+        All that is started here is started in the supervisor's thread, as this is done: it is known by then.
+        """
+        await self.call(self._reap)
 
     async def close(self) -> None:
         """Kill what is left, and start nothing any more. Harmless when repeated."""
@@ -132,8 +148,22 @@ class Supervisor:
                 os.close(descriptor)
         tree = Tree(started, self.call, self._survey)
         self._trees.add(tree)
-        tree.exit.add_done_callback(lambda _: self._trees.discard(tree))
+        tree.exit.add_done_callback(lambda _: self._forget(tree, started.root))
         return tree
+
+    def _forget(self, tree: Tree, root: subprocess.Popen[bytes]) -> None:
+        self._trees.discard(tree)
+        self._roots.discard(root)
+
+    def _claim(self, runtime_id: str) -> None:
+        try:
+            self._owner = f"{orphans.Owner.current()}/{runtime_id}"
+            orphans.sweep(runtime_id)
+        except OSError as error:
+            _log.warning("can't look for processes that a killed daemon left: %s", error)
+
+    def _reap(self) -> None:
+        orphans.reap({root.pid for root in tuple(self._roots)})
 
     def _shut(self) -> None:
         self._thread.shutdown()
@@ -152,12 +182,13 @@ class Supervisor:
             root = subprocess.Popen(
                 argv,
                 cwd=program.cwd,
-                env={**program.env, **kept.environment(mark)},
+                env={**program.env, **kept.environment(mark, self._owner)},
                 stdin=program.stdin,
                 stdout=program.stdout,
                 stderr=program.stderr,
                 start_new_session=True,
             )
+            self._roots.add(root)
         except BaseException:
             if accounting is not None:
                 accounting.close(mark)
@@ -166,6 +197,7 @@ class Supervisor:
             return Started(root, os.pidfd_open(root.pid), mark, kept, program.limits, accounting)
         except OSError:
             _abandon(root, mark, kept)
+            self._roots.discard(root)
             if accounting is not None:
                 with contextlib.suppress(OSError):
                     accounting.close(mark)

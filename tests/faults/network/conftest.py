@@ -79,10 +79,12 @@ class Daemon:
         without: str | None = None,
         listen: str = "127.0.0.1:0",
         environment: Mapping[str, str] | None = None,
+        wrapper: Sequence[str] = (),
     ) -> None:
         self.home = home
         program = ["-m", "runtimed"] if without is None else [str(PROGRAMS / "unprotected.py"), without]
-        self.command = [sys.executable, *program, "--store", f"fs:{home / 'store'}", "--listen", listen, *options]
+        store = f"fs:{home / 'store'}"
+        self.command = [*wrapper, sys.executable, *program, "--store", store, "--listen", listen, *options]
         self.name = secrets.token_hex(4)
         self.environment = {
             "PATH": os.environ["PATH"],

@@ -189,7 +189,7 @@ class _Alone:
     def argv(self, command: Any) -> list[str]:
         return list(command)
 
-    def environment(self, mark: str) -> dict[str, str]:
+    def environment(self, mark: str, owner: str) -> dict[str, str]:
         return {}
 
     def members(self, root: int, mark: str) -> list[int]:
@@ -213,6 +213,20 @@ def containment() -> None:
     from runtimed.execution.supervise import Supervisor
 
     replace(Supervisor, "__init__", lambda old: lambda self, **given: old(self, _Alone, Sampling, **given))
+
+
+def reaping() -> None:
+    """What is left to process 1 is not reaped."""
+    from runtimed.execution import orphans
+
+    replace(orphans, "reap", lambda _: lambda _own: None)
+
+
+def sweeping() -> None:
+    """What a killed daemon has left is not looked for."""
+    from runtimed.execution import orphans
+
+    replace(orphans, "sweep", lambda _: lambda _runtime_id: None)
 
 
 def force() -> None:
@@ -278,6 +292,8 @@ PROTECTIONS = (
     control_groups,
     limits,
     containment,
+    reaping,
+    sweeping,
     force,
     closing,
     bounded_lines,
