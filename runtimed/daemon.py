@@ -27,6 +27,7 @@ from runtimed.http.server import HttpServer
 from runtimed.settings import Settings
 from runtimed.store.folder import StoreFolder
 from runtimed.store.memory import MemoryStore
+from runtimed.store.removal import remove_folder
 from runtimed.store.sqlite import SqliteStore
 from runtimed.wire import endpoint
 from runtimed.wire.token import TokenFileError, read_token
@@ -189,8 +190,14 @@ def _workspace(settings: Settings) -> Iterator[tuple[Store, StoreFolder]]:
         store = SqliteStore(path, settings.store_sync)
         yield store, store.folder
         return
-    with tempfile.TemporaryDirectory(prefix="runtimed-", ignore_cleanup_errors=True) as scratch:
-        yield MemoryStore(), StoreFolder(Path(scratch))
+    scratch = Path(tempfile.mkdtemp(prefix="runtimed-"))
+    try:
+        yield MemoryStore(), StoreFolder(scratch)
+    finally:
+        try:
+            remove_folder(scratch)
+        except OSError as error:
+            log.warning("the folder of the Workers, %s, could not be removed: %s", scratch, error)
 
 
 def _token(settings: Settings, store: Store) -> Token:

@@ -18,6 +18,7 @@ from runtimed.core.sink import LaneSink
 from runtimed.core.works import Works
 from runtimed.errors import InvalidRequest, RuntimedError, StoreFull, WorkerExecutionRejected
 from runtimed.model.bundle import ConfigBundle
+from runtimed.model.diagnostic import Diagnostic
 from runtimed.model.execution import Operation
 from runtimed.model.identity import MAX_WORKER_NUMBER, WorkerId, WorkerRef, worker_id
 from runtimed.model.interaction import LifecycleAck
@@ -28,6 +29,7 @@ log = logging.getLogger(__name__)
 Restore = Literal["eager", "lazy", "never"]
 """Which Workers that ran before are brought back by themselves: all at the start; each with its next input; none."""
 
+UNTOLD = "the execution backend failed; the daemon's log has the details"
 PURGE_S = 60.0
 """How long retention waits for room that deleted Workers are about to give back, before others have to make it."""
 
@@ -193,15 +195,49 @@ class Lifecycle:
         self._purging.begin(name, self._purge(name))
 
     async def _purge(self, name: WorkerId) -> None:
+        failure = await self._delete_from_backend(name)
+        if name in self._context.remarks:  # of an earlier failure
+            await _logged(self._keep_deleted(name), f"{name}: its diagnostic could not be dropped")
+        told = f"{name}: what is left of it can only be removed at the next start"
+        purging = asyncio.ensure_future(_logged(self._purge_store(name), told))
+        try:
+            await asyncio.shield(purging)
+        finally:
+            await asyncio.wait([purging])  # in one transaction with it the store would forget what follows
+            if failure is not None:
+                await _logged(self._keep_failure(name, failure), f"{name}: its diagnostic could not be stored")
+
+    async def _delete_from_backend(self, name: WorkerId) -> str | None:
+        """Have the backend delete what it keeps, and return why it could not, in words for clients."""
         backend = self._context.backend
-        if backend is not None:
-            await _logged(backend.delete(name), f"{name}: the execution backend failed to delete what it keeps")
-        await _logged(self._purge_store(name), f"{name}: what is left of it can only be removed at the next start")
+        if backend is None:
+            return None
+        try:
+            await backend.delete(name)
+        except OSError as error:
+            log.warning("%s: the execution backend failed to delete what it keeps: %s", name, error)
+            return error.strerror or UNTOLD
+        except Exception:
+            log.exception("%s: the execution backend failed to delete what it keeps", name)
+            return UNTOLD
+        return None
+
+    async def _keep_deleted(self, name: WorkerId) -> None:
+        """Store again that a Worker is deleted, which has the next start delete it again, and drop its remarks."""
+        remarks = self._context.remarks
+        await self._context.pipeline.apply(Change(deleted=name), partial(remarks.drop_worker, name))
+
+    async def _keep_failure(self, name: WorkerId, failure: str) -> None:
+        context = self._context
+        await self._keep_deleted(name)
+        message = f"the Worker is deleted, but something of it is left: {failure}; the next start tries again"
+        remark = context.pipeline.remark(Diagnostic("worker.delete_failed", "error", message, name))
+        await context.pipeline.apply(Change(remarks=(remark,)), partial(context.remarks.keep, (remark,)))
 
     async def _purge_store(self, name: WorkerId) -> None:
-        """Remove what is stored; on a full disk, a little later."""
+        """Remove what is stored, as far as that is done when the Runtime closes; on a full disk, a little later."""
         purged = False
-        while not purged:
+        while not purged and not self._context.closing:
             try:
                 purged = await self._context.store.purge(name)
             except StoreFull:

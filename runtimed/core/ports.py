@@ -182,7 +182,11 @@ class ExecutionBackend(Protocol):
         """End a Worker at once. When it returns nothing of it is left. Harmless for an unknown one."""
 
     async def delete(self, worker_id: WorkerId) -> None:
-        """Remove what is kept of a Worker that is over, its folder for one. Harmless for an unknown one."""
+        """Remove what is kept of a Worker that is over, its folder for one. Harmless for an unknown one.
+
+        Raises OSError where something of it is left, with a `strerror` that clients may read. It is called again at
+        the next start then.
+        """
 
     async def close(self) -> None:
         """End every Worker in good order."""

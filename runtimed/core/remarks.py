@@ -16,6 +16,9 @@ class Remarks:
     def __len__(self) -> int:
         return len(self._remarks)
 
+    def __contains__(self, worker_id: WorkerId) -> bool:
+        return any(remark.diagnostic.worker_id == worker_id for remark in self._remarks)
+
     def keep(self, remarks: Sequence[Remark]) -> None:
         """Add newer ones."""
         self._remarks += remarks

@@ -3,6 +3,7 @@
 import asyncio
 import json
 import logging
+import threading
 from collections.abc import Awaitable, Callable, Mapping
 
 from runtimed.core.ports import Answer, Dispatch, EventSink, ExecutionBackend, Spawn
@@ -15,6 +16,9 @@ from runtimed.execution.supervise import Supervisor
 from runtimed.execution.workspace import Workspaces
 from runtimed.model.identity import WorkerId
 from runtimed.model.worker import CreateWorkerRequest, RuntimeDefaultProfile
+
+MAX_REMOVALS = 2
+"""How many folders are removed at once: each takes a thread, and others need some too."""
 
 _log = logging.getLogger(__name__)
 
@@ -40,6 +44,7 @@ class ProfileRegistry:
         self._supervisor = supervisor or Supervisor()
         self._adapters: dict[str, ExecutionBackend] = {}
         self._running: dict[WorkerId, ExecutionBackend] = {}
+        self._removing = asyncio.Semaphore(MAX_REMOVALS)
 
     async def spawn(self, spawn: Spawn, sink: EventSink) -> Answer:
         name = self._selected(spawn.request)
@@ -80,10 +85,15 @@ class ProfileRegistry:
         return await self._end(worker_id, lambda adapter: adapter.cancel(worker_id, reason))
 
     async def delete(self, worker_id: WorkerId) -> None:
+        cut = threading.Event()
         try:
-            await asyncio.to_thread(self._workspaces.remove_worker_folder, worker_id)
+            async with self._removing:
+                await asyncio.to_thread(self._workspaces.remove_worker_folder, worker_id, cut.is_set)
         except OSError as error:
-            _log.error("the folder of %s could not be removed: %s", worker_id, error)
+            _log.error("the folder of %s could not be removed: %r: %s", worker_id, error.filename, error.strerror)
+            raise OSError(error.errno, f"its folder could not be removed: {error.strerror}") from error
+        finally:
+            cut.set()
 
     async def close(self) -> None:
         closed = await asyncio.gather(

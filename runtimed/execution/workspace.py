@@ -1,5 +1,6 @@
 """Where Workers have folders of their own."""
 
+from collections.abc import Callable
 from pathlib import Path
 from typing import Protocol
 
@@ -12,8 +13,11 @@ class Workspaces(Protocol):
     def worker_folder(self, worker_id: WorkerId) -> Path:
         """The folder that a Worker may call its own, made when it is not there yet."""
 
-    def remove_worker_folder(self, worker_id: WorkerId) -> None:
-        """Remove it with all that is in it. Harmless when there is none. Raises OSError."""
+    def remove_worker_folder(self, worker_id: WorkerId, is_cut: Callable[[], bool]) -> None:
+        """Remove it with all that is in it. Harmless when there is none. Ends early once `is_cut` says so.
+
+        Raises OSError where something is left: `strerror` says why, `filename` where it is in the folder.
+        """
 
 
 HOME = "home"

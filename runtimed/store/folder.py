@@ -5,14 +5,14 @@ import errno
 import fcntl
 import os
 import secrets
-import shutil
 import stat
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from types import TracebackType
 
 from runtimed.errors import StoreInUse, StoreUnsupported
 from runtimed.model.identity import WorkerId
+from runtimed.store.removal import remove_folder
 from runtimed.wire.token import TokenFileError, read_token
 
 LOCK = "lock"
@@ -78,16 +78,9 @@ class StoreFolder:
         _make_folder(workers / worker_id, f"{WORKERS}/{worker_id}")
         return workers / worker_id
 
-    def remove_worker_folder(self, worker_id: WorkerId) -> None:
-        """Remove what worker_folder made, and all that the Worker put into it. Harmless when there is none."""
-        folder = self._path / WORKERS / worker_id
-        try:
-            shutil.rmtree(folder)
-        except FileNotFoundError:
-            return
-        except PermissionError:
-            _unlock(folder)
-            shutil.rmtree(folder)
+    def remove_worker_folder(self, worker_id: WorkerId, is_cut: Callable[[], bool] = lambda: False) -> None:
+        """Remove what worker_folder made, and all that the Worker put into it, as remove_folder does."""
+        remove_folder(self._path / WORKERS / worker_id, is_cut)
 
     def problems(self) -> Iterator[str]:
         """What others could read or change in this folder, in words; the Workers' own files are theirs."""
@@ -228,16 +221,6 @@ def _own(lock: int) -> None:
     _lock(lock)
     with _refused(LOCK):
         os.pwrite(lock, f"{os.getpid():<{PID_WIDTH}}\n".encode(), 0)
-
-
-def _unlock(folder: Path) -> None:
-    """Let the owner into all that is below a folder, so that it can be removed."""
-    folder.chmod(0o700)
-    for parent, folders, _ in os.walk(folder):
-        for name in folders:
-            inner = Path(parent) / name
-            if not inner.is_symlink():
-                inner.chmod(0o700)
 
 
 def _write_new(path: Path, text: str) -> None:

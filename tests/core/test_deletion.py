@@ -172,6 +172,71 @@ async def test_a_backend_that_cannot_delete_does_not_keep_what_is_stored(make_st
     assert "its folder is busy" in caplog.text
 
 
+def failures(runtime):
+    return [remark for remark in runtime.diagnostics() if remark.code == "worker.delete_failed"]
+
+
+async def test_what_a_backend_can_not_delete_is_a_diagnostic_until_a_later_start_has_done_it(
+    make_store, puppet, monkeypatch
+):
+    tries = 0
+
+    async def busy(*_):
+        nonlocal tries
+        tries += 1
+        raise OSError(16, "it is busy", "/the/path/of/it")
+
+    store = make_store()
+    with monkeypatch.context() as broken:
+        broken.setattr(type(puppet), "delete", busy)
+        async with Runtime(store, puppet) as runtime:
+            ref, kept = await over(runtime, puppet), await over(runtime, puppet)
+            await runtime.delete_worker(ref)
+            await until(lambda: failures(runtime))
+            [told] = failures(runtime)
+            assert (told.severity, told.worker_id) == ("error", ref.worker_id)
+            assert "it is busy" in told.message
+            assert "/the/path" not in told.message
+            before = runtime.summary().diagnostic_count
+        async with Runtime(make_store(), puppet) as runtime:
+            await until(lambda: tries == 2 and runtime.diagnostics()[-1] == told)
+            assert failures(runtime) == [told]
+            assert runtime.summary().diagnostic_count == before
+            assert [worker.worker_id for worker in runtime.workers()] == [kept.worker_id]
+            assert (await runtime.check()).findings == ()
+    puppet.told.clear()
+    async with Runtime(make_store(), puppet) as runtime:
+        await until(lambda: not failures(runtime))
+        assert puppet.told.count(f"delete {ref.worker_id}") == 1
+    puppet.told.clear()
+    async with Runtime(make_store(), puppet) as runtime:
+        assert failures(runtime) == []
+        await runtime.delete_worker(kept)
+        await until(lambda: f"delete {kept.worker_id}" in puppet.told)
+        assert f"delete {ref.worker_id}" not in puppet.told
+
+
+async def test_a_deletion_that_failed_is_tried_again_though_the_runtime_was_closed_amid_it(
+    make_store, puppet, monkeypatch
+):
+    failing, store = asyncio.Event(), make_store()
+
+    async def busy(*_):
+        failing.set()
+        raise OSError(16, "it is busy")
+
+    with monkeypatch.context() as broken:
+        broken.setattr(type(puppet), "delete", busy)
+        async with Runtime(store, puppet) as runtime:
+            ref = await over(runtime, puppet)
+            await runtime.delete_worker(ref)
+            await asyncio.wait_for(failing.wait(), 10)
+    puppet.told.clear()
+    async with Runtime(make_store(), puppet) as runtime:
+        await until(lambda: f"delete {ref.worker_id}" in puppet.told)
+        await until(lambda: not failures(runtime))
+
+
 async def test_what_ends_the_removal_of_a_deleted_worker_is_logged(make_store, puppet, monkeypatch, caplog):
     store = make_store()
 

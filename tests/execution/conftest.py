@@ -118,7 +118,7 @@ class Folders:
     def worker_folder(self, worker_id: WorkerId) -> Path:
         return self._folder / worker_id
 
-    def remove_worker_folder(self, worker_id: WorkerId) -> None:
+    def remove_worker_folder(self, worker_id: WorkerId, is_cut: Callable[[], bool]) -> None:
         shutil.rmtree(self._folder / worker_id)
 
 

@@ -13,7 +13,7 @@ from runtimed.execution.orphans import MARK, Owner
 
 MINE, OTHERS = "runtime-mine", "runtime-others"
 
-# A supervisor in a process that takes in orphans, as process 1 does. It prints the exit status of its own program, and
+# A supervisor in a process that takes in orphans, as process 1 does. It prints the exit status of its program, and
 # how many children that have ended are left before and after the orphans were reaped.
 ADOPTING = """
 import asyncio, ctypes, os, pathlib

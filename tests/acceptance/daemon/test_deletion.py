@@ -1,7 +1,12 @@
 """`DELETE /v1/workers/{worker_id}`: all of a Worker goes, at once to whoever asks, and nothing of it comes back."""
 
 import json
+import os
+import shutil
 import signal
+import subprocess
+import sys
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -146,3 +151,96 @@ def test_a_deletion_is_for_good(launch: Any, tmp_path: Path, until: Any, how: si
     assert kinds == {"worker_created", "worker_input_accepted", "worker_stopped"}
     check = again.call("GET", "/v1/runtime/check").ok("check", "StoreCheck")
     assert check == {"workers": 2, "entries": 2, "events": len(log), "findings": []}
+
+
+LEAVINGS = {
+    "1,200 levels": "{python} -c 'import os\nfor n in range(1200): os.mkdir(chr(100)); os.chdir(chr(100))'",
+    "links": "ln -s {outside} link; ln -s . self; mkdir inner; ln -s ../.. inner/up; ln {outside}/precious hard",
+    "closed folders": "mkdir -p a/b/c && touch a/b/c/file && chmod 0 a/b/c && chmod 500 a/b && chmod 400 a",
+    "a link in the place of the folder": "cd ../.. && rm -rf {worker_id} && ln -s {outside} {worker_id}",
+    "a pipe": "mkfifo pipe",
+}
+
+
+@pytest.fixture
+def outside(tmp_path: Path) -> Iterator[Path]:
+    """A folder that no deletion may touch."""
+    made = tmp_path / "outside"
+    made.mkdir()
+    (made / "precious").write_text("precious")
+    (made / "precious").chmod(0o400)
+    yield made
+    assert [(path.name, path.read_text()) for path in made.iterdir()] == [("precious", "precious")]
+    assert (made / "precious").stat().st_mode & 0o777 == 0o400
+
+
+def _left(daemon: Any, worker_id: str, script: str) -> None:
+    """Have a Worker run a script and stop it."""
+    daemon.run(worker_id, script)
+    daemon.call("POST", f"/v1/workers/{worker_id}/stop").ok("ack")
+
+
+@pytest.mark.parametrize("leaving", LEAVINGS)
+def test_a_deletion_removes_what_a_worker_left_whatever_it_is(
+    launch: Any, tmp_path: Path, outside: Path, until: Any, leaving: str
+) -> None:
+    daemon = launch(store=f"fs:{tmp_path / 'store'}").ready()
+    worker_id = daemon.shell()
+    names = {"python": sys.executable, "outside": outside, "worker_id": worker_id}
+    _left(daemon, worker_id, f"echo {SECRET} >note; " + LEAVINGS[leaving].format(**names))
+
+    _delete(daemon, worker_id)
+
+    until(lambda: not os.path.lexists(tmp_path / "store" / "workers" / worker_id))
+    assert "delete_failed" not in daemon.call("GET", "/v1/diagnostics").body.decode()
+
+
+def test_a_daemon_in_memory_leaves_no_folder_behind_however_deep(launch: Any, tmp_path: Path) -> None:
+    scratch = tmp_path / "scratch"
+    scratch.mkdir()
+    daemon = launch(env={"TMPDIR": str(scratch)}).ready()
+    daemon.run(daemon.shell(), LEAVINGS["1,200 levels"].format(python=sys.executable))
+    assert list(scratch.iterdir())
+
+    daemon.stop()
+
+    assert list(scratch.iterdir()) == []
+
+
+@pytest.mark.skipif(os.geteuid() != 0 or not shutil.which("chattr"), reason="needs root and chattr")
+def test_what_can_not_be_removed_is_a_diagnostic_and_goes_with_a_later_start(
+    launch: Any, tmp_path: Path, until: Any
+) -> None:
+    store = f"fs:{tmp_path / 'store'}"
+    daemon = launch(store=store).ready()
+    worker_id = daemon.shell()
+    folder = tmp_path / "store" / "workers" / worker_id
+    _left(daemon, worker_id, "mkdir -p a/b; echo kept >a/kept; echo gone >a/b/gone; echo gone >gone")
+    kept = folder / "home" / "a" / "kept"
+    if subprocess.run(["chattr", "+i", str(kept)], capture_output=True, check=False).returncode:
+        pytest.skip("nothing can be made immutable here")
+
+    def failures(one: Any) -> list[dict[str, Any]]:
+        told = one.call("GET", "/v1/diagnostics").ok("diagnostics")
+        return [remark for remark in told if remark["code"] == "worker.delete_failed"]
+
+    try:
+        _delete(daemon, worker_id)
+        until(lambda: failures(daemon))
+        [told] = failures(daemon)
+        assert (told["worker_id"], told["severity"]) == (worker_id, "error")
+        assert "Operation not permitted" in told["message"]
+        assert str(tmp_path) not in told["message"]
+        assert sorted(path.name for path in folder.rglob("*")) == ["a", "home", "kept"]
+        daemon.curl("GET", f"/v1/workers/{worker_id}").refused(404, "worker_not_found")
+        daemon.stop()
+
+        again = launch(store=store).ready()
+        until(lambda: len(failures(again)) == 1 and "could not be removed" in again.errors)
+        again.stop()
+    finally:
+        subprocess.run(["chattr", "-i", str(kept)], check=True)
+
+    last = launch(store=store).ready()
+    until(lambda: not folder.exists() and not failures(last))
+    assert last.call("GET", "/v1/runtime/check").ok("check", "StoreCheck")["findings"] == []

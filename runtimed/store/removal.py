@@ -1,0 +1,189 @@
+"""Removing a folder with all that is in it, however deep, and nothing outside of it. Everything here blocks."""
+
+import contextlib
+import errno
+import os
+import stat
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import attrs
+
+MAX_FOLDERS = 10_000
+"""How many names of folders in one folder are held at once; it is read again for those behind."""
+
+_TOP = os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC
+_PLACE = os.O_PATH | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC
+_LOCKED = 0o700
+Identity = tuple[int, int]
+
+
+class NotRemoved(OSError):
+    """Something is left; `strerror` says why the first of it could not be removed, `filename` where it is."""
+
+
+@attrs.define
+class _Level:
+    """A folder that is being emptied: its name in the one above, and which folders in it are yet to be entered."""
+
+    name: str
+    identity: Identity
+    folders: list[str] = attrs.field(factory=list)
+    is_read: bool = False
+    has_progress: bool = True
+
+
+def remove_folder(folder: Path, is_cut: Callable[[], bool] = lambda: False) -> None:
+    """Remove a folder, or whatever has its name. Harmless when there is none.
+
+    All that can be removed is removed. Symbolic links are removed and not followed, other mounts are not entered,
+    folders that are closed to their owner are opened. It needs a few descriptors however deep it goes.
+
+    Args:
+        folder: Its parent is trusted: no link is looked for on the way there.
+        is_cut: Asked now and then; once it is true the removal ends early, without an error.
+
+    Raises:
+        NotRemoved: Something is left.
+    """
+    try:
+        parent = os.open(folder.parent, _TOP)
+    except FileNotFoundError:
+        return
+    try:
+        removal = _Removal(parent, is_cut)
+        removal.remove(folder.name)
+        if removal.error is not None:
+            raise removal.error
+    finally:
+        os.close(parent)
+
+
+class _Removal:
+    """Goes down and up through folders by descriptors, with that of one folder open at a time."""
+
+    def __init__(self, parent: int, is_cut: Callable[[], bool]) -> None:
+        self._parent = self._here = parent
+        self._mount = _mount_of(parent)
+        self._is_cut = is_cut
+        self._levels: list[_Level] = []
+        self.error: NotRemoved | None = None
+
+    def remove(self, name: str) -> None:
+        """Remove what has this name in the parent."""
+        try:
+            self._remove_entry(name, is_folder=stat.S_ISDIR(os.lstat(name, dir_fd=self._parent).st_mode))
+            while self._levels and not self._is_cut():
+                self._go_on(self._levels[-1])
+        except FileNotFoundError:
+            pass  # nothing is there, or the last of it went meanwhile
+        except OSError as error:
+            self._note(error)
+        finally:
+            if self._here != self._parent:
+                os.close(self._here)
+
+    def _go_on(self, level: _Level) -> None:
+        if level.folders:
+            self._remove_entry(level.folders.pop(), is_folder=True)
+        elif not level.is_read and level.has_progress:
+            self._read(level)
+        else:
+            self._leave(level)
+
+    def _read(self, level: _Level) -> None:
+        """Remove the files of the folder where we are, and take note of the folders in it."""
+        level.has_progress = False
+        with self._noted(), os.scandir(self._here) as entries:
+            for entry in entries:
+                if entry.is_dir(follow_symlinks=False):
+                    level.folders.append(entry.name)
+                else:
+                    self._remove_entry(entry.name, is_folder=False)
+                if len(level.folders) >= MAX_FOLDERS or self._is_cut():
+                    return
+        level.is_read = True
+
+    def _remove_entry(self, name: str, *, is_folder: bool) -> None:
+        with self._noted(name):
+            if is_folder:
+                self._enter(name)
+            else:
+                os.unlink(name, dir_fd=self._here)
+                self._progress()
+
+    def _enter(self, name: str) -> None:
+        place = os.open(name, _PLACE, dir_fd=self._here)
+        try:
+            if _mount_of(place) != self._mount:
+                raise OSError(errno.EBUSY, os.strerror(errno.EBUSY))
+            inner = _opened(place)
+        finally:
+            os.close(place)
+        self._levels.append(_Level(name, _identity(inner)))
+        self._move(inner)
+
+    def _leave(self, level: _Level) -> None:
+        """Go up to where we came from, and remove the folder that is empty now."""
+        self._levels.pop()
+        self._move(self._above())
+        with self._noted(level.name):
+            os.rmdir(level.name, dir_fd=self._here)
+            self._progress()
+
+    def _above(self) -> int:
+        """The folder above this one. Raises OSError where it is another than we came from: this one was moved."""
+        if not self._levels:
+            return self._parent
+        above = os.open("..", _TOP, dir_fd=self._here)
+        if _identity(above) != self._levels[-1].identity:
+            os.close(above)
+            raise OSError(errno.ESTALE, "a folder was moved while it was removed")
+        return above
+
+    def _move(self, there: int) -> None:
+        if self._here != self._parent:
+            os.close(self._here)
+        self._here = there
+
+    def _progress(self) -> None:
+        if self._levels:
+            self._levels[-1].has_progress = True
+
+    @contextlib.contextmanager
+    def _noted(self, *names: str) -> Iterator[None]:
+        """Go on where something can't be removed; what is not there any more is no error."""
+        try:
+            yield
+        except FileNotFoundError:
+            pass
+        except OSError as error:
+            self._note(error, *names)
+
+    def _note(self, error: OSError, *names: str) -> None:
+        if self.error is None:
+            where = "/".join((*(level.name for level in self._levels), *names))
+            self.error = NotRemoved(error.errno, error.strerror, where)
+
+
+def _opened(place: int) -> int:
+    """A folder to read from and to remove from, which a Worker may have closed to its own user."""
+    mode = os.fstat(place).st_mode
+    if stat.S_IMODE(mode) & _LOCKED != _LOCKED:
+        with contextlib.suppress(PermissionError):  # an immutable one may be empty all the same
+            Path(f"/proc/self/fd/{place}").chmod(stat.S_IMODE(mode) | _LOCKED)
+    return os.open(".", _TOP, dir_fd=place)
+
+
+def _identity(descriptor: int) -> Identity:
+    found = os.fstat(descriptor)
+    return found.st_dev, found.st_ino
+
+
+def _mount_of(descriptor: int) -> str:
+    """Which mount it is in; where the system doesn't say, at least which device."""
+    with contextlib.suppress(OSError):
+        for line in Path(f"/proc/self/fdinfo/{descriptor}").read_text().splitlines():
+            if line.startswith("mnt_id:"):
+                return line
+    return str(os.fstat(descriptor).st_dev)
