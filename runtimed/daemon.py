@@ -192,7 +192,7 @@ def _workspace(settings: Settings) -> Iterator[tuple[Store, StoreFolder]]:
         return
     scratch = Path(tempfile.mkdtemp(prefix="runtimed-"))
     try:
-        yield MemoryStore(), StoreFolder(scratch)
+        yield MemoryStore(), StoreFolder(scratch, is_scratch=True)
     finally:
         try:
             remove_folder(scratch)

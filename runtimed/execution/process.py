@@ -22,7 +22,7 @@ from runtimed.execution.sessions import NOTHING, SessionBackend
 from runtimed.execution.speech import Speech
 from runtimed.execution.supervise import Supervisor, environment
 from runtimed.execution.tasks import begin, finish
-from runtimed.execution.workspace import Workspaces, make_home
+from runtimed.execution.workspace import Home, Workspaces
 from runtimed.model.event import ErrorRaised, InvokeStart, Payload, RunEnd
 from runtimed.model.execution import LossReason
 
@@ -64,7 +64,7 @@ class ProcessSession:
         self, profile: Profile, workspaces: Workspaces, supervisor: Supervisor, spawn: Spawn, sink: EventSink
     ) -> None:
         self._profile = profile
-        self._workspaces = workspaces
+        self._home = Home(workspaces, spawn)
         self._supervisor = supervisor
         self._spawn = spawn
         self._sink = sink
@@ -74,6 +74,7 @@ class ProcessSession:
         self._run: _Run | None = None
         self._interrupting = False
         self._why: tuple[LossReason, str] | None = None
+        self._told: str | None = None
         self._program: LineProgram | None = None
         self._task: asyncio.Task[None] | None = None
         self._tasks: set[asyncio.Task[None]] = set()
@@ -135,7 +136,8 @@ class ProcessSession:
             await self._program.stop(grace_s, protocol.STOP)
 
     async def _start(self) -> None:
-        home = await asyncio.to_thread(make_home, self._workspaces, self._spawn.worker_id)
+        self._told = await asyncio.to_thread(self._home.make) or self._told
+        home = self._home.path
         env = environment(self._profile.env)
         argv = await asyncio.to_thread(located, self._profile.command, env, home)
         command = Command(argv, home, env, self._profile.tree_limits)
@@ -145,11 +147,17 @@ class ProcessSession:
         try:
             if self._spawn.history:
                 await self._say(alert("the program was started anew: it knows nothing of what was before"))
+            await self._tell_of_home()
             while self._program is not None:
                 await self._hear(self._program)
         except Exception:  # noqa: BLE001 the Worker must not be left as if its program could still be heard
             _log.exception("what a program said could not be passed on")
             await self._give_up("protocol", "what the program said could not be passed on: the daemon's log says why")
+
+    async def _tell_of_home(self) -> None:
+        told, self._told = self._told, None
+        if told:
+            await self._say(alert(told))
 
     async def _hear(self, program: LineProgram) -> None:
         chunk = await program.read()
@@ -167,6 +175,8 @@ class ProcessSession:
     async def _begin(self, program: LineProgram, run: _Run) -> None:
         kind = run.dispatch.input.kind
         await self._say(*self._speech.closing(), InvokeStart("user_send" if kind == "user" else "notify"))
+        if renewed := await self._home.renewed():
+            await self._say(renewed)
         await program.begin_run()
         if self._profile.max_run_s:
             loop = asyncio.get_running_loop()
@@ -263,6 +273,7 @@ class ProcessSession:
         told = alert(
             "the run was interrupted and its program ended: it was started anew, and knows nothing of before"
         )
+        await self._tell_of_home()
         self._end_run()
         await self._say(told, RunEnd("rolled_back"))
 

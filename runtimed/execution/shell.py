@@ -3,9 +3,9 @@
 import asyncio
 import contextlib
 import logging
+import shlex
 from collections.abc import Iterator
 from functools import partial
-from pathlib import Path
 
 import attrs
 import orjson
@@ -21,7 +21,7 @@ from runtimed.execution.profile import Profile
 from runtimed.execution.sessions import SessionBackend
 from runtimed.execution.supervise import Supervisor
 from runtimed.execution.tasks import begin, finish
-from runtimed.execution.workspace import Workspaces
+from runtimed.execution.workspace import Home, Workspaces
 from runtimed.model.event import (
     Alert,
     ErrorRaised,
@@ -35,6 +35,9 @@ from runtimed.model.event import (
 from runtimed.model.interaction import WorkerInput
 
 TOOL = "shell"
+
+RETURN = 'command [ . -ef "${{PWD-}}" ] || command cd -- {home} || :\n'
+"""Stands before a script where the folder of the Worker was made anew, and has a shell leave one that is gone."""
 
 MAX_TRIES = 2
 """How many shells may end before they take a script, until it is given up."""
@@ -68,7 +71,7 @@ class _Session:
         self, profile: Profile, workspaces: Workspaces, supervisor: Supervisor, spawn: Spawn, sink: EventSink
     ) -> None:
         self._profile = profile
-        self._workspaces = workspaces
+        self._home = Home(workspaces, spawn)
         self._supervisor = supervisor
         self._spawn = spawn
         self._sink = sink
@@ -77,7 +80,6 @@ class _Session:
         self._next: _Run | None = None
         self._current: _Run | None = None
         self._wake = asyncio.Event()
-        self._folder = Path()
         self._shell: Shell | None = None
         self._ended: int | None = None
         self._ending = False
@@ -145,13 +147,12 @@ class _Session:
             await self._shell.end(grace_s)
 
     async def _open(self) -> None:
-        self._folder = await asyncio.to_thread(
-            lambda: self._workspaces.worker_folder(self._spawn.worker_id).absolute()
-        )
+        if told := await asyncio.to_thread(self._home.make):
+            await self._sink.emit(_warning(told))
         await self._renew()
 
     async def _renew(self) -> Shell:
-        self._shell = await Shell.start(self._supervisor, self._folder, self._profile, self._wake)
+        self._shell = await Shell.start(self._supervisor, self._home.folder, self._profile, self._wake)
         return self._shell
 
     async def _live(self) -> None:
@@ -209,6 +210,9 @@ class _Session:
 
     async def _hand_over(self, script: bytes) -> Shell:
         """Give the script to the shell; to a fresh one where that has ended, or ends before it took the script."""
+        if renewed := await self._home.renewed():
+            await self._sink.emit(renewed)
+            script = RETURN.format(home=shlex.quote(str(self._home.path))).encode() + script
         for _ in range(MAX_TRIES):
             shell = self._shell or await self._another()
             if await shell.run(script, self._wake):

@@ -1,9 +1,19 @@
 """Where Workers have folders of their own."""
 
+import asyncio
+import contextlib
+import logging
+import os
+import stat
 from collections.abc import Callable
 from pathlib import Path
 from typing import Protocol
 
+from runtimed.core.ports import Spawn
+from runtimed.errors import StoreUnsupported
+from runtimed.execution.complaints import alert
+from runtimed.execution.loss import cause
+from runtimed.model.event import Alert
 from runtimed.model.identity import WorkerId
 
 
@@ -21,10 +31,69 @@ class Workspaces(Protocol):
 
 
 HOME = "home"
+GONE = "the Worker's folder was gone: it was made anew, and is empty"
+REPLACED = "the Worker's folder was replaced by another; what was started before is still in the old one"
+_FOLDER = os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC
+
+_log = logging.getLogger(__name__)
 
 
-def make_home(workspaces: Workspaces, worker_id: WorkerId) -> Path:
-    """The directory in which a Worker's programs start, in its folder; made when it is not there yet. Blocks."""
-    home = workspaces.worker_folder(worker_id).absolute() / HOME
-    home.mkdir(mode=0o700, parents=True, exist_ok=True)
-    return home
+class Home:
+    """The directory in which a Worker's programs start: `path`, in the Worker's `folder`.
+
+    A script, or a cleaner of temporary files, may remove it, or put something else in its place.
+    """
+
+    def __init__(self, workspaces: Workspaces, spawn: Spawn) -> None:
+        self._workspaces = workspaces
+        self._worker_id = spawn.worker_id
+        self._is_known = bool(spawn.history)
+        self._identity: tuple[int, int] | None = None
+        self.folder = self.path = Path()
+
+    def make(self) -> str | None:
+        """Make it where it is not there, and return what to tell where it had been. Blocks.
+
+        Raises OSError or StoreUnsupported.
+        """
+        if self._identity is not None and _identity(self.path) == self._identity:
+            return None
+        self.folder = self._workspaces.worker_folder(self._worker_id).absolute()
+        self.folder.mkdir(mode=0o700, parents=True, exist_ok=True)
+        self.path = self.folder / HOME
+        found = _identity(self.path)
+        if found is None:
+            _make(self.folder)
+        told = GONE if found is None else REPLACED if self._identity is not None else None
+        told = told if self._is_known else None
+        self._identity, self._is_known = _identity(self.path), True
+        return told
+
+    async def renewed(self) -> Alert | None:
+        """Make it where it is not there any more, and return what to tell of that."""
+        try:
+            told = await asyncio.to_thread(self.make)
+        except (OSError, StoreUnsupported) as error:
+            _log.warning("the folder of %s is gone and could not be made anew: %s", self._worker_id, error)
+            return alert(f"the Worker's folder is gone, and could not be made anew: {cause(error)}", "error")
+        return alert(told) if told else None
+
+
+def _identity(folder: Path) -> tuple[int, int] | None:
+    """Which folder this is; None where there is none, or something else."""
+    try:
+        found = folder.lstat()
+    except OSError:
+        return None
+    return (found.st_dev, found.st_ino) if stat.S_ISDIR(found.st_mode) else None
+
+
+def _make(folder: Path) -> None:
+    """Make the home in a Worker's folder; what else has its name is removed, a symlink not followed."""
+    descriptor = os.open(folder, _FOLDER)
+    try:
+        with contextlib.suppress(FileNotFoundError):
+            os.unlink(HOME, dir_fd=descriptor)
+        os.mkdir(HOME, 0o700, dir_fd=descriptor)
+    finally:
+        os.close(descriptor)

@@ -35,10 +35,13 @@ class StoreFolder:
 
     Folders are 0700 and files 0600 whatever the umask; symlinks and what belongs to others are refused. All of it
     blocks. Raises StoreUnsupported for what can't be used, with the name inside the folder and what is accepted.
+
+    A scratch folder is never entered, holds the folders of Workers alone, and is made anew when it is gone.
     """
 
-    def __init__(self, path: Path) -> None:
+    def __init__(self, path: Path, *, is_scratch: bool = False) -> None:
         self._path = path
+        self._is_scratch = is_scratch
         self._lock: int | None = None
 
     def __enter__(self) -> Path:
@@ -72,9 +75,12 @@ class StoreFolder:
         return _read_token(path), path
 
     def worker_folder(self, worker_id: WorkerId) -> Path:
-        """The folder that a Worker may call its own, made when it is not there yet."""
+        """The folder that a Worker may call its own, made when it is not there, or when something else is."""
         workers = self._path / WORKERS
+        if self._is_scratch:
+            _make_folder(self._path, "the scratch folder")
         _make_folder(workers, WORKERS)
+        _unlink_other(workers, worker_id)
         _make_folder(workers / worker_id, f"{WORKERS}/{worker_id}")
         return workers / worker_id
 
@@ -167,6 +173,18 @@ def _make_folder(path: Path, name: str, *, parents: bool = False) -> None:
         handle = os.open(path, os.O_RDONLY | os.O_DIRECTORY | _FLAGS)
         try:
             _tighten(handle, name, 0o700)
+        finally:
+            os.close(handle)
+
+
+def _unlink_other(parent: Path, name: str) -> None:
+    """Remove what has this name and is no folder; a symlink is not followed."""
+    with _refused(name):
+        handle = os.open(parent, os.O_RDONLY | os.O_DIRECTORY | _FLAGS)
+        try:
+            with contextlib.suppress(FileNotFoundError):
+                if not stat.S_ISDIR(os.lstat(name, dir_fd=handle).st_mode):
+                    os.unlink(name, dir_fd=handle)
         finally:
             os.close(handle)
 

@@ -145,12 +145,31 @@ def test_a_planted_pipe_is_refused_at_once(new_store: NewStore, folder: Path) ->
         new_store().open()
 
 
-def test_a_planted_worker_folder_is_refused(new_store: NewStore, folder: Path, tmp_path: Path) -> None:
+@pytest.mark.parametrize("kind", ["link", "file"])
+def test_what_stands_in_the_place_of_a_worker_folder_is_replaced_and_not_followed(
+    new_store: NewStore, folder: Path, tmp_path: Path, kind: str
+) -> None:
+    store, victim = new_store(), tmp_path / "victim"
+    store.open()
+    victim.mkdir(mode=0o755)
+    (folder / "workers").mkdir()
+    place = folder / "workers" / worker_id(1)
+    place.symlink_to(victim) if kind == "link" else place.write_text("no folder")
+
+    made = store.store.folder.worker_folder(worker_id(1))
+
+    assert made.is_dir()
+    assert not made.is_symlink()
+    assert (victim.stat().st_mode & 0o777, list(victim.iterdir())) == (0o755, [])
+
+
+def test_a_link_in_the_place_of_all_worker_folders_is_refused(
+    new_store: NewStore, folder: Path, tmp_path: Path
+) -> None:
     store = new_store()
     store.open()
-    (folder / "workers").mkdir()
-    (folder / "workers" / worker_id(1)).symlink_to(tmp_path)
-    with pytest.raises(StoreUnsupported, match=r"workers/worker-00000001: expected a folder"):
+    (folder / "workers").symlink_to(tmp_path)
+    with pytest.raises(StoreUnsupported, match="workers: expected a folder"):
         store.store.folder.worker_folder(worker_id(1))
 
 

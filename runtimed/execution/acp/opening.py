@@ -1,6 +1,7 @@
 """How the agent of a Worker is started, and how its session is opened or found again."""
 
 import asyncio
+import contextlib
 from collections.abc import Awaitable, Callable, Sequence
 from functools import partial
 from pathlib import Path
@@ -19,7 +20,8 @@ from runtimed.execution.acp.roots import Roots
 from runtimed.execution.acp.terminals import Terminals
 from runtimed.execution.profile import Profile
 from runtimed.execution.supervise import Supervisor
-from runtimed.execution.workspace import Workspaces, make_home
+from runtimed.execution.workspace import Home, Workspaces
+from runtimed.model.event import Alert
 
 REPLAY_SETTLE_S = 0.05
 """How long the rest of a replay may take to come once the session was loaded."""
@@ -39,14 +41,17 @@ class Opened:
 
 
 class Opener:
-    """Starts agents in the folder of one Worker; `home` is where they live in it. It keeps none."""
+    """Starts agents in the folder of one Worker; `home` is where they live in it. It keeps none.
+
+    `told` is what a person should know of that folder since the newest start.
+    """
 
     def __init__(self, profile: Profile, supervisor: Supervisor, workspaces: Workspaces, spawn: Spawn) -> None:
         self._profile = profile
         self._supervisor = supervisor
-        self._workspaces = workspaces
+        self._place = Home(workspaces, spawn)
         self._spawn = spawn
-        self._folder = self.home = Path()
+        self.told: str | None = None
         self._folders: tuple[Path, ...] = ()
 
     async def open(self, inbox: Inbox, terminals: Terminals, history: Sequence[Entry] | None) -> Opened:
@@ -65,14 +70,26 @@ class Opener:
             await agent.stop(0)
             raise
 
+    @property
+    def home(self) -> Path:
+        """The directory that agents start in, from the first start on."""
+        return self._place.path
+
+    async def renew_home(self, opened: Opened) -> Alert | None:
+        """Make the Worker's folder where it is not there any more, with what is kept in it; what to tell of that."""
+        renewed = await self._place.renewed()
+        if renewed is not None:
+            with contextlib.suppress(OSError):
+                await self._keep(opened.memory)
+        return renewed
+
     async def remember(self, opened: Opened, *, introduced: bool) -> Opened:
         """Keep whether the agent knows what it is for, from just before it is told. Raises OSError."""
         memory = await self._keep(attrs.evolve(opened.memory, introduced=introduced))
         return attrs.evolve(opened, memory=memory)
 
     def _prepare(self) -> Roots:
-        self.home = make_home(self._workspaces, self._spawn.worker_id)
-        self._folder = self.home.parent
+        self.told = self._place.make()
         mapped = (self._profile.workspaces.get(ref.reference) for ref in self._spawn.request.workspace_refs)
         self._folders = (self.home, *(Path(path) for path in mapped if path is not None))
         return Roots(self._folders)
@@ -80,7 +97,7 @@ class Opener:
     async def _session(self, agent: Agent, inbox: Inbox, history: Sequence[Entry] | None) -> Opened:
         if history is None:
             return await self._new(agent)
-        kept = await asyncio.to_thread(recall, self._folder)
+        kept = await asyncio.to_thread(recall, self._place.folder)
         if kept is not None:
             return await self._reopen(agent, kept, inbox, history)
         return await self._new(agent, f"{GONE}its session is not known" if history else None)
@@ -109,7 +126,7 @@ class Opener:
         return Opened(agent, await self._keep(Memory(session_id)), remark)
 
     async def _keep(self, memory: Memory) -> Memory:
-        await asyncio.to_thread(keep, self._folder, memory)
+        await asyncio.to_thread(keep, self._place.folder, memory)
         return memory
 
     async def _authenticated(self, agent: Agent, work: Callable[[], Awaitable[T]]) -> T:

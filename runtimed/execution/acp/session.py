@@ -137,8 +137,9 @@ class AcpSession:
         self._opened = await self._opener.open(self._inbox, self._terminals, history)
         self._listener.narration.live_in(str(self._opener.home))
         self._inbox.listening = True
-        if self._opened.remark:
-            self._inbox.put(alert(self._opened.remark))
+        for told in (self._opener.told, self._opened.remark):
+            if told:
+                self._inbox.put(alert(told))
 
     async def _live(self) -> None:
         try:
@@ -169,6 +170,8 @@ class AcpSession:
         kind = run.dispatch.input.kind
         await self._listener.say(self._listener.narration.begin())
         await self._listener.say((InvokeStart("user_send" if kind == "user" else "notify"),))
+        if renewed := await self._opener.renew_home(opened):
+            await self._listener.say((renewed,))
         await opened.agent.begin_run()
         await self._terminals.begin_run()
         prompt = asyncio.create_task(self._prompt(run, opened))
