@@ -1,6 +1,7 @@
 """A shell that runs one script after another."""
 
 import asyncio
+import codecs
 import contextlib
 import os
 import re
@@ -26,20 +27,27 @@ MAX_LINES = 64
 
 _READY = b"ready"
 _BEGUN = b"begun"
+_ASTRAY = b"astray"
 _STATUS = re.compile(rb"[0-9]{1,3}")
 _SCRIPT = "script"
+_LEFT = "left"
+_MAX_PATH = 4096
 
 # Standard input carries a line for each run, standard error a line with each status. A run gets its standard streams
 # anew, so what it does to them with `exec` ends with it, and it sees neither pipe. The inner loop is there for a
 # `break` outside of any loop of the script; `command` passes over functions that a script may have named alike, and
 # keeps a syntax error from ending a plain POSIX shell. What `set -x` says of the driver itself goes to /dev/null.
-# An interrupt ends what the script waits for, and by the trap the script, but not the shell.
+# An interrupt ends what the script waits for, and by the trap the script, but not the shell. The directory is written
+# down behind each script and when the shell exits. `-e` and `-u` are turned off behind each script, because with them
+# on an ordinary failure of a later script would end the shell.
+_NOTE = 'command printf %s "${{PWD-}}" 2>/dev/null >|{left}'
 _DRIVER = (
     "exec 3<&0 4>&2 5>&1 </dev/null 2>/dev/null; command trap 'command return 130 2>/dev/null' INT; "
+    "command trap {trap} EXIT; command cd -- \"$1\" || command printf 'astray\\n' >&4; shift; "
     "command printf 'ready\\n' >&4; "
     "while IFS= command read -r _ <&3; do command printf 'begun\\n' >&4; "
     "for _ in _; do command . {script} </dev/null >&5 2>&1 3<&- 4>&- 5>&-; done; "
-    "command printf '%s\\n' \"$?\" >&4; done"
+    "command printf '%s\\n' \"$?\" >&4; command set +eu; {note}; done"
 )
 
 
@@ -51,7 +59,8 @@ class Shell:
     """Owns one shell with its process tree, and our ends of its three pipes.
 
     It lives in `folder`/home and finds its scripts in `folder`/script; directory, variables and functions last from
-    one script to the next. One script at a time; the output of background jobs may come at any moment.
+    one script to the next. One script at a time; the output of background jobs may come at any moment. It writes its
+    directory to `folder`/left. `astray`: it was to begin in the directory of the shell before it, and could not.
     """
 
     def __init__(self, folder: Path, control: int, output: int, status: int) -> None:
@@ -64,11 +73,17 @@ class Shell:
         self._lines: deque[bytes] = deque(maxlen=MAX_LINES)
         self._tree: Tree | None = None
         self._closed = False
+        self.astray = False
 
     @classmethod
-    async def start(cls, supervisor: Supervisor, folder: Path, profile: Profile, wake: asyncio.Event) -> "Shell":
-        """Start a shell and wait until it is ready; `wake` is set when it ends. Raises OSError."""
-        argv = await asyncio.to_thread(_prepare, folder)
+    async def start(
+        cls, supervisor: Supervisor, folder: Path, profile: Profile, wake: asyncio.Event, *, resume: bool = False
+    ) -> "Shell":
+        """Start a shell and wait until it is ready; `wake` is set when it ends. Raises OSError.
+
+        With `resume` it begins in the last directory of the shell before it, where that is known.
+        """
+        argv = await asyncio.to_thread(_prepare, folder, resume=resume)
         (stdin, control), (output, stdout), (status, stderr) = pipes(3)
         shell = cls(folder, control, output, status)
         env = environment(profile.env)
@@ -179,8 +194,8 @@ class Shell:
             if ended is not None:
                 return False
             await readable([] if self._status.ended else [self._status.descriptor], wake)
-        while self._lines.popleft() != word:
-            continue
+        while (line := self._lines.popleft()) != word:
+            self.astray = self.astray or line == _ASTRAY
         return True
 
     def _listen(self) -> None:
@@ -201,17 +216,41 @@ class Shell:
             self._status.close()
 
 
-def _prepare(folder: Path) -> list[str]:
+def _prepare(folder: Path, *, resume: bool) -> list[str]:
     for made in (folder, folder / HOME):
         made.mkdir(mode=0o700, parents=True, exist_ok=True)
     shell = shutil.which("bash") or shutil.which("sh")
     if shell is None:
         raise ShellFailed("neither bash nor sh is in PATH")
-    return [shell, "-c", _DRIVER.format(script=shlex.quote(str(folder / _SCRIPT))), "shell"]
+    directory = (resume and _last_directory(folder / _LEFT)) or os.fsencode(folder / HOME)
+    if not resume:
+        with contextlib.suppress(OSError):
+            (folder / _LEFT).unlink()
+    note = _NOTE.format(left=shlex.quote(str(folder / _LEFT)))
+    driver = _DRIVER.format(script=shlex.quote(str(folder / _SCRIPT)), note=note, trap=shlex.quote(note))
+    return [shell, "-c", driver, "shell", os.fsdecode(directory)]
+
+
+def _last_directory(path: Path) -> bytes | None:
+    """What a shell wrote there, if that can be a directory; scripts may put anything in its place."""
+    try:
+        descriptor = os.open(path, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK)
+        try:
+            found = os.read(descriptor, _MAX_PATH)
+        finally:
+            os.close(descriptor)
+    except OSError:
+        return None
+    return found if found.startswith(b"/") and b"\0" not in found else None
+
+
+def _plain(script: bytes) -> bytes:
+    """The script as a shell reads it: without a byte order mark, each line ended by a line feed alone."""
+    return script.removeprefix(codecs.BOM_UTF8).replace(b"\r\n", b"\n").removesuffix(b"\r")
 
 
 def _write(path: Path, script: bytes) -> None:
     path.unlink(missing_ok=True)
     descriptor = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW, 0o600)
     with os.fdopen(descriptor, "wb") as file:
-        file.write(script)
+        file.write(_plain(script))

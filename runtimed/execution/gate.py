@@ -18,6 +18,11 @@ class Gate:
         """Whether an input was started whose run is not over."""
         return self._running
 
+    @property
+    def held(self) -> bool:
+        """Whether an input was offered that was neither started nor withdrawn yet."""
+        return self._offered is not None
+
     def offer(self, dispatch: Dispatch) -> Answer:
         """Hold the input until it is started or withdrawn. Busy while another is held or runs."""
         if self._running or self._offered is not None:

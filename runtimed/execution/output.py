@@ -29,6 +29,11 @@ class OpenText:
         self._block = io.StringIO()
         self._size = 0
 
+    @property
+    def is_open(self) -> bool:
+        """Whether there is any text that was not ended."""
+        return self._size > 0
+
     def write(self, text: str) -> Iterator[Delta | Done]:
         """What tells of more text."""
         for piece in _pieces(text):
@@ -66,6 +71,11 @@ class TextOutput:
     def __init__(self, sink: EventSink) -> None:
         self._sink = sink
         self._text = OpenText()
+
+    @property
+    def is_open(self) -> bool:
+        """As OpenText.is_open."""
+        return self._text.is_open
 
     async def write(self, text: str) -> None:
         """Say more of the open text, or begin one."""

@@ -94,7 +94,7 @@ class ProcessSession:
         self._task = begin(self._live())
         return Answer("accepted")
 
-    def offer(self, dispatch: Dispatch) -> Answer:
+    async def offer(self, dispatch: Dispatch) -> Answer:
         """See Session."""
         if protocol.input_line(dispatch) is None:
             return Answer("rejected", "content: expected Unicode text")

@@ -19,7 +19,7 @@ class Session(Protocol):
     async def open(self) -> Answer:
         """Get ready. Errored where that can't be done, or the session is ended meanwhile."""
 
-    def offer(self, dispatch: Dispatch) -> Answer:
+    async def offer(self, dispatch: Dispatch) -> Answer:
         """As ExecutionBackend.dispatch."""
 
     def start(self, input_id: str) -> None:
@@ -55,7 +55,7 @@ class SessionBackend:
 
     async def dispatch(self, dispatch: Dispatch) -> Answer:
         session = self._sessions.get(dispatch.worker_id)
-        return session.offer(dispatch) if session else NOTHING
+        return await session.offer(dispatch) if session else NOTHING
 
     def start(self, worker_id: WorkerId, input_id: str) -> None:
         if session := self._sessions.get(worker_id):

@@ -39,8 +39,16 @@ TOOL = "shell"
 RETURN = 'command [ . -ef "${{PWD-}}" ] || command cd -- {home} || :\n'
 """Stands before a script where the folder of the Worker was made anew, and has a shell leave one that is gone."""
 
+FRESH = (
+    "variables, functions and background jobs are gone, and a fresh shell begins in the last directory that is known"
+)
+"""What is told of a shell that has ended."""
+
 MAX_TRIES = 2
 """How many shells may end before they take a script, until it is given up."""
+
+QUIET_S = 0.1
+"""How long the shell says nothing between two runs until the text that it has begun is closed."""
 
 _log = logging.getLogger(__name__)
 
@@ -80,8 +88,10 @@ class _Session:
         self._next: _Run | None = None
         self._current: _Run | None = None
         self._wake = asyncio.Event()
+        self._settled: asyncio.Future[None] | None = None
         self._shell: Shell | None = None
-        self._ended: int | None = None
+        self._ended: str | None = None
+        self._received = 0
         self._ending = False
         self._task: asyncio.Task[None] | None = None
 
@@ -102,15 +112,20 @@ class _Session:
         self._task = begin(self._live())
         return Answer("accepted")
 
-    def offer(self, dispatch: Dispatch) -> Answer:
-        """See Session."""
+    async def offer(self, dispatch: Dispatch) -> Answer:
+        """See Session. What was said between the runs is told, and its text closed, before an input is accepted."""
         if dispatch.input.kind != "user":
             return Answer("unsupported", "kind: a shell takes user inputs only")
         if _script(dispatch.input) is None:
             return Answer("rejected", "content: a script must be Unicode text without the NUL character")
         if self._ending or self._task is None or self._task.done():
             return Answer("errored", "nothing runs this Worker any more: stop it")
-        return self._gate.offer(dispatch)
+        answer = self._gate.offer(dispatch)
+        if answer.outcome == "accepted":
+            self._settled = asyncio.get_running_loop().create_future()
+            self._wake.set()
+            await asyncio.wait({self._settled, self._task}, return_when=asyncio.FIRST_COMPLETED)
+        return answer
 
     def start(self, input_id: str) -> None:
         """See Session."""
@@ -121,6 +136,7 @@ class _Session:
     def withdraw(self, input_id: str) -> None:
         """See Session."""
         self._gate.withdraw(input_id)
+        self._wake.set()
 
     async def interrupt(self, grace_s: float) -> None:
         """See Session. Where the script has not ended after the grace, its shell is killed."""
@@ -151,8 +167,8 @@ class _Session:
             await self._sink.emit(_warning(told))
         await self._renew()
 
-    async def _renew(self) -> Shell:
-        self._shell = await Shell.start(self._supervisor, self._home.folder, self._profile, self._wake)
+    async def _renew(self, *, resume: bool = False) -> Shell:
+        self._shell = await Shell.start(self._supervisor, self._home.folder, self._profile, self._wake, resume=resume)
         return self._shell
 
     async def _live(self) -> None:
@@ -161,12 +177,36 @@ class _Session:
 
     async def _idle(self) -> _Run:
         while self._next is None:
-            if self._shell is not None:
-                await self._follow(self._shell)
+            if self._gate.held:
+                await self._settle()
+            elif self._shell is not None:
+                await self._overhear(self._shell)
             else:
                 await readable((), self._wake)
         taken, self._next = self._next, None
         return taken
+
+    async def _overhear(self, shell: Shell) -> None:
+        """Say what comes between two runs; once nothing more came for QUIET_S, its text is closed."""
+        timer = asyncio.get_running_loop().call_later(QUIET_S, self._wake.set) if self._text.is_open else None
+        try:
+            said = self._received
+            await self._follow(shell)
+        finally:
+            if timer is not None:
+                timer.cancel()
+        if self._received == said or self._shell is None:
+            await self._text.close()
+
+    async def _settle(self) -> None:
+        """Say what has come until an input was offered, and nothing more until that is started or withdrawn."""
+        if self._settled is None or self._settled.done():
+            await readable((), self._wake)
+            return
+        if self._shell is not None:
+            await self._text.feed(self._shell.read())
+        await self._text.close()
+        self._settled.set_result(None)
 
     async def _run(self, run: _Run) -> None:
         dispatch = run.dispatch
@@ -181,8 +221,8 @@ class _Session:
         await self._sink.emit(*_call(dispatch))
         status = await self._end_of(run, shell)
         await self._text.close()
-        if shell.excess:
-            await self._sink.emit(_warning(explained(shell.excess, status, self._profile, what="shell")))
+        if self._ended is not None:
+            await self._sink.emit(self._farewell(self._ended))
         self._finish(run)
         await self._sink.emit(_result(dispatch, status), *_end(run))
 
@@ -221,8 +261,17 @@ class _Session:
         raise ShellFailed("the shell ends before it takes a script")
 
     async def _another(self) -> Shell:
-        await self._sink.emit(_alert(self._ended))
-        return await self._renew()
+        if self._ended is not None:
+            await self._sink.emit(self._farewell(self._ended))
+        shell = await self._renew(resume=True)
+        if shell.astray:
+            await self._sink.emit(_warning("the last directory can't be entered any more: the script begins at home"))
+        return shell
+
+    def _farewell(self, ended: str) -> Alert:
+        """The alert that the shell has ended; it is told once."""
+        self._ended = None
+        return _warning(f"{ended}; {FRESH}")
 
     def _finish(self, run: _Run) -> None:
         self._gate.finish()
@@ -239,6 +288,7 @@ class _Session:
         await shell.activity(self._wake)
         told, ended = shell.status(), shell.ended
         output = shell.read()
+        self._received += len(output)
         await self._text.feed(output)
         if run is not None:
             run.received += len(output)
@@ -250,7 +300,8 @@ class _Session:
 
     async def _bury(self, shell: Shell) -> None:
         await self._text.feed(shell.read())
-        self._shell, self._ended = None, shell.ended
+        self._shell = None
+        self._ended = explained(shell.excess or "exit", shell.ended or 0, self._profile, what="shell")
         try:
             await shell.end(0)
         except TimeoutError as error:
@@ -279,11 +330,6 @@ def _end(run: _Run) -> tuple[Payload, ...]:
     if not run.interrupted:
         return (RunEnd("finished"),)
     return _warning("the run was interrupted"), RunEnd("rolled_back")
-
-
-def _alert(status: int | None) -> Alert:
-    message = f"the shell had ended with status {status}; a fresh one starts: its directory and variables are new"
-    return _warning(message)
 
 
 def _warning(message: str) -> Alert:

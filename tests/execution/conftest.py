@@ -16,7 +16,7 @@ from runtimed.execution import Profile, containment
 from runtimed.execution.containment import Containment
 from runtimed.execution.shell import ShellBackend
 from runtimed.execution.supervise import Supervisor
-from runtimed.model.event import Payload, RunEnd, TextDelta, TextDone, ToolResult
+from runtimed.model.event import Alert, Payload, RunEnd, TextDelta, TextDone, ToolResult
 from runtimed.model.identity import WorkerId, worker_id
 from runtimed.model.interaction import WorkerInput
 from runtimed.model.worker import CreateWorkerRequest
@@ -76,6 +76,10 @@ class Run:
     @property
     def entries(self) -> list[str]:
         return [event.text for event in self.events if isinstance(event, TextDone)]
+
+    @property
+    def alerts(self) -> list[str]:
+        return [event.message for event in self.events if isinstance(event, Alert)]
 
     @property
     def status(self) -> int | None:
@@ -141,6 +145,10 @@ class Bench:
         self._inputs += 1
         given = WorkerInput(kind, content)
         return await self.backend.dispatch(Dispatch(self.worker_id, f"input-{self._inputs}", given))
+
+    @property
+    def last_input(self) -> str:
+        return f"input-{self._inputs}"
 
     async def begin(self, script: str) -> None:
         answer = await self.offer(script)

@@ -1,11 +1,13 @@
 """What a Worker's shell does with scripts of every kind."""
 
 import asyncio
+import contextlib
 import json
 import os
+import shlex
 import shutil
 import sys
-from collections.abc import Callable
+from collections.abc import Awaitable, Callable
 from pathlib import Path
 from typing import Any
 
@@ -13,7 +15,8 @@ import pytest
 
 from runtimed.core.ports import Answer
 from runtimed.execution.output import MAX_TEXT_BLOCK
-from runtimed.model.event import Alert, RunEnd, TextDelta, ToolCallDone, ToolResult
+from runtimed.execution.shell import FRESH
+from runtimed.model.event import Alert, RunEnd, TextDelta, TextDone, ToolCallDone, ToolResult
 
 
 async def test_a_run_tells_of_its_script_its_output_and_its_status(shell: Any) -> None:
@@ -85,31 +88,133 @@ async def test_a_script_can_not_keep_the_next_one_from_running(shell: Any, scrip
 
 
 @pytest.mark.parametrize(
-    ("script", "status"),
+    ("script", "ended", "place"),
     [
-        ("exit 3", 3),
-        ("exit", 0),
-        ("kill $$; sleep 1000", 143),
-        ("kill -KILL $$; sleep 1000", 137),
-        ("kill -KILL 0; sleep 1000", 137),
-        ("set -e; (exit 6); echo not", 6),
-        ("exec sh -c 'exit 5'", 5),
-        ("sleep 1000 & exit 4", 4),
-        ("break 2", 0),
+        ("exit 3", "ended with status 3", "/"),
+        ("exit", "ended with status 0", "/"),
+        ("kill $$; sleep 1000", "was ended by SIGTERM", None),
+        ("kill -KILL $$; sleep 1000", "was ended by SIGKILL", None),
+        ("kill -KILL 0; sleep 1000", "was ended by SIGKILL", None),
+        ("set -e; (exit 6); echo not", "ended with status 6", "/"),
+        ("set -e; false && true", "ended with status 1", "/"),
+        ("exec sh -c 'exit 5'", "ended with status 5", None),
+        ("sleep 1000 & exit 4", "ended with status 4", "/"),
+        ("break 2", "ended with status 0", "/"),
     ],
 )
-async def test_a_script_that_ends_the_shell_is_reported_and_the_next_gets_a_fresh_one(
-    shell: Any, script: str, status: int
+async def test_a_script_that_ends_the_shell_says_so_in_its_own_run(
+    shell: Any, script: str, ended: str, place: str | None
 ) -> None:
     run = await shell.run(f"cd /; gone=yes; echo last words; {script}")
-    assert (run.status, run.text) == (status, "last words\n")
-    after = await shell.run('basename "$PWD"; echo ${gone:-no}')
-    assert after.names[:2] == ["invoke_start", "alert"]
-    assert after.events[1].message == (
-        f"the shell had ended with status {status}; a fresh one starts: its directory and variables are new"
-    )
-    assert after.text == "home\nno\n"
-    assert "alert" not in (await shell.run("true")).names
+    after = await shell.run("pwd; echo ${gone:-no}")
+
+    assert run.text == "last words\n"
+    assert run.names[-4:] == ["text_done", "alert", "tool_result", "run_end"]
+    assert run.alerts == [f"the shell {ended}; {FRESH}"]
+    assert "alert" not in after.names
+    assert after.text.endswith("\nno\n")
+    assert place is None or after.text == f"{place}\nno\n"
+
+
+async def test_a_shell_that_is_killed_leaves_the_directory_where_its_script_began(shell: Any) -> None:
+    await shell.run("mkdir inner; cd inner")
+    await shell.run("cd /; kill -KILL $$; sleep 1000")
+    assert (await shell.run('basename "$PWD"')).text == "inner\n"
+
+
+@pytest.mark.parametrize("name", ["two words", "it's", "-", 'a"b', "line\nfeed", "$(echo no)", "*"])
+async def test_the_next_shell_begins_in_a_directory_of_any_name(shell: Any, name: str) -> None:
+    run = await shell.run(f"mkdir ./{shlex.quote(name)}; cd ./{shlex.quote(name)}; pwd; exit 1")
+    assert (await shell.run("pwd")).text == run.text == f"{shell.folder}/home/{name}\n"
+
+
+async def test_a_last_directory_that_is_gone_is_told_and_the_next_script_begins_at_home(shell: Any) -> None:
+    await shell.run('mkdir inner; cd inner; rmdir "$PWD"; exit 1')
+    run = await shell.run("pwd; echo $#")
+    assert run.names[:2] == ["invoke_start", "alert"]
+    assert run.alerts == ["the last directory can't be entered any more: the script begins at home"]
+    assert run.text == f"{shell.folder}/home\n0\n"
+
+
+@pytest.mark.parametrize(
+    "planted", ["mkdir ../left", "mkfifo ../left", "ln -s /etc/passwd ../left", "echo nonsense >../left"]
+)
+async def test_whatever_stands_in_place_of_the_last_directory_does_not_keep_a_shell_from_starting(
+    shell: Any, planted: str
+) -> None:
+    await shell.run(f"rm -f ../left; {planted}; kill -KILL $$; sleep 1000")
+    assert (await shell.run("pwd")).text == f"{shell.folder}/home\n"
+
+
+SHELLS = pytest.mark.parametrize("program", ["bash", "sh"])
+
+
+@pytest.fixture
+def with_shell(
+    new_bench: Callable[..., Any], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> Callable[[str], Awaitable[Any]]:
+    """Starts a Worker whose PATH has one shell alone."""
+
+    async def start(program: str) -> Any:
+        for name in (program, "sh", "sleep", "cat", "mkdir", "unshare", "setsid", "setpriv", "true"):
+            if place := shutil.which(name):
+                with contextlib.suppress(FileExistsError):
+                    await asyncio.to_thread((tmp_path / name).symlink_to, place)
+        monkeypatch.setenv("PATH", str(tmp_path))
+        bench = new_bench()
+        assert await bench.spawn() == Answer("accepted")
+        return bench
+
+    return start
+
+
+@SHELLS
+@pytest.mark.parametrize("option", ["set -e", "set -u", "set -eu", "set -o errexit; set -o nounset"])
+async def test_an_option_that_ends_the_shell_at_a_failure_ends_with_its_script(
+    with_shell: Callable[[str], Awaitable[Any]], program: str, option: str
+) -> None:
+    shell = await with_shell(program)
+    await shell.run(f"cd /; kept=yes; {option}")
+    failed = await shell.run("false; echo $nothing; false")
+    after = await shell.run("echo $PWD $kept ${BASH_VERSION:+bash}")
+
+    assert failed.status == 1
+    assert failed.alerts == after.alerts == []
+    assert after.text.split() == ["/", "yes", *["bash"] * (program == "bash")]
+
+
+@SHELLS
+async def test_set_e_stops_the_script_that_set_it(with_shell: Callable[[str], Awaitable[Any]], program: str) -> None:
+    shell = await with_shell(program)
+    run = await shell.run("cd /; set -e; echo one; (exit 6); echo two")
+    after = await shell.run("false; pwd")
+
+    assert (run.text, run.status) == ("one\n", 6)
+    assert len(run.alerts) == 1
+    assert (after.text, after.status, after.alerts) == ("/\n", 0, [])
+
+
+@SHELLS
+@pytest.mark.parametrize(
+    ("script", "said"),
+    [
+        ("if true; then\r\n  echo yes\r\nfi\r\necho end\r\n", "yes\nend\n"),
+        ("echo no line feed\r", "no line feed\n"),
+        ("cat <<X\r\ntext\r\nX\r\n", "text\n"),
+        ("case a in\r\na) echo a;;\r\nesac\r\n", "a\n"),
+        ("\ufeffecho marked\n", "marked\n"),
+        ("\ufeff# first\r\necho both\r\n", "both\n"),
+        ("printf 'a\rb\\n'", "a\rb\n"),
+        ("\ufeff", ""),
+    ],
+)
+async def test_a_script_written_on_windows_runs_as_with_line_feeds_alone(
+    with_shell: Callable[[str], Awaitable[Any]], program: str, script: str, said: str
+) -> None:
+    run = await (await with_shell(program)).run(script)
+    assert (run.text, run.status) == (said, 0)
+    call = next(event for event in run.events if isinstance(event, ToolCallDone))
+    assert json.loads(call.arguments) == {"script": script}
 
 
 async def test_an_unset_variable_under_set_u_ends_the_shell_with_an_error(shell: Any) -> None:
@@ -122,20 +227,51 @@ async def test_a_shell_that_dies_between_runs_is_replaced_too(shell: Any) -> Non
     await shell.run("(sleep 0.05; kill -KILL $$) &")
     await shell.traces.until(lambda pids: not pids)
     run = await shell.run("echo fresh")
-    assert isinstance(run.events[1], Alert)
+    assert run.names[:2] == ["invoke_start", "alert"]
+    assert run.alerts == [f"the shell was ended by SIGKILL; {FRESH}"]
     assert run.text == "fresh\n"
 
 
-async def test_output_of_background_jobs_is_heard_between_runs(shell: Any) -> None:
-    run = await shell.run("(until [ -e go ]; do sleep 0.01; done; echo later) & echo now")
+async def test_what_a_background_job_prints_between_runs_is_a_text_of_its_own_at_once(shell: Any) -> None:
+    run = await shell.run("(until [ -e go ]; do sleep 0.01; done; printf later) & echo now")
     assert run.text == "now\n"
     heard = len(shell.sink.events)
+    await asyncio.to_thread((shell.folder / "home" / "go").touch)
+    await shell.sink.until(lambda events: events[heard:] == [TextDelta("later"), TextDone("later")])
+    assert (await shell.run("true")).names[0] == "invoke_start"
+
+
+async def test_an_input_is_accepted_once_what_was_printed_before_it_is_told(shell: Any) -> None:
+    await shell.run("(until [ -e go ]; do :; done; head -c 5000 /dev/zero; echo >../done; sleep 1000) & true")
+    heard = len(shell.sink.events)
+    await asyncio.to_thread((shell.folder / "home" / "go").touch)
     async with asyncio.timeout(30):
-        await asyncio.to_thread((shell.folder / "home" / "go").touch)
-        await shell.sink.until(lambda events: events[heard:] == [TextDelta("later\n")])
-    after = await shell.run("true")
-    assert after.names[:2] == ["text_done", "invoke_start"]
-    assert after.entries == ["later\n"]
+        while not await asyncio.to_thread((shell.folder / "done").exists):
+            continue
+    await shell.offer("true")
+    told = shell.sink.events[heard:]
+    assert "".join(event.text for event in told if isinstance(event, TextDelta)) == "\0" * 5000
+    assert isinstance(told[-1], TextDone)
+
+
+async def test_a_background_job_that_never_stops_talking_is_cut_before_an_input_is_accepted(shell: Any) -> None:
+    await shell.run("yes & sleep 0.1")
+    for _ in range(3):
+        heard = len(shell.sink.events)
+        await shell.sink.until(lambda events, heard=heard: len(events) > heard)
+        assert await shell.offer("true") == Answer("accepted")
+        assert isinstance(shell.sink.events[-1], TextDone)
+        heard = len(shell.sink.events)
+        for _ in range(10):
+            await asyncio.sleep(0.01)
+        assert len(shell.sink.events) == heard
+        shell.backend.withdraw(shell.worker_id, shell.last_input)
+
+
+async def test_a_stop_is_not_held_up_by_an_input_that_was_offered(shell: Any) -> None:
+    await shell.run("yes & true")
+    assert await shell.offer("true") == Answer("accepted")
+    assert await shell.backend.stop(shell.worker_id, None) == Answer("accepted")
 
 
 async def test_a_background_job_that_never_stops_talking_does_not_keep_a_run_from_ending(shell: Any) -> None:
@@ -292,15 +428,9 @@ async def test_a_link_in_place_of_the_script_is_not_followed(shell: Any) -> None
 
 @pytest.mark.parametrize("script", ["echo 'unclosed", "return 3", "break", "exec >/dev/null", "nothing"])
 async def test_a_machine_without_bash_gets_its_plain_shell(
-    new_bench: Callable[..., Any], tmp_path: Path, monkeypatch: pytest.MonkeyPatch, script: str
+    with_shell: Callable[[str], Awaitable[Any]], script: str
 ) -> None:
-    tools = {name: shutil.which(name) for name in ("sh", "sleep", "unshare", "setsid", "setpriv", "true")}
-    for name, place in tools.items():
-        if place is not None:
-            await asyncio.to_thread((tmp_path / name).symlink_to, place)
-    monkeypatch.setenv("PATH", str(tmp_path))
-    bench = new_bench()
-    assert await bench.spawn() == Answer("accepted")
+    bench = await with_shell("sh")
     await bench.run(f"x=lasting\n{script}")
     assert (await bench.run("echo ${BASH_VERSION:-plain} $x")).text == "plain lasting\n"
     assert (await bench.run("exit 3")).status == 3
@@ -325,4 +455,5 @@ async def test_a_shell_that_meets_a_limit_is_ended_and_the_next_run_gets_a_fresh
     assert len(told) == 1
     assert setting in told[0]
     assert run.status
-    assert (await bench.run("echo fresh")).text == "fresh\n"
+    after = await bench.run("echo fresh")
+    assert (after.text, after.alerts) == ("fresh\n", [])

@@ -82,7 +82,7 @@ class AcpSession:
         self._task = begin(self._live())
         return Answer("accepted")
 
-    def offer(self, dispatch: Dispatch) -> Answer:
+    async def offer(self, dispatch: Dispatch) -> Answer:
         """See Session."""
         try:
             dispatch.input.content.encode()
