@@ -29,6 +29,9 @@ from runtimed.model.execution import LossReason
 MAX_EMITTED = 64
 """How many events are given to the sink at once, so that it can make the program wait."""
 
+QUIET_S = 0.1
+"""How long a program says nothing between two runs until the text that it has begun is closed."""
+
 _log = logging.getLogger(__name__)
 
 
@@ -73,6 +76,8 @@ class ProcessSession:
         self._next: _Run | None = None
         self._run: _Run | None = None
         self._interrupting = False
+        self._settled: asyncio.Future[None] | None = None
+        self._released = asyncio.Event()
         self._why: tuple[LossReason, str] | None = None
         self._told: str | None = None
         self._program: LineProgram | None = None
@@ -95,16 +100,22 @@ class ProcessSession:
         return Answer("accepted")
 
     async def offer(self, dispatch: Dispatch) -> Answer:
-        """See Session."""
+        """See Session. What was said between the runs is told, and its text closed, before an input is accepted."""
         if protocol.input_line(dispatch) is None:
             return Answer("rejected", "content: expected Unicode text")
-        if self._ending or self.lost:
+        if self._ending or self.lost or self._task is None:
             return NOTHING
-        return self._gate.offer(dispatch)
+        answer = self._gate.offer(dispatch)
+        if answer.outcome == "accepted":
+            self._settled = asyncio.get_running_loop().create_future()
+            self._wake()
+            await asyncio.wait({self._settled, self._task}, return_when=asyncio.FIRST_COMPLETED)
+        return answer
 
     def start(self, input_id: str) -> None:
         """See Session."""
         started = self._gate.start(input_id)
+        self._released.set()
         if started is not None and not self.lost:
             self._next = self._run = _Run(started)
             self._wake()
@@ -112,6 +123,7 @@ class ProcessSession:
     def withdraw(self, input_id: str) -> None:
         """See Session."""
         self._gate.withdraw(input_id)
+        self._released.set()
 
     async def interrupt(self, grace_s: float) -> None:
         """See Session."""
@@ -141,7 +153,7 @@ class ProcessSession:
         env = environment(self._profile.env)
         argv = await asyncio.to_thread(located, self._profile.command, env, home)
         command = Command(argv, home, env, self._profile.tree_limits)
-        self._program = await LineProgram.start(self._supervisor, command)
+        self._program = await LineProgram.start(self._supervisor, command, partial=True)
 
     async def _live(self) -> None:
         try:
@@ -160,7 +172,7 @@ class ProcessSession:
             await self._say(alert(told))
 
     async def _hear(self, program: LineProgram) -> None:
-        chunk = await program.read()
+        chunk = await self._read(program)
         if self._next is not None:
             run, self._next = self._next, None
             await self._begin(program, run)
@@ -171,6 +183,41 @@ class ProcessSession:
             await self._ended(program)
         elif self._why is None:
             await self._pass_on(chunk)
+        if self._settled is not None:
+            await self._settle(self._settled)
+
+    async def _read(self, program: LineProgram) -> Chunk | None:
+        """What the program says next; between two runs what is open is closed once nothing came for QUIET_S."""
+        if self._run is not None or not self._speech.is_open:
+            return await program.read()
+        timer = asyncio.get_running_loop().call_later(QUIET_S, program.wake)
+        try:
+            chunk = await program.read()
+        finally:
+            timer.cancel()
+        if chunk is not None and not chunk.data:
+            await self._fall_quiet()
+        return chunk
+
+    async def _fall_quiet(self) -> None:
+        """Close what is open, unless a run begins or an input was offered, which see to that themselves."""
+        if self._run is None and self._settled is None:
+            await self._say(*self._speech.pause())
+
+    async def _settle(self, settled: asyncio.Future[None]) -> None:
+        """Say what has come until an input was offered, and nothing more until that is started or withdrawn."""
+        self._settled = None
+        if self._program is not None and self._why is None:
+            for chunk in self._program.pending():
+                await self._pass_on(chunk)
+            await self._say(*self._speech.pause())
+        settled.set_result(None)
+        while self._is_held():
+            self._released.clear()
+            await self._released.wait()
+
+    def _is_held(self) -> bool:
+        return self._gate.held and self._settled is None and not self.lost
 
     async def _begin(self, program: LineProgram, run: _Run) -> None:
         kind = run.dispatch.input.kind

@@ -26,6 +26,9 @@ WRITE_DEADLINE_S = 60.0
 MUTE_S = 5.0
 """How often it is looked, in a run, whether a program has closed its output; twice in a row, and it is ended."""
 
+PARTIAL_S = 0.2
+"""How long a line may take to its end until what there is of it is given, where that was asked for."""
+
 _NOTHING = Chunk(b"")
 
 
@@ -51,13 +54,15 @@ class LineProgram:
     it has ended by itself. `read` may be called by one task at a time, and no more once `stop` was called.
     """
 
-    def __init__(self, stdin: int, stdout: int, stderr: int, max_line_bytes: int) -> None:
+    def __init__(self, stdin: int, stdout: int, stderr: int, max_line_bytes: int, *, partial: bool) -> None:
         os.set_blocking(stdin, False)
         self._stdin = stdin
         self._stdout = Inlet(stdout)
         self._stderr = Inlet(stderr)
         self._lines = LineBuffer(max_line_bytes)
         self._chunks: deque[Chunk] = deque()
+        self._partial = partial
+        self._due: float | None = None
         self._tail = b""
         self._tree: Tree | None = None
         self._writing = asyncio.Lock()
@@ -70,11 +75,14 @@ class LineProgram:
 
     @classmethod
     async def start(
-        cls, supervisor: Supervisor, command: Command, *, max_line_bytes: int = MAX_LINE_BYTES
+        cls, supervisor: Supervisor, command: Command, *, max_line_bytes: int = MAX_LINE_BYTES, partial: bool = False
     ) -> "LineProgram":
-        """Start it. Raises OSError; a program that is not there may also show by its exit status 127."""
+        """Start it. Raises OSError; a program that is not there may also show by its exit status 127.
+
+        With `partial` a line that is no JSON object is given before its end, PARTIAL_S after it began.
+        """
         (stdin, write), (read, stdout), (errors, stderr) = pipes(3)
-        made = cls(write, read, errors, max_line_bytes)
+        made = cls(write, read, errors, max_line_bytes, partial=partial)
         try:
             program = Program(command.argv, command.cwd, command.env, stdin, stdout, stderr, command.limits)
             made._watch(await supervisor.start(program))
@@ -117,12 +125,21 @@ class LineProgram:
                 return self._neither()
             if data := self._stdout.read():
                 self._chunks += self._lines.feed(data)
+                self._due = None if self._chunks else self._due
             elif ended:
                 self._over = True
                 self._chunks += self._lines.close()
             else:
-                await readable([] if self._stdout.ended else [self._stdout.descriptor], self._awake)
+                await self._more()
         return self._chunks.popleft()
+
+    def pending(self) -> list[Chunk]:
+        """All output that has come and was not given, also of a line that has not ended; a pipe bounds it."""
+        data = self._stdout.read(max(1, self._stdout.waiting()))
+        found = [*self._chunks, *self._lines.feed(data), *self._lines.show()]
+        self._chunks.clear()
+        self._due = None
+        return found
 
     def wake(self) -> None:
         """Have the `read` that waits, or else the next one, return."""
@@ -190,6 +207,22 @@ class LineProgram:
     def _neither(self) -> Chunk | None:
         woken, self._woken = self._woken, False
         return _NOTHING if woken else None
+
+    async def _more(self) -> None:
+        """Wait for output, the end or a `wake`, or until a line that has begun is to be given."""
+        loop, timer = asyncio.get_running_loop(), None
+        if self._partial and self._lines.can_show:
+            self._due = self._due or loop.time() + PARTIAL_S
+            if loop.time() >= self._due:
+                self._due = None
+                self._chunks += self._lines.show()
+                return
+            timer = loop.call_at(self._due, self._awake.set)
+        try:
+            await readable([] if self._stdout.ended else [self._stdout.descriptor], self._awake)
+        finally:
+            if timer is not None:
+                timer.cancel()
 
     def _listen(self) -> None:
         """Read what is there of standard error; a pipe holds a bounded number of bytes."""

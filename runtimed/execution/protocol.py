@@ -1,6 +1,10 @@
 """The lines that a program of the `process` backend reads and writes, each a JSON object."""
 
-from collections.abc import Iterator
+import codecs
+import io
+import itertools
+import re
+from collections.abc import Iterator, Sequence
 from typing import Any
 
 import attrs
@@ -17,6 +21,20 @@ from runtimed.wire.problems import FieldProblem
 
 INTERRUPT = b'{"type":"interrupt"}\n'
 STOP = b'{"type":"stop"}\n'
+
+MAX_STARTS = 8
+"""At how many places of a line an event is looked for behind text."""
+
+MAX_QUOTED = 80
+
+_EVENT = re.compile(rb'\{\s*"(?:event|data)"\s*:')
+_ARRAY = re.compile(rb"^\[(?:[^\n]*\])?[ \t\r]*$", re.MULTILINE)
+_OPENINGS = (b"{", b"[")
+_ITEM = re.compile(rb'\[\s*(?:[\[{"\d-]|true|false|null)')
+_ENDS = (b"]\n", b"]\r", b"[\n", b"[\r")
+_MEMBER = re.compile(rb'\{\s*"[^"]*"\s*:')
+_GOES_ON = (b",", b"{", b"[")
+_EXPECTED = "expected events as JSON objects, each in a line of its own"
 
 
 @attrs.frozen
@@ -40,32 +58,107 @@ def input_line(dispatch: Dispatch) -> bytes | None:
         return None
 
 
-def parse(chunk: Chunk) -> Iterator[bytes | Payload | Refused]:
-    """What a program has said: text, and events; text that follows on text, of the same kind, is joined with it."""
-    if chunk.partial or b"{" not in chunk.data:
-        yield chunk.data
-        return
-    lines: list[bytes] = []
-    texts: list[str] = []
-    for line in chunk.lines():
-        said = _object(line)
-        text = None if said is None else _text(said)
-        if texts and text is None:
+@attrs.frozen
+class Odd:
+    """Output that is taken for text, or for text and an event, though it may have been meant otherwise."""
+
+    problem: str
+
+
+class Reader:
+    """Tells text from events in what a program writes.
+
+    Each kind of odd output is told once: text in front of an event for good, all else until `begin`.
+    """
+
+    def __init__(self) -> None:
+        self._first = True
+        self._opening = b""
+        self._joined = True
+        self._array = True
+        self._pretty = True
+
+    def begin(self) -> None:
+        """A run begins: arrays and objects over several lines are told again."""
+        self._array = self._pretty = True
+
+    def read(self, chunk: Chunk) -> Iterator[bytes | Payload | Refused | Odd]:
+        """What a program has said: text, and events; text that follows on text, of one kind, is joined with it."""
+        data = self._unmarked(chunk.data)
+        if chunk.partial or self._is_text(data):
+            yield data
+            return
+        lines: list[bytes] = []
+        texts: list[str] = []
+        for line in io.BytesIO(data):
+            said = _object(line)
+            text = None if said is None else _text(said)
+            if texts and text is None:
+                yield TextDelta("".join(texts))
+                texts.clear()
+            if lines and said is not None:
+                self._opening = b""
+                yield b"".join(lines)
+                lines.clear()
+            if text is not None:
+                texts.append(text)
+            elif said is not None:
+                yield _event(said)
+            elif more := self._plain(line, lines):
+                yield b"".join(lines)
+                lines.clear()
+                yield from more
+        if texts:
             yield TextDelta("".join(texts))
-            texts.clear()
-        if lines and said is not None:
+        if lines:
             yield b"".join(lines)
-            lines.clear()
-        if said is None:
-            lines.append(line)
-        elif text is None:
-            yield _event(said)
-        else:
-            texts.append(text)
-    if texts:
-        yield TextDelta("".join(texts))
-    if lines:
-        yield b"".join(lines)
+
+    def _unmarked(self, data: bytes) -> bytes:
+        """The same without the byte order mark that a program may begin with."""
+        if self._first and data:
+            self._first = False
+            return data.removeprefix(codecs.BOM_UTF8)
+        return data
+
+    def _is_text(self, data: bytes) -> bool:
+        """Whether there is nothing to be looked for in these lines."""
+        if self._opening or b"{" in data:
+            return False
+        if not self._array or b"[" not in data:
+            return True
+        return not any(end in data for end in _ENDS) or _ARRAY.search(data) is None
+
+    def _plain(self, line: bytes, lines: list[bytes]) -> Sequence[Payload | Odd]:
+        """Add the text of a line that is no event; what follows on that text."""
+        if found := _behind_text(line):
+            text, said = found
+            lines.append(text.removeprefix(codecs.BOM_UTF8))
+            return (*self._joined_to(text), said)
+        lines.append(line)
+        if self._opening or line.startswith(_OPENINGS):
+            return self._odd(line)
+        return ()
+
+    def _joined_to(self, text: bytes) -> Sequence[Odd]:
+        self._opening = b""
+        if not self._joined or text == codecs.BOM_UTF8:
+            return ()
+        self._joined = False
+        return (Odd(f"text stood before an event in one line: {_quoted(text)}: {_EXPECTED}"),)
+
+    def _odd(self, line: bytes) -> Sequence[Odd]:
+        """What is to be told of a line of text, or of one that began an array or object together with this one."""
+        opening, self._opening = self._opening, b""
+        begun = opening + line
+        if self._array and (_ITEM.match(begun) if opening else _is_array(line)):
+            self._array = False
+            return (Odd(f"an array was taken for text: {_quoted(begun)}: {_EXPECTED}"),)
+        if self._pretty and _MEMBER.match(begun) and (opening or line.rstrip().endswith(_GOES_ON)):
+            self._pretty = False
+            return (Odd(f"an object in several lines was taken for text: {_quoted(begun)}: {_EXPECTED}"),)
+        if (self._array or self._pretty) and len(line) <= MAX_QUOTED and line.strip() in _OPENINGS:
+            self._opening = line
+        return ()
 
 
 def _text(value: dict[str, Any]) -> str | None:
@@ -88,6 +181,33 @@ def _object(line: bytes) -> dict[str, Any] | None:
     except orjson.JSONDecodeError:
         return None
     return value
+
+
+def _behind_text(line: bytes) -> tuple[bytes, Payload] | None:
+    """The text in front and the event, where a line ends with one; looked for in a bounded number of places."""
+    if b'"event"' not in line or not line.rstrip().endswith(b"}"):
+        return None
+    for found in itertools.islice(_EVENT.finditer(line), MAX_STARTS):
+        try:
+            value = orjson.loads(memoryview(line)[found.start() :])
+        except orjson.JSONDecodeError:
+            continue
+        said = _event(value)
+        if not isinstance(said, Refused):
+            return line[: found.start()], said
+    return None
+
+
+def _is_array(line: bytes) -> bool:
+    try:
+        return line.rstrip().endswith(b"]") and isinstance(orjson.loads(line), list)
+    except orjson.JSONDecodeError:
+        return False
+
+
+def _quoted(text: bytes) -> str:
+    """The beginning of some output, in one line."""
+    return printable(" ".join(text[:MAX_QUOTED].decode(errors="replace").split()))
 
 
 def _event(value: dict[str, Any]) -> Payload | Refused:

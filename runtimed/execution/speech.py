@@ -2,11 +2,10 @@
 
 from collections.abc import Iterator
 
-from runtimed.execution import protocol
-from runtimed.execution.complaints import Complaints
+from runtimed.execution.complaints import Complaints, alert
 from runtimed.execution.lines import Chunk
 from runtimed.execution.output import OpenText
-from runtimed.execution.protocol import Refused
+from runtimed.execution.protocol import Odd, Reader, Refused
 from runtimed.model.event import Alert, Payload, TextDelta, TextDone, ThinkingDelta, ThinkingDone, ThinkingStart
 
 
@@ -14,6 +13,7 @@ class Speech:
     """Holds the text and the thought that the program has begun, and what there is to complain of."""
 
     def __init__(self) -> None:
+        self._reader = Reader()
         self._text = OpenText()
         self._thought = OpenText(ThinkingDelta, ThinkingDone)
         self._thinking = False
@@ -24,7 +24,7 @@ class Speech:
 
         Each thought is begun, whether the program says so or not.
         """
-        for said in protocol.parse(chunk):
+        for said in self._reader.read(chunk):
             match said:
                 case bytes():
                     yield from self._text.feed(said)
@@ -34,6 +34,8 @@ class Speech:
                     yield from self._think(text)
                 case Refused(problem):
                     yield from self.complain(f"a line of the program was left out: {problem}")
+                case Odd(problem):
+                    yield alert(problem)
                 case TextDone():
                     self._text.forget()
                     yield said
@@ -51,12 +53,22 @@ class Speech:
         """What tells a person of something that the program did wrongly."""
         return self._complaints.about(message)
 
-    def closing(self) -> Iterator[Payload]:
-        """What ends all that is open, and what is left to complain of."""
+    @property
+    def is_open(self) -> bool:
+        """Whether there is a text or a thought that was not ended."""
+        return self._text.is_open or self._thought.is_open
+
+    def pause(self) -> Iterator[Payload]:
+        """What ends all that is open."""
         yield from self._text.close()
         yield from self._thought.close()
         self._thinking = False
+
+    def closing(self) -> Iterator[Payload]:
+        """What ends all that is open, and what is left to complain of, as a run begins or ends."""
+        yield from self.pause()
         yield from self._complaints.rest()
+        self._reader.begin()
 
     def _think(self, text: str) -> Iterator[Payload]:
         for event in self._thought.write(text):

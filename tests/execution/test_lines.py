@@ -1,5 +1,6 @@
 """How output that comes in chunks becomes lines."""
 
+import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -46,3 +47,27 @@ def test_nothing_is_lost_and_what_is_whole_ends_with_a_line_feed(parts: list[byt
     assert all(chunk.data.endswith(b"\n") for chunk in chunks if not chunk.partial)
     assert all(b"\n" not in chunk.data[:-1] for chunk in chunks if chunk.partial)
     assert all(len(chunk.data) <= limit for chunk in last)
+
+
+@pytest.mark.parametrize(
+    ("begun", "shown", "kept"),
+    [
+        (b"name? ", b"name? ", b""),
+        (b"whole\nhalf", b"half", b""),
+        (b'text{"event":', b"text", b'{"event":'),
+        (b"text{", b"text", b"{"),
+        (b"f(x) {return", b"f(x) {return", b""),
+        (b'{"event":', b"", b'{"event":'),
+        (b"  {", b"", b"  {"),
+        (b"\xef\xbb\xbf{", b"", b"\xef\xbb\xbf{"),
+        (b"", b"", b""),
+    ],
+)
+def test_a_line_that_has_begun_is_shown_up_to_where_an_object_may_begin(
+    begun: bytes, shown: bytes, kept: bytes
+) -> None:
+    buffer = LineBuffer()
+    _fed(buffer, begun)
+    assert buffer.can_show == bool(shown)
+    assert list(buffer.show()) == [Chunk(shown, partial=True)] * bool(shown)
+    assert _fed(buffer, b"\n") == [Chunk(kept + b"\n")]

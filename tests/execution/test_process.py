@@ -5,6 +5,7 @@ import gc
 import json
 import os
 import sys
+import time
 from collections.abc import AsyncIterator, Callable
 from pathlib import Path
 from typing import Any
@@ -16,9 +17,11 @@ from runtimed.core.change import Entry
 from runtimed.core.ports import Answer, Dispatch, Spawn
 from runtimed.execution import Profile
 from runtimed.execution.complaints import MAX_TOLD
+from runtimed.execution.lines import Chunk
 from runtimed.execution.output import MAX_TEXT_BLOCK
 from runtimed.execution.process import ProcessBackend
 from runtimed.execution.program import LineProgram
+from runtimed.execution.protocol import Reader
 from runtimed.execution.supervise import Supervisor
 from runtimed.model.event import (
     Alert,
@@ -92,20 +95,20 @@ class Host:
         self.ear = Ear()
         profile = attrs.evolve(profile, env={**profile.env, "TRACE": mark})
         self.backend = ProcessBackend(profile, StoreFolder(folder), supervisor)
-        self._inputs = 0
+        self.inputs = 0
 
     async def spawn(self, **options: Any) -> Answer:
         self.ear = Ear()
         return await self.backend.spawn(Spawn(self.worker_id, CreateWorkerRequest(), **options), self.ear)
 
     async def offer(self, content: str = "go", kind: Any = "user") -> Answer:
-        self._inputs += 1
-        dispatch = Dispatch(self.worker_id, f"input-{self._inputs}", WorkerInput(kind, content))
+        self.inputs += 1
+        dispatch = Dispatch(self.worker_id, f"input-{self.inputs}", WorkerInput(kind, content))
         return await self.backend.dispatch(dispatch)
 
     async def begin(self, content: str = "go", kind: Any = "user") -> None:
         assert await self.offer(content, kind) == Answer("accepted")
-        self.backend.start(self.worker_id, f"input-{self._inputs}")
+        self.backend.start(self.worker_id, f"input-{self.inputs}")
 
     async def run(self, content: str = "go", kind: Any = "user") -> list[Payload]:
         heard, ends = len(self.ear.events), self.ear.ends
@@ -201,10 +204,156 @@ async def test_a_system_input_begins_its_run_as_a_notification(started: Callable
 
 
 async def test_lines_that_are_no_json_objects_are_text_and_closed_with_the_run(started: Callable[..., Any]) -> None:
-    lines = ["hello", "", "123", "[1]", '"quoted"', "{not json", "{", '{"event":1} trailing', "true", "bye\r"]
+    lines = ["hello", "", "123", "[1, half", '"quoted"', "{not json", "{", '{"event":1} trailing', "true", "bye\r"]
     host = await started(replying(*lines))
     text = "\n".join(lines) + "\n"
     assert await host.run() == [InvokeStart("user_send"), TextDelta(text), TextDone(text), FINISHED]
+
+
+@pytest.mark.parametrize("front", ["50% done", "héllo ", '{"event": "run_end"} ', '{"data":', "[1] {", "{" * 1_000])
+async def test_text_before_an_event_in_one_line_is_that_text_and_then_that_event(
+    started: Callable[..., Any], front: str
+) -> None:
+    host = await started(replying(front + event("usage", input_tokens=1, output_tokens=2), "text"))
+    events = await host.run()
+    assert events[1] == TextDelta(front)
+    assert isinstance(events[2], Alert)
+    assert events[3:] == [Usage(1, 2), TextDelta("text\n"), TextDone(front + "text\n"), FINISHED]
+
+
+async def test_text_before_an_event_may_end_the_run_and_is_told_once(started: Callable[..., Any]) -> None:
+    host = await started(f"while read -r; do printf done; echo '{END}'; done")
+    events = await host.run()
+    again = await host.run()
+
+    assert events[:2] == [InvokeStart("user_send"), TextDelta("done")]
+    assert events[3:] == [TextDone("done"), FINISHED]
+    assert host.ear.alerts == [
+        "text stood before an event in one line: done: expected events as JSON objects, each in a line of its own"
+    ]
+    assert again == [InvokeStart("user_send"), TextDelta("done"), TextDone("done"), FINISHED]
+
+
+@pytest.mark.parametrize(
+    "line",
+    [
+        f"text {END} more",
+        f"text [{END}]",
+        f'text {{"said": {END}}}',
+        'text {"event":"dance"}',
+        'text {"event":"text_delta","data":{"text":1}}',
+        'text {"event":"user_message","data":{"segments":[]}}',
+        "text " + '{"event":' * 20 + "1" + "}" * 20,
+    ],
+)
+async def test_text_around_what_is_no_whole_event_is_text(started: Callable[..., Any], line: str) -> None:
+    host = await started(replying(line))
+    assert await host.run() == [
+        InvokeStart("user_send"),
+        TextDelta(line + "\n"),
+        TextDone(line + "\n"),
+        FINISHED,
+    ]
+
+
+@pytest.mark.parametrize("line", ['{"event"', '{"event":', "{", '{"event":"a"}', "[", '{"data":{', "[{", "\xef"])
+async def test_the_time_for_a_line_grows_no_faster_than_the_line(line: str) -> None:
+    def seconds(size: int) -> float:
+        written = line.encode("latin-1") * (size // len(line)) + b'"event"}\n'
+        began = time.process_time()
+        list(Reader().read(Chunk(written)))
+        return time.process_time() - began
+
+    assert min(seconds(4 << 20) for _ in range(3)) < 3 * min(seconds(2 << 20) for _ in range(3)) + 0.05
+
+
+async def test_a_byte_order_mark_is_taken_off_text_and_events(started: Callable[..., Any]) -> None:
+    host = await started(f"mark='\\xef\\xbb\\xbf'; read -r; printf \"${{mark}}hello\\n$mark\"; echo '{END}'; read -r")
+    assert await host.run() == [InvokeStart("user_send"), TextDelta("hello\n"), TextDone("hello\n"), FINISHED]
+
+
+async def test_a_byte_order_mark_before_the_first_event_is_taken_off(started: Callable[..., Any]) -> None:
+    host = await started(f"read -r; printf '\\xef\\xbb\\xbf'; sleep 0.5; echo '{END}'; read -r")
+    assert await host.run() == [InvokeStart("user_send"), FINISHED]
+
+
+@pytest.mark.parametrize(
+    ("lines", "kind", "quoted"),
+    [
+        ([f"[{END}]"], "an array", f"[{END}]"),
+        (["[1, 2]"], "an array", "[1, 2]"),
+        (["[", '  {"event": "run_end"},', "]"], "an array", "[ {"),
+        (json.dumps(json.loads(END), indent=2).splitlines(), "an object in several lines", '{ "event": "run_end"'),
+        (['{"event": "run_end", "data": {', '"result": "finished"}}'], "an object in several lines", '{"event"'),
+    ],
+)
+async def test_an_array_or_a_pretty_printed_object_is_text_and_told_with_its_beginning(
+    started: Callable[..., Any], lines: list[str], kind: str, quoted: str
+) -> None:
+    host = await started(replying(*lines, *lines, *["more"] * 3))
+    for _ in range(2):
+        events = await host.run()
+        alerts = [said.message for said in events if isinstance(said, Alert)]
+        assert len(alerts) == 1
+        assert alerts[0].startswith(f"{kind} was taken for text: {quoted}")
+        assert events[-2:] == [TextDone("\n".join((*lines, *lines, *["more"] * 3)) + "\n"), FINISHED]
+
+
+@pytest.mark.parametrize("line", ["[INFO] started", "[", "{", "[1", "[x]", "{ 'a': 1 }", "int main() {"])
+async def test_text_with_brackets_is_not_told(started: Callable[..., Any], line: str) -> None:
+    host = await started(replying(line, "  more", "}"))
+    assert [type(said) for said in await host.run()] == [InvokeStart, TextDelta, TextDone, RunEnd]
+
+
+async def test_a_line_that_has_not_ended_is_shown_and_what_follows_is_a_line_of_its_own(
+    started: Callable[..., Any],
+) -> None:
+    host = await started(f"read -r; printf 'name? '; while [ ! -e go ]; do sleep 0.01; done; echo '{END}'; read -r")
+    await host.begin()
+    await host.ear.until(lambda: host.ear.text == "name? ")
+    await asyncio.to_thread((host.home / "go").touch)
+    await host.ear.until(lambda: host.ear.ends)
+    assert host.ear.events[1:] == [TextDelta("name? "), TextDone("name? "), FINISHED]
+
+
+@pytest.mark.parametrize("front", ["", "  ", "text"])
+async def test_an_event_that_comes_slowly_is_not_shown_before_its_end(
+    started: Callable[..., Any], front: str
+) -> None:
+    half = len(END) // 2
+    host = await started(f"read -r; printf %s '{front}{END[:half]}'; sleep 0.7; echo '{END[half:]}'; read -r")
+    events = await host.run()
+    assert [said for said in events if not isinstance(said, Alert)][-1] == FINISHED
+    assert host.ear.text.strip() == front.strip()
+
+
+async def test_what_a_program_says_between_runs_is_a_text_of_its_own_at_once(started: Callable[..., Any]) -> None:
+    thought = event("thinking_delta", text="hm")
+    host = await started(f"echo early; echo '{thought}'; printf more; while read -r; do echo '{END}'; done")
+    await host.ear.until(lambda: len(host.ear.events) == 7)
+    assert host.ear.events == [
+        TextDelta("early\n"),
+        ThinkingStart(),
+        ThinkingDelta("hm"),
+        TextDone("early\n"),
+        ThinkingDone("hm"),
+        TextDelta("more"),
+        TextDone("more"),
+    ]
+    assert await host.run() == [InvokeStart("user_send"), FINISHED]
+
+
+async def test_an_input_is_accepted_once_what_was_printed_before_it_is_told(started: Callable[..., Any]) -> None:
+    host = await started(f"printf %05000d 0; : >said; while read -r; do echo '{END}'; done")
+    async with asyncio.timeout(DEADLINE_S):
+        while not await asyncio.to_thread((host.home / "said").exists):
+            continue
+    for _ in range(2):
+        assert await host.offer() == Answer("accepted")
+        assert host.ear.text == "0" * 5_000
+        assert host.ear.events[-1] == TextDone("0" * 5_000)
+        host.backend.withdraw(host.worker_id, f"input-{host.inputs}")
+    assert await host.run() == [InvokeStart("user_send"), FINISHED]
 
 
 async def test_text_of_both_kinds_is_one_text(started: Callable[..., Any]) -> None:
