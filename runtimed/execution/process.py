@@ -107,9 +107,12 @@ class ProcessSession:
             return NOTHING
         answer = self._gate.offer(dispatch)
         if answer.outcome == "accepted":
-            self._settled = asyncio.get_running_loop().create_future()
+            settled = self._settled = asyncio.get_running_loop().create_future()
             self._wake()
-            await asyncio.wait({self._settled, self._task}, return_when=asyncio.FIRST_COMPLETED)
+            await asyncio.wait({settled, self._task}, return_when=asyncio.FIRST_COMPLETED)
+            if not settled.done():
+                self._gate.withdraw(dispatch.input_id)
+                return NOTHING
         return answer
 
     def start(self, input_id: str) -> None:

@@ -47,6 +47,8 @@ FRESH = (
 MAX_TRIES = 2
 """How many shells may end before they take a script, until it is given up."""
 
+OVER = Answer("errored", "nothing runs this Worker any more: stop it")
+
 QUIET_S = 0.1
 """How long the shell says nothing between two runs until the text that it has begun is closed."""
 
@@ -119,12 +121,15 @@ class _Session:
         if _script(dispatch.input) is None:
             return Answer("rejected", "content: a script must be Unicode text without the NUL character")
         if self._ending or self._task is None or self._task.done():
-            return Answer("errored", "nothing runs this Worker any more: stop it")
+            return OVER
         answer = self._gate.offer(dispatch)
         if answer.outcome == "accepted":
-            self._settled = asyncio.get_running_loop().create_future()
+            settled = self._settled = asyncio.get_running_loop().create_future()
             self._wake.set()
-            await asyncio.wait({self._settled, self._task}, return_when=asyncio.FIRST_COMPLETED)
+            await asyncio.wait({settled, self._task}, return_when=asyncio.FIRST_COMPLETED)
+            if not settled.done():
+                self._gate.withdraw(dispatch.input_id)
+                return OVER
         return answer
 
     def start(self, input_id: str) -> None:
@@ -265,13 +270,13 @@ class _Session:
             await self._sink.emit(self._farewell(self._ended))
         shell = await self._renew(resume=True)
         if shell.astray:
-            await self._sink.emit(_warning("the last directory can't be entered any more: the script begins at home"))
+            await self._sink.emit(alert("the last directory can't be entered any more: the script begins at home"))
         return shell
 
     def _farewell(self, ended: str) -> Alert:
         """The alert that the shell has ended; it is told once."""
         self._ended = None
-        return _warning(f"{ended}; {FRESH}")
+        return alert(f"{ended}; {FRESH}")
 
     def _finish(self, run: _Run) -> None:
         self._gate.finish()

@@ -242,7 +242,9 @@ async def test_what_a_background_job_prints_between_runs_is_a_text_of_its_own_at
 
 
 async def test_an_input_is_accepted_once_what_was_printed_before_it_is_told(shell: Any) -> None:
-    await shell.run("(until [ -e go ]; do :; done; head -c 5000 /dev/zero; echo >../done; sleep 1000) & true")
+    await shell.run(
+        "(until [ -e go ]; do sleep 0.01; done; head -c 5000 /dev/zero; echo >../done; sleep 1000) & true"
+    )
     heard = len(shell.sink.events)
     await asyncio.to_thread((shell.folder / "home" / "go").touch)
     async with asyncio.timeout(30):
@@ -266,6 +268,22 @@ async def test_a_background_job_that_never_stops_talking_is_cut_before_an_input_
             await asyncio.sleep(0.01)
         assert len(shell.sink.events) == heard
         shell.backend.withdraw(shell.worker_id, shell.last_input)
+
+
+async def test_an_offer_ends_with_its_worker(shell: Any) -> None:
+    await shell.run("(until [ -e go ]; do sleep 0.01; done; echo more; echo >../done; sleep 1000) & true")
+    shell.sink.hold()
+    await asyncio.to_thread((shell.folder / "home" / "go").touch)
+    async with asyncio.timeout(30):
+        while not await asyncio.to_thread((shell.folder / "done").exists):
+            continue
+
+    offered = asyncio.create_task(shell.offer("true"))
+    await asyncio.sleep(0)
+    canceled = await shell.backend.cancel(shell.worker_id, None)
+
+    assert canceled == Answer("accepted")
+    assert await offered == Answer("errored", "nothing runs this Worker any more: stop it")
 
 
 async def test_a_stop_is_not_held_up_by_an_input_that_was_offered(shell: Any) -> None:

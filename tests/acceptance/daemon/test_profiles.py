@@ -49,6 +49,20 @@ def test_a_shell_runs_a_script_and_reports_its_exit_status(daemon: Any) -> None:
     assert _data(events, "run_end") == [{"result": "finished"}]
 
 
+def test_what_a_background_job_prints_between_inputs_precedes_the_next_user_message(daemon: Any, until: Any) -> None:
+    worker_id = daemon.shell()
+    daemon.run(worker_id, "yes ticking | while read -r line; do echo $line; sleep 0.005; done & true")
+    until(lambda: "ticking" in json.dumps(daemon.log(worker_id)))
+    for _ in range(3):
+        daemon.run(worker_id, "sleep 0.05")
+    told = [one["payload"]["event"] for one in daemon.log(worker_id)]
+    inputs = [index for index, name in enumerate(told) if name == "user_message"]
+
+    assert [told[index + 1] for index in inputs] == ["invoke_start"] * 4
+    assert all(told[index - 1] != "text_delta" for index in inputs[1:])
+    assert "text_delta" in told[inputs[0] : inputs[1]]
+
+
 @pytest.mark.parametrize("script", ["true", ":", "x=1", "# only a comment", "true > /dev/null"])
 def test_a_script_without_output_ends_too(daemon: Any, script: str) -> None:
     worker_id = daemon.shell()
