@@ -21,6 +21,9 @@ MAX_MESSAGE_BYTES = 32 << 20
 MAX_ODD_BYTES = 1 << 20
 """The longest line that is read although it is not quite JSON: that takes its time."""
 
+_FIELDS = frozenset({"jsonrpc", "id", "method", "params", "result", "error"})
+"""An object without `"jsonrpc": "2.0"` is a message only where it has no other fields than these."""
+
 _log = logging.getLogger(__name__)
 
 
@@ -98,14 +101,28 @@ def encoded(message: Mapping[str, Any]) -> bytes:
 
 def _message(line: bytes) -> dict[str, Any] | None:
     told = _parsed(line)
-    if not isinstance(told, dict):
+    if not isinstance(told, dict) or not _is_message(told):
         return None
-    number, method, error = told.get("id"), told.get("method"), told.get("error")
-    if not isinstance(number, int | str | None) or not isinstance(method, str | None):
-        return None
+    error = told.get("error")
     if error is not None:
         told["error"] = _error(error if isinstance(error, dict) else {"code": 0, "message": error})
+        if told.get("result") is None:
+            told.pop("result", None)
     return told
+
+
+def _is_message(told: Mapping[str, Any]) -> bool:
+    """Whether an object is one of JSON-RPC.
+
+    Loggers write objects too, with an `id`, a `method` or an `error` of their own. Taken for an answer, one would end
+    a request that the agent still works on; taken for a request, it would be answered under an id of the agent's.
+    """
+    number, method = told.get("id"), told.get("method")
+    if isinstance(number, bool) or not isinstance(number, int | str | None) or not isinstance(method, str | None):
+        return False
+    if told.get("jsonrpc") != "2.0" and not told.keys() <= _FIELDS:
+        return False
+    return method is not None or "result" in told or told.get("error") is not None
 
 
 def _error(told: dict[str, Any]) -> dict[str, Any]:

@@ -157,6 +157,11 @@ class Bench:
         messages = [json.loads(line) for line in lines]
         return [message["params"] for message in messages if message.get("method") == method]
 
+    def answers(self) -> list[dict[str, Any]]:
+        """What the agent was answered to requests of its own."""
+        lines = self._script.with_name("heard.jsonl").read_text().splitlines()
+        return [message for message in map(json.loads, lines) if "method" not in message]
+
     def listen_anew(self) -> None:
         """What is said from here on goes to a new sink."""
         self.sink = Sink()

@@ -2,6 +2,7 @@
 
 import asyncio
 import gc
+import json
 import os
 import shutil
 import subprocess
@@ -128,6 +129,31 @@ async def test_what_is_no_message_is_left_out(
     assert [item["kind"] for item in sink.items] == ["unknown"] * 2
     assert (sink.ends, sink.losses) == (["finished"], [])
     assert [record for record in caplog.records if record.levelname in {"WARNING", "ERROR"}] == []
+
+
+# The daemon numbers its requests from 0: initialize, session/new, and then one for each prompt.
+LOGGED = [
+    ["raw", json.dumps(line)]
+    for number in (0, 1, 2, "2", True)
+    for line in (
+        {"level": 30, "id": number, "msg": "calling the model"},
+        {"id": number},
+        {"id": number, "error": None},
+        {"jsonrpc": "2.0", "id": number, "msg": "no answer"},
+        {"level": 50, "id": number, "error": "no route to host"},
+        {"level": 30, "id": number, "method": "GET", "url": "/v1/models"},
+    )
+]
+
+
+async def test_a_json_object_that_an_agent_logs_is_no_answer_whatever_its_id(new_bench: Callable[..., Any]) -> None:
+    bench = new_bench(prompt(*LOGGED, ["text", "done"], ["end"], start=LOGGED))
+
+    assert await bench.spawn() == ACCEPTED
+    sink = await bench.run()
+
+    assert (sink.text, sink.ends, sink.alerts) == ("done", ["finished"], [])
+    assert bench.answers() == []
 
 
 async def test_an_error_that_is_no_object_fails_the_run_alone(new_bench: Callable[..., Any]) -> None:
