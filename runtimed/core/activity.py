@@ -160,7 +160,8 @@ def _block(view: InFlightBlock) -> Block:
 
 def permission_item(permission: Permission) -> dict[str, Any]:
     """A permission as the `system_item` that asks for it."""
-    return {"kind": PERMISSION_REQUEST, **attrs.asdict(permission)}
+    fields = attrs.asdict(permission, filter=lambda field, told: field.name != "session_id" or told is not None)
+    return {"kind": PERMISSION_REQUEST, **fields}
 
 
 def _permissions(item: Mapping[str, Any]) -> Iterator[Permission]:

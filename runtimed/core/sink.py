@@ -105,6 +105,7 @@ class LaneSink:
             tool_call_id=question.tool_call_id,
             options=question.options,
             expires_at=expires.strftime("%Y-%m-%dT%H:%M:%SZ"),
+            session_id=question.session_id,
         )
 
     def _check(self, payload: Payload) -> None:

@@ -24,6 +24,7 @@ ActivityStatus = Literal["idle", "running", "paused"]
 AlertLevel = Literal["warn", "error"]
 AlertSource = Literal["worker", "engine", "compactor", "agents_md"]
 ToolCallState = Literal["pending", "streaming_args", "done"]
+UsageSource = Literal["agent", "provider"]
 
 
 @value
@@ -188,13 +189,14 @@ class ToolResult:
 
 @value
 class Usage:
-    """Tokens that were used."""
+    """Tokens that were used; `source` is who counted them."""
 
     event = "usage"
 
     input_tokens: int | None
     output_tokens: int | None
     cache_read_input_tokens: int | None = None
+    source: UsageSource | None = None
 
 
 @value

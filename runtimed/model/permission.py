@@ -23,7 +23,8 @@ class PermissionOption:
 class Question:
     """What a backend asks leave for, and for how many seconds it waits.
 
-    `ruled` is the option that the profile's policy has chosen already.
+    `ruled` is the option that the profile's policy has chosen already. `session_id` names the session of an agent
+    that asks, where that is not the Worker's own.
     """
 
     title: str
@@ -31,6 +32,7 @@ class Question:
     options: tuple[PermissionOption, ...]
     timeout_s: float
     ruled: str | None = None
+    session_id: str | None = None
 
 
 @value
@@ -42,6 +44,7 @@ class Permission:
     tool_call_id: str | None
     options: tuple[PermissionOption, ...]
     expires_at: str
+    session_id: str | None = None
 
 
 @value

@@ -7,8 +7,9 @@ from runtimed.execution.acp import (
     client,
     files,
     inbox,
+    items,
+    latest,
     listener,
-    mapping,
     outbox,
     questions,
     terminals,
@@ -25,7 +26,8 @@ BOUNDS = {
     "terminals": f"{terminals.MAX_TERMINALS} that",
     "requests at once": f"{client.MAX_REQUESTS}",
     "what a tool call tells: its arguments, its output, each text of a diff": f"{calls.MAX_OUTPUT >> 20} Mi",
-    "a `system_item`": f"{mapping.MAX_ITEM >> 20} MiB",
+    "a `system_item`": f"{items.MAX_ITEM >> 20} MiB",
+    "all `_meta` of an update": f"{items.MAX_META_BYTES >> 10} KiB;",
     "a permission request": f"{questions.MAX_OPTIONS} options, whose ids have at most {questions.MAX_OPTION_ID:,} ",
     "open tool calls": f"{calls.MAX_OPEN_CALLS};",
     "messages that wait for the store": f"{inbox.MAX_WAITING}, or {inbox.MAX_WAITING_BYTES >> 20} MiB;",
@@ -51,6 +53,9 @@ def test_the_table_has_no_other_bounds(told):
 def test_times_are_told_as_they_are(page):
     text = page("reference/acp.md").text
     assert f"until nothing has come for {listener.SETTLE_S * 1000:g} ms" in text
+    assert "stored at most once a second" in text
+    assert latest.INTERVAL_S == 1
+    assert all(f"`{kind}`" in text for kind in latest.REPLACING)
     assert f"may take {START_DEADLINE_S:g} s" in text
 
 

@@ -17,6 +17,7 @@ MAX_OPEN_CALLS = 128
 MAX_ENDED_CALLS = 1024
 """Tool calls with a result whose ids are remembered."""
 
+MAX_TITLE = 500
 MAX_NAME = 200
 MAX_ID = 200
 """Characters of a tool's name, and of the id of a call: a longer one ends in a digest of it."""
@@ -33,6 +34,7 @@ class _Call:
 
     id: str
     name: str
+    title: str = ""
     arguments: str = ""
     told: bool = False
     done: bool = False
@@ -66,6 +68,11 @@ class Calls:
         """What was told of the arguments of this open call."""
         call = self._open.get(_key(call_id))
         return call.arguments if call else ""
+
+    def title(self, call_id: str) -> str | None:
+        """The title of this open call, as told last."""
+        call = self._open.get(_key(call_id))
+        return call.title or None if call else None
 
     def sight(self, told: Mapping[str, Any], *, new: bool) -> Iterator[Payload]:
         """Take what was told of a call, in whichever form; `new` where it can't be one that has ended."""
@@ -107,8 +114,9 @@ class Calls:
 
     def _follow(self, call_id: str, told: Mapping[str, Any]) -> Iterator[Payload]:
         call = self._open[call_id]
+        call.title = _title(told) or call.title
         if not call.done:
-            call.arguments = _arguments(told.get("rawInput")) or call.arguments
+            call.arguments = told_arguments(told.get("rawInput")) or call.arguments
         if isinstance(content := told.get("content"), list):
             call.content = content_of(content, self.home)
         if (output := told.get("rawOutput")) is not None:
@@ -155,6 +163,12 @@ def _name(told: Mapping[str, Any]) -> str:
     return "tool"
 
 
+def _title(told: Mapping[str, Any]) -> str:
+    """What people are shown of a call; empty where an update tells no other."""
+    title = told.get("title")
+    return title.strip()[:MAX_TITLE] if isinstance(title, str) else ""
+
+
 def _run(call: _Call, meta: Mapping[str, Any]) -> None:
     """Take what is told beside a tool call of the terminal that its command ran in."""
     for key in _PRINTED:
@@ -169,7 +183,7 @@ def _mapping(told: object) -> Mapping[str, Any]:
     return told if isinstance(told, Mapping) else {}
 
 
-def _arguments(given: object) -> str:
+def told_arguments(given: object) -> str:
     """Arguments as JSON; nothing where none are given."""
     if given is None or given in ({}, "", []):
         return ""

@@ -18,7 +18,7 @@ from acp.schema import (
 from pydantic import ValidationError
 
 from runtimed.execution.acp.files import read_text, write_text
-from runtimed.execution.acp.inbox import Inbox, Request
+from runtimed.execution.acp.inbox import Inbox, Request, Update, session_of
 from runtimed.execution.acp.outbox import Outbox
 from runtimed.execution.acp.roots import PathRefused, Roots
 from runtimed.execution.acp.terminals import TerminalRefused, Terminals
@@ -63,7 +63,7 @@ class Client:
         """Hear a notification, or answer a request. Nothing is awaited before an update is in the inbox."""
         if is_notification:
             if method == "session/update" and isinstance(params, dict) and isinstance(params.get("update"), dict):
-                self._inbox.put(params["update"])
+                self._inbox.put(Update(session_of(params), params["update"]))
             return None
         if method not in self._methods:
             raise RequestError.method_not_found(method)

@@ -2,7 +2,7 @@
 
 import asyncio
 from collections import deque
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from typing import Any
 
@@ -25,9 +25,27 @@ class Request:
     params: dict[str, Any]
     answer: asyncio.Future[dict[str, Any]]
 
+    @property
+    def session_id(self) -> str | None:
+        """The session in whose name it is asked, where that is told."""
+        return session_of(self.params)
 
-Item = dict[str, Any] | Alert | Request
-"""A session update, something to tell, or a permission request."""
+
+@attrs.frozen
+class Update:
+    """A session update, and the session that it is one of, where that is told."""
+
+    session_id: str | None
+    told: dict[str, Any]
+
+
+Item = Update | Alert | Request
+
+
+def session_of(params: Mapping[str, Any]) -> str | None:
+    """The session that the parameters of a message name."""
+    named = params.get("sessionId")
+    return named if isinstance(named, str) and named else None
 
 
 class Inbox:
@@ -39,13 +57,12 @@ class Inbox:
         self._changed = asyncio.Event()
         self._room = asyncio.Event()
         self._room.set()
-        self._divert: Callable[[dict[str, Any]], None] | None = None
+        self._divert: Callable[[Update], bool] | None = None
         self.listening = False
 
     def put(self, item: Item) -> None:
         """Add what came. Never waits."""
-        if self._divert is not None and isinstance(item, dict):
-            self._divert(item)
+        if self._divert is not None and isinstance(item, Update) and self._divert(item):
             return
         self._items.append(item)
         self._bound()
@@ -58,8 +75,8 @@ class Inbox:
         self._changed.set()
 
     @contextmanager
-    def diverted(self, divert: Callable[[dict[str, Any]], None]) -> Iterator[None]:
-        """Give session updates to this instead."""
+    def diverted(self, divert: Callable[[Update], bool]) -> Iterator[None]:
+        """Give session updates to this instead, as far as it returns that it takes them."""
         self._divert = divert
         try:
             yield

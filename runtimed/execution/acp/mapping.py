@@ -6,35 +6,28 @@ Nothing here is awaited and nothing is known of connections: raw objects go in, 
 from collections.abc import Iterator, Mapping
 from typing import Any, Literal
 
-import orjson
-
-from runtimed.core.sink import RESERVED_ITEMS
 from runtimed.execution.acp.calls import UNTOLD, Calls
 from runtimed.execution.acp.content import told_text
-from runtimed.execution.acp.usage import find_usage
+from runtimed.execution.acp.failure import Failure
+from runtimed.execution.acp.items import MAX_KIND, update_item
+from runtimed.execution.acp.usage import Tally
 from runtimed.execution.complaints import alert
 from runtimed.execution.output import Delta, Done, OpenText
 from runtimed.model.event import (
     ErrorRaised,
     Payload,
     RunEnd,
-    SystemItem,
     TextDelta,
     TextDone,
     ThinkingDelta,
     ThinkingDone,
     ThinkingStart,
-    Usage,
 )
-from runtimed.wire.json import check
-from runtimed.wire.problems import FieldProblem
-
-MAX_ITEM = 1 << 20
-"""Bytes of JSON that are kept of an update that becomes a system_item."""
-
-MAX_KIND = 100
 
 CANCELLED = "cancelled"
+_TOLD = (CANCELLED, "max_tokens", "max_turn_requests", "refusal")
+"""Stop reasons that say why the run ended, whatever was told of an error beside them."""
+
 _Kind = Literal["text", "thinking"]
 _PROSE: Mapping[str, _Kind] = {"agent_message_chunk": "text", "agent_thought_chunk": "thinking"}
 _EVENTS: Mapping[_Kind, tuple[type[Delta], type[Done]]] = {
@@ -56,6 +49,8 @@ class Narration:
         self._texts = {kind: OpenText(*events) for kind, events in _EVENTS.items()}
         self._open: _Kind | None = None
         self._message: object = None
+        self._tally = Tally()
+        self._failure = Failure()
 
     def live_in(self, home: str) -> None:
         """From here on paths below this one are told from there."""
@@ -70,9 +65,9 @@ class Narration:
             yield from self.close_prose()
             yield from self._calls.sight(told, new=kind == "tool_call")
         else:
-            yield _item(kind, told)
-        if usage := _usage(kind, told):
-            yield usage
+            yield update_item(kind, told)
+        self._tally.note(told)
+        self._failure.note(told)
 
     def permission(self, call: Mapping[str, Any]) -> Iterator[Payload]:
         """The events that show the tool call of a permission request."""
@@ -93,6 +88,10 @@ class Narration:
         """What was told of the arguments of this open tool call."""
         return self._calls.arguments(call_id) if isinstance(call_id, str) else ""
 
+    def title(self, call_id: object) -> str | None:
+        """What people are shown of this open tool call, where that was told."""
+        return self._calls.title(call_id) if isinstance(call_id, str) else None
+
     def deny(self, call_id: object, why: str) -> None:
         """A tool is not going to run: `why` is the summary where the agent tells no result."""
         if isinstance(call_id, str):
@@ -102,6 +101,7 @@ class Narration:
         """A run begins: what was left open before it is closed."""
         yield from self.close(UNTOLD)
         self._calls.next_run()
+        self._tally, self._failure = Tally(), Failure()
 
     def end(self, response: Mapping[str, Any], *, interrupted: bool = False) -> Iterator[Payload]:
         """The run ended in this response to the prompt: close what is open, then the usage and how it ended.
@@ -110,15 +110,19 @@ class Narration:
         """
         reason = response.get("stopReason")
         yield from self.close(CANCELLED if reason == CANCELLED else UNTOLD)
-        if usage := find_usage(response.get("usage")) or find_usage(response.get("_meta")):
-            yield usage
-        yield from _ending(reason, interrupted)
+        yield from self._tally.spent(response)
+        words = None if reason in _TOLD else self._failure.ended(response)
+        yield from _ending(reason, interrupted) if words is None else _failed(words)
 
     def fail(self, message: str) -> Iterator[Payload]:
         """The prompt was answered with an error: close what is open, then say so."""
         yield from self.close(UNTOLD)
-        yield ErrorRaised("provider_error", message)
-        yield RunEnd("rolled_back")
+        yield from self.spent()
+        yield from _failed(message)
+
+    def spent(self) -> Iterator[Payload]:
+        """The usage of a run that has no answer to its prompt, as far as updates told it."""
+        yield from self._tally.spent({})
 
     def close(self, why: str) -> Iterator[Payload]:
         """End what is open; `why` is the summary of tool calls without a result."""
@@ -135,7 +139,7 @@ class Narration:
         content = told.get("content")
         text = content.get("text") if isinstance(content, dict) and content.get("type") == "text" else None
         if not isinstance(text, str):
-            yield _item(str(told["sessionUpdate"]), told)
+            yield update_item(str(told["sessionUpdate"]), told)
             return
         message = told.get("messageId")
         if self._open != kind or (message and self._message and message != self._message):
@@ -152,27 +156,9 @@ def _is_id(call_id: object) -> bool:
     return isinstance(call_id, str) and bool(call_id)
 
 
-def _usage(kind: str, told: Mapping[str, Any]) -> Usage | None:
-    """The counts in `_meta`, or of a usage_update. How full the context is, which that tells as well, is no count."""
-    return find_usage(told if kind == "usage_update" else told.get("_meta"))
-
-
-def _item(kind: str, told: Mapping[str, Any]) -> SystemItem:
-    name = kind[:MAX_KIND]
-    if name in RESERVED_ITEMS:  # for the Runtime to say
-        name = f"agent_{name}"
-    content = {key: value for key, value in told.items() if key != "sessionUpdate"}
-    return SystemItem({"kind": name, "content": _bounded(content)})
-
-
-def _bounded(content: dict[str, Any]) -> dict[str, Any]:
-    """The same where it can be told on, or else why not."""
-    try:
-        check(content)
-    except FieldProblem as problem:
-        return {"left_out": problem.problem}
-    size = len(orjson.dumps(content))
-    return content if size <= MAX_ITEM else {"truncated": size}
+def _failed(message: str) -> Iterator[Payload]:
+    yield ErrorRaised("provider_error", message)
+    yield RunEnd("rolled_back")
 
 
 def _ending(reason: object, interrupted: bool) -> Iterator[Payload]:
@@ -187,8 +173,10 @@ def _ending(reason: object, interrupted: bool) -> Iterator[Payload]:
     elif reason in ("max_tokens", "max_turn_requests"):
         yield RunEnd("limit_reached")
     elif reason == "refusal":
-        yield ErrorRaised("provider_error", "the agent refused to go on")
-        yield RunEnd("rolled_back")
+        yield from _failed("the agent refused to go on")
+    elif reason is None or reason == "":
+        yield alert("the agent answered the prompt without a stop reason")
+        yield RunEnd("finished")
     else:
         yield alert(f"the run ended for a reason that is not known here: {told_text(reason, '')[:MAX_KIND]!r}")
         yield RunEnd("finished")

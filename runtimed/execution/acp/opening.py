@@ -106,9 +106,9 @@ class Opener:
         able = agent.abilities
         why = "it can neither resume nor load a session"
         for method in ["session/resume"] * able.resume + ["session/load"] * able.load:
-            replay = Replay()
+            replay = Replay(kept.session_id)
             try:
-                with inbox.diverted(replay.update):
+                with inbox.diverted(replay.take):
                     reopen = partial(agent.reopen, method, kept.session_id, self._folders)
                     await self._authenticated(agent, reopen)
                     await asyncio.sleep(REPLAY_SETTLE_S)

@@ -6,6 +6,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 from runtimed.core.change import Entry
+from runtimed.execution.acp.inbox import Update
 from runtimed.execution.acp.memory import Known
 
 MAX_REPLAY = 8 << 20
@@ -13,17 +14,23 @@ MAX_REPLAY = 8 << 20
 
 
 class Replay:
-    """The user's messages of a replay; nothing of it is said again."""
+    """The user's messages of a replay of one session; nothing of it is said again."""
 
-    def __init__(self) -> None:
+    def __init__(self, session_id: str) -> None:
+        self._session_id = session_id
         self._pieces: deque[str] = deque()
         self._size = 0
 
-    def update(self, told: Mapping[str, Any]) -> None:
-        """Take a session update that came while the session was loaded."""
-        content = told.get("content")
-        if told.get("sessionUpdate") != "user_message_chunk" or not isinstance(content, dict):
-            return
+    def take(self, update: Update) -> bool:
+        """Take a session update that came while the session was loaded, unless it is one of another session."""
+        if update.session_id not in (None, self._session_id):
+            return False
+        content = update.told.get("content")
+        if update.told.get("sessionUpdate") == "user_message_chunk" and isinstance(content, dict):
+            self._remember(content)
+        return True
+
+    def _remember(self, content: Mapping[str, Any]) -> None:
         if isinstance(text := content.get("text"), str):
             self._pieces.append(text)
             self._size += len(text)

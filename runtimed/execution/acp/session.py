@@ -124,6 +124,7 @@ class AcpSession:
                 await self._opened.agent.stop(grace_s, self._opened.memory.session_id if running else None)
         finally:
             await self._terminals.close()
+            await self._listener.say((*self._listener.held(), *self._listener.narration.spent()))
 
     def _unopened(self, error: BaseException) -> str:
         """Why there is no session; of one who refuses, who that is."""
@@ -135,6 +136,7 @@ class AcpSession:
     async def _open(self, history: Sequence[Entry] | None) -> None:
         self._inbox.listening = False
         self._opened = await self._opener.open(self._inbox, self._terminals, history)
+        self._listener.session_id = self._opened.memory.session_id
         self._listener.narration.live_in(str(self._opener.home))
         self._inbox.listening = True
         for told in (self._opener.told, self._opened.remark):
@@ -252,7 +254,7 @@ class AcpSession:
             await self._finish(run, self._listener.narration.fail(_reason(error)))
 
     async def _finish(self, run: _Run, payloads: Iterable[Payload]) -> None:
-        said = tuple(payloads)
+        said = (*self._listener.held(), *payloads)
         self._gate.finish()
         self._current = None
         try:
@@ -274,7 +276,8 @@ class AcpSession:
         await self._terminals.close()
         await self._listener.hear(asked=False)
         closing = self._listener.narration.close(CANCELLED)
-        await self._finish(run, (*closing, alert(why), RunEnd("rolled_back")))
+        spent = self._listener.narration.spent()
+        await self._finish(run, (*closing, *spent, alert(why), RunEnd("rolled_back")))
         try:
             await self._open(())
         except _FAILURES as error:
@@ -287,7 +290,8 @@ class AcpSession:
         await self._listener.dismiss()
         await self._terminals.close()
         await self._listener.hear(asked=False)
-        await self._listener.say(self._listener.narration.settle())
+        narration = self._listener.narration
+        await self._listener.say((*self._listener.held(), *narration.settle(), *narration.spent()))
         await self._sink.lose(failed.reason, str(failed))
         if self._current is not None:
             self._current.over.set()

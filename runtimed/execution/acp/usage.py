@@ -1,7 +1,11 @@
-"""Token counts, wherever an agent put them."""
+"""The tokens that a run used, wherever an agent put the counts.
+
+All that a model took in counts as input, what came from a cache included; all that it gave counts as output, its
+thoughts included. Agents count in two ways: where the total is told, it says which one; else the names do.
+"""
 
 from collections import deque
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from typing import Any
 
 from runtimed.model.event import Usage
@@ -11,6 +15,7 @@ MAX_LOOKED_AT = 64
 
 _INPUT = ("inputTokens", "input_tokens", "promptTokens", "prompt_tokens", "promptTokenCount")
 _OUTPUT = ("outputTokens", "output_tokens", "completionTokens", "completion_tokens", "candidatesTokenCount")
+_TOTAL = ("totalTokens", "total_tokens", "totalTokenCount")
 _CACHED = (
     "cachedReadTokens",
     "cache_read_input_tokens",
@@ -18,6 +23,32 @@ _CACHED = (
     "cachedTokens",
     "cachedContentTokenCount",
 )
+_CACHE_WRITTEN = ("cachedWriteTokens", "cache_creation_input_tokens", "cacheWriteTokens")
+_THOUGHT = ("thoughtTokens", "thought_tokens", "thoughtsTokenCount", "reasoningTokens", "reasoning_tokens")
+_BESIDE = frozenset({"cache_read_input_tokens", "cache_creation_input_tokens", "thoughtsTokenCount"})
+"""Counts that are not part of the input or the output, by the ones who named them."""
+
+
+class Tally:
+    """The counts of one run. Those in `_meta` are each of one call of a model, those of a `usage_update` of all."""
+
+    def __init__(self) -> None:
+        self._sum: Usage | None = None
+        self._last: Usage | None = None
+
+    def note(self, told: Mapping[str, Any]) -> None:
+        """Take a session update. How full the context is, which a usage_update tells as well, is no count."""
+        if told.get("sessionUpdate") == "usage_update":
+            self._last = find_usage(told) or self._last
+        elif found := find_usage(told.get("_meta")):
+            self._sum = _added(self._sum, found)
+
+    def spent(self, response: Mapping[str, Any]) -> Iterator[Usage]:
+        """The usage of the run that was answered so, where there are counts; the response's own go first."""
+        found = find_usage(response.get("usage")) or find_usage(response.get("_meta"))
+        if usage := found or self._last or self._sum:
+            yield usage
+        self._sum = self._last = None
 
 
 def find_usage(told: object) -> Usage | None:
@@ -28,13 +59,48 @@ def find_usage(told: object) -> Usage | None:
             break
         found = waiting.popleft()
         if isinstance(found, Mapping):
-            usage = Usage(_count(found, _INPUT), _count(found, _OUTPUT), _count(found, _CACHED))
-            if usage.input_tokens is not None or usage.output_tokens is not None:
+            if usage := _usage(found):
                 return usage
             waiting += found.values()
         elif isinstance(found, list):
             waiting += found
     return None
+
+
+def _usage(found: Mapping[str, Any]) -> Usage | None:
+    taken, given = _count(found, _INPUT), _count(found, _OUTPUT)
+    if taken is None and given is None:
+        return None
+    read = _count(found, _CACHED)
+    cached = (read or 0) + (_count(found, _CACHE_WRITTEN) or 0)
+    thought = _count(found, _THOUGHT) or 0
+    if (total := _count(found, _TOTAL)) is not None:
+        rest = total - (taken or 0) - (given or 0)
+        cached_beside, thought_beside = rest in {cached, cached + thought}, rest in {thought, cached + thought}
+    else:
+        cached_beside = cached > (taken or 0) or not _BESIDE.isdisjoint(found.keys() & {*_CACHED, *_CACHE_WRITTEN})
+        thought_beside = not _BESIDE.isdisjoint(found.keys() & set(_THOUGHT))
+    if taken is not None and cached_beside:
+        taken += cached
+    if given is not None and thought_beside:
+        given += thought
+    return Usage(taken, given, read, source="agent")
+
+
+def _added(one: Usage | None, other: Usage) -> Usage:
+    if one is None:
+        return other
+    return Usage(
+        _sum(one.input_tokens, other.input_tokens),
+        _sum(one.output_tokens, other.output_tokens),
+        _sum(one.cache_read_input_tokens, other.cache_read_input_tokens),
+        source=other.source,
+    )
+
+
+def _sum(*counts: int | None) -> int | None:
+    told = [count for count in counts if count is not None]
+    return sum(told) if told else None
 
 
 def _count(told: Mapping[str, Any], names: Iterable[str]) -> int | None:

@@ -41,8 +41,8 @@ def raw(line):
     sys.stdout.flush()
 
 
-def send(kind, **fields):
-    params = {"sessionId": session, "update": {"sessionUpdate": kind, **fields}}
+def send(session_update, **fields):
+    params = {"sessionId": session, "update": {"sessionUpdate": session_update, **fields}}
     write({"jsonrpc": "2.0", "method": "session/update", "params": params | state.get("meta", {})})
 
 

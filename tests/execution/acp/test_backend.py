@@ -14,7 +14,7 @@ from typing import Any
 import pytest
 
 from runtimed.core.ports import Answer
-from runtimed.execution.acp import inbox
+from runtimed.execution.acp import inbox, latest
 from runtimed.execution.acp.inbox import MAX_WAITING
 from runtimed.model.event import ErrorRaised, InvokeStart, TextDone, ToolCallArgsDelta, Usage
 from runtimed.model.worker import AssistantIntent, RoleIntent, TaskIntent
@@ -216,7 +216,7 @@ async def test_what_an_agent_says_before_its_session_is_open_is_kept_up_to_a_num
     new_bench: Callable[..., Any],
 ) -> None:
     opening = [["texts", 1000, "n"], ["answer", {"sessionId": "s-1"}]]
-    bench = new_bench(prompt(["end"], **{"session/new": opening}))
+    bench = new_bench(prompt(["end"], session="s-1", **{"session/new": opening}))
     assert await bench.spawn() == ACCEPTED
     sink = await bench.run()
     assert sink.text == "".join(f"n{number} " for number in range(1000 - MAX_WAITING, 1000))
@@ -261,7 +261,136 @@ async def test_usage_is_told(new_bench: Callable[..., Any]) -> None:
     usage = {"totalTokens": 9, "inputTokens": 5, "outputTokens": 4}
     bench = new_bench(prompt(["end_with", {"stopReason": "end_turn", "usage": usage}]))
     await bench.spawn()
-    assert (await bench.run()).of(Usage) == [Usage(5, 4)]
+    assert (await bench.run()).of(Usage) == [Usage(5, 4, source="agent")]
+
+
+async def test_a_run_that_ends_without_an_answer_tells_the_usage_that_updates_told(
+    new_bench: Callable[..., Any],
+) -> None:
+    counted = {"sessionUpdate": "tool_call", "toolCallId": "c", "_meta": {"usage": {"inputTokens": 5}}}
+    bench = new_bench(prompt(["update", counted], ["error", -32603, "no credit left"]))
+    await bench.spawn()
+
+    sink = await bench.run()
+
+    assert sink.of(Usage) == [Usage(5, None, source="agent")]
+    assert sink.names[-3:] == ["usage", "error", "run_end"]
+
+
+async def test_a_prompt_that_is_answered_without_a_stop_reason_says_so(new_bench: Callable[..., Any]) -> None:
+    bench = new_bench(prompt(["text", "done"], ["end_with", None]))
+    await bench.spawn()
+
+    sink = await bench.run()
+
+    assert sink.alerts == ["the agent answered the prompt without a stop reason"]
+    assert sink.ends == ["finished"]
+
+
+async def test_updates_that_replace_each_other_are_told_once_a_second_and_the_last_one_by_the_end_of_the_run(
+    new_bench: Callable[..., Any], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(latest, "INTERVAL_S", 1000.0)
+    filling = [["update", {"sessionUpdate": "usage_update", "used": used, "size": 100}] for used in range(60)]
+    bench = new_bench(prompt(*filling, ["text", "done"], ["end"]))
+    await bench.spawn()
+
+    sink = await bench.run()
+
+    assert [item["content"]["used"] for item in sink.items] == [0, 59]
+    assert sink.names[-1] == "run_end"
+
+
+async def test_an_update_that_was_held_back_is_told_when_its_time_has_come_though_nothing_else_comes(
+    new_bench: Callable[..., Any], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(latest, "INTERVAL_S", 0.3)
+    titles = [["update", {"sessionUpdate": "session_info_update", "title": title}] for title in "abc"]
+    bench = new_bench(prompt(["end"], ["pause", 0.2], *titles))
+    await bench.spawn()
+
+    sink = await bench.run()
+    await sink.until(lambda: len(sink.items) == 2)
+
+    assert [item["content"]["title"] for item in sink.items] == ["a", "c"]
+
+
+async def test_an_update_that_is_held_back_is_told_before_its_worker_stops(
+    new_bench: Callable[..., Any], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(latest, "INTERVAL_S", 1000.0)
+    filling = [["update", {"sessionUpdate": "usage_update", "used": used, "size": 100}] for used in range(9)]
+    bench = new_bench(prompt(*filling, ["text", "on"], ["until_cancel"]))
+    await bench.spawn()
+    await bench.begin()
+    await bench.sink.until(lambda: bench.sink.text == "on")
+
+    await bench.backend.stop(bench.worker_id, None)
+
+    assert [item["content"]["used"] for item in bench.sink.items] == [0, 8]
+
+
+async def test_an_error_of_the_provider_that_an_agent_tells_beside_its_answer_fails_the_run(
+    new_bench: Callable[..., Any],
+) -> None:
+    told = [
+        {
+            "codex": {
+                "error": {"message": "Reconnecting... 1/1", "additionalDetails": "High demand.", "willRetry": True}
+            }
+        },
+        {"codex": {"threadStatus": {"type": "systemError"}}},
+    ]
+    steps = [["update", {"sessionUpdate": "session_info_update", "_meta": meta}] for meta in told]
+    bench = new_bench(prompt(*steps, ["text", "High demand."], ["end"]))
+    await bench.spawn()
+
+    sink = await bench.run()
+
+    (error,) = sink.of(ErrorRaised)
+    assert (error.code, error.message) == ("provider_error", "Reconnecting... 1/1: High demand.")
+    assert sink.ends == ["rolled_back"]
+
+
+OTHER = {"jsonrpc": "2.0", "method": "session/update"}
+
+
+def of_other(**update: Any) -> list[Any]:
+    """A step in which the agent tells an update of a session of a subagent."""
+    return ["raw", json.dumps({**OTHER, "params": {"sessionId": "sub-1", "update": update}})]
+
+
+async def test_an_update_of_another_session_is_told_apart_with_its_id(new_bench: Callable[..., Any]) -> None:
+    words = {"sessionUpdate": "agent_message_chunk", "content": {"type": "text", "text": "not mine"}}
+    call = {"sessionUpdate": "tool_call", "toolCallId": "c", "status": "completed"}
+    counted = {"sessionUpdate": "usage_update", "used": 3, "size": 9, "_meta": {"usage": {"inputTokens": 7}}}
+    others = [of_other(**words), of_other(**call), of_other(**counted)]
+    bench = new_bench(prompt(["text", "mine"], *others, ["text", " too"], ["end"]))
+    await bench.spawn()
+
+    sink = await bench.run()
+
+    assert sink.names[:2] == ["invoke_start", "text_delta"]
+    assert (sink.text, sink.ends, sink.results, sink.of(Usage)) == ("mine too", ["finished"], [], [])
+    assert sink.items == [
+        {"kind": "acp_session_update", "session_id": "sub-1", "content": content}
+        for content in (words, call, counted)
+    ]
+
+
+async def test_the_updates_of_two_sessions_do_not_replace_each_other(new_bench: Callable[..., Any]) -> None:
+    bench = new_bench(
+        prompt(
+            of_other(sessionUpdate="session_info_update", title="sub"),
+            *[["update", {"sessionUpdate": "session_info_update", "title": "own"}]],
+            ["end"],
+        )
+    )
+    await bench.spawn()
+
+    sink = await bench.run()
+
+    assert [item["content"]["title"] for item in sink.items] == ["sub", "own"]
 
 
 async def test_a_failed_prompt_is_an_error_and_the_next_one_runs(new_bench: Callable[..., Any]) -> None:

@@ -9,7 +9,8 @@ import pytest
 
 from runtimed.execution.acp.calls import MAX_ENDED_CALLS, MAX_ID, MAX_OPEN_CALLS, NESTED
 from runtimed.execution.acp.content import MAX_DIFFED, MAX_DIFFS, MAX_OUTPUT
-from runtimed.execution.acp.mapping import MAX_ITEM, Narration
+from runtimed.execution.acp.items import MAX_ITEM, MAX_META_BYTES
+from runtimed.execution.acp.mapping import Narration
 from runtimed.execution.output import MAX_TEXT_BLOCK
 from runtimed.model.event import (
     Alert,
@@ -397,23 +398,168 @@ def test_what_is_too_large_is_cut_and_says_so() -> None:
 @pytest.mark.parametrize(
     ("response", "usage"),
     [
-        (END | {"usage": {"inputTokens": 3, "outputTokens": 4, "cachedReadTokens": 2}}, Usage(3, 4, 2)),
-        (END | {"_meta": {"quota": {"token_count": {"input_tokens": 3, "output_tokens": 4}}}}, Usage(3, 4)),
-        (END | {"usage": {"inputTokens": True, "outputTokens": 4}}, Usage(None, 4)),
+        (END | {"usage": {"inputTokens": 3, "outputTokens": 4, "cachedReadTokens": 2}}, (3, 4, 2)),
+        (END | {"_meta": {"quota": {"token_count": {"input_tokens": 3, "output_tokens": 4}}}}, (3, 4, None)),
+        (END | {"usage": {"inputTokens": True, "outputTokens": 4}}, (None, 4, None)),
     ],
 )
-def test_usage_is_taken_from_the_response(response: dict[str, Any], usage: Usage) -> None:
-    assert told(Narration(), end=response) == [usage, RunEnd("finished")]
+def test_usage_is_taken_from_the_response(response: dict[str, Any], usage: tuple[Any, ...]) -> None:
+    assert told(Narration(), end=response) == [Usage(*usage, source="agent"), RunEnd("finished")]
+
+
+CACHED = {"cachedReadTokens": 50, "cachedWriteTokens": 20}
+CLAUDE = {"input_tokens": 10, "output_tokens": 5, "cache_read_input_tokens": 50, "cache_creation_input_tokens": 20}
+GEMINI = {"promptTokenCount": 80, "candidatesTokenCount": 5, "thoughtsTokenCount": 3, "cachedContentTokenCount": 50}
+
+
+@pytest.mark.parametrize(
+    "counts",
+    [
+        {"totalTokens": 88, "inputTokens": 80, "outputTokens": 8, **CACHED},
+        {"totalTokens": 88, "inputTokens": 10, "outputTokens": 8, **CACHED},
+        {"totalTokens": 88, "inputTokens": 10, "outputTokens": 5, "thoughtTokens": 3, **CACHED},
+        {"totalTokens": 88, "inputTokens": 80, "outputTokens": 5, "thoughtTokens": 3, "cachedReadTokens": 50},
+        {"totalTokens": 88, "inputTokens": 80, "outputTokens": 8, "thoughtTokens": 3, "cachedReadTokens": 50},
+        {"inputTokens": 10, "outputTokens": 8, **CACHED},
+        {"inputTokens": 80, "outputTokens": 8, **CACHED},
+        {**CLAUDE, "output_tokens": 8},
+        GEMINI,
+    ],
+)
+def test_input_counts_what_came_from_a_cache_and_output_the_thoughts_for_every_agent(counts: dict[str, int]) -> None:
+    assert told(Narration(), end=END | {"usage": counts})[0] == Usage(80, 8, 50, source="agent")
 
 
 def test_usage_is_taken_from_what_updates_count_and_not_from_how_full_the_context_is() -> None:
     window = {"sessionUpdate": "usage_update", "used": 900, "size": 200_000}
-    said = told(Narration(), window)
-    assert said == [SystemItem({"kind": "usage_update", "content": {"used": 900, "size": 200_000}})]
-    said = told(Narration(), window | {"inputTokens": 7, "outputTokens": 8})
-    assert said[-1] == Usage(7, 8)
-    said = told(Narration(), text("", _meta={"usage": {"promptTokens": 5, "completionTokens": 6}}))
-    assert said[-1] == Usage(5, 6)
+    said = told(Narration(), window, end=END)
+    assert said == [
+        SystemItem({"kind": "usage_update", "content": {"used": 900, "size": 200_000}}),
+        RunEnd("finished"),
+    ]
+    said = told(Narration(), window | {"inputTokens": 7, "outputTokens": 8}, end=END)
+    assert said[-2:] == [Usage(7, 8, source="agent"), RunEnd("finished")]
+
+
+def test_the_usage_of_a_run_is_told_once_as_the_sum_of_the_calls_that_its_updates_count() -> None:
+    counted = text("", _meta={"usage": {"promptTokens": 5, "completionTokens": 6}})
+    narration = Narration()
+
+    said = told(narration, counted, counted, end=END)
+    again = told(narration, counted, end=END)
+
+    assert said == [Usage(10, 12, source="agent"), RunEnd("finished")]
+    assert again == [Usage(5, 6, source="agent"), RunEnd("finished")]
+
+
+def test_the_counts_of_the_answer_go_before_those_of_updates() -> None:
+    counted = text("", _meta={"usage": {"promptTokens": 5, "completionTokens": 6}})
+
+    said = told(Narration(), counted, end=END | {"usage": {"inputTokens": 7, "outputTokens": 8}})
+
+    assert said == [Usage(7, 8, source="agent"), RunEnd("finished")]
+
+
+LARGE = {"docs": "x" * MAX_META_BYTES}
+
+
+def test_large_meta_of_an_update_is_dropped_wherever_it_is_and_small_meta_kept() -> None:
+    commands = [{"name": "plan", "_meta": LARGE}, {"name": "test", "_meta": {"key": "t"}}]
+    update = {"sessionUpdate": "available_commands_update", "availableCommands": commands, "_meta": LARGE}
+
+    (item,) = told(Narration(), update)
+
+    assert isinstance(item, SystemItem)
+    kept = [{"name": "plan"}, {"name": "test", "_meta": {"key": "t"}}]
+    assert item.item["content"] == {"availableCommands": kept}
+
+
+def test_meta_in_many_places_is_kept_as_far_as_it_fits_together() -> None:
+    commands = [{"name": str(number), "_meta": {"docs": "x" * 100}} for number in range(1000)]
+
+    (item,) = told(Narration(), {"sessionUpdate": "available_commands_update", "availableCommands": commands})
+
+    assert isinstance(item, SystemItem)
+    kept = [command["_meta"] for command in item.item["content"]["availableCommands"] if "_meta" in command]
+    assert 0 < len(orjson.dumps(kept)) <= MAX_META_BYTES + len(kept) * 2
+
+
+def test_what_is_dropped_of_meta_does_not_count_against_the_bounds_of_the_rest() -> None:
+    deep: Any = "x"
+    for _ in range(400):
+        deep = {"in": deep}
+    update = {"sessionUpdate": "plan", "entries": [], "_meta": {"deep": deep, "many": list(range(20_000))}}
+
+    (item,) = told(Narration(), update)
+
+    assert item == SystemItem({"kind": "plan", "content": {"entries": []}})
+
+
+INFO = {"sessionUpdate": "session_info_update"}
+STUCK = INFO | {"_meta": {"codex": {"threadStatus": {"type": "systemError"}}}}
+ACTIVE = INFO | {"_meta": {"codex": {"threadStatus": {"type": "active"}}}}
+RETRIED = INFO | {"_meta": {"codex": {"error": {"message": "Reconnecting", "willRetry": True}}}}
+BROKEN = INFO | {"_meta": {"error": {"message": "no credit left"}}}
+ERROR = {"sessionUpdate": "error", "message": "no credit left"}
+
+
+@pytest.mark.parametrize(
+    ("updates", "response", "words"),
+    [
+        ([STUCK], END, "the agent reported an error of its model provider"),
+        ([RETRIED, STUCK], END, "Reconnecting"),
+        (
+            [ACTIVE, STUCK, text("High demand")],
+            {"stopReason": None},
+            "the agent reported an error of its model provider",
+        ),
+        ([BROKEN], END, "no credit left"),
+        ([BROKEN, text("no credit left")], END, "no credit left"),
+        ([ERROR], END, "no credit left"),
+        ([], END | {"_meta": {"error": "no credit left"}}, "no credit left"),
+        ([], END | {"_meta": {"vendor": {"error": {"message": "no credit left"}}}}, "no credit left"),
+        ([], END | {"error": {"code": 402, "message": "no credit left"}}, "no credit left"),
+        ([], {"stopReason": "error"}, "the run ended with 'error'"),
+        ([], {"stopReason": "provider_failure", "error": "no credit left"}, "no credit left"),
+    ],
+)
+def test_an_error_of_the_provider_that_is_told_in_any_known_way_fails_the_run(
+    updates: list[dict[str, Any]], response: dict[str, Any], words: str
+) -> None:
+    *_, error, end = told(Narration(), *updates, end=response)
+
+    assert (error, end) == (ErrorRaised("provider_error", words), RunEnd("rolled_back"))
+
+
+@pytest.mark.parametrize(
+    "updates",
+    [
+        [RETRIED],
+        [RETRIED, text("done")],
+        [STUCK, ACTIVE, text("done")],
+        [BROKEN, text("I tried again, and it works.")],
+        [ERROR, call(status="completed")],
+        [INFO | {"_meta": {"error": None, "codex": {"error": {}, "threadStatus": "odd"}}}],
+    ],
+)
+def test_an_error_that_the_agent_got_over_fails_no_run(updates: list[dict[str, Any]]) -> None:
+    *_, end = told(Narration(), *updates, end=END)
+
+    assert end == RunEnd("finished")
+
+
+def test_an_error_of_one_run_does_not_fail_the_next() -> None:
+    narration = Narration()
+    told(narration, STUCK, end=END)
+
+    assert told(narration, end=END) == [RunEnd("finished")]
+
+
+@pytest.mark.parametrize("kind", ["acp_session_update", "permission_request", "diff"])
+def test_an_agent_can_not_say_what_has_a_meaning_here(kind: str) -> None:
+    (item,) = told(Narration(), {"sessionUpdate": kind, "session_id": "s"})
+
+    assert item == SystemItem({"kind": f"agent_{kind}", "content": {"session_id": "s"}})
 
 
 @pytest.mark.parametrize(

@@ -162,3 +162,47 @@ async def test_an_option_whose_id_is_too_long_is_left_out(new_bench: Callable[..
     await bench.sink.until(lambda: bench.sink.questions)
     (question,) = bench.sink.questions
     assert [option.option_id for option in question.options] == [longest]
+
+
+SHOWN = {"sessionUpdate": "tool_call", **CALL, "title": "remove the folder build"}
+
+
+async def test_a_request_that_names_only_its_tool_call_keeps_the_title_that_the_call_was_told_with_last(
+    new_bench: Callable[..., Any],
+) -> None:
+    renamed = {"sessionUpdate": "tool_call_update", "toolCallId": "c1", "title": "remove the folder dist"}
+    steps = [["update", SHOWN], ["update", renamed], ["ask", {"toolCallId": "c1"}, [YES, NO]], ["end"]]
+    bench = new_bench({"session/prompt": [steps]})
+    await bench.spawn()
+    await bench.begin()
+    await bench.sink.until(lambda: bench.sink.questions)
+
+    (question,) = bench.sink.questions
+
+    assert (question.title, question.tool_call_id, question.session_id) == ("remove the folder dist", "c1", None)
+
+
+async def test_a_request_of_another_session_is_answered_and_shown_with_that_session(
+    new_bench: Callable[..., Any],
+) -> None:
+    told = {"sessionId": "sub-1", "update": {**SHOWN, "title": "read the secrets"}}
+    asked = {"sessionId": "sub-1", "toolCall": {"toolCallId": "c1"}, "options": [YES, NO]}
+    code = (
+        f"write({{'jsonrpc': '2.0', 'method': 'session/update', 'params': {told!r}}})\n"
+        f"text(call('session/request_permission', {asked!r})['result']['outcome']['optionId'])"
+    )
+    bench = new_bench({"session/prompt": [[["update", SHOWN], ["call_python", code], ["end"]]]})
+    await bench.spawn()
+    await bench.begin()
+    await bench.sink.until(lambda: bench.sink.questions)
+
+    (question,) = bench.sink.questions
+    shown = bench.sink.items[-1]
+    bench.sink.rule(Ruling("selected", "no"))
+    await bench.sink.until(lambda: bench.sink.ends)
+
+    assert (question.title, question.session_id, question.tool_call_id) == ("read the secrets", "sub-1", None)
+    assert (shown["kind"], shown["session_id"]) == ("acp_session_update", "sub-1")
+    assert shown["content"] == {"sessionUpdate": "tool_call_update", "toolCallId": "c1"}
+    assert bench.sink.text == "no"
+    assert [result.summary for result in bench.sink.results] == ["the agent told no result"]
