@@ -134,6 +134,11 @@ class Group:
         return found
 
 
+def has_without(containment: Containment, root: int, mark: str, pipe: int) -> bool:
+    """Whether a process is there that does not have the pipe with this inode open."""
+    return any(not _holds(pid, pipe) for pid in containment.members(root, mark))
+
+
 def best() -> Containment:
     """The strongest that this machine allows."""
     found = namespace()

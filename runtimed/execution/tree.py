@@ -9,7 +9,7 @@ from typing import Any
 
 import attrs
 
-from runtimed.execution.containment import Containment
+from runtimed.execution.containment import Containment, has_without
 from runtimed.execution.limits import Accounting, TreeLimits
 from runtimed.execution.pipes import readable
 from runtimed.execution.survey import Survey
@@ -99,6 +99,12 @@ class Tree:
         """Whether it lives, and nothing that was started has the pipe with this inode open any more."""
         holders = await asyncio.to_thread(self._containment.holders, self._root.pid, self._mark, pipe)
         return not holders and not self.exit.done()
+
+    async def has_without(self, pipe: int) -> bool:
+        """Whether it lives, and something in it does not have the pipe with this inode open."""
+        if self.exit.done():
+            return False
+        return await asyncio.to_thread(has_without, self._containment, self._root.pid, self._mark, pipe)
 
     async def interrupt(self) -> None:
         """Send SIGINT to the program and to what shares its process group."""

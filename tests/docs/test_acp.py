@@ -24,6 +24,7 @@ BOUNDS = {
     "a text that is written": f"{files.MAX_TEXT_CHARACTERS >> 20} Mi characters",
     "output of a terminal": f"the newest {terminals.MAX_TERMINAL_OUTPUT >> 20} MiB",
     "terminals": f"{terminals.MAX_TERMINALS} that",
+    "released terminals with something left in the background": f"{terminals.MAX_LEFT};",
     "requests at once": f"{client.MAX_REQUESTS}",
     "what a tool call tells: its arguments, its output, each text of a diff": f"{calls.MAX_OUTPUT >> 20} Mi",
     "a `system_item`": f"{items.MAX_ITEM >> 20} MiB",

@@ -10,18 +10,32 @@ from typing import Any
 from runtimed.execution.pipes import Inlet, pipes
 from runtimed.execution.profile import Profile
 from runtimed.execution.program import Command
-from runtimed.execution.supervise import Program, Supervisor, environment
+from runtimed.execution.supervise import SHELL, Program, Supervisor, environment
+from runtimed.execution.tasks import begin, finish
 from runtimed.execution.tree import Tree
 
 MAX_TERMINALS = 32
 """Terminals of one session that are not released, those that are being started included."""
 
+MAX_LEFT = 32
+"""Released terminals whose commands have left something running; one more, and the oldest of them is ended."""
+
 MAX_TERMINAL_OUTPUT = 1 << 20
 """Bytes of output that are kept of a terminal, the newest; an agent may ask for less."""
 
 
+MAX_REPORT_BYTES = 16
+"""What is read of a report of an exit status."""
+
 READS = 16
 """How often a pipe is read before others have their turn; it holds no more than that."""
+
+
+KEEPER = 'exec 3>&2 2>/dev/null; (exec "$@") </dev/null 2>&1 3>&-; echo "$?" >&3; exec >&- 3>&-; read -r end'
+"""Runs a command, reports its exit status on standard error, and stays until its standard input ends.
+
+It is the root of the process tree: what the command left in the background lives as long as that.
+"""
 
 
 class TerminalRefused(Exception):
@@ -29,41 +43,58 @@ class TerminalRefused(Exception):
 
 
 class Terminal:
-    """Owns one command with its process tree, and the end of what it said on both of its output streams."""
+    """Owns one command with its process tree, and the end of what it said on both of its output streams.
 
-    def __init__(self, output: int, limit: int) -> None:
+    The command has ended once its status is known; what it left in the background goes on until `close`.
+    """
+
+    def __init__(self, hold: int, output: int, status: int, limit: int) -> None:
+        self._hold = hold
+        self._keeping = os.fstat(hold).st_ino
         self._inlet = Inlet(output)
+        self._report = Inlet(status)
         self._limit = limit
         self._output = bytearray()
         self._truncated = False
         self._tree: Tree | None = None
+        self._over = asyncio.Event()
+        self._told = b""
+        self._code: int | None = None
+        self._settling: asyncio.Task[None] | None = None
         self._killed = False
         self._closed = False
 
     @classmethod
     async def start(cls, supervisor: Supervisor, command: Command, limit: int) -> "Terminal":
         """Start the command. Raises OSError."""
-        (stdin, nothing), (read, write) = pipes(2)
-        os.close(nothing)
-        terminal = cls(read, limit)
+        (stdin, hold), (read, write), (told, report) = pipes(3)
+        terminal = cls(hold, read, told, limit)
         try:
-            streams = (stdin, write, write)
-            program = Program(command.argv, command.cwd, command.env, *streams, command.limits)
-            terminal._tree = await supervisor.start(program)
+            argv = [SHELL, "-c", KEEPER, SHELL, *command.argv]
+            program = Program(argv, command.cwd, command.env, stdin, write, report, command.limits)
+            terminal._watch(await supervisor.start(program))
         except BaseException:
             terminal._close()
             raise
-        asyncio.get_running_loop().add_reader(read, terminal._listen)
         return terminal
 
     @property
     def status(self) -> dict[str, Any] | None:
-        """How the command ended, in the terms of the protocol, once nothing of it is left."""
-        if self._tree is None or not self._tree.exit.done():
+        """How the command ended, in the terms of the protocol, once it has."""
+        if self._tree is None:
+            return None
+        if self._code is not None:
+            return {"exitCode": self._code}
+        if not self._tree.exit.done():
             return None
         if self._killed or self._tree.excess:
             return {"signal": "SIGKILL"}
         return {"exitCode": self._tree.exit.result()}
+
+    @property
+    def is_gone(self) -> bool:
+        """Whether nothing of the command is left."""
+        return self._tree is None or self._tree.exit.done()
 
     def output(self) -> tuple[str, bool]:
         """What it has said, and whether the beginning of that is lost. No character is cut in two."""
@@ -76,8 +107,7 @@ class Terminal:
 
     async def ended(self) -> dict[str, Any]:
         """Wait for the end of the command; how that was, as `status`."""
-        if self._tree is not None:
-            await asyncio.shield(self._tree.exit)
+        await self._over.wait()
         return self.status or {}
 
     async def begin_run(self) -> None:
@@ -93,17 +123,52 @@ class Terminal:
     async def kill(self) -> None:
         """End the command and all that it started; what it said stays. Raises TimeoutError as Tree.end."""
         if self._tree is not None:
-            if not self._tree.exit.done():
+            if self.status is None:
                 self.output()
                 self._killed = True
             await self._tree.end(0)
 
     async def release(self) -> None:
-        """End the command and let go of its output."""
+        """Let go of the output, and end the command if it runs; what it left in the background goes on."""
+        if self.status is None:
+            await self.close()
+            return
+        self._limit = 0
+        self._output.clear()
+        await self.settle()
+
+    async def close(self) -> None:
+        """End the command and all that it started."""
         try:
             await self.kill()
+            if self._settling is not None:
+                await finish(self._settling)
         finally:
             self._close()
+
+    async def settle(self) -> None:
+        """End what kept the command's processes together, where none of them is left."""
+        if self._tree is not None and self.status is not None and not await self._tree.has_without(self._keeping):
+            self._let_go()
+            await asyncio.shield(self._tree.exit)
+
+    def _watch(self, tree: Tree) -> None:
+        self._tree = tree
+        tree.exit.add_done_callback(lambda _: self._over.set())
+        loop = asyncio.get_running_loop()
+        loop.add_reader(self._inlet.descriptor, self._listen)
+        loop.add_reader(self._report.descriptor, self._hear)
+
+    def _hear(self) -> None:
+        """Take the exit status."""
+        self._told = (self._told + self._report.read())[:MAX_REPORT_BYTES]
+        if self._report.ended:
+            asyncio.get_running_loop().remove_reader(self._report.descriptor)
+        line, end, _ = self._told.partition(b"\n")
+        if end and line.isdigit() and not self._over.is_set():
+            self._code = int(line)
+            self._over.set()
+            self._settling = begin(self.settle())
 
     def _listen(self) -> None:
         """Read what is there; a pipe holds a bounded number of bytes. What comes of being killed is left out."""
@@ -120,9 +185,17 @@ class Terminal:
             asyncio.get_running_loop().remove_reader(self._inlet.descriptor)
 
     def _close(self) -> None:
+        self._let_go()
         if not self._closed:
             self._closed = True
             self._inlet.close()
+            self._report.close()
+
+    def _let_go(self) -> None:
+        """End the input of what keeps the command's processes together."""
+        if self._hold >= 0:
+            os.close(self._hold)
+            self._hold = -1
 
 
 class Terminals:
@@ -132,6 +205,7 @@ class Terminals:
         self._profile = profile
         self._supervisor = supervisor
         self._open: dict[str, Terminal] = {}
+        self._left: list[Terminal] = []
         self._starting = 0
         self._made = 0
         self._running = False
@@ -139,13 +213,13 @@ class Terminals:
     async def begin_run(self) -> None:
         """A run of the agent begins; the limit of the CPU time holds for each command in it."""
         self._running = True
-        for terminal in tuple(self._open.values()):
+        for terminal in (*self._open.values(), *self._left):
             await terminal.begin_run()
 
     def end_run(self) -> None:
         """The run is over."""
         self._running = False
-        for terminal in self._open.values():
+        for terminal in (*self._open.values(), *self._left):
             terminal.end_run()
 
     async def create(self, argv: Sequence[str], cwd: Path, env: Mapping[str, str], limit: int | None) -> str:
@@ -174,10 +248,30 @@ class Terminals:
         return self._open[terminal_id]
 
     async def release(self, terminal_id: str) -> None:
-        """End a terminal and forget it. Raises TerminalRefused."""
-        await self.get(terminal_id).release()
-        self._open.pop(terminal_id, None)
+        """End a terminal and forget it; what its command left in the background goes on. Raises TerminalRefused."""
+        terminal = self.get(terminal_id)
+        await terminal.release()
+        if self._open.pop(terminal_id, None) is not None:
+            self._left.append(terminal)
+        await self._tidy()
 
     async def close(self) -> None:
-        """Release all; when that was given up amid, what is left is released the next time."""
-        await asyncio.gather(*map(self.release, self._open), return_exceptions=True)
+        """End all, with what is left in the background; when that was given up amid, the rest ends the next time."""
+        await asyncio.gather(*map(self._end, self._open), return_exceptions=True)
+        await self._drop(self._left)
+
+    async def _end(self, terminal_id: str) -> None:
+        await self._open[terminal_id].close()
+        self._open.pop(terminal_id, None)
+
+    async def _tidy(self) -> None:
+        """Forget released terminals of which nothing is left any more, and end those that are too many."""
+        for terminal in tuple(self._left):
+            await terminal.settle()
+        await self._drop([terminal for terminal in self._left if terminal.is_gone])
+        await self._drop(self._left[:-MAX_LEFT])
+
+    async def _drop(self, terminals: Sequence[Terminal]) -> None:
+        dropped = tuple(terminals)
+        await asyncio.gather(*(terminal.close() for terminal in dropped), return_exceptions=True)
+        self._left = [terminal for terminal in self._left if terminal not in dropped or not terminal.is_gone]

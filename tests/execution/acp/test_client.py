@@ -4,15 +4,18 @@ import asyncio
 import json
 import os
 import threading
-from collections.abc import Callable
+from collections.abc import AsyncIterator, Callable
 from pathlib import Path
 from typing import Any
 
 import pytest
 
-from runtimed.execution import Profile
+from runtimed.execution import Profile, containment
 from runtimed.execution.acp import client, files, outbox, terminals
+from runtimed.execution.acp.terminals import Terminals
+from runtimed.execution.supervise import Supervisor
 
+DEADLINE_S = 30.0
 ALL = ("read", "write", "shell")
 
 
@@ -315,6 +318,107 @@ async def test_a_terminal_whose_release_is_given_up_is_released_the_next_time(su
     await waiting
     await terminal.close()
     assert exited.status == {"signal": "SIGKILL"}
+
+
+LEFT = "while :; do echo on >> left; echo on; sleep 0.02; done & echo begun"
+
+
+async def test_what_a_command_left_in_the_background_lives_until_its_session_ends(
+    new_bench: Callable[..., Any], tmp_path: Path
+) -> None:
+    bench = new_bench(capabilities=ALL)
+    answers = await told(bench, create(LEFT), terminal("wait_for_exit"), terminal("release"))
+    left = bench.home / "left"
+    seen = left.stat().st_size
+
+    await _until(lambda: left.stat().st_size > seen)
+    await bench.backend.stop(bench.worker_id, None)
+
+    assert answers[1:] == [{"result": {"exitCode": 0}}, {"result": {}}]
+    assert await asyncio.to_thread(_running, str(tmp_path)) == []
+
+
+async def test_a_kill_ends_what_a_command_left_in_the_background_and_keeps_how_the_command_ended(
+    new_bench: Callable[..., Any],
+) -> None:
+    bench = new_bench(capabilities=ALL)
+
+    answers = await told(
+        bench, create("sleep 1000 & exit 7"), *map(terminal, ("wait_for_exit", "kill", "output", "release"))
+    )
+
+    assert answers[1]["result"] == {"exitCode": 7}
+    assert answers[3]["result"] == {"output": "", "truncated": False, "exitStatus": {"exitCode": 7}}
+    assert await asyncio.to_thread(_sleeping, str(bench.home)) == []
+
+
+@pytest.fixture(params=[containment.best, containment.group])
+async def terminals_(request: pytest.FixtureRequest) -> AsyncIterator[Terminals]:
+    """The terminals of a session, with each way to keep processes together."""
+    supervisor = Supervisor(request.param)
+    made = Terminals(Profile("acp"), supervisor)
+    yield made
+    await made.close()
+    await supervisor.close()
+
+
+@pytest.mark.parametrize(
+    ("argv", "status"),
+    [
+        (["true"], 0),
+        (["sh", "-c", "exit 7"], 7),
+        (["sh", "-c", "kill -9 $$"], 137),
+        (["exit", "3"], 127),
+        (["nowhere-to-be-found"], 127),
+    ],
+)
+async def test_a_command_that_leaves_nothing_behind_is_gone_with_what_kept_it(
+    terminals_: Terminals, tmp_path: Path, argv: list[str], status: int
+) -> None:
+    name = await terminals_.create(argv, tmp_path, {}, None)
+
+    ended = await terminals_.get(name).ended()
+
+    assert ended == {"exitCode": status}
+    await _until(lambda: _running(str(tmp_path)) == [])
+
+
+async def test_what_released_terminals_left_in_the_background_is_bounded(
+    terminals_: Terminals, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(terminals, "MAX_LEFT", 2)
+    for number in range(3):
+        script = f"sleep 1000 & echo $! > {number}"
+        name = await terminals_.create(["sh", "-c", script, str(number)], tmp_path, {}, None)
+        await terminals_.get(name).ended()
+        await terminals_.release(name)
+
+    assert len(await asyncio.to_thread(_sleeping, str(tmp_path))) == 2
+
+
+async def test_a_released_terminal_is_forgotten_once_its_background_has_ended(
+    terminals_: Terminals, tmp_path: Path
+) -> None:
+    first = await terminals_.create(["sh", "-c", "sleep 2 &"], tmp_path, {}, None)
+    await terminals_.get(first).ended()
+    await terminals_.release(first)
+    await _until(lambda: _sleeping(str(tmp_path)) == [])
+
+    second = await terminals_.create(["true"], tmp_path, {}, None)
+    await terminals_.get(second).ended()
+    await terminals_.release(second)
+
+    await _until(lambda: _running(str(tmp_path)) == [])
+
+
+async def _until(met: Callable[[], bool]) -> None:
+    async with asyncio.timeout(DEADLINE_S):
+        while not await asyncio.to_thread(met):
+            await asyncio.sleep(0.01)
+
+
+def _sleeping(mark: str) -> list[Path]:
+    return [path for path in _running(mark) if _command(path).startswith("sleep\0")]
 
 
 def _running(mark: str) -> list[Path]:
