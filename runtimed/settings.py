@@ -316,6 +316,8 @@ def _check_profile(place: str, profile: Profile) -> None:
     for reference, path in profile.workspaces.items():
         if not Path(path).is_absolute():
             raise ConfigurationError(f'{place}.workspaces."{reference}": expected an absolute path')
+    if not all(name.strip() for name in profile.session_config):
+        raise ConfigurationError(f"{place}.session_config: expected names that are not blank")
     for name, least in LEAST.items():
         if 0 < getattr(profile, name) < least:
             raise ConfigurationError(f"{place}.{name}: expected 0 for no limit, or at least {least}")

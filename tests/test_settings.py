@@ -99,6 +99,13 @@ def test_a_file_that_was_named_must_be_there(tmp_path):
         (PROFILE + 'env = { A = "\\u0000" }\n', 'coder".env.A: expected a string without NUL'),
         (PROFILE + 'workspaces = { repo = "here" }\n', 'workspaces."repo": expected an absolute path'),
         (PROFILE + "env = { A = 1 }\n", 'profiles."builtin:coder".env.A: expected a string'),
+        (PROFILE + 'offers = ["files"]\n', 'profiles."builtin:coder".offers[0]: expected one of'),
+        (PROFILE + 'offers = "read"\n', 'profiles."builtin:coder".offers: expected an array'),
+        (
+            PROFILE + "session_config = { mode = 1 }\n",
+            'profiles."builtin:coder".session_config.mode: expected a string',
+        ),
+        (PROFILE + 'session_config = { " " = "x" }\n', 'profiles."builtin:coder".session_config: expected names'),
         (PROFILE + "env = 1\n", 'profiles."builtin:coder".env: expected a table'),
     ],
 )

@@ -46,6 +46,10 @@ from runtimed.model.worker import (
 )
 
 UNCONNECTED = Execution("unconnected", "unconnected")
+MAX_SESSION_CONFIG = 32
+MAX_CONFIG_TEXT = 256
+"""Entries of a session_config, and characters of each name and each value."""
+
 END_OF_RUN = (RunEnd, ErrorRaised)
 BUSY = Execution("connected", "busy", ExecutionResult("input", "accepted", "busy"))
 WAITING = "a run is going on, and inputs wait their turn: wait for its run_end, or send it with when_busy"
@@ -87,6 +91,7 @@ def check_request(request: CreateWorkerRequest, held: Mapping[str, ConfigBundle]
     _check_references(request.mount_refs, "mount_refs")
     check_name(request.name)
     check_labels(request.labels)
+    _check_session_config(request.session_config)
 
 
 def attach(draft: Draft, answer: Answer) -> None:
@@ -386,6 +391,18 @@ def _check_references(references: Iterable[NamedReference], field: str) -> None:
     for index, reference in enumerate(references):
         _check_not_blank(reference.name, f"{field}[{index}].name")
         _check_not_blank(reference.reference, f"{field}[{index}].reference")
+
+
+def _check_session_config(config: Mapping[str, str]) -> None:
+    if len(config) > MAX_SESSION_CONFIG:
+        raise InvalidRequest(f"session_config: expected at most {MAX_SESSION_CONFIG} entries")
+    for name, value in config.items():
+        if not (name.strip() and len(name) <= MAX_CONFIG_TEXT and name.isprintable()):
+            raise InvalidRequest(f"session_config: expected names of 1 to {MAX_CONFIG_TEXT} printable characters")
+        if not (value.strip() and len(value) <= MAX_CONFIG_TEXT and value.isprintable()):
+            raise InvalidRequest(
+                f"session_config.{name}: expected 1 to {MAX_CONFIG_TEXT} printable characters, not blank"
+            )
 
 
 def _check_not_blank(text: str, path: str) -> None:

@@ -9,6 +9,7 @@ from runtimed.execution.limits import TreeLimits
 
 Backend = Literal["echo", "shell", "process", "acp"]
 Permissions = Literal["ask", "allow", "deny"]
+Offer = Literal["read", "write", "shell"]
 
 OF_PROGRAMS: frozenset[Backend] = frozenset({"process", "acp"})
 """The backends that run the command of their profile."""
@@ -28,7 +29,8 @@ class Profile:
     of one run; 0 means none.
 
     For agents: `workspaces` says which folder a workspace reference means, `auth_method` is the id of the way to
-    authenticate that the agent is told to take where it asks for one.
+    authenticate that the agent is told to take where it asks for one. `offers` is what of files and terminals is
+    offered to the agent; without it the capabilities are. `session_config` is set in each session.
     """
 
     backend: Backend
@@ -40,11 +42,18 @@ class Profile:
     stop_grace_s: float = 5.0
     workspaces: Mapping[str, str] = attrs.field(factory=dict)
     auth_method: str = ""
+    offers: tuple[Offer, ...] | None = None
+    session_config: Mapping[str, str] = attrs.field(factory=dict)
     max_memory_bytes: int = 4 << 30
     max_processes: int = 1024
     max_cpu_s: float = 0.0
     max_output_bytes: int = 1 << 30
     max_run_s: float = 0.0
+
+    @property
+    def offered(self) -> frozenset[str]:
+        """What of files and terminals is offered to an agent."""
+        return frozenset(self.capabilities if self.offers is None else self.offers)
 
     @property
     def tree_limits(self) -> TreeLimits:

@@ -123,6 +123,8 @@ class ProfileRegistry:
         if profile is None:
             table = f"[profiles.{json.dumps(name)}]"
             return Answer("rejected", f"no profile {name!r} is configured: add {table} to the configuration")
+        if request.session_config and profile.backend != "acp":
+            return Answer("rejected", f"session_config: profile {name} runs no agent of the backend acp")
         if missing := _missing(profile, request):
             return Answer("rejected", f"profile {name} needs {missing} when creating the Worker")
         return None

@@ -96,7 +96,10 @@ class NamedReference:
 
 @value
 class CreateWorkerRequest:
-    """What a Worker is created from; it never changes afterwards."""
+    """What a Worker is created from; it never changes afterwards.
+
+    `session_config` goes before that of the profile, key by key; for agents.
+    """
 
     intent: Intent = AssistantIntent()
     profile: ProfileSelector = RuntimeDefaultProfile()
@@ -106,6 +109,7 @@ class CreateWorkerRequest:
     mount_refs: tuple[NamedReference, ...] = ()
     name: str | None = None
     labels: dict[str, str] = attrs.field(factory=dict)
+    session_config: dict[str, str] = attrs.field(factory=dict)
 
 
 @value

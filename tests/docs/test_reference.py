@@ -54,7 +54,7 @@ def shown(default: Any) -> str:
     """A default as the tables show it."""
     if default is attrs.NOTHING:
         return "required"
-    if isinstance(default, attrs.Factory) or not str(default) or default == ():
+    if default is None or isinstance(default, attrs.Factory) or not str(default) or default == ():
         return "none"
     if isinstance(default, tuple):
         return f"`{','.join(default)}`"

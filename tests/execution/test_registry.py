@@ -163,6 +163,15 @@ async def test_an_adapter_that_fails_is_answered_as_errored_and_logged(
     assert len([record for record in caplog.records if record.exc_info]) == 4
 
 
+async def test_a_session_is_configured_only_where_there_is_an_agent(host: Host, recorder: Any) -> None:
+    registry = host.registry()
+    request = CreateWorkerRequest(session_config={"mode": "default"})
+
+    answer = await registry.spawn(Spawn(FIRST, request), recorder)
+
+    assert answer == Answer("rejected", "session_config: profile builtin:echo runs no agent of the backend acp")
+
+
 async def test_a_worker_that_was_ended_before_its_adapter_knew_of_it_can_be_ended(
     host: Host, recorder: Any, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -36,6 +36,7 @@ MAX_TOLD = 500
 """Characters that are told on of an agent's error."""
 
 AUTH_REQUIRED = -32000
+METHOD_NOT_FOUND = -32601
 
 
 class AgentFailed(Exception):
@@ -68,7 +69,10 @@ class Abilities:
 
 
 class Agent:
-    """Owns the process tree of one agent, and the connection to it. Whoever starts one calls `stop`."""
+    """Owns the process tree of one agent, and the connection to it. Whoever starts one calls `stop`.
+
+    `session` is what the agent said of its session when that was opened.
+    """
 
     def __init__(self, profile: Profile, program: LineProgram, client: Client, inbox: Inbox) -> None:
         self._profile = profile
@@ -76,6 +80,7 @@ class Agent:
         self._transport = Transport(program, inbox, client.outbox)
         self._connection = Connection(client, self._transport)
         self.abilities = Abilities()
+        self.session: Mapping[str, Any] = {}
 
     @classmethod
     async def start(
@@ -120,13 +125,19 @@ class Agent:
         """Begin a session in the first of these folders; its id."""
         told = await self._call("session/new", self._place(folders), START_DEADLINE_S)
         try:
-            return NewSessionResponse.model_validate(told).session_id
+            session_id = NewSessionResponse.model_validate(told).session_id
         except ValidationError:
             raise AgentFailed("protocol", "the agent's answer to session/new is not one of ACP") from None
+        self.session = told
+        return session_id
 
     async def reopen(self, method: str, session_id: str, folders: Sequence[Path]) -> None:
         """Go on with a session, by `session/resume` or `session/load`."""
-        await self._call(method, {"sessionId": session_id, **self._place(folders)}, START_DEADLINE_S)
+        self.session = await self._call(method, {"sessionId": session_id, **self._place(folders)}, START_DEADLINE_S)
+
+    async def configure(self, method: str, params: Mapping[str, Any]) -> dict[str, Any]:
+        """Set something in the session; what the agent says of the session then."""
+        return await self._call(method, params, START_DEADLINE_S)
 
     async def prompt(self, session_id: str, blocks: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
         """Have it run; the answer, when the run is over. It takes as long as it takes."""

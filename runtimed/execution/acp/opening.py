@@ -15,6 +15,7 @@ from runtimed.execution.acp.agent import AUTH_REQUIRED, Agent, AgentFailed, Agen
 from runtimed.execution.acp.client import Client
 from runtimed.execution.acp.inbox import Inbox
 from runtimed.execution.acp.memory import Memory, keep, recall
+from runtimed.execution.acp.options import configure
 from runtimed.execution.acp.replay import Replay
 from runtimed.execution.acp.roots import Roots
 from runtimed.execution.acp.terminals import Terminals
@@ -60,15 +61,18 @@ class Opener:
         Raises AgentFailed, AgentRefused or OSError, and leaves nothing behind then.
         """
         roots = await asyncio.to_thread(self._prepare)
-        granted = frozenset(self._profile.capabilities)
+        granted = self._profile.offered
         client = Client(inbox, roots, terminals, self.home, granted)
         agent = await Agent.start(self._profile, self._supervisor, self.home, client, inbox)
         try:
             await agent.greet(granted)
-            return await self._session(agent, inbox, history)
+            opened = await self._session(agent, inbox, history)
+            wanted = {**self._profile.session_config, **self._spawn.request.session_config}
+            await configure(agent, opened.memory.session_id, wanted)
         except BaseException:
             await agent.stop(0)
             raise
+        return opened
 
     @property
     def home(self) -> Path:

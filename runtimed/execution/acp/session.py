@@ -12,7 +12,7 @@ import attrs
 
 from runtimed.core.change import Entry
 from runtimed.core.ports import Answer, Dispatch, EventSink, Spawn
-from runtimed.execution.acp.agent import AgentFailed, AgentRefused
+from runtimed.execution.acp.agent import METHOD_NOT_FOUND, AgentFailed, AgentRefused
 from runtimed.execution.acp.inbox import Inbox
 from runtimed.execution.acp.listener import Listener
 from runtimed.execution.acp.mapping import CANCELLED
@@ -30,7 +30,6 @@ from runtimed.execution.workspace import Workspaces
 from runtimed.model.event import InvokeStart, Payload, RunEnd
 from runtimed.model.execution import LossReason
 
-METHOD_NOT_FOUND = -32601
 NO_AGENT = "see whether its command speaks ACP, or lacks an option for that"
 
 _FAILURES = (AgentFailed, AgentRefused, OSError)

@@ -130,9 +130,12 @@ class Bench:
         intent: Intent | None = None,
         history: tuple[Entry, ...] | None = None,
         workspaces: tuple[str, ...] = (),
+        session_config: dict[str, str] | None = None,
     ) -> Answer:
         refs = tuple(NamedReference(f"w{number}", reference) for number, reference in enumerate(workspaces))
-        request = CreateWorkerRequest(intent=intent or AssistantIntent(), workspace_refs=refs)
+        request = CreateWorkerRequest(
+            intent=intent or AssistantIntent(), workspace_refs=refs, session_config=session_config or {}
+        )
         return await self.backend.spawn(Spawn(self.worker_id, request, history), self.sink)
 
     async def offer(self, content: str = "hi", kind: Any = "user") -> Answer:
