@@ -7,7 +7,8 @@ MAX_WORDS = 500
 """Characters that are kept of an error."""
 
 UNKNOWN = "the agent reported an error of its model provider"
-_WORK = ("agent_message_chunk", "agent_thought_chunk", "tool_call", "tool_call_update")
+_PROSE = ("agent_message_chunk", "agent_thought_chunk")
+_WORK = (*_PROSE, "tool_call", "tool_call_update")
 
 
 class Failure:
@@ -25,6 +26,8 @@ class Failure:
     def note(self, told: Mapping[str, Any]) -> None:
         """Take a session update of the run."""
         kind = told.get("sessionUpdate")
+        if self._stuck and kind == "agent_message_chunk":  # what it says to the user then is the error
+            self._words = self._words or _text(told)[:MAX_WORDS]
         if kind in _WORK and self._goes_on(told):
             self._failed = False
         if isinstance(kind, str) and kind.lower().endswith("error"):
@@ -52,9 +55,7 @@ class Failure:
 
     def _goes_on(self, told: Mapping[str, Any]) -> bool:
         """Whether it is more than the words of the error, said to the user as well."""
-        content = told.get("content")
-        text = content.get("text") if isinstance(content, Mapping) else None
-        return not (isinstance(text, str) and text.strip()[:MAX_WORDS] in self._words)
+        return _text(told)[:MAX_WORDS] not in self._words or told.get("sessionUpdate") not in _PROSE
 
 
 def _metas(told: Mapping[str, Any]) -> Iterator[Mapping[str, Any]]:
@@ -77,7 +78,11 @@ def _words(error: object) -> str:
         return ""
     told = (error.get(name) for name in ("message", "details", "additionalDetails", "error"))
     words = [one.strip() for one in told if isinstance(one, str) and one.strip()]
-    content = error.get("content")
-    if not words and isinstance(content, Mapping) and isinstance(text := content.get("text"), str):
-        words = [text.strip()]
-    return ": ".join(dict.fromkeys(words))[:MAX_WORDS]
+    return (": ".join(dict.fromkeys(words)) or _text(error))[:MAX_WORDS]
+
+
+def _text(told: Mapping[str, Any]) -> str:
+    """The text in the content of a message; empty where there is none."""
+    content = told.get("content")
+    text = content.get("text") if isinstance(content, Mapping) else None
+    return text.strip() if isinstance(text, str) else ""

@@ -157,6 +157,12 @@ def test_without_name_and_labels_they_are_left_out(daemon: Any, request_: Any) -
         ({"labels": {"k": "v" * 257}}, "labels.k"),
         ({"labels": {"k": "a\x00b"}}, "labels.k"),
         ({"labels": {f"k{number}": "v" for number in range(65)}}, "labels"),
+        ({"session_config": {"": "v"}}, "session_config"),
+        ({"session_config": {"k" * 257: "v"}}, "session_config"),
+        ({"session_config": {"mode": " "}}, "session_config.mode"),
+        ({"session_config": {"mode": "v" * 257}}, "session_config.mode"),
+        ({"session_config": {"mode": "a\nb"}}, "session_config.mode"),
+        ({"session_config": {f"k{number}": "v" for number in range(33)}}, "session_config"),
     ],
 )
 def test_a_name_or_label_out_of_bounds_is_an_invalid_request(daemon: Any, request_: Any, named: str) -> None:
@@ -171,6 +177,7 @@ def test_a_name_or_label_out_of_bounds_is_an_invalid_request(daemon: Any, reques
         ('{"name": 1}', "name"),
         ('{"name": ["a"]}', "name"),
         ('{"labels": []}', "labels"),
+        ('{"session_config": {"a": true}}', "session_config.a"),
         ('{"labels": "a=b"}', "labels"),
         ('{"labels": {"a": 1}}', "labels.a"),
         ('{"labels": {"a": null}}', "labels.a"),

@@ -511,7 +511,7 @@ ERROR = {"sessionUpdate": "error", "message": "no credit left"}
         (
             [ACTIVE, STUCK, text("High demand")],
             {"stopReason": None},
-            "the agent reported an error of its model provider",
+            "High demand",
         ),
         ([BROKEN], END, "no credit left"),
         ([BROKEN, text("no credit left")], END, "no credit left"),
