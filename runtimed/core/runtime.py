@@ -403,6 +403,10 @@ class Runtime:
         """The sequence of the Worker's newest published event, 0 for none."""
         return self._catalog.lane(ref).worker.last_sequence
 
+    def is_over(self, ref: WorkerRef) -> bool:
+        """Whether the Worker is stopped or cancelled, so that no event of it follows its newest one."""
+        return self._catalog.lane(ref).worker.status != "running"
+
     def floor(self, ref: WorkerRef) -> int:
         """The sequence behind which all events of the Worker are retained, 0 when all there ever were are."""
         return self._catalog.lane(ref).floor

@@ -5,7 +5,6 @@ import time
 from collections.abc import Iterator
 from typing import Protocol
 
-from runtimed.errors import FeedError
 from runtimed.feed.encoding import Encoding
 from runtimed.feed.ring import Ring
 from runtimed.feed.view import Selection
@@ -56,7 +55,7 @@ class Flusher:
         self._flushing = False
         self._upto = 0
         self._rested = 0.0
-        self._ended: FeedError | None = None
+        self._ended: Exception | None = None
 
     def add(self, observer: Waiting) -> None:
         """An observer has read up to the newest event of the ring."""
@@ -72,7 +71,7 @@ class Flusher:
             self._flushing = True
             self._loop.call_at(max(self._rested, self._loop.time()), self._flush)
 
-    def end(self, error: FeedError) -> None:
+    def end(self, error: Exception) -> None:
         """Let the observers go, once each has everything."""
         self._ended = error
         self.call()

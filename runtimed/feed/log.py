@@ -15,6 +15,10 @@ from runtimed.feed.view import EVERYTHING, Selection, View
 from runtimed.wire.frames import event_name
 
 
+class WorkerOver(Exception):
+    """An observer that asked for it has the last event of a Worker that is stopped or cancelled."""
+
+
 class Log:
     """The events of a whole view: the newest in a ring of messages, all others in the store's pages. Each reader
     selects from them.
@@ -28,7 +32,7 @@ class Log:
     ) -> None:
         self.view = view
         self.readers = 0
-        self.ended: FeedError | None = None
+        self.ended: FeedError | WorkerOver | None = WorkerOver() if view.until_over and scope.over else None
         self._runtime = runtime
         self._paging = paging
         self._scope = scope
@@ -46,8 +50,10 @@ class Log:
         self._ring.append([self._message(event) for event in events], events[-1].sequence)
         self.tip.call()
         self._call()
+        if self.view.until_over and self._scope.over:
+            self.end(WorkerOver())
 
-    def end(self, error: FeedError) -> None:
+    def end(self, error: FeedError | WorkerOver) -> None:
         """There will be no more events: every reader ends with this, once it has read what there is."""
         self.ended = error
         self.tip.end(error)

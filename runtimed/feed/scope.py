@@ -21,6 +21,10 @@ class Scope(Protocol):
     def floor(self) -> int:
         """The sequence of the newest one that is no longer retained, 0 for none."""
 
+    @property
+    def over(self) -> bool:
+        """Whether there will be no newer one."""
+
     async def page(self, after: int, limit: int | None = None) -> Sequence[EncodedEvent]:
         """The first page behind a sequence.
 
@@ -45,6 +49,11 @@ class OneWorker:
         """As Scope.floor."""
         return self.runtime.floor(self.ref)
 
+    @property
+    def over(self) -> bool:
+        """As Scope.over."""
+        return self.runtime.is_over(self.ref)
+
     async def page(self, after: int, limit: int | None = None) -> Sequence[EncodedEvent]:
         """As Scope.page."""
         return await self.runtime.events(self.ref, after, limit)
@@ -65,6 +74,11 @@ class AllWorkers:
     def floor(self) -> int:
         """As Scope.floor."""
         return self.runtime.fleet_floor
+
+    @property
+    def over(self) -> bool:
+        """As Scope.over."""
+        return False
 
     async def page(self, after: int, limit: int | None = None) -> Sequence[EncodedEvent]:
         """As Scope.page."""

@@ -30,14 +30,16 @@ EVERYTHING = Selection()
 class View:
     """The events of one Worker, or of all (`ref` None), as some are to see them.
 
-    Those that differ in their selection alone share the work.
+    Those that differ in their selection alone share the work. With `until_over` the view ends behind the last event
+    of a Worker that is stopped or cancelled.
     """
 
     ref: WorkerRef | None
     encoding: Encoding
     selection: Selection = EVERYTHING
+    until_over: bool = False
 
     @property
     def whole(self) -> "View":
         """The view of which this one shows some."""
-        return View(self.ref, self.encoding)
+        return View(self.ref, self.encoding, until_over=self.until_over)

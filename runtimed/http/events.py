@@ -8,7 +8,7 @@ import sys
 
 from aiohttp import HttpVersion11, hdrs, web
 
-from runtimed.feed import Observer
+from runtimed.feed import Observer, WorkerOver
 from runtimed.feed.encoding import ServerSentEvents
 from runtimed.http.responses import HEADERS
 from runtimed.http.streams import CLOSE_TIMEOUT_S, Streams, Wish, diagnostic_of
@@ -91,6 +91,8 @@ async def serve_stream(streams: Streams, request: web.Request, wish: Wish) -> we
                     await asyncio.get_running_loop().create_future()
         except ConnectionError:
             log.debug("an observer is gone")
+        except WorkerOver:
+            await _finish(request, response, b"")
         except Exception as error:  # noqa: BLE001 every failure is told to the observer, in one way
             await _say_goodbye(request, response, diagnostic_of(error))
     return response
@@ -104,10 +106,15 @@ def _expect_acknowledgements(transport: asyncio.Transport | None, patience_s: fl
 
 
 async def _say_goodbye(request: web.Request, response: web.StreamResponse, diagnostic: FeedDiagnostic) -> None:
-    """Tell why, and end the stream; an observer that does not read is cut off."""
+    """Send a diagnostic as the last event, and end the stream."""
+    await _finish(request, response, server_sent("diagnostic", encode(diagnostic)))
+
+
+async def _finish(request: web.Request, response: web.StreamResponse, last: bytes) -> None:
+    """Write what is last and end the stream; an observer that does not read is cut off."""
     try:
         async with asyncio.timeout(CLOSE_TIMEOUT_S):
-            await response.write(server_sent("diagnostic", encode(diagnostic)))
+            await response.write(last)
             await response.write_eof()
     except (ConnectionError, TimeoutError):
         if request.transport is not None:

@@ -1,6 +1,6 @@
 """The observation feed, of one Worker and of all: the routes."""
 
-from typing import Annotated, get_args
+from typing import Annotated, Literal, get_args
 
 import attrs
 from aiohttp import web
@@ -37,6 +37,7 @@ READING = (CursorMalformed, CursorUnknownOrExpired, CursorExpired, LimitTooLarge
 NAMES = frozenset(kind.event for kind in get_args(Payload) if kind is not Snapshot)
 
 Seconds = Annotated[int | None, Number(1, MAX_HEARTBEAT_S)]
+Until = Literal["over"] | None
 Limit = Annotated[int | None, Number(minimum=1, limit="max_event_batch_items")]
 
 routes = Routes("feed")
@@ -51,9 +52,10 @@ async def observe_worker(
     cursor: str | None = None,
     events: str | None = None,
     heartbeat: Seconds = None,
+    until: Until = None,
 ) -> web.WebSocketResponse:
     """Observe a Worker over a WebSocket: a snapshot, then every event behind the cursor, then each as it happens."""
-    wish = Wish(_known(runtime, worker_id), _selection((), events), cursor)
+    wish = Wish(_known(runtime, worker_id), _selection((), events), cursor, until_over=until is not None)
     return await serve_socket(streams, request, wish, heartbeat)
 
 
@@ -66,10 +68,11 @@ async def read_worker_events(
     cursor: str | None = None,
     limit: Limit = None,
     events: str | None = None,
+    until: Until = None,
 ) -> EventsResponse | web.StreamResponse:
     """The events of a Worker: a page, or with `Accept: text/event-stream` a stream of server-sent events."""
-    ref = _known(runtime, worker_id)
-    return await _read(streams, request, Wish(ref, _selection((), events), cursor), limit)
+    wish = Wish(_known(runtime, worker_id), _selection((), events), cursor, until_over=until is not None)
+    return await _read(streams, request, wish, limit)
 
 
 @routes.get(paths.FLEET_FEED, raises=(InvalidRequest,))
@@ -100,6 +103,8 @@ async def read_events(
 
 async def _read(streams: Streams, request: web.Request, wish: Wish, limit: int | None) -> web.StreamResponse:
     if not wants_stream(request):
+        if wish.until_over:
+            raise InvalidQuery("until: is for sockets and event streams, not for pages")
         return await serve_page(streams, wish, limit)
     if limit is not None:
         raise InvalidQuery("limit: is for pages, not for an event stream")

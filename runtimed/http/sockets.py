@@ -7,7 +7,7 @@ from contextlib import ExitStack
 from aiohttp import WSCloseCode, WSMsgType, hdrs, web
 
 from runtimed.errors import InvalidRequest, ObservationOnly, SerializeFailed, SocketBroken, UpstreamClosed
-from runtimed.feed import Observer
+from runtimed.feed import Observer, WorkerOver
 from runtimed.feed.encoding import SocketMessages
 from runtimed.http.responses import SERVER
 from runtimed.http.streams import CLOSE_TIMEOUT_S, Streams, Wish, diagnostic_of
@@ -24,6 +24,9 @@ CLOSE_CODES: dict[str, WSCloseCode] = {
     "runtime.unavailable": WSCloseCode.TRY_AGAIN_LATER,
 }
 """How a socket is closed behind a diagnostic; any other is the observer's own doing, a policy violation."""
+
+OVER = b"worker over"
+"""The reason of a close that was asked for by `?until=over`."""
 
 BROKEN = {
     WSCloseCode.PROTOCOL_ERROR: "expected whole WebSocket frames of a client",
@@ -109,6 +112,8 @@ async def serve_socket(
                 await _attend(streams, socket, observer, heartbeat_s)
         except ConnectionError:
             log.debug("an observer is gone")
+        except WorkerOver:
+            await _close(request, socket, None, WSCloseCode.OK, OVER)
         except Exception as error:  # noqa: BLE001 every failure is told to the observer, in one way
             await _say_goodbye(request, socket, diagnostic_of(error))
     return socket
@@ -124,12 +129,20 @@ async def _attend(streams: Streams, socket: FeedSocket, observer: Observer, hear
 
 
 async def _say_goodbye(request: web.Request, socket: FeedSocket, diagnostic: FeedDiagnostic) -> None:
-    """Tell why, and close; an observer that does not read is cut off."""
+    """Send a diagnostic as the last frame, and close."""
     code = CLOSE_CODES.get(diagnostic.code, WSCloseCode.POLICY_VIOLATION)
+    await _close(request, socket, diagnostic_frame(diagnostic), code, diagnostic.code.encode())
+
+
+async def _close(
+    request: web.Request, socket: FeedSocket, last: bytes | None, code: WSCloseCode, reason: bytes
+) -> None:
+    """Send a last frame, if any, and close; an observer that does not read is cut off."""
     try:
         async with asyncio.timeout(CLOSE_TIMEOUT_S):
-            await socket.send_frame(diagnostic_frame(diagnostic), WSMsgType.TEXT)
-            await socket.close(code=code, message=diagnostic.code.encode())
+            if last is not None:
+                await socket.send_frame(last, WSMsgType.TEXT)
+            await socket.close(code=code, message=reason)
     except (ConnectionError, TimeoutError):
         if request.transport is not None:
             request.transport.abort()

@@ -26,12 +26,13 @@ log = logging.getLogger(__name__)
 @attrs.frozen
 class Wish:
     """What an observer asked for: one Worker or all (`ref` None), which events, and behind which cursor; `field` is
-    where that was named."""
+    where that was named. With `until_over` the feed ends with its Worker."""
 
     ref: WorkerRef | None
     selection: Selection
     cursor: str | None
     field: str = "cursor"
+    until_over: bool = False
 
 
 class Streams:
@@ -68,11 +69,12 @@ class Streams:
     ) -> AsyncIterator[Observer]:
         """Have what is wished for written to the connection of a request while the context lasts.
 
-        When the feed cannot go on the body is interrupted, and the reason raised.
+        When the feed cannot go on the body is interrupted, and the reason raised: WorkerOver where all was written
+        that was asked for.
         """
         if request.transport is None or writer is None:
             raise ConnectionResetError("the observer has left")
-        view = View(wish.ref, encoding, wish.selection)
+        view = View(wish.ref, encoding, wish.selection, wish.until_over)
         ending = _Ending()
         try:
             async with (
