@@ -88,7 +88,11 @@ class Client:
     def restore(self, worker_id: str) -> Body:
         return self._ask("worker", "POST", _path(routes.WORKER_RESTORE, worker_id), timeout=RESTORE_TIMEOUT_S)
 
-    def permissions(self, worker_id: str) -> Body:
+    def permissions(self) -> Body:
+        """The permission requests of all Workers that wait for an answer."""
+        return self._ask("permissions", "GET", routes.PERMISSIONS)
+
+    def worker_permissions(self, worker_id: str) -> Body:
         return self._ask("permissions", "GET", _path(routes.WORKER_PERMISSIONS, worker_id))
 
     def answer_permission(self, worker_id: str, request_id: str, answer: Body) -> Body:

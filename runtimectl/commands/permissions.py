@@ -1,11 +1,10 @@
 """`runtimectl permissions`."""
 
-from functools import partial
 from typing import TYPE_CHECKING
 
 import click
 
-from runtimectl.errors import DaemonFailed, Missing, UsageProblem
+from runtimectl.errors import Missing, UsageProblem
 from runtimectl.options import Group
 from runtimectl.output import Column, View, at
 from runtimectl.session import Session, text, worker_id
@@ -69,13 +68,7 @@ def list_(session: Session, worker: str | None) -> None:
       runtimectl permissions list worker-00000001
     """
     client = session.client()
-    if worker is not None:
-        found, failure = _waiting(client, worker_id(client, worker)), None
-    else:
-        found, failure = _waiting_anywhere(client)
-    session.printer().show(LIST, {"permissions": found})
-    if failure is not None:
-        raise failure
+    session.printer().show(LIST, client.permissions() if worker is None else _of_one(client, worker))
 
 
 @permissions.command()
@@ -100,37 +93,16 @@ def answer(session: Session, worker: str, request: str, option: str) -> None:
     session.printer().show(RESOLVED, body)
 
 
-def _waiting(client: "Client", worker: str) -> list["Body"]:
-    return [{"worker_id": worker, **one} for one in client.permissions(worker)["permissions"]]
-
-
-def _waiting_anywhere(client: "Client") -> tuple[list["Body"], DaemonFailed | None]:
-    """The requests of all Workers that can be asked, those that are gone by then left out; and what failed last."""
-    from runtimectl.pool import answers
-
-    names = [text(one, "worker_id") for one in client.workers("running")["workers"]]
-    found: list[Body] = []
-    failure = None
-    for answer in answers(partial(_waiting_or_failed, client), names):
-        if isinstance(answer, DaemonFailed):
-            failure = answer
-        else:
-            found += answer
-    return found, failure
-
-
-def _waiting_or_failed(client: "Client", worker: str) -> "list[Body] | DaemonFailed":
-    try:
-        return _waiting(client, worker)
-    except Missing:
-        return []
-    except DaemonFailed as error:
-        return error
+def _of_one(client: "Client", given: str) -> "Body":
+    """The answer for one Worker, each request with the Worker's id as in the list of all."""
+    worker = worker_id(client, given)
+    waiting = client.worker_permissions(worker)["permissions"]
+    return {"permissions": [{"worker_id": worker, **one} for one in waiting]}
 
 
 def _request(client: "Client", worker: str, given: str) -> "Body":
     """The request that is given by its id or a unique prefix. Raises UsageProblem and Missing."""
-    waiting = client.permissions(worker)["permissions"]
+    waiting = client.worker_permissions(worker)["permissions"]
     matches = [one for one in waiting if given and text(one, "request_id").startswith(given)]
     if not matches:
         raise Missing(f"request: no request of {worker} that begins with {given!r} waits for an answer")

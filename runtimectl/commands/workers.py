@@ -326,7 +326,7 @@ def _tell_request(session: Session, worker: "Body", asked: "Body") -> None:
     name = text(worker, "worker_id")
     waiting = []
     with suppress(ControlError):
-        waiting = session.client(worker["runtime_id"]).permissions(name)["permissions"]
+        waiting = session.client(worker["runtime_id"]).worker_permissions(name)["permissions"]
     if any(one["request_id"] == asked["request_id"] for one in waiting):
         options = ", ".join(option["option_id"] for option in asked["options"])
         command = f"runtimectl permissions answer {name} {asked['request_id']} OPTION"

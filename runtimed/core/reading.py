@@ -12,6 +12,7 @@ from runtimed.core.retention import retained
 from runtimed.errors import StoreCorrupt
 from runtimed.model.event import EventEnvelope
 from runtimed.model.identity import WorkerId, WorkerRef
+from runtimed.model.permission import WorkerPermission
 from runtimed.model.transcript import TranscriptProjection
 from runtimed.model.worker import WorkerDetail, WorkerSummary
 
@@ -33,6 +34,15 @@ class Reading:
         """See Runtime."""
         lane = self._catalog.lane(ref)
         return views.detail(self._context.runtime_id, lane.worker, lane.floor)
+
+    def permissions(self) -> tuple[WorkerPermission, ...]:
+        """The requests that wait for an answer, of all Workers that can be served."""
+        return tuple(
+            WorkerPermission.of(lane.worker.worker_id, permission)
+            for lane in self._catalog
+            if lane.activity.permissions and not self._catalog.is_damaged(lane.worker.worker_id)
+            for permission in lane.activity.permissions
+        )
 
     def labels(self, worker_id: WorkerId) -> Mapping[str, str]:
         """See Runtime."""

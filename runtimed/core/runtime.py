@@ -29,7 +29,7 @@ from runtimed.model.diagnostic import Diagnostic
 from runtimed.model.event import EventEnvelope
 from runtimed.model.identity import RuntimeId, WorkerId, WorkerRef
 from runtimed.model.interaction import InteractionAck, LifecycleAck, WorkerInput
-from runtimed.model.permission import Permission, PermissionResolution
+from runtimed.model.permission import Permission, PermissionResolution, WorkerPermission
 from runtimed.model.runtime import RuntimeEvent, RuntimeEventKind, RuntimeSummary, StoreCheck
 from runtimed.model.transcript import TranscriptProjection
 from runtimed.model.value import value
@@ -362,6 +362,10 @@ class Runtime:
     def permissions(self, ref: WorkerRef) -> tuple[Permission, ...]:
         """The permission requests of a Worker that wait for an answer, oldest first."""
         return self._catalog.lane(ref).activity.permissions
+
+    def all_permissions(self) -> tuple[WorkerPermission, ...]:
+        """The permission requests of all Workers that can be served, by Worker, the oldest of each first."""
+        return self._started.reading.permissions()
 
     async def answer_permission(self, ref: WorkerRef, request_id: str, option_id: str | None) -> PermissionResolution:
         """Answer a permission request with one of its options, or cancel it by None. The first answer counts.

@@ -12,9 +12,15 @@ from runtimed.errors import (
 from runtimed.http.binder import Routes
 from runtimed.model.permission import PermissionAnswer
 from runtimed.wire import routes as paths
-from runtimed.wire.envelopes import PermissionResponse, PermissionsResponse
+from runtimed.wire.envelopes import AllPermissionsResponse, PermissionResponse, PermissionsResponse
 
 routes = Routes("permissions")
+
+
+@routes.get(paths.PERMISSIONS)
+def list_all_permissions(runtime: Runtime) -> AllPermissionsResponse:
+    """The permission requests of all Workers that wait for an answer, by Worker, the oldest of each first."""
+    return AllPermissionsResponse(runtime.all_permissions())
 
 
 @routes.get(paths.WORKER_PERMISSIONS, raises=(InvalidWorkerId, WorkerNotFound))

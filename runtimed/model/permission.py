@@ -2,6 +2,9 @@
 
 from typing import Literal
 
+import attrs
+
+from runtimed.model.identity import WorkerId
 from runtimed.model.value import value
 
 PermissionKind = Literal["allow_once", "allow_always", "reject_once", "reject_always"]
@@ -45,6 +48,21 @@ class Permission:
     options: tuple[PermissionOption, ...]
     expires_at: str
     session_id: str | None = None
+
+
+@value
+class WorkerPermission(Permission):
+    """A permission request in the list of all Workers'; `worker_id` names the Worker that asks."""
+
+    worker_id: WorkerId = attrs.field(kw_only=True)
+
+    @classmethod
+    def of(cls, worker_id: WorkerId, permission: Permission) -> "WorkerPermission":
+        """The request of this Worker."""
+        return cls(**{name: getattr(permission, name) for name in _FIELDS}, worker_id=worker_id)
+
+
+_FIELDS = tuple(field.name for field in attrs.fields(Permission))
 
 
 @value

@@ -7,7 +7,7 @@ from runtimed.model.diagnostic import Diagnostic
 from runtimed.model.event import EventEnvelope
 from runtimed.model.identity import Cursor, WorkerId
 from runtimed.model.interaction import InteractionAck, LifecycleAck
-from runtimed.model.permission import Permission, PermissionResolution
+from runtimed.model.permission import Permission, PermissionResolution, WorkerPermission
 from runtimed.model.runtime import RuntimeEvent, RuntimeSummary, StoreCheck
 from runtimed.model.transcript import TranscriptProjection
 from runtimed.model.worker import WorkerDetail, WorkerSummary
@@ -98,6 +98,13 @@ class PermissionsResponse:
     """The permission requests of a Worker that wait for an answer, oldest first."""
 
     permissions: tuple[Permission, ...]
+
+
+@attrs.frozen
+class AllPermissionsResponse:
+    """The permission requests of all Workers that wait for an answer."""
+
+    permissions: tuple[WorkerPermission, ...]
 
 
 @attrs.frozen

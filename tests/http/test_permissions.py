@@ -1,7 +1,9 @@
 """Permissions over REST, asked for by a backend of the test's own."""
 
 import asyncio
+import shutil
 
+import apsw
 import pytest
 
 from runtimed.core import Runtime
@@ -9,8 +11,10 @@ from runtimed.execution import FunctionBackend
 from runtimed.model.interaction import WorkerInput
 from runtimed.model.permission import PermissionOption, Question, Ruling
 from runtimed.store.memory import MemoryStore
+from runtimed.store.sqlite import SqliteStore
 from tests.http.conftest import serving
 
+DEADLINE_S = 10
 OPTIONS = (PermissionOption("yes", "Allow", "allow_once"), PermissionOption("no", "Reject", "reject_once"))
 
 
@@ -107,3 +111,60 @@ async def test_requests_of_a_worker_that_is_not_there_are_not_found(asking):
     async with served.client.get(f"{url}/permissions") as response:
         assert response.status == 404
     assert (await answer(served, url, "0", {"option_id": "yes"}))[0] == 404
+
+
+async def ask_for_ever(message, sink):
+    await sink.ask(Question(message.content, None, OPTIONS, 60.0))
+
+
+async def asking_worker(runtime, title):
+    """A Worker with one request that waits."""
+    ref = (await runtime.create_worker()).worker_ref
+    await runtime.send_input(ref, WorkerInput("user", title))
+    async with asyncio.timeout(DEADLINE_S):
+        while not runtime.permissions(ref):
+            await asyncio.sleep(0.01)
+    return ref
+
+
+async def permissions_at(served, path):
+    async with served.client.get(f"{served.url}{path}") as response:
+        return response.status, (await response.json()).get("permissions")
+
+
+async def test_the_requests_of_all_workers_are_one_list_and_name_their_worker():
+    async with Runtime(MemoryStore(), FunctionBackend(ask_for_ever)) as runtime, serving(runtime) as served:
+        assert await permissions_at(served, "/v1/permissions") == (200, [])
+        first, idle, second = [
+            await asking_worker(runtime, "one"),
+            (await runtime.create_worker()).worker_ref,
+            await asking_worker(runtime, "two"),
+        ]
+
+        status, found = await permissions_at(served, "/v1/permissions")
+
+        own = []
+        for ref in (first, idle, second):
+            _, requests = await permissions_at(served, f"/v1/workers/{ref.worker_id}/permissions")
+            own += [{"worker_id": ref.worker_id, **request} for request in requests]
+        assert (status, found) == (200, own)
+        assert [one["title"] for one in found] == ["one", "two"]
+
+
+async def test_a_damaged_worker_keeps_nobody_from_the_requests_of_the_others(tmp_path):
+    async with Runtime(SqliteStore(tmp_path / "store"), FunctionBackend(ask_for_ever)) as runtime:
+        damaged = await asking_worker(runtime, "asked before the crash")
+        await asyncio.to_thread(shutil.copytree, tmp_path / "store", tmp_path / "copy")
+    connection = apsw.Connection(str(tmp_path / "copy" / "runtime.sqlite3"))
+    connection.execute("DELETE FROM entry")
+    connection.close()
+
+    async with (
+        Runtime(SqliteStore(tmp_path / "copy"), FunctionBackend(ask_for_ever)) as again,
+        serving(again) as served,
+    ):
+        await asking_worker(again, "sound")
+        status, found = await permissions_at(served, "/v1/permissions")
+        assert (await permissions_at(served, f"/v1/workers/{damaged.worker_id}/permissions"))[0] == 500
+
+    assert (status, [one["title"] for one in found]) == (200, ["sound"])
