@@ -6,17 +6,22 @@ from urllib.parse import unquote, urlsplit
 
 from runtimectl.errors import UsageProblem
 
+LOOPBACK = ("127.0.0.1", "::1")
 ACCEPTED = "http://HOST:PORT or unix:PATH"
 
 
 class Address(NamedTuple):
-    """A daemon's listener: a host and a port, or the path of a Unix socket, and the token it wants."""
+    """A daemon's listener: a host and a port, or the path of a Unix socket, and the token it wants.
+
+    Without a token, `sought` says where one was looked for.
+    """
 
     url: str
     host: str
     port: int
     path: str | None
     token: str | None = None
+    sought: str = ""
 
     @property
     def authority(self) -> str:
@@ -30,6 +35,14 @@ class Address(NamedTuple):
     def headers(self) -> dict[str, str]:
         """The headers that every request carries."""
         return {"Authorization": f"Bearer {self.token}"} if self.token else {}
+
+    def leads_to(self, other: "Address") -> bool:
+        """Whether this is the other address, or names its port on loopback as localhost."""
+        if self.path is not None or other.path is not None:
+            return self.path == other.path
+        return self.port == other.port and (
+            self.host == other.host or (self.host == "localhost" and other.host in LOOPBACK)
+        )
 
     def open(self, timeout: float) -> socket.socket:
         """A connected socket. Raises OSError."""

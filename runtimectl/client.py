@@ -76,7 +76,7 @@ class Client:
     def delete_worker(self, worker_id: str) -> None:
         response = exchange(self.address, "DELETE", _path(routes.WORKER, worker_id))
         if response.status != 204:
-            raise from_response(response.status, response.body)
+            raise from_response(response.status, response.body, self.address.sought)
 
     def send_input(self, worker_id: str, kind: str, content: str, when_busy: str | None = None) -> Body:
         body = {"kind": kind, "content": content, **_given(when_busy=when_busy)}
@@ -125,7 +125,7 @@ class Client:
     ) -> Body:
         response = exchange(self.address, method, path, _encoded(body), timeout=timeout)
         if response.status != 200:
-            raise from_response(response.status, response.body)
+            raise from_response(response.status, response.body, self.address.sought)
         return _decoded(response.body, member)
 
 

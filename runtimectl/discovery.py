@@ -6,12 +6,16 @@ environment goes wherever the URL points; one that belongs to a context or an en
 
 import os
 import stat
+from contextlib import suppress
 from pathlib import Path
-from typing import NamedTuple
+from typing import TYPE_CHECKING, NamedTuple
 
 from runtimectl import address, contexts
 from runtimectl.address import Address
 from runtimectl.errors import Unreachable, UsageProblem
+
+if TYPE_CHECKING:
+    from runtimed.wire.endpoint import Endpoint
 
 MAX_TOKEN_BYTES = 4096
 START = "start one with: runtimed --store fs:PATH"
@@ -36,11 +40,15 @@ class Place(NamedTuple):
 
 
 class Credential(NamedTuple):
-    """Where a token is: in a file, or as it stands here; and what named it."""
+    """Where a token is: in a file, or as it stands here; and what named it.
+
+    One of an endpoint file goes to the `url` that the file names, and nowhere else.
+    """
 
     source: str
     path: str | None = None
     text: str = ""
+    url: str | None = None
 
     def read(self) -> str:
         """The token. Raises UsageProblem for a file that others can read, and for what is no token."""
@@ -53,8 +61,14 @@ def find(wishes: Wishes, runtime_id: str | None = None) -> Address:
     Raises UsageProblem when the settings name none clearly, Unreachable when no daemon is running.
     """
     chosen = place(wishes, runtime_id)
-    known = credential(wishes, chosen)
-    return address.parse(chosen.url)._replace(token=known and known.read())
+    return address_of(chosen, credential(wishes, chosen))
+
+
+def address_of(chosen: Place, known: Credential | None) -> Address:
+    """The address of a daemon, with the token or where that was looked for. Raises UsageProblem."""
+    if known is None:
+        return address.parse(chosen.url)._replace(sought=_sought(chosen))
+    return address.parse(known.url or chosen.url)._replace(token=known.read())
 
 
 def place(wishes: Wishes, runtime_id: str | None = None) -> Place:
@@ -98,9 +112,11 @@ def _context(source: str, name: str | None) -> Place | None:
 def _only_live(runtime_id: str | None) -> Place:
     from runtimed.wire import endpoint
 
-    live = [found for found in endpoint.live() if runtime_id in {None, found.runtime_id}]
+    known = [found for found in endpoint.known() if runtime_id in {None, found.runtime_id}]
+    live = [found for found in known if found.alive()]
     if not live:
-        raise Unreachable(f"no daemon is running here; {START}")
+        ended = "".join(f" (process {found.pid} that served {found.url} is gone)" for found in known[-1:])
+        raise Unreachable(f"no daemon is running here{ended}; {START}")
     if len(live) > 1:
         listed = ", ".join(f"{found.url} ({found.runtime_id})" for found in live)
         raise UsageProblem(f"several daemons are running: {listed}; choose one with --url or --context")
@@ -117,18 +133,44 @@ def _environment_token() -> Credential | None:
 def _own(chosen: Place | None) -> Credential | None:
     if chosen is None or not (chosen.token or chosen.token_file):
         return None
+    url = chosen.url if chosen.source == ENDPOINT else None
     if chosen.token:
-        return Credential(f"the token in {chosen.source}", text=chosen.token)
-    return Credential(chosen.source, chosen.token_file)
+        return Credential(f"the token in {chosen.source}", text=chosen.token, url=url)
+    return Credential(chosen.source, chosen.token_file, url=url)
 
 
 def _at(url: str) -> Place | None:
-    from runtimed.wire import endpoint
-
-    for found in endpoint.live():
-        if found.url == url:
+    for found in _serving(address.parse(url)):
+        if found.alive():
             return Place(ENDPOINT, found.url, found.token_file, found.token)
     return None
+
+
+def gone(meant: Address) -> int | None:
+    """The process id of a daemon that served at an address and is gone; None where one is there, or none is known."""
+    known = _serving(meant)
+    return known[0].pid if known and not any(found.alive() for found in known) else None
+
+
+def _serving(meant: Address) -> "list[Endpoint]":
+    """The endpoints at an address, those of daemons that are gone too."""
+    from runtimed.wire import endpoint
+
+    found = []
+    for one in endpoint.known():
+        with suppress(UsageProblem):
+            if meant.leads_to(address.parse(one.url)):
+                found.append(one)
+    return found
+
+
+def _sought(chosen: Place) -> str:
+    """Where a token for a daemon was looked for, and not found."""
+    from runtimed.wire import endpoint
+
+    context = "" if chosen.source in {"--url", "RUNTIMECTL_URL", ENDPOINT} else f", {chosen.source}"
+    files = f"an endpoint file for {chosen.url} in {endpoint.folder()}"
+    return f"--token-file, RUNTIMECTL_TOKEN_FILE, RUNTIMECTL_TOKEN{context} and {files}"
 
 
 def _read(path: str) -> str:

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any, Literal, NamedTuple
 
 import runtimed
-from runtimectl import address, agents, discovery
+from runtimectl import agents, discovery
 from runtimectl.client import Client
 from runtimectl.discovery import Credential, Wishes
 from runtimectl.errors import ControlError, Unreachable
@@ -64,10 +64,9 @@ class Doctor:
         known = discovery.credential(self._wishes, place)
         yield from self._checked("token", lambda: _token(known))
         try:
-            token = known and known.read()
+            client = Client(discovery.address_of(place, known))
         except ControlError:
             return
-        client = Client(address.parse(place.url)._replace(token=token))
         yield from self._runtime(client)
 
     def _runtime(self, client: Client) -> Iterator[Finding]:

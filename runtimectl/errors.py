@@ -10,9 +10,11 @@ ControlError
 ├── Unreachable          6  cannot reach the daemon
 ├── DaemonFailed         7  the daemon failed
 │   └── Unavailable      7  it is starting or draining
-└── TimedOut             8
+├── TimedOut             8
+└── NotPermitted         9  a permission was denied, or expired unanswered
 
-Expired stands apart: the clock of `--timeout`, which nothing on the way may mistake for its own trouble.
+Expired and ReaderGone stand apart: the clock of `--timeout`, and a stdout that nobody reads any more. Nothing on the
+way may mistake them for its own trouble.
 """
 
 import json
@@ -83,12 +85,24 @@ class TimedOut(ControlError):
     exit_code = 8
 
 
+class NotPermitted(ControlError):
+    """A permission that the run asked for was denied, or expired unanswered."""
+
+    exit_code = 9
+
+
 class Expired(BaseException):
     """The time of `--timeout` is over."""
 
 
-def from_response(status: int, body: bytes) -> ControlError:
-    """The error that a response which is no success stands for."""
+class ReaderGone(BaseException):
+    """Nobody reads stdout any more."""
+
+
+def from_response(status: int, body: bytes, sought: str = "") -> ControlError:
+    """The error that a response which is no success stands for; `sought` is where no token was found."""
+    if status == 401 and sought:
+        return Denied(f"unauthorized: no token was found: looked at {sought}")
     return _kind(status)(_message(body) or f"the daemon answered {status}")
 
 

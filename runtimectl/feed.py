@@ -176,7 +176,8 @@ def _opened(address: Address, path: str) -> Iterator[ClientConnection]:
             finally:
                 socket.close()
     except InvalidStatus as error:
-        raise from_response(error.response.status_code, bytes(error.response.body or b"")) from None
+        body = bytes(error.response.body or b"")
+        raise from_response(error.response.status_code, body, address.sought) from None
     except InvalidHandshake as error:
         cut = isinstance(error.__cause__, EOFError | OSError)
         raise (Unreachable if cut else DaemonFailed)(f"{address.url} opened no feed: {error}") from None

@@ -9,8 +9,12 @@ from typing import NamedTuple
 
 from runtimectl.address import Address
 from runtimectl.errors import DaemonFailed, TimedOut, Unreachable
+from runtimed.wire import routes
 
 TIMEOUT_S = 60.0
+SILENCE_S = 1.0
+"""After so much silence it is looked whether the daemon's process is still there."""
+
 MAX_RESPONSE_BYTES = 256 << 20
 CHUNK_BYTES = 1 << 18
 
@@ -31,11 +35,12 @@ def exchange(
     Raises Unreachable, TimedOut, and DaemonFailed for what is no HTTP.
     """
     try:
-        with address.open(timeout) as connection:
+        with _connected(address, timeout) as connection:
             # A refusal may come before the whole body is read; then it is there to be read although sending fails.
             with suppress(BrokenPipeError, ConnectionResetError):
                 connection.sendall(_request(address, method, path, body))
-            found = _everything(connection)
+            found = _beginning(address, connection, timeout)
+            found += _everything(connection) if found else b""
     except TimeoutError:
         raise TimedOut(f"{address.url} did not answer within {timeout:g} s") from None
     except OSError as error:
@@ -43,6 +48,48 @@ def exchange(
     if not found:
         raise Unreachable(f"cannot reach {address.url}: it closed the connection without an answer")
     return _response(address, found)
+
+
+def _connected(address: Address, timeout: float) -> socket.socket:
+    """A connection; a daemon whose process is gone is not waited for."""
+    try:
+        connection = address.open(min(timeout, SILENCE_S))
+    except TimeoutError:
+        _check_there(address)
+        connection = address.open(timeout)
+    connection.settimeout(timeout)
+    return connection
+
+
+def _beginning(address: Address, connection: socket.socket, timeout: float) -> bytes:
+    """The first bytes of the answer; a daemon whose process is gone is not waited for."""
+    connection.settimeout(min(timeout, SILENCE_S))
+    try:
+        return connection.recv(CHUNK_BYTES)
+    except TimeoutError:
+        _check_there(address)
+        connection.settimeout(timeout)
+        return connection.recv(CHUNK_BYTES)
+    finally:
+        connection.settimeout(timeout)
+
+
+def _check_there(address: Address) -> None:
+    """Raises Unreachable where the daemon of this address is gone, and whatever is there does not answer."""
+    from runtimectl.discovery import gone
+
+    pid = gone(address)
+    if pid is not None and not _answers(address):
+        raise Unreachable(f"cannot reach {address.url}: process {pid} that served it is gone")
+
+
+def _answers(address: Address) -> bool:
+    try:
+        with address.open(SILENCE_S) as connection:
+            connection.sendall(_request(address, "GET", routes.RUNTIME, None))
+            return bool(connection.recv(1))
+    except OSError:
+        return False
 
 
 def _request(address: Address, method: str, path: str, body: bytes | None) -> bytes:

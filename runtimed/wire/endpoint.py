@@ -144,11 +144,16 @@ def _remove(path: Path, handle: int) -> None:
 
 def live() -> list[Endpoint]:
     """The endpoints whose daemon is running, by runtime id."""
+    return [endpoint for endpoint in known() if endpoint.alive()]
+
+
+def known() -> list[Endpoint]:
+    """The endpoints that files of this user name, by runtime id, those of daemons that are gone too."""
     try:
         paths = files()
     except OSError:
         return []
-    return [endpoint for path in paths for endpoint in read(path) if endpoint.alive()]
+    return [endpoint for path in paths for endpoint in read(path)]
 
 
 def files() -> list[Path]:

@@ -2,6 +2,9 @@
 
 import json
 import socket
+import subprocess
+import sys
+import time
 from pathlib import Path
 
 import pytest
@@ -168,3 +171,99 @@ def test_a_worker_without_what_the_contract_promises_is_exit_7(ctl, serve_raw, w
 
     found = ctl(*args, "worker-00000001", "--url", serve_raw(handle))
     assert (found.returncode, found.stderr.count("\n")) == (7, 1)
+
+
+@pytest.mark.parametrize("spelled", ["http://localhost:{}", "http://LOCALHOST:{}/", "http://127.0.0.1:{}/"])
+def test_the_names_of_loopback_find_the_same_endpoint(ctl, daemon, other, spelled):
+    url = spelled.format(daemon.url.rpartition(":")[2])
+    assert who(ctl, "--url", url) == daemon.runtime_id
+    ctl("context", "set", "here", "--url", url)
+    assert who(ctl, "--context", "here") == daemon.runtime_id
+
+
+def test_the_token_of_an_endpoint_goes_to_its_address_whatever_localhost_means(ctl, daemon, tmp_path):
+    """What listens on the same port of the other loopback address is another's."""
+    port = int(daemon.url.rpartition(":")[2])
+    try:
+        trap = socket.create_server(("::1", port), family=socket.AF_INET6)
+    except OSError:
+        pytest.skip("there is no IPv6 here")
+    with trap:
+        assert who(ctl, "--url", f"http://localhost:{port}") == daemon.runtime_id
+        trap.settimeout(0)
+        with pytest.raises(BlockingIOError):
+            trap.accept()
+
+
+@pytest.mark.parametrize(
+    "command", [("status",), ("events", "tail", "--all"), ("workers", "delete", "worker-00000001")]
+)
+def test_a_token_that_was_not_found_is_named_with_the_places_where_it_was_looked_for(ctl, lab, env, command):
+    found = ctl(*command, "--url", lab.url, extra={"XDG_RUNTIME_DIR": env["HOME"]})
+    assert found.returncode == 4
+    assert found.stderr.startswith(f"runtimectl: {'worker-00000001: ' if 'delete' in command else ''}unauthorized: ")
+    for place in ("no token was found", "--token-file", "RUNTIMECTL_TOKEN_FILE", "RUNTIMECTL_TOKEN", lab.url):
+        assert place in found.stderr
+    assert f"{env['HOME']}/runtimed" in found.stderr
+
+
+def test_the_context_that_names_no_token_is_named_where_none_was_found(ctl, lab, env):
+    ctl("context", "set", "bare", "--url", lab.url)
+    found = ctl("status", "--context", "bare", extra={"XDG_RUNTIME_DIR": env["HOME"]})
+    assert found.returncode == 4
+    assert "--context bare" in found.stderr
+
+
+@pytest.fixture
+def gone(env):
+    """Leaves the endpoint file of a daemon that was killed, which served at a URL; gives its process id."""
+
+    def leave(url):
+        ended = subprocess.Popen([sys.executable, "-c", ""])
+        ended.wait()
+        folder = Path(env["XDG_RUNTIME_DIR"]) / "runtimed"
+        folder.mkdir(mode=0o700, exist_ok=True)
+        (folder / "gone.json").write_text(
+            json.dumps({"url": url, "runtime_id": "gone", "pid": ended.pid, "token": "t"})
+        )
+        return ended.pid
+
+    return leave
+
+
+def test_a_daemon_whose_process_is_gone_is_named_where_none_is_running(ctl, gone):
+    pid = gone("http://127.0.0.1:1")
+    found = ctl("status")
+    assert found.returncode == 6
+    assert f"process {pid} that served http://127.0.0.1:1 is gone" in found.stderr
+
+
+def test_a_daemon_whose_process_is_gone_is_exit_6_though_something_holds_its_socket(ctl, gone):
+    with socket.create_server(("127.0.0.1", 0)) as held:
+        url = f"http://127.0.0.1:{held.getsockname()[1]}"
+        pid = gone(url)
+        began = time.monotonic()
+        found = ctl("status", "--url", url)
+    assert (found.returncode, found.stdout) == (6, "")
+    assert found.stderr == f"runtimectl: cannot reach {url}: process {pid} that served it is gone\n"
+    assert time.monotonic() - began < 20
+
+
+def test_a_slow_answer_is_waited_for_though_an_earlier_daemon_at_its_address_is_gone(ctl, gone, serve_raw):
+    body = b'{"runtime": {"runtime_id": "slow"}}'
+    answer = b"HTTP/1.1 200 OK\r\n\r\n" + body
+
+    def handle(connection):
+        if b"/v1/workers" in connection.recv(65536):
+            answers.append(connection.dup())
+        else:
+            connection.sendall(answer)
+            for waiting in answers:
+                waiting.sendall(b'HTTP/1.1 200 OK\r\n\r\n{"workers": []}')
+                waiting.close()
+
+    answers = []
+    url = serve_raw(handle)
+    gone(url)
+    found = ctl("workers", "list", "--url", url, "-o", "json", extra={"RUNTIMECTL_TOKEN": "x"})
+    assert (found.returncode, found.stdout) == (0, '{"workers": []}\n')
