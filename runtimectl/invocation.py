@@ -9,7 +9,7 @@ import click
 from click.exceptions import Exit, NoArgsIsHelpError
 
 from runtimectl.commands import root
-from runtimectl.errors import ControlError, DaemonFailed, Expired, TimedOut, UsageProblem
+from runtimectl.errors import ControlError, DaemonFailed, Expired, ReaderGone, TimedOut, UsageProblem
 from runtimectl.session import say
 
 PROGRAM = "runtimectl"
@@ -51,7 +51,7 @@ def _run(args: list[str]) -> int:
         return _fail(TimedOut("the time of --timeout is over"))
     except click.Abort:
         raise KeyboardInterrupt from None
-    except BrokenPipeError:
+    except (BrokenPipeError, ReaderGone):
         return _leave_quietly()
     except (LookupError, TypeError, AttributeError) as error:
         return _fail(DaemonFailed(f"the daemon's answer lacks what the contract promises: {error!r}"))

@@ -1,9 +1,10 @@
 """What the events of a Worker say about how its run goes."""
 
+import json
 from collections.abc import Callable, Iterable, Iterator
 from typing import Any
 
-from runtimectl.errors import RunFailed
+from runtimectl.errors import NotPermitted, RunFailed
 from runtimectl.text import one_line, shortened
 
 BEGINNINGS = {"user_message", "invoke_start"}
@@ -11,6 +12,7 @@ STARTED = "input_started"
 """The kind of the item that tells whose turn it is."""
 
 ASKED = "permission_request"
+RESOLVED = "permission_resolved"
 
 MAX_REASON = 200
 """Characters that are told of why a run ended."""
@@ -61,15 +63,78 @@ def watched(envelopes: Iterable[dict[str, Any]], asked: Callable[[dict[str, Any]
         yield envelope
 
 
-def wait_for_end(envelopes: Iterable[dict[str, Any]], turn: str | None = None) -> None:
+class AwaitedRun(Run):
+    """The run of an input that somebody waits for; `exit_status` is that of its script, if a shell ran one."""
+
+    exit_status: int | None = None
+    _script: str | None = None
+    _denial: str | None = None
+
+    def __init__(self) -> None:
+        self._asked: dict[str, dict[str, Any]] = {}
+
+    def see(self, payload: dict[str, Any]) -> bool:
+        """Take in one more event; whether it ends the run."""
+        name, data = payload["event"], payload.get("data") or {}
+        if name == "system_item":
+            self._see_item(data.get("item") or {})
+        elif name == "tool_call_done" and self._script is None and _is_script(data):
+            self._script = data["id"]
+        elif name == "tool_result" and data.get("id") == self._script:
+            self.exit_status = data.get("exit_status")
+        return super().see(payload)
+
+    def _see_item(self, item: dict[str, Any]) -> None:
+        if item.get("kind") == ASKED:
+            self._asked[item["request_id"]] = item
+        elif item.get("kind") == RESOLVED:
+            asked = self._asked.pop(item["request_id"], {})
+            verdict = _denial(asked, item)
+            if verdict:
+                self._denial = f"a permission {verdict}: {shortened(one_line(asked.get('title', '')), MAX_REASON)}"
+
+    def check(self) -> None:
+        """Raises NotPermitted where a permission was not given, else RunFailed where the run or its script failed."""
+        if self._denial:
+            raise NotPermitted("; ".join(filter(None, (self._denial, self.failure))))
+        super().check()
+        if self.exit_status:
+            raise RunFailed(f"the script ended with exit status {self.exit_status}")
+
+
+def _is_script(call: dict[str, Any]) -> bool:
+    """Whether a tool call is the script that a shell runs for an input."""
+    if call.get("name") != "shell":
+        return False
+    try:
+        return bool(json.loads(call["arguments"]).keys() == {"script"})
+    except (ValueError, LookupError, TypeError, AttributeError):
+        return False
+
+
+def _denial(asked: dict[str, Any], resolved: dict[str, Any]) -> str | None:
+    """How a permission was not given; None where it was, or where the end of its run took it back."""
+    if resolved["outcome"] == "expired":
+        return "expired unanswered"
+    if resolved["outcome"] == "cancelled":
+        return None if resolved.get("by") == "runtime" else "was denied"
+    kinds = {option["option_id"]: option["kind"] for option in asked.get("options", ())}
+    return "was denied" if kinds.get(resolved.get("option_id"), "").startswith("reject") else None
+
+
+def read_to_end(
+    run: Run,
+    envelopes: Iterable[dict[str, Any]],
+    turn: str | None = None,
+    shown: Callable[[dict[str, Any]], None] = lambda _: None,
+) -> None:
     """Read up to the end of the run that these events belong to, or to which the input with the cursor `turn` leads.
 
-    Raises RunFailed when it does not end well, or never begins.
+    `shown` gets the payloads of the run. Raises RunFailed when it never begins.
     """
-    run = Run()
     for envelope in envelopes if turn is None else _from_turn(iter(envelopes), turn):
+        shown(envelope["payload"])
         if run.see(envelope["payload"]):
-            run.check()
             return
 
 

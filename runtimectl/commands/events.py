@@ -77,7 +77,9 @@ def tail(
         tailing = _of_all(session, labels, cursor, from_start=from_start, follow=not no_follow)
     else:
         tailing = _of_one(session, worker, cursor, from_start=from_start, follow=not no_follow)
-    with closing(tailing):
+    from runtimectl.reader import needing_reader
+
+    with needing_reader(), closing(tailing):
         _print(session.printer(), tailing, until, named=everyone, timestamps=timestamps, raw=raw)
 
 

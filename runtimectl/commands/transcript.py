@@ -32,7 +32,10 @@ def transcript(session: Session, worker: str, start: int, limit: int | None, eve
     client, printer = session.client(), session.printer()
     chosen = worker_id(client, worker)
     if follow:
-        _follow(session, client.worker(chosen)["worker"], start, limit)
+        from runtimectl.reader import needing_reader
+
+        with needing_reader():
+            _follow(session, client.worker(chosen)["worker"], start, limit)
         return
     for page in _pages(client, chosen, start, limit):
         if printer.whole:

@@ -1,7 +1,8 @@
 """`runtimectl workers`."""
 
+import re
 import time
-from contextlib import closing, suppress
+from contextlib import ExitStack, closing, suppress
 from typing import TYPE_CHECKING, Any
 
 import click
@@ -11,17 +12,24 @@ from runtimectl.errors import ControlError, RunFailed, TimedOut, UsageProblem
 from runtimectl.options import Group
 from runtimectl.output import Column, View, at
 from runtimectl.requests import check_labels, create_request
+from runtimectl.said import SaidText
 from runtimectl.session import Session, text, worker_id
 from runtimectl.stdin import read_bytes
 from runtimectl.times import age, local
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
+
     from runtimectl.client import Body, Client
+    from runtimectl.output import Printer
+    from runtimectl.runs import AwaitedRun, Run
 
 MAX_INTENT = 60
 MAX_NAME = 32
 SPAWN_TIMEOUT_S = 60.0
 SPAWN_POLL_S = 0.1
+LACKING = re.compile(r"needs the capabilit(?:y|ies) (.+?): request ")
+"""What a Runtime says of a create that lacks capabilities."""
 
 
 def _profile(worker: "Body") -> object:
@@ -157,7 +165,7 @@ def get(session: Session, worker: str) -> None:
 @click.option("--mount", "mounts", metavar="NAME=REF", multiple=True, help="A mount; repeatable.")
 @click.option("--name", metavar="NAME", help="What people call it.")
 @click.option("--label", "labels", metavar="K=V", multiple=True, help="A label to find it by; repeatable.")
-@click.option("--wait", is_flag=True, help="Wait until it runs; exit 1 when it does not.")
+@click.option("--wait", is_flag=True, help="Wait until it runs.")
 @click.pass_obj
 def create(session: Session, /, wait: bool, **wanted: Any) -> None:
     """Create a Worker and print it.
@@ -170,13 +178,14 @@ def create(session: Session, /, wait: bool, **wanted: Any) -> None:
     client = session.client()
     body = client.create_worker(request)
     if wait:
-        body = _spawned(client, body)
+        from runtimectl.reader import needing_reader
+
+        with needing_reader():
+            body = _spawned(client, body)
     session.printer().show(CREATED, body)
     refusal = _refusal(body["worker"])
-    if refusal and wait:
-        raise RunFailed(refusal)
     if refusal:
-        session.tell(refusal)
+        raise RunFailed(refusal)
 
 
 @workers.command("input")
@@ -203,9 +212,10 @@ def input_(
     client = session.client()
     chosen = worker_id(client, worker)
     body = client.send_input(chosen, "system" if system else "user", said, when_busy)
-    session.printer().show(ACK, body)
     if wait:
-        _wait_for_run(session, body["ack"])
+        _wait_for_run(session, body)
+    else:
+        session.printer().show(ACK, body)
 
 
 @workers.command()
@@ -284,7 +294,16 @@ def _refusal(worker: "Body") -> str | None:
     if outcome in {None, "accepted"}:
         return None
     message = at("execution.last_result.message")(worker) or outcome
-    return f"{text(worker, 'worker_id')} was created, but nothing runs it: {message}"
+    return f"{text(worker, 'worker_id')} was created, but nothing runs it: {_with_options(str(message))}"
+
+
+def _with_options(message: str) -> str:
+    """A refusal for lack of capabilities, with the options that request them."""
+    missing = LACKING.search(message)
+    if missing is None:
+        return message
+    options = " ".join(f"--capability {name}" for name in missing[1].split(", "))
+    return f"{message[: missing.end(1)]}: create one with {options}"
 
 
 def _spawned(client: "Client", body: "Body") -> "Body":
@@ -309,16 +328,43 @@ def _from_stdin() -> str:
         raise UsageProblem(f"stdin: expected UTF-8; byte {error.start} is not") from None
 
 
-def _wait_for_run(session: Session, ack: "Body") -> None:
+def _wait_for_run(session: Session, body: "Body") -> None:
+    """Print what the Worker says, or for programs the acknowledgement once the run is over. Raises as it ended."""
+    from runtimectl.reader import needing_reader
+    from runtimectl.runs import AwaitedRun
+
+    printer, run, said = session.printer(), AwaitedRun(), SaidText()
+    if printer.output == "name":
+        printer.show(ACK, body)
+    with needing_reader(), ExitStack() as ending:
+        ending.callback(_finish, printer, body, run, said)
+        _read_run(session, body["ack"], run, said.see if printer.output == "table" else lambda _: None)
+    run.check()
+
+
+def _finish(printer: "Printer", body: "Body", run: "AwaitedRun", said: SaidText) -> None:
+    """End what was printed, however the wait ended: an input that was accepted is told of."""
+    said.end_line()
+    if printer.output not in {"name", "table"}:
+        printer.show(ACK, _with_status(body, run.exit_status, inside=not printer.whole))
+
+
+def _with_status(body: "Body", status: int | None, *, inside: bool) -> "Body":
+    """An acknowledgement with the exit status of its script, if any, beside it or inside."""
+    told = {} if status is None else {"exit_status": status}
+    return {"ack": body["ack"] | told} if inside else body | told
+
+
+def _read_run(session: Session, ack: "Body", run: "Run", shown: "Callable[[Body], None]") -> None:
     from runtimectl.feed import Feed, Observed
-    from runtimectl.runs import wait_for_end, watched
+    from runtimectl.runs import read_to_end, watched
 
     worker = ack["worker_ref"]
     cursor = text(ack, "cursor")
     feed = Feed(lambda: session.client(worker["runtime_id"]), Observed.worker(worker), cursor, session.tell)
     with closing(feed.envelopes()) as envelopes:
         heard = watched(envelopes, lambda asked: _tell_request(session, worker, asked))
-        wait_for_end(heard, cursor if ack.get("queued") else None)
+        read_to_end(run, heard, cursor if ack.get("queued") else None, shown)
 
 
 def _tell_request(session: Session, worker: "Body", asked: "Body") -> None:

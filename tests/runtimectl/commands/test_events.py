@@ -143,7 +143,7 @@ def test_a_run_that_a_crash_cuts_is_told_as_failed(ctl, start_ctl, start_daemon,
     first = start_daemon(*DURABLE, f"fs:{tmp_path}/store")
     create = ("workers", "create", "--profile", "builtin:shell", "--capability", "shell", "-o", "name")
     worker = ctl(*create).stdout.strip()
-    waiting = start_ctl("workers", "input", worker, "sleep 600", "--wait", "-q")
+    waiting = start_ctl("workers", "input", worker, "sleep 600", "--wait", "-q", "-o", "name")
     waiting.wait_for(worker)
     first.end(signal.SIGKILL)
     start_daemon(*DURABLE, f"fs:{tmp_path}/store")

@@ -26,18 +26,24 @@ class Asking:
 
     def __init__(self):
         self.runtime, self.url, self.rulings, self.ruled = None, None, [], None
+        self.timeout_s = 60.0
 
     async def ask(self, message, sink):
-        self.rulings.append(await sink.ask(Question(message.content, None, OPTIONS, 60.0, self.ruled)))
+        self.rulings.append(await sink.ask(Question(message.content, None, OPTIONS, self.timeout_s, self.ruled)))
 
     async def worker(self):
         """A Worker that waits for an answer."""
         worker = await self.runtime.create_worker()
         await self.runtime.send_input(worker.worker_ref, WorkerInput("user", "write a file"))
+        await self.asked(worker)
+        return worker
+
+    async def asked(self, worker):
+        """The id of the request of a Worker, once it waits."""
         async with asyncio.timeout(10):
             while not self.runtime.permissions(worker.worker_ref):
                 await asyncio.sleep(0.01)
-        return worker
+        return self.request(worker)
 
     def request(self, worker):
         (permission,) = self.runtime.permissions(worker.worker_ref)
@@ -149,3 +155,42 @@ async def test_who_waits_for_a_run_is_not_told_of_requests_that_the_profile_answ
     worker = await asking.runtime.create_worker()
     code, _, err = await asking.ctl("workers", "input", worker.worker_id, "write a file", "--wait")
     assert (code, err) == (0, "")
+
+
+@pytest.mark.parametrize("answer", ["no", "never", None], ids=["rejected", "rejected this too", "cancelled"])
+async def test_who_waits_for_a_run_whose_permission_is_denied_ends_with_9(asking, answer):
+    worker = await asking.runtime.create_worker()
+    waiting = await asking.start("workers", "input", worker.worker_id, "write a file", "--wait", "-q")
+    request = await asking.asked(worker)
+
+    await asking.runtime.answer_permission(worker.worker_ref, request, answer)
+
+    _, err = await waiting.communicate()
+    assert waiting.returncode == 9
+    assert err.decode() == "runtimectl: a permission was denied: write a file\n"
+
+
+async def test_who_waits_for_a_run_whose_permission_expires_ends_with_9(asking):
+    asking.timeout_s = 0.2
+    worker = await asking.runtime.create_worker()
+    code, _, err = await asking.ctl("workers", "input", worker.worker_id, "write a file", "--wait", "-q")
+    assert (code, err) == (9, "runtimectl: a permission expired unanswered: write a file\n")
+
+
+async def test_who_waits_for_a_run_whose_permission_the_profile_denies_ends_with_9(asking):
+    asking.ruled = "no"
+    worker = await asking.runtime.create_worker()
+    code, _, err = await asking.ctl("workers", "input", worker.worker_id, "write a file", "--wait")
+    assert (code, err) == (9, "runtimectl: a permission was denied: write a file\n")
+
+
+async def test_a_permission_that_a_stop_takes_back_was_denied_by_nobody(asking):
+    worker = await asking.runtime.create_worker()
+    waiting = await asking.start("workers", "input", worker.worker_id, "write a file", "--wait", "-q")
+    await asking.asked(worker)
+
+    await asking.runtime.cancel_worker(worker.worker_ref, "enough")
+
+    _, err = await waiting.communicate()
+    assert waiting.returncode == 1
+    assert "enough" in err.decode()
