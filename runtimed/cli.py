@@ -40,7 +40,7 @@ def _command() -> Any:
 
     @click.command(context_settings={"max_content_width": 100, "help_option_names": ["-h", "--help"]})
     @click.option(
-        "--listen", metavar="ADDR", multiple=True, help="HOST:PORT or unix:PATH; repeatable. [127.0.0.1:38800]"
+        "--listen", metavar="ADDR", multiple=True, help="HOST:PORT, :PORT or unix:PATH; repeatable. [127.0.0.1:38800]"
     )
     @click.option("--store", metavar="STORE", help="memory, or fs:PATH for a durable one. [memory]")
     @click.option("--runtime-id", metavar="ID", help="The Runtime's id. [generated, and kept by the store]")
@@ -81,7 +81,7 @@ def _command() -> Any:
 
 def _run(flags: dict[str, Any], config: str | None, *, check_config: bool) -> int:
     from runtimed import settings
-    from runtimed.errors import ConfigurationError, StartError, StoreForeign, StoreInUse
+    from runtimed.errors import ConfigurationError, StartError
     from runtimed.http.listeners import Address
 
     try:
@@ -96,8 +96,6 @@ def _run(flags: dict[str, Any], config: str | None, *, check_config: bool) -> in
         return _serve(loaded)
     except ConfigurationError as error:
         return _complain(error, USAGE)
-    except (StoreInUse, StoreForeign) as error:
-        return _complain(error, STORE_TAKEN)
     except StartError as error:
         return _complain(error, FAILURE)
 
@@ -109,13 +107,17 @@ def _check_store(store: str) -> int:
     from runtimed.store.inspection import inspect
 
     try:
-        found = inspect(store_folder(store, "check_store"))
-    except StoreInUse as error:
-        return _complain(error, STORE_TAKEN)
-    except (ConfigurationError, StoreUnsupported) as error:
+        path = store_folder(store, "check_store")
+    except ConfigurationError as error:
         return _complain(error, USAGE)
+    try:
+        found = inspect(path)
+    except StoreInUse as error:
+        return _complain(_of_store(path, error), STORE_TAKEN)
+    except StoreUnsupported as error:
+        return _complain(_of_store(path, error), USAGE)
     except StoreError as error:
-        return _complain(error, FAILURE)
+        return _complain(_of_store(path, error), FAILURE)
     check = found.check
     for finding in check.findings:
         sys.stdout.write(f"{finding.worker_id}: {finding.problem}\n" if finding.worker_id else f"{finding.problem}\n")
@@ -133,7 +135,7 @@ def _serve(loaded: Any) -> int:
     import logging
 
     from runtimed import daemon, logs, settings
-    from runtimed.errors import StoreError
+    from runtimed.errors import StoreError, StoreForeign, StoreInUse, StoreUnsupported
 
     logs.configure(loaded.log_format, loaded.log_level)
     for name in settings.unknown_variables():
@@ -141,9 +143,19 @@ def _serve(loaded: Any) -> int:
     try:
         with asyncio.Runner(loop_factory=_loop_factory()) as runner:
             failure = runner.run(daemon.run(loaded, _announce))
-    except StoreError as error:
-        return _complain(error, FAILURE)
-    return OK if failure is None else _complain(failure, STORE_FAILED)
+    except (StoreInUse, StoreForeign) as error:
+        return _complain(_of_store(loaded.store_path, error), STORE_TAKEN)
+    except (StoreUnsupported, StoreError) as error:
+        return _complain(_of_store(loaded.store_path, error), FAILURE)
+    return OK if failure is None else _complain(_of_store(loaded.store_path, failure), STORE_FAILED)
+
+
+def _of_store(path: Any, error: object) -> str:
+    """What is wrong with the store in a folder, with the folder's path; None for one in memory."""
+    told = str(error)
+    if path is None or str(path) in told:
+        return told
+    return f"store {path}: {told.removeprefix('the store').removeprefix(':').removeprefix(' is').lstrip()}"
 
 
 def _loop_factory() -> Any:

@@ -131,10 +131,10 @@ async def _serve(
         await server.start(listeners.sockets)
         with contextlib.ExitStack() as parts:
             await asyncio.to_thread(parts.enter_context, _endpoint(runtime, token, listeners))
-            for url in listeners.urls:
+            for url in listeners.bound_urls:
                 log.info("listening on %s", url)
             store = "memory" if settings.store_path is None else "fs"
-            announce(f"runtimed: listening on {listeners.urls[0]} runtime={runtime.runtime_id} store={store}")
+            announce(f"runtimed: listening on {listeners.bound_urls[0]} runtime={runtime.runtime_id} store={store}")
             await asyncio.wait((stopped, runtime.poisoned), return_when=asyncio.FIRST_COMPLETED)
             log.info("shutting down")
     finally:
@@ -187,7 +187,7 @@ def _workspace(settings: Settings) -> Iterator[tuple[Store, StoreFolder]]:
     """The store, and the folder that has those of the Workers."""
     path = settings.store_path
     if path is not None:
-        store = SqliteStore(path, settings.store_sync)
+        store = SqliteStore(path, settings.store_sync, create=settings.store_create)
         yield store, store.folder
         return
     scratch = Path(tempfile.mkdtemp(prefix="runtimed-"))
@@ -208,7 +208,7 @@ def _token(settings: Settings, store: Store) -> Token:
         try:
             return Token(read_token(path), path)
         except TokenFileError as error:
-            raise ConfigurationError(f"token_file: {error}") from error
+            raise ConfigurationError(f"token_file: {path}: {error}") from error
     if isinstance(store, SqliteStore):
         return Token(*store.folder.read_or_make_token())
     return Token(secrets.token_urlsafe(32), made=True)
@@ -228,7 +228,8 @@ def _endpoint(runtime: Runtime, token: Token, listeners: Listeners) -> Iterator[
         try:
             parts.enter_context(endpoint.published(found))
         except OSError as error:
-            _check_told(token, found, str(error.strerror or error))
+            reason = str(error.strerror or error)
+            _check_told(token, found, f"{error.filename}: {reason}" if error.filename else reason)
         yield
 
 

@@ -27,6 +27,7 @@ from runtimed.feed.snapshot import MIN_SNAPSHOT_BYTES
 from runtimed.http.app import MAX_BODY_BYTES
 from runtimed.http.feed import HEARTBEAT_S
 from runtimed.http.guard import HOST
+from runtimed.http.listeners import ADDRESS_RULE
 from runtimed.http.server import DRAIN_TIMEOUT_S, HEADER_TIMEOUT_S, MAX_CONNECTIONS
 from runtimed.model.identity import RUNTIME_ID
 from runtimed.store.sync import Sync
@@ -49,7 +50,9 @@ LogLevel = Literal["debug", "info", "warning", "error"]
 
 logging.getLogger("typed_settings").setLevel(logging.CRITICAL)  # what it logs it raises as well
 
-STORE = re.compile(r"fs:[^?]*[^?\s][^?]*(\?sync=normal)?")
+STORE_QUERY = r"sync=normal(?:&create=no)?|create=no(?:&sync=normal)?"
+STORE = re.compile(rf"fs:(?P<path>[^?]*[^?\s][^?]*)(?:\?(?P<query>{STORE_QUERY}))?")
+STORE_RULE = "fs:PATH, with ?sync=normal, ?create=no or ?sync=normal&create=no"
 LEAST = {"max_memory_bytes": 1 << 20, "max_processes": 3}
 """The lowest limits of a profile. With half of that memory not even `sh` was seen to start, and two of the processes
 keep the others together."""
@@ -120,7 +123,12 @@ class Settings:
     @property
     def store_sync(self) -> Sync:
         """When the commits of an `fs:` store are synced."""
-        return "normal" if self.store.endswith("?sync=normal") else "full"
+        return "normal" if "sync=normal" in _store_query(self.store) else "full"
+
+    @property
+    def store_create(self) -> bool:
+        """Whether an `fs:` store that is not there is made."""
+        return "create=no" not in _store_query(self.store)
 
     def limits(self) -> Limits:
         """What the Runtime takes and gives out at once."""
@@ -134,9 +142,15 @@ class Settings:
 
 def store_folder(store: str, name: str = "store") -> Path:
     """The folder that `fs:PATH` names, whatever its query. Raises ConfigurationError for anything else."""
-    if not STORE.fullmatch(store):
-        raise ConfigurationError(f"{name}: expected fs:PATH or fs:PATH?sync=normal")
-    return Path(store.removeprefix("fs:").partition("?")[0]).expanduser()
+    match = STORE.fullmatch(store)
+    if match is None:
+        raise ConfigurationError(f"{name}: expected {STORE_RULE}")
+    return Path(match["path"]).expanduser()
+
+
+def _store_query(store: str) -> list[str]:
+    match = STORE.fullmatch(store)
+    return (match["query"] or "").split("&") if match else []
 
 
 def load(flags: Mapping[str, Any], config: str | None = None) -> Settings:
@@ -182,7 +196,8 @@ def _check_file(file: Path) -> None:
         with file.open("rb") as opened:
             found = tomllib.load(opened)
     except OSError as error:
-        raise ConfigurationError(f"config: {file}: {error.strerror}: expected a TOML file") from error
+        problem = "not found" if isinstance(error, FileNotFoundError) else f"{error.strerror}: expected a TOML file"
+        raise ConfigurationError(f"config: {file}: {problem}") from error
     except ValueError as error:
         raise ConfigurationError(f"config: {file}: expected TOML in UTF-8: {error}") from error
     known = {field.name: field.type for field in attrs.fields(Settings)}
@@ -199,13 +214,13 @@ def _check_file(file: Path) -> None:
 def _check(settings: Settings) -> None:
     _check_token(settings)
     if settings.store != "memory" and not STORE.fullmatch(settings.store):
-        raise ConfigurationError("store: expected memory, fs:PATH or fs:PATH?sync=normal")
+        raise ConfigurationError(f"store: expected memory or {STORE_RULE}")
     if settings.runtime_id and not RUNTIME_ID.fullmatch(settings.runtime_id):
         raise ConfigurationError(
             "runtime_id: expected 1 to 128 characters of A-Z a-z 0-9 . _ : -, the first a letter or digit"
         )
     if not settings.listen:
-        raise ConfigurationError("listen: expected HOST:PORT or unix:PATH")
+        raise ConfigurationError(f"listen: {ADDRESS_RULE}")
     for host in settings.allow_host:
         if not HOST.fullmatch(host):
             raise ConfigurationError(f"allow_host: {host!r}: expected a host name, or one with a port")

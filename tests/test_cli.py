@@ -1,6 +1,7 @@
 """The daemon as a process: its streams, its signals, and what it refuses to start with."""
 
 import contextlib
+import json
 import os
 import signal
 import socket
@@ -127,6 +128,112 @@ def test_a_check_of_the_configuration_tells_of_a_variable_that_is_no_setting(run
     assert ended(daemon) == (0, "the configuration is fine\n", said)
 
 
+@pytest.fixture
+def broken(run, tmp_path):
+    """Tries a start that must fail; gives the exit code and the one line on stderr."""
+    (tmp_path / "file").write_text("x")
+    (tmp_path / "folder").mkdir(mode=0o700)
+
+    def start(*options):
+        code, out, err = ended(run(*(option.format(tmp_path) for option in options)))
+        assert out == ""
+        return code, err.removesuffix("\n")
+
+    return start
+
+
+@pytest.mark.parametrize(
+    ("options", "status", "said"),
+    [
+        (("--store", "fs:{}/file/store"), 1, "store {}/file/store: Not a directory"),
+        (("--store", "fs:{}/file"), 1, "store {}/file: expected a folder, not a symlink or a file"),
+        (("--store", "fs:/proc/nowhere/store"), 1, "store /proc/nowhere/store: No such file or directory"),
+        (("--store", "fs:{}/none?create=no"), 1, "store {}/none: there is no store in it, and create=no makes none"),
+        (
+            ("--store", "fs:{}/folder?create=no"),
+            1,
+            "store {}/folder: there is no store in it, and create=no makes none",
+        ),
+        (("--token-file", "{}/none"), 2, "token_file: {}/none: No such file or directory: expected a regular file"),
+        (("--token-file", "{}/folder"), 2, "token_file: {}/folder: expected a regular file"),
+        (("--config", "{}/none.toml"), 2, "config: {}/none.toml: not found"),
+        (("--config", "{}/folder"), 2, "config: {}/folder: Is a directory"),
+        (("--listen", "unix:{}/none/socket"), 1, "cannot listen on unix:{}/none/socket: No such file or directory"),
+        (
+            ("--listen", "unix:{}/" + "s" * 120),
+            2,
+            "listen: unix:{}/" + "s" * 120 + ": expected a path of at most 107 bytes",
+        ),
+    ],
+)
+def test_a_start_that_fails_names_the_file_that_it_is_about(broken, tmp_path, options, status, said):
+    code, err = broken(*options)
+    assert code == status
+    assert err.startswith(f"runtimed: {said.format(tmp_path)}")
+    assert "\n" not in err
+
+
+def test_a_store_that_another_daemon_holds_is_named(run, broken, tmp_path):
+    daemon = run("--store", f"fs:{tmp_path}/store")
+    daemon.stdout.readline()
+    assert broken("--store", "fs:{}/store") == (
+        3,
+        f"runtimed: store {tmp_path}/store: in use by process {daemon.pid}",
+    )
+
+
+def test_a_store_of_another_runtime_id_is_named(run, broken, tmp_path):
+    daemon = run("--store", f"fs:{tmp_path}/store", "--runtime-id", "one")
+    daemon.stdout.readline()
+    daemon.terminate()
+    ended(daemon)
+    assert broken("--store", "fs:{}/store", "--runtime-id", "two") == (
+        3,
+        f"runtimed: store {tmp_path}/store: belongs to runtime one, not two",
+    )
+
+
+def test_an_address_in_use_is_named(broken):
+    with socket.create_server(("127.0.0.1", 0)) as taken:
+        port = taken.getsockname()[1]
+        assert broken("--listen", f"127.0.0.1:{port}") == (
+            1,
+            f"runtimed: cannot listen on 127.0.0.1:{port}: Address already in use",
+        )
+
+
+def test_a_store_that_must_be_there_is_opened_and_not_made(run, broken, tmp_path):
+    code, _ = broken("--store", "fs:{}/store?create=no")
+    assert code == 1
+    assert not (tmp_path / "store").exists()
+    assert list((tmp_path / "folder").iterdir()) == []
+    for query in ("", "?create=no", "?sync=normal&create=no"):
+        daemon = run("--store", f"fs:{tmp_path}/store{query}")
+        assert daemon.stdout.readline().endswith(" store=fs\n")
+        daemon.terminate()
+        assert ended(daemon)[0] == 0
+
+
+@pytest.mark.parametrize(
+    ("address", "url", "dialed"),
+    [("0.0.0.0:0", "http://0.0.0.0:", "http://127.0.0.1:"), ("[::]:0", "http://[::]:", "http://[::1]:")],
+)
+def test_a_wildcard_address_is_announced_as_it_is_and_published_as_one_to_dial(user_folders, address, url, dialed):
+    command = [sys.executable, "-m", "runtimed", "--listen", address, "--log-format", "text"]
+    with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True) as daemon:
+        try:
+            line = daemon.stdout.readline()
+            [file] = (user_folders / "run" / "runtimed").glob("*.json")
+            endpoint = json.loads(file.read_text())["url"]
+        finally:
+            daemon.terminate()
+        _, log = daemon.communicate(timeout=DEADLINE_S)
+    port = line.split()[3].rpartition(":")[2]
+    assert line.startswith(f"runtimed: listening on {url}{port} ")
+    assert f"listening on {url}{port}" in log
+    assert endpoint == f"{dialed}{port}"
+
+
 @pytest.mark.parametrize(
     "options", [["--bogus"], ["extra"], ["--log-level", "loud"], ["--max-event-batch-items", "x"]]
 )
@@ -170,7 +277,7 @@ def test_a_check_of_a_store_that_is_served_names_the_owner(run, tmp_path):
     daemon = run("--store", f"fs:{tmp_path / 'store'}")
     daemon.stdout.readline()
     code, out, err = ended(run("--check-store", f"fs:{tmp_path / 'store'}"))
-    assert (code, out, err) == (3, "", f"runtimed: the store is in use by process {daemon.pid}\n")
+    assert (code, out, err) == (3, "", f"runtimed: store {tmp_path}/store: in use by process {daemon.pid}\n")
 
 
 @pytest.mark.parametrize("store", ["memory", "fs:", "elsewhere", "fs:nowhere"])

@@ -8,6 +8,8 @@ import pytest
 from runtimed.errors import ConfigurationError
 from runtimed.settings import Settings, load, unknown_variables
 
+STORE_RULE = "store: expected memory or fs:PATH, with ?sync=normal, ?create=no or ?sync=normal&create=no"
+
 PROFILE = '[profiles."builtin:coder"]\nbackend = "shell"\n'
 
 
@@ -62,12 +64,15 @@ def test_a_file_that_was_named_must_be_there(tmp_path):
         ("store = 'fs:\xff'\n", "config.toml: expected TOML in UTF-8"),
         ('log_format = "xml"\n', "log_format: expected one of auto, text, json"),
         ("store = 3\n", "store: expected text"),
-        ('store = "sqlite"\n', "store: expected memory, fs:PATH or fs:PATH?sync=normal"),
-        ('store = "fs:"\n', "store: expected memory, fs:PATH or fs:PATH?sync=normal"),
-        ('store = "fs:/x?sync=off"\n', "store: expected memory, fs:PATH or fs:PATH?sync=normal"),
-        ('store = "fs:/x?sync=normal&a=b"\n', "store: expected memory, fs:PATH or fs:PATH?sync=normal"),
-        ('store = "fs:?sync=normal"\n', "store: expected memory, fs:PATH or fs:PATH?sync=normal"),
-        ('store = "memory?sync=normal"\n', "store: expected memory, fs:PATH or fs:PATH?sync=normal"),
+        ('store = "sqlite"\n', STORE_RULE),
+        ('store = "fs:"\n', STORE_RULE),
+        ('store = "fs:/x?sync=off"\n', STORE_RULE),
+        ('store = "fs:/x?sync=normal&a=b"\n', STORE_RULE),
+        ('store = "fs:?sync=normal"\n', STORE_RULE),
+        ('store = "memory?sync=normal"\n', STORE_RULE),
+        ('store = "fs:/x?create=yes"\n', STORE_RULE),
+        ('store = "fs:/x?create=no&create=no"\n', STORE_RULE),
+        ('store = "fs:/x?"\n', STORE_RULE),
         ('runtime_id = "../x"\n', "runtime_id: expected"),
         ("listen = []\n", "listen: expected"),
         ('token = "abc"\n', "token: expected in RUNTIMED_TOKEN"),
@@ -192,3 +197,17 @@ def test_the_query_of_a_store_says_when_it_syncs_and_is_no_part_of_its_path():
     lazy, careful = load({"store": "fs:/srv/rt?sync=normal"}), load({"store": "fs:/srv/rt"})
     assert lazy.store_path == careful.store_path == Path("/srv/rt")
     assert (lazy.store_sync, careful.store_sync) == ("normal", "full")
+
+
+@pytest.mark.parametrize(
+    ("query", "sync", "create"),
+    [
+        ("", "full", True),
+        ("?create=no", "full", False),
+        ("?sync=normal&create=no", "normal", False),
+        ("?create=no&sync=normal", "normal", False),
+    ],
+)
+def test_the_query_of_a_store_may_keep_it_from_being_made(query, sync, create):
+    loaded = load({"store": f"fs:/srv/rt{query}"})
+    assert (loaded.store_path, loaded.store_sync, loaded.store_create) == (Path("/srv/rt"), sync, create)

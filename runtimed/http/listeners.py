@@ -5,7 +5,7 @@ import os
 import re
 import socket
 import stat
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 import attrs
@@ -15,7 +15,12 @@ from runtimed.errors import ConfigurationError, ListenFailed
 BACKLOG = 1_024
 SYSTEMD_FIRST_FD = 3
 MAX_PASSED = 64
-ADDRESS = re.compile(r"(\[[0-9a-fA-F:.]+\]|[^:\[\]/\s]+):([0-9]{1,5})", re.ASCII)
+ADDRESS = re.compile(r"(\[[0-9a-fA-F:.]+\]|[^:\[\]/\s]+)?:([0-9]{1,5})", re.ASCII)
+ADDRESS_RULE = "expected HOST:PORT, :PORT or unix:PATH"
+LOOPBACK = "127.0.0.1"
+MAX_PATH_BYTES = 107
+"""How long the path of a Unix socket may be: the kernel has room for one more, which ends it."""
+
 WILDCARDS = {"0.0.0.0": "127.0.0.1", "::": "[::1]"}  # noqa: S104 what a client should dial instead
 
 
@@ -29,13 +34,13 @@ class Address:
 
     @classmethod
     def parse(cls, text: str) -> "Address":
-        """`HOST:PORT` or `unix:PATH`. Raises ConfigurationError."""
+        """`HOST:PORT`, `:PORT` on loopback, or `unix:PATH`. Raises ConfigurationError."""
         if text.startswith("unix:") and len(text) > len("unix:"):
-            return cls(path=str(Path(text.removeprefix("unix:")).absolute()))
+            return cls(path=_socket_path(text.removeprefix("unix:")))
         match = ADDRESS.fullmatch(text)
         if match is None or int(match[2]) > 65_535:
-            raise ConfigurationError(f"listen: {text!r}: expected HOST:PORT or unix:PATH")
-        return cls(match[1].strip("[]"), int(match[2]))
+            raise ConfigurationError(f"listen: {text!r}: {ADDRESS_RULE}")
+        return cls((match[1] or LOOPBACK).strip("[]"), int(match[2]))
 
 
 class Listeners:
@@ -72,7 +77,12 @@ class Listeners:
     @property
     def urls(self) -> list[str]:
         """How a client on this host reaches each of them."""
-        return [_url(sock) for sock in self.sockets]
+        return [_url(sock, WILDCARDS) for sock in self.sockets]
+
+    @property
+    def bound_urls(self) -> list[str]:
+        """The address of each of them as it is, a wildcard too."""
+        return [_url(sock, {}) for sock in self.sockets]
 
     def close(self) -> None:
         """Close the sockets. Harmless when repeated."""
@@ -83,12 +93,19 @@ class Listeners:
             sock.close()
 
 
-def _url(sock: socket.socket) -> str:
+def _socket_path(text: str) -> str:
+    path = str(Path(text).absolute())
+    if len(os.fsencode(path)) > MAX_PATH_BYTES:
+        raise ConfigurationError(f"listen: unix:{path}: expected a path of at most {MAX_PATH_BYTES} bytes")
+    return path
+
+
+def _url(sock: socket.socket, dialed: Mapping[str, str]) -> str:
     name = sock.getsockname()
     if sock.family == socket.AF_UNIX:
         return f"unix:{name}"
     host, port = name[0], name[1]
-    shown = WILDCARDS.get(host, f"[{host}]" if ":" in host else host)
+    shown = dialed.get(host, f"[{host}]" if ":" in host else host)
     return f"http://{shown}:{port}"
 
 

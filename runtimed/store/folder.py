@@ -34,18 +34,22 @@ class StoreFolder:
     """A folder that this user alone may enter, and one process at a time owns, from `with` on.
 
     Folders are 0700 and files 0600 whatever the umask; symlinks and what belongs to others are refused. All of it
-    blocks. Raises StoreUnsupported for what can't be used, with the name inside the folder and what is accepted.
+    blocks. Raises StoreUnsupported for what can't be used, with the name inside the folder and what is accepted; and,
+    unless `create`, for a folder without a store, such as that of a volume that is not mounted.
 
     A scratch folder is never entered, holds the folders of Workers alone, and is made anew when it is gone.
     """
 
-    def __init__(self, path: Path, *, is_scratch: bool = False) -> None:
+    def __init__(self, path: Path, *, create: bool = True, is_scratch: bool = False) -> None:
         self._path = path
+        self._create = create
         self._is_scratch = is_scratch
         self._lock: int | None = None
 
     def __enter__(self) -> Path:
         """Take the folder and return the path of its database. Raises StoreInUse when another process has it."""
+        if not self._create and not os.path.lexists(self._path / DATABASE):
+            raise StoreUnsupported("the store: there is no store in it, and create=no makes none")
         _check_free(self._path)
         _make_folder(self._path, "the store", parents=True)
         self._path = self._path.resolve()

@@ -39,16 +39,17 @@ T = TypeVar("T")
 class SqliteStore:
     """The Store `fs:PATH`; what it says is stored survives a power cut, unless `sync` is `normal`.
 
-    It is opened once. After close() it is done with: commits and reads raise RuntimeStopped. `folder` holds what
-    else belongs to the Runtime, its token and the folders of its Workers; it is this store's from open() to close().
-    `clock` tells the time that rows of a version without times get, where nothing tells a better one.
+    One that is not there is made, unless `create` is false. It is opened once. After close() it is done with: commits
+    and reads raise RuntimeStopped. `folder` holds what else belongs to the Runtime, its token and the folders of its
+    Workers; it is this store's from open() to close(). `clock` tells the time that rows of a version without times
+    get, where nothing tells a better one.
     """
 
     backend: RuntimeBackend = "fs_store"
     kind: StoreKind = "fs"
 
-    def __init__(self, path: Path, sync: Sync = "full", clock: Clock | None = None) -> None:
-        self.folder = StoreFolder(path)
+    def __init__(self, path: Path, sync: Sync = "full", clock: Clock | None = None, *, create: bool = True) -> None:
+        self.folder = StoreFolder(path, create=create)
         self._sync = sync
         self._clock = clock or SteadyClock()
         self._parts = contextlib.ExitStack()

@@ -32,7 +32,7 @@ ROUTES = [route for noun in NOUNS for route in noun.routes]
 OPTION = re.compile(r"^-{1,2}[a-z][a-z-]*")
 LINK = re.compile(r"\[[^]]*\]\(([^)]+)\)")
 URL = re.compile(r"\b(?:https?|wss?)://[^\s\"'`)>]+")
-OWN_HOSTS = {"127.0.0.1", "localhost", "HOST"}
+OWN_HOSTS = {"127.0.0.1", "0.0.0.0", "localhost", "HOST"}
 
 
 def subclasses(kind: type) -> Iterator[type]:

@@ -13,9 +13,11 @@ from runtimed.errors import ConfigurationError, ListenFailed
 from runtimed.http.listeners import Address, Listeners
 
 
-@pytest.mark.parametrize("text", ["", "38800", "localhost", ":80", "host:", "host:70000", "a b:1", "unix:", "[::1]"])
+@pytest.mark.parametrize(
+    "text", ["", "38800", "localhost", ":", ":x", "host:", "host:70000", "a b:1", "unix:", "[::1]"]
+)
 def test_an_address_of_another_shape_is_refused(text):
-    with pytest.raises(ConfigurationError, match="expected HOST:PORT or unix:PATH"):
+    with pytest.raises(ConfigurationError, match="expected HOST:PORT, :PORT or unix:PATH"):
         Address.parse(text)
 
 
@@ -27,6 +29,22 @@ def test_the_url_is_one_that_a_client_on_this_host_can_dial(text, prefix):
     with contextlib.closing(Listeners.open([Address.parse(text)])) as listeners:
         assert listeners.urls[0].startswith(prefix)
         assert not listeners.urls[0].endswith(":0")
+
+
+def test_a_port_alone_is_one_of_loopback():
+    with contextlib.closing(Listeners.open([Address.parse(":0")])) as listeners:
+        assert listeners.sockets[0].getsockname()[0] == "127.0.0.1"
+    assert Address.parse(":38800") == Address("127.0.0.1", 38800)
+
+
+def test_a_socket_path_is_taken_up_to_its_last_byte(tmp_path):
+    longest = f"{tmp_path}/" + "s" * (107 - len(str(tmp_path)) - 1)
+    with contextlib.closing(Listeners.open([Address.parse(f"unix:{longest}")])):
+        assert Path(longest).is_socket()
+    with pytest.raises(ConfigurationError, match="expected a path of at most 107 bytes"):
+        Address.parse(f"unix:{longest}s")
+    with pytest.raises(ConfigurationError, match="expected a path of at most 107 bytes"):
+        Address.parse(f"unix:{longest[:-1]}ü")
 
 
 def test_a_taken_port_is_named_and_nothing_stays_open(tmp_path):
