@@ -24,6 +24,7 @@ from runtimed.execution.tasks import begin, finish
 from runtimed.http.app import make_app
 from runtimed.http.listeners import Address, Listeners, passed_by_systemd
 from runtimed.http.server import HttpServer
+from runtimed.notify import notify
 from runtimed.settings import Settings
 from runtimed.store.folder import StoreFolder
 from runtimed.store.memory import MemoryStore
@@ -135,7 +136,9 @@ async def _serve(
                 log.info("listening on %s", url)
             store = "memory" if settings.store_path is None else "fs"
             announce(f"runtimed: listening on {listeners.bound_urls[0]} runtime={runtime.runtime_id} store={store}")
+            notify("READY=1")
             await asyncio.wait((stopped, runtime.poisoned), return_when=asyncio.FIRST_COMPLETED)
+            notify("STOPPING=1")
             log.info("shutting down")
     finally:
         await server.close()

@@ -53,6 +53,26 @@ def test_a_signal_ends_it_in_good_order(run, number):
     assert ended(daemon)[0] == 0
 
 
+@pytest.mark.parametrize("abstract", [False, True])
+def test_the_service_manager_is_told_when_it_serves_and_when_it_stops(run, tmp_path, abstract):
+    name = f"@runtimed-{os.getpid()}-{tmp_path.name}" if abstract else str(tmp_path / "notify")
+    with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as manager:
+        manager.bind(name.replace("@", "\0"))
+        manager.settimeout(DEADLINE_S)
+        daemon = run(env=os.environ | {"NOTIFY_SOCKET": name})
+        assert manager.recv(64) == b"READY=1"
+        daemon.terminate()
+        assert manager.recv(64) == b"STOPPING=1"
+    assert ended(daemon)[0] == 0
+
+
+def test_a_service_manager_that_is_gone_keeps_nobody_from_serving(run, tmp_path):
+    daemon = run(env=os.environ | {"NOTIFY_SOCKET": str(tmp_path / "none")})
+    assert daemon.stdout.readline().startswith("runtimed: listening on ")
+    daemon.terminate()
+    assert ended(daemon)[0] == 0
+
+
 @pytest.mark.parametrize("closed", ["<&-", ">&-", "2>&-", "<&- >&- 2>&-", ">/dev/full", "2>/dev/full"])
 def test_it_serves_whatever_its_streams_are(run, user_folders, closed):
     command = ["sh", "-c", f'exec "$@" {closed}', "sh", sys.executable, "-m", "runtimed", "--listen", "127.0.0.1:0"]
