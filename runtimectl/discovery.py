@@ -28,6 +28,7 @@ class Wishes(NamedTuple):
     url: str | None = None
     token_file: str | None = None
     context: str | None = None
+    ca: str | None = None
 
 
 class Place(NamedTuple):
@@ -61,14 +62,14 @@ def find(wishes: Wishes, runtime_id: str | None = None) -> Address:
     Raises UsageProblem when the settings name none clearly, Unreachable when no daemon is running.
     """
     chosen = place(wishes, runtime_id)
-    return address_of(chosen, credential(wishes, chosen))
+    return address_of(wishes, chosen, credential(wishes, chosen))
 
 
-def address_of(chosen: Place, known: Credential | None) -> Address:
+def address_of(wishes: Wishes, chosen: Place, known: Credential | None) -> Address:
     """The address of a daemon, with the token or where that was looked for. Raises UsageProblem."""
     if known is None:
-        return address.parse(chosen.url)._replace(sought=_sought(chosen))
-    return address.parse(known.url or chosen.url)._replace(token=known.read())
+        return address.parse(chosen.url)._replace(sought=_sought(chosen), ca=wishes.ca)
+    return address.parse(known.url or chosen.url)._replace(token=known.read(), ca=wishes.ca)
 
 
 def place(wishes: Wishes, runtime_id: str | None = None) -> Place:

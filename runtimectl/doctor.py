@@ -64,7 +64,7 @@ class Doctor:
         known = discovery.credential(self._wishes, place)
         yield from self._checked("token", lambda: _token(known))
         try:
-            client = Client(discovery.address_of(place, known))
+            client = Client(discovery.address_of(self._wishes, place, known))
         except ControlError:
             return
         yield from self._runtime(client)

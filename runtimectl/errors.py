@@ -106,12 +106,16 @@ def from_response(status: int, body: bytes, sought: str = "") -> ControlError:
     return _kind(status)(_message(body) or f"the daemon answered {status}")
 
 
+AWAY = {502, 503, 504}
+"""503 from a daemon that is starting or draining; from a proxy any of them, where no daemon is behind it."""
+
+
 def _kind(status: int) -> type[ControlError]:
     if status == 401:
         return Denied
     if status == 404:
         return Missing
-    if status == 503:
+    if status in AWAY:
         return Unavailable
     return Refused if 400 <= status < 500 else DaemonFailed
 

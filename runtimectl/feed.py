@@ -161,7 +161,7 @@ class _Outage:
 def _opened(address: Address, path: str) -> Iterator[ClientConnection]:
     try:
         with connect(
-            f"ws://{address.authority}{path}",
+            f"ws://{address.authority}{address.prefix}{path}",
             sock=address.open(OPEN_TIMEOUT_S),
             additional_headers=address.headers,
             compression=None,

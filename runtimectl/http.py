@@ -97,7 +97,8 @@ def _request(address: Address, method: str, path: str, body: bytes | None) -> by
     headers = {"Host": address.authority, **address.headers}
     if body is not None:
         headers |= {"Content-Type": "application/json", "Content-Length": str(len(body))}
-    head = [f"{method} {path} HTTP/1.0", *(f"{name}: {value}" for name, value in headers.items()), "", ""]
+    line = f"{method} {address.prefix}{path} HTTP/1.0"
+    head = [line, *(f"{name}: {value}" for name, value in headers.items()), "", ""]
     return "\r\n".join(head).encode() + (body or b"")
 
 

@@ -33,8 +33,9 @@ def _keep(context: click.Context, option: click.Parameter, value: Any) -> None:
 def common_options() -> list[click.Parameter]:
     """Fresh ones for one command."""
     return [
-        CommonOption("--url", metavar="URL", help="The daemon: http://HOST:PORT or unix:PATH."),
+        CommonOption("--url", metavar="URL", help="The daemon: http://HOST:PORT, https://HOST or unix:PATH."),
         CommonOption("--token-file", metavar="PATH", help="A file with the token (0600)."),
+        CommonOption("--ca", metavar="FILE", help="Certificates (PEM) to trust for https, instead of the system's."),
         CommonOption("--context", metavar="NAME", help="The context to use (see: runtimectl context)."),
         CommonOption("-o", "--output", type=click.Choice(FORMATS), help="How to print data [table]."),
         CommonOption("--timeout", metavar="SECONDS", type=Seconds(), help="Give up after this time (exit 8)."),

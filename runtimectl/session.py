@@ -21,6 +21,7 @@ class Session:
     url: str | None = None
     token_file: str | None = None
     context: str | None = None
+    ca: str | None = None
     output: "Format" = "table"
     timeout: float | None = None
     no_color: bool = False
@@ -37,7 +38,7 @@ class Session:
         """What the options say of where the daemon is."""
         from runtimectl.discovery import Wishes
 
-        return Wishes(self.url, self.token_file, self.context)
+        return Wishes(self.url, self.token_file, self.context, self.ca)
 
     def printer(self) -> "Printer":
         """Where data goes."""
