@@ -119,8 +119,8 @@ class LimitTooLarge(RequestError):
 
     code = "limit_too_large"
 
-    def __init__(self, field: str, maximum: int) -> None:
-        super().__init__(f"{field}: expected a whole number of at most {maximum}")
+    def __init__(self, field: str, maximum: int, minimum: int = 1) -> None:
+        super().__init__(f"{field}: expected a whole number, {minimum} to {maximum}")
         self.maximum = maximum
 
 

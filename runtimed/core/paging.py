@@ -13,10 +13,13 @@ class PageSize:
     items: int
     max_bytes: int
 
-    def at_most(self, limit: int | None, field: str = "limit") -> "PageSize":
-        """This page with fewer items, as a client asked. Raises LimitTooLarge for more than there may be."""
+    def at_most(self, limit: int | None, field: str = "limit", minimum: int = 1) -> "PageSize":
+        """This page with fewer items, as a client asked. Raises LimitTooLarge for more than there may be.
+
+        `minimum` is the least that may be asked for. The error tells it; nothing here checks it.
+        """
         if limit is None:
             return self
         if limit > self.items:
-            raise LimitTooLarge(field, self.items)
+            raise LimitTooLarge(field, self.items, minimum)
         return attrs.evolve(self, items=limit)

@@ -53,7 +53,7 @@ class Reading:
         """See Runtime."""
         lane = self._catalog.lane(ref)
         worker = lane.worker
-        page = self._limits.transcript_page.at_most(limit)
+        page = self._limits.transcript_page.at_most(limit, minimum=0)
         total, pages = worker.transcript_len, self._context.pages
         items = pages.find(ref.worker_id, start, page.items, total) if page.items else ()
         if items is None:

@@ -212,6 +212,7 @@ def check_now(world: World) -> None:
         assert len(told) == len(set(told)), "an input was stored twice"
         assert not story.refused & set(told), "an input was refused and stored"
         assert story.acked.keys() <= set(told), "an acknowledged input is lost"
+        assert all(told == time for told, time in story.alert_times()), "an alert has another time than its event"
         said = story.said_and_told()
         assert said == story.said[: len(said)], f"it was said {story.said}, it was told {story.payloads}"
         asked = [request.about for request in world.requests if request.kind == "input"]

@@ -92,8 +92,14 @@ class Story:
         return self.told[-1].sequence if self.told else 0
 
     def said_and_told(self) -> list[Payload]:
-        """What the backend said, as the events have it."""
-        return [piece for payload in self.payloads if not of_runtime(payload) for piece in pieces(payload)]
+        """What the backend said, as the events have it; the time of an alert is the Runtime's to tell."""
+        told = [piece for payload in self.payloads if not of_runtime(payload) for piece in pieces(payload)]
+        return [attrs.evolve(each, timestamp_ms=0) if isinstance(each, Alert) else each for each in told]
+
+    def alert_times(self) -> list[tuple[int, int]]:
+        """The time that each alert tells, and the time of its event."""
+        alerts = ((decoded(event.payload), event.timestamp_ms) for event in self.told)
+        return [(alert.timestamp_ms, time) for alert, time in alerts if isinstance(alert, Alert)]
 
     def items(self, kind: str) -> list[SystemItem]:
         """The items of a kind."""
