@@ -6,6 +6,8 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from benchmarks.machine import REPOSITORY
+
 END = '{"event":"run_end","data":{"result":"finished"}}'
 READY = "ready"
 ECHO = f"echo {READY}; while read -r line; do echo heard; echo '{END}'; done"
@@ -22,12 +24,13 @@ def printer(file: Path) -> list[str]:
     return shell(f"while read -r line; do cat '{file}'; echo '{END}'; done")
 
 
-def configure(folder: Path, programs: Mapping[str, Sequence[str]]) -> None:
-    """Have a Daemon in this folder know a profile for each program."""
+def configure(folder: Path, programs: Mapping[str, Sequence[str]], backend: str = "process") -> None:
+    """Have a Daemon in this folder know a profile for each program, which finds the modules of the benchmarks."""
     file = folder / "runtimed" / "config.toml"
     file.parent.mkdir(parents=True, exist_ok=True)
     tables = (
-        f'[profiles."builtin:{name}"]\nbackend = "process"\ncommand = {json.dumps(list(command))}\n'
+        f'[profiles."builtin:{name}"]\nbackend = "{backend}"\ncommand = {json.dumps(list(command))}\n'
+        f"env = {{ PYTHONPATH = {json.dumps(str(REPOSITORY))} }}\n"
         for name, command in programs.items()
     )
     file.write_text("\n".join(tables))

@@ -27,6 +27,22 @@ class Watcher:
         self._read = self._read.partition(mark)[2]
         return time.monotonic()
 
+    def frame(self) -> bytes:
+        """The content of the next frame, behind what was read; a server's are not masked, and none is in parts."""
+        size = self._take(2)[1]
+        if extra := {126: 2, 127: 8}.get(size, 0):
+            size = int.from_bytes(self._take(extra))
+        return self._take(size)
+
+    def _take(self, size: int) -> bytes:
+        while len(self._read) < size:
+            chunk = self._connection.recv(CHUNK)
+            if not chunk:
+                raise ConnectionError("the feed has ended")
+            self._read += chunk
+        taken, self._read = self._read[:size], self._read[size:]
+        return taken
+
 
 @contextmanager
 def watching(server: Server, path: str) -> Iterator[Watcher]:
@@ -35,4 +51,5 @@ def watching(server: Server, path: str) -> Iterator[Watcher]:
         connection.sendall(server.upgrade(path))
         watcher = Watcher(connection)
         watcher.until(SWITCHED)
+        watcher.until(b"\r\n\r\n")
         yield watcher

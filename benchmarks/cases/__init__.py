@@ -8,8 +8,10 @@ from benchmarks.cases import (
     command_line,
     durable_input,
     fan_out,
+    interactive,
     latency,
     memory,
+    model_pace,
     reads,
     replay,
     scaling,
@@ -28,6 +30,8 @@ MODULES = (
     command_line,
     agent_output,
     agent_talk,
+    model_pace,
+    interactive,
     scaling,
 )
 CASES: dict[str, Callable[[Plan], Sequence[Finding]]] = {

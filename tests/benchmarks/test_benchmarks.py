@@ -45,6 +45,29 @@ def test_a_quick_run_measures_a_case_against_its_baseline_and_writes_json(folder
     assert not list(folder.iterdir())
 
 
+def test_a_quick_run_dates_the_tokens_of_an_agent(folder: Path, tmp_path: Path) -> None:
+    written = tmp_path / "result.json"
+
+    done = run("--quick", "model_pace", "--folder", str(folder), "--json", str(written))
+
+    assert done.returncode == 0, done.stderr
+    rows = json.loads(written.read_text())["rows"]
+    assert [row["case"] for row in rows] == ["token to frame, 120/s, p50", "token to frame, 120/s, p99"]
+    assert all(row["ours"]["median"] > 0 and row["baseline"]["median"] > 0 for row in rows)
+    assert not list(folder.iterdir())
+
+
+def test_a_quick_run_dates_the_events_of_a_program(folder: Path, tmp_path: Path) -> None:
+    written = tmp_path / "result.json"
+
+    done = run("--quick", "interactive", "--folder", str(folder), "--json", str(written))
+
+    assert done.returncode == 0, done.stderr
+    rows = json.loads(written.read_text())["rows"]
+    assert len(rows) == 2
+    assert all(sound(row) for row in rows)
+
+
 def test_a_case_that_is_not_there_is_a_usage_error_that_names_those_that_are() -> None:
     done = run("nothing")
     assert done.returncode == 2
