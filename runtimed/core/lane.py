@@ -2,6 +2,7 @@
 
 import asyncio
 import logging
+import time
 from collections.abc import Callable, Sequence
 from functools import partial
 from typing import Any
@@ -20,9 +21,22 @@ from runtimed.model.permission import Ruling
 STORE_RETRY_S = 1.0
 """How long output waits before it is offered again to a store that was full."""
 
-LINGER_S = 0.02
-"""How long output waits for more of it, from the last Change that had some: a stream of events becomes fifty
-Changes a second, each as safe as any, and not one for each event."""
+REST = 3
+"""A Change with output begins a rest: REST times the processor time that a Change takes, times the square of the
+pieces of output in it.
+
+A slow stream is never collected, as its next piece comes after the rest. In a fast one rests collect more and more,
+until the rests are MAX_REST_S long. A stream that stumbled once soon has short rests again.
+"""
+
+MAX_REST_S = 0.02
+"""The longest rest: a fast stream of events becomes fifty Changes a second, and not one for each event."""
+
+USUAL_COST_S = 0.0002
+"""The processor time that a Change is taken to need before one was measured."""
+
+MAX_RISE = 1.5
+"""A Change that took more counts as so many times the last one: a garbage collection may have been part of it."""
 
 log = logging.getLogger(__name__)
 
@@ -84,12 +98,13 @@ class Lane:
     Whoever waits for a ruling on a permission has a future in `asked`. `turn` is the offer of an input that waits
     to the backend; `on_turn` is called where there is a new one, and there is none while `still` is set.
 
-    The first output of a Worker is decided at once. While more keeps coming it is collected for LINGER_S, unless
-    something else is to be decided, it ends a run, or somebody waits for it.
+    Output that comes after a rest is decided at once. During a rest it is collected, unless something else is to be
+    decided, it ends a run, or somebody waits for it.
     """
 
     __slots__ = (
         "_alone",
+        "_cost_s",
         "_disconnected",
         "_in_flight",
         "_on_turn",
@@ -124,6 +139,7 @@ class Lane:
         self._waiting: list[Proposal] = []
         self._in_flight = False
         self._alone = 0
+        self._cost_s = USUAL_COST_S
         self._disconnected = False
         self._rested = 0.0
         self._urgent = False
@@ -181,8 +197,10 @@ class Lane:
         self._advance()
 
     def _advance(self) -> None:
-        while self._waiting and not self._in_flight and not self._lingers():
+        while self._waiting and not self._in_flight and not self._rests():
+            began = time.thread_time()
             taken = self._take()
+            self._rest(sum(proposal.patient for proposal in taken))
             if self.deleted:
                 _fail(taken, WorkerNotFound(self.worker.worker_id))
                 continue
@@ -193,20 +211,20 @@ class Lane:
                 self._tell(draft)
                 _succeed(decided)
             else:
-                self._commit(change, draft, decided)
+                self._commit(change, draft, decided, began)
 
-    def _lingers(self) -> bool:
-        """Whether all that waits is output that may wait for more."""
-        if self._urgent:
+    def _rests(self) -> bool:
+        """Whether only output waits, and the rest is not over."""
+        if self._urgent or self._pipeline.loop.time() >= self._rested:
             return False
-        loop = self._pipeline.loop
-        now = loop.time()
-        if now < self._rested:
-            if self._timer is None:
-                self._timer = loop.call_at(self._rested, self._resume)
-            return True
-        self._rested = now + LINGER_S
-        return False
+        if self._timer is None:
+            self._timer = self._pipeline.loop.call_at(self._rested, self._resume)
+        return True
+
+    def _rest(self, pieces: int) -> None:
+        """Begin the rest of a Change with so many pieces of output. The time of its commit is part of the rest."""
+        if pieces:
+            self._rested = self._pipeline.loop.time() + min(REST * self._cost_s * pieces**2, MAX_REST_S)
 
     def _resume(self) -> None:
         self._timer = None
@@ -233,7 +251,7 @@ class Lane:
         self._urgent = self._urgent or bool(proposals)
         self.backlog += sum(proposal.weight for proposal in proposals)
 
-    def _commit(self, change: Change, draft: Draft, decided: list[Proposal]) -> None:
+    def _commit(self, change: Change, draft: Draft, decided: list[Proposal], began: float) -> None:
         try:
             committed = self._pipeline.commit(change)
         except SerializeFailed as error:
@@ -242,7 +260,8 @@ class Lane:
             _fail(decided, error)
         else:
             self._in_flight = True
-            committed.add_done_callback(partial(self._committed, draft, decided))
+            cost_s = time.thread_time() - began
+            committed.add_done_callback(partial(self._committed, draft, decided, cost_s))
 
     def _isolate(self, decided: list[Proposal], error: SerializeFailed) -> None:
         if len(decided) == 1:
@@ -253,9 +272,14 @@ class Lane:
             self._alone = len(decided)
 
     def _committed(
-        self, draft: Draft, decided: list[Proposal], committed: asyncio.Future[Sequence[EncodedEvent]]
+        self,
+        draft: Draft,
+        decided: list[Proposal],
+        cost_s: float,
+        committed: asyncio.Future[Sequence[EncodedEvent]],
     ) -> None:
         self._in_flight = False
+        began = time.thread_time()
         error = self._pipeline.failed(committed)
         if error is None:
             self._show(draft.worker)
@@ -263,6 +287,8 @@ class Lane:
             self._pipeline.publish(self.worker.worker_id, committed.result())
             self._tell(draft)
             _succeed(decided)
+            cost_s += self._pipeline.commit_cost_s + time.thread_time() - began
+            self._cost_s = min(cost_s, MAX_RISE * max(self._cost_s, USUAL_COST_S))
         elif isinstance(error, StoreFull):
             self._wait_for_room(decided, error)
             return

@@ -76,6 +76,11 @@ class Pipeline:
         self.newest_remark += 1
         return Remark(self.newest_remark, diagnostic)
 
+    @property
+    def commit_cost_s(self) -> float:
+        """As Store.commit_cost_s."""
+        return self._store.commit_cost_s
+
     def commit(self, change: Change) -> asyncio.Future[Sequence[EncodedEvent]]:
         """Hand a Change to the store. Raises StatePoisoned or RuntimeStopped where that is over."""
         if self.poisoned.done():

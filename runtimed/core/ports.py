@@ -39,6 +39,13 @@ class Store(Protocol):
     def event_bytes(self) -> int:
         """The bytes of the payloads of all events that are not purged, as of the newest commit that is done."""
 
+    @property
+    def commit_cost_s(self) -> float:
+        """The processor time that the newest commit that is done took outside of the event loop.
+
+        Where several Changes were written at once, it is the share of one. Waiting for the disk is none of it.
+        """
+
     async def open(self, runtime_id: RuntimeId | None) -> StoredState:
         """Load everything but transcripts and events.
 

@@ -196,7 +196,7 @@ class Runtime:
         await self._store.close()
 
     async def _settle(self) -> None:
-        """Have output stored that was taken but lingers."""
+        """Store the output that was taken and is still being collected."""
         waiting = [lane.settled() for lane in self._catalog if lane.backlog]
         if waiting:
             await asyncio.wait(waiting, timeout=SETTLE_S)

@@ -2,6 +2,7 @@
 
 import asyncio
 import time
+from collections import deque
 from collections.abc import Iterator
 from typing import Protocol
 
@@ -16,7 +17,10 @@ MAX_DELAY_S = 0.05
 """How long events wait at most for the next flush to begin."""
 
 REST = 39
-"""A flush is followed by a rest that is so many times as long as it took, up to MAX_DELAY_S."""
+"""A flush is followed by a rest that is so many times as long as one takes, up to MAX_DELAY_S."""
+
+JUDGED = 4
+"""A flush costs what the quickest of the last JUDGED took: the loop may have done other work beside the others."""
 
 
 class Waiting(Protocol):
@@ -55,6 +59,7 @@ class Flusher:
         self._flushing = False
         self._upto = 0
         self._rested = 0.0
+        self._costs = deque([0.0], JUDGED)
         self._ended: Exception | None = None
 
     def add(self, observer: Waiting) -> None:
@@ -89,8 +94,8 @@ class Flusher:
 
     def _finish(self, began: float) -> None:
         """The flush is over. It comes a turn late, so that the cost has in it what a loop writes at a turn's end."""
-        cost = time.thread_time() - began
-        self._rested = self._loop.time() + min(REST * cost, MAX_DELAY_S)
+        self._costs.append(time.thread_time() - began)
+        self._rested = self._loop.time() + min(REST * min(self._costs), MAX_DELAY_S)
         self._flushing = False
         if self._upto < self._ring.newest:
             self.call()

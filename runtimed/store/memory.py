@@ -62,6 +62,11 @@ class MemoryStore:
         """As Store.event_bytes."""
         return self._history.bytes
 
+    @property
+    def commit_cost_s(self) -> float:
+        """As Store.commit_cost_s: all is done on the event loop."""
+        return 0.0
+
     async def open(self, runtime_id: RuntimeId | None) -> StoredState:
         """As Store.open."""
         if self._runtime_id is None:

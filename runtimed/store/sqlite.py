@@ -62,6 +62,11 @@ class SqliteStore:
         """As Store.event_bytes; 0 while the store is not open."""
         return self._writer.event_bytes if self._writer else 0
 
+    @property
+    def commit_cost_s(self) -> float:
+        """As Store.commit_cost_s; 0 while the store is not open."""
+        return self._writer.commit_cost_s if self._writer else 0.0
+
     async def open(self, runtime_id: RuntimeId | None) -> StoredState:
         """As Store.open."""
         return await asyncio.to_thread(self._open, runtime_id, asyncio.get_running_loop())

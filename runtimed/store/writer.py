@@ -3,6 +3,7 @@
 import asyncio
 import logging
 import threading
+import time
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from queue import Empty, SimpleQueue
@@ -41,6 +42,7 @@ class Writer:
     """Owns the connection that writes while it runs.
 
     `event_bytes` and `requests`, by Worker number, are those that are stored and of which the caller was told.
+    `commit_cost_s` is the processor time of this thread for one Change of the newest of these batches.
     The queue holds what the Runtime has in flight, one Change of each Worker. A Change that does not fit on the disk
     fails alone. After any other failure nothing is written any more: whether it reached the disk can't be known, and
     a second fsync could say so falsely.
@@ -55,6 +57,7 @@ class Writer:
         ballast: Ballast,
     ) -> None:
         self.event_bytes = numbers["event_bytes"]
+        self.commit_cost_s = 0.0
         self.requests = dict(requests)
         self._connection = connection
         self._loop = loop
@@ -86,8 +89,10 @@ class Writer:
 
     def _run(self) -> None:
         while batch := self._next_batch():
+            began = time.thread_time()
             outcomes = self._write(batch)
-            self._loop.call_soon_threadsafe(self._report, outcomes, self._numbers["event_bytes"])
+            cost_s = (time.thread_time() - began) / len(batch)
+            self._loop.call_soon_threadsafe(self._report, outcomes, self._numbers["event_bytes"], cost_s)
             if self._failure is None and self._log_pages >= CHECKPOINT_PAGES:
                 self._tidy()
 
@@ -224,9 +229,9 @@ class Writer:
         self._log_pages = pages
         return apsw.SQLITE_OK
 
-    def _report(self, outcomes: Iterable[tuple[Job, StoreError | None]], event_bytes: int) -> None:
+    def _report(self, outcomes: Iterable[tuple[Job, StoreError | None]], event_bytes: int, cost_s: float) -> None:
         """Tell the callers; on the event loop."""
-        self.event_bytes = event_bytes
+        self.event_bytes, self.commit_cost_s = event_bytes, cost_s
         for job, refusal in outcomes:
             if refusal is None:
                 self._note_requests(job.rows)

@@ -131,6 +131,14 @@ async def test_a_commit_gives_back_its_events_encoded_once(host: Any, teller: An
     assert list(await host.store.read_events(FIRST, 0, MAX_SEQUENCE, WIDE)) == encoded
 
 
+async def test_what_a_commit_cost_outside_of_the_event_loop_is_known(host: Any, teller: Any) -> None:
+    await host.open()
+
+    await host.store.commit(teller.create())
+
+    assert host.store.commit_cost_s >= 0
+
+
 async def test_commits_finish_in_the_order_of_the_calls(host: Any, teller: Any) -> None:
     await host.open()
     finished: list[int] = []

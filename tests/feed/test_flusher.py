@@ -1,9 +1,11 @@
-"""The observers at the tip: one that fails keeps nothing from the others."""
+"""The observers at the tip: one that fails keeps nothing from the others, and what is new is soon written."""
 
 import asyncio
+from types import SimpleNamespace
 
 import attrs
 
+from runtimed.feed import flusher as flushers
 from runtimed.feed.encoding import Envelopes
 from runtimed.feed.flusher import Flusher
 from runtimed.feed.ring import Message, Ring
@@ -47,3 +49,26 @@ async def test_an_observer_whose_transport_fails_ends_alone():
     assert sound.heard == b"1\n2\n"
     assert not sound.ended
     assert broken.ended == [broken.failure]
+
+
+async def test_what_the_loop_does_beside_a_flush_makes_no_long_rest(monkeypatch):
+    clock = SimpleNamespace(now=1_000.0, thread=0.0, beside=0.0)
+
+    def thread_time():
+        clock.thread += clock.beside
+        return clock.thread
+
+    monkeypatch.setattr(asyncio.get_running_loop(), "time", lambda: clock.now)
+    monkeypatch.setattr(flushers, "time", SimpleNamespace(thread_time=thread_time))
+    ring = Ring(0, 10_000)
+    flusher, observer = Flusher(ring, Envelopes()), Hearer()
+    flusher.add(observer)
+
+    for sequence, beside in enumerate((1.0, 0.0, 1.0, 1.0, 0.0, 1.0, 1.0, 1.0), 1):
+        clock.beside = beside
+        ring.append([Message(sequence, b"%d" % sequence, "alert", {})], sequence)
+        flusher.call()
+        for _ in range(10):
+            await asyncio.sleep(0)
+
+    assert observer.heard == b"".join(b"%d\n" % sequence for sequence in range(1, 9))

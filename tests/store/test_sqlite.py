@@ -1,6 +1,7 @@
 import shutil
 import subprocess
 import sys
+import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -12,6 +13,7 @@ from runtimed.core.activity import Activity
 from runtimed.core.change import Change
 from runtimed.errors import StoreCorrupt, StoreFull, StoreIo, StoreMissing, StoreUnsupported
 from runtimed.model.identity import worker_id
+from runtimed.store.writer import Writer
 
 NewStore = Callable[..., Any]
 FIRST = worker_id(1)
@@ -262,6 +264,24 @@ def test_a_full_disk_refuses_only_what_does_not_fit_and_recovers_by_itself(
     assert [worker.worker_id for worker in state.workers] == [worker_id(n) for n in (1, 2, 4, 5)]
 
 
+def test_a_wait_for_the_disk_is_no_cost_of_a_commit(
+    tmp_path: Path, new_store: NewStore, said: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    check_files = Writer._check_files
+
+    def check_late(writer: Writer) -> None:
+        time.sleep(1)
+        check_files(writer)
+
+    monkeypatch.setattr(Writer, "_check_files", check_late)
+    store = new_store(tmp_path / "store")
+    store.open()
+
+    store.commit(said(1, "before"))
+
+    assert 0 < store.store.commit_cost_s < 0.5
+
+
 def test_a_commit_that_failed_leaves_the_bytes_of_the_events_as_they_were(
     small_disk: Path, new_store: NewStore, said: Any
 ) -> None:
@@ -310,6 +330,7 @@ from runtimed.core.change import Change, Entry, Event
 from runtimed.core.paging import PageSize
 from runtimed.model.event import TextDelta
 from runtimed.model.identity import worker_id
+from runtimed.store.writer import Writer
 from runtimed.store.sqlite import SqliteStore
 
 async def write():
