@@ -59,7 +59,7 @@ def measure(plan: Plan) -> Sequence[Row]:
 def _rows(plan: Plan, daemon: Daemon, worker: str, pace: int, folder: Path) -> Sequence[Row]:
     series = Series(int(pace * plan.size(SECONDS, 0.5)), pace)
     ours, bare = plan.interleave(
-        partial(_through_daemon, daemon, worker, series), partial(_through_pipe, series, folder)
+        partial(through_daemon, daemon, worker, series), partial(_through_pipe, series, folder)
     )
     joined = sum(spoken.heard.series.count - spoken.heard.deltas for spoken in ours)
     tokens = sum(spoken.heard.series.count for spoken in ours)
@@ -78,7 +78,8 @@ def _rows(plan: Plan, daemon: Daemon, worker: str, pace: int, folder: Path) -> S
     ]
 
 
-def _through_daemon(daemon: Daemon, worker: str, series: Series) -> Spoken:
+def through_daemon(daemon: Daemon, worker: str, series: Series) -> Spoken:
+    """Have the Worker's agent speak, and hear it as an observer."""
     path, heard = f"/v1/workers/{worker}", Heard(series)
     with watching(daemon, f"{path}/events/ws") as feed:
         feed.frame()

@@ -225,9 +225,12 @@ class AcpSession:
         return None
 
     async def _changed(self, deadline: float) -> None:
-        """Wait until something came, at most until the deadline."""
+        """Wait until something came, at most until the deadline. A timer that is never due would cost each token."""
+        if deadline == math.inf:
+            await self._inbox.changed()
+            return
         with contextlib.suppress(TimeoutError):
-            async with asyncio.timeout_at(None if deadline == math.inf else deadline):
+            async with asyncio.timeout_at(deadline):
                 await self._inbox.changed()
 
     async def _ask_to_end(self, run: _Run, opened: Opened) -> None:
