@@ -69,12 +69,13 @@ class Draft:
         self._entries: list[Entry] = []
         self._events: list[Event] = []
         self._runtime_events: list[RuntimeEvent] = []
+        self._parted = 0
 
     def emit(self, payload: Payload, role: Role | None = None, content: str = "") -> int:
         """Add an event, with a `role` also the entry that it tells of, and return its sequence.
 
-        Text that comes right behind text is added to that event. What ends a run cancels its permissions first. All
-        events of a Change have one time, and an alert tells that time.
+        Text that comes right behind text is added to that event, unless they were parted. What ends a run cancels its
+        permissions first. All events of a Change have one time, and an alert tells that time.
         """
         self._now = self._now or self._numbering.unix_ms()
         if isinstance(payload, Alert):
@@ -100,6 +101,10 @@ class Draft:
     def alert(self, level: AlertLevel, message: str) -> None:
         """Add an alert."""
         self.emit(Alert(level, "worker", message, self._now))
+
+    def part(self) -> None:
+        """Join no text that is to come with text that is there."""
+        self._parted = len(self._events)
 
     def resolve(self, resolution: PermissionResolution) -> None:
         """Say how a question was ruled on."""
@@ -170,7 +175,7 @@ class Draft:
 
     def _join(self, text: str) -> bool:
         """Whether the text could be added to the event before it."""
-        if not self._events:
+        if len(self._events) <= self._parted:
             return False
         last = self._events[-1]
         if not isinstance(last.payload, TextDelta) or len(last.payload.text) + len(text) > MAX_JOINED_TEXT:

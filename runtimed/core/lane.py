@@ -38,6 +38,9 @@ USUAL_COST_S = 0.0002
 MAX_RISE = 1.5
 """A Change that took more counts as so many times the last one: a garbage collection may have been part of it."""
 
+MAX_APART = 8
+"""Text of so many decisions in one Change stays apart: a disk that is slow for once joins no tokens."""
+
 log = logging.getLogger(__name__)
 
 
@@ -59,8 +62,13 @@ class Proposal:
     patient: bool = False
     _answer: Any = None
 
-    def attempt(self, draft: Draft) -> bool:
-        """Take the decision; one that fails is answered at once and leaves the Draft as it was."""
+    def attempt(self, draft: Draft, *, apart: bool) -> bool:
+        """Take the decision; one that fails is answered at once and leaves the Draft as it was.
+
+        Where it is to stay `apart`, its text is not joined with that of the decision before.
+        """
+        if apart:
+            draft.part()
         try:
             self._answer = draft.attempt(self.decide)
         except RuntimedError as error:
@@ -205,7 +213,8 @@ class Lane:
                 _fail(taken, WorkerNotFound(self.worker.worker_id))
                 continue
             draft = Draft(self.worker, self.activity, self._pipeline, self.turn, still=self.still)
-            decided = [proposal for proposal in taken if proposal.attempt(draft)]
+            apart = len(taken) <= MAX_APART
+            decided = [proposal for proposal in taken if proposal.attempt(draft, apart=apart)]
             change = draft.change()
             if change is None:
                 self._tell(draft)

@@ -168,7 +168,7 @@ async def test_what_comes_in_a_rest_is_decided_together_behind_it(clock, costly,
     await say("d")
 
     assert in_the_rest == ["a"]
-    assert texts(published) == ["a", "bcd"]
+    assert texts(published) == ["a", "b", "c", "d"]
     assert costly.commits == before + 1
 
 
@@ -183,8 +183,20 @@ async def test_what_comes_while_a_change_is_in_flight_is_decided_together(clock,
     held.may.set()
     await turns()
 
-    assert texts(published) == ["a", "bc"]
+    assert texts(published) == ["a", "b", "c"]
     assert held.commits == before + 2
+
+
+async def test_many_pieces_of_text_that_are_decided_together_become_one_event(clock, costly, talk):
+    costly.cost_s = 1.0
+    published, say = await talk(costly)
+    await say("a")
+
+    await say(*"many pieces")
+    clock.now += lanes.MAX_REST_S
+    await say(" of text")
+
+    assert texts(published) == ["a", "many pieces of text"]
 
 
 async def test_a_disk_that_is_slow_makes_no_rest_of_its_own(clock, held, talk):
