@@ -116,6 +116,7 @@ class Lane:
         "_disconnected",
         "_in_flight",
         "_on_turn",
+        "_pieces",
         "_pipeline",
         "_rested",
         "_timer",
@@ -148,6 +149,7 @@ class Lane:
         self._in_flight = False
         self._alone = 0
         self._cost_s = USUAL_COST_S
+        self._pieces = 0
         self._disconnected = False
         self._rested = 0.0
         self._urgent = False
@@ -231,9 +233,13 @@ class Lane:
         return True
 
     def _rest(self, pieces: int) -> None:
-        """Begin the rest of a Change with so many pieces of output. The time of its commit is part of the rest."""
+        """Begin the rest of a Change with so many pieces of output. The time of its commit is part of the rest.
+
+        Half of the pieces of the Change before count at least: a fast stream that pauses is fast again.
+        """
         if pieces:
-            self._rested = self._pipeline.loop.time() + min(REST * self._cost_s * pieces**2, MAX_REST_S)
+            self._pieces = max(pieces, self._pieces // 2)
+            self._rested = self._pipeline.loop.time() + min(REST * self._cost_s * self._pieces**2, MAX_REST_S)
 
     def _resume(self) -> None:
         self._timer = None

@@ -156,6 +156,23 @@ async def test_a_stream_that_has_become_slow_is_collected_no_more(clock, costly,
     assert texts(published)[-10:] == ["slow"] * 10
 
 
+async def test_a_fast_stream_that_pauses_is_collected_again_behind_its_first_piece(clock, costly, talk):
+    costly.cost_s = 0.0005
+    published, say = await talk(costly)
+    for _ in range(200):
+        await say("x")
+        clock.now += 0.0005
+    clock.now += lanes.MAX_REST_S
+    await say("last")
+
+    clock.now += lanes.MAX_REST_S
+    await say("first")
+    clock.now += lanes.MAX_REST_S / 2
+    await say("second")
+
+    assert texts(published)[-1] == "first"
+
+
 async def test_what_comes_in_a_rest_is_decided_together_behind_it(clock, costly, talk):
     costly.cost_s = 1.0
     published, say = await talk(costly)
