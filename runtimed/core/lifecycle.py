@@ -38,12 +38,13 @@ class Lifecycle:
     """Owns what goes on for a Worker whatever becomes of whoever asked for it, at most one of each kind.
 
     An end cuts a creation and bringing back short, and waits for them, so that what is spawned is ended. `newest` is
-    the highest Worker number that was given out.
+    the highest Worker number that was given out. `_spawning` holds the Workers whose spawn is unanswered.
     """
 
     def __init__(self, context: Context, newest: int) -> None:
         self._context = context
         self._numbers = itertools.count(newest + 1)
+        self._spawning: set[WorkerId] = set()
         self._creating: Works[WorkerDetail] = Works()
         self._restoring: Works[None] = Works()
         self._ending: Works[None] = Works()
@@ -82,14 +83,19 @@ class Lifecycle:
         context = self._context
         if context.backend is not None and not context.closing and lane.worker.worker_id not in self._ending:
             sink = LaneSink(lane, context.limits, context.clock)
-            await sink.attach(await ask(context.backend.spawn(spawn, sink)))
+            self._spawning.add(spawn.worker_id)
+            try:
+                answer = await ask(context.backend.spawn(spawn, sink))
+            finally:
+                self._spawning.remove(spawn.worker_id)
+            await sink.attach(answer)
 
     async def _cut_spawns(self, *names: WorkerId) -> None:
-        """End what is being started for these Workers: it may take long to be ready, and nobody wants it any more."""
+        """Cancel the spawns of these Workers that the backend has not answered: a program may never become ready."""
         backend = self._context.backend
-        begun = [name for name in names if name in self._creating or name in self._restoring]
         if backend is not None:
-            await asyncio.gather(*(ask(backend.cancel(name, None)) for name in begun))
+            unready = self._spawning.intersection(names)
+            await asyncio.gather(*(ask(backend.cancel(name, None)) for name in unready))
 
     async def restore(self, lane: Lane) -> None:
         """Have the backend run a Worker again, where it does not; those who ask at the same time share one attempt.
@@ -251,7 +257,7 @@ class Lifecycle:
 
     async def close(self) -> None:
         """Wait for what was begun, but for no program to be ready; a purge goes on in the next life."""
-        await self._cut_spawns(*self._creating, *self._restoring)
+        await self._cut_spawns(*self._spawning)
         for works in (self._creating, self._restoring, self._ending, self._deleting):
             await works.join()
         await self._purging.cancel()

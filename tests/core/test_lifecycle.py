@@ -166,6 +166,25 @@ async def test_a_close_amid_a_restore_waits_for_it_and_leaves_nothing(store, pup
     assert puppet.told == ["spawn", "close"]
 
 
+async def test_a_close_does_not_cancel_what_the_backend_has_started(slow, puppet):
+    runtime = Runtime(slow, puppet)
+    await runtime.start()
+    puppet.gate.clear()
+    creating = asyncio.create_task(runtime.create_worker())
+    await until(lambda: "spawn" in puppet.told)
+    slow.may.clear()
+    puppet.gate.set()
+    await until(lambda: puppet.sinks)
+    closing = asyncio.create_task(runtime.close())
+    for _ in range(20):
+        await asyncio.sleep(0)
+
+    slow.may.set()
+    await asyncio.gather(creating, closing)
+
+    assert puppet.told == ["spawn", "close"]
+
+
 @pytest.fixture
 def unready(puppet, monkeypatch):
     """What is spawned is not ready until it is ended."""
