@@ -148,6 +148,7 @@ async def test_commits_finish_in_the_order_of_the_calls(host: Any, teller: Any) 
         future.add_done_callback(lambda _, number=number: finished.append(number))
         futures.append(future)
     await asyncio.gather(*futures)
+    await asyncio.sleep(0)  # callbacks run in the loop's next turn, where all futures were done before gather too
     assert finished == list(range(300))
     events = await host.store.read_events(FIRST, 0, MAX_SEQUENCE, WIDE)
     assert [event.sequence for event in events] == list(range(1, 301))
