@@ -1,5 +1,6 @@
 """What every test stands on: no blocking call on the event loop of our packages, and no leftover endpoint file."""
 
+import os
 import signal
 from collections.abc import Iterator
 from pathlib import Path
@@ -28,9 +29,12 @@ def blockbuster() -> Iterator[BlockBuster]:
 
 @pytest.fixture(autouse=True)
 def user_folders(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """A runtime, a configuration and a home folder of this test's own."""
+    """A runtime, a configuration and a home folder of this test's own, and no setting of who runs the tests."""
     for name in ("run", "config", "home"):
         (tmp_path / name).mkdir(mode=0o700)
+    for name in os.environ:
+        if name.startswith(("RUNTIMED_", "RUNTIMECTL_", "LISTEN_")) or name in {"NO_COLOR", "NOTIFY_SOCKET"}:
+            monkeypatch.delenv(name)
     monkeypatch.setenv("XDG_RUNTIME_DIR", str(tmp_path / "run"))
     monkeypatch.setenv("XDG_CONFIG_HOME", str(tmp_path / "config"))
     monkeypatch.setenv("HOME", str(tmp_path / "home"))

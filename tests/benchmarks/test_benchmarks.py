@@ -2,6 +2,8 @@ import json
 import math
 import subprocess
 import sys
+import tempfile
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -16,8 +18,11 @@ def run(*arguments: str) -> subprocess.CompletedProcess[str]:
 
 
 @pytest.fixture
-def folder() -> Path:
-    return REPOSITORY / "build" / "benchmarks" / "test"
+def folder() -> Iterator[Path]:
+    """A folder on the disk of the repository: those of tests may be in memory."""
+    (REPOSITORY / "build").mkdir(exist_ok=True)
+    with tempfile.TemporaryDirectory(dir=REPOSITORY / "build") as made:
+        yield Path(made)
 
 
 def sound(row: dict[str, Any]) -> bool:

@@ -26,6 +26,8 @@ CURL = shutil.which("curl")
 DEADLINE_S = 20.0
 JSON_TYPE = "application/json"
 ZERO = "wo_0000000000000000"
+EARLIER_WORKERS = 300
+"""How many Workers a shared daemon has had before the first test: more than a page, and than a byte can count."""
 
 Shaped = Callable[[Any, str], None]
 
@@ -355,6 +357,11 @@ class Daemon:
     def echo(self) -> str:
         return self.create(profile={"kind": "builtin", "value": "builtin:echo"})
 
+    def unknown_worker(self) -> str:
+        """An id that no Worker of this daemon has or had: far above the newest."""
+        newest = max((int(worker["worker_id"].removeprefix("worker-"), 16) for worker in self.workers()), default=0)
+        return f"worker-{newest + (1 << 24):08x}"
+
     def shell(self) -> str:
         profile = {"kind": "builtin", "value": "builtin:shell"}
         worker_id = self.create(profile=profile, requested_capabilities=[{"name": "shell"}])
@@ -422,9 +429,21 @@ def _start(home: Path, shaped: Shaped, name: str) -> Iterator[Daemon]:
     store = "memory" if name == "memory" else f"fs:{home / 'store'}"
     made = Daemon(home, shaped, store)
     try:
-        yield made.ready()
+        yield _used(made.ready())
     finally:
         made.finish()
+
+
+def _used(daemon: Daemon) -> Daemon:
+    """Have a daemon look as after many tests: what a test assumes of a fresh one fails always, not in some orders."""
+    for _ in range(EARLIER_WORKERS):
+        daemon.create()
+    stopped, deleted = daemon.echo(), daemon.echo()
+    for worker_id in (stopped, deleted):
+        daemon.run(worker_id, "hello")
+        daemon.call("POST", f"/v1/workers/{worker_id}/stop").ok("ack")
+    assert daemon.call("DELETE", f"/v1/workers/{deleted}").status == 204
+    return daemon
 
 
 @pytest.fixture(scope="session")
@@ -439,7 +458,7 @@ def fs_daemon(tmp_path_factory: pytest.TempPathFactory, shaped: Shaped) -> Itera
 
 @pytest.fixture(params=["memory", "fs"])
 def daemon(request: pytest.FixtureRequest) -> Daemon:
-    """A daemon that all tests share, one for each store: leave Workers idle behind."""
+    """A daemon that all tests share, one for each store: leave Workers idle behind, and assume nothing of others."""
     return request.getfixturevalue(f"{request.param}_daemon")
 
 

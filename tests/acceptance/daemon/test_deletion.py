@@ -86,7 +86,6 @@ def test_a_running_worker_is_not_deleted(daemon: Any) -> None:
 @pytest.mark.parametrize(
     ("worker_id", "status", "code"),
     [
-        ("worker-0000ffff", 404, "worker_not_found"),
         ("worker-1", 404, "worker_not_found"),
         ("worker-0000FFFF", 404, "worker_not_found"),
         ("%2e%2e", 404, "worker_not_found"),
@@ -96,6 +95,12 @@ def test_a_running_worker_is_not_deleted(daemon: Any) -> None:
 def test_what_is_no_worker_is_not_deleted(daemon: Any, worker_id: str, status: int, code: str) -> None:
     with daemon.unchanged():
         daemon.curl("DELETE", f"/v1/workers/{worker_id}").refused(status, code)
+
+
+def test_a_worker_that_does_not_exist_is_not_deleted(daemon: Any) -> None:
+    unknown = daemon.unknown_worker()
+    with daemon.unchanged():
+        daemon.curl("DELETE", f"/v1/workers/{unknown}").refused(404, "worker_not_found")
 
 
 def test_a_deletion_wants_the_token(daemon: Any) -> None:

@@ -1,6 +1,7 @@
 """Events by plain HTTP: pages of one Worker and of all."""
 
 import json
+import secrets
 from typing import Any
 
 import pytest
@@ -61,14 +62,15 @@ def test_pages_of_all_workers_hold_the_events_of_each_in_the_order_of_their_curs
 
 
 def test_pages_show_what_was_selected_and_go_on_over_the_rest(daemon: Any, shaped: Any) -> None:
-    wanted = daemon.create(profile={"kind": "builtin", "value": "builtin:echo"}, labels={"team": "a", "kind": "x"})
-    other = daemon.create(profile={"kind": "builtin", "value": "builtin:echo"}, labels={"team": "a"})
+    team = secrets.token_hex(4)
+    wanted = daemon.create(profile={"kind": "builtin", "value": "builtin:echo"}, labels={"team": team, "kind": "x"})
+    other = daemon.create(profile={"kind": "builtin", "value": "builtin:echo"}, labels={"team": team})
     runs = [daemon.run(worker_id, "hello") for worker_id in (other, wanted, other)]
     chosen = [event for event in runs[1] if event["payload"]["event"] in {"text_done", "run_end"}]
-    path = "/v1/events?label=team=a&label=kind=x&events=text_done,run_end&limit=2&"
+    path = f"/v1/events?label=team={team}&label=kind=x&events=text_done,run_end&limit=2&"
     assert _pages(daemon, path, shaped) == chosen
     assert _pages(daemon, f"/v1/workers/{wanted}/events?events=text_done,run_end&", shaped) == chosen
-    assert _pages(daemon, "/v1/events?label=team=nobody&", shaped) == []
+    assert _pages(daemon, f"/v1/events?label=team={secrets.token_hex(4)}&", shaped) == []
 
 
 @pytest.mark.parametrize(
@@ -108,5 +110,6 @@ def test_labels_are_for_the_feed_of_all_workers(daemon: Any) -> None:
 
 
 def test_the_events_of_an_unknown_worker_are_not_found(daemon: Any) -> None:
+    path = f"/v1/workers/{daemon.unknown_worker()}/events"
     for headers in ((), ("Accept: text/event-stream",)):
-        daemon.call("GET", "/v1/workers/worker-ffffffff/events", None, headers).refused(404, "worker_not_found")
+        daemon.call("GET", path, None, headers).refused(404, "worker_not_found")

@@ -21,8 +21,9 @@ def _snapshot(envelope: Any) -> Any:
 
 
 def test_an_unknown_worker_refuses_the_handshake(daemon: Any) -> None:
+    unknown = daemon.unknown_worker()
     for cursor in (None, ZERO, "nonsense", "wo_ffffffffffffffff"):
-        with pytest.raises(InvalidStatus) as refused, daemon.observe("worker-ffffffff", cursor):
+        with pytest.raises(InvalidStatus) as refused, daemon.observe(unknown, cursor):
             pass
         assert refused.value.response.status_code == 404
         assert json.loads(refused.value.response.body)["error"]["code"] == "worker_not_found"

@@ -65,7 +65,7 @@ def test_an_id_that_no_worker_can_have_is_not_found(daemon: Any) -> None:
 
 
 def test_a_worker_that_does_not_exist_is_not_found_on_every_route(daemon: Any) -> None:
-    path = "/v1/workers/worker-ffffffff"
+    path = f"/v1/workers/{daemon.unknown_worker()}"
     with daemon.unchanged():
         daemon.curl("GET", path).refused(404, "worker_not_found")
         daemon.curl("POST", f"{path}/input", {"kind": "user", "content": "x"}).refused(404, "worker_not_found")

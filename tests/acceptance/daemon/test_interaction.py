@@ -244,7 +244,7 @@ def test_an_interrupt_where_nothing_runs_changes_nothing(daemon: Any) -> None:
     assert daemon.call("POST", f"/v1/workers/{worker_id}/interrupt", {}).ok("ack")["status"] == "running"
     daemon.call("POST", f"/v1/workers/{worker_id}/stop").ok("ack")
     assert daemon.call("POST", f"/v1/workers/{worker_id}/interrupt").ok("ack")["status"] == "stopped"
-    daemon.call("POST", "/v1/workers/worker-000000ff/interrupt").refused(404, "worker_not_found")
+    daemon.call("POST", f"/v1/workers/{daemon.unknown_worker()}/interrupt").refused(404, "worker_not_found")
 
 
 def test_a_queued_input_runs_behind_the_run_that_goes_on(daemon: Any, gate: Path) -> None:

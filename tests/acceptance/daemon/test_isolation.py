@@ -63,8 +63,7 @@ def test_a_worker_has_no_file_descriptor_but_its_standard_streams(daemon: Any) -
 @pytest.mark.parametrize("verb", ["stop", "cancel"])
 def test_nothing_that_a_worker_started_outlives_it(daemon: Any, until: Any, verb: str) -> None:
     worker_id = daemon.shell()
-    number = 100_000 + int(worker_id[-8:], 16)
-    marker = f"sleep\0{number}.{'5' if daemon.store == 'memory' else '6'}"
+    marker = f"sleep\0{100_000 + daemon.pid}.{int(worker_id[-8:], 16):010}\0"
     command = marker.replace("\0", " ")
     daemon.run(worker_id, f"{command} & nohup {command} & (setsid {command} &) ; (trap '' TERM; {command}) & echo")
     until(lambda: len(_running(marker)) >= 4)
@@ -79,7 +78,7 @@ def test_nothing_that_a_worker_started_outlives_the_daemon(
     path = tmp_path / "config.toml"
     path.write_text(IMPATIENT)
     daemon = launch("--config", str(path), store=store).ready()
-    marker = f"sleep\0{200_000 + daemon.pid}.25"
+    marker = f"sleep\0{100_000 + daemon.pid}.25\0"
     command = marker.replace("\0", " ")
     daemon.run(daemon.shell(), f"{command} & (setsid {command} &) ; echo")
     daemon.input(daemon.shell(), f"trap '' TERM; {command}")

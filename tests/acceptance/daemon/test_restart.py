@@ -111,7 +111,7 @@ def test_where_nothing_is_to_be_restored_an_input_is_refused_until_it_is_asked_f
     assert again.items(worker_id)[-1]["content"] == "kept=\n"
     again.call("POST", f"/v1/workers/{worker_id}/stop").ok("ack")
     again.call("POST", f"/v1/workers/{worker_id}/restore").refused(400, "invalid_request")
-    again.call("POST", "/v1/workers/worker-000000ff/restore").refused(404, "worker_not_found")
+    again.call("POST", f"/v1/workers/{again.unknown_worker()}/restore").refused(404, "worker_not_found")
 
 
 def test_with_eager_restore_all_running_workers_come_back_by_themselves(durable: Any, end: Any) -> None:
