@@ -4,8 +4,7 @@ import asyncio
 import subprocess
 import sys
 
-import aiohttp
-from aiohttp import web
+from pytest_aiohttp import AiohttpClient
 
 EMBEDDED = "how-to/embed.md"
 LOADED = """
@@ -37,23 +36,15 @@ async def test_the_embedded_runtime_loads_no_http_no_command_line_and_no_databas
     assert (ended.returncode, ended.stderr) == (0, "[]\n")
 
 
-async def test_the_api_is_served_where_the_page_mounts_it(page, tmp_path):
+async def test_the_api_is_served_where_the_page_mounts_it(page, tmp_path, aiohttp_client: AiohttpClient):
     names = {}
     exec(page(EMBEDDED).blocks("python")[1], names)
-    runner = web.AppRunner(await names["program"]("secret", tmp_path / "workers"))
-    await runner.setup()
-    try:
-        site = web.TCPSite(runner, "127.0.0.1", 0)
-        await site.start()
-        url = f"http://127.0.0.1:{runner.addresses[0][1]}"
-        bearer = {"Authorization": "Bearer secret"}
-        async with aiohttp.ClientSession() as client:
-            async with client.get(f"{url}/") as answer:
-                assert await answer.text() == "home"
-            async with client.get(f"{url}/agents/v1/runtime") as answer:
-                assert answer.status == 401
-            async with client.post(f"{url}/agents/v1/workers", headers=bearer, json={}) as answer:
-                worker = (await answer.json())["worker"]
-        assert worker["execution"]["run_state"] == "idle"
-    finally:
-        await runner.cleanup()
+    client = await aiohttp_client(await names["program"]("secret", tmp_path / "workers"))
+    bearer = {"Authorization": "Bearer secret"}
+    async with client.get("/") as answer:
+        assert await answer.text() == "home"
+    async with client.get("/agents/v1/runtime") as answer:
+        assert answer.status == 401
+    async with client.post("/agents/v1/workers", headers=bearer, json={}) as answer:
+        worker = (await answer.json())["worker"]
+    assert worker["execution"]["run_state"] == "idle"

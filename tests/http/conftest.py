@@ -4,10 +4,15 @@ import socket
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from pathlib import Path
+from typing import Any, NoReturn
 
 import aiohttp
 import attrs
 import pytest
+from aiohttp.test_utils import BaseTestServer, TestClient
+from aiohttp.web import Application, BaseRequest
+from pytest_aiohttp import AiohttpClient
+from yarl import URL
 
 from runtimed.core import Runtime
 from runtimed.execution.registry import ProfileRegistry
@@ -17,6 +22,7 @@ from runtimed.store.folder import StoreFolder
 from runtimed.store.memory import MemoryStore
 
 TOKEN = "the-token-of-these-tests"
+BEARER = {"Authorization": f"Bearer {TOKEN}"}
 
 
 @attrs.frozen
@@ -27,22 +33,46 @@ class Served:
     url: str
     port: int
     server: HttpServer
-    client: aiohttp.ClientSession
+    client: aiohttp.ClientSession | TestClient[BaseRequest, None]
+
+
+class OwnServer(BaseTestServer):
+    """An application behind the Runtime's own server, for `aiohttp_client`. Paths and whole URLs may be requested."""
+
+    def __init__(self, app: Application, **options: Any) -> None:
+        super().__init__()
+        self.server = HttpServer(app, **options)
+
+    async def start_server(self, *_: Any, **__: Any) -> None:
+        if self._root is None:
+            listener = socket.create_server((self.host, 0))
+            listener.setblocking(False)
+            self.port = listener.getsockname()[1]
+            await self.server.start([listener])
+            self._root = URL(f"http://{self.host}:{self.port}")
+
+    async def _make_runner(self, **_: Any) -> NoReturn:
+        raise AssertionError("HttpServer has no runner")
+
+    def make_url(self, path: str | URL) -> URL:
+        assert self._root is not None
+        return self._root.join(URL(path))
+
+    async def close(self) -> None:
+        await self.server.close()
+
+    def serves(self, runtime: Runtime, client: aiohttp.ClientSession | TestClient[BaseRequest, None]) -> Served:
+        """This server as tests see it."""
+        assert self.port is not None
+        return Served(runtime, f"http://{self.host}:{self.port}", self.port, self.server, client)
 
 
 @asynccontextmanager
 async def serving(runtime: Runtime, server_options=None, **options) -> AsyncIterator[Served]:
+    """A server that a test opens and closes by itself."""
     app = make_app(runtime, token=TOKEN, **options)
-    listener = socket.create_server(("127.0.0.1", 0))
-    listener.setblocking(False)
-    server = HttpServer(app, **(server_options or {}))
-    port = listener.getsockname()[1]
-    await server.start([listener])
-    try:
-        async with aiohttp.ClientSession(headers={"Authorization": f"Bearer {TOKEN}"}) as client:
-            yield Served(runtime, f"http://127.0.0.1:{port}", port, server, client)
-    finally:
-        await server.close()
+    async with OwnServer(app, **(server_options or {})) as server, aiohttp.ClientSession(headers=BEARER) as client:
+        yield server.serves(runtime, client)
 
 
 @pytest.fixture
@@ -53,6 +83,6 @@ async def runtime(tmp_path: Path) -> AsyncIterator[Runtime]:
 
 
 @pytest.fixture
-async def served(runtime: Runtime) -> AsyncIterator[Served]:
-    async with serving(runtime) as found:
-        yield found
+async def served(runtime: Runtime, aiohttp_client: AiohttpClient) -> Served:
+    server = OwnServer(make_app(runtime, token=TOKEN))
+    return server.serves(runtime, await aiohttp_client(server, headers=BEARER))

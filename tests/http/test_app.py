@@ -7,16 +7,19 @@ import socket
 import aiohttp
 import pytest
 from aiohttp import WSMsgType, web
+from pytest_aiohttp import AiohttpClient, AiohttpServer
 
 from runtimed.core import Runtime
 from runtimed.http import make_app
 from runtimed.settings import Settings, load
 from runtimed.store.memory import MemoryStore
 
-from .conftest import TOKEN, serving
+from .conftest import BEARER, TOKEN, serving
 
 
-async def test_it_can_be_mounted_in_another_application_on_a_socket_that_somebody_else_bound():
+async def test_it_can_be_mounted_in_another_application_on_a_socket_that_somebody_else_bound(
+    aiohttp_client: AiohttpClient, aiohttp_server: AiohttpServer
+) -> None:
     async with Runtime(MemoryStore()) as runtime:
         parent = web.Application()
 
@@ -25,42 +28,31 @@ async def test_it_can_be_mounted_in_another_application_on_a_socket_that_somebod
 
         parent.router.add_get("/", home)
         parent.add_subapp("/agents/", make_app(runtime, token=TOKEN))
-        runner = web.AppRunner(parent)
-        await runner.setup()
-        site = web.TCPSite(runner, "127.0.0.1", 0)
-        await site.start()
-        port = runner.addresses[0][1]
-        try:
-            async with aiohttp.ClientSession() as client:
-                url = f"http://127.0.0.1:{port}"
-                async with client.get(f"{url}/") as answer:
-                    assert await answer.text() == "home"
-                async with client.get(f"{url}/agents/v1/runtime") as answer:
-                    assert answer.status == 401
-                bearer = {"Authorization": f"Bearer {TOKEN}"}
-                async with client.get(f"{url}/agents/v1/runtime", headers=bearer) as answer:
-                    assert (await answer.json())["runtime"]["runtime_id"] == runtime.runtime_id
-                async with client.get(f"{url}/agents/nothing", headers=bearer) as answer:
-                    assert (answer.status, (await answer.json())["error"]["code"]) == (404, "not_found")
-        finally:
-            await runner.cleanup()
+        client = await aiohttp_client(await aiohttp_server(parent))
+        async with client.get("/") as answer:
+            assert await answer.text() == "home"
+        async with client.get("/agents/v1/runtime") as answer:
+            assert answer.status == 401
+        async with client.get("/agents/v1/runtime", headers=BEARER) as answer:
+            assert (await answer.json())["runtime"]["runtime_id"] == runtime.runtime_id
+        async with client.get("/agents/nothing", headers=BEARER) as answer:
+            assert (answer.status, (await answer.json())["error"]["code"]) == (404, "not_found")
 
 
-async def test_without_a_token_everybody_is_let_in_but_browsers_and_strangers_are_not():
+async def test_without_a_token_everybody_is_let_in_but_browsers_and_strangers_are_not(
+    aiohttp_client: AiohttpClient,
+) -> None:
     async with Runtime(MemoryStore()) as runtime:
-        app = make_app(runtime, token=None)
-        runner = web.AppRunner(app)
-        await runner.setup()
-        site = web.TCPSite(runner, "127.0.0.1", 0)
-        await site.start()
-        url = f"http://127.0.0.1:{runner.addresses[0][1]}/v1/runtime"
-        try:
-            async with aiohttp.ClientSession() as client:
-                for headers, status in (({}, 200), ({"Origin": url}, 403), ({"Host": "evil.example"}, 421)):
-                    async with client.get(url, headers=headers) as answer:
-                        assert answer.status == status
-        finally:
-            await runner.cleanup()
+        client = await aiohttp_client(make_app(runtime, token=None))
+        own = str(client.make_url("/"))
+        requests: list[tuple[dict[str, str], int]] = [
+            ({}, 200),
+            ({"Origin": own}, 403),
+            ({"Host": "evil.example"}, 421),
+        ]
+        for headers, status in requests:
+            async with client.get("/v1/runtime", headers=headers) as answer:
+                assert answer.status == status
 
 
 async def test_observers_are_told_when_it_shuts_down(runtime):
