@@ -6,14 +6,16 @@ BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
 JOBS ?= 2
 
-.PHONY: help demo test faults lint check bench clean
+.PHONY: help demo test quick faults lint check bench clean
 
 help:
 	@echo "make demo    install into .venv, then show a Runtime at work"
 	@echo "make test    install into .venv, then run every test, JOBS=2 at a time"
+	@echo "make quick   the tests without the slow parts: no faults, properties or benchmarks"
 	@echo "make faults  the fault tests alone, at length: as root, with strace; an hour or so"
 	@echo "make lint    ruff, mypy and the import contracts"
-	@echo "make check   lint and test: what CI runs"
+	@echo "make check   lint and test; CI runs both, and make quick on the newest Python:"
+	@echo "             make quick PYTHON=python3.13 VENV=.venv-3.13"
 	@echo "make bench   every case next to its baseline; ONLY=\"reads replay\" for some, QUICK=1 for a short one,"
 	@echo "             PAGE=1 to write the figures into docs/explanation/performance.md"
 	@echo "make clean   remove what the others made"
@@ -31,6 +33,9 @@ test: $(STAMP)
 	$(BIN)/python -m pytest --numprocesses $(JOBS) --ignore tests/faults
 	$(BIN)/python -m pytest tests/faults
 
+quick: $(STAMP)
+	$(BIN)/python -m pytest --numprocesses $(JOBS) --ignore tests/faults --ignore tests/properties --ignore tests/benchmarks
+
 faults: $(STAMP)
 	$(BIN)/python -m pytest tests/faults tests/properties --faults=long
 
@@ -47,4 +52,4 @@ bench: $(STAMP)
 	$(if $(PAGE),$(BIN)/python -m benchmarks.page)
 
 clean:
-	rm -rf $(VENV) build *.egg-info .mypy_cache .pytest_cache .ruff_cache .import_linter_cache .hypothesis
+	rm -rf .venv .venv-* build *.egg-info .mypy_cache .pytest_cache .ruff_cache .import_linter_cache .hypothesis
