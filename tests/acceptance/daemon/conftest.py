@@ -23,7 +23,8 @@ from websockets.sync.client import ClientConnection, connect
 
 REPOSITORY = Path(__file__).parents[3]
 CURL = shutil.which("curl")
-DEADLINE_S = 20.0
+DEADLINE_S = 60.0
+"""How long is waited for what must come about; no test waits that long on a machine that is not overloaded."""
 JSON_TYPE = "application/json"
 ZERO = "wo_0000000000000000"
 EARLIER_WORKERS = 300
@@ -269,12 +270,14 @@ class Daemon:
         lines = self.headers(body, headers, token, content_type)
         if CURL is None:
             pytest.skip("curl is not installed")
-        command = [CURL, "-q", "-sS", "-i", "--http1.1", "--path-as-is", "--max-time", "20", "-X", method, *options]
+        command = [CURL, "-q", "-sS", "-i", "--http1.1", "--path-as-is", "-X", method, *options]
+        command += ["--max-time", f"{DEADLINE_S:g}"]
         command += ["--noproxy", "*", "-H", "Expect:", *(part for line in lines for part in ("-H", line))]
         command += ["-I"] if method == "HEAD" else []
         command += ["--data-binary", "@-"] if body is not None else []
         url = path if path.startswith("http://") else f"{self.url}{path}"
-        done = subprocess.run([*command, url], input=_bytes(body), capture_output=True, timeout=30, check=False)
+        limit_s = 2 * DEADLINE_S
+        done = subprocess.run([*command, url], input=_bytes(body), capture_output=True, timeout=limit_s, check=False)
         assert done.returncode == 0, done.stderr
         return _parsed(done.stdout, self.shaped)
 
