@@ -1,12 +1,13 @@
 """What is read the short way is what would have been read the long way."""
 
 import json
+import time
 
 import pytest
 from hypothesis import example, given
 from hypothesis import strategies as st
 
-from runtimed.wire.json import MAX_VALUES, _any, _texts, parse
+from runtimed.wire.json import LARGE_BYTES, MAX_VALUES, _any, _texts, parse
 from runtimed.wire.problems import FieldProblem
 
 SPELLINGS = [
@@ -82,3 +83,52 @@ def test_an_object_of_too_many_texts_is_refused():
     body = json.dumps({str(number): "" for number in range(MAX_VALUES)}).encode()
     with pytest.raises(FieldProblem, match="too many values"):
         parse(body)
+
+
+HOSTILE = {
+    "escaped quotation marks": b'"\\',
+    "brackets": b"[",
+    "empty texts": b'""',
+    "escapes": b"\\u0041",
+    "broken escapes": b"\\u",
+    "a text of escapes": b'"' + b"\\u0041",
+    "backslashes": b"\\",
+    "quotation marks and commas": b'","',
+    "objects": b'{"a":',
+    "fields": b'"a":"\\"",',
+    "lines": b"\n",
+    "digits": b"1",
+    "not UTF-8": b"\xff",
+}
+SIZE = 2**20
+GRAIN_S = 0.02
+"""Less CPU time than this says nothing about growth."""
+
+
+def cpu_s(body: bytes) -> float:
+    def once() -> float:
+        began = time.thread_time()
+        outcome(parse, body)
+        return time.thread_time() - began
+
+    return min(once() for _ in range(3))
+
+
+@pytest.mark.parametrize(
+    "frame", [b"%b", b'{"content":"%b"}', b'{"a":"%b', b"[%b]"], ids=["bare", "text", "open", "list"]
+)
+@pytest.mark.parametrize("kind", HOSTILE)
+def test_a_body_of_twice_the_size_takes_less_than_three_times_as_long_to_read(kind, frame):
+    unit = HOSTILE[kind]
+
+    def body(size: int) -> bytes:
+        return frame.replace(b"%b", unit * (size // len(unit)))
+
+    assert cpu_s(body(LARGE_BYTES)) < 1
+    assert cpu_s(body(2 * SIZE)) < 3 * max(cpu_s(body(SIZE)), GRAIN_S)
+
+
+def test_a_comma_in_a_text_of_a_large_body_separates_no_values():
+    text = 'a,\\"b,' * LARGE_BYTES
+
+    assert parse(json.dumps({"a": text, "b": 1}).encode()) == {"a": text, "b": 1}
