@@ -1,5 +1,6 @@
 """The aiohttp application of a Runtime."""
 
+import asyncio
 from collections.abc import Awaitable, Callable, Iterable
 from typing import Any
 
@@ -56,7 +57,10 @@ def make_app(
         Streams: streams,
         Document: Document.of({noun.tag: noun.routes for noun in NOUNS}),
     }
-    routes = [Bound(route, services, runtime.limits, max_body_bytes) for noun in NOUNS for route in noun.routes]
+    parsing = asyncio.Lock()
+    routes = [
+        Bound(route, services, runtime.limits, max_body_bytes, parsing) for noun in NOUNS for route in noun.routes
+    ]
     app = web.Application(middlewares=[_gate(guard)])
     app.add_routes(map(_route, routes))
     app[DISPATCHER] = Dispatcher(guard, (bound for bound in routes if bound.bare))

@@ -35,6 +35,8 @@ NAME = re.compile(r"[a-z_]{1,32}", re.ASCII)
 NUMBER = re.compile(r"[0-9]{1,15}", re.ASCII)
 JSON_TYPE = re.compile(r"application/json(\s*;\s*charset\s*=\s*\"?utf-8\"?)?\s*", re.IGNORECASE)
 BODY_TIMEOUT_S = 60.0
+MAX_INLINE_BYTES = 2**16
+"""A larger body is parsed in a thread."""
 
 Query = MultiMapping[str]
 
@@ -141,12 +143,20 @@ class Bound:
     """A route with its services: reads its arguments from a request and calls it.
 
     `waits` says that its function is a coroutine function, `bare` that it sees nothing of aiohttp: no request, no
-    response.
+    response. Routes that share `parsing` parse one large body at a time.
     """
 
-    def __init__(self, route: Route, services: Mapping[type, Any], limits: Limits, max_body_bytes: int) -> None:
+    def __init__(
+        self,
+        route: Route,
+        services: Mapping[type, Any],
+        limits: Limits,
+        max_body_bytes: int,
+        parsing: asyncio.Lock | None = None,
+    ) -> None:
         self.route = route
         self.body = route.body
+        self._parsing = parsing or asyncio.Lock()
         self.wants_body = route.body is not None and route.body.required
         self.max_body_bytes = max_body_bytes
         self.waits = inspect.iscoroutinefunction(route.handler)
@@ -169,11 +179,22 @@ class Bound:
         for name in self._wants_request:
             arguments[name] = request
         if self.body is not None:
-            arguments[self.body.name] = await _read_body(request, self.body, self.max_body_bytes)
+            data = await _read_body(request, self.body, self.max_body_bytes)
+            arguments[self.body.name] = await self._parse(self.body, data)
         answer = self.route.handler(**arguments)
         if self.waits:
             answer = await answer
         return answer if isinstance(answer, web.StreamResponse) else Answer.of(answer).response()
+
+    async def _parse(self, body: Body, data: bytes) -> Any:
+        """The value of a body; a large one is parsed in a thread, so that other requests are answered meanwhile.
+
+        One at a time: a pass over a body may hold the interpreter for 0.2 s, and several threads would do so in turn.
+        """
+        if len(data) <= MAX_INLINE_BYTES:
+            return body.read(data)
+        async with self._parsing:
+            return await asyncio.to_thread(body.read, data)
 
 
 def is_json(media_type: str) -> bool:
@@ -247,7 +268,7 @@ def _read_query(query: Query, known: Mapping[str, Parameter]) -> dict[str, Any]:
     }
 
 
-async def _read_body(request: web.Request, body: Body, max_bytes: int) -> Any:
+async def _read_body(request: web.Request, body: Body, max_bytes: int) -> bytes:
     if hdrs.CONTENT_ENCODING in request.headers:
         raise UnsupportedMediaType("Content-Encoding: expected none")
     if (request.content_length or 0) > max_bytes:
@@ -258,7 +279,7 @@ async def _read_body(request: web.Request, body: Body, max_bytes: int) -> Any:
             raise UnsupportedMediaType("Content-Type: expected application/json")
     if request.headers.get(hdrs.EXPECT, "").lower() == "100-continue":
         await request.writer.write(b"HTTP/1.1 100 Continue\r\n\r\n")
-    return body.read(await _read(request, max_bytes))
+    return await _read(request, max_bytes)
 
 
 async def _read(request: web.Request, max_bytes: int) -> bytes:
