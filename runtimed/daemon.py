@@ -66,7 +66,8 @@ async def run(settings: Settings, announce: Callable[[str], None]) -> BaseExcept
     """
     passed = passed_by_systemd()
     hide_memory()
-    supervisor = Supervisor(max_descriptors=raise_descriptor_limit(settings.max_connections))
+    connections = settings.max_connections * len(passed or settings.listen)
+    supervisor = Supervisor(max_descriptors=raise_descriptor_limit(connections))
     with _stop_signals() as stopped, _workspace(settings) as (store, folder):
         backend = ProfileRegistry(
             settings.profile_table(), settings.default_profile, workspaces=folder, supervisor=supervisor
@@ -96,7 +97,11 @@ def raise_descriptor_limit(max_connections: int) -> int | None:
         resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))
     allowed, _ = resource.getrlimit(resource.RLIMIT_NOFILE)
     if allowed != resource.RLIM_INFINITY and allowed < max_connections + OWN_DESCRIPTORS:
-        log.warning("only %d descriptors may be open, too few for max_connections (%d)", allowed, max_connections)
+        log.warning(
+            "only %d descriptors may be open, too few for max_connections on each listener (%d)",
+            allowed,
+            max_connections,
+        )
     return before if allowed != before else None
 
 
@@ -125,6 +130,7 @@ async def _serve(
     server = HttpServer(
         app,
         max_connections=settings.max_connections,
+        max_unauthenticated_bytes=settings.max_unauthenticated_bytes,
         header_timeout_s=settings.header_timeout_s,
         drain_timeout_s=settings.drain_timeout_s,
     )

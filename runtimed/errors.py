@@ -13,6 +13,7 @@ RuntimedError
 │   ├── WrongRuntime
 │   ├── WrongRuntimeCursor
 │   ├── PayloadTooLarge
+│   ├── RequestHeadTooLarge
 │   └── UnsupportedMediaType
 ├── AccessError                       the caller may not ask at all
 │   ├── Unauthorized
@@ -162,6 +163,12 @@ class PayloadTooLarge(RequestError):
     def __init__(self, maximum: int) -> None:
         super().__init__(f"the body is too large: expected at most {maximum} bytes")
         self.maximum = maximum
+
+
+class RequestHeadTooLarge(RequestError):
+    """A request head, or a part of it, above its limit."""
+
+    code = "request_head_too_large"
 
 
 class UnsupportedMediaType(RequestError):

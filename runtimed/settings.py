@@ -28,7 +28,7 @@ from runtimed.http.app import MAX_BODY_BYTES
 from runtimed.http.feed import HEARTBEAT_S
 from runtimed.http.guard import HOST
 from runtimed.http.listeners import ADDRESS_RULE
-from runtimed.http.server import DRAIN_TIMEOUT_S, HEADER_TIMEOUT_S, MAX_CONNECTIONS
+from runtimed.http.server import DRAIN_TIMEOUT_S, HEADER_TIMEOUT_S, MAX_CONNECTIONS, MAX_UNAUTHENTICATED_BYTES
 from runtimed.model.identity import RUNTIME_ID
 from runtimed.store.sync import Sync
 from runtimed.wire.converter import is_kind, make_strict_converter
@@ -110,6 +110,7 @@ class Settings:
     transcript_cache_bytes: int = Limits().transcript_cache_bytes
     max_body_bytes: int = MAX_BODY_BYTES
     max_connections: int = MAX_CONNECTIONS
+    max_unauthenticated_bytes: int = MAX_UNAUTHENTICATED_BYTES
     ring_bytes: int = RING_BYTES
     heartbeat_s: float = HEARTBEAT_S
     header_timeout_s: float = HEADER_TIMEOUT_S

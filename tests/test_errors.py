@@ -16,6 +16,7 @@ CONTRACT = {
     413: "payload_too_large",
     415: "unsupported_media_type",
     421: "misdirected_request",
+    431: "request_head_too_large",
     500: "store_io store_missing store_corrupt state_poisoned internal",
     503: "unavailable",
     507: "store_full",

@@ -4,9 +4,10 @@ import asyncio
 from collections.abc import Awaitable, Callable, Iterable
 from typing import Any
 
-from aiohttp import web
+from aiohttp import hdrs, web
 
 from runtimed.core.runtime import Runtime
+from runtimed.errors import RuntimedError
 from runtimed.feed import Feed
 from runtimed.feed.feed import RING_BYTES
 from runtimed.http import bundles, feed, operations, permissions, transcripts, workers
@@ -17,6 +18,7 @@ from runtimed.http.errors import error_answer
 from runtimed.http.feed import HEARTBEAT_S
 from runtimed.http.guard import Guard
 from runtimed.http.openapi import Document
+from runtimed.http.requests import RequestProtocol
 from runtimed.http.streams import Streams
 
 MAX_BODY_BYTES = 8 * 2**20
@@ -75,8 +77,8 @@ def make_app(
 
 def _route(bound: Bound) -> web.RouteDef:
     options: dict[str, Any] = {"expect_handler": expect_nothing}
-    if bound.route.method == "GET":
-        options["allow_head"] = False
+    if bound.route.method == hdrs.METH_GET:
+        options["allow_head"] = True
     return web.RouteDef(bound.route.method, bound.route.path, bound.handle, options)
 
 
@@ -86,9 +88,30 @@ def _gate(guard: Guard) -> Callable[..., Awaitable[web.StreamResponse]]:
         request: web.Request, handler: Callable[[web.Request], Awaitable[web.StreamResponse]]
     ) -> web.StreamResponse:
         try:
-            await guard.admit(request)
-            return await handler(request)
+            await _admit(guard, request)
+            response = await handler(request)
         except Exception as error:  # noqa: BLE001 every error gets its response here
-            return error_answer(error).response()
+            response = error_answer(error).response()
+        if _asks_for_more_than_http(request) and not isinstance(response, web.WebSocketResponse):
+            response.force_close()
+        return response
 
     return gate
+
+
+async def _admit(guard: Guard, request: web.Request) -> None:
+    """Let a request in, and have its connection know. Raises as Guard.admit."""
+    connection = request.protocol if isinstance(request.protocol, RequestProtocol) else None
+    try:
+        await guard.admit(request)
+    except RuntimedError:
+        if connection is not None:
+            connection.refused()
+        raise
+    if connection is not None:
+        connection.admitted()
+
+
+def _asks_for_more_than_http(request: web.Request) -> bool:
+    """Whether what follows the request is not to be taken for another one."""
+    return request.method == hdrs.METH_CONNECT or request.headers.get(hdrs.UPGRADE, "").lower() == "websocket"

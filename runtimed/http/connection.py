@@ -25,7 +25,9 @@ from runtimed.errors import InvalidQuery
 from runtimed.http.binder import Bound, Query, is_json
 from runtimed.http.dispatcher import Dispatcher
 from runtimed.http.errors import error_answer
+from runtimed.http.heads import HeadFilter
 from runtimed.http.responses import Answer
+from runtimed.http.slots import Slot, Slots
 
 MAX_PLAIN_BYTES = 2**16
 """A request with more bytes, head and body, is not plain."""
@@ -42,13 +44,14 @@ NO_QUERY: Query = MultiDict()
 @attrs.define(eq=False)
 class Call:
     """A plain request: what it calls, and its size in bytes; `payload` is its body as the parser has it, while it is
-    being read."""
+    being read, and `generation` that of the guard that let it in."""
 
     bound: Bound
     arguments: dict[str, Any]
     head: bytes
     size: int
     payload: StreamReader
+    generation: int
 
 
 class Connection(asyncio.Protocol):
@@ -62,9 +65,10 @@ class Connection(asyncio.Protocol):
     def __init__(
         self,
         dispatcher: Dispatcher,
-        give_over: Callable[[], asyncio.Protocol],
+        give_over: Callable[[Slot | None], asyncio.Protocol],
         idle_s: float,
         connections: "set[Connection]",
+        slots: Slots,
     ) -> None:
         self.answering: asyncio.Task[None] | None = None
         self._loop = asyncio.get_running_loop()
@@ -72,6 +76,8 @@ class Connection(asyncio.Protocol):
         self._give_over = give_over
         self._idle_s = idle_s
         self._connections = connections
+        self._slots = slots
+        self._heads = HeadFilter()
         self._parser = HttpRequestParser(
             BaseProtocol(self._loop), self._loop, MAX_PLAIN_BYTES, max_field_size=8190, auto_decompress=False
         )
@@ -81,18 +87,25 @@ class Connection(asyncio.Protocol):
         self._crowded = False
         self._closing = False
         self._since = self._loop.time()
+        self._slot: Slot | None = None
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         """See BaseProtocol."""
         self._transport = cast("asyncio.Transport", transport)
         self._local = transport.get_extra_info("sockname")
         self._timer = self._loop.call_later(self._idle_s, self._look)
-        self._connections.add(self)
+        self._slot = self._slots.take(self._transport)
+        if self._slot is None:
+            self._transport.abort()
+        else:
+            self._connections.add(self)
 
     def connection_lost(self, exc: Exception | None) -> None:
         """See BaseProtocol. A request that was begun is finished, though nobody hears the answer."""
         self._closing = True
         self._timer.cancel()
+        if self._slot is not None:
+            self._slot.leave()
         if self.answering is None:
             self._connections.discard(self)
 
@@ -114,16 +127,22 @@ class Connection(asyncio.Protocol):
     def data_received(self, data: bytes) -> None:
         """See Protocol."""
         self._data = self._data + data if self._data else data
+        slot = self._slot
+        if slot is not None and not slot.admitted:
+            slot.hold(len(self._data))
         if self.answering is not None or self._crowded:
             self._transport.pause_reading()
         else:
             self._read(data)
 
     def _read(self, data: bytes) -> None:
-        if self._call is None and self._known is not None and self._is_again(self._known):
+        if data is self._data and self._known is not None and self._is_again(self._known):
             self._take(self._known)
             return
-        messages = self._parse(data)
+        passed = self._heads.feed(data)
+        if not (passed or self._call or self._heads.refusal):
+            return  # of a head that is yet to come
+        messages = self._parse(passed)
         if self._call is None and len(messages) == 1:
             self._call = self._understand(*messages[0])
         call = self._call
@@ -135,7 +154,7 @@ class Connection(asyncio.Protocol):
 
     def _parse(self, data: bytes) -> Sequence[tuple[RawRequestMessage, StreamReader]]:
         """The heads that these bytes complete; none where they are no HTTP, or more than the parser would hold."""
-        if len(self._data) > MAX_PLAIN_BYTES:
+        if len(self._data) > MAX_PLAIN_BYTES or self._heads.refusal is not None:
             return ()
         try:
             return self._parser.feed_data(data)[0]
@@ -145,7 +164,7 @@ class Connection(asyncio.Protocol):
     def _is_again(self, known: Call) -> bool:
         """Whether the request that came has the very head of the last one, as a client's has that asks repeatedly."""
         here = len(self._data) == known.size and self._data.startswith(known.head)
-        return here and not self._dispatcher.guard.closed
+        return here and known.generation == self._dispatcher.guard.generation
 
     def _understand(self, message: RawRequestMessage, payload: StreamReader) -> Call | None:
         """What a request calls, or None where it is not plain."""
@@ -165,13 +184,17 @@ class Connection(asyncio.Protocol):
             or any(name in headers for name in UNUSUAL)
         ):
             return None
-        if not self._dispatcher.guard.admits(headers, self._local):
+        guard = self._dispatcher.guard
+        generation = guard.generation
+        if not guard.admits(headers, self._local):
             return None
+        if self._slot is not None:
+            self._slot.admit()
         try:
             arguments = bound.arguments(in_path, message.url.query if query else NO_QUERY)
         except InvalidQuery:
             return None
-        return Call(bound, arguments, head, len(head) + length, payload)
+        return Call(bound, arguments, head, len(head) + length, payload, generation)
 
     def _take(self, call: Call) -> None:
         """Answer a request that is here as a whole."""
@@ -233,7 +256,7 @@ class Connection(asyncio.Protocol):
     def _hand_over(self) -> None:
         self._timer.cancel()
         self._connections.discard(self)
-        protocol = self._give_over()
+        protocol = self._give_over(self._slot)
         self._transport.set_protocol(protocol)
         protocol.connection_made(self._transport)
         protocol.data_received(self._data)

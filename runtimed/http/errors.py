@@ -12,6 +12,7 @@ from runtimed.wire.envelopes import ErrorDetail, ErrorResponse
 STATUSES: dict[type[errors.RuntimedError], int] = {
     errors.RequestError: 400,
     errors.PayloadTooLarge: 413,
+    errors.RequestHeadTooLarge: 431,
     errors.UnsupportedMediaType: 415,
     errors.Unauthorized: 401,
     errors.ForbiddenOrigin: 403,

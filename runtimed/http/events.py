@@ -79,6 +79,8 @@ async def serve_stream(streams: Streams, request: web.Request, wish: Wish) -> we
     response = web.StreamResponse(headers=STREAM_HEADERS)
     response.force_close()
     writer = await response.prepare(request)
+    if request.method == hdrs.METH_HEAD:
+        return response
     _expect_acknowledgements(request.transport, streams.patience_s)
     chunked = request.version >= HttpVersion11
     with streams.serving():

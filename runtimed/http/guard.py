@@ -3,6 +3,7 @@
 import asyncio
 import functools
 import hmac
+import logging
 import re
 import time
 from collections import deque
@@ -27,6 +28,10 @@ Headers = CIMultiDictProxy[str]
 FREE_GUESSES = 10
 GUESS_WINDOW_S = 10.0
 GUESS_DELAY_S = 1.0
+GUESSES_PER_S = 40
+MAX_WAITING_GUESSES = 1_000
+
+log = logging.getLogger(__name__)
 
 
 class Guard:
@@ -34,6 +39,7 @@ class Guard:
 
     Accepted hosts are loopback and the address that the connection came in on, with its port, and `allowed_hosts`:
     names, or names with a port. Without a token everybody who passes the rest is let in, once `closed` nobody.
+    Whoever remembers that a request was let in asks again once `generation` is another.
     """
 
     def __init__(self, token: str | None, allowed_hosts: Iterable[str] = ()) -> None:
@@ -41,11 +47,14 @@ class Guard:
         self._allowed = frozenset(host.lower() for host in allowed_hosts)
         self._guesses = WrongTokens()
         self.closed = False
+        self.generation = 0
         self._is_ours = functools.lru_cache(maxsize=KNOWN_HOSTS)(self._find_ours)
 
     def close(self) -> None:
         """Let nobody in any more."""
         self.closed = True
+        self.generation += 1
+        self._guesses.close()
 
     async def admit(self, request: web.BaseRequest) -> None:
         """Let a request in. Raises MisdirectedRequest, ForbiddenOrigin, Unauthorized, or Unavailable once closed."""
@@ -55,7 +64,7 @@ class Guard:
             raise MisdirectedRequest
         if hdrs.ORIGIN in request.headers:
             raise ForbiddenOrigin
-        await self._check_token(request.headers)
+        await self._check_token(request)
         if self.closed:
             raise Unavailable("the daemon is shutting down")
 
@@ -90,14 +99,14 @@ class Guard:
         address = local[0].removeprefix(MAPPED)
         return port == local[1] and (name in LOOPBACK or name == (f"[{address}]" if ":" in address else address))
 
-    async def _check_token(self, headers: Headers) -> None:
+    async def _check_token(self, request: web.BaseRequest) -> None:
         if self._token is None:
             return
-        given = _credentials(headers)
+        given = _credentials(request.headers)
         if _is_token(given, self._token):
             return
-        if given is not None:
-            await self._guesses.another()
+        if given is not None and not await self._guesses.another() and request.transport is not None:
+            request.transport.abort()
         raise Unauthorized
 
 
@@ -115,18 +124,50 @@ def _is_token(given: str | None, token: bytes) -> bool:
 
 
 class WrongTokens:
-    """Makes guessing slow: past FREE_GUESSES in GUESS_WINDOW_S each wrong token is answered GUESS_DELAY_S later.
+    """Makes guessing slow: FREE_GUESSES wrong tokens in GUESS_WINDOW_S are answered at once, the others GUESS_DELAY_S
+    later, and all of them together, whatever connections they come on, at GUESSES_PER_S.
 
-    The right token is never delayed, and what waits is bounded by the number of connections.
+    The right token is never delayed. At most MAX_WAITING_GUESSES wait. The log is told how many there were, once in
+    GUESS_WINDOW_S.
     """
 
     def __init__(self) -> None:
         self._recent: deque[float] = deque(maxlen=FREE_GUESSES)
+        self._next = 0.0
+        self._waiting = 0
+        self._untold = 0
+        self._timer: asyncio.TimerHandle | None = None
 
-    async def another(self) -> None:
-        """A wrong token was given."""
+    async def another(self) -> bool:
+        """A wrong token was given: wait until it may be answered. False where too many wait already."""
+        self._count()
         now = time.monotonic()
         full = len(self._recent) == FREE_GUESSES and now - self._recent[0] < GUESS_WINDOW_S
         self._recent.append(now)
-        if full:
-            await asyncio.sleep(GUESS_DELAY_S)
+        if not full:
+            return True
+        if self._waiting >= MAX_WAITING_GUESSES:
+            return False
+        self._next = max(self._next + 1 / GUESSES_PER_S, now + GUESS_DELAY_S)
+        self._waiting += 1
+        try:
+            await asyncio.sleep(self._next - now)
+        finally:
+            self._waiting -= 1
+        return True
+
+    def close(self) -> None:
+        """Tell the log what it was not told yet. Harmless when repeated."""
+        if self._timer is not None:
+            self._timer.cancel()
+            self._tell()
+
+    def _count(self) -> None:
+        self._untold += 1
+        if self._timer is None:
+            self._timer = asyncio.get_running_loop().call_later(GUESS_WINDOW_S, self._tell)
+
+    def _tell(self) -> None:
+        self._timer = None
+        log.warning("refused %d requests with a wrong token in %.0f s", self._untold, GUESS_WINDOW_S)
+        self._untold = 0

@@ -20,6 +20,7 @@ from runtimed.wire.envelopes import ErrorResponse
 
 EVERYWHERE: tuple[type[errors.RuntimedError], ...] = (
     errors.InvalidQuery,
+    errors.RequestHeadTooLarge,
     errors.Unauthorized,
     errors.ForbiddenOrigin,
     errors.MisdirectedRequest,

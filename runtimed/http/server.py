@@ -1,28 +1,23 @@
-"""Sockets in front of an application: how many connections, for how long, and what a broken request is told."""
+"""Sockets in front of an application: how many connections, and for how long."""
 
 import asyncio
-import logging
+import functools
 import socket
 from collections.abc import Sequence
-from http import HTTPStatus
-from typing import Any
+from typing import Any, cast
 
 from aiohttp import web
 
-from runtimed.errors import Internal, InvalidRequest, RuntimedError
 from runtimed.http.acceptor import Acceptor
 from runtimed.http.app import DISPATCHER
 from runtimed.http.connection import Connection
-from runtimed.http.errors import error_answer
+from runtimed.http.requests import RequestProtocol
+from runtimed.http.slots import Held, Slot, Slots
 
 MAX_CONNECTIONS = 4_096
+MAX_UNAUTHENTICATED_BYTES = 64 * 2**20
 HEADER_TIMEOUT_S = 15.0
 DRAIN_TIMEOUT_S = 10.0
-
-CLOSED = "the handler is closed"
-"""What uvloop says of a write to a handle that it has closed."""
-
-log = logging.getLogger(__name__)
 
 
 class HttpServer:
@@ -33,7 +28,9 @@ class HttpServer:
     any other's are aiohttp's from the start.
 
     A connection that has not sent a whole request head within `header_timeout_s` is cut, an idle one likewise.
-    Connections above `max_connections` are closed at once.
+    Each socket has slots for `max_connections`. A connection too many takes the slot of the oldest that has shown no
+    token; it is closed where there is none. What such connections hold, of all sockets together, is at most
+    `max_unauthenticated_bytes`: past that the oldest are closed.
     """
 
     def __init__(
@@ -41,17 +38,18 @@ class HttpServer:
         app: web.Application,
         *,
         max_connections: int = MAX_CONNECTIONS,
+        max_unauthenticated_bytes: int = MAX_UNAUTHENTICATED_BYTES,
         header_timeout_s: float = HEADER_TIMEOUT_S,
         drain_timeout_s: float = DRAIN_TIMEOUT_S,
     ) -> None:
         self._runner = web.AppRunner(app, handle_signals=False)
         self._max_connections = max_connections
+        self._max_unauthenticated_bytes = max_unauthenticated_bytes
         self._header_timeout_s = header_timeout_s
         self._drain_timeout_s = drain_timeout_s
         self._dispatcher = app.get(DISPATCHER)
         self._acceptors: list[Acceptor] = []
         self._plain: set[Connection] = set()
-        self._full = False
 
     async def start(self, sockets: Sequence[socket.socket]) -> None:
         """Begin to serve."""
@@ -67,18 +65,16 @@ class HttpServer:
             access_log=None,
             auto_decompress=False,
         )
-        self._acceptors = [Acceptor(sock, self._protocol) for sock in sockets]
+        held = Held(self._max_unauthenticated_bytes)
+        for sock in sockets:
+            slots = Slots(self._max_connections, held)
+            self._acceptors.append(Acceptor(sock, functools.partial(self._protocol, slots)))
 
-    def _protocol(self) -> asyncio.Protocol:
-        full = len(self._plain) + len(self._protocols.connections) >= self._max_connections
-        if full and not self._full:
-            log.warning("connections are refused while there are %d (max_connections)", self._max_connections)
-        self._full = full
-        if full:
-            return _Refused()
+    def _protocol(self, slots: Slots) -> asyncio.Protocol:
         if self._dispatcher is None:
-            return self._protocols()
-        return Connection(self._dispatcher, self._protocols, self._header_timeout_s, self._plain)
+            return self._protocols.protocol(slots)
+        give_over = functools.partial(self._protocols.protocol, slots)
+        return Connection(self._dispatcher, give_over, self._header_timeout_s, self._plain, slots)
 
     async def close(self) -> None:
         """Accept nothing more, let what is going on finish within the drain time-out, close every connection."""
@@ -106,48 +102,14 @@ class _Protocols(web.Server):
     """Makes the protocol of each connection."""
 
     def __init__(self, handler: Any, *, request_factory: Any, **options: Any) -> None:
-        super().__init__(handler, request_factory=request_factory)
+        def begin(message: Any, payload: Any, protocol: web.RequestHandler, *rest: Any) -> Any:
+            cast("RequestProtocol", protocol).begin()
+            return request_factory(message, payload, protocol, *rest)
+
+        super().__init__(handler, request_factory=begin)
         self._options = options
 
-    def __call__(self) -> web.RequestHandler:
-        return _Connection(self, loop=asyncio.get_running_loop(), **self._options)
-
-
-class _Connection(web.RequestHandler):
-    """One connection; a request that is not HTTP gets the same kind of answer as any other bad one."""
-
-    __slots__ = ()
-
-    def handle_error(
-        self,
-        request: web.BaseRequest,
-        status: int = 500,
-        exc: BaseException | None = None,
-        message: str | None = None,
-    ) -> web.StreamResponse:
-        """See RequestHandler. A broken request is no fault of ours and leaves no traceback."""
-        if request.writer.output_size > 0:
-            raise ConnectionError("the response was begun already")
-        error: RuntimedError = InvalidRequest("expected an HTTP/1.1 request")
-        if status >= HTTPStatus.INTERNAL_SERVER_ERROR:
-            log.error("a connection failed", exc_info=exc)
-            error = Internal()
-        response = error_answer(error).response()
-        response.force_close()
-        return response
-
-    def log_exception(self, *args: Any, **options: Any) -> None:
-        """See RequestHandler. An answer to a connection that is closed already fails, and that is no news.
-
-        A transport of uvloop may be closed and say that it is not closing; the error says so then.
-        """
-        closed = self.transport is None or self.transport.is_closing() or CLOSED in str(options.get("exc_info"))
-        if not closed:
-            super().log_exception(*args, **options)
-
-
-class _Refused(asyncio.Protocol):
-    """One connection too many."""
-
-    def connection_made(self, transport: asyncio.BaseTransport) -> None:
-        transport.close()
+    def protocol(self, slots: Slots, slot: Slot | None = None) -> web.RequestHandler:
+        """The protocol of a connection that is yet to take one of these slots, or has its slot."""
+        loop = asyncio.get_running_loop()
+        return RequestProtocol(self, slots=slots, slot=slot, loop=loop, **self._options)

@@ -103,7 +103,7 @@ async def serve_socket(
     Who gives `heartbeat_s` is told the head so often. Raises InvalidRequest for no handshake.
     """
     socket = FeedSocket()
-    if not socket.can_prepare(request).ok:
+    if request.method != hdrs.METH_GET or not socket.can_prepare(request).ok:
         raise InvalidRequest("expected a WebSocket handshake")
     writer = await socket.prepare(request)
     with streams.serving():

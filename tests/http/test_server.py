@@ -3,12 +3,16 @@
 import asyncio
 import json
 import logging
+import re
+import socket
 
-import aiohttp
 import pytest
 
 from runtimed.core import Runtime
+from runtimed.http import make_app
+from runtimed.http.app import DISPATCHER
 from runtimed.http.guard import FREE_GUESSES
+from runtimed.http.server import HttpServer
 from runtimed.store.memory import MemoryStore
 
 from .conftest import TOKEN, serving
@@ -42,20 +46,155 @@ async def test_a_head_that_does_not_arrive_in_time_is_cut(runtime):
         assert await exchange(served.port, b"GET /v1/runtime HTTP/1.1\r\nHost: x\r\n") == b""
 
 
-async def test_connections_above_the_limit_are_closed_and_the_others_served(runtime):
-    async with serving(runtime, {"max_connections": 2}) as served:
-        held = [await asyncio.open_connection("127.0.0.1", served.port) for _ in range(2)]
-        assert await exchange(served.port, b"") == b""
-        for _, writer in held:
+async def is_open(reader) -> bool:
+    """Whether the server has not closed a connection; a round trip later it would be known here."""
+    try:
+        async with asyncio.timeout(0.05):
+            return bool(await reader.read(1))
+    except TimeoutError:
+        return True
+    except ConnectionError:
+        return False
+
+
+async def test_a_connection_too_many_takes_the_place_of_the_oldest_that_has_shown_no_token(runtime):
+    async with serving(runtime, {"max_connections": 3}) as served:
+        async with served.client.get(f"{served.url}/v1/runtime") as answer:
+            assert answer.status == 200
+        silent = [await asyncio.open_connection("127.0.0.1", served.port) for _ in range(3)]
+        async with served.client.get(f"{served.url}/v1/runtime") as answer:
+            assert answer.status == 200
+        assert [await is_open(reader) for reader, _ in silent] == [False, True, True]
+        assert len(served.client.connector._conns) == 1
+        for _, writer in silent:
             writer.close()
+
+
+async def test_a_connection_too_many_is_closed_where_all_others_have_shown_the_token(runtime):
+    async with serving(runtime, {"max_connections": 2}) as served:
+        held = [await authenticated(served.port) for _ in range(2)]
+        assert await exchange(served.port, b"") == b""
+        assert all([await is_open(reader) for reader, _ in held])
+        held[0][1].close()
         async with asyncio.timeout(20):
-            while True:
-                try:
-                    async with served.client.get(f"{served.url}/v1/runtime") as answer:
-                        assert answer.status == 200
-                        break
-                except aiohttp.ClientConnectionError:
-                    await asyncio.sleep(0.01)
+            while b" 200 " not in await attempt(served.port):
+                pass
+        held[1][1].close()
+
+
+async def authenticated(port: int):
+    reader, writer = await asyncio.open_connection("127.0.0.1", port)
+    writer.write(plain(port))
+    head = await reader.readuntil(b"\r\n\r\n")
+    await reader.readexactly(int(re.findall(rb"Content-Length: (\d+)", head)[0]))
+    return reader, writer
+
+
+async def attempt(port: int) -> bytes:
+    try:
+        return await exchange(port, plain(port, "Connection: close"))
+    except ConnectionError:
+        return b""
+
+
+def plain(port: int, *headers: str, token: str = TOKEN) -> bytes:
+    lines = ["GET /v1/runtime HTTP/1.1", f"Host: 127.0.0.1:{port}", f"Authorization: Bearer {token}", *headers]
+    return "\r\n".join([*lines, "", ""]).encode()
+
+
+@pytest.mark.parametrize("bare", [False, True], ids=["ours", "aiohttp"])
+async def test_each_listener_has_connections_of_its_own(runtime, tmp_path, bare):
+    app = make_app(runtime, token=TOKEN)
+    if bare:
+        del app[DISPATCHER]
+    server = HttpServer(app, max_connections=2)
+    tcp, unix = socket.create_server(("127.0.0.1", 0)), socket.socket(socket.AF_UNIX)
+    unix.bind(str(tmp_path / "s"))
+    unix.listen()
+    for sock in (tcp, unix):
+        sock.setblocking(False)
+    port = tcp.getsockname()[1]
+    await server.start([tcp, unix])
+    try:
+        operator, writer = await asyncio.open_unix_connection(tmp_path / "s")
+        silent = [await asyncio.open_connection("127.0.0.1", port) for _ in range(40)]
+        writer.write(plain(80, "Connection: close"))
+        async with asyncio.timeout(20):
+            assert b" 200 " in await operator.readline()
+            assert b" 200 " in await attempt(port)
+        for _, one in (*silent, (None, writer)):
+            one.close()
+    finally:
+        await server.close()
+
+
+@pytest.mark.parametrize(
+    "start",
+    [b"GET /v1/runtime HTTP/1.1\r\nX: ", b"GET /v1/%72untime HTTP/1.1\r\nHost: x\r\n\r\nGET / HTTP/1.1\r\nX: "],
+)
+async def test_what_connections_without_a_token_hold_is_bounded_in_sum(runtime, start):
+    async with serving(runtime, {"max_unauthenticated_bytes": 200_000}) as served:
+        first = await asyncio.open_connection("127.0.0.1", served.port)
+        links = [first, *[await asyncio.open_connection("127.0.0.1", served.port) for _ in range(19)]]
+        for _, writer in links:
+            writer.write(start + b"a" * 8_000 + b"\r\nX: " + b"a" * 8_000 + b"\r\nX: " + b"a" * 8_000)
+            await writer.drain()
+            async with served.client.get(f"{served.url}/v1/runtime") as answer:
+                assert answer.status == 200
+        held = [await holds(reader) for reader, _ in links]
+        assert held == [False] * (20 - sum(held)) + [True] * sum(held)
+        assert 200_000 // 25_000 - 1 <= sum(held) <= 200_000 // 24_000
+        for _, writer in links:
+            writer.close()
+
+
+async def holds(reader) -> bool:
+    """Whether the server has a connection still; answers before the close do not count."""
+    try:
+        async with asyncio.timeout(0.05):
+            await reader.read(-1)
+    except TimeoutError:
+        return True
+    except ConnectionError:
+        pass
+    return False
+
+
+async def test_many_wrong_tokens_at_once_are_answered_slowly_and_logged_in_sum(runtime, caplog):
+    count, free = 120, 50
+    async with serving(runtime) as served:
+        loop = asyncio.get_running_loop()
+
+        async def guess(number):
+            assert b" 401 " in await exchange(
+                served.port, plain(served.port, "Connection: close", token=f"no{number}")
+            )
+            return loop.time()
+
+        guesses = [asyncio.ensure_future(guess(number)) for number in range(count)]
+        await asyncio.wait(guesses, return_when=asyncio.FIRST_COMPLETED)
+        assert b" 200 " in await attempt(served.port)
+        assert not all(one.done() for one in guesses)
+        times = sorted(await asyncio.gather(*guesses))
+        assert times[-1] - times[free - 1] > (count - free) / 50
+    told = [record.getMessage() for record in caplog.records if "wrong token" in record.getMessage()]
+    assert len(told) <= 2
+    assert sum(int(re.findall(r"refused (\d+) requests", line)[0]) for line in told) == count
+
+
+async def test_wrong_tokens_above_those_that_wait_get_no_answer(served, monkeypatch):
+    monkeypatch.setattr("runtimed.http.guard.MAX_WAITING_GUESSES", 5)
+    wrong = plain(served.port, "Connection: close", token="no")
+
+    async def guess():
+        try:
+            return await exchange(served.port, wrong)
+        except ConnectionError:
+            return b""
+
+    answers = await asyncio.gather(*[guess() for _ in range(FREE_GUESSES + 20)])
+
+    assert sum(b" 401 " in answer for answer in answers) == FREE_GUESSES + 5
 
 
 async def test_wrong_tokens_are_slowed_down_and_the_right_one_is_not(served, monkeypatch):

@@ -109,6 +109,31 @@ async def test_a_broken_message_gets_a_diagnostic_and_the_close_of_the_protocol(
         assert closing == (CLOSE, struct.pack("!H", code) + b"runtime.websocket_error")
 
 
+@pytest.mark.parametrize("behind", [b"", b"\x8a\x80abcd"], ids=["first", "behind a masked one"])
+@pytest.mark.parametrize("frame", [b"\x8a\x00", b"\x81\x02hi", b"\x88\x02\x03\xe8", b"\x81\x7e\x01\x00" + b"x" * 256])
+async def test_a_frame_that_is_not_masked_is_refused(served, frame, behind):
+    async with observing(served) as observer:
+        await observer.frame()
+        observer.writer.write(behind + frame)
+        [(opcode, text), closing] = await observer.frames()
+        assert opcode == TEXT
+        assert json.loads(text)["diagnostic"]["code"] == "runtime.websocket_error"
+        assert closing == (CLOSE, struct.pack("!H", 1002) + b"runtime.websocket_error")
+
+
+async def test_nothing_is_read_behind_a_handshake_that_is_refused(served):
+    reader, writer = await asyncio.open_connection("127.0.0.1", served.port)
+    head = f"Host: 127.0.0.1:{served.port}\r\nAuthorization: Bearer {TOKEN}\r\n"
+    upgrade = "Upgrade: websocket\r\nConnection: Upgrade\r\n"
+    plain = f"GET /v1/runtime HTTP/1.1\r\n{head}\r\n"
+    writer.write(f"GET /v1/workers/worker-ffffffff/events/ws HTTP/1.1\r\n{head}{upgrade}\r\n{plain}".encode())
+    async with asyncio.timeout(DEADLINE_S):
+        said = await reader.read()
+    writer.close()
+    assert said.startswith(b"HTTP/1.1 404 ")
+    assert said.count(b"HTTP/1.1 ") == 1
+
+
 class Member:
     def __init__(self):
         self.beats = []

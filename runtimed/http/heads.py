@@ -1,0 +1,290 @@
+"""Request heads: what passes from a connection to its parser, bounded, checked and mended."""
+
+import re
+from collections.abc import Callable
+from typing import NoReturn
+
+from runtimed.errors import InvalidRequest, RequestHeadTooLarge, RuntimedError
+
+MAX_HEAD_BYTES = 32 * 2**10
+MAX_HEADERS = 128
+MAX_LINE_BYTES = 8_190
+MAX_METHOD_BYTES = 32
+MAX_CHUNK_LINE_BYTES = 1_024
+
+END = b"\r\n\r\n"
+BROKEN_HEAD = b"\0\r\n\r\n"
+"""What no parser of HTTP takes, to stand for a head that was refused."""
+
+BROKEN_CHUNK = b"\0\r\n"
+BROKEN_FRAME = b"\xf0\x80\0\0\0\0"
+"""A WebSocket frame with reserved bits, which no endpoint takes; it stands for one that is not masked."""
+
+_TOKEN = rb"[!#$%&'*+.^_`|~0-9A-Za-z-]"
+_REQUEST_LINE = rb"(" + _TOKEN + rb"{1,%d}+) [^\x00-\x20\x7f]++ HTTP/(1\.[01])" % MAX_METHOD_BYTES
+_HEADER_LINE = _TOKEN + rb"++:[^\x00-\x08\x0a-\x1f\x7f]*+"
+
+HEAD = re.compile(_REQUEST_LINE + rb"\r\n(?:" + _HEADER_LINE + rb"\r\n){0,%d}+\r\n" % MAX_HEADERS)
+REQUEST_LINE = re.compile(_REQUEST_LINE)
+HEADER_LINE = re.compile(_HEADER_LINE)
+NAME = re.compile(rb"(" + _TOKEN + rb"{1,64}+)([ \t]*):")
+METHOD = re.compile(_TOKEN + rb"{1,%d}+(?: |\Z)" % MAX_METHOD_BYTES)
+"""How a request begins, and what is no HTTP does not."""
+
+ONCE = (
+    *(
+        "Content-Length",
+        "Content-Location",
+        "Content-Range",
+        "Content-Type",
+        "ETag",
+        "Host",
+        "Max-Forwards",
+        "Server",
+    ),
+    *("Transfer-Encoding", "Upgrade", "User-Agent"),
+)
+"""What a head holds at most once."""
+
+SINGLE = re.compile(rb"\r\n(%b):([^\r]*+)" % "|".join(ONCE).encode(), re.IGNORECASE)
+LENGTH = re.compile(rb"[0-9]{1,18}")
+CHUNK_SIZE = re.compile(rb"([0-9A-Fa-f]{1,15})[ \t]*(?:;[^\r]*)?\r")
+
+MASKED = 0x80
+LONGER = {126: 2, 127: 8}
+"""How many bytes the length of a frame takes where it does not fit in seven bits."""
+
+Step = Callable[[bytes, int, list[bytes]], int]
+
+
+class HeadFilter:
+    """Stands between the bytes of one connection and its parser.
+
+    A head passes when it is there as a whole; of what is in a body, or in the frames of a WebSocket, nothing is held.
+    A `Content-Type` that stands there more than once with the same value passes once. At the first head that is
+    refused `refusal` says why, and nothing passes any more.
+    """
+
+    __slots__ = ("_held", "_left", "_step", "_trailer_bytes", "_upgrades", "heads", "refusal")
+
+    def __init__(self) -> None:
+        self.refusal: RuntimedError | None = None
+        self.heads = 0
+        self._held = b""
+        self._left = 0
+        self._trailer_bytes = 0
+        self._upgrades = False
+        self._step: Step | None = self._head
+
+    @property
+    def held_bytes(self) -> int:
+        """How much of a head is here that has not come as a whole."""
+        return len(self._held)
+
+    def feed(self, data: bytes) -> bytes:
+        """What passes, now that these bytes have come; `heads` counts the heads in it."""
+        if self._held:
+            data, self._held = self._held + data, b""
+        passed: list[bytes] = []
+        at, size = 0, len(data)
+        try:
+            while at < size and self._step is not None:
+                at = self._step(data, at, passed)
+        except RuntimedError as error:
+            self.refusal = error
+            self._step = None
+        return passed[0] if len(passed) == 1 else b"".join(passed)
+
+    def _head(self, data: bytes, at: int, passed: list[bytes]) -> int:
+        while data.startswith(b"\r\n", at):
+            at += 2
+        end = data.find(END, at)
+        if end < 0:
+            self._held = _plausible(data[at:])
+            return len(data)
+        end += len(END)
+        passed.append(self._checked(data[at:end]))
+        self.heads += 1
+        return end
+
+    def _checked(self, head: bytes) -> bytes:
+        """The head as it passes. Raises InvalidRequest, RequestHeadTooLarge."""
+        found = HEAD.fullmatch(head)
+        if found is None or len(head) > MAX_LINE_BYTES:
+            _check_lines(head)
+        if found is None:
+            _refuse_line()
+        single, doubled = _singles(head)
+        if found[2] == b"1.1" and b"host" not in single:
+            raise InvalidRequest("Host: required, but missing")
+        self._upgrades = single.get(b"upgrade", b"").lower() == b"websocket" or found[1] == b"CONNECT"
+        self._frame(found[2], single)
+        for start, end in reversed(doubled):
+            head = head[:start] + head[end:]
+        return head
+
+    def _frame(self, version: bytes, single: dict[bytes, bytes]) -> None:
+        """Know where the body ends."""
+        coding, length = single.get(b"transfer-encoding"), single.get(b"content-length")
+        if coding is not None:
+            if coding.lower() != b"chunked":
+                raise InvalidRequest("Transfer-Encoding: expected chunked, and no other coding")
+            if length is not None:
+                raise InvalidRequest("Content-Length: not accepted beside Transfer-Encoding")
+            if version != b"1.1":
+                raise InvalidRequest("Transfer-Encoding: not accepted in HTTP/1.0")
+            self._step = self._chunk
+            return
+        if length is not None and not LENGTH.fullmatch(length):
+            raise InvalidRequest("Content-Length: expected a whole number")
+        self._left = int(length or 0)
+        self._step = self._body if self._left else self._behind
+
+    @property
+    def _behind(self) -> Step:
+        """What follows a request."""
+        return self._websocket if self._upgrades else self._head
+
+    def _body(self, data: bytes, at: int, passed: list[bytes]) -> int:
+        end = min(at + self._left, len(data))
+        passed.append(data[at:end])
+        self._left -= end - at
+        if not self._left:
+            self._step = self._behind
+        return end
+
+    def _chunk(self, data: bytes, at: int, passed: list[bytes]) -> int:
+        """The line before a chunk."""
+        end = data.find(b"\n", at)
+        if end < 0:
+            return self._hold_line(data, at, passed, MAX_CHUNK_LINE_BYTES)
+        found = CHUNK_SIZE.fullmatch(data, at, end)
+        if found is None:
+            return self._broken(data, passed, BROKEN_CHUNK)
+        size = int(found[1], 16)
+        self._left = size + len(b"\r\n")
+        self._trailer_bytes = 0
+        self._step = self._in_chunk if size else self._trailer
+        passed.append(data[at : end + 1])
+        return end + 1
+
+    def _in_chunk(self, data: bytes, at: int, passed: list[bytes]) -> int:
+        end = min(at + self._left, len(data))
+        passed.append(data[at:end])
+        self._left -= end - at
+        if not self._left:
+            self._step = self._chunk
+        return end
+
+    def _trailer(self, data: bytes, at: int, passed: list[bytes]) -> int:
+        """A line behind the last chunk; an empty one is the end."""
+        end = data.find(b"\n", at)
+        if end < 0:
+            return self._hold_line(data, at, passed, MAX_LINE_BYTES)
+        self._trailer_bytes += end - at
+        if self._trailer_bytes > MAX_HEAD_BYTES:
+            return self._broken(data, passed, BROKEN_CHUNK)
+        if data[at:end] == b"\r":
+            self._step = self._behind
+        passed.append(data[at : end + 1])
+        return end + 1
+
+    def _hold_line(self, data: bytes, at: int, passed: list[bytes], max_bytes: int) -> int:
+        if len(data) - at > max_bytes:
+            return self._broken(data, passed, BROKEN_CHUNK)
+        self._held = data[at:]
+        return len(data)
+
+    def _websocket(self, data: bytes, at: int, passed: list[bytes]) -> int:
+        """The head of a frame: two bytes, the longer forms of its length, and the mask, without which none passes."""
+        there = len(data) - at
+        if there >= 2 and not data[at + 1] & MASKED:
+            return self._broken(data, passed, BROKEN_FRAME)
+        short = data[at + 1] & ~MASKED if there >= 2 else 0
+        extended = LONGER.get(short, 0)
+        if there < 2 + extended:
+            self._held = data[at:]
+            return len(data)
+        payload = int.from_bytes(data[at + 2 : at + 2 + extended]) if extended else short
+        self._left = 2 + extended + 4 + payload
+        self._step = self._in_frame
+        return at
+
+    def _in_frame(self, data: bytes, at: int, passed: list[bytes]) -> int:
+        end = min(at + self._left, len(data))
+        passed.append(data[at:end])
+        self._left -= end - at
+        if not self._left:
+            self._step = self._websocket
+        return end
+
+    def _broken(self, data: bytes, passed: list[bytes], instead: bytes) -> int:
+        """Let the parser refuse what stands here, and everything behind it."""
+        passed.append(instead)
+        self._step = None
+        return len(data)
+
+
+def _plausible(rest: bytes) -> bytes:
+    """The beginning of a head. Raises InvalidRequest where it can become none, RequestHeadTooLarge."""
+    if len(rest) > MAX_HEAD_BYTES:
+        _refuse_size()
+    line, ended, _ = rest.partition(b"\r\n")
+    if not (REQUEST_LINE.fullmatch(line) if ended else rest in {b"", b"\r"} or METHOD.match(rest)):
+        _refuse_line()
+    if rest.count(b"\n") != rest.count(b"\r\n"):
+        raise InvalidRequest("the request head: expected lines that end with CR LF")
+    return rest
+
+
+def _check_lines(head: bytes) -> None:
+    """Say which line of a head is not accepted."""
+    if len(head) > MAX_HEAD_BYTES:
+        _refuse_size()
+    first, *lines = head[: -len(END)].split(b"\r\n")
+    if len(first) > MAX_LINE_BYTES:
+        raise RequestHeadTooLarge(f"the request line: expected at most {MAX_LINE_BYTES} bytes")
+    if not REQUEST_LINE.fullmatch(first):
+        _refuse_line()
+    for number, line in enumerate(lines, 1):
+        _check_header(number, line)
+    if len(lines) > MAX_HEADERS:
+        raise RequestHeadTooLarge(f"the request head: expected at most {MAX_HEADERS} headers")
+
+
+def _check_header(number: int, line: bytes) -> None:
+    named = NAME.match(line)
+    name = named[1].decode() if named else f"header {number}"
+    if len(line) > MAX_LINE_BYTES:
+        raise RequestHeadTooLarge(f"{name}: expected at most {MAX_LINE_BYTES} bytes")
+    if named is None:
+        raise InvalidRequest(f"{name}: expected NAME: VALUE")
+    if named[2]:
+        raise InvalidRequest(f"{name}: expected no white space before the colon")
+    if not HEADER_LINE.fullmatch(line):
+        raise InvalidRequest(f"{name}: expected no control characters")
+
+
+def _singles(head: bytes) -> tuple[dict[bytes, bytes], list[tuple[int, int]]]:
+    """The headers that stand there once, by name in lower case, and where the same Content-Type stands again."""
+    found: dict[bytes, bytes] = {}
+    doubled: list[tuple[int, int]] = []
+    for match in SINGLE.finditer(head):
+        name, value = match[1].lower(), match[2].strip(b" \t")
+        if name not in found:
+            found[name] = value
+            continue
+        if name != b"content-type":
+            raise InvalidRequest(f"{match[1].decode()}: expected once")
+        if found[name] != value:
+            raise InvalidRequest("Content-Type: expected once, got two different ones")
+        doubled.append(match.span())
+    return found, doubled
+
+
+def _refuse_size() -> NoReturn:
+    raise RequestHeadTooLarge(f"the request head: expected at most {MAX_HEAD_BYTES} bytes")
+
+
+def _refuse_line() -> NoReturn:
+    raise InvalidRequest("the request line: expected METHOD TARGET HTTP/1.1")
