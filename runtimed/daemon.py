@@ -125,6 +125,7 @@ async def _serve(
         allowed_hosts=(*settings.allow_host, *listeners.hosts),
         max_body_bytes=settings.max_body_bytes,
         ring_bytes=settings.ring_bytes,
+        max_unread_bytes=settings.max_unread_bytes,
         heartbeat_s=settings.heartbeat_s,
     )
     server = HttpServer(

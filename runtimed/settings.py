@@ -24,6 +24,7 @@ from runtimed.errors import ConfigurationError
 from runtimed.execution.profile import BUILT_IN, ECHO, OF_PROGRAMS, Profile
 from runtimed.feed.feed import RING_BYTES
 from runtimed.feed.snapshot import MIN_SNAPSHOT_BYTES
+from runtimed.feed.unread import MAX_UNREAD_BYTES
 from runtimed.http.app import MAX_BODY_BYTES
 from runtimed.http.feed import HEARTBEAT_S
 from runtimed.http.guard import HOST
@@ -112,6 +113,7 @@ class Settings:
     max_connections: int = MAX_CONNECTIONS
     max_unauthenticated_bytes: int = MAX_UNAUTHENTICATED_BYTES
     ring_bytes: int = RING_BYTES
+    max_unread_bytes: int = MAX_UNREAD_BYTES
     heartbeat_s: float = HEARTBEAT_S
     header_timeout_s: float = HEADER_TIMEOUT_S
     drain_timeout_s: float = DRAIN_TIMEOUT_S

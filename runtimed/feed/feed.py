@@ -15,6 +15,7 @@ from runtimed.feed.log import Log, selected
 from runtimed.feed.observer import Observer
 from runtimed.feed.reader import Reader
 from runtimed.feed.scope import Scope, scope_of
+from runtimed.feed.unread import MAX_UNREAD_BYTES, Unread
 from runtimed.feed.view import Selection, View
 from runtimed.model.identity import EventCursor, WorkerId, WorkerRef
 
@@ -38,9 +39,12 @@ class Page:
 class Feed:
     """Opens readers and observers. It listens to its Runtime from the start until `close`."""
 
-    def __init__(self, runtime: Runtime, ring_bytes: int = RING_BYTES) -> None:
+    def __init__(
+        self, runtime: Runtime, ring_bytes: int = RING_BYTES, max_unread_bytes: int = MAX_UNREAD_BYTES
+    ) -> None:
         self.runtime = runtime
         self._ring_bytes = ring_bytes
+        self._unread = Unread(max_unread_bytes)
         self._paging = asyncio.Semaphore(PAGES_AT_ONCE)
         self._logs: dict[WorkerId | None, list[Log]] = {}
         self._closed = False
@@ -76,10 +80,11 @@ class Feed:
     ) -> AsyncIterator[Observer]:
         """Have a view written to a transport, from the cursor or the newest event on, until the context is left.
 
-        An observer of one Worker is written a snapshot first. See Observer for the rest. Raises as `check`.
+        An observer of one Worker is written a snapshot first. `ended` is called with Unavailable where observers have
+        left too much unread, and this one the most. See Observer for the rest. Raises as `check`.
         """
         with self._log(view, cursor) as (log, sequence):
-            observer = Observer(log, sequence, view.selection, transport, drain, ended)
+            observer = Observer(log, sequence, view.selection, transport, drain, ended, self._unread)
             try:
                 yield observer
             finally:

@@ -9,6 +9,7 @@ from collections.abc import Callable, Coroutine
 from typing import Any
 
 from runtimed.feed.log import Log
+from runtimed.feed.unread import Unread
 from runtimed.feed.view import Selection
 
 MAX_UNSENT = 64 * 2**10
@@ -32,10 +33,11 @@ class Observer:
         "_muted",
         "_snapshot_at",
         "_taken",
-        "_transport",
+        "_unread",
         "_waiting",
         "selection",
         "sequence",
+        "transport",
     )
 
     def __init__(
@@ -46,29 +48,36 @@ class Observer:
         transport: asyncio.WriteTransport,
         drain: Callable[[], Coroutine[Any, Any, None]],
         ended: Callable[[Exception], None],
+        unread: Unread,
     ) -> None:
         self.sequence = min(sequence, log.newest)
         self.selection = selection
         self._snapshot_at: int | None = sequence
         self._log = log
-        self._transport = transport
+        self.transport = transport
         self._drain = drain
         self._ended = ended
+        self._unread = unread
         self._muted = False
         self._handed_over = self._waiting = self._taken = 0
         self._catching_up: asyncio.Task[None] | None = None
+        unread.enter(self)
         self.fall_behind()
 
     def write(self, data: bytes) -> None:
         """Write whole messages; nothing once it is muted. A transport that is closing ends it."""
+        unread = self._unread
+        unread.room -= len(data)
+        if unread.room < 0:
+            unread.look(len(data))
         if not self._muted and not self._written(data):
             self.end(ConnectionResetError("the observer has left"))
 
     def _written(self, data: bytes) -> bool:
-        if self._transport.is_closing():
+        if self.transport.is_closing():
             return False
         try:
-            self._transport.write(data)
+            self.transport.write(data)
         except RuntimeError:  # what uvloop closed itself may not say that it is closing
             return False
         self._handed_over += len(data)
@@ -82,7 +91,7 @@ class Observer:
     @property
     def full(self) -> bool:
         """Whether more than MAX_UNSENT bytes are not sent yet."""
-        return self._transport.get_write_buffer_size() > MAX_UNSENT
+        return self.transport.get_write_buffer_size() > MAX_UNSENT
 
     @property
     def newest(self) -> int:
@@ -95,7 +104,7 @@ class Observer:
         Who is not that far behind has to answer pings: its kernel takes a few events for a process that stands still.
         """
         waited, taken = self._waiting, self._taken
-        self._waiting = unsent(self._transport)
+        self._waiting = unsent(self.transport)
         self._taken = self._handed_over - self._waiting
         return waited > MAX_UNSENT and self._taken > taken
 
@@ -108,6 +117,11 @@ class Observer:
         if not self._muted:
             self._ended(error)
 
+    def dismiss(self, error: Exception) -> None:
+        """Say that the feed ends for this observer, and write nothing more."""
+        self.end(error)
+        self.mute()
+
     def mute(self) -> None:
         """Write nothing more."""
         self._muted = True
@@ -115,12 +129,13 @@ class Observer:
 
     def abort(self) -> None:
         """Cut the connection."""
-        self._transport.abort()
+        self.transport.abort()
 
     async def close(self) -> None:
         """Write nothing more, and catch up no more. A wait for the transport that was begun goes on until that takes
         more or is closed: to break it off would break it off for all who wait for the same transport."""
         self.mute()
+        self._unread.leave(self)
         if self._catching_up is not None:
             self._catching_up.cancel()
             await asyncio.wait((self._catching_up,))

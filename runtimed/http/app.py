@@ -10,6 +10,7 @@ from runtimed.core.runtime import Runtime
 from runtimed.errors import RuntimedError
 from runtimed.feed import Feed
 from runtimed.feed.feed import RING_BYTES
+from runtimed.feed.unread import MAX_UNREAD_BYTES
 from runtimed.http import bundles, feed, operations, permissions, transcripts, workers
 from runtimed.http import runtime as runtime_routes
 from runtimed.http.binder import Bound, expect_nothing
@@ -44,6 +45,7 @@ def make_app(
     allowed_hosts: Iterable[str] = (),
     max_body_bytes: int = MAX_BODY_BYTES,
     ring_bytes: int = RING_BYTES,
+    max_unread_bytes: int = MAX_UNREAD_BYTES,
     heartbeat_s: float = HEARTBEAT_S,
 ) -> web.Application:
     """An application that serves a started Runtime; serve it, or mount it in another by `add_subapp`.
@@ -52,7 +54,7 @@ def make_app(
     reaches the socket. The Host header must name loopback or the address of the connection, with its port, or one of
     `allowed_hosts`. Feeds are closed when the application shuts down.
     """
-    streams = Streams(Feed(runtime, ring_bytes), heartbeat_s)
+    streams = Streams(Feed(runtime, ring_bytes, max_unread_bytes), heartbeat_s)
     guard = Guard(token, allowed_hosts)
     services = {
         Runtime: runtime,

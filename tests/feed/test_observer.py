@@ -10,7 +10,14 @@ from hypothesis import strategies as st
 
 from runtimed.core import Runtime
 from runtimed.core.limits import Limits
-from runtimed.errors import CursorExpired, CursorUnknownOrExpired, UpstreamClosed, WorkerDeleted, WorkerNotFound
+from runtimed.errors import (
+    CursorExpired,
+    CursorUnknownOrExpired,
+    Unavailable,
+    UpstreamClosed,
+    WorkerDeleted,
+    WorkerNotFound,
+)
 from runtimed.feed import Feed, Selection
 from runtimed.feed.encoding import ServerSentEvents, SocketMessages
 from runtimed.feed.observer import MAX_UNSENT
@@ -20,6 +27,36 @@ from runtimed.store.memory import MemoryStore
 from .conftest import Talker, cursors_behind, said, say, until, watching, worker_of
 
 STEPS = ("say", "say", "say", "join", "resume", "read", "read", "leave", "turn")
+
+
+async def test_what_all_observers_leave_unread_is_bounded_and_the_slowest_resume_without_loss():
+    backend, limit = Talker(), 500_000
+    async with Runtime(MemoryStore(), backend) as runtime, AsyncExitStack() as stack:
+        feed = Feed(runtime, max_unread_bytes=limit)
+        stack.callback(feed.close)
+        refs = [await worker_of(runtime) for _ in range(8)]
+        reader = await stack.enter_async_context(watching(feed, refs[0], buffer=4_096))
+        slow = [await stack.enter_async_context(watching(feed, ref, buffer=4_096)) for ref in refs]
+        for watcher in (reader, *slow):
+            await watcher.read_until(lambda watcher=watcher: watcher.envelopes)
+
+        for _ in range(3):
+            for ref in refs:
+                await say(runtime, backend, ref, ["x" * 100_000])
+                if ref is refs[0]:
+                    expected = await cursors_behind(runtime, ref, reader.began)
+                    await reader.read_until(lambda expected=expected: reader.cursors == expected)
+                held = sum(one.observer.transport.get_write_buffer_size() for one in slow if not one.ended)
+                assert held <= limit
+
+        assert not reader.ended
+        assert 0 < sum(bool(one.ended) for one in slow) < len(slow)
+        for ref, one in zip(refs, slow, strict=True):
+            assert all(isinstance(error, Unavailable) for error in one.ended)
+            last = int(one.cursors[-1][3:], 16) if one.cursors else one.began
+            again = await stack.enter_async_context(watching(feed, ref, last))
+            missing = await cursors_behind(runtime, ref, last)
+            await again.read_until(lambda again=again, missing=missing: again.cursors == missing)
 
 
 class Crowd:
@@ -128,7 +165,7 @@ async def test_an_observer_that_does_not_read_holds_a_bounded_amount_and_holds_u
                 await say(runtime, backend, ref, ["x" * 1_000] * 50)
                 newest = runtime.worker(ref).last_cursor
                 await reading.read_until(lambda at=newest: reading.data.count(f'"{at}"'.encode()) == 2)
-                unsent = stopped.observer._transport.get_write_buffer_size()
+                unsent = stopped.observer.transport.get_write_buffer_size()
                 assert unsent <= MAX_UNSENT + 2 * 50_000 + 10_000
             await stopped.read_until(lambda: stopped.data.count(f'"{newest}"'.encode()) == 2)
             assert stopped.cursors == reading.cursors == await cursors_behind(runtime, ref, 0)

@@ -134,6 +134,37 @@ async def test_nothing_is_read_behind_a_handshake_that_is_refused(served):
     assert said.count(b"HTTP/1.1 ") == 1
 
 
+async def test_an_observer_that_left_too_much_unread_is_told_so_before_it_is_closed(runtime, caplog):
+    async with (
+        serving(runtime, max_unread_bytes=1_000_000) as served,
+        observing(served) as one,
+        observing(served) as other,
+    ):
+        async with asyncio.timeout(DEADLINE_S):
+            while "max_unread_bytes is reached" not in caplog.text:
+                await say_much(served, one.worker_id)
+                await say_much(served, other.worker_id)
+
+        reading = [asyncio.ensure_future(observer.frames()) for observer in (one, other)]
+        [closed], [open_] = await asyncio.wait(reading, return_when=asyncio.FIRST_COMPLETED)
+
+        open_.cancel()
+        *_, (_, text), closing = closed.result()
+        assert json.loads(text)["diagnostic"]["code"] == "runtime.unavailable"
+        assert "max_unread_bytes" in json.loads(text)["diagnostic"]["message"]
+        assert closing == (CLOSE, struct.pack("!H", 1013) + b"runtime.unavailable")
+
+
+async def say_much(served, worker_id, mark=""):
+    """Have an echo Worker say 700,000 characters, and wait for the end of its run."""
+    url = f"{served.url}/v1/workers/{worker_id}/input"
+    async with served.client.post(url, json={"kind": "user", "content": mark + "x" * 700_000}) as answer:
+        assert answer.status == 200
+    async with asyncio.timeout(DEADLINE_S):
+        while served.runtime.worker(served.runtime.ref(worker_id)).execution.run_state == "busy":
+            await asyncio.sleep(0.01)
+
+
 class Member:
     def __init__(self):
         self.beats = []
@@ -164,13 +195,7 @@ async def test_an_observer_that_speaks_while_much_waits_for_it_is_answered_behin
     async with observing(served) as observer:
         await observer.frame()
         for number in range(8):
-            content = {"kind": "user", "content": f"{number}" + "x" * 700_000}
-            url = f"{served.url}/v1/workers/{observer.worker_id}"
-            async with served.client.post(f"{url}/input", json=content) as answer:
-                assert answer.status == 200
-            async with asyncio.timeout(DEADLINE_S):
-                while served.runtime.worker(served.runtime.ref(observer.worker_id)).execution.run_state == "busy":
-                    await asyncio.sleep(0.01)
+            await say_much(served, observer.worker_id, str(number))
         observer.send(0x80 | TEXT, b"hello")
         observer.send(0x80 | CLOSE, struct.pack("!H", 1000))
         *_, (_, text), closing = await observer.frames()
