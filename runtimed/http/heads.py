@@ -46,8 +46,12 @@ ONCE = (
 )
 """What a head holds at most once."""
 
-SINGLE = re.compile(rb"\r\n(%b):([^\r]*+)" % "|".join(ONCE).encode(), re.IGNORECASE)
-LENGTH = re.compile(rb"[0-9]{1,18}")
+_ONCE = rb"\r\n(%b):([^\r]*+)" % "|".join(ONCE).encode()
+SINGLE = re.compile(_ONCE.lower())
+"""For a head in lower case, which takes a third of the time."""
+
+NAMED = re.compile(_ONCE, re.IGNORECASE)
+LENGTH = re.compile(rb"[ \t]*+([0-9]{1,18})[ \t]*+")
 CHUNK_SIZE = re.compile(rb"([0-9A-Fa-f]{1,15})[ \t]*(?:;[^\r]*)?\r")
 
 MASKED = 0x80
@@ -114,20 +118,21 @@ class HeadFilter:
             _check_lines(head)
         if found is None:
             _refuse_line()
-        single, doubled = _singles(head)
+        pairs = SINGLE.findall(head.lower())
+        single = dict(pairs)
+        if len(single) < len(pairs):
+            head = _mended(head)
         if found[2] == b"1.1" and b"host" not in single:
             raise InvalidRequest("Host: required, but missing")
-        self._upgrades = single.get(b"upgrade", b"").lower() == b"websocket" or found[1] == b"CONNECT"
+        self._upgrades = single.get(b"upgrade", b"").strip() == b"websocket" or found[1] == b"CONNECT"
         self._frame(found[2], single)
-        for start, end in reversed(doubled):
-            head = head[:start] + head[end:]
         return head
 
     def _frame(self, version: bytes, single: dict[bytes, bytes]) -> None:
         """Know where the body ends."""
         coding, length = single.get(b"transfer-encoding"), single.get(b"content-length")
         if coding is not None:
-            if coding.lower() != b"chunked":
+            if coding.strip() != b"chunked":
                 raise InvalidRequest("Transfer-Encoding: expected chunked, and no other coding")
             if length is not None:
                 raise InvalidRequest("Content-Length: not accepted beside Transfer-Encoding")
@@ -135,9 +140,11 @@ class HeadFilter:
                 raise InvalidRequest("Transfer-Encoding: not accepted in HTTP/1.0")
             self._step = self._chunk
             return
-        if length is not None and not LENGTH.fullmatch(length):
-            raise InvalidRequest("Content-Length: expected a whole number")
-        self._left = int(length or 0)
+        self._left = 0
+        if length is not None:
+            if not LENGTH.fullmatch(length):
+                raise InvalidRequest("Content-Length: expected a whole number")
+            self._left = int(length)
         self._step = self._body if self._left else self._behind
 
     @property
@@ -265,11 +272,14 @@ def _check_header(number: int, line: bytes) -> None:
         raise InvalidRequest(f"{name}: expected no control characters")
 
 
-def _singles(head: bytes) -> tuple[dict[bytes, bytes], list[tuple[int, int]]]:
-    """The headers that stand there once, by name in lower case, and where the same Content-Type stands again."""
+def _mended(head: bytes) -> bytes:
+    """A head in which something stands again that a head holds once, without the same Content-Type again.
+
+    Raises InvalidRequest for anything else.
+    """
     found: dict[bytes, bytes] = {}
-    doubled: list[tuple[int, int]] = []
-    for match in SINGLE.finditer(head):
+    kept, upto = [], 0
+    for match in NAMED.finditer(head):
         name, value = match[1].lower(), match[2].strip(b" \t")
         if name not in found:
             found[name] = value
@@ -278,8 +288,9 @@ def _singles(head: bytes) -> tuple[dict[bytes, bytes], list[tuple[int, int]]]:
             raise InvalidRequest(f"{match[1].decode()}: expected once")
         if found[name] != value:
             raise InvalidRequest("Content-Type: expected once, got two different ones")
-        doubled.append(match.span())
-    return found, doubled
+        kept.append(head[upto : match.start()])
+        upto = match.end()
+    return b"".join(kept) + head[upto:]
 
 
 def _refuse_size() -> NoReturn:
