@@ -171,8 +171,8 @@ def test_another_method_is_405_and_told_what_is_allowed(daemon: Any, path: str) 
             assert {name.strip() for name in answer.header("Allow").split(",")} >= ALLOWED[path]
             assert method not in answer.header("Allow")
         answer = daemon.curl("HEAD", path)
-        assert answer.status == 405
-        assert answer.header("Allow")
+        assert (answer.status == 405) == ("GET" not in ALLOWED[path])
+        assert (answer.header("Allow") is None) == ("GET" in ALLOWED[path])
 
 
 @pytest.mark.parametrize(
