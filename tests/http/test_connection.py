@@ -350,3 +350,28 @@ async def test_a_backend_that_refuses_is_told_in_the_usual_words(both):
             answer = await talk(served.port, post_input(served.port))
     assert answer.startswith(b"HTTP/1.1 409 Conflict\r\n")
     assert b'"worker_execution_rejected","message":"later"' in answer
+
+
+async def test_a_request_that_was_let_in_before_is_not_let_in_once_the_guard_has_closed(runtime):
+    app = make_app(runtime, token=TOKEN)
+    server = HttpServer(app)
+    listener = socket.create_server(("127.0.0.1", 0))
+    listener.setblocking(False)
+    port = listener.getsockname()[1]
+    await server.start([listener])
+    reader, writer = await asyncio.open_connection("127.0.0.1", port)
+    try:
+        statuses = []
+        for _ in range(3):
+            writer.write(get("/v1/runtime")(port))
+            async with asyncio.timeout(20):
+                head = await reader.readuntil(b"\r\n\r\n")
+                await reader.readexactly(int(re.findall(rb"Content-Length: (\d+)", head)[0]))
+            statuses.append(int(head.split()[1]))
+            if len(statuses) == 2:
+                app[DISPATCHER].guard.close()
+    finally:
+        writer.close()
+        await server.close()
+
+    assert statuses == [200, 200, 503]

@@ -12,7 +12,9 @@ import pytest
 
 MAX_WAIT_S = 0.5
 ROUNDS = 5
-"""How often it is tried at most on a machine that is busy with something else."""
+BUSY_FACTOR = 10
+"""On a machine that is busy with something else it is tried so often at most, and a request may wait so many times as
+long as without the bodies."""
 
 BODY_BYTES = 8 * 2**20 - 64
 BODIES = {
@@ -61,17 +63,20 @@ def post(daemon: Any, path: str, body: bytes) -> int:
 @pytest.mark.parametrize("frame", [b"%b", b'{"kind":"user","content":"%b"}'], ids=["bare", "content"])
 @pytest.mark.parametrize("kind", BODIES)
 def test_a_large_body_of_any_kind_lets_others_be_answered_within_half_a_second(
-    launch: Any, kind: str, frame: bytes
+    launch: Any, until: Any, kind: str, frame: bytes
 ) -> None:
     daemon = launch(env={"RUNTIMED_MAX_BODY_BYTES": str(8 * 2**20)}).ready()
     path = f"/v1/workers/{daemon.echo()}/input"
     body = frame.replace(b"%b", BODIES[kind] * (BODY_BYTES // len(BODIES[kind])))
 
-    longest = []
-    while not longest or (min(longest) >= MAX_WAIT_S and len(longest) < ROUNDS):
+    with waits(daemon) as undisturbed:
+        until(lambda: len(undisturbed) >= 200)
+
+    longest, allowed = [], max(MAX_WAIT_S, BUSY_FACTOR * max(undisturbed))
+    while not longest or (min(longest) >= allowed and len(longest) < ROUNDS):
         with waits(daemon) as found, ThreadPoolExecutor(4) as pool:
             statuses = set(pool.map(lambda _: post(daemon, path, body), range(4)))
         longest.append(max(found))
 
     assert statuses <= {200, 400, 409}
-    assert min(longest) < MAX_WAIT_S, longest
+    assert min(longest) < allowed, (longest, allowed)
