@@ -16,9 +16,12 @@ MAX_VALUES = 10_000
 LARGE_BYTES = 2**16
 """A larger body has its values counted before it is parsed: parsing millions of them takes long and much memory."""
 
-PIECE = re.compile(rb'(?:[^",]++|"(?:[^"\\]++|\\.)*+"?){0,4096}+,?', re.DOTALL)
-"""Some of a body, at most up to the next comma that is in no text. Nothing in it is demanded, not even the end of a
-text, and nothing is given back: so no byte is looked at twice, whatever the body."""
+PIECE = re.compile(rb'(?:[^",]++|"(?:[^"\\]++|\\.){0,4096}+"){0,64}+(?:(,)|("))?', re.DOTALL)
+"""Some of a body, at most up to the next comma that is in no text, or into a text that does not end soon. Nothing
+that was matched is given back, so no byte is looked at more than twice, whatever the body; and no match takes longer
+than others may wait for the interpreter."""
+
+REST_OF_TEXT = re.compile(rb'(?:[^"\\]++|\\.){0,65536}+("?)', re.DOTALL)
 
 
 class _Repeated(dict[str, Any]):
@@ -41,8 +44,26 @@ def parse(body: bytes) -> Any:
 
 def _has_too_many_values(body: bytes) -> bool:
     """Whether there are more than MAX_VALUES commas between values; looks no further than those."""
-    commas = (match for match in PIECE.finditer(body) if body[match.end() - 1 : match.end()] == b",")
-    return any(count > MAX_VALUES for count, _ in enumerate(commas, 1))
+    commas, at, size = 0, 0, len(body)
+    while at < size and commas <= MAX_VALUES:
+        piece = next(PIECE.finditer(body, at))
+        at = piece.end()
+        if piece[1]:
+            commas += 1
+        elif piece[2]:
+            at = _end_of_text(body, at)
+    return commas > MAX_VALUES
+
+
+def _end_of_text(body: bytes, at: int) -> int:
+    """Where a text ends in which this place is; the end of the body where it does not end."""
+    while True:
+        rest = next(REST_OF_TEXT.finditer(body, at))
+        if rest[1]:
+            return rest.end()
+        if rest.end() == at:
+            return len(body)
+        at = rest.end()
 
 
 def _texts(body: bytes) -> dict[str, str] | None:
