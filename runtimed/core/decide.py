@@ -24,6 +24,7 @@ from runtimed.model.diagnostic import Diagnostic, Severity
 from runtimed.model.event import (
     ErrorCode,
     ErrorRaised,
+    InvokeStart,
     Payload,
     RunEnd,
     Shutdown,
@@ -53,6 +54,7 @@ MAX_CONFIG_TEXT = 256
 END_OF_RUN = (RunEnd, ErrorRaised)
 BUSY = Execution("connected", "busy", ExecutionResult("input", "accepted", "busy"))
 WAITING = "a run is going on, and inputs wait their turn: wait for its run_end, or send it with when_busy"
+LATE_RUN_END = "a run_end was dropped: it came after the run was ended, 1 s behind its error"
 LOCAL_DEFAULTS: tuple[str, Severity, str] = (
     "runtime.local_default_resources",
     "info",
@@ -197,11 +199,22 @@ def refuse_input(draft: Draft, answer: Answer) -> None:
 
 
 def take_output(draft: Draft, payloads: Iterable[Payload]) -> None:
-    """What the backend says; a Worker that is not running says nothing any more. A run's end closes its output."""
+    """What the backend says; a Worker that is not running says nothing any more. A run's end closes its output.
+
+    A `run_end` that comes after it was missed and added is dropped.
+    """
     if draft.status != "running":
         return
     over = False
     for payload in payloads:
+        if isinstance(payload, RunEnd) and draft.missing_end == "added" and not _is_running(draft):
+            draft.missing_end = "none"
+            draft.alert("warn", LATE_RUN_END)
+            continue
+        if isinstance(payload, ErrorRaised) and _is_running(draft):
+            draft.missing_end = "awaited"
+        elif isinstance(payload, RunEnd | InvokeStart):
+            draft.missing_end = "none"
         over = over or isinstance(payload, END_OF_RUN)
         if isinstance(payload, END_OF_RUN) and draft.activity.blocks:
             _close_open_output(draft, "the run ended")
@@ -213,6 +226,13 @@ def take_output(draft: Draft, payloads: Iterable[Payload]) -> None:
             draft.execution = Execution(draft.execution.backend, "idle", draft.execution.last_result)
     if over:
         next_turn(draft)
+
+
+def add_run_end(draft: Draft) -> None:
+    """End the run whose backend has said `error` and no `run_end`, where it has not said that by now."""
+    if draft.missing_end == "awaited" and draft.status == "running":
+        draft.emit(RunEnd("rolled_back"))
+        draft.missing_end = "added"
 
 
 def request_permission(draft: Draft, permission: Permission, ruled: str | None, most: int) -> None:
@@ -263,6 +283,7 @@ def end_worker(draft: Draft, operation: Operation, answer: Answer, reason: str |
         return
     done: WorkerStatus = "cancelled" if operation == "cancel" else "stopped"
     why = f"{done}: {reason}" if reason else done
+    add_run_end(draft)
     if not draft.activity.quiet:
         _close_open_output(draft, why)
         if draft.activity.status == "running":
@@ -311,7 +332,8 @@ def lose_program(draft: Draft, reason: LossReason, message: str) -> None:
     """The Worker's program is gone while the Runtime goes on; a run that this cuts is closed with an error."""
     if draft.status != "running":
         return
-    cut = draft.execution.run_state == "busy" or draft.activity.status == "running"
+    cut = _is_running(draft) or draft.missing_end == "awaited"
+    draft.missing_end = "none"
     _close_open_output(draft, message)
     draft.emit(ErrorRaised("internal", message, reason))
     draft.alert("error", message)
@@ -322,7 +344,12 @@ def lose_program(draft: Draft, reason: LossReason, message: str) -> None:
     draft.execution = Execution("unconnected", "errored", result)
 
 
+def _is_running(draft: Draft) -> bool:
+    return draft.execution.run_state == "busy" or draft.activity.status == "running"
+
+
 def _hear(draft: Draft, message: WorkerInput) -> tuple[int, int]:
+    add_run_end(draft)
     sequence = draft.emit(_said(message), message.kind, message.content)
     draft.record("worker_input_accepted", sequence)
     return draft.transcript_len, sequence
@@ -330,6 +357,7 @@ def _hear(draft: Draft, message: WorkerInput) -> tuple[int, int]:
 
 def _start(draft: Draft, waited: Waiting) -> None:
     """Tell that the run of an input which has waited begins."""
+    add_run_end(draft)
     draft.turn = None
     draft.waiting = tuple(waiting for waiting in draft.waiting if waiting != waited)
     told_by = {"event_id": waited.event, "cursor": cursor_of(waited.event)}
@@ -337,7 +365,7 @@ def _start(draft: Draft, waited: Waiting) -> None:
 
 
 def _no_question(draft: Draft, most: int) -> str | None:
-    if draft.execution.run_state != "busy" and draft.activity.status != "running":
+    if not _is_running(draft):
         return "no run is going on"
     if len(draft.activity.permissions) >= most:
         return f"{most} of them wait already (max_pending_permissions)"

@@ -1,7 +1,7 @@
 """The next Change of one Worker, while it is being decided."""
 
 from collections.abc import Callable
-from typing import Protocol, TypeVar
+from typing import Literal, Protocol, TypeVar
 
 from runtimed.core.activity import PERMISSION_RESOLVED, Activity
 from runtimed.core.change import Change, Entry, Event, Moment, Span, Trim, Turn, Worker
@@ -14,6 +14,9 @@ from runtimed.model.transcript import Role
 END_OF_RUN = (RunEnd, ErrorRaised, Shutdown)
 MAX_JOINED_TEXT = 16 * 1024
 """Characters that text deltas waiting for the same commit are joined up to."""
+
+MissingEnd = Literal["none", "awaited", "added"]
+"""Whether a run that an `error` has ended lacks its `run_end`, or got one that its backend did not say."""
 
 T = TypeVar("T")
 
@@ -38,7 +41,8 @@ class Draft:
 
     `status`, `execution`, `waiting`, `turn` and `deleted` are there to be assigned; nothing that the Draft was made
     from is changed. `turn` is the offer of the first input that waits to the backend. `worker` is the row as
-    it was, and from `change` on as it will be. `rulings` are to be told once it is committed.
+    it was, and from `change` on as it will be. `rulings` are to be told once it is committed. `missing_end` is about
+    the latest run.
     """
 
     def __init__(
@@ -49,9 +53,11 @@ class Draft:
         turn: Turn | None = None,
         *,
         still: bool = False,
+        missing_end: MissingEnd = "none",
     ) -> None:
         self.worker = worker
         self.still = still
+        self.missing_end = missing_end
         self.waiting = worker.waiting
         self.turn = turn
         self.status = worker.status
@@ -127,7 +133,7 @@ class Draft:
         before = (self.status, self.execution, self.activity, self.transcript_len)
         place = (self._since, self._last, self._last_ms)
         trim, deleted, last = self._trim, self.deleted, self._events[-1:]
-        waiting, turn = self.waiting, self.turn
+        waiting, turn, missing_end = self.waiting, self.turn, self.missing_end
         entries, events, told = len(self._entries), len(self._events), len(self._runtime_events)
         rulings = dict(self.rulings)
         try:
@@ -136,6 +142,7 @@ class Draft:
             self.status, self.execution, self.activity, self.transcript_len = before
             self._since, self._last, self._last_ms = place
             self._trim, self.deleted, self.waiting, self.turn = trim, deleted, waiting, turn
+            self.missing_end = missing_end
             del self._entries[entries:], self._events[events:], self._runtime_events[told:]
             self._events[-1:] = last
             self.rulings = rulings

@@ -11,11 +11,12 @@ import attrs
 
 from runtimed.core.activity import Activity
 from runtimed.core.change import Change, EncodedEvent, Turn, Worker
-from runtimed.core.decide import END_OF_RUN, disconnected, nothing, take_output
-from runtimed.core.draft import Draft
+from runtimed.core.decide import END_OF_RUN, add_run_end, disconnected, nothing, take_output
+from runtimed.core.draft import Draft, MissingEnd
 from runtimed.core.pipeline import Pipeline
 from runtimed.errors import Internal, RuntimedError, SerializeFailed, StoreFull, WorkerNotFound
 from runtimed.model.event import Payload
+from runtimed.model.execution import RestartPolicy
 from runtimed.model.permission import Ruling
 
 STORE_RETRY_S = 1.0
@@ -40,6 +41,9 @@ MAX_RISE = 1.5
 
 MAX_APART = 8
 """Text of so many decisions in one Change stays apart: a disk that is slow for once joins no tokens."""
+
+RUN_END_S = 1.0
+"""How long a backend may say nothing behind an `error` that ended a run, until the `run_end` is added."""
 
 log = logging.getLogger(__name__)
 
@@ -104,7 +108,8 @@ class Lane:
     applied state, and a burst of events becomes one Change by itself. `floor` is where reading may begin at the
     earliest; it moves on before what is behind it is trimmed. Nothing is decided for a Worker that is `deleted`.
     Whoever waits for a ruling on a permission has a future in `asked`. `turn` is the offer of an input that waits
-    to the backend; `on_turn` is called where there is a new one, and there is none while `still` is set.
+    to the backend; `on_turn` is called where there is a new one, and there is none while `still` is set. `restart` is
+    what follows the loss of what the backend spawned last.
 
     Output that comes after a rest is decided at once. During a rest it is collected, unless something else is to be
     decided, it ends a run, or somebody waits for it.
@@ -115,10 +120,12 @@ class Lane:
         "_cost_s",
         "_disconnected",
         "_in_flight",
+        "_missing_end",
         "_on_turn",
         "_pieces",
         "_pipeline",
         "_rested",
+        "_run_end_timer",
         "_timer",
         "_urgent",
         "_waiting",
@@ -127,6 +134,7 @@ class Lane:
         "backlog",
         "deleted",
         "floor",
+        "restart",
         "still",
         "turn",
         "worker",
@@ -143,6 +151,7 @@ class Lane:
         self.asked: dict[str, asyncio.Future[Ruling]] = {}
         self.turn: Turn | None = None
         self.still = False
+        self.restart: RestartPolicy = "never"
         self._on_turn = on_turn
         self._pipeline = pipeline
         self._waiting: list[Proposal] = []
@@ -154,6 +163,8 @@ class Lane:
         self._rested = 0.0
         self._urgent = False
         self._timer: asyncio.TimerHandle | None = None
+        self._missing_end: MissingEnd = "none"
+        self._run_end_timer: asyncio.TimerHandle | None = None
 
     def disconnect(self) -> None:
         """What ran this Worker is gone. That is known at once, whatever becomes of the decision that tells of it."""
@@ -188,6 +199,11 @@ class Lane:
         """Take a decision sooner or later, with nobody waiting for it."""
         self._enqueue(Proposal(decide, keep=True))
 
+    def add_run_end(self) -> None:
+        """Add the `run_end` that is missing behind an `error`, if there is one, without waiting for it any longer."""
+        if self._missing_end == "awaited":
+            self.leave(add_run_end)
+
     def output(self, payloads: Sequence[Payload]) -> None:
         """Take events of the backend; they are stored sooner or later."""
         patient = not any(isinstance(payload, END_OF_RUN) for payload in payloads)
@@ -214,7 +230,14 @@ class Lane:
             if self.deleted:
                 _fail(taken, WorkerNotFound(self.worker.worker_id))
                 continue
-            draft = Draft(self.worker, self.activity, self._pipeline, self.turn, still=self.still)
+            draft = Draft(
+                self.worker,
+                self.activity,
+                self._pipeline,
+                self.turn,
+                still=self.still,
+                missing_end=self._missing_end,
+            )
             apart = len(taken) <= MAX_APART
             decided = [proposal for proposal in taken if proposal.attempt(draft, apart=apart)]
             change = draft.change()
@@ -299,6 +322,7 @@ class Lane:
         if error is None:
             self._show(draft.worker)
             self.activity, self.deleted = draft.activity, draft.deleted
+            self._await_run_end(draft.missing_end)
             self._pipeline.publish(self.worker.worker_id, committed.result())
             self._tell(draft)
             _succeed(decided)
@@ -310,6 +334,15 @@ class Lane:
         else:
             _fail(decided, error)
         self._advance()
+
+    def _await_run_end(self, missing: MissingEnd) -> None:
+        """Add the `run_end` that is missing unless something comes before RUN_END_S are over."""
+        self._missing_end = missing
+        if self._run_end_timer is not None:
+            self._run_end_timer.cancel()
+            self._run_end_timer = None
+        if missing == "awaited":
+            self._run_end_timer = self._pipeline.loop.call_later(RUN_END_S, self.add_run_end)
 
     def _tell(self, draft: Draft) -> None:
         """Tell the rulings to those who wait for them, and whose turn it is."""

@@ -7,10 +7,13 @@ import asyncio
 from collections.abc import Collection, Sequence
 from typing import Protocol
 
+import attrs
+
 from runtimed.core.change import Change, EncodedEvent, Entry, Moment, Span, StoredState
+from runtimed.core.limits import Limits
 from runtimed.core.paging import PageSize
 from runtimed.model.event import Payload
-from runtimed.model.execution import LossReason, Outcome
+from runtimed.model.execution import LossReason, Outcome, RestartPolicy
 from runtimed.model.identity import RuntimeId, WorkerId
 from runtimed.model.interaction import WorkerInput
 from runtimed.model.permission import Question, Ruling
@@ -101,21 +104,33 @@ class Store(Protocol):
         """Finish what was handed in, then let go of everything. Harmless when repeated."""
 
 
+class EventRefused(ValueError):
+    """An event that a backend may not emit; the text says what is wrong with it."""
+
+
 @value
 class Answer:
-    """What a backend says to a request; `message` says what to do about anything but `accepted`."""
+    """What a backend says to a request; `message` says what to do about anything but `accepted`.
+
+    `restart` counts in the answer to a spawn: what the core does when the backend loses what it spawned.
+    """
 
     outcome: Outcome
     message: str | None = None
+    restart: RestartPolicy = attrs.field(default="never", eq=False)
 
 
 @value
 class Spawn:
-    """A Worker that is to be run; `history` is the newest page of its transcript where it is brought back."""
+    """A Worker that is to be run; `history` is the newest page of its transcript where it is brought back.
+
+    `max_open_text` is how many characters may be open at once in the sink, see EventSink.emit.
+    """
 
     worker_id: WorkerId
     request: CreateWorkerRequest
     history: tuple[Entry, ...] | None = None
+    max_open_text: int = Limits().max_open_text
 
 
 @value
@@ -133,9 +148,11 @@ class EventSink(Protocol):
     async def emit(self, *payloads: Payload) -> None:
         """Take events, in order.
 
-        Raises ValueError for `user_message`, `snapshot`, `shutdown` and the items of permissions and system inputs,
+        Raises EventRefused for `user_message`, `snapshot`, `shutdown` and the items of permissions and system inputs,
         which are the Runtime's own, and for text, thought and arguments that grow beyond `max_open_text` together
         without an end.
+        An `error` ends the run: where nothing follows it for a second, the Runtime adds the `run_end`, and drops the
+        one that comes later with an alert.
         Nothing is said after the Worker was stopped or its program was lost: what still comes is dropped.
         """
 

@@ -196,7 +196,9 @@ class Runtime:
         await self._store.close()
 
     async def _settle(self) -> None:
-        """Store the output that was taken and is still being collected."""
+        """Store the output that was taken and is still being collected, and the `run_end`s that are missing."""
+        for lane in self._catalog:
+            lane.add_run_end()
         waiting = [lane.settled() for lane in self._catalog if lane.backlog]
         if waiting:
             await asyncio.wait(waiting, timeout=SETTLE_S)

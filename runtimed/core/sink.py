@@ -14,7 +14,7 @@ from runtimed.core.draft import Draft
 from runtimed.core.lane import Lane
 from runtimed.core.limits import Limits
 from runtimed.core.open_text import OpenText
-from runtimed.core.ports import Answer, Clock
+from runtimed.core.ports import Answer, Clock, EventRefused
 from runtimed.errors import RuntimedError, StoreFull
 from runtimed.model.event import Payload, Shutdown, Snapshot, SystemItem, UserMessage
 from runtimed.model.execution import LossReason
@@ -110,13 +110,13 @@ class LaneSink:
 
     def _check(self, payload: Payload) -> None:
         if isinstance(payload, RESERVED):
-            raise ValueError(f"{payload.event} is for the Runtime to say")  # noqa: TRY004 a value, not a type
+            raise EventRefused(f"{payload.event} is for the Runtime to say")
         match payload:
             case SystemItem({"kind": str(kind)}) if kind in RESERVED_ITEMS:
-                raise ValueError(f"an item of kind {kind} is for the Runtime to say")
+                raise EventRefused(f"an item of kind {kind} is for the Runtime to say")
         self._open.take(payload)
         if self._open.characters > self._limits.max_open_text:
-            raise ValueError(
+            raise EventRefused(
                 "expected a text_done, thinking_done or tool_call_done at the latest behind "
                 f"{self._limits.max_open_text} characters (max_open_text)"
             )

@@ -10,6 +10,7 @@ from runtimed.core import Answer, Runtime
 from runtimed.core.limits import Limits
 from runtimed.errors import InvalidRequest, PermissionNotFound, StoreFull, WorkerExecutionUnavailable
 from runtimed.model.event import (
+    ErrorRaised,
     InvokeStart,
     RunEnd,
     StatusChanged,
@@ -387,3 +388,97 @@ async def test_an_option_that_was_not_offered_is_refused_and_the_offered_are_nam
 async def test_a_request_that_does_not_wait_is_not_found(runtime, busy):
     with pytest.raises(PermissionNotFound):
         await runtime.answer_permission(busy.worker_ref, "0000", "yes")
+
+
+BROKEN = ErrorRaised("provider_error", "it broke")
+
+
+@pytest.fixture
+def soon(monkeypatch):
+    """A missing run_end is added at once."""
+    monkeypatch.setattr("runtimed.core.lane.RUN_END_S", 0.05)
+
+
+def alerts(events):
+    return [payload["data"]["message"] for payload in payloads(events) if payload["event"] == "alert"]
+
+
+async def test_a_run_end_follows_an_error_behind_which_nothing_comes(soon, runtime, busy, puppet, published):
+    await puppet.say(busy.worker_id, InvokeStart("user_send"), BROKEN)
+    events = await published.until(lambda events: "run_end" in names(events))
+    assert names(events)[-2:] == ["error", "run_end"]
+    assert payloads(events)[-1]["data"] == {"result": "rolled_back"}
+    assert runtime.worker(busy.worker_ref).execution.run_state == "idle"
+
+
+async def test_the_run_end_of_the_backend_itself_is_the_only_one_behind_its_error(
+    soon, runtime, busy, puppet, published
+):
+    await puppet.say(busy.worker_id, BROKEN)
+    await puppet.say(busy.worker_id, RunEnd("finished"))
+    await published.until(lambda events: "run_end" in names(events))
+    await asyncio.sleep(0.15)
+    assert names(published.events)[-2:] == ["error", "run_end"]
+    assert payloads(published.events)[-1]["data"] == {"result": "finished"}
+
+
+async def test_a_run_end_that_comes_after_it_was_added_is_dropped_with_an_alert(
+    soon, runtime, busy, puppet, published
+):
+    await puppet.say(busy.worker_id, BROKEN)
+    await published.until(lambda events: "run_end" in names(events))
+    await puppet.say(busy.worker_id, RunEnd("finished"))
+    events = await published.until(lambda events: "alert" in names(events))
+    assert names(events).count("run_end") == 1
+    assert "run_end was dropped" in alerts(events)[0]
+
+
+async def test_the_run_after_one_that_an_error_ended_has_its_own_run_end(soon, runtime, busy, puppet, published):
+    await puppet.say(busy.worker_id, BROKEN)
+    await published.until(lambda events: "run_end" in names(events))
+    await runtime.send_input(busy.worker_ref, HELLO)
+    await puppet.finish(busy.worker_id)
+    events = await published.until(lambda events: names(events).count("run_end") == 2)
+    assert payloads(events)[-1]["data"] == {"result": "finished"}
+    assert "alert" not in names(events)
+
+
+async def test_an_input_behind_an_error_begins_after_the_run_end_that_was_missing(runtime, busy, puppet, published):
+    await puppet.say(busy.worker_id, BROKEN)
+    await published.until(lambda events: "error" in names(events))
+    await runtime.send_input(busy.worker_ref, HELLO)
+    assert names(published.events)[-3:] == ["error", "run_end", "user_message"]
+
+
+async def test_what_still_comes_behind_an_error_puts_off_the_run_end(runtime, busy, puppet, published, monkeypatch):
+    monkeypatch.setattr("runtimed.core.lane.RUN_END_S", 0.5)
+    await puppet.say(busy.worker_id, BROKEN)
+    for _ in range(8):
+        await asyncio.sleep(0.1)
+        await puppet.say(busy.worker_id, TextDelta("still here"))
+    assert "run_end" not in names(published.events)
+    await published.until(lambda events: "run_end" in names(events))
+
+
+async def test_an_error_outside_of_a_run_ends_none(soon, runtime, puppet, published):
+    worker = await runtime.create_worker()
+    await puppet.say(worker.worker_id, BROKEN)
+    await asyncio.sleep(0.15)
+    assert names(published.events) == ["error"]
+
+
+@pytest.mark.parametrize("end", ["lose", "stop", "close"])
+async def test_the_run_end_is_not_left_out_where_the_worker_ends_before_it_is_added(store, puppet, end, monkeypatch):
+    monkeypatch.setattr("runtimed.core.lane.RUN_END_S", 60)
+    async with Runtime(store, puppet) as runtime:
+        worker = await runtime.create_worker()
+        await runtime.send_input(worker.worker_ref, HELLO)
+        await puppet.say(worker.worker_id, BROKEN)
+        while runtime.worker(worker.worker_ref).execution.run_state == "busy":
+            await asyncio.sleep(0)
+        if end == "lose":
+            await puppet.sinks[worker.worker_id].lose("exit", "gone")
+        elif end == "stop":
+            await runtime.stop_worker(worker.worker_ref)
+    async with Runtime(store, puppet) as runtime:
+        assert names(await runtime.events(worker.worker_ref, 0)).count("run_end") == 1
