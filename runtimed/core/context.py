@@ -66,7 +66,8 @@ async def ask(answer: Awaitable[Answer]) -> Answer:
     """A backend's answer, in Unicode; one that fails instead of answering has answered that it failed."""
     try:
         found = await answer
-        return Answer(found.outcome, found.message and found.message.encode(errors="replace").decode())
+        message = found.message and found.message.encode(errors="replace").decode()
+        return Answer(found.outcome, message, found.restart)
     except Exception:
         log.exception("the execution backend failed")
         return Answer("errored", "the execution backend failed; the daemon's log has the details")

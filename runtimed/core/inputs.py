@@ -33,7 +33,8 @@ class Inputs:
 
     One that finds a run going on may be stored at once and wait. It is offered once that run is over, and again where
     the backend is busy all the same; it waits until the Change that tells of its start, and runs once. No other gets
-    between. `lazy` is whether an input brings back a Worker that nothing runs since the start.
+    between. `lazy` is whether an input brings back a Worker that nothing runs since the start. One that was lost
+    since is brought back unless its policy is `never`.
     """
 
     def __init__(self, context: Context, lifecycle: Lifecycle, *, lazy: bool) -> None:
@@ -89,11 +90,13 @@ class Inputs:
         await asyncio.gather(*tasks, return_exceptions=True)
 
     async def _ready(self, lane: Lane, message: WorkerInput) -> None:
-        """Bring back a Worker that nothing runs since the start. Raises what keeps an input from being taken."""
+        """Bring back a Worker that nothing runs. Raises what keeps an input from being taken."""
         self._context.check_open()
         self._lifecycle.check_not_ending(lane)
         decide.check_content(lane.worker.status, message)
-        if self._lazy and self._context.backend and lane.worker.execution.run_state == "unconnected":
+        state = lane.worker.execution.run_state
+        lost = state == "errored" and lane.restart != "never"
+        if self._context.backend and (lost or (self._lazy and state == "unconnected")):
             await self._lifecycle.restore(lane)
             self._context.check_open()
             self._lifecycle.check_not_ending(lane)

@@ -14,12 +14,13 @@ from runtimed.core.change import Change, Remark
 from runtimed.core.context import Context, ask
 from runtimed.core.lane import STORE_RETRY_S, Lane
 from runtimed.core.ports import Answer, Spawn
+from runtimed.core.restarts import Restarts
 from runtimed.core.sink import LaneSink
 from runtimed.core.works import Works
 from runtimed.errors import InvalidRequest, RuntimedError, StoreFull, WorkerExecutionRejected
 from runtimed.model.bundle import ConfigBundle
 from runtimed.model.diagnostic import Diagnostic
-from runtimed.model.execution import Operation
+from runtimed.model.execution import LIMITS_MET, LossReason, Operation
 from runtimed.model.identity import MAX_WORKER_NUMBER, WorkerId, WorkerRef, worker_id
 from runtimed.model.interaction import LifecycleAck
 from runtimed.model.worker import CreateWorkerRequest, WorkerDetail
@@ -47,6 +48,8 @@ class Lifecycle:
         self._spawning: set[WorkerId] = set()
         self._creating: Works[WorkerDetail] = Works()
         self._restoring: Works[None] = Works()
+        self._restarting: Works[None] = Works()
+        self._restarts = Restarts(self._begin_restart)
         self._ending: Works[None] = Works()
         self._deleting: Works[None] = Works()
         self._purging: Works[None] = Works()
@@ -72,7 +75,7 @@ class Lifecycle:
         change = Change(worker=lane.worker, remarks=remarks, runtime_events=(created,))
         await pipeline.apply(change, partial(self._keep, lane, remarks))
         with contextlib.suppress(StoreFull):
-            await self._spawn(lane, Spawn(name, request))
+            await self._spawn(lane, Spawn(name, request, max_open_text=context.limits.max_open_text))
         return views.detail(context.runtime_id, lane.worker, lane.floor)
 
     def _keep(self, lane: Lane, remarks: Sequence[Remark]) -> None:
@@ -82,13 +85,37 @@ class Lifecycle:
     async def _spawn(self, lane: Lane, spawn: Spawn) -> None:
         context = self._context
         if context.backend is not None and not context.closing and lane.worker.worker_id not in self._ending:
-            sink = LaneSink(lane, context.limits, context.clock)
+            sink = LaneSink(lane, context.limits, context.clock, partial(self._lost, lane))
             self._spawning.add(spawn.worker_id)
             try:
                 answer = await ask(context.backend.spawn(spawn, sink))
             finally:
                 self._spawning.remove(spawn.worker_id)
+            if answer.outcome == "accepted":
+                lane.restart = answer.restart
             await sink.attach(answer)
+
+    def _lost(self, lane: Lane, reason: LossReason) -> None:
+        """Plan to bring back what was lost, where its policy says so or inputs wait for it."""
+        always = lane.restart == "always" and reason not in LIMITS_MET
+        if always or (lane.restart != "never" and lane.worker.waiting):
+            self._plan_restart(lane)
+
+    def _plan_restart(self, lane: Lane) -> None:
+        if not self._context.closing and lane.worker.worker_id not in self._ending:
+            self._restarts.plan(lane)
+
+    def _begin_restart(self, lane: Lane) -> None:
+        if lane.worker.worker_id not in self._restarting:
+            self._restarting.begin(lane.worker.worker_id, self._try_restart(lane))
+
+    async def _try_restart(self, lane: Lane) -> None:
+        try:
+            await self.restore(lane)
+        except RuntimedError as error:
+            if lane.worker.execution.run_state == "errored":
+                log.warning("%s could not be started again: %s", lane.worker.worker_id, error.message)
+                self._plan_restart(lane)
 
     async def _cut_spawns(self, *names: WorkerId) -> None:
         """Cancel the spawns of these Workers that the backend has not answered: a program may never become ready."""
@@ -121,7 +148,8 @@ class Lifecycle:
         page = context.limits.transcript_page
         lane.reconnect()
         history = await context.store.newest_entries(worker.worker_id, worker.transcript_len, page)
-        await self._spawn(lane, Spawn(worker.worker_id, worker.request, tuple(history)))
+        most = context.limits.max_open_text
+        await self._spawn(lane, Spawn(worker.worker_id, worker.request, tuple(history), most))
 
     async def restore_all(self, lanes: Iterable[Lane]) -> None:
         """Bring back these Workers, `max_restores` at once; what became of it is told in their `execution`."""
@@ -162,6 +190,7 @@ class Lifecycle:
 
     async def _end(self, lane: Lane, operation: Operation, reason: str | None) -> None:
         name, backend = lane.worker.worker_id, self._context.backend
+        self._restarts.forget(name)
         await self._cut_spawns(name)
         await self._creating.over(name)
         await self._restoring.over(name)
@@ -257,8 +286,9 @@ class Lifecycle:
 
     async def close(self) -> None:
         """Wait for what was begun, but for no program to be ready; a purge goes on in the next life."""
+        self._restarts.close()
         await self._cut_spawns(*self._spawning)
-        for works in (self._creating, self._restoring, self._ending, self._deleting):
+        for works in (self._creating, self._restoring, self._restarting, self._ending, self._deleting):
             await works.join()
         await self._purging.cancel()
 

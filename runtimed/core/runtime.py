@@ -339,7 +339,8 @@ class Runtime:
         """Offer an input to the backend, store it, and have it run; in that order.
 
         While a run goes on it may also be stored and wait its turn, as its `when_busy` says; a Worker that nothing
-        runs since the start is brought back first, unless that is never to be.
+        runs since the start is brought back first, unless that is never to be, and so is one that its backend has
+        lost since, where its policy has the next input do that.
         Raises InvalidRequest, WorkerExecutionUnavailable, WorkerExecutionRejected; then nothing of it was stored.
         """
         return await self._started.inputs.send(ref, message)

@@ -31,10 +31,12 @@ class LaneSink:
     """The EventSink of one Worker, from a spawn to the end of what was spawned.
 
     It makes the backend wait while more events wait for the store than may. Once it is closed, it drops what comes.
+    `on_loss` is called behind the loss of what was spawned.
     """
 
-    def __init__(self, lane: Lane, limits: Limits, clock: Clock) -> None:
+    def __init__(self, lane: Lane, limits: Limits, clock: Clock, on_loss: Callable[[LossReason], None]) -> None:
         self._lane = lane
+        self._on_loss = on_loss
         self._limits = limits
         self._clock = clock
         self._open = OpenText()
@@ -78,6 +80,7 @@ class LaneSink:
         if not self._closed:
             self._closed = True
             await self._keep(partial(decide.lose_program, reason=reason, message=message))
+            self._on_loss(reason)
 
     async def attach(self, answer: Answer) -> None:
         """Store what the backend said to the spawn, unless what it spawned is lost by now.
