@@ -37,6 +37,7 @@ from runtimed.wire.problems import FieldProblem, expected, first_problem
 from runtimed.wire.token import TOKEN, TOKEN_RULE
 
 ENVIRONMENT_PREFIX = "RUNTIMED_"
+TOKEN_VARIABLE = f"{ENVIRONMENT_PREFIX}TOKEN"
 SYSTEM_FILE = Path("/etc/runtimed/config.toml")
 RESTORE_POLICIES = get_args(Restore)
 LOG_LEVELS = ("debug", "info", "warning", "error")
@@ -239,7 +240,7 @@ def _check(settings: Settings) -> None:
 
 
 def _check_token(settings: Settings) -> None:
-    if settings.token and not os.environ.get(f"{ENVIRONMENT_PREFIX}TOKEN"):
+    if settings.token and not os.environ.get(TOKEN_VARIABLE):
         raise ConfigurationError("token: expected in RUNTIMED_TOKEN or in a token_file, not in the configuration")
     if settings.token and not TOKEN.fullmatch(settings.token):
         raise ConfigurationError(f"token: expected {TOKEN_RULE}")
@@ -336,6 +337,8 @@ def _check_profile(place: str, profile: Profile) -> None:
             raise ConfigurationError(f'{place}.workspaces."{reference}": expected an absolute path')
     if not all(name.strip() for name in profile.session_config):
         raise ConfigurationError(f"{place}.session_config: expected names that are not blank")
+    if profile.start_timeout_s <= 0:
+        raise ConfigurationError(f"{place}.start_timeout_s: expected a number above 0")
     for name, least in LEAST.items():
         if 0 < getattr(profile, name) < least:
             raise ConfigurationError(f"{place}.{name}: expected 0 for no limit, or at least {least}")
@@ -346,6 +349,11 @@ def _check_executable(place: str, profile: Profile) -> None:
     for index, word in enumerate(profile.command):
         if "\0" in word:
             raise ConfigurationError(f"{place}.command[{index}]: expected a string without NUL")
+    for index, name in enumerate(profile.env_pass):
+        if not name or "=" in name or "\0" in name:
+            raise ConfigurationError(f"{place}.env_pass[{index}]: expected the name of a variable, got {name!r}")
+        if name == TOKEN_VARIABLE:
+            raise ConfigurationError(f"{place}.env_pass[{index}]: {name} is for clients, not for Workers")
     for name, value in profile.env.items():
         if not name or "=" in name or "\0" in name:
             raise ConfigurationError(f"{place}.env: expected names of variables, got {name!r}")

@@ -103,6 +103,17 @@ def test_a_file_that_was_named_must_be_there(tmp_path):
         (PROFILE + 'env = { "" = "1" }\n', "env: expected names of variables, got ''"),
         (PROFILE + 'env = { A = "\\u0000" }\n', 'coder".env.A: expected a string without NUL'),
         (PROFILE + 'workspaces = { repo = "here" }\n', 'workspaces."repo": expected an absolute path'),
+        (PROFILE + 'env_pass = ["A=B"]\n', 'profiles."builtin:coder".env_pass[0]: expected the name of a variable'),
+        (PROFILE + 'env_pass = [""]\n', 'profiles."builtin:coder".env_pass[0]: expected the name of a variable'),
+        (PROFILE + 'env_pass = "PATH"\n', 'profiles."builtin:coder".env_pass: expected an array'),
+        (
+            PROFILE + 'env_pass = ["A", "RUNTIMED_TOKEN"]\n',
+            "env_pass[1]: RUNTIMED_TOKEN is for clients, not for Workers",
+        ),
+        (PROFILE + "start_timeout_s = 0\n", 'profiles."builtin:coder".start_timeout_s: expected a number above 0'),
+        (PROFILE + "quiet_alert_s = -1\n", 'profiles."builtin:coder".quiet_alert_s: expected a number'),
+        (PROFILE + "max_silence_s = true\n", 'profiles."builtin:coder".max_silence_s: expected a number'),
+        (PROFILE + 'restart = "sometimes"\n', 'profiles."builtin:coder".restart: expected one of never'),
         (PROFILE + "env = { A = 1 }\n", 'profiles."builtin:coder".env.A: expected a string'),
         (PROFILE + 'offers = ["files"]\n', 'profiles."builtin:coder".offers[0]: expected one of'),
         (PROFILE + 'offers = "read"\n', 'profiles."builtin:coder".offers: expected an array'),
@@ -127,6 +138,13 @@ def test_a_profile_is_read_with_its_defaults(config):
     profile = load({}).profile_table()["builtin:coder"]
     assert (profile.backend, profile.capabilities, profile.env) == ("shell", ("read",), {"A": "b"})
     assert (profile.stop_grace_s, profile.permissions) == (2.0, "ask")
+
+
+def test_a_profile_says_how_its_programs_start_and_what_follows_their_end(config):
+    config.write_text(PROFILE + 'env_pass = ["A"]\nstart_timeout_s = 5\nrestart = "always"\nmax_silence_s = 9\n')
+    profile = load({}).profile_table()["builtin:coder"]
+    assert (profile.env_pass, profile.start_timeout_s) == (("A",), 5.0)
+    assert (profile.restart, profile.quiet_alert_s, profile.max_silence_s) == ("always", 60.0, 9.0)
 
 
 def test_a_profile_may_have_no_limits_and_the_lowest_ones(config):

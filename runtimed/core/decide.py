@@ -52,6 +52,7 @@ MAX_CONFIG_TEXT = 256
 """Entries of a session_config, and characters of each name and each value."""
 
 END_OF_RUN = (RunEnd, ErrorRaised)
+MARKS_OF_RUN = (*END_OF_RUN, InvokeStart)
 BUSY = Execution("connected", "busy", ExecutionResult("input", "accepted", "busy"))
 WAITING = "a run is going on, and inputs wait their turn: wait for its run_end, or send it with when_busy"
 LATE_RUN_END = "a run_end was dropped: it came after the run was ended, 1 s behind its error"
@@ -207,14 +208,9 @@ def take_output(draft: Draft, payloads: Iterable[Payload]) -> None:
         return
     over = False
     for payload in payloads:
-        if isinstance(payload, RunEnd) and draft.missing_end == "added" and not _is_running(draft):
-            draft.missing_end = "none"
+        if isinstance(payload, MARKS_OF_RUN) and _is_late(draft, payload):
             draft.alert("warn", LATE_RUN_END)
             continue
-        if isinstance(payload, ErrorRaised) and _is_running(draft):
-            draft.missing_end = "awaited"
-        elif isinstance(payload, RunEnd | InvokeStart):
-            draft.missing_end = "none"
         over = over or isinstance(payload, END_OF_RUN)
         if isinstance(payload, END_OF_RUN) and draft.activity.blocks:
             _close_open_output(draft, "the run ended")
@@ -226,6 +222,16 @@ def take_output(draft: Draft, payloads: Iterable[Payload]) -> None:
             draft.execution = Execution(draft.execution.backend, "idle", draft.execution.last_result)
     if over:
         next_turn(draft)
+
+
+def _is_late(draft: Draft, payload: Payload) -> bool:
+    """Follow the beginnings and ends of runs; whether this is a `run_end` that came after it was added."""
+    before, running = draft.missing_end, _is_running(draft)
+    if isinstance(payload, ErrorRaised):
+        draft.missing_end = "awaited" if running else before
+        return False
+    draft.missing_end = "none"
+    return before == "added" and not running and isinstance(payload, RunEnd)
 
 
 def add_run_end(draft: Draft) -> None:

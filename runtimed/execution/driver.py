@@ -18,8 +18,8 @@ from runtimed.execution.tree import Tree
 from runtimed.execution.workspace import HOME
 from runtimed.model.execution import LossReason
 
-START_DEADLINE_S = 20.0
-"""How long a shell may take until it is ready for its first script."""
+TAKE_DEADLINE_S = 60.0
+"""How long a shell may take until it begins a script that it was given."""
 
 MAX_LINE = 4096
 MAX_LINES = 64
@@ -86,7 +86,7 @@ class Shell:
         argv = await asyncio.to_thread(_prepare, folder, resume=resume)
         (stdin, control), (output, stdout), (status, stderr) = pipes(3)
         shell = cls(folder, control, output, status)
-        env = environment(profile.env)
+        env = environment(profile.env, profile.env_pass)
         program = Program(argv, folder / HOME, env, stdin, stdout, stderr, profile.tree_limits)
         try:
             shell._tree = await supervisor.start(program)
@@ -115,14 +115,18 @@ class Shell:
     async def run(self, script: bytes, wake: asyncio.Event) -> bool:
         """Let the shell run a script, without waiting for its end. False where the shell ended before it began.
 
-        Raises OSError when the script can't be written.
+        One that does not begin it for TAKE_DEADLINE_S is ended. Raises OSError when the script can't be written.
         """
         await asyncio.to_thread(_write, self._folder / _SCRIPT, script)
         if self._tree is not None:
             await self._tree.begin_run()
         with contextlib.suppress(BrokenPipeError):
             os.write(self._control, b"\n")
-        return await self._says(_BEGUN, wake)
+        deadline = asyncio.get_running_loop().call_later(TAKE_DEADLINE_S, self.exceed, "unresponsive")
+        try:
+            return await self._says(_BEGUN, wake)
+        finally:
+            deadline.cancel()
 
     async def activity(self, wake: asyncio.Event) -> None:
         """Wait until there is output or a status, the shell has ended, or `wake` is set."""
@@ -176,10 +180,11 @@ class Shell:
 
     async def _ready(self, profile: Profile, wake: asyncio.Event) -> None:
         try:
-            async with asyncio.timeout(START_DEADLINE_S):
+            async with asyncio.timeout(profile.start_timeout_s):
                 ready = await self._says(_READY, wake)
         except TimeoutError:
-            raise ShellFailed(f"the shell was not ready within {START_DEADLINE_S:g} seconds") from None
+            late = f"within {profile.start_timeout_s:g} seconds (start_timeout_s)"
+            raise ShellFailed(f"the shell was not ready {late}") from None
         if not ready:
             said = b" ".join((*self._lines, self._rest))[-MAX_LINE:].decode(errors="replace").strip()
             raise ShellFailed(explained(self.excess or "exit", self.ended or 0, profile, said, what="shell"))

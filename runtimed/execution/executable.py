@@ -7,11 +7,11 @@ from pathlib import Path
 
 
 def located(argv: Sequence[str], env: Mapping[str, str], cwd: Path) -> tuple[str, ...]:
-    """The argv with the path of its program, a relative one from `cwd`. Blocks.
+    """The argv with the path of its program, a relative one from `cwd`, and `~/` as the user's home. Blocks.
 
     Raises OSError, whose text names the program without its folder: clients get to read it.
     """
-    name, *arguments = argv or ("",)
+    name, *arguments = (_at_home(part) for part in argv or ("",))
     found = str(cwd / name) if "/" in name else shutil.which(name, path=env.get("PATH", os.defpath))
     shown = f"command: {Path(name).name!r}"
     if not name or found is None or not Path(found).exists():
@@ -19,6 +19,10 @@ def located(argv: Sequence[str], env: Mapping[str, str], cwd: Path) -> tuple[str
     if not Path(found).is_file() or not os.access(found, os.X_OK):
         raise PermissionError(f"{shown} can't be run: expected a file that may be executed")
     return (found, *arguments)
+
+
+def _at_home(part: str) -> str:
+    return f"{Path.home()}{part[1:]}" if part.startswith("~/") else part
 
 
 def _expected(name: str) -> str:

@@ -9,19 +9,20 @@ from typing import Any
 
 import attrs
 
+from runtimed.core.lane import RUN_END_S
 from runtimed.core.ports import Answer, Dispatch, EventSink, Spawn
 from runtimed.execution import protocol
 from runtimed.execution.complaints import alert
 from runtimed.execution.executable import located
 from runtimed.execution.gate import Gate
 from runtimed.execution.lines import Chunk
-from runtimed.execution.loss import cause, explained
+from runtimed.execution.loss import cause, explained, unpassed
 from runtimed.execution.profile import Profile
 from runtimed.execution.program import Command, LineProgram, Unresponsive
 from runtimed.execution.sessions import NOTHING, SessionBackend
 from runtimed.execution.speech import Speech
 from runtimed.execution.supervise import Supervisor, environment
-from runtimed.execution.tasks import begin, finish
+from runtimed.execution.tasks import begin, finish, ready_in_time
 from runtimed.execution.workspace import Home, Workspaces
 from runtimed.model.event import ErrorRaised, InvokeStart, Payload, RunEnd
 from runtimed.model.execution import LossReason
@@ -39,14 +40,15 @@ class ProcessBackend(SessionBackend):
     """An ExecutionBackend for all Workers of one profile. Whoever gave it the Supervisor closes that."""
 
     def __init__(self, profile: Profile, workspaces: Workspaces, supervisor: Supervisor) -> None:
-        super().__init__(partial(ProcessSession, profile, workspaces, supervisor), profile.stop_grace_s)
+        super().__init__(partial(ProcessSession, profile, workspaces, supervisor), profile)
 
 
 @attrs.define(eq=False)
 class _Run:
     """An input from `start` to the end of its run; `over` is set just before that is said.
 
-    An `error` of the program is held until then, for by itself it would be the end as well.
+    An `error` of the program is held until then, for by itself it would be the end as well. Where the program says
+    nothing more behind it, `is_over` is set, and that was the end.
     """
 
     dispatch: Dispatch
@@ -54,7 +56,9 @@ class _Run:
     error: ErrorRaised | None = None
     interrupted: bool = False
     over: asyncio.Event = attrs.field(factory=asyncio.Event)
+    is_over: bool = False
     deadline: asyncio.TimerHandle | None = None
+    ending: asyncio.TimerHandle | None = None
 
 
 class ProcessSession:
@@ -71,7 +75,7 @@ class ProcessSession:
         self._supervisor = supervisor
         self._spawn = spawn
         self._sink = sink
-        self._speech = Speech()
+        self._speech = Speech(spawn.max_open_text)
         self._gate = Gate()
         self._next: _Run | None = None
         self._run: _Run | None = None
@@ -153,7 +157,7 @@ class ProcessSession:
     async def _start(self) -> None:
         self._told = await asyncio.to_thread(self._home.make) or self._told
         home = self._home.path
-        env = environment(self._profile.env)
+        env = environment(self._profile.env, self._profile.env_pass)
         argv = await asyncio.to_thread(located, self._profile.command, env, home)
         command = Command(argv, home, env, self._profile.tree_limits)
         self._program = await LineProgram.start(self._supervisor, command, partial=True)
@@ -165,9 +169,9 @@ class ProcessSession:
             await self._tell_of_home()
             while self._program is not None:
                 await self._hear(self._program)
-        except Exception:  # noqa: BLE001 the Worker must not be left as if its program could still be heard
+        except Exception as error:  # noqa: BLE001 the Worker must not be left as if its program could still be heard
             _log.exception("what a program said could not be passed on")
-            await self._give_up("protocol", "what the program said could not be passed on: the daemon's log says why")
+            await self._give_up("protocol", unpassed(error, "program"))
 
     async def _tell_of_home(self) -> None:
         told, self._told = self._told, None
@@ -184,6 +188,8 @@ class ProcessSession:
             self._begin_task(self._write_interrupt(program))
         if chunk is None:
             await self._ended(program)
+        elif not chunk.data and self._run is not None and self._run.is_over:
+            await self._say(*self._ending_of(self._run, RunEnd("rolled_back")))
         elif self._why is None:
             await self._pass_on(chunk)
         if self._settled is not None:
@@ -253,10 +259,27 @@ class ProcessSession:
                 await self._say(*events)
                 events.clear()
         await self._say(*events)
+        self._await_end()
         if self._run is not None:
             self._run.received += len(chunk.data)
             if 0 < self._profile.max_output_bytes < self._run.received and self._program is not None:
                 self._fail(self._program, "output")
+
+    def _await_end(self) -> None:
+        """End the run in which the program has said `error`, unless it says more before RUN_END_S are over."""
+        run = self._run
+        if run is None:
+            return
+        run.is_over = False
+        if run.ending is not None:
+            run.ending.cancel()
+            run.ending = None
+        if run.error is not None:
+            run.ending = asyncio.get_running_loop().call_later(RUN_END_S, self._end_errored, run)
+
+    def _end_errored(self, run: _Run) -> None:
+        run.is_over = True
+        self._wake()
 
     def _events(self, chunk: Chunk) -> Iterator[Payload]:
         for event in self._speech.events(chunk):
@@ -291,8 +314,9 @@ class ProcessSession:
         run, self._run, self._next = self._run, None, None
         if run is None:
             return
-        if run.deadline is not None:
-            run.deadline.cancel()
+        for timer in (run.deadline, run.ending):
+            if timer is not None:
+                timer.cancel()
         if self._program is not None:
             self._program.end_run()
         self._gate.finish()
@@ -316,7 +340,7 @@ class ProcessSession:
 
     async def _start_anew(self) -> None:
         try:
-            await self._start()
+            await ready_in_time(self._start(), self._profile.start_timeout_s)
         except OSError as error:
             await self._give_up("exit", f"the program could not be started anew: {cause(error)}")
             return
@@ -329,10 +353,14 @@ class ProcessSession:
 
     async def _give_up(self, reason: LossReason, message: str) -> None:
         self.lost = True
-        if self._program is not None:
-            await self._bury(self._program)
-        self._end_run()
-        await self._sink.lose(reason, message)
+        try:
+            if self._program is not None:
+                await self._bury(self._program)
+        finally:
+            try:
+                await self._sink.lose(reason, message)
+            finally:
+                self._end_run()
 
     async def _bury(self, program: LineProgram) -> None:
         try:

@@ -6,6 +6,7 @@ from typing import Literal
 import attrs
 
 from runtimed.execution.limits import TreeLimits
+from runtimed.model.execution import RestartPolicy
 
 Backend = Literal["echo", "shell", "process", "acp"]
 Permissions = Literal["ask", "allow", "deny"]
@@ -22,8 +23,13 @@ SHELL = "builtin:shell"
 class Profile:
     """How Workers of one selector are run; times are in seconds, sizes in bytes.
 
-    `command` is an argv. `env` is added to the short list that a Worker's programs inherit. `capabilities` must all
-    have been requested by the Worker. `stop_grace_s` is how long a program may take to end before it is killed.
+    `command` is an argv; `~/` at the start of a part is the home of the daemon's user. `env` is added to the short
+    list that a Worker's programs inherit, and to the variables of the daemon that `env_pass` names. `capabilities`
+    must all have been requested by the Worker. `stop_grace_s` is how long a program may take to end before it is
+    killed, `start_timeout_s` how long until it is ready for the first input.
+
+    In a run in which nothing is heard an alert tells after `quiet_alert_s`, then after twice that and so on; after
+    `max_silence_s` the run is interrupted; 0 means never. `restart` is what follows the end of the program.
 
     The limits: memory and processes are those of all that a Worker has started, CPU time, output and duration those
     of one run; 0 means none.
@@ -36,10 +42,15 @@ class Profile:
     backend: Backend
     command: tuple[str, ...] = ()
     env: Mapping[str, str] = attrs.field(factory=dict)
+    env_pass: tuple[str, ...] = ()
     capabilities: tuple[str, ...] = ()
     permissions: Permissions = "ask"
     permission_timeout_s: float = 300.0
     stop_grace_s: float = 5.0
+    start_timeout_s: float = 60.0
+    quiet_alert_s: float = 60.0
+    max_silence_s: float = 0.0
+    restart: RestartPolicy = "next_input"
     workspaces: Mapping[str, str] = attrs.field(factory=dict)
     auth_method: str = ""
     offers: tuple[Offer, ...] | None = None

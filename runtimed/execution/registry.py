@@ -6,6 +6,8 @@ import logging
 import threading
 from collections.abc import Awaitable, Callable, Mapping
 
+import attrs
+
 from runtimed.core.ports import Answer, Dispatch, EventSink, ExecutionBackend, Spawn
 from runtimed.execution.acp import AcpBackend
 from runtimed.execution.echo import EchoBackend
@@ -56,6 +58,7 @@ class ProfileRegistry:
         answer = await _guarded(adapter.spawn(spawn, sink))
         if answer.outcome == "accepted":
             self._running[spawn.worker_id] = adapter  # also where an end came too early to find anything
+            answer = attrs.evolve(answer, restart=self._profiles[name].restart)
         elif not known:
             self._running.pop(spawn.worker_id, None)
         return answer

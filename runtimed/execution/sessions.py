@@ -2,12 +2,21 @@
 
 import asyncio
 from collections.abc import Callable
+from functools import partial
 from typing import Protocol
 
+import attrs
+
 from runtimed.core.ports import Answer, Dispatch, EventSink, Spawn
+from runtimed.execution.profile import Profile
+from runtimed.execution.silence import WatchedSink
+from runtimed.execution.tasks import finish
 from runtimed.model.identity import WorkerId
 
 NOTHING = Answer("errored", "nothing runs this Worker")
+
+START_MARGIN_S = 1.0
+"""How much longer than `start_timeout_s` a session may take to open, so that it can say itself what was late."""
 
 
 class Session(Protocol):
@@ -35,41 +44,68 @@ class Session(Protocol):
         """Fall silent, then end all that was started. Raises TimeoutError as Tree.end."""
 
 
-class SessionBackend:
-    """An ExecutionBackend that keeps a session for each Worker; `new` makes one."""
+@attrs.frozen(eq=False)
+class _Watched:
+    """A session, and the sink that knows how long it has been silent."""
 
-    def __init__(self, new: Callable[[Spawn, EventSink], Session], stop_grace_s: float) -> None:
+    session: Session
+    sink: WatchedSink
+
+
+class SessionBackend:
+    """An ExecutionBackend that keeps a session for each Worker of one profile; `new` makes one."""
+
+    def __init__(self, new: Callable[[Spawn, EventSink], Session], profile: Profile) -> None:
         self._new = new
-        self._grace_s = stop_grace_s
-        self._sessions: dict[WorkerId, Session] = {}
+        self._grace_s = profile.stop_grace_s
+        self._profile = profile
+        self._watched: dict[WorkerId, _Watched] = {}
 
     async def spawn(self, spawn: Spawn, sink: EventSink) -> Answer:
-        before = self._sessions.get(spawn.worker_id)
-        if before is not None and not before.lost:
+        before = self._watched.get(spawn.worker_id)
+        if before is not None and not before.session.lost:
             return Answer("rejected", "this Worker is running already")
-        session = self._sessions[spawn.worker_id] = self._new(spawn, sink)
-        answer = await session.open()
+        watched_sink = WatchedSink(self._profile, sink)
+        session = self._new(spawn, watched_sink)
+        watched_sink.interrupt_by(partial(session.interrupt, self._grace_s))
+        watched = self._watched[spawn.worker_id] = _Watched(session, watched_sink)
+        answer = await self._open(session)
         if answer.outcome != "accepted":
-            self._forget(spawn.worker_id, session)
+            self._forget(spawn.worker_id, watched)
         return answer
 
+    async def _open(self, session: Session) -> Answer:
+        """Open the session. One that is not ready in time is ended."""
+        limit_s = self._profile.start_timeout_s
+        opening = asyncio.create_task(session.open())
+        try:
+            done, _ = await asyncio.wait({opening}, timeout=limit_s + START_MARGIN_S)
+            if done:
+                return opening.result()
+            await session.end(0)
+        except TimeoutError as error:
+            return Answer("errored", str(error))
+        finally:
+            await finish(opening)
+        return Answer("errored", f"it was not ready within {limit_s:g} seconds (start_timeout_s)")
+
     async def dispatch(self, dispatch: Dispatch) -> Answer:
-        session = self._sessions.get(dispatch.worker_id)
-        return await session.offer(dispatch) if session else NOTHING
+        watched = self._watched.get(dispatch.worker_id)
+        return await watched.session.offer(dispatch) if watched else NOTHING
 
     def start(self, worker_id: WorkerId, input_id: str) -> None:
-        if session := self._sessions.get(worker_id):
-            session.start(input_id)
+        if watched := self._watched.get(worker_id):
+            watched.session.start(input_id)
 
     def withdraw(self, worker_id: WorkerId, input_id: str) -> None:
-        if session := self._sessions.get(worker_id):
-            session.withdraw(input_id)
+        if watched := self._watched.get(worker_id):
+            watched.session.withdraw(input_id)
 
     async def interrupt(self, worker_id: WorkerId) -> Answer:
-        session = self._sessions.get(worker_id)
+        watched = self._watched.get(worker_id)
         try:
-            if session is not None:
-                await session.interrupt(self._grace_s)
+            if watched is not None:
+                await watched.session.interrupt(self._grace_s)
         except TimeoutError as error:
             return Answer("errored", str(error))
         return Answer("accepted")
@@ -84,20 +120,21 @@ class SessionBackend:
         """Nothing is kept but the folder, which is not this one's to remove."""
 
     async def close(self) -> None:
-        await asyncio.gather(*(self._end(worker_id, self._grace_s) for worker_id in self._sessions))
+        await asyncio.gather(*(self._end(worker_id, self._grace_s) for worker_id in self._watched))
 
     async def _end(self, worker_id: WorkerId, grace_s: float) -> Answer:
-        session = self._sessions.get(worker_id)
-        if session is None:
+        watched = self._watched.get(worker_id)
+        if watched is None:
             return Answer("accepted")
         try:
-            await session.end(grace_s)
+            await watched.session.end(grace_s)
         except TimeoutError as error:
             return Answer("errored", str(error))
         finally:
-            self._forget(worker_id, session)
+            await watched.sink.close()
+            self._forget(worker_id, watched)
         return Answer("accepted")
 
-    def _forget(self, worker_id: WorkerId, session: Session) -> None:
-        if self._sessions.get(worker_id) is session:
-            del self._sessions[worker_id]
+    def _forget(self, worker_id: WorkerId, watched: _Watched) -> None:
+        if self._watched.get(worker_id) is watched:
+            del self._watched[worker_id]

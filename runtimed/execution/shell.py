@@ -12,15 +12,15 @@ import orjson
 
 from runtimed.core.ports import Answer, Dispatch, EventSink, Spawn
 from runtimed.execution.complaints import alert
-from runtimed.execution.driver import Shell, ShellFailed
+from runtimed.execution.driver import TAKE_DEADLINE_S, Shell, ShellFailed
 from runtimed.execution.gate import Gate
-from runtimed.execution.loss import cause, explained
+from runtimed.execution.loss import cause, explained, unpassed
 from runtimed.execution.output import TextOutput
 from runtimed.execution.pipes import readable
 from runtimed.execution.profile import Profile
-from runtimed.execution.sessions import SessionBackend
+from runtimed.execution.sessions import NOTHING, START_MARGIN_S, SessionBackend
 from runtimed.execution.supervise import Supervisor
-from runtimed.execution.tasks import begin, finish
+from runtimed.execution.tasks import begin, finish, ready_in_time
 from runtimed.execution.workspace import Home, Workspaces
 from runtimed.model.event import (
     Alert,
@@ -32,6 +32,7 @@ from runtimed.model.event import (
     ToolCallStart,
     ToolResult,
 )
+from runtimed.model.execution import LossReason
 from runtimed.model.interaction import WorkerInput
 
 TOOL = "shell"
@@ -47,7 +48,6 @@ FRESH = (
 MAX_TRIES = 2
 """How many shells may end before they take a script, until it is given up."""
 
-OVER = Answer("errored", "nothing runs this Worker any more: stop it")
 
 QUIET_S = 0.1
 """How long the shell says nothing between two runs until the text that it has begun is closed."""
@@ -59,7 +59,7 @@ class ShellBackend(SessionBackend):
     """An ExecutionBackend for all Workers of one profile. Whoever gave it the Supervisor closes that."""
 
     def __init__(self, profile: Profile, workspaces: Workspaces, supervisor: Supervisor) -> None:
-        super().__init__(partial(_Session, profile, workspaces, supervisor), profile.stop_grace_s)
+        super().__init__(partial(_Session, profile, workspaces, supervisor), profile)
 
 
 @attrs.define(eq=False)
@@ -75,8 +75,6 @@ class _Run:
 class _Session:
     """One Worker: its shell, renewed when a script has ended it, and the one task that says what happens."""
 
-    lost = False
-
     def __init__(
         self, profile: Profile, workspaces: Workspaces, supervisor: Supervisor, spawn: Spawn, sink: EventSink
     ) -> None:
@@ -85,7 +83,7 @@ class _Session:
         self._supervisor = supervisor
         self._spawn = spawn
         self._sink = sink
-        self._text = TextOutput(sink)
+        self._text = TextOutput(sink, spawn.max_open_text)
         self._gate = Gate()
         self._next: _Run | None = None
         self._current: _Run | None = None
@@ -93,9 +91,12 @@ class _Session:
         self._settled: asyncio.Future[None] | None = None
         self._shell: Shell | None = None
         self._ended: str | None = None
+        self._gone = ""
+        self._excess: LossReason | None = None
         self._received = 0
         self._ending = False
         self._task: asyncio.Task[None] | None = None
+        self.lost = False
 
     async def open(self) -> Answer:
         """See Session."""
@@ -120,8 +121,8 @@ class _Session:
             return Answer("unsupported", "kind: a shell takes user inputs only")
         if _script(dispatch.input) is None:
             return Answer("rejected", "content: a script must be Unicode text without the NUL character")
-        if self._ending or self._task is None or self._task.done():
-            return OVER
+        if self._ending or self.lost or self._task is None or self._task.done():
+            return NOTHING
         answer = self._gate.offer(dispatch)
         if answer.outcome == "accepted":
             settled = self._settled = asyncio.get_running_loop().create_future()
@@ -129,12 +130,13 @@ class _Session:
             await asyncio.wait({settled, self._task}, return_when=asyncio.FIRST_COMPLETED)
             if not settled.done():
                 self._gate.withdraw(dispatch.input_id)
-                return OVER
+                return NOTHING
         return answer
 
     def start(self, input_id: str) -> None:
         """See Session."""
-        if started := self._gate.start(input_id):
+        started = self._gate.start(input_id)
+        if started is not None and not self.lost:
             self._next = self._current = _Run(started)
             self._wake.set()
 
@@ -173,23 +175,45 @@ class _Session:
         await self._renew()
 
     async def _renew(self, *, resume: bool = False) -> Shell:
-        self._shell = await Shell.start(self._supervisor, self._home.folder, self._profile, self._wake, resume=resume)
+        starting = Shell.start(self._supervisor, self._home.folder, self._profile, self._wake, resume=resume)
+        self._shell = await ready_in_time(starting, self._profile.start_timeout_s + START_MARGIN_S)
         return self._shell
 
     async def _live(self) -> None:
-        while True:
-            await self._run(await self._idle())
+        try:
+            while not self.lost:
+                await self._step()
+        except Exception as error:  # noqa: BLE001 whatever it is, the run must end and the shell must not go on unheard
+            _log.exception("what a shell said could not be passed on")
+            await self._lose("protocol", unpassed(error, "shell"))
 
-    async def _idle(self) -> _Run:
-        while self._next is None:
-            if self._gate.held:
-                await self._settle()
-            elif self._shell is not None:
-                await self._overhear(self._shell)
-            else:
-                await readable((), self._wake)
-        taken, self._next = self._next, None
-        return taken
+    async def _step(self) -> None:
+        if self._shell is None and self._profile.restart == "never":
+            await self._lose(self._excess or "exit", self._gone)
+        elif self._next is not None:
+            run, self._next = self._next, None
+            await self._run(run)
+        elif self._gate.held:
+            await self._settle()
+        elif self._shell is not None:
+            await self._overhear(self._shell)
+        else:
+            await readable((), self._wake)
+
+    async def _lose(self, reason: LossReason, message: str) -> None:
+        """Tell that the shell is gone and no other follows by itself; nothing of it is left."""
+        self.lost = True
+        try:
+            if self._shell is not None:
+                await self._shell.end(0)
+        except TimeoutError as error:
+            _log.error("the shell of %s was given up, but %s", self._spawn.worker_id, error)
+        finally:
+            self._shell = None
+            self._gate.finish()
+            await self._sink.lose(reason, message)
+            if self._current is not None:
+                self._current.over.set()
 
     async def _overhear(self, shell: Shell) -> None:
         """Say what comes between two runs; once nothing more came for QUIET_S, its text is closed."""
@@ -219,17 +243,21 @@ class _Session:
         await self._text.close()
         await self._sink.emit(InvokeStart("user_send"))
         try:
-            shell = await self._hand_over(script)
+            shell = await self._hand_over(script, run)
         except OSError as error:
             await self._fail(run, error)
+            return
+        if shell is None:
+            self._finish(run)
+            await self._sink.emit(*self._end(run, taken=False))
             return
         await self._sink.emit(*_call(dispatch))
         status = await self._end_of(run, shell)
         await self._text.close()
-        if self._ended is not None:
+        if self._ended is not None and self._profile.restart != "never":
             await self._sink.emit(self._farewell(self._ended))
         self._finish(run)
-        await self._sink.emit(_result(dispatch, status), *_end(run))
+        await self._sink.emit(_result(dispatch, status), *self._end(run))
 
     async def _end_of(self, run: _Run, shell: Shell) -> int:
         """Say what the script says until it has ended; it is interrupted once, when that is wanted."""
@@ -253,16 +281,24 @@ class _Session:
         finally:
             timer.cancel()
 
-    async def _hand_over(self, script: bytes) -> Shell:
-        """Give the script to the shell; to a fresh one where that has ended, or ends before it took the script."""
+    async def _hand_over(self, script: bytes, run: _Run) -> Shell | None:
+        """Give the script to the shell; to a fresh one where that has ended, or ends before it took the script.
+
+        None where the shell was ended for a reason of the run, before it took the script.
+        """
         if renewed := await self._home.renewed():
             await self._sink.emit(renewed)
             script = RETURN.format(home=shlex.quote(str(self._home.path))).encode() + script
         for _ in range(MAX_TRIES):
             shell = self._shell or await self._another()
+            self._excess = None
             if await shell.run(script, self._wake):
                 return shell
             await self._bury(shell)
+            if run.interrupted or self._excess == "unresponsive":
+                return None
+            if self._profile.restart == "never":
+                break
         raise ShellFailed("the shell ends before it takes a script")
 
     async def _another(self) -> Shell:
@@ -277,6 +313,13 @@ class _Session:
         """The alert that the shell has ended; it is told once."""
         self._ended = None
         return alert(f"{ended}; {FRESH}")
+
+    def _end(self, run: _Run, *, taken: bool = True) -> tuple[Payload, ...]:
+        """How a run ends: an error where the shell was ended for a reason, which every backend tells in this way."""
+        if self._excess is None:
+            return _end(run)
+        message = self._gone if taken else f"the shell was ended: it took no script for {TAKE_DEADLINE_S:g} s"
+        return ErrorRaised("internal", message, self._excess), RunEnd("rolled_back")
 
     def _finish(self, run: _Run) -> None:
         self._gate.finish()
@@ -305,8 +348,9 @@ class _Session:
 
     async def _bury(self, shell: Shell) -> None:
         await self._text.feed(shell.read())
-        self._shell = None
+        self._shell, self._excess = None, shell.excess
         self._ended = explained(shell.excess or "exit", shell.ended or 0, self._profile, what="shell")
+        self._gone = self._ended
         try:
             await shell.end(0)
         except TimeoutError as error:

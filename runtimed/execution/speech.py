@@ -4,7 +4,7 @@ from collections.abc import Iterator
 
 from runtimed.execution.complaints import Complaints, alert
 from runtimed.execution.lines import Chunk
-from runtimed.execution.output import OpenText
+from runtimed.execution.output import MAX_CHARACTERS, OpenText
 from runtimed.execution.protocol import Odd, Reader, Refused
 from runtimed.model.event import Alert, Payload, TextDelta, TextDone, ThinkingDelta, ThinkingDone, ThinkingStart
 
@@ -12,10 +12,11 @@ from runtimed.model.event import Alert, Payload, TextDelta, TextDone, ThinkingDe
 class Speech:
     """Holds the text and the thought that the program has begun, and what there is to complain of."""
 
-    def __init__(self) -> None:
+    def __init__(self, max_open_text: int = MAX_CHARACTERS) -> None:
+        each = max(max_open_text // 2, 1)  # both may be open
         self._reader = Reader()
-        self._text = OpenText()
-        self._thought = OpenText(ThinkingDelta, ThinkingDone)
+        self._text = OpenText(max_characters=each)
+        self._thought = OpenText(ThinkingDelta, ThinkingDone, each)
         self._thinking = False
         self._complaints = Complaints()
 

@@ -34,9 +34,10 @@ T = TypeVar("T")
 _log = logging.getLogger(__name__)
 
 
-def environment(extra: Mapping[str, str]) -> dict[str, str]:
-    """All that a Worker's program gets to see: the few inherited variables, and those of its profile."""
-    own = {name: value for name, value in os.environ.items() if name in INHERITED or name.startswith("LC_")}
+def environment(extra: Mapping[str, str], passed: Sequence[str] = ()) -> dict[str, str]:
+    """All that a Worker's program gets to see: inherited variables, those that are `passed` by name, and `extra`."""
+    names = INHERITED.union(passed)
+    own = {name: value for name, value in os.environ.items() if name in names or name.startswith("LC_")}
     return own | dict(extra)
 
 

@@ -2,9 +2,11 @@
 
 import asyncio
 import logging
-from collections.abc import Coroutine
-from typing import Any
+from collections.abc import Awaitable, Coroutine
+from typing import Any, TypeVar
 from weakref import WeakSet
+
+T = TypeVar("T")
 
 _finishing: WeakSet[asyncio.Task[Any]] = WeakSet()
 _log = logging.getLogger(__name__)
@@ -28,6 +30,17 @@ async def finish(*tasks: asyncio.Task[Any]) -> None:
             task.cancel()
     if tasks:
         await asyncio.wait(tasks)
+
+
+async def ready_in_time(work: Awaitable[T], limit_s: float) -> T:
+    """The outcome of work that starts something. Raises TimeoutError, with words for it, where it takes too long."""
+    try:
+        async with asyncio.timeout(limit_s) as limit:
+            return await work
+    except TimeoutError:
+        if not limit.expired():
+            raise
+        raise TimeoutError(f"it was not ready within {limit_s:g} seconds (start_timeout_s)") from None
 
 
 def _report(task: asyncio.Task[None]) -> None:

@@ -15,7 +15,6 @@ from runtimed.execution.acp import (
     terminals,
     transport,
 )
-from runtimed.execution.acp.agent import START_DEADLINE_S
 from runtimed.execution.acp.mapping import Narration
 
 BOUNDS = {
@@ -57,7 +56,6 @@ def test_times_are_told_as_they_are(page):
     assert "stored at most once a second" in text
     assert latest.INTERVAL_S == 1
     assert all(f"`{kind}`" in text for kind in latest.REPLACING)
-    assert f"may take {START_DEADLINE_S:g} s" in text
 
 
 def test_each_stop_reason_ends_a_run_as_the_table_says(page):

@@ -283,7 +283,7 @@ async def test_an_offer_ends_with_its_worker(shell: Any) -> None:
     canceled = await shell.backend.cancel(shell.worker_id, None)
 
     assert canceled == Answer("accepted")
-    assert await offered == Answer("errored", "nothing runs this Worker any more: stop it")
+    assert await offered == Answer("errored", "nothing runs this Worker")
 
 
 async def test_a_stop_is_not_held_up_by_an_input_that_was_offered(shell: Any) -> None:

@@ -26,9 +26,6 @@ from runtimed.model.execution import LossReason
 
 PROTOCOL_VERSION = 1
 
-START_DEADLINE_S = 60.0
-"""How long an agent may take for each step until its session is open."""
-
 EXIT_DEADLINE_S = 1.0
 """How long an agent that takes no input any more may take to end, before it is ended."""
 
@@ -79,6 +76,7 @@ class Agent:
         self._program = program
         self._transport = Transport(program, inbox, client.outbox)
         self._connection = Connection(client, self._transport)
+        self._start_deadline = asyncio.get_running_loop().time() + profile.start_timeout_s
         self.abilities = Abilities()
         self.session: Mapping[str, Any] = {}
 
@@ -87,7 +85,7 @@ class Agent:
         cls, profile: Profile, supervisor: Supervisor, home: Path, client: Client, inbox: Inbox
     ) -> "Agent":
         """Start the program; nothing is said to it yet. Raises OSError."""
-        env = environment(profile.env)
+        env = environment(profile.env, profile.env_pass)
         argv = await asyncio.to_thread(located, profile.command, env, home)
         command = Command(argv, home, env, profile.tree_limits)
         program = await LineProgram.start(supervisor, command, max_line_bytes=MAX_MESSAGE_BYTES)
@@ -100,7 +98,7 @@ class Agent:
 
     async def greet(self, granted: frozenset[str]) -> None:
         """Tell what we can do, the capabilities that were granted, and hear what it can do."""
-        told = await self._call("initialize", _greeting(granted), START_DEADLINE_S)
+        told = await self._call("initialize", _greeting(granted))
         try:
             answer = InitializeResponse.model_validate(told)
         except ValidationError:
@@ -119,11 +117,11 @@ class Agent:
 
     async def authenticate(self, method: str) -> None:
         """Authenticate in one of the ways that it offers."""
-        await self._call("authenticate", {"methodId": method}, START_DEADLINE_S)
+        await self._call("authenticate", {"methodId": method})
 
     async def new_session(self, folders: Sequence[Path]) -> str:
         """Begin a session in the first of these folders; its id."""
-        told = await self._call("session/new", self._place(folders), START_DEADLINE_S)
+        told = await self._call("session/new", self._place(folders))
         try:
             session_id = NewSessionResponse.model_validate(told).session_id
         except ValidationError:
@@ -133,15 +131,15 @@ class Agent:
 
     async def reopen(self, method: str, session_id: str, folders: Sequence[Path]) -> None:
         """Go on with a session, by `session/resume` or `session/load`."""
-        self.session = await self._call(method, {"sessionId": session_id, **self._place(folders)}, START_DEADLINE_S)
+        self.session = await self._call(method, {"sessionId": session_id, **self._place(folders)})
 
     async def configure(self, method: str, params: Mapping[str, Any]) -> dict[str, Any]:
         """Set something in the session; what the agent says of the session then."""
-        return await self._call(method, params, START_DEADLINE_S)
+        return await self._call(method, params)
 
     async def prompt(self, session_id: str, blocks: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
         """Have it run; the answer, when the run is over. It takes as long as it takes."""
-        return await self._call("session/prompt", {"sessionId": session_id, "prompt": blocks}, None)
+        return await self._call("session/prompt", {"sessionId": session_id, "prompt": blocks}, patient=True)
 
     async def cancel(self, session_id: str) -> None:
         """Ask it to end its run."""
@@ -203,14 +201,16 @@ class Agent:
             told["additionalDirectories"] = others
         return told
 
-    async def _call(self, method: str, params: Mapping[str, Any], deadline_s: float | None) -> dict[str, Any]:
+    async def _call(self, method: str, params: Mapping[str, Any], *, patient: bool = False) -> dict[str, Any]:
+        """Send a request; unless `patient`, it is one of those until the session is open, which have a deadline."""
         try:
-            async with asyncio.timeout(deadline_s):
+            async with asyncio.timeout_at(None if patient else self._start_deadline):
                 answer = await self._connection.send_request(method, params)
         except RequestError as error:
             raise AgentRefused(error.code, _told(error)) from None
         except TimeoutError:
-            late = f"the agent did not answer {method} within {deadline_s:g} seconds"
+            limit_s = self._profile.start_timeout_s
+            late = f"the agent did not answer {method} in time: its start took {limit_s:g} seconds (start_timeout_s)"
             raise AgentFailed("unresponsive", late) from None
         except ConnectionError:
             raise await self.epitaph() from None

@@ -20,8 +20,7 @@ class AcpBackend(SessionBackend):
     """
 
     def __init__(self, profile: Profile, workspaces: Workspaces, supervisor: Supervisor) -> None:
-        super().__init__(self._session, profile.stop_grace_s)
-        self._profile = profile
+        super().__init__(self._session, profile)
         self._workspaces = workspaces
         self._supervisor = supervisor
 

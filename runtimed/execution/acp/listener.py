@@ -26,14 +26,14 @@ class Listener:
     `session_id` is the Worker's own session; what names another one is told apart.
     """
 
-    def __init__(self, profile: Profile, sink: EventSink, inbox: Inbox) -> None:
+    def __init__(self, profile: Profile, sink: EventSink, inbox: Inbox, max_open_text: int) -> None:
         self._sink = sink
         self._inbox = inbox
         self._others = OtherSessions()
         self._latest = Latest()
         self._timer: asyncio.TimerHandle | None = None
         self.session_id = ""
-        self.narration = Narration()
+        self.narration = Narration(max_open_text)
         self._questions = Questions(profile, sink, self.narration, self._others)
 
     async def say(self, payloads: Iterable[Payload]) -> None:

@@ -12,7 +12,7 @@ from runtimed.execution.acp.failure import Failure
 from runtimed.execution.acp.items import MAX_KIND, update_item
 from runtimed.execution.acp.usage import Tally
 from runtimed.execution.complaints import alert
-from runtimed.execution.output import Delta, Done, OpenText
+from runtimed.execution.output import MAX_CHARACTERS, Delta, Done, OpenText
 from runtimed.model.event import (
     ErrorRaised,
     Payload,
@@ -44,9 +44,9 @@ class Narration:
     it grows too long, or when the run ends. Tool calls are closed with the run, whatever the agent leaves out.
     """
 
-    def __init__(self) -> None:
+    def __init__(self, max_open_text: int = MAX_CHARACTERS) -> None:
         self._calls = Calls()
-        self._texts = {kind: OpenText(*events) for kind, events in _EVENTS.items()}
+        self._texts = {kind: OpenText(*events, max_open_text) for kind, events in _EVENTS.items()}
         self._open: _Kind | None = None
         self._message: object = None
         self._tally = Tally()

@@ -21,11 +21,11 @@ from runtimed.execution.acp.prompt import blocks, introduction
 from runtimed.execution.acp.terminals import Terminals
 from runtimed.execution.complaints import alert
 from runtimed.execution.gate import Gate
-from runtimed.execution.loss import cause
+from runtimed.execution.loss import cause, unpassed
 from runtimed.execution.profile import Profile
-from runtimed.execution.sessions import NOTHING
+from runtimed.execution.sessions import NOTHING, START_MARGIN_S
 from runtimed.execution.supervise import Supervisor
-from runtimed.execution.tasks import begin, finish
+from runtimed.execution.tasks import begin, finish, ready_in_time
 from runtimed.execution.workspace import Workspaces
 from runtimed.model.event import InvokeStart, Payload, RunEnd
 from runtimed.model.execution import LossReason
@@ -57,7 +57,7 @@ class AcpSession:
         self._sink = sink
         self._inbox = Inbox()
         self._gate = Gate()
-        self._listener = Listener(profile, sink, self._inbox)
+        self._listener = Listener(profile, sink, self._inbox, spawn.max_open_text)
         self._terminals = Terminals(profile, supervisor)
         self._opener = Opener(profile, supervisor, workspaces, spawn)
         self._opened: Opened | None = None
@@ -155,17 +155,17 @@ class AcpSession:
                     await self._lose(await opened.agent.epitaph())
                 else:
                     await self._listener.say(self._listener.narration.close_prose())
-        except Exception:  # noqa: BLE001 whatever it is, the agent must not be left running unheard
+        except Exception as error:  # noqa: BLE001 whatever it is, the agent must not be left running unheard
             _log.exception("what an agent said could not be passed on")
-            await self._lose(await self._failed())
+            await self._lose(await self._failed(error))
 
-    async def _failed(self) -> AgentFailed:
+    async def _failed(self, error: Exception) -> AgentFailed:
         """End the agent, through no fault of its own."""
         if self._opened is not None:
             with contextlib.suppress(TimeoutError):
                 await self._opened.agent.stop(0)
         self._inbox.take()
-        return AgentFailed("protocol", "the Runtime failed to pass on what the agent said: its log says why")
+        return AgentFailed("protocol", unpassed(error, "agent"))
 
     async def _run(self, run: _Run, opened: Opened) -> None:
         kind = run.dispatch.input.kind
@@ -281,7 +281,7 @@ class AcpSession:
         spent = self._listener.narration.spent()
         await self._finish(run, (*closing, *spent, alert(why), RunEnd("rolled_back")))
         try:
-            await self._open(())
+            await ready_in_time(self._open(()), self._profile.start_timeout_s + START_MARGIN_S)
         except _FAILURES as error:
             gone = f"the agent could not be started again: {self._unopened(error)}"
             await self._lose(AgentFailed("unresponsive", gone))
@@ -289,14 +289,24 @@ class AcpSession:
     async def _lose(self, failed: AgentFailed) -> None:
         """Tell that the agent is gone; nothing of it is left."""
         self._opened, self.lost = None, True
-        await self._listener.dismiss()
-        await self._terminals.close()
-        await self._listener.hear(asked=False)
-        narration = self._listener.narration
-        await self._listener.say((*self._listener.held(), *narration.settle(), *narration.spent()))
-        await self._sink.lose(failed.reason, str(failed))
-        if self._current is not None:
-            self._current.over.set()
+        try:
+            await self._listener.dismiss()
+            await self._terminals.close()
+            await self._say_last_words()
+        finally:
+            self._gate.finish()
+            await self._sink.lose(failed.reason, str(failed))
+            if self._current is not None:
+                self._current.over.set()
+
+    async def _say_last_words(self) -> None:
+        """Pass on what is left of an agent that is gone, as far as that can be done."""
+        try:
+            await self._listener.hear(asked=False)
+            narration = self._listener.narration
+            await self._listener.say((*self._listener.held(), *narration.settle(), *narration.spent()))
+        except Exception:  # noqa: BLE001 the loss must be told all the same
+            _log.exception("what an agent said last could not be passed on")
 
 
 def _reason(error: BaseException) -> str:

@@ -227,7 +227,7 @@ class Terminals:
         if len(self._open) + self._starting >= MAX_TERMINALS:
             raise TerminalRefused(f"there are {MAX_TERMINALS} terminals already: release some")
         kept = MAX_TERMINAL_OUTPUT if limit is None else min(limit, MAX_TERMINAL_OUTPUT)
-        own = environment(self._profile.env) | dict(env)
+        own = environment(self._profile.env, self._profile.env_pass) | dict(env)
         command = Command(argv, cwd, own, self._profile.tree_limits)
         self._starting += 1
         try:

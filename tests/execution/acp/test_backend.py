@@ -493,13 +493,12 @@ async def test_an_exit_amid_a_permission_withdraws_the_question(new_bench: Calla
 
 
 async def test_an_agent_that_is_silent_when_greeted_is_given_up(
-    new_bench: Callable[..., Any], monkeypatch: pytest.MonkeyPatch
+    new_bench: Callable[..., Any],
 ) -> None:
-    monkeypatch.setattr("runtimed.execution.acp.agent.START_DEADLINE_S", 0.5)
-    bench = new_bench({"initialize": [["hang"]]})
+    bench = new_bench({"initialize": [["hang"]]}, start_timeout_s=0.5)
     answer = await bench.spawn()
     assert answer.outcome == "errored"
-    assert "did not answer initialize within 0.5 seconds" in answer.message
+    assert "did not answer initialize in time: its start took 0.5 seconds (start_timeout_s)" in answer.message
 
 
 @pytest.mark.parametrize(

@@ -1,5 +1,6 @@
 """Who is asked for a permission, and what the agent hears."""
 
+import asyncio
 from collections.abc import Callable
 from typing import Any
 
@@ -38,6 +39,18 @@ async def test_the_tool_call_is_shown_before_the_question_and_ended_where_the_ag
     await bench.sink.until(lambda: bench.sink.ends)
     assert '"optionId": "yes"' in bench.sink.text
     assert [result.summary for result in bench.sink.results] == ["the agent told no result"]
+
+
+async def test_the_time_of_a_silent_run_rests_while_a_permission_waits(new_bench: Callable[..., Any]) -> None:
+    bench = new_bench(asking([YES, NO]), max_silence_s=0.5, quiet_alert_s=0.2)
+    await bench.spawn()
+    await bench.begin()
+    await bench.sink.until(lambda: bench.sink.questions)
+    await asyncio.sleep(1.5)
+    bench.sink.rule(Ruling("selected", "yes"))
+    await bench.sink.until(lambda: bench.sink.ends)
+    assert bench.sink.ends == ["finished"]
+    assert bench.sink.alerts == []
 
 
 @pytest.mark.parametrize(

@@ -260,8 +260,8 @@ def replacement() -> None:
     from runtimed.execution.output import OpenText
 
     def make(old: Callable[..., None]) -> Callable[..., None]:
-        def init(self: Any, *arguments: Any) -> None:
-            old(self, *arguments)
+        def init(self: Any, *arguments: Any, **named: Any) -> None:
+            old(self, *arguments, **named)
             self._decoder = codecs.getincrementaldecoder("utf-8")("strict")
 
         return init

@@ -1,0 +1,142 @@
+"""What is done about a run in which nothing is heard."""
+
+import asyncio
+import logging
+import math
+from collections.abc import Awaitable, Callable, Coroutine
+from typing import Any
+
+from runtimed.core.ports import EventSink
+from runtimed.execution.complaints import alert
+from runtimed.execution.loss import explained
+from runtimed.execution.profile import Profile
+from runtimed.execution.tasks import begin, finish
+from runtimed.model.event import ErrorRaised, InvokeStart, Payload, RunEnd
+from runtimed.model.execution import LossReason
+from runtimed.model.permission import Question, Ruling
+
+CLOCK_TOLERANCE_S = 0.001
+"""How much earlier than asked for a timer of the event loop may come."""
+
+_log = logging.getLogger(__name__)
+
+
+class WatchedSink:
+    """The EventSink of a session, which knows how long the session has said nothing amid a run.
+
+    After `quiet_alert_s` of the profile an alert tells, then after twice that and so on. After `max_silence_s`
+    `interrupt` is called, and the run ends with an error whose reason is `silence`. The time rests while a permission
+    waits for its answer, and while the sink makes the session wait. Whoever makes one calls `close`.
+    """
+
+    def __init__(self, profile: Profile, sink: EventSink) -> None:
+        self._profile = profile
+        self._sink = sink
+        self._interrupt: Callable[[], Awaitable[None]] | None = None
+        self._loop = asyncio.get_running_loop()
+        self._running = False
+        self._cut = False
+        self._held_up = 0
+        self._heard_at = 0.0
+        self._told_at = 0.0
+        self._alert_after_s = math.inf
+        self._timer: asyncio.TimerHandle | None = None
+        self._tasks: set[asyncio.Task[None]] = set()
+
+    def interrupt_by(self, interrupt: Callable[[], Awaitable[None]]) -> None:
+        """How the run is ended that is silent for too long."""
+        self._interrupt = interrupt
+
+    async def emit(self, *payloads: Payload) -> None:
+        for payload in payloads:
+            if isinstance(payload, InvokeStart):
+                self._begin_run()
+            elif isinstance(payload, RunEnd):
+                payloads = self._ended(payloads)
+        self._held_up += 1
+        try:
+            await self._sink.emit(*payloads)
+        finally:
+            self._held_up -= 1
+            self._heard_at = self._loop.time()
+
+    async def ask(self, question: Question) -> Ruling:
+        self._held_up += 1
+        try:
+            return await self._sink.ask(question)
+        finally:
+            self._held_up -= 1
+            self._heard_at = self._loop.time()
+
+    async def lose(self, reason: LossReason, message: str) -> None:
+        if self._cut:
+            reason, message = "silence", f"{self._silence()}; {message}"
+        self._end_run()
+        await self._sink.lose(reason, message)
+
+    async def close(self) -> None:
+        """Watch no more. Harmless when repeated."""
+        self._end_run()
+        await finish(*self._tasks)
+
+    def _begin_run(self) -> None:
+        self._end_run()
+        self._running = True
+        self._heard_at = self._told_at = self._loop.time()
+        self._alert_after_s = self._profile.quiet_alert_s or math.inf
+        self._arm()
+
+    def _end_run(self) -> None:
+        self._running = self._cut = False
+        if self._timer is not None:
+            self._timer.cancel()
+            self._timer = None
+
+    def _ended(self, payloads: tuple[Payload, ...]) -> tuple[Payload, ...]:
+        """The end of a run; of one that was cut for its silence, with the reason."""
+        if self._cut:
+            error = ErrorRaised("internal", self._silence(), "silence")
+            others = [payload for payload in payloads if not isinstance(payload, RunEnd | ErrorRaised)]
+            payloads = (*others, error, RunEnd("rolled_back"))
+        self._end_run()
+        return payloads
+
+    def _arm(self) -> None:
+        due_s = min(self._alert_after_s, self._profile.max_silence_s or math.inf)
+        if due_s < math.inf:
+            self._timer = self._loop.call_at(self._heard_at + due_s, self._look)
+
+    def _look(self) -> None:
+        now = self._loop.time()
+        if self._held_up:
+            self._heard_at = now
+        if self._heard_at != self._told_at:
+            self._told_at = self._heard_at
+            self._alert_after_s = self._profile.quiet_alert_s or math.inf
+        silent_s = now - self._heard_at + CLOCK_TOLERANCE_S
+        if 0 < self._profile.max_silence_s <= silent_s:
+            self._cut = True
+            self._begin_task(self._end_silence())
+            return
+        if silent_s >= self._alert_after_s:
+            self._begin_task(self._tell(self._alert_after_s))
+            self._alert_after_s *= 2
+        self._arm()
+
+    async def _tell(self, silent_s: float) -> None:
+        await self._sink.emit(alert(f"nothing was heard for {silent_s:g} s in this run (quiet_alert_s)"))
+
+    async def _end_silence(self) -> None:
+        try:
+            if self._interrupt is not None:
+                await self._interrupt()
+        except TimeoutError as error:
+            _log.error("a silent run could not be ended: %s", error)
+
+    def _begin_task(self, work: Coroutine[Any, Any, None]) -> None:
+        task = begin(work)
+        self._tasks.add(task)
+        task.add_done_callback(self._tasks.discard)
+
+    def _silence(self) -> str:
+        return explained("silence", 0, self._profile, what="run")

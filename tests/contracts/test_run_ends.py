@@ -1,0 +1,535 @@
+"""However a run goes wrong, it ends, says why, and leaves a Worker that goes on, whatever kind of program it has."""
+
+import asyncio
+import contextlib
+import json
+import sys
+import threading
+from collections.abc import AsyncIterator, Callable, Mapping
+from pathlib import Path
+from typing import Any, Literal
+
+import attrs
+import pytest
+
+from runtimed.core import Answer, EventSink, Runtime, Spawn
+from runtimed.core.limits import Limits
+from runtimed.core.ports import EventRefused
+from runtimed.errors import WorkerExecutionUnavailable
+from runtimed.execution import Profile, ProfileRegistry
+from runtimed.execution.function import FunctionBackend
+from runtimed.execution.program import LineProgram
+from runtimed.model.event import ErrorRaised, Payload
+from runtimed.model.execution import LossReason
+from runtimed.model.identity import WorkerId, WorkerRef
+from runtimed.model.interaction import WorkerInput
+from runtimed.model.permission import Question, Ruling
+from runtimed.model.worker import BuiltinProfile, CreateWorkerRequest
+from runtimed.store.folder import StoreFolder
+from runtimed.store.memory import MemoryStore
+
+DEADLINE_S = 30.0
+AGENT = Path(__file__).parents[1] / "execution" / "acp" / "agent.py"
+
+Kind = Literal["shell", "process", "acp"]
+
+PROGRAM = """
+import json, os, signal, sys, time
+
+def say(event, **data):
+    print(json.dumps({"event": event, "data": data}), flush=True)
+
+def text(content):
+    say("text_delta", text=content)
+
+def hang():
+    while True:
+        time.sleep(1)
+
+def end():
+    say("run_end", result="finished")
+
+for line in sys.stdin:
+    heard = json.loads(line)
+    if heard["type"] == "input":
+        exec(heard["content"])
+        end()
+"""
+"""Runs its inputs as Python, as the agent of these tests does; both know `text`, `hang` and `end`."""
+
+OBEY = {"session/prompt": [[["call_python", "exec(state['params']['prompt'][-1]['text'])"], ["end"]]]}
+
+AGAIN = {"shell": "echo again", "python": 'text("again\\n")'}
+HANG = {"shell": "sleep 1000", "python": "hang()"}
+
+MUTE = {"shell": "exec >&- 2>&-; sleep 0.5", "python": "os.close(1); hang()"}
+
+DEAF = {
+    "shell": "(sleep 1; kill -STOP $$; touch deaf) &",
+    "python": 'end(); open("deaf", "w").close(); hang()',
+}
+"""Ends its run, and takes no input from then on, as the file `deaf` tells."""
+
+
+class Fragile:
+    """An ExecutionBackend whose sinks raise `fault`, while there is one, for the events named in `faulty`."""
+
+    def __init__(self, backend: ProfileRegistry) -> None:
+        self._backend = backend
+        self.fault: Exception | None = None
+        self.faulty: tuple[str, ...] = ()
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._backend, name)
+
+    async def spawn(self, spawn: Spawn, sink: EventSink) -> Answer:
+        return await self._backend.spawn(spawn, _FragileSink(self, sink))
+
+
+@attrs.frozen(eq=False)
+class _FragileSink:
+    owner: Fragile
+    sink: EventSink
+
+    async def emit(self, *payloads: Payload) -> None:
+        if self.owner.fault and any(payload.event in self.owner.faulty for payload in payloads):
+            raise self.owner.fault
+        await self.sink.emit(*payloads)
+
+    async def ask(self, question: Question) -> Ruling:
+        return await self.sink.ask(question)
+
+    async def lose(self, reason: LossReason, message: str) -> None:
+        await self.sink.lose(reason, message)
+
+
+class Stuck(StoreFolder):
+    """Folders that are not given out while `blocked`, as those of a file system that is gone."""
+
+    blocked = False
+
+    def __init__(self, path: Path) -> None:
+        super().__init__(path)
+        self.path = path
+        self.freed = threading.Event()
+
+    def worker_folder(self, worker_id: WorkerId) -> Path:
+        if self.blocked:
+            self.freed.wait(DEADLINE_S)
+        return super().worker_folder(worker_id)
+
+
+class Lab:
+    """A Runtime with one Worker of a kind. Scripts are told as {"shell": …, "python": …}."""
+
+    def __init__(self, kind: Kind, runtime: Runtime, backend: Fragile, folders: Stuck) -> None:
+        self.kind = kind
+        self.runtime = runtime
+        self.backend = backend
+        self.folders = folders
+        self._ref: WorkerRef | None = None
+
+    async def create(self) -> None:
+        request = CreateWorkerRequest(profile=BuiltinProfile("builtin:x"))
+        self._ref = (await self.runtime.create_worker(request)).worker_ref
+
+    @property
+    def ref(self) -> WorkerRef:
+        assert self._ref is not None
+        return self._ref
+
+    @property
+    def state(self) -> str:
+        return self.runtime.worker(self.ref).execution.run_state
+
+    @property
+    def home(self) -> Path:
+        return self.folders.path / "workers" / self.ref.worker_id / "home"
+
+    async def begin(self, script: Mapping[str, str]) -> int:
+        """Send an input; the sequence of its event."""
+        content = script["shell" if self.kind == "shell" else "python"]
+        ack = await self.runtime.send_input(self.ref, WorkerInput("user", content))
+        return ack.event_id
+
+    async def run(self, script: Mapping[str, str]) -> list[dict[str, Any]]:
+        """Send an input; the payloads of its run, up to its end."""
+        return await self.ended(await self.begin(script))
+
+    async def ended(self, after: int) -> list[dict[str, Any]]:
+        async with asyncio.timeout(DEADLINE_S):
+            while not named(events := await self.events(after), "run_end"):
+                await asyncio.sleep(0.01)
+        return events
+
+    async def events(self, after: int) -> list[dict[str, Any]]:
+        found: list[dict[str, Any]] = []
+        while page := await self.runtime.events(self.ref, after):
+            found += [json.loads(event.payload) for event in page]
+            after = page[-1].sequence
+        return found
+
+    async def goes_on(self) -> None:
+        """An interrupt returns, and the Worker takes the next input."""
+        async with asyncio.timeout(DEADLINE_S):
+            await self.runtime.interrupt_worker(self.ref)
+        events = await self.run(AGAIN)
+        assert text_of(events) == "again\n"
+        assert named(events, "run_end") == [{"result": "finished"}]
+        assert self.state == "idle"
+
+
+def named(events: list[dict[str, Any]], name: str) -> list[dict[str, Any]]:
+    return [event["data"] for event in events if event["event"] == name]
+
+
+def text_of(events: list[dict[str, Any]]) -> str:
+    return "".join(data["text"] for data in named(events, "text_delta"))
+
+
+def told(events: list[dict[str, Any]]) -> tuple[list[str | None], str]:
+    """The reasons of a run's errors, and all that a person is told of it."""
+    errors = named(events, "error")
+    words = [data["message"] for data in (*errors, *named(events, "alert"))]
+    return [data.get("reason") for data in errors], "\n".join(words)
+
+
+@pytest.fixture(params=["shell", "process", "acp"])
+def kind(request: pytest.FixtureRequest) -> Kind:
+    found: Kind = request.param
+    return found
+
+
+@pytest.fixture
+async def new_lab(kind: Kind, tmp_path: Path) -> AsyncIterator[Callable[..., Any]]:
+    """Makes a Worker of the kind with what else its profile and the limits of its Runtime say."""
+    async with contextlib.AsyncExitStack() as stack:
+
+        async def new(limits: Limits | None = None, *, created: bool = True, **profile: Any) -> Lab:
+            script = tmp_path / "script.json"
+            script.write_text(json.dumps(OBEY))
+            command = (sys.executable, str(AGENT), str(script))
+            command = (sys.executable, "-c", PROGRAM) if kind == "process" else command
+            made = {"command": command, "stop_grace_s": 0.5, **profile}
+            (tmp_path / "store").mkdir()
+            folders = Stuck(tmp_path / "store")
+            backend = Fragile(ProfileRegistry({"builtin:x": Profile(kind, **made)}, workspaces=folders))
+            runtime = await stack.enter_async_context(Runtime(MemoryStore(), backend, limits=limits))
+            stack.callback(folders.freed.set)
+            lab = Lab(kind, runtime, backend, folders)
+            if created:
+                await lab.create()
+            return lab
+
+        yield new
+
+
+async def test_output_beyond_max_open_text_is_cut_into_texts_and_the_run_ends(new_lab: Callable[..., Any]) -> None:
+    lab = await new_lab(Limits(max_open_text=1000))
+
+    events = await lab.run(
+        {"shell": "seq 1 2000", "python": 'for n in range(1, 2001): text(f"{n}\\n")'},
+    )
+
+    whole = "".join(f"{number}\n" for number in range(1, 2001))
+    assert text_of(events) == whole
+    assert "".join(data["text"] for data in named(events, "text_done")) == whole
+    assert max(len(data["text"]) for data in named(events, "text_done")) <= 1000
+    assert named(events, "run_end") == [{"result": "finished"}]
+    await lab.goes_on()
+
+
+@pytest.mark.parametrize("faulty", [("text_delta",), ("text_delta", "text_done", "tool_result")])
+async def test_an_adapter_that_fails_ends_the_run(new_lab: Callable[..., Any], faulty: tuple[str, ...]) -> None:
+    lab = await new_lab()
+    lab.backend.fault, lab.backend.faulty = RuntimeError("secret"), faulty
+
+    events = await lab.run({"shell": "echo x; sleep 1000", "python": 'text("x"); hang()'})
+
+    reasons, words = told(events)
+    assert reasons == ["protocol"]
+    assert "the daemon's log says why" in words
+    assert "secret" not in words
+    assert named(events, "run_end") == [{"result": "rolled_back"}]
+    lab.backend.fault = None
+    await lab.goes_on()
+
+
+async def test_what_the_sink_refuses_ends_the_run_and_is_named(new_lab: Callable[..., Any]) -> None:
+    lab = await new_lab()
+    lab.backend.fault, lab.backend.faulty = EventRefused("too much of it (max_x)"), ("text_delta",)
+
+    events = await lab.run({"shell": "echo x; sleep 1000", "python": 'text("x"); hang()'})
+
+    reasons, words = told(events)
+    assert reasons == ["protocol"]
+    assert "too much of it (max_x)" in words
+    lab.backend.fault = None
+    await lab.goes_on()
+
+
+@pytest.mark.parametrize(
+    ("script", "status", "words"),
+    [
+        ({"shell": "echo x; exit 3", "python": 'text("x"); os._exit(3)'}, 3, "ended with status 3"),
+        ({"shell": "kill -KILL $$", "python": "os.kill(os.getpid(), signal.SIGKILL)"}, 137, "ended by SIGKILL"),
+    ],
+    ids=["exit", "kill"],
+)
+async def test_a_program_that_ends_amid_its_run_ends_it(
+    new_lab: Callable[..., Any], script: Mapping[str, str], status: int, words: str
+) -> None:
+    lab = await new_lab()
+
+    events = await lab.run(script)
+
+    if lab.kind == "shell":  # the end of a script is the end of its run, however the script did that
+        assert [data["exit_status"] for data in named(events, "tool_result")] == [status]
+    else:
+        assert told(events)[0] == ["exit"]
+        assert words in told(events)[1]
+        assert named(events, "run_end") == [{"result": "rolled_back"}]
+    await lab.goes_on()
+
+
+@pytest.mark.parametrize(
+    ("limit", "script", "reason"),
+    [
+        ({"max_output_bytes": 100_000}, {"shell": "yes", "python": 'while True: text("x" * 1000)'}, "output"),
+        ({"max_run_s": 0.3}, HANG, "timeout"),
+        ({"max_silence_s": 0.3}, HANG, "silence"),
+    ],
+    ids=["output", "timeout", "silence"],
+)
+async def test_a_run_beyond_a_limit_of_its_profile_ends_with_that_as_its_reason(
+    new_lab: Callable[..., Any], limit: dict[str, Any], script: Mapping[str, str], reason: str
+) -> None:
+    lab = await new_lab(**limit)
+
+    events = await lab.run(script)
+
+    reasons, words = told(events)
+    assert reasons == [reason]
+    assert next(iter(limit)) in words
+    assert named(events, "run_end") == [{"result": "rolled_back"}]
+    await lab.goes_on()
+
+
+async def test_a_program_that_takes_no_input_ends_the_run(
+    new_lab: Callable[..., Any], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("runtimed.execution.driver.TAKE_DEADLINE_S", 0.5, raising=False)
+    monkeypatch.setattr(LineProgram.write, "__defaults__", (0.5,))
+    lab = await new_lab()
+    await lab.run(DEAF)
+    async with asyncio.timeout(DEADLINE_S):
+        while not await asyncio.to_thread((lab.home / "deaf").exists):
+            await asyncio.sleep(0.01)
+
+    events = await lab.run({name: f"{script}\n#{'x' * (1 << 20)}" for name, script in HANG.items()})
+
+    assert told(events)[0] == ["unresponsive"]
+    assert named(events, "run_end") == [{"result": "rolled_back"}]
+    await lab.goes_on()
+
+
+@pytest.mark.parametrize("kind", ["shell"])
+async def test_a_shell_that_takes_no_input_can_be_interrupted(new_lab: Callable[..., Any], kind: Kind) -> None:
+    lab = await new_lab()
+    await lab.run(DEAF)
+    async with asyncio.timeout(DEADLINE_S):
+        while not await asyncio.to_thread((lab.home / "deaf").exists):
+            await asyncio.sleep(0.01)
+    after = await lab.begin(HANG)
+
+    async with asyncio.timeout(DEADLINE_S):
+        await lab.runtime.interrupt_worker(lab.ref)
+
+    assert named(await lab.events(after), "run_end") == [{"result": "rolled_back"}]
+    await lab.goes_on()
+
+
+async def test_a_program_that_closes_its_output_ends_the_run(
+    new_lab: Callable[..., Any], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("runtimed.execution.program.MUTE_S", 0.2)
+    lab = await new_lab()
+
+    events = await lab.run(MUTE)
+
+    if lab.kind == "shell":  # the output of a script is its own, and it ends as any other
+        assert [data["exit_status"] for data in named(events, "tool_result")] == [0]
+    else:
+        assert told(events)[0] == ["unresponsive"]
+        assert named(events, "run_end") == [{"result": "rolled_back"}]
+    await lab.goes_on()
+
+
+@pytest.mark.parametrize("kind", ["process"])
+async def test_an_error_of_a_program_without_a_run_end_ends_its_run(new_lab: Callable[..., Any], kind: Kind) -> None:
+    lab = await new_lab()
+
+    events = await lab.run({"python": 'say("error", code="provider_error", message="it broke"); end = lambda: None'})
+
+    assert named(events, "error") == [{"code": "provider_error", "message": "it broke"}]
+    assert named(events, "run_end") == [{"result": "rolled_back"}]
+    assert lab.state == "idle"
+    again = await lab.run({"python": 'text("again\\n"); say("run_end", result="finished")'})
+    assert named(again, "run_end") == [{"result": "finished"}]
+
+
+@pytest.mark.parametrize("kind", ["process"])
+async def test_what_a_program_says_behind_its_error_puts_off_the_end(new_lab: Callable[..., Any], kind: Kind) -> None:
+    lab = await new_lab()
+
+    events = await lab.run(
+        {
+            "python": 'say("error", code="tool_error", message="it broke")\n'
+            'for _ in range(6): time.sleep(0.3); text("mending ")'
+        }
+    )
+
+    assert text_of(events) == "mending " * 6
+    assert [event["event"] for event in events[-2:]] == ["error", "run_end"]
+    assert named(events, "run_end") == [{"result": "finished"}]
+
+
+async def test_a_spawn_that_hangs_is_given_up_after_start_timeout_s(
+    new_lab: Callable[..., Any], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("runtimed.execution.sessions.START_MARGIN_S", 0.0, raising=False)
+    lab = await new_lab(created=False, start_timeout_s=0.5)
+    lab.folders.blocked = True
+
+    async with asyncio.timeout(DEADLINE_S):
+        await lab.create()
+
+    result = lab.runtime.worker(lab.ref).execution.last_result
+    assert (result.operation, result.outcome) == ("spawn", "errored")
+    assert "start_timeout_s" in result.message
+    lab.folders.blocked = False
+    lab.folders.freed.set()
+    await asyncio.sleep(0)
+    monkeypatch.undo()
+    await lab.runtime.restore_worker(lab.ref)
+
+
+async def test_a_worker_whose_run_went_wrong_can_be_restored(new_lab: Callable[..., Any]) -> None:
+    lab = await new_lab(restart="never", max_run_s=0.3)
+    await lab.run(HANG)
+    async with asyncio.timeout(DEADLINE_S):
+        while lab.state != "errored":
+            await asyncio.sleep(0.01)
+
+    with pytest.raises(WorkerExecutionUnavailable, match="max_run_s"):
+        await lab.begin(AGAIN)
+    await lab.runtime.restore_worker(lab.ref)
+
+    await lab.goes_on()
+
+
+async def test_a_program_that_ends_is_lost_where_it_is_never_to_be_started_again(new_lab: Callable[..., Any]) -> None:
+    lab = await new_lab(restart="never")
+    await lab.run({"shell": "exit 3", "python": "os._exit(3)"})
+    async with asyncio.timeout(DEADLINE_S):
+        while lab.state != "errored":
+            await asyncio.sleep(0.01)
+
+    with pytest.raises(WorkerExecutionUnavailable, match="status 3"):
+        await lab.begin(AGAIN)
+    await lab.runtime.restore_worker(lab.ref)
+
+    await lab.goes_on()
+
+
+async def test_a_program_that_ends_is_always_there_again(
+    new_lab: Callable[..., Any], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("runtimed.core.restarts.FIRST_DELAY_S", 0.05)
+    lab = await new_lab(restart="always")
+    await lab.run({"shell": "exit 3", "python": "os._exit(3)"})
+    async with asyncio.timeout(DEADLINE_S):
+        while lab.state != "idle":
+            await asyncio.sleep(0.01)
+    await lab.goes_on()
+
+
+async def test_alerts_tell_how_long_nothing_was_heard_ever_more_seldom(new_lab: Callable[..., Any]) -> None:
+    lab = await new_lab(quiet_alert_s=0.2)
+    after = await lab.begin(HANG)
+    async with asyncio.timeout(DEADLINE_S):
+        while len(named(await lab.events(after), "alert")) < 2:
+            await asyncio.sleep(0.01)
+    words = [data["message"] for data in named(await lab.events(after), "alert")]
+    assert words[:2] == [
+        f"nothing was heard for {seconds} s in this run (quiet_alert_s)" for seconds in ("0.2", "0.4")
+    ]
+    await lab.runtime.interrupt_worker(lab.ref)
+    await lab.goes_on()
+
+
+async def test_a_run_that_says_something_now_and_then_is_not_silent(new_lab: Callable[..., Any]) -> None:
+    lab = await new_lab(max_silence_s=2.0, quiet_alert_s=2.0)
+    events = await lab.run(
+        {
+            "shell": "for n in 1 2 3 4 5 6; do echo $n; sleep 0.5; done",
+            "python": 'for n in range(6): text("x"); time.sleep(0.5)',
+        }
+    )
+    assert named(events, "run_end") == [{"result": "finished"}]
+    assert told(events) == ([], "")
+
+
+async def test_variables_that_a_profile_names_are_handed_on(
+    new_lab: Callable[..., Any], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("PASSED", "passed")
+    monkeypatch.setenv("KEPT", "kept")
+    monkeypatch.setenv("SAID", "of the daemon")
+    lab = await new_lab(env_pass=("PASSED", "SAID", "NOT_THERE"), env={"SAID": "of the profile"})
+    events = await lab.run(
+        {
+            "shell": 'echo "$PASSED $SAID ${KEPT-no} ${NOT_THERE-no}"',
+            "python": 'names = "PASSED", "SAID", "KEPT", "NOT_THERE"\n'
+            'text(" ".join(os.environ.get(name, "no") for name in names) + "\\n")',
+        }
+    )
+    assert text_of(events) == "passed of the profile no no\n"
+
+
+@pytest.mark.parametrize("kind", ["process", "acp"])
+async def test_a_part_of_a_command_may_begin_at_home(
+    new_lab: Callable[..., Any], kind: Kind, user_folders: Path
+) -> None:
+    home = user_folders / "home"
+    await asyncio.to_thread((home / "python").symlink_to, sys.executable)
+    await asyncio.to_thread((home / "program.py").write_text, PROGRAM)
+    await asyncio.to_thread((home / "agent.py").write_text, AGENT.read_text())
+    await asyncio.to_thread((home / "script.json").write_text, json.dumps(OBEY))
+    arguments = ("~/program.py",) if kind == "process" else ("~/agent.py", "~/script.json")
+    lab = await new_lab(command=("~/python", *arguments))
+    await lab.goes_on()
+
+
+async def test_a_function_that_says_error_and_goes_on_has_ended_its_run() -> None:
+    async def fail(_: WorkerInput, sink: EventSink) -> None:
+        await sink.emit(ErrorRaised("tool_error", "it broke"))
+        await gone.wait()
+
+    gone = asyncio.Event()
+    async with Runtime(MemoryStore(), FunctionBackend(fail)) as runtime:
+        ref = (await runtime.create_worker()).worker_ref
+        await runtime.send_input(ref, WorkerInput("user", "go"))
+
+        async def until(name: str) -> list[str]:
+            async with asyncio.timeout(DEADLINE_S):
+                while name not in (
+                    said := [json.loads(one.payload)["event"] for one in await runtime.events(ref, 0)]
+                ):
+                    await asyncio.sleep(0.01)
+            return said
+
+        assert await until("run_end") == ["user_message", "invoke_start", "error", "run_end"]
+        gone.set()
+        assert await until("alert") == ["user_message", "invoke_start", "error", "run_end", "alert"]
+        await runtime.send_input(ref, WorkerInput("user", "go"))
