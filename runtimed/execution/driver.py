@@ -38,9 +38,9 @@ _MAX_PATH = 4096
 # `break` outside of any loop of the script; `command` passes over functions that a script may have named alike, and
 # keeps a syntax error from ending a plain POSIX shell. What `set -x` says of the driver itself goes to /dev/null.
 # An interrupt ends what the script waits for, and by the trap the script, but not the shell. The directory is written
-# down behind each script and when the shell exits. `-e` and `-u` are turned off behind each script, because with them
-# on an ordinary failure of a later script would end the shell.
-_NOTE = 'command printf %s "${{PWD-}}" 2>/dev/null >|{left}'
+# down behind each script and when the shell exits, unless a link stands in the way of the file. `-e` and `-u` are
+# turned off behind each script, because with them on an ordinary failure of a later script would end the shell.
+_NOTE = 'command [ -L {folder} ] || command [ -L {left} ] || command printf %s "${{PWD-}}" 2>/dev/null >|{left}'
 _DRIVER = (
     "exec 3<&0 4>&2 5>&1 </dev/null 2>/dev/null; command trap 'command return 130 2>/dev/null' INT; "
     "command trap {trap} EXIT; command cd -- \"$1\" || command printf 'astray\\n' >&4; shift; "
@@ -229,11 +229,17 @@ def _prepare(folder: Path, *, resume: bool) -> list[str]:
         raise ShellFailed("neither bash nor sh is in PATH")
     directory = (resume and _last_directory(folder / _LEFT)) or os.fsencode(folder / HOME)
     if not resume:
-        with contextlib.suppress(OSError):
-            (folder / _LEFT).unlink()
-    note = _NOTE.format(left=shlex.quote(str(folder / _LEFT)))
+        _make_private(folder / _LEFT)
+    note = _NOTE.format(folder=shlex.quote(str(folder)), left=shlex.quote(str(folder / _LEFT)))
     driver = _DRIVER.format(script=shlex.quote(str(folder / _SCRIPT)), note=note, trap=shlex.quote(note))
     return [shell, "-c", driver, "shell", os.fsdecode(directory)]
+
+
+def _make_private(path: Path) -> None:
+    """Make an empty file that a shell writes to later, whose umask then does not matter."""
+    with contextlib.suppress(OSError):
+        path.unlink(missing_ok=True)
+        os.close(os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC, 0o600))
 
 
 def _last_directory(path: Path) -> bytes | None:
