@@ -16,12 +16,11 @@ MAX_VALUES = 10_000
 LARGE_BYTES = 2**16
 """A larger body has its values counted before it is parsed: parsing millions of them takes long and much memory."""
 
-PIECE = re.compile(rb'(?:[^",]++|"(?:[^"\\]++|\\.){0,4096}+"){0,64}+(?:(,)|("))?', re.DOTALL)
-"""Some of a body, at most up to the next comma that is in no text, or into a text that does not end soon. Nothing
-that was matched is given back, so no byte is looked at more than twice, whatever the body; and no match takes longer
-than others may wait for the interpreter."""
+MAX_TEXTS = 2 * MAX_VALUES
+"""Each text is a value, or the name of one."""
 
-REST_OF_TEXT = re.compile(rb'(?:[^"\\]++|\\.){0,65536}+("?)', re.DOTALL)
+REST_OF_TEXT = re.compile(rb'[^"\\]*(?:\\.[^"\\]*){0,4096}("?)', re.DOTALL)
+"""Up to the end of a text, or some thousand escapes further. It always matches, so nothing is tried twice."""
 
 
 class _Repeated(dict[str, Any]):
@@ -43,26 +42,26 @@ def parse(body: bytes) -> Any:
 
 
 def _has_too_many_values(body: bytes) -> bool:
-    """Whether there are more than MAX_VALUES commas between values; looks no further than those."""
-    commas, at, size = 0, 0, len(body)
-    while at < size and commas <= MAX_VALUES:
-        piece = next(PIECE.finditer(body, at))
-        at = piece.end()
-        if piece[1]:
-            commas += 1
-        elif piece[2]:
-            at = _end_of_text(body, at)
-    return commas > MAX_VALUES
+    """Whether there are more than MAX_VALUES commas between values, or MAX_TEXTS texts; looks no further than those."""
+    commas = texts = at = 0
+    while commas <= MAX_VALUES and texts <= MAX_TEXTS:
+        quotation_mark = body.find(b'"', at)
+        commas += body.count(b",", at, quotation_mark if quotation_mark >= 0 else len(body))
+        if quotation_mark < 0:
+            break
+        texts += 1
+        at = _end_of_text(body, quotation_mark + 1)
+    return commas > MAX_VALUES or texts > MAX_TEXTS
 
 
 def _end_of_text(body: bytes, at: int) -> int:
     """Where a text ends in which this place is; the end of the body where it does not end."""
     while True:
-        rest = next(REST_OF_TEXT.finditer(body, at))
+        rest = REST_OF_TEXT.match(body, at)
+        if rest is None or rest.end() == at:
+            return len(body)
         if rest[1]:
             return rest.end()
-        if rest.end() == at:
-            return len(body)
         at = rest.end()
 
 

@@ -4,10 +4,10 @@ import json
 import time
 
 import pytest
-from hypothesis import example, given
+from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
-from runtimed.wire.json import LARGE_BYTES, MAX_VALUES, _any, _texts, parse
+from runtimed.wire.json import LARGE_BYTES, MAX_VALUES, _any, _has_too_many_values, _texts, parse
 from runtimed.wire.problems import FieldProblem
 
 SPELLINGS = [
@@ -132,3 +132,35 @@ def test_a_comma_in_a_text_of_a_large_body_separates_no_values():
     text = 'a,\\"b,' * LARGE_BYTES
 
     assert parse(json.dumps({"a": text, "b": 1}).encode()) == {"a": text, "b": 1}
+
+
+def has_too_many(body: bytes) -> bool:
+    """The same as the product counts, one byte after another."""
+    commas = texts = place = 0
+    while place < len(body):
+        if body[place : place + 1] == b",":
+            commas += 1
+        elif body[place : place + 1] == b'"':
+            texts, place = texts + 1, place + 1
+            while place < len(body) and body[place : place + 1] != b'"':
+                place += 2 if body[place : place + 1] == b"\\" else 1
+        place += 1
+    return commas > MAX_VALUES or texts > 2 * MAX_VALUES
+
+
+@settings(deadline=None)
+@given(
+    st.lists(st.sampled_from([b'"', b",", b"\\", b'\\"', b"a", b"\n", b"[", b"]"]), min_size=1, max_size=12),
+    st.integers(1, 9_000),
+)
+@example([b'"', b"1,2,3\\n", b'"'], 10)
+@example([b'"', b"\\", b'"', b","], 9_000)
+def test_the_values_of_a_body_are_counted_outside_of_its_texts(pieces, times):
+    body = b"".join(pieces) * times
+    assert _has_too_many_values(body) == has_too_many(body)
+
+
+def test_a_large_text_of_lines_with_commas_is_one_value():
+    content = "1,2,3\r\n" * 20_000
+
+    assert parse(json.dumps({"kind": "user", "content": content}).encode()) == {"kind": "user", "content": content}
