@@ -37,7 +37,8 @@ class Worker:
 
     `last_sequence` is that of its newest event, 0 for none; `since` and `activity` are as in Event, right behind that
     one. `retained` counts the events that are kept, `floor` is the sequence of the newest that is not, 0 for none.
-    `waiting` are the inputs that the backend is yet to be given, in their order. `created_at_ms` is the Unix time of
+    `waiting` are the inputs that the backend is yet to be given, in their order. `awaits_run_end`: an `error` has
+    ended its run, whose `run_end` is missing yet. `created_at_ms` is the Unix time of
     the creation, `last_event_ms` that of the newest event, which is the creation's while there is none.
     """
 
@@ -54,6 +55,7 @@ class Worker:
     waiting: tuple[Waiting, ...] = ()
     created_at_ms: int = 0
     last_event_ms: int = 0
+    awaits_run_end: bool = False
 
     @property
     def quiet(self) -> bool:

@@ -225,13 +225,18 @@ def take_output(draft: Draft, payloads: Iterable[Payload]) -> None:
 
 
 def _is_late(draft: Draft, payload: Payload) -> bool:
-    """Follow the beginnings and ends of runs; whether this is a `run_end` that came after it was added."""
+    """Follow the beginnings and ends of runs; whether this is a `run_end` that came after it was added.
+
+    A backend that has begun a run with `invoke_start` does so with the next one: no `run_end` before is of that one.
+    """
     before, running = draft.missing_end, _is_running(draft)
     if isinstance(payload, ErrorRaised):
         draft.missing_end = "awaited" if running else before
         return False
-    draft.missing_end = "none"
-    return before == "added" and not running and isinstance(payload, RunEnd)
+    draft.says_starts = draft.says_starts or isinstance(payload, InvokeStart)
+    is_late = before == "added" and isinstance(payload, RunEnd) and (draft.says_starts or not running)
+    draft.missing_end = "added" if is_late else "none"
+    return is_late
 
 
 def add_run_end(draft: Draft) -> None:
@@ -326,6 +331,7 @@ def lose_execution(draft: Draft, why: str, *, cut: bool) -> None:
     """Nothing runs this Worker any more; `cut`: that ended a run, which is closed with an error."""
     if draft.status != "running":
         return
+    add_run_end(draft)
     _close_open_output(draft, why)
     draft.cancel_permissions()
     if cut:
@@ -366,7 +372,8 @@ def _start(draft: Draft, waited: Waiting) -> None:
     add_run_end(draft)
     draft.turn = None
     draft.waiting = tuple(waiting for waiting in draft.waiting if waiting != waited)
-    told_by = {"event_id": waited.event, "cursor": cursor_of(waited.event)}
+    cursor = cursor_of(waited.event)
+    told_by = {"event_id": cursor, "cursor": cursor}  # in the feed an event's id is its cursor
     draft.emit(SystemItem({"kind": INPUT_STARTED, **told_by, "transcript_sequence": waited.entry}))
 
 

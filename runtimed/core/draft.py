@@ -42,7 +42,7 @@ class Draft:
     `status`, `execution`, `waiting`, `turn` and `deleted` are there to be assigned; nothing that the Draft was made
     from is changed. `turn` is the offer of the first input that waits to the backend. `worker` is the row as
     it was, and from `change` on as it will be. `rulings` are to be told once it is committed. `missing_end` is about
-    the latest run.
+    the latest run, `says_starts` is whether the backend has said `invoke_start`.
     """
 
     def __init__(
@@ -54,10 +54,12 @@ class Draft:
         *,
         still: bool = False,
         missing_end: MissingEnd = "none",
+        says_starts: bool = False,
     ) -> None:
         self.worker = worker
         self.still = still
         self.missing_end = missing_end
+        self.says_starts = says_starts
         self.waiting = worker.waiting
         self.turn = turn
         self.status = worker.status
@@ -165,6 +167,7 @@ class Draft:
             self.waiting,
             before.created_at_ms,
             self._last_ms,
+            self.missing_end == "awaited",
         )
         if self.deleted:
             told = self._runtime_events

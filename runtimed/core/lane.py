@@ -126,7 +126,9 @@ class Lane:
         "_pipeline",
         "_rested",
         "_run_end_timer",
+        "_says_starts",
         "_timer",
+        "_timer_at",
         "_urgent",
         "_waiting",
         "activity",
@@ -163,7 +165,9 @@ class Lane:
         self._rested = 0.0
         self._urgent = False
         self._timer: asyncio.TimerHandle | None = None
-        self._missing_end: MissingEnd = "none"
+        self._timer_at = 0.0
+        self._missing_end: MissingEnd = "awaited" if worker.awaits_run_end else "none"
+        self._says_starts = False
         self._run_end_timer: asyncio.TimerHandle | None = None
 
     def disconnect(self) -> None:
@@ -201,8 +205,12 @@ class Lane:
 
     def add_run_end(self) -> None:
         """Add the `run_end` that is missing behind an `error`, if there is one, without waiting for it any longer."""
-        if self._missing_end == "awaited":
-            self.leave(add_run_end)
+        self.leave(add_run_end)
+
+    @property
+    def is_settled(self) -> bool:
+        """Whether all output that was taken is committed, and no `run_end` is missing."""
+        return not (self._waiting or self._in_flight or self._missing_end == "awaited")
 
     def output(self, payloads: Sequence[Payload]) -> None:
         """Take events of the backend; they are stored sooner or later."""
@@ -237,6 +245,7 @@ class Lane:
                 self.turn,
                 still=self.still,
                 missing_end=self._missing_end,
+                says_starts=self._says_starts,
             )
             apart = len(taken) <= MAX_APART
             decided = [proposal for proposal in taken if proposal.attempt(draft, apart=apart)]
@@ -251,8 +260,8 @@ class Lane:
         """Whether only output waits, and the rest is not over."""
         if self._urgent or self._pipeline.loop.time() >= self._rested:
             return False
-        if self._timer is None:
-            self._timer = self._pipeline.loop.call_at(self._rested, self._resume)
+        if self._timer is None or self._timer_at > self._rested:
+            self._wait_until(self._rested)
         return True
 
     def _rest(self, pieces: int) -> None:
@@ -268,11 +277,11 @@ class Lane:
         self._timer = None
         self._advance()
 
-    def _wait(self, delay_s: float) -> None:
-        """Advance no sooner than after a delay, whatever was to come before."""
+    def _wait_until(self, time_s: float) -> None:
+        """Advance at this time of the loop, and not when it was to be before."""
         if self._timer is not None:
             self._timer.cancel()
-        self._timer = self._pipeline.loop.call_later(delay_s, self._resume)
+        self._timer, self._timer_at = self._pipeline.loop.call_at(time_s, self._resume), time_s
 
     def _take(self) -> list[Proposal]:
         taken, self._waiting = self._waiting, []
@@ -322,6 +331,7 @@ class Lane:
         if error is None:
             self._show(draft.worker)
             self.activity, self.deleted = draft.activity, draft.deleted
+            self._says_starts = draft.says_starts
             self._await_run_end(draft.missing_end)
             self._pipeline.publish(self.worker.worker_id, committed.result())
             self._tell(draft)
@@ -359,8 +369,12 @@ class Lane:
         _fail([proposal for proposal in decided if not proposal.keep], error)
         for proposal in kept:
             proposal.delay(error)
+        others_are_urgent = self._urgent
         self._put_back(kept)
-        self._wait(STORE_RETRY_S if kept else 0)
+        now = self._pipeline.loop.time()
+        if kept and not others_are_urgent:
+            self._urgent, self._rested = False, now + STORE_RETRY_S
+        self._wait_until(now + STORE_RETRY_S if kept else now)
 
 
 def _output(payloads: Sequence[Payload], draft: Draft) -> None:

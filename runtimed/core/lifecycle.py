@@ -93,7 +93,10 @@ class Lifecycle:
                 self._spawning.remove(spawn.worker_id)
             if answer.outcome == "accepted":
                 lane.restart = answer.restart
+                self._restarts.note_start(spawn.worker_id)
             await sink.attach(answer)
+            if sink.lost is not None:  # before it was known what follows a loss
+                self._lost(lane, sink.lost)
 
     def _lost(self, lane: Lane, reason: LossReason) -> None:
         """Plan to bring back what was lost, where its policy says so or inputs wait for it."""
@@ -102,20 +105,27 @@ class Lifecycle:
             self._plan_restart(lane)
 
     def _plan_restart(self, lane: Lane) -> None:
-        if not self._context.closing and lane.worker.worker_id not in self._ending:
+        is_over = lane.worker.status != "running" or lane.worker.worker_id in self._ending
+        if not self._context.closing and not is_over:
             self._restarts.plan(lane)
 
     def _begin_restart(self, lane: Lane) -> None:
-        if lane.worker.worker_id not in self._restarting:
+        if lane.worker.worker_id in self._restarting:
+            self._plan_restart(lane)
+        else:
             self._restarting.begin(lane.worker.worker_id, self._try_restart(lane))
 
     async def _try_restart(self, lane: Lane) -> None:
+        name = lane.worker.worker_id
         try:
             await self.restore(lane)
         except RuntimedError as error:
             if lane.worker.execution.run_state == "errored":
-                log.warning("%s could not be started again: %s", lane.worker.worker_id, error.message)
+                log.warning("%s could not be started again: %s", name, error.message)
                 self._plan_restart(lane)
+        except Exception:
+            log.exception("%s could not be started again", name)
+            self._plan_restart(lane)
 
     async def _cut_spawns(self, *names: WorkerId) -> None:
         """Cancel the spawns of these Workers that the backend has not answered: a program may never become ready."""
@@ -219,6 +229,7 @@ class Lifecycle:
             await context.pipeline.apply(Change(deleted=name), _nothing)
         else:
             await lane.propose(decide.delete_worker)
+        self._restarts.forget(name)
         context.catalog.remove(name)
         context.remarks.drop_worker(name)
         context.pages.forget(name)

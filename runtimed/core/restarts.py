@@ -10,16 +10,17 @@ from runtimed.model.identity import WorkerId
 
 FIRST_DELAY_S = 1.0
 MAX_DELAY_S = 60.0
-"""The delay of the first restart and of the longest. It doubles while a Worker is lost again within MAX_DELAY_S."""
+"""The delay of the first restart and of the longest. It doubles until what was started has run for MAX_DELAY_S."""
 
 
-@attrs.frozen
+@attrs.define
 class _Planned:
-    """The restart of a Worker that was planned last, in the loop's time."""
+    """The restart of a Worker that was planned last, in the loop's time; `started` is when it had succeeded."""
 
     at: float
     delay_s: float
     timer: asyncio.TimerHandle
+    started: float | None = None
 
 
 class Restarts:
@@ -36,10 +37,15 @@ class Restarts:
         if before is not None and now < before.at:
             return
         delay_s = FIRST_DELAY_S
-        if before is not None and now - before.at < MAX_DELAY_S:
+        if before is not None and (before.started is None or now - before.started < MAX_DELAY_S):
             delay_s = min(before.delay_s * 2, MAX_DELAY_S)
         timer = loop.call_later(delay_s, self._restart, lane)
         self._planned[name] = _Planned(now + delay_s, delay_s, timer)
+
+    def note_start(self, worker_id: WorkerId) -> None:
+        """What runs this Worker was started just now. Harmless for one that nothing was planned for."""
+        if planned := self._planned.get(worker_id):
+            planned.started = asyncio.get_running_loop().time()
 
     def forget(self, worker_id: WorkerId) -> None:
         """Start this Worker no more. Harmless for one that nothing is planned for."""

@@ -148,7 +148,7 @@ class Runtime:
             self._catalog.add(lane)
             cut = activity.status == "running" or worker.execution.run_state == "busy"
             lane.disconnect()
-            if (cut or activity.open) and not self._catalog.is_damaged(worker.worker_id):
+            if (cut or activity.open or worker.awaits_run_end) and not self._catalog.is_damaged(worker.worker_id):
                 closing.append(lane.propose(partial(decide.lose_execution, why=CUT, cut=cut), keep=True))
         for outcome in await asyncio.gather(*closing, return_exceptions=True):
             if isinstance(outcome, BaseException) and not isinstance(outcome, StoreFull):
@@ -197,9 +197,11 @@ class Runtime:
 
     async def _settle(self) -> None:
         """Store the output that was taken and is still being collected, and the `run_end`s that are missing."""
+        waiting = []
         for lane in self._catalog:
-            lane.add_run_end()
-        waiting = [lane.settled() for lane in self._catalog if lane.backlog]
+            if not lane.is_settled:
+                lane.add_run_end()
+                waiting.append(lane.settled())
         if waiting:
             await asyncio.wait(waiting, timeout=SETTLE_S)
 

@@ -41,6 +41,7 @@ class LaneSink:
         self._clock = clock
         self._open = OpenText()
         self._closed = False
+        self.lost: LossReason | None = None
 
     async def emit(self, *payloads: Payload) -> None:
         """See EventSink."""
@@ -79,6 +80,7 @@ class LaneSink:
         """See EventSink."""
         if not self._closed:
             self._closed = True
+            self.lost = reason
             await self._keep(partial(decide.lose_program, reason=reason, message=message))
             self._on_loss(reason)
 

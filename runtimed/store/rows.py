@@ -34,6 +34,9 @@ STATUSES: tuple[WorkerStatus, ...] = ("running", "stopped", "cancelled")
 ROLES: tuple[Role, ...] = ("user", "assistant", "system")
 """What the numbers in the columns `activity`, `status` and `role` mean; new ones are added at the end."""
 
+AWAITS_RUN_END = len(ACTIVITIES)
+"""What stands for `idle` in the column `activity` of `state` where a `run_end` is missing yet."""
+
 ABSENT = -1
 """What stands for a column without a value in a checksum."""
 
@@ -126,7 +129,7 @@ def state_row(number: int, worker: Worker) -> Row:
         worker.transcript_len,
         worker.last_sequence,
         worker.since,
-        _ACTIVITY[worker.activity],
+        AWAITS_RUN_END if worker.awaits_run_end else _ACTIVITY[worker.activity],
         worker.retained,
     )
     execution, last_event_ms = _encode_execution(worker.execution), worker.last_event_ms
@@ -256,12 +259,13 @@ def worker_reader() -> Callable[[Row, int], Worker]:
             transcript_len,
             last_sequence,
             since,
-            ACTIVITIES[activity],
+            "idle" if activity == AWAITS_RUN_END else ACTIVITIES[activity],
             floor,
             retained,
             _restored(waiting, tuple[Waiting, ...], name) if waiting else (),
             created_at_ms,
             last_event_ms,
+            activity == AWAITS_RUN_END,
         )
 
     return worker_of

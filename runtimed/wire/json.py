@@ -42,7 +42,7 @@ def parse(body: bytes) -> Any:
 
 
 def _has_too_many_values(body: bytes) -> bool:
-    """Whether there are more than MAX_VALUES commas between values, or MAX_TEXTS texts; looks no further than those."""
+    """Whether there are more than MAX_VALUES commas between values, or MAX_TEXTS texts. It ends once it knows."""
     commas = texts = at = 0
     while commas <= MAX_VALUES and texts <= MAX_TEXTS:
         quotation_mark = body.find(b'"', at)

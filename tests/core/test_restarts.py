@@ -5,8 +5,11 @@ import asyncio
 import pytest
 
 from runtimed.core import Answer
+from runtimed.core.restarts import Restarts
 from runtimed.errors import WorkerExecutionUnavailable
 from runtimed.model.interaction import WorkerInput
+
+from .conftest import Puppet
 
 HELLO = WorkerInput("user", "hello")
 LATER = WorkerInput("user", "later", when_busy="queue")
@@ -157,6 +160,62 @@ async def test_the_delay_doubles_up_to_its_bound_while_what_comes_back_is_lost_a
         await spawns(puppet, count)
         await connected(runtime, worker)
     assert delays == [0.05, 0.1, 0.2, 0.2]
+
+
+async def test_the_delay_doubles_for_a_start_that_fails_however_long_that_takes(runtime, puppet, policy, monkeypatch):
+    monkeypatch.setattr("runtimed.core.restarts.FIRST_DELAY_S", 0.05)
+    monkeypatch.setattr("runtimed.core.restarts.MAX_DELAY_S", 0.2)
+    delays, plan = [], Restarts.plan
+
+    def noting(restarts, lane):
+        plan(restarts, lane)
+        delays.append(restarts._planned[lane.worker.worker_id].delay_s)
+
+    monkeypatch.setattr(Restarts, "plan", noting)
+    policy("always")
+    worker = await runtime.create_worker()
+    puppet.spawned = Answer("errored", "not ready in time")
+
+    async def slow(puppet, _spawn, _sink):
+        puppet.told.append("spawn")
+        await asyncio.sleep(0.3)
+        return puppet.spawned
+
+    monkeypatch.setattr(Puppet, "spawn", slow)
+    await lose(puppet, worker)
+    await spawns(puppet, 4)
+
+    assert delays[:3] == [0.05, 0.1, 0.2]
+
+
+async def test_by_always_what_is_lost_before_its_spawn_was_answered_comes_back(
+    soon, runtime, puppet, policy, monkeypatch
+):
+    policy("always")
+    spawn = Puppet.spawn
+
+    async def lost_at_once(puppet, asked, sink):
+        answer = await spawn(puppet, asked, sink)
+        if puppet.told.count("spawn") == 1:
+            await sink.lose("exit", "gone at once")
+        return answer
+
+    monkeypatch.setattr(Puppet, "spawn", lost_at_once)
+
+    worker = await runtime.create_worker()
+
+    await connected(runtime, worker)
+    assert puppet.told.count("spawn") == 2
+
+
+async def test_a_loss_that_is_told_after_the_end_of_a_worker_plans_nothing(soon, runtime, puppet, policy):
+    policy("always")
+    worker = await runtime.create_worker()
+    await runtime.stop_worker(worker.worker_ref)
+
+    await lose(puppet, worker)
+
+    assert not runtime._started.lifecycle._restarts._planned
 
 
 @pytest.mark.parametrize("end", ["stop", "close"])

@@ -23,6 +23,9 @@ from runtimed.model.event import (
 from runtimed.model.interaction import WorkerInput
 from runtimed.model.permission import PermissionOption, Question, Ruling
 from runtimed.store.memory import MemoryStore
+from runtimed.store.sqlite import SqliteStore
+
+from .conftest import Puppet
 
 HELLO = WorkerInput("user", "hello")
 ALLOW = PermissionOption("yes", "Allow", "allow_once")
@@ -465,6 +468,58 @@ async def test_an_error_outside_of_a_run_ends_none(soon, runtime, puppet, publis
     await puppet.say(worker.worker_id, BROKEN)
     await asyncio.sleep(0.15)
     assert names(published.events) == ["error"]
+
+
+async def test_a_late_run_end_does_not_end_the_next_run(soon, runtime, busy, puppet, published):
+    await puppet.say(busy.worker_id, InvokeStart("user_send"), BROKEN)
+    await published.until(lambda events: "run_end" in names(events))
+    await runtime.send_input(busy.worker_ref, HELLO)
+
+    await puppet.say(busy.worker_id, RunEnd("finished"))
+
+    events = await published.until(lambda events: "alert" in names(events))
+    assert names(events).count("run_end") == 1
+    assert runtime.worker(busy.worker_ref).execution.run_state == "busy"
+    await puppet.say(busy.worker_id, InvokeStart("user_send"), RunEnd("finished"))
+    events = await published.until(lambda events: names(events).count("run_end") == 2)
+    assert names(events)[-2:] == ["invoke_start", "run_end"]
+
+
+@pytest.fixture(params=["memory", "fs"])
+def kept_store(request, tmp_path):
+    """Makes the store of one Runtime, again and again."""
+    memory = MemoryStore()
+    return lambda: memory if request.param == "memory" else SqliteStore(tmp_path / "store")
+
+
+async def test_the_run_end_that_a_crash_kept_from_being_added_follows_at_the_next_start(
+    kept_store, puppet, monkeypatch
+):
+    monkeypatch.setattr("runtimed.core.lane.RUN_END_S", 60)
+    monkeypatch.setattr(Runtime, "_settle", crashed)
+    async with Runtime(kept_store(), puppet) as runtime:
+        worker = await runtime.create_worker()
+        await runtime.send_input(worker.worker_ref, HELLO)
+        await puppet.say(worker.worker_id, BROKEN)
+        while runtime.worker(worker.worker_ref).execution.run_state == "busy":
+            await asyncio.sleep(0)
+    for _ in range(2):
+        async with Runtime(kept_store(), Puppet()) as again:
+            assert names(await again.events(worker.worker_ref, 0)) == ["user_message", "error", "run_end"]
+
+
+async def crashed(_runtime):
+    """In place of what a close does for output and ends of runs that are not stored yet."""
+
+
+async def test_an_error_that_a_backend_says_as_it_is_closed_gets_its_run_end(kept_store, puppet, monkeypatch):
+    monkeypatch.setattr("runtimed.core.lane.RUN_END_S", 60)
+    async with Runtime(kept_store(), puppet) as runtime:
+        worker = await runtime.create_worker()
+        await runtime.send_input(worker.worker_ref, HELLO)
+        monkeypatch.setattr(Puppet, "close", lambda _puppet: puppet.say(worker.worker_id, BROKEN))
+    async with Runtime(kept_store(), Puppet()) as again:
+        assert names(await again.events(worker.worker_ref, 0)) == ["user_message", "error", "run_end"]
 
 
 @pytest.mark.parametrize("end", ["lose", "stop", "close"])
