@@ -104,7 +104,7 @@ ERRORS = {
     "invalid_request",
     "internal",
 }
-LOSSES = {"exit", "oom", "processes", "cpu", "output", "timeout", "protocol", "unresponsive"}
+LOSSES = {"exit", "oom", "processes", "cpu", "output", "timeout", "silence", "protocol", "unresponsive"}
 PERMISSION = {
     "request_id": str,
     "title": str,
@@ -113,6 +113,7 @@ PERMISSION = {
         {"option_id": str, "name": str, "kind": {"allow_once", "allow_always", "reject_once", "reject_always"}}
     ],
     "expires_at": str,
+    "session_id?": str,
 }
 PAYLOADS: dict[str, Any] = {
     "user_message": {"segments": [{"kind": {"text"}, "content": str}]},
@@ -135,6 +136,7 @@ PAYLOADS: dict[str, Any] = {
         "input_tokens": (int, NOTHING),
         "output_tokens": (int, NOTHING),
         "cache_read_input_tokens?": (int, NOTHING),
+        "source?": {"agent", "provider"},
     },
     "run_end": {"result": {"finished", "paused", "limit_reached", "rolled_back"}},
     "error": {"code": ERRORS, "message": str, "reason?": LOSSES},

@@ -55,6 +55,7 @@ def test_what_a_background_job_prints_between_inputs_precedes_the_next_user_mess
     until(lambda: "ticking" in json.dumps(daemon.log(worker_id)))
     for _ in range(3):
         daemon.run(worker_id, "sleep 0.05")
+    daemon.call("POST", f"/v1/workers/{worker_id}/stop").ok("ack")
     told = [one["payload"]["event"] for one in daemon.log(worker_id)]
     inputs = [index for index, name in enumerate(told) if name == "user_message"]
 
