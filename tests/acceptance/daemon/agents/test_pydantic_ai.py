@@ -82,7 +82,8 @@ def test_text_and_usage_are_complete(start_agents: Start, model: Any) -> None:
         "run_end",
     ]
     assert "".join(one["text"] for one in data(events, "text_delta")) == "Let me see."
-    assert data(events, "usage") == [{"input_tokens": 11, "output_tokens": 7, "cache_read_input_tokens": 0}]
+    usage = {"input_tokens": 11, "output_tokens": 7, "cache_read_input_tokens": 0, "source": "agent"}
+    assert data(events, "usage") == [usage]
     assert data(events, "run_end") == [{"result": "finished"}]
     assert [(one["role"], one["content"]) for one in daemon.items(worker_id)] == [
         ("user", "hello"),
