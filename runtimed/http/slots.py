@@ -4,7 +4,10 @@ import asyncio
 import logging
 
 SILENCE_S = 60.0
-"""How long nothing more is logged about connections that are closed for others."""
+"""How long the same warning is not logged again."""
+
+CLOSING = "%s is reached: closing the oldest connections that have shown no token"
+REFUSING = "%s is reached: refusing new connections, since all slots belong to clients with the token"
 
 log = logging.getLogger(__name__)
 
@@ -21,14 +24,18 @@ class Held:
         self._sizes: dict[Slot, int] = {}
 
     def set(self, slot: "Slot", size: int) -> None:
-        """A connection holds so many bytes now."""
+        """Set how many bytes a connection holds, and cut others where that is too much."""
+        if not size:
+            self.drop(slot)
+            return
         self._total += size - self._sizes.get(slot, 0)
-        if size:
-            self._sizes[slot] = size
-        else:
-            self._sizes.pop(slot, None)
+        self._sizes[slot] = size
         while self._total > self._max_bytes:
             next(iter(self._sizes)).cut("max_unauthenticated_bytes")
+
+    def drop(self, slot: "Slot") -> None:
+        """Forget what a connection holds. Cuts nothing, so that `cut` may call it."""
+        self._total -= self._sizes.pop(slot, 0)
 
 
 class Slot:
@@ -51,18 +58,18 @@ class Slot:
         """A request on the connection bore the token: it makes room for no other any more."""
         if not self.admitted:
             self.admitted = True
-            self._held.set(self, 0)
+            self._held.drop(self)
             self._slots.admit(self)
 
     def cut(self, limit: str) -> None:
         """Close the connection for the sake of others."""
-        self._slots.tell(limit)
+        self._slots.warn(CLOSING, limit)
         self.leave()
         self._transport.abort()
 
     def leave(self) -> None:
         """The connection is gone. Harmless when repeated."""
-        self._held.set(self, 0)
+        self._held.drop(self)
         self._slots.leave(self)
 
 
@@ -74,13 +81,13 @@ class Slots:
         self._held = held
         self._waiting: dict[Slot, None] = {}
         self._admitted: set[Slot] = set()
-        self._told = -SILENCE_S
+        self._warned: dict[tuple[str, str], float] = {}
 
     def take(self, transport: asyncio.Transport) -> Slot | None:
         """A slot for a new connection; None where every one is that of a client with the token."""
         if len(self._waiting) + len(self._admitted) >= self._max_connections:
             if not self._waiting:
-                self.tell("max_connections")
+                self.warn(REFUSING, "max_connections")
                 return None
             next(iter(self._waiting)).cut("max_connections")
         slot = Slot(self, self._held, transport)
@@ -98,9 +105,9 @@ class Slots:
         self._waiting.pop(slot, None)
         self._admitted.discard(slot)
 
-    def tell(self, limit: str) -> None:
-        """Log that connections are closed because of a limit, now and then."""
+    def warn(self, message: str, limit: str) -> None:
+        """Log that a limit is reached, each message about each limit once in SILENCE_S."""
         now = asyncio.get_running_loop().time()
-        if now - self._told >= SILENCE_S:
-            self._told = now
-            log.warning("closing connections without a token, the oldest first: %s is reached", limit)
+        if now - self._warned.get((message, limit), -SILENCE_S) >= SILENCE_S:
+            self._warned[message, limit] = now
+            log.warning(message, limit)
