@@ -66,10 +66,11 @@ class Observer:
 
     def write(self, data: bytes) -> None:
         """Write whole messages; nothing once it is muted. A transport that is closing ends it."""
-        unread = self._unread
-        unread.room -= len(data)
-        if unread.room < 0:
-            unread.look(len(data))
+        if not self._muted:
+            unread = self._unread
+            unread.room -= len(data)
+            if unread.room < 0:
+                unread.look(len(data))
         if not self._muted and not self._written(data):
             self.end(ConnectionResetError("the observer has left"))
 

@@ -25,13 +25,15 @@ class Reading(Protocol):
 class Unread:
     """The bytes that were written to observers and wait in this process, at most about `max_bytes`.
 
-    Past that the observers for which the most waits are dismissed. Those have until the next time to read why.
-    Whoever writes takes the size off `room`, and calls `look` once that is used up.
+    Past seven eighths the observers with the most unread bytes are dismissed: they are told why, and get nothing
+    more. The last eighth is for those: if it is used up before they have read why, their connections are cut.
+    A writer subtracts what it writes from `room`, and calls `look` when that is negative.
     """
 
     def __init__(self, max_bytes: int = MAX_UNREAD_BYTES) -> None:
-        self.room = max_bytes
         self._max_bytes = max_bytes
+        self._max_observed_bytes = max_bytes * 7 // 8
+        self.room = self._max_observed_bytes
         self._observers: set[Reading] = set()
         self._dismissed: set[asyncio.WriteTransport] = set()
         self._told = -SILENCE_S
@@ -50,21 +52,30 @@ class Unread:
     def look(self, coming: int) -> None:
         """Count all there is, with what is about to be written, and make room where it is too much."""
         sizes = {observer: observer.transport.get_write_buffer_size() for observer in self._observers}
-        self._dismissed = {one for one in self._dismissed if one.get_write_buffer_size()}
         total = coming + sum(sizes.values())
-        if total + sum(one.get_write_buffer_size() for one in self._dismissed) > self._max_bytes:
+        dismissed = self._count_dismissed()
+        if total + dismissed > self._max_bytes:
             for transport in self._dismissed:
                 transport.abort()
             self._dismissed.clear()
-        if total > self._max_bytes:
+            dismissed = 0
+        if total > self._max_observed_bytes:
             total = self._make_room(total, sizes)
-        self.room = max(self._max_bytes - total, self._max_bytes // 64)
+            dismissed = self._count_dismissed()
+        room = min(self._max_observed_bytes - total, self._max_bytes - total - dismissed)
+        self.room = max(room, self._max_bytes // 64)
+
+    def _count_dismissed(self) -> int:
+        """Forget the dismissed observers that have read everything, and return what the others have not."""
+        waiting = {transport: transport.get_write_buffer_size() for transport in self._dismissed}
+        self._dismissed = {transport for transport, size in waiting.items() if size}
+        return sum(waiting.values())
 
     def _make_room(self, total: int, sizes: dict[Reading, int]) -> int:
-        """Dismiss the slowest until an eighth is free."""
+        """Dismiss the slowest until a quarter is free."""
         slowest = sorted(sizes, key=sizes.__getitem__, reverse=True)
         count = 0
-        while total > self._max_bytes * 7 // 8 and count < len(slowest) and sizes[slowest[count]]:
+        while total > self._max_bytes * 3 // 4 and count < len(slowest) and sizes[slowest[count]]:
             observer = slowest[count]
             total -= sizes[observer]
             count += 1

@@ -1,0 +1,61 @@
+"""What observers leave unread is bounded in sum, with those that were dismissed."""
+
+import pytest
+
+from runtimed.feed.unread import Unread
+
+PIECE = 1_000
+
+
+class FakeTransport:
+    """Keeps what is written to it until it is aborted."""
+
+    def __init__(self):
+        self.size = 0
+        self.aborted = False
+
+    def get_write_buffer_size(self):
+        return self.size
+
+    def abort(self):
+        self.size, self.aborted = 0, True
+
+
+class FakeObserver:
+    """Never reads."""
+
+    def __init__(self, unread):
+        self.transport = FakeTransport()
+        self.dismissed = False
+        self._unread = unread
+        unread.enter(self)
+
+    def dismiss(self, _error):
+        self.dismissed = True
+
+    def write(self):
+        self._unread.room -= PIECE
+        if self._unread.room < 0:
+            self._unread.look(PIECE)
+        if not self.dismissed:
+            self.transport.size += PIECE
+
+
+@pytest.mark.parametrize("count", [1, 3, 8, 50])
+async def test_observers_that_never_read_hold_no_more_than_the_limit_in_sum(count):
+    limit = 640_000
+    unread = Unread(limit)
+    everybody = present = [FakeObserver(unread) for _ in range(count)]
+    most = 0
+
+    for turn in range(20_000):
+        present[turn % count].write()
+        most = max(most, sum(one.transport.size for one in everybody))
+        gone = [one for one in present if one.dismissed]
+        if gone:
+            new = [FakeObserver(unread) for _ in gone]
+            present = [one for one in present if not one.dismissed] + new
+            everybody = [one for one in everybody if one.transport.size] + new
+
+    assert limit / 2 < most <= limit + limit // 64 + PIECE
+    assert any(one.dismissed for one in everybody)
