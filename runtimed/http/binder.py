@@ -190,11 +190,18 @@ class Bound:
         """The value of a body; a large one is parsed in a thread, so that other requests are answered meanwhile.
 
         One at a time: a pass over a body may hold the interpreter for 0.2 s, and several threads would do so in turn.
+        The lock is released when the thread has ended, also where the request was cancelled before.
         """
         if len(data) <= MAX_INLINE_BYTES:
             return body.read(data)
-        async with self._parsing:
-            return await asyncio.to_thread(body.read, data)
+        await self._parsing.acquire()
+        try:
+            parsed = asyncio.get_running_loop().run_in_executor(None, body.read, data)
+        except BaseException:
+            self._parsing.release()
+            raise
+        parsed.add_done_callback(lambda _: self._parsing.release())
+        return await asyncio.shield(parsed)
 
 
 def is_json(media_type: str) -> bool:
@@ -203,7 +210,7 @@ def is_json(media_type: str) -> bool:
 
 
 async def expect_nothing(_request: web.Request) -> None:
-    """A client that asks leave to send its body gets it when the body is wanted, not before the door."""
+    """Send no `100 Continue` yet: a route sends it when it reads the body, after the guard has let the request in."""
 
 
 def _inspect(method: str, path: str, handler: Handler, raises: tuple[type[RuntimedError], ...]) -> Route:
