@@ -2,6 +2,7 @@
 
 import contextlib
 import http.client
+import statistics
 import threading
 import time
 from collections.abc import Iterator
@@ -13,8 +14,9 @@ import pytest
 MAX_WAIT_S = 0.5
 ROUNDS = 5
 BUSY_FACTOR = 10
-"""On a machine that is busy with something else it is tried so often at most, and a request may wait so many times as
-long as without the bodies."""
+MAX_BUSY_WAIT_S = 2.0
+"""On a busy machine the median of so many rounds counts, and a request may wait so many times as long as without the
+bodies, but no longer than this."""
 
 BODY_BYTES = 8 * 2**20 - 64
 BODIES = {
@@ -72,11 +74,12 @@ def test_a_large_body_of_any_kind_lets_others_be_answered_within_half_a_second(
     with waits(daemon) as undisturbed:
         until(lambda: len(undisturbed) >= 200)
 
-    longest, allowed = [], max(MAX_WAIT_S, BUSY_FACTOR * max(undisturbed))
-    while not longest or (min(longest) >= allowed and len(longest) < ROUNDS):
+    longest: list[float] = []
+    allowed = min(max(MAX_WAIT_S, BUSY_FACTOR * max(undisturbed)), MAX_BUSY_WAIT_S)
+    while not longest or (longest[0] >= MAX_WAIT_S and len(longest) < ROUNDS):
         with waits(daemon) as found, ThreadPoolExecutor(4) as pool:
             statuses = set(pool.map(lambda _: post(daemon, path, body), range(4)))
         longest.append(max(found))
 
     assert statuses <= {200, 400, 409}
-    assert min(longest) < allowed, (longest, allowed)
+    assert statistics.median(longest) < allowed, (longest, allowed)
