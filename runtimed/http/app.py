@@ -90,7 +90,14 @@ def _gate(guard: Guard) -> Callable[..., Awaitable[web.StreamResponse]]:
         request: web.Request, handler: Callable[[web.Request], Awaitable[web.StreamResponse]]
     ) -> web.StreamResponse:
         try:
-            await _admit(guard, request)
+            await guard.admit(request)
+        except RuntimedError as error:
+            refusal = error_answer(error).response()
+            refusal.force_close()
+            return refusal
+        if isinstance(request.protocol, RequestProtocol):
+            request.protocol.admitted()
+        try:
             response = await handler(request)
         except Exception as error:  # noqa: BLE001 every error gets its response here
             response = error_answer(error).response()
@@ -99,19 +106,6 @@ def _gate(guard: Guard) -> Callable[..., Awaitable[web.StreamResponse]]:
         return response
 
     return gate
-
-
-async def _admit(guard: Guard, request: web.Request) -> None:
-    """Let a request in, and have its connection know. Raises as Guard.admit."""
-    connection = request.protocol if isinstance(request.protocol, RequestProtocol) else None
-    try:
-        await guard.admit(request)
-    except RuntimedError:
-        if connection is not None:
-            connection.refused()
-        raise
-    if connection is not None:
-        connection.admitted()
 
 
 def _asks_for_more_than_http(request: web.Request) -> bool:

@@ -127,9 +127,6 @@ class Connection(asyncio.Protocol):
     def data_received(self, data: bytes) -> None:
         """See Protocol."""
         self._data = self._data + data if self._data else data
-        slot = self._slot
-        if slot is not None and not slot.admitted:
-            slot.hold(len(self._data))
         if self.answering is not None or self._crowded:
             self._transport.pause_reading()
         else:
@@ -139,25 +136,33 @@ class Connection(asyncio.Protocol):
         if data is self._data and self._known is not None and self._is_again(self._known):
             self._take(self._known)
             return
-        passed = self._heads.feed(data)
-        if not (passed or self._call or self._heads.refusal):
-            return  # of a head that is yet to come
-        messages = self._parse(passed)
+        pieces = self._heads.feed(data)
+        if not (pieces or self._call or self._heads.refusal):
+            self._await_head()
+            return
+        messages = self._parse(pieces)
         if self._call is None and len(messages) == 1:
             self._call = self._understand(*messages[0])
         call = self._call
-        if call is None or len(self._data) > call.size:
+        if call is None or len(self._data) > call.size or call.generation != self._dispatcher.guard.generation:
             self._hand_over()
         elif len(self._data) == call.size and call.payload.is_eof():
             self._call, self._known = None, attrs.evolve(call, payload=EMPTY_PAYLOAD)
             self._take(call)
 
-    def _parse(self, data: bytes) -> Sequence[tuple[RawRequestMessage, StreamReader]]:
-        """The heads that these bytes complete; none where they are no HTTP, or more than the parser would hold."""
-        if len(self._data) > MAX_PLAIN_BYTES or self._heads.refusal is not None:
+    def _await_head(self) -> None:
+        """Keep only what the filter holds, the same bytes, while a head has not come as a whole."""
+        self._data = self._heads.held
+        if self._slot is not None and not self._slot.admitted:
+            self._slot.hold(len(self._data))
+
+    def _parse(self, pieces: list[bytes]) -> Sequence[tuple[RawRequestMessage, StreamReader]]:
+        """The head that these bytes complete; none where there are several, where they are no HTTP, or more than the
+        parser would hold."""
+        if len(pieces) != 1 or len(self._data) > MAX_PLAIN_BYTES or self._heads.refusal is not None:
             return ()
         try:
-            return self._parser.feed_data(data)[0]
+            return self._parser.feed_data(pieces[0])[0]
         except HttpProcessingError:
             return ()
 

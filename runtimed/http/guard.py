@@ -128,7 +128,7 @@ class WrongTokens:
     later, and all of them together, whatever connections they come on, at GUESSES_PER_S.
 
     The right token is never delayed. At most MAX_WAITING_GUESSES wait. The log is told how many there were, once in
-    GUESS_WINDOW_S.
+    GUESS_WINDOW_S. After `close` nothing waits any more.
     """
 
     def __init__(self) -> None:
@@ -136,12 +136,16 @@ class WrongTokens:
         self._next = 0.0
         self._waiting = 0
         self._untold = 0
+        self._untold_since = 0.0
         self._timer: asyncio.TimerHandle | None = None
+        self._closed = asyncio.Event()
 
     async def another(self) -> bool:
         """A wrong token was given: wait until it may be answered. False where too many wait already."""
-        self._count()
+        if self._closed.is_set():
+            return True
         now = time.monotonic()
+        self._count(now)
         full = len(self._recent) == FREE_GUESSES and now - self._recent[0] < GUESS_WINDOW_S
         self._recent.append(now)
         if not full:
@@ -151,23 +155,29 @@ class WrongTokens:
         self._next = max(self._next + 1 / GUESSES_PER_S, now + GUESS_DELAY_S)
         self._waiting += 1
         try:
-            await asyncio.sleep(self._next - now)
+            async with asyncio.timeout(self._next - now):
+                await self._closed.wait()
+        except TimeoutError:
+            pass
         finally:
             self._waiting -= 1
         return True
 
     def close(self) -> None:
-        """Tell the log what it was not told yet. Harmless when repeated."""
+        """End every wait and log the count that is not logged yet. Harmless when repeated."""
+        self._closed.set()
         if self._timer is not None:
             self._timer.cancel()
             self._tell()
 
-    def _count(self) -> None:
+    def _count(self, now: float) -> None:
         self._untold += 1
         if self._timer is None:
+            self._untold_since = now
             self._timer = asyncio.get_running_loop().call_later(GUESS_WINDOW_S, self._tell)
 
     def _tell(self) -> None:
         self._timer = None
-        log.warning("refused %d requests with a wrong token in %.0f s", self._untold, GUESS_WINDOW_S)
+        took = time.monotonic() - self._untold_since
+        log.warning("refused %d requests with a wrong token in %.1f s", self._untold, took)
         self._untold = 0

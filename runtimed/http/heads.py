@@ -14,14 +14,14 @@ MAX_CHUNK_LINE_BYTES = 1_024
 
 END = b"\r\n\r\n"
 BROKEN_HEAD = b"\0\r\n\r\n"
-"""What no parser of HTTP takes, to stand for a head that was refused."""
+"""Given to the parser in place of a head that was refused, to make it fail."""
 
 BROKEN_CHUNK = b"\0\r\n"
 BROKEN_FRAME = b"\xf0\x80\0\0\0\0"
 """A WebSocket frame with reserved bits, which no endpoint takes; it stands for one that is not masked."""
 
 _TOKEN = rb"[!#$%&'*+.^_`|~0-9A-Za-z-]"
-_REQUEST_LINE = rb"(" + _TOKEN + rb"{1,%d}+) [^\x00-\x20\x7f]++ HTTP/(1\.[01])" % MAX_METHOD_BYTES
+_REQUEST_LINE = rb"(" + _TOKEN + rb"{1,%d}+) ([^\x00-\x20\x7f]++) HTTP/(1\.[01])" % MAX_METHOD_BYTES
 _HEADER_LINE = _TOKEN + rb"++:[^\x00-\x08\x0a-\x1f\x7f]*+"
 
 HEAD = re.compile(_REQUEST_LINE + rb"\r\n(?:" + _HEADER_LINE + rb"\r\n){0,%d}+\r\n" % MAX_HEADERS)
@@ -29,7 +29,18 @@ REQUEST_LINE = re.compile(_REQUEST_LINE)
 HEADER_LINE = re.compile(_HEADER_LINE)
 NAME = re.compile(rb"(" + _TOKEN + rb"{1,64}+)([ \t]*):")
 METHOD = re.compile(_TOKEN + rb"{1,%d}+(?: |\Z)" % MAX_METHOD_BYTES)
-"""How a request begins, and what is no HTTP does not."""
+"""The start of a request line. Anything else is refused before its line has ended."""
+
+METHODS = frozenset(
+    b"ACL BIND CHECKOUT CONNECT COPY DELETE GET HEAD LINK LOCK M-SEARCH MERGE MKACTIVITY MKCALENDAR MKCOL MOVE NOTIFY"
+    b" OPTIONS PATCH POST PROPFIND PROPPATCH PURGE PUT QUERY REBIND REPORT SEARCH SOURCE SUBSCRIBE TRACE UNBIND"
+    b" UNLINK UNLOCK UNSUBSCRIBE".split()
+)
+"""The methods that aiohttp's parser knows."""
+
+TARGET = re.compile(rb"/[\x21-\x7e]*+|[A-Za-z]++://[\x21-\x7e]++")
+AUTHORITY = re.compile(rb"[A-Za-z0-9.\[\]:_-]++")
+"""The target of a CONNECT."""
 
 ONCE = (
     *(
@@ -51,9 +62,12 @@ SINGLE = re.compile(_ONCE.lower())
 """For a head in lower case, which takes a third of the time."""
 
 NAMED = re.compile(_ONCE, re.IGNORECASE)
+UPGRADE = re.compile(rb"\r\nupgrade:[^\r]*+", re.IGNORECASE)
+CONNECTION = re.compile(rb"\r\nconnection:([^\r]*+)")
 LENGTH = re.compile(rb"[ \t]*+([0-9]{1,18})[ \t]*+")
 CHUNK_SIZE = re.compile(rb"([0-9A-Fa-f]{1,15})[ \t]*(?:;[^\r]*)?\r")
 
+SLASH = ord("/")
 MASKED = 0x80
 LONGER = {126: 2, 127: 8}
 """How many bytes the length of a frame takes where it does not fit in seven bits."""
@@ -65,30 +79,30 @@ class HeadFilter:
     """Stands between the bytes of one connection and its parser.
 
     A head passes when it is there as a whole; of what is in a body, or in the frames of a WebSocket, nothing is held.
-    A `Content-Type` that stands there more than once with the same value passes once. At the first head that is
-    refused `refusal` says why, and nothing passes any more.
+    A `Content-Type` that stands there more than once with the same value passes once. An `Upgrade` to anything but a
+    WebSocket does not pass: the request is served as plain HTTP. When a head is refused, `refusal` says why, and
+    nothing passes any more.
     """
 
-    __slots__ = ("_held", "_left", "_step", "_trailer_bytes", "_upgrades", "heads", "refusal")
+    __slots__ = ("_left", "_pieces", "_step", "_trailer_bytes", "_upgrades", "heads", "held", "refusal")
 
     def __init__(self) -> None:
         self.refusal: RuntimedError | None = None
         self.heads = 0
-        self._held = b""
+        self.held = b""
+        self._pieces: list[bytes] = []
         self._left = 0
         self._trailer_bytes = 0
         self._upgrades = False
         self._step: Step | None = self._head
 
-    @property
-    def held_bytes(self) -> int:
-        """How much of a head is here that has not come as a whole."""
-        return len(self._held)
+    def feed(self, data: bytes) -> list[bytes]:
+        """Return what passes of these bytes and of those held, in pieces: each head begins another one.
 
-    def feed(self, data: bytes) -> bytes:
-        """What passes, now that these bytes have come; `heads` counts the heads in it."""
-        if self._held:
-            data, self._held = self._held + data, b""
+        `heads` counts all heads that passed; `held` is the beginning of one that has not come as a whole.
+        """
+        if self.held:
+            data, self.held = self.held + data, b""
         passed: list[bytes] = []
         at, size = 0, len(data)
         try:
@@ -97,17 +111,25 @@ class HeadFilter:
         except RuntimedError as error:
             self.refusal = error
             self._step = None
-        return passed[0] if len(passed) == 1 else b"".join(passed)
+        last = passed[0] if len(passed) == 1 else b"".join(passed)
+        if not self._pieces:
+            return [last] if last else []
+        pieces, self._pieces = [*self._pieces, last], []
+        return pieces
 
     def _head(self, data: bytes, at: int, passed: list[bytes]) -> int:
         while data.startswith(b"\r\n", at):
             at += 2
         end = data.find(END, at)
         if end < 0:
-            self._held = _plausible(data[at:])
+            self.held = _plausible(data[at:])
             return len(data)
         end += len(END)
-        passed.append(self._checked(data[at:end]))
+        head = self._checked(data[at:end])
+        if passed:
+            self._pieces.append(b"".join(passed))
+            passed.clear()
+        passed.append(head)
         self.heads += 1
         return end
 
@@ -118,21 +140,29 @@ class HeadFilter:
             _check_lines(head)
         if found is None:
             _refuse_line()
+        method, target, version = found.groups()
+        if method not in METHODS or target[0] != SLASH or not target.isascii():
+            _check_request(method, target)
         pairs = SINGLE.findall(head.lower())
         single = dict(pairs)
         if len(single) < len(pairs):
             head = _mended(head)
-        if found[2] == b"1.1" and b"host" not in single:
+        if version == b"1.1" and b"host" not in single:
             raise InvalidRequest("Host: required, but missing")
-        self._upgrades = single.get(b"upgrade", b"").strip() == b"websocket" or found[1] == b"CONNECT"
-        self._frame(found[2], single)
+        self._upgrades = method == b"CONNECT"
+        if b"upgrade" in single:
+            if _asks_for_websocket(head.lower(), single[b"upgrade"]):
+                self._upgrades = True
+            else:
+                head = UPGRADE.sub(b"", head)
+        self._frame(version, single)
         return head
 
     def _frame(self, version: bytes, single: dict[bytes, bytes]) -> None:
-        """Know where the body ends."""
+        """Find out where the body ends."""
         coding, length = single.get(b"transfer-encoding"), single.get(b"content-length")
         if coding is not None:
-            if coding.strip() != b"chunked":
+            if coding.strip(b" ") != b"chunked":
                 raise InvalidRequest("Transfer-Encoding: expected chunked, and no other coding")
             if length is not None:
                 raise InvalidRequest("Content-Length: not accepted beside Transfer-Encoding")
@@ -199,7 +229,7 @@ class HeadFilter:
     def _hold_line(self, data: bytes, at: int, passed: list[bytes], max_bytes: int) -> int:
         if len(data) - at > max_bytes:
             return self._broken(data, passed, BROKEN_CHUNK)
-        self._held = data[at:]
+        self.held = data[at:]
         return len(data)
 
     def _websocket(self, data: bytes, at: int, passed: list[bytes]) -> int:
@@ -210,7 +240,7 @@ class HeadFilter:
         short = data[at + 1] & ~MASKED if there >= 2 else 0
         extended = LONGER.get(short, 0)
         if there < 2 + extended:
-            self._held = data[at:]
+            self.held = data[at:]
             return len(data)
         payload = int.from_bytes(data[at + 2 : at + 2 + extended]) if extended else short
         self._left = 2 + extended + 4 + payload
@@ -257,6 +287,21 @@ def _check_lines(head: bytes) -> None:
         _check_header(number, line)
     if len(lines) > MAX_HEADERS:
         raise RequestHeadTooLarge(f"the request head: expected at most {MAX_HEADERS} headers")
+
+
+def _check_request(method: bytes, target: bytes) -> None:
+    """Refuse a request line that the parser would not take."""
+    if method not in METHODS:
+        raise InvalidRequest("the request method: expected one of HTTP, in capitals")
+    fits = (AUTHORITY if method == b"CONNECT" else TARGET).fullmatch(target)
+    if not fits and (method, target) != (b"OPTIONS", b"*"):
+        raise InvalidRequest("the request target: expected a path or a URL in ASCII")
+
+
+def _asks_for_websocket(head: bytes, upgrade: bytes) -> bool:
+    """Whether the parser takes what follows this head, in lower case, for frames."""
+    options = b",".join(CONNECTION.findall(head)).split(b",")
+    return upgrade.strip(b" \t") == b"websocket" and b"upgrade" in (option.strip(b" ") for option in options)
 
 
 def _check_header(number: int, line: bytes) -> None:

@@ -24,14 +24,13 @@ class RequestProtocol(web.RequestHandler):
     It takes one of `slots`, unless it took the connection over with its `slot`.
     """
 
-    __slots__ = ("_answered", "_begun", "_heads", "_received", "_refusing", "_slot", "_slots")
+    __slots__ = ("_begun", "_heads", "_received", "_refusing", "_slot", "_slots")
 
     def __init__(self, manager: web.Server, *, slots: Slots, slot: Slot | None = None, **options: Any) -> None:
         super().__init__(manager, **options)
         self._slots = slots
         self._slot = slot
         self._heads = HeadFilter()
-        self._answered = 0
         self._begun = 0
         self._refusing = False
         self._received = 0
@@ -49,12 +48,14 @@ class RequestProtocol(web.RequestHandler):
         super().connection_lost(exc)
 
     def data_received(self, data: bytes) -> None:
-        passed = self._heads.feed(data)
+        pieces = self._heads.feed(data)
         if self._slot is not None and not self._slot.admitted:
-            self._received += len(data)
-            self._hold()
-        if passed or not data:
-            super().data_received(passed)
+            self._received += sum(map(len, pieces))
+            self._slot.hold(self._received + len(self._heads.held))
+        if not data:
+            super().data_received(data)
+        for piece in pieces:
+            super().data_received(piece)
         self._refuse_in_turn()
 
     def begin(self) -> None:
@@ -63,8 +64,10 @@ class RequestProtocol(web.RequestHandler):
         self._refuse_in_turn()
 
     def _refuse_in_turn(self) -> None:
-        """Have the head that was refused answered, once the parser has given out all before it: with a head that it
-        does not take it drops what it has not given out."""
+        """Answer a refused head once every request before it has begun.
+
+        When the parser fails it drops the requests that it has found but not returned yet.
+        """
         if self._heads.refusal is not None and self._begun == self._heads.heads and not self._refusing:
             self._refusing = True
             super().data_received(BROKEN_HEAD)
@@ -73,18 +76,6 @@ class RequestProtocol(web.RequestHandler):
         """The guard has let in a request of this connection."""
         if self._slot is not None:
             self._slot.admit()
-
-    def refused(self) -> None:
-        """The guard has turned away a request of this connection."""
-        self._answered += 1
-        self._hold()
-
-    def _hold(self) -> None:
-        """Tell how much is here: all that has come since everything was answered."""
-        if self._answered >= self._heads.heads:
-            self._received = self._heads.held_bytes
-        if self._slot is not None:
-            self._slot.hold(self._received)
 
     def handle_error(
         self,

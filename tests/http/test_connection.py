@@ -5,6 +5,7 @@ import gc
 import re
 import socket
 import struct
+import tracemalloc
 from collections.abc import AsyncIterator
 
 import attrs
@@ -375,3 +376,40 @@ async def test_a_request_that_was_let_in_before_is_not_let_in_once_the_guard_has
         await server.close()
 
     assert statuses == [200, 200, 503]
+
+
+async def test_a_body_that_is_whole_only_once_the_guard_has_closed_is_not_taken(runtime):
+    await runtime.create_worker(CreateWorkerRequest())
+    async with serving(runtime) as served:
+        whole = CASES["stop with a body"](served.port)
+        reader, writer = await asyncio.open_connection("127.0.0.1", served.port)
+        writer.write(whole[:-5])
+        await passed(served.port)
+
+        served.server._dispatcher.guard.close()
+        writer.write(whole[-5:])
+
+        async with asyncio.timeout(20):
+            assert (await reader.read()).startswith(b"HTTP/1.1 503 ")
+        writer.close()
+
+
+@pytest.mark.parametrize("admitted", [True, False], ids=["with the token", "without"])
+async def test_empty_lines_leave_nothing_behind(both, admitted):
+    reader, writer = await asyncio.open_connection("127.0.0.1", both.ours)
+    if admitted:
+        writer.write(get("/v1/runtime")(both.ours))
+        await reader.readuntil(b"}")
+    size, piece = 2**22, b"\r\n" * 2**14
+    tracemalloc.start()
+    try:
+        for _ in range(size // len(piece)):
+            writer.write(piece)
+            await writer.drain()
+            await passed(both.ours)
+        held = tracemalloc.get_traced_memory()[0]
+    finally:
+        tracemalloc.stop()
+
+    assert held < size / 4
+    writer.close()

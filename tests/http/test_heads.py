@@ -5,8 +5,10 @@ import json
 import re
 
 import pytest
+from aiohttp.base_protocol import BaseProtocol
+from aiohttp.http import HttpRequestParser
 
-from runtimed.http.heads import MAX_HEAD_BYTES, MAX_HEADERS, HeadFilter
+from runtimed.http.heads import MAX_HEAD_BYTES, MAX_HEADERS, METHODS, HeadFilter
 
 from .conftest import TOKEN
 
@@ -266,15 +268,141 @@ async def test_chunks_that_are_none_are_refused(served, chunks):
     assert code in {"invalid_json", "invalid_request"}
 
 
-def test_whatever_way_the_bytes_come_the_same_passes():
-    head = b"POST / HTTP/1.1\r\nHost: x\r\nTransfer-Encoding: chunked\r\n\r\n"
-    length = b"POST / HTTP/1.1\r\nHost: x\r\nContent-Length: 5\r\n\r\nhello"
-    upgrade = b"GET / HTTP/1.1\r\nHost: x\r\nUpgrade: websocket\r\n\r\n"
-    frames = b"\x81\x83abcd123\x81\xfe\x00\x80abcd" + b"x" * 128 + b"\x8a\x80abcd"
-    whole = head + b"5\r\nhello\r\n0\r\nA: b\r\n\r\n" + length + b"\r\n" + head + b"0\r\n\r\n" + upgrade + frames
-    expected = HeadFilter().feed(whole)
-    for size in range(1, 40):
-        one = HeadFilter()
-        assert b"".join(one.feed(whole[at : at + size]) for at in range(0, len(whole), size)) == expected
-        assert one.refusal is None
-        assert one.heads == 4
+def plain_head(*headers, line="POST / HTTP/1.1", body=b""):
+    """A request that names its host, without a token."""
+    return "\r\n".join([line, "Host: x", *headers, "", ""]).encode() + body
+
+
+SEVERAL = {
+    "chunks": plain_head(CHUNKED, body=b"5\r\nhello\r\n0\r\nA: b\r\n\r\n"),
+    "length": plain_head("Content-Length: 5", body=b"hello"),
+    "no chunk": plain_head(CHUNKED, body=b"0\r\n\r\n"),
+    "upgrade": plain_head("Connection: keep-alive, Upgrade", "Upgrade: websocket", line=PLAIN),
+    "frames": b"\x81\x83abcd123\x81\xfe\x00\x80abcd" + b"x" * 128 + b"\x8a\x80abcd",
+}
+
+
+@pytest.mark.parametrize("size", [1, 2, 3, 5, 7, 11, 16, 31, 64, 1_000])
+def test_what_passes_is_what_came_whatever_way_the_bytes_come(size):
+    expected = b"".join(SEVERAL.values())
+    whole = b"\r\n" + b"\r\n\r\n".join([SEVERAL["chunks"], SEVERAL["length"], SEVERAL["no chunk"]])
+    whole += b"\r\n" + SEVERAL["upgrade"] + SEVERAL["frames"]
+    one = HeadFilter()
+
+    passed = [piece for at in range(0, len(whole), size) for piece in one.feed(whole[at : at + size])]
+
+    assert b"".join(passed) == expected
+    assert (one.refusal, one.heads, one.held) == (None, 4, b"")
+
+
+def test_each_piece_that_passes_begins_with_a_head():
+    heads = [SEVERAL["chunks"], SEVERAL["length"], SEVERAL["no chunk"], SEVERAL["length"]]
+    assert HeadFilter().feed(b"".join(heads)) == heads
+
+
+UPGRADES = {
+    "none": [],
+    "h2c": ["Upgrade: h2c"],
+    "tcp": ["Upgrade: tcp"],
+    "several": ["Upgrade: h2c, websocket"],
+    "empty": ["Upgrade:"],
+    "websocket": ["Upgrade: websocket"],
+    "websocket in another case": ["upgrade:WebSocket "],
+    "websocket with a tab": ["Upgrade: \twebsocket\t"],
+}
+CONNECTIONS = {
+    "no Connection": [],
+    "Upgrade": ["Connection: Upgrade"],
+    "several": ["Connection: keep-alive,  UPGRADE , HTTP2-Settings"],
+    "tab": ["Connection:\tupgrade\t,keep-alive"],
+    "two": ["Connection: keep-alive", "connection: upgrade"],
+    "only like it": ["Connection: upgrades, an upgrade"],
+}
+BODIES = {"no body": ([], b""), "length": (["Content-Length: 5"], b"hello"), "chunks": ([CHUNKED], b"0\r\n\r\n")}
+
+
+def parsed(pieces):
+    """The targets of the messages that a parser finds, and whether it takes what follows for something else."""
+    parser = HttpRequestParser(BaseProtocol(asyncio.get_running_loop()), asyncio.get_running_loop(), 2**16)
+    found, upgraded = [], False
+    for piece in pieces:
+        if not upgraded:
+            messages, upgraded, _ = parser.feed_data(piece)
+            found += [message.path for message, _ in messages]
+    return found, upgraded
+
+
+@pytest.mark.parametrize("line", ["GET /first HTTP/1.1", "POST /first HTTP/1.1"])
+@pytest.mark.parametrize("body", BODIES)
+@pytest.mark.parametrize("connection", CONNECTIONS)
+@pytest.mark.parametrize("upgrade", UPGRADES)
+async def test_filter_and_parser_agree_on_what_follows_a_request(upgrade, connection, body, line):
+    headers, data = BODIES[body]
+    first = plain_head(*UPGRADES[upgrade], *CONNECTIONS[connection], *headers, line=line, body=data)
+    second = plain_head(line="GET /second HTTP/1.1")
+    together, cut = HeadFilter(), HeadFilter()
+
+    pieces = together.feed(first + second)
+    apart = [*cut.feed(first), *cut.feed(second)]
+
+    found, upgraded = parsed(pieces)
+    assert parsed(apart) == (found, upgraded)
+    assert together.heads == cut.heads == len(found)
+    assert found == (["/first"] if upgraded else ["/first", "/second"])
+    assert upgraded == ("websocket" in upgrade and connection in {"Upgrade", "several", "two"})
+
+
+@pytest.mark.parametrize("protocol", ["h2c", "tcp", "foo"])
+async def test_a_request_to_upgrade_to_another_protocol_is_served_as_it_is(served, protocol):
+    once, _, _ = creations(served)
+    upgrade = ["Connection: Upgrade, HTTP2-Settings", f"Upgrade: {protocol}", "HTTP2-Settings: AAMAAABkAAQAAP__"]
+    creating = request(served, CREATE, JSON, *upgrade, body=b"{}")
+
+    found = await answers(served, creating + once, request(served, PLAIN, *upgrade), once, count=4)
+
+    assert [status for status, _ in found] == [200] * 4
+
+
+@pytest.mark.parametrize("method", sorted(METHODS - {b"CONNECT"}))
+async def test_the_parser_takes_every_method_that_passes(method):
+    [piece] = HeadFilter().feed(plain_head(line=f"{method.decode()} /first HTTP/1.1"))
+    assert parsed([piece])[0] == ["/first"]
+
+
+TARGETS = ["/", "/a?b=c&d#e", "//x", "http://x/y", "http://x", "HTTPS://x:80/", "/'\"<>[]{}|^`\\"]
+
+
+@pytest.mark.parametrize("target", TARGETS)
+async def test_the_parser_takes_every_target_that_passes(target):
+    [piece] = HeadFilter().feed(plain_head(line=f"GET {target} HTTP/1.1"))
+    assert parsed([piece])[0] == [target]
+
+
+UNKNOWN = {
+    "method": ("FOO /v1/runtime HTTP/1.1", [], "the request method"),
+    "method in lower case": ("get /v1/runtime HTTP/1.1", [], "the request method"),
+    "tab around chunked": (CREATE, ["Transfer-Encoding: \tchunked"], "Transfer-Encoding"),
+    "tab behind chunked": (CREATE, ["Transfer-Encoding: chunked\t"], "Transfer-Encoding"),
+    "target that is not ASCII": ("GET /v1/\xe9 HTTP/1.1", [], "the request target"),
+    "target that is no path": ("GET runtime HTTP/1.1", [], "the request target"),
+}
+
+
+@pytest.mark.parametrize("case", UNKNOWN)
+async def test_a_request_that_the_parser_would_not_take_leaves_those_before_it_their_answers(served, case):
+    line, headers, named = UNKNOWN[case]
+    once, _, _ = creations(served)
+
+    found = await answers(served, once + once + request(served, line, *headers), count=3)
+
+    assert [status for status, _ in found] == [200, 200, 400]
+    assert found[-1][1]["error"]["message"].startswith(f"{named}: expected ")
+
+
+async def test_a_head_that_only_the_parser_refuses_leaves_those_before_it_their_answers(served, monkeypatch):
+    monkeypatch.setattr("runtimed.http.heads.METHODS", frozenset({b"POST", b"FOO"}))
+    once, _, _ = creations(served)
+
+    found = await answers(served, once + once + request(served, "FOO /v1/runtime HTTP/1.1"), count=3)
+
+    assert [status for status, _ in found] == [200, 200, 400]

@@ -11,7 +11,7 @@ import pytest
 from runtimed.core import Runtime
 from runtimed.http import make_app
 from runtimed.http.app import DISPATCHER
-from runtimed.http.guard import FREE_GUESSES
+from runtimed.http.guard import FREE_GUESSES, GUESS_WINDOW_S, WrongTokens
 from runtimed.http.server import HttpServer
 from runtimed.store.memory import MemoryStore
 
@@ -130,7 +130,8 @@ async def test_each_listener_has_connections_of_its_own(runtime, tmp_path, bare)
 
 @pytest.mark.parametrize(
     "start",
-    [b"GET /v1/runtime HTTP/1.1\r\nX: ", b"GET /v1/%72untime HTTP/1.1\r\nHost: x\r\n\r\nGET / HTTP/1.1\r\nX: "],
+    [b"GET /v1/runtime HTTP/1.1\r\nX: ", b"\r\n" * 20_000 + b"GET /v1/runtime HTTP/1.1\r\nX: "],
+    ids=["head", "empty lines and a head"],
 )
 async def test_what_connections_without_a_token_hold_is_bounded_in_sum(runtime, start):
     async with serving(runtime, {"max_unauthenticated_bytes": 200_000}) as served:
@@ -146,6 +147,73 @@ async def test_what_connections_without_a_token_hold_is_bounded_in_sum(runtime, 
         assert 200_000 // 25_000 - 1 <= sum(held) <= 200_000 // 24_000
         for _, writer in links:
             writer.close()
+
+
+async def test_one_large_head_evicts_many_small_ones(runtime):
+    async with serving(runtime, {"max_unauthenticated_bytes": 5_000}) as served:
+        small = [await asyncio.open_connection("127.0.0.1", served.port) for _ in range(600)]
+        for _, writer in small:
+            writer.write(b"GET /")
+        async with served.client.get(f"{served.url}/v1/runtime") as answer:
+            assert answer.status == 200
+        large, writer = await asyncio.open_connection("127.0.0.1", served.port)
+
+        writer.write(b"GET /v1/runtime HTTP/1.1\r\nX: " + b"a" * 4_800)
+
+        async with asyncio.timeout(20):
+            assert await small[0][0].read() == b""
+        held = [await is_open(reader) for reader, _ in (*small[:20], *small[-10:])]
+        assert held == [False] * 20 + [True] * 10
+        assert await is_open(large)
+        for _, one in (*small, (large, writer)):
+            one.close()
+
+
+async def test_empty_lines_before_a_head_are_not_held(runtime):
+    async with serving(runtime, {"max_unauthenticated_bytes": 10_000}) as served:
+        answer = await exchange(served.port, b"\r\n" * 2**20 + plain(served.port, "Connection: close"))
+        assert answer.startswith(b"HTTP/1.1 200 ")
+
+
+async def test_what_comes_behind_a_request_without_a_token_is_not_answered(served):
+    without = b"GET /v1/runtime HTTP/1.1\r\nHost: 127.0.0.1:%d\r\n\r\n" % served.port
+    wrong = plain(served.port, token="no")
+    elsewhere = plain(served.port).replace(b"Host: 127.0.0.1", b"Host: evil.example")
+    for first, status in ((without, b"401"), (wrong, b"401"), (elsewhere, b"421")):
+        answer = await exchange(served.port, first + plain(served.port) + first * 100)
+        assert re.findall(rb"HTTP/1.1 (\d+) ", answer) == [status]
+        assert b"Connection: close\r\n" in answer
+
+
+BEHIND = {
+    "body": ("Content-Length: 100000000", b"x"),
+    "chunks": ("Transfer-Encoding: chunked", b"5F5E100\r\n"),
+    "frames": ("Connection: Upgrade\r\nUpgrade: websocket", b"\x82\xff\0\0\0\0\x05\xf5\xe1\0abcd"),
+}
+
+
+@pytest.mark.parametrize("case", BEHIND)
+async def test_what_comes_behind_a_wrong_token_that_waits_is_bounded(runtime, monkeypatch, case):
+    monkeypatch.setattr("runtimed.http.guard.GUESS_DELAY_S", 60.0)
+    header, start = BEHIND[case]
+    async with serving(runtime, {"max_unauthenticated_bytes": 1_000_000}) as served:
+        for _ in range(FREE_GUESSES):
+            assert b" 401 " in await exchange(served.port, plain(served.port, token="no"))
+        links = [await asyncio.open_connection("127.0.0.1", served.port) for _ in range(12)]
+        for _, writer in links:
+            writer.write(plain(served.port, header, token="no") + start)
+            for _ in range(20):
+                writer.write(b"x" * 50_000)
+                async with served.client.get(f"{served.url}/v1/runtime") as answer:
+                    assert answer.status == 200
+
+        held = [await holds(reader) for reader, _ in links]
+
+        assert held[0] is False
+        assert held[-1] is True
+        assert sum(held) <= 8  # a parser stops to read behind 128 KiB
+        for _, writer in links:
+            writer.transport.abort()
 
 
 async def holds(reader) -> bool:
@@ -198,20 +266,62 @@ async def test_wrong_tokens_above_those_that_wait_get_no_answer(served, monkeypa
 
 
 async def test_wrong_tokens_are_slowed_down_and_the_right_one_is_not(served, monkeypatch):
-    slept = []
+    monkeypatch.setattr("runtimed.http.guard.GUESS_DELAY_S", 60.0)
+    wrong = plain(served.port, token="no")
+    for _ in range(FREE_GUESSES):
+        assert b" 401 " in await exchange(served.port, wrong)
+    waiting = [asyncio.ensure_future(exchange(served.port, wrong)) for _ in range(3)]
 
-    async def sleep(seconds):
-        slept.append(seconds)
-
-    monkeypatch.setattr("runtimed.http.guard.asyncio.sleep", sleep)
-    wrong = {"Authorization": "Bearer wrong"}
-    for _ in range(FREE_GUESSES + 3):
-        async with served.client.get(f"{served.url}/v1/runtime", headers=wrong) as answer:
-            assert answer.status == 401
-    assert len(slept) == 3
     async with served.client.get(f"{served.url}/v1/runtime") as answer:
         assert answer.status == 200
-    assert len(slept) == 3
+
+    assert not any(one.done() for one in waiting)
+    for one in waiting:
+        one.cancel()
+    await asyncio.gather(*waiting, return_exceptions=True)
+
+
+async def test_a_stop_does_not_wait_for_wrong_tokens(runtime, monkeypatch, caplog):
+    monkeypatch.setattr("runtimed.http.guard.GUESS_DELAY_S", 60.0)
+    count = 300
+    loop = asyncio.get_running_loop()
+    async with serving(runtime, {"drain_timeout_s": 40.0}) as served:
+        links = [await asyncio.open_connection("127.0.0.1", served.port) for _ in range(count)]
+        for _, writer in links:
+            writer.write(plain(served.port, token="no"))
+        for _ in range(10):
+            assert b" 200 " in await attempt(served.port)
+        began = loop.time()
+    took = loop.time() - began
+
+    answers = await asyncio.gather(*[reader.read() for reader, _ in links])
+
+    assert took < 10
+    assert all(b" 401 " in answer for answer in answers)
+    for _, writer in links:
+        writer.close()
+    [told] = [record.getMessage() for record in caplog.records if "wrong token" in record.getMessage()]
+    assert f"refused {count} requests" in told
+
+
+async def test_the_log_tells_how_long_the_wrong_tokens_really_took(runtime, caplog):
+    async with serving(runtime) as served:
+        assert b" 401 " in await exchange(served.port, plain(served.port, token="no"))
+
+    [told] = [record.getMessage() for record in caplog.records if "wrong token" in record.getMessage()]
+
+    assert float(re.findall(r"refused 1 requests with a wrong token in ([\d.]+) s", told)[0]) < GUESS_WINDOW_S / 2
+
+
+async def test_a_wrong_token_after_the_close_starts_no_timer():
+    tokens = WrongTokens()
+    tokens.close()
+    before = len(asyncio.get_running_loop()._scheduled)
+
+    answered = [await tokens.another() for _ in range(FREE_GUESSES + 5)]
+
+    assert all(answered)
+    assert len(asyncio.get_running_loop()._scheduled) == before
 
 
 async def test_a_token_that_is_not_ascii_is_just_wrong(served):
