@@ -21,7 +21,9 @@ from runtimed.store.rows import (
     checksum,
     mark_of,
     meta_row,
+    number_of,
     readable,
+    runtime_event_of,
     text_checksum,
 )
 from runtimed.wire.converter import restore
@@ -60,14 +62,46 @@ _SET_TIMES = (
     _set_times("worker", f"time_created(number, ({_FIRST_EVENT}))", "request", "x''", "number"),
     _set_times(
         "state",
-        "iif(last_sequence, time_at(last_sequence), (SELECT created_at_ms FROM worker WHERE number = state.worker))",
+        """iif(last_sequence, time_at(last_sequence),
+            coalesce((SELECT created_at_ms FROM worker WHERE number = state.worker), 0))""",
         "execution",
         "waiting",
         "worker, status, transcript_len, last_sequence, since, activity, retained",
     ),
 )
 
+_REPLACEMENTS = {"INTEGER": "-rowid", "TEXT": "''", "BLOB": "x''"}
+"""By the type of a column. Numbers differ from row to row, because some are unique together."""
+
+_DAMAGED = -1
+"""A checksum that matches no row."""
+
 TABLES = ("meta", "worker", "state", "event", "entry", "bundle", "diagnostic")
+
+
+def replace_misfits(connection: apsw.Connection) -> None:
+    """Give a row with a cell of a wrong type cells of right types and a checksum that does not match.
+
+    Otherwise SQLite refuses to add a column to its table.
+    """
+    for table in TIMES:
+        columns = [(name, kind) for _, name, kind, *_ in connection.execute(f"PRAGMA table_info({table})") if kind]
+        fits = {name: f"typeof({name}) = '{kind.lower()}'" for name, kind in columns}
+        misfit = f"NOT ({' AND '.join(fits.values())})"
+        if not columns or not connection.execute(f"SELECT 1 FROM {table} WHERE {misfit} LIMIT 1").get:  # noqa: S608
+            continue
+        changes = [
+            f"{name} = {_DAMAGED if name == 'checksum' else f'iif({fits[name]}, {name}, {_REPLACEMENTS[kind]})'}"
+            for name, kind in columns
+        ]
+        indexes = list(
+            connection.execute("SELECT name, sql FROM sqlite_schema WHERE type = 'index' AND tbl_name = ?", (table,))
+        )
+        for index, _ in indexes:
+            connection.execute(f"DROP INDEX {index}")
+        connection.execute(f"UPDATE {table} SET {', '.join(changes)} WHERE {misfit}")  # noqa: S608
+        for _, sql in indexes:
+            connection.execute(sql)
 
 
 def add_waiting(connection: apsw.Connection) -> None:
@@ -108,8 +142,12 @@ class _Times:
         marks = list(readable(rows, mark_of))
         self._sequences = [mark.sequence for mark in marks]
         self._times = list(accumulate((mark.unix_ms for mark in marks), max))
-        created = connection.execute("SELECT worker, unix_ms FROM runtime_event WHERE kind = 'worker_created'")
-        self._created: dict[int, int] = dict(created)
+        told = connection.execute("SELECT * FROM runtime_event WHERE kind = 'worker_created'")
+        self._created = {
+            number_of(event.worker_id): event.timestamp_ms
+            for event in readable(told, runtime_event_of)
+            if event.worker_id is not None
+        }
         self._unix_ms = unix_ms
 
     def at(self, sequence: int) -> int:

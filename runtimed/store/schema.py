@@ -6,6 +6,9 @@ numbers, as `rows` lists them.
 """
 
 import contextlib
+import logging
+import time
+from collections.abc import Iterator
 
 import apsw
 
@@ -13,6 +16,8 @@ from runtimed.errors import StoreUnsupported
 from runtimed.store import migration
 
 VERSION = 4
+
+_log = logging.getLogger(__name__)
 
 TABLES = """
 CREATE TABLE meta (
@@ -96,7 +101,9 @@ def prepare(connection: apsw.Connection, unix_ms: int) -> None:
     version = check_version(connection)
     if version == VERSION:
         return
-    with connection:
+    with _told(connection, version) if version else contextlib.nullcontext(), connection:
+        if version:
+            migration.replace_misfits(connection)
         if version in (0, 1):
             _make_tables(connection, version)
         if version == 2:
@@ -108,6 +115,20 @@ def prepare(connection: apsw.Connection, unix_ms: int) -> None:
         connection.pragma("user_version", VERSION)
     with contextlib.suppress(apsw.BusyError, apsw.FullError):  # the log keeps it all
         connection.wal_checkpoint(mode=apsw.SQLITE_CHECKPOINT_TRUNCATE)
+
+
+@contextlib.contextmanager
+def _told(connection: apsw.Connection, version: int) -> Iterator[None]:
+    """Log that a store is brought forward, which may take a while, and that it was."""
+    counts = [
+        connection.execute(f"SELECT count(*) FROM {table}").get  # noqa: S608
+        for table in ("worker", "event", "entry")
+    ]
+    what = f"from version {version} to {VERSION}: {counts[0]} Workers, {counts[1]} events, {counts[2]} entries"
+    begun = time.monotonic()
+    _log.info("bringing the store forward %s", what)
+    yield
+    _log.info("brought the store forward %s, in %.1f s", what, time.monotonic() - begun)
 
 
 def _make_tables(connection: apsw.Connection, version: int) -> None:

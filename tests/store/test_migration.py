@@ -420,6 +420,108 @@ def test_a_row_of_version_3_that_was_damaged_still_is(
     assert len(store.check().findings) == 1
 
 
+def write_whatever_its_type(folder: Path, sql: str) -> None:
+    """Write to tables as damage does: whatever the types of their columns are."""
+    path = str(folder / "runtime.sqlite3")
+    for statement in (
+        "UPDATE sqlite_schema SET sql = replace(replace(sql, ') STRICT', ')'), ' NOT NULL', '') WHERE type = 'table'",
+        sql,
+        "UPDATE sqlite_schema SET sql = (SELECT kept.sql FROM kept WHERE kept.name = sqlite_schema.name)",
+    ):
+        connection = apsw.Connection(path)
+        connection.config(apsw.SQLITE_DBCONFIG_DEFENSIVE, 0)
+        connection.pragma("writable_schema", "ON")
+        connection.execute("CREATE TABLE IF NOT EXISTS kept (name, sql)")
+        if not connection.execute("SELECT 1 FROM kept").get:
+            connection.execute("INSERT INTO kept SELECT name, sql FROM sqlite_schema")
+        connection.execute(statement)
+        connection.close()
+    connection = apsw.Connection(path)
+    connection.execute("DROP TABLE kept")
+    connection.close()
+
+
+@pytest.mark.parametrize("earlier", [2, 3])
+@pytest.mark.parametrize(
+    ("sql", "damaged"),
+    [
+        ("UPDATE event SET since = 'odd' WHERE sequence = 3", []),
+        ("UPDATE event SET worker = NULL WHERE sequence = 3", [FIRST]),
+        ("UPDATE event SET payload = NULL WHERE sequence = 3", []),
+        ("UPDATE event SET checksum = x'00' WHERE sequence = 3", []),
+        ("UPDATE entry SET content = 7", []),
+        ("UPDATE entry SET worker = 'odd', sequence = NULL", [FIRST]),
+        ("UPDATE worker SET request = 0.5 WHERE number = 1", [FIRST]),
+        ("UPDATE state SET last_sequence = 'odd' WHERE worker = 1", [FIRST]),
+        ("UPDATE state SET execution = NULL WHERE worker = 1", [FIRST]),
+        ("UPDATE floor SET sequence = x'6f6464'", [FIRST]),
+        ("DELETE FROM worker WHERE number = 1", [FIRST]),
+    ],
+)
+def test_a_cell_of_another_type_costs_its_row_and_not_the_store(
+    new_store: NewStore, folder: Path, earlier: int, sql: str, damaged: list[str]
+) -> None:
+    (make_version_3(folder, {2: 1_000}) if earlier == 3 else make_version_2(folder)).close()
+    owner = SECOND if earlier == 3 and "floor" in sql else FIRST
+    write_whatever_its_type(folder, sql)
+    store = new_store(clock=FixedClock(NOW_MS))
+
+    state = store.open()
+
+    assert list(state.damaged) == [owner] * len(damaged)
+    assert version(folder) == VERSION
+    assert store.check().findings
+
+
+def test_a_mark_or_a_runtime_event_of_another_type_tells_no_time(new_store: NewStore, folder: Path) -> None:
+    make_version_3(folder, {2: 1_000, 6: 2_000}).close()
+    write_whatever_its_type(
+        folder, "UPDATE mark SET unix_ms = 'odd' WHERE sequence = 6; UPDATE runtime_event SET unix_ms = 'odd'"
+    )
+    store = new_store(clock=FixedClock(NOW_MS))
+
+    state = store.open()
+
+    assert event_times(store, 1) == [1_000] * 8
+    assert [worker.created_at_ms for worker in state.workers] == [1_000, 1_000, NOW_MS, NOW_MS]
+
+
+@pytest.mark.parametrize(
+    ("sql", "damaged"),
+    [
+        ("UPDATE event SET since = NULL WHERE sequence = 3", []),
+        ("UPDATE entry SET content = 7 WHERE worker = 2", []),
+        ("UPDATE state SET activity = NULL WHERE worker = 2", [SECOND]),
+    ],
+)
+def test_a_cell_of_version_1_of_another_type_costs_its_row_and_not_the_store(
+    new_store: NewStore, folder: Path, sql: str, damaged: list[str]
+) -> None:
+    make_version_1(folder).close()
+    write_whatever_its_type(folder, sql)
+    store = new_store()
+
+    assert list(store.open().damaged) == damaged
+    assert len(store.check().findings) == 1
+
+
+def test_the_log_tells_of_the_versions_and_the_rows_before_and_after(
+    new_store: NewStore, folder: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    make_version_3(folder, {}).close()
+    with caplog.at_level("INFO", "runtimed.store.schema"):
+        for _ in range(2):
+            store = new_store()
+            store.open()
+            store.close()
+
+    begun, done = caplog.messages
+    assert begun.startswith(f"bringing the store forward from version 3 to {VERSION}: ")
+    assert "4 Workers, 8 events, 1 entries" in begun
+    assert done.startswith(f"brought the store forward from version 3 to {VERSION}: ")
+    assert "4 Workers, 8 events, 1 entries" in done
+
+
 OPENER = """
 import asyncio, resource, signal, sys
 from pathlib import Path
