@@ -1,6 +1,6 @@
 """The bound of a snapshot: what does not fit into one frame is shown in part, the newest first."""
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from typing import Any, TypeVar
 
 import attrs
@@ -28,8 +28,8 @@ T = TypeVar("T")
 def bounded(envelope: EventEnvelope, max_bytes: int) -> EventEnvelope:
     """Return a snapshot that takes at most `max_bytes` when it is encoded.
 
-    The summary of the scope is cut, then open output and permission requests are given half and a quarter of the
-    bytes, then the newest entries that fit follow, each of them whole.
+    Each part takes what those before it leave: the greeting, the permission requests, open output, and the newest
+    entries that fit, each of them whole.
 
     Args:
         envelope: The whole snapshot.
@@ -38,16 +38,19 @@ def bounded(envelope: EventEnvelope, max_bytes: int) -> EventEnvelope:
     whole = envelope.payload
     if not isinstance(whole, Snapshot):
         return envelope
+
+    def room(shown: Snapshot) -> int:
+        return max_bytes - FRAMING_BYTES - len(encode(attrs.evolve(envelope, payload=shown)))
+
     shown = attrs.evolve(
         whole,
         entries=(),
         greeting=_greeting(whole.greeting, max_bytes // 16),
-        in_flight=_in_flight(whole.in_flight, max_bytes // 2),
+        in_flight=None,
         permissions=_permissions(whole.permissions, max_bytes // 4),
     )
-    room = max_bytes - FRAMING_BYTES - len(encode(attrs.evolve(envelope, payload=shown)))
-    entries = _newest(whole.entries, room)
-    return attrs.evolve(envelope, payload=attrs.evolve(shown, entries=entries))
+    shown = attrs.evolve(shown, in_flight=_in_flight(whole.in_flight, room(shown)))
+    return attrs.evolve(envelope, payload=attrs.evolve(shown, entries=_newest(whole.entries, room(shown))))
 
 
 def _newest(items: Sequence[T], room: int) -> tuple[T, ...]:
@@ -62,7 +65,8 @@ def _newest(items: Sequence[T], room: int) -> tuple[T, ...]:
 
 
 def _greeting(greeting: Greeting, room: int) -> Greeting:
-    scope = greeting.scope_summary.encode()[:MAX_SCOPE_BYTES].decode(errors="ignore")
+    scope = greeting.scope_summary[:MAX_SCOPE_BYTES].encode()[:MAX_SCOPE_BYTES].decode(errors="ignore")
+    scope = scope[: _fitting(len(scope), lambda length: _encoded(scope[:length]) <= room)]
     return attrs.evolve(greeting, scope_summary=scope, tools=tuple(_first(greeting.tools, room)))
 
 
@@ -81,11 +85,9 @@ def _permissions(permissions: Sequence[Permission], room: int) -> tuple[Permissi
 
 
 def _cut_title(permission: Permission, share: int) -> Permission:
-    over = len(encode(permission)) - share
-    if over <= 0:
-        return permission
-    title = permission.title.encode()
-    return attrs.evolve(permission, title=title[: max(0, len(title) - over)].decode(errors="ignore"))
+    title = permission.title
+    room = share - len(encode(attrs.evolve(permission, title="")))
+    return attrs.evolve(permission, title=title[: _fitting(len(title), lambda n: _encoded(title[:n]) <= room)])
 
 
 def _in_flight(in_flight: InFlight | None, room: int) -> InFlight | None:
@@ -93,13 +95,11 @@ def _in_flight(in_flight: InFlight | None, room: int) -> InFlight | None:
         return None
     kept: list[InFlightBlock] = []
     for block in reversed(in_flight.blocks):
-        text = _text(block)
-        room -= len(encode(_with(block, ""), InFlightBlock)) + len(',"truncated":true,')
-        if room < 0:
-            break
-        end = _end(text, room)
-        room -= _encoded(end)
-        kept.append(_with(block, end))
+        around = len(encode(_with(block, ""), InFlightBlock)) + len(',"truncated":true,')
+        if around <= room:
+            end = _end(_text(block), room - around)
+            room -= around + _encoded(end)
+            kept.append(_with(block, end))
     return InFlight(tuple(reversed(kept))) if kept else None
 
 
@@ -116,16 +116,21 @@ def _with(block: InFlightBlock, text: str) -> InFlightBlock:
 def _end(text: str, room: int) -> str:
     """The end of a text that has at most MAX_BLOCK_BYTES and takes at most `room` bytes when it is encoded."""
     end = text[-MAX_BLOCK_BYTES:].encode()[-MAX_BLOCK_BYTES:].decode(errors="ignore")
-    if _encoded(end) <= room:
-        return end
-    fits, exceeds = 0, len(end)
-    while fits < exceeds - 1:
-        middle = (fits + exceeds) // 2
-        if _encoded(end[len(end) - middle :]) <= room:
-            fits = middle
+    return end[len(end) - _fitting(len(end), lambda length: _encoded(end[len(end) - length :]) <= room) :]
+
+
+def _fitting(longest: int, fits: Callable[[int], bool]) -> int:
+    """The greatest length up to the longest that fits, 0 where none does."""
+    if fits(longest):
+        return longest
+    shorter, exceeds = 0, longest
+    while shorter < exceeds - 1:
+        middle = (shorter + exceeds) // 2
+        if fits(middle):
+            shorter = middle
         else:
             exceeds = middle
-    return end[len(end) - fits :]
+    return shorter
 
 
 def _encoded(text: str) -> int:

@@ -2,6 +2,7 @@
 
 import asyncio
 import json
+import math
 
 import pytest
 
@@ -9,7 +10,7 @@ from runtimed.core import Runtime
 from runtimed.core.limits import MAX_SNAPSHOT_BYTES, Limits
 from runtimed.feed import Feed
 from runtimed.feed.encoding import Envelopes, ServerSentEvents, SocketMessages
-from runtimed.feed.snapshot import MIN_SNAPSHOT_BYTES, bounded
+from runtimed.feed.snapshot import FRAMING_BYTES, MIN_SNAPSHOT_BYTES, bounded
 from runtimed.model.event import (
     RunEnd,
     TextDelta,
@@ -21,8 +22,9 @@ from runtimed.model.event import (
 )
 from runtimed.model.interaction import WorkerInput
 from runtimed.model.permission import PermissionOption, Question
-from runtimed.model.worker import AssistantIntent, CapabilityRequest, CreateWorkerRequest
+from runtimed.model.worker import AssistantIntent, BuiltinProfile, CapabilityRequest, CreateWorkerRequest, TaskIntent
 from runtimed.store.memory import MemoryStore
+from runtimed.wire.converter import encode
 
 from .conftest import Talker, said, until, watching
 
@@ -73,8 +75,9 @@ async def test_a_snapshot_holds_the_newest_entries_that_fit_each_of_them_whole(
     shown = [(entry["sequence"], entry["content"], entry["event_id"]) for entry in entries]
     assert shown
     assert shown == whole[-len(shown) :]
-    room = len(json.dumps(transcript.items[0].content, ensure_ascii=False).encode()) + 400
-    assert len(shown) == len(whole) or (len(shown) + 1) * room > max_bytes / 2
+    used = len(Envelopes().snapshot(bounded(await runtime.snapshot(ref), max_bytes)))
+    older = transcript.items[: -len(shown)]
+    assert not older or used + FRAMING_BYTES + len(encode(older[-1])) >= max_bytes
 
 
 async def test_an_entry_that_does_not_fit_hides_those_before_it_and_none_behind_it(runtime, backend):
@@ -118,9 +121,58 @@ async def test_many_open_calls_never_make_a_snapshot_too_large_and_the_newest_ar
 
     blocks = (await snapshot_of(runtime, ref))["in_flight"]["blocks"]
 
-    assert blocks
     assert [block["id"] for block in blocks] == [f"{number}" for number in range(40 - len(blocks), 40)]
     assert all(block["truncated"] for block in blocks)
+    size = len(character.encode())
+    each = BLOCK // size * (len(json.dumps(character, ensure_ascii=False).encode()) - 2)
+    assert len(blocks) == math.ceil(MAX_SNAPSHOT_BYTES / each)
+    assert all(len(block["args"].encode()) == BLOCK // size * size for block in blocks[1:])
+
+
+async def test_open_output_is_shown_behind_a_call_whose_name_alone_does_not_fit(runtime, backend):
+    ref, sink = await talking(runtime, backend)
+    await sink.emit(ToolCallStart("before", "tool"), ToolCallArgsDelta("before", "{}"))
+    await sink.emit(ToolCallStart("long", "n" * MIN_SNAPSHOT_BYTES), ToolCallArgsDelta("long", "{}"))
+    await sink.emit(TextDelta("behind"))
+    await said(runtime, backend, [ref])
+
+    blocks = (await snapshot_of(runtime, ref, MIN_SNAPSHOT_BYTES))["in_flight"]["blocks"]
+
+    assert [block.get("id", block.get("text")) for block in blocks] == ["before", "behind"]
+
+
+@pytest.mark.parametrize("character", ["x", *CONTROLS, "\U0001f600"])
+@pytest.mark.parametrize("max_bytes", [MIN_SNAPSHOT_BYTES, MAX_SNAPSHOT_BYTES])
+async def test_all_parts_at_their_longest_together_keep_the_bound(runtime, backend, character, max_bytes):
+    request = CreateWorkerRequest(
+        TaskIntent("x" + character * 100_000),
+        BuiltinProfile("builtin:x" + (character if character.isprintable() else '"') * 2_000),
+        requested_capabilities=tuple(CapabilityRequest(f"{n}" + character * 100) for n in range(1_000)),
+        name=(character if character.isprintable() else "n") * 128,
+    )
+    ref, sink = await talking(runtime, backend, request)
+    for number in range(20):
+        await sink.emit(TextDone(f"{number}:" + character * 5_000))
+    await runtime.send_input(ref, WorkerInput("user", "go"))
+    for number in range(20):
+        await sink.emit(ToolCallStart(f"{number}" + character * 2_000, "tool" + character * 2_000))
+        await sink.emit(ToolCallArgsDelta(f"{number}" + character * 2_000, character * 100_000))
+    await sink.emit(ThinkingStart(), ThinkingDelta(character * 100_000), TextDelta(character * 100_000))
+    option = PermissionOption("yes", "Yes", "allow_once")
+    questions = [Question(character * 100_000, None, (option,), 60) for _ in range(20)]
+    asked = [asyncio.ensure_future(sink.ask(question)) for question in questions]
+    await until(lambda: len(runtime.permissions(ref)) == 20)
+
+    shown = await snapshot_of(runtime, ref, max_bytes)
+
+    assert shown["greeting"]["scope_summary"]
+    assert len(shown["greeting"]["scope_summary"].encode()) <= 4_096
+    assert shown["greeting"]["tools"]
+    assert len(shown["permissions"]) == 20
+    assert all(one["title"] for one in shown["permissions"])
+    assert character in shown["in_flight"]["blocks"][-1].get("text", character)
+    await sink.emit(RunEnd("finished"))
+    await asyncio.gather(*asked)
 
 
 async def test_a_long_scope_is_cut_and_very_many_tools_are_left_out(runtime, backend):
