@@ -1,9 +1,9 @@
 """From earlier versions of the tables to this one. A row that was damaged stays so: its checksum does not match."""
 
-from bisect import bisect_left
+from bisect import bisect_right
 from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
-from itertools import accumulate
+from itertools import accumulate, pairwise
 from struct import error as StructError  # noqa: N812 it is a class
 from typing import Any
 from zlib import crc32
@@ -140,8 +140,8 @@ class _Times:
     def __init__(self, connection: apsw.Connection, unix_ms: int) -> None:
         rows = connection.execute("SELECT sequence, unix_ms, checksum FROM mark ORDER BY sequence")
         marks = list(readable(rows, mark_of))
-        self._sequences = [mark.sequence for mark in marks]
-        self._times = list(accumulate((mark.unix_ms for mark in marks), max))
+        self._halfways = [before.sequence + after.sequence for before, after in pairwise(marks)]
+        self._times = list(accumulate((mark.unix_ms for mark in marks), max)) or [unix_ms]
         told = connection.execute("SELECT * FROM runtime_event WHERE kind = 'worker_created'")
         self._created = {
             number_of(event.worker_id): event.timestamp_ms
@@ -152,11 +152,7 @@ class _Times:
 
     def at(self, sequence: int) -> int:
         """The time of the nearest mark; of two that are as near, the later."""
-        if not self._sequences:
-            return self._unix_ms
-        place = bisect_left(self._sequences, sequence)
-        near = range(max(0, place - 1), min(place + 1, len(self._sequences)))
-        return self._times[min(near, key=lambda index: (abs(self._sequences[index] - sequence), -index))]
+        return self._times[bisect_right(self._halfways, 2 * sequence)]
 
     def created(self, number: int, first: int | None) -> int:
         """The time at which a Worker was created whose first event has this sequence."""
