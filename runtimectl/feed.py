@@ -7,7 +7,7 @@ import random
 import re
 import time
 from collections.abc import Callable, Generator, Iterator
-from contextlib import contextmanager
+from contextlib import closing, contextmanager
 from typing import Any, NamedTuple
 
 from websockets.exceptions import ConnectionClosed, InvalidHandshake, InvalidStatus
@@ -85,16 +85,17 @@ class Feed:
         gc.enable()
         while True:
             try:
-                for envelope in self._connection():
-                    is_snapshot = envelope["payload"]["event"] == "snapshot"
-                    self._outage.over(for_good=not is_snapshot)
-                    if not self._begun or not is_snapshot:
-                        self._begun = True
-                        yield envelope
+                with closing(self._connection()) as connection:
+                    for envelope in connection:
+                        is_snapshot = envelope["payload"]["event"] == "snapshot"
+                        self._outage.over(for_good=not is_snapshot)
+                        if not self._begun or not is_snapshot:
+                            self._begun = True
+                            yield envelope
             except _PASSING as error:
                 self._outage.wait(error)
 
-    def _connection(self) -> Iterator[Envelope]:
+    def _connection(self) -> Generator[Envelope, None, None]:
         client = self._find()
         if self._outage.lasts:
             self._check_runtime(client)

@@ -1,6 +1,6 @@
 """`runtimectl transcript`."""
 
-from collections.abc import Iterator
+from collections.abc import Generator, Iterator
 from contextlib import closing
 from typing import TYPE_CHECKING, Any
 
@@ -64,12 +64,13 @@ def _follow(session: Session, worker: "Body", start: int, limit: int | None) -> 
         seen = page["transcript"]["total_items"]
         cursor = max([cursor, *(item["cursor"] for item in items)])
     if worker["status"] == "running":
-        for item in _new_entries(session, worker, cursor, seen):
-            if item["sequence"] > start:
-                _print(printer, [item])
+        with closing(_new_entries(session, worker, cursor, seen)) as entries:
+            for item in entries:
+                if item["sequence"] > start:
+                    _print(printer, [item])
 
 
-def _new_entries(session: Session, worker: "Body", cursor: str, seen: int) -> Iterator[dict[str, Any]]:
+def _new_entries(session: Session, worker: "Body", cursor: str, seen: int) -> Generator[dict[str, Any], None, None]:
     from runtimectl.feed import Feed, Observed
 
     feed = Feed(lambda: session.client(worker["runtime_id"]), Observed.worker(worker), cursor, session.tell)

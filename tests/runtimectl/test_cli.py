@@ -87,7 +87,7 @@ def test_the_help_of_tail_says_that_a_worker_or_all_is_meant(ctl):
         ("status", "-o", "xml"),
         ("status", "--timeout", "0"),
         ("status", "--timeout", "soon"),
-        ("status", "--url", "https://127.0.0.1:1"),
+        ("status", "--url", "ftp://127.0.0.1:1"),
         ("status", "--url", "http://127.0.0.1:99999"),
         ("status", "--url", "http://someone@127.0.0.1"),
         ("status", "--url", "unix:"),

@@ -1,9 +1,11 @@
 """How a feed that breaks off is taken up again, and when it is given up."""
 
+from contextlib import closing
+
 import pytest
 
 from runtimectl import feed
-from runtimectl.errors import Unavailable
+from runtimectl.errors import ReaderGone, Unavailable
 from runtimectl.feed import Feed
 
 SNAPSHOT = {"cursor": "wo_0000000000000001", "payload": {"event": "snapshot"}}
@@ -48,3 +50,17 @@ def test_a_feed_that_gets_further_each_time_goes_on(time_flies):
         if time_flies[0] > 2 * feed.MAX_OUTAGE_S or seen > 10_000:
             break
     assert seen > 1_000
+
+
+def test_a_reader_that_leaves_while_the_connection_is_closed_ends_the_feed():
+    def connection():
+        try:
+            yield SNAPSHOT
+        finally:
+            raise ReaderGone
+
+    found = Feed(lambda: None, WORKER, "wo_0000000000000000", print)
+    found._connection = connection
+
+    with pytest.raises(ReaderGone), closing(found.envelopes()) as envelopes:
+        next(envelopes)
