@@ -281,7 +281,7 @@ def test_a_check_of_a_store_reads_all_of_it_and_finds_nothing(run, tmp_path):
 def test_a_check_of_a_store_tells_each_problem_in_a_line(run, tmp_path):
     stored(run, tmp_path / "store")
     connection = apsw.Connection(str(tmp_path / "store" / "runtime.sqlite3"))
-    connection.execute("INSERT INTO state VALUES (3, 0, 0, 0, 0, 0, 0, x'', 0, x'')")
+    connection.execute("INSERT INTO state VALUES (3, 0, 0, 0, 0, 0, 0, x'', 0, x'', 0)")
     connection.close()
     (tmp_path / "store" / "token").chmod(0o640)
     code, out, _ = ended(run("--check-store", f"fs:{tmp_path / 'store'}"))

@@ -96,18 +96,19 @@ def test_directory_variables_and_functions_last_from_input_to_input(daemon: Any)
     assert _text(events) == "deep\nvalue\nthing\ncalled me\n"
 
 
-def test_exit_ends_the_shell_and_the_next_input_gets_a_fresh_one_with_an_alert(daemon: Any) -> None:
+def test_exit_ends_the_shell_with_an_alert_in_its_run_and_the_next_input_gets_a_fresh_one(daemon: Any) -> None:
     worker_id = daemon.shell()
     events = daemon.run(worker_id, "lost=1; cd /; echo bye; exit 3")
     assert _text(events) == "bye\n"
     (result,) = _data(events, "tool_result")
     assert (result["is_error"], result["exit_status"]) == (True, 3)
     assert _data(events, "run_end") == [{"result": "finished"}]
-    events = daemon.run(worker_id, 'echo "[$lost]"')
-    assert _text(events) == "[]\n"
     (alert,) = _data(events, "alert")
     assert (alert["level"], alert["source"]) == ("warn", "worker")
     assert "3" in alert["message"]
+    events = daemon.run(worker_id, 'echo "[$lost]"')
+    assert _text(events) == "[]\n"
+    assert _data(events, "alert") == []
     assert daemon.worker(worker_id)["status"] == "running"
 
 
