@@ -16,7 +16,9 @@ PORTS = {"http": 80, "https": 443}
 class Address(NamedTuple):
     """A daemon's listener: a host and a port, or the path of a Unix socket, and the token it wants.
 
-    Without a token, `sought` says where one was looked for. `prefix` is the path below which a proxy has the API.
+    Without a token, `sought` says where one was looked for. `has_given_token` is False too where the token is that of
+    an endpoint file: it belongs to the process that the file names. `prefix` is the path below which a proxy has the
+    API.
     With `tls` the host has to prove its name, by the certificates in the file `ca` or by those of the system.
     """
 
@@ -29,6 +31,7 @@ class Address(NamedTuple):
     prefix: str = ""
     tls: bool = False
     ca: str | None = None
+    has_given_token: bool = False
 
     @property
     def authority(self) -> str:

@@ -69,7 +69,8 @@ def address_of(wishes: Wishes, chosen: Place, known: Credential | None) -> Addre
     """The address of a daemon, with the token or where that was looked for. Raises UsageProblem."""
     if known is None:
         return address.parse(chosen.url)._replace(sought=_sought(chosen), ca=wishes.ca)
-    return address.parse(known.url or chosen.url)._replace(token=known.read(), ca=wishes.ca)
+    found = address.parse(known.url or chosen.url)
+    return found._replace(token=known.read(), ca=wishes.ca, has_given_token=known.url is None)
 
 
 def place(wishes: Wishes, runtime_id: str | None = None) -> Place:

@@ -26,6 +26,7 @@ from runtimectl.errors import (
     Unreachable,
     from_response,
 )
+from runtimectl.http import check_there
 
 MAX_FRAME_BYTES = 256 << 20
 OPEN_TIMEOUT_S = 20.0
@@ -160,6 +161,7 @@ class _Outage:
 
 @contextmanager
 def _opened(address: Address, path: str) -> Iterator[ClientConnection]:
+    check_there(address)
     try:
         with connect(
             f"ws://{address.authority}{address.prefix}{path}",

@@ -13,7 +13,7 @@ from runtimed.wire import routes
 
 TIMEOUT_S = 60.0
 SILENCE_S = 1.0
-"""After so much silence it is looked whether the daemon's process is still there."""
+"""After so much silence it is looked again whether the daemon's process is still there."""
 
 MAX_RESPONSE_BYTES = 256 << 20
 CHUNK_BYTES = 1 << 18
@@ -34,8 +34,10 @@ def exchange(
 
     Raises Unreachable, TimedOut, and DaemonFailed for what is no HTTP.
     """
+    check_there(address)
     try:
-        with _connected(address, timeout) as connection:
+        with address.open(timeout) as connection:
+            connection.settimeout(timeout)
             # A refusal may come before the whole body is read; then it is there to be read although sending fails.
             with suppress(BrokenPipeError, ConnectionResetError):
                 connection.sendall(_request(address, method, path, body))
@@ -50,36 +52,28 @@ def exchange(
     return _response(address, found)
 
 
-def _connected(address: Address, timeout: float) -> socket.socket:
-    """A connection; a daemon whose process is gone is not waited for."""
-    try:
-        connection = address.open(min(timeout, SILENCE_S))
-    except TimeoutError:
-        _check_there(address)
-        connection = address.open(timeout)
-    connection.settimeout(timeout)
-    return connection
-
-
 def _beginning(address: Address, connection: socket.socket, timeout: float) -> bytes:
     """The first bytes of the answer; a daemon whose process is gone is not waited for."""
     connection.settimeout(min(timeout, SILENCE_S))
     try:
         return connection.recv(CHUNK_BYTES)
     except TimeoutError:
-        _check_there(address)
+        check_there(address)
         connection.settimeout(timeout)
         return connection.recv(CHUNK_BYTES)
     finally:
         connection.settimeout(timeout)
 
 
-def _check_there(address: Address) -> None:
-    """Raises Unreachable where the daemon of this address is gone, and whatever is there does not answer."""
+def check_there(address: Address) -> None:
+    """Raises Unreachable where the process of the daemon that served at this address is gone. Sends no token.
+
+    A token that was given for the address may be that of another daemon which answers there by now.
+    """
     from runtimectl.discovery import gone
 
     pid = gone(address)
-    if pid is not None and not _answers(address):
+    if pid is not None and not (address.has_given_token and _answers(address._replace(token=None))):
         raise Unreachable(f"cannot reach {address.url}: process {pid} that served it is gone")
 
 

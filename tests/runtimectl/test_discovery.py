@@ -4,6 +4,7 @@ import json
 import socket
 import subprocess
 import sys
+import threading
 import time
 from pathlib import Path
 
@@ -247,6 +248,26 @@ def test_a_daemon_whose_process_is_gone_is_exit_6_though_something_holds_its_soc
     assert (found.returncode, found.stdout) == (6, "")
     assert found.stderr == f"runtimectl: cannot reach {url}: process {pid} that served it is gone\n"
     assert time.monotonic() - began < 20
+
+
+@pytest.mark.parametrize("command", ["status", "workers list", "events tail --all"])
+def test_a_daemon_whose_process_is_gone_leaves_no_token_to_whoever_holds_its_socket(
+    ctl, gone, serve_raw, tmp_path, command
+):
+    heard = []
+    leaving = threading.Event()
+
+    def handle(connection):
+        connection.settimeout(20)
+        while not leaving.is_set() and (part := connection.recv(65536)):
+            heard.append(part)
+
+    url = serve_raw(handle)
+    gone(url)
+    found = ctl(*command.split(), "--url", url, extra={"RUNTIMECTL_TOKEN": "of-the-daemon"})
+    leaving.set()
+    assert found.returncode == 6
+    assert b"of-the-daemon" not in b"".join(heard)
 
 
 def test_a_slow_answer_is_waited_for_though_an_earlier_daemon_at_its_address_is_gone(ctl, gone, serve_raw):
