@@ -222,6 +222,25 @@ def test_an_address_in_use_is_named(broken):
         )
 
 
+@pytest.mark.parametrize("kind", ["empty", "dangling", "folder"])
+def test_what_is_no_database_is_no_store_that_is_there(broken, tmp_path, kind):
+    database = tmp_path / "store" / "runtime.sqlite3"
+    database.parent.mkdir(mode=0o700)
+    if kind == "empty":
+        database.touch(0o600)
+    elif kind == "dangling":
+        database.symlink_to(tmp_path / "elsewhere.sqlite3")
+    else:
+        database.mkdir()
+
+    code, said = broken("--store", "fs:{}/store?create=no")
+
+    expected = f"runtimed: store {tmp_path}/store: there is no store in it, and create=no makes none"
+    assert (code, said) == (1, expected)
+    assert [path.name for path in database.parent.iterdir()] == [database.name]
+    assert not (tmp_path / "elsewhere.sqlite3").exists()
+
+
 def test_a_store_that_must_be_there_is_opened_and_not_made(run, broken, tmp_path):
     code, _ = broken("--store", "fs:{}/store?create=no")
     assert code == 1

@@ -48,8 +48,8 @@ class StoreFolder:
 
     def __enter__(self) -> Path:
         """Take the folder and return the path of its database. Raises StoreInUse when another process has it."""
-        if not self._create and not os.path.lexists(self._path / DATABASE):
-            raise StoreUnsupported("the store: there is no store in it, and create=no makes none")
+        if not self._create:
+            self._check_not_missing(self._path / DATABASE)
         _check_free(self._path)
         _make_folder(self._path, "the store", parents=True)
         self._path = self._path.resolve()
@@ -120,6 +120,13 @@ class StoreFolder:
                 parts.callback(os.close, handle)
                 _lock(handle)
             yield database
+
+    def _check_not_missing(self, database: Path) -> None:
+        """Raises StoreUnsupported where there is no database with content."""
+        with _refused("the store"):
+            self._check_not_emptied(database)
+            if not database.is_file() or not database.stat().st_size:
+                raise StoreUnsupported("the store: there is no store in it, and create=no makes none")
 
     def _check_not_emptied(self, database: Path) -> None:
         """Raises StoreUnsupported for a database without content where a Runtime has been."""
