@@ -10,7 +10,10 @@ from pathlib import Path
 import attrs
 
 MAX_FOLDERS = 10_000
-"""How many names of folders in one folder are held at once; it is read again for those behind."""
+"""How many names of folders are held at once, but one for each level; a folder is read again for those behind."""
+
+MAX_ENDS = 4
+"""Of the place of what is left, so many names from the beginning and from the end are told."""
 
 _TOP = os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC
 _PLACE = os.O_PATH | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC
@@ -19,16 +22,20 @@ Identity = tuple[int, int]
 
 
 class NotRemoved(OSError):
-    """Something is left; `strerror` says why the first of it could not be removed, `filename` where it is."""
+    """Something is left; `strerror` says why the first of it could not be removed, `filename` about where it is."""
 
 
 @attrs.define
 class _Level:
-    """A folder that is being emptied: its name in the one above, and which folders in it are yet to be entered."""
+    """A folder that is being emptied: its name in the one above, and which folders in it are yet to be entered.
+
+    `taken` counts the folders that were noted since something in it was last removed: the next look passes over them.
+    """
 
     name: str
     identity: Identity
     folders: list[str] = attrs.field(factory=list)
+    taken: int = 0
     is_read: bool = False
     has_progress: bool = True
 
@@ -67,6 +74,7 @@ class _Removal:
         self._mount = _mount_of(parent)
         self._is_cut = is_cut
         self._levels: list[_Level] = []
+        self._held = 0
         self.error: NotRemoved | None = None
 
     def remove(self, name: str) -> None:
@@ -76,7 +84,7 @@ class _Removal:
             while self._levels and not self._is_cut():
                 self._go_on(self._levels[-1])
         except FileNotFoundError:
-            pass  # nothing is there, or the last of it went meanwhile
+            pass  # nothing is there, or somebody else removed it before us
         except OSError as error:
             self._note(error)
         finally:
@@ -85,24 +93,35 @@ class _Removal:
 
     def _go_on(self, level: _Level) -> None:
         if level.folders:
+            self._held -= 1
             self._remove_entry(level.folders.pop(), is_folder=True)
-        elif not level.is_read and level.has_progress:
+        elif not level.is_read:
             self._read(level)
         else:
             self._leave(level)
 
     def _read(self, level: _Level) -> None:
         """Remove the files of the folder where we are, and take note of the folders in it."""
+        if level.has_progress:
+            level.taken = 0
         level.has_progress = False
+        passing, room = level.taken, max(1, (MAX_FOLDERS - self._held) // 2)
         with self._noted(), os.scandir(self._here) as entries:
             for entry in entries:
-                if entry.is_dir(follow_symlinks=False):
-                    level.folders.append(entry.name)
-                else:
+                if not entry.is_dir(follow_symlinks=False):
                     self._remove_entry(entry.name, is_folder=False)
-                if len(level.folders) >= MAX_FOLDERS or self._is_cut():
+                elif passing:
+                    passing -= 1
+                else:
+                    self._take(level, entry.name)
+                if len(level.folders) >= room or self._is_cut():
                     return
         level.is_read = True
+
+    def _take(self, level: _Level, name: str) -> None:
+        level.folders.append(name)
+        level.taken += 1
+        self._held += 1
 
     def _remove_entry(self, name: str, *, is_folder: bool) -> None:
         with self._noted(name):
@@ -162,8 +181,10 @@ class _Removal:
 
     def _note(self, error: OSError, *names: str) -> None:
         if self.error is None:
-            where = "/".join((*(level.name for level in self._levels), *names))
-            self.error = NotRemoved(error.errno, error.strerror, where)
+            place = [*(level.name for level in self._levels), *names]
+            if len(place) > 2 * MAX_ENDS:
+                place[MAX_ENDS:-MAX_ENDS] = ["…"]
+            self.error = NotRemoved(error.errno, error.strerror, "/".join(place))
 
 
 def _opened(place: int) -> int:

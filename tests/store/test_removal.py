@@ -1,6 +1,7 @@
 """Removing a folder: all of it goes, whatever it is, and nothing outside of it."""
 
 import fcntl
+import itertools
 import os
 import resource
 import shutil
@@ -8,6 +9,7 @@ import socket
 import struct
 import subprocess
 import sys
+import tracemalloc
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
@@ -160,6 +162,70 @@ def test_a_wide_folder_is_read_in_parts(folder: Path, monkeypatch: pytest.Monkey
     remove_folder(folder)
 
     assert not os.path.lexists(folder)
+
+
+def test_wide_folders_one_in_the_other_take_no_more_memory_than_one(
+    folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    name, levels, width = "n" * 200, 30, 300
+    monkeypatch.setattr(removal, "MAX_FOLDERS", width)
+    here = os.open(folder, os.O_RDONLY)
+    for _ in range(levels):
+        for number in range(width):
+            os.mkdir(f"{number}{name}", dir_fd=here)
+        last = [entry.name for entry in os.scandir(here) if entry.is_dir()][-1]
+        inner = os.open(last, os.O_RDONLY, dir_fd=here)
+        os.close(here)
+        here = inner
+    os.close(here)
+    held, looks = [0], itertools.count()
+
+    def look() -> bool:
+        if next(looks) % 500 == 0:
+            taken = tracemalloc.take_snapshot().filter_traces([tracemalloc.Filter(True, removal.__file__)])
+            held.append(sum(trace.size for trace in taken.traces))
+        return False
+
+    tracemalloc.start()
+    try:
+        remove_folder(folder, look)
+    finally:
+        tracemalloc.stop()
+
+    assert not os.path.lexists(folder)
+    assert max(held) < 2 * width * len(name)
+
+
+@as_root
+def test_many_folders_that_cannot_be_removed_hide_none_behind_them(
+    folder: Path, immutable: Callable[[Path], None], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(removal, "MAX_FOLDERS", 3)
+    for number in range(40):
+        (folder / f"{number}").mkdir()
+    for number in range(0, 40, 2):
+        immutable(folder / f"{number}")
+
+    with pytest.raises(NotRemoved):
+        remove_folder(folder)
+
+    assert sorted(int(path.name) for path in folder.iterdir()) == list(range(0, 40, 2))
+
+
+@as_root
+def test_the_place_of_what_is_left_in_a_deep_folder_is_told_in_short(
+    folder: Path, immutable: Callable[[Path], None]
+) -> None:
+    here = folder
+    for number in range(10):
+        here = here / f"{number}"
+    here.mkdir(parents=True)
+    immutable(here)
+
+    with pytest.raises(NotRemoved) as caught:
+        remove_folder(folder)
+
+    assert caught.value.filename == "worker/0/1/2/…/6/7/8/9"
 
 
 @pytest.fixture
