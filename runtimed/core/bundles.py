@@ -20,6 +20,7 @@ from runtimed.model.bundle import (
     Declaration,
 )
 from runtimed.model.digest import bundle_digest
+from runtimed.model.text import is_blank, trimmed
 from runtimed.model.worker import BundleReference, ProfileSelector, RuntimeDefaultProfile
 
 BUNDLE_ID = re.compile(r"[A-Za-z0-9][A-Za-z0-9._:-]{0,127}", re.ASCII)
@@ -28,7 +29,7 @@ REFERENCE = re.compile(r"[A-Za-z0-9:_.@+-]+", re.ASCII)
 MAX_BOUNDARY_TEXT = 2_048
 HOST_LOCAL_STARTS = ("/", "~")
 PRIVATE_MARKER = ".yoi"
-"""What no reference may hold, in any case."""
+"""What no reference may hold, in upper or lower case."""
 
 HOST_LOCAL_DRIVE = ":\\"
 HOST_LOCAL_MARKERS = (
@@ -159,12 +160,12 @@ def _check_reference(reference: str, path: str, prefixes: tuple[str, ...]) -> No
 
 
 def _check_not_blank(text: str, path: str, error: type[RuntimedError]) -> None:
-    if not text.strip():
+    if is_blank(text):
         raise error(f"{path}: expected text that is not blank")
 
 
 def _check_boundary(text: str, path: str, error: type[RuntimedError]) -> None:
-    text = text.strip()
+    text = trimmed(text)
     if len(text) > MAX_BOUNDARY_TEXT:
         raise error(f"{path}: expected at most {MAX_BOUNDARY_TEXT} characters")
     if any(ord(char) < 32 or 127 <= ord(char) < 160 for char in text):

@@ -37,6 +37,7 @@ from runtimed.model.execution import Execution, ExecutionResult, LossReason, Ope
 from runtimed.model.identity import WorkerId, cursor_of
 from runtimed.model.interaction import WorkerInput
 from runtimed.model.permission import Permission, PermissionOutcome, PermissionResolution, Ruling
+from runtimed.model.text import is_blank
 from runtimed.model.worker import (
     CreateWorkerRequest,
     NamedProfile,
@@ -115,7 +116,7 @@ def check_input(status: WorkerStatus, execution: Execution, message: WorkerInput
 def check_content(status: WorkerStatus, message: WorkerInput) -> None:
     """Raises InvalidRequest for an input that can't be taken, whatever runs the Worker."""
     check_running(status)
-    if not message.content or message.content.isspace():
+    if is_blank(message.content):
         raise InvalidRequest("content: expected text that is not blank")
 
 

@@ -153,7 +153,7 @@ HOST_LOCAL = [
     "session_path",
     "my cache_path",
 ]
-CONTROLS = ["a\0b", "a\nb", "a\tb", "a\x1fb", "a\x7fb", "a\x85b"]
+CONTROLS = ["a\0b", "a\nb", "a\tb", "a\x1fb", "a\x7fb", "a\x85b", "\x1ca", "a\x1f"]
 
 
 @pytest.mark.parametrize("text", [*HOST_LOCAL, *CONTROLS, "x" * 2_049])

@@ -116,7 +116,7 @@ def test_a_client_that_speaks_on_the_socket_is_told_that_it_may_only_observe(dae
         assert observer.frame()["diagnostic"]["code"] == "runtime.observation_only"
 
 
-@pytest.mark.parametrize("blank", ["", " ", "\n\t", "\u00a0"])
+@pytest.mark.parametrize("blank", ["", " ", "\n\t", "\u00a0", "\u3000\x85"])
 def test_blank_input_is_refused_and_leaves_nothing(daemon: Any, blank: str) -> None:
     worker_id = daemon.echo()
 
@@ -125,6 +125,16 @@ def test_blank_input_is_refused_and_leaves_nothing(daemon: Any, blank: str) -> N
     assert (answer.status, json.loads(answer.body)["error"]["code"]) == (400, "invalid_request")
     assert daemon.items(worker_id) == []
     assert daemon.worker(worker_id)["last_event_id"] == 0
+
+
+@pytest.mark.parametrize("control", ["\x1c", "\x1d", "\x1e", "\x1f"])
+def test_an_input_of_a_control_that_is_no_white_space_is_taken(daemon: Any, control: str) -> None:
+    worker_id = daemon.echo()
+
+    answer = daemon.call("POST", f"/v1/workers/{worker_id}/input", {"kind": "user", "content": control})
+
+    assert answer.status == 200
+    assert daemon.items(worker_id)[0]["content"] == control
 
 
 def test_a_transcript_page_of_none_tells_how_many_entries_there_are(daemon: Any) -> None:
