@@ -61,7 +61,7 @@ def _command() -> Any:
     @click.option("--check-store", metavar="STORE", help="Check a store, fs:PATH, that no daemon holds, and exit.")
     @click.version_option(__version__, message="%(prog)s %(version)s")
     def runtimed(config: str | None, check_config: bool, check_store: str | None, **options: Any) -> int:
-        """Host a Runtime of Workers, in the foreground, until SIGTERM or SIGINT.
+        """Host a Runtime of Workers, in the foreground, until SIGTERM, SIGINT or SIGHUP.
 
         Once it serves it prints one line to stdout, and it logs to stderr. Every option can be set in the
         environment too, as RUNTIMED_LISTEN, RUNTIMED_STORE and so on, or in the configuration file. The token itself

@@ -13,6 +13,8 @@ from collections.abc import Callable, Iterator
 import apsw
 import pytest
 
+from runtimed.daemon import STOP_SIGNALS
+
 DEADLINE_S = 30
 
 
@@ -335,3 +337,8 @@ def test_a_store_that_may_lose_what_it_acknowledged_is_warned_of_and_works(run, 
     assert code == 0
     assert "sync=normal: a power cut loses the newest inputs, acknowledged ones too" in err
     assert (tmp_path / "store" / "runtime.sqlite3").exists()
+
+
+def test_the_help_names_each_signal_that_ends_the_daemon(run):
+    _, out, _ = ended(run("--help"))
+    assert [signal.Signals(number).name in out for number in STOP_SIGNALS] == [True] * len(STOP_SIGNALS)
