@@ -16,6 +16,9 @@ MAX_CHARACTERS = Limits().max_open_text
 
 MAX_DELTA_CHARACTERS = 1 << 14
 
+QUIET_S = 0.1
+"""How long a program says nothing between two runs until the text that it has begun is closed."""
+
 Delta = TextDelta | ThinkingDelta
 Done = TextDone | ThinkingDone
 

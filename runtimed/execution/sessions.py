@@ -1,6 +1,7 @@
 """A backend whose Workers each have a session with something of their own."""
 
 import asyncio
+import logging
 from collections.abc import Callable
 from functools import partial
 from typing import Protocol
@@ -17,6 +18,8 @@ NOTHING = Answer("errored", "nothing runs this Worker")
 
 START_MARGIN_S = 1.0
 """How much longer than `start_timeout_s` a session may take to open, so that it can say itself what was late."""
+
+_log = logging.getLogger(__name__)
 
 
 class Session(Protocol):
@@ -57,7 +60,6 @@ class SessionBackend:
 
     def __init__(self, new: Callable[[Spawn, EventSink], Session], profile: Profile) -> None:
         self._new = new
-        self._grace_s = profile.stop_grace_s
         self._profile = profile
         self._watched: dict[WorkerId, _Watched] = {}
 
@@ -67,11 +69,15 @@ class SessionBackend:
             return Answer("rejected", "this Worker is running already")
         watched_sink = WatchedSink(self._profile, sink)
         session = self._new(spawn, watched_sink)
-        watched_sink.interrupt_by(partial(session.interrupt, self._grace_s))
+        watched_sink.interrupt_by(partial(session.interrupt, self._profile.stop_grace_s))
         watched = self._watched[spawn.worker_id] = _Watched(session, watched_sink)
-        answer = await self._open(session)
-        if answer.outcome != "accepted":
-            self._forget(spawn.worker_id, watched)
+        is_running = False
+        try:
+            answer = await self._open(session)
+            is_running = answer.outcome == "accepted"
+        finally:
+            if not is_running:
+                self._forget(spawn.worker_id, watched)
         return answer
 
     async def _open(self, session: Session) -> Answer:
@@ -85,6 +91,9 @@ class SessionBackend:
             await session.end(0)
         except TimeoutError as error:
             return Answer("errored", str(error))
+        except BaseException:
+            await session.end(0)
+            raise
         finally:
             await finish(opening)
         return Answer("errored", f"it was not ready within {limit_s:g} seconds (start_timeout_s)")
@@ -105,13 +114,13 @@ class SessionBackend:
         watched = self._watched.get(worker_id)
         try:
             if watched is not None:
-                await watched.session.interrupt(self._grace_s)
+                await watched.session.interrupt(self._profile.stop_grace_s)
         except TimeoutError as error:
             return Answer("errored", str(error))
         return Answer("accepted")
 
     async def stop(self, worker_id: WorkerId, reason: str | None) -> Answer:
-        return await self._end(worker_id, self._grace_s)
+        return await self._end(worker_id, self._profile.stop_grace_s)
 
     async def cancel(self, worker_id: WorkerId, reason: str | None) -> Answer:
         return await self._end(worker_id, 0)
@@ -120,7 +129,11 @@ class SessionBackend:
         """Nothing is kept but the folder, which is not this one's to remove."""
 
     async def close(self) -> None:
-        await asyncio.gather(*(self._end(worker_id, self._grace_s) for worker_id in self._watched))
+        worker_ids = tuple(self._watched)
+        ending = (self._end(worker_id, self._profile.stop_grace_s) for worker_id in worker_ids)
+        for worker_id, outcome in zip(worker_ids, await asyncio.gather(*ending, return_exceptions=True), strict=True):
+            if isinstance(outcome, BaseException):
+                _log.error("the session of %s could not be ended", worker_id, exc_info=outcome)
 
     async def _end(self, worker_id: WorkerId, grace_s: float) -> Answer:
         watched = self._watched.get(worker_id)

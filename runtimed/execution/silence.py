@@ -25,8 +25,9 @@ class WatchedSink:
     """The EventSink of a session, which knows how long the session has said nothing amid a run.
 
     After `quiet_alert_s` of the profile an alert tells, then after twice that and so on. After `max_silence_s`
-    `interrupt` is called, and the run ends with an error whose reason is `silence`. The time rests while a permission
-    waits for its answer, and while the sink makes the session wait. Whoever makes one calls `close`.
+    `interrupt` is called, and again after that time where it fails; the run ends with an error whose reason is
+    `silence`. The time rests while a permission waits for its answer, and while the sink makes the session wait.
+    Whoever makes one calls `close`.
     """
 
     def __init__(self, profile: Profile, sink: EventSink) -> None:
@@ -34,7 +35,6 @@ class WatchedSink:
         self._sink = sink
         self._interrupt: Callable[[], Awaitable[None]] | None = None
         self._loop = asyncio.get_running_loop()
-        self._running = False
         self._cut = False
         self._held_up = 0
         self._heard_at = 0.0
@@ -48,6 +48,10 @@ class WatchedSink:
         self._interrupt = interrupt
 
     async def emit(self, *payloads: Payload) -> None:
+        """See EventSink. Without any event it notes that the session has heard something of its program."""
+        if not payloads:
+            self._heard_at = self._loop.time()
+            return
         for payload in payloads:
             if isinstance(payload, InvokeStart):
                 self._begin_run()
@@ -81,13 +85,12 @@ class WatchedSink:
 
     def _begin_run(self) -> None:
         self._end_run()
-        self._running = True
         self._heard_at = self._told_at = self._loop.time()
         self._alert_after_s = self._profile.quiet_alert_s or math.inf
         self._arm()
 
     def _end_run(self) -> None:
-        self._running = self._cut = False
+        self._cut = False
         if self._timer is not None:
             self._timer.cancel()
             self._timer = None
@@ -96,7 +99,7 @@ class WatchedSink:
         """The end of a run; of one that was cut for its silence, with the reason."""
         if self._cut:
             error = ErrorRaised("internal", self._silence(), "silence")
-            others = [payload for payload in payloads if not isinstance(payload, RunEnd | ErrorRaised)]
+            others = [_softened(payload) for payload in payloads if not isinstance(payload, RunEnd)]
             payloads = (*others, error, RunEnd("rolled_back"))
         self._end_run()
         return payloads
@@ -130,8 +133,12 @@ class WatchedSink:
         try:
             if self._interrupt is not None:
                 await self._interrupt()
-        except TimeoutError as error:
-            _log.error("a silent run could not be ended: %s", error)
+        except Exception as error:  # noqa: BLE001 whatever it is, the run goes on and has to end
+            unknown = None if isinstance(error, TimeoutError) else error
+            _log.error("a silent run could not be ended: %s", error, exc_info=unknown)
+            if self._cut:
+                self._heard_at = self._loop.time()
+                self._arm()
 
     def _begin_task(self, work: Coroutine[Any, Any, None]) -> None:
         task = begin(work)
@@ -140,3 +147,10 @@ class WatchedSink:
 
     def _silence(self) -> str:
         return explained("silence", 0, self._profile, what="run")
+
+
+def _softened(payload: Payload) -> Payload:
+    """The payload; an error as an alert, for the run ends with another."""
+    if isinstance(payload, ErrorRaised):
+        return alert(f"the program reports an error: {payload.message}", "error")
+    return payload
