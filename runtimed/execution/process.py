@@ -17,6 +17,7 @@ from runtimed.execution.executable import located
 from runtimed.execution.gate import Gate
 from runtimed.execution.lines import Chunk
 from runtimed.execution.loss import cause, explained, unpassed
+from runtimed.execution.output import QUIET_S
 from runtimed.execution.profile import Profile
 from runtimed.execution.program import Command, LineProgram, Unresponsive
 from runtimed.execution.sessions import NOTHING, SessionBackend
@@ -29,9 +30,6 @@ from runtimed.model.execution import LossReason
 
 MAX_EMITTED = 64
 """How many events are given to the sink at once, so that it can make the program wait."""
-
-QUIET_S = 0.1
-"""How long a program says nothing between two runs until the text that it has begun is closed."""
 
 _log = logging.getLogger(__name__)
 
@@ -64,7 +62,8 @@ class _Run:
 class ProcessSession:
     """One Worker: its program, and the one task that says what the program says.
 
-    A program that ends is lost, and the session with it, unless an interrupt has ended it: then it is started anew.
+    A program that ends is lost, and the session with it. One that an interrupt has ended is started anew, unless
+    `restart` of its profile is `never`.
     """
 
     def __init__(
@@ -333,7 +332,8 @@ class ProcessSession:
         message = message or explained(reason, program.status or 0, self._profile, program.last_words())
         await self._say(*self._speech.closing(), *self._held_error())
         await self._bury(program)
-        if reason == "exit" and self._run is not None and self._run.interrupted:
+        is_interrupted = self._run is not None and self._run.interrupted
+        if reason == "exit" and is_interrupted and self._profile.restart != "never":
             await self._start_anew()
         else:
             await self._give_up(reason, message)

@@ -14,7 +14,7 @@ from runtimed.core.ports import Dispatch
 from runtimed.core.sink import RESERVED, RESERVED_ITEMS
 from runtimed.errors import printable
 from runtimed.execution.lines import Chunk
-from runtimed.model.event import Payload, SystemItem, TextDelta
+from runtimed.model.event import InvokeStart, Payload, SystemItem, TextDelta
 from runtimed.wire.converter import structure
 from runtimed.wire.json import check
 from runtimed.wire.problems import FieldProblem
@@ -217,7 +217,7 @@ def _event(value: dict[str, Any]) -> Payload | Refused:
             _check_item(payload.item)
     except FieldProblem as problem:
         return Refused(f"{printable(problem.path)}: {problem.problem}" if problem.path else problem.problem)
-    if isinstance(payload, RESERVED):
+    if isinstance(payload, (*RESERVED, InvokeStart)):
         return Refused(f"event: {payload.event} is for the Runtime to say")
     return payload
 

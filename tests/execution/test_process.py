@@ -379,6 +379,7 @@ async def test_a_text_that_the_program_has_ended_is_not_ended_again(started: Cal
         ('{"event":"text_delta","data":{"text":"a"},"at":1}', "at: unknown field"),
         ('{"event":"run_end","data":{"result":"great"}}', "data.result: expected one of finished, "),
         ('{"event":"user_message","data":{"segments":[]}}', "event: user_message is for the Runtime to say"),
+        ('{"event":"invoke_start","data":{"kind":"notify"}}', "event: invoke_start is for the Runtime to say"),
         ('{"event":"shutdown"}', "event: shutdown is for the Runtime to say"),
         ('{"event":"system_item","data":{"item":{}}}', "data.item.kind: expected a string"),
         (
