@@ -7,7 +7,7 @@ import os
 import stat
 from collections.abc import Callable
 from pathlib import Path
-from typing import Protocol
+from typing import Any, Protocol, TypeVar
 
 from runtimed.core.ports import Spawn
 from runtimed.errors import StoreUnsupported
@@ -31,10 +31,15 @@ class Workspaces(Protocol):
 
 
 HOME = "home"
+
+FOLDER_DEADLINE_S = 10.0
+"""How long the file system of a Worker's folder may take for what a run needs, before the run goes on without it."""
+
 GONE = "the Worker's folder was gone: it was made anew, and is empty"
 REPLACED = "the Worker's folder was replaced by another; what was started before is still in the old one"
 _FOLDER = os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC
 
+T = TypeVar("T")
 _log = logging.getLogger(__name__)
 
 
@@ -49,6 +54,7 @@ class Home:
         self._worker_id = spawn.worker_id
         self._is_known = bool(spawn.history)
         self._identity: tuple[int, int] | None = None
+        self._work: asyncio.Task[Any] | None = None
         self.folder = self.path = Path()
 
     def make(self) -> str | None:
@@ -72,11 +78,30 @@ class Home:
     async def renewed(self) -> Alert | None:
         """Make it where it is not there any more, and return what to tell of that."""
         try:
-            told = await asyncio.to_thread(self.make)
+            told = await self.use(self.make)
+        except TimeoutError as error:
+            _log.warning("the folder of %s could not be looked at: %s", self._worker_id, error)
+            return alert(f"the Worker's folder could not be looked at: {error}", "error")
         except (OSError, StoreUnsupported) as error:
             _log.warning("the folder of %s is gone and could not be made anew: %s", self._worker_id, error)
             return alert(f"the Worker's folder is gone, and could not be made anew: {cause(error)}", "error")
         return alert(told) if told else None
+
+    async def use(self, work: Callable[[], T]) -> T:
+        """Do something that blocks in the folder, once what was begun before is over.
+
+        Raises TimeoutError where that takes longer than FOLDER_DEADLINE_S. The work goes on then in its thread; what
+        is to be done next waits for it, so that it can't undo that, and one folder holds up one thread.
+        """
+        try:
+            async with asyncio.timeout(FOLDER_DEADLINE_S):
+                while self._work is not None and not self._work.done():
+                    await asyncio.wait({self._work})
+                doing = self._work = asyncio.create_task(asyncio.to_thread(work))
+                return await asyncio.shield(doing)
+        except TimeoutError:
+            late = f"its file system did not answer within {FOLDER_DEADLINE_S:g} s"
+            raise TimeoutError(late) from None
 
 
 def _identity(folder: Path) -> tuple[int, int] | None:

@@ -57,12 +57,13 @@ class Inbox:
         self._changed = asyncio.Event()
         self._room = asyncio.Event()
         self._room.set()
-        self._divert: Callable[[Update], bool] | None = None
+        self._divert: Callable[[Update], None] | None = None
         self.listening = False
 
     def put(self, item: Item) -> None:
         """Add what came. Never waits."""
-        if self._divert is not None and isinstance(item, Update) and self._divert(item):
+        if self._divert is not None and isinstance(item, Update):
+            self._divert(item)
             return
         self._items.append(item)
         self._bound()
@@ -75,8 +76,8 @@ class Inbox:
         self._changed.set()
 
     @contextmanager
-    def diverted(self, divert: Callable[[Update], bool]) -> Iterator[None]:
-        """Give session updates to this instead, as far as it returns that it takes them."""
+    def diverted(self, divert: Callable[[Update], None]) -> Iterator[None]:
+        """Give session updates to this instead."""
         self._divert = divert
         try:
             yield
@@ -95,6 +96,11 @@ class Inbox:
         """Wait until something came since the last call, or `wake` was called."""
         await self._changed.wait()
         self._changed.clear()
+
+    @property
+    def was_written_to(self) -> bool:
+        """Whether the agent has written anything, an item or not, since the last `take`."""
+        return self._bytes > 0
 
     def take(self) -> list[Item]:
         """All that waits."""

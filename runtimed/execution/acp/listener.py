@@ -45,6 +45,8 @@ class Listener:
     async def hear(self, *, asked: bool = True) -> None:
         """Say all that has come, and ask what is asked; unless `asked`, that is answered with cancelled."""
         said: list[Payload] = []
+        if self._inbox.was_written_to:
+            await self._sink.emit()  # it is not silent, whether there is an event in that or not
         for item in self._inbox.take():
             said += self._payloads(item)
             if isinstance(item, Request):

@@ -130,7 +130,7 @@ class Opener:
         return Opened(agent, await self._keep(Memory(session_id)), remark)
 
     async def _keep(self, memory: Memory) -> Memory:
-        await asyncio.to_thread(keep, self._place.folder, memory)
+        await self._place.use(partial(keep, self._place.folder, memory))
         return memory
 
     async def _authenticated(self, agent: Agent, work: Callable[[], Awaitable[T]]) -> T:

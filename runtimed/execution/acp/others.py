@@ -3,13 +3,12 @@
 from collections.abc import Mapping
 from typing import Any
 
+from runtimed.execution.acp.calls import MAX_TITLE
 from runtimed.execution.acp.items import session_item
 from runtimed.model.event import SystemItem
 
 MAX_TITLES = 256
 """Tool calls of other sessions whose titles are remembered."""
-
-MAX_TITLE = 500
 
 
 class OtherSessions:

@@ -5,7 +5,7 @@ from collections.abc import Iterable, Iterator, Mapping
 from typing import Any, get_args
 
 from runtimed.core.ports import EventSink
-from runtimed.execution.acp.calls import told_arguments
+from runtimed.execution.acp.calls import MAX_TITLE, told_arguments
 from runtimed.execution.acp.content import told_text
 from runtimed.execution.acp.inbox import Request
 from runtimed.execution.acp.items import MAX_SESSION_ID
@@ -17,7 +17,6 @@ from runtimed.execution.tasks import begin, finish
 from runtimed.model.permission import PermissionKind, PermissionOption, Question, Ruling
 
 MAX_OPTIONS = 32
-MAX_TITLE = 500
 """Options of a question, and characters of its title and of the names of its options, that are told on."""
 
 MAX_OPTION_ID = 1000

@@ -21,14 +21,12 @@ class Replay:
         self._pieces: deque[str] = deque()
         self._size = 0
 
-    def take(self, update: Update) -> bool:
-        """Take a session update that came while the session was loaded, unless it is one of another session."""
-        if update.session_id not in (None, self._session_id):
-            return False
+    def take(self, update: Update) -> None:
+        """Take a session update that came while the session was loaded; one of another session is not remembered."""
         content = update.told.get("content")
-        if update.told.get("sessionUpdate") == "user_message_chunk" and isinstance(content, dict):
+        is_own = update.session_id in (None, self._session_id)
+        if is_own and update.told.get("sessionUpdate") == "user_message_chunk" and isinstance(content, dict):
             self._remember(content)
-        return True
 
     def _remember(self, content: Mapping[str, Any]) -> None:
         if isinstance(text := content.get("text"), str):

@@ -162,8 +162,10 @@ class AcpSession:
     async def _failed(self, error: Exception) -> AgentFailed:
         """End the agent, through no fault of its own."""
         if self._opened is not None:
-            with contextlib.suppress(TimeoutError):
+            try:
                 await self._opened.agent.stop(0)
+            except Exception:  # noqa: BLE001 the loss must be told all the same
+                _log.exception("the agent of %s was given up, but could not be ended", self._spawn.worker_id)
         self._inbox.take()
         return AgentFailed("protocol", unpassed(error, "agent"))
 
@@ -243,7 +245,7 @@ class AcpSession:
     async def _conclude(self, run: _Run, prompt: asyncio.Task[dict[str, Any]]) -> None:
         error = prompt.exception()
         if isinstance(error, AgentFailed) and error.reason == "exit" and run.interrupted:
-            await self._restart(run, "the run was interrupted and the agent ended: it is started again")
+            await self._restart(run, "the run was interrupted and the agent ended")
         elif isinstance(error, AgentFailed):
             await self._lose(error)
         elif error is None:
@@ -271,15 +273,20 @@ class AcpSession:
         except TimeoutError as error:
             await self._lose(AgentFailed("unresponsive", str(error)))
             return
-        await self._restart(run, f"the agent did not end its run within {run.grace_s:g} seconds: it is started again")
+        await self._restart(run, f"the agent did not end its run within {run.grace_s:g} seconds")
 
     async def _restart(self, run: _Run, why: str) -> None:
-        """End the run of an agent that is gone; the next input waits until there is another."""
+        """End the run of an agent that is gone; the next input waits until there is another. None follows `never`."""
         await self._terminals.close()
         await self._listener.hear(asked=False)
         closing = self._listener.narration.close(CANCELLED)
         spent = self._listener.narration.spent()
-        await self._finish(run, (*closing, *spent, alert(why), RunEnd("rolled_back")))
+        if self._profile.restart == "never":
+            await self._listener.say((*closing, *spent))
+            await self._lose(AgentFailed("exit", why))
+            return
+        told = alert(f"{why}: it is started again")
+        await self._finish(run, (*closing, *spent, told, RunEnd("rolled_back")))
         try:
             await ready_in_time(self._open(()), self._profile.start_timeout_s + START_MARGIN_S)
         except _FAILURES as error:
@@ -295,9 +302,11 @@ class AcpSession:
             await self._say_last_words()
         finally:
             self._gate.finish()
-            await self._sink.lose(failed.reason, str(failed))
-            if self._current is not None:
-                self._current.over.set()
+            try:
+                await self._sink.lose(failed.reason, str(failed))
+            finally:
+                if self._current is not None:
+                    self._current.over.set()
 
     async def _say_last_words(self) -> None:
         """Pass on what is left of an agent that is gone, as far as that can be done."""

@@ -501,6 +501,7 @@ ACTIVE = INFO | {"_meta": {"codex": {"threadStatus": {"type": "active"}}}}
 RETRIED = INFO | {"_meta": {"codex": {"error": {"message": "Reconnecting", "willRetry": True}}}}
 BROKEN = INFO | {"_meta": {"error": {"message": "no credit left"}}}
 ERROR = {"sessionUpdate": "error", "message": "no credit left"}
+LIMITED = INFO | {"_meta": {"error": {"message": "429: slow down"}}}
 
 
 @pytest.mark.parametrize(
@@ -515,6 +516,8 @@ ERROR = {"sessionUpdate": "error", "message": "no credit left"}
         ),
         ([BROKEN], END, "no credit left"),
         ([BROKEN, text("no credit left")], END, "no credit left"),
+        ([BROKEN, text("no cre"), text("dit left")], END, "no credit left"),
+        ([LIMITED, text("slow down")], END, "429: slow down"),
         ([ERROR], END, "no credit left"),
         ([], END | {"_meta": {"error": "no credit left"}}, "no credit left"),
         ([], END | {"_meta": {"vendor": {"error": {"message": "no credit left"}}}}, "no credit left"),
@@ -539,6 +542,10 @@ def test_an_error_of_the_provider_that_is_told_in_any_known_way_fails_the_run(
         [STUCK, ACTIVE, text("done")],
         [BROKEN, text("I tried again, and it works.")],
         [ERROR, call(status="completed")],
+        [LIMITED, text("4")],
+        [LIMITED, text("429"), text(" is prime? No.")],
+        [call(), call(status="failed", _meta={"error": "the tool failed"})],
+        [call(_meta={"vendor": {"error": {"message": "the tool failed"}}}), call(status="failed")],
         [INFO | {"_meta": {"error": None, "codex": {"error": {}, "threadStatus": "odd"}}}],
     ],
 )

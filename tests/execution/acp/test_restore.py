@@ -1,5 +1,6 @@
 """Bringing a Worker back: its session is found again, and nothing is said twice."""
 
+import json
 import os
 from collections.abc import Callable
 from pathlib import Path
@@ -46,6 +47,18 @@ async def test_a_replay_is_not_said_again(new_bench: Callable[..., Any]) -> None
     sink = await bench.run("three")
     assert sink.names == ["invoke_start", "text_delta", "text_done", "run_end"]
     assert (sink.text, sink.alerts) == ("hello", [])
+
+
+async def test_a_replay_of_another_session_is_neither_said_again_nor_taken_for_ones_own(
+    new_bench: Callable[..., Any],
+) -> None:
+    other = {"sessionId": "s-2", "update": {"sessionUpdate": "user_message_chunk", "content": {"text": "two"}}}
+    message = json.dumps({"jsonrpc": "2.0", "method": "session/update", "params": other})
+    bench = new_bench(loading(user("one"), ["raw", message]))
+    await bench.spawn()
+    assert await bench.restart(("one",)) == ACCEPTED
+    sink = await bench.run("three")
+    assert sink.names == ["invoke_start", "text_delta", "text_done", "run_end"]
 
 
 async def test_a_replay_that_comes_behind_the_response_is_not_said_again_either(
