@@ -8,6 +8,7 @@ import re
 import shlex
 import shutil
 from collections import deque
+from functools import partial
 from pathlib import Path
 
 from runtimed.execution.loss import explained
@@ -15,39 +16,42 @@ from runtimed.execution.pipes import Inlet, pipes, readable
 from runtimed.execution.profile import Profile
 from runtimed.execution.supervise import Program, Supervisor, environment
 from runtimed.execution.tree import Tree
-from runtimed.execution.workspace import HOME
+from runtimed.execution.workspace import HOME, Home
 from runtimed.model.execution import LossReason
 
 TAKE_DEADLINE_S = 60.0
 """How long a shell may take until it begins a script that it was given."""
 
-MAX_LINE = 4096
-MAX_LINES = 64
-"""Of what comes by the status pipe, how much of a line and how many lines are kept."""
+MAX_RECORD = 4096
+MAX_RECORDS = 64
+"""Of what comes by the status pipe, how long a record may be and how many records are kept."""
 
 _READY = b"ready"
 _BEGUN = b"begun"
 _ASTRAY = b"astray"
 _STATUS = re.compile(rb"[0-9]{1,3}")
+_DIRECTORY = b"@/"
 _SCRIPT = "script"
-_LEFT = "left"
-_MAX_PATH = 4096
 
-# Standard input carries a line for each run, standard error a line with each status. A run gets its standard streams
-# anew, so what it does to them with `exec` ends with it, and it sees neither pipe. The inner loop is there for a
-# `break` outside of any loop of the script; `command` passes over functions that a script may have named alike, and
-# keeps a syntax error from ending a plain POSIX shell. What `set -x` says of the driver itself goes to /dev/null.
-# An interrupt ends what the script waits for, and by the trap the script, but not the shell. The directory is written
-# down behind each script and when the shell exits, unless a link stands in the way of the file. `-e` and `-u` are
-# turned off behind each script, because with them on an ordinary failure of a later script would end the shell.
-_NOTE = 'command [ -L {folder} ] || command [ -L {left} ] || command printf %s "${{PWD-}}" 2>/dev/null >|{left}'
+# Standard input carries a line for each run; standard error carries records that end with NUL: `ready`, `astray`,
+# `begun`, the status of a script, and the directory behind an `@`. The first record begins with NUL as well, to part
+# it from what the shell itself complains of. A run gets its standard streams anew, so what it does to them with
+# `exec` ends with it, and it sees neither pipe. The end of a run is told in the condition of the loop, because a
+# `continue 2` of a script, outside of any loop of its own, jumps there, and under `set -n` the condition ends the
+# loop. The inner loop is there for a `break` and `continue` of that kind. `command` passes over functions that a
+# script may have named alike, and keeps a syntax error from ending a plain POSIX shell. What `set -x` says of the
+# driver itself goes to /dev/null. An interrupt ends what the script waits for, and by the trap the script, but not
+# the shell. `-e` and `-u` are turned off behind each script, because with them on an ordinary failure of a later
+# script would end the shell.
+_TELL_DIRECTORY = """unset -f command; { command printf '@%s\\0' "${PWD-}" >&4; } 2>/dev/null"""
 _DRIVER = (
     "exec 3<&0 4>&2 5>&1 </dev/null 2>/dev/null; command trap 'command return 130 2>/dev/null' INT; "
-    "command trap {trap} EXIT; command cd -- \"$1\" || command printf 'astray\\n' >&4; shift; "
-    "command printf 'ready\\n' >&4; "
-    "while IFS= command read -r _ <&3; do command printf 'begun\\n' >&4; "
-    "for _ in _; do command . {script} </dev/null >&5 2>&1 3<&- 4>&- 5>&-; done; "
-    "command printf '%s\\n' \"$?\" >&4; command set +eu; {note}; done"
+    "command trap {trap} EXIT; command cd -- \"$1\" || command printf '\\0astray\\0' >&4; shift; "
+    "command printf '\\0ready\\0' >&4; "
+    "until ! {{ __runtimed=$?; unset -f command; "
+    'command printf \'%s\\0@%s\\0\' "$__runtimed" "${{PWD-}}" >&4; command set +eu; '
+    "IFS= command read -r __runtimed <&3; }}; do command printf 'begun\\0' >&4; "
+    "for __runtimed in _; do command . {script} </dev/null >&5 2>&1 3<&- 4>&- 5>&-; done; done"
 )
 
 
@@ -58,36 +62,40 @@ class ShellFailed(OSError):
 class Shell:
     """Owns one shell with its process tree, and our ends of its three pipes.
 
-    It lives in `folder`/home and finds its scripts in `folder`/script; directory, variables and functions last from
-    one script to the next. One script at a time; the output of background jobs may come at any moment. It writes its
-    directory to `folder`/left. `astray`: it was to begin in the directory of the shell before it, and could not.
+    It starts in the home and finds its scripts in `script` beside that; directory, variables and functions last from
+    one script to the next. One script at a time; the output of background jobs may come at any moment.
+
+    `directory` is the last that it told: behind its last script, or where that ended it. `astray`: it was to begin in
+    the directory of the shell before it, and could not.
     """
 
-    def __init__(self, folder: Path, control: int, output: int, status: int) -> None:
-        self._folder = folder
+    def __init__(self, home: Home, control: int, output: int, status: int) -> None:
+        self._home = home
         os.set_blocking(control, False)
         self._control = control
         self._output = Inlet(output)
         self._status = Inlet(status)
         self._rest = b""
-        self._lines: deque[bytes] = deque(maxlen=MAX_LINES)
+        self._rest_is_cut = False
+        self._records: deque[bytes] = deque(maxlen=MAX_RECORDS)
         self._tree: Tree | None = None
         self._closed = False
+        self.directory: bytes | None = None
         self.astray = False
 
     @classmethod
     async def start(
-        cls, supervisor: Supervisor, folder: Path, profile: Profile, wake: asyncio.Event, *, resume: bool = False
+        cls, supervisor: Supervisor, home: Home, profile: Profile, wake: asyncio.Event, directory: bytes | None = None
     ) -> "Shell":
-        """Start a shell and wait until it is ready; `wake` is set when it ends. Raises OSError.
+        """Start a shell in `directory`, or else at home, and wait until it is ready; `wake` is set when it ends.
 
-        With `resume` it begins in the last directory of the shell before it, where that is known.
+        Raises OSError.
         """
-        argv = await asyncio.to_thread(_prepare, folder, resume=resume)
+        argv = await asyncio.to_thread(_prepare, home.folder, directory)
         (stdin, control), (output, stdout), (status, stderr) = pipes(3)
-        shell = cls(folder, control, output, status)
+        shell = cls(home, control, output, status)
         env = environment(profile.env, profile.env_pass)
-        program = Program(argv, folder / HOME, env, stdin, stdout, stderr, profile.tree_limits)
+        program = Program(argv, home.folder / HOME, env, stdin, stdout, stderr, profile.tree_limits)
         try:
             shell._tree = await supervisor.start(program)
             shell._tree.exit.add_done_callback(lambda _: wake.set())
@@ -117,7 +125,7 @@ class Shell:
 
         One that does not begin it for TAKE_DEADLINE_S is ended. Raises OSError when the script can't be written.
         """
-        await asyncio.to_thread(_write, self._folder / _SCRIPT, script)
+        await self._home.use(partial(_write, self._home.folder / _SCRIPT, script))
         if self._tree is not None:
             await self._tree.begin_run()
         with contextlib.suppress(BrokenPipeError):
@@ -130,7 +138,7 @@ class Shell:
 
     async def activity(self, wake: asyncio.Event) -> None:
         """Wait until there is output or a status, the shell has ended, or `wake` is set."""
-        if not self._lines:
+        if not self._records:
             inlets = (self._output, self._status)
             await readable((inlet.descriptor for inlet in inlets if not inlet.ended), wake)
 
@@ -140,9 +148,9 @@ class Shell:
 
     def status(self) -> int | None:
         """The exit status of the script, once; None while it runs."""
-        self._listen()
-        told = [int(line) for line in self._lines if _STATUS.fullmatch(line)]
-        self._lines.clear()
+        self.listen()
+        told = [int(record) for record in self._records if _STATUS.fullmatch(record)]
+        self._records.clear()
         if told and self._tree is not None:
             self._tree.end_run()
         return told[-1] if told else None
@@ -186,27 +194,35 @@ class Shell:
             late = f"within {profile.start_timeout_s:g} seconds (start_timeout_s)"
             raise ShellFailed(f"the shell was not ready {late}") from None
         if not ready:
-            said = b" ".join((*self._lines, self._rest))[-MAX_LINE:].decode(errors="replace").strip()
+            said = b" ".join(b" ".join((*self._records, self._rest)).split())[-MAX_RECORD:].decode(errors="replace")
             raise ShellFailed(explained(self.excess or "exit", self.ended or 0, profile, said, what="shell"))
 
     async def _says(self, word: bytes, wake: asyncio.Event) -> bool:
-        """Wait for a line and drop those before it. False, and none is dropped, where the shell ended without it."""
+        """Wait for a record and drop those before it. False, with none dropped, where the shell ended without it."""
         while True:
             ended = self.ended
-            self._listen()
-            if word in self._lines:
+            self.listen()
+            if word in self._records:
                 break
             if ended is not None:
                 return False
             await readable([] if self._status.ended else [self._status.descriptor], wake)
-        while (line := self._lines.popleft()) != word:
-            self.astray = self.astray or line == _ASTRAY
+        while (record := self._records.popleft()) != word:
+            self.astray = self.astray or record == _ASTRAY
         return True
 
-    def _listen(self) -> None:
-        *lines, rest = (self._rest + self._status.read(MAX_LINE)).split(b"\n")
-        self._lines += lines
-        self._rest = rest[-MAX_LINE:]
+    def listen(self) -> None:
+        """Take what the shell has told so far. A record that is too long is left out as a whole."""
+        *records, rest = (self._rest + self._status.read(max(1, self._status.waiting()))).split(b"\0")
+        for record in records:
+            if self._rest_is_cut or len(record) > MAX_RECORD:
+                self._rest_is_cut = False
+            elif record.startswith(_DIRECTORY):
+                self.directory = record.removeprefix(b"@")
+            elif record:
+                self._records.append(record)
+        self._rest_is_cut = self._rest_is_cut or len(rest) > MAX_RECORD
+        self._rest = rest[-MAX_RECORD:]
 
     def _hang_up(self) -> None:
         if self._control >= 0:
@@ -221,41 +237,17 @@ class Shell:
             self._status.close()
 
 
-def _prepare(folder: Path, *, resume: bool) -> list[str]:
+def _prepare(folder: Path, directory: bytes | None) -> list[str]:
     for made in (folder, folder / HOME):
         made.mkdir(mode=0o700, parents=True, exist_ok=True)
     shell = shutil.which("bash") or shutil.which("sh")
     if shell is None:
         raise ShellFailed("neither bash nor sh is in PATH")
-    directory = (resume and _last_directory(folder / _LEFT)) or os.fsencode(folder / HOME)
-    if not resume:
-        _make_private(folder / _LEFT)
-    note = _NOTE.format(folder=shlex.quote(str(folder)), left=shlex.quote(str(folder / _LEFT)))
-    driver = _DRIVER.format(script=shlex.quote(str(folder / _SCRIPT)), note=note, trap=shlex.quote(note))
-    return [shell, "-c", driver, "shell", os.fsdecode(directory)]
+    driver = _DRIVER.format(script=shlex.quote(str(folder / _SCRIPT)), trap=shlex.quote(_TELL_DIRECTORY))
+    return [shell, "-c", driver, "shell", os.fsdecode(directory or os.fsencode(folder / HOME))]
 
 
-def _make_private(path: Path) -> None:
-    """Make an empty file that a shell writes to later, whose umask then does not matter."""
-    with contextlib.suppress(OSError):
-        path.unlink(missing_ok=True)
-        os.close(os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC, 0o600))
-
-
-def _last_directory(path: Path) -> bytes | None:
-    """What a shell wrote there, if that can be a directory; scripts may put anything in its place."""
-    try:
-        descriptor = os.open(path, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK)
-        try:
-            found = os.read(descriptor, _MAX_PATH)
-        finally:
-            os.close(descriptor)
-    except OSError:
-        return None
-    return found if found.startswith(b"/") and b"\0" not in found else None
-
-
-def _plain(script: bytes) -> bytes:
+def plain(script: bytes) -> bytes:
     """The script as a shell reads it: without a byte order mark, each line ended by a line feed alone."""
     return script.removeprefix(codecs.BOM_UTF8).replace(b"\r\n", b"\n").removesuffix(b"\r")
 
@@ -264,4 +256,4 @@ def _write(path: Path, script: bytes) -> None:
     path.unlink(missing_ok=True)
     descriptor = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW, 0o600)
     with os.fdopen(descriptor, "wb") as file:
-        file.write(_plain(script))
+        file.write(script)

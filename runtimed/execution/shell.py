@@ -12,10 +12,10 @@ import orjson
 
 from runtimed.core.ports import Answer, Dispatch, EventSink, Spawn
 from runtimed.execution.complaints import alert
-from runtimed.execution.driver import TAKE_DEADLINE_S, Shell, ShellFailed
+from runtimed.execution.driver import TAKE_DEADLINE_S, Shell, ShellFailed, plain
 from runtimed.execution.gate import Gate
 from runtimed.execution.loss import cause, explained, unpassed
-from runtimed.execution.output import TextOutput
+from runtimed.execution.output import QUIET_S, TextOutput
 from runtimed.execution.pipes import readable
 from runtimed.execution.profile import Profile
 from runtimed.execution.sessions import NOTHING, START_MARGIN_S, SessionBackend
@@ -37,7 +37,7 @@ from runtimed.model.interaction import WorkerInput
 
 TOOL = "shell"
 
-RETURN = 'command [ . -ef "${{PWD-}}" ] || command cd -- {home} || :\n'
+RETURN = 'command [ . -ef "${{PWD-}}" ] || command cd -- {home} || :; '
 """Stands before a script where the folder of the Worker was made anew, and has a shell leave one that is gone."""
 
 FRESH = (
@@ -47,10 +47,6 @@ FRESH = (
 
 MAX_TRIES = 2
 """How many shells may end before they take a script, until it is given up."""
-
-
-QUIET_S = 0.1
-"""How long the shell says nothing between two runs until the text that it has begun is closed."""
 
 _log = logging.getLogger(__name__)
 
@@ -90,6 +86,7 @@ class _Session:
         self._wake = asyncio.Event()
         self._settled: asyncio.Future[None] | None = None
         self._shell: Shell | None = None
+        self._directory: bytes | None = None
         self._ended: str | None = None
         self._gone = ""
         self._excess: LossReason | None = None
@@ -110,7 +107,7 @@ class _Session:
             return Answer("errored", f"no shell could be started: {cause(error)}")
         if self._spawn.history:
             await self._sink.emit(
-                _warning("a fresh shell was started: the directory and variables of the last are gone")
+                alert("a fresh shell was started: the directory and variables of the last are gone")
             )
         self._task = begin(self._live())
         return Answer("accepted")
@@ -171,11 +168,11 @@ class _Session:
 
     async def _open(self) -> None:
         if told := await asyncio.to_thread(self._home.make):
-            await self._sink.emit(_warning(told))
+            await self._sink.emit(alert(told))
         await self._renew()
 
-    async def _renew(self, *, resume: bool = False) -> Shell:
-        starting = Shell.start(self._supervisor, self._home.folder, self._profile, self._wake, resume=resume)
+    async def _renew(self) -> Shell:
+        starting = Shell.start(self._supervisor, self._home, self._profile, self._wake, self._directory)
         self._shell = await ready_in_time(starting, self._profile.start_timeout_s + START_MARGIN_S)
         return self._shell
 
@@ -206,14 +203,16 @@ class _Session:
         try:
             if self._shell is not None:
                 await self._shell.end(0)
-        except TimeoutError as error:
-            _log.error("the shell of %s was given up, but %s", self._spawn.worker_id, error)
+        except Exception:  # noqa: BLE001 the loss must be told all the same
+            _log.exception("the shell of %s was given up, but could not be ended", self._spawn.worker_id)
         finally:
             self._shell = None
             self._gate.finish()
-            await self._sink.lose(reason, message)
-            if self._current is not None:
-                self._current.over.set()
+            try:
+                await self._sink.lose(reason, message)
+            finally:
+                if self._current is not None:
+                    self._current.over.set()
 
     async def _overhear(self, shell: Shell) -> None:
         """Say what comes between two runs; once nothing more came for QUIET_S, its text is closed."""
@@ -286,25 +285,31 @@ class _Session:
 
         None where the shell was ended for a reason of the run, before it took the script.
         """
+        self._excess = None
+        script = plain(script)
         if renewed := await self._home.renewed():
             await self._sink.emit(renewed)
             script = RETURN.format(home=shlex.quote(str(self._home.path))).encode() + script
         for _ in range(MAX_TRIES):
             shell = self._shell or await self._another()
-            self._excess = None
+            if self._is_called_off(run):
+                return None
             if await shell.run(script, self._wake):
                 return shell
             await self._bury(shell)
-            if run.interrupted or self._excess == "unresponsive":
+            if self._is_called_off(run):
                 return None
             if self._profile.restart == "never":
                 break
         raise ShellFailed("the shell ends before it takes a script")
 
+    def _is_called_off(self, run: _Run) -> bool:
+        return run.interrupted or self._excess == "unresponsive"
+
     async def _another(self) -> Shell:
         if self._ended is not None:
             await self._sink.emit(self._farewell(self._ended))
-        shell = await self._renew(resume=True)
+        shell = await self._renew()
         if shell.astray:
             await self._sink.emit(alert("the last directory can't be entered any more: the script begins at home"))
         return shell
@@ -348,7 +353,8 @@ class _Session:
 
     async def _bury(self, shell: Shell) -> None:
         await self._text.feed(shell.read())
-        self._shell, self._excess = None, shell.excess
+        shell.listen()
+        self._shell, self._excess, self._directory = None, shell.excess, shell.directory or self._directory
         self._ended = explained(shell.excess or "exit", shell.ended or 0, self._profile, what="shell")
         self._gone = self._ended
         try:
@@ -378,8 +384,4 @@ def _result(dispatch: Dispatch, status: int) -> ToolResult:
 def _end(run: _Run) -> tuple[Payload, ...]:
     if not run.interrupted:
         return (RunEnd("finished"),)
-    return _warning("the run was interrupted"), RunEnd("rolled_back")
-
-
-def _warning(message: str) -> Alert:
-    return alert(message)
+    return alert("the run was interrupted"), RunEnd("rolled_back")

@@ -3,6 +3,7 @@
 import asyncio
 import contextlib
 import json
+import shutil
 import sys
 import threading
 from collections.abc import AsyncIterator, Callable, Mapping
@@ -17,6 +18,7 @@ from runtimed.core.limits import Limits
 from runtimed.core.ports import EventRefused
 from runtimed.errors import WorkerExecutionUnavailable
 from runtimed.execution import Profile, ProfileRegistry
+from runtimed.execution.acp.agent import Agent
 from runtimed.execution.function import FunctionBackend
 from runtimed.execution.program import LineProgram
 from runtimed.model.event import ErrorRaised, Payload
@@ -100,6 +102,8 @@ class _FragileSink:
         return await self.sink.ask(question)
 
     async def lose(self, reason: LossReason, message: str) -> None:
+        if self.owner.fault and "lose" in self.owner.faulty:
+            raise self.owner.fault
         await self.sink.lose(reason, message)
 
 
@@ -194,6 +198,12 @@ def told(events: list[dict[str, Any]]) -> tuple[list[str | None], str]:
     return [data.get("reason") for data in errors], "\n".join(words)
 
 
+def _contents(path: Path) -> str:
+    with contextlib.suppress(FileNotFoundError):  # it is replaced
+        return path.read_text()
+    return ""
+
+
 @pytest.fixture(params=["shell", "process", "acp"])
 def kind(request: pytest.FixtureRequest) -> Kind:
     found: Kind = request.param
@@ -251,6 +261,49 @@ async def test_an_adapter_that_fails_ends_the_run(new_lab: Callable[..., Any], f
     assert "the daemon's log says why" in words
     assert "secret" not in words
     assert named(events, "run_end") == [{"result": "rolled_back"}]
+    lab.backend.fault = None
+    await lab.goes_on()
+
+
+async def test_an_interrupt_returns_although_the_loss_of_a_program_could_not_be_told(
+    new_lab: Callable[..., Any],
+) -> None:
+    lab = await new_lab(stop_grace_s=DEADLINE_S)
+    lab.backend.fault, lab.backend.faulty = RuntimeError("secret"), ("text_delta", "lose")
+    waiting = {
+        "shell": "trap '' INT; touch begun; until [ -e go ]; do sleep 0.01; done; echo x; sleep 1000",
+        "python": 'open("begun", "w").close()\nwhile not os.path.exists("go"): time.sleep(0.01)\ntext("x"); hang()',
+    }
+    await lab.begin(waiting)
+    async with asyncio.timeout(DEADLINE_S):
+        while not await asyncio.to_thread((lab.home / "begun").exists):
+            await asyncio.sleep(0.01)
+    asyncio.get_running_loop().call_later(0.3, (lab.home / "go").touch)
+
+    async with asyncio.timeout(DEADLINE_S / 3):
+        answer = await lab.backend.interrupt(lab.ref.worker_id)
+
+    assert answer == Answer("accepted")
+
+
+@pytest.mark.parametrize("kind", ["acp"])
+async def test_an_agent_that_can_not_be_ended_is_lost_all_the_same(
+    new_lab: Callable[..., Any], monkeypatch: pytest.MonkeyPatch, kind: Kind
+) -> None:
+    stop = Agent.stop
+
+    async def stop_and_fail(agent: Agent, grace_s: float, session_id: str | None = None) -> None:
+        await stop(agent, grace_s, session_id)
+        raise RuntimeError("secret")
+
+    lab = await new_lab()
+    monkeypatch.setattr(Agent, "stop", stop_and_fail)
+    lab.backend.fault, lab.backend.faulty = RuntimeError("secret"), ("text_delta",)
+
+    events = await lab.run({"python": 'text("x"); hang()'})
+
+    assert told(events)[0] == ["protocol"]
+    monkeypatch.undo()
     lab.backend.fault = None
     await lab.goes_on()
 
@@ -318,7 +371,7 @@ async def test_a_run_beyond_a_limit_of_its_profile_ends_with_that_as_its_reason(
 async def test_a_program_that_takes_no_input_ends_the_run(
     new_lab: Callable[..., Any], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("runtimed.execution.driver.TAKE_DEADLINE_S", 0.5, raising=False)
+    monkeypatch.setattr("runtimed.execution.driver.TAKE_DEADLINE_S", 0.5)
     monkeypatch.setattr(LineProgram.write, "__defaults__", (0.5,))
     lab = await new_lab()
     await lab.run(DEAF)
@@ -341,6 +394,9 @@ async def test_a_shell_that_takes_no_input_can_be_interrupted(new_lab: Callable[
         while not await asyncio.to_thread((lab.home / "deaf").exists):
             await asyncio.sleep(0.01)
     after = await lab.begin(HANG)
+    async with asyncio.timeout(DEADLINE_S):
+        while await asyncio.to_thread(_contents, lab.home.parent / "script") != HANG["shell"]:
+            await asyncio.sleep(0.01)
 
     async with asyncio.timeout(DEADLINE_S):
         await lab.runtime.interrupt_worker(lab.ref)
@@ -397,7 +453,7 @@ async def test_what_a_program_says_behind_its_error_puts_off_the_end(new_lab: Ca
 async def test_a_spawn_that_hangs_is_given_up_after_start_timeout_s(
     new_lab: Callable[..., Any], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("runtimed.execution.sessions.START_MARGIN_S", 0.0, raising=False)
+    monkeypatch.setattr("runtimed.execution.sessions.START_MARGIN_S", 0.0)
     lab = await new_lab(created=False, start_timeout_s=0.5)
     lab.folders.blocked = True
 
@@ -412,6 +468,26 @@ async def test_a_spawn_that_hangs_is_given_up_after_start_timeout_s(
     await asyncio.sleep(0)
     monkeypatch.undo()
     await lab.runtime.restore_worker(lab.ref)
+
+
+async def test_a_folder_that_does_not_answer_at_the_beginning_of_a_run_does_not_hold_it_up(
+    new_lab: Callable[..., Any], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("runtimed.execution.workspace.FOLDER_DEADLINE_S", 0.3)
+    lab = await new_lab()
+    await lab.run(AGAIN)
+    await asyncio.to_thread(shutil.rmtree, lab.home)
+    lab.folders.blocked = True
+
+    events = await lab.run(AGAIN)
+
+    reasons, words = told(events)
+    assert "its file system did not answer within 0.3 s" in words
+    ended = {"shell": ([None], "rolled_back")}.get(lab.kind, ([], "finished"))
+    assert (reasons, named(events, "run_end")) == (ended[0], [{"result": ended[1]}])
+    lab.folders.blocked = False
+    lab.folders.freed.set()
+    await lab.goes_on()
 
 
 async def test_a_worker_whose_run_went_wrong_can_be_restored(new_lab: Callable[..., Any]) -> None:
@@ -436,6 +512,26 @@ async def test_a_program_that_ends_is_lost_where_it_is_never_to_be_started_again
             await asyncio.sleep(0.01)
 
     with pytest.raises(WorkerExecutionUnavailable, match="status 3"):
+        await lab.begin(AGAIN)
+    await lab.runtime.restore_worker(lab.ref)
+
+    await lab.goes_on()
+
+
+async def test_a_program_that_an_interrupt_has_killed_is_lost_where_it_is_never_to_be_started_again(
+    new_lab: Callable[..., Any],
+) -> None:
+    lab = await new_lab(restart="never")
+    after = await lab.begin({"shell": "trap '' INT; echo x; sleep 1000", "python": 'text("x"); hang()'})
+    async with asyncio.timeout(DEADLINE_S):
+        while not text_of(await lab.events(after)):
+            await asyncio.sleep(0.01)
+        await lab.runtime.interrupt_worker(lab.ref)
+        while lab.state != "errored":
+            await asyncio.sleep(0.01)
+
+    assert named(await lab.events(after), "run_end") == [{"result": "rolled_back"}]
+    with pytest.raises(WorkerExecutionUnavailable):
         await lab.begin(AGAIN)
     await lab.runtime.restore_worker(lab.ref)
 
@@ -476,6 +572,31 @@ async def test_a_run_that_says_something_now_and_then_is_not_silent(new_lab: Cal
             "python": 'for n in range(6): text("x"); time.sleep(0.5)',
         }
     )
+    assert named(events, "run_end") == [{"result": "finished"}]
+    assert told(events) == ([], "")
+
+
+@pytest.mark.parametrize("kind", ["acp"])
+@pytest.mark.parametrize(
+    "sign",
+    [
+        'update({"sessionUpdate": "tool_call_update", "toolCallId": "c", "content": []})',
+        'call("fs/read_text_file", {"path": "/nowhere"})',
+        'call("terminal/output", {"terminalId": "none"})',
+    ],
+)
+async def test_an_agent_is_not_silent_that_does_what_makes_no_event(
+    new_lab: Callable[..., Any], kind: Kind, sign: str
+) -> None:
+    lab = await new_lab(max_silence_s=2.0, quiet_alert_s=2.0)
+
+    events = await lab.run(
+        {
+            "python": 'update({"sessionUpdate": "tool_call", "toolCallId": "c", "title": "make"})\n'
+            f"for _ in range(6): {sign}; time.sleep(0.5)"
+        }
+    )
+
     assert named(events, "run_end") == [{"result": "finished"}]
     assert told(events) == ([], "")
 

@@ -4,6 +4,7 @@ import asyncio
 import contextlib
 import json
 import os
+import re
 import shlex
 import shutil
 import sys
@@ -14,8 +15,10 @@ from typing import Any
 import pytest
 
 from runtimed.core.ports import Answer
+from runtimed.execution.driver import Shell
 from runtimed.execution.output import MAX_TEXT_BLOCK
 from runtimed.execution.shell import FRESH
+from runtimed.execution.workspace import Home
 from runtimed.model.event import Alert, RunEnd, TextDelta, TextDone, ToolCallDone, ToolResult
 
 
@@ -136,16 +139,7 @@ async def test_a_last_directory_that_is_gone_is_told_and_the_next_script_begins_
     assert run.text == f"{shell.folder}/home\n0\n"
 
 
-@pytest.mark.parametrize(
-    "planted", ["mkdir ../left", "mkfifo ../left", "ln -s /etc/passwd ../left", "echo nonsense >../left"]
-)
-async def test_whatever_stands_in_place_of_the_last_directory_does_not_keep_a_shell_from_starting(
-    shell: Any, planted: str
-) -> None:
-    await shell.run(f"rm -f ../left; {planted}; kill -KILL $$; sleep 1000")
-    assert (await shell.run("pwd")).text == f"{shell.folder}/home\n"
-
-
+TOOLS = ("mkfifo", "ln", "rm", "printf", "rmdir")
 SHELLS = pytest.mark.parametrize("program", ["bash", "sh"])
 
 
@@ -156,7 +150,7 @@ def with_shell(
     """Starts a Worker whose PATH has one shell alone."""
 
     async def start(program: str) -> Any:
-        for name in (program, "sh", "sleep", "cat", "mkdir", "unshare", "setsid", "setpriv", "true"):
+        for name in (program, "sh", "sleep", "cat", "mkdir", "unshare", "setsid", "setpriv", "true", *TOOLS):
             if place := shutil.which(name):
                 with contextlib.suppress(FileExistsError):
                     await asyncio.to_thread((tmp_path / name).symlink_to, place)
@@ -166,6 +160,89 @@ def with_shell(
         return bench
 
     return start
+
+
+@SHELLS
+@pytest.mark.parametrize(
+    ("script", "alerts"),
+    [
+        ("set -n", [f"the shell ended with status 0; {FRESH}"]),
+        ("continue 2", []),
+        ("command() { :; }", []),
+        ("command() { :; }; continue 2", []),
+        ("readonly _", []),
+    ],
+)
+async def test_a_script_that_upsets_what_runs_it_ends_its_run_as_any_other(
+    with_shell: Callable[[str], Awaitable[Any]], program: str, script: str, alerts: list[str]
+) -> None:
+    shell = await with_shell(program)
+
+    run = await shell.run(script)
+    after = await shell.run("echo still here")
+
+    assert (run.status, run.alerts) == (0, alerts)
+    assert after.text.startswith("still here\n")  # bash complains of a `_` that it can't set
+    assert (after.status, after.alerts) == (0, [])
+
+
+@SHELLS
+@pytest.mark.parametrize(
+    "planted",
+    [
+        "mkfifo ../left",
+        "mkdir ../left",
+        "ln -s home/precious ../left",
+        "ln precious ../left",
+        "ln -s /dev/full ../left",
+        "ulimit -f 0",
+    ],
+)
+async def test_no_file_and_no_limit_keeps_a_shell_from_telling_its_directory(
+    with_shell: Callable[[str], Awaitable[Any]], program: str, planted: str
+) -> None:
+    shell = await with_shell(program)
+    await shell.run(f"echo precious >precious; rm -f ../left; mkdir inner; {planted}; cd inner")
+    await shell.run("true")
+
+    killed = await shell.run("exit 1")
+    after = await shell.run("pwd; cat ../precious")
+
+    assert killed.status == 1
+    assert after.text == f"{shell.folder}/home/inner\nprecious\n"
+
+
+@SHELLS
+@pytest.mark.parametrize(
+    "planted", ["PWD=begun", "PWD=7", "PWD=/nowhere/$(printf '%05000d' 0)", "cd /; PWD=$PWD$(printf '%05000d' 0)/"]
+)
+async def test_what_a_script_puts_in_pwd_is_no_status_and_no_part_of_a_path(
+    with_shell: Callable[[str], Awaitable[Any]], program: str, planted: str
+) -> None:
+    shell = await with_shell(program)
+    await shell.run("mkdir inner; cd inner")
+
+    run = await shell.run(planted)
+    await shell.run("kill -KILL $$; sleep 1000")
+    after = await shell.run("pwd")
+
+    assert run.status == 0
+    assert (after.text, after.alerts) == (f"{shell.folder}/home/inner\n", [])
+
+
+@SHELLS
+async def test_an_exit_in_a_function_leaves_at_least_the_directory_where_the_script_began(
+    with_shell: Callable[[str], Awaitable[Any]], program: str
+) -> None:
+    shell = await with_shell(program)
+    await shell.run("mkdir inner; cd inner")
+
+    run = await shell.run("die() { exit 3; }; mkdir more; cd more; die")
+    after = await shell.run("pwd")
+
+    inner = f"{shell.folder}/home/inner"
+    assert run.status == 3
+    assert after.text in {f"{inner}\n", f"{inner}/more\n"}
 
 
 @SHELLS
@@ -215,6 +292,44 @@ async def test_a_script_written_on_windows_runs_as_with_line_feeds_alone(
     assert (run.text, run.status) == (said, 0)
     call = next(event for event in run.events if isinstance(event, ToolCallDone))
     assert json.loads(call.arguments) == {"script": script}
+
+
+@SHELLS
+async def test_a_script_after_a_folder_made_anew_has_its_own_first_line(
+    with_shell: Callable[[str], Awaitable[Any]], program: str
+) -> None:
+    shell = await with_shell(program)
+    await shell.run('cd /; rm -rf "$OLDPWD"')
+
+    run = await shell.run("\ufeffnothing\r\necho marked\r\n")
+
+    assert re.search(r"\b1: .*nothing: .*\nmarked\n$", run.text)
+    assert run.status == 0
+
+
+async def test_a_run_that_is_interrupted_before_its_script_begins_does_not_begin_it(
+    new_bench: Callable[..., Any], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    bench = new_bench()
+    await bench.spawn()
+    freed = asyncio.Event()
+
+    async def renewed(_: Home) -> None:
+        await freed.wait()
+
+    monkeypatch.setattr(Home, "renewed", renewed)
+    await bench.begin("touch begun")
+    await bench.sink.until(lambda events: events)
+    interrupt = asyncio.create_task(bench.backend.interrupt(bench.worker_id))
+    await asyncio.sleep(0)
+    freed.set()
+
+    assert await interrupt == Answer("accepted")
+
+    monkeypatch.undo()
+    await bench.sink.until(lambda events: events[-1] == RunEnd("rolled_back"))
+    run = await bench.run("ls")
+    assert (run.text, run.alerts) == ("", [])
 
 
 async def test_an_unset_variable_under_set_u_ends_the_shell_with_an_error(shell: Any) -> None:
@@ -383,6 +498,43 @@ async def test_a_shell_that_can_not_be_started_is_an_answer(new_bench: Callable[
     assert answer.outcome == "errored"
     assert answer.message.startswith("no shell could be started: ")
     assert (await bench.offer("true")).outcome == "errored"
+
+
+async def test_a_spawn_that_raises_leaves_no_worker_that_runs_already(
+    new_bench: Callable[..., Any], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    bench = new_bench()
+    monkeypatch.setattr("runtimed.execution.shell._Session.open", fail)
+    with pytest.raises(RuntimeError, match="broken"):
+        await bench.spawn()
+    monkeypatch.undo()
+
+    assert await bench.spawn() == Answer("accepted")
+    assert (await bench.run("echo here")).text == "here\n"
+
+
+async def test_a_backend_closes_every_worker_although_one_can_not_be_ended(
+    new_bench: Callable[..., Any], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    bench = new_bench()
+    await bench.spawn()
+    await bench.run("sleep 1000 &")
+    end = Shell.end
+
+    async def end_and_fail(ended: Shell, grace: float) -> None:
+        await end(ended, grace)
+        raise RuntimeError("broken")
+
+    monkeypatch.setattr(Shell, "end", end_and_fail)
+
+    await bench.backend.close()
+
+    monkeypatch.undo()
+    assert await bench.spawn() == Answer("accepted")
+
+
+async def fail(*_: object) -> None:
+    raise RuntimeError("broken")
 
 
 @pytest.mark.parametrize(
