@@ -184,7 +184,7 @@ class Daemon:
 
     def newest(self, worker_id: str, call: Call | None = None) -> int:
         """The sequence of a Worker's newest event."""
-        return int(self.worker(worker_id, call)["last_event_id"][3:], 16)
+        return int(self.worker(worker_id, call)["last_event_id"])
 
     def start(self, worker_id: str, content: str, call: Call | None = None) -> None:
         """Let a Worker begin a run."""

@@ -148,7 +148,7 @@ class Ledger:
         """Acked inputs are there once, where the ack says; refused ones are not; the others once or not at all."""
         users = [one for one in entries if one["role"] == "user"]
         found = Counter(one["content"] for one in users)
-        places = {(one["content"], one["sequence"], one["event_id"]) for one in users}
+        places = {(one["content"], one["sequence"], one["cursor"]) for one in users}
         tried = [one for one in self.inputs if one.worker_id == worker_id]
         for one in tried:
             name = f"{worker_id}: the input {one.content[:40]!r}"
@@ -156,7 +156,7 @@ class Ledger:
             promised(not one.refused or not found[one.content], f"{name} was refused and is not there")
             if one.ack:
                 promised(found[one.content] == 1, f"{name} was acknowledged and is there")
-                place = (one.content, one.ack["transcript_sequence"], one.ack["event_id"])
+                place = (one.content, one.ack["transcript_sequence"], one.ack["cursor"])
                 promised(place in places, f"{name} is where its ack says")
         promised(found.keys() <= {one.content for one in tried}, f"{worker_id}: only what was sent is there")
 
@@ -175,7 +175,7 @@ def check_whole(worker_id: str, entries: Events, log: Events) -> None:
     cursors = [one["cursor"] for one in log]
     promised(cursors == sorted(set(cursors)), f"{worker_id}: the events rise strictly")
     told = [pair for one in log for pair in _entry(one)]
-    kept = [(one["role"], one["content"], one["event_id"]) for one in entries]
+    kept = [(one["role"], one["content"], one["cursor"]) for one in entries]
     promised(told == kept, f"{worker_id}: the transcript and the log tell the same")
     marks = [name for one in log if (name := one["payload"]["event"]) in {"user_message", "run_end"}]
     promised(marks == ["user_message", "run_end"] * (len(marks) // 2), f"{worker_id}: each run has one end: {marks}")

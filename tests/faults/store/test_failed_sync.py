@@ -23,7 +23,7 @@ def after_a_failed_sync(daemon: Daemon, ledger: Ledger, log: Path) -> None:
     worker_id = daemon.echo()
     ledger.send(daemon, worker_id, "before")
     daemon.idle(worker_id)
-    newest = daemon.worker(worker_id)["last_event_id"]
+    newest = daemon.worker(worker_id)["last_cursor"]
     seen = History(worker_id)
     with attached(daemon, "error=EIO", log):
         status = ledger.send(daemon, worker_id, "after")

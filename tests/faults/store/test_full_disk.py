@@ -81,7 +81,7 @@ def live_through_a_full_disk(daemon: Daemon, ledger: Ledger, disk: Path, cycles:
             filler.free()
             again(daemon, ledger, worker_id, f"again {cycle}")
             until(lambda: daemon.worker(idle)["status"] == "stopped")  # noqa: B023 it does not outlive its turn
-            newest = daemon.worker(worker_id)["last_event_id"]
+            newest = daemon.worker(worker_id)["last_cursor"]
             seen += live.up_to_cursor(newest)
             promised(seen == daemon.log(worker_id), "a feed lives through it without a hole")
         ledger.check(daemon)
