@@ -47,7 +47,7 @@ def leniency() -> None:
 
 def bounded_buffers() -> None:
     """What an observer does not read is kept for it without a bound."""
-    from runtimed.http.server import _Connection
+    from runtimed.http.requests import RequestProtocol
 
     def make(old: Callable[..., None]) -> Callable[..., None]:
         def connection_made(self: Any, transport: Any) -> None:
@@ -56,7 +56,7 @@ def bounded_buffers() -> None:
 
         return connection_made
 
-    replace(_Connection, "connection_made", make)
+    replace(RequestProtocol, "connection_made", make)
 
 
 def replay() -> None:
