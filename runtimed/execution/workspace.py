@@ -114,11 +114,15 @@ def _identity(folder: Path) -> tuple[int, int] | None:
 
 
 def _make(folder: Path) -> None:
-    """Make the home in a Worker's folder; what else has its name is removed, a symlink not followed."""
+    """Make the home in a Worker's folder; what else has its name is removed, a symlink not followed.
+
+    A start that was given up may still be at it in a thread of its own, and be done first.
+    """
     descriptor = os.open(folder, _FOLDER)
     try:
-        with contextlib.suppress(FileNotFoundError):
+        with contextlib.suppress(FileNotFoundError, IsADirectoryError):
             os.unlink(HOME, dir_fd=descriptor)
-        os.mkdir(HOME, 0o700, dir_fd=descriptor)
+        with contextlib.suppress(FileExistsError):
+            os.mkdir(HOME, 0o700, dir_fd=descriptor)
     finally:
         os.close(descriptor)
