@@ -37,16 +37,22 @@ class Served:
 
 
 class OwnServer(BaseTestServer):
-    """An application behind the Runtime's own server, for `aiohttp_client`. Paths and whole URLs may be requested."""
+    """An application behind the Runtime's own server, for `aiohttp_client`. Paths and whole URLs may be requested.
 
-    def __init__(self, app: Application, **options: Any) -> None:
+    Of what is written to a connection the kernel takes about `send_bytes`, by default as much as it likes.
+    """
+
+    def __init__(self, app: Application, send_bytes: int | None = None, **options: Any) -> None:
         super().__init__()
+        self.send_bytes = send_bytes
         self.server = HttpServer(app, **options)
 
     async def start_server(self, *_: Any, **__: Any) -> None:
         if self._root is None:
             listener = socket.create_server((self.host, 0))
             listener.setblocking(False)
+            if self.send_bytes is not None:
+                listener.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, self.send_bytes)
             self.port = listener.getsockname()[1]
             await self.server.start([listener])
             self._root = URL(f"http://{self.host}:{self.port}")
