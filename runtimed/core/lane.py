@@ -71,7 +71,7 @@ class Proposal:
 
         Where it is to stay `apart`, its text is not joined with that of the decision before.
         """
-        if apart:
+        if apart and self.weight:
             draft.part()
         try:
             self._answer = draft.attempt(self.decide)
@@ -232,9 +232,10 @@ class Lane:
 
     def _advance(self) -> None:
         while self._waiting and not self._in_flight and not self._rests():
-            began = time.thread_time()
+            began = time.thread_time() if self.backlog else None
             taken = self._take()
-            self._rest(sum(proposal.patient for proposal in taken))
+            if began is not None:
+                self._rest(sum(proposal.patient for proposal in taken))
             if self.deleted:
                 _fail(taken, WorkerNotFound(self.worker.worker_id))
                 continue
@@ -290,7 +291,7 @@ class Lane:
             self._waiting = taken[1:]
             taken = taken[:1]
         self._urgent = bool(self._waiting)
-        self.backlog -= sum(proposal.weight for proposal in taken)
+        self.backlog = self.backlog - taken[0].weight if self._waiting else 0
         return taken
 
     def _put_back(self, proposals: list[Proposal]) -> None:
@@ -298,7 +299,7 @@ class Lane:
         self._urgent = self._urgent or bool(proposals)
         self.backlog += sum(proposal.weight for proposal in proposals)
 
-    def _commit(self, change: Change, draft: Draft, decided: list[Proposal], began: float) -> None:
+    def _commit(self, change: Change, draft: Draft, decided: list[Proposal], began: float | None) -> None:
         try:
             committed = self._pipeline.commit(change)
         except SerializeFailed as error:
@@ -307,7 +308,7 @@ class Lane:
             _fail(decided, error)
         else:
             self._in_flight = True
-            cost_s = time.thread_time() - began
+            cost_s = None if began is None else time.thread_time() - began
             committed.add_done_callback(partial(self._committed, draft, decided, cost_s))
 
     def _isolate(self, decided: list[Proposal], error: SerializeFailed) -> None:
@@ -322,22 +323,24 @@ class Lane:
         self,
         draft: Draft,
         decided: list[Proposal],
-        cost_s: float,
+        cost_s: float | None,
         committed: asyncio.Future[Sequence[EncodedEvent]],
     ) -> None:
         self._in_flight = False
-        began = time.thread_time()
+        began = None if cost_s is None else time.thread_time()
         error = self._pipeline.failed(committed)
         if error is None:
             self._show(draft.worker)
             self.activity, self.deleted = draft.activity, draft.deleted
             self._says_starts = draft.says_starts
-            self._await_run_end(draft.missing_end)
+            if self._missing_end != "none" or draft.missing_end != "none":
+                self._await_run_end(draft.missing_end)
             self._pipeline.publish(self.worker.worker_id, committed.result())
             self._tell(draft)
             _succeed(decided)
-            cost_s += self._pipeline.commit_cost_s + time.thread_time() - began
-            self._cost_s = min(cost_s, MAX_RISE * max(self._cost_s, USUAL_COST_S))
+            if cost_s is not None and began is not None:
+                cost_s += self._pipeline.commit_cost_s + time.thread_time() - began
+                self._cost_s = min(cost_s, MAX_RISE * max(self._cost_s, USUAL_COST_S))
         elif isinstance(error, StoreFull):
             self._wait_for_room(decided, error)
             return

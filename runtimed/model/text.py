@@ -11,4 +11,4 @@ def trimmed(text: str) -> str:
 
 def is_blank(text: str) -> bool:
     """Whether there is nothing but white space in a text."""
-    return not trimmed(text)
+    return text[:1] in WHITE_SPACE and not text.strip(WHITE_SPACE)

@@ -197,6 +197,7 @@ async def test_what_comes_while_a_change_is_in_flight_is_decided_together(clock,
     await say("a")
     await say("b")
     await say("c")
+    clock.now += lanes.MAX_REST_S
     held.may.set()
     await turns()
 
