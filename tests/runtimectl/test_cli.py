@@ -29,7 +29,7 @@ def test_a_list_is_shown_without_the_heavy_libraries(env, daemon):
     code = (
         "import sys; sys.argv = ['runtimectl', 'workers', 'list']\n"
         "from runtimectl.cli import main; main()\n"
-        "heavy = {'http.client', 'orjson', 'cattrs', 'rich', 'websockets', 'aiohttp', 'yaml', 'asyncio'}\n"
+        "heavy = {'http.client', 'orjson', 'cattrs', 'attrs', 'rich', 'websockets', 'aiohttp', 'yaml', 'asyncio'}\n"
         "print(sorted(heavy & set(sys.modules)), file=sys.stderr)"
     )
     found = subprocess.run([sys.executable, "-c", code], env=env, capture_output=True, text=True, check=True)

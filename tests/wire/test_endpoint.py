@@ -33,6 +33,11 @@ def test_what_was_published_is_found_while_the_daemon_serves():
     assert list(path.parent.iterdir()) == []
 
 
+def test_the_token_of_an_endpoint_is_in_no_repr():
+    assert "secret" not in repr(mine())
+    assert "secret" not in f"{mine()} {[mine()]}"
+
+
 def test_the_file_of_a_daemon_that_is_gone_is_ignored():
     assert left_behind("rt-1").exists()
     assert endpoint.live() == []
