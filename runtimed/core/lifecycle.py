@@ -85,7 +85,7 @@ class Lifecycle:
     async def _spawn(self, lane: Lane, spawn: Spawn) -> None:
         context = self._context
         if context.backend is not None and not context.closing and lane.worker.worker_id not in self._ending:
-            sink = LaneSink(lane, context.limits, context.clock, partial(self._lost, lane))
+            sink = LaneSink(lane, context.limits, context.clock, self._lost)
             self._spawning.add(spawn.worker_id)
             try:
                 answer = await ask(context.backend.spawn(spawn, sink))

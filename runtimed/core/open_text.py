@@ -1,7 +1,5 @@
 """How much a backend has streamed that it has not ended yet."""
 
-from collections import Counter
-
 from runtimed.core.decide import END_OF_RUN
 from runtimed.model.event import (
     Payload,
@@ -21,9 +19,11 @@ Ending = TextDone | ThinkingDone | ToolCallDone | ToolResult
 class OpenText:
     """Counts the characters of the text, the thought and the tool calls that were streamed and not ended yet."""
 
+    __slots__ = ("_by_block", "characters")
+
     def __init__(self) -> None:
         self.characters = 0
-        self._by_block: Counter[str] = Counter()
+        self._by_block: dict[str, int] = {}
 
     def take(self, payload: Payload) -> None:
         """Count one more event."""
@@ -38,7 +38,7 @@ class OpenText:
     def _grow(self, block: str, text: str) -> None:
         if text:
             self.characters += len(text)
-            self._by_block[block] += len(text)
+            self._by_block[block] = self._by_block.get(block, 0) + len(text)
 
 
 def _block(payload: Growing | Ending) -> str:

@@ -34,7 +34,9 @@ class LaneSink:
     `on_loss` is called behind the loss of what was spawned.
     """
 
-    def __init__(self, lane: Lane, limits: Limits, clock: Clock, on_loss: Callable[[LossReason], None]) -> None:
+    __slots__ = ("_clock", "_closed", "_lane", "_limits", "_on_loss", "_open", "lost")
+
+    def __init__(self, lane: Lane, limits: Limits, clock: Clock, on_loss: Callable[[Lane, LossReason], None]) -> None:
         self._lane = lane
         self._on_loss = on_loss
         self._limits = limits
@@ -82,7 +84,7 @@ class LaneSink:
             self._closed = True
             self.lost = reason
             await self._keep(partial(decide.lose_program, reason=reason, message=message))
-            self._on_loss(reason)
+            self._on_loss(self._lane, reason)
 
     async def attach(self, answer: Answer) -> None:
         """Store what the backend said to the spawn, unless what it spawned is lost by now.
