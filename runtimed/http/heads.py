@@ -84,7 +84,7 @@ class HeadFilter:
     nothing passes any more.
     """
 
-    __slots__ = ("_left", "_pieces", "_step", "_trailer_bytes", "_upgrades", "heads", "held", "refusal")
+    __slots__ = ("_left", "_pieces", "_step", "_then", "_trailer_bytes", "_upgrades", "heads", "held", "refusal")
 
     def __init__(self) -> None:
         self.refusal: RuntimedError | None = None
@@ -95,6 +95,7 @@ class HeadFilter:
         self._trailer_bytes = 0
         self._upgrades = False
         self._step: Step | None = self._head
+        self._then: Step = self._head
 
     def feed(self, data: bytes) -> list[bytes]:
         """Return what passes of these bytes and of those held, in pieces: each head begins another one.
@@ -170,24 +171,27 @@ class HeadFilter:
                 raise InvalidRequest("Transfer-Encoding: not accepted in HTTP/1.0")
             self._step = self._chunk
             return
-        self._left = 0
-        if length is not None:
-            if not LENGTH.fullmatch(length):
-                raise InvalidRequest("Content-Length: expected a whole number")
-            self._left = int(length)
-        self._step = self._body if self._left else self._behind
+        if length is not None and not LENGTH.fullmatch(length):
+            raise InvalidRequest("Content-Length: expected a whole number")
+        self._let_pass(int(length or 0), self._behind)
 
     @property
     def _behind(self) -> Step:
         """What follows a request."""
         return self._websocket if self._upgrades else self._head
 
-    def _body(self, data: bytes, at: int, passed: list[bytes]) -> int:
+    def _let_pass(self, size: int, then: Step) -> None:
+        """Let so many bytes pass as they are."""
+        self._left, self._then = size, then
+        self._step = self._content if size else then
+
+    def _content(self, data: bytes, at: int, passed: list[bytes]) -> int:
+        """Of a body, a chunk or a frame."""
         end = min(at + self._left, len(data))
         passed.append(data[at:end])
         self._left -= end - at
         if not self._left:
-            self._step = self._behind
+            self._step = self._then
         return end
 
     def _chunk(self, data: bytes, at: int, passed: list[bytes]) -> int:
@@ -198,20 +202,13 @@ class HeadFilter:
         found = CHUNK_SIZE.fullmatch(data, at, end)
         if found is None:
             return self._broken(data, passed, BROKEN_CHUNK)
-        size = int(found[1], 16)
-        self._left = size + len(b"\r\n")
         self._trailer_bytes = 0
-        self._step = self._in_chunk if size else self._trailer
+        if size := int(found[1], 16):
+            self._let_pass(size + len(b"\r\n"), self._chunk)
+        else:
+            self._step = self._trailer
         passed.append(data[at : end + 1])
         return end + 1
-
-    def _in_chunk(self, data: bytes, at: int, passed: list[bytes]) -> int:
-        end = min(at + self._left, len(data))
-        passed.append(data[at:end])
-        self._left -= end - at
-        if not self._left:
-            self._step = self._chunk
-        return end
 
     def _trailer(self, data: bytes, at: int, passed: list[bytes]) -> int:
         """A line behind the last chunk; an empty one is the end."""
@@ -243,17 +240,8 @@ class HeadFilter:
             self.held = data[at:]
             return len(data)
         payload = int.from_bytes(data[at + 2 : at + 2 + extended]) if extended else short
-        self._left = 2 + extended + 4 + payload
-        self._step = self._in_frame
+        self._let_pass(2 + extended + 4 + payload, self._websocket)
         return at
-
-    def _in_frame(self, data: bytes, at: int, passed: list[bytes]) -> int:
-        end = min(at + self._left, len(data))
-        passed.append(data[at:end])
-        self._left -= end - at
-        if not self._left:
-            self._step = self._websocket
-        return end
 
     def _broken(self, data: bytes, passed: list[bytes], instead: bytes) -> int:
         """Let the parser refuse what stands here, and everything behind it."""
