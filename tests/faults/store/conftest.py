@@ -3,7 +3,7 @@
 import contextlib
 import random
 import sys
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -26,11 +26,15 @@ def launch(tmp_path: Path) -> Iterator[Callable[..., Daemon]]:
     with contextlib.ExitStack() as made:
 
         def start(
-            *options: str, store: Path | None = None, without: str | None = None, under: Sequence[str] = ()
+            *options: str,
+            store: Path | None = None,
+            without: str | None = None,
+            under: Sequence[str] = (),
+            environment: Mapping[str, str] | None = None,
         ) -> Daemon:
             wrapper = [*under, *([sys.executable, str(UNPROTECTED), without] if without else [])]
             folder = store or tmp_path / "store"
-            one = Daemon(tmp_path, _shaped, f"fs:{folder}", options, wrapper=wrapper)
+            one = Daemon(tmp_path, _shaped, f"fs:{folder}", options, environment, wrapper=wrapper)
             made.callback(one.kill)
             return one
 

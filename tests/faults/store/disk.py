@@ -16,19 +16,25 @@ MIB = 1024 * 1024
 
 
 class PowerLine:
-    """An ext4 file system on a loop device, at `folder` while it is mounted."""
+    """An ext4 file system on a loop device, at `folder` while it is mounted, in a mount namespace of its own.
 
-    def __init__(self, image: Path, folder: Path) -> None:
+    There it is seen by the programs that are started under `inside`, a command and its options, and by what they
+    start. Any other program that makes a mount namespace would keep the file system from being unmounted.
+    """
+
+    def __init__(self, image: Path, folder: Path, namespace: int) -> None:
         self.folder = folder
+        self.inside = ("nsenter", f"--mount=/proc/{namespace}/ns/mnt", f"--wd={folder.parent}", "--")
         self._image = image
+        self._seen_from_outside = Path(f"/proc/{namespace}/root{folder}")
 
     def mount(self) -> None:
         """Have the power on; the journal is replayed."""
-        _run("mount", "-o", "loop", str(self._image), str(self.folder))
+        _run(*self.inside, "mount", "-o", "loop", str(self._image), str(self.folder))
 
     def cut(self) -> None:
         """From now on nothing reaches the disk: what was not synced is lost, in the journal too."""
-        handle = os.open(self.folder, os.O_RDONLY)
+        handle = os.open(self._seen_from_outside, os.O_RDONLY)
         try:
             fcntl.ioctl(handle, EXT4_IOC_SHUTDOWN, struct.pack("I", NO_LOG_FLUSH))
         finally:
@@ -36,7 +42,7 @@ class PowerLine:
 
     def unmount(self) -> None:
         """Forget what was not on the disk, once the last process that had a part in it is gone."""
-        _run("umount", str(self.folder))
+        _run(*self.inside, "umount", str(self.folder))
         self.wait_until_free()
 
     def wait_until_free(self) -> None:
@@ -52,13 +58,21 @@ def power_line(home: Path, size: int = 1024 * MIB) -> Iterator[PowerLine]:
     with image.open("wb") as made:
         made.truncate(size)
     _run("mkfs.ext4", "-q", "-F", str(image))
-    line = PowerLine(image, folder)
-    line.mount()
-    try:
+    with _mount_namespace() as namespace:
+        line = PowerLine(image, folder, namespace)
+        line.mount()
         yield line
-    finally:
-        _unmount_for_good(folder)
-        line.wait_until_free()
+    line.wait_until_free()
+
+
+@contextlib.contextmanager
+def _mount_namespace() -> Iterator[int]:
+    """A process in a mount namespace of its own; with the last process in there its mounts go."""
+    holder = ["unshare", "--mount", "--propagation", "private", "sh", "-c", "echo; exec cat"]
+    with subprocess.Popen(holder, stdin=subprocess.PIPE, stdout=subprocess.PIPE) as process:
+        assert process.stdout is not None
+        assert process.stdout.readline() == b"\n"
+        yield process.pid
 
 
 @contextlib.contextmanager

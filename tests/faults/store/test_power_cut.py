@@ -13,11 +13,12 @@ from tests.faults.store.ledger import Broken, Ledger, up
 from tests.faults.store.load import Load
 
 LOAD_S = 0.5
+TOKEN = "the-token-of-these-tests-of-32-characters"
 
 
 @pytest.fixture
 def line(tmp_path: Path, require: Callable[..., None]) -> Iterator[PowerLine]:
-    require("mkfs.ext4", "mount", "umount", "losetup", root=True)
+    require("mkfs.ext4", "mount", "umount", "losetup", "unshare", "nsenter", root=True)
     with power_line(tmp_path) as made:
         yield made
 
@@ -28,10 +29,14 @@ def play(
 ) -> Callable[..., None]:
     """Rounds of load on one disk; each ends with a power cut, and is looked at when the power is back."""
 
+    def start(without: str | None) -> Daemon:
+        token = {"RUNTIMED_TOKEN": TOKEN}  # the file with the token can't be seen from here
+        return up(launch(store=line.folder / "store", without=without, under=line.inside, environment=token))
+
     def rounds(number: int, without: str | None = None) -> None:
         workers: list[str] = []
         for _ in range(number):
-            daemon = up(launch(store=line.folder / "store", without=without))
+            daemon = start(without)
             ledger.check(daemon, workers)
             load = Load(daemon, ledger, scripts)
             workers = list(load.workers)
@@ -42,7 +47,7 @@ def play(
                 daemon.ended()
             line.unmount()
             line.mount()
-        daemon = up(launch(store=line.folder / "store", without=without))
+        daemon = start(without)
         ledger.check(daemon)
         daemon.stop()
 
