@@ -109,7 +109,7 @@ def check_agent(
         crowd, others = observe(daemon, worker), observe(daemon, other)
         ticking = Ticking(daemon, worker)
         stand_still(*agents, *(pid for agent in agents for pid in descendants(agent)))
-        assert daemon.agents() == agents
+        assert daemon.agents() == agents, "its run was cut: its agent is gone"
         daemon.run(other, "hello")
         ticking.end()
         check_unbroken(daemon, other, others)
