@@ -93,7 +93,7 @@ def unrest_of(story: Story, worker: Any) -> Iterator[str]:
 
 def unrest_in(story: Story) -> Iterator[str]:
     """What a Worker has not told yet."""
-    if story.status == "running" and story.connected and story.said_and_told() != story.said:
+    if story.status == "running" and story.connected and not story.tells_all_that_was_said():
         yield f"{story.worker_id} has said {story.said} and told {story.said_and_told()}"
     if story.status == "running" and story.connected and story.waiting() and not story.busy:
         yield f"{story.worker_id} has inputs that wait for nothing: {story.waiting()}"
@@ -213,8 +213,7 @@ def check_now(world: World) -> None:
         assert not story.refused & set(told), "an input was refused and stored"
         assert story.acked.keys() <= set(told), "an acknowledged input is lost"
         assert all(told == time for told, time in story.alert_times()), "an alert has another time than its event"
-        said = story.said_and_told()
-        assert said == story.said[: len(said)], f"it was said {story.said}, it was told {story.payloads}"
+        assert story.tells_what_was_said(), f"it was said {story.said}, it was told {story.payloads}"
         asked = [request.about for request in world.requests if request.kind == "input"]
         assert set(told) <= story.acked.keys() | story.unanswered | set(asked), "an input is stored that is not due"
     for watcher in world.watchers:

@@ -94,7 +94,23 @@ class Story:
     def said_and_told(self) -> list[Payload]:
         """What the backend said, as the events have it; the time of an alert is the Runtime's to tell."""
         told = [piece for payload in self.payloads if not of_runtime(payload) for piece in pieces(payload)]
-        return [attrs.evolve(each, timestamp_ms=0) if isinstance(each, Alert) else each for each in told]
+        return [timeless(each) if isinstance(each, Alert) else each for each in told]
+
+    def tells_what_was_said(self) -> bool:
+        """Whether the events have what the backend said, in order, up to some place.
+
+        In place of a `run_end` that came after the run was ended without it there is an alert of the Runtime's.
+        """
+        said = iter(self.said)
+        for told in self.said_and_told():
+            due = next(said, None)
+            if told != due and not (told == LATE and isinstance(due, RunEnd)):
+                return False
+        return True
+
+    def tells_all_that_was_said(self) -> bool:
+        """Whether the events have all of it."""
+        return self.tells_what_was_said() and len(self.said_and_told()) == len(self.said)
 
     def alert_times(self) -> list[tuple[int, int]]:
         """The time that each alert tells, and the time of its event."""
@@ -202,12 +218,23 @@ def entry(payload: Payload) -> tuple[str, str] | None:
     return None if said is None else ("user" if isinstance(payload, UserMessage) else "system", said)
 
 
+LATE = Alert("warn", "worker", "a run_end was dropped: it came after the run was ended, 1 s behind its error", 0)
+"""What the Runtime tells in place of a `run_end` that it had added already."""
+
+
+def timeless(alert: Alert) -> Alert:
+    """An alert as the backend says it, without the Runtime's time."""
+    return attrs.evolve(alert, timestamp_ms=0)
+
+
 def of_runtime(payload: Payload) -> bool:
     """Whether the Runtime says this of its own accord, or for a client."""
     match payload:
         case UserMessage() | SystemItem() | Shutdown() | RunEnd("rolled_back"):
             return True
-        case Alert(source="worker") | ErrorRaised(code="internal"):
+        case Alert(source="worker"):
+            return timeless(payload) != LATE
+        case ErrorRaised(code="internal"):
             return True
         case ErrorRaised():
             return is_refusal(payload)
