@@ -56,7 +56,7 @@ END_OF_RUN = (RunEnd, ErrorRaised)
 MARKS_OF_RUN = (*END_OF_RUN, InvokeStart)
 BUSY = Execution("connected", "busy", ExecutionResult("input", "accepted", "busy"))
 WAITING = "a run is going on, and inputs wait their turn: wait for its run_end, or send it with when_busy"
-LATE_RUN_END = "a run_end was dropped: it came after the run was ended, 1 s behind its error"
+LATE_RUN_END = "a run_end was dropped: its run had been ended without it"
 LOCAL_DEFAULTS: tuple[str, Severity, str] = (
     "runtime.local_default_resources",
     "info",
