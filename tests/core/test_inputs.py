@@ -131,10 +131,9 @@ async def test_an_interrupting_input_goes_first_and_cuts_the_run(runtime, puppet
     await runtime.send_input(busy.worker_ref, patient("second"))
     ack = await runtime.send_input(busy.worker_ref, patient("now", "interrupt"))
     assert ack.queued
-    await until(lambda: dispatched(puppet) == ["hello", "now"])
+    await until(lambda: dispatched(puppet) == ["hello", "now"] and busy.worker_id in puppet.running)
     assert told(published.events)[-2:] == ["run_end", "input_started"]
     assert payloads(published.events)[-2]["data"] == {"result": "rolled_back"}
-    await until(lambda: busy.worker_id in puppet.running)
     await puppet.finish(busy.worker_id)
     await until(lambda: dispatched(puppet) == ["hello", "now", "second"])
 
@@ -258,9 +257,8 @@ async def test_what_waits_outlives_a_restart_and_runs_in_the_next_life(store, pu
         for content in ("second", "third"):
             await runtime.send_input(worker.worker_ref, patient(content))
     async with Runtime(store, puppet) as runtime:
-        await until(lambda: dispatched(puppet) == ["hello", "second"])
+        await until(lambda: dispatched(puppet) == ["hello", "second"] and puppet.told[-1] == "start")
         assert runtime.worker(worker.worker_ref).queued_inputs == 1
-        await until(lambda: worker.worker_id in puppet.running)
         await puppet.finish(worker.worker_id)
         await until(lambda: dispatched(puppet) == ["hello", "second", "third"])
 

@@ -10,6 +10,8 @@ from typing import Any
 
 import pytest
 
+from .conftest import PROGRAMS, REPOSITORY
+
 HOUR = 3_600
 HEARTBEAT_S = 2.0
 AGE_S = 1_000
@@ -33,6 +35,7 @@ class WallClock:
             "FAKETIME_TIMESTAMP_FILE": str(self._file),
             "FAKETIME_NO_CACHE": "1",
             "FAKETIME_DONT_FAKE_MONOTONIC": "1",
+            "PYTHONPATH": f"{REPOSITORY}:{PROGRAMS / 'wall_clock'}",
         }
         self.jump(0)
 
