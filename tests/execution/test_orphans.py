@@ -20,14 +20,14 @@ import asyncio, ctypes, os, pathlib
 from runtimed.execution import containment
 from runtimed.execution.supervise import Program, Supervisor, environment
 
-def zombies():
+def children(states):
     found = 0
     for path in pathlib.Path("/proc").glob("[0-9]*/stat"):
         try:
             state, parent = path.read_text().rpartition(")")[2].split()[:2]
         except OSError:
             continue
-        found += state == "Z" and int(parent) == os.getpid()
+        found += state in states and int(parent) == os.getpid()
     return found
 
 async def until(condition):
@@ -38,16 +38,20 @@ async def until(condition):
 async def main():
     ctypes.CDLL(None).prctl(36, 1, 0, 0, 0)  # PR_SET_CHILD_SUBREAPER
     supervisor = Supervisor(containment.group)
-    script = "for i in 1 2 3; do (setsid sh -c 'exit 3' &); done; read go; exit 7"
+    script = "for i in 1 2 3; do (setsid sh -c 'read end <&1; exit 3' &); done; read go; exit 7"
     stdin, go = os.pipe()
-    null = [os.open(os.devnull, os.O_RDWR) for _ in range(2)]
-    tree = await supervisor.start(Program(["bash", "-c", script], pathlib.Path("/"), environment({}), stdin, *null))
-    await until(lambda: zombies() >= 3)
+    until_adopted, end = os.pipe()
+    null = os.open(os.devnull, os.O_RDWR)
+    command = ["bash", "-c", script]
+    tree = await supervisor.start(Program(command, pathlib.Path("/"), environment({}), stdin, until_adopted, null))
+    await until(lambda: children("RSD") == 4)  # the program itself, and what its shells left
+    os.close(end)
+    await until(lambda: children("Z") == 3)
     await supervisor.reap()
-    print(zombies())
+    print(children("Z"))
     os.close(go)
     await asyncio.gather(tree.exit, *(supervisor.reap() for _ in range(50)))
-    print(tree.exit.result(), zombies())
+    print(tree.exit.result(), children("Z"))
     await supervisor.close()
 
 asyncio.run(main())
