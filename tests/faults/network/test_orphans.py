@@ -62,9 +62,8 @@ def sleepers() -> Iterator[Sleepers]:
     made = Sleepers()
     yield made
     for pid in made.pids():
-        with contextlib.suppress(OSError):
-            os.kill(os.getpgid(pid), signal.SIGKILL)
-            os.kill(pid, signal.SIGKILL)
+        with contextlib.suppress(ProcessLookupError):
+            os.killpg(os.getpgid(pid), signal.SIGKILL)
 
 
 @pytest.fixture
