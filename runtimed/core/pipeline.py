@@ -93,7 +93,8 @@ class Pipeline:
         """Commit a Change that belongs to no lane, and apply it even if the caller is gone by then."""
         committed = self.commit(change)
         committed.add_done_callback(partial(self._apply, apply))
-        await asyncio.shield(committed)
+        await asyncio.wait([committed])  # a shield would return at once where it is done, before it is applied
+        committed.result()
 
     def _apply(self, apply: Callable[[], None], committed: asyncio.Future[Sequence[EncodedEvent]]) -> None:
         if self.failed(committed) is None:

@@ -49,6 +49,20 @@ async def test_a_new_worker_is_spawned_without_a_history(runtime, puppet):
     assert puppet.histories == [None]
 
 
+async def test_a_new_worker_is_listed_before_it_is_spawned(runtime, puppet, monkeypatch):
+    listed = []
+
+    async def spawn(_puppet, spawn, _sink):
+        listed.append([worker.worker_ref.worker_id for worker in runtime.workers()] == [spawn.worker_id])
+        return Answer("accepted")
+
+    monkeypatch.setattr(type(puppet), "spawn", spawn)
+
+    await runtime.create_worker()
+
+    assert listed == [True]
+
+
 async def test_restoring_a_connected_worker_changes_nothing(runtime, puppet):
     worker = await runtime.create_worker()
     before = runtime.worker(worker.worker_ref)
