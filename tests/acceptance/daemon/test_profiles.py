@@ -52,7 +52,7 @@ def test_a_shell_runs_a_script_and_reports_its_exit_status(daemon: Any) -> None:
 def test_what_a_background_job_prints_between_inputs_precedes_the_next_user_message(daemon: Any, until: Any) -> None:
     worker_id = daemon.shell()
     daemon.run(worker_id, "yes ticking | while read -r line; do echo $line; sleep 0.005; done & true")
-    until(lambda: "ticking" in json.dumps(daemon.log(worker_id)))
+    until(lambda: "text_delta" in [one["payload"]["event"] for one in daemon.log(worker_id)])
     for _ in range(3):
         daemon.run(worker_id, "sleep 0.05")
     daemon.call("POST", f"/v1/workers/{worker_id}/stop").ok("ack")
