@@ -12,6 +12,7 @@ from runtimed.model.event import (
     Alert,
     ErrorRaised,
     InFlightBlock,
+    InvokeStart,
     Payload,
     RunEnd,
     Shutdown,
@@ -99,17 +100,19 @@ class Story:
     def tells_what_was_said(self) -> bool:
         """Whether the events have what the backend said, in order, up to some place.
 
-        In place of a `run_end` that came after the run was ended without it there is an alert of the Runtime's, at
-        most one for each `run_end` that the Runtime had said before.
+        In place of a `run_end` that came after the run was ended without it there is an alert of the Runtime's, and
+        of each that follows before another run begins or ends.
         """
-        said, added = iter(self.said), 0
+        said, is_ended = iter(self.said), False
         for payload in self.payloads:
-            added += payload == RunEnd("rolled_back")
+            if isinstance(payload, InvokeStart | RunEnd):
+                is_ended = payload == RunEnd("rolled_back")
             for told in () if of_runtime(payload) else pieces(payload):
                 due = next(said, None)
-                if isinstance(told, Alert) and timeless(told) == LATE and isinstance(due, RunEnd) and added:
-                    added -= 1
-                elif (timeless(told) if isinstance(told, Alert) else told) != due:
+                is_late = isinstance(told, Alert) and timeless(told) == LATE and isinstance(due, RunEnd)
+                if is_late and is_ended:
+                    continue
+                if (timeless(told) if isinstance(told, Alert) else told) != due:
                     return False
         return True
 
