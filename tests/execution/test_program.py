@@ -84,13 +84,19 @@ async def test_a_program_whose_descendants_may_still_speak_goes_on(
     start: Start, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr("runtimed.execution.program.MUTE_S", 0.1)
-    program = await start("(setsid sh -c 'sleep 1; echo spoken; sleep 1000') & exec >&-; wait")
+    script = "exec 3<&0; (setsid sh -c 'sleep 1; echo spoken; read go <&3') & exec >&-; wait"
+    program = await start(script)
     await program.begin_run()
     async with asyncio.timeout(30):
         chunk = await program.read()
     assert chunk is not None
     assert chunk.data == b"spoken\n"
-    assert (program.status, program.excess) == (None, None)
+
+    monkeypatch.setattr("runtimed.execution.program.MUTE_S", 60.0)  # it may take its time to end
+    await program.write(b"\n")
+
+    assert await _all(program) == b""
+    assert (program.status, program.excess) == (0, None)
 
 
 async def test_a_stop_leaves_its_grace_to_a_program_that_has_closed_its_output(
