@@ -146,6 +146,7 @@ class Daemon:
         self.shaped = shaped
         self.store = store
         self.given = dict(environment or {})
+        self.others: set[str] = set()
         self.command = [*wrapper, sys.executable, "-m", "runtimed", *options]
         if not plain:
             self.command += [] if "--store" in options else ["--store", store]
@@ -392,9 +393,16 @@ class Daemon:
         with self.observe(worker_id, ZERO) as observer:
             return observer.up_to_cursor(newest)[1:] if newest != ZERO else []
 
+    def busy_workers(self) -> list[str]:
+        """The Workers whose run is not over."""
+        workers = self.call("GET", "/v1/workers?status=running").ok("workers")
+        return [worker["worker_id"] for worker in workers if worker["execution"]["run_state"] == "busy"]
+
     def state(self) -> Any:
-        """All that a refused request must leave alone."""
-        return [self.call("GET", f"/v1/{name}").body for name in ("runtime", "workers", "config-bundles")]
+        """All that a refused request must leave alone; of the Workers of other tests, which may speak, the ids."""
+        workers = self.call("GET", "/v1/workers").ok("workers")
+        own = [worker["worker_id"] if worker["worker_id"] in self.others else worker for worker in workers]
+        return [own, *(self.call("GET", f"/v1/{name}").body for name in ("runtime", "config-bundles"))]
 
     @contextlib.contextmanager
     def unchanged(self) -> Iterator[None]:
@@ -460,9 +468,15 @@ def fs_daemon(tmp_path_factory: pytest.TempPathFactory, shaped: Shaped) -> Itera
 
 
 @pytest.fixture(params=["memory", "fs"])
-def daemon(request: pytest.FixtureRequest) -> Daemon:
-    """A daemon that all tests share, one for each store: leave Workers idle behind, and assume nothing of others."""
-    return request.getfixturevalue(f"{request.param}_daemon")
+def daemon(request: pytest.FixtureRequest) -> Iterator[Daemon]:
+    """A daemon that all tests share, one for each store: assume nothing of others, and leave no run behind.
+
+    A run that ends during the next test would change what that test finds unchanged.
+    """
+    shared: Daemon = request.getfixturevalue(f"{request.param}_daemon")
+    shared.others = {worker["worker_id"] for worker in shared.call("GET", "/v1/workers").ok("workers")}
+    yield shared
+    until(lambda: not shared.busy_workers())
 
 
 @pytest.fixture(params=["memory", "fs"])
