@@ -30,6 +30,9 @@ ZERO = "wo_0000000000000000"
 EARLIER_WORKERS = 300
 """How many Workers a shared daemon has had before the first test: more than a page, and than a byte can count."""
 
+SAYING = frozenset({"execution", "transcript_len", "last_event_id", "last_cursor"})
+"""The fields of a Worker that its output changes."""
+
 Shaped = Callable[[Any, str], None]
 
 
@@ -399,10 +402,11 @@ class Daemon:
         return [worker["worker_id"] for worker in workers if worker["execution"]["run_state"] == "busy"]
 
     def state(self) -> Any:
-        """All that a refused request must leave alone; of the Workers of other tests, which may speak, the ids."""
-        workers = self.call("GET", "/v1/workers").ok("workers")
-        own = [worker["worker_id"] if worker["worker_id"] in self.others else worker for worker in workers]
-        return [own, *(self.call("GET", f"/v1/{name}").body for name in ("runtime", "config-bundles"))]
+        """All that a refused request must leave alone; not what the Workers of other tests may still say."""
+        workers = {worker["worker_id"]: worker for worker in self.call("GET", "/v1/workers").ok("workers")}
+        for other in self.others & workers.keys():
+            workers[other] = {name: value for name, value in workers[other].items() if name not in SAYING}
+        return workers, *(self.call("GET", f"/v1/{name}").body for name in ("runtime", "config-bundles"))
 
     @contextlib.contextmanager
     def unchanged(self) -> Iterator[None]:
