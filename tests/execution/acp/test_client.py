@@ -3,6 +3,7 @@
 import asyncio
 import json
 import os
+import signal
 import threading
 from collections.abc import AsyncIterator, Callable
 from pathlib import Path
@@ -393,16 +394,19 @@ async def test_what_released_terminals_left_in_the_background_is_bounded(
         await terminals_.get(name).ended()
         await terminals_.release(name)
 
-    assert len(await asyncio.to_thread(_sleeping, str(tmp_path))) == 2
+    await _until(lambda: len(_sleeping(str(tmp_path))) == 2)
 
 
 async def test_a_released_terminal_is_forgotten_once_its_background_has_ended(
     terminals_: Terminals, tmp_path: Path
 ) -> None:
-    first = await terminals_.create(["sh", "-c", "sleep 2 &"], tmp_path, {}, None)
+    first = await terminals_.create(["sh", "-c", "sleep 1000 &"], tmp_path, {}, None)
     await terminals_.get(first).ended()
     await terminals_.release(first)
-    await _until(lambda: _sleeping(str(tmp_path)) == [])
+    await _until(lambda: _sleeping(str(tmp_path)))  # it may not have begun when its shell has ended
+    (background,) = await asyncio.to_thread(_sleeping, str(tmp_path))
+    os.kill(int(background.name), signal.SIGKILL)
+    await _until(lambda: not background.exists())
 
     second = await terminals_.create(["true"], tmp_path, {}, None)
     await terminals_.get(second).ended()
@@ -411,7 +415,7 @@ async def test_a_released_terminal_is_forgotten_once_its_background_has_ended(
     await _until(lambda: _running(str(tmp_path)) == [])
 
 
-async def _until(met: Callable[[], bool]) -> None:
+async def _until(met: Callable[[], object]) -> None:
     async with asyncio.timeout(DEADLINE_S):
         while not await asyncio.to_thread(met):
             await asyncio.sleep(0.01)
