@@ -349,8 +349,9 @@ async def test_a_program_that_ends_amid_its_run_ends_it(
     ("limit", "script", "reason"),
     [
         ({"max_output_bytes": 100_000}, {"shell": "yes", "python": 'while True: text("x" * 1000)'}, "output"),
-        ({"max_run_s": 0.3}, HANG, "timeout"),
-        ({"max_silence_s": 0.3}, HANG, "silence"),
+        # the next run is held to these too, and a program of lines starts within it
+        ({"max_run_s": 2.0}, HANG, "timeout"),
+        ({"max_silence_s": 2.0}, HANG, "silence"),
     ],
     ids=["output", "timeout", "silence"],
 )
@@ -371,15 +372,16 @@ async def test_a_run_beyond_a_limit_of_its_profile_ends_with_that_as_its_reason(
 async def test_a_program_that_takes_no_input_ends_the_run(
     new_lab: Callable[..., Any], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("runtimed.execution.driver.TAKE_DEADLINE_S", 0.5)
-    monkeypatch.setattr(LineProgram.write, "__defaults__", (0.5,))
     lab = await new_lab()
     await lab.run(DEAF)
     async with asyncio.timeout(DEADLINE_S):
         while not await asyncio.to_thread((lab.home / "deaf").exists):
             await asyncio.sleep(0.01)
 
-    events = await lab.run({name: f"{script}\n#{'x' * (1 << 20)}" for name, script in HANG.items()})
+    with monkeypatch.context() as patch:
+        patch.setattr("runtimed.execution.driver.TAKE_DEADLINE_S", 0.5)
+        patch.setattr(LineProgram.write, "__defaults__", (0.5,))
+        events = await lab.run({name: f"{script}\n#{'x' * (1 << 20)}" for name, script in HANG.items()})
 
     assert told(events)[0] == ["unresponsive"]
     assert named(events, "run_end") == [{"result": "rolled_back"}]
@@ -408,10 +410,12 @@ async def test_a_shell_that_takes_no_input_can_be_interrupted(new_lab: Callable[
 async def test_a_program_that_closes_its_output_ends_the_run(
     new_lab: Callable[..., Any], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("runtimed.execution.program.MUTE_S", 0.2)
     lab = await new_lab()
+    await lab.run(AGAIN)  # a program that has not begun has no output open either
 
-    events = await lab.run(MUTE)
+    with monkeypatch.context() as patch:
+        patch.setattr("runtimed.execution.program.MUTE_S", 0.2)
+        events = await lab.run(MUTE)
 
     if lab.kind == "shell":  # the output of a script is its own, and it ends as any other
         assert [data["exit_status"] for data in named(events, "tool_result")] == [0]
@@ -435,7 +439,10 @@ async def test_an_error_of_a_program_without_a_run_end_ends_its_run(new_lab: Cal
 
 
 @pytest.mark.parametrize("kind", ["process"])
-async def test_what_a_program_says_behind_its_error_puts_off_the_end(new_lab: Callable[..., Any], kind: Kind) -> None:
+async def test_what_a_program_says_behind_its_error_puts_off_the_end(
+    new_lab: Callable[..., Any], monkeypatch: pytest.MonkeyPatch, kind: Kind
+) -> None:
+    monkeypatch.setattr("runtimed.execution.process.RUN_END_S", 1.5)
     lab = await new_lab()
 
     events = await lab.run(
@@ -475,13 +482,14 @@ async def test_a_spawn_that_hangs_is_given_up_after_start_timeout_s(
 async def test_a_folder_that_does_not_answer_at_the_beginning_of_a_run_does_not_hold_it_up(
     new_lab: Callable[..., Any], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("runtimed.execution.workspace.FOLDER_DEADLINE_S", 0.3)
     lab = await new_lab()
     await lab.run(AGAIN)
     await asyncio.to_thread(shutil.rmtree, lab.home)
     lab.folders.blocked = True
 
-    events = await lab.run(AGAIN)
+    with monkeypatch.context() as patch:
+        patch.setattr("runtimed.execution.workspace.FOLDER_DEADLINE_S", 0.3)
+        events = await lab.run(AGAIN)
 
     reasons, words = told(events)
     assert "its file system did not answer within 0.3 s" in words
@@ -493,7 +501,7 @@ async def test_a_folder_that_does_not_answer_at_the_beginning_of_a_run_does_not_
 
 
 async def test_a_worker_whose_run_went_wrong_can_be_restored(new_lab: Callable[..., Any]) -> None:
-    lab = await new_lab(restart="never", max_run_s=0.3)
+    lab = await new_lab(restart="never", max_run_s=2.0)
     await lab.run(HANG)
     async with asyncio.timeout(DEADLINE_S):
         while lab.state != "errored":
@@ -553,15 +561,13 @@ async def test_a_program_that_ends_is_always_there_again(
 
 
 async def test_alerts_tell_how_long_nothing_was_heard_ever_more_seldom(new_lab: Callable[..., Any]) -> None:
-    lab = await new_lab(quiet_alert_s=0.2)
+    lab = await new_lab(quiet_alert_s=1.0)
     after = await lab.begin(HANG)
     async with asyncio.timeout(DEADLINE_S):
         while len(named(await lab.events(after), "alert")) < 2:
             await asyncio.sleep(0.01)
     words = [data["message"] for data in named(await lab.events(after), "alert")]
-    assert words[:2] == [
-        f"nothing was heard for {seconds} s in this run (quiet_alert_s)" for seconds in ("0.2", "0.4")
-    ]
+    assert words[:2] == [f"nothing was heard for {seconds} s in this run (quiet_alert_s)" for seconds in ("1", "2")]
     await lab.runtime.interrupt_worker(lab.ref)
     await lab.goes_on()
 
@@ -570,8 +576,8 @@ async def test_a_run_that_says_something_now_and_then_is_not_silent(new_lab: Cal
     lab = await new_lab(max_silence_s=2.0, quiet_alert_s=2.0)
     events = await lab.run(
         {
-            "shell": "for n in 1 2 3 4 5 6; do echo $n; sleep 0.5; done",
-            "python": 'for n in range(6): text("x"); time.sleep(0.5)',
+            "shell": "for n in $(seq 12); do echo $n; sleep 0.25; done",
+            "python": 'for n in range(12): text("x"); time.sleep(0.25)',
         }
     )
     assert named(events, "run_end") == [{"result": "finished"}]
@@ -595,7 +601,7 @@ async def test_an_agent_is_not_silent_that_does_what_makes_no_event(
     events = await lab.run(
         {
             "python": 'update({"sessionUpdate": "tool_call", "toolCallId": "c", "title": "make"})\n'
-            f"for _ in range(6): {sign}; time.sleep(0.5)"
+            f"for _ in range(12): {sign}; time.sleep(0.25)"
         }
     )
 
