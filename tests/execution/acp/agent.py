@@ -163,6 +163,12 @@ def pause(seconds):
     time.sleep(seconds)
 
 
+def until_file(name):
+    """Wait until there is such a file in the folder of the Worker."""
+    while not Path(name).exists():
+        time.sleep(0.01)
+
+
 def close_output():
     os.close(1)
 

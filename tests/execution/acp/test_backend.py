@@ -226,7 +226,10 @@ async def test_what_an_agent_says_before_its_session_is_open_is_kept_up_to_a_num
     assert sink.text == "".join(f"n{number} " for number in range(1000 - MAX_WAITING, 1000))
 
 
-async def test_updates_that_come_after_the_response_belong_to_the_run(new_bench: Callable[..., Any]) -> None:
+async def test_updates_that_come_after_the_response_belong_to_the_run(
+    new_bench: Callable[..., Any], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("runtimed.execution.acp.listener.SETTLE_S", 1.0)
     bench = new_bench(prompt(["text", "a"], ["end"], ["texts", 50, "late"]))
     await bench.spawn()
     sink = await bench.run()
@@ -236,9 +239,10 @@ async def test_updates_that_come_after_the_response_belong_to_the_run(new_bench:
 
 
 async def test_what_is_said_between_runs_is_not_held_back(new_bench: Callable[..., Any]) -> None:
-    bench = new_bench(prompt(["end"], ["pause", 0.5], ["text", "by the way"]))
+    bench = new_bench(prompt(["end"], ["until_file", "go"], ["text", "by the way"]))
     await bench.spawn()
     sink = await bench.run()
+    await asyncio.to_thread((bench.home / "go").touch)
     await sink.until(lambda: TextDone("by the way") in sink.events)
     assert sink.names.index("run_end") < sink.names.index("text_delta")
 
@@ -309,8 +313,9 @@ async def test_an_update_that_was_held_back_is_told_when_its_time_has_come_thoug
     new_bench: Callable[..., Any], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(latest, "INTERVAL_S", 0.3)
-    titles = [["update", {"sessionUpdate": "session_info_update", "title": title}] for title in "abc"]
-    bench = new_bench(prompt(["end"], ["pause", 0.2], *titles))
+    updates = [{"sessionUpdate": "session_info_update", "title": title} for title in "abc"]
+    lines = [json.dumps({"method": "session/update", "params": {"update": update}}) for update in updates]
+    bench = new_bench(prompt(["end"], ["pause", 0.2], ["raw", "\n".join(lines)]))
     await bench.spawn()
 
     sink = await bench.run()
@@ -497,8 +502,9 @@ async def test_an_exit_amid_a_permission_withdraws_the_question(new_bench: Calla
 
 
 async def test_an_agent_that_is_silent_when_greeted_is_given_up(
-    new_bench: Callable[..., Any],
+    new_bench: Callable[..., Any], monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    monkeypatch.setattr("runtimed.execution.sessions.START_MARGIN_S", 30.0)
     bench = new_bench({"initialize": [["hang"]]}, start_timeout_s=0.5)
     answer = await bench.spawn()
     assert answer.outcome == "errored"

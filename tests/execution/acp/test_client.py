@@ -330,6 +330,7 @@ async def test_what_a_command_left_in_the_background_lives_until_its_session_end
     bench = new_bench(capabilities=ALL)
     answers = await told(bench, create(LEFT), terminal("wait_for_exit"), terminal("release"))
     left = bench.home / "left"
+    await _until(left.exists)
     seen = left.stat().st_size
 
     await _until(lambda: left.stat().st_size > seen)
@@ -431,7 +432,7 @@ def _running(mark: str) -> list[Path]:
 
 def _command(process: Path) -> str:
     try:
-        return f"{(process / 'cmdline').read_text()}{(process / 'cwd').readlink()}"
+        return f"{(process / 'cmdline').read_text(errors='replace')}{(process / 'cwd').readlink()}"
     except OSError:
         return ""
 
@@ -483,11 +484,13 @@ async def test_an_agent_that_takes_no_answers_is_not_read_until_it_does(
 
 
 READER = """
+import select
 path = os.path.join(os.getcwd(), "big")
 open(path, "w").write("old" * (1 << 20))
 params = {"sessionId": session, "path": path}
 for number in range(20):
     write({"jsonrpc": "2.0", "id": number, "method": "fs/read_text_file", "params": params})
+select.select([stdin], [], [])
 time.sleep(1)
 open(path, "w").write("new")
 text(" ".join(hear()["result"]["content"][:3] for _ in range(20)))
@@ -508,6 +511,7 @@ async def test_an_agent_that_ends_with_answers_untaken_is_lost(
     new_bench: Callable[..., Any], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(outbox, "MAX_UNTAKEN_BYTES", 1 << 10)
+    monkeypatch.setattr("runtimed.execution.acp.agent.EXIT_DEADLINE_S", 30.0)
     request = {"jsonrpc": "2.0", "id": 5, "method": "unknown"}
     leaving = "import threading; threading.Timer(1, os._exit, [3]).start()"
     asking = f"for _ in range(5000): write({request!r})"

@@ -42,11 +42,11 @@ async def test_the_tool_call_is_shown_before_the_question_and_ended_where_the_ag
 
 
 async def test_the_time_of_a_silent_run_rests_while_a_permission_waits(new_bench: Callable[..., Any]) -> None:
-    bench = new_bench(asking([YES, NO]), max_silence_s=0.5, quiet_alert_s=0.2)
+    bench = new_bench(asking([YES, NO]), max_silence_s=2.0, quiet_alert_s=1.0)
     await bench.spawn()
     await bench.begin()
     await bench.sink.until(lambda: bench.sink.questions)
-    await asyncio.sleep(1.5)
+    await asyncio.sleep(2.5)
     bench.sink.rule(Ruling("selected", "yes"))
     await bench.sink.until(lambda: bench.sink.ends)
     assert bench.sink.ends == ["finished"]
@@ -142,7 +142,8 @@ async def test_a_request_about_no_tool_call_is_asked_all_the_same(new_bench: Cal
 
 
 async def test_an_interrupt_cancels_the_question(new_bench: Callable[..., Any]) -> None:
-    bench = new_bench({"session/prompt": [[["ask", CALL, [YES, NO]], ["until_cancel"], ["end", "cancelled"]]]})
+    steps = [["ask", CALL, [YES, NO]], ["until_cancel"], ["end", "cancelled"]]
+    bench = new_bench({"session/prompt": [steps]}, stop_grace_s=30)
     await bench.spawn()
     await bench.begin()
     await bench.sink.until(lambda: bench.sink.questions)

@@ -62,8 +62,9 @@ async def test_a_replay_of_another_session_is_neither_said_again_nor_taken_for_o
 
 
 async def test_a_replay_that_comes_behind_the_response_is_not_said_again_either(
-    new_bench: Callable[..., Any],
+    new_bench: Callable[..., Any], monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    monkeypatch.setattr("runtimed.execution.acp.opening.REPLAY_SETTLE_S", 1.0)
     bench = new_bench({"session": "s-1", "capabilities": LOAD, "session/load": [["answer", None], user("one")]})
     await bench.spawn()
     await bench.restart(("one",))
