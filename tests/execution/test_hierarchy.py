@@ -1,7 +1,9 @@
 """Where control groups are made: on the kernel's own tree and, for what this kernel lacks, on files like its own."""
 
 import asyncio
+import contextlib
 import errno
+import fcntl
 import os
 import signal
 import subprocess
@@ -56,12 +58,24 @@ def controller(group: Path) -> Iterator[str]:
     names = (group.parent / "cgroup.controllers").read_text().split()
     if not names:
         pytest.skip("the unified hierarchy has no controller here")
-    before = subtree.read_text().split()
-    hierarchy.enable(group.parent, names[:1])
-    yield names[0]
-    remove(group)
-    if names[0] not in before:
-        subtree.write_text(f"-{names[0]}")
+    with _locked(group.parent):
+        before = subtree.read_text().split()
+        hierarchy.enable(group.parent, names[:1])
+        yield names[0]
+        remove(group)
+        if names[0] not in before:
+            subtree.write_text(f"-{names[0]}")
+
+
+@contextlib.contextmanager
+def _locked(folder: Path) -> Iterator[None]:
+    """Have other runs of these tests, which share what is in the folder, wait for their turn."""
+    descriptor = os.open(folder, os.O_RDONLY)
+    try:
+        fcntl.flock(descriptor, fcntl.LOCK_EX)
+        yield
+    finally:
+        os.close(descriptor)
 
 
 async def _moved(group: Path, *arguments: str) -> str:
@@ -85,7 +99,10 @@ async def test_a_controller_that_is_not_there_is_an_error(group: Path) -> None:
     assert await _moved(group, "no-such-controller") != "no-such-controller"
 
 
-async def test_a_group_is_removed_with_its_processes_and_the_groups_below(group: Path) -> None:
+async def test_a_group_is_removed_with_its_processes_and_the_groups_below(
+    group: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(hierarchy, "REMOVE_ATTEMPTS", 1_500)
     inner = group / "one" / "two"
     await asyncio.to_thread(inner.mkdir, parents=True)
     join = 'echo $$ >"$0/cgroup.procs"; exec sleep 1000'

@@ -4,7 +4,9 @@ import asyncio
 import os
 import subprocess
 import sys
+import time
 from collections.abc import Callable, Iterator
+from pathlib import Path
 
 import pytest
 
@@ -81,6 +83,9 @@ def marked() -> Iterator[Callable[[str], "subprocess.Popen[bytes]"]]:
 
     def start(mark: str) -> "subprocess.Popen[bytes]":
         made.append(subprocess.Popen(["sleep", "1000"], env={"PATH": os.environ["PATH"], MARK: mark}))
+        environment, end = Path(f"/proc/{made[-1].pid}/environ"), time.monotonic() + 60
+        while not environment.read_bytes():  # Popen returns a moment before the kernel shows it
+            assert time.monotonic() < end
         return made[-1]
 
     yield start
