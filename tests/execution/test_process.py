@@ -222,7 +222,7 @@ async def test_text_before_an_event_in_one_line_is_that_text_and_then_that_event
 
 
 async def test_text_before_an_event_may_end_the_run_and_is_told_once(started: Callable[..., Any]) -> None:
-    host = await started(f"while read -r; do printf done; echo '{END}'; done")
+    host = await started(f"while read -r; do printf 'done%s\\n' '{END}'; done")
     events = await host.run()
     again = await host.run()
 
@@ -268,7 +268,7 @@ async def test_the_time_for_a_line_grows_no_faster_than_the_line(line: str) -> N
 
 
 async def test_a_byte_order_mark_is_taken_off_text_and_events(started: Callable[..., Any]) -> None:
-    host = await started(f"mark='\\xef\\xbb\\xbf'; read -r; printf \"${{mark}}hello\\n$mark\"; echo '{END}'; read -r")
+    host = await started(f"mark='\\xef\\xbb\\xbf'; read -r; printf \"${{mark}}hello\\n$mark%s\\n\" '{END}'; read -r")
     assert await host.run() == [InvokeStart("user_send"), TextDelta("hello\n"), TextDone("hello\n"), FINISHED]
 
 
@@ -329,7 +329,7 @@ async def test_an_event_that_comes_slowly_is_not_shown_before_its_end(
 
 async def test_what_a_program_says_between_runs_is_a_text_of_its_own_at_once(started: Callable[..., Any]) -> None:
     thought = event("thinking_delta", text="hm")
-    host = await started(f"echo early; echo '{thought}'; printf more; while read -r; do echo '{END}'; done")
+    host = await started(f"printf 'early\\n%s\\nmore' '{thought}'; while read -r; do echo '{END}'; done")
     await host.ear.until(lambda: len(host.ear.events) == 7)
     assert host.ear.events == [
         TextDelta("early\n"),
@@ -426,7 +426,7 @@ async def test_an_error_does_not_end_the_run_and_comes_with_its_end(started: Cal
 
 async def test_what_is_said_between_runs_is_heard_and_can_not_end_the_next(started: Callable[..., Any]) -> None:
     error = event("error", code="internal", message="too early")
-    host = await started(f"echo early; echo '{END}'; echo '{error}'; read -r; echo late; read -r")
+    host = await started(f"printf '%s\\n' early '{END}' '{error}'; read -r; echo late; read -r")
     await host.ear.until(lambda: len(host.ear.events) == 3)
     assert host.ear.events[0] == TextDelta("early\n")
     assert host.ear.alerts == [
@@ -506,7 +506,10 @@ async def test_a_program_that_ends_is_lost_with_its_output_before(started: Calla
     assert await host.offer() == Answer("errored", "nothing runs this Worker")
 
 
-async def test_an_error_that_was_held_is_told_when_the_program_ends(started: Callable[..., Any]) -> None:
+async def test_an_error_that_was_held_is_told_when_the_program_ends(
+    started: Callable[..., Any], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("runtimed.execution.process.RUN_END_S", 30.0)
     host = await started(f"read -r; echo '{event('error', code='internal', message='no model')}'; exit 1")
     await host.begin()
     await host.loses()
@@ -592,13 +595,14 @@ async def test_a_program_that_closes_its_output_and_lives_on_is_lost(
     started: Callable[..., Any], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr("runtimed.execution.program.MUTE_S", 0.2)
-    host = await started("read -r; echo all; exec >&-; read -r")
+    host = await started("echo up; read -r; echo all; exec >&-; read -r")
+    await host.ear.until(lambda: host.ear.text)  # before it begins nothing has its output open
     await host.begin()
     assert await host.loses() == (
         "unresponsive",
         "the program was ended: it closed its output and went on running",
     )
-    assert host.ear.text == "all\n"
+    assert host.ear.text == "up\nall\n"
 
 
 async def test_a_program_that_heeds_an_interrupt_goes_on(started: Callable[..., Any]) -> None:
@@ -623,7 +627,8 @@ async def test_a_program_that_does_not_heed_an_interrupt_is_started_anew(
     await host.begin()
     await host.ear.until(lambda: "begun" in host.ear.text)
     assert await host.backend.interrupt(host.worker_id) == Answer("accepted")
-    assert host.ear.events[-1] == RunEnd("rolled_back")
+    new = [TextDelta("started\n"), TextDone("started\n")]  # of the new program, which may have spoken by now
+    assert [said for said in host.ear.events if said not in new][-1] == RunEnd("rolled_back")
     assert host.ear.alerts == [
         "the run was interrupted and its program ended: it was started anew, and knows nothing of before"
     ]

@@ -74,8 +74,10 @@ async def test_a_program_that_closes_its_output_in_a_run_and_lives_on_is_ended(
     start: Start, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr("runtimed.execution.program.MUTE_S", 0.1)
-    program = await start("trap '' TERM HUP; printf last; exec >&-; sleep 1000; sleep 1000")
+    program = await start("echo up; read -r; trap '' TERM HUP; printf last; exec >&-; sleep 1000; sleep 1000")
+    assert await program.read() == Chunk(b"up\n")  # before it begins nothing has its output open
     await program.begin_run()
+    await program.write(b"\n")
     assert await _all(program) == b"last"
     assert program.excess == "unresponsive"
 
@@ -84,9 +86,11 @@ async def test_a_program_whose_descendants_may_still_speak_goes_on(
     start: Start, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr("runtimed.execution.program.MUTE_S", 0.1)
-    script = "exec 3<&0; (setsid sh -c 'sleep 1; echo spoken; read go <&3') & exec >&-; wait"
+    script = "echo up; read -r; exec 3<&0; (setsid sh -c 'sleep 1; echo spoken; read go <&3') & exec >&-; wait"
     program = await start(script)
+    assert await program.read() == Chunk(b"up\n")  # before it begins nothing has its output open
     await program.begin_run()
+    await program.write(b"\n")
     async with asyncio.timeout(30):
         chunk = await program.read()
     assert chunk is not None
@@ -104,10 +108,10 @@ async def test_a_stop_leaves_its_grace_to_a_program_that_has_closed_its_output(
 ) -> None:
     monkeypatch.setattr("runtimed.execution.program.MUTE_S", 0.3)
     program = await start("exec >&-; echo closed >&2; read -r; sleep 1; exit 4")
-    await program.begin_run()
     async with asyncio.timeout(30):
         while program.last_words() != "closed":
             await asyncio.sleep(0.01)
+    await program.begin_run()
     await program.stop(60, b"farewell\n")
     assert (program.status, program.excess) == (4, None)
 
@@ -201,7 +205,7 @@ async def test_a_program_that_ignores_the_end_of_its_input_is_asked_to_end(start
     script = f"trap 'echo asked >{tmp_path}/heard; exit 5' TERM; echo up; while :; do sleep 0.01; done"
     program = await start(script)
     await program.read()
-    await program.stop(1)
+    await program.stop(4)
     assert program.status == 5
     assert await asyncio.to_thread((tmp_path / "heard").read_text) == "asked\n"
 
