@@ -190,14 +190,18 @@ class Daemon:
         """Let a Worker begin a run."""
         (call or self.call)("POST", f"/v1/workers/{worker_id}/input", {"kind": "user", "content": content})
 
-    def idle(self, worker_id: str, call: Call | None = None) -> None:
+    def idle(self, worker_id: str, call: Call | None = None, deadline_s: float = DEADLINE_S) -> None:
         """Wait for the end of a Worker's run."""
-        until(lambda: self.worker(worker_id, call)["execution"]["run_state"] == "idle", f"{worker_id}'s run_end")
 
-    def run(self, worker_id: str, content: str, call: Call | None = None) -> None:
+        def is_idle() -> bool:
+            return bool(self.worker(worker_id, call)["execution"]["run_state"] == "idle")
+
+        until(is_idle, f"{worker_id}'s run_end", deadline_s)
+
+    def run(self, worker_id: str, content: str, call: Call | None = None, deadline_s: float = DEADLINE_S) -> None:
         """One whole run of a Worker."""
         self.start(worker_id, content, call)
-        self.idle(worker_id, call)
+        self.idle(worker_id, call, deadline_s)
 
     def terminate(self) -> int:
         """SIGTERM; the exit code."""

@@ -12,17 +12,20 @@ PACE = 600_000
 PUBLISHED = 4 * 2**20
 """Bytes that are said before it comes, in deltas and as a whole: more than the kernel takes."""
 
+DEADLINE_S = 120.0
+"""For what so many bytes take on a busy machine."""
+
 
 @pytest.fixture
 def check(launch: Any, observe: Any) -> Callable[..., None]:
     def check(**given: Any) -> None:
         daemon = launch(settings={"heartbeat_s": HEARTBEAT_S}, **given)
         worker = daemon.create("shell")
-        daemon.run(worker, f"head -c {PUBLISHED} /dev/zero | tr '\\0' x")
+        daemon.run(worker, f"head -c {PUBLISHED} /dev/zero | tr '\\0' x", deadline_s=DEADLINE_S)
         slow = observe(daemon, worker, receive_buffer=32_768, pace=PACE)
-        slow.until("least", daemon.newest(worker))
+        slow.until("least", daemon.newest(worker), DEADLINE_S)
         daemon.run(worker, "true")
-        slow.until("least", daemon.newest(worker))
+        slow.until("least", daemon.newest(worker), DEADLINE_S)
 
     return check
 

@@ -11,6 +11,8 @@ GROWTH = PUBLISHED * 2 // 3
 """Bytes; the daemon's memory goes up and down by less than that, whatever is published."""
 
 RETAINED = 200
+DEADLINE_S = 120.0
+"""For what so many bytes take on a busy machine."""
 
 PRINTING = "head -c {} /dev/zero | tr '\\0' x"
 
@@ -24,20 +26,20 @@ def check(launch: Any, observe: Any, until: Any, long: bool) -> Callable[..., No
         worker = daemon.create("shell")
         other = observe(daemon, worker, resume=True)
         stalled = observe(daemon, worker, resume=True, receive_buffer=65_536)
-        daemon.run(worker, PRINTING.format(WARM_UP))
-        stalled.until("least", daemon.newest(worker))
+        daemon.run(worker, PRINTING.format(WARM_UP), deadline_s=DEADLINE_S)
+        stalled.until("least", daemon.newest(worker), DEADLINE_S)
         stalled.tell("stall")
         before = daemon.resident_bytes()
         for _ in range(5 if long else 1):
-            daemon.run(worker, PRINTING.format(published))
+            daemon.run(worker, PRINTING.format(published), deadline_s=DEADLINE_S)
         newest = daemon.newest(worker)
-        other.until("least", newest)
+        other.until("least", newest, DEADLINE_S)
         assert daemon.resident_bytes() - before < GROWTH, "the daemon's memory follows what is published"
         assert stalled.tell("state")["least"] < newest
         if heartbeat_s < 3600:
             until(lambda: daemon.connections("127.0.0.1") <= 1, "the end of the one that does not read")
         stalled.tell("read")
-        stalled.until("least", newest)
+        stalled.until("least", newest, DEADLINE_S)
         (seen,), (wanted,) = stalled.reports(), other.reports()
         assert (seen["sequences"], seen["text"]) == (wanted["sequences"], wanted["text"])
         assert seen["characters"] >= WARM_UP + published
@@ -68,10 +70,10 @@ def check_overtaken(launch: Any, observe: Any, until: Any) -> Callable[..., None
         worker = daemon.create("shell")
         stalled = observe(daemon, worker, resume=True, receive_buffer=65_536)
         stalled.tell("stall")
-        daemon.run(worker, PRINTING.format(WARM_UP))
+        daemon.run(worker, PRINTING.format(WARM_UP), deadline_s=DEADLINE_S)
         stalled.tell("read")
         newest = daemon.newest(worker)
-        until(lambda: (state := stalled.tell("state"))["ends"] or state["least"] >= newest, "the end")
+        until(lambda: (state := stalled.tell("state"))["ends"] or state["least"] >= newest, "the end", DEADLINE_S)
         (seen,) = stalled.reports()
         assert seen["sequences"] == list(range(1, len(seen["sequences"]) + 1)), "an event is missing"
         assert seen["ends"][-1]["diagnostic"] == "runtime.cursor_expired"

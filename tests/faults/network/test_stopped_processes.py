@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 
-HEARTBEAT_S = 1.5
+HEARTBEAT_S = 2.0
 SETTINGS = {"heartbeat_s": HEARTBEAT_S}
 TICKING = "i=0; while [ ! -e '{}' ]; do i=$((i+1)); echo tick $i; sleep 0.02; done"
 OBSERVERS = 10
