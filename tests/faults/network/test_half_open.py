@@ -1,9 +1,9 @@
 """An observer's side that vanishes without a word: it is found and freed within two heartbeats."""
 
 import contextlib
-import itertools
 import os
 import shutil
+import socket
 import subprocess
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -11,7 +11,7 @@ from typing import Any
 
 import pytest
 
-HEARTBEAT_S = 1.0
+HEARTBEAT_S = 2.0
 COMMENT_S = 15
 DEADLINE_S = 2 * HEARTBEAT_S + 3
 SPAMMING = "while :; do echo {}; sleep 0.001; done".format("x" * 2_000)
@@ -27,13 +27,10 @@ needs_curl = pytest.mark.skipif(shutil.which("curl") is None, reason="curl is no
 class Cable:
     """A network namespace whose only way out is a cable that can be pulled."""
 
-    numbers = itertools.count(1)
-
     def __init__(self) -> None:
-        number = next(self.numbers)
+        number, self._claim = _claimed()
         self.name = f"rt{os.getpid()}-{number}"
-        self.host = f"198.18.{os.getpid() % 256}.{number * 4 + 1}"
-        self.far = f"198.18.{os.getpid() % 256}.{number * 4 + 2}"
+        self.host, self.far = _address(number, 1), _address(number, 2)
         self.near_end, self.far_end = f"n{os.getpid()}-{number}", f"f{os.getpid()}-{number}"
         self.wrapper = ["ip", "netns", "exec", self.name]
 
@@ -53,10 +50,29 @@ class Cable:
         for command in (["link", "del", self.near_end], ["netns", "del", self.name]):
             with contextlib.suppress(subprocess.CalledProcessError):
                 _ip(*command)
+        self._claim.close()
 
 
-def _ip(*arguments: str) -> None:
-    subprocess.run(["ip", *arguments], check=True, capture_output=True, timeout=20)
+def _claimed() -> tuple[int, socket.socket]:
+    """A number of addresses that no other run uses or has left behind, for as long as the socket is open."""
+    used, number = _ip("-o", "addr"), 0
+    while True:
+        claim = socket.socket(socket.AF_UNIX)
+        with contextlib.suppress(OSError):
+            claim.bind(f"\0runtimed-tests-cable-{number}")
+            if f" {_address(number, 1)}/" not in used:
+                return number, claim
+        claim.close()
+        number += 1
+
+
+def _address(number: int, end: int) -> str:
+    return f"198.18.{number // 64}.{number % 64 * 4 + end}"
+
+
+def _ip(*arguments: str) -> str:
+    made = subprocess.run(["ip", *arguments], check=True, capture_output=True, timeout=20, text=True)
+    return made.stdout
 
 
 @pytest.fixture
@@ -66,7 +82,7 @@ def cable() -> Iterator[Cable]:
         try:
             made.lay()
         except subprocess.CalledProcessError as error:
-            pytest.skip(f"no network namespace can be made here: {error.stderr.decode().strip()}")
+            pytest.skip(f"no network namespace can be made here: {error.stderr.strip()}")
         yield made
     finally:
         made.remove()
