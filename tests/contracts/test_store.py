@@ -815,7 +815,11 @@ STEPS = st.one_of(
 STORIES = st.lists(st.tuples(st.integers(0, 2), STEPS), max_size=12)
 
 
-@settings(max_examples=40, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture], database=None)
+@settings(
+    max_examples=40,
+    suppress_health_check=[HealthCheck.function_scoped_fixture, HealthCheck.too_slow],
+    database=None,
+)
 @given(story=STORIES)
 def test_both_stores_tell_the_same_story(new_teller: Any, story: list[tuple[int, Any]]) -> None:
     async def told(store: Store, again: Store) -> list[Any]:

@@ -122,7 +122,7 @@ async def published(runtime, ref):
     return found
 
 
-@settings(max_examples=25, deadline=None)
+@settings(max_examples=25)
 @given(
     ring_bytes=st.integers(500, 6_000),
     bursts=st.lists(st.integers(1, 40), min_size=1, max_size=8),

@@ -124,7 +124,7 @@ class Crowd:
             assert not watcher.ended
 
 
-@settings(max_examples=40, deadline=None)
+@settings(max_examples=40)
 @given(
     seed=st.integers(0, 2**32),
     ring_bytes=st.sampled_from((600, 10_000, 200_000)),

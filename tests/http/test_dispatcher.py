@@ -33,7 +33,7 @@ async def app():
         yield make_app(runtime, token=None)
 
 
-@settings(suppress_health_check=[HealthCheck.function_scoped_fixture], max_examples=400)
+@settings(suppress_health_check=[HealthCheck.function_scoped_fixture, HealthCheck.too_slow], max_examples=400)
 @given(path=paths, method=st.sampled_from(["GET", "POST", "HEAD", "DELETE"]))
 async def test_a_path_that_is_found_means_the_same_to_aiohttp(app, path, method):
     found = app[DISPATCHER].find(method, path)

@@ -33,7 +33,7 @@ from tests.properties.model import Story
 from tests.properties.watcher import Watcher
 from tests.properties.world import World
 
-MACHINE = settings(deadline=None, suppress_health_check=list(HealthCheck), print_blob=True)
+MACHINE = settings(suppress_health_check=list(HealthCheck), print_blob=True)
 CONTROL = settings(MACHINE, max_examples=4_000, phases=[Phase.generate], database=None, report_multiple_bugs=False)
 
 

@@ -296,7 +296,7 @@ async def corrupt(read: Any) -> None:
     raise AssertionError("a gap was not told of")
 
 
-MACHINE = settings(deadline=None, suppress_health_check=list(HealthCheck), print_blob=True, stateful_step_count=40)
+MACHINE = settings(suppress_health_check=list(HealthCheck), print_blob=True, stateful_step_count=40)
 
 
 def test_both_stores_answer_as_the_model_does(examples: Any) -> None:

@@ -4,7 +4,7 @@ import json
 import time
 
 import pytest
-from hypothesis import example, given, settings
+from hypothesis import example, given
 from hypothesis import strategies as st
 
 from runtimed.wire.json import LARGE_BYTES, MAX_VALUES, _any, _has_too_many_values, _texts, parse
@@ -148,7 +148,6 @@ def has_too_many(body: bytes) -> bool:
     return commas > MAX_VALUES or texts > 2 * MAX_VALUES
 
 
-@settings(deadline=None)
 @given(
     st.lists(st.sampled_from([b'"', b",", b"\\", b'\\"', b"a", b"\n", b"[", b"]"]), min_size=1, max_size=12),
     st.integers(1, 9_000),
