@@ -1,5 +1,6 @@
 """The application on a real socket of the test's own, with the real backends."""
 
+import asyncio
 import socket
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
@@ -86,6 +87,27 @@ async def runtime(tmp_path: Path) -> AsyncIterator[Runtime]:
     backend = ProfileRegistry({}, workspaces=StoreFolder(tmp_path))
     async with Runtime(MemoryStore(), backend) as running:
         yield running
+
+
+class Clock:
+    """The time of the running loop, which goes on by itself and can be put forward."""
+
+    def __init__(self) -> None:
+        self._real = asyncio.get_running_loop().time
+        self._ahead_s = 0.0
+
+    def time(self) -> float:
+        return self._real() + self._ahead_s
+
+    def skip(self, seconds: float) -> None:
+        self._ahead_s += seconds
+
+
+@pytest.fixture
+async def clock(monkeypatch: pytest.MonkeyPatch) -> Clock:
+    clock = Clock()
+    monkeypatch.setattr(asyncio.get_running_loop(), "time", clock.time)
+    return clock
 
 
 @pytest.fixture

@@ -8,12 +8,14 @@ import struct
 
 import pytest
 
+from runtimed.feed.observer import MAX_UNSENT
+from runtimed.feed.unread import Unread
 from runtimed.http.pulse import Pulse
 from runtimed.http.sockets import MAX_MESSAGE_BYTES
 
 from .conftest import TOKEN, serving
 
-DEADLINE_S = 20
+DEADLINE_S = 60
 TEXT, CLOSE, PING, PONG = 0x1, 0x8, 0x9, 0xA
 
 
@@ -35,12 +37,14 @@ class RawObserver:
                 [size] = struct.unpack("!Q", await self.reader.readexactly(8))
             return first & 0xF, await self.reader.readexactly(size)
 
-    async def frames(self):
+    async def frames(self, *, answer_close=False):
         """All frames up to the end of the connection."""
         found = []
         try:
             while True:
                 found.append(await self.frame())
+                if answer_close and found[-1][0] == CLOSE:
+                    self.send(0x80 | CLOSE, found[-1][1][:2])
         except (asyncio.IncompleteReadError, ConnectionError):
             return found
 
@@ -57,30 +61,36 @@ async def observing(served, query="", worker_id=None):
     if worker_id is None:
         async with served.client.post(f"{served.url}/v1/workers", json={}) as answer:
             worker_id = (await answer.json())["worker"]["worker_id"]
-    client = socket.socket()
-    client.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 65536)
-    client.setblocking(False)
-    await asyncio.get_running_loop().sock_connect(client, ("127.0.0.1", served.port))
-    reader, writer = await asyncio.open_connection(sock=client)
     head = f"GET /v1/workers/{worker_id}/events/ws{query} HTTP/1.1\r\nHost: 127.0.0.1:{served.port}\r\n"
     head += f"Authorization: Bearer {TOKEN}\r\nUpgrade: websocket\r\nConnection: Upgrade\r\n"
     head += "Sec-WebSocket-Version: 13\r\nSec-WebSocket-Key: dGhlIHNhbXBsZSBub25jZQ==\r\n\r\n"
-    writer.write(head.encode())
-    await reader.readuntil(b"\r\n\r\n")
+    with contextlib.ExitStack() as undo:
+        client = undo.enter_context(socket.socket())
+        client.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 65536)
+        client.setblocking(False)
+        await asyncio.get_running_loop().sock_connect(client, ("127.0.0.1", served.port))
+        reader, writer = await asyncio.open_connection(sock=client)
+        undo.pop_all()
     try:
+        writer.write(head.encode())
+        await reader.readuntil(b"\r\n\r\n")
         yield RawObserver(reader, writer, worker_id)
     finally:
         writer.close()
 
 
-async def test_an_observer_that_answers_no_ping_is_cut_and_one_that_does_is_not(runtime):
-    async with serving(runtime, heartbeat_s=0.2) as served, observing(served) as dead, observing(served) as living:
+async def test_an_observer_that_answers_no_ping_is_cut_and_one_that_does_is_not(runtime, clock, monkeypatch):
+    monkeypatch.setattr("runtimed.http.pulse.LATE_S", 30.0)
+    async with serving(runtime, heartbeat_s=10.0) as served, observing(served) as dead, observing(served) as living:
         assert (await living.frame())[0] == TEXT
 
         async def answer():
             for _ in range(5):
+                clock.skip(10.0)
                 assert await living.frame() == (PING, b"")
                 living.send(0x80 | PONG)
+                async with served.client.get(f"{served.url}/v1/runtime") as answer:  # the pong is read before
+                    assert answer.status == 200
 
         _, frames = await asyncio.gather(answer(), dead.frames())
         assert [opcode for opcode, _ in frames] == [TEXT, PING]
@@ -141,20 +151,35 @@ async def test_nothing_is_read_behind_a_handshake_that_is_refused(served):
     assert said.count(b"HTTP/1.1 ") == 1
 
 
-async def test_an_observer_that_left_too_much_unread_is_told_so_before_it_is_closed(runtime, caplog):
+async def test_an_observer_that_left_too_much_unread_is_told_so_before_it_is_closed(runtime, caplog, monkeypatch):
     # One after the other leaves 64 KiB and a message unread, what asyncio takes before it says stop. The two that are
     # dismissed for that fit into the last eighth of the limit.
+    transports, enter = [], Unread.enter
+
+    def noting(unread, observer):
+        transports.append(observer.transport)
+        enter(unread, observer)
+
+    def told():
+        return "max_unread_bytes is reached" in caplog.text
+
+    monkeypatch.setattr("runtimed.http.sockets.CLOSE_TIMEOUT_S", 60.0)
+    monkeypatch.setattr(Unread, "enter", noting)
     async with (
         serving(runtime, {"send_bytes": 65536}, max_unread_bytes=1_000_000) as served,
         contextlib.AsyncExitStack() as stack,
     ):
-        silent = [await stack.enter_async_context(observing(served, "?events=user_message")) for _ in range(20)]
-        to_say = [observer.worker_id for observer in silent for _ in range(40)]
+        silent = []
+        for _ in range(20):
+            silent.append(await stack.enter_async_context(observing(served, "?events=user_message")))
+            assert (await silent[-1].frame())[0] == TEXT
         async with asyncio.timeout(DEADLINE_S):
-            while "max_unread_bytes is reached" not in caplog.text:
-                await say(served, to_say.pop(0), "x" * 20_000)
+            for observer, transport in zip(silent, transports, strict=True):
+                while transport.get_write_buffer_size() <= MAX_UNSENT and not told():
+                    await say(served, observer.worker_id, "x" * 20_000)
+        assert told()
 
-        reading = {asyncio.create_task(observer.frames()) for observer in silent}
+        reading = {asyncio.create_task(observer.frames(answer_close=True)) for observer in silent}
         ended, others = await asyncio.wait(reading, return_when=asyncio.FIRST_COMPLETED)
         for other in others:
             other.cancel()
@@ -185,15 +210,15 @@ class Member:
         self.beats.append(late)
 
 
-async def test_a_beat_that_comes_long_after_its_time_says_so(monkeypatch):
-    loop, member = asyncio.get_running_loop(), Member()
-    real, stopped = loop.time, 0.0
-    monkeypatch.setattr(loop, "time", lambda: real() + stopped)
+async def test_a_beat_that_comes_long_after_its_time_says_so(clock, monkeypatch):
+    monkeypatch.setattr("runtimed.http.pulse.LATE_S", 30.0)
+    member = Member()
     with Pulse(0.05).beating(member):
         async with asyncio.timeout(DEADLINE_S):
             while not member.beats:
                 await asyncio.sleep(0.01)
-            stopped = 5.0
+        clock.skip(60.0)
+        async with asyncio.timeout(DEADLINE_S):
             while True not in member.beats:
                 await asyncio.sleep(0.01)
             beaten = len(member.beats)
@@ -203,7 +228,8 @@ async def test_a_beat_that_comes_long_after_its_time_says_so(monkeypatch):
     assert member.beats[-1] is False
 
 
-async def test_an_observer_that_speaks_while_much_waits_for_it_is_answered_behind_that(served):
+async def test_an_observer_that_speaks_while_much_waits_for_it_is_answered_behind_that(served, monkeypatch):
+    monkeypatch.setattr("runtimed.http.sockets.CLOSE_TIMEOUT_S", 60.0)
     async with observing(served) as observer:
         await observer.frame()
         for number in range(8):
