@@ -1,6 +1,7 @@
 """The server in front of the application: broken requests, slow ones, too many, and the end."""
 
 import asyncio
+import contextlib
 import json
 import logging
 import re
@@ -11,11 +12,20 @@ import pytest
 from runtimed.core import Runtime
 from runtimed.http import make_app
 from runtimed.http.app import DISPATCHER
-from runtimed.http.guard import FREE_GUESSES, GUESS_WINDOW_S, WrongTokens
+from runtimed.http.guard import FREE_GUESSES, GUESS_DELAY_S, GUESSES_PER_S, WrongTokens
 from runtimed.http.server import HttpServer
 from runtimed.store.memory import MemoryStore
 
 from .conftest import TOKEN, serving
+
+DEADLINE_S = 60
+
+
+@pytest.fixture
+def long_window(monkeypatch):
+    """A window for wrong tokens that is not over before the test; its length."""
+    monkeypatch.setattr("runtimed.http.guard.GUESS_WINDOW_S", 600.0)
+    return 600.0
 
 
 async def exchange(port: int, request: bytes) -> bytes:
@@ -23,7 +33,7 @@ async def exchange(port: int, request: bytes) -> bytes:
     reader, writer = await asyncio.open_connection("127.0.0.1", port)
     try:
         writer.write(request)
-        async with asyncio.timeout(20):
+        async with asyncio.timeout(DEADLINE_S):
             return await reader.read()
     finally:
         writer.close()
@@ -46,15 +56,23 @@ async def test_a_head_that_does_not_arrive_in_time_is_cut(runtime):
         assert await exchange(served.port, b"GET /v1/runtime HTTP/1.1\r\nHost: x\r\n") == b""
 
 
-async def is_open(reader) -> bool:
-    """Whether the server has not closed a connection; a round trip later it would be known here."""
-    try:
-        async with asyncio.timeout(0.05):
-            return bool(await reader.read(1))
-    except TimeoutError:
-        return True
-    except ConnectionError:
-        return False
+async def still_open(readers, most: int | None = None) -> list[bool]:
+    """Which connections the server has not closed, once it has closed all but `most`. Answers do not count."""
+    ends = [asyncio.ensure_future(closed(reader)) for reader in readers]
+    async with asyncio.timeout(DEADLINE_S):
+        while most is not None and sum(not end.done() for end in ends) > most:
+            await asyncio.sleep(0.01)
+    await asyncio.wait(ends, timeout=0.05)  # those that should stay open
+    found = [not end.done() for end in ends]
+    for end in ends:
+        end.cancel()
+    await asyncio.wait(ends)
+    return found
+
+
+async def closed(reader) -> None:
+    with contextlib.suppress(ConnectionError):
+        await reader.read()
 
 
 async def test_a_connection_too_many_takes_the_place_of_the_oldest_that_has_shown_no_token(runtime):
@@ -64,7 +82,7 @@ async def test_a_connection_too_many_takes_the_place_of_the_oldest_that_has_show
         silent = [await asyncio.open_connection("127.0.0.1", served.port) for _ in range(3)]
         async with served.client.get(f"{served.url}/v1/runtime") as answer:
             assert answer.status == 200
-        assert [await is_open(reader) for reader, _ in silent] == [False, True, True]
+        assert await still_open([reader for reader, _ in silent], most=2) == [False, True, True]
         assert len(served.client.connector._conns) == 1
         for _, writer in silent:
             writer.close()
@@ -74,9 +92,9 @@ async def test_a_connection_too_many_is_closed_where_all_others_have_shown_the_t
     async with serving(runtime, {"max_connections": 2}) as served:
         held = [await authenticated(served.port) for _ in range(2)]
         assert await exchange(served.port, b"") == b""
-        assert all([await is_open(reader) for reader, _ in held])
+        assert all(await still_open([reader for reader, _ in held]))
         held[0][1].close()
-        async with asyncio.timeout(20):
+        async with asyncio.timeout(DEADLINE_S):
             while b" 200 " not in await attempt(served.port):
                 pass
         held[1][1].close()
@@ -119,7 +137,7 @@ async def test_each_listener_has_connections_of_its_own(runtime, tmp_path, bare)
         operator, writer = await asyncio.open_unix_connection(tmp_path / "s")
         silent = [await asyncio.open_connection("127.0.0.1", port) for _ in range(40)]
         writer.write(plain(80, "Connection: close"))
-        async with asyncio.timeout(20):
+        async with asyncio.timeout(DEADLINE_S):
             assert b" 200 " in await operator.readline()
             assert b" 200 " in await attempt(port)
         for _, one in (*silent, (None, writer)):
@@ -142,9 +160,9 @@ async def test_what_connections_without_a_token_hold_is_bounded_in_sum(runtime, 
             await writer.drain()
             async with served.client.get(f"{served.url}/v1/runtime") as answer:
                 assert answer.status == 200
-        held = [await holds(reader) for reader, _ in links]
+        held = await still_open([reader for reader, _ in links], most=200_000 // 24_000)
         assert held == [False] * (20 - sum(held)) + [True] * sum(held)
-        assert 200_000 // 25_000 - 1 <= sum(held) <= 200_000 // 24_000
+        assert sum(held) >= 200_000 // 25_000 - 1
         for _, writer in links:
             writer.close()
 
@@ -160,11 +178,8 @@ async def test_one_large_head_evicts_many_small_ones(runtime):
 
         writer.write(b"GET /v1/runtime HTTP/1.1\r\nX: " + b"a" * 4_800)
 
-        async with asyncio.timeout(20):
-            assert await small[0][0].read() == b""
-        held = [await is_open(reader) for reader, _ in (*small[:20], *small[-10:])]
-        assert held == [False] * 20 + [True] * 10
-        assert await is_open(large)
+        held = await still_open([large, *[reader for reader, _ in (*small[:20], *small[-10:])]], most=11)
+        assert held == [True] + [False] * 20 + [True] * 10
         for _, one in (*small, (large, writer)):
             one.close()
 
@@ -193,8 +208,8 @@ BEHIND = {
 
 
 @pytest.mark.parametrize("case", BEHIND)
-async def test_what_comes_behind_a_wrong_token_that_waits_is_bounded(runtime, monkeypatch, case):
-    monkeypatch.setattr("runtimed.http.guard.GUESS_DELAY_S", 60.0)
+async def test_what_comes_behind_a_wrong_token_that_waits_is_bounded(runtime, monkeypatch, long_window, case):
+    monkeypatch.setattr("runtimed.http.guard.GUESS_DELAY_S", 600.0)
     header, start = BEHIND[case]
     async with serving(runtime, {"max_unauthenticated_bytes": 1_000_000}) as served:
         for _ in range(FREE_GUESSES):
@@ -207,31 +222,19 @@ async def test_what_comes_behind_a_wrong_token_that_waits_is_bounded(runtime, mo
                 async with served.client.get(f"{served.url}/v1/runtime") as answer:
                     assert answer.status == 200
 
-        held = [await holds(reader) for reader, _ in links]
+        held = await still_open([reader for reader, _ in links], most=8)  # a parser stops to read behind 128 KiB
 
         assert held[0] is False
         assert held[-1] is True
-        assert sum(held) <= 8  # a parser stops to read behind 128 KiB
         for _, writer in links:
             writer.transport.abort()
 
 
-async def holds(reader) -> bool:
-    """Whether the server has a connection still; answers before the close do not count."""
-    try:
-        async with asyncio.timeout(0.05):
-            await reader.read(-1)
-    except TimeoutError:
-        return True
-    except ConnectionError:
-        pass
-    return False
-
-
-async def test_many_wrong_tokens_at_once_are_answered_slowly_and_logged_in_sum(runtime, caplog):
-    count, free = 120, 50
+async def test_many_wrong_tokens_at_once_are_answered_slowly_and_logged_in_sum(runtime, caplog, long_window):
+    count = 120
     async with serving(runtime) as served:
         loop = asyncio.get_running_loop()
+        began = loop.time()
 
         async def guess(number):
             assert b" 401 " in await exchange(
@@ -239,18 +242,15 @@ async def test_many_wrong_tokens_at_once_are_answered_slowly_and_logged_in_sum(r
             )
             return loop.time()
 
-        guesses = [asyncio.ensure_future(guess(number)) for number in range(count)]
-        await asyncio.wait(guesses, return_when=asyncio.FIRST_COMPLETED)
-        assert b" 200 " in await attempt(served.port)
-        assert not all(one.done() for one in guesses)
-        times = sorted(await asyncio.gather(*guesses))
-        assert times[-1] - times[free - 1] > (count - free) / 50
-    told = [record.getMessage() for record in caplog.records if "wrong token" in record.getMessage()]
-    assert len(told) <= 2
-    assert sum(int(re.findall(r"refused (\d+) requests", line)[0]) for line in told) == count
+        times = sorted(await asyncio.gather(*(guess(number) for number in range(count))))
+        for number, slow in enumerate(times[FREE_GUESSES:]):
+            assert slow >= began + GUESS_DELAY_S + number / GUESSES_PER_S
+    [told] = [record.getMessage() for record in caplog.records if "wrong token" in record.getMessage()]
+    assert f"refused {count} requests" in told
 
 
-async def test_wrong_tokens_above_those_that_wait_get_no_answer(served, monkeypatch):
+async def test_wrong_tokens_above_those_that_wait_get_no_answer(served, monkeypatch, long_window):
+    monkeypatch.setattr("runtimed.http.guard.GUESS_DELAY_S", 600.0)
     monkeypatch.setattr("runtimed.http.guard.MAX_WAITING_GUESSES", 5)
     wrong = plain(served.port, "Connection: close", token="no")
 
@@ -260,17 +260,27 @@ async def test_wrong_tokens_above_those_that_wait_get_no_answer(served, monkeypa
         except ConnectionError:
             return b""
 
-    answers = await asyncio.gather(*[guess() for _ in range(FREE_GUESSES + 20)])
+    guesses = [asyncio.ensure_future(guess()) for _ in range(FREE_GUESSES + 20)]
+    async with asyncio.timeout(DEADLINE_S):
+        while sum(one.done() for one in guesses) < FREE_GUESSES + 15:
+            await asyncio.sleep(0.01)
+    at_once = [one.result() for one in guesses if one.done()]
+    served.server._dispatcher.guard.close()
+    answers = await asyncio.gather(*guesses)
 
+    assert sum(b" 401 " in answer for answer in at_once) == FREE_GUESSES
     assert sum(b" 401 " in answer for answer in answers) == FREE_GUESSES + 5
 
 
-async def test_wrong_tokens_are_slowed_down_and_the_right_one_is_not(served, monkeypatch):
-    monkeypatch.setattr("runtimed.http.guard.GUESS_DELAY_S", 60.0)
+async def test_wrong_tokens_are_slowed_down_and_the_right_one_is_not(served, monkeypatch, long_window):
+    monkeypatch.setattr("runtimed.http.guard.GUESS_DELAY_S", 600.0)
     wrong = plain(served.port, token="no")
     for _ in range(FREE_GUESSES):
         assert b" 401 " in await exchange(served.port, wrong)
-    waiting = [asyncio.ensure_future(exchange(served.port, wrong)) for _ in range(3)]
+    waiting = [asyncio.ensure_future(exchange(served.port, wrong)) for _ in range(100)]
+    async with asyncio.timeout(DEADLINE_S):
+        while served.server._dispatcher.guard._guesses._waiting < len(waiting):
+            await asyncio.sleep(0.01)
 
     async with served.client.get(f"{served.url}/v1/runtime") as answer:
         assert answer.status == 200
@@ -281,11 +291,11 @@ async def test_wrong_tokens_are_slowed_down_and_the_right_one_is_not(served, mon
     await asyncio.gather(*waiting, return_exceptions=True)
 
 
-async def test_a_stop_does_not_wait_for_wrong_tokens(runtime, monkeypatch, caplog):
-    monkeypatch.setattr("runtimed.http.guard.GUESS_DELAY_S", 60.0)
+async def test_a_stop_does_not_wait_for_wrong_tokens(runtime, monkeypatch, caplog, long_window):
+    monkeypatch.setattr("runtimed.http.guard.GUESS_DELAY_S", 600.0)
     count = 300
     loop = asyncio.get_running_loop()
-    async with serving(runtime, {"drain_timeout_s": 40.0}) as served:
+    async with serving(runtime, {"drain_timeout_s": 200.0}) as served:
         links = [await asyncio.open_connection("127.0.0.1", served.port) for _ in range(count)]
         for _, writer in links:
             writer.write(plain(served.port, token="no"))
@@ -296,7 +306,7 @@ async def test_a_stop_does_not_wait_for_wrong_tokens(runtime, monkeypatch, caplo
 
     answers = await asyncio.gather(*[reader.read() for reader, _ in links])
 
-    assert took < 10
+    assert took < 60
     assert all(b" 401 " in answer for answer in answers)
     for _, writer in links:
         writer.close()
@@ -304,13 +314,13 @@ async def test_a_stop_does_not_wait_for_wrong_tokens(runtime, monkeypatch, caplo
     assert f"refused {count} requests" in told
 
 
-async def test_the_log_tells_how_long_the_wrong_tokens_really_took(runtime, caplog):
+async def test_the_log_tells_how_long_the_wrong_tokens_really_took(runtime, caplog, long_window):
     async with serving(runtime) as served:
         assert b" 401 " in await exchange(served.port, plain(served.port, token="no"))
 
     [told] = [record.getMessage() for record in caplog.records if "wrong token" in record.getMessage()]
 
-    assert float(re.findall(r"refused 1 requests with a wrong token in ([\d.]+) s", told)[0]) < GUESS_WINDOW_S / 2
+    assert float(re.findall(r"refused 1 requests with a wrong token in ([\d.]+) s", told)[0]) < long_window / 2
 
 
 async def test_a_wrong_token_after_the_close_starts_no_timer():
@@ -344,9 +354,9 @@ async def test_an_ipv6_literal_with_a_zone_or_garbage_is_no_host_of_ours(served)
 
 async def test_a_stop_does_not_wait_for_idle_connections():
     async with Runtime(MemoryStore()) as runtime:
-        async with serving(runtime, {"drain_timeout_s": 5.0}) as served:
-            idle = [await asyncio.open_connection("127.0.0.1", served.port) for _ in range(50)]
-        async with asyncio.timeout(5):
+        async with asyncio.timeout(DEADLINE_S):
+            async with serving(runtime, {"drain_timeout_s": 200.0}) as served:
+                idle = [await asyncio.open_connection("127.0.0.1", served.port) for _ in range(50)]
             for reader, writer in idle:
                 assert await reader.read() == b""
                 writer.close()
