@@ -69,7 +69,7 @@ async def talk(port: int, *pieces: bytes) -> bytes:
             writer.write(piece)
             await passed(port)
         writer.write(last(port))
-        async with asyncio.timeout(20):
+        async with asyncio.timeout(60):
             return re.sub(rb"Date: [^\r]*\r\n", b"", await reader.read())
     except ConnectionError:
         return b"reset"
@@ -81,7 +81,7 @@ async def passed(port: int) -> None:
     """A round trip on another connection: what was sent before it, the server has read by now."""
     reader, writer = await asyncio.open_connection("127.0.0.1", port)
     writer.write(last(port))
-    async with asyncio.timeout(20):
+    async with asyncio.timeout(60):
         await reader.read()
     writer.close()
 
@@ -226,14 +226,16 @@ async def sent(writer: asyncio.StreamWriter, data: bytes, count: int) -> None:
         await writer.drain()
 
 
-async def test_a_body_that_is_slow_to_come_is_waited_for_and_an_idle_connection_is_not(runtime):
+async def test_a_body_that_is_slow_to_come_is_waited_for_and_an_idle_connection_is_not(runtime, clock):
     await runtime.create_worker(CreateWorkerRequest())
-    async with serving(runtime, {"header_timeout_s": 0.3}) as served:
+    async with serving(runtime, {"header_timeout_s": 60.0}) as served:
         slow_reader, slow = await asyncio.open_connection("127.0.0.1", served.port)
         whole = CASES["stop with a body"](served.port)
         slow.write(whole[:-5])
         idle_reader, idle = await asyncio.open_connection("127.0.0.1", served.port)
-        async with asyncio.timeout(20):
+        await passed(served.port)
+        clock.skip(60.0)
+        async with asyncio.timeout(60):
             assert await idle_reader.read() == b""
             slow.write(whole[-5:])
             assert (await slow_reader.readline()) == b"HTTP/1.1 200 OK\r\n"
@@ -265,7 +267,7 @@ async def test_an_answer_that_is_due_at_the_end_is_given_and_then_the_connection
             closing = asyncio.ensure_future(served.server.close())
             await asyncio.sleep(0)
             backend.go_on.set()
-            async with asyncio.timeout(20):
+            async with asyncio.timeout(60):
                 assert (await asking).startswith(b"HTTP/1.1 200 OK\r\n")
                 await closing
         assert runtime.worker(worker.worker_ref).transcript_len >= 1
@@ -278,7 +280,7 @@ async def test_an_answer_that_takes_longer_than_the_drain_is_given_up():
         async with serving(runtime, {"drain_timeout_s": 0.1}) as served:
             asking = asyncio.ensure_future(ask(served.port, post_input(served.port)))
             await backend.asked.wait()
-            async with asyncio.timeout(20):
+            async with asyncio.timeout(60):
                 await served.server.close()
                 assert await asking == b""
 
@@ -294,7 +296,7 @@ async def test_an_input_whose_sender_is_gone_is_stored_all_the_same():
             writer.close()
             await passed(served.port)
             backend.go_on.set()
-            async with asyncio.timeout(20):
+            async with asyncio.timeout(60):
                 while not runtime.worker(worker.worker_ref).transcript_len:
                     await asyncio.sleep(0)
 
@@ -308,15 +310,14 @@ def test_a_sender_that_resets_the_connection_before_its_answer_leaves_no_error_b
         async with Runtime(MemoryStore(), backend) as runtime:
             worker = await runtime.create_worker()
             async with serving(runtime) as served:
-                client = socket.create_connection(("127.0.0.1", served.port))
-                client.sendall(post_input(served.port))
-                await backend.asked.wait()
-                client.sendall(last(served.port))  # for which the reading of this connection is paused
-                await passed(served.port)
-                client.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
-                client.close()
+                with socket.create_connection(("127.0.0.1", served.port)) as client:
+                    client.sendall(post_input(served.port))
+                    await backend.asked.wait()
+                    client.sendall(last(served.port))  # for which the reading of this connection is paused
+                    await passed(served.port)
+                    client.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
                 backend.go_on.set()
-                async with asyncio.timeout(20):
+                async with asyncio.timeout(60):
                     while not runtime.worker(worker.worker_ref).transcript_len:
                         await asyncio.sleep(0)
                 await passed(served.port)
@@ -365,7 +366,7 @@ async def test_a_request_that_was_let_in_before_is_not_let_in_once_the_guard_has
         statuses = []
         for _ in range(3):
             writer.write(get("/v1/runtime")(port))
-            async with asyncio.timeout(20):
+            async with asyncio.timeout(60):
                 head = await reader.readuntil(b"\r\n\r\n")
                 await reader.readexactly(int(re.findall(rb"Content-Length: (\d+)", head)[0]))
             statuses.append(int(head.split()[1]))
@@ -389,7 +390,7 @@ async def test_a_body_that_is_whole_only_once_the_guard_has_closed_is_not_taken(
         served.server._dispatcher.guard.close()
         writer.write(whole[-5:])
 
-        async with asyncio.timeout(20):
+        async with asyncio.timeout(60):
             assert (await reader.read()).startswith(b"HTTP/1.1 503 ")
         writer.close()
 
