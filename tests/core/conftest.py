@@ -2,6 +2,7 @@
 
 import asyncio
 from collections.abc import AsyncIterator, Callable, Sequence
+from types import SimpleNamespace
 
 import attrs
 import pytest
@@ -133,6 +134,20 @@ class Slow(Faulty):
     async def _told(self, committed: asyncio.Future[Sequence[EncodedEvent]]) -> Sequence[EncodedEvent]:
         await self.may.wait()
         return await committed
+
+
+async def turns() -> None:
+    """Let the event loop do what it can do without the time going on."""
+    for _ in range(20):
+        await asyncio.sleep(0)
+
+
+@pytest.fixture
+async def clock(monkeypatch: pytest.MonkeyPatch) -> SimpleNamespace:
+    """The event loop's clock, which stands still but for what a test adds to `now`."""
+    clock = SimpleNamespace(now=1_000.0)
+    monkeypatch.setattr(asyncio.get_running_loop(), "time", lambda: clock.now)
+    return clock
 
 
 @pytest.fixture

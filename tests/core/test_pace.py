@@ -11,6 +11,8 @@ from runtimed.core import lane as lanes
 from runtimed.model.event import RunEnd, TextDelta
 from runtimed.store.memory import MemoryStore
 
+from .conftest import turns
+
 
 class Costly(MemoryStore):
     """A store whose commits take the processor as long as a test says; it counts those with events."""
@@ -44,10 +46,8 @@ class Held(Costly):
 
 
 @pytest.fixture
-async def clock(monkeypatch):
-    """The event loop's clock, which stands still but for what a test adds to `now`; nothing takes the processor."""
-    clock = SimpleNamespace(now=1_000.0)
-    monkeypatch.setattr(asyncio.get_running_loop(), "time", lambda: clock.now)
+async def clock(clock, monkeypatch):
+    """As everywhere; and nothing takes the processor."""
     monkeypatch.setattr(lanes, "time", SimpleNamespace(thread_time=lambda: 0.0))
     return clock
 
@@ -60,12 +60,6 @@ def costly():
 @pytest.fixture
 def held():
     return Held()
-
-
-async def turns():
-    """Let the event loop do what it can do without the time going on."""
-    for _ in range(20):
-        await asyncio.sleep(0)
 
 
 def texts(published):

@@ -9,7 +9,7 @@ from runtimed.core.restarts import Restarts
 from runtimed.errors import WorkerExecutionUnavailable
 from runtimed.model.interaction import WorkerInput
 
-from .conftest import Puppet
+from .conftest import Puppet, turns
 
 HELLO = WorkerInput("user", "hello")
 LATER = WorkerInput("user", "later", when_busy="queue")
@@ -139,27 +139,22 @@ async def test_an_input_that_waits_brings_back_what_was_lost(soon, runtime, pupp
 
 
 async def test_the_delay_doubles_up_to_its_bound_while_what_comes_back_is_lost_again(
-    runtime, puppet, policy, monkeypatch
+    clock, runtime, puppet, policy, monkeypatch
 ):
-    delays = []
-    loop = asyncio.get_running_loop()
-    call_later = loop.call_later
-
-    def noting(delay, call, *arguments):
-        if getattr(call, "__name__", "") == "_begin_restart":
-            delays.append(delay)
-        return call_later(delay, call, *arguments)
-
-    monkeypatch.setattr("runtimed.core.restarts.FIRST_DELAY_S", 0.05)
-    monkeypatch.setattr("runtimed.core.restarts.MAX_DELAY_S", 0.2)
-    monkeypatch.setattr(loop, "call_later", noting)
+    monkeypatch.setattr("runtimed.core.restarts.FIRST_DELAY_S", 1.0)
+    monkeypatch.setattr("runtimed.core.restarts.MAX_DELAY_S", 4.0)
     policy("always")
     worker = await runtime.create_worker()
-    for count in range(2, 6):
+    seen = []
+
+    for delay_s in (1.0, 2.0, 4.0, 4.0):
         await lose(puppet, worker)
-        await spawns(puppet, count)
-        await connected(runtime, worker)
-    assert delays == [0.05, 0.1, 0.2, 0.2]
+        for step_s in (delay_s - 0.25, 0.25):
+            clock.now += step_s
+            await turns()
+            seen.append(runtime.worker(worker.worker_ref).execution.backend)
+
+    assert seen == ["unconnected", "connected"] * 4
 
 
 async def test_the_delay_doubles_for_a_start_that_fails_however_long_that_takes(runtime, puppet, policy, monkeypatch):

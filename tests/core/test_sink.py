@@ -25,7 +25,7 @@ from runtimed.model.permission import PermissionOption, Question, Ruling
 from runtimed.store.memory import MemoryStore
 from runtimed.store.sqlite import SqliteStore
 
-from .conftest import Puppet
+from .conftest import Puppet, turns
 
 HELLO = WorkerInput("user", "hello")
 ALLOW = PermissionOption("yes", "Allow", "allow_once")
@@ -453,14 +453,22 @@ async def test_an_input_behind_an_error_begins_after_the_run_end_that_was_missin
     assert names(published.events)[-3:] == ["error", "run_end", "user_message"]
 
 
-async def test_what_still_comes_behind_an_error_puts_off_the_run_end(runtime, busy, puppet, published, monkeypatch):
-    monkeypatch.setattr("runtimed.core.lane.RUN_END_S", 0.5)
+async def test_what_still_comes_behind_an_error_puts_off_the_run_end(clock, busy, puppet, published, monkeypatch):
+    monkeypatch.setattr("runtimed.core.lane.RUN_END_S", 1.0)
     await puppet.say(busy.worker_id, BROKEN)
+    await turns()
     for _ in range(8):
-        await asyncio.sleep(0.1)
+        clock.now += 0.75
         await puppet.say(busy.worker_id, TextDelta("still here"))
+        await turns()
+    clock.now += 0.75
+    await turns()
     assert "run_end" not in names(published.events)
-    await published.until(lambda events: "run_end" in names(events))
+
+    clock.now += 0.25
+    await turns()
+
+    assert names(published.events)[-1] == "run_end"
 
 
 async def test_an_error_outside_of_a_run_ends_none(soon, runtime, puppet, published):
