@@ -190,7 +190,10 @@ async def test_a_queued_input_that_the_backend_refuses_ends_with_an_error_and_th
 
 
 @pytest.mark.parametrize("sent", ["before", "behind"])
-async def test_an_input_behind_an_error_waits_on_where_the_run_has_not_ended(runtime, puppet, published, busy, sent):
+async def test_an_input_behind_an_error_waits_on_where_the_run_has_not_ended(
+    runtime, puppet, published, busy, sent, monkeypatch
+):
+    monkeypatch.setattr("runtimed.core.lane.RUN_END_S", 60.0)
     puppet.dispatched = Answer("busy")
     if sent == "before":
         await runtime.send_input(busy.worker_ref, patient("second"))
