@@ -48,6 +48,9 @@ def _run(args: list[str]) -> int:
     except ControlError as error:
         return _fail(error)
     except Expired:
+        from runtimectl import deadline
+
+        deadline.stop()
         return _fail(TimedOut("the time of --timeout is over"))
     except click.Abort:
         raise KeyboardInterrupt from None
