@@ -1,6 +1,8 @@
 """`workers input --wait`: what the Worker said, and the exit code that tells how its run ended."""
 
 import json
+import signal
+from pathlib import Path
 
 import pytest
 
@@ -54,10 +56,15 @@ def test_a_run_without_a_script_has_no_exit_status(ctl, new_worker):
     assert json.loads(found.stdout).keys() == {"ack"}
 
 
-def test_the_acknowledgement_is_printed_also_where_the_wait_ends_early(ctl, shell):
-    found = ctl("workers", "input", shell, "sleep 600", "--wait", "-o", "json", "--timeout", "2")
-    assert found.returncode == 8
-    assert json.loads(found.stdout)["ack"]["worker_ref"]["worker_id"] == shell
+def test_the_acknowledgement_is_printed_also_where_the_wait_ends_early(start_ctl, shell, until):
+    waiting = start_ctl("workers", "input", shell, "sleep 600", "--wait", "-o", "json", "--timeout", "600")
+    threads = Path(f"/proc/{waiting.process.pid}/task")
+    until(lambda: len(list(threads.iterdir())) > 2, "those that watch the reader and read the feed")
+
+    waiting.process.send_signal(signal.SIGALRM)
+
+    assert waiting.finished() == 8
+    assert json.loads("".join(waiting.out))["ack"]["worker_ref"]["worker_id"] == shell
 
 
 def test_a_script_that_waited_its_turn_tells_its_own_status(ctl, start_ctl, shell, tmp_path):

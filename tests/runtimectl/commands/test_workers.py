@@ -2,6 +2,7 @@
 
 import json
 import re
+import signal
 import socket
 
 import pytest
@@ -159,11 +160,15 @@ def test_an_input_whose_turn_never_came_is_told_why(ctl, start_ctl, new_worker, 
     assert said.startswith(f"runtimectl: the turn of the input never came: the Worker was {done}: enough; ")
 
 
-def test_waiting_for_a_run_without_end_times_out_with_8(ctl, new_worker):
+def test_waiting_for_a_run_without_end_times_out_with_8(start_ctl, new_worker):
     worker = new_worker("--profile", "builtin:shell", "--capability", "shell")
-    found = ctl("workers", "input", worker, "sleep 600", "--wait", "--timeout", "2", "-o", "name")
-    assert found.returncode == 8
-    assert found.stdout.count(worker) == 1
+    waiting = start_ctl("workers", "input", worker, "sleep 600", "--wait", "--timeout", "600", "-o", "name")
+    waiting.wait_for(worker)
+
+    waiting.process.send_signal(signal.SIGALRM)
+
+    assert waiting.finished() == 8
+    assert waiting.out == [f"{worker}\n"]
 
 
 def test_an_input_to_a_busy_worker_is_refused_with_5(ctl, new_worker):
