@@ -40,7 +40,7 @@ class Asking:
 
     async def asked(self, worker):
         """The id of the request of a Worker, once it waits."""
-        async with asyncio.timeout(10):
+        async with asyncio.timeout(60):
             while not self.runtime.permissions(worker.worker_ref):
                 await asyncio.sleep(0.01)
         return self.request(worker)
@@ -110,7 +110,7 @@ async def test_a_request_is_answered_by_its_prefix_and_an_option_a_kind_or_cance
     assert code == 0
     answered = json.loads(out)["permission"]
     assert (answered["request_id"], answered["outcome"], answered.get("option_id")) == (request, outcome, option_id)
-    async with asyncio.timeout(10):
+    async with asyncio.timeout(60):
         while not asking.rulings:
             await asyncio.sleep(0.01)
     assert (asking.rulings[0].outcome, asking.rulings[0].option_id) == (outcome, option_id)
@@ -138,7 +138,7 @@ async def test_a_request_that_does_not_wait_is_not_found(asking):
 async def test_who_waits_for_a_run_is_told_of_the_request_and_of_a_command_that_grants_nothing_as_it_stands(asking):
     worker = await asking.runtime.create_worker()
     waiting = await asking.start("workers", "input", worker.worker_id, "write a file", "--wait")
-    async with asyncio.timeout(10):
+    async with asyncio.timeout(60):
         said = (await waiting.stderr.readline()).decode()
     request = asking.request(worker)
     assert said == (
