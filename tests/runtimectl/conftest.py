@@ -167,6 +167,14 @@ def start_ctl(env: dict[str, str]) -> Iterator[Callable[..., Tail]]:
 def serve_raw() -> Iterator[Callable[[Callable[[socket.socket], None]], str]]:
     """Hands each connection to a function, for daemons that misbehave; gives the URL."""
     listeners: list[socket.socket] = []
+@pytest.fixture
+def dead_url() -> Iterator[str]:
+    """Where nobody listens, nor can begin to."""
+    with socket.socket() as held:
+        held.bind(("127.0.0.1", 0))
+        yield f"http://127.0.0.1:{held.getsockname()[1]}"
+
+
     threads: list[threading.Thread] = []
 
     def serve(handle: Callable[[socket.socket], None]) -> str:

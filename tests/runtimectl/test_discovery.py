@@ -117,11 +117,9 @@ def test_a_daemon_on_a_unix_socket_is_reached_in_every_spelling(ctl, start_daemo
         assert who(ctl, "--url", url, extra={"RUNTIMECTL_TOKEN": token}) == daemon.runtime_id
 
 
-def test_a_port_where_nobody_listens_is_exit_6(ctl):
-    with socket.create_server(("127.0.0.1", 0)) as taken:
-        url = f"http://127.0.0.1:{taken.getsockname()[1]}"
-    found = ctl("status", "--url", url)
-    assert (found.returncode, found.stderr) == (6, f"runtimectl: cannot reach {url}: Connection refused\n")
+def test_a_port_where_nobody_listens_is_exit_6(ctl, dead_url):
+    found = ctl("status", "--url", dead_url)
+    assert (found.returncode, found.stderr) == (6, f"runtimectl: cannot reach {dead_url}: Connection refused\n")
     assert ctl("status", "--url", "unix:/nowhere/at.sock").returncode == 6
 
 

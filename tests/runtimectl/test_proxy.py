@@ -32,9 +32,18 @@ BUNDLE = {
 START = "wo_0000000000000000"
 
 
+@pytest.fixture
 def free_port():
-    with socket.create_server(("127.0.0.1", 0)) as found:
-        return found.getsockname()[1]
+    """Finds ports that nobody gets until the end of the test but who asks for them by number."""
+    with ExitStack() as held:
+
+        def find():
+            found = held.enter_context(socket.socket())
+            found.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+            found.bind(("127.0.0.1", 0))
+            return found.getsockname()[1]
+
+        yield find
 
 
 @pytest.fixture(scope="module")
@@ -78,7 +87,7 @@ class Proxied:
 
 
 @pytest.fixture
-def serve(env, start_daemon, certificate, tmp_path):
+def serve(env, start_daemon, free_port, certificate, tmp_path):
     """Starts a daemon and nginx in front of it, with the API below a path; the daemon can be started again."""
     with ExitStack() as started:
 

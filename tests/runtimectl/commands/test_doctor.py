@@ -76,12 +76,10 @@ def test_without_a_daemon_it_is_exit_6(ctl):
     assert found.stderr.startswith("runtimectl: no daemon is running here")
 
 
-def test_a_port_where_nobody_listens_is_exit_6(ctl):
-    with socket.create_server(("127.0.0.1", 0)) as taken:
-        url = f"http://127.0.0.1:{taken.getsockname()[1]}"
-    found = ctl("doctor", "--url", url, "-o", "json")
+def test_a_port_where_nobody_listens_is_exit_6(ctl, dead_url):
+    found = ctl("doctor", "--url", dead_url, "-o", "json")
     assert found.returncode == 6
-    assert findings(found, "ok")["daemon"] == f"{url}, named by --url"
+    assert findings(found, "ok")["daemon"] == f"{dead_url}, named by --url"
     assert "Connection refused" in findings(found, "fail")["daemon"]
 
 
