@@ -28,6 +28,20 @@ def findings(found, status=None):
 
 
 @pytest.fixture
+def doctor(ctl):
+    """Runs the doctor; again where an answer took so long that the clocks looked apart."""
+
+    def examine(*options):
+        for _ in range(10):
+            found = ctl("doctor", *options)
+            if " s apart" not in found.stdout:
+                break
+        return found
+
+    return examine
+
+
+@pytest.fixture
 def serve(serve_raw):
     """Answers each path with a body, or with these very bytes."""
 
@@ -43,16 +57,16 @@ def serve(serve_raw):
 
 
 @pytest.mark.parametrize("store", ["memory", "fs"])
-def test_a_healthy_daemon_is_all_ok(ctl, start_daemon, tmp_path, store):
+def test_a_healthy_daemon_is_all_ok(ctl, doctor, start_daemon, tmp_path, store):
     daemon = start_daemon("--store", "memory" if store == "memory" else f"fs:{tmp_path}/store")
     worker = ctl("workers", "create", "-o", "name").stdout.strip()
     ctl("workers", "input", worker, "hello", "--wait")
-    found = ctl("doctor")
+    found = doctor()
     assert (found.returncode, found.stderr) == (0, "")
     heading, *rows = found.stdout.splitlines()
     assert heading.split() == ["STATUS", "SUBJECT", "FINDING"]
     assert {row.split()[0] for row in rows if row.split()[1] != "agent"} == {"ok"}
-    told = findings(ctl("doctor", "-o", "json"))
+    told = findings(doctor("-o", "json"))
     assert told["daemon"] == f"{daemon.url}, named by the endpoint file"
     assert f"process {daemon.process.pid} serves {daemon.url}" in told["endpoint"]
     assert told["runtime"].startswith(f"{daemon.runtime_id} answers, it is running, ")
@@ -61,12 +75,12 @@ def test_a_healthy_daemon_is_all_ok(ctl, start_daemon, tmp_path, store):
     assert told["store"] == "read Workers: 1, entries: 2, events: 5; nothing is wrong"
 
 
-def test_every_format_tells_the_same(ctl, daemon):
-    whole = json.loads(ctl("doctor", "-o", "json").stdout)["findings"]
-    assert yaml.safe_load(ctl("doctor", "-o", "yaml").stdout)["findings"] == whole
-    lines = ctl("doctor", "-o", "jsonl").stdout.splitlines()
+def test_every_format_tells_the_same(doctor, daemon):
+    whole = json.loads(doctor("-o", "json").stdout)["findings"]
+    assert yaml.safe_load(doctor("-o", "yaml").stdout)["findings"] == whole
+    lines = doctor("-o", "jsonl").stdout.splitlines()
     assert [json.loads(line) for line in lines] == whole
-    assert ctl("doctor", "-o", "name").stdout.split() == [finding["subject"] for finding in whole]
+    assert doctor("-o", "name").stdout.split() == [finding["subject"] for finding in whole]
 
 
 def test_without_a_daemon_it_is_exit_6(ctl):
