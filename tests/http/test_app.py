@@ -78,18 +78,17 @@ async def test_an_observer_that_does_not_read_cannot_hold_up_the_end(runtime, mo
         handshake += f"Authorization: Bearer {TOKEN}\r\nUpgrade: websocket\r\nConnection: Upgrade\r\n"
         handshake += "Sec-WebSocket-Version: 13\r\nSec-WebSocket-Key: dGhlIHNhbXBsZSBub25jZQ==\r\n\r\n"
         loop = asyncio.get_running_loop()
-        observer = socket.socket()
-        observer.setblocking(False)
-        await loop.sock_connect(observer, ("127.0.0.1", served.port))
-        await loop.sock_sendall(observer, handshake.encode())
-        assert (await loop.sock_recv(observer, 12)) == b"HTTP/1.1 101"
-        for _ in range(12):
-            content = {"kind": "user", "content": "x" * 900_000}
-            async with served.client.post(f"{served.url}/v1/workers/{worker_id}/input", json=content) as answer:
-                assert answer.status in {200, 409}
-        async with asyncio.timeout(10):
-            await served.server.close()
-        observer.close()
+        with socket.socket() as observer:
+            observer.setblocking(False)
+            await loop.sock_connect(observer, ("127.0.0.1", served.port))
+            await loop.sock_sendall(observer, handshake.encode())
+            assert (await loop.sock_recv(observer, 12)) == b"HTTP/1.1 101"
+            for _ in range(12):
+                content = {"kind": "user", "content": "x" * 900_000}
+                async with served.client.post(f"{served.url}/v1/workers/{worker_id}/input", json=content) as answer:
+                    assert answer.status in {200, 409}
+            async with asyncio.timeout(10):
+                await served.server.close()
 
 
 async def drained(observer):

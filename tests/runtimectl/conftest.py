@@ -1,5 +1,6 @@
 """A daemon of its own for each test that wants one, and `runtimectl` as people start it."""
 
+import contextlib
 import os
 import re
 import signal
@@ -28,6 +29,8 @@ class Daemon:
         self.process = subprocess.Popen(
             command, env=env, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True
         )
+
+    def await_ready(self) -> None:
         assert self.process.stdout is not None
         ready = re.fullmatch(
             r"runtimed: listening on (\S+) runtime=(\S+) store=\w+\n", self.process.stdout.readline()
@@ -117,6 +120,7 @@ def start_daemon(env: dict[str, str]) -> Iterator[Callable[..., Daemon]]:
 
     def start(*options: str) -> Daemon:
         started.append(Daemon(env, *(options or ("--store", "memory"))))
+        started[-1].await_ready()
         return started[-1]
 
     yield start
@@ -198,7 +202,7 @@ def _accept(listener: socket.socket, handle: Callable[[socket.socket], None]) ->
             connection, _ = listener.accept()
         except OSError:
             return
-        with connection:
+        with connection, contextlib.suppress(OSError, IndexError):  # who asked is gone, or has said nothing
             handle(connection)
 
 
