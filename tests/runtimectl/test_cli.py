@@ -1,5 +1,6 @@
 """The ways in which any command can begin and end."""
 
+import contextlib
 import os
 import pty
 import signal
@@ -196,14 +197,16 @@ def on_a_terminal(env, *args):
     """What a command prints when its stdout is a terminal."""
     leader, follower = pty.openpty()
     command = [sys.executable, "-m", "runtimectl", *args]
-    found = subprocess.run(
-        command, env={**env, "TERM": "xterm"}, stdout=follower, stderr=subprocess.PIPE, check=False
-    )
-    os.close(follower)
-    shown = os.read(leader, 65536).decode()
-    os.close(leader)
-    assert found.returncode == 0, found.stderr
-    return shown
+    shown = b""
+    with subprocess.Popen(command, env={**env, "TERM": "xterm"}, stdout=follower, stderr=subprocess.PIPE) as process:
+        os.close(follower)
+        with contextlib.suppress(OSError):  # nobody has the other end any more
+            while part := os.read(leader, 65536):
+                shown += part
+        os.close(leader)
+        _, err = process.communicate()
+    assert process.returncode == 0, err
+    return shown.decode()
 
 
 def test_a_terminal_gets_colours_unless_they_are_not_wanted(env, new_worker):
