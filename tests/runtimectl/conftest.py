@@ -17,7 +17,7 @@ import pytest
 
 import runtimectl
 
-DEADLINE_S = 30
+DEADLINE_S = 60
 ROOT = Path(runtimectl.__file__).parent.parent
 
 
@@ -168,10 +168,6 @@ def start_ctl(env: dict[str, str]) -> Iterator[Callable[..., Tail]]:
 
 
 @pytest.fixture
-def serve_raw() -> Iterator[Callable[[Callable[[socket.socket], None]], str]]:
-    """Hands each connection to a function, for daemons that misbehave; gives the URL."""
-    listeners: list[socket.socket] = []
-@pytest.fixture
 def dead_url() -> Iterator[str]:
     """Where nobody listens, nor can begin to."""
     with socket.socket() as held:
@@ -179,6 +175,10 @@ def dead_url() -> Iterator[str]:
         yield f"http://127.0.0.1:{held.getsockname()[1]}"
 
 
+@pytest.fixture
+def serve_raw() -> Iterator[Callable[[Callable[[socket.socket], None]], str]]:
+    """Hands each connection to a function, for daemons that misbehave; gives the URL."""
+    listeners: list[socket.socket] = []
     threads: list[threading.Thread] = []
 
     def serve(handle: Callable[[socket.socket], None]) -> str:
