@@ -1,7 +1,10 @@
 """What is read the short way is what would have been read the long way."""
 
+import gc
 import json
+import math
 import time
+from collections.abc import Callable
 
 import pytest
 from hypothesis import example, given
@@ -105,13 +108,24 @@ GRAIN_S = 0.02
 """Less CPU time than this says nothing about growth."""
 
 
-def cpu_s(body: bytes) -> float:
-    def once() -> float:
-        began = time.thread_time()
-        outcome(parse, body)
-        return time.thread_time() - began
+def least_cpu_s(bodies: list[bytes], enough: Callable[..., bool]) -> list[float]:
+    """The least CPU time that reading each body takes, found by turns: what disturbs one disturbs the other as well.
 
-    return min(once() for _ in range(3))
+    In 3 rounds, and in up to 20 for as long as that is not `enough`.
+    """
+    found = [math.inf for _ in bodies]
+    gc.disable()
+    try:
+        for number in range(1, 21):
+            for index, body in enumerate(bodies):
+                began = time.thread_time()
+                outcome(parse, body)
+                found[index] = min(found[index], time.thread_time() - began)
+            if number >= 3 and enough(*found):
+                break
+    finally:
+        gc.enable()
+    return found
 
 
 @pytest.mark.parametrize(
@@ -124,8 +138,13 @@ def test_a_body_of_twice_the_size_takes_less_than_three_times_as_long_to_read(ki
     def body(size: int) -> bytes:
         return frame.replace(b"%b", unit * (size // len(unit)))
 
-    assert cpu_s(body(LARGE_BYTES)) < 1
-    assert cpu_s(body(2 * SIZE)) < 3 * max(cpu_s(body(SIZE)), GRAIN_S)
+    def in_step(once: float, twice: float) -> bool:
+        return twice < 3 * max(once, GRAIN_S)
+
+    [large] = least_cpu_s([body(LARGE_BYTES)], lambda taken: taken < 1)
+    assert large < 1
+    once, twice = least_cpu_s([body(SIZE), body(2 * SIZE)], in_step)
+    assert in_step(once, twice), (once, twice)
 
 
 def test_a_comma_in_a_text_of_a_large_body_separates_no_values():
