@@ -149,10 +149,12 @@ async def test_a_program_whose_child_is_ended_for_memory_goes_on(traces: Any) ->
     streams = [os.open(os.devnull, os.O_RDWR) for _ in range(3)]
     child = f"{sys.executable} -c \"x = b'x' * (200 << 20)\"; exit 4"
     program = Program(("bash", "-c", child), Path("/"), environment({"TRACE": traces.mark}), *streams, MEMORY)
-    tree = await supervisor.start(program)
-    assert await _excess(tree) is None
-    assert tree.exit.result() == 4
-    await supervisor.close()
+    try:
+        tree = await supervisor.start(program)
+        assert await _excess(tree) is None
+        assert tree.exit.result() == 4
+    finally:
+        await supervisor.close()
 
 
 async def test_without_control_groups_trees_are_sampled(
@@ -164,32 +166,49 @@ async def test_without_control_groups_trees_are_sampled(
 
 
 KILLED = """
-import os, sys
+import os, subprocess, sys, time
 from runtimed.execution import cgroup
 from runtimed.execution.limits import TreeLimits
 groups = cgroup.available()
 groups.open("tree", TreeLimits(1 << 30, 50))
-import subprocess
-subprocess.Popen(groups.argv("tree", ["sleep", sys.argv[1]]), stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
-print(next(iter(groups.owned.values())).name, flush=True)
+argv = groups.argv("tree", ["sleep", sys.argv[1]])
+left = subprocess.Popen(argv, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+members = [owner / "tree" / "cgroup.procs" for owner in groups.owned.values()]
+while not all(str(left.pid) in file.read_text().split() for file in members):
+    assert left.poll() is None, "it has not joined its groups"
+    time.sleep(0.01)
+print(groups.owned["memory"].name, flush=True)
 os.kill(os.getpid(), 9)
 """
 
 
-async def test_what_a_killed_daemon_left_in_control_groups_is_removed_at_the_next_start(traces: Any) -> None:
-    own = await asyncio.to_thread(_control_groups, None)
+@pytest.fixture
+async def new_groups() -> AsyncIterator[Callable[[], Awaitable[Any]]]:
+    """Makes control groups for a new owner; in the end all that were made are shut."""
+    made: list[Accounting] = []
+
+    async def new() -> Accounting:
+        made.append(await asyncio.to_thread(_control_groups, None))
+        return made[-1]
+
+    yield new
+    for groups in made:
+        await asyncio.to_thread(groups.shut)
+
+
+async def test_what_a_killed_daemon_left_in_control_groups_is_removed_at_the_next_start(
+    new_groups: Callable[[], Awaitable[Any]], traces: Any
+) -> None:
+    own = await new_groups()
     argv = [sys.executable, "-c", KILLED, traces.mark]
-    ended = await asyncio.to_thread(subprocess.run, argv, capture_output=True, text=True, check=False)
+    ended = await asyncio.to_thread(subprocess.run, argv, capture_output=True, text=True, timeout=60, check=False)
     left = ended.stdout.strip()
-    assert left
-    assert await traces.pids() != []
-    again = await asyncio.to_thread(_control_groups, None)
+    assert left, ended.stderr
+    again = await new_groups()
     await traces.until(lambda pids: not pids)
     bases = [folder.parent for folder in again.owned.values()]
     assert not [base for base in bases if (base / left).exists()]
     assert all(folder.exists() for folder in own.owned.values())
-    for groups in (own, again):
-        await asyncio.to_thread(groups.shut)
 
 
 class _Unreadable(Sampling):
