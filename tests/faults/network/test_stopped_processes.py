@@ -27,12 +27,13 @@ class Ticking:
 
 
 @pytest.fixture
-def stand_still(long: bool, stopped: Any) -> Callable[..., None]:
-    """Stop processes for so long that an observer who does not answer is cut meanwhile."""
+def stand_still(long: bool, stopped: Any, until: Any) -> Callable[..., None]:
+    """Stop processes for so long that an observer who does not answer is cut meanwhile, and until something is so."""
 
-    def stand_still(*pids: int) -> None:
+    def stand_still(*pids: int, is_over: Callable[[], bool] = lambda: True) -> None:
         with stopped(*pids):
             time.sleep(30 if long else 2.5 * HEARTBEAT_S)
+            until(is_over, "the end of the pause")
 
     return stand_still
 
@@ -45,7 +46,10 @@ def check_unbroken(observe: Any) -> Callable[..., None]:
         reader = observe(daemon, worker)
         reader.until("least", daemon.newest(worker))
         log = reader.reports()[0]["sequences"]
-        crowd.until("least", log[-1])
+        try:
+            crowd.until("least", log[-1])
+        except AssertionError as error:
+            raise AssertionError(f"an observer's log has a hole or a repeat: {error}") from error
         for report in crowd.reports():
             assert report["sequences"] == log, "an observer's log has a hole or a repeat"
 
@@ -139,8 +143,9 @@ def check_observer(launch: Any, observe: Any, stand_still: Any, check_unbroken: 
         others = observe(daemon, worker, number=OBSERVERS)
         ticking = Ticking(daemon, worker)
         before = others.tell("state")["least"]
-        stand_still(sleeper.pid)
+        stand_still(sleeper.pid, is_over=lambda: daemon.connections("127.0.0.1") <= OBSERVERS)
         assert others.tell("state")["least"] > before
+        sleeper.until("ends", OBSERVERS)
         sleeper.until("connected", OBSERVERS)
         ticking.end()
         check_unbroken(daemon, worker, others)
