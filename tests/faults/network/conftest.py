@@ -136,10 +136,13 @@ class Daemon:
 
     def connections(self, peer: str) -> int:
         """How many connections with this IPv4 address it has open."""
+        sockets = self._sockets(peer) | self._sockets(peer)  # the kernel may leave some out of a table that changes
+        return sum(target in sockets for target in self._descriptor_targets())
+
+    def _sockets(self, peer: str) -> set[str]:
         address = int.from_bytes(socket.inet_aton(peer), "little")
         table = [line.split() for line in Path(f"/proc/{self.pid}/net/tcp").read_text().splitlines()[1:]]
-        sockets = {f"socket:[{fields[9]}]" for fields in table if int(fields[2].split(":")[0], 16) == address}
-        return sum(target in sockets for target in self._descriptor_targets())
+        return {f"socket:[{fields[9]}]" for fields in table if int(fields[2].split(":")[0], 16) == address}
 
     def _descriptor_targets(self) -> Iterator[str]:
         for entry in Path(f"/proc/{self.pid}/fd").iterdir():
