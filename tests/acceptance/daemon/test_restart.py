@@ -138,6 +138,7 @@ def test_inputs_that_wait_outlive_the_daemon_and_run_in_their_order(durable: Any
 
     again = durable().ready()
     until(lambda: [item["content"] for item in again.items(worker_id)][4:] == ["0\n", "1\n", "2\n"])
+    again.idle(worker_id)
     assert "queued_inputs" not in again.worker(worker_id)
     names = _names(again.log(worker_id))
     assert (names.count("user_message"), names.count("run_end"), names.count("error")) == (4, 4, 1)
