@@ -1,3 +1,4 @@
+import contextlib
 import os
 import stat
 import subprocess
@@ -301,7 +302,10 @@ def test_a_child_inherits_neither_the_lock_nor_the_database(new_store: NewStore,
 
 def _held_by(process: str, folder: Path) -> set[str]:
     """The names of the files in the folder that a process has open."""
-    held = [link.readlink() for link in Path(f"/proc/{process}/fd").iterdir() if link.exists()]
+    held = []
+    for link in Path(f"/proc/{process}/fd").iterdir():
+        with contextlib.suppress(OSError):  # a child that is starting closes some meanwhile
+            held.append(link.readlink())
     return {path.name for path in held if path.parent == folder}
 
 
