@@ -1,6 +1,7 @@
 """What a check finds, in a store that serves and in one that no daemon holds."""
 
 import asyncio
+import contextlib
 import os
 import shutil
 import stat
@@ -131,6 +132,8 @@ def test_a_check_finds_nothing_wrong_with_what_is_written_meanwhile(
             return checked
         finally:
             writing.cancel()
+            with contextlib.suppress(asyncio.CancelledError):
+                await writing
 
     checked = store.run(check_and_write())
     assert checked.findings == ()
