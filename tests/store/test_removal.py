@@ -8,6 +8,7 @@ import socket
 import struct
 import subprocess
 import sys
+import tempfile
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
@@ -104,8 +105,17 @@ def test_what_stands_in_the_place_of_the_folder_goes(folder: Path, outside: Path
     assert not os.path.lexists(folder)
 
 
+@pytest.fixture
+def reachable() -> Iterator[Path]:
+    """A folder that others can reach; pytest closes the one above `tmp_path` whenever a session begins."""
+    with tempfile.TemporaryDirectory() as made:
+        Path(made).chmod(0o711)
+        yield Path(made)
+
+
 @pytest.mark.parametrize("mode", [0o000, 0o100, 0o200, 0o400, 0o500])
-def test_closed_folders_go(folder: Path, mode: int) -> None:
+def test_closed_folders_go(reachable: Path, mode: int) -> None:
+    folder = reachable / "workers" / "worker"
     (folder / "outer" / "inner").mkdir(parents=True)
     (folder / "outer" / "inner" / "file").write_text("x")
     for path in (folder / "outer" / "inner", folder / "outer", folder):
