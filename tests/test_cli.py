@@ -48,11 +48,27 @@ def until(condition):
 
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT, signal.SIGHUP])
 def test_a_signal_ends_it_in_good_order(run, number):
-    daemon = run()
-    assert daemon.stdout.readline().startswith("runtimed: listening on http://127.0.0.1:")
-    daemon.send_signal(number)
-    daemon.send_signal(number)
+    daemon = run(env=os.environ | {"RUNTIMED_TOKEN": "secret"})
+    line = daemon.stdout.readline()
+    assert line.startswith("runtimed: listening on http://127.0.0.1:")
+    with unfinished_request(line.split()[3].removeprefix("http://")):
+        daemon.send_signal(number)
+        while "shutting down" not in daemon.stderr.readline():
+            assert daemon.poll() is None
+        daemon.send_signal(number)
     assert ended(daemon)[0] == 0
+
+
+@contextlib.contextmanager
+def unfinished_request(host):
+    """What a daemon waits for that is to end: it can't have ended while the context lasts."""
+    name, _, port = host.rpartition(":")
+    head = ["POST /v1/workers HTTP/1.1", f"Host: {host}", "Authorization: Bearer secret"]
+    head += ["Content-Type: application/json", "Content-Length: 2", "Expect: 100-continue"]
+    with socket.create_connection((name, int(port)), DEADLINE_S) as client:
+        client.sendall("\r\n".join([*head, "", ""]).encode())
+        assert client.recv(64).startswith(b"HTTP/1.1 100 ")
+        yield
 
 
 @pytest.mark.parametrize("abstract", [False, True])
