@@ -21,6 +21,8 @@ LOCAL, REMOTE, STATE, QUEUES = 1, 2, 3, 4
 """Columns of /proc/net/tcp."""
 
 ESTABLISHED = "01"
+LOOKS = 3
+"""How often a connection is looked for: the kernel may leave some out of a table that changes meanwhile."""
 
 
 @contextmanager
@@ -52,10 +54,11 @@ def _observer(server: Server, path: str) -> socket.socket:
 def _taken(server: Server, connection: socket.socket) -> int:
     """How many bytes the server has got rid of: those that the kernel holds at both ends of a connection."""
     ends = [f":{port:04X}" for port in (server.address[1], connection.getsockname()[1])]
-    for line in Path("/proc/net/tcp").read_text().splitlines():
-        found = line.split()
-        if [found[LOCAL][-5:], found[REMOTE][-5:], found[STATE]] == [*ends, ESTABLISHED]:
-            return int(found[QUEUES].partition(":")[0], 16) + _unread(connection)
+    for _ in range(LOOKS):
+        for line in Path("/proc/net/tcp").read_text().splitlines():
+            found = line.split()
+            if [found[LOCAL][-5:], found[REMOTE][-5:], found[STATE]] == [*ends, ESTABLISHED]:
+                return int(found[QUEUES].partition(":")[0], 16) + _unread(connection)
     raise ConnectionError("the server has let an observer go that does not read")
 
 
