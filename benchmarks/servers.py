@@ -1,5 +1,6 @@
 """The servers of a run: the daemon, and the baselines that stand next to it."""
 
+import contextlib
 import http.client
 import json
 import secrets
@@ -131,7 +132,10 @@ class Daemon(Server):
     def __enter__(self) -> Self:
         began = time.monotonic()
         super().__enter__()
-        self.read_address()
+        with contextlib.ExitStack() as unless_it_serves:
+            unless_it_serves.push(self)
+            self.read_address()
+            unless_it_serves.pop_all()
         self.ready_s = time.monotonic() - began
         return self
 
@@ -155,8 +159,11 @@ class Baseline(Server):
 
     def __enter__(self) -> Self:
         super().__enter__()
-        self.say(self._answer.decode())
-        self.read_address()
+        with contextlib.ExitStack() as unless_it_serves:
+            unless_it_serves.push(self)
+            self.say(self._answer.decode())
+            self.read_address()
+            unless_it_serves.pop_all()
         return self
 
 
