@@ -5,6 +5,8 @@ import stat
 from pathlib import Path
 from typing import Any
 
+from .conftest import until
+
 
 def _mode(path: Path) -> int:
     return stat.S_IMODE(path.lstat().st_mode)
@@ -105,9 +107,9 @@ def test_a_symlink_to_nowhere_creates_nothing_there(launch: Any, tmp_path: Path)
 
 def _serves(daemon: Any) -> bool:
     """Whether a daemon came up; when not, it said why in a line."""
-    while daemon.process.poll() is None:
-        if daemon.output.endswith("\n"):
-            return bool(daemon.ready())
+    until(lambda: daemon.output.endswith("\n") or daemon.process.poll() is not None)
+    if daemon.process.poll() is None:
+        return bool(daemon.ready())
     assert daemon.ended() != 0
     assert daemon.errors.count("\n") == 1
     return False
