@@ -1,5 +1,8 @@
 """Contract section 7: what an ack promises, and what a run looks like."""
 
+import contextlib
+import secrets
+from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
@@ -219,13 +222,15 @@ def _patient(daemon: Any, worker_id: str, content: str, when_busy: str) -> Any:
     return daemon.curl("POST", f"/v1/workers/{worker_id}/input", body).ok("ack", "InteractionAck")
 
 
-def test_an_interrupt_ends_a_script_and_the_shell_goes_on(daemon: Any) -> None:
+def test_an_interrupt_ends_a_script_and_the_shell_goes_on(daemon: Any, until: Callable[..., Any]) -> None:
     worker_id = daemon.shell()
     daemon.run(worker_id, "kept=1")
+    sleep = ("sleep", f"1000.{secrets.randbelow(10**12):012}")
     with daemon.observe(worker_id) as observer:
         observer.envelope()
-        daemon.input(worker_id, "echo begun; sleep 1000; echo after")
+        daemon.input(worker_id, f"echo begun; {' '.join(sleep)}; echo after")
         observer.up_to("text_delta")
+        until(lambda: _is_running(*sleep))
         ack = daemon.curl("POST", f"/v1/workers/{worker_id}/interrupt").ok("ack", "LifecycleAck")
         seen = observer.up_to("run_end")
     assert (ack["status"], ack["cursor"]) == ("running", seen[-1]["cursor"])
@@ -233,6 +238,16 @@ def test_an_interrupt_ends_a_script_and_the_shell_goes_on(daemon: Any) -> None:
     assert seen[-1]["payload"]["data"] == {"result": "rolled_back"}
     daemon.run(worker_id, "echo kept=$kept")
     assert [item["content"] for item in daemon.items(worker_id)][-3:] == ["begun\n", "echo kept=$kept", "kept=1\n"]
+
+
+def _is_running(*command: str) -> bool:
+    """Whether some process has become this very command."""
+    wanted = "".join(f"{part}\0" for part in command).encode()
+    for path in Path("/proc").glob("[0-9]*/cmdline"):
+        with contextlib.suppress(OSError):
+            if path.read_bytes() == wanted:
+                return True
+    return False
 
 
 def test_an_interrupt_where_nothing_runs_changes_nothing(daemon: Any) -> None:
