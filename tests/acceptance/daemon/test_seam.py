@@ -9,6 +9,8 @@ from typing import Any
 
 from websockets.asyncio.client import connect
 
+from .conftest import DEADLINE_S
+
 OBSERVERS = 60
 ZERO = "wo_0000000000000000"
 CHATTY = "i=0; while [ ! -e '{}' ]; do i=$((i+1)); echo line $i; [ $((i % 3)) != 0 ] || sleep 0.005; done"
@@ -20,9 +22,10 @@ async def _observe(
     """The envelopes of one observer, from its snapshot to the end of the run."""
     frames: list[Any] = []
     headers = {"Authorization": f"Bearer {daemon.token}"}
-    async with connect(daemon.feed_url(worker_id, cursor), additional_headers=headers, proxy=None) as connection:
+    url = daemon.feed_url(worker_id, cursor)
+    async with connect(url, additional_headers=headers, proxy=None, open_timeout=DEADLINE_S) as connection:
         while not frames or frames[-1]["payload"]["event"] != "run_end":
-            frames.append(json.loads(await asyncio.wait_for(connection.recv(), 20))["envelope"])
+            frames.append(json.loads(await asyncio.wait_for(connection.recv(), DEADLINE_S))["envelope"])
             if len(frames) == 1:
                 seen()
     return frames
