@@ -228,13 +228,13 @@ async def sent(writer: asyncio.StreamWriter, data: bytes, count: int) -> None:
 
 async def test_a_body_that_is_slow_to_come_is_waited_for_and_an_idle_connection_is_not(runtime, clock):
     await runtime.create_worker(CreateWorkerRequest())
-    async with serving(runtime, {"header_timeout_s": 60.0}) as served:
+    async with serving(runtime, {"header_timeout_s": 20.0}) as served:
         slow_reader, slow = await asyncio.open_connection("127.0.0.1", served.port)
         whole = CASES["stop with a body"](served.port)
         slow.write(whole[:-5])
         idle_reader, idle = await asyncio.open_connection("127.0.0.1", served.port)
         await passed(served.port)
-        clock.skip(60.0)
+        clock.skip(20.0)
         async with asyncio.timeout(60):
             assert await idle_reader.read() == b""
             slow.write(whole[-5:])
