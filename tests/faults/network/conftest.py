@@ -53,9 +53,10 @@ def descendants(pid: int) -> set[int]:
 
 @contextlib.contextmanager
 def stopped(*pids: int) -> Iterator[None]:
-    """Hold processes still: SIGSTOP, and SIGCONT at the end."""
+    """Hold processes still, those that are still there: SIGSTOP, and SIGCONT at the end."""
     for pid in pids:
-        os.kill(pid, signal.SIGSTOP)
+        with contextlib.suppress(ProcessLookupError):
+            os.kill(pid, signal.SIGSTOP)
     try:
         yield
     finally:
