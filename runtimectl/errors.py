@@ -91,11 +91,15 @@ class NotPermitted(ControlError):
     exit_code = 9
 
 
-class Expired(BaseException):
+class Interruption(BaseException):
+    """The command has to end, whatever it is doing."""
+
+
+class Expired(Interruption):
     """The time of `--timeout` is over."""
 
 
-class ReaderGone(BaseException):
+class ReaderGone(Interruption):
     """Nobody reads stdout any more."""
 
 

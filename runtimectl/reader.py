@@ -8,6 +8,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 
 from runtimectl.errors import ReaderGone
+from runtimectl.interruption import AGAIN_S, interrupt
 
 
 @contextmanager
@@ -16,20 +17,24 @@ def needing_reader() -> Iterator[None]:
 
     A pipe, a socket and a terminal have a reader; a file never loses it.
     """
-    signal.signal(signal.SIGUSR1, _raise)
-    threading.Thread(target=_watch, args=(sys.stdout.fileno(), threading.get_ident()), daemon=True).start()
+    over = threading.Event()
+    signal.signal(signal.SIGUSR1, _leave)
+    threading.Thread(target=_watch, args=(sys.stdout.fileno(), threading.get_ident(), over), daemon=True).start()
     try:
         yield
     finally:
+        over.set()
         signal.signal(signal.SIGUSR1, signal.SIG_IGN)
 
 
-def _watch(stdout: int, main: int) -> None:
+def _watch(stdout: int, main: int, over: threading.Event) -> None:
     poll = select.poll()
     poll.register(stdout, 0)
     poll.poll()
-    signal.pthread_kill(main, signal.SIGUSR1)
+    while not over.is_set():
+        signal.pthread_kill(main, signal.SIGUSR1)
+        over.wait(AGAIN_S)
 
 
-def _raise(_signal: int, _frame: object) -> None:
-    raise ReaderGone
+def _leave(_signal: int, _frame: object) -> None:
+    interrupt(ReaderGone)

@@ -93,3 +93,36 @@ def test_a_follower_that_writes_into_a_file_goes_on(ctl, follow, new_worker, tmp
     ctl("workers", "stop", worker)
     assert ended(process) == (0, "")
     assert file.read_text().endswith("shutdown\n")
+
+
+SWALLOWED = """
+import os, sys, time, weakref
+from runtimectl.errors import ReaderGone
+from runtimectl.reader import needing_reader
+
+class Thing: ...
+
+def leave(_reference):
+    os.close(reading)
+    time.sleep(60)
+
+reading, writing = os.pipe()
+os.dup2(writing, 1)
+os.close(writing)
+thing = Thing()
+reference = weakref.ref(thing, leave)
+try:
+    with needing_reader():
+        del thing
+        print("swallowed", file=sys.stderr)
+        time.sleep(60)
+except ReaderGone:
+    print("gone", file=sys.stderr)
+"""
+
+
+def test_a_reader_that_leaves_while_a_callback_runs_ends_the_command_after_it(env):
+    found = subprocess.run(
+        [sys.executable, "-c", SWALLOWED], env=env, capture_output=True, text=True, timeout=DEADLINE_S, check=False
+    )
+    assert (found.returncode, found.stderr) == (0, "swallowed\ngone\n")
