@@ -61,7 +61,7 @@ def test_a_signal_ends_it_in_good_order(run, number):
 
 @contextlib.contextmanager
 def unfinished_request(host):
-    """What a daemon waits for that is to end: it can't have ended while the context lasts."""
+    """Keep a request open that a daemon waits for before it ends, so it lives as long as the context lasts."""
     name, _, port = host.rpartition(":")
     head = ["POST /v1/workers HTTP/1.1", f"Host: {host}", "Authorization: Bearer secret"]
     head += ["Content-Type: application/json", "Content-Length: 2", "Expect: 100-continue"]

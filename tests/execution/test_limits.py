@@ -11,7 +11,7 @@ from typing import Any
 
 import pytest
 
-from runtimed.execution import cgroup
+from runtimed.execution import cgroup, orphans
 from runtimed.execution.containment import Containment
 from runtimed.execution.limits import Accounting, Sampling, TreeLimits
 from runtimed.execution.supervise import Program, Supervisor, best_accounting, environment
@@ -59,7 +59,7 @@ async def start(
 def _groups() -> list[str]:
     """The control groups of this process that are there."""
     groups = [name for _, names, _ in os.walk("/sys/fs/cgroup") for name in names]
-    return [name for name in groups if fnmatch(name, f"{cgroup.PREFIX}-*-{os.getpid()}-*")]
+    return [name for name in groups if fnmatch(name, f"{cgroup.PREFIX}-{orphans.Owner.current()}-*")]
 
 
 async def _excess(tree: Tree) -> object:

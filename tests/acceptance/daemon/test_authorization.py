@@ -58,7 +58,7 @@ WRONG = {
 
 GUESSES, FREE_GUESSES = 60, 10
 THROTTLED_S = 1 + (GUESSES - FREE_GUESSES - 1) / 40
-"""So long the answer to the last of these guesses takes at least."""
+"""The least time until the last of these guesses is answered."""
 
 
 @pytest.fixture
@@ -134,7 +134,7 @@ def test_the_socket_wants_the_token_too(guarded: Any) -> None:
 
 
 def test_wrong_tokens_are_throttled_and_the_right_one_is_not(guarded: Any, until: Callable[..., Any]) -> None:
-    until(lambda: _right_one_comes_first(guarded))  # once more where this process was held up in between
+    until(lambda: _right_one_comes_first(guarded))  # again if this process was held up in between
 
 
 def _right_one_comes_first(daemon: Any) -> bool:

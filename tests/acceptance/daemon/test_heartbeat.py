@@ -11,7 +11,7 @@ from typing import Any
 from .conftest import DEADLINE_S
 
 PATIENT_HEARTBEAT_S = 3.0
-"""So long that an observer on a busy machine answers in time."""
+"""Long enough for an observer on a busy machine to answer in time."""
 
 HEARTBEAT_S = 0.5
 MAX_PINGS = 10

@@ -13,7 +13,7 @@ PUBLISHED = 4 * 2**20
 """Bytes that are said before it comes, in deltas and as a whole: more than the kernel takes."""
 
 DEADLINE_S = 120.0
-"""For what so many bytes take on a busy machine."""
+"""Long enough for so many bytes on a busy machine."""
 
 
 @pytest.fixture

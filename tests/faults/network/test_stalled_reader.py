@@ -12,7 +12,7 @@ GROWTH = PUBLISHED * 2 // 3
 
 RETAINED = 200
 DEADLINE_S = 120.0
-"""For what so many bytes take on a busy machine."""
+"""Long enough for so many bytes on a busy machine."""
 
 PRINTING = "head -c {} /dev/zero | tr '\\0' x"
 

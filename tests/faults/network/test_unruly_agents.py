@@ -15,7 +15,7 @@ from typing import Any
 
 import pytest
 
-from runtimed.execution import cgroup
+from runtimed.execution import cgroup, orphans
 
 AGENT = Path(__file__).parent / "programs" / "agent.py"
 ACP_AGENT = Path(__file__).parents[2] / "execution" / "acp" / "agent.py"
@@ -190,12 +190,14 @@ def check_end(host: Host, until: Any, marked: Marked) -> Host:
             daemon.start(worker, deed)
         daemon.idle(workers[0])
         until(lambda: "deaf" in str(_events(daemon, workers[1])), "a deaf agent")
+        owner = orphans.Owner(orphans.namespace(), str(daemon.pid), orphans.start_of(str(daemon.pid)) or "")
+        assert owner.start
         getattr(daemon, way)()
         until(lambda: not marked.pids(), "the end of all processes", 5)
         again = host()
         again.create("agent")
         groups = [name for _, names, _ in os.walk("/sys/fs/cgroup") for name in names]
-        assert not [name for name in groups if fnmatch(name, f"{cgroup.PREFIX}-*-{daemon.pid}-*")], "a group is left"
+        assert not [name for name in groups if fnmatch(name, f"{cgroup.PREFIX}-{owner}-*")], "a group is left"
 
     return check
 
