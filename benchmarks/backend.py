@@ -3,11 +3,11 @@
 import asyncio
 
 from benchmarks.ticks import Series
-from runtimed.core.ports import Answer, Dispatch, EventSink, Spawn
+from runtimed.core.ports import BackendAnswer, Dispatch, EventSink, Spawn
 from runtimed.model.event import SystemItem
 from runtimed.model.identity import WorkerId
 
-ACCEPTED = Answer("accepted")
+ACCEPTED = BackendAnswer("accepted")
 
 
 class LoadBackend:
@@ -22,11 +22,11 @@ class LoadBackend:
         self._orders: dict[str, Series] = {}
         self._tasks: set[asyncio.Task[None]] = set()
 
-    async def spawn(self, spawn: Spawn, sink: EventSink) -> Answer:
+    async def spawn(self, spawn: Spawn, sink: EventSink) -> BackendAnswer:
         self._sinks[spawn.worker_id] = sink
         return ACCEPTED
 
-    async def dispatch(self, dispatch: Dispatch) -> Answer:
+    async def dispatch(self, dispatch: Dispatch) -> BackendAnswer:
         if series := Series.parse(dispatch.input.content):
             self._orders[dispatch.input_id] = series
         return ACCEPTED
@@ -40,10 +40,10 @@ class LoadBackend:
     def withdraw(self, worker_id: WorkerId, input_id: str) -> None:
         self._orders.pop(input_id, None)
 
-    async def interrupt(self, worker_id: WorkerId) -> Answer:
+    async def interrupt(self, worker_id: WorkerId) -> BackendAnswer:
         return ACCEPTED
 
-    async def stop(self, worker_id: WorkerId, reason: str | None) -> Answer:
+    async def stop(self, worker_id: WorkerId, reason: str | None) -> BackendAnswer:
         self._sinks.pop(worker_id, None)
         return ACCEPTED
 

@@ -14,12 +14,12 @@ from typing import Literal
 
 from benchmarks.processes import python
 from benchmarks.ticks import tick
-from runtimed.core.activity import Activity
-from runtimed.core.change import Change, EncodedEvent
 from runtimed.core.clock import SteadyClock
-from runtimed.core.decide import new_worker, take_output
-from runtimed.core.draft import Draft
-from runtimed.core.pipeline import Pipeline
+from runtimed.core.engine.sequencer import Sequencer
+from runtimed.core.state.activity import Activity
+from runtimed.core.state.change import Change, EncodedEvent
+from runtimed.core.state.change_builder import ChangeBuilder
+from runtimed.core.state.decisions import new_worker, record_output
 from runtimed.model.event import Payload, SystemItem, TextDone
 from runtimed.model.identity import worker_id
 from runtimed.model.worker import CreateWorkerRequest
@@ -43,7 +43,7 @@ def fill(folder: Path, *, workers: int, events: int, kind: Kind) -> None:
 
 async def _fill(folder: Path, workers: int, events: int, kind: str) -> None:
     store = SqliteStore(folder)
-    pipeline = Pipeline(store, SteadyClock(), await store.open(None))
+    pipeline = Sequencer(store, SteadyClock(), await store.open(None))
     try:
         begun: deque[asyncio.Future[Sequence[EncodedEvent]]] = deque()
         for change in _changes(pipeline, workers, events, EVENTS[kind]):
@@ -55,14 +55,14 @@ async def _fill(folder: Path, workers: int, events: int, kind: str) -> None:
         await store.close()
 
 
-def _changes(pipeline: Pipeline, workers: int, events: int, make: Callable[[int], Payload]) -> Iterator[Change]:
+def _changes(pipeline: Sequencer, workers: int, events: int, make: Callable[[int], Payload]) -> Iterator[Change]:
     for number in range(1, workers + 1):
         worker, activity = new_worker(worker_id(number), CreateWorkerRequest(), pipeline.unix_ms()), Activity()
         yield Change(worker)
         share = events * number // workers - events * (number - 1) // workers
         for first in range(0, share, CHANGE_EVENTS):
-            draft = Draft(worker, activity, pipeline)
-            take_output(draft, map(make, range(first, min(first + CHANGE_EVENTS, share))))
+            draft = ChangeBuilder(worker, activity, pipeline)
+            record_output(draft, map(make, range(first, min(first + CHANGE_EVENTS, share))))
             change = draft.change()
             assert change is not None
             worker, activity = draft.worker, draft.activity

@@ -18,8 +18,8 @@ from typed_settings.exceptions import TsError
 from typed_settings.loaders import DictLoader, Loader
 from typed_settings.types import SecretStr
 
-from runtimed.core.lifecycle import Restore
 from runtimed.core.limits import MAX_SNAPSHOT_BYTES, Limits
+from runtimed.core.services.lifecycle import Restore
 from runtimed.errors import ConfigurationError
 from runtimed.execution.profile import BUILT_IN, ECHO, OF_PROGRAMS, Profile
 from runtimed.feed.feed import RING_BYTES

@@ -9,9 +9,9 @@ from typing import Protocol
 
 import attrs
 
-from runtimed.core.change import Change, EncodedEvent, Entry, Moment, Span, StoredState
 from runtimed.core.limits import Limits
 from runtimed.core.paging import PageSize
+from runtimed.core.state.change import Change, EncodedEvent, Entry, StateAt, StoredState, TrimRange
 from runtimed.model.event import Payload
 from runtimed.model.execution import LossReason, Outcome, RestartPolicy
 from runtimed.model.identity import RuntimeId, WorkerId
@@ -82,13 +82,13 @@ class Store(Protocol):
 
     async def oldest_events(
         self, worker_id: WorkerId | None, upto: int, count: int, spared: Collection[WorkerId] = ()
-    ) -> Sequence[Span]:
+    ) -> Sequence[TrimRange]:
         """The `count` oldest retained events with a sequence of at most `upto`, of one Worker or of all but some."""
 
     async def read_runtime_events(self, after: int, page: PageSize) -> Sequence[RuntimeEvent]:
         """Runtime events with an id above `after`, oldest first."""
 
-    async def moment(self, worker_id: WorkerId, sequence: int) -> Moment:
+    async def state_at(self, worker_id: WorkerId, sequence: int) -> StateAt:
         """How the Worker stood at this sequence, that is right behind its newest event up to there.
 
         Raises StoreCorrupt for one before the retained events.
@@ -109,7 +109,7 @@ class EventRefused(ValueError):
 
 
 @value
-class Answer:
+class BackendAnswer:
     """What a backend says to a request; `message` says what to do about anything but `accepted`.
 
     `restart` counts in the answer to a spawn: what the core does when the backend loses what it spawned.
@@ -178,13 +178,13 @@ class ExecutionBackend(Protocol):
     the next input would be accepted; what else the backend says of its end comes before.
     """
 
-    async def spawn(self, spawn: Spawn, sink: EventSink) -> Answer:
+    async def spawn(self, spawn: Spawn, sink: EventSink) -> BackendAnswer:
         """Get a Worker ready to take inputs; again, with a new sink, where it was lost or the Runtime was.
 
         A `cancel` that comes meanwhile is to end that: nobody waits any more for what is not ready.
         """
 
-    async def dispatch(self, dispatch: Dispatch) -> Answer:
+    async def dispatch(self, dispatch: Dispatch) -> BackendAnswer:
         """Accept an input, or say busy, rejected, errored or unsupported. Nothing runs yet."""
 
     def start(self, worker_id: WorkerId, input_id: str) -> None:
@@ -193,16 +193,16 @@ class ExecutionBackend(Protocol):
     def withdraw(self, worker_id: WorkerId, input_id: str) -> None:
         """Forget the accepted input, it could not be stored; returns at once."""
 
-    async def interrupt(self, worker_id: WorkerId) -> Answer:
+    async def interrupt(self, worker_id: WorkerId) -> BackendAnswer:
         """End the current run, the Worker goes on. Harmless for an unknown one.
 
         When it returns `accepted`, the `run_end` was emitted, or no run was going on.
         """
 
-    async def stop(self, worker_id: WorkerId, reason: str | None) -> Answer:
+    async def stop(self, worker_id: WorkerId, reason: str | None) -> BackendAnswer:
         """End a Worker in good order. When it returns nothing of it is left. Harmless for an unknown one."""
 
-    async def cancel(self, worker_id: WorkerId, reason: str | None) -> Answer:
+    async def cancel(self, worker_id: WorkerId, reason: str | None) -> BackendAnswer:
         """End a Worker at once. When it returns nothing of it is left. Harmless for an unknown one."""
 
     async def delete(self, worker_id: WorkerId) -> None:

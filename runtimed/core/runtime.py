@@ -6,23 +6,23 @@ from collections.abc import Mapping, Sequence
 from functools import partial
 from typing import Any, Self
 
-from runtimed.core import decide
-from runtimed.core.activity import Activity
-from runtimed.core.catalog import Catalog, WorkerFilter
-from runtimed.core.change import Change, EncodedEvent, StoredState
 from runtimed.core.clock import SteadyClock
-from runtimed.core.context import Context
-from runtimed.core.inputs import Inputs
-from runtimed.core.lane import Lane
-from runtimed.core.lifecycle import Lifecycle, Restore
+from runtimed.core.engine.mailbox import Mailbox
+from runtimed.core.engine.sequencer import EventSubscriber, Sequencer
+from runtimed.core.engine.worker_registry import WorkerFilter, WorkerRegistry
 from runtimed.core.limits import Limits
-from runtimed.core.pages import Pages
-from runtimed.core.pipeline import Listener, Pipeline
 from runtimed.core.ports import Clock, ExecutionBackend, Store
-from runtimed.core.reading import Reading
-from runtimed.core.remarks import Remarks
-from runtimed.core.retention import Retention
-from runtimed.core.shelf import Shelf
+from runtimed.core.services.bundles import Bundles
+from runtimed.core.services.context import Context
+from runtimed.core.services.diagnostics import Diagnostics
+from runtimed.core.services.inputs import Inputs
+from runtimed.core.services.lifecycle import Lifecycle, Restore
+from runtimed.core.services.queries import Queries
+from runtimed.core.services.retention import Retention
+from runtimed.core.services.transcript_cache import TranscriptCache
+from runtimed.core.state import decisions
+from runtimed.core.state.activity import Activity
+from runtimed.core.state.change import Change, EncodedEvent, StoredState
 from runtimed.errors import InvalidWorkerId, RuntimedError, RuntimeStopped, StoreFull
 from runtimed.model.bundle import Availability, ConfigBundle, ConfigBundleSummary
 from runtimed.model.diagnostic import Diagnostic
@@ -47,10 +47,10 @@ class Parts:
     """What a Runtime is made of from its start on."""
 
     context: Context
-    shelf: Shelf
+    shelf: Bundles
     lifecycle: Lifecycle
     inputs: Inputs
-    reading: Reading
+    reading: Queries
 
 
 class Runtime:
@@ -109,14 +109,14 @@ class Runtime:
             parts.lifecycle.purge(name)
         retention = Retention(
             self._store,
-            context.pipeline,
-            context.catalog,
-            context.remarks,
+            context.sequencer,
+            context.registry,
+            context.diagnostics,
             self.limits,
             self._clock,
             parts.lifecycle.purged,
         )
-        context.pipeline.subscribe(retention)
+        context.sequencer.subscribe(retention)
         loop = asyncio.get_running_loop()
         self._retaining = loop.create_task(retention.run(state.marks))
         self._restoring = loop.create_task(parts.lifecycle.restore_all(self._wanted_back()))
@@ -128,50 +128,50 @@ class Runtime:
             backend=self._backend,
             clock=self._clock,
             limits=self.limits,
-            pipeline=Pipeline(self._store, self._clock, state),
-            catalog=Catalog(state.runtime_id, state.damaged),
-            remarks=Remarks(state.remarks),
-            pages=Pages(self.limits.transcript_cache_bytes),
+            sequencer=Sequencer(self._store, self._clock, state),
+            registry=WorkerRegistry(state.runtime_id, state.damaged),
+            diagnostics=Diagnostics(state.diagnostics),
+            pages=TranscriptCache(self.limits.transcript_cache_bytes),
         )
         lifecycle = Lifecycle(context, state.worker_number)
         inputs = Inputs(context, lifecycle, lazy=self._restore != "never")
-        context.on_turn = inputs.give
-        shelf = Shelf(context.pipeline, state.bundles, self.limits.max_bundles)
-        return Parts(context, shelf, lifecycle, inputs, Reading(context))
+        context.on_offer = inputs.give
+        shelf = Bundles(context.sequencer, state.bundles, self.limits.max_bundles)
+        return Parts(context, shelf, lifecycle, inputs, Queries(context))
 
     async def _adopt(self, state: StoredState) -> None:
         """Take over the Workers. A store that is full closes their cut runs later, as soon as it has room."""
         closing = []
         for worker in state.workers:
             activity = state.activities.get(worker.worker_id, Activity(worker.activity))
-            lane = self._context.lane(worker, activity)
-            self._catalog.add(lane)
+            mailbox = self._context.mailbox(worker, activity)
+            self._registry.add(mailbox)
             cut = activity.status == "running" or worker.execution.run_state == "busy"
-            lane.disconnect()
-            if (cut or activity.open or worker.awaits_run_end) and not self._catalog.is_damaged(worker.worker_id):
-                closing.append(lane.propose(partial(decide.lose_execution, why=CUT, cut=cut), keep=True))
+            mailbox.disconnect()
+            if (cut or activity.open or worker.awaits_run_end) and not self._registry.is_damaged(worker.worker_id):
+                closing.append(mailbox.submit(partial(decisions.lose_execution, why=CUT, cut=cut), keep=True))
         for outcome in await asyncio.gather(*closing, return_exceptions=True):
             if isinstance(outcome, BaseException) and not isinstance(outcome, StoreFull):
                 raise outcome
 
-    def _wanted_back(self) -> list[Lane]:
+    def _wanted_back(self) -> list[Mailbox]:
         """The Workers to bring back without being asked: with inputs that wait, or all."""
         if self._restore == "never" or self._backend is None:
             return []
-        running = [lane for lane in self._catalog if lane.worker.status == "running"]
+        running = [mailbox for mailbox in self._registry if mailbox.worker.status == "running"]
         return [
-            lane
-            for lane in running
-            if (lane.worker.waiting or self._restore == "eager")
-            and not self._catalog.is_damaged(lane.worker.worker_id)
+            mailbox
+            for mailbox in running
+            if (mailbox.worker.queued or self._restore == "eager")
+            and not self._registry.is_damaged(mailbox.worker.worker_id)
         ]
 
     async def _tell(self, kind: RuntimeEventKind) -> None:
         """Store a runtime event of the Runtime's own; on a full disk it is left out."""
-        pipeline = self._context.pipeline
-        change = Change(runtime_events=(pipeline.runtime_event(kind),))
+        sequencer = self._context.sequencer
+        change = Change(runtime_events=(sequencer.runtime_event(kind),))
         with contextlib.suppress(StoreFull):
-            await pipeline.apply(change, lambda: None)
+            await sequencer.apply(change, lambda: None)
 
     async def close(self) -> None:
         """End what runs, finish what was begun, close the store. Workers stay `running`. Harmless when repeated."""
@@ -192,16 +192,16 @@ class Runtime:
         await self._settle()
         with contextlib.suppress(RuntimedError):
             await self._tell("runtime_stopped")
-        parts.context.pipeline.close()
+        parts.context.sequencer.close()
         await self._store.close()
 
     async def _settle(self) -> None:
         """Store the output that was taken and is still being collected, and the `run_end`s that are missing."""
         waiting = []
-        for lane in self._catalog:
-            if not lane.is_settled:
-                lane.add_run_end()
-                waiting.append(lane.settled())
+        for mailbox in self._registry:
+            if not mailbox.is_settled:
+                mailbox.add_run_end()
+                waiting.append(mailbox.settled())
         if waiting:
             await asyncio.wait(waiting, timeout=SETTLE_S)
 
@@ -223,8 +223,8 @@ class Runtime:
         return self._started.context
 
     @property
-    def _catalog(self) -> Catalog:
-        return self._context.catalog
+    def _registry(self) -> WorkerRegistry:
+        return self._context.registry
 
     @property
     def _open(self) -> Parts:
@@ -240,20 +240,20 @@ class Runtime:
     @property
     def head(self) -> int:
         """The sequence of the newest event that was published, 0 for none."""
-        return self._context.pipeline.head
+        return self._context.sequencer.head
 
     @property
     def poisoned(self) -> asyncio.Future[BaseException]:
         """Done, with the cause, once a write has failed for good: nothing is accepted any more."""
-        return self._context.pipeline.poisoned
+        return self._context.sequencer.poisoned
 
-    def subscribe(self, listener: Listener) -> None:
+    def subscribe(self, subscriber: EventSubscriber) -> None:
         """Tell the listener of every event from now on."""
-        self._context.pipeline.subscribe(listener)
+        self._context.sequencer.subscribe(subscriber)
 
-    def unsubscribe(self, listener: Listener) -> None:
+    def unsubscribe(self, subscriber: EventSubscriber) -> None:
         """Tell the listener no more."""
-        self._context.pipeline.unsubscribe(listener)
+        self._context.sequencer.unsubscribe(subscriber)
 
     def ref(self, text: str, field: str = "worker_id") -> WorkerRef:
         """The full address of the Worker with this id, whether it is there or not.
@@ -266,29 +266,29 @@ class Runtime:
 
     def summary(self) -> RuntimeSummary:
         """The Runtime and its counts."""
-        count = self._catalog.count()
+        count = self._registry.count()
         return RuntimeSummary(
             runtime_id=self.runtime_id,
             display_name=self.display_name,
             backend=self._store.backend,
             store=self._store.kind,
             status="stopped" if self._context.closing else "running",
-            worker_count=len(self._catalog),
+            worker_count=len(self._registry),
             active_worker_count=count["running"],
             stopped_worker_count=count["stopped"],
             cancelled_worker_count=count["cancelled"],
-            diagnostic_count=len(self._context.remarks) + len(self._catalog.damaged),
+            diagnostic_count=len(self._context.diagnostics) + len(self._registry.damaged),
             limits=self.limits.view(),
         )
 
     def diagnostics(self) -> tuple[Diagnostic, ...]:
         """What the Runtime has had to remark, oldest first; then the Workers that can't be served."""
-        return self._context.remarks.diagnostics() + self._catalog.damage()
+        return self._context.diagnostics.diagnostics() + self._registry.damage()
 
     @property
     def newest_runtime_event(self) -> int:
         """The id of the newest runtime event, 0 for none."""
-        return self._context.pipeline.newest_runtime_event
+        return self._context.sequencer.newest_runtime_event
 
     async def runtime_events(self, after: int = 0, limit: int | None = None) -> Sequence[RuntimeEvent]:
         """A page of what happened to the Runtime, behind the event with the id `after`. Raises LimitTooLarge."""
@@ -361,12 +361,12 @@ class Runtime:
         `execution` says why.
         """
         parts = self._open
-        await parts.lifecycle.restore(self._catalog.lane(ref))
+        await parts.lifecycle.restore(self._registry.mailbox(ref))
         return parts.reading.worker(ref)
 
     def permissions(self, ref: WorkerRef) -> tuple[Permission, ...]:
         """The permission requests of a Worker that wait for an answer, oldest first."""
-        return self._catalog.lane(ref).activity.permissions
+        return self._registry.mailbox(ref).activity.permissions
 
     def all_permissions(self) -> tuple[WorkerPermission, ...]:
         """The permission requests of all Workers that can be served, by Worker, the oldest of each first."""
@@ -378,8 +378,8 @@ class Runtime:
         Raises PermissionNotFound for one that does not wait, InvalidRequest for an option that was not offered.
         """
         self._context.check_open()
-        decision = partial(decide.rule_on_permission, request_id=request_id, option_id=option_id)
-        resolution: PermissionResolution = await self._catalog.lane(ref).propose(decision)
+        decision = partial(decisions.rule_on_permission, request_id=request_id, option_id=option_id)
+        resolution: PermissionResolution = await self._registry.mailbox(ref).submit(decision)
         return resolution
 
     async def stop_worker(self, ref: WorkerRef, reason: str | None = None) -> LifecycleAck:
@@ -410,20 +410,20 @@ class Runtime:
 
     def newest_sequence(self, ref: WorkerRef) -> int:
         """The sequence of the Worker's newest published event, 0 for none."""
-        return self._catalog.lane(ref).worker.last_sequence
+        return self._registry.mailbox(ref).worker.last_sequence
 
     def is_over(self, ref: WorkerRef) -> bool:
         """Whether the Worker is stopped or cancelled, so that no event of it follows its newest one."""
-        return self._catalog.lane(ref).worker.status != "running"
+        return self._registry.mailbox(ref).worker.status != "running"
 
-    def floor(self, ref: WorkerRef) -> int:
+    def retained_after(self, ref: WorkerRef) -> int:
         """The sequence behind which all events of the Worker are retained, 0 when all there ever were are."""
-        return self._catalog.lane(ref).floor
+        return self._registry.mailbox(ref).retained_after
 
     @property
-    def fleet_floor(self) -> int:
+    def fleet_retained_after(self) -> int:
         """The sequence behind which all events of all Workers are retained."""
-        return self._catalog.floor
+        return self._registry.retained_after
 
     async def events(self, ref: WorkerRef, after: int, limit: int | None = None) -> Sequence[EncodedEvent]:
         """The first page of the Worker's published events behind a sequence, oldest first; as large as for a replay

@@ -4,7 +4,7 @@ import asyncio
 import logging
 from collections.abc import Awaitable, Callable
 
-from runtimed.core.ports import Answer, Dispatch, EventSink, Spawn
+from runtimed.core.ports import BackendAnswer, Dispatch, EventSink, Spawn
 from runtimed.execution.complaints import alert
 from runtimed.execution.gate import Gate
 from runtimed.execution.sessions import NOTHING
@@ -29,13 +29,13 @@ class FunctionBackend:
         self._run = run
         self._workers: dict[WorkerId, _Worker] = {}
 
-    async def spawn(self, spawn: Spawn, sink: EventSink) -> Answer:
+    async def spawn(self, spawn: Spawn, sink: EventSink) -> BackendAnswer:
         if spawn.worker_id in self._workers:
-            return Answer("rejected", "this Worker is running already")
+            return BackendAnswer("rejected", "this Worker is running already")
         self._workers[spawn.worker_id] = _Worker(self._run, sink)
-        return Answer("accepted")
+        return BackendAnswer("accepted")
 
-    async def dispatch(self, dispatch: Dispatch) -> Answer:
+    async def dispatch(self, dispatch: Dispatch) -> BackendAnswer:
         worker = self._workers.get(dispatch.worker_id)
         return worker.gate.offer(dispatch) if worker else NOTHING
 
@@ -47,15 +47,15 @@ class FunctionBackend:
         if worker := self._workers.get(worker_id):
             worker.gate.withdraw(input_id)
 
-    async def interrupt(self, worker_id: WorkerId) -> Answer:
+    async def interrupt(self, worker_id: WorkerId) -> BackendAnswer:
         if worker := self._workers.get(worker_id):
             await worker.interrupt()
-        return Answer("accepted")
+        return BackendAnswer("accepted")
 
-    async def stop(self, worker_id: WorkerId, reason: str | None) -> Answer:
+    async def stop(self, worker_id: WorkerId, reason: str | None) -> BackendAnswer:
         if worker := self._workers.pop(worker_id, None):
             await worker.end()
-        return Answer("accepted")
+        return BackendAnswer("accepted")
 
     cancel = stop
 

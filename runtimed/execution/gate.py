@@ -1,9 +1,9 @@
 """One input at a time: offered, then started or withdrawn, then finished."""
 
-from runtimed.core.ports import Answer, Dispatch
+from runtimed.core.ports import BackendAnswer, Dispatch
 
-HELD = Answer("accepted")
-BUSY = Answer("busy", "a run is going on: wait for its run_end")
+HELD = BackendAnswer("accepted")
+BUSY = BackendAnswer("busy", "a run is going on: wait for its run_end")
 
 
 class Gate:
@@ -23,7 +23,7 @@ class Gate:
         """Whether an input was offered that was neither started nor withdrawn yet."""
         return self._offered is not None
 
-    def offer(self, dispatch: Dispatch) -> Answer:
+    def offer(self, dispatch: Dispatch) -> BackendAnswer:
         """Hold the input until it is started or withdrawn. Busy while another is held or runs."""
         if self._running or self._offered is not None:
             return BUSY

@@ -9,8 +9,8 @@ from typing import Any
 
 import attrs
 
-from runtimed.core.lane import RUN_END_S
-from runtimed.core.ports import Answer, Dispatch, EventSink, Spawn
+from runtimed.core.engine.mailbox import RUN_END_S
+from runtimed.core.ports import BackendAnswer, Dispatch, EventSink, Spawn
 from runtimed.execution import protocol
 from runtimed.execution.complaints import alert
 from runtimed.execution.executable import located
@@ -89,23 +89,23 @@ class ProcessSession:
         self._ending = False
         self.lost = False
 
-    async def open(self) -> Answer:
+    async def open(self) -> BackendAnswer:
         """See Session."""
         opening = self._task = asyncio.create_task(self._start())
         await asyncio.wait({opening})
         if self._ending or opening.cancelled():
-            return Answer("errored", "the Worker was ended before its program was started")
+            return BackendAnswer("errored", "the Worker was ended before its program was started")
         if error := opening.exception():
             unknown = None if isinstance(error, OSError) else error
             _log.error("the program of %s could not be started: %s", self._spawn.worker_id, error, exc_info=unknown)
-            return Answer("errored", f"the program could not be started: {cause(error)}")
+            return BackendAnswer("errored", f"the program could not be started: {cause(error)}")
         self._task = begin(self._live())
-        return Answer("accepted")
+        return BackendAnswer("accepted")
 
-    async def offer(self, dispatch: Dispatch) -> Answer:
+    async def offer(self, dispatch: Dispatch) -> BackendAnswer:
         """See Session. What was said between the runs is told, and its text closed, before an input is accepted."""
         if protocol.input_line(dispatch) is None:
-            return Answer("rejected", "content: expected Unicode text")
+            return BackendAnswer("rejected", "content: expected Unicode text")
         if self._ending or self.lost or self._task is None:
             return NOTHING
         answer = self._gate.offer(dispatch)

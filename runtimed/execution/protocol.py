@@ -10,8 +10,8 @@ from typing import Any
 import attrs
 import orjson
 
+from runtimed.core.engine.event_sink import RESERVED, RESERVED_ITEMS
 from runtimed.core.ports import Dispatch
-from runtimed.core.sink import RESERVED, RESERVED_ITEMS
 from runtimed.errors import printable
 from runtimed.execution.lines import Chunk
 from runtimed.model.event import InvokeStart, Payload, SystemItem, TextDelta

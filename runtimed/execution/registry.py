@@ -8,7 +8,7 @@ from collections.abc import Awaitable, Callable, Mapping
 
 import attrs
 
-from runtimed.core.ports import Answer, Dispatch, EventSink, ExecutionBackend, Spawn
+from runtimed.core.ports import BackendAnswer, Dispatch, EventSink, ExecutionBackend, Spawn
 from runtimed.execution.acp import AcpBackend
 from runtimed.execution.echo import EchoBackend
 from runtimed.execution.process import ProcessBackend
@@ -48,7 +48,7 @@ class ProfileRegistry:
         self._running: dict[WorkerId, ExecutionBackend] = {}
         self._removing = asyncio.Semaphore(MAX_REMOVALS)
 
-    async def spawn(self, spawn: Spawn, sink: EventSink) -> Answer:
+    async def spawn(self, spawn: Spawn, sink: EventSink) -> BackendAnswer:
         name = self._selected(spawn.request)
         refusal = self._refusal(name, spawn.request)
         if refusal is not None:
@@ -63,10 +63,10 @@ class ProfileRegistry:
             self._running.pop(spawn.worker_id, None)
         return answer
 
-    async def dispatch(self, dispatch: Dispatch) -> Answer:
+    async def dispatch(self, dispatch: Dispatch) -> BackendAnswer:
         adapter = self._running.get(dispatch.worker_id)
         if adapter is None:
-            return Answer("errored", "nothing runs this Worker")
+            return BackendAnswer("errored", "nothing runs this Worker")
         return await _guarded(adapter.dispatch(dispatch))
 
     def start(self, worker_id: WorkerId, input_id: str) -> None:
@@ -77,14 +77,14 @@ class ProfileRegistry:
         if adapter := self._running.get(worker_id):
             _tell(adapter.withdraw, worker_id, input_id)
 
-    async def interrupt(self, worker_id: WorkerId) -> Answer:
+    async def interrupt(self, worker_id: WorkerId) -> BackendAnswer:
         adapter = self._running.get(worker_id)
-        return Answer("accepted") if adapter is None else await _guarded(adapter.interrupt(worker_id))
+        return BackendAnswer("accepted") if adapter is None else await _guarded(adapter.interrupt(worker_id))
 
-    async def stop(self, worker_id: WorkerId, reason: str | None) -> Answer:
+    async def stop(self, worker_id: WorkerId, reason: str | None) -> BackendAnswer:
         return await self._end(worker_id, lambda adapter: adapter.stop(worker_id, reason))
 
-    async def cancel(self, worker_id: WorkerId, reason: str | None) -> Answer:
+    async def cancel(self, worker_id: WorkerId, reason: str | None) -> BackendAnswer:
         return await self._end(worker_id, lambda adapter: adapter.cancel(worker_id, reason))
 
     async def delete(self, worker_id: WorkerId) -> None:
@@ -108,10 +108,12 @@ class ProfileRegistry:
         await self._supervisor.close()
         self._running.clear()
 
-    async def _end(self, worker_id: WorkerId, ask: Callable[[ExecutionBackend], Awaitable[Answer]]) -> Answer:
+    async def _end(
+        self, worker_id: WorkerId, ask: Callable[[ExecutionBackend], Awaitable[BackendAnswer]]
+    ) -> BackendAnswer:
         adapter = self._running.get(worker_id)
         if adapter is None:
-            return Answer("accepted")
+            return BackendAnswer("accepted")
         try:
             return await _guarded(ask(adapter))
         finally:
@@ -121,15 +123,15 @@ class ProfileRegistry:
         selector = request.profile
         return self._default if isinstance(selector, RuntimeDefaultProfile) else selector.value
 
-    def _refusal(self, name: str, request: CreateWorkerRequest) -> Answer | None:
+    def _refusal(self, name: str, request: CreateWorkerRequest) -> BackendAnswer | None:
         profile = self._profiles.get(name)
         if profile is None:
             table = f"[profiles.{json.dumps(name)}]"
-            return Answer("rejected", f"no profile {name!r} is configured: add {table} to the configuration")
+            return BackendAnswer("rejected", f"no profile {name!r} is configured: add {table} to the configuration")
         if request.session_config and profile.backend != "acp":
-            return Answer("rejected", f"session_config: profile {name} runs no agent of the backend acp")
+            return BackendAnswer("rejected", f"session_config: profile {name} runs no agent of the backend acp")
         if missing := _missing(profile, request):
-            return Answer("rejected", f"profile {name} needs {missing} when creating the Worker")
+            return BackendAnswer("rejected", f"profile {name} needs {missing} when creating the Worker")
         return None
 
     def _adapter(self, name: str) -> ExecutionBackend:
@@ -147,12 +149,12 @@ _ADAPTERS: Mapping[str, Callable[[Profile, Workspaces, Supervisor], ExecutionBac
 }
 
 
-async def _guarded(answering: Awaitable[Answer]) -> Answer:
+async def _guarded(answering: Awaitable[BackendAnswer]) -> BackendAnswer:
     try:
         return await answering
     except Exception:  # noqa: BLE001 one adapter's fault must not reach the other Workers
         _log.exception("an execution adapter failed")
-        return Answer("errored", "the execution adapter failed: the log of the daemon says why")
+        return BackendAnswer("errored", "the execution adapter failed: the log of the daemon says why")
 
 
 def _tell(tell: Callable[[WorkerId, str], None], worker_id: WorkerId, input_id: str) -> None:

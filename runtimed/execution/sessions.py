@@ -8,13 +8,13 @@ from typing import Protocol
 
 import attrs
 
-from runtimed.core.ports import Answer, Dispatch, EventSink, Spawn
+from runtimed.core.ports import BackendAnswer, Dispatch, EventSink, Spawn
 from runtimed.execution.profile import Profile
 from runtimed.execution.silence import WatchedSink
 from runtimed.execution.tasks import finish
 from runtimed.model.identity import WorkerId
 
-NOTHING = Answer("errored", "nothing runs this Worker")
+NOTHING = BackendAnswer("errored", "nothing runs this Worker")
 
 START_MARGIN_S = 1.0
 """How much longer than `start_timeout_s` a session may take to open, so that it can say itself what was late."""
@@ -28,10 +28,10 @@ class Session(Protocol):
     @property
     def lost(self) -> bool: ...
 
-    async def open(self) -> Answer:
+    async def open(self) -> BackendAnswer:
         """Get ready. Errored where that can't be done, or the session is ended meanwhile."""
 
-    async def offer(self, dispatch: Dispatch) -> Answer:
+    async def offer(self, dispatch: Dispatch) -> BackendAnswer:
         """As ExecutionBackend.dispatch."""
 
     def start(self, input_id: str) -> None:
@@ -63,10 +63,10 @@ class SessionBackend:
         self._profile = profile
         self._watched: dict[WorkerId, _Watched] = {}
 
-    async def spawn(self, spawn: Spawn, sink: EventSink) -> Answer:
+    async def spawn(self, spawn: Spawn, sink: EventSink) -> BackendAnswer:
         before = self._watched.get(spawn.worker_id)
         if before is not None and not before.session.lost:
-            return Answer("rejected", "this Worker is running already")
+            return BackendAnswer("rejected", "this Worker is running already")
         watched_sink = WatchedSink(self._profile, sink)
         session = self._new(spawn, watched_sink)
         watched_sink.interrupt_by(partial(session.interrupt, self._profile.stop_grace_s))
@@ -80,7 +80,7 @@ class SessionBackend:
                 self._forget(spawn.worker_id, watched)
         return answer
 
-    async def _open(self, session: Session) -> Answer:
+    async def _open(self, session: Session) -> BackendAnswer:
         """Open the session. One that is not ready in time is ended."""
         limit_s = self._profile.start_timeout_s
         opening = asyncio.create_task(session.open())
@@ -90,15 +90,15 @@ class SessionBackend:
                 return opening.result()
             await session.end(0)
         except TimeoutError as error:
-            return Answer("errored", str(error))
+            return BackendAnswer("errored", str(error))
         except BaseException:
             await session.end(0)
             raise
         finally:
             await finish(opening)
-        return Answer("errored", f"it was not ready within {limit_s:g} seconds (start_timeout_s)")
+        return BackendAnswer("errored", f"it was not ready within {limit_s:g} seconds (start_timeout_s)")
 
-    async def dispatch(self, dispatch: Dispatch) -> Answer:
+    async def dispatch(self, dispatch: Dispatch) -> BackendAnswer:
         watched = self._watched.get(dispatch.worker_id)
         return await watched.session.offer(dispatch) if watched else NOTHING
 
@@ -110,19 +110,19 @@ class SessionBackend:
         if watched := self._watched.get(worker_id):
             watched.session.withdraw(input_id)
 
-    async def interrupt(self, worker_id: WorkerId) -> Answer:
+    async def interrupt(self, worker_id: WorkerId) -> BackendAnswer:
         watched = self._watched.get(worker_id)
         try:
             if watched is not None:
                 await watched.session.interrupt(self._profile.stop_grace_s)
         except TimeoutError as error:
-            return Answer("errored", str(error))
-        return Answer("accepted")
+            return BackendAnswer("errored", str(error))
+        return BackendAnswer("accepted")
 
-    async def stop(self, worker_id: WorkerId, reason: str | None) -> Answer:
+    async def stop(self, worker_id: WorkerId, reason: str | None) -> BackendAnswer:
         return await self._end(worker_id, self._profile.stop_grace_s)
 
-    async def cancel(self, worker_id: WorkerId, reason: str | None) -> Answer:
+    async def cancel(self, worker_id: WorkerId, reason: str | None) -> BackendAnswer:
         return await self._end(worker_id, 0)
 
     async def delete(self, worker_id: WorkerId) -> None:
@@ -135,18 +135,18 @@ class SessionBackend:
             if isinstance(outcome, BaseException):
                 _log.error("the session of %s could not be ended", worker_id, exc_info=outcome)
 
-    async def _end(self, worker_id: WorkerId, grace_s: float) -> Answer:
+    async def _end(self, worker_id: WorkerId, grace_s: float) -> BackendAnswer:
         watched = self._watched.get(worker_id)
         if watched is None:
-            return Answer("accepted")
+            return BackendAnswer("accepted")
         try:
             await watched.session.end(grace_s)
         except TimeoutError as error:
-            return Answer("errored", str(error))
+            return BackendAnswer("errored", str(error))
         finally:
             await watched.sink.close()
             self._forget(worker_id, watched)
-        return Answer("accepted")
+        return BackendAnswer("accepted")
 
     def _forget(self, worker_id: WorkerId, watched: _Watched) -> None:
         if self._watched.get(worker_id) is watched:

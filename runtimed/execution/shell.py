@@ -10,7 +10,7 @@ from functools import partial
 import attrs
 import orjson
 
-from runtimed.core.ports import Answer, Dispatch, EventSink, Spawn
+from runtimed.core.ports import BackendAnswer, Dispatch, EventSink, Spawn
 from runtimed.execution.complaints import alert
 from runtimed.execution.driver import TAKE_DEADLINE_S, Shell, ShellFailed, plain
 from runtimed.execution.gate import Gate
@@ -95,29 +95,29 @@ class _Session:
         self._task: asyncio.Task[None] | None = None
         self.lost = False
 
-    async def open(self) -> Answer:
+    async def open(self) -> BackendAnswer:
         """See Session."""
         opening = self._task = asyncio.create_task(self._open())
         await asyncio.wait({opening})
         if self._ending or opening.cancelled():
-            return Answer("errored", "the Worker was ended before its shell was ready")
+            return BackendAnswer("errored", "the Worker was ended before its shell was ready")
         if error := opening.exception():
             unknown = None if isinstance(error, OSError) else error
             _log.error("the shell of %s could not be started: %s", self._spawn.worker_id, error, exc_info=unknown)
-            return Answer("errored", f"no shell could be started: {cause(error)}")
+            return BackendAnswer("errored", f"no shell could be started: {cause(error)}")
         if self._spawn.history:
             await self._sink.emit(
                 alert("a fresh shell was started: the directory and variables of the last are gone")
             )
         self._task = begin(self._live())
-        return Answer("accepted")
+        return BackendAnswer("accepted")
 
-    async def offer(self, dispatch: Dispatch) -> Answer:
+    async def offer(self, dispatch: Dispatch) -> BackendAnswer:
         """See Session. What was said between the runs is told, and its text closed, before an input is accepted."""
         if dispatch.input.kind != "user":
-            return Answer("unsupported", "kind: a shell takes user inputs only")
+            return BackendAnswer("unsupported", "kind: a shell takes user inputs only")
         if _script(dispatch.input) is None:
-            return Answer("rejected", "content: a script must be Unicode text without the NUL character")
+            return BackendAnswer("rejected", "content: a script must be Unicode text without the NUL character")
         if self._ending or self.lost or self._task is None or self._task.done():
             return NOTHING
         answer = self._gate.offer(dispatch)

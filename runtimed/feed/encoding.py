@@ -5,7 +5,7 @@ from typing import Protocol
 
 import attrs
 
-from runtimed.core.change import EncodedEvent
+from runtimed.core.state.change import EncodedEvent
 from runtimed.model.event import EventEnvelope
 from runtimed.model.identity import cursor_of
 from runtimed.wire import frames

@@ -7,8 +7,8 @@ from typing import Any
 
 import attrs
 
-from runtimed.core.change import EncodedEvent
 from runtimed.core.runtime import Runtime
+from runtimed.core.state.change import EncodedEvent
 from runtimed.errors import CursorExpired, CursorUnknownOrExpired, UpstreamClosed, WorkerDeleted, WrongRuntimeCursor
 from runtimed.feed.encoding import Envelopes
 from runtimed.feed.log import Log, selected
@@ -110,12 +110,12 @@ class Feed:
         if self._closed:
             raise UpstreamClosed
         scope = scope_of(self.runtime, ref)
-        floor = scope.floor
+        retained_after = scope.retained_after
         if cursor is None:
             return scope
         if cursor.runtime_id != self.runtime.runtime_id:
             raise WrongRuntimeCursor(f"cursor: expected one of runtime {self.runtime.runtime_id}")
-        if not floor <= cursor.sequence <= self.runtime.head:
+        if not retained_after <= cursor.sequence <= self.runtime.head:
             raise CursorUnknownOrExpired
         return scope
 
@@ -153,7 +153,7 @@ class Feed:
 async def _oldest(scope: Scope, items: int) -> tuple[int, Sequence[EncodedEvent]]:
     """The first page that is retained, and behind which sequence it is; trimming may get ahead of it."""
     while True:
-        after = scope.floor
+        after = scope.retained_after
         try:
             return after, await scope.page(after, items)
         except CursorExpired:

@@ -4,8 +4,8 @@ import asyncio
 import sys
 from collections.abc import Sequence
 
-from runtimed.core.change import EncodedEvent
 from runtimed.core.runtime import Runtime
+from runtimed.core.state.change import EncodedEvent
 from runtimed.errors import FeedError
 from runtimed.feed.flusher import Flusher
 from runtimed.feed.ring import Batch, Message, Ring

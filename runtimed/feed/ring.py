@@ -27,11 +27,11 @@ class Batch:
 
 
 class Ring:
-    """Holds at most about `max_bytes` of messages: all those behind its `floor` up to its `newest`, none before."""
+    """Holds at most about `max_bytes` of messages: those behind `begins_after`, up to `newest`."""
 
-    def __init__(self, floor: int, max_bytes: int) -> None:
-        self.floor = floor
-        self.newest = floor
+    def __init__(self, begins_after: int, max_bytes: int) -> None:
+        self.begins_after = begins_after
+        self.newest = begins_after
         self._max_bytes = max_bytes
         self._bytes = 0
         self._messages: list[Message] = []
@@ -49,14 +49,14 @@ class Ring:
         dropped = 0
         while self._bytes > self._max_bytes // 2:
             oldest = self._messages[dropped]
-            self.floor = oldest.sequence
+            self.begins_after = oldest.sequence
             self._bytes -= len(oldest.data)
             dropped += 1
         del self._messages[:dropped]
 
     def between(self, after: int, upto: int, selection: Selection) -> list[bytes] | None:
         """The selected messages with `after` < sequence <= `upto`, or None where the ring begins later."""
-        if after < self.floor:
+        if after < self.begins_after:
             return None
         first = bisect_right(self._messages, after, key=_sequence)
         end = len(self._messages) if upto >= self.newest else bisect_right(self._messages, upto, key=_sequence)

@@ -5,8 +5,8 @@ from typing import Protocol
 
 import attrs
 
-from runtimed.core.change import EncodedEvent
 from runtimed.core.runtime import Runtime
+from runtimed.core.state.change import EncodedEvent
 from runtimed.model.identity import WorkerRef
 
 
@@ -18,7 +18,7 @@ class Scope(Protocol):
         """The sequence of the newest one, 0 for none."""
 
     @property
-    def floor(self) -> int:
+    def retained_after(self) -> int:
         """The sequence of the newest one that is no longer retained, 0 for none."""
 
     @property
@@ -45,9 +45,9 @@ class OneWorker:
         return self.runtime.newest_sequence(self.ref)
 
     @property
-    def floor(self) -> int:
-        """As Scope.floor."""
-        return self.runtime.floor(self.ref)
+    def retained_after(self) -> int:
+        """As Scope.retained_after."""
+        return self.runtime.retained_after(self.ref)
 
     @property
     def over(self) -> bool:
@@ -71,9 +71,9 @@ class AllWorkers:
         return self.runtime.head
 
     @property
-    def floor(self) -> int:
-        """As Scope.floor."""
-        return self.runtime.fleet_floor
+    def retained_after(self) -> int:
+        """As Scope.retained_after."""
+        return self.runtime.fleet_retained_after
 
     @property
     def over(self) -> bool:

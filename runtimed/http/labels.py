@@ -2,7 +2,7 @@
 
 from collections.abc import Iterable
 
-from runtimed.core.labels import check_labels
+from runtimed.core.state.labels import check_labels
 from runtimed.errors import InvalidQuery, InvalidRequest
 
 

@@ -2,7 +2,7 @@
 
 from typing import Annotated
 
-from runtimed.core.catalog import WorkerFilter
+from runtimed.core.engine.worker_registry import WorkerFilter
 from runtimed.core.runtime import Runtime
 from runtimed.errors import (
     ConfigBundleDigestMismatch,

@@ -5,13 +5,13 @@ from collections.abc import Iterable, Mapping
 
 import apsw
 
-from runtimed.core.activity import Activity
-from runtimed.core.change import StoredState, Worker
+from runtimed.core.state.activity import Activity
+from runtimed.core.state.change import StoredState, Worker
 from runtimed.errors import StoreCorrupt, StoreForeign
 from runtimed.model.identity import RuntimeId, WorkerId, worker_id
 from runtimed.store.census import NOTHING, fault, held_by_all, strays
 from runtimed.store.encoding import HIGH_NUMBERS
-from runtimed.store.queries import moment
+from runtimed.store.queries import state_at
 from runtimed.store.replay import new_runtime_id
 from runtimed.store.rows import (
     bundle_of,
@@ -77,8 +77,8 @@ def load(connection: apsw.Connection, runtime_id: RuntimeId | None) -> tuple[Sto
         workers=workers,
         activities={w.worker_id: _activity(connection, w) for w in workers if not w.quiet},
         bundles=list(readable(connection.execute(f"{BUNDLES} ORDER BY id"), bundle_of)),
-        remarks=list(readable(connection.execute(f"{REMARKS} ORDER BY number"), remark_of)),
-        remark_number=numbers["remark_number"],
+        diagnostics=list(readable(connection.execute(f"{REMARKS} ORDER BY number"), remark_of)),
+        diagnostic_number=numbers["remark_number"],
         runtime_event_id=numbers["runtime_event_id"],
         marks=list(readable(connection.execute(f"{MARKS} ORDER BY sequence"), mark_of)),
         damaged=damaged,
@@ -151,7 +151,7 @@ def _floors(connection: apsw.Connection, damaged: dict[WorkerId, str]) -> dict[i
 
 def _activity(connection: apsw.Connection, worker: Worker) -> Activity:
     try:
-        return moment(connection, worker.worker_id, worker.last_sequence).activity
+        return state_at(connection, worker.worker_id, worker.last_sequence).activity
     except (StoreCorrupt, apsw.CorruptError) as error:
         _log.error("what %s was doing is not known any more: %s", worker.worker_id, error)
         return Activity("running")

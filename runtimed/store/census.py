@@ -5,7 +5,7 @@ from collections.abc import Iterator, Mapping
 import apsw
 import attrs
 
-from runtimed.core.change import Worker
+from runtimed.core.state.change import Worker
 from runtimed.errors import StoreCorrupt
 from runtimed.model.identity import cursor_of
 from runtimed.store.rows import entry_of, event_of
@@ -80,8 +80,8 @@ def fault(connection: apsw.Connection, number: int, worker: Worker, held: Held) 
     """What is missing of a Worker, in words, or None."""
     if not held.entries == held.newest_entry == worker.transcript_len:
         return _wrong_entries(connection, number, worker, held)
-    whole = held.events == worker.retained and max(held.newest, worker.floor) == worker.last_sequence
-    if not whole or (held.events and held.before != worker.floor):
+    whole = held.events == worker.retained and max(held.newest, worker.retained_after) == worker.last_sequence
+    if not whole or (held.events and held.before != worker.retained_after):
         return _wrong_events(connection, number, worker, held)
     return None
 
@@ -111,8 +111,8 @@ def _wrong_entries(connection: apsw.Connection, number: int, worker: Worker, hel
 
 
 def _wrong_events(connection: apsw.Connection, number: int, worker: Worker, held: Held) -> str:
-    missing = connection.execute(_MISSING_EVENT, {"worker": number, "floor": worker.floor}).get
-    if missing is None and max(held.newest, worker.floor) < worker.last_sequence:
+    missing = connection.execute(_MISSING_EVENT, {"worker": number, "floor": worker.retained_after}).get
+    if missing is None and max(held.newest, worker.retained_after) < worker.last_sequence:
         missing = worker.last_sequence
     if missing is not None:
         return f"the event {cursor_of(missing)} is missing"

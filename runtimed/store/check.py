@@ -7,7 +7,7 @@ from functools import partial
 
 import apsw
 
-from runtimed.core.change import Worker
+from runtimed.core.state.change import Worker
 from runtimed.errors import StoreCorrupt
 from runtimed.model.identity import WorkerId, cursor_of, worker_id
 from runtimed.model.runtime import MAX_FINDINGS, Finding, StoreCheck

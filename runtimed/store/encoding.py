@@ -5,7 +5,7 @@ from typing import Any
 
 import attrs
 
-from runtimed.core.change import Change, EncodedEvent, Event, Forgotten
+from runtimed.core.state.change import Change, EncodedEvent, Event, Forgotten
 from runtimed.errors import SerializeFailed
 from runtimed.model.value import value
 from runtimed.model.worker import CreateWorkerRequest
@@ -49,7 +49,11 @@ def encode_events(change: Change, known: Requests) -> Sequence[EncodedEvent]:
     Raises SerializeFailed as encode_change does.
     """
     worker = change.worker
-    if change.bundle or change.remarks or (worker and known.get(number_of(worker.worker_id)) is not worker.request):
+    if (
+        change.bundle
+        or change.diagnostics
+        or (worker and known.get(number_of(worker.worker_id)) is not worker.request)
+    ):
         return encode_change(change, known).events
     said = worker.execution.last_result if worker else None
     try:
@@ -96,7 +100,7 @@ def _encode_change(change: Change, known: Requests) -> Rows:
     if change.entries:
         tables["entry"] = [rows.entry_row(number_of(entry.worker_id), entry) for entry in change.entries]
     trim = change.trim
-    if any((change.bundle, change.remarks, change.runtime_events, change.mark, change.deleted, trim)):
+    if any((change.bundle, change.diagnostics, change.runtime_events, change.mark, change.deleted, trim)):
         _encode_rare(change, tables, high)
     return Rows(
         events,
@@ -104,7 +108,7 @@ def _encode_change(change: Change, known: Requests) -> Rows:
         high,
         event_bytes,
         request,
-        (number_of(trim.span.worker_id), trim.span.upto) if trim else None,
+        (number_of(trim.trim_range.worker_id), trim.trim_range.upto) if trim else None,
         number_of(change.deleted) if change.deleted else None,
         change.forgotten,
         vital=_is_vital(change),
@@ -126,9 +130,9 @@ def _is_vital(change: Change) -> bool:
 def _encode_rare(change: Change, tables: dict[str, Any], high: dict[str, int]) -> None:
     if change.bundle:
         tables["bundle"] = [rows.bundle_row(change.bundle)]
-    if change.remarks:
-        tables["remark"] = [rows.remark_row(remark) for remark in change.remarks]
-        high["remark_number"] = max(remark.number for remark in change.remarks)
+    if change.diagnostics:
+        tables["remark"] = [rows.remark_row(remark) for remark in change.diagnostics]
+        high["remark_number"] = max(remark.number for remark in change.diagnostics)
     if change.runtime_events:
         tables["runtime_event"] = [rows.runtime_event_row(event) for event in change.runtime_events]
         high["runtime_event_id"] = max(event.id for event in change.runtime_events)

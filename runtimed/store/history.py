@@ -5,9 +5,9 @@ from collections import Counter, defaultdict
 from collections.abc import Collection, Iterator, Sequence
 from itertools import islice
 
-from runtimed.core.activity import Activity
-from runtimed.core.change import EncodedEvent, Moment, Span, Trim
 from runtimed.core.paging import PageSize
+from runtimed.core.state.activity import Activity
+from runtimed.core.state.change import EncodedEvent, StateAt, Trim, TrimRange
 from runtimed.errors import StoreCorrupt
 from runtimed.model.identity import WorkerId
 from runtimed.store.replay import check_floor, cut, replay, stored_size, unbroken
@@ -46,8 +46,8 @@ class History:
 
     def trim(self, trim: Trim) -> None:
         """Take out a Worker's oldest events, and keep how it stood behind them."""
-        worker_id, upto = trim.span.worker_id, trim.span.upto
-        self._floors[worker_id] = Floor(worker_id, upto, trim.moment)
+        worker_id, upto = trim.trim_range.worker_id, trim.trim_range.upto
+        self._floors[worker_id] = Floor(worker_id, upto, trim.state_at)
         self.remove(worker_id, _end(self._events[worker_id], upto))
 
     def hide(self, worker_id: WorkerId) -> None:
@@ -88,7 +88,7 @@ class History:
 
     def oldest(
         self, worker_id: WorkerId | None, upto: int, count: int, spared: Collection[WorkerId]
-    ) -> Sequence[Span]:
+    ) -> Sequence[TrimRange]:
         """As Store.oldest_events."""
         if worker_id is None:
             found = (stored for stored in self._range(0, upto) if stored.event.worker_id not in spared)
@@ -98,28 +98,28 @@ class History:
             oldest = events[: min(count, _end(events, upto))]
         newest = {stored.event.worker_id: stored.event.sequence for stored in oldest}
         counted = Counter(stored.event.worker_id for stored in oldest)
-        return [Span(name, newest[name], counted[name]) for name in sorted(newest, key=newest.__getitem__)]
+        return [TrimRange(name, newest[name], counted[name]) for name in sorted(newest, key=newest.__getitem__)]
 
     def floor(self, worker_id: WorkerId) -> Floor:
         """Where a Worker's events begin."""
-        return self._floors.get(worker_id) or Floor(worker_id, 0, Moment(0, Activity(), 0))
+        return self._floors.get(worker_id) or Floor(worker_id, 0, StateAt(0, Activity(), 0))
 
-    def moment(self, worker_id: WorkerId, sequence: int) -> Moment:
+    def state_at(self, worker_id: WorkerId, sequence: int) -> StateAt:
         """As Store.moment."""
         floor, events = self.floor(worker_id), self._visible(worker_id)
         if sequence < floor.sequence:
             raise StoreCorrupt(f"how {worker_id} stood there is not retained any more")
         end = _end(events, sequence)
         if not end:
-            return floor.moment
+            return floor.state_at
         stood = events[end - 1]
         if not stood.since:
-            return Moment(stood.transcript_len, Activity(stood.activity), stood.event.timestamp_ms)
-        begin = floor.moment.activity if stood.since <= floor.sequence else Activity()
+            return StateAt(stood.transcript_len, Activity(stood.activity), stood.event.timestamp_ms)
+        begin = floor.state_at.activity if stood.since <= floor.sequence else Activity()
         first = bisect_left(events, stood.since, key=_sequence)
         activity = replay(begin, (stored.event for stored in events[first:end]))
         shown = Activity(stood.activity, activity.blocks, activity.permissions)
-        return Moment(stood.transcript_len, shown, stood.event.timestamp_ms)
+        return StateAt(stood.transcript_len, shown, stood.event.timestamp_ms)
 
     def _visible(self, worker_id: WorkerId) -> list[StoredEvent]:
         return [] if worker_id in self.hidden else self._events.get(worker_id, [])

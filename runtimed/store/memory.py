@@ -8,19 +8,19 @@ from typing import TypeVar
 
 import attrs
 
-from runtimed.core.change import (
+from runtimed.core.paging import PageSize
+from runtimed.core.state.change import (
     Change,
     EncodedEvent,
     Entry,
     Forgotten,
     Mark,
-    Moment,
-    Remark,
-    Span,
+    NumberedDiagnostic,
+    StateAt,
     StoredState,
+    TrimRange,
     Worker,
 )
-from runtimed.core.paging import PageSize
 from runtimed.errors import RuntimeStopped, StoreForeign
 from runtimed.model.bundle import ConfigBundle
 from runtimed.model.identity import RuntimeId, WorkerId
@@ -53,7 +53,7 @@ class MemoryStore:
         self._history = History()
         self._entries: dict[WorkerId, list[Entry]] = defaultdict(list)
         self._bundles: dict[str, ConfigBundle] = {}
-        self._remarks: dict[int, Remark] = {}
+        self._remarks: dict[int, NumberedDiagnostic] = {}
         self._runtime_events: dict[int, RuntimeEvent] = {}
         self._marks: dict[int, Mark] = {}
 
@@ -77,19 +77,19 @@ class MemoryStore:
         workers = [self._workers[worker_id] for worker_id in sorted(self._workers)]
         return StoredState(
             runtime_id=self._runtime_id,
-            workers=[attrs.evolve(w, floor=self._history.floor(w.worker_id).sequence) for w in workers],
+            workers=[attrs.evolve(w, retained_after=self._history.floor(w.worker_id).sequence) for w in workers],
             activities={
-                worker.worker_id: self._history.moment(worker.worker_id, worker.last_sequence).activity
+                worker.worker_id: self._history.state_at(worker.worker_id, worker.last_sequence).activity
                 for worker in workers
                 if not worker.quiet
             },
             bundles=[self._bundles[key] for key in sorted(self._bundles)],
-            remarks=tuple(self._remarks.values()),
+            diagnostics=tuple(self._remarks.values()),
             marks=[self._marks[sequence] for sequence in sorted(self._marks)],
             deleted=sorted(self._history.hidden),
             head=self._numbers["head"],
             worker_number=self._numbers["worker_number"],
-            remark_number=self._numbers["remark_number"],
+            diagnostic_number=self._numbers["remark_number"],
             runtime_event_id=self._numbers["runtime_event_id"],
         )
 
@@ -127,7 +127,7 @@ class MemoryStore:
 
     async def oldest_events(
         self, worker_id: WorkerId | None, upto: int, count: int, spared: Collection[WorkerId] = ()
-    ) -> Sequence[Span]:
+    ) -> Sequence[TrimRange]:
         """As Store.oldest_events."""
         return self._reading().oldest(worker_id, upto, count, spared)
 
@@ -137,9 +137,9 @@ class MemoryStore:
         found = [self._runtime_events[number] for number in sorted(self._runtime_events) if number > after]
         return found[: page.items]
 
-    async def moment(self, worker_id: WorkerId, sequence: int) -> Moment:
+    async def state_at(self, worker_id: WorkerId, sequence: int) -> StateAt:
         """As Store.moment."""
-        return self._reading().moment(worker_id, sequence)
+        return self._reading().state_at(worker_id, sequence)
 
     async def purge(self, worker_id: WorkerId) -> bool:
         """As Store.purge. What is not deleted is not touched."""
@@ -174,7 +174,7 @@ class MemoryStore:
             self._entries[entry.worker_id].append(entry)
         if change.bundle:
             self._bundles[change.bundle.metadata.id] = change.bundle
-        for remark in change.remarks:
+        for remark in change.diagnostics:
             self._remarks[remark.number] = remark
             self._raise("remark_number", remark.number)
         for told in change.runtime_events:
@@ -203,7 +203,7 @@ class MemoryStore:
             self._forget(change.forgotten)
 
     def _forget(self, gone: Forgotten) -> None:
-        _drop(self._remarks, gone.remarks)
+        _drop(self._remarks, gone.diagnostics)
         if (left := gone.runtime_events_left) is not None:
             for number in sorted(self._runtime_events)[: -left or None]:
                 del self._runtime_events[number]

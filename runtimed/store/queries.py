@@ -11,9 +11,9 @@ from zlib import crc32
 
 import apsw
 
-from runtimed.core.activity import Activity
-from runtimed.core.change import EncodedEvent, Entry, Moment, Span
 from runtimed.core.paging import PageSize
+from runtimed.core.state.activity import Activity
+from runtimed.core.state.change import EncodedEvent, Entry, StateAt, TrimRange
 from runtimed.errors import StoreCorrupt
 from runtimed.model.identity import WorkerId, worker_id
 from runtimed.model.runtime import RuntimeEvent
@@ -170,7 +170,7 @@ def _events(
 
 def oldest_events(
     connection: apsw.Connection, worker: WorkerId | None, upto: int, count: int, spared: Collection[WorkerId]
-) -> Sequence[Span]:
+) -> Sequence[TrimRange]:
     """As Store.oldest_events."""
     bindings: dict[str, Any] = {"upto": upto, "items": count}
     if worker is None:
@@ -178,7 +178,7 @@ def oldest_events(
         rows: list[Row] = connection.execute(_OLDEST_OF_ALL, bindings).fetchall()
     else:
         rows = connection.execute(_OLDEST_OF_ONE, bindings | {"worker": number_of(worker)}).fetchall()
-    return [Span(worker_id(number), newest, total) for number, newest, total in rows]
+    return [TrimRange(worker_id(number), newest, total) for number, newest, total in rows]
 
 
 def runtime_events_after(connection: apsw.Connection, after: int, page: PageSize) -> Sequence[RuntimeEvent]:
@@ -192,7 +192,7 @@ def is_purged(connection: apsw.Connection, worker: WorkerId) -> bool:
     return not connection.execute("SELECT 1 FROM deleted WHERE worker = ?", (number_of(worker),)).get
 
 
-def moment(connection: apsw.Connection, worker: WorkerId, sequence: int) -> Moment:
+def state_at(connection: apsw.Connection, worker: WorkerId, sequence: int) -> StateAt:
     """As Store.moment. It reads page by page; what is trimmed meanwhile only has it begin again, further on."""
     while True:
         with connection:
@@ -201,7 +201,7 @@ def moment(connection: apsw.Connection, worker: WorkerId, sequence: int) -> Mome
         if sequence < floor.sequence:
             raise StoreCorrupt(f"how {worker} stood there is not retained any more")
         if not newest:
-            return floor.moment
+            return floor.state_at
         try:
             return _behind(connection, event_of(newest[0]), floor)
         except StoreCorrupt:
@@ -209,23 +209,23 @@ def moment(connection: apsw.Connection, worker: WorkerId, sequence: int) -> Mome
                 raise
 
 
-def _behind(connection: apsw.Connection, stored: StoredEvent, floor: Floor) -> Moment:
+def _behind(connection: apsw.Connection, stored: StoredEvent, floor: Floor) -> StateAt:
     """How the Worker of an event stood right behind it."""
     event = stored.event
     if not stored.since:
-        return Moment(stored.transcript_len, Activity(stored.activity), event.timestamp_ms)
+        return StateAt(stored.transcript_len, Activity(stored.activity), event.timestamp_ms)
     activity, after = Activity(), stored.since - 1
     if stored.since <= floor.sequence:
-        activity, after = floor.moment.activity, floor.sequence
+        activity, after = floor.state_at.activity, floor.sequence
     while found := events_between(connection, event.worker_id, after, event.sequence, REPLAY_PAGE):
         activity, after = replay(activity, found), found[-1].sequence
     shown = Activity(stored.activity, activity.blocks, activity.permissions)
-    return Moment(stored.transcript_len, shown, event.timestamp_ms)
+    return StateAt(stored.transcript_len, shown, event.timestamp_ms)
 
 
 def _floor(connection: apsw.Connection, worker: WorkerId) -> Floor:
     row = connection.execute(_FLOOR, {"worker": number_of(worker)}).fetchall()
-    return floor_of(row[0]) if row else Floor(worker, 0, Moment(0, Activity(), 0))
+    return floor_of(row[0]) if row else Floor(worker, 0, StateAt(0, Activity(), 0))
 
 
 def _entries(connection: apsw.Connection, query: str, worker: WorkerId, place: int, page: PageSize) -> list[Entry]:

@@ -5,9 +5,9 @@ from collections.abc import Callable, Iterable, Sequence
 from itertools import islice
 from typing import TypeVar
 
-from runtimed.core.activity import Activity
-from runtimed.core.change import EncodedEvent, Entry
 from runtimed.core.paging import PageSize
+from runtimed.core.state.activity import Activity
+from runtimed.core.state.change import EncodedEvent, Entry
 from runtimed.errors import StoreCorrupt
 from runtimed.model.identity import RuntimeId, WorkerId, cursor_of
 from runtimed.store.rows import Floor, StoredEvent

@@ -11,8 +11,18 @@ from struct import error as StructError  # noqa: N812 it is a class
 from typing import Any, TypeVar
 from zlib import crc32
 
-from runtimed.core.activity import Activity
-from runtimed.core.change import EncodedEvent, Entry, Event, Mark, Moment, Remark, Trim, Waiting, Worker
+from runtimed.core.state.activity import Activity
+from runtimed.core.state.change import (
+    EncodedEvent,
+    Entry,
+    Event,
+    Mark,
+    NumberedDiagnostic,
+    QueuedInput,
+    StateAt,
+    Trim,
+    Worker,
+)
 from runtimed.errors import StoreCorrupt
 from runtimed.model.bundle import ConfigBundle
 from runtimed.model.diagnostic import Diagnostic
@@ -78,7 +88,7 @@ class Floor:
 
     worker_id: WorkerId
     sequence: int
-    moment: Moment
+    state_at: StateAt
 
 
 def checksum(table: bytes, body: bytes, *key: int) -> int:
@@ -133,7 +143,7 @@ def state_row(number: int, worker: Worker) -> Row:
         worker.retained,
     )
     execution, last_event_ms = _encode_execution(worker.execution), worker.last_event_ms
-    waiting = encode(worker.waiting) if worker.waiting else b""
+    waiting = encode(worker.queued) if worker.queued else b""
     found = checksum(b"state", execution, *key, last_event_ms)
     return *key, execution, crc32(waiting, found), waiting, last_event_ms
 
@@ -153,13 +163,13 @@ def entry_row(number: int, entry: Entry) -> Row:
 
 def floor_row(trim: Trim) -> Row:
     """How a Worker stood where its retained events begin."""
-    moment, activity = trim.moment, trim.moment.activity
-    number = number_of(trim.span.worker_id)
-    key = (number, trim.span.upto, moment.transcript_len, _ACTIVITY[activity.status])
+    state_at, activity = trim.state_at, trim.state_at.activity
+    number = number_of(trim.trim_range.worker_id)
+    key = (number, trim.trim_range.upto, state_at.transcript_len, _ACTIVITY[activity.status])
     in_flight = activity.in_flight()
     opened = Open(in_flight.blocks if in_flight else (), activity.permissions)
     body = encode(opened) if activity.open else b""
-    return *key, body, checksum(b"floor", body, *key, moment.timestamp_ms), moment.timestamp_ms
+    return *key, body, checksum(b"floor", body, *key, state_at.timestamp_ms), state_at.timestamp_ms
 
 
 def bundle_row(bundle: ConfigBundle) -> Row:
@@ -168,7 +178,7 @@ def bundle_row(bundle: ConfigBundle) -> Row:
     return bundle.metadata.id, body, text_checksum(b"bundle", body, bundle.metadata.id)
 
 
-def remark_row(remark: Remark) -> Row:
+def remark_row(remark: NumberedDiagnostic) -> Row:
     """A remark."""
     worker, body = _optional(remark.diagnostic.worker_id), encode(remark.diagnostic)
     return remark.number, worker, body, checksum(b"remark", body, remark.number, _packed(worker))
@@ -262,7 +272,7 @@ def worker_reader() -> Callable[[Row, int], Worker]:
             "idle" if activity == AWAITS_RUN_END else ACTIVITIES[activity],
             floor,
             retained,
-            _restored(waiting, tuple[Waiting, ...], name) if waiting else (),
+            _restored(waiting, tuple[QueuedInput, ...], name) if waiting else (),
             created_at_ms,
             last_event_ms,
             activity == AWAITS_RUN_END,
@@ -278,7 +288,7 @@ def floor_of(row: Row) -> Floor:
     _verify(name, stored, b"floor", body, number, sequence, transcript_len, activity, timestamp_ms)
     opened = _restored(body, Open, name) if body else Open()
     stood = Activity.of(ACTIVITIES[activity], opened.blocks, opened.permissions)
-    return Floor(worker_id(number), sequence, Moment(transcript_len, stood, timestamp_ms))
+    return Floor(worker_id(number), sequence, StateAt(transcript_len, stood, timestamp_ms))
 
 
 def bundle_of(row: Row) -> ConfigBundle:
@@ -289,11 +299,11 @@ def bundle_of(row: Row) -> ConfigBundle:
     return _restored(body, ConfigBundle, f"the bundle {key!r}")
 
 
-def remark_of(row: Row) -> Remark:
+def remark_of(row: Row) -> NumberedDiagnostic:
     """The remark in a row of `remark`."""
     number, worker, body, stored = row
     _verify(f"the remark {number}", stored, b"remark", body, number, _packed(worker))
-    return Remark(number, _restored(body, Diagnostic, f"the remark {number}"))
+    return NumberedDiagnostic(number, _restored(body, Diagnostic, f"the remark {number}"))
 
 
 def runtime_event_of(row: Row) -> RuntimeEvent:

@@ -11,10 +11,10 @@ from typing import Concatenate, ParamSpec, TypeVar
 import apsw
 import attrs
 
-from runtimed.core.change import Change, EncodedEvent, Entry, Moment, Span, StoredState
 from runtimed.core.clock import SteadyClock
 from runtimed.core.paging import PageSize
 from runtimed.core.ports import Clock
+from runtimed.core.state.change import Change, EncodedEvent, Entry, StateAt, StoredState, TrimRange
 from runtimed.errors import RuntimeStopped, StoreCorrupt
 from runtimed.model.identity import RuntimeId, WorkerId
 from runtimed.model.runtime import RuntimeBackend, RuntimeEvent, StoreCheck, StoreKind
@@ -98,7 +98,7 @@ class SqliteStore:
 
     async def oldest_events(
         self, worker_id: WorkerId | None, upto: int, count: int, spared: Collection[WorkerId] = ()
-    ) -> Sequence[Span]:
+    ) -> Sequence[TrimRange]:
         """As Store.oldest_events."""
         return await self._reading().run(queries.oldest_events, worker_id, upto, count, spared)
 
@@ -106,9 +106,9 @@ class SqliteStore:
         """As Store.read_runtime_events."""
         return await self._reading().run(queries.runtime_events_after, after, page)
 
-    async def moment(self, worker_id: WorkerId, sequence: int) -> Moment:
+    async def state_at(self, worker_id: WorkerId, sequence: int) -> StateAt:
         """As Store.moment."""
-        return await self._read(queries.moment, worker_id, sequence)
+        return await self._read(queries.state_at, worker_id, sequence)
 
     async def purge(self, worker_id: WorkerId) -> bool:
         """As Store.purge. What is not deleted is not touched."""

@@ -11,7 +11,7 @@ from queue import Empty, SimpleQueue
 import apsw
 import attrs
 
-from runtimed.core.change import EncodedEvent
+from runtimed.core.state.change import EncodedEvent
 from runtimed.errors import StoreError, StoreFull, StoreIo, StoreMissing
 from runtimed.store.ballast import BALLAST_BYTES, RETRY_S, Ballast
 from runtimed.store.connection import FULL, lacks_room

@@ -7,9 +7,9 @@ from typing import Any
 import attrs
 import pytest
 
-from runtimed.core.activity import Activity
-from runtimed.core.change import Change, Entry, Event, Moment, Span, StoredState, Trim, Worker
 from runtimed.core.ports import Store
+from runtimed.core.state.activity import Activity
+from runtimed.core.state.change import Change, Entry, Event, StateAt, StoredState, Trim, TrimRange, Worker
 from runtimed.model.event import Payload, SystemItem, TextDone, UserMessage
 from runtimed.model.execution import Execution
 from runtimed.model.identity import RuntimeId, WorkerId, worker_id
@@ -56,11 +56,13 @@ class Teller:
             entries += [entry] if entry else []
         return Change(worker=self.workers[worker_id], events=events, entries=entries)
 
-    def trim(self, worker_id: WorkerId, span: Span, moment: Moment) -> Change:
+    def trim(self, worker_id: WorkerId, trim_range: TrimRange, state_at: StateAt) -> Change:
         """A Change that takes out a Worker's oldest events."""
         worker = self.workers[worker_id]
-        self.workers[worker_id] = attrs.evolve(worker, floor=span.upto, retained=worker.retained - span.count)
-        return Change(worker=self.workers[worker_id], trim=Trim(span, moment))
+        self.workers[worker_id] = attrs.evolve(
+            worker, retained_after=trim_range.upto, retained=worker.retained - trim_range.count
+        )
+        return Change(worker=self.workers[worker_id], trim=Trim(trim_range, state_at))
 
     def delete(self, worker_id: WorkerId) -> Change:
         """A Change that takes out a Worker."""

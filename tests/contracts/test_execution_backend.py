@@ -11,7 +11,7 @@ from typing import Literal
 import attrs
 import pytest
 
-from runtimed.core.ports import Answer, Dispatch, EventSink, ExecutionBackend, Spawn
+from runtimed.core.ports import BackendAnswer, Dispatch, EventSink, ExecutionBackend, Spawn
 from runtimed.execution import Profile, ProfileRegistry
 from runtimed.execution.acp import AcpBackend
 from runtimed.execution.echo import EchoBackend
@@ -28,7 +28,7 @@ from runtimed.model.worker import BuiltinProfile, CapabilityRequest, CreateWorke
 from runtimed.store.folder import StoreFolder
 
 DEADLINE_S = 30.0
-ACCEPTED = Answer("accepted")
+ACCEPTED = BackendAnswer("accepted")
 FIRST, SECOND, NOBODY = worker_id(1), worker_id(2), worker_id(99)
 
 AGENT = Path(__file__).parents[1] / "execution" / "acp" / "agent.py"
@@ -124,7 +124,7 @@ class Subject:
         assert await self.backend.spawn(Spawn(worker, request), sink) == ACCEPTED
         return sink
 
-    async def offer(self, input_id: str, worker: str = FIRST, content: str = "echo hello") -> Answer:
+    async def offer(self, input_id: str, worker: str = FIRST, content: str = "echo hello") -> BackendAnswer:
         return await self.backend.dispatch(Dispatch(worker, input_id, WorkerInput("user", content)))
 
     async def begin(self, input_id: str, worker: str = FIRST, content: str = "echo hello") -> None:
@@ -308,12 +308,12 @@ async def test_a_worker_is_spawned_only_once_at_a_time(subject: Subject) -> None
         ),
         Recorder(),
     )
-    assert again == Answer("rejected", "this Worker is running already")
+    assert again == BackendAnswer("rejected", "this Worker is running already")
     await subject.begin("one")
 
 
 async def test_an_unknown_worker_takes_no_input(subject: Subject) -> None:
-    assert await subject.offer("one", NOBODY) == Answer("errored", "nothing runs this Worker")
+    assert await subject.offer("one", NOBODY) == BackendAnswer("errored", "nothing runs this Worker")
 
 
 @pytest.mark.parametrize("way", ["stop", "cancel"])

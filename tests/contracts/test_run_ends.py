@@ -13,7 +13,7 @@ from typing import Any, Literal
 import attrs
 import pytest
 
-from runtimed.core import Answer, EventSink, Runtime, Spawn
+from runtimed.core import BackendAnswer, EventSink, Runtime, Spawn
 from runtimed.core.limits import Limits
 from runtimed.core.ports import EventRefused
 from runtimed.errors import WorkerExecutionUnavailable
@@ -84,7 +84,7 @@ class Fragile:
     def __getattr__(self, name: str) -> Any:
         return getattr(self._backend, name)
 
-    async def spawn(self, spawn: Spawn, sink: EventSink) -> Answer:
+    async def spawn(self, spawn: Spawn, sink: EventSink) -> BackendAnswer:
         return await self._backend.spawn(spawn, _FragileSink(self, sink))
 
 
@@ -283,7 +283,7 @@ async def test_an_interrupt_returns_although_the_loss_of_a_program_could_not_be_
     async with asyncio.timeout(DEADLINE_S / 3):
         answer = await lab.backend.interrupt(lab.ref.worker_id)
 
-    assert answer == Answer("accepted")
+    assert answer == BackendAnswer("accepted")
 
 
 @pytest.mark.parametrize("kind", ["acp"])
@@ -551,7 +551,7 @@ async def test_a_program_that_an_interrupt_has_killed_is_lost_where_it_is_never_
 async def test_a_program_that_ends_is_always_there_again(
     new_lab: Callable[..., Any], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("runtimed.core.restarts.FIRST_DELAY_S", 0.05)
+    monkeypatch.setattr("runtimed.core.services.restarts.FIRST_DELAY_S", 0.05)
     lab = await new_lab(restart="always")
     await lab.run({"shell": "exit 3", "python": "os._exit(3)"})
     async with asyncio.timeout(DEADLINE_S):

@@ -12,22 +12,22 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from runtimed.core.activity import PERMISSION_RESOLVED, Activity, Pieces, Prose, permission_item
-from runtimed.core.change import (
+from runtimed.core.paging import PageSize
+from runtimed.core.ports import Store
+from runtimed.core.state.activity import PERMISSION_RESOLVED, Activity, Pieces, Prose, permission_item
+from runtimed.core.state.change import (
     Change,
     EncodedEvent,
     Entry,
     Event,
     Forgotten,
     Mark,
-    Moment,
-    Remark,
-    Span,
+    NumberedDiagnostic,
+    QueuedInput,
+    StateAt,
     Trim,
-    Waiting,
+    TrimRange,
 )
-from runtimed.core.paging import PageSize
-from runtimed.core.ports import Store
 from runtimed.errors import RuntimeStopped, SerializeFailed, StoreCorrupt, StoreForeign
 from runtimed.model.bundle import BundleMetadata, BundleProfile, ConfigBundle, Declaration, Provenance
 from runtimed.model.diagnostic import Diagnostic
@@ -80,8 +80,8 @@ def user(text: str) -> UserMessage:
     return UserMessage((TextSegment(text),))
 
 
-def remark(number: int, about: WorkerId | None = None) -> Remark:
-    return Remark(number, Diagnostic(f"code.{number}", "info", "message", about))
+def remark(number: int, about: WorkerId | None = None) -> NumberedDiagnostic:
+    return NumberedDiagnostic(number, Diagnostic(f"code.{number}", "info", "message", about))
 
 
 def bundle(revision: str, key: str = "bundle-1") -> ConfigBundle:
@@ -97,7 +97,7 @@ async def test_a_new_store_makes_up_a_runtime_id_and_is_empty(host: Any) -> None
     state = await host.open()
     assert re.fullmatch(r"runtime-[0-9a-f]{16}", state.runtime_id)
     assert (state.head, state.worker_number, state.activities) == (0, 0, {})
-    assert not [*state.workers, *state.bundles, *state.remarks, *state.marks, *state.deleted]
+    assert not [*state.workers, *state.bundles, *state.diagnostics, *state.marks, *state.deleted]
 
 
 async def test_a_new_store_takes_the_runtime_id_it_is_given(host: Any) -> None:
@@ -236,8 +236,8 @@ async def test_a_page_ends_with_the_row_that_fills_it_counting_bytes(
 async def test_a_moment_before_any_event_is_empty(host: Any, teller: Any) -> None:
     await host.open()
     await host.store.commit(teller.create())
-    assert await host.store.moment(FIRST, 0) == Moment(0, Activity(), 0)
-    assert await host.store.moment(THIRD, 5) == Moment(0, Activity(), 0)
+    assert await host.store.state_at(FIRST, 0) == StateAt(0, Activity(), 0)
+    assert await host.store.state_at(THIRD, 5) == StateAt(0, Activity(), 0)
 
 
 async def test_a_moment_in_the_middle_of_a_text_has_what_was_written_of_it(host: Any, teller: Any) -> None:
@@ -248,10 +248,10 @@ async def test_a_moment_in_the_middle_of_a_text_has_what_was_written_of_it(host:
     await host.store.commit(teller.tell(FIRST, *run))
     await host.store.commit(teller.tell(FIRST, RunEnd("finished")))
 
-    moments = [await host.store.moment(FIRST, sequence) for sequence in range(3, 9)]
-    assert [moment.transcript_len for moment in moments] == [2, 2, 2, 2, 3, 3]
-    assert [moment.activity.status for moment in moments] == ["running"] * 5 + ["idle"]
-    texts = [moment.activity.in_flight() for moment in moments]
+    moments = [await host.store.state_at(FIRST, sequence) for sequence in range(3, 9)]
+    assert [state_at.transcript_len for state_at in moments] == [2, 2, 2, 2, 3, 3]
+    assert [state_at.activity.status for state_at in moments] == ["running"] * 5 + ["idle"]
+    texts = [state_at.activity.in_flight() for state_at in moments]
     assert texts == [None, None, InFlight((TextBlock("Hel"),)), InFlight((TextBlock("Hello"),)), None, None]
 
 
@@ -274,7 +274,7 @@ async def test_a_moment_in_the_middle_of_a_tool_call_has_its_arguments_so_far(ho
     thought = ThinkingBlock("hmm", finished=True)
 
     async def blocks(sequence: int) -> tuple[Any, ...]:
-        return (await host.store.moment(FIRST, sequence)).activity.in_flight().blocks
+        return (await host.store.state_at(FIRST, sequence)).activity.in_flight().blocks
 
     assert await blocks(6) == (thought, ToolCallBlock("t1", "ls", '{"a"', "streaming_args"))
     assert await blocks(7) == (thought, ToolCallBlock("t1", "ls", '{"a":1}', "done"))
@@ -288,7 +288,7 @@ async def test_a_moment_between_two_events_of_a_worker_is_that_behind_the_earlie
     await host.store.commit(teller.tell(SECOND, TextDelta("other"), TextDelta("s")))
     await host.store.commit(teller.tell(FIRST, TextDelta(" later")))
     for sequence in (1, 2, 3):
-        activity = (await host.store.moment(FIRST, sequence)).activity
+        activity = (await host.store.state_at(FIRST, sequence)).activity
         assert activity.in_flight() == InFlight((TextBlock("mine"),))
 
 
@@ -297,7 +297,7 @@ async def test_a_moment_behind_thousands_of_deltas_has_them_all(host: Any, telle
     await host.store.commit(teller.create())
     pieces = [f"{number} " for number in range(2_500)]
     await host.store.commit(teller.tell(FIRST, *map(TextDelta, pieces)))
-    found = await host.store.moment(FIRST, MAX_SEQUENCE)
+    found = await host.store.state_at(FIRST, MAX_SEQUENCE)
     assert found.activity.in_flight() == InFlight((TextBlock("".join(pieces)),))
 
 
@@ -328,9 +328,9 @@ async def test_the_inputs_that_wait_come_back_in_their_order(host: Any, teller: 
     await host.open()
     await host.store.commit(teller.create())
     await host.store.commit(teller.tell(FIRST, user("one"), user("two"), user("three")))
-    waiting = (Waiting(3, 3), Waiting(2, 2))
+    waiting = (QueuedInput(3, 3), QueuedInput(2, 2))
     for kept in (waiting, waiting[1:], ()):
-        row = attrs.evolve(teller.workers[FIRST], waiting=kept)
+        row = attrs.evolve(teller.workers[FIRST], queued=kept)
         await host.store.commit(Change(worker=row))
         assert list((await host.reopen()).workers) == [row]
 
@@ -367,11 +367,11 @@ async def test_a_bundle_with_the_same_id_replaces_the_earlier(host: Any) -> None
 async def test_remarks_come_back_in_the_order_they_were_made(host: Any) -> None:
     made = [remark(number, FIRST if number % 2 else None) for number in range(1, 6)]
     await host.open()
-    await host.store.commit(Change(remarks=made[:2]))
-    await host.store.commit(Change(remarks=made[2:]))
+    await host.store.commit(Change(diagnostics=made[:2]))
+    await host.store.commit(Change(diagnostics=made[2:]))
     state = await host.reopen()
-    assert list(state.remarks) == made
-    assert state.remark_number == 5
+    assert list(state.diagnostics) == made
+    assert state.diagnostic_number == 5
 
 
 async def test_a_check_reads_everything_and_changes_nothing(host: Any, teller: Any) -> None:
@@ -400,8 +400,10 @@ async def test_the_head_is_the_highest_sequence_even_behind_a_gap(host: Any, tel
         Change(events=[Event(9, FIRST, 1, TextDelta("\ud800"), 0, 0, "idle")]),
         Change(events=[Event(9, FIRST, 1, SystemItem({"kind": "x", "n": 2**70}), 0, 0, "idle")]),
         Change(entries=[Entry(FIRST, 1, "user", "\ud800", 9, 1)]),
-        Change(remarks=[Remark(1, Diagnostic("code", "info", "\ud800"))]),
-        Change(trim=Trim(Span(FIRST, 1, 1), Moment(0, Activity("running", (Prose("text", Pieces("\ud800")),)), 1))),
+        Change(diagnostics=[NumberedDiagnostic(1, Diagnostic("code", "info", "\ud800"))]),
+        Change(
+            trim=Trim(TrimRange(FIRST, 1, 1), StateAt(0, Activity("running", (Prose("text", Pieces("\ud800")),)), 1))
+        ),
         Change(bundle=bundle("\ud800")),
     ],
     ids=["event", "number", "entry", "remark", "floor", "bundle"],
@@ -415,7 +417,7 @@ async def test_what_cannot_be_encoded_is_refused_and_nothing_of_it_is_stored(
         host.store.commit(attrs.evolve(broken, worker=created.worker))
     await host.store.commit(Change(bundle=bundle("after")))
     state = await host.reopen()
-    assert (state.head, state.worker_number, list(state.workers), list(state.remarks)) == (0, 0, [], [])
+    assert (state.head, state.worker_number, list(state.workers), list(state.diagnostics)) == (0, 0, [], [])
     assert list(state.bundles) == [bundle("after")]
 
 
@@ -438,11 +440,11 @@ async def sequences(events: Any) -> list[int]:
     return [event.sequence for event in await events]
 
 
-async def trimmed(host: Any, teller: Any, worker: WorkerId, count: int) -> Span:
+async def trimmed(host: Any, teller: Any, worker: WorkerId, count: int) -> TrimRange:
     """Take out the oldest events of a Worker, as retention does."""
-    [span] = await host.store.oldest_events(worker, MAX_SEQUENCE, count)
-    await host.store.commit(teller.trim(worker, span, await host.store.moment(worker, span.upto)))
-    return span
+    [trim_range] = await host.store.oldest_events(worker, MAX_SEQUENCE, count)
+    await host.store.commit(teller.trim(worker, trim_range, await host.store.state_at(worker, trim_range.upto)))
+    return trim_range
 
 
 async def test_events_of_all_workers_are_read_by_sequence(host: Any, teller: Any) -> None:
@@ -491,7 +493,10 @@ async def test_what_lies_between_two_events_and_is_gone_costs_nothing(host: Any,
         await host.store.commit(teller.tell(worker, TextDelta("1")))
         teller.sequence += 10**15
     newest = 10**15 + 2
-    assert list(await host.store.oldest_events(None, MAX_SEQUENCE, 2)) == [Span(FIRST, 1, 1), Span(SECOND, newest, 1)]
+    assert list(await host.store.oldest_events(None, MAX_SEQUENCE, 2)) == [
+        TrimRange(FIRST, 1, 1),
+        TrimRange(SECOND, newest, 1),
+    ]
     assert [event.sequence for event in await host.store.read_all_events(0, MAX_SEQUENCE, WIDE)] == [1, newest]
 
 
@@ -502,11 +507,11 @@ async def test_the_oldest_events_are_told_as_spans(host: Any, teller: Any) -> No
     await host.store.commit(teller.tell(SECOND, TextDelta("3")))
     await host.store.commit(teller.tell(FIRST, TextDelta("4")))
     oldest = host.store.oldest_events
-    assert list(await oldest(FIRST, MAX_SEQUENCE, 2)) == [Span(FIRST, 2, 2)]
-    assert list(await oldest(FIRST, MAX_SEQUENCE, 9)) == [Span(FIRST, 4, 3)]
-    assert list(await oldest(FIRST, 1, 9)) == [Span(FIRST, 1, 1)]
-    assert list(await oldest(None, MAX_SEQUENCE, 9)) == [Span(SECOND, 3, 1), Span(FIRST, 4, 3)]
-    assert list(await oldest(None, MAX_SEQUENCE, 3)) == [Span(FIRST, 2, 2), Span(SECOND, 3, 1)]
+    assert list(await oldest(FIRST, MAX_SEQUENCE, 2)) == [TrimRange(FIRST, 2, 2)]
+    assert list(await oldest(FIRST, MAX_SEQUENCE, 9)) == [TrimRange(FIRST, 4, 3)]
+    assert list(await oldest(FIRST, 1, 9)) == [TrimRange(FIRST, 1, 1)]
+    assert list(await oldest(None, MAX_SEQUENCE, 9)) == [TrimRange(SECOND, 3, 1), TrimRange(FIRST, 4, 3)]
+    assert list(await oldest(None, MAX_SEQUENCE, 3)) == [TrimRange(FIRST, 2, 2), TrimRange(SECOND, 3, 1)]
     assert list(await oldest(None, 0, 3)) == list(await oldest(THIRD, 9, 9)) == []
 
 
@@ -517,17 +522,17 @@ async def test_events_that_were_trimmed_are_gone_and_the_others_are_not(host: An
     await host.store.commit(teller.tell(SECOND, TextDelta("4")))
     await host.store.commit(teller.tell(FIRST, TextDelta("5")))
     before = host.store.event_bytes
-    assert await trimmed(host, teller, FIRST, 2) == Span(FIRST, 2, 2)
+    assert await trimmed(host, teller, FIRST, 2) == TrimRange(FIRST, 2, 2)
     for _ in range(2):
         assert before - host.store.event_bytes == sizes(user("1"), TextDelta("2"))
         assert await sequences(host.store.read_events(FIRST, 2, MAX_SEQUENCE, WIDE)) == [3, 5]
         assert await sequences(host.store.read_all_events(2, MAX_SEQUENCE, WIDE)) == [3, 4, 5]
         assert await sequences(host.store.read_events(SECOND, 0, MAX_SEQUENCE, WIDE)) == [4]
-        assert list(await host.store.oldest_events(None, MAX_SEQUENCE, 1)) == [Span(FIRST, 3, 1)]
+        assert list(await host.store.oldest_events(None, MAX_SEQUENCE, 1)) == [TrimRange(FIRST, 3, 1)]
         assert len(await host.store.read_entries(FIRST, 0, WIDE)) == 1
         state = await host.reopen()
         assert list(state.workers) == list(teller.workers.values())
-        assert [(worker.floor, worker.retained) for worker in state.workers] == [(2, 2), (0, 1)]
+        assert [(worker.retained_after, worker.retained) for worker in state.workers] == [(2, 2), (0, 1)]
         assert state.activities == teller.activities
 
 
@@ -545,7 +550,7 @@ async def test_reading_where_events_were_trimmed_says_that_they_are_missing(
         with pytest.raises(StoreCorrupt, match="is missing"):
             await host.store.read_all_events(after, MAX_SEQUENCE, WIDE)
         with pytest.raises(StoreCorrupt, match="not retained"):
-            await host.store.moment(FIRST, after)
+            await host.store.state_at(FIRST, after)
     assert len(await host.store.read_events(FIRST, count, MAX_SEQUENCE, WIDE)) == 3 - count
 
 
@@ -574,15 +579,15 @@ async def test_a_moment_is_the_same_whatever_was_trimmed_before_it(host: Any, te
     )
     await host.store.commit(teller.tell(FIRST, *run))
     count = len(run)
-    before = [await host.store.moment(FIRST, sequence) for sequence in range(count + 2)]
-    assert [len(moment.activity.permissions) for moment in before[6:]] == [0, 1, 1, 1, 0, 0, 1, 1, 1]
+    before = [await host.store.state_at(FIRST, sequence) for sequence in range(count + 2)]
+    assert [len(state_at.activity.permissions) for state_at in before[6:]] == [0, 1, 1, 1, 0, 0, 1, 1, 1]
     for floor in range(1, count + 1):
         await trimmed(host, teller, FIRST, 1)
-        after = [await host.store.moment(FIRST, sequence) for sequence in range(floor, count + 2)]
+        after = [await host.store.state_at(FIRST, sequence) for sequence in range(floor, count + 2)]
         assert after == before[floor:]
     state = await host.reopen()
     assert state.activities == teller.activities
-    assert await host.store.moment(FIRST, count) == before[count]
+    assert await host.store.state_at(FIRST, count) == before[count]
 
 
 async def test_a_worker_goes_on_after_all_its_events_were_trimmed(host: Any, teller: Any) -> None:
@@ -594,8 +599,8 @@ async def test_a_worker_goes_on_after_all_its_events_were_trimmed(host: Any, tel
     await host.store.commit(teller.tell(FIRST, TextDelta("b")))
     await host.reopen()
     assert await sequences(host.store.read_events(FIRST, 2, MAX_SEQUENCE, WIDE)) == [3]
-    moment = await host.store.moment(FIRST, 3)
-    assert moment.activity.in_flight() == InFlight((TextBlock("ab"),))
+    state_at = await host.store.state_at(FIRST, 3)
+    assert state_at.activity.in_flight() == InFlight((TextBlock("ab"),))
 
 
 async def test_the_bytes_of_the_events_are_counted_through_a_restart(host: Any, teller: Any) -> None:
@@ -618,22 +623,22 @@ async def test_a_deleted_worker_cannot_be_read_any_more_and_others_can(host: Any
     await host.store.commit(teller.tell(FIRST, user("1"), TextDelta("2")))
     await host.store.commit(teller.tell(SECOND, user("3"), TextDelta("4")))
     await trimmed(host, teller, FIRST, 1)
-    await host.store.commit(Change(remarks=[remark(1, FIRST), remark(2, SECOND), remark(3)]))
+    await host.store.commit(Change(diagnostics=[remark(1, FIRST), remark(2, SECOND), remark(3)]))
     await host.store.commit(teller.delete(FIRST))
     for _ in range(2):
         assert not await host.store.read_entries(FIRST, 0, WIDE)
         assert not await host.store.newest_entries(FIRST, 9, WIDE)
         assert not await host.store.read_events(FIRST, 0, MAX_SEQUENCE, WIDE)
         assert not await host.store.oldest_events(FIRST, MAX_SEQUENCE, 9)
-        assert await host.store.moment(FIRST, 9) == Moment(0, Activity(), 0)
+        assert await host.store.state_at(FIRST, 9) == StateAt(0, Activity(), 0)
         assert await sequences(host.store.read_all_events(0, MAX_SEQUENCE, WIDE)) == [3, 4]
-        assert list(await host.store.oldest_events(None, MAX_SEQUENCE, 9)) == [Span(SECOND, 4, 2)]
+        assert list(await host.store.oldest_events(None, MAX_SEQUENCE, 9)) == [TrimRange(SECOND, 4, 2)]
         assert len(await host.store.read_entries(SECOND, 0, WIDE)) == 1
         state = await host.reopen()
         assert [worker.worker_id for worker in state.workers] == [SECOND, THIRD]
-        assert list(state.remarks) == [remark(2, SECOND), remark(3)]
+        assert list(state.diagnostics) == [remark(2, SECOND), remark(3)]
         assert list(state.deleted) == [FIRST]
-        assert (state.worker_number, state.head, state.remark_number) == (3, 4, 3)
+        assert (state.worker_number, state.head, state.diagnostic_number) == (3, 4, 3)
 
 
 async def test_a_deleted_worker_is_purged_little_by_little_until_nothing_is_left(host: Any, teller: Any) -> None:
@@ -692,20 +697,20 @@ async def test_marks_come_back_in_order(host: Any) -> None:
 async def test_what_is_forgotten_is_gone_but_its_numbers_never_come_again(host: Any) -> None:
     await host.open()
     started = [RuntimeEvent(number, "runtime_started", number) for number in (1, 2, 3)]
-    await host.store.commit(Change(remarks=[remark(1), remark(2), remark(3)], runtime_events=started))
+    await host.store.commit(Change(diagnostics=[remark(1), remark(2), remark(3)], runtime_events=started))
     for sequence in (5, 6, 7):
         await host.store.commit(Change(mark=Mark(sequence, sequence)))
-    await host.store.commit(Change(forgotten=Forgotten(remarks=2, runtime_events_left=2, marks=6)))
+    await host.store.commit(Change(forgotten=Forgotten(diagnostics=2, runtime_events_left=2, marks=6)))
     state = await host.reopen()
-    assert list(state.remarks) == [remark(3)]
+    assert list(state.diagnostics) == [remark(3)]
     assert list(state.marks) == [Mark(7, 7)]
     assert list(await host.store.read_runtime_events(0, WIDE)) == started[1:]
     await host.store.commit(Change(forgotten=Forgotten(runtime_events_left=2)))
     assert list(await host.store.read_runtime_events(0, WIDE)) == started[1:]
-    await host.store.commit(Change(forgotten=Forgotten(remarks=9, runtime_events_left=0, marks=9)))
+    await host.store.commit(Change(forgotten=Forgotten(diagnostics=9, runtime_events_left=0, marks=9)))
     state = await host.reopen()
-    assert not [*state.remarks, *state.marks, *await host.store.read_runtime_events(0, WIDE)]
-    assert (state.remark_number, state.runtime_event_id) == (3, 3)
+    assert not [*state.diagnostics, *state.marks, *await host.store.read_runtime_events(0, WIDE)]
+    assert (state.diagnostic_number, state.runtime_event_id) == (3, 3)
 
 
 async def test_close_finishes_what_was_handed_in(host: Any, teller: Any) -> None:
@@ -746,7 +751,7 @@ async def test_a_closed_store_takes_nothing_and_gives_nothing(host: Any, teller:
         host.store.read_entries(FIRST, 0, WIDE),
         host.store.newest_entries(FIRST, 9, WIDE),
         host.store.read_events(FIRST, 0, 9, WIDE),
-        host.store.moment(FIRST, 0),
+        host.store.state_at(FIRST, 0),
         host.store.read_all_events(0, 9, WIDE),
         host.store.oldest_events(None, 9, 9),
         host.store.read_runtime_events(0, WIDE),
@@ -769,7 +774,7 @@ async def everything(store: Store, workers: Sequence[WorkerId], head: int) -> li
             found.append(list(await store.newest_entries(worker, place, small)))
             found.append(await told_by(store.read_events(worker, place, place + 5, small)))
             found.append(await told_by(store.read_events(worker, place, MAX_SEQUENCE, WIDE)))
-            found.append(await told_by(store.moment(worker, place)))
+            found.append(await told_by(store.state_at(worker, place)))
     for place in range(head + 1):
         found.append(await told_by(store.read_all_events(place, MAX_SEQUENCE, WIDE)))
         found.append(await told_by(store.read_all_events(place, place + 3, small)))
@@ -855,7 +860,7 @@ async def take(store: Store, teller: Any, worker: WorkerId, step: Any) -> None:
     elif step == "delete":
         await store.commit(teller.delete(worker))
     elif isinstance(step, int):
-        for span in await store.oldest_events(worker, MAX_SEQUENCE, step):
-            await store.commit(teller.trim(worker, span, await store.moment(worker, span.upto)))
+        for trim_range in await store.oldest_events(worker, MAX_SEQUENCE, step):
+            await store.commit(teller.trim(worker, trim_range, await store.state_at(worker, trim_range.upto)))
     else:
         await store.commit(teller.tell(worker, *step))

@@ -7,8 +7,8 @@ from types import SimpleNamespace
 import attrs
 import pytest
 
-from runtimed.core import Answer, Dispatch, EventSink, Runtime, Spawn
-from runtimed.core.change import Change, EncodedEvent
+from runtimed.core import BackendAnswer, Dispatch, EventSink, Runtime, Spawn
+from runtimed.core.state.change import Change, EncodedEvent
 from runtimed.model.event import Payload, RunEnd
 from runtimed.model.identity import WorkerId
 from runtimed.store.memory import MemoryStore
@@ -22,23 +22,23 @@ class Puppet:
     told: list[str] = attrs.field(factory=list)
     histories: list[object] = attrs.field(factory=list)
     running: set[WorkerId] = attrs.field(factory=set)
-    spawned: Answer = Answer("accepted")
-    dispatched: Answer = Answer("accepted")
-    interrupted: Answer = Answer("accepted")
+    spawned: BackendAnswer = BackendAnswer("accepted")
+    dispatched: BackendAnswer = BackendAnswer("accepted")
+    interrupted: BackendAnswer = BackendAnswer("accepted")
     started: asyncio.Event = attrs.field(factory=asyncio.Event)
     gate: asyncio.Event = attrs.field(factory=asyncio.Event)
 
     def __attrs_post_init__(self) -> None:
         self.gate.set()
 
-    async def spawn(self, spawn: Spawn, sink: EventSink) -> Answer:
+    async def spawn(self, spawn: Spawn, sink: EventSink) -> BackendAnswer:
         self.told.append("spawn")
         self.histories.append(spawn.history)
         await self.gate.wait()
         self.sinks[spawn.worker_id] = sink
         return self.spawned
 
-    async def dispatch(self, dispatch: Dispatch) -> Answer:
+    async def dispatch(self, dispatch: Dispatch) -> BackendAnswer:
         self.told.append(f"dispatch {dispatch.input.content}")
         await self.gate.wait()
         return self.dispatched
@@ -51,7 +51,7 @@ class Puppet:
     def withdraw(self, worker_id: WorkerId, input_id: str) -> None:
         self.told.append("withdraw")
 
-    async def interrupt(self, worker_id: WorkerId) -> Answer:
+    async def interrupt(self, worker_id: WorkerId) -> BackendAnswer:
         self.told.append("interrupt")
         await self.gate.wait()
         if worker_id in self.running:
@@ -59,14 +59,14 @@ class Puppet:
             await self.say(worker_id, RunEnd("rolled_back"))
         return self.interrupted
 
-    async def stop(self, worker_id: WorkerId, reason: str | None) -> Answer:
+    async def stop(self, worker_id: WorkerId, reason: str | None) -> BackendAnswer:
         self.told.append("stop")
         await self.gate.wait()
-        return Answer("accepted")
+        return BackendAnswer("accepted")
 
-    async def cancel(self, worker_id: WorkerId, reason: str | None) -> Answer:
+    async def cancel(self, worker_id: WorkerId, reason: str | None) -> BackendAnswer:
         self.told.append("cancel")
-        return Answer("accepted")
+        return BackendAnswer("accepted")
 
     async def delete(self, worker_id: WorkerId) -> None:
         self.told.append(f"delete {worker_id}")
@@ -178,6 +178,6 @@ async def runtime(store: MemoryStore, puppet: Puppet) -> AsyncIterator[Runtime]:
 
 @pytest.fixture
 async def published(runtime: Runtime) -> Published:
-    listener = Published()
-    runtime.subscribe(listener)
-    return listener
+    subscriber = Published()
+    runtime.subscribe(subscriber)
+    return subscriber

@@ -7,8 +7,8 @@ import json
 import attrs
 import pytest
 
-from runtimed.core import Answer, Runtime
-from runtimed.core import lane as lanes
+from runtimed.core import BackendAnswer, Runtime
+from runtimed.core import mailbox as mailboxes
 from runtimed.core.limits import Limits
 from runtimed.errors import InvalidRequest, RuntimeStopped, StoreFull
 from runtimed.model.bundle import BundleMetadata, ConfigBundle, Provenance
@@ -44,7 +44,7 @@ async def until(condition):
 
 @pytest.fixture(autouse=True)
 def _impatient(monkeypatch):
-    monkeypatch.setattr(lanes, "STORE_RETRY_S", 0.01)
+    monkeypatch.setattr(mailboxes, "STORE_RETRY_S", 0.01)
 
 
 async def test_a_full_store_is_no_reason_not_to_start(faulty, puppet):
@@ -140,7 +140,7 @@ async def test_a_worker_that_was_stored_is_not_refused_because_its_spawn_cannot_
 
 
 async def test_refused_requests_do_not_multiply_the_tries_of_a_full_store(faulty, puppet, monkeypatch):
-    monkeypatch.setattr(lanes, "STORE_RETRY_S", 0.2)
+    monkeypatch.setattr(mailboxes, "STORE_RETRY_S", 0.2)
     async with Runtime(faulty, puppet) as runtime:
         worker = await runtime.create_worker()
         faulty.fault = FULL
@@ -313,7 +313,7 @@ async def test_a_cancel_hurries_a_stop_that_takes_its_time(runtime, puppet, monk
     async def cancel(self, worker_id, reason):
         self.told.append("cancel")
         self.gate.set()
-        return Answer("accepted")
+        return BackendAnswer("accepted")
 
     monkeypatch.setattr(type(puppet), "cancel", cancel)
     stopping = asyncio.ensure_future(runtime.stop_worker(worker.worker_ref))

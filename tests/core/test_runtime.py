@@ -7,8 +7,8 @@ import sys
 
 import pytest
 
-from runtimed.core import Answer, Runtime
-from runtimed.core.draft import MAX_JOINED_TEXT
+from runtimed.core import BackendAnswer, Runtime
+from runtimed.core.state.change_builder import MAX_JOINED_TEXT
 from runtimed.errors import (
     InvalidProfileSelector,
     InvalidRequest,
@@ -118,7 +118,7 @@ async def test_an_error_ends_the_run_as_well(runtime, puppet, published):
 @pytest.mark.parametrize("outcome", ["busy", "rejected", "errored", "unsupported"])
 async def test_a_refused_input_leaves_only_the_backends_word_behind(runtime, puppet, published, outcome):
     worker = await create(runtime)
-    puppet.dispatched = Answer(outcome, "not now")
+    puppet.dispatched = BackendAnswer(outcome, "not now")
     with pytest.raises(WorkerExecutionRejected, match="not now"):
         await runtime.send_input(worker.worker_ref, HELLO)
     after = runtime.worker(worker.worker_ref)
@@ -129,7 +129,7 @@ async def test_a_refused_input_leaves_only_the_backends_word_behind(runtime, pup
 
 
 async def test_a_spawn_that_fails_leaves_a_worker_that_says_why(runtime, puppet):
-    puppet.spawned = Answer("rejected", "install the agent")
+    puppet.spawned = BackendAnswer("rejected", "install the agent")
     worker = await create(runtime)
     assert worker.execution.run_state == "rejected"
     with pytest.raises(WorkerExecutionUnavailable, match="install the agent"):
@@ -148,11 +148,11 @@ async def test_a_backend_that_raises_has_answered_that_it_failed(runtime, puppet
 
 @pytest.mark.parametrize("durable", [False, True], ids=["memory", "sqlite"])
 async def test_an_answer_that_is_not_unicode_is_made_so(puppet, tmp_path, durable):
-    puppet.spawned = Answer("rejected", "bad \udc9f byte")
+    puppet.spawned = BackendAnswer("rejected", "bad \udc9f byte")
     async with Runtime(SqliteStore(tmp_path / "store") if durable else MemoryStore(), puppet) as runtime:
         worker = await create(runtime)
         assert worker.execution.last_result.message == "bad ? byte"
-        puppet.spawned, puppet.dispatched = Answer("accepted"), Answer("busy", "\ud800")
+        puppet.spawned, puppet.dispatched = BackendAnswer("accepted"), BackendAnswer("busy", "\ud800")
         with pytest.raises(WorkerExecutionRejected, match=r"\?"):
             await runtime.send_input((await create(runtime)).worker_ref, HELLO)
 

@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 
 from runtimed.core import Runtime
-from runtimed.core.ports import Answer
+from runtimed.core.ports import BackendAnswer
 from runtimed.execution import Profile, ProfileRegistry
 from runtimed.feed import Feed
 from runtimed.model.event import Alert, ErrorRaised, Payload, RunEnd, TextDelta, TextDone, ToolResult
@@ -107,7 +107,7 @@ async def test_the_notebook_can_be_interrupted_while_it_counts(new_worker: Calla
     worker = await new_worker(str(EXAMPLES / "notebook.py"))
     await worker.begin("count 1000")
     await worker.until(lambda event: isinstance(event, TextDelta))
-    assert await worker.backend.interrupt(worker.ref.worker_id) == Answer("accepted")
+    assert await worker.backend.interrupt(worker.ref.worker_id) == BackendAnswer("accepted")
     events = await worker.until(lambda event: isinstance(event, RunEnd))
     assert [event.message for event in events if isinstance(event, Alert)] == ["the run was interrupted"]
     assert events[-1] == RunEnd("rolled_back")

@@ -11,7 +11,7 @@ from typing import Any
 import attrs
 import pytest
 
-from runtimed.core.ports import Answer, Dispatch, Spawn
+from runtimed.core.ports import BackendAnswer, Dispatch, Spawn
 from runtimed.execution import Profile, containment
 from runtimed.execution.containment import Containment
 from runtimed.execution.shell import ShellBackend
@@ -138,10 +138,10 @@ class Bench:
         self.backend = ShellBackend(profile, Folders(folder), supervisor)
         self._inputs = 0
 
-    async def spawn(self) -> Answer:
+    async def spawn(self) -> BackendAnswer:
         return await self.backend.spawn(Spawn(self.worker_id, CreateWorkerRequest()), self.sink)
 
-    async def offer(self, content: str, kind: Any = "user") -> Answer:
+    async def offer(self, content: str, kind: Any = "user") -> BackendAnswer:
         self._inputs += 1
         given = WorkerInput(kind, content)
         return await self.backend.dispatch(Dispatch(self.worker_id, f"input-{self._inputs}", given))
@@ -152,7 +152,7 @@ class Bench:
 
     async def begin(self, script: str) -> None:
         answer = await self.offer(script)
-        assert answer == Answer("accepted")
+        assert answer == BackendAnswer("accepted")
         self.backend.start(self.worker_id, f"input-{self._inputs}")
 
     async def run(self, script: str) -> Run:
@@ -209,5 +209,5 @@ async def new_bench(tmp_path: Path, supervisor: Supervisor) -> AsyncIterator[Cal
 async def shell(new_bench: Callable[..., Bench]) -> Bench:
     """A Worker with its shell running."""
     bench = new_bench()
-    assert await bench.spawn() == Answer("accepted")
+    assert await bench.spawn() == BackendAnswer("accepted")
     return bench

@@ -13,8 +13,8 @@ from typing import Any
 import attrs
 import pytest
 
-from runtimed.core.change import Entry
-from runtimed.core.ports import Answer, Dispatch, Spawn
+from runtimed.core.ports import BackendAnswer, Dispatch, Spawn
+from runtimed.core.state.change import Entry
 from runtimed.execution import Profile
 from runtimed.execution.complaints import MAX_TOLD
 from runtimed.execution.lines import Chunk
@@ -97,17 +97,17 @@ class Host:
         self.backend = ProcessBackend(profile, StoreFolder(folder), supervisor)
         self.inputs = 0
 
-    async def spawn(self, **options: Any) -> Answer:
+    async def spawn(self, **options: Any) -> BackendAnswer:
         self.ear = Ear()
         return await self.backend.spawn(Spawn(self.worker_id, CreateWorkerRequest(), **options), self.ear)
 
-    async def offer(self, content: str = "go", kind: Any = "user") -> Answer:
+    async def offer(self, content: str = "go", kind: Any = "user") -> BackendAnswer:
         self.inputs += 1
         dispatch = Dispatch(self.worker_id, f"input-{self.inputs}", WorkerInput(kind, content))
         return await self.backend.dispatch(dispatch)
 
     async def begin(self, content: str = "go", kind: Any = "user") -> None:
-        assert await self.offer(content, kind) == Answer("accepted")
+        assert await self.offer(content, kind) == BackendAnswer("accepted")
         self.backend.start(self.worker_id, f"input-{self.inputs}")
 
     async def run(self, content: str = "go", kind: Any = "user") -> list[Payload]:
@@ -145,7 +145,7 @@ def started(new_host: Callable[..., Host]) -> Callable[..., Any]:
 
     async def start(script: str, **options: Any) -> Host:
         host = new_host(script, **options)
-        assert await host.spawn() == Answer("accepted")
+        assert await host.spawn() == BackendAnswer("accepted")
         return host
 
     return start
@@ -349,7 +349,7 @@ async def test_an_input_is_accepted_once_what_was_printed_before_it_is_told(star
         while not await asyncio.to_thread((host.home / "said").exists):
             continue
     for _ in range(2):
-        assert await host.offer() == Answer("accepted")
+        assert await host.offer() == BackendAnswer("accepted")
         assert host.ear.text == "0" * 5_000
         assert host.ear.events[-1] == TextDone("0" * 5_000)
         host.backend.withdraw(host.worker_id, f"input-{host.inputs}")
@@ -503,7 +503,7 @@ async def test_a_program_that_ends_is_lost_with_its_output_before(started: Calla
     assert reason == "exit"
     assert message == "the program ended with status 3; its last words: trouble"
     assert host.ear.events[-1] == TextDone("last words\n")
-    assert await host.offer() == Answer("errored", "nothing runs this Worker")
+    assert await host.offer() == BackendAnswer("errored", "nothing runs this Worker")
 
 
 async def test_an_error_that_was_held_is_told_when_the_program_ends(
@@ -536,7 +536,7 @@ async def test_a_lost_worker_may_be_spawned_again_and_is_told_that_all_is_new(st
     await host.begin()
     await host.loses()
     history = (Entry(host.worker_id, 1, "user", "go", 1, 1),)
-    assert await host.spawn(history=history) == Answer("accepted")
+    assert await host.spawn(history=history) == BackendAnswer("accepted")
     await host.ear.until(lambda: host.ear.alerts)
     assert host.ear.alerts == ["the program was started anew: it knows nothing of what was before"]
     await host.begin()
@@ -613,7 +613,7 @@ async def test_a_program_that_heeds_an_interrupt_goes_on(started: Callable[..., 
     )
     await host.begin()
     await host.ear.until(lambda: host.ear.text)
-    assert await host.backend.interrupt(host.worker_id) == Answer("accepted")
+    assert await host.backend.interrupt(host.worker_id) == BackendAnswer("accepted")
     assert [type(said) for said in host.ear.events[-3:]] == [TextDone, Alert, RunEnd]
     await host.begin()
     await host.ear.until(lambda: host.ear.text.endswith("2\n"))
@@ -626,7 +626,7 @@ async def test_a_program_that_does_not_heed_an_interrupt_is_started_anew(
     host = await started(f"echo started; read -r; echo begun; {script}", stop_grace_s=0.2)
     await host.begin()
     await host.ear.until(lambda: "begun" in host.ear.text)
-    assert await host.backend.interrupt(host.worker_id) == Answer("accepted")
+    assert await host.backend.interrupt(host.worker_id) == BackendAnswer("accepted")
     new = [TextDelta("started\n"), TextDone("started\n")]  # of the new program, which may have spoken by now
     assert [said for said in host.ear.events if said not in new][-1] == RunEnd("rolled_back")
     assert host.ear.alerts == [
@@ -684,7 +684,7 @@ async def test_a_program_lives_in_the_home_of_its_worker(started: Callable[..., 
 async def test_one_program_that_ends_leaves_the_other_workers_alone(started: Callable[..., Any]) -> None:
     host = await started("read -r line; case $line in *die*) exit 1;; *) echo alive; read -r;; esac")
     other = Ear()
-    assert await host.backend.spawn(Spawn(worker_id(2), CreateWorkerRequest()), other) == Answer("accepted")
+    assert await host.backend.spawn(Spawn(worker_id(2), CreateWorkerRequest()), other) == BackendAnswer("accepted")
     await host.begin("die")
     await host.loses()
     await host.backend.dispatch(Dispatch(worker_id(2), "one", WorkerInput("user", "live")))
@@ -704,7 +704,7 @@ async def test_many_rounds_leave_no_descriptor_no_task_and_no_process(
         await host.backend.stop(host.worker_id, None)
         gc.collect()
         held.append((len(await asyncio.to_thread(os.listdir, "/proc/self/fd")), len(asyncio.all_tasks())))
-        assert await host.spawn() == Answer("accepted")
+        assert await host.spawn() == BackendAnswer("accepted")
     assert held[-1] == held[0]
     await host.backend.close()
     assert await traces.pids() == []

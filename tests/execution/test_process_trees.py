@@ -12,7 +12,7 @@ from typing import Any
 
 import pytest
 
-from runtimed.core.ports import Answer
+from runtimed.core.ports import BackendAnswer
 from runtimed.execution import containment
 
 # Each is a script for a Worker's shell, and how many processes it leaves there at least besides the shell.
@@ -47,7 +47,7 @@ async def test_nothing_is_left_of_a_worker_that_was_ended(new_bench: Callable[..
         await bench.backend.close()
     else:
         answer = await getattr(bench.backend, way)(bench.worker_id, "enough")
-        assert answer == Answer("accepted")
+        assert answer == BackendAnswer("accepted")
     assert await bench.traces.pids() == []
 
 
@@ -98,8 +98,8 @@ async def test_a_cancel_does_not_wait_for_the_grace_of_a_stop(new_bench: Callabl
     stopping = asyncio.create_task(bench.backend.stop(bench.worker_id, None))
     await asyncio.sleep(0.05)
     assert not stopping.done()
-    assert await bench.backend.cancel(bench.worker_id, None) == Answer("accepted")
-    assert await stopping == Answer("accepted")
+    assert await bench.backend.cancel(bench.worker_id, None) == BackendAnswer("accepted")
+    assert await stopping == BackendAnswer("accepted")
 
 
 async def test_a_stop_during_the_spawn_leaves_nothing(new_bench: Callable[..., Any]) -> None:

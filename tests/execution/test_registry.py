@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 
-from runtimed.core.ports import Answer, Dispatch, EventSink, Spawn
+from runtimed.core.ports import BackendAnswer, Dispatch, EventSink, Spawn
 from runtimed.execution import Profile, ProfileRegistry
 from runtimed.execution.echo import EchoBackend
 from runtimed.model.event import InvokeStart, RunEnd, TextDelta, TextDone
@@ -48,7 +48,7 @@ async def host(tmp_path: Path) -> AsyncIterator[Host]:
     await made.close()
 
 
-async def _spawn(registry: ProfileRegistry, sink: EventSink, selector: ProfileSelector, *names: str) -> Answer:
+async def _spawn(registry: ProfileRegistry, sink: EventSink, selector: ProfileSelector, *names: str) -> BackendAnswer:
     requested = tuple(CapabilityRequest(name) for name in names)
     return await registry.spawn(
         Spawn(FIRST, CreateWorkerRequest(profile=selector, requested_capabilities=requested)), sink
@@ -56,7 +56,7 @@ async def _spawn(registry: ProfileRegistry, sink: EventSink, selector: ProfileSe
 
 
 async def _hear(registry: ProfileRegistry, recorder: Any, given: WorkerInput) -> list[Any]:
-    assert await registry.dispatch(Dispatch(FIRST, "one", given)) == Answer("accepted")
+    assert await registry.dispatch(Dispatch(FIRST, "one", given)) == BackendAnswer("accepted")
     registry.start(FIRST, "one")
     await recorder.until(lambda events: events[-1:] == [RunEnd("finished")])
     return list(recorder.events)
@@ -64,7 +64,7 @@ async def _hear(registry: ProfileRegistry, recorder: Any, given: WorkerInput) ->
 
 async def test_the_runtime_default_is_echo_unless_configured(host: Host, recorder: Any) -> None:
     registry = host.registry()
-    assert await _spawn(registry, recorder, RuntimeDefaultProfile()) == Answer("accepted")
+    assert await _spawn(registry, recorder, RuntimeDefaultProfile()) == BackendAnswer("accepted")
     assert await _hear(registry, recorder, WorkerInput("user", "hello")) == [
         InvokeStart("user_send"),
         TextDelta("hello"),
@@ -83,25 +83,25 @@ async def test_echo_says_back_a_system_input_as_a_notification(host: Host, recor
 
 async def test_a_default_profile_may_be_any_that_is_configured(host: Host, recorder: Any) -> None:
     registry = host.registry({"reviewer": Profile("shell")}, default_profile="reviewer")
-    assert await _spawn(registry, recorder, RuntimeDefaultProfile()) == Answer("accepted")
+    assert await _spawn(registry, recorder, RuntimeDefaultProfile()) == BackendAnswer("accepted")
     events = await _hear(registry, recorder, WorkerInput("user", "echo I am a shell"))
     assert TextDone("I am a shell\n") in events
 
 
 async def test_a_named_selector_means_the_profile_of_that_name(host: Host, recorder: Any) -> None:
     registry = host.registry({"reviewer": Profile("echo")})
-    assert await _spawn(registry, recorder, NamedProfile("reviewer")) == Answer("accepted")
+    assert await _spawn(registry, recorder, NamedProfile("reviewer")) == BackendAnswer("accepted")
 
 
 async def test_the_configuration_may_replace_a_built_in_profile(host: Host, recorder: Any) -> None:
     registry = host.registry({"builtin:shell": Profile("shell", env={"GREETING": "hi"})})
-    assert await _spawn(registry, recorder, BuiltinProfile("builtin:shell")) == Answer("accepted")
+    assert await _spawn(registry, recorder, BuiltinProfile("builtin:shell")) == BackendAnswer("accepted")
     assert TextDone("hi\n") in await _hear(registry, recorder, WorkerInput("user", "echo $GREETING"))
 
 
 async def test_an_unknown_profile_is_rejected_with_the_table_to_add(host: Host, recorder: Any) -> None:
     answer = await _spawn(host.registry(), recorder, BuiltinProfile("builtin:coder"))
-    assert answer == Answer(
+    assert answer == BackendAnswer(
         "rejected",
         "no profile 'builtin:coder' is configured: add [profiles.\"builtin:coder\"] to the configuration",
     )
@@ -121,7 +121,7 @@ async def test_a_missing_default_profile_is_rejected_too(host: Host, recorder: A
 
 async def test_a_capability_that_was_not_requested_is_named(host: Host, recorder: Any) -> None:
     answer = await _spawn(host.registry(), recorder, BuiltinProfile("builtin:shell"), "read")
-    assert answer == Answer(
+    assert answer == BackendAnswer(
         "rejected", "profile builtin:shell needs the capability shell: request it when creating the Worker"
     )
 
@@ -129,7 +129,7 @@ async def test_a_capability_that_was_not_requested_is_named(host: Host, recorder
 async def test_all_missing_capabilities_are_named(host: Host, recorder: Any) -> None:
     registry = host.registry({"coder": Profile("shell", capabilities=("read", "write", "shell"))})
     answer = await _spawn(registry, recorder, NamedProfile("coder"), "write")
-    assert answer == Answer(
+    assert answer == BackendAnswer(
         "rejected", "profile coder needs the capabilities read, shell: request them when creating the Worker"
     )
 
@@ -138,13 +138,13 @@ async def test_a_refused_worker_takes_no_input(host: Host, recorder: Any) -> Non
     registry = host.registry()
     await _spawn(registry, recorder, BuiltinProfile("builtin:shell"))
     answer = await registry.dispatch(Dispatch(FIRST, "one", WorkerInput("user", "true")))
-    assert answer == Answer("errored", "nothing runs this Worker")
+    assert answer == BackendAnswer("errored", "nothing runs this Worker")
 
 
 async def test_an_adapter_that_fails_is_answered_as_errored_and_logged(
     host: Host, recorder: Any, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
-    async def fail(*_: object) -> Answer:
+    async def fail(*_: object) -> BackendAnswer:
         raise RuntimeError("a bug")
 
     def fail_at_once(*_: object) -> None:
@@ -169,7 +169,9 @@ async def test_a_session_is_configured_only_where_there_is_an_agent(host: Host, 
 
     answer = await registry.spawn(Spawn(FIRST, request), recorder)
 
-    assert answer == Answer("rejected", "session_config: profile builtin:echo runs no agent of the backend acp")
+    assert answer == BackendAnswer(
+        "rejected", "session_config: profile builtin:echo runs no agent of the backend acp"
+    )
 
 
 async def test_a_worker_that_was_ended_before_its_adapter_knew_of_it_can_be_ended(
@@ -177,13 +179,13 @@ async def test_a_worker_that_was_ended_before_its_adapter_knew_of_it_can_be_ende
 ) -> None:
     spawn = EchoBackend.spawn
 
-    async def late(self: EchoBackend, asked: Spawn, sink: EventSink) -> Answer:
-        assert await registry.cancel(FIRST, None) == Answer("accepted")
+    async def late(self: EchoBackend, asked: Spawn, sink: EventSink) -> BackendAnswer:
+        assert await registry.cancel(FIRST, None) == BackendAnswer("accepted")
         return await spawn(self, asked, sink)
 
     monkeypatch.setattr(EchoBackend, "spawn", late)
     registry = host.registry()
-    assert await _spawn(registry, recorder, RuntimeDefaultProfile()) == Answer("accepted")
+    assert await _spawn(registry, recorder, RuntimeDefaultProfile()) == BackendAnswer("accepted")
     assert await _hear(registry, recorder, WorkerInput("user", "hello"))
     await registry.cancel(FIRST, None)
     refused = await registry.dispatch(Dispatch(FIRST, "two", WorkerInput("user", "hello")))

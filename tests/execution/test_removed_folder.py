@@ -11,8 +11,8 @@ from typing import Any
 import attrs
 import pytest
 
-from runtimed.core.change import Entry
-from runtimed.core.ports import Answer, Dispatch, Spawn
+from runtimed.core.ports import BackendAnswer, Dispatch, Spawn
+from runtimed.core.state.change import Entry
 from runtimed.execution import Profile, ProfileRegistry
 from runtimed.model.event import Alert, Payload, RunEnd, TextDelta
 from runtimed.model.identity import worker_id
@@ -86,7 +86,7 @@ class Housed:
     sink: Any
     inputs: int = 0
 
-    async def spawn(self, history: tuple[Entry, ...] | None = None) -> Answer:
+    async def spawn(self, history: tuple[Entry, ...] | None = None) -> BackendAnswer:
         request = CreateWorkerRequest(
             profile=BuiltinProfile("builtin:housed"), requested_capabilities=(CapabilityRequest("shell"),)
         )
@@ -97,7 +97,7 @@ class Housed:
         heard = len(self.sink.events)
         self.inputs += 1
         given = Dispatch(FIRST, f"input-{self.inputs}", WorkerInput("user", content))
-        assert await self.registry.dispatch(given) == Answer("accepted")
+        assert await self.registry.dispatch(given) == BackendAnswer("accepted")
         self.registry.start(FIRST, given.input_id)
         await self.sink.until(lambda events: any(isinstance(event, RunEnd) for event in events[heard:]))
         return list(self.sink.events[heard:])
@@ -133,7 +133,7 @@ def _untouched(outside: Path) -> bool:
 @pytest.mark.parametrize("deed", DEEDS)
 async def test_the_next_input_finds_the_folder_made_anew(housed: Housed, outside: Path, deed: str) -> None:
     do, told = DEEDS[deed]
-    assert await housed.spawn() == Answer("accepted")
+    assert await housed.spawn() == BackendAnswer("accepted")
     assert alerts(await housed.run("echo hello")) == []
     await asyncio.to_thread(do, housed.folder, outside)
 
@@ -153,7 +153,7 @@ async def test_a_worker_that_is_brought_back_is_told_that_its_folder_is_gone(hou
     await asyncio.to_thread(shutil.rmtree, housed.folder)
     entry = Entry(FIRST, 1, "user", "hello", 1, 0)
 
-    assert await housed.spawn((entry,)) == Answer("accepted")
+    assert await housed.spawn((entry,)) == BackendAnswer("accepted")
 
     await housed.run("echo hello")
     assert sum(GONE in alert for alert in alerts(housed.sink.events)) == 1

@@ -14,7 +14,7 @@ from typing import Any
 
 import pytest
 
-from runtimed.core.ports import Answer
+from runtimed.core.ports import BackendAnswer
 from runtimed.execution.driver import Shell
 from runtimed.execution.output import MAX_TEXT_BLOCK
 from runtimed.execution.shell import FRESH
@@ -156,7 +156,7 @@ def with_shell(
                     await asyncio.to_thread((tmp_path / name).symlink_to, place)
         monkeypatch.setenv("PATH", str(tmp_path))
         bench = new_bench()
-        assert await bench.spawn() == Answer("accepted")
+        assert await bench.spawn() == BackendAnswer("accepted")
         return bench
 
     return start
@@ -324,7 +324,7 @@ async def test_a_run_that_is_interrupted_before_its_script_begins_does_not_begin
     await asyncio.sleep(0)
     freed.set()
 
-    assert await interrupt == Answer("accepted")
+    assert await interrupt == BackendAnswer("accepted")
 
     monkeypatch.undo()
     await bench.sink.until(lambda events: events[-1] == RunEnd("rolled_back"))
@@ -377,7 +377,7 @@ async def test_a_background_job_that_never_stops_talking_is_cut_before_an_input_
     for _ in range(3):
         heard = len(shell.sink.events)
         await shell.sink.until(lambda events, heard=heard: len(events) > heard)
-        assert await shell.offer("true") == Answer("accepted")
+        assert await shell.offer("true") == BackendAnswer("accepted")
         assert isinstance(shell.sink.events[-1], TextDone)
         heard = len(shell.sink.events)
         for _ in range(10):
@@ -398,14 +398,14 @@ async def test_an_offer_ends_with_its_worker(shell: Any) -> None:
     await asyncio.sleep(0)
     canceled = await shell.backend.cancel(shell.worker_id, None)
 
-    assert canceled == Answer("accepted")
-    assert await offered == Answer("errored", "nothing runs this Worker")
+    assert canceled == BackendAnswer("accepted")
+    assert await offered == BackendAnswer("errored", "nothing runs this Worker")
 
 
 async def test_a_stop_is_not_held_up_by_an_input_that_was_offered(shell: Any) -> None:
     await shell.run("yes & true")
-    assert await shell.offer("true") == Answer("accepted")
-    assert await shell.backend.stop(shell.worker_id, None) == Answer("accepted")
+    assert await shell.offer("true") == BackendAnswer("accepted")
+    assert await shell.backend.stop(shell.worker_id, None) == BackendAnswer("accepted")
 
 
 async def test_a_background_job_that_never_stops_talking_does_not_keep_a_run_from_ending(shell: Any) -> None:
@@ -455,14 +455,14 @@ async def test_a_script_may_be_as_large_as_eight_mebibytes(shell: Any) -> None:
 
 async def test_a_script_with_a_nul_is_refused(shell: Any) -> None:
     answer = await shell.offer("echo a\0b")
-    assert answer == Answer("rejected", "content: a script must be Unicode text without the NUL character")
+    assert answer == BackendAnswer("rejected", "content: a script must be Unicode text without the NUL character")
     assert shell.sink.events == []
     assert (await shell.offer("echo \ud800")).outcome == "rejected"
 
 
 async def test_a_system_input_is_not_for_a_shell(shell: Any) -> None:
     answer = await shell.offer("be nice", kind="system")
-    assert answer == Answer("unsupported", "kind: a shell takes user inputs only")
+    assert answer == BackendAnswer("unsupported", "kind: a shell takes user inputs only")
 
 
 async def test_a_program_sees_the_allowed_variables_and_no_others(
@@ -510,7 +510,7 @@ async def test_a_spawn_that_raises_leaves_no_worker_that_runs_already(
         await bench.spawn()
     monkeypatch.undo()
 
-    assert await bench.spawn() == Answer("accepted")
+    assert await bench.spawn() == BackendAnswer("accepted")
     assert (await bench.run("echo here")).text == "here\n"
 
 
@@ -531,7 +531,7 @@ async def test_a_backend_closes_every_worker_although_one_can_not_be_ended(
     await bench.backend.close()
 
     monkeypatch.undo()
-    assert await bench.spawn() == Answer("accepted")
+    assert await bench.spawn() == BackendAnswer("accepted")
 
 
 async def fail(*_: object) -> None:

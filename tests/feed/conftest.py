@@ -7,7 +7,7 @@ import json
 import socket
 from contextlib import asynccontextmanager
 
-from runtimed.core import Answer
+from runtimed.core import BackendAnswer
 from runtimed.feed import View
 from runtimed.feed.encoding import Envelopes
 from runtimed.model.event import SystemItem
@@ -26,23 +26,23 @@ class Talker:
 
     async def spawn(self, spawn, sink):
         self.sinks[spawn.worker_id] = sink
-        return Answer("accepted")
+        return BackendAnswer("accepted")
 
     async def dispatch(self, dispatch):
-        return Answer("accepted")
+        return BackendAnswer("accepted")
 
     def start(self, worker_id, input_id): ...
 
     def withdraw(self, worker_id, input_id): ...
 
     async def interrupt(self, worker_id):
-        return Answer("accepted")
+        return BackendAnswer("accepted")
 
     async def stop(self, worker_id, reason):
-        return Answer("accepted")
+        return BackendAnswer("accepted")
 
     async def cancel(self, worker_id, reason):
-        return Answer("accepted")
+        return BackendAnswer("accepted")
 
     async def delete(self, worker_id): ...
 

@@ -97,11 +97,11 @@ async def test_a_page_without_a_cursor_begins_at_what_is_left_though_trimming_ge
         reading = asyncio.create_task(Feed(runtime).page(None if of_all else ref, EVERYTHING, None, None))
         await until(lambda: store.asked)
         await said(runtime, backend, ref, 40, start=10)
-        await until(lambda: runtime.floor(ref) >= 30)
-        floor = runtime.floor(ref)
+        await until(lambda: runtime.retained_after(ref) >= 30)
+        floor = runtime.retained_after(ref)
         store.may_read.set()
         found = [event.sequence for event in (await reading).events]
-        assert floor < found[0] <= runtime.floor(ref) + 1
+        assert floor < found[0] <= runtime.retained_after(ref) + 1
         assert found == list(range(found[0], found[0] + len(found)))
 
 

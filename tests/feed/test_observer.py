@@ -280,12 +280,12 @@ async def test_a_cursor_older_than_what_is_retained_is_refused():
         feed = Feed(runtime)
         ref = await worker_of(runtime)
         await say(runtime, backend, ref, ["x"] * 40)
-        await until(lambda: runtime.floor(ref))
+        await until(lambda: runtime.retained_after(ref))
         for observed in (ref, None):
             with pytest.raises(CursorUnknownOrExpired):
                 async with watching(feed, observed, 0):
                     pass
-        floor = runtime.floor(ref)
+        floor = runtime.retained_after(ref)
         async with watching(feed, ref, floor) as watcher:
             await watcher.read_until(lambda: len(watcher.data.split(b"\n")) == 40 - floor + 2)
         assert watcher.cursors == [f"wo_{sequence:016x}" for sequence in range(floor + 1, 41)]
@@ -297,7 +297,7 @@ async def test_an_observer_that_retention_overtakes_is_told_so_and_has_no_hole_b
         feed = Feed(runtime, ring_bytes=10_000)
         ref = await worker_of(runtime)
         async with watching(feed, ref, buffer=4_096) as watcher:
-            while not (runtime.floor(ref) > watcher.observer.sequence + 500):
+            while not (runtime.retained_after(ref) > watcher.observer.sequence + 500):
                 await say(runtime, backend, ref, ["x" * 1_000] * 50)
             await until(lambda: watcher.take(2**16) or watcher.ended)
         assert isinstance(watcher.ended[0], CursorExpired)

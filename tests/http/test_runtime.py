@@ -6,7 +6,7 @@ from collections.abc import Sequence
 import pytest
 
 from runtimed.core import Runtime
-from runtimed.core.change import Change, EncodedEvent
+from runtimed.core.state.change import Change, EncodedEvent
 from runtimed.errors import StoreFull
 from runtimed.store.memory import MemoryStore
 

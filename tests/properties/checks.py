@@ -7,8 +7,8 @@ from typing import Any
 
 import orjson
 
-from runtimed.core.catalog import WorkerFilter
-from runtimed.core.change import EncodedEvent
+from runtimed.core.engine.worker_registry import WorkerFilter
+from runtimed.core.state.change import EncodedEvent
 from runtimed.errors import (
     CursorExpired,
     CursorUnknownOrExpired,
@@ -228,7 +228,7 @@ async def check_at_rest(world: World) -> None:
     assert list(shown) == sorted(story.worker_id for story in world.present)
     for story in world.stories:
         await (check_gone if story.deleted else check_worker)(world, story)
-    fleet = await retained(lambda: runtime.fleet_floor, runtime.all_events)
+    fleet = await retained(lambda: runtime.fleet_retained_after, runtime.all_events)
     gone = deleted(world)
     assert [e for e in fleet[1] if e.worker_id not in gone] == [
         e for e in behind(world.events, fleet[0]) if e.worker_id not in gone
@@ -266,7 +266,7 @@ async def check_worker(world: World, story: Story) -> None:
     assert detail.last_cursor == cursor_of(story.head)
     assert detail.labels == story.labels
     assert (detail.status == "running") == (not any(isinstance(p, Shutdown) for p in story.payloads))
-    begin, found = await retained(lambda: runtime.floor(ref), lambda after: runtime.events(ref, after, 3))
+    begin, found = await retained(lambda: runtime.retained_after(ref), lambda after: runtime.events(ref, after, 3))
     assert found == behind(story.told, begin), f"{ref} has other events than those that were told"
     transcript, start = [], 0
     while (page := await runtime.transcript(ref, start, 3)).items:
@@ -288,7 +288,7 @@ async def check_worker(world: World, story: Story) -> None:
         try:
             envelope = await runtime.snapshot(ref, sequence)
         except CursorExpired:
-            assert runtime.floor(ref) > sequence
+            assert runtime.retained_after(ref) > sequence
         else:
             check_snapshot(world, story, sequence, orjson.loads(encode(envelope))["payload"]["data"])
     if begin:

@@ -11,8 +11,8 @@ from typing import Any
 
 import attrs
 
-from runtimed.core import Answer, Dispatch, EventSink, Spawn, Store
-from runtimed.core.change import Change, EncodedEvent
+from runtimed.core import BackendAnswer, Dispatch, EventSink, Spawn, Store
+from runtimed.core.state.change import Change, EncodedEvent
 from runtimed.errors import StoreFull
 from runtimed.model.event import RunEnd
 from runtimed.model.identity import WorkerId
@@ -131,8 +131,8 @@ class Puppet:
     nothing of it accepts, as what has waited since an earlier life.
     """
 
-    spawned: Answer = Answer("accepted")
-    answers: dict[str, Answer] = attrs.field(factory=dict)
+    spawned: BackendAnswer = BackendAnswer("accepted")
+    answers: dict[str, BackendAnswer] = attrs.field(factory=dict)
     sinks: dict[WorkerId, EventSink] = attrs.field(factory=dict)
     accepted: dict[str, str] = attrs.field(factory=dict)
     refused: Counter[str] = attrs.field(factory=Counter)
@@ -141,19 +141,19 @@ class Puppet:
     may: asyncio.Event = attrs.field(factory=asyncio.Event)
     on_start: Callable[[WorkerId, str], None] = lambda _worker, _content: None
 
-    async def spawn(self, spawn: Spawn, sink: EventSink) -> Answer:
+    async def spawn(self, spawn: Spawn, sink: EventSink) -> BackendAnswer:
         answer = self.spawned
         await self.may.wait()
         if answer.outcome == "accepted":
             self.sinks[spawn.worker_id] = sink
         return answer
 
-    async def dispatch(self, dispatch: Dispatch) -> Answer:
+    async def dispatch(self, dispatch: Dispatch) -> BackendAnswer:
         await self.may.wait()
         content = dispatch.input.content
-        answer = self.answers.get(content, Answer("accepted"))
+        answer = self.answers.get(content, BackendAnswer("accepted"))
         if answer.outcome == "busy" and self.refused[content] == TIMES_BUSY:
-            answer = Answer("accepted")
+            answer = BackendAnswer("accepted")
         if answer.outcome == "accepted":
             self.accepted[dispatch.input_id] = content
         else:
@@ -167,17 +167,17 @@ class Puppet:
     def withdraw(self, worker_id: WorkerId, input_id: str) -> None:
         self.withdrawn.append(input_id)
 
-    async def interrupt(self, worker_id: WorkerId) -> Answer:
+    async def interrupt(self, worker_id: WorkerId) -> BackendAnswer:
         if sink := self.sinks.get(worker_id):
             await sink.emit(RunEnd("rolled_back"))
-        return Answer("accepted")
+        return BackendAnswer("accepted")
 
-    async def stop(self, worker_id: WorkerId, reason: str | None) -> Answer:
+    async def stop(self, worker_id: WorkerId, reason: str | None) -> BackendAnswer:
         await self.may.wait()
-        return Answer("accepted")
+        return BackendAnswer("accepted")
 
-    async def cancel(self, worker_id: WorkerId, reason: str | None) -> Answer:
-        return Answer("accepted")
+    async def cancel(self, worker_id: WorkerId, reason: str | None) -> BackendAnswer:
+        return BackendAnswer("accepted")
 
     async def delete(self, worker_id: WorkerId) -> None: ...
 

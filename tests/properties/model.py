@@ -6,8 +6,14 @@ from collections.abc import Iterable, Iterator, Sequence
 
 import attrs
 
-from runtimed.core.activity import INPUT_STARTED, PERMISSION_REQUEST, PERMISSION_RESOLVED, SYSTEM_INPUT, Activity
-from runtimed.core.change import EncodedEvent
+from runtimed.core.state.activity import (
+    INPUT_STARTED,
+    PERMISSION_REQUEST,
+    PERMISSION_RESOLVED,
+    SYSTEM_INPUT,
+    Activity,
+)
+from runtimed.core.state.change import EncodedEvent
 from runtimed.model.event import (
     Alert,
     ErrorRaised,

@@ -15,12 +15,14 @@ from hypothesis import HealthCheck, Phase, settings
 from hypothesis.errors import Flaky
 from hypothesis.stateful import run_state_machine_as_test
 
-from runtimed.core import Runtime, inputs, lane, lifecycle, retention
-from runtimed.core.activity import Activity
-from runtimed.core.catalog import Catalog
-from runtimed.core.change import Forgotten
+from runtimed.core import Runtime
+from runtimed.core.engine import mailbox
+from runtimed.core.engine.sequencer import Sequencer
+from runtimed.core.engine.worker_registry import WorkerRegistry
 from runtimed.core.limits import Limits
-from runtimed.core.pipeline import Pipeline
+from runtimed.core.services import inputs, lifecycle, retention
+from runtimed.core.state.activity import Activity
+from runtimed.core.state.change import Forgotten
 from runtimed.errors import StoreCorrupt
 from runtimed.feed.ring import Ring
 from runtimed.store.encoding import encode_events
@@ -41,7 +43,7 @@ CONTROL = settings(MACHINE, max_examples=4_000, phases=[Phase.generate], databas
 def _impatient(monkeypatch: pytest.MonkeyPatch) -> None:
     """A full disk and a busy backend are tried again at once, and what is too old is looked for often."""
     monkeypatch.setattr(inputs, "BUSY_RETRY_S", 0.001)
-    monkeypatch.setattr(lane, "STORE_RETRY_S", 0)
+    monkeypatch.setattr(mailbox, "STORE_RETRY_S", 0)
     monkeypatch.setattr(lifecycle, "STORE_RETRY_S", 0)
     monkeypatch.setattr(retention, "MIN_PERIOD_S", 0.001)
 
@@ -99,7 +101,7 @@ async def test_a_crash_may_leave_of_a_stop_and_a_deletion_at_once_no_more_than_a
         tell() if ground.held is None else ground.held.append(tell)
 
     monkeypatch.setattr(Writer, "_report", reported)
-    monkeypatch.setattr(lane, "STORE_RETRY_S", 3_600)
+    monkeypatch.setattr(mailbox, "STORE_RETRY_S", 3_600)
     async with inhabited(ground, Limits()) as (world, story):
         await world.disk("full")
         await world.wait(world.end(story, "stop"))
@@ -180,16 +182,16 @@ async def test_an_observer_that_left_while_it_was_stuck_leaves_no_task(caplog: p
 
 
 def published_before_it_is_stored(patch: pytest.MonkeyPatch) -> None:
-    commit, publish = Pipeline.commit, Pipeline.publish
+    commit, publish = Sequencer.commit, Sequencer.publish
 
-    def hasty(self: Pipeline, change: Any) -> Any:
+    def hasty(self: Sequencer, change: Any) -> Any:
         done = commit(self, change)
         if change.worker and change.events:
             publish(self, change.worker.worker_id, encode_events(change, {}))
         return done
 
-    patch.setattr(Pipeline, "commit", hasty)
-    patch.setattr(Pipeline, "publish", lambda self, worker_id, events: None)
+    patch.setattr(Sequencer, "commit", hasty)
+    patch.setattr(Sequencer, "publish", lambda self, worker_id, events: None)
 
 
 def one_event_is_lost_at_the_seam_of_ring_and_store(patch: pytest.MonkeyPatch) -> None:
@@ -204,7 +206,7 @@ def one_event_is_lost_at_the_seam_of_ring_and_store(patch: pytest.MonkeyPatch) -
 
 
 def an_input_is_stored_again_when_the_disk_has_room(patch: pytest.MonkeyPatch) -> None:
-    wait = lane.Lane._wait_for_room
+    wait = mailbox.Mailbox._wait_for_room
 
     def stubborn(self: Any, decided: Any, error: Any) -> None:
         for proposal in decided:
@@ -213,11 +215,11 @@ def an_input_is_stored_again_when_the_disk_has_room(patch: pytest.MonkeyPatch) -
                 proposal.keep = True
         wait(self, decided, error)
 
-    patch.setattr(lane.Lane, "_wait_for_room", stubborn)
+    patch.setattr(mailbox.Mailbox, "_wait_for_room", stubborn)
 
 
 def events_are_trimmed_though_no_floor_was_raised(patch: pytest.MonkeyPatch) -> None:
-    patch.setattr(Catalog, "raise_floor", lambda self, lane, sequence: None)
+    patch.setattr(WorkerRegistry, "raise_floor", lambda self, lane, sequence: None)
 
 
 def a_cut_run_is_left_open(patch: pytest.MonkeyPatch) -> None:

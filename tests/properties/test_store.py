@@ -9,10 +9,10 @@ from hypothesis import HealthCheck, Phase, settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, rule, run_state_machine_as_test
 
-from runtimed.core.activity import Activity
-from runtimed.core.change import Change, Entry, Forgotten, Mark, Moment, Remark, Span
 from runtimed.core.paging import PageSize
 from runtimed.core.ports import Store
+from runtimed.core.state.activity import Activity
+from runtimed.core.state.change import Change, Entry, Forgotten, Mark, NumberedDiagnostic, StateAt, TrimRange
 from runtimed.errors import StoreCorrupt
 from runtimed.model.diagnostic import Diagnostic
 from runtimed.model.event import Payload, TextSegment, UserMessage
@@ -33,7 +33,7 @@ KINDS = st.lists(st.sampled_from(["input", *sorted(SAYINGS)]), min_size=1, max_s
 class Kept:
     """What was stored of a Worker: every event with how it left the Worker, and up to where it was trimmed."""
 
-    events: list[tuple[int, Payload, Moment]] = attrs.field(factory=list)
+    events: list[tuple[int, Payload, StateAt]] = attrs.field(factory=list)
     entries: list[Entry] = attrs.field(factory=list)
     floor: int = 0
 
@@ -41,9 +41,9 @@ class Kept:
     def retained(self) -> list[int]:
         return [sequence for sequence, _, _ in self.events if sequence > self.floor]
 
-    def moment(self, sequence: int) -> Moment:
-        before = [moment for at, _, moment in self.events if at <= sequence]
-        return before[-1] if before else Moment(0, Activity(), 0)
+    def state_at(self, sequence: int) -> StateAt:
+        before = [state_at for at, _, state_at in self.events if at <= sequence]
+        return before[-1] if before else StateAt(0, Activity(), 0)
 
 
 class StoreMachine(RuleBasedStateMachine):
@@ -58,7 +58,7 @@ class StoreMachine(RuleBasedStateMachine):
         self.kept: dict[WorkerId, Kept] = {}
         self.created: list[WorkerId] = []
         self.unpurged: set[WorkerId] = set()
-        self.remarks: list[Remark] = []
+        self.remarks: list[NumberedDiagnostic] = []
         self.marks: list[Mark] = []
         self.runtime_events: list[RuntimeEvent] = []
         self.numbers = {"remark": 0, "runtime_event": 0, "text": 0}
@@ -84,11 +84,11 @@ class StoreMachine(RuleBasedStateMachine):
                 if not self.teller.workers[name].quiet
             }
             assert (state.head, state.worker_number) == (self.teller.sequence, len(self.created))
-            assert (state.remark_number, state.runtime_event_id) == (
+            assert (state.diagnostic_number, state.runtime_event_id) == (
                 self.numbers["remark"],
                 self.numbers["runtime_event"],
             )
-            assert (list(state.remarks), list(state.marks)) == (self.remarks, self.marks)
+            assert (list(state.diagnostics), list(state.marks)) == (self.remarks, self.marks)
             assert set(state.deleted) == self.unpurged
 
     def commit(self, change: Change) -> None:
@@ -138,7 +138,7 @@ class StoreMachine(RuleBasedStateMachine):
             activity = activity.after(event.payload)
             kept.entries += change.entries
             kept.events.append(
-                (event.sequence, event.payload, Moment(len(kept.entries), activity, event.timestamp_ms))
+                (event.sequence, event.payload, StateAt(len(kept.entries), activity, event.timestamp_ms))
             )
         events = [event for change in changes for event in change.events]
         entries = [entry for change in changes for entry in change.entries]
@@ -154,7 +154,9 @@ class StoreMachine(RuleBasedStateMachine):
         retained = self.kept[name].retained[:count] if name else []
         if name and retained:
             kept = self.kept[name]
-            self.commit(self.teller.trim(name, Span(name, retained[-1], len(retained)), kept.moment(retained[-1])))
+            self.commit(
+                self.teller.trim(name, TrimRange(name, retained[-1], len(retained)), kept.state_at(retained[-1]))
+            )
             kept.floor = retained[-1]
 
     @rule(who=ANY)
@@ -180,8 +182,8 @@ class StoreMachine(RuleBasedStateMachine):
     @rule(who=st.none() | ANY)
     def remark(self, who: int | None) -> None:
         about = None if who is None else self.worker(who)
-        self.remarks.append(Remark(self.number("remark"), Diagnostic("code", "info", "message", about)))
-        self.commit(Change(remarks=self.remarks[-1:]))
+        self.remarks.append(NumberedDiagnostic(self.number("remark"), Diagnostic("code", "info", "message", about)))
+        self.commit(Change(diagnostics=self.remarks[-1:]))
 
     @rule(who=ANY)
     def happen(self, who: int) -> None:
@@ -218,10 +220,10 @@ class StoreMachine(RuleBasedStateMachine):
 
     # Reads
 
-    @rule(after=st.integers(0, 60), span=st.integers(0, 20), items=st.sampled_from([1, 3, 1_000]))
-    def read(self, after: int, span: int, items: int) -> None:
+    @rule(after=st.integers(0, 60), trim_range=st.integers(0, 20), items=st.sampled_from([1, 3, 1_000]))
+    def read(self, after: int, trim_range: int, items: int) -> None:
         after = after % (self.teller.sequence + 1)
-        self.runner.run(self._read(after, after + span, PageSize(items, 2**30)))
+        self.runner.run(self._read(after, after + trim_range, PageSize(items, 2**30)))
 
     async def _read(self, after: int, upto: int, page: PageSize) -> None:
         for store in self.stores:
@@ -248,25 +250,25 @@ class StoreMachine(RuleBasedStateMachine):
         if after < kept.floor:
             if upto > kept.floor:
                 await corrupt(store.read_events(name, after, upto, page))
-            await corrupt(store.moment(name, after))
+            await corrupt(store.state_at(name, after))
             return
         found = await store.read_events(name, after, upto, page)
         expected = [(at, encode_payload(p)) for at, p, _ in kept.events if after < at <= upto][: page.items]
         assert [(event.sequence, event.payload) for event in found] == expected
         assert {event.worker_id for event in found} <= {name}
-        assert await store.moment(name, after) == kept.moment(after)
+        assert await store.state_at(name, after) == kept.state_at(after)
 
     async def _read_oldest(self, store: Store, name: WorkerId, retained: list[int], upto: int, count: int) -> None:
         oldest = [sequence for sequence in retained if sequence <= upto][:count]
-        expected = [Span(name, oldest[-1], len(oldest))] if oldest else []
+        expected = [TrimRange(name, oldest[-1], len(oldest))] if oldest else []
         assert list(await store.oldest_events(name, upto, count)) == expected
 
     async def _read_all(self, store: Store, after: int, upto: int, page: PageSize) -> None:
         present = {name: self.kept[name] for name in self.teller.workers}
         retained = sorted((at, name) for name, kept in present.items() for at in kept.retained)
         oldest = [place for place in retained if place[0] <= upto][: page.items]
-        spans = [[at for at, name in oldest if name == wanted] for wanted in present]
-        expected = {(ats[-1], len(ats)) for ats in spans if ats}
+        trim_ranges = [[at for at, name in oldest if name == wanted] for wanted in present]
+        expected = {(ats[-1], len(ats)) for ats in trim_ranges if ats}
         assert {(s.upto, s.count) for s in await store.oldest_events(None, upto, page.items)} == expected
         if any(after < kept.floor for kept in present.values()):
             await corrupt(store.read_all_events(after, upto, page))

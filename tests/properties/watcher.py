@@ -89,7 +89,7 @@ class Watcher:
             self.ended = error
             self.head = runtime.head
             known = ref is None or any(w.worker_id == ref.worker_id for w in runtime.workers())
-            self.floor = (runtime.floor(ref) if ref else runtime.fleet_floor) if known else 0
+            self.floor = (runtime.retained_after(ref) if ref else runtime.fleet_retained_after) if known else 0
 
     async def _read(self, feed: Feed, ref: Any, cursor: EventCursor | None) -> None:
         with feed.open(ref, cursor) as reader:

@@ -9,10 +9,10 @@ from typing import Any
 
 import attrs
 
-from runtimed.core import Answer, Runtime
-from runtimed.core.change import EncodedEvent
+from runtimed.core import BackendAnswer, Runtime
 from runtimed.core.limits import Limits
 from runtimed.core.paging import PageSize
+from runtimed.core.state.change import EncodedEvent
 from runtimed.errors import (
     ConfigBundleDigestMismatch,
     ConfigBundleMissing,
@@ -158,7 +158,7 @@ class World:
 
     def create(self, labels: dict[str, str], revision: int | None, outcome: Any) -> Request:
         """Ask for a Worker, of the bundle with this revision if there is one."""
-        self.life.puppet.spawned = Answer(outcome, "as the test says")
+        self.life.puppet.spawned = BackendAnswer(outcome, "as the test says")
         asked = CreateWorkerRequest(labels=labels)
         if revision is not None:
             metadata = bundle_of(f"bundle-{revision % 2}", revision).metadata
@@ -173,7 +173,7 @@ class World:
 
     def send(self, story: Story, kind: Any, outcome: Any, when_busy: Any = "reject") -> Request:
         content = f"input {self.count()}"
-        self.life.puppet.answers[content] = Answer(outcome, "as the test says")
+        self.life.puppet.answers[content] = BackendAnswer(outcome, "as the test says")
         if when_busy != "reject":
             story.patient.add(content)
         work = self.runtime.send_input(self.ref(story), WorkerInput(kind, content, when_busy))
@@ -183,7 +183,7 @@ class World:
         return self._ask("interrupt", self.runtime.interrupt_worker(self.ref(story)), story)
 
     def restore(self, story: Story, outcome: Any) -> Request:
-        self.life.puppet.spawned = Answer(outcome, "as the test says")
+        self.life.puppet.spawned = BackendAnswer(outcome, "as the test says")
         return self._ask("restore", self.runtime.restore_worker(self.ref(story)), story)
 
     def want(self, story: Story, timeout_s: float) -> None:
@@ -540,9 +540,9 @@ class World:
                 story.deleted = story.lost = True
                 continue
             worker = found[story.worker_id]
-            events = await store.read_events(story.worker_id, worker.floor, worker.last_sequence, WIDE)
-            known = len(behind(story.told, worker.floor))
-            assert list(events[:known]) == behind(story.told, worker.floor), f"{story.worker_id} lost events"
+            events = await store.read_events(story.worker_id, worker.retained_after, worker.last_sequence, WIDE)
+            known = len(behind(story.told, worker.retained_after))
+            assert list(events[:known]) == behind(story.told, worker.retained_after), f"{story.worker_id} lost events"
             assert crashed or len(events) == known
             self.store(events[known:])
             entries = await store.read_entries(story.worker_id, 0, WIDE)

@@ -7,9 +7,9 @@ from pathlib import Path
 import attrs
 import pytest
 
-from runtimed.core.change import Change, EncodedEvent, Entry, Event, Moment, StoredState, Worker
 from runtimed.core.paging import PageSize
 from runtimed.core.ports import Clock
+from runtimed.core.state.change import Change, EncodedEvent, Entry, Event, StateAt, StoredState, Worker
 from runtimed.model.event import TextSegment, UserMessage
 from runtimed.model.execution import Execution
 from runtimed.model.identity import RuntimeId, worker_id
@@ -114,8 +114,8 @@ class Driven:
         found = self.run(self.store.read_events(worker_id(number), after, upto, WIDE))
         return [event.sequence for event in found]
 
-    def moment(self, number: int, sequence: int) -> Moment:
-        return self.run(self.store.moment(worker_id(number), sequence))
+    def state_at(self, number: int, sequence: int) -> StateAt:
+        return self.run(self.store.state_at(worker_id(number), sequence))
 
     def check(self) -> StoreCheck:
         return self.run(self.store.check())

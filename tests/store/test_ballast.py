@@ -13,7 +13,7 @@ from typing import Any
 import attrs
 import pytest
 
-from runtimed.core.change import Change
+from runtimed.core.state.change import Change
 from runtimed.errors import StoreFull, StoreMissing, StoreUnsupported
 from runtimed.store.ballast import BALLAST_BYTES
 
@@ -197,7 +197,7 @@ def test_a_store_that_is_taken_away_while_its_disk_is_full_says_so(
 OVER_QUOTA = """
 import asyncio, sys
 from pathlib import Path
-from runtimed.core.change import Change, Event
+from runtimed.core.state.change import Change, Event
 from runtimed.errors import StoreFull
 from runtimed.model.event import TextDelta
 from runtimed.model.identity import worker_id

@@ -12,7 +12,7 @@ from typing import Any
 import apsw
 import pytest
 
-from runtimed.core.change import Change
+from runtimed.core.state.change import Change
 from runtimed.errors import StoreInUse, StoreUnsupported
 from runtimed.model.identity import worker_id
 from runtimed.model.runtime import MAX_FINDINGS, Finding, StoreCheck

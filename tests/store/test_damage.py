@@ -10,8 +10,8 @@ from typing import Any
 import apsw
 import pytest
 
-from runtimed.core.change import Change, Mark, Remark
 from runtimed.core.paging import PageSize
+from runtimed.core.state.change import Change, Mark, NumberedDiagnostic
 from runtimed.errors import StoreCorrupt
 from runtimed.model.bundle import BundleMetadata, ConfigBundle, Provenance
 from runtimed.model.diagnostic import Diagnostic
@@ -312,7 +312,7 @@ def stored(new_store: NewStore, folder: Path, said: Any) -> Path:
     store.commit(
         Change(
             bundle=ConfigBundle(metadata),
-            remarks=[Remark(1, Diagnostic("c", "info", "m"))],
+            diagnostics=[NumberedDiagnostic(1, Diagnostic("c", "info", "m"))],
             mark=Mark(6, 1_000),
         )
     )

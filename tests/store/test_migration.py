@@ -14,9 +14,9 @@ import apsw
 import attrs
 import pytest
 
-from runtimed.core.activity import Activity
-from runtimed.core.change import Remark, Worker
 from runtimed.core.paging import PageSize
+from runtimed.core.state.activity import Activity
+from runtimed.core.state.change import NumberedDiagnostic, Worker
 from runtimed.errors import StoreCorrupt
 from runtimed.model.diagnostic import Diagnostic
 from runtimed.model.event import ActivityStatus, InFlight, TextBlock
@@ -241,17 +241,17 @@ def test_a_store_of_version_1_is_brought_forward_with_all_that_is_in_it(new_stor
             ),
         ]
         assert state.activities[FIRST].in_flight() == InFlight((TextBlock("Hello"),))
-        assert list(state.remarks) == [
-            Remark(1, Diagnostic("c", "info", "m", FIRST)),
-            Remark(2, Diagnostic("d", "error", "n")),
+        assert list(state.diagnostics) == [
+            NumberedDiagnostic(1, Diagnostic("c", "info", "m", FIRST)),
+            NumberedDiagnostic(2, Diagnostic("d", "error", "n")),
         ]
-        assert (state.remark_number, state.runtime_event_id, list(state.marks)) == (2, 0, [])
+        assert (state.diagnostic_number, state.runtime_event_id, list(state.marks)) == (2, 0, [])
         assert (store.entries(1), store.entries(2)) == (["hi"], ["ho"])
         assert (store.events(1), store.events(2)) == ([1, 3, 5], [2, 4])
         assert store.store.event_bytes == sum(
             map(len, [said("hi"), said("ho"), streamed("Hel"), streamed("lo")])
         ) + len(b'{"event":"run_end","data":{"result":"finished"}}')
-        assert store.moment(2, 4).activity == Activity("idle")
+        assert store.state_at(2, 4).activity == Activity("idle")
         store.close()
         assert version(folder) == VERSION
 
@@ -294,10 +294,13 @@ def test_a_store_of_version_2_is_brought_forward_and_nothing_waits_in_it(new_sto
         busy, times = Execution("connected", "busy"), {"created_at_ms": NOW_MS, "last_event_ms": NOW_MS}
         assert (state.runtime_id, state.head, dict(state.damaged)) == ("runtime-old", 3, {})
         request = CreateWorkerRequest()
-        expected = Worker(FIRST, request, "running", busy, 1, 3, 2, "running", floor=2, retained=1, **times)
+        expected = Worker(FIRST, request, "running", busy, 1, 3, 2, "running", retained_after=2, retained=1, **times)
         assert list(state.workers) == [expected]
         assert state.activities[FIRST].in_flight() == InFlight((TextBlock("Hello"),))
-        assert (store.entries(1), store.moment(1, 2).activity.in_flight()) == (["hi"], InFlight((TextBlock("Hel"),)))
+        assert (store.entries(1), store.state_at(1, 2).activity.in_flight()) == (
+            ["hi"],
+            InFlight((TextBlock("Hel"),)),
+        )
         store.close()
         assert version(folder) == VERSION
 
@@ -382,7 +385,7 @@ def test_what_has_no_time_gets_that_of_its_nearest_mark_once_and_for_all(new_sto
             THIRD: (5_000, 5_000),
             FOURTH: (NOW_MS, NOW_MS),
         }
-        assert store.moment(2, 10).timestamp_ms == 2_000
+        assert store.state_at(2, 10).timestamp_ms == 2_000
         store.close()
 
 

@@ -9,8 +9,8 @@ from typing import Any
 import apsw
 import pytest
 
-from runtimed.core.activity import Activity
-from runtimed.core.change import Change
+from runtimed.core.state.activity import Activity
+from runtimed.core.state.change import Change
 from runtimed.errors import StoreCorrupt, StoreFull, StoreIo, StoreMissing, StoreUnsupported
 from runtimed.model.identity import worker_id
 from runtimed.store.writer import Writer
@@ -59,7 +59,7 @@ def test_a_flipped_bit_in_an_event_fails_the_reads_of_that_event_alone(
     with pytest.raises(StoreCorrupt, match=r"the event wo_0000000000000002 of worker-00000001 is damaged"):
         store.events(1, after=1)
     with pytest.raises(StoreCorrupt, match="the event wo_0000000000000002"):
-        store.moment(1, 2)
+        store.state_at(1, 2)
     assert store.events(1, upto=1) == [1]
     assert len(store.entries(1)) == 2
     assert len(store.events(2)) == 2
@@ -326,7 +326,7 @@ def test_a_log_that_fills_the_disk_makes_way_for_more(small_disk: Path, new_stor
 WRITER = """
 import asyncio, sys
 from pathlib import Path
-from runtimed.core.change import Change, Entry, Event
+from runtimed.core.state.change import Change, Entry, Event
 from runtimed.core.paging import PageSize
 from runtimed.model.event import TextDelta
 from runtimed.model.identity import worker_id

@@ -3,7 +3,7 @@
 import asyncio
 import importlib
 
-from runtimed.core.ports import Answer, EventSink, Spawn
+from runtimed.core.ports import BackendAnswer, EventSink, Spawn
 from runtimed.execution.profile import Profile
 from runtimed.execution.sessions import Session, SessionBackend
 from runtimed.execution.supervise import Supervisor
@@ -24,13 +24,13 @@ class AcpBackend(SessionBackend):
         self._workspaces = workspaces
         self._supervisor = supervisor
 
-    async def spawn(self, spawn: Spawn, sink: EventSink) -> Answer:
+    async def spawn(self, spawn: Spawn, sink: EventSink) -> BackendAnswer:
         if not self._profile.command:
-            return Answer("rejected", NO_COMMAND)
+            return BackendAnswer("rejected", NO_COMMAND)
         try:
             await asyncio.to_thread(importlib.import_module, "runtimed.execution.acp.session")
         except ImportError:
-            return Answer("unsupported", NO_LIBRARY)
+            return BackendAnswer("unsupported", NO_LIBRARY)
         return await super().spawn(spawn, sink)
 
     def _session(self, spawn: Spawn, sink: EventSink) -> Session:

@@ -5,7 +5,7 @@ from typing import Any
 
 import orjson
 
-from runtimed.core.sink import RESERVED_ITEMS
+from runtimed.core.engine.event_sink import RESERVED_ITEMS
 from runtimed.model.event import SystemItem
 from runtimed.wire.json import MAX_DEPTH, check
 from runtimed.wire.problems import FieldProblem

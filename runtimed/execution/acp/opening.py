@@ -9,8 +9,8 @@ from typing import TypeVar
 
 import attrs
 
-from runtimed.core.change import Entry
 from runtimed.core.ports import Spawn
+from runtimed.core.state.change import Entry
 from runtimed.execution.acp.agent import AUTH_REQUIRED, Agent, AgentFailed, AgentRefused
 from runtimed.execution.acp.client import Client
 from runtimed.execution.acp.inbox import Inbox

@@ -5,7 +5,7 @@ from collections import deque
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
-from runtimed.core.change import Entry
+from runtimed.core.state.change import Entry
 from runtimed.execution.acp.inbox import Update
 from runtimed.execution.acp.memory import Known
 

@@ -10,8 +10,8 @@ from typing import Any
 
 import attrs
 
-from runtimed.core.change import Entry
-from runtimed.core.ports import Answer, Dispatch, EventSink, Spawn
+from runtimed.core.ports import BackendAnswer, Dispatch, EventSink, Spawn
+from runtimed.core.state.change import Entry
 from runtimed.execution.acp.agent import METHOD_NOT_FOUND, AgentFailed, AgentRefused
 from runtimed.execution.acp.inbox import Inbox
 from runtimed.execution.acp.listener import Listener
@@ -67,26 +67,26 @@ class AcpSession:
         self._task: asyncio.Task[None] | None = None
         self.lost = False
 
-    async def open(self) -> Answer:
+    async def open(self) -> BackendAnswer:
         """See Session."""
         opening = asyncio.create_task(self._open(self._spawn.history))
         self._task = opening
         await asyncio.wait({opening})
         if self._ending or opening.cancelled():
-            return Answer("errored", "the Worker was ended before its agent was ready")
+            return BackendAnswer("errored", "the Worker was ended before its agent was ready")
         if error := opening.exception():
             unknown = None if isinstance(error, _FAILURES) else error
             _log.error("the agent of %s could not be started: %s", self._spawn.worker_id, error, exc_info=unknown)
-            return Answer("errored", f"no agent could be started: {self._unopened(error)}")
+            return BackendAnswer("errored", f"no agent could be started: {self._unopened(error)}")
         self._task = begin(self._live())
-        return Answer("accepted")
+        return BackendAnswer("accepted")
 
-    async def offer(self, dispatch: Dispatch) -> Answer:
+    async def offer(self, dispatch: Dispatch) -> BackendAnswer:
         """See Session."""
         try:
             dispatch.input.content.encode()
         except UnicodeEncodeError:
-            return Answer("rejected", "content: a message must be Unicode text")
+            return BackendAnswer("rejected", "content: a message must be Unicode text")
         if self._ending or self.lost:
             return NOTHING
         return self._gate.offer(dispatch)

@@ -9,8 +9,8 @@ from typing import Any
 
 import pytest
 
-from runtimed.core.change import Entry
-from runtimed.core.ports import Answer, Dispatch, Spawn
+from runtimed.core.ports import BackendAnswer, Dispatch, Spawn
+from runtimed.core.state.change import Entry
 from runtimed.execution import Profile
 from runtimed.execution.acp import AcpBackend
 from runtimed.execution.supervise import Supervisor
@@ -23,7 +23,7 @@ from runtimed.model.worker import AssistantIntent, CreateWorkerRequest, Intent, 
 
 AGENT = Path(__file__).with_name("agent.py")
 DEADLINE_S = 30.0
-ACCEPTED = Answer("accepted")
+ACCEPTED = BackendAnswer("accepted")
 
 
 class Sink:
@@ -131,14 +131,14 @@ class Bench:
         history: tuple[Entry, ...] | None = None,
         workspaces: tuple[str, ...] = (),
         session_config: dict[str, str] | None = None,
-    ) -> Answer:
+    ) -> BackendAnswer:
         refs = tuple(NamedReference(f"w{number}", reference) for number, reference in enumerate(workspaces))
         request = CreateWorkerRequest(
             intent=intent or AssistantIntent(), workspace_refs=refs, session_config=session_config or {}
         )
         return await self.backend.spawn(Spawn(self.worker_id, request, history), self.sink)
 
-    async def offer(self, content: str = "hi", kind: Any = "user") -> Answer:
+    async def offer(self, content: str = "hi", kind: Any = "user") -> BackendAnswer:
         self._inputs += 1
         given = WorkerInput(kind, content)
         return await self.backend.dispatch(Dispatch(self.worker_id, f"input-{self._inputs}", given))
@@ -169,7 +169,7 @@ class Bench:
         """What is said from here on goes to a new sink."""
         self.sink = Sink()
 
-    async def restart(self, history: tuple[str, ...] = ()) -> Answer:
+    async def restart(self, history: tuple[str, ...] = ()) -> BackendAnswer:
         """End the Worker as a daemon that stops does, and bring it back; `history` is what the user has said."""
         await self.backend.stop(self.worker_id, None)
         self.listen_anew()

@@ -13,13 +13,13 @@ from typing import Any
 
 import pytest
 
-from runtimed.core.ports import Answer
+from runtimed.core.ports import BackendAnswer
 from runtimed.execution.acp import inbox, latest
 from runtimed.execution.acp.inbox import MAX_WAITING
 from runtimed.model.event import ErrorRaised, InvokeStart, TextDone, ToolCallArgsDelta, Usage
 from runtimed.model.worker import AssistantIntent, RoleIntent, TaskIntent
 
-ACCEPTED = Answer("accepted")
+ACCEPTED = BackendAnswer("accepted")
 
 
 def prompt(*steps: list[Any], **script: Any) -> dict[str, Any]:
@@ -560,7 +560,7 @@ async def test_without_the_library_a_spawn_says_what_to_install(
 ) -> None:
     monkeypatch.setitem(sys.modules, "runtimed.execution.acp.session", None)
     answer = await new_bench().spawn()
-    assert answer == Answer("unsupported", "this daemon was installed without ACP: install runtimed[acp]")
+    assert answer == BackendAnswer("unsupported", "this daemon was installed without ACP: install runtimed[acp]")
 
 
 LOCKED = {

@@ -8,13 +8,13 @@ from typing import Any
 
 import pytest
 
-from runtimed.core.ports import Answer
+from runtimed.core.ports import BackendAnswer
 from runtimed.execution.acp import opening
 from runtimed.execution.acp.memory import Memory, keep
 from runtimed.model.event import ErrorRaised
 from runtimed.model.worker import TaskIntent
 
-ACCEPTED = Answer("accepted")
+ACCEPTED = BackendAnswer("accepted")
 CALL = {"sessionUpdate": "tool_call", "toolCallId": "c1", "title": "sleep", "status": "in_progress"}
 THEN = [["text", "again"], ["end"]]
 

@@ -5,7 +5,7 @@ from typing import Any
 
 import pytest
 
-from runtimed.core.ports import Answer
+from runtimed.core.ports import BackendAnswer
 
 SESSION = "s-1"
 MODES = {
@@ -40,7 +40,7 @@ def opening(**told: Any) -> dict[str, Any]:
 async def test_the_configuration_of_the_profile_is_set_in_a_new_session(new_bench: Callable[..., Any]) -> None:
     bench = new_bench(opening(**OPTIONS), session_config={"mode": "default", "model": "large", "fast": "true"})
 
-    assert await bench.spawn() == Answer("accepted")
+    assert await bench.spawn() == BackendAnswer("accepted")
 
     assert bench.heard(SET) == [
         {"sessionId": SESSION, "configId": "mode", "value": "default"},
@@ -60,7 +60,7 @@ async def test_what_a_create_asks_for_goes_before_the_profile_key_by_key(new_ben
 async def test_an_agent_that_offers_modes_alone_is_told_by_set_mode(new_bench: Callable[..., Any]) -> None:
     bench = new_bench(opening(modes=MODES), session_config={"mode": "default"})
 
-    assert await bench.spawn() == Answer("accepted")
+    assert await bench.spawn() == BackendAnswer("accepted")
 
     assert bench.heard("session/set_mode") == [{"sessionId": SESSION, "modeId": "default"}]
     assert bench.heard(SET) == []
@@ -69,7 +69,7 @@ async def test_an_agent_that_offers_modes_alone_is_told_by_set_mode(new_bench: C
 async def test_what_is_set_already_is_not_set_again(new_bench: Callable[..., Any]) -> None:
     bench = new_bench(opening(**OPTIONS), session_config={"mode": "auto", "model": "small", "fast": "false"})
 
-    assert await bench.spawn() == Answer("accepted")
+    assert await bench.spawn() == BackendAnswer("accepted")
 
     assert bench.heard(SET) == []
 
@@ -80,7 +80,7 @@ async def test_a_session_that_goes_on_is_configured_again(new_bench: Callable[..
     bench = new_bench({**opening(**OPTIONS), "capabilities": able}, session_config={"mode": "default"})
     await bench.spawn()
 
-    assert await bench.restart() == Answer("accepted")
+    assert await bench.restart() == BackendAnswer("accepted")
 
     assert [told["value"] for told in bench.heard(SET)] == ["default", "default"]
 
@@ -91,7 +91,7 @@ async def test_an_agent_that_tells_nothing_of_its_options_is_asked_for_the_mode_
     script = {**opening(), SET: [["error", -32601, "Method not found"]]}
     bench = new_bench(script, session_config={"mode": "default"})
 
-    assert await bench.spawn() == Answer("accepted")
+    assert await bench.spawn() == BackendAnswer("accepted")
 
     assert bench.heard("session/set_mode") == [{"sessionId": SESSION, "modeId": "default"}]
 
@@ -115,7 +115,7 @@ async def test_what_can_not_be_set_fails_the_spawn_and_names_the_key(
 
     answer = await bench.spawn()
 
-    assert answer == Answer("errored", f"no agent could be started: {problem}")
+    assert answer == BackendAnswer("errored", f"no agent could be started: {problem}")
 
 
 async def test_an_agent_that_refuses_to_set_something_fails_the_spawn(new_bench: Callable[..., Any]) -> None:
@@ -149,7 +149,7 @@ async def test_odd_options_of_an_agent_end_nothing(new_bench: Callable[..., Any]
     bench = new_bench(script, session_config={"mode": "default"})
     await bench.spawn()
 
-    assert await bench.restart() == Answer("accepted")
+    assert await bench.restart() == BackendAnswer("accepted")
 
 
 @pytest.mark.parametrize(

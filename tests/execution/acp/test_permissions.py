@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 
-from runtimed.core.ports import Answer
+from runtimed.core.ports import BackendAnswer
 from runtimed.execution.acp import questions
 from runtimed.model.permission import PermissionOption, Ruling
 
@@ -147,7 +147,7 @@ async def test_an_interrupt_cancels_the_question(new_bench: Callable[..., Any]) 
     await bench.spawn()
     await bench.begin()
     await bench.sink.until(lambda: bench.sink.questions)
-    assert await bench.backend.interrupt(bench.worker_id) == Answer("accepted")
+    assert await bench.backend.interrupt(bench.worker_id) == BackendAnswer("accepted")
     assert bench.sink.text == '{"outcome": "cancelled"}'
     assert bench.sink.ends == ["rolled_back"]
     assert [result.summary for result in bench.sink.results] == ["cancelled"]

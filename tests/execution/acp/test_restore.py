@@ -8,11 +8,11 @@ from typing import Any
 
 import pytest
 
-from runtimed.core.ports import Answer
+from runtimed.core.ports import BackendAnswer
 from runtimed.execution.acp.memory import recall
 from runtimed.model.worker import TaskIntent
 
-ACCEPTED = Answer("accepted")
+ACCEPTED = BackendAnswer("accepted")
 DIFFERS = "what the agent remembers is not what the transcript has"
 LOAD = {"loadSession": True}
 RESUME = {"sessionCapabilities": {"resume": {}}}

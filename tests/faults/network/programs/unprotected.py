@@ -161,7 +161,7 @@ def honesty() -> None:
                 try:
                     return await old(self, ref, after, *rest)
                 except CursorExpired:
-                    after = self.floor(ref)
+                    after = self.retained_after(ref)
 
         return events
 

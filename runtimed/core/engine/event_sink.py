@@ -1,0 +1,136 @@
+"""Where a backend's words enter the Runtime."""
+
+import asyncio
+import contextlib
+import math
+import secrets
+from collections.abc import Callable
+from datetime import UTC, datetime
+from functools import partial
+
+from runtimed.core.engine.mailbox import Mailbox
+from runtimed.core.limits import Limits
+from runtimed.core.ports import BackendAnswer, Clock, EventRefused
+from runtimed.core.state import decisions
+from runtimed.core.state.activity import INPUT_STARTED, PERMISSION_REQUEST, PERMISSION_RESOLVED, SYSTEM_INPUT
+from runtimed.core.state.change_builder import ChangeBuilder
+from runtimed.core.state.open_text import OpenText
+from runtimed.errors import RuntimedError, StoreFull
+from runtimed.model.event import Payload, Shutdown, Snapshot, SystemItem, UserMessage
+from runtimed.model.execution import LossReason
+from runtimed.model.permission import Permission, PermissionOutcome, PermissionResolution, Question, Ruling
+
+RESERVED = (UserMessage, Snapshot, Shutdown)
+RESERVED_ITEMS = frozenset({SYSTEM_INPUT, INPUT_STARTED, PERMISSION_REQUEST, PERMISSION_RESOLVED})
+CANCELLED = Ruling("cancelled")
+MAX_TIMEOUT_S = 366 * 24 * 3600
+"""The longest that a question waits, whatever its own time: a year."""
+
+
+class WorkerEventSink:
+    """The EventSink of one Worker, from a spawn to the end of what was spawned.
+
+    It makes the backend wait while more events wait for the store than may. Once it is closed, it drops what comes.
+    `on_loss` is called behind the loss of what was spawned.
+    """
+
+    __slots__ = ("_clock", "_closed", "_limits", "_mailbox", "_on_loss", "_open", "lost")
+
+    def __init__(
+        self, mailbox: Mailbox, limits: Limits, clock: Clock, on_loss: Callable[[Mailbox, LossReason], None]
+    ) -> None:
+        self._mailbox = mailbox
+        self._on_loss = on_loss
+        self._limits = limits
+        self._clock = clock
+        self._open = OpenText()
+        self._closed = False
+        self.lost: LossReason | None = None
+
+    async def emit(self, *payloads: Payload) -> None:
+        """See EventSink."""
+        for payload in payloads:
+            self._check(payload)
+        if self._closed:
+            return
+        self._mailbox.output(payloads)
+        if self._mailbox.backlog > self._limits.max_pending_events:
+            await self._mailbox.settled()
+
+    async def ask(self, question: Question) -> Ruling:
+        """See EventSink."""
+        if self._closed:
+            return CANCELLED
+        timeout_s = min(max(question.timeout_s, 0.0), MAX_TIMEOUT_S)
+        permission = self._permission(question, timeout_s)
+        name = permission.request_id
+        ruled: asyncio.Future[Ruling] = asyncio.get_running_loop().create_future()
+        self._mailbox.asked[name] = ruled
+        try:
+            await self._keep(self._request(permission, question.ruled))
+            await asyncio.wait({ruled}, timeout=timeout_s)
+            if not ruled.done():
+                await self._keep(_resolve(name, "expired"))
+                await asyncio.wait({ruled})
+            return ruled.result()
+        except RuntimedError:
+            return CANCELLED
+        finally:
+            self._mailbox.asked.pop(name, None)
+            if not ruled.done():
+                self._mailbox.submit_nowait(_resolve(name, "cancelled"))
+
+    async def lose(self, reason: LossReason, message: str) -> None:
+        """See EventSink."""
+        if not self._closed:
+            self._closed = True
+            self.lost = reason
+            await self._keep(partial(decisions.lose_program, reason=reason, message=message))
+            self._on_loss(self._mailbox, reason)
+
+    async def attach(self, answer: BackendAnswer) -> None:
+        """Store what the backend said to the spawn, unless what it spawned is lost by now.
+
+        Raises StoreFull where that is stored later.
+        """
+        if not self._closed:
+            self._closed = answer.outcome != "accepted"
+            await self._mailbox.submit(partial(decisions.attach, answer=answer), keep=True)
+
+    async def _keep(self, decision: Callable[[ChangeBuilder], object]) -> None:
+        """Have it stored; by a full store, later."""
+        with contextlib.suppress(StoreFull):
+            await self._mailbox.submit(decision, keep=True)
+
+    def _request(self, permission: Permission, ruled: str | None) -> Callable[[ChangeBuilder], None]:
+        most = self._limits.max_pending_permissions
+        return partial(decisions.request_permission, permission=permission, ruled=ruled, most=most)
+
+    def _permission(self, question: Question, timeout_s: float) -> Permission:
+        expires = datetime.fromtimestamp(self._clock.unix_ms() // 1000 + math.floor(timeout_s), UTC)
+        return Permission(
+            request_id=secrets.token_hex(4),
+            title=question.title,
+            tool_call_id=question.tool_call_id,
+            options=question.options,
+            expires_at=expires.strftime("%Y-%m-%dT%H:%M:%SZ"),
+            session_id=question.session_id,
+        )
+
+    def _check(self, payload: Payload) -> None:
+        if isinstance(payload, RESERVED):
+            raise EventRefused(f"{payload.event} is for the Runtime to say")
+        match payload:
+            case SystemItem({"kind": str(kind)}) if kind in RESERVED_ITEMS:
+                raise EventRefused(f"an item of kind {kind} is for the Runtime to say")
+        self._open.take(payload)
+        if self._open.characters > self._limits.max_open_text:
+            raise EventRefused(
+                "expected a text_done, thinking_done or tool_call_done at the latest behind "
+                f"{self._limits.max_open_text} characters (max_open_text)"
+            )
+
+
+def _resolve(request_id: str, outcome: PermissionOutcome) -> Callable[[ChangeBuilder], bool]:
+    resolution = PermissionResolution(request_id, outcome, "runtime")
+    return partial(decisions.resolve_permission, resolution=resolution)

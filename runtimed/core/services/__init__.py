@@ -1,0 +1,1 @@
+"""What a Runtime offers: inputs, the life of Workers, retention, queries."""

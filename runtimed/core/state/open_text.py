@@ -1,0 +1,47 @@
+"""How much a backend has streamed that it has not ended yet."""
+
+from runtimed.core.state.decisions import END_OF_RUN
+from runtimed.model.event import (
+    Payload,
+    TextDelta,
+    TextDone,
+    ThinkingDelta,
+    ThinkingDone,
+    ToolCallArgsDelta,
+    ToolCallDone,
+    ToolResult,
+)
+
+Growing = TextDelta | ThinkingDelta | ToolCallArgsDelta
+Ending = TextDone | ThinkingDone | ToolCallDone | ToolResult
+
+
+class OpenText:
+    """Counts the characters of the text, the thought and the tool calls that were streamed and not ended yet."""
+
+    __slots__ = ("_by_block", "characters")
+
+    def __init__(self) -> None:
+        self.characters = 0
+        self._by_block: dict[str, int] = {}
+
+    def take(self, payload: Payload) -> None:
+        """Count one more event."""
+        if isinstance(payload, Growing):
+            self._grow(_block(payload), payload.json if isinstance(payload, ToolCallArgsDelta) else payload.text)
+        elif isinstance(payload, Ending):
+            self.characters -= self._by_block.pop(_block(payload), 0)
+        elif isinstance(payload, END_OF_RUN):
+            self.characters = 0
+            self._by_block.clear()
+
+    def _grow(self, block: str, text: str) -> None:
+        if text:
+            self.characters += len(text)
+            self._by_block[block] = self._by_block.get(block, 0) + len(text)
+
+
+def _block(payload: Growing | Ending) -> str:
+    if isinstance(payload, ToolCallArgsDelta | ToolCallDone | ToolResult):
+        return f"tool call {payload.id}"
+    return "text" if isinstance(payload, TextDelta | TextDone) else "thought"

@@ -1,0 +1,26 @@
+"""Lists of Workers, page by page."""
+
+import asyncio
+
+from runtimed.core.engine.worker_registry import WorkerFilter
+from runtimed.model.value import value
+
+
+@value
+class Counting(WorkerFilter):
+    """Remembers which Workers it was asked about."""
+
+    asked = []
+
+    def matches(self, worker):
+        self.asked.append(worker.worker_id)
+        return super().matches(worker)
+
+
+async def test_no_more_workers_are_looked_at_than_a_page_needs(runtime):
+    made = [worker.worker_id for worker in await asyncio.gather(*(runtime.create_worker() for _ in range(50)))]
+    for number in (0, 20):
+        after = made[number - 1] if number else ""
+        Counting.asked.clear()
+        page = runtime.workers(Counting(after=after, limit=3))
+        assert [worker.worker_id for worker in page] == Counting.asked == made[number : number + 3]
