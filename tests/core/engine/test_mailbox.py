@@ -11,7 +11,7 @@ from runtimed.core import mailbox as mailboxes
 from runtimed.model.event import RunEnd, TextDelta
 from runtimed.store.memory import MemoryStore
 
-from .conftest import turns
+from ..conftest import turns
 
 
 class Costly(MemoryStore):
