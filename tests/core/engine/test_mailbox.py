@@ -7,7 +7,7 @@ from types import SimpleNamespace
 import pytest
 
 from runtimed.core import Runtime
-from runtimed.core import mailbox as mailboxes
+from runtimed.core.engine import mailbox as mailboxes
 from runtimed.model.event import RunEnd, TextDelta
 from runtimed.store.memory import MemoryStore
 
