@@ -8,7 +8,7 @@ import attrs
 import pytest
 
 from runtimed.core import BackendAnswer, Runtime
-from runtimed.core import mailbox as mailboxes
+from runtimed.core.engine import mailbox as mailboxes
 from runtimed.core.limits import Limits
 from runtimed.errors import InvalidRequest, RuntimeStopped, StoreFull
 from runtimed.model.bundle import BundleMetadata, ConfigBundle, Provenance

@@ -24,8 +24,7 @@ from runtimed.model.interaction import WorkerInput
 from runtimed.model.permission import PermissionOption, Question, Ruling
 from runtimed.store.memory import MemoryStore
 from runtimed.store.sqlite import SqliteStore
-
-from ..conftest import Puppet, turns
+from tests.core.conftest import Puppet, turns
 
 HELLO = WorkerInput("user", "hello")
 ALLOW = PermissionOption("yes", "Allow", "allow_once")

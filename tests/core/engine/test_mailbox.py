@@ -10,8 +10,7 @@ from runtimed.core import Runtime
 from runtimed.core.engine import mailbox as mailboxes
 from runtimed.model.event import RunEnd, TextDelta
 from runtimed.store.memory import MemoryStore
-
-from ..conftest import turns
+from tests.core.conftest import turns
 
 
 class Costly(MemoryStore):

@@ -8,8 +8,7 @@ from runtimed.core import BackendAnswer
 from runtimed.core.services.restarts import Restarts
 from runtimed.errors import WorkerExecutionUnavailable
 from runtimed.model.interaction import WorkerInput
-
-from ..conftest import Puppet, turns
+from tests.core.conftest import Puppet, turns
 
 HELLO = WorkerInput("user", "hello")
 LATER = WorkerInput("user", "later", when_busy="queue")
