@@ -21,7 +21,7 @@ _PURGE_EVENTS = """
 """
 _PURGE_ENTRIES = "DELETE FROM entry WHERE event IN (SELECT event FROM entry WHERE worker = ? LIMIT ?)"
 _FORGET = {
-    "remarks": "DELETE FROM remark WHERE number <= ?",
+    "diagnostics": "DELETE FROM remark WHERE number <= ?",
     "runtime_events_left": """
         DELETE FROM runtime_event WHERE id <= (SELECT id FROM runtime_event ORDER BY id DESC LIMIT 1 OFFSET ?)
     """,

@@ -355,7 +355,7 @@ def test_damage_to_one_worker_is_found_at_the_start_and_hits_that_worker_alone(
 
 @pytest.mark.parametrize(
     ("table", "kept"),
-    [("bundle", "bundles"), ("remark", "remarks"), ("mark", "marks"), ("deleted", "deleted")],
+    [("bundle", "bundles"), ("remark", "diagnostics"), ("mark", "marks"), ("deleted", "deleted")],
 )
 def test_a_damaged_row_that_belongs_to_no_worker_is_left_out_and_logged(
     stored: Path, new_store: NewStore, caplog: pytest.LogCaptureFixture, table: str, kept: str
