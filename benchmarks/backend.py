@@ -3,8 +3,9 @@
 import asyncio
 
 from benchmarks.ticks import Series
-from runtimed.core.ports import BackendAnswer, Dispatch, EventSink, Spawn
+from runtimed.core.ports import Dispatch, EventSink, Spawn
 from runtimed.model.event import SystemItem
+from runtimed.model.execution import BackendAnswer
 from runtimed.model.identity import WorkerId
 
 ACCEPTED = BackendAnswer("accepted")

@@ -7,13 +7,11 @@ import asyncio
 from collections.abc import Collection, Sequence
 from typing import Protocol
 
-import attrs
-
 from runtimed.core.limits import Limits
 from runtimed.core.paging import PageSize
 from runtimed.core.state.change import Change, EncodedEvent, Entry, StateAt, StoredState, TrimRange
 from runtimed.model.event import Payload
-from runtimed.model.execution import LossReason, Outcome, RestartPolicy
+from runtimed.model.execution import BackendAnswer, LossReason
 from runtimed.model.identity import RuntimeId, WorkerId
 from runtimed.model.interaction import WorkerInput
 from runtimed.model.permission import Question, Ruling
@@ -106,18 +104,6 @@ class Store(Protocol):
 
 class EventRefused(ValueError):
     """An event that a backend may not emit; the text says what is wrong with it."""
-
-
-@value
-class BackendAnswer:
-    """What a backend says to a request; `message` says what to do about anything but `accepted`.
-
-    `restart` counts in the answer to a spawn: what the core does when the backend loses what it spawned.
-    """
-
-    outcome: Outcome
-    message: str | None = None
-    restart: RestartPolicy = attrs.field(default="never", eq=False)
 
 
 @value

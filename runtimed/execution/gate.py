@@ -1,6 +1,7 @@
 """One input at a time: offered, then started or withdrawn, then finished."""
 
-from runtimed.core.ports import BackendAnswer, Dispatch
+from runtimed.core.ports import Dispatch
+from runtimed.model.execution import BackendAnswer
 
 HELD = BackendAnswer("accepted")
 BUSY = BackendAnswer("busy", "a run is going on: wait for its run_end")

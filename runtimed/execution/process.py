@@ -10,7 +10,7 @@ from typing import Any
 import attrs
 
 from runtimed.core.engine.mailbox import RUN_END_S
-from runtimed.core.ports import BackendAnswer, Dispatch, EventSink, Spawn
+from runtimed.core.ports import Dispatch, EventSink, Spawn
 from runtimed.execution import protocol
 from runtimed.execution.complaints import alert
 from runtimed.execution.executable import located
@@ -26,7 +26,7 @@ from runtimed.execution.supervise import Supervisor, environment
 from runtimed.execution.tasks import begin, finish, ready_in_time
 from runtimed.execution.workspace import Home, Workspaces
 from runtimed.model.event import ErrorRaised, InvokeStart, Payload, RunEnd
-from runtimed.model.execution import LossReason
+from runtimed.model.execution import BackendAnswer, LossReason
 
 MAX_EMITTED = 64
 """How many events are given to the sink at once, so that it can make the program wait."""

@@ -8,10 +8,11 @@ from typing import Protocol
 
 import attrs
 
-from runtimed.core.ports import BackendAnswer, Dispatch, EventSink, Spawn
+from runtimed.core.ports import Dispatch, EventSink, Spawn
 from runtimed.execution.profile import Profile
 from runtimed.execution.silence import WatchedSink
 from runtimed.execution.tasks import finish
+from runtimed.model.execution import BackendAnswer
 from runtimed.model.identity import WorkerId
 
 NOTHING = BackendAnswer("errored", "nothing runs this Worker")

@@ -10,7 +10,7 @@ from functools import partial
 import attrs
 import orjson
 
-from runtimed.core.ports import BackendAnswer, Dispatch, EventSink, Spawn
+from runtimed.core.ports import Dispatch, EventSink, Spawn
 from runtimed.execution.complaints import alert
 from runtimed.execution.driver import TAKE_DEADLINE_S, Shell, ShellFailed, plain
 from runtimed.execution.gate import Gate
@@ -32,7 +32,7 @@ from runtimed.model.event import (
     ToolCallStart,
     ToolResult,
 )
-from runtimed.model.execution import LossReason
+from runtimed.model.execution import BackendAnswer, LossReason
 from runtimed.model.interaction import WorkerInput
 
 TOOL = "shell"

@@ -13,7 +13,7 @@ from typing import Any
 import attrs
 import pytest
 
-from runtimed.core.ports import BackendAnswer, Dispatch, Spawn
+from runtimed.core.ports import Dispatch, Spawn
 from runtimed.core.state.change import Entry
 from runtimed.execution import Profile
 from runtimed.execution.complaints import MAX_TOLD
@@ -38,6 +38,7 @@ from runtimed.model.event import (
     ToolCallStart,
     Usage,
 )
+from runtimed.model.execution import BackendAnswer
 from runtimed.model.identity import worker_id
 from runtimed.model.interaction import WorkerInput
 from runtimed.model.worker import CreateWorkerRequest

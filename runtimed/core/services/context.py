@@ -9,12 +9,13 @@ from runtimed.core.engine.mailbox import Mailbox
 from runtimed.core.engine.sequencer import Sequencer
 from runtimed.core.engine.worker_registry import WorkerRegistry
 from runtimed.core.limits import Limits
-from runtimed.core.ports import BackendAnswer, Clock, ExecutionBackend, Store
+from runtimed.core.ports import Clock, ExecutionBackend, Store
 from runtimed.core.services.diagnostics import Diagnostics
 from runtimed.core.services.transcript_cache import TranscriptCache
 from runtimed.core.state.activity import Activity
 from runtimed.core.state.change import Worker
 from runtimed.errors import RuntimeStopped
+from runtimed.model.execution import BackendAnswer
 from runtimed.model.identity import RuntimeId
 
 log = logging.getLogger(__name__)

@@ -10,7 +10,7 @@ from typing import cast
 
 from runtimed.core.engine.mailbox import Mailbox
 from runtimed.core.paging import PageSize
-from runtimed.core.ports import BackendAnswer, Dispatch
+from runtimed.core.ports import Dispatch
 from runtimed.core.services import views
 from runtimed.core.services.context import Context, ask
 from runtimed.core.services.lifecycle import Lifecycle
@@ -18,6 +18,7 @@ from runtimed.core.services.pending_dispatches import PendingDispatches
 from runtimed.core.state import decisions
 from runtimed.core.state.change import DispatchOffer, QueuedInput
 from runtimed.errors import RuntimedError, StoreError, WorkerExecutionRejected
+from runtimed.model.execution import BackendAnswer
 from runtimed.model.identity import WorkerId, WorkerRef, cursor_of
 from runtimed.model.interaction import InputKind, InteractionAck, LifecycleAck, WorkerInput
 

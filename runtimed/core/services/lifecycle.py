@@ -11,7 +11,7 @@ from typing import Literal
 from runtimed.core.engine.event_sink import WorkerEventSink
 from runtimed.core.engine.keyed_tasks import KeyedTasks
 from runtimed.core.engine.mailbox import STORE_RETRY_S, Mailbox
-from runtimed.core.ports import BackendAnswer, Spawn
+from runtimed.core.ports import Spawn
 from runtimed.core.services import views
 from runtimed.core.services.context import Context, ask
 from runtimed.core.services.restarts import Restarts
@@ -21,7 +21,7 @@ from runtimed.core.state.change import Change, NumberedDiagnostic
 from runtimed.errors import InvalidRequest, RuntimedError, StoreFull, WorkerExecutionRejected
 from runtimed.model.bundle import ConfigBundle
 from runtimed.model.diagnostic import Diagnostic
-from runtimed.model.execution import LIMITS_MET, LossReason, Operation
+from runtimed.model.execution import LIMITS_MET, BackendAnswer, LossReason, Operation
 from runtimed.model.identity import MAX_WORKER_NUMBER, WorkerId, WorkerRef, worker_id
 from runtimed.model.interaction import LifecycleAck
 from runtimed.model.worker import CreateWorkerRequest, WorkerDetail
@@ -71,7 +71,7 @@ class Lifecycle:
     async def _create(self, name: WorkerId, request: CreateWorkerRequest) -> WorkerDetail:
         context, sequencer = self._context, self._context.sequencer
         mailbox = context.mailbox(decisions.new_worker(name, request, context.clock.unix_ms()), Activity())
-        diagnostics = tuple(map(sequencer.diagnostic, decisions.diagnostics(mailbox.worker)))
+        diagnostics = tuple(map(sequencer.diagnostic, decisions.creation_diagnostics(mailbox.worker)))
         created = sequencer.runtime_event("worker_created", name)
         change = Change(worker=mailbox.worker, diagnostics=diagnostics, runtime_events=(created,))
         await sequencer.apply(change, partial(self._keep, mailbox, diagnostics))

@@ -5,7 +5,7 @@ from typing import Any
 
 import pytest
 
-from runtimed.core.ports import BackendAnswer
+from runtimed.model.execution import BackendAnswer
 
 SESSION = "s-1"
 MODES = {

@@ -1,0 +1,168 @@
+"""Decide about inputs: take them, queue them, start queued ones."""
+
+from runtimed.core.state.activity import INPUT_STARTED, SYSTEM_INPUT
+from runtimed.core.state.change import DispatchOffer, QueuedInput
+from runtimed.core.state.change_builder import ChangeBuilder
+from runtimed.core.state.decisions.run_end import add_run_end
+from runtimed.errors import InvalidRequest, WorkerExecutionRejected, WorkerExecutionUnavailable
+from runtimed.model.event import ErrorCode, ErrorRaised, Payload, RunEnd, SystemItem, TextSegment, UserMessage
+from runtimed.model.execution import BackendAnswer, Execution, ExecutionResult, Operation, RunState
+from runtimed.model.identity import cursor_of
+from runtimed.model.interaction import WorkerInput
+from runtimed.model.text import is_blank
+from runtimed.model.worker import WorkerStatus
+
+BUSY = Execution("connected", "busy", ExecutionResult("input", "accepted", "busy"))
+WAITING = "a run is going on, and inputs wait their turn: wait for its run_end, or send it with when_busy"
+
+
+def check_input(status: WorkerStatus, execution: Execution, message: WorkerInput) -> None:
+    """Raise InvalidRequest or WorkerExecutionUnavailable if the Worker cannot take this input now."""
+    check_content(status, message)
+    check_connected(status, execution)
+
+
+def check_content(status: WorkerStatus, message: WorkerInput) -> None:
+    """Raise InvalidRequest if no backend could take this input: the Worker has ended, or the text is blank."""
+    check_running(status)
+    if is_blank(message.content):
+        raise InvalidRequest("content: expected text that is not blank")
+
+
+def check_running(status: WorkerStatus) -> None:
+    """Raise InvalidRequest if the Worker has ended."""
+    if status != "running":
+        raise InvalidRequest(f"the Worker is {status}: only a running Worker takes input or is restored")
+
+
+def check_connected(status: WorkerStatus, execution: Execution) -> None:
+    """Raise InvalidRequest if the Worker has ended, WorkerExecutionUnavailable if nothing runs it."""
+    check_running(status)
+    if execution.backend != "connected":
+        raise WorkerExecutionUnavailable(why_unavailable(execution))
+
+
+def accept_input(builder: ChangeBuilder, message: WorkerInput) -> tuple[int, int]:
+    """Record an input that the backend has accepted, and mark the Worker as busy.
+
+    Returns:
+        The sequence of the transcript entry and the sequence of its event.
+
+    Raises:
+        WorkerExecutionRejected: Other inputs are queued before this one.
+        InvalidRequest: The Worker has ended, or the text is blank.
+        WorkerExecutionUnavailable: Nothing runs the Worker.
+    """
+    check_input(builder.status, builder.execution, message)
+    if builder.offer or builder.queued:
+        raise WorkerExecutionRejected(WAITING)
+    builder.execution = BUSY
+    return record_input(builder, message)
+
+
+def queue_input(builder: ChangeBuilder, message: WorkerInput, most: int, *, always: bool) -> QueuedInput | None:
+    """Record an input that waits for the current run to end, and offer it to the backend if there is none.
+
+    Args:
+        builder: The Change so far.
+        message: The input. With `when_busy` of `interrupt` it goes to the front of the queue.
+        most: How many inputs may be queued (max_queued_inputs).
+        always: Queue the input even if the Worker is idle.
+
+    Returns:
+        The queued input, or None if the Worker is idle and `always` is false: nothing was recorded.
+
+    Raises:
+        WorkerExecutionRejected: `most` inputs are queued already.
+    """
+    check_input(builder.status, builder.execution, message)
+    if not (always or builder.execution.run_state == "busy" or builder.offer or builder.queued):
+        return None
+    if len(builder.queued) >= most:
+        raise WorkerExecutionRejected(f"{most} inputs wait already (max_queued_inputs)")
+    waiting = QueuedInput(*record_input(builder, message))
+    builder.queued = (waiting, *builder.queued) if message.when_busy == "interrupt" else (*builder.queued, waiting)
+    offer_next_input(builder)
+    return waiting
+
+
+def offer_next_input(builder: ChangeBuilder) -> None:
+    """Offer the first queued input to the backend if the Worker is idle. It stays queued until it runs."""
+    execution, free = builder.execution, not (builder.offer or builder.dispatch_paused)
+    if builder.queued and free and execution.backend == "connected" and execution.run_state != "busy":
+        builder.offer = DispatchOffer(builder.queued[0])
+
+
+def start_queued_input(builder: ChangeBuilder, offer: DispatchOffer) -> None:
+    """Record that the run of a queued input begins: the backend has accepted it.
+
+    Raises:
+        WorkerExecutionUnavailable: The offer was withdrawn meanwhile.
+    """
+    if builder.offer is not offer:
+        raise WorkerExecutionUnavailable(why_unavailable(builder.execution))
+    _start_queued(builder, offer.input)
+    builder.execution = BUSY
+
+
+def postpone_offer(builder: ChangeBuilder, offer: DispatchOffer) -> None:
+    """Withdraw an offer that the backend answered with `busy`. The input stays queued and is offered again."""
+    if builder.offer is offer:
+        builder.offer = None
+
+
+def reject_queued_input(builder: ChangeBuilder, offer: DispatchOffer, answer: BackendAnswer) -> None:
+    """Record that the backend refused a queued input for good: its run begins and ends with an error."""
+    if builder.offer is not offer:
+        return
+    _start_queued(builder, offer.input)
+    message = answer.message or f"the backend answered {answer.outcome}"
+    code: ErrorCode = "internal" if answer.outcome == "errored" else "invalid_request"
+    builder.emit(ErrorRaised(code, f"the input was refused: {message}"))
+    builder.emit(RunEnd("rolled_back"))
+    builder.execution = execution_after(builder, "input", answer, "idle")
+    offer_next_input(builder)
+
+
+def refuse_input(builder: ChangeBuilder, answer: BackendAnswer) -> None:
+    """Record that the backend refused an input. Only `last_result` of the Worker shows it."""
+    builder.execution = execution_after(builder, "input", answer, builder.execution.run_state)
+
+
+def record_input(builder: ChangeBuilder, message: WorkerInput) -> tuple[int, int]:
+    add_run_end(builder)
+    sequence = builder.emit(_input_event(message), message.kind, message.content)
+    builder.record("worker_input_accepted", sequence)
+    return builder.transcript_len, sequence
+
+
+def _start_queued(builder: ChangeBuilder, waited: QueuedInput) -> None:
+    """Record that the run of a queued input begins."""
+    add_run_end(builder)
+    builder.offer = None
+    builder.queued = tuple(waiting for waiting in builder.queued if waiting != waited)
+    cursor = cursor_of(waited.event)
+    told_by = {"event_id": cursor, "cursor": cursor}  # in the feed an event's id is its cursor
+    builder.emit(SystemItem({"kind": INPUT_STARTED, **told_by, "transcript_sequence": waited.entry}))
+
+
+def _input_event(message: WorkerInput) -> Payload:
+    if message.kind == "system":
+        return SystemItem({"kind": SYSTEM_INPUT, "content": message.content})
+    return UserMessage((TextSegment(message.content),))
+
+
+def execution_after(
+    builder: ChangeBuilder, operation: Operation, answer: BackendAnswer, run_state: RunState
+) -> Execution:
+    result = ExecutionResult(operation, answer.outcome, run_state, answer.message)
+    return Execution(builder.execution.backend, run_state, result)
+
+
+def why_unavailable(execution: Execution) -> str:
+    result = execution.last_result
+    if result is not None and execution.run_state in {"rejected", "errored"}:
+        why = f": {result.message}" if result.message else ""
+        hope = "tries again" if result.operation == "spawn" else "brings it back"
+        return f"nothing runs this Worker{why}; restore {hope}"
+    return "nothing runs this Worker since the daemon's last start; restore brings it back"

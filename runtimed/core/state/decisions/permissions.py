@@ -1,0 +1,71 @@
+"""Decide about permission requests."""
+
+from runtimed.core.state.activity import permission_item
+from runtimed.core.state.change_builder import ChangeBuilder
+from runtimed.core.state.decisions.run_end import is_run_active
+from runtimed.errors import InvalidRequest, PermissionNotFound
+from runtimed.model.event import SystemItem
+from runtimed.model.permission import Permission, PermissionOutcome, PermissionResolution, Ruling
+
+
+def request_permission(builder: ChangeBuilder, permission: Permission, ruled: str | None, most: int) -> None:
+    """Record that a backend asks for a permission.
+
+    The request is cancelled at once if no run is active or `most` requests are pending already.
+
+    Args:
+        builder: The Change so far.
+        permission: The request.
+        ruled: The id of the option that the profile selects by itself, or None to ask the client.
+        most: How many requests may be pending (max_pending_permissions).
+    """
+    name = permission.request_id
+    if builder.status != "running":
+        builder.rulings[name] = Ruling("cancelled")
+    elif refusal := _refusal_of(builder, most):
+        builder.alert("warn", f"a permission request was cancelled: {refusal}")
+        builder.rulings[name] = Ruling("cancelled")
+    else:
+        builder.emit(SystemItem(permission_item(permission)))
+        if ruled is not None:
+            builder.resolve(PermissionResolution(name, "selected", "profile", ruled))
+
+
+def rule_on_permission(builder: ChangeBuilder, request_id: str, option_id: str | None) -> PermissionResolution:
+    """Record the answer of a client to a permission request.
+
+    Args:
+        builder: The Change so far.
+        request_id: The pending request.
+        option_id: The option selected, or None to cancel the request.
+
+    Raises:
+        PermissionNotFound: No such request is pending.
+        InvalidRequest: The request does not offer this option.
+    """
+    permission = next((one for one in builder.activity.permissions if one.request_id == request_id), None)
+    if permission is None:
+        raise PermissionNotFound
+    offered = [option.option_id for option in permission.options]
+    if option_id is not None and option_id not in offered:
+        raise InvalidRequest(f"option_id: expected one of {', '.join(offered)}")
+    outcome: PermissionOutcome = "cancelled" if option_id is None else "selected"
+    resolution = PermissionResolution(request_id, outcome, "client", option_id)
+    builder.resolve(resolution)
+    return resolution
+
+
+def resolve_permission(builder: ChangeBuilder, resolution: PermissionResolution) -> bool:
+    """Resolve a permission request. Returns False if it is not pending."""
+    pending = any(one.request_id == resolution.request_id for one in builder.activity.permissions)
+    if pending:
+        builder.resolve(resolution)
+    return pending
+
+
+def _refusal_of(builder: ChangeBuilder, most: int) -> str | None:
+    if not is_run_active(builder):
+        return "no run is going on"
+    if len(builder.activity.permissions) >= most:
+        return f"{most} of them wait already (max_pending_permissions)"
+    return None

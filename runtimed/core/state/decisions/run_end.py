@@ -1,0 +1,25 @@
+"""How a run ends: what is open is closed, and a missing `run_end` is added."""
+
+from runtimed.core.state.change_builder import ChangeBuilder
+from runtimed.model.event import ErrorRaised, RunEnd, TextDone
+
+END_OF_RUN = (RunEnd, ErrorRaised)
+
+
+def is_run_active(builder: ChangeBuilder) -> bool:
+    return builder.execution.run_state == "busy" or builder.activity.status == "running"
+
+
+def add_run_end(builder: ChangeBuilder) -> None:
+    """End the run if the backend emitted `error` and no `run_end` since."""
+    if builder.missing_end == "awaited" and builder.status == "running":
+        builder.emit(RunEnd("rolled_back"))
+        builder.missing_end = "added"
+
+
+def close_open_output(builder: ChangeBuilder, why: str) -> None:
+    for payload in builder.activity.closing(why):
+        if isinstance(payload, TextDone):
+            builder.emit(payload, "assistant", payload.text)
+        else:
+            builder.emit(payload)
