@@ -1,31 +1,38 @@
-"""How much the Runtime takes and gives out at once."""
+"""The limits of a Runtime."""
 
 from runtimed.core.paging import PageSize
 from runtimed.model.runtime import RuntimeLimits
 from runtimed.model.value import value
 
 MAX_SNAPSHOT_BYTES = 512 * 2**10
-"""The bound of section 6 of the v1 contract: clients that take frames of 1 MiB get every snapshot."""
+"""Section 6 of the v1 contract: clients that accept frames of 1 MiB get every snapshot."""
 
 
 @value
 class Limits:
-    """Items are counted, bytes are those of the content in UTF-8.
+    """The limits of a Runtime. Bytes are those of content in UTF-8. Transcripts are kept whole.
 
-    `max_pending_events` is how many events of one Worker may wait for the store before its backend is made to wait,
-    `max_open_text` how many characters of text, thought and arguments together a backend may stream before it says
-    that they are done, `max_pending_permissions` how many of its questions may wait for an answer,
-    `max_queued_inputs` how many inputs may wait their turn. `max_restores` Workers are brought back at once when the
-    Runtime starts.
-
-    `max_snapshot_bytes` is the size of the largest snapshot frame; the contract allows no larger one.
-
-    `max_replay_items` and `max_replay_bytes` are what an observer that catches up is given at once; it is more than a
-    client may ask for, because each read costs a change of threads.
-
-    Events are retained up to `max_events_per_worker`, `max_event_age_s` seconds and `max_event_bytes` of all Workers
-    together, whichever is reached first; runtime events and diagnostics up to a number. Transcripts are kept whole;
-    the pages of them that were read last stay in memory up to `transcript_cache_bytes`.
+    Attributes:
+        max_transcript_projection_items: Entries in a page of a transcript, and in a snapshot.
+        max_event_batch_items: Events in a page that a client asks for.
+        max_page_bytes: Bytes in either page.
+        max_snapshot_bytes: Bytes in a snapshot frame; the contract allows no more.
+        max_replay_items: Events that an observer reads at once while it catches up. More than a client may ask for,
+            because each read switches threads.
+        max_replay_bytes: Bytes that an observer reads at once while it catches up.
+        max_pending_events: Events of one Worker that wait to be committed before its backend has to wait.
+        max_open_text: Characters of text, thought and arguments that a backend may have in flight together.
+        max_pending_permissions: Pending permission requests of one Worker.
+        max_queued_inputs: Queued inputs of one Worker.
+        max_restores: Workers that are restored at once when the Runtime starts.
+        max_bundles: Config bundles.
+        max_workers: Workers.
+        max_events_per_worker: Retained events of one Worker.
+        max_event_age_s: Age of retained events, in seconds.
+        max_event_bytes: Bytes of the retained events of all Workers together.
+        max_runtime_events: Retained runtime events.
+        max_diagnostics: Retained diagnostics.
+        transcript_cache_bytes: Bytes of recently read transcript pages in memory.
     """
 
     max_transcript_projection_items: int = 256
@@ -55,7 +62,7 @@ class Limits:
 
     @property
     def snapshot_page(self) -> PageSize:
-        """The most entries that can be in a snapshot."""
+        """The most entries in a snapshot."""
         return PageSize(self.max_transcript_projection_items, self.max_snapshot_bytes)
 
     @property
@@ -65,9 +72,9 @@ class Limits:
 
     @property
     def replay_page(self) -> PageSize:
-        """What an observer that catches up is given at once."""
+        """The page that an observer reads while it catches up."""
         return PageSize(self.max_replay_items, self.max_replay_bytes)
 
     def view(self) -> RuntimeLimits:
-        """The limits that clients are told."""
+        """Return the limits that the API shows."""
         return RuntimeLimits(self.max_transcript_projection_items, self.max_event_batch_items)

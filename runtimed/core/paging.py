@@ -1,4 +1,4 @@
-"""Pages: how much of a long list one read may give out."""
+"""The size of a page of a long list."""
 
 import attrs
 
@@ -8,15 +8,21 @@ from runtimed.model.value import value
 
 @value
 class PageSize:
-    """At most so many items, cut short once they hold so many bytes; a page is never empty for its size alone."""
+    """At most `items` items, cut short once they hold `max_bytes`. One item always fits."""
 
     items: int
     max_bytes: int
 
     def at_most(self, limit: int | None, field: str = "limit", minimum: int = 1) -> "PageSize":
-        """This page with fewer items, as a client asked. Raises LimitTooLarge for more than there may be.
+        """Return this size with at most `limit` items.
 
-        `minimum` is the least that may be asked for. The error tells it; nothing here checks it.
+        Args:
+            limit: How many items the client asks for; None keeps the size.
+            field: The name of the parameter, for the error.
+            minimum: The least that the client may ask for, for the error. It is checked elsewhere.
+
+        Raises:
+            LimitTooLarge: `limit` is above `items`.
         """
         if limit is None:
             return self

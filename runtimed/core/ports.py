@@ -1,6 +1,6 @@
-"""What the core asks of the outside: a store, a backend that runs Workers, a clock.
+"""The ports of the core: a store, an execution backend, a clock.
 
-All arguments and answers are plain frozen values, so that an adapter may live in another process.
+Arguments and answers are plain frozen values, so that an adapter may live in another process.
 """
 
 import asyncio
@@ -21,16 +21,20 @@ from runtimed.model.worker import CreateWorkerRequest
 
 
 class Clock(Protocol):
-    """The time of day. Order and time-outs never depend on it."""
+    """The time of day, for people to read. Order and time-outs never depend on it."""
 
     def unix_ms(self) -> int:
-        """Milliseconds since 1970."""
+        """Return the Unix time in milliseconds."""
 
 
 class Store(Protocol):
-    """Keeps a Runtime. It decides nothing: what it is given it stores, what it stored it gives back.
+    """Keeps the data of a Runtime. It decides nothing.
 
-    Every method may raise StoreIo, StoreMissing or StoreCorrupt; nothing else escapes but what is named.
+    Every method may raise StoreIo, StoreMissing or StoreCorrupt. Apart from these, only what is named is raised.
+
+    Attributes:
+        backend: The name of the backend in the summary of the Runtime.
+        kind: The kind of store in the summary of the Runtime.
     """
 
     backend: RuntimeBackend
@@ -38,79 +42,108 @@ class Store(Protocol):
 
     @property
     def event_bytes(self) -> int:
-        """The bytes of the payloads of all events that are not purged, as of the newest commit that is done."""
+        """The bytes of the payloads of all events that are not purged, as of the newest finished commit."""
 
     @property
     def commit_cost_s(self) -> float:
-        """The processor time that the newest commit that is done took outside of the event loop.
+        """The processor time of the newest finished commit outside of the event loop, in seconds.
 
-        Where several Changes were written at once, it is the share of one. Waiting for the disk is none of it.
+        If several Changes were written at once, it is the share of one. Waiting for the disk does not count.
         """
 
     async def open(self, runtime_id: RuntimeId | None) -> StoredState:
-        """Load everything but transcripts and events.
+        """Open the store, and load everything but transcripts and events.
 
-        A store without a Runtime takes `runtime_id`, or makes one up. Raises StoreForeign when it holds another,
-        StoreInUse when another process has it open, StoreUnsupported when it cannot be used at all.
+        Args:
+            runtime_id: The Runtime to open it for. An empty store takes it, or makes up an id if it is None.
+
+        Raises:
+            StoreForeign: The store belongs to another Runtime.
+            StoreInUse: Another process has it open.
+            StoreUnsupported: It cannot be used at all.
         """
 
     def commit(self, change: Change) -> asyncio.Future[Sequence[EncodedEvent]]:
-        """Make a Change durable, first in, first out; called on the event loop, returns at once.
+        """Make a Change durable. Called on the event loop; returns at once.
 
-        The future is done once the Change is as safe as this store promises, with the events as they were encoded.
-        Futures of one store finish in the order of the calls. Fails with StoreFull (nothing was stored, a later try
-        may succeed) or another StoreError (nothing more can be promised).
+        Changes become durable in the order of the calls, and the futures finish in that order. The store may group
+        several Changes in one transaction.
+
+        Args:
+            change: Rows, events and deletions that succeed or fail together.
+
+        Returns:
+            A future of the events as encoded bytes, in the order given. It fails with StoreFull if the disk is full:
+            nothing was stored, and a retry may succeed. It fails with another StoreError if the store can make no
+            further promises.
+
+        Raises:
+            SerializeFailed: Something in the Change cannot be encoded. Nothing was stored.
         """
 
     async def read_entries(self, worker_id: WorkerId, start: int, page: PageSize) -> Sequence[Entry]:
-        """Entries with a sequence above `start`, oldest first."""
+        """Return entries with a sequence above `start`, oldest first."""
 
     async def newest_entries(self, worker_id: WorkerId, upto: int, page: PageSize) -> Sequence[Entry]:
-        """The newest entries with a sequence of at most `upto`, oldest first."""
+        """Return the newest entries with a sequence of at most `upto`, oldest first."""
 
     async def read_events(self, worker_id: WorkerId, after: int, upto: int, page: PageSize) -> Sequence[EncodedEvent]:
-        """Retained events with `after` < sequence <= `upto`, oldest first.
+        """Return retained events with `after` < sequence <= `upto`, oldest first.
 
-        They end in front of one that is damaged or missing. Raises StoreCorrupt where that is the first, as it is
-        where some were trimmed behind `after`.
+        The page ends before an event that is damaged or missing.
+
+        Raises:
+            StoreCorrupt: The first event is damaged or missing, or events after `after` were trimmed.
         """
 
     async def read_all_events(self, after: int, upto: int, page: PageSize) -> Sequence[EncodedEvent]:
-        """The same of all Workers, by sequence; those of deleted Workers are left out."""
+        """Return the same for all Workers together, by sequence. Events of deleted Workers are left out."""
 
     async def oldest_events(
         self, worker_id: WorkerId | None, upto: int, count: int, spared: Collection[WorkerId] = ()
     ) -> Sequence[TrimRange]:
-        """The `count` oldest retained events with a sequence of at most `upto`, of one Worker or of all but some."""
+        """Return the oldest retained events, as one range for each Worker.
+
+        Args:
+            worker_id: Only events of this Worker, or None for all.
+            upto: Only events with a sequence of at most this.
+            count: How many events in all.
+            spared: Workers to leave out.
+        """
 
     async def read_runtime_events(self, after: int, page: PageSize) -> Sequence[RuntimeEvent]:
-        """Runtime events with an id above `after`, oldest first."""
+        """Return runtime events with an id above `after`, oldest first."""
 
     async def state_at(self, worker_id: WorkerId, sequence: int) -> StateAt:
-        """How the Worker stood at this sequence, that is right behind its newest event up to there.
+        """Return the state of a Worker right after its newest event with a sequence of at most `sequence`.
 
-        Raises StoreCorrupt for one before the retained events.
+        Raises:
+            StoreCorrupt: That event is not retained.
         """
 
     async def purge(self, worker_id: WorkerId) -> bool:
-        """Remove some of what is left of a deleted Worker, not holding up commits for long; True when all is gone."""
+        """Remove some of the rows of a deleted Worker, without delaying commits. Returns True once all are gone."""
 
     async def check(self) -> StoreCheck:
-        """Read everything, in short pages, and tell what is damaged, missing or not private. Changes nothing."""
+        """Read everything, in short pages, and report what is damaged, missing or not private. Changes nothing."""
 
     async def close(self) -> None:
-        """Finish what was handed in, then let go of everything. Harmless when repeated."""
+        """Finish the commits that were handed in, and close the store. Does nothing if it is closed."""
 
 
 class EventRefused(ValueError):
-    """An event that a backend may not emit; the text says what is wrong with it."""
+    """A backend may not emit this event; the text says why."""
 
 
 @value
 class Spawn:
-    """A Worker that is to be run; `history` is the newest page of its transcript where it is brought back.
+    """A request to run a Worker.
 
-    `max_open_text` is how many characters may be open at once in the sink, see EventSink.emit.
+    Attributes:
+        worker_id: The Worker.
+        request: The request that created it.
+        history: The newest page of its transcript if it is restored, else None.
+        max_open_text: How many characters its output in flight may have, as EventSink.emit says.
     """
 
     worker_id: WorkerId
@@ -121,7 +154,7 @@ class Spawn:
 
 @value
 class Dispatch:
-    """An input that is offered; `input_id` names it in what follows."""
+    """An input that is offered to a backend; `input_id` names it in `start` and `withdraw`."""
 
     worker_id: WorkerId
     input_id: str
@@ -129,74 +162,75 @@ class Dispatch:
 
 
 class EventSink(Protocol):
-    """Where a backend puts what one Worker says. Bounded: it makes the caller wait while the store is behind."""
+    """Receives the events that a backend emits for one Worker. It makes the caller wait while the store is behind."""
 
     async def emit(self, *payloads: Payload) -> None:
-        """Take events, in order.
+        """Emit events, in order.
 
-        Raises EventRefused for `user_message`, `snapshot`, `shutdown` and the items of permissions and system inputs,
-        which are the Runtime's own, and for text, thought and arguments that grow beyond `max_open_text` together
-        without an end.
-        An `error` ends the run: where nothing follows it for a second, the Runtime adds the `run_end`, and drops the
-        one that comes later with an alert.
-        Nothing is said after the Worker was stopped or its program was lost: what still comes is dropped.
+        An `error` ends the run: if nothing follows within a second, the Runtime adds the `run_end`. A `run_end` that
+        comes later is dropped, with an alert. Events are dropped once the Worker has ended or its program is lost.
+
+        Raises:
+            EventRefused: The event is reserved for the Runtime (`user_message`, `snapshot`, `shutdown`, and the items
+                of permissions and system inputs), or texts, thoughts and arguments in flight exceed `max_open_text`
+                characters together.
         """
 
     async def ask(self, question: Question) -> Ruling:
-        """Ask for a permission, and wait until it was ruled on.
+        """Ask for a permission, and wait for the ruling.
 
-        It never outlives its run: whatever ends the run, or this call, cancels it. At most `max_pending_permissions`
-        wait at once; one more is cancelled, as is one outside of a run.
+        The end of the run and a cancellation of this call cancel the request. A request outside of a run is cancelled
+        at once, and so is one more than `max_pending_permissions`.
         """
 
     async def lose(self, reason: LossReason, message: str) -> None:
-        """The Worker's program is gone, and nothing of it is left; `message` says how it ended.
+        """Report that the Worker's program is gone, and nothing of it is left; `message` says how it ended.
 
-        The run is closed, and the Worker is `errored`. Nothing more is taken: to go on, it is spawned again.
+        The run ends, and the Worker is `errored`. The sink takes nothing more: to go on, the Worker is spawned again.
         """
 
 
 class ExecutionBackend(Protocol):
-    """Runs Workers. A refusal is an Answer, never an exception; what happens later comes through the sink.
+    """Runs Workers. It refuses with a BackendAnswer, never with an exception; later events go through the sink.
 
-    An input takes two steps, so that nothing runs that a crash could take back: `dispatch` accepts it (or refuses),
-    then, once it is stored, `start` lets it run, or `withdraw` takes it back. A run ends with `run_end`, said when
-    the next input would be accepted; what else the backend says of its end comes before.
+    An input takes two steps, so that nothing runs that a crash could take back: `dispatch` accepts it; once it is
+    committed, `start` lets it run, or else `withdraw` takes it back. A run ends with `run_end`, emitted when the next
+    input would be accepted, and after everything else about its end.
     """
 
     async def spawn(self, spawn: Spawn, sink: EventSink) -> BackendAnswer:
-        """Get a Worker ready to take inputs; again, with a new sink, where it was lost or the Runtime was.
+        """Make a Worker ready to take inputs, or ready again, with a new sink, after a loss or a restart.
 
-        A `cancel` that comes meanwhile is to end that: nobody waits any more for what is not ready.
+        A `cancel` meanwhile ends the attempt.
         """
 
     async def dispatch(self, dispatch: Dispatch) -> BackendAnswer:
-        """Accept an input, or say busy, rejected, errored or unsupported. Nothing runs yet."""
+        """Accept an input, or answer busy, rejected, errored or unsupported. Nothing runs yet."""
 
     def start(self, worker_id: WorkerId, input_id: str) -> None:
-        """Let the accepted input run; returns at once."""
+        """Let an accepted input run. Returns at once."""
 
     def withdraw(self, worker_id: WorkerId, input_id: str) -> None:
-        """Forget the accepted input, it could not be stored; returns at once."""
+        """Forget an accepted input: it could not be stored. Returns at once."""
 
     async def interrupt(self, worker_id: WorkerId) -> BackendAnswer:
-        """End the current run, the Worker goes on. Harmless for an unknown one.
+        """End the current run of a Worker, which goes on. Does nothing for an unknown one.
 
-        When it returns `accepted`, the `run_end` was emitted, or no run was going on.
+        When it returns `accepted`, the `run_end` was emitted, or there was no run.
         """
 
     async def stop(self, worker_id: WorkerId, reason: str | None) -> BackendAnswer:
-        """End a Worker in good order. When it returns nothing of it is left. Harmless for an unknown one."""
+        """End a Worker gracefully. When it returns, nothing of it is left. Does nothing for an unknown one."""
 
     async def cancel(self, worker_id: WorkerId, reason: str | None) -> BackendAnswer:
-        """End a Worker at once. When it returns nothing of it is left. Harmless for an unknown one."""
+        """End a Worker at once. When it returns, nothing of it is left. Does nothing for an unknown one."""
 
     async def delete(self, worker_id: WorkerId) -> None:
-        """Remove what is kept of a Worker that is over, its folder for one. Harmless for an unknown one.
+        """Remove what is kept of a Worker that has ended, such as its folder. Does nothing for an unknown one.
 
-        Raises OSError where something of it is left, with a `strerror` that clients may read. It is called again at
-        the next start then.
+        Raises:
+            OSError: Something of it is left. Clients may read its `strerror`. The next start calls `delete` again.
         """
 
     async def close(self) -> None:
-        """End every Worker in good order."""
+        """End every Worker gracefully."""

@@ -6,23 +6,29 @@ from collections.abc import Mapping, Sequence
 from functools import partial
 from typing import Any, Self
 
+import attrs
+
 from runtimed.core.clock import SteadyClock
+from runtimed.core.engine.backend_client import BackendClient
 from runtimed.core.engine.mailbox import Mailbox
 from runtimed.core.engine.sequencer import EventSubscriber, Sequencer
 from runtimed.core.engine.worker_registry import WorkerFilter, WorkerRegistry
 from runtimed.core.limits import Limits
 from runtimed.core.ports import Clock, ExecutionBackend, Store
+from runtimed.core.services.admission import Admission
 from runtimed.core.services.bundles import Bundles
-from runtimed.core.services.context import Context
+from runtimed.core.services.deletion import Deletion
 from runtimed.core.services.diagnostics import Diagnostics
 from runtimed.core.services.inputs import Inputs
 from runtimed.core.services.lifecycle import Lifecycle, Restore
+from runtimed.core.services.pending_dispatches import PendingDispatches
 from runtimed.core.services.queries import Queries
+from runtimed.core.services.queue_dispatcher import DispatchFactory, QueueDispatcher
 from runtimed.core.services.retention import Retention
 from runtimed.core.services.transcript_cache import TranscriptCache
 from runtimed.core.state import decisions
 from runtimed.core.state.activity import Activity
-from runtimed.core.state.change import Change, EncodedEvent, StoredState
+from runtimed.core.state.change import Change, EncodedEvent, StoredState, Worker
 from runtimed.errors import InvalidWorkerId, RuntimedError, RuntimeStopped, StoreFull
 from runtimed.model.bundle import Availability, ConfigBundle, ConfigBundleSummary
 from runtimed.model.diagnostic import Diagnostic
@@ -32,33 +38,39 @@ from runtimed.model.interaction import InteractionAck, LifecycleAck, WorkerInput
 from runtimed.model.permission import Permission, PermissionResolution, WorkerPermission
 from runtimed.model.runtime import RuntimeEvent, RuntimeEventKind, RuntimeSummary, StoreCheck
 from runtimed.model.transcript import TranscriptProjection
-from runtimed.model.value import value
 from runtimed.model.worker import BundleReference, CreateWorkerRequest, WorkerDetail, WorkerSummary
 
 DEFAULT_REQUEST = CreateWorkerRequest()
 ALL_WORKERS = WorkerFilter()
 CUT = "the daemon ended while it was going on"
 SETTLE_S = 2.0
-"""How long the end waits for output that the store has not taken yet; a full one may never take it."""
+"""How long `close` waits for output that the store has not taken yet. A full store may never take it."""
 
 
-@value
-class Parts:
-    """What a Runtime is made of from its start on."""
+@attrs.frozen(eq=False)
+class _Parts:
+    """The parts of a started Runtime."""
 
-    context: Context
-    shelf: Bundles
+    runtime_id: RuntimeId
+    admission: Admission
+    sequencer: Sequencer
+    registry: WorkerRegistry
+    diagnostics: Diagnostics
+    bundles: Bundles
+    queue: QueueDispatcher
     lifecycle: Lifecycle
+    deletion: Deletion
     inputs: Inputs
-    reading: Queries
+    queries: Queries
 
 
 class Runtime:
-    """Hosts Workers: takes requests, keeps a transcript and a log of events of each, has a backend run them.
+    """Hosts Workers: it takes requests, keeps a transcript and an event log of each, and has a backend run them.
 
-    It owns its store and its backend from `start` to `close`. Every request may raise RuntimeStopped, StatePoisoned
-    or a StoreError besides what is named; one that names a Worker also WrongRuntime and WorkerNotFound. What was
-    answered is as durable as the store promises. Not thread-safe: use it on the event loop that started it.
+    The Runtime owns its store and its backend from `start` to `close`. Every method may raise RuntimeStopped,
+    StatePoisoned or a StoreError besides what it names; one that takes a WorkerRef also WrongRuntime and
+    WorkerNotFound. What a method has returned is as durable as the store promises. Not thread-safe: use it on the
+    event loop that started it.
     """
 
     def __init__(
@@ -72,23 +84,36 @@ class Runtime:
         clock: Clock | None = None,
         restore: Restore = "lazy",
     ) -> None:
+        """Make a Runtime. It does nothing until `start`.
+
+        Args:
+            store: Keeps its data.
+            backend: Runs its Workers; None for a Runtime whose Workers nothing runs.
+            runtime_id: Its id; None takes that of the store, or makes one up.
+            display_name: A name for people.
+            limits: Its limits; None for the defaults.
+            clock: The time of events; None for the machine's clock.
+            restore: Which Workers are restored without a request.
+        """
         self.limits = limits or Limits()
         self.display_name = display_name
         self._store = store
-        self._backend = backend
+        self._backend = BackendClient(backend)
         self._wanted_id = RuntimeId(runtime_id) if runtime_id is not None else None
         self._clock = clock or SteadyClock()
         self._restore = restore
-        self._parts: Parts | None = None
+        self._parts: _Parts | None = None
         self._closing: asyncio.Task[None] | None = None
         self._restoring: asyncio.Task[None] | None = None
         self._retaining: asyncio.Task[None] | None = None
         self._checking: asyncio.Task[StoreCheck] | None = None
 
     async def start(self) -> None:
-        """Open the store and take over what it holds; runs that the end of an earlier life cut are closed.
+        """Open the store and load its Workers. Runs that the end of the last process cut are closed.
 
-        Raises StartError where the store can't be had, RuntimeStopped for a Runtime that was started before.
+        Raises:
+            StartError: The store cannot be opened.
+            RuntimeStopped: This Runtime was started before.
         """
         if self._parts is not None:
             raise RuntimeStopped
@@ -98,112 +123,136 @@ class Runtime:
             await self._store.close()
             raise
         self._parts = parts = self._assemble(state)
-        context = parts.context
         try:
             await self._adopt(state)
-            await self._tell("runtime_started")
+            await self._record("runtime_started")
         except BaseException:
             await self.close()
             raise
         for name in state.deleted:
-            parts.lifecycle.purge(name)
+            parts.deletion.purge(name)
         retention = Retention(
             self._store,
-            context.sequencer,
-            context.registry,
-            context.diagnostics,
+            parts.sequencer,
+            parts.registry,
+            parts.diagnostics,
             self.limits,
             self._clock,
-            parts.lifecycle.purged,
+            parts.deletion.purged,
         )
-        context.sequencer.subscribe(retention)
+        parts.sequencer.subscribe(retention)
         loop = asyncio.get_running_loop()
         self._retaining = loop.create_task(retention.run(state.marks))
-        self._restoring = loop.create_task(parts.lifecycle.restore_all(self._wanted_back()))
+        self._restoring = loop.create_task(parts.lifecycle.restore_all(self._to_restore()))
 
-    def _assemble(self, state: StoredState) -> Parts:
-        context = Context(
-            runtime_id=state.runtime_id,
-            store=self._store,
-            backend=self._backend,
-            clock=self._clock,
-            limits=self.limits,
-            sequencer=Sequencer(self._store, self._clock, state),
-            registry=WorkerRegistry(state.runtime_id, state.damaged),
-            diagnostics=Diagnostics(state.diagnostics),
-            pages=TranscriptCache(self.limits.transcript_cache_bytes),
+    def _assemble(self, state: StoredState) -> _Parts:
+        store, backend, limits, admission = self._store, self._backend, self.limits, Admission()
+        sequencer = Sequencer(store, self._clock, state)
+        registry = WorkerRegistry(state.runtime_id, state.damaged)
+        diagnostics = Diagnostics(state.diagnostics)
+        transcripts = TranscriptCache(limits.transcript_cache_bytes)
+        dispatches, pending = DispatchFactory(), PendingDispatches()
+        queue = QueueDispatcher(store, backend, admission, dispatches, pending)
+        lifecycle = Lifecycle(
+            state.runtime_id,
+            store,
+            backend,
+            self._clock,
+            limits,
+            sequencer,
+            registry,
+            diagnostics,
+            admission,
+            partial(_make_mailbox, sequencer, queue),
+            state.worker_number,
         )
-        lifecycle = Lifecycle(context, state.worker_number)
-        inputs = Inputs(context, lifecycle, lazy=self._restore != "never")
-        context.on_offer = inputs.give
-        shelf = Bundles(context.sequencer, state.bundles, self.limits.max_bundles)
-        return Parts(context, shelf, lifecycle, inputs, Queries(context))
+        lazy = self._restore != "never"
+        inputs = Inputs(registry, backend, limits, admission, lifecycle, queue, dispatches, pending, lazy=lazy)
+        return _Parts(
+            runtime_id=state.runtime_id,
+            admission=admission,
+            sequencer=sequencer,
+            registry=registry,
+            diagnostics=diagnostics,
+            bundles=Bundles(sequencer, state.bundles, limits.max_bundles),
+            queue=queue,
+            lifecycle=lifecycle,
+            deletion=Deletion(store, backend, sequencer, registry, diagnostics, transcripts, admission, lifecycle),
+            inputs=inputs,
+            queries=Queries(state.runtime_id, store, limits, sequencer, registry, transcripts),
+        )
 
     async def _adopt(self, state: StoredState) -> None:
-        """Take over the Workers. A store that is full closes their cut runs later, as soon as it has room."""
-        closing = []
+        """Load the Workers. If the store is full, their cut runs are closed once it has space."""
+        parts, closing = self._started, []
         for worker in state.workers:
             activity = state.activities.get(worker.worker_id, Activity(worker.activity))
-            mailbox = self._context.mailbox(worker, activity)
-            self._registry.add(mailbox)
+            mailbox = _make_mailbox(parts.sequencer, parts.queue, worker, activity)
+            parts.registry.add(mailbox)
             cut = activity.status == "running" or worker.execution.run_state == "busy"
             mailbox.disconnect()
-            if (cut or activity.open or worker.awaits_run_end) and not self._registry.is_damaged(worker.worker_id):
+            if (cut or activity.open or worker.awaits_run_end) and not parts.registry.is_damaged(worker.worker_id):
                 closing.append(mailbox.submit(partial(decisions.lose_execution, why=CUT, cut=cut), keep=True))
         for outcome in await asyncio.gather(*closing, return_exceptions=True):
             if isinstance(outcome, BaseException) and not isinstance(outcome, StoreFull):
                 raise outcome
 
-    def _wanted_back(self) -> list[Mailbox]:
-        """The Workers to bring back without being asked: with inputs that wait, or all."""
-        if self._restore == "never" or self._backend is None:
+    def _to_restore(self) -> list[Mailbox]:
+        """Return the Workers to restore without a request: those with queued inputs, or all."""
+        if self._restore == "never" or not self._backend.is_attached:
             return []
-        running = [mailbox for mailbox in self._registry if mailbox.worker.status == "running"]
+        registry = self._started.registry
+        running = [mailbox for mailbox in registry if mailbox.worker.status == "running"]
         return [
             mailbox
             for mailbox in running
             if (mailbox.worker.queued or self._restore == "eager")
-            and not self._registry.is_damaged(mailbox.worker.worker_id)
+            and not registry.is_damaged(mailbox.worker.worker_id)
         ]
 
-    async def _tell(self, kind: RuntimeEventKind) -> None:
-        """Store a runtime event of the Runtime's own; on a full disk it is left out."""
-        sequencer = self._context.sequencer
+    async def _record(self, kind: RuntimeEventKind) -> None:
+        """Store a runtime event about the Runtime itself. It is left out if the disk is full."""
+        sequencer = self._started.sequencer
         change = Change(runtime_events=(sequencer.runtime_event(kind),))
         with contextlib.suppress(StoreFull):
-            await sequencer.apply(change, lambda: None)
+            await sequencer.commit_and_apply(change, lambda: None)
 
     async def close(self) -> None:
-        """End what runs, finish what was begun, close the store. Workers stay `running`. Harmless when repeated."""
+        """End what runs, finish what was begun, and close the store. Workers stay `running`.
+
+        Does nothing if the Runtime was not started. May be called again.
+        """
         if self._parts is None:
             return
         if self._closing is None:
-            self._parts.context.close()
+            self._parts.admission.close()
+            for mailbox in self._parts.registry:
+                mailbox.dispatch_paused = True  # queued inputs stay queued for the next start
             self._closing = asyncio.get_running_loop().create_task(self._close(self._parts))
         await asyncio.shield(self._closing)
 
-    async def _close(self, parts: Parts) -> None:
+    async def _close(self, parts: _Parts) -> None:
         for task in (self._restoring, self._retaining, self._checking):
             await _cancelled(task)
         await parts.lifecycle.close()
-        await parts.inputs.close()
-        if self._backend is not None:
-            await self._backend.close()
+        await parts.deletion.close()
+        await asyncio.gather(parts.queue.close(), parts.inputs.close())
+        await self._backend.close()
         await self._settle()
         with contextlib.suppress(RuntimedError):
-            await self._tell("runtime_stopped")
-        parts.context.sequencer.close()
+            await self._record("runtime_stopped")
+        parts.sequencer.close()
         await self._store.close()
 
     async def _settle(self) -> None:
-        """Store the output that was taken and is still being collected, and the `run_end`s that are missing."""
-        waiting = []
-        for mailbox in self._registry:
+        """Commit the output that is queued or collected, and the `run_end`s that are missing."""
+        settling = []
+        for mailbox in self._started.registry:
             if not mailbox.is_settled:
                 mailbox.add_run_end()
-                waiting.append(mailbox.settled())
-        if waiting:
-            await asyncio.wait(waiting, timeout=SETTLE_S)
+                settling.append(mailbox.settled())
+        if settling:
+            await asyncio.wait(settling, timeout=SETTLE_S)
 
     async def __aenter__(self) -> Self:
         await self.start()
@@ -213,229 +262,255 @@ class Runtime:
         await self.close()
 
     @property
-    def _started(self) -> Parts:
+    def _started(self) -> _Parts:
         if self._parts is None:
             raise RuntimeStopped
         return self._parts
 
     @property
-    def _context(self) -> Context:
-        return self._started.context
-
-    @property
-    def _registry(self) -> WorkerRegistry:
-        return self._context.registry
-
-    @property
-    def _open(self) -> Parts:
+    def _open(self) -> _Parts:
         """The parts, for a request that changes something."""
-        self._context.check_open()
+        self._started.admission.check()
         return self._started
 
     @property
     def runtime_id(self) -> RuntimeId:
-        """Who this is. Raises RuntimeStopped before the start, as everything here does that needs the store."""
-        return self._context.runtime_id
+        """The id of this Runtime. Raises RuntimeStopped before `start`."""
+        return self._started.runtime_id
 
     @property
     def head(self) -> int:
-        """The sequence of the newest event that was published, 0 for none."""
-        return self._context.sequencer.head
+        """The sequence of the newest published event, 0 for none."""
+        return self._started.sequencer.head
 
     @property
     def poisoned(self) -> asyncio.Future[BaseException]:
-        """Done, with the cause, once a write has failed for good: nothing is accepted any more."""
-        return self._context.sequencer.poisoned
+        """Resolves to the cause once a write has failed for good. Nothing is accepted from then on."""
+        return self._started.sequencer.poisoned
 
     def subscribe(self, subscriber: EventSubscriber) -> None:
-        """Tell the listener of every event from now on."""
-        self._context.sequencer.subscribe(subscriber)
+        """Publish every event to the subscriber from now on."""
+        self._started.sequencer.subscribe(subscriber)
 
     def unsubscribe(self, subscriber: EventSubscriber) -> None:
-        """Tell the listener no more."""
-        self._context.sequencer.unsubscribe(subscriber)
+        """Stop publishing to the subscriber."""
+        self._started.sequencer.unsubscribe(subscriber)
 
     def ref(self, text: str, field: str = "worker_id") -> WorkerRef:
-        """The full address of the Worker with this id, whether it is there or not.
+        """Return the reference of the Worker with this id, whether it exists or not.
 
-        Raises InvalidWorkerId for a blank text; the message names the field.
+        Args:
+            text: The id.
+            field: The name of the parameter, for the error.
+
+        Raises:
+            InvalidWorkerId: The id is blank.
         """
         if not text or text.isspace():
             raise InvalidWorkerId(field)
         return WorkerRef(self.runtime_id, WorkerId(text))
 
     def summary(self) -> RuntimeSummary:
-        """The Runtime and its counts."""
-        count = self._registry.count()
+        """Return the Runtime and its counts."""
+        parts = self._started
+        count = parts.registry.count()
         return RuntimeSummary(
-            runtime_id=self.runtime_id,
+            runtime_id=parts.runtime_id,
             display_name=self.display_name,
             backend=self._store.backend,
             store=self._store.kind,
-            status="stopped" if self._context.closing else "running",
-            worker_count=len(self._registry),
+            status="stopped" if parts.admission.is_closed else "running",
+            worker_count=len(parts.registry),
             active_worker_count=count["running"],
             stopped_worker_count=count["stopped"],
             cancelled_worker_count=count["cancelled"],
-            diagnostic_count=len(self._context.diagnostics) + len(self._registry.damaged),
+            diagnostic_count=len(parts.diagnostics) + len(parts.registry.damaged),
             limits=self.limits.view(),
         )
 
     def diagnostics(self) -> tuple[Diagnostic, ...]:
-        """What the Runtime has had to remark, oldest first; then the Workers that can't be served."""
-        return self._context.diagnostics.diagnostics() + self._registry.damage()
+        """Return the diagnostics of the Runtime, oldest first, then one for each damaged Worker."""
+        return self._started.diagnostics.diagnostics() + self._started.registry.damage()
 
     @property
     def newest_runtime_event(self) -> int:
         """The id of the newest runtime event, 0 for none."""
-        return self._context.sequencer.newest_runtime_event
+        return self._started.sequencer.newest_runtime_event
 
     async def runtime_events(self, after: int = 0, limit: int | None = None) -> Sequence[RuntimeEvent]:
-        """A page of what happened to the Runtime, behind the event with the id `after`. Raises LimitTooLarge."""
+        """Return a page of the runtime events after the id `after`, oldest first. Raises LimitTooLarge."""
         return await self._store.read_runtime_events(after, self.limits.event_page.at_most(limit))
 
     async def check(self) -> StoreCheck:
-        """Read all that is stored and tell what is wrong with it; callers at the same time share one check."""
+        """Read all that is stored and report what is wrong with it. Concurrent callers share one check."""
         if self._checking is None or self._checking.done():
             self._checking = asyncio.get_running_loop().create_task(self._store.check())
         try:
             return await asyncio.shield(self._checking)
         except asyncio.CancelledError:
-            if self._checking.cancelled() and self._context.closing:
+            if self._checking.cancelled() and self._started.admission.is_closed:
                 raise RuntimeStopped from None
             raise
 
     def bundles(self) -> tuple[ConfigBundleSummary, ...]:
-        """The bundles held, by id."""
-        return self._started.shelf.summaries()
+        """Return the config bundles, by id."""
+        return self._started.bundles.summaries()
 
     async def put_bundle(self, bundle: ConfigBundle) -> Availability:
-        """Keep a bundle; one with the same id is replaced. Raises what the checks of contract section 5 name."""
-        return await self._open.shelf.put(bundle)
+        """Store a config bundle. One with the same id is replaced.
+
+        Raises:
+            RuntimedError: The bundle breaks a rule of section 5 of the v1 contract; each has a code of its own.
+        """
+        return await self._open.bundles.put(bundle)
 
     def bundle_availability(self, reference: BundleReference) -> Availability:
-        """Whether exactly this version is held. Raises ConfigBundleMissing or ConfigBundleDigestMismatch."""
-        return self._started.shelf.availability(reference)
+        """Return whether this very version is held. Raises ConfigBundleMissing or ConfigBundleDigestMismatch."""
+        return self._started.bundles.availability(reference)
 
     def workers(self, wanted: WorkerFilter = ALL_WORKERS) -> tuple[WorkerSummary, ...]:
-        """The Workers that are wanted, by id."""
-        return self._started.reading.workers(wanted)
+        """Return the Workers that match, by id."""
+        return self._started.queries.workers(wanted)
 
     def labels(self, worker_id: WorkerId) -> Mapping[str, str]:
-        """The labels of a Worker; one that there is not has none."""
-        return self._started.reading.labels(worker_id)
+        """Return the labels of a Worker; none for an unknown one."""
+        return self._started.queries.labels(worker_id)
 
     def worker(self, ref: WorkerRef) -> WorkerDetail:
-        """One Worker."""
-        return self._started.reading.worker(ref)
+        """Return one Worker."""
+        return self._started.queries.worker(ref)
 
     async def create_worker(self, request: CreateWorkerRequest = DEFAULT_REQUEST) -> WorkerDetail:
-        """Create a Worker and have it spawned; a spawn that fails is told in its `execution`.
+        """Create a Worker and have it spawned. A failed spawn shows in the Worker's `execution`.
 
-        Raises InvalidRequest, InvalidProfileSelector, ConfigBundleMissing, ConfigBundleDigestMismatch.
+        Raises:
+            InvalidRequest: A field holds what it may not hold, or a limit is reached.
+            InvalidProfileSelector: The request may not select this profile.
+            ConfigBundleMissing: No bundle has the id that the request names.
+            ConfigBundleDigestMismatch: The bundle with that id has another digest.
         """
         parts = self._open
-        return await parts.lifecycle.create(request, parts.shelf.held)
+        return await parts.lifecycle.create(request, parts.bundles.held)
 
     async def send_input(self, ref: WorkerRef, message: WorkerInput) -> InteractionAck:
-        """Offer an input to the backend, store it, and have it run; in that order.
+        """Send an input: the backend accepts it, it is committed, then it runs.
 
-        While a run goes on it may also be stored and wait its turn, as its `when_busy` says; a Worker that nothing
-        runs since the start is brought back first, unless that is never to be, and so is one that its backend has
-        lost since, where its policy has the next input do that.
-        Raises InvalidRequest, WorkerExecutionUnavailable, WorkerExecutionRejected; then nothing of it was stored.
+        During a run, `when_busy` of the input may queue it. If nothing runs the Worker, it is restored first, as the
+        Runtime's `restore` and the restart policy of its profile allow.
+
+        Raises:
+            InvalidRequest: The Worker has ended, or the text is blank.
+            WorkerExecutionUnavailable: Nothing runs the Worker.
+            WorkerExecutionRejected: The backend refused it. As for the others, nothing was stored.
         """
         return await self._started.inputs.send(ref, message)
 
     async def interrupt_worker(self, ref: WorkerRef) -> LifecycleAck:
-        """End the current run of a Worker, which goes on; changes nothing where none goes on.
+        """End the current run of a Worker, which goes on with its queued inputs. Does nothing without a run.
 
-        What waits its turn is run next. Raises WorkerExecutionRejected where the backend can't.
+        Raises:
+            WorkerExecutionRejected: The backend cannot interrupt it.
         """
         return await self._started.inputs.interrupt(ref)
 
     async def restore_worker(self, ref: WorkerRef) -> WorkerDetail:
-        """Have the backend run a Worker again, after a restart or a loss; changes nothing where it does.
+        """Have the backend run a Worker again after a restart or a loss. Does nothing if it runs.
 
-        Raises InvalidRequest for a Worker that is not running, WorkerExecutionUnavailable where it can't be done; its
-        `execution` says why.
+        Raises:
+            InvalidRequest: The Worker has ended.
+            WorkerExecutionUnavailable: The backend refused; the Worker's `execution` says why.
         """
         parts = self._open
-        await parts.lifecycle.restore(self._registry.mailbox(ref))
-        return parts.reading.worker(ref)
+        await parts.lifecycle.restore(parts.registry.mailbox(ref))
+        return parts.queries.worker(ref)
 
     def permissions(self, ref: WorkerRef) -> tuple[Permission, ...]:
-        """The permission requests of a Worker that wait for an answer, oldest first."""
-        return self._registry.mailbox(ref).activity.permissions
+        """Return the pending permission requests of a Worker, oldest first."""
+        return self._started.registry.mailbox(ref).activity.permissions
 
     def all_permissions(self) -> tuple[WorkerPermission, ...]:
-        """The permission requests of all Workers that can be served, by Worker, the oldest of each first."""
-        return self._started.reading.permissions()
+        """Return the pending permission requests of all Workers that can be served, by Worker, oldest first."""
+        return self._started.queries.permissions()
 
     async def answer_permission(self, ref: WorkerRef, request_id: str, option_id: str | None) -> PermissionResolution:
-        """Answer a permission request with one of its options, or cancel it by None. The first answer counts.
+        """Answer a permission request. The first answer counts.
 
-        Raises PermissionNotFound for one that does not wait, InvalidRequest for an option that was not offered.
+        Args:
+            ref: The Worker.
+            request_id: The pending request.
+            option_id: The option selected, or None to cancel the request.
+
+        Raises:
+            PermissionNotFound: No such request is pending.
+            InvalidRequest: The request does not offer this option.
         """
-        self._context.check_open()
+        parts = self._open
         decision = partial(decisions.rule_on_permission, request_id=request_id, option_id=option_id)
-        resolution: PermissionResolution = await self._registry.mailbox(ref).submit(decision)
+        resolution: PermissionResolution = await parts.registry.mailbox(ref).submit(decision)
         return resolution
 
     async def stop_worker(self, ref: WorkerRef, reason: str | None = None) -> LifecycleAck:
-        """End a Worker in good order; changes nothing where it is not running."""
+        """Stop a Worker gracefully. Does nothing if it has ended."""
         return await self._started.lifecycle.end(ref, "stop", reason)
 
     async def cancel_worker(self, ref: WorkerRef, reason: str | None = None) -> LifecycleAck:
-        """End a Worker at once; changes nothing where it is not running."""
+        """Cancel a Worker at once. Does nothing if it has ended."""
         return await self._started.lifecycle.end(ref, "cancel", reason)
 
     async def delete_worker(self, ref: WorkerRef) -> None:
-        """Remove a Worker that is not running, and all that is stored of it. Raises WorkerRunning.
-
-        One that is damaged can be deleted too.
-        """
-        await self._open.lifecycle.delete(ref)
+        """Delete a Worker that has ended, or is damaged, and all that is stored of it. Raises WorkerRunning."""
+        await self._open.deletion.delete(ref)
 
     async def transcript(self, ref: WorkerRef, start: int = 0, limit: int | None = None) -> TranscriptProjection:
-        """A page of the transcript, behind its first `start` entries. Raises LimitTooLarge."""
-        return await self._started.reading.transcript(ref, start, limit)
+        """Return a page of the transcript after its first `start` entries. Raises LimitTooLarge."""
+        return await self._started.queries.transcript(ref, start, limit)
 
     async def snapshot(self, ref: WorkerRef, sequence: int | None = None) -> EventEnvelope:
-        """The state of a Worker right behind this sequence, its newest event where none is given.
+        """Return the state of a Worker right after the event with this sequence, or the newest one.
 
-        Raises CursorExpired for one before the retained events.
+        Raises:
+            CursorExpired: That event is no longer retained.
         """
-        return await self._started.reading.snapshot(ref, sequence)
+        return await self._started.queries.snapshot(ref, sequence)
 
     def newest_sequence(self, ref: WorkerRef) -> int:
-        """The sequence of the Worker's newest published event, 0 for none."""
-        return self._registry.mailbox(ref).worker.last_sequence
+        """Return the sequence of the Worker's newest published event, 0 for none."""
+        return self._started.registry.mailbox(ref).worker.last_sequence
 
     def is_over(self, ref: WorkerRef) -> bool:
-        """Whether the Worker is stopped or cancelled, so that no event of it follows its newest one."""
-        return self._registry.mailbox(ref).worker.status != "running"
+        """Return whether the Worker has ended: no event of it will follow."""
+        return self._started.registry.mailbox(ref).worker.status != "running"
 
     def retained_after(self, ref: WorkerRef) -> int:
-        """The sequence behind which all events of the Worker are retained, 0 when all there ever were are."""
-        return self._registry.mailbox(ref).retained_after
+        """Return the sequence after which all events of the Worker are retained, 0 if all are."""
+        return self._started.registry.mailbox(ref).retained_after
 
     @property
     def fleet_retained_after(self) -> int:
-        """The sequence behind which all events of all Workers are retained."""
-        return self._registry.retained_after
+        """The sequence after which all events of all Workers are retained."""
+        return self._started.registry.retained_after
 
     async def events(self, ref: WorkerRef, after: int, limit: int | None = None) -> Sequence[EncodedEvent]:
-        """The first page of the Worker's published events behind a sequence, oldest first; as large as for a replay
-        where no limit is given.
+        """Return the first page of the Worker's published events after a sequence, oldest first.
 
-        Raises CursorExpired where they are not all retained, LimitTooLarge.
+        Args:
+            ref: The Worker.
+            after: The sequence after which to begin.
+            limit: At most this many; None for a page as large as an observer reads while it catches up.
+
+        Raises:
+            CursorExpired: Events after `after` are no longer retained.
+            LimitTooLarge: `limit` is above the limit of the Runtime.
         """
-        return await self._started.reading.events(ref, after, limit)
+        return await self._started.queries.events(ref, after, limit)
 
     async def all_events(self, after: int, limit: int | None = None) -> Sequence[EncodedEvent]:
-        """The same of all Workers together."""
-        return await self._started.reading.all_events(after, limit)
+        """Return the same for all Workers together."""
+        return await self._started.queries.all_events(after, limit)
+
+
+def _make_mailbox(sequencer: Sequencer, queue: QueueDispatcher, worker: Worker, activity: Activity) -> Mailbox:
+    return Mailbox(sequencer, worker, activity, queue.begin)
 
 
 async def _cancelled(task: asyncio.Task[Any] | None) -> None:

@@ -20,7 +20,7 @@ from runtimed.core.engine import mailbox
 from runtimed.core.engine.sequencer import Sequencer
 from runtimed.core.engine.worker_registry import WorkerRegistry
 from runtimed.core.limits import Limits
-from runtimed.core.services import inputs, lifecycle, retention
+from runtimed.core.services import deletion, queue_dispatcher, retention
 from runtimed.core.state.activity import Activity
 from runtimed.core.state.change import Forgotten
 from runtimed.errors import StoreCorrupt
@@ -42,9 +42,9 @@ CONTROL = settings(MACHINE, max_examples=4_000, phases=[Phase.generate], databas
 @pytest.fixture(autouse=True)
 def _impatient(monkeypatch: pytest.MonkeyPatch) -> None:
     """A full disk and a busy backend are tried again at once, and what is too old is looked for often."""
-    monkeypatch.setattr(inputs, "BUSY_RETRY_S", 0.001)
+    monkeypatch.setattr(queue_dispatcher, "BUSY_RETRY_S", 0.001)
     monkeypatch.setattr(mailbox, "STORE_RETRY_S", 0)
-    monkeypatch.setattr(lifecycle, "STORE_RETRY_S", 0)
+    monkeypatch.setattr(deletion, "STORE_RETRY_S", 0)
     monkeypatch.setattr(retention, "MIN_PERIOD_S", 0.001)
 
 

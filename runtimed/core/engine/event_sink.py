@@ -1,4 +1,4 @@
-"""Where a backend's words enter the Runtime."""
+"""Receive the events that a backend emits for one Worker."""
 
 import asyncio
 import contextlib
@@ -21,17 +21,21 @@ from runtimed.model.execution import BackendAnswer, LossReason
 from runtimed.model.permission import Permission, PermissionOutcome, PermissionResolution, Question, Ruling
 
 RESERVED = (UserMessage, Snapshot, Shutdown)
+"""Events that only the Runtime emits."""
+
 RESERVED_ITEMS = frozenset({SYSTEM_INPUT, INPUT_STARTED, PERMISSION_REQUEST, PERMISSION_RESOLVED})
+"""Kinds of `system_item` that only the Runtime emits."""
+
 CANCELLED = Ruling("cancelled")
 MAX_TIMEOUT_S = 366 * 24 * 3600
-"""The longest that a question waits, whatever its own time: a year."""
+"""The longest time that a permission request waits: a year."""
 
 
 class WorkerEventSink:
-    """The EventSink of one Worker, from a spawn to the end of what was spawned.
+    """The EventSink of one Worker, from a spawn until the program it started is gone.
 
-    It makes the backend wait while more events wait for the store than may. Once it is closed, it drops what comes.
-    `on_loss` is called behind the loss of what was spawned.
+    It makes the backend wait while more than `max_pending_events` wait to be committed. Once closed it drops events.
+    `lost` is why the program is gone, or None.
     """
 
     __slots__ = ("_clock", "_closed", "_limits", "_mailbox", "_on_loss", "_open", "lost")
@@ -39,6 +43,7 @@ class WorkerEventSink:
     def __init__(
         self, mailbox: Mailbox, limits: Limits, clock: Clock, on_loss: Callable[[Mailbox, LossReason], None]
     ) -> None:
+        """Make the sink of a Worker; `on_loss` is called once the loss of its program is recorded."""
         self._mailbox = mailbox
         self._on_loss = on_loss
         self._limits = limits
@@ -48,7 +53,6 @@ class WorkerEventSink:
         self.lost: LossReason | None = None
 
     async def emit(self, *payloads: Payload) -> None:
-        """See EventSink."""
         for payload in payloads:
             self._check(payload)
         if self._closed:
@@ -58,7 +62,6 @@ class WorkerEventSink:
             await self._mailbox.settled()
 
     async def ask(self, question: Question) -> Ruling:
-        """See EventSink."""
         if self._closed:
             return CANCELLED
         timeout_s = min(max(question.timeout_s, 0.0), MAX_TIMEOUT_S)
@@ -67,10 +70,10 @@ class WorkerEventSink:
         ruled: asyncio.Future[Ruling] = asyncio.get_running_loop().create_future()
         self._mailbox.asked[name] = ruled
         try:
-            await self._keep(self._request(permission, question.ruled))
+            await self._record(self._request(permission, question.ruled))
             await asyncio.wait({ruled}, timeout=timeout_s)
             if not ruled.done():
-                await self._keep(_resolve(name, "expired"))
+                await self._record(_resolve(name, "expired"))
                 await asyncio.wait({ruled})
             return ruled.result()
         except RuntimedError:
@@ -81,24 +84,24 @@ class WorkerEventSink:
                 self._mailbox.submit_nowait(_resolve(name, "cancelled"))
 
     async def lose(self, reason: LossReason, message: str) -> None:
-        """See EventSink."""
         if not self._closed:
             self._closed = True
             self.lost = reason
-            await self._keep(partial(decisions.lose_program, reason=reason, message=message))
+            await self._record(partial(decisions.lose_program, reason=reason, message=message))
             self._on_loss(self._mailbox, reason)
 
     async def attach(self, answer: BackendAnswer) -> None:
-        """Store what the backend said to the spawn, unless what it spawned is lost by now.
+        """Record the answer of the backend to the spawn, unless the program is lost by now.
 
-        Raises StoreFull where that is stored later.
+        Raises:
+            StoreFull: The disk is full; the answer is recorded once there is space.
         """
         if not self._closed:
             self._closed = answer.outcome != "accepted"
             await self._mailbox.submit(partial(decisions.attach, answer=answer), keep=True)
 
-    async def _keep(self, decision: Callable[[ChangeBuilder], object]) -> None:
-        """Have it stored; by a full store, later."""
+    async def _record(self, decision: Callable[[ChangeBuilder], object]) -> None:
+        """Submit a decision that must not be lost: a full store only delays it."""
         with contextlib.suppress(StoreFull):
             await self._mailbox.submit(decision, keep=True)
 

@@ -1,4 +1,4 @@
-"""Work for Workers that goes on whatever becomes of whoever asked for it."""
+"""Tasks by Worker id."""
 
 import asyncio
 from collections.abc import Coroutine, Iterator
@@ -10,7 +10,7 @@ T = TypeVar("T")
 
 
 class KeyedTasks(Generic[T]):
-    """Tasks that belong to the Runtime, at most one for each Worker, until they are done."""
+    """At most one task for each Worker. A task goes on if its caller is cancelled."""
 
     def __init__(self) -> None:
         self._tasks: dict[WorkerId, asyncio.Task[T]] = {}
@@ -22,33 +22,33 @@ class KeyedTasks(Generic[T]):
         return worker_id in self._tasks
 
     def begin(self, worker_id: WorkerId, work: Coroutine[Any, Any, T]) -> asyncio.Task[T]:
-        """Begin work for a Worker that there is none for."""
+        """Begin the task of a Worker that has none."""
         task = asyncio.get_running_loop().create_task(work, name=worker_id)
         self._tasks[worker_id] = task
         task.add_done_callback(self._done)
         return task
 
     async def run(self, worker_id: WorkerId, work: Coroutine[Any, Any, T]) -> T:
-        """Begin work and return what comes of it; a caller that is cancelled leaves it going on."""
+        """Begin the task of a Worker and return its result."""
         return await asyncio.shield(self.begin(worker_id, work))
 
     async def outcome(self, worker_id: WorkerId) -> None:
-        """Wait for the work for this Worker, where there is some, and raise what it raises."""
+        """Wait for the Worker's task, if there is one, and raise what it raises."""
         if worker_id in self._tasks:
             await asyncio.shield(self._tasks[worker_id])
 
     async def over(self, worker_id: WorkerId) -> None:
-        """Wait until there is no work for this Worker, whatever came of it."""
-        if worker_id in self._tasks:
-            await asyncio.wait([self._tasks[worker_id]])
+        """Wait until the Worker has no task, whatever its outcome."""
+        while task := self._tasks.get(worker_id):
+            await asyncio.wait({task})
 
     async def join(self) -> None:
-        """Wait until all that was begun is done."""
+        """Wait for the tasks of all Workers."""
         if self._tasks:
             await asyncio.wait(self._tasks.values())
 
     async def cancel(self) -> None:
-        """Break off all that was begun."""
+        """Cancel the tasks of all Workers and wait for them."""
         for task in self._tasks.values():
             task.cancel()
         await self.join()

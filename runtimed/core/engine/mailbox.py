@@ -1,4 +1,4 @@
-"""The way of every change: decide, commit, apply, publish; one Change of a Worker at a time."""
+"""The mailbox of a Worker: it takes every change through decide, commit, apply, publish; one Change at a time."""
 
 import asyncio
 import logging
@@ -9,128 +9,64 @@ from typing import Any
 
 import attrs
 
+from runtimed.core.engine.command import Command, fail_all, succeed_all
+from runtimed.core.engine.pacing import OutputPace
 from runtimed.core.engine.sequencer import Sequencer
 from runtimed.core.state.activity import Activity
 from runtimed.core.state.change import Change, DispatchOffer, EncodedEvent, Worker
 from runtimed.core.state.change_builder import ChangeBuilder, MissingEnd
 from runtimed.core.state.decisions import END_OF_RUN, add_run_end, disconnected, do_nothing, record_output
-from runtimed.errors import Internal, RuntimedError, SerializeFailed, StoreFull, WorkerNotFound
+from runtimed.errors import RuntimedError, SerializeFailed, StoreFull, WorkerNotFound
 from runtimed.model.event import Payload
 from runtimed.model.execution import RestartPolicy
 from runtimed.model.permission import Ruling
 
 STORE_RETRY_S = 1.0
-"""How long output waits before it is offered again to a store that was full."""
-
-REST = 3
-"""A Change with output begins a rest: REST times the processor time that a Change takes, times the square of the
-pieces of output in it.
-
-A slow stream is never collected, as its next piece comes after the rest. In a fast one rests collect more and more,
-until the rests are MAX_REST_S long. A stream that stumbled once soon has short rests again.
-"""
-
-MAX_REST_S = 0.02
-"""The longest rest: a fast stream of events becomes fifty Changes a second, and not one for each event."""
-
-USUAL_COST_S = 0.0002
-"""The processor time that a Change is taken to need before one was measured."""
-
-MAX_RISE = 1.5
-"""A Change that took more counts as so many times the last one: a garbage collection may have been part of it."""
+"""How long a command that must not be lost waits before it is offered again to a full store."""
 
 MAX_APART = 8
-"""Text of so many decisions in one Change stays apart: a disk that is slow for once joins no tokens."""
+"""Texts of up to this many commands in one Change stay separate events: one slow commit joins no tokens."""
 
 RUN_END_S = 1.0
-"""How long a backend may say nothing behind an `error` that ended a run, until the `run_end` is added."""
+"""How long a backend may emit nothing after an `error` that ended a run, before the Runtime adds the `run_end`."""
 
 log = logging.getLogger(__name__)
 
 
-@attrs.define(eq=False)
-class Command:
-    """A decision that waits for its turn.
-
-    `decide` gets the Draft; what it returns answers `answered`, if any, once the Change is committed. `committed` and
-    `abandoned` are called whatever became of the caller. With `keep` a full store only delays it: the caller is told
-    StoreFull, and the decision is taken as soon as there is room. One that is `patient` waits for others.
-    """
-
-    decide: Callable[[ChangeBuilder], Any]
-    answered: asyncio.Future[Any] | None = None
-    committed: Callable[[], None] | None = None
-    abandoned: Callable[[], None] | None = None
-    keep: bool = False
-    weight: int = 0
-    patient: bool = False
-    _answer: Any = None
-
-    def attempt(self, builder: ChangeBuilder, *, apart: bool) -> bool:
-        """Take the decision; one that fails is answered at once and leaves the Draft as it was.
-
-        Where it is to stay `apart`, its text is not joined with that of the decision before.
-        """
-        if apart and self.weight:
-            builder.part()
-        try:
-            self._answer = builder.attempt(self.decide)
-        except RuntimedError as error:
-            self.fail(error)
-        except Exception:
-            log.exception("a decision failed")
-            self.fail(Internal())
-        else:
-            return True
-        return False
-
-    def succeed(self) -> None:
-        """The Change is committed, applied and published."""
-        _call(self.committed)
-        if self.answered is not None and not self.answered.done():
-            self.answered.set_result(self._answer)
-
-    def fail(self, error: BaseException) -> None:
-        """Nothing of it was stored, nor will be."""
-        _call(self.abandoned)
-        self.delay(error)
-
-    def delay(self, error: BaseException) -> None:
-        """Nothing of it was stored yet."""
-        if self.answered is not None and not self.answered.done():
-            self.answered.set_exception(error)
-
-
 class Mailbox:
-    """One Worker in the catalog, and the changes that it waits for.
+    """The queue of commands of one Worker, and the Worker's applied state.
 
-    What arrives while a Change is in flight is decided together as the next one, so that a decision always sees
-    applied state, and a burst of events becomes one Change by itself. `floor` is where reading may begin at the
-    earliest; it moves on before what is behind it is trimmed. Nothing is decided for a Worker that is `deleted`.
-    Whoever waits for a ruling on a permission has a future in `asked`. `turn` is the offer of an input that waits
-    to the backend; `on_turn` is called where there is a new one, and there is none while `still` is set. `restart` is
-    what follows the loss of what the backend spawned last.
+    One Change of a Worker is in flight at a time. Commands that arrive meanwhile are decided together as the next
+    Change: a decision always sees applied state, and a burst of events becomes one Change. Output that arrives after
+    the rest of the last Change is decided at once. During a rest it is collected, unless another command is queued,
+    it ends a run, or somebody waits for it.
 
-    Output that comes after a rest is decided at once. During a rest it is collected, unless something else is to be
-    decided, it ends a run, or somebody waits for it.
+    Attributes:
+        worker: The Worker's row as it is stored; shown as unconnected once `disconnect` was called.
+        activity: What the Worker is doing.
+        backlog: How many output events wait to be committed.
+        retained_after: The sequence after which events can be read. It rises before older rows are removed.
+        deleted: The Worker is deleted. Commands fail with WorkerNotFound.
+        asked: The permission requests that await a ruling, by request id.
+        offer: The offer of a queued input to the backend that is pending, or None.
+        dispatch_paused: Make no offers.
+        restart: What to do when the backend loses what it spawned last.
     """
 
     __slots__ = (
         "_alone",
-        "_cost_s",
         "_disconnected",
         "_in_flight",
         "_missing_end",
         "_on_offer",
-        "_pieces",
-        "_rested",
+        "_pace",
+        "_queue",
         "_run_end_timer",
         "_says_starts",
         "_sequencer",
         "_timer",
         "_timer_at",
         "_urgent",
-        "_waiting",
         "activity",
         "asked",
         "backlog",
@@ -145,6 +81,14 @@ class Mailbox:
     def __init__(
         self, sequencer: Sequencer, worker: Worker, activity: Activity, on_offer: Callable[["Mailbox"], None]
     ) -> None:
+        """Make the mailbox of a Worker.
+
+        Args:
+            sequencer: Numbers and commits its Changes.
+            worker: The Worker's row as it is stored.
+            activity: What the Worker is doing.
+            on_offer: Called when a queued input is to be dispatched to the backend.
+        """
         self.worker = worker
         self.activity = activity
         self.backlog = 0
@@ -156,13 +100,11 @@ class Mailbox:
         self.restart: RestartPolicy = "never"
         self._on_offer = on_offer
         self._sequencer = sequencer
-        self._waiting: list[Command] = []
+        self._queue: list[Command] = []
         self._in_flight = False
         self._alone = 0
-        self._cost_s = USUAL_COST_S
-        self._pieces = 0
+        self._pace = OutputPace()
         self._disconnected = False
-        self._rested = 0.0
         self._urgent = False
         self._timer: asyncio.TimerHandle | None = None
         self._timer_at = 0.0
@@ -171,17 +113,16 @@ class Mailbox:
         self._run_end_timer: asyncio.TimerHandle | None = None
 
     def disconnect(self) -> None:
-        """What ran this Worker is gone. That is known at once, whatever becomes of the decision that tells of it."""
+        """Show the Worker as unconnected at once, whatever becomes of the decision that records it."""
         self._disconnected = True
         self.offer = None
         self._show(self.worker)
 
     def reconnect(self) -> None:
-        """From now on a decision may tell that something runs this Worker again."""
+        """Let decisions show the Worker as connected again."""
         self._disconnected = False
 
     def _show(self, worker: Worker) -> None:
-        """Have the Worker seen as it is stored, but not as connected where that was decided before it was over."""
         if self._disconnected and worker.status == "running":
             worker = attrs.evolve(worker, execution=disconnected(worker.execution))
         self.worker = worker
@@ -194,108 +135,117 @@ class Mailbox:
         abandoned: Callable[[], None] | None = None,
         keep: bool = False,
     ) -> Any:
-        """Take a decision through all four steps and return its answer. A caller that is cancelled undoes nothing."""
+        """Take a decision, commit, apply and publish it, and return its answer.
+
+        Cancelling the caller undoes nothing.
+
+        Args:
+            decide: The decision; its return value is the answer.
+            committed: Called once the decision is committed.
+            abandoned: Called if nothing of the decision will be stored.
+            keep: Retry while the store is full, although the caller gets StoreFull at once.
+
+        Raises:
+            WorkerNotFound: The Worker is deleted.
+            StoreFull: The disk is full.
+            RuntimedError: Whatever `decide` raises.
+        """
         answered = self._sequencer.loop.create_future()
         self._enqueue(Command(decide, answered, committed, abandoned, keep))
         return await answered
 
     def submit_nowait(self, decide: Callable[[ChangeBuilder], Any]) -> None:
-        """Take a decision sooner or later, with nobody waiting for it."""
+        """Take a decision without waiting for it. While the store is full it is retried."""
         self._enqueue(Command(decide, keep=True))
 
     def add_run_end(self) -> None:
-        """Add the `run_end` that is missing behind an `error`, if there is one, without waiting for it any longer."""
+        """Add the `run_end` that is missing after an `error` now, instead of after RUN_END_S."""
         self.submit_nowait(add_run_end)
 
     @property
     def is_settled(self) -> bool:
-        """Whether all output that was taken is committed, and no `run_end` is missing."""
-        return not (self._waiting or self._in_flight or self._missing_end == "awaited")
+        """Whether all output is committed and no `run_end` is missing."""
+        return not (self._queue or self._in_flight or self._missing_end == "awaited")
 
     def output(self, payloads: Sequence[Payload]) -> None:
-        """Take events of the backend; they are stored sooner or later."""
+        """Queue events of the backend. While the store is full they are retried."""
         patient = not any(isinstance(payload, END_OF_RUN) for payload in payloads)
-        self._enqueue(Command(partial(_output, payloads), keep=True, weight=len(payloads), patient=patient))
+        decide = partial(_record_output, payloads)
+        self._enqueue(Command(decide, keep=True, weight=len(payloads), patient=patient))
 
     def settled(self) -> asyncio.Future[None]:
-        """Done once all output that was taken is committed, or dropped for good."""
+        """Return a future that is done once all output queued so far is committed or dropped."""
         stored = self._sequencer.loop.create_future()
-        settled = partial(_settle, stored)
-        self._enqueue(Command(do_nothing, None, settled, settled, keep=True))
+        settle = partial(_settle, stored)
+        self._enqueue(Command(do_nothing, None, settle, settle, keep=True))
         return stored
 
     def _enqueue(self, command: Command) -> None:
-        self._waiting.append(command)
+        self._queue.append(command)
         self.backlog += command.weight
         self._urgent = self._urgent or not command.patient
         self._advance()
 
     def _advance(self) -> None:
-        while self._waiting and not self._in_flight and not self._rests():
+        while self._queue and not self._in_flight and not self._is_resting():
             began = time.thread_time() if self.backlog else None
-            taken = self._take()
+            commands = self._take()
             if began is not None:
-                self._rest(sum(command.patient for command in taken))
+                self._pace.begin_rest(self._sequencer.loop.time(), sum(command.patient for command in commands))
             if self.deleted:
-                _fail(taken, WorkerNotFound(self.worker.worker_id))
+                fail_all(commands, WorkerNotFound(self.worker.worker_id))
                 continue
-            builder = ChangeBuilder(
-                self.worker,
-                self.activity,
-                self._sequencer,
-                self.offer,
-                dispatch_paused=self.dispatch_paused,
-                missing_end=self._missing_end,
-                says_starts=self._says_starts,
-            )
-            apart = len(taken) <= MAX_APART
-            decided = [command for command in taken if command.attempt(builder, apart=apart)]
+            builder = self._builder()
+            apart = len(commands) <= MAX_APART
+            decided = [command for command in commands if command.apply_to(builder, apart=apart)]
             change = builder.change()
             if change is None:
-                self._tell(builder)
-                _succeed(decided)
+                self._notify(builder)
+                succeed_all(decided)
             else:
                 self._commit(change, builder, decided, began)
 
-    def _rests(self) -> bool:
-        """Whether only output waits, and the rest is not over."""
-        if self._urgent or self._sequencer.loop.time() >= self._rested:
+    def _builder(self) -> ChangeBuilder:
+        return ChangeBuilder(
+            self.worker,
+            self.activity,
+            self._sequencer,
+            self.offer,
+            dispatch_paused=self.dispatch_paused,
+            missing_end=self._missing_end,
+            says_starts=self._says_starts,
+        )
+
+    def _is_resting(self) -> bool:
+        """Return whether only output is queued and the rest goes on; then a timer ends the rest."""
+        if self._urgent or self._sequencer.loop.time() >= self._pace.rests_until:
             return False
-        if self._timer is None or self._timer_at > self._rested:
-            self._wait_until(self._rested)
+        if self._timer is None or self._timer_at > self._pace.rests_until:
+            self._advance_at(self._pace.rests_until)
         return True
 
-    def _rest(self, pieces: int) -> None:
-        """Begin the rest of a Change with so many pieces of output. The time of its commit is part of the rest.
-
-        Half of the pieces of the Change before count at least: a fast stream that pauses is fast again.
-        """
-        if pieces:
-            self._pieces = max(pieces, self._pieces // 2)
-            self._rested = self._sequencer.loop.time() + min(REST * self._cost_s * self._pieces**2, MAX_REST_S)
+    def _advance_at(self, time_s: float) -> None:
+        if self._timer is not None:
+            self._timer.cancel()
+        self._timer, self._timer_at = self._sequencer.loop.call_at(time_s, self._resume), time_s
 
     def _resume(self) -> None:
         self._timer = None
         self._advance()
 
-    def _wait_until(self, time_s: float) -> None:
-        """Advance at this time of the loop, and not when it was to be before."""
-        if self._timer is not None:
-            self._timer.cancel()
-        self._timer, self._timer_at = self._sequencer.loop.call_at(time_s, self._resume), time_s
-
     def _take(self) -> list[Command]:
-        taken, self._waiting = self._waiting, []
+        """Take the commands of the next Change: all that are queued, or one alone after an encoding failed."""
+        commands, self._queue = self._queue, []
         if self._alone:
             self._alone -= 1
-            self._waiting = taken[1:]
-            taken = taken[:1]
-        self._urgent = bool(self._waiting)
-        self.backlog = self.backlog - taken[0].weight if self._waiting else 0
-        return taken
+            self._queue = commands[1:]
+            commands = commands[:1]
+        self._urgent = bool(self._queue)
+        self.backlog = self.backlog - commands[0].weight if self._queue else 0
+        return commands
 
     def _put_back(self, commands: list[Command]) -> None:
-        self._waiting[:0] = commands
+        self._queue[:0] = commands
         self._urgent = self._urgent or bool(commands)
         self.backlog += sum(command.weight for command in commands)
 
@@ -305,16 +255,17 @@ class Mailbox:
         except SerializeFailed as error:
             self._isolate(decided, error)
         except RuntimedError as error:
-            _fail(decided, error)
+            fail_all(decided, error)
         else:
             self._in_flight = True
             cost_s = None if began is None else time.thread_time() - began
             committed.add_done_callback(partial(self._committed, builder, decided, cost_s))
 
     def _isolate(self, decided: list[Command], error: SerializeFailed) -> None:
+        """Find the command that cannot be encoded: decide each alone, and drop the one that fails."""
         if len(decided) == 1:
-            log.error("%s: an event was dropped, it can't be encoded", self.worker.worker_id)
-            _fail(decided, error)
+            log.error("%s: dropped an event that cannot be encoded", self.worker.worker_id)
+            fail_all(decided, error)
         else:
             self._put_back(decided)
             self._alone = len(decided)
@@ -328,28 +279,29 @@ class Mailbox:
     ) -> None:
         self._in_flight = False
         began = None if cost_s is None else time.thread_time()
-        error = self._sequencer.failed(committed)
+        error = self._sequencer.failure_of(committed)
         if error is None:
-            self._show(builder.worker)
-            self.activity, self.deleted = builder.activity, builder.deleted
-            self._says_starts = builder.says_starts
-            if self._missing_end != "none" or builder.missing_end != "none":
-                self._await_run_end(builder.missing_end)
+            self._apply(builder)
             self._sequencer.publish(self.worker.worker_id, committed.result())
-            self._tell(builder)
-            _succeed(decided)
+            self._notify(builder)
+            succeed_all(decided)
             if cost_s is not None and began is not None:
-                cost_s += self._sequencer.commit_cost_s + time.thread_time() - began
-                self._cost_s = min(cost_s, MAX_RISE * max(self._cost_s, USUAL_COST_S))
+                self._pace.measured(cost_s + self._sequencer.commit_cost_s + time.thread_time() - began)
         elif isinstance(error, StoreFull):
             self._wait_for_room(decided, error)
             return
         else:
-            _fail(decided, error)
+            fail_all(decided, error)
         self._advance()
 
+    def _apply(self, builder: ChangeBuilder) -> None:
+        self._show(builder.worker)
+        self.activity, self.deleted = builder.activity, builder.deleted
+        self._says_starts = builder.says_starts
+        if self._missing_end != "none" or builder.missing_end != "none":
+            self._await_run_end(builder.missing_end)
+
     def _await_run_end(self, missing: MissingEnd) -> None:
-        """Add the `run_end` that is missing unless something comes before RUN_END_S are over."""
         self._missing_end = missing
         if self._run_end_timer is not None:
             self._run_end_timer.cancel()
@@ -357,10 +309,10 @@ class Mailbox:
         if missing == "awaited":
             self._run_end_timer = self._sequencer.loop.call_later(RUN_END_S, self.add_run_end)
 
-    def _tell(self, builder: ChangeBuilder) -> None:
-        """Tell the rulings to those who wait for them, and whose turn it is."""
-        began, self.offer = builder.offer is not self.offer and builder.offer is not None, builder.offer
-        if began and not self._disconnected:
+    def _notify(self, builder: ChangeBuilder) -> None:
+        """Hand a new offer to `on_offer`, and rulings to those who asked."""
+        is_new, self.offer = builder.offer is not self.offer and builder.offer is not None, builder.offer
+        if is_new and not self._disconnected:
             self._on_offer(self)
         for request_id, ruling in builder.rulings.items():
             asked = self.asked.pop(request_id, None)
@@ -368,38 +320,21 @@ class Mailbox:
                 asked.set_result(ruling)
 
     def _wait_for_room(self, decided: list[Command], error: StoreFull) -> None:
+        """Fail the commands that need not be kept, and offer the others again after STORE_RETRY_S."""
         kept = [command for command in decided if command.keep]
-        _fail([command for command in decided if not command.keep], error)
+        fail_all([command for command in decided if not command.keep], error)
         for command in kept:
-            command.delay(error)
+            command.report(error)
         others_are_urgent = self._urgent
         self._put_back(kept)
         now = self._sequencer.loop.time()
         if kept and not others_are_urgent:
-            self._urgent, self._rested = False, now + STORE_RETRY_S
-        self._wait_until(now + STORE_RETRY_S if kept else now)
+            self._urgent, self._pace.rests_until = False, now + STORE_RETRY_S
+        self._advance_at(now + STORE_RETRY_S if kept else now)
 
 
-def _output(payloads: Sequence[Payload], builder: ChangeBuilder) -> None:
+def _record_output(payloads: Sequence[Payload], builder: ChangeBuilder) -> None:
     record_output(builder, payloads)
-
-
-def _succeed(commands: Sequence[Command]) -> None:
-    for command in commands:
-        command.succeed()
-
-
-def _fail(commands: Sequence[Command], error: BaseException) -> None:
-    for command in commands:
-        command.fail(error)
-
-
-def _call(callback: Callable[[], None] | None) -> None:
-    try:
-        if callback is not None:
-            callback()
-    except Exception:
-        log.exception("the execution backend failed")
 
 
 def _settle(stored: asyncio.Future[None]) -> None:

@@ -1,4 +1,4 @@
-"""What is common to all changes of a Runtime: its numbers, one store, one row of listeners."""
+"""The sequencer of a Runtime: it numbers changes, commits them, and publishes their events."""
 
 import asyncio
 import logging
@@ -17,24 +17,37 @@ log = logging.getLogger(__name__)
 
 
 class EventSubscriber(Protocol):
-    """Somebody who is told of what was published."""
+    """Receives published events."""
 
     def publish(self, worker_id: WorkerId, events: Sequence[EncodedEvent]) -> None:
-        """Events of one Worker, durable and applied; called on the event loop, in the order of their sequences."""
+        """Receive events of one Worker that are durable and applied.
+
+        Called on the event loop, in the order of their sequences.
+        """
 
     def forget(self, worker_id: WorkerId) -> None:
-        """The Worker was deleted; nothing more is published of it."""
+        """Receive the news that the Worker is deleted. No more events of it are published."""
 
 
 class Sequencer:
-    """What the lanes share: the store, the numbers, the listeners, and the knowledge that a write has failed.
+    """Numbers and commits the Changes of all mailboxes, and publishes their events to subscribers.
 
-    `head` is the sequence of the newest event that was published, `newest_remark` and `newest_runtime_event` are the
-    numbers that were given out last. `loop` is the event loop of it all, kept because Python 3.11 asks the kernel for
-    the process each time it is asked which loop runs.
+    Attributes:
+        head: The sequence of the newest published event, 0 for none.
+        newest_diagnostic: The highest number of a diagnostic so far.
+        newest_runtime_event: The highest id of a runtime event so far.
+        loop: The event loop. Kept because Python 3.11 asks the kernel for the process id at each look-up of it.
+        poisoned: Resolves to the cause once a write has failed for good. Nothing is committed from then on.
     """
 
     def __init__(self, store: Store, clock: Clock, state: StoredState) -> None:
+        """Continue the numbers of a store.
+
+        Args:
+            store: Where Changes are committed.
+            clock: The time of events.
+            state: What the store held at its start.
+        """
         self.head = state.head
         self.newest_diagnostic = state.diagnostic_number
         self.newest_runtime_event = state.runtime_event_id
@@ -47,61 +60,75 @@ class Sequencer:
         self._closed = False
 
     def subscribe(self, subscriber: EventSubscriber) -> None:
-        """Tell this listener of all that is published from now on."""
+        """Publish to this subscriber from now on."""
         self._subscribers.append(subscriber)
 
     def unsubscribe(self, subscriber: EventSubscriber) -> None:
-        """Tell this listener no more."""
+        """Stop publishing to this subscriber."""
         self._subscribers.remove(subscriber)
 
     def next_sequence(self) -> int:
-        """Allot the next sequence; it is never allotted again."""
+        """Allot the next sequence. It is never allotted again, whatever becomes of the Change."""
         self._allotted += 1
         return self._allotted
 
     def runtime_event(
         self, kind: RuntimeEventKind, worker_id: WorkerId | None = None, sequence: int | None = None
     ) -> RuntimeEvent:
-        """The next runtime event, with its id and the time; `sequence` is that of the event that tells of it."""
+        """Return a new runtime event with the next id and the present time.
+
+        Args:
+            kind: What happened.
+            worker_id: The Worker that it is about, if any.
+            sequence: The sequence of the Worker's event that records the same, if any.
+        """
         self.newest_runtime_event += 1
         cursor = None if sequence is None else cursor_of(sequence)
         return RuntimeEvent(self.newest_runtime_event, kind, self.unix_ms(), worker_id, sequence, cursor)
 
     def unix_ms(self) -> int:
-        """The time, in milliseconds since 1970."""
+        """Return the Unix time in milliseconds."""
         return self._clock.unix_ms()
 
-    def diagnostic(self, diagnostic: Diagnostic) -> NumberedDiagnostic:
-        """A diagnostic with the next number."""
+    def number(self, diagnostic: Diagnostic) -> NumberedDiagnostic:
+        """Give a diagnostic the next number."""
         self.newest_diagnostic += 1
         return NumberedDiagnostic(self.newest_diagnostic, diagnostic)
 
     @property
     def commit_cost_s(self) -> float:
-        """As Store.commit_cost_s."""
+        """The processor time of the last commit in the store, in seconds."""
         return self._store.commit_cost_s
 
     def commit(self, change: Change) -> asyncio.Future[Sequence[EncodedEvent]]:
-        """Hand a Change to the store. Raises StatePoisoned or RuntimeStopped where that is over."""
+        """Commit a Change.
+
+        Returns:
+            A future of the events as encoded bytes.
+
+        Raises:
+            StatePoisoned: An earlier write has failed for good.
+            RuntimeStopped: The Runtime is closed.
+        """
         if self.poisoned.done():
             raise StatePoisoned
         if self._closed:
             raise RuntimeStopped
         return self._store.commit(change)
 
-    async def apply(self, change: Change, apply: Callable[[], None]) -> None:
-        """Commit a Change that belongs to no lane, and apply it even if the caller is gone by then."""
+    async def commit_and_apply(self, change: Change, apply: Callable[[], None]) -> None:
+        """Commit a Change that belongs to no mailbox, and call `apply` then, even if the caller is cancelled."""
         committed = self.commit(change)
         committed.add_done_callback(partial(self._apply, apply))
         await asyncio.wait([committed])  # a shield would return at once where it is done, before it is applied
         committed.result()
 
     def _apply(self, apply: Callable[[], None], committed: asyncio.Future[Sequence[EncodedEvent]]) -> None:
-        if self.failed(committed) is None:
+        if self.failure_of(committed) is None:
             apply()
 
-    def failed(self, committed: asyncio.Future[Sequence[EncodedEvent]]) -> BaseException | None:
-        """Why a commit failed, or None. Any failure that cannot be lived with poisons the Runtime."""
+    def failure_of(self, committed: asyncio.Future[Sequence[EncodedEvent]]) -> BaseException | None:
+        """Return why a commit failed, or None. Any failure but a full disk or a close poisons the Runtime."""
         error = committed.exception()
         if error is None or isinstance(error, StoreFull | RuntimeStopped):
             return error
@@ -111,22 +138,22 @@ class Sequencer:
         return error
 
     def publish(self, worker_id: WorkerId, events: Sequence[EncodedEvent]) -> None:
-        """Tell the listeners of events that are durable and applied."""
+        """Publish events of a Worker that are durable and applied."""
         if not events:
             return
         self.head = events[-1].sequence
-        self._tell(lambda subscriber: subscriber.publish(worker_id, events))
+        self._notify(lambda subscriber: subscriber.publish(worker_id, events))
 
     def forget(self, worker_id: WorkerId) -> None:
-        """Tell the listeners that a Worker is gone."""
-        self._tell(lambda subscriber: subscriber.forget(worker_id))
+        """Tell subscribers that a Worker is deleted."""
+        self._notify(lambda subscriber: subscriber.forget(worker_id))
 
-    def _tell(self, tell: Callable[[EventSubscriber], None]) -> None:
+    def _notify(self, notify: Callable[[EventSubscriber], None]) -> None:
         for subscriber in tuple(self._subscribers):
             try:
-                tell(subscriber)
+                notify(subscriber)
             except Exception:
-                log.exception("a listener failed")
+                log.exception("a subscriber failed")
 
     def close(self) -> None:
         """Commit nothing more."""

@@ -21,7 +21,14 @@ DAMAGED = "store.worker_damaged"
 
 @value
 class WorkerFilter:
-    """Which Workers to list, by id: those that match and come behind `after`, at most `limit`."""
+    """Which Workers to list, by id.
+
+    Attributes:
+        status: Only Workers with this status, or None for any.
+        labels: Only Workers with all of these labels.
+        after: Only Workers whose id comes after this one.
+        limit: At most this many, or None for all.
+    """
 
     status: WorkerStatus | None = None
     labels: Mapping[str, str] = attrs.field(factory=dict)
@@ -29,7 +36,7 @@ class WorkerFilter:
     limit: int | None = None
 
     def matches(self, worker: Worker) -> bool:
-        """Whether the Worker is one of them, wherever the page ends."""
+        """Return whether the Worker matches, apart from the limit."""
         return (
             worker.worker_id > self.after
             and self.status in {None, worker.status}
@@ -38,10 +45,10 @@ class WorkerFilter:
 
 
 class WorkerRegistry:
-    """Lanes by Worker id, and what is wrong with the Workers that can't be served.
+    """The mailboxes of Workers by id, and the Workers that cannot be served.
 
-    Ids only grow, so that the Workers are in their order as they are added.
-    `floor` is the highest of all Workers' floors: behind it every event of every Worker is retained.
+    Ids only grow, so insertion order is the order of ids. After the sequence `retained_after` every event of every
+    Worker is retained.
     """
 
     def __init__(self, runtime_id: RuntimeId, damaged: Mapping[WorkerId, str]) -> None:
@@ -60,39 +67,45 @@ class WorkerRegistry:
         return worker_id in self._mailboxes
 
     def add(self, mailbox: Mailbox) -> None:
-        """Take a Worker in."""
+        """Add a Worker."""
         self._mailboxes[mailbox.worker.worker_id] = mailbox
         self.retained_after = max(self.retained_after, mailbox.retained_after)
 
     def remove(self, worker_id: WorkerId) -> None:
-        """Take a Worker out, a damaged one too."""
+        """Remove a Worker, a damaged one too."""
         self._mailboxes.pop(worker_id, None)
         self._damaged.pop(worker_id, None)
 
     @property
     def damaged(self) -> Collection[WorkerId]:
-        """The Workers that can't be served."""
+        """The Workers that cannot be served: their rows are damaged."""
         return self._damaged.keys()
 
     def is_damaged(self, worker_id: WorkerId) -> bool:
-        """Whether this is a Worker that can't be served."""
+        """Return whether this Worker cannot be served."""
         return worker_id in self._damaged
 
     def damage(self) -> tuple[Diagnostic, ...]:
-        """What there is to say of the Workers that can't be served."""
+        """Return a diagnostic for each Worker that cannot be served."""
         return tuple(Diagnostic(DAMAGED, "error", why, name) for name, why in sorted(self._damaged.items()))
 
     def raise_retained_after(self, mailbox: Mailbox, sequence: int) -> None:
-        """Nothing of this Worker is read from up to this sequence any more."""
+        """Let nobody read events of this Worker up to this sequence any more."""
         mailbox.retained_after = max(mailbox.retained_after, sequence)
         self.retained_after = max(self.retained_after, sequence)
 
     def find(self, worker_id: WorkerId) -> Mailbox | None:
-        """A Worker, a damaged one too, or None."""
+        """Return a Worker, a damaged one too, or None."""
         return self._mailboxes.get(worker_id)
 
     def mailbox(self, ref: WorkerRef) -> Mailbox:
-        """A Worker that is to be served. Raises WrongRuntime, WorkerNotFound, StoreCorrupt."""
+        """Return the mailbox of a Worker.
+
+        Raises:
+            WrongRuntime: The reference names another Runtime.
+            WorkerNotFound: There is no such Worker.
+            StoreCorrupt: The Worker is damaged.
+        """
         if ref.runtime_id != self._runtime_id:
             raise WrongRuntime(f"runtime_id: this is {self._runtime_id}")
         if ref.worker_id in self._damaged:
@@ -103,11 +116,11 @@ class WorkerRegistry:
         return mailbox
 
     def select(self, wanted: WorkerFilter) -> list[Worker]:
-        """The rows of the Workers that are wanted, by id."""
+        """Return the rows of the Workers that match, by id."""
         names = list(self._mailboxes)
         rows = (self._mailboxes[name].worker for name in names[bisect_right(names, wanted.after) :])
         return list(islice(filter(wanted.matches, rows), wanted.limit))
 
     def count(self) -> Counter[WorkerStatus]:
-        """How many Workers have each status."""
+        """Return how many Workers have each status."""
         return Counter(mailbox.worker.status for mailbox in self._mailboxes.values())

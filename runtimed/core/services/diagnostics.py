@@ -8,35 +8,33 @@ from runtimed.model.identity import WorkerId
 
 
 class Diagnostics:
-    """The newest remarks, oldest first, in memory as in the store."""
+    """The newest diagnostics, oldest first, as they are in the store."""
 
-    def __init__(self, diagnostics: Iterable[NumberedDiagnostic]) -> None:
-        self._diagnostics = list(diagnostics)
+    def __init__(self, kept: Iterable[NumberedDiagnostic]) -> None:
+        self._kept = list(kept)
 
     def __len__(self) -> int:
-        return len(self._diagnostics)
+        return len(self._kept)
 
     def __contains__(self, worker_id: WorkerId) -> bool:
-        return any(diagnostic.diagnostic.worker_id == worker_id for diagnostic in self._diagnostics)
+        return any(one.diagnostic.worker_id == worker_id for one in self._kept)
 
-    def keep(self, diagnostics: Sequence[NumberedDiagnostic]) -> None:
+    def keep(self, newer: Sequence[NumberedDiagnostic]) -> None:
         """Add newer ones."""
-        self._diagnostics += diagnostics
+        self._kept += newer
 
     def drop(self, upto: int) -> None:
-        """Let go of those up to this number."""
-        self._diagnostics = [diagnostic for diagnostic in self._diagnostics if diagnostic.number > upto]
+        """Drop those up to this number."""
+        self._kept = [one for one in self._kept if one.number > upto]
 
     def drop_worker(self, worker_id: WorkerId) -> None:
-        """Let go of what was said of a Worker."""
-        self._diagnostics = [
-            diagnostic for diagnostic in self._diagnostics if diagnostic.diagnostic.worker_id != worker_id
-        ]
+        """Drop those about a Worker."""
+        self._kept = [one for one in self._kept if one.diagnostic.worker_id != worker_id]
 
     def surplus(self, limit: int) -> int:
-        """The number up to which they are to be dropped, so that `limit` are left; 0 for none."""
-        return self._diagnostics[-limit - 1].number if len(self._diagnostics) > limit else 0
+        """Return the number up to which to drop, so that `limit` are left; 0 for none."""
+        return self._kept[-limit - 1].number if len(self._kept) > limit else 0
 
     def diagnostics(self) -> tuple[Diagnostic, ...]:
-        """All that is kept, oldest first."""
-        return tuple(diagnostic.diagnostic for diagnostic in self._diagnostics)
+        """Return all that are kept, oldest first."""
+        return tuple(one.diagnostic for one in self._kept)

@@ -1,72 +1,89 @@
-"""How inputs get to the backend."""
+"""Inputs of Workers: take them, queue them, interrupt for them."""
 
 import asyncio
-import itertools
 import logging
-import secrets
 from collections.abc import Callable
 from functools import partial
-from typing import cast
 
+from runtimed.core.engine.backend_client import BackendClient
 from runtimed.core.engine.mailbox import Mailbox
-from runtimed.core.paging import PageSize
-from runtimed.core.ports import Dispatch
+from runtimed.core.engine.worker_registry import WorkerRegistry
+from runtimed.core.limits import Limits
 from runtimed.core.services import views
-from runtimed.core.services.context import Context, ask
+from runtimed.core.services.admission import Admission
 from runtimed.core.services.lifecycle import Lifecycle
 from runtimed.core.services.pending_dispatches import PendingDispatches
+from runtimed.core.services.queue_dispatcher import DispatchFactory, QueueDispatcher
 from runtimed.core.state import decisions
-from runtimed.core.state.change import DispatchOffer, QueuedInput
-from runtimed.errors import RuntimedError, StoreError, WorkerExecutionRejected
+from runtimed.core.state.change import QueuedInput
+from runtimed.errors import RuntimedError, WorkerExecutionRejected
 from runtimed.model.execution import BackendAnswer
 from runtimed.model.identity import WorkerId, WorkerRef, cursor_of
-from runtimed.model.interaction import InputKind, InteractionAck, LifecycleAck, WorkerInput
-
-ONE = PageSize(1, 1)
-
-BUSY_RETRY_S = 0.5
-"""How long until a backend that was amid a run of its own is asked again, unless it tells of the run's end before."""
+from runtimed.model.interaction import InteractionAck, LifecycleAck, WorkerInput
 
 log = logging.getLogger(__name__)
 
 
 class Inputs:
-    """Offers inputs to the backend, stores them and has them run; in that order, so that none runs that is lost.
+    """Dispatches an input to the backend, commits it, then lets it run: an input that is not stored never runs.
 
-    One that finds a run going on may be stored at once and wait. It is offered once that run is over, and again where
-    the backend is busy all the same; it waits until the Change that tells of its start, and runs once. No other gets
-    between. `lazy` is whether an input brings back a Worker that nothing runs since the start. One that was lost
-    since is brought back unless its policy is `never`.
+    An input that arrives during a run may be queued. Nothing overtakes a queued input.
     """
 
-    def __init__(self, context: Context, lifecycle: Lifecycle, *, lazy: bool) -> None:
-        self._context = context
+    def __init__(
+        self,
+        registry: WorkerRegistry,
+        backend: BackendClient,
+        limits: Limits,
+        admission: Admission,
+        lifecycle: Lifecycle,
+        queue: QueueDispatcher,
+        dispatches: DispatchFactory,
+        pending: PendingDispatches,
+        *,
+        lazy: bool,
+    ) -> None:
+        """Make the service.
+
+        Args:
+            registry: The Workers.
+            backend: Runs them.
+            limits: Bounds of the Runtime.
+            admission: Whether requests are taken.
+            lifecycle: Restores and interrupts Workers.
+            queue: Dispatches queued inputs.
+            dispatches: Gives dispatches their ids.
+            pending: The dispatches that are neither committed nor withdrawn; shared with `queue`.
+            lazy: Restore a Worker that nothing runs since the start when it gets an input.
+        """
+        self._registry = registry
+        self._backend = backend
+        self._limits = limits
+        self._admission = admission
         self._lifecycle = lifecycle
+        self._queue = queue
+        self._dispatches = dispatches
+        self._pending = pending
         self._lazy = lazy
-        self._life = secrets.token_hex(8)
-        self._numbers = itertools.count(1)
-        self._pending = PendingDispatches()
-        self._giving: dict[WorkerId, asyncio.Task[None]] = {}
-        self._put_off: dict[WorkerId, asyncio.TimerHandle] = {}
-        self._cutting: dict[WorkerId, asyncio.Task[None]] = {}
+        self._interrupting: dict[WorkerId, asyncio.Task[None]] = {}
 
     async def send(self, ref: WorkerRef, message: WorkerInput) -> InteractionAck:
-        """See Runtime."""
-        mailbox = self._context.registry.mailbox(ref)
-        await self._ready(mailbox, message)
+        """Take an input, as Runtime.send_input says."""
+        mailbox = self._registry.mailbox(ref)
+        await self._make_ready(mailbox, message)
         if message.when_busy != "reject":
-            return await self._send_patiently(ref, mailbox, message)
-        answer = await self._offer(mailbox, message)
+            return await self._send_or_queue(ref, mailbox, message)
+        answer = await self._dispatch(mailbox, message)
         if isinstance(answer, BackendAnswer):
             raise await self._refusal(mailbox, answer)
         return _ack(ref, mailbox, *answer)
 
-    async def _send_patiently(self, ref: WorkerRef, mailbox: Mailbox, message: WorkerInput) -> InteractionAck:
+    async def _send_or_queue(self, ref: WorkerRef, mailbox: Mailbox, message: WorkerInput) -> InteractionAck:
         for always in (False, True):
-            waiting = await self._queue(mailbox, message, always=always)
-            if waiting is not None:
-                return _ack(ref, mailbox, waiting.entry, waiting.event, queued=True)
-            answer = await self._offer(mailbox, message)
+            queued = await self._enqueue(mailbox, message, always=always)
+            if queued is not None:
+                return _ack(ref, mailbox, queued.entry, queued.event, queued=True)
+            answer = await self._dispatch(mailbox, message)
             if not isinstance(answer, BackendAnswer):
                 return _ack(ref, mailbox, *answer)
             if answer.outcome != "busy":
@@ -74,45 +91,43 @@ class Inputs:
         raise WorkerExecutionRejected(decisions.WAITING)
 
     async def interrupt(self, ref: WorkerRef) -> LifecycleAck:
-        """See Runtime."""
-        mailbox = self._context.registry.mailbox(ref)
+        """Interrupt the current run, as Runtime.interrupt_worker says."""
+        mailbox = self._registry.mailbox(ref)
         if mailbox.worker.status == "running":
-            self._context.check_open()
-            await self._given(mailbox)
+            self._admission.check()
+            await self._queue.idle(mailbox.worker.worker_id)
             await self._lifecycle.interrupt(mailbox)
         return views.lifecycle_ack(ref, mailbox.worker)
 
     async def close(self) -> None:
-        """Give nothing more to the backend. What has waited and was not begun waits for the next life."""
-        for timer in self._put_off.values():
-            timer.cancel()
-        tasks = {*self._giving.values(), *self._cutting.values()}
+        """Cancel interrupts that are under way."""
+        tasks = tuple(self._interrupting.values())
         for task in tasks:
             task.cancel()
         await asyncio.gather(*tasks, return_exceptions=True)
 
-    async def _ready(self, mailbox: Mailbox, message: WorkerInput) -> None:
-        """Bring back a Worker that nothing runs. Raises what keeps an input from being taken."""
-        self._context.check_open()
+    async def _make_ready(self, mailbox: Mailbox, message: WorkerInput) -> None:
+        """Restore a Worker that nothing runs. Raises why an input cannot be taken."""
+        self._admission.check()
         self._lifecycle.check_not_ending(mailbox)
         decisions.check_content(mailbox.worker.status, message)
         state = mailbox.worker.execution.run_state
         lost = state == "errored" and mailbox.restart != "never"
-        if self._context.backend and (lost or (self._lazy and state == "unconnected")):
+        if self._backend.is_attached and (lost or (self._lazy and state == "unconnected")):
             await self._lifecycle.restore(mailbox)
-            self._context.check_open()
+            self._admission.check()
             self._lifecycle.check_not_ending(mailbox)
         decisions.check_connected(mailbox.worker.status, mailbox.worker.execution)
 
-    async def _offer(self, mailbox: Mailbox, message: WorkerInput) -> tuple[int, int] | BackendAnswer:
-        """Have the backend take an input, and store it: the sequences of its entry and its event, or the refusal."""
-        name, backend = mailbox.worker.worker_id, self._context.attached
+    async def _dispatch(self, mailbox: Mailbox, message: WorkerInput) -> tuple[int, int] | BackendAnswer:
+        """Dispatch an input and commit it. Returns the sequences of its entry and event, or the refusal."""
+        name, backend = mailbox.worker.worker_id, self._backend
         if mailbox.offer or mailbox.worker.queued:
             return BackendAnswer("busy", decisions.WAITING)
         self._pending.add(name)
-        dispatch = self._numbered(name, message)
+        dispatch = self._dispatches.make(name, message)
         try:
-            answer = await self._dispatch(dispatch)
+            answer = await backend.dispatch(dispatch)
         except BaseException:
             self._pending.remove(name)
             raise
@@ -120,15 +135,15 @@ class Inputs:
             self._pending.remove(name)
             return answer
 
-        def done(tell: Callable[[WorkerId, str], None]) -> None:
+        def settle(notify: Callable[[WorkerId, str], None]) -> None:
             self._pending.remove(name)
-            tell(name, dispatch.input_id)
+            notify(name, dispatch.input_id)
 
         try:
             stored: tuple[int, int] = await mailbox.submit(
                 partial(decisions.accept_input, message=message),
-                committed=partial(done, backend.start),
-                abandoned=partial(done, backend.withdraw),
+                committed=partial(settle, backend.start),
+                abandoned=partial(settle, backend.withdraw),
             )
         except WorkerExecutionRejected as error:
             return BackendAnswer("busy", error.message)
@@ -138,102 +153,32 @@ class Inputs:
         await mailbox.submit(partial(decisions.refuse_input, answer=answer))
         return WorkerExecutionRejected(answer.message or f"the backend answered {answer.outcome}")
 
-    def _numbered(self, name: WorkerId, message: WorkerInput) -> Dispatch:
-        return Dispatch(name, f"{self._life}-{next(self._numbers)}", message)
-
-    async def _dispatch(self, dispatch: Dispatch) -> BackendAnswer:
+    async def _enqueue(self, mailbox: Mailbox, message: WorkerInput, *, always: bool) -> QueuedInput | None:
+        """Queue an input. Returns None if the Worker is idle, unless `always`."""
+        most = self._limits.max_queued_inputs
         try:
-            return await ask(self._context.attached.dispatch(dispatch))
-        except asyncio.CancelledError:
-            self._context.attached.withdraw(dispatch.worker_id, dispatch.input_id)
-            raise
-
-    async def _queue(self, mailbox: Mailbox, message: WorkerInput, *, always: bool) -> QueuedInput | None:
-        """Store an input that waits; None where nothing goes on, unless it is `always` to wait."""
-        most = self._context.limits.max_queued_inputs
-        try:
-            waiting: QueuedInput | None = await mailbox.submit(
+            queued: QueuedInput | None = await mailbox.submit(
                 partial(decisions.queue_input, message=message, most=most, always=always)
             )
         except WorkerExecutionRejected as error:
             raise await self._refusal(mailbox, BackendAnswer("busy", error.message)) from None
         name = mailbox.worker.worker_id
-        if waiting is not None and message.when_busy == "interrupt" and name not in self._cutting:
-            self._cutting[name] = asyncio.get_running_loop().create_task(self._cut_for(mailbox, waiting), name=name)
-        return waiting
+        if queued is not None and message.when_busy == "interrupt" and name not in self._interrupting:
+            interrupt = self._interrupt_for(mailbox, queued)
+            self._interrupting[name] = asyncio.get_running_loop().create_task(interrupt, name=name)
+        return queued
 
-    async def _cut_for(self, mailbox: Mailbox, waiting: QueuedInput) -> None:
-        """Interrupt the run that an input waits for, unless it is over by now."""
+    async def _interrupt_for(self, mailbox: Mailbox, queued: QueuedInput) -> None:
+        """Interrupt the current run if the input is still queued behind it."""
         name = mailbox.worker.worker_id
         try:
-            await self._given(mailbox)
-            if waiting in mailbox.worker.queued:
+            await self._queue.idle(name)
+            if queued in mailbox.worker.queued:
                 await self._lifecycle.interrupt(mailbox)
         except RuntimedError as error:
             log.warning("%s could not be interrupted: %s", name, error.message)
         finally:
-            del self._cutting[name]
-
-    def give(self, mailbox: Mailbox) -> None:
-        """Give the input whose turn it is to the backend, and those that come behind it, unless all is ending."""
-        name = mailbox.worker.worker_id
-        if name not in self._giving and not self._context.closing:
-            self._giving[name] = asyncio.get_running_loop().create_task(self._give_all(mailbox), name=name)
-
-    async def _given(self, mailbox: Mailbox) -> None:
-        while task := self._giving.get(mailbox.worker.worker_id):
-            await asyncio.wait({task})
-
-    async def _give_all(self, mailbox: Mailbox) -> None:
-        given = None
-        try:
-            while mailbox.offer not in (None, given):
-                given = mailbox.offer
-                await self._give_one(mailbox, given)
-        finally:
-            del self._giving[mailbox.worker.worker_id]
-
-    async def _give_one(self, mailbox: Mailbox, offer: DispatchOffer) -> None:
-        try:
-            await self._give(mailbox, offer)
-        except RuntimedError as error:
-            log.debug("%s: an input that has waited is not given now: %s", mailbox.worker.worker_id, error.message)
-        except Exception:
-            log.exception("%s: an input that has waited could not be given", mailbox.worker.worker_id)
-
-    async def _give(self, mailbox: Mailbox, offer: DispatchOffer) -> None:
-        name, backend = mailbox.worker.worker_id, self._context.attached
-        await self._pending.settled(name)
-        try:
-            dispatch = self._numbered(name, await self._waited(name, offer.input))
-            answer = await self._dispatch(dispatch)
-        except StoreError as error:
-            answer = BackendAnswer("errored", error.message)
-        if answer.outcome == "accepted":
-            await mailbox.submit(
-                partial(decisions.start_queued_input, offer=offer),
-                committed=partial(backend.start, name, dispatch.input_id),
-                abandoned=partial(backend.withdraw, name, dispatch.input_id),
-                keep=True,
-            )
-        elif answer.outcome == "busy":
-            self._ask_again(mailbox)
-            await mailbox.submit(partial(decisions.postpone_offer, offer=offer), keep=True)
-        else:
-            await mailbox.submit(partial(decisions.reject_queued_input, offer=offer, answer=answer), keep=True)
-
-    def _ask_again(self, mailbox: Mailbox) -> None:
-        name = mailbox.worker.worker_id
-        if name not in self._put_off:
-            self._put_off[name] = asyncio.get_running_loop().call_later(BUSY_RETRY_S, self._take_turn, mailbox)
-
-    def _take_turn(self, mailbox: Mailbox) -> None:
-        del self._put_off[mailbox.worker.worker_id]
-        mailbox.submit_nowait(decisions.offer_next_input)
-
-    async def _waited(self, name: WorkerId, waiting: QueuedInput) -> WorkerInput:
-        (entry,) = await self._context.store.read_entries(name, waiting.entry - 1, ONE)
-        return WorkerInput(cast("InputKind", entry.role), entry.content)
+            del self._interrupting[name]
 
 
 def _ack(ref: WorkerRef, mailbox: Mailbox, entry: int, event: int, *, queued: bool = False) -> InteractionAck:

@@ -1,50 +1,72 @@
-"""The life of Workers: creating, bringing back, interrupting, ending and deleting them."""
+"""The life of Workers: create, restore, interrupt, end and delete them."""
 
 import asyncio
 import contextlib
 import itertools
 import logging
-from collections.abc import Awaitable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from functools import partial
 from typing import Literal
 
+from runtimed.core.engine.backend_client import BackendClient
 from runtimed.core.engine.event_sink import WorkerEventSink
 from runtimed.core.engine.keyed_tasks import KeyedTasks
-from runtimed.core.engine.mailbox import STORE_RETRY_S, Mailbox
-from runtimed.core.ports import Spawn
+from runtimed.core.engine.mailbox import Mailbox
+from runtimed.core.engine.sequencer import Sequencer
+from runtimed.core.engine.worker_registry import WorkerRegistry
+from runtimed.core.limits import Limits
+from runtimed.core.ports import Clock, Spawn, Store
 from runtimed.core.services import views
-from runtimed.core.services.context import Context, ask
+from runtimed.core.services.admission import Admission
+from runtimed.core.services.diagnostics import Diagnostics
 from runtimed.core.services.restarts import Restarts
 from runtimed.core.state import decisions
 from runtimed.core.state.activity import Activity
-from runtimed.core.state.change import Change, NumberedDiagnostic
+from runtimed.core.state.change import Change, NumberedDiagnostic, Worker
 from runtimed.errors import InvalidRequest, RuntimedError, StoreFull, WorkerExecutionRejected
 from runtimed.model.bundle import ConfigBundle
-from runtimed.model.diagnostic import Diagnostic
-from runtimed.model.execution import LIMITS_MET, BackendAnswer, LossReason, Operation
-from runtimed.model.identity import MAX_WORKER_NUMBER, WorkerId, WorkerRef, worker_id
+from runtimed.model.execution import LIMITS_MET, LossReason, Operation
+from runtimed.model.identity import MAX_WORKER_NUMBER, RuntimeId, WorkerId, WorkerRef, worker_id
 from runtimed.model.interaction import LifecycleAck
 from runtimed.model.worker import CreateWorkerRequest, WorkerDetail
 
-log = logging.getLogger(__name__)
-
 Restore = Literal["eager", "lazy", "never"]
-"""Which Workers that ran before are brought back by themselves: all at the start; each with its next input; none."""
+"""Which Workers are restored without a request: all at the start, each with its next input, or none."""
 
-UNTOLD = "the execution backend failed; the daemon's log has the details"
-PURGE_S = 60.0
-"""How long retention waits for room that deleted Workers are about to give back, before others have to make it."""
+log = logging.getLogger(__name__)
 
 
 class Lifecycle:
-    """Owns what goes on for a Worker whatever becomes of whoever asked for it, at most one of each kind.
+    """Creates, restores, interrupts and ends Workers. What was begun goes on if the caller is cancelled.
 
-    An end cuts a creation and bringing back short, and waits for them, so that what is spawned is ended. `newest` is
-    the highest Worker number that was given out. `_spawning` holds the Workers whose spawn is unanswered.
+    Ending a Worker cancels its spawn and waits for its creation and restore, so that whatever was spawned is ended.
     """
 
-    def __init__(self, context: Context, newest: int) -> None:
-        self._context = context
+    def __init__(
+        self,
+        runtime_id: RuntimeId,
+        store: Store,
+        backend: BackendClient,
+        clock: Clock,
+        limits: Limits,
+        sequencer: Sequencer,
+        registry: WorkerRegistry,
+        diagnostics: Diagnostics,
+        admission: Admission,
+        make_mailbox: Callable[[Worker, Activity], Mailbox],
+        newest: int,
+    ) -> None:
+        """Make the service; `newest` is the highest Worker number that was given out so far."""
+        self._runtime_id = runtime_id
+        self._store = store
+        self._backend = backend
+        self._clock = clock
+        self._limits = limits
+        self._sequencer = sequencer
+        self._registry = registry
+        self._diagnostics = diagnostics
+        self._admission = admission
+        self._make_mailbox = make_mailbox
         self._numbers = itertools.count(newest + 1)
         self._spawning: set[WorkerId] = set()
         self._creating: KeyedTasks[WorkerDetail] = KeyedTasks()
@@ -52,16 +74,13 @@ class Lifecycle:
         self._restarting: KeyedTasks[None] = KeyedTasks()
         self._restarts = Restarts(self._begin_restart)
         self._ending: KeyedTasks[None] = KeyedTasks()
-        self._deleting: KeyedTasks[None] = KeyedTasks()
-        self._purging: KeyedTasks[None] = KeyedTasks()
 
     async def create(self, request: CreateWorkerRequest, bundles: Mapping[str, ConfigBundle]) -> WorkerDetail:
-        """See Runtime."""
-        context = self._context
+        """Create a Worker and have it spawned, as Runtime.create_worker says; `bundles` are those held, by id."""
         decisions.check_request(request, bundles)
-        begun = sum(name not in context.registry for name in self._creating)
-        if len(context.registry) + begun >= context.limits.max_workers:
-            raise InvalidRequest(f"expected at most {context.limits.max_workers} Workers (max_workers)")
+        begun = sum(name not in self._registry for name in self._creating)
+        if len(self._registry) + begun >= self._limits.max_workers:
+            raise InvalidRequest(f"expected at most {self._limits.max_workers} Workers (max_workers)")
         number = next(self._numbers)
         if number > MAX_WORKER_NUMBER:
             raise InvalidRequest("this store has given out all its Worker ids")
@@ -69,45 +88,44 @@ class Lifecycle:
         return await self._creating.run(name, self._create(name, request))
 
     async def _create(self, name: WorkerId, request: CreateWorkerRequest) -> WorkerDetail:
-        context, sequencer = self._context, self._context.sequencer
-        mailbox = context.mailbox(decisions.new_worker(name, request, context.clock.unix_ms()), Activity())
-        diagnostics = tuple(map(sequencer.diagnostic, decisions.creation_diagnostics(mailbox.worker)))
-        created = sequencer.runtime_event("worker_created", name)
+        mailbox = self._make_mailbox(decisions.new_worker(name, request, self._clock.unix_ms()), Activity())
+        diagnostics = tuple(map(self._sequencer.number, decisions.creation_diagnostics(mailbox.worker)))
+        created = self._sequencer.runtime_event("worker_created", name)
         change = Change(worker=mailbox.worker, diagnostics=diagnostics, runtime_events=(created,))
-        await sequencer.apply(change, partial(self._keep, mailbox, diagnostics))
+        await self._sequencer.commit_and_apply(change, partial(self._add, mailbox, diagnostics))
         with contextlib.suppress(StoreFull):
-            await self._spawn(mailbox, Spawn(name, request, max_open_text=context.limits.max_open_text))
-        return views.detail(context.runtime_id, mailbox.worker, mailbox.retained_after)
+            await self._spawn(mailbox, Spawn(name, request, max_open_text=self._limits.max_open_text))
+        return views.detail(self._runtime_id, mailbox.worker, mailbox.retained_after)
 
-    def _keep(self, mailbox: Mailbox, diagnostics: Sequence[NumberedDiagnostic]) -> None:
-        self._context.registry.add(mailbox)
-        self._context.diagnostics.keep(diagnostics)
+    def _add(self, mailbox: Mailbox, diagnostics: Sequence[NumberedDiagnostic]) -> None:
+        self._registry.add(mailbox)
+        self._diagnostics.keep(diagnostics)
 
     async def _spawn(self, mailbox: Mailbox, spawn: Spawn) -> None:
-        context = self._context
-        if context.backend is not None and not context.closing and mailbox.worker.worker_id not in self._ending:
-            sink = WorkerEventSink(mailbox, context.limits, context.clock, self._lost)
-            self._spawning.add(spawn.worker_id)
-            try:
-                answer = await ask(context.backend.spawn(spawn, sink))
-            finally:
-                self._spawning.remove(spawn.worker_id)
-            if answer.outcome == "accepted":
-                mailbox.restart = answer.restart
-                self._restarts.note_start(spawn.worker_id)
-            await sink.attach(answer)
-            if sink.lost is not None:  # before it was known what follows a loss
-                self._lost(mailbox, sink.lost)
+        if not self._backend.is_attached or self._admission.is_closed or spawn.worker_id in self._ending:
+            return
+        sink = WorkerEventSink(mailbox, self._limits, self._clock, self._on_loss)
+        self._spawning.add(spawn.worker_id)
+        try:
+            answer = await self._backend.spawn(spawn, sink)
+        finally:
+            self._spawning.remove(spawn.worker_id)
+        if answer.outcome == "accepted":
+            mailbox.restart = answer.restart
+            self._restarts.note_start(spawn.worker_id)
+        await sink.attach(answer)
+        if sink.lost is not None:  # before the restart policy was known
+            self._on_loss(mailbox, sink.lost)
 
-    def _lost(self, mailbox: Mailbox, reason: LossReason) -> None:
-        """Plan to bring back what was lost, where its policy says so or inputs wait for it."""
+    def _on_loss(self, mailbox: Mailbox, reason: LossReason) -> None:
+        """Plan a restart if the Worker's policy says so or inputs are queued."""
         always = mailbox.restart == "always" and reason not in LIMITS_MET
         if always or (mailbox.restart != "never" and mailbox.worker.queued):
             self._plan_restart(mailbox)
 
     def _plan_restart(self, mailbox: Mailbox) -> None:
         is_over = mailbox.worker.status != "running" or mailbox.worker.worker_id in self._ending
-        if not self._context.closing and not is_over:
+        if not self._admission.is_closed and not is_over:
             self._restarts.plan(mailbox)
 
     def _begin_restart(self, mailbox: Mailbox) -> None:
@@ -128,23 +146,24 @@ class Lifecycle:
             log.exception("%s could not be started again", name)
             self._plan_restart(mailbox)
 
-    async def _cut_spawns(self, *names: WorkerId) -> None:
-        """Cancel the spawns of these Workers that the backend has not answered: a program may never become ready."""
-        backend = self._context.backend
-        if backend is not None:
-            unready = self._spawning.intersection(names)
-            await asyncio.gather(*(ask(backend.cancel(name, None)) for name in unready))
+    async def _cancel_spawns(self, *names: WorkerId) -> None:
+        """Cancel the spawns of these Workers that are unanswered: a program may never become ready."""
+        unready = self._spawning.intersection(names)
+        await asyncio.gather(*(self._backend.cancel(name, None) for name in unready))
 
     async def restore(self, mailbox: Mailbox) -> None:
-        """Have the backend run a Worker again, where it does not; those who ask at the same time share one attempt.
+        """Have the backend run a Worker again if it does not. Concurrent callers share one attempt.
 
-        What a full store is yet to take of it comes first, the answer to a spawn or an end.
-        Raises InvalidRequest where the Worker is not running, WorkerExecutionUnavailable where it can't be done.
+        Changes of the Worker that wait for space on the disk come first.
+
+        Raises:
+            InvalidRequest: The Worker has ended or is being ended.
+            WorkerExecutionUnavailable: The backend refused; the message says why.
         """
         name = mailbox.worker.worker_id
         await self._creating.over(name)
         await mailbox.submit(decisions.do_nothing)
-        self._context.check_open()
+        self._admission.check()
         self.check_not_ending(mailbox)
         decisions.check_running(mailbox.worker.status)
         if mailbox.worker.execution.backend == "unconnected":
@@ -155,17 +174,17 @@ class Lifecycle:
         decisions.check_connected(mailbox.worker.status, mailbox.worker.execution)
 
     async def _restore(self, mailbox: Mailbox) -> None:
-        worker, context = mailbox.worker, self._context
-        page = context.limits.transcript_page
+        worker = mailbox.worker
         mailbox.reconnect()
-        history = await context.store.newest_entries(worker.worker_id, worker.transcript_len, page)
-        most = context.limits.max_open_text
+        page = self._limits.transcript_page
+        history = await self._store.newest_entries(worker.worker_id, worker.transcript_len, page)
+        most = self._limits.max_open_text
         await self._spawn(mailbox, Spawn(worker.worker_id, worker.request, tuple(history), most))
 
     async def restore_all(self, mailboxes: Iterable[Mailbox]) -> None:
-        """Bring back these Workers, `max_restores` at once; what became of it is told in their `execution`."""
+        """Restore these Workers, `max_restores` at a time. Each Worker's `execution` shows the outcome."""
         left = iter(mailboxes)
-        await asyncio.gather(*(self._restore_some(left) for _ in range(self._context.limits.max_restores)))
+        await asyncio.gather(*(self._restore_some(left) for _ in range(self._limits.max_restores)))
 
     async def _restore_some(self, mailboxes: Iterator[Mailbox]) -> None:
         for mailbox in mailboxes:
@@ -173,147 +192,53 @@ class Lifecycle:
                 await self.restore(mailbox)
 
     async def interrupt(self, mailbox: Mailbox) -> None:
-        """End the current run; changes nothing where none goes on. Raises WorkerExecutionRejected."""
-        if mailbox.worker.worker_id in self._ending:
-            await self._ending.over(mailbox.worker.worker_id)
+        """End the current run. Does nothing if there is none. Raises WorkerExecutionRejected."""
+        name = mailbox.worker.worker_id
+        if name in self._ending:
+            await self._ending.over(name)
         elif mailbox.worker.execution.backend == "connected":
-            answer = await ask(self._context.attached.interrupt(mailbox.worker.worker_id))
+            answer = await self._backend.interrupt(name)
             if answer.outcome != "accepted":
                 raise WorkerExecutionRejected(answer.message or f"the backend answered {answer.outcome}")
             await mailbox.submit(decisions.do_nothing)
 
     def check_not_ending(self, mailbox: Mailbox) -> None:
-        """Raises InvalidRequest for a Worker that is being ended."""
+        """Raise InvalidRequest if the Worker is being ended."""
         if mailbox.worker.worker_id in self._ending:
             raise InvalidRequest("the Worker is being stopped: only a running Worker takes input")
 
     async def end(self, ref: WorkerRef, operation: Operation, reason: str | None) -> LifecycleAck:
-        """Stop or cancel a Worker; changes nothing where it is not running."""
-        mailbox = self._context.registry.mailbox(ref)
+        """Stop or cancel a Worker, as Runtime.stop_worker and Runtime.cancel_worker say."""
+        mailbox = self._registry.mailbox(ref)
         if mailbox.worker.status == "running":
-            self._context.check_open()
+            self._admission.check()
             if ref.worker_id not in self._ending:
                 self._ending.begin(ref.worker_id, self._end(mailbox, operation, reason))
-            elif operation == "cancel" and self._context.backend is not None:
-                await ask(self._context.backend.cancel(ref.worker_id, reason))
+            elif operation == "cancel":
+                await self._backend.cancel(ref.worker_id, reason)
             await self._ending.outcome(ref.worker_id)
         return views.lifecycle_ack(ref, mailbox.worker)
 
     async def _end(self, mailbox: Mailbox, operation: Operation, reason: str | None) -> None:
-        name, backend = mailbox.worker.worker_id, self._context.backend
+        name = mailbox.worker.worker_id
         self._restarts.forget(name)
-        await self._cut_spawns(name)
+        await self._cancel_spawns(name)
         await self._creating.over(name)
         await self._restoring.over(name)
         mailbox.dispatch_paused = True
-        answer = BackendAnswer("accepted")
-        if backend is not None:
-            end = backend.cancel if operation == "cancel" else backend.stop
-            answer = await ask(end(name, reason))
+        end = self._backend.cancel if operation == "cancel" else self._backend.stop
+        answer = await end(name, reason)
         decision = partial(decisions.end_worker, operation=operation, answer=answer, reason=reason)
         mailbox.disconnect()
         await mailbox.submit(decision, keep=True)
 
-    async def delete(self, ref: WorkerRef) -> None:
-        """See Runtime."""
-        name = ref.worker_id
-        if not self._context.registry.is_damaged(name):
-            self._context.registry.mailbox(ref)
-        if name not in self._deleting:
-            self._deleting.begin(name, self._delete(name))
-        await self._deleting.outcome(name)
-
-    async def _delete(self, name: WorkerId) -> None:
-        context = self._context
-        mailbox = context.registry.find(name)
-        if mailbox is None or context.registry.is_damaged(name):
-            await context.sequencer.apply(Change(deleted=name), _nothing)
-        else:
-            await mailbox.submit(decisions.delete_worker)
+    def forget(self, name: WorkerId) -> None:
+        """Plan no restart of this Worker any more."""
         self._restarts.forget(name)
-        context.registry.remove(name)
-        context.diagnostics.drop_worker(name)
-        context.pages.forget(name)
-        context.sequencer.forget(name)
-        self.purge(name)
-
-    def purge(self, name: WorkerId) -> None:
-        """Begin to remove what is left of a deleted Worker, which nobody can read any more."""
-        self._purging.begin(name, self._purge(name))
-
-    async def _purge(self, name: WorkerId) -> None:
-        failure = await self._delete_from_backend(name)
-        if name in self._context.diagnostics:  # of an earlier failure
-            await _logged(self._keep_deleted(name), f"{name}: its diagnostic could not be dropped")
-        told = f"{name}: what is left of it can only be removed at the next start"
-        purging = asyncio.ensure_future(_logged(self._purge_store(name), told))
-        try:
-            await asyncio.shield(purging)
-        finally:
-            await asyncio.wait([purging])  # in one transaction with it the store would forget what follows
-            if failure is not None:
-                await _logged(self._keep_failure(name, failure), f"{name}: its diagnostic could not be stored")
-
-    async def _delete_from_backend(self, name: WorkerId) -> str | None:
-        """Have the backend delete what it keeps, and return why it could not, in words for clients."""
-        backend = self._context.backend
-        if backend is None:
-            return None
-        try:
-            await backend.delete(name)
-        except OSError as error:
-            log.warning("%s: the execution backend failed to delete what it keeps: %s", name, error)
-            return error.strerror or UNTOLD
-        except Exception:
-            log.exception("%s: the execution backend failed to delete what it keeps", name)
-            return UNTOLD
-        return None
-
-    async def _keep_deleted(self, name: WorkerId) -> None:
-        """Store again that a Worker is deleted, which has the next start delete it again, and drop its remarks."""
-        diagnostics = self._context.diagnostics
-        await self._context.sequencer.apply(Change(deleted=name), partial(diagnostics.drop_worker, name))
-
-    async def _keep_failure(self, name: WorkerId, failure: str) -> None:
-        context = self._context
-        await self._keep_deleted(name)
-        message = f"the Worker is deleted, but something of it is left: {failure}; the next start tries again"
-        diagnostic = context.sequencer.diagnostic(Diagnostic("worker.delete_failed", "error", message, name))
-        await context.sequencer.apply(
-            Change(diagnostics=(diagnostic,)), partial(context.diagnostics.keep, (diagnostic,))
-        )
-
-    async def _purge_store(self, name: WorkerId) -> None:
-        """Remove what is stored, as far as that is done when the Runtime closes; on a full disk, a little later."""
-        purged = False
-        while not purged and not self._context.closing:
-            try:
-                purged = await self._context.store.purge(name)
-            except StoreFull:
-                await asyncio.sleep(STORE_RETRY_S)
-
-    async def purged(self) -> None:
-        """Wait until nothing is left of the Workers that are deleted by now; no longer than PURGE_S."""
-        with contextlib.suppress(TimeoutError):
-            async with asyncio.timeout(PURGE_S):
-                await self._purging.join()
 
     async def close(self) -> None:
-        """Wait for what was begun, but for no program to be ready; a purge goes on in the next life."""
+        """Cancel spawns that are unanswered, and wait for everything else that was begun."""
         self._restarts.close()
-        await self._cut_spawns(*self._spawning)
-        for works in (self._creating, self._restoring, self._restarting, self._ending, self._deleting):
-            await works.join()
-        await self._purging.cancel()
-
-
-async def _logged(work: Awaitable[None], failure: str) -> None:
-    """Work that nobody waits for; what ends it is for the log."""
-    try:
-        await work
-    except Exception:
-        log.exception(failure)
-
-
-def _nothing() -> None:
-    """What there is to apply in memory where only the store changes."""
+        await self._cancel_spawns(*self._spawning)
+        for tasks in (self._creating, self._restoring, self._restarting, self._ending):
+            await tasks.join()

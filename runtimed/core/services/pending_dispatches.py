@@ -1,4 +1,4 @@
-"""The inputs that are on their way to the backend."""
+"""The dispatches that are neither committed nor withdrawn."""
 
 import asyncio
 from collections import Counter
@@ -7,18 +7,18 @@ from runtimed.model.identity import WorkerId
 
 
 class PendingDispatches:
-    """How many inputs of each Worker a backend was offered that are neither stored nor taken back yet."""
+    """Counts the pending dispatches of each Worker."""
 
     def __init__(self) -> None:
         self._counts: Counter[WorkerId] = Counter()
         self._settled: dict[WorkerId, asyncio.Event] = {}
 
     def add(self, worker_id: WorkerId) -> None:
-        """One more is on its way."""
+        """Count one more."""
         self._counts[worker_id] += 1
 
     def remove(self, worker_id: WorkerId) -> None:
-        """One has come to its end."""
+        """Count one less: it is committed or withdrawn."""
         self._counts[worker_id] -= 1
         if not self._counts[worker_id]:
             del self._counts[worker_id]
@@ -26,6 +26,6 @@ class PendingDispatches:
                 settled.set()
 
     async def settled(self, worker_id: WorkerId) -> None:
-        """Wait until none of this Worker is on its way."""
+        """Wait until the Worker has no pending dispatch."""
         if worker_id in self._counts:
             await self._settled.setdefault(worker_id, asyncio.Event()).wait()

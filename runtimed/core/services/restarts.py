@@ -1,4 +1,4 @@
-"""When what runs a Worker is started again by itself."""
+"""Plan the restarts of Workers whose program was lost."""
 
 import asyncio
 from collections.abc import Callable
@@ -10,12 +10,12 @@ from runtimed.model.identity import WorkerId
 
 FIRST_DELAY_S = 1.0
 MAX_DELAY_S = 60.0
-"""The delay of the first restart and of the longest. It doubles until what was started has run for MAX_DELAY_S."""
+"""The first and the longest delay. It doubles until a restarted program has run for MAX_DELAY_S."""
 
 
 @attrs.define
 class _Planned:
-    """The restart of a Worker that was planned last, in the loop's time; `started` is when it had succeeded."""
+    """The last planned restart of a Worker. Times are the event loop's; `started` is when the restart succeeded."""
 
     at: float
     delay_s: float
@@ -24,14 +24,14 @@ class _Planned:
 
 
 class Restarts:
-    """Owns one timer for each Worker that is to be started again; `restart` is called when it is due."""
+    """One timer for each Worker that is to be restarted. `restart` is called when it is due."""
 
     def __init__(self, restart: Callable[[Mailbox], None]) -> None:
         self._restart = restart
         self._planned: dict[WorkerId, _Planned] = {}
 
     def plan(self, mailbox: Mailbox) -> None:
-        """Have the Worker started again after a delay. Changes nothing where that is planned already."""
+        """Restart the Worker after a delay. Does nothing if that is planned already."""
         loop, name = asyncio.get_running_loop(), mailbox.worker.worker_id
         now, before = loop.time(), self._planned.get(name)
         if before is not None and now < before.at:
@@ -43,16 +43,16 @@ class Restarts:
         self._planned[name] = _Planned(now + delay_s, delay_s, timer)
 
     def note_start(self, worker_id: WorkerId) -> None:
-        """What runs this Worker was started just now. Harmless for one that nothing was planned for."""
+        """Note that the Worker was started just now. Does nothing for one without a planned restart."""
         if planned := self._planned.get(worker_id):
             planned.started = asyncio.get_running_loop().time()
 
     def forget(self, worker_id: WorkerId) -> None:
-        """Start this Worker no more. Harmless for one that nothing is planned for."""
+        """Cancel the planned restart of a Worker. Does nothing for one without."""
         if planned := self._planned.pop(worker_id, None):
             planned.timer.cancel()
 
     def close(self) -> None:
-        """Start nothing any more."""
+        """Cancel all planned restarts."""
         for name in tuple(self._planned):
             self.forget(name)

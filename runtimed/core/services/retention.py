@@ -1,4 +1,4 @@
-"""How long events are kept: what is too old or too much is trimmed in the background, in small Changes."""
+"""Trim events that are too old or too many, in the background, in small Changes."""
 
 import asyncio
 import contextlib
@@ -18,29 +18,29 @@ from runtimed.errors import CursorExpired, RuntimedError, StoreCorrupt, StoreFul
 from runtimed.model.identity import WorkerId
 
 TRIM_BATCH = 250
-"""Events that one Change trims. A thousand, among those of 64 Workers, held up commits for 50 ms."""
+"""Events that one Change trims. With a thousand, for 64 Workers, commits waited for 50 ms."""
 
 SLACK = 16
-"""What exceeds a limit is trimmed until a sixteenth of the limit is free again, so that not every event trims one."""
+"""Trimming goes on until one SLACKth of the limit is free, so that not every new event trims an old one."""
 
 MARKS = 1_000
-"""The precision of expiry, a thousandth of the age that events may have; and so about how many marks are kept."""
+"""The precision of expiry, one thousandth of the maximum age; also about how many marks are kept."""
 
 MIN_PERIOD_S, MAX_PERIOD_S = 1.0, 60.0
-"""How often is looked for what has expired by age, and how soon after a full disk trimming is tried again."""
+"""Bounds of the time between two sweeps for expired events; also the pause after a full disk."""
 
 log = logging.getLogger(__name__)
 
 
 class Retained(Protocol):
-    """Something whose events are retained behind its floor."""
+    """Something whose events are retained after a sequence."""
 
     retained_after: int
 
 
 @contextlib.asynccontextmanager
 async def retained(place: Retained, after: int) -> AsyncIterator[None]:
-    """A read of events behind `after`. Raises CursorExpired where trimming is or gets ahead of it."""
+    """Guard a read of events after the sequence `after`. Raises CursorExpired if trimming overtakes it."""
     if after < place.retained_after:
         raise CursorExpired
     try:
@@ -54,10 +54,10 @@ async def retained(place: Retained, after: int) -> AsyncIterator[None]:
 
 
 class Retention:
-    """Keeps events, runtime events and remarks within the limits, while `run` runs. Listens to its Pipeline.
+    """Keeps events, runtime events and diagnostics within the limits, while `run` runs.
 
-    Readers are told first: a Worker's floor rises before its events go, so that none reads into a gap. `purged` waits
-    until what is left of Workers that are deleted by now is gone.
+    Subscribes to its Sequencer. `retained_after` of a Worker rises before its events are removed, so that no reader
+    meets a gap.
     """
 
     def __init__(
@@ -70,6 +70,7 @@ class Retention:
         clock: Clock,
         purged: Callable[[], Awaitable[None]],
     ) -> None:
+        """Make the service; `purged` waits until nothing is left of the Workers deleted so far."""
         self._store = store
         self._sequencer = sequencer
         self._registry = registry
@@ -78,7 +79,7 @@ class Retention:
         self._clock = clock
         self._purged = purged
         self._crowded: set[WorkerId] = set()
-        self._kept: set[WorkerId] = set()
+        self._untrimmable: set[WorkerId] = set()
         self._marks: list[Mark] = []
         self._forgotten_events = 0
         self._due = asyncio.Event()
@@ -86,22 +87,20 @@ class Retention:
         self._period_s = min(max(limits.max_event_age_s / MARKS, MIN_PERIOD_S), MAX_PERIOD_S)
 
     def publish(self, worker_id: WorkerId, _events: Sequence[EncodedEvent]) -> None:
-        """See Listener."""
         mailbox = self._registry.find(worker_id)
         full = mailbox is not None and mailbox.worker.retained > self._limits.max_events_per_worker
-        if full and worker_id not in self._kept:
+        if full and worker_id not in self._untrimmable:
             self._crowded.add(worker_id)
             self._due.set()
         elif self._is_too_large():
             self._due.set()
 
     def forget(self, worker_id: WorkerId) -> None:
-        """See Listener."""
         self._crowded.discard(worker_id)
-        self._kept.discard(worker_id)
+        self._untrimmable.discard(worker_id)
 
     async def run(self, marks: Sequence[Mark]) -> None:
-        """Trim what is due, again and again, until cancelled. `marks` are those of the store."""
+        """Trim what is due until cancelled. `marks` are those of the store."""
         self._marks = list(marks)
         self._crowded |= {
             mailbox.worker.worker_id
@@ -125,14 +124,14 @@ class Retention:
             try:
                 await self._thin_out(worker_id)
             except StoreCorrupt as error:
-                self._keep_for_good(worker_id, error)
+                self._stop_trimming(worker_id, error)
             self._crowded.discard(worker_id)
         await self._shrink()
         await self._expire()
         await self._forget_surplus()
 
     async def _thin_out(self, worker_id: WorkerId) -> None:
-        """Bring the events of one Worker below their number."""
+        """Bring the number of one Worker's events below its limit."""
         wanted = _lowered(self._limits.max_events_per_worker)
         while (mailbox := self._registry.find(worker_id)) is not None and mailbox.worker.retained > wanted:
             count = min(TRIM_BATCH, mailbox.worker.retained - wanted)
@@ -140,7 +139,7 @@ class Retention:
                 break
 
     async def _shrink(self) -> None:
-        """Bring the events of all Workers below their bytes; those that are deleted go first."""
+        """Bring the bytes of all events below their limit; those of deleted Workers go first."""
         if self._is_too_large():
             await self._purged()
         if not self._is_too_large():
@@ -156,20 +155,22 @@ class Retention:
         return self._store.event_bytes > self._limits.max_event_bytes
 
     async def _expire(self) -> None:
-        """Trim the events of all Workers that are older than they may be, and mark how far they go by now."""
+        """Trim events that are older than allowed, and mark the time of the newest event."""
         now = self._clock.unix_ms()
         expired = [mark for mark in self._marks if mark.unix_ms < now - 1_000 * self._limits.max_event_age_s]
         if expired:
             upto = expired[-1].sequence
             while await self._trim(await self._oldest(upto, TRIM_BATCH)):
                 pass
-            await self._sequencer.apply(Change(forgotten=Forgotten(marks=upto)), partial(self._drop_marks, upto))
+            await self._sequencer.commit_and_apply(
+                Change(forgotten=Forgotten(marks=upto)), partial(self._drop_marks, upto)
+            )
         if self._is_mark_due(now):
             mark = Mark(self._sequencer.head, now)
-            await self._sequencer.apply(Change(mark=mark), partial(self._marks.append, mark))
+            await self._sequencer.commit_and_apply(Change(mark=mark), partial(self._marks.append, mark))
 
     def _is_mark_due(self, now: int) -> bool:
-        """Whether there are events behind the last mark, and it is old enough, or of a clock that was ahead."""
+        """Return whether events follow the last mark, and it is old enough or from a clock that was ahead."""
         if not self._marks:
             return self._sequencer.head > 0
         last = self._marks[-1]
@@ -179,43 +180,51 @@ class Retention:
         self._marks = [mark for mark in self._marks if mark.sequence > upto]
 
     async def _oldest(self, upto: int, count: int) -> Sequence[TrimRange]:
-        """The oldest events of all Workers of which some can be trimmed."""
-        return await self._store.oldest_events(None, upto, count, {*self._kept, *self._registry.damaged})
+        """Return the oldest events of all Workers that can be trimmed."""
+        return await self._store.oldest_events(None, upto, count, {*self._untrimmable, *self._registry.damaged})
 
     async def _trim(self, trim_ranges: Sequence[TrimRange]) -> bool:
-        """Let go of these events; whether any went."""
+        """Trim these events. Returns whether any was trimmed."""
         trimmed = [await self._trim_worker(trim_range) for trim_range in trim_ranges]
         return any(trimmed)
 
     async def _trim_worker(self, trim_range: TrimRange) -> bool:
         mailbox = self._registry.find(trim_range.worker_id)
-        if mailbox is None or trim_range.worker_id in self._kept or self._registry.is_damaged(trim_range.worker_id):
+        if (
+            mailbox is None
+            or trim_range.worker_id in self._untrimmable
+            or self._registry.is_damaged(trim_range.worker_id)
+        ):
             return False
         try:
             state_at = await self._store.state_at(trim_range.worker_id, trim_range.upto)
         except StoreCorrupt as error:
-            self._keep_for_good(trim_range.worker_id, error)
+            self._stop_trimming(trim_range.worker_id, error)
             return False
         self._registry.raise_retained_after(mailbox, trim_range.upto)
         with contextlib.suppress(WorkerNotFound):
             await mailbox.submit(partial(decisions.trim, trim_range=trim_range, state_at=state_at))
         return True
 
-    def _keep_for_good(self, worker_id: WorkerId, error: StoreCorrupt) -> None:
-        """Trim nothing of a Worker of which nobody can tell how it stood, so that the others' turn comes."""
-        self._kept.add(worker_id)
+    def _stop_trimming(self, worker_id: WorkerId, error: StoreCorrupt) -> None:
+        """Stop trimming a Worker whose state cannot be read, so that others are trimmed."""
+        self._untrimmable.add(worker_id)
         log.error("events of %s are not trimmed any more: %s", worker_id, error)
 
     async def _forget_surplus(self) -> None:
-        """Bring remarks and runtime events below their numbers. Not every id of these is that of one: a full disk
-        refuses some, so that the store has to count."""
+        """Bring the numbers of diagnostics and runtime events below their limits.
+
+        A full disk leaves gaps in the ids of runtime events, so the store has to count them.
+        """
         most = self._limits.max_runtime_events
         diagnostics = self._diagnostics.surplus(self._limits.max_diagnostics)
         events = max(0, self._sequencer.newest_runtime_event - most)
         if not diagnostics and events <= self._forgotten_events + most // SLACK:
             return
         forgotten = Forgotten(diagnostics=diagnostics, runtime_events_left=most)
-        await self._sequencer.apply(Change(forgotten=forgotten), partial(self._diagnostics.drop, diagnostics))
+        await self._sequencer.commit_and_apply(
+            Change(forgotten=forgotten), partial(self._diagnostics.drop, diagnostics)
+        )
         self._forgotten_events = events
 
 

@@ -1,4 +1,4 @@
-"""Pages of transcripts that were read lately."""
+"""Recently read pages of transcripts."""
 
 from collections import OrderedDict
 
@@ -9,17 +9,17 @@ Items = tuple[TranscriptItem, ...]
 Key = tuple[WorkerId, int, int, int]
 
 OVERHEAD = 300
-"""The bytes of a page, and of an item, beside its content; about."""
+"""Bytes of a page, and of an item, beside its content; an estimate."""
 
 SHARE = 8
-"""A page that would take more than this part of the room is not kept."""
+"""A page larger than one SHAREth of the cache is not kept."""
 
 
 class TranscriptCache:
-    """Holds at most about `max_bytes`, what was not asked for the longest going first.
+    """Holds about `max_bytes` of pages; the least recently used go first.
 
-    An entry never changes, so that a page holds as long as nothing was added behind it: `total` is how many entries
-    the transcript has.
+    An entry never changes, so a page stays valid as long as its end does not move. `total` is the length of the
+    transcript in entries.
     """
 
     def __init__(self, max_bytes: int) -> None:
@@ -28,7 +28,7 @@ class TranscriptCache:
         self._pages: OrderedDict[Key, tuple[int, Items]] = OrderedDict()
 
     def find(self, worker_id: WorkerId, start: int, limit: int, total: int) -> Items | None:
-        """The page behind `start`, or None where it was not kept."""
+        """Return the page after entry `start`, or None if it is not held."""
         key = _key(worker_id, start, limit, total)
         found = self._pages.get(key)
         if found is None:
@@ -37,7 +37,7 @@ class TranscriptCache:
         return found[1]
 
     def keep(self, worker_id: WorkerId, start: int, limit: int, total: int, items: Items) -> None:
-        """Remember a page."""
+        """Hold a page."""
         size = OVERHEAD + sum(len(item.content) + OVERHEAD for item in items)
         if size * SHARE > self._max_bytes:
             return
@@ -48,7 +48,7 @@ class TranscriptCache:
             self._drop(next(iter(self._pages)))
 
     def forget(self, worker_id: WorkerId) -> None:
-        """Let go of what was read of a Worker."""
+        """Drop all pages of a Worker."""
         for key in [key for key in self._pages if key[0] == worker_id]:
             self._drop(key)
 
@@ -58,5 +58,5 @@ class TranscriptCache:
 
 
 def _key(worker_id: WorkerId, start: int, limit: int, total: int) -> Key:
-    """A page is the same however many entries came behind its end."""
+    """Entries after the end of a page do not change it, so they are no part of its key."""
     return worker_id, start, limit, min(total, start + limit)

@@ -1,4 +1,4 @@
-"""What is shown of a Worker: the catalog's rows as the objects of the contract. Pure."""
+"""Render rows of Workers and entries as objects of the v1 contract. Pure."""
 
 from collections.abc import Iterable
 
@@ -21,7 +21,7 @@ from runtimed.model.worker import (
 
 
 def detail(runtime_id: RuntimeId, worker: Worker, retained_after: int) -> WorkerDetail:
-    """All of a Worker whose events are retained behind `floor`."""
+    """Return a Worker in full. Its events are retained after the sequence `retained_after`."""
     request = worker.request
     return WorkerDetail(
         worker_ref=WorkerRef(runtime_id, worker.worker_id),
@@ -47,7 +47,7 @@ def detail(runtime_id: RuntimeId, worker: Worker, retained_after: int) -> Worker
 
 
 def summary(runtime_id: RuntimeId, worker: Worker) -> WorkerSummary:
-    """A Worker as a row of a list."""
+    """Return a Worker as a row of a list."""
     request = worker.request
     return WorkerSummary(
         worker_ref=WorkerRef(runtime_id, worker.worker_id),
@@ -69,7 +69,7 @@ def summary(runtime_id: RuntimeId, worker: Worker) -> WorkerSummary:
 
 
 def items(ref: WorkerRef, entries: Iterable[Entry]) -> tuple[TranscriptItem, ...]:
-    """Entries of one Worker as the contract shows them."""
+    """Return entries of one Worker as transcript items."""
     return tuple([_item(ref, entry) for entry in entries])
 
 
@@ -79,16 +79,16 @@ def _item(ref: WorkerRef, entry: Entry) -> TranscriptItem:
 
 
 def lifecycle_ack(ref: WorkerRef, worker: Worker) -> LifecycleAck:
-    """The answer to a stop, a cancel and an interrupt: how the Worker stands now."""
+    """Return the answer to a stop, a cancel and an interrupt: the state of the Worker now."""
     return LifecycleAck(ref, worker.status, worker.last_sequence, cursor_of(worker.last_sequence))
 
 
 def snapshot(
     runtime_id: RuntimeId, worker: Worker, sequence: int, entries: Iterable[Entry], state_at: StateAt
 ) -> EventEnvelope:
-    """The first frame of a feed that goes on behind `sequence`; it has the time of the event there.
+    """Return the first frame of a feed that continues after `sequence`.
 
-    Before the first event of the Worker that is the time of its creation.
+    Its time is that of the event with this sequence, or the Worker's creation if there is none.
     """
     cursor, activity = cursor_of(sequence), state_at.activity
     payload = Snapshot(
@@ -103,7 +103,7 @@ def snapshot(
 
 
 def greeting(worker: Worker) -> Greeting:
-    """Who the Worker is. The Runtime knows no model and no context window of it: those are empty and 0."""
+    """Return who the Worker is. The Runtime knows neither its model nor its context window: they are empty and 0."""
     profile = worker.request.profile
     return Greeting(
         worker_name=worker.request.name or worker.worker_id,
@@ -118,7 +118,7 @@ def greeting(worker: Worker) -> Greeting:
 
 
 def _execution(worker: Worker) -> Execution:
-    """As it is; between two runs, where an input waits, it is busy: no input that comes now would run next."""
+    """Show a Worker between two runs as busy if an input is queued: a new input would not run next."""
     if worker.queued and worker.execution.run_state == "idle":
         return attrs.evolve(worker.execution, run_state="busy")
     return worker.execution

@@ -1,4 +1,4 @@
-"""What a Worker is doing: its status, the output it has streamed that is in no entry yet, what it waits for."""
+"""The activity of a Worker: its status, the output in flight, and the pending permission requests."""
 
 import contextlib
 from collections.abc import Callable, Iterable, Iterator, Mapping
@@ -44,7 +44,7 @@ MAX_BLOCKS = 256
 
 @attrs.frozen(eq=False, repr=False)
 class Pieces:
-    """Text that grows at its end: a chain of pieces, so that a long text is not copied for each new one."""
+    """Growing text as a chain of pieces, so that a long text is not copied for each new piece."""
 
     last: str = ""
     before: "Pieces | None" = None
@@ -68,7 +68,7 @@ class Pieces:
 
 @value
 class Prose:
-    """A text or a thought that is being written."""
+    """A text or a thought that is being streamed."""
 
     kind: Literal["text", "thinking"]
     pieces: Pieces = Pieces()
@@ -106,11 +106,10 @@ Block = Prose | ToolCall
 
 @value
 class Activity:
-    """The state that a Worker's events add up to.
+    """The state that the events of a Worker add up to.
 
-    Text stays until its `text_done` makes it an entry, a thought until the run ends, a tool call until its result, a
-    permission until it is resolved; the end of a run clears all. At most MAX_BLOCKS blocks are kept: past that the
-    oldest are forgotten.
+    A text stays until `text_done`, a thought until the run ends, a tool call until its result, a permission request
+    until it is resolved. The end of a run clears everything. At most MAX_BLOCKS blocks are kept; the oldest go first.
     """
 
     status: ActivityStatus = "idle"
@@ -121,32 +120,32 @@ class Activity:
     def of(
         cls, status: ActivityStatus, blocks: Iterable[InFlightBlock], permissions: tuple[Permission, ...]
     ) -> "Activity":
-        """The activity that shows as this: the way back from `in_flight`."""
+        """Return the activity that `in_flight` shows as these blocks."""
         return cls(status, tuple(map(_block, blocks)), permissions)
 
     @property
     def open(self) -> bool:
-        """Whether something was begun that a later event is to end."""
+        """Whether something is in flight or pending."""
         return bool(self.blocks or self.permissions)
 
     @property
     def quiet(self) -> bool:
-        """Whether there is nothing that an observer would have to be told."""
+        """Whether the Worker is idle with nothing in flight or pending."""
         return self.status == "idle" and not self.open
 
     def after(self, payload: Payload) -> "Activity":
-        """The activity behind one more event."""
+        """Return the activity after one more event."""
         step = _STEPS.get(type(payload))
         return self if step is None else step(self, payload)
 
     def in_flight(self) -> InFlight | None:
-        """The open output as the contract shows it, or None where there is none."""
+        """Return the output in flight as the contract shows it, or None."""
         return InFlight(tuple(block.view() for block in self.blocks)) if self.blocks else None
 
     def closing(self, why: str) -> Iterator[Payload]:
-        """The events that end whatever is open, what was said before what was done.
+        """Yield the events that end whatever is in flight: texts and thoughts first, then tool calls.
 
-        `why` is the summary of tool calls that get no result.
+        `why` becomes the result of tool calls that have none.
         """
         for block in sorted(self.blocks, key=lambda block: isinstance(block, ToolCall)):
             yield from block.closing(why)
@@ -159,13 +158,13 @@ def _block(view: InFlightBlock) -> Block:
 
 
 def permission_item(permission: Permission) -> dict[str, Any]:
-    """A permission as the `system_item` that asks for it."""
+    """Return the `system_item` that asks for a permission."""
     fields = attrs.asdict(permission, filter=lambda field, told: field.name != "session_id" or told is not None)
     return {"kind": PERMISSION_REQUEST, **fields}
 
 
 def _permissions(item: Mapping[str, Any]) -> Iterator[Permission]:
-    """The permission in such an item, or none: one from before version 3 of the store may be anything."""
+    """Yield the permission in such an item, if it is one: before version 3 of the store it could be anything."""
     fields = {name: value for name, value in item.items() if name not in {"kind", "options"}}
     with contextlib.suppress(KeyError, TypeError):
         yield Permission(**fields, options=tuple(PermissionOption(**option) for option in item["options"]))

@@ -1,4 +1,4 @@
-"""What a config bundle may hold: the checks of section 5 of the v1 contract, in its order. Pure."""
+"""The rules for config bundles: section 5 of the v1 contract, in its order. Pure."""
 
 import re
 from collections.abc import Mapping
@@ -29,7 +29,7 @@ REFERENCE = re.compile(r"[A-Za-z0-9:_.@+-]+", re.ASCII)
 MAX_BOUNDARY_TEXT = 2_048
 HOST_LOCAL_STARTS = ("/", "~")
 PRIVATE_MARKER = ".yoi"
-"""What no reference may hold, in upper or lower case."""
+"""No reference may contain this, in any case."""
 
 HOST_LOCAL_DRIVE = ":\\"
 HOST_LOCAL_MARKERS = (
@@ -54,7 +54,7 @@ REFERENCE_PREFIXES = {
 
 
 def check_bundle(bundle: ConfigBundle) -> None:
-    """Accept a bundle, or raise for the first thing wrong with it."""
+    """Check a bundle. Raises a RuntimedError that names the first field that breaks a rule."""
     _check_metadata(bundle.metadata)
     _check_boundary_texts(bundle.metadata)
     if bundle.metadata.digest != bundle_digest(bundle):
@@ -66,13 +66,13 @@ def check_bundle(bundle: ConfigBundle) -> None:
 
 
 def check_digest(digest: str, field: str) -> None:
-    """Raises InvalidRequest for text that cannot be a digest."""
+    """Raise InvalidRequest unless `digest` is a digest; the message names the field."""
     if not DIGEST.fullmatch(digest):
         raise InvalidRequest(f"{field}: expected 64 lower-case hex digits")
 
 
 def held(bundles: Mapping[str, ConfigBundle], reference: BundleReference) -> ConfigBundle:
-    """The bundle that is meant. Raises ConfigBundleMissing or ConfigBundleDigestMismatch."""
+    """Return the bundle that is referenced. Raises ConfigBundleMissing or ConfigBundleDigestMismatch."""
     bundle = bundles.get(reference.id)
     if bundle is None:
         raise ConfigBundleMissing
@@ -82,7 +82,7 @@ def held(bundles: Mapping[str, ConfigBundle], reference: BundleReference) -> Con
 
 
 def summary(bundle: ConfigBundle) -> ConfigBundleSummary:
-    """A bundle as a row of a list."""
+    """Return a bundle as a row of a list."""
     metadata = bundle.metadata
     return ConfigBundleSummary(
         id=metadata.id,
@@ -98,12 +98,12 @@ def summary(bundle: ConfigBundle) -> ConfigBundleSummary:
 
 
 def availability(bundle: ConfigBundle) -> Availability:
-    """What is said of a bundle that is held."""
+    """Return the availability of a bundle that is held."""
     return Availability(BundleReference(bundle.metadata.id, bundle.metadata.digest), summary(bundle))
 
 
 def is_host_local(text: str) -> bool:
-    """Whether the text looks like a path or a socket of this host."""
+    """Return whether the text looks like a path or a socket of this host."""
     seen = text.lower().replace("\\", "/")
     marked = any(marker in seen for marker in HOST_LOCAL_MARKERS)
     return marked or HOST_LOCAL_DRIVE in text or seen.startswith(HOST_LOCAL_STARTS)
@@ -128,7 +128,7 @@ def _check_boundary_texts(metadata: BundleMetadata) -> None:
 
 
 def check_selector(selector: ProfileSelector, path: str) -> None:
-    """Raises InvalidProfileSelector for a selector whose value is blank or no boundary text."""
+    """Raise InvalidProfileSelector if the value of a selector is blank or breaks the rules for boundary text."""
     if not isinstance(selector, RuntimeDefaultProfile):
         _check_not_blank(selector.value, f"{path}.value", InvalidProfileSelector)
         _check_boundary(selector.value, f"{path}.value", InvalidProfileSelector)

@@ -1,4 +1,4 @@
-"""What a decision leaves behind: rows to store and events to publish."""
+"""A Change: the rows to store and the events to publish of one decision or several."""
 
 from collections.abc import Mapping, Sequence
 
@@ -18,7 +18,7 @@ from runtimed.model.worker import CreateWorkerRequest, WorkerStatus
 
 @value
 class QueuedInput:
-    """An input that waits its turn: the sequences of its entry and of its event."""
+    """A queued input: the sequence of its transcript entry and that of its event."""
 
     entry: int
     event: int
@@ -26,20 +26,30 @@ class QueuedInput:
 
 @attrs.frozen(eq=False)
 class DispatchOffer:
-    """One offer to the backend of an input that waits. Whatever runs the Worker next is made another."""
+    """One offer of a queued input to the backend. Each offer is an object of its own and is compared by identity."""
 
     input: QueuedInput
 
 
 @value
 class Worker:
-    """A Worker as the catalog and the store hold it.
+    """A Worker's row.
 
-    `last_sequence` is that of its newest event, 0 for none; `since` and `activity` are as in Event, right behind that
-    one. `retained` counts the events that are kept, `floor` is the sequence of the newest that is not, 0 for none.
-    `waiting` are the inputs that the backend is yet to be given, in their order. `awaits_run_end`: an `error` has
-    ended its run, whose `run_end` is missing yet. `created_at_ms` is the Unix time of
-    the creation, `last_event_ms` that of the newest event, which is the creation's while there is none.
+    Attributes:
+        worker_id: Its id.
+        request: The request that created it.
+        status: Running, stopped or cancelled.
+        execution: Whether something runs it, and the last result of the backend.
+        transcript_len: Entries in its transcript.
+        last_sequence: The sequence of its newest event, 0 for none.
+        since: As in Event, right after the newest event.
+        activity: As in Event, right after the newest event.
+        retained_after: The sequence of its newest event that is no longer retained, 0 for none.
+        retained: How many events are retained.
+        queued: The inputs that wait for the current run to end, first to run first.
+        created_at_ms: Unix time of its creation.
+        last_event_ms: Unix time of its newest event, else of its creation.
+        awaits_run_end: An `error` has ended its run, and the `run_end` is still missing.
     """
 
     worker_id: WorkerId
@@ -59,13 +69,13 @@ class Worker:
 
     @property
     def quiet(self) -> bool:
-        """Whether nothing was going on and nothing in flight."""
+        """Whether the Worker is idle with nothing in flight."""
         return self.activity == "idle" and not self.since
 
 
 @value
 class Entry:
-    """One entry of a transcript; `event` is the sequence of the event that told of it, `timestamp_ms` its time."""
+    """A transcript entry. `event` is the sequence of the event that records it, `timestamp_ms` its Unix time."""
 
     worker_id: WorkerId
     sequence: int
@@ -77,12 +87,17 @@ class Entry:
 
 @value
 class Event:
-    """One event, as decided; `timestamp_ms` is the Unix time of the decision.
+    """One decided event, with the state of its Worker right after it: a snapshot can be made at any cursor.
 
-    The rest says how the Worker stood right behind it, so that a snapshot can be made for any cursor: `since` is
-    where to begin reading to know what was in flight (0 when nothing was), then how many entries there were, and
-    what its Activity said. `previous` is the sequence of the Worker's event before this one, 0 for none, so that a
-    missing one shows.
+    Attributes:
+        sequence: Unique in the Runtime, ascending.
+        worker_id: The Worker that it belongs to.
+        timestamp_ms: Unix time of the decision.
+        payload: What happened.
+        since: The sequence at which to begin reading to know what is in flight, 0 if nothing is.
+        transcript_len: Entries in the transcript.
+        activity: What the Worker is doing.
+        previous: The sequence of the Worker's event before this one, 0 for none; a missing event shows by it.
     """
 
     sequence: int
@@ -97,7 +112,7 @@ class Event:
 
 @value
 class EncodedEvent:
-    """An event as it is stored and sent: `payload` is its JSON in UTF-8, encoded once, by the store."""
+    """An event as it is stored and sent. `payload` is JSON in UTF-8, encoded once by the store."""
 
     sequence: int
     worker_id: WorkerId
@@ -107,7 +122,7 @@ class EncodedEvent:
 
 @value
 class StateAt:
-    """How a Worker stood right behind one of its events, and the time of that event, 0 before the first one."""
+    """The state of a Worker right after one of its events. `timestamp_ms` is the event's, 0 before the first one."""
 
     transcript_len: int
     activity: Activity
@@ -125,7 +140,7 @@ class TrimRange:
 
 @value
 class Trim:
-    """Events that are retained no longer, and how the Worker stood right behind them, from where later ones go on."""
+    """Events that are no longer retained, and the state of the Worker right after them."""
 
     trim_range: TrimRange
     state_at: StateAt
@@ -133,7 +148,7 @@ class Trim:
 
 @value
 class NumberedDiagnostic:
-    """A diagnostic that is kept, numbered from 1."""
+    """A stored diagnostic, numbered from 1."""
 
     number: int
     diagnostic: Diagnostic
@@ -141,7 +156,7 @@ class NumberedDiagnostic:
 
 @value
 class Mark:
-    """Every event up to this sequence was published before this time, in milliseconds since 1970."""
+    """Every event up to this sequence was published before this Unix time in milliseconds."""
 
     sequence: int
     unix_ms: int
@@ -149,8 +164,13 @@ class Mark:
 
 @value
 class Forgotten:
-    """What is kept no longer: remarks up to this number, marks up to this sequence, and of the runtime events all but
-    the newest so many."""
+    """What is no longer kept.
+
+    Attributes:
+        diagnostics: Drop diagnostics up to this number.
+        runtime_events_left: Keep only this many of the newest runtime events; None keeps all.
+        marks: Drop marks up to this sequence.
+    """
 
     diagnostics: int = 0
     runtime_events_left: int | None = None
@@ -159,11 +179,20 @@ class Forgotten:
 
 @value
 class Change:
-    """All of it becomes durable, or none.
+    """Rows, events and deletions that become durable together, or not at all.
 
-    `worker` replaces the row of its id. `trim` takes out what it names, and is where the Worker's floor is kept.
-    `deleted` takes out a Worker and its remarks; its entries and events are unreadable from then on, and go with
-    Store.purge.
+    Attributes:
+        worker: Replaces the Worker's row.
+        entries: New transcript entries.
+        events: New events.
+        bundle: Replaces the bundle with its id.
+        diagnostics: New diagnostics.
+        runtime_events: New runtime events.
+        trim: Removes events; the store keeps the state after them.
+        mark: A new mark.
+        deleted: Deletes a Worker and its diagnostics. Its entries and events cannot be read any more; Store.purge
+            removes them.
+        forgotten: What is no longer kept.
     """
 
     worker: Worker | None = None
@@ -180,12 +209,21 @@ class Change:
 
 @value
 class StoredState:
-    """What a store knew when it was opened.
+    """What a store holds when it is opened.
 
-    `head` is the highest sequence, `worker_number` the highest Worker number, `remark_number` and `runtime_event_id`
-    the highest of theirs ever committed. `activities` has the Activity of each Worker that was not quiet.
-    `damaged` says what is wrong with the Workers that cannot be served; one whose row can still be read is in
-    `workers` too. `deleted` are the Workers whose data is not all purged. `marks` and `remarks` are in order.
+    Attributes:
+        runtime_id: The Runtime that it belongs to.
+        head: The highest sequence ever committed.
+        worker_number: The highest Worker number ever committed.
+        workers: The rows of all Workers that can be read.
+        activities: The Activity of each Worker that was not quiet.
+        bundles: The config bundles.
+        diagnostics: The diagnostics, oldest first.
+        diagnostic_number: The highest number of a diagnostic ever committed.
+        runtime_event_id: The highest id of a runtime event ever committed.
+        marks: The marks, oldest first.
+        damaged: Why a Worker cannot be served, by Worker.
+        deleted: Deleted Workers whose data is not fully purged.
     """
 
     runtime_id: RuntimeId

@@ -1,4 +1,4 @@
-"""The next Change of one Worker, while it is being decided."""
+"""Build the next Change of one Worker, decision by decision."""
 
 from collections.abc import Callable
 from typing import Literal, Protocol, TypeVar
@@ -13,36 +13,45 @@ from runtimed.model.transcript import Role
 
 END_OF_RUN = (RunEnd, ErrorRaised, Shutdown)
 MAX_JOINED_TEXT = 16 * 1024
-"""Characters that text deltas waiting for the same commit are joined up to."""
+"""Text deltas in one Change are joined up to this many characters."""
 
 MissingEnd = Literal["none", "awaited", "added"]
-"""Whether a run that an `error` has ended lacks its `run_end`, or got one that its backend did not say."""
+"""Whether the `run_end` of a run that an `error` ended is still awaited, or was added by the Runtime."""
 
 T = TypeVar("T")
 
 
 class Numbering(Protocol):
-    """Gives out what is unique in a Runtime."""
+    """Allots the numbers that are unique in a Runtime."""
 
     def next_sequence(self) -> int:
-        """The next sequence of an event."""
+        """Return the next sequence of an event."""
 
     def runtime_event(
         self, kind: RuntimeEventKind, worker_id: WorkerId | None = None, sequence: int | None = None
     ) -> RuntimeEvent:
-        """The next runtime event, with its id and the time."""
+        """Return a new runtime event with its id and the present time."""
 
     def unix_ms(self) -> int:
-        """The time, in milliseconds since 1970."""
+        """Return the Unix time in milliseconds."""
 
 
 class ChangeBuilder:
-    """Begins with a Worker as it is and collects what decisions make of it; `change` is the outcome.
+    """Starts from a Worker's applied state and collects what decisions make of it; `change` returns the outcome.
 
-    `status`, `execution`, `waiting`, `turn` and `deleted` are there to be assigned; nothing that the Draft was made
-    from is changed. `turn` is the offer of the first input that waits to the backend. `worker` is the row as
-    it was, and from `change` on as it will be. `rulings` are to be told once it is committed. `missing_end` is about
-    the latest run, `says_starts` is whether the backend has said `invoke_start`.
+    Decisions assign `status`, `execution`, `queued`, `offer`, `missing_end` and `deleted`; what the builder started
+    from is not changed.
+
+    Attributes:
+        worker: The row as it was; from `change` on, as it will be.
+        activity: What the Worker is doing.
+        queued: The queued inputs.
+        offer: The pending offer of a queued input to the backend, or None.
+        dispatch_paused: Make no offers.
+        missing_end: Whether the `run_end` of the latest run is missing.
+        says_starts: The backend announces its runs with `invoke_start`.
+        rulings: How permission requests were resolved, by request id; handed out once committed.
+        deleted: The Worker is deleted.
     """
 
     def __init__(
@@ -80,10 +89,18 @@ class ChangeBuilder:
         self._parted = 0
 
     def emit(self, payload: Payload, role: Role | None = None, content: str = "") -> int:
-        """Add an event, with a `role` also the entry that it tells of, and return its sequence.
+        """Add an event and, with a `role`, the transcript entry that it records.
 
-        Text that comes right behind text is added to that event, unless they were parted. What ends a run cancels its
-        permissions first. All events of a Change have one time, and an alert tells that time.
+        Text right after text joins that event, unless `part` came between. The end of a run cancels its permission
+        requests first. All events of a Change have the same time; an alert shows it too.
+
+        Args:
+            payload: What happened.
+            role: The role of the entry, or None for no entry.
+            content: The text of the entry.
+
+        Returns:
+            The sequence of the event.
         """
         self._now = self._now or self._numbering.unix_ms()
         if isinstance(payload, Alert):
@@ -107,15 +124,15 @@ class ChangeBuilder:
         return sequence
 
     def alert(self, level: AlertLevel, message: str) -> None:
-        """Add an alert."""
+        """Add an alert of the Runtime about this Worker."""
         self.emit(Alert(level, "worker", message, self._now))
 
     def part(self) -> None:
-        """Join no text that is to come with text that is there."""
+        """Do not join later text with earlier text."""
         self._parted = len(self._events)
 
     def resolve(self, resolution: PermissionResolution) -> None:
-        """Say how a question was ruled on."""
+        """Add the event that resolves a permission request."""
         item = {"kind": PERMISSION_RESOLVED, "request_id": resolution.request_id, "outcome": resolution.outcome}
         if resolution.option_id is not None:
             item["option_id"] = resolution.option_id
@@ -123,15 +140,15 @@ class ChangeBuilder:
         self.rulings[resolution.request_id] = Ruling(resolution.outcome, resolution.option_id)
 
     def record(self, kind: RuntimeEventKind, sequence: int) -> None:
-        """Add a runtime event that the event with this sequence tells of."""
+        """Add a runtime event; the Worker's event with this sequence records the same."""
         self._runtime_events.append(self._numbering.runtime_event(kind, self.worker.worker_id, sequence))
 
     def trim(self, trim_range: TrimRange, state_at: StateAt) -> None:
         """Let go of the oldest events; `moment` is how the Worker stood right behind them."""
         self._trim = Trim(trim_range, state_at)
 
-    def attempt(self, decide: Callable[["ChangeBuilder"], T]) -> T:
-        """Take a decision; one that raises leaves the Draft as it was."""
+    def apply(self, decide: Callable[["ChangeBuilder"], T]) -> T:
+        """Take a decision. If it raises, the builder is as it was before."""
         before = (self.status, self.execution, self.activity, self.transcript_len)
         place = (self._since, self._last, self._last_ms)
         trim, deleted, last = self._trim, self.deleted, self._events[-1:]
@@ -151,7 +168,7 @@ class ChangeBuilder:
             raise
 
     def change(self) -> Change | None:
-        """What was decided, or None where nothing was."""
+        """Return the Change, or None if nothing changed."""
         before, trim = self.worker, self._trim
         self.worker = Worker(
             before.worker_id,
@@ -179,12 +196,12 @@ class ChangeBuilder:
         return Change(self.worker, self._entries, self._events, runtime_events=self._runtime_events, trim=trim)
 
     def cancel_permissions(self) -> None:
-        """Say of whatever waits for a ruling that nobody wants it any more."""
+        """Cancel all pending permission requests."""
         for permission in self.activity.permissions:
             self.resolve(PermissionResolution(permission.request_id, "cancelled", "runtime"))
 
     def _join(self, text: str) -> bool:
-        """Whether the text could be added to the event before it."""
+        """Join the text with the event before, if possible. Returns whether it was."""
         if len(self._events) <= self._parted:
             return False
         last = self._events[-1]

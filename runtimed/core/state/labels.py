@@ -1,4 +1,4 @@
-"""What people call a Worker: a name and labels, and how they ask for those with some of them. Pure."""
+"""Rules for the names and labels of Workers. Pure."""
 
 import re
 from collections.abc import Mapping
@@ -12,13 +12,13 @@ KEY = re.compile(r"[A-Za-z0-9]([A-Za-z0-9._/-]{0,61}[A-Za-z0-9])?", re.ASCII)
 
 
 def check_name(name: str | None) -> None:
-    """Raises InvalidRequest for a name that is blank, too long or not printable."""
+    """Raise InvalidRequest if a name is blank, too long or not printable."""
     if name is not None and not (name.strip() and len(name) <= MAX_NAME and name.isprintable()):
         raise InvalidRequest(f"name: expected 1 to {MAX_NAME} printable characters, not blank")
 
 
 def check_labels(labels: Mapping[str, str]) -> None:
-    """Raises InvalidRequest for too many labels, or one that is out of bounds."""
+    """Raise InvalidRequest if there are too many labels, or one breaks a rule."""
     if len(labels) > MAX_LABELS:
         raise InvalidRequest(f"labels: expected at most {MAX_LABELS}")
     for key, value in labels.items():
@@ -31,5 +31,5 @@ def check_labels(labels: Mapping[str, str]) -> None:
 
 
 def selects(wanted: Mapping[str, str], labels: Mapping[str, str]) -> bool:
-    """Whether these labels hold all that is wanted."""
+    """Return whether `labels` include all of `wanted`."""
     return wanted.items() <= labels.items()

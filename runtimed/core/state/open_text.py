@@ -1,6 +1,6 @@
-"""How much a backend has streamed that it has not ended yet."""
+"""Count the text that a backend has streamed and not ended."""
 
-from runtimed.core.state.decisions import END_OF_RUN
+from runtimed.core.state.decisions.run_end import END_OF_RUN
 from runtimed.model.event import (
     Payload,
     TextDelta,
@@ -17,7 +17,7 @@ Ending = TextDone | ThinkingDone | ToolCallDone | ToolResult
 
 
 class OpenText:
-    """Counts the characters of the text, the thought and the tool calls that were streamed and not ended yet."""
+    """Counts the characters of texts, thoughts and tool calls in flight."""
 
     __slots__ = ("_by_block", "characters")
 

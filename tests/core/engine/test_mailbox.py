@@ -8,6 +8,7 @@ import pytest
 
 from runtimed.core import Runtime
 from runtimed.core.engine import mailbox as mailboxes
+from runtimed.core.engine import pacing
 from runtimed.model.event import RunEnd, TextDelta
 from runtimed.store.memory import MemoryStore
 from tests.core.conftest import turns
@@ -96,7 +97,7 @@ async def test_output_after_quiet_is_committed_at_once(clock, costly, talk):
     published, say = await talk(costly)
 
     await say("a")
-    clock.now += mailboxes.MAX_REST_S
+    clock.now += pacing.MAX_REST_S
     await say("b")
 
     assert texts(published) == ["a", "b"]
@@ -108,7 +109,7 @@ async def test_a_stream_that_is_slow_for_its_cost_is_never_collected(clock, cost
 
     for token in "tokens at the pace of a model":
         await say(token)
-        clock.now += mailboxes.REST * costly.cost_s + 0.0001
+        clock.now += pacing.REST * costly.cost_s + 0.0001
 
     assert texts(published) == list("tokens at the pace of a model")
 
@@ -117,7 +118,7 @@ async def test_a_stream_that_is_fast_for_its_cost_is_collected_for_the_longest_r
     costly.cost_s = 0.0005
     published, say = await talk(costly)
     step = 0.0005
-    rest = round(mailboxes.MAX_REST_S / step)
+    rest = round(pacing.MAX_REST_S / step)
 
     for _ in range(5 * rest):
         await say("x")
@@ -126,7 +127,7 @@ async def test_a_stream_that_is_fast_for_its_cost_is_collected_for_the_longest_r
     for _ in range(20 * rest):
         await say("x")
         clock.now += step
-    clock.now += mailboxes.MAX_REST_S
+    clock.now += pacing.MAX_REST_S
     await say("y")
 
     assert costly.commits - begun <= 22
@@ -139,7 +140,7 @@ async def test_a_stream_that_has_become_slow_is_collected_no_more(clock, costly,
     for _ in range(200):
         await say("x")
         clock.now += 0.0005
-    clock.now += mailboxes.MAX_REST_S
+    clock.now += pacing.MAX_REST_S
     await say("last")
 
     for _ in range(20):
@@ -155,12 +156,12 @@ async def test_a_fast_stream_that_pauses_is_collected_again_behind_its_first_pie
     for _ in range(200):
         await say("x")
         clock.now += 0.0005
-    clock.now += mailboxes.MAX_REST_S
+    clock.now += pacing.MAX_REST_S
     await say("last")
 
-    clock.now += mailboxes.MAX_REST_S
+    clock.now += pacing.MAX_REST_S
     await say("first")
-    clock.now += mailboxes.MAX_REST_S / 2
+    clock.now += pacing.MAX_REST_S / 2
     await say("second")
 
     assert texts(published)[-1] == "first"
@@ -174,7 +175,7 @@ async def test_what_comes_in_a_rest_is_decided_together_behind_it(clock, costly,
 
     await say("b", "c")
     in_the_rest = texts(published)
-    clock.now += mailboxes.MAX_REST_S
+    clock.now += pacing.MAX_REST_S
     await say("d")
 
     assert in_the_rest == ["a"]
@@ -190,7 +191,7 @@ async def test_what_comes_while_a_change_is_in_flight_is_decided_together(clock,
     await say("a")
     await say("b")
     await say("c")
-    clock.now += mailboxes.MAX_REST_S
+    clock.now += pacing.MAX_REST_S
     held.may.set()
     await turns()
 
@@ -204,7 +205,7 @@ async def test_many_pieces_of_text_that_are_decided_together_become_one_event(cl
     await say("a")
 
     await say(*"many pieces")
-    clock.now += mailboxes.MAX_REST_S
+    clock.now += pacing.MAX_REST_S
     await say(" of text")
 
     assert texts(published) == ["a", "many pieces of text"]
@@ -239,9 +240,9 @@ async def test_one_change_that_took_long_makes_no_long_rest(clock, costly, talk)
     await say("a")
     costly.cost_s = 0.0
 
-    clock.now += mailboxes.REST * mailboxes.USUAL_COST_S + 0.0001
+    clock.now += pacing.REST * pacing.USUAL_COST_S + 0.0001
     await say("b")
-    clock.now += mailboxes.REST * mailboxes.USUAL_COST_S * mailboxes.MAX_RISE + 0.0001
+    clock.now += pacing.REST * pacing.USUAL_COST_S * pacing.MAX_RISE + 0.0001
     await say("c")
 
     assert texts(published) == ["a", "b", "c"]

@@ -7,7 +7,7 @@ import pytest
 
 from runtimed.core import BackendAnswer, Runtime
 from runtimed.core.limits import Limits
-from runtimed.core.services import inputs
+from runtimed.core.services import queue_dispatcher
 from runtimed.errors import (
     InvalidRequest,
     StoreFull,
@@ -212,7 +212,7 @@ async def test_an_input_behind_an_error_waits_on_where_the_run_has_not_ended(
 
 
 async def test_a_backend_that_is_busy_without_a_word_is_asked_again(runtime, puppet, published, monkeypatch):
-    monkeypatch.setattr(inputs, "BUSY_RETRY_S", 0.001)
+    monkeypatch.setattr(queue_dispatcher, "BUSY_RETRY_S", 0.001)
     worker = await runtime.create_worker()
     puppet.dispatched = BackendAnswer("busy")
     assert (await runtime.send_input(worker.worker_ref, patient("hello"))).queued

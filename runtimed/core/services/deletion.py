@@ -1,0 +1,135 @@
+"""Delete Workers, and remove what is left of them in the background."""
+
+import asyncio
+import contextlib
+import logging
+from collections.abc import Awaitable
+from functools import partial
+
+from runtimed.core.engine.backend_client import BackendClient
+from runtimed.core.engine.keyed_tasks import KeyedTasks
+from runtimed.core.engine.mailbox import STORE_RETRY_S
+from runtimed.core.engine.sequencer import Sequencer
+from runtimed.core.engine.worker_registry import WorkerRegistry
+from runtimed.core.ports import Store
+from runtimed.core.services.admission import Admission
+from runtimed.core.services.diagnostics import Diagnostics
+from runtimed.core.services.lifecycle import Lifecycle
+from runtimed.core.services.transcript_cache import TranscriptCache
+from runtimed.core.state import decisions
+from runtimed.core.state.change import Change
+from runtimed.errors import StoreFull
+from runtimed.model.diagnostic import Diagnostic
+from runtimed.model.identity import WorkerId, WorkerRef
+
+PURGE_S = 60.0
+"""How long retention waits for the space of deleted Workers before it trims others."""
+
+log = logging.getLogger(__name__)
+
+
+class Deletion:
+    """Deletes Workers. One small Change deletes a Worker; its rows and files follow in the background."""
+
+    def __init__(
+        self,
+        store: Store,
+        backend: BackendClient,
+        sequencer: Sequencer,
+        registry: WorkerRegistry,
+        diagnostics: Diagnostics,
+        transcripts: TranscriptCache,
+        admission: Admission,
+        lifecycle: Lifecycle,
+    ) -> None:
+        self._store = store
+        self._backend = backend
+        self._sequencer = sequencer
+        self._registry = registry
+        self._diagnostics = diagnostics
+        self._transcripts = transcripts
+        self._admission = admission
+        self._lifecycle = lifecycle
+        self._deleting: KeyedTasks[None] = KeyedTasks()
+        self._purging: KeyedTasks[None] = KeyedTasks()
+
+    async def delete(self, ref: WorkerRef) -> None:
+        """Delete a Worker, as Runtime.delete_worker says."""
+        name = ref.worker_id
+        if not self._registry.is_damaged(name):
+            self._registry.mailbox(ref)
+        if name not in self._deleting:
+            self._deleting.begin(name, self._delete(name))
+        await self._deleting.outcome(name)
+
+    async def _delete(self, name: WorkerId) -> None:
+        mailbox = self._registry.find(name)
+        if mailbox is None or self._registry.is_damaged(name):
+            await self._sequencer.commit_and_apply(Change(deleted=name), _apply_nothing)
+        else:
+            await mailbox.submit(decisions.delete_worker)
+        self._lifecycle.forget(name)
+        self._registry.remove(name)
+        self._diagnostics.drop_worker(name)
+        self._transcripts.forget(name)
+        self._sequencer.forget(name)
+        self.purge(name)
+
+    def purge(self, name: WorkerId) -> None:
+        """Begin to remove what is left of a deleted Worker. Nobody can read it any more."""
+        self._purging.begin(name, self._purge(name))
+
+    async def _purge(self, name: WorkerId) -> None:
+        failure = await self._backend.delete(name)
+        if name in self._diagnostics:  # of an earlier failure
+            await _logged(self._mark_deleted(name), f"{name}: its diagnostic could not be dropped")
+        message = f"{name}: what is left of it can only be removed at the next start"
+        purging = asyncio.ensure_future(_logged(self._purge_store(name), message))
+        try:
+            await asyncio.shield(purging)
+        finally:
+            await asyncio.wait([purging])  # in one transaction with it the store would forget what follows
+            if failure is not None:
+                await _logged(self._record_failure(name, failure), f"{name}: its diagnostic could not be stored")
+
+    async def _mark_deleted(self, name: WorkerId) -> None:
+        """Store once more that a Worker is deleted: the next start deletes it again. Drops its diagnostics."""
+        drop = partial(self._diagnostics.drop_worker, name)
+        await self._sequencer.commit_and_apply(Change(deleted=name), drop)
+
+    async def _record_failure(self, name: WorkerId, failure: str) -> None:
+        await self._mark_deleted(name)
+        message = f"the Worker is deleted, but something of it is left: {failure}; the next start tries again"
+        kept = (self._sequencer.number(Diagnostic("worker.delete_failed", "error", message, name)),)
+        await self._sequencer.commit_and_apply(Change(diagnostics=kept), partial(self._diagnostics.keep, kept))
+
+    async def _purge_store(self, name: WorkerId) -> None:
+        """Remove rows until none is left or the Runtime closes. A full disk delays it."""
+        purged = False
+        while not purged and not self._admission.is_closed:
+            try:
+                purged = await self._store.purge(name)
+            except StoreFull:
+                await asyncio.sleep(STORE_RETRY_S)
+
+    async def purged(self) -> None:
+        """Wait until nothing is left of the Workers deleted so far, at most PURGE_S."""
+        with contextlib.suppress(TimeoutError):
+            async with asyncio.timeout(PURGE_S):
+                await self._purging.join()
+
+    async def close(self) -> None:
+        """Wait for deletions, and break off purges: the next start continues them."""
+        await self._deleting.join()
+        await self._purging.cancel()
+
+
+async def _logged(work: Awaitable[None], failure: str) -> None:
+    try:
+        await work
+    except Exception:
+        log.exception(failure)
+
+
+def _apply_nothing() -> None:
+    """A damaged Worker has no state in memory to change."""
