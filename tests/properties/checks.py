@@ -49,7 +49,9 @@ async def settle(world: World) -> None:
     settled = False
     while not settled:
         await until(lambda: not (works() or unrest(world)), lambda: works() + unrest(world))
-        await asyncio.wait_for(asyncio.gather(*(lane.settled() for lane in world.runtime._catalog)), PATIENCE_S)
+        await asyncio.wait_for(
+            asyncio.gather(*(mailbox.settled() for mailbox in world.runtime._started.registry)), PATIENCE_S
+        )
         settled = not (works() or unrest(world))
     world.disturbed = False
 

@@ -16,6 +16,7 @@ from hypothesis.errors import Flaky
 from hypothesis.stateful import run_state_machine_as_test
 
 from runtimed.core import Runtime
+from runtimed.core import runtime as runtimes
 from runtimed.core.engine import mailbox
 from runtimed.core.engine.sequencer import Sequencer
 from runtimed.core.engine.worker_registry import WorkerRegistry
@@ -209,24 +210,25 @@ def an_input_is_stored_again_when_the_disk_has_room(patch: pytest.MonkeyPatch) -
     wait = mailbox.Mailbox._wait_for_room
 
     def stubborn(self: Any, decided: Any, error: Any) -> None:
-        for proposal in decided:
-            if proposal.committed is not None:  # an input
-                proposal.delay(error)
-                proposal.keep = True
+        for command in decided:
+            if command.committed is not None:  # an input
+                command.report(error)
+                command.keep = True
         wait(self, decided, error)
 
     patch.setattr(mailbox.Mailbox, "_wait_for_room", stubborn)
 
 
-def events_are_trimmed_though_no_floor_was_raised(patch: pytest.MonkeyPatch) -> None:
-    patch.setattr(WorkerRegistry, "raise_floor", lambda self, lane, sequence: None)
+def events_are_trimmed_though_readers_were_not_told(patch: pytest.MonkeyPatch) -> None:
+    patch.setattr(WorkerRegistry, "raise_retained_after", lambda self, mailbox, sequence: None)
 
 
 def a_cut_run_is_left_open(patch: pytest.MonkeyPatch) -> None:
     async def idle(self: Any, state: Any) -> None:
         for worker in state.workers:
-            found = self._context.lane(worker, state.activities.get(worker.worker_id, Activity()))
-            self._catalog.add(found)
+            activity = state.activities.get(worker.worker_id, Activity())
+            found = runtimes._make_mailbox(self._started.sequencer, self._started.queue, worker, activity)
+            self._started.registry.add(found)
             found.disconnect()
 
     patch.setattr(Runtime, "_adopt", idle)
@@ -242,7 +244,7 @@ BREAKS = {
         "has other events",
         "the execution backend failed",
     ],
-    events_are_trimmed_though_no_floor_was_raised: ["is missing", "is not retained any more"],
+    events_are_trimmed_though_readers_were_not_told: ["is missing", "is not retained any more"],
     a_cut_run_is_left_open: ["this does not end"],
 }
 """What is broken, and the complaints by which the machine may have found it."""
