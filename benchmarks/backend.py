@@ -4,8 +4,8 @@ import asyncio
 
 from benchmarks.ticks import Series
 from runtimed.core.ports import Dispatch, EventSink, Spawn
+from runtimed.core.state.backend_answer import BackendAnswer
 from runtimed.model.event import SystemItem
-from runtimed.model.execution import BackendAnswer
 from runtimed.model.identity import WorkerId
 
 ACCEPTED = BackendAnswer("accepted")

@@ -2,6 +2,6 @@
 
 from runtimed.core.ports import Dispatch, EventSink, ExecutionBackend, Spawn, Store
 from runtimed.core.runtime import Runtime
-from runtimed.model.execution import BackendAnswer
+from runtimed.core.state.backend_answer import BackendAnswer
 
 __all__ = ["BackendAnswer", "Dispatch", "EventSink", "ExecutionBackend", "Runtime", "Spawn", "Store"]

@@ -9,9 +9,10 @@ from typing import Protocol
 
 from runtimed.core.limits import Limits
 from runtimed.core.paging import PageSize
+from runtimed.core.state.backend_answer import BackendAnswer
 from runtimed.core.state.change import Change, EncodedEvent, Entry, StateAt, StoredState, TrimRange
 from runtimed.model.event import Payload
-from runtimed.model.execution import BackendAnswer, LossReason
+from runtimed.model.execution import LossReason
 from runtimed.model.identity import RuntimeId, WorkerId
 from runtimed.model.interaction import WorkerInput
 from runtimed.model.permission import Question, Ruling

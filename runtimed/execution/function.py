@@ -5,12 +5,12 @@ import logging
 from collections.abc import Awaitable, Callable
 
 from runtimed.core.ports import Dispatch, EventSink, Spawn
+from runtimed.core.state.backend_answer import BackendAnswer
 from runtimed.execution.complaints import alert
 from runtimed.execution.gate import Gate
 from runtimed.execution.sessions import NOTHING
 from runtimed.execution.tasks import begin, finish
 from runtimed.model.event import ErrorRaised, InvokeStart, RunEnd
-from runtimed.model.execution import BackendAnswer
 from runtimed.model.identity import WorkerId
 from runtimed.model.interaction import WorkerInput
 

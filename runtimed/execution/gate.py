@@ -1,7 +1,7 @@
 """One input at a time: offered, then started or withdrawn, then finished."""
 
 from runtimed.core.ports import Dispatch
-from runtimed.model.execution import BackendAnswer
+from runtimed.core.state.backend_answer import BackendAnswer
 
 HELD = BackendAnswer("accepted")
 BUSY = BackendAnswer("busy", "a run is going on: wait for its run_end")

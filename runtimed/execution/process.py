@@ -11,6 +11,7 @@ import attrs
 
 from runtimed.core.engine.mailbox import RUN_END_S
 from runtimed.core.ports import Dispatch, EventSink, Spawn
+from runtimed.core.state.backend_answer import BackendAnswer
 from runtimed.execution import protocol
 from runtimed.execution.complaints import alert
 from runtimed.execution.executable import located
@@ -26,7 +27,7 @@ from runtimed.execution.supervise import Supervisor, environment
 from runtimed.execution.tasks import begin, finish, ready_in_time
 from runtimed.execution.workspace import Home, Workspaces
 from runtimed.model.event import ErrorRaised, InvokeStart, Payload, RunEnd
-from runtimed.model.execution import BackendAnswer, LossReason
+from runtimed.model.execution import LossReason
 
 MAX_EMITTED = 64
 """How many events are given to the sink at once, so that it can make the program wait."""

@@ -9,6 +9,7 @@ from collections.abc import Awaitable, Callable, Mapping
 import attrs
 
 from runtimed.core.ports import Dispatch, EventSink, ExecutionBackend, Spawn
+from runtimed.core.state.backend_answer import BackendAnswer
 from runtimed.execution.acp import AcpBackend
 from runtimed.execution.echo import EchoBackend
 from runtimed.execution.process import ProcessBackend
@@ -16,7 +17,6 @@ from runtimed.execution.profile import BUILT_IN, ECHO, Profile
 from runtimed.execution.shell import ShellBackend
 from runtimed.execution.supervise import Supervisor
 from runtimed.execution.workspace import Workspaces
-from runtimed.model.execution import BackendAnswer
 from runtimed.model.identity import WorkerId
 from runtimed.model.worker import CreateWorkerRequest, RuntimeDefaultProfile
 

@@ -9,10 +9,10 @@ from typing import Protocol
 import attrs
 
 from runtimed.core.ports import Dispatch, EventSink, Spawn
+from runtimed.core.state.backend_answer import BackendAnswer
 from runtimed.execution.profile import Profile
 from runtimed.execution.silence import WatchedSink
 from runtimed.execution.tasks import finish
-from runtimed.model.execution import BackendAnswer
 from runtimed.model.identity import WorkerId
 
 NOTHING = BackendAnswer("errored", "nothing runs this Worker")

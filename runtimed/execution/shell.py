@@ -11,6 +11,7 @@ import attrs
 import orjson
 
 from runtimed.core.ports import Dispatch, EventSink, Spawn
+from runtimed.core.state.backend_answer import BackendAnswer
 from runtimed.execution.complaints import alert
 from runtimed.execution.driver import TAKE_DEADLINE_S, Shell, ShellFailed, plain
 from runtimed.execution.gate import Gate
@@ -32,7 +33,7 @@ from runtimed.model.event import (
     ToolCallStart,
     ToolResult,
 )
-from runtimed.model.execution import BackendAnswer, LossReason
+from runtimed.model.execution import LossReason
 from runtimed.model.interaction import WorkerInput
 
 TOOL = "shell"

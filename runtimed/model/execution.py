@@ -2,8 +2,6 @@
 
 from typing import Literal
 
-import attrs
-
 from runtimed.model.value import value
 
 BackendState = Literal["unconnected", "connected"]
@@ -37,18 +35,3 @@ class Execution:
     backend: BackendState
     run_state: RunState
     last_result: ExecutionResult | None = None
-
-
-@value
-class BackendAnswer:
-    """The answer of an execution backend to one request.
-
-    Args:
-        outcome: Whether the backend accepted the request.
-        message: For any outcome but `accepted`, what went wrong and what to do about it.
-        restart: In the answer to a spawn, what the core does when the backend loses what it spawned.
-    """
-
-    outcome: Outcome
-    message: str | None = None
-    restart: RestartPolicy = attrs.field(default="never", eq=False)

@@ -12,6 +12,7 @@ import attrs
 import pytest
 
 from runtimed.core.ports import Dispatch, EventSink, ExecutionBackend, Spawn
+from runtimed.core.state.backend_answer import BackendAnswer
 from runtimed.execution import Profile, ProfileRegistry
 from runtimed.execution.acp import AcpBackend
 from runtimed.execution.echo import EchoBackend
@@ -20,7 +21,7 @@ from runtimed.execution.process import ProcessBackend
 from runtimed.execution.shell import ShellBackend
 from runtimed.execution.supervise import Supervisor
 from runtimed.model.event import InvokeStart, Payload, RunEnd, TextDelta, TextDone
-from runtimed.model.execution import BackendAnswer, LossReason
+from runtimed.model.execution import LossReason
 from runtimed.model.identity import worker_id
 from runtimed.model.interaction import WorkerInput
 from runtimed.model.permission import Question, Ruling

@@ -10,10 +10,10 @@ from typing import Any
 import pytest
 
 from runtimed.core import Runtime
+from runtimed.core.state.backend_answer import BackendAnswer
 from runtimed.execution import Profile, ProfileRegistry
 from runtimed.feed import Feed
 from runtimed.model.event import Alert, ErrorRaised, Payload, RunEnd, TextDelta, TextDone, ToolResult
-from runtimed.model.execution import BackendAnswer
 from runtimed.model.interaction import WorkerInput
 from runtimed.model.worker import BuiltinProfile, CreateWorkerRequest
 from runtimed.settings import load

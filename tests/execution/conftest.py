@@ -12,12 +12,12 @@ import attrs
 import pytest
 
 from runtimed.core.ports import Dispatch, Spawn
+from runtimed.core.state.backend_answer import BackendAnswer
 from runtimed.execution import Profile, containment
 from runtimed.execution.containment import Containment
 from runtimed.execution.shell import ShellBackend
 from runtimed.execution.supervise import Supervisor
 from runtimed.model.event import Alert, Payload, RunEnd, TextDelta, TextDone, ToolResult
-from runtimed.model.execution import BackendAnswer
 from runtimed.model.identity import WorkerId, worker_id
 from runtimed.model.interaction import WorkerInput
 from runtimed.model.worker import CreateWorkerRequest

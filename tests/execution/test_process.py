@@ -14,6 +14,7 @@ import attrs
 import pytest
 
 from runtimed.core.ports import Dispatch, Spawn
+from runtimed.core.state.backend_answer import BackendAnswer
 from runtimed.core.state.change import Entry
 from runtimed.execution import Profile
 from runtimed.execution.complaints import MAX_TOLD
@@ -38,7 +39,6 @@ from runtimed.model.event import (
     ToolCallStart,
     Usage,
 )
-from runtimed.model.execution import BackendAnswer
 from runtimed.model.identity import worker_id
 from runtimed.model.interaction import WorkerInput
 from runtimed.model.worker import CreateWorkerRequest

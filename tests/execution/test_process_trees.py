@@ -12,8 +12,8 @@ from typing import Any
 
 import pytest
 
+from runtimed.core.state.backend_answer import BackendAnswer
 from runtimed.execution import containment
-from runtimed.model.execution import BackendAnswer
 
 # Each is a script for a Worker's shell, and how many processes it leaves there at least besides the shell.
 # The number to sleep for is the mark by which the test finds processes that have no environment.

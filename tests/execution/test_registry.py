@@ -7,10 +7,10 @@ from typing import Any
 import pytest
 
 from runtimed.core.ports import Dispatch, EventSink, Spawn
+from runtimed.core.state.backend_answer import BackendAnswer
 from runtimed.execution import Profile, ProfileRegistry
 from runtimed.execution.echo import EchoBackend
 from runtimed.model.event import InvokeStart, RunEnd, TextDelta, TextDone
-from runtimed.model.execution import BackendAnswer
 from runtimed.model.identity import worker_id
 from runtimed.model.interaction import WorkerInput
 from runtimed.model.worker import (

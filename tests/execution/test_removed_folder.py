@@ -12,10 +12,10 @@ import attrs
 import pytest
 
 from runtimed.core.ports import Dispatch, Spawn
+from runtimed.core.state.backend_answer import BackendAnswer
 from runtimed.core.state.change import Entry
 from runtimed.execution import Profile, ProfileRegistry
 from runtimed.model.event import Alert, Payload, RunEnd, TextDelta
-from runtimed.model.execution import BackendAnswer
 from runtimed.model.identity import worker_id
 from runtimed.model.interaction import WorkerInput
 from runtimed.model.worker import BuiltinProfile, CapabilityRequest, CreateWorkerRequest

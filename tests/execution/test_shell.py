@@ -14,12 +14,12 @@ from typing import Any
 
 import pytest
 
+from runtimed.core.state.backend_answer import BackendAnswer
 from runtimed.execution.driver import Shell
 from runtimed.execution.output import MAX_TEXT_BLOCK
 from runtimed.execution.shell import FRESH
 from runtimed.execution.workspace import Home
 from runtimed.model.event import Alert, RunEnd, TextDelta, TextDone, ToolCallDone, ToolResult
-from runtimed.model.execution import BackendAnswer
 
 
 async def test_a_run_tells_of_its_script_its_output_and_its_status(shell: Any) -> None:

@@ -13,7 +13,7 @@ import pytest
 import uvloop
 
 from runtimed.core import Runtime
-from runtimed.core.ports import Answer
+from runtimed.core.state.backend_answer import BackendAnswer
 from runtimed.execution.echo import EchoBackend
 from runtimed.http import make_app
 from runtimed.http.app import DISPATCHER
@@ -344,7 +344,7 @@ async def ask(port: int, data: bytes) -> bytes:
 async def test_a_backend_that_refuses_is_told_in_the_usual_words(both):
     class Refusing(EchoBackend):
         async def dispatch(self, dispatch):
-            return Answer("busy", "later")
+            return BackendAnswer("busy", "later")
 
     async with Runtime(MemoryStore(), Refusing()) as runtime:
         await runtime.create_worker()

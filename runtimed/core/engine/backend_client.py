@@ -5,8 +5,8 @@ import logging
 from collections.abc import Awaitable
 
 from runtimed.core.ports import Dispatch, EventSink, ExecutionBackend, Spawn
+from runtimed.core.state.backend_answer import BackendAnswer
 from runtimed.errors import RuntimeStopped
-from runtimed.model.execution import BackendAnswer
 from runtimed.model.identity import WorkerId
 
 FAILED = "the execution backend failed; the daemon's log has the details"

@@ -13,11 +13,12 @@ from runtimed.core.limits import Limits
 from runtimed.core.ports import Clock, EventRefused
 from runtimed.core.state import decisions
 from runtimed.core.state.activity import INPUT_STARTED, PERMISSION_REQUEST, PERMISSION_RESOLVED, SYSTEM_INPUT
+from runtimed.core.state.backend_answer import BackendAnswer
 from runtimed.core.state.change_builder import ChangeBuilder
 from runtimed.core.state.open_text import OpenText
 from runtimed.errors import RuntimedError, StoreFull
 from runtimed.model.event import Payload, Shutdown, Snapshot, SystemItem, UserMessage
-from runtimed.model.execution import BackendAnswer, LossReason
+from runtimed.model.execution import LossReason
 from runtimed.model.permission import Permission, PermissionOutcome, PermissionResolution, Question, Ruling
 
 RESERVED = (UserMessage, Snapshot, Shutdown)

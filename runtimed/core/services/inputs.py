@@ -15,9 +15,9 @@ from runtimed.core.services.lifecycle import Lifecycle
 from runtimed.core.services.pending_dispatches import PendingDispatches
 from runtimed.core.services.queue_dispatcher import DispatchFactory, QueueDispatcher
 from runtimed.core.state import decisions
+from runtimed.core.state.backend_answer import BackendAnswer
 from runtimed.core.state.change import QueuedInput
 from runtimed.errors import RuntimedError, WorkerExecutionRejected
-from runtimed.model.execution import BackendAnswer
 from runtimed.model.identity import WorkerId, WorkerRef, cursor_of
 from runtimed.model.interaction import InteractionAck, LifecycleAck, WorkerInput
 

@@ -14,9 +14,9 @@ from runtimed.core.ports import Dispatch, Store
 from runtimed.core.services.admission import Admission
 from runtimed.core.services.pending_dispatches import PendingDispatches
 from runtimed.core.state import decisions
+from runtimed.core.state.backend_answer import BackendAnswer
 from runtimed.core.state.change import DispatchOffer, QueuedInput
 from runtimed.errors import RuntimedError, StoreError
-from runtimed.model.execution import BackendAnswer
 from runtimed.model.identity import WorkerId
 from runtimed.model.interaction import InputKind, WorkerInput
 

@@ -4,11 +4,11 @@ import asyncio
 import importlib
 
 from runtimed.core.ports import EventSink, Spawn
+from runtimed.core.state.backend_answer import BackendAnswer
 from runtimed.execution.profile import Profile
 from runtimed.execution.sessions import Session, SessionBackend
 from runtimed.execution.supervise import Supervisor
 from runtimed.execution.workspace import Workspaces
-from runtimed.model.execution import BackendAnswer
 
 NO_LIBRARY = "this daemon was installed without ACP: install runtimed[acp]"
 NO_COMMAND = "the profile has no command: set it to the argv of an ACP agent"

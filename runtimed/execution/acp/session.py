@@ -11,6 +11,7 @@ from typing import Any
 import attrs
 
 from runtimed.core.ports import Dispatch, EventSink, Spawn
+from runtimed.core.state.backend_answer import BackendAnswer
 from runtimed.core.state.change import Entry
 from runtimed.execution.acp.agent import METHOD_NOT_FOUND, AgentFailed, AgentRefused
 from runtimed.execution.acp.inbox import Inbox
@@ -28,7 +29,7 @@ from runtimed.execution.supervise import Supervisor
 from runtimed.execution.tasks import begin, finish, ready_in_time
 from runtimed.execution.workspace import Workspaces
 from runtimed.model.event import InvokeStart, Payload, RunEnd
-from runtimed.model.execution import BackendAnswer, LossReason
+from runtimed.model.execution import LossReason
 
 NO_AGENT = "see whether its command speaks ACP, or lacks an option for that"
 

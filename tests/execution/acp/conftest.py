@@ -10,12 +10,13 @@ from typing import Any
 import pytest
 
 from runtimed.core.ports import Dispatch, Spawn
+from runtimed.core.state.backend_answer import BackendAnswer
 from runtimed.core.state.change import Entry
 from runtimed.execution import Profile
 from runtimed.execution.acp import AcpBackend
 from runtimed.execution.supervise import Supervisor
 from runtimed.model.event import Alert, Payload, RunEnd, SystemItem, TextDelta, ToolResult
-from runtimed.model.execution import BackendAnswer, LossReason
+from runtimed.model.execution import LossReason
 from runtimed.model.identity import WorkerId, worker_id
 from runtimed.model.interaction import WorkerInput
 from runtimed.model.permission import Question, Ruling

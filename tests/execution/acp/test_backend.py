@@ -13,10 +13,10 @@ from typing import Any
 
 import pytest
 
+from runtimed.core.state.backend_answer import BackendAnswer
 from runtimed.execution.acp import inbox, latest
 from runtimed.execution.acp.inbox import MAX_WAITING
 from runtimed.model.event import ErrorRaised, InvokeStart, TextDone, ToolCallArgsDelta, Usage
-from runtimed.model.execution import BackendAnswer
 from runtimed.model.worker import AssistantIntent, RoleIntent, TaskIntent
 
 ACCEPTED = BackendAnswer("accepted")

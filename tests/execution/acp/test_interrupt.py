@@ -8,10 +8,10 @@ from typing import Any
 
 import pytest
 
+from runtimed.core.state.backend_answer import BackendAnswer
 from runtimed.execution.acp import opening
 from runtimed.execution.acp.memory import Memory, keep
 from runtimed.model.event import ErrorRaised
-from runtimed.model.execution import BackendAnswer
 from runtimed.model.worker import TaskIntent
 
 ACCEPTED = BackendAnswer("accepted")

@@ -5,7 +5,7 @@ from typing import Any
 
 import pytest
 
-from runtimed.model.execution import BackendAnswer
+from runtimed.core.state.backend_answer import BackendAnswer
 
 SESSION = "s-1"
 MODES = {

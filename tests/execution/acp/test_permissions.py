@@ -6,8 +6,8 @@ from typing import Any
 
 import pytest
 
+from runtimed.core.state.backend_answer import BackendAnswer
 from runtimed.execution.acp import questions
-from runtimed.model.execution import BackendAnswer
 from runtimed.model.permission import PermissionOption, Ruling
 
 CALL = {"toolCallId": "c1", "title": "Remove x", "kind": "delete", "rawInput": {"path": "x"}, "status": "pending"}

@@ -8,8 +8,8 @@ from typing import Any
 
 import pytest
 
+from runtimed.core.state.backend_answer import BackendAnswer
 from runtimed.execution.acp.memory import recall
-from runtimed.model.execution import BackendAnswer
 from runtimed.model.worker import TaskIntent
 
 ACCEPTED = BackendAnswer("accepted")

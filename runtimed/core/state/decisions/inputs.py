@@ -1,12 +1,13 @@
 """Decide about inputs: take them, queue them, start queued ones."""
 
 from runtimed.core.state.activity import INPUT_STARTED, SYSTEM_INPUT
+from runtimed.core.state.backend_answer import BackendAnswer
 from runtimed.core.state.change import DispatchOffer, QueuedInput
 from runtimed.core.state.change_builder import ChangeBuilder
 from runtimed.core.state.decisions.run_end import add_run_end
 from runtimed.errors import InvalidRequest, WorkerExecutionRejected, WorkerExecutionUnavailable
 from runtimed.model.event import ErrorCode, ErrorRaised, Payload, RunEnd, SystemItem, TextSegment, UserMessage
-from runtimed.model.execution import BackendAnswer, Execution, ExecutionResult, Operation, RunState
+from runtimed.model.execution import Execution, ExecutionResult, Operation, RunState
 from runtimed.model.identity import cursor_of
 from runtimed.model.interaction import WorkerInput
 from runtimed.model.text import is_blank

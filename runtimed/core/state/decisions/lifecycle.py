@@ -1,12 +1,13 @@
 """Decide about the life of a Worker: attach, lose, end, trim, delete."""
 
+from runtimed.core.state.backend_answer import BackendAnswer
 from runtimed.core.state.change import StateAt, TrimRange
 from runtimed.core.state.change_builder import ChangeBuilder
 from runtimed.core.state.decisions.inputs import offer_next_input
 from runtimed.core.state.decisions.run_end import add_run_end, close_open_output, is_run_active
 from runtimed.errors import WorkerRunning
 from runtimed.model.event import ErrorRaised, RunEnd, Shutdown
-from runtimed.model.execution import BackendAnswer, Execution, ExecutionResult, LossReason, Operation, RunState
+from runtimed.model.execution import Execution, ExecutionResult, LossReason, Operation, RunState
 from runtimed.model.worker import WorkerStatus
 
 
