@@ -1,6 +1,6 @@
 #!/bin/sh
-# A Runtime at work: create a Worker, have it run a command, watch it, restart the daemon, and see that nothing is lost.
-# Everything happens in a scratch folder that is removed at the end. Needs runtimed and runtimectl on PATH.
+# Shows a Runtime: creates a Worker, runs a command, watches it, restarts the daemon, and checks that nothing is lost.
+# Everything happens in a scratch folder that is removed at the end. It needs runtimed and runtimectl on the PATH.
 set -eu
 
 scratch=$(mktemp -d)
@@ -66,28 +66,28 @@ say "Send it a command, and watch it from the start until its run ends."
 show runtimectl workers input "$worker" 'echo "hello from $(uname -s)"; cd /tmp; seq 3'
 show runtimectl events tail "$worker" --from-start --until run_end
 
-say "What was said is in the transcript."
+say "The transcript has the input and the output."
 show runtimectl transcript "$worker"
 
 runtimectl events tail "$worker" --from-start --no-follow -o jsonl >"$scratch/before"
 
-say "Kill the daemon without a warning, and start it again on the same folder."
+say "Kill the daemon without warning, and start it again on the same folder."
 printf '$ kill -9 %s\n' "$daemon"
 kill -9 "$daemon"
 wait "$daemon" 2>/dev/null || true
 start_daemon
 
-say "The Runtime, its Worker and its transcript are all there; only the shell itself is gone."
+say "The Runtime, its Worker and its transcript are still there. Only the shell process is gone."
 show runtimectl status
 show runtimectl workers list
 
-say "Every event is there as well, under the same cursor."
+say "Every event is still there too, with the same cursor."
 runtimectl events tail "$worker" --from-start --no-follow -o jsonl >"$scratch/after"
 cmp "$scratch/before" "$scratch/after"
 printf 'before the restart: %s events\nafter the restart:  %s events, byte for byte the same\n' \
     "$(grep -c . "$scratch/before")" "$(grep -c . "$scratch/after")"
 
-say "An observer that had seen the first three goes on at its cursor, with the fourth."
+say "An observer that has seen the first three events resumes at its cursor, with the fourth."
 cursor=$(sed -n 4p "$scratch/after" | sed 's/.*"cursor": *"\([^"]*\)".*/\1/')
 show runtimectl events tail "$worker" --cursor "$cursor" --no-follow
 

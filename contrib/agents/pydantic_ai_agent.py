@@ -1,9 +1,9 @@
-"""A pydantic-ai agent that speaks ACP: it reads and writes files, and runs commands when it is allowed to.
+"""A pydantic-ai agent that speaks ACP. It reads and writes files, and asks before it runs a command.
 
     pip install 'pydantic-ai-harness[acp]' 'pydantic-ai-slim[openai]'
     OPENAI_BASE_URL=… OPENAI_API_KEY=… AGENT_MODEL=… python pydantic_ai_agent.py
 
-It keeps its sessions in the folder `.sessions` of the directory that it is started in, and can go on with them.
+It saves its sessions in the folder `.sessions` of the directory where it starts, and can resume them.
 """
 
 import os
@@ -33,16 +33,16 @@ STORED = TypeAdapter(StoredSession)
 
 
 class FileStore:
-    """Keeps each session in a file."""
+    """Saves each session in a file."""
 
     async def save(self, session_id: str, session: StoredSession) -> None:
-        """Store a session, all of it or nothing."""
+        """Save a session, completely or not at all."""
         new = self._path(session_id).with_suffix(".new")
         new.write_bytes(STORED.dump_json(session))
         new.replace(self._path(session_id))
 
     async def load(self, session_id: str) -> StoredSession | None:
-        """The session that was stored, or None."""
+        """Return the saved session, or None if there is none."""
         path = self._path(session_id)
         return STORED.validate_json(path.read_bytes()) if path.exists() else None
 
@@ -53,7 +53,7 @@ class FileStore:
 
 
 def configure(session: AcpSession) -> AcpSessionConfig[None]:
-    """The tools of a session: those that the client offers."""
+    """Return the configuration of a session, with the tools that the client offers."""
     offered, toolsets = session.client_capabilities, []
     of = {"client": session.client, "session_id": session.session_id, "cwd": session.cwd}
     if offered and offered.fs and offered.fs.read_text_file and offered.fs.write_text_file:

@@ -1,11 +1,11 @@
 #!/usr/bin/env python3
-"""A Worker that keeps notes: a program of the `process` backend, in Python with nothing but its standard library.
+"""A Worker that keeps notes: a program for the backend `process`, which needs only Python's standard library.
 
-    list              all notes
-    find WORD         the notes with a word in them, as a tool call
-    count N           counts to N, a number a second; an interrupt stops it
-    quit              ends the program: the Worker is errored then
-    anything else     is a note, kept in the file notes of the Worker's own directory
+    list              lists all notes
+    find WORD         finds the notes with a word, as a tool call
+    count N           counts to N, one number a second; an interrupt stops it
+    quit              ends the program; the Worker is errored then
+    anything else     is a note, saved in the file `notes` of the Worker's own directory
 
 A profile for it, in the configuration of runtimed:
 
@@ -13,8 +13,8 @@ A profile for it, in the configuration of runtimed:
     backend = "process"
     command = ["/path/to/contrib/process/notebook.py"]
 
-Inputs come on standard input, one JSON object a line. A thread of its own reads them, so that an interrupt is heard
-while a run is going on. What is said goes to standard output, and must be flushed.
+Inputs come on standard input, one JSON object a line. A separate thread reads them, so that an interrupt arrives
+during a run. Output goes to standard output and must be flushed.
 """
 
 import json
@@ -30,7 +30,7 @@ interrupted = threading.Event()
 
 
 def listen():
-    """Hear what the Runtime says; the end of the input is a stop as well."""
+    """Read what the Runtime sends. The end of the input counts as a stop."""
     for line in sys.stdin:
         message = json.loads(line)
         if message["type"] == "interrupt":
@@ -42,7 +42,7 @@ def listen():
 
 
 def say(event, **data):
-    """One event of the feed."""
+    """Print one event of the feed."""
     print(json.dumps({"event": event, "data": data}), flush=True)
 
 
@@ -51,7 +51,7 @@ def notes():
 
 
 def find(word, input_id):
-    """A tool call, which an observer sees beginning and ending."""
+    """Make a tool call: observers see its beginning and its end."""
     say("tool_call_start", id=input_id, name="find")
     say("tool_call_done", id=input_id, name="find", arguments=json.dumps({"word": word}))
     found = [note for note in notes() if word in note]
@@ -60,7 +60,7 @@ def find(word, input_id):
 
 
 def count(number):
-    """Something that takes its time. False where it was interrupted."""
+    """Do something slow. Returns False if it was interrupted."""
     for step in range(1, number + 1):
         print(step, flush=True)
         if interrupted.wait(1):
@@ -69,7 +69,7 @@ def count(number):
 
 
 def answer(message):
-    """Do what an input says; the result of the run."""
+    """Do what an input says, and return the result of the run."""
     command, _, rest = message["content"].partition(" ")
     if message["kind"] == "system":
         print("noted", flush=True)

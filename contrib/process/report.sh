@@ -1,15 +1,15 @@
 #!/bin/sh
-# A Worker that reports on the machine: a program of the `process` backend, in plain shell.
+# A Worker that reports on the machine: a program for the backend `process`, in plain shell.
 #
-# Whatever its input says, it tells the load, the memory and the disk, and how often it was asked. A profile for it, in
+# Whatever its input is, it prints the load, the memory, the disk, and how often it was asked. A profile for it, in
 # the configuration of runtimed:
 #
 #     [profiles."builtin:report"]
 #     backend = "process"
 #     command = ["/path/to/contrib/process/report.sh"]
 #
-# A line that is not a JSON object is text, so most of what a script has to say it can just print. Only the end of the
-# run must be JSON. Interrupts need no answer here, for a run is short; a stop ends the input, and so the loop.
+# A line that is not a JSON object is text, so a script can simply print most of its output. Only the end of the run
+# must be JSON. Interrupts need no handling here because a run is short. A stop ends the input, and so the loop.
 set -u
 
 asked=0

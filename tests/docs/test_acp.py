@@ -37,7 +37,7 @@ BOUNDS = {
 
 @pytest.fixture
 def told(page):
-    return {row.cells[0]: row.cells[1] for row in page("reference/acp.md").section("What an agent hears").rows}
+    return {row.cells[0]: row.cells[1] for row in page("reference/acp.md").section("Bounds").rows}
 
 
 @pytest.mark.parametrize("name", BOUNDS)
@@ -59,7 +59,7 @@ def test_times_are_told_as_they_are(page):
 
 
 def test_each_stop_reason_ends_a_run_as_the_table_says(page):
-    rows = page("reference/acp.md").section("What becomes of what an agent says").rows
+    rows = page("reference/acp.md").section("How an agent's messages become events").rows
     told = {reason: row.codes(1) for row in rows for reason in row.codes() if row.cells[0].startswith("`")}
     assert set(told) == {"end_turn", "cancelled", "max_tokens", "max_turn_requests", "refusal"}
     for reason, codes in told.items():

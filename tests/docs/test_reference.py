@@ -30,7 +30,6 @@ from runtimed.store import folder, salvage
 
 ROUTES = [route for noun in NOUNS for route in noun.routes]
 OPTION = re.compile(r"^-{1,2}[a-z][a-z-]*")
-LINK = re.compile(r"\[[^]]*\]\(([^)]+)\)")
 URL = re.compile(r"\b(?:https?|wss?)://[^\s\"'`)>]+")
 OWN_HOSTS = {"127.0.0.1", "0.0.0.0", "localhost", "HOST"}
 
@@ -263,28 +262,6 @@ def test_everything_in_the_folder_of_a_store_is_named(page):
     database = {f"{folder.DATABASE}{suffix}" for suffix in ("", "-wal", "-shm")}
     others = {folder.BALLAST, f"{folder.DATABASE}{salvage.KEPT}"}
     assert named == {folder.LOCK, folder.TOKEN, folder.WORKERS, *database, *others}
-
-
-def _anchor(title: str) -> str:
-    return re.sub(r"[^\w\- ]", "", title.lower()).replace(" ", "-")
-
-
-def test_links_between_pages_lead_somewhere(pages):
-    anchors = {page.path.resolve(): {_anchor(title) for _, title in page.headings} for page in pages}
-    for page in pages:
-        for target in LINK.findall(page.text):
-            name, _, anchor = target.partition("#")
-            path = (page.path.parent / name).resolve() if name else page.path.resolve()
-            assert path in anchors or (path.suffix == ".svg" and path.is_file()), (
-                f"{page.path.name} links to {target}"
-            )
-            assert not anchor or anchor in anchors[path], f"{page.path.name} links to {target}"
-
-
-def test_every_page_is_reached_from_the_index(pages, page):
-    index = page("index.md")
-    linked = {(index.path.parent / target.partition("#")[0]).resolve() for target in LINK.findall(index.text)}
-    assert linked == {page.path.resolve() for page in pages} - {index.path.resolve()}
 
 
 def test_pages_name_no_host_but_loopback_and_examples(pages):
