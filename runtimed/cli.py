@@ -55,6 +55,11 @@ def _command() -> Any:
         type=click.Choice(RESTORE_POLICIES),
         help="Bring Workers back after a restart: at the start, with their next input, or only when asked. [lazy]",
     )
+    @click.option(
+        "--http-quick-path/--no-http-quick-path",
+        default=None,
+        help="Answer plain HTTP requests without aiohttp's machinery. [on]",
+    )
     @click.option("--log-format", type=click.Choice(["text", "json"]), help="[text on a terminal, else json]")
     @click.option("--log-level", type=click.Choice(LOG_LEVELS), help="[info]")
     @click.option("--check-config", is_flag=True, help="Check the configuration, and exit.")
@@ -82,7 +87,7 @@ def _command() -> Any:
 def _run(flags: dict[str, Any], config: str | None, *, check_config: bool) -> int:
     from runtimed import settings
     from runtimed.errors import ConfigurationError, StartError
-    from runtimed.http.listeners import Address
+    from runtimed.http.server.listeners import Address
 
     try:
         loaded = settings.load(flags, config or settings.config_file())

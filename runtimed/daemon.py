@@ -21,9 +21,9 @@ from runtimed.errors import ConfigurationError
 from runtimed.execution.registry import ProfileRegistry
 from runtimed.execution.supervise import Supervisor
 from runtimed.execution.tasks import begin, finish
-from runtimed.http.app import make_app
-from runtimed.http.listeners import Address, Listeners, passed_by_systemd
-from runtimed.http.server import HttpServer
+from runtimed.http.app import Api
+from runtimed.http.server.http_server import HttpServer
+from runtimed.http.server.listeners import Address, Listeners, passed_by_systemd
 from runtimed.notify import notify
 from runtimed.settings import Settings
 from runtimed.store.folder import StoreFolder
@@ -119,7 +119,7 @@ async def _serve(
     announce: Callable[[str], None],
     stopped: asyncio.Future[None],
 ) -> None:
-    app = make_app(
+    api = Api(
         runtime,
         token=token.text,
         allowed_hosts=(*settings.allow_host, *listeners.hosts),
@@ -129,11 +129,12 @@ async def _serve(
         heartbeat_s=settings.heartbeat_s,
     )
     server = HttpServer(
-        app,
+        api,
         max_connections=settings.max_connections,
         max_unauthenticated_bytes=settings.max_unauthenticated_bytes,
         header_timeout_s=settings.header_timeout_s,
         drain_timeout_s=settings.drain_timeout_s,
+        quick_requests=settings.http_quick_path,
     )
     try:
         await server.start(listeners.sockets)

@@ -3,7 +3,6 @@
 RuntimedError
 ├── RequestError                      the caller should ask differently
 │   ├── InvalidJson                   a body that is not the JSON that was asked for
-│   ├── InvalidQuery
 │   ├── InvalidWorkerId
 │   ├── InvalidRequest
 │   ├── LimitTooLarge
@@ -11,20 +10,11 @@ RuntimedError
 │   ├── InvalidProfileSelector
 │   ├── UnsupportedConfigDeclaration
 │   ├── WrongRuntime
-│   ├── WrongRuntimeCursor
-│   ├── PayloadTooLarge
-│   ├── RequestHeadTooLarge
-│   └── UnsupportedMediaType
-├── AccessError                       the caller may not ask at all
-│   ├── Unauthorized
-│   ├── ForbiddenOrigin
-│   └── MisdirectedRequest
+│   └── WrongRuntimeCursor
 ├── MissingError                      what was asked for is not there
 │   ├── WorkerNotFound
 │   ├── ConfigBundleMissing
-│   ├── PermissionNotFound
-│   ├── NotFound
-│   └── MethodNotAllowed
+│   └── PermissionNotFound
 ├── StateError                        not in this state
 │   ├── RuntimeStopped
 │   ├── WorkerRunning
@@ -43,19 +33,16 @@ RuntimedError
 │   ├── CursorUnknownOrExpired
 │   ├── CursorExpired
 │   ├── WorkerDeleted
-│   ├── ObservationOnly
-│   ├── SocketBroken
 │   ├── UpstreamClosed
 │   └── SerializeFailed
 └── StartError                        the daemon does not start
     ├── ConfigurationError
-    ├── ListenFailed
     ├── StoreInUse
     ├── StoreForeign
     └── StoreUnsupported
 
 A message says what was wrong and what is accepted, in one line. It never holds a token, a secret or a host path
-outside the store.
+outside the store. `runtimed.http.errors` has the errors that only HTTP knows.
 """
 
 from typing import ClassVar
@@ -92,12 +79,6 @@ class InvalidJson(RequestError):
     def __init__(self, problem: str, path: str = "") -> None:
         super().__init__(f"{path}: {problem}" if path else problem)
         self.path = path
-
-
-class InvalidQuery(RequestError):
-    """A query parameter that is unknown, repeated or malformed."""
-
-    code = "invalid_query"
 
 
 class InvalidWorkerId(RequestError):
@@ -155,59 +136,6 @@ class WrongRuntimeCursor(RequestError):
     code = "wrong_runtime_cursor"
 
 
-class PayloadTooLarge(RequestError):
-    """A body above the limit."""
-
-    code = "payload_too_large"
-
-    def __init__(self, maximum: int) -> None:
-        super().__init__(f"the body is too large: expected at most {maximum} bytes")
-        self.maximum = maximum
-
-
-class RequestHeadTooLarge(RequestError):
-    """A request head, or a part of it, above its limit."""
-
-    code = "request_head_too_large"
-
-
-class UnsupportedMediaType(RequestError):
-    """A body that is not plain `application/json`."""
-
-    code = "unsupported_media_type"
-
-
-class AccessError(RuntimedError):
-    """The caller is turned away at the door."""
-
-
-class Unauthorized(AccessError):
-    """No token, or not the right one."""
-
-    code = "unauthorized"
-
-    def __init__(self) -> None:
-        super().__init__("expected the header Authorization: Bearer TOKEN with this Runtime's token")
-
-
-class ForbiddenOrigin(AccessError):
-    """A request that a browser sent."""
-
-    code = "forbidden_origin"
-
-    def __init__(self) -> None:
-        super().__init__("requests from browsers are refused: expected no Origin header")
-
-
-class MisdirectedRequest(AccessError):
-    """A Host that is not this server's."""
-
-    code = "misdirected_request"
-
-    def __init__(self) -> None:
-        super().__init__("the Host header names another server: expected a listen address or an allowed host")
-
-
 class MissingError(RuntimedError):
     """There is no such thing."""
 
@@ -238,25 +166,6 @@ class PermissionNotFound(MissingError):
 
     def __init__(self) -> None:
         super().__init__("no such permission request waits for an answer: it may have been answered, or have expired")
-
-
-class NotFound(MissingError):
-    """An unknown path."""
-
-    code = "not_found"
-
-    def __init__(self) -> None:
-        super().__init__("there is nothing at this path; GET /openapi.json lists the routes")
-
-
-class MethodNotAllowed(MissingError):
-    """A known path asked with another method; `allowed` are those it takes."""
-
-    code = "method_not_allowed"
-
-    def __init__(self, allowed: frozenset[str]) -> None:
-        super().__init__(f"this path takes {', '.join(sorted(allowed))}")
-        self.allowed = allowed
 
 
 class StateError(RuntimedError):
@@ -385,21 +294,6 @@ class WorkerDeleted(FeedError):
         super().__init__("the Worker was deleted")
 
 
-class ObservationOnly(FeedError):
-    """An observer tried to speak."""
-
-    code = "runtime.observation_only"
-
-    def __init__(self) -> None:
-        super().__init__("this socket is for observation only: send nothing but pings and a close")
-
-
-class SocketBroken(FeedError):
-    """What came in on a socket is no WebSocket message, or one that is too long."""
-
-    code = "runtime.websocket_error"
-
-
 class UpstreamClosed(FeedError):
     """The Runtime is shutting down."""
 
@@ -426,15 +320,6 @@ class ConfigurationError(StartError):
     """An option, a variable or the configuration file is wrong."""
 
     code = "configuration"
-
-
-class ListenFailed(StartError):
-    """An address can't be listened on."""
-
-    code = "listen_failed"
-
-    def __init__(self, address: str, why: str) -> None:
-        super().__init__(f"cannot listen on {address}: {why}")
 
 
 class StoreInUse(StartError):

@@ -26,10 +26,15 @@ from runtimed.feed.feed import RING_BYTES
 from runtimed.feed.snapshot import MIN_SNAPSHOT_BYTES
 from runtimed.feed.unread import MAX_UNREAD_BYTES
 from runtimed.http.app import MAX_BODY_BYTES
-from runtimed.http.feed import HEARTBEAT_S
-from runtimed.http.guard import HOST
-from runtimed.http.listeners import ADDRESS_RULE
-from runtimed.http.server import DRAIN_TIMEOUT_S, HEADER_TIMEOUT_S, MAX_CONNECTIONS, MAX_UNAUTHENTICATED_BYTES
+from runtimed.http.server.http_server import (
+    DRAIN_TIMEOUT_S,
+    HEADER_TIMEOUT_S,
+    MAX_CONNECTIONS,
+    MAX_UNAUTHENTICATED_BYTES,
+)
+from runtimed.http.server.listeners import ADDRESS_RULE
+from runtimed.http.streaming.feed import HEARTBEAT_S
+from runtimed.http.web.guard import HOST
 from runtimed.model.identity import RUNTIME_ID
 from runtimed.store.sync import Sync
 from runtimed.wire.converter import is_kind, make_strict_converter
@@ -64,10 +69,12 @@ BUILTIN = "builtin:"
 NO_TEXT = {
     int: "a whole number, without quotes",
     float: "a number, without quotes",
+    bool: "true or false, without quotes",
     tuple[str, ...]: "a list of texts, in brackets",
 }
 """What a text stands for in the environment and in no file."""
 
+FLAGS = {"true": True, "false": False}
 WHOLE = re.compile(r"[0-9]{1,18}", re.ASCII)
 DECIMAL = re.compile(r"[0-9]{1,15}(\.[0-9]{1,9})?", re.ASCII)
 
@@ -118,6 +125,7 @@ class Settings:
     heartbeat_s: float = HEARTBEAT_S
     header_timeout_s: float = HEADER_TIMEOUT_S
     drain_timeout_s: float = DRAIN_TIMEOUT_S
+    http_quick_path: bool = True
 
     @property
     def store_path(self) -> Path | None:
@@ -258,6 +266,7 @@ def _converter() -> Converter:
     made.register_structure_hook_func(is_kind(tuple), _list)
     made.register_structure_hook(int, _whole)
     made.register_structure_hook(float, _decimal)
+    made.register_structure_hook(bool, _flag)
     made.register_structure_hook(str, _text)
     made.register_structure_hook_func(is_kind(Literal), _choice)
     made.register_structure_hook_func(is_kind(dict), _table)
@@ -278,6 +287,14 @@ def _decimal(value: Any, _type: Any) -> float:
     if type(value) not in {int, float} or not abs(value) <= MAX_SECONDS:
         raise _Problem(f"expected a number, at most {MAX_SECONDS:.0f}")
     return float(value)
+
+
+def _flag(value: Any, _type: Any) -> bool:
+    if type(value) is str and value in FLAGS:
+        return FLAGS[value]
+    if type(value) is not bool:
+        raise _Problem(f"expected {' or '.join(FLAGS)}")
+    return value
 
 
 def _list(value: Any, _type: Any) -> tuple[str, ...]:

@@ -151,6 +151,19 @@ def test_the_name_that_it_listens_on_is_a_host_of_its_own(run):
     assert ended(daemon)[0] == 0
 
 
+@pytest.mark.parametrize("option", ["--http-quick-path", "--no-http-quick-path"])
+def test_it_serves_the_same_with_and_without_the_quick_path(run, option):
+    daemon = run(option, "--runtime-id", "here", env=os.environ | {"RUNTIMED_TOKEN": "secret"})
+    address = daemon.stdout.readline().split()[3].removeprefix("http://")
+    head = f"GET /v1/runtime HTTP/1.1\r\nHost: {address}\r\nAuthorization: Bearer secret\r\n"
+    with socket.create_connection(("127.0.0.1", int(address.rpartition(":")[2])), timeout=DEADLINE_S) as client:
+        client.sendall(f"{head}\r\n{head}Connection: close\r\n\r\n".encode())
+        answers = client.makefile("rb").read()
+    daemon.terminate()
+    assert ended(daemon)[0] == 0
+    assert answers.count(b"HTTP/1.1 200 OK\r\n") == answers.count(b'"runtime_id":"here"') == 2
+
+
 def test_a_variable_that_is_no_setting_is_warned_of(run):
     daemon = run(env={**os.environ, "RUNTIMED_STROE": "fs:/x"})
     daemon.stdout.readline()

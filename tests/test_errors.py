@@ -3,6 +3,7 @@
 import pytest
 
 from runtimed import cli, errors
+from runtimed.http import errors as http_errors
 from runtimed.http.errors import status_of
 
 CONTRACT = {
@@ -48,7 +49,14 @@ def test_no_two_errors_share_a_code():
 
 
 def test_the_drawing_shows_the_tree():
-    assert all(f"─ {leaf.__name__}" in (errors.__doc__ or "") for leaf in leaves())
+    drawn = f"{errors.__doc__}{http_errors.__doc__}"
+    assert all(f"─ {leaf.__name__}" in drawn for leaf in leaves())
+
+
+def test_the_tree_without_http_draws_no_error_of_http():
+    own = {leaf for leaf in leaves() if leaf.__module__ == http_errors.__name__}
+    assert own
+    assert not [leaf for leaf in own if f"─ {leaf.__name__}" in (errors.__doc__ or "")]
 
 
 @pytest.mark.parametrize("leaf", leaves())

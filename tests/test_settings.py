@@ -30,6 +30,16 @@ def test_a_flag_goes_before_the_environment_before_the_file_before_the_default(c
     assert load({"max_event_batch_items": 3}).max_event_batch_items == 3
 
 
+def test_a_switch_in_the_environment_is_true_or_false(monkeypatch):
+    assert load({}).http_quick_path is True
+    monkeypatch.setenv("RUNTIMED_HTTP_QUICK_PATH", "false")
+    assert load({}).http_quick_path is False
+    assert load({"http_quick_path": True}).http_quick_path is True
+    monkeypatch.setenv("RUNTIMED_HTTP_QUICK_PATH", "off")
+    with pytest.raises(ConfigurationError, match="http_quick_path: expected true or false"):
+        load({})
+
+
 def test_a_list_in_the_environment_is_separated_by_commas(monkeypatch):
     monkeypatch.setenv("RUNTIMED_LISTEN", "127.0.0.1:1,unix:/tmp/x")
     assert load({}).listen == ("127.0.0.1:1", "unix:/tmp/x")
@@ -62,6 +72,8 @@ def test_a_file_that_was_named_must_be_there(tmp_path):
         ('allow_host = ["http://foo/"]\n', "allow_host: 'http://foo/': expected a host name"),
         ('default_profile = "builtin:nope"\n', "default_profile: there is no profile 'builtin:nope'"),
         ("store = 'fs:\xff'\n", "config.toml: expected TOML in UTF-8"),
+        ('http_quick_path = "false"\n', "config.toml: http_quick_path: expected true or false, without quotes"),
+        ("http_quick_path = 0\n", "http_quick_path: expected true or false"),
         ('log_format = "xml"\n', "log_format: expected one of auto, text, json"),
         ("store = 3\n", "store: expected text"),
         ('store = "sqlite"\n', STORE_RULE),

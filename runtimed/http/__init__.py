@@ -1,5 +1,5 @@
-"""The Runtime over HTTP: the only package that knows aiohttp."""
+"""The Runtime over HTTP: the only package that imports aiohttp."""
 
-from runtimed.http.app import make_app
+from runtimed.http.app import Api, make_app
 
-__all__ = ["make_app"]
+__all__ = ["Api", "make_app"]

@@ -1,26 +1,25 @@
-"""The aiohttp application of a Runtime."""
+"""The HTTP API of a Runtime: all routes, put together."""
 
 import asyncio
-from collections.abc import Awaitable, Callable, Iterable
-from typing import Any
+from collections.abc import Iterable
 
 from aiohttp import hdrs, web
 
 from runtimed.core.runtime import Runtime
-from runtimed.errors import RuntimedError
 from runtimed.feed import Feed
 from runtimed.feed.feed import RING_BYTES
 from runtimed.feed.unread import MAX_UNREAD_BYTES
-from runtimed.http import bundles, feed, operations, permissions, transcripts, workers
-from runtimed.http import runtime as runtime_routes
-from runtimed.http.binder import Bound, expect_nothing
-from runtimed.http.dispatcher import Dispatcher
-from runtimed.http.errors import error_answer
-from runtimed.http.feed import HEARTBEAT_S
-from runtimed.http.guard import Guard
-from runtimed.http.openapi import Document
-from runtimed.http.requests import RequestProtocol
-from runtimed.http.streams import Streams
+from runtimed.http.api import bundles, operations, permissions, transcripts, workers
+from runtimed.http.api import runtime as runtime_routes
+from runtimed.http.streaming import feed
+from runtimed.http.streaming.feed import HEARTBEAT_S
+from runtimed.http.streaming.streams import Streams
+from runtimed.http.web.application import ApiApplication
+from runtimed.http.web.binding import Route, Routes
+from runtimed.http.web.endpoint import Endpoint
+from runtimed.http.web.guard import Guard
+from runtimed.http.web.openapi import Document
+from runtimed.http.web.router import Router
 
 MAX_BODY_BYTES = 8 * 2**20
 
@@ -34,8 +33,53 @@ NOUNS = (
     operations.routes,
 )
 
-DISPATCHER = web.AppKey("dispatcher", Dispatcher)
-"""Where a server finds the routes that it can call without aiohttp's router."""
+REST = "/{path:(?s:.*)}"
+"""Every path below the place where the API is mounted."""
+
+
+class Api(ApiApplication):
+    """The API of a started Runtime. It neither starts nor closes the Runtime.
+
+    Args:
+        runtime: The Runtime.
+        token: What every request must bear. With None, everybody who reaches the socket has full access.
+        allowed_hosts: Accepted in the Host header, besides loopback and the address of the connection.
+        max_body_bytes: The largest body that is accepted.
+        ring_bytes: How much of the newest part of the feed is kept in memory.
+        max_unread_bytes: How much the feed holds for observers that read too slowly, for all of them together.
+        heartbeat_s: How often a WebSocket is pinged, in seconds.
+        nouns: The routes.
+
+    Raises:
+        ValueError: A route declares no verb.
+    """
+
+    def __init__(
+        self,
+        runtime: Runtime,
+        *,
+        token: str | None,
+        allowed_hosts: Iterable[str] = (),
+        max_body_bytes: int = MAX_BODY_BYTES,
+        ring_bytes: int = RING_BYTES,
+        max_unread_bytes: int = MAX_UNREAD_BYTES,
+        heartbeat_s: float = HEARTBEAT_S,
+        nouns: Iterable[Routes] = NOUNS,
+    ) -> None:
+        nouns = tuple(nouns)
+        routes = [route for noun in nouns for route in noun.routes]
+        _check_verbs(routes)
+        self._streams = Streams(Feed(runtime, ring_bytes, max_unread_bytes), heartbeat_s)
+        document = Document.of({noun.tag: noun.routes for noun in nouns})
+        services = {Runtime: runtime, Streams: self._streams, Document: document}
+        parsing = asyncio.Lock()
+        endpoints = [Endpoint(route, services, runtime.limits, max_body_bytes, parsing) for route in routes]
+        super().__init__(Router(endpoints), Guard(token, allowed_hosts))
+
+    async def close(self) -> None:
+        """Admit no more requests, and end every feed. Harmless when repeated."""
+        await super().close()
+        await self._streams.close()
 
 
 def make_app(
@@ -48,66 +92,41 @@ def make_app(
     max_unread_bytes: int = MAX_UNREAD_BYTES,
     heartbeat_s: float = HEARTBEAT_S,
 ) -> web.Application:
-    """An application that serves a started Runtime; serve it, or mount it in another by `add_subapp`.
+    """Return an aiohttp application that serves a started Runtime.
 
-    It neither starts nor closes the Runtime. `token` is what every request must bear; None lets everybody in who
-    reaches the socket. The Host header must name loopback or the address of the connection, with its port, or one of
-    `allowed_hosts`. Feeds are closed when the application shuts down.
+    Serve it by itself, or mount it in another application by `add_subapp`. Feeds end when the application shuts down.
+    The arguments are those of Api.
     """
-    streams = Streams(Feed(runtime, ring_bytes, max_unread_bytes), heartbeat_s)
-    guard = Guard(token, allowed_hosts)
-    services = {
-        Runtime: runtime,
-        Streams: streams,
-        Document: Document.of({noun.tag: noun.routes for noun in NOUNS}),
-    }
-    parsing = asyncio.Lock()
-    routes = [
-        Bound(route, services, runtime.limits, max_body_bytes, parsing) for noun in NOUNS for route in noun.routes
-    ]
-    app = web.Application(middlewares=[_gate(guard)])
-    app.add_routes(map(_route, routes))
-    app[DISPATCHER] = Dispatcher(guard, (bound for bound in routes if bound.bare))
+    api = Api(
+        runtime,
+        token=token,
+        allowed_hosts=allowed_hosts,
+        max_body_bytes=max_body_bytes,
+        ring_bytes=ring_bytes,
+        max_unread_bytes=max_unread_bytes,
+        heartbeat_s=heartbeat_s,
+    )
 
-    async def drain(_app: web.Application) -> None:
-        guard.close()
-        await streams.close()
+    async def serve(request: web.Request) -> web.StreamResponse:
+        resource = request.match_info.route.resource
+        prefix = resource.canonical.removesuffix("/{path}").rstrip("/") if resource is not None else ""
+        return await api.handle(request, request.rel_url.path_safe[len(prefix) :])
 
-    app.on_shutdown.append(drain)
+    async def close(_app: web.Application) -> None:
+        await api.close()
+
+    app = web.Application()
+    for path in ("", REST):
+        app.router.add_route(hdrs.METH_ANY, path, serve, expect_handler=_send_nothing)
+    app.on_shutdown.append(close)
     return app
 
 
-def _route(bound: Bound) -> web.RouteDef:
-    options: dict[str, Any] = {"expect_handler": expect_nothing}
-    if bound.route.method == hdrs.METH_GET:
-        options["allow_head"] = True
-    return web.RouteDef(bound.route.method, bound.route.path, bound.handle, options)
+def _check_verbs(routes: Iterable[Route]) -> None:
+    for route in routes:
+        if route.verb is None:
+            raise ValueError(f"{route.method} {route.path}: the route declares no verb")
 
 
-def _gate(guard: Guard) -> Callable[..., Awaitable[web.StreamResponse]]:
-    @web.middleware
-    async def gate(
-        request: web.Request, handler: Callable[[web.Request], Awaitable[web.StreamResponse]]
-    ) -> web.StreamResponse:
-        try:
-            await guard.admit(request)
-        except RuntimedError as error:
-            refusal = error_answer(error).response()
-            refusal.force_close()
-            return refusal
-        if isinstance(request.protocol, RequestProtocol):
-            request.protocol.admitted()
-        try:
-            response = await handler(request)
-        except Exception as error:  # noqa: BLE001 every error gets its response here
-            response = error_answer(error).response()
-        if _asks_for_more_than_http(request) and not isinstance(response, web.WebSocketResponse):
-            response.force_close()
-        return response
-
-    return gate
-
-
-def _asks_for_more_than_http(request: web.Request) -> bool:
-    """Whether what follows the request is not to be taken for another one."""
-    return request.method == hdrs.METH_CONNECT or request.headers.get(hdrs.UPGRADE, "").lower() == "websocket"
+async def _send_nothing(_request: web.Request) -> None:
+    """Send no `100 Continue` yet: the body reader sends it once the guard has admitted the request."""

@@ -1,31 +1,147 @@
-"""The one place where errors become answers."""
+"""The errors that only HTTP knows, and the status of every error.
 
-import logging
-
-from aiohttp import web
+RequestError
+├── InvalidQuery                      a query parameter that is unknown, repeated or malformed
+├── PayloadTooLarge                   a body above the limit
+├── RequestHeadTooLarge               a request head, or a part of it, above its limit
+└── UnsupportedMediaType              a body that is not plain `application/json`
+AccessError                           the guard refuses the request
+├── Unauthorized                      no token, or a wrong one
+├── ForbiddenOrigin                   a request from a browser
+└── MisdirectedRequest                a Host that is not this server's
+MissingError
+├── NotFound                          an unknown path
+└── MethodNotAllowed                  a known path with another method
+FeedError
+├── ObservationOnly                   an observer sent a message
+└── SocketBroken                      an invalid WebSocket message
+StartError
+└── ListenFailed                      an address cannot be listened on
+"""
 
 from runtimed import errors
-from runtimed.http.responses import Answer
-from runtimed.wire.converter import encode
-from runtimed.wire.envelopes import ErrorDetail, ErrorResponse
+from runtimed.errors import FeedError, MissingError, RequestError, RuntimedError, StartError
 
-STATUSES: dict[type[errors.RuntimedError], int] = {
-    errors.RequestError: 400,
-    errors.PayloadTooLarge: 413,
-    errors.RequestHeadTooLarge: 431,
-    errors.UnsupportedMediaType: 415,
-    errors.Unauthorized: 401,
-    errors.ForbiddenOrigin: 403,
-    errors.MisdirectedRequest: 421,
-    errors.MissingError: 404,
-    errors.MethodNotAllowed: 405,
+
+class InvalidQuery(RequestError):
+    """A query parameter that is unknown, repeated or malformed."""
+
+    code = "invalid_query"
+
+
+class PayloadTooLarge(RequestError):
+    """A body above the limit."""
+
+    code = "payload_too_large"
+
+    def __init__(self, maximum: int) -> None:
+        super().__init__(f"the body is too large: expected at most {maximum} bytes")
+        self.maximum = maximum
+
+
+class RequestHeadTooLarge(RequestError):
+    """A request head, or a part of it, above its limit."""
+
+    code = "request_head_too_large"
+
+
+class UnsupportedMediaType(RequestError):
+    """A body that is not plain `application/json`."""
+
+    code = "unsupported_media_type"
+
+
+class AccessError(RuntimedError):
+    """The caller is turned away at the door."""
+
+
+class Unauthorized(AccessError):
+    """No token, or not the right one."""
+
+    code = "unauthorized"
+
+    def __init__(self) -> None:
+        super().__init__("expected the header Authorization: Bearer TOKEN with this Runtime's token")
+
+
+class ForbiddenOrigin(AccessError):
+    """A request that a browser sent."""
+
+    code = "forbidden_origin"
+
+    def __init__(self) -> None:
+        super().__init__("requests from browsers are refused: expected no Origin header")
+
+
+class MisdirectedRequest(AccessError):
+    """A Host that is not this server's."""
+
+    code = "misdirected_request"
+
+    def __init__(self) -> None:
+        super().__init__("the Host header names another server: expected a listen address or an allowed host")
+
+
+class NotFound(MissingError):
+    """An unknown path."""
+
+    code = "not_found"
+
+    def __init__(self) -> None:
+        super().__init__("there is nothing at this path; GET /openapi.json lists the routes")
+
+
+class MethodNotAllowed(MissingError):
+    """A known path asked with another method; `allowed` are those it takes."""
+
+    code = "method_not_allowed"
+
+    def __init__(self, allowed: frozenset[str]) -> None:
+        super().__init__(f"this path takes {', '.join(sorted(allowed))}")
+        self.allowed = allowed
+
+
+class ObservationOnly(FeedError):
+    """An observer tried to speak."""
+
+    code = "runtime.observation_only"
+
+    def __init__(self) -> None:
+        super().__init__("this socket is for observation only: send nothing but pings and a close")
+
+
+class SocketBroken(FeedError):
+    """What came in on a socket is no WebSocket message, or one that is too long."""
+
+    code = "runtime.websocket_error"
+
+
+class ListenFailed(StartError):
+    """An address can't be listened on."""
+
+    code = "listen_failed"
+
+    def __init__(self, address: str, why: str) -> None:
+        super().__init__(f"cannot listen on {address}: {why}")
+
+
+STATUSES: dict[type[RuntimedError], int] = {
+    RequestError: 400,
+    PayloadTooLarge: 413,
+    RequestHeadTooLarge: 431,
+    UnsupportedMediaType: 415,
+    Unauthorized: 401,
+    ForbiddenOrigin: 403,
+    MisdirectedRequest: 421,
+    MissingError: 404,
+    MethodNotAllowed: 405,
     errors.StateError: 409,
     errors.Unavailable: 503,
     errors.StoreError: 500,
     errors.StoreFull: 507,
     errors.StatePoisoned: 500,
     errors.Internal: 500,
-    errors.FeedError: 400,
+    FeedError: 400,
     errors.CursorUnknownOrExpired: 410,
     errors.CursorExpired: 410,
     errors.WorkerDeleted: 404,
@@ -34,32 +150,7 @@ STATUSES: dict[type[errors.RuntimedError], int] = {
 }
 """A class that is not here has the status of its nearest ancestor that is."""
 
-log = logging.getLogger(__name__)
 
-
-def status_of(kind: type[errors.RuntimedError]) -> int:
-    """The HTTP status of an error class."""
+def status_of(kind: type[RuntimedError]) -> int:
+    """Return the HTTP status of an error class."""
     return next(STATUSES[ancestor] for ancestor in kind.__mro__ if ancestor in STATUSES)
-
-
-def error_answer(error: Exception) -> Answer:
-    """The answer that tells of any exception of a handler; what nobody foresaw is logged and `internal`."""
-    known = _known(error)
-    headers = {}
-    if isinstance(known, errors.Unauthorized):
-        headers["WWW-Authenticate"] = "Bearer"
-    if isinstance(known, errors.MethodNotAllowed):
-        headers["Allow"] = ", ".join(sorted(known.allowed))
-    body = ErrorResponse(ErrorDetail(known.code, known.message))
-    return Answer(encode(body), status_of(type(known)), headers)
-
-
-def _known(error: Exception) -> errors.RuntimedError:
-    if isinstance(error, errors.RuntimedError):
-        return error
-    if isinstance(error, web.HTTPNotFound):
-        return errors.NotFound()
-    if isinstance(error, web.HTTPMethodNotAllowed):
-        return errors.MethodNotAllowed(frozenset(error.allowed_methods))
-    log.error("a request failed", exc_info=error)
-    return errors.Internal()

@@ -18,8 +18,8 @@ from runtimed import cli, errors
 from runtimed.execution.profile import BUILT_IN, Profile
 from runtimed.http.app import NOUNS
 from runtimed.http.errors import status_of
-from runtimed.http.openapi import EVERYWHERE, WITH_BODY
-from runtimed.http.sockets import CLOSE_CODES
+from runtimed.http.streaming.sockets import CLOSE_CODES
+from runtimed.http.web.openapi import EVERYWHERE, WITH_BODY
 from runtimed.model import bundle, execution, interaction, permission, runtime, transcript, worker
 from runtimed.model.bundle import DeclarationKind
 from runtimed.model.diagnostic import Diagnostic, FeedDiagnosticCode

@@ -11,14 +11,14 @@ import aiohttp
 import attrs
 import pytest
 from aiohttp.test_utils import BaseTestServer, TestClient
-from aiohttp.web import Application, BaseRequest
+from aiohttp.web import BaseRequest
 from pytest_aiohttp import AiohttpClient
 from yarl import URL
 
 from runtimed.core import Runtime
 from runtimed.execution.registry import ProfileRegistry
-from runtimed.http import make_app
-from runtimed.http.server import HttpServer
+from runtimed.http import Api
+from runtimed.http.server.http_server import HttpServer
 from runtimed.store.folder import StoreFolder
 from runtimed.store.memory import MemoryStore
 
@@ -38,15 +38,17 @@ class Served:
 
 
 class OwnServer(BaseTestServer):
-    """An application behind the Runtime's own server, for `aiohttp_client`. Paths and whole URLs may be requested.
+    """The API behind the Runtime's own server, for `aiohttp_client`. Paths and whole URLs may be requested.
 
     Of what is written to a connection the kernel takes about `send_bytes`, by default as much as it likes.
     """
 
-    def __init__(self, app: Application, send_bytes: int | None = None, **options: Any) -> None:
+    quick_requests = True
+
+    def __init__(self, api: Api, send_bytes: int | None = None, **options: Any) -> None:
         super().__init__()
         self.send_bytes = send_bytes
-        self.server = HttpServer(app, **options)
+        self.server = HttpServer(api, **{"quick_requests": self.quick_requests, **options})
 
     async def start_server(self, *_: Any, **__: Any) -> None:
         if self._root is None:
@@ -77,8 +79,8 @@ class OwnServer(BaseTestServer):
 @asynccontextmanager
 async def serving(runtime: Runtime, server_options=None, **options) -> AsyncIterator[Served]:
     """A server that a test opens and closes by itself."""
-    app = make_app(runtime, token=TOKEN, **options)
-    async with OwnServer(app, **(server_options or {})) as server, aiohttp.ClientSession(headers=BEARER) as client:
+    api = Api(runtime, token=TOKEN, **options)
+    async with OwnServer(api, **(server_options or {})) as server, aiohttp.ClientSession(headers=BEARER) as client:
         yield server.serves(runtime, client)
 
 
@@ -110,7 +112,14 @@ async def clock(monkeypatch: pytest.MonkeyPatch) -> Clock:
     return clock
 
 
+@pytest.fixture(params=[True, False], ids=["quick", "aiohttp"])
+def quick(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> bool:
+    """Run a test twice: with plain requests answered at once, and with aiohttp answering every request."""
+    monkeypatch.setattr(OwnServer, "quick_requests", request.param)
+    return bool(request.param)
+
+
 @pytest.fixture
-async def served(runtime: Runtime, aiohttp_client: AiohttpClient) -> Served:
-    server = OwnServer(make_app(runtime, token=TOKEN))
+async def served(runtime: Runtime, aiohttp_client: AiohttpClient, quick: bool) -> Served:
+    server = OwnServer(Api(runtime, token=TOKEN))
     return server.serves(runtime, await aiohttp_client(server, headers=BEARER))

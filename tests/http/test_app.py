@@ -70,7 +70,7 @@ async def test_observers_are_told_when_it_shuts_down(runtime):
 
 async def test_an_observer_that_does_not_read_cannot_hold_up_the_end(runtime, monkeypatch):
     for module in ("streams", "sockets"):
-        monkeypatch.setattr(f"runtimed.http.{module}.CLOSE_TIMEOUT_S", 0.2)
+        monkeypatch.setattr(f"runtimed.http.streaming.{module}.CLOSE_TIMEOUT_S", 0.2)
     async with serving(runtime, {"drain_timeout_s": 0.2}) as served:
         async with served.client.post(f"{served.url}/v1/workers", json={}) as answer:
             worker_id = (await answer.json())["worker"]["worker_id"]

@@ -19,23 +19,23 @@ def replace(owner: Any, name: str, make: Callable[[Any], Any]) -> None:
 
 def pings() -> None:
     """Observers are not pinged."""
-    from runtimed.http.sockets import FeedSocket
+    from runtimed.http.streaming.sockets import FeedSocket
 
     replace(FeedSocket, "beat", lambda _: lambda *_, **__: None)
 
 
 def acknowledgements() -> None:
     """What the reader of an event stream does not acknowledge is sent to it again and again."""
-    from runtimed.http import events
+    from runtimed.http.streaming import server_sent_events
 
-    replace(events, "_expect_acknowledgements", lambda _: lambda *_: None)
+    replace(server_sent_events, "_expect_acknowledgements", lambda _: lambda *_: None)
 
 
 def settling() -> None:
     """Who is heard of is asked before what came is read."""
-    from runtimed.http.pulse import Pulse
+    from runtimed.http.streaming.heartbeat import Heartbeat
 
-    replace(Pulse, "_settle", lambda _: lambda self, due: self._beat(due))
+    replace(Heartbeat, "_settle", lambda _: lambda self, due: self._beat(due))
 
 
 def leniency() -> None:
@@ -47,7 +47,7 @@ def leniency() -> None:
 
 def bounded_buffers() -> None:
     """What an observer does not read is kept for it without a bound."""
-    from runtimed.http.requests import RequestProtocol
+    from runtimed.http.server.connection import Connection
 
     def make(old: Callable[..., None]) -> Callable[..., None]:
         def connection_made(self: Any, transport: Any) -> None:
@@ -56,7 +56,7 @@ def bounded_buffers() -> None:
 
         return connection_made
 
-    replace(RequestProtocol, "connection_made", make)
+    replace(Connection, "connection_made", make)
 
 
 def replay() -> None:
@@ -96,7 +96,7 @@ def patience() -> None:
 
 def quiet() -> None:
     """A connection that can't be taken in is tried again at once, and logged each time."""
-    from runtimed.http import acceptor
+    from runtimed.http.server import acceptor
 
     for name in ("PAUSE_S", "SILENCE_S"):
         replace(acceptor, name, lambda _: 0)
@@ -104,14 +104,14 @@ def quiet() -> None:
 
 def recovery() -> None:
     """When a connection can't be taken in, none is any more."""
-    from runtimed.http.acceptor import Acceptor
+    from runtimed.http.server.acceptor import Acceptor
 
     replace(Acceptor, "_wait", lambda _: lambda self, _error: self._loop.remove_reader(self._sock))
 
 
 def farewell() -> None:
     """Observers are not told of the end: their connections are closed, and no more."""
-    from runtimed.http import sockets
+    from runtimed.http.streaming import sockets
 
     async def silent(request: Any, *_: object) -> None:
         request.transport.abort()
@@ -121,7 +121,7 @@ def farewell() -> None:
 
 def drain_limit() -> None:
     """The end waits until every observer has left."""
-    from runtimed.http.streams import Streams
+    from runtimed.http.streaming.streams import Streams
 
     async def close(self: Any) -> None:
         await self._idle.wait()

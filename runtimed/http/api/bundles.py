@@ -1,0 +1,49 @@
+"""Routes of config bundles."""
+
+from runtimed.core.runtime import Runtime
+from runtimed.errors import (
+    ConfigBundleDigestMismatch,
+    ConfigBundleMissing,
+    InvalidProfileSelector,
+    InvalidRequest,
+    RuntimeStopped,
+    StoreFull,
+    UnsupportedConfigDeclaration,
+)
+from runtimed.http.web.binding import Routes
+from runtimed.model.worker import BundleReference
+from runtimed.wire import routes as paths
+from runtimed.wire.envelopes import AvailabilityResponse, BundlesResponse, PutBundleRequest
+
+routes = Routes("config bundles")
+
+
+@routes.get(paths.BUNDLES, "read")
+def list_bundles(runtime: Runtime) -> BundlesResponse:
+    """List the stored config bundles, by id."""
+    return BundlesResponse(runtime.bundles())
+
+
+@routes.post(
+    paths.BUNDLES,
+    "bundles",
+    raises=(
+        InvalidRequest,
+        ConfigBundleDigestMismatch,
+        InvalidProfileSelector,
+        UnsupportedConfigDeclaration,
+        RuntimeStopped,
+        StoreFull,
+    ),
+)
+async def put_bundle(runtime: Runtime, body: PutBundleRequest) -> AvailabilityResponse:
+    """Store a config bundle. It replaces one with the same id."""
+    return AvailabilityResponse(await runtime.put_bundle(body.bundle))
+
+
+@routes.get(
+    paths.BUNDLE_AVAILABILITY, "read", raises=(InvalidRequest, ConfigBundleMissing, ConfigBundleDigestMismatch)
+)
+def get_bundle_availability(runtime: Runtime, bundle_id: str, digest: str) -> AvailabilityResponse:
+    """Check that a config bundle is stored with this digest."""
+    return AvailabilityResponse(runtime.bundle_availability(BundleReference(bundle_id, digest)))

@@ -1,0 +1,44 @@
+"""Routes of permission requests: list and answer them."""
+
+from runtimed.core.runtime import Runtime
+from runtimed.errors import (
+    InvalidRequest,
+    InvalidWorkerId,
+    PermissionNotFound,
+    RuntimeStopped,
+    StoreFull,
+    WorkerNotFound,
+)
+from runtimed.http.web.binding import Routes
+from runtimed.model.permission import PermissionAnswer
+from runtimed.wire import routes as paths
+from runtimed.wire.envelopes import AllPermissionsResponse, PermissionResponse, PermissionsResponse
+
+routes = Routes("permissions")
+
+
+@routes.get(paths.PERMISSIONS, "read")
+def list_all_permissions(runtime: Runtime) -> AllPermissionsResponse:
+    """List the pending permission requests of all Workers, by Worker, oldest first."""
+    return AllPermissionsResponse(runtime.all_permissions())
+
+
+@routes.get(paths.WORKER_PERMISSIONS, "read", raises=(InvalidWorkerId, WorkerNotFound))
+def list_permissions(runtime: Runtime, worker_id: str) -> PermissionsResponse:
+    """List the pending permission requests of a Worker, oldest first."""
+    return PermissionsResponse(runtime.permissions(runtime.ref(worker_id)))
+
+
+@routes.post(
+    paths.WORKER_PERMISSION,
+    "answer",
+    raises=(InvalidWorkerId, InvalidRequest, WorkerNotFound, PermissionNotFound, RuntimeStopped, StoreFull),
+)
+async def answer_permission(
+    runtime: Runtime, worker_id: str, request_id: str, answer: PermissionAnswer
+) -> PermissionResponse:
+    """Answer a permission request with one of its options, or cancel it. The first answer counts."""
+    if (answer.option_id is None) == (answer.outcome is None):
+        raise InvalidRequest('expected either option_id, or the outcome "cancelled"')
+    ref = runtime.ref(worker_id)
+    return PermissionResponse(await runtime.answer_permission(ref, request_id, answer.option_id))

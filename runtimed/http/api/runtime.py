@@ -1,0 +1,46 @@
+"""Routes of the Runtime itself."""
+
+from typing import Annotated
+
+from runtimed.core.runtime import Runtime
+from runtimed.errors import LimitTooLarge
+from runtimed.http.web.binding import Routes
+from runtimed.http.web.query import Number
+from runtimed.wire import routes as paths
+from runtimed.wire.envelopes import CheckResponse, DiagnosticsResponse, RuntimeEventsResponse, RuntimeResponse
+
+routes = Routes("runtime")
+
+
+@routes.get(paths.RUNTIME, "read")
+def get_runtime(runtime: Runtime) -> RuntimeResponse:
+    """Get the identity, the counts and the limits of the Runtime."""
+    return RuntimeResponse(runtime.summary())
+
+
+@routes.get(paths.RUNTIME_EVENTS, "read", raises=(LimitTooLarge,))
+async def list_runtime_events(
+    runtime: Runtime,
+    after: Annotated[int, Number()] = 0,
+    limit: Annotated[int | None, Number(minimum=1, limit="max_event_batch_items")] = None,
+) -> RuntimeEventsResponse:
+    """List the events of the Runtime and of its Workers' lifecycle whose id is greater than `after`."""
+    newest = runtime.newest_runtime_event
+    found = tuple(await runtime.runtime_events(after, limit))
+    last = found[-1].id if found else after
+    has_more = bool(found) and last < newest
+    if has_more:  # a full disk may have refused all events after this one
+        has_more = bool(await runtime.runtime_events(last, 1))
+    return RuntimeEventsResponse(found, last, has_more)
+
+
+@routes.get(paths.RUNTIME_CHECK, "check")
+async def check_store(runtime: Runtime) -> CheckResponse:
+    """Read the whole store, and report what is damaged, missing or readable by other users. This may take a while."""
+    return CheckResponse(await runtime.check())
+
+
+@routes.get(paths.DIAGNOSTICS, "read")
+async def list_diagnostics(runtime: Runtime) -> DiagnosticsResponse:
+    """List the diagnostics of the Runtime, oldest first."""
+    return DiagnosticsResponse(runtime.diagnostics())

@@ -1,0 +1,200 @@
+"""The sockets that a daemon listens on: TCP, Unix, or passed by systemd."""
+
+import contextlib
+import os
+import re
+import socket
+import stat
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+
+import attrs
+
+from runtimed.errors import ConfigurationError
+from runtimed.http.errors import ListenFailed
+
+BACKLOG = 1_024
+SYSTEMD_FIRST_FD = 3
+MAX_PASSED = 64
+ADDRESS = re.compile(r"(\[[0-9a-fA-F:.]+\]|[^:\[\]/\s]+)?:([0-9]{1,5})", re.ASCII)
+ADDRESS_RULE = "expected HOST:PORT, :PORT or unix:PATH"
+LOOPBACK = "127.0.0.1"
+MAX_PATH_BYTES = 107
+"""The longest path of a Unix socket: the kernel has room for one more byte, the NUL at its end."""
+
+WILDCARDS = {"0.0.0.0": "127.0.0.1", "::": "[::1]"}  # noqa: S104 what a client dials instead
+
+
+@attrs.frozen
+class Address:
+    """Where to listen: a host and a port (0 for any free one), or the path of a Unix socket."""
+
+    host: str = ""
+    port: int = 0
+    path: str = ""
+
+    @classmethod
+    def parse(cls, text: str) -> "Address":
+        """Return the address of a text: `HOST:PORT`, `:PORT` on loopback, or `unix:PATH`.
+
+        Raises:
+            ConfigurationError: The text is no such address.
+        """
+        if text.startswith("unix:") and len(text) > len("unix:"):
+            return cls(path=_socket_path(text.removeprefix("unix:")))
+        match = ADDRESS.fullmatch(text)
+        if match is None or int(match[2]) > 65_535:
+            raise ConfigurationError(f"listen: {text!r}: {ADDRESS_RULE}")
+        return cls((match[1] or LOOPBACK).strip("[]"), int(match[2]))
+
+
+class Listeners:
+    """The bound sockets, until `close`, which also removes the files of Unix sockets that were bound here."""
+
+    def __init__(self, sockets: Sequence[socket.socket], addresses: Sequence[Address] = ()) -> None:
+        self.sockets = sockets
+        self._addresses = addresses
+        self._own_paths = [address.path for address in addresses if address.path]
+
+    @classmethod
+    def open(cls, addresses: Sequence[Address], passed: Sequence[socket.socket] = ()) -> "Listeners":
+        """Take the sockets that were passed, or bind the addresses if there are none.
+
+        Raises:
+            ListenFailed: An address cannot be listened on.
+        """
+        if passed:
+            return cls(passed)
+        with contextlib.ExitStack() as undo:
+            bound: list[socket.socket] = []
+            for address in addresses:
+                sock = _bind(address)
+                undo.callback(cls([sock], [address]).close)
+                bound.append(sock)
+            undo.pop_all()
+        return cls(bound, addresses)
+
+    @property
+    def hosts(self) -> list[str]:
+        """The configured host names, each with the port that was bound, in the form of a Host header."""
+        return [
+            f"{f'[{address.host}]' if ':' in address.host else address.host}:{sock.getsockname()[1]}"
+            for address, sock in zip(self._addresses, self.sockets, strict=False)
+            if address.host
+        ]
+
+    @property
+    def urls(self) -> list[str]:
+        """The URL at which a client on this host reaches each socket."""
+        return [_url(sock, WILDCARDS) for sock in self.sockets]
+
+    @property
+    def bound_urls(self) -> list[str]:
+        """The URL of each socket as it is bound, wildcards included."""
+        return [_url(sock, {}) for sock in self.sockets]
+
+    def close(self) -> None:
+        """Close the sockets. Harmless when repeated."""
+        for path in self._own_paths:
+            Path(path).unlink(missing_ok=True)
+        self._own_paths = []
+        for sock in self.sockets:
+            sock.close()
+
+
+def _socket_path(text: str) -> str:
+    path = str(Path(text).absolute())
+    if len(os.fsencode(path)) > MAX_PATH_BYTES:
+        raise ConfigurationError(f"listen: unix:{path}: expected a path of at most {MAX_PATH_BYTES} bytes")
+    return path
+
+
+def _url(sock: socket.socket, dialed: Mapping[str, str]) -> str:
+    name = sock.getsockname()
+    if sock.family == socket.AF_UNIX:
+        return f"unix:{name}"
+    host, port = name[0], name[1]
+    shown = dialed.get(host, f"[{host}]" if ":" in host else host)
+    return f"http://{shown}:{port}"
+
+
+def _bind(address: Address) -> socket.socket:
+    try:
+        return _bind_unix(Path(address.path)) if address.path else _bind_tcp(address)
+    except OSError as error:
+        shown = f"unix:{address.path}" if address.path else f"{address.host}:{address.port}"
+        raise ListenFailed(shown, error.strerror or str(error)) from error
+
+
+def _bind_tcp(address: Address) -> socket.socket:
+    found = socket.getaddrinfo(
+        address.host, address.port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE | socket.AI_NUMERICSERV
+    )
+    family, kind, protocol, _, name = found[0]
+    sock = socket.socket(family, kind, protocol)
+    try:
+        sock.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        sock.bind(name)
+        sock.listen(BACKLOG)
+    except OSError:
+        sock.close()
+        raise
+    sock.setblocking(False)
+    return sock
+
+
+def _bind_unix(path: Path) -> socket.socket:
+    _remove_stale(path)
+    sock = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
+    before = os.umask(0o177)
+    try:
+        sock.bind(str(path))
+        sock.listen(BACKLOG)
+    except OSError:
+        sock.close()
+        raise
+    finally:
+        os.umask(before)
+    sock.setblocking(False)
+    return sock
+
+
+def _remove_stale(path: Path) -> None:
+    """Remove the socket file of a daemon that was killed; anything that answers, or is no socket, stays."""
+    with contextlib.suppress(FileNotFoundError):
+        if not stat.S_ISSOCK(path.lstat().st_mode):
+            return
+        with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as probe:
+            try:
+                probe.connect(str(path))
+            except ConnectionRefusedError:
+                path.unlink()
+
+
+def passed_by_systemd() -> list[socket.socket]:
+    """Return the sockets of sd_listen_fds(3), and remove its variables so that no child process uses them.
+
+    Call this before anything else opens a file.
+
+    Raises:
+        ListenFailed: A descriptor that was passed is no listening stream socket.
+    """
+    pid, count = os.environ.pop("LISTEN_PID", ""), os.environ.pop("LISTEN_FDS", "")
+    os.environ.pop("LISTEN_FDNAMES", None)
+    if pid != str(os.getpid()) or not count.isdecimal():
+        return []
+    return [_adopt(SYSTEMD_FIRST_FD + index) for index in range(min(int(count), MAX_PASSED))]
+
+
+def _adopt(descriptor: int) -> socket.socket:
+    name = f"the descriptor {descriptor} of LISTEN_FDS"
+    try:
+        sock = socket.socket(fileno=descriptor)
+        listening = sock.type == socket.SOCK_STREAM and sock.getsockopt(socket.SOL_SOCKET, socket.SO_ACCEPTCONN)
+    except OSError as error:
+        raise ListenFailed(name, error.strerror or str(error)) from error
+    if not listening:
+        raise ListenFailed(name, "expected a listening stream socket")
+    sock.set_inheritable(False)
+    sock.setblocking(False)
+    return sock

@@ -1,0 +1,1 @@
+"""The observation feed over HTTP: WebSockets, server-sent events and pages."""

@@ -1,0 +1,149 @@
+"""What all observers over HTTP share: the feed, the heartbeats, last diagnostics, and the shutdown."""
+
+import asyncio
+import logging
+from collections.abc import AsyncIterator, Iterator
+from contextlib import asynccontextmanager, contextmanager
+from typing import cast
+
+import attrs
+from aiohttp import web
+from aiohttp.abc import AbstractStreamWriter
+
+from runtimed.errors import CursorMalformed, FeedError, Internal, RuntimedError, WorkerDeleted, WorkerNotFound
+from runtimed.feed import Feed, Observer, Selection, View
+from runtimed.feed.encoding import Encoding
+from runtimed.http.streaming.heartbeat import Heartbeats
+from runtimed.model.diagnostic import FeedDiagnostic, FeedDiagnosticCode
+from runtimed.model.identity import EventCursor, WorkerRef, cursor_sequence
+
+CLOSE_TIMEOUT_S = 5.0
+"""How long an observer may take to read its last message and to close, in seconds."""
+
+log = logging.getLogger(__name__)
+
+
+@attrs.frozen
+class FeedRequest:
+    """What an observer asks for.
+
+    Attributes:
+        ref: The Worker, or None for all Workers.
+        selection: Which events.
+        cursor: The cursor after which the events begin, or None for new events only.
+        field: The parameter or header that named the cursor.
+        until_over: Whether the feed ends when its Worker is over.
+    """
+
+    ref: WorkerRef | None
+    selection: Selection
+    cursor: str | None
+    field: str = "cursor"
+    until_over: bool = False
+
+
+class Streams:
+    """The observers of one feed, on WebSockets and on event streams, until `close`.
+
+    Args:
+        feed: The feed.
+        heartbeat_s: How often a WebSocket is pinged, in seconds. One that has given no sign of life by the next ping
+            is cut, so a client that vanished is noticed within two periods.
+    """
+
+    def __init__(self, feed: Feed, heartbeat_s: float) -> None:
+        self.feed = feed
+        self.heartbeats = Heartbeats()
+        self.pings = self.heartbeats.of(heartbeat_s)
+        self.patience_s = 2 * heartbeat_s
+        self._serving = 0
+        self._idle = asyncio.Event()
+        self._idle.set()
+
+    @contextmanager
+    def serving(self) -> Iterator[None]:
+        """Count an observer that `close` waits for, while the context lasts."""
+        self._serving += 1
+        self._idle.clear()
+        try:
+            yield
+        finally:
+            self._serving -= 1
+            if not self._serving:
+                self._idle.set()
+
+    @asynccontextmanager
+    async def observe(
+        self, request: web.BaseRequest, writer: AbstractStreamWriter | None, wanted: FeedRequest, encoding: Encoding
+    ) -> AsyncIterator[Observer]:
+        """Write the requested events to the connection of a request while the context lasts.
+
+        Raises:
+            WorkerOver: Everything that was asked for has been written.
+            Exception: The feed cannot go on. The body of the context is interrupted, and the reason raised.
+        """
+        if request.transport is None or writer is None:
+            raise ConnectionResetError("the observer has left")
+        view = View(wanted.ref, encoding, wanted.selection, wanted.until_over)
+        ending = _Ending()
+        try:
+            async with (
+                ending.interrupting,
+                self.feed.observe(view, self.place(wanted), request.transport, writer.drain, ending.come) as observer,
+            ):
+                yield observer
+        except TimeoutError:
+            raise ending.reason from None
+
+    def place(self, wanted: FeedRequest) -> EventCursor | None:
+        """Return the cursor where to begin, or None for new events only.
+
+        Raises:
+            CursorMalformed: The text is no cursor.
+        """
+        if wanted.cursor is None:
+            return None
+        sequence = cursor_sequence(wanted.cursor)
+        if sequence is None:
+            raise CursorMalformed(wanted.field)
+        return EventCursor(self.feed.runtime.runtime_id, sequence)
+
+    async def close(self) -> None:
+        """End the feed and every observer, and wait until they are gone, at most twice CLOSE_TIMEOUT_S."""
+        self.feed.close()
+        try:
+            async with asyncio.timeout(2 * CLOSE_TIMEOUT_S):
+                await self._idle.wait()
+        except TimeoutError:
+            log.warning("%d observers did not close in time", self._serving)
+
+
+class _Ending:
+    """Interrupts the body of `interrupting` by TimeoutError once there is a reason; needs no task."""
+
+    def __init__(self) -> None:
+        self.interrupting = asyncio.timeout(None)
+        self._reasons: list[Exception] = []
+
+    @property
+    def reason(self) -> Exception:
+        """The first reason, which counts."""
+        return self._reasons[0]
+
+    def come(self, reason: Exception) -> None:
+        """Interrupt the body: the feed cannot go on."""
+        self._reasons.append(reason)
+        if len(self._reasons) == 1:
+            self.interrupting.reschedule(asyncio.get_running_loop().time())
+
+
+def diagnostic_of(error: Exception) -> FeedDiagnostic:
+    """Return the last diagnostic of an observer whose feed ends with this error."""
+    if isinstance(error, WorkerNotFound):
+        error = WorkerDeleted()
+    if isinstance(error, FeedError):
+        return FeedDiagnostic(cast("FeedDiagnosticCode", error.code), error.message)
+    if isinstance(error, RuntimedError):
+        return FeedDiagnostic("runtime.unavailable", error.message)
+    log.error("a feed failed", exc_info=error)
+    return FeedDiagnostic("runtime.unavailable", Internal().message)

@@ -1,0 +1,1 @@
+"""What every route shares: binding, routing, the guard, responses, and the OpenAPI document."""

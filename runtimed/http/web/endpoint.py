@@ -1,0 +1,94 @@
+"""Routes that are ready to be called: each with its services, limits and body reader."""
+
+import asyncio
+import inspect
+from collections.abc import Mapping
+from typing import Any
+
+from aiohttp import web
+
+from runtimed.core.limits import Limits
+from runtimed.http.web.binding import Route
+from runtimed.http.web.body import BodyReader
+from runtimed.http.web.query import Query, read_query
+from runtimed.http.web.responses import JsonResponse
+from runtimed.model.principal import Principal
+
+
+class Endpoint:
+    """A route with its services: reads the arguments of its function from a request, and calls it.
+
+    Args:
+        route: The route.
+        services: The services of the application, by type.
+        limits: The limits of the Runtime.
+        max_body_bytes: The largest body that is accepted, in bytes.
+        parsing: A lock that is held while a large body is parsed. Endpoints that share it parse one at a time.
+
+    Attributes:
+        awaits: Whether the function is a coroutine function.
+        needs_aiohttp: Whether the function takes a request of aiohttp or returns a response of it.
+    """
+
+    def __init__(
+        self,
+        route: Route,
+        services: Mapping[type, Any],
+        limits: Limits,
+        max_body_bytes: int,
+        parsing: asyncio.Lock | None = None,
+    ) -> None:
+        self.route = route
+        self.body = BodyReader(route.body, max_body_bytes, parsing or asyncio.Lock()) if route.body else None
+        self.awaits = inspect.iscoroutinefunction(route.handler)
+        of_request = {Principal, web.BaseRequest}
+        self._given = {name: services[kind] for name, kind in route.services if kind not in of_request}
+        self._takes_principal = [name for name, kind in route.services if kind is Principal]
+        self._takes_request = [name for name, kind in route.services if kind is web.BaseRequest]
+        self._query = {parameter.name: parameter.limited(limits) for parameter in route.in_query}
+        returns_response = isinstance(route.returns, type) and issubclass(route.returns, web.StreamResponse)
+        self.needs_aiohttp = bool(self._takes_request) or returns_response
+
+    def arguments(self, principal: Principal, in_path: Mapping[str, str], query: Query) -> dict[str, Any]:
+        """Return all arguments but the body and the request.
+
+        Raises:
+            InvalidQuery: The query is not what the route accepts.
+        """
+        arguments = {**self._given, **in_path}
+        for name in self._takes_principal:
+            arguments[name] = principal
+        if query or self._query:
+            arguments.update(read_query(query, self._query))
+        return arguments
+
+    def call(self, arguments: Mapping[str, Any], body: bytes) -> Any:
+        """Call the function with a body that is already here.
+
+        Returns:
+            What the function returns: a coroutine if the endpoint `awaits`.
+
+        Raises:
+            RuntimedError: The body is not accepted, or the function refuses.
+        """
+        if self.body is None:
+            return self.route.handler(**arguments)
+        return self.route.handler(**arguments, **{self.body.name: self.body.parse(body)})
+
+    async def handle(
+        self, request: web.BaseRequest, principal: Principal, in_path: Mapping[str, str]
+    ) -> web.StreamResponse:
+        """Read the arguments from a request of aiohttp, call the function, and return its response.
+
+        Raises:
+            RuntimedError: The request is not accepted, or the function refuses.
+        """
+        arguments = self.arguments(principal, in_path, request.query)
+        for name in self._takes_request:
+            arguments[name] = request
+        if self.body is not None:
+            arguments[self.body.name] = await self.body.read(request)
+        returned = self.route.handler(**arguments)
+        if self.awaits:
+            returned = await returned
+        return returned if isinstance(returned, web.StreamResponse) else JsonResponse.of(returned).to_aiohttp()

@@ -1,0 +1,25 @@
+"""Labels in a query, as KEY=VALUE."""
+
+from collections.abc import Iterable
+
+from runtimed.core.state.labels import check_labels
+from runtimed.errors import InvalidRequest
+from runtimed.http.errors import InvalidQuery
+
+
+def parse_labels(texts: Iterable[str]) -> dict[str, str]:
+    """Return the labels that a query names.
+
+    Raises:
+        InvalidQuery: A text is no label, or two texts give one key different values.
+    """
+    wanted: dict[str, str] = {}
+    for text in texts:
+        key, equals, value = text.partition("=")
+        if not key or not equals or wanted.setdefault(key, value) != value:
+            raise InvalidQuery("label: expected KEY=VALUE, each KEY once")
+    try:
+        check_labels(wanted)
+    except InvalidRequest as error:
+        raise InvalidQuery(f"label: no Worker can have this label: {error.message}") from None
+    return wanted

@@ -1,0 +1,85 @@
+"""Responses in JSON, as aiohttp objects or as the same bytes."""
+
+import functools
+import logging
+import time
+from collections.abc import Mapping
+from email.utils import formatdate
+from http import HTTPStatus
+from typing import Any
+
+import attrs
+from aiohttp import web
+
+from runtimed.errors import Internal, RuntimedError
+from runtimed.http.errors import MethodNotAllowed, Unauthorized, status_of
+from runtimed.wire.converter import encode
+from runtimed.wire.envelopes import ErrorDetail, ErrorResponse
+
+SERVER = "runtimed"
+HEADERS = {
+    "Content-Type": "application/json",
+    "Cache-Control": "no-store",
+    "Server": SERVER,
+    "X-Content-Type-Options": "nosniff",
+}
+NO_CONTENT = 204
+
+log = logging.getLogger(__name__)
+
+
+@attrs.frozen
+class JsonResponse:
+    """A status and a body of JSON; `headers` are sent in addition to HEADERS."""
+
+    body: bytes
+    status: int = 200
+    headers: Mapping[str, str] = attrs.field(factory=dict)
+
+    @classmethod
+    def of(cls, value: Any) -> "JsonResponse":
+        """Return the response that carries a value of the model; None gives 204 without a body."""
+        return cls(encode(value)) if value is not None else cls(b"", NO_CONTENT)
+
+    def to_aiohttp(self) -> web.Response:
+        """Return a response for aiohttp to send."""
+        return web.Response(body=self.body or None, status=self.status, headers=_headers(self.status, self.headers))
+
+    def to_bytes(self) -> bytes:
+        """Return the bytes that aiohttp would send over HTTP/1.1 on a connection that stays open."""
+        head, date = _head(self.status, *self.headers.items()), _date(int(time.time()))
+        if self.status == NO_CONTENT:
+            return b"%bDate: %b\r\n\r\n" % (head, date)
+        return b"%bContent-Length: %d\r\nDate: %b\r\n\r\n%b" % (head, len(self.body), date, self.body)
+
+
+def _headers(status: int, headers: Mapping[str, str]) -> dict[str, str]:
+    found = {**HEADERS, **headers}
+    if status == NO_CONTENT:
+        del found["Content-Type"]
+    return found
+
+
+@functools.lru_cache(maxsize=64)
+def _head(status: int, *headers: tuple[str, str]) -> bytes:
+    lines = [f"{name}: {value}\r\n" for name, value in _headers(status, dict(headers)).items()]
+    return f"HTTP/1.1 {status} {HTTPStatus(status).phrase}\r\n{''.join(lines)}".encode()
+
+
+@functools.lru_cache(maxsize=1)
+def _date(second: int) -> bytes:
+    return formatdate(second, usegmt=True).encode()
+
+
+def error_response(error: Exception) -> JsonResponse:
+    """Return the response to an exception; one that is no RuntimedError is logged and answered as `internal`."""
+    if not isinstance(error, RuntimedError):
+        log.error("a request failed", exc_info=error)
+        error = Internal()
+    headers = {}
+    if isinstance(error, Unauthorized):
+        headers["WWW-Authenticate"] = "Bearer"
+    if isinstance(error, MethodNotAllowed):
+        headers["Allow"] = ", ".join(sorted(error.allowed))
+    body = ErrorResponse(ErrorDetail(error.code, error.message))
+    return JsonResponse(encode(body), status_of(type(error)), headers)

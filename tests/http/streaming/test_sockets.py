@@ -1,0 +1,240 @@
+"""Feed sockets on the wire: pings, broken messages, and the end."""
+
+import asyncio
+import contextlib
+import json
+import socket
+import struct
+
+import pytest
+
+from runtimed.feed.observer import MAX_UNSENT
+from runtimed.feed.unread import Unread
+from runtimed.http.streaming.heartbeat import Heartbeat
+from runtimed.http.streaming.sockets import MAX_MESSAGE_BYTES
+from tests.http.conftest import TOKEN, serving
+
+DEADLINE_S = 60
+TEXT, CLOSE, PING, PONG = 0x1, 0x8, 0x9, 0xA
+
+
+class RawObserver:
+    """A WebSocket client that does only what a test says."""
+
+    def __init__(self, reader, writer, worker_id):
+        self.reader = reader
+        self.writer = writer
+        self.worker_id = worker_id
+
+    async def frame(self):
+        """The opcode and the payload of the next frame."""
+        async with asyncio.timeout(DEADLINE_S):
+            first, size = await self.reader.readexactly(2)
+            if size == 126:
+                [size] = struct.unpack("!H", await self.reader.readexactly(2))
+            elif size == 127:
+                [size] = struct.unpack("!Q", await self.reader.readexactly(8))
+            return first & 0xF, await self.reader.readexactly(size)
+
+    async def frames(self, *, answer_close=False):
+        """All frames up to the end of the connection."""
+        found = []
+        try:
+            while True:
+                found.append(await self.frame())
+                if answer_close and found[-1][0] == CLOSE:
+                    self.send(0x80 | CLOSE, found[-1][1][:2])
+        except (asyncio.IncompleteReadError, ConnectionError):
+            return found
+
+    def send(self, first, payload=b"", size=None):
+        """A frame with a mask of zeros; `size` is what its head says."""
+        size = len(payload) if size is None else size
+        length = bytes([0x80 | size]) if size < 126 else b"\xff" + struct.pack("!Q", size)
+        self.writer.write(bytes([first]) + length + bytes(4) + payload)
+
+
+@contextlib.asynccontextmanager
+async def observing(served, query="", worker_id=None):
+    """An observer of a new Worker or of this one, for whom the kernel holds little that it does not read."""
+    if worker_id is None:
+        async with served.client.post(f"{served.url}/v1/workers", json={}) as answer:
+            worker_id = (await answer.json())["worker"]["worker_id"]
+    head = f"GET /v1/workers/{worker_id}/events/ws{query} HTTP/1.1\r\nHost: 127.0.0.1:{served.port}\r\n"
+    head += f"Authorization: Bearer {TOKEN}\r\nUpgrade: websocket\r\nConnection: Upgrade\r\n"
+    head += "Sec-WebSocket-Version: 13\r\nSec-WebSocket-Key: dGhlIHNhbXBsZSBub25jZQ==\r\n\r\n"
+    with contextlib.ExitStack() as undo:
+        client = undo.enter_context(socket.socket())
+        client.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 65536)
+        client.setblocking(False)
+        await asyncio.get_running_loop().sock_connect(client, ("127.0.0.1", served.port))
+        reader, writer = await asyncio.open_connection(sock=client)
+        undo.pop_all()
+    try:
+        writer.write(head.encode())
+        await reader.readuntil(b"\r\n\r\n")
+        yield RawObserver(reader, writer, worker_id)
+    finally:
+        writer.close()
+
+
+async def test_an_observer_that_answers_no_ping_is_cut_and_one_that_does_is_not(runtime, clock, monkeypatch):
+    monkeypatch.setattr("runtimed.http.streaming.heartbeat.LATE_S", 30.0)
+    async with serving(runtime, heartbeat_s=10.0) as served, observing(served) as dead, observing(served) as living:
+        assert (await living.frame())[0] == TEXT
+
+        async def answer():
+            for _ in range(5):
+                clock.skip(10.0)
+                assert await living.frame() == (PING, b"")
+                living.send(0x80 | PONG)
+                async with served.client.get(f"{served.url}/v1/runtime") as answer:  # the pong is read before
+                    assert answer.status == 200
+
+        _, frames = await asyncio.gather(answer(), dead.frames())
+        assert [opcode for opcode, _ in frames] == [TEXT, PING]
+        living.send(0x80 | CLOSE, struct.pack("!H", 1000))
+        assert (await living.frames())[-1] == (CLOSE, struct.pack("!H", 1000))
+
+
+async def test_a_ping_of_the_observer_is_answered_with_what_it_holds(served):
+    async with observing(served) as observer:
+        await observer.frame()
+        observer.send(0x80 | PING, b"still there?")
+        assert await observer.frame() == (PONG, b"still there?")
+
+
+@pytest.mark.parametrize(
+    ("first", "payload", "size", "code"),
+    [
+        (0x80 | TEXT, b"", MAX_MESSAGE_BYTES + 1, 1009),
+        (0x80 | TEXT, b"\xff\xff", None, 1007),
+        (0xF0 | TEXT, b"x", None, 1002),
+        (0x80 | 0x3, b"x", None, 1002),
+        (0x80, b"x", None, 1002),
+    ],
+    ids=["too long", "no UTF-8", "reserved bits", "unknown opcode", "continues nothing"],
+)
+async def test_a_broken_message_gets_a_diagnostic_and_the_close_of_the_protocol(served, first, payload, size, code):
+    async with observing(served) as observer:
+        await observer.frame()
+        observer.send(first, payload, size)
+        [(opcode, text), closing] = await observer.frames()
+        assert opcode == TEXT
+        assert json.loads(text)["diagnostic"]["code"] == "runtime.websocket_error"
+        assert closing == (CLOSE, struct.pack("!H", code) + b"runtime.websocket_error")
+
+
+@pytest.mark.parametrize("behind", [b"", b"\x8a\x80abcd"], ids=["first", "behind a masked one"])
+@pytest.mark.parametrize("frame", [b"\x8a\x00", b"\x81\x02hi", b"\x88\x02\x03\xe8", b"\x81\x7e\x01\x00" + b"x" * 256])
+async def test_a_frame_that_is_not_masked_is_refused(served, frame, behind):
+    async with observing(served) as observer:
+        await observer.frame()
+        observer.writer.write(behind + frame)
+        [(opcode, text), closing] = await observer.frames()
+        assert opcode == TEXT
+        assert json.loads(text)["diagnostic"]["code"] == "runtime.websocket_error"
+        assert closing == (CLOSE, struct.pack("!H", 1002) + b"runtime.websocket_error")
+
+
+async def test_nothing_is_read_behind_a_handshake_that_is_refused(served):
+    reader, writer = await asyncio.open_connection("127.0.0.1", served.port)
+    head = f"Host: 127.0.0.1:{served.port}\r\nAuthorization: Bearer {TOKEN}\r\n"
+    upgrade = "Upgrade: websocket\r\nConnection: Upgrade\r\n"
+    plain = f"GET /v1/runtime HTTP/1.1\r\n{head}\r\n"
+    writer.write(f"GET /v1/workers/worker-ffffffff/events/ws HTTP/1.1\r\n{head}{upgrade}\r\n{plain}".encode())
+    async with asyncio.timeout(DEADLINE_S):
+        said = await reader.read()
+    writer.close()
+    assert said.startswith(b"HTTP/1.1 404 ")
+    assert said.count(b"HTTP/1.1 ") == 1
+
+
+async def test_an_observer_that_left_too_much_unread_is_told_so_before_it_is_closed(runtime, caplog, monkeypatch):
+    # One after the other leaves 64 KiB and a message unread, what asyncio takes before it says stop. The two that are
+    # dismissed for that fit into the last eighth of the limit.
+    transports, enter = [], Unread.enter
+
+    def noting(unread, observer):
+        transports.append(observer.transport)
+        enter(unread, observer)
+
+    def told():
+        return "max_unread_bytes is reached" in caplog.text
+
+    monkeypatch.setattr("runtimed.http.streaming.sockets.CLOSE_TIMEOUT_S", 60.0)
+    monkeypatch.setattr(Unread, "enter", noting)
+    async with (
+        serving(runtime, {"send_bytes": 65536}, max_unread_bytes=1_000_000) as served,
+        contextlib.AsyncExitStack() as stack,
+    ):
+        silent = []
+        for _ in range(20):
+            silent.append(await stack.enter_async_context(observing(served, "?events=user_message")))
+            assert (await silent[-1].frame())[0] == TEXT
+        async with asyncio.timeout(DEADLINE_S):
+            for observer, transport in zip(silent, transports, strict=True):
+                while transport.get_write_buffer_size() <= MAX_UNSENT and not told():
+                    await say(served, observer.worker_id, "x" * 20_000)
+        assert told()
+
+        reading = {asyncio.create_task(observer.frames(answer_close=True)) for observer in silent}
+        ended, others = await asyncio.wait(reading, return_when=asyncio.FIRST_COMPLETED)
+        for other in others:
+            other.cancel()
+        await asyncio.wait(reading)
+
+        *_, (_, text), closing = ended.pop().result()
+
+        assert json.loads(text)["diagnostic"]["code"] == "runtime.unavailable"
+        assert "max_unread_bytes" in json.loads(text)["diagnostic"]["message"]
+        assert closing == (CLOSE, struct.pack("!H", 1013) + b"runtime.unavailable")
+
+
+async def say(served, worker_id, content):
+    """Have an echo Worker answer, and wait for the end of its run."""
+    url = f"{served.url}/v1/workers/{worker_id}/input"
+    async with served.client.post(url, json={"kind": "user", "content": content}) as answer:
+        assert answer.status == 200
+    async with asyncio.timeout(DEADLINE_S):
+        while served.runtime.worker(served.runtime.ref(worker_id)).execution.run_state == "busy":
+            await asyncio.sleep(0.01)
+
+
+class Member:
+    def __init__(self):
+        self.beats = []
+
+    def beat(self, *, late):
+        self.beats.append(late)
+
+
+async def test_a_beat_that_comes_long_after_its_time_says_so(clock, monkeypatch):
+    monkeypatch.setattr("runtimed.http.streaming.heartbeat.LATE_S", 30.0)
+    member = Member()
+    with Heartbeat(0.05).calling(member):
+        async with asyncio.timeout(DEADLINE_S):
+            while not member.beats:
+                await asyncio.sleep(0.01)
+        clock.skip(60.0)
+        async with asyncio.timeout(DEADLINE_S):
+            while True not in member.beats:
+                await asyncio.sleep(0.01)
+            beaten = len(member.beats)
+            while len(member.beats) < beaten + 2:
+                await asyncio.sleep(0.01)
+    assert member.beats[0] is False
+    assert member.beats[-1] is False
+
+
+async def test_an_observer_that_speaks_while_much_waits_for_it_is_answered_behind_that(served, monkeypatch):
+    monkeypatch.setattr("runtimed.http.streaming.sockets.CLOSE_TIMEOUT_S", 60.0)
+    async with observing(served) as observer:
+        await observer.frame()
+        for number in range(8):
+            await say(served, observer.worker_id, str(number) + "x" * 700_000)
+        observer.send(0x80 | TEXT, b"hello")
+        observer.send(0x80 | CLOSE, struct.pack("!H", 1000))
+        *_, (_, text), closing = await observer.frames()
+        assert json.loads(text)["diagnostic"]["code"] == "runtime.observation_only"
+        assert closing == (CLOSE, struct.pack("!H", 1008) + b"runtime.observation_only")
