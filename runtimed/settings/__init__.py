@@ -1,0 +1,19 @@
+"""What an operator can set."""
+
+from runtimed.settings.loading import config_file, load, unknown_variables
+from runtimed.settings.log import LOG_LEVELS
+from runtimed.settings.settings import Settings
+from runtimed.settings.store import store_folder
+from runtimed.settings.values import ENVIRONMENT_PREFIX
+from runtimed.settings.workers import RESTORE_POLICIES
+
+__all__ = [
+    "ENVIRONMENT_PREFIX",
+    "LOG_LEVELS",
+    "RESTORE_POLICIES",
+    "Settings",
+    "config_file",
+    "load",
+    "store_folder",
+    "unknown_variables",
+]

@@ -1,0 +1,108 @@
+"""Read the profiles in the configuration file."""
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from cattrs import Converter
+
+from runtimed.errors import ConfigurationError
+from runtimed.execution.profile import OF_PROGRAMS, Profile
+from runtimed.settings.values import MAX_NUMBER, MAX_SECONDS, TOKEN_VARIABLE
+from runtimed.wire.converter import is_kind, make_strict_converter
+from runtimed.wire.problems import FieldProblem, expected, first_problem
+
+LEAST = {"max_memory_bytes": 1 << 20, "max_processes": 3}
+"""The lowest limits of a profile. With half of that memory not even `sh` was seen to start, and two of the processes
+keep the others together."""
+
+BUILTIN = "builtin:"
+
+
+def read_profile(name: str, fields: Any) -> Profile:
+    """Return the profile of the table `[profiles."name"]`.
+
+    Args:
+        name: The selector of the profile.
+        fields: The table as TOML has it.
+
+    Raises:
+        ConfigurationError: A field is wrong; the message names its path.
+    """
+    place = f'profiles."{name}"'
+    if not name.removeprefix(BUILTIN).strip():
+        raise ConfigurationError(f"{place}: expected {BUILTIN}NAME or NAME")
+    if type(fields) is not dict:
+        raise ConfigurationError(f"{place}: expected a table, with a backend in it")
+    try:
+        found = _profiles.structure(fields, Profile)
+    except Exception as error:
+        problem = first_problem(error).within(place)
+        raise ConfigurationError(f"{problem.path}: {problem.problem}") from error
+    _check_profile(place, found)
+    return found
+
+
+def _check_profile(place: str, profile: Profile) -> None:
+    if profile.backend in OF_PROGRAMS and not (profile.command and profile.command[0]):
+        raise ConfigurationError(f"{place}.command: expected an argv, the program first")
+    _check_executable(place, profile)
+    for reference, path in profile.workspaces.items():
+        if not Path(path).is_absolute():
+            raise ConfigurationError(f'{place}.workspaces."{reference}": expected an absolute path')
+    if not all(name.strip() for name in profile.session_config):
+        raise ConfigurationError(f"{place}.session_config: expected names that are not blank")
+    if profile.start_timeout_s <= 0:
+        raise ConfigurationError(f"{place}.start_timeout_s: expected a number above 0")
+    for name, least in LEAST.items():
+        if 0 < getattr(profile, name) < least:
+            raise ConfigurationError(f"{place}.{name}: expected 0 for no limit, or at least {least}")
+
+
+def _check_executable(place: str, profile: Profile) -> None:
+    """Refuse an argv and an environment that no program can be started with."""
+    for index, word in enumerate(profile.command):
+        if "\0" in word:
+            raise ConfigurationError(f"{place}.command[{index}]: expected a string without NUL")
+    for index, name in enumerate(profile.env_pass):
+        if not name or "=" in name or "\0" in name:
+            raise ConfigurationError(f"{place}.env_pass[{index}]: expected the name of a variable, got {name!r}")
+        if name == TOKEN_VARIABLE:
+            raise ConfigurationError(f"{place}.env_pass[{index}]: {name} is for clients, not for Workers")
+    for name, value in profile.env.items():
+        if not name or "=" in name or "\0" in name:
+            raise ConfigurationError(f"{place}.env: expected names of variables, got {name!r}")
+        if "\0" in value:
+            raise ConfigurationError(f"{place}.env.{name}: expected a string without NUL")
+
+
+def _profile_converter() -> Converter:
+    made = make_strict_converter(explaining=True)
+    made.register_structure_hook(float, _positive)
+    made.register_structure_hook(int, _count)
+    made.register_structure_hook_func(is_kind(Mapping), _texts)
+    return made
+
+
+def _positive(value: Any, _type: Any) -> float:
+    if type(value) not in {int, float} or not 0 <= value <= MAX_SECONDS:
+        raise FieldProblem(f"expected a number, 0 to {MAX_SECONDS:.0f}")
+    return float(value)
+
+
+def _count(value: Any, _type: Any) -> int:
+    if type(value) is not int or not 0 <= value <= MAX_NUMBER:
+        raise FieldProblem(f"expected a whole number, 0 to {MAX_NUMBER}")
+    return value
+
+
+def _texts(value: Any, _type: Any) -> dict[str, str]:
+    if type(value) is not dict:
+        raise expected("a table", value)
+    for name, text in value.items():
+        if type(text) is not str:
+            raise FieldProblem("expected a string", name)
+    return value
+
+
+_profiles = _profile_converter()

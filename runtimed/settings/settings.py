@@ -1,0 +1,27 @@
+"""All settings of the daemon, composed of groups."""
+
+import attrs
+
+from runtimed.errors import ConfigurationError
+from runtimed.settings.identity import IdentitySettings
+from runtimed.settings.limits import LimitSettings
+from runtimed.settings.log import LogSettings
+from runtimed.settings.server import ServerSettings
+from runtimed.settings.store import StoreSettings
+from runtimed.settings.workers import WorkerSettings
+
+
+@attrs.frozen
+class Settings(ServerSettings, LimitSettings, WorkerSettings, LogSettings, IdentitySettings, StoreSettings):
+    """All settings of the daemon, with their defaults. Times are in seconds, sizes in bytes."""
+
+    def check(self) -> None:
+        """Check each group, and that all numbers are above 0. Raises ConfigurationError."""
+        self.check_identity()
+        self.check_store()
+        self.check_server()
+        for name in (field.name for field in attrs.fields(Settings) if field.type in {int, float}):
+            if getattr(self, name) <= 0:
+                raise ConfigurationError(f"{name}: expected a number above 0")
+        self.check_limits()
+        self.check_workers()
