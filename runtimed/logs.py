@@ -1,17 +1,34 @@
-"""The log: one line a record, on stderr, as text or as JSON. A record can't forge a second line."""
+"""The log: one line a record, on stderr, as text or JSON. The fields of a record are the same in both.
+
+A record has a message in plain words and fields in `extra`: `log.warning("cannot restart the Worker",
+extra={"worker_id": name, "reason": text})`. This needs no library, and the logging of a program that embeds a Runtime
+receives the fields too.
+"""
 
 import json
 import logging
 import sys
 import time
 from collections.abc import Mapping
+from typing import Any
 
 ESCAPES = {code: f"\\x{code:02x}" for code in (*range(32), *range(127, 160))} | {10: "\\n", 13: "\\r", 9: "\\t"}
 ESCAPES |= {0x2028: "\\u2028", 0x2029: "\\u2029"}
 
+STANDARD = frozenset(logging.makeLogRecord({}).__dict__) | {"message", "asctime", "taskName"}
+"""The attributes of every record; all others are fields."""
+
+FIRST = ("time", "level", "logger", "message")
+"""The names that a field cannot have: they come first in each record."""
+
 
 def configure(log_format: str, level: str) -> None:
-    """Send the log of the whole process to stderr; `auto` is text on a terminal and JSON elsewhere."""
+    """Send the log of the whole process to stderr.
+
+    Args:
+        log_format: `text`, `json`, or `auto` for text on a terminal and JSON elsewhere.
+        level: The lowest level to log: debug, info, warning or error.
+    """
     as_text = log_format == "text" or (log_format == "auto" and sys.stderr.isatty())
     handler = logging.StreamHandler(sys.stderr)
     handler.setFormatter(TextFormatter() if as_text else JsonFormatter())
@@ -22,31 +39,51 @@ def configure(log_format: str, level: str) -> None:
 
 
 class TextFormatter(logging.Formatter):
-    """Time, level, logger and message, control characters escaped."""
+    """Time, level, logger, message, then `name=value` for each field. Control characters are escaped."""
 
     def format(self, record: logging.LogRecord) -> str:
-        """See Formatter."""
+        first = _first(record)
+        line = f"{first['time']} {first['level']:<7} {first['logger']}: {first['message']}"
         fields = _fields(record)
-        line = f"{fields['time']} {fields['level']:<7} {fields['logger']}: {fields['message']}"
-        return (line + f" | {fields['error']}" if "error" in fields else line).translate(ESCAPES)
+        error = fields.pop("error", None)
+        line += "".join(f" {name}={_plain(value)}" for name, value in fields.items())
+        return (f"{line} | {error}" if error is not None else line).translate(ESCAPES)
 
 
 class JsonFormatter(logging.Formatter):
-    """The same as a JSON object in ASCII."""
+    """The same as one JSON object in ASCII."""
 
     def format(self, record: logging.LogRecord) -> str:
-        """See Formatter."""
-        return json.dumps(_fields(record))
+        return json.dumps({**_first(record), **_fields(record)})
 
 
-def _fields(record: logging.LogRecord) -> Mapping[str, str]:
+def _first(record: logging.LogRecord) -> Mapping[str, str]:
     moment = time.strftime("%Y-%m-%dT%H:%M:%S", time.gmtime(record.created))
-    fields = {
+    return {
         "time": f"{moment}.{int(record.msecs):03d}Z",
         "level": record.levelname.lower(),
         "logger": record.name,
-        "message": record.getMessage(),
+        "message": _unicode(record.getMessage()),
+    }
+
+
+def _fields(record: logging.LogRecord) -> dict[str, Any]:
+    """Return the fields of a record: numbers, booleans and None as they are, everything else as text."""
+    extra = {name: value for name, value in record.__dict__.items() if name not in STANDARD and name not in FIRST}
+    fields = {
+        name: value if value is None or isinstance(value, bool | int | float) else _unicode(str(value))
+        for name, value in extra.items()
     }
     if record.exc_info:
-        fields["error"] = logging.Formatter().formatException(record.exc_info)
-    return {name: text.encode("utf-8", "replace").decode() for name, text in fields.items()}
+        fields["error"] = _unicode(logging.Formatter().formatException(record.exc_info))
+    return fields
+
+
+def _plain(value: Any) -> str:
+    """Return a value as one word: quoted if it has spaces or quotation marks."""
+    text = str(value)
+    return text if text and not set(text) & set(" \"'=\t\r\n") else json.dumps(text, ensure_ascii=False)
+
+
+def _unicode(text: str) -> str:
+    return text.encode("utf-8", "replace").decode()

@@ -33,3 +33,36 @@ def test_json_records_have_a_time_a_level_a_logger_and_a_message():
     fields = json.loads(JsonFormatter().format(record("hello")))
     assert (fields["level"], fields["logger"], fields["message"]) == ("warning", "runtimed.test", "hello")
     assert fields["time"].endswith("Z")
+
+
+def structured(**fields):
+    found = logging.LogRecord("runtimed.test", logging.WARNING, __file__, 1, "cannot restart the Worker", (), None)
+    found.__dict__.update(fields)
+    return found
+
+
+def test_the_fields_of_a_record_are_the_same_in_text_and_in_json():
+    one = structured(worker_id="worker-00000001", reason='said "no"', count=3)
+
+    text, fields = TextFormatter().format(one), json.loads(JsonFormatter().format(one))
+
+    assert text.endswith(
+        r'runtimed.test: cannot restart the Worker worker_id=worker-00000001 reason="said \"no\"" count=3'
+    )
+    assert (fields["worker_id"], fields["reason"], fields["count"]) == ("worker-00000001", 'said "no"', 3)
+
+
+def test_a_field_cannot_replace_the_time_the_level_or_the_logger():
+    fields = json.loads(JsonFormatter().format(structured(level="forged", time="forged", logger="forged")))
+    assert "forged" not in fields.values()
+
+
+@pytest.mark.parametrize("formatter", [TextFormatter(), JsonFormatter()])
+def test_a_field_cannot_forge_a_second_line(formatter):
+    line = formatter.format(structured(reason=HOSTILE))
+    assert len(line.splitlines()) == 1
+    assert "\x1b" not in line
+
+
+def test_a_field_that_is_no_text_is_logged_as_text():
+    assert json.loads(JsonFormatter().format(structured(reason=OSError("gone"))))["reason"] == "gone"

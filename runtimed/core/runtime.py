@@ -36,6 +36,7 @@ from runtimed.model.event import EventEnvelope
 from runtimed.model.identity import RuntimeId, WorkerId, WorkerRef
 from runtimed.model.interaction import InteractionAck, LifecycleAck, WorkerInput
 from runtimed.model.permission import Permission, PermissionResolution, WorkerPermission
+from runtimed.model.principal import ADMIN, Principal
 from runtimed.model.runtime import RuntimeEvent, RuntimeEventKind, RuntimeSummary, StoreCheck
 from runtimed.model.transcript import TranscriptProjection
 from runtimed.model.worker import BundleReference, CreateWorkerRequest, WorkerDetail, WorkerSummary
@@ -341,7 +342,7 @@ class Runtime:
         """Return a page of the runtime events after the id `after`, oldest first. Raises LimitTooLarge."""
         return await self._store.read_runtime_events(after, self.limits.event_page.at_most(limit))
 
-    async def check(self) -> StoreCheck:
+    async def check(self, *, principal: Principal = ADMIN) -> StoreCheck:
         """Read all that is stored and report what is wrong with it. Concurrent callers share one check."""
         if self._checking is None or self._checking.done():
             self._checking = asyncio.get_running_loop().create_task(self._store.check())
@@ -356,7 +357,7 @@ class Runtime:
         """Return the config bundles, by id."""
         return self._started.bundles.summaries()
 
-    async def put_bundle(self, bundle: ConfigBundle) -> Availability:
+    async def put_bundle(self, bundle: ConfigBundle, *, principal: Principal = ADMIN) -> Availability:
         """Store a config bundle. One with the same id is replaced.
 
         Raises:
@@ -380,7 +381,9 @@ class Runtime:
         """Return one Worker."""
         return self._started.queries.worker(ref)
 
-    async def create_worker(self, request: CreateWorkerRequest = DEFAULT_REQUEST) -> WorkerDetail:
+    async def create_worker(
+        self, request: CreateWorkerRequest = DEFAULT_REQUEST, *, principal: Principal = ADMIN
+    ) -> WorkerDetail:
         """Create a Worker and have it spawned. A failed spawn shows in the Worker's `execution`.
 
         Raises:
@@ -392,7 +395,9 @@ class Runtime:
         parts = self._open
         return await parts.lifecycle.create(request, parts.bundles.held)
 
-    async def send_input(self, ref: WorkerRef, message: WorkerInput) -> InteractionAck:
+    async def send_input(
+        self, ref: WorkerRef, message: WorkerInput, *, principal: Principal = ADMIN
+    ) -> InteractionAck:
         """Send an input: the backend accepts it, it is committed, then it runs.
 
         During a run, `when_busy` of the input may queue it. If nothing runs the Worker, it is restored first, as the
@@ -405,7 +410,7 @@ class Runtime:
         """
         return await self._started.inputs.send(ref, message)
 
-    async def interrupt_worker(self, ref: WorkerRef) -> LifecycleAck:
+    async def interrupt_worker(self, ref: WorkerRef, *, principal: Principal = ADMIN) -> LifecycleAck:
         """End the current run of a Worker, which goes on with its queued inputs. Does nothing without a run.
 
         Raises:
@@ -413,7 +418,7 @@ class Runtime:
         """
         return await self._started.inputs.interrupt(ref)
 
-    async def restore_worker(self, ref: WorkerRef) -> WorkerDetail:
+    async def restore_worker(self, ref: WorkerRef, *, principal: Principal = ADMIN) -> WorkerDetail:
         """Have the backend run a Worker again after a restart or a loss. Does nothing if it runs.
 
         Raises:
@@ -432,7 +437,9 @@ class Runtime:
         """Return the pending permission requests of all Workers that can be served, by Worker, oldest first."""
         return self._started.queries.permissions()
 
-    async def answer_permission(self, ref: WorkerRef, request_id: str, option_id: str | None) -> PermissionResolution:
+    async def answer_permission(
+        self, ref: WorkerRef, request_id: str, option_id: str | None, *, principal: Principal = ADMIN
+    ) -> PermissionResolution:
         """Answer a permission request. The first answer counts.
 
         Args:
@@ -449,15 +456,19 @@ class Runtime:
         resolution: PermissionResolution = await parts.registry.mailbox(ref).submit(decision)
         return resolution
 
-    async def stop_worker(self, ref: WorkerRef, reason: str | None = None) -> LifecycleAck:
+    async def stop_worker(
+        self, ref: WorkerRef, reason: str | None = None, *, principal: Principal = ADMIN
+    ) -> LifecycleAck:
         """Stop a Worker gracefully. Does nothing if it has ended."""
         return await self._started.lifecycle.end(ref, "stop", reason)
 
-    async def cancel_worker(self, ref: WorkerRef, reason: str | None = None) -> LifecycleAck:
+    async def cancel_worker(
+        self, ref: WorkerRef, reason: str | None = None, *, principal: Principal = ADMIN
+    ) -> LifecycleAck:
         """Cancel a Worker at once. Does nothing if it has ended."""
         return await self._started.lifecycle.end(ref, "cancel", reason)
 
-    async def delete_worker(self, ref: WorkerRef) -> None:
+    async def delete_worker(self, ref: WorkerRef, *, principal: Principal = ADMIN) -> None:
         """Delete a Worker that has ended, or is damaged, and all that is stored of it. Raises WorkerRunning."""
         await self._open.deletion.delete(ref)
 

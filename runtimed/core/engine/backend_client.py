@@ -9,6 +9,7 @@ from runtimed.core.state.backend_answer import BackendAnswer
 from runtimed.errors import RuntimeStopped
 from runtimed.model.identity import WorkerId
 
+UNDELETED = "the execution backend failed to delete what it keeps of a Worker"
 FAILED = "the execution backend failed; the daemon's log has the details"
 
 log = logging.getLogger(__name__)
@@ -85,10 +86,10 @@ class BackendClient:
         try:
             await self._backend.delete(worker_id)
         except OSError as error:
-            log.warning("%s: the execution backend failed to delete what it keeps: %s", worker_id, error)
+            log.warning(UNDELETED, extra={"worker_id": worker_id, "reason": error})
             return error.strerror or FAILED
         except Exception:
-            log.exception("%s: the execution backend failed to delete what it keeps", worker_id)
+            log.exception(UNDELETED, extra={"worker_id": worker_id})
             return FAILED
         return None
 

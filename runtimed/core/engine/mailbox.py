@@ -264,7 +264,7 @@ class Mailbox:
     def _isolate(self, decided: list[Command], error: SerializeFailed) -> None:
         """Find the command that cannot be encoded: decide each alone, and drop the one that fails."""
         if len(decided) == 1:
-            log.error("%s: dropped an event that cannot be encoded", self.worker.worker_id)
+            log.error("dropped an event that cannot be encoded", extra={"worker_id": self.worker.worker_id})
             fail_all(decided, error)
         else:
             self._put_back(decided)

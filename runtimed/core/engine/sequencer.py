@@ -133,7 +133,7 @@ class Sequencer:
         if error is None or isinstance(error, StoreFull | RuntimeStopped):
             return error
         if not self.poisoned.done():
-            log.error("the store failed, nothing more is accepted: %s", error)
+            log.error("the store failed: nothing more is accepted", extra={"reason": error})
             self.poisoned.set_result(error)
         return error
 

@@ -82,15 +82,16 @@ class Deletion:
     async def _purge(self, name: WorkerId) -> None:
         failure = await self._backend.delete(name)
         if name in self._diagnostics:  # of an earlier failure
-            await _logged(self._mark_deleted(name), f"{name}: its diagnostic could not be dropped")
-        message = f"{name}: what is left of it can only be removed at the next start"
-        purging = asyncio.ensure_future(_logged(self._purge_store(name), message))
+            await _logged(self._mark_deleted(name), "cannot drop the diagnostic of a deleted Worker", name)
+        message = "cannot remove what is left of a deleted Worker; the next start tries again"
+        purging = asyncio.ensure_future(_logged(self._purge_store(name), message, name))
         try:
             await asyncio.shield(purging)
         finally:
             await asyncio.wait([purging])  # in one transaction with it the store would forget what follows
             if failure is not None:
-                await _logged(self._record_failure(name, failure), f"{name}: its diagnostic could not be stored")
+                message = "cannot store the diagnostic of a deleted Worker"
+                await _logged(self._record_failure(name, failure), message, name)
 
     async def _mark_deleted(self, name: WorkerId) -> None:
         """Store once more that a Worker is deleted: the next start deletes it again. Drops its diagnostics."""
@@ -124,11 +125,11 @@ class Deletion:
         await self._purging.cancel()
 
 
-async def _logged(work: Awaitable[None], failure: str) -> None:
+async def _logged(work: Awaitable[None], failure: str, name: WorkerId) -> None:
     try:
         await work
     except Exception:
-        log.exception(failure)
+        log.exception(failure, extra={"worker_id": name})
 
 
 def _apply_nothing() -> None:

@@ -176,7 +176,7 @@ class Inputs:
             if queued in mailbox.worker.queued:
                 await self._lifecycle.interrupt(mailbox)
         except RuntimedError as error:
-            log.warning("%s could not be interrupted: %s", name, error.message)
+            log.warning("cannot interrupt the Worker", extra={"worker_id": name, "reason": error.message})
         finally:
             del self._interrupting[name]
 

@@ -140,10 +140,10 @@ class Lifecycle:
             await self.restore(mailbox)
         except RuntimedError as error:
             if mailbox.worker.execution.run_state == "errored":
-                log.warning("%s could not be started again: %s", name, error.message)
+                log.warning("cannot restart the Worker", extra={"worker_id": name, "reason": error.message})
                 self._plan_restart(mailbox)
         except Exception:
-            log.exception("%s could not be started again", name)
+            log.exception("cannot restart the Worker", extra={"worker_id": name})
             self._plan_restart(mailbox)
 
     async def _cancel_spawns(self, *names: WorkerId) -> None:

@@ -97,9 +97,10 @@ class QueueDispatcher:
         try:
             await self._dispatch(mailbox, offer)
         except RuntimedError as error:
-            log.debug("%s: a queued input is not dispatched now: %s", mailbox.worker.worker_id, error.message)
+            fields = {"worker_id": mailbox.worker.worker_id, "reason": error.message}
+            log.debug("a queued input is not dispatched now", extra=fields)
         except Exception:
-            log.exception("%s: a queued input could not be dispatched", mailbox.worker.worker_id)
+            log.exception("cannot dispatch a queued input", extra={"worker_id": mailbox.worker.worker_id})
 
     async def _dispatch(self, mailbox: Mailbox, offer: DispatchOffer) -> None:
         name, backend = mailbox.worker.worker_id, self._backend

@@ -114,7 +114,7 @@ class Retention:
             except StoreFull:
                 await asyncio.sleep(self._period_s)
             except RuntimedError as error:
-                log.warning("events could not be trimmed: %s", error)
+                log.warning("cannot trim events", extra={"reason": error})
             with contextlib.suppress(TimeoutError):
                 async with asyncio.timeout(self._period_s):
                     await self._due.wait()
@@ -209,7 +209,7 @@ class Retention:
     def _stop_trimming(self, worker_id: WorkerId, error: StoreCorrupt) -> None:
         """Stop trimming a Worker whose state cannot be read, so that others are trimmed."""
         self._untrimmable.add(worker_id)
-        log.error("events of %s are not trimmed any more: %s", worker_id, error)
+        log.error("stopped trimming the events of a Worker", extra={"worker_id": worker_id, "reason": error})
 
     async def _forget_surplus(self) -> None:
         """Bring the numbers of diagnostics and runtime events below their limits.

@@ -350,7 +350,7 @@ async def test_a_worker_that_is_found_damaged_does_not_keep_the_others_from_bein
         await until(lambda: runtime.retained_after(sound) == runtime.newest_sequence(sound))
         assert runtime.retained_after(damaged) == 0
     assert store.asked == 1
-    assert len([line for line in caplog.messages if "are not trimmed" in line]) == 1
+    assert len([line for line in caplog.messages if "stopped trimming" in line]) == 1
 
 
 async def test_the_bytes_of_all_are_held_though_the_oldest_belong_to_a_damaged_worker(puppet):
@@ -388,4 +388,4 @@ async def test_a_worker_whose_events_cannot_be_listed_keeps_no_others_from_being
         await until(lambda: runtime.newest_sequence(sound) == 1_950 and store.event_bytes <= 20_000)
         assert runtime.retained_after(damaged) == 0
     assert store.asked == 1
-    assert len([line for line in caplog.messages if "are not trimmed" in line]) == 1
+    assert len([line for line in caplog.messages if "stopped trimming" in line]) == 1
