@@ -2,6 +2,7 @@
 
 import asyncio
 import contextlib
+import logging
 from collections.abc import Mapping, Sequence
 from functools import partial
 from typing import Any, Self
@@ -36,7 +37,7 @@ from runtimed.model.event import EventEnvelope
 from runtimed.model.identity import RuntimeId, WorkerId, WorkerRef
 from runtimed.model.interaction import InteractionAck, LifecycleAck, WorkerInput
 from runtimed.model.permission import Permission, PermissionResolution, WorkerPermission
-from runtimed.model.principal import ADMIN, Principal
+from runtimed.model.principal import ADMIN, Principal, Verb
 from runtimed.model.runtime import RuntimeEvent, RuntimeEventKind, RuntimeSummary, StoreCheck
 from runtimed.model.transcript import TranscriptProjection
 from runtimed.model.worker import BundleReference, CreateWorkerRequest, WorkerDetail, WorkerSummary
@@ -46,6 +47,8 @@ ALL_WORKERS = WorkerFilter()
 CUT = "the daemon ended while it was going on"
 SETTLE_S = 2.0
 """How long `close` waits for output that the store has not taken yet. A full store may never take it."""
+
+log = logging.getLogger(__name__)
 
 
 @attrs.frozen(eq=False)
@@ -72,6 +75,9 @@ class Runtime:
     StatePoisoned or a StoreError besides what it names; one that takes a WorkerRef also WrongRuntime and
     WorkerNotFound. What a method has returned is as durable as the store promises. Not thread-safe: use it on the
     event loop that started it.
+
+    A method that changes something takes the `principal` on whose behalf it is called, and logs it at debug level.
+    Today there is one, the admin, who may do everything.
     """
 
     def __init__(
@@ -344,6 +350,7 @@ class Runtime:
 
     async def check(self, *, principal: Principal = ADMIN) -> StoreCheck:
         """Read all that is stored and report what is wrong with it. Concurrent callers share one check."""
+        _log_command("check", principal)
         if self._checking is None or self._checking.done():
             self._checking = asyncio.get_running_loop().create_task(self._store.check())
         try:
@@ -363,6 +370,7 @@ class Runtime:
         Raises:
             RuntimedError: The bundle breaks a rule of section 5 of the v1 contract; each has a code of its own.
         """
+        _log_command("bundles", principal)
         return await self._open.bundles.put(bundle)
 
     def bundle_availability(self, reference: BundleReference) -> Availability:
@@ -392,6 +400,7 @@ class Runtime:
             ConfigBundleMissing: No bundle has the id that the request names.
             ConfigBundleDigestMismatch: The bundle with that id has another digest.
         """
+        _log_command("create", principal)
         parts = self._open
         return await parts.lifecycle.create(request, parts.bundles.held)
 
@@ -408,6 +417,7 @@ class Runtime:
             WorkerExecutionUnavailable: Nothing runs the Worker.
             WorkerExecutionRejected: The backend refused it. As for the others, nothing was stored.
         """
+        _log_command("input", principal, ref)
         return await self._started.inputs.send(ref, message)
 
     async def interrupt_worker(self, ref: WorkerRef, *, principal: Principal = ADMIN) -> LifecycleAck:
@@ -416,6 +426,7 @@ class Runtime:
         Raises:
             WorkerExecutionRejected: The backend cannot interrupt it.
         """
+        _log_command("interrupt", principal, ref)
         return await self._started.inputs.interrupt(ref)
 
     async def restore_worker(self, ref: WorkerRef, *, principal: Principal = ADMIN) -> WorkerDetail:
@@ -425,6 +436,7 @@ class Runtime:
             InvalidRequest: The Worker has ended.
             WorkerExecutionUnavailable: The backend refused; the Worker's `execution` says why.
         """
+        _log_command("restore", principal, ref)
         parts = self._open
         await parts.lifecycle.restore(parts.registry.mailbox(ref))
         return parts.queries.worker(ref)
@@ -451,6 +463,7 @@ class Runtime:
             PermissionNotFound: No such request is pending.
             InvalidRequest: The request does not offer this option.
         """
+        _log_command("answer", principal, ref)
         parts = self._open
         decision = partial(decisions.rule_on_permission, request_id=request_id, option_id=option_id)
         resolution: PermissionResolution = await parts.registry.mailbox(ref).submit(decision)
@@ -460,16 +473,19 @@ class Runtime:
         self, ref: WorkerRef, reason: str | None = None, *, principal: Principal = ADMIN
     ) -> LifecycleAck:
         """Stop a Worker gracefully. Does nothing if it has ended."""
+        _log_command("stop", principal, ref)
         return await self._started.lifecycle.end(ref, "stop", reason)
 
     async def cancel_worker(
         self, ref: WorkerRef, reason: str | None = None, *, principal: Principal = ADMIN
     ) -> LifecycleAck:
         """Cancel a Worker at once. Does nothing if it has ended."""
+        _log_command("cancel", principal, ref)
         return await self._started.lifecycle.end(ref, "cancel", reason)
 
     async def delete_worker(self, ref: WorkerRef, *, principal: Principal = ADMIN) -> None:
         """Delete a Worker that has ended, or is damaged, and all that is stored of it. Raises WorkerRunning."""
+        _log_command("delete", principal, ref)
         await self._open.deletion.delete(ref)
 
     async def transcript(self, ref: WorkerRef, start: int = 0, limit: int | None = None) -> TranscriptProjection:
@@ -518,6 +534,12 @@ class Runtime:
     async def all_events(self, after: int, limit: int | None = None) -> Sequence[EncodedEvent]:
         """Return the same for all Workers together."""
         return await self._started.queries.all_events(after, limit)
+
+
+def _log_command(verb: Verb, principal: Principal, ref: WorkerRef | None = None) -> None:
+    if log.isEnabledFor(logging.DEBUG):
+        worker_id = ref.worker_id if ref is not None else None
+        log.debug("command", extra={"verb": verb, "principal": principal.name, "worker_id": worker_id})
 
 
 def _make_mailbox(sequencer: Sequencer, queue: QueueDispatcher, worker: Worker, activity: Activity) -> Mailbox:

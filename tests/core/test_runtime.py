@@ -37,6 +37,7 @@ from runtimed.model.event import (
 )
 from runtimed.model.identity import RuntimeId, WorkerId, WorkerRef, cursor_of
 from runtimed.model.interaction import WorkerInput
+from runtimed.model.principal import Principal
 from runtimed.model.worker import CreateWorkerRequest, NamedProfile, RoleIntent, TaskIntent, WorkerDetail
 from runtimed.store.memory import MemoryStore
 from runtimed.store.sqlite import SqliteStore
@@ -476,3 +477,16 @@ async def test_a_backend_is_made_to_wait_while_the_store_is_behind(puppet):
         async with asyncio.timeout(10):
             while runtime.newest_sequence(ref) < 10_000:
                 await asyncio.sleep(0)
+
+
+async def test_a_command_is_logged_with_its_principal(runtime, caplog):
+    caplog.set_level("DEBUG", "runtimed.core.runtime")
+    worker = await runtime.create_worker()
+
+    await runtime.stop_worker(worker.worker_ref, principal=Principal("ci", "operator"))
+
+    commands = [record for record in caplog.records if record.getMessage() == "command"]
+    assert [(one.verb, one.principal, one.worker_id) for one in commands] == [
+        ("create", "admin", None),
+        ("stop", "ci", worker.worker_id),
+    ]
