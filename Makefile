@@ -6,13 +6,14 @@ BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
 JOBS ?= 2
 
-.PHONY: help demo test quick faults lint check bench clean
+.PHONY: help demo test quick faults coverage lint check bench clean
 
 help:
 	@echo "make demo    install into .venv, then show a Runtime at work"
 	@echo "make test    install into .venv, then run every test, JOBS=2 at a time"
 	@echo "make quick   the tests without the slow parts: no faults, properties or benchmarks"
 	@echo "make faults  the fault tests alone, at length: as root, with strace; an hour or so"
+	@echo "make coverage  the tests but for the faults, and the lines and branches that they leave out"
 	@echo "make lint    ruff, mypy and the import contracts"
 	@echo "make check   lint and test; CI runs both, and make quick on the newest Python:"
 	@echo "             make quick PYTHON=python3.13 VENV=.venv-3.13"
@@ -38,6 +39,12 @@ quick: $(STAMP)
 
 faults: $(STAMP)
 	$(BIN)/python -m pytest tests/faults tests/properties --faults=long
+
+coverage: $(STAMP)
+	rm -f .coverage .coverage.*
+	$(BIN)/coverage run -m pytest --numprocesses $(JOBS) --ignore tests/faults --ignore tests/benchmarks
+	$(BIN)/coverage combine --quiet
+	$(BIN)/coverage report
 
 lint: $(STAMP)
 	$(BIN)/ruff check .
