@@ -7,7 +7,7 @@ from urllib.parse import quote, urlencode
 
 from runtimectl.address import Address
 from runtimectl.errors import DaemonFailed, UsageProblem, from_response
-from runtimectl.http import TIMEOUT_S, exchange
+from runtimectl.http import TIMEOUT_S, Exchanges
 from runtimed.wire import routes
 
 CHECK_TIMEOUT_S = 3600.0
@@ -20,13 +20,14 @@ Body = dict[str, Any]
 
 
 class Client:
-    """A daemon at an address; every request has a connection of its own.
+    """A daemon at an address. Requests follow each other on one connection.
 
     Each method returns the body of a success and raises the ControlError of everything else.
     """
 
     def __init__(self, address: Address) -> None:
         self.address = address
+        self._exchanges = Exchanges(address)
 
     def runtime(self) -> Body:
         return self._ask("runtime", "GET", routes.RUNTIME)
@@ -52,7 +53,7 @@ class Client:
         """What the daemon's clock says, in seconds since 1970; None where its answer has no date."""
         from email.utils import parsedate_to_datetime
 
-        found = exchange(self.address, "GET", routes.RUNTIME).headers.get("date")
+        found = self._exchanges.exchange("GET", routes.RUNTIME).headers.get("date")
         return None if found is None else parsedate_to_datetime(found).timestamp()
 
     def diagnostics(self) -> Body:
@@ -74,7 +75,7 @@ class Client:
         return self._ask("worker", "GET", _path(routes.WORKER, worker_id))
 
     def delete_worker(self, worker_id: str) -> None:
-        response = exchange(self.address, "DELETE", _path(routes.WORKER, worker_id))
+        response = self._exchanges.exchange("DELETE", _path(routes.WORKER, worker_id))
         if response.status != 204:
             raise from_response(response.status, response.body, self.address.sought)
 
@@ -123,7 +124,7 @@ class Client:
     def _ask(
         self, member: str, method: str, path: str, body: Body | None = None, *, timeout: float = TIMEOUT_S
     ) -> Body:
-        response = exchange(self.address, method, path, _encoded(body), timeout=timeout)
+        response = self._exchanges.exchange(method, path, _encoded(body), timeout=timeout)
         if response.status != 200:
             raise from_response(response.status, response.body, self.address.sought)
         return _decoded(response.body, member)

@@ -52,11 +52,11 @@ class UnsupportedMediaType(RequestError):
 
 
 class AccessError(RuntimedError):
-    """The caller is turned away at the door."""
+    """The guard refuses the request."""
 
 
 class Unauthorized(AccessError):
-    """No token, or not the right one."""
+    """The token is missing or wrong."""
 
     code = "unauthorized"
 
@@ -65,7 +65,7 @@ class Unauthorized(AccessError):
 
 
 class ForbiddenOrigin(AccessError):
-    """A request that a browser sent."""
+    """A browser sent the request."""
 
     code = "forbidden_origin"
 
@@ -74,7 +74,7 @@ class ForbiddenOrigin(AccessError):
 
 
 class MisdirectedRequest(AccessError):
-    """A Host that is not this server's."""
+    """The Host header, or the host of the request line, is not this server's."""
 
     code = "misdirected_request"
 
@@ -83,7 +83,7 @@ class MisdirectedRequest(AccessError):
 
 
 class NotFound(MissingError):
-    """An unknown path."""
+    """No route has this path."""
 
     code = "not_found"
 
@@ -92,7 +92,7 @@ class NotFound(MissingError):
 
 
 class MethodNotAllowed(MissingError):
-    """A known path asked with another method; `allowed` are those it takes."""
+    """The path has no route with this method; `allowed` are the methods that it has."""
 
     code = "method_not_allowed"
 
@@ -102,7 +102,7 @@ class MethodNotAllowed(MissingError):
 
 
 class ObservationOnly(FeedError):
-    """An observer tried to speak."""
+    """An observer sent a message."""
 
     code = "runtime.observation_only"
 
@@ -111,13 +111,13 @@ class ObservationOnly(FeedError):
 
 
 class SocketBroken(FeedError):
-    """What came in on a socket is no WebSocket message, or one that is too long."""
+    """A message on a socket is no WebSocket message, or too long."""
 
     code = "runtime.websocket_error"
 
 
 class ListenFailed(StartError):
-    """An address can't be listened on."""
+    """An address cannot be listened on."""
 
     code = "listen_failed"
 
@@ -148,7 +148,7 @@ STATUSES: dict[type[RuntimedError], int] = {
     errors.UpstreamClosed: 503,
     errors.SerializeFailed: 500,
 }
-"""A class that is not here has the status of its nearest ancestor that is."""
+"""The status of an error class. A class that is not listed has the status of its nearest listed ancestor."""
 
 
 def status_of(kind: type[RuntimedError]) -> int:

@@ -1,9 +1,8 @@
-"""One connection: its slot, its head filter, and its requests."""
+"""A connection that aiohttp serves, with a slot and a head filter of its own."""
 
 import asyncio
-import contextlib
 import logging
-from collections.abc import Coroutine, Sequence
+from collections.abc import Sequence
 from http import HTTPStatus
 from typing import Any, cast
 
@@ -11,13 +10,8 @@ from aiohttp import web
 
 from runtimed.errors import Internal, InvalidRequest, RuntimedError
 from runtimed.http.server.head_filter import BROKEN_HEAD, HeadFilter
-from runtimed.http.server.quick_requests import QuickRequest, QuickRequests
 from runtimed.http.server.slots import Slot, Slots
-from runtimed.http.web.application import ApiApplication
-from runtimed.http.web.responses import JsonResponse, error_response
-
-UNREAD_TIMEOUT_S = 60.0
-"""How long a client may leave a quick response unread before its connection is cut."""
+from runtimed.http.web.responses import error_response
 
 CLOSED = "the handler is closed"
 """What uvloop says of a write to a handle that it has closed."""
@@ -28,115 +22,43 @@ log = logging.getLogger(__name__)
 class Connection(web.RequestHandler):
     """Answers the requests of one connection, in their order.
 
-    With `quick` it answers plain requests by itself, each at once and in one write. At the first request that is not
-    plain, aiohttp's machinery starts, gets the bytes of that request, and answers it and all that follow. Slot, head
-    filter, guard, router and shutdown are the same for both.
-
-    While a quick request is being answered, or its response is not read, nothing more is read. A connection without
-    a request for `keepalive_timeout` seconds is closed.
+    A connection without a request for `keepalive_timeout` seconds is closed.
 
     Args:
         server: The server that made the connection.
-        api: What answers requests.
         slots: Where the connection takes its slot.
-        quick: Whether plain requests are answered without aiohttp's machinery.
         options: Those of `web.RequestHandler`.
     """
 
-    __slots__ = (
-        "_answering",
-        "_api",
-        "_begun",
-        "_closing",
-        "_data",
-        "_head_filter",
-        "_idle_since",
-        "_is_quick",
-        "_quick",
-        "_received",
-        "_refusing",
-        "_server",
-        "_slot",
-        "_slots",
-        "_timer",
-    )
+    __slots__ = ("_begun", "_head_filter", "_received", "_refusing", "_slot", "_slots")
 
-    def __init__(self, server: web.Server, *, api: ApiApplication, slots: Slots, quick: bool, **options: Any) -> None:
+    def __init__(self, server: web.Server, *, slots: Slots, **options: Any) -> None:
         super().__init__(server, **options)
-        self._server = server
-        self._api = api
         self._slots = slots
         self._slot: Slot | None = None
         self._head_filter = HeadFilter()
         self._begun = 0
         self._refusing = False
         self._received = 0
-        self._is_quick = quick
-        self._quick: QuickRequests | None = None
-        self._answering: asyncio.Task[None] | None = None
-        self._data = b""
-        self._closing = False
-        self._timer: asyncio.TimerHandle | None = None
-        self._idle_since = 0.0
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
-        self.transport = cast("asyncio.Transport", transport)
-        self._slot = self._slots.take(self.transport)
+        connected = cast("asyncio.Transport", transport)
+        self._slot = self._slots.take(connected)
         if self._slot is None:
-            self.transport.abort()
-        elif self._is_quick:
-            self._server.connection_made(self, self.transport)
-            self._quick = QuickRequests(self._api, transport.get_extra_info("sockname"), self._loop)
-            self._idle_since = self._loop.time()
-            self._timer = self._loop.call_later(self.keepalive_timeout, self._check_idle)
+            connected.abort()
         else:
-            super().connection_made(transport)
+            self._start(connected)
 
     def connection_lost(self, exc: BaseException | None) -> None:
-        """Free the slot. A request that has begun is finished, although nobody reads the response."""
-        self._closing = True
-        if self._timer is not None:
-            self._timer.cancel()
         if self._slot is not None:
             self._slot.leave()
-        if self._answering is not None:
-            self._task_handler = self._answering  # the server keeps the connection until this task is done
         super().connection_lost(exc)
 
     def data_received(self, data: bytes) -> None:
-        if self._quick is None:
-            self._pass_to_aiohttp(self._head_filter.feed(data) if data else [], is_resuming=not data)
-            return
-        self._data = self._data + data if self._data else data
-        if self._answering is None and not self.writing_paused:
-            self._read(self._quick, data)
-        elif self.transport is not None:
-            self.transport.pause_reading()
-
-    def resume_writing(self) -> None:
-        super().resume_writing()
-        if self._quick is not None:
-            self._go_on(self._quick)
-
-    def close(self) -> None:
-        """Close the connection, after the response that is due."""
-        self._closing = True
-        super().close()
-        if self._quick is not None and self._answering is None and self.transport is not None:
-            self.transport.close()
-
-    async def shutdown(self, timeout: float | None = 15.0) -> None:  # noqa: ASYNC109 the signature is aiohttp's
-        """Let a request that has begun finish, and close the connection.
-
-        Args:
-            timeout: Half of the time that a request may take, in seconds: aiohttp waits for it twice.
-        """
-        if self._answering is not None:
-            answering = self._answering
-            await asyncio.wait({answering}, timeout=None if timeout is None else 2 * timeout)
-            answering.cancel()
-            await asyncio.gather(answering, return_exceptions=True)
-        await super().shutdown(timeout)
+        if data:
+            self._pass_on(self._head_filter.feed(data))
+        else:  # aiohttp continues with what it has buffered
+            super().data_received(data)
 
     def admitted(self) -> None:
         """Note that the guard has admitted a request of this connection."""
@@ -175,12 +97,18 @@ class Connection(web.RequestHandler):
         if not closed:
             super().log_exception(*args, **options)
 
-    def _pass_to_aiohttp(self, pieces: Sequence[bytes], *, is_resuming: bool = False) -> None:
+    def _start(self, transport: asyncio.Transport) -> None:
+        """Begin to serve a connection that has its slot."""
+        self._start_aiohttp(transport)
+
+    def _start_aiohttp(self, transport: asyncio.Transport) -> None:
+        super().connection_made(transport)
+
+    def _pass_on(self, pieces: Sequence[bytes]) -> None:
+        """Give aiohttp what the filter let pass, and count it while the client has shown no token."""
         if self._slot is not None and not self._slot.admitted:
             self._received += sum(map(len, pieces))
             self._slot.hold(self._received + len(self._head_filter.held))
-        if is_resuming:  # aiohttp continues with what it has buffered
-            super().data_received(b"")
         for piece in pieces:
             super().data_received(piece)
         self._refuse_in_turn()
@@ -194,95 +122,3 @@ class Connection(web.RequestHandler):
         if filtered.refusal is not None and self._begun == filtered.heads and not self._refusing:
             self._refusing = True
             super().data_received(BROKEN_HEAD)
-
-    def _read(self, quick: QuickRequests, data: bytes) -> None:
-        """Answer a plain request if `data` completes it; start aiohttp if this is none."""
-        if data is self._data and (known := quick.repeated(data)) is not None:
-            self._answer(known, data[len(data) - known.body_bytes :])
-            return
-        filtered = self._head_filter
-        pieces = filtered.feed(data)
-        if not pieces and quick.begun is None and filtered.refusal is None:
-            self._await_head()
-            return
-        is_plain = quick.feed(pieces)
-        if quick.begun is not None:
-            self.admitted()
-        if not is_plain or filtered.held or filtered.refusal is not None:
-            self._start_aiohttp(quick)
-        elif (whole := quick.take(self._data)) is not None:
-            self._begun = filtered.heads
-            self._answer(*whole)
-
-    def _await_head(self) -> None:
-        """Keep no more than the filter holds while a head is incomplete."""
-        self._data = self._head_filter.held
-        if self._slot is not None:
-            self._slot.hold(len(self._data))
-
-    def _start_aiohttp(self, quick: QuickRequests) -> None:
-        """Let aiohttp answer the request that has begun, and all that follow."""
-        self._quick, self._data = None, b""
-        if self._timer is not None:
-            self._timer.cancel()
-        if self.transport is not None:
-            super().connection_made(self.transport)
-            self._pass_to_aiohttp(quick.take_back())
-
-    def _answer(self, request: QuickRequest, body: bytes) -> None:
-        self._data = b""
-        try:
-            returned = request.endpoint.call(request.arguments, body)
-            if request.endpoint.awaits:
-                self._answering = self._loop.create_task(self._await(returned))
-            else:
-                self._write(JsonResponse.of(returned))
-        except Exception as error:  # noqa: BLE001 every error becomes a response here
-            self._write(error_response(error))
-
-    async def _await(self, returned: Coroutine[Any, Any, Any]) -> None:
-        try:
-            self._write(JsonResponse.of(await returned))
-        except Exception as error:  # noqa: BLE001 every error becomes a response here
-            self._write(error_response(error))
-        finally:
-            self._answering = None
-            if self._quick is not None:
-                self._go_on(self._quick)
-
-    def _write(self, response: JsonResponse) -> None:
-        self._idle_since = self._loop.time()
-        data = response.to_bytes()
-        if self.transport is not None and not self.transport.is_closing():
-            with contextlib.suppress(RuntimeError):  # uvloop may have closed it without saying that it is closing
-                self.transport.write(data)
-
-    def _go_on(self, quick: QuickRequests) -> None:
-        """Read what has arrived in the meantime."""
-        if self._answering is not None or self.writing_paused or self.transport is None:
-            return
-        if self._closing or self.transport.is_closing():
-            self.transport.close()
-            return
-        try:
-            self.transport.resume_reading()
-        except RuntimeError:  # uvloop has closed it, and calls connection_lost in a moment
-            return
-        if self._data:
-            self._read(quick, self._data)
-
-    def _check_idle(self) -> None:
-        """Close a connection that is idle, and cut one whose client does not read its response."""
-        now = self._loop.time()
-        due = self._idle_since + (UNREAD_TIMEOUT_S if self.writing_paused else self.keepalive_timeout)
-        if self._answering is not None or now < due:
-            again = due if now < due else now + self.keepalive_timeout
-            self._timer = self._loop.call_at(again, self._check_idle)
-        elif self.transport is None or self._quick is None:
-            return
-        elif self.writing_paused:
-            self.transport.abort()
-        elif self._quick.begun is not None:
-            self._start_aiohttp(self._quick)
-        else:
-            self.transport.close()

@@ -10,6 +10,7 @@ from aiohttp import web
 
 from runtimed.http.server.acceptor import Acceptor
 from runtimed.http.server.connection import Connection
+from runtimed.http.server.quick_connection import QuickConnection
 from runtimed.http.server.slots import Slots, UnauthenticatedBytes
 from runtimed.http.web.application import ApiApplication
 
@@ -94,7 +95,9 @@ class _Connections(web.Server):
 
     def make(self, slots: Slots) -> asyncio.Protocol:
         """Return the protocol of a new connection, which takes one of these slots."""
-        return Connection(self, api=self._api, slots=slots, quick=self._quick, loop=self._loop, **self._options)
+        if self._quick:
+            return QuickConnection(self, api=self._api, slots=slots, loop=self._loop, **self._options)
+        return Connection(self, slots=slots, loop=self._loop, **self._options)
 
     def _begin(
         self, message: Any, payload: Any, protocol: web.RequestHandler, writer: Any, task: Any

@@ -50,5 +50,5 @@ class ApiApplication:
 
 
 def _changes_protocol(request: web.BaseRequest) -> bool:
-    """Return whether the bytes behind the request are no HTTP request."""
+    """Return whether the bytes after the request are no HTTP request."""
     return request.method == hdrs.METH_CONNECT or request.headers.get(hdrs.UPGRADE, "").lower() == "websocket"

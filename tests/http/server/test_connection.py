@@ -180,6 +180,24 @@ async def test_the_answer_is_the_same_wherever_the_bytes_are_cut(both, case):
         assert await talk(both.ours, whole[:cut], whole[cut:]) == expected, whole[:cut]
 
 
+@pytest.mark.parametrize(("before", "behind"), [(b"", b"\r\n"), (b"\r\n", b""), (b"\r\n\r\n", b"\r\n\r\n")])
+@pytest.mark.parametrize("case", ["worker", "stop with a body", "no such kind"])
+async def test_a_request_repeated_with_empty_lines_around_it_gets_the_same_answers(both, case, before, behind):
+    await talk(both.ours, CASES["stop with a body"](both.ours))
+    ours = await talk(both.ours, *[before + CASES[case](both.ours) + behind] * 4)
+    bare = await talk(both.bare, *[before + CASES[case](both.bare) + behind] * 4)
+    assert ours.count(b"HTTP/1.1 ") == 5
+    assert ours == bare
+
+
+async def test_a_request_repeated_with_a_doubled_header_gets_the_same_answers(both):
+    double = post(STOP, b'{"reason":"x"}', "Content-Type: application/json", "Content-Type: application/json")
+    await talk(both.ours, double(both.ours))
+    ours = await talk(both.ours, *[double(both.ours)] * 4)
+    assert ours.count(b"HTTP/1.1 200 OK") == 5
+    assert ours == await talk(both.bare, *[double(both.bare)] * 4)
+
+
 async def test_requests_that_come_together_are_answered_in_their_order(both):
     cases = ["worker", "stop", "stop with a body", "no such worker", "unknown path", "transcript", "runtime"]
     one_by_one = [CASES[case](both.ours) for case in cases]
