@@ -1,1 +1,1 @@
-"""What the daemon costs, each case next to its own baseline in the same run: `python -m benchmarks --help`."""
+"""Benchmarks of the daemon. Each case runs next to its own baseline: `python -m benchmarks --help`."""

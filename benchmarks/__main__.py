@@ -1,4 +1,4 @@
-"""`python -m benchmarks`: run the cases and say how they stand to their baselines."""
+"""`python -m benchmarks`: run cases and compare each with its baseline."""
 
 import argparse
 import json
@@ -17,7 +17,7 @@ BUILD = REPOSITORY / "build" / "benchmarks"
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Run what is named, print the table, write the JSON. The exit code says whether it ran, not what was met."""
+    """Run the named cases, print a table and write the JSON. The exit status is 0 even if a target was missed."""
     given = _options().parse_args(arguments)
     for folder in (given.folder, given.json.parent):
         folder.mkdir(parents=True, exist_ok=True)
@@ -47,7 +47,7 @@ def _measured(name: str, plan: Plan) -> Sequence[Finding]:
 
 
 def _plain(found: Mapping[str, Sequence[Finding]]) -> dict[str, Any]:
-    """All findings as JSON, each with the name of its case."""
+    """Return all findings as JSON values, each with the name of its case."""
     return {
         kind: [
             {"of": name, **one.plain()} for name, findings in found.items() for one in findings if type(one) is wanted

@@ -1,4 +1,4 @@
-"""The programs that Workers run in a measurement, and the configuration that has them."""
+"""The programs that measured Workers run, and the configuration with their profiles."""
 
 import json
 import shutil
@@ -11,21 +11,21 @@ from benchmarks.machine import REPOSITORY
 END = '{"event":"run_end","data":{"result":"finished"}}'
 READY = "ready"
 ECHO = f"echo {READY}; while read -r line; do echo heard; echo '{END}'; done"
-"""Says that it is there, then a word and the end of the run for each input; all by the shell itself."""
+"""Prints READY, then a word and the end of the run for each input. Uses only built-ins of the shell."""
 
 
 def shell(script: str) -> list[str]:
-    """The argv of a script for the plain shell."""
+    """Return the argv that runs a script by `sh`."""
     return [shutil.which("sh") or "sh", "-c", script]
 
 
 def printer(file: Path) -> list[str]:
-    """The argv of a program that prints a file for each input."""
+    """Return the argv of a program that prints a file for each input."""
     return shell(f"while read -r line; do cat '{file}'; echo '{END}'; done")
 
 
 def configure(folder: Path, programs: Mapping[str, Sequence[str]], backend: str = "process") -> None:
-    """Have a Daemon in this folder know a profile for each program, which finds the modules of the benchmarks."""
+    """Configure a profile for each program, for a Daemon in this folder. Programs can import the benchmarks."""
     file = folder / "runtimed" / "config.toml"
     file.parent.mkdir(parents=True, exist_ok=True)
     tables = (
@@ -37,5 +37,5 @@ def configure(folder: Path, programs: Mapping[str, Sequence[str]], backend: str 
 
 
 def request(name: str) -> dict[str, Any]:
-    """What to ask for a Worker that runs this program."""
+    """Return the request for a Worker that runs this program."""
     return {"profile": {"kind": "builtin", "value": f"builtin:{name}"}}

@@ -12,10 +12,10 @@ ACCEPTED = BackendAnswer("accepted")
 
 
 class LoadBackend:
-    """An ExecutionBackend that accepts every input at once and runs nothing; an order for a Series it carries out.
+    """An ExecutionBackend that accepts every input at once and runs nothing, except for orders of a Series.
 
-    What is measured then is the daemon and nothing of a Worker. Its events are `system_item`s, which are never
-    joined: every one of them is a frame.
+    So the daemon is measured without any program. Its events are `system_item`s, which are never joined: each one
+    is a frame.
     """
 
     def __init__(self) -> None:
@@ -51,7 +51,7 @@ class LoadBackend:
     cancel = stop
 
     async def delete(self, worker_id: WorkerId) -> None:
-        """Nothing is kept of a Worker."""
+        """Do nothing: no data is kept."""
 
     async def close(self) -> None:
         for task in self._tasks:

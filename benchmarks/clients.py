@@ -1,8 +1,7 @@
-"""Clients of HTTP in a process of their own: each keeps one connection and asks again as soon as it is answered.
+"""HTTP clients in a separate process. Each keeps one connection and repeats its request after every answer.
 
-`python -m benchmarks.clients` takes {"host", "port", "seconds", "requests": [text]} on stdin, one request a client,
-and says what Load has of it. One thread over raw sockets: so little is done for a request that the server is what is
-waited for.
+`python -m benchmarks.clients` takes {"host", "port", "seconds", "requests": [text]} on stdin, with one request for
+each client, and prints the fields of a Load. One thread uses raw sockets, so the server is the bottleneck.
 """
 
 import json
@@ -30,10 +29,14 @@ OK = b"HTTP/1.1 200 "
 
 @attrs.frozen
 class Load:
-    """What a group of clients got: answers a second, and how long one took, in milliseconds.
+    """The result of a group of clients.
 
-    `answered` is how many answers each got, also those before and behind the time that counts; `cpu_s` what all of
-    them took of the server's processor time, in seconds.
+    Attributes:
+        rate: Answers a second.
+        p50_ms: The median time of a request.
+        p99_ms: The 99th percentile of that time.
+        answered: How many answers each client got, including those outside of the measured time.
+        cpu_s: The processor time of the server for all of them.
     """
 
     rate: float
@@ -49,7 +52,7 @@ class Load:
 
 
 def load_row(case: str, ours: Sequence[Load], baseline: Sequence[Load], target: Target) -> Row:
-    """A row of rates. Its note has what depends less on what else the machine is doing."""
+    """Return a row of rates. Its note has the rates by processor time, which depend less on other load."""
     note = "for a second of processor time, ours answers {:,.0f} and the baseline {:,.0f}".format(
         *(median(load.per_cpu_s for load in loads) for loads in (ours, baseline))
     )
@@ -57,7 +60,7 @@ def load_row(case: str, ours: Sequence[Load], baseline: Sequence[Load], target: 
 
 
 def put_load(server: Server, requests: Sequence[bytes], seconds: float, log: Path) -> Load:
-    """Have each request asked again and again for that long, all at once."""
+    """Repeat all requests at the same time for a number of seconds."""
     host, port = server.address
     order = {"host": host, "port": port, "seconds": seconds, "requests": [text.decode() for text in requests]}
     with Program(python("benchmarks.clients"), log) as clients:
@@ -68,7 +71,7 @@ def put_load(server: Server, requests: Sequence[bytes], seconds: float, log: Pat
 
 
 class Client:
-    """One connection."""
+    """One connection and its request."""
 
     def __init__(self, address: tuple[str, int], request: bytes) -> None:
         self.socket = socket.create_connection(address)
@@ -84,7 +87,7 @@ class Client:
         self.socket.sendall(self._request)
 
     def answered(self) -> bool:
-        """Read on; whether the whole answer is there. Raises ValueError for one that is no success."""
+        """Read once, and return whether the answer is complete. Raises ValueError for an error response."""
         self._answer += self.socket.recv(MAX_ANSWER)
         head, end, body = self._answer.partition(b"\r\n\r\n")
         if not end or len(body) < _length(head):
@@ -121,7 +124,7 @@ def _run(host: str, port: int, seconds: float, requests: Sequence[str]) -> dict[
 
 
 def _ask_on(clients: Sequence[Client], begin: float, until: float) -> Iterator[float]:
-    """Ask again and again until that time, then wait for the last answers. How long those took that came in time."""
+    """Repeat the requests until a time, then wait for the last answers. Yields the times of those in the interval."""
     waiting = {client.socket.fileno(): client for client in clients}
     with select.epoll() as ready:
         for number in waiting:

@@ -1,7 +1,7 @@
-"""Large stores, written by the product's own decisions and store in large Changes.
+"""Large stores, written in large Changes by the product's own decisions and store.
 
-`python -m benchmarks.filling FOLDER WORKERS EVENTS KIND`: so many Workers, and as many events among all of them. KIND
-says what the events are: `ticks`, or `texts`, each of which is an entry of a transcript too.
+`python -m benchmarks.filling FOLDER WORKERS EVENTS KIND` creates WORKERS Workers that share EVENTS events. KIND is
+`ticks`, or `texts`: each text is also an entry of a transcript.
 """
 
 import asyncio
@@ -37,35 +37,35 @@ EVENTS: dict[str, Callable[[int], Payload]] = {
 
 
 def fill(folder: Path, *, workers: int, events: int, kind: Kind) -> None:
-    """Make a store; it must not be there yet."""
+    """Create a store in a folder that must not exist."""
     subprocess.run(python("benchmarks.filling", str(folder), str(workers), str(events), kind), check=True)
 
 
 async def _fill(folder: Path, workers: int, events: int, kind: str) -> None:
     store = SqliteStore(folder)
-    pipeline = Sequencer(store, SteadyClock(), await store.open(None))
+    sequencer = Sequencer(store, SteadyClock(), await store.open(None))
     try:
-        begun: deque[asyncio.Future[Sequence[EncodedEvent]]] = deque()
-        for change in _changes(pipeline, workers, events, EVENTS[kind]):
-            begun.append(pipeline.commit(change))
-            if len(begun) >= IN_FLIGHT:
-                await begun.popleft()
-        await asyncio.gather(*begun)
+        in_flight: deque[asyncio.Future[Sequence[EncodedEvent]]] = deque()
+        for change in _changes(sequencer, workers, events, EVENTS[kind]):
+            in_flight.append(sequencer.commit(change))
+            if len(in_flight) >= IN_FLIGHT:
+                await in_flight.popleft()
+        await asyncio.gather(*in_flight)
     finally:
         await store.close()
 
 
-def _changes(pipeline: Sequencer, workers: int, events: int, make: Callable[[int], Payload]) -> Iterator[Change]:
+def _changes(sequencer: Sequencer, workers: int, events: int, make: Callable[[int], Payload]) -> Iterator[Change]:
     for number in range(1, workers + 1):
-        worker, activity = new_worker(worker_id(number), CreateWorkerRequest(), pipeline.unix_ms()), Activity()
+        worker, activity = new_worker(worker_id(number), CreateWorkerRequest(), sequencer.unix_ms()), Activity()
         yield Change(worker)
         share = events * number // workers - events * (number - 1) // workers
         for first in range(0, share, CHANGE_EVENTS):
-            draft = ChangeBuilder(worker, activity, pipeline)
-            record_output(draft, map(make, range(first, min(first + CHANGE_EVENTS, share))))
-            change = draft.change()
+            builder = ChangeBuilder(worker, activity, sequencer)
+            record_output(builder, map(make, range(first, min(first + CHANGE_EVENTS, share))))
+            change = builder.change()
             assert change is not None
-            worker, activity = draft.worker, draft.activity
+            worker, activity = builder.worker, builder.activity
             yield change
 
 

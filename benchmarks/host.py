@@ -1,4 +1,4 @@
-"""`runtimed` with the LoadBackend: the installed daemon in every other part, down to its options and its exit."""
+"""`runtimed` with the LoadBackend. Everything else is as in the installed daemon."""
 
 from typing import Any
 

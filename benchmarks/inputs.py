@@ -1,4 +1,4 @@
-"""Inputs from many clients at once, each to a Worker of its own, and whether they are all there afterwards."""
+"""Inputs from many clients at once, each to its own Worker, with a check that all of them were stored."""
 
 from pathlib import Path
 
@@ -9,12 +9,12 @@ INPUT = {"kind": "user", "content": "Look at the failing test in the store, find
 
 
 def send(server: Server, paths: list[str], seconds: float, log: Path) -> Load:
-    """Have a client POST the input to each path, again and again for that long."""
+    """POST the input to each path repeatedly for a number of seconds, by one client a path."""
     return put_load(server, [server.request_bytes("POST", path, INPUT) for path in paths], seconds, log)
 
 
 class Inputs:
-    """The Workers of a daemon, one a client, and how many inputs each has acknowledged."""
+    """The Workers of a daemon, one for each client, and how many inputs each has acknowledged."""
 
     def __init__(self, daemon: Daemon, clients: int) -> None:
         self._daemon = daemon
@@ -22,11 +22,11 @@ class Inputs:
 
     @property
     def paths(self) -> list[str]:
-        """Where each client sends its inputs."""
+        """The path of each client's inputs."""
         return [f"/v1/workers/{worker}/input" for worker in self._acknowledged]
 
     def acknowledgement(self) -> bytes:
-        """What an input is answered."""
+        """Send one input, and return the body of its acknowledgement."""
         worker = next(iter(self._acknowledged))
         status, answer = self._daemon.ask("POST", f"/v1/workers/{worker}/input", INPUT)
         assert status == 200, answer
@@ -34,7 +34,7 @@ class Inputs:
         return answer
 
     def send(self, clients: int, seconds: float, log: Path) -> Load:
-        """Have so many of the clients at work. AssertionError unless the transcripts have what was answered."""
+        """Run some of the clients. Raises AssertionError unless the transcripts hold every acknowledged input."""
         load = send(self._daemon, self.paths[:clients], seconds, log)
         for worker, answered in zip(self._acknowledged, load.answered, strict=False):
             self._acknowledged[worker] += answered

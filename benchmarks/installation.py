@@ -1,4 +1,4 @@
-"""A plain installation of this repository, as its users have one: not editable, with nothing beside what it needs."""
+"""A plain installation of this repository, as users have it: not editable, with required packages only."""
 
 import shutil
 import subprocess
@@ -11,7 +11,7 @@ SOURCES = ("runtimed", "runtimectl", "pyproject.toml", "setup.cfg", "README.md",
 
 
 def install(folder: Path) -> Path:
-    """Install into a new environment below `folder`, and return where its programs are."""
+    """Install into a new environment below `folder`, and return the folder of its programs."""
     environment, source = folder / "environment", folder / "source"
     source.mkdir(parents=True)
     for name in SOURCES:

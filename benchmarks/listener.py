@@ -1,8 +1,8 @@
-"""One observer of a run, in a process of its own: keeps all frames, then checks that the text in them is whole.
+"""One observer in a separate process. It keeps all frames, then checks that their text is complete.
 
-`python -m benchmarks.listener` takes {"host", "port", "head", "file"} on stdin. It says one line when it is there;
-and when the run has ended, the time of CLOCK_MONOTONIC at which it had the last frame. It fails unless the text that
-was streamed is what `file` has.
+`python -m benchmarks.listener` takes {"host", "port", "head", "file"} on stdin. It prints one line when it observes,
+and the CLOCK_MONOTONIC time of the last frame when the run has ended. It fails unless the streamed text equals the
+content of `file`.
 """
 
 import json
@@ -23,19 +23,19 @@ DEADLINE_S = 120.0
 
 
 class Listening:
-    """An observer that is there."""
+    """A running observer."""
 
     def __init__(self, program: Program) -> None:
         self._program = program
 
     def ended(self) -> float:
-        """Wait for the end of the run: when it came, on CLOCK_MONOTONIC."""
+        """Wait for the end of the run, and return its CLOCK_MONOTONIC time."""
         return float(self._program.read_line(DEADLINE_S))
 
 
 @contextmanager
 def listening(server: Server, path: str, file: Path, log: Path) -> Iterator[Listening]:
-    """Have a feed observed up to the end of a run whose text must be what the file has."""
+    """Observe a feed until the end of a run. Its text must equal the content of the file."""
     host, port = server.address
     order = {"host": host, "port": port, "head": server.upgrade(path).decode(), "file": str(file)}
     with Program(python("benchmarks.listener"), log) as program:
@@ -63,7 +63,7 @@ def _run(host: str, port: int, head: str, file: str) -> float:
 
 
 def _frames(data: bytes) -> Iterator[bytes]:
-    """The content of each whole frame; a server's are not masked, and none is in parts."""
+    """Yield the content of each complete frame. Frames of a server are unmasked and unfragmented."""
     place = 0
     while place + 10 <= len(data):
         size, place = data[place + 1], place + 2

@@ -1,4 +1,4 @@
-"""The event loop that the daemon would take, for every other program of a run."""
+"""The event loop of the daemon, for the other programs of a run."""
 
 import asyncio
 from collections.abc import Coroutine
@@ -6,7 +6,7 @@ from typing import Any
 
 
 def run(program: Coroutine[Any, Any, None]) -> None:
-    """Run a program on uvloop where it is installed, as the daemon does, else on asyncio's own loop."""
+    """Run a program on uvloop if it is installed, as the daemon does, or on asyncio's own loop."""
     try:
         import uvloop
     except ImportError:

@@ -1,4 +1,4 @@
-"""The machine of a run, in words: a figure means nothing without it."""
+"""The description of the machine of a run."""
 
 import os
 import platform
@@ -11,7 +11,7 @@ REPOSITORY = Path(__file__).parents[1]
 
 
 def describe(folder: Path) -> dict[str, object]:
-    """What may matter for the figures; the stores of the run are in `folder`."""
+    """Return what affects the figures. The stores of the run are in `folder`."""
     return {
         "cpu": _line("/proc/cpuinfo", "model name"),
         "cores": len(os.sched_getaffinity(0)),
@@ -28,7 +28,7 @@ def describe(folder: Path) -> dict[str, object]:
 
 
 def file_system(folder: Path) -> str:
-    """The type of the file system that a folder is on."""
+    """Return the type of the file system of a folder."""
     mounts = [line.split() for line in Path("/proc/self/mounts").read_text().splitlines()]
     real = str(folder.resolve())
     above = [mount for mount in mounts if mount[1] == "/" or f"{real}/".startswith(f"{mount[1]}/")]

@@ -1,10 +1,9 @@
-"""Observers of a feed in a process of their own: they read, count and check.
+"""Observers of a feed in a separate process: they read, count and check.
 
 `python -m benchmarks.observers` takes {"host", "port", "head", "count", "ticks"} on stdin: the head of the handshake
-(text), how many observers, and how many ticks each is to get. It says one line when all have their first frame, and
-what Seen has when each has its ticks. It fails where an observer misses a tick, gets one twice or out of order: at
-every read of every observer the newest number must agree with the count, and MAX_FULL of the observers check each
-number, and when it came.
+(text), how many observers, and how many ticks each will get. It prints one line when all have their first frame, and
+the fields of Seen when each has its ticks. It fails if an observer misses a tick or gets one twice or out of order:
+at every read the newest number must agree with the count, and MAX_FULL observers check each number and its delay.
 """
 
 import json
@@ -28,12 +27,12 @@ from benchmarks.ticks import BEFORE_TIME, END, MARK
 
 DEADLINE_S = 300.0
 SETTLED_S = 0.1
-"""How long nothing more may come behind the last tick."""
+"""How long to watch for surplus ticks after the last one."""
 
 MAX_FULL = 100
 TICK = re.compile(MARK + rb"(\d+)" + BEFORE_TIME + rb"(\d+)" + END)
 LONGEST = 80
-"""Bytes that no tick is longer than, from its MARK to its END."""
+"""The most bytes of a tick from its MARK to its END."""
 
 BUFFER = memoryview(bytearray(2**20))
 
@@ -42,8 +41,13 @@ BUFFER = memoryview(bytearray(2**20))
 class Seen:
     """What all observers together saw.
 
-    How many ticks; the first how long after the handshake; the last at what time of CLOCK_MONOTONIC, and how long
-    after the first; how long each took from when it was due to its being read.
+    Attributes:
+        ticks: How many ticks.
+        first_s: The time from the handshake to the first tick.
+        ended: The CLOCK_MONOTONIC time of the last tick.
+        seconds: The time from the first tick to the last.
+        p50_ms: The median time from when a tick was due to its being read.
+        p99_ms: The 99th percentile of that time.
     """
 
     ticks: int
@@ -55,19 +59,19 @@ class Seen:
 
 
 class Watch:
-    """Observers that are there."""
+    """Running observers."""
 
     def __init__(self, program: Program) -> None:
         self._program = program
 
     def seen(self) -> Seen:
-        """Wait until each has all its ticks."""
+        """Wait until each observer has all its ticks."""
         return Seen(**json.loads(self._program.read_line(DEADLINE_S)))
 
 
 @contextmanager
 def watching(server: Server, path: str, *, count: int, ticks: int, log: Path) -> Iterator[Watch]:
-    """Have a feed observed, each observer awaiting so many ticks, from its first frame on."""
+    """Observe a feed, each observer from its first frame until it has all its ticks."""
     host, port = server.address
     order = {"host": host, "port": port, "head": server.upgrade(path).decode(), "count": count, "ticks": ticks}
     with Program(python("benchmarks.observers"), log) as program:
@@ -77,9 +81,12 @@ def watching(server: Server, path: str, *, count: int, ticks: int, log: Path) ->
 
 
 class Observer:
-    """One socket, which is to get so many ticks; `answered` is when its handshake was.
+    """One observer.
 
-    `delays` are those of its ticks in nanoseconds, for a `full` one.
+    Attributes:
+        ticks: How many ticks it has.
+        delays: The delays of its ticks in nanoseconds, if it is a full one.
+        answered: The CLOCK_MONOTONIC time of the response to its handshake.
     """
 
     def __init__(self, address: tuple[str, int], head: bytes, awaited: int, *, full: bool) -> None:
@@ -98,15 +105,15 @@ class Observer:
         return self.ticks == self._awaited
 
     def greet(self) -> None:
-        """Wait for the answer to the handshake and some of the first frame."""
+        """Wait for the response to the handshake and the begin of the first frame."""
         rest, self.answered = handshake(self.socket)
         self._take(rest)
 
     def read(self) -> None:
-        """Read once. Raises ConnectionError at the end of the feed, ValueError for what is not to be there."""
+        """Read once. Raises ConnectionError at the end of the feed, ValueError for an unexpected tick."""
         size = self.socket.recv_into(BUFFER)
         if not size:
-            raise ConnectionError(f"the feed ended behind {self.ticks} ticks")
+            raise ConnectionError(f"the feed ended after {self.ticks} ticks")
         self._take(self._rest + BUFFER[:size])
 
     def _take(self, data: bytes) -> None:
@@ -124,7 +131,7 @@ class Observer:
     def _check_each(self, begin: int, found: Sequence[tuple[bytes, bytes]]) -> None:
         now = time.monotonic_ns()
         if [int(number) for number, _ in found] != list(range(begin, self.ticks)):
-            raise ValueError(f"ticks missing, repeated or out of order behind {begin} of them")
+            raise ValueError(f"ticks missing, repeated or out of order after {begin} of them")
         self.delays.extend(now - int(at) for _, at in found)
 
 

@@ -1,7 +1,7 @@
-"""The figures of a run in the documentation: `python -m benchmarks.page [RESULT]`; `make bench PAGE=1` does it.
+"""The figures of the documentation: `python -m benchmarks.page [RESULT]`, or `make bench PAGE=1`.
 
-They are written between the page's markers: a table for each case, the machine, and beside the page the plot. Only a
-full run of all cases is taken.
+It writes a table for each case and the machine between the markers of the page, and the plot next to the page. It
+accepts only a full run of all cases.
 """
 
 import json
@@ -23,7 +23,7 @@ MARKED = re.compile(r"(<!-- figures of (\w+) -->\n).*?(<!-- end -->)", re.DOTALL
 
 
 def main() -> int:
-    """Write the page; 1 for a result that is not one of a full run."""
+    """Write the page. Returns 1 if the result is not of a full run."""
     result = json.loads((Path(sys.argv[1]) if len(sys.argv) > 1 else RESULT).read_text())
     if result["quick"] or {one["of"] for one in (*result["rows"], *result["curves"])} != set(CASES):
         print("expected the result of a full run of all cases: make bench PAGE=1", file=sys.stderr)
@@ -34,7 +34,7 @@ def main() -> int:
 
 
 def insert(page: str, result: Mapping[str, Any]) -> str:
-    """The page with the figures of this result. A marker without figures raises KeyError."""
+    """Return the page with the figures of a result. Raises KeyError for a marker without figures."""
     figures = {"machine": _machine(result)}
     for name in CASES:
         rows = [Row.restore(row) for row in result["rows"] if row["of"] == name]

@@ -1,8 +1,8 @@
-"""The part of a distribution that most figures are below."""
+"""Percentiles of measured figures."""
 
 from collections.abc import Sequence
 
 
 def percentile(figures: Sequence[float], percent: int) -> float:
-    """The smallest figure that so many percent do not exceed; `figures` are sorted, and at least one."""
+    """Return the smallest figure that `percent` percent do not exceed. `figures` must be sorted and not empty."""
     return figures[-(-len(figures) * percent // 100) - 1]

@@ -1,4 +1,4 @@
-"""Curves as an SVG, which a page on GitHub shows in a light and in a dark theme: it brings its own ground."""
+"""Curves as an SVG with its own background, readable in light and dark themes."""
 
 import math
 from collections.abc import Iterable, Iterator, Sequence
@@ -28,7 +28,13 @@ STYLE = """
 
 @attrs.frozen
 class Scale:
-    """A logarithmic axis: figures from `low` to `high`, both powers of ten, onto so many pixels."""
+    """A logarithmic axis.
+
+    Attributes:
+        low: The exponent of ten at the low end.
+        high: The exponent of ten at the high end.
+        pixels: Its length.
+    """
 
     low: int
     high: int
@@ -36,22 +42,22 @@ class Scale:
 
     @classmethod
     def around(cls, figures: Iterable[float], pixels: int) -> "Scale":
-        """The smallest scale that has all of them."""
+        """Return the smallest scale that contains all figures."""
         tens = [math.log10(figure) for figure in figures]
         low = math.floor(min(tens))
         return cls(low, max(low + 1, math.ceil(max(tens))), pixels)
 
     def place(self, figure: float) -> float:
-        """How many pixels from the low end."""
+        """Return the distance of a figure from the low end, in pixels."""
         return (math.log10(figure) - self.low) / (self.high - self.low) * self.pixels
 
     def marks(self) -> list[float]:
-        """The powers of ten on it."""
+        """Return the powers of ten on the axis."""
         return [10.0**power for power in range(self.low, self.high + 1)]
 
 
 def draw(curves: Sequence[Curve]) -> str:
-    """All curves, a plot for each group of those that share its name, both axes logarithmic."""
+    """Return an SVG with one plot for each group of curves with the same `plot`. Both axes are logarithmic."""
     plots = list(dict.fromkeys(curve.plot for curve in curves))
     rows = -(-len(plots) // COLUMNS)
     size = f"{COLUMNS * WIDTH} {rows * HEIGHT}"

@@ -1,4 +1,4 @@
-"""Programs under measurement: started, ready, measured from outside, ended."""
+"""Programs under measurement: how they are started, measured from outside and ended."""
 
 import os
 import re
@@ -17,16 +17,16 @@ TICKS_PER_S = os.sysconf("SC_CLK_TCK")
 
 
 class ProgramFailed(Exception):
-    """A program of the run ended, or said nothing in time; the message has the end of its log."""
+    """A program ended, or printed nothing in time. The message has the end of its log."""
 
 
 def python(module: str, *arguments: str) -> list[str]:
-    """The argv of a module of the interpreter that runs the benchmarks."""
+    """Return the argv that runs a module by this interpreter."""
     return [sys.executable, "-m", module, *arguments]
 
 
 class Program:
-    """A process of its own, from the `with` on until its end. What it says on stderr goes to `log`."""
+    """A process that runs while the context lasts. Its stderr goes to `log`."""
 
     def __init__(self, argv: Sequence[str], log: Path, environment: Mapping[str, str] | None = None) -> None:
         self._argv = argv
@@ -64,7 +64,7 @@ class Program:
         return self._process.pid
 
     def say(self, text: str) -> None:
-        """Write all of its input, and close it."""
+        """Write its input, and close it."""
         assert self._process.stdin is not None
         with self._process.stdin as pipe:
             pending = memoryview(text.encode())
@@ -72,7 +72,7 @@ class Program:
                 pending = pending[pipe.write(pending) or 0 :]
 
     def read_line(self, deadline_s: float = START_DEADLINE_S) -> str:
-        """The next line of its output. Raises ProgramFailed where none comes in time."""
+        """Return the next line of its output. Raises ProgramFailed if none comes in time."""
         assert self._process.stdout is not None
         until = time.monotonic() + deadline_s
         while b"\n" not in self._rest:
@@ -87,12 +87,12 @@ class Program:
         return line.decode()
 
     def cpu_seconds(self) -> float:
-        """What it has used of all processors so far, in user and system mode, with all its threads."""
+        """Return its processor time so far in seconds, in user and system mode, of all threads."""
         fields = Path(f"/proc/{self.pid}/stat").read_text().rpartition(")")[2].split()
         return (int(fields[11]) + int(fields[12])) / TICKS_PER_S
 
     def resident_bytes(self) -> int:
-        """The memory that it occupies, shared pages too; what it has given back to the kernel is not in it."""
+        """Return its resident memory in bytes, with shared pages."""
         line = re.search(r"^VmRSS:\s*(\d+) kB$", Path(f"/proc/{self.pid}/status").read_text(), re.MULTILINE)
         assert line
         return int(line[1]) * 1_024

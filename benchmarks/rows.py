@@ -1,4 +1,4 @@
-"""A line of the result: what was measured, next to its baseline, and what was aimed at."""
+"""The results: what was measured, its baseline and its target."""
 
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
@@ -12,14 +12,14 @@ T = TypeVar("T")
 
 @attrs.frozen
 class Target:
-    """A bound for the ratio of ours to the baseline, or for the difference of the two."""
+    """A bound for the ratio of our figure to the baseline, or for their difference."""
 
     bound: float
     kind: Literal["at least", "at most"]
     of: Literal["ratio", "difference"] = "ratio"
 
     def met(self, figure: float) -> bool:
-        """Whether a ratio, or a difference, is what was aimed at."""
+        """Return whether a ratio, or a difference, meets the target."""
         return figure >= self.bound if self.kind == "at least" else figure <= self.bound
 
     def __str__(self) -> str:
@@ -28,25 +28,31 @@ class Target:
 
 
 def at_least(ratio: float) -> Target:
-    """Ours is at least this many times the baseline."""
+    """Return the target that our figure is at least this many times the baseline."""
     return Target(ratio, "at least")
 
 
 def at_most(ratio: float) -> Target:
-    """Ours is at most this many times the baseline."""
+    """Return the target that our figure is at most this many times the baseline."""
     return Target(ratio, "at most")
 
 
 def at_most_more(difference: float) -> Target:
-    """Ours is the baseline and at most this much more."""
+    """Return the target that our figure exceeds the baseline by at most this much."""
     return Target(difference, "at most", "difference")
 
 
 @attrs.frozen
 class Row:
-    """One comparison. `ours` and `baseline` are the figures of all repetitions, in `unit`; their medians count.
+    """One comparison, by the medians of all repetitions.
 
-    `note` is what one must know to read them.
+    Attributes:
+        case: What was measured.
+        unit: The unit of the figures.
+        ours: The figures of the daemon.
+        baseline: The figures of the baseline.
+        target: What the comparison should reach.
+        note: What a reader needs to know.
     """
 
     case: str
@@ -64,11 +70,11 @@ class Row:
 
     @property
     def met(self) -> bool:
-        """Whether the target is."""
+        """Whether the target is met."""
         return self.target.met(self.figure)
 
     def plain(self) -> dict[str, Any]:
-        """The row as JSON."""
+        """Return the row as a JSON value."""
         return {
             "case": self.case,
             "unit": self.unit,
@@ -82,16 +88,20 @@ class Row:
 
     @classmethod
     def restore(cls, plain: Mapping[str, Any]) -> Self:
-        """The same row from its JSON."""
+        """Return the row from its JSON value."""
         ours, baseline, target = plain["ours"]["all"], plain["baseline"]["all"], Target(**plain["target"])
         return cls(plain["case"], plain["unit"], ours, baseline, target, plain["note"])
 
 
 @attrs.frozen
 class Curve:
-    """How a figure goes with the number of those who ask for it: a line called `name` in the plot called `plot`.
+    """A figure by the number of clients or observers.
 
-    `points` are that number and the figure, whose unit the plot's name has.
+    Attributes:
+        plot: The title of the plot, with the unit of the figure.
+        among: The label of the horizontal axis.
+        name: The name of the line.
+        points: Pairs of a number and a figure.
     """
 
     plot: str
@@ -100,7 +110,7 @@ class Curve:
     points: Sequence[tuple[int, float]]
 
     def plain(self) -> dict[str, Any]:
-        """The curve as JSON."""
+        """Return the curve as a JSON value."""
         return attrs.asdict(self)
 
 
@@ -109,17 +119,23 @@ Finding = Row | Curve
 
 @attrs.frozen
 class Plan:
-    """How much is done: a full run, or a quick one that shows only that it works. `folder` is on a real disk."""
+    """The size of a run.
+
+    Attributes:
+        folder: Where stores are created, on a real disk.
+        repetitions: How often each figure is measured.
+        quick: Use small sizes, to show only that the cases work.
+    """
 
     folder: Path
     repetitions: int
     quick: bool
 
     def size(self, full: T, quick: T) -> T:
-        """One of the two."""
+        """Return the value for the size of the run."""
         return quick if self.quick else full
 
     def interleave(self, *measures: Callable[[], T]) -> list[list[T]]:
-        """The answers of each, taken in turns, so that whatever disturbs the machine disturbs all of them alike."""
+        """Run the measures in turns, so that other load affects all alike. Returns the results of each."""
         rounds = [[measure() for measure in measures] for _ in range(self.repetitions)]
         return [list(answers) for answers in zip(*rounds, strict=True)]

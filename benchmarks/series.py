@@ -1,4 +1,4 @@
-"""A series of events from one Worker, or from the baseline's place of it, to all its observers."""
+"""A series of events from one Worker, or from the baseline, to all observers."""
 
 import time
 from pathlib import Path
@@ -12,7 +12,14 @@ from benchmarks.ticks import Series
 
 @attrs.frozen
 class Delivery:
-    """What the observers saw of a series, in how many seconds, of which so many of the server's processor time."""
+    """The result of a series.
+
+    Attributes:
+        series: What was sent.
+        seen: What the observers saw.
+        seconds: The time from the order to the last tick.
+        cpu_s: The processor time of the server.
+    """
 
     series: Series
     seen: Seen
@@ -36,7 +43,7 @@ class Delivery:
 
 
 def deliver(server: Server, worker: str, series: Series, observers: int, log: Path) -> Delivery:
-    """Have a series emitted to so many observers, and wait until each has all of it."""
+    """Order a series, and wait until each observer has all of it."""
     path = f"/v1/workers/{worker}"
     with watching(server, f"{path}/events/ws", count=observers, ticks=series.count, log=log) as watch:
         began, before = time.monotonic(), server.cpu_seconds()

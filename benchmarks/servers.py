@@ -1,4 +1,4 @@
-"""The servers of a run: the daemon, and the baselines that stand next to it."""
+"""The servers of a run: the daemon and its baselines."""
 
 import contextlib
 import http.client
@@ -18,10 +18,10 @@ from benchmarks.processes import Program, python
 
 REQUEST_DEADLINE_S = 60.0
 CREATING = 8
-"""Workers that are created at once, so that they share commits."""
+"""The Workers that are created at the same time, so that they share commits."""
 
 HEARTBEAT_S = 3_600
-"""So long that no observer of a run is pinged: they only count."""
+"""So long that no observer of a run is pinged."""
 
 
 SWITCHED = b"HTTP/1.1 101 "
@@ -34,41 +34,41 @@ UPGRADE = (
 
 
 class Server(Program):
-    """A program that serves HTTP and says where in one line, once it does. Every request bears a token."""
+    """A program that serves HTTP and prints its address in a line when it is ready. Requests carry a token."""
 
     token = secrets.token_urlsafe(32)
 
     def read_address(self) -> None:
-        """Wait until it serves."""
+        """Wait for the line with the address."""
         line = self.read_line()
         url = urlsplit(next(word for word in line.split() if word.startswith("http://")))
         self.address = (str(url.hostname), int(url.port or 0))
 
     @property
     def url(self) -> str:
-        """Where it serves."""
+        """The URL that it serves."""
         host, port = self.address
         return f"http://{host}:{port}"
 
     def head(self, method: str, path: str, *fields: str) -> bytes:
-        """The head of a request."""
+        """Return the head of a request."""
         host, port = self.address
         lines = [f"{method} {path} HTTP/1.1", f"Host: {host}:{port}", f"Authorization: Bearer {self.token}", *fields]
         return "\r\n".join([*lines, "", ""]).encode()
 
     def upgrade(self, path: str) -> bytes:
-        """The head of a WebSocket handshake."""
+        """Return the head of a WebSocket handshake."""
         return self.head("GET", path, *UPGRADE)
 
     def request_bytes(self, method: str, path: str, body: Any = None) -> bytes:
-        """A whole request, as it goes over the wire."""
+        """Return the bytes of a whole request."""
         if body is None:
             return self.head(method, path)
         data = json.dumps(body).encode()
         return self.head(method, path, "Content-Type: application/json", f"Content-Length: {len(data)}") + data
 
     def ask(self, method: str, path: str, body: Any = None) -> tuple[int, bytes]:
-        """One request on a connection of its own: the status and the body of the answer."""
+        """Send a request on a new connection, and return the status and the body of the response."""
         connection = http.client.HTTPConnection(*self.address, timeout=REQUEST_DEADLINE_S)
         headers = {"Authorization": f"Bearer {self.token}", "Content-Type": "application/json"}
         try:
@@ -79,11 +79,11 @@ class Server(Program):
             connection.close()
 
     def get(self, path: str) -> Any:
-        """What a GET is answered, decoded."""
+        """Return the decoded response to a GET."""
         return self._decoded(*self.ask("GET", path))
 
     def post(self, path: str, body: Any) -> Any:
-        """What a POST is answered, decoded."""
+        """Return the decoded response to a POST."""
         return self._decoded(*self.ask("POST", path, body))
 
     def _decoded(self, status: int, body: bytes) -> Any:
@@ -93,9 +93,13 @@ class Server(Program):
 
 
 def handshake(connection: socket.socket) -> tuple[bytes, float]:
-    """Wait for the answer to a handshake; return what came behind it, at least a byte, and when the answer began.
+    """Wait for the response to a handshake.
 
-    Raises ConnectionError for an answer that is a refusal.
+    Returns:
+        The bytes after the response, at least one, and the CLOCK_MONOTONIC time at which the response began.
+
+    Raises:
+        ConnectionError: The server refused the handshake.
     """
     said, answered = b"", 0.0
     while not said.partition(b"\r\n\r\n")[2]:
@@ -108,10 +112,12 @@ def handshake(connection: socket.socket) -> tuple[bytes, float]:
 
 
 class Daemon(Server):
-    """A `runtimed` with a folder of its own: the store where it has one, its endpoint file, its log.
+    """A `runtimed` whose endpoint file and log are in its own folder.
 
     `program` is the installed `runtimed`, or `python -m benchmarks.host` for the same with the LoadBackend.
-    `ready_s` is how long it took from its start until it served.
+
+    Attributes:
+        ready_s: The seconds from its start until it served.
     """
 
     def __init__(
@@ -140,17 +146,17 @@ class Daemon(Server):
         return self
 
     def create_worker(self, **request: Any) -> str:
-        """A new Worker's id."""
+        """Create a Worker, and return its id."""
         return str(self.post("/v1/workers", request)["worker"]["worker_id"])
 
     def create_workers(self, count: int) -> list[str]:
-        """The ids of so many new Workers."""
+        """Create Workers, and return their ids."""
         with ThreadPoolExecutor(CREATING) as threads:
             return list(threads.map(lambda _: self.create_worker(), range(count)))
 
 
 class Baseline(Server):
-    """One of the programs in `benchmarks.baselines`; `answer` is what it is to answer, where it answers."""
+    """One of the programs in `benchmarks.baselines`. `answer` is the body of its responses, if it has any."""
 
     def __init__(self, name: str, folder: Path, *, answer: bytes = b"") -> None:
         folder.mkdir(parents=True, exist_ok=True)
@@ -168,15 +174,15 @@ class Baseline(Server):
 
 
 def installed() -> list[str]:
-    """The `runtimed` that is installed for this interpreter."""
+    """Return the argv of the `runtimed` that is installed for this interpreter."""
     return [str(Path(sysconfig.get_path("scripts")) / "runtimed")]
 
 
 def loaded() -> list[str]:
-    """The same with the LoadBackend."""
+    """Return the argv of `runtimed` with the LoadBackend."""
     return python("benchmarks.host")
 
 
 def remove(folder: Path) -> None:
-    """Forget what a case has left on the disk."""
+    """Remove what a case has left on the disk."""
     shutil.rmtree(folder, ignore_errors=True)

@@ -1,4 +1,4 @@
-"""Observers that have stopped reading, for as long as others are measured."""
+"""Observers that stop reading while others are measured."""
 
 import array
 import contextlib
@@ -13,7 +13,7 @@ from benchmarks.servers import REQUEST_DEADLINE_S, Server, handshake
 from benchmarks.ticks import PAYLOAD_BYTES
 
 MAX_SEGMENT = 1_448
-"""Bytes, as on an Ethernet: with the segments of the loopback device the kernel alone takes 2 MB for an observer."""
+"""Bytes, as on Ethernet. With the loopback device's segments the kernel alone buffers 2 MB for an observer."""
 
 RECEIVE_BUFFER = 4_096
 
@@ -22,15 +22,22 @@ LOCAL, REMOTE, STATE, QUEUES = 1, 2, 3, 4
 
 ESTABLISHED = "01"
 LOOKS = 3
-"""How often a connection is looked for: the kernel may leave some out of a table that changes meanwhile."""
+"""How often to look for a connection. The kernel may omit entries while the table changes."""
 
 
 @contextmanager
 def stalling(server: Server, path: str, *, count: int, ticks: int) -> Iterator[None]:
-    """Have a feed observed by so many that read its first frame and nothing more, while so many ticks are sent.
+    """Observe a feed without reading beyond its first frame.
 
-    Raises ValueError if one of them could have taken all of these: it has not made the server wait. Raises
-    ConnectionError if the server has let one go.
+    Args:
+        server: The server.
+        path: The path of the feed.
+        count: How many observers.
+        ticks: How many ticks are sent meanwhile.
+
+    Raises:
+        ValueError: The kernel's buffers took all ticks of an observer, so the server never had to wait.
+        ConnectionError: The server closed the connection of an observer.
     """
     with contextlib.ExitStack() as connections:
         stalled = [connections.enter_context(_observer(server, path)) for _ in range(count)]
@@ -52,7 +59,7 @@ def _observer(server: Server, path: str) -> socket.socket:
 
 
 def _taken(server: Server, connection: socket.socket) -> int:
-    """How many bytes the server has got rid of: those that the kernel holds at both ends of a connection."""
+    """Return the bytes that the kernel holds at both ends of a connection."""
     ends = [f":{port:04X}" for port in (server.address[1], connection.getsockname()[1])]
     for _ in range(LOOKS):
         for line in Path("/proc/net/tcp").read_text().splitlines():

@@ -1,4 +1,4 @@
-"""Rows as a table for people, in Markdown, which is also what goes into the documentation."""
+"""Rows as a Markdown table, for the terminal and the documentation."""
 
 from collections.abc import Iterable, Sequence
 from statistics import median
@@ -9,7 +9,7 @@ HEAD = ("case", "ours", "baseline", "figure", "target", "met")
 
 
 def table(rows: Iterable[Row]) -> str:
-    """One line a row, with the medians; what is to be noted stands below."""
+    """Return a table with the medians of each row, and the notes below it."""
     rows = tuple(rows)
     lines = [HEAD, *(_cells(row) for row in rows)]
     widths = [max(map(len, column)) for column in zip(*lines, strict=True)]
@@ -19,7 +19,7 @@ def table(rows: Iterable[Row]) -> str:
 
 
 def number(value: float) -> str:
-    """A figure with three digits that count, or all of a large one."""
+    """Return a figure with three significant digits, or all digits of a large one."""
     size = abs(value)
     return f"{value:,.0f}" if size >= 100 else f"{value:.1f}" if size >= 10 else f"{value:.2f}"
 

@@ -1,4 +1,4 @@
-"""A program of the `process` backend that prints the ticks of a Series, each when it is due, as `system_item`s."""
+"""A program for the `process` backend that prints the ticks of a Series as `system_item`s when they are due."""
 
 import asyncio
 import json
@@ -10,7 +10,7 @@ from benchmarks.ticks import Series
 
 
 def ticker() -> list[str]:
-    """The argv of the program."""
+    """Return the argv of the program."""
     return python("benchmarks.ticking")
 
 
@@ -21,9 +21,9 @@ async def _print(series: Series) -> None:
 
 if __name__ == "__main__":
     for line in sys.stdin:
-        told = json.loads(line)
-        if told["type"] == "stop":
+        message = json.loads(line)
+        if message["type"] == "stop":
             break
-        if ordered := Series.parse(str(told.get("content"))):
+        if ordered := Series.parse(str(message.get("content"))):
             asyncio.run(_print(ordered))
             print(END, flush=True)

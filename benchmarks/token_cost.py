@@ -1,8 +1,8 @@
-"""Where the processor time of a token goes: `python -m benchmarks.token_cost`.
+"""The processor time of a token by parts of the daemon: `python -m benchmarks.token_cost`.
 
-An agent writes 50 tokens a second through the daemon to one observer. First each thread of the daemon is timed by the
-kernel. Then both are profiled, and the time is told by the part of the daemon that used it. The profiler slows Python
-down, so that its figures are shares.
+An agent writes 50 tokens a second through the daemon to one observer. The first run measures the time of each thread.
+The second run profiles the threads, and prints the share of each part of the daemon. It prints shares because the
+profiler slows Python down.
 """
 
 import cProfile
@@ -43,7 +43,7 @@ PARTS = {
 
 
 def main() -> int:
-    """Measure, profile, print."""
+    """Measure, profile and print."""
     folder = BUILD / "token_cost"
     configure(folder, {"speaker": agent()}, backend="acp")
     try:
@@ -71,14 +71,14 @@ def _daemon(program: list[str], folder: Path) -> Daemon:
 
 
 def _worker(daemon: Daemon) -> str:
-    """A Worker that has spoken before: what the daemon loads with the first one is no part of a token."""
+    """Create a Worker that has emitted tokens before, so that first-use imports do not count."""
     worker = daemon.create_worker(**request("speaker"))
     through_daemon(daemon, worker, Series(10, 50))
     return worker
 
 
 def _threads(pid: int) -> Counter[str]:
-    """Seconds that the main thread and all others have run."""
+    """Return the seconds that the main thread and all others have run."""
     ran: Counter[str] = Counter()
     for thread in Path(f"/proc/{pid}/task").iterdir():
         name = "event loop" if thread.name == str(pid) else "other threads, the store's writer above all"
@@ -87,7 +87,7 @@ def _threads(pid: int) -> Counter[str]:
 
 
 def _shares(folder: Path) -> Iterator[tuple[str, float]]:
-    """The parts by their share; what built-in functions took is their callers'."""
+    """Yield the parts by share. The time of built-in functions counts for their callers."""
     spent: Counter[str] = Counter()
     for file in folder.glob("profile.*"):
         stats: Mapping[Any, Any] = pstats.Stats(str(file)).stats  # type: ignore[attr-defined]
@@ -106,7 +106,7 @@ def _part(file: str) -> str:
 
 
 def _profiled() -> None:
-    """The daemon, its two threads under a profiler from the signal on."""
+    """Run the daemon, with both threads under a profiler from SIGUSR2 on."""
     file = os.environ[PROFILE]
     loop, writer = (cProfile.Profile(time.thread_time) for _ in range(2))
     signal.signal(signal.SIGUSR2, lambda *_: loop.enable())

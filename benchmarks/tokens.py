@@ -1,7 +1,7 @@
-"""Tokens at the pace of a model: what one is, the agent that writes them, and how long each took to arrive.
+"""Tokens at the pace of a model: their format, the agent that writes them, and their delays.
 
 `python -m benchmarks.tokens` is an ACP agent. For a prompt that orders a Series it writes that many tokens at that
-rate, each with its number and the time of CLOCK_MONOTONIC at which it was written.
+rate. Each token has its number and the CLOCK_MONOTONIC time at which it was written.
 """
 
 import json
@@ -22,20 +22,26 @@ SESSION = "session-1"
 
 
 def agent() -> list[str]:
-    """The argv of the agent."""
+    """Return the argv of the agent."""
     return python("benchmarks.tokens")
 
 
 @attrs.define
 class Heard:
-    """The tokens of a series as they arrived: the delay of each in nanoseconds, and the deltas that carried them."""
+    """The tokens of a series as they arrived.
+
+    Attributes:
+        series: The series that was ordered.
+        delays: The delay of each token in nanoseconds.
+        deltas: How many text deltas carried them.
+    """
 
     series: Series
     delays: list[int] = attrs.field(factory=list)
     deltas: int = 0
 
     def take(self, text: str, now: int) -> None:
-        """Note one text delta. Raises ValueError for a token that is missing, repeated or out of order."""
+        """Record one text delta. Raises ValueError if a token is missing, repeated or out of order."""
         self.deltas += 1
         for number, written in TOKEN.findall(text):
             if int(number) != len(self.delays):
@@ -43,13 +49,13 @@ class Heard:
             self.delays.append(now - int(written))
 
     def checked(self) -> "Heard":
-        """The same. Raises ValueError unless all tokens arrived."""
+        """Return self. Raises ValueError unless all tokens arrived."""
         if len(self.delays) != self.series.count:
             raise ValueError(f"{len(self.delays)} of {self.series.count} tokens arrived")
         return self
 
     def percentile_ms(self, percent: int) -> float:
-        """The delay that so many percent of the tokens do not exceed."""
+        """Return a percentile of the delays."""
         return percentile(sorted(self.delays), percent) / 1e6
 
 

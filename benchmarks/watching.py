@@ -1,4 +1,4 @@
-"""A look at a feed from within a case: how long until something is said in it."""
+"""An observer in the process of a case: when something appears in a feed."""
 
 import socket
 import time
@@ -11,14 +11,14 @@ CHUNK = 2**16
 
 
 class Watcher:
-    """An observer that looks for marks in the bytes of a feed."""
+    """Searches the bytes of a feed for marks."""
 
     def __init__(self, connection: socket.socket) -> None:
         self._connection = connection
         self._read = b""
 
     def until(self, mark: bytes) -> float:
-        """Read on until the mark has come; the time of CLOCK_MONOTONIC then."""
+        """Read until a mark appears, and return the CLOCK_MONOTONIC time."""
         while mark not in self._read:
             chunk = self._connection.recv(CHUNK)
             if not chunk:
@@ -28,7 +28,7 @@ class Watcher:
         return time.monotonic()
 
     def frame(self) -> bytes:
-        """The content of the next frame, behind what was read; a server's are not masked, and none is in parts."""
+        """Return the content of the next frame. Frames of a server are unmasked and unfragmented."""
         size = self._take(2)[1]
         if extra := {126: 2, 127: 8}.get(size, 0):
             size = int.from_bytes(self._take(extra))
@@ -46,7 +46,7 @@ class Watcher:
 
 @contextmanager
 def watching(server: Server, path: str) -> Iterator[Watcher]:
-    """Observe a feed."""
+    """Observe the feed at a path."""
     with socket.create_connection(server.address, timeout=REQUEST_DEADLINE_S) as connection:
         connection.sendall(server.upgrade(path))
         watcher = Watcher(connection)

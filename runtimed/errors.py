@@ -1,4 +1,4 @@
-"""Every error that a caller of the Runtime can meet. It knows codes and sentences, and no HTTP.
+"""Every error that a caller of the Runtime can meet, with its code. HTTP statuses are not its concern.
 
 RuntimedError
 ├── RequestError                      the caller should ask differently
@@ -48,110 +48,132 @@ outside the store. `runtimed.http.errors` has the errors that only HTTP knows.
 from typing import ClassVar
 
 MAX_SHOWN = 64
-"""Characters of a client's own text that a message repeats."""
+"""The most characters of a client's text that a message repeats."""
 
 
 def printable(text: str) -> str:
-    """Return a client's text fit for a message: on one line, at most MAX_SHOWN characters, no control characters."""
+    """Return a client's text for use in a message: one line, at most MAX_SHOWN characters, no control characters."""
     shown = text if len(text) <= MAX_SHOWN else text[:MAX_SHOWN] + "…"
     return "".join(char if char.isprintable() else "\N{REPLACEMENT CHARACTER}" for char in shown)
 
 
 class RuntimedError(Exception):
-    """The root; each leaf has a `code` for machines, `message` is for people."""
+    """The root of the Runtime's errors.
+
+    Attributes:
+        code: Names the error for programs. Each leaf has its own.
+        message: Describes the error for people, in one line.
+    """
 
     code: ClassVar[str]
 
     def __init__(self, message: str) -> None:
+        """Create the error with its message."""
         super().__init__(message)
         self.message = message
 
 
 class RequestError(RuntimedError):
-    """The request can't be taken as it is."""
+    """The request is not accepted as it is."""
 
 
 class InvalidJson(RequestError):
-    """A body that is no JSON, or has a missing, unknown, duplicate or mistyped field; `path` names it."""
+    """The body is not JSON, or a field is missing, unknown, duplicate or of the wrong type.
+
+    Attributes:
+        path: The path of the field, such as `profile.kind`, or an empty text.
+    """
 
     code = "invalid_json"
 
     def __init__(self, problem: str, path: str = "") -> None:
+        """Create the error for a problem at a path."""
         super().__init__(f"{path}: {problem}" if path else problem)
         self.path = path
 
 
 class InvalidWorkerId(RequestError):
-    """A Worker id that is blank. Any other text may be an id: where it names no Worker, that is WorkerNotFound."""
+    """The Worker id is blank. Any other text is a possible id, and may lead to WorkerNotFound."""
 
     code = "invalid_worker_id"
 
     def __init__(self, field: str = "worker_id") -> None:
+        """Create the error for a parameter."""
         super().__init__(f"{field}: expected the id of a Worker, not a blank text")
 
 
 class InvalidRequest(RequestError):
-    """A well-formed request whose content is not accepted."""
+    """The request is well-formed, but its content is not accepted."""
 
     code = "invalid_request"
 
 
 class LimitTooLarge(RequestError):
-    """A page larger than the Runtime gives out."""
+    """The requested page is larger than the Runtime allows.
+
+    Attributes:
+        maximum: The largest page, in items.
+    """
 
     code = "limit_too_large"
 
     def __init__(self, field: str, maximum: int, minimum: int = 1) -> None:
+        """Create the error for a parameter and its range."""
         super().__init__(f"{field}: expected a whole number, {minimum} to {maximum}")
         self.maximum = maximum
 
 
 class ConfigBundleDigestMismatch(RequestError):
-    """The digest given is not the digest of the bundle."""
+    """The given digest is not the digest of the bundle."""
 
     code = "config_bundle_digest_mismatch"
 
 
 class InvalidProfileSelector(RequestError):
-    """A profile that the bundle does not offer, or that cannot be named here."""
+    """The bundle does not offer the profile, or the selector is of a kind that is not accepted here."""
 
     code = "invalid_profile_selector"
 
 
 class UnsupportedConfigDeclaration(RequestError):
-    """A declaration of a kind, or with a reference, that the Runtime does not take."""
+    """The bundle has a declaration whose kind or reference the Runtime does not support."""
 
     code = "unsupported_config_declaration"
 
 
 class WrongRuntime(RequestError):
-    """A Worker of another Runtime was meant."""
+    """The request names a Worker of another Runtime."""
 
     code = "wrong_runtime"
 
 
 class WrongRuntimeCursor(RequestError):
-    """A cursor of another Runtime's feed."""
+    """The cursor belongs to the feed of another Runtime."""
 
     code = "wrong_runtime_cursor"
 
 
 class MissingError(RuntimedError):
-    """There is no such thing."""
+    """What the request names does not exist."""
 
 
 class WorkerNotFound(MissingError):
-    """No Worker has this id."""
+    """No Worker has this id.
+
+    Attributes:
+        worker_id: The id as the client gave it.
+    """
 
     code = "worker_not_found"
 
     def __init__(self, worker_id: str) -> None:
+        """Create the error for an id."""
         super().__init__(f"there is no Worker {printable(worker_id)}")
         self.worker_id = worker_id
 
 
 class ConfigBundleMissing(MissingError):
-    """No bundle has this id."""
+    """No config bundle has this id."""
 
     code = "config_bundle_missing"
 
@@ -160,7 +182,7 @@ class ConfigBundleMissing(MissingError):
 
 
 class PermissionNotFound(MissingError):
-    """No permission with this id waits for an answer: there never was one, or it was resolved."""
+    """No permission request with this id is pending: there never was one, or it is resolved."""
 
     code = "permission_not_found"
 
@@ -169,11 +191,11 @@ class PermissionNotFound(MissingError):
 
 
 class StateError(RuntimedError):
-    """Not possible in the present state."""
+    """The request is not possible in the present state."""
 
 
 class RuntimeStopped(StateError):
-    """The Runtime takes no more requests."""
+    """The Runtime is stopped and accepts no requests."""
 
     code = "runtime_stopped"
 
@@ -182,7 +204,7 @@ class RuntimeStopped(StateError):
 
 
 class WorkerRunning(StateError):
-    """A Worker that runs can't be deleted."""
+    """A running Worker cannot be deleted."""
 
     code = "worker_running"
 
@@ -191,53 +213,53 @@ class WorkerRunning(StateError):
 
 
 class WorkerExecutionUnavailable(StateError):
-    """Nothing runs this Worker."""
+    """No backend is connected to the Worker."""
 
     code = "worker_execution_unavailable"
 
 
 class WorkerExecutionRejected(StateError):
-    """The backend said busy, rejected, errored or unsupported; the message is its own."""
+    """The backend answered busy, rejected, errored or unsupported. The message is the backend's."""
 
     code = "worker_execution_rejected"
 
 
 class Unavailable(StateError):
-    """The daemon is starting or draining."""
+    """The daemon is starting, draining or overloaded."""
 
     code = "unavailable"
 
 
 class StoreError(RuntimedError):
-    """The store could not do it."""
+    """The store failed."""
 
 
 class StoreIo(StoreError):
-    """Reading or writing failed; after a failed write the Runtime is poisoned."""
+    """A read or a write failed. After a failed write the Runtime accepts nothing more."""
 
     code = "store_io"
 
 
 class StoreMissing(StoreError):
-    """The store's files are gone."""
+    """The store's files were deleted or replaced."""
 
     code = "store_missing"
 
 
 class StoreCorrupt(StoreError):
-    """What was read is not what was written."""
+    """Stored data is damaged or missing."""
 
     code = "store_corrupt"
 
 
 class StoreFull(StoreError):
-    """There is no room; nothing of the request was stored, and it may be tried again."""
+    """The disk is full. Nothing of the request was stored; a retry may succeed."""
 
     code = "store_full"
 
 
 class StatePoisoned(RuntimedError):
-    """A write failed, so the Runtime takes no further ones and the daemon ends."""
+    """A write failed. The Runtime accepts nothing more, and the daemon exits."""
 
     code = "state_poisoned"
 
@@ -246,7 +268,7 @@ class StatePoisoned(RuntimedError):
 
 
 class Internal(RuntimedError):
-    """A fault of the daemon's own."""
+    """The daemon has a bug. Its log has the details."""
 
     code = "internal"
 
@@ -255,20 +277,21 @@ class Internal(RuntimedError):
 
 
 class FeedError(RuntimedError):
-    """A feed ends with this as its last word."""
+    """The reason why a feed ends. Its code is that of the last diagnostic."""
 
 
 class CursorMalformed(FeedError):
-    """Text that is no cursor."""
+    """The text is not a cursor."""
 
     code = "runtime.cursor_malformed"
 
     def __init__(self, field: str = "cursor") -> None:
+        """Create the error for a parameter."""
         super().__init__(f'{field}: expected "wo_" and 16 lower-case hex digits')
 
 
 class CursorUnknownOrExpired(FeedError):
-    """A cursor older than what is retained, or newer than anything published."""
+    """The cursor is older than the retained events, or newer than any published one."""
 
     code = "runtime.cursor_unknown_or_expired"
 
@@ -277,7 +300,7 @@ class CursorUnknownOrExpired(FeedError):
 
 
 class CursorExpired(FeedError):
-    """A reader so slow that retention overtook it."""
+    """The reader is so slow that the events it needs are no longer retained."""
 
     code = "runtime.cursor_expired"
 
@@ -286,7 +309,7 @@ class CursorExpired(FeedError):
 
 
 class WorkerDeleted(FeedError):
-    """The Worker that was observed is gone."""
+    """The observed Worker was deleted."""
 
     code = "runtime.worker_not_found"
 
@@ -295,7 +318,7 @@ class WorkerDeleted(FeedError):
 
 
 class UpstreamClosed(FeedError):
-    """The Runtime is shutting down."""
+    """The feed is closed because the Runtime is shutting down."""
 
     code = "runtime.upstream_closed"
 
@@ -304,7 +327,7 @@ class UpstreamClosed(FeedError):
 
 
 class SerializeFailed(FeedError):
-    """An event could not be put into a frame."""
+    """An event could not be encoded."""
 
     code = "runtime.serialize_failed"
 
@@ -313,36 +336,42 @@ class SerializeFailed(FeedError):
 
 
 class StartError(RuntimedError):
-    """The daemon can't start."""
+    """The daemon cannot start."""
 
 
 class ConfigurationError(StartError):
-    """An option, a variable or the configuration file is wrong."""
+    """An option, an environment variable or the configuration file is not valid."""
 
     code = "configuration"
 
 
 class StoreInUse(StartError):
-    """Another daemon holds the store; `pid` is its process id where it is known."""
+    """Another process holds the store.
+
+    Attributes:
+        pid: The id of that process, or None if it is not known.
+    """
 
     code = "store_in_use"
 
     def __init__(self, pid: int | None) -> None:
+        """Create the error for a process."""
         owner = f"process {pid}" if pid else "another process"
         super().__init__(f"the store is in use by {owner}")
         self.pid = pid
 
 
 class StoreForeign(StartError):
-    """The store belongs to another runtime id."""
+    """The store belongs to another Runtime."""
 
     code = "store_foreign"
 
     def __init__(self, stored: str, wanted: str) -> None:
+        """Create the error for the id in the store and the id that was asked for."""
         super().__init__(f"the store belongs to runtime {stored}, not {wanted}")
 
 
 class StoreUnsupported(StartError):
-    """The store cannot be used: not ours, not private, or written by a newer version."""
+    """The store cannot be used: it is not a store, not private, or written by a newer version."""
 
     code = "store_unsupported"

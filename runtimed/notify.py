@@ -1,4 +1,4 @@
-"""Tell the service manager how far the daemon is, as sd_notify(3) does."""
+"""Notifications to the service manager, by the protocol of sd_notify(3)."""
 
 import logging
 import os
@@ -8,7 +8,11 @@ log = logging.getLogger(__name__)
 
 
 def notify(state: str) -> None:
-    """Send a state such as `READY=1` to the socket that NOTIFY_SOCKET names; nothing where there is none."""
+    """Send a state to the socket named by NOTIFY_SOCKET. Does nothing if the variable is not set.
+
+    Args:
+        state: An assignment such as `READY=1`.
+    """
     address = os.environ.get("NOTIFY_SOCKET", "")
     if not address.startswith(("/", "@")):
         return
@@ -17,4 +21,4 @@ def notify(state: str) -> None:
         with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as sock:
             sock.sendto(state.encode(), socket.MSG_DONTWAIT, name)
     except OSError as error:
-        log.warning("the service manager could not be told %s: %s", state, error.strerror)
+        log.warning("could not notify the service manager of %s: %s", state, error.strerror)

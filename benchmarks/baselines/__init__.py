@@ -1,1 +1,1 @@
-"""What the daemon is measured against: small honest programs, each in a process of its own."""
+"""The baselines: small programs that the daemon is compared with, each in a process of its own."""

@@ -1,7 +1,7 @@
-"""A bare aiohttp handler: reads the body of each request and answers the bytes that it got on stdin.
+"""A bare aiohttp handler: it reads the body of each request and answers with the bytes from its stdin.
 
-A fair yardstick for requests because it is the same HTTP server on the same event loop, and answers as many bytes; it
-routes to one handler, checks nothing, decodes nothing and stores nothing.
+It is a fair baseline for requests: the same HTTP server on the same event loop answers as many bytes. It has one
+handler, and checks, decodes and stores nothing.
 """
 
 import sys

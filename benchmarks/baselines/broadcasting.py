@@ -1,7 +1,7 @@
-"""aiohttp WebSockets: each event is encoded once, and sent to every observer by `send_str`.
+"""aiohttp WebSockets: each event is encoded once and sent to every observer by `send_str`.
 
-A fair yardstick for the feed because that is what one writes first, with the quickest encoder, on the same event
-loop; the frames have the same content. It keeps nothing, stores nothing and knows no cursor.
+It is a fair baseline for the feed: the simplest program, with the fastest encoder, on the same event loop, sends
+frames of the same content. It stores nothing and has no cursors.
 """
 
 import asyncio
@@ -19,14 +19,14 @@ GREETING = '{"kind":"event","envelope":{"payload":{"event":"snapshot"}}}'
 
 
 class Broadcast:
-    """The observers, and the series that is sent to them."""
+    """The observers, and the series that are sent to them."""
 
     def __init__(self) -> None:
         self._sockets: set[web.WebSocketResponse] = set()
         self._tasks: set[asyncio.Task[None]] = set()
 
     async def observe(self, request: web.Request) -> web.WebSocketResponse:
-        """Greet an observer and keep it until it leaves."""
+        """Send an observer the first frame, and keep it until it leaves."""
         socket = web.WebSocketResponse(compress=False)
         await socket.prepare(request)
         await socket.send_str(GREETING)
@@ -39,7 +39,7 @@ class Broadcast:
         return socket
 
     async def order(self, request: web.Request) -> web.Response:
-        """Begin the series that an input orders."""
+        """Start the series that an input orders."""
         series = Series.parse((await request.json())["content"])
         if series is None:
             raise web.HTTPBadRequest

@@ -1,8 +1,8 @@
 """`cat` of a file through an asyncio pipe reader: `python -m benchmarks.baselines.piping FILE chunks|lines`.
 
-A fair yardstick for the output of a program because that is the shortest way from a program into an event loop. It
-keeps all that it reads, in chunks as they come or line by line; says how many seconds it took, from the start of
-`cat` to its end; and fails unless all of the file has come.
+It is a fair baseline for the output of a program: the shortest way from a program into an event loop. It keeps
+everything it reads, in chunks or line by line, and prints the seconds from the start of `cat` to its end. It fails
+unless it read the whole file.
 """
 
 import asyncio

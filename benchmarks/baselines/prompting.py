@@ -1,7 +1,7 @@
 """The tokens of an agent on its bare pipe: `python -m benchmarks.baselines.prompting COUNT RATE ARGV…`.
 
-A fair yardstick for what an observer gets because nothing lies between: asyncio reads the agent's lines and decodes
-them. Prints a JSON array: the delay of each token in nanoseconds, then the seconds of its own processor time.
+It is a fair baseline for what an observer receives: asyncio only reads and decodes the agent's lines. It prints a
+JSON array: the delay of each token in nanoseconds, then the seconds of its own processor time.
 """
 
 import asyncio

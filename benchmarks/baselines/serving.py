@@ -1,4 +1,4 @@
-"""How a baseline serves: aiohttp as its documentation has it, without a log line for each request."""
+"""The server of a baseline: aiohttp as in its documentation, without a log line for each request."""
 
 import asyncio
 import signal
@@ -8,11 +8,11 @@ from aiohttp import web
 from benchmarks import loop
 
 BACKLOG = 4_096
-"""Connections that may wait to be accepted: a crowd of observers comes at once."""
+"""The connections that may wait to be accepted. Many observers connect at once."""
 
 
 def serve(app: web.Application) -> None:
-    """Serve on a free port of loopback until SIGTERM, and say where in one line."""
+    """Serve on a free loopback port until SIGTERM, and print the address in one line."""
     loop.run(_serve(app))
 
 

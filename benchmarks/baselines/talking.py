@@ -1,7 +1,7 @@
-"""A program that is started and talked with through asyncio: `python -m benchmarks.baselines.talking COUNT ARGV…`.
+"""A dialog with a program through asyncio: `python -m benchmarks.baselines.talking COUNT ARGV…`.
 
-A fair yardstick for a Worker's program because nothing lies between. Prints two JSON arrays of milliseconds: from the
-start of the program to its first line, COUNT times; and from a line given to it to the second line of its answer.
+It is a fair baseline for a Worker's program: nothing is between. It prints two JSON arrays of COUNT times in
+milliseconds: from the start of the program to its first line, and from an input line to the end of its answer.
 """
 
 import asyncio

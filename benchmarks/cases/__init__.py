@@ -1,4 +1,4 @@
-"""The cases: one module a family of rows, each with `measure(plan)`; the first line of its docstring says what."""
+"""The cases: each module has `measure(plan)`, and the first line of its docstring says what it measures."""
 
 from collections.abc import Callable, Sequence
 

@@ -1,7 +1,7 @@
-"""The time for 1,000,000 short lines that a Worker prints, to the last frame at an observer, against a bare pipe.
+"""The time from an input to the last frame of 1,000,000 short lines that a Worker prints, against a bare pipe.
 
-A `process` Worker prints a file by `cat`, from the input on; the run must end and its text be that of the file. The
-baseline is `cat` of the same file through an asyncio pipe reader. It takes chunks as they come, as the daemon does.
+A `process` Worker prints a file by `cat`. The run must end, and its text must be that of the file. The baseline is
+`cat` of the same file through an asyncio pipe reader, which reads chunks as the daemon does.
 """
 
 import json
@@ -20,7 +20,7 @@ LINES = 1_000_000
 
 
 def measure(plan: Plan) -> Sequence[Row]:
-    """The time through the daemon against that through the pipe."""
+    """Measure the time through the daemon and through the pipe."""
     folder, lines = plan.folder / "agent_output", plan.size(LINES, 50_000)
     text, events = folder / "lines", folder / "events"
     configure(folder, {"lines": printer(text), "events": printer(events)})

@@ -1,8 +1,8 @@
-"""How long a Worker's program takes to be heard, and to answer, against the same program on asyncio's pipes.
+"""The time until a Worker's program starts and until it answers, against the same program on asyncio's pipes.
 
-From the request that creates a Worker to the first event of its program, and from an input to the frame that ends its
-run, both at one observer. The program is a shell that answers by itself. The baseline starts and asks the same
-program, without a daemon: no request, no isolation, no store. So what counts is how much longer it takes.
+It measures from the request that creates a Worker to the first event of its program, and from an input to the frame
+that ends its run, both at one observer. The program is a shell script. The baseline runs the same program without a
+daemon: no request, no isolation, no store. So the target is for the difference.
 """
 
 import json
@@ -22,7 +22,7 @@ END = b'"event":"run_end"'
 
 
 def measure(plan: Plan) -> Sequence[Row]:
-    """Both delays, each the median of many in a repetition."""
+    """Measure both delays. Each figure is the median of many."""
     folder, count = plan.folder / "agent_talk", plan.size(COUNT, 5)
     configure(folder, {"echo": shell(ECHO)})
     try:

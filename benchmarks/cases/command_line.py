@@ -1,7 +1,7 @@
-"""The time that `runtimectl --version` and `runtimectl workers list` of 20 take, against `python -c pass`.
+"""The time of `runtimectl --version` and of `runtimectl workers list` with 20 Workers, against `python -c pass`.
 
-All three run from a plain installation in an environment of its own, with the same interpreter: an editable one would
-slow down the start of them all, and so hide what is ours. Its list goes into a pipe.
+All three run from a plain installation in a new environment, with the same interpreter. An editable installation
+would slow down all of them and hide the difference. The output goes to a pipe.
 """
 
 import os
@@ -17,11 +17,11 @@ from benchmarks.servers import Daemon, installed, remove
 
 WORKERS = 20
 RUNS = 20
-"""How often each is run in a repetition, whose figure is their median."""
+"""The runs in a repetition. Its figure is their median."""
 
 
 def measure(plan: Plan) -> Sequence[Row]:
-    """The time of each command against that of an empty program."""
+    """Measure the time of each command and of an empty program."""
     folder = plan.folder / "command_line"
     try:
         programs = install(folder)

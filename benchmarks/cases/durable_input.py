@@ -1,7 +1,7 @@
-"""Inputs acknowledged a second: 64 clients, each with its own Worker, against a bare aiohttp handler.
+"""Acknowledged inputs a second: 64 clients, each with its own Worker, against a bare aiohttp handler.
 
-The backend accepts at once. An acknowledged input is stored: on the disk for `fs:`. The baseline answers the same
-requests with as many bytes. After each repetition the transcripts must hold as many inputs as were acknowledged.
+The backend accepts at once. An acknowledged input is stored, with `fs:` on the disk. The baseline answers the same
+requests with as many bytes. After each repetition the transcripts must hold every acknowledged input.
 """
 
 from collections.abc import Sequence
@@ -15,7 +15,7 @@ CLIENTS = 64
 
 
 def measure(plan: Plan) -> Sequence[Row]:
-    """The rate on each store against that of the bare handler."""
+    """Measure the rate with each store and with the bare handler."""
     folder = plan.folder / "durable_input"
     try:
         return _measure(plan)

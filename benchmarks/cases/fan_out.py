@@ -1,8 +1,8 @@
 """Frames delivered for each second of the server's processor time: one Worker, many observers, 1,000 events a second.
 
-The baseline encodes each event once and sends it to each by `send_str`. The observers are in another process, and
-check that each has every event once and in order. Where they are more than the machine can serve at that rate, the
-server is late; what counts is still what a frame costs, and a note has the rate that was reached.
+The baseline encodes each event once and sends it to each observer by `send_str`. The observers are in another
+process, and check that each gets every event once and in order. If the machine cannot serve them at that rate, the
+server is late. The figure is still the cost of a frame, and a note has the rate that was reached.
 """
 
 from collections.abc import Sequence
@@ -15,11 +15,11 @@ from benchmarks.ticks import Series
 
 RATE = 1_000
 OBSERVERS = {100: 5_000, 1_000: 1_000}
-"""How many observers, and how many events each gets."""
+"""The number of observers, and the events that each gets."""
 
 
 def measure(plan: Plan) -> Sequence[Row]:
-    """The frames for a second of processor time, for each number of observers."""
+    """Measure frames for each second of processor time, for each number of observers."""
     try:
         return [_row(plan, observers, plan.size(events, 500)) for observers, events in OBSERVERS.items()]
     finally:

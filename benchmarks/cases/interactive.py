@@ -1,7 +1,7 @@
-"""From an event of a program to its frame at one observer, one each 30 ms: the `fs:` store against the one in memory.
+"""The delay from a program's event to its frame, one event each 30 ms: the `fs:` store against the memory store.
 
-A `process` Worker prints an event with the time at which it was due, by the clock that all processes share. With the
-`fs:` store each is synced to the disk before it is sent.
+A `process` Worker prints events, each with the CLOCK_MONOTONIC time at which it was due, for one observer. With the
+`fs:` store each event is synced to the disk before it is sent.
 """
 
 from collections.abc import Sequence
@@ -19,7 +19,7 @@ SECONDS = 6.0
 
 
 def measure(plan: Plan) -> Sequence[Row]:
-    """The median and the 99th percentile of the delay with each store."""
+    """Measure the median and the 99th percentile of the delay with each store."""
     folder, series = plan.folder / "interactive", Series(int(RATE * plan.size(SECONDS, 0.5)), RATE)
     log, durable, memory = folder / "observers.log", folder / "durable", folder / "memory"
     for home in (durable, memory):

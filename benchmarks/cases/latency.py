@@ -1,9 +1,8 @@
-"""From when an event is due to its being read, 99th percentile: the `fs:` store against the one in memory.
+"""The 99th percentile of the delay from when an event is due to its being read: `fs:` against the memory store.
 
-100 observers of one Worker, 1,000 events a second. An event has the time at which it was due, by the clock that all
-processes share. So the delay has all of it: the wait behind other work, the commit, and the observers served before.
-In the second row 20 more are there that stop reading and fall behind in the course of the series: what the 100 see
-beside them with the `fs:` store, against what they see without them.
+One Worker has 100 observers and 1,000 events a second. Each event has the CLOCK_MONOTONIC time at which it was due.
+So the delay includes the wait for other work, the commit, and the observers that are served first. In the second row
+20 more observers stop reading and fall behind. It compares the delay of the 100 with them and without them.
 """
 
 from collections.abc import Sequence
@@ -23,7 +22,7 @@ STALLED = 20
 
 
 def measure(plan: Plan) -> Sequence[Row]:
-    """The delay with each store."""
+    """Measure the delay with each store."""
     folder, series = plan.folder / "latency", Series(plan.size(EVENTS, 500), RATE)
     log = folder / "observers.log"
     try:

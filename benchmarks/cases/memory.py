@@ -1,7 +1,7 @@
-"""The memory that the daemon occupies: with 10,000 idle Workers, and with 1,000 idle observers, against none.
+"""The memory of the daemon with 10,000 idle Workers, and with 1,000 idle observers, against none.
 
-The resident memory of one daemon with an `fs:` store and the echo backend, before they came and while they are there,
-in millions of bytes.
+It is the resident memory of one daemon with an `fs:` store and the echo backend, before and after, in millions of
+bytes.
 """
 
 from collections.abc import Sequence
@@ -16,7 +16,7 @@ MB = 10**6
 
 
 def measure(plan: Plan) -> Sequence[Row]:
-    """The memory with each against that of the same daemon before."""
+    """Measure the memory of the same daemon before and after."""
     workers, observers = plan.size(WORKERS, 500), plan.size(OBSERVERS, 100)
     try:
         [of_workers] = plan.interleave(lambda: _with_workers(plan, workers))

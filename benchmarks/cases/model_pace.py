@@ -1,8 +1,8 @@
-"""From an agent's writing a token to its frame at one observer, at a model's pace, against the agent's bare pipe.
+"""The delay from an agent's token to its frame at one observer, at a model's pace, against the agent's bare pipe.
 
-An ACP agent writes tokens at 15, 30, 50 and 120 a second, each with the time at which it was written, by the clock
-that all processes share. The daemon syncs each to the disk before it sends it. The baseline reads the pipe of the
-same agent and decodes its lines. A note has the tokens that came in one event with others, and what a token costs.
+An ACP agent writes 15, 30, 50 and 120 tokens a second, each with the CLOCK_MONOTONIC time at which it was written.
+The daemon syncs each to the disk before it sends it. The baseline reads the pipe of the same agent and decodes its
+lines. A note has the tokens that shared an event, and the processor time of a token.
 """
 
 import json
@@ -26,25 +26,25 @@ PACES = (15, 30, 50, 120)
 SECONDS = 4.0
 
 MOST_MORE_MS = {50: 2.5, 99: 11.0}
-"""What a token may take beyond the pipe at these percentiles: as much as the pipe of a real agent takes, opencode at
-50 tokens a second. So through the daemon a token of such an agent takes at most twice as long."""
+"""The delay that the daemon may add at these percentiles: as much as the pipe of a real agent takes, opencode at 50
+tokens a second. So the daemon at most doubles the delay of such an agent."""
 
 
 @attrs.frozen
 class Spoken:
-    """A series as it was heard, and the seconds of processor time of whoever passed it on."""
+    """The tokens of a series as they arrived, and the processor time of the program that passed them on."""
 
     heard: Heard
     cpu_s: float
 
     @property
     def cpu_ms(self) -> float:
-        """Of each token."""
+        """The processor time of a token in milliseconds."""
         return self.cpu_s * 1_000 / self.heard.series.count
 
 
 def measure(plan: Plan) -> Sequence[Row]:
-    """The median and the 99th percentile of the delay, for each pace."""
+    """Measure the median and the 99th percentile of the delay at each pace."""
     folder = plan.folder / "model_pace"
     configure(folder, {"speaker": agent()}, backend="acp")
     try:
@@ -79,7 +79,7 @@ def _rows(plan: Plan, daemon: Daemon, worker: str, pace: int, folder: Path) -> S
 
 
 def through_daemon(daemon: Daemon, worker: str, series: Series) -> Spoken:
-    """Have the Worker's agent speak, and hear it as an observer."""
+    """Let the Worker's agent write a series, and receive it as an observer."""
     path, heard = f"/v1/workers/{worker}", Heard(series)
     with watching(daemon, f"{path}/events/ws") as feed:
         feed.frame()

@@ -1,6 +1,6 @@
-"""Reads answered a second: a Worker, and a page of 20 of its transcript, against a bare aiohttp handler.
+"""Reads a second of a Worker, and of a page of 20 transcript entries, against a bare aiohttp handler.
 
-64 clients read from the installed daemon with an `fs:` store. The baseline answers the same bytes.
+64 clients read from the installed daemon with an `fs:` store. The baseline answers with the same bytes.
 """
 
 from collections.abc import Sequence
@@ -17,7 +17,7 @@ WORKER = "/v1/workers/worker-00000001"
 
 
 def measure(plan: Plan) -> Sequence[Row]:
-    """The rate of each read against that of the bare handler."""
+    """Measure the rate of each read and of the bare handler."""
     folder = plan.folder / "reads"
     try:
         fill(folder / "store", workers=1, events=ENTRIES, kind="texts")

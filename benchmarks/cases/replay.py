@@ -1,8 +1,8 @@
 """Frames replayed for each second of the server's processor time: one observer resumes at zero over 1,000,000 events.
 
-The daemon reads them from its `fs:` store. The baseline makes as many new ones, encodes each once and sends it by
-`send_str`, as fast as it can. A second row has the time from the handshake to the first event, against the time that
-a page takes in the course of the replay.
+The daemon reads the events from its `fs:` store. The baseline makes as many new ones, encodes each once and sends it
+by `send_str`, as fast as it can. A second row has the time from the handshake to the first event, against the time of
+a page during the replay.
 """
 
 from collections.abc import Sequence
@@ -17,7 +17,7 @@ from benchmarks.ticks import Series
 
 EVENTS = 1_000_000
 PAGE = 1_024
-"""Events in a page: `max_replay_items`."""
+"""The events in a page (`max_replay_items`)."""
 
 RETAIN_ALL = {"max_events_per_worker": 2 * EVENTS}
 WORKER = "worker-00000001"
@@ -25,7 +25,7 @@ FEED = f"/v1/workers/{WORKER}/events/ws?cursor=wo_0000000000000000"
 
 
 def measure(plan: Plan) -> Sequence[Row]:
-    """The frames for a second of processor time, and the time to the first event."""
+    """Measure frames for each second of processor time, and the time to the first event."""
     folder, series = plan.folder / "replay", Series(plan.size(EVENTS, 50_000))
     log = folder / "observers.log"
     try:

@@ -1,6 +1,6 @@
-"""How throughput and delay go with the number of clients and of observers: curves for a plot, without a target.
+"""Throughput and delay by the number of clients and of observers: curves for a plot, without targets.
 
-Inputs from 1 to 256 clients, and 1,000 events a second to 1 to 1,000 observers, each next to the same baselines as in
+It measures inputs from 1 to 256 clients, and 1,000 events a second to 1 to 1,000 observers, with the baselines of
 `durable_input` and `fan_out`.
 """
 
@@ -26,13 +26,13 @@ OBSERVERS = (1, 10, 100, 1_000)
 NAMES = ("fs: store", "memory store", "aiohttp")
 RATE = 1_000
 FRAMES = 300_000
-"""Frames that a series is cut to, so that a thousand observers do not take a thousand times as long as one."""
+"""The most frames of a series, so that a thousand observers do not take a thousand times as long as one."""
 
 REPETITIONS = 3
 
 
 def measure(plan: Plan) -> Sequence[Finding]:
-    """The curves of inputs, then those of events."""
+    """Measure the curves of inputs, then those of events."""
     short = attrs.evolve(plan, repetitions=min(plan.repetitions, REPETITIONS))
     folder = plan.folder / "scaling"
     try:
@@ -90,7 +90,7 @@ def _curves(
     measured: Sequence[Sequence[Sequence[T]]],
     figure: Callable[[T], float],
 ) -> Sequence[Curve]:
-    """A curve for each of NAMES; `measured` has the repetitions by count, then by name."""
+    """Return a curve for each of NAMES. `measured` has the repetitions by count, then by name."""
     return [
         Curve(
             plot,

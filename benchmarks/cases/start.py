@@ -1,7 +1,7 @@
-"""The time until the daemon serves: with 10,000 Workers, 1,000,000 entries and 1,000,000 events, against none.
+"""The time until the daemon serves with 10,000 Workers, 1,000,000 entries and 1,000,000 events, against none.
 
-From its exec to the line that it is ready, on an `fs:` store. What it reads is in the memory of the system by then,
-for both alike.
+It is measured from the start of the process to the line that says it is ready, on an `fs:` store whose files are in
+the page cache.
 """
 
 from collections.abc import Sequence
@@ -16,7 +16,7 @@ EVENTS = 1_000_000
 
 
 def measure(plan: Plan) -> Sequence[Row]:
-    """The time with the large store against that with an empty one."""
+    """Measure the time with the large store and with an empty one."""
     folder = plan.folder / "start"
     workers, events = plan.size(WORKERS, 500), plan.size(EVENTS, 50_000)
     try:

@@ -1,4 +1,4 @@
-"""How the events of a feed are put into bytes for those who read it."""
+"""How the events of a feed are encoded for observers."""
 
 from collections.abc import Sequence
 from typing import Protocol
@@ -13,69 +13,67 @@ from runtimed.wire.converter import encode
 
 
 class Encoding(Protocol):
-    """Makes what is written to an observer, in whole messages. Equal ones make the same bytes."""
+    """Turns events into the bytes that are written to an observer, always in whole messages.
+
+    Encodings that compare equal produce the same bytes.
+    """
 
     def event(self, event: EncodedEvent) -> bytes:
-        """One event; built once for all observers."""
+        """Return the message of one event. It is built once and shared by all observers."""
 
     def snapshot(self, envelope: EventEnvelope) -> bytes:
-        """The first that an observer of a Worker is told, ready to be written."""
+        """Return the first message to an observer of one Worker, ready to be written."""
 
     def join(self, events: Sequence[bytes]) -> bytes:
-        """Events ready to be written at once."""
+        """Return the messages of several events as one block of bytes, ready to be written."""
 
 
 @attrs.frozen
 class Envelopes:
-    """JSON envelopes, nothing around them."""
+    """Plain JSON envelopes. `join` puts each on a line of its own."""
 
     def event(self, event: EncodedEvent) -> bytes:
-        """As Encoding.event."""
         return frames.event_envelope(event.sequence, event.worker_id, event.timestamp_ms, event.payload)
 
     def snapshot(self, envelope: EventEnvelope) -> bytes:
-        """As Encoding.snapshot."""
         return self.join((encode(envelope),))
 
     def join(self, events: Sequence[bytes]) -> bytes:
-        """As Encoding.join: a line each."""
         return b"".join(b"%b\n" % event for event in events)
 
 
 @attrs.frozen
 class SocketMessages:
-    """WebSocket messages."""
+    """WebSocket text messages."""
 
     def event(self, event: EncodedEvent) -> bytes:
-        """As Encoding.event."""
         frame = frames.event_frame(event.sequence, event.worker_id, event.timestamp_ms, event.payload)
         return frames.text_message(frame)
 
     def snapshot(self, envelope: EventEnvelope) -> bytes:
-        """As Encoding.snapshot."""
         return frames.text_message(frames.snapshot_frame(envelope))
 
     def join(self, events: Sequence[bytes]) -> bytes:
-        """As Encoding.join."""
         return b"".join(events)
 
 
 @attrs.frozen
 class ServerSentEvents:
-    """Server-sent events; what is written at once is one chunk, where the response is `chunked`."""
+    """Server-sent events.
+
+    Attributes:
+        chunked: The response uses chunked transfer coding. `join` then returns one chunk.
+    """
 
     chunked: bool
 
     def event(self, event: EncodedEvent) -> bytes:
-        """As Encoding.event."""
         envelope = frames.event_envelope(event.sequence, event.worker_id, event.timestamp_ms, event.payload)
         return frames.server_sent(frames.event_name(event.payload), envelope, cursor_of(event.sequence))
 
     def snapshot(self, envelope: EventEnvelope) -> bytes:
-        """As Encoding.snapshot."""
         return self.join((frames.server_sent("snapshot", encode(envelope), envelope.cursor),))
 
     def join(self, events: Sequence[bytes]) -> bytes:
-        """As Encoding.join."""
         data = b"".join(events)
         return frames.chunk(data) if self.chunked else data

@@ -1,4 +1,4 @@
-"""The feed of a Runtime: what was published, for as many readers as there are."""
+"""The feed of a Runtime: opens readers, observers and pages over its published events."""
 
 import asyncio
 from collections.abc import AsyncIterator, Callable, Coroutine, Iterator, Sequence
@@ -11,7 +11,7 @@ from runtimed.core.runtime import Runtime
 from runtimed.core.state.change import EncodedEvent
 from runtimed.errors import CursorExpired, CursorUnknownOrExpired, UpstreamClosed, WorkerDeleted, WrongRuntimeCursor
 from runtimed.feed.encoding import Envelopes
-from runtimed.feed.log import Log, selected
+from runtimed.feed.event_log import EventLog, selected
 from runtimed.feed.observer import Observer
 from runtimed.feed.reader import Reader
 from runtimed.feed.scope import Scope, scope_of
@@ -20,16 +20,21 @@ from runtimed.feed.view import Selection, View
 from runtimed.model.identity import EventCursor, WorkerId, WorkerRef
 
 RING_BYTES = 2**20
-"""How many bytes of the newest messages of a Worker, or of all, are kept in each encoding while somebody reads it."""
+"""The bytes of the newest messages that each log keeps in memory. Each scope and encoding in use has one."""
 
 PAGES_AT_ONCE = 4
-"""How many pages of the store are read and put into messages at a time, so that many who resume at once hold up
-nobody else."""
+"""The pages of the store that are read and encoded at a time, so that many resuming observers delay nobody else."""
 
 
 @attrs.frozen
 class Page:
-    """Events that are shown, up to which sequence that is all, and whether there are events behind it."""
+    """A page of selected events.
+
+    Attributes:
+        events: The selected events, oldest first.
+        upto: The sequence up to which the page is complete. The next page starts after it.
+        has_more: There are events after `upto`.
+    """
 
     events: Sequence[EncodedEvent]
     upto: int
@@ -37,34 +42,47 @@ class Page:
 
 
 class Feed:
-    """Opens readers and observers. It listens to its Runtime from the start until `close`."""
+    """Opens readers and observers. It is subscribed to its Runtime from construction until `close`."""
 
     def __init__(
         self, runtime: Runtime, ring_bytes: int = RING_BYTES, max_unread_bytes: int = MAX_UNREAD_BYTES
     ) -> None:
+        """Subscribe to a Runtime.
+
+        Args:
+            runtime: Where events come from.
+            ring_bytes: The bytes of the newest messages that each log keeps in memory.
+            max_unread_bytes: The bytes that may wait in memory for all observers together.
+        """
         self.runtime = runtime
         self._ring_bytes = ring_bytes
         self._unread = Unread(max_unread_bytes)
         self._paging = asyncio.Semaphore(PAGES_AT_ONCE)
-        self._logs: dict[WorkerId | None, list[Log]] = {}
+        self._logs: dict[WorkerId | None, list[EventLog]] = {}
         self._closed = False
         runtime.subscribe(self)
 
     def publish(self, worker_id: WorkerId, events: Sequence[EncodedEvent]) -> None:
-        """See Listener."""
         for log in (*self._logs.get(worker_id, ()), *self._logs.get(None, ())):
             log.append(events)
 
     def forget(self, worker_id: WorkerId) -> None:
-        """See Listener."""
         for log in self._logs.get(worker_id, ()):
             log.end(WorkerDeleted())
 
     @contextmanager
     def open(self, ref: WorkerRef | None = None, cursor: EventCursor | None = None) -> Iterator[Reader]:
-        """A reader of a Worker, or of all, behind the cursor or behind the newest event; for programs that embed.
+        """Open a reader, for programs that embed a Runtime.
 
-        Raises as `check`.
+        Args:
+            ref: The Worker to read, or None for all.
+            cursor: Read events after this cursor, or None for events after the newest one.
+
+        Raises:
+            WorkerNotFound: There is no such Worker.
+            WrongRuntimeCursor: The cursor belongs to another Runtime.
+            CursorUnknownOrExpired: The cursor is older than what is retained, or newer than any event.
+            UpstreamClosed: The feed is closed.
         """
         with self._log(View(ref, Envelopes()), cursor) as (log, sequence):
             yield Reader(log, sequence)
@@ -78,10 +96,23 @@ class Feed:
         drain: Callable[[], Coroutine[Any, Any, None]],
         ended: Callable[[Exception], None],
     ) -> AsyncIterator[Observer]:
-        """Have a view written to a transport, from the cursor or the newest event on, until the context is left.
+        """Write a view to a transport until the context is left.
 
-        An observer of one Worker is written a snapshot first. `ended` is called with Unavailable where observers have
-        left too much unread, and this one the most. See Observer for the rest. Raises as `check`.
+        An observer of one Worker is written a snapshot first.
+
+        Args:
+            view: What to write.
+            cursor: Write events after this cursor, or None for events after the newest one.
+            transport: Where to write.
+            drain: Waits until the transport accepts more.
+            ended: Called with the reason when the feed cannot go on, maybe more than once. The reason is Unavailable
+                if observers have left too much unread, and this one the most.
+
+        Raises:
+            WorkerNotFound: There is no such Worker.
+            WrongRuntimeCursor: The cursor belongs to another Runtime.
+            CursorUnknownOrExpired: The cursor is older than what is retained, or newer than any event.
+            UpstreamClosed: The feed is closed.
         """
         with self._log(view, cursor) as (log, sequence):
             observer = Observer(log, sequence, view.selection, transport, drain, ended, self._unread)
@@ -93,8 +124,23 @@ class Feed:
     async def page(
         self, ref: WorkerRef | None, selection: Selection, cursor: EventCursor | None, limit: int | None
     ) -> Page:
-        """At most one page of the store, from the cursor or the oldest retained event on. Raises as `check`, and
-        LimitTooLarge, CursorExpired, StoreError."""
+        """Return at most one page of the store.
+
+        Args:
+            ref: The Worker to read, or None for all.
+            selection: Which events to return.
+            cursor: Return events after this cursor, or None to start at the oldest retained event.
+            limit: The events to read, or None for the Runtime's limit.
+
+        Raises:
+            WorkerNotFound: There is no such Worker.
+            WrongRuntimeCursor: The cursor belongs to another Runtime.
+            CursorUnknownOrExpired: The cursor is older than what is retained, or newer than any event.
+            CursorExpired: Events after the cursor were trimmed during the call.
+            LimitTooLarge: `limit` is above the Runtime's limit.
+            StoreError: The store could not be read.
+            UpstreamClosed: The feed is closed.
+        """
         scope = self.check(ref, cursor)
         items, newest = self.runtime.limits.max_event_batch_items if limit is None else limit, scope.newest
         if cursor is None:
@@ -105,8 +151,14 @@ class Feed:
         return Page(selected(events, selection, self.runtime), upto, upto < newest)
 
     def check(self, ref: WorkerRef | None, cursor: EventCursor | None) -> Scope:
-        """Where a reader at this cursor would read. Raises WorkerNotFound, WrongRuntimeCursor,
-        CursorUnknownOrExpired, UpstreamClosed."""
+        """Return the scope that a reader at this cursor would read.
+
+        Raises:
+            WorkerNotFound: There is no such Worker.
+            WrongRuntimeCursor: The cursor belongs to another Runtime.
+            CursorUnknownOrExpired: The cursor is older than what is retained, or newer than any event.
+            UpstreamClosed: The feed is closed.
+        """
         if self._closed:
             raise UpstreamClosed
         scope = scope_of(self.runtime, ref)
@@ -120,11 +172,12 @@ class Feed:
         return scope
 
     @contextmanager
-    def _log(self, view: View, cursor: EventCursor | None) -> Iterator[tuple[Log, int]]:
-        """The log that a view shows some of, while it is read, and the sequence to begin behind."""
+    def _log(self, view: View, cursor: EventCursor | None) -> Iterator[tuple[EventLog, int]]:
+        """Hold the log that a view selects from, and return it with the sequence to read after."""
         scope = self.check(view.ref, cursor)
         sequence = scope.newest if cursor is None else cursor.sequence
-        log = self._find(view.whole) or Log(self.runtime, view.whole, scope, self._ring_bytes, self._paging)
+        whole = view.unfiltered
+        log = self._find(whole) or EventLog(self.runtime, whole, scope, self._ring_bytes, self._paging)
         logs = self._logs.setdefault(_key(view), [])
         if log not in logs:
             logs.append(log)
@@ -138,11 +191,11 @@ class Feed:
                 if not logs:
                     del self._logs[_key(view)]
 
-    def _find(self, view: View) -> Log | None:
+    def _find(self, view: View) -> EventLog | None:
         return next((log for log in self._logs.get(_key(view), ()) if log.view == view and log.ended is None), None)
 
     def close(self) -> None:
-        """End every reader with UpstreamClosed, once it has read what there is. Harmless when repeated."""
+        """End every reader with UpstreamClosed once it has read everything. Does nothing if the feed is closed."""
         if not self._closed:
             self._closed = True
             self.runtime.unsubscribe(self)
@@ -151,7 +204,7 @@ class Feed:
 
 
 async def _oldest(scope: Scope, items: int) -> tuple[int, Sequence[EncodedEvent]]:
-    """The first page that is retained, and behind which sequence it is; trimming may get ahead of it."""
+    """Return the oldest retained page and the sequence before it. Reads again if trimming overtakes the read."""
     while True:
         after = scope.retained_after
         try:

@@ -1,4 +1,4 @@
-"""Writes what is new to every observer that has all there was before."""
+"""The flusher: writes new events to the synced observers of a log in batches."""
 
 import asyncio
 import time
@@ -10,21 +10,26 @@ from runtimed.feed.encoding import Encoding
 from runtimed.feed.ring import Ring
 from runtimed.feed.view import Selection
 
-SLICE = 64
-"""How many observers are written to before other work has its turn."""
+SLICE_OBSERVERS = 64
+"""The observers that are written to before the event loop does other work."""
 
 MAX_DELAY_S = 0.05
-"""How long events wait at most for the next flush to begin."""
+"""The longest time that events wait for the next flush to begin."""
 
-REST = 39
-"""A flush is followed by a rest that is so many times as long as one takes, up to MAX_DELAY_S."""
+REST_FACTOR = 39
+"""After a flush comes a rest of REST_FACTOR times its cost, at most MAX_DELAY_S."""
 
-JUDGED = 4
-"""A flush costs what the quickest of the last JUDGED took: the loop may have done other work beside the others."""
+RECENT_FLUSHES = 4
+"""The cost of a flush is the lowest of this many: the event loop may have done other work during the others."""
 
 
-class Waiting(Protocol):
-    """An observer at the tip: it has been written everything up to `sequence` that it selects."""
+class SyncedObserver(Protocol):
+    """An observer that has been written every selected event of a log.
+
+    Attributes:
+        sequence: The sequence up to which it has been written everything.
+        selection: Which events it is written.
+    """
 
     sequence: int
     selection: Selection
@@ -33,103 +38,104 @@ class Waiting(Protocol):
         """Write whole messages."""
 
     @property
-    def full(self) -> bool:
-        """Whether too much of what was written is not sent yet."""
+    def is_full(self) -> bool:
+        """Whether its transport holds too many unsent bytes."""
 
-    def fall_behind(self) -> None:
-        """It is at the tip no longer, and has to catch up by itself."""
+    def unsync(self) -> None:
+        """Receive the news that it is no longer synced. From now on it reads by itself what it lacks."""
 
     def end(self, error: Exception) -> None:
-        """There will be no more for it."""
+        """Receive the reason why nothing more will be written."""
 
 
 class Flusher:
-    """The observers at the tip of one ring.
+    """Writes new events of one ring to its synced observers.
 
-    A flush brings each of them from its own `sequence` up to the same one, with bytes that are joined once for
-    all who select the same. The first event after a rest is written at once; while many come, they are collected, for
-    the longer the more a flush costs.
+    A flush brings each observer from its own `sequence` to the newest event. Observers that need the same events
+    share the joined bytes. The first event after a rest is written at once. Events that come during a rest are
+    collected; the rest is longer the more a flush costs.
     """
 
     def __init__(self, ring: Ring, encoding: Encoding) -> None:
+        """Write the messages of a ring, joined by an encoding."""
         self._loop = asyncio.get_running_loop()
         self._ring = ring
         self._encoding = encoding
-        self._tip: set[Waiting] = set()
-        self._flushing = False
+        self._synced: set[SyncedObserver] = set()
+        self._is_flushing = False
         self._upto = 0
-        self._rested = 0.0
-        self._costs = deque([0.0], JUDGED)
+        self._rests_until = 0.0
+        self._costs_s = deque([0.0], RECENT_FLUSHES)
         self._ended: Exception | None = None
 
-    def add(self, observer: Waiting) -> None:
-        """An observer has read up to the newest event of the ring."""
-        self._tip.add(observer)
+    def add(self, observer: SyncedObserver) -> None:
+        """Add an observer that has been written everything up to the newest event of the ring."""
+        self._synced.add(observer)
 
-    def discard(self, observer: Waiting) -> None:
-        """An observer is gone, or never was here."""
-        self._tip.discard(observer)
+    def discard(self, observer: SyncedObserver) -> None:
+        """Remove an observer. Does nothing for an unknown one."""
+        self._synced.discard(observer)
 
-    def call(self) -> None:
-        """There is something new."""
-        if self._tip and not self._flushing:
-            self._flushing = True
-            self._loop.call_at(max(self._rested, self._loop.time()), self._flush)
+    def schedule(self) -> None:
+        """Schedule a flush: the ring has events that synced observers lack."""
+        if self._synced and not self._is_flushing:
+            self._is_flushing = True
+            self._loop.call_at(max(self._rests_until, self._loop.time()), self._flush)
 
     def end(self, error: Exception) -> None:
-        """Let the observers go, once each has everything."""
+        """End all observers with a reason once each has been written everything."""
         self._ended = error
-        self.call()
+        self.schedule()
 
     def _flush(self) -> None:
         self._upto = self._ring.newest
         self._step(self._slices(self._upto), time.thread_time())
 
     def _step(self, slices: Iterator[None], began: float) -> None:
-        """The next slice, in a turn of the loop of its own."""
+        """Write one slice of the flush, and schedule the next."""
         for _ in slices:
             self._loop.call_soon(self._step, slices, began)
             return
         self._loop.call_soon(self._finish, began)
 
     def _finish(self, began: float) -> None:
-        """The flush is over. It comes a turn late, so that the cost has in it what a loop writes at a turn's end."""
-        self._costs.append(time.thread_time() - began)
-        self._rested = self._loop.time() + min(REST * min(self._costs), MAX_DELAY_S)
-        self._flushing = False
+        """End the flush, one loop iteration late: an event loop may do its writes at the end of an iteration."""
+        self._costs_s.append(time.thread_time() - began)
+        self._rests_until = self._loop.time() + min(REST_FACTOR * min(self._costs_s), MAX_DELAY_S)
+        self._is_flushing = False
         if self._upto < self._ring.newest:
-            self.call()
+            self.schedule()
         elif self._ended is not None:
-            for observer in tuple(self._tip):
-                self._tip.discard(observer)
+            for observer in tuple(self._synced):
+                self._synced.discard(observer)
                 observer.end(self._ended)
 
     def _slices(self, upto: int) -> Iterator[None]:
         joined: dict[tuple[int, Selection], bytes | None] = {}
-        for count, observer in enumerate(tuple(self._tip), 1):
-            if observer in self._tip and observer.sequence < upto:
-                wanted = observer.sequence, observer.selection
-                if wanted not in joined:
-                    joined[wanted] = self._joined(*wanted, upto)
+        for count, observer in enumerate(tuple(self._synced), 1):
+            if observer in self._synced and observer.sequence < upto:
+                key = observer.sequence, observer.selection
+                if key not in joined:
+                    joined[key] = self._joined(*key, upto)
                 try:
-                    self._advance(observer, joined[wanted], upto)
-                except Exception as error:  # noqa: BLE001 the others are still to be written to
-                    self._tip.discard(observer)
+                    self._advance(observer, joined[key], upto)
+                except Exception as error:  # noqa: BLE001 one failing transport must not stop the flush
+                    self._synced.discard(observer)
                     observer.end(error)
-            if not count % SLICE:
+            if not count % SLICE_OBSERVERS:
                 yield
 
-    def _advance(self, observer: Waiting, data: bytes | None, upto: int) -> None:
-        if data is None or observer.full:
-            self._tip.discard(observer)
-            observer.fall_behind()
+    def _advance(self, observer: SyncedObserver, data: bytes | None, upto: int) -> None:
+        if data is None or observer.is_full:
+            self._synced.discard(observer)
+            observer.unsync()
         else:
             observer.sequence = upto
             if data:
                 observer.write(data)
 
     def _joined(self, after: int, selection: Selection, upto: int) -> bytes | None:
-        """The messages in between, or None where the ring does not hold them all."""
+        """Return the selected messages of a range, joined, or None if the ring no longer holds all."""
         messages = self._ring.between(after, upto, selection)
         if messages is None:
             return None

@@ -1,29 +1,40 @@
-"""A reader that asks for the next events when it wants them."""
+"""A reader that pulls events."""
 
 import contextlib
 from collections.abc import AsyncIterator, Sequence
 
 from runtimed.errors import UpstreamClosed
-from runtimed.feed.log import Log
+from runtimed.feed.event_log import EventLog
 from runtimed.feed.view import EVERYTHING
 from runtimed.model.event import EventEnvelope
 from runtimed.wire.frames import restore_envelope
 
 
 class Reader:
-    """A cursor, and nothing else: it has no queue. It reads from the ring what that still has, else from the store.
+    """A cursor without a queue. It reads from the ring what the ring still holds, and the rest from the store.
 
-    Every event behind the cursor is read exactly once and in order, whatever is published meanwhile.
+    Every event after the cursor is read exactly once and in order, whatever is published meanwhile.
+
+    Attributes:
+        sequence: The sequence of the last event that was read.
     """
 
-    def __init__(self, log: Log, sequence: int) -> None:
+    def __init__(self, log: EventLog, sequence: int) -> None:
+        """Start after a sequence of a log."""
         self.sequence = min(sequence, log.newest)
         self._log = log
 
     async def read(self) -> Sequence[bytes]:
-        """The next events in the log's encoding, at least one; waits for them.
+        """Wait for the next events.
 
-        Raises UpstreamClosed or WorkerDeleted when there will be no more, CursorExpired when retention overtook it.
+        Returns:
+            At least one event, in the log's encoding.
+
+        Raises:
+            UpstreamClosed: The feed is closed, and everything was read.
+            WorkerDeleted: The Worker is deleted, and everything was read.
+            CursorExpired: The next events are no longer retained.
+            StoreError: The store could not be read.
         """
         while True:
             batch = await self._log.read(self.sequence, EVERYTHING)
@@ -34,7 +45,13 @@ class Reader:
                 await self._wait()
 
     async def events(self) -> AsyncIterator[EventEnvelope]:
-        """The events of an embedded Runtime decoded, one by one, until there will be no more."""
+        """Yield decoded events one by one until the feed is closed.
+
+        Raises:
+            WorkerDeleted: The Worker is deleted, and everything was read.
+            CursorExpired: The next events are no longer retained.
+            StoreError: The store could not be read.
+        """
         with contextlib.suppress(UpstreamClosed):
             while True:
                 for envelope in await self.read():

@@ -1,4 +1,4 @@
-"""The newest events of what is observed, in memory, as they go over the wire."""
+"""The ring of the newest events of a log, kept in memory as encoded messages."""
 
 from bisect import bisect_right
 from collections.abc import Mapping, Sequence
@@ -10,7 +10,14 @@ from runtimed.feed.view import EVERYTHING, Selection
 
 
 class Message(NamedTuple):
-    """The sequence of an event, its bytes on the wire, and what it is selected by."""
+    """An encoded event, and what selections look at.
+
+    Attributes:
+        sequence: The sequence of the event.
+        data: The event as it is written to observers.
+        name: The name of its payload, such as `text_delta`.
+        labels: The labels of its Worker.
+    """
 
     sequence: int
     data: bytes
@@ -20,16 +27,32 @@ class Message(NamedTuple):
 
 @attrs.frozen
 class Batch:
-    """Consecutive events: the messages of those that are shown, and the sequence up to which this tells all."""
+    """The selected ones of consecutive events.
+
+    Attributes:
+        messages: The encoded events, oldest first.
+        upto: The sequence up to which the batch is complete. The next one starts after it.
+    """
 
     messages: Sequence[bytes]
     upto: int
 
 
 class Ring:
-    """Holds at most about `max_bytes` of messages: those behind `begins_after`, up to `newest`."""
+    """Holds the newest messages, within a bound of bytes.
+
+    Attributes:
+        begins_after: The sequence after which the ring holds every message.
+        newest: The sequence up to which it holds every message.
+    """
 
     def __init__(self, begins_after: int, max_bytes: int) -> None:
+        """Create an empty ring.
+
+        Args:
+            begins_after: The sequence after which messages will be appended.
+            max_bytes: The bytes of messages to hold, about.
+        """
         self.begins_after = begins_after
         self.newest = begins_after
         self._max_bytes = max_bytes
@@ -37,7 +60,7 @@ class Ring:
         self._messages: list[Message] = []
 
     def append(self, messages: Sequence[Message], upto: int) -> None:
-        """Take in newer messages, which are all there are up to a sequence; the oldest make room for them."""
+        """Append all messages up to the sequence `upto`, and drop the oldest ones beyond the bound."""
         self._messages += messages
         self._bytes += sum(len(message.data) for message in messages)
         self.newest = upto
@@ -45,7 +68,7 @@ class Ring:
             self._trim()
 
     def _trim(self) -> None:
-        """Halve it, so that moving the rest up is paid for by many appends."""
+        """Drop messages until half the bound is used, so that one move of the rest serves many appends."""
         dropped = 0
         while self._bytes > self._max_bytes // 2:
             oldest = self._messages[dropped]
@@ -55,7 +78,7 @@ class Ring:
         del self._messages[:dropped]
 
     def between(self, after: int, upto: int, selection: Selection) -> list[bytes] | None:
-        """The selected messages with `after` < sequence <= `upto`, or None where the ring begins later."""
+        """Return selected messages with `after` < sequence <= `upto`, or None if the ring no longer holds all."""
         if after < self.begins_after:
             return None
         first = bisect_right(self._messages, after, key=_sequence)
@@ -63,7 +86,7 @@ class Ring:
         found = self._messages[first:end]
         if selection == EVERYTHING:
             return [message.data for message in found]
-        return [message.data for message in found if selection.takes(message.name, message.labels)]
+        return [message.data for message in found if selection.matches(message.name, message.labels)]
 
 
 def _sequence(message: Message) -> int:

@@ -1,4 +1,4 @@
-"""Where the events of a feed come from: one Worker, or all of them."""
+"""The scope of a log: the events of one Worker, or of all."""
 
 from collections.abc import Sequence
 from typing import Protocol
@@ -11,51 +11,54 @@ from runtimed.model.identity import WorkerRef
 
 
 class Scope(Protocol):
-    """Published events, in the order of their sequences."""
+    """Published events in the order of their sequences."""
 
     @property
     def newest(self) -> int:
-        """The sequence of the newest one, 0 for none."""
+        """The sequence of the newest event, 0 for none."""
 
     @property
     def retained_after(self) -> int:
-        """The sequence of the newest one that is no longer retained, 0 for none."""
+        """The sequence after which events are retained, 0 if all are."""
 
     @property
-    def over(self) -> bool:
-        """Whether there will be no newer one."""
+    def is_over(self) -> bool:
+        """Whether no newer events can come."""
 
     async def page(self, after: int, limit: int | None = None) -> Sequence[EncodedEvent]:
-        """The first page behind a sequence.
+        """Return the first page of events after a sequence, oldest first.
 
-        Raises CursorExpired where not all behind it is retained, LimitTooLarge, and StoreError.
+        Args:
+            after: The sequence.
+            limit: The most events to return, or None for the Runtime's limit.
+
+        Raises:
+            CursorExpired: Not all events after `after` are retained.
+            LimitTooLarge: `limit` is above the Runtime's limit.
+            StoreError: The store could not be read.
         """
 
 
 @attrs.frozen
 class OneWorker:
-    """The events of one Worker. Everything raises WorkerNotFound once it is deleted."""
+    """The events of one Worker. Every member raises WorkerNotFound once the Worker is deleted."""
 
     runtime: Runtime
     ref: WorkerRef
 
     @property
     def newest(self) -> int:
-        """As Scope.newest."""
         return self.runtime.newest_sequence(self.ref)
 
     @property
     def retained_after(self) -> int:
-        """As Scope.retained_after."""
         return self.runtime.retained_after(self.ref)
 
     @property
-    def over(self) -> bool:
-        """As Scope.over."""
+    def is_over(self) -> bool:
         return self.runtime.is_over(self.ref)
 
     async def page(self, after: int, limit: int | None = None) -> Sequence[EncodedEvent]:
-        """As Scope.page."""
         return await self.runtime.events(self.ref, after, limit)
 
 
@@ -67,24 +70,20 @@ class AllWorkers:
 
     @property
     def newest(self) -> int:
-        """As Scope.newest."""
         return self.runtime.head
 
     @property
     def retained_after(self) -> int:
-        """As Scope.retained_after."""
         return self.runtime.fleet_retained_after
 
     @property
-    def over(self) -> bool:
-        """As Scope.over."""
+    def is_over(self) -> bool:
         return False
 
     async def page(self, after: int, limit: int | None = None) -> Sequence[EncodedEvent]:
-        """As Scope.page."""
         return await self.runtime.all_events(after, limit)
 
 
 def scope_of(runtime: Runtime, ref: WorkerRef | None) -> Scope:
-    """The scope of one Worker, or of all."""
+    """Return the scope of one Worker, or of all if `ref` is None."""
     return AllWorkers(runtime) if ref is None else OneWorker(runtime, ref)

@@ -1,4 +1,4 @@
-"""The bound of a snapshot: what does not fit into one frame is shown in part, the newest first."""
+"""The bound of a snapshot: parts that do not fit into one frame are shortened, and the newest data is kept."""
 
 from collections.abc import Callable, Iterable, Sequence
 from typing import Any, TypeVar
@@ -11,16 +11,16 @@ from runtimed.model.permission import Permission
 from runtimed.wire.converter import encode
 
 MAX_SCOPE_BYTES = 4 * 2**10
-"""Of the summary of a Worker's scope, how much of its beginning is shown (contract, section 6)."""
+"""The bytes that are shown of a Worker's scope summary, from its beginning (contract, section 6)."""
 
 MAX_BLOCK_BYTES = 64 * 2**10
-"""Of an open text, a thought or arguments, how much of the end is shown (contract, section 6)."""
+"""The bytes that are shown of an open text, thought or arguments, up to its end (contract, section 6)."""
 
 MIN_SNAPSHOT_BYTES = 64 * 2**10
-"""The lowest bound that can be set: below it a Worker's greeting alone might not fit."""
+"""The lowest bound that can be set. A Worker's greeting fits into it in any case."""
 
 FRAMING_BYTES = 256
-"""What stands around an envelope in any encoding, rounded up."""
+"""The most bytes that an encoding adds to an envelope, rounded up."""
 
 T = TypeVar("T")
 
@@ -54,7 +54,7 @@ def bounded(envelope: EventEnvelope, max_bytes: int) -> EventEnvelope:
 
 
 def _newest(items: Sequence[T], room: int) -> tuple[T, ...]:
-    """The newest of the items that fit, with a comma behind each; none behind one that does not."""
+    """Return the newest items that fit, with a comma after each. Stops at the first one that does not."""
     kept: list[T] = []
     for item in reversed(items):
         room -= len(encode(item)) + 1
@@ -79,7 +79,7 @@ def _first(texts: Iterable[str], room: int) -> Iterable[str]:
 
 
 def _permissions(permissions: Sequence[Permission], room: int) -> tuple[Permission, ...]:
-    """The newest requests; one that would take more than its share is shown with the beginning of its title."""
+    """Return the newest requests. One that takes more than its share is shown with the beginning of its title."""
     share = room // max(1, len(permissions)) - 1
     return _newest([_cut_title(permission, share) for permission in permissions], room)
 
@@ -114,13 +114,13 @@ def _with(block: InFlightBlock, text: str) -> InFlightBlock:
 
 
 def _end(text: str, room: int) -> str:
-    """The end of a text that has at most MAX_BLOCK_BYTES and takes at most `room` bytes when it is encoded."""
+    """Return the end of a text, at most MAX_BLOCK_BYTES long and at most `room` bytes when encoded."""
     end = text[-MAX_BLOCK_BYTES:].encode()[-MAX_BLOCK_BYTES:].decode(errors="ignore")
     return end[len(end) - _fitting(len(end), lambda length: _encoded(end[len(end) - length :]) <= room) :]
 
 
 def _fitting(longest: int, fits: Callable[[int], bool]) -> int:
-    """The greatest length up to the longest that fits, 0 where none does."""
+    """Return the greatest length up to `longest` that fits, or 0."""
     if fits(longest):
         return longest
     shorter, exceeds = 0, longest
@@ -134,5 +134,5 @@ def _fitting(longest: int, fits: Callable[[int], bool]) -> int:
 
 
 def _encoded(text: str) -> int:
-    """The bytes that a text takes in JSON, without its quotation marks."""
+    """Return the bytes that a text takes in JSON, without its quotation marks."""
     return len(orjson.dumps(text)) - 2

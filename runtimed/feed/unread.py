@@ -1,4 +1,4 @@
-"""How much observers have left unread, all together."""
+"""The bound of the bytes that wait in memory for all observers together."""
 
 import asyncio
 import logging
@@ -7,50 +7,65 @@ from typing import Protocol
 from runtimed.errors import Unavailable
 
 MAX_UNREAD_BYTES = 256 * 2**20
-SILENCE_S = 60.0
-"""How long nothing more is logged about observers that are closed."""
+"""The bytes that may wait in memory for all observers together, unless another bound is set."""
+
+WARNING_INTERVAL_S = 60.0
+"""The shortest time between two warnings about observers that were closed."""
 
 log = logging.getLogger(__name__)
 
 
-class Reading(Protocol):
-    """An observer, as far as it is counted."""
+class CountedObserver(Protocol):
+    """An observer whose unsent bytes are counted.
+
+    Attributes:
+        transport: Holds the unsent bytes.
+    """
 
     transport: asyncio.WriteTransport
 
     def dismiss(self, error: Exception) -> None:
-        """Write nothing more to it but why."""
+        """Report the reason, and write no more events."""
 
 
 class Unread:
-    """The bytes that were written to observers and wait in this process, at most about `max_bytes`.
+    """Bounds the bytes that were written to observers and wait in this process, at about `max_bytes`.
 
-    Past seven eighths the observers with the most unread bytes are dismissed: they are told why, and get nothing
-    more. The last eighth is for those: if it is used up before they have read why, their connections are cut.
-    A writer subtracts what it writes from `room`, and calls `look` when that is negative.
+    Above seven eighths of the bound the observers with the most unread bytes are dismissed: each receives the reason
+    and no more events. The last eighth holds the unread bytes of dismissed observers. If those need more, their
+    connections are cut.
+
+    Attributes:
+        room: The bytes that may be written before the next count. A writer subtracts what it writes, and calls
+            `recount` when the result is negative.
     """
 
     def __init__(self, max_bytes: int = MAX_UNREAD_BYTES) -> None:
+        """Start without observers, with a bound in bytes."""
         self._max_bytes = max_bytes
         self._max_observed_bytes = max_bytes * 7 // 8
         self.room = self._max_observed_bytes
-        self._observers: set[Reading] = set()
+        self._observers: set[CountedObserver] = set()
         self._dismissed: set[asyncio.WriteTransport] = set()
-        self._told = -SILENCE_S
+        self._warned_at = -WARNING_INTERVAL_S
 
-    def enter(self, observer: Reading) -> None:
-        """Count an observer."""
+    def enter(self, observer: CountedObserver) -> None:
+        """Start counting an observer."""
         self._observers.add(observer)
 
-    def leave(self, observer: Reading) -> None:
-        """Count an observer no more, but for what it is still to read. Harmless when repeated."""
+    def leave(self, observer: CountedObserver) -> None:
+        """Stop counting an observer, except for bytes it has yet to read. Does nothing for an unknown one."""
         if observer in self._observers:
             self._observers.discard(observer)
             if observer.transport.get_write_buffer_size():
                 self._dismissed.add(observer.transport)
 
-    def look(self, coming: int) -> None:
-        """Count all there is, with what is about to be written, and make room where it is too much."""
+    def recount(self, coming: int) -> None:
+        """Count all unread bytes, and dismiss observers if there are too many.
+
+        Args:
+            coming: The bytes that are about to be written.
+        """
         sizes = {observer: observer.transport.get_write_buffer_size() for observer in self._observers}
         total = coming + sum(sizes.values())
         dismissed = self._count_dismissed()
@@ -66,13 +81,13 @@ class Unread:
         self.room = max(room, self._max_bytes // 64)
 
     def _count_dismissed(self) -> int:
-        """Forget the dismissed observers that have read everything, and return what the others have not."""
+        """Forget dismissed observers that have read everything, and return the unread bytes of the others."""
         waiting = {transport: transport.get_write_buffer_size() for transport in self._dismissed}
         self._dismissed = {transport for transport, size in waiting.items() if size}
         return sum(waiting.values())
 
-    def _make_room(self, total: int, sizes: dict[Reading, int]) -> int:
-        """Dismiss the slowest until a quarter is free."""
+    def _make_room(self, total: int, sizes: dict[CountedObserver, int]) -> int:
+        """Dismiss the slowest observers until a quarter of the bound is free. Returns what the others hold."""
         slowest = sorted(sizes, key=sizes.__getitem__, reverse=True)
         count = 0
         while total > self._max_bytes * 3 // 4 and count < len(slowest) and sizes[slowest[count]]:
@@ -83,11 +98,11 @@ class Unread:
             observer.dismiss(
                 Unavailable("observers have left too much unread (max_unread_bytes), this one the most; read faster")
             )
-        self._tell(count)
+        self._warn(count)
         return total
 
-    def _tell(self, count: int) -> None:
+    def _warn(self, count: int) -> None:
         now = asyncio.get_running_loop().time()
-        if count and now - self._told >= SILENCE_S:
-            self._told = now
+        if count and now - self._warned_at >= WARNING_INTERVAL_S:
+            self._warned_at = now
             log.warning("closed the %d slowest observers: max_unread_bytes is reached", count)

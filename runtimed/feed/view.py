@@ -1,4 +1,4 @@
-"""What an observer wants to see."""
+"""What an observer has asked to see."""
 
 from collections.abc import Mapping
 
@@ -10,16 +10,18 @@ from runtimed.model.identity import WorkerRef
 
 @attrs.frozen(cache_hash=True)
 class Selection:
-    """Which events are shown: those of Workers that have all these `labels`, with one of these `names`.
+    """Selects events by the labels of their Workers and by their names.
 
-    Empty ones select everything.
+    Attributes:
+        labels: Only events of Workers that have all these labels. Empty for all Workers.
+        names: Only events with one of these names. Empty for all names.
     """
 
     labels: frozenset[tuple[str, str]] = frozenset()
     names: frozenset[str] = frozenset()
 
-    def takes(self, name: str, labels: Mapping[str, str]) -> bool:
-        """Whether an event with this name, of a Worker with these labels, is shown."""
+    def matches(self, name: str, labels: Mapping[str, str]) -> bool:
+        """Return whether an event with this name, of a Worker with these labels, is selected."""
         return (not self.names or name in self.names) and self.labels <= labels.items()
 
 
@@ -28,10 +30,13 @@ EVERYTHING = Selection()
 
 @attrs.frozen
 class View:
-    """The events of one Worker, or of all (`ref` None), as some are to see them.
+    """Events of one Worker or of all, selected and encoded. Views that differ only in `selection` share one log.
 
-    Those that differ in their selection alone share the work. With `until_over` the view ends behind the last event
-    of a Worker that is stopped or cancelled.
+    Attributes:
+        ref: The Worker, or None for all.
+        encoding: How events are encoded.
+        selection: Which events are shown.
+        until_over: End after the last event of the Worker once it is stopped or cancelled.
     """
 
     ref: WorkerRef | None
@@ -40,6 +45,6 @@ class View:
     until_over: bool = False
 
     @property
-    def whole(self) -> "View":
-        """The view of which this one shows some."""
+    def unfiltered(self) -> "View":
+        """The same view without its selection."""
         return View(self.ref, self.encoding, until_over=self.until_over)

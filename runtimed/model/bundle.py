@@ -1,4 +1,4 @@
-"""Config bundles: declarations of profiles, references, grants and policies; never a secret's value."""
+"""Config bundles: declarations of profiles, references, grants and policies, but never the value of a secret."""
 
 from typing import Literal
 
@@ -19,7 +19,7 @@ DigestAlgorithm = Literal["sha256"]
 
 @value
 class Provenance:
-    """Where a bundle comes from."""
+    """The origin of a bundle."""
 
     source: str
     detail: str | None = None
@@ -27,7 +27,12 @@ class Provenance:
 
 @value
 class BundleMetadata:
-    """Identity and origin of a bundle; `digest` covers the whole bundle."""
+    """Identity and origin of a bundle.
+
+    Attributes:
+        digest: The SHA-256 digest of the whole bundle, in hex.
+        created_at: The time of creation, as the client wrote it.
+    """
 
     id: str
     digest: str
@@ -47,7 +52,7 @@ class BundleProfile:
 
 @value
 class Declaration:
-    """A reference to something that the host holds."""
+    """A reference to something on the host, such as a secret or a mount."""
 
     kind: DeclarationKind
     name: str
@@ -65,7 +70,7 @@ class ConfigBundle:
 
 @value
 class ConfigBundleSummary:
-    """A bundle as a row of a list."""
+    """A bundle in a list of bundles."""
 
     id: str
     digest: str
@@ -80,7 +85,7 @@ class ConfigBundleSummary:
 
 @value
 class Availability:
-    """The Runtime holds exactly this version of the bundle."""
+    """The answer that the Runtime holds exactly this version of a bundle."""
 
     reference: BundleReference
     summary: ConfigBundleSummary

@@ -1,4 +1,4 @@
-"""What the Runtime has to say about itself, and what a feed says before it closes."""
+"""Diagnostics of the Runtime, and of a feed that closes."""
 
 from typing import Literal
 
@@ -10,7 +10,13 @@ Severity = Literal["info", "warning", "error"]
 
 @value
 class Diagnostic:
-    """A remark that the Runtime keeps: a code for machines, a sentence for people."""
+    """A condition that the Runtime reports and keeps.
+
+    Attributes:
+        code: Names the condition for programs.
+        message: Describes it for people, in one sentence.
+        worker_id: The Worker that it is about, or None.
+    """
 
     code: str
     severity: Severity
@@ -33,7 +39,7 @@ FeedDiagnosticCode = Literal[
 
 @value
 class FeedDiagnostic:
-    """The reason for which a feed closes."""
+    """The reason why a feed closes."""
 
     code: FeedDiagnosticCode
     message: str

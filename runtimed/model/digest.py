@@ -1,4 +1,4 @@
-"""The digest of a config bundle: SHA-256 over its declarations, in an order that does not depend on theirs."""
+"""The digest of a config bundle: SHA-256 over its content, independent of the order of its parts."""
 
 import hashlib
 from collections.abc import Iterator
@@ -8,7 +8,7 @@ from runtimed.model.worker import ProfileSelector, RuntimeDefaultProfile
 
 
 def bundle_digest(bundle: ConfigBundle) -> str:
-    """64 lower-case hex digits, as section 5 of the v1 contract lays down."""
+    """Return the digest of a bundle as 64 lower-case hex digits (contract, section 5)."""
     lines = sorted("\0".join(fields).encode() for fields in _lines(bundle))
     return hashlib.sha256(b"".join(line + b"\n" for line in lines)).hexdigest()
 

@@ -1,4 +1,4 @@
-"""The events of a Worker: a closed set of payloads, each with its name on the wire as `event`."""
+"""The events of a Worker: a closed set of payloads. The class attribute `event` is the name of a payload in JSON."""
 
 from typing import Any, Literal
 
@@ -29,7 +29,7 @@ UsageSource = Literal["agent", "provider"]
 
 @value
 class TextSegment:
-    """A piece of a user's message."""
+    """A text within a user's message."""
 
     kind = "text"
 
@@ -47,7 +47,11 @@ class UserMessage:
 
 @value
 class SystemItem:
-    """Anything else that a Worker has to say; `item` is a JSON object told apart by its `kind`."""
+    """Any other event of a Worker.
+
+    Attributes:
+        item: A JSON object. Its field `kind` says what it is.
+    """
 
     event = "system_item"
 
@@ -56,7 +60,7 @@ class SystemItem:
 
 @value
 class InvokeStart:
-    """The Worker was set going."""
+    """A run of the Worker begins."""
 
     event = "invoke_start"
 
@@ -74,7 +78,7 @@ class TurnStart:
 
 @value
 class TurnEnd:
-    """A turn of the run is over."""
+    """A turn of the run ends."""
 
     event = "turn_end"
 
@@ -84,7 +88,7 @@ class TurnEnd:
 
 @value
 class LlmCallStart:
-    """A model is being asked."""
+    """A request to a model begins."""
 
     event = "llm_call_start"
 
@@ -93,7 +97,7 @@ class LlmCallStart:
 
 @value
 class LlmCallEnd:
-    """The model has answered."""
+    """The model has answered the request."""
 
     event = "llm_call_end"
 
@@ -102,7 +106,7 @@ class LlmCallEnd:
 
 @value
 class TextDelta:
-    """More of the text that the Worker is writing."""
+    """The next piece of the text that the Worker is writing."""
 
     event = "text_delta"
 
@@ -111,7 +115,7 @@ class TextDelta:
 
 @value
 class TextDone:
-    """The whole text; it becomes an assistant entry of the transcript in the same step."""
+    """The whole text. It is added to the transcript as an assistant entry in the same step."""
 
     event = "text_done"
 
@@ -120,14 +124,14 @@ class TextDone:
 
 @value
 class ThinkingStart:
-    """The Worker begins to think aloud."""
+    """A thought of the Worker begins."""
 
     event = "thinking_start"
 
 
 @value
 class ThinkingDelta:
-    """More of what the Worker is thinking."""
+    """The next piece of a thought."""
 
     event = "thinking_delta"
 
@@ -145,7 +149,7 @@ class ThinkingDone:
 
 @value
 class ToolCallStart:
-    """The Worker is about to use a tool."""
+    """A tool call of the Worker begins."""
 
     event = "tool_call_start"
 
@@ -155,7 +159,7 @@ class ToolCallStart:
 
 @value
 class ToolCallArgsDelta:
-    """More of the tool's arguments, as JSON text."""
+    """The next piece of the tool's arguments, as JSON text."""
 
     event = "tool_call_args_delta"
 
@@ -165,7 +169,7 @@ class ToolCallArgsDelta:
 
 @value
 class ToolCallDone:
-    """The arguments are complete; the tool runs now."""
+    """The arguments are complete, and the tool runs."""
 
     event = "tool_call_done"
 
@@ -176,7 +180,11 @@ class ToolCallDone:
 
 @value
 class ToolResult:
-    """What the tool gave back; `exit_status` where the tool was a command."""
+    """The result of a tool call.
+
+    Attributes:
+        exit_status: The exit status, if the tool was a command.
+    """
 
     event = "tool_result"
 
@@ -189,7 +197,11 @@ class ToolResult:
 
 @value
 class Usage:
-    """Tokens that were used; `source` is who counted them."""
+    """The tokens that were used.
+
+    Attributes:
+        source: Who counted them.
+    """
 
     event = "usage"
 
@@ -201,7 +213,7 @@ class Usage:
 
 @value
 class RunEnd:
-    """The run that an input started is over."""
+    """A run of the Worker ends."""
 
     event = "run_end"
 
@@ -210,7 +222,11 @@ class RunEnd:
 
 @value
 class ErrorRaised:
-    """The run failed; `reason` where the Worker's program is gone."""
+    """The run failed.
+
+    Attributes:
+        reason: Why the Worker's program or run was lost, or None if it was not.
+    """
 
     event = "error"
 
@@ -221,7 +237,7 @@ class ErrorRaised:
 
 @value
 class StatusChanged:
-    """The Worker says what it is doing."""
+    """The Worker reports its activity."""
 
     event = "status"
 
@@ -230,9 +246,10 @@ class StatusChanged:
 
 @value
 class Alert:
-    """Something that a person should know.
+    """A warning or an error for people.
 
-    `timestamp_ms` is Unix time. The Runtime sets it to the time of the event, whatever it was before.
+    Attributes:
+        timestamp_ms: Unix time in milliseconds. The Runtime sets it to the time of the event.
     """
 
     event = "alert"
@@ -245,14 +262,18 @@ class Alert:
 
 @value
 class Shutdown:
-    """The Worker was stopped or cancelled; nothing follows."""
+    """The Worker was stopped or cancelled. It is its last event."""
 
     event = "shutdown"
 
 
 @value
 class TextBlock:
-    """Text on its way; `truncated` where only the newest part of it is shown."""
+    """A text that is being written.
+
+    Attributes:
+        truncated: Only the newest part of the text is shown.
+    """
 
     kind = "text"
 
@@ -263,7 +284,11 @@ class TextBlock:
 
 @value
 class ThinkingBlock:
-    """A thought of the current run; `truncated` where only the newest part of it is shown."""
+    """A thought of the current run.
+
+    Attributes:
+        truncated: Only the newest part of the thought is shown.
+    """
 
     kind = "thinking"
 
@@ -274,7 +299,12 @@ class ThinkingBlock:
 
 @value
 class ToolCallBlock:
-    """A tool call that has no result yet; `truncated` where only the newest part of its arguments is shown."""
+    """A tool call that has no result yet.
+
+    Attributes:
+        args: The arguments so far, as JSON text.
+        truncated: Only the newest part of the arguments is shown.
+    """
 
     kind = "tool_call"
 
@@ -290,14 +320,18 @@ InFlightBlock = TextBlock | ThinkingBlock | ToolCallBlock
 
 @value
 class InFlight:
-    """Output that was streamed but is not in an entry yet."""
+    """Output that was streamed but is not in a transcript entry yet."""
 
     blocks: tuple[InFlightBlock, ...]
 
 
 @value
 class Greeting:
-    """What a Worker is, for somebody who has just come in; the contract keeps `cwd` empty."""
+    """The description of a Worker for an observer that has just joined.
+
+    Attributes:
+        cwd: Always empty (contract).
+    """
 
     worker_name: str
     cwd: str
@@ -311,9 +345,10 @@ class Greeting:
 
 @value
 class Snapshot:
-    """Everything before a cursor that an observer needs to understand what comes after it.
+    """The state of a Worker at a cursor. An observer needs no earlier event to understand later ones.
 
-    `permissions` are those that wait for an answer, oldest first.
+    Attributes:
+        permissions: The pending permission requests, oldest first.
     """
 
     event = "snapshot"
@@ -354,7 +389,11 @@ Payload = (
 
 @value
 class EventEnvelope:
-    """An event as an observer gets it; `timestamp_ms` is the Unix time at which it was decided."""
+    """An event as observers receive it.
+
+    Attributes:
+        timestamp_ms: The time at which it was decided, as Unix time in milliseconds.
+    """
 
     cursor: Cursor
     event_id: str

@@ -1,4 +1,4 @@
-"""How a Worker is being run, and what its backend last said."""
+"""The execution of a Worker, and the last result of its backend."""
 
 from typing import Literal
 
@@ -9,18 +9,18 @@ RunState = Literal["unconnected", "idle", "busy", "rejected", "errored", "stoppe
 Operation = Literal["spawn", "input", "stop", "cancel"]
 Outcome = Literal["accepted", "busy", "rejected", "errored", "unsupported"]
 LossReason = Literal["exit", "oom", "processes", "cpu", "output", "timeout", "silence", "protocol", "unresponsive"]
-"""Why a Worker's program or its run is gone: it ended, went beyond its profile, or could not be talked to."""
+"""Why a Worker's program or run was lost: it exited, exceeded a limit of its profile, or misbehaved."""
 
 LIMITS_MET: frozenset[LossReason] = frozenset({"oom", "processes", "cpu", "output", "timeout", "silence"})
-"""The reasons that are limits of a profile. The policy `always` starts nothing again after one of them."""
+"""The reasons that are limits of a profile. The policy `always` restarts nothing after one of them."""
 
 RestartPolicy = Literal["never", "next_input", "always"]
-"""When a program that has ended is started again: on request only, with the next input, or by itself as well."""
+"""When a lost program is started again: on request only, also with the next input, or also by itself."""
 
 
 @value
 class ExecutionResult:
-    """The last thing a backend answered, and the run state it left the Worker in."""
+    """The last answer of a backend, and the run state that followed."""
 
     operation: Operation
     outcome: Outcome
@@ -30,7 +30,7 @@ class ExecutionResult:
 
 @value
 class Execution:
-    """Whether something runs the Worker, and whether that is busy."""
+    """Whether a backend is connected to the Worker, and what it is doing."""
 
     backend: BackendState
     run_state: RunState

@@ -1,4 +1,4 @@
-"""Who is meant: ids of Runtimes and Workers, and cursors into the feed."""
+"""Ids of Runtimes and Workers, and cursors of the feed."""
 
 import re
 from typing import NewType
@@ -17,7 +17,7 @@ MAX_WORKER_NUMBER = 0xFFFF_FFFF
 
 @value
 class WorkerRef:
-    """The pair that addresses a Worker everywhere."""
+    """The ids that address a Worker."""
 
     runtime_id: RuntimeId
     worker_id: WorkerId
@@ -25,29 +25,29 @@ class WorkerRef:
 
 @value
 class EventCursor:
-    """A place in the feed of one Runtime: just behind the event with this sequence, 0 being before all."""
+    """A place in the feed of one Runtime: right after the event with this sequence, or before all events for 0."""
 
     runtime_id: RuntimeId
     sequence: int
 
 
 def worker_id(number: int) -> WorkerId:
-    """The id of the Worker with this number, counted from 1."""
+    """Return the id of the Worker with this number. Numbers start at 1."""
     return WorkerId(f"worker-{number:08x}")
 
 
 def worker_number(text: str) -> int | None:
-    """The number in a Worker id, or None where the text is no Worker id."""
+    """Return the number in a Worker id, or None if the text is not one."""
     match = WORKER_ID.fullmatch(text)
     return int(match[1], 16) if match else None
 
 
 def cursor_of(sequence: int) -> Cursor:
-    """Return the cursor of the event with this sequence; 0 stands for the place before all events."""
+    """Return the cursor after the event with this sequence, or before all events if it is 0."""
     return Cursor(f"wo_{sequence:016x}")
 
 
 def cursor_sequence(text: str) -> int | None:
-    """The sequence in a cursor, or None where the text is no cursor. It may be larger than any that is allotted."""
+    """Return the sequence in a cursor, or None if the text is not one. The sequence may be ahead of the feed."""
     match = CURSOR.fullmatch(text)
     return int(match[1], 16) if match else None

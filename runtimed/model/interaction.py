@@ -1,4 +1,4 @@
-"""What a client says to a Worker, and the acknowledgements it gets."""
+"""Requests of clients to Workers, and their acknowledgements."""
 
 from typing import Literal
 
@@ -8,12 +8,16 @@ from runtimed.model.worker import WorkerStatus
 
 InputKind = Literal["user", "system"]
 WhenBusy = Literal["reject", "queue", "interrupt"]
-"""What becomes of an input while a run goes on: it is refused, waits its turn, or cuts the run and goes first."""
+"""What to do with an input during a run: refuse it, queue it, or interrupt the run and give it first."""
 
 
 @value
 class WorkerInput:
-    """A message to a Worker; `content` is never blank."""
+    """A message to a Worker.
+
+    Attributes:
+        content: The text. It is never blank.
+    """
 
     kind: InputKind
     content: str
@@ -22,16 +26,19 @@ class WorkerInput:
 
 @value
 class LifecycleRequest:
-    """The body of stop and cancel."""
+    """The body of a request to stop or cancel a Worker."""
 
     reason: str | None = None
 
 
 @value
 class InteractionAck:
-    """The input is stored, in the transcript, and on its way to the backend; `queued` where it waits its turn.
+    """The acknowledgement of an input: it is stored and in the transcript.
 
-    `event_id` is the sequence of the event that tells of it, `cursor` the same as a cursor.
+    Attributes:
+        event_id: The sequence of the input's event.
+        cursor: The same as a cursor.
+        queued: The input waits for its turn. If not, it is on its way to the backend.
     """
 
     worker_ref: WorkerRef
@@ -44,7 +51,13 @@ class InteractionAck:
 
 @value
 class LifecycleAck:
-    """The Worker has this status now; `event_id` and `cursor` are those of its newest event."""
+    """The acknowledgement of a stop, a cancel or an interrupt.
+
+    Attributes:
+        status: The status of the Worker.
+        event_id: The sequence of its newest event.
+        cursor: The same as a cursor.
+    """
 
     worker_ref: WorkerRef
     status: WorkerStatus

@@ -1,4 +1,4 @@
-"""Permissions: what a Worker asks leave for, and how that is ruled on."""
+"""Permission requests of Workers, and their rulings."""
 
 from typing import Literal
 
@@ -10,12 +10,12 @@ from runtimed.model.value import value
 PermissionKind = Literal["allow_once", "allow_always", "reject_once", "reject_always"]
 PermissionOutcome = Literal["selected", "cancelled", "expired"]
 Authority = Literal["client", "profile", "runtime"]
-"""Who ruled: a client, the policy of the profile, or the Runtime itself, by expiry and cancellation."""
+"""Who ruled: a client, the policy of the profile, or the Runtime by expiry or cancellation."""
 
 
 @value
 class PermissionOption:
-    """One of the answers that a Worker offers."""
+    """One of the answers to a permission request."""
 
     option_id: str
     name: str
@@ -24,10 +24,12 @@ class PermissionOption:
 
 @value
 class Question:
-    """What a backend asks leave for, and for how many seconds it waits.
+    """A permission request as a backend makes it.
 
-    `ruled` is the option that the profile's policy has chosen already. `session_id` names the session of an agent
-    that asks, where that is not the Worker's own.
+    Attributes:
+        timeout_s: The seconds until the request expires.
+        ruled: The option that the profile's policy has chosen, or None if clients decide.
+        session_id: The agent session that asks, if it is not the Worker's own.
     """
 
     title: str
@@ -40,7 +42,12 @@ class Question:
 
 @value
 class Permission:
-    """A question that waits for an answer; `expires_at` is RFC 3339 in UTC, in whole seconds."""
+    """A pending permission request.
+
+    Attributes:
+        expires_at: RFC 3339 in UTC, in whole seconds.
+        session_id: The agent session that asks, if it is not the Worker's own.
+    """
 
     request_id: str
     title: str
@@ -52,13 +59,17 @@ class Permission:
 
 @value
 class WorkerPermission(Permission):
-    """A permission request in the list of all Workers'; `worker_id` names the Worker that asks."""
+    """A pending permission request in the list of all Workers' requests.
+
+    Attributes:
+        worker_id: The Worker that asks.
+    """
 
     worker_id: WorkerId = attrs.field(kw_only=True)
 
     @classmethod
     def of(cls, worker_id: WorkerId, permission: Permission) -> "WorkerPermission":
-        """The request of this Worker."""
+        """Return the request with its Worker."""
         return cls(**{name: getattr(permission, name) for name in _FIELDS}, worker_id=worker_id)
 
 
@@ -67,7 +78,11 @@ _FIELDS = tuple(field.name for field in attrs.fields(Permission))
 
 @value
 class Ruling:
-    """How a question was ruled on; `option_id` where an option was selected."""
+    """The decision on a permission request.
+
+    Attributes:
+        option_id: The option, if one was selected.
+    """
 
     outcome: PermissionOutcome
     option_id: str | None = None
@@ -75,7 +90,7 @@ class Ruling:
 
 @value
 class PermissionAnswer:
-    """What a client answers: one of the options, or that the request is cancelled."""
+    """A client's answer to a permission request: one of the options, or that the request is cancelled."""
 
     option_id: str | None = None
     outcome: Literal["cancelled"] | None = None
@@ -83,7 +98,12 @@ class PermissionAnswer:
 
 @value
 class PermissionResolution:
-    """A ruling as clients are told of it."""
+    """A ruling as clients receive it.
+
+    Attributes:
+        option_id: The option, if one was selected.
+        by: Who ruled.
+    """
 
     request_id: str
     outcome: PermissionOutcome

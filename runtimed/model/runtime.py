@@ -1,4 +1,4 @@
-"""The Runtime as a whole."""
+"""The Runtime: its summary, limits and events, and the check of its store."""
 
 from typing import Literal
 
@@ -20,7 +20,7 @@ RuntimeEventKind = Literal[
 
 @value
 class RuntimeLimits:
-    """The largest pages that the Runtime gives out, in items."""
+    """The largest pages that the Runtime returns, in items."""
 
     max_transcript_projection_items: int
     max_event_batch_items: int
@@ -28,9 +28,11 @@ class RuntimeLimits:
 
 @value
 class RuntimeSummary:
-    """Who the Runtime is and how much it hosts.
+    """The identity of the Runtime, and how much it hosts.
 
-    `backend` is one of a closed set, in which every durable store is `fs_store`; `store` says which store it is.
+    Attributes:
+        backend: `memory`, or `fs_store` for every durable store (contract).
+        store: The kind of store.
     """
 
     runtime_id: RuntimeId
@@ -48,9 +50,13 @@ class RuntimeSummary:
 
 @value
 class RuntimeEvent:
-    """Something in the life of the Runtime; ids count from 1.
+    """An entry in the history of the Runtime.
 
-    `event_id` is the sequence of the event in the feed that told of it, `cursor` the same as a cursor.
+    Attributes:
+        id: Counts from 1.
+        timestamp_ms: Unix time in milliseconds.
+        event_id: The sequence of the matching event in the feed, if there is one.
+        cursor: The same as a cursor.
     """
 
     id: int
@@ -63,7 +69,12 @@ class RuntimeEvent:
 
 @value
 class Finding:
-    """Something that is wrong in a store, in plain words, and the Worker that it belongs to where it is known."""
+    """A problem in a store.
+
+    Attributes:
+        problem: Describes the problem for people.
+        worker_id: The Worker that it belongs to, if known.
+    """
 
     problem: str
     worker_id: WorkerId | None = None
@@ -71,7 +82,14 @@ class Finding:
 
 @value
 class StoreCheck:
-    """What a check of everything in a store has read, and what it found, at most MAX_FINDINGS of it."""
+    """The result of a check of the whole store.
+
+    Attributes:
+        workers: How many Workers were read.
+        entries: How many transcript entries were read.
+        events: How many events were read.
+        findings: The problems, at most 100.
+    """
 
     workers: int
     entries: int
@@ -80,4 +98,4 @@ class StoreCheck:
 
 
 MAX_FINDINGS = 100
-"""How much a check tells; past that it says no more."""
+"""The most problems that a check reports."""

@@ -1,4 +1,4 @@
-"""What was said to a Worker and by it, in order."""
+"""Transcripts: what was said to a Worker and by it, in order."""
 
 from typing import Literal
 
@@ -10,10 +10,13 @@ Role = Literal["user", "assistant", "system"]
 
 @value
 class TranscriptItem:
-    """One entry; `sequence` counts from 1 without gaps.
+    """An entry of a transcript.
 
-    `event_id` is the sequence of the event that told of it, `cursor` the same as a cursor, `timestamp_ms` the Unix
-    time of that event.
+    Attributes:
+        sequence: Counts from 1 without gaps.
+        event_id: The sequence of the entry's event.
+        cursor: The same as a cursor.
+        timestamp_ms: The time of that event, as Unix time in milliseconds.
     """
 
     sequence: int
@@ -27,7 +30,14 @@ class TranscriptItem:
 
 @value
 class TranscriptProjection:
-    """A page of a transcript: the entries behind the first `start`, and where the next page starts."""
+    """A page of a transcript.
+
+    Attributes:
+        start: How many entries come before the page.
+        limit: The most entries in the page.
+        total_items: How many entries the transcript has.
+        next_start: The `start` of the next page, or None after the last page.
+    """
 
     worker_ref: WorkerRef
     start: int

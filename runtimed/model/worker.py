@@ -1,4 +1,4 @@
-"""A Worker: what it was created for, and what is to be seen of it."""
+"""Workers: the request that creates one, and what clients see of it."""
 
 from typing import Literal
 
@@ -13,7 +13,7 @@ WorkerStatus = Literal["running", "stopped", "cancelled"]
 
 @value
 class AssistantIntent:
-    """A Worker to talk with."""
+    """The Worker is for conversation."""
 
     kind = "assistant"
 
@@ -22,7 +22,7 @@ class AssistantIntent:
 
 @value
 class TaskIntent:
-    """A Worker with something to get done."""
+    """The Worker has a task."""
 
     kind = "task"
 
@@ -31,7 +31,7 @@ class TaskIntent:
 
 @value
 class RoleIntent:
-    """A Worker that plays a part beside others."""
+    """The Worker has a role among other Workers."""
 
     kind = "role"
 
@@ -44,14 +44,18 @@ Intent = AssistantIntent | TaskIntent | RoleIntent
 
 @value
 class RuntimeDefaultProfile:
-    """Whatever the host's configuration calls its default."""
+    """Selects the default profile of the host's configuration."""
 
     kind = "runtime_default"
 
 
 @value
 class BuiltinProfile:
-    """A profile that ships with the daemon; the value keeps its `builtin:` prefix."""
+    """Selects a profile that ships with the daemon.
+
+    Attributes:
+        value: The name, with its prefix `builtin:`.
+    """
 
     kind = "builtin"
 
@@ -60,7 +64,7 @@ class BuiltinProfile:
 
 @value
 class NamedProfile:
-    """A profile that a config bundle offers and the host's configuration explains."""
+    """Selects a profile that a config bundle offers and the host's configuration defines."""
 
     kind = "named"
 
@@ -80,7 +84,7 @@ class BundleReference:
 
 @value
 class CapabilityRequest:
-    """Something the Worker asks to be allowed."""
+    """A capability that is requested for the Worker."""
 
     name: str
     reason: str | None = None
@@ -88,7 +92,7 @@ class CapabilityRequest:
 
 @value
 class NamedReference:
-    """An opaque reference to a workspace or a mount, under the name the Worker knows it by."""
+    """An opaque reference to a workspace or a mount, and its name for the Worker."""
 
     name: str
     reference: str
@@ -96,9 +100,10 @@ class NamedReference:
 
 @value
 class CreateWorkerRequest:
-    """What a Worker is created from; it never changes afterwards.
+    """The request that creates a Worker. It never changes afterwards.
 
-    `session_config` goes before that of the profile, key by key; for agents.
+    Attributes:
+        session_config: Session options for an agent. Each key overrides the same key of the profile.
     """
 
     intent: Intent = AssistantIntent()
@@ -114,11 +119,14 @@ class CreateWorkerRequest:
 
 @value
 class WorkerDetail:
-    """All that a client may know of a Worker.
+    """Everything that clients can see of a Worker.
 
-    `last_event_id` is the sequence of the newest event, 0 for none; `last_cursor` is the same as a cursor.
-    `created_at_ms` is Unix time. `oldest_cursor` is set once events are no longer retained: what came behind it still
-    is. `queued_inputs` counts those that wait their turn.
+    Attributes:
+        last_event_id: The sequence of the newest event, 0 for none.
+        last_cursor: The same as a cursor.
+        created_at_ms: Unix time in milliseconds.
+        oldest_cursor: The cursor after which events are retained, or None if all are.
+        queued_inputs: How many inputs wait for their turn.
     """
 
     worker_ref: WorkerRef
@@ -144,7 +152,7 @@ class WorkerDetail:
 
 @value
 class WorkerSummary:
-    """A Worker as a row of a list; the fields mean what they mean in WorkerDetail."""
+    """A Worker in a list of Workers. The fields mean the same as in WorkerDetail."""
 
     worker_ref: WorkerRef
     runtime_id: RuntimeId

@@ -1,1 +1,1 @@
-"""The JSON that daemon and client speak: strict to read, exact to write."""
+"""The JSON that daemon and client exchange, the routes, and the files by which a client finds a daemon."""

@@ -1,4 +1,4 @@
-"""The one converter between the model and JSON."""
+"""The converter between the model and JSON."""
 
 from collections.abc import Callable
 from typing import Any, Literal, TypeVar, get_args, get_origin
@@ -23,16 +23,18 @@ TAGGED: dict[Any, Tagging] = {
     InFlightBlock: Tagging("kind"),
     Payload: Tagging("event", content="data"),
 }
-"""Every union of the contract, and how it is tagged."""
+"""The tagging of every union of the contract."""
 
 _NAMES: dict[type, str] = {str: "a string", int: "a whole number", bool: "a boolean", dict: "an object"}
 
 
 def make_strict_converter(*, explaining: bool) -> OrjsonConverter:
-    """A converter for the whole model that takes a value of the right JSON type, and nothing that looks like it.
+    """Make a converter for the whole model. It accepts only values of the exact JSON type.
 
-    A null counts as unset where a field is optional.
-    Only one that is `explaining` can say which field a refused value has its problem in; the other is quicker.
+    Null counts as unset for an optional field.
+
+    Args:
+        explaining: Let errors name the field of the problem. Such a converter is slower.
     """
     made = make_converter(omit_if_default=True, forbid_extra_keys=True, detailed_validation=explaining)
     for kind in (str, int, bool):
@@ -49,7 +51,7 @@ def make_strict_converter(*, explaining: bool) -> OrjsonConverter:
 
 
 def is_kind(origin: Any) -> Callable[[Any], bool]:
-    """Whether a type is a generic of this origin, as cattrs asks it."""
+    """Return a predicate for cattrs: whether a type is a generic of this origin."""
     return lambda kind: get_origin(kind) is origin
 
 
@@ -99,7 +101,7 @@ def _array_of(converter: OrjsonConverter, kind: Any) -> Callable[[Any, Any], Any
 
 
 def _inside(converter: OrjsonConverter, item: Any, kind: Any, place: str | int) -> Any:
-    """An item of an object or an array; a problem in it is told with the name or the index where it is."""
+    """Structure an item of an object or an array. A problem carries the item's name or index."""
     try:
         return converter.structure(item, kind)
     except Exception as error:
@@ -141,10 +143,14 @@ _dump_payload = converter.get_unstructure_hook(Payload)
 
 
 def structure(value: Any, kind: type[T]) -> T:
-    """A value of the model from a JSON value. Raises FieldProblem."""
+    """Convert a JSON value into a value of the model.
+
+    Raises:
+        FieldProblem: The value does not fit the model.
+    """
     try:
         return converter.structure(value, kind)
-    except Exception:  # noqa: BLE001 whatever it was, the explaining converter meets it again
+    except Exception:  # noqa: BLE001 the explaining converter meets the same problem
         return _explained(value, kind)
 
 
@@ -156,7 +162,11 @@ def _explained(value: Any, kind: type[T]) -> T:
 
 
 def decode(body: bytes, kind: type[T]) -> T:
-    """A body from outside as a value of the model. Raises InvalidJson with the path of the first problem."""
+    """Parse the JSON body of a request or a response into a value of the model.
+
+    Raises:
+        InvalidJson: The body is not JSON or does not fit the model. It names the path of the first problem.
+    """
     try:
         return structure(json.parse(body), kind)
     except FieldProblem as problem:
@@ -164,12 +174,21 @@ def decode(body: bytes, kind: type[T]) -> T:
 
 
 def encode(value: Any, kind: Any = None) -> bytes:
-    """A value as JSON; `kind` is needed for a member of a union, so that its tag is written."""
+    """Return a value of the model as JSON.
+
+    Args:
+        value: The value.
+        kind: The union that it belongs to, so that its tag is written, or None.
+    """
     return orjson.dumps(converter.unstructure(value, kind))
 
 
 def restore(data: bytes, kind: type[T]) -> T:
-    """A value from JSON that `encode` wrote. Raises ValueError when it was not."""
+    """Return the value in JSON that `encode` wrote.
+
+    Raises:
+        ValueError: `encode` cannot have written the JSON.
+    """
     try:
         return structure(orjson.loads(data), kind)
     except ValueError as error:
@@ -177,13 +196,15 @@ def restore(data: bytes, kind: type[T]) -> T:
 
 
 def encode_payload(payload: Payload) -> bytes:
-    """The `payload` of an envelope. Raises TypeError for text that is not Unicode.
+    """Return the `payload` of an envelope as JSON.
 
-    It is kept for long, so it is copied: what orjson returns holds on to a buffer of at least 4 KB.
+    Raises:
+        TypeError: A text has a lone surrogate, so it cannot be encoded.
     """
+    # A copy, because payloads are kept: the bytes that orjson returns hold a buffer of at least 4 KB.
     return bytes(memoryview(orjson.dumps(_dump_payload(payload))))
 
 
 def restore_payload(data: bytes) -> Payload:
-    """A payload from the JSON that `encode_payload` wrote."""
+    """Return the payload in JSON that `encode_payload` wrote."""
     return restore(data, Payload)  # type: ignore[arg-type]

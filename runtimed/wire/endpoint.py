@@ -1,4 +1,4 @@
-"""Endpoint files: how a client of the same user finds a running daemon and its token."""
+"""Endpoint files: a client finds a running daemon of the same user, and its token, by them."""
 
 import contextlib
 import errno
@@ -16,9 +16,16 @@ _READ = os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC
 
 
 class Endpoint(NamedTuple):
-    """Where a daemon listens. `token` is here only where no file holds it; it is in no repr.
+    """The address of a daemon.
 
-    A tuple, because each command of the client reads these: attrs would double the time of their imports.
+    A NamedTuple because every client command reads endpoints: attrs would double the time of their imports.
+
+    Attributes:
+        url: Where the daemon listens.
+        runtime_id: The id of its Runtime.
+        pid: The id of its process.
+        token: The token, if no file holds it. It is in no repr.
+        token_file: The path of the file that holds the token, if there is one.
     """
 
     url: str
@@ -28,11 +35,11 @@ class Endpoint(NamedTuple):
     token_file: str | None = None
 
     def __repr__(self) -> str:
-        """All but the token."""
+        """Return every field but the token."""
         return f"Endpoint({self.url!r}, {self.runtime_id!r}, pid={self.pid}, token_file={self.token_file!r})"
 
     def alive(self) -> bool:
-        """Whether the daemon's process is still there, and has not ended."""
+        """Return whether the daemon's process is running."""
         try:
             os.kill(self.pid, 0)
         except ProcessLookupError:
@@ -43,16 +50,16 @@ class Endpoint(NamedTuple):
 
 
 def _has_ended(pid: int) -> bool:
-    """Whether a process is there only until its parent asks for its exit status."""
+    """Return whether a process has exited and only waits to be reaped."""
     try:
-        told = Path(f"/proc/{pid}/stat").read_bytes()
+        status = Path(f"/proc/{pid}/stat").read_bytes()
     except OSError:
         return False
-    return told.rpartition(b")")[2].split()[0] in {b"Z", b"X"}
+    return status.rpartition(b")")[2].split()[0] in {b"Z", b"X"}
 
 
 def folder() -> Path:
-    """The folder of the user's endpoint files: `runtimed` in the runtime folder that the system gives each user."""
+    """Return the folder of the user's endpoint files: `runtimed` in the user's runtime directory."""
     given = os.environ.get("XDG_RUNTIME_DIR")
     if given:
         return Path(given) / "runtimed"
@@ -64,10 +71,20 @@ def folder() -> Path:
 
 @contextlib.contextmanager
 def published(endpoint: Endpoint) -> Iterator[Path]:
-    """The file (0600, in a folder of 0700) from now until the end; removes those of daemons that are gone.
+    """Write the endpoint file, and remove it when the context is left. Blocks.
 
-    A lock on it says that its daemon lives, and ends with the process. Blocks. Raises FileExistsError where another
-    daemon holds the file of this runtime id, OSError where none can be had.
+    The file has mode 0600, in a folder of mode 0700. It stays locked while the daemon runs; the lock ends with the
+    process. Files of daemons that are gone are removed.
+
+    Args:
+        endpoint: What to write.
+
+    Returns:
+        The path of the file.
+
+    Raises:
+        FileExistsError: Another daemon holds the file of this runtime id.
+        OSError: The file or its folder cannot be written.
     """
     home = folder()
     home.mkdir(mode=0o700, parents=True, exist_ok=True)
@@ -86,7 +103,7 @@ def published(endpoint: Endpoint) -> Iterator[Path]:
 
 @contextlib.contextmanager
 def _alone_in(home: Path) -> Iterator[None]:
-    """One daemon after another, so that who holds the lock of a file for a moment is not taken for its owner."""
+    """Lock the folder: a daemon that tests a file's lock holds it briefly, and must not be taken for its owner."""
     handle = os.open(home, os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC)
     try:
         fcntl.flock(handle, fcntl.LOCK_EX)
@@ -96,7 +113,7 @@ def _alone_in(home: Path) -> Iterator[None]:
 
 
 def _put(path: Path, endpoint: Endpoint) -> int:
-    """The file at this path, written, and locked before anybody can see it."""
+    """Write the file, and return its descriptor. The file is locked before it has its name."""
     if _is_owned(path):
         owner = "".join(f" (process {known.pid}, {known.url})" for known in read(path))
         raise FileExistsError(errno.EEXIST, f"{path.name} is that of another daemon{owner}")
@@ -116,7 +133,7 @@ def _put(path: Path, endpoint: Endpoint) -> int:
 
 
 def _is_owned(path: Path) -> bool:
-    """Whether a daemon that lives holds the lock of a file."""
+    """Return whether a running daemon holds the lock of a file."""
     try:
         handle = os.open(path, _READ)
     except OSError as error:
@@ -139,19 +156,19 @@ def _remove_leftovers(home: Path) -> None:
 
 
 def _remove(path: Path, handle: int) -> None:
-    """Remove the file, unless another one is in its place by now."""
+    """Remove the file, unless another one has taken its place."""
     with contextlib.suppress(FileNotFoundError):
         if os.path.samestat(path.lstat(), os.fstat(handle)):
             path.unlink()
 
 
 def live() -> list[Endpoint]:
-    """The endpoints whose daemon is running, by runtime id."""
+    """Return the endpoints of running daemons, ordered by runtime id."""
     return [endpoint for endpoint in known() if endpoint.alive()]
 
 
 def known() -> list[Endpoint]:
-    """The endpoints that files of this user name, by runtime id, those of daemons that are gone too."""
+    """Return all endpoints of this user, ordered by runtime id, even those of daemons that are gone."""
     try:
         paths = files()
     except OSError:
@@ -160,7 +177,11 @@ def known() -> list[Endpoint]:
 
 
 def files() -> list[Path]:
-    """The endpoint files, those of daemons that are gone too. Raises OSError where the folder is not this user's."""
+    """Return the paths of all endpoint files, even those of daemons that are gone.
+
+    Raises:
+        OSError: The folder does not exist or belongs to another user.
+    """
     home = folder()
     _check_private(home)
     return sorted(home.glob("*.json"))
@@ -173,7 +194,7 @@ def _check_private(home: Path) -> None:
 
 
 def read(path: Path) -> Iterator[Endpoint]:
-    """What a file of this user's holds; nothing where that is no endpoint."""
+    """Yield the endpoint in a file, or nothing if the file is no endpoint file of this user."""
     with contextlib.suppress(OSError, ValueError, TypeError):
         handle = os.open(path, _READ)
         with os.fdopen(handle) as file:
@@ -182,7 +203,7 @@ def read(path: Path) -> Iterator[Endpoint]:
 
 
 def _endpoint(fields: dict[str, Any]) -> Endpoint:
-    """What is known of an endpoint; a later version may tell more. Raises TypeError for anything else."""
+    """Return the endpoint with these fields, without unknown ones. Raises TypeError if it is not an endpoint."""
     found = Endpoint(**{name: fields[name] for name in Endpoint._fields if name in fields})
     texts = (found.url, found.runtime_id, found.token or "", found.token_file or "")
     if type(found.pid) is not int or not all(type(text) is str for text in texts):

@@ -1,4 +1,4 @@
-"""The bodies of requests and responses that wrap a value of the model in a named field."""
+"""The bodies of requests and responses. Each wraps values of the model in named fields."""
 
 import attrs
 
@@ -22,7 +22,11 @@ class RuntimeResponse:
 
 @attrs.frozen
 class RuntimeEventsResponse:
-    """A page of runtime events; `next_after` goes into the next request."""
+    """A page of runtime events.
+
+    Attributes:
+        next_after: The parameter `after` of the request for the next page.
+    """
 
     events: tuple[RuntimeEvent, ...]
     next_after: int
@@ -31,42 +35,46 @@ class RuntimeEventsResponse:
 
 @attrs.frozen
 class DiagnosticsResponse:
-    """What the Runtime has had to remark, oldest first."""
+    """The diagnostics of the Runtime, oldest first."""
 
     diagnostics: tuple[Diagnostic, ...]
 
 
 @attrs.frozen
 class CheckResponse:
-    """What is wrong in the store."""
+    """The result of a check of the store."""
 
     check: StoreCheck
 
 
 @attrs.frozen
 class BundlesResponse:
-    """Every bundle, by id."""
+    """All config bundles, ordered by id."""
 
     bundles: tuple[ConfigBundleSummary, ...]
 
 
 @attrs.frozen
 class PutBundleRequest:
-    """A bundle to keep; one with the same id is replaced."""
+    """A config bundle to store. It replaces one with the same id."""
 
     bundle: ConfigBundle
 
 
 @attrs.frozen
 class AvailabilityResponse:
-    """A bundle that the Runtime holds."""
+    """A config bundle that the Runtime holds."""
 
     availability: Availability
 
 
 @attrs.frozen
 class WorkersResponse:
-    """Workers, by id; `next_after` where the page ended before the last of them."""
+    """A page of Workers, ordered by id.
+
+    Attributes:
+        next_after: The parameter `after` of the request for the next page, or None after the last page.
+    """
 
     workers: tuple[WorkerSummary, ...]
     next_after: WorkerId | None = None
@@ -81,35 +89,35 @@ class WorkerResponse:
 
 @attrs.frozen
 class InteractionResponse:
-    """An input was accepted."""
+    """The acknowledgement of an input."""
 
     ack: InteractionAck
 
 
 @attrs.frozen
 class LifecycleResponse:
-    """A Worker was stopped, cancelled or interrupted."""
+    """The acknowledgement of a stop, a cancel or an interrupt."""
 
     ack: LifecycleAck
 
 
 @attrs.frozen
 class PermissionsResponse:
-    """The permission requests of a Worker that wait for an answer, oldest first."""
+    """The pending permission requests of a Worker, oldest first."""
 
     permissions: tuple[Permission, ...]
 
 
 @attrs.frozen
 class AllPermissionsResponse:
-    """The permission requests of all Workers that wait for an answer."""
+    """The pending permission requests of all Workers."""
 
     permissions: tuple[WorkerPermission, ...]
 
 
 @attrs.frozen
 class PermissionResponse:
-    """A permission request was ruled on."""
+    """The ruling on a permission request."""
 
     permission: PermissionResolution
 
@@ -123,7 +131,11 @@ class TranscriptResponse:
 
 @attrs.frozen
 class EventsResponse:
-    """A page of events; the next one begins behind `next_cursor`."""
+    """A page of events.
+
+    Attributes:
+        next_cursor: The cursor of the request for the next page.
+    """
 
     events: tuple[EventEnvelope, ...]
     next_cursor: Cursor
@@ -132,7 +144,12 @@ class EventsResponse:
 
 @attrs.frozen
 class ErrorDetail:
-    """A code for machines and a sentence for people."""
+    """An error.
+
+    Attributes:
+        code: Names the error for programs.
+        message: Describes it for people, in one line.
+    """
 
     code: str
     message: str
@@ -140,6 +157,6 @@ class ErrorDetail:
 
 @attrs.frozen
 class ErrorResponse:
-    """The body of every response that is not a success."""
+    """The body of every error response."""
 
     error: ErrorDetail

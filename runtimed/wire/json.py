@@ -1,4 +1,4 @@
-"""Reading JSON from outside: what RFC 8259 leaves open is refused here instead of guessed at."""
+"""Strict parsing of JSON from outside: what RFC 8259 leaves open is refused."""
 
 import json
 import re
@@ -14,26 +14,27 @@ MAX_DEPTH = 64
 MAX_NUMBER_DIGITS = 400
 MAX_VALUES = 10_000
 LARGE_BYTES = 2**16
-"""A larger body has its values counted before it is parsed: parsing millions of them takes long and much memory."""
+"""The size above which the values of a body are counted before it is parsed. Parsing millions takes long."""
 
 MAX_TEXTS = 2 * MAX_VALUES
-"""Each text is a value, or the name of one."""
+"""The most texts in a body: each is a value, or the name of one."""
 
 REST_OF_TEXT = re.compile(rb'[^"\\]*(?:\\.[^"\\]*){0,4096}("?)', re.DOTALL)
-"""Up to the end of a text, or some thousand escapes further. It always matches, so nothing is tried twice."""
+"""Matches up to the end of a text, or past 4,096 escapes. It always matches, so it never backtracks."""
 
 
 class _Repeated(dict[str, Any]):
-    """An object in which `name` stood twice."""
+    """An object in which the field `name` occurs twice."""
 
     name: str
 
 
 def parse(body: bytes) -> Any:
-    """The value of a JSON text in UTF-8.
+    """Return the value of a JSON text in UTF-8. The time is linear in the size.
 
-    Raises FieldProblem for anything else: other encodings, duplicate fields, NaN and infinities, lone surrogates,
-    nesting deeper than MAX_DEPTH, numbers longer than MAX_NUMBER_DIGITS and more than MAX_VALUES values.
+    Raises:
+        FieldProblem: The body is not JSON in UTF-8, or has duplicate fields, NaN, infinities, lone surrogates,
+            nesting deeper than MAX_DEPTH, numbers longer than MAX_NUMBER_DIGITS or more than MAX_VALUES values.
     """
     if len(body) > LARGE_BYTES and _has_too_many_values(body):
         raise FieldProblem(f"too many values: expected at most {MAX_VALUES}")
@@ -42,7 +43,7 @@ def parse(body: bytes) -> Any:
 
 
 def _has_too_many_values(body: bytes) -> bool:
-    """Whether there are more than MAX_VALUES commas between values, or MAX_TEXTS texts. It ends once it knows."""
+    """Return whether there are more than MAX_VALUES commas between values, or MAX_TEXTS texts."""
     commas = texts = at = 0
     while commas <= MAX_VALUES and texts <= MAX_TEXTS:
         quotation_mark = body.find(b'"', at)
@@ -55,7 +56,7 @@ def _has_too_many_values(body: bytes) -> bool:
 
 
 def _end_of_text(body: bytes, at: int) -> int:
-    """Where a text ends in which this place is; the end of the body where it does not end."""
+    """Return the place after the text that contains the place `at`, or the end of the body."""
     while True:
         rest = REST_OF_TEXT.match(body, at)
         if rest is None or rest.end() == at:
@@ -66,11 +67,11 @@ def _end_of_text(body: bytes, at: int) -> int:
 
 
 def _texts(body: bytes) -> dict[str, str] | None:
-    """An object of nothing but texts, as most bodies are, read more than twice as fast; None for all else.
+    """Parse an object whose values are all texts, twice as fast. Returns None for any other body.
 
-    orjson keeps the last of two fields with one name. Then it has fewer texts than the body, and fewer quotation
-    marks when it is written again: each text has two around it, and those in it are told apart from others only by
-    being written as \\u0022.
+    Most bodies are such objects. orjson drops the first of two fields with the same name. The result then has fewer
+    texts than the body, and fewer quotation marks when it is encoded again. This shows only if no quotation mark in
+    the body is written by its number (u0022).
     """
     try:
         value = orjson.loads(body)
@@ -82,12 +83,12 @@ def _texts(body: bytes) -> dict[str, str] | None:
         or any(type(text) is not str for text in value.values())
     ):
         return None
-    told_apart = b"\\u0022" not in body
-    return value if told_apart and orjson.dumps(value).count(b'"') == body.count(b'"') else None
+    is_plain = b"\\u0022" not in body
+    return value if is_plain and orjson.dumps(value).count(b'"') == body.count(b'"') else None
 
 
 def _any(body: bytes) -> Any:
-    """Any value, and the problem of one that is not accepted."""
+    """Parse any value, with exact errors."""
     try:
         text = body.decode("utf-8")
     except UnicodeDecodeError as error:
@@ -138,7 +139,7 @@ _DECODER = json.JSONDecoder(
 
 
 class _Place:
-    """A value with the way to it, so that a path is put together only for a problem."""
+    """A value and its parent. The path is built only for an error."""
 
     __slots__ = ("depth", "name", "parent", "value")
 
@@ -153,7 +154,11 @@ class _Place:
 
 
 def check(value: Any) -> None:
-    """Look at every value, at most MAX_VALUES of them. Raises FieldProblem as `parse`."""
+    """Check every value in a parsed body.
+
+    Raises:
+        FieldProblem: There are duplicate fields, lone surrogates, too many values, or nesting that is too deep.
+    """
     waiting = [_Place(value)]
     seen = 0
     while waiting:

@@ -1,4 +1,4 @@
-"""What is wrong with a body, and where: the first problem, with the path of its field."""
+"""The first problem in a body, with the path of its field."""
 
 from typing import Any
 
@@ -9,32 +9,38 @@ _NAMES |= {list: "an array", dict: "an object"}
 
 
 class FieldProblem(ValueError):
-    """One problem; `path` is relative to the value that was being read."""
+    """A problem in a value.
+
+    Attributes:
+        problem: What is wrong, and what is accepted.
+        path: The path of the field, relative to the value that was read.
+    """
 
     def __init__(self, problem: str, path: str = "") -> None:
+        """Create the error for a problem at a path."""
         super().__init__(problem)
         self.problem = problem
         self.path = path
 
     def within(self, name: str) -> "FieldProblem":
-        """The same problem, seen from the value that holds this one as `name`."""
+        """Return the same problem, relative to the value that holds this one as `name`."""
         return FieldProblem(self.problem, join(name, self.path))
 
 
 def expected(what: str, value: Any) -> FieldProblem:
-    """The problem of a value that has another JSON type."""
+    """Return the problem of a value with the wrong JSON type."""
     return FieldProblem(f"expected {what}, got {_NAMES.get(type(value), type(value).__name__)}")
 
 
 def join(path: str, rest: str) -> str:
-    """Two parts of a path, as `profile.kind` or `items[0].name`."""
+    """Join two parts of a path, such as `profile.kind` or `items[0].name`."""
     if not path or not rest:
         return path or rest
     return f"{path}{rest}" if rest.startswith("[") else f"{path}.{rest}"
 
 
 def first_problem(error: BaseException) -> FieldProblem:
-    """The first problem in whatever cattrs raised."""
+    """Return the first problem in an error that cattrs raised."""
     if isinstance(error, FieldProblem):
         return error
     if isinstance(error, ForbiddenExtraKeysError):

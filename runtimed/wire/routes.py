@@ -1,4 +1,4 @@
-"""The paths of the API, in the words that both sides use."""
+"""The paths of the API, shared by daemon and client."""
 
 RUNTIME = "/v1/runtime"
 RUNTIME_EVENTS = "/v1/runtime/events"

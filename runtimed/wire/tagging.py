@@ -1,4 +1,4 @@
-"""Tagged unions for cattrs, both ways of the contract: the tag beside the fields, or beside one content field."""
+"""Tagged unions for cattrs, in both forms of the contract: the tag beside the fields, or beside one content field."""
 
 import functools
 import operator
@@ -13,11 +13,13 @@ from runtimed.wire.problems import FieldProblem, expected, first_problem
 
 @attrs.frozen
 class Tagging:
-    """How the members of one union are told apart.
+    """How the members of one union are distinguished in JSON.
 
-    `tag` names the field that tells, and the class attribute that holds its value. Without `content` a member's
-    fields stand beside the tag. With it they stand in that field, which is absent where there are none; with `bare`
-    a member's only field is that content itself.
+    Attributes:
+        tag: The name of the field with the tag, and of the class attribute that holds its value.
+        content: The name of the field that holds a member's fields, or None to put them beside the tag. The field is
+            absent for a member without fields.
+        bare: The content is the value of the member's only field.
     """
 
     tag: str
@@ -25,12 +27,12 @@ class Tagging:
     bare: bool = False
 
     def members(self, union: Any) -> dict[str, type]:
-        """The classes of a union by their tag."""
+        """Return the members of a union by tag."""
         return {getattr(member, self.tag): member for member in get_args(union)}
 
 
 def configure_tagging(converter: Converter, union: Any, tagging: Tagging) -> None:
-    """Teach the converter one union, reading and writing."""
+    """Register hooks with the converter that read and write one union."""
     by_tag = tagging.members(union)
     load = _content_loader(converter, tagging) if tagging.content else _beside_loader(converter, tagging)
 

@@ -1,4 +1,4 @@
-"""Tokens: what one looks like, and the private file that holds one."""
+"""Tokens: their syntax, and the private file that holds one."""
 
 import os
 import re
@@ -12,11 +12,16 @@ TOKEN_RULE = f"one token of visible ASCII, at most {MAX_TOKEN_BYTES} characters"
 
 
 class TokenFileError(ValueError):
-    """A file that is not fit to hold a token; the text says what is expected."""
+    """The file is not a valid token file. The message says what is expected."""
 
 
 def read_token(path: Path) -> str:
-    """The token in a file. Raises TokenFileError for a symlink, and for what another user owns or can read."""
+    """Return the token in a file.
+
+    Raises:
+        TokenFileError: The file cannot be opened, is a symlink, belongs to another user or is readable by others, or
+            does not hold a token.
+    """
     try:
         handle = os.open(path, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC)
     except OSError as error:

@@ -19,14 +19,14 @@ def run(*arguments: str) -> subprocess.CompletedProcess[str]:
 
 @pytest.fixture
 def folder() -> Iterator[Path]:
-    """A folder on the disk of the repository: those of tests may be in memory."""
+    """A folder on the repository's disk. Temporary folders of tests may be in memory."""
     (REPOSITORY / "build").mkdir(exist_ok=True)
     with tempfile.TemporaryDirectory(dir=REPOSITORY / "build") as made:
         yield Path(made)
 
 
 def sound(row: dict[str, Any]) -> bool:
-    """Whether its figures are there, and say of the target what they say of themselves."""
+    """Return whether a row has its figures, and whether they agree with its target."""
     figures = [*row["ours"]["all"], *row["baseline"]["all"]]
     ratio = row["ours"]["median"] / row["baseline"]["median"]
     bound = row["target"]["bound"]
@@ -50,7 +50,7 @@ def test_a_quick_run_measures_a_case_against_its_baseline_and_writes_json(folder
     assert not list(folder.iterdir())
 
 
-def test_a_quick_run_dates_the_tokens_of_an_agent(folder: Path, tmp_path: Path) -> None:
+def test_a_quick_run_measures_the_delays_of_an_agents_tokens(folder: Path, tmp_path: Path) -> None:
     written = tmp_path / "result.json"
 
     done = run("--quick", "model_pace", "--folder", str(folder), "--json", str(written))
@@ -62,7 +62,7 @@ def test_a_quick_run_dates_the_tokens_of_an_agent(folder: Path, tmp_path: Path) 
     assert not list(folder.iterdir())
 
 
-def test_a_quick_run_dates_the_events_of_a_program(folder: Path, tmp_path: Path) -> None:
+def test_a_quick_run_measures_the_delays_of_a_programs_events(folder: Path, tmp_path: Path) -> None:
     written = tmp_path / "result.json"
 
     done = run("--quick", "interactive", "--folder", str(folder), "--json", str(written))
@@ -73,7 +73,7 @@ def test_a_quick_run_dates_the_events_of_a_program(folder: Path, tmp_path: Path)
     assert all(sound(row) for row in rows)
 
 
-def test_a_case_that_is_not_there_is_a_usage_error_that_names_those_that_are() -> None:
+def test_an_unknown_case_is_a_usage_error_that_names_the_known_ones() -> None:
     done = run("nothing")
     assert done.returncode == 2
     assert "'nothing'" in done.stderr

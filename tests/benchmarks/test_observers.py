@@ -17,7 +17,7 @@ HEAD = "GET / HTTP/1.1\r\n\r\n"
 
 @contextmanager
 def feed(numbers: Sequence[int]) -> Iterator[int]:
-    """A server's port; it answers one handshake, and sends these ticks in two parts that share one of them."""
+    """Serve one handshake, and send ticks in two parts that split one of them. Yields the port."""
     sent = b"".join(json.dumps(tick(number, number), separators=(",", ":")).encode() for number in numbers)
 
     def serve() -> None:

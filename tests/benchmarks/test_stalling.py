@@ -20,7 +20,7 @@ def daemon(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Daemon]:
 
 
 def emit(daemon: Daemon, ticks: int, log: Path) -> None:
-    """Emit so many ticks to an observer that reads, and one that does not."""
+    """Emit ticks to an observer that reads and to one that does not."""
     worker = daemon.create_worker()
     with stalling(daemon, f"/v1/workers/{worker}/events/ws", count=1, ticks=ticks):
         deliver(daemon, worker, Series(ticks), 1, log)
@@ -30,13 +30,13 @@ def test_an_observer_that_does_not_read_takes_less_than_is_sent(daemon: Daemon, 
     emit(daemon, 2_000, tmp_path / "log")
 
 
-def test_one_that_has_taken_all_has_not_stalled(daemon: Daemon, tmp_path: Path) -> None:
+def test_stalling_fails_if_an_observer_took_everything(daemon: Daemon, tmp_path: Path) -> None:
     with pytest.raises(ValueError, match="all of 10 ticks"):
         emit(daemon, 10, tmp_path / "log")
 
 
 def end(daemon: Daemon) -> None:
-    """Kill the daemon under an observer that does not read."""
+    """Kill the daemon while an observer does not read."""
     worker = daemon.create_worker()
     with stalling(daemon, f"/v1/workers/{worker}/events/ws", count=1, ticks=10):
         os.kill(daemon.pid, signal.SIGKILL)
@@ -44,6 +44,6 @@ def end(daemon: Daemon) -> None:
             daemon.read_line()
 
 
-def test_one_that_is_let_go_has_not_stalled(daemon: Daemon) -> None:
+def test_stalling_fails_if_the_server_disconnects_an_observer(daemon: Daemon) -> None:
     with pytest.raises(ConnectionError, match="let an observer go"):
         end(daemon)

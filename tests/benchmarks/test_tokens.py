@@ -4,7 +4,7 @@ from benchmarks.ticks import Series
 from benchmarks.tokens import Heard
 
 
-def test_each_token_is_dated_and_those_of_one_delta_are_told_apart_from_those_of_several() -> None:
+def test_each_token_has_a_delay_and_the_deltas_are_counted() -> None:
     heard = Heard(Series(3, 50))
 
     heard.take("<0@1000000> ", 3_000_000)

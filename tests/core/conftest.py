@@ -1,4 +1,4 @@
-"""A Runtime with a backend of the tests' own: everything through the public API of the core."""
+"""Fixtures of the core's tests: a Runtime on a fake backend and stores that fail or wait on request."""
 
 import asyncio
 from collections.abc import AsyncIterator, Callable, Sequence
@@ -15,11 +15,11 @@ from runtimed.store.memory import MemoryStore
 
 
 @attrs.define(eq=False)
-class Puppet:
-    """An ExecutionBackend that does what a test tells it to, and remembers what it was told."""
+class FakeBackend:
+    """An ExecutionBackend that does what a test tells it to, and records the calls that it gets."""
 
     sinks: dict[WorkerId, EventSink] = attrs.field(factory=dict)
-    told: list[str] = attrs.field(factory=list)
+    calls: list[str] = attrs.field(factory=list)
     histories: list[object] = attrs.field(factory=list)
     running: set[WorkerId] = attrs.field(factory=set)
     spawned: BackendAnswer = BackendAnswer("accepted")
@@ -32,27 +32,27 @@ class Puppet:
         self.gate.set()
 
     async def spawn(self, spawn: Spawn, sink: EventSink) -> BackendAnswer:
-        self.told.append("spawn")
+        self.calls.append("spawn")
         self.histories.append(spawn.history)
         await self.gate.wait()
         self.sinks[spawn.worker_id] = sink
         return self.spawned
 
     async def dispatch(self, dispatch: Dispatch) -> BackendAnswer:
-        self.told.append(f"dispatch {dispatch.input.content}")
+        self.calls.append(f"dispatch {dispatch.input.content}")
         await self.gate.wait()
         return self.dispatched
 
     def start(self, worker_id: WorkerId, input_id: str) -> None:
-        self.told.append("start")
+        self.calls.append("start")
         self.running.add(worker_id)
         self.started.set()
 
     def withdraw(self, worker_id: WorkerId, input_id: str) -> None:
-        self.told.append("withdraw")
+        self.calls.append("withdraw")
 
     async def interrupt(self, worker_id: WorkerId) -> BackendAnswer:
-        self.told.append("interrupt")
+        self.calls.append("interrupt")
         await self.gate.wait()
         if worker_id in self.running:
             self.running.remove(worker_id)
@@ -60,19 +60,19 @@ class Puppet:
         return self.interrupted
 
     async def stop(self, worker_id: WorkerId, reason: str | None) -> BackendAnswer:
-        self.told.append("stop")
+        self.calls.append("stop")
         await self.gate.wait()
         return BackendAnswer("accepted")
 
     async def cancel(self, worker_id: WorkerId, reason: str | None) -> BackendAnswer:
-        self.told.append("cancel")
+        self.calls.append("cancel")
         return BackendAnswer("accepted")
 
     async def delete(self, worker_id: WorkerId) -> None:
-        self.told.append(f"delete {worker_id}")
+        self.calls.append(f"delete {worker_id}")
 
     async def close(self) -> None:
-        self.told.append("close")
+        self.calls.append("close")
 
     async def say(self, worker_id: WorkerId, *payloads: Payload) -> None:
         await self.sinks[worker_id].emit(*payloads)
@@ -83,8 +83,8 @@ class Puppet:
 
 
 @attrs.define(eq=False)
-class Published:
-    """A Listener that keeps everything, and can wait for it."""
+class RecordingSubscriber:
+    """An EventSubscriber that keeps everything, and can wait for it."""
 
     events: list[EncodedEvent] = attrs.field(factory=list)
     forgotten: list[WorkerId] = attrs.field(factory=list)
@@ -105,8 +105,8 @@ class Published:
         return self.events
 
 
-class Faulty(MemoryStore):
-    """A real store whose commits fail while a test wants them to; `tried` counts them."""
+class FailingStore(MemoryStore):
+    """A real store whose commits fail while `fault` is set. `tried` counts the failed ones."""
 
     fault: Exception | None = None
     tried = 0
@@ -120,8 +120,8 @@ class Faulty(MemoryStore):
         return failed
 
 
-class Slow(Faulty):
-    """One that says what became of a commit when a test lets it."""
+class SlowStore(FailingStore):
+    """A store whose commits return only once a test sets `may`."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -129,40 +129,40 @@ class Slow(Faulty):
         self.may.set()
 
     def commit(self, change: Change) -> asyncio.Future[Sequence[EncodedEvent]]:
-        return asyncio.ensure_future(self._told(super().commit(change)))
+        return asyncio.ensure_future(self._after_release(super().commit(change)))
 
-    async def _told(self, committed: asyncio.Future[Sequence[EncodedEvent]]) -> Sequence[EncodedEvent]:
+    async def _after_release(self, committed: asyncio.Future[Sequence[EncodedEvent]]) -> Sequence[EncodedEvent]:
         await self.may.wait()
         return await committed
 
 
-async def turns() -> None:
-    """Let the event loop do what it can do without the time going on."""
+async def run_ready_callbacks() -> None:
+    """Run every callback that is ready, without letting time pass."""
     for _ in range(20):
         await asyncio.sleep(0)
 
 
 @pytest.fixture
 async def clock(monkeypatch: pytest.MonkeyPatch) -> SimpleNamespace:
-    """The event loop's clock, which stands still but for what a test adds to `now`."""
+    """The event loop's clock. It advances only by what a test adds to `now`."""
     clock = SimpleNamespace(now=1_000.0)
     monkeypatch.setattr(asyncio.get_running_loop(), "time", lambda: clock.now)
     return clock
 
 
 @pytest.fixture
-def faulty() -> Faulty:
-    return Faulty()
+def failing_store() -> FailingStore:
+    return FailingStore()
 
 
 @pytest.fixture
-def slow() -> Slow:
-    return Slow()
+def slow_store() -> SlowStore:
+    return SlowStore()
 
 
 @pytest.fixture
-async def puppet() -> Puppet:
-    return Puppet()
+async def backend() -> FakeBackend:
+    return FakeBackend()
 
 
 @pytest.fixture
@@ -171,13 +171,13 @@ def store() -> MemoryStore:
 
 
 @pytest.fixture
-async def runtime(store: MemoryStore, puppet: Puppet) -> AsyncIterator[Runtime]:
-    async with Runtime(store, puppet) as running:
+async def runtime(store: MemoryStore, backend: FakeBackend) -> AsyncIterator[Runtime]:
+    async with Runtime(store, backend) as running:
         yield running
 
 
 @pytest.fixture
-async def published(runtime: Runtime) -> Published:
-    subscriber = Published()
+async def published(runtime: Runtime) -> RecordingSubscriber:
+    subscriber = RecordingSubscriber()
     runtime.subscribe(subscriber)
     return subscriber

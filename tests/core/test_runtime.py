@@ -46,7 +46,7 @@ from runtimed.wire.converter import restore_payload
 HELLO = WorkerInput("user", "hello")
 
 
-def names(events):
+def event_names(events):
     return [json.loads(event.payload)["event"] for event in events]
 
 
@@ -90,70 +90,70 @@ async def test_a_blank_intent_is_refused_with_its_field(runtime, request_, field
     assert runtime.summary().worker_count == 0
 
 
-async def test_an_input_is_stored_before_the_backend_may_start_it(runtime, puppet, published):
+async def test_an_input_is_stored_before_the_backend_may_start_it(runtime, backend, published):
     worker = await create(runtime)
     ack = await runtime.send_input(worker.worker_ref, HELLO)
-    assert puppet.told == ["spawn", "dispatch hello", "start"]
+    assert backend.calls == ["spawn", "dispatch hello", "start"]
     assert (ack.transcript_sequence, ack.cursor) == (1, cursor_of(published.events[0].sequence))
     page = await runtime.transcript(worker.worker_ref)
     assert [(item.role, item.content) for item in page.items] == [("user", "hello")]
 
 
-async def test_a_worker_is_busy_from_the_input_to_the_end_of_its_run(runtime, puppet, published):
+async def test_a_worker_is_busy_from_the_input_to_the_end_of_its_run(runtime, backend, published):
     worker = await create(runtime)
     await runtime.send_input(worker.worker_ref, HELLO)
     assert runtime.worker(worker.worker_ref).execution.run_state == "busy"
-    await puppet.finish(worker.worker_id)
-    await published.until(lambda events: "run_end" in names(events))
+    await backend.finish(worker.worker_id)
+    await published.until(lambda events: "run_end" in event_names(events))
     assert runtime.worker(worker.worker_ref).execution.run_state == "idle"
 
 
-async def test_an_error_ends_the_run_as_well(runtime, puppet, published):
+async def test_an_error_ends_the_run_as_well(runtime, backend, published):
     worker = await create(runtime)
     await runtime.send_input(worker.worker_ref, HELLO)
-    await puppet.say(worker.worker_id, ErrorRaised("provider_error", "no answer"))
-    await published.until(lambda events: "error" in names(events))
+    await backend.say(worker.worker_id, ErrorRaised("provider_error", "no answer"))
+    await published.until(lambda events: "error" in event_names(events))
     assert runtime.worker(worker.worker_ref).execution.run_state == "idle"
 
 
 @pytest.mark.parametrize("outcome", ["busy", "rejected", "errored", "unsupported"])
-async def test_a_refused_input_leaves_only_the_backends_word_behind(runtime, puppet, published, outcome):
+async def test_a_refused_input_leaves_only_the_answer_of_the_backend(runtime, backend, published, outcome):
     worker = await create(runtime)
-    puppet.dispatched = BackendAnswer(outcome, "not now")
+    backend.dispatched = BackendAnswer(outcome, "not now")
     with pytest.raises(WorkerExecutionRejected, match="not now"):
         await runtime.send_input(worker.worker_ref, HELLO)
     after = runtime.worker(worker.worker_ref)
     assert (after.execution.last_result.operation, after.execution.last_result.outcome) == ("input", outcome)
     assert after.transcript_len == 0
     assert published.events == []
-    assert "start" not in puppet.told
+    assert "start" not in backend.calls
 
 
-async def test_a_spawn_that_fails_leaves_a_worker_that_says_why(runtime, puppet):
-    puppet.spawned = BackendAnswer("rejected", "install the agent")
+async def test_a_failed_spawn_leaves_a_worker_that_shows_the_reason(runtime, backend):
+    backend.spawned = BackendAnswer("rejected", "install the agent")
     worker = await create(runtime)
     assert worker.execution.run_state == "rejected"
     with pytest.raises(WorkerExecutionUnavailable, match="install the agent"):
         await runtime.send_input(worker.worker_ref, HELLO)
 
 
-async def test_a_backend_that_raises_has_answered_that_it_failed(runtime, puppet, monkeypatch):
+async def test_an_exception_of_a_backend_counts_as_the_answer_errored(runtime, backend, monkeypatch):
     async def broken(*_):
         raise OSError("boom")
 
-    monkeypatch.setattr(type(puppet), "spawn", broken)
+    monkeypatch.setattr(type(backend), "spawn", broken)
     worker = await create(runtime)
     assert worker.execution.last_result.outcome == "errored"
     assert "boom" not in worker.execution.last_result.message
 
 
 @pytest.mark.parametrize("durable", [False, True], ids=["memory", "sqlite"])
-async def test_an_answer_that_is_not_unicode_is_made_so(puppet, tmp_path, durable):
-    puppet.spawned = BackendAnswer("rejected", "bad \udc9f byte")
-    async with Runtime(SqliteStore(tmp_path / "store") if durable else MemoryStore(), puppet) as runtime:
+async def test_an_answer_with_lone_surrogates_is_made_unicode(backend, tmp_path, durable):
+    backend.spawned = BackendAnswer("rejected", "bad \udc9f byte")
+    async with Runtime(SqliteStore(tmp_path / "store") if durable else MemoryStore(), backend) as runtime:
         worker = await create(runtime)
         assert worker.execution.last_result.message == "bad ? byte"
-        puppet.spawned, puppet.dispatched = BackendAnswer("accepted"), BackendAnswer("busy", "\ud800")
+        backend.spawned, backend.dispatched = BackendAnswer("accepted"), BackendAnswer("busy", "\ud800")
         with pytest.raises(WorkerExecutionRejected, match=r"\?"):
             await runtime.send_input((await create(runtime)).worker_ref, HELLO)
 
@@ -166,15 +166,15 @@ async def test_without_a_backend_workers_exist_but_take_no_input(store):
             await runtime.send_input(worker.worker_ref, HELLO)
 
 
-async def test_a_finished_text_becomes_an_entry_with_the_same_event(runtime, puppet, published):
+async def test_a_finished_text_becomes_an_entry_with_the_same_event(runtime, backend, published):
     worker = await create(runtime)
-    await puppet.say(worker.worker_id, TextDelta("he"), TextDelta("llo"), TextDone("hello"))
-    events = await published.until(lambda events: "text_done" in names(events))
+    await backend.say(worker.worker_id, TextDelta("he"), TextDelta("llo"), TextDone("hello"))
+    events = await published.until(lambda events: "text_done" in event_names(events))
     item = (await runtime.transcript(worker.worker_ref)).items[0]
     assert (item.role, item.content, item.cursor) == ("assistant", "hello", cursor_of(events[-1].sequence))
 
 
-async def test_stop_and_cancel_change_nothing_on_a_worker_that_is_over(runtime):
+async def test_stop_and_cancel_change_nothing_on_a_worker_that_has_ended(runtime):
     worker = await create(runtime)
     first = await runtime.stop_worker(worker.worker_ref, "enough")
     again = await runtime.stop_worker(worker.worker_ref)
@@ -183,18 +183,18 @@ async def test_stop_and_cancel_change_nothing_on_a_worker_that_is_over(runtime):
     assert first.status == "stopped"
 
 
-async def test_stops_at_the_same_time_end_the_worker_once(runtime, puppet, published):
+async def test_stops_at_the_same_time_end_the_worker_once(runtime, backend, published):
     worker = await create(runtime)
     acks = await asyncio.gather(*(runtime.stop_worker(worker.worker_ref) for _ in range(5)))
     assert len(set(acks)) == 1
-    assert puppet.told.count("stop") == 1
-    assert names(published.events) == ["shutdown"]
+    assert backend.calls.count("stop") == 1
+    assert event_names(published.events) == ["shutdown"]
 
 
-async def test_a_stop_in_the_middle_of_a_run_closes_what_is_open(runtime, puppet, published):
+async def test_a_stop_in_the_middle_of_a_run_closes_what_is_open(runtime, backend, published):
     worker = await create(runtime)
     await runtime.send_input(worker.worker_ref, HELLO)
-    await puppet.say(
+    await backend.say(
         worker.worker_id,
         ThinkingStart(),
         ThinkingDelta("hm"),
@@ -203,7 +203,7 @@ async def test_a_stop_in_the_middle_of_a_run_closes_what_is_open(runtime, puppet
         TextDelta("half a "),
     )
     await runtime.stop_worker(worker.worker_ref, "enough")
-    assert names(published.events)[6:] == [
+    assert event_names(published.events)[6:] == [
         "thinking_done",
         "text_done",
         "tool_call_done",
@@ -215,90 +215,90 @@ async def test_a_stop_in_the_middle_of_a_run_closes_what_is_open(runtime, puppet
     assert (await runtime.transcript(worker.worker_ref)).items[-1].content == "half a "
 
 
-async def test_what_a_stopped_worker_still_says_is_dropped(runtime, puppet, published):
+async def test_late_output_of_a_stopped_worker_is_dropped(runtime, backend, published):
     worker = await create(runtime)
     await runtime.stop_worker(worker.worker_ref)
-    await puppet.say(worker.worker_id, TextDone("late"))
+    await backend.say(worker.worker_id, TextDone("late"))
     other = await create(runtime)
-    await puppet.say(other.worker_id, TextDone("on time"))
-    await published.until(lambda events: "text_done" in names(events))
-    assert names(published.events) == ["shutdown", "text_done"]
+    await backend.say(other.worker_id, TextDone("on time"))
+    await published.until(lambda events: "text_done" in event_names(events))
+    assert event_names(published.events) == ["shutdown", "text_done"]
 
 
-async def test_an_input_during_a_stop_is_refused(runtime, puppet):
+async def test_an_input_during_a_stop_is_refused(runtime, backend):
     worker = await create(runtime)
-    puppet.gate.clear()
+    backend.gate.clear()
     stopping = asyncio.ensure_future(runtime.stop_worker(worker.worker_ref))
     async with asyncio.timeout(10):
-        while "stop" not in puppet.told:
+        while "stop" not in backend.calls:
             await asyncio.sleep(0)
     with pytest.raises(InvalidRequest, match="stopped"):
         await runtime.send_input(worker.worker_ref, HELLO)
-    puppet.gate.set()
+    backend.gate.set()
     await stopping
 
 
-async def test_an_input_that_a_stop_overtakes_is_withdrawn(runtime, puppet):
+async def test_an_input_that_a_stop_overtakes_is_withdrawn(runtime, backend):
     worker = await create(runtime)
-    puppet.gate.clear()
+    backend.gate.clear()
     sending = asyncio.ensure_future(runtime.send_input(worker.worker_ref, HELLO))
     async with asyncio.timeout(10):
-        while "dispatch hello" not in puppet.told:
+        while "dispatch hello" not in backend.calls:
             await asyncio.sleep(0)
     await runtime.cancel_worker(worker.worker_ref)
-    puppet.gate.set()
+    backend.gate.set()
     with pytest.raises(InvalidRequest, match="cancelled"):
         await sending
-    assert puppet.told[-1] == "withdraw"
+    assert backend.calls[-1] == "withdraw"
     assert (await runtime.transcript(worker.worker_ref)).items == ()
 
 
-async def test_a_caller_that_goes_away_takes_nothing_back(runtime, puppet, published):
+async def test_a_caller_that_goes_away_undoes_nothing(runtime, backend, published):
     worker = await create(runtime)
     sending = asyncio.ensure_future(runtime.send_input(worker.worker_ref, HELLO))
     await asyncio.sleep(0)
     await asyncio.sleep(0)
     sending.cancel()
     await asyncio.gather(sending, return_exceptions=True)
-    told = puppet.told[1:]
+    told = backend.calls[1:]
     assert told in (["dispatch hello", "start"], ["dispatch hello", "withdraw"], [])
     assert (runtime.worker(worker.worker_ref).transcript_len == 1) == ("start" in told)
 
 
-async def test_a_create_goes_on_when_its_caller_goes_away(runtime, puppet):
-    puppet.gate.clear()
+async def test_a_create_goes_on_when_its_caller_goes_away(runtime, backend):
+    backend.gate.clear()
     creating = asyncio.ensure_future(create(runtime))
     async with asyncio.timeout(10):
-        while "spawn" not in puppet.told:
+        while "spawn" not in backend.calls:
             await asyncio.sleep(0)
     creating.cancel()
     await asyncio.gather(creating, return_exceptions=True)
-    puppet.gate.set()
+    backend.gate.set()
     ref = runtime.ref("worker-00000001")
     async with asyncio.timeout(10):
         while runtime.worker(ref).execution.backend != "connected":
             await asyncio.sleep(0)
 
 
-async def test_the_runtimes_own_events_cannot_be_forged(runtime, puppet):
+async def test_the_runtimes_own_events_cannot_be_forged(runtime, backend):
     worker = await create(runtime)
     snapshot = (await runtime.snapshot(worker.worker_ref)).payload
     for payload in (UserMessage(()), snapshot, Shutdown()):
         with pytest.raises(ValueError, match=payload.event):
-            await puppet.say(worker.worker_id, payload)
+            await backend.say(worker.worker_id, payload)
 
 
-async def test_an_event_that_cannot_be_encoded_is_dropped_and_the_rest_survives(runtime, puppet, published):
+async def test_an_event_that_cannot_be_encoded_is_dropped_and_the_rest_survives(runtime, backend, published):
     worker = await create(runtime)
-    await puppet.say(worker.worker_id, TextDelta("before"))
+    await backend.say(worker.worker_id, TextDelta("before"))
     await asyncio.gather(
-        puppet.say(worker.worker_id, TextDelta("\ud800")), puppet.say(worker.worker_id, TextDelta("after"))
+        backend.say(worker.worker_id, TextDelta("\ud800")), backend.say(worker.worker_id, TextDelta("after"))
     )
     events = await published.until(lambda events: len(events) == 2)
     assert [json.loads(event.payload)["data"]["text"] for event in events] == ["before", "after"]
 
 
-async def test_another_runtimes_worker_is_not_ours(runtime):
+async def test_a_reference_to_a_worker_of_another_runtime_is_refused(runtime):
     worker = await create(runtime)
     with pytest.raises(WrongRuntime):
         runtime.worker(WorkerRef(RuntimeId("runtime-other"), worker.worker_id))
@@ -311,7 +311,9 @@ async def test_a_blank_id_is_no_worker_id(runtime, blank):
 
 
 @pytest.mark.parametrize("unknown", ["worker-1", "WORKER-00000001", "worker-0000002a", "a/b", "\0", "x" * 300])
-async def test_an_id_of_any_form_that_names_no_worker_is_not_found_and_told_in_printable_characters(runtime, unknown):
+async def test_an_id_of_any_form_that_names_no_worker_is_not_found_and_shown_in_printable_characters(
+    runtime, unknown
+):
     with pytest.raises(WorkerNotFound) as found:
         runtime.worker(runtime.ref(unknown))
 
@@ -319,14 +321,14 @@ async def test_an_id_of_any_form_that_names_no_worker_is_not_found_and_told_in_p
     assert len(found.value.message) < 100
 
 
-async def test_a_snapshot_of_any_moment_holds_what_was_said_by_then(runtime, puppet, published):
+async def test_a_snapshot_at_any_sequence_holds_the_output_up_to_it(runtime, backend, published):
     worker = await create(runtime)
     ref = worker.worker_ref
     await runtime.send_input(ref, HELLO)
-    await puppet.say(worker.worker_id, TextDelta("a"))
-    await published.until(lambda events: "text_delta" in names(events))
-    await puppet.say(worker.worker_id, TextDelta("b"), TextDone("ab"), RunEnd("finished"))
-    events = await published.until(lambda events: "run_end" in names(events))
+    await backend.say(worker.worker_id, TextDelta("a"))
+    await published.until(lambda events: "text_delta" in event_names(events))
+    await backend.say(worker.worker_id, TextDelta("b"), TextDone("ab"), RunEnd("finished"))
+    events = await published.until(lambda events: "run_end" in event_names(events))
     seen = []
     for event in events:
         payload = (await runtime.snapshot(ref, event.sequence)).payload
@@ -342,32 +344,32 @@ async def test_a_snapshot_of_any_moment_holds_what_was_said_by_then(runtime, pup
     ]
 
 
-async def test_text_that_waits_for_the_same_commit_becomes_one_event(runtime, puppet, published):
+async def test_text_that_waits_for_the_same_commit_becomes_one_event(runtime, backend, published):
     worker = await create(runtime)
     pieces = [TextDelta("a"), TextDelta("b"), ThinkingDelta("!"), TextDelta("c"), TextDelta("d"), TextDone("abcd")]
-    await puppet.say(worker.worker_id, *pieces)
-    events = await published.until(lambda events: "text_done" in names(events))
-    assert names(events) == ["text_delta", "thinking_delta", "text_delta", "text_done"]
+    await backend.say(worker.worker_id, *pieces)
+    events = await published.until(lambda events: "text_done" in event_names(events))
+    assert event_names(events) == ["text_delta", "thinking_delta", "text_delta", "text_done"]
     said = [json.loads(event.payload)["data"]["text"] for event in events]
     assert said == ["ab", "!", "cd", "abcd"]
 
 
-async def test_joined_text_ends_where_an_event_would_grow_large(runtime, puppet, published):
+async def test_joined_text_ends_where_an_event_would_grow_large(runtime, backend, published):
     worker = await create(runtime)
     piece = "x" * (MAX_JOINED_TEXT // 2)
-    await puppet.say(worker.worker_id, *[TextDelta(piece)] * 5, TextDone(piece * 5))
-    events = await published.until(lambda events: "text_done" in names(events))
+    await backend.say(worker.worker_id, *[TextDelta(piece)] * 5, TextDone(piece * 5))
+    events = await published.until(lambda events: "text_done" in event_names(events))
     lengths = [len(json.loads(event.payload)["data"]["text"]) for event in events[:-1]]
     assert lengths == [MAX_JOINED_TEXT, MAX_JOINED_TEXT, len(piece)]
 
 
-async def test_a_restart_on_the_same_store_goes_on_where_it_was(store, puppet):
-    async with Runtime(store, puppet, runtime_id="rt") as first:
+async def test_a_restart_on_the_same_store_goes_on_where_it_was(store, backend):
+    async with Runtime(store, backend, runtime_id="rt") as first:
         worker = await create(first)
         await first.send_input(worker.worker_ref, HELLO)
-        await puppet.say(worker.worker_id, TextDelta("half"))
+        await backend.say(worker.worker_id, TextDelta("half"))
         head = first.head
-    async with Runtime(store, puppet, runtime_id="rt") as second:
+    async with Runtime(store, backend, runtime_id="rt") as second:
         again = second.worker(worker.worker_ref)
         assert (again.status, again.execution.backend) == ("running", "unconnected")
         assert second.head > head
@@ -376,29 +378,29 @@ async def test_a_restart_on_the_same_store_goes_on_where_it_was(store, puppet):
         assert (await create(second)).worker_id == "worker-00000002"
 
 
-async def test_a_run_that_the_end_cut_is_closed_at_the_next_start_and_only_once(store, puppet):
-    async with Runtime(store, puppet) as first:
+async def test_a_run_that_a_shutdown_cut_is_closed_once_at_the_next_start(store, backend):
+    async with Runtime(store, backend) as first:
         worker = await create(first)
         await first.send_input(worker.worker_ref, HELLO)
         before = first.head
     for _ in range(2):
-        async with Runtime(store, puppet) as later:
+        async with Runtime(store, backend) as later:
             events = await later.events(worker.worker_ref, before)
-            assert names(events) == ["error", "run_end"]
+            assert event_names(events) == ["error", "run_end"]
 
 
-async def test_output_that_was_taken_before_the_end_is_stored(store, puppet):
-    async with Runtime(store, puppet) as first:
+async def test_output_that_was_accepted_before_the_close_is_stored(store, backend):
+    async with Runtime(store, backend) as first:
         ref = (await first.create_worker()).worker_ref
         for number in range(5):
-            await puppet.say(ref.worker_id, ThinkingDelta(str(number)))
-    async with Runtime(store, puppet) as second:
+            await backend.say(ref.worker_id, ThinkingDelta(str(number)))
+    async with Runtime(store, backend) as second:
         said = [restore_payload(event.payload) for event in await second.events(ref, 0)]
         assert "".join(payload.text for payload in said if isinstance(payload, ThinkingDelta)) == "01234"
 
 
-async def test_a_closed_runtime_takes_nothing_more(store, puppet):
-    runtime = Runtime(store, puppet)
+async def test_a_closed_runtime_accepts_no_requests(store, backend):
+    runtime = Runtime(store, backend)
     await runtime.start()
     worker = await create(runtime)
     await runtime.close()
@@ -409,15 +411,15 @@ async def test_a_closed_runtime_takes_nothing_more(store, puppet):
     assert runtime.summary().status == "stopped"
 
 
-async def test_a_full_store_refuses_requests_and_keeps_what_the_backend_said(puppet, faulty):
-    store = faulty
-    async with Runtime(store, puppet) as runtime:
+async def test_a_full_store_refuses_requests_and_loses_no_output_of_the_backend(backend, failing_store):
+    store = failing_store
+    async with Runtime(store, backend) as runtime:
         worker = await create(runtime)
         store.fault = StoreFull("there is no room")
-        await puppet.say(worker.worker_id, TextDone("kept"))
+        await backend.say(worker.worker_id, TextDone("kept"))
         with pytest.raises(StoreFull):
             await runtime.send_input(worker.worker_ref, HELLO)
-        assert puppet.told[-1] == "withdraw"
+        assert backend.calls[-1] == "withdraw"
         assert runtime.worker(worker.worker_ref).transcript_len == 0
         store.fault = None
         await runtime.send_input(worker.worker_ref, HELLO)
@@ -425,9 +427,9 @@ async def test_a_full_store_refuses_requests_and_keeps_what_the_backend_said(pup
         assert [item.content for item in page.items] == ["kept", "hello"]
 
 
-async def test_after_a_failed_write_nothing_more_is_accepted_or_published(puppet, faulty):
-    store = faulty
-    async with Runtime(store, puppet) as runtime:
+async def test_after_a_failed_write_nothing_more_is_accepted_or_published(backend, failing_store):
+    store = failing_store
+    async with Runtime(store, backend) as runtime:
         worker = await create(runtime)
         head = runtime.head
         store.fault = StoreIo("the disk is gone")
@@ -440,8 +442,8 @@ async def test_after_a_failed_write_nothing_more_is_accepted_or_published(puppet
         assert isinstance(runtime.poisoned.result(), StoreIo)
 
 
-async def test_a_backend_is_made_to_wait_while_the_store_is_behind(puppet):
-    class Slow(MemoryStore):
+async def test_a_backend_is_made_to_wait_while_the_store_is_behind(backend):
+    class SlowStore(MemoryStore):
         held: list = []
         hold = False
 
@@ -457,14 +459,14 @@ async def test_a_backend_is_made_to_wait_while_the_store_is_behind(puppet):
             for change, committed in self.held:
                 super().commit(change).add_done_callback(lambda done, to=committed: to.set_result(done.result()))
 
-    store = Slow()
-    async with Runtime(store, puppet) as runtime:
+    store = SlowStore()
+    async with Runtime(store, backend) as runtime:
         worker = await create(runtime)
         store.hold = True
 
         async def chatter():
             for number in range(10_000):
-                await puppet.say(worker.worker_id, ThinkingDelta(str(number)))
+                await backend.say(worker.worker_id, ThinkingDelta(str(number)))
 
         talking = asyncio.ensure_future(chatter())
         for _ in range(2_000):

@@ -11,7 +11,7 @@ from runtimed.model.interaction import WorkerInput
 from runtimed.store.memory import MemoryStore
 from runtimed.store.sqlite import SqliteStore
 
-from .conftest import Published, Puppet
+from .conftest import FakeBackend, RecordingSubscriber
 
 HELLO = WorkerInput("user", "hello")
 
@@ -37,28 +37,28 @@ def store(request, tmp_path):
 
 
 @pytest.fixture
-async def runtime(store, puppet, clock):
-    async with Runtime(store, puppet, clock=clock) as running:
+async def runtime(store, backend, clock):
+    async with Runtime(store, backend, clock=clock) as running:
         yield running
 
 
-async def told(runtime, ref):
+async def event_times(runtime, ref):
     """The name and the time of each event of a Worker."""
     events = await runtime.events(ref, 0)
     return [(json.loads(event.payload)["event"], event.timestamp_ms) for event in events]
 
 
-async def test_each_event_and_its_entry_have_the_time_of_the_decision(runtime, puppet, clock, published):
+async def test_each_event_and_its_entry_have_the_time_of_the_decision(runtime, backend, clock, published):
     worker = await runtime.create_worker()
     clock.now_ms = 2_000
     await runtime.send_input(worker.worker_ref, HELLO)
     clock.now_ms = 3_000
-    await puppet.say(worker.worker_id, TextDone("hi"), RunEnd("finished"))
+    await backend.say(worker.worker_id, TextDone("hi"), RunEnd("finished"))
     await published.until(lambda events: len(events) == 3)
 
     assert worker.created_at_ms == 1_000
     assert runtime.worker(worker.worker_ref).created_at_ms == 1_000
-    assert await told(runtime, worker.worker_ref) == [
+    assert await event_times(runtime, worker.worker_ref) == [
         ("user_message", 2_000),
         ("text_done", 3_000),
         ("run_end", 3_000),
@@ -68,10 +68,10 @@ async def test_each_event_and_its_entry_have_the_time_of_the_decision(runtime, p
     assert [item.timestamp_ms for item in transcript.items] == [2_000, 3_000]
 
 
-async def test_an_alert_tells_the_time_of_its_event_whatever_its_backend_said(runtime, puppet, clock, published):
+async def test_an_alert_has_the_time_of_its_event_whatever_the_backend_set(runtime, backend, clock, published):
     worker = await runtime.create_worker()
     clock.now_ms = 5_000
-    await puppet.say(worker.worker_id, Alert("warn", "worker", "from the backend", timestamp_ms=7))
+    await backend.say(worker.worker_id, Alert("warn", "worker", "from the backend", timestamp_ms=7))
     await runtime.send_input(worker.worker_ref, HELLO)
     await runtime.stop_worker(worker.worker_ref)
 
@@ -80,17 +80,17 @@ async def test_an_alert_tells_the_time_of_its_event_whatever_its_backend_said(ru
     assert [alert["timestamp_ms"] for alert in alerts] == [5_000, 5_000]
 
 
-async def test_a_snapshot_has_the_time_of_the_event_at_its_cursor(runtime, puppet, clock, published):
+async def test_a_snapshot_has_the_time_of_the_event_at_its_cursor(runtime, backend, clock, published):
     worker = await runtime.create_worker()
     other = await runtime.create_worker()
     clock.now_ms = 2_000
-    await puppet.say(worker.worker_id, TextDelta("a"))
+    await backend.say(worker.worker_id, TextDelta("a"))
     await published.until(lambda events: len(events) == 1)
     clock.now_ms = 3_000
-    await puppet.say(other.worker_id, TextDelta("b"))
+    await backend.say(other.worker_id, TextDelta("b"))
     await published.until(lambda events: len(events) == 2)
     clock.now_ms = 4_000
-    await puppet.say(worker.worker_id, TextDone("ac"))
+    await backend.say(worker.worker_id, TextDone("ac"))
     await published.until(lambda events: len(events) == 3)
     ref = worker.worker_ref
 
@@ -99,19 +99,19 @@ async def test_a_snapshot_has_the_time_of_the_event_at_its_cursor(runtime, puppe
     assert times == [1_000, 2_000, 2_000, 4_000, 4_000]
 
 
-async def test_times_are_the_same_after_a_restart_with_another_clock(puppet, clock, tmp_path):
-    async with Runtime(SqliteStore(tmp_path / "store"), puppet, clock=clock) as first:
-        published = Published()
+async def test_times_are_the_same_after_a_restart_with_another_clock(backend, clock, tmp_path):
+    async with Runtime(SqliteStore(tmp_path / "store"), backend, clock=clock) as first:
+        published = RecordingSubscriber()
         first.subscribe(published)
         worker = await first.create_worker()
         ref = worker.worker_ref
         clock.now_ms = 2_000
         await first.send_input(ref, HELLO)
-        await puppet.say(worker.worker_id, Alert("warn", "worker", "careful", 0), TextDone("hi"), RunEnd("finished"))
+        await backend.say(worker.worker_id, Alert("warn", "worker", "careful", 0), TextDone("hi"), RunEnd("finished"))
         await published.until(lambda events: len(events) == 4)
         before = (list(await first.events(ref, 0)), (await first.transcript(ref)).items)
 
-    async with Runtime(SqliteStore(tmp_path / "store"), Puppet(), clock=SetClock(9_000)) as second:
+    async with Runtime(SqliteStore(tmp_path / "store"), FakeBackend(), clock=SetClock(9_000)) as second:
         assert (list(await second.events(ref, 0)), (await second.transcript(ref)).items) == before
         assert second.worker(ref).created_at_ms == 1_000
         assert (await second.snapshot(ref)).timestamp_ms == 2_000

@@ -1,4 +1,4 @@
-"""What both halves of these tests share: how long they go on, and what they need."""
+"""Options and requirements of the fault tests."""
 
 import os
 import re
@@ -14,7 +14,7 @@ TIMEOUT_S = {"short": 600, "long": 7200}
 
 
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
-    """Give these tests more time than others: they start many daemons, and a busy machine is no fault of theirs."""
+    """Give these tests longer time-outs: they start many daemons, and the machine may be busy."""
     limit = pytest.mark.timeout(TIMEOUT_S[config.getoption("faults")])
     for item in items:
         if item.path.is_relative_to(Path(__file__).parent):
@@ -23,14 +23,14 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
 
 @pytest.fixture(scope="session")
 def rounds(request: pytest.FixtureRequest) -> Callable[[int, int], int]:
-    """How often to repeat something: the first number in a short run, the second with `--faults=long`."""
+    """Choose a number: the first in a short run, the second with `--faults=long`."""
     wanted = request.config.getoption("faults")
     return lambda short, long: long if wanted == "long" else short
 
 
 @pytest.fixture
 def require() -> Callable[..., None]:
-    """Skip the test where a program is missing or may not do its work, or root where it must be root."""
+    """Skip the test if a program is missing or lacks permission, or if it needs root."""
 
     def check(*programs: str, root: bool = False) -> None:
         missing = [name for name in programs if shutil.which(name) is None]
@@ -48,6 +48,6 @@ def require() -> Callable[..., None]:
 
 
 def _may_administer() -> bool:
-    """Whether this process may mount: in a container root often may not."""
+    """Return whether this process may mount. In a container even root often may not."""
     found = re.search(r"^CapEff:\s*([0-9a-f]+)$", Path("/proc/self/status").read_text(), re.MULTILINE)
     return found is not None and bool(int(found[1], 16) >> CAP_SYS_ADMIN & 1)

@@ -1,4 +1,4 @@
-"""A Runtime whose Workers say what a test says, and observers on real sockets."""
+"""Helpers of the feed's tests: a fake backend, and observers on real sockets."""
 
 import asyncio
 import contextlib
@@ -18,8 +18,8 @@ MARKS = itertools.count(1)
 DEADLINE_S = 10
 
 
-class Talker:
-    """An ExecutionBackend whose Workers say what a test says."""
+class FakeBackend:
+    """An ExecutionBackend whose Workers emit what a test emits into their sinks."""
 
     def __init__(self):
         self.sinks = {}
@@ -60,9 +60,9 @@ async def until(condition):
 
 
 async def say(runtime, backend, ref, texts):
-    """Have a Worker say each text in an event of its own, and wait until all is published."""
+    """Emit an event of a Worker for each text, and wait until all are published."""
     mark = next(MARKS)
-    last = Last(f'"mark":{mark}}}'.encode())
+    last = MarkSubscriber(f'"mark":{mark}}}'.encode())
     runtime.subscribe(last)
     marks = [{} for _ in texts[:-1]] + [{"mark": mark}]
     for text, marked in zip(texts, marks, strict=True):
@@ -72,13 +72,13 @@ async def say(runtime, backend, ref, texts):
 
 
 async def said(runtime, backend, refs):
-    """Wait until everything that these Workers were handed is published: what is said now comes behind it."""
+    """Wait until everything these Workers have emitted is published."""
     for ref in refs:
         await say(runtime, backend, ref, ["the end"])
 
 
-class Last:
-    """A Listener that waits for an event whose payload holds this mark."""
+class MarkSubscriber:
+    """An EventSubscriber that waits for an event whose payload contains a mark."""
 
     def __init__(self, mark):
         self.mark = mark
@@ -91,7 +91,7 @@ class Last:
 
 
 class Watcher:
-    """The far end of an observer's connection. It reads only when told to, or all along."""
+    """The peer of an observer's connection. It reads only when a test says so."""
 
     def __init__(self, sock):
         self.sock = sock
@@ -104,11 +104,11 @@ class Watcher:
 
     @property
     def cursors(self):
-        """Of all events but the snapshot."""
+        """The cursors of all events except the snapshot."""
         return [one["cursor"] for one in self.envelopes if one["payload"]["event"] != "snapshot"]
 
     def take(self, size):
-        """Read what is there."""
+        """Read what has arrived, at most `size` bytes."""
         with contextlib.suppress(BlockingIOError):
             self.data += self.sock.recv(size)
 
@@ -123,7 +123,7 @@ class Watcher:
 
 @asynccontextmanager
 async def watching(feed, ref, cursor=None, *, selection=None, encoding=None, buffer=None):
-    """An observer on a socket of its own; `buffer` makes that one hold about so many bytes."""
+    """Observe on a new socket pair, and yield the peer. `buffer` limits the kernel's buffers, in bytes."""
     ours, theirs = socket.socketpair()
     for sock in (ours, theirs):
         sock.setblocking(False)
@@ -144,7 +144,7 @@ async def watching(feed, ref, cursor=None, *, selection=None, encoding=None, buf
 
 
 async def published(runtime, ref):
-    """All events of a Worker, or of all, page by page."""
+    """Read all events of a Worker, or of all Workers, page by page."""
     found = []
     while True:
         after = found[-1].sequence if found else 0

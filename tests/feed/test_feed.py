@@ -17,7 +17,7 @@ from runtimed.model.event import TextDone, ThinkingDelta
 from runtimed.model.identity import EventCursor, RuntimeId
 from runtimed.store.memory import MemoryStore
 
-from .conftest import Talker, until, worker_of
+from .conftest import FakeBackend, until, worker_of
 
 
 async def said(runtime, backend, ref, count, start=0):
@@ -49,7 +49,7 @@ def newest(runtime, ref):
 
 
 async def test_a_reader_without_a_cursor_begins_behind_the_newest_event():
-    backend = Talker()
+    backend = FakeBackend()
     async with Runtime(MemoryStore(), backend) as runtime:
         ref = await worker_of(runtime)
         await said(runtime, backend, ref, 3)
@@ -59,7 +59,7 @@ async def test_a_reader_without_a_cursor_begins_behind_the_newest_event():
 
 
 async def test_a_reader_that_the_ring_cannot_serve_reads_from_the_store():
-    backend = Talker()
+    backend = FakeBackend()
     async with Runtime(MemoryStore(), backend) as runtime:
         feed = Feed(runtime, ring_bytes=2_000)
         ref = await worker_of(runtime)
@@ -69,8 +69,8 @@ async def test_a_reader_that_the_ring_cannot_serve_reads_from_the_store():
     assert [event["payload"]["data"]["text"] for event in envelopes(frames)] == [str(n) for n in range(300)]
 
 
-class Held(MemoryStore):
-    """A store whose pages of events are read when a test says so."""
+class HeldStore(MemoryStore):
+    """A store whose reads of events wait for `may_read`."""
 
     def __init__(self):
         super().__init__()
@@ -89,8 +89,8 @@ class Held(MemoryStore):
 
 
 @pytest.mark.parametrize("of_all", [False, True])
-async def test_a_page_without_a_cursor_begins_at_what_is_left_though_trimming_gets_ahead_of_it(of_all):
-    backend, store = Talker(), Held()
+async def test_a_page_without_a_cursor_begins_at_the_oldest_retained_event_though_trimming_overtakes_it(of_all):
+    backend, store = FakeBackend(), HeldStore()
     async with Runtime(store, backend, limits=Limits(max_events_per_worker=20)) as runtime:
         ref = await worker_of(runtime)
         await said(runtime, backend, ref, 10)
@@ -106,7 +106,7 @@ async def test_a_page_without_a_cursor_begins_at_what_is_left_though_trimming_ge
 
 
 async def observed(feed, runtime, ref, sequence):
-    """Everything that a reader behind this sequence is given until the feed closes."""
+    """Read everything after a sequence until the feed closes."""
     seen = []
     with feed.open(ref, EventCursor(runtime.runtime_id, sequence)) as reader, contextlib.suppress(UpstreamClosed):
         while True:
@@ -115,7 +115,7 @@ async def observed(feed, runtime, ref, sequence):
 
 
 async def published(runtime, ref):
-    """All events of a Worker, page by page."""
+    """Read all events of a Worker, page by page."""
     found = []
     while page := await runtime.events(ref, found[-1].sequence if found else 0):
         found += page
@@ -129,7 +129,7 @@ async def published(runtime, ref):
     joins=st.lists(st.tuples(st.integers(0, 7), st.integers(0, 300)), max_size=6),
 )
 async def test_every_reader_sees_every_event_once_whenever_it_joins(ring_bytes, bursts, joins):
-    backend = Talker()
+    backend = FakeBackend()
     async with Runtime(MemoryStore(), backend) as runtime:
         feed = Feed(runtime, ring_bytes=ring_bytes)
         ref = await worker_of(runtime)
@@ -151,7 +151,7 @@ async def test_every_reader_sees_every_event_once_whenever_it_joins(ring_bytes, 
 
 
 async def test_a_cursor_from_the_future_or_of_another_runtime_is_refused():
-    backend = Talker()
+    backend = FakeBackend()
     async with Runtime(MemoryStore(), backend) as runtime:
         feed = Feed(runtime)
         ref = await worker_of(runtime)
@@ -163,8 +163,8 @@ async def test_a_cursor_from_the_future_or_of_another_runtime_is_refused():
             pass
 
 
-async def test_closing_the_feed_ends_readers_behind_what_they_have_not_read_yet():
-    backend = Talker()
+async def test_a_closed_feed_ends_readers_once_they_have_read_everything():
+    backend = FakeBackend()
     async with Runtime(MemoryStore(), backend) as runtime:
         feed = Feed(runtime)
         ref = await worker_of(runtime)

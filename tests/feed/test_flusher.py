@@ -1,4 +1,4 @@
-"""The observers at the tip: one that fails keeps nothing from the others, and what is new is soon written."""
+"""The flusher: a failing observer ends alone, and new events are written soon."""
 
 import asyncio
 from types import SimpleNamespace
@@ -13,22 +13,22 @@ from runtimed.feed.view import EVERYTHING, Selection
 
 
 @attrs.define(eq=False)
-class Hearer:
-    """An observer at the tip that keeps what it hears, or fails at it."""
+class RecordingObserver:
+    """A synced observer that records what it is written, or fails."""
 
     failure: Exception | None = None
     sequence: int = 0
     selection: Selection = EVERYTHING
-    full: bool = False
-    heard: bytes = b""
+    is_full: bool = False
+    written: bytes = b""
     ended: list[Exception] = attrs.field(factory=list)
 
     def write(self, data):
         if self.failure is not None:
             raise self.failure
-        self.heard += data
+        self.written += data
 
-    def fall_behind(self): ...
+    def unsync(self): ...
 
     def end(self, error):
         self.ended.append(error)
@@ -37,21 +37,21 @@ class Hearer:
 async def test_an_observer_whose_transport_fails_ends_alone():
     ring = Ring(0, 10_000)
     flusher = Flusher(ring, Envelopes())
-    broken, sound = Hearer(RuntimeError("the handler is closed")), Hearer()
+    broken, sound = RecordingObserver(RuntimeError("the handler is closed")), RecordingObserver()
     for observer in (broken, sound):
         flusher.add(observer)
     for sequence in (1, 2):
         ring.append([Message(sequence, b"%d" % sequence, "alert", {})], sequence)
-        flusher.call()
+        flusher.schedule()
         async with asyncio.timeout(10):
             while sound.sequence < sequence:
                 await asyncio.sleep(0.001)
-    assert sound.heard == b"1\n2\n"
+    assert sound.written == b"1\n2\n"
     assert not sound.ended
     assert broken.ended == [broken.failure]
 
 
-async def test_what_the_loop_does_beside_a_flush_makes_no_long_rest(monkeypatch):
+async def test_other_work_of_the_event_loop_does_not_lengthen_the_rest_after_a_flush(monkeypatch):
     clock = SimpleNamespace(now=1_000.0, thread=0.0, beside=0.0)
 
     def thread_time():
@@ -61,14 +61,14 @@ async def test_what_the_loop_does_beside_a_flush_makes_no_long_rest(monkeypatch)
     monkeypatch.setattr(asyncio.get_running_loop(), "time", lambda: clock.now)
     monkeypatch.setattr(flushers, "time", SimpleNamespace(thread_time=thread_time))
     ring = Ring(0, 10_000)
-    flusher, observer = Flusher(ring, Envelopes()), Hearer()
+    flusher, observer = Flusher(ring, Envelopes()), RecordingObserver()
     flusher.add(observer)
 
     for sequence, beside in enumerate((1.0, 0.0, 1.0, 1.0, 0.0, 1.0, 1.0, 1.0), 1):
         clock.beside = beside
         ring.append([Message(sequence, b"%d" % sequence, "alert", {})], sequence)
-        flusher.call()
+        flusher.schedule()
         for _ in range(10):
             await asyncio.sleep(0)
 
-    assert observer.heard == b"".join(b"%d\n" % sequence for sequence in range(1, 9))
+    assert observer.written == b"".join(b"%d\n" % sequence for sequence in range(1, 9))

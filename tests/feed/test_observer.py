@@ -1,4 +1,4 @@
-"""Observers: written to at the tip, catching up by themselves, exactly once and in order whatever happens."""
+"""Observers: synced and unsynced, they are written each event exactly once and in order."""
 
 import asyncio
 import random
@@ -24,13 +24,13 @@ from runtimed.feed.observer import MAX_UNSENT
 from runtimed.model.event import SystemItem
 from runtimed.store.memory import MemoryStore
 
-from .conftest import Talker, cursors_behind, said, say, until, watching, worker_of
+from .conftest import FakeBackend, cursors_behind, said, say, until, watching, worker_of
 
 STEPS = ("say", "say", "say", "join", "resume", "read", "read", "leave", "turn")
 
 
-async def test_what_all_observers_leave_unread_is_bounded_and_the_slowest_resume_without_loss():
-    backend, limit = Talker(), 500_000
+async def test_unread_bytes_of_all_observers_are_bounded_and_the_slowest_resume_without_loss():
+    backend, limit = FakeBackend(), 500_000
     async with Runtime(MemoryStore(), backend) as runtime, AsyncExitStack() as stack:
         feed = Feed(runtime, max_unread_bytes=limit)
         stack.callback(feed.close)
@@ -60,7 +60,7 @@ async def test_what_all_observers_leave_unread_is_bounded_and_the_slowest_resume
 
 
 class Crowd:
-    """Observers that come, go and read as they please, while Workers talk."""
+    """Observers that join, leave and read at random while Workers emit events."""
 
     def __init__(self, runtime, feed, backend, refs, seed):
         self.runtime = runtime
@@ -113,7 +113,7 @@ class Crowd:
         await asyncio.sleep(self.random.choice((0, 0.002)))
 
     async def finish(self):
-        """Everybody reads to the end, and has seen each event once."""
+        """Let every observer read to the end, and check that each has seen every event once."""
         await asyncio.gather(*self.talking)
         await said(self.runtime, self.backend, self.refs)
         for watcher, ref, begin, _ in self.present:
@@ -131,7 +131,7 @@ class Crowd:
     steps=st.lists(st.sampled_from(STEPS), min_size=5, max_size=40),
 )
 async def test_observers_that_join_stop_resume_and_leave_see_every_event_once_and_in_order(seed, ring_bytes, steps):
-    backend = Talker()
+    backend = FakeBackend()
     limits = Limits(max_replay_items=7)
     async with Runtime(MemoryStore(), backend, limits=limits) as runtime, AsyncExitStack() as stack:
         feed = Feed(runtime, ring_bytes=ring_bytes)
@@ -141,8 +141,8 @@ async def test_observers_that_join_stop_resume_and_leave_see_every_event_once_an
         await crowd.finish()
 
 
-async def test_an_observer_at_the_tip_costs_no_task():
-    backend = Talker()
+async def test_a_synced_observer_costs_no_task():
+    backend = FakeBackend()
     async with Runtime(MemoryStore(), backend) as runtime, AsyncExitStack() as stack:
         feed = Feed(runtime)
         ref = await worker_of(runtime)
@@ -155,8 +155,8 @@ async def test_an_observer_at_the_tip_costs_no_task():
         assert len(asyncio.all_tasks()) == before
 
 
-async def test_an_observer_that_does_not_read_holds_a_bounded_amount_and_holds_up_nobody():
-    backend = Talker()
+async def test_an_observer_that_does_not_read_buffers_a_bounded_amount_and_delays_nobody():
+    backend = FakeBackend()
     async with Runtime(MemoryStore(), backend, limits=Limits(max_page_bytes=50_000)) as runtime:
         feed = Feed(runtime, ring_bytes=50_000)
         ref = await worker_of(runtime)
@@ -171,8 +171,8 @@ async def test_an_observer_that_does_not_read_holds_a_bounded_amount_and_holds_u
             assert stopped.cursors == reading.cursors == await cursors_behind(runtime, ref, 0)
 
 
-async def test_observers_of_equal_views_share_one_log_and_it_goes_with_the_last():
-    async with Runtime(MemoryStore(), Talker()) as runtime:
+async def test_observers_of_equal_views_share_one_log_that_is_dropped_with_the_last_of_them():
+    async with Runtime(MemoryStore(), FakeBackend()) as runtime:
         feed = Feed(runtime)
         ref = await worker_of(runtime)
         async with watching(feed, ref), watching(feed, ref), watching(feed, None), watching(feed, None):
@@ -181,7 +181,7 @@ async def test_observers_of_equal_views_share_one_log_and_it_goes_with_the_last(
 
 
 async def test_observers_of_different_selections_share_one_log_and_each_sees_its_own():
-    backend = Talker()
+    backend = FakeBackend()
     async with Runtime(MemoryStore(), backend) as runtime, AsyncExitStack() as stack:
         feed = Feed(runtime)
         refs = [await worker_of(runtime, number=f"{number}") for number in range(100)]
@@ -199,14 +199,14 @@ async def test_observers_of_different_selections_share_one_log_and_each_sees_its
             assert [one["payload"]["data"]["item"]["text"] for one in watcher.envelopes] == [f"{number}"]
 
 
-async def test_a_selection_by_labels_shows_all_of_a_worker_that_is_deleted_right_behind_it():
-    backend = Talker()
+async def test_a_selection_by_labels_shows_all_events_of_a_worker_that_is_deleted_right_after_them():
+    backend = FakeBackend()
     async with Runtime(MemoryStore(), backend) as runtime:
         feed = Feed(runtime)
         red, other = await worker_of(runtime, colour="red"), await worker_of(runtime)
         selection = Selection(labels=frozenset({("colour", "red")}))
         async with watching(feed, None, selection=selection) as watcher:
-            await until(lambda: watcher.observer in watcher.observer._log.tip._tip)
+            await until(lambda: watcher.observer in watcher.observer._log.synced._synced)
             await say(runtime, backend, red, ["one", "two"])
             await runtime.stop_worker(red)
             await runtime.delete_worker(red)
@@ -215,8 +215,8 @@ async def test_a_selection_by_labels_shows_all_of_a_worker_that_is_deleted_right
             assert [one["payload"]["event"] for one in watcher.envelopes][:2] == ["system_item", "system_item"]
 
 
-async def test_a_selection_shows_only_some_and_moves_on_over_the_rest():
-    backend = Talker()
+async def test_a_selection_shows_only_matching_events_and_advances_past_the_others():
+    backend = FakeBackend()
     async with Runtime(MemoryStore(), backend) as runtime:
         feed = Feed(runtime, ring_bytes=500)
         red, blue = await worker_of(runtime, colour="red"), await worker_of(runtime, colour="blue")
@@ -231,8 +231,8 @@ async def test_a_selection_shows_only_some_and_moves_on_over_the_rest():
         assert [one["payload"]["data"]["item"]["text"] for one in watcher.envelopes] == [f"red {n}" for n in range(5)]
 
 
-async def test_closing_the_feed_ends_observers_that_wait_and_those_that_catch_up_behind_everything():
-    backend = Talker()
+async def test_a_closed_feed_ends_synced_and_unsynced_observers_once_they_have_everything():
+    backend = FakeBackend()
     async with Runtime(MemoryStore(), backend) as runtime:
         feed = Feed(runtime, ring_bytes=1_000)
         ref = await worker_of(runtime)
@@ -254,8 +254,8 @@ async def test_closing_the_feed_ends_observers_that_wait_and_those_that_catch_up
                 pass
 
 
-async def test_observers_of_a_worker_that_is_deleted_are_told_and_those_of_all_go_on():
-    backend = Talker()
+async def test_the_deletion_of_a_worker_ends_its_observers_and_those_of_all_go_on():
+    backend = FakeBackend()
     async with Runtime(MemoryStore(), backend) as runtime:
         feed = Feed(runtime)
         ref, other = await worker_of(runtime), await worker_of(runtime)
@@ -275,7 +275,7 @@ async def test_observers_of_a_worker_that_is_deleted_are_told_and_those_of_all_g
 
 
 async def test_a_cursor_older_than_what_is_retained_is_refused():
-    backend = Talker()
+    backend = FakeBackend()
     async with Runtime(MemoryStore(), backend, limits=Limits(max_events_per_worker=10)) as runtime:
         feed = Feed(runtime)
         ref = await worker_of(runtime)
@@ -291,8 +291,8 @@ async def test_a_cursor_older_than_what_is_retained_is_refused():
         assert watcher.cursors == [f"wo_{sequence:016x}" for sequence in range(floor + 1, 41)]
 
 
-async def test_an_observer_that_retention_overtakes_is_told_so_and_has_no_hole_before_that():
-    backend = Talker()
+async def test_an_observer_that_retention_overtakes_ends_with_cursor_expired_and_sees_no_gap_before():
+    backend = FakeBackend()
     async with Runtime(MemoryStore(), backend, limits=Limits(max_events_per_worker=50)) as runtime:
         feed = Feed(runtime, ring_bytes=10_000)
         ref = await worker_of(runtime)
@@ -305,7 +305,7 @@ async def test_an_observer_that_retention_overtakes_is_told_so_and_has_no_hole_b
 
 
 async def test_an_observer_whose_transport_closed_is_ended_at_the_next_event():
-    backend = Talker()
+    backend = FakeBackend()
     async with Runtime(MemoryStore(), backend) as runtime:
         feed = Feed(runtime)
         ref = await worker_of(runtime)
@@ -318,8 +318,8 @@ async def test_an_observer_whose_transport_closed_is_ended_at_the_next_event():
 
 
 @pytest.mark.parametrize("size", [0, 1, 200, 70_000])
-async def test_a_socket_message_has_its_length_in_front_whatever_it_is(size):
-    backend = Talker()
+async def test_a_socket_message_of_any_size_begins_with_its_length(size):
+    backend = FakeBackend()
     async with Runtime(MemoryStore(), backend) as runtime:
         feed = Feed(runtime)
         ref = await worker_of(runtime)
@@ -338,7 +338,7 @@ async def test_a_socket_message_has_its_length_in_front_whatever_it_is(size):
         assert [text[:1] + text[-1:] for text in texts] == [b"{}", b"{}"]
 
 
-async def test_what_is_written_to_an_event_stream_at_once_is_one_chunk():
+async def test_events_that_are_written_together_to_an_event_stream_are_one_chunk():
     encoding = ServerSentEvents(chunked=True)
     assert encoding.join((b"one\n\n", b"two\n\n")) == b"a\r\none\n\ntwo\n\n\r\n"
     assert ServerSentEvents(chunked=False).join((b"one\n\n", b"two\n\n")) == b"one\n\ntwo\n\n"

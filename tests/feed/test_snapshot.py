@@ -26,15 +26,15 @@ from runtimed.model.worker import AssistantIntent, BuiltinProfile, CapabilityReq
 from runtimed.store.memory import MemoryStore
 from runtimed.wire.converter import encode
 
-from .conftest import Talker, said, until, watching
+from .conftest import FakeBackend, said, until, watching
 
 BLOCK = 64 * 1024
 CONTROLS = '\n"\\\x01é'
-"""What grows when it is written as JSON."""
+"""Characters that take more bytes in JSON, or in UTF-8."""
 
 
 async def snapshot_of(runtime, ref, max_bytes=MAX_SNAPSHOT_BYTES):
-    """The snapshot's data, once each encoding of it was seen to keep the bound."""
+    """Return the data of a snapshot, after a check that every encoding keeps the bound."""
     shown = bounded(await runtime.snapshot(ref), max_bytes)
     for encoding in (Envelopes(), SocketMessages(), ServerSentEvents(chunked=True)):
         assert len(encoding.snapshot(shown)) <= max_bytes
@@ -42,14 +42,14 @@ async def snapshot_of(runtime, ref, max_bytes=MAX_SNAPSHOT_BYTES):
 
 
 async def talking(runtime, backend, request=None):
-    """A Worker, and what it says with."""
+    """Create a Worker, and return it with its sink."""
     ref = (await runtime.create_worker(request or CreateWorkerRequest())).worker_ref
     return ref, backend.sinks[ref.worker_id]
 
 
 @pytest.fixture
 def backend():
-    return Talker()
+    return FakeBackend()
 
 
 @pytest.fixture
@@ -80,7 +80,7 @@ async def test_a_snapshot_holds_the_newest_entries_that_fit_each_of_them_whole(
     assert not older or used + FRAMING_BYTES + len(encode(older[-1])) >= max_bytes
 
 
-async def test_an_entry_that_does_not_fit_hides_those_before_it_and_none_behind_it(runtime, backend):
+async def test_an_entry_that_does_not_fit_hides_earlier_entries_and_no_later_ones(runtime, backend):
     ref, sink = await talking(runtime, backend)
     await sink.emit(TextDone("before"))
     await sink.emit(TextDone("x" * 600_000))
@@ -93,7 +93,7 @@ async def test_an_entry_that_does_not_fit_hides_those_before_it_and_none_behind_
     assert [entry["content"] for entry in (await snapshot_of(runtime, ref))["entries"]] == ["behind"]
 
 
-async def test_open_output_keeps_its_newest_64_kib_each_and_says_that_it_is_truncated(runtime, backend):
+async def test_each_open_block_keeps_its_newest_64_kib_and_is_marked_truncated(runtime, backend):
     ref, sink = await talking(runtime, backend)
     text, thought, arguments = ("".join(f"{kind}{n}," for n in range(20_000)) for kind in "tha")
     await sink.emit(TextDelta(text), ThinkingStart(), ThinkingDelta(thought))
@@ -129,7 +129,7 @@ async def test_many_open_calls_never_make_a_snapshot_too_large_and_the_newest_ar
     assert all(len(block["args"].encode()) == BLOCK // size * size for block in blocks[1:])
 
 
-async def test_open_output_is_shown_behind_a_call_whose_name_alone_does_not_fit(runtime, backend):
+async def test_a_call_whose_name_does_not_fit_is_left_out_and_other_open_output_is_shown(runtime, backend):
     ref, sink = await talking(runtime, backend)
     await sink.emit(ToolCallStart("before", "tool"), ToolCallArgsDelta("before", "{}"))
     await sink.emit(ToolCallStart("long", "n" * MIN_SNAPSHOT_BYTES), ToolCallArgsDelta("long", "{}"))
@@ -143,7 +143,7 @@ async def test_open_output_is_shown_behind_a_call_whose_name_alone_does_not_fit(
 
 @pytest.mark.parametrize("character", ["x", *CONTROLS, "\U0001f600"])
 @pytest.mark.parametrize("max_bytes", [MIN_SNAPSHOT_BYTES, MAX_SNAPSHOT_BYTES])
-async def test_all_parts_at_their_longest_together_keep_the_bound(runtime, backend, character, max_bytes):
+async def test_a_snapshot_keeps_the_bound_when_every_part_is_at_its_longest(runtime, backend, character, max_bytes):
     request = CreateWorkerRequest(
         TaskIntent("x" + character * 100_000),
         BuiltinProfile("builtin:x" + (character if character.isprintable() else '"') * 2_000),
@@ -175,7 +175,7 @@ async def test_all_parts_at_their_longest_together_keep_the_bound(runtime, backe
     await asyncio.gather(*asked)
 
 
-async def test_a_long_scope_is_cut_and_very_many_tools_are_left_out(runtime, backend):
+async def test_a_greeting_shows_the_beginning_of_a_long_scope_and_only_the_first_tools(runtime, backend):
     request = CreateWorkerRequest(
         AssistantIntent("é" * 100_000),
         requested_capabilities=tuple(CapabilityRequest(f"{number}" * 300) for number in range(1_000)),

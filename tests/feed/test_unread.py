@@ -1,4 +1,4 @@
-"""What observers leave unread is bounded in sum, with those that were dismissed."""
+"""The unread bytes of all observers together are bounded, including dismissed ones."""
 
 import pytest
 
@@ -8,7 +8,7 @@ PIECE = 1_000
 
 
 class FakeTransport:
-    """Keeps what is written to it until it is aborted."""
+    """A transport whose buffer is never sent."""
 
     def __init__(self):
         self.size = 0
@@ -22,7 +22,7 @@ class FakeTransport:
 
 
 class FakeObserver:
-    """Never reads."""
+    """An observer whose peer never reads."""
 
     def __init__(self, unread):
         self.transport = FakeTransport()
@@ -36,13 +36,13 @@ class FakeObserver:
     def write(self):
         self._unread.room -= PIECE
         if self._unread.room < 0:
-            self._unread.look(PIECE)
+            self._unread.recount(PIECE)
         if not self.dismissed:
             self.transport.size += PIECE
 
 
 @pytest.mark.parametrize("count", [1, 3, 8, 50])
-async def test_observers_that_never_read_hold_no_more_than_the_limit_in_sum(count):
+async def test_observers_that_never_read_hold_no_more_than_the_limit_together(count):
     limit = 640_000
     unread = Unread(limit)
     everybody = present = [FakeObserver(unread) for _ in range(count)]

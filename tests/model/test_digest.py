@@ -13,7 +13,7 @@ BUNDLE = ConfigBundle(
 )
 
 
-def test_the_known_answer_of_the_contract():
+def test_a_bundle_has_the_digest_that_the_contract_states():
     assert bundle_digest(BUNDLE) == "f1faffb46524a985fff79a4a3e9165e776187d2e3a67773995806ac557f3320a"
 
 
@@ -29,8 +29,8 @@ def test_the_digest_does_not_cover_itself():
     assert bundle_digest(attrs.evolve(BUNDLE, metadata=metadata)) == bundle_digest(BUNDLE)
 
 
-def test_a_line_that_another_begins_with_is_sorted_before_it():
-    """The line feed is no part of what is sorted: a NUL, being less than it, would change the order."""
+def test_a_line_that_is_a_prefix_of_another_is_sorted_before_it():
+    """Lines are sorted without their line feeds: a NUL sorts before a line feed, and would change the order."""
     import hashlib
 
     bundle = attrs.evolve(BUNDLE, profiles=(BundleProfile(NamedProfile("a"), "b"), BundleProfile(NamedProfile("a"))))

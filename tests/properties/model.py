@@ -1,4 +1,4 @@
-"""The model: lists of what was said, and what they must add up to. It knows nothing of how a Runtime does it."""
+"""The model of a Worker: lists of what was said, and what they must add up to. It knows no code of the Runtime."""
 
 import functools
 import re
@@ -58,19 +58,25 @@ SAYINGS = {
     "run_paused": lambda n: RunEnd("paused"),
     "error": lambda n: ErrorRaised("provider_error", f"#{n};"),
 }
-"""What a backend says, numbered: # marks what is whole, ~ what is a piece of something."""
+"""Numbered payloads that a backend emits: # marks whole texts, ~ pieces of a text."""
 
 decoded = functools.lru_cache(maxsize=4096)(restore_payload)
 
 
 @attrs.define(eq=False)
 class Story:
-    """What is known of a Worker: `told` are all events that its store has promised, `said` what its backend said.
+    """What is known of a Worker.
 
-    `patient` are inputs that may wait their turn, `unanswered` are inputs of which nobody knows whether they were
-    taken; `may_end` and `may_go` say the same of a stop and of a deletion. With `kept_end` a stop has begun,
-    which a full disk may have put off. `cuts` counts the runs cut by a restart. A Worker is `lost` of which a crash
-    left nothing but that it is deleted: what came in one Change with that nobody has heard.
+    Attributes:
+        told: All events that the store has made durable.
+        said: What its backend has emitted.
+        patient: The inputs that may be queued.
+        unanswered: The inputs whose outcome is unknown.
+        may_end: The outcome of a stop is unknown.
+        may_go: The outcome of a deletion is unknown.
+        kept_end: A stop has begun, which a full disk may have put off.
+        lost: A crash left only its deletion. What was in the same Change was never published.
+        cuts: How many runs were cut by a restart.
     """
 
     worker_id: WorkerId
@@ -99,15 +105,15 @@ class Story:
         return self.told[-1].sequence if self.told else 0
 
     def said_and_told(self) -> list[Payload]:
-        """What the backend said, as the events have it; the time of an alert is the Runtime's to tell."""
+        """Return what the backend said, according to the events, with alerts without the Runtime's times."""
         told = [piece for payload in self.payloads if not of_runtime(payload) for piece in pieces(payload)]
         return [timeless(each) if isinstance(each, Alert) else each for each in told]
 
     def tells_what_was_said(self) -> bool:
-        """Whether the events have what the backend said, in order, up to some place.
+        """Return whether the events have what the backend said, in order, up to some place.
 
-        In place of a `run_end` that came after the run was ended without it there is an alert of the Runtime's, and
-        of each that follows before another run begins or ends.
+        A `run_end` that came after the Runtime had ended the run is replaced by an alert. So is each further one
+        until another run begins or ends.
         """
         said, is_ended = iter(self.said), False
         for payload in self.payloads:
@@ -123,20 +129,20 @@ class Story:
         return True
 
     def tells_all_that_was_said(self) -> bool:
-        """Whether the events have all of it."""
+        """Return whether the events have everything that the backend said."""
         return self.tells_what_was_said() and len(self.said_and_told()) == len(self.said)
 
     def alert_times(self) -> list[tuple[int, int]]:
-        """The time that each alert tells, and the time of its event."""
+        """Return the time in each alert, with the time of its event."""
         alerts = ((decoded(event.payload), event.timestamp_ms) for event in self.told)
         return [(alert.timestamp_ms, time) for alert, time in alerts if isinstance(alert, Alert)]
 
     def items(self, kind: str) -> list[SystemItem]:
-        """The items of a kind."""
+        """Return the system items of a kind."""
         return [p for p in self.payloads if isinstance(p, SystemItem) and p.item["kind"] == kind]
 
     def rulings(self) -> dict[str, tuple[str, str | None]]:
-        """Outcome and option of the permissions that were ruled on, by what was asked for."""
+        """Return outcome and option of each ruling, by the title of the request."""
         titles = {p.item["request_id"]: p.item["title"] for p in self.items(PERMISSION_REQUEST)}
         told = [p.item for p in self.items(PERMISSION_RESOLVED)]
         return {titles[item["request_id"]]: (item["outcome"], item.get("option_id")) for item in told}
@@ -145,12 +151,12 @@ class Story:
         return [said for payload in self.payloads if (said := heard(payload)) is not None]
 
     def transcript(self, upto: int | None = None) -> list[tuple[str, str, int]]:
-        """Role, content and sequence of the event of each entry."""
+        """Return role, content and event sequence of each transcript entry."""
         events = (event for event in self.told if upto is None or event.sequence <= upto)
         return [(*said, e.sequence) for e in events if (said := entry(decoded(e.payload))) is not None]
 
     def activity(self, upto: int | None = None) -> Activity:
-        """What the events add up to."""
+        """Return the activity after the events."""
         found = Activity()
         for event in self.told:
             if upto is None or event.sequence <= upto:
@@ -158,7 +164,7 @@ class Story:
         return found
 
     def expect_cut(self) -> None:
-        """The run that is going on will be closed, by an error of the Runtime's own."""
+        """Expect that the Runtime closes the present run with an error."""
         if self.status == "running":
             self.cuts = self.cuts_told() + (self.busy or self.activity().status == "running")
 
@@ -166,7 +172,7 @@ class Story:
         return sum(is_cut(payload) for payload in self.payloads)
 
     def is_open(self) -> bool:
-        """Whether something is still to come: the end of a run, or of a text, a thought or a call."""
+        """Return whether a run, a text, a thought or a tool call is unfinished."""
         activity = self.activity()
         shown = activity.in_flight()
         unfinished = shown and not all(_is_finished(b) for b in shown.blocks)
@@ -174,18 +180,18 @@ class Story:
 
     @property
     def busy(self) -> bool:
-        """Whether the newest input that does not wait has not been followed by the end of a run."""
+        """Whether no run has ended since the newest input that was not queued."""
         waited = {content for content, ack in self.acked.items() if ack.queued}
         turns = [p for p in self.payloads if begins(p, waited) or isinstance(p, RunEnd | ErrorRaised)]
         return bool(turns) and begins(turns[-1], waited)
 
     @property
     def doubtful(self) -> bool:
-        """Whether nobody knows of some input whether it waits."""
+        """Whether it is unknown if some input is queued."""
         return bool(self.patient & self.unanswered)
 
     def waiting(self) -> list[str]:
-        """The inputs that have been acknowledged as waiting and whose turn has not come."""
+        """Return the inputs that were acknowledged as queued and have not started."""
         started = {p.item["cursor"] for p in self.payloads if isinstance(p, SystemItem) and is_turn(p)}
         return [content for content, ack in self.acked.items() if ack.queued and ack.cursor not in started]
 
@@ -195,28 +201,28 @@ def _is_finished(block: InFlightBlock) -> bool:
 
 
 def is_turn(payload: SystemItem) -> bool:
-    """Whether this tells that it is the turn of an input which has waited."""
+    """Return whether the item reports the start of a queued input."""
     return bool(payload.item["kind"] == INPUT_STARTED)
 
 
 def begins(payload: Payload, waited: set[str]) -> bool:
-    """Whether a run begins with this."""
+    """Return whether a run begins with the payload."""
     said = heard(payload)
     return (said is not None and said not in waited) or (isinstance(payload, SystemItem) and is_turn(payload))
 
 
 def is_cut(payload: Payload) -> bool:
-    """Whether this tells that the Runtime found a run cut."""
+    """Return whether the payload reports that the Runtime found a run cut."""
     return isinstance(payload, ErrorRaised) and payload.code == "internal" and not is_refusal(payload)
 
 
 def is_refusal(payload: Payload) -> bool:
-    """Whether this tells that an input which has waited was refused."""
+    """Return whether the payload reports that a queued input was refused."""
     return isinstance(payload, ErrorRaised) and payload.message.startswith("the input was refused: ")
 
 
 def heard(payload: Payload) -> str | None:
-    """The input that an event tells of."""
+    """Return the input that a payload reports, or None."""
     if isinstance(payload, UserMessage):
         return payload.segments[0].content
     if isinstance(payload, SystemItem) and payload.item["kind"] == SYSTEM_INPUT:
@@ -225,7 +231,7 @@ def heard(payload: Payload) -> str | None:
 
 
 def entry(payload: Payload) -> tuple[str, str] | None:
-    """The entry of the transcript that an event tells of."""
+    """Return role and content of the transcript entry that a payload makes, or None."""
     if isinstance(payload, TextDone):
         return "assistant", payload.text
     said = heard(payload)
@@ -233,16 +239,16 @@ def entry(payload: Payload) -> tuple[str, str] | None:
 
 
 LATE = Alert("warn", "worker", "a run_end was dropped: its run had been ended without it", 0)
-"""What the Runtime tells in place of a `run_end` that it had added already."""
+"""The alert that replaces a `run_end` that the Runtime had already added."""
 
 
 def timeless(alert: Alert) -> Alert:
-    """An alert as the backend says it, without the Runtime's time."""
+    """Return an alert without its time."""
     return attrs.evolve(alert, timestamp_ms=0)
 
 
 def of_runtime(payload: Payload) -> bool:
-    """Whether the Runtime says this of its own accord, or for a client."""
+    """Return whether the payload comes from the Runtime or a client, not from the backend."""
     match payload:
         case UserMessage() | SystemItem() | Shutdown() | RunEnd("rolled_back"):
             return True
@@ -258,7 +264,7 @@ def of_runtime(payload: Payload) -> bool:
 
 
 def pieces(payload: Payload) -> Iterator[Payload]:
-    """What was said, where the Runtime may have joined it."""
+    """Yield the texts that the Runtime may have joined."""
     if isinstance(payload, TextDelta):
         yield from map(TextDelta, re.findall(r"~\d+;", payload.text))
     else:

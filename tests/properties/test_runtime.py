@@ -1,6 +1,6 @@
-"""Anything that can be asked of a Runtime, in any order, with restarts and crashes in between.
+"""Any requests to a Runtime, in any order, with restarts and crashes in between.
 
-The controls break a protection: the machine has to see it. Without them nobody would know that it can.
+The controls break a protection on purpose, and the machine must notice. They prove that it can.
 """
 
 import contextlib
@@ -30,11 +30,11 @@ from runtimed.store.encoding import encode_events
 from runtimed.store.memory import MemoryStore
 from runtimed.store.writer import Writer
 from tests.properties import checks
-from tests.properties.grounds import FolderGround, MemoryGround
+from tests.properties.fakes import CrashableFolder, CrashableMemory
+from tests.properties.harness import Harness
 from tests.properties.machine import RuntimeMachine
 from tests.properties.model import Story
 from tests.properties.watcher import Watcher
-from tests.properties.world import World
 
 MACHINE = settings(suppress_health_check=list(HealthCheck), print_blob=True)
 CONTROL = settings(MACHINE, max_examples=4_000, phases=[Phase.generate], database=None, report_multiple_bugs=False)
@@ -42,7 +42,7 @@ CONTROL = settings(MACHINE, max_examples=4_000, phases=[Phase.generate], databas
 
 @pytest.fixture(autouse=True)
 def _impatient(monkeypatch: pytest.MonkeyPatch) -> None:
-    """A full disk and a busy backend are tried again at once, and what is too old is looked for often."""
+    """Retry a full disk and a busy backend at once, and run retention often."""
     monkeypatch.setattr(queue_dispatcher, "BUSY_RETRY_S", 0.001)
     monkeypatch.setattr(mailbox, "STORE_RETRY_S", 0)
     monkeypatch.setattr(deletion, "STORE_RETRY_S", 0)
@@ -50,11 +50,11 @@ def _impatient(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 class InMemory(RuntimeMachine):
-    ground = MemoryGround
+    storage = CrashableMemory
 
 
 class InFolder(RuntimeMachine):
-    ground = FolderGround
+    storage = CrashableFolder
 
 
 def test_a_runtime_over_the_store_in_memory_keeps_its_promises(examples: Any) -> None:
@@ -66,22 +66,22 @@ def test_a_runtime_over_the_durable_store_keeps_its_promises(examples: Any) -> N
 
 
 @contextlib.asynccontextmanager
-async def inhabited(ground: Any, limits: Limits) -> AsyncIterator[tuple[World, Story]]:
-    """A world with one Worker, and its story."""
-    world = World(ground, limits, 2**20, Runtime)
+async def running_harness(storage: Any, limits: Limits) -> AsyncIterator[tuple[Harness, Story]]:
+    """Run a harness with one Worker, and yield it with the Worker's model."""
+    harness = Harness(storage, limits, 2**20, Runtime)
     try:
-        await world.start()
-        await world.wait(world.create({}, None, "accepted"))
-        world.collect()
-        (story,) = world.stories
-        yield world, story
-        await world.close()
+        await harness.start()
+        await harness.wait(harness.create({}, None, "accepted"))
+        harness.collect()
+        (story,) = harness.stories
+        yield harness, story
+        await harness.close()
     finally:
-        world.end_of_the_world()
+        harness.tear_down()
 
 
-class Unheard(FolderGround):
-    """One whose reports of what is stored come behind a crash, once `held` is there to hold them."""
+class DelayedReports(CrashableFolder):
+    """A store whose reports of commits are held from when `held` is a list until after a crash."""
 
     held: list[Any] | None = None
 
@@ -92,37 +92,37 @@ class Unheard(FolderGround):
             report()
 
 
-async def test_a_crash_may_leave_of_a_stop_and_a_deletion_at_once_no_more_than_a_runtime_event(
+async def test_a_crash_after_a_stop_and_a_deletion_in_one_change_may_leave_only_a_runtime_event(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    ground, report = Unheard(), Writer._report
+    storage, report = DelayedReports(), Writer._report
 
     def reported(self: Writer, *given: Any) -> None:
         tell = partial(report, self, *given)
-        tell() if ground.held is None else ground.held.append(tell)
+        tell() if storage.held is None else storage.held.append(tell)
 
     monkeypatch.setattr(Writer, "_report", reported)
     monkeypatch.setattr(mailbox, "STORE_RETRY_S", 3_600)
-    async with inhabited(ground, Limits()) as (world, story):
-        await world.disk("full")
-        await world.wait(world.end(story, "stop"))
-        await world.disk("empty")
-        ground.held = []
-        world.end(story, "delete")
-        await checks.until(lambda: ground.held, lambda: "the deletion is not stored")
-        await world.crash()
-        await world.look_into_the_store(crashed=True)
-        await world.start()
-        assert [event.kind for event in await world.runtime.runtime_events()][2:] == [
+    async with running_harness(storage, Limits()) as (harness, story):
+        await harness.disk("full")
+        await harness.wait(harness.end(story, "stop"))
+        await harness.disk("empty")
+        storage.held = []
+        harness.end(story, "delete")
+        await checks.until(lambda: storage.held, lambda: "the deletion is not stored")
+        await harness.crash()
+        await harness.check_store(crashed=True)
+        await harness.start()
+        assert [event.kind for event in await harness.runtime.runtime_events()][2:] == [
             "worker_stopped",
             "runtime_started",
         ]
-        await checks.settle(world)
-        await checks.check_at_rest(world)
+        await checks.settle(harness)
+        await checks.check_at_rest(harness)
 
 
 class Counting(MemoryStore):
-    """One that remembers the newest runtime event at the time when it last forgot some."""
+    """A store that records the newest runtime event when it removes old ones."""
 
     forgot_at = 0
 
@@ -132,7 +132,7 @@ class Counting(MemoryStore):
 
 
 class Miscounting(Counting):
-    """One that takes the ids of runtime events for their number."""
+    """A store that mistakes the ids of runtime events for their count."""
 
     def _forget(self, gone: Forgotten) -> None:
         if gone.runtime_events_left is not None:
@@ -149,34 +149,34 @@ TOO_MANY = "of the runtime events that may be kept too many are gone"
     [(Counting, contextlib.nullcontext()), (Miscounting, pytest.raises(AssertionError, match=TOO_MANY))],
     ids=["none, counted", "some, not counted"],
 )
-async def test_it_is_seen_how_many_runtime_events_those_crowd_out_that_a_full_disk_refused(
+async def test_requests_that_a_full_disk_refused_crowd_out_no_runtime_events(
     make: type[Counting], outcome: contextlib.AbstractContextManager[Any]
 ) -> None:
-    ground = MemoryGround()
-    ground._store = store = make()
-    async with inhabited(ground, Limits(max_runtime_events=3, max_event_age_s=60)) as (world, story):
-        await world.disk("full")
+    storage = CrashableMemory()
+    storage._store = store = make()
+    async with running_harness(storage, Limits(max_runtime_events=3, max_event_age_s=60)) as (harness, story):
+        await harness.disk("full")
         for _ in range(3):
-            await world.wait(world.send(story, "user", "accepted"))
-        await world.disk("empty")
-        await world.wait(world.send(story, "user", "accepted"))
-        world.collect()
+            await harness.wait(harness.send(story, "user", "accepted"))
+        await harness.disk("empty")
+        await harness.wait(harness.send(story, "user", "accepted"))
+        harness.collect()
         newest = store._numbers["runtime_event_id"]
         await checks.until(lambda: store.forgot_at == newest, lambda: "retention does not look")
         with outcome:
-            await checks.check_runtime_events(world)
+            await checks.check_runtime_events(harness)
 
 
 async def test_an_observer_that_left_while_it_was_stuck_leaves_no_task(caplog: pytest.LogCaptureFixture) -> None:
-    async with inhabited(MemoryGround(), Limits()) as (world, story):
-        await world.wait(world.send(story, "user", "accepted"))
+    async with running_harness(CrashableMemory(), Limits()) as (harness, story):
+        await harness.wait(harness.send(story, "user", "accepted"))
         watcher = Watcher(story.worker_id, wired=True)
-        watcher.join(world.life.feed, 0)
+        watcher.join(harness.life.feed, 0)
         watcher.flowing.clear()
         await checks.until(lambda: watcher.snapshots, lambda: watcher)
-        await world.pass_time(5, 0, 0)
+        await harness.pass_time(5, 0, 0)
         await watcher.leave()
-        watcher.join(world.life.feed, 0)
+        watcher.join(harness.life.feed, 0)
         await watcher.leave()
     gc.collect()
     assert "destroyed" not in caplog.text
@@ -247,12 +247,12 @@ BREAKS = {
     events_are_trimmed_though_readers_were_not_told: ["is missing", "is not retained any more"],
     a_cut_run_is_left_open: ["this does not end"],
 }
-"""What is broken, and the complaints by which the machine may have found it."""
+"""The protections that are broken, and the messages by which the machine may notice."""
 
 
 @pytest.mark.timeout(600)
 @pytest.mark.parametrize(("broken", "complaints"), BREAKS.items(), ids=[broken.__name__ for broken in BREAKS])
-def test_it_is_seen_that(broken: Any, complaints: list[str], monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_machine_notices_that(broken: Any, complaints: list[str], monkeypatch: pytest.MonkeyPatch) -> None:
     found: list[str] = []
 
     class Control(InMemory):

@@ -1,4 +1,4 @@
-"""Both stores side by side: whatever Changes they are told, through restarts and crashes, each read answers alike."""
+"""Both stores side by side: after the same Changes, restarts and crashes, every read gives the same answer."""
 
 import asyncio
 from typing import Any
@@ -21,7 +21,7 @@ from runtimed.model.runtime import RuntimeEvent
 from runtimed.store import schema, transaction
 from runtimed.wire.converter import encode_payload
 from tests.contracts.conftest import Teller
-from tests.properties.grounds import FolderGround, MemoryGround
+from tests.properties.fakes import CrashableFolder, CrashableMemory
 from tests.properties.model import SAYINGS
 
 WIDE = PageSize(100_000, 2**30)
@@ -31,7 +31,7 @@ KINDS = st.lists(st.sampled_from(["input", *sorted(SAYINGS)]), min_size=1, max_s
 
 @attrs.define
 class Kept:
-    """What was stored of a Worker: every event with how it left the Worker, and up to where it was trimmed."""
+    """What was stored of a Worker: each event with the state after it, and the sequence it was trimmed up to."""
 
     events: list[tuple[int, Payload, StateAt]] = attrs.field(factory=list)
     entries: list[Entry] = attrs.field(factory=list)
@@ -47,12 +47,12 @@ class Kept:
 
 
 class StoreMachine(RuleBasedStateMachine):
-    """Tells two stores the same, and keeps in lists what they must answer."""
+    """Commits the same Changes to two stores, and keeps in lists what they must answer."""
 
     def __init__(self) -> None:
         super().__init__()
         self.runner = asyncio.Runner()
-        self.grounds = [MemoryGround(), FolderGround()]
+        self.storages = [CrashableMemory(), CrashableFolder()]
         self.stores: list[Store] = []
         self.teller = Teller()
         self.kept: dict[WorkerId, Kept] = {}
@@ -74,7 +74,7 @@ class StoreMachine(RuleBasedStateMachine):
         self.create()
 
     async def open(self) -> None:
-        self.stores = [ground.store() for ground in self.grounds]
+        self.stores = [storage.store() for storage in self.storages]
         for store in self.stores:
             state = await store.open(None)
             assert list(state.workers) == list(self.teller.workers.values())
@@ -95,8 +95,8 @@ class StoreMachine(RuleBasedStateMachine):
         async def both() -> None:
             events = [(e.sequence, e.worker_id, encode_payload(e.payload)) for e in change.events]
             for store in self.stores:
-                told = await store.commit(change)
-                assert [(event.sequence, event.worker_id, event.payload) for event in told] == events
+                stored = await store.commit(change)
+                assert [(event.sequence, event.worker_id, event.payload) for event in stored] == events
 
         self.runner.run(both())
 
@@ -212,9 +212,9 @@ class StoreMachine(RuleBasedStateMachine):
         self.runner.run(self._reopen(crash))
 
     async def _reopen(self, crash: bool) -> None:
-        for ground, store in zip(self.grounds, self.stores, strict=True):
+        for storage, store in zip(self.storages, self.stores, strict=True):
             if crash:
-                ground.crash()
+                storage.crash()
             await store.close()
         await self.open()
 
@@ -285,17 +285,17 @@ class StoreMachine(RuleBasedStateMachine):
             for store in self.stores:
                 self.runner.run(store.close())
             self.runner.close()
-            for ground in self.grounds:
-                ground.remove()
+            for storage in self.storages:
+                storage.remove()
 
 
 async def corrupt(read: Any) -> None:
-    """A read where something was trimmed says that it is missing."""
+    """Check that a read of trimmed events fails."""
     try:
         await read
     except StoreCorrupt:
         return
-    raise AssertionError("a gap was not told of")
+    raise AssertionError("a gap was not reported")
 
 
 MACHINE = settings(suppress_health_check=list(HealthCheck), print_blob=True, stateful_step_count=40)
@@ -312,7 +312,7 @@ def test_both_stores_answer_as_the_model_does(examples: Any) -> None:
         (schema.WRITES, "floor", "INSERT OR IGNORE INTO floor VALUES (?, ?, ?, ?, ?, ?)"),
     ],
 )
-def test_it_is_seen_that_a_statement_is_wrong(
+def test_the_machine_notices_a_wrong_sql_statement(
     monkeypatch: pytest.MonkeyPatch, table: dict[str, str], key: str, statement: str
 ) -> None:
     monkeypatch.setitem(table, key, statement)

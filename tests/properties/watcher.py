@@ -1,4 +1,4 @@
-"""Observers that come and go, fall behind and resume, and remember all that they have seen."""
+"""Observers that join, leave, fall behind and resume, and record everything that they see."""
 
 import asyncio
 import json
@@ -14,7 +14,7 @@ from runtimed.model.identity import EventCursor, WorkerId, cursor_sequence
 
 
 class Wire(asyncio.WriteTransport):
-    """A transport that hands what is written to `take`, and whose other side takes nothing while it is `stuck`."""
+    """A transport that passes writes to `take`, and whose peer reads nothing while `flowing` is not set."""
 
     def __init__(self, take: Callable[[bytes], None], flowing: asyncio.Event) -> None:
         super().__init__()
@@ -33,12 +33,18 @@ class Wire(asyncio.WriteTransport):
 
 @attrs.define(eq=False)
 class Watcher:
-    """One observer, of a Worker or of all. It resumes at the last event that it has seen.
+    """An observer of one Worker or of all. It resumes after the last event that it has seen.
 
-    `wired` ones are written to and are sent snapshots first, the others read. `began` is the cursor of its very
-    first visit, `seen` every event of all visits, `snapshots` what it was sent, by cursor. `ended` is why the present
-    visit, which began at `asked`, is over; `floor` and `head` are between what was retained then.
-    Once the daemon has crashed it is `deaf`.
+    Attributes:
+        wired: It has a transport and receives a snapshot first. If not, it reads.
+        began: The sequence at which its first visit began.
+        seen: Every event of all visits.
+        snapshots: The snapshots it received, with their sequences.
+        ended: Why the last visit ended.
+        asked: The sequence at which that visit began.
+        floor: The sequence after which events were retained when it ended.
+        head: The newest sequence when it ended.
+        deaf: Ignore what arrives: the Runtime has crashed.
     """
 
     worker_id: WorkerId | None
@@ -65,7 +71,7 @@ class Watcher:
         return self.visit is not None and not self.visit.done()
 
     def join(self, feed: Feed, cursor: int | None) -> None:
-        """Begin a visit, at a cursor or at the newest event."""
+        """Begin a visit after a cursor, or after the newest event."""
         self.flowing = asyncio.Event()
         self.flowing.set()
         self.ended, self.deaf = None, False
@@ -114,7 +120,7 @@ class Watcher:
             async with feed.observe(view, cursor, Wire(self._take, flowing), drain, ended):
                 await over
         finally:
-            flowing.set()  # a connection that is closed lets go of whoever waits for it
+            flowing.set()  # a closed connection wakes whoever waits for it
 
     def _take(self, lines: bytes) -> None:
         for envelope in map(json.loads, () if self.deaf else lines.splitlines()):

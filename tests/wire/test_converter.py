@@ -1,4 +1,4 @@
-"""Bodies are read strictly, and what is written can be read again."""
+"""The converter: strict reading, and writing that can be read again."""
 
 import contextlib
 import json
@@ -56,7 +56,7 @@ from runtimed.wire.json import MAX_DEPTH
         (b'{"surprise":1}', "surprise"),
     ],
 )
-def test_what_is_wrong_is_named_by_its_path(body, path):
+def test_an_error_names_the_path_of_the_wrong_field(body, path):
     with pytest.raises(InvalidJson) as refusal:
         decode(body, CreateWorkerRequest)
     assert refusal.value.path == path
@@ -93,7 +93,7 @@ def test_a_body_that_is_no_json_object_is_refused_in_one_line(body):
     assert len(refusal.value.message) < 200
 
 
-def test_nesting_is_accepted_up_to_the_limit_and_refused_behind_it():
+def test_nesting_is_accepted_up_to_the_limit_and_refused_beyond_it():
     deep = b"[" * (MAX_DEPTH + 1) + b"]" * (MAX_DEPTH + 1)
     with pytest.raises(InvalidJson, match="nested too deeply"):
         decode(deep, CreateWorkerRequest)
@@ -108,9 +108,9 @@ def test_a_body_of_very_many_values_is_refused(body):
 
 
 def test_a_stored_payload_holds_on_to_no_more_memory_than_it_needs():
-    """Python counts what an allocation really takes only in tracemalloc, and that for the whole process.
+    """Only tracemalloc shows what an allocation really takes, and only for the whole process.
 
-    What the first call makes for good is there before; anything else is little beside so many payloads.
+    The first call makes the permanent allocations; others are small next to so many payloads.
     """
     encode_payload(TextDelta("x"))
     tracemalloc.start()
@@ -123,7 +123,7 @@ def test_a_stored_payload_holds_on_to_no_more_memory_than_it_needs():
 
 
 @given(st.binary(max_size=200))
-def test_no_bytes_at_all_provoke_anything_but_invalid_json(body):
+def test_any_bytes_are_decoded_or_refused_as_invalid_json(body):
     with contextlib.suppress(InvalidJson):
         decode(body, CreateWorkerRequest)
 
@@ -137,7 +137,7 @@ def test_no_bytes_at_all_provoke_anything_but_invalid_json(body):
         max_leaves=12,
     )
 )
-def test_no_json_at_all_provokes_anything_but_invalid_json(value):
+def test_any_json_is_decoded_or_refused_as_invalid_json(value):
     with contextlib.suppress(InvalidJson):
         decode(json.dumps({"profile": value, "intent": value}).encode(), CreateWorkerRequest)
 

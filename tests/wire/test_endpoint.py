@@ -17,14 +17,14 @@ def mine(runtime_id="rt-1", pid=None):
 
 
 def left_behind(runtime_id):
-    """The file of a daemon that was killed, by name."""
+    """Write the endpoint file of a daemon that was killed, and return its path."""
     code = "import os, sys; from runtimed.wire.endpoint import *; "
     code += "it = published(Endpoint('http://127.0.0.1:2', sys.argv[1], os.getpid())); it.__enter__(); os._exit(0)"
     subprocess.run([sys.executable, "-c", code, runtime_id], check=True)
     return endpoint.folder() / f"{runtime_id}.json"
 
 
-def test_what_was_published_is_found_while_the_daemon_serves():
+def test_a_published_endpoint_is_found_while_its_daemon_serves():
     with endpoint.published(mine()) as path:
         assert endpoint.live() == [mine()]
         assert stat.S_IMODE(path.stat().st_mode) == 0o600
@@ -56,7 +56,7 @@ def test_a_token_is_in_no_repr():
     assert "secret" not in repr(mine())
 
 
-def test_a_second_daemon_leaves_the_file_of_one_that_lives_alone():
+def test_a_second_daemon_does_not_touch_the_file_of_a_running_one():
     with endpoint.published(mine()) as path:
         before = path.read_bytes()
         with pytest.raises(FileExistsError, match=f"rt-1.json is that of another daemon .process {os.getpid()}, "):
@@ -65,7 +65,7 @@ def test_a_second_daemon_leaves_the_file_of_one_that_lives_alone():
         assert endpoint.live() == [mine()]
 
 
-def test_whose_process_id_the_file_names_says_nothing_of_whose_it_is():
+def test_the_owner_of_an_endpoint_file_does_not_depend_on_the_process_id_in_it():
     gone = subprocess.Popen([sys.executable, "-c", ""])
     gone.wait()
     with endpoint.published(mine(pid=gone.pid)), pytest.raises(FileExistsError):
@@ -76,7 +76,7 @@ def test_whose_process_id_the_file_names_says_nothing_of_whose_it_is():
         assert endpoint.live() == [mine()]
 
 
-def test_what_killed_daemons_left_is_removed_by_the_next_and_what_others_put_there_is_not():
+def test_a_daemon_removes_the_files_of_killed_daemons_and_no_foreign_files():
     odd = left_behind("rt-1").with_name("odd.json")
     odd.write_text("nonsense")
     last = [left_behind(f"rt-{number}") for number in range(2, 5)][-1]
@@ -85,14 +85,14 @@ def test_what_killed_daemons_left_is_removed_by_the_next_and_what_others_put_the
         assert sorted(last.parent.iterdir()) == [odd, first, second]
 
 
-def test_a_file_that_took_the_place_of_the_own_stays():
+def test_a_file_that_replaced_the_endpoint_file_is_not_removed():
     with endpoint.published(mine()) as path:
         path.unlink()
         path.write_text("another")
     assert path.read_text() == "another"
 
 
-def test_what_a_later_version_adds_is_passed_over():
+def test_fields_that_a_later_version_adds_are_ignored():
     with endpoint.published(mine()) as path:
         path.write_text(json.dumps({**json.loads(path.read_text()), "more": 1}))
         assert endpoint.live() == [mine()]

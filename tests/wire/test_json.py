@@ -1,4 +1,4 @@
-"""What is read the short way is what would have been read the long way."""
+"""The fast parser and the exact parser agree on every body, in linear time."""
 
 import gc
 import json
@@ -27,7 +27,7 @@ SPELLINGS = [
     "a",
     "\x00",
 ]
-"""Pieces of a JSON string as it is written: quotation marks in each of their spellings, and what may hide one."""
+"""Pieces of a JSON string literal: quotation marks in each notation, and characters that may hide one."""
 
 literals = st.lists(st.sampled_from(SPELLINGS[1:-1]), max_size=6).map(lambda pieces: f'"{"".join(pieces)}"')
 broken_literals = st.lists(st.sampled_from(SPELLINGS), max_size=6).map(lambda pieces: f'"{"".join(pieces)}"')
@@ -56,7 +56,7 @@ def outcome(read, body: bytes) -> object:
 @example('{"a":"x","\\u0061":"y"}')
 @example('{"a":{"b":"x","b":"y"}}')
 @example("\ufeff{}")
-def test_both_ways_of_reading_agree_on_every_body(text):
+def test_the_fast_and_the_exact_parser_agree_on_every_text(text):
     body = text.encode()
     assert outcome(parse, body) == outcome(_any, body)
 
@@ -64,12 +64,12 @@ def test_both_ways_of_reading_agree_on_every_body(text):
 @given(st.binary(max_size=60))
 @example(b'{"a":"\xed\xa0\x80"}')
 @example(b'{"a":"\xff"}')
-def test_both_ways_agree_on_every_string_of_bytes(body):
+def test_the_fast_and_the_exact_parser_agree_on_any_bytes(body):
     assert outcome(parse, body) == outcome(_any, body)
 
 
 @given(st.dictionaries(st.text(), st.text().filter(lambda text: '"' not in text or "\\" not in text), max_size=4))
-def test_an_object_of_texts_is_read_the_short_way_as_it_is_usually_written(value):
+def test_an_object_of_texts_in_the_usual_notation_takes_the_fast_parser(value):
     body = json.dumps(value, ensure_ascii=False).encode("utf-8", "surrogatepass")
     assert _texts(body) == outcome(_any, body) == value
 
@@ -78,7 +78,7 @@ def test_an_object_of_texts_is_read_the_short_way_as_it_is_usually_written(value
     "body",
     [b'{"a":"x","a":"y"}', b'{"a":1}', b'{"a":"x","b":["y"]}', b'["x"]', b'"x"', b'{"a":"\\u0022"}', b"{", b""],
 )
-def test_all_else_is_not_read_the_short_way(body):
+def test_any_other_body_takes_the_exact_parser(body):
     assert _texts(body) is None
 
 
@@ -105,13 +105,13 @@ HOSTILE = {
 }
 SIZE = 2**20
 GRAIN_S = 0.02
-"""Less CPU time than this says nothing about growth."""
+"""The CPU time below which growth cannot be measured."""
 
 
 def least_cpu_s(bodies: list[bytes], enough: Callable[..., bool]) -> list[float]:
-    """The least CPU time that reading each body takes, found by turns: what disturbs one disturbs the other as well.
+    """Measure the least CPU time of parsing each body, in turns, so that other load affects all alike.
 
-    In 3 rounds, and in up to 20 for as long as that is not `enough`.
+    It takes 3 rounds, and up to 20 until the times are `enough`.
     """
     found = [math.inf for _ in bodies]
     gc.disable()
@@ -154,7 +154,7 @@ def test_a_comma_in_a_text_of_a_large_body_separates_no_values():
 
 
 def has_too_many(body: bytes) -> bool:
-    """The same as the product counts, one byte after another."""
+    """Count the same as the product, byte by byte."""
     commas = texts = place = 0
     while place < len(body):
         if body[place : place + 1] == b",":

@@ -24,7 +24,7 @@ from runtimed.model.interaction import WorkerInput
 from runtimed.model.permission import PermissionOption, Question, Ruling
 from runtimed.store.memory import MemoryStore
 from runtimed.store.sqlite import SqliteStore
-from tests.core.conftest import Puppet, turns
+from tests.core.conftest import FakeBackend, run_ready_callbacks
 
 HELLO = WorkerInput("user", "hello")
 ALLOW = PermissionOption("yes", "Allow", "allow_once")
@@ -36,7 +36,7 @@ def payloads(events):
     return [json.loads(event.payload) for event in events]
 
 
-def names(events):
+def event_names(events):
     return [payload["event"] for payload in payloads(events)]
 
 
@@ -49,7 +49,7 @@ def kinds(events):
 
 
 @pytest.fixture
-async def busy(runtime, puppet):
+async def busy(runtime, backend):
     """A Worker amid a run."""
     worker = await runtime.create_worker()
     await runtime.send_input(worker.worker_ref, HELLO)
@@ -57,8 +57,8 @@ async def busy(runtime, puppet):
 
 
 @pytest.fixture
-def sink(busy, puppet):
-    return puppet.sinks[busy.worker_id]
+def sink(busy, backend):
+    return backend.sinks[busy.worker_id]
 
 
 async def pending(runtime, worker):
@@ -87,12 +87,12 @@ async def test_a_question_becomes_a_pending_permission_of_the_snapshot(runtime, 
 
 
 @pytest.mark.parametrize("end", [RunEnd("finished"), RunEnd("rolled_back")])
-async def test_the_end_of_a_run_cancels_what_is_pending_first(runtime, busy, puppet, sink, published, end):
+async def test_the_end_of_a_run_first_cancels_pending_permissions(runtime, busy, backend, sink, published, end):
     asking = asyncio.create_task(sink.ask(WRITE))
     (name,) = await asked(published)
-    await puppet.say(busy.worker_id, end)
+    await backend.say(busy.worker_id, end)
     assert await asking == Ruling("cancelled")
-    assert names(published.events)[-2:] == ["system_item", "run_end"]
+    assert event_names(published.events)[-2:] == ["system_item", "run_end"]
     assert items(published.events)[-1] == {
         "kind": "permission_resolved",
         "request_id": name,
@@ -112,22 +112,22 @@ async def test_a_question_that_nobody_answers_expires(runtime, busy, sink, publi
     assert await pending(runtime, busy) == ()
 
 
-async def test_a_question_that_would_wait_for_ever_waits_a_year(runtime, busy, puppet, sink, published):
+async def test_a_question_that_would_wait_for_ever_waits_a_year(runtime, busy, backend, sink, published):
     asking = asyncio.create_task(sink.ask(Question("write a file", None, (ALLOW, REJECT), float("inf"))))
     await asked(published)
     (permission,) = await pending(runtime, busy)
     assert datetime.fromisoformat(permission.expires_at) > datetime.now(UTC) + timedelta(days=365)
-    await puppet.finish(busy.worker_id)
+    await backend.finish(busy.worker_id)
     assert await asking == Ruling("cancelled")
 
 
-async def test_what_the_profile_has_ruled_is_said_at_once(runtime, busy, sink, published):
+async def test_a_ruling_of_the_profile_is_published_at_once(runtime, busy, sink, published):
     assert await sink.ask(Question("write", None, (ALLOW, REJECT), 60.0, ruled="yes")) == Ruling("selected", "yes")
     request, resolution = items(published.events)
     assert (request["kind"], resolution["by"], resolution["option_id"]) == ("permission_request", "profile", "yes")
 
 
-async def test_who_stops_asking_leaves_no_permission_behind(runtime, busy, sink, published):
+async def test_a_backend_that_stops_asking_leaves_no_pending_permission(runtime, busy, sink, published):
     asking = asyncio.create_task(sink.ask(WRITE))
     await asked(published)
     asking.cancel()
@@ -136,70 +136,70 @@ async def test_who_stops_asking_leaves_no_permission_behind(runtime, busy, sink,
 
 
 @pytest.mark.parametrize("way", ["stop_worker", "cancel_worker"])
-async def test_the_end_of_a_worker_cancels_what_is_pending(runtime, busy, sink, published, way):
+async def test_the_end_of_a_worker_cancels_pending_permissions(runtime, busy, sink, published, way):
     asking = asyncio.create_task(sink.ask(WRITE))
     await asked(published)
     await getattr(runtime, way)(busy.worker_ref)
     assert await asking == Ruling("cancelled")
-    assert names(published.events)[-3:] == ["system_item", "run_end", "shutdown"]
+    assert event_names(published.events)[-3:] == ["system_item", "run_end", "shutdown"]
     assert await sink.ask(WRITE) == Ruling("cancelled")
     assert kinds(published.events).count("permission_request") == 1
 
 
-async def test_outside_of_a_run_a_question_is_cancelled_with_an_alert(runtime, puppet, published):
+async def test_a_question_outside_of_a_run_is_cancelled_with_an_alert(runtime, backend, published):
     worker = await runtime.create_worker()
-    assert await puppet.sinks[worker.worker_id].ask(WRITE) == Ruling("cancelled")
+    assert await backend.sinks[worker.worker_id].ask(WRITE) == Ruling("cancelled")
     (alert,) = payloads(published.events)
     assert "no run is going on" in alert["data"]["message"]
 
 
-async def test_one_question_more_than_may_be_pending_is_cancelled_with_an_alert(puppet):
-    async with Runtime(MemoryStore(), puppet, limits=Limits(max_pending_permissions=2)) as runtime:
+async def test_one_question_more_than_may_be_pending_is_cancelled_with_an_alert(backend):
+    async with Runtime(MemoryStore(), backend, limits=Limits(max_pending_permissions=2)) as runtime:
         worker = await runtime.create_worker()
         await runtime.send_input(worker.worker_ref, HELLO)
-        sink = puppet.sinks[worker.worker_id]
+        sink = backend.sinks[worker.worker_id]
         waiting = [asyncio.create_task(sink.ask(WRITE)) for _ in range(2)]
         async with asyncio.timeout(10):
             while len(await pending(runtime, worker)) < 2:
                 await asyncio.sleep(0)
         assert await sink.ask(WRITE) == Ruling("cancelled")
         assert len(await pending(runtime, worker)) == 2
-        await puppet.finish(worker.worker_id)
+        await backend.finish(worker.worker_id)
         assert await asyncio.gather(*waiting) == [Ruling("cancelled")] * 2
 
 
-async def test_a_question_in_a_full_store_is_asked_once_there_is_room(faulty, puppet):
-    async with Runtime(faulty, puppet) as runtime:
+async def test_a_question_in_a_full_store_is_asked_once_there_is_room(failing_store, backend):
+    async with Runtime(failing_store, backend) as runtime:
         worker = await runtime.create_worker()
         await runtime.send_input(worker.worker_ref, HELLO)
-        faulty.fault = StoreFull("no room")
-        asking = asyncio.create_task(puppet.sinks[worker.worker_id].ask(WRITE))
-        while not faulty.tried:
+        failing_store.fault = StoreFull("no room")
+        asking = asyncio.create_task(backend.sinks[worker.worker_id].ask(WRITE))
+        while not failing_store.tried:
             await asyncio.sleep(0)
         assert await pending(runtime, worker) == ()
-        faulty.fault = None
+        failing_store.fault = None
         async with asyncio.timeout(10):
             while not await pending(runtime, worker):
                 await asyncio.sleep(0.01)
-        await puppet.finish(worker.worker_id)
+        await backend.finish(worker.worker_id)
         assert await asking == Ruling("cancelled")
 
 
 @pytest.mark.parametrize("kind", ["permission_request", "permission_resolved", "embedded_worker_system_input"])
-async def test_a_backend_cannot_say_what_is_for_the_runtime_to_say(puppet, busy, kind):
+async def test_a_backend_cannot_emit_events_of_the_runtime(backend, busy, kind):
     with pytest.raises(ValueError, match=kind):
-        await puppet.say(busy.worker_id, SystemItem({"kind": kind}))
+        await backend.say(busy.worker_id, SystemItem({"kind": kind}))
 
 
 async def test_pending_permissions_are_in_the_snapshot_of_every_cursor_up_to_their_resolution(
-    runtime, busy, puppet, sink, published
+    runtime, busy, backend, sink, published
 ):
     asking = asyncio.create_task(sink.ask(WRITE))
     await asked(published)
-    await puppet.say(busy.worker_id, TextDelta("one"))
-    await puppet.finish(busy.worker_id)
+    await backend.say(busy.worker_id, TextDelta("one"))
+    await backend.finish(busy.worker_id)
     await asking
-    events = await published.until(lambda events: "run_end" in names(events))
+    events = await published.until(lambda events: "run_end" in event_names(events))
     shown = []
     for event in events:
         snapshot = await runtime.snapshot(busy.worker_ref, event.sequence)
@@ -207,47 +207,47 @@ async def test_pending_permissions_are_in_the_snapshot_of_every_cursor_up_to_the
     assert shown == [("system_item", 1), ("text_delta", 1), ("text_done", 1), ("system_item", 0), ("run_end", 0)]
 
 
-async def test_a_restart_cancels_what_was_pending(store, puppet):
-    async with Runtime(store, puppet) as runtime:
+async def test_a_restart_cancels_pending_permissions(store, backend):
+    async with Runtime(store, backend) as runtime:
         worker = await runtime.create_worker()
         await runtime.send_input(worker.worker_ref, HELLO)
-        asking = asyncio.create_task(puppet.sinks[worker.worker_id].ask(WRITE))
+        asking = asyncio.create_task(backend.sinks[worker.worker_id].ask(WRITE))
         async with asyncio.timeout(10):
             while not await pending(runtime, worker):
                 await asyncio.sleep(0)
     asking.cancel()
     await asyncio.gather(asking, return_exceptions=True)
-    async with Runtime(store, puppet) as runtime:
+    async with Runtime(store, backend) as runtime:
         assert await pending(runtime, worker) == ()
         events = await runtime.events(worker.worker_ref, 0)
-        assert names(events)[-3:] == ["system_item", "error", "run_end"]
+        assert event_names(events)[-3:] == ["system_item", "error", "run_end"]
         assert items(events)[-1]["by"] == "runtime"
 
 
-async def test_a_restart_cancels_what_was_pending_of_a_worker_that_had_called_itself_idle(store, puppet):
-    async with Runtime(store, puppet) as runtime:
+async def test_a_restart_cancels_pending_permissions_of_a_worker_that_reported_idle(store, backend):
+    async with Runtime(store, backend) as runtime:
         worker = await runtime.create_worker()
-        await puppet.say(worker.worker_id, InvokeStart("wakeup"))
-        asking = asyncio.create_task(puppet.sinks[worker.worker_id].ask(WRITE))
+        await backend.say(worker.worker_id, InvokeStart("wakeup"))
+        asking = asyncio.create_task(backend.sinks[worker.worker_id].ask(WRITE))
         async with asyncio.timeout(10):
             while not await pending(runtime, worker):
                 await asyncio.sleep(0)
-        await puppet.say(worker.worker_id, StatusChanged("idle"))
+        await backend.say(worker.worker_id, StatusChanged("idle"))
     asking.cancel()
     await asyncio.gather(asking, return_exceptions=True)
-    async with Runtime(store, puppet) as runtime:
+    async with Runtime(store, backend) as runtime:
         assert await pending(runtime, worker) == ()
         assert items(await runtime.events(worker.worker_ref, 0))[-1]["outcome"] == "cancelled"
 
 
-async def test_a_lost_program_closes_its_run_in_good_order(runtime, busy, puppet, sink, published):
-    await puppet.say(busy.worker_id, InvokeStart("user_send"), ThinkingStart(), ThinkingDelta("hm"), TextDelta("so"))
-    await puppet.say(busy.worker_id, ToolCallStart("call-1", "write"))
+async def test_a_lost_program_closes_its_run_in_good_order(runtime, busy, backend, sink, published):
+    await backend.say(busy.worker_id, InvokeStart("user_send"), ThinkingStart(), ThinkingDelta("hm"), TextDelta("so"))
+    await backend.say(busy.worker_id, ToolCallStart("call-1", "write"))
     asking = asyncio.create_task(sink.ask(WRITE))
     await asked(published)
     await sink.lose("oom", "the program used more than 4 GiB of memory (max_memory_bytes)")
     assert await asking == Ruling("cancelled")
-    assert names(published.events)[-8:] == [
+    assert event_names(published.events)[-8:] == [
         "thinking_done",
         "text_done",
         "tool_call_done",
@@ -281,44 +281,44 @@ async def test_a_worker_whose_program_is_lost_is_errored_and_takes_no_input(runt
         await runtime.send_input(busy.worker_ref, HELLO)
 
 
-async def test_a_program_lost_between_runs_ends_no_run(runtime, puppet, published):
+async def test_a_program_lost_between_runs_ends_no_run(runtime, backend, published):
     worker = await runtime.create_worker()
-    await puppet.sinks[worker.worker_id].lose("exit", "gone")
-    assert names(published.events) == ["error", "alert"]
+    await backend.sinks[worker.worker_id].lose("exit", "gone")
+    assert event_names(published.events) == ["error", "alert"]
     assert runtime.worker(worker.worker_ref).execution.last_result.operation == "spawn"
 
 
-async def test_after_a_loss_nothing_more_is_said(runtime, busy, puppet, sink, published):
+async def test_nothing_is_published_after_a_loss(runtime, busy, backend, sink, published):
     await sink.lose("exit", "gone")
     said = len(published.events)
-    await puppet.say(busy.worker_id, TextDelta("still here"), RunEnd("finished"))
+    await backend.say(busy.worker_id, TextDelta("still here"), RunEnd("finished"))
     await sink.lose("exit", "gone again")
     assert await sink.ask(WRITE) == Ruling("cancelled")
     assert len(published.events) == said
 
 
-async def test_a_program_lost_while_it_is_spawned_leaves_its_worker_errored(runtime, puppet, monkeypatch):
-    async def spawn(_puppet, _spawn, sink):
+async def test_a_program_lost_while_it_is_spawned_leaves_its_worker_errored(runtime, backend, monkeypatch):
+    async def spawn(_backend, _spawn, sink):
         await sink.lose("exit", "the program ended with status 127")
         return BackendAnswer("accepted")
 
-    monkeypatch.setattr(type(puppet), "spawn", spawn)
+    monkeypatch.setattr(type(backend), "spawn", spawn)
     worker = await runtime.create_worker()
     assert (worker.execution.backend, worker.execution.run_state) == ("unconnected", "errored")
     assert "127" in worker.execution.last_result.message
 
 
-async def test_the_end_of_a_run_closes_what_is_open(runtime, busy, puppet, published):
-    await puppet.say(busy.worker_id, TextDelta("half a sen"), ToolCallStart("call-1", "write"))
-    await puppet.finish(busy.worker_id)
-    events = await published.until(lambda events: "run_end" in names(events))
-    assert names(events)[-4:] == ["text_done", "tool_call_done", "tool_result", "run_end"]
+async def test_the_end_of_a_run_closes_open_blocks(runtime, busy, backend, published):
+    await backend.say(busy.worker_id, TextDelta("half a sen"), ToolCallStart("call-1", "write"))
+    await backend.finish(busy.worker_id)
+    events = await published.until(lambda events: "run_end" in event_names(events))
+    assert event_names(events)[-4:] == ["text_done", "tool_call_done", "tool_result", "run_end"]
     assert payloads(events)[-3]["data"]["arguments"] == "{}"
     page = await runtime.transcript(busy.worker_ref)
     assert page.items[-1].content == "half a sen"
 
 
-async def test_a_client_answers_and_the_one_who_asked_is_told(runtime, busy, sink, published):
+async def test_an_answer_of_a_client_reaches_the_backend(runtime, busy, sink, published):
     asking = asyncio.create_task(sink.ask(WRITE))
     (name,) = await asked(published)
     resolution = await runtime.answer_permission(busy.worker_ref, name, "yes")
@@ -358,26 +358,26 @@ async def test_of_two_answers_the_first_counts(runtime, busy, sink, published):
     assert await asking == Ruling("selected", "yes")
 
 
-async def test_the_one_who_asked_is_told_nothing_before_the_decision_is_stored(faulty, puppet):
-    async with Runtime(faulty, puppet) as runtime:
+async def test_the_backend_gets_no_ruling_before_it_is_stored(failing_store, backend):
+    async with Runtime(failing_store, backend) as runtime:
         worker = await runtime.create_worker()
         await runtime.send_input(worker.worker_ref, HELLO)
-        asking = asyncio.create_task(puppet.sinks[worker.worker_id].ask(WRITE))
+        asking = asyncio.create_task(backend.sinks[worker.worker_id].ask(WRITE))
         async with asyncio.timeout(10):
             while not await pending(runtime, worker):
                 await asyncio.sleep(0)
-        faulty.fault = StoreFull("no room")
+        failing_store.fault = StoreFull("no room")
         (permission,) = runtime.permissions(worker.worker_ref)
         with pytest.raises(StoreFull):
             await runtime.answer_permission(worker.worker_ref, permission.request_id, "yes")
         assert not asking.done()
         assert runtime.permissions(worker.worker_ref) == (permission,)
-        faulty.fault = None
+        failing_store.fault = None
         await runtime.answer_permission(worker.worker_ref, permission.request_id, "no")
         assert await asking == Ruling("selected", "no")
 
 
-async def test_an_option_that_was_not_offered_is_refused_and_the_offered_are_named(runtime, busy, sink, published):
+async def test_an_option_that_was_not_offered_is_refused_with_the_offered_ones(runtime, busy, sink, published):
     asking = asyncio.create_task(sink.ask(WRITE))
     (name,) = await asked(published)
     with pytest.raises(InvalidRequest, match="yes, no"):
@@ -387,7 +387,7 @@ async def test_an_option_that_was_not_offered_is_refused_and_the_offered_are_nam
     await asking
 
 
-async def test_a_request_that_does_not_wait_is_not_found(runtime, busy):
+async def test_a_permission_request_that_is_not_pending_is_not_found(runtime, busy):
     with pytest.raises(PermissionNotFound):
         await runtime.answer_permission(busy.worker_ref, "0000", "yes")
 
@@ -405,91 +405,89 @@ def alerts(events):
     return [payload["data"]["message"] for payload in payloads(events) if payload["event"] == "alert"]
 
 
-async def test_a_run_end_follows_an_error_behind_which_nothing_comes(soon, runtime, busy, puppet, published):
-    await puppet.say(busy.worker_id, InvokeStart("user_send"), BROKEN)
-    events = await published.until(lambda events: "run_end" in names(events))
-    assert names(events)[-2:] == ["error", "run_end"]
+async def test_a_run_end_is_added_after_an_error_that_nothing_follows(soon, runtime, busy, backend, published):
+    await backend.say(busy.worker_id, InvokeStart("user_send"), BROKEN)
+    events = await published.until(lambda events: "run_end" in event_names(events))
+    assert event_names(events)[-2:] == ["error", "run_end"]
     assert payloads(events)[-1]["data"] == {"result": "rolled_back"}
     assert runtime.worker(busy.worker_ref).execution.run_state == "idle"
 
 
-async def test_the_run_end_of_the_backend_itself_is_the_only_one_behind_its_error(
-    soon, runtime, busy, puppet, published
-):
-    await puppet.say(busy.worker_id, BROKEN)
-    await puppet.say(busy.worker_id, RunEnd("finished"))
-    await published.until(lambda events: "run_end" in names(events))
+async def test_a_run_end_of_the_backend_is_the_only_one_after_its_error(soon, runtime, busy, backend, published):
+    await backend.say(busy.worker_id, BROKEN)
+    await backend.say(busy.worker_id, RunEnd("finished"))
+    await published.until(lambda events: "run_end" in event_names(events))
     await asyncio.sleep(0.15)
-    assert names(published.events)[-2:] == ["error", "run_end"]
+    assert event_names(published.events)[-2:] == ["error", "run_end"]
     assert payloads(published.events)[-1]["data"] == {"result": "finished"}
 
 
 async def test_a_run_end_that_comes_after_it_was_added_is_dropped_with_an_alert(
-    soon, runtime, busy, puppet, published
+    soon, runtime, busy, backend, published
 ):
-    await puppet.say(busy.worker_id, BROKEN)
-    await published.until(lambda events: "run_end" in names(events))
-    await puppet.say(busy.worker_id, RunEnd("finished"))
-    events = await published.until(lambda events: "alert" in names(events))
-    assert names(events).count("run_end") == 1
+    await backend.say(busy.worker_id, BROKEN)
+    await published.until(lambda events: "run_end" in event_names(events))
+    await backend.say(busy.worker_id, RunEnd("finished"))
+    events = await published.until(lambda events: "alert" in event_names(events))
+    assert event_names(events).count("run_end") == 1
     assert "run_end was dropped" in alerts(events)[0]
 
 
-async def test_the_run_after_one_that_an_error_ended_has_its_own_run_end(soon, runtime, busy, puppet, published):
-    await puppet.say(busy.worker_id, BROKEN)
-    await published.until(lambda events: "run_end" in names(events))
+async def test_the_run_after_one_that_an_error_ended_has_its_own_run_end(soon, runtime, busy, backend, published):
+    await backend.say(busy.worker_id, BROKEN)
+    await published.until(lambda events: "run_end" in event_names(events))
     await runtime.send_input(busy.worker_ref, HELLO)
-    await puppet.finish(busy.worker_id)
-    events = await published.until(lambda events: names(events).count("run_end") == 2)
+    await backend.finish(busy.worker_id)
+    events = await published.until(lambda events: event_names(events).count("run_end") == 2)
     assert payloads(events)[-1]["data"] == {"result": "finished"}
-    assert "alert" not in names(events)
+    assert "alert" not in event_names(events)
 
 
-async def test_an_input_behind_an_error_begins_after_the_run_end_that_was_missing(runtime, busy, puppet, published):
-    await puppet.say(busy.worker_id, BROKEN)
-    await published.until(lambda events: "error" in names(events))
+async def test_an_input_after_an_error_begins_after_the_missing_run_end(runtime, busy, backend, published):
+    await backend.say(busy.worker_id, BROKEN)
+    await published.until(lambda events: "error" in event_names(events))
     await runtime.send_input(busy.worker_ref, HELLO)
-    assert names(published.events)[-3:] == ["error", "run_end", "user_message"]
+    assert event_names(published.events)[-3:] == ["error", "run_end", "user_message"]
 
 
-async def test_what_still_comes_behind_an_error_puts_off_the_run_end(clock, busy, puppet, published, monkeypatch):
+async def test_events_after_an_error_delay_the_added_run_end(clock, busy, backend, published, monkeypatch):
     monkeypatch.setattr("runtimed.core.engine.mailbox.RUN_END_S", 1.0)
-    await puppet.say(busy.worker_id, BROKEN)
-    await turns()
+    await backend.say(busy.worker_id, BROKEN)
+    await run_ready_callbacks()
     for _ in range(8):
         clock.now += 0.75
-        await puppet.say(busy.worker_id, TextDelta("still here"))
-        await turns()
+        await backend.say(busy.worker_id, TextDelta("still here"))
+        await run_ready_callbacks()
     clock.now += 0.75
-    await turns()
-    assert "run_end" not in names(published.events)
+    await run_ready_callbacks()
+    assert "run_end" not in event_names(published.events)
 
     clock.now += 0.25
-    await turns()
+    await run_ready_callbacks()
 
-    assert names(published.events)[-1] == "run_end"
+    assert event_names(published.events)[-1] == "run_end"
 
 
-async def test_an_error_outside_of_a_run_ends_none(soon, runtime, puppet, published):
+async def test_an_error_outside_of_a_run_ends_none(soon, runtime, backend, published):
     worker = await runtime.create_worker()
-    await puppet.say(worker.worker_id, BROKEN)
+    await backend.say(worker.worker_id, BROKEN)
     await asyncio.sleep(0.15)
-    assert names(published.events) == ["error"]
+    assert event_names(published.events) == ["error"]
 
 
-async def test_a_late_run_end_does_not_end_the_next_run(soon, runtime, busy, puppet, published):
-    await puppet.say(busy.worker_id, InvokeStart("user_send"), BROKEN)
-    await published.until(lambda events: "run_end" in names(events))
+async def test_a_late_run_end_does_not_end_the_next_run(soon, runtime, busy, backend, published):
+    await backend.say(busy.worker_id, InvokeStart("user_send"), BROKEN)
+    await published.until(lambda events: "run_end" in event_names(events))
     await runtime.send_input(busy.worker_ref, HELLO)
 
-    await puppet.say(busy.worker_id, RunEnd("finished"))
+    await backend.say(busy.worker_id, RunEnd("finished"))
 
-    events = await published.until(lambda events: "alert" in names(events))
-    assert names(events).count("run_end") == 1
+    events = await published.until(lambda events: "alert" in event_names(events))
+    assert event_names(events).count("run_end") == 1
     assert runtime.worker(busy.worker_ref).execution.run_state == "busy"
-    await puppet.say(busy.worker_id, InvokeStart("user_send"), RunEnd("finished"))
-    events = await published.until(lambda events: names(events).count("run_end") == 2)
-    assert names(events)[-2:] == ["invoke_start", "run_end"]
+    await backend.say(busy.worker_id, InvokeStart("user_send"), RunEnd("finished"))
+    events = await published.until(lambda events: event_names(events).count("run_end") == 2)
+    assert event_names(events)[-2:] == ["invoke_start", "run_end"]
 
 
 @pytest.fixture(params=["memory", "fs"])
@@ -499,48 +497,46 @@ def kept_store(request, tmp_path):
     return lambda: memory if request.param == "memory" else SqliteStore(tmp_path / "store")
 
 
-async def test_the_run_end_that_a_crash_kept_from_being_added_follows_at_the_next_start(
-    kept_store, puppet, monkeypatch
-):
+async def test_a_run_end_that_a_crash_prevented_is_added_at_the_next_start(kept_store, backend, monkeypatch):
     monkeypatch.setattr("runtimed.core.engine.mailbox.RUN_END_S", 60)
     monkeypatch.setattr(Runtime, "_settle", crashed)
-    async with Runtime(kept_store(), puppet) as runtime:
+    async with Runtime(kept_store(), backend) as runtime:
         worker = await runtime.create_worker()
         await runtime.send_input(worker.worker_ref, HELLO)
-        await puppet.say(worker.worker_id, BROKEN)
+        await backend.say(worker.worker_id, BROKEN)
         while runtime.worker(worker.worker_ref).execution.run_state == "busy":
             await asyncio.sleep(0)
     for _ in range(2):
-        async with Runtime(kept_store(), Puppet()) as again:
-            assert names(await again.events(worker.worker_ref, 0)) == ["user_message", "error", "run_end"]
+        async with Runtime(kept_store(), FakeBackend()) as again:
+            assert event_names(await again.events(worker.worker_ref, 0)) == ["user_message", "error", "run_end"]
 
 
 async def crashed(_runtime):
     """In place of what a close does for output and ends of runs that are not stored yet."""
 
 
-async def test_an_error_that_a_backend_says_as_it_is_closed_gets_its_run_end(kept_store, puppet, monkeypatch):
+async def test_an_error_that_a_backend_emits_while_closing_gets_its_run_end(kept_store, backend, monkeypatch):
     monkeypatch.setattr("runtimed.core.engine.mailbox.RUN_END_S", 60)
-    async with Runtime(kept_store(), puppet) as runtime:
+    async with Runtime(kept_store(), backend) as runtime:
         worker = await runtime.create_worker()
         await runtime.send_input(worker.worker_ref, HELLO)
-        monkeypatch.setattr(Puppet, "close", lambda _puppet: puppet.say(worker.worker_id, BROKEN))
-    async with Runtime(kept_store(), Puppet()) as again:
-        assert names(await again.events(worker.worker_ref, 0)) == ["user_message", "error", "run_end"]
+        monkeypatch.setattr(FakeBackend, "close", lambda _backend: backend.say(worker.worker_id, BROKEN))
+    async with Runtime(kept_store(), FakeBackend()) as again:
+        assert event_names(await again.events(worker.worker_ref, 0)) == ["user_message", "error", "run_end"]
 
 
 @pytest.mark.parametrize("end", ["lose", "stop", "close"])
-async def test_the_run_end_is_not_left_out_where_the_worker_ends_before_it_is_added(store, puppet, end, monkeypatch):
+async def test_a_missing_run_end_is_added_before_the_end_of_its_worker(store, backend, end, monkeypatch):
     monkeypatch.setattr("runtimed.core.engine.mailbox.RUN_END_S", 60)
-    async with Runtime(store, puppet) as runtime:
+    async with Runtime(store, backend) as runtime:
         worker = await runtime.create_worker()
         await runtime.send_input(worker.worker_ref, HELLO)
-        await puppet.say(worker.worker_id, BROKEN)
+        await backend.say(worker.worker_id, BROKEN)
         while runtime.worker(worker.worker_ref).execution.run_state == "busy":
             await asyncio.sleep(0)
         if end == "lose":
-            await puppet.sinks[worker.worker_id].lose("exit", "gone")
+            await backend.sinks[worker.worker_id].lose("exit", "gone")
         elif end == "stop":
             await runtime.stop_worker(worker.worker_ref)
-    async with Runtime(store, puppet) as runtime:
-        assert names(await runtime.events(worker.worker_ref, 0)).count("run_end") == 1
+    async with Runtime(store, backend) as runtime:
+        assert event_names(await runtime.events(worker.worker_ref, 0)).count("run_end") == 1

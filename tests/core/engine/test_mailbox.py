@@ -11,7 +11,7 @@ from runtimed.core.engine import mailbox as mailboxes
 from runtimed.core.engine import pacing
 from runtimed.model.event import RunEnd, TextDelta
 from runtimed.store.memory import MemoryStore
-from tests.core.conftest import turns
+from tests.core.conftest import run_ready_callbacks
 
 
 class Costly(MemoryStore):
@@ -38,9 +38,9 @@ class Held(Costly):
         self.may.set()
 
     def commit(self, change):
-        return asyncio.ensure_future(self._told(super().commit(change)))
+        return asyncio.ensure_future(self._after_release(super().commit(change)))
 
-    async def _told(self, committed):
+    async def _after_release(self, committed):
         await self.may.wait()
         return await committed
 
@@ -68,12 +68,12 @@ def texts(published):
 
 
 @pytest.fixture
-async def talk(puppet):
+async def talk(backend):
     """Starts a Worker in a Runtime on a store; returns what is published, and how to have the Worker speak."""
     runtimes = []
 
     async def start(store):
-        runtime = Runtime(store, puppet)
+        runtime = Runtime(store, backend)
         runtimes.append(runtime)
         await runtime.start()
         published = []
@@ -82,8 +82,8 @@ async def talk(puppet):
 
         async def say(*pieces):
             for piece in pieces:
-                await puppet.say(worker.worker_id, TextDelta(piece) if isinstance(piece, str) else piece)
-            await turns()
+                await backend.say(worker.worker_id, TextDelta(piece) if isinstance(piece, str) else piece)
+            await run_ready_callbacks()
 
         return published, say
 
@@ -134,7 +134,7 @@ async def test_a_stream_that_is_fast_for_its_cost_is_collected_for_the_longest_r
     assert "".join(texts(published)) == 25 * rest * "x" + "y"
 
 
-async def test_a_stream_that_has_become_slow_is_collected_no_more(clock, costly, talk):
+async def test_a_stream_that_becomes_slow_is_no_longer_collected(clock, costly, talk):
     costly.cost_s = 0.0005
     published, say = await talk(costly)
     for _ in range(200):
@@ -150,7 +150,7 @@ async def test_a_stream_that_has_become_slow_is_collected_no_more(clock, costly,
     assert texts(published)[-10:] == ["slow"] * 10
 
 
-async def test_a_fast_stream_that_pauses_is_collected_again_behind_its_first_piece(clock, costly, talk):
+async def test_a_fast_stream_that_pauses_is_collected_again_after_its_first_piece(clock, costly, talk):
     costly.cost_s = 0.0005
     published, say = await talk(costly)
     for _ in range(200):
@@ -167,7 +167,7 @@ async def test_a_fast_stream_that_pauses_is_collected_again_behind_its_first_pie
     assert texts(published)[-1] == "first"
 
 
-async def test_what_comes_in_a_rest_is_decided_together_behind_it(clock, costly, talk):
+async def test_output_during_a_rest_is_decided_together_after_it(clock, costly, talk):
     costly.cost_s = 1.0
     published, say = await talk(costly)
     await say("a")
@@ -183,7 +183,7 @@ async def test_what_comes_in_a_rest_is_decided_together_behind_it(clock, costly,
     assert costly.commits == before + 1
 
 
-async def test_what_comes_while_a_change_is_in_flight_is_decided_together(clock, held, talk):
+async def test_output_while_a_change_is_in_flight_is_decided_together(clock, held, talk):
     published, say = await talk(held)
     held.may.clear()
     before = held.commits
@@ -193,7 +193,7 @@ async def test_what_comes_while_a_change_is_in_flight_is_decided_together(clock,
     await say("c")
     clock.now += pacing.MAX_REST_S
     held.may.set()
-    await turns()
+    await run_ready_callbacks()
 
     assert texts(published) == ["a", "b", "c"]
     assert held.commits == before + 2
@@ -211,7 +211,7 @@ async def test_many_pieces_of_text_that_are_decided_together_become_one_event(cl
     assert texts(published) == ["a", "many pieces of text"]
 
 
-async def test_a_disk_that_is_slow_makes_no_rest_of_its_own(clock, held, talk):
+async def test_a_slow_disk_does_not_lengthen_rests(clock, held, talk):
     published, say = await talk(held)
 
     for token in "slow":
@@ -219,7 +219,7 @@ async def test_a_disk_that_is_slow_makes_no_rest_of_its_own(clock, held, talk):
         await say(token)
         clock.now += 0.05
         held.may.set()
-        await turns()
+        await run_ready_callbacks()
 
     assert texts(published) == list("slow")
 
@@ -234,7 +234,7 @@ async def test_the_end_of_a_run_waits_for_no_rest(clock, costly, talk):
     assert texts(published) == ["a", "b"]
 
 
-async def test_one_change_that_took_long_makes_no_long_rest(clock, costly, talk):
+async def test_one_slow_change_makes_no_long_rest(clock, costly, talk):
     published, say = await talk(costly)
     costly.cost_s = 1.0
     await say("a")

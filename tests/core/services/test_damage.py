@@ -28,15 +28,15 @@ def store():
 
 
 @contextlib.asynccontextmanager
-async def again(store, puppet):
-    async with Runtime(store, puppet) as first:
+async def again(store, backend):
+    async with Runtime(store, backend) as first:
         refs = [(await first.create_worker()).worker_ref for _ in range(2)]
-    async with Runtime(store, puppet) as second:
+    async with Runtime(store, backend) as second:
         yield second, *refs
 
 
-async def test_a_damaged_worker_is_refused_in_every_way_and_the_others_are_served(store, puppet):
-    async with again(store, puppet) as (runtime, damaged, sound):
+async def test_a_damaged_worker_is_refused_in_every_way_and_the_others_are_served(store, backend):
+    async with again(store, backend) as (runtime, damaged, sound):
         for use in (
             lambda: runtime.transcript(damaged),
             lambda: runtime.snapshot(damaged),
@@ -52,15 +52,15 @@ async def test_a_damaged_worker_is_refused_in_every_way_and_the_others_are_serve
         assert (await runtime.stop_worker(sound)).status == "stopped"
 
 
-async def test_it_is_told_among_the_diagnostics(store, puppet):
-    async with again(store, puppet) as (runtime, damaged, _):
+async def test_a_damaged_worker_is_reported_as_a_diagnostic(store, backend):
+    async with again(store, backend) as (runtime, damaged, _):
         [told] = [diagnostic for diagnostic in runtime.diagnostics() if diagnostic.severity == "error"]
         assert (told.code, told.message, told.worker_id) == ("store.worker_damaged", WHY, damaged.worker_id)
         assert runtime.summary().diagnostic_count == len(runtime.diagnostics())
 
 
-async def test_it_can_be_deleted(store, puppet):
-    async with again(store, puppet) as (runtime, damaged, sound):
+async def test_a_damaged_worker_can_be_deleted(store, backend):
+    async with again(store, backend) as (runtime, damaged, sound):
         await runtime.delete_worker(damaged)
         with pytest.raises(WorkerNotFound):
             runtime.worker(damaged)

@@ -24,8 +24,8 @@ def make_store(request, tmp_path):
 
 
 @attrs.define(eq=False)
-class Published:
-    """A Listener that keeps everything."""
+class RecordingSubscriber:
+    """An EventSubscriber that keeps everything."""
 
     events: list = attrs.field(factory=list)
 
@@ -41,88 +41,88 @@ async def until(condition):
             await asyncio.sleep(0.001)
 
 
-async def over(runtime, puppet):
+async def over(runtime, backend):
     """A Worker that has said something and was stopped."""
     worker = await runtime.create_worker()
     await runtime.send_input(worker.worker_ref, HELLO)
-    await puppet.say(worker.worker_id, TextDone("hi"), RunEnd("finished"))
+    await backend.say(worker.worker_id, TextDone("hi"), RunEnd("finished"))
     await runtime.stop_worker(worker.worker_ref)
     return worker.worker_ref
 
 
-async def test_a_deleted_worker_is_gone_and_the_others_are_not(make_store, puppet):
-    async with Runtime(make_store(), puppet) as runtime:
-        gone, kept = await over(runtime, puppet), await over(runtime, puppet)
+async def test_a_deleted_worker_is_gone_and_the_others_are_not(make_store, backend):
+    async with Runtime(make_store(), backend) as runtime:
+        gone, kept = await over(runtime, backend), await over(runtime, backend)
         await runtime.delete_worker(gone)
         with pytest.raises(WorkerNotFound):
             runtime.worker(gone)
         assert [worker.worker_id for worker in runtime.workers()] == [kept.worker_id]
         assert {event.worker_id for event in await runtime.all_events(0)} == {kept.worker_id}
         assert {diagnostic.worker_id for diagnostic in runtime.diagnostics()} == {kept.worker_id}
-        assert f"delete {gone.worker_id}" in puppet.told
+        assert f"delete {gone.worker_id}" in backend.calls
 
 
-async def test_who_reads_amid_a_deletion_is_not_told_that_nothing_was_said(slow, puppet):
-    async with Runtime(slow, puppet) as runtime:
-        gone = await over(runtime, puppet)
-        slow.may.clear()
+async def test_a_read_during_a_deletion_does_not_return_an_empty_transcript(slow_store, backend):
+    async with Runtime(slow_store, backend) as runtime:
+        gone = await over(runtime, backend)
+        slow_store.may.clear()
         deleting = asyncio.ensure_future(runtime.delete_worker(gone))
         async with asyncio.timeout(10):
-            while await slow.newest_entries(gone.worker_id, 2, PageSize(9, 999)):
+            while await slow_store.newest_entries(gone.worker_id, 2, PageSize(9, 999)):
                 await asyncio.sleep(0)
         reads = (runtime.transcript(gone), runtime.snapshot(gone), runtime.events(gone, 0))
         reading = [asyncio.ensure_future(read) for read in reads]
         await asyncio.sleep(0)
-        slow.may.set()
+        slow_store.may.set()
         await deleting
         found = await asyncio.gather(*reading, return_exceptions=True)
         assert [type(outcome) for outcome in found] == [WorkerNotFound] * 3
 
 
-async def test_nothing_of_a_deleted_worker_is_left_in_the_store(make_store, puppet):
+async def test_nothing_of_a_deleted_worker_is_left_in_the_store(make_store, backend):
     store = make_store()
-    async with Runtime(store, puppet) as runtime:
-        gone = await over(runtime, puppet)
+    async with Runtime(store, backend) as runtime:
+        gone = await over(runtime, backend)
         assert store.event_bytes > 0
         await runtime.delete_worker(gone)
         await until(lambda: store.event_bytes == 0)
         assert await store.purge(gone.worker_id)
-    async with Runtime(make_store(), puppet) as runtime:
+    async with Runtime(make_store(), backend) as runtime:
         assert runtime.workers() == ()
         assert (await runtime.create_worker()).worker_id == "worker-00000002"
 
 
-async def test_a_running_worker_is_not_deleted(make_store, puppet):
-    async with Runtime(make_store(), puppet) as runtime:
+async def test_a_running_worker_is_not_deleted(make_store, backend):
+    async with Runtime(make_store(), backend) as runtime:
         ref = (await runtime.create_worker()).worker_ref
         with pytest.raises(WorkerRunning):
             await runtime.delete_worker(ref)
         assert runtime.worker(ref).status == "running"
 
 
-async def test_deleting_at_the_same_time_deletes_once(make_store, puppet):
-    async with Runtime(make_store(), puppet) as runtime:
-        ref = await over(runtime, puppet)
+async def test_deleting_at_the_same_time_deletes_once(make_store, backend):
+    async with Runtime(make_store(), backend) as runtime:
+        ref = await over(runtime, backend)
         outcomes = await asyncio.gather(*(runtime.delete_worker(ref) for _ in range(3)), return_exceptions=True)
         assert outcomes == [None, None, None]
-        assert puppet.told.count(f"delete {ref.worker_id}") == 1
+        assert backend.calls.count(f"delete {ref.worker_id}") == 1
         with pytest.raises(WorkerNotFound):
             await runtime.delete_worker(ref)
 
 
-async def test_what_is_decided_together_with_a_deletion_happens_before_it(slow, puppet):
-    async with Runtime(slow, puppet) as runtime:
+async def test_commands_decided_together_with_a_deletion_take_effect_before_it(slow_store, backend):
+    async with Runtime(slow_store, backend) as runtime:
         ref = (await runtime.create_worker()).worker_ref
-        subscriber = Published()
+        subscriber = RecordingSubscriber()
         runtime.subscribe(subscriber)
-        slow.may.clear()
-        await puppet.say(ref.worker_id, TextDelta("on its way"))
+        slow_store.may.clear()
+        await backend.say(ref.worker_id, TextDelta("on its way"))
         stopping = asyncio.ensure_future(runtime.stop_worker(ref))
-        await until(lambda: "stop" in puppet.told)
+        await until(lambda: "stop" in backend.calls)
         deleting = asyncio.ensure_future(runtime.delete_worker(ref))
         for _ in range(5):
             await asyncio.sleep(0)
-        slow.may.set()
+        slow_store.may.set()
         assert (await stopping).status == "stopped"
         await deleting
         assert runtime.workers() == ()
@@ -130,19 +130,19 @@ async def test_what_is_decided_together_with_a_deletion_happens_before_it(slow, 
         assert [event.kind for event in await runtime.runtime_events()][-1] == "worker_stopped"
 
 
-async def test_listeners_are_told_that_a_worker_is_gone(runtime, puppet, published):
-    ref = await over(runtime, puppet)
+async def test_subscribers_are_notified_that_a_worker_is_deleted(runtime, backend, published):
+    ref = await over(runtime, backend)
     await runtime.delete_worker(ref)
     assert published.forgotten == [ref.worker_id]
 
 
-async def test_a_deletion_that_a_crash_cut_is_finished_at_the_next_start(make_store, puppet):
+async def test_a_deletion_that_a_crash_cut_is_finished_at_the_next_start(make_store, backend):
     class Cut(Exception):
         pass
 
     store = make_store()
-    async with Runtime(store, puppet) as runtime:
-        ref = await over(runtime, puppet)
+    async with Runtime(store, backend) as runtime:
+        ref = await over(runtime, backend)
 
         async def cut(_worker_id):
             raise Cut
@@ -150,22 +150,22 @@ async def test_a_deletion_that_a_crash_cut_is_finished_at_the_next_start(make_st
         purge, store.purge = store.purge, cut
         await runtime.delete_worker(ref)
     store.purge = purge
-    puppet.told.clear()
+    backend.calls.clear()
     again = make_store()
-    async with Runtime(again, puppet) as runtime:
+    async with Runtime(again, backend) as runtime:
         assert runtime.workers() == ()
         await until(lambda: again.event_bytes == 0)
-        assert f"delete {ref.worker_id}" in puppet.told
+        assert f"delete {ref.worker_id}" in backend.calls
 
 
-async def test_a_backend_that_cannot_delete_does_not_keep_what_is_stored(make_store, puppet, monkeypatch, caplog):
+async def test_a_backend_that_fails_to_delete_does_not_keep_stored_data(make_store, backend, monkeypatch, caplog):
     async def broken(*_):
         raise OSError("its folder is busy")
 
-    monkeypatch.setattr(type(puppet), "delete", broken)
+    monkeypatch.setattr(type(backend), "delete", broken)
     store = make_store()
-    async with Runtime(store, puppet) as runtime:
-        ref = await over(runtime, puppet)
+    async with Runtime(store, backend) as runtime:
+        ref = await over(runtime, backend)
         await runtime.delete_worker(ref)
         await until(lambda: store.event_bytes == 0)
     (found,) = [record for record in caplog.records if "execution backend" in record.getMessage()]
@@ -176,8 +176,8 @@ def failures(runtime):
     return [diagnostic for diagnostic in runtime.diagnostics() if diagnostic.code == "worker.delete_failed"]
 
 
-async def test_what_a_backend_can_not_delete_is_a_diagnostic_until_a_later_start_has_done_it(
-    make_store, puppet, monkeypatch
+async def test_a_failed_deletion_of_a_backend_is_a_diagnostic_until_a_later_start_succeeds(
+    make_store, backend, monkeypatch
 ):
     tries = 0
 
@@ -188,9 +188,9 @@ async def test_what_a_backend_can_not_delete_is_a_diagnostic_until_a_later_start
 
     store = make_store()
     with monkeypatch.context() as broken:
-        broken.setattr(type(puppet), "delete", busy)
-        async with Runtime(store, puppet) as runtime:
-            ref, kept = await over(runtime, puppet), await over(runtime, puppet)
+        broken.setattr(type(backend), "delete", busy)
+        async with Runtime(store, backend) as runtime:
+            ref, kept = await over(runtime, backend), await over(runtime, backend)
             await runtime.delete_worker(ref)
             await until(lambda: failures(runtime))
             [told] = failures(runtime)
@@ -198,13 +198,13 @@ async def test_what_a_backend_can_not_delete_is_a_diagnostic_until_a_later_start
             assert "it is busy" in told.message
             assert "/the/path" not in told.message
             before = runtime.summary().diagnostic_count
-        async with Runtime(make_store(), puppet) as runtime:
+        async with Runtime(make_store(), backend) as runtime:
             await until(lambda: tries == 2 and runtime.diagnostics()[-1] == told)
             assert failures(runtime) == [told]
             assert runtime.summary().diagnostic_count == before
             assert [worker.worker_id for worker in runtime.workers()] == [kept.worker_id]
             assert (await runtime.check()).findings == ()
-    puppet.told.clear()
+    backend.calls.clear()
     store, purged = make_store(), []
 
     async def purge(worker_id):
@@ -213,20 +213,18 @@ async def test_what_a_backend_can_not_delete_is_a_diagnostic_until_a_later_start
         return is_gone
 
     monkeypatch.setattr(store, "purge", purge)
-    async with Runtime(store, puppet) as runtime:
+    async with Runtime(store, backend) as runtime:
         await until(lambda: not failures(runtime) and purged)  # cut off amid a purge, the next start tries all again
-        assert puppet.told.count(f"delete {ref.worker_id}") == 1
-    puppet.told.clear()
-    async with Runtime(make_store(), puppet) as runtime:
+        assert backend.calls.count(f"delete {ref.worker_id}") == 1
+    backend.calls.clear()
+    async with Runtime(make_store(), backend) as runtime:
         assert failures(runtime) == []
         await runtime.delete_worker(kept)
-        await until(lambda: f"delete {kept.worker_id}" in puppet.told)
-        assert f"delete {ref.worker_id}" not in puppet.told
+        await until(lambda: f"delete {kept.worker_id}" in backend.calls)
+        assert f"delete {ref.worker_id}" not in backend.calls
 
 
-async def test_a_deletion_that_failed_is_tried_again_though_the_runtime_was_closed_amid_it(
-    make_store, puppet, monkeypatch
-):
+async def test_a_failed_deletion_is_retried_though_the_runtime_was_closed_during_it(make_store, backend, monkeypatch):
     failing, store = asyncio.Event(), make_store()
 
     async def busy(*_):
@@ -234,25 +232,25 @@ async def test_a_deletion_that_failed_is_tried_again_though_the_runtime_was_clos
         raise OSError(16, "it is busy")
 
     with monkeypatch.context() as broken:
-        broken.setattr(type(puppet), "delete", busy)
-        async with Runtime(store, puppet) as runtime:
-            ref = await over(runtime, puppet)
+        broken.setattr(type(backend), "delete", busy)
+        async with Runtime(store, backend) as runtime:
+            ref = await over(runtime, backend)
             await runtime.delete_worker(ref)
             await asyncio.wait_for(failing.wait(), 10)
-    puppet.told.clear()
-    async with Runtime(make_store(), puppet) as runtime:
-        await until(lambda: f"delete {ref.worker_id}" in puppet.told)
+    backend.calls.clear()
+    async with Runtime(make_store(), backend) as runtime:
+        await until(lambda: f"delete {ref.worker_id}" in backend.calls)
         await until(lambda: not failures(runtime))
 
 
-async def test_what_ends_the_removal_of_a_deleted_worker_is_logged(make_store, puppet, monkeypatch, caplog):
+async def test_an_error_that_ends_the_removal_of_a_deleted_worker_is_logged(make_store, backend, monkeypatch, caplog):
     store = make_store()
 
     async def broken(_worker_id):
         raise StoreIo("the disk is gone")
 
-    async with Runtime(store, puppet) as runtime:
-        ref = await over(runtime, puppet)
+    async with Runtime(store, backend) as runtime:
+        ref = await over(runtime, backend)
         monkeypatch.setattr(store, "purge", broken)
         await runtime.delete_worker(ref)
         await until(lambda: "the disk is gone" in caplog.text)
@@ -260,36 +258,36 @@ async def test_what_ends_the_removal_of_a_deleted_worker_is_logged(make_store, p
     assert found.worker_id == ref.worker_id
 
 
-async def test_a_full_disk_keeps_the_worker(faulty, puppet):
-    async with Runtime(faulty, puppet) as runtime:
-        ref = await over(runtime, puppet)
-        faulty.fault = StoreFull("full")
+async def test_a_full_disk_keeps_the_worker(failing_store, backend):
+    async with Runtime(failing_store, backend) as runtime:
+        ref = await over(runtime, backend)
+        failing_store.fault = StoreFull("full")
         with pytest.raises(StoreFull):
             await runtime.delete_worker(ref)
-        faulty.fault = None
+        failing_store.fault = None
         assert runtime.worker(ref).status == "stopped"
         await runtime.delete_worker(ref)
         assert runtime.workers() == ()
 
 
-async def test_a_worker_is_deleted_though_its_events_are_being_trimmed(make_store, puppet):
+async def test_a_worker_is_deleted_though_its_events_are_being_trimmed(make_store, backend):
     from runtimed.core.limits import Limits
 
-    async with Runtime(make_store(), puppet, limits=Limits(max_events_per_worker=5)) as runtime:
+    async with Runtime(make_store(), backend, limits=Limits(max_events_per_worker=5)) as runtime:
         for _ in range(20):
-            ref = await over(runtime, puppet)
+            ref = await over(runtime, backend)
             await runtime.delete_worker(ref)
         assert runtime.workers() == ()
-    async with Runtime(make_store(), puppet) as runtime:
+    async with Runtime(make_store(), backend) as runtime:
         assert runtime.workers() == ()
 
 
-async def test_the_life_of_the_runtime_and_its_workers_is_told_by_id_and_over_restarts(make_store, puppet):
-    async with Runtime(make_store(), puppet) as runtime:
-        ref = await over(runtime, puppet)
+async def test_runtime_events_record_runtime_and_workers_by_id_over_restarts(make_store, backend):
+    async with Runtime(make_store(), backend) as runtime:
+        ref = await over(runtime, backend)
         other = await runtime.create_worker()
         await runtime.cancel_worker(other.worker_ref)
-    async with Runtime(make_store(), puppet) as runtime:
+    async with Runtime(make_store(), backend) as runtime:
         told = await runtime.runtime_events()
         assert [event.id for event in told] == list(range(1, 9))
         assert [(event.kind, event.worker_id) for event in told] == [

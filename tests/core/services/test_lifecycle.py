@@ -20,74 +20,74 @@ async def until(condition):
 
 
 @pytest.fixture
-async def left(store, puppet):
+async def left(store, backend):
     """A Worker of an earlier life, which was told something and has answered."""
-    async with Runtime(store, puppet) as runtime:
+    async with Runtime(store, backend) as runtime:
         worker = await runtime.create_worker()
         await runtime.send_input(worker.worker_ref, HELLO)
-        await puppet.say(worker.worker_id, TextDone("hi"))
-        await puppet.finish(worker.worker_id)
-    puppet.told.clear()
-    puppet.histories.clear()
-    puppet.running.clear()
+        await backend.say(worker.worker_id, TextDone("hi"))
+        await backend.finish(worker.worker_id)
+    backend.calls.clear()
+    backend.histories.clear()
+    backend.running.clear()
     return worker
 
 
-async def test_a_restored_worker_is_spawned_with_its_transcript_and_takes_input(store, puppet, left):
-    async with Runtime(store, puppet) as runtime:
+async def test_a_restored_worker_is_spawned_with_its_transcript_and_takes_input(store, backend, left):
+    async with Runtime(store, backend) as runtime:
         assert runtime.worker(left.worker_ref).execution.run_state == "unconnected"
         worker = await runtime.restore_worker(left.worker_ref)
         assert (worker.execution.backend, worker.execution.run_state) == ("connected", "idle")
-        (history,) = puppet.histories
+        (history,) = backend.histories
         assert [(entry.role, entry.content) for entry in history] == [("user", "hello"), ("assistant", "hi")]
         await runtime.send_input(left.worker_ref, HELLO)
-        assert puppet.told == ["spawn", "dispatch hello", "start"]
+        assert backend.calls == ["spawn", "dispatch hello", "start"]
 
 
-async def test_a_new_worker_is_spawned_without_a_history(runtime, puppet):
+async def test_a_new_worker_is_spawned_without_a_history(runtime, backend):
     await runtime.create_worker()
-    assert puppet.histories == [None]
+    assert backend.histories == [None]
 
 
-async def test_a_new_worker_is_listed_before_it_is_spawned(runtime, puppet, monkeypatch):
+async def test_a_new_worker_is_listed_before_it_is_spawned(runtime, backend, monkeypatch):
     listed = []
 
-    async def spawn(_puppet, spawn, _sink):
+    async def spawn(_backend, spawn, _sink):
         listed.append([worker.worker_ref.worker_id for worker in runtime.workers()] == [spawn.worker_id])
         return BackendAnswer("accepted")
 
-    monkeypatch.setattr(type(puppet), "spawn", spawn)
+    monkeypatch.setattr(type(backend), "spawn", spawn)
 
     await runtime.create_worker()
 
     assert listed == [True]
 
 
-async def test_restoring_a_connected_worker_changes_nothing(runtime, puppet):
+async def test_restoring_a_connected_worker_changes_nothing(runtime, backend):
     worker = await runtime.create_worker()
     before = runtime.worker(worker.worker_ref)
     assert await runtime.restore_worker(worker.worker_ref) == before
-    assert puppet.told == ["spawn"]
+    assert backend.calls == ["spawn"]
 
 
-async def test_the_next_input_brings_a_worker_back(store, puppet, left):
-    async with Runtime(store, puppet) as runtime:
-        assert puppet.told == []
+async def test_the_next_input_brings_a_worker_back(store, backend, left):
+    async with Runtime(store, backend) as runtime:
+        assert backend.calls == []
         await runtime.send_input(left.worker_ref, HELLO)
-        assert puppet.told == ["spawn", "dispatch hello", "start"]
+        assert backend.calls == ["spawn", "dispatch hello", "start"]
 
 
-async def test_those_who_restore_at_the_same_time_share_one_attempt(store, puppet, left):
-    async with Runtime(store, puppet) as runtime:
+async def test_restores_at_the_same_time_share_one_attempt(store, backend, left):
+    async with Runtime(store, backend) as runtime:
         await asyncio.gather(
             *(runtime.restore_worker(left.worker_ref) for _ in range(5)), runtime.send_input(left.worker_ref, HELLO)
         )
-        assert puppet.told.count("spawn") == 1
+        assert backend.calls.count("spawn") == 1
 
 
-async def test_a_restore_that_fails_says_why_and_may_be_tried_again(store, puppet, left):
-    async with Runtime(store, puppet) as runtime:
-        puppet.spawned = BackendAnswer("errored", "the agent is not installed")
+async def test_a_restore_that_fails_says_why_and_may_be_tried_again(store, backend, left):
+    async with Runtime(store, backend) as runtime:
+        backend.spawned = BackendAnswer("errored", "the agent is not installed")
         with pytest.raises(WorkerExecutionUnavailable, match="not installed; restore tries again"):
             await runtime.restore_worker(left.worker_ref)
         result = runtime.worker(left.worker_ref).execution.last_result
@@ -98,21 +98,21 @@ async def test_a_restore_that_fails_says_why_and_may_be_tried_again(store, puppe
         )
         with pytest.raises(WorkerExecutionUnavailable, match="not installed; restore tries again"):
             await runtime.send_input(left.worker_ref, HELLO)
-        assert puppet.told == ["spawn"]
-        puppet.spawned = BackendAnswer("accepted")
+        assert backend.calls == ["spawn"]
+        backend.spawned = BackendAnswer("accepted")
         assert (await runtime.restore_worker(left.worker_ref)).execution.run_state == "idle"
 
 
-async def test_a_worker_whose_spawn_was_refused_can_be_restored(runtime, puppet):
-    puppet.spawned = BackendAnswer("rejected", "no such profile")
+async def test_a_worker_whose_spawn_was_refused_can_be_restored(runtime, backend):
+    backend.spawned = BackendAnswer("rejected", "no such profile")
     worker = await runtime.create_worker()
-    puppet.spawned = BackendAnswer("accepted")
+    backend.spawned = BackendAnswer("accepted")
     assert (await runtime.restore_worker(worker.worker_ref)).execution.backend == "connected"
 
 
-async def test_what_a_lost_program_still_says_is_not_taken_for_its_successor(runtime, puppet, published):
+async def test_late_output_of_a_lost_program_is_not_taken_for_its_successors(runtime, backend, published):
     worker = await runtime.create_worker()
-    old = puppet.sinks[worker.worker_id]
+    old = backend.sinks[worker.worker_id]
     await old.lose("exit", "gone")
     await runtime.restore_worker(worker.worker_ref)
     said = len(published.events)
@@ -123,103 +123,103 @@ async def test_what_a_lost_program_still_says_is_not_taken_for_its_successor(run
 
 
 @pytest.mark.parametrize("way", ["stop_worker", "cancel_worker"])
-async def test_a_worker_that_is_over_is_not_restored(store, puppet, left, way):
-    async with Runtime(store, puppet) as runtime:
+async def test_a_stopped_worker_is_not_restored(store, backend, left, way):
+    async with Runtime(store, backend) as runtime:
         await getattr(runtime, way)(left.worker_ref)
         with pytest.raises(InvalidRequest):
             await runtime.restore_worker(left.worker_ref)
-        assert "spawn" not in puppet.told
+        assert "spawn" not in backend.calls
 
 
-async def test_a_stop_amid_a_restore_ends_what_was_spawned(store, puppet, left):
-    async with Runtime(store, puppet) as runtime:
-        puppet.gate.clear()
+async def test_a_stop_during_a_restore_ends_what_was_spawned(store, backend, left):
+    async with Runtime(store, backend) as runtime:
+        backend.gate.clear()
         restoring = asyncio.create_task(runtime.restore_worker(left.worker_ref))
-        await until(lambda: "spawn" in puppet.told)
+        await until(lambda: "spawn" in backend.calls)
         stopping = asyncio.create_task(runtime.stop_worker(left.worker_ref))
         await asyncio.sleep(0)
-        puppet.gate.set()
+        backend.gate.set()
         await asyncio.gather(restoring, stopping, return_exceptions=True)
-        assert puppet.told == ["spawn", "cancel", "stop"]
+        assert backend.calls == ["spawn", "cancel", "stop"]
         worker = runtime.worker(left.worker_ref)
         assert (worker.status, worker.execution.run_state) == ("stopped", "stopped")
 
 
-async def test_a_restore_amid_a_stop_is_refused(store, puppet, left):
-    async with Runtime(store, puppet) as runtime:
-        puppet.gate.clear()
+async def test_a_restore_during_a_stop_is_refused(store, backend, left):
+    async with Runtime(store, backend) as runtime:
+        backend.gate.clear()
         stopping = asyncio.create_task(runtime.stop_worker(left.worker_ref))
-        await until(lambda: "stop" in puppet.told)
+        await until(lambda: "stop" in backend.calls)
         with pytest.raises(InvalidRequest, match="being stopped"):
             await runtime.restore_worker(left.worker_ref)
-        puppet.gate.set()
+        backend.gate.set()
         await stopping
-        assert "spawn" not in puppet.told
+        assert "spawn" not in backend.calls
 
 
-async def test_a_deleted_worker_is_not_restored(store, puppet, left):
-    async with Runtime(store, puppet) as runtime:
+async def test_a_deleted_worker_is_not_restored(store, backend, left):
+    async with Runtime(store, backend) as runtime:
         await runtime.stop_worker(left.worker_ref)
         await runtime.delete_worker(left.worker_ref)
         with pytest.raises(WorkerNotFound):
             await runtime.restore_worker(left.worker_ref)
 
 
-async def test_a_close_amid_a_restore_waits_for_it_and_leaves_nothing(store, puppet, left):
-    runtime = Runtime(store, puppet)
+async def test_a_close_during_a_restore_waits_for_it_and_leaves_nothing(store, backend, left):
+    runtime = Runtime(store, backend)
     await runtime.start()
-    puppet.gate.clear()
+    backend.gate.clear()
     restoring = asyncio.create_task(runtime.restore_worker(left.worker_ref))
-    await until(lambda: "spawn" in puppet.told)
+    await until(lambda: "spawn" in backend.calls)
     closing = asyncio.create_task(runtime.close())
     await asyncio.sleep(0)
     with pytest.raises(RuntimeStopped):
         await runtime.restore_worker(left.worker_ref)
-    puppet.gate.set()
+    backend.gate.set()
     await asyncio.gather(restoring, closing)
-    assert puppet.told == ["spawn", "close"]
+    assert backend.calls == ["spawn", "close"]
 
 
-async def test_a_close_does_not_cancel_what_the_backend_has_started(slow, puppet):
-    runtime = Runtime(slow, puppet)
+async def test_a_close_does_not_cancel_what_the_backend_has_started(slow_store, backend):
+    runtime = Runtime(slow_store, backend)
     await runtime.start()
-    puppet.gate.clear()
+    backend.gate.clear()
     creating = asyncio.create_task(runtime.create_worker())
-    await until(lambda: "spawn" in puppet.told)
-    slow.may.clear()
-    puppet.gate.set()
-    await until(lambda: puppet.sinks)
+    await until(lambda: "spawn" in backend.calls)
+    slow_store.may.clear()
+    backend.gate.set()
+    await until(lambda: backend.sinks)
     closing = asyncio.create_task(runtime.close())
     for _ in range(20):
         await asyncio.sleep(0)
 
-    slow.may.set()
+    slow_store.may.set()
     await asyncio.gather(creating, closing)
 
-    assert puppet.told == ["spawn", "close"]
+    assert backend.calls == ["spawn", "close"]
 
 
 @pytest.fixture
-def unready(puppet, monkeypatch):
+def unready(backend, monkeypatch):
     """What is spawned is not ready until it is ended."""
 
     async def cancel(worker_id, reason):
-        puppet.gate.set()
+        backend.gate.set()
         return BackendAnswer("accepted")
 
-    puppet.gate.clear()
-    puppet.spawned = BackendAnswer("errored", "it was ended before it was ready")
-    monkeypatch.setattr(type(puppet), "cancel", staticmethod(cancel))
-    return puppet
+    backend.gate.clear()
+    backend.spawned = BackendAnswer("errored", "it was ended before it was ready")
+    monkeypatch.setattr(type(backend), "cancel", staticmethod(cancel))
+    return backend
 
 
 @pytest.mark.parametrize("way", ["stop_worker", "cancel_worker"])
 @pytest.mark.parametrize("life", ["first", "second"])
-async def test_an_end_does_not_wait_for_what_is_not_ready(store, left, unready, way, life):
+async def test_a_stop_does_not_wait_for_a_spawn_that_is_not_ready(store, left, unready, way, life):
     async with Runtime(store, unready) as runtime:
         spawning = runtime.create_worker() if life == "first" else runtime.restore_worker(left.worker_ref)
         spawned = asyncio.create_task(spawning)
-        await until(lambda: "spawn" in unready.told)
+        await until(lambda: "spawn" in unready.calls)
         ref = runtime.workers()[-1].worker_ref
         async with asyncio.timeout(10):
             await getattr(runtime, way)(ref)
@@ -227,69 +227,69 @@ async def test_an_end_does_not_wait_for_what_is_not_ready(store, left, unready, 
         assert runtime.worker(ref).execution.run_state == "stopped"
 
 
-async def test_a_close_does_not_wait_for_what_is_not_ready(store, left, unready):
+async def test_a_close_does_not_wait_for_a_spawn_that_is_not_ready(store, left, unready):
     runtime = Runtime(store, unready)
     await runtime.start()
     restoring = asyncio.create_task(runtime.restore_worker(left.worker_ref))
-    await until(lambda: "spawn" in unready.told)
+    await until(lambda: "spawn" in unready.calls)
     async with asyncio.timeout(10):
         await runtime.close()
     await asyncio.gather(restoring, return_exceptions=True)
 
 
-async def test_nothing_is_spawned_for_a_worker_whose_creation_the_close_overtakes(slow, puppet):
-    runtime = Runtime(slow, puppet)
+async def test_nothing_is_spawned_for_a_worker_whose_creation_the_close_overtakes(slow_store, backend):
+    runtime = Runtime(slow_store, backend)
     await runtime.start()
-    slow.may.clear()
+    slow_store.may.clear()
     creating = asyncio.create_task(runtime.create_worker())
     await asyncio.sleep(0)
     closing = asyncio.create_task(runtime.close())
     await asyncio.sleep(0)
-    slow.may.set()
+    slow_store.may.set()
     assert (await creating).execution.run_state == "unconnected"
     await closing
-    assert "spawn" not in puppet.told
+    assert "spawn" not in backend.calls
 
 
-async def test_an_input_behind_a_restore_that_the_close_overtakes_is_refused(store, puppet, left):
-    runtime = Runtime(store, puppet)
+async def test_an_input_that_waits_for_a_restore_is_refused_by_a_close(store, backend, left):
+    runtime = Runtime(store, backend)
     await runtime.start()
-    puppet.gate.clear()
+    backend.gate.clear()
     sending = asyncio.create_task(runtime.send_input(left.worker_ref, HELLO))
-    await until(lambda: "spawn" in puppet.told)
+    await until(lambda: "spawn" in backend.calls)
     closing = asyncio.create_task(runtime.close())
     await asyncio.sleep(0)
-    puppet.gate.set()
+    backend.gate.set()
     with pytest.raises(RuntimeStopped):
         await sending
     await closing
-    assert "dispatch hello" not in puppet.told
+    assert "dispatch hello" not in backend.calls
 
 
 @pytest.mark.parametrize(("restore", "spawned"), [("eager", 3), ("lazy", 0), ("never", 0)])
-async def test_at_the_start_are_restored_whom_the_policy_names(store, puppet, restore, spawned):
-    async with Runtime(store, puppet) as runtime:
+async def test_the_start_restores_the_workers_that_the_policy_names(store, backend, restore, spawned):
+    async with Runtime(store, backend) as runtime:
         workers = [await runtime.create_worker() for _ in range(4)]
         await runtime.stop_worker(workers[0].worker_ref)
-    puppet.told.clear()
-    async with Runtime(store, puppet, restore=restore) as runtime:
-        await until(lambda: puppet.told.count("spawn") == spawned)
+    backend.calls.clear()
+    async with Runtime(store, backend, restore=restore) as runtime:
+        await until(lambda: backend.calls.count("spawn") == spawned)
         await until(lambda: sum(w.execution.backend == "connected" for w in runtime.workers()) == spawned)
-    assert puppet.told.count("spawn") == spawned
+    assert backend.calls.count("spawn") == spawned
 
 
-async def test_no_more_are_restored_at_once_at_the_start_than_may_be(store, puppet):
-    async with Runtime(store, puppet) as runtime:
+async def test_the_start_restores_only_a_limited_number_of_workers_at_once(store, backend):
+    async with Runtime(store, backend) as runtime:
         for _ in range(5):
             await runtime.create_worker()
-    puppet.told.clear()
-    puppet.gate.clear()
-    async with Runtime(store, puppet, restore="eager", limits=Limits(max_restores=2)) as runtime:
-        await until(lambda: puppet.told.count("spawn") == 2)
+    backend.calls.clear()
+    backend.gate.clear()
+    async with Runtime(store, backend, restore="eager", limits=Limits(max_restores=2)) as runtime:
+        await until(lambda: backend.calls.count("spawn") == 2)
         for _ in range(20):
             await asyncio.sleep(0)
-        assert puppet.told.count("spawn") == 2
-        puppet.gate.set()
+        assert backend.calls.count("spawn") == 2
+        backend.gate.set()
         await until(lambda: all(w.execution.backend == "connected" for w in runtime.workers()))
 
 
@@ -299,33 +299,33 @@ async def test_without_a_backend_nothing_can_be_restored(store, left):
             await runtime.restore_worker(left.worker_ref)
 
 
-async def test_a_worker_whose_spawn_a_full_store_has_not_taken_is_not_spawned_again(faulty, puppet):
-    async with Runtime(faulty, puppet) as runtime:
+async def test_a_worker_whose_spawn_a_full_store_refused_is_not_spawned_again(failing_store, backend):
+    async with Runtime(failing_store, backend) as runtime:
         worker = await runtime.create_worker()
-    puppet.told.clear()
-    async with Runtime(faulty, puppet) as runtime:
-        faulty.fault = StoreFull("no room")
+    backend.calls.clear()
+    async with Runtime(failing_store, backend) as runtime:
+        failing_store.fault = StoreFull("no room")
         for _ in range(2):
             with pytest.raises(StoreFull):
                 await runtime.restore_worker(worker.worker_ref)
         with pytest.raises(StoreFull):
             await runtime.send_input(worker.worker_ref, HELLO)
-        assert puppet.told == ["spawn"]
-        faulty.fault = None
+        assert backend.calls == ["spawn"]
+        failing_store.fault = None
         await runtime.send_input(worker.worker_ref, HELLO)
-        assert puppet.told == ["spawn", "dispatch hello", "start"]
+        assert backend.calls == ["spawn", "dispatch hello", "start"]
 
 
-async def test_a_worker_whose_end_a_full_store_has_not_taken_is_not_brought_back(faulty, puppet):
-    async with Runtime(faulty, puppet) as runtime:
+async def test_a_worker_whose_stop_a_full_store_refused_is_not_restored(failing_store, backend):
+    async with Runtime(failing_store, backend) as runtime:
         worker = await runtime.create_worker()
-        faulty.fault = StoreFull("no room")
+        failing_store.fault = StoreFull("no room")
         with pytest.raises(StoreFull):
             await runtime.stop_worker(worker.worker_ref)
         with pytest.raises(StoreFull):
             await runtime.restore_worker(worker.worker_ref)
-        faulty.fault = None
+        failing_store.fault = None
         with pytest.raises(InvalidRequest):
             await runtime.restore_worker(worker.worker_ref)
-        assert puppet.told == ["spawn", "stop"]
+        assert backend.calls == ["spawn", "stop"]
         assert runtime.worker(worker.worker_ref).execution.run_state == "stopped"

@@ -17,7 +17,7 @@ class Counting(WorkerFilter):
         return super().matches(worker)
 
 
-async def test_no_more_workers_are_looked_at_than_a_page_needs(runtime):
+async def test_a_page_of_workers_examines_no_more_workers_than_it_needs(runtime):
     made = [worker.worker_id for worker in await asyncio.gather(*(runtime.create_worker() for _ in range(50)))]
     for number in (0, 20):
         after = made[number - 1] if number else ""

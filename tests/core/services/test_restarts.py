@@ -8,18 +8,18 @@ from runtimed.core import BackendAnswer
 from runtimed.core.services.restarts import Restarts
 from runtimed.errors import WorkerExecutionUnavailable
 from runtimed.model.interaction import WorkerInput
-from tests.core.conftest import Puppet, turns
+from tests.core.conftest import FakeBackend, run_ready_callbacks
 
 HELLO = WorkerInput("user", "hello")
 LATER = WorkerInput("user", "later", when_busy="queue")
 
 
 @pytest.fixture
-def policy(puppet):
+def policy(backend):
     """Sets the policy of the Workers that are spawned from now on."""
 
     def choose(restart):
-        puppet.spawned = BackendAnswer("accepted", restart=restart)
+        backend.spawned = BackendAnswer("accepted", restart=restart)
 
     return choose
 
@@ -29,13 +29,13 @@ def soon(monkeypatch):
     monkeypatch.setattr("runtimed.core.services.restarts.FIRST_DELAY_S", 0.05)
 
 
-async def lose(puppet, worker, reason="exit"):
-    await puppet.sinks[worker.worker_id].lose(reason, "the program is gone")
+async def lose(backend, worker, reason="exit"):
+    await backend.sinks[worker.worker_id].lose(reason, "the program is gone")
 
 
-async def spawns(puppet, count):
+async def spawns(backend, count):
     async with asyncio.timeout(10):
-        while puppet.told.count("spawn") < count:
+        while backend.calls.count("spawn") < count:
             await asyncio.sleep(0.01)
 
 
@@ -45,33 +45,33 @@ async def connected(runtime, worker):
             await asyncio.sleep(0.01)
 
 
-async def test_the_next_input_brings_back_what_was_lost(runtime, puppet, policy):
+async def test_the_next_input_restores_a_lost_worker(runtime, backend, policy):
     policy("next_input")
     worker = await runtime.create_worker()
-    await lose(puppet, worker)
+    await lose(backend, worker)
     assert runtime.worker(worker.worker_ref).execution.run_state == "errored"
 
     await runtime.send_input(worker.worker_ref, HELLO)
 
-    assert puppet.told[-3:] == ["spawn", "dispatch hello", "start"]
-    assert puppet.histories[-1] == ()
+    assert backend.calls[-3:] == ["spawn", "dispatch hello", "start"]
+    assert backend.histories[-1] == ()
 
 
-async def test_the_next_input_brings_back_what_has_met_a_limit(runtime, puppet, policy):
+async def test_the_next_input_restores_a_worker_that_exceeded_a_limit(runtime, backend, policy):
     policy("next_input")
     worker = await runtime.create_worker()
-    await lose(puppet, worker, "oom")
+    await lose(backend, worker, "oom")
 
     await runtime.send_input(worker.worker_ref, HELLO)
 
-    assert puppet.told.count("spawn") == 2
+    assert backend.calls.count("spawn") == 2
 
 
-async def test_an_input_says_why_what_was_lost_could_not_be_brought_back(runtime, puppet, policy):
+async def test_an_input_fails_with_the_reason_why_a_lost_worker_could_not_be_restored(runtime, backend, policy):
     policy("next_input")
     worker = await runtime.create_worker()
-    await lose(puppet, worker)
-    puppet.spawned = BackendAnswer("errored", "no such program")
+    await lose(backend, worker)
+    backend.spawned = BackendAnswer("errored", "no such program")
 
     with pytest.raises(WorkerExecutionUnavailable, match="no such program"):
         await runtime.send_input(worker.worker_ref, HELLO)
@@ -80,10 +80,10 @@ async def test_an_input_says_why_what_was_lost_could_not_be_brought_back(runtime
     await runtime.send_input(worker.worker_ref, HELLO)
 
 
-async def test_by_never_only_a_restore_brings_back_what_was_lost(soon, runtime, puppet, policy):
+async def test_the_policy_never_leaves_a_lost_worker_to_an_explicit_restore(soon, runtime, backend, policy):
     policy("never")
     worker = await runtime.create_worker()
-    await lose(puppet, worker)
+    await lose(backend, worker)
 
     with pytest.raises(WorkerExecutionUnavailable, match="restore tries again"):
         await runtime.send_input(worker.worker_ref, HELLO)
@@ -92,53 +92,53 @@ async def test_by_never_only_a_restore_brings_back_what_was_lost(soon, runtime, 
     assert restored.execution.run_state == "idle"
 
 
-async def test_by_always_what_was_lost_comes_back_by_itself(soon, runtime, puppet, policy):
+async def test_the_policy_always_restarts_a_lost_worker(soon, runtime, backend, policy):
     policy("always")
     worker = await runtime.create_worker()
-    await lose(puppet, worker)
+    await lose(backend, worker)
 
     await connected(runtime, worker)
 
-    assert puppet.told == ["spawn", "spawn"]
+    assert backend.calls == ["spawn", "spawn"]
 
 
-async def test_by_always_a_spawn_that_fails_is_tried_again(soon, runtime, puppet, policy):
+async def test_the_policy_always_retries_a_spawn_that_fails(soon, runtime, backend, policy):
     policy("always")
     worker = await runtime.create_worker()
-    puppet.spawned = BackendAnswer("errored", "not yet")
-    await lose(puppet, worker)
-    await spawns(puppet, 3)
+    backend.spawned = BackendAnswer("errored", "not yet")
+    await lose(backend, worker)
+    await spawns(backend, 3)
     policy("always")
     await connected(runtime, worker)
 
 
 @pytest.mark.parametrize("reason", ["oom", "processes", "cpu", "output", "timeout", "silence"])
-async def test_by_always_nothing_comes_back_by_itself_that_has_met_a_limit(soon, runtime, puppet, policy, reason):
+async def test_the_policy_always_restarts_no_worker_that_exceeded_a_limit(soon, runtime, backend, policy, reason):
     policy("always")
     worker = await runtime.create_worker()
-    await lose(puppet, worker, reason)
+    await lose(backend, worker, reason)
     await asyncio.sleep(0.2)
-    assert puppet.told == ["spawn"]
+    assert backend.calls == ["spawn"]
     await runtime.send_input(worker.worker_ref, HELLO)
-    assert puppet.told.count("spawn") == 2
+    assert backend.calls.count("spawn") == 2
 
 
-async def test_an_input_that_waits_brings_back_what_was_lost(soon, runtime, puppet, policy):
+async def test_a_queued_input_restores_a_lost_worker(soon, runtime, backend, policy):
     policy("next_input")
     worker = await runtime.create_worker()
     await runtime.send_input(worker.worker_ref, HELLO)
     await runtime.send_input(worker.worker_ref, LATER)
 
-    await lose(puppet, worker)
+    await lose(backend, worker)
 
     async with asyncio.timeout(10):
-        while "dispatch later" not in puppet.told:
+        while "dispatch later" not in backend.calls:
             await asyncio.sleep(0.01)
-    assert puppet.told.count("spawn") == 2
+    assert backend.calls.count("spawn") == 2
 
 
-async def test_the_delay_doubles_up_to_its_bound_while_what_comes_back_is_lost_again(
-    clock, runtime, puppet, policy, monkeypatch
+async def test_the_delay_doubles_up_to_its_bound_while_a_restarted_worker_is_lost_again(
+    clock, runtime, backend, policy, monkeypatch
 ):
     monkeypatch.setattr("runtimed.core.services.restarts.FIRST_DELAY_S", 1.0)
     monkeypatch.setattr("runtimed.core.services.restarts.MAX_DELAY_S", 4.0)
@@ -147,16 +147,18 @@ async def test_the_delay_doubles_up_to_its_bound_while_what_comes_back_is_lost_a
     seen = []
 
     for delay_s in (1.0, 2.0, 4.0, 4.0):
-        await lose(puppet, worker)
+        await lose(backend, worker)
         for step_s in (delay_s - 0.25, 0.25):
             clock.now += step_s
-            await turns()
+            await run_ready_callbacks()
             seen.append(runtime.worker(worker.worker_ref).execution.backend)
 
     assert seen == ["unconnected", "connected"] * 4
 
 
-async def test_the_delay_doubles_for_a_start_that_fails_however_long_that_takes(runtime, puppet, policy, monkeypatch):
+async def test_the_delay_doubles_for_each_spawn_that_fails_however_long_it_takes(
+    runtime, backend, policy, monkeypatch
+):
     monkeypatch.setattr("runtimed.core.services.restarts.FIRST_DELAY_S", 0.05)
     monkeypatch.setattr("runtimed.core.services.restarts.MAX_DELAY_S", 0.2)
     delays, plan = [], Restarts.plan
@@ -168,58 +170,58 @@ async def test_the_delay_doubles_for_a_start_that_fails_however_long_that_takes(
     monkeypatch.setattr(Restarts, "plan", noting)
     policy("always")
     worker = await runtime.create_worker()
-    puppet.spawned = BackendAnswer("errored", "not ready in time")
+    backend.spawned = BackendAnswer("errored", "not ready in time")
 
-    async def slow(puppet, _spawn, _sink):
-        puppet.told.append("spawn")
+    async def slow(backend, _spawn, _sink):
+        backend.calls.append("spawn")
         await asyncio.sleep(0.3)
-        return puppet.spawned
+        return backend.spawned
 
-    monkeypatch.setattr(Puppet, "spawn", slow)
-    await lose(puppet, worker)
-    await spawns(puppet, 4)
+    monkeypatch.setattr(FakeBackend, "spawn", slow)
+    await lose(backend, worker)
+    await spawns(backend, 4)
 
     assert delays[:3] == [0.05, 0.1, 0.2]
 
 
-async def test_by_always_what_is_lost_before_its_spawn_was_answered_comes_back(
-    soon, runtime, puppet, policy, monkeypatch
+async def test_the_policy_always_restarts_a_worker_that_is_lost_before_its_spawn_was_answered(
+    soon, runtime, backend, policy, monkeypatch
 ):
     policy("always")
-    spawn = Puppet.spawn
+    spawn = FakeBackend.spawn
 
-    async def lost_at_once(puppet, asked, sink):
-        answer = await spawn(puppet, asked, sink)
-        if puppet.told.count("spawn") == 1:
+    async def lost_at_once(backend, asked, sink):
+        answer = await spawn(backend, asked, sink)
+        if backend.calls.count("spawn") == 1:
             await sink.lose("exit", "gone at once")
         return answer
 
-    monkeypatch.setattr(Puppet, "spawn", lost_at_once)
+    monkeypatch.setattr(FakeBackend, "spawn", lost_at_once)
 
     worker = await runtime.create_worker()
 
     await connected(runtime, worker)
-    assert puppet.told.count("spawn") == 2
+    assert backend.calls.count("spawn") == 2
 
 
-async def test_a_loss_that_is_told_after_the_end_of_a_worker_plans_nothing(soon, runtime, puppet, policy):
+async def test_a_loss_reported_after_the_end_of_a_worker_schedules_no_restart(soon, runtime, backend, policy):
     policy("always")
     worker = await runtime.create_worker()
     await runtime.stop_worker(worker.worker_ref)
 
-    await lose(puppet, worker)
+    await lose(backend, worker)
 
     assert not runtime._started.lifecycle._restarts._planned
 
 
 @pytest.mark.parametrize("end", ["stop", "close"])
-async def test_a_worker_that_has_ended_does_not_come_back(soon, runtime, puppet, policy, end):
+async def test_a_worker_that_has_ended_is_not_restarted(soon, runtime, backend, policy, end):
     policy("always")
     worker = await runtime.create_worker()
-    await lose(puppet, worker)
+    await lose(backend, worker)
     if end == "stop":
         await runtime.stop_worker(worker.worker_ref)
     else:
         await runtime.close()
     await asyncio.sleep(0.2)
-    assert puppet.told.count("spawn") == 1
+    assert backend.calls.count("spawn") == 1

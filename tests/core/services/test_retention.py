@@ -42,8 +42,8 @@ def make_store(request, tmp_path):
 
 
 @contextlib.asynccontextmanager
-async def running(store, puppet, clock=None, **limits):
-    async with Runtime(store, puppet, limits=Limits(**limits), clock=clock) as runtime:
+async def running(store, backend, clock=None, **limits):
+    async with Runtime(store, backend, limits=Limits(**limits), clock=clock) as runtime:
         yield runtime
 
 
@@ -53,9 +53,9 @@ async def until(condition):
             await asyncio.sleep(0.001)
 
 
-async def chatter(puppet, ref, count):
+async def chatter(backend, ref, count):
     for number in range(count):
-        await puppet.say(ref.worker_id, ThinkingDelta(str(number)))
+        await backend.say(ref.worker_id, ThinkingDelta(str(number)))
 
 
 async def settled(runtime, ref, count):
@@ -70,10 +70,10 @@ async def ahead_of_trimming(read, retained_after):
             return after, await read(after)
 
 
-async def test_the_oldest_events_of_a_worker_go_once_there_are_too_many(make_store, puppet):
-    async with running(make_store(), puppet, max_events_per_worker=100) as runtime:
+async def test_the_oldest_events_of_a_worker_are_trimmed_beyond_its_limit(make_store, backend):
+    async with running(make_store(), backend, max_events_per_worker=100) as runtime:
         ref = (await runtime.create_worker()).worker_ref
-        await chatter(puppet, ref, 1_000)
+        await chatter(backend, ref, 1_000)
         await until(lambda: runtime.newest_sequence(ref) == 1_000 and runtime.retained_after(ref) >= 900)
         retained_after, kept = await ahead_of_trimming(
             lambda after: runtime.events(ref, after), lambda: runtime.retained_after(ref)
@@ -83,8 +83,8 @@ async def test_the_oldest_events_of_a_worker_go_once_there_are_too_many(make_sto
         assert runtime.worker(ref).oldest_cursor == f"wo_{runtime.retained_after(ref):016x}"
 
 
-async def test_a_reader_behind_what_is_retained_is_told_so_and_never_shown_a_gap(make_store, puppet):
-    async with running(make_store(), puppet, max_events_per_worker=50) as runtime:
+async def test_a_reader_that_needs_trimmed_events_gets_an_error_and_never_a_gap(make_store, backend):
+    async with running(make_store(), backend, max_events_per_worker=50) as runtime:
         ref = (await runtime.create_worker()).worker_ref
         seen, expired = [], False
 
@@ -101,7 +101,7 @@ async def test_a_reader_behind_what_is_retained_is_told_so_and_never_shown_a_gap
 
         reading = asyncio.create_task(read())
         while not expired:
-            await chatter(puppet, ref, 50)
+            await chatter(backend, ref, 50)
         await reading
         assert seen == list(range(1, len(seen) + 1))
         with pytest.raises(CursorExpired):
@@ -110,24 +110,24 @@ async def test_a_reader_behind_what_is_retained_is_told_so_and_never_shown_a_gap
             await runtime.all_events(0)
 
 
-async def test_transcripts_are_never_trimmed(make_store, puppet):
-    async with running(make_store(), puppet, max_events_per_worker=10) as runtime:
+async def test_transcripts_are_never_trimmed(make_store, backend):
+    async with running(make_store(), backend, max_events_per_worker=10) as runtime:
         ref = (await runtime.create_worker()).worker_ref
         for number in range(40):
             await runtime.send_input(ref, WorkerInput("user", str(number)))
-            await puppet.say(ref.worker_id, TextDone(f"re {number}"), RunEnd("finished"))
+            await backend.say(ref.worker_id, TextDone(f"re {number}"), RunEnd("finished"))
         await until(lambda: runtime.retained_after(ref) > 90 and runtime.newest_sequence(ref) == 120)
         page = await runtime.transcript(ref)
         assert [item.content for item in page.items] == [f"{re}{n}" for n in range(40) for re in ("", "re ")]
 
 
-async def test_what_is_in_flight_survives_the_trimming_of_where_it_began(make_store, puppet):
-    async with running(make_store(), puppet, max_events_per_worker=16) as runtime:
+async def test_output_in_flight_survives_the_trimming_of_its_first_events(make_store, backend):
+    async with running(make_store(), backend, max_events_per_worker=16) as runtime:
         ref = (await runtime.create_worker()).worker_ref
         await runtime.send_input(ref, HELLO)
-        await puppet.say(ref.worker_id, ToolCallStart("t", "tool"))
+        await backend.say(ref.worker_id, ToolCallStart("t", "tool"))
         for number in range(60):
-            await puppet.say(ref.worker_id, TextDelta(f"{number} "), ThinkingDelta("."))
+            await backend.say(ref.worker_id, TextDelta(f"{number} "), ThinkingDelta("."))
             await settled(runtime, ref, 2 + 2 * number)
         await until(lambda: runtime.retained_after(ref) >= 106 and runtime.newest_sequence(ref) == 122)
         text = "".join(f"{number} " for number in range(60))
@@ -141,19 +141,19 @@ async def test_what_is_in_flight_survives_the_trimming_of_where_it_began(make_st
             assert [block.kind for block in shown.in_flight.blocks] == ["tool_call", "text", "thinking"]
             assert text.startswith(shown.in_flight.blocks[1].text)
         assert shown.in_flight.blocks[1].text == text
-    async with running(make_store(), puppet) as runtime:
+    async with running(make_store(), backend) as runtime:
         shown = (await runtime.snapshot(ref, runtime.retained_after(ref))).payload
         assert shown.in_flight.blocks[1].text == text[: len(shown.in_flight.blocks[1].text)]
         page = await runtime.transcript(ref)
         assert [item.content for item in page.items] == ["hello", text]
 
 
-async def test_all_workers_together_keep_no_more_bytes_than_they_may(make_store, puppet):
+async def test_the_events_of_all_workers_together_keep_the_limit_of_bytes(make_store, backend):
     store = make_store()
-    async with running(store, puppet, max_event_bytes=20_000) as runtime:
+    async with running(store, backend, max_event_bytes=20_000) as runtime:
         refs = [(await runtime.create_worker()).worker_ref for _ in range(3)]
         for _ in range(10):
-            await asyncio.gather(*(chatter(puppet, ref, 50) for ref in refs))
+            await asyncio.gather(*(chatter(backend, ref, 50) for ref in refs))
         await until(lambda: runtime.head == 1_500 and store.event_bytes <= 20_000)
         _, kept = await ahead_of_trimming(
             lambda after: runtime.all_events(after, limit=256), lambda: runtime.fleet_retained_after
@@ -162,15 +162,15 @@ async def test_all_workers_together_keep_no_more_bytes_than_they_may(make_store,
         assert store.event_bytes > 15_000
 
 
-async def test_events_that_are_too_old_go_though_the_worker_is_silent(make_store, puppet):
+async def test_events_that_are_too_old_are_trimmed_though_the_worker_is_silent(make_store, backend):
     clock = Watch()
-    async with running(make_store(), puppet, clock, max_event_age_s=60) as runtime:
+    async with running(make_store(), backend, clock, max_event_age_s=60) as runtime:
         ref = (await runtime.create_worker()).worker_ref
-        await chatter(puppet, ref, 10)
+        await chatter(backend, ref, 10)
         await settled(runtime, ref, 10)
         await clock.looked_at()
         clock.now_ms += 30_000
-        await chatter(puppet, ref, 10)
+        await chatter(backend, ref, 10)
         await settled(runtime, ref, 20)
         await clock.looked_at()
         assert runtime.retained_after(ref) == 0
@@ -181,12 +181,12 @@ async def test_events_that_are_too_old_go_though_the_worker_is_silent(make_store
         assert await runtime.events(ref, 20) == ()
 
 
-async def test_no_more_is_marked_than_tells_ages_apart_to_a_thousandth(make_store, puppet):
+async def test_retention_stores_only_as_many_marks_as_a_thousandth_of_the_age_needs(make_store, backend):
     clock = Watch()
-    async with running(make_store(), puppet, clock, max_events_per_worker=20, max_event_age_s=60_000) as runtime:
+    async with running(make_store(), backend, clock, max_events_per_worker=20, max_event_age_s=60_000) as runtime:
         ref = (await runtime.create_worker()).worker_ref
         for number in range(1, 11):
-            await chatter(puppet, ref, 30)
+            await chatter(backend, ref, 30)
             await until(lambda number=number: runtime.retained_after(ref) > 30 * number - 20)
             clock.now_ms += 20_000
     store = make_store()
@@ -195,16 +195,16 @@ async def test_no_more_is_marked_than_tells_ages_apart_to_a_thousandth(make_stor
     assert 2 <= len(marks) <= 4
 
 
-async def test_a_clock_that_was_ahead_in_an_earlier_life_keeps_no_events_for_good(make_store, puppet):
+async def test_a_clock_that_was_ahead_before_a_restart_keeps_no_events_for_ever(make_store, backend):
     ahead, clock = Watch(10**13), Watch()
-    async with running(make_store(), puppet, ahead, max_event_age_s=60) as runtime:
+    async with running(make_store(), backend, ahead, max_event_age_s=60) as runtime:
         ref = (await runtime.create_worker()).worker_ref
-        await chatter(puppet, ref, 10)
+        await chatter(backend, ref, 10)
         await settled(runtime, ref, 10)
         await ahead.looked_at()
-    async with running(make_store(), puppet, clock, max_event_age_s=60) as runtime:
+    async with running(make_store(), backend, clock, max_event_age_s=60) as runtime:
         other = (await runtime.create_worker()).worker_ref
-        await chatter(puppet, other, 10)
+        await chatter(backend, other, 10)
         await settled(runtime, other, 20)
         await clock.looked_at()
         clock.now_ms += 120_000
@@ -224,16 +224,16 @@ class Forgetting(MemoryStore):
         return super().commit(change)
 
 
-async def test_what_has_expired_is_forgotten_once_though_the_clock_was_ahead_in_an_earlier_life(puppet):
+async def test_expired_marks_are_removed_once_though_the_clock_was_ahead_before_a_restart(backend):
     store, ahead, clock = Forgetting(), Watch(10**13), Watch()
-    async with running(store, puppet, ahead, max_event_age_s=60) as runtime:
+    async with running(store, backend, ahead, max_event_age_s=60) as runtime:
         ref = (await runtime.create_worker()).worker_ref
-        await chatter(puppet, ref, 10)
+        await chatter(backend, ref, 10)
         await settled(runtime, ref, 10)
         await ahead.looked_at()
-    async with running(store, puppet, clock, max_event_age_s=60) as runtime:
+    async with running(store, backend, clock, max_event_age_s=60) as runtime:
         other = (await runtime.create_worker()).worker_ref
-        await chatter(puppet, other, 10)
+        await chatter(backend, other, 10)
         await settled(runtime, other, 20)
         await clock.looked_at()
         clock.now_ms += 120_000
@@ -242,31 +242,31 @@ async def test_what_has_expired_is_forgotten_once_though_the_clock_was_ahead_in_
         assert len(store.forgotten) == 1
 
 
-async def test_what_was_trimmed_stays_trimmed_and_numbers_go_on_after_a_restart(make_store, puppet):
-    async with running(make_store(), puppet, max_events_per_worker=10) as runtime:
+async def test_trimmed_events_stay_trimmed_and_sequences_go_on_after_a_restart(make_store, backend):
+    async with running(make_store(), backend, max_events_per_worker=10) as runtime:
         ref = (await runtime.create_worker()).worker_ref
-        await chatter(puppet, ref, 100)
+        await chatter(backend, ref, 100)
         await until(lambda: runtime.retained_after(ref) >= 90 and runtime.newest_sequence(ref) == 100)
         retained_after = runtime.retained_after(ref)
-    async with running(make_store(), puppet, max_events_per_worker=10) as runtime:
+    async with running(make_store(), backend, max_events_per_worker=10) as runtime:
         await until(lambda: runtime.retained_after(ref) >= retained_after)
         with pytest.raises(CursorExpired):
             await runtime.events(ref, retained_after - 1)
         assert (await runtime.create_worker()).worker_id == "worker-00000002"
 
 
-async def test_a_lower_limit_counts_from_the_next_start_on(make_store, puppet):
-    async with running(make_store(), puppet) as runtime:
+async def test_a_lower_limit_takes_effect_at_the_next_start(make_store, backend):
+    async with running(make_store(), backend) as runtime:
         ref = (await runtime.create_worker()).worker_ref
-        await chatter(puppet, ref, 100)
+        await chatter(backend, ref, 100)
         await settled(runtime, ref, 100)
-    async with running(make_store(), puppet, max_events_per_worker=10) as runtime:
+    async with running(make_store(), backend, max_events_per_worker=10) as runtime:
         await until(lambda: runtime.retained_after(ref) >= 90)
 
 
-async def test_diagnostics_and_runtime_events_are_kept_up_to_a_number(make_store, puppet):
+async def test_diagnostics_and_runtime_events_are_kept_up_to_a_number(make_store, backend):
     async with running(
-        make_store(), puppet, max_event_age_s=60, max_diagnostics=10, max_runtime_events=10
+        make_store(), backend, max_event_age_s=60, max_diagnostics=10, max_runtime_events=10
     ) as runtime:
         for _ in range(30):
             await runtime.create_worker()
@@ -282,16 +282,16 @@ async def test_diagnostics_and_runtime_events_are_kept_up_to_a_number(make_store
                 await asyncio.sleep(0.01)
 
 
-async def test_runtime_events_that_a_full_disk_refused_crowd_out_none_that_are_stored(faulty, puppet):
+async def test_runtime_events_that_a_full_disk_refused_displace_no_stored_ones(failing_store, backend):
     watch = Watch()
-    async with running(faulty, puppet, watch, max_event_age_s=60, max_runtime_events=10) as runtime:
+    async with running(failing_store, backend, watch, max_event_age_s=60, max_runtime_events=10) as runtime:
         ref = (await runtime.create_worker()).worker_ref
         before = list(await runtime.runtime_events())
-        faulty.fault = StoreFull("there is no room")
+        failing_store.fault = StoreFull("there is no room")
         for _ in range(30):
             with pytest.raises(StoreFull):
                 await runtime.send_input(ref, HELLO)
-        faulty.fault = None
+        failing_store.fault = None
         await watch.looked_at()
         assert list(await runtime.runtime_events()) == before
 
@@ -308,15 +308,15 @@ class Unpurged(MemoryStore):
         return await super().purge(worker_id)
 
 
-async def test_a_deleted_worker_whose_data_is_still_there_costs_the_others_no_events(puppet):
+async def test_a_deleted_worker_whose_data_is_not_purged_yet_costs_the_others_no_events(backend):
     store = Unpurged()
-    async with running(store, puppet, max_event_bytes=50_000) as runtime:
+    async with running(store, backend, max_event_bytes=50_000) as runtime:
         kept, large = [(await runtime.create_worker()).worker_ref for _ in range(2)]
-        await puppet.say(large.worker_id, TextDone("x" * 45_000))
-        await puppet.say(kept.worker_id, TextDone("y" * 1_000))
+        await backend.say(large.worker_id, TextDone("x" * 45_000))
+        await backend.say(kept.worker_id, TextDone("y" * 1_000))
         await runtime.stop_worker(large)
         await runtime.delete_worker(large)
-        await puppet.say(kept.worker_id, TextDone("z" * 10_000))
+        await backend.say(kept.worker_id, TextDone("z" * 10_000))
         await until(lambda: store.event_bytes > 50_000)
         for _ in range(100):
             await asyncio.sleep(0)
@@ -337,13 +337,13 @@ class Illegible(MemoryStore):
         return await super().state_at(worker_id, sequence)
 
 
-async def test_a_worker_that_is_found_damaged_does_not_keep_the_others_from_being_trimmed(puppet, caplog):
+async def test_a_damaged_worker_does_not_stop_the_trimming_of_others(backend, caplog):
     store, watch = Illegible(), Watch()
-    async with running(store, puppet, watch, max_events_per_worker=100, max_event_age_s=60) as runtime:
+    async with running(store, backend, watch, max_events_per_worker=100, max_event_age_s=60) as runtime:
         damaged, sound = [(await runtime.create_worker()).worker_ref for _ in range(2)]
-        await chatter(puppet, damaged, 150)
+        await chatter(backend, damaged, 150)
         await until(lambda: store.asked)
-        await chatter(puppet, sound, 50)
+        await chatter(backend, sound, 50)
         await until(lambda: runtime.newest_sequence(sound) > 150)
         await watch.looked_at()
         watch.now_ms += 3_600_000
@@ -353,14 +353,14 @@ async def test_a_worker_that_is_found_damaged_does_not_keep_the_others_from_bein
     assert len([line for line in caplog.messages if "stopped trimming" in line]) == 1
 
 
-async def test_the_bytes_of_all_are_held_though_the_oldest_belong_to_a_damaged_worker(puppet):
+async def test_the_limit_of_bytes_holds_though_the_oldest_events_belong_to_a_damaged_worker(backend):
     store = Illegible()
-    async with running(store, puppet, max_events_per_worker=100, max_event_bytes=20_000) as runtime:
+    async with running(store, backend, max_events_per_worker=100, max_event_bytes=20_000) as runtime:
         damaged, sound = [(await runtime.create_worker()).worker_ref for _ in range(2)]
-        await chatter(puppet, damaged, 150)
+        await chatter(backend, damaged, 150)
         await until(lambda: store.asked)
         for _ in range(20):
-            await chatter(puppet, sound, 90)
+            await chatter(backend, sound, 90)
         await until(lambda: runtime.newest_sequence(sound) == 1_950 and store.event_bytes <= 20_000)
         assert runtime.retained_after(damaged) == 0
 
@@ -377,14 +377,14 @@ class Unlisted(MemoryStore):
         return await super().oldest_events(worker_id, upto, count, spared)
 
 
-async def test_a_worker_whose_events_cannot_be_listed_keeps_no_others_from_being_trimmed(puppet, caplog):
+async def test_a_worker_whose_events_cannot_be_listed_does_not_stop_the_trimming_of_others(backend, caplog):
     store = Unlisted()
-    async with running(store, puppet, max_events_per_worker=100, max_event_bytes=20_000) as runtime:
+    async with running(store, backend, max_events_per_worker=100, max_event_bytes=20_000) as runtime:
         damaged, sound = [(await runtime.create_worker()).worker_ref for _ in range(2)]
-        await chatter(puppet, damaged, 150)
+        await chatter(backend, damaged, 150)
         await until(lambda: store.asked)
         for _ in range(20):
-            await chatter(puppet, sound, 90)
+            await chatter(backend, sound, 90)
         await until(lambda: runtime.newest_sequence(sound) == 1_950 and store.event_bytes <= 20_000)
         assert runtime.retained_after(damaged) == 0
     assert store.asked == 1

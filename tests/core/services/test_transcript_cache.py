@@ -24,19 +24,19 @@ def store():
     return Counting()
 
 
-async def say(runtime, puppet, ref, number):
+async def say(runtime, backend, ref, number):
     await runtime.send_input(ref, WorkerInput("user", f"{number}"))
-    await puppet.say(ref.worker_id, TextDone(f"re {number}"), RunEnd("finished"))
+    await backend.say(ref.worker_id, TextDone(f"re {number}"), RunEnd("finished"))
 
 
 def contents(page):
     return [item.content for item in page.items]
 
 
-async def test_a_page_is_read_once_and_shows_what_came_since(runtime, store, puppet):
+async def test_a_cached_page_is_read_once_and_shows_newer_entries(runtime, store, backend):
     ref = (await runtime.create_worker()).worker_ref
     for number in range(5):
-        await say(runtime, puppet, ref, number)
+        await say(runtime, backend, ref, number)
         page = await runtime.transcript(ref, limit=4)
         assert contents(page) == ["0", "re 0", "1", "re 1"][: page.total_items]
         newest = await runtime.transcript(ref, start=page.total_items - 1)
@@ -48,11 +48,11 @@ async def test_a_page_is_read_once_and_shows_what_came_since(runtime, store, pup
     assert store.reads == before
 
 
-async def test_pages_take_no_more_room_than_they_may(store, puppet):
-    async with Runtime(store, puppet, limits=Limits(transcript_cache_bytes=20_000)) as runtime:
+async def test_the_transcript_cache_keeps_its_limit_of_bytes(store, backend):
+    async with Runtime(store, backend, limits=Limits(transcript_cache_bytes=20_000)) as runtime:
         ref = (await runtime.create_worker()).worker_ref
         for number in range(50):
-            await say(runtime, puppet, ref, number)
+            await say(runtime, backend, ref, number)
         for start in range(50):
             await runtime.transcript(ref, start, 1)
         before = store.reads

@@ -82,7 +82,7 @@ def test_blocks_keep_the_order_in_which_they_began():
     assert kinds == ["thinking", "tool_call", "text"]
 
 
-def test_an_input_makes_it_running_and_the_end_of_the_run_idle_or_paused():
+def test_an_input_makes_the_activity_running_and_the_end_of_the_run_idle_or_paused():
     assert after(UserMessage(())).status == "running"
     assert after(SystemItem({"kind": SYSTEM_INPUT})).status == "running"
     assert after(SystemItem({"kind": "plan"})).quiet
@@ -92,11 +92,11 @@ def test_an_input_makes_it_running_and_the_end_of_the_run_idle_or_paused():
     assert after(StatusChanged("paused")).status == "paused"
 
 
-def test_what_is_kept_is_bounded():
+def test_the_activity_is_bounded():
     assert len(after(*(ToolCallStart(str(n), "x") for n in range(MAX_BLOCKS + 5))).blocks) == MAX_BLOCKS
 
 
-def test_a_long_text_of_many_pieces_is_put_together_once():
+def test_a_long_text_of_many_pieces_is_joined_once():
     assert blocks(*(TextDelta("ab") for _ in range(50_000))) == (TextBlock("ab" * 50_000),)
 
 
@@ -109,7 +109,7 @@ def test_closing_leaves_no_text_no_tool_call_and_no_unfinished_thought(payloads)
     assert all(isinstance(block, ThinkingBlock) and block.finished for block in (found.blocks if found else ()))
 
 
-def test_nothing_is_in_flight_behind_a_shutdown():
+def test_nothing_is_in_flight_after_a_shutdown():
     thought = Activity().after(ThinkingDone("idle thought"))
     assert thought.in_flight() is not None
     assert thought.after(Shutdown()) == Activity()

@@ -1,4 +1,4 @@
-"""The daemon and its observers as processes of their own, with what a test may do to them."""
+"""The daemon and its observers as separate processes, and what a test may do to them."""
 
 import contextlib
 import http.client
@@ -28,7 +28,7 @@ Call = Callable[..., Any]
 
 
 def until(condition: Callable[[], Any], what: str = "the condition", deadline_s: float = DEADLINE_S) -> Any:
-    """The first true answer of `condition`; AssertionError at the deadline."""
+    """Return the first true answer of `condition`. Raises AssertionError at the deadline."""
     end = time.monotonic() + deadline_s
     while not (found := condition()):
         assert time.monotonic() < end, f"{what} did not come about within {deadline_s:g} s"
@@ -37,7 +37,7 @@ def until(condition: Callable[[], Any], what: str = "the condition", deadline_s:
 
 
 def children(pid: int) -> set[int]:
-    """The processes that this one has started and not lost."""
+    """Return the children of a process."""
     found: set[int] = set()
     for task in Path(f"/proc/{pid}/task").glob("*/children"):
         with contextlib.suppress(OSError):
@@ -46,14 +46,14 @@ def children(pid: int) -> set[int]:
 
 
 def descendants(pid: int) -> set[int]:
-    """The processes below this one."""
+    """Return the descendants of a process."""
     found = children(pid)
     return found.union(*(descendants(child) for child in found))
 
 
 @contextlib.contextmanager
 def stopped(*pids: int) -> Iterator[None]:
-    """Hold processes still, those that are still there: SIGSTOP, and SIGCONT at the end."""
+    """Stop processes that still run by SIGSTOP, and send SIGCONT at the end."""
     for pid in pids:
         with contextlib.suppress(ProcessLookupError):
             os.kill(pid, signal.SIGSTOP)
@@ -123,7 +123,7 @@ class Daemon:
         return self
 
     def allow_descriptors(self, soft: int) -> None:
-        """Set how many descriptors it may have open from now on."""
+        """Set its limit of open descriptors."""
         hard = resource.prlimit(self.pid, resource.RLIMIT_NOFILE)[1]
         resource.prlimit(self.pid, resource.RLIMIT_NOFILE, (min(soft, hard), hard))
 
@@ -136,7 +136,7 @@ class Daemon:
         return len(list(self._descriptor_targets()))
 
     def connections(self, peer: str) -> int:
-        """How many connections with this IPv4 address it has open."""
+        """Return how many connections with an IPv4 address it has open."""
         sockets = self._sockets(peer) | self._sockets(peer)  # the kernel may leave some out of a table that changes
         return sum(target in sockets for target in self._descriptor_targets())
 
@@ -151,12 +151,12 @@ class Daemon:
                 yield str(entry.readlink())
 
     def resident_bytes(self) -> int:
-        """How much memory it holds."""
+        """Its resident memory in bytes."""
         return int(Path(f"/proc/{self.pid}/statm").read_text().split()[1]) * os.sysconf("SC_PAGE_SIZE")
 
     @contextlib.contextmanager
     def client(self, timeout_s: float = DEADLINE_S) -> Iterator[Call]:
-        """How to ask for something on one connection: what a successful request answers under its only key."""
+        """Yield a function that sends requests on one connection, and returns the value under the only key."""
         headers = {"Authorization": f"Bearer {self.token}", "Content-Type": "application/json"}
         connection = http.client.HTTPConnection(self.host, self.port, timeout=timeout_s)
 
@@ -172,12 +172,12 @@ class Daemon:
             yield call
 
     def call(self, method: str, path: str, body: Any = None) -> Any:
-        """The same on a connection of its own."""
+        """Send a request on a new connection."""
         with self.client() as call:
             return call(method, path, body)
 
     def create(self, profile: str) -> str:
-        """A new Worker; its id."""
+        """Create a Worker, and return its id."""
         request = {"profile": {"kind": "builtin", "value": f"builtin:{profile}"}}
         worker = self.call("POST", "/v1/workers", request | {"requested_capabilities": [{"name": "shell"}]})
         assert worker["execution"]["run_state"] == "idle", worker
@@ -187,11 +187,11 @@ class Daemon:
         return (call or self.call)("GET", f"/v1/workers/{worker_id}")
 
     def newest(self, worker_id: str, call: Call | None = None) -> int:
-        """The sequence of a Worker's newest event."""
+        """Return the sequence of a Worker's newest event."""
         return int(self.worker(worker_id, call)["last_event_id"])
 
     def start(self, worker_id: str, content: str, call: Call | None = None) -> None:
-        """Let a Worker begin a run."""
+        """Start a run of a Worker."""
         (call or self.call)("POST", f"/v1/workers/{worker_id}/input", {"kind": "user", "content": content})
 
     def idle(self, worker_id: str, call: Call | None = None, deadline_s: float = DEADLINE_S) -> None:
@@ -203,23 +203,23 @@ class Daemon:
         until(is_idle, f"{worker_id}'s run_end", deadline_s)
 
     def run(self, worker_id: str, content: str, call: Call | None = None, deadline_s: float = DEADLINE_S) -> None:
-        """One whole run of a Worker."""
+        """Start a run of a Worker, and wait for its end."""
         self.start(worker_id, content, call)
         self.idle(worker_id, call, deadline_s)
 
     def terminate(self) -> int:
-        """SIGTERM; the exit code."""
+        """Send SIGTERM, and return the exit status."""
         self.process.send_signal(signal.SIGTERM)
         return self.process.wait(DEADLINE_S)
 
     def kill(self) -> None:
-        """kill -9; harmless when it has ended."""
+        """Send SIGKILL. Does nothing if it has ended."""
         self.process.kill()
         self.process.wait()
 
 
 class Crowd:
-    """The observers of programs/crowd.py, in a process of their own: see there for what `tell` understands."""
+    """The observers of programs/crowd.py in a separate process. That module lists the commands of `tell`."""
 
     def __init__(self, daemon: Daemon, plan: Mapping[str, Any], wrapper: Sequence[str] = ()) -> None:
         command = [*wrapper, sys.executable, str(PROGRAMS / "crowd.py")]
@@ -238,7 +238,7 @@ class Crowd:
         self.process.stdin.write(f"{line}\n")
 
     def tell(self, command: str) -> Any:
-        """Give a command; its answer."""
+        """Send a command, and return its answer."""
         self._say(command)
         assert self.process.stdout is not None
         readable, _, _ = select.select([self.process.stdout], [], [], DEADLINE_S)
@@ -246,7 +246,7 @@ class Crowd:
         return json.loads(self.process.stdout.readline())
 
     def until(self, name: str, least: int, deadline_s: float = DEADLINE_S) -> dict[str, Any]:
-        """The first state in which this figure is that high; AssertionError once an observer is gone for good."""
+        """Return the first state with a figure that high. Raises AssertionError if an observer has ended."""
 
         def state() -> dict[str, Any] | None:
             found = self.tell("state")
@@ -256,7 +256,7 @@ class Crowd:
         return until(state, f"{name} of {least}", deadline_s)
 
     def reports(self) -> list[dict[str, Any]]:
-        """What each observer has seen."""
+        """Return what each observer has seen."""
         return self.tell("report")
 
     def leave(self) -> None:
@@ -271,7 +271,7 @@ class Crowd:
 
 @pytest.fixture
 def launch(tmp_path: Path) -> Iterator[Callable[..., Daemon]]:
-    """Start daemons on the one store of the test; those that still run at its end are killed."""
+    """Start daemons on the store of the test. Those that still run at its end are killed."""
     with contextlib.ExitStack() as made:
 
         def start(*options: str, **given: Any) -> Daemon:
@@ -284,7 +284,7 @@ def launch(tmp_path: Path) -> Iterator[Callable[..., Daemon]]:
 
 @pytest.fixture
 def observe() -> Iterator[Callable[..., Crowd]]:
-    """Observe Workers of a daemon, each by `number` observers that begin at a cursor, in a process of their own."""
+    """Observe Workers of a daemon in a separate process, each by `number` observers from a cursor on."""
     with contextlib.ExitStack() as made:
 
         def start(
@@ -306,13 +306,13 @@ def observe() -> Iterator[Callable[..., Crowd]]:
 
 @pytest.fixture
 def long(request: pytest.FixtureRequest) -> bool:
-    """Whether the full numbers are wanted: `--faults=long`."""
+    """Whether to use the full numbers (`--faults=long`)."""
     return request.config.getoption("faults", "short") == "long"
 
 
 @pytest.fixture
 def long_run(long: bool) -> None:
-    """For what takes its time."""
+    """Skip the test unless `--faults=long` is given."""
     if not long:
         pytest.skip("this takes long: --faults=long")
 

@@ -16,7 +16,7 @@ HOUR = 3_600
 HEARTBEAT_S = 2.0
 AGE_S = 1_000
 MARKED_S = 3.0
-"""More than twice what a daemon waits until it looks again for events of AGE_S."""
+"""More than twice the period of retention for events of AGE_S."""
 
 TICKING = "while :; do echo tick; sleep 0.05; done"
 SLOW_TO_END = "trap 'sleep 1; echo in good order > {0}; exit' TERM; echo ready > {0}; while :; do sleep 0.05; done"
@@ -26,7 +26,7 @@ pytestmark = pytest.mark.skipif(LIBRARY is None, reason="libfaketime is not inst
 
 
 class WallClock:
-    """The time of day as a daemon sees it that runs in this `environment`; its steady clock is left alone."""
+    """The wall clock of a daemon that runs in this `environment`. Its monotonic clock is real."""
 
     def __init__(self, folder: Path) -> None:
         self._file = folder / "clock"
@@ -40,7 +40,7 @@ class WallClock:
         self.jump(0)
 
     def jump(self, seconds: int) -> None:
-        """Be that far ahead of the real time from now on."""
+        """Set the clock ahead of the real time."""
         new = self._file.with_suffix(".new")
         new.write_text(f"{seconds:+d}\n")
         new.rename(self._file)
@@ -52,7 +52,7 @@ def clock(tmp_path: Path) -> WallClock:
 
 
 def unless_timed_out(wait: Callable[..., Any], figure: str, least: int) -> None:
-    """Wait for the crowd. A time-out that follows the wall clock may cut an observer, or leave all without events."""
+    """Wait for the crowd. Time-outs by the wall clock would cut an observer, or leave all without events."""
     try:
         wait(figure, least)
     except AssertionError as error:
@@ -113,7 +113,7 @@ def test_a_worker_that_is_stopped_has_its_grace_whatever_the_wall_clock_does(
 
 @pytest.fixture
 def check_expiry(launch: Any, observe: Any, clock: WallClock) -> Callable[..., None]:
-    """Publish, jump an hour ahead, and look for a while whether all is still there that is not AGE_S old."""
+    """Publish, jump an hour ahead, and check for a while that events younger than AGE_S stay."""
 
     def check(watched_s: float = MARKED_S, **given: Any) -> None:
         daemon = launch(settings={"max_event_age_s": AGE_S}, environment=clock.environment, **given)

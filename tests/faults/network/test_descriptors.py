@@ -1,4 +1,4 @@
-"""No descriptors left: streams and the store go on, the log stays quiet, and it ends by itself."""
+"""Out of descriptors: streams and the store go on, the log stays quiet, and the daemon recovers by itself."""
 
 import contextlib
 import socket
@@ -13,15 +13,15 @@ LIMIT = 40
 CLIENTS = 4
 RECOVERY_S = 8
 IDLE_S = 120
-"""How long the daemon keeps a connection that is quiet: longer than the check lasts, so that it gives none back."""
+"""How long the daemon keeps an idle connection: longer than the check, so that none is closed."""
 
 MAX_LINES = 5
-"""That the daemon may log about it while it lasts."""
+"""The most lines that the daemon may log while it lasts."""
 
 
 @pytest.fixture
 def check(launch: Any, observe: Any, until: Any, long: bool) -> Callable[..., None]:
-    """Take all descriptors from a daemon by connections that do nothing, then let go of them."""
+    """Use up all descriptors of a daemon by idle connections, then close them."""
 
     def check(**given: Any) -> None:
         daemon = launch(settings={"header_timeout_s": IDLE_S}, **given)
@@ -56,7 +56,7 @@ def test_without_descriptors_streams_and_the_store_go_on_the_log_stays_quiet_and
     check()
 
 
-def test_without_descriptors_the_plain_event_loop_does_the_same(check: Any) -> None:
+def test_without_descriptors_the_daemon_on_the_plain_event_loop_recovers_as_well(check: Any) -> None:
     check(without="uvloop")
 
 

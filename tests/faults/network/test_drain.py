@@ -1,4 +1,4 @@
-"""SIGTERM with many idle sockets: out within the drain limit, each observer told why."""
+"""SIGTERM with many idle sockets: the daemon exits within the drain limit, and each observer gets the reason."""
 
 import signal
 import subprocess
@@ -9,14 +9,14 @@ import pytest
 
 DRAIN_TIMEOUT_S = 2.0
 MARGIN_S = 20.0
-"""Beyond the drain limit: for the observers that do not read, and for a slow machine."""
+"""The time beyond the drain limit, for observers that do not read and for a slow machine."""
 
 GOODBYE = {"diagnostic": "runtime.upstream_closed", "code": 1001, "reason": "runtime.upstream_closed"}
 
 
 @pytest.fixture
 def check(launch: Any, observe: Any, long: bool) -> Callable[..., None]:
-    """Half of the sockets are feeds and half are kept-alive connections; some more feeds no longer read."""
+    """Half of the sockets are feeds, half are idle connections, and some more feeds do not read."""
 
     def check(**given: Any) -> None:
         number = 500 if long else 100
@@ -41,7 +41,7 @@ def test_a_daemon_with_many_idle_sockets_ends_in_time_and_tells_each_observer_wh
     check()
 
 
-def test_the_check_sees_observers_that_are_not_told(check: Any) -> None:
+def test_the_check_sees_observers_that_get_no_reason(check: Any) -> None:
     with pytest.raises(AssertionError, match="was not told why"):
         check(without="farewell")
 

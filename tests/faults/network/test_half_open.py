@@ -1,4 +1,4 @@
-"""An observer's side that vanishes without a word: it is found and freed within two heartbeats."""
+"""Observers that vanish without closing: they are found and freed within two heartbeats."""
 
 import contextlib
 import os
@@ -25,7 +25,7 @@ needs_curl = pytest.mark.skipif(shutil.which("curl") is None, reason="curl is no
 
 
 class Cable:
-    """A network namespace whose only way out is a cable that can be pulled."""
+    """A network namespace whose only link can be cut."""
 
     def __init__(self) -> None:
         number, self._claim = _claimed()
@@ -43,7 +43,7 @@ class Cable:
         _ip("-n", self.name, "link", "set", self.far_end, "up")
 
     def pull(self) -> None:
-        """From now on no packet passes, and neither side is told."""
+        """Drop all packets. Neither side notices."""
         _ip("-n", self.name, "link", "set", self.far_end, "down")
 
     def remove(self) -> None:
@@ -54,7 +54,7 @@ class Cable:
 
 
 def _claimed() -> tuple[int, socket.socket]:
-    """A number of addresses that no other run uses or has left behind, for as long as the socket is open."""
+    """Reserve a number for addresses that no other run uses, as long as the socket is open."""
     used, number = _ip("-o", "addr"), 0
     while True:
         claim = socket.socket(socket.AF_UNIX)
@@ -109,7 +109,7 @@ def check(launch: Any, observe: Any, until: Any, cable: Cable) -> Callable[..., 
 
 @pytest.fixture
 def check_stream(launch: Any, until: Any, cable: Cable, tmp_path: Path) -> Iterator[Callable[..., None]]:
-    """The same of an event stream, which curl reads."""
+    """Check the same for an event stream that curl reads."""
     with contextlib.ExitStack() as made:
 
         def check(script: str | None, deadline_s: float, without: str | None = None) -> None:

@@ -1,4 +1,4 @@
-"""Target 16: where there are neither namespaces nor control groups, nothing that a Worker left stays behind."""
+"""Target 16: without namespaces and control groups, no process of a Worker is left behind."""
 
 import contextlib
 import os
@@ -43,7 +43,7 @@ def _zombies(parent: int) -> int:
 
 
 class Sleepers:
-    """The processes that sleep for a number of this test's own."""
+    """Return the processes that sleep for a number that only this test uses."""
 
     def __init__(self) -> None:
         self.number = f"4{secrets.randbelow(10**12):012}"
@@ -68,7 +68,7 @@ def sleepers() -> Iterator[Sleepers]:
 
 @pytest.fixture
 def poor(launch: Any, require: Any) -> Callable[..., Any]:
-    """Starts a daemon without namespaces and control groups of its own."""
+    """Start a daemon that has neither namespaces nor control groups."""
     require("unshare", "awk", "mount", root=True)
     if subprocess.run([*CONTAINER, "true"], capture_output=True, check=False).returncode:
         pytest.skip("no namespace can be made here")
@@ -81,7 +81,7 @@ def poor(launch: Any, require: Any) -> Callable[..., Any]:
 
 @pytest.fixture
 def check_reaped(poor: Any, until: Any) -> Callable[..., None]:
-    """Process 1 has no child that has ended, and no exit status of its own programs is lost."""
+    """Check that process 1 has no zombie, and loses no exit status of its own programs."""
 
     def check(**given: Any) -> None:
         daemon = poor(CONTAINER, **given)
@@ -104,18 +104,18 @@ def test_process_1_reaps_the_orphans_of_its_workers(check_reaped: Any) -> None:
     check_reaped()
 
 
-def test_process_1_reaps_them_on_the_event_loop_of_the_standard_library_too(check_reaped: Any) -> None:
+def test_process_1_reaps_orphans_on_the_event_loop_of_the_standard_library_too(check_reaped: Any) -> None:
     check_reaped(without="uvloop")
 
 
-def test_a_daemon_that_does_not_reap_is_found_out(check_reaped: Any) -> None:
+def test_the_check_sees_a_daemon_that_does_not_reap(check_reaped: Any) -> None:
     with pytest.raises(AssertionError, match="the end of all zombies"):
         check_reaped(without="reaping")
 
 
 @pytest.fixture
 def check_swept(poor: Any, sleepers: Sleepers, until: Any) -> Callable[..., None]:
-    """A start kills what the daemon before it, which was killed, has left of its Workers."""
+    """Check that a start kills the processes of Workers of a daemon that was killed."""
 
     def check(job: str, **given: Any) -> None:
         daemon = poor(MACHINE)
@@ -131,11 +131,11 @@ def check_swept(poor: Any, sleepers: Sleepers, until: Any) -> Callable[..., None
 
 
 @pytest.mark.parametrize("job", JOBS)
-def test_the_start_after_a_kill_ends_what_workers_left(check_swept: Any, job: str) -> None:
+def test_the_start_after_a_kill_ends_the_processes_of_earlier_workers(check_swept: Any, job: str) -> None:
     check_swept(job)
 
 
-def test_a_start_that_does_not_sweep_is_found_out(check_swept: Any) -> None:
+def test_the_check_sees_a_start_that_leaves_stale_processes(check_swept: Any) -> None:
     with pytest.raises(AssertionError, match="a process is left"):
         check_swept("in the background", without="sweeping")
 

@@ -48,6 +48,6 @@ def test_all_observers_of_a_daemon_that_is_restarted_resume_exactly_once(check: 
     check(end)
 
 
-def test_the_check_sees_what_they_lose_that_are_not_resumed_by_their_cursors(check: Any) -> None:
+def test_the_check_sees_what_observers_lose_that_do_not_resume_at_their_cursors(check: Any) -> None:
     with pytest.raises(AssertionError, match="a hole or a repeat"):
         check("kill", without="replay")

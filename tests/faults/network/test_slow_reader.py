@@ -1,4 +1,4 @@
-"""An observer that reads all the time, but slowly: pings wait behind what it has yet to read, and it is not cut."""
+"""An observer that reads slowly: pings wait behind unread data, and it is not cut."""
 
 from collections.abc import Callable
 from typing import Any
@@ -7,13 +7,13 @@ import pytest
 
 HEARTBEAT_S = 1.0
 PACE = 600_000
-"""Bytes a second that the observer reads."""
+"""The bytes a second that the observer reads."""
 
 PUBLISHED = 4 * 2**20
-"""Bytes that are said before it comes, in deltas and as a whole: more than the kernel takes."""
+"""The bytes of text before it joins, in deltas and as a whole: more than the kernel buffers."""
 
 DEADLINE_S = 120.0
-"""Long enough for so many bytes on a busy machine."""
+"""The deadline for so many bytes on a busy machine."""
 
 
 @pytest.fixture
@@ -34,6 +34,6 @@ def test_an_observer_that_reads_slowly_is_not_taken_for_dead(check: Any) -> None
     check()
 
 
-def test_the_check_sees_that_one_is_cut_whose_pongs_come_late(check: Any) -> None:
+def test_the_check_sees_an_observer_that_is_cut_for_late_pongs(check: Any) -> None:
     with pytest.raises(AssertionError, match="an observer was cut"):
         check(without="leniency")

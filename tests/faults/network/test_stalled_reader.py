@@ -1,4 +1,4 @@
-"""An observer that stops reading: bounded memory, nobody else held up, and no loss when it reads again."""
+"""An observer that stops reading: memory is bounded, nobody else is delayed, and nothing is lost when it resumes."""
 
 from collections.abc import Callable
 from typing import Any
@@ -8,18 +8,18 @@ import pytest
 WARM_UP = 32 * 2**20
 PUBLISHED = 96 * 2**20
 GROWTH = PUBLISHED * 2 // 3
-"""Bytes; the daemon's memory goes up and down by less than that, whatever is published."""
+"""The bytes by which the daemon's memory may vary, however much is published."""
 
 RETAINED = 200
 DEADLINE_S = 120.0
-"""Long enough for so many bytes on a busy machine."""
+"""The deadline for so many bytes on a busy machine."""
 
 PRINTING = "head -c {} /dev/zero | tr '\\0' x"
 
 
 @pytest.fixture
 def check(launch: Any, observe: Any, until: Any, long: bool) -> Callable[..., None]:
-    """Publish to one observer that reads and one that does not; `heartbeat_s` says whether that one is cut for it."""
+    """Publish to one observer that reads and one that does not. A short `heartbeat_s` lets the latter be cut."""
 
     def check(heartbeat_s: float = 3600, published: int = PUBLISHED, **given: Any) -> None:
         daemon = launch(settings={"heartbeat_s": heartbeat_s}, **given)
@@ -52,7 +52,7 @@ def test_an_observer_that_stops_reading_costs_little_holds_nobody_up_and_loses_n
 
 
 @pytest.mark.usefixtures("long_run")
-def test_one_that_is_cut_as_dead_for_it_resumes_without_loss(check: Any) -> None:
+def test_an_observer_that_is_cut_because_it_stopped_reading_resumes_without_loss(check: Any) -> None:
     check(heartbeat_s=2, published=WARM_UP)
 
 
@@ -63,7 +63,7 @@ def test_the_check_sees_what_is_kept_for_an_observer_without_a_bound(check: Any)
 
 @pytest.fixture
 def check_overtaken(launch: Any, observe: Any, until: Any) -> Callable[..., None]:
-    """Retain less than what is published while an observer does not read."""
+    """Retain less than is published while an observer does not read."""
 
     def check(**given: Any) -> None:
         daemon = launch(settings={"max_events_per_worker": RETAINED}, **given)
@@ -81,10 +81,10 @@ def check_overtaken(launch: Any, observe: Any, until: Any) -> Callable[..., None
     return check
 
 
-def test_one_that_retention_overtakes_is_told_so_and_sees_no_gap_before(check_overtaken: Any) -> None:
+def test_an_observer_that_retention_overtakes_gets_the_reason_and_sees_no_gap_before(check_overtaken: Any) -> None:
     check_overtaken()
 
 
-def test_the_check_sees_a_gap_that_nobody_speaks_of(check_overtaken: Any) -> None:
+def test_the_check_sees_a_gap_that_is_not_reported(check_overtaken: Any) -> None:
     with pytest.raises(AssertionError, match="an event is missing"):
         check_overtaken(without="honesty")

@@ -1,4 +1,4 @@
-"""SIGSTOP of the daemon, of an agent, of an observer: no double spawn, no false death, the feed goes on."""
+"""SIGSTOP of the daemon, an agent or an observer: nothing is respawned or taken for dead, and the feed goes on."""
 
 import time
 from collections.abc import Callable
@@ -13,7 +13,7 @@ OBSERVERS = 10
 
 
 class Ticking:
-    """A run of a shell Worker that says something all the time, until told to end."""
+    """A run of a shell Worker that prints all the time until a test ends it."""
 
     def __init__(self, daemon: Any, worker: str) -> None:
         self.daemon, self.worker = daemon, worker
@@ -21,14 +21,14 @@ class Ticking:
         daemon.start(worker, TICKING.format(self._gate))
 
     def end(self) -> None:
-        """Let it end, and wait for that."""
+        """End the run, and wait for it."""
         self._gate.touch()
         self.daemon.idle(self.worker)
 
 
 @pytest.fixture
 def stand_still(long: bool, stopped: Any, until: Any) -> Callable[..., None]:
-    """Stop processes for so long that an observer who does not answer is cut meanwhile, and until something is so."""
+    """Stop processes until a condition holds, and long enough that an observer without pongs would be cut."""
 
     def stand_still(*pids: int, is_over: Callable[[], bool] = lambda: True) -> None:
         with stopped(*pids):
@@ -40,7 +40,7 @@ def stand_still(long: bool, stopped: Any, until: Any) -> Callable[..., None]:
 
 @pytest.fixture
 def check_unbroken(observe: Any) -> Callable[..., None]:
-    """Each observer of a crowd has seen every event of the Worker once, in order."""
+    """Check that each observer of a crowd has seen every event of the Worker once, in order."""
 
     def check(daemon: Any, worker: str, crowd: Any) -> None:
         reader = observe(daemon, worker)
@@ -75,7 +75,7 @@ def test_a_stopped_daemon_goes_on_with_its_agents_and_its_observers(
 
 @pytest.fixture
 def check_answered(launch: Any, observe: Any, stopped: Any, until: Any) -> Callable[..., None]:
-    """Stop the daemon behind a ping, until the next is due; the observers answer meanwhile."""
+    """Stop the daemon after a ping until the next one is due. Observers answer meanwhile."""
 
     def check(**given: Any) -> None:
         daemon = launch(settings=SETTINGS, **given)
@@ -158,6 +158,6 @@ def test_a_stopped_observer_holds_nobody_up_and_resumes_without_loss(check_obser
     check_observer()
 
 
-def test_the_check_sees_what_an_observer_loses_that_is_not_resumed_by_its_cursor(check_observer: Any) -> None:
+def test_the_check_sees_what_an_observer_loses_that_does_not_resume_at_its_cursor(check_observer: Any) -> None:
     with pytest.raises(AssertionError, match="a hole or a repeat"):
         check_observer(without="replay")

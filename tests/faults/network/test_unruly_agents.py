@@ -1,4 +1,4 @@
-"""Agents that take too much, don't end, or leave somebody behind: only their own Worker suffers."""
+"""Agents that exceed limits, ignore signals or leave processes behind: only their own Worker is affected."""
 
 import contextlib
 import http.client
@@ -21,7 +21,7 @@ AGENT = Path(__file__).parent / "programs" / "agent.py"
 ACP_AGENT = Path(__file__).parents[2] / "execution" / "acp" / "agent.py"
 GRACE_S = 1.0
 LOST_S = 10.0
-"""How long it may take until an agent that takes too much is found and gone; it is looked at twice a second."""
+"""The deadline for ending an agent that exceeds a limit. It is checked twice a second."""
 
 CONFIG = f"""
 [profiles."builtin:agent"]
@@ -44,7 +44,7 @@ Host = Callable[..., Any]
 
 
 class Marked:
-    """The processes that have a mark in their environment."""
+    """Return the processes that have a mark in their environment."""
 
     def __init__(self) -> None:
         self.mark = f"mark-{secrets.token_hex(8)}"
@@ -65,7 +65,7 @@ class Marked:
 
 @pytest.fixture
 def marked() -> Iterator[Marked]:
-    """The processes of the test's agents; those that a daemon without protection has left are killed at the end."""
+    """The processes of the test's agents. Those that an unprotected daemon leaves are killed at the end."""
     made = Marked()
     yield made
     made.kill()
@@ -73,7 +73,7 @@ def marked() -> Iterator[Marked]:
 
 @pytest.fixture
 def host(launch: Any, tmp_path: Path, marked: Marked) -> Host:
-    """Starts a daemon with a profile of unruly agents."""
+    """Start a daemon with a profile of unruly agents."""
 
     def start(**given: Any) -> Any:
         config = tmp_path / "config.toml"
@@ -86,7 +86,7 @@ def host(launch: Any, tmp_path: Path, marked: Marked) -> Host:
 
 
 def _events(daemon: Any, worker: str) -> list[dict[str, Any]]:
-    """The payloads of a Worker's events."""
+    """Return the payloads of a Worker's events."""
     connection = http.client.HTTPConnection(daemon.host, daemon.port, timeout=30)
     with contextlib.closing(connection):
         connection.request("GET", f"/v1/workers/{worker}/events", headers={"Authorization": f"Bearer {daemon.token}"})
@@ -99,7 +99,7 @@ def _lost(daemon: Any, worker: str) -> bool:
 
 @pytest.fixture
 def check_loss(host: Host, until: Any, marked: Marked) -> Host:
-    """An agent does something: its Worker is lost for this reason, and nobody else notices."""
+    """Check that an agent's deed loses its Worker for a reason, and affects nobody else."""
 
     def check(deed: str, reason: str, **given: Any) -> None:
         daemon = host(**given)
@@ -151,7 +151,7 @@ def test_the_check_sees_a_grandchild_that_outlives_its_agent(check_loss: Host) -
 
 @pytest.fixture
 def check_stop(host: Host, until: Any, marked: Marked) -> Host:
-    """A stop of an agent that ignores signals is answered when its grace is over, and nothing of it is left."""
+    """Check that a stop of an agent that ignores signals ends after the grace, and leaves no process."""
 
     def check(**given: Any) -> None:
         daemon = host(**given)
@@ -181,7 +181,7 @@ def test_the_check_sees_a_stop_that_waits_for_the_agent(check_stop: Host) -> Non
 
 @pytest.fixture
 def check_end(host: Host, until: Any, marked: Marked) -> Host:
-    """However the daemon ends, no process of its agents is left, and behind the next start no control group."""
+    """Check that no process of an agent outlives the daemon, and no control group the next start."""
 
     def check(way: str, **given: Any) -> None:
         daemon = host(**given)
@@ -214,7 +214,7 @@ def test_the_check_sees_processes_that_outlive_a_killed_daemon(check_end: Host) 
 
 @pytest.fixture
 def check_rounds(host: Host, marked: Marked, rounds: Callable[[int, int], int]) -> Host:
-    """Agents are started and stopped again and again: the daemon holds as much afterwards as before."""
+    """Check that starting and stopping agents repeatedly leaves no process and no descriptor."""
 
     def check(profile: str, **given: Any) -> None:
         daemon = host(**given)
@@ -257,7 +257,7 @@ def test_the_check_sees_descriptors_that_are_left(check_rounds: Host) -> None:
 
 @pytest.fixture
 def check_output(host: Host) -> Host:
-    """An agent writes something; it is all in the transcript, and the daemon's memory has not grown with it."""
+    """Check that an agent's output is in the transcript, and that the daemon's memory has not grown with it."""
 
     def check(deed: str, text: str, **given: Any) -> None:
         daemon = host(**given)
@@ -284,7 +284,7 @@ def _peak(pid: int) -> int:
 
 
 def _said(daemon: Any, worker: str) -> str:
-    """All that the Worker has said in its second run."""
+    """Return the text of the Worker's second run."""
     found, start = [], 3
     while start is not None:
         page = daemon.call("GET", f"/v1/workers/{worker}/transcript?start={start}&limit=8")

@@ -1,4 +1,4 @@
-"""Daemons on the one folder of the test, and what is done to them."""
+"""Daemons on the folder of a test, and faults for them."""
 
 import contextlib
 import random
@@ -52,13 +52,13 @@ def ledger() -> Ledger:
 
 @pytest.fixture
 def chance() -> random.Random:
-    """Chance that comes again with the same `-p randomly` seed."""
+    """A random generator that repeats with the same `-p randomly` seed."""
     return random.Random(random.getrandbits(64))
 
 
 @pytest.fixture
 def scripts(tmp_path: Path) -> Path:
-    """Where shell Workers write down what they run."""
+    """The file in which shell Workers record what they run."""
     folder = tmp_path / "scripts"
     folder.mkdir()
     return folder

@@ -1,4 +1,4 @@
-"""A store whose daemon was ended, and copies of it that are damaged."""
+"""A store without a daemon, and damaged copies of it."""
 
 import re
 import shutil
@@ -12,13 +12,13 @@ SECTOR = 512
 
 @dataclass(frozen=True)
 class Copies:
-    """Copies of one store, each in a folder of its own."""
+    """Copies of one store, each in a new folder."""
 
     original: Path
     home: Path
 
     def make(self) -> Path:
-        """Another copy; the one before it is gone."""
+        """Make another copy, and remove the previous one."""
         copy = self.home / "copy"
         shutil.rmtree(copy, ignore_errors=True)
         shutil.copytree(self.original, copy)
@@ -35,13 +35,13 @@ def flip(path: Path, place: int, bit: int = 0) -> None:
 
 
 def cut(path: Path, size: int) -> None:
-    """Cut a file off."""
+    """Truncate a file."""
     with path.open("r+b") as file:
         file.truncate(size)
 
 
 def blank(path: Path, place: int) -> None:
-    """Leave the rest of the sector of a file at `place` unwritten."""
+    """Zero the rest of a file's sector from `place` on, as if it had not been written."""
     size = path.stat().st_size
     with path.open("r+b") as file:
         file.seek(place)
@@ -49,5 +49,5 @@ def blank(path: Path, place: int) -> None:
 
 
 def places(path: Path, text: str, end: int | None = None) -> list[int]:
-    """Where this text stands in a file, up to `end`."""
+    """Return the places of a text in a file, up to `end`."""
     return [found.start() for found in re.finditer(re.escape(text.encode()), path.read_bytes()[:end])]

@@ -1,4 +1,4 @@
-"""File systems of the test's own: one whose power can be cut, one that is small."""
+"""File systems of a test: one whose power can be cut, and one that is small."""
 
 import contextlib
 import fcntl
@@ -29,11 +29,11 @@ class PowerLine:
         self._seen_from_outside = Path(f"/proc/{namespace}/root{folder}")
 
     def mount(self) -> None:
-        """Have the power on; the journal is replayed."""
+        """Switch the power on. The journal is replayed."""
         _run(*self.inside, "mount", "-o", "loop", str(self._image), str(self.folder))
 
     def cut(self) -> None:
-        """From now on nothing reaches the disk: what was not synced is lost, in the journal too."""
+        """Cut the power: nothing reaches the disk, and what was not synced is lost, in the journal too."""
         handle = os.open(self._seen_from_outside, os.O_RDONLY)
         try:
             fcntl.ioctl(handle, EXT4_IOC_SHUTDOWN, struct.pack("I", NO_LOG_FLUSH))
@@ -41,18 +41,18 @@ class PowerLine:
             os.close(handle)
 
     def unmount(self) -> None:
-        """Forget what was not on the disk, once the last process that had a part in it is gone."""
+        """Drop what was not on the disk, after the last process that used it has ended."""
         _run(*self.inside, "umount", str(self.folder))
         self.wait_until_free()
 
     def wait_until_free(self) -> None:
-        """Until nothing holds the loop device; a Worker's mount namespace may, a moment longer than the daemon."""
+        """Wait until nothing holds the loop device. A Worker's mount namespace may outlive the daemon briefly."""
         until(lambda: not _run("losetup", "--associated", str(self._image)))
 
 
 @contextlib.contextmanager
 def power_line(home: Path, size: int = 1024 * MIB) -> Iterator[PowerLine]:
-    """A mounted PowerLine below `home`."""
+    """Yield a mounted PowerLine below `home`."""
     image, folder = home / "disk.img", home / "disk"
     folder.mkdir()
     with image.open("wb") as made:
@@ -67,7 +67,7 @@ def power_line(home: Path, size: int = 1024 * MIB) -> Iterator[PowerLine]:
 
 @contextlib.contextmanager
 def _mount_namespace() -> Iterator[int]:
-    """A process in a mount namespace of its own; with the last process in there its mounts go."""
+    """Run a process in a new mount namespace. Its mounts end with the last process in it."""
     holder = ["unshare", "--mount", "--propagation", "private", "sh", "-c", "echo; exec cat"]
     with subprocess.Popen(holder, stdin=subprocess.PIPE, stdout=subprocess.PIPE) as process:
         assert process.stdout is not None
@@ -77,7 +77,7 @@ def _mount_namespace() -> Iterator[int]:
 
 @contextlib.contextmanager
 def small_disk(folder: Path, size: int) -> Iterator[Path]:
-    """A file system in memory of `size` bytes."""
+    """Mount a file system in memory of `size` bytes."""
     folder.mkdir()
     _run("mount", "-t", "tmpfs", "-o", f"size={size},mode=0755", "small", str(folder))
     try:
@@ -93,6 +93,6 @@ def _run(*command: str) -> str:
 
 
 def _unmount_for_good(folder: Path) -> None:
-    """Even where a process still has something open."""
+    """Unmount, even if a process still has a file open."""
     if folder.is_mount():
         _run("umount", "--lazy", str(folder))

@@ -1,4 +1,4 @@
-"""What clients asked for and observers saw, and what a Runtime must show for it afterwards."""
+"""The ledger: what clients requested and observers saw, and what a Runtime must show afterwards."""
 
 import contextlib
 import http.client
@@ -13,27 +13,27 @@ from websockets.exceptions import WebSocketException
 from tests.acceptance.daemon.conftest import DEADLINE_S, ZERO, Daemon, NoEvent, Observer
 
 PATIENCE_S = 5.0
-"""How long an observer waits for an event that is there."""
+"""How long an observer waits for an event that exists."""
 
 REFUSALS = {400, 409, 503, 507}
 GONE = (OSError, EOFError, http.client.HTTPException, WebSocketException)
-"""What a client or an observer gets from a daemon that ends under its hands."""
+"""The errors of a client or an observer whose daemon ends."""
 
 Events = Sequence[dict[str, Any]]
 
 
 class Broken(AssertionError):
-    """A promise that the daemon did not keep."""
+    """The daemon broke a promise."""
 
 
 def promised(kept: bool, promise: str) -> None:
-    """Raises Broken, with the promise that was not kept."""
+    """Raise Broken with the promise unless it was kept."""
     if not kept:
         raise Broken(promise)
 
 
 def up(daemon: Daemon) -> Daemon:
-    """The daemon once it serves; Broken when it refuses to."""
+    """Wait until a daemon serves, and return it. Raises Broken if it exits."""
     try:
         return daemon.ready()
     except AssertionError as error:
@@ -42,7 +42,7 @@ def up(daemon: Daemon) -> Daemon:
 
 @dataclass
 class Input:
-    """One input that was tried. Without an ack, and not refused, it is there once or not at all."""
+    """One input that was sent. Without an ack or a refusal it may be stored once or not at all."""
 
     worker_id: str
     content: str
@@ -52,7 +52,7 @@ class Input:
 
 @dataclass
 class History:
-    """What one observer has seen of a Worker, over all its connections."""
+    """What one observer has seen of a Worker over all its connections."""
 
     worker_id: str
     events: list[dict[str, Any]] = field(default_factory=list)
@@ -63,7 +63,7 @@ class History:
         return self.events[-1]["cursor"] if self.events else ZERO
 
     def follow(self, daemon: Daemon, upto: str | None = None) -> None:
-        """Observe from where it was left: up to that cursor, or until the daemon is gone."""
+        """Resume observing, up to a cursor or until the daemon is gone."""
         if upto == self.cursor:
             return
         with daemon.observe(self.worker_id, self.cursor) as observer:
@@ -88,7 +88,7 @@ class History:
         return found
 
     def follow_to_the_end(self, daemon: Daemon) -> None:
-        """Observe until the daemon is gone, wherever that finds the connection."""
+        """Observe until the daemon is gone, in any state of the connection."""
         with contextlib.suppress(*GONE):
             self.follow(daemon)
 
@@ -105,11 +105,11 @@ class Ledger:
         self.histories: dict[str, History] = {}
 
     def observer(self, worker_id: str) -> History:
-        """The observer of a Worker."""
+        """Return the observer of a Worker."""
         return self.histories.setdefault(worker_id, History(worker_id))
 
     def send(self, daemon: Daemon, worker_id: str, content: str) -> int | None:
-        """Try one input; the status of the answer, None when none came."""
+        """Send one input. Returns the status of the response, or None if there was none."""
         given = Input(worker_id, content)
         self.inputs.append(given)
         try:
@@ -127,12 +127,12 @@ class Ledger:
         return [one for one in self.inputs if one.ack]
 
     def check(self, daemon: Daemon, workers: Iterable[str] | None = None) -> None:
-        """Raises Broken for the first promise that these Workers do not show, all that were ever used by default."""
+        """Raise Broken for the first broken promise of these Workers, by default of all that were used."""
         for worker_id in {one.worker_id for one in self.inputs} if workers is None else workers:
             self.check_worker(daemon, worker_id)
 
     def check_worker(self, daemon: Daemon, worker_id: str) -> None:
-        """See check."""
+        """Check one Worker."""
         entries, log = transcript(daemon, worker_id), events(daemon, worker_id)
         check_whole(worker_id, entries, log)
         self.check_inputs(worker_id, entries)
@@ -145,7 +145,7 @@ class Ledger:
             promised(history.events == log, f"{worker_id}: the observer saw every event once, in order")
 
     def check_inputs(self, worker_id: str, entries: Events) -> None:
-        """Acked inputs are there once, where the ack says; refused ones are not; the others once or not at all."""
+        """Check that acked inputs are stored once at the acked place, refused ones not, others at most once."""
         users = [one for one in entries if one["role"] == "user"]
         found = Counter(one["content"] for one in users)
         places = {(one["content"], one["sequence"], one["cursor"]) for one in users}
@@ -162,7 +162,7 @@ class Ledger:
 
 
 def events(daemon: Daemon, worker_id: str) -> Events:
-    """All events of a Worker, from its feed."""
+    """Return all events of a Worker from its feed."""
     try:
         return daemon.log(worker_id)
     except NoEvent as told:
@@ -170,7 +170,7 @@ def events(daemon: Daemon, worker_id: str) -> Events:
 
 
 def check_whole(worker_id: str, entries: Events, log: Events) -> None:
-    """The transcript has no gap, the log rises, both tell the same, and each run has one end."""
+    """Check that the transcript has no gap, agrees with the events, and that each run ends once."""
     promised([one["sequence"] for one in entries] == [*range(1, len(entries) + 1)], f"{worker_id}: no gap")
     cursors = [one["cursor"] for one in log]
     promised(cursors == sorted(set(cursors)), f"{worker_id}: the events rise strictly")
@@ -182,7 +182,7 @@ def check_whole(worker_id: str, entries: Events, log: Events) -> None:
 
 
 def check_prefix(worker_id: str, seen: Events, log: Events) -> None:
-    """What was seen is what the log begins with."""
+    """Check that the events begin with what was seen."""
     promised(list(seen) == list(log[: len(seen)]), f"{worker_id}: what an observer saw was not taken back")
 
 
@@ -196,7 +196,7 @@ def _entry(event: dict[str, Any]) -> list[tuple[str, str, str]]:
 
 
 def transcript(daemon: Daemon, worker_id: str) -> Events:
-    """The whole transcript."""
+    """Return the whole transcript."""
     found: list[dict[str, Any]] = []
     start: int | None = 0
     while start is not None:

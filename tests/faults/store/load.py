@@ -15,7 +15,7 @@ SIZES = (0, 0, 0, 100, 4_000, 60_000)
 
 
 class Load:
-    """Several clients that send to several Workers, each of which is observed, until the daemon or the test ends it.
+    """Several clients that send inputs to several observed Workers until the daemon or the test ends.
 
     `scripts` is the folder in which a shell Worker writes down each script that it runs.
     """
@@ -28,7 +28,7 @@ class Load:
 
     @contextlib.contextmanager
     def running(self, seed: int) -> Iterator[None]:
-        """At work within; at the end the clients stop, and observers go on until the daemon is gone."""
+        """Run while the context lasts. Then clients stop, and observers go on until the daemon is gone."""
         with ThreadPoolExecutor(CLIENTS + len(self.workers)) as pool:
             work: list[Future[None]] = [
                 pool.submit(self.ledger.observer(one).follow_to_the_end, self.daemon) for one in self.workers
@@ -42,7 +42,7 @@ class Load:
             done.result()
 
     def _send(self, chance: random.Random) -> None:
-        """Send until nobody answers any more, and once again then."""
+        """Send until nobody answers, and once more."""
         answered: int | None = 200
         while answered and not self._over.is_set():
             answered = self._send_one(chance)

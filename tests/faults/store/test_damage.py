@@ -1,4 +1,4 @@
-"""Targets section 2, row 5: a log that was torn, and bits that have flipped."""
+"""Targets section 2, row 5: torn logs and flipped bits."""
 
 import json
 import random
@@ -40,7 +40,7 @@ class Scene:
 
 
 def long_text(chance: random.Random) -> str:
-    """Some 20 kB with MARK in the middle."""
+    """Return about 20 kB of text with MARK in the middle."""
     half = f"{chance.getrandbits(40_000):010000x}"
     return f"{half}{MARK}{half}"
 
@@ -49,7 +49,7 @@ def long_text(chance: random.Random) -> str:
 def scene(
     launch: Callable[..., Daemon], ledger: Ledger, chance: random.Random, tmp_path: Path
 ) -> Callable[..., Scene]:
-    """Make one; its daemon ends by `end`."""
+    """Make a scene whose daemon ends by `end`."""
 
     def make(end: Callable[[Daemon], None], without: str | None = None) -> Scene:
         daemon = launch(without=without).ready()
@@ -75,7 +75,7 @@ def scene(
 
 
 def check_others(daemon: Daemon, scene: Scene) -> None:
-    """The Workers that were not hit are whole, and there is work as ever."""
+    """Check that undamaged Workers are complete, and that the daemon works."""
     for worker_id in scene.others:
         scene.ledger.check_worker(daemon, worker_id)
         shown = transcript(daemon, worker_id), daemon.log(worker_id)
@@ -88,7 +88,7 @@ def check_others(daemon: Daemon, scene: Scene) -> None:
 
 
 def check_told(daemon: Daemon, worker_id: str, shown: tuple[Events, Events], hit: str) -> bool:
-    """What a Worker shows is right, or an error that names it; whether there was an error."""
+    """Check that a Worker shows correct data or an error that names it. Returns whether there was an error."""
     entries, log = shown
     answer = daemon.call("GET", f"/v1/workers/{worker_id}/transcript")
     if answer.status == 500:
@@ -105,7 +105,7 @@ def check_told(daemon: Daemon, worker_id: str, shown: tuple[Events, Events], hit
 
 
 def observed(daemon: Daemon, worker_id: str, upto: str) -> tuple[Events, Any]:
-    """The events from the start, up to this cursor or to the error that ends them or comes in place of all."""
+    """Return the events from the start up to a cursor, or up to an error."""
     events: list[dict[str, Any]] = []
     try:
         with daemon.observe(worker_id, ZERO) as observer:
@@ -121,7 +121,7 @@ def observed(daemon: Daemon, worker_id: str, upto: str) -> tuple[Events, Any]:
 
 
 def damage_each_place(launch: Callable[..., Daemon], scene: Scene, name: str, without: str | None = None) -> None:
-    """Flip a bit wherever the text of one Worker stands in a file; Broken unless that Worker alone says so."""
+    """Flip a bit in the text of one Worker in a file. Raises Broken unless only that Worker is damaged."""
     found = [
         place for place in places(scene.copies.original / name, MARK) if name == DATABASE or place < scene.middle
     ]
@@ -151,13 +151,13 @@ def test_a_flipped_bit_in_the_middle_of_the_log_damages_that_worker_alone(
     damage_each_place(launch, scene(Daemon.kill), LOG)
 
 
-def test_rows_without_checksums_are_found_out(launch: Callable[..., Daemon], scene: Callable[..., Scene]) -> None:
+def test_the_check_sees_rows_without_checksums(launch: Callable[..., Daemon], scene: Callable[..., Scene]) -> None:
     made = scene(Daemon.stop, without="row_checksums")
     with pytest.raises(Broken, match=r"as it was|as they were"):
         damage_each_place(launch, made, DATABASE, without="row_checksums")
 
 
-def test_a_log_that_is_taken_for_torn_wherever_it_is_damaged_is_found_out(
+def test_the_check_sees_a_log_that_is_taken_for_torn_wherever_it_is_damaged(
     launch: Callable[..., Daemon], scene: Callable[..., Scene]
 ) -> None:
     made = scene(Daemon.kill)
@@ -166,7 +166,7 @@ def test_a_log_that_is_taken_for_torn_wherever_it_is_damaged_is_found_out(
 
 
 @pytest.mark.parametrize(("name", "end"), [(DATABASE, Daemon.stop), (LOG, Daemon.kill)])
-def test_wherever_a_bit_has_flipped_nothing_wrong_is_shown(
+def test_a_flipped_bit_anywhere_never_leads_to_wrong_data(
     launch: Callable[..., Daemon],
     scene: Callable[..., Scene],
     chance: random.Random,
@@ -181,7 +181,7 @@ def test_wherever_a_bit_has_flipped_nothing_wrong_is_shown(
         check_nothing_wrong(launch, made, name, chance.randrange(first, behind), chance.randrange(8))
 
 
-def test_wherever_a_bit_of_the_head_of_the_log_has_flipped_nothing_wrong_is_shown(
+def test_a_flipped_bit_in_the_head_of_the_log_never_leads_to_wrong_data(
     launch: Callable[..., Daemon], scene: Callable[..., Scene]
 ) -> None:
     made = scene(Daemon.kill)
@@ -190,7 +190,7 @@ def test_wherever_a_bit_of_the_head_of_the_log_has_flipped_nothing_wrong_is_show
 
 
 def check_nothing_wrong(launch: Callable[..., Daemon], scene: Scene, name: str, place: int, bit: int) -> None:
-    """A store that can't be used is refused in a line; what is served is right, or told as damaged."""
+    """Check that an unusable store is refused in one line, and that served data is correct or reported as damaged."""
     folder, hit = scene.copies.make(), f"bit {bit} of byte {place} of {name}"
     flip(folder / name, place, bit)
     daemon = launch(store=folder)
@@ -208,8 +208,11 @@ def check_nothing_wrong(launch: Callable[..., Daemon], scene: Scene, name: str, 
 
 @dataclass
 class Torn:
-    """The store of a daemon that died with an input of MARK that it had written, but not synced: `acked` is how long
-    its log was before, `end` how long it is.
+    """The store of a daemon that died after it had written an input of MARK, but before it had synced it.
+
+    Attributes:
+        acked: The size of the log before that input, in bytes.
+        end: The size of the log.
     """
 
     scene: Scene
@@ -225,7 +228,7 @@ def torn(
     tmp_path: Path,
     require: Callable[..., None],
 ) -> Callable[..., Torn]:
-    """Make one."""
+    """Make a store."""
 
     def make(without: str | None = None) -> Torn:
         require("strace", root=True)
@@ -250,7 +253,7 @@ def torn(
 def check_torn(
     launch: Callable[..., Daemon], torn: Torn, tear: Callable[[Path], None], without: str | None = None
 ) -> None:
-    """A start on the log that was torn like this has all that was acknowledged, and nothing in part."""
+    """Check that a start on a torn log has everything that was acknowledged, and nothing in part."""
     folder = torn.scene.copies.make()
     tear(folder / LOG)
     daemon = up(launch(store=folder, without=without))
@@ -274,7 +277,7 @@ def test_a_torn_tail_loses_only_what_was_not_acknowledged(
         check_torn(launch, made, tears[number % len(tears)])
 
 
-def test_an_acknowledgement_of_what_is_not_synced_is_found_out_by_a_torn_tail(
+def test_the_check_sees_an_acknowledgement_before_the_sync(
     launch: Callable[..., Daemon], torn: Callable[..., Torn]
 ) -> None:
     made = torn(without="synchronous_full")
@@ -282,7 +285,7 @@ def test_an_acknowledgement_of_what_is_not_synced_is_found_out_by_a_torn_tail(
         check_torn(launch, made, lambda log: cut(log, made.acked), without="synchronous_full")
 
 
-def test_a_torn_tail_that_is_read_as_if_it_were_whole_is_found_out(
+def test_the_check_sees_a_torn_tail_that_is_read_as_whole(
     launch: Callable[..., Daemon], torn: Callable[..., Torn]
 ) -> None:
     made = torn()

@@ -1,4 +1,4 @@
-"""Targets section 2, row 3: the disk says that it could not keep what it was given."""
+"""Targets section 2, row 3: a sync of the disk fails."""
 
 import contextlib
 import random
@@ -15,11 +15,11 @@ from tests.faults.store.trace import attached, under
 
 STORE_FAILED = 74
 FIRST, SYNCS = 6, 40
-"""Which sync of a thread fails: none of those before a daemon serves."""
+"""The sync of a thread that fails: late enough that the daemon serves by then."""
 
 
 def after_a_failed_sync(daemon: Daemon, ledger: Ledger, log: Path) -> None:
-    """Raises Broken where a daemon goes on though its disk has failed, or says that it kept something."""
+    """Raise Broken if a daemon goes on although its disk has failed, or acknowledges anything."""
     worker_id = daemon.echo()
     ledger.send(daemon, worker_id, "before")
     daemon.idle(worker_id)
@@ -78,14 +78,14 @@ def test_a_sync_that_fails_under_load_loses_nothing_that_was_acknowledged(
 
 
 def _load(daemon: Daemon, ledger: Ledger, scripts: Path) -> Load | None:
-    """None when the disk failed before there were Workers."""
+    """Returns None if the disk failed before there were Workers."""
     try:
         return Load(daemon, ledger, scripts)
     except (*GONE, AssertionError):
         return None
 
 
-def test_a_daemon_that_lives_with_a_failed_sync_is_found_out(
+def test_the_check_sees_a_daemon_that_goes_on_after_a_failed_sync(
     launch: Callable[..., Daemon], ledger: Ledger, require: Callable[..., None], tmp_path: Path
 ) -> None:
     require("strace", root=True)

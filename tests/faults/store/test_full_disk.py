@@ -1,4 +1,4 @@
-"""Targets section 2, row 4: the disk is full, and later has room again."""
+"""Targets section 2, row 4: the disk is full, and has room again later."""
 
 import contextlib
 import os
@@ -26,14 +26,14 @@ def disk(tmp_path: Path, require: Callable[..., None]) -> Iterator[Path]:
 
 
 class Filler:
-    """A file that takes all the room there is."""
+    """A file that takes all free space."""
 
     def __init__(self, disk: Path) -> None:
         self._path = disk / "filler"
         self._disk = disk
 
     def fill(self) -> None:
-        """Leave no block free."""
+        """Fill the disk."""
         with self._path.open("ab") as file:
             while free := self._free():
                 with contextlib.suppress(OSError):  # the daemon took some of it meanwhile
@@ -41,7 +41,7 @@ class Filler:
                 file.seek(0, os.SEEK_END)
 
     def free(self) -> None:
-        """Have room again."""
+        """Free the space."""
         self._path.unlink()
 
     def _free(self) -> int:
@@ -50,7 +50,7 @@ class Filler:
 
 
 def send_until_refused(daemon: Daemon, ledger: Ledger, worker_id: str, filler: Filler, name: str) -> None:
-    """Send until the disk is full for good: whatever the daemon had in reserve is used up."""
+    """Send inputs until the disk is full and the daemon's reserve is used up."""
     refused = sent = 0
     while refused < REFUSALS_IN_A_ROW and sent < MAX_SENT:
         filler.fill()
@@ -63,7 +63,7 @@ def send_until_refused(daemon: Daemon, ledger: Ledger, worker_id: str, filler: F
 
 
 def live_through_a_full_disk(daemon: Daemon, ledger: Ledger, disk: Path, cycles: int) -> None:
-    """Raises Broken where something does not go on while the disk is full, or not again once there is room."""
+    """Raise Broken if something stops while the disk is full, or does not resume once there is room."""
     filler = Filler(disk)
     for cycle in range(cycles):
         worker_id, idle = daemon.echo(), daemon.shell()
@@ -88,13 +88,13 @@ def live_through_a_full_disk(daemon: Daemon, ledger: Ledger, disk: Path, cycles:
 
 
 def again(daemon: Daemon, ledger: Ledger, worker_id: str, name: str) -> None:
-    """An input is taken once there is room; what waits for its turn may come first."""
+    """Check that an input is accepted once there is room. Queued inputs may go first."""
     tries = iter(range(10_000))
     until(lambda: ledger.send(daemon, worker_id, f"{name} {next(tries)}") == 200)
     daemon.idle(worker_id)
 
 
-def test_a_full_disk_refuses_inputs_and_all_else_goes_on_and_then_they_are_taken_again_without_a_restart(
+def test_a_full_disk_refuses_inputs_until_there_is_room_and_everything_else_goes_on(
     launch: Callable[..., Daemon], ledger: Ledger, disk: Path, rounds: Callable[[int, int], int]
 ) -> None:
     store = disk / "store"
@@ -142,7 +142,7 @@ def test_a_store_that_was_full_when_the_daemon_was_killed_has_all_that_was_ackno
         ("recovery_from_a_full_disk", "a full disk is answered with 507"),
     ],
 )
-def test_a_daemon_that_does_not_live_with_a_full_disk_is_found_out(
+def test_the_check_sees_a_daemon_that_fails_on_a_full_disk(
     launch: Callable[..., Daemon], ledger: Ledger, disk: Path, without: str, promise: str
 ) -> None:
     daemon = launch(store=disk / "store", without=without).ready()

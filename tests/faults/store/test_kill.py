@@ -20,7 +20,7 @@ LOAD_S = 0.3
 
 @pytest.fixture
 def play(launch: Callable[..., Daemon], ledger: Ledger, scripts: Path, chance: random.Random) -> Callable[..., None]:
-    """Rounds of load on one store, each ended by a kill and followed by a start and a check of the round before."""
+    """Rounds of load on one store. A kill ends each; then the store is started and the round is checked."""
 
     def rounds(number: int, without: str | None = None, killers: Any = (at_random, at_a_sync)) -> None:
         workers: list[str] = []
@@ -35,7 +35,7 @@ def play(launch: Callable[..., Daemon], ledger: Ledger, scripts: Path, chance: r
 
 
 class Round:
-    """What a round has at hand; `workers` are those of the round before, which have not been looked at since."""
+    """The parts of a round. `workers` are those of the previous round, not yet checked."""
 
     def __init__(
         self,
@@ -61,7 +61,7 @@ class Round:
 
 
 def at_random(scene: Round) -> list[str]:
-    """Kill after any time."""
+    """Kill after a random time."""
     daemon = scene.start().ready()
     scene.check(daemon)
     load = Load(daemon, scene.ledger, scene.scripts)
@@ -72,7 +72,7 @@ def at_random(scene: Round) -> list[str]:
 
 
 def at_a_sync(scene: Round) -> list[str]:
-    """Kill when a thread of the daemon is about to sync a file for the nth time; that may be before it serves."""
+    """Kill when a thread of the daemon is about to sync a file for the nth time, maybe before it serves."""
     number = scene.chance.randint(1, SYNCS)
     daemon = scene.start(*under(f"signal=KILL:when={number}"))
     until(lambda: daemon.output.endswith("\n") or daemon.process.poll() is not None)
@@ -90,7 +90,7 @@ def at_a_sync(scene: Round) -> list[str]:
 
 
 def check_scripts(scripts: Path) -> None:
-    """No shell Worker ran a script twice."""
+    """Check that no shell Worker ran a script twice."""
     for path in scripts.iterdir():
         again = [name for name, times in Counter(path.read_text().split()).items() if times > 1]
         promised(not again, f"{path.name} ran each input at most once: {again}")
@@ -106,12 +106,12 @@ def test_no_kill_takes_back_what_was_acknowledged_or_seen(
     assert len([one for one in ledger.inputs if not one.ack and not one.refused]) > 20
 
 
-def test_a_daemon_that_acknowledges_before_it_commits_is_found_out(play: Callable[..., None]) -> None:
+def test_the_check_sees_a_daemon_that_acknowledges_before_it_commits(play: Callable[..., None]) -> None:
     with pytest.raises(Broken, match=r"acknowledged|taken back|an observer resumes|can be read"):
         play(10, without="commit_before_ack", killers=[at_random])
 
 
 @pytest.mark.parametrize("without", ["replay_without_a_hole", "replay_without_a_repeat"])
-def test_a_feed_that_does_not_resume_exactly_is_found_out(play: Callable[..., None], without: str) -> None:
+def test_the_check_sees_a_feed_that_does_not_resume_exactly(play: Callable[..., None], without: str) -> None:
     with pytest.raises(Broken, match=r"tell the same|each run has one end|rise strictly|observer|taken back"):
         play(10, without=without, killers=[at_random])

@@ -1,4 +1,4 @@
-"""Targets section 2, row 2: the power goes, and with it all that the disk had not confirmed."""
+"""Targets section 2, row 2: a power cut loses everything that the disk had not confirmed."""
 
 import random
 import signal
@@ -15,7 +15,7 @@ from tests.faults.store.load import Load
 
 LOAD_S = 0.5
 MORE_ROUNDS = 30
-"""How many a busy machine may need beyond the usual ones to see as much."""
+"""The extra rounds that a busy machine may need."""
 
 TOKEN = "the-token-of-these-tests-of-32-characters"
 
@@ -31,7 +31,7 @@ def line(tmp_path: Path, require: Callable[..., None]) -> Iterator[PowerLine]:
 def play(
     line: PowerLine, launch: Callable[..., Daemon], ledger: Ledger, scripts: Path, chance: random.Random
 ) -> Callable[..., None]:
-    """Rounds of load on one disk; each ends with a power cut, and is looked at when the power is back."""
+    """Rounds of load on one disk. Each ends with a power cut, and is checked when the power is back."""
 
     def start(without: str | None) -> Daemon:
         token = {"RUNTIMED_TOKEN": TOKEN}  # the file with the token can't be seen from here
@@ -73,6 +73,6 @@ def test_no_power_cut_takes_back_what_was_acknowledged_or_seen(
     assert ledger.seen > 60
 
 
-def test_a_daemon_that_does_not_wait_for_the_disk_is_found_out(play: Callable[..., None]) -> None:
+def test_the_check_sees_a_daemon_that_does_not_wait_for_the_disk(play: Callable[..., None]) -> None:
     with pytest.raises(Broken, match=r"acknowledged|can be read|taken back|starts"):
         play(3, without="synchronous_full")

@@ -12,7 +12,7 @@ STORE_TAKEN = 3
 
 
 def contents(folder: Path) -> dict[str, tuple[bytes, int, int, int]]:
-    """Every file below a folder: what is in it, its number, mode, and when it was changed."""
+    """Return content, inode, mode and change time of every file below a folder."""
     found = {}
     for path in sorted(folder.rglob("*")):
         stat = path.lstat()
@@ -22,7 +22,7 @@ def contents(folder: Path) -> dict[str, tuple[bytes, int, int, int]]:
 
 
 def start_a_second(launch: Callable[..., Daemon], tmp_path: Path, without: str | None, *options: str) -> None:
-    """Raises Broken unless the second daemon leaves the first one's store to it."""
+    """Raise Broken unless the second daemon leaves the store to the first one."""
     first = launch(without=without).ready()
     worker_id = first.echo()
     first.run(worker_id, "hello")
@@ -44,7 +44,7 @@ def test_a_second_daemon_ends_with_3_names_the_owner_and_touches_nothing(
     start_a_second(launch, tmp_path, None, *options)
 
 
-def test_a_store_without_a_lock_is_found_out(launch: Callable[..., Daemon], tmp_path: Path) -> None:
+def test_the_check_sees_a_store_without_a_lock(launch: Callable[..., Daemon], tmp_path: Path) -> None:
     with pytest.raises(Broken, match="ends with 3"):
         start_a_second(launch, tmp_path, "lock")
 

@@ -1,4 +1,4 @@
-"""What the kernel does to the daemon's syncs, by strace. It loses signals under --seccomp-bpf, but no errors."""
+"""Faults of the daemon's syncs, injected by strace. Under --seccomp-bpf it loses signals, but no errors."""
 
 import contextlib
 import signal
@@ -13,13 +13,13 @@ STRACE = ("strace", "-f", "-qq", "-e", f"trace={SYNCS}")
 
 
 def under(inject: str, *options: str) -> list[str]:
-    """The program that runs a daemon, whose process it leaves its parent's own, and does this to its syncs."""
+    """Return the command that runs a daemon as a direct child, and injects a fault into its syncs."""
     return [*STRACE, "-D", "-o", "/dev/null", *options, "-e", f"inject={SYNCS}:{inject}"]
 
 
 @contextlib.contextmanager
 def attached(daemon: Daemon, inject: str, log: Path) -> Iterator[None]:
-    """Within, this is done to the syncs of a daemon that runs; `log` tells of each."""
+    """Inject a fault into the syncs of a running daemon while the context lasts. `log` lists each."""
     command = [*STRACE, "-o", str(log), "-e", f"inject={SYNCS}:{inject}", "-p", str(daemon.pid)]
     with subprocess.Popen(command) as tracer:
         try:
@@ -31,6 +31,6 @@ def attached(daemon: Daemon, inject: str, log: Path) -> Iterator[None]:
 
 
 def _traced(daemon: Daemon) -> bool:
-    """Whether every thread of the daemon has a tracer."""
+    """Return whether every thread of the daemon is traced."""
     states = [path.read_text() for path in Path(f"/proc/{daemon.pid}/task").glob("*/status")]
     return all("TracerPid:\t0\n" not in state for state in states)

@@ -1,4 +1,4 @@
-"""A program of the `process` backend that does whatever the name in its input says, well or badly."""
+"""A program for the `process` backend that does the deed that its input names, good or bad."""
 
 import json
 import os
@@ -16,18 +16,18 @@ def end_run() -> None:
 
 
 def behave() -> None:
-    """Say something and be done."""
+    """Print something, and end the run."""
     print("well behaved")
 
 
 def take_memory() -> None:
-    """Take three times what is allowed, and keep it."""
+    """Allocate three times the allowed memory, and keep it."""
     taken = [os.urandom(MEGABYTE) for _ in range(300)]
     time.sleep(1000 + len(taken))
 
 
 def fork() -> None:
-    """Fork until that is refused or there are far too many, and stay."""
+    """Fork until that is refused or there are far too many processes, and stay."""
     print("forking", flush=True)
     for _ in range(300):
         try:
@@ -39,7 +39,7 @@ def fork() -> None:
 
 
 def ignore_signals() -> None:
-    """Hear nothing any more, neither a line nor a signal."""
+    """Ignore all input and all signals."""
     for number in (signal.SIGTERM, signal.SIGHUP, signal.SIGINT):
         signal.signal(number, signal.SIG_IGN)
     print("deaf", flush=True)
@@ -47,7 +47,7 @@ def ignore_signals() -> None:
 
 
 def leave_a_grandchild() -> None:
-    """Die, and leave somebody behind who has all pipes open and ignores signals."""
+    """Exit, and leave a process behind that holds all pipes open and ignores signals."""
     script = "trap '' TERM HUP INT; sleep 1000 & sleep 1000"
     subprocess.Popen(["sh", "-c", script], start_new_session=True)
     print("dying", flush=True)
@@ -55,7 +55,7 @@ def leave_a_grandchild() -> None:
 
 
 def write_one_long_line() -> None:
-    """A hundred megabytes without a line feed."""
+    """Print a hundred megabytes without a line feed."""
     piece = b"x" * 100_000
     for _ in range(1_000):
         os.write(1, piece)
@@ -63,7 +63,7 @@ def write_one_long_line() -> None:
 
 
 def write_rubbish() -> None:
-    """What is no text, and what a terminal would obey."""
+    """Print bytes that are not text, and terminal escape sequences."""
     os.write(1, b"a\xffb\x00c\x1b]0;title\x07\x1b[2J\xc3\xa9\xf0\x9f\n")
 
 

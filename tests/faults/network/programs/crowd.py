@@ -1,10 +1,10 @@
-"""Many observers of a daemon in one process, told what to do by lines on stdin, each answered by a line on stdout.
+"""Many observers of a daemon in one process. It reads commands from stdin, and answers each with a line on stdout.
 
-The first line says whom to observe: host, port, token, observers (each a worker and a cursor or null), resume (come
-back by the last cursor whenever the connection ends), connections (HTTP connections kept open beside them),
-receive_buffer (bytes, or null), pace (bytes that each observer reads in a second, or null). The commands after it:
-`state`, `report`, `stall` and `read` (stop reading, and go on), `hold` and `answer` (keep the pongs back, and send
-them). It ends with its stdin.
+The first line is the plan: host, port, token, observers (each a worker and a cursor or null), resume (reconnect with
+the last cursor when a connection ends), connections (how many idle HTTP connections to keep open), receive_buffer
+(bytes, or null), pace (bytes a second that each observer reads, or null). The commands are `state`, `report`, `stall`
+and `read` (stop reading, resume reading), `hold` and `answer` (hold pongs back, send them). It exits at the end of
+stdin.
 """
 
 import asyncio
@@ -22,15 +22,15 @@ from typing import Any
 TEXT, CLOSE, PING, PONG = 1, 8, 9, 10
 RETRY_S = 0.1
 PIECE_BYTES = 2**14
-"""How much one that keeps a pace reads at once."""
+"""The bytes that an observer with a pace reads at a time."""
 
 HANDSHAKES = 100
-"""How many observers shake hands at the same time."""
+"""The most handshakes at the same time."""
 
 
 @dataclass
 class Orders:
-    """What holds for all observers at this moment."""
+    """The current orders for all observers."""
 
     reading: asyncio.Event
     answering: bool = True
@@ -38,7 +38,7 @@ class Orders:
 
 
 class Observer:
-    """One observer, and all that it has seen: every event's sequence, the text as a digest, how connections ended."""
+    """One observer, and what it has seen: event sequences, a digest of the text, and how connections ended."""
 
     def __init__(self, plan: dict[str, Any], worker: str, cursor: str | None, orders: Orders) -> None:
         self.plan, self.worker, self.cursor, self.orders = plan, worker, cursor, orders
@@ -56,7 +56,7 @@ class Observer:
 
     @property
     def newest(self) -> int:
-        """The sequence up to which everything was seen."""
+        """The sequence up to which it has seen everything."""
         return self.sequences[-1] if self.sequences else self.start or 0
 
     def report(self) -> dict[str, Any]:
@@ -71,7 +71,7 @@ class Observer:
         }
 
     async def live(self) -> None:
-        """Observe, and come back where that is wanted, until told that the cursor has expired."""
+        """Observe, and reconnect if the plan says so, until the cursor has expired."""
         while True:
             self.diagnostic = None
             end: dict[str, Any] = {"code": None, "reason": None}
@@ -85,7 +85,7 @@ class Observer:
             await asyncio.sleep(RETRY_S)
 
     async def observe(self) -> dict[str, Any]:
-        """One connection, to its close frame."""
+        """Read one connection until its close frame."""
         async with self.orders.handshakes:
             reader, self.writer = await connect(self.plan)
             await self.shake_hands(reader)
@@ -113,7 +113,7 @@ class Observer:
             raise ConnectionError(answer)
 
     def take(self, value: dict[str, Any]) -> None:
-        """One text frame; a snapshot is the first of its connection, whatever comes behind it is kept."""
+        """Record one text frame. A snapshot must be the first one of a connection."""
         if value["kind"] == "diagnostic":
             self.diagnostic = value["diagnostic"]["code"]
             return
@@ -143,14 +143,14 @@ class Observer:
             self.writer.write(bytes([0x80 | opcode, 0x80 | len(payload)]) + bytes(4) + payload)
 
     def release(self) -> None:
-        """Send the pongs that were kept back."""
+        """Send the pongs that were held back."""
         for payload in self.held:
             self.send(PONG, payload)
         self.held.clear()
 
 
 class Idle:
-    """A connection that has had one request answered and waits."""
+    """An idle connection: it has had one response, and stays open."""
 
     def __init__(self) -> None:
         self.open = False
@@ -188,7 +188,7 @@ def head(plan: dict[str, Any], path: str, *headers: str) -> bytes:
 
 
 async def frame(reader: asyncio.StreamReader, pace: int | None) -> tuple[int, bytes]:
-    """The opcode and the payload of the next frame; the daemon sends whole and unmasked ones."""
+    """Return opcode and payload of the next frame. The daemon's are unfragmented and unmasked."""
     first, second = await reader.readexactly(2)
     length = second & 0x7F
     if length >= 126:
@@ -197,7 +197,7 @@ async def frame(reader: asyncio.StreamReader, pace: int | None) -> tuple[int, by
 
 
 async def slowly(reader: asyncio.StreamReader, length: int, pace: int) -> bytes:
-    """So many bytes, in pieces."""
+    """Read a number of bytes, in pieces."""
     data = b""
     while len(data) < length:
         piece = await reader.readexactly(min(PIECE_BYTES, length - len(data)))
@@ -218,7 +218,7 @@ def state(observers: list[Observer], idle: list[Idle]) -> dict[str, Any]:
 
 
 def obey(command: str, observers: list[Observer], idle: list[Idle], orders: Orders) -> Any:
-    """Do what a line says; what is answered."""
+    """Carry out a command, and return its answer."""
     if command == "report":
         return [one.report() for one in observers]
     if command in {"stall", "read"}:

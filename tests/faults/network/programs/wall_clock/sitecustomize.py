@@ -1,4 +1,4 @@
-"""Python imports this at its start. libfaketime 0.9.10 fails each `time.sleep` with EINVAL; select is unharmed."""
+"""Replaces `time.sleep` at Python's start: libfaketime 0.9.10 makes it fail with EINVAL, but not select."""
 
 import select
 import time

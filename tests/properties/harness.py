@@ -1,4 +1,4 @@
-"""A Runtime through all its lives, its clients and observers, and what the model makes of what they were told."""
+"""The harness: a Runtime with its restarts, its clients and its observers, next to a model of what must hold."""
 
 import asyncio
 import logging
@@ -32,12 +32,12 @@ from runtimed.model.identity import WorkerId, WorkerRef, cursor_of, worker_numbe
 from runtimed.model.interaction import WorkerInput
 from runtimed.model.permission import PermissionOption, Question, Ruling
 from runtimed.model.worker import BuiltinProfile, BundleReference, CreateWorkerRequest
-from tests.properties.grounds import FolderGround, MemoryGround, Puppet, Valve, Watch
+from tests.properties.fakes import CrashableFolder, CrashableMemory, FakeBackend, FakeClock, StoreValve
 from tests.properties.model import SAYINGS, Story, behind
 from tests.properties.watcher import Watcher
 
 PATIENCE_S = 10
-"""How long something may take that is bound to happen."""
+"""The deadline of anything that must happen."""
 
 WIDE = PageSize(100_000, 2**30)
 ENDED = {"stop": "stopped", "cancel": "cancelled"}
@@ -49,7 +49,15 @@ REJECT = PermissionOption("no", "Reject", "reject_once")
 
 @attrs.define(eq=False)
 class Request:
-    """Something that was asked for: how things stood `before`, and whether they were `calm`, nothing going on."""
+    """A request to the Runtime.
+
+    Attributes:
+        kind: What was requested; `_{kind}_answered` checks the answer.
+        calm: Nothing else was going on, so the answer is certain.
+        head: The newest sequence when it was made.
+        about: What it carries.
+        before: The status of the Worker when it was made.
+    """
 
     kind: str
     task: asyncio.Task[Any]
@@ -62,10 +70,14 @@ class Request:
 
 @attrs.define(eq=False)
 class Life:
-    """What begins with a start and is over with a close or a crash. `first` is the first event that was published."""
+    """A Runtime between its start and its close or crash.
 
-    valve: Valve
-    puppet: Puppet
+    Attributes:
+        first: The sequence of the first event that it can publish.
+    """
+
+    valve: StoreValve
+    backend: FakeBackend
     runtime: Runtime
     feed: Feed
     first: int
@@ -74,8 +86,8 @@ class Life:
     over: bool = False
 
 
-class Complaints(logging.Handler):
-    """Everything that the Runtime has logged as an error: none is expected."""
+class ErrorLog(logging.Handler):
+    """Collects the errors that the Runtime logs. None is expected."""
 
     def __init__(self) -> None:
         super().__init__(logging.ERROR)
@@ -85,17 +97,24 @@ class Complaints(logging.Handler):
         self.found.append(self.format(record))
 
 
-class World:
-    """Asks, observes and restarts. `stories` are all Workers that there ever were, `events` all that was stored.
+class Harness:
+    """Makes requests, observes and restarts a Runtime, and checks the answers against a model.
 
-    `gapless` is whether nothing has happened yet that numbers may be lost by. `fleeting` permissions expire
-    at once.
+    Attributes:
+        stories: The models of all Workers that ever existed.
+        events: All events that were stored.
+        gapless: Nothing has happened so far that may lose numbers.
+        fleeting: The titles of permission requests that expire at once.
     """
 
     def __init__(
-        self, ground: MemoryGround | FolderGround, limits: Limits, ring_bytes: int, make: Callable[..., Runtime]
+        self,
+        storage: CrashableMemory | CrashableFolder,
+        limits: Limits,
+        ring_bytes: int,
+        make: Callable[..., Runtime],
     ) -> None:
-        self.ground = ground
+        self.storage = storage
         self.limits = limits
         self.stories: list[Story] = []
         self.watchers: list[Watcher] = []
@@ -107,7 +126,7 @@ class World:
         self.asking: dict[str, asyncio.Task[Ruling]] = {}
         self.fleeting: set[str] = set()
         self.faults: list[str] = []
-        self.clock = Watch()
+        self.clock = FakeClock()
         self.disturbed = False
         self.gapless = True
         self._ring_bytes = ring_bytes
@@ -116,8 +135,8 @@ class World:
         self._lost_creations = 0
         self._newest_number = 0
         self._counted = 0
-        self._complaints = Complaints()
-        logging.getLogger("runtimed").addHandler(self._complaints)
+        self._error_log = ErrorLog()
+        logging.getLogger("runtimed").addHandler(self._error_log)
 
     @property
     def life(self) -> Life:
@@ -134,9 +153,11 @@ class World:
 
     @property
     def calm(self) -> bool:
-        """Whether nothing can come between a request and its answer."""
-        valve, puppet = self.life.valve, self.life.puppet
-        return puppet.may.is_set() and not (valve.shut or valve.full or self.requests or self.disturbed or works())
+        """Whether nothing can interfere between a request and its answer."""
+        valve, backend = self.life.valve, self.life.backend
+        return backend.may.is_set() and not (
+            valve.shut or valve.full or self.requests or self.disturbed or busy_workers()
+        )
 
     def ref(self, story: Story) -> WorkerRef:
         return self.runtime.ref(story.worker_id)
@@ -145,7 +166,7 @@ class World:
         self._counted += 1
         return self._counted
 
-    # What is asked
+    # Requests
 
     def _ask(
         self, kind: str, work: Coroutine[Any, Any, Any], story: Story | None = None, about: Any = None
@@ -157,8 +178,8 @@ class World:
         return self.requests[-1]
 
     def create(self, labels: dict[str, str], revision: int | None, outcome: Any) -> Request:
-        """Ask for a Worker, of the bundle with this revision if there is one."""
-        self.life.puppet.spawned = BackendAnswer(outcome, "as the test says")
+        """Request a Worker, with the bundle of this revision if there is one."""
+        self.life.backend.spawned = BackendAnswer(outcome, "as the test says")
         asked = CreateWorkerRequest(labels=labels)
         if revision is not None:
             metadata = bundle_of(f"bundle-{revision % 2}", revision).metadata
@@ -173,7 +194,7 @@ class World:
 
     def send(self, story: Story, kind: Any, outcome: Any, when_busy: Any = "reject") -> Request:
         content = f"input {self.count()}"
-        self.life.puppet.answers[content] = BackendAnswer(outcome, "as the test says")
+        self.life.backend.answers[content] = BackendAnswer(outcome, "as the test says")
         if when_busy != "reject":
             story.patient.add(content)
         work = self.runtime.send_input(self.ref(story), WorkerInput(kind, content, when_busy))
@@ -183,12 +204,12 @@ class World:
         return self._ask("interrupt", self.runtime.interrupt_worker(self.ref(story)), story)
 
     def restore(self, story: Story, outcome: Any) -> Request:
-        self.life.puppet.spawned = BackendAnswer(outcome, "as the test says")
+        self.life.backend.spawned = BackendAnswer(outcome, "as the test says")
         return self._ask("restore", self.runtime.restore_worker(self.ref(story)), story)
 
     def want(self, story: Story, timeout_s: float) -> None:
-        """A Worker asks for a permission; nobody but the test answers."""
-        sink = self.life.puppet.sinks.get(story.worker_id)
+        """Let a Worker ask for a permission. Only the test answers."""
+        sink = self.life.backend.sinks.get(story.worker_id)
         if sink is not None:
             title = f"permission {self.count()}"
             question = Question(title, None, (ALLOW, REJECT), timeout_s)
@@ -200,7 +221,7 @@ class World:
             self.asking[title] = asyncio.get_running_loop().create_task(sink.ask(question), name=name)
 
     def answer(self, story: Story, which: int, option: str | None) -> Request | None:
-        """Answer one of the permissions that wait."""
+        """Answer one of the pending permission requests."""
         try:
             waiting = self.runtime.permissions(self.ref(story))
         except WorkerNotFound:
@@ -217,7 +238,7 @@ class World:
         return self._ask(operation, asks[operation](ref), story)
 
     def say(self, story: Story, kinds: Sequence[str]) -> Request | None:
-        sink = self.life.puppet.sinks.get(story.worker_id)
+        sink = self.life.backend.sinks.get(story.worker_id)
         if sink is None:
             return None
         payloads = [SAYINGS[kind](self.count()) for kind in kinds]
@@ -229,28 +250,28 @@ class World:
         return self._ask("say", emit(), story)
 
     def interfere(self) -> None:
-        """Whatever was asked before may be answered otherwise now."""
+        """Note that the answers to pending requests are no longer certain."""
         for request in self.requests:
             request.calm = False
 
     async def wait(self, request: Request) -> None:
-        """Wait for the answer, where one can come: on a full disk a backend that ends a run may have to wait."""
+        """Wait for the answer, unless none can come: on a full disk a backend that ends a run may have to wait."""
         valve = self.life.valve
         held = valve.full and request.kind == "interrupt"
-        if self.life.puppet.may.is_set() and not valve.shut and not held:
+        if self.life.backend.may.is_set() and not valve.shut and not held:
             await asyncio.wait([request.task], timeout=PATIENCE_S)
             self.complain()
             assert request.task.done(), f"no answer to {request}"
 
     async def hang_up(self, request: Request) -> None:
-        """The client does not wait for the answer any more. An end that has begun takes place all the same."""
+        """Cancel the client's wait for the answer. A stop that has begun still takes place."""
         if request.kind in ENDED and request.before == "running":
             request.story.kept_end = True
         request.task.cancel()
         await asyncio.wait([request.task])
 
     async def disk(self, what: str) -> None:
-        """The disk becomes slow, fast, full or empty."""
+        """Make the disk slow, fast, full or empty."""
         self.interfere()
         valve = self.life.valve
         valve.shut = valve.shut if what in {"full", "empty"} else what == "slow"
@@ -261,16 +282,16 @@ class World:
             valve.release()
 
     async def pass_time(self, turns: int, writes: int, seconds: int) -> None:
-        """Let the loop turn, a slow disk do a little, and the clock go on."""
+        """Run the event loop, let a slow disk finish some writes, and advance the clock."""
         self.clock.now_ms += 1_000 * seconds
         self.life.valve.release(writes)
         for _ in range(turns):
             await asyncio.sleep(0)
 
-    # What is answered
+    # Answers
 
     def collect(self) -> None:
-        """Take note of the answers that have come."""
+        """Check the answers that have arrived."""
         for request in tuple(self.requests):
             if request.task.done():
                 self.requests.remove(request)
@@ -282,14 +303,14 @@ class World:
                     getattr(self, f"_{request.kind}_answered")(request, request.task.exception())
 
     def _turned_away(self, request: Request) -> None:
-        """The Runtime was closing. What it refused it has not done, though a Worker may have been created."""
+        """Record a refusal by a closing Runtime. Nothing was done, though a Worker may have been created."""
         if request.kind == "input":
             request.story.refused.add(request.about)
         else:
             self._doubt(request)
 
     def _doubt(self, request: Request) -> None:
-        """Nobody knows what becomes of it."""
+        """Record that the outcome of a request is unknown."""
         self.disturbed = True
         if request.kind == "create":
             self._lost_creations += 1
@@ -329,12 +350,12 @@ class World:
         assert number is not None
         assert worker_id not in {story.worker_id for story in self.stories}, "a number was given out twice"
         assert number > self._newest_number, "a number of an earlier life was given out again"
-        connected = self._life is not None and worker_id in self._life.puppet.sinks
+        connected = self._life is not None and worker_id in self._life.backend.sinks
         self.stories.append(Story(worker_id, labels, self.told[worker_id], connected=connected))
 
     def _input_answered(self, request: Request, error: BaseException | None) -> None:
         story, content = request.story, request.about
-        puppet = self.life.puppet
+        backend = self.life.backend
         able = request.before == "running" and story.connected
         if error is None:
             ack = request.task.result()
@@ -346,7 +367,7 @@ class World:
             return
         story.refused.add(content)
         if isinstance(error, WorkerExecutionRejected):
-            assert content in puppet.refused or "wait" in error.message
+            assert content in backend.refused or "wait" in error.message
         elif isinstance(error, WorkerNotFound):
             assert story.deleted or story.may_go or not request.calm
         elif isinstance(error, InvalidRequest | WorkerExecutionUnavailable):
@@ -410,41 +431,40 @@ class World:
             assert isinstance(error, StoreFull), error
             assert not request.calm
 
-    # Lives
+    # Starts, closes and crashes
 
     async def start(self, *, full: bool = False) -> None:
-        """Begin a life on what the last one has left."""
-        store = self.ground.store()
+        """Start a Runtime on what the last one has stored."""
+        store = self.storage.store()
 
         def stored(events: Sequence[EncodedEvent]) -> None:
             if not (self._life is not None and self._life.over):
                 self.store(events)
 
-        valve = Valve(store, stored)
+        valve = StoreValve(store, stored)
         valve.full = full
-        puppet = Puppet(on_start=self._started)
-        puppet.may.set()
+        backend = FakeBackend(on_start=self._started)
+        backend.may.set()
         self._life = None
         for watcher in self.watchers:
             watcher.visit = None
         for story in self.present:
             story.expect_cut()
         about = {"limits": self.limits, "clock": self.clock, "runtime_id": "runtime-test", "restore": "never"}
-        runtime = self._make(valve, puppet, **about)
+        runtime = self._make(valve, backend, **about)
         await runtime.start()
-        self._life = Life(valve, puppet, runtime, Feed(runtime, self._ring_bytes), runtime.head + 1)
+        self._life = Life(valve, backend, runtime, Feed(runtime, self._ring_bytes), runtime.head + 1)
         runtime.subscribe(self)
         self.disturbed = full
         self.gapless &= not full
 
     def store(self, events: Sequence[EncodedEvent]) -> None:
-        """The store has promised these."""
+        """Record events that the store has made durable."""
         for event in events:
             self.events.append(event)
             self.told[event.worker_id].append(event)
 
     def publish(self, worker_id: WorkerId, events: Sequence[EncodedEvent]) -> None:
-        """See Listener."""
         life = self.life
         if life.over:
             return
@@ -455,8 +475,7 @@ class World:
             self.faults.append(f"published out of order: {events} behind {newest}")
         life.published += events
 
-    def forget(self, worker_id: WorkerId) -> None:
-        """See Listener."""
+    def forget(self, worker_id: WorkerId) -> None: ...
 
     def _started(self, worker_id: WorkerId, content: str) -> None:
         if self.life.over:
@@ -468,19 +487,19 @@ class World:
         self.begun.add(content)
 
     async def _ask_no_more(self) -> None:
-        """What runs the Workers is gone, and with it who asked."""
+        """Cancel all permission requests: the backend is gone."""
         for asking in self.asking.values():
             asking.cancel()
         await asyncio.gather(*self.asking.values(), return_exceptions=True)
         self.asking.clear()
 
     async def close(self) -> None:
-        """The daemon ends in good order: whoever asked has an answer, whoever was here has seen everything."""
+        """Close the Runtime, and check that each request has an answer and each observer has seen everything."""
         life = self.life
         life.closing = True
         life.valve.shut = False
         life.valve.release()
-        life.puppet.may.set()
+        life.backend.may.set()
         life.feed.close()
         for watcher in self.watchers:
             watcher.flowing.set()
@@ -497,10 +516,10 @@ class World:
         life.over = True
 
     async def crash(self) -> None:
-        """The daemon is gone from one moment to the next."""
+        """Crash: go on with the store as it is now, and ignore the old Runtime."""
         life = self.life
         self.collect()
-        self.ground.crash()
+        self.storage.crash()
         life.over = True
         self.gapless = False
         for watcher in self.watchers:
@@ -515,21 +534,21 @@ class World:
         await self.let_go()
 
     async def let_go(self) -> None:
-        """End what runs, whatever it has come to."""
+        """Close the Runtime in whatever state it is."""
         life = self.life
         life.over = True
         for watcher in self.watchers:
             await watcher.leave()
         life.valve.shut = life.valve.full = False
         life.valve.release()
-        life.puppet.may.set()
+        life.backend.may.set()
         life.feed.close()
         await asyncio.wait_for(life.runtime.close(), PATIENCE_S)
         await self._ask_no_more()
 
-    async def look_into_the_store(self, *, crashed: bool) -> None:
-        """Compare what is stored with all that was told, and take note of what nobody was told in time."""
-        store = self.ground.store()
+    async def check_store(self, *, crashed: bool) -> None:
+        """Compare the store with everything that was published, and adopt what a crash kept from being published."""
+        store = self.storage.store()
         state = await store.open(None)
         found = {worker.worker_id: worker for worker in state.workers}
         self.adopt({name: worker.request.labels for name, worker in found.items()})
@@ -557,34 +576,34 @@ class World:
             story.may_end = story.may_go = story.kept_end = False
 
     def adopt(self, labels: Mapping[WorkerId, dict[str, str]]) -> None:
-        """Take in Workers whose creators were not told of them."""
+        """Add models of Workers whose creators never got the answer."""
         for worker_id in sorted(labels.keys() - {story.worker_id for story in self.stories}):
             assert self._lost_creations > 0, f"nobody has created {worker_id}"
             self._lost_creations -= 1
             self._born(worker_id, labels[worker_id])
 
-    def end_of_the_world(self) -> None:
-        logging.getLogger("runtimed").removeHandler(self._complaints)
-        self.ground.remove()
+    def tear_down(self) -> None:
+        logging.getLogger("runtimed").removeHandler(self._error_log)
+        self.storage.remove()
 
     def object_to(self, _loop: asyncio.AbstractEventLoop, context: dict[str, Any]) -> None:
-        """Take note of an error that nobody would hear of: in a callback, or of a task that nobody waits for."""
+        """Record an error that would otherwise be lost: in a callback, or in a task that nobody awaits."""
         if error := context.get("exception"):
             self.faults.append("".join(traceback.format_exception(error)))
 
     def complain(self) -> None:
-        """Raise what has gone wrong without anybody being told."""
+        """Fail if errors were recorded or logged."""
         assert not self.faults, self.faults
-        assert not self._complaints.found, self._complaints.found
+        assert not self._error_log.found, self._error_log.found
 
 
-def works() -> list[str]:
-    """The Workers for which the Runtime is at work, by the names of its tasks."""
+def busy_workers() -> list[str]:
+    """Return the names of the Runtime's tasks that work for a Worker."""
     return [task.get_name() for task in asyncio.all_tasks() if task.get_name().startswith("worker-")]
 
 
 def bundle_of(name: str, revision: int) -> ConfigBundle:
-    """A bundle that offers one profile."""
+    """Make a bundle that offers one profile."""
     metadata = BundleMetadata(name, "", str(revision), "workspace-1", "2026-06-26T00:00:00Z", Provenance("test"))
     made = ConfigBundle(metadata, (BundleProfile(PROFILE),))
     return attrs.evolve(made, metadata=attrs.evolve(metadata, digest=bundle_digest(made)))

@@ -1,4 +1,4 @@
-"""What all observers of one Worker, or of all, share."""
+"""The event log of a view: what all of its readers and observers share."""
 
 import asyncio
 import sys
@@ -16,53 +16,76 @@ from runtimed.wire.frames import event_name
 
 
 class WorkerOver(Exception):
-    """An observer that asked for it has the last event of a Worker that is stopped or cancelled."""
+    """The last event of a stopped or cancelled Worker was written to an observer that asked to end there."""
 
 
-class Log:
-    """The events of a whole view: the newest in a ring of messages, all others in the store's pages. Each reader
-    selects from them.
+class EventLog:
+    """The events of an unfiltered view: the newest in a ring of messages, the others in the store's pages.
 
-    It lives while it has `readers`. Whoever has read up to `newest` either joins `tip`, which writes what comes to
-    it, or waits for `more`.
+    The feed drops a log when it has no readers. An observer that has everything joins `synced`; a reader waits for
+    `more`.
+
+    Attributes:
+        view: The view, without a selection. Each reader selects for itself.
+        readers: How many readers and observers use the log.
+        ended: Why there will be no more events, or None.
+        synced: Writes new events to the observers that have all earlier ones.
     """
 
     def __init__(
         self, runtime: Runtime, view: View, scope: Scope, ring_bytes: int, paging: asyncio.Semaphore
     ) -> None:
+        """Start a log at the newest event.
+
+        Args:
+            runtime: Gives snapshots and labels.
+            view: The view, without a selection.
+            scope: Gives the pages of the store.
+            ring_bytes: The bytes of the newest messages to keep in memory.
+            paging: Limits the pages that are read at a time.
+        """
         self.view = view
         self.readers = 0
-        self.ended: FeedError | WorkerOver | None = WorkerOver() if view.until_over and scope.over else None
+        self.ended: FeedError | WorkerOver | None = WorkerOver() if view.until_over and scope.is_over else None
         self._runtime = runtime
         self._paging = paging
         self._scope = scope
         self._ring = Ring(scope.newest, ring_bytes)
-        self.tip = Flusher(self._ring, view.encoding)
+        self.synced = Flusher(self._ring, view.encoding)
         self._more: asyncio.Future[None] | None = None
 
     @property
     def newest(self) -> int:
-        """Up to here everything was taken in."""
+        """The sequence of the newest event that was appended."""
         return self._ring.newest
 
     def append(self, events: Sequence[EncodedEvent]) -> None:
-        """Take in newer events, and have them written to those who wait."""
+        """Append newer events, and schedule their writing."""
         self._ring.append([self._message(event) for event in events], events[-1].sequence)
-        self.tip.call()
-        self._call()
-        if self.view.until_over and self._scope.over:
+        self.synced.schedule()
+        self._wake_readers()
+        if self.view.until_over and self._scope.is_over:
             self.end(WorkerOver())
 
     def end(self, error: FeedError | WorkerOver) -> None:
-        """There will be no more events: every reader ends with this, once it has read what there is."""
+        """Accept no more events. Every reader ends with this error once it has read everything."""
         self.ended = error
-        self.tip.end(error)
-        self._call()
+        self.synced.end(error)
+        self._wake_readers()
 
     async def read(self, after: int, selection: Selection) -> Batch:
-        """The next selected events behind a sequence; none and the same place only at the newest.
+        """Read the next events, from the ring if it holds them, else one page of the store.
 
-        Raises CursorExpired where they are not retained, and StoreError.
+        Args:
+            after: Read events after this sequence.
+            selection: Which events to return.
+
+        Returns:
+            The selected events. The batch ends after `after`, unless `after` is the newest sequence.
+
+        Raises:
+            CursorExpired: The events are no longer retained.
+            StoreError: The store could not be read.
         """
         messages = self._ring.between(after, self.newest, selection)
         if messages is not None:
@@ -75,14 +98,14 @@ class Log:
         return Batch(shown, events[-1].sequence if events else newest)
 
     async def snapshot(self, sequence: int) -> bytes | None:
-        """The state of the Worker right behind a sequence, ready to be written; None where all are observed."""
+        """Return the encoded state of the Worker right after a sequence, or None if the log is of all Workers."""
         if self.view.ref is None:
             return None
         whole = await self._runtime.snapshot(self.view.ref, sequence)
         return self.view.encoding.snapshot(bounded(whole, self._runtime.limits.max_snapshot_bytes))
 
     async def more(self) -> None:
-        """Wait until there is something new, or the end."""
+        """Wait until there are new events, or the log has ended."""
         if self._more is None:
             self._more = asyncio.get_running_loop().create_future()
         await asyncio.shield(self._more)
@@ -91,14 +114,16 @@ class Log:
         name = sys.intern(event_name(event.payload))
         return Message(event.sequence, self.view.encoding.event(event), name, self._runtime.labels(event.worker_id))
 
-    def _call(self) -> None:
+    def _wake_readers(self) -> None:
         if self._more is not None:
             self._more.set_result(None)
             self._more = None
 
 
 def selected(events: Sequence[EncodedEvent], selection: Selection, runtime: Runtime) -> Sequence[EncodedEvent]:
-    """Those of the events of a page that are shown."""
+    """Return the selected ones of the events."""
     if selection == EVERYTHING:
         return events
-    return [event for event in events if selection.takes(event_name(event.payload), runtime.labels(event.worker_id))]
+    return [
+        event for event in events if selection.matches(event_name(event.payload), runtime.labels(event.worker_id))
+    ]

@@ -1,4 +1,4 @@
-"""What a Runtime stands on in these tests: stores that can be crashed, held back and full, a backend, a clock."""
+"""Fakes for a Runtime under test: stores that can crash, stall and be full, a backend, a clock."""
 
 import asyncio
 import copy
@@ -20,11 +20,11 @@ from runtimed.store.memory import MemoryStore
 from runtimed.store.sqlite import SqliteStore
 
 TIMES_BUSY = 2
-"""How often a Puppet is busy for an input, where it is to be busy for it."""
+"""How often a FakeBackend answers busy to an input that a test wants it to be busy for."""
 
 
-class MemoryGround:
-    """A store in memory; what it looks like after a crash is a copy of it."""
+class CrashableMemory:
+    """A store in memory that can crash: a copy of it is what a crash leaves."""
 
     def __init__(self) -> None:
         self._store = MemoryStore()
@@ -33,15 +33,15 @@ class MemoryGround:
         return self._store
 
     def crash(self) -> None:
-        """From now on `store` is as it is at this moment, whatever is still done to the present one."""
+        """Let `store` return a copy of the present state. Later changes to the present store have no effect on it."""
         loop = asyncio.get_running_loop()
         self._store = copy.deepcopy(self._store, {id(loop): loop})
 
     def remove(self) -> None: ...
 
 
-class FolderGround:
-    """A store in a folder; what it looks like after a crash is a copy of the files, the log after the database."""
+class CrashableFolder:
+    """A store in a folder that can crash: a copy of its files is what a crash leaves, the log copied last."""
 
     def __init__(self) -> None:
         self._folder = tempfile.TemporaryDirectory()
@@ -52,7 +52,7 @@ class FolderGround:
         return SqliteStore(self._path)
 
     def crash(self) -> None:
-        """As MemoryGround.crash. The log only grows in so short a life, so a copy of it holds all that was told."""
+        """Go on with a copy of the files. The log only grows, so the copy holds every commit that was reported."""
         self._crashes += 1
         path = Path(self._folder.name, str(self._crashes))
         path.mkdir(mode=0o700)
@@ -65,10 +65,10 @@ class FolderGround:
         self._folder.cleanup()
 
 
-class Valve:
-    """A Store in front of another: Changes wait while it is shut and are refused while it is full.
+class StoreValve:
+    """A Store in front of another: Changes wait while it is shut, and fail while it is full.
 
-    `stored` is called with events as soon as the store has promised them, before anybody else hears of it.
+    `stored` is called with events as soon as the store has made them durable, before the caller gets the answer.
     """
 
     def __init__(self, store: Store, stored: Callable[[Sequence[EncodedEvent]], None]) -> None:
@@ -90,7 +90,7 @@ class Valve:
         return future
 
     def release(self, count: int | None = None) -> None:
-        """Let the oldest Changes through, or all."""
+        """Pass on the oldest Changes, or all."""
         passed, self._waiting = self._waiting[:count], [] if count is None else self._waiting[count:]
         for change, future in passed:
             self._finish(self._newest, self._refused() if self.full else self._store.commit(change), future)
@@ -102,7 +102,7 @@ class Valve:
         return refused
 
     def _finish(self, before: Any, outcome: Any, future: Any) -> None:
-        """Finish the future as its outcome is, once the one before it is finished."""
+        """Finish the future with its outcome once the future before it is finished."""
         for awaited in (before, outcome):
             if awaited is not None and not awaited.done():
                 awaited.add_done_callback(lambda _: self._finish(before, outcome, future))
@@ -124,11 +124,11 @@ class Valve:
 
 
 @attrs.define(eq=False)
-class Puppet:
-    """An ExecutionBackend that answers as it is told, and not before it `may`; it remembers every input by its id.
+class FakeBackend:
+    """An ExecutionBackend that gives the answers a test sets, once `may` is set.
 
-    What it is to be busy for is refused twice: before it may wait, and when its turn has come. What it knows
-    nothing of it accepts, as what has waited since an earlier life.
+    It records every input by its id. It answers busy to an input TIMES_BUSY times: before it is queued, and when it
+    is offered again. It accepts inputs without a set answer, such as those queued before a restart.
     """
 
     spawned: BackendAnswer = BackendAnswer("accepted")
@@ -185,8 +185,8 @@ class Puppet:
 
 
 @attrs.define
-class Watch:
-    """A Clock that goes on when a test says so."""
+class FakeClock:
+    """A Clock that advances only when a test says so."""
 
     now_ms: int = 1_000_000_000
 
