@@ -1,4 +1,4 @@
-"""`python -m runtimectl`."""
+"""Run the command line as `python -m runtimectl`."""
 
 import sys
 

@@ -1,4 +1,4 @@
-"""Where `runtimectl` starts: the version at once, everything else through click."""
+"""The entry point of `runtimectl`: `--version` is answered at once, all else imports click."""
 
 import gc
 import sys
@@ -13,10 +13,10 @@ def main() -> int:
     if sys.argv[1:] == ["--version"] and sys.stdout:
         sys.stdout.write(f"runtimectl {runtimed.__version__}\n")
         return 0
-    gc.disable()  # A tenth of a short command is spent on garbage that there is none of; the feed turns it on again.
+    gc.disable()  # Collections take a tenth of a short command and free nothing. The feed enables them again.
     try:
-        from runtimectl.invocation import invoke
+        from runtimectl.runner import run
 
-        return invoke(sys.argv[1:])
+        return run(sys.argv[1:])
     except KeyboardInterrupt:
         return INTERRUPTED

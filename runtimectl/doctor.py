@@ -1,51 +1,73 @@
-"""What is right and what is wrong between here and a daemon's store, in plain words. It changes nothing."""
+"""Checks of everything between the command line and the daemon's store. They change nothing."""
 
 import os
+import shutil
 import stat
 import time
 from collections.abc import Callable, Iterable, Iterator
+from contextlib import closing
 from pathlib import Path
 from typing import Any, Literal, NamedTuple
 
 import runtimed
-from runtimectl import agents, discovery
-from runtimectl.client import Client
-from runtimectl.discovery import Credential, Wishes
+from runtimectl.client import discovery
+from runtimectl.client.api import Client
+from runtimectl.client.discovery import Credential, DaemonOptions
 from runtimectl.errors import ControlError, Unreachable
 from runtimed.wire import endpoint
 
-MAX_REMARKS = 20
-"""How many of the daemon's own remarks are told."""
+MAX_DIAGNOSTICS = 20
+"""How many of the daemon's diagnostics are shown, the newest ones."""
 
-CLOCK_SLACK_S = 5
-"""How far the clocks may be apart: less is the way of an answer and the whole seconds of its date."""
+CLOCK_TOLERANCE_S = 5
+"""How far the clocks may differ: an answer takes time, and its date has whole seconds."""
 
 Status = Literal["ok", "info", "warn", "fail"]
 
 
 class Finding(NamedTuple):
-    """How one thing is."""
+    """The result of one check."""
 
     status: Status
     subject: str
     message: str
 
 
-class Doctor:
-    """Looks at one thing after the other. `unreachable` is set when the daemon that is meant can't be reached."""
+class KnownAgent(NamedTuple):
+    """A coding agent that docs/how-to/agents.md has a profile for: its program, and the npm package of it."""
 
-    def __init__(self, wishes: Wishes) -> None:
-        self._wishes = wishes
+    name: str
+    program: str
+    package: str
+
+
+KNOWN_AGENTS = (
+    KnownAgent("Claude Code", "claude-agent-acp", "@agentclientprotocol/claude-agent-acp"),
+    KnownAgent("Codex", "codex-acp", "@agentclientprotocol/codex-acp"),
+    KnownAgent("Gemini CLI", "gemini", "@google/gemini-cli"),
+    KnownAgent("opencode", "opencode", "opencode-ai"),
+    KnownAgent("Qwen Code", "qwen", "@qwen-code/qwen-code"),
+)
+
+
+class Doctor:
+    """Runs the checks one after the other.
+
+    Attributes:
+        unreachable: The error of a daemon that cannot be reached, or None.
+    """
+
+    def __init__(self, options: DaemonOptions) -> None:
+        self._options = options
         self.unreachable: Unreachable | None = None
 
-    def examine(self) -> Iterator[Finding]:
-        """Everything that can be found out, one finding after the other."""
-        yield from self._checked("endpoints", _endpoints)
-        yield from self._checked("daemon", self._daemon)
-        yield from map(_agent, agents.KNOWN)
+    def findings(self) -> Iterator[Finding]:
+        """Run all checks. A check that cannot be completed is a finding too."""
+        yield from self._run("endpoints", _check_endpoints)
+        yield from self._run("daemon", self._check_daemon)
+        yield from map(_check_agent, KNOWN_AGENTS)
 
-    def _checked(self, subject: str, check: Callable[[], Iterable[Finding]]) -> Iterator[Finding]:
-        """The findings of a check; whatever keeps it from an end is one as well."""
+    def _run(self, subject: str, check: Callable[[], Iterable[Finding]]) -> Iterator[Finding]:
         try:
             yield from check()
         except Unreachable as error:
@@ -56,122 +78,129 @@ class Doctor:
         except OSError as error:
             yield Finding("fail", subject, f"{error.filename}: {error.strerror}" if error.filename else str(error))
         except (LookupError, TypeError, AttributeError, ValueError) as error:
-            yield Finding("fail", subject, f"the daemon's answer lacks what the contract promises: {error!r}")
+            message = f"unexpected response: a field of the contract is missing or invalid: {error!r}"
+            yield Finding("fail", subject, message)
 
-    def _daemon(self) -> Iterator[Finding]:
-        place = discovery.place(self._wishes)
-        yield Finding("ok", "daemon", f"{place.url}, named by {place.source}")
-        known = discovery.credential(self._wishes, place)
-        yield from self._checked("token", lambda: _token(known))
+    def _check_daemon(self) -> Iterator[Finding]:
+        target = discovery.find_target(self._options)
+        yield Finding("ok", "daemon", f"{target.url}, named by {target.source}")
+        credential = discovery.find_credential(self._options, target)
+        yield from self._run("token", lambda: _check_token(credential))
         try:
-            client = Client(discovery.address_of(self._wishes, place, known))
+            client = Client(discovery.address_of(self._options, target, credential))
         except ControlError:
             return
-        yield from self._runtime(client)
+        with closing(client):
+            yield from self._check_runtime(client)
 
-    def _runtime(self, client: Client) -> Iterator[Finding]:
+    def _check_runtime(self, client: Client) -> Iterator[Finding]:
         runtime = client.runtime()["runtime"]
-        running = runtime["status"] == "running"
-        what = f"{runtime['runtime_id']} answers, it is {runtime['status']}, its store is {runtime['backend']}"
-        yield Finding("ok" if running else "fail", "runtime", what)
-        yield from self._checked("version", lambda: _version(client))
-        yield from self._checked("clock", lambda: _clock(client))
-        yield from self._checked("diagnostics", lambda: _remarks(client))
-        yield from self._checked("store", lambda: _store(client))
+        is_running = runtime["status"] == "running"
+        message = f"{runtime['runtime_id']}: status {runtime['status']}, store {runtime['backend']}"
+        yield Finding("ok" if is_running else "fail", "runtime", message)
+        yield from self._run("version", lambda: _check_version(client))
+        yield from self._run("clock", lambda: _check_clock(client))
+        yield from self._run("diagnostics", lambda: _check_diagnostics(client))
+        yield from self._run("store", lambda: _check_store(client))
 
 
-def _endpoints() -> Iterator[Finding]:
-    home = endpoint.folder()
+def _check_endpoints() -> Iterator[Finding]:
+    folder = endpoint.folder()
     try:
         paths = endpoint.files()
     except FileNotFoundError:
-        yield Finding("ok", "endpoints", f"there is no folder {home}: no daemon of this user has been here")
+        yield Finding("ok", "endpoints", f"{folder} does not exist: this user has not run a daemon here")
         return
-    yield _private(home, 0o700, "endpoints")
+    yield _check_mode(folder, 0o700, "endpoints")
     for path in paths:
-        yield from _endpoint(path)
+        yield from _check_endpoint(path)
 
 
-def _endpoint(path: Path) -> Iterator[Finding]:
+def _check_endpoint(path: Path) -> Iterator[Finding]:
     known = next(endpoint.read(path), None)
     if known is None:
-        yield Finding("warn", "endpoint", f"{path}: this is no endpoint file, and is ignored; remove it")
+        yield Finding("warn", "endpoint", f"{path}: not an endpoint file, ignored; remove it")
     elif not known.alive():
-        yield Finding("warn", "endpoint", f"{path}: process {known.pid} is gone, so it is ignored; remove it")
+        yield Finding("warn", "endpoint", f"{path}: process {known.pid} has ended, ignored; remove it")
     else:
-        found = _private(path, 0o600, "endpoint")
-        yield found._replace(message=f"{found.message}; process {known.pid} serves {known.url}")
+        finding = _check_mode(path, 0o600, "endpoint")
+        yield finding._replace(message=f"{finding.message}; process {known.pid} serves {known.url}")
 
 
-def _token(known: Credential | None) -> Iterator[Finding]:
-    if known is None:
-        yield Finding("warn", "token", "none is named; the daemon wants one: --token-file, or RUNTIMECTL_TOKEN")
+def _check_token(credential: Credential | None) -> Iterator[Finding]:
+    if credential is None:
+        message = "none found, and the daemon requires one; set --token-file or RUNTIMECTL_TOKEN"
+        yield Finding("warn", "token", message)
         return
-    known.read()
-    if known.path is None:
-        yield Finding("ok", "token", f"it is {known.source}")
+    credential.read()
+    if credential.path is None:
+        yield Finding("ok", "token", f"named by {credential.source}")
     else:
-        found = _private(Path(known.path), 0o600, "token")
-        yield found._replace(message=f"{found.message}; named by {known.source}")
+        finding = _check_mode(Path(credential.path), 0o600, "token")
+        yield finding._replace(message=f"{finding.message}; named by {credential.source}")
 
 
-def _private(path: Path, accepted: int, subject: str) -> Finding:
-    """Whether a file or a folder is this user's, and nobody else's business. Raises OSError."""
+def _check_mode(path: Path, accepted: int, subject: str) -> Finding:
+    """Check that a file or folder belongs to this user and is closed to others. Raises OSError."""
     found = path.stat()
     mode = stat.S_IMODE(found.st_mode)
     if mode & 0o077:
         return Finding("fail", subject, f"{path}: mode {mode:04o} lets others in; expected {accepted:04o}")
     if found.st_uid != os.getuid():
-        return Finding("warn", subject, f"{path}: it belongs to user {found.st_uid}, not to user {os.getuid()}")
-    return Finding("ok", subject, f"{path}: mode {mode:04o}, of this user")
+        return Finding("warn", subject, f"{path}: owned by user {found.st_uid}; expected user {os.getuid()}")
+    return Finding("ok", subject, f"{path}: mode {mode:04o}, owned by this user")
 
 
-def _version(client: Client) -> Iterator[Finding]:
+def _check_version(client: Client) -> Iterator[Finding]:
     theirs = client.description()["info"]["version"]
-    same = theirs == runtimed.__version__
-    message = f"the daemon is {theirs}" if same else f"the daemon is {theirs}, this runtimectl {runtimed.__version__}"
-    yield Finding("ok" if same else "warn", "version", message)
+    if theirs == runtimed.__version__:
+        yield Finding("ok", "version", f"runtimed {theirs}")
+    else:
+        yield Finding("warn", "version", f"runtimed {theirs}, runtimectl {runtimed.__version__}")
 
 
-def _clock(client: Client) -> Iterator[Finding]:
+def _check_clock(client: Client) -> Iterator[Finding]:
     theirs = client.date()
     if theirs is None:
         return
-    apart = abs(time.time() - theirs)
-    near = apart <= CLOCK_SLACK_S
-    message = "the clocks agree" if near else f"the daemon's clock and this one are {apart:.0f} s apart"
-    yield Finding("ok" if near else "warn", "clock", message)
+    difference = abs(time.time() - theirs)
+    if difference <= CLOCK_TOLERANCE_S:
+        yield Finding("ok", "clock", f"within {CLOCK_TOLERANCE_S} s of the daemon's clock")
+    else:
+        yield Finding("warn", "clock", f"the daemon's clock and this one are {difference:.0f} s apart")
 
 
-def _remarks(client: Client) -> Iterator[Finding]:
-    every: list[dict[str, Any]] = client.diagnostics()["diagnostics"]
-    serious = [remark for remark in every if remark["severity"] != "info"]
+def _check_diagnostics(client: Client) -> Iterator[Finding]:
+    diagnostics: list[dict[str, Any]] = client.diagnostics()["diagnostics"]
+    serious = [each for each in diagnostics if each["severity"] != "info"]
     if not serious:
-        yield Finding("ok", "diagnostics", f"{len(every)}, none of them a warning")
-    for remark in serious[-MAX_REMARKS:]:
-        yield Finding("warn", "diagnostics", _named(f"{remark['code']}: {remark['message']}", remark))
+        yield Finding("ok", "diagnostics", f"{len(diagnostics)} recorded, no warnings")
+    for each in serious[-MAX_DIAGNOSTICS:]:
+        yield Finding("warn", "diagnostics", _with_worker(f"{each['code']}: {each['message']}", each))
 
 
-def _store(client: Client) -> Iterator[Finding]:
-    found = client.check_store()["check"]
-    read = f"read Workers: {found['workers']}, entries: {found['entries']}, events: {found['events']}"
-    if not found["findings"]:
-        yield Finding("ok", "store", f"{read}; nothing is wrong")
+def _check_store(client: Client) -> Iterator[Finding]:
+    check = client.check_store()["check"]
+    counts = f"Workers: {check['workers']}, entries: {check['entries']}, events: {check['events']}"
+    if not check["findings"]:
+        yield Finding("ok", "store", f"{counts}; no problem found")
         return
-    yield Finding("warn", "store", f"{read}; what follows is wrong")
-    for each in found["findings"]:
-        yield Finding("fail", "store", _named(each["problem"], each))
+    yield Finding("warn", "store", f"{counts}; problems found: {len(check['findings'])}")
+    for each in check["findings"]:
+        yield Finding("fail", "store", _with_worker(each["problem"], each))
 
 
-def _agent(agent: agents.KnownAgent) -> Finding:
-    """Whether an agent can be started as its recipe says; one that is not here is nothing wrong."""
-    path = agent.path()
+def _check_agent(agent: KnownAgent) -> Finding:
+    """Look for the program of an agent. One that is not installed is no problem."""
+    path = shutil.which(agent.program)
     if path is None:
-        how = f"npm install -g {agent.package}"
-        return Finding("info", "agent", f"{agent.name}: {agent.program} is not on the PATH; to have it: {how}")
+        install = f"npm install -g {agent.package}"
+        return Finding(
+            "info", "agent", f"{agent.name}: {agent.program} is not on the PATH; install it with: {install}"
+        )
     return Finding("ok", "agent", f"{agent.name}: {path}")
 
 
-def _named(message: str, item: dict[str, Any]) -> str:
+def _with_worker(message: str, item: dict[str, Any]) -> str:
     worker = item.get("worker_id")
     return f"{worker}: {message}" if worker else message

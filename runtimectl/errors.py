@@ -1,11 +1,11 @@
-"""Everything that ends a command otherwise than well, each with its exit code.
+"""The errors that end a command, each with its exit code.
 
 ControlError
 ├── RunFailed            1  the Worker's run ended in an error
-├── Unwell               1  the doctor found something wrong
-├── UsageProblem         2  the command, its files or its surroundings
-├── Missing              3  not found
-├── Denied               4  unauthorized
+├── ChecksFailed         1  the doctor found a problem
+├── UsageProblem         2  the command line, its files or its environment
+├── NotFound             3
+├── Unauthorized         4
 ├── Refused              5  refused by the Runtime
 ├── Unreachable          6  cannot reach the daemon
 ├── DaemonFailed         7  the daemon failed
@@ -13,74 +13,77 @@ ControlError
 ├── TimedOut             8
 └── NotPermitted         9  a permission was denied, or expired unanswered
 
-Expired and ReaderGone stand apart: the clock of `--timeout`, and a stdout that nobody reads any more. Nothing on the
-way may mistake them for its own trouble.
+Signals raise an Interruption instead: DeadlineExpired for `--timeout`, OutputClosed for a stdout without a reader. It
+is a BaseException, so that no handler of ordinary errors catches it.
 """
 
 import json
 from typing import ClassVar
 
+UNAVAILABLE_STATUSES = {502, 503, 504}
+"""Statuses that pass: 503 of a daemon that starts or drains, each of a proxy whose daemon is down."""
+
 
 class ControlError(Exception):
-    """The root; its text is one line for stderr."""
+    """The base of errors that end a command. Its text is one line for stderr."""
 
     exit_code: ClassVar[int]
 
 
 class RunFailed(ControlError):
-    """The Worker's run ended in an error, or did not end as was waited for."""
+    """The Worker's run ended in an error, or ended otherwise than the command waited for."""
 
     exit_code = 1
 
 
-class Unwell(ControlError):
-    """Something that was looked at is not as it should be."""
+class ChecksFailed(ControlError):
+    """At least one finding of the doctor failed."""
 
     exit_code = 1
 
 
 class UsageProblem(ControlError):
-    """The command can't be carried out as it was given."""
+    """An argument, a file or the environment is invalid, or does not name one daemon or Worker."""
 
     exit_code = 2
 
 
-class Missing(ControlError):
-    """The Worker, the bundle or the path is not there."""
+class NotFound(ControlError):
+    """The Worker, bundle, permission request or route does not exist."""
 
     exit_code = 3
 
 
-class Denied(ControlError):
-    """The daemon wants another token."""
+class Unauthorized(ControlError):
+    """The daemon did not accept the token, or no token was found."""
 
     exit_code = 4
 
 
 class Refused(ControlError):
-    """The Runtime said no."""
+    """The Runtime refused the request."""
 
     exit_code = 5
 
 
 class Unreachable(ControlError):
-    """Nothing that could be asked answers."""
+    """No daemon answered."""
 
     exit_code = 6
 
 
 class DaemonFailed(ControlError):
-    """The daemon answered that it failed, or something that no daemon answers."""
+    """The daemon reported an internal failure, or the answer is not one of a runtimed."""
 
     exit_code = 7
 
 
 class Unavailable(DaemonFailed):
-    """The daemon is starting or draining: the same question may be answered soon."""
+    """The daemon is starting or draining. A retry may succeed."""
 
 
 class TimedOut(ControlError):
-    """The time given, or that of one request, is over."""
+    """The time of `--timeout` or of one request is over."""
 
     exit_code = 8
 
@@ -92,34 +95,36 @@ class NotPermitted(ControlError):
 
 
 class Interruption(BaseException):
-    """The command has to end, whatever it is doing."""
+    """A signal ended the command."""
 
 
-class Expired(Interruption):
+class DeadlineExpired(Interruption):
     """The time of `--timeout` is over."""
 
 
-class ReaderGone(Interruption):
-    """Nobody reads stdout any more."""
+class OutputClosed(Interruption):
+    """The reader of stdout is gone."""
 
 
-def from_response(status: int, body: bytes, sought: str = "") -> ControlError:
-    """The error that a response which is no success stands for; `sought` is where no token was found."""
-    if status == 401 and sought:
-        return Denied(f"unauthorized: no token was found: looked at {sought}")
-    return _kind(status)(_message(body) or f"the daemon answered {status}")
+def error_from_response(status: int, body: bytes, searched: str = "") -> ControlError:
+    """Return the error for a response that is not a success.
 
-
-AWAY = {502, 503, 504}
-"""503 from a daemon that is starting or draining; from a proxy any of them, where no daemon is behind it."""
+    Args:
+        status: The HTTP status.
+        body: The response body: the contract's error object, or anything else that a proxy sent.
+        searched: The places that were searched for a token without finding one; empty if a token was sent.
+    """
+    if status == 401 and searched:
+        return Unauthorized(f"unauthorized: no token found; searched {searched}")
+    return _kind(status)(_message(body) or f"the daemon answered with status {status}")
 
 
 def _kind(status: int) -> type[ControlError]:
     if status == 401:
-        return Denied
+        return Unauthorized
     if status == 404:
-        return Missing
-    if status in AWAY:
+        return NotFound
+    if status in UNAVAILABLE_STATUSES:
         return Unavailable
     return Refused if 400 <= status < 500 else DaemonFailed
 

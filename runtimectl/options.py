@@ -1,4 +1,4 @@
-"""The options of every command, and the command classes that carry them and load late."""
+"""The common options, and the command classes that carry them."""
 
 import importlib
 from collections.abc import Callable
@@ -6,51 +6,52 @@ from typing import Any
 
 import click
 
-from runtimectl.output import FORMATS
-from runtimectl.session import Session
+from runtimectl.client.session import Session
+from runtimectl.output.printer import FORMATS
 
+PROGRAM = "runtimectl"
+COMPLETION_VARIABLE = "_RUNTIMECTL_COMPLETE"
 MAX_TIMEOUT_S = 31_536_000.0
 
 
 class CommonOption(click.Option):
-    """An option that any part of the command line may carry; the innermost one holds."""
+    """An option that is accepted anywhere on the command line. The last one wins."""
 
     def __init__(self, *names: str, **settings: Any) -> None:
-        super().__init__(list(names), expose_value=False, callback=_keep, default=None, **settings)
+        super().__init__(list(names), expose_value=False, callback=_store, default=None, **settings)
 
 
-def _keep(context: click.Context, option: click.Parameter, value: Any) -> None:
+def _store(context: click.Context, option: click.Parameter, value: Any) -> None:
     session = context.ensure_object(Session)
     if value is None or option.name is None:
         return
     setattr(session, option.name, value)
     if option.name == "timeout":
-        from runtimectl import deadline
+        from runtimectl.signals import start_deadline
 
-        deadline.start(value)
+        start_deadline(value)
 
 
 def common_options() -> list[click.Parameter]:
-    """Fresh ones for one command."""
+    """Return new common options for one command."""
     return [
         CommonOption("--url", metavar="URL", help="The daemon: http://HOST:PORT, https://HOST or unix:PATH."),
-        CommonOption("--token-file", metavar="PATH", help="A file with the token (0600)."),
-        CommonOption("--ca", metavar="FILE", help="Certificates (PEM) to trust for https, instead of the system's."),
-        CommonOption("--context", metavar="NAME", help="The context to use (see: runtimectl context)."),
-        CommonOption("-o", "--output", type=click.Choice(FORMATS), help="How to print data [table]."),
+        CommonOption("--token-file", metavar="PATH", help="Read the token from this file (mode 0600)."),
+        CommonOption("--ca", metavar="FILE", help="Verify https with these PEM certificates, not the system's."),
+        CommonOption("--context", metavar="NAME", help="Use this context (see: runtimectl context)."),
+        CommonOption("-o", "--output", type=click.Choice(FORMATS), help="The format of the output. [table]"),
         CommonOption("--timeout", metavar="SECONDS", type=Seconds(), help="Give up after this time (exit 8)."),
-        CommonOption("--no-color", is_flag=True, flag_value=True, help="No colours, as with NO_COLOR."),
-        CommonOption("-q", "--quiet", is_flag=True, flag_value=True, help="Only errors on stderr."),
+        CommonOption("--no-color", is_flag=True, flag_value=True, help="Do not use colors; same as NO_COLOR."),
+        CommonOption("-q", "--quiet", is_flag=True, flag_value=True, help="Print only errors to stderr."),
     ]
 
 
 class Seconds(click.ParamType[float]):
-    """A time above 0, at most MAX_TIMEOUT_S."""
+    """A number of seconds above 0, at most MAX_TIMEOUT_S."""
 
     name = "seconds"
 
     def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> float:
-        """See ParamType."""
         try:
             seconds = float(value)
         except ValueError:
@@ -61,7 +62,7 @@ class Seconds(click.ParamType[float]):
 
 
 class _WithCommonOptions(click.Command):
-    """A command whose help shows what is its own before what every command has."""
+    """A command that accepts the common options. Its help shows its own options first."""
 
     def __init__(self, *args: Any, **settings: Any) -> None:
         settings["params"] = [*settings.get("params", ()), *common_options()]
@@ -83,17 +84,21 @@ class _WithCommonOptions(click.Command):
 
 
 class Command(_WithCommonOptions):
-    """A command."""
+    """A command with the common options."""
 
 
 class Group(_WithCommonOptions, click.Group):
-    """Commands that share a noun."""
+    """The commands of one noun."""
 
     command_class = Command
 
 
 class LazyGroup(Group):
-    """A group whose members are imported when they are named; `members` maps a name to `module:attribute`."""
+    """A group that imports a command when it is used.
+
+    Args:
+        members: The place of each command by its name, as `module:attribute`.
+    """
 
     def __init__(self, *args: Any, members: dict[str, str], **settings: Any) -> None:
         super().__init__(*args, **settings)
@@ -111,5 +116,5 @@ class LazyGroup(Group):
 
 
 def command(**settings: Any) -> Callable[[Callable[..., Any]], click.Command]:
-    """Make a function a command that carries the common options."""
+    """Make a function a command with the common options."""
     return click.command(cls=Command, **settings)

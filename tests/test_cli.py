@@ -1,4 +1,4 @@
-"""The daemon as a process: its streams, its signals, and what it refuses to start with."""
+"""The daemon as a process: its streams, its signals, and the errors at its start."""
 
 import contextlib
 import json
@@ -20,7 +20,7 @@ DEADLINE_S = 30
 
 @pytest.fixture
 def run() -> Iterator[Callable[..., subprocess.Popen[str]]]:
-    """Start the daemon; whatever still runs at the end is killed."""
+    """Starts daemons. Those that still run at the end of the test are killed."""
     with contextlib.ExitStack() as started:
 
         def start(*options, **how):
@@ -47,7 +47,7 @@ def until(condition):
 
 
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT, signal.SIGHUP])
-def test_a_signal_ends_it_in_good_order(run, number):
+def test_a_signal_shuts_the_daemon_down_gracefully(run, number):
     daemon = run(env=os.environ | {"RUNTIMED_TOKEN": "secret"})
     line = daemon.stdout.readline()
     assert line.startswith("runtimed: listening on http://127.0.0.1:")
@@ -61,7 +61,7 @@ def test_a_signal_ends_it_in_good_order(run, number):
 
 @contextlib.contextmanager
 def unfinished_request(host):
-    """Keep a request open that a daemon waits for before it ends, so it lives as long as the context lasts."""
+    """Keep a request open: the daemon does not end before it is complete."""
     name, _, port = host.rpartition(":")
     head = ["POST /v1/workers HTTP/1.1", f"Host: {host}", "Authorization: Bearer secret"]
     head += ["Content-Type: application/json", "Content-Length: 2", "Expect: 100-continue"]
@@ -72,7 +72,7 @@ def unfinished_request(host):
 
 
 @pytest.mark.parametrize("abstract", [False, True])
-def test_the_service_manager_is_told_when_it_serves_and_when_it_stops(run, tmp_path, abstract):
+def test_the_service_manager_is_notified_of_readiness_and_of_the_stop(run, tmp_path, abstract):
     name = f"@runtimed-{os.getpid()}-{tmp_path.name}" if abstract else str(tmp_path / "notify")
     with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as manager:
         manager.bind(name.replace("@", "\0"))
@@ -84,7 +84,7 @@ def test_the_service_manager_is_told_when_it_serves_and_when_it_stops(run, tmp_p
     assert ended(daemon)[0] == 0
 
 
-def test_a_service_manager_that_is_gone_keeps_nobody_from_serving(run, tmp_path):
+def test_a_missing_service_manager_does_not_keep_the_daemon_from_serving(run, tmp_path):
     daemon = run(env=os.environ | {"NOTIFY_SOCKET": str(tmp_path / "none")})
     assert daemon.stdout.readline().startswith("runtimed: listening on ")
     daemon.terminate()
@@ -92,7 +92,7 @@ def test_a_service_manager_that_is_gone_keeps_nobody_from_serving(run, tmp_path)
 
 
 @pytest.mark.parametrize("closed", ["<&-", ">&-", "2>&-", "<&- >&- 2>&-", ">/dev/full", "2>/dev/full"])
-def test_it_serves_whatever_its_streams_are(run, user_folders, closed):
+def test_the_daemon_serves_with_closed_or_full_streams(run, user_folders, closed):
     command = ["sh", "-c", f'exec "$@" {closed}', "sh", sys.executable, "-m", "runtimed", "--listen", "127.0.0.1:0"]
     with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE) as daemon:
         try:
@@ -105,7 +105,7 @@ def test_it_serves_whatever_its_streams_are(run, user_folders, closed):
     assert b"Traceback" not in err
 
 
-def test_a_token_that_could_be_told_to_nobody_is_no_token(run, user_folders):
+def test_a_generated_token_that_cannot_be_published_is_an_error(run, user_folders):
     (user_folders / "run").rmdir()
     (user_folders / "run").write_text("in the way")
     code, _, err = ended(run())
@@ -114,7 +114,7 @@ def test_a_token_that_could_be_told_to_nobody_is_no_token(run, user_folders):
 
 
 @pytest.mark.parametrize("kind", ["fifo", "long", "folder", "symlink", "empty", "lax"])
-def test_a_token_file_that_is_none_is_refused_in_one_line(run, tmp_path, kind):
+def test_an_invalid_token_file_is_refused_in_one_line(run, tmp_path, kind):
     path = tmp_path / "token"
     if kind == "fifo":
         os.mkfifo(path, 0o600)
@@ -133,7 +133,7 @@ def test_a_token_file_that_is_none_is_refused_in_one_line(run, tmp_path, kind):
     assert err.count("\n") == 1
 
 
-def test_the_name_that_it_listens_on_is_a_host_of_its_own(run):
+def test_the_name_that_the_daemon_listens_on_is_accepted_as_host(run):
     name = socket.gethostname()
     try:
         socket.getaddrinfo(name, 0, type=socket.SOCK_STREAM)
@@ -164,7 +164,7 @@ def test_it_serves_the_same_with_and_without_the_quick_path(run, option):
     assert answers.count(b"HTTP/1.1 200 OK\r\n") == answers.count(b'"runtime_id":"here"') == 2
 
 
-def test_a_variable_that_is_no_setting_is_warned_of(run):
+def test_an_unknown_variable_is_logged_as_a_warning(run):
     daemon = run(env={**os.environ, "RUNTIMED_STROE": "fs:/x"})
     daemon.stdout.readline()
     daemon.terminate()
@@ -173,15 +173,15 @@ def test_a_variable_that_is_no_setting_is_warned_of(run):
     assert "RUNTIMED_STROE" in err
 
 
-def test_a_check_of_the_configuration_tells_of_a_variable_that_is_no_setting(run):
+def test_a_check_of_the_configuration_names_unknown_variables(run):
     daemon = run("--check-config", env=os.environ | {"RUNTIMED_STROE": "memory"})
-    said = "runtimed: the environment has RUNTIMED_STROE, which is no setting\n"
-    assert ended(daemon) == (0, "the configuration is fine\n", said)
+    message = "runtimed: environment: RUNTIMED_STROE is not a setting\n"
+    assert ended(daemon) == (0, "the configuration is fine\n", message)
 
 
 @pytest.fixture
 def broken(run, tmp_path):
-    """Tries a start that must fail; gives the exit code and the one line on stderr."""
+    """Starts a daemon that must fail, and returns the exit code and the line on stderr."""
     (tmp_path / "file").write_text("x")
     (tmp_path / "folder").mkdir(mode=0o700)
 
@@ -217,14 +217,14 @@ def broken(run, tmp_path):
         ),
     ],
 )
-def test_a_start_that_fails_names_the_file_that_it_is_about(broken, tmp_path, options, status, said):
+def test_a_start_that_fails_names_the_file_or_address(broken, tmp_path, options, status, said):
     code, err = broken(*options)
     assert code == status
     assert err.startswith(f"runtimed: {said.format(tmp_path)}")
     assert "\n" not in err
 
 
-def test_a_store_that_another_daemon_holds_is_named(run, broken, tmp_path):
+def test_a_store_in_use_is_an_error_that_names_its_process(run, broken, tmp_path):
     daemon = run("--store", f"fs:{tmp_path}/store")
     daemon.stdout.readline()
     assert broken("--store", "fs:{}/store") == (
@@ -233,7 +233,7 @@ def test_a_store_that_another_daemon_holds_is_named(run, broken, tmp_path):
     )
 
 
-def test_a_store_of_another_runtime_id_is_named(run, broken, tmp_path):
+def test_a_store_of_another_runtime_id_is_an_error_that_names_both_ids(run, broken, tmp_path):
     daemon = run("--store", f"fs:{tmp_path}/store", "--runtime-id", "one")
     daemon.stdout.readline()
     daemon.terminate()
@@ -244,7 +244,7 @@ def test_a_store_of_another_runtime_id_is_named(run, broken, tmp_path):
     )
 
 
-def test_an_address_in_use_is_named(broken):
+def test_an_address_in_use_is_an_error_that_names_it(broken):
     with socket.create_server(("127.0.0.1", 0)) as taken:
         port = taken.getsockname()[1]
         assert broken("--listen", f"127.0.0.1:{port}") == (
@@ -254,7 +254,7 @@ def test_an_address_in_use_is_named(broken):
 
 
 @pytest.mark.parametrize("kind", ["empty", "dangling", "folder"])
-def test_what_is_no_database_is_no_store_that_is_there(broken, tmp_path, kind):
+def test_an_invalid_database_does_not_count_as_an_existing_store(broken, tmp_path, kind):
     database = tmp_path / "store" / "runtime.sqlite3"
     database.parent.mkdir(mode=0o700)
     if kind == "empty":
@@ -272,7 +272,7 @@ def test_what_is_no_database_is_no_store_that_is_there(broken, tmp_path, kind):
     assert not (tmp_path / "elsewhere.sqlite3").exists()
 
 
-def test_a_store_that_must_be_there_is_opened_and_not_made(run, broken, tmp_path):
+def test_create_no_opens_a_store_and_creates_none(run, broken, tmp_path):
     code, _ = broken("--store", "fs:{}/store?create=no")
     assert code == 1
     assert not (tmp_path / "store").exists()
@@ -288,7 +288,7 @@ def test_a_store_that_must_be_there_is_opened_and_not_made(run, broken, tmp_path
     ("address", "url", "dialed"),
     [("0.0.0.0:0", "http://0.0.0.0:", "http://127.0.0.1:"), ("[::]:0", "http://[::]:", "http://[::1]:")],
 )
-def test_a_wildcard_address_is_announced_as_it_is_and_published_as_one_to_dial(user_folders, address, url, dialed):
+def test_a_wildcard_address_is_announced_as_bound_and_published_as_one_to_dial(user_folders, address, url, dialed):
     command = [sys.executable, "-m", "runtimed", "--listen", address, "--log-format", "text"]
     with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True) as daemon:
         try:
@@ -307,7 +307,7 @@ def test_a_wildcard_address_is_announced_as_it_is_and_published_as_one_to_dial(u
 @pytest.mark.parametrize(
     "options", [["--bogus"], ["extra"], ["--log-level", "loud"], ["--max-event-batch-items", "x"]]
 )
-def test_wrong_usage_is_told_in_one_line(run, options):
+def test_an_invalid_command_line_is_one_line_on_stderr_and_exit_2(run, options):
     code, out, err = ended(run(*options))
     assert (code, out) == (2, "")
     assert err.startswith("runtimed: ")
@@ -315,20 +315,20 @@ def test_wrong_usage_is_told_in_one_line(run, options):
 
 
 def stored(run, folder):
-    """A store that a daemon has made and let go of."""
+    """Let a daemon create a store, and stop it."""
     daemon = run("--store", f"fs:{folder}")
     daemon.stdout.readline()
     daemon.terminate()
     assert ended(daemon)[0] == 0
 
 
-def test_a_check_of_a_store_reads_all_of_it_and_finds_nothing(run, tmp_path):
+def test_a_check_of_a_sound_store_finds_no_problem(run, tmp_path):
     stored(run, tmp_path / "store")
     code, out, err = ended(run("--check-store", f"fs:{tmp_path / 'store'}"))
     assert (code, out, err) == (0, "0 Workers, 0 entries and 0 events were read: no problem found\n", "")
 
 
-def test_a_check_of_a_store_tells_each_problem_in_a_line(run, tmp_path):
+def test_a_check_of_a_store_prints_each_problem_on_a_line(run, tmp_path):
     stored(run, tmp_path / "store")
     connection = apsw.Connection(str(tmp_path / "store" / "runtime.sqlite3"))
     connection.execute("INSERT INTO state VALUES (3, 0, 0, 0, 0, 0, 0, x'', 0, x'', 0)")
@@ -343,7 +343,7 @@ def test_a_check_of_a_store_tells_each_problem_in_a_line(run, tmp_path):
     ]
 
 
-def test_a_check_of_a_store_that_is_served_names_the_owner(run, tmp_path):
+def test_a_check_of_a_store_in_use_names_its_process(run, tmp_path):
     daemon = run("--store", f"fs:{tmp_path / 'store'}")
     daemon.stdout.readline()
     code, out, err = ended(run("--check-store", f"fs:{tmp_path / 'store'}"))
@@ -351,14 +351,14 @@ def test_a_check_of_a_store_that_is_served_names_the_owner(run, tmp_path):
 
 
 @pytest.mark.parametrize("store", ["memory", "fs:", "elsewhere", "fs:nowhere"])
-def test_a_check_of_no_store_is_wrong_usage(run, tmp_path, store):
+def test_a_check_without_a_store_is_a_usage_error(run, tmp_path, store):
     code, out, err = ended(run("--check-store", store, cwd=tmp_path))
     assert (code, out) == (2, "")
     assert "expected" in err
     assert not (tmp_path / "nowhere").exists()
 
 
-def test_a_store_that_may_lose_what_it_acknowledged_is_warned_of_and_works(run, tmp_path):
+def test_a_store_with_sync_normal_works_and_logs_a_warning(run, tmp_path):
     daemon = run("--store", f"fs:{tmp_path / 'store'}?sync=normal")
     assert daemon.stdout.readline().startswith("runtimed: listening on ")
     daemon.terminate()

@@ -1,11 +1,11 @@
-"""The commands, one file a noun."""
+"""The commands of runtimectl, one module for each noun. A command's module is imported when it is used."""
 
 import click
 
 import runtimed
-from runtimectl.options import LazyGroup
+from runtimectl.options import PROGRAM, LazyGroup
 
-_HERE = "runtimectl.commands"
+_PACKAGE = "runtimectl.commands"
 
 
 def _version(context: click.Context, _option: click.Parameter, asked: bool) -> None:
@@ -15,8 +15,8 @@ def _version(context: click.Context, _option: click.Parameter, asked: bool) -> N
 
 
 root = LazyGroup(
-    "runtimectl",
-    help="Talk to a running runtimed.\n\nExample: runtimectl workers list",
+    PROGRAM,
+    help="Control a running runtimed.\n\nExample: runtimectl workers list",
     params=[
         click.Option(
             ["--version"],
@@ -28,14 +28,14 @@ root = LazyGroup(
         )
     ],
     members={
-        "status": f"{_HERE}.status:status",
-        "workers": f"{_HERE}.workers:workers",
-        "transcript": f"{_HERE}.transcript:transcript",
-        "events": f"{_HERE}.events:events",
-        "permissions": f"{_HERE}.permissions:permissions",
-        "bundles": f"{_HERE}.bundles:bundles",
-        "context": f"{_HERE}.context:context",
-        "doctor": f"{_HERE}.doctor:doctor",
-        "completion": f"{_HERE}.completion:completion",
+        "status": f"{_PACKAGE}.status:status",
+        "workers": f"{_PACKAGE}.workers:workers",
+        "transcript": f"{_PACKAGE}.transcript:transcript",
+        "events": f"{_PACKAGE}.events:events",
+        "permissions": f"{_PACKAGE}.permissions:permissions",
+        "bundles": f"{_PACKAGE}.bundles:bundles",
+        "context": f"{_PACKAGE}.context:context",
+        "doctor": f"{_PACKAGE}.doctor:doctor",
+        "completion": f"{_PACKAGE}.completion:completion",
     },
 )

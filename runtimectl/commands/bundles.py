@@ -1,23 +1,18 @@
-"""`runtimectl bundles`."""
-
-from typing import TYPE_CHECKING
+"""`runtimectl bundles`: list, push and check config bundles."""
 
 import click
 
+from runtimectl.client.requests import parse_bundle_reference
+from runtimectl.client.session import Session
 from runtimectl.options import Group
-from runtimectl.output import Column, View, at
-from runtimectl.requests import bundle_reference
-from runtimectl.session import Session
-
-if TYPE_CHECKING:
-    from runtimectl.output import Object
+from runtimectl.output.tables import Column, Object, View, at
 
 
-def _reference(bundle: "Object") -> str:
+def _reference(bundle: Object) -> str:
     return f"{bundle.get('id')}@{bundle.get('digest')}"
 
 
-def _available_reference(availability: "Object") -> str:
+def _available_reference(availability: Object) -> str:
     return _reference(availability.get("reference") or {})
 
 
@@ -31,7 +26,7 @@ LIST = View(
         Column("CREATED", at("created_at")),
         Column("PROFILES", at("profile_count")),
         Column("DECLARATIONS", at("declaration_count")),
-        Column("DIGEST", at("digest"), room=64),
+        Column("DIGEST", at("digest"), max_width=64),
     ),
 )
 AVAILABLE = View(
@@ -40,7 +35,7 @@ AVAILABLE = View(
     (
         Column("BUNDLE", at("reference.id")),
         Column("REVISION", at("summary.revision")),
-        Column("DIGEST", at("reference.digest"), room=64),
+        Column("DIGEST", at("reference.digest"), max_width=64),
     ),
 )
 
@@ -49,7 +44,7 @@ AVAILABLE = View(
 def bundles() -> None:
     """List, push and check config bundles.
 
-    FILE holds a bundle as JSON, YAML or TOML, told apart by its suffix; - is stdin.
+    FILE holds a bundle as JSON, YAML or TOML; its suffix tells which. - reads stdin.
 
     \b
     Example:
@@ -60,7 +55,7 @@ def bundles() -> None:
 @bundles.command("list")
 @click.pass_obj
 def list_(session: Session) -> None:
-    """List the bundles that the Runtime holds, by id.
+    """List the bundles of the Runtime, sorted by id.
 
     \b
     Example:
@@ -73,15 +68,15 @@ def list_(session: Session) -> None:
 @click.argument("file", metavar="FILE|-")
 @click.pass_obj
 def push(session: Session, file: str) -> None:
-    """Give the Runtime a bundle; a missing digest is computed.
+    """Upload a bundle; a missing digest is computed.
 
     \b
     Example:
       runtimectl bundles push bundle.yaml -o name
     """
-    from runtimectl import bundle_file
+    from runtimectl.client.bundle_file import read_bundle
 
-    bundle, computed = bundle_file.read(file)
+    bundle, computed = read_bundle(file)
     if not bundle["metadata"]["digest"]:
         bundle["metadata"]["digest"] = computed
     session.printer().show(AVAILABLE, session.client().push_bundle(bundle))
@@ -91,13 +86,13 @@ def push(session: Session, file: str) -> None:
 @click.argument("bundle", metavar="ID@DIGEST")
 @click.pass_obj
 def check(session: Session, bundle: str) -> None:
-    """Ask whether the Runtime holds exactly this version.
+    """Check that the Runtime has exactly this version of a bundle.
 
     \b
     Example:
       runtimectl bundles check bundle-1@f1faffb46524a985fff79a4a3e9165e776187d2e3a67773995806ac557f3320a
     """
-    reference = bundle_reference(bundle)
+    reference = parse_bundle_reference(bundle)
     body = session.client().bundle_availability(reference["id"], reference["digest"])
     session.printer().show(AVAILABLE, body)
 
@@ -106,14 +101,14 @@ def check(session: Session, bundle: str) -> None:
 @click.argument("file", metavar="FILE|-")
 @click.pass_obj
 def digest(session: Session, file: str) -> None:
-    """Compute the digest of a bundle; no daemon is asked.
+    """Compute the digest of a bundle, without a daemon.
 
     \b
     Example:
       runtimectl bundles digest bundle.toml
     """
-    from runtimectl import bundle_file
+    from runtimectl.client.bundle_file import read_bundle
 
-    bundle, computed = bundle_file.read(file)
-    found = {"id": bundle["metadata"]["id"], "digest": computed}
-    session.printer().record(found, at("digest"), _reference(found))
+    bundle, computed = read_bundle(file)
+    reference = {"id": bundle["metadata"]["id"], "digest": computed}
+    session.printer().record(reference, at("digest"), _reference(reference))

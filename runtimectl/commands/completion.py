@@ -1,11 +1,11 @@
-"""`runtimectl completion`."""
+"""`runtimectl completion`: scripts for shells."""
 
 import sys
 
 import click
 
 from runtimectl.errors import UsageProblem
-from runtimectl.options import command
+from runtimectl.options import COMPLETION_VARIABLE, PROGRAM, command
 
 SHELLS = ("bash", "zsh", "fish")
 
@@ -14,7 +14,7 @@ SHELLS = ("bash", "zsh", "fish")
 @click.argument("shell", type=click.Choice(SHELLS))
 @click.pass_context
 def completion(context: click.Context, shell: str) -> None:
-    """Print the script that completes commands in a shell.
+    """Print a script that completes commands in a shell.
 
     \b
     Example:
@@ -22,9 +22,8 @@ def completion(context: click.Context, shell: str) -> None:
     """
     from click.shell_completion import get_completion_class
 
-    from runtimectl.invocation import COMPLETION, PROGRAM
-
-    made = get_completion_class(shell)
-    if made is None:
+    completion_class = get_completion_class(shell)
+    if completion_class is None:
         raise UsageProblem(f"shell: expected one of {', '.join(SHELLS)}, got {shell!r}")
-    sys.stdout.write(made(context.find_root().command, {}, PROGRAM, COMPLETION).source() + "\n")
+    script = completion_class(context.find_root().command, {}, PROGRAM, COMPLETION_VARIABLE).source()
+    sys.stdout.write(script + "\n")

@@ -1,16 +1,16 @@
-"""`runtimectl context`."""
+"""`runtimectl context`: names for daemons."""
 
 import re
 from pathlib import Path
 
 import click
 
-from runtimectl import address, contexts
-from runtimectl.contexts import Context
+from runtimectl.client import address, contexts
+from runtimectl.client.contexts import Context
+from runtimectl.client.session import Session
 from runtimectl.errors import UsageProblem
 from runtimectl.options import Group
-from runtimectl.output import Column, View, at
-from runtimectl.session import Session
+from runtimectl.output.tables import Column, View, at
 
 CONTEXTS = View(
     "contexts",
@@ -22,14 +22,12 @@ CONTEXTS = View(
         Column("TOKEN FILE", at("token_file")),
     ),
 )
-
-
 NAME = re.compile(r"[A-Za-z0-9._-]{1,64}", re.ASCII)
 
 
 @click.group(cls=Group)
 def context() -> None:
-    """Give daemons names, and choose the one that commands talk to.
+    """Name daemons, and choose the one that commands use.
 
     \b
     Example:
@@ -40,25 +38,25 @@ def context() -> None:
 @context.command("list")
 @click.pass_obj
 def list_(session: Session) -> None:
-    """List the contexts, by name.
+    """List the contexts, sorted by name.
 
     \b
     Example:
       runtimectl context list
     """
     known = contexts.load()
-    found = [
+    listed = [
         {"name": name, "current": name == known.current, **known.by_name[name]._asdict()}
         for name in sorted(known.by_name)
     ]
-    session.printer().show(CONTEXTS, {"contexts": found})
+    session.printer().show(CONTEXTS, {"contexts": listed})
 
 
 @context.command("set")
 @click.argument("name")
 @click.pass_obj
 def set_(session: Session, name: str) -> None:
-    """Keep --url and --token-file under a name.
+    """Store --url and --token-file under a name.
 
     \b
     Example:
@@ -67,20 +65,20 @@ def set_(session: Session, name: str) -> None:
     if not NAME.fullmatch(name):
         raise UsageProblem("name: expected 1 to 64 characters of A-Z a-z 0-9 . _ -")
     if session.url is None:
-        raise UsageProblem("--url: expected with context set")
+        raise UsageProblem("--url: required by context set")
     address.parse(session.url)
     token_file = session.token_file and str(Path(session.token_file).expanduser().absolute())
     known = contexts.load()
     known.by_name[name] = Context(session.url, token_file)
     known.save()
     if name != known.current:
-        session.tell(f"to have it used: runtimectl context use {name}")
+        session.notify(f"context {name} is stored; select it with: runtimectl context use {name}")
 
 
 @context.command()
 @click.argument("name")
 def use(name: str) -> None:
-    """Talk to this daemon unless told otherwise.
+    """Make a context the current one, which commands use by default.
 
     \b
     Example:
@@ -95,7 +93,7 @@ def use(name: str) -> None:
 @context.command()
 @click.argument("name")
 def remove(name: str) -> None:
-    """Forget a context.
+    """Remove a context.
 
     \b
     Example:

@@ -1,11 +1,11 @@
-"""`runtimectl doctor`."""
+"""`runtimectl doctor`: check an installation."""
 
 import click
 
-from runtimectl.errors import Unwell
+from runtimectl.client.session import Session
+from runtimectl.errors import ChecksFailed
 from runtimectl.options import command
-from runtimectl.output import Column, View, at
-from runtimectl.session import Session
+from runtimectl.output.tables import Column, View, at
 
 MAX_MESSAGE = 4096
 
@@ -23,10 +23,10 @@ FINDINGS = View(
 @command()
 @click.pass_obj
 def doctor(session: Session) -> None:
-    """Say what is right and what is wrong.
+    """Check everything from this command to the daemon's store.
 
-    It looks from here to the daemon's store, and changes nothing. Reading all of a large store takes a while. Exit 1
-    when something failed.
+    The checks change nothing. Reading all of a large store takes a while. Exit 1 if a check fails, 6 if the daemon
+    cannot be reached.
 
     \b
     Example:
@@ -34,11 +34,11 @@ def doctor(session: Session) -> None:
     """
     from runtimectl.doctor import Doctor
 
-    examined = Doctor(session.wishes())
-    findings = [finding._asdict() for finding in examined.examine()]
+    examination = Doctor(session.daemon_options())
+    findings = [finding._asdict() for finding in examination.findings()]
     session.printer().show(FINDINGS, {"findings": findings})
-    if examined.unreachable:
-        raise examined.unreachable
+    if examination.unreachable:
+        raise examination.unreachable
     failed = sum(finding["status"] == "fail" for finding in findings)
     if failed:
-        raise Unwell(f"something is wrong: {failed} of {len(findings)} findings failed")
+        raise ChecksFailed(f"{failed} of {len(findings)} checks failed")

@@ -1,4 +1,4 @@
-"""`runtimectl events`."""
+"""`runtimectl events`: follow and export events."""
 
 from collections import defaultdict
 from collections.abc import Generator, Iterable
@@ -7,25 +7,23 @@ from typing import TYPE_CHECKING, get_args
 
 import click
 
-from runtimectl import events as shown
+from runtimectl.client.requests import parse_labels
+from runtimectl.client.runs import Run
+from runtimectl.client.session import Session, required_text, resolve_worker_id
 from runtimectl.errors import Refused, RunFailed, UsageProblem
 from runtimectl.options import Group
-from runtimectl.requests import check_labels
-from runtimectl.runs import Run
-from runtimectl.session import Session, text, worker_id
-from runtimectl.times import local
+from runtimectl.output.events import event_line
+from runtimectl.output.times import local
 
 if TYPE_CHECKING:
-    from runtimectl.client import Body, Client
-    from runtimectl.output import Printer
-    from runtimectl.past import Envelope
-
-BEGINNING = "wo_0000000000000000"
+    from runtimectl.client.api import Body, Client
+    from runtimectl.client.history import Envelope
+    from runtimectl.output.printer import Printer
 
 
 @click.group(cls=Group)
 def events() -> None:
-    """Watch what Workers do.
+    """Follow or export the events of Workers.
 
     \b
     Example:
@@ -35,14 +33,16 @@ def events() -> None:
 
 @events.command()
 @click.argument("worker", metavar="W|--all", required=False)
-@click.option("--all", "everyone", is_flag=True, help="Of all Workers instead of one.")
-@click.option("--label", "labels", metavar="K=V", multiple=True, help="With --all: of those with it; repeatable.")
-@click.option("--cursor", metavar="C", help="Begin behind this event.")
+@click.option("--all", "everyone", is_flag=True, help="Events of all Workers instead of one.")
+@click.option(
+    "--label", "labels", metavar="K=V", multiple=True, help="With --all: only of Workers with it; repeatable."
+)
+@click.option("--cursor", metavar="C", help="Begin after the event with this cursor.")
 @click.option("--from-start", is_flag=True, help="Begin with the oldest event that is kept.")
-@click.option("--until", metavar="EVENT", help="End after an event of this name; exit 1 if its run failed.")
-@click.option("--no-follow", is_flag=True, help="End at the newest event there is now.")
-@click.option("--timestamps", is_flag=True, help="Say when each event happened, by the daemon's clock.")
-@click.option("--raw", is_flag=True, help="Leave text whole, control characters included.")
+@click.option("--until", metavar="EVENT", help="End after an event with this name; exit 1 if the run failed.")
+@click.option("--no-follow", is_flag=True, help="End at the newest event that exists now.")
+@click.option("--timestamps", is_flag=True, help="Show the time of each event, by the daemon's clock.")
+@click.option("--raw", is_flag=True, help="Neither shorten text nor escape its control characters.")
 @click.pass_obj
 def tail(
     session: Session,
@@ -56,151 +56,155 @@ def tail(
     timestamps: bool,
     raw: bool,
 ) -> None:
-    """Print the events of a Worker, or of all, as they come.
+    """Print the events of a Worker, or of all, as they arrive.
 
-    It goes on over restarts of the daemon, until the Worker ends.
+    The command reconnects after a restart of the daemon. It ends when the Worker ends.
 
     \b
     Example:
       runtimectl events tail worker-00000001 --from-start -o jsonl
     """
     if everyone == (worker is not None):
-        raise UsageProblem("W: expected a Worker or --all, and not both")
+        raise UsageProblem("W: expected either a Worker or --all")
     if labels and not everyone:
-        raise UsageProblem("--label: expected with --all")
+        raise UsageProblem("--label: requires --all")
     if cursor is not None and from_start:
-        raise UsageProblem("--from-start: expected without --cursor")
+        raise UsageProblem("--from-start: cannot be combined with --cursor")
     if until is not None:
         _check_name(until)
     if worker is None:
-        check_labels(labels)
-        tailing = _of_all(session, labels, cursor, from_start=from_start, follow=not no_follow)
+        parse_labels(labels)
+        envelopes = _of_all(session, labels, cursor, from_start=from_start, follow=not no_follow)
     else:
-        tailing = _of_one(session, worker, cursor, from_start=from_start, follow=not no_follow)
-    from runtimectl.reader import needing_reader
+        envelopes = _of_worker(session, worker, cursor, from_start=from_start, follow=not no_follow)
+    from runtimectl.signals import require_reader
 
-    with needing_reader(), closing(tailing):
-        _print(session.printer(), tailing, until, named=everyone, timestamps=timestamps, raw=raw)
+    with require_reader(), closing(envelopes):
+        _print_all(session.printer(), envelopes, until, with_worker=everyone, timestamps=timestamps, raw=raw)
 
 
 @events.command()
 @click.argument("worker", metavar="W")
-@click.option("--cursor", metavar="C", help="Begin behind this event.")
+@click.option("--cursor", metavar="C", help="Begin after the event with this cursor.")
 @click.pass_obj
 def export(session: Session, worker: str, cursor: str | None) -> None:
-    """Print the events that a Worker has had, as JSON lines.
+    """Print the past events of a Worker as JSON lines.
 
-    It ends at the newest event that there is now. The same events are the same bytes whenever they are exported.
+    The export ends at the newest event that exists now. The same events are the same bytes in each export.
 
     \b
     Example:
       runtimectl events export worker-00000001 > events.jsonl
     """
-    from runtimectl import past
+    from runtimectl.client.history import read_events
 
     client, printer = session.client(), session.printer()
-    found = client.worker(worker_id(client, worker))["worker"]
+    found = client.worker(resolve_worker_id(client, worker))["worker"]
     if cursor is None:
-        _tell_of_trimming(session, found)
+        _begin_of_worker(session, found)
     if printer.output == "table":
         printer.output = "jsonl"
-    upto = text(found, "last_cursor")
-    for envelope in past.envelopes(client, text(found, "worker_id"), (), cursor, upto):
-        _print_one(printer, envelope, named=False, timestamps=False, raw=False)
+    newest = required_text(found, "last_cursor")
+    for envelope in read_events(client, required_text(found, "worker_id"), (), cursor, newest):
+        _print(printer, envelope, with_worker=False, timestamps=False, raw=False)
 
 
 def _check_name(name: str) -> None:
     from runtimed.model.event import Payload
 
-    known = sorted(kind.event for kind in get_args(Payload))
+    known = sorted(payload.event for payload in get_args(Payload))
     if name not in known:
         raise UsageProblem(f"--until: expected one of {', '.join(known)}, got {name!r}")
 
 
-def _of_one(
+def _of_worker(
     session: Session, worker: str, cursor: str | None, *, from_start: bool, follow: bool
 ) -> Generator["Envelope", None, None]:
-    """The events of a Worker up to the last there will be, or without `follow` the last there is."""
-    from runtimectl.feed import Feed, Observed
+    """Yield the events of a Worker until it ends, or without `follow` until its newest event."""
+    from runtimectl.client.feed import Feed, FeedSource
 
     client = session.client()
-    found = client.worker(worker_id(client, worker))["worker"]
-    newest = text(found, "last_cursor")
-    begin = _tell_of_trimming(session, found) if from_start else cursor or newest
-    feed = Feed(lambda: session.client(found["runtime_id"]), Observed.worker(found), begin, session.tell)
-    ending = not follow or found["status"] != "running"
+    found = client.worker(resolve_worker_id(client, worker))["worker"]
+    newest = required_text(found, "last_cursor")
+    begin = _begin_of_worker(session, found) if from_start else cursor or newest
+    feed = Feed(lambda: session.client(found["runtime_id"]), FeedSource.worker(found), begin, session.notify)
+    is_finite = not follow or found["status"] != "running"
     with closing(feed.envelopes()) as envelopes:
         for envelope in envelopes:
             yield envelope
-            if envelope["payload"]["event"] == "shutdown" or (ending and envelope["cursor"] >= newest):
+            if envelope["payload"]["event"] == "shutdown" or (is_finite and envelope["cursor"] >= newest):
                 return
 
 
 def _of_all(
     session: Session, labels: tuple[str, ...], cursor: str | None, *, from_start: bool, follow: bool
 ) -> Generator["Envelope", None, None]:
-    """The events of all Workers with the labels, without an end, or without `follow` up to the last there is."""
-    from runtimectl import past
-    from runtimectl.feed import Feed, Observed
+    """Yield the events of all Workers with the labels, without an end, or without `follow` until the newest one."""
+    from runtimectl.client.feed import Feed, FeedSource
+    from runtimectl.client.history import live_cursor, newest_cursor, read_events
 
     client = session.client()
     if from_start:
-        _tell_of_any_trimming(session, client)
+        _notify_of_any_trimming(session, client)
     if not follow:
-        newest = past.newest(client, labels)
-        yield from past.envelopes(client, None, labels, None if from_start else cursor or newest, newest)
+        newest = newest_cursor(client, labels)
+        yield from read_events(client, None, labels, None if from_start else cursor or newest, newest)
         return
-    observed = Observed(text(client.runtime()["runtime"], "runtime_id"), labels=labels)
+    source = FeedSource(required_text(client.runtime()["runtime"], "runtime_id"), labels=labels)
     if from_start:
         page = client.events(labels=labels)
         yield from page["events"]
-        begin = text(page, "next_cursor")
+        begin = required_text(page, "next_cursor")
     else:
-        begin = cursor or past.now(client)
-    feed = Feed(lambda: session.client(observed.runtime_id), observed, begin, session.tell)
+        begin = cursor or live_cursor(client)
+    feed = Feed(lambda: session.client(source.runtime_id), source, begin, session.notify)
     with closing(feed.envelopes()) as envelopes:
         yield from envelopes
 
 
-def _tell_of_trimming(session: Session, worker: "Body") -> str:
-    """The cursor behind which all events of a Worker are kept; says so where that is not the start."""
+def _begin_of_worker(session: Session, worker: "Body") -> str:
+    """Return the cursor behind which all events of a Worker are kept. Notifies people of deleted events."""
+    from runtimectl.client.history import OLDEST_CURSOR
+
     oldest: str | None = worker.get("oldest_cursor")
     if oldest is None:
-        return BEGINNING
-    session.tell(f"the events up to {oldest} are not kept any more: beginning behind them")
+        return OLDEST_CURSOR
+    session.notify(f"events up to {oldest} are no longer kept; beginning after them")
     return oldest
 
 
-def _tell_of_any_trimming(session: Session, client: "Client") -> None:
-    """Say so where not all events since the start are kept."""
+def _notify_of_any_trimming(session: Session, client: "Client") -> None:
+    """Notify people if old events of any Worker were deleted."""
+    from runtimectl.client.history import OLDEST_CURSOR
+
     try:
-        client.events(cursor=BEGINNING, limit=1)
+        client.events(cursor=OLDEST_CURSOR, limit=1)
     except Refused:
-        session.tell("some of the earlier events are not kept any more: beginning where all are")
+        session.notify("some old events are no longer kept; beginning after them")
 
 
-def _print(
+def _print_all(
     printer: "Printer",
     envelopes: Iterable["Envelope"],
     until: str | None,
     *,
-    named: bool,
+    with_worker: bool,
     timestamps: bool,
     raw: bool,
 ) -> None:
     runs: dict[str, Run] = defaultdict(Run)
     for envelope in envelopes:
         run = runs[envelope["worker_id"]]
-        run.see(envelope["payload"])
-        _print_one(printer, envelope, named=named, timestamps=timestamps, raw=raw)
+        run.record(envelope["payload"])
+        _print(printer, envelope, with_worker=with_worker, timestamps=timestamps, raw=raw)
         if envelope["payload"]["event"] == until:
-            run.check()
+            run.raise_for_failure()
             return
     if until is not None:
-        raise RunFailed(f"the events ended before {until}")
+        raise RunFailed(f"the events ended without {until}")
 
 
-def _print_one(printer: "Printer", envelope: "Envelope", *, named: bool, timestamps: bool, raw: bool) -> None:
-    line = shown.line(envelope, named=named, raw=raw)
+def _print(printer: "Printer", envelope: "Envelope", *, with_worker: bool, timestamps: bool, raw: bool) -> None:
+    line = event_line(envelope, with_worker=with_worker, raw=raw)
     prefix = f"{local(envelope.get('timestamp_ms')) or '-'}  " if timestamps else ""
     printer.record(envelope, lambda _: prefix + line, envelope["cursor"])

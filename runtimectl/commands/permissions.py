@@ -1,16 +1,16 @@
-"""`runtimectl permissions`."""
+"""`runtimectl permissions`: list and answer permission requests."""
 
 from typing import TYPE_CHECKING
 
 import click
 
-from runtimectl.errors import Missing, UsageProblem
+from runtimectl.client.session import Session, required_text, resolve_worker_id
+from runtimectl.errors import NotFound, UsageProblem
 from runtimectl.options import Group
-from runtimectl.output import Column, View, at
-from runtimectl.session import Session, text, worker_id
+from runtimectl.output.tables import Column, View, at
 
 if TYPE_CHECKING:
-    from runtimectl.client import Body, Client
+    from runtimectl.client.api import Body, Client
 
 CANCEL = "cancel"
 MAX_TITLE = 60
@@ -45,9 +45,9 @@ RESOLVED = View(
 
 @click.group(cls=Group)
 def permissions() -> None:
-    """List and answer what Workers ask leave for.
+    """List and answer the permission requests of Workers.
 
-    W is a Worker's id or a unique prefix of one.
+    W is a Worker's id, or a prefix that only one id has.
 
     \b
     Example:
@@ -59,16 +59,14 @@ def permissions() -> None:
 @click.argument("worker", metavar="[W]", required=False)
 @click.pass_obj
 def list_(session: Session, worker: str | None) -> None:
-    """List the requests that wait for an answer.
-
-    Those of one Worker, or without W those of all.
+    """List the open requests of one Worker, or of all.
 
     \b
     Example:
       runtimectl permissions list worker-00000001
     """
     client = session.client()
-    session.printer().show(LIST, client.permissions() if worker is None else _of_one(client, worker))
+    session.printer().show(LIST, client.permissions() if worker is None else _of_worker(client, worker))
 
 
 @permissions.command()
@@ -79,42 +77,43 @@ def list_(session: Session, worker: str | None) -> None:
 def answer(session: Session, worker: str, request: str, option: str) -> None:
     """Answer a request.
 
-    REQUEST is a request's id or a unique prefix of one; OPTION is the id of an option, a kind that only one has, or
-    cancel.
+    REQUEST is a request's id, or a prefix that only one id has. OPTION is the id of an option, a kind that only one
+    option has, or cancel.
 
     \b
     Example:
       runtimectl permissions answer worker-00000001 3f allow_once
     """
     client = session.client()
-    chosen = worker_id(client, worker)
-    permission = _request(client, chosen, request)
-    body = client.answer_permission(chosen, text(permission, "request_id"), _answer(permission, option))
+    worker_id = resolve_worker_id(client, worker)
+    permission = _find_request(client, worker_id, request)
+    body = client.answer_permission(worker_id, required_text(permission, "request_id"), _answer(permission, option))
     session.printer().show(RESOLVED, body)
 
 
-def _of_one(client: "Client", given: str) -> "Body":
-    """The answer for one Worker, each request with the Worker's id as in the list of all."""
-    worker = worker_id(client, given)
-    waiting = client.worker_permissions(worker)["permissions"]
-    return {"permissions": [{"worker_id": worker, **one} for one in waiting]}
+def _of_worker(client: "Client", given: str) -> "Body":
+    """Return the open requests of one Worker, in the form of the list of all."""
+    worker_id = resolve_worker_id(client, given)
+    requests = client.worker_permissions(worker_id)["permissions"]
+    return {"permissions": [{"worker_id": worker_id, **each} for each in requests]}
 
 
-def _request(client: "Client", worker: str, given: str) -> "Body":
-    """The request that is given by its id or a unique prefix. Raises UsageProblem and Missing."""
-    waiting = client.worker_permissions(worker)["permissions"]
-    matches = [one for one in waiting if given and text(one, "request_id").startswith(given)]
+def _find_request(client: "Client", worker_id: str, given: str) -> "Body":
+    """Return the open request with this id or unique prefix. Raises UsageProblem and NotFound."""
+    requests = client.worker_permissions(worker_id)["permissions"]
+    matches = [each for each in requests if given and required_text(each, "request_id").startswith(given)]
     if not matches:
-        raise Missing(f"request: no request of {worker} that begins with {given!r} waits for an answer")
+        command = f"runtimectl permissions list {worker_id}"
+        raise NotFound(f"request: {worker_id} has no open request {given!r}; list the requests with: {command}")
     if len(matches) > 1:
-        listed = ", ".join(text(one, "request_id") for one in matches)
+        listed = ", ".join(required_text(each, "request_id") for each in matches)
         raise UsageProblem(f"request: {given!r} is ambiguous: {listed}")
     found: Body = matches[0]
     return found
 
 
 def _answer(permission: "Body", given: str) -> "Body":
-    """What is answered. Raises UsageProblem."""
+    """Return the body of the answer. Raises UsageProblem if the request has no such option."""
     options = permission["options"]
     if any(option["option_id"] == given for option in options):
         return {"option_id": given}
@@ -125,4 +124,4 @@ def _answer(permission: "Body", given: str) -> "Body":
         raise UsageProblem(f"option: {given} is ambiguous: {', '.join(of_kind)}")
     if given == CANCEL:
         return {"outcome": "cancelled"}
-    raise UsageProblem(f"option: expected one of {_options(permission)}, or {CANCEL}; got {given!r}")
+    raise UsageProblem(f"option: expected one of {_options(permission)}, or {CANCEL}, got {given!r}")

@@ -1,10 +1,10 @@
-"""`runtimectl status`."""
+"""`runtimectl status`: the Runtime."""
 
 import click
 
+from runtimectl.client.session import Session
 from runtimectl.options import command
-from runtimectl.output import Column, View, at
-from runtimectl.session import Session
+from runtimectl.output.tables import Column, View, at
 
 RUNTIME = View(
     "runtime",
@@ -20,7 +20,7 @@ RUNTIME = View(
         Column("CANCELLED", at("cancelled_worker_count")),
         Column("DIAGNOSTICS", at("diagnostic_count")),
     ),
-    upright=True,
+    is_upright=True,
 )
 
 

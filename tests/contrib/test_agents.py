@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 
-from runtimectl.agents import KNOWN
+from runtimectl.doctor import KNOWN_AGENTS
 
 ROOT = Path(__file__).parents[2]
 RECIPES = sorted((ROOT / "contrib" / "agents").glob("*.toml"))
@@ -58,11 +58,11 @@ def test_a_recipe_is_one_profile_of_its_name_that_has_its_user_asked(recipe):
 
 def test_there_is_a_recipe_for_each_agent_that_the_doctor_looks_for():
     started = {profile["command"][0] for recipe in RECIPES for profile in profiles(recipe).values()}
-    assert {agent.program for agent in KNOWN} <= started
+    assert {agent.program for agent in KNOWN_AGENTS} <= started
 
 
 def test_the_recipes_and_the_how_to_say_what_the_doctor_says_to_install():
     told = "\n".join(recipe.read_text() for recipe in RECIPES)
-    for agent in KNOWN:
+    for agent in KNOWN_AGENTS:
         assert f"npm install -g {agent.package}\n" in told or f"npm install -g {agent.package} " in told
         assert agent.package in HOW_TO.read_text()

@@ -1,4 +1,4 @@
-"""A daemon of its own for each test that wants one, and `runtimectl` as people start it."""
+"""A daemon for each test that needs one, and `runtimectl` as users start it."""
 
 import contextlib
 import os
@@ -22,7 +22,7 @@ ROOT = Path(runtimectl.__file__).parent.parent
 
 
 class Daemon:
-    """A `runtimed` that serves until it is ended."""
+    """A `runtimed` process that serves until `end`."""
 
     def __init__(self, env: dict[str, str], *options: str) -> None:
         command = [sys.executable, "-m", "runtimed", "--listen", "127.0.0.1:0", *options]
@@ -35,7 +35,7 @@ class Daemon:
         ready = re.fullmatch(
             r"runtimed: listening on (\S+) runtime=(\S+) store=\w+\n", self.process.stdout.readline()
         )
-        assert ready is not None, "the daemon did not say that it is ready"
+        assert ready is not None, "the daemon printed no ready line"
         self.url, self.runtime_id = ready.groups()
 
     def end(self, with_signal: int = signal.SIGTERM) -> None:
@@ -47,7 +47,7 @@ class Daemon:
 
 
 class Tail:
-    """A `runtimectl` that goes on; its lines are there to be waited for."""
+    """A `runtimectl` process in the background, whose output a test can wait for."""
 
     def __init__(self, env: dict[str, str], *args: str) -> None:
         self.process = subprocess.Popen(
@@ -90,19 +90,19 @@ def _collect(stream: TextIO, into: list[str]) -> None:
 def wait_until(holds: Callable[[], bool], what: str) -> None:
     deadline = time.monotonic() + DEADLINE_S
     while not holds():
-        assert time.monotonic() < deadline, f"waited in vain for {what}"
+        assert time.monotonic() < deadline, f"timed out waiting for {what}"
         time.sleep(0.02)
 
 
 @pytest.fixture
 def until() -> Callable[[Callable[[], bool], str], None]:
-    """Waits until something holds."""
+    """Waits until a condition holds."""
     return wait_until
 
 
 @pytest.fixture
 def env(user_folders: Path) -> dict[str, str]:
-    """The environment of every process of a test: folders of its own, nothing of the user's."""
+    """The environment of every process of a test: its own folders, and nothing of the user's."""
     return {
         "PATH": os.environ["PATH"],
         "PYTHONPATH": str(ROOT),
@@ -115,7 +115,7 @@ def env(user_folders: Path) -> dict[str, str]:
 
 @pytest.fixture
 def start_daemon(env: dict[str, str]) -> Iterator[Callable[..., Daemon]]:
-    """Starts a daemon with the options given; in the memory store unless they say otherwise."""
+    """Starts a daemon with these options; without any, with a memory store."""
     started: list[Daemon] = []
 
     def start(*options: str) -> Daemon:
@@ -136,7 +136,7 @@ def daemon(start_daemon: Callable[..., Daemon]) -> Daemon:
 
 @pytest.fixture
 def ctl(env: dict[str, str]) -> Callable[..., subprocess.CompletedProcess[str]]:
-    """Runs `runtimectl` to its end; `extra` adds to the environment, `stdin` is piped in."""
+    """Runs `runtimectl` to its end. `extra` adds variables, `stdin` is piped in."""
 
     def run(*args: str, stdin: str = "", extra: dict[str, str] | None = None) -> subprocess.CompletedProcess[str]:
         command = [sys.executable, "-m", "runtimectl", *args]
@@ -155,7 +155,7 @@ def ctl(env: dict[str, str]) -> Callable[..., subprocess.CompletedProcess[str]]:
 
 @pytest.fixture
 def start_ctl(env: dict[str, str]) -> Iterator[Callable[..., Tail]]:
-    """Starts `runtimectl` and lets it go on."""
+    """Starts `runtimectl` in the background."""
     started: list[Tail] = []
 
     def start(*args: str) -> Tail:
@@ -169,7 +169,7 @@ def start_ctl(env: dict[str, str]) -> Iterator[Callable[..., Tail]]:
 
 @pytest.fixture
 def dead_url() -> Iterator[str]:
-    """Where nobody listens, nor can begin to."""
+    """A URL at which nothing listens, and nothing can start to."""
     with socket.socket() as held:
         held.bind(("127.0.0.1", 0))
         yield f"http://127.0.0.1:{held.getsockname()[1]}"
@@ -177,7 +177,7 @@ def dead_url() -> Iterator[str]:
 
 @pytest.fixture
 def serve_raw() -> Iterator[Callable[[Callable[[socket.socket], None]], str]]:
-    """Hands each connection to a function, for daemons that misbehave; gives the URL."""
+    """Starts a server that passes each connection to a function. Returns its URL."""
     listeners: list[socket.socket] = []
     threads: list[threading.Thread] = []
 
@@ -202,13 +202,13 @@ def _accept(listener: socket.socket, handle: Callable[[socket.socket], None]) ->
             connection, _ = listener.accept()
         except OSError:
             return
-        with connection, contextlib.suppress(OSError, IndexError):  # who asked is gone, or has said nothing
+        with connection, contextlib.suppress(OSError, IndexError):  # the client is gone, or sent nothing
             handle(connection)
 
 
 @pytest.fixture
 def new_worker(daemon: Daemon, ctl: Callable[..., subprocess.CompletedProcess[str]]) -> Callable[..., str]:
-    """Creates a Worker of the daemon and gives its id."""
+    """Creates a Worker and returns its id."""
 
     def create(*options: str) -> str:
         return ctl("workers", "create", "-o", "name", *options).stdout.strip()

@@ -1,4 +1,4 @@
-"""The ways in which any command can begin and end."""
+"""How any command starts and ends."""
 
 import contextlib
 import os
@@ -13,7 +13,7 @@ import pytest
 import runtimed
 
 
-def test_the_version_is_told_before_anything_is_imported(env):
+def test_version_alone_imports_neither_click_nor_json(env):
     code = (
         "import sys; sys.argv = ['runtimectl', '--version']\n"
         "from runtimectl.cli import main; main(); print(sorted(m for m in sys.modules if m in {'click', 'json'}))"
@@ -22,11 +22,11 @@ def test_the_version_is_told_before_anything_is_imported(env):
     assert found.stdout == f"runtimectl {runtimed.__version__}\n[]\n"
 
 
-def test_the_version_is_told_among_other_options_too(ctl):
+def test_version_is_accepted_behind_other_options(ctl):
     assert ctl("-q", "--version").stdout == f"runtimectl {runtimed.__version__}\n"
 
 
-def test_a_list_is_shown_without_the_heavy_libraries(env, daemon):
+def test_a_list_imports_no_heavy_libraries(env, daemon):
     code = (
         "import sys; sys.argv = ['runtimectl', 'workers', 'list']\n"
         "from runtimectl.cli import main; main()\n"
@@ -38,7 +38,7 @@ def test_a_list_is_shown_without_the_heavy_libraries(env, daemon):
     assert found.stdout.startswith("WORKER ")
 
 
-def test_help_needs_no_daemon_and_names_every_command(ctl):
+def test_help_works_without_a_daemon_and_names_every_command(ctl):
     found = ctl("--help")
     assert found.returncode == 0
     for name in ("status", "workers", "transcript", "events", "bundles", "context", "completion"):
@@ -75,7 +75,7 @@ def test_the_summary_of_each_command_is_a_whole_sentence(ctl, group):
     assert all(line.startswith("  ") and line.endswith(".") and not line.endswith("...") for line in commands)
 
 
-def test_the_help_of_tail_says_that_a_worker_or_all_is_meant(ctl):
+def test_the_help_of_tail_accepts_a_worker_or_all(ctl):
     assert "Usage: runtimectl events tail [OPTIONS] W|--all\n" in ctl("events", "tail", "--help").stdout
 
 
@@ -99,7 +99,7 @@ def test_the_help_of_tail_says_that_a_worker_or_all_is_meant(ctl):
         ("events", "tail", "w", "--cursor", "c", "--from-start"),
     ],
 )
-def test_a_wrong_command_line_is_one_line_on_stderr_and_exit_2(ctl, args):
+def test_an_invalid_command_line_prints_one_line_to_stderr_and_exits_2(ctl, args):
     found = ctl(*args)
     assert (found.returncode, found.stdout) == (2, "")
     assert found.stderr.startswith("runtimectl: ")
@@ -112,13 +112,13 @@ def test_a_group_without_a_command_shows_its_help_on_stderr_and_exits_2(ctl):
     assert "Usage: runtimectl workers" in found.stderr
 
 
-def test_options_hold_before_and_behind_the_command_and_the_innermost_wins(ctl, daemon):
+def test_common_options_are_accepted_anywhere_and_the_last_one_wins(ctl, daemon):
     assert ctl("-o", "name", "status").stdout == f"{daemon.runtime_id}\n"
     assert ctl("-o", "json", "status", "-o", "name").stdout == f"{daemon.runtime_id}\n"
     assert ctl("workers", "-o", "json", "list").stdout == '{"workers": []}\n'
 
 
-def test_a_closed_stdout_ends_quietly(env, daemon):
+def test_a_closed_pipe_ends_a_command_without_an_error(env, daemon):
     command = [sys.executable, "-m", "runtimectl", "status"]
     reading, writing = os.pipe()
     os.close(reading)
@@ -127,7 +127,7 @@ def test_a_closed_stdout_ends_quietly(env, daemon):
     assert (found.returncode, found.stderr) == (0, b"")
 
 
-def test_a_closed_stdout_ends_a_feed_quietly(ctl, env, new_worker):
+def test_a_closed_pipe_ends_a_feed_without_an_error(ctl, env, new_worker):
     worker = new_worker()
     assert ctl("workers", "input", worker, "hello", "--wait").returncode == 0
     tail = f"{sys.executable} -m runtimectl events tail {worker} --from-start --no-follow"
@@ -138,7 +138,7 @@ def test_a_closed_stdout_ends_a_feed_quietly(ctl, env, new_worker):
     assert found.stdout.endswith("snapshot  idle entries=0 in_flight=0\n")
 
 
-def test_a_full_disk_under_stdout_is_told(env, daemon):
+def test_a_full_disk_under_stdout_is_an_error(env, daemon):
     command = [sys.executable, "-m", "runtimectl", "status"]
     with Path("/dev/full").open("w") as full:
         found = subprocess.run(command, env=env, stdout=full, stderr=subprocess.PIPE, text=True, check=False)
@@ -146,13 +146,13 @@ def test_a_full_disk_under_stdout_is_told(env, daemon):
 
 
 @pytest.mark.parametrize("args", ["status", "workers list -o json", "--version"])
-def test_without_a_stdout_nothing_is_done_and_one_line_says_so(env, daemon, args):
+def test_without_a_stdout_the_command_prints_one_error_and_does_nothing(env, daemon, args):
     command = ["sh", "-c", f"{sys.executable} -m runtimectl {args} >&-"]
     found = subprocess.run(command, env=env, stderr=subprocess.PIPE, text=True, check=False)
     assert (found.returncode, found.stderr) == (1, "runtimectl: cannot write the output: stdout is closed\n")
 
 
-def test_without_a_stderr_the_exit_code_tells(env, daemon):
+def test_without_a_stderr_the_exit_code_is_kept(env, daemon):
     for args, code in (("status", 0), ("workers get worker-ffffffff", 3), ("workers get", 2)):
         command = ["sh", "-c", f"{sys.executable} -m runtimectl {args} 2>&-"]
         assert subprocess.run(command, env=env, stdout=subprocess.PIPE, check=False).returncode == code
@@ -166,12 +166,12 @@ def test_an_interrupt_ends_with_130_and_without_a_traceback(new_worker, start_ct
     assert tail.err == []
 
 
-def test_a_timeout_bounds_a_wait_without_end(new_worker, ctl):
+def test_a_timeout_ends_an_endless_wait(new_worker, ctl):
     found = ctl("events", "tail", new_worker(), "--timeout", "1.5")
-    assert (found.returncode, found.stderr) == (8, "runtimectl: the time of --timeout is over\n")
+    assert (found.returncode, found.stderr) == (8, "runtimectl: timed out: the time of --timeout is over\n")
 
 
-def test_a_timeout_bounds_the_reading_of_stdin(env):
+def test_a_timeout_ends_the_reading_of_stdin(env):
     reading, writing = os.pipe()
     command = [sys.executable, "-m", "runtimectl", "bundles", "digest", "-", "--timeout", "0.5"]
     found = subprocess.run(command, env=env, stdin=reading, capture_output=True, text=True, check=False)
@@ -194,7 +194,7 @@ def test_completion_completes_commands(ctl):
 
 
 def on_a_terminal(env, *args):
-    """What a command prints when its stdout is a terminal."""
+    """Return what a command prints to a terminal."""
     leader, follower = pty.openpty()
     command = [sys.executable, "-m", "runtimectl", *args]
     shown = b""
@@ -209,7 +209,7 @@ def on_a_terminal(env, *args):
     return shown.decode()
 
 
-def test_a_terminal_gets_colours_unless_they_are_not_wanted(env, new_worker):
+def test_a_terminal_gets_colors_unless_they_are_disabled(env, new_worker):
     worker = new_worker()
     coloured = on_a_terminal(env, "workers", "list")
     assert "\x1b[32mrunning" in coloured
@@ -218,12 +218,12 @@ def test_a_terminal_gets_colours_unless_they_are_not_wanted(env, new_worker):
     assert "\x1b" not in on_a_terminal({**env, "NO_COLOR": "1"}, "workers", "list")
 
 
-def test_json_is_pretty_on_a_terminal_alone(env, ctl, daemon):
+def test_json_is_indented_only_on_a_terminal(env, ctl, daemon):
     assert '\r\n  "runtime": {\r\n' in on_a_terminal(env, "status", "-o", "json")
     assert ctl("status", "-o", "json").stdout.count("\n") == 1
 
 
-def test_nothing_is_asked_of_a_terminal(env, new_worker):
+def test_a_terminal_as_stdin_is_refused(env, new_worker):
     leader, follower = pty.openpty()
     command = [sys.executable, "-m", "runtimectl", "workers", "input", new_worker(), "-"]
     found = subprocess.run(command, env=env, stdin=follower, capture_output=True, text=True, check=False)

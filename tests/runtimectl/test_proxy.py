@@ -1,4 +1,4 @@
-"""Every command through nginx, as the block of the page on serving has it."""
+"""Every command through nginx, configured as docs/how-to/serve.md shows."""
 
 import http.client
 import json
@@ -34,7 +34,7 @@ START = "wo_0000000000000000"
 
 @pytest.fixture
 def free_port():
-    """Finds ports that nobody gets until the end of the test but who asks for them by number."""
+    """Finds ports that the system gives to nobody else during the test."""
     with ExitStack() as held:
 
         def find():
@@ -48,7 +48,7 @@ def free_port():
 
 @pytest.fixture(scope="module")
 def certificate(tmp_path_factory):
-    """A certificate of its own authority for localhost, and its key."""
+    """A self-signed certificate for localhost, and its key."""
     folder = tmp_path_factory.mktemp("tls")
     files = folder / "runtime.pem", folder / "runtime.key"
     command = [
@@ -70,7 +70,7 @@ def certificate(tmp_path_factory):
 
 
 class Proxied:
-    """A daemon behind nginx: where it is, and requests that no command makes."""
+    """A daemon behind nginx: the options that name it, and a way to send any request."""
 
     def __init__(self, port, prefix, certificate, token_file):
         self.port, self.prefix, self.certificate = port, prefix, certificate
@@ -88,7 +88,7 @@ class Proxied:
 
 @pytest.fixture
 def serve(env, start_daemon, free_port, certificate, tmp_path):
-    """Starts a daemon and nginx in front of it, with the API below a path; the daemon can be started again."""
+    """Starts a daemon, and nginx that serves the API below a path. The daemon can be restarted."""
     with ExitStack() as started:
 
         def start(prefix="", *options):
@@ -113,7 +113,7 @@ def serve(env, start_daemon, free_port, certificate, tmp_path):
 
 
 def _config(tmp_path, port, behind, certificate, prefix):
-    """The block of the page with ports, files and a path that are here, in a configuration that needs no rights."""
+    """Return the block of the page with the ports and files of the test, in an unprivileged configuration."""
     [block] = Page(DOCS / "how-to/serve.md", (DOCS / "how-to/serve.md").read_text()).blocks("nginx")
     changed = {
         "listen 443 ssl;": f"listen 127.0.0.1:{port} ssl;",
@@ -178,7 +178,7 @@ def test_every_command_works_through_the_proxy(ctl, env, serve, tmp_path, prefix
     assert {"runtime", "version", "clock", "store"} <= {one["subject"] for one in findings if one["status"] == "ok"}
 
 
-def test_a_follower_outlives_a_restart_of_the_daemon_behind_the_proxy(ctl, start_ctl, serve):
+def test_a_follower_reconnects_after_a_restart_of_the_daemon_behind_the_proxy(ctl, start_ctl, serve):
     proxied = serve()
     worker = ctl("workers", "create", "-o", "name", *proxied.options).stdout.strip()
     tail = start_ctl("events", "tail", worker, *proxied.options)
@@ -188,13 +188,13 @@ def test_a_follower_outlives_a_restart_of_the_daemon_behind_the_proxy(ctl, start
     wait_until(lambda: proxied.ask("GET", "/v1/runtime")[0] == 502, "the answer of a proxy with no daemon behind it")
     assert ctl("status", *proxied.options).returncode == 7
     proxied.restart()
-    tail.wait_for("the feed goes on", stream="err")
+    tail.wait_for("feed resumed", stream="err")
     assert ctl("workers", "stop", worker, *proxied.options).returncode == 0
     assert tail.finished() == 0
     assert "shutdown" in tail.out[-1]
 
 
-def test_an_event_stream_passes_as_it_comes_and_ends_with_its_worker(ctl, serve):
+def test_an_event_stream_passes_the_proxy_unbuffered_and_ends_with_its_worker(ctl, serve):
     proxied = serve()
     worker = ctl("workers", "create", "-o", "name", *proxied.options).stdout.strip()
     context = ssl.create_default_context(cafile=proxied.certificate)
@@ -207,7 +207,7 @@ def test_an_event_stream_passes_as_it_comes_and_ends_with_its_worker(ctl, serve)
         assert re.search(rb"event: shutdown\n", answer.read())
 
 
-def test_what_the_daemon_refuses_is_refused_in_its_own_words(ctl, serve):
+def test_errors_of_the_daemon_pass_the_proxy_unchanged(ctl, serve):
     proxied = serve()
     worker = ctl("workers", "create", "-o", "name", *proxied.options).stdout.strip()
     found = ctl("workers", "input", worker, "-", *proxied.options, stdin="x" * (8 << 20))
@@ -225,7 +225,7 @@ def test_what_the_daemon_refuses_is_refused_in_its_own_words(ctl, serve):
         assert proxied.ask("HEAD", "/v1/runtime") == (direct.getresponse().status, b"")
 
 
-def test_a_proxy_that_can_not_prove_its_name_gets_no_token(ctl, serve, tmp_path):
+def test_a_proxy_without_a_trusted_certificate_gets_no_token(ctl, serve, tmp_path):
     proxied = serve()
     url, token = f"https://localhost:{proxied.port}", str(Path(proxied.options[-1]))
     found = ctl("status", "--url", url, "--token-file", token)

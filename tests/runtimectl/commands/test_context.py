@@ -9,14 +9,14 @@ URL = "http://127.0.0.1:38800"
 
 @pytest.fixture
 def file(user_folders):
-    """Where the contexts are kept."""
+    """The path of the file of contexts."""
     return user_folders / "config" / "runtimectl" / "contexts.json"
 
 
 def test_contexts_are_set_used_listed_and_removed(ctl):
     assert (
         ctl("context", "set", "lab", "--url", URL).stderr
-        == "runtimectl: to have it used: runtimectl context use lab\n"
+        == "runtimectl: context lab is stored; select it with: runtimectl context use lab\n"
     )
     assert ctl("context", "set", "den", "--url", "unix:/run/den.sock", "-q").stderr == ""
     assert ctl("context", "use", "lab").returncode == 0
@@ -43,13 +43,13 @@ def test_the_file_is_private_and_names_the_token_file_by_its_full_path(ctl, file
 @pytest.mark.parametrize(
     "args", [("use", "nobody"), ("remove", "nobody"), ("set", "lab"), ("set", "lab", "--url", "ftp://x")]
 )
-def test_what_can_not_be_done_is_a_usage_error(ctl, args):
+def test_an_unknown_name_or_a_missing_or_invalid_url_is_a_usage_error(ctl, args):
     found = ctl("context", *args)
     assert found.returncode == 2
     assert found.stderr.count("\n") == 1
 
 
-def test_a_context_that_is_not_there_is_a_usage_error_everywhere(ctl):
+def test_an_unknown_context_is_a_usage_error_of_every_command(ctl):
     assert ctl("status", "--context", "nobody").returncode == 2
     assert ctl("status", extra={"RUNTIMECTL_CONTEXT": "nobody"}).returncode == 2
 
@@ -57,7 +57,7 @@ def test_a_context_that_is_not_there_is_a_usage_error_everywhere(ctl):
 @pytest.mark.parametrize(
     "content", ["", "[]", "{}", '{"current": null, "contexts": {"a": {"url": 1}}}', '{"current": 1, "contexts": []}']
 )
-def test_a_file_that_holds_no_contexts_is_named(ctl, file, content):
+def test_an_invalid_file_of_contexts_is_named(ctl, file, content):
     file.parent.mkdir(parents=True)
     file.write_text(content)
     found = ctl("status")
@@ -66,7 +66,7 @@ def test_a_file_that_holds_no_contexts_is_named(ctl, file, content):
 
 
 @pytest.mark.parametrize("name", ["", "a b", "../x", "x" * 65])
-def test_a_name_that_could_not_be_typed_again_is_refused(ctl, file, name):
+def test_a_name_with_unusual_characters_is_refused(ctl, file, name):
     done = ctl("context", "set", name, "--url", URL)
     assert (done.returncode, done.stderr.partition(":")[2].strip().partition(":")[0]) == (2, "name")
     assert not file.exists()

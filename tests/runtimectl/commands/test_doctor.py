@@ -1,4 +1,4 @@
-"""The doctor: what it says of a healthy installation, and of each thing that can be wrong."""
+"""The doctor reports a healthy installation, and each possible problem."""
 
 import json
 import os
@@ -19,7 +19,7 @@ HEALTHY = {
 
 
 def findings(found, status=None):
-    """What was found by subject, the messages of a subject in one text; of one status, or of all."""
+    """Return the messages by subject, a line each: those of one status, or all."""
     told = {}
     for finding in json.loads(found.stdout)["findings"]:
         if status in {None, finding["status"]}:
@@ -29,7 +29,7 @@ def findings(found, status=None):
 
 @pytest.fixture
 def doctor(ctl):
-    """Runs the doctor; again where an answer took so long that the clocks looked apart."""
+    """Runs the doctor, again if a slow answer made the clocks look apart."""
 
     def examine(*options):
         for _ in range(10):
@@ -43,7 +43,7 @@ def doctor(ctl):
 
 @pytest.fixture
 def serve(serve_raw):
-    """Answers each path with a body, or with these very bytes."""
+    """Starts a server that answers each path with a JSON body, or with raw bytes."""
 
     def start(answers):
         def handle(connection: socket.socket) -> None:
@@ -69,13 +69,13 @@ def test_a_healthy_daemon_is_all_ok(ctl, doctor, start_daemon, tmp_path, store):
     told = findings(doctor("-o", "json"))
     assert told["daemon"] == f"{daemon.url}, named by the endpoint file"
     assert f"process {daemon.process.pid} serves {daemon.url}" in told["endpoint"]
-    assert told["runtime"].startswith(f"{daemon.runtime_id} answers, it is running, ")
-    assert told["clock"] == "the clocks agree"
-    assert told["diagnostics"] == "2, none of them a warning"
-    assert told["store"] == "read Workers: 1, entries: 2, events: 5; nothing is wrong"
+    assert told["runtime"].startswith(f"{daemon.runtime_id}: status running, store ")
+    assert told["clock"] == "within 5 s of the daemon's clock"
+    assert told["diagnostics"] == "2 recorded, no warnings"
+    assert told["store"] == "Workers: 1, entries: 2, events: 5; no problem found"
 
 
-def test_every_format_tells_the_same(doctor, daemon):
+def test_every_format_has_the_same_findings(doctor, daemon):
     whole = json.loads(doctor("-o", "json").stdout)["findings"]
     assert yaml.safe_load(doctor("-o", "yaml").stdout)["findings"] == whole
     lines = doctor("-o", "jsonl").stdout.splitlines()
@@ -97,7 +97,7 @@ def test_a_port_where_nobody_listens_is_exit_6(ctl, dead_url):
     assert "Connection refused" in findings(found, "fail")["daemon"]
 
 
-def test_it_is_said_what_named_the_daemon_and_the_token(ctl, daemon, tmp_path, env):
+def test_the_findings_say_what_named_the_daemon_and_the_token(ctl, daemon, tmp_path, env):
     token = tmp_path / "a.token"
     token.touch(0o600)
     endpoint = next((tmp_path / "run" / "runtimed").glob("*.json"))
@@ -108,11 +108,11 @@ def test_it_is_said_what_named_the_daemon_and_the_token(ctl, daemon, tmp_path, e
         told = findings(ctl("doctor", "-o", "json", *args, extra=extra), "ok")
         return told["daemon"].rpartition("named by ")[2], told["token"]
 
-    kept = f"{token}: mode 0600, of this user; named by "
-    assert named() == ("the endpoint file", "it is the token in the endpoint file")
+    kept = f"{token}: mode 0600, owned by this user; named by "
+    assert named() == ("the endpoint file", "named by the token in the endpoint file")
     assert named("--context", "lab") == ("--context lab", f"{kept}--context lab")
     assert named("--token-file", str(token)) == ("the endpoint file", f"{kept}--token-file")
-    assert named(RUNTIMECTL_URL=daemon.url) == ("RUNTIMECTL_URL", "it is the token in the endpoint file")
+    assert named(RUNTIMECTL_URL=daemon.url) == ("RUNTIMECTL_URL", "named by the token in the endpoint file")
     assert named(RUNTIMECTL_CONTEXT="lab") == ("RUNTIMECTL_CONTEXT lab", f"{kept}RUNTIMECTL_CONTEXT lab")
     ctl("context", "use", "lab")
     assert named() == ("the current context lab", f"{kept}the current context lab")
@@ -134,18 +134,18 @@ def test_the_endpoint_file_of_a_killed_daemon_is_a_warning(ctl, start_daemon, tm
     assert (found.returncode, found.stderr) == (0, "")
     warned = findings(found, "warn")["endpoint"]
     assert warned.startswith(str(tmp_path / "run" / "runtimed" / f"{killed.runtime_id}.json: "))
-    assert f"process {killed.process.pid} is gone" in warned
+    assert f"process {killed.process.pid} has ended" in warned
 
 
 @pytest.mark.parametrize("content", ["", "[]", '{"url": 1}', "\xff"])
-def test_an_endpoint_file_that_is_none_is_a_warning(ctl, daemon, tmp_path, content):
+def test_an_invalid_endpoint_file_is_a_warning(ctl, daemon, tmp_path, content):
     (tmp_path / "run" / "runtimed" / "odd.json").write_text(content, "latin-1")
     found = ctl("doctor", "-o", "json")
     assert found.returncode == 0
-    assert "odd.json: this is no endpoint file" in findings(found, "warn")["endpoint"]
+    assert "odd.json: not an endpoint file" in findings(found, "warn")["endpoint"]
 
 
-def test_what_others_can_read_is_a_failure(ctl, daemon, tmp_path):
+def test_a_file_or_folder_that_others_can_read_is_a_failure(ctl, daemon, tmp_path):
     folder = tmp_path / "run" / "runtimed"
     folder.chmod(0o755)
     next(folder.glob("*.json")).chmod(0o644)
@@ -158,7 +158,7 @@ def test_what_others_can_read_is_a_failure(ctl, daemon, tmp_path):
 
 
 @pytest.mark.parametrize("make", [Path.touch, lambda path: path.symlink_to("/")])
-def test_a_runtime_folder_that_is_none_is_a_failure(ctl, tmp_path, make):
+def test_an_invalid_runtime_folder_is_a_failure(ctl, tmp_path, make):
     make(tmp_path / "run" / "runtimed")
     found = ctl("doctor", "-o", "json")
     assert found.returncode == 6
@@ -168,13 +168,13 @@ def test_a_runtime_folder_that_is_none_is_a_failure(ctl, tmp_path, make):
 @pytest.mark.parametrize(
     ("break_it", "said"),
     [
-        (lambda path: path.chmod(0o640), "others can read it; expected mode 0600"),
-        (lambda path: path.write_text(""), "it is empty"),
+        (lambda path: path.chmod(0o640), "mode 0640 lets others read it; expected 0600"),
+        (lambda path: path.write_text(""), "expected a token, got an empty text"),
         (lambda path: path.write_text("two words"), "expected one token"),
         (lambda path: path.unlink(), "No such file or directory"),
     ],
 )
-def test_a_token_file_that_can_not_be_used_is_a_failure(ctl, daemon, tmp_path, break_it, said):
+def test_an_unusable_token_file_is_a_failure(ctl, daemon, tmp_path, break_it, said):
     token = tmp_path / "a.token"
     token.touch(0o600)
     token.write_text("some-token")
@@ -192,7 +192,7 @@ def test_a_token_file_of_another_user_is_a_warning(ctl, daemon, tmp_path):
     os.chown(token, 12345, -1)
     found = ctl("doctor", "--token-file", str(token), "-o", "json")
     assert found.returncode == 0
-    assert "it belongs to user 12345, not to user 0" in findings(found, "warn")["token"]
+    assert "owned by user 12345; expected user 0" in findings(found, "warn")["token"]
 
 
 def test_a_wrong_token_is_a_failure(ctl, daemon):
@@ -201,13 +201,13 @@ def test_a_wrong_token_is_a_failure(ctl, daemon):
     assert findings(found, "fail")["daemon"].startswith("unauthorized: ")
 
 
-def test_what_a_check_of_the_store_finds_is_told_line_by_line(ctl, serve):
+def test_each_problem_of_the_store_is_a_finding(ctl, serve):
     problems = [{"problem": "an event is missing", "worker_id": "worker-00000001"}, {"problem": "the token: 0644"}]
     check = {"workers": 1, "entries": 2, "events": 3, "findings": problems}
     found = ctl("doctor", "-o", "json", "--url", serve(HEALTHY | {"/v1/runtime/check": {"check": check}}))
     assert found.returncode == 1
     assert findings(found, "fail") == {"store": "worker-00000001: an event is missing\nthe token: 0644"}
-    assert found.stderr == "runtimectl: something is wrong: 2 of 14 findings failed\n"
+    assert found.stderr == "runtimectl: 2 of 14 checks failed\n"
 
 
 def test_warnings_alone_are_exit_0(ctl, serve):
@@ -228,7 +228,7 @@ def test_warnings_alone_are_exit_0(ctl, serve):
     warned = findings(found, "warn")
     assert warned.keys() == {"token", "version", "clock", "diagnostics"}
     assert warned["diagnostics"].splitlines() == [f"x.y: {number}" for number in range(10, 30)]
-    assert "the daemon is 9" in warned["version"]
+    assert "runtimed 9, runtimectl " in warned["version"]
     assert " s apart" in warned["clock"]
 
 
@@ -240,13 +240,13 @@ def test_warnings_alone_are_exit_0(ctl, serve):
             "state_poisoned: gone",
         ),
         (b'HTTP/1.1 503 No\r\n\r\n{"error": {"code": "unavailable", "message": "later"}}', "unavailable: later"),
-        (b"HTTP/1.1 200 OK\r\n\r\nhello", "no runtimed"),
-        (b'HTTP/1.1 200 OK\r\n\r\n{"runtime": {}}', "lacks what the contract promises"),
-        (b'HTTP/1.1 200 OK\r\n\r\n{"runtime": []}', "lacks what the contract promises"),
-        ({"runtime": RUNTIME | {"status": "stopped"}}, "it is stopped"),
+        (b"HTTP/1.1 200 OK\r\n\r\nhello", "unexpected response"),
+        (b'HTTP/1.1 200 OK\r\n\r\n{"runtime": {}}', "a field of the contract is missing or invalid"),
+        (b'HTTP/1.1 200 OK\r\n\r\n{"runtime": []}', "a field of the contract is missing or invalid"),
+        ({"runtime": RUNTIME | {"status": "stopped"}}, "status stopped"),
     ],
 )
-def test_a_daemon_that_is_not_well_is_exit_1(ctl, serve, answer, said):
+def test_a_daemon_that_fails_is_exit_1(ctl, serve, answer, said):
     found = ctl("doctor", "-o", "json", "--url", serve(HEALTHY | {"/v1/runtime": answer}))
     assert found.returncode == 1
     assert said in "\n".join(findings(found, "fail").values())
@@ -255,7 +255,7 @@ def test_a_daemon_that_is_not_well_is_exit_1(ctl, serve, answer, said):
 
 @pytest.mark.parametrize("path", sorted(HEALTHY.keys() - {"/v1/runtime"}))
 @pytest.mark.parametrize("answer", [b"", b"SSH-2.0\r\n", {"info": 1, "check": {}, "diagnostics": [1]}])
-def test_one_answer_that_is_odd_hides_nothing_of_the_others(ctl, serve, path, answer):
+def test_an_unexpected_response_does_not_hide_the_other_findings(ctl, serve, path, answer):
     found = ctl("doctor", "-o", "json", "--url", serve(HEALTHY | {path: answer}))
     assert found.returncode in {1, 6}
     assert len(findings(found, "fail")) == 1
@@ -264,22 +264,22 @@ def test_one_answer_that_is_odd_hides_nothing_of_the_others(ctl, serve, path, an
 
 
 @pytest.mark.parametrize("url", ["nonsense", "http://", "unix:/nowhere/at.sock"])
-def test_a_url_that_leads_nowhere_is_told(ctl, url):
+def test_an_invalid_or_unreachable_url_is_a_failure(ctl, url):
     found = ctl("doctor", "--url", url, "-o", "json")
     assert found.returncode == (6 if url.startswith("unix") else 1)
     assert len(findings(found, "fail")["daemon"].splitlines()) == 1
 
 
-def test_a_broken_file_of_contexts_is_told(ctl, tmp_path):
+def test_an_invalid_file_of_contexts_is_a_failure(ctl, tmp_path):
     path = tmp_path / "config" / "runtimectl" / "contexts.json"
     path.parent.mkdir()
     path.write_text("{")
     found = ctl("doctor", "-o", "json")
     assert found.returncode == 1
-    assert "this is no file of contexts" in findings(found, "fail")["daemon"]
+    assert "expected a file written by runtimectl context" in findings(found, "fail")["daemon"]
 
 
-def test_the_agents_on_the_path_are_named_with_their_place_and_the_others_with_what_to_install(ctl, daemon, tmp_path):
+def test_installed_agents_have_their_path_and_the_others_how_to_install_them(ctl, daemon, tmp_path):
     program = tmp_path / "bin" / "opencode"
     program.parent.mkdir()
     program.touch(0o755)
@@ -289,8 +289,8 @@ def test_the_agents_on_the_path_are_named_with_their_place_and_the_others_with_w
     assert findings(found, "ok")["agent"] == f"opencode: {program}"
     missing = findings(found, "info")["agent"].splitlines()
     assert [line.partition(":")[0] for line in missing] == ["Claude Code", "Codex", "Gemini CLI", "Qwen Code"]
-    assert "Gemini CLI: gemini is not on the PATH; to have it: npm install -g @google/gemini-cli" in missing
+    assert "Gemini CLI: gemini is not on the PATH; install it with: npm install -g @google/gemini-cli" in missing
 
 
-def test_the_agents_are_named_where_no_daemon_runs(ctl):
+def test_agents_are_listed_without_a_daemon(ctl):
     assert len(findings(ctl("doctor", "-o", "json"))["agent"].splitlines()) == 5

@@ -1,4 +1,4 @@
-"""Tailing a Worker's feed: where it begins, where it ends, and what an outage does to it."""
+"""Events are followed and exported: where a feed begins and ends, and how it survives an outage."""
 
 import base64
 import hashlib
@@ -17,7 +17,7 @@ def names(stdout):
     return [json.loads(line)["payload"]["event"] for line in stdout.splitlines()]
 
 
-def test_a_feed_is_printed_from_its_start_up_to_now(ctl, new_worker):
+def test_a_feed_is_printed_from_its_start_to_the_newest_event(ctl, new_worker):
     worker = new_worker()
     ctl("workers", "input", worker, "hello", "--wait")
     found = ctl("events", "tail", worker, "--from-start", "--no-follow", "-o", "jsonl")
@@ -26,14 +26,14 @@ def test_a_feed_is_printed_from_its_start_up_to_now(ctl, new_worker):
     assert found.stdout == ctl("events", "tail", worker, "--from-start", "--no-follow", "-o", "json").stdout
 
 
-def test_a_feed_begins_behind_a_cursor_and_ends_at_an_event(ctl, new_worker):
+def test_a_feed_begins_after_a_cursor_and_ends_at_an_event(ctl, new_worker):
     worker = new_worker()
     ctl("workers", "input", worker, "hello", "--wait")
     found = ctl("events", "tail", worker, "--cursor", "wo_0000000000000002", "--until", "text_done", "-o", "jsonl")
     assert (found.returncode, names(found.stdout)) == (0, ["snapshot", "text_delta", "text_done"])
 
 
-def test_a_feed_shows_by_default_what_comes_from_now_on(ctl, start_ctl, new_worker):
+def test_a_feed_shows_only_new_events_by_default(ctl, start_ctl, new_worker):
     worker = new_worker()
     ctl("workers", "input", worker, "before", "--wait")
     tail = start_ctl("events", "tail", worker, "--until", "run_end")
@@ -44,7 +44,7 @@ def test_a_feed_shows_by_default_what_comes_from_now_on(ctl, start_ctl, new_work
     assert any(line.endswith("  user_message  after\n") for line in tail.out)
 
 
-def test_the_cursors_alone_are_the_names(ctl, new_worker):
+def test_the_format_name_prints_cursors(ctl, new_worker):
     worker = new_worker()
     ctl("workers", "input", worker, "hello", "--wait")
     found = ctl("events", "tail", worker, "--from-start", "--no-follow", "-o", "name").stdout.split()
@@ -68,14 +68,14 @@ def test_a_worker_that_is_stopped_between_its_runs_has_not_failed(ctl, new_worke
     assert ctl("events", "tail", worker, "--from-start", "--until", "shutdown").returncode == 0
 
 
-def test_an_event_that_can_not_come_any_more_is_exit_1(ctl, new_worker):
+def test_a_feed_that_ends_without_the_awaited_event_is_exit_1(ctl, new_worker):
     worker = new_worker()
     ctl("workers", "stop", worker)
     found = ctl("events", "tail", worker, "--from-start", "--until", "run_end")
-    assert (found.returncode, found.stderr) == (1, "runtimectl: the events ended before run_end\n")
+    assert (found.returncode, found.stderr) == (1, "runtimectl: the events ended without run_end\n")
 
 
-def test_waiting_for_the_end_of_a_run_that_was_cut_is_exit_1(ctl, start_ctl, new_worker):
+def test_waiting_for_the_end_of_an_interrupted_run_is_exit_1(ctl, start_ctl, new_worker):
     worker = new_worker("--profile", "builtin:shell", "--capability", "shell")
     ctl("workers", "input", worker, "sleep 600")
     tail = start_ctl("events", "tail", worker, "--from-start", "--until", "run_end")
@@ -85,7 +85,7 @@ def test_waiting_for_the_end_of_a_run_that_was_cut_is_exit_1(ctl, start_ctl, new
     assert tail.out[-1].endswith("  run_end  result=rolled_back\n")
 
 
-def test_escapes_are_neutralised_unless_they_are_wanted_raw(ctl, new_worker):
+def test_control_characters_are_escaped_unless_raw_is_given(ctl, new_worker):
     worker = new_worker()
     ctl("workers", "input", worker, "\x1b[31mred\nline", "--wait")
     tail = ("events", "tail", worker, "--from-start", "--no-follow")
@@ -96,7 +96,7 @@ def test_escapes_are_neutralised_unless_they_are_wanted_raw(ctl, new_worker):
     assert "\x1b" not in ctl(*tail, "-o", "jsonl").stdout
 
 
-def test_timestamps_say_when_an_event_happened_by_the_clock_of_the_daemon(ctl, new_worker):
+def test_timestamps_show_the_time_of_an_event_by_the_clock_of_the_daemon(ctl, new_worker):
     worker = new_worker()
     tail = ("events", "tail", worker, "--no-follow", "--timestamps")
     created = json.loads(ctl("workers", "get", worker, "-o", "json").stdout)["worker"]["created_at_ms"]
@@ -108,7 +108,7 @@ def test_timestamps_say_when_an_event_happened_by_the_clock_of_the_daemon(ctl, n
 
 
 @pytest.mark.parametrize("cursor", ["nonsense", "wo_00000000000fffff", "x y&cursor=\r\nHost: elsewhere"])
-def test_a_cursor_that_the_daemon_does_not_know_is_refused_with_5(ctl, new_worker, cursor):
+def test_an_unknown_cursor_is_refused_with_5(ctl, new_worker, cursor):
     found = ctl("events", "tail", new_worker(), "--cursor", cursor)
     assert found.returncode == 5
     assert found.stderr.startswith("runtimectl: runtime.cursor_")
@@ -119,7 +119,7 @@ def test_an_unknown_worker_is_not_found_with_3(ctl, daemon):
 
 
 @pytest.mark.parametrize("how", [signal.SIGTERM, signal.SIGKILL])
-def test_a_feed_goes_on_after_a_restart_of_the_daemon_with_each_event_once(
+def test_a_feed_continues_after_a_restart_of_the_daemon_with_each_event_once(
     ctl, start_ctl, start_daemon, tmp_path, how
 ):
     first = start_daemon(*DURABLE, f"fs:{tmp_path}/store")
@@ -131,7 +131,7 @@ def test_a_feed_goes_on_after_a_restart_of_the_daemon_with_each_event_once(
     first.end(how)
     tail.wait_for("reconnecting", stream="err")
     start_daemon(*DURABLE, f"fs:{tmp_path}/store")
-    tail.wait_for("the feed goes on", stream="err")
+    tail.wait_for("feed resumed", stream="err")
     ctl("workers", "stop", worker)
     assert tail.finished() == 0
     whole = ctl("events", "tail", worker, "--from-start", "-o", "jsonl").stdout
@@ -139,7 +139,7 @@ def test_a_feed_goes_on_after_a_restart_of_the_daemon_with_each_event_once(
     assert names(whole)[-1] == "shutdown"
 
 
-def test_a_run_that_a_crash_cuts_is_told_as_failed(ctl, start_ctl, start_daemon, tmp_path):
+def test_a_run_that_a_crash_ends_is_a_failure(ctl, start_ctl, start_daemon, tmp_path):
     first = start_daemon(*DURABLE, f"fs:{tmp_path}/store")
     create = ("workers", "create", "--profile", "builtin:shell", "--capability", "shell", "-o", "name")
     worker = ctl(*create).stdout.strip()
@@ -152,7 +152,7 @@ def test_a_run_that_a_crash_cuts_is_told_as_failed(ctl, start_ctl, start_daemon,
     assert said.startswith("runtimectl: the run ended in an error: internal: ")
 
 
-def test_a_worker_that_a_restart_has_lost_ends_its_feed_with_3(ctl, start_ctl, start_daemon, env):
+def test_a_worker_lost_in_a_restart_ends_its_feed_with_3(ctl, start_ctl, start_daemon, env):
     first = start_daemon("--store", "memory", "--runtime-id", "runtime-of-memory")
     tail = start_ctl("events", "tail", ctl("workers", "create", "-o", "name").stdout.strip(), "-q")
     tail.wait_for("snapshot")
@@ -162,7 +162,7 @@ def test_a_worker_that_a_restart_has_lost_ends_its_feed_with_3(ctl, start_ctl, s
     assert tail.err == ["runtimectl: worker_not_found: there is no Worker worker-00000001\n"]
 
 
-def test_another_runtime_at_the_same_address_is_no_continuation(ctl, start_ctl, start_daemon, tmp_path):
+def test_another_runtime_at_the_same_address_ends_the_feed(ctl, start_ctl, start_daemon, tmp_path):
     socket_path = tmp_path / "runtimed.sock"
     token = tmp_path / "token"
     token.touch(0o600)
@@ -187,9 +187,9 @@ HEAD = b"HTTP/1.0 200 OK\r\nContent-Length: %d\r\n\r\n%s"
 
 
 def as_worker_and_feed(frames, *, patient=False):
-    """A daemon that answers the question for the Worker, and each handshake with the next of `frames` and an end.
+    """Return a server that answers a request with the Worker, and each handshake with the next list of frames.
 
-    A patient one leaves the end to the client.
+    It closes the connection after them, unless it is patient.
     """
 
     def handle(connection: socket.socket) -> None:
@@ -215,14 +215,14 @@ def event_frame(cursor, name):
 
 
 @pytest.mark.parametrize("garbage", [b"hello", b"[]", b'{"kind": "event", "envelope": {}}', b"\xff\xfe"])
-def test_a_frame_that_is_none_is_exit_7(ctl, serve_raw, garbage):
+def test_an_invalid_frame_is_exit_7(ctl, serve_raw, garbage):
     found = ctl(
         "events", "tail", "worker-00000001", "--url", serve_raw(as_worker_and_feed([[garbage]], patient=True))
     )
     assert (found.returncode, found.stdout) == (7, "")
 
 
-def test_a_feed_that_breaks_off_again_and_again_goes_on_with_one_snapshot(ctl, serve_raw):
+def test_a_feed_with_several_interruptions_has_one_snapshot(ctl, serve_raw):
     closing = {"kind": "diagnostic", "diagnostic": {"code": "runtime.upstream_closed", "message": "going down"}}
     connections = [
         [event_frame("wo_0", "snapshot"), event_frame("wo_1", "turn_start")],
@@ -236,14 +236,14 @@ def test_a_feed_that_breaks_off_again_and_again_goes_on_with_one_snapshot(ctl, s
     assert "upstream_closed: going down" in found.stderr
 
 
-def test_a_socket_that_speaks_no_websocket_is_exit_7(ctl, serve_raw):
+def test_a_server_without_websockets_is_exit_7(ctl, serve_raw):
     def handle(connection: socket.socket) -> None:
         connection.recv(65536)
         connection.sendall(HEAD % (len(WORKER), WORKER))
 
     found = ctl("events", "tail", "worker-00000001", "--url", serve_raw(handle))
     assert found.returncode == 7
-    assert "opened no feed" in found.stderr
+    assert "did not open the feed" in found.stderr
 
 
 def two_workers(ctl, new_worker):
@@ -253,7 +253,7 @@ def two_workers(ctl, new_worker):
     return red, blue
 
 
-def test_all_workers_are_tailed_together_and_named(ctl, new_worker):
+def test_a_tail_of_all_shows_the_events_and_ids_of_all_workers(ctl, new_worker):
     red, blue = two_workers(ctl, new_worker)
     found = ctl("events", "tail", "--all", "--from-start", "--no-follow")
     assert (found.returncode, found.stderr) == (0, "")
@@ -266,7 +266,7 @@ def test_all_workers_are_tailed_together_and_named(ctl, new_worker):
     assert behind.stdout.split() == ["wo_0000000000000009", "wo_000000000000000a"]
 
 
-def test_all_workers_with_a_label_are_tailed(ctl, new_worker):
+def test_a_tail_of_all_can_be_limited_to_a_label(ctl, new_worker):
     _, blue = two_workers(ctl, new_worker)
     tail = ("events", "tail", "--all", "--from-start", "--until", "run_end", "--label", "team=blue", "-o", "jsonl")
     for options in ((), ("--no-follow",)):
@@ -276,7 +276,7 @@ def test_all_workers_with_a_label_are_tailed(ctl, new_worker):
     assert (found.returncode, found.stdout) == (0, "")
 
 
-def test_a_tail_of_all_begins_now_and_goes_on_when_a_worker_ends(ctl, start_ctl, new_worker):
+def test_a_tail_of_all_begins_now_and_continues_when_a_worker_ends(ctl, start_ctl, new_worker):
     red, blue = two_workers(ctl, new_worker)
     assert ctl("events", "tail", "--all", "--no-follow").stdout == ""
     tail = start_ctl("events", "tail", "--all")
@@ -290,7 +290,7 @@ def test_a_tail_of_all_begins_now_and_goes_on_when_a_worker_ends(ctl, start_ctl,
 
 
 def wait_until_connected(ctl, tail, worker):
-    """Have the Worker say things until the tail shows one; a tail of all has no snapshot to wait for."""
+    """Send inputs until the tail shows one: a tail of all has no snapshot to wait for."""
     number = 0
     while not tail.out and tail.process.poll() is None and number < 100:
         ctl("workers", "input", worker, f"ping {number}", "--system")
@@ -309,7 +309,7 @@ def test_the_run_of_another_worker_does_not_fail_the_one_that_ends(ctl, start_ct
     assert ctl(*until, "run_end").returncode == 1
 
 
-def test_a_tail_of_all_goes_on_after_a_restart_with_each_event_once(ctl, start_ctl, start_daemon, tmp_path):
+def test_a_tail_of_all_continues_after_a_restart_with_each_event_once(ctl, start_ctl, start_daemon, tmp_path):
     first = start_daemon(*DURABLE, f"fs:{tmp_path}/store")
     worker = ctl("workers", "create", "-o", "name").stdout.strip()
     ctl("workers", "input", worker, "hello", "--wait")
@@ -333,7 +333,7 @@ def test_a_tail_of_all_goes_on_after_a_restart_with_each_event_once(ctl, start_c
         (("--all", "--cursor", "wo_0", "--from-start"), "--from-start: "),
     ],
 )
-def test_options_that_do_not_go_together_are_a_usage_error(ctl, daemon, args, named):
+def test_options_that_cannot_be_combined_are_a_usage_error(ctl, daemon, args, named):
     found = ctl("events", "tail", *args)
     assert (found.returncode, found.stdout) == (2, "")
     assert found.stderr.startswith(f"runtimectl: {named}")
@@ -363,7 +363,7 @@ def test_an_export_of_a_worker_without_events_is_empty(ctl, new_worker):
 
 
 @pytest.mark.parametrize("args", [("worker-0000ffff",), ("worker-00000001", "--cursor", "nonsense")])
-def test_an_export_of_what_is_not_there_fails(ctl, new_worker, args):
+def test_an_export_of_an_unknown_worker_or_cursor_fails(ctl, new_worker, args):
     ctl("workers", "input", new_worker(), "hello", "--wait")
     found = ctl("events", "export", *args)
     assert (found.returncode, found.stdout) == (3 if len(args) == 1 else 5, "")
@@ -374,7 +374,7 @@ def test_an_export_of_what_is_not_there_fails(ctl, new_worker, args):
     ("cursor", "code"),
     [("x", "runtime.cursor_malformed"), ("wo_7fffffffffffffff", "runtime.cursor_unknown_or_expired")],
 )
-def test_a_cursor_that_is_none_or_lies_ahead_is_refused_without_following(ctl, new_worker, args, cursor, code):
+def test_an_invalid_or_future_cursor_is_refused_without_following(ctl, new_worker, args, cursor, code):
     new_worker()
     found = ctl("events", *args, "--cursor", cursor)
     assert (found.returncode, found.stdout) == (5, "")
@@ -382,7 +382,7 @@ def test_a_cursor_that_is_none_or_lies_ahead_is_refused_without_following(ctl, n
 
 
 @pytest.mark.parametrize("args", [("tail", "--from-start", "--no-follow", "-o", "jsonl"), ("export",)])
-def test_what_is_not_kept_any_more_is_said(ctl, env, start_daemon, until, args):
+def test_a_note_says_that_old_events_are_no_longer_kept(ctl, env, start_daemon, until, args):
     env["RUNTIMED_MAX_EVENTS_PER_WORKER"] = "10"
     start_daemon()
     worker = ctl("workers", "create", "-o", "name").stdout.strip()
@@ -394,7 +394,7 @@ def test_what_is_not_kept_any_more_is_said(ctl, env, start_daemon, until, args):
     kept = [event["cursor"] for event in events if event["payload"]["event"] != "snapshot"]
     oldest = trimmed(ctl, worker)
     assert found.returncode == 0
-    assert found.stderr == f"runtimectl: the events up to {oldest} are not kept any more: beginning behind them\n"
+    assert found.stderr == f"runtimectl: events up to {oldest} are no longer kept; beginning after them\n"
     assert 0 < len(kept) <= 10
     assert (int(kept[0][3:], 16), kept[-1]) == (int(oldest[3:], 16) + 1, "wo_000000000000001e")
     refused = ctl("events", "export", worker, "--cursor", "wo_0000000000000001")
@@ -403,7 +403,7 @@ def test_what_is_not_kept_any_more_is_said(ctl, env, start_daemon, until, args):
 
 
 @pytest.mark.parametrize("ending", ["--no-follow", "--until=run_end"])
-def test_a_tail_of_all_from_the_start_says_when_that_is_not_kept(ctl, env, start_daemon, until, ending):
+def test_a_tail_of_all_notes_that_old_events_are_no_longer_kept(ctl, env, start_daemon, until, ending):
     env["RUNTIMED_MAX_EVENTS_PER_WORKER"] = "10"
     start_daemon()
     tail = ("events", "tail", "--all", "--from-start", ending, "-o", "jsonl")
@@ -415,7 +415,7 @@ def test_a_tail_of_all_from_the_start_says_when_that_is_not_kept(ctl, env, start
     until(lambda: trimmed(ctl, worker) >= "wo_0000000000000014", "the retention of ten events")
     found = ctl(*tail)
     assert found.returncode == 0
-    said = "runtimectl: some of the earlier events are not kept any more: beginning where all are\n"
+    said = "runtimectl: some old events are no longer kept; beginning after them\n"
     assert found.stderr == said
     assert json.loads(found.stdout.splitlines()[0])["cursor"] > trimmed(ctl, worker)
 

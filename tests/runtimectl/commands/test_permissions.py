@@ -1,4 +1,4 @@
-"""`runtimectl permissions`, against an application of the test's own whose Workers ask."""
+"""`runtimectl permissions`, against a Runtime whose Workers request permissions."""
 
 import asyncio
 import json
@@ -22,7 +22,7 @@ OPTIONS = (
 
 
 class Asking:
-    """A Runtime whose Workers ask, and `runtimectl` to answer."""
+    """A Runtime whose Workers request permissions, and `runtimectl` to answer."""
 
     def __init__(self):
         self.runtime, self.url, self.rulings, self.ruled = None, None, [], None
@@ -32,14 +32,14 @@ class Asking:
         self.rulings.append(await sink.ask(Question(message.content, None, OPTIONS, self.timeout_s, self.ruled)))
 
     async def worker(self):
-        """A Worker that waits for an answer."""
+        """Return a Worker that waits for an answer."""
         worker = await self.runtime.create_worker()
         await self.runtime.send_input(worker.worker_ref, WorkerInput("user", "write a file"))
         await self.asked(worker)
         return worker
 
     async def asked(self, worker):
-        """The id of the request of a Worker, once it waits."""
+        """Return the id of a Worker's request, once it is open."""
         async with asyncio.timeout(60):
             while not self.runtime.permissions(worker.worker_ref):
                 await asyncio.sleep(0.01)
@@ -85,7 +85,7 @@ async def test_the_requests_of_one_worker_or_of_all_are_listed(asking):
     assert (found["worker_id"], found["request_id"]) == (second.worker_id, asking.request(second))
 
 
-def test_the_requests_of_all_workers_take_one_question(ctl, serve_raw):
+def test_the_requests_of_all_workers_take_one_request(ctl, serve_raw):
     asked = []
     waiting = {"worker_id": "worker-00000002", "request_id": "3f0a91c2", "title": "write", "options": []}
 
@@ -116,7 +116,7 @@ async def test_a_request_is_answered_by_its_prefix_and_an_option_a_kind_or_cance
     assert (asking.rulings[0].outcome, asking.rulings[0].option_id) == (outcome, option_id)
 
 
-async def test_an_option_that_is_not_offered_or_a_kind_that_two_have_is_a_usage_error(asking):
+async def test_an_unknown_option_or_an_ambiguous_kind_is_a_usage_error(asking):
     worker = await asking.worker()
     answer = ("permissions", "answer", worker.worker_id, asking.request(worker))
     code, out, err = await asking.ctl(*answer, "maybe")
@@ -128,29 +128,30 @@ async def test_an_option_that_is_not_offered_or_a_kind_that_two_have_is_a_usage_
     assert asking.request(worker)
 
 
-async def test_a_request_that_does_not_wait_is_not_found(asking):
+async def test_a_request_that_is_not_open_is_not_found(asking):
     worker = await asking.worker()
     code, _, err = await asking.ctl("permissions", "answer", worker.worker_id, "xyz", "yes")
     assert code == 3
-    assert "waits for an answer" in err
+    assert "has no open request 'xyz'" in err
 
 
-async def test_who_waits_for_a_run_is_told_of_the_request_and_of_a_command_that_grants_nothing_as_it_stands(asking):
+async def test_a_wait_shows_the_request_and_an_answer_command_that_grants_nothing_unedited(asking):
     worker = await asking.runtime.create_worker()
     waiting = await asking.start("workers", "input", worker.worker_id, "write a file", "--wait")
     async with asyncio.timeout(60):
         said = (await waiting.stderr.readline()).decode()
     request = asking.request(worker)
     assert said == (
-        f"runtimectl: {worker.worker_id} asks: write a file; answer with yes, always, no, never or cancel as OPTION: "
-        f"runtimectl permissions answer {worker.worker_id} {request} OPTION\n"
+        f"runtimectl: {worker.worker_id} requests permission: write a file; answer with: "
+        f"runtimectl permissions answer {worker.worker_id} {request} OPTION "
+        "(OPTION: yes, always, no, never or cancel)\n"
     )
     await asking.runtime.answer_permission(worker.worker_ref, request, "yes")
     _, rest = await waiting.communicate()
     assert (waiting.returncode, rest) == (0, b"")
 
 
-async def test_who_waits_for_a_run_is_not_told_of_requests_that_the_profile_answers(asking):
+async def test_a_wait_does_not_show_requests_that_the_profile_answers(asking):
     asking.ruled = "yes"
     worker = await asking.runtime.create_worker()
     code, _, err = await asking.ctl("workers", "input", worker.worker_id, "write a file", "--wait")
@@ -158,7 +159,7 @@ async def test_who_waits_for_a_run_is_not_told_of_requests_that_the_profile_answ
 
 
 @pytest.mark.parametrize("answer", ["no", "never", None], ids=["rejected", "rejected this too", "cancelled"])
-async def test_who_waits_for_a_run_whose_permission_is_denied_ends_with_9(asking, answer):
+async def test_a_wait_for_a_run_whose_permission_is_denied_exits_9(asking, answer):
     worker = await asking.runtime.create_worker()
     waiting = await asking.start("workers", "input", worker.worker_id, "write a file", "--wait", "-q")
     request = await asking.asked(worker)
@@ -170,21 +171,21 @@ async def test_who_waits_for_a_run_whose_permission_is_denied_ends_with_9(asking
     assert err.decode() == "runtimectl: a permission was denied: write a file\n"
 
 
-async def test_who_waits_for_a_run_whose_permission_expires_ends_with_9(asking):
+async def test_a_wait_for_a_run_whose_permission_expires_exits_9(asking):
     asking.timeout_s = 0.2
     worker = await asking.runtime.create_worker()
     code, _, err = await asking.ctl("workers", "input", worker.worker_id, "write a file", "--wait", "-q")
     assert (code, err) == (9, "runtimectl: a permission expired unanswered: write a file\n")
 
 
-async def test_who_waits_for_a_run_whose_permission_the_profile_denies_ends_with_9(asking):
+async def test_a_wait_for_a_run_whose_permission_the_profile_denies_exits_9(asking):
     asking.ruled = "no"
     worker = await asking.runtime.create_worker()
     code, _, err = await asking.ctl("workers", "input", worker.worker_id, "write a file", "--wait")
     assert (code, err) == (9, "runtimectl: a permission was denied: write a file\n")
 
 
-async def test_a_permission_that_a_stop_takes_back_was_denied_by_nobody(asking):
+async def test_a_permission_withdrawn_by_a_cancel_is_not_reported_as_denied(asking):
     worker = await asking.runtime.create_worker()
     waiting = await asking.start("workers", "input", worker.worker_id, "write a file", "--wait", "-q")
     await asking.asked(worker)

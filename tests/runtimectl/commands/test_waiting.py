@@ -1,4 +1,4 @@
-"""`workers input --wait`: what the Worker said, and the exit code that tells how its run ended."""
+"""`workers input --wait` prints the text of the run, and its exit code shows how the run ended."""
 
 import json
 import signal
@@ -14,7 +14,7 @@ def shell(new_worker):
     return new_worker(*SHELL)
 
 
-def test_what_the_worker_says_is_printed_as_it_comes(start_ctl, shell, tmp_path):
+def test_the_text_of_a_run_is_printed_while_it_arrives(start_ctl, shell, tmp_path):
     gate = tmp_path / "gate"
     script = f"echo first; while [ ! -e {gate} ]; do sleep 0.05; done; printf second"
     waiting = start_ctl("workers", "input", shell, script, "--wait")
@@ -24,18 +24,18 @@ def test_what_the_worker_says_is_printed_as_it_comes(start_ctl, shell, tmp_path)
     assert (waiting.out, waiting.err) == (["first\n", "second\n"], [])
 
 
-def test_what_an_echo_says_whole_is_printed_once(ctl, new_worker):
+def test_a_text_without_deltas_is_printed_once(ctl, new_worker):
     found = ctl("workers", "input", new_worker(), "zwei\nZeilen", "--wait")
     assert (found.returncode, found.stdout, found.stderr) == (0, "zwei\nZeilen\n", "")
 
 
-def test_what_the_worker_says_controls_no_terminal(ctl, shell):
+def test_control_characters_in_the_text_are_escaped(ctl, shell):
     found = ctl("workers", "input", shell, r"printf 'a\033[31m\r\tb\n'", "--wait")
     assert found.stdout == "a\\x1b[31m\\r\tb\n"
 
 
 @pytest.mark.parametrize(("script", "status"), [("exit 3", 3), ("false", 1), ("echo x; (exit 70)", 70)])
-def test_a_script_that_fails_is_exit_1_and_its_status_is_told(ctl, shell, script, status):
+def test_a_script_that_fails_is_exit_1_and_its_status_is_shown(ctl, shell, script, status):
     found = ctl("workers", "input", shell, script, "--wait")
     assert found.returncode == 1
     assert found.stderr == f"runtimectl: the script ended with exit status {status}\n"
@@ -43,7 +43,7 @@ def test_a_script_that_fails_is_exit_1_and_its_status_is_told(ctl, shell, script
 
 @pytest.mark.parametrize(("script", "status"), [("true", 0), ("echo out; false", 1)])
 @pytest.mark.parametrize("output", ["json", "jsonl"])
-def test_the_exit_status_is_in_the_one_document_with_the_acknowledgement(ctl, shell, script, status, output):
+def test_the_exit_status_is_printed_with_the_acknowledgement(ctl, shell, script, status, output):
     found = ctl("workers", "input", shell, script, "--wait", "-o", output)
     body = json.loads(found.stdout)
     assert (found.returncode, body["exit_status"]) == (min(status, 1), status)
@@ -56,7 +56,7 @@ def test_a_run_without_a_script_has_no_exit_status(ctl, new_worker):
     assert json.loads(found.stdout).keys() == {"ack"}
 
 
-def test_the_acknowledgement_is_printed_also_where_the_wait_ends_early(start_ctl, shell, until):
+def test_the_acknowledgement_is_printed_even_if_the_wait_ends_early(start_ctl, shell, until):
     waiting = start_ctl("workers", "input", shell, "sleep 600", "--wait", "-o", "json", "--timeout", "600")
     threads = Path(f"/proc/{waiting.process.pid}/task")
     until(lambda: len(list(threads.iterdir())) > 2, "those that watch the reader and read the feed")
@@ -67,7 +67,7 @@ def test_the_acknowledgement_is_printed_also_where_the_wait_ends_early(start_ctl
     assert json.loads("".join(waiting.out))["ack"]["worker_ref"]["worker_id"] == shell
 
 
-def test_a_script_that_waited_its_turn_tells_its_own_status(ctl, start_ctl, shell, tmp_path):
+def test_a_queued_script_has_its_own_exit_status(ctl, start_ctl, shell, tmp_path):
     gate = tmp_path / "gate"
     ctl("workers", "input", shell, f"while [ ! -e {gate} ]; do sleep 0.05; done; echo before; exit 4")
     waiting = start_ctl(

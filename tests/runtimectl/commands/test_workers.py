@@ -33,14 +33,14 @@ def test_jsonl_and_name_print_one_line_for_each_worker(ctl, new_worker):
     assert ctl("workers", "list", "-o", "name").stdout.split() == ids
 
 
-def test_the_list_can_be_limited_to_a_status(ctl, new_worker):
+def test_a_list_can_be_limited_to_a_status(ctl, new_worker):
     stopped, running = new_worker(), new_worker()
     assert ctl("workers", "stop", stopped).returncode == 0
     assert ctl("workers", "list", "--status", "running", "-o", "name").stdout.split() == [running]
     assert ctl("workers", "list", "--status", "stopped", "-o", "name").stdout.split() == [stopped]
 
 
-def test_everything_that_create_can_say_arrives(ctl, daemon):
+def test_every_option_of_create_reaches_the_runtime(ctl, daemon):
     found = ctl(
         *("workers", "create", "--role", "reviewer", "--purpose", "look twice", "--profile", "builtin:echo"),
         *("--capability", "read", "--capability", "write", "--workspace", "src=repo:main", "--mount", "data=mount:d"),
@@ -60,12 +60,12 @@ def test_a_task_is_shown_with_its_objective(ctl, new_worker):
 
 
 @pytest.mark.parametrize("options", [(), ("--wait",), ("-q",), ("--wait", "-q")])
-def test_a_refused_create_prints_the_id_and_fails_with_the_option_that_is_missing(ctl, daemon, options):
+def test_a_refused_create_prints_the_id_and_the_missing_option(ctl, daemon, options):
     found = ctl("workers", "create", "--profile", "builtin:shell", "-o", "name", *options)
     assert (found.returncode, found.stdout) == (1, "worker-00000001\n")
     assert found.stderr == (
-        "runtimectl: worker-00000001 was created, but nothing runs it: profile builtin:shell needs the capability "
-        "shell: create one with --capability shell\n"
+        "runtimectl: worker-00000001 was created, but its backend refused to run it: "
+        "profile builtin:shell needs the capability shell: create one with --capability shell\n"
     )
 
 
@@ -80,13 +80,13 @@ def test_a_refused_create_names_an_option_for_each_capability(ctl, start_daemon,
     )
 
 
-def test_a_create_that_is_refused_for_another_reason_says_which(ctl, daemon):
+def test_a_create_refused_for_another_reason_shows_the_reason(ctl, daemon):
     found = ctl("workers", "create", "--profile", "builtin:nowhere")
     assert found.returncode == 1
     assert "no profile 'builtin:nowhere' is configured" in found.stderr
 
 
-def test_create_waits_for_a_worker_that_runs(ctl, daemon):
+def test_create_can_wait_until_the_worker_runs(ctl, daemon):
     found = ctl("workers", "create", "--wait", "-o", "jsonl")
     assert found.returncode == 0
     assert json.loads(found.stdout)["execution"]["run_state"] == "idle"
@@ -119,7 +119,7 @@ def test_a_system_input_becomes_a_system_entry(ctl, new_worker):
     assert ctl("transcript", worker).stdout.startswith("#1 system: be brief\n")
 
 
-def test_waiting_lasts_until_the_run_is_over(ctl, new_worker, tmp_path):
+def test_a_wait_lasts_until_the_run_ends(ctl, new_worker, tmp_path):
     worker = new_worker("--profile", "builtin:shell", "--capability", "shell")
     proof = tmp_path / "proof"
     found = ctl("workers", "input", worker, f"sleep 0.5; touch {proof}", "--wait")
@@ -127,7 +127,7 @@ def test_waiting_lasts_until_the_run_is_over(ctl, new_worker, tmp_path):
     assert proof.exists()
 
 
-def test_a_stop_fails_the_input_whose_run_it_cuts(ctl, start_ctl, new_worker):
+def test_a_stop_fails_the_wait_for_the_run_that_it_ends(ctl, start_ctl, new_worker):
     worker = new_worker("--profile", "builtin:shell", "--capability", "shell")
     waiting = start_ctl("workers", "input", worker, "sleep 600", "--wait", "-o", "name")
     waiting.wait_for("worker-00000001")
@@ -137,7 +137,7 @@ def test_a_stop_fails_the_input_whose_run_it_cuts(ctl, start_ctl, new_worker):
     assert waiting.err == [f"runtimectl: the run ended as rolled_back: {why}\n"]
 
 
-def test_a_long_reason_of_a_run_that_was_cut_stays_one_short_line(ctl, start_ctl, new_worker):
+def test_a_long_reason_is_shortened_to_one_line(ctl, start_ctl, new_worker):
     worker = new_worker("--profile", "builtin:shell", "--capability", "shell")
     waiting = start_ctl("workers", "input", worker, "sleep 600", "--wait", "-o", "name")
     waiting.wait_for("worker-00000001")
@@ -149,7 +149,7 @@ def test_a_long_reason_of_a_run_that_was_cut_stays_one_short_line(ctl, start_ctl
 
 
 @pytest.mark.parametrize(("command", "done"), [("cancel", "cancelled"), ("stop", "stopped")])
-def test_an_input_whose_turn_never_came_is_told_why(ctl, start_ctl, new_worker, command, done):
+def test_a_wait_for_a_queued_input_that_never_starts_says_why(ctl, start_ctl, new_worker, command, done):
     worker = new_worker("--profile", "builtin:shell", "--capability", "shell")
     assert ctl("workers", "input", worker, "sleep 600").returncode == 0
     waiting = start_ctl("workers", "input", worker, "true", "--when-busy", "queue", "--wait", "-o", "name")
@@ -157,10 +157,10 @@ def test_an_input_whose_turn_never_came_is_told_why(ctl, start_ctl, new_worker, 
     assert ctl("workers", command, worker, "--reason", "enough").returncode == 0
     assert waiting.finished() == 1
     (said,) = waiting.err
-    assert said.startswith(f"runtimectl: the turn of the input never came: the Worker was {done}: enough; ")
+    assert said.startswith(f"runtimectl: the queued input was not started: the Worker was {done}: enough; ")
 
 
-def test_waiting_for_a_run_without_end_times_out_with_8(start_ctl, new_worker):
+def test_a_wait_for_an_endless_run_times_out_with_8(start_ctl, new_worker):
     worker = new_worker("--profile", "builtin:shell", "--capability", "shell")
     waiting = start_ctl("workers", "input", worker, "sleep 600", "--wait", "--timeout", "600", "-o", "name")
     waiting.wait_for(worker)
@@ -179,18 +179,18 @@ def test_an_input_to_a_busy_worker_is_refused_with_5(ctl, new_worker):
     assert found.stderr.startswith("runtimectl: worker_execution_rejected: ")
 
 
-def test_text_that_is_no_utf8_is_a_usage_error(ctl, new_worker):
+def test_an_argument_that_is_not_utf8_is_a_usage_error(ctl, new_worker):
     found = ctl("workers", "input", new_worker(), "\udcff")
-    assert (found.returncode, found.stderr) == (2, "runtimectl: the text given is not valid UTF-8\n")
+    assert (found.returncode, found.stderr) == (2, "runtimectl: arguments: expected valid UTF-8\n")
 
 
-def test_an_input_larger_than_the_daemon_takes_is_refused_with_5(ctl, new_worker):
+def test_an_input_above_the_limit_of_the_daemon_is_refused_with_5(ctl, new_worker):
     found = ctl("workers", "input", new_worker(), "-", stdin="x" * (9 << 20))
     assert found.returncode == 5
     assert found.stderr.startswith("runtimectl: payload_too_large: ")
 
 
-def test_several_workers_are_ended_at_once_and_again_without_harm(ctl, new_worker):
+def test_ending_several_workers_twice_succeeds(ctl, new_worker):
     ids = [new_worker(), new_worker()]
     assert ctl("workers", "stop", *ids, "-o", "name").stdout.split() == ids
     again = ctl("workers", "cancel", *ids)
@@ -198,7 +198,7 @@ def test_several_workers_are_ended_at_once_and_again_without_harm(ctl, new_worke
     assert again.stdout.count(" stopped ") == 2
 
 
-def test_a_worker_that_can_not_be_ended_keeps_no_other_alive(ctl, new_worker):
+def test_a_failure_to_end_one_worker_does_not_keep_others_alive(ctl, new_worker):
     worker = new_worker()
     found = ctl("workers", "stop", "worker-0000ffff", worker, "-o", "name")
     assert (found.returncode, found.stdout) == (3, f"{worker}\n")
@@ -225,14 +225,14 @@ def test_an_unknown_worker_is_not_found_with_3(ctl, daemon, given):
 
 
 @pytest.mark.parametrize("command", ["get", "stop"])
-def test_an_empty_id_is_a_usage_error_that_asks_for_one(ctl, new_worker, command):
+def test_an_empty_id_is_a_usage_error(ctl, new_worker, command):
     new_worker()
     found = ctl("workers", command, "")
     assert (found.returncode, found.stdout) == (2, "")
     assert found.stderr == "runtimectl: worker: expected an id or a unique prefix of one, got an empty text\n"
 
 
-def test_escapes_of_a_worker_reach_no_table(ctl, new_worker):
+def test_control_characters_of_a_worker_are_escaped_in_tables(ctl, new_worker):
     new_worker("--task", "red \x1b[31m \x07 \u202e and \n two lines")
     for args in (("list",), ("get", "worker-00000001")):
         found = ctl("workers", *args).stdout
@@ -241,7 +241,7 @@ def test_escapes_of_a_worker_reach_no_table(ctl, new_worker):
 
 
 @pytest.mark.parametrize("output", ["json", "jsonl", "yaml"])
-def test_escapes_of_a_worker_are_escaped_in_data_and_come_back_whole(ctl, new_worker, output):
+def test_control_characters_of_a_worker_are_escaped_in_data_without_loss(ctl, new_worker, output):
     objective = "red \x1b[31m \x7f \x9b1m and \n two lines"
     new_worker("--task", objective)
     found = ctl("workers", "get", "worker-00000001", "-o", output).stdout
@@ -260,7 +260,7 @@ def test_a_list_can_be_limited_to_labels(ctl, new_worker):
     assert ctl("workers", "list", "--label", "team=red", "--status", "running", "-o", "name").stdout == ""
 
 
-def test_a_name_has_a_column_once_a_worker_has_one(ctl, new_worker):
+def test_a_list_has_a_name_column_once_a_worker_has_a_name(ctl, new_worker):
     new_worker()
     assert "NAME" not in ctl("workers", "list").stdout
     new_worker("--name", "Grüße aus 東京", "--label", "team=red", "--label", "env=")
@@ -276,14 +276,14 @@ def test_a_name_has_a_column_once_a_worker_has_one(ctl, new_worker):
 
 @pytest.mark.parametrize("command", [("create",), ("list",)])
 @pytest.mark.parametrize("labels", [["nonsense"], ["=v"], [""], ["k=1", "k=2"]])
-def test_a_label_that_is_none_is_a_usage_error(ctl, daemon, command, labels):
+def test_an_invalid_label_is_a_usage_error(ctl, daemon, command, labels):
     found = ctl("workers", *command, *(part for label in labels for part in ("--label", label)))
     assert (found.returncode, found.stdout) == (2, "")
     assert found.stderr.startswith("runtimectl: --label: expected K=V")
 
 
 @pytest.mark.parametrize("options", [("--name", ""), ("--name", "a\nb"), ("--label", "a b=c"), ("--label", "k=\x1b")])
-def test_a_name_or_label_that_the_runtime_refuses_is_exit_5(ctl, daemon, options):
+def test_a_name_or_label_refused_by_the_runtime_is_exit_5(ctl, daemon, options):
     found = ctl("workers", "create", *options)
     assert (found.returncode, found.stdout) == (5, "")
     assert found.stderr.startswith("runtimectl: invalid_request: ")
@@ -307,7 +307,7 @@ def test_a_list_follows_the_pages_of_the_daemon(ctl, serve_raw):
     assert asked == [first, first + b"&after=worker-00000002"]
 
 
-def test_pages_that_lead_nowhere_are_exit_7(ctl, serve_raw):
+def test_a_page_that_is_returned_twice_is_exit_7(ctl, serve_raw):
     def handle(connection: socket.socket) -> None:
         connection.recv(65536)
         body = {"workers": [{"worker_id": "worker-00000001"}], "next_after": "worker-00000001"}
@@ -317,7 +317,7 @@ def test_pages_that_lead_nowhere_are_exit_7(ctl, serve_raw):
     assert (found.returncode, found.stdout) == (7, "")
 
 
-def test_workers_that_are_over_are_deleted(ctl, new_worker):
+def test_workers_that_have_ended_are_deleted(ctl, new_worker):
     ids = [new_worker(), new_worker()]
     ctl("workers", "stop", *ids)
     deleted = ctl("workers", "delete", *ids, ids[0], "-o", "name")
@@ -327,7 +327,7 @@ def test_workers_that_are_over_are_deleted(ctl, new_worker):
     assert new_worker() == "worker-00000003"
 
 
-def test_a_worker_that_can_not_be_deleted_keeps_no_other(ctl, new_worker):
+def test_a_failure_to_delete_one_worker_does_not_keep_others(ctl, new_worker):
     running, over = new_worker(), new_worker()
     ctl("workers", "stop", over)
     found = ctl("workers", "delete", "worker-0000ffff", over, running, "-o", "json")
@@ -339,15 +339,15 @@ def test_a_worker_that_can_not_be_deleted_keeps_no_other(ctl, new_worker):
     assert ctl("workers", "list", "-o", "name").stdout.split() == [running]
 
 
-def test_a_name_that_nobody_has_keeps_no_other(ctl, new_worker):
+def test_an_unknown_prefix_does_not_keep_others_from_being_deleted(ctl, new_worker):
     over = new_worker()
     ctl("workers", "stop", over)
     found = ctl("workers", "delete", over, "worker-000000zz", "-o", "name")
     assert (found.returncode, found.stdout.split()) == (3, [over])
-    assert "none begins with 'worker-000000zz'" in found.stderr
+    assert "no id begins with 'worker-000000zz'" in found.stderr
     assert ctl("workers", "list", "-o", "name").stdout == ""
 
 
-def test_nothing_is_printed_where_nothing_was_deleted(ctl, new_worker):
+def test_a_delete_without_success_prints_nothing_to_stdout(ctl, new_worker):
     found = ctl("workers", "delete", new_worker())
     assert (found.returncode, found.stdout) == (5, "")

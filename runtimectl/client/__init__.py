@@ -1,0 +1,1 @@
+"""Talk to a daemon: find it, send requests, follow its feed."""

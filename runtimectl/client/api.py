@@ -1,0 +1,216 @@
+"""A client of the HTTP API, one method a route.
+
+Bodies stay plain dicts: `-o json` prints exactly what the daemon answered.
+"""
+
+import json
+from collections.abc import Sequence
+from typing import Any
+from urllib.parse import quote, urlencode
+
+from runtimectl.client.address import Address
+from runtimectl.client.http import TIMEOUT_S, Connection
+from runtimectl.errors import DaemonFailed, UsageProblem, error_from_response
+from runtimed.wire import routes
+
+CHECK_TIMEOUT_S = 3600.0
+"""Seconds that a check of a whole store may take."""
+
+RESTORE_TIMEOUT_S = 120.0
+"""Seconds that the restore of a Worker may take."""
+
+Body = dict[str, Any]
+
+
+class Client:
+    """Sends requests to the daemon at an address, over one connection where possible.
+
+    Each method returns the body of a successful response and raises the ControlError of any other one.
+    """
+
+    def __init__(self, address: Address) -> None:
+        self.address = address
+        self._connection = Connection(address)
+
+    def close(self) -> None:
+        """Close the connection. A later request opens another."""
+        self._connection.close()
+
+    def runtime(self) -> Body:
+        """Return the Runtime."""
+        return self._ask("runtime", "GET", routes.RUNTIME)
+
+    def bundles(self) -> Body:
+        """Return the summaries of all config bundles."""
+        return self._ask("bundles", "GET", routes.BUNDLES)
+
+    def push_bundle(self, bundle: Body) -> Body:
+        """Store a config bundle and return its availability."""
+        return self._ask("availability", "POST", routes.BUNDLES, {"bundle": bundle})
+
+    def bundle_availability(self, bundle_id: str, digest: str) -> Body:
+        """Return the availability of one version of a config bundle."""
+        path = routes.BUNDLE_AVAILABILITY.format(bundle_id=quote(bundle_id, safe=""))
+        return self._ask("availability", "GET", f"{path}?{urlencode({'digest': digest})}")
+
+    def check_store(self) -> Body:
+        """Check everything in the store and return the findings."""
+        return self._ask("check", "GET", routes.RUNTIME_CHECK, timeout=CHECK_TIMEOUT_S)
+
+    def description(self) -> Body:
+        """Return the daemon's OpenAPI document."""
+        return self._ask("info", "GET", routes.OPENAPI)
+
+    def date(self) -> float | None:
+        """Return the daemon's time in seconds since 1970, or None if its answer has no Date header."""
+        from email.utils import parsedate_to_datetime
+
+        found = self._connection.request("GET", routes.RUNTIME).headers.get("date")
+        return None if found is None else parsedate_to_datetime(found).timestamp()
+
+    def diagnostics(self) -> Body:
+        """Return the Runtime's diagnostics."""
+        return self._ask("diagnostics", "GET", routes.DIAGNOSTICS)
+
+    def workers(self, status: str | None = None, labels: Sequence[str] = ()) -> Body:
+        """Return all Workers, from as many pages as the daemon makes.
+
+        Args:
+            status: Only Workers with this status.
+            labels: Only Workers with all of these labels, each as K=V.
+        """
+        query = _given(status=status, label=labels)
+        body = page = self._ask("workers", "GET", _with(routes.WORKERS, query))
+        while after := page.pop("next_after", None):
+            page = self._ask("workers", "GET", _with(routes.WORKERS, {**query, "after": after}))
+            body["workers"] += _checked_page(after, page["workers"])
+        return body
+
+    def create_worker(self, request: Body) -> Body:
+        """Create a Worker and return it."""
+        return self._ask("worker", "POST", routes.WORKERS, request)
+
+    def worker(self, worker_id: str) -> Body:
+        """Return a Worker."""
+        return self._ask("worker", "GET", _path(routes.WORKER, worker_id))
+
+    def delete_worker(self, worker_id: str) -> None:
+        """Delete a Worker that is not running."""
+        response = self._connection.request("DELETE", _path(routes.WORKER, worker_id))
+        if response.status != 204:
+            raise error_from_response(response.status, response.body, self.address.searched)
+
+    def send_input(self, worker_id: str, kind: str, content: str, when_busy: str | None = None) -> Body:
+        """Send an input and return the acknowledgement.
+
+        Args:
+            worker_id: The Worker.
+            kind: `user` or `system`.
+            content: The text.
+            when_busy: What to do during a run: `reject`, `queue` or `interrupt`; None for the daemon's default.
+        """
+        body = {"kind": kind, "content": content, **_given(when_busy=when_busy)}
+        return self._ask("ack", "POST", _path(routes.WORKER_INPUT, worker_id), body)
+
+    def interrupt(self, worker_id: str) -> Body:
+        """Interrupt the current run and return the acknowledgement."""
+        return self._ask("ack", "POST", _path(routes.WORKER_INTERRUPT, worker_id))
+
+    def restore(self, worker_id: str) -> Body:
+        """Reconnect a Worker to its backend and return it."""
+        return self._ask("worker", "POST", _path(routes.WORKER_RESTORE, worker_id), timeout=RESTORE_TIMEOUT_S)
+
+    def permissions(self) -> Body:
+        """Return the open permission requests of all Workers."""
+        return self._ask("permissions", "GET", routes.PERMISSIONS)
+
+    def worker_permissions(self, worker_id: str) -> Body:
+        """Return the open permission requests of a Worker."""
+        return self._ask("permissions", "GET", _path(routes.WORKER_PERMISSIONS, worker_id))
+
+    def answer_permission(self, worker_id: str, request_id: str, answer: Body) -> Body:
+        """Answer a permission request and return it."""
+        path = f"{_path(routes.WORKER_PERMISSIONS, worker_id)}/{quote(request_id, safe='')}"
+        return self._ask("permission", "POST", path, answer)
+
+    def stop(self, worker_id: str, reason: str | None = None) -> Body:
+        """Stop a Worker and return the acknowledgement."""
+        return self._ask("ack", "POST", _path(routes.WORKER_STOP, worker_id), _given(reason=reason))
+
+    def cancel(self, worker_id: str, reason: str | None = None) -> Body:
+        """Cancel a Worker and return the acknowledgement."""
+        return self._ask("ack", "POST", _path(routes.WORKER_CANCEL, worker_id), _given(reason=reason))
+
+    def events(
+        self,
+        worker_id: str | None = None,
+        labels: Sequence[str] = (),
+        cursor: str | None = None,
+        limit: int | None = None,
+    ) -> Body:
+        """Return one page of events.
+
+        Args:
+            worker_id: The Worker, or None for all Workers.
+            labels: With all Workers: only those with these labels, each as K=V.
+            cursor: The cursor behind which the page begins; None begins with the oldest event that is kept.
+            limit: The most events to return; None for the daemon's limit.
+        """
+        path = routes.FLEET_EVENTS if worker_id is None else _path(routes.WORKER_EVENTS, worker_id)
+        return self._ask("events", "GET", _with(path, _given(cursor=cursor, label=labels, limit=limit)))
+
+    def transcript(self, worker_id: str, start: int = 0, limit: int | None = None) -> Body:
+        """Return a page of the transcript: at most `limit` entries behind the first `start` ones."""
+        query = _given(start=start, limit=limit)
+        return self._ask("transcript", "GET", _with(_path(routes.WORKER_TRANSCRIPT, worker_id), query))
+
+    def _ask(
+        self, member: str, method: str, path: str, body: Body | None = None, *, timeout: float = TIMEOUT_S
+    ) -> Body:
+        response = self._connection.request(method, path, _encoded(body), timeout=timeout)
+        if response.status != 200:
+            raise error_from_response(response.status, response.body, self.address.searched)
+        return _decoded(response.body, member)
+
+
+def _encoded(body: Body | None) -> bytes | None:
+    try:
+        return None if body is None else json.dumps(body, ensure_ascii=False).encode()
+    except UnicodeEncodeError:
+        raise UsageProblem("arguments: expected valid UTF-8") from None
+
+
+def _decoded(answer: bytes, member: str) -> Body:
+    try:
+        body = json.loads(answer)
+    except ValueError:
+        body = None
+    if not isinstance(body, dict) or not isinstance(body.get(member), dict | list):
+        raise DaemonFailed(f"unexpected response: expected a JSON object with {member!r}, as a runtimed answers")
+    return body
+
+
+def feed_path(worker_id: str | None, labels: Sequence[str], cursor: str) -> str:
+    """Return the path of the feed of a Worker, or of all Workers with the labels, behind a cursor."""
+    path = routes.FLEET_FEED if worker_id is None else _path(routes.WORKER_FEED, worker_id)
+    return _with(path, _given(cursor=cursor, label=labels))
+
+
+def _given(**values: Any) -> Body:
+    """Return the values that are given: neither None nor an empty tuple."""
+    return {name: value for name, value in values.items() if value is not None and value != ()}
+
+
+def _with(path: str, query: Body) -> str:
+    return f"{path}?{urlencode(query, doseq=True)}" if query else path
+
+
+def _checked_page(after: str, workers: list[Body]) -> list[Body]:
+    """Return the Workers of a page. Raises DaemonFailed if they do not come after the page before."""
+    if not workers or workers[0]["worker_id"] <= after:
+        raise DaemonFailed("unexpected response: the daemon returned the same page of Workers twice")
+    return workers
+
+
+def _path(route: str, worker_id: str) -> str:
+    return route.format(worker_id=quote(worker_id, safe=""))

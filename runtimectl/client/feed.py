@@ -1,0 +1,231 @@
+"""Follow the feed of one Worker or of all: each event exactly once, over as many connections as needed."""
+
+import gc
+import json
+import logging
+import random
+import re
+import time
+from collections.abc import Callable, Generator, Iterator
+from contextlib import closing, contextmanager
+from typing import Any, NamedTuple
+
+from websockets.exceptions import ConnectionClosed, InvalidHandshake, InvalidStatus
+from websockets.frames import CloseCode
+from websockets.sync.client import ClientConnection, connect
+
+from runtimectl.client.address import Address
+from runtimectl.client.api import Body, Client, feed_path
+from runtimectl.client.http import check_process
+from runtimectl.errors import (
+    ControlError,
+    DaemonFailed,
+    NotFound,
+    Refused,
+    TimedOut,
+    Unavailable,
+    Unreachable,
+    error_from_response,
+)
+
+MAX_FRAME_BYTES = 256 << 20
+OPEN_TIMEOUT_S = 20.0
+CLOSE_TIMEOUT_S = 0.5
+FIRST_DELAY_S = 0.1
+MAX_DELAY_S = 5.0
+MAX_OUTAGE_S = 300.0
+"""Seconds of reconnecting after which a feed fails."""
+
+_TRANSIENT = (Unreachable, Unavailable, TimedOut)
+_DIAGNOSTICS: dict[str, type[ControlError]] = {
+    "runtime.upstream_closed": Unavailable,
+    "runtime.unavailable": Unavailable,
+    "runtime.websocket_error": Unavailable,
+    "runtime.worker_not_found": NotFound,
+    "runtime.cursor_malformed": Refused,
+    "runtime.cursor_unknown_or_expired": Refused,
+    "runtime.cursor_expired": Refused,
+}
+_PROTOCOL_CODES = {CloseCode.PROTOCOL_ERROR, CloseCode.INVALID_DATA, CloseCode.MESSAGE_TOO_BIG}
+_CURSOR = re.compile(r"wo_[0-9a-f]+", re.ASCII)
+_SILENT_LOGGER = logging.getLogger("runtimectl.websockets")
+_SILENT_LOGGER.disabled = True
+
+Envelope = dict[str, Any]
+Notify = Callable[[str], None]
+
+
+class FeedSource(NamedTuple):
+    """What a feed is of: one Worker of a Runtime, or all of its Workers with the labels, each as K=V."""
+
+    runtime_id: str
+    worker_id: str | None = None
+    labels: tuple[str, ...] = ()
+
+    @classmethod
+    def worker(cls, worker: Body) -> "FeedSource":
+        """Return the source of a Worker.
+
+        Args:
+            worker: Any object with a `runtime_id` and a `worker_id`.
+        """
+        return cls(worker["runtime_id"], worker["worker_id"])
+
+
+class Feed:
+    """Reads the events behind a cursor. It reconnects to the same Runtime and resumes behind the last event.
+
+    Args:
+        find: Returns a client of the daemon. It is called for each connection, so that a daemon may move.
+        source: The Worker or Workers.
+        cursor: The cursor behind which to begin.
+        notify: Receives notes for people about the connection.
+    """
+
+    def __init__(self, find: Callable[[], Client], source: FeedSource, cursor: str, notify: Notify) -> None:
+        self._find = find
+        self._source = source
+        self._cursor = cursor
+        self._has_begun = False
+        self._outage = _Outage(notify)
+
+    def envelopes(self) -> Generator[Envelope, None, None]:
+        """Yield each event when it arrives; for one Worker, a snapshot first.
+
+        Close the iterator to close the connection.
+
+        Raises:
+            ControlError: The daemon refused the feed, or could not be reached for MAX_OUTAGE_S.
+        """
+        gc.enable()
+        while True:
+            try:
+                with closing(self._connection()) as connection:
+                    for envelope in connection:
+                        is_snapshot = envelope["payload"]["event"] == "snapshot"
+                        self._outage.end(has_progress=not is_snapshot)
+                        if not self._has_begun or not is_snapshot:
+                            self._has_begun = True
+                            yield envelope
+            except _TRANSIENT as error:
+                self._outage.wait(error)
+
+    def _connection(self) -> Generator[Envelope, None, None]:
+        client = self._find()
+        if self._outage.is_on:
+            self._check_runtime(client)
+        path = feed_path(self._source.worker_id, self._source.labels, self._cursor)
+        with _connected(client.address, path) as socket:
+            for message in socket:
+                envelope = _envelope(message)
+                self._cursor = envelope["cursor"]
+                yield envelope
+        raise Unavailable("the daemon closed the connection")
+
+    def _check_runtime(self, client: Client) -> None:
+        found = client.runtime()["runtime"].get("runtime_id")
+        if found != self._source.runtime_id:
+            raise Refused(
+                f"{client.address.url} serves another Runtime now: expected {self._source.runtime_id}, got {found}"
+            )
+
+
+class _Outage:
+    """The time without a connection: how long to wait before the next attempt, and when to give up."""
+
+    def __init__(self, notify: Notify) -> None:
+        self._notify = notify
+        self._since: float | None = None
+        self._reopened: float | None = None
+        self._is_notified = False
+        self._delay = FIRST_DELAY_S
+
+    @property
+    def is_on(self) -> bool:
+        """Whether the connection was lost and no event has arrived since."""
+        return self._since is not None
+
+    def wait(self, error: ControlError) -> None:
+        """Wait before the next attempt, longer each time. Raises the error once the outage is too long."""
+        now = time.monotonic()
+        if self._reopened is not None and now - self._reopened > MAX_DELAY_S:
+            self._reset()
+        self._reopened = None
+        if self._since is None:
+            self._since = now
+            self._notify(f"feed interrupted ({error}); reconnecting")
+        if now - self._since > MAX_OUTAGE_S:
+            raise error
+        time.sleep(self._delay * random.uniform(0.5, 1))  # noqa: S311 jitter, no secret
+        self._delay = min(self._delay * 2, MAX_DELAY_S)
+
+    def end(self, *, has_progress: bool) -> None:
+        """Note that the feed delivers again.
+
+        Args:
+            has_progress: A new event arrived. A snapshot alone is none: the next event may end the connection again.
+        """
+        if self._since is None:
+            return
+        if self._reopened is None:
+            self._reopened = time.monotonic()
+        if not self._is_notified:
+            self._is_notified = True
+            self._notify("feed resumed")
+        if has_progress:
+            self._reset()
+
+    def _reset(self) -> None:
+        self._since, self._reopened, self._is_notified, self._delay = None, None, False, FIRST_DELAY_S
+
+
+@contextmanager
+def _connected(address: Address, path: str) -> Iterator[ClientConnection]:
+    check_process(address)
+    try:
+        with connect(
+            f"ws://{address.authority}{address.prefix}{path}",
+            sock=address.connect(OPEN_TIMEOUT_S),
+            additional_headers=address.headers,
+            compression=None,
+            open_timeout=OPEN_TIMEOUT_S,
+            close_timeout=CLOSE_TIMEOUT_S,
+            max_size=MAX_FRAME_BYTES,
+            proxy=None,
+            logger=_SILENT_LOGGER,
+        ) as socket:
+            try:
+                yield socket
+            finally:
+                socket.close()
+    except InvalidStatus as error:
+        body = bytes(error.response.body or b"")
+        raise error_from_response(error.response.status_code, body, address.searched) from None
+    except InvalidHandshake as error:
+        is_lost = isinstance(error.__cause__, EOFError | OSError)
+        raise (Unreachable if is_lost else DaemonFailed)(f"{address.url} did not open the feed: {error}") from None
+    except ConnectionClosed as error:
+        is_protocol_error = error.sent is not None and error.sent.code in _PROTOCOL_CODES
+        raise (DaemonFailed if is_protocol_error else Unavailable)(f"the connection was lost: {error}") from None
+    except TimeoutError:
+        raise TimedOut(f"{address.url} did not open the feed within {OPEN_TIMEOUT_S:g} s") from None
+    except OSError as error:
+        raise Unreachable(f"cannot reach {address.url}: {error.strerror or error}") from None
+
+
+def _envelope(message: str | bytes) -> Envelope:
+    try:
+        frame = json.loads(message)
+        if frame["kind"] == "diagnostic":
+            raise _error_from(frame["diagnostic"])
+        envelope: Envelope = frame["envelope"]
+        if _CURSOR.fullmatch(envelope["cursor"]) and isinstance(envelope["payload"]["event"], str):
+            return envelope
+    except (ValueError, LookupError, TypeError):
+        pass
+    raise DaemonFailed("unexpected response: the feed sent an invalid frame")
+
+
+def _error_from(diagnostic: dict[str, str]) -> ControlError:
+    code, message = diagnostic["code"], diagnostic["message"]
+    return _DIAGNOSTICS.get(code, DaemonFailed)(f"{code}: {message}")

@@ -1,0 +1,136 @@
+"""Read HTTP/1.1 responses from a socket, as a daemon or a proxy in front of it sends them."""
+
+import socket
+from typing import NamedTuple
+
+from runtimectl.errors import DaemonFailed, Unreachable
+
+MAX_HEAD_BYTES = 1 << 16
+MAX_RESPONSE_BYTES = 256 << 20
+RECEIVE_BYTES = 1 << 18
+HEX_DIGITS = b"0123456789abcdefABCDEF"
+
+
+class Response(NamedTuple):
+    """A response. The names of headers are in lower case."""
+
+    status: int
+    headers: dict[str, str]
+    body: bytes
+
+
+class ResponseReader:
+    """Reads one response.
+
+    Args:
+        url: The address of the daemon, for errors.
+        connection: The socket.
+        first: The bytes of the response that were received already.
+
+    Attributes:
+        is_reusable: Whether another request may follow on the socket, once the response was read.
+    """
+
+    def __init__(self, url: str, connection: socket.socket, first: bytes) -> None:
+        self.is_reusable = True
+        self._url = url
+        self._connection = connection
+        self._received = bytearray(first)
+
+    def read(self) -> Response:
+        """Read the response to its end.
+
+        Raises:
+            Unreachable: The connection was lost before.
+            DaemonFailed: The response is not HTTP, or is too large.
+        """
+        status, headers = self._head()
+        while 100 <= status < 200:
+            status, headers = self._head()
+        body = self._body(status, headers)
+        if self._received or headers.get("connection", "").lower() == "close":
+            self.is_reusable = False
+        return Response(status, headers, body)
+
+    def _head(self) -> tuple[int, dict[str, str]]:
+        lines = self._until(b"\r\n\r\n").decode("latin-1").split("\r\n")
+        version, _, rest = lines[0].partition(" ")
+        if not (version.startswith("HTTP/1.") and rest[:3].isdecimal()):
+            raise self._malformed()
+        if version != "HTTP/1.1":
+            self.is_reusable = False
+        return int(rest[:3]), dict(_header(line) for line in lines[1:])
+
+    def _body(self, status: int, headers: dict[str, str]) -> bytes:
+        if status in {204, 304}:
+            return b""
+        if "transfer-encoding" in headers:
+            return self._chunked(headers["transfer-encoding"])
+        length = headers.get("content-length")
+        if length is None:
+            return self._rest()
+        if not length.isdecimal():
+            raise self._malformed()
+        return self._take(int(length))
+
+    def _chunked(self, encoding: str) -> bytes:
+        if encoding.lower() != "chunked":
+            raise self._malformed()
+        body = bytearray()
+        while size := self._chunk_size():
+            body += self._take(size)
+            _check_size(len(body))
+            if self._take(2) != b"\r\n":
+                raise self._malformed()
+        if self._take(2) != b"\r\n":  # Trailers follow; they are not read.
+            self.is_reusable = False
+        return bytes(body)
+
+    def _chunk_size(self) -> int:
+        digits = self._until(b"\r\n").partition(b";")[0].strip()
+        if not digits or digits.strip(HEX_DIGITS):
+            raise self._malformed()
+        return int(digits, 16)
+
+    def _rest(self) -> bytes:
+        self.is_reusable = False
+        while self._receive():
+            _check_size(len(self._received))
+        return self._take(len(self._received))
+
+    def _until(self, mark: bytes) -> bytes:
+        """Return the bytes before a mark, and drop the mark."""
+        while (end := self._received.find(mark, 0, MAX_HEAD_BYTES)) < 0:
+            if len(self._received) >= MAX_HEAD_BYTES or not self._receive():
+                raise self._malformed()
+        found = self._take(end)
+        self._take(len(mark))
+        return found
+
+    def _take(self, size: int) -> bytes:
+        _check_size(size)
+        while len(self._received) < size:
+            if not self._receive():
+                raise Unreachable(f"{self._url} closed the connection in the middle of its answer")
+        found = bytes(self._received[:size])
+        del self._received[:size]
+        return found
+
+    def _receive(self) -> bool:
+        """Receive some bytes; False at the end of the connection."""
+        found = self._connection.recv(RECEIVE_BYTES)
+        self._received += found
+        return bool(found)
+
+    def _malformed(self) -> DaemonFailed:
+        return DaemonFailed(f"unexpected response: {self._url} is not the address of a runtimed")
+
+
+def _check_size(size: int) -> None:
+    if size > MAX_RESPONSE_BYTES:
+        raise DaemonFailed(f"the answer is larger than {MAX_RESPONSE_BYTES} bytes")
+
+
+def _header(line: str) -> tuple[str, str]:
+    name, _, value = line.partition(":")
+    return name.lower(), value.strip()

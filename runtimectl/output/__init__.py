@@ -1,0 +1,1 @@
+"""Print data for people and for programs."""

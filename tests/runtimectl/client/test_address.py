@@ -1,0 +1,40 @@
+"""URLs of daemons."""
+
+import pytest
+
+from runtimectl.client.address import parse
+from runtimectl.errors import UsageProblem
+
+
+@pytest.mark.parametrize(
+    ("url", "authority", "prefix", "tls"),
+    [
+        ("http://127.0.0.1:38800", "127.0.0.1:38800", "", False),
+        ("http://[::1]:38800/", "[::1]:38800", "", False),
+        ("https://runtime.example.org", "runtime.example.org:443", "", True),
+        ("https://runtime.example.org:8443/a/b-1/", "runtime.example.org:8443", "/a/b-1", True),
+        ("http://localhost/runtimed", "localhost:80", "/runtimed", False),
+        ("unix:/run/runtimed.sock", "localhost", "", False),
+    ],
+)
+def test_a_url_gives_the_host_the_port_and_the_prefix_of_the_api(url, authority, prefix, tls):
+    found = parse(url)
+    assert (found.authority, found.prefix, found.tls) == (authority, prefix, tls)
+
+
+@pytest.mark.parametrize(
+    "url",
+    [
+        "",
+        "ftp://x",
+        "http://",
+        "http://u:p@x",
+        "http://x/a b",
+        "http://x/%2e",
+        "http://x/?q",
+        "http://x/#f",
+    ],
+)
+def test_a_url_of_another_form_is_refused_with_the_accepted_forms(url):
+    with pytest.raises(UsageProblem, match=r"^url: expected http://HOST:PORT, https://HOST"):
+        parse(url)
