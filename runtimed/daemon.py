@@ -18,8 +18,8 @@ import attrs
 from runtimed.core.ports import ExecutionBackend, Store
 from runtimed.core.runtime import Runtime
 from runtimed.errors import ConfigurationError
+from runtimed.execution.processes.supervisor import Supervisor
 from runtimed.execution.registry import ProfileRegistry
-from runtimed.execution.supervise import Supervisor
 from runtimed.execution.tasks import begin, finish
 from runtimed.http.app import Api
 from runtimed.http.server.http_server import HttpServer

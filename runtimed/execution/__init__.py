@@ -1,4 +1,4 @@
-"""Adapters of the ExecutionBackend port: profiles, the programs they mean, and the process trees of these."""
+"""Backends that run Workers: profiles, the drivers of their programs, and the process trees of these."""
 
 from runtimed.execution.function import FunctionBackend
 from runtimed.execution.profile import Profile

@@ -1,13 +1,13 @@
-"""`builtin:echo`: says back what it hears."""
+"""`builtin:echo`: answers each input with its own text."""
 
 from runtimed.core.ports import EventSink
 from runtimed.execution.function import FunctionBackend
-from runtimed.execution.output import TextOutput
+from runtimed.execution.session.text_output import TextOutput
 from runtimed.model.interaction import WorkerInput
 
 
 class EchoBackend(FunctionBackend):
-    """An ExecutionBackend that needs no process: to try things out, and to measure everything else."""
+    """An ExecutionBackend without any process, to try the Runtime out and to measure it."""
 
     def __init__(self) -> None:
         super().__init__(_echo)

@@ -1,4 +1,4 @@
-"""A backend of one function, for programs that embed a Runtime, and for `builtin:echo`."""
+"""A backend that runs a function, for programs that embed a Runtime."""
 
 import asyncio
 import logging
@@ -6,9 +6,9 @@ from collections.abc import Awaitable, Callable
 
 from runtimed.core.ports import Dispatch, EventSink, Spawn
 from runtimed.core.state.backend_answer import BackendAnswer
-from runtimed.execution.complaints import alert
-from runtimed.execution.gate import Gate
-from runtimed.execution.sessions import NOTHING
+from runtimed.execution.session.run_machine import NOTHING_RUNS
+from runtimed.execution.session.run_slot import RunSlot
+from runtimed.execution.session.warnings import alert
 from runtimed.execution.tasks import begin, finish
 from runtimed.model.event import ErrorRaised, InvokeStart, RunEnd
 from runtimed.model.identity import WorkerId
@@ -20,10 +20,13 @@ _log = logging.getLogger(__name__)
 
 
 class FunctionBackend:
-    """An ExecutionBackend that awaits `run` for each input, one at a time for each Worker.
+    """An ExecutionBackend that awaits a function for each input, one at a time for each Worker.
 
-    `invoke_start` is said before it and `run_end` after it; where it raises, also an `error`. It is cancelled when
-    its run is interrupted or its Worker is stopped.
+    It emits `invoke_start` before the call and `run_end` after it, and an `error` if the call raises. The call is
+    cancelled when its run is interrupted or its Worker is stopped.
+
+    Args:
+        run: Called with the input and the Worker's sink.
     """
 
     def __init__(self, run: Run) -> None:
@@ -38,7 +41,7 @@ class FunctionBackend:
 
     async def dispatch(self, dispatch: Dispatch) -> BackendAnswer:
         worker = self._workers.get(dispatch.worker_id)
-        return worker.gate.offer(dispatch) if worker else NOTHING
+        return worker.slot.offer(dispatch) if worker else NOTHING_RUNS
 
     def start(self, worker_id: WorkerId, input_id: str) -> None:
         if worker := self._workers.get(worker_id):
@@ -46,7 +49,7 @@ class FunctionBackend:
 
     def withdraw(self, worker_id: WorkerId, input_id: str) -> None:
         if worker := self._workers.get(worker_id):
-            worker.gate.withdraw(input_id)
+            worker.slot.withdraw(input_id)
 
     async def interrupt(self, worker_id: WorkerId) -> BackendAnswer:
         if worker := self._workers.get(worker_id):
@@ -61,7 +64,7 @@ class FunctionBackend:
     cancel = stop
 
     async def delete(self, worker_id: WorkerId) -> None:
-        """Nothing is kept of a Worker that is over."""
+        """Do nothing: nothing is kept of a Worker."""
 
     async def close(self) -> None:
         workers, self._workers = self._workers, {}
@@ -69,10 +72,10 @@ class FunctionBackend:
 
 
 class _Worker:
-    """One Worker, and the tasks of its runs: the next may begin while the last waits to have its end heard."""
+    """One Worker and the tasks of its runs: one may begin while the `run_end` of the last waits for the sink."""
 
     def __init__(self, run: Run, sink: EventSink) -> None:
-        self.gate = Gate()
+        self.slot = RunSlot()
         self._run = run
         self._sink = sink
         self._tasks: set[asyncio.Task[None]] = set()
@@ -80,7 +83,7 @@ class _Worker:
         self._ended = False
 
     def start(self, input_id: str) -> None:
-        if dispatch := self.gate.start(input_id):
+        if dispatch := self.slot.start(input_id):
             task = self._current = begin(self._go(dispatch.input))
             self._tasks.add(task)
             task.add_done_callback(self._tasks.discard)
@@ -91,18 +94,18 @@ class _Worker:
             await self._run(message, self._sink)
         except Exception:  # noqa: BLE001 whatever the function raises ends its run, and no more
             _log.exception("a run failed")
-            self.gate.finish()
+            self.slot.finish()
             await self._sink.emit(ErrorRaised("internal", "the run failed"), RunEnd("rolled_back"))
         else:
-            self.gate.finish()
+            self.slot.finish()
             await self._sink.emit(RunEnd("finished"))
 
     async def interrupt(self) -> None:
         if self._current is None or self._current.done():
             return
         await finish(self._current)
-        if self.gate.running and not self._ended:
-            self.gate.finish()
+        if self.slot.is_running and not self._ended:
+            self.slot.finish()
             await self._sink.emit(alert("the run was interrupted"), RunEnd("rolled_back"))
 
     async def end(self) -> None:

@@ -1,11 +1,11 @@
-"""What the host's configuration says of a profile."""
+"""The profiles of a host: how the Workers of a selector are run."""
 
 from collections.abc import Mapping
 from typing import Literal
 
 import attrs
 
-from runtimed.execution.limits import TreeLimits
+from runtimed.execution.processes.limits import TreeLimits
 from runtimed.model.execution import RestartPolicy
 
 Backend = Literal["echo", "shell", "process", "acp"]
@@ -28,8 +28,8 @@ class Profile:
     must all have been requested by the Worker. `stop_grace_s` is how long a program may take to end before it is
     killed, `start_timeout_s` how long until it is ready for the first input.
 
-    In a run in which nothing is heard an alert tells after `quiet_alert_s`, then after twice that and so on; after
-    `max_silence_s` the run is interrupted; 0 means never. `restart` is what follows the end of the program.
+    A run that emits nothing gets an alert after `quiet_alert_s`, then after twice that, and so on; after
+    `max_silence_s` it is interrupted; 0 means never. `restart` says what follows the end of the program.
 
     The limits: memory and processes are those of all that a Worker has started, CPU time, output and duration those
     of one run; 0 means none.
@@ -63,12 +63,12 @@ class Profile:
 
     @property
     def offered(self) -> frozenset[str]:
-        """What of files and terminals is offered to an agent."""
+        """The file and terminal methods that an agent is offered."""
         return frozenset(self.capabilities if self.offers is None else self.offers)
 
     @property
     def tree_limits(self) -> TreeLimits:
-        """What applies to the process tree of a Worker."""
+        """The limits of the process tree of a Worker."""
         return TreeLimits(self.max_memory_bytes, self.max_processes, self.max_cpu_s)
 
 
@@ -76,4 +76,4 @@ BUILT_IN: Mapping[str, Profile] = {
     ECHO: Profile("echo"),
     SHELL: Profile("shell", capabilities=("shell",)),
 }
-"""The profiles that are there without any configuration."""
+"""The profiles that exist without configuration."""

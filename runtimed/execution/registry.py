@@ -1,4 +1,4 @@
-"""Which backend runs which Worker."""
+"""Choose the backend that runs a Worker."""
 
 import asyncio
 import json
@@ -12,25 +12,31 @@ from runtimed.core.ports import Dispatch, EventSink, ExecutionBackend, Spawn
 from runtimed.core.state.backend_answer import BackendAnswer
 from runtimed.execution.acp import AcpBackend
 from runtimed.execution.echo import EchoBackend
-from runtimed.execution.process import ProcessBackend
+from runtimed.execution.process.driver import ProcessBackend
+from runtimed.execution.processes.supervisor import Supervisor
 from runtimed.execution.profile import BUILT_IN, ECHO, Profile
-from runtimed.execution.shell import ShellBackend
-from runtimed.execution.supervise import Supervisor
+from runtimed.execution.shell.driver import ShellBackend
 from runtimed.execution.workspace import Workspaces
 from runtimed.model.identity import WorkerId
 from runtimed.model.worker import CreateWorkerRequest, RuntimeDefaultProfile
 
 MAX_REMOVALS = 2
-"""How many folders are removed at once: each takes a thread, and others need some too."""
+"""How many folders are removed at once: each takes a thread of the shared pool."""
 
 _log = logging.getLogger(__name__)
 
 
 class ProfileRegistry:
-    """The ExecutionBackend of a host: finds the profile of a Worker and hands it to an adapter, made when needed.
+    """The ExecutionBackend of a host: it hands each Worker to the backend of its profile, made when first needed.
 
-    `profiles` are added to the built-in ones, or replace them. What an adapter fails to catch is logged, and answered
-    as errored. Owns the adapters and the Supervisor.
+    An exception that a backend lets escape is logged and answered as `errored`. The registry owns the backends and
+    the Supervisor, and closes them.
+
+    Args:
+        profiles: Profiles by their selector; they add to the built-in ones or replace them.
+        default_profile: The selector of Workers that name none.
+        workspaces: Where Workers have folders of their own.
+        supervisor: Starts the programs; made here if not given.
     """
 
     def __init__(
@@ -72,11 +78,11 @@ class ProfileRegistry:
 
     def start(self, worker_id: WorkerId, input_id: str) -> None:
         if adapter := self._running.get(worker_id):
-            _tell(adapter.start, worker_id, input_id)
+            _call(adapter.start, worker_id, input_id)
 
     def withdraw(self, worker_id: WorkerId, input_id: str) -> None:
         if adapter := self._running.get(worker_id):
-            _tell(adapter.withdraw, worker_id, input_id)
+            _call(adapter.withdraw, worker_id, input_id)
 
     async def interrupt(self, worker_id: WorkerId) -> BackendAnswer:
         adapter = self._running.get(worker_id)
@@ -105,7 +111,7 @@ class ProfileRegistry:
         )
         for error in closed:
             if error is not None:
-                _log.error("an adapter failed to close", exc_info=error)
+                _log.error("an execution backend failed to close", exc_info=error)
         await self._supervisor.close()
         self._running.clear()
 
@@ -154,19 +160,19 @@ async def _guarded(answering: Awaitable[BackendAnswer]) -> BackendAnswer:
     try:
         return await answering
     except Exception:  # noqa: BLE001 one adapter's fault must not reach the other Workers
-        _log.exception("an execution adapter failed")
+        _log.exception("an execution backend failed")
         return BackendAnswer("errored", "the execution adapter failed: the log of the daemon says why")
 
 
-def _tell(tell: Callable[[WorkerId, str], None], worker_id: WorkerId, input_id: str) -> None:
+def _call(method: Callable[[WorkerId, str], None], worker_id: WorkerId, input_id: str) -> None:
     try:
-        tell(worker_id, input_id)
+        method(worker_id, input_id)
     except Exception:  # noqa: BLE001 the same
-        _log.exception("an execution adapter failed")
+        _log.exception("an execution backend failed")
 
 
 def _missing(profile: Profile, request: CreateWorkerRequest) -> str:
-    """What a request lacks, as the middle of a sentence; empty where nothing."""
+    """Name the capabilities that a request lacks, as the middle of a sentence; empty if it lacks none."""
     requested = {capability.name for capability in request.requested_capabilities}
     names = [name for name in profile.capabilities if name not in requested]
     if not names:

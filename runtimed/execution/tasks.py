@@ -1,4 +1,4 @@
-"""Background tasks that belong to somebody."""
+"""Background tasks, each with an owner that ends it."""
 
 import asyncio
 import logging
@@ -13,7 +13,7 @@ _log = logging.getLogger(__name__)
 
 
 def begin(work: Coroutine[Any, Any, None]) -> asyncio.Task[None]:
-    """A task for work that nobody waits for: should it fail, the log says so. Its owner calls `finish`."""
+    """Start a task that nobody awaits. A failure is logged; the owner of the task calls `finish`."""
     task = asyncio.create_task(work)
     task.add_done_callback(_report)
     return task
@@ -22,7 +22,7 @@ def begin(work: Coroutine[Any, Any, None]) -> asyncio.Task[None]:
 async def finish(*tasks: asyncio.Task[Any]) -> None:
     """Cancel the tasks and wait until they are over.
 
-    Each is cancelled once, whoever else wants it to be over: what it ends then must come to its end.
+    A task is cancelled only once, even with several callers, so that its cleanup is not cut short.
     """
     for task in tasks:
         if task not in _finishing:
@@ -33,7 +33,18 @@ async def finish(*tasks: asyncio.Task[Any]) -> None:
 
 
 async def ready_in_time(work: Awaitable[T], limit_s: float) -> T:
-    """The outcome of work that starts something. Raises TimeoutError, with words for it, where it takes too long."""
+    """Await work that starts something.
+
+    Args:
+        work: What to await.
+        limit_s: How long it may take, in seconds.
+
+    Returns:
+        The result of the work.
+
+    Raises:
+        TimeoutError: It took too long; the text names `start_timeout_s`.
+    """
     try:
         async with asyncio.timeout(limit_s) as limit:
             return await work

@@ -1,4 +1,4 @@
-"""Where Workers have folders of their own."""
+"""The folders of Workers, and the directory in each where programs start."""
 
 import asyncio
 import contextlib
@@ -11,29 +11,34 @@ from typing import Any, Protocol, TypeVar
 
 from runtimed.core.ports import Spawn
 from runtimed.errors import StoreUnsupported
-from runtimed.execution.complaints import alert
-from runtimed.execution.loss import cause
+from runtimed.execution.session.exit_reason import failure_text
+from runtimed.execution.session.warnings import alert
 from runtimed.model.event import Alert
 from runtimed.model.identity import WorkerId
 
 
 class Workspaces(Protocol):
-    """Makes and removes the folders of Workers; both block."""
+    """Makes and removes the folders of Workers. All methods block."""
 
     def worker_folder(self, worker_id: WorkerId) -> Path:
-        """The folder that a Worker may call its own, made when it is not there yet."""
+        """Return the folder of a Worker, and make it if there is none."""
 
     def remove_worker_folder(self, worker_id: WorkerId, is_cut: Callable[[], bool]) -> None:
-        """Remove it with all that is in it. Harmless when there is none. Ends early once `is_cut` says so.
+        """Remove the folder of a Worker with all that is in it. Does nothing when there is none.
 
-        Raises OSError where something is left: `strerror` says why, `filename` where it is in the folder.
+        Args:
+            worker_id: Whose folder.
+            is_cut: Asked now and then; once it returns True, the removal stops early.
+
+        Raises:
+            OSError: Something is left. `strerror` says why, `filename` names it within the folder.
         """
 
 
 HOME = "home"
 
 FOLDER_DEADLINE_S = 10.0
-"""How long the file system of a Worker's folder may take for what a run needs, before the run goes on without it."""
+"""How long a run waits for the file system of its Worker's folder before it goes on without."""
 
 GONE = "the Worker's folder was gone: it was made anew, and is empty"
 REPLACED = "the Worker's folder was replaced by another; what was started before is still in the old one"
@@ -44,9 +49,9 @@ _log = logging.getLogger(__name__)
 
 
 class Home:
-    """The directory in which a Worker's programs start: `path`, in the Worker's `folder`.
+    """The directory in which a Worker's programs start: `path`, inside the Worker's `folder`.
 
-    A script, or a cleaner of temporary files, may remove it, or put something else in its place.
+    Scripts or cleaners of temporary files may remove or replace it at any time.
     """
 
     def __init__(self, workspaces: Workspaces, spawn: Spawn) -> None:
@@ -58,9 +63,14 @@ class Home:
         self.folder = self.path = Path()
 
     def make(self) -> str | None:
-        """Make it where it is not there, and return what to tell where it had been. Blocks.
+        """Make the directory if it is missing. Blocks.
 
-        Raises OSError or StoreUnsupported.
+        Returns:
+            A message for people if a directory that had been there was missing or replaced.
+
+        Raises:
+            OSError: It can't be made.
+            StoreUnsupported: The folder of the Worker can't be used.
         """
         if self._identity is not None and _identity(self.path) == self._identity:
             return None
@@ -70,28 +80,31 @@ class Home:
         found = _identity(self.path)
         if found is None:
             _make(self.folder)
-        told = GONE if found is None else REPLACED if self._identity is not None else None
-        told = told if self._is_known else None
+        note = GONE if found is None else REPLACED if self._identity is not None else None
+        note = note if self._is_known else None
         self._identity, self._is_known = _identity(self.path), True
-        return told
+        return note
 
     async def renewed(self) -> Alert | None:
-        """Make it where it is not there any more, and return what to tell of that."""
+        """Make the directory again if it is gone, and return an alert about that."""
         try:
-            told = await self.use(self.make)
+            note = await self.use(self.make)
         except TimeoutError as error:
-            _log.warning("the folder of %s could not be looked at: %s", self._worker_id, error)
+            _log.warning("could not look at the folder of %s: %s", self._worker_id, error)
             return alert(f"the Worker's folder could not be looked at: {error}", "error")
         except (OSError, StoreUnsupported) as error:
-            _log.warning("the folder of %s is gone and could not be made anew: %s", self._worker_id, error)
-            return alert(f"the Worker's folder is gone, and could not be made anew: {cause(error)}", "error")
-        return alert(told) if told else None
+            _log.warning("the folder of %s is gone and could not be made again: %s", self._worker_id, error)
+            return alert(f"the Worker's folder is gone, and could not be made anew: {failure_text(error)}", "error")
+        return alert(note) if note else None
 
     async def use(self, work: Callable[[], T]) -> T:
-        """Do something that blocks in the folder, once what was begun before is over.
+        """Run a function that blocks on the folder in a thread, after those before it.
 
-        Raises TimeoutError where that takes longer than FOLDER_DEADLINE_S. The work goes on then in its thread; what
-        is to be done next waits for it, so that it can't undo that, and one folder holds up one thread.
+        A function that is late goes on in its thread, and the next one waits for it: they never overlap, and a folder
+        that hangs occupies one thread.
+
+        Raises:
+            TimeoutError: It took longer than FOLDER_DEADLINE_S.
         """
         try:
             async with asyncio.timeout(FOLDER_DEADLINE_S):
@@ -105,7 +118,7 @@ class Home:
 
 
 def _identity(folder: Path) -> tuple[int, int] | None:
-    """Which folder this is; None where there is none, or something else."""
+    """The device and inode of a folder; None if there is no folder."""
     try:
         found = folder.lstat()
     except OSError:
@@ -114,9 +127,9 @@ def _identity(folder: Path) -> tuple[int, int] | None:
 
 
 def _make(folder: Path) -> None:
-    """Make the home in a Worker's folder; what else has its name is removed, a symlink not followed.
+    """Make the home in a Worker's folder. A file with its name is removed; a symlink is not followed.
 
-    A start that was given up may still be at it in a thread of its own, and be done first.
+    A start that was given up may still run in a thread of its own, and make it first.
     """
     descriptor = os.open(folder, _FOLDER)
     try:

@@ -17,9 +17,9 @@ from runtimed.execution import Profile, ProfileRegistry
 from runtimed.execution.acp import AcpBackend
 from runtimed.execution.echo import EchoBackend
 from runtimed.execution.function import FunctionBackend
-from runtimed.execution.process import ProcessBackend
-from runtimed.execution.shell import ShellBackend
-from runtimed.execution.supervise import Supervisor
+from runtimed.execution.process.driver import ProcessBackend
+from runtimed.execution.processes.supervisor import Supervisor
+from runtimed.execution.shell.driver import ShellBackend
 from runtimed.model.event import InvokeStart, Payload, RunEnd, TextDelta, TextDone
 from runtimed.model.execution import LossReason
 from runtimed.model.identity import worker_id
@@ -70,7 +70,7 @@ while (message := heard.get())["type"] != "stop":
 """Understands two scripts of this suite, as `_run` does."""
 
 
-class Recorder:
+class RecordingSink:
     """An EventSink that remembers; while `held`, it makes whoever speaks wait."""
 
     def __init__(self) -> None:
@@ -118,8 +118,8 @@ class Subject:
     kind: Kind
     mark: str
 
-    async def spawn(self, worker: str = FIRST) -> Recorder:
-        sink = Recorder()
+    async def spawn(self, worker: str = FIRST) -> RecordingSink:
+        sink = RecordingSink()
         profile = BuiltinProfile(f"builtin:{self.kind}")
         request = CreateWorkerRequest(profile=profile, requested_capabilities=(CapabilityRequest("shell"),))
         assert await self.backend.spawn(Spawn(worker, request), sink) == ACCEPTED
@@ -132,7 +132,7 @@ class Subject:
         assert await self.offer(input_id, worker, content) == ACCEPTED
         self.backend.start(worker, input_id)
 
-    async def begin_endless(self, sink: Recorder, input_id: str, worker: str = FIRST) -> None:
+    async def begin_endless(self, sink: RecordingSink, input_id: str, worker: str = FIRST) -> None:
         """Begin a run that does not end by itself, and wait until it speaks; echo has none."""
         await self.begin(input_id, worker, "while :; do echo again; sleep 0.01; done")
         await sink.says("text_delta")
@@ -307,7 +307,7 @@ async def test_a_worker_is_spawned_only_once_at_a_time(subject: Subject) -> None
                 requested_capabilities=(CapabilityRequest("shell"),),
             ),
         ),
-        Recorder(),
+        RecordingSink(),
     )
     assert again == BackendAnswer("rejected", "this Worker is running already")
     await subject.begin("one")

@@ -2,11 +2,12 @@
 
 import asyncio
 import contextlib
+import errno
 import json
 import shutil
 import sys
 import threading
-from collections.abc import AsyncIterator, Callable, Mapping
+from collections.abc import AsyncIterator, Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Any, Literal
 
@@ -15,12 +16,13 @@ import pytest
 
 from runtimed.core import BackendAnswer, EventSink, Runtime, Spawn
 from runtimed.core.limits import Limits
-from runtimed.core.ports import EventRefused
+from runtimed.core.ports import EventRefused, ExecutionBackend
 from runtimed.errors import WorkerExecutionUnavailable
 from runtimed.execution import Profile, ProfileRegistry
 from runtimed.execution.acp.agent import Agent
 from runtimed.execution.function import FunctionBackend
-from runtimed.execution.program import LineProgram
+from runtimed.execution.processes.line_process import LineProcess
+from runtimed.execution.session.text_output import OpenText
 from runtimed.model.event import ErrorRaised, Payload
 from runtimed.model.execution import LossReason
 from runtimed.model.identity import WorkerId, WorkerRef
@@ -29,11 +31,14 @@ from runtimed.model.permission import Question, Ruling
 from runtimed.model.worker import BuiltinProfile, CreateWorkerRequest
 from runtimed.store.folder import StoreFolder
 from runtimed.store.memory import MemoryStore
+from tests.contracts.fake_driver import FakeBackend
 
 DEADLINE_S = 30.0
 AGENT = Path(__file__).parents[1] / "execution" / "acp" / "agent.py"
 
-Kind = Literal["shell", "process", "acp"]
+Kind = Literal["shell", "process", "acp", "fake"]
+PROGRAMS = ("shell", "process", "acp")
+"""The kinds that have programs, with files, pipes and an environment."""
 
 PROGRAM = """
 import json, os, signal, sys, time
@@ -49,19 +54,27 @@ def hang():
         time.sleep(1)
 
 def end():
-    say("run_end", result="finished")
+    say("run_end", result=result)
+
+def until_interrupt():
+    global result
+    while json.loads(sys.stdin.readline())["type"] != "interrupt":
+        pass
+    result = "rolled_back"
 
 for line in sys.stdin:
     heard = json.loads(line)
     if heard["type"] == "input":
+        result = "finished"
         exec(heard["content"])
         end()
 """
-"""Runs its inputs as Python, as the agent of these tests does; both know `text`, `hang` and `end`."""
+"""Runs its inputs as Python, as the agent and the fake do: all know `text`, `hang`, `until_interrupt` and `end`."""
 
-OBEY = {"session/prompt": [[["call_python", "exec(state['params']['prompt'][-1]['text'])"], ["end"]]]}
+OBEY = {"session/prompt": [[["call_python", "exec(state['params']['prompt'][-1]['text'])"], ["finish"]]]}
 
 AGAIN = {"shell": "echo again", "python": 'text("again\\n")'}
+FLOOD = {"shell": "yes", "python": 'while True: text("x" * 1000)'}
 HANG = {"shell": "sleep 1000", "python": "hang()"}
 
 MUTE = {"shell": "exec >&- 2>&-; sleep 0.5", "python": "os.close(1); hang()"}
@@ -73,29 +86,38 @@ DEAF = {
 """Ends its run, and takes no input from then on, as the file `deaf` tells."""
 
 
-class Fragile:
-    """An ExecutionBackend whose sinks raise `fault`, while there is one, for the events named in `faulty`."""
+class FaultyBackend:
+    """An ExecutionBackend whose sinks raise `fault`, while there is one, for the events named in `faulty`.
 
-    def __init__(self, backend: ProfileRegistry) -> None:
+    The sinks take no `run_end` before `free` is set.
+    """
+
+    def __init__(self, backend: ExecutionBackend) -> None:
         self._backend = backend
         self.fault: Exception | None = None
         self.faulty: tuple[str, ...] = ()
+        self.is_held = asyncio.Event()
+        self.free = asyncio.Event()
+        self.free.set()
 
     def __getattr__(self, name: str) -> Any:
         return getattr(self._backend, name)
 
     async def spawn(self, spawn: Spawn, sink: EventSink) -> BackendAnswer:
-        return await self._backend.spawn(spawn, _FragileSink(self, sink))
+        return await self._backend.spawn(spawn, _FaultySink(self, sink))
 
 
 @attrs.frozen(eq=False)
-class _FragileSink:
-    owner: Fragile
+class _FaultySink:
+    owner: FaultyBackend
     sink: EventSink
 
     async def emit(self, *payloads: Payload) -> None:
         if self.owner.fault and any(payload.event in self.owner.faulty for payload in payloads):
             raise self.owner.fault
+        if not self.owner.free.is_set() and any(payload.event == "run_end" for payload in payloads):
+            self.owner.is_held.set()
+            await self.owner.free.wait()
         await self.sink.emit(*payloads)
 
     async def ask(self, question: Question) -> Ruling:
@@ -107,10 +129,11 @@ class _FragileSink:
         await self.sink.lose(reason, message)
 
 
-class Stuck(StoreFolder):
-    """Folders that are not given out while `blocked`, as those of a file system that is gone."""
+class BlockingFolders(StoreFolder):
+    """Folders that are not given out while `blocked`, as those of a file system that is gone, or with a `fault`."""
 
     blocked = False
+    fault: OSError | None = None
 
     def __init__(self, path: Path) -> None:
         super().__init__(path)
@@ -118,15 +141,17 @@ class Stuck(StoreFolder):
         self.freed = threading.Event()
 
     def worker_folder(self, worker_id: WorkerId) -> Path:
+        if self.fault is not None:
+            raise self.fault
         if self.blocked:
             self.freed.wait(DEADLINE_S)
         return super().worker_folder(worker_id)
 
 
-class Lab:
-    """A Runtime with one Worker of a kind. Scripts are told as {"shell": …, "python": …}."""
+class Harness:
+    """A Runtime with one Worker of a kind. Scripts are given as {"shell": …, "python": …}."""
 
-    def __init__(self, kind: Kind, runtime: Runtime, backend: Fragile, folders: Stuck) -> None:
+    def __init__(self, kind: Kind, runtime: Runtime, backend: FaultyBackend, folders: BlockingFolders) -> None:
         self.kind = kind
         self.runtime = runtime
         self.backend = backend
@@ -162,9 +187,19 @@ class Lab:
 
     async def ended(self, after: int) -> list[dict[str, Any]]:
         async with asyncio.timeout(DEADLINE_S):
-            while not named(events := await self.events(after), "run_end"):
+            while not data_of(events := await self.events(after), "run_end"):
                 await asyncio.sleep(0.01)
         return events
+
+    async def until(self, state: str) -> None:
+        async with asyncio.timeout(DEADLINE_S):
+            while self.state != state:
+                await asyncio.sleep(0.01)
+
+    async def until_text(self, after: int) -> None:
+        async with asyncio.timeout(DEADLINE_S):
+            while not text_of(await self.events(after)):
+                await asyncio.sleep(0.01)
 
     async def events(self, after: int) -> list[dict[str, Any]]:
         found: list[dict[str, Any]] = []
@@ -179,22 +214,22 @@ class Lab:
             await self.runtime.interrupt_worker(self.ref)
         events = await self.run(AGAIN)
         assert text_of(events) == "again\n"
-        assert named(events, "run_end") == [{"result": "finished"}]
+        assert data_of(events, "run_end") == [{"result": "finished"}]
         assert self.state == "idle"
 
 
-def named(events: list[dict[str, Any]], name: str) -> list[dict[str, Any]]:
+def data_of(events: list[dict[str, Any]], name: str) -> list[dict[str, Any]]:
     return [event["data"] for event in events if event["event"] == name]
 
 
 def text_of(events: list[dict[str, Any]]) -> str:
-    return "".join(data["text"] for data in named(events, "text_delta"))
+    return "".join(data["text"] for data in data_of(events, "text_delta"))
 
 
-def told(events: list[dict[str, Any]]) -> tuple[list[str | None], str]:
-    """The reasons of a run's errors, and all that a person is told of it."""
-    errors = named(events, "error")
-    words = [data["message"] for data in (*errors, *named(events, "alert"))]
+def error_reasons_and_text(events: list[dict[str, Any]]) -> tuple[list[str | None], str]:
+    """The reasons of a run's errors, and all that a person reads of it."""
+    errors = data_of(events, "error")
+    words = [data["message"] for data in (*errors, *data_of(events, "alert"))]
     return [data.get("reason") for data in errors], "\n".join(words)
 
 
@@ -204,91 +239,100 @@ def _contents(path: Path) -> str:
     return ""
 
 
-@pytest.fixture(params=["shell", "process", "acp"])
+@pytest.fixture(params=[*PROGRAMS, "fake"])
 def kind(request: pytest.FixtureRequest) -> Kind:
     found: Kind = request.param
     return found
 
 
+def _backend(kind: Kind, profile: Mapping[str, Any], folders: BlockingFolders) -> ExecutionBackend:
+    if kind == "fake":
+        return FakeBackend(Profile("process", **profile), folders)
+    return ProfileRegistry({"builtin:x": Profile(kind, **profile)}, workspaces=folders)
+
+
 @pytest.fixture
-async def new_lab(kind: Kind, tmp_path: Path) -> AsyncIterator[Callable[..., Any]]:
+async def new_harness(kind: Kind, tmp_path: Path) -> AsyncIterator[Callable[..., Any]]:
     """Makes a Worker of the kind with what else its profile and the limits of its Runtime say."""
     async with contextlib.AsyncExitStack() as stack:
 
-        async def new(limits: Limits | None = None, *, created: bool = True, **profile: Any) -> Lab:
+        async def new(limits: Limits | None = None, *, created: bool = True, **profile: Any) -> Harness:
             script = tmp_path / "script.json"
             script.write_text(json.dumps(OBEY))
             command = (sys.executable, str(AGENT), str(script))
             command = (sys.executable, "-c", PROGRAM) if kind == "process" else command
             made = {"command": command, "stop_grace_s": 0.5, **profile}
             (tmp_path / "store").mkdir()
-            folders = Stuck(tmp_path / "store")
-            backend = Fragile(ProfileRegistry({"builtin:x": Profile(kind, **made)}, workspaces=folders))
+            folders = BlockingFolders(tmp_path / "store")
+            backend = FaultyBackend(_backend(kind, made, folders))
             runtime = await stack.enter_async_context(Runtime(MemoryStore(), backend, limits=limits))
             stack.callback(folders.freed.set)
-            lab = Lab(kind, runtime, backend, folders)
+            harness = Harness(kind, runtime, backend, folders)
             if created:
-                await lab.create()
-            return lab
+                await harness.create()
+            return harness
 
         yield new
 
 
-async def test_output_beyond_max_open_text_is_cut_into_texts_and_the_run_ends(new_lab: Callable[..., Any]) -> None:
-    lab = await new_lab(Limits(max_open_text=1000))
+async def test_output_beyond_max_open_text_is_cut_into_texts_and_the_run_ends(
+    new_harness: Callable[..., Any],
+) -> None:
+    harness = await new_harness(Limits(max_open_text=1000))
 
-    events = await lab.run(
+    events = await harness.run(
         {"shell": "seq 1 2000", "python": 'for n in range(1, 2001): text(f"{n}\\n")'},
     )
 
     whole = "".join(f"{number}\n" for number in range(1, 2001))
     assert text_of(events) == whole
-    assert "".join(data["text"] for data in named(events, "text_done")) == whole
-    assert max(len(data["text"]) for data in named(events, "text_done")) <= 1000
-    assert named(events, "run_end") == [{"result": "finished"}]
-    await lab.goes_on()
+    assert "".join(data["text"] for data in data_of(events, "text_done")) == whole
+    assert max(len(data["text"]) for data in data_of(events, "text_done")) <= 1000
+    assert data_of(events, "run_end") == [{"result": "finished"}]
+    await harness.goes_on()
 
 
 @pytest.mark.parametrize("faulty", [("text_delta",), ("text_delta", "text_done", "tool_result")])
-async def test_an_adapter_that_fails_ends_the_run(new_lab: Callable[..., Any], faulty: tuple[str, ...]) -> None:
-    lab = await new_lab()
-    lab.backend.fault, lab.backend.faulty = RuntimeError("secret"), faulty
+async def test_an_adapter_that_fails_ends_the_run(new_harness: Callable[..., Any], faulty: tuple[str, ...]) -> None:
+    harness = await new_harness()
+    harness.backend.fault, harness.backend.faulty = RuntimeError("secret"), faulty
 
-    events = await lab.run({"shell": "echo x; sleep 1000", "python": 'text("x"); hang()'})
+    events = await harness.run({"shell": "echo x; sleep 1000", "python": 'text("x"); hang()'})
 
-    reasons, words = told(events)
+    reasons, words = error_reasons_and_text(events)
     assert reasons == ["protocol"]
     assert "the daemon's log says why" in words
     assert "secret" not in words
-    assert named(events, "run_end") == [{"result": "rolled_back"}]
-    lab.backend.fault = None
-    await lab.goes_on()
+    assert data_of(events, "run_end") == [{"result": "rolled_back"}]
+    harness.backend.fault = None
+    await harness.goes_on()
 
 
+@pytest.mark.parametrize("kind", PROGRAMS)
 async def test_an_interrupt_returns_although_the_loss_of_a_program_could_not_be_told(
-    new_lab: Callable[..., Any],
+    new_harness: Callable[..., Any],
 ) -> None:
-    lab = await new_lab(stop_grace_s=DEADLINE_S)
-    lab.backend.fault, lab.backend.faulty = RuntimeError("secret"), ("text_delta", "lose")
+    harness = await new_harness(stop_grace_s=DEADLINE_S)
+    harness.backend.fault, harness.backend.faulty = RuntimeError("secret"), ("text_delta", "lose")
     waiting = {
         "shell": "trap '' INT; touch begun; until [ -e go ]; do sleep 0.01; done; echo x; sleep 1000",
         "python": 'open("begun", "w").close()\nwhile not os.path.exists("go"): time.sleep(0.01)\ntext("x"); hang()',
     }
-    await lab.begin(waiting)
+    await harness.begin(waiting)
     async with asyncio.timeout(DEADLINE_S):
-        while not await asyncio.to_thread((lab.home / "begun").exists):
+        while not await asyncio.to_thread((harness.home / "begun").exists):
             await asyncio.sleep(0.01)
-    asyncio.get_running_loop().call_later(0.3, (lab.home / "go").touch)
+    asyncio.get_running_loop().call_later(0.3, (harness.home / "go").touch)
 
     async with asyncio.timeout(DEADLINE_S / 3):
-        answer = await lab.backend.interrupt(lab.ref.worker_id)
+        answer = await harness.backend.interrupt(harness.ref.worker_id)
 
     assert answer == BackendAnswer("accepted")
 
 
 @pytest.mark.parametrize("kind", ["acp"])
 async def test_an_agent_that_can_not_be_ended_is_lost_all_the_same(
-    new_lab: Callable[..., Any], monkeypatch: pytest.MonkeyPatch, kind: Kind
+    new_harness: Callable[..., Any], monkeypatch: pytest.MonkeyPatch, kind: Kind
 ) -> None:
     stop = Agent.stop
 
@@ -296,29 +340,149 @@ async def test_an_agent_that_can_not_be_ended_is_lost_all_the_same(
         await stop(agent, grace_s, session_id)
         raise RuntimeError("secret")
 
-    lab = await new_lab()
+    harness = await new_harness()
     monkeypatch.setattr(Agent, "stop", stop_and_fail)
-    lab.backend.fault, lab.backend.faulty = RuntimeError("secret"), ("text_delta",)
+    harness.backend.fault, harness.backend.faulty = RuntimeError("secret"), ("text_delta",)
 
-    events = await lab.run({"python": 'text("x"); hang()'})
+    events = await harness.run({"python": 'text("x"); hang()'})
 
-    assert told(events)[0] == ["protocol"]
+    assert error_reasons_and_text(events)[0] == ["protocol"]
     monkeypatch.undo()
-    lab.backend.fault = None
-    await lab.goes_on()
+    harness.backend.fault = None
+    await harness.goes_on()
 
 
-async def test_what_the_sink_refuses_ends_the_run_and_is_named(new_lab: Callable[..., Any]) -> None:
-    lab = await new_lab()
-    lab.backend.fault, lab.backend.faulty = EventRefused("too much of it (max_x)"), ("text_delta",)
+async def test_a_program_that_can_not_be_started_is_an_answer_and_the_worker_can_be_restored(
+    new_harness: Callable[..., Any],
+) -> None:
+    harness = await new_harness(created=False)
+    harness.folders.fault = OSError(errno.EMFILE, "Too many open files", "/secret")
 
-    events = await lab.run({"shell": "echo x; sleep 1000", "python": 'text("x"); hang()'})
+    await harness.create()
 
-    reasons, words = told(events)
+    result = harness.runtime.worker(harness.ref).execution.last_result
+    assert (result.operation, result.outcome) == ("spawn", "errored")
+    assert result.message.endswith("could not be started: Too many open files")
+    harness.folders.fault = None
+    await harness.runtime.restore_worker(harness.ref)
+    await harness.goes_on()
+
+
+async def test_a_program_that_ends_between_two_runs_does_not_keep_the_next_from_running(
+    new_harness: Callable[..., Any],
+) -> None:
+    harness = await new_harness()
+    dying = {"shell": "(sleep 0.1; kill -KILL $$) &", "python": "end(); os._exit(3)"}
+
+    events = await harness.run(dying)
+
+    assert data_of(events, "run_end") == [{"result": "finished"}]
+    if harness.kind == "shell":  # which tells of it with the next script that finds it gone
+        async with asyncio.timeout(DEADLINE_S):
+            while "a fresh shell begins" not in error_reasons_and_text(await harness.run(AGAIN))[1]:
+                await asyncio.sleep(0.01)
+    else:
+        await harness.until("errored")
+    await harness.goes_on()
+
+
+async def test_a_translator_that_fails_ends_the_run(
+    new_harness: Callable[..., Any], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    harness = await new_harness()
+
+    def fail(_: OpenText, text: str) -> Iterator[Any]:
+        if text:
+            raise RuntimeError("secret")
+        return iter(())
+
+    with monkeypatch.context() as patch:
+        patch.setattr(OpenText, "write", fail)
+        events = await harness.run({"shell": "echo x; sleep 1000", "python": 'text("x"); hang()'})
+
+    reasons, words = error_reasons_and_text(events)
+    assert reasons == ["protocol"]
+    assert "the daemon's log says why" in words
+    assert "secret" not in words
+    assert data_of(events, "run_end") == [{"result": "rolled_back"}]
+    await harness.goes_on()
+
+
+async def test_an_interrupt_that_is_obeyed_ends_the_run_and_the_program_goes_on(
+    new_harness: Callable[..., Any],
+) -> None:
+    harness = await new_harness(stop_grace_s=DEADLINE_S)
+    after = await harness.begin({"shell": "echo x; sleep 1000", "python": 'text("x"); until_interrupt()'})
+    await harness.until_text(after)
+
+    await harness.runtime.interrupt_worker(harness.ref)
+
+    events = await harness.ended(after)
+    assert error_reasons_and_text(events) == ([], "the run was interrupted")
+    assert data_of(events, "run_end") == [{"result": "rolled_back"}]
+    assert error_reasons_and_text(await harness.run(AGAIN)) == ([], "")
+    await harness.goes_on()
+
+
+async def test_an_interrupt_that_is_ignored_ends_the_run_and_the_program(new_harness: Callable[..., Any]) -> None:
+    harness = await new_harness()
+    after = await harness.begin(
+        {"shell": "trap '' INT; echo x; while :; do sleep 1; done", "python": 'text("x"); hang()'}
+    )
+    await harness.until_text(after)
+
+    async with asyncio.timeout(DEADLINE_S):
+        await harness.runtime.interrupt_worker(harness.ref)
+
+    events = await harness.ended(after)
+    assert error_reasons_and_text(events)[0] == []
+    assert data_of(events, "run_end") == [{"result": "rolled_back"}]
+    await harness.goes_on()
+
+
+async def test_an_interrupt_amid_a_run_end_that_waits_for_the_sink_leaves_the_program_alone(
+    new_harness: Callable[..., Any],
+) -> None:
+    harness = await new_harness(stop_grace_s=0.05)
+    harness.backend.free.clear()
+    after = await harness.begin(AGAIN)
+    async with asyncio.timeout(DEADLINE_S):
+        await harness.backend.is_held.wait()
+
+    interrupting = asyncio.create_task(harness.backend.interrupt(harness.ref.worker_id))
+    await asyncio.wait({interrupting}, timeout=0.5)  # ten times the grace: by then it would have been killed
+    harness.backend.free.set()
+
+    assert (await interrupting).outcome == "accepted"
+    assert data_of(await harness.ended(after), "run_end") == [{"result": "finished"}]
+    assert error_reasons_and_text(await harness.run(AGAIN)) == ([], "")
+
+
+async def test_a_stop_amid_a_run_ends_the_run_and_nothing_is_said_after_it(new_harness: Callable[..., Any]) -> None:
+    harness = await new_harness()
+    after = await harness.begin({"shell": "while :; do echo x; done", "python": 'text("x"); hang()'})
+    await harness.until_text(after)
+
+    async with asyncio.timeout(DEADLINE_S):
+        await harness.runtime.stop_worker(harness.ref)
+
+    events = await harness.events(after)
+    assert harness.runtime.worker(harness.ref).status == "stopped"
+    assert events[-1]["event"] == "shutdown"
+    assert await harness.events(after) == events
+
+
+async def test_what_the_sink_refuses_ends_the_run_and_is_named(new_harness: Callable[..., Any]) -> None:
+    harness = await new_harness()
+    harness.backend.fault, harness.backend.faulty = EventRefused("too much of it (max_x)"), ("text_delta",)
+
+    events = await harness.run({"shell": "echo x; sleep 1000", "python": 'text("x"); hang()'})
+
+    reasons, words = error_reasons_and_text(events)
     assert reasons == ["protocol"]
     assert "too much of it (max_x)" in words
-    lab.backend.fault = None
-    await lab.goes_on()
+    harness.backend.fault = None
+    await harness.goes_on()
 
 
 @pytest.mark.parametrize(
@@ -330,25 +494,25 @@ async def test_what_the_sink_refuses_ends_the_run_and_is_named(new_lab: Callable
     ids=["exit", "kill"],
 )
 async def test_a_program_that_ends_amid_its_run_ends_it(
-    new_lab: Callable[..., Any], script: Mapping[str, str], status: int, words: str
+    new_harness: Callable[..., Any], script: Mapping[str, str], status: int, words: str
 ) -> None:
-    lab = await new_lab()
+    harness = await new_harness()
 
-    events = await lab.run(script)
+    events = await harness.run(script)
 
-    if lab.kind == "shell":  # the end of a script is the end of its run, however the script did that
-        assert [data["exit_status"] for data in named(events, "tool_result")] == [status]
+    if harness.kind == "shell":  # the end of a script is the end of its run, however the script did that
+        assert [data["exit_status"] for data in data_of(events, "tool_result")] == [status]
     else:
-        assert told(events)[0] == ["exit"]
-        assert words in told(events)[1]
-        assert named(events, "run_end") == [{"result": "rolled_back"}]
-    await lab.goes_on()
+        assert error_reasons_and_text(events)[0] == ["exit"]
+        assert words in error_reasons_and_text(events)[1]
+        assert data_of(events, "run_end") == [{"result": "rolled_back"}]
+    await harness.goes_on()
 
 
 @pytest.mark.parametrize(
     ("limit", "script", "reason"),
     [
-        ({"max_output_bytes": 100_000}, {"shell": "yes", "python": 'while True: text("x" * 1000)'}, "output"),
+        ({"max_output_bytes": 100_000}, FLOOD, "output"),
         # the next run is held to these too, and a program of lines starts within it
         ({"max_run_s": 2.0}, HANG, "timeout"),
         ({"max_silence_s": 2.0}, HANG, "silence"),
@@ -356,96 +520,102 @@ async def test_a_program_that_ends_amid_its_run_ends_it(
     ids=["output", "timeout", "silence"],
 )
 async def test_a_run_beyond_a_limit_of_its_profile_ends_with_that_as_its_reason(
-    new_lab: Callable[..., Any], limit: dict[str, Any], script: Mapping[str, str], reason: str
+    new_harness: Callable[..., Any], limit: dict[str, Any], script: Mapping[str, str], reason: str
 ) -> None:
-    lab = await new_lab(**limit)
+    harness = await new_harness(**limit)
 
-    events = await lab.run(script)
+    events = await harness.run(script)
 
-    reasons, words = told(events)
+    reasons, words = error_reasons_and_text(events)
     assert reasons == [reason]
     assert next(iter(limit)) in words
-    assert named(events, "run_end") == [{"result": "rolled_back"}]
-    await lab.goes_on()
+    assert data_of(events, "run_end") == [{"result": "rolled_back"}]
+    await harness.goes_on()
 
 
+@pytest.mark.parametrize("kind", PROGRAMS)
 async def test_a_program_that_takes_no_input_ends_the_run(
-    new_lab: Callable[..., Any], monkeypatch: pytest.MonkeyPatch
+    new_harness: Callable[..., Any], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    lab = await new_lab()
-    await lab.run(DEAF)
+    harness = await new_harness()
+    await harness.run(DEAF)
     async with asyncio.timeout(DEADLINE_S):
-        while not await asyncio.to_thread((lab.home / "deaf").exists):
+        while not await asyncio.to_thread((harness.home / "deaf").exists):
             await asyncio.sleep(0.01)
 
     with monkeypatch.context() as patch:
-        patch.setattr("runtimed.execution.driver.TAKE_DEADLINE_S", 0.5)
-        patch.setattr(LineProgram.write, "__defaults__", (0.5,))
-        events = await lab.run({name: f"{script}\n#{'x' * (1 << 20)}" for name, script in HANG.items()})
+        patch.setattr("runtimed.execution.shell.shell.BEGIN_DEADLINE_S", 0.5)
+        patch.setattr(LineProcess.write, "__defaults__", (0.5,))
+        events = await harness.run({name: f"{script}\n#{'x' * (1 << 20)}" for name, script in HANG.items()})
 
-    assert told(events)[0] == ["unresponsive"]
-    assert named(events, "run_end") == [{"result": "rolled_back"}]
-    await lab.goes_on()
+    assert error_reasons_and_text(events)[0] == ["unresponsive"]
+    assert data_of(events, "run_end") == [{"result": "rolled_back"}]
+    await harness.goes_on()
 
 
 @pytest.mark.parametrize("kind", ["shell"])
-async def test_a_shell_that_takes_no_input_can_be_interrupted(new_lab: Callable[..., Any], kind: Kind) -> None:
-    lab = await new_lab()
-    await lab.run(DEAF)
+async def test_a_shell_that_takes_no_input_can_be_interrupted(new_harness: Callable[..., Any], kind: Kind) -> None:
+    harness = await new_harness()
+    await harness.run(DEAF)
     async with asyncio.timeout(DEADLINE_S):
-        while not await asyncio.to_thread((lab.home / "deaf").exists):
+        while not await asyncio.to_thread((harness.home / "deaf").exists):
             await asyncio.sleep(0.01)
-    after = await lab.begin(HANG)
+    after = await harness.begin(HANG)
     async with asyncio.timeout(DEADLINE_S):
-        while await asyncio.to_thread(_contents, lab.home.parent / "script") != HANG["shell"]:
+        while await asyncio.to_thread(_contents, harness.home.parent / "script") != HANG["shell"]:
             await asyncio.sleep(0.01)
 
     async with asyncio.timeout(DEADLINE_S):
-        await lab.runtime.interrupt_worker(lab.ref)
+        await harness.runtime.interrupt_worker(harness.ref)
 
-    assert named(await lab.events(after), "run_end") == [{"result": "rolled_back"}]
-    await lab.goes_on()
+    assert data_of(await harness.events(after), "run_end") == [{"result": "rolled_back"}]
+    await harness.goes_on()
 
 
+@pytest.mark.parametrize("kind", PROGRAMS)
 async def test_a_program_that_closes_its_output_ends_the_run(
-    new_lab: Callable[..., Any], monkeypatch: pytest.MonkeyPatch
+    new_harness: Callable[..., Any], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    lab = await new_lab()
-    await lab.run(AGAIN)  # a program that has not begun has no output open either
+    harness = await new_harness()
+    await harness.run(AGAIN)  # a program that has not begun has no output open either
 
     with monkeypatch.context() as patch:
-        patch.setattr("runtimed.execution.program.MUTE_S", 0.2)
-        events = await lab.run(MUTE)
+        patch.setattr("runtimed.execution.processes.line_process.STDOUT_CHECK_S", 0.2)
+        events = await harness.run(MUTE)
 
-    if lab.kind == "shell":  # the output of a script is its own, and it ends as any other
-        assert [data["exit_status"] for data in named(events, "tool_result")] == [0]
+    if harness.kind == "shell":  # the output of a script is its own, and it ends as any other
+        assert [data["exit_status"] for data in data_of(events, "tool_result")] == [0]
     else:
-        assert told(events)[0] == ["unresponsive"]
-        assert named(events, "run_end") == [{"result": "rolled_back"}]
-    await lab.goes_on()
+        assert error_reasons_and_text(events)[0] == ["unresponsive"]
+        assert data_of(events, "run_end") == [{"result": "rolled_back"}]
+    await harness.goes_on()
 
 
 @pytest.mark.parametrize("kind", ["process"])
-async def test_an_error_of_a_program_without_a_run_end_ends_its_run(new_lab: Callable[..., Any], kind: Kind) -> None:
-    lab = await new_lab()
+async def test_an_error_of_a_program_without_a_run_end_ends_its_run(
+    new_harness: Callable[..., Any], kind: Kind
+) -> None:
+    harness = await new_harness()
 
-    events = await lab.run({"python": 'say("error", code="provider_error", message="it broke"); end = lambda: None'})
+    events = await harness.run(
+        {"python": 'say("error", code="provider_error", message="it broke"); end = lambda: None'}
+    )
 
-    assert named(events, "error") == [{"code": "provider_error", "message": "it broke"}]
-    assert named(events, "run_end") == [{"result": "rolled_back"}]
-    assert lab.state == "idle"
-    again = await lab.run({"python": 'text("again\\n"); say("run_end", result="finished")'})
-    assert named(again, "run_end") == [{"result": "finished"}]
+    assert data_of(events, "error") == [{"code": "provider_error", "message": "it broke"}]
+    assert data_of(events, "run_end") == [{"result": "rolled_back"}]
+    assert harness.state == "idle"
+    again = await harness.run({"python": 'text("again\\n"); say("run_end", result="finished")'})
+    assert data_of(again, "run_end") == [{"result": "finished"}]
 
 
 @pytest.mark.parametrize("kind", ["process"])
 async def test_what_a_program_says_behind_its_error_puts_off_the_end(
-    new_lab: Callable[..., Any], monkeypatch: pytest.MonkeyPatch, kind: Kind
+    new_harness: Callable[..., Any], monkeypatch: pytest.MonkeyPatch, kind: Kind
 ) -> None:
-    monkeypatch.setattr("runtimed.execution.process.RUN_END_S", 1.5)
-    lab = await new_lab()
+    monkeypatch.setattr("runtimed.execution.process.driver.RUN_END_S", 1.5)
+    harness = await new_harness()
 
-    events = await lab.run(
+    events = await harness.run(
         {
             "python": 'say("error", code="tool_error", message="it broke")\n'
             'for _ in range(6): time.sleep(0.3); text("mending ")'
@@ -454,134 +624,132 @@ async def test_what_a_program_says_behind_its_error_puts_off_the_end(
 
     assert text_of(events) == "mending " * 6
     assert [event["event"] for event in events[-2:]] == ["error", "run_end"]
-    assert named(events, "run_end") == [{"result": "finished"}]
+    assert data_of(events, "run_end") == [{"result": "finished"}]
 
 
 async def test_a_spawn_that_hangs_is_given_up_after_start_timeout_s(
-    new_lab: Callable[..., Any], monkeypatch: pytest.MonkeyPatch
+    new_harness: Callable[..., Any], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("runtimed.execution.sessions.START_MARGIN_S", 0.0)
-    lab = await new_lab(created=False, start_timeout_s=0.5)
-    lab.folders.blocked = True
+    monkeypatch.setattr("runtimed.execution.session.backend.START_MARGIN_S", 0.0)
+    harness = await new_harness(created=False, start_timeout_s=0.5)
+    harness.folders.blocked = True
 
     async with asyncio.timeout(DEADLINE_S):
-        await lab.create()
+        await harness.create()
 
-    result = lab.runtime.worker(lab.ref).execution.last_result
+    result = harness.runtime.worker(harness.ref).execution.last_result
     assert (result.operation, result.outcome) == ("spawn", "errored")
     assert "start_timeout_s" in result.message
-    lab.folders.blocked = False
-    lab.folders.freed.set()
+    harness.folders.blocked = False
+    harness.folders.freed.set()
     monkeypatch.undo()
     async with asyncio.timeout(DEADLINE_S):
-        while lab.state != "idle":  # an agent may take longer than start_timeout_s on a slow machine
+        while harness.state != "idle":  # an agent may take longer than start_timeout_s on a slow machine
             with contextlib.suppress(WorkerExecutionUnavailable):
-                await lab.runtime.restore_worker(lab.ref)
+                await harness.runtime.restore_worker(harness.ref)
 
 
+@pytest.mark.parametrize("kind", PROGRAMS)
 async def test_a_folder_that_does_not_answer_at_the_beginning_of_a_run_does_not_hold_it_up(
-    new_lab: Callable[..., Any], monkeypatch: pytest.MonkeyPatch
+    new_harness: Callable[..., Any], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    lab = await new_lab()
-    await lab.run(AGAIN)
-    await asyncio.to_thread(shutil.rmtree, lab.home)
-    lab.folders.blocked = True
+    harness = await new_harness()
+    await harness.run(AGAIN)
+    await asyncio.to_thread(shutil.rmtree, harness.home)
+    harness.folders.blocked = True
 
     with monkeypatch.context() as patch:
         patch.setattr("runtimed.execution.workspace.FOLDER_DEADLINE_S", 0.3)
-        events = await lab.run(AGAIN)
+        events = await harness.run(AGAIN)
 
-    reasons, words = told(events)
+    reasons, words = error_reasons_and_text(events)
     assert "its file system did not answer within 0.3 s" in words
-    ended = {"shell": ([None], "rolled_back")}.get(lab.kind, ([], "finished"))
-    assert (reasons, named(events, "run_end")) == (ended[0], [{"result": ended[1]}])
-    lab.folders.blocked = False
-    lab.folders.freed.set()
-    await lab.goes_on()
+    ended = {"shell": ([None], "rolled_back")}.get(harness.kind, ([], "finished"))
+    assert (reasons, data_of(events, "run_end")) == (ended[0], [{"result": ended[1]}])
+    harness.folders.blocked = False
+    harness.folders.freed.set()
+    await harness.goes_on()
 
 
-async def test_a_worker_whose_run_went_wrong_can_be_restored(new_lab: Callable[..., Any]) -> None:
-    lab = await new_lab(restart="never", max_run_s=2.0)
-    await lab.run(HANG)
-    async with asyncio.timeout(DEADLINE_S):
-        while lab.state != "errored":
-            await asyncio.sleep(0.01)
+@pytest.mark.parametrize(
+    ("limit", "script", "words"),
+    [
+        ({}, {"shell": "exit 3", "python": "os._exit(3)"}, "status 3"),
+        ({}, {"shell": "kill -KILL $$", "python": "os.kill(os.getpid(), signal.SIGKILL)"}, "ended by SIGKILL"),
+        ({"max_output_bytes": 100_000}, FLOOD, "max_output_bytes"),
+        ({"max_run_s": 2.0}, HANG, "max_run_s"),
+    ],
+    ids=["exit", "kill", "output", "timeout"],
+)
+async def test_a_worker_whose_program_is_never_started_again_is_lost_with_it_and_can_be_restored(
+    new_harness: Callable[..., Any], limit: dict[str, Any], script: Mapping[str, str], words: str
+) -> None:
+    harness = await new_harness(restart="never", **limit)
+    await harness.run(script)
+    await harness.until("errored")
 
-    with pytest.raises(WorkerExecutionUnavailable, match="max_run_s"):
-        await lab.begin(AGAIN)
-    await lab.runtime.restore_worker(lab.ref)
+    with pytest.raises(WorkerExecutionUnavailable, match=words):
+        await harness.begin(AGAIN)
+    await harness.runtime.restore_worker(harness.ref)
 
-    await lab.goes_on()
-
-
-async def test_a_program_that_ends_is_lost_where_it_is_never_to_be_started_again(new_lab: Callable[..., Any]) -> None:
-    lab = await new_lab(restart="never")
-    await lab.run({"shell": "exit 3", "python": "os._exit(3)"})
-    async with asyncio.timeout(DEADLINE_S):
-        while lab.state != "errored":
-            await asyncio.sleep(0.01)
-
-    with pytest.raises(WorkerExecutionUnavailable, match="status 3"):
-        await lab.begin(AGAIN)
-    await lab.runtime.restore_worker(lab.ref)
-
-    await lab.goes_on()
+    await harness.goes_on()
 
 
 async def test_a_program_that_an_interrupt_has_killed_is_lost_where_it_is_never_to_be_started_again(
-    new_lab: Callable[..., Any],
+    new_harness: Callable[..., Any],
 ) -> None:
-    lab = await new_lab(restart="never")
-    after = await lab.begin({"shell": "trap '' INT; echo x; sleep 1000", "python": 'text("x"); hang()'})
+    harness = await new_harness(restart="never")
+    after = await harness.begin({"shell": "trap '' INT; echo x; sleep 1000", "python": 'text("x"); hang()'})
     async with asyncio.timeout(DEADLINE_S):
-        while not text_of(await lab.events(after)):
+        while not text_of(await harness.events(after)):
             await asyncio.sleep(0.01)
-        await lab.runtime.interrupt_worker(lab.ref)
-        while lab.state != "errored":
+        await harness.runtime.interrupt_worker(harness.ref)
+        while harness.state != "errored":
             await asyncio.sleep(0.01)
 
-    assert named(await lab.events(after), "run_end") == [{"result": "rolled_back"}]
+    assert data_of(await harness.events(after), "run_end") == [{"result": "rolled_back"}]
     with pytest.raises(WorkerExecutionUnavailable):
-        await lab.begin(AGAIN)
-    await lab.runtime.restore_worker(lab.ref)
+        await harness.begin(AGAIN)
+    await harness.runtime.restore_worker(harness.ref)
 
-    await lab.goes_on()
+    await harness.goes_on()
 
 
 async def test_a_program_that_ends_is_always_there_again(
-    new_lab: Callable[..., Any], monkeypatch: pytest.MonkeyPatch
+    new_harness: Callable[..., Any], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr("runtimed.core.services.restarts.FIRST_DELAY_S", 0.05)
-    lab = await new_lab(restart="always")
-    await lab.run({"shell": "exit 3", "python": "os._exit(3)"})
+    harness = await new_harness(restart="always")
+    await harness.run({"shell": "exit 3", "python": "os._exit(3)"})
     async with asyncio.timeout(DEADLINE_S):
-        while lab.state != "idle":
+        while harness.state != "idle":
             await asyncio.sleep(0.01)
-    await lab.goes_on()
+    await harness.goes_on()
 
 
-async def test_alerts_tell_how_long_nothing_was_heard_ever_more_seldom(new_lab: Callable[..., Any]) -> None:
-    lab = await new_lab(quiet_alert_s=1.0)
-    after = await lab.begin(HANG)
+async def test_alerts_tell_how_long_nothing_was_heard_ever_more_seldom(new_harness: Callable[..., Any]) -> None:
+    harness = await new_harness(quiet_alert_s=1.0)
+    after = await harness.begin(HANG)
     async with asyncio.timeout(DEADLINE_S):
-        while len(named(await lab.events(after), "alert")) < 2:
+        while len(data_of(await harness.events(after), "alert")) < 2:
             await asyncio.sleep(0.01)
-    words = [data["message"] for data in named(await lab.events(after), "alert")]
+    words = [data["message"] for data in data_of(await harness.events(after), "alert")]
     assert words[:2] == [f"nothing was heard for {seconds} s in this run (quiet_alert_s)" for seconds in ("1", "2")]
-    await lab.runtime.interrupt_worker(lab.ref)
-    await lab.goes_on()
+    await harness.runtime.interrupt_worker(harness.ref)
+    await harness.goes_on()
 
 
-async def test_a_run_that_says_something_now_and_then_is_not_silent(new_lab: Callable[..., Any]) -> None:
-    lab = await new_lab(max_silence_s=2.0, quiet_alert_s=2.0)
-    events = await lab.run(
+@pytest.mark.parametrize("kind", PROGRAMS)
+async def test_a_run_that_says_something_now_and_then_is_not_silent(new_harness: Callable[..., Any]) -> None:
+    harness = await new_harness(max_silence_s=2.0, quiet_alert_s=2.0)
+    events = await harness.run(
         {
             "shell": "for n in $(seq 12); do echo $n; sleep 0.25; done",
             "python": 'for n in range(12): text("x"); time.sleep(0.25)',
         }
     )
-    assert named(events, "run_end") == [{"result": "finished"}]
-    assert told(events) == ([], "")
+    assert data_of(events, "run_end") == [{"result": "finished"}]
+    assert error_reasons_and_text(events) == ([], "")
 
 
 @pytest.mark.parametrize("kind", ["acp"])
@@ -594,29 +762,30 @@ async def test_a_run_that_says_something_now_and_then_is_not_silent(new_lab: Cal
     ],
 )
 async def test_an_agent_is_not_silent_that_does_what_makes_no_event(
-    new_lab: Callable[..., Any], kind: Kind, sign: str
+    new_harness: Callable[..., Any], kind: Kind, sign: str
 ) -> None:
-    lab = await new_lab(max_silence_s=2.0, quiet_alert_s=2.0)
+    harness = await new_harness(max_silence_s=2.0, quiet_alert_s=2.0)
 
-    events = await lab.run(
+    events = await harness.run(
         {
             "python": 'update({"sessionUpdate": "tool_call", "toolCallId": "c", "title": "make"})\n'
             f"for _ in range(12): {sign}; time.sleep(0.25)"
         }
     )
 
-    assert named(events, "run_end") == [{"result": "finished"}]
-    assert told(events) == ([], "")
+    assert data_of(events, "run_end") == [{"result": "finished"}]
+    assert error_reasons_and_text(events) == ([], "")
 
 
+@pytest.mark.parametrize("kind", PROGRAMS)
 async def test_variables_that_a_profile_names_are_handed_on(
-    new_lab: Callable[..., Any], monkeypatch: pytest.MonkeyPatch
+    new_harness: Callable[..., Any], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("PASSED", "passed")
     monkeypatch.setenv("KEPT", "kept")
     monkeypatch.setenv("SAID", "of the daemon")
-    lab = await new_lab(env_pass=("PASSED", "SAID", "NOT_THERE"), env={"SAID": "of the profile"})
-    events = await lab.run(
+    harness = await new_harness(env_pass=("PASSED", "SAID", "NOT_THERE"), env={"SAID": "of the profile"})
+    events = await harness.run(
         {
             "shell": 'echo "$PASSED $SAID ${KEPT-no} ${NOT_THERE-no}"',
             "python": 'names = "PASSED", "SAID", "KEPT", "NOT_THERE"\n'
@@ -628,7 +797,7 @@ async def test_variables_that_a_profile_names_are_handed_on(
 
 @pytest.mark.parametrize("kind", ["process", "acp"])
 async def test_a_part_of_a_command_may_begin_at_home(
-    new_lab: Callable[..., Any], kind: Kind, user_folders: Path
+    new_harness: Callable[..., Any], kind: Kind, user_folders: Path
 ) -> None:
     home = user_folders / "home"
     await asyncio.to_thread((home / "python").symlink_to, sys.executable)
@@ -636,8 +805,8 @@ async def test_a_part_of_a_command_may_begin_at_home(
     await asyncio.to_thread((home / "agent.py").write_text, AGENT.read_text())
     await asyncio.to_thread((home / "script.json").write_text, json.dumps(OBEY))
     arguments = ("~/program.py",) if kind == "process" else ("~/agent.py", "~/script.json")
-    lab = await new_lab(command=("~/python", *arguments))
-    await lab.goes_on()
+    harness = await new_harness(command=("~/python", *arguments))
+    await harness.goes_on()
 
 
 async def test_a_function_that_says_error_and_goes_on_has_ended_its_run() -> None:

@@ -3,19 +3,19 @@
 import pytest
 
 from runtimed.execution.acp import (
-    calls,
     client,
     files,
     inbox,
-    items,
-    latest,
-    listener,
     outbox,
-    questions,
+    permissions,
+    system_items,
     terminals,
+    tool_calls,
     transport,
+    update_reader,
+    update_throttle,
 )
-from runtimed.execution.acp.mapping import Narration
+from runtimed.execution.acp.update_translator import UpdateTranslator
 
 BOUNDS = {
     "a message of the agent": f"{transport.MAX_MESSAGE_BYTES >> 20} MiB",
@@ -25,11 +25,13 @@ BOUNDS = {
     "terminals": f"{terminals.MAX_TERMINALS} that",
     "released terminals with something left in the background": f"{terminals.MAX_LEFT};",
     "requests at once": f"{client.MAX_REQUESTS}",
-    "what a tool call tells: its arguments, its output, each text of a diff": f"{calls.MAX_OUTPUT >> 20} Mi",
-    "a `system_item`": f"{items.MAX_ITEM >> 20} MiB",
-    "all `_meta` of an update": f"{items.MAX_META_BYTES >> 10} KiB;",
-    "a permission request": f"{questions.MAX_OPTIONS} options, whose ids have at most {questions.MAX_OPTION_ID:,} ",
-    "open tool calls": f"{calls.MAX_OPEN_CALLS};",
+    "what a tool call tells: its arguments, its output, each text of a diff": f"{tool_calls.MAX_OUTPUT >> 20} Mi",
+    "a `system_item`": f"{system_items.MAX_ITEM >> 20} MiB",
+    "all `_meta` of an update": f"{system_items.MAX_META_BYTES >> 10} KiB;",
+    "a permission request": (
+        f"{permissions.MAX_OPTIONS} options, whose ids have at most {permissions.MAX_OPTION_ID:,} "
+    ),
+    "open tool calls": f"{tool_calls.MAX_OPEN_CALLS};",
     "messages that wait for the store": f"{inbox.MAX_WAITING}, or {inbox.MAX_WAITING_BYTES >> 20} MiB;",
     "answers that the agent has not taken": f"{outbox.MAX_UNTAKEN_BYTES >> 20} MiB;",
 }
@@ -52,10 +54,10 @@ def test_the_table_has_no_other_bounds(told):
 
 def test_times_are_told_as_they_are(page):
     text = page("reference/acp.md").text
-    assert f"until nothing has come for {listener.SETTLE_S * 1000:g} ms" in text
+    assert f"until nothing has come for {update_reader.SETTLE_S * 1000:g} ms" in text
     assert "stored at most once a second" in text
-    assert latest.INTERVAL_S == 1
-    assert all(f"`{kind}`" in text for kind in latest.REPLACING)
+    assert update_throttle.INTERVAL_S == 1
+    assert all(f"`{kind}`" in text for kind in update_throttle.REPLACING)
 
 
 def test_each_stop_reason_ends_a_run_as_the_table_says(page):
@@ -63,5 +65,5 @@ def test_each_stop_reason_ends_a_run_as_the_table_says(page):
     told = {reason: row.codes(1) for row in rows for reason in row.codes() if row.cells[0].startswith("`")}
     assert set(told) == {"end_turn", "cancelled", "max_tokens", "max_turn_requests", "refusal"}
     for reason, codes in told.items():
-        *_, end = Narration().end({"stopReason": reason})
+        *_, end = UpdateTranslator().end({"stopReason": reason})
         assert codes[-2:] == ["run_end", end.result]

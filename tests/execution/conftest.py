@@ -13,10 +13,11 @@ import pytest
 
 from runtimed.core.ports import Dispatch, Spawn
 from runtimed.core.state.backend_answer import BackendAnswer
-from runtimed.execution import Profile, containment
-from runtimed.execution.containment import Containment
+from runtimed.execution import Profile
+from runtimed.execution.processes import containment
+from runtimed.execution.processes.containment import Containment
+from runtimed.execution.processes.supervisor import Supervisor
 from runtimed.execution.shell import ShellBackend
-from runtimed.execution.supervise import Supervisor
 from runtimed.model.event import Alert, Payload, RunEnd, TextDelta, TextDone, ToolResult
 from runtimed.model.identity import WorkerId, worker_id
 from runtimed.model.interaction import WorkerInput
@@ -34,7 +35,7 @@ def pytest_asyncio_loop_factories(config: pytest.Config, item: pytest.Item) -> M
     return {"asyncio": asyncio.new_event_loop, "uvloop": uvloop.new_event_loop}
 
 
-class Recorder:
+class RecordingSink:
     """An EventSink that remembers; while `held`, it makes whoever speaks wait."""
 
     def __init__(self) -> None:
@@ -127,12 +128,12 @@ class Folders:
         shutil.rmtree(self._folder / worker_id)
 
 
-class Bench:
+class Harness:
     """One Worker of a ShellBackend; `traces.mark` is in the environment of all that it starts."""
 
     def __init__(self, folder: Path, supervisor: Supervisor, grace: float, limits: Mapping[str, Any]) -> None:
         self.traces = Traces()
-        self.sink = Recorder()
+        self.sink = RecordingSink()
         self.worker_id = worker_id(1)
         self.folder = folder / self.worker_id
         profile = Profile("shell", env={"TRACE": self.traces.mark}, stop_grace_s=grace, **limits)
@@ -169,8 +170,8 @@ def traces() -> Traces:
 
 
 @pytest.fixture
-def recorder() -> Recorder:
-    return Recorder()
+def recorder() -> RecordingSink:
+    return RecordingSink()
 
 
 @pytest.fixture(params=["namespace", "group"])
@@ -192,23 +193,23 @@ async def supervisor(contained: Callable[[], Containment]) -> AsyncIterator[Supe
 
 
 @pytest.fixture
-async def new_bench(tmp_path: Path, supervisor: Supervisor) -> AsyncIterator[Callable[..., Bench]]:
+async def new_harness(tmp_path: Path, supervisor: Supervisor) -> AsyncIterator[Callable[..., Harness]]:
     """Makes a Worker of a ShellBackend, not yet spawned; in the end nothing of it may be left."""
-    made: list[Bench] = []
+    made: list[Harness] = []
 
-    def new(grace: float = 5.0, limits: Mapping[str, Any] | None = None) -> Bench:
-        made.append(Bench(tmp_path, supervisor, grace, limits or {}))
+    def new(grace: float = 5.0, limits: Mapping[str, Any] | None = None) -> Harness:
+        made.append(Harness(tmp_path, supervisor, grace, limits or {}))
         return made[-1]
 
     yield new
-    for bench in made:
-        await bench.backend.close()
-        assert await bench.traces.pids() == []
+    for harness in made:
+        await harness.backend.close()
+        assert await harness.traces.pids() == []
 
 
 @pytest.fixture
-async def shell(new_bench: Callable[..., Bench]) -> Bench:
+async def shell(new_harness: Callable[..., Harness]) -> Harness:
     """A Worker with its shell running."""
-    bench = new_bench()
-    assert await bench.spawn() == BackendAnswer("accepted")
-    return bench
+    harness = new_harness()
+    assert await harness.spawn() == BackendAnswer("accepted")
+    return harness

@@ -1,4 +1,4 @@
-"""A running agent, from its greeting to its end."""
+"""A running agent and the requests it is sent."""
 
 import asyncio
 import contextlib
@@ -17,27 +17,28 @@ import runtimed
 from runtimed.execution.acp.client import Client
 from runtimed.execution.acp.inbox import Inbox
 from runtimed.execution.acp.transport import MAX_MESSAGE_BYTES, Transport, encoded
-from runtimed.execution.executable import located
-from runtimed.execution.loss import explained
+from runtimed.execution.processes.executable import located
+from runtimed.execution.processes.line_process import Command, LineProcess
+from runtimed.execution.processes.supervisor import Supervisor, environment
 from runtimed.execution.profile import Profile
-from runtimed.execution.program import Command, LineProgram
-from runtimed.execution.supervise import Supervisor, environment
+from runtimed.execution.session.driver import DriverError
+from runtimed.execution.session.exit_reason import explain_exit
 from runtimed.model.execution import LossReason
 
 PROTOCOL_VERSION = 1
 
 EXIT_DEADLINE_S = 1.0
-"""How long an agent that takes no input any more may take to end, before it is ended."""
+"""How long an agent that no longer takes input may take to exit before it is killed."""
 
 MAX_TOLD = 500
-"""Characters that are told on of an agent's error."""
+"""The most characters of an agent's error that are passed on."""
 
 AUTH_REQUIRED = -32000
 METHOD_NOT_FOUND = -32601
 
 
-class AgentFailed(Exception):
-    """Nothing more can come of this agent; the text says what happened."""
+class AgentFailed(DriverError):
+    """The agent is of no more use; the text says what happened."""
 
     def __init__(self, reason: LossReason, message: str) -> None:
         super().__init__(message)
@@ -54,9 +55,13 @@ class AgentRefused(Exception):
 
 @attrs.frozen
 class Abilities:
-    """What an agent said that it can do, and the ids of the ways to authenticate that it offers.
+    """What an agent can do, as its answer to `initialize` says.
 
-    `directories`: it can be told of others beside its working directory.
+    Attributes:
+        resume: It can resume a session.
+        load: It can load a session.
+        directories: It accepts directories besides its working directory.
+        authentication: The ids of the ways to authenticate that it offers.
     """
 
     resume: bool = False
@@ -66,12 +71,14 @@ class Abilities:
 
 
 class Agent:
-    """Owns the process tree of one agent, and the connection to it. Whoever starts one calls `stop`.
+    """Owns the process tree of one agent, and the connection to it. The owner calls `stop`.
 
-    `session` is what the agent said of its session when that was opened.
+    Attributes:
+        abilities: What the agent can do, once it was greeted.
+        session: The agent's answer when its session was opened.
     """
 
-    def __init__(self, profile: Profile, program: LineProgram, client: Client, inbox: Inbox) -> None:
+    def __init__(self, profile: Profile, program: LineProcess, client: Client, inbox: Inbox) -> None:
         self._profile = profile
         self._program = program
         self._transport = Transport(program, inbox, client.outbox)
@@ -84,23 +91,30 @@ class Agent:
     async def start(
         cls, profile: Profile, supervisor: Supervisor, home: Path, client: Client, inbox: Inbox
     ) -> "Agent":
-        """Start the program; nothing is said to it yet. Raises OSError."""
+        """Start the program, without sending it anything. Raises OSError."""
         env = environment(profile.env, profile.env_pass)
         argv = await asyncio.to_thread(located, profile.command, env, home)
         command = Command(argv, home, env, profile.tree_limits)
-        program = await LineProgram.start(supervisor, command, max_line_bytes=MAX_MESSAGE_BYTES)
+        program = await LineProcess.start(supervisor, command, max_line_bytes=MAX_MESSAGE_BYTES)
         return cls(profile, program, client, inbox)
 
     @property
     def ended(self) -> bool:
-        """Whether nothing can come from it any more."""
+        """Whether no more output can come."""
         return self._transport.ended
 
     async def greet(self, granted: frozenset[str]) -> None:
-        """Tell what we can do, the capabilities that were granted, and hear what it can do."""
-        told = await self._call("initialize", _greeting(granted))
+        """Initialize the connection.
+
+        Args:
+            granted: The capabilities that the agent is offered.
+
+        Raises:
+            AgentFailed: It speaks another version, or gave no valid answer in time.
+        """
+        result = await self._call("initialize", _greeting(granted))
         try:
-            answer = InitializeResponse.model_validate(told)
+            answer = InitializeResponse.model_validate(result)
         except ValidationError:
             raise AgentFailed("protocol", "the agent's answer to initialize is not one of ACP") from None
         if answer.protocol_version != PROTOCOL_VERSION:
@@ -116,51 +130,51 @@ class Agent:
         )
 
     async def authenticate(self, method: str) -> None:
-        """Authenticate in one of the ways that it offers."""
+        """Authenticate by one of the methods that it offers."""
         await self._call("authenticate", {"methodId": method})
 
     async def new_session(self, folders: Sequence[Path]) -> str:
-        """Begin a session in the first of these folders; its id."""
-        told = await self._call("session/new", self._place(folders))
+        """Open a new session in the first of these folders, and return its id."""
+        result = await self._call("session/new", self._place(folders))
         try:
-            session_id = NewSessionResponse.model_validate(told).session_id
+            session_id = NewSessionResponse.model_validate(result).session_id
         except ValidationError:
             raise AgentFailed("protocol", "the agent's answer to session/new is not one of ACP") from None
-        self.session = told
+        self.session = result
         return session_id
 
     async def reopen(self, method: str, session_id: str, folders: Sequence[Path]) -> None:
-        """Go on with a session, by `session/resume` or `session/load`."""
+        """Open a session again, with the method `session/resume` or `session/load`."""
         self.session = await self._call(method, {"sessionId": session_id, **self._place(folders)})
 
     async def configure(self, method: str, params: Mapping[str, Any]) -> dict[str, Any]:
-        """Set something in the session; what the agent says of the session then."""
+        """Set an option of the session, and return the agent's answer."""
         return await self._call(method, params)
 
     async def prompt(self, session_id: str, blocks: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
-        """Have it run; the answer, when the run is over. It takes as long as it takes."""
+        """Send a prompt, and return the answer once the run is over. There is no deadline."""
         return await self._call("session/prompt", {"sessionId": session_id, "prompt": blocks}, patient=True)
 
     async def cancel(self, session_id: str) -> None:
-        """Ask it to end its run."""
+        """Send `session/cancel`."""
         with contextlib.suppress(ConnectionError):
             await self._connection.send_notification("session/cancel", {"sessionId": session_id})
 
     @property
     def received(self) -> int:
-        """How many bytes it has written."""
+        """How many bytes the agent has written."""
         return self._transport.received
 
     async def begin_run(self) -> None:
-        """A run begins, to which the limit of the CPU time applies until `end_run`."""
+        """Begin to limit the CPU time of a run, until `end_run`."""
         await self._program.begin_run()
 
     def end_run(self) -> None:
-        """The run is over."""
+        """Stop limiting the CPU time."""
         self._program.end_run()
 
-    async def epitaph(self) -> AgentFailed:
-        """End what is left of an agent that has come to its end; why that was."""
+    async def exit_error(self) -> AgentFailed:
+        """Kill what is left of an agent whose connection ended, and return why it ended."""
         with contextlib.suppress(TimeoutError):
             async with asyncio.timeout(EXIT_DEADLINE_S):
                 await self._program.ended()
@@ -172,18 +186,30 @@ class Agent:
         if status is None:
             return AgentFailed("unresponsive", "the agent takes no input any more")
         reason = excess or "exit"
-        return AgentFailed(reason, self._explained(reason, self._program.last_words()))
+        return AgentFailed(reason, self._explained(reason, self._program.stderr_tail()))
 
     async def end_for(self, reason: LossReason) -> AgentFailed:
-        """End one that went beyond a limit of its profile; what is to be said of that."""
+        """Kill the agent for a limit that it exceeded, and return that as an error."""
         try:
             await self.stop(0)
         except TimeoutError as error:
             return AgentFailed("unresponsive", str(error))
         return AgentFailed(reason, self._explained(reason))
 
+    async def kill(self) -> None:
+        """Kill the agent; what it has written can still be read. Raises TimeoutError if processes resist."""
+        await self._program.kill()
+
     async def stop(self, grace_s: float, session_id: str | None = None) -> None:
-        """End it and all that it started; a session that has a run going on is cancelled. As LineProgram.stop."""
+        """End the agent and all that it started.
+
+        Args:
+            grace_s: How long it may take to end, in seconds; with 0 it is killed.
+            session_id: The session to cancel first, if a run is going on in it.
+
+        Raises:
+            TimeoutError: Processes resist being killed.
+        """
         farewell = b""
         if session_id is not None:
             cancel = {"jsonrpc": "2.0", "method": "session/cancel", "params": {"sessionId": session_id}}
@@ -191,29 +217,29 @@ class Agent:
         await self._connection.close()
         await self._program.stop(grace_s, farewell)
 
-    def _explained(self, reason: LossReason, last_words: str = "") -> str:
-        return explained(reason, self._program.status or 0, self._profile, last_words, "agent")
+    def _explained(self, reason: LossReason, stderr_tail: str = "") -> str:
+        return explain_exit(reason, self._program.status or 0, self._profile, stderr_tail, "agent")
 
     def _place(self, folders: Sequence[Path]) -> dict[str, Any]:
         cwd, *others = map(str, folders)
-        told: dict[str, Any] = {"cwd": cwd, "mcpServers": []}
+        result: dict[str, Any] = {"cwd": cwd, "mcpServers": []}
         if others and self.abilities.directories:
-            told["additionalDirectories"] = others
-        return told
+            result["additionalDirectories"] = others
+        return result
 
     async def _call(self, method: str, params: Mapping[str, Any], *, patient: bool = False) -> dict[str, Any]:
-        """Send a request; unless `patient`, it is one of those until the session is open, which have a deadline."""
+        """Send a request. Unless `patient`, the deadline of the start applies."""
         try:
             async with asyncio.timeout_at(None if patient else self._start_deadline):
                 answer = await self._connection.send_request(method, params)
         except RequestError as error:
-            raise AgentRefused(error.code, _told(error)) from None
+            raise AgentRefused(error.code, _error_text(error)) from None
         except TimeoutError:
             limit_s = self._profile.start_timeout_s
             late = f"the agent did not answer {method} in time: its start took {limit_s:g} seconds (start_timeout_s)"
             raise AgentFailed("unresponsive", late) from None
         except ConnectionError:
-            raise await self.epitaph() from None
+            raise await self.exit_error() from None
         return answer if isinstance(answer, dict) else {}
 
 
@@ -226,8 +252,8 @@ def _greeting(granted: frozenset[str]) -> dict[str, Any]:
     }
 
 
-def _told(error: RequestError) -> str:
-    """The agent's words, and what it added to them."""
+def _error_text(error: RequestError) -> str:
+    """The message of an error, and the details beside it."""
     data = error.data
     if isinstance(data, dict):
         data = data.get("details") or data.get("message") or data

@@ -1,4 +1,4 @@
-"""What an agent may ask of us: updates to hear, permissions, files and terminals."""
+"""The client side of ACP: updates, permission requests, files and terminals."""
 
 import asyncio
 from collections.abc import Awaitable, Callable
@@ -17,14 +17,13 @@ from acp.schema import (
 )
 from pydantic import ValidationError
 
-from runtimed.execution.acp.files import read_text, write_text
+from runtimed.execution.acp.files import PathRefused, Roots, read_text, write_text
 from runtimed.execution.acp.inbox import Inbox, Request, Update, session_of
 from runtimed.execution.acp.outbox import Outbox
-from runtimed.execution.acp.roots import PathRefused, Roots
 from runtimed.execution.acp.terminals import TerminalRefused, Terminals
 
 MAX_REQUESTS = 64
-"""Requests of one agent that are being answered; one more is refused."""
+"""The most requests of one agent that are answered at once; one more is refused."""
 
 REFUSED = -32000
 
@@ -32,9 +31,9 @@ Method = Callable[[Any], Awaitable[dict[str, Any]]]
 
 
 class Client:
-    """Answers one agent. What was not granted is not there; updates and permission requests go to the inbox.
+    """Answers the requests of one agent. Updates and permission requests go to the inbox.
 
-    Files are read one at a time, while there is room in `outbox` for what they hold.
+    Methods of capabilities that were not granted do not exist. Files are read one at a time, while `outbox` has room.
     """
 
     def __init__(self, inbox: Inbox, roots: Roots, terminals: Terminals, home: Path, granted: frozenset[str]) -> None:
@@ -60,7 +59,7 @@ class Client:
             }
 
     async def __call__(self, method: str, params: Any, is_notification: bool) -> dict[str, Any] | None:
-        """Hear a notification, or answer a request. Nothing is awaited before an update is in the inbox."""
+        """Take a notification, or answer a request. An update is in the inbox before anything is awaited."""
         if is_notification:
             if method == "session/update" and isinstance(params, dict) and isinstance(params.get("update"), dict):
                 self._inbox.put(Update(session_of(params), params["update"]))

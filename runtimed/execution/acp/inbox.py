@@ -1,4 +1,4 @@
-"""What an agent has said and nobody has heard yet."""
+"""Messages of an agent that wait to be translated."""
 
 import asyncio
 from collections import deque
@@ -11,45 +11,45 @@ import attrs
 from runtimed.model.event import Alert
 
 MAX_WAITING = 256
-"""Items that wait. One more, and the agent is not read until some are taken; or the oldest goes, while none are."""
+"""The most items that wait. Beyond it the agent is not read; while nobody takes items, the oldest is dropped."""
 
 
 MAX_WAITING_BYTES = 64 << 20
-"""Bytes of an agent's lines, whatever is in them, that wait in the same way."""
+"""The most bytes of an agent's lines that wait, with the same effect."""
 
 
 @attrs.frozen(eq=False)
 class Request:
-    """An agent asks for a permission: the parameters of its request, and where the answer is awaited."""
+    """A permission request: its parameters, and the future of the answer."""
 
     params: dict[str, Any]
     answer: asyncio.Future[dict[str, Any]]
 
     @property
     def session_id(self) -> str | None:
-        """The session in whose name it is asked, where that is told."""
+        """The session that asks, if the request names it."""
         return session_of(self.params)
 
 
 @attrs.frozen
 class Update:
-    """A session update, and the session that it is one of, where that is told."""
+    """A session update, and its session if the agent names it."""
 
     session_id: str | None
-    told: dict[str, Any]
+    fields: dict[str, Any]
 
 
 Item = Update | Alert | Request
 
 
 def session_of(params: Mapping[str, Any]) -> str | None:
-    """The session that the parameters of a message name."""
+    """Return the session that the parameters of a message name, if any."""
     named = params.get("sessionId")
     return named if isinstance(named, str) and named else None
 
 
 class Inbox:
-    """Keeps what came in its order. It has one consumer, which says by `listening` whether it takes things."""
+    """Keep items in order for one consumer, which sets `listening` while it takes them."""
 
     def __init__(self) -> None:
         self._items: deque[Item] = deque()
@@ -61,7 +61,7 @@ class Inbox:
         self.listening = False
 
     def put(self, item: Item) -> None:
-        """Add what came. Never waits."""
+        """Add an item. Never waits."""
         if self._divert is not None and isinstance(item, Update):
             self._divert(item)
             return
@@ -70,14 +70,14 @@ class Inbox:
         self._changed.set()
 
     def weigh(self, size: int) -> None:
-        """So many bytes came, of which items are going to be made or not: count them, and have the consumer look."""
+        """Count bytes that came, whether they become items or not, and wake the consumer."""
         self._bytes += size
         self._bound()
         self._changed.set()
 
     @contextmanager
     def diverted(self, divert: Callable[[Update], None]) -> Iterator[None]:
-        """Give session updates to this instead."""
+        """Pass session updates to this function instead of keeping them."""
         self._divert = divert
         try:
             yield
@@ -85,25 +85,25 @@ class Inbox:
             self._divert = None
 
     def wake(self) -> None:
-        """Have the consumer look, though nothing came."""
+        """Wake the consumer."""
         self._changed.set()
 
     async def room(self) -> None:
-        """Wait until more may come."""
+        """Wait until the agent may be read again."""
         await self._room.wait()
 
     async def changed(self) -> None:
-        """Wait until something came since the last call, or `wake` was called."""
+        """Wait until something came, or `wake` was called, since the last call."""
         await self._changed.wait()
         self._changed.clear()
 
     @property
     def was_written_to(self) -> bool:
-        """Whether the agent has written anything, an item or not, since the last `take`."""
+        """Whether the agent has written any bytes since the last `take`."""
         return self._bytes > 0
 
     def take(self) -> list[Item]:
-        """All that waits."""
+        """Take all items."""
         taken = list(self._items)
         self._items.clear()
         self._bytes = 0
@@ -116,9 +116,9 @@ class Inbox:
         if self.listening:
             self._room.clear()
         elif self._items:
-            self._forget()
+            self._drop_oldest()
 
-    def _forget(self) -> None:
+    def _drop_oldest(self) -> None:
         item = self._items.popleft()
         if isinstance(item, Request) and not item.answer.done():
             item.answer.cancel()

@@ -1,18 +1,18 @@
-"""What an agent was sent and has not taken yet."""
+"""Messages to an agent that it has not read yet."""
 
 import asyncio
 from collections.abc import Iterator
 from contextlib import contextmanager
 
 MAX_UNTAKEN_BYTES = 64 << 20
-"""Bytes of messages, what it costs to keep them included, that may wait until the agent is read no further."""
+"""The most bytes of unread messages, with MESSAGE_COST for each; beyond it the agent is not read."""
 
 MESSAGE_COST = 4096
-"""Bytes that a message costs beside its own while it waits, rounded up."""
+"""Bytes of memory that a waiting message takes besides its own, rounded up."""
 
 
 class Outbox:
-    """Counts what waits to be taken, and makes others wait while that is too much."""
+    """Count the bytes of unread messages, and make others wait while there are too many."""
 
     def __init__(self) -> None:
         self._bytes = 0
@@ -22,7 +22,7 @@ class Outbox:
 
     @contextmanager
     def holding(self, size: int) -> Iterator[None]:
-        """Count a message of so many bytes, until it was taken."""
+        """Count a message of this many bytes while the block runs."""
         self._add(size + MESSAGE_COST)
         try:
             yield
@@ -30,12 +30,12 @@ class Outbox:
             self._add(-size - MESSAGE_COST)
 
     def close(self) -> None:
-        """Nothing is going to be taken any more: nobody need wait for that."""
+        """Let everybody go on: the agent reads no more messages."""
         self._closed = True
         self._room.set()
 
     async def room(self) -> None:
-        """Wait until more may be sent."""
+        """Wait until there is room for more."""
         await self._room.wait()
 
     def _add(self, size: int) -> None:

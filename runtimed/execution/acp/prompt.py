@@ -1,4 +1,4 @@
-"""What is said to an agent."""
+"""The prompts that an agent is sent."""
 
 from typing import Any
 
@@ -9,7 +9,7 @@ SYSTEM_MARK = "Message of the system, not of the user:"
 
 
 def introduction(intent: Intent) -> str | None:
-    """What a Worker is there for, as context that comes before its first prompt; None where nothing was said."""
+    """Return the intent of a Worker as context for its first prompt; None if it has none."""
     lines = []
     if isinstance(intent, TaskIntent):
         lines.append(f"Your objective: {intent.objective}")
@@ -21,6 +21,11 @@ def introduction(intent: Intent) -> str | None:
 
 
 def blocks(given: WorkerInput, context: str | None) -> list[dict[str, Any]]:
-    """The content of a prompt."""
+    """Return the content blocks of a prompt.
+
+    Args:
+        given: The input.
+        context: Text to put in front of it, if any.
+    """
     text = given.content if given.kind == "user" else f"{SYSTEM_MARK}\n\n{given.content}"
-    return [{"type": "text", "text": said} for said in (context, text) if said]
+    return [{"type": "text", "text": part} for part in (context, text) if part]

@@ -1,4 +1,4 @@
-"""What an agent replays when it loads a session, next to what the transcript has."""
+"""Compare what an agent replays when it loads a session with the transcript."""
 
 import hashlib
 from collections import deque
@@ -7,14 +7,14 @@ from typing import Any
 
 from runtimed.core.state.change import Entry
 from runtimed.execution.acp.inbox import Update
-from runtimed.execution.acp.memory import Known
+from runtimed.execution.acp.saved_session import KnownDifference
 
 MAX_REPLAY = 8 << 20
-"""Characters of a replay that are held, the newest."""
+"""The most characters of a replay that are kept; the newest stay."""
 
 
 class Replay:
-    """The user's messages of a replay of one session; nothing of it is said again."""
+    """The user's messages in the replay of a session, which are not emitted again."""
 
     def __init__(self, session_id: str) -> None:
         self._session_id = session_id
@@ -22,10 +22,10 @@ class Replay:
         self._size = 0
 
     def take(self, update: Update) -> None:
-        """Take a session update that came while the session was loaded; one of another session is not remembered."""
-        content = update.told.get("content")
+        """Take a session update that came while the session was loaded."""
+        content = update.fields.get("content")
         is_own = update.session_id in (None, self._session_id)
-        if is_own and update.told.get("sessionUpdate") == "user_message_chunk" and isinstance(content, dict):
+        if is_own and update.fields.get("sessionUpdate") == "user_message_chunk" and isinstance(content, dict):
             self._remember(content)
 
     def _remember(self, content: Mapping[str, Any]) -> None:
@@ -35,10 +35,13 @@ class Replay:
         while self._size > MAX_REPLAY:
             self._size -= len(self._pieces.popleft())
 
-    def agrees(self, history: Sequence[Entry], known: Known | None = None) -> bool:
-        """Whether what was said to the agent, as far as it is given, is the last that the agent remembers.
+    def agrees(self, history: Sequence[Entry], known: KnownDifference | None = None) -> bool:
+        """Whether the agent's memory ends with the inputs of the transcript.
 
-        Where a difference is known and that memory is unchanged, only what came behind it is compared.
+        Args:
+            history: The newest entries of the transcript.
+            known: A difference that was reported before; if the memory up to it is unchanged, only what follows is
+                compared.
         """
         remembered = self._remembered()
         if known is None or _digest(remembered[: known.size]) != known.digest:
@@ -48,10 +51,10 @@ class Replay:
         later = remembered[known.size :]
         return _ends_with(later, inputs) and (bool(inputs) or not complete or not later)
 
-    def known(self, history: Sequence[Entry]) -> Known:
-        """That these differ, for the next comparison."""
+    def known(self, history: Sequence[Entry]) -> KnownDifference:
+        """Return this difference, for the next comparison."""
         remembered = self._remembered()
-        return Known(history[-1].sequence, len(remembered), _digest(remembered))
+        return KnownDifference(history[-1].sequence, len(remembered), _digest(remembered))
 
     def _remembered(self) -> str:
         return "".join(self._pieces).rstrip()

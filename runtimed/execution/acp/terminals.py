@@ -1,4 +1,4 @@
-"""The terminals of an agent: commands that it has us run, each with its output and its end."""
+"""The terminals of an agent: commands that we run for it."""
 
 import asyncio
 import codecs
@@ -7,28 +7,28 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from runtimed.execution.pipes import Inlet, pipes
+from runtimed.execution.processes.line_process import Command
+from runtimed.execution.processes.pipes import Inlet, pipes
+from runtimed.execution.processes.supervisor import SHELL, Program, Supervisor, environment
+from runtimed.execution.processes.tree import Tree
 from runtimed.execution.profile import Profile
-from runtimed.execution.program import Command
-from runtimed.execution.supervise import SHELL, Program, Supervisor, environment
 from runtimed.execution.tasks import begin, finish
-from runtimed.execution.tree import Tree
 
 MAX_TERMINALS = 32
-"""Terminals of one session that are not released, those that are being started included."""
+"""The most terminals of one session that are not released, including those that are being started."""
 
 MAX_LEFT = 32
-"""Released terminals whose commands have left something running; one more, and the oldest of them is ended."""
+"""The most released terminals with background processes; one more, and the oldest is ended."""
 
 MAX_TERMINAL_OUTPUT = 1 << 20
-"""Bytes of output that are kept of a terminal, the newest; an agent may ask for less."""
+"""The most bytes of a terminal's output that are kept, the newest; an agent may ask for less."""
 
 
 MAX_REPORT_BYTES = 16
-"""What is read of a report of an exit status."""
+"""The most bytes of a report of an exit status."""
 
 READS = 16
-"""How often a pipe is read before others have their turn; it holds no more than that."""
+"""How often a pipe is read before other tasks have their turn."""
 
 
 KEEPER = 'exec 3>&2 2>/dev/null; (exec "$@") </dev/null 2>&1 3>&-; echo "$?" >&3; exec >&- 3>&-; read -r end'
@@ -43,9 +43,9 @@ class TerminalRefused(Exception):
 
 
 class Terminal:
-    """Owns one command with its process tree, and the end of what it said on both of its output streams.
+    """Owns one command with its process tree, and the end of its output and error.
 
-    The command has ended once its status is known; what it left in the background goes on until `close`.
+    The command has ended once its status is known; its background processes run until `close`.
     """
 
     def __init__(self, hold: int, output: int, status: int, limit: int) -> None:
@@ -58,7 +58,7 @@ class Terminal:
         self._truncated = False
         self._tree: Tree | None = None
         self._over = asyncio.Event()
-        self._told = b""
+        self._report_bytes = b""
         self._code: int | None = None
         self._settling: asyncio.Task[None] | None = None
         self._killed = False
@@ -80,7 +80,7 @@ class Terminal:
 
     @property
     def status(self) -> dict[str, Any] | None:
-        """How the command ended, in the terms of the protocol, once it has."""
+        """The exit status as ACP has it; None while the command runs."""
         if self._tree is None:
             return None
         if self._code is not None:
@@ -97,31 +97,35 @@ class Terminal:
         return self._tree is None or self._tree.exit.done()
 
     def output(self) -> tuple[str, bool]:
-        """What it has said, and whether the beginning of that is lost. No character is cut in two."""
+        """Return the output, and whether its beginning was dropped. No character is cut in two."""
         if not (self._closed or self._killed):
-            self._listen()
+            self._read_output()
         data = bytes(self._output)
         if self._truncated:
             data = data.lstrip(bytes(range(0x80, 0xC0)))
         return codecs.decode(data, "utf-8", "replace"), self._truncated
 
     async def ended(self) -> dict[str, Any]:
-        """Wait for the end of the command; how that was, as `status`."""
+        """Wait for the end of the command, and return its status."""
         await self._over.wait()
         return self.status or {}
 
     async def begin_run(self) -> None:
-        """A run begins, to which the limit of the CPU time applies until `end_run`."""
+        """Begin to limit the CPU time of a run, until `end_run`."""
         if self._tree is not None:
             await self._tree.begin_run()
 
     def end_run(self) -> None:
-        """The run is over."""
+        """Stop limiting the CPU time."""
         if self._tree is not None:
             self._tree.end_run()
 
     async def kill(self) -> None:
-        """End the command and all that it started; what it said stays. Raises TimeoutError as Tree.end."""
+        """Kill the command and all that it started; its output stays.
+
+        Raises:
+            TimeoutError: Processes resist being killed.
+        """
         if self._tree is not None:
             if self.status is None:
                 self.output()
@@ -129,7 +133,7 @@ class Terminal:
             await self._tree.end(0)
 
     async def release(self) -> None:
-        """Let go of the output, and end the command if it runs; what it left in the background goes on."""
+        """Drop the output, and kill the command if it runs; background processes go on."""
         if self.status is None:
             await self.close()
             return
@@ -138,7 +142,7 @@ class Terminal:
         await self.settle()
 
     async def close(self) -> None:
-        """End the command and all that it started."""
+        """Kill the command and all that it started."""
         try:
             await self.kill()
             if self._settling is not None:
@@ -147,31 +151,35 @@ class Terminal:
             self._close()
 
     async def settle(self) -> None:
-        """End what kept the command's processes together, where none of them is left."""
-        if self._tree is not None and self.status is not None and not await self._tree.has_without(self._keeping):
-            self._let_go()
+        """End the root of the tree once no other process is left in it."""
+        if (
+            self._tree is not None
+            and self.status is not None
+            and not await self._tree.has_member_without(self._keeping)
+        ):
+            self._end_root()
             await asyncio.shield(self._tree.exit)
 
     def _watch(self, tree: Tree) -> None:
         self._tree = tree
         tree.exit.add_done_callback(lambda _: self._over.set())
         loop = asyncio.get_running_loop()
-        loop.add_reader(self._inlet.descriptor, self._listen)
-        loop.add_reader(self._report.descriptor, self._hear)
+        loop.add_reader(self._inlet.descriptor, self._read_output)
+        loop.add_reader(self._report.descriptor, self._read_status)
 
-    def _hear(self) -> None:
-        """Take the exit status."""
-        self._told = (self._told + self._report.read())[:MAX_REPORT_BYTES]
+    def _read_status(self) -> None:
+        """Read the exit status."""
+        self._report_bytes = (self._report_bytes + self._report.read())[:MAX_REPORT_BYTES]
         if self._report.ended:
             asyncio.get_running_loop().remove_reader(self._report.descriptor)
-        line, end, _ = self._told.partition(b"\n")
+        line, end, _ = self._report_bytes.partition(b"\n")
         if end and line.isdigit() and not self._over.is_set():
             self._code = int(line)
             self._over.set()
             self._settling = begin(self.settle())
 
-    def _listen(self) -> None:
-        """Read what is there; a pipe holds a bounded number of bytes. What comes of being killed is left out."""
+    def _read_output(self) -> None:
+        """Read the output; the size of a pipe bounds it. Output after a kill is dropped."""
         for _ in range(READS):
             data = self._inlet.read()
             if not data:
@@ -185,14 +193,14 @@ class Terminal:
             asyncio.get_running_loop().remove_reader(self._inlet.descriptor)
 
     def _close(self) -> None:
-        self._let_go()
+        self._end_root()
         if not self._closed:
             self._closed = True
             self._inlet.close()
             self._report.close()
 
-    def _let_go(self) -> None:
-        """End the input of what keeps the command's processes together."""
+    def _end_root(self) -> None:
+        """Close the input of the root of the tree, which then ends."""
         if self._hold >= 0:
             os.close(self._hold)
             self._hold = -1
@@ -211,19 +219,33 @@ class Terminals:
         self._running = False
 
     async def begin_run(self) -> None:
-        """A run of the agent begins; the limit of the CPU time holds for each command in it."""
+        """Begin to limit the CPU time of each command for a run of the agent."""
         self._running = True
         for terminal in (*self._open.values(), *self._left):
             await terminal.begin_run()
 
     def end_run(self) -> None:
-        """The run is over."""
+        """Stop limiting the CPU time."""
         self._running = False
         for terminal in (*self._open.values(), *self._left):
             terminal.end_run()
 
     async def create(self, argv: Sequence[str], cwd: Path, env: Mapping[str, str], limit: int | None) -> str:
-        """Start a command; the id of its terminal. Raises TerminalRefused, or OSError."""
+        """Start a command in a new terminal.
+
+        Args:
+            argv: The command.
+            cwd: Where it starts.
+            env: Variables besides those of the profile.
+            limit: The most bytes of output to keep.
+
+        Returns:
+            The id of the terminal.
+
+        Raises:
+            TerminalRefused: There are too many terminals.
+            OSError: The command can't be started.
+        """
         if len(self._open) + self._starting >= MAX_TERMINALS:
             raise TerminalRefused(f"there are {MAX_TERMINALS} terminals already: release some")
         kept = MAX_TERMINAL_OUTPUT if limit is None else min(limit, MAX_TERMINAL_OUTPUT)
@@ -242,13 +264,13 @@ class Terminals:
         return name
 
     def get(self, terminal_id: str) -> Terminal:
-        """The terminal with this id. Raises TerminalRefused."""
+        """Return the terminal with this id. Raises TerminalRefused."""
         if terminal_id not in self._open:
             raise TerminalRefused(f"there is no terminal {terminal_id!r}")
         return self._open[terminal_id]
 
     async def release(self, terminal_id: str) -> None:
-        """End a terminal and forget it; what its command left in the background goes on. Raises TerminalRefused."""
+        """Release a terminal; background processes of its command go on. Raises TerminalRefused."""
         terminal = self.get(terminal_id)
         await terminal.release()
         if self._open.pop(terminal_id, None) is not None:
@@ -256,7 +278,7 @@ class Terminals:
         await self._tidy()
 
     async def close(self) -> None:
-        """End all, with what is left in the background; when that was given up amid, the rest ends the next time."""
+        """End all terminals and background processes. A call that is cancelled can be repeated for the rest."""
         await asyncio.gather(*map(self._end, self._open), return_exceptions=True)
         await self._drop(self._left)
 
@@ -265,7 +287,7 @@ class Terminals:
         self._open.pop(terminal_id, None)
 
     async def _tidy(self) -> None:
-        """Forget released terminals of which nothing is left any more, and end those that are too many."""
+        """Forget released terminals without processes, and end those beyond MAX_LEFT."""
         for terminal in tuple(self._left):
             await terminal.settle()
         await self._drop([terminal for terminal in self._left if terminal.is_gone])

@@ -1,4 +1,4 @@
-"""The lines of an agent as messages: only what the connection can take reaches it."""
+"""Turn the lines of an agent into JSON-RPC messages, and leave out those that are none."""
 
 import json
 import logging
@@ -8,18 +8,18 @@ from typing import Any
 
 import orjson
 
-from runtimed.execution.acp.content import told_text
 from runtimed.execution.acp.inbox import Inbox
 from runtimed.execution.acp.outbox import Outbox
-from runtimed.execution.complaints import alert
-from runtimed.execution.lines import Chunk
-from runtimed.execution.program import LineProgram
+from runtimed.execution.acp.tool_content import as_text
+from runtimed.execution.processes.line_process import LineProcess
+from runtimed.execution.processes.lines import Chunk
+from runtimed.execution.session.warnings import alert
 
 MAX_MESSAGE_BYTES = 32 << 20
-"""A longer line is left out, and an alert says so."""
+"""The longest line; a longer one is left out, with an alert."""
 
 MAX_ODD_BYTES = 1 << 20
-"""The longest line that is read although it is not quite JSON: that takes its time."""
+"""The longest line of almost valid JSON that is repaired: that is slow."""
 
 _FIELDS = frozenset({"jsonrpc", "id", "method", "params", "result", "error"})
 """An object without `"jsonrpc": "2.0"` is a message only where it has no other fields than these."""
@@ -30,40 +30,41 @@ _log = logging.getLogger(__name__)
 class Transport:
     """A stream of JSON-RPC messages over the standard streams of a program.
 
-    Lines that are no JSON object, or not one that JSON-RPC knows, are left out. `inbox` makes the agent wait while
-    its messages are not taken, and is told of lines that are too long, of the bytes that came, and of the end of all;
-    `outbox` makes it wait while it takes none itself.
-    `received` counts the bytes of all lines.
+    Other lines are left out. The agent is not read while `inbox` or `outbox` has no room.
+
+    Attributes:
+        ended: The agent has written its last message, or reads no more.
+        received: The bytes of all lines so far.
     """
 
-    def __init__(self, program: LineProgram, inbox: Inbox, outbox: Outbox) -> None:
+    def __init__(self, program: LineProcess, inbox: Inbox, outbox: Outbox) -> None:
         self._program = program
         self._inbox = inbox
         self._outbox = outbox
         self._messages: deque[dict[str, Any]] = deque()
         self._long = 0
-        self._deaf = False
+        self._is_unread = False
         self.ended = False
         self.received = 0
 
     async def send(self, message: dict[str, Any]) -> None:
-        """Give the agent a message. One that does not listen has come to its end."""
+        """Send a message. An agent that does not read it counts as ended."""
         line = encoded(message)
         try:
             with self._outbox.holding(len(line)):
                 await self._program.write(line)
         except OSError as error:
             _log.info("an agent takes no input any more: %s", error)
-            self._deaf = True
+            self._is_unread = True
             self._outbox.close()
             self._program.wake()
 
     async def receive(self) -> dict[str, Any] | None:
-        """The next message, or None at the end."""
+        """Wait for the next message; None at the end."""
         while not self._messages:
             await self._inbox.room()
             await self._outbox.room()
-            chunk = None if self._deaf else await self._program.read()
+            chunk = None if self._is_unread else await self._program.read()
             if chunk is None:
                 self.ended = True
                 self._inbox.wake()
@@ -74,7 +75,7 @@ class Transport:
         return self._messages.popleft()
 
     async def close(self) -> None:
-        """Nothing: whoever started the program ends it."""
+        """Do nothing: the owner of the program ends it."""
 
     def _take(self, chunk: Chunk) -> None:
         if chunk.partial:
@@ -95,39 +96,39 @@ class Transport:
 
 
 def encoded(message: Mapping[str, Any]) -> bytes:
-    """A message as a line. What JSON has no word for is told by its text."""
+    """Return a message as a line; values that JSON lacks become text."""
     return orjson.dumps(message, default=str) + b"\n"
 
 
 def _message(line: bytes) -> dict[str, Any] | None:
-    told = _parsed(line)
-    if not isinstance(told, dict) or not _is_message(told):
+    message = _parsed(line)
+    if not isinstance(message, dict) or not _is_message(message):
         return None
-    error = told.get("error")
+    error = message.get("error")
     if error is not None:
-        told["error"] = _error(error if isinstance(error, dict) else {"code": 0, "message": error})
-        if told.get("result") is None:
-            told.pop("result", None)
-    return told
+        message["error"] = _error(error if isinstance(error, dict) else {"code": 0, "message": error})
+        if message.get("result") is None:
+            message.pop("result", None)
+    return message
 
 
-def _is_message(told: Mapping[str, Any]) -> bool:
-    """Whether an object is one of JSON-RPC.
+def _is_message(message: Mapping[str, Any]) -> bool:
+    """Whether an object is a JSON-RPC message.
 
-    Loggers write objects too, with an `id`, a `method` or an `error` of their own. Taken for an answer, one would end
-    a request that the agent still works on; taken for a request, it would be answered under an id of the agent's.
+    Loggers write objects too, with an `id`, `method` or `error` of their own. Mistaken for an answer, one would end a
+    request that is still running; mistaken for a request, it would be answered.
     """
-    number, method = told.get("id"), told.get("method")
+    number, method = message.get("id"), message.get("method")
     if isinstance(number, bool) or not isinstance(number, int | str | None) or not isinstance(method, str | None):
         return False
-    if told.get("jsonrpc") != "2.0" and not told.keys() <= _FIELDS:
+    if message.get("jsonrpc") != "2.0" and not message.keys() <= _FIELDS:
         return False
-    return method is not None or "result" in told or told.get("error") is not None
+    return method is not None or "result" in message or message.get("error") is not None
 
 
-def _error(told: dict[str, Any]) -> dict[str, Any]:
-    """The same with words for a message, whatever was there."""
-    return {**told, "message": told_text(told.get("message"), "no reason was given")}
+def _error(message: dict[str, Any]) -> dict[str, Any]:
+    """Return an error with a message, whatever was there."""
+    return {**message, "message": as_text(message.get("message"), "no reason was given")}
 
 
 def _parsed(line: bytes) -> Any:
@@ -144,14 +145,14 @@ def _parsed(line: bytes) -> Any:
         return None
 
 
-def _clean(told: Any) -> Any:
-    """The same without what can't be told on: halves of surrogate pairs, and integers of more than 64 bits."""
-    if isinstance(told, str):
-        return told.encode("utf-16", "surrogatepass").decode("utf-16", "replace")
-    if isinstance(told, list):
-        return [_clean(item) for item in told]
-    if isinstance(told, dict):
-        return {_clean(name): _clean(item) for name, item in told.items()}
-    if isinstance(told, int) and not -(2**63) <= told < 2**64:
-        return str(told)
-    return told
+def _clean(message: Any) -> Any:
+    """Replace values that can't be stored: halves of surrogate pairs, and integers of more than 64 bits."""
+    if isinstance(message, str):
+        return message.encode("utf-16", "surrogatepass").decode("utf-16", "replace")
+    if isinstance(message, list):
+        return [_clean(item) for item in message]
+    if isinstance(message, dict):
+        return {_clean(name): _clean(item) for name, item in message.items()}
+    if isinstance(message, int) and not -(2**63) <= message < 2**64:
+        return str(message)
+    return message

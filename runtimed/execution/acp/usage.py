@@ -1,7 +1,7 @@
-"""The tokens that a run used, wherever an agent put the counts.
+"""Find the token counts of a run, wherever an agent puts them.
 
-All that a model took in counts as input, what came from a cache included; all that it gave counts as output, its
-thoughts included. Agents count in two ways: where the total is told, it says which one; else the names do.
+Input includes what came from a cache, and output includes thoughts. Agents count in two ways; a total tells which, or
+else the names of the counts.
 """
 
 from collections import deque
@@ -11,7 +11,7 @@ from typing import Any
 from runtimed.model.event import Usage
 
 MAX_LOOKED_AT = 64
-"""How many objects are looked into for token counts."""
+"""The most objects that are searched for token counts."""
 
 _INPUT = ("inputTokens", "input_tokens", "promptTokens", "prompt_tokens", "promptTokenCount")
 _OUTPUT = ("outputTokens", "output_tokens", "completionTokens", "completion_tokens", "candidatesTokenCount")
@@ -26,34 +26,34 @@ _CACHED = (
 _CACHE_WRITTEN = ("cachedWriteTokens", "cache_creation_input_tokens", "cacheWriteTokens")
 _THOUGHT = ("thoughtTokens", "thought_tokens", "thoughtsTokenCount", "reasoningTokens", "reasoning_tokens")
 _BESIDE = frozenset({"cache_read_input_tokens", "cache_creation_input_tokens", "thoughtsTokenCount"})
-"""Counts that are not part of the input or the output, by the ones who named them."""
+"""Counts that are not part of the input or output count, by the convention of their providers."""
 
 
-class Tally:
-    """The counts of one run. Those in `_meta` are each of one call of a model, those of a `usage_update` of all."""
+class UsageTally:
+    """The counts of one run: those in `_meta` are of one model call each, those of a `usage_update` of the run."""
 
     def __init__(self) -> None:
         self._sum: Usage | None = None
         self._last: Usage | None = None
 
-    def note(self, told: Mapping[str, Any]) -> None:
-        """Take a session update. How full the context is, which a usage_update tells as well, is no count."""
-        if told.get("sessionUpdate") == "usage_update":
-            self._last = find_usage(told) or self._last
-        elif found := find_usage(told.get("_meta")):
+    def note(self, value: Mapping[str, Any]) -> None:
+        """Take a session update. The size of the context in a usage_update is no count."""
+        if value.get("sessionUpdate") == "usage_update":
+            self._last = find_usage(value) or self._last
+        elif found := find_usage(value.get("_meta")):
             self._sum = _added(self._sum, found)
 
     def spent(self, response: Mapping[str, Any]) -> Iterator[Usage]:
-        """The usage of the run that was answered so, where there are counts; the response's own go first."""
+        """Yield the usage of a run, if it has counts; those in the response take precedence."""
         found = find_usage(response.get("usage")) or find_usage(response.get("_meta"))
         if usage := found or self._last or self._sum:
             yield usage
         self._sum = self._last = None
 
 
-def find_usage(told: object) -> Usage | None:
-    """The counts in the first object, breadth first, that has one of input or output tokens; None where none has."""
-    waiting = deque([told])
+def find_usage(value: object) -> Usage | None:
+    """Return the counts of the first object, breadth first, with input or output tokens; None if there is none."""
+    waiting = deque([value])
     for _ in range(MAX_LOOKED_AT):
         if not waiting:
             break
@@ -99,13 +99,13 @@ def _added(one: Usage | None, other: Usage) -> Usage:
 
 
 def _sum(*counts: int | None) -> int | None:
-    told = [count for count in counts if count is not None]
-    return sum(told) if told else None
+    value = [count for count in counts if count is not None]
+    return sum(value) if value else None
 
 
-def _count(told: Mapping[str, Any], names: Iterable[str]) -> int | None:
+def _count(value: Mapping[str, Any], names: Iterable[str]) -> int | None:
     for name in names:
-        count = told.get(name)
+        count = value.get(name)
         if isinstance(count, int) and not isinstance(count, bool) and count >= 0:
             return count
     return None

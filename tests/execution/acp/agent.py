@@ -154,6 +154,14 @@ def ignore_end(signals=True):
         signal.signal(signal.SIGTERM, signal.SIG_IGN)
 
 
+until_interrupt = until_cancel
+
+
+def finish():
+    """End the run as an agent does that was told to, or has come to its end."""
+    end("cancelled" if state["cancelled"] else "end_turn")
+
+
 def daemon():
     """Leave a process behind that is in a session of its own."""
     subprocess.Popen(["sh", "-c", "while :; do sleep 1; done", script_path], start_new_session=True)

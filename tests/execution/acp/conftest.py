@@ -14,7 +14,7 @@ from runtimed.core.state.backend_answer import BackendAnswer
 from runtimed.core.state.change import Entry
 from runtimed.execution import Profile
 from runtimed.execution.acp import AcpBackend
-from runtimed.execution.supervise import Supervisor
+from runtimed.execution.processes.supervisor import Supervisor
 from runtimed.model.event import Alert, Payload, RunEnd, SystemItem, TextDelta, ToolResult
 from runtimed.model.execution import LossReason
 from runtimed.model.identity import WorkerId, worker_id
@@ -27,7 +27,7 @@ DEADLINE_S = 30.0
 ACCEPTED = BackendAnswer("accepted")
 
 
-class Sink:
+class RecordingSink:
     """An EventSink that remembers, and rules on questions when it is told to."""
 
     def __init__(self) -> None:
@@ -108,14 +108,14 @@ class Folders:
         """Nothing: pytest removes it."""
 
 
-class Bench:
+class Harness:
     """One Worker whose agent follows a script."""
 
     def __init__(self, folder: Path, supervisor: Supervisor, script: dict[str, Any], **profile: Any) -> None:
         self.worker_id = worker_id(1)
         self.folder = folder / self.worker_id
         self.home = self.folder / "home"
-        self.sink = Sink()
+        self.sink = RecordingSink()
         self._script = folder / "script.json"
         self._script.write_text(json.dumps(script))
         made = {"stop_grace_s": 0.5, "command": (sys.executable, str(AGENT), str(self._script)), **profile}
@@ -148,7 +148,7 @@ class Bench:
         assert await self.offer(content, kind) == ACCEPTED
         self.backend.start(self.worker_id, f"input-{self._inputs}")
 
-    async def run(self, content: str = "hi", kind: Any = "user") -> Sink:
+    async def run(self, content: str = "hi", kind: Any = "user") -> RecordingSink:
         """Run an input to its end; the sink, with what it took."""
         ended = len(self.sink.ends)
         await self.begin(content, kind)
@@ -168,7 +168,7 @@ class Bench:
 
     def listen_anew(self) -> None:
         """What is said from here on goes to a new sink."""
-        self.sink = Sink()
+        self.sink = RecordingSink()
 
     async def restart(self, history: tuple[str, ...] = ()) -> BackendAnswer:
         """End the Worker as a daemon that stops does, and bring it back; `history` is what the user has said."""
@@ -187,14 +187,14 @@ async def supervisor() -> AsyncIterator[Supervisor]:
 
 
 @pytest.fixture
-async def new_bench(tmp_path: Path, supervisor: Supervisor) -> AsyncIterator[Callable[..., Bench]]:
+async def new_harness(tmp_path: Path, supervisor: Supervisor) -> AsyncIterator[Callable[..., Harness]]:
     """Makes a Worker, not yet spawned, for a script and what else its profile says."""
-    made: list[Bench] = []
+    made: list[Harness] = []
 
-    def new(script: dict[str, Any] | None = None, **profile: Any) -> Bench:
-        made.append(Bench(tmp_path, supervisor, script or {}, **profile))
+    def new(script: dict[str, Any] | None = None, **profile: Any) -> Harness:
+        made.append(Harness(tmp_path, supervisor, script or {}, **profile))
         return made[-1]
 
     yield new
-    for bench in made:
-        await bench.backend.close()
+    for harness in made:
+        await harness.backend.close()

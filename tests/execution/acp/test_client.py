@@ -11,21 +11,22 @@ from typing import Any
 
 import pytest
 
-from runtimed.execution import Profile, containment
+from runtimed.execution import Profile
 from runtimed.execution.acp import client, files, outbox, terminals
 from runtimed.execution.acp.terminals import Terminals
-from runtimed.execution.supervise import Supervisor
+from runtimed.execution.processes import containment
+from runtimed.execution.processes.supervisor import Supervisor
 
 DEADLINE_S = 30.0
 ALL = ("read", "write", "shell")
 
 
-async def told(bench: Any, *requests: tuple[str, dict[str, Any]], **spawn: Any) -> list[dict[str, Any]]:
+async def told(harness: Any, *requests: tuple[str, dict[str, Any]], **spawn: Any) -> list[dict[str, Any]]:
     """What the agent is answered to these requests, made one after another within one run."""
     steps = [["tell", method, params] for method, params in requests]
-    bench.rewrite({"session/prompt": [[step for tell in steps for step in (tell, ["text", "\n"])] + [["end"]]]})
-    assert (await bench.spawn(**spawn)).outcome == "accepted"
-    sink = await bench.run()
+    harness.rewrite({"session/prompt": [[step for tell in steps for step in (tell, ["text", "\n"])] + [["end"]]]})
+    assert (await harness.spawn(**spawn)).outcome == "accepted"
+    sink = await harness.run()
     assert sink.ends == ["finished"], sink.losses
     return [json.loads(line) for line in sink.text.splitlines()]
 
@@ -47,12 +48,12 @@ def terminal(method: str) -> tuple[str, dict[str, Any]]:
 
 
 async def test_a_file_is_written_with_the_folders_that_lead_to_it_and_read_in_part(
-    new_bench: Callable[..., Any],
+    new_harness: Callable[..., Any],
 ) -> None:
-    bench = new_bench(capabilities=ALL)
-    path = bench.home / "src" / "deep" / "a.txt"
+    harness = new_harness(capabilities=ALL)
+    path = harness.home / "src" / "deep" / "a.txt"
     answers = await told(
-        bench,
+        harness,
         write(path, "much more than what follows"),
         write(path, "one\ntwo\nthree\n"),
         read(path),
@@ -72,46 +73,46 @@ async def test_a_file_is_written_with_the_folders_that_lead_to_it_and_read_in_pa
     assert path.read_text() == "one\ntwo\nthree\n"
 
 
-async def test_what_was_not_granted_is_not_there(new_bench: Callable[..., Any]) -> None:
-    bench = new_bench(capabilities=())
+async def test_what_was_not_granted_is_not_there(new_harness: Callable[..., Any]) -> None:
+    harness = new_harness(capabilities=())
     asked = [read("/x"), write("/x", ""), create("true"), ("elicitation/create", {}), ("_vendor/thing", {})]
-    answers = await told(bench, *asked)
+    answers = await told(harness, *asked)
     assert [answer["error"]["code"] for answer in answers] == [-32601] * 5
 
 
 async def test_nothing_outside_of_the_workers_folder_is_read_or_written(
-    new_bench: Callable[..., Any], tmp_path: Path
+    new_harness: Callable[..., Any], tmp_path: Path
 ) -> None:
-    bench = new_bench(capabilities=ALL)
+    harness = new_harness(capabilities=ALL)
     secret = tmp_path / "secret"
     secret.write_text("s3cret")
-    bench.home.mkdir(parents=True)
-    (bench.home / "link").symlink_to(secret)
-    (bench.home / "up").symlink_to(tmp_path)
-    (bench.home / "loop").symlink_to(bench.home / "loop")
-    (bench.home / "new").symlink_to(tmp_path / "planted")
+    harness.home.mkdir(parents=True)
+    (harness.home / "link").symlink_to(secret)
+    (harness.home / "up").symlink_to(tmp_path)
+    (harness.home / "loop").symlink_to(harness.home / "loop")
+    (harness.home / "new").symlink_to(tmp_path / "planted")
     outside = [
         secret,
-        bench.home / "link",
-        bench.home / "up" / "secret",
-        f"{bench.home}/../../secret",
-        f"{bench.home}/up/../secret",
-        f"{bench.home}-beside/x",
-        bench.folder / "session.json",
+        harness.home / "link",
+        harness.home / "up" / "secret",
+        f"{harness.home}/../../secret",
+        f"{harness.home}/up/../secret",
+        f"{harness.home}-beside/x",
+        harness.folder / "session.json",
         "/etc/passwd",
         "/proc/self/environ",
     ]
     answers = await told(
-        bench,
+        harness,
         *(read(path) for path in outside),
-        *(write(path, "x") for path in (*outside, bench.home / "new", bench.home / "up" / "planted")),
+        *(write(path, "x") for path in (*outside, harness.home / "new", harness.home / "up" / "planted")),
         create("pwd", cwd=str(tmp_path)),
-        read(bench.home / "loop"),
-        write(bench.home / "loop", "x"),
+        read(harness.home / "loop"),
+        write(harness.home / "loop", "x"),
         read("relative/path"),
-        read(f"{bench.home}/a\0b"),
-        read(bench.home),
-        read(bench.home / "nothing"),
+        read(f"{harness.home}/a\0b"),
+        read(harness.home),
+        read(harness.home / "nothing"),
     )
     assert [answer for answer in answers if "error" not in answer] == []
     for answer in answers[: 2 * len(outside) + 3]:
@@ -121,34 +122,34 @@ async def test_nothing_outside_of_the_workers_folder_is_read_or_written(
     assert not (tmp_path / "planted").exists()
 
 
-async def test_a_link_that_stays_inside_is_followed(new_bench: Callable[..., Any]) -> None:
-    bench = new_bench(capabilities=ALL)
-    bench.home.mkdir(parents=True)
-    (bench.home / "real").write_text("text")
-    (bench.home / "link").symlink_to("real")
-    (answer,) = await told(bench, read(bench.home / "link"))
+async def test_a_link_that_stays_inside_is_followed(new_harness: Callable[..., Any]) -> None:
+    harness = new_harness(capabilities=ALL)
+    harness.home.mkdir(parents=True)
+    (harness.home / "real").write_text("text")
+    (harness.home / "link").symlink_to("real")
+    (answer,) = await told(harness, read(harness.home / "link"))
     assert answer["result"]["content"] == "text"
 
 
-async def test_a_named_pipe_or_a_device_is_no_file(new_bench: Callable[..., Any]) -> None:
-    bench = new_bench(capabilities=ALL)
-    bench.home.mkdir(parents=True)
-    os.mkfifo(bench.home / "pipe")
-    answers = await told(bench, read(bench.home / "pipe"), write(bench.home / "pipe", "x"))
+async def test_a_named_pipe_or_a_device_is_no_file(new_harness: Callable[..., Any]) -> None:
+    harness = new_harness(capabilities=ALL)
+    harness.home.mkdir(parents=True)
+    os.mkfifo(harness.home / "pipe")
+    answers = await told(harness, read(harness.home / "pipe"), write(harness.home / "pipe", "x"))
     assert "is not a regular file" in answers[0]["error"]["message"]
     assert "error" in answers[1]
 
 
 async def test_a_workspace_is_a_folder_only_where_the_profile_says_which(
-    new_bench: Callable[..., Any], tmp_path: Path
+    new_harness: Callable[..., Any], tmp_path: Path
 ) -> None:
     mapped, other = tmp_path / "mapped", tmp_path / "other"
     for folder in (mapped, other):
         folder.mkdir()
         (folder / "a").write_text(folder.name)
-    bench = new_bench(capabilities=ALL, workspaces={"repo:main": str(mapped), "repo:unasked": str(other)})
+    harness = new_harness(capabilities=ALL, workspaces={"repo:main": str(mapped), "repo:unasked": str(other)})
     answers = await told(
-        bench,
+        harness,
         read(mapped / "a"),
         write(mapped / "b", "new"),
         create("pwd", cwd=str(mapped)),
@@ -165,50 +166,50 @@ async def test_a_workspace_is_a_folder_only_where_the_profile_says_which(
 
 @pytest.mark.parametrize("able", [True, False])
 async def test_an_agent_is_told_of_the_workspaces_where_it_can_be(
-    new_bench: Callable[..., Any], tmp_path: Path, able: bool
+    new_harness: Callable[..., Any], tmp_path: Path, able: bool
 ) -> None:
     capabilities = {"sessionCapabilities": {"resume": {}, **({"additionalDirectories": {}} if able else {})}}
-    bench = new_bench({"capabilities": capabilities}, workspaces={"repo:main": str(tmp_path)})
-    await bench.spawn(workspaces=("repo:main",))
-    (told,) = bench.heard("session/new")
-    assert told["cwd"] == str(bench.home)
+    harness = new_harness({"capabilities": capabilities}, workspaces={"repo:main": str(tmp_path)})
+    await harness.spawn(workspaces=("repo:main",))
+    (told,) = harness.heard("session/new")
+    assert told["cwd"] == str(harness.home)
     assert told.get("additionalDirectories") == ([str(tmp_path)] if able else None)
 
 
-async def test_sizes_are_bounded(new_bench: Callable[..., Any], monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_sizes_are_bounded(new_harness: Callable[..., Any], monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(files, "MAX_TEXT_CHARACTERS", 10)
     monkeypatch.setattr(files, "MAX_FILE_BYTES", 100)
-    bench = new_bench(capabilities=ALL)
-    bench.home.mkdir(parents=True)
-    (bench.home / "lines").write_text("four\n" * 4)
-    (bench.home / "line").write_text("x" * 50)
-    (bench.home / "large").write_text("x" * 101)
+    harness = new_harness(capabilities=ALL)
+    harness.home.mkdir(parents=True)
+    (harness.home / "lines").write_text("four\n" * 4)
+    (harness.home / "line").write_text("x" * 50)
+    (harness.home / "large").write_text("x" * 101)
     answers = await told(
-        bench,
-        read(bench.home / "lines"),
-        read(bench.home / "lines", line=2, limit=2),
-        read(bench.home / "line"),
-        read(bench.home / "large", line=1, limit=1),
-        write(bench.home / "long", "x" * 11),
+        harness,
+        read(harness.home / "lines"),
+        read(harness.home / "lines", line=2, limit=2),
+        read(harness.home / "line"),
+        read(harness.home / "large", line=1, limit=1),
+        write(harness.home / "long", "x" * 11),
     )
     assert "ask for fewer lines" in answers[0]["error"]["message"]
     assert answers[1]["result"]["content"] == "four\nfour\n"
     assert "more than 10 characters" in answers[2]["error"]["message"]
     assert "larger than 100 bytes" in answers[3]["error"]["message"]
     assert "longer than 10 characters" in answers[4]["error"]["message"]
-    assert not (bench.home / "long").exists()
+    assert not (harness.home / "long").exists()
 
 
-async def test_parameters_that_are_none_are_refused(new_bench: Callable[..., Any]) -> None:
-    bench = new_bench(capabilities=ALL)
-    answers = await told(bench, ("fs/read_text_file", {"path": 5}), ("terminal/output", {}), create("", "x"))
+async def test_parameters_that_are_none_are_refused(new_harness: Callable[..., Any]) -> None:
+    harness = new_harness(capabilities=ALL)
+    answers = await told(harness, ("fs/read_text_file", {"path": 5}), ("terminal/output", {}), create("", "x"))
     assert [answer["error"]["code"] for answer in answers[:2]] == [-32602] * 2
 
 
-async def test_a_command_runs_in_the_workers_folder_with_its_environment(new_bench: Callable[..., Any]) -> None:
-    bench = new_bench(capabilities=ALL, env={"FROM_PROFILE": "1"})
+async def test_a_command_runs_in_the_workers_folder_with_its_environment(new_harness: Callable[..., Any]) -> None:
+    harness = new_harness(capabilities=ALL, env={"FROM_PROFILE": "1"})
     answers = await told(
-        bench,
+        harness,
         create(
             "sh", "-c", "pwd; echo $FROM_PROFILE $OWN; echo wrong >&2; exit 3", env=[{"name": "OWN", "value": "2"}]
         ),
@@ -219,7 +220,7 @@ async def test_a_command_runs_in_the_workers_folder_with_its_environment(new_ben
     )
     assert answers[1]["result"] == {"exitCode": 3}
     assert answers[2]["result"] == {
-        "output": f"{bench.home}\n1 2\nwrong\n",
+        "output": f"{harness.home}\n1 2\nwrong\n",
         "truncated": False,
         "exitStatus": {"exitCode": 3},
     }
@@ -228,11 +229,11 @@ async def test_a_command_runs_in_the_workers_folder_with_its_environment(new_ben
 
 
 async def test_a_command_that_no_program_can_be_is_refused(
-    new_bench: Callable[..., Any], caplog: pytest.LogCaptureFixture
+    new_harness: Callable[..., Any], caplog: pytest.LogCaptureFixture
 ) -> None:
-    bench = new_bench(capabilities=ALL)
+    harness = new_harness(capabilities=ALL)
     answers = await told(
-        bench,
+        harness,
         create("a\0b"),
         create("true", env=[{"name": "A=B", "value": ""}]),
         create("true", env=[{"name": "A", "value": "\0"}]),
@@ -242,18 +243,18 @@ async def test_a_command_that_no_program_can_be_is_refused(
     assert [record for record in caplog.records if record.levelname == "ERROR"] == []
 
 
-async def test_a_command_without_arguments_is_a_line_for_the_shell(new_bench: Callable[..., Any]) -> None:
-    bench = new_bench(capabilities=ALL)
-    answers = await told(bench, create("echo one && echo two"), terminal("wait_for_exit"), terminal("output"))
+async def test_a_command_without_arguments_is_a_line_for_the_shell(new_harness: Callable[..., Any]) -> None:
+    harness = new_harness(capabilities=ALL)
+    answers = await told(harness, create("echo one && echo two"), terminal("wait_for_exit"), terminal("output"))
     assert answers[2]["result"]["output"] == "one\ntwo\n"
 
 
-async def test_a_command_can_be_killed_and_what_it_said_stays(new_bench: Callable[..., Any]) -> None:
-    bench = new_bench(capabilities=ALL)
-    wait = f"until [ -e {bench.home}/said ]; do sleep 0.01; done"
+async def test_a_command_can_be_killed_and_what_it_said_stays(new_harness: Callable[..., Any]) -> None:
+    harness = new_harness(capabilities=ALL)
+    wait = f"until [ -e {harness.home}/said ]; do sleep 0.01; done"
     answers = await told(
-        bench,
-        create(f"echo begun; touch {bench.home}/said; sleep 1000"),
+        harness,
+        create(f"echo begun; touch {harness.home}/said; sleep 1000"),
         create(wait),
         terminal("wait_for_exit"),
         ("terminal/kill", {"terminalId": "terminal-1"}),
@@ -265,13 +266,13 @@ async def test_a_command_can_be_killed_and_what_it_said_stays(new_bench: Callabl
 
 
 async def test_only_the_end_of_a_long_output_is_kept_and_no_character_is_cut(
-    new_bench: Callable[..., Any], monkeypatch: pytest.MonkeyPatch
+    new_harness: Callable[..., Any], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(terminals, "MAX_TERMINAL_OUTPUT", 100)
-    bench = new_bench(capabilities=ALL)
+    harness = new_harness(capabilities=ALL)
     long = "python3 -c \"print('€' * 1000, end='')\""
     answers = await told(
-        bench,
+        harness,
         create(long, outputByteLimit=10),
         terminal("wait_for_exit"),
         terminal("output"),
@@ -283,22 +284,22 @@ async def test_only_the_end_of_a_long_output_is_kept_and_no_character_is_cut(
     assert answers[5]["result"]["output"] == "€" * 33
 
 
-async def test_a_command_is_held_to_the_cpu_time_of_the_profile(new_bench: Callable[..., Any]) -> None:
-    bench = new_bench(capabilities=ALL, max_cpu_s=0.3)
+async def test_a_command_is_held_to_the_cpu_time_of_the_profile(new_harness: Callable[..., Any]) -> None:
+    harness = new_harness(capabilities=ALL, max_cpu_s=0.3)
     spin = create("while :; do :; done")
-    answers = await told(bench, spin, terminal("wait_for_exit"))
+    answers = await told(harness, spin, terminal("wait_for_exit"))
     assert answers[1]["result"] == {"signal": "SIGKILL"}
 
 
 async def test_terminals_are_bounded_and_end_with_the_worker(
-    new_bench: Callable[..., Any], monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+    new_harness: Callable[..., Any], monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
     monkeypatch.setattr(terminals, "MAX_TERMINALS", 2)
-    bench = new_bench(capabilities=ALL)
-    pid = f"echo $$ > {bench.home}/pid; setsid sleep 1000 & wait"
-    answers = await told(bench, create(pid), create("sleep 1000"), create("true"))
+    harness = new_harness(capabilities=ALL)
+    pid = f"echo $$ > {harness.home}/pid; setsid sleep 1000 & wait"
+    answers = await told(harness, create(pid), create("sleep 1000"), create("true"))
     assert "release some" in answers[2]["error"]["message"]
-    await bench.backend.cancel(bench.worker_id, None)
+    await harness.backend.cancel(harness.worker_id, None)
     assert await asyncio.to_thread(_running, str(tmp_path)) == []
 
 
@@ -325,33 +326,33 @@ LEFT = "while :; do echo on >> left; echo on; sleep 0.02; done & echo begun"
 
 
 async def test_what_a_command_left_in_the_background_lives_until_its_session_ends(
-    new_bench: Callable[..., Any], tmp_path: Path
+    new_harness: Callable[..., Any], tmp_path: Path
 ) -> None:
-    bench = new_bench(capabilities=ALL)
-    answers = await told(bench, create(LEFT), terminal("wait_for_exit"), terminal("release"))
-    left = bench.home / "left"
+    harness = new_harness(capabilities=ALL)
+    answers = await told(harness, create(LEFT), terminal("wait_for_exit"), terminal("release"))
+    left = harness.home / "left"
     await _until(left.exists)
     seen = left.stat().st_size
 
     await _until(lambda: left.stat().st_size > seen)
-    await bench.backend.stop(bench.worker_id, None)
+    await harness.backend.stop(harness.worker_id, None)
 
     assert answers[1:] == [{"result": {"exitCode": 0}}, {"result": {}}]
     assert await asyncio.to_thread(_running, str(tmp_path)) == []
 
 
 async def test_a_kill_ends_what_a_command_left_in_the_background_and_keeps_how_the_command_ended(
-    new_bench: Callable[..., Any],
+    new_harness: Callable[..., Any],
 ) -> None:
-    bench = new_bench(capabilities=ALL)
+    harness = new_harness(capabilities=ALL)
 
     answers = await told(
-        bench, create("sleep 1000 & exit 7"), *map(terminal, ("wait_for_exit", "kill", "output", "release"))
+        harness, create("sleep 1000 & exit 7"), *map(terminal, ("wait_for_exit", "kill", "output", "release"))
     )
 
     assert answers[1]["result"] == {"exitCode": 7}
     assert answers[3]["result"] == {"output": "", "truncated": False, "exitStatus": {"exitCode": 7}}
-    assert await asyncio.to_thread(_sleeping, str(bench.home)) == []
+    assert await asyncio.to_thread(_sleeping, str(harness.home)) == []
 
 
 @pytest.fixture(params=[containment.best, containment.group])
@@ -437,10 +438,10 @@ def _command(process: Path) -> str:
         return ""
 
 
-async def test_requests_at_once_are_bounded(new_bench: Callable[..., Any], monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_requests_at_once_are_bounded(new_harness: Callable[..., Any], monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(client, "MAX_REQUESTS", 0)
-    bench = new_bench(capabilities=ALL)
-    (answer,) = await told(bench, read("/x"))
+    harness = new_harness(capabilities=ALL)
+    (answer,) = await told(harness, read("/x"))
     assert "more than 0 requests at once" in answer["error"]["message"]
 
 
@@ -453,12 +454,12 @@ text(str(sum("result" in hear() for _ in range(5))))
 
 
 async def test_terminals_that_are_asked_for_at_once_are_bounded_too(
-    new_bench: Callable[..., Any], monkeypatch: pytest.MonkeyPatch
+    new_harness: Callable[..., Any], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(terminals, "MAX_TERMINALS", 2)
-    bench = new_bench({"session/prompt": [[["call_python", CROWD], ["end"]]]}, capabilities=("shell",))
-    await bench.spawn()
-    assert (await bench.run()).text == "2"
+    harness = new_harness({"session/prompt": [[["call_python", CROWD], ["end"]]]}, capabilities=("shell",))
+    await harness.spawn()
+    assert (await harness.run()).text == "2"
 
 
 UNHEARD = """
@@ -474,12 +475,12 @@ text("made to wait" if count < 50_000 else "never made to wait")
 
 
 async def test_an_agent_that_takes_no_answers_is_not_read_until_it_does(
-    new_bench: Callable[..., Any], monkeypatch: pytest.MonkeyPatch
+    new_harness: Callable[..., Any], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(outbox, "MAX_UNTAKEN_BYTES", 1 << 20)
-    bench = new_bench({"session/prompt": [[["call_python", UNHEARD], ["end"]]]})
-    await bench.spawn()
-    sink = await bench.run()
+    harness = new_harness({"session/prompt": [[["call_python", UNHEARD], ["end"]]]})
+    await harness.spawn()
+    sink = await harness.run()
     assert (sink.text, sink.ends) == ("made to wait", ["finished"])
 
 
@@ -498,24 +499,24 @@ text(" ".join(hear()["result"]["content"][:3] for _ in range(20)))
 
 
 async def test_files_are_read_as_their_answers_are_taken(
-    new_bench: Callable[..., Any], monkeypatch: pytest.MonkeyPatch
+    new_harness: Callable[..., Any], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(outbox, "MAX_UNTAKEN_BYTES", 1 << 20)
-    bench = new_bench({"session/prompt": [[["call_python", READER], ["end"]]]}, capabilities=("read",))
-    await bench.spawn()
-    sink = await bench.run()
+    harness = new_harness({"session/prompt": [[["call_python", READER], ["end"]]]}, capabilities=("read",))
+    await harness.spawn()
+    sink = await harness.run()
     assert sink.text.split() == ["old"] + ["new"] * 19
 
 
 async def test_an_agent_that_ends_with_answers_untaken_is_lost(
-    new_bench: Callable[..., Any], monkeypatch: pytest.MonkeyPatch
+    new_harness: Callable[..., Any], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(outbox, "MAX_UNTAKEN_BYTES", 1 << 10)
     monkeypatch.setattr("runtimed.execution.acp.agent.EXIT_DEADLINE_S", 30.0)
     request = {"jsonrpc": "2.0", "id": 5, "method": "unknown"}
     leaving = "import threading; threading.Timer(1, os._exit, [3]).start()"
     asking = f"for _ in range(5000): write({request!r})"
-    bench = new_bench({"session/prompt": [[["call_python", leaving], ["call_python", asking]]]})
-    await bench.spawn()
-    sink = await bench.run()
+    harness = new_harness({"session/prompt": [[["call_python", leaving], ["call_python", asking]]]})
+    await harness.spawn()
+    sink = await harness.run()
     assert [reason for reason, _ in sink.losses] == ["exit"]

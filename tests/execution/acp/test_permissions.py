@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 
 from runtimed.core.state.backend_answer import BackendAnswer
-from runtimed.execution.acp import questions
+from runtimed.execution.acp import permissions
 from runtimed.model.permission import PermissionOption, Ruling
 
 CALL = {"toolCallId": "c1", "title": "Remove x", "kind": "delete", "rawInput": {"path": "x"}, "status": "pending"}
@@ -22,35 +22,35 @@ def asking(options: list[Any], call: Any = CALL, **script: Any) -> dict[str, Any
 
 
 async def test_the_tool_call_is_shown_before_the_question_and_ended_where_the_agent_does_not(
-    new_bench: Callable[..., Any],
+    new_harness: Callable[..., Any],
 ) -> None:
-    bench = new_bench(asking([YES, NO]), permission_timeout_s=7)
-    await bench.spawn()
-    await bench.begin()
-    await bench.sink.until(lambda: bench.sink.questions)
-    (question,) = bench.sink.questions
-    assert bench.sink.names == ["invoke_start", "tool_call_start", "tool_call_args_delta"]
+    harness = new_harness(asking([YES, NO]), permission_timeout_s=7)
+    await harness.spawn()
+    await harness.begin()
+    await harness.sink.until(lambda: harness.sink.questions)
+    (question,) = harness.sink.questions
+    assert harness.sink.names == ["invoke_start", "tool_call_start", "tool_call_args_delta"]
     assert (question.title, question.tool_call_id, question.timeout_s, question.ruled) == ("Remove x", "c1", 7, None)
     assert question.options == (
         PermissionOption("yes", "Yes", "allow_once"),
         PermissionOption("no", "No", "reject_once"),
     )
-    bench.sink.rule(Ruling("selected", "yes"))
-    await bench.sink.until(lambda: bench.sink.ends)
-    assert '"optionId": "yes"' in bench.sink.text
-    assert [result.summary for result in bench.sink.results] == ["the agent told no result"]
+    harness.sink.rule(Ruling("selected", "yes"))
+    await harness.sink.until(lambda: harness.sink.ends)
+    assert '"optionId": "yes"' in harness.sink.text
+    assert [result.summary for result in harness.sink.results] == ["the agent told no result"]
 
 
-async def test_the_time_of_a_silent_run_rests_while_a_permission_waits(new_bench: Callable[..., Any]) -> None:
-    bench = new_bench(asking([YES, NO]), max_silence_s=2.0, quiet_alert_s=1.0)
-    await bench.spawn()
-    await bench.begin()
-    await bench.sink.until(lambda: bench.sink.questions)
+async def test_the_time_of_a_silent_run_rests_while_a_permission_waits(new_harness: Callable[..., Any]) -> None:
+    harness = new_harness(asking([YES, NO]), max_silence_s=2.0, quiet_alert_s=1.0)
+    await harness.spawn()
+    await harness.begin()
+    await harness.sink.until(lambda: harness.sink.questions)
     await asyncio.sleep(2.5)
-    bench.sink.rule(Ruling("selected", "yes"))
-    await bench.sink.until(lambda: bench.sink.ends)
-    assert bench.sink.ends == ["finished"]
-    assert bench.sink.alerts == []
+    harness.sink.rule(Ruling("selected", "yes"))
+    await harness.sink.until(lambda: harness.sink.ends)
+    assert harness.sink.ends == ["finished"]
+    assert harness.sink.alerts == []
 
 
 @pytest.mark.parametrize(
@@ -62,16 +62,16 @@ async def test_the_time_of_a_silent_run_rests_while_a_permission_waits(new_bench
     ],
 )
 async def test_a_denied_tool_has_a_result_that_says_so(
-    new_bench: Callable[..., Any], ruling: Ruling, heard: str, summary: str
+    new_harness: Callable[..., Any], ruling: Ruling, heard: str, summary: str
 ) -> None:
-    bench = new_bench(asking([YES, NO]))
-    await bench.spawn()
-    await bench.begin()
-    await bench.sink.until(lambda: bench.sink.questions)
-    bench.sink.rule(ruling)
-    await bench.sink.until(lambda: bench.sink.ends)
-    assert bench.sink.text == heard
-    assert [(result.summary, result.is_error) for result in bench.sink.results] == [(summary, True)]
+    harness = new_harness(asking([YES, NO]))
+    await harness.spawn()
+    await harness.begin()
+    await harness.sink.until(lambda: harness.sink.questions)
+    harness.sink.rule(ruling)
+    await harness.sink.until(lambda: harness.sink.ends)
+    assert harness.sink.text == heard
+    assert [(result.summary, result.is_error) for result in harness.sink.results] == [(summary, True)]
 
 
 @pytest.mark.parametrize(
@@ -83,11 +83,11 @@ async def test_a_denied_tool_has_a_result_that_says_so(
     ],
 )
 async def test_a_policy_rules_without_anybody(
-    new_bench: Callable[..., Any], policy: str, options: list[Any], chosen: str
+    new_harness: Callable[..., Any], policy: str, options: list[Any], chosen: str
 ) -> None:
-    bench = new_bench(asking(options), permissions=policy)
-    await bench.spawn()
-    sink = await bench.run()
+    harness = new_harness(asking(options), permissions=policy)
+    await harness.spawn()
+    sink = await harness.run()
     assert [question.ruled for question in sink.questions] == [chosen]
     assert f'"optionId": "{chosen}"' in sink.text
 
@@ -103,11 +103,11 @@ async def test_a_policy_rules_without_anybody(
     ],
 )
 async def test_where_there_is_nothing_to_choose_the_request_is_cancelled(
-    new_bench: Callable[..., Any], policy: str, options: Any
+    new_harness: Callable[..., Any], policy: str, options: Any
 ) -> None:
-    bench = new_bench(asking(options), permissions=policy)
-    await bench.spawn()
-    sink = await bench.run()
+    harness = new_harness(asking(options), permissions=policy)
+    await harness.spawn()
+    sink = await harness.run()
     assert sink.questions == []
     assert sink.text == '{"outcome": "cancelled"}'
 
@@ -123,58 +123,58 @@ async def test_where_there_is_nothing_to_choose_the_request_is_cancelled(
     ],
 )
 async def test_a_title_that_is_the_name_of_a_tool_alone_gets_its_arguments(
-    new_bench: Callable[..., Any], title: str, given: Any, shown: str
+    new_harness: Callable[..., Any], title: str, given: Any, shown: str
 ) -> None:
     call = {**CALL, "title": title, "rawInput": given}
-    bench = new_bench(asking([YES], call), permissions="allow")
-    await bench.spawn()
-    sink = await bench.run()
+    harness = new_harness(asking([YES], call), permissions="allow")
+    await harness.spawn()
+    sink = await harness.run()
     assert [question.title for question in sink.questions] == [shown]
 
 
 @pytest.mark.parametrize("call", [None, {}, {"toolCallId": 5}, []])
-async def test_a_request_about_no_tool_call_is_asked_all_the_same(new_bench: Callable[..., Any], call: Any) -> None:
-    bench = new_bench(asking([YES], call), permissions="allow")
-    await bench.spawn()
-    sink = await bench.run()
+async def test_a_request_about_no_tool_call_is_asked_all_the_same(new_harness: Callable[..., Any], call: Any) -> None:
+    harness = new_harness(asking([YES], call), permissions="allow")
+    await harness.spawn()
+    sink = await harness.run()
     assert [(question.title, question.tool_call_id) for question in sink.questions] == [("tool", None)]
     assert sink.results == []
 
 
-async def test_an_interrupt_cancels_the_question(new_bench: Callable[..., Any]) -> None:
+async def test_an_interrupt_cancels_the_question(new_harness: Callable[..., Any]) -> None:
     steps = [["ask", CALL, [YES, NO]], ["until_cancel"], ["end", "cancelled"]]
-    bench = new_bench({"session/prompt": [steps]}, stop_grace_s=30)
-    await bench.spawn()
-    await bench.begin()
-    await bench.sink.until(lambda: bench.sink.questions)
-    assert await bench.backend.interrupt(bench.worker_id) == BackendAnswer("accepted")
-    assert bench.sink.text == '{"outcome": "cancelled"}'
-    assert bench.sink.ends == ["rolled_back"]
-    assert [result.summary for result in bench.sink.results] == ["cancelled"]
+    harness = new_harness({"session/prompt": [steps]}, stop_grace_s=30)
+    await harness.spawn()
+    await harness.begin()
+    await harness.sink.until(lambda: harness.sink.questions)
+    assert await harness.backend.interrupt(harness.worker_id) == BackendAnswer("accepted")
+    assert harness.sink.text == '{"outcome": "cancelled"}'
+    assert harness.sink.ends == ["rolled_back"]
+    assert [result.summary for result in harness.sink.results] == ["cancelled"]
 
 
 @pytest.mark.parametrize("call_id", [5, ["c1"], None])
 @pytest.mark.parametrize("permissions", ["ask", "deny"])
 async def test_a_request_whose_tool_call_has_no_id_that_is_one_is_answered_too(
-    new_bench: Callable[..., Any], call_id: object, permissions: str
+    new_harness: Callable[..., Any], call_id: object, permissions: str
 ) -> None:
-    bench = new_bench(asking([YES, NO], {**CALL, "toolCallId": call_id}), permissions=permissions)
-    await bench.spawn()
-    await bench.begin()
-    await bench.sink.until(lambda: bench.sink.questions)
+    harness = new_harness(asking([YES, NO], {**CALL, "toolCallId": call_id}), permissions=permissions)
+    await harness.spawn()
+    await harness.begin()
+    await harness.sink.until(lambda: harness.sink.questions)
     if permissions == "ask":
-        bench.sink.rule(Ruling("selected", "no"))
-    await bench.sink.until(lambda: bench.sink.ends)
-    assert bench.sink.text == '{"outcome": "selected", "optionId": "no"}'
+        harness.sink.rule(Ruling("selected", "no"))
+    await harness.sink.until(lambda: harness.sink.ends)
+    assert harness.sink.text == '{"outcome": "selected", "optionId": "no"}'
 
 
-async def test_an_option_whose_id_is_too_long_is_left_out(new_bench: Callable[..., Any]) -> None:
-    longest = "x" * questions.MAX_OPTION_ID
-    bench = new_bench(asking([{**YES, "optionId": f"{longest}x"}, {**YES, "optionId": longest}]))
-    await bench.spawn()
-    await bench.begin()
-    await bench.sink.until(lambda: bench.sink.questions)
-    (question,) = bench.sink.questions
+async def test_an_option_whose_id_is_too_long_is_left_out(new_harness: Callable[..., Any]) -> None:
+    longest = "x" * permissions.MAX_OPTION_ID
+    harness = new_harness(asking([{**YES, "optionId": f"{longest}x"}, {**YES, "optionId": longest}]))
+    await harness.spawn()
+    await harness.begin()
+    await harness.sink.until(lambda: harness.sink.questions)
+    (question,) = harness.sink.questions
     assert [option.option_id for option in question.options] == [longest]
 
 
@@ -182,22 +182,22 @@ SHOWN = {"sessionUpdate": "tool_call", **CALL, "title": "remove the folder build
 
 
 async def test_a_request_that_names_only_its_tool_call_keeps_the_title_that_the_call_was_told_with_last(
-    new_bench: Callable[..., Any],
+    new_harness: Callable[..., Any],
 ) -> None:
     renamed = {"sessionUpdate": "tool_call_update", "toolCallId": "c1", "title": "remove the folder dist"}
     steps = [["update", SHOWN], ["update", renamed], ["ask", {"toolCallId": "c1"}, [YES, NO]], ["end"]]
-    bench = new_bench({"session/prompt": [steps]})
-    await bench.spawn()
-    await bench.begin()
-    await bench.sink.until(lambda: bench.sink.questions)
+    harness = new_harness({"session/prompt": [steps]})
+    await harness.spawn()
+    await harness.begin()
+    await harness.sink.until(lambda: harness.sink.questions)
 
-    (question,) = bench.sink.questions
+    (question,) = harness.sink.questions
 
     assert (question.title, question.tool_call_id, question.session_id) == ("remove the folder dist", "c1", None)
 
 
 async def test_a_request_of_another_session_is_answered_and_shown_with_that_session(
-    new_bench: Callable[..., Any],
+    new_harness: Callable[..., Any],
 ) -> None:
     told = {"sessionId": "sub-1", "update": {**SHOWN, "title": "read the secrets"}}
     asked = {"sessionId": "sub-1", "toolCall": {"toolCallId": "c1"}, "options": [YES, NO]}
@@ -205,18 +205,18 @@ async def test_a_request_of_another_session_is_answered_and_shown_with_that_sess
         f"write({{'jsonrpc': '2.0', 'method': 'session/update', 'params': {told!r}}})\n"
         f"text(call('session/request_permission', {asked!r})['result']['outcome']['optionId'])"
     )
-    bench = new_bench({"session/prompt": [[["update", SHOWN], ["call_python", code], ["end"]]]})
-    await bench.spawn()
-    await bench.begin()
-    await bench.sink.until(lambda: bench.sink.questions)
+    harness = new_harness({"session/prompt": [[["update", SHOWN], ["call_python", code], ["end"]]]})
+    await harness.spawn()
+    await harness.begin()
+    await harness.sink.until(lambda: harness.sink.questions)
 
-    (question,) = bench.sink.questions
-    shown = bench.sink.items[-1]
-    bench.sink.rule(Ruling("selected", "no"))
-    await bench.sink.until(lambda: bench.sink.ends)
+    (question,) = harness.sink.questions
+    shown = harness.sink.items[-1]
+    harness.sink.rule(Ruling("selected", "no"))
+    await harness.sink.until(lambda: harness.sink.ends)
 
     assert (question.title, question.session_id, question.tool_call_id) == ("read the secrets", "sub-1", None)
     assert (shown["kind"], shown["session_id"]) == ("acp_session_update", "sub-1")
     assert shown["content"] == {"sessionUpdate": "tool_call_update", "toolCallId": "c1"}
-    assert bench.sink.text == "no"
-    assert [result.summary for result in bench.sink.results] == ["the agent told no result"]
+    assert harness.sink.text == "no"
+    assert [result.summary for result in harness.sink.results] == ["the agent told no result"]

@@ -15,7 +15,7 @@ from typing import Any
 
 import pytest
 
-from runtimed.execution import cgroup, orphans
+from runtimed.execution.processes import cgroup, orphans
 
 AGENT = Path(__file__).parent / "programs" / "agent.py"
 ACP_AGENT = Path(__file__).parents[2] / "execution" / "acp" / "agent.py"

@@ -71,7 +71,7 @@ def replay() -> None:
 
 def patience() -> None:
     """An agent whose process stands still is taken for dead."""
-    from runtimed.execution.tree import Tree
+    from runtimed.execution.processes.tree import Tree
 
     def stands_still(pid: int) -> bool:
         return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] == "T"
@@ -170,15 +170,15 @@ def honesty() -> None:
 
 def control_groups() -> None:
     """What agents use is only looked at."""
-    from runtimed.execution import cgroup
+    from runtimed.execution.processes import cgroup
 
     replace(cgroup, "available", lambda _: lambda: None)
 
 
 def limits() -> None:
     """Agents may use what they like."""
+    from runtimed.execution.processes.supervisor import NO_LIMITS
     from runtimed.execution.profile import Profile
-    from runtimed.execution.supervise import NO_LIMITS
 
     replace(Profile, "tree_limits", lambda _: NO_LIMITS)
 
@@ -209,29 +209,29 @@ class _Alone:
 
 def containment() -> None:
     """Only the program that was started is ended, not what it has started."""
-    from runtimed.execution.limits import Sampling
-    from runtimed.execution.supervise import Supervisor
+    from runtimed.execution.processes.limits import Sampling
+    from runtimed.execution.processes.supervisor import Supervisor
 
     replace(Supervisor, "__init__", lambda old: lambda self, **given: old(self, _Alone, Sampling, **given))
 
 
 def reaping() -> None:
     """What is left to process 1 is not reaped."""
-    from runtimed.execution import orphans
+    from runtimed.execution.processes import orphans
 
     replace(orphans, "reap", lambda _: lambda _own: None)
 
 
 def sweeping() -> None:
     """What a killed daemon has left is not looked for."""
-    from runtimed.execution import orphans
+    from runtimed.execution.processes import orphans
 
     replace(orphans, "sweep", lambda _: lambda _runtime_id: None)
 
 
 def force() -> None:
     """An agent is asked to end, and that is all."""
-    from runtimed.execution.tree import Tree
+    from runtimed.execution.processes.tree import Tree
 
     async def end(self: Any, grace: float) -> None:
         await asyncio.wait({self.exit})
@@ -241,14 +241,14 @@ def force() -> None:
 
 def closing() -> None:
     """The pipes of an agent that has ended are not closed."""
-    from runtimed.execution.program import LineProgram
+    from runtimed.execution.processes.line_process import LineProcess
 
-    replace(LineProgram, "_close", lambda _: lambda _self: None)
+    replace(LineProcess, "_close", lambda _: lambda _self: None)
 
 
 def bounded_lines() -> None:
     """A line is kept until its end, however long it is."""
-    from runtimed.execution.lines import LineBuffer
+    from runtimed.execution.processes.lines import LineBuffer
 
     replace(LineBuffer, "__init__", lambda old: lambda self, _max: old(self, 2**40))
 
@@ -257,7 +257,7 @@ def replacement() -> None:
     """Output must be UTF-8."""
     import codecs
 
-    from runtimed.execution.output import OpenText
+    from runtimed.execution.session.text_output import OpenText
 
     def make(old: Callable[..., None]) -> Callable[..., None]:
         def init(self: Any, *arguments: Any, **named: Any) -> None:

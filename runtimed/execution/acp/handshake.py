@@ -1,0 +1,163 @@
+"""Start the agent of a Worker, and open its session or find it again."""
+
+import asyncio
+import contextlib
+from collections.abc import Awaitable, Callable, Sequence
+from functools import partial
+from pathlib import Path
+from typing import TypeVar
+
+import attrs
+
+from runtimed.core.ports import Spawn
+from runtimed.core.state.change import Entry
+from runtimed.execution.acp.agent import AUTH_REQUIRED, Agent, AgentFailed, AgentRefused
+from runtimed.execution.acp.client import Client
+from runtimed.execution.acp.files import Roots
+from runtimed.execution.acp.inbox import Inbox
+from runtimed.execution.acp.replay import Replay
+from runtimed.execution.acp.saved_session import SavedSession, load, save
+from runtimed.execution.acp.session_config import configure
+from runtimed.execution.acp.terminals import Terminals
+from runtimed.execution.processes.supervisor import Supervisor
+from runtimed.execution.profile import Profile
+from runtimed.execution.workspace import Home, Workspaces
+from runtimed.model.event import Alert
+
+REPLAY_SETTLE_S = 0.05
+"""How long the rest of a replay may take to arrive once the session was loaded."""
+
+GONE = "the agent does not know any more what was said: "
+DIFFERS = "what the agent remembers is not what the transcript has"
+T = TypeVar("T")
+
+
+@attrs.frozen
+class Opened:
+    """An agent with an open session.
+
+    Attributes:
+        agent: The agent.
+        saved: What the Worker's folder keeps about the session.
+        remark: What people should know about how the session was found again.
+    """
+
+    agent: Agent
+    saved: SavedSession
+    remark: str | None = None
+
+
+class Handshake:
+    """Starts agents in the folder of one Worker; it owns none of them.
+
+    Attributes:
+        note: What people should know about that folder since the last start.
+    """
+
+    def __init__(self, profile: Profile, supervisor: Supervisor, workspaces: Workspaces, spawn: Spawn) -> None:
+        self._profile = profile
+        self._supervisor = supervisor
+        self._place = Home(workspaces, spawn)
+        self._spawn = spawn
+        self.note: str | None = None
+        self._folders: tuple[Path, ...] = ()
+
+    async def open(self, inbox: Inbox, terminals: Terminals, history: Sequence[Entry] | None) -> Opened:
+        """Start the agent and open its session.
+
+        Args:
+            inbox: Takes the messages of the agent.
+            terminals: Runs commands for the agent.
+            history: The newest entries of the transcript, to find the session again; None opens a new one.
+
+        Raises:
+            AgentFailed: The agent ended or gave no valid answer. Nothing of it is left.
+            AgentRefused: The agent answered with an error. Nothing of it is left.
+            OSError: It can't be started.
+        """
+        roots = await asyncio.to_thread(self._prepare)
+        granted = self._profile.offered
+        client = Client(inbox, roots, terminals, self.home, granted)
+        agent = await Agent.start(self._profile, self._supervisor, self.home, client, inbox)
+        try:
+            await agent.greet(granted)
+            opened = await self._session(agent, inbox, history)
+            wanted = {**self._profile.session_config, **self._spawn.request.session_config}
+            await configure(agent, opened.saved.session_id, wanted)
+        except BaseException:
+            await agent.stop(0)
+            raise
+        return opened
+
+    @property
+    def home(self) -> Path:
+        """The directory that agents start in; known from the first start on."""
+        return self._place.path
+
+    async def renew_home(self, opened: Opened) -> Alert | None:
+        """Make the Worker's folder again if it is gone, with the saved session, and return an alert about that."""
+        renewed = await self._place.renewed()
+        if renewed is not None:
+            with contextlib.suppress(OSError):
+                await self._save(opened.saved)
+        return renewed
+
+    async def remember(self, opened: Opened, *, introduced: bool) -> Opened:
+        """Save whether the agent was told the intent of its Worker, just before it is told. Raises OSError."""
+        saved = await self._save(attrs.evolve(opened.saved, introduced=introduced))
+        return attrs.evolve(opened, saved=saved)
+
+    def _prepare(self) -> Roots:
+        self.note = self._place.make()
+        mapped = (self._profile.workspaces.get(ref.reference) for ref in self._spawn.request.workspace_refs)
+        self._folders = (self.home, *(Path(path) for path in mapped if path is not None))
+        return Roots(self._folders)
+
+    async def _session(self, agent: Agent, inbox: Inbox, history: Sequence[Entry] | None) -> Opened:
+        if history is None:
+            return await self._new(agent)
+        kept = await asyncio.to_thread(load, self._place.folder)
+        if kept is not None:
+            return await self._reopen(agent, kept, inbox, history)
+        return await self._new(agent, f"{GONE}its session is not known" if history else None)
+
+    async def _reopen(self, agent: Agent, kept: SavedSession, inbox: Inbox, history: Sequence[Entry]) -> Opened:
+        able = agent.abilities
+        why = "it can neither resume nor load a session"
+        for method in ["session/resume"] * able.resume + ["session/load"] * able.load:
+            replay = Replay(kept.session_id)
+            try:
+                with inbox.diverted(replay.take):
+                    reopen = partial(agent.reopen, method, kept.session_id, self._folders)
+                    await self._authenticated(agent, reopen)
+                    await asyncio.sleep(REPLAY_SETTLE_S)
+            except AgentRefused as error:
+                why = f"it refused {method}: {error}"
+                continue
+            if method == "session/resume" or replay.agrees(history, kept.known):
+                return Opened(agent, kept)
+            differing = attrs.evolve(kept, known=replay.known(history))
+            return Opened(agent, await self._save(differing), DIFFERS)
+        return await self._new(agent, GONE + why if kept.introduced else None)
+
+    async def _new(self, agent: Agent, remark: str | None = None) -> Opened:
+        session_id = await self._authenticated(agent, lambda: agent.new_session(self._folders))
+        return Opened(agent, await self._save(SavedSession(session_id)), remark)
+
+    async def _save(self, saved: SavedSession) -> SavedSession:
+        await self._place.use(partial(save, self._place.folder, saved))
+        return saved
+
+    async def _authenticated(self, agent: Agent, work: Callable[[], Awaitable[T]]) -> T:
+        offered = agent.abilities.authentication
+        try:
+            return await work()
+        except AgentRefused as error:
+            if error.code != AUTH_REQUIRED or not offered:
+                raise
+        method = self._profile.auth_method
+        if method not in offered:
+            ways = f"set auth_method of its profile to one of {', '.join(offered)}, and in env what that needs"
+            raise AgentFailed("protocol", f"the agent wants to be authenticated: {ways}")
+        await agent.authenticate(method)
+        return await work()

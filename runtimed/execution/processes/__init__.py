@@ -1,0 +1,1 @@
+"""Process trees: starting, containing, limiting and ending them, and the pipes to them."""

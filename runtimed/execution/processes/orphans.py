@@ -1,0 +1,153 @@
+"""Find processes without an owner: orphans of process 1, and those of a killed daemon. Everything here blocks.
+
+Programs that run without a PID namespace inherit the environment variable MARK, as do their descendants. Its value is
+`TREE/OWNER/RUNTIME`: a text unique to the tree, the daemon that started it, and the Runtime's id.
+"""
+
+import contextlib
+import logging
+import os
+import signal
+import time
+from collections.abc import Collection, Iterator
+from pathlib import Path
+
+import attrs
+
+MARK = "RUNTIMED_TREE"
+
+SWEEP_ATTEMPTS = 100
+SWEEP_PAUSE_S = 0.02
+"""Attempts of a start to kill such processes, and the pause between two: 2 s in all."""
+
+_log = logging.getLogger(__name__)
+
+
+@attrs.frozen
+class Owner:
+    """A daemon, identified on this machine by its PID namespace, its PID and its start time."""
+
+    namespace: str
+    pid: str
+    start: str
+
+    @classmethod
+    def current(cls) -> "Owner":
+        """Return this process."""
+        return cls(namespace(), str(os.getpid()), start_of("self") or "")
+
+    @classmethod
+    def parse(cls, text: str) -> "Owner | None":
+        """Read what `str` of an Owner returns; None for any other text."""
+        parts = text.split("-")
+        return cls(*parts) if len(parts) == 3 and all(part.isdecimal() for part in parts) else None
+
+    def __str__(self) -> str:
+        return f"{self.namespace}-{self.pid}-{self.start}"
+
+    @property
+    def is_gone(self) -> bool:
+        """Whether it is known to have ended. An owner in another PID namespace is never known to."""
+        if self.namespace != namespace():
+            return False
+        try:
+            os.kill(int(self.pid), 0)
+        except ProcessLookupError:
+            return True
+        except (OSError, OverflowError):
+            return False
+        found = _stat(self.pid)
+        return found is not None and (found[0] in "ZX" or found[19] != self.start)
+
+
+def namespace() -> str:
+    """Return the PID namespace of this process."""
+    return str(Path("/proc/self/ns/pid").stat().st_ino)
+
+
+def start_of(pid: str) -> str | None:
+    """Return the start time of a process, in ticks since boot; None if it can't be seen."""
+    found = _stat(pid)
+    return found[19] if found else None
+
+
+def _stat(pid: str) -> list[str] | None:
+    """Return the fields of /proc/PID/stat after the name of the program, beginning with the state."""
+    try:
+        return Path(f"/proc/{pid}/stat").read_text(errors="replace").rpartition(")")[2].split()
+    except OSError:
+        return None
+
+
+def reap(own: Collection[int]) -> None:
+    """Reap the ended children of this process.
+
+    Args:
+        own: Children to leave alone, since somebody waits for their exit status.
+    """
+    for pid in _children():
+        if pid not in own:
+            with contextlib.suppress(ChildProcessError):
+                os.waitid(os.P_PID, pid, os.WEXITED | os.WNOHANG)
+
+
+def sweep(runtime_id: str) -> None:
+    """Kill the processes of this user that carry the mark of a daemon of this Runtime that is gone."""
+    seen: set[int] = set()
+    left: set[int] = set()
+    for _ in range(SWEEP_ATTEMPTS):
+        left = {pid for pid in _processes() if _kill_left(pid, runtime_id)}
+        if left - seen:
+            _log.warning("killing %d processes left by a killed daemon of this Runtime", len(left - seen))
+        if not left:
+            return
+        seen |= left
+        time.sleep(SWEEP_PAUSE_S)
+    _log.error("could not kill processes left by a killed daemon of this Runtime: %s", sorted(left))
+
+
+def _kill_left(pid: int, runtime_id: str) -> bool:
+    """Kill a process if it was left, and return whether it was. Its PID may be reused at any moment."""
+    if not _is_left(pid, runtime_id):
+        return False
+    try:
+        descriptor = os.pidfd_open(pid)
+    except OSError:
+        return False
+    try:
+        if not _is_left(pid, runtime_id):
+            return False
+        signal.pidfd_send_signal(descriptor, signal.SIGKILL)
+    except OSError:
+        return False
+    finally:
+        os.close(descriptor)
+    return True
+
+
+def _is_left(pid: int, runtime_id: str) -> bool:
+    process = Path(f"/proc/{pid}")
+    try:
+        if pid == os.getpid() or process.stat().st_uid != os.geteuid():
+            return False
+        variables = (process / "environ").read_bytes().split(b"\0")
+    except OSError:
+        return False
+    name = f"{MARK}=".encode()
+    mark = next((os.fsdecode(each.removeprefix(name)) for each in variables if each.startswith(name)), "")
+    _, _, rest = mark.partition("/")
+    text, _, marked_id = rest.partition("/")
+    owner = Owner.parse(text)
+    return marked_id == runtime_id != "" and owner is not None and owner.is_gone
+
+
+def _processes() -> Iterator[int]:
+    return (int(path.name) for path in Path("/proc").iterdir() if path.name.isdecimal())
+
+
+def _children() -> list[int]:
+    found: list[int] = []
+    for thread in Path("/proc/self/task").iterdir():
+        with contextlib.suppress(OSError):
+            found += map(int, (thread / "children").read_text().split())
+    return found

@@ -1,0 +1,244 @@
+"""Start process trees and own them until nothing of them is left."""
+
+import asyncio
+import contextlib
+import logging
+import os
+import secrets
+import subprocess
+from collections.abc import Callable, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from typing import TypeVar
+
+import attrs
+
+from runtimed.execution.processes import cgroup, containment, orphans
+from runtimed.execution.processes.containment import Containment
+from runtimed.execution.processes.limits import Accounting, Sampling, TreeLimits
+from runtimed.execution.processes.resource_monitor import ResourceMonitor
+from runtimed.execution.processes.tree import KILL_ATTEMPTS, KILL_PAUSE_S, Started, Tree
+from runtimed.execution.tasks import finish
+
+INHERITED = frozenset({"PATH", "HOME", "LANG", "TERM", "TZ", "USER", "LOGNAME", "SHELL", "TMPDIR"})
+"""The environment variables that programs inherit from the daemon, besides those that begin with LC_."""
+
+NO_LIMITS = TreeLimits()
+
+SHELL = "/bin/sh"
+LIMITED = 'ulimit -Sn "$0" && exec "$@"'
+"""Sets how many descriptors a program may open: setting that between fork and exec is not safe with threads."""
+
+T = TypeVar("T")
+
+_log = logging.getLogger(__name__)
+
+
+def environment(extra: Mapping[str, str], passed: Sequence[str] = ()) -> dict[str, str]:
+    """Return the environment of a Worker's program.
+
+    Args:
+        extra: Variables to add or replace.
+        passed: Names of the daemon's variables to hand on, besides those that are always inherited.
+    """
+    names = INHERITED.union(passed)
+    own = {name: value for name, value in os.environ.items() if name in names or name.startswith("LC_")}
+    return own | dict(extra)
+
+
+@attrs.frozen
+class Program:
+    """What to start.
+
+    Attributes:
+        argv: The program and its arguments.
+        cwd: The directory to start in.
+        env: Its whole environment.
+        stdin: The descriptor of its standard input; those of its output and error follow.
+        limits: What the whole process tree may use.
+    """
+
+    argv: Sequence[str]
+    cwd: Path
+    env: Mapping[str, str]
+    stdin: int
+    stdout: int
+    stderr: int
+    limits: TreeLimits = NO_LIMITS
+
+
+def best_accounting(containment: Containment) -> Accounting:
+    """Return the strongest way to count and limit that this machine allows."""
+    found = cgroup.available()
+    if found is None:
+        _log.info("no control groups available: the resources of Workers are sampled")
+    return found or Sampling(containment)
+
+
+class Supervisor:
+    """Starts process trees, and owns each until nothing of it is left.
+
+    Trees are started and killed in one thread, which lives as long as they do: the kernel reports the death of a
+    parent when the thread that started the child ends.
+
+    Args:
+        choose: Returns how processes are kept together.
+        choose_accounting: Returns how their resources are counted and limited.
+        max_descriptors: How many descriptors a program may open before it raises its limit; None leaves the limit.
+    """
+
+    def __init__(
+        self,
+        choose: Callable[[], Containment] = containment.best,
+        choose_accounting: Callable[[Containment], Accounting] = best_accounting,
+        *,
+        max_descriptors: int | None = None,
+    ) -> None:
+        self._choose = choose
+        self._choose_accounting = choose_accounting
+        self._max_descriptors = max_descriptors
+        self._containment: Containment | None = None
+        self._accounting: Accounting | None = None
+        self._thread = ThreadPoolExecutor(1, "supervisor")
+        self._starting: set[asyncio.Task[Tree]] = set()
+        self._trees: set[Tree] = set()
+        self._roots: set[subprocess.Popen[bytes]] = set()
+        self._owner = ""
+        self._monitor = ResourceMonitor()
+        self._closed = False
+
+    async def start(self, program: Program) -> Tree:
+        """Start a program in a session of its own, with no descriptors but its three streams.
+
+        The descriptors of the streams are closed here, even when the start fails.
+
+        Raises:
+            OSError: It can't be started. A missing program may also show as exit status 127.
+        """
+        task = asyncio.create_task(self._start(program))
+        self._starting.add(task)
+        task.add_done_callback(self._starting.discard)
+        try:
+            return await asyncio.shield(task)
+        except asyncio.CancelledError:
+            await asyncio.wait({task})
+            if task.exception() is None:
+                await task.result().end(0)
+            raise
+
+    async def claim(self, runtime_id: str) -> None:
+        """Kill the processes that a killed daemon of this Runtime left, and mark new ones as this Runtime's.
+
+        Programs started after this call wait until that is done.
+        """
+        await self.call(self._claim, runtime_id)
+
+    async def reap(self) -> None:
+        """Reap ended children of this process that this supervisor did not start.
+
+        It runs in the thread that starts programs, so each program is known by then.
+        """
+        await self.call(self._reap)
+
+    async def close(self) -> None:
+        """Kill all trees and refuse to start others. Harmless when repeated."""
+        self._closed = True
+        if self._starting:
+            await asyncio.wait(self._starting)
+        trees = tuple(self._trees)
+        await asyncio.gather(*(tree.end(0) for tree in trees), return_exceptions=True)
+        await finish(*(tree.exit for tree in trees))
+        await asyncio.to_thread(self._shut)
+
+    async def call(self, work: Callable[..., T], *arguments: object) -> T:
+        """Run a function that blocks in the supervisor's thread."""
+        return await asyncio.get_running_loop().run_in_executor(self._thread, work, *arguments)
+
+    async def _start(self, program: Program) -> Tree:
+        mark = secrets.token_hex(16)
+        try:
+            if self._closed:
+                raise OSError("the Runtime is closing")
+            started = await self.call(self._spawn, program, mark)
+        finally:
+            for descriptor in {program.stdin, program.stdout, program.stderr}:
+                os.close(descriptor)
+        tree = Tree(started, self.call, self._monitor)
+        self._trees.add(tree)
+        tree.exit.add_done_callback(lambda _: self._forget(tree, started.root))
+        return tree
+
+    def _forget(self, tree: Tree, root: subprocess.Popen[bytes]) -> None:
+        self._trees.discard(tree)
+        self._roots.discard(root)
+
+    def _claim(self, runtime_id: str) -> None:
+        try:
+            self._owner = f"{orphans.Owner.current()}/{runtime_id}"
+            orphans.sweep(runtime_id)
+        except OSError as error:
+            _log.warning("could not look for processes of a killed daemon: %s", error)
+
+    def _reap(self) -> None:
+        orphans.reap({root.pid for root in tuple(self._roots)})
+
+    def _shut(self) -> None:
+        self._thread.shutdown()
+        if self._accounting is not None:
+            self._accounting.shut()
+            self._accounting = None
+
+    def _spawn(self, program: Program, mark: str) -> Started:
+        kept = self._containment = self._containment or self._choose()
+        accounting = self._account(kept) if program.limits else None
+        argv = kept.argv(self._limited(program.argv))
+        try:
+            if accounting is not None:
+                accounting.open(mark, program.limits)
+                argv = accounting.argv(mark, argv)
+            root = subprocess.Popen(
+                argv,
+                cwd=program.cwd,
+                env={**program.env, **kept.environment(mark, self._owner)},
+                stdin=program.stdin,
+                stdout=program.stdout,
+                stderr=program.stderr,
+                start_new_session=True,
+            )
+            self._roots.add(root)
+        except BaseException:
+            if accounting is not None:
+                accounting.close(mark)
+            raise
+        try:
+            return Started(root, os.pidfd_open(root.pid), mark, kept, program.limits, accounting)
+        except OSError:
+            _abandon(root, mark, kept)
+            self._roots.discard(root)
+            if accounting is not None:
+                with contextlib.suppress(OSError):
+                    accounting.close(mark)
+            raise
+
+    def _limited(self, command: Sequence[str]) -> Sequence[str]:
+        limit = self._max_descriptors
+        return command if limit is None else [SHELL, "-c", LIMITED, str(limit), *command]
+
+    def _account(self, kept: Containment) -> Accounting:
+        self._accounting = self._accounting or self._choose_accounting(kept)
+        return self._accounting
+
+
+def _abandon(root: subprocess.Popen[bytes], mark: str, kept: Containment) -> None:
+    """End a program that was started and can't be watched.
+
+    The program itself is killed last: processes it starts in that moment would be left.
+    """
+    for _ in range(KILL_ATTEMPTS):
+        with contextlib.suppress(OSError):
+            kept.kill(root.pid, mark)
+        with contextlib.suppress(subprocess.TimeoutExpired):
+            root.wait(KILL_PAUSE_S)
+            return
+    root.kill()
+    root.wait()

@@ -1,0 +1,71 @@
+"""Messages about programs that ended or could not be started."""
+
+import contextlib
+import signal
+
+from runtimed.core.ports import EventRefused
+from runtimed.execution.profile import Profile
+from runtimed.execution.session.driver import DriverError
+from runtimed.model.execution import LossReason
+
+SIGNALED = 128
+UNKNOWN = "it failed, and the log of the daemon says why"
+
+
+def describe_status(status: int) -> str:
+    """Describe an exit status.
+
+    Args:
+        status: An exit status; 128 + n for the signal n.
+    """
+    with contextlib.suppress(ValueError):
+        return f"was ended by {signal.Signals(status - SIGNALED).name}"
+    return f"ended with status {status}"
+
+
+def failure_text(error: BaseException) -> str:
+    """Say why something failed, without paths of this host."""
+    if isinstance(error, DriverError):
+        return str(error)
+    return error.strerror or str(error) if isinstance(error, OSError) else UNKNOWN
+
+
+def delivery_failure(error: BaseException, what: str) -> str:
+    """Say why the output of a program could not be passed on.
+
+    Args:
+        error: What was raised.
+        what: What the program is called, such as `shell`.
+    """
+    if isinstance(error, EventRefused):
+        return f"the Runtime refused what the {what} said: {error}"
+    return f"what the {what} said could not be passed on: the daemon's log says why"
+
+
+def explain_exit(
+    reason: LossReason, status: int, profile: Profile, stderr_tail: str = "", what: str = "program"
+) -> str:
+    """Say why a program ended.
+
+    Args:
+        reason: The limit for which it was ended, or `exit`.
+        status: Its exit status; 128 + n for the signal n.
+        profile: The profile with the limits.
+        stderr_tail: The end of its standard error.
+        what: What the program is called, such as `shell`.
+
+    Returns:
+        The limit with its setting and value; for `exit`, the status and the end of its standard error.
+    """
+    limits = {
+        "oom": f"took more memory than max_memory_bytes allows ({profile.max_memory_bytes:,} bytes)",
+        "processes": f"had more processes than max_processes allows ({profile.max_processes:,})",
+        "cpu": f"used more CPU time in one run than max_cpu_s allows ({profile.max_cpu_s:g} s)",
+        "output": f"wrote more in one run than max_output_bytes allows ({profile.max_output_bytes:,} bytes)",
+        "timeout": f"did not end its run within max_run_s ({profile.max_run_s:g} s)",
+        "silence": f"said nothing for max_silence_s ({profile.max_silence_s:g} s)",
+        "unresponsive": "closed its output and went on running",
+    }
+    if reason in limits:
+        return f"the {what} was ended: it {limits[reason]}"
+    return f"the {what} {describe_status(status)}" + (f"; its last words: {stderr_tail}" if stderr_tail else "")
