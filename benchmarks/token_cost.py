@@ -24,13 +24,13 @@ from benchmarks.servers import Daemon, installed, remove
 from benchmarks.ticks import Series
 from benchmarks.tokens import agent
 from runtimed import cli
-from runtimed.store.writer import Writer
+from runtimed.store.sqlite.writer import Writer
 
 SERIES = Series(500, 50)
 PROFILE = "RUNTIMED_BENCH_PROFILE"
 PARTS = {
-    "/runtimed/store/writer": "writing to SQLite",
-    "/runtimed/store/transaction": "writing to SQLite",
+    "/runtimed/store/sqlite/writer": "writing to SQLite",
+    "/runtimed/store/sqlite/transaction": "writing to SQLite",
     "/runtimed/store/": "encoding rows",
     "/runtimed/wire/": "encoding rows",
     "/runtimed/core/": "deciding, and telling the feed",

@@ -128,15 +128,14 @@ def _run(flags: dict[str, Any], config: str | None, *, check_config: bool) -> in
 def _check_store(store: str) -> int:
     """Print each problem of a store on a line and return the exit code."""
     from runtimed.errors import ConfigurationError, StoreError, StoreInUse, StoreUnsupported
-    from runtimed.settings import store_folder
-    from runtimed.store.inspection import inspect
+    from runtimed.store.factories import inspect_store
 
     try:
-        path = store_folder(store, "check_store")
+        path, inspect = inspect_store(store, "check_store")
     except ConfigurationError as error:
         return _fail(error, USAGE)
     try:
-        found = inspect(path)
+        found = inspect()
     except StoreInUse as error:
         return _fail(_store_message(path, error), STORE_TAKEN)
     except StoreUnsupported as error:

@@ -9,7 +9,6 @@ import os
 import resource
 import secrets
 import signal
-import tempfile
 from collections.abc import AsyncIterator, Callable, Iterator
 from pathlib import Path
 
@@ -26,10 +25,7 @@ from runtimed.http.server.http_server import HttpServer
 from runtimed.http.server.listeners import Address, Listeners, passed_by_systemd
 from runtimed.notify import notify
 from runtimed.settings import Settings
-from runtimed.store.folder import StoreFolder
-from runtimed.store.memory import MemoryStore
-from runtimed.store.removal import remove_folder
-from runtimed.store.sqlite import SqliteStore
+from runtimed.store.factories import OpenedStore, find_store
 from runtimed.wire import endpoint
 from runtimed.wire.token import TokenFileError, read_token
 
@@ -68,13 +64,13 @@ async def run(settings: Settings, announce: Callable[[str], None]) -> BaseExcept
     hide_memory()
     connections = settings.max_connections * len(passed or settings.listen)
     supervisor = Supervisor(max_descriptors=raise_descriptor_limit(connections))
-    with _stop_signals() as stopped, _workspace(settings) as (store, folder):
+    with _stop_signals() as stopped, find_store(settings.store).open() as opened:
         backend = ProfileRegistry(
-            settings.profile_table(), settings.default_profile, workspaces=folder, supervisor=supervisor
+            settings.profile_table(), settings.default_profile, workspaces=opened.data_dir, supervisor=supervisor
         )
-        async with _runtime(settings, store, backend) as runtime, _reaping(supervisor):
+        async with _runtime(settings, opened.store, backend) as runtime, _reaping(supervisor):
             await supervisor.claim(runtime.runtime_id)
-            token = await asyncio.to_thread(_token, settings, store)
+            token = await asyncio.to_thread(_token, settings, opened)
             addresses = [Address.parse(text) for text in settings.listen]
             spare_garbage_collection()
             with contextlib.closing(await asyncio.to_thread(Listeners.open, addresses, passed)) as listeners:
@@ -142,8 +138,8 @@ async def _serve(
             await asyncio.to_thread(parts.enter_context, _endpoint(runtime, token, listeners))
             for url in listeners.bound_urls:
                 log.info("listening on %s", url)
-            store = "memory" if settings.store_path is None else "fs"
-            announce(f"runtimed: listening on {listeners.bound_urls[0]} runtime={runtime.runtime_id} store={store}")
+            kind = settings.store.partition(":")[0]
+            announce(f"runtimed: listening on {listeners.bound_urls[0]} runtime={runtime.runtime_id} store={kind}")
             notify("READY=1")
             await asyncio.wait((stopped, runtime.poisoned), return_when=asyncio.FIRST_COMPLETED)
             notify("STOPPING=1")
@@ -193,25 +189,7 @@ async def _reap(supervisor: Supervisor, ended: asyncio.Event) -> None:
         ended.clear()
 
 
-@contextlib.contextmanager
-def _workspace(settings: Settings) -> Iterator[tuple[Store, StoreFolder]]:
-    """The store, and the folder that has those of the Workers."""
-    path = settings.store_path
-    if path is not None:
-        store = SqliteStore(path, settings.store_sync, create=settings.store_create)
-        yield store, store.folder
-        return
-    scratch = Path(tempfile.mkdtemp(prefix="runtimed-"))
-    try:
-        yield MemoryStore(), StoreFolder(scratch, is_scratch=True)
-    finally:
-        try:
-            remove_folder(scratch)
-        except OSError as error:
-            log.warning("the folder of the Workers, %s, could not be removed: %s", scratch, error)
-
-
-def _token(settings: Settings, store: Store) -> Token:
+def _token(settings: Settings, opened: OpenedStore) -> Token:
     if settings.token:
         return Token(str(settings.token))
     if settings.token_file:
@@ -220,8 +198,8 @@ def _token(settings: Settings, store: Store) -> Token:
             return Token(read_token(path), path)
         except TokenFileError as error:
             raise ConfigurationError(f"token_file: {path}: {error}") from error
-    if isinstance(store, SqliteStore):
-        return Token(*store.folder.read_or_make_token())
+    if opened.keeps_token:
+        return Token(*opened.data_dir.read_or_make_token())
     return Token(secrets.token_urlsafe(32), made=True)
 
 

@@ -7,6 +7,8 @@ import pytest
 
 from runtimed.errors import ConfigurationError
 from runtimed.settings import Settings, load, unknown_variables
+from runtimed.store.factories import find_store
+from runtimed.store.sqlite.factory import FsSettings
 
 STORE_RULE = "store: expected memory or fs:PATH, with ?sync=normal, ?create=no or ?sync=normal&create=no"
 
@@ -226,7 +228,7 @@ def test_the_home_of_the_user_can_be_named_in_the_store(monkeypatch):
 def test_the_query_of_a_store_says_when_it_syncs_and_is_no_part_of_its_path():
     lazy, careful = load({"store": "fs:/srv/rt?sync=normal"}), load({"store": "fs:/srv/rt"})
     assert lazy.store_path == careful.store_path == Path("/srv/rt")
-    assert (lazy.store_sync, careful.store_sync) == ("normal", "full")
+    assert [find_store(found.store).settings.sync for found in (lazy, careful)] == ["normal", "full"]
 
 
 @pytest.mark.parametrize(
@@ -240,4 +242,4 @@ def test_the_query_of_a_store_says_when_it_syncs_and_is_no_part_of_its_path():
 )
 def test_the_query_of_a_store_may_keep_it_from_being_made(query, sync, create):
     loaded = load({"store": f"fs:/srv/rt{query}"})
-    assert (loaded.store_path, loaded.store_sync, loaded.store_create) == (Path("/srv/rt"), sync, create)
+    assert find_store(loaded.store).settings == FsSettings(Path("/srv/rt"), sync, create)

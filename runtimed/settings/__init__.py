@@ -3,7 +3,6 @@
 from runtimed.settings.loading import config_file, load, unknown_variables
 from runtimed.settings.log import LOG_LEVELS
 from runtimed.settings.settings import Settings
-from runtimed.settings.store import store_folder
 from runtimed.settings.values import ENVIRONMENT_PREFIX
 from runtimed.settings.workers import RESTORE_POLICIES
 
@@ -14,6 +13,5 @@ __all__ = [
     "Settings",
     "config_file",
     "load",
-    "store_folder",
     "unknown_variables",
 ]

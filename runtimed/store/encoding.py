@@ -1,39 +1,47 @@
-"""A Change as the rows that it adds, and what it takes out."""
+"""A Change as the rows that it adds and what it removes."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any
 
 import attrs
 
-from runtimed.core.state.change import Change, EncodedEvent, Event, Forgotten
+from runtimed.core.state.change import Change, EncodedEvent, Forgotten, Worker
 from runtimed.errors import SerializeFailed
 from runtimed.model.value import value
 from runtimed.model.worker import CreateWorkerRequest
-from runtimed.store import rows
-from runtimed.store.rows import Row, number_of
-from runtimed.wire.converter import encode_payload
-
-HIGH_NUMBERS = ("head", "worker_number", "remark_number", "runtime_event_id")
-"""What must never be given out twice, as it is called in StoredState and in the table `meta`."""
+from runtimed.store import records
+from runtimed.store.records import ENTRIES, EVENTS, STATES, WORKERS, number_of
+from runtimed.store.tables import Row, Table
 
 PURGE_ROWS = 250
-"""Rows of a deleted Worker that go at a time: some milliseconds in which nothing else is written."""
+"""Rows of a deleted Worker that are removed at a time: some milliseconds in which nothing else is written."""
 
+RowsOf = Callable[[Table[Any, Any], Iterable[Any]], list[Row]]
 Requests = Mapping[int, CreateWorkerRequest]
+
+_PAYLOAD = EVENTS.place_of("payload")
 
 
 @value
-class Rows:
-    """What is to be written for one Change: new rows by table, and what goes.
+class EncodedChange:
+    """What a Change writes and removes.
 
-    `high` has the numbers that must never come twice, by the key in `meta`; `event_bytes` are those that it adds.
-    `request` is new in the table `worker`. `trimmed` is a Worker and the newest event of it to go; of a Worker in
-    `purged`, which is deleted, some more goes. What is `vital` is stored on a full disk too, as long as it can be.
+    Args:
+        events: The events as they are sent, in the order given.
+        rows: New rows by table, as the store keeps them.
+        counters: The highest numbers that the rows give out, by key.
+        event_bytes: The size of the payloads of the events.
+        request: The number and request of a Worker that is new in the table `worker`.
+        trimmed: A Worker's number and the sequence up to which its events are removed.
+        deleted: The number of a Worker that is deleted.
+        forgotten: What is kept no longer.
+        purged: The number of a deleted Worker of which up to PURGE_ROWS more rows are removed.
+        vital: Whether the Change may use the space that is kept aside for a full disk.
     """
 
     events: Sequence[EncodedEvent] = ()
-    tables: Mapping[str, Sequence[Row]] = attrs.field(factory=dict)
-    high: Mapping[str, int] = attrs.field(factory=dict)
+    rows: Mapping[Table[Any, Any], Sequence[Row]] = attrs.field(factory=dict)
+    counters: Mapping[str, int] = attrs.field(factory=dict)
     event_bytes: int = 0
     request: tuple[int, CreateWorkerRequest] | None = None
     trimmed: tuple[int, int] | None = None
@@ -43,80 +51,64 @@ class Rows:
     vital: bool = False
 
 
-def encode_events(change: Change, known: Requests) -> Sequence[EncodedEvent]:
-    """The events of a Change as they are sent; what else it has is looked at, and nothing more is made of it.
+def encode_change(change: Change, known: Requests, rows_of: RowsOf = Table.rows) -> EncodedChange:
+    """Encode all of a Change, once.
 
-    Raises SerializeFailed as encode_change does.
+    Args:
+        change: What is to be stored.
+        known: The requests that are stored already, by Worker number.
+        rows_of: Makes rows of a table: `Table.rows`, or `Table.values` where nothing reads checksums.
+
+    Raises:
+        SerializeFailed: It holds text that is not Unicode.
     """
-    worker = change.worker
-    if (
-        change.bundle
-        or change.diagnostics
-        or (worker and known.get(number_of(worker.worker_id)) is not worker.request)
-    ):
-        return encode_change(change, known).events
-    said = worker.execution.last_result if worker else None
     try:
-        if said and said.message:
-            said.message.encode()
-        for entry in change.entries:
-            entry.content.encode()
-        return [_encode_event(event) for event in change.events]
+        return _encode_change(change, known, rows_of)
     except (TypeError, UnicodeEncodeError) as error:
         raise SerializeFailed from error
 
 
-def encode_change(change: Change, known: Requests) -> Rows:
-    """Encode all of a Change; `known` has the requests that are stored already, by Worker number.
-
-    Raises SerializeFailed for text that is not Unicode.
-    """
-    try:
-        return _encode_change(change, known)
-    except (TypeError, UnicodeEncodeError) as error:
-        raise SerializeFailed from error
-
-
-def _encode_change(change: Change, known: Requests) -> Rows:
-    tables: dict[str, Sequence[Row]] = {}
-    high: dict[str, int] = {}
+def _encode_change(change: Change, known: Requests, rows_of: RowsOf) -> EncodedChange:
+    rows: dict[Table[Any, Any], Sequence[Row]] = {}
+    counters: dict[str, int] = {}
     events: list[EncodedEvent] = []
-    event_bytes = 0
-    request: tuple[int, CreateWorkerRequest] | None = None
-    if (worker := change.worker) is not None:
-        number = high["worker_number"] = number_of(worker.worker_id)
-        if known.get(number) is not worker.request:
-            request = number, worker.request
-            tables["worker"] = [rows.worker_row(*request, worker.created_at_ms)]
-        tables["state"] = [rows.state_row(number, worker)]
+    request = None
+    if change.worker is not None:
+        rows[STATES] = rows_of(STATES, (change.worker,))
+        request = _new_request(change.worker, known)
+        if request is not None:
+            rows[WORKERS] = rows_of(WORKERS, (change.worker,))
+            counters["worker_number"] = request[0]
     if change.events:
-        found = tables["event"] = []
-        for event in change.events:
-            encoded = _encode_event(event)
-            events.append(encoded)
-            found.append(rows.event_row(number_of(event.worker_id), event, encoded.payload))
-            event_bytes += len(encoded.payload)
-        high["head"] = max(event.sequence for event in events)
+        rows[EVENTS] = made = rows_of(EVENTS, change.events)
+        events = [
+            EncodedEvent(row[0], e.worker_id, e.timestamp_ms, row[_PAYLOAD])
+            for e, row in zip(change.events, made, strict=True)
+        ]
+        counters["head"] = max([event.sequence for event in events])
     if change.entries:
-        tables["entry"] = [rows.entry_row(number_of(entry.worker_id), entry) for entry in change.entries]
-    trim = change.trim
-    if any((change.bundle, change.diagnostics, change.runtime_events, change.mark, change.deleted, trim)):
-        _encode_rare(change, tables, high)
-    return Rows(
+        rows[ENTRIES] = rows_of(ENTRIES, change.entries)
+    for table, items in records.TABLES.parts(change):
+        rows[table] = made = rows_of(table, items)
+        if table.counter is not None:
+            highest = max(row[table.counter_at] for row in made)
+            counters[table.counter.key] = max(highest, counters.get(table.counter.key, 0))
+    return EncodedChange(
         events,
-        tables,
-        high,
-        event_bytes,
+        rows,
+        counters,
+        sum([len(event.payload) for event in events]),
         request,
-        (number_of(trim.trim_range.worker_id), trim.trim_range.upto) if trim else None,
+        (number_of(change.trim.trim_range.worker_id), change.trim.trim_range.upto) if change.trim else None,
         number_of(change.deleted) if change.deleted else None,
         change.forgotten,
         vital=_is_vital(change),
     )
 
 
-def _encode_event(event: Event) -> EncodedEvent:
-    return EncodedEvent(event.sequence, event.worker_id, event.timestamp_ms, encode_payload(event.payload))
+def _new_request(worker: Worker, known: Requests) -> tuple[int, CreateWorkerRequest] | None:
+    number = number_of(worker.worker_id)
+    return None if known.get(number) is worker.request else (number, worker.request)
 
 
 def _is_vital(change: Change) -> bool:
@@ -125,20 +117,3 @@ def _is_vital(change: Change) -> bool:
     if ended or change.trim or change.deleted or change.forgotten:
         return True
     return bool(change.runtime_events) and any(event.kind == "runtime_stopped" for event in change.runtime_events)
-
-
-def _encode_rare(change: Change, tables: dict[str, Any], high: dict[str, int]) -> None:
-    if change.bundle:
-        tables["bundle"] = [rows.bundle_row(change.bundle)]
-    if change.diagnostics:
-        tables["remark"] = [rows.remark_row(remark) for remark in change.diagnostics]
-        high["remark_number"] = max(remark.number for remark in change.diagnostics)
-    if change.runtime_events:
-        tables["runtime_event"] = [rows.runtime_event_row(event) for event in change.runtime_events]
-        high["runtime_event_id"] = max(event.id for event in change.runtime_events)
-    if change.trim:
-        tables["floor"] = [rows.floor_row(change.trim)]
-    if change.mark:
-        tables["mark"] = [rows.mark_row(change.mark)]
-    if change.deleted:
-        tables["deleted"] = [rows.deleted_row(number_of(change.deleted))]

@@ -1,4 +1,4 @@
-"""Removing a folder with all that is in it, however deep, and nothing outside of it. Everything here blocks."""
+"""Removal of a folder with everything in it, however deep, and nothing outside of it. Everything here blocks."""
 
 import contextlib
 import errno
@@ -10,10 +10,10 @@ from pathlib import Path
 import attrs
 
 MAX_FOLDERS = 10_000
-"""How many names of folders are held at once, but one for each level; a folder is read again for those behind."""
+"""How many names of folders are kept at once, plus one for each level. A folder is read again for the rest."""
 
 MAX_ENDS = 4
-"""Of the place of what is left, so many names from the beginning and from the end are told."""
+"""How many names from the beginning and from the end of a path an error names."""
 
 _TOP = os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC
 _PLACE = os.O_PATH | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC
@@ -22,7 +22,7 @@ Identity = tuple[int, int]
 
 
 class NotRemoved(OSError):
-    """Something is left; `strerror` says why the first of it could not be removed, `filename` about where it is."""
+    """Something is left. `strerror` says why the first of it could not be removed, `filename` where it is."""
 
 
 @attrs.define
@@ -47,8 +47,8 @@ def remove_folder(folder: Path, is_cut: Callable[[], bool] = lambda: False) -> N
     folders that are closed to their owner are opened. It needs a few descriptors however deep it goes.
 
     Args:
-        folder: Its parent is trusted: no link is looked for on the way there.
-        is_cut: Asked now and then; once it is true the removal ends early, without an error.
+        folder: The path. Its parent is trusted and may contain symlinks.
+        is_cut: Is called now and then. Once it returns True the removal ends early, without an error.
 
     Raises:
         NotRemoved: Something is left.

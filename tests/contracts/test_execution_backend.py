@@ -26,7 +26,7 @@ from runtimed.model.identity import worker_id
 from runtimed.model.interaction import WorkerInput
 from runtimed.model.permission import Question, Ruling
 from runtimed.model.worker import BuiltinProfile, CapabilityRequest, CreateWorkerRequest
-from runtimed.store.folder import StoreFolder
+from runtimed.store.data_dir import DataDir
 
 DEADLINE_S = 30.0
 ACCEPTED = BackendAnswer("accepted")
@@ -161,13 +161,13 @@ async def _run(message: WorkerInput, sink: EventSink) -> None:
 def _make(name: str, kind: Kind, profile: Profile, folder: Path, supervisor: Supervisor) -> ExecutionBackend:
     if name == "registry":
         profiles = {f"builtin:{kind}": profile}
-        return ProfileRegistry(profiles, workspaces=StoreFolder(folder), supervisor=supervisor)
+        return ProfileRegistry(profiles, workspaces=DataDir(folder), supervisor=supervisor)
     if kind == "shell":
-        return ShellBackend(profile, StoreFolder(folder), supervisor)
+        return ShellBackend(profile, DataDir(folder), supervisor)
     if kind == "process":
-        return ProcessBackend(profile, StoreFolder(folder), supervisor)
+        return ProcessBackend(profile, DataDir(folder), supervisor)
     if kind == "acp":
-        return AcpBackend(profile, StoreFolder(folder), supervisor)
+        return AcpBackend(profile, DataDir(folder), supervisor)
     return EchoBackend() if kind == "echo" else FunctionBackend(_run)
 
 

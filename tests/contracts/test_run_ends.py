@@ -29,7 +29,7 @@ from runtimed.model.identity import WorkerId, WorkerRef
 from runtimed.model.interaction import WorkerInput
 from runtimed.model.permission import Question, Ruling
 from runtimed.model.worker import BuiltinProfile, CreateWorkerRequest
-from runtimed.store.folder import StoreFolder
+from runtimed.store.data_dir import DataDir
 from runtimed.store.memory import MemoryStore
 from tests.contracts.fake_driver import FakeBackend
 
@@ -129,7 +129,7 @@ class _FaultySink:
         await self.sink.lose(reason, message)
 
 
-class BlockingFolders(StoreFolder):
+class BlockingFolders(DataDir):
     """Folders that are not given out while `blocked`, as those of a file system that is gone, or with a `fault`."""
 
     blocked = False

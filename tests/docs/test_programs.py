@@ -17,7 +17,7 @@ from runtimed.model.event import Alert, ErrorRaised, Payload, RunEnd, TextDelta,
 from runtimed.model.interaction import WorkerInput
 from runtimed.model.worker import BuiltinProfile, CreateWorkerRequest
 from runtimed.settings import load
-from runtimed.store.folder import StoreFolder
+from runtimed.store.data_dir import DataDir
 from runtimed.store.memory import MemoryStore
 from runtimed.wire.converter import encode_payload
 
@@ -57,7 +57,7 @@ async def new_worker(tmp_path: Path) -> AsyncIterator[Callable[..., Any]]:
 
         async def new(*command: str) -> Worker:
             profiles = {"builtin:mine": Profile("process", command, stop_grace_s=2)}
-            backend = ProfileRegistry(profiles, workspaces=StoreFolder(tmp_path))
+            backend = ProfileRegistry(profiles, workspaces=DataDir(tmp_path))
             made.push_async_callback(backend.close)
             runtime = await made.enter_async_context(Runtime(MemoryStore(), backend))
             worker = await runtime.create_worker(CreateWorkerRequest(profile=BuiltinProfile("builtin:mine")))

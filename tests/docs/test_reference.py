@@ -26,7 +26,8 @@ from runtimed.model.diagnostic import Diagnostic, FeedDiagnosticCode
 from runtimed.model.event import Greeting, InFlightBlock, Payload
 from runtimed.model.identity import WorkerRef
 from runtimed.settings import ENVIRONMENT_PREFIX, Settings, load
-from runtimed.store import folder, salvage
+from runtimed.store import data_dir
+from runtimed.store.sqlite import wal_recovery
 
 ROUTES = [route for noun in NOUNS for route in noun.routes]
 OPTION = re.compile(r"^-{1,2}[a-z][a-z-]*")
@@ -259,9 +260,9 @@ def test_every_exit_code_is_in_the_table_of_its_program(page):
 
 def test_everything_in_the_folder_of_a_store_is_named(page):
     named = set(page("reference/store.md").section("In a folder").names())
-    database = {f"{folder.DATABASE}{suffix}" for suffix in ("", "-wal", "-shm")}
-    others = {folder.BALLAST, f"{folder.DATABASE}{salvage.KEPT}"}
-    assert named == {folder.LOCK, folder.TOKEN, folder.WORKERS, *database, *others}
+    database = {f"{data_dir.DATABASE}{suffix}" for suffix in ("", "-wal", "-shm")}
+    others = {data_dir.BALLAST, f"{data_dir.DATABASE}{wal_recovery.KEPT}"}
+    assert named == {data_dir.LOCK, data_dir.TOKEN, data_dir.WORKERS, *database, *others}
 
 
 def test_pages_name_no_host_but_loopback_and_examples(pages):

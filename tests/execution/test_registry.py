@@ -21,7 +21,7 @@ from runtimed.model.worker import (
     ProfileSelector,
     RuntimeDefaultProfile,
 )
-from runtimed.store.folder import StoreFolder
+from runtimed.store.data_dir import DataDir
 
 FIRST = worker_id(1)
 
@@ -34,7 +34,7 @@ class Host:
         self._made: list[ProfileRegistry] = []
 
     def registry(self, profiles: Mapping[str, Profile] | None = None, **options: Any) -> ProfileRegistry:
-        self._made.append(ProfileRegistry(profiles or {}, workspaces=StoreFolder(self._folder), **options))
+        self._made.append(ProfileRegistry(profiles or {}, workspaces=DataDir(self._folder), **options))
         return self._made[-1]
 
     async def close(self) -> None:

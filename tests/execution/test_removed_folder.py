@@ -19,7 +19,7 @@ from runtimed.model.event import Alert, Payload, RunEnd, TextDelta
 from runtimed.model.identity import worker_id
 from runtimed.model.interaction import WorkerInput
 from runtimed.model.worker import BuiltinProfile, CapabilityRequest, CreateWorkerRequest
-from runtimed.store.folder import StoreFolder
+from runtimed.store.data_dir import DataDir
 
 FIRST = worker_id(1)
 GONE, REPLACED = "was gone: it was made anew", "was replaced by another"
@@ -115,7 +115,7 @@ async def housed(request: pytest.FixtureRequest, tmp_path: Path, recorder: Any) 
     command = (sys.executable, str(AGENT), str(script)) if request.param == "acp" else (sys.executable, "-c", PROGRAM)
     profile = Profile(request.param, command, stop_grace_s=0.5)
     scratch = tmp_path / "scratch"
-    registry = ProfileRegistry({"builtin:housed": profile}, workspaces=StoreFolder(scratch, is_scratch=True))
+    registry = ProfileRegistry({"builtin:housed": profile}, workspaces=DataDir(scratch, is_scratch=True))
     yield Housed(registry, request.param, scratch / "workers" / FIRST, recorder)
     await registry.close()
 
@@ -205,7 +205,7 @@ async def test_a_folder_that_can_not_be_made_anew_is_told_as_an_error(
         raise PermissionError(13, "Permission denied", "/the/path/of/it")
 
     with monkeypatch.context() as broken:
-        broken.setattr(StoreFolder, "worker_folder", refuse)
+        broken.setattr(DataDir, "worker_folder", refuse)
         events = await housed.run("echo hello")
 
     told = [event for event in events if isinstance(event, Alert)]

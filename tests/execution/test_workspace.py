@@ -8,13 +8,13 @@ from runtimed.core.ports import Spawn
 from runtimed.execution.workspace import Home
 from runtimed.model.identity import worker_id
 from runtimed.model.worker import CreateWorkerRequest
-from runtimed.store.folder import StoreFolder
+from runtimed.store.data_dir import DataDir
 
 ROUNDS, STARTS = 200, 4
 
 
 def test_starts_that_make_the_home_of_a_worker_at_once_all_find_it(tmp_path: Path) -> None:
-    folders, barrier = StoreFolder(tmp_path), Barrier(STARTS)
+    folders, barrier = DataDir(tmp_path), Barrier(STARTS)
 
     def make(number: int) -> Path:
         home = Home(folders, Spawn(worker_id(number), CreateWorkerRequest()))

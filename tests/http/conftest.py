@@ -19,7 +19,7 @@ from runtimed.core import Runtime
 from runtimed.execution.registry import ProfileRegistry
 from runtimed.http import Api
 from runtimed.http.server.http_server import HttpServer
-from runtimed.store.folder import StoreFolder
+from runtimed.store.data_dir import DataDir
 from runtimed.store.memory import MemoryStore
 
 TOKEN = "the-token-of-these-tests"
@@ -86,7 +86,7 @@ async def serving(runtime: Runtime, server_options=None, **options) -> AsyncIter
 
 @pytest.fixture
 async def runtime(tmp_path: Path) -> AsyncIterator[Runtime]:
-    backend = ProfileRegistry({}, workspaces=StoreFolder(tmp_path))
+    backend = ProfileRegistry({}, workspaces=DataDir(tmp_path))
     async with Runtime(MemoryStore(), backend) as running:
         yield running
 

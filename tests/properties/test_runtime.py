@@ -26,9 +26,9 @@ from runtimed.core.state.activity import Activity
 from runtimed.core.state.change import Forgotten
 from runtimed.errors import StoreCorrupt
 from runtimed.feed.ring import Ring
-from runtimed.store.encoding import encode_events
+from runtimed.store.encoding import encode_change
 from runtimed.store.memory import MemoryStore
-from runtimed.store.writer import Writer
+from runtimed.store.sqlite.writer import Writer
 from tests.properties import checks
 from tests.properties.fakes import CrashableFolder, CrashableMemory
 from tests.properties.harness import Harness
@@ -188,7 +188,7 @@ def published_before_it_is_stored(patch: pytest.MonkeyPatch) -> None:
     def hasty(self: Sequencer, change: Any) -> Any:
         done = commit(self, change)
         if change.worker and change.events:
-            publish(self, change.worker.worker_id, encode_events(change, {}))
+            publish(self, change.worker.worker_id, encode_change(change, {}).events)
         return done
 
     patch.setattr(Sequencer, "commit", hasty)

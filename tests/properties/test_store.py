@@ -18,7 +18,8 @@ from runtimed.model.diagnostic import Diagnostic
 from runtimed.model.event import Payload, TextSegment, UserMessage
 from runtimed.model.identity import WorkerId, cursor_of
 from runtimed.model.runtime import RuntimeEvent
-from runtimed.store import schema, transaction
+from runtimed.store import records
+from runtimed.store.tables import Table
 from runtimed.wire.converter import encode_payload
 from tests.contracts.conftest import Teller
 from tests.properties.fakes import CrashableFolder, CrashableMemory
@@ -306,16 +307,16 @@ def test_both_stores_answer_as_the_model_does(examples: Any) -> None:
 
 
 @pytest.mark.parametrize(
-    ("table", "key", "statement"),
+    ("table", "name", "statement"),
     [
-        (transaction._FORGET, "marks", "DELETE FROM mark WHERE sequence < ?"),
-        (schema.WRITES, "floor", "INSERT OR IGNORE INTO floor VALUES (?, ?, ?, ?, ?, ?)"),
+        (records.MARKS, "delete_expired", "DELETE FROM mark WHERE sequence < ?"),
+        (records.TRIM_POINTS, "insert", "INSERT OR IGNORE INTO floor VALUES (?, ?, ?, ?, ?, ?)"),
     ],
 )
 def test_the_machine_notices_a_wrong_sql_statement(
-    monkeypatch: pytest.MonkeyPatch, table: dict[str, str], key: str, statement: str
+    monkeypatch: pytest.MonkeyPatch, table: Table[Any, Any], name: str, statement: str
 ) -> None:
-    monkeypatch.setitem(table, key, statement)
+    monkeypatch.setattr(table, name, statement)
     control = settings(MACHINE, max_examples=500, phases=[Phase.generate], database=None, report_multiple_bugs=False)
     with pytest.raises((AssertionError, StoreCorrupt)):
         run_state_machine_as_test(StoreMachine, settings=control)

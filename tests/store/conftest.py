@@ -16,7 +16,7 @@ from runtimed.model.identity import RuntimeId, worker_id
 from runtimed.model.runtime import StoreCheck
 from runtimed.model.worker import CreateWorkerRequest
 from runtimed.store.sqlite import SqliteStore
-from runtimed.store.sync import Sync
+from runtimed.store.sqlite.sync import Sync
 
 MAX_SEQUENCE = 2**63 - 1
 WIDE = PageSize(items=10_000, max_bytes=100_000_000)

@@ -42,7 +42,7 @@ from runtimed.model.event import (
 from runtimed.model.identity import worker_id
 from runtimed.model.interaction import WorkerInput
 from runtimed.model.worker import CreateWorkerRequest
-from runtimed.store.folder import StoreFolder
+from runtimed.store.data_dir import DataDir
 
 END = '{"event":"run_end","data":{"result":"finished"}}'
 FINISHED = RunEnd("finished")
@@ -95,7 +95,7 @@ class Harness:
         self.home = folder / "workers" / self.worker_id / "home"
         self.sink = RecordingSink()
         profile = attrs.evolve(profile, env={**profile.env, "TRACE": mark})
-        self.backend = ProcessBackend(profile, StoreFolder(folder), supervisor)
+        self.backend = ProcessBackend(profile, DataDir(folder), supervisor)
         self.inputs = 0
 
     async def spawn(self, **options: Any) -> BackendAnswer:

@@ -11,7 +11,7 @@ import pytest
 from runtimed.core import Runtime
 from runtimed.execution.registry import ProfileRegistry
 from runtimed.model.interaction import WorkerInput
-from runtimed.store.folder import StoreFolder
+from runtimed.store.data_dir import DataDir
 from runtimed.store.sqlite import SqliteStore
 from tests.http.conftest import Served, serving
 
@@ -27,7 +27,7 @@ paths = pytest.mark.parametrize("path", ["/v1/workers/worker-00000001/events", "
 async def damaged(tmp_path: Path) -> AsyncIterator[Served]:
     """A Runtime with one Worker, of whose five events the fourth is damaged."""
     store = tmp_path / "store"
-    backend = ProfileRegistry({}, workspaces=StoreFolder(tmp_path))
+    backend = ProfileRegistry({}, workspaces=DataDir(tmp_path))
     async with Runtime(SqliteStore(store), backend) as first, asyncio.timeout(DEADLINE_S):
         ref = (await first.create_worker()).worker_ref
         await first.send_input(ref, WorkerInput("user", "hello"))

@@ -19,7 +19,7 @@ def replace(owner: Any, name: str, make: Callable[[Any], Any]) -> None:
 
 def commit_before_ack() -> None:
     """A Change is acknowledged and published when it is queued; the commit takes its time."""
-    from runtimed.store.writer import Writer
+    from runtimed.store.sqlite.writer import Writer
 
     def submit_first(old: Callable[..., Any]) -> Callable[..., Any]:
         def submit(self: Any, rows: Any) -> Any:
@@ -66,7 +66,7 @@ def _reread(change: Callable[[Any], Any]) -> None:
 
 def synchronous_full() -> None:
     """A commit does not wait for the disk."""
-    from runtimed.store.writer import Writer
+    from runtimed.store.sqlite.writer import Writer
 
     def make(old: Callable[..., None]) -> Callable[..., None]:
         def init(self: Any, connection: Any, *given: Any) -> None:
@@ -91,7 +91,7 @@ def refusal_on_a_full_disk() -> None:
 def _forgive(error: str) -> None:
     import apsw
 
-    from runtimed.store.writer import Writer
+    from runtimed.store.sqlite.writer import Writer
 
     def make(old: Callable[..., None]) -> Callable[..., None]:
         def transaction(self: Any, changes: Any) -> None:
@@ -109,7 +109,7 @@ def recovery_from_a_full_disk() -> None:
     """A full disk counts as one that failed."""
     import apsw
 
-    from runtimed.store.writer import Writer
+    from runtimed.store.sqlite.writer import Writer
 
     def make(old: Callable[..., None]) -> Callable[..., None]:
         def transaction(self: Any, changes: Any) -> None:
@@ -130,14 +130,14 @@ def row_checksums() -> None:
 
 def check_of_the_log() -> None:
     """A log that can't be read to its end is taken for a torn one."""
-    from runtimed.store import sqlite
+    from runtimed.store.sqlite import store
 
-    replace(sqlite, "mend_log", lambda old: lambda *given: None)
+    replace(store, "repair_log", lambda old: lambda *given: None)
 
 
 def torn_tail() -> None:
     """A log that is torn is read up to its last commit all the same."""
-    from runtimed.store.wal import Damage, Log
+    from runtimed.store.sqlite.wal import Damage, Log
 
     def make(old: Callable[..., Any]) -> Callable[..., Any]:
         def damage(self: Any, readable: int) -> Any:

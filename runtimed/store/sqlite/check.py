@@ -1,9 +1,11 @@
-"""A check of everything that the tables of a store hold, in words for an operator."""
+"""A check of all rows of a store, with findings for an operator."""
 
 import logging
 import time
+from collections import Counter
 from collections.abc import Callable, Iterator
 from functools import partial
+from typing import Any
 
 import apsw
 
@@ -11,43 +13,23 @@ from runtimed.core.state.change import Worker
 from runtimed.errors import StoreCorrupt
 from runtimed.model.identity import WorkerId, cursor_of, worker_id
 from runtimed.model.runtime import MAX_FINDINGS, Finding, StoreCheck
-from runtimed.store.catalog import BUNDLES, DELETED, FLOORS, MARKS, META, REMARKS, RUNTIME_EVENTS, WORKERS
-from runtimed.store.census import MAX_NUMBER, STRAYS, fault, held_of
-from runtimed.store.rows import (
-    Row,
-    bundle_of,
-    deleted_of,
-    entry_of,
-    event_of,
-    floor_of,
-    mark_of,
-    meta_of,
-    remark_of,
-    runtime_event_of,
-    worker_reader,
-)
-from runtimed.store.steps import LOWEST_NUMBER, LOWEST_TEXT, Pages, See, Step
+from runtimed.store import records
+from runtimed.store.records import ENTRIES, EVENTS, TRIM_POINTS, WORKERS, worker_reader
+from runtimed.store.sqlite.batched_scan import BatchedScan, Step, Visit
+from runtimed.store.sqlite.loading import WORKERS_WITH_STATES
+from runtimed.store.sqlite.row_counts import MAX_NUMBER, count_rows, find_fault, find_orphans
+from runtimed.store.tables import Row, Table
 
 MAX_PIN_S = 2.0
-"""How long a step may look at the structure of a table in a store that is in use: the log grows meanwhile."""
+"""How long a step may check the structure of a table in a store that is in use. The log grows meanwhile."""
 
 COUNTED_ROW_BYTES = 16
-"""What a row that is only counted is worth in a step."""
+"""The size that a row counts for in a step if it is only counted."""
 
-_SMALL = (
-    (META, "key", LOWEST_TEXT, meta_of),
-    (BUNDLES, "id", LOWEST_TEXT, bundle_of),
-    (REMARKS, "number", LOWEST_NUMBER, remark_of),
-    (RUNTIME_EVENTS, "id", LOWEST_NUMBER, runtime_event_of),
-    (MARKS, "sequence", LOWEST_NUMBER, mark_of),
-    (DELETED, "worker", LOWEST_NUMBER, deleted_of),
-)
-_ENTRIES = "SELECT event, worker, sequence, role, content, checksum, timestamp_ms FROM entry WHERE event <= :upto"
-_EVENTS = """
-    SELECT sequence, worker, previous, since, transcript_len, activity, payload, checksum, timestamp_ms FROM event
-    WHERE sequence <= :upto
-"""
-_FLOOR = f"{FLOORS} WHERE worker = ?"
+_SEEN_APART = {records.WORKERS, records.STATES, records.EVENTS, records.TRIM_POINTS, records.ENTRIES}
+"""The tables whose rows are compared with those of others as well."""
+
+_TRIM_POINT = f"{TRIM_POINTS.select} WHERE worker = ?"
 _OWNER = "SELECT 1 FROM worker WHERE number = :number UNION SELECT 1 FROM deleted WHERE worker = :number"
 _DELETED = "SELECT 1 FROM deleted WHERE worker = ?"
 _TABLES = "SELECT name FROM sqlite_schema WHERE type = 'table'"
@@ -56,15 +38,21 @@ _log = logging.getLogger(__name__)
 
 
 class Check:
-    """Reads a store in steps, each of them short, and keeps what it found.
+    """Read a store in short steps and collect findings.
 
-    The store may be written meanwhile: what is newer than the first step is not looked at. `hit` has the first
-    problem of each Worker that has one, `findings` at most MAX_FINDINGS of all. With `max_pin_s` the look at a
-    table's structure ends after that time.
+    The store may be written meanwhile: rows that are newer than the first step are not checked.
+
+    Args:
+        max_pin_s: The seconds after which the check of one table's structure is given up, None for no limit.
+
+    Attributes:
+        counts: How many rows were read, by table.
+        findings: At most MAX_FINDINGS problems.
+        hit: The first problem of each damaged Worker.
     """
 
     def __init__(self, max_pin_s: float | None = None) -> None:
-        self.workers = self.entries = self.events = 0
+        self.counts: Counter[str] = Counter()
         self.findings: list[Finding] = []
         self.hit: dict[WorkerId, str] = {}
         self._max_pin_s = max_pin_s
@@ -75,35 +63,37 @@ class Check:
         self._worker_of = worker_reader()
 
     def result(self) -> StoreCheck:
-        """What was read and found so far."""
-        return StoreCheck(self.workers, self.entries, self.events, tuple(self.findings))
+        """Return what was read and found so far."""
+        workers, entries, events = (self.counts[table.name] for table in (WORKERS, ENTRIES, EVENTS))
+        return StoreCheck(workers, entries, events, tuple(self.findings))
 
     def structure(self) -> Iterator[Step]:
-        """The steps that look at each table as SQLite's own structure, whatever its rows mean."""
+        """The steps that have SQLite check the structure of each table."""
         yield self._list_tables
         for table in self._tables:
             yield partial(self._see_structure, table)
 
     def rows(self) -> Iterator[Step]:
-        """The steps that look at each row. Each must be done before the next is asked for."""
+        """The steps that check each row. Finish each before asking for the next."""
         yield self._begin
-        for query, key, lowest, value_of in _SMALL:
-            yield from self._pages(query, key, lowest, partial(self._see_row, value_of))
-        yield from self._pages(WORKERS, "number", LOWEST_NUMBER, self._see_worker)
+        for table in records.TABLES:
+            if table not in _SEEN_APART:
+                yield from self._scan(table.select, table, partial(self._see_row, table))
+        yield from self._scan(WORKERS_WITH_STATES, WORKERS, self._see_worker)
         yield self._see_strays
-        yield from self._pages(_ENTRIES, "event", LOWEST_NUMBER, self._see_entry, upto=self._upto)
-        yield from self._pages(_EVENTS, "sequence", LOWEST_NUMBER, self._see_event, upto=self._upto)
+        for table, see in ((ENTRIES, self._see_entry), (EVENTS, self._see_event)):
+            yield from self._scan(f"{table.select} WHERE {table.key} <= :upto", table, see, upto=self._upto)
 
     def found(self, problem: str, number: object = None) -> None:
-        """Keep a problem, of the Worker with this number where it is one."""
+        """Record a problem, with the Worker if `number` is the number of one."""
         name = worker_id(number) if isinstance(number, int) and 0 < number <= MAX_NUMBER else None
         if name is not None:
             self.hit.setdefault(name, problem)
         if len(self.findings) < MAX_FINDINGS:
             self.findings.append(Finding(problem, name))
 
-    def _pages(self, query: str, key: str, lowest: str | int, see: See, **bindings: int) -> Iterator[Step]:
-        return Pages(query, key, lowest, see, self.found).steps(bindings)
+    def _scan(self, query: str, table: Table[Any, Any], see: Visit, **bindings: int) -> Iterator[Step]:
+        return BatchedScan(query, table, see, self.found).steps(bindings)
 
     def _begin(self, connection: apsw.Connection) -> None:
         self._upto = connection.execute("SELECT max(sequence) FROM event").get or 0
@@ -120,14 +110,18 @@ class Check:
                 if problem != "ok":
                     self.found(f"the table {table} is damaged: {' '.join(problem.split())}")
         except apsw.InterruptError:
-            _log.warning("the table %s is too large to see its structure while in use: runtimed --check-store", table)
+            _log.warning(
+                "table %s is too large to check its structure while the store is in use; use runtimed --check-store",
+                table,
+            )
         except apsw.CorruptError as error:
             self.found(f"the table {table} is damaged: {error}")
         finally:
             connection.set_progress_handler(None)
 
-    def _see_row(self, value_of: Callable[[Row], object], _: apsw.Connection, row: Row) -> int:
-        self._sound(value_of, row)
+    def _see_row(self, table: Table[Any, Any], _: apsw.Connection, row: Row) -> int:
+        self.counts[table.name] += 1
+        self._sound(table.read, row)
         return sum(len(value) for value in row if isinstance(value, bytes))
 
     def _sound(self, value_of: Callable[[Row], object], row: Row, number: object = None) -> bool:
@@ -142,35 +136,37 @@ class Check:
 
     def _see_worker(self, connection: apsw.Connection, row: Row) -> int:
         number = row[0]
-        self.workers += 1
+        self.counts[WORKERS.name] += 1
         self._owned.add(number)
-        held = held_of(connection, number)
-        floors: list[Row] = connection.execute(_FLOOR, (number,)).fetchall()
+        held = count_rows(connection, number)
+        floors: list[Row] = connection.execute(_TRIM_POINT, (number,)).fetchall()
         floor = floors[0][1] if floors else 0
 
         def worker_of(row: Row) -> Worker:
             return self._worker_of(row, floor)
 
-        if all(self._sound(floor_of, floor, number) for floor in floors) and self._sound(worker_of, row, number):
-            problem = fault(connection, number, worker_of(row), held)
+        if all(self._sound(TRIM_POINTS.read, floor, number) for floor in floors) and self._sound(
+            worker_of, row, number
+        ):
+            problem = find_fault(connection, number, worker_of(row), held)
             if problem:
                 self.found(problem, number)
         return len(row[1]) + COUNTED_ROW_BYTES * (held.entries + held.events)
 
     def _see_strays(self, connection: apsw.Connection) -> None:
-        for (number,) in connection.execute(STRAYS).fetchall():
+        for number in find_orphans(connection):
             self.found("its row is missing", number)
 
     def _see_entry(self, connection: apsw.Connection, row: Row) -> int:
-        self.entries += 1
-        if self._sound(entry_of, row, row[1]):
+        self.counts[ENTRIES.name] += 1
+        if self._sound(ENTRIES.read, row, row[1]):
             self._see_owner(connection, row[1], f"the entry {row[2]}")
         return len(row[4])
 
     def _see_event(self, connection: apsw.Connection, row: Row) -> int:
-        self.events += 1
+        self.counts[EVENTS.name] += 1
         sequence, number, previous = row[:3]
-        if self._sound(event_of, row, number):
+        if self._sound(EVENTS.read, row, number):
             self._see_owner(connection, number, f"the event {cursor_of(sequence)}")
             if previous != self._newest.get(number, 0) and not self._gone(connection, number, previous):
                 self.found(f"the event {cursor_of(previous)} is missing", number)
@@ -185,6 +181,6 @@ class Check:
             self.found(f"{name} belongs to no Worker: its row is missing", number)
 
     def _gone(self, connection: apsw.Connection, number: int, sequence: int) -> bool:
-        """Whether an event that is not there any more is one that was trimmed, or of a Worker that was deleted."""
-        floors: list[Row] = connection.execute(_FLOOR, (number,)).fetchall()
+        """Whether a missing event was trimmed, or belonged to a Worker that was deleted."""
+        floors: list[Row] = connection.execute(_TRIM_POINT, (number,)).fetchall()
         return any(sequence <= floor[1] for floor in floors) or bool(connection.execute(_DELETED, (number,)).get)

@@ -1,10 +1,11 @@
-"""From earlier versions of the tables to this one. A row that was damaged stays so: its checksum does not match."""
+"""Migration of earlier versions of the tables. The checksum of a damaged row does not match afterwards either."""
 
 from bisect import bisect_right
 from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
 from itertools import accumulate, pairwise
 from struct import error as StructError  # noqa: N812 it is a class
+from struct import pack
 from typing import Any
 from zlib import crc32
 
@@ -13,19 +14,8 @@ import apsw
 from runtimed.errors import StoreCorrupt
 from runtimed.model.diagnostic import Diagnostic
 from runtimed.model.identity import worker_number
-from runtimed.store.rows import (
-    ACTIVITIES,
-    ROLES,
-    STATUSES,
-    Row,
-    checksum,
-    mark_of,
-    meta_row,
-    number_of,
-    readable,
-    runtime_event_of,
-    text_checksum,
-)
+from runtimed.store.records import ACTIVITIES, MARKS, META, ROLES, RUNTIME_EVENTS, STATUSES, number_of, skip_damaged
+from runtimed.store.tables import Row
 from runtimed.wire.converter import restore
 
 TIMES = {
@@ -138,14 +128,13 @@ class _Times:
     """The time of a sequence, as far as the marks tell it."""
 
     def __init__(self, connection: apsw.Connection, unix_ms: int) -> None:
-        rows = connection.execute("SELECT sequence, unix_ms, checksum FROM mark ORDER BY sequence")
-        marks = list(readable(rows, mark_of))
+        marks = list(skip_damaged(MARKS, connection.execute(f"{MARKS.select} ORDER BY sequence")))
         self._halfways = [before.sequence + after.sequence for before, after in pairwise(marks)]
         self._times = list(accumulate((mark.unix_ms for mark in marks), max)) or [unix_ms]
-        told = connection.execute("SELECT * FROM runtime_event WHERE kind = 'worker_created'")
+        told = connection.execute(f"{RUNTIME_EVENTS.select} WHERE kind = 'worker_created'")
         self._created = {
             number_of(event.worker_id): event.timestamp_ms
-            for event in readable(told, runtime_event_of)
+            for event in skip_damaged(RUNTIME_EVENTS, told)
             if event.worker_id is not None
         }
         self._unix_ms = unix_ms
@@ -163,23 +152,24 @@ def _with_time(table: str, time: int, stored: int, body: bytes, tail: bytes, *ke
     """The checksum of a row with its time; one that does not match where the one without did not."""
     name = table.encode()
     try:
-        sound = crc32(tail, checksum(name, body, *key)) == stored
-        return crc32(tail, checksum(name, body, *key, time)) ^ (not sound)
+        sound = crc32(tail, _checksum(name, body, *key)) == stored
+        return crc32(tail, _checksum(name, body, *key, time)) ^ (not sound)
     except (TypeError, StructError):
         return stored
 
 
 def set_aside(connection: apsw.Connection) -> None:
-    """Make way for the tables of this version."""
+    """Rename the tables of version 1, to make way for those of this version."""
     connection.execute("DROP INDEX event_worker; DROP INDEX entry_worker")
     for table in TABLES:
         connection.execute(f"ALTER TABLE {table} RENAME TO {table}_1")
 
 
 def bring_forward(connection: apsw.Connection) -> None:
-    """Fill the tables of this version from those that were set aside, and remove these.
+    """Fill the tables of this version from those that were renamed, and drop these.
 
-    Raises StoreCorrupt where one of them has a column that is nothing of what version 1 wrote.
+    Raises:
+        StoreCorrupt: A column holds what version 1 never wrote.
     """
     retained: Counter[int] = Counter()
     steps = [
@@ -201,6 +191,14 @@ def bring_forward(connection: apsw.Connection) -> None:
         connection.execute(f"DROP TABLE {table}_1")
 
 
+def _checksum(table: bytes, body: bytes, *key: int) -> int:
+    return crc32(body, crc32(pack(f"<{len(key)}q", *key), crc32(table)))
+
+
+def _text_checksum(table: bytes, body: bytes, key: str) -> int:
+    return crc32(body, crc32(key.encode(), crc32(table)))
+
+
 def _sound(stored: object, body: bytes, *key: object) -> bool:
     return crc32(body, crc32(repr(key).encode())) == stored
 
@@ -212,13 +210,13 @@ def _code(names: Sequence[str], name: str) -> int:
 def _meta(connection: apsw.Connection) -> Iterator[Row]:
     for key, value, stored in connection.execute("SELECT key, value, checksum FROM meta_1"):
         sound = _sound(stored, value.encode(), "meta", key)
-        yield key, value, text_checksum(b"meta", value.encode(), key) ^ (not sound)
+        yield key, value, _text_checksum(b"meta", value.encode(), key) ^ (not sound)
 
 
 def _workers(connection: apsw.Connection) -> Iterator[Row]:
     for number, request, stored in connection.execute("SELECT number, request, checksum FROM worker_1"):
         sound = _sound(stored, request, "worker", number)
-        yield number, request, checksum(b"worker", request, number) ^ (not sound)
+        yield number, request, _checksum(b"worker", request, number) ^ (not sound)
 
 
 def _events(connection: apsw.Connection, retained: Counter[int]) -> Iterator[Row]:
@@ -232,7 +230,7 @@ def _events(connection: apsw.Connection, retained: Counter[int]) -> Iterator[Row
         key = (sequence, worker, newest.get(worker, 0), since, transcript_len, _code(ACTIVITIES, activity))
         newest[worker] = sequence
         retained[worker] += 1
-        yield *key, payload, checksum(b"event", payload, *key) ^ (not sound)
+        yield *key, payload, _checksum(b"event", payload, *key) ^ (not sound)
 
 
 def _states(connection: apsw.Connection, retained: Counter[int]) -> Iterator[Row]:
@@ -244,7 +242,7 @@ def _states(connection: apsw.Connection, retained: Counter[int]) -> Iterator[Row
         sound = _sound(stored, execution, "state", *old)
         codes = (_code(STATUSES, status), _code(ACTIVITIES, activity))
         key = (worker, codes[0], transcript_len, last_sequence, since, codes[1], retained[worker])
-        yield *key, execution, checksum(b"state", execution, *key) ^ (not sound)
+        yield *key, execution, _checksum(b"state", execution, *key) ^ (not sound)
 
 
 def _entries(connection: apsw.Connection) -> Iterator[Row]:
@@ -253,13 +251,13 @@ def _entries(connection: apsw.Connection) -> Iterator[Row]:
         event, worker, sequence, role = old
         sound = _sound(stored, content, "entry", *old)
         key = (event, worker, sequence, _code(ROLES, role))
-        yield *key, content, checksum(b"entry", content, *key) ^ (not sound)
+        yield *key, content, _checksum(b"entry", content, *key) ^ (not sound)
 
 
 def _bundles(connection: apsw.Connection) -> Iterator[Row]:
     for key, body, stored in connection.execute("SELECT id, body, checksum FROM bundle_1"):
         sound = _sound(stored, body, "bundle", key)
-        yield key, body, text_checksum(b"bundle", body, key) ^ (not sound)
+        yield key, body, _text_checksum(b"bundle", body, key) ^ (not sound)
 
 
 def _remarks(connection: apsw.Connection) -> Iterator[Row]:
@@ -268,11 +266,11 @@ def _remarks(connection: apsw.Connection) -> Iterator[Row]:
         about = restore(body, Diagnostic).worker_id if sound else None
         worker = None if about is None else worker_number(about)
         key = (number, -1 if worker is None else worker)
-        yield number, worker, body, checksum(b"remark", body, *key) ^ (not sound)
+        yield number, worker, body, _checksum(b"remark", body, *key) ^ (not sound)
 
 
 def _high_numbers(connection: apsw.Connection) -> None:
     event_bytes = connection.execute("SELECT coalesce(sum(length(payload)), 0) FROM event").get
     remarks = connection.execute("SELECT coalesce(max(number), 0) FROM remark").get
     new = {"event_bytes": event_bytes, "remark_number": remarks, "runtime_event_id": 0}
-    connection.executemany("INSERT INTO meta VALUES (?, ?, ?)", [meta_row(*item) for item in new.items()])
+    connection.executemany(META.insert, map(META.row, new.items()))

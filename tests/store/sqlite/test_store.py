@@ -13,7 +13,7 @@ from runtimed.core.state.activity import Activity
 from runtimed.core.state.change import Change
 from runtimed.errors import StoreCorrupt, StoreFull, StoreIo, StoreMissing, StoreUnsupported
 from runtimed.model.identity import worker_id
-from runtimed.store.writer import Writer
+from runtimed.store.sqlite.writer import Writer
 
 NewStore = Callable[..., Any]
 FIRST = worker_id(1)
@@ -330,7 +330,7 @@ from runtimed.core.state.change import Change, Entry, Event
 from runtimed.core.paging import PageSize
 from runtimed.model.event import TextDelta
 from runtimed.model.identity import worker_id
-from runtimed.store.writer import Writer
+from runtimed.store.sqlite.writer import Writer
 from runtimed.store.sqlite import SqliteStore
 
 async def write():

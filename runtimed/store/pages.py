@@ -1,4 +1,4 @@
-"""What both stores share: where a page ends, what a row of events adds up to, and how a Runtime is named."""
+"""What all stores share: the end of a page, the replay of events, and ids of new Runtimes."""
 
 import secrets
 from collections.abc import Callable, Iterable, Sequence
@@ -10,14 +10,14 @@ from runtimed.core.state.activity import Activity
 from runtimed.core.state.change import EncodedEvent, Entry
 from runtimed.errors import StoreCorrupt
 from runtimed.model.identity import RuntimeId, WorkerId, cursor_of
-from runtimed.store.rows import Floor, StoredEvent
+from runtimed.store.records import StoredEvent, TrimPoint
 from runtimed.wire.converter import restore_payload
 
 T = TypeVar("T")
 
 
-def cut(rows: Iterable[T], page: PageSize, size: Callable[[T], int]) -> list[T]:
-    """The first rows, up to the one that fills the page; `size` tells the bytes of a row."""
+def fill_page(rows: Iterable[T], page: PageSize, size: Callable[[T], int]) -> list[T]:
+    """The first rows, up to the one that fills the page. `size` returns the bytes of a row."""
     kept, total = [], 0
     for row in islice(rows, page.items):
         kept.append(row)
@@ -28,17 +28,25 @@ def cut(rows: Iterable[T], page: PageSize, size: Callable[[T], int]) -> list[T]:
 
 
 def entry_size(entry: Entry) -> int:
-    """The bytes by which an entry fills a page."""
+    """The bytes that an entry takes of a page."""
     return len(entry.content.encode())
 
 
 def stored_size(stored: StoredEvent) -> int:
-    """The bytes by which an event fills a page."""
+    """The bytes that an event takes of a page."""
     return len(stored.event.payload)
 
 
-def unbroken(events: Sequence[StoredEvent], after: int) -> Sequence[StoredEvent]:
-    """Those of the events behind `after` that come in front of a missing one. Raises StoreCorrupt where none does."""
+def up_to_gap(events: Sequence[StoredEvent], after: int) -> Sequence[StoredEvent]:
+    """The events in front of the first missing one.
+
+    Args:
+        events: Events of any Workers behind `after`, by sequence.
+        after: The sequence behind which they were read.
+
+    Raises:
+        StoreCorrupt: None comes in front of the missing one.
+    """
     newest: dict[WorkerId, int] = {}
     for stored in events:
         name, previous = stored.event.worker_id, stored.previous
@@ -51,19 +59,23 @@ def unbroken(events: Sequence[StoredEvent], after: int) -> Sequence[StoredEvent]
     return events
 
 
-def check_floor(floor: Floor, after: int) -> None:
-    """Raises StoreCorrupt where a Worker's events behind `after` are not retained any more."""
-    if after < floor.sequence:
-        raise missing_event(floor.sequence, floor.worker_id)
+def check_retained(point: TrimPoint, after: int) -> None:
+    """Raise StoreCorrupt if some of a Worker's events behind `after` are no longer retained."""
+    if after < point.sequence:
+        raise missing_event(point.sequence, point.worker_id)
 
 
 def missing_event(sequence: int, worker: WorkerId) -> StoreCorrupt:
-    """What to say where a Worker's event has another before it that is not there."""
+    """The error for an event that is missing between others of its Worker."""
     return StoreCorrupt(f"the event {cursor_of(sequence)} of {worker} is missing")
 
 
 def replay(activity: Activity, events: Iterable[EncodedEvent]) -> Activity:
-    """The activity behind these events. Raises StoreCorrupt for one that is no event of the contract."""
+    """The activity behind these events.
+
+    Raises:
+        StoreCorrupt: This version does not know one of them.
+    """
     for event in events:
         try:
             activity = activity.after(restore_payload(event.payload))
@@ -74,5 +86,5 @@ def replay(activity: Activity, events: Iterable[EncodedEvent]) -> Activity:
 
 
 def new_runtime_id() -> RuntimeId:
-    """An id for a Runtime that was given none."""
+    """Generate an id for a new Runtime."""
     return RuntimeId(f"runtime-{secrets.token_hex(8)}")

@@ -1,7 +1,8 @@
-"""What a start does about a write-ahead log that is damaged in front of transactions that were committed.
+"""Recovery of a write-ahead log that is damaged in front of committed transactions.
 
-SQLite would silently stop to read there. Instead the log is made to read on, and what the damage hit is left to the
-checksums of the rows. As long as the damaged log is kept, each start reads every row to know which Workers are hit.
+SQLite would silently stop reading at the damage. Recovery rewrites the checksums of the log so that SQLite reads all
+of it. Damaged pages are then found by the checksums of the rows: while the damaged log is kept, each start reads
+every row to find the Workers that are damaged.
 """
 
 import contextlib
@@ -16,14 +17,14 @@ import attrs
 
 from runtimed.errors import StoreCorrupt
 from runtimed.model.identity import WorkerId
-from runtimed.store.check import Check
-from runtimed.store.connection import connect, untouching
-from runtimed.store.schema import check_version
-from runtimed.store.sync import lazily_synced
-from runtimed.store.wal import Damage, Log, log_of
+from runtimed.store.sqlite.check import Check
+from runtimed.store.sqlite.connection import connect, connect_unchanging
+from runtimed.store.sqlite.schema import check_version
+from runtimed.store.sqlite.sync import is_lazily_synced
+from runtimed.store.sqlite.wal import Damage, Log, log_of
 
 KEPT = "-wal.damaged"
-"""What the name of a damaged log ends with; one is kept, the latest."""
+"""The suffix of a damaged log. Only the latest is kept."""
 
 _DRAFT = "-wal.mended"
 
@@ -48,10 +49,11 @@ def kept_log(database: Path) -> Path:
     return Path(f"{database}{KEPT}")
 
 
-def mend_log(database: Path) -> None:
-    """Make a damaged log readable to its end, and keep the damaged one; a torn end is left to SQLite.
+def repair_log(database: Path) -> None:
+    """Make a damaged log readable to its end, and keep a copy of the damaged one. A torn end is left to SQLite.
 
-    Raises StoreCorrupt, and leaves the log as it is, where what it holds would not be a database.
+    Raises:
+        StoreCorrupt: The log does not result in a sound database. It is left as it is.
     """
     found = find_damage(database)
     if found is None:
@@ -71,8 +73,12 @@ def mend_log(database: Path) -> None:
     _log.error("%s; it was made readable, and kept as %s; every row is checked now", found, kept_log(database).name)
 
 
-def mend_indexes(connection: apsw.Connection) -> None:
-    """Make the indexes anew where they do not match their tables. Raises StoreCorrupt where that cannot be done."""
+def rebuild_indexes(connection: apsw.Connection) -> None:
+    """Rebuild the indexes if they do not match their tables.
+
+    Raises:
+        StoreCorrupt: They cannot be rebuilt.
+    """
     if connection.execute("PRAGMA integrity_check(1)").get == "ok":
         return
     try:
@@ -81,8 +87,11 @@ def mend_indexes(connection: apsw.Connection) -> None:
         raise StoreCorrupt(f"the store is damaged: {error}; restore it from a copy") from error
 
 
-def hit_by_damage(database: Path, connection: apsw.Connection) -> dict[WorkerId, str]:
-    """Read every row, and tell which Workers are hit; a damaged log that has hit nothing is kept no longer."""
+def find_hit_workers(database: Path, connection: apsw.Connection) -> dict[WorkerId, str]:
+    """Read every row and return the first problem of each damaged Worker.
+
+    The copy of the damaged log is removed if no row is damaged.
+    """
     check = Check()
     for step in check.rows():
         step(connection)
@@ -95,12 +104,12 @@ def hit_by_damage(database: Path, connection: apsw.Connection) -> dict[WorkerId,
 
 
 def find_damage(database: Path) -> Found | None:
-    """What is damaged in the log, where it can be told from the torn end that a crash leaves. Changes nothing."""
+    """Find damage in the log, as opposed to the torn end that a crash leaves. Changes nothing."""
     log = log_of(database)
     if not (log.exists() and log.stat().st_size and database.stat().st_size):
         return None
-    with contextlib.closing(untouching(database)) as connection:
-        if check_version(connection) == 0 or lazily_synced(connection):
+    with contextlib.closing(connect_unchanging(database)) as connection:
+        if check_version(connection) == 0 or is_lazily_synced(connection):
             return None
         readable, _ = connection.wal_checkpoint(mode=apsw.SQLITE_CHECKPOINT_NOOP)
         page_size = connection.pragma("page_size")
@@ -111,9 +120,10 @@ def find_damage(database: Path) -> Found | None:
 
 @contextlib.contextmanager
 def mended(database: Path, found: Found) -> Iterator[apsw.Connection]:
-    """A connection that sees what a start would make of a damaged log. Changes nothing in the store's folder.
+    """A connection that sees the store as recovery would make it. Changes nothing in the store's folder.
 
-    Raises StoreCorrupt where a start would refuse.
+    Raises:
+        StoreCorrupt: Recovery is not possible.
     """
     with tempfile.TemporaryDirectory(prefix="runtimed-") as scratch:
         draft = Path(scratch) / f"{database.name}{_DRAFT}"
@@ -175,7 +185,7 @@ class _OtherLog(apsw.VFS):
         self._log = str(log)
 
     def xOpen(self, name: str | apsw.URIFilename | None, flags: list[int]) -> apsw.VFSFile:  # noqa: N802 SQLite's name
-        """As SQLite's xOpen."""
+        """Open a file for SQLite, which gives its name and flags."""
         return apsw.VFSFile("", self._log if flags[0] & apsw.SQLITE_OPEN_WAL else name, flags)
 
 
@@ -184,7 +194,7 @@ def _overlaid(database: Path, log: Path) -> Iterator[apsw.Connection]:
     name = f"runtimed-{log}"
     other = _OtherLog(name, log)
     try:
-        with contextlib.closing(untouching(database, vfs=name)) as connection:
+        with contextlib.closing(connect_unchanging(database, vfs=name)) as connection:
             yield connection
     finally:
         other.unregister()

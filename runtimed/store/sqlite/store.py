@@ -6,7 +6,7 @@ import threading
 from collections.abc import Callable, Collection, Sequence
 from itertools import chain
 from pathlib import Path
-from typing import Concatenate, ParamSpec, TypeVar
+from typing import Any, Concatenate, ParamSpec, TypeVar
 
 import apsw
 import attrs
@@ -18,38 +18,47 @@ from runtimed.core.state.change import Change, EncodedEvent, Entry, StateAt, Sto
 from runtimed.errors import RuntimeStopped, StoreCorrupt
 from runtimed.model.identity import RuntimeId, WorkerId
 from runtimed.model.runtime import RuntimeBackend, RuntimeEvent, StoreCheck, StoreKind
-from runtimed.store import queries
-from runtimed.store.ballast import Ballast
-from runtimed.store.catalog import load
-from runtimed.store.check import MAX_PIN_S, Check
-from runtimed.store.connection import connect, translated, use_log
-from runtimed.store.encoding import Rows, encode_change
-from runtimed.store.folder import StoreFolder
-from runtimed.store.readers import Readers
-from runtimed.store.rows import number_of
-from runtimed.store.salvage import hit_by_damage, kept_log, mend_indexes, mend_log
-from runtimed.store.schema import check_version, prepare
-from runtimed.store.sync import Sync, use_sync
-from runtimed.store.writer import Writer
+from runtimed.store import records
+from runtimed.store.data_dir import DataDir
+from runtimed.store.encoding import EncodedChange, encode_change
+from runtimed.store.records import number_of
+from runtimed.store.sqlite import queries
+from runtimed.store.sqlite.ballast import Ballast
+from runtimed.store.sqlite.check import MAX_PIN_S, Check
+from runtimed.store.sqlite.connection import connect, enable_wal, translate_errors
+from runtimed.store.sqlite.loading import load
+from runtimed.store.sqlite.readers import Readers
+from runtimed.store.sqlite.schema import check_version, create_or_migrate
+from runtimed.store.sqlite.sync import Sync, apply_sync
+from runtimed.store.sqlite.wal_recovery import find_hit_workers, kept_log, rebuild_indexes, repair_log
+from runtimed.store.sqlite.writer import Writer
+from runtimed.store.tables import Table
 
 P = ParamSpec("P")
 T = TypeVar("T")
+D = TypeVar("D")
 
 
 class SqliteStore:
-    """The Store `fs:PATH`; what it says is stored survives a power cut, unless `sync` is `normal`.
+    """Keep a Runtime in a folder. What was committed survives a power cut, unless `sync` is `normal`.
 
-    One that is not there is made, unless `create` is false. It is opened once. After close() it is done with: commits
-    and reads raise RuntimeStopped. `folder` holds what else belongs to the Runtime, its token and the folders of its
-    Workers; it is this store's from open() to close(). `clock` tells the time that rows of a version without times
-    get, where nothing tells a better one.
+    A store can be opened once. After close(), commits and reads raise RuntimeStopped.
+
+    Args:
+        path: The folder. It must be on a local disk.
+        sync: `full` syncs a commit before it is acknowledged; with `normal` a power cut loses the newest commits.
+        clock: Tells the time for rows of earlier versions, which have no times, where no mark tells a better one.
+        create: Whether a store that does not exist is created.
+
+    Attributes:
+        data_dir: The folder as a directory of the token and the Workers' folders, locked from open() to close().
     """
 
     backend: RuntimeBackend = "fs_store"
     kind: StoreKind = "fs"
 
     def __init__(self, path: Path, sync: Sync = "full", clock: Clock | None = None, *, create: bool = True) -> None:
-        self.folder = StoreFolder(path, create=create)
+        self.data_dir = DataDir(path, create=create)
         self._sync = sync
         self._clock = clock or SteadyClock()
         self._parts = contextlib.ExitStack()
@@ -59,66 +68,66 @@ class SqliteStore:
 
     @property
     def event_bytes(self) -> int:
-        """As Store.event_bytes; 0 while the store is not open."""
         return self._writer.event_bytes if self._writer else 0
 
     @property
     def commit_cost_s(self) -> float:
-        """As Store.commit_cost_s; 0 while the store is not open."""
         return self._writer.commit_cost_s if self._writer else 0.0
 
     async def open(self, runtime_id: RuntimeId | None) -> StoredState:
-        """As Store.open."""
         return await asyncio.to_thread(self._open, runtime_id, asyncio.get_running_loop())
 
     def commit(self, change: Change) -> asyncio.Future[Sequence[EncodedEvent]]:
-        """As Store.commit. Raises SerializeFailed for text that is not Unicode; the future, RuntimeStopped."""
-        rows = encode_change(change, self._writer.requests if self._writer else {})
+        encoded = encode_change(change, self._writer.requests if self._writer else {})
         if self._writer is not None:
-            return self._writer.submit(rows)
+            return self._writer.submit(encoded)
         stopped: asyncio.Future[Sequence[EncodedEvent]] = asyncio.get_running_loop().create_future()
         stopped.set_exception(RuntimeStopped())
         return stopped
 
     async def read_entries(self, worker_id: WorkerId, start: int, page: PageSize) -> Sequence[Entry]:
-        """As Store.read_entries."""
         return await self._read(queries.entries_after, worker_id, start, page)
 
     async def newest_entries(self, worker_id: WorkerId, upto: int, page: PageSize) -> Sequence[Entry]:
-        """As Store.newest_entries."""
         return await self._read(queries.newest_entries, worker_id, upto, page)
 
     async def read_events(self, worker_id: WorkerId, after: int, upto: int, page: PageSize) -> Sequence[EncodedEvent]:
-        """As Store.read_events."""
         return await self._read(queries.events_between, worker_id, after, upto, page)
 
     async def read_all_events(self, after: int, upto: int, page: PageSize) -> Sequence[EncodedEvent]:
-        """As Store.read_all_events."""
         return await self._reading().run(queries.all_events_between, after, upto, page)
 
     async def oldest_events(
         self, worker_id: WorkerId | None, upto: int, count: int, spared: Collection[WorkerId] = ()
     ) -> Sequence[TrimRange]:
-        """As Store.oldest_events."""
         return await self._reading().run(queries.oldest_events, worker_id, upto, count, spared)
 
     async def read_runtime_events(self, after: int, page: PageSize) -> Sequence[RuntimeEvent]:
-        """As Store.read_runtime_events."""
-        return await self._reading().run(queries.runtime_events_after, after, page)
+        return await self.read_records(records.RUNTIME_EVENTS, after, page)
+
+    async def read_records(self, table: Table[Any, D], after: Any, page: PageSize) -> Sequence[D]:
+        """Read a table by key.
+
+        Args:
+            table: One of `records.TABLES`.
+            after: Rows with keys above this one are read.
+            page: Its `items` are the most that are read.
+
+        Returns:
+            What the rows hold, by key. Damaged rows are logged and left out.
+        """
+        return await self._reading().run(queries.records_after, table, after, page)
 
     async def state_at(self, worker_id: WorkerId, sequence: int) -> StateAt:
-        """As Store.moment."""
         return await self._read(queries.state_at, worker_id, sequence)
 
     async def purge(self, worker_id: WorkerId) -> bool:
-        """As Store.purge. What is not deleted is not touched."""
         if self._writer is None:
             raise RuntimeStopped
-        await self._writer.submit(Rows(purged=number_of(worker_id), vital=True))
+        await self._writer.submit(EncodedChange(purged=number_of(worker_id), vital=True))
         return await self._reading().run(queries.is_purged, worker_id)
 
     async def check(self) -> StoreCheck:
-        """As Store.check; between any two steps other readers have their turn."""
         check = Check(MAX_PIN_S)
         for step in chain(check.structure(), check.rows()):
             await self._reading().run(step)
@@ -126,7 +135,6 @@ class SqliteStore:
         return check.result()
 
     async def close(self) -> None:
-        """As Store.close."""
         self._writer = self._readers = None
         await asyncio.shield(asyncio.ensure_future(asyncio.to_thread(self._close)))
 
@@ -137,7 +145,7 @@ class SqliteStore:
         *args: P.args,
         **kwargs: P.kwargs,
     ) -> T:
-        """Read something of one Worker, who is named where SQLite itself finds damage: it knows of no Workers."""
+        """Read something of one Worker, and name the Worker in an error about damage that SQLite itself finds."""
         try:
             return await self._reading().run(read, worker_id, *args, **kwargs)
         except StoreCorrupt as error:
@@ -146,8 +154,8 @@ class SqliteStore:
             raise StoreCorrupt(f"{worker_id}: {error}") from error
 
     def _check_folder(self, check: Check) -> None:
-        with translated():
-            for problem in self.folder.problems():
+        with translate_errors():
+            for problem in self.data_dir.problems():
                 check.found(problem)
 
     def _reading(self) -> Readers:
@@ -156,21 +164,21 @@ class SqliteStore:
         return self._readers
 
     def _open(self, runtime_id: RuntimeId | None, loop: asyncio.AbstractEventLoop) -> StoredState:
-        with self._opening_or_closing, contextlib.ExitStack() as parts, translated():
-            database = parts.enter_context(self.folder)
+        with self._opening_or_closing, contextlib.ExitStack() as parts, translate_errors():
+            database = parts.enter_context(self.data_dir)
             ballast = Ballast(database.parent)
             ballast.prepare()
-            mend_log(database)
+            repair_log(database)
             connection = parts.enter_context(contextlib.closing(connect(database)))
             check_version(connection)
-            use_log(connection)
-            prepare(connection, self._clock.unix_ms())
+            enable_wal(connection)
+            create_or_migrate(connection, self._clock.unix_ms())
             if suspect := kept_log(database).exists():
-                mend_indexes(connection)
+                rebuild_indexes(connection)
             state, numbers = load(connection, runtime_id)
             if suspect:
-                state = attrs.evolve(state, damaged={**hit_by_damage(database, connection), **state.damaged})
-            use_sync(connection, self._sync)
+                state = attrs.evolve(state, damaged={**find_hit_workers(database, connection), **state.damaged})
+            apply_sync(connection, self._sync)
             requests = {number_of(worker.worker_id): worker.request for worker in state.workers}
             writer = Writer(connection, loop, numbers, requests, ballast)
             self._writer = parts.enter_context(contextlib.closing(writer))
@@ -179,6 +187,6 @@ class SqliteStore:
             return state
 
     def _close(self) -> None:
-        with self._opening_or_closing, translated():
+        with self._opening_or_closing, translate_errors():
             self._writer = self._readers = None  # an open() that was given up may have set them meanwhile
             self._parts.close()

@@ -1,36 +1,29 @@
-"""A check of a store that no daemon holds, which changes nothing at all."""
+"""A check of a store that no daemon holds. It changes no file."""
 
 import contextlib
 from collections.abc import Iterator
 from pathlib import Path
 
 import apsw
-import attrs
 
 from runtimed.errors import StoreCorrupt
-from runtimed.model.runtime import StoreCheck
-from runtimed.store.check import Check
-from runtimed.store.connection import translated, untouching
-from runtimed.store.folder import StoreFolder
-from runtimed.store.salvage import find_damage, kept_log, mended
-from runtimed.store.schema import VERSION, check_version
-
-
-@attrs.frozen
-class Inspection:
-    """What was found, and in `remarks` what a start would do that an operator may want to know of before."""
-
-    check: StoreCheck
-    remarks: tuple[str, ...]
+from runtimed.store.data_dir import DataDir
+from runtimed.store.factories import Inspection
+from runtimed.store.sqlite.check import Check
+from runtimed.store.sqlite.connection import connect_unchanging, translate_errors
+from runtimed.store.sqlite.schema import VERSION, check_version
+from runtimed.store.sqlite.wal_recovery import find_damage, kept_log, mended
 
 
 def inspect(path: Path) -> Inspection:
-    """Read all of the store in a folder as a start would see it. Blocks, for as long as that takes.
+    """Read all of the store in a folder as a start would see it. Blocks until everything is read.
 
-    Raises StoreInUse while a daemon holds it, StoreUnsupported where it is none, or none of this version.
+    Raises:
+        StoreInUse: A daemon holds the store.
+        StoreUnsupported: The folder holds no store, or one of a newer version.
     """
-    folder, check, remarks = StoreFolder(path), Check(), list[str]()
-    with folder.held_still() as database, translated():
+    folder, check, remarks = DataDir(path), Check(), list[str]()
+    with folder.locked() as database, translate_errors():
         for problem in folder.problems():
             check.found(problem)
         with _as_at_start(database, check) as connection:
@@ -42,7 +35,7 @@ def inspect(path: Path) -> Inspection:
 
 @contextlib.contextmanager
 def _as_at_start(database: Path, check: Check) -> Iterator[apsw.Connection]:
-    """A connection that sees what a start would see, or what there is where a start would be refused."""
+    """A connection that sees what a start would see, or the database as it is if a start would be refused."""
     damage = find_damage(database)
     with contextlib.ExitStack() as parts:
         if damage is not None:
@@ -54,7 +47,7 @@ def _as_at_start(database: Path, check: Check) -> Iterator[apsw.Connection]:
                 check.found(f"{damage}; a start reads on behind it, and keeps a copy")
                 yield connection
                 return
-        yield parts.enter_context(contextlib.closing(untouching(database)))
+        yield parts.enter_context(contextlib.closing(connect_unchanging(database)))
 
 
 def _look(connection: apsw.Connection, check: Check, remarks: list[str]) -> None:

@@ -24,8 +24,8 @@ from runtimed.model.execution import Execution
 from runtimed.model.identity import worker_id
 from runtimed.model.transcript import Role
 from runtimed.model.worker import CreateWorkerRequest, TaskIntent, WorkerStatus
-from runtimed.store.rows import ACTIVITIES, ROLES, STATUSES
-from runtimed.store.schema import VERSION
+from runtimed.store.records import ACTIVITIES, ROLES, STATUSES
+from runtimed.store.sqlite.schema import VERSION
 
 NewStore = Callable[..., Any]
 WIDE = PageSize(items=1_000, max_bytes=1_000_000)
@@ -512,7 +512,7 @@ def test_the_log_tells_of_the_versions_and_the_rows_before_and_after(
     new_store: NewStore, folder: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
     make_version_3(folder, {}).close()
-    with caplog.at_level("INFO", "runtimed.store.schema"):
+    with caplog.at_level("INFO", "runtimed.store.sqlite.schema"):
         for _ in range(2):
             store = new_store()
             store.open()

@@ -1,4 +1,4 @@
-"""The folder of a durable store: who may look into it, and who has it open."""
+"""The folder of a durable store: its permissions, its lock, its token and the Workers' folders."""
 
 import contextlib
 import errno
@@ -25,19 +25,23 @@ PID_WIDTH = 10
 _OURS = {LOCK, TOKEN, WORKERS, BALLAST}
 
 OF_FILE_SYSTEMS = "lost+found"
-"""What the root of a file system may hold, and nothing else, when it becomes a store."""
+"""The only thing that the root of a file system may hold when it becomes a store."""
 
 _FLAGS = os.O_NOFOLLOW | os.O_CLOEXEC | os.O_NONBLOCK
 
 
-class StoreFolder:
-    """A folder that this user alone may enter, and one process at a time owns, from `with` on.
+class DataDir:
+    """A folder that only this user may enter, and that one process at a time owns, from `with` on.
 
-    Folders are 0700 and files 0600 whatever the umask; symlinks and what belongs to others are refused. All of it
-    blocks. Raises StoreUnsupported for what can't be used, with the name inside the folder and what is accepted; and,
-    unless `create`, for a folder without a store, such as that of a volume that is not mounted.
+    Folders get mode 0700 and files 0600 whatever the umask. Symlinks and what belongs to other users are refused. All
+    methods block, and raise StoreUnsupported for what cannot be used, with its name and what is accepted.
 
-    A scratch folder is never entered, holds the folders of Workers alone, and is made anew when it is gone.
+    Args:
+        path: The folder.
+        create: Whether a store that does not exist is created. Otherwise a folder without a store is refused, such as
+            the mount point of a volume that is not mounted.
+        is_scratch: The folder holds only the folders of Workers, is never entered, and is created again when it is
+            gone.
     """
 
     def __init__(self, path: Path, *, create: bool = True, is_scratch: bool = False) -> None:
@@ -47,7 +51,11 @@ class StoreFolder:
         self._lock: int | None = None
 
     def __enter__(self) -> Path:
-        """Take the folder and return the path of its database. Raises StoreInUse when another process has it."""
+        """Lock the folder and return the path of its database.
+
+        Raises:
+            StoreInUse: Another process holds the folder.
+        """
         if not self._create:
             self._check_not_missing(self._path / DATABASE)
         _check_free(self._path)
@@ -66,20 +74,20 @@ class StoreFolder:
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        """Let go of the folder; the lock's file stays, so that two owners can never hold two different ones."""
+        """Unlock the folder. The lock file stays, so that two owners can never lock two different files."""
         if self._lock is not None:
             os.close(self._lock)
             self._lock = None
 
     def read_or_make_token(self) -> tuple[str, Path]:
-        """The token in this folder and its file; the first time, a new one of 256 bits. For the owner only."""
+        """Return the token in this folder and its file. The first call creates one of 256 bits. Owner only."""
         path = self._path / TOKEN
         if not os.path.lexists(path):
             _write_new(path, secrets.token_urlsafe(32))
         return _read_token(path), path
 
     def worker_folder(self, worker_id: WorkerId) -> Path:
-        """The folder that a Worker may call its own, made when it is not there, or when something else is."""
+        """Return a Worker's own folder. It is created if it is missing, or if its name is taken by something else."""
         workers = self._path / WORKERS
         if self._is_scratch:
             _make_folder(self._path, "the scratch folder")
@@ -89,11 +97,19 @@ class StoreFolder:
         return workers / worker_id
 
     def remove_worker_folder(self, worker_id: WorkerId, is_cut: Callable[[], bool] = lambda: False) -> None:
-        """Remove what worker_folder made, and all that the Worker put into it, as remove_folder does."""
+        """Remove a Worker's own folder and everything in it.
+
+        Args:
+            worker_id: The Worker.
+            is_cut: Is called now and then. Once it returns True the removal ends early, without an error.
+
+        Raises:
+            NotRemoved: Something is left.
+        """
         remove_folder(self._path / WORKERS / worker_id, is_cut)
 
     def problems(self) -> Iterator[str]:
-        """What others could read or change in this folder, in words; the Workers' own files are theirs."""
+        """Describe what other users could read or change in this folder. Files of Workers are not checked."""
         yield from _lax(self._path, "the folder", 0o700)
         workers = self._path / WORKERS
         for path in sorted(self._path.iterdir()):
@@ -102,10 +118,12 @@ class StoreFolder:
             yield from _lax(path, f"the folder {WORKERS}/{path.name}", None)
 
     @contextlib.contextmanager
-    def held_still(self) -> Iterator[Path]:
-        """The path of the database while no daemon can take the folder. Changes nothing, and makes nothing.
+    def locked(self) -> Iterator[Path]:
+        """Lock the folder without changing it, and return the path of its database.
 
-        Raises StoreInUse when another process has it, StoreUnsupported where there is no store.
+        Raises:
+            StoreInUse: Another process holds the folder.
+            StoreUnsupported: There is no store in it.
         """
         database = self._path.resolve() / DATABASE
         if database.is_file() and not database.stat().st_size:
@@ -154,7 +172,7 @@ class StoreFolder:
 
 @contextlib.contextmanager
 def _refused(name: str) -> Iterator[None]:
-    """What the system says to a file or a folder, as StoreUnsupported."""
+    """Raise an OSError about a file or a folder as StoreUnsupported."""
     try:
         yield
     except OSError as error:
@@ -164,7 +182,7 @@ def _refused(name: str) -> Iterator[None]:
 
 
 def _check_free(path: Path) -> None:
-    """Refuse a folder that others may enter and that holds something, but no store: tightening shuts them out."""
+    """Refuse a folder that others may enter and that holds other files: tightening its mode would shut them out."""
     with _refused("the store"):
         if not path.is_dir() or not stat.S_IMODE(path.stat().st_mode) & 0o077:
             return
@@ -174,7 +192,7 @@ def _check_free(path: Path) -> None:
 
 
 def _make_folder(path: Path, name: str, *, parents: bool = False) -> None:
-    """A folder of 0700, made or tightened."""
+    """Create a folder with mode 0700, or tighten the mode of an existing one."""
     with _refused(name):
         if not os.path.lexists(path):
             path.mkdir(mode=0o700, parents=parents, exist_ok=True)
@@ -189,7 +207,7 @@ def _make_folder(path: Path, name: str, *, parents: bool = False) -> None:
 
 
 def _unlink_other(parent: Path, name: str) -> None:
-    """Remove what has this name and is no folder; a symlink is not followed."""
+    """Remove what has this name if it is no folder. A symlink is not followed."""
     with _refused(name):
         handle = os.open(parent, os.O_RDONLY | os.O_DIRECTORY | _FLAGS)
         try:
@@ -201,7 +219,7 @@ def _unlink_other(parent: Path, name: str) -> None:
 
 
 def _lax(path: Path, name: str, mode: int | None) -> Iterator[str]:
-    """What is wrong with a file or folder, unless it was removed since it was listed."""
+    """Describe what is wrong with the mode or owner of a file or folder. One that is gone is fine."""
     try:
         found = path.lstat()
     except FileNotFoundError:
@@ -216,7 +234,7 @@ def _lax(path: Path, name: str, mode: int | None) -> Iterator[str]:
 
 
 def open_private(path: Path, flags: int) -> int:
-    """A regular file of this user, 0600."""
+    """Open a regular file of this user, and give it mode 0600."""
     with _refused(path.name):
         handle = os.open(path, flags | _FLAGS, 0o600)
         try:
@@ -246,14 +264,14 @@ def _lock(lock: int) -> None:
 
 
 def _own(lock: int) -> None:
-    """Take the lock, which no child inherits, and write down whose it is."""
+    """Take the lock, which no child process inherits, and write this process's id into it."""
     _lock(lock)
     with _refused(LOCK):
         os.pwrite(lock, f"{os.getpid():<{PID_WIDTH}}\n".encode(), 0)
 
 
 def _write_new(path: Path, text: str) -> None:
-    """A file that is there with its text, or not at all."""
+    """Create a file atomically: it has its text, or does not exist."""
     draft = path.with_name(f".{path.name}")
     draft.unlink(missing_ok=True)
     with _refused(path.name), os.fdopen(open_private(draft, os.O_WRONLY | os.O_CREAT | os.O_EXCL), "w") as file:

@@ -13,10 +13,10 @@ import attrs
 
 from runtimed.core.state.change import EncodedEvent
 from runtimed.errors import StoreError, StoreFull, StoreIo, StoreMissing
-from runtimed.store.ballast import BALLAST_BYTES, RETRY_S, Ballast
-from runtimed.store.connection import FULL, lacks_room
-from runtimed.store.encoding import Requests, Rows
-from runtimed.store.transaction import write
+from runtimed.store.encoding import EncodedChange, Requests
+from runtimed.store.sqlite.ballast import BALLAST_BYTES, RETRY_S, Ballast
+from runtimed.store.sqlite.connection import FULL, lacks_room
+from runtimed.store.sqlite.transaction import write
 
 MAX_BATCH = 512
 """Changes in one transaction."""
@@ -25,27 +25,37 @@ CHECKPOINT_PAGES = 1_000
 """Pages in the write-ahead log above which it is copied into the database after each batch."""
 
 MAX_LOG_PAGES = 16_000
-"""Pages in the write-ahead log above which readers are waited for, so that it starts anew."""
+"""Pages in the write-ahead log above which a checkpoint waits for readers, so that the log is truncated."""
 
 _log = logging.getLogger(__name__)
 
 
 @attrs.define(eq=False)
 class Job:
-    """A Change that waits, and the future of its caller."""
+    """A queued change and the future of its caller."""
 
-    rows: Rows
+    change: EncodedChange
     future: asyncio.Future[Sequence[EncodedEvent]]
 
 
 class Writer:
-    """Owns the connection that writes while it runs.
+    """Write changes in a thread of its own, in the order of the calls and many in one transaction.
 
-    `event_bytes` and `requests`, by Worker number, are those that are stored and of which the caller was told.
-    `commit_cost_s` is the processor time of this thread for one Change of the newest of these batches.
-    The queue holds what the Runtime has in flight, one Change of each Worker. A Change that does not fit on the disk
-    fails alone. After any other failure nothing is written any more: whether it reached the disk can't be known, and
-    a second fsync could say so falsely.
+    The queue holds what the Runtime has in flight, one change of each Worker. A change that does not fit on the disk
+    fails alone. After any other failure the writer refuses everything: it cannot know what reached the disk, and a
+    second fsync could succeed falsely.
+
+    Args:
+        connection: The connection that writes. Nobody else may use it until close().
+        loop: The event loop of the callers.
+        numbers: The counters in `meta` and the size of the events, as loaded.
+        requests: The stored requests by Worker number.
+        ballast: The space that is kept aside for a full disk.
+
+    Attributes:
+        event_bytes: The size of the payloads of all events, as of the newest acknowledged change.
+        requests: The requests of acknowledged changes, by Worker number.
+        commit_cost_s: The processor time of this thread for one change of the newest acknowledged batch.
     """
 
     def __init__(
@@ -74,10 +84,10 @@ class Writer:
         self._thread = threading.Thread(target=self._run, name="store-writer", daemon=True)
         self._thread.start()
 
-    def submit(self, rows: Rows) -> asyncio.Future[Sequence[EncodedEvent]]:
+    def submit(self, change: EncodedChange) -> asyncio.Future[Sequence[EncodedEvent]]:
         """Queue a Change; called on the event loop, never after close()."""
         future: asyncio.Future[Sequence[EncodedEvent]] = self._loop.create_future()
-        self._queue.put(Job(rows, future))
+        self._queue.put(Job(change, future))
         return future
 
     def close(self) -> None:
@@ -97,7 +107,7 @@ class Writer:
                 self._tidy()
 
     def _tidy(self) -> None:
-        """Keep the log short."""
+        """Checkpoint the log."""
         if self._ballast.in_use:
             self._empty_log()
         else:
@@ -105,7 +115,7 @@ class Writer:
             self._checkpoint(apsw.SQLITE_CHECKPOINT_TRUNCATE if crowded else apsw.SQLITE_CHECKPOINT_PASSIVE)
 
     def _next_batch(self) -> list[Job]:
-        """What waits, at most MAX_BATCH; nothing once the end has come."""
+        """Return up to MAX_BATCH queued changes, or an empty list after close()."""
         batch: list[Job] = []
         job = self._next_job()
         while job is not None:
@@ -121,7 +131,7 @@ class Writer:
         return batch
 
     def _next_job(self) -> Job | None:
-        """The next Change; meanwhile the ballast is taken back as soon as there is room for it."""
+        """Return the next change. While the ballast is in use, try to restore it every RETRY_S seconds."""
         while self._ballast.in_use:
             try:
                 return self._queue.get(timeout=RETRY_S)
@@ -143,17 +153,17 @@ class Writer:
         return outcomes
 
     def _note_room(self, *, full: bool) -> None:
-        """Tell the operator when the disk fills, and when there is room again."""
+        """Log when the disk becomes full, and when it has space again."""
         if full != self._full:
             self._full = full
-            _log.warning("the disk is full, requests are refused" if full else "there is room on the disk again")
+            _log.warning("disk full: refusing requests that write" if full else "disk space is available again")
 
     def _try_alone(self, job: Job) -> StoreError | None:
-        """Write one Change to a disk that is full; the ballast is there for vital ones alone."""
-        if self._ballast.in_use and not job.rows.vital:
+        """Write one change to a full disk. Only a vital change may use the ballast."""
+        if self._ballast.in_use and not job.change.vital:
             return self._failure or StoreFull(FULL)
         refusal = self._try([job])
-        if isinstance(refusal, StoreFull) and job.rows.vital:
+        if isinstance(refusal, StoreFull) and job.change.vital:
             self._ballast.release()
             self._empty_log()
             refusal = self._try([job])
@@ -171,7 +181,7 @@ class Writer:
     def _transaction(self, batch: Sequence[Job]) -> None:
         self._connection.execute("BEGIN IMMEDIATE")
         try:
-            numbers = write(self._connection, [job.rows for job in batch], self._numbers)
+            numbers = write(self._connection, [job.change for job in batch], self._numbers)
             self._connection.execute("COMMIT")
         except BaseException:
             if self._connection.in_transaction:
@@ -181,7 +191,7 @@ class Writer:
         self._numbers = numbers
 
     def _check_files(self) -> None:
-        """SQLite goes on writing to files that were taken away; what it says then is worth nothing."""
+        """Raise StoreMissing if a file was deleted or replaced. SQLite would write on and report success."""
         try:
             present = self._present_inodes()
         except OSError:
@@ -193,7 +203,7 @@ class Writer:
         return [file.stat().st_ino for file in self._files]
 
     def _empty_log(self) -> None:
-        """Copy the log into the database and free its room, unless the database has none to grow as it must."""
+        """Copy the log into the database and truncate it, unless the disk has no space for the database to grow."""
         try:
             lacking = self._growth() - self._ballast.room()
         except (apsw.Error, OSError) as error:
@@ -220,7 +230,7 @@ class Writer:
                 self._fail(error)
 
     def _fail(self, error: Exception) -> StoreError:
-        _log.error("the store failed while writing, nothing is written any more: %s", error)
+        _log.error("writing to the store failed, stopping: %s", error)
         reason = f"writing to the store failed: {error}"
         self._failure = error if isinstance(error, StoreMissing) else StoreIo(reason)
         return self._failure
@@ -230,21 +240,21 @@ class Writer:
         return apsw.SQLITE_OK
 
     def _report(self, outcomes: Iterable[tuple[Job, StoreError | None]], event_bytes: int, cost_s: float) -> None:
-        """Tell the callers; on the event loop."""
+        """Resolve the futures of the callers. Called on the event loop."""
         self.event_bytes, self.commit_cost_s = event_bytes, cost_s
         for job, refusal in outcomes:
             if refusal is None:
-                self._note_requests(job.rows)
+                self._note_requests(job.change)
             if job.future.done():
                 continue
             if refusal is None:
-                job.future.set_result(job.rows.events)
+                job.future.set_result(job.change.events)
             else:
                 job.future.set_exception(type(refusal)(refusal.message))
 
-    def _note_requests(self, rows: Rows) -> None:
-        if rows.request is not None:
-            number, request = rows.request
+    def _note_requests(self, change: EncodedChange) -> None:
+        if change.request is not None:
+            number, request = change.request
             self.requests[number] = request
-        if rows.deleted is not None:
-            self.requests.pop(rows.deleted, None)
+        if change.deleted is not None:
+            self.requests.pop(change.deleted, None)

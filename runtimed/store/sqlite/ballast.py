@@ -1,25 +1,28 @@
-"""Room that is kept aside on the disk, for what must be stored when there is no other."""
+"""Disk space that is kept aside for changes that must be stored on a full disk."""
 
 import errno
 import logging
 import os
 from pathlib import Path
 
-from runtimed.store.folder import BALLAST, open_private
+from runtimed.store.data_dir import BALLAST, open_private
 
 BALLAST_BYTES = 1024 * 1024
 
 RETRY_S = 1.0
-"""How often the room is looked for again while it is in use and nothing is written."""
+"""How often an idle store tries to restore a ballast that is in use."""
 
 _log = logging.getLogger(__name__)
 
 
 class Ballast:
-    """A file of real blocks in the store's folder: whole when all is well, empty while its room is in use.
+    """A file in the store's folder whose blocks are given back when the disk is full.
 
-    `in_use` says so, through a restart too. A disk that had no room for it in the first place has none, and is used
-    to its end. Owned by one thread at a time; all of it blocks. A failure to keep it is no failure of the store.
+    A store on a disk that never had enough space has no ballast. A failure to keep the ballast is no failure of the
+    store. One thread at a time may use it. All methods block.
+
+    Attributes:
+        in_use: Whether the file was emptied. A restart finds this out again.
     """
 
     def __init__(self, folder: Path) -> None:
@@ -28,12 +31,13 @@ class Ballast:
         self.in_use = False
 
     def prepare(self) -> None:
-        """Make the file where there is room for it twice; let it go where there is not enough left to start.
+        """Create the file if the disk has twice its size left, and empty it if there is too little space to start.
 
-        Raises StoreUnsupported for something else of its name.
+        Raises:
+            StoreUnsupported: Its name is taken by something else.
         """
         if not os.path.lexists(self._path) and not self._has_room():
-            _log.warning("the disk has no room to keep %d bytes aside for when it is full", BALLAST_BYTES)
+            _log.warning("too little disk space to reserve %d bytes for a full disk", BALLAST_BYTES)
             return
         handle = open_private(self._path, os.O_RDWR | os.O_CREAT)
         self._kept = True
@@ -45,33 +49,33 @@ class Ballast:
             self.release()
 
     def release(self) -> bool:
-        """Give the room away; False where there was none."""
+        """Give the space back to the disk. Returns whether there was any."""
         if self.in_use or not self._kept:
             return False
         self.in_use = True
         try:
             os.truncate(self._path, 0)
         except OSError as error:
-            _log.warning("the file %s could not be emptied: %s", BALLAST, error.strerror)
-        _log.error("the disk is full: only what ends Workers or frees room is stored, until there is room again")
+            _log.warning("cannot empty the file %s: %s", BALLAST, error.strerror)
+        _log.error("disk full: accepting only stops and deletions until space is available")
         return True
 
     def take_back(self) -> None:
-        """Keep the room aside again, where as much as that is left for the rest."""
+        """Fill the file again if the disk has twice its size left."""
         if not self._has_room():
             return
         try:
             self._fill()
         except OSError as error:
             if error.errno not in {errno.ENOSPC, errno.EDQUOT}:
-                _log.warning("the file %s could not be made: %s", BALLAST, error.strerror)
+                _log.warning("cannot create the file %s: %s", BALLAST, error.strerror)
             return
         if self.in_use:
             self.in_use = False
-            _log.debug("%d bytes of the disk are kept aside for when it is full", BALLAST_BYTES)
+            _log.debug("reserved %d bytes for a full disk", BALLAST_BYTES)
 
     def room(self) -> int:
-        """The bytes that the disk has left for this user; 0 where that cannot be told, for a folder is gone, say."""
+        """The bytes that the disk has left for this user, 0 if the system does not say."""
         try:
             found = os.statvfs(self._path.parent)
         except OSError:

@@ -11,7 +11,7 @@ import pytest
 
 from runtimed.errors import StoreInUse, StoreUnsupported
 from runtimed.model.identity import worker_id
-from runtimed.store.folder import StoreFolder
+from runtimed.store.data_dir import DataDir
 
 NewStore = Callable[..., Any]
 
@@ -32,8 +32,8 @@ def test_folders_are_0700_and_files_0600_whatever_the_umask(new_store: NewStore,
     store = new_store()
     store.open()
     store.commit(said(1, "hi"))
-    store.store.folder.read_or_make_token()
-    store.store.folder.worker_folder(worker_id(1))
+    store.store.data_dir.read_or_make_token()
+    store.store.data_dir.worker_folder(worker_id(1))
     found = {path.name: mode(path) for path in [folder, *folder.rglob("*")]}
     assert found == {
         "store": 0o700,
@@ -157,7 +157,7 @@ def test_what_stands_in_the_place_of_a_worker_folder_is_replaced_and_not_followe
     place = folder / "workers" / worker_id(1)
     place.symlink_to(victim) if kind == "link" else place.write_text("no folder")
 
-    made = store.store.folder.worker_folder(worker_id(1))
+    made = store.store.data_dir.worker_folder(worker_id(1))
 
     assert made.is_dir()
     assert not made.is_symlink()
@@ -171,20 +171,20 @@ def test_a_link_in_the_place_of_all_worker_folders_is_refused(
     store.open()
     (folder / "workers").symlink_to(tmp_path)
     with pytest.raises(StoreUnsupported, match="workers: expected a folder"):
-        store.store.folder.worker_folder(worker_id(1))
+        store.store.data_dir.worker_folder(worker_id(1))
 
 
 def test_a_worker_folder_stays_as_the_worker_left_it(new_store: NewStore) -> None:
     store = new_store()
     store.open()
-    made = store.store.folder.worker_folder(worker_id(1))
+    made = store.store.data_dir.worker_folder(worker_id(1))
     (made / "note").write_text("mine")
-    assert store.store.folder.worker_folder(worker_id(1)) == made
+    assert store.store.data_dir.worker_folder(worker_id(1)) == made
     assert (made / "note").read_text() == "mine"
 
 
 def test_a_worker_that_is_deleted_during_a_look_at_the_folder_is_no_problem(folder: Path) -> None:
-    owned = StoreFolder(folder)
+    owned = DataDir(folder)
     with owned:
         for number in (1, 2):
             owned.worker_folder(worker_id(number)).chmod(0o755)
@@ -195,9 +195,9 @@ def test_a_worker_that_is_deleted_during_a_look_at_the_folder_is_no_problem(fold
 
 
 def test_a_token_is_made_once_with_256_bits(folder: Path) -> None:
-    with StoreFolder(folder) as database:
+    with DataDir(folder) as database:
         assert database.parent == folder
-    owned = StoreFolder(folder)
+    owned = DataDir(folder)
     with owned:
         token, path = owned.read_or_make_token()
         assert owned.read_or_make_token() == (token, path)
@@ -207,7 +207,7 @@ def test_a_token_is_made_once_with_256_bits(folder: Path) -> None:
 
 @pytest.mark.parametrize("lax", [0o640, 0o604, 0o660])
 def test_a_token_that_others_can_read_is_refused_and_left_alone(folder: Path, lax: int) -> None:
-    owned = StoreFolder(folder)
+    owned = DataDir(folder)
     with owned:
         (folder / "token").write_text("secret-secret\n")
         (folder / "token").chmod(lax)
@@ -221,7 +221,7 @@ def test_a_token_that_others_can_read_is_refused_and_left_alone(folder: Path, la
 
 def test_a_token_behind_a_symlink_is_refused(folder: Path, tmp_path: Path) -> None:
     (tmp_path / "elsewhere").touch(mode=0o600)
-    owned = StoreFolder(folder)
+    owned = DataDir(folder)
     with owned:
         (folder / "token").symlink_to(tmp_path / "elsewhere")
         with pytest.raises(StoreUnsupported, match=r"token: .*not a symlink"):
@@ -230,7 +230,7 @@ def test_a_token_behind_a_symlink_is_refused(folder: Path, tmp_path: Path) -> No
 
 @pytest.mark.parametrize("text", ["", "\n", "two words\n", "two\nlines\n", "caf\xe9\n"])
 def test_a_token_that_no_header_can_carry_is_refused(folder: Path, text: str) -> None:
-    owned = StoreFolder(folder)
+    owned = DataDir(folder)
     with owned:
         (folder / "token").write_text(text)
         (folder / "token").chmod(0o600)
@@ -324,7 +324,7 @@ def test_a_database_that_was_emptied_is_not_taken_for_a_new_store(
 ) -> None:
     store = new_store()
     store.open()
-    store.store.folder.worker_folder(worker_id(1))
+    store.store.data_dir.worker_folder(worker_id(1))
     store.close()
     emptied(folder / "runtime.sqlite3")
     before = {path.name: path.stat().st_size for path in folder.iterdir()}

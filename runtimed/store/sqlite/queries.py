@@ -1,4 +1,4 @@
-"""The reads of the durable store; each leaves no statement open behind it."""
+"""The reads of the durable store. None leaves a statement open: that would keep the log from shrinking."""
 
 import contextlib
 import json
@@ -6,8 +6,7 @@ from bisect import bisect_left
 from collections.abc import Collection, Iterator, Sequence
 from itertools import islice
 from struct import error as StructError  # noqa: N812 it is a class
-from typing import Any
-from zlib import crc32
+from typing import Any, TypeVar
 
 import apsw
 
@@ -16,44 +15,23 @@ from runtimed.core.state.activity import Activity
 from runtimed.core.state.change import EncodedEvent, Entry, StateAt, TrimRange
 from runtimed.errors import StoreCorrupt
 from runtimed.model.identity import WorkerId, worker_id
-from runtimed.model.runtime import RuntimeEvent
-from runtimed.store.replay import check_floor, cut, entry_size, missing_event, replay
-from runtimed.store.rows import (
-    EVENT_SEED,
-    PACK_EVENT,
-    Floor,
-    Row,
-    StoredEvent,
-    damaged_event,
-    entry_of,
-    event_of,
-    floor_of,
-    number_of,
-    readable,
-    runtime_event_of,
-)
+from runtimed.store.pages import check_retained, entry_size, fill_page, missing_event, replay
+from runtimed.store.records import ENTRIES, EVENTS, TRIM_POINTS, StoredEvent, TrimPoint, number_of, skip_damaged
+from runtimed.store.tables import Row, Table
+
+T = TypeVar("T")
 
 REPLAY_PAGE = PageSize(items=1_000, max_bytes=1024 * 1024)
 
-_ENTRIES = """
-    SELECT event, worker, sequence, role, content, checksum, timestamp_ms FROM entry
-    WHERE worker = :worker AND NOT EXISTS (SELECT 1 FROM deleted WHERE deleted.worker = :worker)
-"""
-_EVENTS = """
-    SELECT sequence, worker, previous, since, transcript_len, activity, payload, checksum, timestamp_ms FROM event
-    WHERE worker = :worker AND NOT EXISTS (SELECT 1 FROM deleted WHERE deleted.worker = :worker)
+_OF_WORKER = "WHERE worker = :worker AND NOT EXISTS (SELECT 1 FROM deleted WHERE deleted.worker = :worker)"
+_ENTRIES = f"{ENTRIES.select} {_OF_WORKER}"
+_EVENTS = f"""
+    {EVENTS.select} {_OF_WORKER}
     AND sequence > :after AND sequence <= :upto ORDER BY sequence LIMIT :items
 """
-_ALL_EVENTS = """
-    SELECT sequence, worker, previous, since, transcript_len, activity, payload, checksum, timestamp_ms FROM event
-    WHERE sequence > :after AND sequence <= :upto
-    AND worker NOT IN (SELECT worker FROM deleted) ORDER BY sequence LIMIT :items
-"""
-_NEWEST_EVENT = """
-    SELECT sequence, worker, previous, since, transcript_len, activity, payload, checksum, timestamp_ms FROM event
-    WHERE worker = :worker AND NOT EXISTS (SELECT 1 FROM deleted WHERE deleted.worker = :worker)
-    AND sequence <= :upto ORDER BY sequence DESC LIMIT 1
-"""
+_OF_ALL = "WHERE sequence > :after AND sequence <= :upto AND worker NOT IN (SELECT worker FROM deleted)"
+_ALL_EVENTS = f"{EVENTS.select} {_OF_ALL} ORDER BY sequence LIMIT :items"
+_NEWEST_EVENT = f"{EVENTS.select} {_OF_WORKER} AND sequence <= :upto ORDER BY sequence DESC LIMIT 1"
 _OLDEST_OF_ONE = """
     SELECT worker, max(sequence), count(*) FROM (
         SELECT worker, sequence FROM event
@@ -68,24 +46,26 @@ _OLDEST_OF_ALL = """
         AND worker NOT IN (SELECT value FROM json_each(:spared)) ORDER BY sequence LIMIT :items
     ) GROUP BY worker ORDER BY 2
 """
-_FLOOR = """
-    SELECT worker, sequence, transcript_len, activity, in_flight, checksum, timestamp_ms FROM floor
-    WHERE worker = :worker
-"""
-_FLOOR_BEHIND = "SELECT worker, sequence FROM floor WHERE sequence > ? LIMIT 1"
-_RUNTIME_EVENTS = """
-    SELECT id, kind, worker, event, unix_ms, checksum FROM runtime_event WHERE id > ? ORDER BY id
-"""
+_TRIM_POINT = f"{TRIM_POINTS.select} WHERE worker = ?"
+_TRIMMED_BEHIND = "SELECT worker, sequence FROM floor WHERE sequence > ? LIMIT 1"
 
 
 def entries_after(connection: apsw.Connection, worker: WorkerId, start: int, page: PageSize) -> Sequence[Entry]:
-    """As Store.read_entries."""
+    """A page of a Worker's entries with a sequence above `start`, oldest first.
+
+    Raises:
+        StoreCorrupt: An entry is damaged or missing.
+    """
     query = f"{_ENTRIES} AND sequence > :place ORDER BY sequence LIMIT :items"
     return _without_holes(_entries(connection, query, worker, start, page), worker, start + 1)
 
 
 def newest_entries(connection: apsw.Connection, worker: WorkerId, upto: int, page: PageSize) -> Sequence[Entry]:
-    """As Store.newest_entries."""
+    """A page of a Worker's newest entries with a sequence of at most `upto`, oldest first.
+
+    Raises:
+        StoreCorrupt: An entry is damaged or missing.
+    """
     query = f"{_ENTRIES} AND sequence <= :place ORDER BY sequence DESC LIMIT :items"
     found = _entries(connection, query, worker, upto, page)
     found.reverse()
@@ -95,26 +75,34 @@ def newest_entries(connection: apsw.Connection, worker: WorkerId, upto: int, pag
 def events_between(
     connection: apsw.Connection, worker: WorkerId, after: int, upto: int, page: PageSize
 ) -> list[EncodedEvent]:
-    """As Store.read_events."""
+    """A page of a Worker's events with `after` < sequence <= `upto`, up to one that is damaged or missing.
+
+    Raises:
+        StoreCorrupt: The first event is damaged, missing or not retained.
+    """
     asked, newest = number_of(worker), after
     kept: list[EncodedEvent] = []
     bindings = {"worker": asked, "after": after, "upto": upto, "items": page.items}
     with _in_front_of_damage(kept):
         for sequence, number, previous, time, payload in _events(connection, _EVENTS, bindings, page.max_bytes):
             if number != asked:
-                raise damaged_event(sequence, asked)
+                raise _damaged_event(sequence, asked)
             if previous != newest and (kept or previous > after):
                 _cut(kept, previous)
                 raise missing_event(previous, worker)
             newest = sequence
             kept.append(EncodedEvent(sequence, worker, time, payload))
     if not kept:
-        check_floor(_floor(connection, worker), after)
+        check_retained(_floor(connection, worker), after)
     return kept
 
 
 def all_events_between(connection: apsw.Connection, after: int, upto: int, page: PageSize) -> list[EncodedEvent]:
-    """As Store.read_all_events."""
+    """A page of all Workers' events with `after` < sequence <= `upto`, up to one that is damaged or missing.
+
+    Raises:
+        StoreCorrupt: The first event is damaged, or an event is missing or not retained.
+    """
     newest: dict[int, EncodedEvent] = {}
     kept: list[EncodedEvent] = []
     bindings = {"after": after, "upto": upto, "items": page.items}
@@ -127,7 +115,7 @@ def all_events_between(connection: apsw.Connection, after: int, upto: int, page:
                 raise missing_event(previous, name)
             newest[number] = event = EncodedEvent(sequence, name, time, payload)
             kept.append(event)
-    trimmed: list[Row] = connection.execute(_FLOOR_BEHIND, (after,)).fetchall()
+    trimmed: list[Row] = connection.execute(_TRIMMED_BEHIND, (after,)).fetchall()
     if trimmed:
         [(number, floor)] = trimmed
         raise missing_event(floor, worker_id(number))
@@ -136,7 +124,7 @@ def all_events_between(connection: apsw.Connection, after: int, upto: int, page:
 
 @contextlib.contextmanager
 def _in_front_of_damage(kept: Sequence[EncodedEvent]) -> Iterator[None]:
-    """Let a page end where what follows is damaged or missing; StoreCorrupt is only raised where nothing was kept."""
+    """End a page in front of damage. StoreCorrupt is raised only if the page is empty."""
     try:
         yield
     except StoreCorrupt:
@@ -145,33 +133,38 @@ def _in_front_of_damage(kept: Sequence[EncodedEvent]) -> Iterator[None]:
 
 
 def _cut(kept: list[EncodedEvent], sequence: int) -> None:
-    """Let a page end in front of an event that is missing, so that the next one meets it."""
+    """End a page in front of a missing event, so that the next page raises the error."""
     del kept[bisect_left(kept, sequence, key=lambda event: event.sequence) :]
 
 
 def _events(
     connection: apsw.Connection, query: str, bindings: dict[str, int], room: int
 ) -> Iterator[tuple[int, int, int, int, bytes]]:
-    """What a page holds of its rows. Millions are read like this, so that nothing here is called that need not be."""
+    """The rows of a page, each checked. This is the hot path of reading: it makes no call that is not needed."""
+    checksum = EVENTS.checksum
     with contextlib.closing(connection.execute(query, bindings)) as rows:
-        for sequence, number, previous, since, transcript_len, activity, payload, stored, time in rows:
+        for row in rows:
+            sequence, number, previous, _, _, _, payload, time, stored = row
             try:
-                key = PACK_EVENT(sequence, number, previous, since, transcript_len, activity, time)
-                sound = crc32(payload, crc32(key, EVENT_SEED)) == stored
+                sound = checksum(row) == stored
             except (TypeError, StructError):
                 sound = False
             if not sound:
-                raise damaged_event(sequence, number)
+                raise _damaged_event(sequence, number)
             yield sequence, number, previous, time, payload
             room -= len(payload)
             if room <= 0:
                 return
 
 
+def _damaged_event(sequence: int, number: int) -> StoreCorrupt:
+    return StoreCorrupt(f"{EVENTS.describe((sequence, number))} is damaged")
+
+
 def oldest_events(
     connection: apsw.Connection, worker: WorkerId | None, upto: int, count: int, spared: Collection[WorkerId]
 ) -> Sequence[TrimRange]:
-    """As Store.oldest_events."""
+    """The `count` oldest events up to `upto`, of one Worker or of all but those in `spared`, as a span of each."""
     bindings: dict[str, Any] = {"upto": upto, "items": count}
     if worker is None:
         bindings["spared"] = json.dumps([number_of(name) for name in spared])
@@ -181,19 +174,29 @@ def oldest_events(
     return [TrimRange(worker_id(number), newest, total) for number, newest, total in rows]
 
 
-def runtime_events_after(connection: apsw.Connection, after: int, page: PageSize) -> Sequence[RuntimeEvent]:
-    """As Store.read_runtime_events. A page that damage empties would look like the last one, so it reads on."""
-    with contextlib.closing(connection.execute(_RUNTIME_EVENTS, (after,))) as rows:
-        return list(islice(readable(rows, runtime_event_of), page.items))
+def records_after(connection: apsw.Connection, table: Table[Any, T], after: Any, page: PageSize) -> Sequence[T]:
+    """What a table holds above a key, by key, at most `page.items`.
+
+    Damaged rows are logged and left out. They don't count: an empty page would look like the last one.
+    """
+    query = f"{table.select} WHERE {table.key} > ? ORDER BY {table.key}"
+    with contextlib.closing(connection.execute(query, (after,))) as rows:
+        return list(islice(skip_damaged(table, rows), page.items))
 
 
 def is_purged(connection: apsw.Connection, worker: WorkerId) -> bool:
-    """Whether nothing is left of a Worker that was deleted."""
+    """Whether no row of a deleted Worker is left."""
     return not connection.execute("SELECT 1 FROM deleted WHERE worker = ?", (number_of(worker),)).get
 
 
 def state_at(connection: apsw.Connection, worker: WorkerId, sequence: int) -> StateAt:
-    """As Store.moment. It reads page by page; what is trimmed meanwhile only has it begin again, further on."""
+    """How a Worker stood right behind its newest event up to `sequence`.
+
+    It reads page by page and begins again if events are trimmed meanwhile.
+
+    Raises:
+        StoreCorrupt: That event is not retained, or an event it is derived from is damaged or missing.
+    """
     while True:
         with connection:
             floor = _floor(connection, worker)
@@ -203,13 +206,13 @@ def state_at(connection: apsw.Connection, worker: WorkerId, sequence: int) -> St
         if not newest:
             return floor.state_at
         try:
-            return _behind(connection, event_of(newest[0]), floor)
+            return _behind(connection, EVENTS.read(newest[0]), floor)
         except StoreCorrupt:
             if _floor(connection, worker).sequence == floor.sequence:
                 raise
 
 
-def _behind(connection: apsw.Connection, stored: StoredEvent, floor: Floor) -> StateAt:
+def _behind(connection: apsw.Connection, stored: StoredEvent, floor: TrimPoint) -> StateAt:
     """How the Worker of an event stood right behind it."""
     event = stored.event
     if not stored.since:
@@ -223,15 +226,15 @@ def _behind(connection: apsw.Connection, stored: StoredEvent, floor: Floor) -> S
     return StateAt(stored.transcript_len, shown, event.timestamp_ms)
 
 
-def _floor(connection: apsw.Connection, worker: WorkerId) -> Floor:
-    row = connection.execute(_FLOOR, {"worker": number_of(worker)}).fetchall()
-    return floor_of(row[0]) if row else Floor(worker, 0, StateAt(0, Activity(), 0))
+def _floor(connection: apsw.Connection, worker: WorkerId) -> TrimPoint:
+    row = connection.execute(_TRIM_POINT, (number_of(worker),)).fetchall()
+    return TRIM_POINTS.read(row[0]) if row else TrimPoint(worker, 0, StateAt(0, Activity(), 0))
 
 
 def _entries(connection: apsw.Connection, query: str, worker: WorkerId, place: int, page: PageSize) -> list[Entry]:
     bindings = {"worker": number_of(worker), "place": place, "items": page.items}
     with contextlib.closing(connection.execute(query, bindings)) as rows:
-        return cut(map(entry_of, rows), page, entry_size)
+        return fill_page(map(ENTRIES.read, rows), page, entry_size)
 
 
 def _without_holes(entries: Sequence[Entry], worker: WorkerId, first: int) -> Sequence[Entry]:

@@ -4,40 +4,43 @@ import asyncio
 from bisect import bisect_right
 from collections import defaultdict
 from collections.abc import Collection, Sequence
-from typing import TypeVar
+from itertools import islice
+from typing import Any, TypeVar
 
 import attrs
 
 from runtimed.core.paging import PageSize
-from runtimed.core.state.change import (
-    Change,
-    EncodedEvent,
-    Entry,
-    Forgotten,
-    Mark,
-    NumberedDiagnostic,
-    StateAt,
-    StoredState,
-    TrimRange,
-    Worker,
-)
+from runtimed.core.state.change import Change, EncodedEvent, Entry, Forgotten, StateAt, StoredState, TrimRange, Worker
 from runtimed.errors import RuntimeStopped, StoreForeign
-from runtimed.model.bundle import ConfigBundle
 from runtimed.model.identity import RuntimeId, WorkerId
 from runtimed.model.runtime import RuntimeBackend, RuntimeEvent, StoreCheck, StoreKind
 from runtimed.model.worker import CreateWorkerRequest
-from runtimed.store.encoding import HIGH_NUMBERS, PURGE_ROWS, encode_events
-from runtimed.store.history import History
-from runtimed.store.replay import cut, entry_size, new_runtime_id
-from runtimed.store.rows import StoredEvent, number_of
+from runtimed.store import records
+from runtimed.store.encoding import PURGE_ROWS, EncodedChange, encode_change
+from runtimed.store.memory.history import History
+from runtimed.store.pages import entry_size, fill_page, new_runtime_id
+from runtimed.store.records import StoredEvent, number_of
+from runtimed.store.tables import Row, Table
 
-T = TypeVar("T")
+D = TypeVar("D")
+
+_OF_WORKERS = {
+    records.META,
+    records.WORKERS,
+    records.STATES,
+    records.EVENTS,
+    records.TRIM_POINTS,
+    records.ENTRIES,
+    records.DELETED,
+}
+"""The tables whose content is kept in a form that is faster to read than rows."""
 
 
 class MemoryStore:
-    """Holds a Runtime for as long as it is held itself, closed or not.
+    """Keep a Runtime in memory, for as long as this object exists.
 
-    It takes what the durable store takes and refuses what that refuses. A commit is done when it returns.
+    It accepts and refuses what the durable store does. A commit is done when the call returns. A closed store can be
+    opened again and still has its content.
     """
 
     backend: RuntimeBackend = "memory"
@@ -47,33 +50,31 @@ class MemoryStore:
         self._runtime_id: RuntimeId | None = None
         self._open = False
         self._loop: asyncio.AbstractEventLoop | None = None
-        self._numbers = dict.fromkeys(HIGH_NUMBERS, 0)
+        self._counters = dict.fromkeys(records.TABLES.counter_keys, 0)
         self._requests: dict[int, CreateWorkerRequest] = {}
         self._workers: dict[WorkerId, Worker] = {}
         self._history = History()
         self._entries: dict[WorkerId, list[Entry]] = defaultdict(list)
-        self._bundles: dict[str, ConfigBundle] = {}
-        self._remarks: dict[int, NumberedDiagnostic] = {}
-        self._runtime_events: dict[int, RuntimeEvent] = {}
-        self._marks: dict[int, Mark] = {}
+        self._rows: dict[str, dict[Any, Row]] = {table.name: {} for table in _tables_of_rows()}
 
     @property
     def event_bytes(self) -> int:
-        """As Store.event_bytes."""
         return self._history.bytes
 
     @property
     def commit_cost_s(self) -> float:
-        """As Store.commit_cost_s: all is done on the event loop."""
         return 0.0
 
     async def open(self, runtime_id: RuntimeId | None) -> StoredState:
-        """As Store.open."""
         if self._runtime_id is None:
             self._runtime_id = runtime_id or new_runtime_id()
         if runtime_id not in {None, self._runtime_id}:
             raise StoreForeign(self._runtime_id, str(runtime_id))
         self._open, self._loop = True, asyncio.get_running_loop()
+        loaded: dict[str, Any] = {
+            table.loaded_as: self._read(table) for table in _tables_of_rows() if table.loaded_as
+        }
+        loaded |= self._counters
         workers = [self._workers[worker_id] for worker_id in sorted(self._workers)]
         return StoredState(
             runtime_id=self._runtime_id,
@@ -83,66 +84,63 @@ class MemoryStore:
                 for worker in workers
                 if not worker.quiet
             },
-            bundles=[self._bundles[key] for key in sorted(self._bundles)],
-            diagnostics=tuple(self._remarks.values()),
-            marks=[self._marks[sequence] for sequence in sorted(self._marks)],
             deleted=sorted(self._history.hidden),
-            head=self._numbers["head"],
-            worker_number=self._numbers["worker_number"],
-            diagnostic_number=self._numbers["remark_number"],
-            runtime_event_id=self._numbers["runtime_event_id"],
+            **loaded,
         )
 
     def commit(self, change: Change) -> asyncio.Future[Sequence[EncodedEvent]]:
-        """As Store.commit. Raises SerializeFailed for text that is not Unicode; the future, RuntimeStopped."""
-        events = encode_events(change, self._requests)
+        encoded = encode_change(change, self._requests, Table.values)
         future: asyncio.Future[Sequence[EncodedEvent]] = (self._loop or asyncio.get_running_loop()).create_future()
         if self._open:
-            self._keep(change, events)
-            future.set_result(events)
+            self._keep(change, encoded)
+            future.set_result(encoded.events)
         else:
             future.set_exception(RuntimeStopped())
         return future
 
     async def read_entries(self, worker_id: WorkerId, start: int, page: PageSize) -> Sequence[Entry]:
-        """As Store.read_entries."""
         entries = self._visible_entries(worker_id)
         first = bisect_right(entries, start, key=_entry_sequence)
-        return cut(entries[first : first + page.items], page, entry_size)
+        return fill_page(entries[first : first + page.items], page, entry_size)
 
     async def newest_entries(self, worker_id: WorkerId, upto: int, page: PageSize) -> Sequence[Entry]:
-        """As Store.newest_entries."""
         entries = self._visible_entries(worker_id)
         end = bisect_right(entries, upto, key=_entry_sequence)
         newest = entries[max(0, end - page.items) : end]
-        return cut(newest[::-1], page, entry_size)[::-1]
+        return fill_page(newest[::-1], page, entry_size)[::-1]
 
     async def read_events(self, worker_id: WorkerId, after: int, upto: int, page: PageSize) -> Sequence[EncodedEvent]:
-        """As Store.read_events."""
         return self._reading().between(worker_id, after, upto, page)
 
     async def read_all_events(self, after: int, upto: int, page: PageSize) -> Sequence[EncodedEvent]:
-        """As Store.read_all_events."""
         return self._reading().all_between(after, upto, page)
 
     async def oldest_events(
         self, worker_id: WorkerId | None, upto: int, count: int, spared: Collection[WorkerId] = ()
     ) -> Sequence[TrimRange]:
-        """As Store.oldest_events."""
         return self._reading().oldest(worker_id, upto, count, spared)
 
     async def read_runtime_events(self, after: int, page: PageSize) -> Sequence[RuntimeEvent]:
-        """As Store.read_runtime_events."""
+        return await self.read_records(records.RUNTIME_EVENTS, after, page)
+
+    async def read_records(self, table: Table[Any, D], after: Any, page: PageSize) -> Sequence[D]:
+        """Read a table by key.
+
+        Args:
+            table: One of `records.TABLES` that is kept as rows, such as RUNTIME_EVENTS.
+            after: Rows with keys above this one are read.
+            page: Its `items` are the most that are read.
+
+        Returns:
+            What the rows hold, by key.
+        """
         self._reading()
-        found = [self._runtime_events[number] for number in sorted(self._runtime_events) if number > after]
-        return found[: page.items]
+        return self._read(table, after, page.items)
 
     async def state_at(self, worker_id: WorkerId, sequence: int) -> StateAt:
-        """As Store.moment."""
         return self._reading().state_at(worker_id, sequence)
 
     async def purge(self, worker_id: WorkerId) -> bool:
-        """As Store.purge. What is not deleted is not touched."""
         history = self._reading()
         if worker_id not in history.hidden:
             return True
@@ -156,43 +154,29 @@ class MemoryStore:
         return finished
 
     async def check(self) -> StoreCheck:
-        """As Store.check: there is nothing here that could be damaged."""
         events = len(self._reading())
         return StoreCheck(len(self._workers), sum(map(len, self._entries.values())), events, findings=())
 
     async def close(self) -> None:
-        """As Store.close."""
         self._open = False
 
-    def _keep(self, change: Change, events: Sequence[EncodedEvent]) -> None:
+    def _keep(self, change: Change, encoded: EncodedChange) -> None:
         if change.worker:
-            self._keep_worker(change.worker)
-        for event, encoded in zip(change.events, events, strict=True):
-            self._history.add(StoredEvent(encoded, event.previous, event.since, event.transcript_len, event.activity))
-            self._raise("head", event.sequence)
+            self._workers[change.worker.worker_id] = change.worker
+        if encoded.request:
+            number, request = encoded.request
+            self._requests[number] = request
+        for event, kept in zip(change.events, encoded.events, strict=True):
+            self._history.add(StoredEvent(kept, event.previous, event.since, event.transcript_len, event.activity))
         for entry in change.entries:
             self._entries[entry.worker_id].append(entry)
-        if change.bundle:
-            self._bundles[change.bundle.metadata.id] = change.bundle
-        for remark in change.diagnostics:
-            self._remarks[remark.number] = remark
-            self._raise("remark_number", remark.number)
-        for told in change.runtime_events:
-            self._runtime_events[told.id] = told
-            self._raise("runtime_event_id", told.id)
-        if change.mark:
-            self._marks[change.mark.sequence] = change.mark
+        for table, rows in encoded.rows.items():
+            if table not in _OF_WORKERS:
+                self._rows[table.name].update((row[0], row) for row in rows)
+        for key, number in encoded.counters.items():
+            if number > self._counters[key]:
+                self._counters[key] = number
         self._take_out(change)
-
-    def _keep_worker(self, worker: Worker) -> None:
-        number = number_of(worker.worker_id)
-        self._workers[worker.worker_id] = worker
-        self._requests[number] = worker.request
-        self._raise("worker_number", number)
-
-    def _raise(self, key: str, number: int) -> None:
-        if number > self._numbers[key]:
-            self._numbers[key] = number
 
     def _take_out(self, change: Change) -> None:
         if change.trim:
@@ -203,17 +187,31 @@ class MemoryStore:
             self._forget(change.forgotten)
 
     def _forget(self, gone: Forgotten) -> None:
-        _drop(self._remarks, gone.diagnostics)
-        if (left := gone.runtime_events_left) is not None:
-            for number in sorted(self._runtime_events)[: -left or None]:
-                del self._runtime_events[number]
-        _drop(self._marks, gone.marks)
+        for table in _tables_of_rows():
+            limit = table.expiry.limit(gone) if table.expiry else None
+            if table.expiry is None or limit is None:
+                continue
+            rows = self._rows[table.name]
+            keys = sorted(rows)
+            for key in keys[: -limit or None] if table.expiry.keeps_newest else keys[: bisect_right(keys, limit)]:
+                del rows[key]
 
     def _delete(self, worker_id: WorkerId) -> None:
+        number = number_of(worker_id)
         self._workers.pop(worker_id, None)
-        self._requests.pop(number_of(worker_id), None)
-        self._remarks = {n: r for n, r in self._remarks.items() if r.diagnostic.worker_id != worker_id}
+        self._requests.pop(number, None)
         self._history.hide(worker_id)
+        for table in _tables_of_rows():
+            if table.owner is not None:
+                place, rows = table.place_of(table.owner), self._rows[table.name]
+                for key in [key for key, row in rows.items() if row[place] == number]:
+                    del rows[key]
+
+    def _read(self, table: Table[Any, D], after: Any = None, count: int | None = None) -> list[D]:
+        """What rows hold whose keys are above `after`, by key."""
+        rows = self._rows[table.name]
+        keys = sorted(key for key in rows if after is None or key > after)
+        return [table.decode(*rows[key]) for key in islice(keys, count)]
 
     def _reading(self) -> History:
         if not self._open:
@@ -229,6 +227,5 @@ def _entry_sequence(entry: Entry) -> int:
     return entry.sequence
 
 
-def _drop(kept: dict[int, T], upto: int) -> None:
-    for number in [number for number in kept if number <= upto]:
-        del kept[number]
+def _tables_of_rows() -> list[Table[Any, Any]]:
+    return [table for table in records.TABLES if table not in _OF_WORKERS]

@@ -15,7 +15,7 @@ import pytest
 
 from runtimed.core.state.change import Change
 from runtimed.errors import StoreFull, StoreMissing, StoreUnsupported
-from runtimed.store.ballast import BALLAST_BYTES
+from runtimed.store.sqlite.ballast import BALLAST_BYTES
 
 NewStore = Callable[..., Any]
 

@@ -10,26 +10,28 @@ from runtimed.core.state.activity import Activity
 from runtimed.core.state.change import EncodedEvent, StateAt, Trim, TrimRange
 from runtimed.errors import StoreCorrupt
 from runtimed.model.identity import WorkerId
-from runtimed.store.replay import check_floor, cut, replay, stored_size, unbroken
-from runtimed.store.rows import Floor, StoredEvent
+from runtimed.store.pages import check_retained, fill_page, replay, stored_size, up_to_gap
+from runtimed.store.records import StoredEvent, TrimPoint
 
 GONE = 1_000
-"""How many of the sequences in order may be of events that are gone, beside one for each SLACK that are there."""
+"""How many removed events the order of sequences may still list, in addition to one for each SLACK that are kept."""
 
 SLACK = 16
 
 
 class History:
-    """What the tables `event`, `floor` and `deleted` are to the durable store.
+    """The retained events of all Workers.
 
-    `bytes` are those of all payloads. The events of a Worker in `hidden` are not read any more, but still there.
+    Attributes:
+        bytes: The size of all payloads.
+        hidden: Deleted Workers. Their events are kept until they are removed, and are not read.
     """
 
     def __init__(self) -> None:
         self.bytes = 0
         self.hidden: set[WorkerId] = set()
         self._events: dict[WorkerId, list[StoredEvent]] = defaultdict(list)
-        self._floors: dict[WorkerId, Floor] = {}
+        self._floors: dict[WorkerId, TrimPoint] = {}
         self._by_sequence: dict[int, StoredEvent] = {}
         self._order: list[int] = []
 
@@ -45,9 +47,9 @@ class History:
         self.bytes += len(stored.event.payload)
 
     def trim(self, trim: Trim) -> None:
-        """Take out a Worker's oldest events, and keep how it stood behind them."""
+        """Remove a Worker's oldest events, and keep how it stood behind them."""
         worker_id, upto = trim.trim_range.worker_id, trim.trim_range.upto
-        self._floors[worker_id] = Floor(worker_id, upto, trim.state_at)
+        self._floors[worker_id] = TrimPoint(worker_id, upto, trim.state_at)
         self.remove(worker_id, _end(self._events[worker_id], upto))
 
     def hide(self, worker_id: WorkerId) -> None:
@@ -71,25 +73,33 @@ class History:
         return len(gone)
 
     def between(self, worker_id: WorkerId, after: int, upto: int, page: PageSize) -> Sequence[EncodedEvent]:
-        """As Store.read_events."""
+        """A page of a Worker's events with `after` < sequence <= `upto`.
+
+        Raises:
+            StoreCorrupt: The first of them is not retained.
+        """
         events = self._visible(worker_id)
         first, end = _end(events, after), _end(events, upto)
-        found = cut(events[first : min(end, first + page.items)], page, stored_size)
+        found = fill_page(events[first : min(end, first + page.items)], page, stored_size)
         if not found:
-            check_floor(self.floor(worker_id), after)
-        return [stored.event for stored in unbroken(found, after)]
+            check_retained(self.floor(worker_id), after)
+        return [stored.event for stored in up_to_gap(found, after)]
 
     def all_between(self, after: int, upto: int, page: PageSize) -> Sequence[EncodedEvent]:
-        """As Store.read_all_events."""
+        """A page of all Workers' events with `after` < sequence <= `upto`, without those of deleted Workers.
+
+        Raises:
+            StoreCorrupt: Some of them are not retained.
+        """
         for floor in self._floors.values():
-            check_floor(floor, after)
-        found = cut(islice(self._range(after, upto), page.items), page, stored_size)
-        return [stored.event for stored in unbroken(found, after)]
+            check_retained(floor, after)
+        found = fill_page(islice(self._range(after, upto), page.items), page, stored_size)
+        return [stored.event for stored in up_to_gap(found, after)]
 
     def oldest(
         self, worker_id: WorkerId | None, upto: int, count: int, spared: Collection[WorkerId]
     ) -> Sequence[TrimRange]:
-        """As Store.oldest_events."""
+        """The `count` oldest events up to `upto`, of one Worker or of all but `spared`, as a span of each."""
         if worker_id is None:
             found = (stored for stored in self._range(0, upto) if stored.event.worker_id not in spared)
             oldest = list(islice(found, count))
@@ -100,12 +110,16 @@ class History:
         counted = Counter(stored.event.worker_id for stored in oldest)
         return [TrimRange(name, newest[name], counted[name]) for name in sorted(newest, key=newest.__getitem__)]
 
-    def floor(self, worker_id: WorkerId) -> Floor:
+    def floor(self, worker_id: WorkerId) -> TrimPoint:
         """Where a Worker's events begin."""
-        return self._floors.get(worker_id) or Floor(worker_id, 0, StateAt(0, Activity(), 0))
+        return self._floors.get(worker_id) or TrimPoint(worker_id, 0, StateAt(0, Activity(), 0))
 
     def state_at(self, worker_id: WorkerId, sequence: int) -> StateAt:
-        """As Store.moment."""
+        """How a Worker stood right behind its newest event up to `sequence`.
+
+        Raises:
+            StoreCorrupt: That event is not retained.
+        """
         floor, events = self.floor(worker_id), self._visible(worker_id)
         if sequence < floor.sequence:
             raise StoreCorrupt(f"how {worker_id} stood there is not retained any more")

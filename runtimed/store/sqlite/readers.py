@@ -1,4 +1,4 @@
-"""Threads that read, so that the event loop doesn't."""
+"""Threads that read from the database on behalf of the event loop."""
 
 import asyncio
 import contextlib
@@ -9,7 +9,7 @@ from typing import Concatenate, ParamSpec, TypeVar
 
 import apsw
 
-from runtimed.store.connection import connect_reader, translated
+from runtimed.store.sqlite.connection import connect_reader, translate_errors
 
 MAX_READERS = 2
 """Threads, and connections, that read at the same time."""
@@ -19,9 +19,10 @@ T = TypeVar("T")
 
 
 class Readers:
-    """A few threads and as many connections; a read is over when it returns, so that none pins the log.
+    """A few threads with a connection each.
 
-    All files are opened at the start, which blocks: later there might be no descriptor left for them.
+    A read must leave no statement open, because that would keep the log from being truncated. The constructor blocks
+    and opens all files: later there might be no descriptor left for them.
     """
 
     def __init__(self, database: Path) -> None:
@@ -31,12 +32,16 @@ class Readers:
         self._pool = ThreadPoolExecutor(MAX_READERS, thread_name_prefix="store-reader")
 
     async def run(self, read: Callable[Concatenate[apsw.Connection, P], T], *args: P.args, **kwargs: P.kwargs) -> T:
-        """What `read` returns when it is called in a thread. Raises the StoreError that SQLite's error means."""
+        """Call `read` in a thread with a connection and the arguments, and return its result.
+
+        Raises:
+            StoreError: SQLite failed.
+        """
 
         def call() -> T:
             connection = self._idle.pop()
             try:
-                with translated():
+                with translate_errors():
                     return read(connection, *args, **kwargs)
             finally:
                 self._idle.append(connection)
@@ -44,13 +49,13 @@ class Readers:
         return await asyncio.get_running_loop().run_in_executor(self._pool, call)
 
     def close(self) -> None:
-        """End the threads once what they read is read. Blocks."""
+        """Wait for reads that are going on, then end the threads. Blocks."""
         self._pool.shutdown()
         self._opened.close()
 
 
 def _connect(database: Path) -> apsw.Connection:
-    """A connection that has its files open: SQLite opens the write-ahead log when it is first read."""
+    """A connection with all files open. SQLite opens the write-ahead log with the first read."""
     connection = connect_reader(database)
     try:
         connection.pragma("schema_version")

@@ -1,4 +1,4 @@
-"""Connections to the store's database, and what their errors mean to the core."""
+"""Connections to the store's database, and the translation of their errors."""
 
 import contextlib
 import errno
@@ -9,19 +9,19 @@ from urllib.parse import quote
 import apsw
 
 from runtimed.errors import StoreCorrupt, StoreFull, StoreIo, StoreMissing, StoreUnsupported
-from runtimed.store.wal import log_of
+from runtimed.store.sqlite.wal import log_of
 
 BUSY_MS = 2_000
-"""How long a statement waits for a checkpoint or a page being read; nobody else has the database open."""
+"""How long a statement waits for a checkpoint or a read. No other process has the database open."""
 
 MAX_IDLE_LOG_BYTES = 16 * 1024 * 1024
-"""What is left of a write-ahead log that a large Change made grow."""
+"""The size to which a write-ahead log is truncated that a large change made grow."""
 
 FULL = "the store is full: nothing of this was stored; make room and try again"
 
 
 def connect(database: Path) -> apsw.Connection:
-    """The connection that writes. A commit is on the disk when it returns; checkpoints are left to the owner."""
+    """A connection that writes. A commit is on the disk when it returns. The owner does the checkpoints."""
     connection = _open(database, apsw.SQLITE_OPEN_READWRITE)
     try:
         connection.pragma("synchronous", "FULL")
@@ -34,8 +34,12 @@ def connect(database: Path) -> apsw.Connection:
     return connection
 
 
-def use_log(connection: apsw.Connection) -> None:
-    """Turn the write-ahead log on. Raises StoreUnsupported where the file system can't have it."""
+def enable_wal(connection: apsw.Connection) -> None:
+    """Turn the write-ahead log on.
+
+    Raises:
+        StoreUnsupported: The file system has no shared memory.
+    """
     if connection.pragma("journal_mode", "WAL") != "wal":
         raise StoreUnsupported("the store's file system has no shared memory: expected a local disk")
 
@@ -45,8 +49,8 @@ def connect_reader(database: Path) -> apsw.Connection:
     return _open(database, apsw.SQLITE_OPEN_READONLY)
 
 
-def untouching(database: Path, vfs: str | None = None) -> apsw.Connection:
-    """A connection that changes no file and makes none. Nobody else may have the database open meanwhile."""
+def connect_unchanging(database: Path, vfs: str | None = None) -> apsw.Connection:
+    """A connection that changes and creates no file. Nobody else may have the database open meanwhile."""
     log = log_of(database)
     if not log.exists() or not log.stat().st_size:  # SQLite would make one
         name = f"file:{quote(str(database))}?immutable=1"
@@ -68,14 +72,14 @@ def _open(database: Path | str, flags: int, vfs: str | None = None) -> apsw.Conn
 
 
 def lacks_room(error: Exception, connection: apsw.Connection) -> bool:
-    """Whether a write failed for want of room alone; to SQLite a quota is an I/O error. A failed sync never is."""
+    """Whether a write failed only because the disk or a quota is full. SQLite reports a quota as an I/O error."""
     over_quota = getattr(error, "extendedresult", 0) == apsw.SQLITE_IOERR_WRITE
     return isinstance(error, apsw.FullError) or (over_quota and connection.system_errno == errno.EDQUOT)
 
 
 @contextlib.contextmanager
-def translated() -> Iterator[None]:
-    """Raise what SQLite raises as the StoreError that it is."""
+def translate_errors() -> Iterator[None]:
+    """Raise SQLite's errors as the StoreErrors they mean."""
     try:
         yield
     except apsw.CantOpenError as error:

@@ -1,4 +1,4 @@
-"""Reading all of a table in steps that are short, so that none holds back the write-ahead log or other readers."""
+"""Reading of whole tables in short steps, so that none holds back the write-ahead log or other readers."""
 
 import contextlib
 from collections.abc import Callable, Iterator, Mapping
@@ -6,36 +6,38 @@ from typing import Any
 
 import apsw
 
-from runtimed.store.rows import Row
+from runtimed.store.tables import Row, Table
 
 PAGE_ROWS = 500
 PAGE_BYTES = 1024 * 1024
-"""What one step reads, or a single row more."""
+"""What one step reads at most, or a single larger row."""
 
 Step = Callable[[apsw.Connection], None]
-See = Callable[[apsw.Connection, Row], int]
-"""Looks at a row, and tells the bytes that it was worth."""
-
-LOWEST_TEXT = ""
-LOWEST_NUMBER = -(2**63)
+Visit = Callable[[apsw.Connection, Row], int]
+"""Checks a row and returns the size that it counts for in a step, in bytes."""
 
 
-class Pages:
-    """Steps through the rows of a query by a key, its first column; a step sees its rows as of one moment.
+class BatchedScan:
+    """Step through the rows of a table by key. Each step reads one snapshot.
 
-    What cannot be read any more is told to `broken`, and ends them.
+    Args:
+        query: Selects rows of the table, the key first.
+        table: Names the key.
+        see: Is called with each row.
+        broken: Is called with a problem if SQLite cannot read on. No more steps follow.
     """
 
-    def __init__(self, query: str, key: str, lowest: str | int, see: See, broken: Callable[[str], None]) -> None:
+    def __init__(self, query: str, table: Table[Any, Any], see: Visit, broken: Callable[[str], None]) -> None:
+        key = table.key
         self._query = f"{query} {'AND' if 'WHERE' in query else 'WHERE'} {key} > :after ORDER BY {key} LIMIT :rows"
-        self._name = query.partition(" FROM ")[2].split()[0]
-        self._after: Any = lowest
+        self._name = table.name
+        self._after: Any = table.lowest_key
         self._see = see
         self._broken = broken
         self._more = True
 
     def steps(self, bindings: Mapping[str, int]) -> Iterator[Step]:
-        """The steps; each must be done before the next is asked for."""
+        """The steps. Finish each before asking for the next."""
         while self._more:
             yield lambda connection: self._step(connection, bindings)
 

@@ -1,0 +1,136 @@
+"""The stores that are installed, each found by the scheme of its URL."""
+
+import contextlib
+from collections.abc import Callable, Iterable
+from functools import partial
+from importlib.metadata import EntryPoint, entry_points
+from pathlib import Path
+from typing import Any, ClassVar, Protocol
+
+import attrs
+
+from runtimed.core.ports import Store
+from runtimed.errors import ConfigurationError
+from runtimed.model.runtime import StoreCheck
+from runtimed.store.data_dir import DataDir
+
+GROUP = "runtimed.stores"
+"""The group of entry points. The name of an entry point is a scheme, its object a StoreFactory."""
+
+
+@attrs.frozen
+class OpenedStore:
+    """A store that is ready to be given to a Runtime, and the directory of its Workers' folders.
+
+    Args:
+        store: The store; the Runtime opens and closes it.
+        data_dir: Holds a folder for each Worker.
+        keeps_token: Whether `data_dir` outlives the daemon and keeps its token.
+    """
+
+    store: Store
+    data_dir: DataDir
+    keeps_token: bool
+
+
+@attrs.frozen
+class Inspection:
+    """What is in a store that no daemon holds.
+
+    Args:
+        check: What was read and found.
+        remarks: What a start would do that an operator may want to know before.
+    """
+
+    check: StoreCheck
+    remarks: tuple[str, ...]
+
+
+class StoreSettings(Protocol):
+    """What the URL of a store says: its path, and the options in its query.
+
+    `rule` says in an error message which URLs are accepted.
+    """
+
+    rule: ClassVar[str]
+
+    @property
+    def path(self) -> Path | None:
+        """Where the store is kept, None for one without a place."""
+
+    @classmethod
+    def parse(cls, url: str) -> "StoreSettings":
+        """The settings that a URL stands for. Raises ValueError for one that `rule` does not accept."""
+
+
+class StoreFactory(Protocol):
+    """Makes the stores of one scheme."""
+
+    @property
+    def settings(self) -> type[StoreSettings]:
+        """The class of the settings that a URL stands for."""
+
+    @property
+    def inspect(self) -> Callable[[Any], Inspection] | None:
+        """A function of settings that reads all of a store and changes nothing. None if no store outlives a daemon.
+
+        It blocks. It raises StoreInUse while a daemon holds the store, and StoreUnsupported where there is none that
+        this version can read.
+        """
+
+    def open(self, settings: Any) -> contextlib.AbstractContextManager[OpenedStore]:
+        """Make a store from its settings, and clean up behind it. Blocks only briefly."""
+
+
+@attrs.frozen
+class ConfiguredStore:
+    """A store as its URL names it."""
+
+    factory: StoreFactory
+    settings: StoreSettings
+
+    def open(self) -> contextlib.AbstractContextManager[OpenedStore]:
+        """Make the store, and clean up behind it."""
+        return self.factory.open(self.settings)
+
+
+def find_store(url: str, option: str = "store") -> ConfiguredStore:
+    """Find the store that a URL names.
+
+    Args:
+        url: A scheme, and whatever its settings accept behind it.
+        option: The option that holds the URL, for the error message.
+
+    Raises:
+        ConfigurationError: No store that is installed accepts the URL.
+    """
+    scheme = url.partition(":")[0]
+    for entry_point in entry_points(group=GROUP, name=scheme):
+        factory: StoreFactory = entry_point.load()
+        with contextlib.suppress(ValueError):
+            return ConfiguredStore(factory, factory.settings.parse(url))
+    raise _refusal(option, _load(entry_points(group=GROUP)))
+
+
+def inspect_store(url: str, option: str) -> tuple[Path | None, Callable[[], Inspection]]:
+    """Find the store that a URL names among those that can be inspected: its place, and how to inspect it.
+
+    Raises:
+        ConfigurationError: No such store accepts the URL.
+    """
+    inspectable = [factory for factory in _load(entry_points(group=GROUP)) if factory.inspect is not None]
+    with contextlib.suppress(ConfigurationError):
+        found = find_store(url, option)
+        if (inspect := found.factory.inspect) is not None:
+            return found.settings.path, partial(inspect, found.settings)
+    raise _refusal(option, inspectable)
+
+
+def _load(found: Iterable[EntryPoint]) -> list[StoreFactory]:
+    return [entry_point.load() for entry_point in found]
+
+
+def _refusal(option: str, factories: Iterable[StoreFactory]) -> ConfigurationError:
+    """Name what is accepted. The shortest first: its reader must not take the options of another for its own."""
+    rules = sorted((factory.settings.rule for factory in factories), key=len)
+    return ConfigurationError(f"{option}: expected {' or '.join(rules)}")

@@ -1,0 +1,54 @@
+"""The scheme `memory`."""
+
+import contextlib
+import logging
+import tempfile
+from collections.abc import Iterator
+from pathlib import Path
+from typing import ClassVar
+
+import attrs
+
+from runtimed.store.data_dir import DataDir
+from runtimed.store.factories import OpenedStore
+from runtimed.store.memory.store import MemoryStore
+from runtimed.store.removal import remove_folder
+
+_log = logging.getLogger(__name__)
+
+
+@attrs.frozen
+class MemorySettings:
+    """The URL `memory`, which has no options."""
+
+    rule: ClassVar[str] = "memory"
+    path: None = None
+
+    @classmethod
+    def parse(cls, url: str) -> "MemorySettings":
+        """The settings of this URL. Raises ValueError for any other."""
+        if url != cls.rule:
+            raise ValueError(url)
+        return cls()
+
+
+class MemoryFactory:
+    """Makes stores that live as long as the daemon, and a scratch directory for each."""
+
+    settings = MemorySettings
+    inspect = None
+
+    @contextlib.contextmanager
+    def open(self, settings: MemorySettings) -> Iterator[OpenedStore]:
+        """Make a store, and remove its Workers' folders in the end."""
+        scratch = Path(tempfile.mkdtemp(prefix="runtimed-"))
+        try:
+            yield OpenedStore(MemoryStore(), DataDir(scratch, is_scratch=True), keeps_token=False)
+        finally:
+            try:
+                remove_folder(scratch)
+            except OSError as error:
+                _log.warning("the folder of the Workers, %s, could not be removed: %s", scratch, error)
+
+
+FACTORY = MemoryFactory()

@@ -1,0 +1,423 @@
+"""The durable nouns: for each table, how values of the core become rows, and rows become values again.
+
+A Worker's request never changes and may be large, so that it stands apart from its state, which is written with each
+Change. Statuses, activities and roles are stored as numbers.
+"""
+
+import functools
+import logging
+from collections.abc import Callable, Iterable, Iterator
+from operator import attrgetter
+from typing import Any, TypeVar
+
+from runtimed.core.state.activity import Activity
+from runtimed.core.state.change import (
+    EncodedEvent,
+    Entry,
+    Event,
+    Mark,
+    NumberedDiagnostic,
+    QueuedInput,
+    StateAt,
+    Trim,
+    Worker,
+)
+from runtimed.errors import StoreCorrupt
+from runtimed.model.bundle import ConfigBundle
+from runtimed.model.diagnostic import Diagnostic
+from runtimed.model.event import ActivityStatus, InFlightBlock
+from runtimed.model.execution import Execution
+from runtimed.model.identity import WorkerId, cursor_of, worker_id
+from runtimed.model.permission import Permission
+from runtimed.model.runtime import RuntimeEvent
+from runtimed.model.transcript import Role
+from runtimed.model.value import value
+from runtimed.model.worker import CreateWorkerRequest, WorkerStatus
+from runtimed.store.tables import CHECKSUM, Counter, Expiry, Row, Table, Tables, blob, integer, text
+from runtimed.wire.converter import encode, encode_payload, restore
+
+T = TypeVar("T")
+
+ACTIVITIES: tuple[ActivityStatus, ...] = ("idle", "running", "paused")
+STATUSES: tuple[WorkerStatus, ...] = ("running", "stopped", "cancelled")
+ROLES: tuple[Role, ...] = ("user", "assistant", "system")
+"""What the numbers in the columns `activity`, `status` and `role` mean. New ones are added at the end."""
+
+AWAITS_RUN_END = len(ACTIVITIES)
+"""Stands for `idle` in the column `activity` of `state` while a `run_end` is missing."""
+
+_ACTIVITY = {name: code for code, name in enumerate(ACTIVITIES)}
+_STATUS = {name: code for code, name in enumerate(STATUSES)}
+_ROLE = {name: code for code, name in enumerate(ROLES)}
+
+_log = logging.getLogger(__name__)
+
+
+@value
+class StoredEvent:
+    """A row of the table `event`."""
+
+    event: EncodedEvent
+    previous: int
+    since: int
+    transcript_len: int
+    activity: ActivityStatus
+
+
+@value
+class Open:
+    """What was open right behind an event, as the table `floor` keeps it."""
+
+    blocks: tuple[InFlightBlock, ...] = ()
+    permissions: tuple[Permission, ...] = ()
+
+
+@value
+class TrimPoint:
+    """The newest event of a Worker that is no longer retained, 0 for none, and how the Worker stood behind it."""
+
+    worker_id: WorkerId
+    sequence: int
+    state_at: StateAt
+
+
+def number_of(worker: WorkerId) -> int:
+    """The number in a well-formed Worker id. The tables hold numbers."""
+    return int(worker[7:], 16)
+
+
+def skip_damaged(table: Table[Any, T], rows: Iterable[Row]) -> Iterator[T]:
+    """What the sound rows hold; damaged rows are logged and left out."""
+    for row in rows:
+        try:
+            yield table.read(row)
+        except StoreCorrupt as error:
+            _log.error("%s, and was left out", error.message)
+
+
+def worker_reader() -> Callable[[Row, int], Worker]:
+    """Make a function that reads Workers and shares equal requests and executions among them.
+
+    Returns:
+        A function of a row of WORKERS followed by one of STATES without its key, and the sequence behind which events
+        are retained. It raises StoreCorrupt for a damaged row.
+    """
+    request_of = functools.cache(lambda body: _restored(body, CreateWorkerRequest, "a Worker's request"))
+    execution_of = functools.cache(lambda body: _restored(body, Execution, "a Worker's execution"))
+
+    def read(row: Row, floor: int) -> Worker:
+        name, end = WORKERS.describe(row), len(WORKERS.columns)
+        number, request, created_at_ms = WORKERS.read(row[:end])
+        state = STATES.read((number, *row[end:]))
+        _, status, transcript_len, last_sequence, since, activity, retained, execution, waiting, last_event_ms = state
+        return Worker(
+            worker_id(number),
+            request_of(request),
+            STATUSES[status],
+            execution_of(execution),
+            transcript_len,
+            last_sequence,
+            since,
+            "idle" if activity == AWAITS_RUN_END else ACTIVITIES[activity],
+            floor,
+            retained,
+            _restored(waiting, tuple[QueuedInput, ...], name) if waiting else (),
+            created_at_ms,
+            last_event_ms,
+            activity == AWAITS_RUN_END,
+        )
+
+    return read
+
+
+def _restored(body: bytes, kind: type[T], name: str) -> T:
+    try:
+        return restore(body, kind)
+    except ValueError as error:
+        raise StoreCorrupt(f"{name} is nothing that this version knows") from error
+
+
+def _named(number: object) -> str:
+    return worker_id(number) if isinstance(number, int) else "an unknown Worker"
+
+
+def _optional_number(worker: WorkerId | None) -> int | None:
+    return None if worker is None else number_of(worker)
+
+
+def _optional_id(number: int | None) -> WorkerId | None:
+    return None if number is None else worker_id(number)
+
+
+def _encode_worker(worker: Worker) -> Row:
+    return number_of(worker.worker_id), encode(worker.request), worker.created_at_ms
+
+
+def _encode_state(worker: Worker) -> Row:
+    return (
+        number_of(worker.worker_id),
+        _STATUS[worker.status],
+        worker.transcript_len,
+        worker.last_sequence,
+        worker.since,
+        AWAITS_RUN_END if worker.awaits_run_end else _ACTIVITY[worker.activity],
+        worker.retained,
+        _encode_execution(worker.execution),
+        encode(worker.queued) if worker.queued else b"",
+        worker.last_event_ms,
+    )
+
+
+@functools.lru_cache(maxsize=256)
+def _encode_execution(execution: Execution) -> bytes:
+    return encode(execution)
+
+
+def _encode_event(event: Event) -> Row:
+    return (
+        event.sequence,
+        number_of(event.worker_id),
+        event.previous,
+        event.since,
+        event.transcript_len,
+        _ACTIVITY[event.activity],
+        encode_payload(event.payload),
+        event.timestamp_ms,
+    )
+
+
+def _decode_event(
+    sequence: int,
+    number: int,
+    previous: int,
+    since: int,
+    transcript_len: int,
+    activity: int,
+    payload: bytes,
+    timestamp_ms: int,
+) -> StoredEvent:
+    event = EncodedEvent(sequence, worker_id(number), timestamp_ms, payload)
+    return StoredEvent(event, previous, since, transcript_len, ACTIVITIES[activity])
+
+
+def _encode_trim(trim: Trim) -> Row:
+    state_at, activity = trim.state_at, trim.state_at.activity
+    in_flight = activity.in_flight()
+    opened = Open(in_flight.blocks if in_flight else (), activity.permissions)
+    return (
+        number_of(trim.trim_range.worker_id),
+        trim.trim_range.upto,
+        state_at.transcript_len,
+        _ACTIVITY[activity.status],
+        encode(opened) if activity.open else b"",
+        state_at.timestamp_ms,
+    )
+
+
+def _decode_trim_point(
+    number: int, sequence: int, transcript_len: int, activity: int, body: bytes, timestamp_ms: int
+) -> TrimPoint:
+    opened = restore(body, Open) if body else Open()
+    stood = Activity.of(ACTIVITIES[activity], opened.blocks, opened.permissions)
+    return TrimPoint(worker_id(number), sequence, StateAt(transcript_len, stood, timestamp_ms))
+
+
+def _encode_entry(entry: Entry) -> Row:
+    return (
+        entry.event,
+        number_of(entry.worker_id),
+        entry.sequence,
+        _ROLE[entry.role],
+        entry.content.encode(),
+        entry.timestamp_ms,
+    )
+
+
+def _decode_entry(event: int, number: int, sequence: int, role: int, content: bytes, timestamp_ms: int) -> Entry:
+    return Entry(worker_id(number), sequence, ROLES[role], content.decode(), event, timestamp_ms)
+
+
+def _encode_runtime_event(event: RuntimeEvent) -> Row:
+    return event.id, event.kind, _optional_number(event.worker_id), event.event_id, event.timestamp_ms
+
+
+def _decode_runtime_event(
+    number: int, kind: Any, worker: int | None, event: int | None, timestamp_ms: int
+) -> RuntimeEvent:
+    cursor = None if event is None else cursor_of(event)
+    return RuntimeEvent(number, kind, timestamp_ms, _optional_id(worker), event, cursor)
+
+
+META: Table[tuple[str, object], tuple[str, str]] = Table(
+    "meta",
+    (text("key"), text("value"), CHECKSUM),
+    encode=lambda item: (item[0], str(item[1])),
+    decode=lambda key, found: (key, found),
+    describe=lambda row: f"the meta row {row[0]!r}",
+    replaces=True,
+)
+WORKERS: Table[Worker, tuple[int, bytes, int]] = Table(
+    "worker",
+    (integer("number"), blob("request"), CHECKSUM, integer("created_at_ms", default="0")),
+    encode=_encode_worker,
+    decode=lambda number, request, created_at_ms: (number, request, created_at_ms),
+    describe=lambda row: f"the row of {worker_id(row[0])}",
+    replaces=True,
+    counter=Counter("worker_number", "number"),
+    owner="number",
+)
+STATES: Table[Worker, Row] = Table(
+    "state",
+    (
+        integer("worker"),
+        integer("status"),
+        integer("transcript_len"),
+        integer("last_sequence"),
+        integer("since"),
+        integer("activity"),
+        integer("retained"),
+        blob("execution"),
+        CHECKSUM,
+        blob("waiting", default="x''"),
+        integer("last_event_ms", default="0"),
+    ),
+    encode=_encode_state,
+    decode=lambda *values: values,
+    describe=lambda row: f"the row of {worker_id(row[0])}",
+    replaces=True,
+    owner="worker",
+)
+EVENTS: Table[Event, StoredEvent] = Table(
+    "event",
+    (
+        integer("sequence"),
+        integer("worker"),
+        integer("previous"),
+        integer("since"),
+        integer("transcript_len"),
+        integer("activity"),
+        blob("payload"),
+        CHECKSUM,
+        integer("timestamp_ms", default="0"),
+    ),
+    encode=_encode_event,
+    decode=_decode_event,
+    describe=lambda row: f"the event {cursor_of(row[0])} of {_named(row[1])}",
+    indexes=("CREATE INDEX event_worker ON event (worker)",),
+    counter=Counter("head", "sequence"),
+)
+TRIM_POINTS: Table[Trim, TrimPoint] = Table(
+    "floor",
+    (
+        integer("worker"),
+        integer("sequence"),
+        integer("transcript_len"),
+        integer("activity"),
+        blob("in_flight"),
+        CHECKSUM,
+        integer("timestamp_ms", default="0"),
+    ),
+    encode=_encode_trim,
+    decode=_decode_trim_point,
+    describe=lambda row: f"the floor of {worker_id(row[0])}",
+    part="trim",
+    replaces=True,
+    indexes=("CREATE INDEX floor_sequence ON floor (sequence)",),
+    counter=Counter("head", "sequence"),
+    owner="worker",
+)
+ENTRIES: Table[Entry, Entry] = Table(
+    "entry",
+    (
+        integer("event"),
+        integer("worker"),
+        integer("sequence"),
+        integer("role"),
+        blob("content"),
+        CHECKSUM,
+        integer("timestamp_ms", default="0"),
+    ),
+    encode=_encode_entry,
+    decode=_decode_entry,
+    describe=lambda row: f"the entry {row[2]} of {_named(row[1])}",
+    indexes=("CREATE UNIQUE INDEX entry_worker ON entry (worker, sequence)",),
+)
+BUNDLES: Table[ConfigBundle, ConfigBundle] = Table(
+    "bundle",
+    (text("id"), blob("body"), CHECKSUM),
+    encode=lambda bundle: (bundle.metadata.id, encode(bundle)),
+    decode=lambda _, body: restore(body, ConfigBundle),
+    describe=lambda row: f"the bundle {row[0]!r}",
+    part="bundle",
+    replaces=True,
+    loaded_as="bundles",
+)
+REMARKS: Table[NumberedDiagnostic, NumberedDiagnostic] = Table(
+    "remark",
+    (integer("number"), integer("worker", nullable=True), blob("body"), CHECKSUM),
+    encode=lambda remark: (
+        remark.number,
+        _optional_number(remark.diagnostic.worker_id),
+        encode(remark.diagnostic),
+    ),
+    decode=lambda number, _, body: NumberedDiagnostic(number, restore(body, Diagnostic)),
+    describe=lambda row: f"the remark {row[0]}",
+    part="remarks",
+    counter=Counter("remark_number", "number"),
+    owner="worker",
+    expiry=Expiry(attrgetter("remarks")),
+    loaded_as="remarks",
+)
+RUNTIME_EVENTS: Table[RuntimeEvent, RuntimeEvent] = Table(
+    "runtime_event",
+    (
+        integer("id"),
+        text("kind"),
+        integer("worker", nullable=True),
+        integer("event", nullable=True),
+        integer("unix_ms"),
+        CHECKSUM,
+    ),
+    encode=_encode_runtime_event,
+    decode=_decode_runtime_event,
+    describe=lambda row: f"the runtime event {row[0]}",
+    part="runtime_events",
+    counter=Counter("runtime_event_id", "id"),
+    expiry=Expiry(attrgetter("runtime_events_left"), keeps_newest=True),
+)
+MARKS: Table[Mark, Mark] = Table(
+    "mark",
+    (integer("sequence"), integer("unix_ms"), CHECKSUM),
+    encode=lambda mark: (mark.sequence, mark.unix_ms),
+    decode=Mark,
+    describe=lambda row: f"the mark {row[0]}",
+    part="mark",
+    replaces=True,
+    expiry=Expiry(attrgetter("marks")),
+    loaded_as="marks",
+)
+DELETED: Table[WorkerId, WorkerId] = Table(
+    "deleted",
+    (integer("worker"), CHECKSUM),
+    encode=lambda worker: (number_of(worker),),
+    decode=worker_id,
+    describe=lambda row: f"the row that says that {worker_id(row[0])} is deleted",
+    part="deleted",
+    replaces=True,
+    loaded_as="deleted",
+)
+
+TABLES = Tables(
+    META,
+    WORKERS,
+    STATES,
+    EVENTS,
+    TRIM_POINTS,
+    ENTRIES,
+    BUNDLES,
+    REMARKS,
+    RUNTIME_EVENTS,
+    MARKS,
+    DELETED,
+)
+"""All that a store holds, in the order in which the tables are created. A new noun is one more descriptor here."""

@@ -1,0 +1,62 @@
+"""The scheme `fs`."""
+
+import contextlib
+import re
+from collections.abc import Iterator
+from pathlib import Path
+from typing import ClassVar
+
+import attrs
+
+from runtimed.store.factories import Inspection, OpenedStore
+from runtimed.store.sqlite.inspection import inspect
+from runtimed.store.sqlite.store import SqliteStore
+from runtimed.store.sqlite.sync import Sync
+
+_QUERY = r"sync=normal(?:&create=no)?|create=no(?:&sync=normal)?"
+_URL = re.compile(rf"fs:(?P<path>[^?]*[^?\s][^?]*)(?:\?(?P<query>{_QUERY}))?")
+
+
+@attrs.frozen
+class FsSettings:
+    """A URL `fs:PATH`.
+
+    Args:
+        path: The folder of the store, `~` being the user's home.
+        sync: When commits are synced: before they are acknowledged, or some time later (`?sync=normal`).
+        create: Whether a store that is not there is made (not with `?create=no`).
+    """
+
+    rule: ClassVar[str] = "fs:PATH, with ?sync=normal, ?create=no or ?sync=normal&create=no"
+    path: Path
+    sync: Sync = "full"
+    create: bool = True
+
+    @classmethod
+    def parse(cls, url: str) -> "FsSettings":
+        """The settings of a URL. Raises ValueError for one that `rule` does not accept."""
+        match = _URL.fullmatch(url)
+        if match is None:
+            raise ValueError(url)
+        query = (match["query"] or "").split("&")
+        sync: Sync = "normal" if "sync=normal" in query else "full"
+        return cls(Path(match["path"]).expanduser(), sync, "create=no" not in query)
+
+
+class FsFactory:
+    """Makes stores that are kept in a folder."""
+
+    settings = FsSettings
+
+    @contextlib.contextmanager
+    def open(self, settings: FsSettings) -> Iterator[OpenedStore]:
+        """Make a store; what it leaves in its folder stays."""
+        store = SqliteStore(settings.path, settings.sync, create=settings.create)
+        yield OpenedStore(store, store.data_dir, keeps_token=True)
+
+    def inspect(self, settings: FsSettings) -> Inspection:
+        """Read all of a store that no daemon holds."""
+        return inspect(settings.path)
+
+
+FACTORY = FsFactory()

@@ -1,0 +1,84 @@
+"""The version of the tables on disk, and their creation."""
+
+import contextlib
+import logging
+import time
+from collections.abc import Iterator
+
+import apsw
+
+from runtimed.errors import StoreUnsupported
+from runtimed.store import records
+from runtimed.store.sqlite import migration
+
+VERSION = 4
+
+_TABLE_NAMES = "SELECT name FROM sqlite_schema WHERE type = 'table'"
+
+_log = logging.getLogger(__name__)
+
+
+def check_version(connection: apsw.Connection) -> int:
+    """The version of the tables, 0 if there are none.
+
+    Raises:
+        StoreUnsupported: The version is newer, or the database was not made by runtimed.
+    """
+    version: int = connection.pragma("user_version")
+    if version > VERSION:
+        raise StoreUnsupported(
+            f"the store was written by a newer version of runtimed (schema {version}, this one knows up to {VERSION})"
+        )
+    if not version and connection.execute("SELECT 1 FROM sqlite_schema").get:
+        raise StoreUnsupported("the database in the store was not made by runtimed: expected a folder of its own")
+    return version
+
+
+def create_or_migrate(connection: apsw.Connection, unix_ms: int) -> None:
+    """Create the tables, or migrate those of an earlier version, in one transaction.
+
+    Args:
+        connection: A connection that writes.
+        unix_ms: The Unix time in milliseconds.
+    """
+    version = check_version(connection)
+    if version == VERSION:
+        return
+    with _told(connection, version) if version else contextlib.nullcontext(), connection:
+        if version:
+            migration.replace_misfits(connection)
+        if version == 1:
+            migration.set_aside(connection)
+        _create_missing_tables(connection)
+        if version == 1:
+            migration.bring_forward(connection)
+        if version == 2:
+            migration.add_waiting(connection)
+        if version in (2, 3):
+            migration.add_times(connection)
+        if version:
+            migration.set_times(connection, unix_ms)
+        connection.pragma("user_version", VERSION)
+    with contextlib.suppress(apsw.BusyError, apsw.FullError):  # the log keeps it all
+        connection.wal_checkpoint(mode=apsw.SQLITE_CHECKPOINT_TRUNCATE)
+
+
+@contextlib.contextmanager
+def _told(connection: apsw.Connection, version: int) -> Iterator[None]:
+    """Log the beginning and the end of a migration, which may take a while."""
+    counts = [
+        connection.execute(f"SELECT count(*) FROM {table}").get  # noqa: S608
+        for table in ("worker", "event", "entry")
+    ]
+    what = f"from version {version} to {VERSION}: {counts[0]} Workers, {counts[1]} events, {counts[2]} entries"
+    begun = time.monotonic()
+    _log.info("bringing the store forward %s", what)
+    yield
+    _log.info("brought the store forward %s, in %.1f s", what, time.monotonic() - begun)
+
+
+def _create_missing_tables(connection: apsw.Connection) -> None:
+    present = {name for (name,) in connection.execute(_TABLE_NAMES)}
+    for table in records.TABLES:
+        if table.name not in present:
+            connection.execute(table.create)

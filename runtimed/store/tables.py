@@ -1,0 +1,271 @@
+"""Descriptors of durable tables: columns, rows, checksums and statements of a noun, declared in one place."""
+
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from operator import attrgetter, itemgetter
+from struct import Struct
+from struct import error as StructError  # noqa: N812 it is a class
+from typing import Any, Generic, Literal, TypeVar
+from zlib import crc32
+
+import attrs
+
+from runtimed.core.state.change import Change, Forgotten
+from runtimed.errors import StoreCorrupt
+
+E = TypeVar("E")
+D = TypeVar("D")
+Row = tuple[Any, ...]
+
+ABSENT = -1
+"""Stands for a number that is NULL in a checksum."""
+
+
+@attrs.frozen
+class Column:
+    """A column of a STRICT table.
+
+    Args:
+        name: The name in SQL.
+        kind: The type in SQL.
+        nullable: Whether NULL is accepted, for numbers.
+        default: An SQL literal for rows that were written before the column existed.
+    """
+
+    name: str
+    kind: Literal["INTEGER", "TEXT", "BLOB"]
+    nullable: bool = False
+    default: str | None = None
+
+    @property
+    def definition(self) -> str:
+        """The column as CREATE TABLE defines it, unless it is the primary key."""
+        null = "" if self.nullable else " NOT NULL"
+        default = "" if self.default is None else f" DEFAULT {self.default}"
+        return f"{self.name} {self.kind}{null}{default}"
+
+
+CHECKSUM = Column("checksum", "INTEGER")
+"""Stands in each table, somewhere behind the primary key."""
+
+
+def integer(name: str, *, nullable: bool = False, default: str | None = None) -> Column:
+    """A column of 64-bit numbers."""
+    return Column(name, "INTEGER", nullable, default)
+
+
+def text(name: str) -> Column:
+    """A column of text."""
+    return Column(name, "TEXT")
+
+
+def blob(name: str, default: str | None = None) -> Column:
+    """A column of bytes."""
+    return Column(name, "BLOB", default=default)
+
+
+@attrs.frozen
+class Counter:
+    """A number that is never given out twice.
+
+    Args:
+        key: Its key in the table `meta`, and in StoredState.
+        column: The column that holds the numbers which were given out.
+    """
+
+    key: str
+    column: str
+
+
+@attrs.frozen
+class Expiry:
+    """Which rows a Change forgets.
+
+    Args:
+        limit: Reads the limit from a Change's `forgotten`; None forgets nothing.
+        keeps_newest: The limit is how many rows stay, those with the highest keys. Otherwise it is the highest key
+            that goes.
+    """
+
+    limit: Callable[[Forgotten], int | None]
+    keeps_newest: bool = False
+
+
+@attrs.define(eq=False)
+class Table(Generic[E, D]):
+    """A durable noun: how it is stored, read, counted, checked, forgotten and deleted.
+
+    The values of a noun are those of all columns but the checksum, in the order of the columns. A row is its values
+    and then its checksum, wherever the checksum stands on disk. The checksum is the CRC-32 of the table's name, then
+    the numbers as little-endian 64 bits, then the texts and blobs, each in the order of the columns.
+
+    Args:
+        name: The name in SQL. It is part of each checksum.
+        columns: All columns in their order on disk. The first is the primary key.
+        encode: Makes values. Raises TypeError or UnicodeEncodeError for text that is not Unicode.
+        decode: Makes what is read of values. Raises ValueError for what this version does not know.
+        describe: Names a row for an operator, also one that is damaged.
+        part: The field of Change that holds what is stored in this table, a sequence or a single one. None for what
+            `encoding` makes itself of a Worker, its events and its entries, which most Changes have.
+        replaces: Whether a row takes the place of an earlier one with the same key.
+        indexes: The definitions of its indexes, in SQL.
+        counter: The number that rows are named by, if one is never given out twice.
+        owner: The column with the number of a Worker, if rows are deleted together with that Worker.
+        expiry: What of it a Change forgets.
+        loaded_as: The field of StoredState that holds all its rows, by key.
+    """
+
+    name: str
+    columns: tuple[Column, ...]
+    encode: Callable[[E], Row]
+    decode: Callable[..., D]
+    describe: Callable[[Row], str]
+    part: str | None = None
+    replaces: bool = False
+    indexes: tuple[str, ...] = ()
+    counter: Counter | None = None
+    owner: str | None = None
+    expiry: Expiry | None = None
+    loaded_as: str | None = None
+
+    key: str = attrs.field(init=False)
+    names: tuple[str, ...] = attrs.field(init=False)
+    create: str = attrs.field(init=False)
+    insert: str = attrs.field(init=False)
+    select: str = attrs.field(init=False)
+    delete_of_worker: str = attrs.field(init=False)
+    delete_expired: str = attrs.field(init=False)
+    counter_at: int = attrs.field(init=False)
+    checksum: Callable[[Row], int] = attrs.field(init=False)
+    _texts_at: tuple[int, ...] = attrs.field(init=False)
+
+    def __attrs_post_init__(self) -> None:
+        """Derive the statements and the checksum from the columns."""
+        name, key = self.name, self.columns[0]
+        columns = [column for column in self.columns if column is not CHECKSUM]
+        self.names = tuple(column.name for column in (*columns, CHECKSUM))
+        names = ", ".join(self.names)
+        definitions = [f"{key.name} {key.kind} PRIMARY KEY", *(column.definition for column in self.columns[1:])]
+        verb = "INSERT OR REPLACE" if self.replaces else "INSERT"
+        newest = f"(SELECT {key.name} FROM {name} ORDER BY {key.name} DESC LIMIT 1 OFFSET ?)"  # noqa: S608
+        limit = newest if self.expiry and self.expiry.keeps_newest else "?"
+        self.key = key.name
+        self.create = ";\n".join((f"CREATE TABLE {name} ({', '.join(definitions)}) STRICT", *self.indexes))
+        self.insert = f"{verb} INTO {name} ({names}) VALUES ({', '.join('?' * len(self.columns))})"
+        self.select = f"SELECT {names} FROM {name}"  # noqa: S608
+        self.delete_of_worker = f"DELETE FROM {name} WHERE {self.owner} = ?" if self.owner else ""  # noqa: S608
+        self.delete_expired = f"DELETE FROM {name} WHERE {key.name} <= {limit}" if self.expiry else ""  # noqa: S608
+        self.counter_at = self.place_of(self.counter.column) if self.counter else 0
+        self.checksum = _make_checksum(name, columns)
+        self._texts_at = tuple(place for place, column in enumerate(columns) if column.kind == "TEXT")
+
+    @property
+    def lowest_key(self) -> int | str:
+        """What is below each key."""
+        return "" if self.columns[0].kind == "TEXT" else -(2**63)
+
+    def place_of(self, column: str) -> int:
+        """The index of a column in values and rows."""
+        return self.names.index(column)
+
+    def row(self, item: E) -> Row:
+        """The row of an item. Raises as `encode` does."""
+        [row] = self.rows((item,))
+        return row
+
+    def rows(self, items: Iterable[E]) -> list[Row]:
+        """The rows of items. Raises as `encode` does."""
+        checksum = self.checksum
+        return [(*values, checksum(values)) for values in map(self.encode, items)]
+
+    def values(self, items: Iterable[E]) -> list[Row]:
+        """The values of items. Raises what `rows` raises."""
+        found = list(map(self.encode, items))
+        for place in self._texts_at:
+            for values in found:
+                values[place].encode()
+        return found
+
+    def is_sound(self, row: Row) -> bool:
+        """Whether a row is what was stored."""
+        try:
+            stored: object = row[-1]
+            return self.checksum(row) == stored
+        except (TypeError, StructError):
+            return False
+
+    def read(self, row: Row) -> D:
+        """What a row holds.
+
+        Raises:
+            StoreCorrupt: The row does not match its checksum, or this version does not know what it holds.
+        """
+        if not self.is_sound(row):
+            raise StoreCorrupt(f"{self.describe(row)} is damaged")
+        try:
+            return self.decode(*row[:-1])
+        except ValueError as error:
+            raise StoreCorrupt(f"{self.describe(row)} is nothing that this version knows") from error
+
+
+def _make_checksum(name: str, columns: Sequence[Column]) -> Callable[[Row], int]:
+    """Make the function that computes the checksum of values, or of a row. Each commit and each read calls it."""
+    seed = crc32(name.encode())
+    numbers = [place for place, column in enumerate(columns) if column.kind == "INTEGER"]
+    bodies = [place for place, column in enumerate(columns) if column.kind != "INTEGER"]
+    conversions = [
+        (place, _plain(column)) for place, column in enumerate(columns) if column.nullable or column.kind == "TEXT"
+    ]
+    pick, pack = _picker(numbers), Struct(f"<{len(numbers)}q").pack
+
+    def checksum(row: Sequence[Any]) -> int:
+        found = crc32(pack(*pick(row)), seed)
+        for place in bodies:
+            found = crc32(row[place], found)
+        return found
+
+    def checksum_converted(row: Row) -> int:
+        converted = list(row)
+        for place, convert in conversions:
+            converted[place] = convert(converted[place])
+        return checksum(converted)
+
+    return checksum_converted if conversions else checksum
+
+
+def _picker(places: Sequence[int]) -> Callable[[Sequence[Any]], Sequence[Any]]:
+    if len(places) > 1:
+        return itemgetter(*places)
+    return lambda row: [row[place] for place in places]
+
+
+def _plain(column: Column) -> Callable[[Any], Any]:
+    """Make the function that turns a value of a column into what its checksum is made of."""
+    return str.encode if column.kind == "TEXT" else lambda number: ABSENT if number is None else number
+
+
+class Tables:
+    """All tables of a store, in the order of their creation.
+
+    Args:
+        tables: At least two of them must have a `part`.
+    """
+
+    def __init__(self, *tables: Table[Any, Any]) -> None:
+        self._tables = tables
+        self._with_part = [table for table in tables if table.part]
+        self._parts_of = attrgetter(*(table.part for table in self._with_part if table.part))
+        self.counter_keys = tuple(dict.fromkeys(table.counter.key for table in tables if table.counter))
+
+    def __iter__(self) -> Iterator[Table[Any, Any]]:
+        return iter(self._tables)
+
+    def parts(self, change: Change) -> Iterable[tuple[Table[Any, Any], Sequence[Any]]]:
+        """The parts of a Change, by table. Most Changes have none."""
+        parts = self._parts_of(change)
+        if not any(parts):
+            return ()
+        return [
+            (table, part if isinstance(part, list | tuple) else (part,))
+            for table, part in zip(self._with_part, parts, strict=True)
+            if part
+        ]
