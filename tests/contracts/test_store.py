@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 
 from runtimed.core.paging import PageSize
 from runtimed.core.ports import Store
-from runtimed.core.state.activity import PERMISSION_RESOLVED, Activity, Pieces, Prose, permission_item
+from runtimed.core.state.activity import Activity, Pieces, Prose
 from runtimed.core.state.change import (
     Change,
     EncodedEvent,
@@ -28,6 +28,7 @@ from runtimed.core.state.change import (
     Trim,
     TrimRange,
 )
+from runtimed.core.state.runtime_items import PERMISSION_RESOLVED, PermissionRequested, render
 from runtimed.errors import RuntimeStopped, SerializeFailed, StoreCorrupt, StoreForeign
 from runtimed.model.bundle import BundleMetadata, BundleProfile, ConfigBundle, Declaration, Provenance
 from runtimed.model.diagnostic import Diagnostic
@@ -569,12 +570,12 @@ async def test_a_moment_is_the_same_whatever_was_trimmed_before_it(host: Any, te
         ToolCallStart("t1", "ls"),
         TextDelta("llo"),
         ToolCallArgsDelta("t1", "{}"),
-        SystemItem(permission_item(PERMISSION)),
+        render(PermissionRequested(PERMISSION)),
         ThinkingDone("hm"),
         TextDone("Hello"),
         SystemItem({"kind": PERMISSION_RESOLVED, "request_id": "1", "outcome": "cancelled", "by": "runtime"}),
         RunEnd("finished"),
-        SystemItem(permission_item(PERMISSION)),
+        render(PermissionRequested(PERMISSION)),
         TextDelta("next"),
     )
     await host.store.commit(teller.tell(FIRST, *run))

@@ -6,14 +6,9 @@ from collections.abc import Iterable, Iterator, Sequence
 
 import attrs
 
-from runtimed.core.state.activity import (
-    INPUT_STARTED,
-    PERMISSION_REQUEST,
-    PERMISSION_RESOLVED,
-    SYSTEM_INPUT,
-    Activity,
-)
+from runtimed.core.state.activity import Activity
 from runtimed.core.state.change import EncodedEvent
+from runtimed.core.state.runtime_items import INPUT_STARTED, PERMISSION_REQUEST, PERMISSION_RESOLVED, SYSTEM_INPUT
 from runtimed.model.event import (
     Alert,
     ErrorRaised,

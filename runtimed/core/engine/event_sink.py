@@ -12,10 +12,10 @@ from runtimed.core.engine.mailbox import Mailbox
 from runtimed.core.limits import Limits
 from runtimed.core.ports import Clock, EventRefused
 from runtimed.core.state import decisions
-from runtimed.core.state.activity import INPUT_STARTED, PERMISSION_REQUEST, PERMISSION_RESOLVED, SYSTEM_INPUT
 from runtimed.core.state.backend_answer import BackendAnswer
 from runtimed.core.state.change_builder import ChangeBuilder
 from runtimed.core.state.open_text import OpenText
+from runtimed.core.state.runtime_items import RESERVED_KINDS
 from runtimed.errors import RuntimedError, StoreFull
 from runtimed.model.event import Payload, Shutdown, Snapshot, SystemItem, UserMessage
 from runtimed.model.execution import LossReason
@@ -23,9 +23,6 @@ from runtimed.model.permission import Permission, PermissionOutcome, PermissionR
 
 RESERVED = (UserMessage, Snapshot, Shutdown)
 """Events that only the Runtime emits."""
-
-RESERVED_ITEMS = frozenset({SYSTEM_INPUT, INPUT_STARTED, PERMISSION_REQUEST, PERMISSION_RESOLVED})
-"""Kinds of `system_item` that only the Runtime emits."""
 
 CANCELLED = Ruling("cancelled")
 MAX_TIMEOUT_S = 366 * 24 * 3600
@@ -125,7 +122,7 @@ class WorkerEventSink:
         if isinstance(payload, RESERVED):
             raise EventRefused(f"{payload.event} is for the Runtime to say")
         match payload:
-            case SystemItem({"kind": str(kind)}) if kind in RESERVED_ITEMS:
+            case SystemItem({"kind": str(kind)}) if kind in RESERVED_KINDS:
                 raise EventRefused(f"an item of kind {kind} is for the Runtime to say")
         self._open.take(payload)
         if self._open.characters > self._limits.max_open_text:

@@ -1,11 +1,17 @@
 """The activity of a Worker: its status, the output in flight, and the pending permission requests."""
 
-import contextlib
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator
 from typing import Any, Literal
 
 import attrs
 
+from runtimed.core.state.runtime_items import (
+    InputStarted,
+    PermissionRequested,
+    PermissionResolved,
+    SystemInput,
+    parse,
+)
 from runtimed.model.event import (
     ActivityStatus,
     ErrorRaised,
@@ -32,13 +38,9 @@ from runtimed.model.event import (
     ToolResult,
     UserMessage,
 )
-from runtimed.model.permission import Permission, PermissionOption
+from runtimed.model.permission import Permission
 from runtimed.model.value import value
 
-SYSTEM_INPUT = "embedded_worker_system_input"
-INPUT_STARTED = "input_started"
-PERMISSION_REQUEST = "permission_request"
-PERMISSION_RESOLVED = "permission_resolved"
 MAX_BLOCKS = 256
 
 
@@ -157,19 +159,6 @@ def _block(view: InFlightBlock) -> Block:
     return Prose("text" if isinstance(view, TextBlock) else "thinking", Pieces(view.text), view.finished)
 
 
-def permission_item(permission: Permission) -> dict[str, Any]:
-    """Return the `system_item` that asks for a permission."""
-    fields = attrs.asdict(permission, filter=lambda field, told: field.name != "session_id" or told is not None)
-    return {"kind": PERMISSION_REQUEST, **fields}
-
-
-def _permissions(item: Mapping[str, Any]) -> Iterator[Permission]:
-    """Yield the permission in such an item, if it is one: before version 3 of the store it could be anything."""
-    fields = {name: value for name, value in item.items() if name not in {"kind", "options"}}
-    with contextlib.suppress(KeyError, TypeError):
-        yield Permission(**fields, options=tuple(PermissionOption(**option) for option in item["options"]))
-
-
 def _added(activity: Activity, block: Block) -> Activity:
     return Activity(activity.status, (*activity.blocks, block)[-MAX_BLOCKS:], activity.permissions)
 
@@ -205,14 +194,14 @@ def _run_started(activity: Activity, _payload: UserMessage | InvokeStart) -> Act
 
 
 def _system_item(activity: Activity, payload: SystemItem) -> Activity:
-    kind, kept = payload.item.get("kind"), activity.permissions
-    if kind in (SYSTEM_INPUT, INPUT_STARTED):
-        return Activity("running", activity.blocks, kept)
-    if kind == PERMISSION_REQUEST:
-        return Activity(activity.status, activity.blocks, (*kept, *_permissions(payload.item)))
-    if kind == PERMISSION_RESOLVED:
-        left = (one for one in kept if one.request_id != payload.item.get("request_id"))
-        return Activity(activity.status, activity.blocks, tuple(left))
+    match parse(payload):
+        case SystemInput() | InputStarted():
+            return Activity("running", activity.blocks, activity.permissions)
+        case PermissionRequested(permission):
+            return Activity(activity.status, activity.blocks, (*activity.permissions, permission))
+        case PermissionResolved(resolution):
+            left = (one for one in activity.permissions if one.request_id != resolution.request_id)
+            return Activity(activity.status, activity.blocks, tuple(left))
     return activity
 
 

@@ -3,9 +3,10 @@
 from collections.abc import Callable
 from typing import Literal, Protocol, TypeVar
 
-from runtimed.core.state.activity import PERMISSION_RESOLVED, Activity
+from runtimed.core.state.activity import Activity
 from runtimed.core.state.change import Change, DispatchOffer, Entry, Event, StateAt, Trim, TrimRange, Worker
-from runtimed.model.event import Alert, AlertLevel, ErrorRaised, Payload, RunEnd, Shutdown, SystemItem, TextDelta
+from runtimed.core.state.runtime_items import PermissionResolved, render
+from runtimed.model.event import Alert, AlertLevel, ErrorRaised, Payload, RunEnd, Shutdown, TextDelta
 from runtimed.model.identity import WorkerId
 from runtimed.model.permission import PermissionResolution, Ruling
 from runtimed.model.runtime import RuntimeEvent, RuntimeEventKind
@@ -133,10 +134,7 @@ class ChangeBuilder:
 
     def resolve(self, resolution: PermissionResolution) -> None:
         """Add the event that resolves a permission request."""
-        item = {"kind": PERMISSION_RESOLVED, "request_id": resolution.request_id, "outcome": resolution.outcome}
-        if resolution.option_id is not None:
-            item["option_id"] = resolution.option_id
-        self.emit(SystemItem({**item, "by": resolution.by}))
+        self.emit(render(PermissionResolved(resolution)))
         self.rulings[resolution.request_id] = Ruling(resolution.outcome, resolution.option_id)
 
     def record(self, kind: RuntimeEventKind, sequence: int) -> None:

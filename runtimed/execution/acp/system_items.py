@@ -5,7 +5,7 @@ from typing import Any
 
 import orjson
 
-from runtimed.core.engine.event_sink import RESERVED_ITEMS
+from runtimed.core.state.runtime_items import RESERVED_KINDS
 from runtimed.execution.acp.tool_calls import MAX_TITLE
 from runtimed.model.event import SystemItem
 from runtimed.wire.json import MAX_DEPTH, check
@@ -22,7 +22,7 @@ MAX_SESSION_ID = 200
 
 SESSION_UPDATE = "acp_session_update"
 DIFF = "diff"
-_OURS = RESERVED_ITEMS | {SESSION_UPDATE, DIFF}
+_OURS = RESERVED_KINDS | {SESSION_UPDATE, DIFF}
 
 MAX_TITLES = 256
 """The most tool calls of other sessions whose titles are remembered."""

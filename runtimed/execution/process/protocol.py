@@ -10,8 +10,9 @@ from typing import Any
 import attrs
 import orjson
 
-from runtimed.core.engine.event_sink import RESERVED, RESERVED_ITEMS
+from runtimed.core.engine.event_sink import RESERVED
 from runtimed.core.ports import Dispatch
+from runtimed.core.state.runtime_items import RESERVED_KINDS
 from runtimed.errors import printable
 from runtimed.execution.processes.lines import Chunk
 from runtimed.model.event import InvokeStart, Payload, SystemItem, TextDelta
@@ -230,7 +231,7 @@ def _check_item(item: dict[str, Any]) -> None:
     kind = item.get("kind")
     if type(kind) is not str:
         raise FieldProblem("expected a string", "data.item.kind")
-    if kind in RESERVED_ITEMS:
+    if kind in RESERVED_KINDS:
         raise FieldProblem(f"{kind} is for the Runtime to say", "data.item.kind")
     try:
         check(item)

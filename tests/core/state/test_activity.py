@@ -3,7 +3,8 @@
 from hypothesis import given
 from hypothesis import strategies as st
 
-from runtimed.core.state.activity import MAX_BLOCKS, SYSTEM_INPUT, Activity
+from runtimed.core.state.activity import MAX_BLOCKS, Activity
+from runtimed.core.state.runtime_items import SYSTEM_INPUT
 from runtimed.model.event import (
     ErrorRaised,
     InvokeStart,

@@ -1,12 +1,12 @@
 """Decide about inputs: take them, queue them, start queued ones."""
 
-from runtimed.core.state.activity import INPUT_STARTED, SYSTEM_INPUT
 from runtimed.core.state.backend_answer import BackendAnswer
 from runtimed.core.state.change import DispatchOffer, QueuedInput
 from runtimed.core.state.change_builder import ChangeBuilder
 from runtimed.core.state.decisions.run_end import add_run_end
+from runtimed.core.state.runtime_items import InputStarted, SystemInput, render
 from runtimed.errors import InvalidRequest, WorkerExecutionRejected, WorkerExecutionUnavailable
-from runtimed.model.event import ErrorCode, ErrorRaised, Payload, RunEnd, SystemItem, TextSegment, UserMessage
+from runtimed.model.event import ErrorCode, ErrorRaised, Payload, RunEnd, TextSegment, UserMessage
 from runtimed.model.execution import Execution, ExecutionResult, Operation, RunState
 from runtimed.model.identity import cursor_of
 from runtimed.model.interaction import WorkerInput
@@ -137,19 +137,18 @@ def record_input(builder: ChangeBuilder, message: WorkerInput) -> tuple[int, int
     return builder.transcript_len, sequence
 
 
-def _start_queued(builder: ChangeBuilder, waited: QueuedInput) -> None:
+def _start_queued(builder: ChangeBuilder, started: QueuedInput) -> None:
     """Record that the run of a queued input begins."""
     add_run_end(builder)
     builder.offer = None
-    builder.queued = tuple(waiting for waiting in builder.queued if waiting != waited)
-    cursor = cursor_of(waited.event)
-    told_by = {"event_id": cursor, "cursor": cursor}  # in the feed an event's id is its cursor
-    builder.emit(SystemItem({"kind": INPUT_STARTED, **told_by, "transcript_sequence": waited.entry}))
+    builder.queued = tuple(queued for queued in builder.queued if queued != started)
+    cursor = cursor_of(started.event)
+    builder.emit(render(InputStarted(cursor, started.entry)))
 
 
 def _input_event(message: WorkerInput) -> Payload:
     if message.kind == "system":
-        return SystemItem({"kind": SYSTEM_INPUT, "content": message.content})
+        return render(SystemInput(message.content))
     return UserMessage((TextSegment(message.content),))
 
 

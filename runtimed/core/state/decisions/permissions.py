@@ -1,10 +1,9 @@
 """Decide about permission requests."""
 
-from runtimed.core.state.activity import permission_item
 from runtimed.core.state.change_builder import ChangeBuilder
 from runtimed.core.state.decisions.run_end import is_run_active
+from runtimed.core.state.runtime_items import PermissionRequested, render
 from runtimed.errors import InvalidRequest, PermissionNotFound
-from runtimed.model.event import SystemItem
 from runtimed.model.permission import Permission, PermissionOutcome, PermissionResolution, Ruling
 
 
@@ -26,7 +25,7 @@ def request_permission(builder: ChangeBuilder, permission: Permission, ruled: st
         builder.alert("warn", f"a permission request was cancelled: {refusal}")
         builder.rulings[name] = Ruling("cancelled")
     else:
-        builder.emit(SystemItem(permission_item(permission)))
+        builder.emit(render(PermissionRequested(permission)))
         if ruled is not None:
             builder.resolve(PermissionResolution(name, "selected", "profile", ruled))
 
