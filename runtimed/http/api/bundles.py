@@ -11,6 +11,7 @@ from runtimed.errors import (
     UnsupportedConfigDeclaration,
 )
 from runtimed.http.web.binding import Routes
+from runtimed.model.principal import Principal
 from runtimed.model.worker import BundleReference
 from runtimed.wire import routes as paths
 from runtimed.wire.envelopes import AvailabilityResponse, BundlesResponse, PutBundleRequest
@@ -36,9 +37,9 @@ def list_bundles(runtime: Runtime) -> BundlesResponse:
         StoreFull,
     ),
 )
-async def put_bundle(runtime: Runtime, body: PutBundleRequest) -> AvailabilityResponse:
+async def put_bundle(runtime: Runtime, principal: Principal, body: PutBundleRequest) -> AvailabilityResponse:
     """Store a config bundle. It replaces one with the same id."""
-    return AvailabilityResponse(await runtime.put_bundle(body.bundle))
+    return AvailabilityResponse(await runtime.put_bundle(body.bundle, principal=principal))
 
 
 @routes.get(

@@ -11,6 +11,7 @@ from runtimed.errors import (
 )
 from runtimed.http.web.binding import Routes
 from runtimed.model.permission import PermissionAnswer
+from runtimed.model.principal import Principal
 from runtimed.wire import routes as paths
 from runtimed.wire.envelopes import AllPermissionsResponse, PermissionResponse, PermissionsResponse
 
@@ -35,10 +36,10 @@ def list_permissions(runtime: Runtime, worker_id: str) -> PermissionsResponse:
     raises=(InvalidWorkerId, InvalidRequest, WorkerNotFound, PermissionNotFound, RuntimeStopped, StoreFull),
 )
 async def answer_permission(
-    runtime: Runtime, worker_id: str, request_id: str, answer: PermissionAnswer
+    runtime: Runtime, principal: Principal, worker_id: str, request_id: str, answer: PermissionAnswer
 ) -> PermissionResponse:
     """Answer a permission request with one of its options, or cancel it. The first answer counts."""
     if (answer.option_id is None) == (answer.outcome is None):
         raise InvalidRequest('expected either option_id, or the outcome "cancelled"')
     ref = runtime.ref(worker_id)
-    return PermissionResponse(await runtime.answer_permission(ref, request_id, answer.option_id))
+    return PermissionResponse(await runtime.answer_permission(ref, request_id, answer.option_id, principal=principal))

@@ -6,6 +6,7 @@ from runtimed.core.runtime import Runtime
 from runtimed.errors import LimitTooLarge
 from runtimed.http.web.binding import Routes
 from runtimed.http.web.query import Number
+from runtimed.model.principal import Principal
 from runtimed.wire import routes as paths
 from runtimed.wire.envelopes import CheckResponse, DiagnosticsResponse, RuntimeEventsResponse, RuntimeResponse
 
@@ -35,9 +36,9 @@ async def list_runtime_events(
 
 
 @routes.get(paths.RUNTIME_CHECK, "check")
-async def check_store(runtime: Runtime) -> CheckResponse:
+async def check_store(runtime: Runtime, principal: Principal) -> CheckResponse:
     """Read the whole store, and report what is damaged, missing or readable by other users. This may take a while."""
-    return CheckResponse(await runtime.check())
+    return CheckResponse(await runtime.check(principal=principal))
 
 
 @routes.get(paths.DIAGNOSTICS, "read")

@@ -23,6 +23,7 @@ from runtimed.http.web.labels import parse_labels
 from runtimed.http.web.query import Number
 from runtimed.model.identity import worker_number
 from runtimed.model.interaction import LifecycleRequest, WorkerInput
+from runtimed.model.principal import Principal
 from runtimed.model.worker import CreateWorkerRequest, WorkerStatus
 from runtimed.wire import routes as paths
 from runtimed.wire.envelopes import InteractionResponse, LifecycleResponse, WorkerResponse, WorkersResponse
@@ -60,17 +61,17 @@ def list_workers(
         StoreFull,
     ),
 )
-async def create_worker(runtime: Runtime, request: CreateWorkerRequest) -> WorkerResponse:
+async def create_worker(runtime: Runtime, principal: Principal, request: CreateWorkerRequest) -> WorkerResponse:
     """Create a Worker and spawn it. If the spawn fails, the `execution` of the Worker says why."""
-    return WorkerResponse(await runtime.create_worker(request))
+    return WorkerResponse(await runtime.create_worker(request, principal=principal))
 
 
 @routes.delete(
     paths.WORKER, "delete", raises=(InvalidWorkerId, WorkerNotFound, WorkerRunning, RuntimeStopped, StoreFull)
 )
-async def delete_worker(runtime: Runtime, worker_id: str) -> None:
+async def delete_worker(runtime: Runtime, principal: Principal, worker_id: str) -> None:
     """Delete a Worker that is not running, and everything that is stored about it."""
-    await runtime.delete_worker(runtime.ref(worker_id))
+    await runtime.delete_worker(runtime.ref(worker_id), principal=principal)
 
 
 @routes.get(paths.WORKER, "read", raises=(InvalidWorkerId, WorkerNotFound))
@@ -92,23 +93,29 @@ def get_worker(runtime: Runtime, worker_id: str) -> WorkerResponse:
         StoreFull,
     ),
 )
-async def send_input(runtime: Runtime, worker_id: str, message: WorkerInput) -> InteractionResponse:
+async def send_input(
+    runtime: Runtime, principal: Principal, worker_id: str, message: WorkerInput
+) -> InteractionResponse:
     """Send an input to a Worker. The response means that the input is stored and on its way to the backend."""
-    return InteractionResponse(await runtime.send_input(runtime.ref(worker_id), message))
+    return InteractionResponse(await runtime.send_input(runtime.ref(worker_id), message, principal=principal))
 
 
 @routes.post(paths.WORKER_STOP, "stop", raises=(InvalidWorkerId, WorkerNotFound, RuntimeStopped, StoreFull))
-async def stop_worker(runtime: Runtime, worker_id: str, request: LifecycleRequest | None = None) -> LifecycleResponse:
+async def stop_worker(
+    runtime: Runtime, principal: Principal, worker_id: str, request: LifecycleRequest | None = None
+) -> LifecycleResponse:
     """Stop a Worker and let it end in good order. Changes nothing if the Worker is not running."""
-    return LifecycleResponse(await runtime.stop_worker(runtime.ref(worker_id), _reason(request)))
+    return LifecycleResponse(await runtime.stop_worker(runtime.ref(worker_id), _reason(request), principal=principal))
 
 
 @routes.post(paths.WORKER_CANCEL, "cancel", raises=(InvalidWorkerId, WorkerNotFound, RuntimeStopped, StoreFull))
 async def cancel_worker(
-    runtime: Runtime, worker_id: str, request: LifecycleRequest | None = None
+    runtime: Runtime, principal: Principal, worker_id: str, request: LifecycleRequest | None = None
 ) -> LifecycleResponse:
     """End a Worker at once. Changes nothing if the Worker is not running."""
-    return LifecycleResponse(await runtime.cancel_worker(runtime.ref(worker_id), _reason(request)))
+    return LifecycleResponse(
+        await runtime.cancel_worker(runtime.ref(worker_id), _reason(request), principal=principal)
+    )
 
 
 @routes.post(
@@ -116,9 +123,9 @@ async def cancel_worker(
     "interrupt",
     raises=(InvalidWorkerId, WorkerNotFound, WorkerExecutionRejected, RuntimeStopped, StoreFull),
 )
-async def interrupt_worker(runtime: Runtime, worker_id: str) -> LifecycleResponse:
+async def interrupt_worker(runtime: Runtime, principal: Principal, worker_id: str) -> LifecycleResponse:
     """Interrupt the current run of a Worker; the Worker stays. Changes nothing if there is no run."""
-    return LifecycleResponse(await runtime.interrupt_worker(runtime.ref(worker_id)))
+    return LifecycleResponse(await runtime.interrupt_worker(runtime.ref(worker_id), principal=principal))
 
 
 @routes.post(
@@ -126,9 +133,9 @@ async def interrupt_worker(runtime: Runtime, worker_id: str) -> LifecycleRespons
     "restore",
     raises=(InvalidWorkerId, InvalidRequest, WorkerNotFound, WorkerExecutionUnavailable, RuntimeStopped, StoreFull),
 )
-async def restore_worker(runtime: Runtime, worker_id: str) -> WorkerResponse:
+async def restore_worker(runtime: Runtime, principal: Principal, worker_id: str) -> WorkerResponse:
     """Restore the execution of a Worker after a restart or a loss. Changes nothing if it is connected."""
-    return WorkerResponse(await runtime.restore_worker(runtime.ref(worker_id)))
+    return WorkerResponse(await runtime.restore_worker(runtime.ref(worker_id), principal=principal))
 
 
 def _reason(request: LifecycleRequest | None) -> str | None:
