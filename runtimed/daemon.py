@@ -93,11 +93,8 @@ def raise_descriptor_limit(max_connections: int) -> int | None:
         resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))
     allowed, _ = resource.getrlimit(resource.RLIMIT_NOFILE)
     if allowed != resource.RLIM_INFINITY and allowed < max_connections + OWN_DESCRIPTORS:
-        log.warning(
-            "only %d descriptors may be open, too few for max_connections on each listener (%d)",
-            allowed,
-            max_connections,
-        )
+        fields = {"allowed": allowed, "max_connections": max_connections}
+        log.warning("too few descriptors may be open for max_connections on each listener", extra=fields)
     return before if allowed != before else None
 
 
@@ -137,7 +134,7 @@ async def _serve(
         with contextlib.ExitStack() as parts:
             await asyncio.to_thread(parts.enter_context, _endpoint(runtime, token, listeners))
             for url in listeners.bound_urls:
-                log.info("listening on %s", url)
+                log.info("listening", extra={"url": url})
             kind = settings.store.partition(":")[0]
             announce(f"runtimed: listening on {listeners.bound_urls[0]} runtime={runtime.runtime_id} store={kind}")
             notify("READY=1")
@@ -229,7 +226,7 @@ def _check_told(token: Token, unpublished: endpoint.Endpoint, reason: str) -> No
             f"no endpoint file can be written to tell the token: {reason}; set RUNTIMED_TOKEN or token_file"
         )
     bearing = f"--token-file {token.file}" if token.file else "and the token"
-    log.warning("not published, clients need --url %s %s: %s", unpublished.url, bearing, reason)
+    log.warning("not published: clients need --url %s %s", unpublished.url, bearing, extra={"reason": reason})
 
 
 @contextlib.contextmanager

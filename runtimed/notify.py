@@ -21,4 +21,4 @@ def notify(state: str) -> None:
         with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as sock:
             sock.sendto(state.encode(), socket.MSG_DONTWAIT, name)
     except OSError as error:
-        log.warning("could not notify the service manager of %s: %s", state, error.strerror)
+        log.warning("cannot notify the service manager", extra={"state": state, "reason": error.strerror})

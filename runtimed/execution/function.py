@@ -16,7 +16,7 @@ from runtimed.model.interaction import WorkerInput
 
 Run = Callable[[WorkerInput, EventSink], Awaitable[None]]
 
-_log = logging.getLogger(__name__)
+log = logging.getLogger(__name__)
 
 
 class FunctionBackend:
@@ -92,8 +92,8 @@ class _Worker:
         await self._sink.emit(InvokeStart("user_send" if message.kind == "user" else "notify"))
         try:
             await self._run(message, self._sink)
-        except Exception:  # noqa: BLE001 whatever the function raises ends its run, and no more
-            _log.exception("a run failed")
+        except Exception:
+            log.exception("a run failed")
             self.slot.finish()
             await self._sink.emit(ErrorRaised("internal", "the run failed"), RunEnd("rolled_back"))
         else:

@@ -23,7 +23,7 @@ from runtimed.model.worker import CreateWorkerRequest, RuntimeDefaultProfile
 MAX_REMOVALS = 2
 """How many folders are removed at once: each takes a thread of the shared pool."""
 
-_log = logging.getLogger(__name__)
+log = logging.getLogger(__name__)
 
 
 class ProfileRegistry:
@@ -100,7 +100,8 @@ class ProfileRegistry:
             async with self._removing:
                 await asyncio.to_thread(self._workspaces.remove_worker_folder, worker_id, cut.is_set)
         except OSError as error:
-            _log.error("the folder of %s could not be removed: %r: %s", worker_id, error.filename, error.strerror)
+            fields = {"worker_id": worker_id, "path": error.filename, "reason": error.strerror}
+            log.error("cannot remove the folder of a Worker", extra=fields)
             raise OSError(error.errno, f"its folder could not be removed: {error.strerror}") from error
         finally:
             cut.set()
@@ -111,7 +112,7 @@ class ProfileRegistry:
         )
         for error in closed:
             if error is not None:
-                _log.error("an execution backend failed to close", exc_info=error)
+                log.error("an execution backend failed to close", exc_info=error)
         await self._supervisor.close()
         self._running.clear()
 
@@ -159,16 +160,16 @@ _ADAPTERS: Mapping[str, Callable[[Profile, Workspaces, Supervisor], ExecutionBac
 async def _guarded(answering: Awaitable[BackendAnswer]) -> BackendAnswer:
     try:
         return await answering
-    except Exception:  # noqa: BLE001 one adapter's fault must not reach the other Workers
-        _log.exception("an execution backend failed")
+    except Exception:
+        log.exception("an execution backend failed")
         return BackendAnswer("errored", "the execution adapter failed: the log of the daemon says why")
 
 
 def _call(method: Callable[[WorkerId, str], None], worker_id: WorkerId, input_id: str) -> None:
     try:
         method(worker_id, input_id)
-    except Exception:  # noqa: BLE001 the same
-        _log.exception("an execution backend failed")
+    except Exception:
+        log.exception("an execution backend failed")
 
 
 def _missing(profile: Profile, request: CreateWorkerRequest) -> str:

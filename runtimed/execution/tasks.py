@@ -9,7 +9,7 @@ from weakref import WeakSet
 T = TypeVar("T")
 
 _finishing: WeakSet[asyncio.Task[Any]] = WeakSet()
-_log = logging.getLogger(__name__)
+log = logging.getLogger(__name__)
 
 
 def begin(work: Coroutine[Any, Any, None]) -> asyncio.Task[None]:
@@ -56,4 +56,4 @@ async def ready_in_time(work: Awaitable[T], limit_s: float) -> T:
 
 def _report(task: asyncio.Task[None]) -> None:
     if not task.cancelled() and (error := task.exception()):
-        _log.error("a background task failed", exc_info=error)
+        log.error("a background task failed", exc_info=error)

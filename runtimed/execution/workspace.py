@@ -45,7 +45,7 @@ REPLACED = "the Worker's folder was replaced by another; what was started before
 _FOLDER = os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC
 
 T = TypeVar("T")
-_log = logging.getLogger(__name__)
+log = logging.getLogger(__name__)
 
 
 class Home:
@@ -90,10 +90,13 @@ class Home:
         try:
             note = await self.use(self.make)
         except TimeoutError as error:
-            _log.warning("could not look at the folder of %s: %s", self._worker_id, error)
+            log.warning(
+                "cannot look at the folder of a Worker", extra={"worker_id": self._worker_id, "reason": error}
+            )
             return alert(f"the Worker's folder could not be looked at: {error}", "error")
         except (OSError, StoreUnsupported) as error:
-            _log.warning("the folder of %s is gone and could not be made again: %s", self._worker_id, error)
+            fields = {"worker_id": self._worker_id, "reason": error}
+            log.warning("the folder of a Worker is gone and cannot be made again", extra=fields)
             return alert(f"the Worker's folder is gone, and could not be made anew: {failure_text(error)}", "error")
         return alert(note) if note else None
 

@@ -105,4 +105,4 @@ class Unread:
         now = asyncio.get_running_loop().time()
         if count and now - self._warned_at >= WARNING_INTERVAL_S:
             self._warned_at = now
-            log.warning("closed the %d slowest observers: max_unread_bytes is reached", count)
+            log.warning("closed the slowest observers: max_unread_bytes is reached", extra={"count": count})

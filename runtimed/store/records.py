@@ -50,7 +50,7 @@ _ACTIVITY = {name: code for code, name in enumerate(ACTIVITIES)}
 _STATUS = {name: code for code, name in enumerate(STATUSES)}
 _ROLE = {name: code for code, name in enumerate(ROLES)}
 
-_log = logging.getLogger(__name__)
+log = logging.getLogger(__name__)
 
 
 @value
@@ -92,7 +92,7 @@ def skip_damaged(table: Table[Any, T], rows: Iterable[Row]) -> Iterator[T]:
         try:
             yield table.read(row)
         except StoreCorrupt as error:
-            _log.error("%s, and was left out", error.message)
+            log.error("left out a damaged row", extra={"reason": error.message})
 
 
 def worker_reader() -> Callable[[Row, int], Worker]:

@@ -30,7 +30,7 @@ from runtimed.model.execution import LossReason
 NO_AGENT = "see whether its command speaks ACP, or lacks an option for that"
 
 _FAILURES = (AgentFailed, AgentRefused, OSError)
-_log = logging.getLogger(__name__)
+log = logging.getLogger(__name__)
 
 
 class AcpDriver:
@@ -228,8 +228,8 @@ class AcpDriver:
         try:
             await self._reader.read(asked=False)
             await self._reader.emit((*self._reader.held(), *self._translator.settle(), *self._translator.spent()))
-        except Exception:  # noqa: BLE001 the loss must be told all the same
-            _log.exception("the last output of an agent could not be passed on")
+        except Exception:
+            log.exception("the last output of an agent could not be passed on")
 
     def _refused(self, error: AgentRefused) -> str:
         """Why there is no session, and who refused it."""

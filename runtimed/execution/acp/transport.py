@@ -24,7 +24,7 @@ MAX_ODD_BYTES = 1 << 20
 _FIELDS = frozenset({"jsonrpc", "id", "method", "params", "result", "error"})
 """An object without `"jsonrpc": "2.0"` is a message only where it has no other fields than these."""
 
-_log = logging.getLogger(__name__)
+log = logging.getLogger(__name__)
 
 
 class Transport:
@@ -54,7 +54,7 @@ class Transport:
             with self._outbox.holding(len(line)):
                 await self._program.write(line)
         except OSError as error:
-            _log.info("an agent takes no input any more: %s", error)
+            log.info("an agent takes no input any more", extra={"reason": error})
             self._is_unread = True
             self._outbox.close()
             self._program.wake()
@@ -92,7 +92,7 @@ class Transport:
             if message is not None:
                 self._messages.append(message)
             elif line.strip():
-                _log.debug("an agent wrote a line that is no message: %.200r", line)
+                log.debug("an agent wrote a line that is no message", extra={"line": f"{line!r:.200}"})
 
 
 def encoded(message: Mapping[str, Any]) -> bytes:

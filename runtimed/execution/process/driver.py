@@ -32,7 +32,7 @@ MAX_EMITTED = 64
 
 RESTARTED = "the run was interrupted and its program ended: it is started again, and knows nothing of before"
 
-_log = logging.getLogger(__name__)
+log = logging.getLogger(__name__)
 
 
 class ProcessBackend(SessionBackend):
@@ -232,13 +232,13 @@ class ProcessDriver:
                 self._unresponsive = str(error)
                 await self._kill(program)
         except BrokenPipeError:
-            _log.debug("a program ended before it took its input")
+            log.debug("a program ended before it took its input")
 
     async def _kill(self, program: LineProcess) -> None:
         try:
             await program.kill()
         except TimeoutError as error:
-            _log.error("the program of %s was killed, but %s", self._worker_id, error)
+            log.error("not all of a killed program has ended", extra={"worker_id": self._worker_id, "reason": error})
 
     async def _stop(self) -> None:
         program, self._program = self._program, None
@@ -246,7 +246,7 @@ class ProcessDriver:
             if program is not None:
                 await program.stop(0)
         except TimeoutError as error:
-            _log.error("the program of %s ended, but %s", self._worker_id, error)
+            log.error("not all of a program has ended", extra={"worker_id": self._worker_id, "reason": error})
 
     async def _emit(self, events: Iterable[Payload]) -> None:
         emitted = tuple(events)

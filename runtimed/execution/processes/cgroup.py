@@ -24,7 +24,7 @@ KILLED = 128 + signal.SIGKILL
 _JOIN = 'while [ "$1" != -- ]; do echo $$ >"$1/cgroup.procs" || exit 126; shift; done; shift; exec "$@"'
 
 _numbers = itertools.count(1)
-_log = logging.getLogger(__name__)
+log = logging.getLogger(__name__)
 
 
 @attrs.frozen
@@ -140,7 +140,9 @@ def sweep(base: Path) -> None:
     for group in base.glob(f"{PREFIX}-*-*-*-*"):
         namespace, pid, started, _ = group.name.removeprefix(f"{PREFIX}-").split("-", 3)
         if namespace == orphans.namespace() and orphans.start_of(pid) != started:
-            _log.warning("removing stale control group %s (left by a killed daemon)", group.name)
+            log.warning(
+                "removing a stale control group, left by a killed daemon", extra={"control_group": group.name}
+            )
             remove(group)
 
 

@@ -20,7 +20,7 @@ SETTLE_S = 0.02
 """The pause before a second search if the first found nothing: during an exec a process has no environment."""
 
 _INIT = '"$@"; exit $?'
-_log = logging.getLogger(__name__)
+log = logging.getLogger(__name__)
 
 
 class Containment(Protocol):
@@ -146,7 +146,7 @@ def best() -> Containment:
     """Return the strongest containment that this machine allows."""
     found = namespace()
     if found is None:
-        _log.warning("no PID namespaces available: Workers are contained by process group and environment")
+        log.warning("no PID namespaces available: Workers are contained by process group and environment")
     return found or group()
 
 

@@ -17,7 +17,7 @@ REMOVE_PAUSE_S = 0.02
 """Attempts to remove a group whose processes were killed, and the pause between two: 1 s in all."""
 
 
-_log = logging.getLogger(__name__)
+log = logging.getLogger(__name__)
 
 
 def own_group(kind: str, controller: str) -> Path | None:
@@ -65,7 +65,7 @@ def remove(group: Path) -> None:
         if not group.exists():
             return
         time.sleep(REMOVE_PAUSE_S)
-    _log.error("could not remove the control group %s", group)
+    log.error("cannot remove a control group", extra={"control_group": group})
 
 
 def inner_first(group: Path) -> Iterator[Path]:

@@ -15,7 +15,7 @@ from runtimed.model.execution import LossReason
 PAGE_BYTES = os.sysconf("SC_PAGE_SIZE")
 TICKS_PER_S = os.sysconf("SC_CLK_TCK")
 
-_log = logging.getLogger(__name__)
+log = logging.getLogger(__name__)
 
 
 @attrs.frozen

@@ -20,7 +20,7 @@ SWEEP_ATTEMPTS = 100
 SWEEP_PAUSE_S = 0.02
 """Attempts of a start to kill such processes, and the pause between two: 2 s in all."""
 
-_log = logging.getLogger(__name__)
+log = logging.getLogger(__name__)
 
 
 @attrs.frozen
@@ -98,12 +98,14 @@ def sweep(runtime_id: str) -> None:
     for _ in range(SWEEP_ATTEMPTS):
         left = {pid for pid in _processes() if _kill_left(pid, runtime_id)}
         if left - seen:
-            _log.warning("killing %d processes left by a killed daemon of this Runtime", len(left - seen))
+            log.warning(
+                "killing processes left by a killed daemon of this Runtime", extra={"count": len(left - seen)}
+            )
         if not left:
             return
         seen |= left
         time.sleep(SWEEP_PAUSE_S)
-    _log.error("could not kill processes left by a killed daemon of this Runtime: %s", sorted(left))
+    log.error("cannot kill processes left by a killed daemon of this Runtime", extra={"pids": sorted(left)})
 
 
 def _kill_left(pid: int, runtime_id: str) -> bool:

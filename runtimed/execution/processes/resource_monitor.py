@@ -12,7 +12,7 @@ INTERVAL_S = 0.5
 MAX_SHARE = 0.05
 """Seconds between two checks, and the share of the time that checks may take at most."""
 
-_log = logging.getLogger(__name__)
+log = logging.getLogger(__name__)
 
 
 class Limited(Protocol):
@@ -64,7 +64,7 @@ class ResourceMonitor:
     def _report(self, tree: Limited, error: Exception) -> None:
         if tree in self._trees and tree not in self._failing:
             self._failing.add(tree)
-            _log.error("could not check the resources of a process tree", exc_info=error)
+            log.error("could not check the resources of a process tree", exc_info=error)
 
 
 def _check_all(trees: Sequence[Limited]) -> list[tuple[Limited, LossReason | Exception | None]]:

@@ -31,7 +31,7 @@ LIMITED = 'ulimit -Sn "$0" && exec "$@"'
 
 T = TypeVar("T")
 
-_log = logging.getLogger(__name__)
+log = logging.getLogger(__name__)
 
 
 def environment(extra: Mapping[str, str], passed: Sequence[str] = ()) -> dict[str, str]:
@@ -71,7 +71,7 @@ def best_accounting(containment: Containment) -> Accounting:
     """Return the strongest way to count and limit that this machine allows."""
     found = cgroup.available()
     if found is None:
-        _log.info("no control groups available: the resources of Workers are sampled")
+        log.info("no control groups available: the resources of Workers are sampled")
     return found or Sampling(containment)
 
 
@@ -177,7 +177,7 @@ class Supervisor:
             self._owner = f"{orphans.Owner.current()}/{runtime_id}"
             orphans.sweep(runtime_id)
         except OSError as error:
-            _log.warning("could not look for processes of a killed daemon: %s", error)
+            log.warning("cannot look for processes of a killed daemon", extra={"reason": error})
 
     def _reap(self) -> None:
         orphans.reap({root.pid for root in tuple(self._roots)})

@@ -16,7 +16,7 @@ from runtimed.execution.session.silence import WatchedSink
 from runtimed.execution.tasks import finish
 from runtimed.model.identity import WorkerId
 
-_log = logging.getLogger(__name__)
+log = logging.getLogger(__name__)
 
 
 @attrs.frozen(eq=False)
@@ -110,7 +110,7 @@ class SessionBackend:
         ending = (self._end(worker_id, self._profile.stop_grace_s) for worker_id in worker_ids)
         for worker_id, outcome in zip(worker_ids, await asyncio.gather(*ending, return_exceptions=True), strict=True):
             if isinstance(outcome, BaseException):
-                _log.error("Worker %s could not be ended", worker_id, exc_info=outcome)
+                log.error("cannot end a Worker", exc_info=outcome, extra={"worker_id": worker_id})
 
     async def _end(self, worker_id: WorkerId, grace_s: float) -> BackendAnswer:
         worker = self._workers.get(worker_id)

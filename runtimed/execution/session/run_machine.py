@@ -23,7 +23,7 @@ START_MARGIN_S = 1.0
 """How much longer than `start_timeout_s` a start may take, so that a driver can say itself what was late."""
 
 _EXPECTED = (OSError, DriverError)
-_log = logging.getLogger(__name__)
+log = logging.getLogger(__name__)
 
 
 class RunMachine:
@@ -58,7 +58,8 @@ class RunMachine:
             return BackendAnswer("errored", f"the Worker was ended before its {noun} was ready")
         if error := starting.exception():
             unknown = None if isinstance(error, _EXPECTED) else error
-            _log.error("the %s of %s could not be started: %s", noun, self._spawn.worker_id, error, exc_info=unknown)
+            fields = {"worker_id": self._spawn.worker_id, "program": noun, "reason": error}
+            log.error("cannot start the program of a Worker", exc_info=unknown, extra=fields)
             return BackendAnswer("errored", f"the {noun} could not be started: {failure_text(error)}")
         self._task = begin(self._live(starting.result()))
         return BackendAnswer("accepted")
@@ -133,8 +134,8 @@ class RunMachine:
             await self._emit(alerts)
             while not self.lost:
                 await self._step()
-        except Exception as error:  # noqa: BLE001 whatever it is, the program must not be left running unheard
-            _log.exception("the output of a %s could not be passed on", self._driver.noun)
+        except Exception as error:
+            log.exception("cannot pass on the output of a program", extra={"program": self._driver.noun})
             await self._give_up(error)
 
     async def _step(self) -> None:
@@ -172,7 +173,8 @@ class RunMachine:
         try:
             await self._driver.write(run)
         except DriverError as error:
-            _log.error("an input of %s could not be run: %s", self._spawn.worker_id, error.__cause__ or error)
+            fields = {"worker_id": self._spawn.worker_id, "reason": error.__cause__ or error}
+            log.error("cannot run an input", extra=fields)
             await self._finish(run, (ErrorRaised("internal", str(error)), RunEnd("rolled_back")))
             return
         with self._timer(self._profile.max_run_s, lambda: self._exceed("timeout")):
@@ -208,7 +210,8 @@ class RunMachine:
         try:
             await self._driver.kill()
         except TimeoutError as error:
-            _log.error("the %s of %s was killed, but %s", self._driver.noun, self._spawn.worker_id, error)
+            fields = {"worker_id": self._spawn.worker_id, "program": self._driver.noun, "reason": error}
+            log.error("not all of a killed program has ended", extra=fields)
 
     async def _after_exit(self, run: Run | None) -> None:
         """The program is gone: end the run and go on with another program, or lose the Worker."""
@@ -247,10 +250,9 @@ class RunMachine:
     async def _give_up(self, error: Exception) -> None:
         try:
             await self._driver.close(0)
-        except Exception:  # noqa: BLE001 the loss must be told all the same
-            _log.exception(
-                "the %s of %s was given up, but could not be ended", self._driver.noun, self._spawn.worker_id
-            )
+        except Exception:
+            fields = {"worker_id": self._spawn.worker_id, "program": self._driver.noun}
+            log.exception("cannot end a program that was given up", extra=fields)
         await self._lose("protocol", delivery_failure(error, self._driver.noun))
 
     async def _lose(self, reason: LossReason, message: str) -> None:

@@ -18,7 +18,7 @@ from runtimed.model.permission import Question, Ruling
 CLOCK_TOLERANCE_S = 0.001
 """How much too early a timer of the event loop may fire."""
 
-_log = logging.getLogger(__name__)
+log = logging.getLogger(__name__)
 
 
 class WatchedSink:
@@ -133,9 +133,9 @@ class WatchedSink:
         try:
             if self._interrupt is not None:
                 await self._interrupt()
-        except Exception as error:  # noqa: BLE001 whatever it is, the run goes on and has to end
+        except Exception as error:
             unknown = None if isinstance(error, TimeoutError) else error
-            _log.error("could not end a silent run: %s", error, exc_info=unknown)
+            log.error("cannot end a silent run", exc_info=unknown, extra={"reason": error})
             if self._is_cut:
                 self._heard_at = self._loop.time()
                 self._arm()

@@ -41,7 +41,7 @@ STATE_LOST = (
 MAX_TRIES = 2
 """How many shells may end before they take a script, until it is given up."""
 
-_log = logging.getLogger(__name__)
+log = logging.getLogger(__name__)
 
 
 class ShellBackend(SessionBackend):
@@ -243,7 +243,7 @@ class ShellDriver:
             shell.read_records()
             await shell.end(0)
         except TimeoutError as error:
-            _log.error("the shell of %s ended, but %s", self._worker_id, error)
+            log.error("not all of a shell has ended", extra={"worker_id": self._worker_id, "reason": error})
         self._shell, self._directory, self._is_end_told = None, shell.directory or self._directory, False
         reason, status = reason or shell.excess or "exit", shell.ended or 0
         return _End(reason, explain_exit(reason, status, self._profile, what="shell"), status)

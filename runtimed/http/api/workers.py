@@ -105,7 +105,8 @@ async def stop_worker(
     runtime: Runtime, principal: Principal, worker_id: str, request: LifecycleRequest | None = None
 ) -> LifecycleResponse:
     """Stop a Worker and let it end in good order. Changes nothing if the Worker is not running."""
-    return LifecycleResponse(await runtime.stop_worker(runtime.ref(worker_id), _reason(request), principal=principal))
+    ref = runtime.ref(worker_id)
+    return LifecycleResponse(await runtime.stop_worker(ref, _reason(request), principal=principal))
 
 
 @routes.post(paths.WORKER_CANCEL, "cancel", raises=(InvalidWorkerId, WorkerNotFound, RuntimeStopped, StoreFull))

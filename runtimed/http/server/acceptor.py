@@ -77,4 +77,4 @@ class Acceptor:
         self._pause = self._loop.call_later(PAUSE_S, self._resume)
         if self._loop.time() - self._warned_at >= SILENCE_S:
             self._warned_at = self._loop.time()
-            log.warning("cannot accept connections, new ones wait: %s", error.strerror)
+            log.warning("cannot accept connections, new ones wait", extra={"reason": error.strerror})

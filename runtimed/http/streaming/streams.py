@@ -115,7 +115,7 @@ class Streams:
             async with asyncio.timeout(2 * CLOSE_TIMEOUT_S):
                 await self._idle.wait()
         except TimeoutError:
-            log.warning("%d observers did not close in time", self._serving)
+            log.warning("observers did not close in time", extra={"count": self._serving})
 
 
 class _Ending:

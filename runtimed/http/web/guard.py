@@ -210,5 +210,6 @@ class WrongTokens:
     def _log_count(self) -> None:
         self._timer = None
         elapsed_s = time.monotonic() - self._counting_since
-        log.warning("refused %d requests with a wrong token in %.1f s", self._unlogged, elapsed_s)
+        fields = {"count": self._unlogged, "seconds": round(elapsed_s, 1)}
+        log.warning("refused requests with a wrong token", extra=fields)
         self._unlogged = 0

@@ -14,7 +14,7 @@ from runtimed.store.factories import OpenedStore
 from runtimed.store.memory.store import MemoryStore
 from runtimed.store.removal import remove_folder
 
-_log = logging.getLogger(__name__)
+log = logging.getLogger(__name__)
 
 
 @attrs.frozen
@@ -48,7 +48,7 @@ class MemoryFactory:
             try:
                 remove_folder(scratch)
             except OSError as error:
-                _log.warning("the folder of the Workers, %s, could not be removed: %s", scratch, error)
+                log.warning("cannot remove the folder of the Workers", extra={"path": scratch, "reason": error})
 
 
 FACTORY = MemoryFactory()

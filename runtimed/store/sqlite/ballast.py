@@ -12,7 +12,7 @@ BALLAST_BYTES = 1024 * 1024
 RETRY_S = 1.0
 """How often an idle store tries to restore a ballast that is in use."""
 
-_log = logging.getLogger(__name__)
+log = logging.getLogger(__name__)
 
 
 class Ballast:
@@ -37,7 +37,7 @@ class Ballast:
             StoreUnsupported: Its name is taken by something else.
         """
         if not os.path.lexists(self._path) and not self._has_room():
-            _log.warning("too little disk space to reserve %d bytes for a full disk", BALLAST_BYTES)
+            log.warning("too little disk space to reserve some for a full disk", extra={"bytes": BALLAST_BYTES})
             return
         handle = open_private(self._path, os.O_RDWR | os.O_CREAT)
         self._kept = True
@@ -56,8 +56,8 @@ class Ballast:
         try:
             os.truncate(self._path, 0)
         except OSError as error:
-            _log.warning("cannot empty the file %s: %s", BALLAST, error.strerror)
-        _log.error("disk full: accepting only stops and deletions until space is available")
+            log.warning("cannot empty the reserve for a full disk", extra={"file": BALLAST, "reason": error.strerror})
+        log.error("disk full: accepting only stops and deletions until space is available")
         return True
 
     def take_back(self) -> None:
@@ -68,11 +68,11 @@ class Ballast:
             self._fill()
         except OSError as error:
             if error.errno not in {errno.ENOSPC, errno.EDQUOT}:
-                _log.warning("cannot create the file %s: %s", BALLAST, error.strerror)
+                log.warning("cannot reserve space for a full disk", extra={"file": BALLAST, "reason": error.strerror})
             return
         if self.in_use:
             self.in_use = False
-            _log.debug("reserved %d bytes for a full disk", BALLAST_BYTES)
+            log.debug("reserved space for a full disk", extra={"bytes": BALLAST_BYTES})
 
     def room(self) -> int:
         """The bytes that the disk has left for this user, 0 if the system does not say."""

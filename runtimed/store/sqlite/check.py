@@ -34,7 +34,7 @@ _OWNER = "SELECT 1 FROM worker WHERE number = :number UNION SELECT 1 FROM delete
 _DELETED = "SELECT 1 FROM deleted WHERE worker = ?"
 _TABLES = "SELECT name FROM sqlite_schema WHERE type = 'table'"
 
-_log = logging.getLogger(__name__)
+log = logging.getLogger(__name__)
 
 
 class Check:
@@ -110,10 +110,8 @@ class Check:
                 if problem != "ok":
                     self.found(f"the table {table} is damaged: {' '.join(problem.split())}")
         except apsw.InterruptError:
-            _log.warning(
-                "table %s is too large to check its structure while the store is in use; use runtimed --check-store",
-                table,
-            )
+            message = "a table is too large to check its structure in a store in use: use runtimed --check-store"
+            log.warning(message, extra={"table": table})
         except apsw.CorruptError as error:
             self.found(f"the table {table} is damaged: {error}")
         finally:

@@ -35,7 +35,7 @@ EVENT_BYTES = "event_bytes"
 
 T = TypeVar("T")
 
-_log = logging.getLogger(__name__)
+log = logging.getLogger(__name__)
 
 
 def load(connection: apsw.Connection, runtime_id: RuntimeId | None) -> tuple[StoredState, dict[str, int]]:
@@ -128,7 +128,7 @@ def _workers(connection: apsw.Connection, deleted: set[WorkerId]) -> tuple[list[
     for (number,) in connection.execute(_HIDDEN):
         damaged[worker_id(number)] = "it is deleted, and it is not"
     for name, problem in damaged.items():
-        _log.error("%s cannot be served: %s", name, problem)
+        log.error("cannot serve a damaged Worker", extra={"worker_id": name, "reason": problem})
     return workers, damaged
 
 
@@ -148,5 +148,6 @@ def _activity(connection: apsw.Connection, worker: Worker) -> Activity:
     try:
         return state_at(connection, worker.worker_id, worker.last_sequence).activity
     except (StoreCorrupt, apsw.CorruptError) as error:
-        _log.error("cannot recover the activity of %s, assuming that it runs: %s", worker.worker_id, error)
+        fields = {"worker_id": worker.worker_id, "reason": error}
+        log.error("cannot recover the activity of a Worker, assuming that it runs", extra=fields)
         return Activity("running")

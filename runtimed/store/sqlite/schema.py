@@ -15,7 +15,7 @@ VERSION = 4
 
 _TABLE_NAMES = "SELECT name FROM sqlite_schema WHERE type = 'table'"
 
-_log = logging.getLogger(__name__)
+log = logging.getLogger(__name__)
 
 
 def check_version(connection: apsw.Connection) -> int:
@@ -70,11 +70,12 @@ def _told(connection: apsw.Connection, version: int) -> Iterator[None]:
         connection.execute(f"SELECT count(*) FROM {table}").get  # noqa: S608
         for table in ("worker", "event", "entry")
     ]
-    what = f"from version {version} to {VERSION}: {counts[0]} Workers, {counts[1]} events, {counts[2]} entries"
+    fields = {"from_version": version, "to_version": VERSION}
+    fields |= {"workers": counts[0], "events": counts[1], "entries": counts[2]}
     begun = time.monotonic()
-    _log.info("bringing the store forward %s", what)
+    log.info("migrating the store", extra=fields)
     yield
-    _log.info("brought the store forward %s, in %.1f s", what, time.monotonic() - begun)
+    log.info("migrated the store", extra=fields | {"seconds": round(time.monotonic() - begun, 1)})
 
 
 def _create_missing_tables(connection: apsw.Connection) -> None:

@@ -10,7 +10,7 @@ from runtimed.store.records import META
 Sync = Literal["full", "normal"]
 """`full` syncs before a commit is acknowledged, `normal` some time later: a power cut then loses the newest ones."""
 
-_log = logging.getLogger(__name__)
+log = logging.getLogger(__name__)
 
 
 def apply_sync(connection: apsw.Connection, sync: Sync) -> None:
@@ -20,7 +20,7 @@ def apply_sync(connection: apsw.Connection, sync: Sync) -> None:
             connection.execute(META.insert, META.row(("sync", sync)))
     connection.pragma("synchronous", sync)
     if sync == "normal":
-        _log.warning("sync=normal: a power cut loses the newest inputs, acknowledged ones too")
+        log.warning("sync=normal: a power cut loses the newest inputs, acknowledged ones too")
 
 
 def is_lazily_synced(connection: apsw.Connection) -> bool:

@@ -28,7 +28,7 @@ KEPT = "-wal.damaged"
 
 _DRAFT = "-wal.mended"
 
-_log = logging.getLogger(__name__)
+log = logging.getLogger(__name__)
 
 
 @attrs.frozen
@@ -70,7 +70,8 @@ def repair_log(database: Path) -> None:
         raise
     finally:
         draft.unlink(missing_ok=True)
-    _log.error("%s; it was made readable, and kept as %s; every row is checked now", found, kept_log(database).name)
+    fields = {"reason": found, "kept_as": kept_log(database).name}
+    log.error("repaired a damaged write-ahead log; every row is checked now", extra=fields)
 
 
 def rebuild_indexes(connection: apsw.Connection) -> None:
@@ -96,10 +97,10 @@ def find_hit_workers(database: Path, connection: apsw.Connection) -> dict[Worker
     for step in check.rows():
         step(connection)
     for finding in check.findings:
-        _log.error("%s%s", f"{finding.worker_id}: " if finding.worker_id else "", finding.problem)
+        log.error("found damage", extra={"worker_id": finding.worker_id, "reason": finding.problem})
     if not check.findings:
         kept_log(database).unlink()
-        _log.warning("the damage of the write-ahead log has hit nothing that is stored")
+        log.warning("the damage of the write-ahead log has hit nothing that is stored")
     return check.hit
 
 
@@ -182,11 +183,11 @@ class _OtherLog(apsw.VFS):
 
     def __init__(self, name: str, log: Path) -> None:
         super().__init__(name, "")
-        self._log = str(log)
+        self.log = str(log)
 
     def xOpen(self, name: str | apsw.URIFilename | None, flags: list[int]) -> apsw.VFSFile:  # noqa: N802 SQLite's name
         """Open a file for SQLite, which gives its name and flags."""
-        return apsw.VFSFile("", self._log if flags[0] & apsw.SQLITE_OPEN_WAL else name, flags)
+        return apsw.VFSFile("", self.log if flags[0] & apsw.SQLITE_OPEN_WAL else name, flags)
 
 
 @contextlib.contextmanager

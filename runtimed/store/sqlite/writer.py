@@ -27,7 +27,7 @@ CHECKPOINT_PAGES = 1_000
 MAX_LOG_PAGES = 16_000
 """Pages in the write-ahead log above which a checkpoint waits for readers, so that the log is truncated."""
 
-_log = logging.getLogger(__name__)
+log = logging.getLogger(__name__)
 
 
 @attrs.define(eq=False)
@@ -156,7 +156,7 @@ class Writer:
         """Log when the disk becomes full, and when it has space again."""
         if full != self._full:
             self._full = full
-            _log.warning("disk full: refusing requests that write" if full else "disk space is available again")
+            log.warning("disk full: refusing requests that write" if full else "disk space is available again")
 
     def _try_alone(self, job: Job) -> StoreError | None:
         """Write one change to a full disk. Only a vital change may use the ballast."""
@@ -230,7 +230,7 @@ class Writer:
                 self._fail(error)
 
     def _fail(self, error: Exception) -> StoreError:
-        _log.error("writing to the store failed, stopping: %s", error)
+        log.error("writing to the store failed, stopping", extra={"reason": error})
         reason = f"writing to the store failed: {error}"
         self._failure = error if isinstance(error, StoreMissing) else StoreIo(reason)
         return self._failure
