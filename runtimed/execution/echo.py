@@ -1,6 +1,7 @@
 """`builtin:echo`: answers each input with its own text."""
 
 from runtimed.core.ports import EventSink
+from runtimed.execution.factories import BackendFactory
 from runtimed.execution.function import FunctionBackend
 from runtimed.execution.session.text_output import TextOutput
 from runtimed.model.interaction import WorkerInput
@@ -17,3 +18,6 @@ async def _echo(message: WorkerInput, sink: EventSink) -> None:
     text = TextOutput(sink)
     await text.write(message.content)
     await text.close()
+
+
+FACTORY = BackendFactory(lambda _profile, _workspaces, _supervisor: EchoBackend())

@@ -8,12 +8,8 @@ import attrs
 from runtimed.execution.processes.limits import TreeLimits
 from runtimed.model.execution import RestartPolicy
 
-Backend = Literal["echo", "shell", "process", "acp"]
 Permissions = Literal["ask", "allow", "deny"]
 Offer = Literal["read", "write", "shell"]
-
-OF_PROGRAMS: frozenset[Backend] = frozenset({"process", "acp"})
-"""The backends that run the command of their profile."""
 
 ECHO = "builtin:echo"
 SHELL = "builtin:shell"
@@ -39,7 +35,7 @@ class Profile:
     offered to the agent; without it the capabilities are. `session_config` is set in each session.
     """
 
-    backend: Backend
+    backend: str
     command: tuple[str, ...] = ()
     env: Mapping[str, str] = attrs.field(factory=dict)
     env_pass: tuple[str, ...] = ()

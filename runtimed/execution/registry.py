@@ -10,12 +10,9 @@ import attrs
 
 from runtimed.core.ports import Dispatch, EventSink, ExecutionBackend, Spawn
 from runtimed.core.state.backend_answer import BackendAnswer
-from runtimed.execution.acp import AcpBackend
-from runtimed.execution.echo import EchoBackend
-from runtimed.execution.process.driver import ProcessBackend
+from runtimed.execution.factories import BackendFactory, installed_backends
 from runtimed.execution.processes.supervisor import Supervisor
 from runtimed.execution.profile import BUILT_IN, ECHO, Profile
-from runtimed.execution.shell.driver import ShellBackend
 from runtimed.execution.workspace import Workspaces
 from runtimed.model.identity import WorkerId
 from runtimed.model.worker import CreateWorkerRequest, RuntimeDefaultProfile
@@ -136,7 +133,9 @@ class ProfileRegistry:
         if profile is None:
             table = f"[profiles.{json.dumps(name)}]"
             return BackendAnswer("rejected", f"no profile {name!r} is configured: add {table} to the configuration")
-        if request.session_config and profile.backend != "acp":
+        if profile.backend not in installed_backends():
+            return BackendAnswer("rejected", f"profile {name}: no backend {profile.backend!r} is installed")
+        if request.session_config and not self._factory(name).takes_session_config:
             return BackendAnswer("rejected", f"session_config: profile {name} runs no agent of the backend acp")
         if missing := _missing(profile, request):
             return BackendAnswer("rejected", f"profile {name} needs {missing} when creating the Worker")
@@ -144,17 +143,12 @@ class ProfileRegistry:
 
     def _adapter(self, name: str) -> ExecutionBackend:
         if name not in self._adapters:
-            profile = self._profiles[name]
-            self._adapters[name] = _ADAPTERS[profile.backend](profile, self._workspaces, self._supervisor)
+            make = self._factory(name).make
+            self._adapters[name] = make(self._profiles[name], self._workspaces, self._supervisor)
         return self._adapters[name]
 
-
-_ADAPTERS: Mapping[str, Callable[[Profile, Workspaces, Supervisor], ExecutionBackend]] = {
-    "echo": lambda _profile, _workspaces, _supervisor: EchoBackend(),
-    "shell": ShellBackend,
-    "process": ProcessBackend,
-    "acp": AcpBackend,
-}
+    def _factory(self, name: str) -> BackendFactory:
+        return installed_backends()[self._profiles[name].backend]
 
 
 async def _guarded(answering: Awaitable[BackendAnswer]) -> BackendAnswer:

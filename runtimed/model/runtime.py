@@ -6,8 +6,12 @@ from runtimed.model.identity import Cursor, RuntimeId, WorkerId
 from runtimed.model.value import value
 
 RuntimeStatus = Literal["running", "stopped"]
-RuntimeBackend = Literal["memory", "fs_store"]
-StoreKind = Literal["memory", "fs"]
+RuntimeBackend = str
+"""The name of the store in the v1 contract: `memory`, or `fs_store` for every durable one."""
+
+StoreKind = str
+"""The scheme of the store's URL."""
+
 RuntimeEventKind = Literal[
     "runtime_started",
     "runtime_stopped",

@@ -7,7 +7,8 @@ from typing import Any
 from cattrs import Converter
 
 from runtimed.errors import ConfigurationError
-from runtimed.execution.profile import OF_PROGRAMS, Profile
+from runtimed.execution.factories import installed_backends
+from runtimed.execution.profile import Profile
 from runtimed.settings.values import MAX_NUMBER, MAX_SECONDS, TOKEN_VARIABLE
 from runtimed.wire.converter import is_kind, make_strict_converter
 from runtimed.wire.problems import FieldProblem, expected, first_problem
@@ -34,8 +35,13 @@ def read_profile(name: str, fields: Any) -> Profile:
         raise ConfigurationError(f"{place}: expected {BUILTIN}NAME or NAME")
     if type(fields) is not dict:
         raise ConfigurationError(f"{place}: expected a table, with a backend in it")
+    backends = installed_backends()
+    backend = fields.get("backend")
+    if type(backend) is str and backend not in backends:
+        raise ConfigurationError(f"{place}.backend: expected one of {', '.join(backends)}")
+    kind = backends[backend].settings if type(backend) is str else Profile
     try:
-        found = _profiles.structure(fields, Profile)
+        found = _profiles.structure(fields, kind)
     except Exception as error:
         problem = first_problem(error).within(place)
         raise ConfigurationError(f"{problem.path}: {problem.problem}") from error
@@ -44,7 +50,7 @@ def read_profile(name: str, fields: Any) -> Profile:
 
 
 def _check_profile(place: str, profile: Profile) -> None:
-    if profile.backend in OF_PROGRAMS and not (profile.command and profile.command[0]):
+    if installed_backends()[profile.backend].needs_command and not (profile.command and profile.command[0]):
         raise ConfigurationError(f"{place}.command: expected an argv, the program first")
     _check_executable(place, profile)
     for reference, path in profile.workspaces.items():

@@ -1,5 +1,8 @@
 """Backend `acp`: agents that speak the Agent Client Protocol, unmodified."""
 
 from runtimed.execution.acp.backend import AcpBackend
+from runtimed.execution.factories import BackendFactory
 
-__all__ = ["AcpBackend"]
+__all__ = ["FACTORY", "AcpBackend"]
+
+FACTORY = BackendFactory(AcpBackend, needs_command=True, takes_session_config=True)

@@ -1,0 +1,39 @@
+"""The execution backends that are installed, each found by the name that profiles use for it."""
+
+from collections.abc import Callable, Mapping
+from functools import cache
+from importlib.metadata import entry_points
+
+import attrs
+
+from runtimed.core.ports import ExecutionBackend
+from runtimed.execution.processes.supervisor import Supervisor
+from runtimed.execution.profile import Profile
+from runtimed.execution.workspace import Workspaces
+
+GROUP = "runtimed.backends"
+"""The group of entry points. The name of an entry point is a `backend` of profiles, its object a BackendFactory."""
+
+
+@attrs.frozen
+class BackendFactory:
+    """Makes the backends of one kind.
+
+    Attributes:
+        make: Makes the ExecutionBackend for all Workers of a profile, from the profile, the folders of Workers and
+            the Supervisor that starts programs. The caller closes the Supervisor.
+        settings: The class of its profiles: Profile, or a subclass with fields of its own.
+        needs_command: Its profiles name the program to run in `command`.
+        takes_session_config: Its Workers accept a `session_config`.
+    """
+
+    make: Callable[[Profile, Workspaces, Supervisor], ExecutionBackend]
+    settings: type[Profile] = Profile
+    needs_command: bool = False
+    takes_session_config: bool = False
+
+
+@cache
+def installed_backends() -> Mapping[str, BackendFactory]:
+    """Return the backends that are installed, by name. The first call reads the metadata of all distributions."""
+    return {found.name: found.load() for found in sorted(entry_points(group=GROUP), key=lambda found: found.name)}
