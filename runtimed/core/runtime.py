@@ -458,6 +458,7 @@ class Runtime:
             ref: The Worker.
             request_id: The pending request.
             option_id: The option selected, or None to cancel the request.
+            principal: Who answers.
 
         Raises:
             PermissionNotFound: No such request is pending.

@@ -114,6 +114,7 @@ def delegate(group: Path, controllers: Sequence[str]) -> None:
 
 
 def enable(group: Path, controllers: Sequence[str]) -> None:
+    """Enable controllers for the children of a control group, unless they are. Raises OSError."""
     wanted = [name for name in controllers if name not in (group / "cgroup.subtree_control").read_text().split()]
     if wanted:
         (group / "cgroup.subtree_control").write_text(" ".join(f"+{name}" for name in wanted))

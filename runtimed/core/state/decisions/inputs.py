@@ -131,6 +131,7 @@ def refuse_input(builder: ChangeBuilder, answer: BackendAnswer) -> None:
 
 
 def record_input(builder: ChangeBuilder, message: WorkerInput) -> tuple[int, int]:
+    """Record an input. Returns the sequences of its transcript entry and of its event."""
     add_run_end(builder)
     sequence = builder.emit(_input_event(message), message.kind, message.content)
     builder.record("worker_input_accepted", sequence)
@@ -155,11 +156,13 @@ def _input_event(message: WorkerInput) -> Payload:
 def execution_after(
     builder: ChangeBuilder, operation: Operation, answer: BackendAnswer, run_state: RunState
 ) -> Execution:
+    """Return the execution with the answer of the backend as its last result."""
     result = ExecutionResult(operation, answer.outcome, run_state, answer.message)
     return Execution(builder.execution.backend, run_state, result)
 
 
 def why_unavailable(execution: Execution) -> str:
+    """Return why nothing runs the Worker, and what to do about it."""
     result = execution.last_result
     if result is not None and execution.run_state in {"rejected", "errored"}:
         why = f": {result.message}" if result.message else ""

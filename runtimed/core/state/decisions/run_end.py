@@ -7,6 +7,7 @@ END_OF_RUN = (RunEnd, ErrorRaised)
 
 
 def is_run_active(builder: ChangeBuilder) -> bool:
+    """Return whether a run is active, by the backend's answer or by the events."""
     return builder.execution.run_state == "busy" or builder.activity.status == "running"
 
 
@@ -18,6 +19,7 @@ def add_run_end(builder: ChangeBuilder) -> None:
 
 
 def close_open_output(builder: ChangeBuilder, why: str) -> None:
+    """End the texts, thoughts and tool calls in flight. `why` becomes the result of tool calls that have none."""
     for payload in builder.activity.closing(why):
         if isinstance(payload, TextDone):
             builder.emit(payload, "assistant", payload.text)
