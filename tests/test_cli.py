@@ -300,7 +300,7 @@ def test_a_wildcard_address_is_announced_as_bound_and_published_as_one_to_dial(u
         _, log = daemon.communicate(timeout=DEADLINE_S)
     port = line.split()[3].rpartition(":")[2]
     assert line.startswith(f"runtimed: listening on {url}{port} ")
-    assert f"listening on {url}{port}" in log
+    assert f"listening url={url}{port}" in log
     assert endpoint == f"{dialed}{port}"
 
 

@@ -6,8 +6,8 @@ import logging
 SILENCE_S = 60.0
 """How long a warning is not repeated."""
 
-CLOSING = "%s is reached: closing the oldest connections that have shown no token"
-REFUSING = "%s is reached: refusing new connections, since all slots belong to clients with the token"
+CLOSING = "a limit is reached: closing the oldest connections that have shown no token"
+REFUSING = "a limit is reached: refusing new connections, since all slots belong to clients with the token"
 
 log = logging.getLogger(__name__)
 
@@ -116,4 +116,4 @@ class Slots:
         now = asyncio.get_running_loop().time()
         if now - self._warned.get((message, limit), -SILENCE_S) >= SILENCE_S:
             self._warned[message, limit] = now
-            log.warning(message, limit)
+            log.warning(message, extra={"limit": limit})

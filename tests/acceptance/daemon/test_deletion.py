@@ -241,7 +241,7 @@ def test_what_can_not_be_removed_is_a_diagnostic_and_goes_with_a_later_start(
         daemon.stop()
 
         again = launch(store=store).ready()
-        until(lambda: len(failures(again)) == 1 and "could not be removed" in again.errors)
+        until(lambda: len(failures(again)) == 1 and "cannot remove the folder of a Worker" in again.errors)
         again.stop()
     finally:
         subprocess.run(["chattr", "-i", str(kept)], check=True)

@@ -550,7 +550,8 @@ async def test_a_command_that_is_not_there_is_told(
         "the agent could not be started: "
         "command: 'no-such-agent' is not there: expected a program in PATH, or a path to one"
     )
-    assert "the agent of worker-00000001 could not be started" in caplog.text
+    (logged,) = [record for record in caplog.records if "cannot start" in record.getMessage()]
+    assert (logged.worker_id, logged.program) == ("worker-00000001", "agent")
     answer = await new_harness(command=()).spawn()
     assert (answer.outcome, "command" in answer.message) == ("rejected", True)
 

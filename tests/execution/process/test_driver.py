@@ -652,7 +652,8 @@ async def test_a_program_that_is_not_there_is_an_answer_that_names_it(
         "the program could not be started: "
         "command: 'no-such-program' is not there: expected a program in PATH, or a path to one"
     )
-    assert "the program of worker-00000001 could not be started" in caplog.text
+    (logged,) = [record for record in caplog.records if "cannot start" in record.getMessage()]
+    assert (logged.worker_id, logged.program) == ("worker-00000001", "program")
 
 
 @pytest.mark.parametrize("command", ["./contrib/no-such-program", "contrib/no-such-program"])

@@ -241,8 +241,8 @@ async def test_many_wrong_tokens_at_once_are_answered_slowly_and_logged_in_sum(r
         times = sorted(await asyncio.gather(*(guess(number) for number in range(count))))
         for number, slow in enumerate(times[FREE_GUESSES:]):
             assert slow >= began + GUESS_DELAY_S + number / GUESSES_PER_S
-    [told] = [record.getMessage() for record in caplog.records if "wrong token" in record.getMessage()]
-    assert f"refused {count} requests" in told
+    [told] = [record for record in caplog.records if "wrong token" in record.getMessage()]
+    assert told.count == count
 
 
 async def test_wrong_tokens_above_those_that_wait_get_no_answer(served, monkeypatch, long_window):
@@ -306,17 +306,18 @@ async def test_a_stop_does_not_wait_for_wrong_tokens(runtime, monkeypatch, caplo
     assert all(b" 401 " in answer for answer in answers)
     for _, writer in links:
         writer.close()
-    [told] = [record.getMessage() for record in caplog.records if "wrong token" in record.getMessage()]
-    assert f"refused {count} requests" in told
+    [told] = [record for record in caplog.records if "wrong token" in record.getMessage()]
+    assert told.count == count
 
 
 async def test_the_log_tells_how_long_the_wrong_tokens_really_took(runtime, caplog, long_window):
     async with serving(runtime) as served:
         assert b" 401 " in await exchange(served.port, plain(served.port, token="no"))
 
-    [told] = [record.getMessage() for record in caplog.records if "wrong token" in record.getMessage()]
+    [told] = [record for record in caplog.records if "wrong token" in record.getMessage()]
 
-    assert float(re.findall(r"refused 1 requests with a wrong token in ([\d.]+) s", told)[0]) < long_window / 2
+    assert told.count == 1
+    assert told.seconds < long_window / 2
 
 
 async def test_a_wrong_token_after_the_close_starts_no_timer():

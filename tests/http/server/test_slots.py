@@ -2,7 +2,7 @@
 
 import logging
 
-from runtimed.http.server.slots import Slots, UnauthenticatedBytes
+from runtimed.http.server.slots import CLOSING, REFUSING, Slots, UnauthenticatedBytes
 
 
 class FakeTransport:
@@ -61,9 +61,9 @@ async def test_the_log_tells_a_connection_that_was_turned_away_from_one_that_was
         turned_away = [connected(slots)[0] for _ in range(3)]
 
     assert turned_away == [None] * 3
-    assert [record.getMessage() for record in caplog.records] == [
-        "max_connections is reached: closing the oldest connections that have shown no token",
-        "max_connections is reached: refusing new connections, since all slots belong to clients with the token",
+    assert [(record.getMessage(), record.limit) for record in caplog.records] == [
+        (CLOSING, "max_connections"),
+        (REFUSING, "max_connections"),
     ]
 
 
@@ -75,7 +75,7 @@ async def test_each_limit_is_logged_though_another_was_logged_just_before(caplog
         last, _ = connected(slots)
         last.hold(11)
 
-    assert [record.getMessage() for record in caplog.records] == [
-        "max_connections is reached: closing the oldest connections that have shown no token",
-        "max_unauthenticated_bytes is reached: closing the oldest connections that have shown no token",
+    assert [(record.getMessage(), record.limit) for record in caplog.records] == [
+        (CLOSING, "max_connections"),
+        (CLOSING, "max_unauthenticated_bytes"),
     ]

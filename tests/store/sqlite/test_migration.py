@@ -518,11 +518,10 @@ def test_the_log_tells_of_the_versions_and_the_rows_before_and_after(
             store.open()
             store.close()
 
-    begun, done = caplog.messages
-    assert begun.startswith(f"bringing the store forward from version 3 to {VERSION}: ")
-    assert "4 Workers, 8 events, 1 entries" in begun
-    assert done.startswith(f"brought the store forward from version 3 to {VERSION}: ")
-    assert "4 Workers, 8 events, 1 entries" in done
+    assert caplog.messages == ["migrating the store", "migrated the store"]
+    for record in caplog.records:
+        assert (record.from_version, record.to_version) == (3, VERSION)
+        assert (record.workers, record.events, record.entries) == (4, 8, 1)
 
 
 OPENER = """
