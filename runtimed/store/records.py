@@ -263,7 +263,7 @@ WORKERS: Table[Worker, tuple[int, bytes, int]] = Table(
     decode=lambda number, request, created_at_ms: (number, request, created_at_ms),
     describe=lambda row: f"the row of {worker_id(row[0])}",
     replaces=True,
-    counter=Counter("worker_number", "number"),
+    counter=Counter("worker_number", "number", "worker_number"),
     owner="number",
 )
 STATES: Table[Worker, Row] = Table(
@@ -304,7 +304,7 @@ EVENTS: Table[Event, StoredEvent] = Table(
     decode=_decode_event,
     describe=lambda row: f"the event {cursor_of(row[0])} of {_named(row[1])}",
     indexes=("CREATE INDEX event_worker ON event (worker)",),
-    counter=Counter("head", "sequence"),
+    counter=Counter("head", "sequence", "head"),
 )
 TRIM_POINTS: Table[Trim, TrimPoint] = Table(
     "floor",
@@ -323,7 +323,7 @@ TRIM_POINTS: Table[Trim, TrimPoint] = Table(
     part="trim",
     replaces=True,
     indexes=("CREATE INDEX floor_sequence ON floor (sequence)",),
-    counter=Counter("head", "sequence"),
+    counter=Counter("head", "sequence", "head"),
     owner="worker",
 )
 ENTRIES: Table[Entry, Entry] = Table(
@@ -352,21 +352,17 @@ BUNDLES: Table[ConfigBundle, ConfigBundle] = Table(
     replaces=True,
     loaded_as="bundles",
 )
-REMARKS: Table[NumberedDiagnostic, NumberedDiagnostic] = Table(
+DIAGNOSTICS: Table[NumberedDiagnostic, NumberedDiagnostic] = Table(
     "remark",
     (integer("number"), integer("worker", nullable=True), blob("body"), CHECKSUM),
-    encode=lambda remark: (
-        remark.number,
-        _optional_number(remark.diagnostic.worker_id),
-        encode(remark.diagnostic),
-    ),
+    encode=lambda one: (one.number, _optional_number(one.diagnostic.worker_id), encode(one.diagnostic)),
     decode=lambda number, _, body: NumberedDiagnostic(number, restore(body, Diagnostic)),
-    describe=lambda row: f"the remark {row[0]}",
-    part="remarks",
-    counter=Counter("remark_number", "number"),
+    describe=lambda row: f"the diagnostic {row[0]}",
+    part="diagnostics",
+    counter=Counter("remark_number", "number", "diagnostic_number"),
     owner="worker",
-    expiry=Expiry(attrgetter("remarks")),
-    loaded_as="remarks",
+    expiry=Expiry(attrgetter("diagnostics")),
+    loaded_as="diagnostics",
 )
 RUNTIME_EVENTS: Table[RuntimeEvent, RuntimeEvent] = Table(
     "runtime_event",
@@ -382,7 +378,7 @@ RUNTIME_EVENTS: Table[RuntimeEvent, RuntimeEvent] = Table(
     decode=_decode_runtime_event,
     describe=lambda row: f"the runtime event {row[0]}",
     part="runtime_events",
-    counter=Counter("runtime_event_id", "id"),
+    counter=Counter("runtime_event_id", "id", "runtime_event_id"),
     expiry=Expiry(attrgetter("runtime_events_left"), keeps_newest=True),
 )
 MARKS: Table[Mark, Mark] = Table(
@@ -415,7 +411,7 @@ TABLES = Tables(
     TRIM_POINTS,
     ENTRIES,
     BUNDLES,
-    REMARKS,
+    DIAGNOSTICS,
     RUNTIME_EVENTS,
     MARKS,
     DELETED,

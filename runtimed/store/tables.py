@@ -68,12 +68,14 @@ class Counter:
     """A number that is never given out twice.
 
     Args:
-        key: Its key in the table `meta`, and in StoredState.
+        key: Its key in the table `meta`.
         column: The column that holds the numbers which were given out.
+        loaded_as: The field of StoredState that holds it.
     """
 
     key: str
     column: str
+    loaded_as: str
 
 
 @attrs.frozen
@@ -248,13 +250,19 @@ class Tables:
 
     Args:
         tables: At least two of them must have a `part`.
+
+    Attributes:
+        counter_keys: The keys of all counters in the table `meta`.
+        counter_fields: The field of StoredState that holds each counter, by its key.
     """
 
     def __init__(self, *tables: Table[Any, Any]) -> None:
         self._tables = tables
         self._with_part = [table for table in tables if table.part]
         self._parts_of = attrgetter(*(table.part for table in self._with_part if table.part))
-        self.counter_keys = tuple(dict.fromkeys(table.counter.key for table in tables if table.counter))
+        counters = [table.counter for table in tables if table.counter]
+        self.counter_fields = {counter.key: counter.loaded_as for counter in counters}
+        self.counter_keys = tuple(self.counter_fields)
 
     def __iter__(self) -> Iterator[Table[Any, Any]]:
         return iter(self._tables)

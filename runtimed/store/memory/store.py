@@ -74,7 +74,7 @@ class MemoryStore:
         loaded: dict[str, Any] = {
             table.loaded_as: self._read(table) for table in _tables_of_rows() if table.loaded_as
         }
-        loaded |= self._counters
+        loaded |= {field: self._counters[key] for key, field in records.TABLES.counter_fields.items()}
         workers = [self._workers[worker_id] for worker_id in sorted(self._workers)]
         return StoredState(
             runtime_id=self._runtime_id,

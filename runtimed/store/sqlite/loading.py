@@ -63,7 +63,10 @@ def load(connection: apsw.Connection, runtime_id: RuntimeId | None) -> tuple[Sto
     deleted = loaded["deleted"]
     workers, damaged = _workers(connection, set(deleted))
     numbers = _numbers(connection, meta, workers, (*deleted, *damaged))
-    fields: dict[str, Any] = {**loaded, **{key: numbers[key] for key in records.TABLES.counter_keys}}
+    fields: dict[str, Any] = {
+        **loaded,
+        **{field: numbers[key] for key, field in records.TABLES.counter_fields.items()},
+    }
     state = StoredState(
         runtime_id=stored,
         workers=workers,
