@@ -140,6 +140,7 @@ class FakeBackend:
     withdrawn: list[str] = attrs.field(factory=list)
     may: asyncio.Event = attrs.field(factory=asyncio.Event)
     on_start: Callable[[WorkerId, str], None] = lambda _worker, _content: None
+    on_interrupt: Callable[[WorkerId], None] = lambda _worker: None
 
     async def spawn(self, spawn: Spawn, sink: EventSink) -> BackendAnswer:
         answer = self.spawned
@@ -169,6 +170,7 @@ class FakeBackend:
 
     async def interrupt(self, worker_id: WorkerId) -> BackendAnswer:
         if sink := self.sinks.get(worker_id):
+            self.on_interrupt(worker_id)
             await sink.emit(RunEnd("rolled_back"))
         return BackendAnswer("accepted")
 

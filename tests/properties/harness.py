@@ -33,7 +33,7 @@ from runtimed.model.interaction import WorkerInput
 from runtimed.model.permission import PermissionOption, Question, Ruling
 from runtimed.model.worker import BuiltinProfile, BundleReference, CreateWorkerRequest
 from tests.properties.fakes import CrashableFolder, CrashableMemory, FakeBackend, FakeClock, StoreValve
-from tests.properties.model import SAYINGS, Story, behind
+from tests.properties.model import INTERRUPTED, SAYINGS, Story, behind
 from tests.properties.watcher import Watcher
 
 PATIENCE_S = 10
@@ -443,7 +443,7 @@ class Harness:
 
         valve = StoreValve(store, stored)
         valve.full = full
-        backend = FakeBackend(on_start=self._started)
+        backend = FakeBackend(on_start=self._started, on_interrupt=self._interrupted)
         backend.may.set()
         self._life = None
         for watcher in self.watchers:
@@ -476,6 +476,11 @@ class Harness:
         life.published += events
 
     def forget(self, worker_id: WorkerId) -> None: ...
+
+    def _interrupted(self, worker_id: WorkerId) -> None:
+        for story in self.stories:
+            if story.worker_id == worker_id:
+                story.said.append(INTERRUPTED)
 
     def _started(self, worker_id: WorkerId, content: str) -> None:
         if self.life.over:

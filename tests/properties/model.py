@@ -3,6 +3,7 @@
 import functools
 import re
 from collections.abc import Iterable, Iterator, Sequence
+from itertools import takewhile
 
 import attrs
 
@@ -105,27 +106,41 @@ class Story:
         return [timeless(each) if isinstance(each, Alert) else each for each in told]
 
     def tells_what_was_said(self) -> bool:
-        """Return whether the events have what the backend said, in order, up to some place.
+        """Return whether the events have what the backend said, in order, up to some place."""
+        return bool(self._places_told())
+
+    def tells_all_that_was_said(self) -> bool:
+        """Return whether the events have all that the backend said."""
+        return len(self.said) in self._places_told()
+
+    def _places_told(self) -> set[int]:
+        """Return how much of what was said the events may have; nothing if they have something else.
 
         A `run_end` that came after the Runtime had ended the run is replaced by an alert. So is each further one
-        until another run begins or ends.
+        until another run begins or ends. The `run_end` of an interrupt may be missing, because it looks like the
+        Runtime's own.
         """
-        said, is_ended = iter(self.said), False
+        places, is_ended = self._over_interrupts({0}), False
         for payload in self.payloads:
             if isinstance(payload, InvokeStart | RunEnd):
                 is_ended = payload == RunEnd("rolled_back")
             for told in () if of_runtime(payload) else pieces(payload):
-                due = next(said, None)
-                is_late = isinstance(told, Alert) and timeless(told) == LATE and isinstance(due, RunEnd)
-                if is_late and is_ended:
-                    continue
-                if (timeless(told) if isinstance(told, Alert) else told) != due:
-                    return False
-        return True
+                shown = timeless(told) if isinstance(told, Alert) else told
+                due = [place for place in places if place < len(self.said)]
+                next_ = {n + 1 for n in due if shown == self.said[n] or self._is_late(n, shown, is_ended=is_ended)}
+                places = self._over_interrupts(next_)
+        return places
 
-    def tells_all_that_was_said(self) -> bool:
-        """Return whether the events have everything that the backend said."""
-        return self.tells_what_was_said() and len(self.said_and_told()) == len(self.said)
+    def _is_late(self, place: int, shown: Payload, *, is_ended: bool) -> bool:
+        return is_ended and shown == LATE and isinstance(self.said[place], RunEnd)
+
+    def _over_interrupts(self, places: set[int]) -> set[int]:
+        """Return these places, and those after the ends of interrupted runs that follow them."""
+        found = set(places)
+        for place in places:
+            ends = takewhile(lambda at: self.said[at] == INTERRUPTED, range(place, len(self.said)))
+            found |= {at + 1 for at in ends}
+        return found
 
     def alert_times(self) -> list[tuple[int, int]]:
         """Return the time in each alert, with the time of its event."""
@@ -232,6 +247,9 @@ def entry(payload: Payload) -> tuple[str, str] | None:
     said = heard(payload)
     return None if said is None else ("user" if isinstance(payload, UserMessage) else "system", said)
 
+
+INTERRUPTED = RunEnd("rolled_back")
+"""What a backend says where it is interrupted."""
 
 LATE = Alert("warn", "worker", "a run_end was dropped: its run had been ended without it", 0)
 """The alert that replaces a `run_end` that the Runtime had already added."""
