@@ -50,9 +50,12 @@ class ProfileRegistry:
         self._supervisor = supervisor or Supervisor()
         self._adapters: dict[str, ExecutionBackend] = {}
         self._running: dict[WorkerId, ExecutionBackend] = {}
+        self._factories: Mapping[str, BackendFactory] = {}
         self._removing = asyncio.Semaphore(MAX_REMOVALS)
 
     async def spawn(self, spawn: Spawn, sink: EventSink) -> BackendAnswer:
+        # the first look-up reads files
+        self._factories = self._factories or await asyncio.to_thread(installed_backends)
         name = self._selected(spawn.request)
         refusal = self._refusal(name, spawn.request)
         if refusal is not None:
@@ -133,7 +136,7 @@ class ProfileRegistry:
         if profile is None:
             table = f"[profiles.{json.dumps(name)}]"
             return BackendAnswer("rejected", f"no profile {name!r} is configured: add {table} to the configuration")
-        if profile.backend not in installed_backends():
+        if profile.backend not in self._factories:
             return BackendAnswer("rejected", f"profile {name}: no backend {profile.backend!r} is installed")
         if request.session_config and not self._factory(name).takes_session_config:
             return BackendAnswer("rejected", f"session_config: profile {name} runs no agent of the backend acp")
@@ -148,7 +151,7 @@ class ProfileRegistry:
         return self._adapters[name]
 
     def _factory(self, name: str) -> BackendFactory:
-        return installed_backends()[self._profiles[name].backend]
+        return self._factories[self._profiles[name].backend]
 
 
 async def _guarded(answering: Awaitable[BackendAnswer]) -> BackendAnswer:
