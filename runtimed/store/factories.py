@@ -1,8 +1,8 @@
 """The stores that are installed, each found by the scheme of its URL."""
 
 import contextlib
-from collections.abc import Callable, Iterable
-from functools import partial
+from collections.abc import Callable, Iterable, Mapping
+from functools import cache, partial
 from importlib.metadata import EntryPoint, entry_points
 from pathlib import Path
 from typing import Any, ClassVar, Protocol
@@ -94,6 +94,12 @@ class ConfiguredStore:
         return self.factory.open(self.settings)
 
 
+@cache
+def installed_stores() -> Mapping[str, EntryPoint]:
+    """Return the entry points of the stores that are installed, by scheme. The first call reads files."""
+    return {found.name: found for found in entry_points(group=GROUP)}
+
+
 def find_store(url: str, option: str = "store") -> ConfiguredStore:
     """Find the store that a URL names.
 
@@ -104,12 +110,12 @@ def find_store(url: str, option: str = "store") -> ConfiguredStore:
     Raises:
         ConfigurationError: No store that is installed accepts the URL.
     """
-    scheme = url.partition(":")[0]
-    for entry_point in entry_points(group=GROUP, name=scheme):
-        factory: StoreFactory = entry_point.load()
+    found = installed_stores().get(url.partition(":")[0])
+    if found is not None:
+        factory: StoreFactory = found.load()
         with contextlib.suppress(ValueError):
             return ConfiguredStore(factory, factory.settings.parse(url))
-    raise _refusal(option, _load(entry_points(group=GROUP)))
+    raise _refusal(option, _load(installed_stores().values()))
 
 
 def inspect_store(url: str, option: str) -> tuple[Path | None, Callable[[], Inspection]]:
@@ -118,7 +124,7 @@ def inspect_store(url: str, option: str) -> tuple[Path | None, Callable[[], Insp
     Raises:
         ConfigurationError: No such store accepts the URL.
     """
-    inspectable = [factory for factory in _load(entry_points(group=GROUP)) if factory.inspect is not None]
+    inspectable = [factory for factory in _load(installed_stores().values()) if factory.inspect is not None]
     with contextlib.suppress(ConfigurationError):
         found = find_store(url, option)
         if (inspect := found.factory.inspect) is not None:

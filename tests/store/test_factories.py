@@ -2,13 +2,14 @@
 
 import subprocess
 import sys
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 
 from runtimed.errors import ConfigurationError
 from runtimed.store.data_dir import DataDir
-from runtimed.store.factories import find_store, inspect_store
+from runtimed.store.factories import find_store, inspect_store, installed_stores
 from runtimed.store.memory import MemoryStore
 from runtimed.store.sqlite import SqliteStore
 
@@ -41,7 +42,7 @@ FACTORY = Factory()
 
 
 @pytest.fixture
-def plugin(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def plugin(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
     """Install a distribution with a store of its own."""
     (tmp_path / "quick_store.py").write_text(PLUGIN)
     metadata = tmp_path / "quick_store-1.dist-info"
@@ -49,6 +50,9 @@ def plugin(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     (metadata / "METADATA").write_text("Metadata-Version: 2.1\nName: quick-store\nVersion: 1\n")
     (metadata / "entry_points.txt").write_text("[runtimed.stores]\nquick = quick_store:FACTORY\n")
     monkeypatch.syspath_prepend(tmp_path)
+    installed_stores.cache_clear()
+    yield
+    installed_stores.cache_clear()
 
 
 def test_a_store_in_memory_has_a_scratch_directory_that_is_gone_afterwards() -> None:
