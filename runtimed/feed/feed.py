@@ -84,7 +84,7 @@ class Feed:
             CursorUnknownOrExpired: The cursor is older than what is retained, or newer than any event.
             UpstreamClosed: The feed is closed.
         """
-        with self.log(View(ref, Envelopes()), cursor) as (log, sequence):
+        with self._log(View(ref, Envelopes()), cursor) as (log, sequence):
             yield Reader(log, sequence)
 
     @asynccontextmanager
@@ -114,7 +114,7 @@ class Feed:
             CursorUnknownOrExpired: The cursor is older than what is retained, or newer than any event.
             UpstreamClosed: The feed is closed.
         """
-        with self.log(view, cursor) as (log, sequence):
+        with self._log(view, cursor) as (log, sequence):
             observer = Observer(log, sequence, view.selection, transport, drain, ended, self._unread)
             try:
                 yield observer
@@ -172,7 +172,7 @@ class Feed:
         return scope
 
     @contextmanager
-    def log(self, view: View, cursor: EventCursor | None) -> Iterator[tuple[EventLog, int]]:
+    def _log(self, view: View, cursor: EventCursor | None) -> Iterator[tuple[EventLog, int]]:
         """Hold the log that a view selects from, and return it with the sequence to read after."""
         scope = self.check(view.ref, cursor)
         sequence = scope.newest if cursor is None else cursor.sequence

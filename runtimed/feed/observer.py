@@ -34,11 +34,11 @@ class Observer:
         "_ended",
         "_handed_over",
         "_is_muted",
+        "_log",
         "_snapshot_at",
         "_taken",
         "_unread",
         "_waiting",
-        "log",
         "selection",
         "sequence",
         "transport",
@@ -68,7 +68,7 @@ class Observer:
         self.sequence = min(sequence, log.newest)
         self.selection = selection
         self._snapshot_at: int | None = sequence
-        self.log = log
+        self._log = log
         self.transport = transport
         self._drain = drain
         self._ended = ended
@@ -112,7 +112,7 @@ class Observer:
     @property
     def newest(self) -> int:
         """The sequence of the newest event of the log."""
-        return self.log.newest
+        return self._log.newest
 
     def took_some(self) -> bool:
         """Return whether the peer has received bytes since the last call.
@@ -142,7 +142,7 @@ class Observer:
     def mute(self) -> None:
         """Write nothing more."""
         self._is_muted = True
-        self.log.synced.discard(self)
+        self._log.synced.discard(self)
 
     def abort(self) -> None:
         """Cut the connection."""
@@ -162,10 +162,10 @@ class Observer:
     async def _catch_up(self) -> None:
         try:
             await self._write_snapshot()
-            while self.sequence < self.log.newest:
-                batch = await self.log.read(self.sequence, self.selection)
+            while self.sequence < self._log.newest:
+                batch = await self._log.read(self.sequence, self.selection)
                 if batch.messages:
-                    self.write(self.log.view.encoding.join(batch.messages))
+                    self.write(self._log.view.encoding.join(batch.messages))
                 self.sequence = batch.upto
                 await self._drained()
             self._sync()
@@ -176,15 +176,15 @@ class Observer:
 
     def _sync(self) -> None:
         """Join the synced observers, or raise the reason why the log has ended."""
-        if self.log.ended is not None:
-            raise self.log.ended
+        if self._log.ended is not None:
+            raise self._log.ended
         if not self._is_muted:
-            self.log.synced.add(self)
+            self._log.synced.add(self)
 
     async def _write_snapshot(self) -> None:
         if self._snapshot_at is None:
             return
-        snapshot = await self.log.snapshot(self._snapshot_at)
+        snapshot = await self._log.snapshot(self._snapshot_at)
         if snapshot is not None:
             self.write(snapshot)
         self._snapshot_at = None

@@ -22,7 +22,7 @@ class Reader:
     def __init__(self, log: EventLog, sequence: int) -> None:
         """Start after a sequence of a log."""
         self.sequence = min(sequence, log.newest)
-        self.log = log
+        self._log = log
 
     async def read(self) -> Sequence[bytes]:
         """Wait for the next events.
@@ -37,11 +37,11 @@ class Reader:
             StoreError: The store could not be read.
         """
         while True:
-            batch = await self.log.read(self.sequence, EVERYTHING)
+            batch = await self._log.read(self.sequence, EVERYTHING)
             self.sequence = batch.upto
             if batch.messages:
                 return batch.messages
-            if self.sequence == self.log.newest:
+            if self.sequence == self._log.newest:
                 await self._wait()
 
     async def events(self) -> AsyncIterator[EventEnvelope]:
@@ -58,6 +58,6 @@ class Reader:
                     yield restore_envelope(envelope)
 
     async def _wait(self) -> None:
-        if self.log.ended is not None:
-            raise self.log.ended
-        await self.log.more()
+        if self._log.ended is not None:
+            raise self._log.ended
+        await self._log.more()

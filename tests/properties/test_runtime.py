@@ -128,7 +128,7 @@ class Counting(MemoryStore):
 
     def _forget(self, gone: Forgotten) -> None:
         super()._forget(gone)
-        self.forgot_at = self._numbers["runtime_event_id"]
+        self.forgot_at = self._counters["runtime_event_id"]
 
 
 class Miscounting(Counting):
@@ -136,8 +136,9 @@ class Miscounting(Counting):
 
     def _forget(self, gone: Forgotten) -> None:
         if gone.runtime_events_left is not None:
-            upto = self._numbers["runtime_event_id"] - gone.runtime_events_left
-            self._runtime_events = {number: event for number, event in self._runtime_events.items() if number > upto}
+            upto = self._counters["runtime_event_id"] - gone.runtime_events_left
+            rows = self._rows["runtime_event"]
+            self._rows["runtime_event"] = {number: row for number, row in rows.items() if number > upto}
         super()._forget(attrs.evolve(gone, runtime_events_left=None))
 
 
@@ -161,7 +162,7 @@ async def test_requests_that_a_full_disk_refused_crowd_out_no_runtime_events(
         await harness.disk("empty")
         await harness.wait(harness.send(story, "user", "accepted"))
         harness.collect()
-        newest = store._numbers["runtime_event_id"]
+        newest = store._counters["runtime_event_id"]
         await checks.until(lambda: store.forgot_at == newest, lambda: "retention does not look")
         with outcome:
             await checks.check_runtime_events(harness)

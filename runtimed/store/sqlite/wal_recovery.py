@@ -183,11 +183,11 @@ class _OtherLog(apsw.VFS):
 
     def __init__(self, name: str, log: Path) -> None:
         super().__init__(name, "")
-        self.log = str(log)
+        self._log = str(log)
 
     def xOpen(self, name: str | apsw.URIFilename | None, flags: list[int]) -> apsw.VFSFile:  # noqa: N802 SQLite's name
         """Open a file for SQLite, which gives its name and flags."""
-        return apsw.VFSFile("", self.log if flags[0] & apsw.SQLITE_OPEN_WAL else name, flags)
+        return apsw.VFSFile("", self._log if flags[0] & apsw.SQLITE_OPEN_WAL else name, flags)
 
 
 @contextlib.contextmanager

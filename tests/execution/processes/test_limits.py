@@ -245,5 +245,5 @@ async def test_a_look_at_one_tree_that_fails_is_logged_once_and_the_others_are_l
         assert forking.excess == "processes"
     assert not unreadable.exit.done()
     await supervisor.close()
-    assert sum("could not be seen" in record.message for record in caplog.records) == 1
+    assert sum("could not check the resources" in record.message for record in caplog.records) == 1
     assert await traces.pids() == []
