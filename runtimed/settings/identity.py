@@ -23,7 +23,7 @@ class IdentitySettings:
     token: SecretStr = NO_TOKEN
 
     def check_identity(self) -> None:
-        """Raise ConfigurationError if the id is none, or the token is weak or in a file that others may read."""
+        """Raise ConfigurationError if the id or the token is malformed, or the token stands in the configuration."""
         if self.token and not os.environ.get(TOKEN_VARIABLE):
             raise ConfigurationError("token: expected in RUNTIMED_TOKEN or in a token_file, not in the configuration")
         if self.token and not TOKEN.fullmatch(self.token):
