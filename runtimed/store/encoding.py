@@ -1,22 +1,22 @@
 """A Change as the rows that it adds and what it removes."""
 
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import attrs
 
-from runtimed.core.state.change import Change, EncodedEvent, Forgotten, Worker
+from runtimed.core.state.change import Change, EncodedEvent, Event, Forgotten, Worker
 from runtimed.errors import SerializeFailed
 from runtimed.model.value import value
 from runtimed.model.worker import CreateWorkerRequest
 from runtimed.store import records
 from runtimed.store.records import ENTRIES, EVENTS, STATES, WORKERS, number_of
 from runtimed.store.tables import Row, Table
+from runtimed.wire.converter import encode_payload
 
 PURGE_ROWS = 250
 """Rows of a deleted Worker that are removed at a time: some milliseconds in which nothing else is written."""
 
-RowsOf = Callable[[Table[Any, Any], Iterable[Any]], list[Row]]
 Requests = Mapping[int, CreateWorkerRequest]
 
 _PAYLOAD = EVENTS.place_of("payload")
@@ -51,45 +51,49 @@ class EncodedChange:
     vital: bool = False
 
 
-def encode_change(change: Change, known: Requests, rows_of: RowsOf = Table.rows) -> EncodedChange:
+def encode_events(events: Sequence[Event]) -> list[EncodedEvent]:
+    """Encode the payloads of events. Raises TypeError for text that is not Unicode."""
+    return [EncodedEvent(e.sequence, e.worker_id, e.timestamp_ms, encode_payload(e.payload)) for e in events]
+
+
+def encode_change(change: Change, known: Requests) -> EncodedChange:
     """Encode all of a Change, once.
 
     Args:
         change: What is to be stored.
         known: The requests that are stored already, by Worker number.
-        rows_of: Makes rows of a table: `Table.rows`, or `Table.values` where nothing reads checksums.
 
     Raises:
         SerializeFailed: It holds text that is not Unicode.
     """
     try:
-        return _encode_change(change, known, rows_of)
+        return _encode_change(change, known)
     except (TypeError, UnicodeEncodeError) as error:
         raise SerializeFailed from error
 
 
-def _encode_change(change: Change, known: Requests, rows_of: RowsOf) -> EncodedChange:
+def _encode_change(change: Change, known: Requests) -> EncodedChange:
     rows: dict[Table[Any, Any], Sequence[Row]] = {}
     counters: dict[str, int] = {}
     events: list[EncodedEvent] = []
     request = None
     if change.worker is not None:
-        rows[STATES] = rows_of(STATES, (change.worker,))
+        rows[STATES] = STATES.rows((change.worker,))
         request = _new_request(change.worker, known)
         if request is not None:
-            rows[WORKERS] = rows_of(WORKERS, (change.worker,))
+            rows[WORKERS] = WORKERS.rows((change.worker,))
             counters["worker_number"] = request[0]
     if change.events:
-        rows[EVENTS] = made = rows_of(EVENTS, change.events)
+        rows[EVENTS] = made = EVENTS.rows(change.events)
         events = [
             EncodedEvent(row[0], e.worker_id, e.timestamp_ms, row[_PAYLOAD])
             for e, row in zip(change.events, made, strict=True)
         ]
         counters["head"] = max([event.sequence for event in events])
     if change.entries:
-        rows[ENTRIES] = rows_of(ENTRIES, change.entries)
+        rows[ENTRIES] = ENTRIES.rows(change.entries)
     for table, items in records.TABLES.parts(change):
-        rows[table] = made = rows_of(table, items)
+        rows[table] = made = table.rows(items)
         if table.counter is not None:
             highest = max(row[table.counter_at] for row in made)
             counters[table.counter.key] = max(highest, counters.get(table.counter.key, 0))

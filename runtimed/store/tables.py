@@ -219,11 +219,13 @@ def _make_checksum(name: str, columns: Sequence[Column]) -> Callable[[Row], int]
     ]
     pick, pack = _picker(numbers), Struct(f"<{len(numbers)}q").pack
 
+    last = bodies.pop() if bodies else None
+
     def checksum(row: Sequence[Any]) -> int:
         found = crc32(pack(*pick(row)), seed)
         for place in bodies:
             found = crc32(row[place], found)
-        return found
+        return found if last is None else crc32(row[last], found)
 
     def checksum_converted(row: Row) -> int:
         converted = list(row)

@@ -9,6 +9,7 @@ from runtimed.core.engine.backend_client import BackendClient
 from runtimed.core.engine.mailbox import Mailbox
 from runtimed.core.engine.worker_registry import WorkerRegistry
 from runtimed.core.limits import Limits
+from runtimed.core.ports import Dispatch
 from runtimed.core.services import views
 from runtimed.core.services.admission import Admission
 from runtimed.core.services.lifecycle import Lifecycle
@@ -135,10 +136,7 @@ class Inputs:
             self._pending.remove(name)
             return answer
 
-        def settle(notify: Callable[[WorkerId, str], None]) -> None:
-            self._pending.remove(name)
-            notify(name, dispatch.input_id)
-
+        settle = partial(self._settle, dispatch)
         try:
             stored: tuple[int, int] = await mailbox.submit(
                 partial(decisions.accept_input, message=message),
@@ -148,6 +146,10 @@ class Inputs:
         except WorkerExecutionRejected as error:
             return BackendAnswer("busy", error.message)
         return stored
+
+    def _settle(self, dispatch: Dispatch, notify: Callable[[WorkerId, str], None]) -> None:
+        self._pending.remove(dispatch.worker_id)
+        notify(dispatch.worker_id, dispatch.input_id)
 
     async def _refusal(self, mailbox: Mailbox, answer: BackendAnswer) -> WorkerExecutionRejected:
         await mailbox.submit(partial(decisions.refuse_input, answer=answer))

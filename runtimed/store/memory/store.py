@@ -11,15 +11,14 @@ import attrs
 
 from runtimed.core.paging import PageSize
 from runtimed.core.state.change import Change, EncodedEvent, Entry, Forgotten, StateAt, StoredState, TrimRange, Worker
-from runtimed.errors import RuntimeStopped, StoreForeign
+from runtimed.errors import RuntimeStopped, SerializeFailed, StoreForeign
 from runtimed.model.identity import RuntimeId, WorkerId
 from runtimed.model.runtime import RuntimeBackend, RuntimeEvent, StoreCheck, StoreKind
-from runtimed.model.worker import CreateWorkerRequest
 from runtimed.store import records
-from runtimed.store.encoding import PURGE_ROWS, EncodedChange, encode_change
+from runtimed.store.encoding import PURGE_ROWS, encode_events
 from runtimed.store.memory.history import History
 from runtimed.store.pages import entry_size, fill_page, new_runtime_id
-from runtimed.store.records import StoredEvent, number_of
+from runtimed.store.records import STATES, WORKERS, StoredEvent, number_of
 from runtimed.store.tables import Row, Table
 
 D = TypeVar("D")
@@ -51,7 +50,6 @@ class MemoryStore:
         self._open = False
         self._loop: asyncio.AbstractEventLoop | None = None
         self._counters = dict.fromkeys(records.TABLES.counter_keys, 0)
-        self._requests: dict[int, CreateWorkerRequest] = {}
         self._workers: dict[WorkerId, Worker] = {}
         self._history = History()
         self._entries: dict[WorkerId, list[Entry]] = defaultdict(list)
@@ -89,11 +87,17 @@ class MemoryStore:
         )
 
     def commit(self, change: Change) -> asyncio.Future[Sequence[EncodedEvent]]:
-        encoded = encode_change(change, self._requests, Table.values)
+        try:
+            events, rows = encode_events(change.events), self._rows_of(change)
+            self._check_text(change)
+        except (TypeError, UnicodeEncodeError) as error:
+            raise SerializeFailed from error
         future: asyncio.Future[Sequence[EncodedEvent]] = (self._loop or asyncio.get_running_loop()).create_future()
         if self._open:
-            self._keep(change, encoded)
-            future.set_result(encoded.events)
+            self._keep(change, events)
+            self._keep_rows(rows)
+            self._take_out(change)
+            future.set_result(events)
         else:
             future.set_exception(RuntimeStopped())
         return future
@@ -160,23 +164,41 @@ class MemoryStore:
     async def close(self) -> None:
         self._open = False
 
-    def _keep(self, change: Change, encoded: EncodedChange) -> None:
+    def _rows_of(self, change: Change) -> list[tuple[Table[Any, Any], list[Row]]]:
+        return [(table, table.values(items)) for table, items in records.TABLES.parts(change)]
+
+    def _check_text(self, change: Change) -> None:
+        """Raise TypeError or UnicodeEncodeError for text that the durable store would refuse."""
+        for entry in change.entries:
+            entry.content.encode()
+        worker = change.worker
+        if worker is not None:
+            known = self._workers.get(worker.worker_id)
+            if known is None or known.request is not worker.request:
+                WORKERS.encode(worker)
+            if known is None or known.execution is not worker.execution:
+                STATES.encode(worker)
+
+    def _keep(self, change: Change, events: Sequence[EncodedEvent]) -> None:
         if change.worker:
             self._workers[change.worker.worker_id] = change.worker
-        if encoded.request:
-            number, request = encoded.request
-            self._requests[number] = request
-        for event, kept in zip(change.events, encoded.events, strict=True):
+            self._count("worker_number", number_of(change.worker.worker_id))
+        for event, kept in zip(change.events, events, strict=True):
             self._history.add(StoredEvent(kept, event.previous, event.since, event.transcript_len, event.activity))
+            self._count("head", event.sequence)
         for entry in change.entries:
             self._entries[entry.worker_id].append(entry)
-        for table, rows in encoded.rows.items():
+
+    def _keep_rows(self, rows: Sequence[tuple[Table[Any, Any], list[Row]]]) -> None:
+        for table, added in rows:
+            if table.counter is not None:
+                self._count(table.counter.key, max(row[table.counter_at] for row in added))
             if table not in _OF_WORKERS:
-                self._rows[table.name].update((row[0], row) for row in rows)
-        for key, number in encoded.counters.items():
-            if number > self._counters[key]:
-                self._counters[key] = number
-        self._take_out(change)
+                self._rows[table.name].update((row[0], row) for row in added)
+
+    def _count(self, key: str, number: int) -> None:
+        if number > self._counters[key]:
+            self._counters[key] = number
 
     def _take_out(self, change: Change) -> None:
         if change.trim:
@@ -199,7 +221,6 @@ class MemoryStore:
     def _delete(self, worker_id: WorkerId) -> None:
         number = number_of(worker_id)
         self._workers.pop(worker_id, None)
-        self._requests.pop(number, None)
         self._history.hide(worker_id)
         for table in _tables_of_rows():
             if table.owner is not None:
