@@ -209,9 +209,14 @@ class Table(Generic[E, D]):
             raise StoreCorrupt(f"{self.describe(row)} is nothing that this version knows") from error
 
 
+def checksum_seed(name: str) -> int:
+    """The checksum of the name of a table, which each checksum of its rows begins with."""
+    return crc32(name.encode())
+
+
 def _make_checksum(name: str, columns: Sequence[Column]) -> Callable[[Row], int]:
     """Make the function that computes the checksum of values, or of a row. Each commit and each read calls it."""
-    seed = crc32(name.encode())
+    seed = checksum_seed(name)
     numbers = [place for place, column in enumerate(columns) if column.kind == "INTEGER"]
     bodies = [place for place, column in enumerate(columns) if column.kind != "INTEGER"]
     conversions = [

@@ -5,8 +5,10 @@ import json
 from bisect import bisect_left
 from collections.abc import Collection, Iterator, Sequence
 from itertools import islice
+from struct import Struct
 from struct import error as StructError  # noqa: N812 it is a class
 from typing import Any, TypeVar
+from zlib import crc32
 
 import apsw
 
@@ -17,9 +19,12 @@ from runtimed.errors import StoreCorrupt
 from runtimed.model.identity import WorkerId, worker_id
 from runtimed.store.pages import check_retained, entry_size, fill_page, missing_event, replay
 from runtimed.store.records import ENTRIES, EVENTS, TRIM_POINTS, StoredEvent, TrimPoint, number_of, skip_damaged
-from runtimed.store.tables import Row, Table
+from runtimed.store.tables import Row, Table, checksum_seed
 
 T = TypeVar("T")
+
+_PACK_EVENT = Struct("<7q").pack
+_EVENT_SEED = checksum_seed(EVENTS.name)
 
 REPLAY_PAGE = PageSize(items=1_000, max_bytes=1024 * 1024)
 
@@ -140,13 +145,15 @@ def _cut(kept: list[EncodedEvent], sequence: int) -> None:
 def _events(
     connection: apsw.Connection, query: str, bindings: dict[str, int], room: int
 ) -> Iterator[tuple[int, int, int, int, bytes]]:
-    """The rows of a page, each checked. This is the hot path of reading: it makes no call that is not needed."""
-    checksum = EVENTS.checksum
+    """The rows of a page, each checked. This is the hot path of reading: it makes no call that is not needed.
+
+    It computes `EVENTS.checksum` in place: the call is a sixth of what reading an event costs.
+    """
     with contextlib.closing(connection.execute(query, bindings)) as rows:
-        for row in rows:
-            sequence, number, previous, _, _, _, payload, time, stored = row
+        for sequence, number, previous, since, transcript_len, activity, payload, time, stored in rows:
             try:
-                sound = checksum(row) == stored
+                numbers = _PACK_EVENT(sequence, number, previous, since, transcript_len, activity, time)
+                sound = crc32(payload, crc32(numbers, _EVENT_SEED)) == stored
             except (TypeError, StructError):
                 sound = False
             if not sound:
