@@ -48,7 +48,13 @@ log = logging.getLogger(__name__)
 
 @attrs.frozen
 class Token:
-    """What a client must bear; `file` is where it stands. One that was `made` without a file is yet to be told."""
+    """The token that clients send.
+
+    Attributes:
+        text: The token itself.
+        file: The file that holds it, if any.
+        made: The daemon generated it without a file: clients find it in the endpoint file only.
+    """
 
     text: str = attrs.field(repr=False)
     file: Path | None = None
@@ -202,7 +208,7 @@ def _token(settings: Settings, opened: OpenedStore) -> Token:
 
 @contextlib.contextmanager
 def _endpoint(runtime: Runtime, token: Token, listeners: Listeners) -> Iterator[None]:
-    """The endpoint file, from now until the end; a daemon that can't have one says so and serves without."""
+    """Publish the endpoint file while the daemon serves. If it cannot be written, log how to reach the daemon."""
     found = endpoint.Endpoint(
         url=listeners.urls[0],
         runtime_id=runtime.runtime_id,
@@ -215,18 +221,18 @@ def _endpoint(runtime: Runtime, token: Token, listeners: Listeners) -> Iterator[
             parts.enter_context(endpoint.published(found))
         except OSError as error:
             reason = str(error.strerror or error)
-            _check_told(token, found, f"{error.filename}: {reason}" if error.filename else reason)
+            _check_reachable(token, found, f"{error.filename}: {reason}" if error.filename else reason)
         yield
 
 
-def _check_told(token: Token, unpublished: endpoint.Endpoint, reason: str) -> None:
-    """Say how clients get to a daemon without an endpoint file. Raises ConfigurationError where they can't."""
+def _check_reachable(token: Token, unpublished: endpoint.Endpoint, reason: str) -> None:
+    """Log how clients reach a daemon without an endpoint file. Raises ConfigurationError if they cannot."""
     if token.made:
         raise ConfigurationError(
             f"no endpoint file can be written to tell the token: {reason}; set RUNTIMED_TOKEN or token_file"
         )
-    bearing = f"--token-file {token.file}" if token.file else "and the token"
-    log.warning("not published: clients need --url %s %s", unpublished.url, bearing, extra={"reason": reason})
+    credentials = f"--token-file {token.file}" if token.file else "and the token"
+    log.warning("not published: clients need --url %s %s", unpublished.url, credentials, extra={"reason": reason})
 
 
 @contextlib.contextmanager

@@ -2,7 +2,7 @@
 
 import os
 import signal
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
@@ -49,3 +49,21 @@ def user_folders(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     monkeypatch.setenv("XDG_CONFIG_HOME", str(tmp_path / "config"))
     monkeypatch.setenv("HOME", str(tmp_path / "home"))
     return tmp_path
+
+
+@pytest.fixture
+def install_plugin(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[[str, str, str], None]:
+    """Return a function that installs a distribution of one module, found by an entry point for its FACTORY.
+
+    Its arguments are the group and the name of the entry point, and the source of the module.
+    """
+
+    def install(group: str, name: str, source: str) -> None:
+        (tmp_path / f"{name}_plugin.py").write_text(source)
+        metadata = tmp_path / f"{name}_plugin-1.dist-info"
+        metadata.mkdir()
+        (metadata / "METADATA").write_text(f"Metadata-Version: 2.1\nName: {name}-plugin\nVersion: 1\n")
+        (metadata / "entry_points.txt").write_text(f"[{group}]\n{name} = {name}_plugin:FACTORY\n")
+        monkeypatch.syspath_prepend(tmp_path)
+
+    return install

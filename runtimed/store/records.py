@@ -6,7 +6,7 @@ Change. Statuses, activities and roles are stored as numbers.
 
 import functools
 import logging
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Iterable, Iterator
 from operator import attrgetter
 from typing import Any, TypeVar
 
@@ -17,7 +17,6 @@ from runtimed.core.state.change import (
     Event,
     Mark,
     NumberedDiagnostic,
-    QueuedInput,
     StateAt,
     Trim,
     Worker,
@@ -32,7 +31,7 @@ from runtimed.model.permission import Permission
 from runtimed.model.runtime import RuntimeEvent
 from runtimed.model.transcript import Role
 from runtimed.model.value import value
-from runtimed.model.worker import CreateWorkerRequest, WorkerStatus
+from runtimed.model.worker import WorkerStatus
 from runtimed.store.tables import CHECKSUM, Counter, Expiry, Row, Table, Tables, blob, integer, text
 from runtimed.wire.converter import encode, encode_payload, restore
 
@@ -93,48 +92,6 @@ def skip_damaged(table: Table[Any, T], rows: Iterable[Row]) -> Iterator[T]:
             yield table.read(row)
         except StoreCorrupt as error:
             log.error("left out a damaged row", extra={"reason": error.message})
-
-
-def worker_reader() -> Callable[[Row, int], Worker]:
-    """Make a function that reads Workers and shares equal requests and executions among them.
-
-    Returns:
-        A function of a row of WORKERS followed by one of STATES without its key, and the sequence behind which events
-        are retained. It raises StoreCorrupt for a damaged row.
-    """
-    request_of = functools.cache(lambda body: _restored(body, CreateWorkerRequest, "a Worker's request"))
-    execution_of = functools.cache(lambda body: _restored(body, Execution, "a Worker's execution"))
-
-    def read(row: Row, floor: int) -> Worker:
-        name, end = WORKERS.describe(row), len(WORKERS.columns)
-        number, request, created_at_ms = WORKERS.read(row[:end])
-        state = STATES.read((number, *row[end:]))
-        _, status, transcript_len, last_sequence, since, activity, retained, execution, waiting, last_event_ms = state
-        return Worker(
-            worker_id(number),
-            request_of(request),
-            STATUSES[status],
-            execution_of(execution),
-            transcript_len,
-            last_sequence,
-            since,
-            "idle" if activity == AWAITS_RUN_END else ACTIVITIES[activity],
-            floor,
-            retained,
-            _restored(waiting, tuple[QueuedInput, ...], name) if waiting else (),
-            created_at_ms,
-            last_event_ms,
-            activity == AWAITS_RUN_END,
-        )
-
-    return read
-
-
-def _restored(body: bytes, kind: type[T], name: str) -> T:
-    try:
-        return restore(body, kind)
-    except ValueError as error:
-        raise StoreCorrupt(f"{name} is nothing that this version knows") from error
 
 
 def _named(number: object) -> str:

@@ -1,6 +1,6 @@
 """Execution backends that are found by the name that profiles use."""
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
@@ -26,14 +26,9 @@ FACTORY = BackendFactory(lambda profile, folders, supervisor: profile.region, se
 
 
 @pytest.fixture
-def plugin(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+def plugin(install_plugin: Callable[[str, str, str], None]) -> Iterator[None]:
     """Install a distribution with a backend of its own."""
-    (tmp_path / "remote_backend.py").write_text(PLUGIN)
-    metadata = tmp_path / "remote_backend-1.dist-info"
-    metadata.mkdir()
-    (metadata / "METADATA").write_text("Metadata-Version: 2.1\nName: remote-backend\nVersion: 1\n")
-    (metadata / "entry_points.txt").write_text("[runtimed.backends]\nremote = remote_backend:FACTORY\n")
-    monkeypatch.syspath_prepend(tmp_path)
+    install_plugin("runtimed.backends", "remote", PLUGIN)
     installed_backends.cache_clear()
     yield
     installed_backends.cache_clear()

@@ -2,7 +2,7 @@
 
 import subprocess
 import sys
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
@@ -42,14 +42,9 @@ FACTORY = Factory()
 
 
 @pytest.fixture
-def plugin(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+def plugin(install_plugin: Callable[[str, str, str], None]) -> Iterator[None]:
     """Install a distribution with a store of its own."""
-    (tmp_path / "quick_store.py").write_text(PLUGIN)
-    metadata = tmp_path / "quick_store-1.dist-info"
-    metadata.mkdir()
-    (metadata / "METADATA").write_text("Metadata-Version: 2.1\nName: quick-store\nVersion: 1\n")
-    (metadata / "entry_points.txt").write_text("[runtimed.stores]\nquick = quick_store:FACTORY\n")
-    monkeypatch.syspath_prepend(tmp_path)
+    install_plugin("runtimed.stores", "quick", PLUGIN)
     installed_stores.cache_clear()
     yield
     installed_stores.cache_clear()

@@ -142,7 +142,7 @@ class ChangeBuilder:
         self._runtime_events.append(self._numbering.runtime_event(kind, self.worker.worker_id, sequence))
 
     def trim(self, trim_range: TrimRange, state_at: StateAt) -> None:
-        """Let go of the oldest events; `moment` is how the Worker stood right behind them."""
+        """Stop retaining the oldest events. `state_at` is the state of the Worker after the last of them."""
         self._trim = Trim(trim_range, state_at)
 
     def apply(self, decide: Callable[["ChangeBuilder"], T]) -> T:
@@ -151,7 +151,7 @@ class ChangeBuilder:
         place = (self._since, self._last, self._last_ms)
         trim, deleted, last = self._trim, self.deleted, self._events[-1:]
         waiting, offer, missing_end = self.queued, self.offer, self.missing_end
-        entries, events, told = len(self._entries), len(self._events), len(self._runtime_events)
+        n_entries, n_events, n_runtime_events = len(self._entries), len(self._events), len(self._runtime_events)
         rulings = dict(self.rulings)
         try:
             return decide(self)
@@ -160,7 +160,7 @@ class ChangeBuilder:
             self._since, self._last, self._last_ms = place
             self._trim, self.deleted, self.queued, self.offer = trim, deleted, waiting, offer
             self.missing_end = missing_end
-            del self._entries[entries:], self._events[events:], self._runtime_events[told:]
+            del self._entries[n_entries:], self._events[n_events:], self._runtime_events[n_runtime_events:]
             self._events[-1:] = last
             self.rulings = rulings
             raise
@@ -185,8 +185,13 @@ class ChangeBuilder:
             self.missing_end == "awaited",
         )
         if self.deleted:
-            told = self._runtime_events
-            return Change(None, self._entries, self._events, runtime_events=told, deleted=before.worker_id)
+            return Change(
+                None,
+                self._entries,
+                self._events,
+                runtime_events=self._runtime_events,
+                deleted=before.worker_id,
+            )
         if not (self._events or trim or self.queued != before.queued) and (
             (self.status, self.execution) == (before.status, before.execution)
         ):

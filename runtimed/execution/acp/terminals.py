@@ -67,11 +67,11 @@ class Terminal:
     @classmethod
     async def start(cls, supervisor: Supervisor, command: Command, limit: int) -> "Terminal":
         """Start the command. Raises OSError."""
-        (stdin, hold), (read, write), (told, report) = pipes(3)
-        terminal = cls(hold, read, told, limit)
+        (stdin, hold), (output, stdout), (status, report) = pipes(3)
+        terminal = cls(hold, output, status, limit)
         try:
             argv = [SHELL, "-c", KEEPER, SHELL, *command.argv]
-            program = Program(argv, command.cwd, command.env, stdin, write, report, command.limits)
+            program = Program(argv, command.cwd, command.env, stdin, stdout, report, command.limits)
             terminal._watch(await supervisor.start(program))
         except BaseException:
             terminal._close()

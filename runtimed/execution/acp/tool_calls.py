@@ -23,7 +23,7 @@ MAX_ID = 200
 """The most characters of the id of a call; a longer one ends in a digest of it."""
 
 NESTED = '{"left_out":"nested too deeply"}'
-NO_RESULT = "the agent told no result"
+NO_RESULT = "the agent reported no result"
 _FINAL = ("completed", "failed")
 _PRINTED = ("terminal_output", "terminal_output_delta")
 

@@ -192,8 +192,8 @@ class ProcessDriver:
         if not isinstance(event, RunEnd | ErrorRaised):
             return (event,)
         if self._run is None:
-            said = f"{event.event}: {event.message}" if isinstance(event, ErrorRaised) else event.event
-            return self._translator.warn(f"the program says this while no run is going on: {said}")
+            report = f"{event.event}: {event.message}" if isinstance(event, ErrorRaised) else event.event
+            return self._translator.warn(f"the program says this while no run is going on: {report}")
         before = self._error_as_alert()
         self._error = event if isinstance(event, ErrorRaised) else None
         return before

@@ -167,11 +167,11 @@ class Shell:
     def status(self) -> int | None:
         """Return the exit status of the script, once; None while it runs."""
         self.read_records()
-        told = [int(record) for record in self._records if _STATUS.fullmatch(record)]
+        statuses = [int(record) for record in self._records if _STATUS.fullmatch(record)]
         self._records.clear()
-        if told and self._tree is not None:
+        if statuses and self._tree is not None:
             self._tree.end_run()
-        return told[-1] if told else None
+        return statuses[-1] if statuses else None
 
     async def interrupt(self) -> None:
         """Send SIGINT to the script and what it waits for; a script that handles it may go on."""
@@ -220,8 +220,8 @@ class Shell:
             late = f"within {profile.start_timeout_s:g} seconds (start_timeout_s)"
             raise ShellFailed(f"the shell was not ready {late}") from None
         if not ready:
-            said = b" ".join(b" ".join((*self._records, self._rest)).split())[-MAX_RECORD:].decode(errors="replace")
-            raise ShellFailed(explain_exit(self.excess or "exit", self.ended or 0, profile, said, what="shell"))
+            output = b" ".join(b" ".join((*self._records, self._rest)).split())[-MAX_RECORD:].decode(errors="replace")
+            raise ShellFailed(explain_exit(self.excess or "exit", self.ended or 0, profile, output, what="shell"))
 
     async def _wait_for(self, word: bytes, wake: asyncio.Event) -> bool:
         """Wait for a record and drop those before it; False, with none dropped, if the shell ended without it."""

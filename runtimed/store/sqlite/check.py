@@ -14,9 +14,9 @@ from runtimed.errors import StoreCorrupt
 from runtimed.model.identity import WorkerId, cursor_of, worker_id
 from runtimed.model.runtime import MAX_FINDINGS, Finding, StoreCheck
 from runtimed.store import records
-from runtimed.store.records import ENTRIES, EVENTS, TRIM_POINTS, WORKERS, worker_reader
+from runtimed.store.records import ENTRIES, EVENTS, TRIM_POINTS, WORKERS
 from runtimed.store.sqlite.batched_scan import BatchedScan, Step, Visit
-from runtimed.store.sqlite.loading import WORKERS_WITH_STATES
+from runtimed.store.sqlite.loading import WORKERS_WITH_STATES, worker_reader
 from runtimed.store.sqlite.row_counts import MAX_NUMBER, count_rows, find_fault, find_orphans
 from runtimed.store.tables import Row, Table
 
@@ -127,8 +127,9 @@ class Check:
             value_of(row)
         except StoreCorrupt as error:
             name = f" of {worker_id(number)}" if isinstance(number, int) else ""
-            said = error.message.replace(name, "")
-            self.found(f"{said}: its content is not what was stored" if said.endswith("damaged") else said, number)
+            problem = error.message.replace(name, "")
+            explanation = ": its content is not what was stored" if problem.endswith("damaged") else ""
+            self.found(f"{problem}{explanation}", number)
             return False
         return True
 

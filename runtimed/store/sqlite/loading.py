@@ -1,29 +1,35 @@
 """Loading of a durable store: everything but transcripts and events."""
 
+import functools
 import logging
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from typing import Any, TypeVar
 
 import apsw
 
 from runtimed.core.state.activity import Activity
-from runtimed.core.state.change import StoredState, Worker
+from runtimed.core.state.change import QueuedInput, StoredState, Worker
 from runtimed.errors import StoreCorrupt, StoreForeign
+from runtimed.model.execution import Execution
 from runtimed.model.identity import RuntimeId, WorkerId, worker_id
+from runtimed.model.worker import CreateWorkerRequest
 from runtimed.store import records
 from runtimed.store.pages import new_runtime_id
 from runtimed.store.records import (
+    ACTIVITIES,
+    AWAITS_RUN_END,
     META,
     STATES,
+    STATUSES,
     TRIM_POINTS,
     WORKERS,
     number_of,
     skip_damaged,
-    worker_reader,
 )
 from runtimed.store.sqlite.queries import state_at
 from runtimed.store.sqlite.row_counts import NO_ROWS, count_all_rows, find_fault, find_missing_workers
-from runtimed.store.tables import Table
+from runtimed.store.tables import Row, Table
+from runtimed.wire.converter import restore
 
 _COLUMNS = ", ".join((*(f"worker.{name}" for name in WORKERS.names), *(f"state.{name}" for name in STATES.names[1:])))
 WORKERS_WITH_STATES = f"SELECT {_COLUMNS} FROM worker LEFT JOIN state ON state.worker = number"  # noqa: S608
@@ -75,6 +81,41 @@ def load(connection: apsw.Connection, runtime_id: RuntimeId | None) -> tuple[Sto
         **fields,
     )
     return state, numbers
+
+
+def worker_reader() -> Callable[[Row, int], Worker]:
+    """Make a function that reads Workers and shares equal requests and executions among them.
+
+    Returns:
+        A function of a row of WORKERS followed by one of STATES without its key, and the sequence behind which events
+        are retained. It raises StoreCorrupt for a damaged row.
+    """
+    request_of = functools.cache(lambda body: _restored(body, CreateWorkerRequest, "a Worker's request"))
+    execution_of = functools.cache(lambda body: _restored(body, Execution, "a Worker's execution"))
+
+    def read(row: Row, floor: int) -> Worker:
+        name, end = WORKERS.describe(row), len(WORKERS.columns)
+        number, request, created_at_ms = WORKERS.read(row[:end])
+        state = STATES.read((number, *row[end:]))
+        _, status, transcript_len, last_sequence, since, activity, retained, execution, waiting, last_event_ms = state
+        return Worker(
+            worker_id(number),
+            request_of(request),
+            STATUSES[status],
+            execution_of(execution),
+            transcript_len,
+            last_sequence,
+            since,
+            "idle" if activity == AWAITS_RUN_END else ACTIVITIES[activity],
+            floor,
+            retained,
+            _restored(waiting, tuple[QueuedInput, ...], name) if waiting else (),
+            created_at_ms,
+            last_event_ms,
+            activity == AWAITS_RUN_END,
+        )
+
+    return read
 
 
 def _load_table(connection: apsw.Connection, table: Table[Any, T]) -> list[T]:
@@ -154,3 +195,10 @@ def _activity(connection: apsw.Connection, worker: Worker) -> Activity:
         fields = {"worker_id": worker.worker_id, "reason": error}
         log.error("cannot recover the activity of a Worker, assuming that it runs", extra=fields)
         return Activity("running")
+
+
+def _restored(body: bytes, kind: type[T], name: str) -> T:
+    try:
+        return restore(body, kind)
+    except ValueError as error:
+        raise StoreCorrupt(f"{name} is nothing that this version knows") from error

@@ -131,10 +131,10 @@ class _Times:
         marks = list(skip_damaged(MARKS, connection.execute(f"{MARKS.select} ORDER BY sequence")))
         self._halfways = [before.sequence + after.sequence for before, after in pairwise(marks)]
         self._times = list(accumulate((mark.unix_ms for mark in marks), max)) or [unix_ms]
-        told = connection.execute(f"{RUNTIME_EVENTS.select} WHERE kind = 'worker_created'")
+        creations = connection.execute(f"{RUNTIME_EVENTS.select} WHERE kind = 'worker_created'")
         self._created = {
             number_of(event.worker_id): event.timestamp_ms
-            for event in skip_damaged(RUNTIME_EVENTS, told)
+            for event in skip_damaged(RUNTIME_EVENTS, creations)
             if event.worker_id is not None
         }
         self._unix_ms = unix_ms

@@ -38,7 +38,7 @@ async def test_the_tool_call_is_shown_before_the_question_and_ended_where_the_ag
     harness.sink.rule(Ruling("selected", "yes"))
     await harness.sink.until(lambda: harness.sink.ends)
     assert '"optionId": "yes"' in harness.sink.text
-    assert [result.summary for result in harness.sink.results] == ["the agent told no result"]
+    assert [result.summary for result in harness.sink.results] == ["the agent reported no result"]
 
 
 async def test_the_time_of_a_silent_run_rests_while_a_permission_waits(new_harness: Callable[..., Any]) -> None:
@@ -219,4 +219,4 @@ async def test_a_request_of_another_session_is_answered_and_shown_with_that_sess
     assert (shown["kind"], shown["session_id"]) == ("acp_session_update", "sub-1")
     assert shown["content"] == {"sessionUpdate": "tool_call_update", "toolCallId": "c1"}
     assert harness.sink.text == "no"
-    assert [result.summary for result in harness.sink.results] == ["the agent told no result"]
+    assert [result.summary for result in harness.sink.results] == ["the agent reported no result"]
