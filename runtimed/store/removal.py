@@ -1,4 +1,4 @@
-"""Removal of a folder with everything in it, however deep, and nothing outside of it. Everything here blocks."""
+"""Removal of a folder and its whole content, of any depth, without touching anything outside. All functions block."""
 
 import contextlib
 import errno
@@ -10,10 +10,10 @@ from pathlib import Path
 import attrs
 
 MAX_FOLDERS = 10_000
-"""How many names of folders are kept at once, plus one for each level. A folder is read again for the rest."""
+"""The most folder names held in memory, plus one for each level. A larger folder is read several times."""
 
 MAX_ENDS = 4
-"""How many names from the beginning and from the end of a path an error names."""
+"""The most names from each end of a path that an error shows."""
 
 _TOP = os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC
 _PLACE = os.O_PATH | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC
@@ -22,14 +22,20 @@ Identity = tuple[int, int]
 
 
 class NotRemoved(OSError):
-    """Something is left. `strerror` says why the first of it could not be removed, `filename` where it is."""
+    """Something could not be removed. `filename` is the path of the first such entry, `strerror` the reason."""
 
 
 @attrs.define
 class _Level:
-    """A folder that is being emptied: its name in the one above, and which folders in it are yet to be entered.
+    """A folder that is being emptied.
 
-    `taken` counts the folders that were noted since something in it was last removed: the next look passes over them.
+    Attributes:
+        name: Its name in the folder above.
+        identity: Its device and inode.
+        folders: The folders in it that are still to be entered.
+        taken: How many folders were listed since something in it was last removed. The next read skips as many.
+        is_read: Everything in it has been listed.
+        has_progress: Something in it was removed since the last read.
     """
 
     name: str
@@ -41,17 +47,18 @@ class _Level:
 
 
 def remove_folder(folder: Path, is_cut: Callable[[], bool] = lambda: False) -> None:
-    """Remove a folder, or whatever has its name. Harmless when there is none.
+    """Remove a folder, or whatever has its name. Does nothing if there is no such entry.
 
-    All that can be removed is removed. Symbolic links are removed and not followed, other mounts are not entered,
-    folders that are closed to their owner are opened. It needs a few descriptors however deep it goes.
+    Everything that can be removed is removed. Symbolic links are removed and not followed. Other mounts are not
+    entered. Folders without permissions for their owner get them first. The number of open descriptors does not
+    depend on the depth.
 
     Args:
         folder: The path. Its parent is trusted and may contain symlinks.
-        is_cut: Is called now and then. Once it returns True the removal ends early, without an error.
+        is_cut: Called regularly. Once it returns True, the removal ends early without an error.
 
     Raises:
-        NotRemoved: Something is left.
+        NotRemoved: Something could not be removed.
     """
     try:
         parent = os.open(folder.parent, _TOP)
@@ -67,7 +74,7 @@ def remove_folder(folder: Path, is_cut: Callable[[], bool] = lambda: False) -> N
 
 
 class _Removal:
-    """Goes down and up through folders by descriptors, with that of one folder open at a time."""
+    """Walks down and up through folders by descriptor. One folder is open at a time."""
 
     def __init__(self, parent: int, is_cut: Callable[[], bool]) -> None:
         self._parent = self._here = parent
@@ -78,7 +85,7 @@ class _Removal:
         self.error: NotRemoved | None = None
 
     def remove(self, name: str) -> None:
-        """Remove what has this name in the parent."""
+        """Remove the entry of this name in the parent."""
         try:
             self._remove_entry(name, is_folder=stat.S_ISDIR(os.lstat(name, dir_fd=self._parent).st_mode))
             while self._levels and not self._is_cut():
@@ -101,7 +108,7 @@ class _Removal:
             self._leave(level)
 
     def _read(self, level: _Level) -> None:
-        """Remove the files of the folder where we are, and take note of the folders in it."""
+        """Remove the files of the current folder, and list the folders in it."""
         if level.has_progress:
             level.taken = 0
         level.has_progress = False
@@ -143,7 +150,7 @@ class _Removal:
         self._move(inner)
 
     def _leave(self, level: _Level) -> None:
-        """Go up to where we came from, and remove the folder that is empty now."""
+        """Go up to the folder above, and remove the folder that is empty now."""
         self._levels.pop()
         self._move(self._above())
         with self._noted(level.name):
@@ -151,7 +158,7 @@ class _Removal:
             self._progress()
 
     def _above(self) -> int:
-        """The folder above this one. Raises OSError where it is another than we came from: this one was moved."""
+        """Open the folder above. Raises OSError if it is not the one entered before: the current folder was moved."""
         if not self._levels:
             return self._parent
         above = os.open("..", _TOP, dir_fd=self._here)
@@ -171,7 +178,7 @@ class _Removal:
 
     @contextlib.contextmanager
     def _noted(self, *names: str) -> Iterator[None]:
-        """Go on where something can't be removed; what is not there any more is no error."""
+        """Record an error and continue. An entry that is already gone is no error."""
         try:
             yield
         except FileNotFoundError:
@@ -188,7 +195,7 @@ class _Removal:
 
 
 def _opened(place: int) -> int:
-    """A folder to read from and to remove from, which a Worker may have closed to its own user."""
+    """Open a folder for reading and removal. A Worker may have taken these permissions from its own user."""
     mode = os.fstat(place).st_mode
     if stat.S_IMODE(mode) & _LOCKED != _LOCKED:
         with contextlib.suppress(PermissionError):  # an immutable one may be empty all the same
@@ -202,7 +209,7 @@ def _identity(descriptor: int) -> Identity:
 
 
 def _mount_of(descriptor: int) -> str:
-    """Which mount it is in; where the system doesn't say, at least which device."""
+    """Return the mount that holds a descriptor, or only its device if the system does not report the mount."""
     with contextlib.suppress(OSError):
         for line in Path(f"/proc/self/fdinfo/{descriptor}").read_text().splitlines():
             if line.startswith("mnt_id:"):

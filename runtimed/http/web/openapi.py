@@ -1,6 +1,5 @@
 """The OpenAPI 3.1 document of the API, generated from its routes."""
 
-import inspect
 from collections.abc import Iterable, Mapping
 from types import UnionType
 from typing import Self, get_args, get_origin
@@ -14,6 +13,7 @@ from runtimed import __version__, errors
 from runtimed.http import errors as http_errors
 from runtimed.http.errors import status_of
 from runtimed.http.web.binding import Route
+from runtimed.http.web.docstrings import Docstring
 from runtimed.http.web.query import Parameter
 from runtimed.http.web.schema import JsonSchema, Schemas
 from runtimed.model.diagnostic import FeedDiagnostic
@@ -69,9 +69,10 @@ class Document:
 
 
 def _operation(tag: str, route: Route, schemas: Schemas) -> JsonSchema:
+    docstring = Docstring.of(route.handler)
     operation: JsonSchema = {
         "operationId": route.handler.__name__,
-        "summary": inspect.getdoc(route.handler),
+        "summary": docstring.summary,
         "tags": [tag],
         "parameters": [
             *(_parameter(parameter, "path") for parameter in route.in_path),
@@ -79,6 +80,8 @@ def _operation(tag: str, route: Route, schemas: Schemas) -> JsonSchema:
         ],
         "responses": {**_success(route, schemas), **_failures(route, schemas)},
     }
+    if docstring.details:
+        operation["description"] = docstring.details
     if route.body is not None:
         content = {"application/json": {"schema": schemas.of(route.body.kind)}}
         operation["requestBody"] = {"required": route.body.required, "content": content}

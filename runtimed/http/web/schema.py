@@ -1,11 +1,11 @@
 """JSON Schema of the model, generated from its types. The schema says what the converter accepts."""
 
-import inspect
 import types
 from typing import Any, Literal, Union, get_args, get_origin, get_type_hints
 
 import attrs
 
+from runtimed.http.web.docstrings import Docstring
 from runtimed.wire.converter import TAGGED
 from runtimed.wire.tagging import Tagging
 
@@ -57,15 +57,20 @@ class Schemas:
         return {"$ref": f"#/components/schemas/{name}"}
 
     def _object(self, kind: Any, tag: tuple[str, str] | None) -> JsonSchema:
-        hints = get_type_hints(kind, include_extras=True)
-        fields = attrs.fields(kind)
-        properties = {field.name: self.of(hints[field.name]) for field in fields}
-        required = [field.name for field in fields if field.default is attrs.NOTHING]
+        properties = self._properties(kind)
+        required = [field.name for field in attrs.fields(kind) if field.default is attrs.NOTHING]
         constant = tag or _own_tag(kind)
         if constant is not None:
             properties = {constant[0]: {"const": constant[1]}, **properties}
             required = [constant[0], *required]
-        return _closed(properties, required, inspect.getdoc(kind))
+        return _closed(properties, required, Docstring.of(kind).prose)
+
+    def _properties(self, kind: Any) -> JsonSchema:
+        hints, descriptions = get_type_hints(kind, include_extras=True), _descriptions(kind)
+        return {
+            field.name: _described(self.of(hints[field.name]), descriptions.get(field.name, ""))
+            for field in attrs.fields(kind)
+        }
 
     def _tagged(self, union: Any, tagging: Tagging) -> JsonSchema:
         options = {name: self._option(name, member, tagging) for name, member in tagging.members(union).items()}
@@ -81,10 +86,10 @@ class Schemas:
         title = member.__name__
         if title not in self.components:
             properties: JsonSchema = {tagging.tag: {"const": name}}
-            fields = attrs.fields(member)
-            if fields:
-                properties[tagging.content] = self.of(fields[0].type) if tagging.bare else self._object(member, None)
-            self.components[title] = _closed(properties, list(properties), inspect.getdoc(member))
+            if attrs.fields(member):
+                content = self._object(member, None)
+                properties[tagging.content] = next(iter(content["properties"].values())) if tagging.bare else content
+            self.components[title] = _closed(properties, list(properties), Docstring.of(member).prose)
         return {"$ref": f"#/components/schemas/{title}"}
 
 
@@ -95,8 +100,17 @@ def _own_tag(kind: Any) -> tuple[str, str] | None:
     return ("kind", kind.kind) if isinstance(getattr(kind, "kind", None), str) else None
 
 
-def _closed(properties: JsonSchema, required: list[str], description: str | None) -> JsonSchema:
+def _descriptions(kind: type) -> dict[str, str]:
+    """Return the descriptions of the fields of a class, those that it inherits too."""
+    return {name: text for base in reversed(kind.__mro__) for name, text in Docstring.of(base).attributes.items()}
+
+
+def _described(schema: JsonSchema, description: str) -> JsonSchema:
+    return {"description": description, **schema} if description else schema
+
+
+def _closed(properties: JsonSchema, required: list[str], description: str) -> JsonSchema:
     schema = {"type": "object", "properties": properties, "additionalProperties": False}
     if required:
         schema["required"] = required
-    return {"description": description, **schema} if description else schema
+    return _described(schema, description)

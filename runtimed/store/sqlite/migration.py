@@ -1,4 +1,4 @@
-"""Migration of earlier versions of the tables. The checksum of a damaged row does not match afterwards either."""
+"""Migration of tables from earlier versions. A damaged row stays damaged: its new checksum does not match either."""
 
 from bisect import bisect_right
 from collections import Counter
@@ -25,7 +25,7 @@ TIMES = {
     "floor": "timestamp_ms",
     "entry": "timestamp_ms",
 }
-"""The columns that are new in version 4, by table."""
+"""The time column that version 4 adds, by table."""
 
 _FIRST_EVENT = """
     SELECT min(sequence) FROM (
@@ -61,18 +61,18 @@ _SET_TIMES = (
 )
 
 _REPLACEMENTS = {"INTEGER": "-rowid", "TEXT": "''", "BLOB": "x''"}
-"""By the type of a column. Numbers differ from row to row, because some are unique together."""
+"""The value that replaces a cell of the wrong type, by column type. Numbers differ by row: some must be unique."""
 
 _DAMAGED = -1
-"""A checksum that matches no row."""
+"""A checksum that no row has."""
 
 TABLES = ("meta", "worker", "state", "event", "entry", "bundle", "diagnostic")
 
 
 def replace_misfits(connection: apsw.Connection) -> None:
-    """Give a row with a cell of a wrong type cells of right types and a checksum that does not match.
+    """Replace cells of the wrong type, and give their rows a checksum that does not match.
 
-    Otherwise SQLite refuses to add a column to its table.
+    SQLite refuses to add a column to a table while it has such a cell.
     """
     for table in TIMES:
         columns = [(name, kind) for _, name, kind, *_ in connection.execute(f"PRAGMA table_info({table})") if kind]
@@ -95,20 +95,24 @@ def replace_misfits(connection: apsw.Connection) -> None:
 
 
 def add_waiting(connection: apsw.Connection) -> None:
-    """From version 2: no input waits. The checksum of a row stays as it was, because the column is empty."""
+    """Migrate version 2: add an empty queue of inputs to each Worker. Its checksum stays the same."""
     connection.execute("ALTER TABLE state ADD COLUMN waiting BLOB NOT NULL DEFAULT x''")
 
 
 def add_times(connection: apsw.Connection) -> None:
-    """From version 3: make room for the times that `set_times` fills in."""
+    """Migrate version 3: add the time columns, which `set_times` fills."""
     for table, column in TIMES.items():
         connection.execute(f"ALTER TABLE {table} ADD COLUMN {column} INTEGER NOT NULL DEFAULT 0")
 
 
 def set_times(connection: apsw.Connection, unix_ms: int) -> None:
-    """Give every row without a time that of its nearest mark, or `unix_ms` where there is no mark.
+    """Set the time of each row to the time of its nearest mark.
 
-    A Worker gets the time of its first event. One without events gets that of the runtime event of its creation.
+    A Worker gets the time of its first event, or if it has none the time of the runtime event of its creation.
+
+    Args:
+        connection: A connection that writes.
+        unix_ms: The time to use if there is no mark, as Unix time in milliseconds.
     """
     times = _Times(connection, unix_ms)
     functions: dict[str, Callable[..., Any]] = {
@@ -125,7 +129,7 @@ def set_times(connection: apsw.Connection, unix_ms: int) -> None:
 
 
 class _Times:
-    """The time of a sequence, as far as the marks tell it."""
+    """Estimates the time of a sequence from the marks."""
 
     def __init__(self, connection: apsw.Connection, unix_ms: int) -> None:
         marks = list(skip_damaged(MARKS, connection.execute(f"{MARKS.select} ORDER BY sequence")))
@@ -140,16 +144,16 @@ class _Times:
         self._unix_ms = unix_ms
 
     def at(self, sequence: int) -> int:
-        """The time of the nearest mark; of two that are as near, the later."""
+        """Return the time of the nearest mark; of two equally near marks, the later one."""
         return self._times[bisect_right(self._halfways, 2 * sequence)]
 
     def created(self, number: int, first: int | None) -> int:
-        """The time at which a Worker was created whose first event has this sequence."""
+        """Return the creation time of the Worker with this number, whose first event has the sequence `first`."""
         return self.at(first) if first else self._created.get(number, self._unix_ms)
 
 
 def _with_time(table: str, time: int, stored: int, body: bytes, tail: bytes, *key: int) -> int:
-    """The checksum of a row with its time; one that does not match where the one without did not."""
+    """Return the checksum of a row with its time. If the stored checksum did not match, neither does the new one."""
     name = table.encode()
     try:
         sound = crc32(tail, _checksum(name, body, *key)) == stored
@@ -159,17 +163,17 @@ def _with_time(table: str, time: int, stored: int, body: bytes, tail: bytes, *ke
 
 
 def set_aside(connection: apsw.Connection) -> None:
-    """Rename the tables of version 1, to make way for those of this version."""
+    """Rename the tables of version 1, so that tables of the current version can have their names."""
     connection.execute("DROP INDEX event_worker; DROP INDEX entry_worker")
     for table in TABLES:
         connection.execute(f"ALTER TABLE {table} RENAME TO {table}_1")
 
 
 def bring_forward(connection: apsw.Connection) -> None:
-    """Fill the tables of this version from those that were renamed, and drop these.
+    """Copy the renamed tables of version 1 into those of the current version, and drop them.
 
     Raises:
-        StoreCorrupt: A column holds what version 1 never wrote.
+        StoreCorrupt: A column holds a value that version 1 never wrote.
     """
     retained: Counter[int] = Counter()
     steps = [
@@ -185,7 +189,7 @@ def bring_forward(connection: apsw.Connection) -> None:
         try:
             connection.executemany(insert, rows)
         except (TypeError, StructError, apsw.ConstraintError) as error:
-            raise StoreCorrupt(f"the store cannot be brought forward from version 1: {error}") from error
+            raise StoreCorrupt(f"the store cannot be migrated from version 1: {error}") from error
     _high_numbers(connection)
     for table in TABLES:
         connection.execute(f"DROP TABLE {table}_1")

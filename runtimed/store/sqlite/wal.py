@@ -1,9 +1,11 @@
-"""The write-ahead log as a file: which of it can be trusted where SQLite stops to read, and how to make it read on.
+"""The write-ahead log as a file: find damage that makes SQLite stop reading early, and repair the checksums.
 
-The layout is that of SQLite's file format: a header of 32 bytes, then frames of a header of 24 bytes and a page. Each
-frame stores the checksum of all before it and itself, so that a frame behind a damaged one can still be verified
-against what the damaged one stores. A log is damaged, not torn, where a commit precedes a frame that can be verified:
-each commit reaches the disk before the next transaction begins, so that a crash tears the last one alone.
+The layout is that of SQLite's file format: a header of 32 bytes, then frames. A frame is a header of 24 bytes and a
+page. It stores a checksum over itself and everything before it. So a frame that follows a damaged one can still be
+verified, from the checksum that the damaged one stores.
+
+A crash can tear only the last transaction, because each commit reaches the disk before the next transaction begins.
+If a commit is unreadable and a later frame can be verified, the log was not torn by a crash: it is damaged.
 """
 
 import struct
@@ -15,13 +17,13 @@ from typing import BinaryIO, Literal
 import attrs
 
 HEADER = struct.Struct(">4I8s8s")
-"""Magic, format version, page size, number of the checkpoint, salts, checksum."""
+"""The header: magic number, format version, page size, checkpoint number, salts, checksum."""
 
 FRAME = struct.Struct(">2I8s8s")
-"""Page number, pages in the database where this commits and else 0, salts, checksum."""
+"""A frame's header: page number, pages in the database if the frame commits and else 0, salts, checksum."""
 
 MAGIC = 0x377F0682
-"""Its lowest bit says that checksums are of big-endian words."""
+"""The magic number. If its lowest bit is set, checksums are computed over big-endian words."""
 
 FORMAT = 3_007_000
 
@@ -30,7 +32,13 @@ Order = Literal["little", "big"]
 
 
 def checksum(data: bytes, seed: Sum, order: Order) -> Sum:
-    """SQLite's checksum of the log over this data, a multiple of eight bytes, going on from `seed`."""
+    """Return SQLite's log checksum.
+
+    Args:
+        data: A multiple of eight bytes.
+        seed: The checksum of everything before the data.
+        order: The byte order of the words that are summed.
+    """
     low, high = seed
     words = iter(struct.unpack(f"{'<' if order == 'little' else '>'}{len(data) // 4}I", data))
     for even, odd in zip(words, words, strict=True):
@@ -41,9 +49,12 @@ def checksum(data: bytes, seed: Sum, order: Order) -> Sum:
 
 @attrs.frozen
 class Damage:
-    """Frames from `first` on cannot be read by SQLite, yet those up to `last` were committed; 0 is the header.
+    """Committed frames that SQLite cannot read.
 
-    `transactions` is how many of them there are.
+    Attributes:
+        first: The number of the first damaged frame, counted from 1, or 0 if the header is damaged.
+        last: The number of the last committed frame.
+        transactions: How many committed transactions SQLite cannot read.
     """
 
     first: int
@@ -65,7 +76,12 @@ class _Frame:
 
 
 class Log:
-    """A log that is open for reading. `page_size` is the database's, for a log whose own header is damaged."""
+    """A log that is open for reading.
+
+    Args:
+        file: The log, at its beginning.
+        page_size: The page size of the database in bytes, used if the header of the log is damaged.
+    """
 
     def __init__(self, file: BinaryIO, page_size: int) -> None:
         self._file = file
@@ -74,7 +90,14 @@ class Log:
         self._salts = header.salts if header.sound else self._head(1)[2]
 
     def damage(self, readable: int) -> Damage | None:
-        """What is damaged behind the frames that SQLite can read. None where there is nothing, or a torn end."""
+        """Return the damage after the frames that SQLite can read.
+
+        Args:
+            readable: How many frames SQLite reads.
+
+        Returns:
+            The damage, or None if the log ends there or its last transaction is torn.
+        """
         frames = list(self._frames(readable + 1))
         newest = max((frame.number for frame in frames if frame.sound), default=0)
         commits = [frame.number for frame in frames if frame.commits and frame.number < newest]
@@ -89,12 +112,12 @@ class Log:
         return Damage(first, last, len(commits))
 
     def plausible(self, damage: Damage) -> bool:
-        """Whether each frame is of a page that the database has."""
+        """Return whether each unreadable frame has the number of a page that the database has."""
         pages = self._head(damage.last)[1]
         return all(1 <= self._head(number)[0] <= pages for number in range(max(damage.first, 1), damage.last + 1))
 
     def write_mended(self, damage: Damage, target: BinaryIO) -> None:
-        """Write the log up to the last frame that was committed, with checksums by which SQLite reads all of it."""
+        """Write the log up to the last committed frame, with new checksums, so that SQLite reads all of it."""
         header = self._header.mended(self._salts)
         target.write(header.packed)
         seed = header.sum
@@ -105,7 +128,7 @@ class Log:
             target.write(FRAME.pack(page, pages, self._salts, struct.pack(">2I", *seed)) + data)
 
     def _frames(self, first: int) -> Iterator[_Frame]:
-        """The frames from this one on; those of an earlier use of the file, at its end, are not `ours`."""
+        """Yield the frames from number `first`. Frames left by an earlier use of the file are not `ours`."""
         seeds = [self._header.sum] if first == 1 else [struct.unpack(">2I", self._head(first - 1)[3])]
         end = self._file.seek(0, 2)
         for number in range(first, (end - HEADER.size) // (FRAME.size + self._size) + 1):
@@ -124,7 +147,7 @@ class Log:
         return FRAME.unpack(head) if len(head) == FRAME.size else (0, 0, b"", b"\0" * 8)
 
     def _page(self) -> bytes:
-        """The page behind the head that was read last."""
+        """Read the page that follows the frame header that was read last."""
         return self._file.read(self._size)
 
     def _sum(self, page: int, pages: int, data: bytes, seed: Sum) -> Sum:
@@ -133,7 +156,7 @@ class Log:
 
 @attrs.frozen
 class _Header:
-    """The header of a log, as it should be where it is not `sound`."""
+    """The header of a log; if it is not `sound`, the header that the log should have."""
 
     page_size: int
     checkpoints: int
@@ -168,5 +191,5 @@ class _Header:
 
 
 def log_of(database: Path) -> Path:
-    """The write-ahead log of a database."""
+    """Return the path of the write-ahead log of a database."""
     return Path(f"{database}-wal")

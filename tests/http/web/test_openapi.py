@@ -2,7 +2,10 @@
 
 import asyncio
 import contextlib
+import importlib
+import pkgutil
 
+import attrs
 import pytest
 import schemathesis
 from hypothesis import HealthCheck, Phase, given, settings
@@ -10,8 +13,11 @@ from hypothesis.errors import Unsatisfiable
 from openapi_spec_validator import OpenAPIV31SpecValidator
 from schemathesis import checks
 
+import runtimed.model
 from runtimed.http.app import NOUNS
-from tests.http.conftest import TOKEN
+from runtimed.http.web.docstrings import Docstring
+from runtimed.model.transcript import TranscriptItem
+from tests.http.conftest import TOKEN, Served
 
 SLOW = list(HealthCheck)
 
@@ -55,6 +61,52 @@ async def test_it_describes_every_route_and_every_route_is_there(served):
     described = {(method.upper(), path) for path, item in found["paths"].items() for method in item}
     assert described == {(route.method, route.path) for noun in NOUNS for route in noun.routes}
     assert described >= V1_ROUTES
+
+
+async def test_each_attribute_of_a_docstring_describes_its_property(served: Served) -> None:
+    schemas = (await document(served))["components"]["schemas"]
+
+    described = {
+        (name, field): schema["description"]
+        for name, component in schemas.items()
+        for field, schema in component.get("properties", {}).items()
+        if "description" in schema
+    }
+    assert described["TranscriptItem", "cursor"] == "The same as a cursor."
+    assert described["WorkerPermission", "worker_id"] == "The Worker that asks."
+    assert described["WorkerPermission", "expires_at"] == "RFC 3339 in UTC, in whole seconds."
+    item = schemas["SystemItem"]["properties"]["data"]["properties"]["item"]
+    assert item["description"] == "A JSON object. Its field `kind` says what it is."
+    assert schemas["TranscriptItem"]["description"] == Docstring.of(TranscriptItem).summary
+    assert not [name for name, schema in schemas.items() if ":\n" in schema.get("description", "")]
+
+
+def test_a_docstring_describes_no_field_that_its_class_lacks() -> None:
+    kinds = [
+        kind
+        for module in pkgutil.iter_modules(runtimed.model.__path__, "runtimed.model.")
+        for kind in vars(importlib.import_module(module.name)).values()
+        if isinstance(kind, type) and attrs.has(kind)
+    ]
+
+    unknown = [
+        (kind.__name__, name)
+        for kind in kinds
+        for name in Docstring.of(kind).attributes
+        if name not in attrs.fields_dict(kind)
+    ]
+
+    assert len(kinds) > 50
+    assert unknown == []
+
+
+async def test_an_operation_has_a_summary_of_one_line(served: Served) -> None:
+    paths = (await document(served))["paths"]
+
+    operations = {operation["operationId"]: operation for item in paths.values() for operation in item.values()}
+
+    assert all(operation["summary"] and "\n" not in operation["summary"] for operation in operations.values())
+    assert operations["get_transcript"]["description"].startswith("`next_start` is where the next page begins.")
 
 
 @pytest.mark.timeout(240)

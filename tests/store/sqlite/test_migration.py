@@ -281,7 +281,7 @@ def test_a_store_that_cannot_be_brought_forward_is_left_as_it_is(new_store: NewS
     connection.execute("DROP TABLE diagnostic; CREATE TABLE diagnostic (number INTEGER PRIMARY KEY, body, checksum)")
     connection.execute("INSERT INTO diagnostic VALUES (1, NULL, 7)")
     connection.close()
-    with pytest.raises(StoreCorrupt, match="cannot be brought forward from version 1"):
+    with pytest.raises(StoreCorrupt, match="cannot be migrated from version 1"):
         new_store().open()
     assert version(folder) == 1
 
