@@ -25,23 +25,23 @@ PID_WIDTH = 10
 _OURS = {LOCK, TOKEN, WORKERS, BALLAST}
 
 OF_FILE_SYSTEMS = "lost+found"
-"""The only thing that the root of a file system may hold when it becomes a store."""
+"""The only entry that the root of a file system may have when it becomes a store."""
 
 _FLAGS = os.O_NOFOLLOW | os.O_CLOEXEC | os.O_NONBLOCK
 
 
 class DataDir:
-    """A folder that only this user may enter, and that one process at a time owns, from `with` on.
+    """A folder that only this user can enter. From `with` on, this process owns it exclusively.
 
-    Folders get mode 0700 and files 0600 whatever the umask. Symlinks and what belongs to other users are refused. All
-    methods block, and raise StoreUnsupported for what cannot be used, with its name and what is accepted.
+    Folders get mode 0700 and files 0600 whatever the umask. Symlinks and files of other users are refused. All
+    methods block. They raise StoreUnsupported for an entry that cannot be used, with its name and what is accepted.
 
     Args:
         path: The folder.
         create: Whether a store that does not exist is created. Otherwise a folder without a store is refused, such as
             the mount point of a volume that is not mounted.
-        is_scratch: The folder holds only the folders of Workers, is never entered, and is created again when it is
-            gone.
+        is_scratch: The folder holds only the folders of Workers and is never locked. It is created again if it is
+            missing.
     """
 
     def __init__(self, path: Path, *, create: bool = True, is_scratch: bool = False) -> None:
@@ -101,10 +101,10 @@ class DataDir:
 
         Args:
             worker_id: The Worker.
-            is_cut: Is called now and then. Once it returns True the removal ends early, without an error.
+            is_cut: Called regularly. Once it returns True, the removal ends early without an error.
 
         Raises:
-            NotRemoved: Something is left.
+            NotRemoved: Something could not be removed.
         """
         remove_folder(self._path / WORKERS / worker_id, is_cut)
 
@@ -140,14 +140,14 @@ class DataDir:
             yield database
 
     def _check_not_missing(self, database: Path) -> None:
-        """Raises StoreUnsupported where there is no database with content."""
+        """Raise StoreUnsupported if there is no database with content."""
         with _refused("the store"):
             self._check_not_emptied(database)
             if not database.is_file() or not database.stat().st_size:
                 raise StoreUnsupported("the store: there is no store in it, and create=no makes none")
 
     def _check_not_emptied(self, database: Path) -> None:
-        """Raises StoreUnsupported for a database without content where a Runtime has been."""
+        """Raise StoreUnsupported if the database is empty although the folder held a Runtime before."""
         size = database.stat().st_size if database.is_file() else None
         log = Path(f"{database}-wal")
         logged = log.is_file() and not log.is_symlink() and log.stat().st_size > 0
@@ -207,7 +207,7 @@ def _make_folder(path: Path, name: str, *, parents: bool = False) -> None:
 
 
 def _unlink_other(parent: Path, name: str) -> None:
-    """Remove what has this name if it is no folder. A symlink is not followed."""
+    """Remove the entry of this name unless it is a folder. A symlink is not followed."""
     with _refused(name):
         handle = os.open(parent, os.O_RDONLY | os.O_DIRECTORY | _FLAGS)
         try:

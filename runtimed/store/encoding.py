@@ -15,7 +15,7 @@ from runtimed.store.tables import Row, Table
 from runtimed.wire.converter import encode_payload
 
 PURGE_ROWS = 250
-"""Rows of a deleted Worker that are removed at a time: some milliseconds in which nothing else is written."""
+"""Rows of a deleted Worker that are removed at a time. That blocks other writes for a few milliseconds."""
 
 Requests = Mapping[int, CreateWorkerRequest]
 
@@ -34,9 +34,9 @@ class EncodedChange:
         request: The number and request of a Worker that is new in the table `worker`.
         trimmed: A Worker's number and the sequence up to which its events are removed.
         deleted: The number of a Worker that is deleted.
-        forgotten: What is kept no longer.
+        forgotten: What is no longer kept.
         purged: The number of a deleted Worker of which up to PURGE_ROWS more rows are removed.
-        vital: Whether the Change may use the space that is kept aside for a full disk.
+        vital: Whether the Change may use the space that is reserved for a full disk.
     """
 
     events: Sequence[EncodedEvent] = ()
@@ -60,11 +60,11 @@ def encode_change(change: Change, known: Requests) -> EncodedChange:
     """Encode all of a Change, once.
 
     Args:
-        change: What is to be stored.
+        change: The Change.
         known: The requests that are stored already, by Worker number.
 
     Raises:
-        SerializeFailed: It holds text that is not Unicode.
+        SerializeFailed: The Change contains text that is not Unicode.
     """
     try:
         return _encode_change(change, known)
@@ -116,7 +116,7 @@ def _new_request(worker: Worker, known: Requests) -> tuple[int, CreateWorkerRequ
 
 
 def _is_vital(change: Change) -> bool:
-    """Whether a Change ends a Worker or the Runtime, or makes room."""
+    """Return whether a Change ends a Worker or the Runtime, or frees space."""
     ended = change.worker is not None and change.worker.status != "running"
     if ended or change.trim or change.deleted or change.forgotten:
         return True

@@ -39,7 +39,7 @@ class Inspection:
 
     Args:
         check: What was read and found.
-        remarks: What a start would do that an operator may want to know before.
+        remarks: What a start would do, if an operator should know it beforehand.
     """
 
     check: StoreCheck
@@ -47,20 +47,20 @@ class Inspection:
 
 
 class StoreSettings(Protocol):
-    """What the URL of a store says: its path, and the options in its query.
+    """The settings in the URL of a store: its path, and the options in its query.
 
-    `rule` says in an error message which URLs are accepted.
+    `rule` describes the accepted URLs in error messages.
     """
 
     rule: ClassVar[str]
 
     @property
     def path(self) -> Path | None:
-        """Where the store is kept, None for one without a place."""
+        """The path of the store, or None if it has none."""
 
     @classmethod
     def parse(cls, url: str) -> "StoreSettings":
-        """The settings that a URL stands for. Raises ValueError for one that `rule` does not accept."""
+        """Return the settings in a URL. Raises ValueError for a URL that `rule` does not describe."""
 
 
 class StoreFactory(Protocol):
@@ -68,18 +68,18 @@ class StoreFactory(Protocol):
 
     @property
     def settings(self) -> type[StoreSettings]:
-        """The class of the settings that a URL stands for."""
+        """The class of the settings in a URL."""
 
     @property
     def inspect(self) -> Callable[[Any], Inspection] | None:
-        """A function of settings that reads all of a store and changes nothing. None if no store outlives a daemon.
+        """A function of settings that reads the whole store and changes nothing. None if no store outlives a daemon.
 
-        It blocks. It raises StoreInUse while a daemon holds the store, and StoreUnsupported where there is none that
+        It blocks. It raises StoreInUse while a daemon holds the store, and StoreUnsupported if there is no store that
         this version can read.
         """
 
     def open(self, settings: Any) -> contextlib.AbstractContextManager[OpenedStore]:
-        """Make a store from its settings, and clean up behind it. Blocks only briefly."""
+        """Make a store from its settings; leaving the context cleans up. Blocks only briefly."""
 
 
 @attrs.frozen
@@ -90,7 +90,7 @@ class ConfiguredStore:
     settings: StoreSettings
 
     def open(self) -> contextlib.AbstractContextManager[OpenedStore]:
-        """Make the store, and clean up behind it."""
+        """Make the store; leaving the context cleans up."""
         return self.factory.open(self.settings)
 
 
@@ -104,7 +104,7 @@ def find_store(url: str, option: str = "store") -> ConfiguredStore:
     """Find the store that a URL names.
 
     Args:
-        url: A scheme, and whatever its settings accept behind it.
+        url: A scheme, followed by what its settings accept.
         option: The option that holds the URL, for the error message.
 
     Raises:
@@ -119,7 +119,10 @@ def find_store(url: str, option: str = "store") -> ConfiguredStore:
 
 
 def inspect_store(url: str, option: str) -> tuple[Path | None, Callable[[], Inspection]]:
-    """Find the store that a URL names among those that can be inspected: its place, and how to inspect it.
+    """Find the store that a URL names, among those that can be inspected.
+
+    Returns:
+        Its path, and a function that inspects it.
 
     Raises:
         ConfigurationError: No such store accepts the URL.
@@ -137,6 +140,6 @@ def _load(found: Iterable[EntryPoint]) -> list[StoreFactory]:
 
 
 def _refusal(option: str, factories: Iterable[StoreFactory]) -> ConfigurationError:
-    """Name what is accepted. The shortest first: its reader must not take the options of another for its own."""
+    """Name the accepted URLs, the shortest rule first: options at its end would seem to belong to the next rule."""
     rules = sorted((factory.settings.rule for factory in factories), key=len)
     return ConfigurationError(f"{option}: expected {' or '.join(rules)}")

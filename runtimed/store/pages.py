@@ -17,7 +17,7 @@ T = TypeVar("T")
 
 
 def fill_page(rows: Iterable[T], page: PageSize, size: Callable[[T], int]) -> list[T]:
-    """The first rows, up to the one that fills the page. `size` returns the bytes of a row."""
+    """Return the first rows, up to the one that fills the page. `size` returns the bytes of a row."""
     kept, total = [], 0
     for row in islice(rows, page.items):
         kept.append(row)
@@ -28,24 +28,24 @@ def fill_page(rows: Iterable[T], page: PageSize, size: Callable[[T], int]) -> li
 
 
 def entry_size(entry: Entry) -> int:
-    """The bytes that an entry takes of a page."""
+    """Return how many bytes of a page an entry uses."""
     return len(entry.content.encode())
 
 
 def stored_size(stored: StoredEvent) -> int:
-    """The bytes that an event takes of a page."""
+    """Return how many bytes of a page an event uses."""
     return len(stored.event.payload)
 
 
 def up_to_gap(events: Sequence[StoredEvent], after: int) -> Sequence[StoredEvent]:
-    """The events in front of the first missing one.
+    """Return the events before the first missing one.
 
     Args:
-        events: Events of any Workers behind `after`, by sequence.
-        after: The sequence behind which they were read.
+        events: Events of any Workers after `after`, by sequence.
+        after: The sequence after which they were read.
 
     Raises:
-        StoreCorrupt: None comes in front of the missing one.
+        StoreCorrupt: The first one is missing.
     """
     newest: dict[WorkerId, int] = {}
     for stored in events:
@@ -60,18 +60,18 @@ def up_to_gap(events: Sequence[StoredEvent], after: int) -> Sequence[StoredEvent
 
 
 def check_retained(point: TrimPoint, after: int) -> None:
-    """Raise StoreCorrupt if some of a Worker's events behind `after` are no longer retained."""
+    """Raise StoreCorrupt if some of a Worker's events after `after` are no longer retained."""
     if after < point.sequence:
         raise missing_event(point.sequence, point.worker_id)
 
 
 def missing_event(sequence: int, worker: WorkerId) -> StoreCorrupt:
-    """The error for an event that is missing between others of its Worker."""
+    """Return the error for an event that is missing between others of its Worker."""
     return StoreCorrupt(f"the event {cursor_of(sequence)} of {worker} is missing")
 
 
 def replay(activity: Activity, events: Iterable[EncodedEvent]) -> Activity:
-    """The activity behind these events.
+    """Return the activity after these events.
 
     Raises:
         StoreCorrupt: This version does not know one of them.

@@ -1,6 +1,6 @@
-"""The durable nouns: for each table, how values of the core become rows, and rows become values again.
+"""The durable nouns: one descriptor for each table, with the conversion between values of the core and rows.
 
-A Worker's request never changes and may be large, so that it stands apart from its state, which is written with each
+A Worker's request never changes and may be large, so it has a table of its own. Its state is written with each
 Change. Statuses, activities and roles are stored as numbers.
 """
 
@@ -40,10 +40,10 @@ T = TypeVar("T")
 ACTIVITIES: tuple[ActivityStatus, ...] = ("idle", "running", "paused")
 STATUSES: tuple[WorkerStatus, ...] = ("running", "stopped", "cancelled")
 ROLES: tuple[Role, ...] = ("user", "assistant", "system")
-"""What the numbers in the columns `activity`, `status` and `role` mean. New ones are added at the end."""
+"""The meanings of the numbers in the columns `activity`, `status` and `role`. Add new ones at the end."""
 
 AWAITS_RUN_END = len(ACTIVITIES)
-"""Stands for `idle` in the column `activity` of `state` while a `run_end` is missing."""
+"""The number for `idle` in the column `activity` of `state` while a `run_end` is missing."""
 
 _ACTIVITY = {name: code for code, name in enumerate(ACTIVITIES)}
 _STATUS = {name: code for code, name in enumerate(STATUSES)}
@@ -65,7 +65,7 @@ class StoredEvent:
 
 @value
 class Open:
-    """What was open right behind an event, as the table `floor` keeps it."""
+    """The blocks and permission requests that were open right after an event, as the table `floor` keeps them."""
 
     blocks: tuple[InFlightBlock, ...] = ()
     permissions: tuple[Permission, ...] = ()
@@ -73,7 +73,7 @@ class Open:
 
 @value
 class TrimPoint:
-    """The newest event of a Worker that is no longer retained, 0 for none, and how the Worker stood behind it."""
+    """The newest event of a Worker that is no longer retained, 0 for none, and the Worker's state after it."""
 
     worker_id: WorkerId
     sequence: int
@@ -81,12 +81,12 @@ class TrimPoint:
 
 
 def number_of(worker: WorkerId) -> int:
-    """The number in a well-formed Worker id. The tables hold numbers."""
+    """Return the number in a well-formed Worker id. The tables hold numbers."""
     return int(worker[7:], 16)
 
 
 def skip_damaged(table: Table[Any, T], rows: Iterable[Row]) -> Iterator[T]:
-    """What the sound rows hold; damaged rows are logged and left out."""
+    """Yield the values of the sound rows. Damaged rows are logged and left out."""
     for row in rows:
         try:
             yield table.read(row)
@@ -373,4 +373,4 @@ TABLES = Tables(
     MARKS,
     DELETED,
 )
-"""All that a store holds, in the order in which the tables are created. A new noun is one more descriptor here."""
+"""All tables, in the order of their creation. To store a new noun, add its descriptor here."""

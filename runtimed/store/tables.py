@@ -17,7 +17,7 @@ D = TypeVar("D")
 Row = tuple[Any, ...]
 
 ABSENT = -1
-"""Stands for a number that is NULL in a checksum."""
+"""The number that a checksum uses for NULL."""
 
 
 @attrs.frozen
@@ -38,28 +38,28 @@ class Column:
 
     @property
     def definition(self) -> str:
-        """The column as CREATE TABLE defines it, unless it is the primary key."""
+        """The definition in CREATE TABLE, unless the column is the primary key."""
         null = "" if self.nullable else " NOT NULL"
         default = "" if self.default is None else f" DEFAULT {self.default}"
         return f"{self.name} {self.kind}{null}{default}"
 
 
 CHECKSUM = Column("checksum", "INTEGER")
-"""Stands in each table, somewhere behind the primary key."""
+"""A column of each table, at any place after the primary key."""
 
 
 def integer(name: str, *, nullable: bool = False, default: str | None = None) -> Column:
-    """A column of 64-bit numbers."""
+    """Return a column of 64-bit numbers."""
     return Column(name, "INTEGER", nullable, default)
 
 
 def text(name: str) -> Column:
-    """A column of text."""
+    """Return a column of text."""
     return Column(name, "TEXT")
 
 
 def blob(name: str, default: str | None = None) -> Column:
-    """A column of bytes."""
+    """Return a column of bytes."""
     return Column(name, "BLOB", default=default)
 
 
@@ -69,7 +69,7 @@ class Counter:
 
     Args:
         key: Its key in the table `meta`.
-        column: The column that holds the numbers which were given out.
+        column: The column with the numbers.
         loaded_as: The field of StoredState that holds it.
     """
 
@@ -84,8 +84,8 @@ class Expiry:
 
     Args:
         limit: Reads the limit from a Change's `forgotten`; None forgets nothing.
-        keeps_newest: The limit is how many rows stay, those with the highest keys. Otherwise it is the highest key
-            that goes.
+        keeps_newest: The limit is a number of rows: those with the highest keys stay. Otherwise the limit is a key:
+            rows up to it are forgotten.
     """
 
     limit: Callable[[Forgotten], int | None]
@@ -96,23 +96,23 @@ class Expiry:
 class Table(Generic[E, D]):
     """A durable noun: how it is stored, read, counted, checked, forgotten and deleted.
 
-    The values of a noun are those of all columns but the checksum, in the order of the columns. A row is its values
-    and then its checksum, wherever the checksum stands on disk. The checksum is the CRC-32 of the table's name, then
-    the numbers as little-endian 64 bits, then the texts and blobs, each in the order of the columns.
+    The values of a noun are those of all columns except the checksum, in the order of the columns. A row is its
+    values followed by its checksum, wherever the checksum is on disk. The checksum is the CRC-32 of the table's name,
+    then the numbers as little-endian 64 bits, then the texts and blobs, each in the order of the columns.
 
     Args:
         name: The name in SQL. It is part of each checksum.
         columns: All columns in their order on disk. The first is the primary key.
-        encode: Makes values. Raises TypeError or UnicodeEncodeError for text that is not Unicode.
-        decode: Makes what is read of values. Raises ValueError for what this version does not know.
-        describe: Names a row for an operator, also one that is damaged.
-        part: The field of Change that holds what is stored in this table, a sequence or a single one. None for what
-            `encoding` makes itself of a Worker, its events and its entries, which most Changes have.
-        replaces: Whether a row takes the place of an earlier one with the same key.
+        encode: Makes values from an item. Raises TypeError or UnicodeEncodeError for text that is not Unicode.
+        decode: Makes an item from values. Raises ValueError for values that this version does not know.
+        describe: Names a row for an operator, even a damaged one.
+        part: The field of Change with the items of this table, a sequence or a single item. None for tables that
+            `encoding` handles itself: Workers, events and entries, which most Changes have.
+        replaces: Whether a row replaces an earlier one with the same key.
         indexes: The definitions of its indexes, in SQL.
-        counter: The number that rows are named by, if one is never given out twice.
+        counter: The counter that numbers the rows, if their numbers are never given out twice.
         owner: The column with the number of a Worker, if rows are deleted together with that Worker.
-        expiry: What of it a Change forgets.
+        expiry: Which rows a Change forgets.
         loaded_as: The field of StoredState that holds all its rows, by key.
     """
 
@@ -162,25 +162,25 @@ class Table(Generic[E, D]):
 
     @property
     def lowest_key(self) -> int | str:
-        """What is below each key."""
+        """A value below every key."""
         return "" if self.columns[0].kind == "TEXT" else -(2**63)
 
     def place_of(self, column: str) -> int:
-        """The index of a column in values and rows."""
+        """Return the index of a column in values and rows."""
         return self.names.index(column)
 
     def row(self, item: E) -> Row:
-        """The row of an item. Raises as `encode` does."""
+        """Return the row of an item. Raises what `encode` raises."""
         [row] = self.rows((item,))
         return row
 
     def rows(self, items: Iterable[E]) -> list[Row]:
-        """The rows of items. Raises as `encode` does."""
+        """Return the rows of items. Raises what `encode` raises."""
         checksum = self.checksum
         return [(*values, checksum(values)) for values in map(self.encode, items)]
 
     def values(self, items: Iterable[E]) -> list[Row]:
-        """The values of items. Raises what `rows` raises."""
+        """Return the values of items. Raises what `encode` raises."""
         found = list(map(self.encode, items))
         for place in self._texts_at:
             for values in found:
@@ -188,7 +188,7 @@ class Table(Generic[E, D]):
         return found
 
     def is_sound(self, row: Row) -> bool:
-        """Whether a row is what was stored."""
+        """Return whether a row matches its checksum."""
         try:
             stored: object = row[-1]
             return self.checksum(row) == stored
@@ -196,10 +196,10 @@ class Table(Generic[E, D]):
             return False
 
     def read(self, row: Row) -> D:
-        """What a row holds.
+        """Return the item of a row.
 
         Raises:
-            StoreCorrupt: The row does not match its checksum, or this version does not know what it holds.
+            StoreCorrupt: The row does not match its checksum, or this version does not know its values.
         """
         if not self.is_sound(row):
             raise StoreCorrupt(f"{self.describe(row)} is damaged")
@@ -248,7 +248,7 @@ def _picker(places: Sequence[int]) -> Callable[[Sequence[Any]], Sequence[Any]]:
 
 
 def _plain(column: Column) -> Callable[[Any], Any]:
-    """Make the function that turns a value of a column into what its checksum is made of."""
+    """Make the function that converts a value of a column for its checksum."""
     return str.encode if column.kind == "TEXT" else lambda number: ABSENT if number is None else number
 
 
@@ -275,7 +275,7 @@ class Tables:
         return iter(self._tables)
 
     def parts(self, change: Change) -> Iterable[tuple[Table[Any, Any], Sequence[Any]]]:
-        """The parts of a Change, by table. Most Changes have none."""
+        """Return the parts of a Change, by table. Most Changes have none."""
         parts = self._parts_of(change)
         if not any(parts):
             return ()

@@ -26,7 +26,7 @@ class MemorySettings:
 
     @classmethod
     def parse(cls, url: str) -> "MemorySettings":
-        """The settings of this URL. Raises ValueError for any other."""
+        """Return the settings in a URL. Raises ValueError unless it is `memory`."""
         if url != cls.rule:
             raise ValueError(url)
         return cls()
@@ -40,7 +40,7 @@ class MemoryFactory:
 
     @contextlib.contextmanager
     def open(self, settings: MemorySettings) -> Iterator[OpenedStore]:
-        """Make a store, and remove its Workers' folders in the end."""
+        """Make a store; leaving the context removes its Workers' folders."""
         scratch = Path(tempfile.mkdtemp(prefix="runtimed-"))
         try:
             yield OpenedStore(MemoryStore(), DataDir(scratch, is_scratch=True), keeps_token=False)

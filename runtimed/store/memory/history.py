@@ -24,7 +24,7 @@ class History:
 
     Attributes:
         bytes: The size of all payloads.
-        hidden: Deleted Workers. Their events are kept until they are removed, and are not read.
+        hidden: Deleted Workers. Their events cannot be read, and stay until they are removed.
     """
 
     def __init__(self) -> None:
@@ -47,18 +47,18 @@ class History:
         self.bytes += len(stored.event.payload)
 
     def trim(self, trim: Trim) -> None:
-        """Remove a Worker's oldest events, and keep how it stood behind them."""
+        """Remove a Worker's oldest events, and keep its state after them."""
         worker_id, upto = trim.trim_range.worker_id, trim.trim_range.upto
         self._floors[worker_id] = TrimPoint(worker_id, upto, trim.state_at)
         self.remove(worker_id, _end(self._events[worker_id], upto))
 
     def hide(self, worker_id: WorkerId) -> None:
-        """Let a Worker's events be read no more."""
+        """Hide a Worker's events from readers."""
         self.hidden.add(worker_id)
         self._floors.pop(worker_id, None)
 
     def remove(self, worker_id: WorkerId, count: int) -> int:
-        """Remove at most so many of a Worker's oldest events, and return how many there were."""
+        """Remove at most this many of a Worker's oldest events. Returns the number removed."""
         events = self._events[worker_id]
         gone = events[:count]
         for stored in gone:
@@ -73,7 +73,7 @@ class History:
         return len(gone)
 
     def between(self, worker_id: WorkerId, after: int, upto: int, page: PageSize) -> Sequence[EncodedEvent]:
-        """A page of a Worker's events with `after` < sequence <= `upto`.
+        """Return a page of a Worker's events with `after` < sequence <= `upto`.
 
         Raises:
             StoreCorrupt: The first of them is not retained.
@@ -86,7 +86,7 @@ class History:
         return [stored.event for stored in up_to_gap(found, after)]
 
     def all_between(self, after: int, upto: int, page: PageSize) -> Sequence[EncodedEvent]:
-        """A page of all Workers' events with `after` < sequence <= `upto`, without those of deleted Workers.
+        """Return a page of all Workers' events with `after` < sequence <= `upto`, without those of deleted Workers.
 
         Raises:
             StoreCorrupt: Some of them are not retained.
@@ -111,11 +111,11 @@ class History:
         return [TrimRange(name, newest[name], counted[name]) for name in sorted(newest, key=newest.__getitem__)]
 
     def floor(self, worker_id: WorkerId) -> TrimPoint:
-        """Where a Worker's events begin."""
+        """Return the sequence after which a Worker's events are retained."""
         return self._floors.get(worker_id) or TrimPoint(worker_id, 0, StateAt(0, Activity(), 0))
 
     def state_at(self, worker_id: WorkerId, sequence: int) -> StateAt:
-        """How a Worker stood right behind its newest event up to `sequence`.
+        """Return the state of a Worker right after its newest event up to `sequence`.
 
         Raises:
             StoreCorrupt: That event is not retained.

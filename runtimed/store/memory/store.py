@@ -38,8 +38,8 @@ _OF_WORKERS = {
 class MemoryStore:
     """Keep a Runtime in memory, for as long as this object exists.
 
-    It accepts and refuses what the durable store does. A commit is done when the call returns. A closed store can be
-    opened again and still has its content.
+    It accepts and refuses the same as the durable store. A commit is finished when the call returns. A closed store
+    can be opened again and keeps its content.
     """
 
     backend: RuntimeBackend = "memory"
@@ -133,10 +133,10 @@ class MemoryStore:
         Args:
             table: One of `records.TABLES` that is kept as rows, such as RUNTIME_EVENTS.
             after: Rows with keys above this one are read.
-            page: Its `items` are the most that are read.
+            page: At most its `items` are read.
 
         Returns:
-            What the rows hold, by key.
+            The values of the rows, by key.
         """
         self._reading()
         return self._read(table, after, page.items)
@@ -229,7 +229,7 @@ class MemoryStore:
                     del rows[key]
 
     def _read(self, table: Table[Any, D], after: Any = None, count: int | None = None) -> list[D]:
-        """What rows hold whose keys are above `after`, by key."""
+        """Return the values of the rows with keys above `after`, by key."""
         rows = self._rows[table.name]
         keys = sorted(key for key in rows if after is None or key > after)
         return [table.decode(*rows[key]) for key in islice(keys, count)]

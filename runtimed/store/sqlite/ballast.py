@@ -1,4 +1,4 @@
-"""Disk space that is kept aside for changes that must be stored on a full disk."""
+"""Disk space that is reserved for changes that must be stored on a full disk."""
 
 import errno
 import logging
@@ -18,11 +18,11 @@ log = logging.getLogger(__name__)
 class Ballast:
     """A file in the store's folder whose blocks are given back when the disk is full.
 
-    A store on a disk that never had enough space has no ballast. A failure to keep the ballast is no failure of the
+    A store has no ballast if its disk never had enough space. A failure to keep the ballast is no failure of the
     store. One thread at a time may use it. All methods block.
 
     Attributes:
-        in_use: Whether the file was emptied. A restart finds this out again.
+        in_use: Whether the file was emptied. A restart determines this again.
     """
 
     def __init__(self, folder: Path) -> None:
@@ -75,7 +75,7 @@ class Ballast:
             log.debug("reserved space for a full disk", extra={"bytes": BALLAST_BYTES})
 
     def room(self) -> int:
-        """The bytes that the disk has left for this user, 0 if the system does not say."""
+        """Return the bytes that the disk has left for this user, 0 if the system does not report them."""
         try:
             found = os.statvfs(self._path.parent)
         except OSError:

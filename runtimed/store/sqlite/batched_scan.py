@@ -1,4 +1,4 @@
-"""Reading of whole tables in short steps, so that none holds back the write-ahead log or other readers."""
+"""Reading of whole tables in short steps, so that none delays the write-ahead log or other readers."""
 
 import contextlib
 from collections.abc import Callable, Iterator, Mapping
@@ -10,7 +10,7 @@ from runtimed.store.tables import Row, Table
 
 PAGE_ROWS = 500
 PAGE_BYTES = 1024 * 1024
-"""What one step reads at most, or a single larger row."""
+"""The most bytes that one step reads, unless a single row is larger."""
 
 Step = Callable[[apsw.Connection], None]
 Visit = Callable[[apsw.Connection, Row], int]
@@ -23,8 +23,8 @@ class BatchedScan:
     Args:
         query: Selects rows of the table, the key first.
         table: Names the key.
-        see: Is called with each row.
-        broken: Is called with a problem if SQLite cannot read on. No more steps follow.
+        see: Called with each row.
+        broken: Called with a problem if SQLite cannot continue reading. No more steps follow.
     """
 
     def __init__(self, query: str, table: Table[Any, Any], see: Visit, broken: Callable[[str], None]) -> None:
@@ -37,7 +37,7 @@ class BatchedScan:
         self._more = True
 
     def steps(self, bindings: Mapping[str, int]) -> Iterator[Step]:
-        """The steps. Finish each before asking for the next."""
+        """Yield the steps. Finish each before you ask for the next."""
         while self._more:
             yield lambda connection: self._step(connection, bindings)
 

@@ -27,7 +27,7 @@ COUNTED_ROW_BYTES = 16
 """The size that a row counts for in a step if it is only counted."""
 
 _SEEN_APART = {records.WORKERS, records.STATES, records.EVENTS, records.TRIM_POINTS, records.ENTRIES}
-"""The tables whose rows are compared with those of others as well."""
+"""The tables whose rows are also compared with rows of other tables."""
 
 _TRIM_POINT = f"{TRIM_POINTS.select} WHERE worker = ?"
 _OWNER = "SELECT 1 FROM worker WHERE number = :number UNION SELECT 1 FROM deleted WHERE worker = :number"
@@ -43,7 +43,7 @@ class Check:
     The store may be written meanwhile: rows that are newer than the first step are not checked.
 
     Args:
-        max_pin_s: The seconds after which the check of one table's structure is given up, None for no limit.
+        max_pin_s: The seconds after which the check of one table's structure is abandoned, or None for no limit.
 
     Attributes:
         counts: How many rows were read, by table.
@@ -68,13 +68,13 @@ class Check:
         return StoreCheck(workers, entries, events, tuple(self.findings))
 
     def structure(self) -> Iterator[Step]:
-        """The steps that have SQLite check the structure of each table."""
+        """Yield the steps in which SQLite checks the structure of each table."""
         yield self._list_tables
         for table in self._tables:
             yield partial(self._see_structure, table)
 
     def rows(self) -> Iterator[Step]:
-        """The steps that check each row. Finish each before asking for the next."""
+        """Yield the steps that check each row. Finish each before you ask for the next."""
         yield self._begin
         for table in records.TABLES:
             if table not in _SEEN_APART:
@@ -180,6 +180,6 @@ class Check:
             self.found(f"{name} belongs to no Worker: its row is missing", number)
 
     def _gone(self, connection: apsw.Connection, number: int, sequence: int) -> bool:
-        """Whether a missing event was trimmed, or belonged to a Worker that was deleted."""
+        """Return whether a missing event was trimmed, or belonged to a deleted Worker."""
         floors: list[Row] = connection.execute(_TRIM_POINT, (number,)).fetchall()
         return any(sequence <= floor[1] for floor in floors) or bool(connection.execute(_DELETED, (number,)).get)

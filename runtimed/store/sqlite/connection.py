@@ -15,13 +15,13 @@ BUSY_MS = 2_000
 """How long a statement waits for a checkpoint or a read. No other process has the database open."""
 
 MAX_IDLE_LOG_BYTES = 16 * 1024 * 1024
-"""The size to which a write-ahead log is truncated that a large change made grow."""
+"""The size to which a write-ahead log is truncated after a large change made it grow."""
 
 FULL = "the store is full: nothing of this was stored; make room and try again"
 
 
 def connect(database: Path) -> apsw.Connection:
-    """A connection that writes. A commit is on the disk when it returns. The owner does the checkpoints."""
+    """Open a connection that writes. A commit is on the disk when it returns. The owner runs the checkpoints."""
     connection = _open(database, apsw.SQLITE_OPEN_READWRITE)
     try:
         connection.pragma("synchronous", "FULL")
@@ -45,12 +45,12 @@ def enable_wal(connection: apsw.Connection) -> None:
 
 
 def connect_reader(database: Path) -> apsw.Connection:
-    """A connection that only reads."""
+    """Open a connection that only reads."""
     return _open(database, apsw.SQLITE_OPEN_READONLY)
 
 
 def connect_unchanging(database: Path, vfs: str | None = None) -> apsw.Connection:
-    """A connection that changes and creates no file. Nobody else may have the database open meanwhile."""
+    """Open a connection that changes and creates no file. Nothing else may have the database open meanwhile."""
     log = log_of(database)
     if not log.exists() or not log.stat().st_size:  # SQLite would make one
         name = f"file:{quote(str(database))}?immutable=1"
@@ -72,14 +72,14 @@ def _open(database: Path | str, flags: int, vfs: str | None = None) -> apsw.Conn
 
 
 def lacks_room(error: Exception, connection: apsw.Connection) -> bool:
-    """Whether a write failed only because the disk or a quota is full. SQLite reports a quota as an I/O error."""
+    """Return whether a write failed only because the disk or a quota is full. A quota shows as an I/O error."""
     over_quota = getattr(error, "extendedresult", 0) == apsw.SQLITE_IOERR_WRITE
     return isinstance(error, apsw.FullError) or (over_quota and connection.system_errno == errno.EDQUOT)
 
 
 @contextlib.contextmanager
 def translate_errors() -> Iterator[None]:
-    """Raise SQLite's errors as the StoreErrors they mean."""
+    """Raise SQLite's errors as the matching StoreErrors."""
     try:
         yield
     except apsw.CantOpenError as error:

@@ -22,9 +22,9 @@ class FsSettings:
     """A URL `fs:PATH`.
 
     Args:
-        path: The folder of the store, `~` being the user's home.
+        path: The folder of the store. `~` is the user's home.
         sync: When commits are synced: before they are acknowledged, or some time later (`?sync=normal`).
-        create: Whether a store that is not there is made (not with `?create=no`).
+        create: Whether a missing store is created (not with `?create=no`).
     """
 
     rule: ClassVar[str] = "fs:PATH, with ?sync=normal, ?create=no or ?sync=normal&create=no"
@@ -34,7 +34,7 @@ class FsSettings:
 
     @classmethod
     def parse(cls, url: str) -> "FsSettings":
-        """The settings of a URL. Raises ValueError for one that `rule` does not accept."""
+        """Return the settings in a URL. Raises ValueError for a URL that `rule` does not describe."""
         match = _URL.fullmatch(url)
         if match is None:
             raise ValueError(url)
@@ -50,7 +50,7 @@ class FsFactory:
 
     @contextlib.contextmanager
     def open(self, settings: FsSettings) -> Iterator[OpenedStore]:
-        """Make a store; what it leaves in its folder stays."""
+        """Make a store. Its folder stays when the context is left."""
         store = SqliteStore(settings.path, settings.sync, create=settings.create)
         yield OpenedStore(store, store.data_dir, keeps_token=True)
 

@@ -16,7 +16,7 @@ from runtimed.store.sqlite.wal_recovery import find_damage, kept_log, mended
 
 
 def inspect(path: Path) -> Inspection:
-    """Read all of the store in a folder as a start would see it. Blocks until everything is read.
+    """Read the whole store in a folder, and report what a start would find. Blocks until everything is read.
 
     Raises:
         StoreInUse: A daemon holds the store.
@@ -35,7 +35,7 @@ def inspect(path: Path) -> Inspection:
 
 @contextlib.contextmanager
 def _as_at_start(database: Path, check: Check) -> Iterator[apsw.Connection]:
-    """A connection that sees what a start would see, or the database as it is if a start would be refused."""
+    """Open a connection to what a start would see, or to the database as it is if a start would be refused."""
     damage = find_damage(database)
     with contextlib.ExitStack() as parts:
         if damage is not None:

@@ -52,7 +52,7 @@ def load(connection: apsw.Connection, runtime_id: RuntimeId | None) -> tuple[Sto
 
     Args:
         connection: A connection that writes.
-        runtime_id: The id that is expected, and that a new store gets. None for any, or a generated one.
+        runtime_id: The expected id, which a new store gets. None accepts any id and generates one for a new store.
 
     Returns:
         The state, and the numbers in `meta`: the counters and the size of all events in bytes.
@@ -87,8 +87,8 @@ def worker_reader() -> Callable[[Row, int], Worker]:
     """Make a function that reads Workers and shares equal requests and executions among them.
 
     Returns:
-        A function of a row of WORKERS followed by one of STATES without its key, and the sequence behind which events
-        are retained. It raises StoreCorrupt for a damaged row.
+        A function of two arguments: a row of WORKERS followed by one of STATES without its key, and the sequence
+        after which events are retained. It raises StoreCorrupt for a damaged row.
     """
     request_of = functools.cache(lambda body: _restored(body, CreateWorkerRequest, "a Worker's request"))
     execution_of = functools.cache(lambda body: _restored(body, Execution, "a Worker's execution"))
@@ -137,7 +137,7 @@ def _meta(connection: apsw.Connection, runtime_id: RuntimeId | None) -> Mapping[
 def _numbers(
     connection: apsw.Connection, meta: Mapping[str, str], workers: Iterable[Worker], others: Iterable[WorkerId]
 ) -> dict[str, int]:
-    """The numbers in `meta`, raised to the highest that any table holds."""
+    """Return the numbers in `meta`, raised to the highest that any table holds."""
     numbers = {key: int(meta[key]) for key in (*records.TABLES.counter_keys, EVENT_BYTES)}
     for table in records.TABLES:
         if table.counter is not None:
@@ -150,7 +150,7 @@ def _numbers(
 
 
 def _workers(connection: apsw.Connection, deleted: set[WorkerId]) -> tuple[list[Worker], dict[WorkerId, str]]:
-    """The Workers whose rows can be read, by number, and the first problem of each damaged Worker."""
+    """Return the Workers whose rows can be read, by number, and the first problem of each damaged Worker."""
     damaged: dict[WorkerId, str] = {}
     floors = _floors(connection, damaged)
     held = count_all_rows(connection)
@@ -170,14 +170,14 @@ def _workers(connection: apsw.Connection, deleted: set[WorkerId]) -> tuple[list[
     for number in find_missing_workers(connection, held, known):
         damaged[worker_id(number)] = "its row is missing"
     for (number,) in connection.execute(_HIDDEN):
-        damaged[worker_id(number)] = "it is deleted, and it is not"
+        damaged[worker_id(number)] = "it is marked as deleted, but its row is still there"
     for name, problem in damaged.items():
         log.error("cannot serve a damaged Worker", extra={"worker_id": name, "reason": problem})
     return workers, damaged
 
 
 def _floors(connection: apsw.Connection, damaged: dict[WorkerId, str]) -> dict[int, int]:
-    """The sequences behind which events are retained, by Worker number. A damaged row damages its Worker."""
+    """Return the sequences after which events are retained, by Worker number. A damaged row damages its Worker."""
     floors = {}
     for row in connection.execute(TRIM_POINTS.select):
         try:

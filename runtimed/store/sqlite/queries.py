@@ -1,4 +1,4 @@
-"""The reads of the durable store. None leaves a statement open: that would keep the log from shrinking."""
+"""The reads of the durable store. None leaves a statement open, which would keep the log from shrinking."""
 
 import contextlib
 import json
@@ -56,7 +56,7 @@ _TRIMMED_BEHIND = "SELECT worker, sequence FROM floor WHERE sequence > ? LIMIT 1
 
 
 def entries_after(connection: apsw.Connection, worker: WorkerId, start: int, page: PageSize) -> Sequence[Entry]:
-    """A page of a Worker's entries with a sequence above `start`, oldest first.
+    """Return a page of a Worker's entries with a sequence above `start`, oldest first.
 
     Raises:
         StoreCorrupt: An entry is damaged or missing.
@@ -66,7 +66,7 @@ def entries_after(connection: apsw.Connection, worker: WorkerId, start: int, pag
 
 
 def newest_entries(connection: apsw.Connection, worker: WorkerId, upto: int, page: PageSize) -> Sequence[Entry]:
-    """A page of a Worker's newest entries with a sequence of at most `upto`, oldest first.
+    """Return a page of a Worker's newest entries with a sequence of at most `upto`, oldest first.
 
     Raises:
         StoreCorrupt: An entry is damaged or missing.
@@ -80,7 +80,7 @@ def newest_entries(connection: apsw.Connection, worker: WorkerId, upto: int, pag
 def events_between(
     connection: apsw.Connection, worker: WorkerId, after: int, upto: int, page: PageSize
 ) -> list[EncodedEvent]:
-    """A page of a Worker's events with `after` < sequence <= `upto`, up to one that is damaged or missing.
+    """Return a page of a Worker's events with `after` < sequence <= `upto`, up to the first damaged or missing one.
 
     Raises:
         StoreCorrupt: The first event is damaged, missing or not retained.
@@ -103,7 +103,7 @@ def events_between(
 
 
 def all_events_between(connection: apsw.Connection, after: int, upto: int, page: PageSize) -> list[EncodedEvent]:
-    """A page of all Workers' events with `after` < sequence <= `upto`, up to one that is damaged or missing.
+    """Return a page of all Workers' events with `after` < sequence <= `upto`, up to the first damaged or missing one.
 
     Raises:
         StoreCorrupt: The first event is damaged, or an event is missing or not retained.
@@ -129,7 +129,7 @@ def all_events_between(connection: apsw.Connection, after: int, upto: int, page:
 
 @contextlib.contextmanager
 def _in_front_of_damage(kept: Sequence[EncodedEvent]) -> Iterator[None]:
-    """End a page in front of damage. StoreCorrupt is raised only if the page is empty."""
+    """End a page before damage. StoreCorrupt is raised only if the page is empty."""
     try:
         yield
     except StoreCorrupt:
@@ -138,16 +138,16 @@ def _in_front_of_damage(kept: Sequence[EncodedEvent]) -> Iterator[None]:
 
 
 def _cut(kept: list[EncodedEvent], sequence: int) -> None:
-    """End a page in front of a missing event, so that the next page raises the error."""
+    """End a page before a missing event, so that the next page raises the error."""
     del kept[bisect_left(kept, sequence, key=lambda event: event.sequence) :]
 
 
 def _events(
     connection: apsw.Connection, query: str, bindings: dict[str, int], room: int
 ) -> Iterator[tuple[int, int, int, int, bytes]]:
-    """The rows of a page, each checked. This is the hot path of reading: it makes no call that is not needed.
+    """Return the rows of a page, each checked. This is the hot path of reading, so it avoids every extra call.
 
-    It computes `EVENTS.checksum` in place: the call is a sixth of what reading an event costs.
+    It computes `EVENTS.checksum` in place: the call is a sixth of the cost of reading an event.
     """
     with contextlib.closing(connection.execute(query, bindings)) as rows:
         for sequence, number, previous, since, transcript_len, activity, payload, time, stored in rows:
@@ -182,9 +182,9 @@ def oldest_events(
 
 
 def records_after(connection: apsw.Connection, table: Table[Any, T], after: Any, page: PageSize) -> Sequence[T]:
-    """What a table holds above a key, by key, at most `page.items`.
+    """Return the values of rows above a key, by key, at most `page.items`.
 
-    Damaged rows are logged and left out. They don't count: an empty page would look like the last one.
+    Damaged rows are logged and left out. They do not count, because an empty page would look like the last one.
     """
     query = f"{table.select} WHERE {table.key} > ? ORDER BY {table.key}"
     with contextlib.closing(connection.execute(query, (after,))) as rows:
@@ -192,14 +192,14 @@ def records_after(connection: apsw.Connection, table: Table[Any, T], after: Any,
 
 
 def is_purged(connection: apsw.Connection, worker: WorkerId) -> bool:
-    """Whether no row of a deleted Worker is left."""
+    """Return whether no row of a deleted Worker is left."""
     return not connection.execute("SELECT 1 FROM deleted WHERE worker = ?", (number_of(worker),)).get
 
 
 def state_at(connection: apsw.Connection, worker: WorkerId, sequence: int) -> StateAt:
-    """How a Worker stood right behind its newest event up to `sequence`.
+    """Return the state of a Worker right after its newest event up to `sequence`.
 
-    It reads page by page and begins again if events are trimmed meanwhile.
+    It reads page by page, and starts again if events are trimmed meanwhile.
 
     Raises:
         StoreCorrupt: That event is not retained, or an event it is derived from is damaged or missing.
@@ -209,7 +209,7 @@ def state_at(connection: apsw.Connection, worker: WorkerId, sequence: int) -> St
             floor = _floor(connection, worker)
             newest = connection.execute(_NEWEST_EVENT, {"worker": number_of(worker), "upto": sequence}).fetchall()
         if sequence < floor.sequence:
-            raise StoreCorrupt(f"how {worker} stood there is not retained any more")
+            raise StoreCorrupt(f"the state of {worker} at this event is no longer retained")
         if not newest:
             return floor.state_at
         try:
@@ -220,7 +220,7 @@ def state_at(connection: apsw.Connection, worker: WorkerId, sequence: int) -> St
 
 
 def _behind(connection: apsw.Connection, stored: StoredEvent, floor: TrimPoint) -> StateAt:
-    """How the Worker of an event stood right behind it."""
+    """Return the state of an event's Worker right after it."""
     event = stored.event
     if not stored.since:
         return StateAt(stored.transcript_len, Activity(stored.activity), event.timestamp_ms)

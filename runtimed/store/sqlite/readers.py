@@ -22,7 +22,7 @@ class Readers:
     """A few threads with a connection each.
 
     A read must leave no statement open, because that would keep the log from being truncated. The constructor blocks
-    and opens all files: later there might be no descriptor left for them.
+    and opens all files, because later there might be no descriptor left for them.
     """
 
     def __init__(self, database: Path) -> None:
@@ -49,13 +49,13 @@ class Readers:
         return await asyncio.get_running_loop().run_in_executor(self._pool, call)
 
     def close(self) -> None:
-        """Wait for reads that are going on, then end the threads. Blocks."""
+        """Wait for running reads, then end the threads. Blocks."""
         self._pool.shutdown()
         self._opened.close()
 
 
 def _connect(database: Path) -> apsw.Connection:
-    """A connection with all files open. SQLite opens the write-ahead log with the first read."""
+    """Open a connection with all its files. SQLite opens the write-ahead log with the first read."""
     connection = connect_reader(database)
     try:
         connection.pragma("schema_version")

@@ -1,4 +1,4 @@
-"""Counts of each Worker's rows. They show missing rows without reading them all."""
+"""Counts of each Worker's rows. They reveal missing rows without a read of all rows."""
 
 from collections.abc import Mapping
 
@@ -12,7 +12,7 @@ from runtimed.store import records
 from runtimed.store.records import ENTRIES, EVENTS
 
 MAX_NUMBER = 0xFFFFFFFF
-"""The highest number that fits into a Worker id."""
+"""The highest number that a Worker id can hold."""
 
 _ENDS = """
     SELECT number,
@@ -78,7 +78,7 @@ def count_all_rows(connection: apsw.Connection) -> Mapping[int, RowCounts]:
 
 
 def find_fault(connection: apsw.Connection, number: int, worker: Worker, held: RowCounts) -> str | None:
-    """Describe what is missing of a Worker, or return None."""
+    """Return a description of what is missing from a Worker, or None."""
     if not held.entries == held.newest_entry == worker.transcript_len:
         return _wrong_entries(connection, number, worker, held)
     whole = held.events == worker.retained and max(held.newest, worker.retained_after) == worker.last_sequence
@@ -88,7 +88,7 @@ def find_fault(connection: apsw.Connection, number: int, worker: Worker, held: R
 
 
 def find_orphans(connection: apsw.Connection) -> list[int]:
-    """The numbers of Workers that have a row in a table with one row per Worker, but none in `worker`."""
+    """Return the numbers of Workers that have a row in a table with one row per Worker, but none in `worker`."""
     tables = [table for table in records.TABLES if table.owner == table.key and table is not records.WORKERS]
     query = " UNION ".join(
         f"SELECT {table.key} FROM {table.name} WHERE {table.key} NOT IN (SELECT number FROM worker)"  # noqa: S608
@@ -98,7 +98,7 @@ def find_orphans(connection: apsw.Connection) -> list[int]:
 
 
 def find_missing_workers(connection: apsw.Connection, held: Mapping[int, RowCounts], known: set[int]) -> list[int]:
-    """The numbers of Workers that have rows elsewhere, but none in `worker`. Damaged rows don't count."""
+    """Return the numbers of Workers that have rows elsewhere, but none in `worker`. Damaged rows do not count."""
     left = {number for number in held.keys() - known if _is_of(connection, number, held[number])}
     return sorted(number for number in left.union(find_orphans(connection)) if 0 < number <= MAX_NUMBER)
 

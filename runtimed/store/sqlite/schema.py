@@ -19,7 +19,7 @@ log = logging.getLogger(__name__)
 
 
 def check_version(connection: apsw.Connection) -> int:
-    """The version of the tables, 0 if there are none.
+    """Return the version of the tables, 0 if there are none.
 
     Raises:
         StoreUnsupported: The version is newer, or the database was not made by runtimed.
@@ -39,12 +39,12 @@ def create_or_migrate(connection: apsw.Connection, unix_ms: int) -> None:
 
     Args:
         connection: A connection that writes.
-        unix_ms: The Unix time in milliseconds.
+        unix_ms: The time for rows of earlier versions without a better one, as Unix time in milliseconds.
     """
     version = check_version(connection)
     if version == VERSION:
         return
-    with _told(connection, version) if version else contextlib.nullcontext(), connection:
+    with _logged(connection, version) if version else contextlib.nullcontext(), connection:
         if version:
             migration.replace_misfits(connection)
         if version == 1:
@@ -64,7 +64,7 @@ def create_or_migrate(connection: apsw.Connection, unix_ms: int) -> None:
 
 
 @contextlib.contextmanager
-def _told(connection: apsw.Connection, version: int) -> Iterator[None]:
+def _logged(connection: apsw.Connection, version: int) -> Iterator[None]:
     """Log the beginning and the end of a migration, which may take a while."""
     counts = [
         connection.execute(f"SELECT count(*) FROM {table}").get  # noqa: S608

@@ -47,11 +47,11 @@ class SqliteStore:
     Args:
         path: The folder. It must be on a local disk.
         sync: `full` syncs a commit before it is acknowledged; with `normal` a power cut loses the newest commits.
-        clock: Tells the time for rows of earlier versions, which have no times, where no mark tells a better one.
+        clock: The time of rows from earlier versions, which stored none, if no mark gives a better one.
         create: Whether a store that does not exist is created.
 
     Attributes:
-        data_dir: The folder as a directory of the token and the Workers' folders, locked from open() to close().
+        data_dir: The folder, with the token and the Workers' folders. It is locked from open() to close().
     """
 
     backend: RuntimeBackend = "fs_store"
@@ -111,10 +111,10 @@ class SqliteStore:
         Args:
             table: One of `records.TABLES`.
             after: Rows with keys above this one are read.
-            page: Its `items` are the most that are read.
+            page: At most its `items` are read.
 
         Returns:
-            What the rows hold, by key. Damaged rows are logged and left out.
+            The values of the rows, by key. Damaged rows are logged and left out.
         """
         return await self._reading().run(queries.records_after, table, after, page)
 
@@ -145,7 +145,7 @@ class SqliteStore:
         *args: P.args,
         **kwargs: P.kwargs,
     ) -> T:
-        """Read something of one Worker, and name the Worker in an error about damage that SQLite itself finds."""
+        """Run a read for one Worker, and name the Worker in errors about damage that SQLite itself finds."""
         try:
             return await self._reading().run(read, worker_id, *args, **kwargs)
         except StoreCorrupt as error:

@@ -1,4 +1,4 @@
-"""When a commit is synced to the disk, and what the next start may expect of the write-ahead log."""
+"""When commits are synced to the disk, and the record of it for the next start."""
 
 import logging
 from typing import Literal
@@ -24,7 +24,7 @@ def apply_sync(connection: apsw.Connection, sync: Sync) -> None:
 
 
 def is_lazily_synced(connection: apsw.Connection) -> bool:
-    """Whether the store was last written with `normal`. A power cut may then have torn any part of the log."""
+    """Return whether the store was last written with `normal`. Then a power cut may have torn any part of the log."""
     if not connection.execute("SELECT 1 FROM sqlite_schema WHERE name = 'meta'").get:
         return False
     return bool(connection.execute("SELECT 1 FROM meta WHERE key = 'sync' AND value = 'normal'").get)

@@ -1,4 +1,4 @@
-"""One transaction: it adds the rows of many Changes, then removes what they end."""
+"""One transaction: add the rows of many Changes, then remove what they delete or trim."""
 
 from collections import defaultdict
 from collections.abc import Mapping, Sequence
@@ -28,10 +28,10 @@ def write(
     Args:
         connection: A connection with an open transaction.
         changes: In the order of the commits.
-        numbers: The numbers in `meta` before.
+        numbers: The numbers in `meta` before the transaction.
 
     Returns:
-        The numbers in `meta` afterwards.
+        The numbers in `meta` after it.
     """
     added: dict[Table[Any, Any], list[Row]] = defaultdict(list)
     for change in changes:
@@ -51,7 +51,7 @@ def write(
 
 
 def _take_out(connection: apsw.Connection, change: EncodedChange) -> int:
-    """Remove what a Change ends, and return the size of the removed events in bytes."""
+    """Remove what a Change deletes or trims. Returns the size of the removed events in bytes."""
     if change.forgotten is not None:
         _forget(connection, change.forgotten)
     if change.deleted is not None:
@@ -71,7 +71,7 @@ def _forget(connection: apsw.Connection, gone: Forgotten) -> None:
 
 
 def _purge(connection: apsw.Connection, worker: int) -> int:
-    """Remove up to PURGE_ROWS rows of a deleted Worker, with the last of them its row in `deleted`."""
+    """Remove up to PURGE_ROWS rows of a deleted Worker. Its row in `deleted` goes together with the last of them."""
     if not connection.execute("SELECT 1 FROM deleted WHERE worker = ?", (worker,)).get:
         return 0
     sizes = [row[0] for row in connection.execute(_PURGE_EVENTS, (worker, PURGE_ROWS))]

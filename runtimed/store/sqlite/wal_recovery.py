@@ -1,4 +1,4 @@
-"""Recovery of a write-ahead log that is damaged in front of committed transactions.
+"""Recovery of a write-ahead log that has damage before committed transactions.
 
 SQLite would silently stop reading at the damage. Recovery rewrites the checksums of the log so that SQLite reads all
 of it. Damaged pages are then found by the checksums of the rows: while the damaged log is kept, each start reads
@@ -33,7 +33,7 @@ log = logging.getLogger(__name__)
 
 @attrs.frozen
 class Found:
-    """What is wrong with a log: SQLite can read its first `readable` frames."""
+    """Damage in a log. SQLite can read its first `readable` frames."""
 
     readable: int
     damage: Damage
@@ -45,15 +45,15 @@ class Found:
 
 
 def kept_log(database: Path) -> Path:
-    """Where the damaged log of a database is kept."""
+    """Return the path at which the damaged log of a database is kept."""
     return Path(f"{database}{KEPT}")
 
 
 def repair_log(database: Path) -> None:
-    """Make a damaged log readable to its end, and keep a copy of the damaged one. A torn end is left to SQLite.
+    """Make a damaged log readable to its end, and keep a copy of it. SQLite handles a torn end itself.
 
     Raises:
-        StoreCorrupt: The log does not result in a sound database. It is left as it is.
+        StoreCorrupt: The repaired log would not give a sound database. The log is unchanged.
     """
     found = find_damage(database)
     if found is None:
@@ -105,7 +105,7 @@ def find_hit_workers(database: Path, connection: apsw.Connection) -> dict[Worker
 
 
 def find_damage(database: Path) -> Found | None:
-    """Find damage in the log, as opposed to the torn end that a crash leaves. Changes nothing."""
+    """Return the damage in the log, or None. The torn end that a crash leaves is no damage. Changes nothing."""
     log = log_of(database)
     if not (log.exists() and log.stat().st_size and database.stat().st_size):
         return None
@@ -121,7 +121,7 @@ def find_damage(database: Path) -> Found | None:
 
 @contextlib.contextmanager
 def mended(database: Path, found: Found) -> Iterator[apsw.Connection]:
-    """A connection that sees the store as recovery would make it. Changes nothing in the store's folder.
+    """Open a connection to the store as recovery would make it. Changes nothing in the store's folder.
 
     Raises:
         StoreCorrupt: Recovery is not possible.
@@ -163,7 +163,7 @@ def _beyond_repair(found: Found) -> StoreCorrupt:
 
 
 def _swap(log: Path, draft: Path, kept: Path) -> None:
-    """Put the mended log in the place of the damaged one, in one step."""
+    """Replace the damaged log by the mended one atomically."""
     kept.unlink(missing_ok=True)
     os.link(log, kept)
     draft.rename(log)
@@ -179,7 +179,7 @@ def _private(path: str, flags: int) -> int:
 
 
 class _OtherLog(apsw.VFS):
-    """The file system, but for a database's log, which is another file."""
+    """The file system, except that another file takes the place of a database's log."""
 
     def __init__(self, name: str, log: Path) -> None:
         super().__init__(name, "")

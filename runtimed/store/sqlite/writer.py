@@ -1,4 +1,4 @@
-"""The one thread that writes, many Changes in one transaction."""
+"""The only thread that writes. It commits many Changes in one transaction."""
 
 import asyncio
 import logging
@@ -39,18 +39,18 @@ class Job:
 
 
 class Writer:
-    """Write changes in a thread of its own, in the order of the calls and many in one transaction.
+    """Writes changes in its own thread, in the order of the calls, many in one transaction.
 
-    The queue holds what the Runtime has in flight, one change of each Worker. A change that does not fit on the disk
-    fails alone. After any other failure the writer refuses everything: it cannot know what reached the disk, and a
-    second fsync could succeed falsely.
+    The queue is bounded by what the Runtime has in flight: one change of each Worker. A change that does not fit on
+    the disk fails alone. After any other failure the writer refuses everything: it cannot know what reached the disk,
+    and a second fsync could succeed falsely.
 
     Args:
         connection: The connection that writes. Nobody else may use it until close().
         loop: The event loop of the callers.
         numbers: The counters in `meta` and the size of the events, as loaded.
         requests: The stored requests by Worker number.
-        ballast: The space that is kept aside for a full disk.
+        ballast: The space that is reserved for a full disk.
 
     Attributes:
         event_bytes: The size of the payloads of all events, as of the newest acknowledged change.
@@ -191,7 +191,7 @@ class Writer:
         self._numbers = numbers
 
     def _check_files(self) -> None:
-        """Raise StoreMissing if a file was deleted or replaced. SQLite would write on and report success."""
+        """Raise StoreMissing if a file was deleted or replaced: SQLite would keep writing and report success."""
         try:
             present = self._present_inodes()
         except OSError:
@@ -216,7 +216,7 @@ class Writer:
             self._ballast.take_back()
 
     def _growth(self) -> int:
-        """By how many bytes the database's file grows when the log is copied into it."""
+        """Return by how many bytes the database's file grows when the log is copied into it."""
         size: int = self._connection.pragma("page_count") * self._connection.pragma("page_size")
         return max(0, size - self._files[0].stat().st_size)
 
