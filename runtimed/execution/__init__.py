@@ -1,4 +1,4 @@
-"""Backends that run Workers: profiles, the drivers of their programs, and the process trees of these."""
+"""Backends that run Workers: profiles, drivers of programs, and the process trees of these programs."""
 
 from runtimed.execution.function import FunctionBackend
 from runtimed.execution.profile import Profile

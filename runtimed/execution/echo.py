@@ -8,7 +8,7 @@ from runtimed.model.interaction import WorkerInput
 
 
 class EchoBackend(FunctionBackend):
-    """An ExecutionBackend without any process, to try the Runtime out and to measure it."""
+    """An ExecutionBackend without processes, to try out the Runtime and to measure it."""
 
     def __init__(self) -> None:
         super().__init__(_echo)

@@ -64,7 +64,7 @@ class FunctionBackend:
     cancel = stop
 
     async def delete(self, worker_id: WorkerId) -> None:
-        """Do nothing: nothing is kept of a Worker."""
+        """Do nothing: this backend keeps nothing of a Worker."""
 
     async def close(self) -> None:
         workers, self._workers = self._workers, {}

@@ -18,7 +18,7 @@ from runtimed.model.identity import WorkerId
 from runtimed.model.worker import CreateWorkerRequest, RuntimeDefaultProfile
 
 MAX_REMOVALS = 2
-"""How many folders are removed at once: each takes a thread of the shared pool."""
+"""How many folders are removed at the same time. Each uses a thread of the shared pool."""
 
 log = logging.getLogger(__name__)
 
@@ -26,7 +26,7 @@ log = logging.getLogger(__name__)
 class ProfileRegistry:
     """The ExecutionBackend of a host: it hands each Worker to the backend of its profile, made when first needed.
 
-    An exception that a backend lets escape is logged and answered as `errored`. The registry owns the backends and
+    An exception of a backend is logged and answered as `errored`. The registry owns the backends and
     the Supervisor, and closes them.
 
     Args:
@@ -170,7 +170,7 @@ def _call(method: Callable[[WorkerId, str], None], worker_id: WorkerId, input_id
 
 
 def _missing(profile: Profile, request: CreateWorkerRequest) -> str:
-    """Name the capabilities that a request lacks, as the middle of a sentence; empty if it lacks none."""
+    """Return the capabilities that a request lacks, as the middle of a sentence, or an empty text."""
     requested = {capability.name for capability in request.requested_capabilities}
     names = [name for name in profile.capabilities if name not in requested]
     if not names:

@@ -13,7 +13,7 @@ log = logging.getLogger(__name__)
 
 
 def begin(work: Coroutine[Any, Any, None]) -> asyncio.Task[None]:
-    """Start a task that nobody awaits. A failure is logged; the owner of the task calls `finish`."""
+    """Start a task that is not awaited. A failure is logged. The owner of the task calls `finish`."""
     task = asyncio.create_task(work)
     task.add_done_callback(_report)
     return task

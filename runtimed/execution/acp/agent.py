@@ -1,4 +1,4 @@
-"""A running agent and the requests it is sent."""
+"""A running agent and the requests that it gets."""
 
 import asyncio
 import contextlib
@@ -38,7 +38,7 @@ METHOD_NOT_FOUND = -32601
 
 
 class AgentFailed(DriverError):
-    """The agent is of no more use; the text says what happened."""
+    """The agent cannot be used any more; the text says what happened."""
 
     def __init__(self, reason: LossReason, message: str) -> None:
         super().__init__(message)
@@ -55,7 +55,7 @@ class AgentRefused(Exception):
 
 @attrs.frozen
 class Abilities:
-    """What an agent can do, as its answer to `initialize` says.
+    """The abilities of an agent, from its answer to `initialize`.
 
     Attributes:
         resume: It can resume a session.
@@ -74,8 +74,8 @@ class Agent:
     """Owns the process tree of one agent, and the connection to it. The owner calls `stop`.
 
     Attributes:
-        abilities: What the agent can do, once it was greeted.
-        session: The agent's answer when its session was opened.
+        abilities: What the agent can do; known after `greet`.
+        session: The agent's answer to the request that opened its session.
     """
 
     def __init__(self, profile: Profile, program: LineProcess, client: Client, inbox: Inbox) -> None:
@@ -91,7 +91,7 @@ class Agent:
     async def start(
         cls, profile: Profile, supervisor: Supervisor, home: Path, client: Client, inbox: Inbox
     ) -> "Agent":
-        """Start the program, without sending it anything. Raises OSError."""
+        """Start the program, and send it nothing. Raises OSError."""
         env = environment(profile.env, profile.env_pass)
         argv = await asyncio.to_thread(located, profile.command, env, home)
         command = Command(argv, home, env, profile.tree_limits)
@@ -107,7 +107,7 @@ class Agent:
         """Initialize the connection.
 
         Args:
-            granted: The capabilities that the agent is offered.
+            granted: The capabilities that are offered to the agent.
 
         Raises:
             AgentFailed: It speaks another version, or gave no valid answer in time.
@@ -205,7 +205,7 @@ class Agent:
 
         Args:
             grace_s: How long it may take to end, in seconds; with 0 it is killed.
-            session_id: The session to cancel first, if a run is going on in it.
+            session_id: The session to cancel first, if it has an active run.
 
         Raises:
             TimeoutError: Processes resist being killed.
@@ -253,7 +253,7 @@ def _greeting(granted: frozenset[str]) -> dict[str, Any]:
 
 
 def _error_text(error: RequestError) -> str:
-    """The message of an error, and the details beside it."""
+    """Return the message of an error, with its details."""
     data = error.data
     if isinstance(data, dict):
         data = data.get("details") or data.get("message") or data

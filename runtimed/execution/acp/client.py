@@ -59,7 +59,7 @@ class Client:
             }
 
     async def __call__(self, method: str, params: Any, is_notification: bool) -> dict[str, Any] | None:
-        """Take a notification, or answer a request. An update is in the inbox before anything is awaited."""
+        """Handle a notification, or answer a request. An update is put into the inbox before the first await."""
         if is_notification:
             if method == "session/update" and isinstance(params, dict) and isinstance(params.get("update"), dict):
                 self._inbox.put(Update(session_of(params), params["update"]))

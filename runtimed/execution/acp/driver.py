@@ -36,8 +36,8 @@ log = logging.getLogger(__name__)
 class AcpDriver:
     """One Worker's agent with its session and terminals.
 
-    An agent that ends is lost, and the Worker with it. One that ends because a run is interrupted is started again,
-    and its session is opened again.
+    If the agent ends, the Worker is lost. If it ends because a run was interrupted, it is started again and its
+    session is opened again.
     """
 
     noun = "agent"
@@ -191,7 +191,7 @@ class AcpDriver:
         return await opened.agent.prompt(opened.saved.session_id, blocks(run.dispatch.input, context))
 
     async def _end_prompt(self) -> None:
-        """The run is over: give up the prompt where it has no answer, and what the agent has asked for."""
+        """Forget the prompt and the requests of the agent: its run is over."""
         prompt, self._prompt, self._run = self._prompt, None, None
         if prompt is not None:
             await finish(prompt)
@@ -201,7 +201,7 @@ class AcpDriver:
         await self._reader.dismiss()
 
     async def _exit_error(self, reason: LossReason | None) -> AgentFailed:
-        """End what is left of the agent; why it came to its end."""
+        """End what is left of the agent, and return why it ended."""
         if self._opened is None:
             return AgentFailed("exit", "the agent ended")
         if reason is not None:
@@ -224,7 +224,7 @@ class AcpDriver:
         return Exit("exit", why, (*closing, alert(f"{why}: it is started again"), RunEnd("rolled_back")))
 
     async def _emit_rest(self) -> None:
-        """Pass on what is left of an agent that is gone, as far as that can be done."""
+        """Emit what an agent that has ended left behind. Failures are logged."""
         try:
             await self._reader.read(asked=False)
             await self._reader.emit((*self._reader.held(), *self._translator.settle(), *self._translator.spent()))
@@ -232,11 +232,11 @@ class AcpDriver:
             log.exception("the last output of an agent could not be passed on")
 
     def _refused(self, error: AgentRefused) -> str:
-        """Why there is no session, and who refused it."""
+        """Return which program refused to open a session, and why."""
         hint = f"; {NO_AGENT}" if error.code == METHOD_NOT_FOUND else ""
         return f"{Path(self._profile.command[0]).name} refused to open a session: {error}{hint}"
 
 
 def _reason(error: BaseException) -> str:
-    """What went wrong, in words that are no secret; a host's path is none of them."""
+    """Return what went wrong, in words for clients: without paths of this host."""
     return str(error) if isinstance(error, AgentFailed | AgentRefused) else failure_text(error)

@@ -49,7 +49,7 @@ def session_of(params: Mapping[str, Any]) -> str | None:
 
 
 class Inbox:
-    """Keep items in order for one consumer, which sets `listening` while it takes them."""
+    """Keeps items in order for one consumer. The consumer sets `listening` while it takes items."""
 
     def __init__(self) -> None:
         self._items: deque[Item] = deque()
@@ -70,7 +70,7 @@ class Inbox:
         self._changed.set()
 
     def weigh(self, size: int) -> None:
-        """Count bytes that came, whether they become items or not, and wake the consumer."""
+        """Count bytes that arrived, whether or not they become items, and wake the consumer."""
         self._bytes += size
         self._bound()
         self._changed.set()
@@ -93,7 +93,7 @@ class Inbox:
         await self._room.wait()
 
     async def changed(self) -> None:
-        """Wait until something came, or `wake` was called, since the last call."""
+        """Wait until something has arrived, or `wake` was called, since the last call."""
         await self._changed.wait()
         self._changed.clear()
 

@@ -1,4 +1,4 @@
-"""Messages to an agent that it has not read yet."""
+"""Messages that an agent has not read yet."""
 
 import asyncio
 from collections.abc import Iterator
@@ -8,7 +8,7 @@ MAX_UNTAKEN_BYTES = 64 << 20
 """The most bytes of unread messages, with MESSAGE_COST for each; beyond it the agent is not read."""
 
 MESSAGE_COST = 4096
-"""Bytes of memory that a waiting message takes besides its own, rounded up."""
+"""Bytes of memory that a waiting message uses besides its text, rounded up."""
 
 
 class Outbox:
@@ -30,7 +30,7 @@ class Outbox:
             self._add(-size - MESSAGE_COST)
 
     def close(self) -> None:
-        """Let everybody go on: the agent reads no more messages."""
+        """Release all waiting callers: the agent reads no more messages."""
         self._closed = True
         self._room.set()
 

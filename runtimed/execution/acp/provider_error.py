@@ -12,7 +12,7 @@ _CALLS = ("tool_call", "tool_call_update")
 
 
 class ProviderError:
-    """Watches the updates of one run for an error. It no longer counts once the agent went on or recovered.
+    """Watches the updates of one run for an error, which no longer counts once the agent has continued or recovered.
 
     Recognized are an update of a kind that ends in `error`; in `_meta`, or an object directly in it, an `error` or a
     `threadStatus` of `systemError`; and in the answer an `error`, or a stop reason that speaks of one. An `error` in
@@ -58,7 +58,7 @@ class ProviderError:
         return (words or self._words or unnamed) if failed else None
 
     def _goes_on(self) -> bool:
-        """Whether the agent has said more since the error than the words of the error."""
+        """Return whether the agent has written more since the error than the text of the error."""
         return self._said.strip()[:MAX_WORDS] not in ("", self._words, *self._words.split(": "))
 
 

@@ -67,7 +67,7 @@ async def _set_mode(agent: Agent, session_id: str, value: str, modes: Mapping[st
 
 
 async def _try(agent: Agent, session_id: str, name: str, value: str) -> None:
-    """Set an option that the agent has not listed: it need not when it resumes a session."""
+    """Set an option that the agent has not listed: an agent that resumes a session need not list its options."""
     try:
         await agent.configure(
             "session/set_config_option", {"sessionId": session_id, "configId": name, "value": value}

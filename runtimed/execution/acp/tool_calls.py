@@ -1,4 +1,4 @@
-"""Translate the tool calls of an agent: each starts and ends once, whatever the agent leaves out or repeats."""
+"""Translate the tool calls of an agent. Each starts and ends once, whatever the agent leaves out or repeats."""
 
 import contextlib
 import hashlib
@@ -79,7 +79,7 @@ class ToolCalls:
 
         Args:
             update: The update or the tool call of a permission request.
-            new: It can't belong to a call that has ended.
+            new: It cannot belong to a call that has ended.
         """
         call_id = _key(update["toolCallId"])
         if call_id not in self._open:
@@ -91,7 +91,7 @@ class ToolCalls:
         yield from self._follow(call_id, update)
 
     def settle(self, call_id: str | None = None) -> Iterator[Payload]:
-        """Yield the arguments of an open call, or of all, as they are by now."""
+        """Yield the current arguments of an open call, or of all open calls."""
         for known, call in self._open.items():
             if call_id is None or known == _key(call_id):
                 yield from _settled(call)

@@ -7,7 +7,7 @@ from typing import Any
 import attrs
 
 MAX_OUTPUT = 1 << 20
-"""The most characters of the output of a tool, and of each text in a diff; a cut text says so."""
+"""The most characters of the output of a tool, and of each text in a diff. A text that is cut has a mark."""
 
 MAX_DIFFS = 256
 MAX_DIFFED = 4 << 20
@@ -34,7 +34,7 @@ class Content:
 
 
 class CommandOutput:
-    """The beginning of what a command has printed, and the size of all of it."""
+    """The beginning of the output of a command, and the size of all of it."""
 
     def __init__(self) -> None:
         self._kept = StringIO()

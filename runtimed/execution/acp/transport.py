@@ -1,4 +1,4 @@
-"""Turn the lines of an agent into JSON-RPC messages, and leave out those that are none."""
+"""Turn the lines of an agent into JSON-RPC messages, and leave out all other lines."""
 
 import json
 import logging
@@ -22,7 +22,7 @@ MAX_ODD_BYTES = 1 << 20
 """The longest line of almost valid JSON that is repaired: that is slow."""
 
 _FIELDS = frozenset({"jsonrpc", "id", "method", "params", "result", "error"})
-"""An object without `"jsonrpc": "2.0"` is a message only where it has no other fields than these."""
+"""An object without `"jsonrpc": "2.0"` is a message only if it has no other fields than these."""
 
 log = logging.getLogger(__name__)
 
@@ -127,7 +127,7 @@ def _is_message(message: Mapping[str, Any]) -> bool:
 
 
 def _error(message: dict[str, Any]) -> dict[str, Any]:
-    """Return an error with a message, whatever was there."""
+    """Return an error that has a message, even if the agent sent none."""
     return {**message, "message": as_text(message.get("message"), "no reason was given")}
 
 

@@ -24,7 +24,7 @@ Key = tuple[str, str]
 
 
 class UpdateThrottle:
-    """Hold back an update that came too soon, until it is due or a newer one replaces it.
+    """Holds back an update that arrives too soon, until it is due or a newer one replaces it.
 
     Times are those of the event loop, in seconds. A `session_info_update` holds only what has changed, so it is
     merged with the one that it replaces.

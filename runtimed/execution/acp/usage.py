@@ -1,7 +1,7 @@
 """Find the token counts of a run, wherever an agent puts them.
 
-Input includes what came from a cache, and output includes thoughts. Agents count in two ways; a total tells which, or
-else the names of the counts.
+Input includes cached tokens, and output includes thoughts. Some agents count these separately: the total shows which
+way an agent counts, or else the names of the counts do.
 """
 
 from collections import deque
@@ -26,11 +26,11 @@ _CACHED = (
 _CACHE_WRITTEN = ("cachedWriteTokens", "cache_creation_input_tokens", "cacheWriteTokens")
 _THOUGHT = ("thoughtTokens", "thought_tokens", "thoughtsTokenCount", "reasoningTokens", "reasoning_tokens")
 _BESIDE = frozenset({"cache_read_input_tokens", "cache_creation_input_tokens", "thoughtsTokenCount"})
-"""Counts that are not part of the input or output count, by the convention of their providers."""
+"""Counts that providers with these names do not include in their input or output count."""
 
 
 class UsageTally:
-    """The counts of one run: those in `_meta` are of one model call each, those of a `usage_update` of the run."""
+    """The counts of one run. Counts in `_meta` are of one model call, those of a `usage_update` are of the run."""
 
     def __init__(self) -> None:
         self._sum: Usage | None = None

@@ -28,7 +28,7 @@ from runtimed.model.event import ErrorRaised, Payload, RunEnd
 from runtimed.model.execution import LossReason
 
 MAX_EMITTED = 64
-"""How many events are given to the sink at once, so that it can make the program wait."""
+"""The most events in one call of the sink, which can make the program wait."""
 
 RESTARTED = "the run was interrupted and its program ended: it is started again, and knows nothing of before"
 
@@ -36,17 +36,17 @@ log = logging.getLogger(__name__)
 
 
 class ProcessBackend(SessionBackend):
-    """An ExecutionBackend for all Workers of one profile. Whoever gave it the Supervisor closes that."""
+    """An ExecutionBackend for all Workers of one profile. The owner of the Supervisor closes that."""
 
     def __init__(self, profile: Profile, workspaces: Workspaces, supervisor: Supervisor) -> None:
         super().__init__(partial(ProcessDriver, profile, workspaces, supervisor), profile)
 
 
 class ProcessDriver:
-    """One Worker's program. A program that ends is lost, and the Worker with it, unless an interrupt has ended it.
+    """One Worker's program. If the program ends, the Worker is lost, unless an interrupt has ended the program.
 
-    An `error` of the program is held until its run ends, for by itself it would end the run. Where the program says
-    nothing more within RUN_END_S, that was the end.
+    An `error` of the program is held back until its run ends, because the Runtime ends a run at an `error`. If the
+    program writes nothing more within RUN_END_S, the run ends with the error.
     """
 
     noun = "program"
@@ -131,7 +131,7 @@ class ProcessDriver:
 
     async def interrupt(self) -> None:
         if self._program is not None:
-            with contextlib.suppress(OSError):  # whoever interrupts has a deadline, and a remedy
+            with contextlib.suppress(OSError):  # the caller has a deadline, after which it kills the program
                 await self._program.write(protocol.INTERRUPT)
 
     async def kill(self) -> None:
@@ -164,7 +164,7 @@ class ProcessDriver:
             await self._program.stop(grace_s, protocol.STOP)
 
     async def _take(self, chunk: Chunk) -> bool:
-        """Emit what there is in a chunk, up to the end of the run; whether that has come."""
+        """Emit the events of a chunk up to the end of the run. Returns whether the run has ended."""
         self.received += len(chunk.data)
         if self._unresponsive:  # it is being killed
             return False
@@ -174,7 +174,7 @@ class ProcessDriver:
         return is_over
 
     async def _pass_on(self) -> bool:
-        """Emit what was read, up to the end of the run; whether that has come. What follows it waits for the next."""
+        """Emit unread events up to the end of the run. Returns whether it has ended; later events stay unread."""
         events: list[Payload] = []
         for event in self._unread:
             if self._run is not None and isinstance(event, RunEnd):
@@ -188,7 +188,7 @@ class ProcessDriver:
         return self._run_end is not None
 
     def _own(self, event: Payload) -> Iterable[Payload]:
-        """What an event of the program becomes: a run can't end where none is, and an error is held until its end."""
+        """Return what to emit for an event. An error is held until its run ends; outside of a run it is a warning."""
         if not isinstance(event, RunEnd | ErrorRaised):
             return (event,)
         if self._run is None:
@@ -199,14 +199,14 @@ class ProcessDriver:
         return before
 
     def _error_as_alert(self) -> list[Payload]:
-        """The error that the program has reported in this run, as something that did not end it."""
+        """Return the held error of this run as an alert, because it did not end the run."""
         if self._error is None:
             return []
         error, self._error = self._error, None
         return [alert(f"the program reports an error: {error.message}", "error")]
 
     def _await_end(self) -> None:
-        """End the run in which the program has said `error`, unless it says more before RUN_END_S are over."""
+        """End the run after an `error`, unless the program writes more within RUN_END_S."""
         self._is_over = False
         if self._error_timer is not None:
             self._error_timer.cancel()

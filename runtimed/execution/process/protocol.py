@@ -24,7 +24,7 @@ INTERRUPT = b'{"type":"interrupt"}\n'
 STOP = b'{"type":"stop"}\n'
 
 MAX_STARTS = 8
-"""At how many places of a line the reader tries to find an event behind text."""
+"""At how many places of a line the reader looks for an event after text."""
 
 MAX_QUOTED = 80
 
@@ -40,7 +40,7 @@ _EXPECTED = "expected events as JSON objects, each in a line of its own"
 
 @attrs.frozen
 class Refused:
-    """A line that is a JSON object but not a valid event; `problem` names the field and what is expected there."""
+    """A line that is a JSON object but not a valid event. `problem` names the field and what is expected there."""
 
     problem: str
 
@@ -61,13 +61,13 @@ def input_line(dispatch: Dispatch) -> bytes | None:
 
 @attrs.frozen
 class Ambiguous:
-    """Output that is taken as text, or as text and an event, but may have been meant otherwise."""
+    """Output that is read as text, or as text and an event, although the program may have meant something else."""
 
     problem: str
 
 
 class Reader:
-    """Tell text from events in the output of a program.
+    """Separates text from events in the output of a program.
 
     Each kind of ambiguous output is reported once: text in front of an event once in all, the others once a run.
     """
@@ -126,7 +126,7 @@ class Reader:
         return data
 
     def _is_text(self, data: bytes) -> bool:
-        """Whether these lines are plain text without a closer look."""
+        """Return whether these lines are certainly plain text."""
         if self._opening or b"{" in data:
             return False
         if not self._array or b"[" not in data:

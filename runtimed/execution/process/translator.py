@@ -10,7 +10,7 @@ from runtimed.model.event import Alert, Payload, TextDelta, TextDone, ThinkingDe
 
 
 class Translator:
-    """Hold the open text and thought of a program, and count the warnings about its output."""
+    """Holds the open text and thought of a program, and counts the warnings about its output."""
 
     def __init__(self, max_open_text: int = MAX_CHARACTERS) -> None:
         each = max(max_open_text // 2, 1)  # both may be open

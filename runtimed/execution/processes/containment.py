@@ -251,7 +251,7 @@ def _holds(pid: int, pipe: int) -> bool:
 
 
 def _link(path: Path) -> str:
-    """Where it leads; nowhere once it is closed."""
+    """Return the target of a link in /proc, or nothing once it is closed."""
     with contextlib.suppress(FileNotFoundError):
         return str(path.readlink())
     return ""

@@ -1,4 +1,4 @@
-"""Find the file that a command of a profile means."""
+"""Find the file of a profile's command."""
 
 import os
 import shutil

@@ -46,7 +46,7 @@ def _memberships() -> Iterator[tuple[list[str], str]]:
 
 
 def _mounts(kind: str) -> Iterator[tuple[str, Path, list[str]]]:
-    """Root, mount point and options of each mount of this type."""
+    """Yield root, mount point and options of each mount of this type."""
     for line in Path("/proc/self/mountinfo").read_text().splitlines():
         fields, _, rest = line.partition(" - ")
         found, _, options = rest.split(" ", 2)
@@ -56,7 +56,7 @@ def _mounts(kind: str) -> Iterator[tuple[str, Path, list[str]]]:
 
 
 def remove(group: Path) -> None:
-    """Kill the processes in a group and below it, and remove the groups; what resists is left."""
+    """Kill the processes in a group and below it, and remove the groups; what cannot be removed stays."""
     for _ in range(REMOVE_ATTEMPTS):
         for inner in inner_first(group):
             _kill(inner)

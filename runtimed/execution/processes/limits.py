@@ -1,4 +1,4 @@
-"""What a process tree may use, and how that is measured. Everything here blocks."""
+"""The limits of a process tree, and how its use is measured. All functions block."""
 
 import contextlib
 import logging
@@ -63,7 +63,7 @@ class Accounting(Protocol):
 
 @attrs.frozen
 class Sampling:
-    """The accounting that is always possible: sampling /proc now and then.
+    """The accounting that works everywhere: it samples /proc.
 
     What a tree uses between two samples is not limited. Memory is the sum of the resident sets, so shared pages count
     for each process. The CPU time of ended processes that nobody waited for is missing.

@@ -21,13 +21,13 @@ TAIL_BYTES = 4096
 """How much of the end of standard error is kept."""
 
 WRITE_DEADLINE_S = 60.0
-"""How long a program may leave input unread before a write gives up."""
+"""How long a program may leave input unread before a write fails."""
 
 STDOUT_CHECK_S = 5.0
 """How often a run checks whether its program has closed its output; after two such checks in a row it is ended."""
 
 PARTIAL_S = 0.2
-"""How long a line may stay incomplete before its beginning is returned, where that was asked for."""
+"""How long a line may stay incomplete before its beginning is returned, if `partial` is set."""
 
 _NOTHING = Chunk(b"")
 
@@ -90,7 +90,7 @@ class LineProcess:
             supervisor: Starts the process tree.
             command: What to start.
             max_line_bytes: The longest line that is returned whole.
-            partial: Return the beginning of a line that is no JSON object PARTIAL_S after it came.
+            partial: Return an incomplete line PARTIAL_S after it arrived, unless it begins a JSON object.
 
         Raises:
             OSError: It can't be started. A missing program may also show as exit status 127.
@@ -113,7 +113,7 @@ class LineProcess:
 
     @property
     def excess(self) -> LossReason | None:
-        """The limit that ended it, if one did; `unresponsive` if it ran on without its standard output."""
+        """The limit that ended it, if one did; `unresponsive` if it closed its standard output and kept running."""
         return self._tree.excess if self._tree else None
 
     async def begin_run(self) -> None:
@@ -125,7 +125,7 @@ class LineProcess:
                 self._watching = begin(_end_without_stdout(self._tree, self._stdout.inode))
 
     def end_run(self) -> None:
-        """Stop watching the run. Harmless when repeated."""
+        """Stop watching the run. May be called again."""
         self._end_watch()
         if self._tree is not None:
             self._tree.end_run()
@@ -152,7 +152,7 @@ class LineProcess:
         return self._chunks.popleft()
 
     def pending(self) -> list[Chunk]:
-        """Return all output that has come, including an incomplete line; the size of a pipe bounds it."""
+        """Return all output that has arrived, including an incomplete line. The size of a pipe limits it."""
         data = self._stdout.read(max(1, self._stdout.waiting()))
         found = [*self._chunks, *self._buffer.feed(data), *self._buffer.show()]
         self._chunks.clear()
@@ -160,7 +160,7 @@ class LineProcess:
         return found
 
     def wake(self) -> None:
-        """Have the current or else the next `read` return."""
+        """Make the current or else the next `read` return."""
         self._woken = True
         self._awake.set()
 
@@ -171,10 +171,10 @@ class LineProcess:
 
         Args:
             data: The input.
-            deadline_s: How long the program may take nothing, in seconds.
+            deadline_s: How long the program may read nothing, in seconds.
 
         Raises:
-            Unresponsive: The program took nothing for that long.
+            Unresponsive: The program read nothing for that long.
             BrokenPipeError: The program has closed its input.
         """
         async with self._writing:
@@ -193,7 +193,7 @@ class LineProcess:
         return await asyncio.shield(self._tree.exit)
 
     async def kill(self) -> None:
-        """Kill it; what it has written can still be read.
+        """Kill the program. Its output can still be read.
 
         Raises:
             TimeoutError: Processes resist being killed.
@@ -202,9 +202,10 @@ class LineProcess:
             await self._tree.end(0)
 
     async def stop(self, grace_s: float, farewell: bytes = b"") -> None:
-        """End it and all that it started, and drop its output. Harmless when repeated.
+        """End the program and everything that it started, and drop its output. May be called again.
 
-        It gets `farewell` and the end of its input, SIGTERM after half of the grace and SIGKILL after all of it.
+        The program gets `farewell` and the end of its input at once, SIGTERM after half of the grace period and
+        SIGKILL after all of it.
 
         Args:
             grace_s: How long it may take to end, in seconds.
@@ -260,7 +261,7 @@ class LineProcess:
                 timer.cancel()
 
     def _read_stderr(self) -> None:
-        """Read standard error; the size of a pipe bounds it."""
+        """Read standard error. The size of a pipe limits how much."""
         for _ in range(16):
             data = self._stderr.read()
             self._tail = (self._tail + data)[-TAIL_BYTES:]
@@ -328,7 +329,7 @@ class LineProcess:
 
 
 async def _end_without_stdout(tree: Tree, pipe: int) -> None:
-    """End a program that has closed its output: it could never end its run."""
+    """End a program that has closed its output, because it could never end its run."""
     closed = 0
     while closed < 2:
         await asyncio.sleep(STDOUT_CHECK_S)

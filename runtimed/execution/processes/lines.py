@@ -8,7 +8,7 @@ from collections.abc import Iterator
 import attrs
 
 MAX_LINE_BYTES = 8 << 20
-"""A longer line is passed on in pieces as it comes, so that its length costs no memory."""
+"""The longest line that is held in memory. A longer line is passed on in pieces as they arrive."""
 
 _LOOKED_AT = 64
 _MAY_BE_OBJECT = re.compile(rb'\{[ \t]*(?:"|\Z)')
@@ -20,7 +20,7 @@ class Chunk:
 
     Attributes:
         data: Whole lines, each with its line feed; the last line of all may lack it.
-        partial: `data` is a piece of one line that is too long or not complete; one with a line feed ends its line.
+        partial: `data` is a piece of one line that is too long or incomplete. A piece with a line feed ends the line.
     """
 
     data: bytes
@@ -32,7 +32,7 @@ class Chunk:
 
 
 class LineBuffer:
-    """Hold the incomplete last line, at most `max_line_bytes` of it."""
+    """Holds the incomplete last line, at most `max_line_bytes` of it."""
 
     def __init__(self, max_line_bytes: int = MAX_LINE_BYTES) -> None:
         self._max = max_line_bytes
@@ -40,7 +40,7 @@ class LineBuffer:
         self._long = False
 
     def feed(self, data: bytes) -> Iterator[Chunk]:
-        """Take output, and yield what can be passed on."""
+        """Add output, and yield what can be passed on."""
         if self._long:
             cut = data.find(b"\n") + 1
             yield Chunk(data[: cut or len(data)], partial=True)

@@ -1,4 +1,4 @@
-"""Find processes without an owner: orphans of process 1, and those of a killed daemon. Everything here blocks.
+"""Find processes without an owner: orphans of process 1, and those of a killed daemon. All functions block.
 
 Programs that run without a PID namespace inherit the environment variable MARK, as do their descendants. Its value is
 `TREE/OWNER/RUNTIME`: a text unique to the tree, the daemon that started it, and the Runtime's id.
@@ -47,7 +47,7 @@ class Owner:
 
     @property
     def is_gone(self) -> bool:
-        """Whether it is known to have ended. An owner in another PID namespace is never known to."""
+        """Return whether it has certainly ended. For an owner in another PID namespace that cannot be known."""
         if self.namespace != namespace():
             return False
         try:
@@ -83,7 +83,7 @@ def reap(own: Collection[int]) -> None:
     """Reap the ended children of this process.
 
     Args:
-        own: Children to leave alone, since somebody waits for their exit status.
+        own: Children to leave alone, because something else waits for their exit status.
     """
     for pid in _children():
         if pid not in own:
@@ -92,7 +92,7 @@ def reap(own: Collection[int]) -> None:
 
 
 def sweep(runtime_id: str) -> None:
-    """Kill the processes of this user that carry the mark of a daemon of this Runtime that is gone."""
+    """Kill the processes of this user that have the mark of an ended daemon of this Runtime."""
     seen: set[int] = set()
     left: set[int] = set()
     for _ in range(SWEEP_ATTEMPTS):
@@ -109,7 +109,7 @@ def sweep(runtime_id: str) -> None:
 
 
 def _kill_left(pid: int, runtime_id: str) -> bool:
-    """Kill a process if it was left, and return whether it was. Its PID may be reused at any moment."""
+    """Kill a process if an ended daemon left it, and return whether it did. A PID may be reused at any moment."""
     if not _is_left(pid, runtime_id):
         return False
     try:

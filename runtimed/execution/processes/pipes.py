@@ -58,10 +58,10 @@ class Inlet:
         self.ended = False
 
     def read(self, size: int = CHUNK) -> bytes:
-        """Read what has come.
+        """Read what has arrived.
 
         Returns:
-            At most `size` bytes; none if nothing has come, or the last writer is gone, which sets `ended`.
+            At most `size` bytes. None if nothing has arrived, or if the last writer is gone, which sets `ended`.
         """
         try:
             data = os.read(self.descriptor, size)
@@ -71,12 +71,12 @@ class Inlet:
         return data
 
     def waiting(self) -> int:
-        """Return how many bytes can be read; the size of a pipe bounds that."""
+        """Return how many bytes can be read. The size of a pipe limits the number."""
         answer = fcntl.ioctl(self.descriptor, termios.FIONREAD, bytes(4))
         return int(struct.unpack("i", answer)[0])
 
     def discard(self) -> None:
-        """Read and drop all further output, so that a program that is to end does not wait for us."""
+        """Read and drop all further output, so that a program that is about to end does not wait for a reader."""
         asyncio.get_running_loop().add_reader(self.descriptor, self._drop)
 
     def close(self) -> None:

@@ -1,4 +1,4 @@
-"""Check now and then what process trees use."""
+"""Check periodically what process trees use."""
 
 import asyncio
 import logging
@@ -42,7 +42,7 @@ class ResourceMonitor:
         self._task = self._task or begin(self._run())
 
     async def discard(self, tree: Limited) -> None:
-        """Stop checking it. Harmless when repeated."""
+        """Stop checking it. May be called again."""
         self._trees.discard(tree)
         self._failing.discard(tree)
         if not self._trees and self._task is not None:

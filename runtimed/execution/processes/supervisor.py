@@ -39,7 +39,7 @@ def environment(extra: Mapping[str, str], passed: Sequence[str] = ()) -> dict[st
 
     Args:
         extra: Variables to add or replace.
-        passed: Names of the daemon's variables to hand on, besides those that are always inherited.
+        passed: Names of the daemon's variables to pass on, besides those that are always inherited.
     """
     names = INHERITED.union(passed)
     own = {name: value for name, value in os.environ.items() if name in names or name.startswith("LC_")}
@@ -141,7 +141,7 @@ class Supervisor:
         await self.call(self._reap)
 
     async def close(self) -> None:
-        """Kill all trees and refuse to start others. Harmless when repeated."""
+        """Kill all trees and refuse to start others. May be called again."""
         self._closed = True
         if self._starting:
             await asyncio.wait(self._starting)
@@ -230,9 +230,9 @@ class Supervisor:
 
 
 def _abandon(root: subprocess.Popen[bytes], mark: str, kept: Containment) -> None:
-    """End a program that was started and can't be watched.
+    """End a program that was started but cannot be watched.
 
-    The program itself is killed last: processes it starts in that moment would be left.
+    The program itself is killed last, so that processes which it starts meanwhile are found.
     """
     for _ in range(KILL_ATTEMPTS):
         with contextlib.suppress(OSError):

@@ -18,7 +18,7 @@ from runtimed.model.execution import LossReason
 
 KILL_ATTEMPTS = 500
 KILL_PAUSE_S = 0.02
-"""Attempts to kill a tree, and the pause between two, before it is given up: 10 s in all."""
+"""Attempts to kill a tree, and the pause between two. After 10 s in all, killing fails."""
 
 CLOSE_ATTEMPTS = 10
 """Attempts to remove the control group of a tree that is gone; a group that remains is removed when the supervisor
@@ -81,7 +81,7 @@ class Tree:
                 self._cpu_before = before if self._runs == run else self._cpu_before
 
     def end_run(self) -> None:
-        """Stop limiting the CPU time. Harmless when repeated."""
+        """Stop limiting the CPU time. May be called again."""
         self._runs += 1
         self._cpu_before = None
 
@@ -98,18 +98,18 @@ class Tree:
         return None
 
     def exceed(self, reason: LossReason) -> None:
-        """End the tree for this reason, unless it is ended for another one."""
+        """End the tree for this reason, unless it is already being ended for another."""
         if not self.excess and not self.exit.done():
             self.excess = reason
             self._killing = begin(self._kill_for_excess())
 
     async def has_closed(self, pipe: int) -> bool:
-        """Whether it lives and none of its processes has the pipe with this inode open."""
+        """Return whether it is alive and none of its processes has the pipe with this inode open."""
         holders = await asyncio.to_thread(self._containment.holders, self._root.pid, self._mark, pipe)
         return not holders and not self.exit.done()
 
     async def has_member_without(self, pipe: int) -> bool:
-        """Whether it lives and one of its processes does not have the pipe with this inode open."""
+        """Return whether it is alive and one of its processes does not have the pipe with this inode open."""
         if self.exit.done():
             return False
         return await asyncio.to_thread(has_member_without, self._containment, self._root.pid, self._mark, pipe)
@@ -128,7 +128,7 @@ class Tree:
         await self._call(self._containment.terminate, self._root.pid, self._mark)
 
     async def end(self, grace: float) -> None:
-        """Wait for its end, then kill what is left of it; returns when it is gone. Harmless when repeated.
+        """Wait for its end, then kill what is left of it; returns when it is gone. May be called again.
 
         Args:
             grace: How long to wait before it is killed, in seconds.

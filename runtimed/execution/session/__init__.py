@@ -1,1 +1,1 @@
-"""What every session-based backend shares: the sessions of Workers, their runs, and how runs end."""
+"""The life of a Worker's program and of its runs, shared by all backends with a program for each Worker."""

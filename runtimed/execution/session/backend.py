@@ -1,4 +1,4 @@
-"""A backend whose Workers each have a program of their own."""
+"""A backend that has a program for each Worker."""
 
 import asyncio
 import logging
@@ -58,7 +58,7 @@ class SessionBackend:
         return answer
 
     async def _open(self, machine: RunMachine) -> BackendAnswer:
-        """Start the program of a Worker. One that is not ready in time is ended."""
+        """Start the program of a Worker. A program that is not ready in time is ended."""
         limit_s = self._profile.start_timeout_s
         opening = asyncio.create_task(machine.open())
         try:
@@ -103,7 +103,7 @@ class SessionBackend:
         return await self._end(worker_id, 0)
 
     async def delete(self, worker_id: WorkerId) -> None:
-        """Do nothing: only the folder of a Worker is kept, and its owner removes that."""
+        """Do nothing: only the folder of a Worker remains, and its owner removes that."""
 
     async def close(self) -> None:
         worker_ids = tuple(self._workers)

@@ -1,4 +1,4 @@
-"""What the run machine asks of a driver: to start one kind of program, talk to it, and end it."""
+"""The port between the run machine and drivers. A driver starts, talks to and ends one kind of program."""
 
 import asyncio
 from collections.abc import Sequence
@@ -13,7 +13,7 @@ from runtimed.model.event import Payload
 from runtimed.model.execution import LossReason
 
 Progress = Literal["running", "over", "exited"]
-"""What a `read` found: the run goes on (or none does), the program has ended its run, or the program is gone."""
+"""The result of a `read`: nothing has ended, the program has ended its run, or the program is gone."""
 
 
 class DriverError(Exception):
@@ -26,7 +26,7 @@ class Run:
 
     Attributes:
         dispatch: The input.
-        is_interrupted: Somebody asked to end the run.
+        is_interrupted: A request asked to end the run.
         grace_s: How long the program may take to end an interrupted run, in seconds.
         is_killed: The program did not end the run in that time and was killed.
         over: Set once `run_end` was emitted, or the program was reported as lost.
@@ -46,7 +46,7 @@ class Exit:
     Attributes:
         reason: Which limit ended it, or `exit`.
         message: The same in words, for people.
-        ending: Events that end the current run, if any, where the Worker outlives this program. None: the Worker is
+        ending: Events that end the current run, if any, if the Worker outlives this program. None if the Worker is
             lost with it.
     """
 
@@ -56,18 +56,18 @@ class Exit:
 
 
 class Driver(Protocol):
-    """Runs the program of one Worker, one run at a time, and emits what the program says to the Worker's sink.
+    """Runs the program of one Worker, one run at a time, and emits its output to the Worker's sink.
 
     The run machine decides when runs begin and end and emits their first and last event. It calls one method at a
-    time from one task, except `wake`, `kill` and `interrupt`, which may come at any moment, and `close`, which comes
-    once that task is over.
+    time from one task, except `wake`, `kill` and `interrupt`, which may be called at any moment, and `close`, which
+    is called after that task has ended.
     """
 
     noun: str
     """What the program is called in messages, such as `shell`."""
 
     holds_output: bool
-    """Whether output waits that comes once an input is accepted, until that is started: it may be text of the run."""
+    """Whether output that arrives after an input was accepted is held until the input starts, as text of its run."""
 
     @property
     def received(self) -> int:
@@ -78,53 +78,53 @@ class Driver(Protocol):
         """Whether the program has begun a text that has no end yet."""
 
     def refusal(self, dispatch: Dispatch) -> BackendAnswer | None:
-        """Why this program can't take the input; None where it can."""
+        """Return why this program cannot take the input, or None if it can."""
 
     async def start(self, history: Sequence[Entry] | None) -> Sequence[Payload]:
         """Start the program and wait until it is ready.
 
         Args:
-            history: The newest entries of the transcript where the Worker is brought back or its program is started
-                again; None for a new Worker.
+            history: The newest entries of the transcript if the Worker is restored or its program is started again.
+                None for a new Worker.
 
         Returns:
             Alerts about what was lost or found.
 
         Raises:
-            OSError: It can't be started. Nothing is left of it.
-            DriverError: The same, with words for it.
+            OSError: It cannot be started. Nothing is left of it.
+            DriverError: The same, with a message for clients.
         """
 
     async def restart(self) -> Sequence[Payload]:
-        """Start the program again after it exited and the Worker went on; otherwise as `start`."""
+        """Start the program again after an exit that the Worker outlived. Returns and raises the same as `start`."""
 
     async def begin_run(self) -> None:
         """Close what was left open before the run."""
 
     async def write(self, run: Run) -> None:
-        """Give the program its input; what it answers comes by `read`.
+        """Send the program its input. `read` emits the output.
 
         Raises:
-            DriverError: The input can't be run. The run is over, and the Worker goes on.
+            DriverError: The input cannot be run. The run is over, and the Worker continues.
         """
 
     async def read(self) -> Progress:
         """Wait for output, the end of the program or a `wake`, and emit the output."""
 
     async def flush(self) -> None:
-        """Emit what has come so far, without waiting, and close the open text."""
+        """Emit the output that has arrived, without waiting, and close the open text."""
 
     async def close_text(self) -> None:
-        """Close the open text: the program has fallen silent outside of a run."""
+        """Close the open text, because the program is silent between two runs."""
 
     def wake(self) -> None:
-        """Have the current or else the next `read` return."""
+        """Make the current or else the next `read` return."""
 
     async def interrupt(self) -> None:
         """Ask the program to end its run, without waiting until it does."""
 
     async def kill(self) -> None:
-        """Kill the program; what it has written can still be read.
+        """Kill the program. Its output can still be read.
 
         Raises:
             TimeoutError: Processes resist being killed.
@@ -137,15 +137,15 @@ class Driver(Protocol):
         """End what is left of the program, emit its last output, and say how it ended.
 
         Args:
-            reason: The limit for which the machine ends it; None where it came to its end by itself.
+            reason: The limit for which the machine ends it, or None if it ended on its own.
             run: The run that this cuts short, if any.
         """
 
     async def close(self, grace_s: float) -> None:
-        """End the program and all that it started; harmless when repeated.
+        """End the program and everything that it started. May be called again.
 
         Args:
-            grace_s: How long it may take to end by itself, in seconds; with 0 it is killed.
+            grace_s: How long it may take to end on its own, in seconds. With 0 it is killed at once.
 
         Raises:
             TimeoutError: Processes resist being killed.

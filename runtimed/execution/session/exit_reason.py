@@ -24,14 +24,14 @@ def describe_status(status: int) -> str:
 
 
 def failure_text(error: BaseException) -> str:
-    """Say why something failed, without paths of this host."""
+    """Return why something failed, without paths of this host."""
     if isinstance(error, DriverError):
         return str(error)
     return error.strerror or str(error) if isinstance(error, OSError) else UNKNOWN
 
 
 def delivery_failure(error: BaseException, what: str) -> str:
-    """Say why the output of a program could not be passed on.
+    """Return why the output of a program could not be passed on.
 
     Args:
         error: What was raised.
@@ -45,7 +45,7 @@ def delivery_failure(error: BaseException, what: str) -> str:
 def explain_exit(
     reason: LossReason, status: int, profile: Profile, stderr_tail: str = "", what: str = "program"
 ) -> str:
-    """Say why a program ended.
+    """Return why a program ended, for people.
 
     Args:
         reason: The limit for which it was ended, or `exit`.

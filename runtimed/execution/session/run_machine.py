@@ -1,4 +1,4 @@
-"""The life of a Worker's runs, whatever kind of program it has."""
+"""The life of a Worker's runs, the same for every kind of program."""
 
 import asyncio
 import contextlib
@@ -20,7 +20,7 @@ from runtimed.model.execution import LossReason
 NOTHING_RUNS = BackendAnswer("errored", "nothing runs this Worker")
 
 START_MARGIN_S = 1.0
-"""How much longer than `start_timeout_s` a start may take, so that a driver can say itself what was late."""
+"""How much longer than `start_timeout_s` a start may take, so that the driver itself can report what was late."""
 
 _EXPECTED = (OSError, DriverError)
 log = logging.getLogger(__name__)
@@ -30,7 +30,7 @@ class RunMachine:
     """Runs one Worker from its spawn to its end: one task reads its program and emits how its runs begin and end.
 
     All drivers share the slot, the interrupt, the limits of time and output, the loss of the program and the guard
-    against failures of the driver. `lost` is set once the sink was told that the program is gone.
+    against failures of the driver. `lost` is set once the loss was reported to the sink.
     """
 
     def __init__(self, driver: Driver, profile: Profile, spawn: Spawn, sink: EventSink) -> None:
@@ -50,7 +50,7 @@ class RunMachine:
         self.lost = False
 
     async def open(self) -> BackendAnswer:
-        """Start the program. Errored where that fails, or the Worker is ended meanwhile."""
+        """Start the program. Answers `errored` if that fails, or if the Worker is ended meanwhile."""
         noun = self._driver.noun
         starting = self._task = asyncio.create_task(self._driver.start(self._spawn.history))
         await asyncio.wait({starting})
@@ -65,7 +65,7 @@ class RunMachine:
         return BackendAnswer("accepted")
 
     async def offer(self, dispatch: Dispatch) -> BackendAnswer:
-        """Accept or refuse an input. What came between the runs is emitted before an input is accepted."""
+        """Accept or refuse an input. Output from before is emitted before the input is accepted."""
         if refusal := self._driver.refusal(dispatch):
             return refusal
         if self._ending or self.lost or self._task is None or self._task.done():
@@ -77,7 +77,7 @@ class RunMachine:
         return answer
 
     def start(self, input_id: str) -> None:
-        """Let the accepted input run; returns at once."""
+        """Let the accepted input run. Returns at once."""
         dispatch = self._slot.start(input_id)
         self._released.set()
         if dispatch is not None and not self.lost:
@@ -85,12 +85,12 @@ class RunMachine:
             self._driver.wake()
 
     def withdraw(self, input_id: str) -> None:
-        """Forget the accepted input; returns at once."""
+        """Forget the accepted input. Returns at once."""
         self._slot.withdraw(input_id)
         self._released.set()
 
     async def interrupt(self, grace_s: float) -> None:
-        """End the current run; kill the program where it has not ended the run after `grace_s` seconds.
+        """End the current run, and kill the program if it has not ended the run after `grace_s` seconds.
 
         Raises:
             TimeoutError: Processes resist being killed.
@@ -118,7 +118,7 @@ class RunMachine:
         await self._driver.close(grace_s)
 
     async def _ends(self, run: Run, within_s: float) -> bool:
-        """Wait for the end of a run; whether it has come. Where the sink makes its `run_end` wait, it has."""
+        """Wait for the end of a run. Returns whether it has ended; a `run_end` that waits for the sink counts."""
         with contextlib.suppress(TimeoutError):
             await asyncio.wait_for(run.over.wait(), within_s)
         return run.over.is_set() or self._current is not run
@@ -148,7 +148,7 @@ class RunMachine:
             await self._listen()
 
     async def _settle(self, settled: asyncio.Future[None]) -> None:
-        """Emit what came until an input was offered; what follows may wait until that is started or withdrawn."""
+        """Emit the output from before an offer. Later output may wait until the input is started or withdrawn."""
         self._settling = None
         await self._driver.flush()
         settled.set_result(None)
@@ -157,7 +157,7 @@ class RunMachine:
             await self._released.wait()
 
     async def _listen(self) -> None:
-        """Pass on what comes between two runs; its text is closed once nothing came for QUIET_S."""
+        """Emit output between two runs, and close its text after QUIET_S of silence."""
         received = self._driver.received
         with self._timer(QUIET_S if self._driver.has_open_text else 0, self._driver.wake):
             progress = await self._driver.read()
@@ -185,7 +185,7 @@ class RunMachine:
             await self._after_exit(run)
 
     async def _follow(self, run: Run) -> Progress:
-        """Read until the run is over or the program is gone, or is to be for a limit that it exceeded."""
+        """Read until the run is over, the program is gone, or a limit is exceeded."""
         received, is_asked = self._driver.received, False
         while True:
             if run.is_interrupted and not is_asked:
@@ -200,7 +200,7 @@ class RunMachine:
                 return progress
 
     def _exceed(self, reason: LossReason) -> None:
-        """End the program for this reason, at once: the machine may be waiting for its sink."""
+        """End the program for this reason at once, because the machine itself may be waiting for its sink."""
         if self._excess is None:
             self._excess = reason
             self._begin_task(self._kill())
@@ -214,7 +214,7 @@ class RunMachine:
             log.error("not all of a killed program has ended", extra=fields)
 
     async def _after_exit(self, run: Run | None) -> None:
-        """The program is gone: end the run and go on with another program, or lose the Worker."""
+        """End the run of a program that is gone, and start another program or lose the Worker."""
         excess, self._excess = self._excess, None
         exit_ = await self._driver.reap(excess, run)
         if exit_.ending is None:
@@ -239,7 +239,7 @@ class RunMachine:
             await self._emit(alerts)
 
     async def _finish(self, run: Run, payloads: Sequence[Payload]) -> None:
-        """End the run; the slot is free when `run_end` is heard."""
+        """End the run. The slot is free before `run_end` is emitted."""
         self._slot.finish()
         self._current = None
         try:
@@ -256,7 +256,7 @@ class RunMachine:
         await self._lose("protocol", delivery_failure(error, self._driver.noun))
 
     async def _lose(self, reason: LossReason, message: str) -> None:
-        """Report that the program is gone; nothing of it is left."""
+        """Report the loss of the program to the sink, after nothing of it is left."""
         self.lost = True
         self._slot.finish()
         try:
@@ -271,7 +271,7 @@ class RunMachine:
 
     @contextlib.contextmanager
     def _timer(self, after_s: float, act: Callable[[], object]) -> Iterator[None]:
-        """Call `act` after so many seconds, unless the block is over by then; never with 0."""
+        """Call `act` after this many seconds, unless the block has ended by then. With 0 it is never called."""
         timer = asyncio.get_running_loop().call_later(after_s, act) if after_s else None
         try:
             yield

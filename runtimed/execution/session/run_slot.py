@@ -8,7 +8,7 @@ BUSY = BackendAnswer("busy", "a run is going on: wait for its run_end")
 
 
 class RunSlot:
-    """Hold the input of one Worker from its offer to the end of its run. It runs nothing itself."""
+    """Holds the input of one Worker from its offer to the end of its run. It runs nothing itself."""
 
     def __init__(self) -> None:
         self._offered: Dispatch | None = None
@@ -16,7 +16,7 @@ class RunSlot:
 
     @property
     def is_running(self) -> bool:
-        """Whether a run is going on."""
+        """Whether a run is active."""
         return self._running
 
     @property

@@ -16,7 +16,7 @@ from runtimed.model.execution import LossReason
 from runtimed.model.permission import Question, Ruling
 
 CLOCK_TOLERANCE_S = 0.001
-"""How much too early a timer of the event loop may fire."""
+"""How much before its time a timer of the event loop may fire."""
 
 log = logging.getLogger(__name__)
 
@@ -79,7 +79,7 @@ class WatchedSink:
         await self._sink.lose(reason, message)
 
     async def close(self) -> None:
-        """Stop watching. Harmless when repeated."""
+        """Stop watching. May be called again."""
         self._end_run()
         await finish(*self._tasks)
 
@@ -96,7 +96,7 @@ class WatchedSink:
             self._timer = None
 
     def _ended(self, payloads: tuple[Payload, ...]) -> tuple[Payload, ...]:
-        """The last events of a run; if it was interrupted for its silence, with that as the error."""
+        """Return the last events of a run. If it was interrupted for its silence, that becomes the error."""
         if self._is_cut:
             error = ErrorRaised("internal", self._silence(), "silence")
             others = [_without_error(payload) for payload in payloads if not isinstance(payload, RunEnd)]
@@ -150,7 +150,7 @@ class WatchedSink:
 
 
 def _without_error(payload: Payload) -> Payload:
-    """Turn an error into an alert: the run ends with another error."""
+    """Turn an error into an alert, because the run ends with another error."""
     if isinstance(payload, ErrorRaised):
         return alert(f"the program reports an error: {payload.message}", "error")
     return payload

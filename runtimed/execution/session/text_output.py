@@ -24,7 +24,7 @@ Done = TextDone | ThinkingDone
 
 
 class OpenText:
-    """Turn a growing text, or a thought, into events; a text that grows too long is cut into several.
+    """Turns a growing text or thought into events. A text that grows too long is cut into several.
 
     Bytes are decoded as UTF-8, invalid ones as U+FFFD. A character may arrive in two pieces.
 
@@ -72,7 +72,7 @@ class OpenText:
             yield self._finish()
 
     def forget(self) -> None:
-        """Drop the open text: somebody else has emitted its end."""
+        """Drop the open text, whose end was emitted elsewhere."""
         self._decoder.reset()
         self._block, self._size, self._characters = io.StringIO(), 0, 0
 

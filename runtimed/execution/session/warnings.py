@@ -5,7 +5,7 @@ from collections.abc import Iterator
 from runtimed.model.event import Alert, AlertLevel
 
 MAX_WARNINGS = 5
-"""How many warnings of a run are emitted one by one; the others are only counted."""
+"""How many warnings of a run are emitted individually. The others are only counted."""
 
 
 def alert(message: str, level: AlertLevel = "warn") -> Alert:

@@ -31,21 +31,21 @@ from runtimed.model.interaction import WorkerInput
 TOOL = "shell"
 
 RETURN_HOME = 'command [ . -ef "${{PWD-}}" ] || command cd -- {home} || :; '
-"""Stands before a script where the folder of the Worker was made anew, and has a shell leave one that is gone."""
+"""Goes before a script if the Worker's folder was made again: a shell in the removed one changes to the new one."""
 
 STATE_LOST = (
     "variables, functions and background jobs are gone, and a fresh shell begins in the last directory that is known"
 )
-"""What an alert adds when a shell has ended."""
+"""What an alert adds after a shell has ended."""
 
 MAX_TRIES = 2
-"""How many shells may end before they take a script, until it is given up."""
+"""How many shells may end before they begin a script. Then the script fails."""
 
 log = logging.getLogger(__name__)
 
 
 class ShellBackend(SessionBackend):
-    """An ExecutionBackend for all Workers of one profile. Whoever gave it the Supervisor closes that."""
+    """An ExecutionBackend for all Workers of one profile. The owner of the Supervisor closes that."""
 
     def __init__(self, profile: Profile, workspaces: Workspaces, supervisor: Supervisor) -> None:
         super().__init__(partial(ShellDriver, profile, workspaces, supervisor), profile)
@@ -53,7 +53,13 @@ class ShellBackend(SessionBackend):
 
 @attrs.frozen
 class _End:
-    """How the last shell came to its end: which limit ended it, or `exit`; the same in words; its exit status."""
+    """How the last shell ended.
+
+    Attributes:
+        reason: The limit that ended it, or `exit`.
+        message: The same in words.
+        status: Its exit status.
+    """
 
     reason: LossReason
     message: str
@@ -61,7 +67,7 @@ class _End:
 
 
 class ShellDriver:
-    """One Worker's shell. Where a script ends it, the run ends, and the next script gets a fresh one."""
+    """One Worker's shell. If a script ends the shell, the run ends, and the next script gets a fresh shell."""
 
     noun = "shell"
     holds_output = True
@@ -170,7 +176,7 @@ class ShellDriver:
             await self._shell.end(grace_s)
 
     async def _read_nothing(self) -> Progress:
-        """Wait for the next run, where there may be one without a shell."""
+        """Wait for the next run, if the profile allows one after the shell has ended."""
         if self._profile.restart == "never":
             return "exited"
         await readable((), self._wake)
@@ -182,9 +188,10 @@ class ShellDriver:
         await self._text.feed(output)
 
     async def _hand_over(self, script: bytes, run: Run) -> bool:
-        """Give the script to the shell; to a fresh one where that has ended, or ends before it took the script.
+        """Give the script to the shell, or to a fresh one if the shell has ended or ends before it begins the script.
 
-        Returns whether it was taken: the shell may be ended for a reason of the run before.
+        Returns:
+            Whether a shell began the script. False if the run was interrupted before, or the shell did not respond.
         """
         script = plain(script)
         if renewed := await self._home.renewed():
@@ -217,12 +224,12 @@ class ShellDriver:
         return shell
 
     def _loss_alert(self, end: _End) -> Payload:
-        """The alert that the shell has ended, which is emitted once."""
+        """Return the alert that the shell has ended, which is emitted once."""
         self._is_end_told = True
         return alert(f"{end.message}; {STATE_LOST}")
 
     def _ending_after(self, end: _End, run: Run) -> Sequence[Payload]:
-        """End a run whose shell is gone: with an error where it was ended for a reason, else as a script ends."""
+        """Return the events that end a run whose shell is gone: with an error if a limit ended the shell."""
         ending: list[Payload] = []
         message = end.message
         if not self._is_taken:
@@ -258,7 +265,7 @@ def _script(given: WorkerInput) -> bytes | None:
 
 
 def _is_called_off(run: Run, end: _End) -> bool:
-    """Whether no other shell is to take the script of this run."""
+    """Return whether the script of this run must not be given to another shell."""
     return run.is_interrupted or end.reason == "unresponsive"
 
 

@@ -34,9 +34,9 @@ _DIRECTORY = b"@/"
 _SCRIPT = "script"
 
 # Standard input carries a line for each run; standard error carries records that end with NUL: `ready`,
-# `no-directory`, `begun`, the status of a script, and the directory behind an `@`. The first record begins with NUL,
-# to part it from what the shell itself complains of. A run gets its standard streams anew, so what it does to them
-# with `exec` ends with it, and it sees neither pipe. The end of a run is told in the condition of the loop, because a
+# `no-directory`, `begun`, the status of a script, and the directory after an `@`. The first record begins with NUL,
+# to separate it from error messages of the shell itself. A run gets new standard streams, so what it does to them
+# with `exec` ends with it, and it sees neither pipe. The condition of the loop reports the end of a run, because a
 # `continue 2` of a script, outside of any loop of its own, jumps there, and under `set -n` the condition ends the
 # loop. The inner loop is there for a `break` and `continue` of that kind. `command` passes over functions that a
 # script may have named alike, and keeps a syntax error from ending a plain POSIX shell. What `set -x` says of the
@@ -62,11 +62,11 @@ class ShellFailed(OSError):
 class Shell:
     """Owns one shell with its process tree, and our ends of its three pipes.
 
-    It starts in the home and finds its scripts in `script` beside that; directory, variables and functions last from
-    one script to the next. One script at a time; the output of background jobs may come at any moment.
+    It starts in the home and reads its scripts from the file `script` beside the home. Directory, variables and
+    functions last from one script to the next. It runs one script at a time. Background jobs may print at any moment.
 
-    `directory` is the last that it reported. `lost_directory`: it was to begin in
-    the directory of the shell before it, and could not.
+    `directory` is the last that it reported. `lost_directory` says that it could not start in the directory
+    of the shell before it.
     """
 
     def __init__(self, home: Home, control: int, output: int, status: int) -> None:
@@ -129,7 +129,7 @@ class Shell:
             self._tree.exceed(reason)
 
     async def run(self, script: bytes, wake: asyncio.Event) -> bool:
-        """Let the shell begin a script, without waiting for its end.
+        """Make the shell begin a script, without waiting for its end.
 
         A shell that does not begin it within BEGIN_DEADLINE_S is killed.
 
@@ -161,7 +161,7 @@ class Shell:
             await readable((inlet.descriptor for inlet in inlets if not inlet.ended), wake)
 
     def read(self) -> bytes:
-        """Return all output so far. Once the status of a script is there, so is its output. A pipe bounds it."""
+        """Return all output so far. Once the status of a script has arrived, so has its output."""
         return self._output.read(max(1, self._output.waiting()))
 
     def status(self) -> int | None:
@@ -174,12 +174,12 @@ class Shell:
         return statuses[-1] if statuses else None
 
     async def interrupt(self) -> None:
-        """Send SIGINT to the script and what it waits for; a script that handles it may go on."""
+        """Send SIGINT to the script and what it waits for. A script that handles the signal may continue."""
         if self._tree is not None:
             await self._tree.interrupt()
 
     async def kill(self) -> None:
-        """Kill the shell and all that it started; what it wrote can still be read.
+        """Kill the shell and everything that it started. Its output can still be read.
 
         Raises:
             TimeoutError: Processes resist being killed.
@@ -209,7 +209,7 @@ class Shell:
         if grace > 0 and not tree.exit.done():
             with contextlib.suppress(OSError):
                 await tree.ask()
-            self._close_control()  # not before, lest the shell be gone and its children nobody's
+            self._close_control()  # not earlier: the shell would end and orphan its children
         await tree.end(grace)
 
     async def _ready(self, profile: Profile, wake: asyncio.Event) -> None:
@@ -238,7 +238,7 @@ class Shell:
         return True
 
     def read_records(self) -> None:
-        """Read the records that have come. A record that is too long is left out."""
+        """Read the records that have arrived. A record that is too long is left out."""
         *records, rest = (self._rest + self._status.read(max(1, self._status.waiting()))).split(b"\0")
         for record in records:
             if self._rest_is_cut or len(record) > MAX_RECORD:
