@@ -1,4 +1,4 @@
-"""The entry point of `runtimectl`: `--version` is answered at once, all else imports click."""
+"""The entry point of `runtimectl`. `--version` is answered at once; everything else imports click."""
 
 import gc
 import sys

@@ -20,7 +20,7 @@ def run(args: list[str]) -> int:
     """Run a command line.
 
     Args:
-        args: The arguments behind the program's name.
+        args: The arguments after the program's name.
 
     Returns:
         The exit code.

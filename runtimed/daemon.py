@@ -1,4 +1,4 @@
-"""The daemon: the only place where the parts are put together, and taken apart again."""
+"""The daemon: the only module that wires the parts together."""
 
 import asyncio
 import contextlib
@@ -31,17 +31,17 @@ from runtimed.wire.token import TokenFileError, read_token
 
 PR_SET_DUMPABLE = 4
 GC_THRESHOLDS = (50_000, 50, 50)
-"""When the garbage collector looks. With the default of 700 it takes a third of an input's time to find nothing: what
-the Runtime holds it holds for long, and hardly anything of it is cyclic."""
+"""Thresholds of the garbage collector. With the default of 700 it takes a third of an input's time and finds nothing:
+the Runtime holds its objects for long, and hardly any of them are in cycles."""
 
 OWN_DESCRIPTORS = 64
-"""How many the daemon may need at most beside its connections and its Workers': the store, the sockets, the log."""
+"""The most descriptors that the daemon needs besides those of connections and Workers: store, sockets, log."""
 
 STOP_SIGNALS = (signal.SIGTERM, signal.SIGINT, signal.SIGHUP)
-"""What ends the daemon, but for those that were ignored when it was started, as nohup has it with SIGHUP."""
+"""The signals that end the daemon. One that was ignored when it started stays ignored, as SIGHUP below nohup."""
 
 REAP_PAUSE_S = 0.1
-"""How long process 1 waits at least between two looks for children that have ended."""
+"""The shortest pause of process 1 between two searches for ended children."""
 
 log = logging.getLogger(__name__)
 
@@ -62,9 +62,17 @@ class Token:
 
 
 async def run(settings: Settings, announce: Callable[[str], None]) -> BaseException | None:
-    """Serve until a signal comes, and return None; or until the store fails, and return that error.
+    """Serve until a signal arrives or the store fails.
 
-    `announce` gets the one line that says where the daemon listens. Raises StartError where it can't start.
+    Args:
+        settings: All settings.
+        announce: Called with the ready line, which says where the daemon listens.
+
+    Returns:
+        The error of the store, or None after a signal.
+
+    Raises:
+        StartError: The daemon cannot start.
     """
     passed = passed_by_systemd()
     hide_memory()
@@ -85,17 +93,22 @@ async def run(settings: Settings, announce: Callable[[str], None]) -> BaseExcept
 
 
 def hide_memory() -> None:
-    """Keep other processes of this user, Workers above all, from reading this one's memory and environment."""
+    """Keep other processes of this user, above all Workers, from reading the memory and environment of this one."""
     ctypes.CDLL(None, use_errno=True).prctl(PR_SET_DUMPABLE, 0, 0, 0, 0)
 
 
 def raise_descriptor_limit(max_connections: int) -> int | None:
-    """Let this process open as many descriptors as the system allows, and say so in the log where they are too few.
+    """Let this process open as many descriptors as the system allows. Logs a warning if these are too few.
 
-    The limit as it was, for programs that need it, as those that call select(2) do; None where it could stay.
+    Args:
+        max_connections: The most connections of all listeners.
+
+    Returns:
+        The limit from before, which Workers' programs get because those that call select(2) need it. None if the
+        limit did not change.
     """
     before, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
-    with contextlib.suppress(OSError, ValueError):  # not every system takes its own word for "unlimited"
+    with contextlib.suppress(OSError, ValueError):  # not every system accepts its own value for "unlimited"
         resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))
     allowed, _ = resource.getrlimit(resource.RLIMIT_NOFILE)
     if allowed != resource.RLIM_INFINITY and allowed < max_connections + OWN_DESCRIPTORS:
@@ -105,7 +118,7 @@ def raise_descriptor_limit(max_connections: int) -> int | None:
 
 
 def spare_garbage_collection() -> None:
-    """Take what there is now for permanent, and look for garbage less often."""
+    """Treat all present objects as permanent, and collect garbage less often."""
     gc.freeze()
     gc.set_threshold(*GC_THRESHOLDS)
 
@@ -170,7 +183,7 @@ async def _runtime(settings: Settings, store: Store, backend: ExecutionBackend) 
 
 @contextlib.asynccontextmanager
 async def _reaping(supervisor: Supervisor) -> AsyncIterator[None]:
-    """Reap what is left to this process, where it is process 1; elsewhere nothing is."""
+    """Reap orphans if this is process 1, which the kernel makes their parent."""
     if os.getpid() != 1:
         yield
         return
@@ -260,10 +273,10 @@ def _stop_signals() -> Iterator[asyncio.Future[None]]:
 
 
 def _handle(number: signal.Signals, handler: Callable[[int, object], object]) -> None:
-    """Have a signal handled without interrupting system calls."""
+    """Handle a signal without interrupting system calls."""
     signal.signal(number, handler)
     signal.siginterrupt(number, False)
 
 
 def _do_nothing(_number: int, _frame: object) -> None:
-    """Take a signal that is to be ignored. Programs that are started would inherit SIG_IGN, but not a handler."""
+    """Ignore a signal by a handler. Programs would inherit SIG_IGN, but they do not inherit a handler."""

@@ -28,7 +28,7 @@ RuntimedError
 │   └── StoreFull
 ├── StatePoisoned                     after a failed write nothing is promised any more
 ├── Internal                          a fault of ours
-├── FeedError                         a feed that cannot go on; the code is that of its last diagnostic
+├── FeedError                         a feed that ends; the code is that of its last diagnostic
 │   ├── CursorMalformed
 │   ├── CursorUnknownOrExpired
 │   ├── CursorExpired

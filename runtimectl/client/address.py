@@ -22,7 +22,7 @@ class Address(NamedTuple):
         port: The TCP port; 0 for a Unix socket.
         path: The path of a Unix socket, or None for TCP.
         token: The token, or None if none was found.
-        searched: The places that were searched for a token in vain; empty if there is one.
+        searched: The places that were searched for a token without finding one; empty if there is a token.
         prefix: The path below which a proxy serves the API, without a slash at its end.
         tls: Connect with TLS, and verify the host's name.
         ca: A file of PEM certificates to verify the host with, or None for those of the system.

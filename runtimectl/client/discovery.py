@@ -77,7 +77,11 @@ def find_address(options: DaemonOptions, runtime_id: str | None = None) -> Addre
 
 
 def address_of(options: DaemonOptions, target: Target, credential: Credential | None) -> Address:
-    """Return the target's address with the token, or with the places searched for one. Raises UsageProblem."""
+    """Return the address of a target, with its token or with the places that were searched for one.
+
+    Raises:
+        UsageProblem: The URL or the token file is invalid.
+    """
     if credential is None:
         return address.parse(target.url)._replace(searched=_searched(target), ca=options.ca)
     found = address.parse(credential.url or target.url)

@@ -47,7 +47,7 @@ def newest_cursor(client: Client, labels: Sequence[str] = ()) -> str:
 
 
 def live_cursor(client: Client) -> str:
-    """Return a cursor behind which only events from now on follow, of all Workers.
+    """Return a cursor of all Workers after which only new events follow.
 
     After Workers were deleted, the newest event of the others may be older than the oldest cursor that is accepted.
     """

@@ -1,4 +1,4 @@
-"""One invocation of `runtimectl`: the common options, and the client, the printer and the messages they configure."""
+"""One invocation of `runtimectl`: the common options, and the client, printer and messages that they configure."""
 
 import os
 import sys
@@ -17,7 +17,7 @@ MAX_LISTED = 8
 
 
 class Session:
-    """The common options by name. An option behind the command overrides the same one in front of it."""
+    """The common options by name. An option after the command overrides the same one before it."""
 
     url: str | None = None
     token_file: str | None = None
@@ -30,7 +30,7 @@ class Session:
     _client: "Client | None" = None
 
     def client(self, runtime_id: str | None = None) -> "Client":
-        """Find the daemon anew and return a client of it: the same one as before if the address is the same.
+        """Find the daemon again and return its client, the same object as before if the address is the same.
 
         Args:
             runtime_id: Consider only endpoint files of this Runtime.

@@ -163,7 +163,7 @@ def _of_all(
 
 
 def _begin_of_worker(session: Session, worker: "Body") -> str:
-    """Return the cursor behind which all events of a Worker are kept. Notifies people of deleted events."""
+    """Return the cursor after which all events of a Worker are kept. Notifies people of deleted events."""
     from runtimectl.client.history import OLDEST_CURSOR
 
     oldest: str | None = worker.get("oldest_cursor")

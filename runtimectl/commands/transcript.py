@@ -1,4 +1,4 @@
-"""`runtimectl transcript`: what a Worker and its users said."""
+"""`runtimectl transcript`: the conversation of a Worker."""
 
 from collections.abc import Generator, Iterator
 from contextlib import closing

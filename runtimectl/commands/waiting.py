@@ -1,4 +1,4 @@
-"""Wait for what a command started: the execution of a new Worker, or the run of an input."""
+"""Wait for the spawn of a new Worker, or for the run of an input."""
 
 import time
 from contextlib import ExitStack, closing, suppress
@@ -52,7 +52,7 @@ def _is_spawning(worker: "Body") -> bool:
 
 
 def wait_for_run(session: Session, body: "Body") -> None:
-    """Print the text of a run while it goes on, or for programs the acknowledgement when it has ended.
+    """Print the text of a run as it arrives, or for programs the acknowledgement when the run has ended.
 
     Args:
         session: The invocation.

@@ -141,7 +141,7 @@ def input_(
 @_REASON
 @click.pass_obj
 def stop(session: Session, workers: tuple[str, ...], reason: str | None) -> None:
-    """Stop Workers in an orderly way.
+    """Stop Workers gracefully.
 
     \b
     Example:
@@ -168,7 +168,7 @@ def cancel(session: Session, workers: tuple[str, ...], reason: str | None) -> No
 @_WORKERS
 @click.pass_obj
 def interrupt(session: Session, workers: tuple[str, ...]) -> None:
-    """Interrupt the current run of Workers. The Workers go on.
+    """Interrupt the current run of Workers. The Workers stay.
 
     \b
     Example:
@@ -244,7 +244,7 @@ def _each(
     view: View,
     as_bodies: Callable[[list["Body"]], Sequence["Body"]] = list,
 ) -> None:
-    """Do the same to several Workers and print the answers. A failure does not keep it from the others.
+    """Do the same to several Workers and print the answers. A failure of one does not stop the others.
 
     All prefixes are resolved before anything is done. Each error is one line on stderr, the last one is raised.
 

@@ -18,7 +18,7 @@ def event_line(envelope: dict[str, Any], *, with_worker: bool = False, raw: bool
 
     Args:
         envelope: The event as the feed sends it.
-        with_worker: Show the Worker's id behind the cursor.
+        with_worker: Show the Worker's id after the cursor.
         raw: Neither cut the data nor escape its control characters.
     """
     payload = envelope["payload"]

@@ -18,7 +18,7 @@ class Column(NamedTuple):
     Attributes:
         title: The heading.
         value: Returns what a cell shows of an object; None becomes `-`.
-        max_width: The number of characters behind which a cell is cut.
+        max_width: The number of characters after which a cell is cut.
     """
 
     title: str

@@ -61,7 +61,7 @@ class Store(Protocol):
         Raises:
             StoreForeign: The store belongs to another Runtime.
             StoreInUse: Another process has it open.
-            StoreUnsupported: It cannot be used at all.
+            StoreUnsupported: It cannot be used.
         """
 
     def commit(self, change: Change) -> asyncio.Future[Sequence[EncodedEvent]]:
@@ -187,7 +187,7 @@ class EventSink(Protocol):
     async def lose(self, reason: LossReason, message: str) -> None:
         """Report that the Worker's program is gone, and nothing of it is left; `message` says how it ended.
 
-        The run ends, and the Worker is `errored`. The sink takes nothing more: to go on, the Worker is spawned again.
+        The run ends, and the Worker is `errored`. The sink accepts nothing more. To continue, spawn the Worker again.
         """
 
 
@@ -215,7 +215,7 @@ class ExecutionBackend(Protocol):
         """Forget an accepted input: it could not be stored. Returns at once."""
 
     async def interrupt(self, worker_id: WorkerId) -> BackendAnswer:
-        """End the current run of a Worker, which goes on. Does nothing for an unknown one.
+        """End the current run of a Worker, which continues. Does nothing for an unknown one.
 
         When it returns `accepted`, the `run_end` was emitted, or there was no run.
         """

@@ -77,7 +77,7 @@ class Runtime:
     event loop that started it.
 
     A method that changes something takes the `principal` on whose behalf it is called, and logs it at debug level.
-    Today there is one, the admin, who may do everything.
+    Today there is one, the admin, who has full access.
     """
 
     def __init__(
@@ -292,7 +292,7 @@ class Runtime:
 
     @property
     def poisoned(self) -> asyncio.Future[BaseException]:
-        """Resolves to the cause once a write has failed for good. Nothing is accepted from then on."""
+        """Resolves to the cause once a write has failed permanently. Nothing is accepted from then on."""
         return self._started.sequencer.poisoned
 
     def subscribe(self, subscriber: EventSubscriber) -> None:
@@ -374,7 +374,7 @@ class Runtime:
         return await self._open.bundles.put(bundle)
 
     def bundle_availability(self, reference: BundleReference) -> Availability:
-        """Return whether this very version is held. Raises ConfigBundleMissing or ConfigBundleDigestMismatch."""
+        """Return whether exactly this version is held. Raises ConfigBundleMissing or ConfigBundleDigestMismatch."""
         return self._started.bundles.availability(reference)
 
     def workers(self, wanted: WorkerFilter = ALL_WORKERS) -> tuple[WorkerSummary, ...]:
@@ -421,7 +421,7 @@ class Runtime:
         return await self._started.inputs.send(ref, message)
 
     async def interrupt_worker(self, ref: WorkerRef, *, principal: Principal = ADMIN) -> LifecycleAck:
-        """End the current run of a Worker, which goes on with its queued inputs. Does nothing without a run.
+        """End the current run of a Worker, which continues with its queued inputs. Does nothing without a run.
 
         Raises:
             WorkerExecutionRejected: The backend cannot interrupt it.

@@ -1,4 +1,4 @@
-"""The event log of a view: what all of its readers and observers share."""
+"""The event log of a view, which all of its readers and observers share."""
 
 import asyncio
 import sys
@@ -121,7 +121,7 @@ class EventLog:
 
 
 def selected(events: Sequence[EncodedEvent], selection: Selection, runtime: Runtime) -> Sequence[EncodedEvent]:
-    """Return the selected ones of the events."""
+    """Return the events that are selected."""
     if selection == EVERYTHING:
         return events
     return [

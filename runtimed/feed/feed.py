@@ -23,7 +23,7 @@ RING_BYTES = 2**20
 """The bytes of the newest messages that each log keeps in memory. Each scope and encoding in use has one."""
 
 PAGES_AT_ONCE = 4
-"""The pages of the store that are read and encoded at a time, so that many resuming observers delay nobody else."""
+"""The pages of the store that are read and encoded at a time, so that many resuming observers do not delay others."""
 
 
 @attrs.frozen
@@ -105,8 +105,8 @@ class Feed:
             cursor: Write events after this cursor, or None for events after the newest one.
             transport: Where to write.
             drain: Waits until the transport accepts more.
-            ended: Called with the reason when the feed cannot go on, maybe more than once. The reason is Unavailable
-                if observers have left too much unread, and this one the most.
+            ended: Called with the reason when the feed cannot continue, possibly more than once. The reason is
+                Unavailable if this observer is dismissed because observers have left too much unread.
 
         Raises:
             WorkerNotFound: There is no such Worker.

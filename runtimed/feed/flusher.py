@@ -42,17 +42,17 @@ class SyncedObserver(Protocol):
         """Whether its transport holds too many unsent bytes."""
 
     def unsync(self) -> None:
-        """Receive the news that it is no longer synced. From now on it reads by itself what it lacks."""
+        """Handle that the observer is no longer synced. From now on it reads the events that it lacks itself."""
 
     def end(self, error: Exception) -> None:
-        """Receive the reason why nothing more will be written."""
+        """Handle the reason why nothing more will be written."""
 
 
 class Flusher:
     """Writes new events of one ring to its synced observers.
 
     A flush brings each observer from its own `sequence` to the newest event. Observers that need the same events
-    share the joined bytes. The first event after a rest is written at once. Events that come during a rest are
+    share the joined bytes. The first event after a rest is written at once. Events that arrive during a rest are
     collected; the rest is longer the more a flush costs.
     """
 
@@ -99,7 +99,7 @@ class Flusher:
         self._loop.call_soon(self._finish, began)
 
     def _finish(self, began: float) -> None:
-        """End the flush, one loop iteration late: an event loop may do its writes at the end of an iteration."""
+        """End the flush one loop iteration later, because an event loop may write at the end of an iteration."""
         self._costs_s.append(time.thread_time() - began)
         self._rests_until = self._loop.time() + min(REST_FACTOR * min(self._costs_s), MAX_DELAY_S)
         self._is_flushing = False

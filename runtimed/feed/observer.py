@@ -1,4 +1,4 @@
-"""An observer: a place in a log and the transport that its events are written to."""
+"""An observer: a position in a log, and the transport that its events are written to."""
 
 import asyncio
 import contextlib
@@ -62,7 +62,7 @@ class Observer:
             selection: Which events to write.
             transport: Where to write.
             drain: Waits until the transport accepts more.
-            ended: Called with the reason when the feed cannot go on, maybe more than once.
+            ended: Called with the reason when the feed cannot continue, possibly more than once.
             unread: Counts the unsent bytes of all observers.
         """
         self.sequence = min(sequence, log.newest)
@@ -94,7 +94,7 @@ class Observer:
             return False
         try:
             self.transport.write(data)
-        except RuntimeError:  # a transport that uvloop closed by itself may not report that it is closing
+        except RuntimeError:  # a transport that uvloop closed on its own may not report that it is closing
             return False
         self._handed_over += len(data)
         return True
@@ -117,8 +117,8 @@ class Observer:
     def took_some(self) -> bool:
         """Return whether the peer has received bytes since the last call.
 
-        Only a peer that was behind by more than MAX_UNSENT bytes at the last call counts. A peer that was not must
-        answer pings to be taken as alive: its kernel accepts a few events even if its process is stopped.
+        This only considers a peer that was behind by more than MAX_UNSENT bytes at the last call. Any other peer must
+        answer pings to count as alive: its kernel accepts a few events even if its process is stopped.
         """
         waited, taken = self._waiting, self._taken
         self._waiting = unsent(self.transport)
@@ -130,7 +130,7 @@ class Observer:
         self._catching_up = asyncio.get_running_loop().create_task(self._catch_up())
 
     def end(self, error: Exception) -> None:
-        """Report the reason why the feed cannot go on. Does nothing once muted."""
+        """Report the reason why the feed cannot continue. Does nothing once muted."""
         if not self._is_muted:
             self._ended(error)
 

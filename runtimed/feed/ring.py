@@ -10,7 +10,7 @@ from runtimed.feed.view import EVERYTHING, Selection
 
 
 class Message(NamedTuple):
-    """An encoded event, and what selections look at.
+    """An encoded event, with the properties by which it is selected.
 
     Attributes:
         sequence: The sequence of the event.
@@ -27,7 +27,7 @@ class Message(NamedTuple):
 
 @attrs.frozen
 class Batch:
-    """The selected ones of consecutive events.
+    """The selected events of a range.
 
     Attributes:
         messages: The encoded events, oldest first.
@@ -51,7 +51,7 @@ class Ring:
 
         Args:
             begins_after: The sequence after which messages will be appended.
-            max_bytes: The bytes of messages to hold, about.
+            max_bytes: About how many bytes of messages to hold.
         """
         self.begins_after = begins_after
         self.newest = begins_after

@@ -1,4 +1,4 @@
-"""The bound of the bytes that wait in memory for all observers together."""
+"""The limit on bytes that wait in memory for all observers together."""
 
 import asyncio
 import logging
@@ -54,7 +54,7 @@ class Unread:
         self._observers.add(observer)
 
     def leave(self, observer: CountedObserver) -> None:
-        """Stop counting an observer, except for bytes it has yet to read. Does nothing for an unknown one."""
+        """Stop counting an observer, except for bytes that it has not read yet. Does nothing for an unknown one."""
         if observer in self._observers:
             self._observers.discard(observer)
             if observer.transport.get_write_buffer_size():

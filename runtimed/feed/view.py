@@ -1,4 +1,4 @@
-"""What an observer has asked to see."""
+"""The part of the feed that an observer asks for."""
 
 from collections.abc import Mapping
 

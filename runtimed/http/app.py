@@ -42,7 +42,7 @@ class Api(ApiApplication):
 
     Args:
         runtime: The Runtime.
-        token: What every request must bear. With None, everybody who reaches the socket has full access.
+        token: The token that every request must send. With None, anyone who reaches the socket has full access.
         allowed_hosts: Accepted in the Host header, besides loopback and the address of the connection.
         max_body_bytes: The largest body that is accepted.
         ring_bytes: How much of the newest part of the feed is kept in memory.
@@ -77,7 +77,7 @@ class Api(ApiApplication):
         super().__init__(Router(endpoints), Guard(token, allowed_hosts))
 
     async def close(self) -> None:
-        """Admit no more requests, and end every feed. Harmless when repeated."""
+        """Admit no more requests, and end every feed. May be called again."""
         await super().close()
         await self._streams.close()
 
@@ -94,7 +94,7 @@ def make_app(
 ) -> web.Application:
     """Return an aiohttp application that serves a started Runtime.
 
-    Serve it by itself, or mount it in another application by `add_subapp`. Feeds end when the application shuts down.
+    Serve it alone, or mount it in another application with `add_subapp`. Feeds end when the application shuts down.
     The arguments are those of Api.
     """
     api = Api(

@@ -15,7 +15,7 @@ LIMITS_MET: frozenset[LossReason] = frozenset({"oom", "processes", "cpu", "outpu
 """The reasons that are limits of a profile. The policy `always` restarts nothing after one of them."""
 
 RestartPolicy = Literal["never", "next_input", "always"]
-"""When a lost program is started again: on request only, also with the next input, or also by itself."""
+"""When a lost program is started again: only on request, also with the next input, or also automatically."""
 
 
 @value

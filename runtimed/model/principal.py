@@ -37,4 +37,4 @@ class Principal:
 
 
 ADMIN = Principal("admin", "admin")
-"""The bearer of the token of this Runtime."""
+"""A client that has the token of this Runtime."""

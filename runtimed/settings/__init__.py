@@ -1,4 +1,4 @@
-"""What an operator can set."""
+"""The settings of the daemon."""
 
 from runtimed.settings.loading import config_file, load, unknown_variables
 from runtimed.settings.log import LOG_LEVELS

@@ -14,8 +14,8 @@ from runtimed.wire.converter import is_kind, make_strict_converter
 from runtimed.wire.problems import FieldProblem, expected, first_problem
 
 LEAST = {"max_memory_bytes": 1 << 20, "max_processes": 3}
-"""The lowest limits of a profile. With half of that memory not even `sh` was seen to start, and two of the processes
-keep the others together."""
+"""The lowest accepted limits of a profile. `sh` did not start with half of that memory, and two of the processes keep
+the others together."""
 
 BUILTIN = "builtin:"
 

@@ -1,4 +1,4 @@
-"""Endpoint files: a client finds a running daemon of the same user, and its token, by them."""
+"""Endpoint files, by which a client finds a running daemon of the same user, and its token."""
 
 import contextlib
 import errno
@@ -35,7 +35,7 @@ class Endpoint(NamedTuple):
     token_file: str | None = None
 
     def __repr__(self) -> str:
-        """Return every field but the token."""
+        """Return every field except the token."""
         return f"Endpoint({self.url!r}, {self.runtime_id!r}, pid={self.pid}, token_file={self.token_file!r})"
 
     def alive(self) -> bool:

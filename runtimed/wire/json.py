@@ -1,4 +1,4 @@
-"""Strict parsing of JSON from outside: what RFC 8259 leaves open is refused."""
+"""Strict parsing of JSON from outside: what RFC 8259 leaves to implementations is refused."""
 
 import json
 import re

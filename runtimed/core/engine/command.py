@@ -19,7 +19,7 @@ class Command:
 
     Attributes:
         decide: The decision. It records its part of the Change in the ChangeBuilder; its return value is the answer.
-        answered: Resolves to the answer once the Change is committed, or to the error. None if nobody waits.
+        answered: Resolves to the answer once the Change is committed, or to the error. None if no caller waits.
         committed: Called once the Change is committed, even if the caller is gone.
         abandoned: Called if nothing of the decision will be stored.
         keep: Retry while the store is full. The caller gets StoreFull at once; the decision is taken later.

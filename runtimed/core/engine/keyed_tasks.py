@@ -10,7 +10,7 @@ T = TypeVar("T")
 
 
 class KeyedTasks(Generic[T]):
-    """At most one task for each Worker. A task goes on if its caller is cancelled."""
+    """At most one task for each Worker. A task continues if its caller is cancelled."""
 
     def __init__(self) -> None:
         self._tasks: dict[WorkerId, asyncio.Task[T]] = {}

@@ -39,7 +39,7 @@ class Mailbox:
     One Change of a Worker is in flight at a time. Commands that arrive meanwhile are decided together as the next
     Change: a decision always sees applied state, and a burst of events becomes one Change. Output that arrives after
     the rest of the last Change is decided at once. During a rest it is collected, unless another command is queued,
-    it ends a run, or somebody waits for it.
+    it ends a run, or a caller waits for it.
 
     Attributes:
         worker: The Worker's row as it is stored; shown as unconnected once `disconnect` was called.
@@ -217,7 +217,7 @@ class Mailbox:
         )
 
     def _is_resting(self) -> bool:
-        """Return whether only output is queued and the rest goes on; then a timer ends the rest."""
+        """Return whether only output is queued during a rest. Then a timer ends the rest."""
         if self._urgent or self._sequencer.loop.time() >= self._pace.rests_until:
             return False
         if self._timer is None or self._timer_at > self._pace.rests_until:

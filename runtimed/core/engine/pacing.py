@@ -16,7 +16,7 @@ USUAL_COST_S = 0.0002
 """The assumed processor time of a Change, in seconds, until one is measured."""
 
 MAX_RISE = 1.5
-"""How much a measured cost may exceed the last one. What exceeds it may be a garbage collection."""
+"""The largest accepted ratio of a measured cost to the last one. Anything above may be a garbage collection."""
 
 
 class OutputPace:

@@ -26,7 +26,7 @@ class EventSubscriber(Protocol):
         """
 
     def forget(self, worker_id: WorkerId) -> None:
-        """Receive the news that the Worker is deleted. No more events of it are published."""
+        """Handle the deletion of a Worker. No more events of it are published."""
 
 
 class Sequencer:
@@ -37,7 +37,7 @@ class Sequencer:
         newest_diagnostic: The highest number of a diagnostic so far.
         newest_runtime_event: The highest id of a runtime event so far.
         loop: The event loop. Kept because Python 3.11 asks the kernel for the process id at each look-up of it.
-        poisoned: Resolves to the cause once a write has failed for good. Nothing is committed from then on.
+        poisoned: Resolves to the cause once a write has failed permanently. Nothing is committed from then on.
     """
 
     def __init__(self, store: Store, clock: Clock, state: StoredState) -> None:
@@ -107,7 +107,7 @@ class Sequencer:
             A future of the events as encoded bytes.
 
         Raises:
-            StatePoisoned: An earlier write has failed for good.
+            StatePoisoned: An earlier write has failed permanently.
             RuntimeStopped: The Runtime is closed.
         """
         if self.poisoned.done():

@@ -90,7 +90,7 @@ class WorkerRegistry:
         return tuple(Diagnostic(DAMAGED, "error", why, name) for name, why in sorted(self._damaged.items()))
 
     def raise_retained_after(self, mailbox: Mailbox, sequence: int) -> None:
-        """Let nobody read events of this Worker up to this sequence any more."""
+        """Refuse to read this Worker's events up to this sequence from now on."""
         mailbox.retained_after = max(mailbox.retained_after, sequence)
         self.retained_after = max(self.retained_after, sequence)
 

@@ -1,1 +1,1 @@
-"""What a Runtime offers: inputs, the life of Workers, retention, queries."""
+"""The services of a Runtime: inputs, the life of Workers, retention, queries."""

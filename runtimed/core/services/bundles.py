@@ -47,12 +47,12 @@ class Bundles:
     def _stored(self, storing: asyncio.Task[None]) -> None:
         del self._storing[storing]
         if not storing.cancelled():
-            storing.exception()  # the caller may be gone: nobody else retrieves it
+            storing.exception()  # the caller may be gone, and nothing else retrieves it
 
     def _hold(self, bundle: ConfigBundle) -> None:
         self._held[bundle.metadata.id] = bundle
 
     def availability(self, reference: BundleReference) -> Availability:
-        """Return whether this very version is held. Raises ConfigBundleMissing or ConfigBundleDigestMismatch."""
+        """Return whether exactly this version is held. Raises ConfigBundleMissing or ConfigBundleDigestMismatch."""
         bundle_rules.check_digest(reference.digest, "digest")
         return bundle_rules.availability(bundle_rules.held(self._held, reference))

@@ -37,7 +37,7 @@ log = logging.getLogger(__name__)
 
 
 class Lifecycle:
-    """Creates, restores, interrupts and ends Workers. What was begun goes on if the caller is cancelled.
+    """Creates, restores, interrupts and ends Workers. A call that has begun is finished if its caller is cancelled.
 
     Ending a Worker cancels its spawn and waits for its creation and restore, so that whatever was spawned is ended.
     """

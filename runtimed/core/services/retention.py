@@ -21,7 +21,7 @@ TRIM_BATCH = 250
 """Events that one Change trims. With a thousand, for 64 Workers, commits waited for 50 ms."""
 
 SLACK = 16
-"""Trimming goes on until one SLACKth of the limit is free, so that not every new event trims an old one."""
+"""Trimming continues until one SLACKth of the limit is free, so that not every new event trims an old one."""
 
 MARKS = 1_000
 """The precision of expiry, one thousandth of the maximum age; also about how many marks are kept."""

@@ -97,7 +97,7 @@ class Event:
         since: The sequence at which to begin reading to know what is in flight, 0 if nothing is.
         transcript_len: Entries in the transcript.
         activity: What the Worker is doing.
-        previous: The sequence of the Worker's event before this one, 0 for none; a missing event shows by it.
+        previous: The sequence of the Worker's event before this one, 0 for none; it reveals a missing event.
     """
 
     sequence: int

@@ -1,1 +1,1 @@
-"""The routes of the API but for the feed: one module a noun."""
+"""The routes of the API except the feed: one module for each noun."""

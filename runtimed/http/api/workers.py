@@ -104,7 +104,7 @@ async def send_input(
 async def stop_worker(
     runtime: Runtime, principal: Principal, worker_id: str, request: LifecycleRequest | None = None
 ) -> LifecycleResponse:
-    """Stop a Worker and let it end in good order. Changes nothing if the Worker is not running."""
+    """Stop a Worker and let it end gracefully. Changes nothing if the Worker is not running."""
     ref = runtime.ref(worker_id)
     return LifecycleResponse(await runtime.stop_worker(ref, _reason(request), principal=principal))
 

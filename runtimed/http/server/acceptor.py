@@ -9,7 +9,7 @@ PAUSE_S = 1.0
 """How long to wait before accepting again after the system had no descriptor left."""
 
 SILENCE_S = 60.0
-"""How long the warning about that is not repeated."""
+"""The shortest time between two warnings about missing descriptors."""
 
 MAX_AT_ONCE = 64
 
@@ -17,7 +17,7 @@ log = logging.getLogger(__name__)
 
 
 class Acceptor:
-    """Accepts the connections of one listening socket, from now until `close`, which closes the socket.
+    """Accepts the connections of one listening socket until `close`, which closes the socket.
 
     If no descriptor is left, connections wait in the backlog until there is one. The event loops have acceptors of
     their own, but in that case asyncio's logs thousands of lines a second, and uvloop's drops connections.
@@ -37,7 +37,7 @@ class Acceptor:
         self._resume()
 
     def close(self) -> None:
-        """Accept no more connections. Harmless when repeated."""
+        """Accept no more connections. May be called again."""
         if self._sock.fileno() < 0:
             return
         self._loop.remove_reader(self._sock)

@@ -14,7 +14,7 @@ from runtimed.http.server.slots import Slot, Slots
 from runtimed.http.web.responses import error_response
 
 CLOSED = "the handler is closed"
-"""What uvloop says of a write to a handle that it has closed."""
+"""The message of uvloop about a write to a handle that it has closed."""
 
 log = logging.getLogger(__name__)
 
@@ -91,7 +91,7 @@ class Connection(web.RequestHandler):
     def log_exception(self, *args: Any, **options: Any) -> None:
         """Log an error, unless it is a write to a connection that is closed already.
 
-        A transport of uvloop may be closed and say that it is not closing; the error says so then.
+        A transport of uvloop may be closed although `is_closing` returns False. Then only the error shows it.
         """
         closed = self.transport is None or self.transport.is_closing() or CLOSED in str(options.get("exc_info"))
         if not closed:
@@ -105,7 +105,7 @@ class Connection(web.RequestHandler):
         super().connection_made(transport)
 
     def _pass_on(self, pieces: Sequence[bytes]) -> None:
-        """Give aiohttp what the filter let pass, and count it while the client has shown no token."""
+        """Give aiohttp the bytes that passed the filter, and count them while the client has shown no token."""
         if self._slot is not None and not self._slot.admitted:
             self._received += sum(map(len, pieces))
             self._slot.hold(self._received + len(self._head_filter.held))

@@ -60,7 +60,7 @@ ONCE = (
 
 _ONCE = rb"\r\n(%b):([^\r]*+)" % "|".join(ONCE).encode()
 SINGLE = re.compile(_ONCE.lower())
-"""For a head in lower case: that takes a third of the time."""
+"""Matches in a head in lower case, which takes a third of the time of a match that ignores case."""
 
 NAMED = re.compile(_ONCE, re.IGNORECASE)
 UPGRADE = re.compile(rb"\r\nupgrade:[^\r]*+", re.IGNORECASE)
@@ -179,7 +179,7 @@ class HeadFilter:
 
     @property
     def _behind(self) -> Step:
-        """The step after a request."""
+        """Return the step after a request."""
         return self._websocket if self._upgrades else self._head
 
     def _let_pass(self, size: int, then: Step) -> None:

@@ -19,7 +19,7 @@ MAX_UNAUTHENTICATED_BYTES = 64 * 2**20
 HEADER_TIMEOUT_S = 15.0
 DRAIN_TIMEOUT_S = 10.0
 LINGERING_S = 2.0
-"""How long the rest of a body is read that a handler did not want."""
+"""How long the rest of a body is read that a handler did not read."""
 
 
 class HttpServer:

@@ -94,7 +94,7 @@ class Listeners:
         return [_url(sock, {}) for sock in self.sockets]
 
     def close(self) -> None:
-        """Close the sockets. Harmless when repeated."""
+        """Close the sockets. May be called again."""
         for path in self._own_paths:
             Path(path).unlink(missing_ok=True)
         self._own_paths = []
@@ -160,7 +160,7 @@ def _bind_unix(path: Path) -> socket.socket:
 
 
 def _remove_stale(path: Path) -> None:
-    """Remove the socket file of a daemon that was killed; anything that answers, or is no socket, stays."""
+    """Remove the socket file of a killed daemon. A socket that answers, and any other file, stays."""
     with contextlib.suppress(FileNotFoundError):
         if not stat.S_ISSOCK(path.lstat().st_mode):
             return

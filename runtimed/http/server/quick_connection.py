@@ -1,4 +1,4 @@
-"""A connection that answers plain requests by itself, and leaves all others to aiohttp."""
+"""A connection that answers plain requests directly, and leaves all others to aiohttp."""
 
 import asyncio
 import contextlib
@@ -45,7 +45,7 @@ class QuickConnection(Connection):
         self._idle_since = 0.0
 
     def connection_lost(self, exc: BaseException | None) -> None:
-        """Free the slot. A request that has begun is finished, although nobody reads the response."""
+        """Free the slot. A request that has begun is finished, although its response is not read."""
         self._closing = True
         if self._timer is not None:
             self._timer.cancel()
@@ -158,7 +158,7 @@ class QuickConnection(Connection):
                 self.transport.write(data)
 
     def _go_on(self, quick: QuickRequests) -> None:
-        """Read what has arrived in the meantime."""
+        """Read what has arrived meanwhile."""
         if self._answering is not None or self.writing_paused or self.transport is None:
             return
         if self._closing or self.transport.is_closing():

@@ -1,7 +1,7 @@
 """Plain requests: recognized from their bytes, and answered without aiohttp's machinery.
 
-For each request aiohttp creates a task, a stream, a writer, a request and a response. That is most of what a bare
-handler costs; the parser is less than a fifth. A plain request needs none of it but the parser.
+For each request aiohttp creates a task, a stream, a writer, a request and a response. That is most of the cost of a
+bare handler; the parser is less than a fifth. A plain request needs only the parser.
 """
 
 import asyncio
@@ -36,7 +36,7 @@ class QuickRequest:
 
     Attributes:
         endpoint: What it calls.
-        arguments: The arguments but the body.
+        arguments: The arguments except the body.
         body_bytes: The size of its body.
         size_bytes: The size of head and body.
         generation: The generation of the guard that admitted it.
@@ -76,10 +76,10 @@ class QuickRequests:
         self.begun: QuickRequest | None = None
 
     def repeated(self, data: bytes) -> QuickRequest | None:
-        """Return the request that these bytes are, if they begin with the head of the last one and none has begun.
+        """Return the request in these bytes if its head is that of the last request, and no request has begun.
 
-        Clients that ask repeatedly send the same head each time. The guard is asked again once its generation is
-        another.
+        Clients that repeat a request send the same head each time. The guard is asked again after its generation
+        has changed.
         """
         last = self._last
         if last is None or last.generation != self._api.guard.generation:
@@ -88,10 +88,10 @@ class QuickRequests:
         return last if same else None
 
     def feed(self, pieces: Sequence[bytes]) -> bool:
-        """Take what the head filter let pass; set `begun` once the request is known to be plain.
+        """Add bytes that passed the head filter. Sets `begun` once the request is known to be plain.
 
         Returns:
-            False if this is no plain request: everything that `take_back` returns is then for aiohttp.
+            False if this is not a plain request. Then everything that `take_back` returns is for aiohttp.
         """
         self._passed += pieces
         self._size_bytes += sum(map(len, pieces))
@@ -107,10 +107,10 @@ class QuickRequests:
         )
 
     def take(self, data: bytes) -> tuple[QuickRequest, bytes] | None:
-        """Return the request that has begun and its body once it is here as a whole.
+        """Return the request that has begun and its body, once all of it has arrived.
 
         Args:
-            data: The bytes of the request as they came, with which `repeated` compares the next one.
+            data: The bytes of the request as they arrived; `repeated` compares the next request with them.
         """
         begun = self.begun
         if begun is None or self._size_bytes < begun.size_bytes:

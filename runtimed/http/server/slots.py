@@ -4,7 +4,7 @@ import asyncio
 import logging
 
 SILENCE_S = 60.0
-"""How long a warning is not repeated."""
+"""The shortest time between two warnings about the same limit."""
 
 CLOSING = "a limit is reached: closing the oldest connections that have shown no token"
 REFUSING = "a limit is reached: refusing new connections, since all slots belong to clients with the token"
@@ -56,7 +56,7 @@ class Slot:
             self._held.set(self, size)
 
     def admit(self) -> None:
-        """Note that a request on the connection bore the token: the connection is not cut for others any more."""
+        """Note that a request on the connection had the token. From now on it is not cut to make room for others."""
         if not self.admitted:
             self.admitted = True
             self._held.drop(self)
@@ -69,7 +69,7 @@ class Slot:
         self._transport.abort()
 
     def leave(self) -> None:
-        """Free the slot. Harmless when repeated."""
+        """Free the slot. May be called again."""
         self._held.drop(self)
         self._slots.leave(self)
 

@@ -6,11 +6,11 @@ from contextlib import contextmanager
 from typing import Protocol
 
 LATE_S = 0.5
-"""If a beat is later than this, the process itself did not run, and silence of a client means nothing."""
+"""If a beat is later than this, the process itself did not run, so the silence of a client means nothing."""
 
 SETTLE_S = 0.05
-"""How long a beat waits after it is due. A loop that was held up runs its timers before it reads what has arrived,
-and a sign of life that has arrived must count."""
+"""How long a beat waits after it is due. After a delay, an event loop runs its timers before it reads what has
+arrived, and a sign of life that has arrived must count."""
 
 
 class HeartbeatMember(Protocol):

@@ -33,7 +33,7 @@ log = logging.getLogger(__name__)
 class Comments:
     """Writes comments to an event stream, which also detects that the observer has left.
 
-    A comment carries the newest cursor, so that an observer of few events resumes after those that it did not select.
+    A comment carries the newest cursor, so that an observer that selects few events resumes after the others.
     """
 
     def __init__(self, observer: Observer, *, chunked: bool) -> None:

@@ -34,13 +34,13 @@ BROKEN = {
     WSCloseCode.INVALID_TEXT: "expected text in UTF-8",
     WSCloseCode.MESSAGE_TOO_BIG: f"expected no message above {MAX_MESSAGE_BYTES} bytes",
 }
-"""What a broken message should have been, by the close code of the WebSocket protocol."""
+"""What was expected instead of a broken message, by the close code of the WebSocket protocol."""
 
 log = logging.getLogger(__name__)
 
 
 class FeedSocket(web.WebSocketResponse):
-    """The WebSocket of one observer, who sends nothing. Nothing is written after the close."""
+    """The WebSocket of one observer, which must not send messages. Nothing is written after the close."""
 
     def __init__(self) -> None:
         super().__init__(timeout=CLOSE_TIMEOUT_S, max_msg_size=MAX_MESSAGE_BYTES, compress=False, autoping=False)
@@ -51,7 +51,7 @@ class FeedSocket(web.WebSocketResponse):
     def beat(self, *, late: bool) -> None:
         """Ping the observer, or cut one that has given no sign of life since the last beat.
 
-        A ping waits behind everything that was written before it, so reading is a sign of life too.
+        A ping arrives after everything that was written before it, so reading counts as a sign of life too.
         """
         if self.observer is None:
             return
@@ -62,7 +62,7 @@ class FeedSocket(web.WebSocketResponse):
         self.observer.write(PING)
 
     async def close(self, *, code: int = WSCloseCode.OK, message: bytes = b"", drain: bool = True) -> bool:
-        """Close the socket; for a broken message, with whose code `receive` calls this, send a diagnostic first."""
+        """Close the socket. For the code of a broken message, with which `receive` calls this, send a diagnostic first."""
         if self.observer is not None:
             self.observer.mute()
         if code in BROKEN and not message and not self.closed:

@@ -1,4 +1,4 @@
-"""What all observers over HTTP share: the feed, the heartbeats, last diagnostics, and the shutdown."""
+"""The parts that all observers over HTTP share: the feed, heartbeats, last diagnostics, and the shutdown."""
 
 import asyncio
 import logging
@@ -96,7 +96,7 @@ class Streams:
             raise ending.reason from None
 
     def place(self, wanted: FeedRequest) -> EventCursor | None:
-        """Return the cursor where to begin, or None for new events only.
+        """Return the cursor after which to begin, or None for new events only.
 
         Raises:
             CursorMalformed: The text is no cursor.
@@ -119,7 +119,7 @@ class Streams:
 
 
 class _Ending:
-    """Interrupts the body of `interrupting` by TimeoutError once there is a reason; needs no task."""
+    """Interrupts the body of `interrupting` with TimeoutError once there is a reason. It needs no task."""
 
     def __init__(self) -> None:
         self.interrupting = asyncio.timeout(None)
@@ -127,7 +127,7 @@ class _Ending:
 
     @property
     def reason(self) -> Exception:
-        """The first reason, which counts."""
+        """The first reason that came; later ones are ignored."""
         return self._reasons[0]
 
     def come(self, reason: Exception) -> None:

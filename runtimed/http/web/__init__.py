@@ -1,1 +1,1 @@
-"""What every route shares: binding, routing, the guard, responses, and the OpenAPI document."""
+"""The parts that all routes share: binding, routing, the guard, responses, and the OpenAPI document."""

@@ -11,14 +11,14 @@ from runtimed.http.web.router import Router
 
 
 class ApiApplication:
-    """Answers every request of the API, whatever server received it."""
+    """Answers every request of the API, from any server."""
 
     def __init__(self, router: Router, guard: Guard) -> None:
         self.router = router
         self.guard = guard
 
     async def close(self) -> None:
-        """Admit no more requests. Harmless when repeated."""
+        """Admit no more requests. May be called again."""
         self.guard.close()
 
     async def handle(

@@ -16,7 +16,7 @@ class Docstring:
 
     Attributes:
         summary: Its first line.
-        details: What follows up to the section on attributes, or nothing.
+        details: What follows, up to the section on attributes; may be empty.
         attributes: The description of each attribute in that section, on one line, by name.
     """
 
@@ -26,7 +26,7 @@ class Docstring:
 
     @classmethod
     def of(cls, documented: object) -> Self:
-        """Read the docstring of a class or function, empty if it has none."""
+        """Read the docstring of a class or function. It is empty if there is none."""
         text, _, section = (inspect.getdoc(documented) or "").partition(_ATTRIBUTES)
         summary, _, details = text.partition("\n\n")
         return cls(summary, details, _attributes(section))

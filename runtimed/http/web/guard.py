@@ -43,12 +43,12 @@ class Guard:
     `allowed_hosts`.
 
     Args:
-        token: What a request must bear. With None, every request that passes the other checks is admitted.
+        token: The token that a request must send. With None, every request that passes the other checks is admitted.
         allowed_hosts: Host names, each with or without a port.
 
     Attributes:
-        generation: Changes whenever a request that was admitted before might not be admitted again. A connection
-            that remembers an admission asks again once this number is another.
+        generation: Changes whenever a request that was admitted before might be refused now. A connection that
+            remembers an admission asks again after this number has changed.
     """
 
     def __init__(self, token: str | None, allowed_hosts: Iterable[str] = ()) -> None:
@@ -60,7 +60,7 @@ class Guard:
         self._is_ours = functools.lru_cache(maxsize=KNOWN_HOSTS)(self._find_ours)
 
     def close(self) -> None:
-        """Admit nothing from now on. Harmless when repeated."""
+        """Admit nothing from now on. May be called again."""
         self._closed = True
         self.generation += 1
         self._guesses.close()
@@ -109,7 +109,7 @@ class Guard:
         return len(named) == 1 and self._is_ours(named[0], local)
 
     def _targets_us(self, request: web.BaseRequest, local: object) -> bool:
-        """Return whether the request line names no other host than the Host header may."""
+        """Return whether the host in the request line, if any, would be accepted in the Host header."""
         if request.raw_path.startswith("/") or request.url.raw_host is None:
             return True
         return self._is_ours(request.url.raw_authority, local)
@@ -195,7 +195,7 @@ class WrongTokens:
         return True
 
     def close(self) -> None:
-        """End every wait, and log the count that is not logged yet. Harmless when repeated."""
+        """End every wait, and log the count that is not logged yet. May be called again."""
         self._closed.set()
         if self._timer is not None:
             self._timer.cancel()

@@ -12,7 +12,7 @@ from runtimed.http.errors import InvalidQuery
 
 MAX_NUMBER = 10**15 - 1
 NAME = re.compile(r"[a-z_]{1,32}", re.ASCII)
-"""What a message may repeat of an unknown parameter: a name and no more: a client may have put a token there."""
+"""The unknown parameters that a message may repeat: short names only, because a client may have put a token there."""
 
 NUMBER = re.compile(r"[0-9]{1,15}", re.ASCII)
 

@@ -72,7 +72,7 @@ def _date(second: int) -> bytes:
 
 
 def error_response(error: Exception) -> JsonResponse:
-    """Return the response to an exception; one that is no RuntimedError is logged and answered as `internal`."""
+    """Return the response to an exception. One that is not a RuntimedError is logged and answered as `internal`."""
     if not isinstance(error, RuntimedError):
         log.error("a request failed", exc_info=error)
         error = Internal()

@@ -25,7 +25,7 @@ class Match:
 class Router:
     """Finds the endpoint of a request.
 
-    Paths are decoded, but for an encoded slash or percent sign: `%2F` and `%25`, as `yarl.URL.path_safe` has them.
+    Paths are decoded, except for an encoded slash or percent sign: `%2F` and `%25`, as in `yarl.URL.path_safe`.
     """
 
     def __init__(self, endpoints: Iterable[Endpoint]) -> None:
