@@ -76,7 +76,7 @@ class Feed:
     """Reads the events after a cursor. It reconnects to the same Runtime and resumes after the last event.
 
     Args:
-        find: Returns a client of the daemon. Called for each connection, because the address of the daemon may change.
+        find: Returns a client of the daemon. Called for each connection: the address of the daemon may change.
         source: The Worker or Workers.
         cursor: The cursor after which to begin.
         notify: Receives notes for people about the connection.

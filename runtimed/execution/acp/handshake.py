@@ -103,7 +103,7 @@ class Handshake:
         return renewed
 
     async def remember(self, opened: Opened, *, introduced: bool) -> Opened:
-        """Save whether the agent was told the intent of its Worker, just before it is told. Raises OSError."""
+        """Save whether the agent knows the Worker's intent, before the prompt that contains it. Raises OSError."""
         saved = await self._save(attrs.evolve(opened.saved, introduced=introduced))
         return attrs.evolve(opened, saved=saved)
 
@@ -158,6 +158,6 @@ class Handshake:
         method = self._profile.auth_method
         if method not in offered:
             ways = f"set auth_method of its profile to one of {', '.join(offered)}, and in env what that needs"
-            raise AgentFailed("protocol", f"the agent wants to be authenticated: {ways}")
+            raise AgentFailed("protocol", f"the agent requires authentication: {ways}")
         await agent.authenticate(method)
         return await work()

@@ -34,7 +34,7 @@ class SavedSession:
 
     Attributes:
         session_id: The id that the agent gave it.
-        introduced: The agent was told the intent of its Worker.
+        introduced: The agent has received the intent of its Worker.
         known: The last difference that was reported.
     """
 

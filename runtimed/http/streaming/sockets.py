@@ -62,7 +62,7 @@ class FeedSocket(web.WebSocketResponse):
         self.observer.write(PING)
 
     async def close(self, *, code: int = WSCloseCode.OK, message: bytes = b"", drain: bool = True) -> bool:
-        """Close the socket. For the code of a broken message, with which `receive` calls this, send a diagnostic first."""
+        """Close the socket. `receive` calls this after a broken message, which gets a diagnostic first."""
         if self.observer is not None:
             self.observer.mute()
         if code in BROKEN and not message and not self.closed:
