@@ -116,7 +116,7 @@ def _run(flags: dict[str, Any], config: str | None, *, check_config: bool) -> in
         if check_config:
             for name in settings.unknown_variables():
                 sys.stderr.write(f"runtimed: environment: {name} is not a setting\n")
-            sys.stdout.write("the configuration is fine\n")
+            sys.stdout.write("the configuration is valid\n")
             return OK
         return _serve(loaded)
     except ConfigurationError as error:

@@ -242,10 +242,11 @@ def _check_reachable(token: Token, unpublished: endpoint.Endpoint, reason: str) 
     """Log how clients reach a daemon without an endpoint file. Raises ConfigurationError if they cannot."""
     if token.made:
         raise ConfigurationError(
-            f"no endpoint file can be written to tell the token: {reason}; set RUNTIMED_TOKEN or token_file"
+            f"cannot publish the generated token in an endpoint file: {reason}; set RUNTIMED_TOKEN or token_file"
         )
     credentials = f"--token-file {token.file}" if token.file else "and the token"
-    log.warning("not published: clients need --url %s %s", unpublished.url, credentials, extra={"reason": reason})
+    message = "cannot publish an endpoint file: clients need --url %s %s"
+    log.warning(message, unpublished.url, credentials, extra={"reason": reason})
 
 
 @contextlib.contextmanager

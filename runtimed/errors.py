@@ -305,7 +305,7 @@ class CursorExpired(FeedError):
     code = "runtime.cursor_expired"
 
     def __init__(self) -> None:
-        super().__init__("the reader fell behind what is retained")
+        super().__init__("the reader is too slow: its next events are no longer retained")
 
 
 class WorkerDeleted(FeedError):

@@ -176,7 +176,7 @@ def test_an_unknown_variable_is_logged_as_a_warning(run):
 def test_a_check_of_the_configuration_names_unknown_variables(run):
     daemon = run("--check-config", env=os.environ | {"RUNTIMED_STROE": "memory"})
     message = "runtimed: environment: RUNTIMED_STROE is not a setting\n"
-    assert ended(daemon) == (0, "the configuration is fine\n", message)
+    assert ended(daemon) == (0, "the configuration is valid\n", message)
 
 
 @pytest.fixture
@@ -199,11 +199,15 @@ def broken(run, tmp_path):
         (("--store", "fs:{}/file/store"), 1, "store {}/file/store: Not a directory"),
         (("--store", "fs:{}/file"), 1, "store {}/file: expected a folder, not a symlink or a file"),
         (("--store", "fs:/proc/nowhere/store"), 1, "store /proc/nowhere/store: No such file or directory"),
-        (("--store", "fs:{}/none?create=no"), 1, "store {}/none: there is no store in it, and create=no makes none"),
+        (
+            ("--store", "fs:{}/none?create=no"),
+            1,
+            "store {}/none: the folder holds no store, and create=no creates none",
+        ),
         (
             ("--store", "fs:{}/folder?create=no"),
             1,
-            "store {}/folder: there is no store in it, and create=no makes none",
+            "store {}/folder: the folder holds no store, and create=no creates none",
         ),
         (("--token-file", "{}/none"), 2, "token_file: {}/none: No such file or directory: expected a regular file"),
         (("--token-file", "{}/folder"), 2, "token_file: {}/folder: expected a regular file"),
@@ -266,7 +270,7 @@ def test_an_invalid_database_does_not_count_as_an_existing_store(broken, tmp_pat
 
     code, said = broken("--store", "fs:{}/store?create=no")
 
-    expected = f"runtimed: store {tmp_path}/store: there is no store in it, and create=no makes none"
+    expected = f"runtimed: store {tmp_path}/store: the folder holds no store, and create=no creates none"
     assert (code, said) == (1, expected)
     assert [path.name for path in database.parent.iterdir()] == [database.name]
     assert not (tmp_path / "elsewhere.sqlite3").exists()

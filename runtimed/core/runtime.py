@@ -44,7 +44,7 @@ from runtimed.model.worker import BundleReference, CreateWorkerRequest, WorkerDe
 
 DEFAULT_REQUEST = CreateWorkerRequest()
 ALL_WORKERS = WorkerFilter()
-CUT = "the daemon ended while it was going on"
+CUT = "the daemon ended during the run"
 SETTLE_S = 2.0
 """How long `close` waits for output that the store has not taken yet. A full store may never take it."""
 

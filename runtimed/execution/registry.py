@@ -159,7 +159,7 @@ async def _guarded(answering: Awaitable[BackendAnswer]) -> BackendAnswer:
         return await answering
     except Exception:
         log.exception("an execution backend failed")
-        return BackendAnswer("errored", "the execution adapter failed: the log of the daemon says why")
+        return BackendAnswer("errored", "the execution backend failed; the daemon's log has the details")
 
 
 def _call(method: Callable[[WorkerId, str], None], worker_id: WorkerId, input_id: str) -> None:

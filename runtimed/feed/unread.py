@@ -12,6 +12,8 @@ MAX_UNREAD_BYTES = 256 * 2**20
 WARNING_INTERVAL_S = 60.0
 """The shortest time between two warnings about observers that were closed."""
 
+TOO_SLOW = "observers have left more unread than max_unread_bytes, and this one is among the slowest; read faster"
+
 log = logging.getLogger(__name__)
 
 
@@ -95,9 +97,7 @@ class Unread:
             total -= sizes[observer]
             count += 1
             self.leave(observer)
-            observer.dismiss(
-                Unavailable("observers have left too much unread (max_unread_bytes), this one the most; read faster")
-            )
+            observer.dismiss(Unavailable(TOO_SLOW))
         self._warn(count)
         return total
 

@@ -88,7 +88,7 @@ class NotFound(MissingError):
     code = "not_found"
 
     def __init__(self) -> None:
-        super().__init__("there is nothing at this path; GET /openapi.json lists the routes")
+        super().__init__("no route has this path; GET /openapi.json lists the routes")
 
 
 class MethodNotAllowed(MissingError):
@@ -97,7 +97,7 @@ class MethodNotAllowed(MissingError):
     code = "method_not_allowed"
 
     def __init__(self, allowed: frozenset[str]) -> None:
-        super().__init__(f"this path takes {', '.join(sorted(allowed))}")
+        super().__init__(f"this path accepts {', '.join(sorted(allowed))}")
         self.allowed = allowed
 
 

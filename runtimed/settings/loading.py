@@ -80,7 +80,7 @@ def _check_file(file: Path) -> None:
         kind = known.get(name.replace("-", "_"))
         if kind is None:
             near = get_close_matches(name, known, n=1)
-            hint = f"did you mean {near[0]}?" if near else f"there are {', '.join(known)}"
+            hint = f"did you mean {near[0]}?" if near else f"expected one of {', '.join(known)}"
             raise ConfigurationError(f"config: {file}: {name}: no such setting; {hint}")
         if type(value) is str and kind in NO_TEXT:
             raise ConfigurationError(f"config: {file}: {name}: expected {NO_TEXT[kind]}")

@@ -127,7 +127,7 @@ class DataDir:
         """
         database = self._path.resolve() / DATABASE
         if database.is_file() and not database.stat().st_size:
-            raise StoreUnsupported(f"{DATABASE} in {self._path} is empty: nothing is left of a store that was there")
+            raise StoreUnsupported(f"{DATABASE} in {self._path} is empty: the store that was there is lost")
         if not database.is_file():
             raise StoreUnsupported(f"there is no store in {self._path}: expected a folder with a file {DATABASE}")
         with contextlib.ExitStack() as parts:
@@ -144,7 +144,7 @@ class DataDir:
         with _refused("the store"):
             self._check_not_emptied(database)
             if not database.is_file() or not database.stat().st_size:
-                raise StoreUnsupported("the store: there is no store in it, and create=no makes none")
+                raise StoreUnsupported("the store: the folder holds no store, and create=no creates none")
 
     def _check_not_emptied(self, database: Path) -> None:
         """Raise StoreUnsupported if the database is empty although the folder held a Runtime before."""
@@ -154,8 +154,8 @@ class DataDir:
         lived = os.path.lexists(self._path / WORKERS) or (size == 0 and os.path.lexists(self._path / TOKEN))
         if not size and (logged or lived):
             raise StoreUnsupported(
-                f"{DATABASE}: it is {'missing' if size is None else 'empty'}, but a Runtime has been in this folder; "
-                "restore it from a copy, or begin anew in an empty folder"
+                f"{DATABASE}: it is {'missing' if size is None else 'empty'}, but a Runtime was in this folder; "
+                "restore it from a copy, or start again in an empty folder"
             )
 
     def _prepare_database(self) -> Path:
@@ -188,7 +188,7 @@ def _check_free(path: Path) -> None:
             return
         found = {entry.name for entry in path.iterdir()} - {OF_FILE_SYSTEMS}
     if found and not any(name in _OURS or name.startswith(DATABASE) for name in found):
-        raise StoreUnsupported("the store: expected a new or an empty folder, or a store; others may use this one")
+        raise StoreUnsupported("the store: expected a new or an empty folder, or a store; other users can enter it")
 
 
 def _make_folder(path: Path, name: str, *, parents: bool = False) -> None:
@@ -226,7 +226,7 @@ def _lax(path: Path, name: str, mode: int | None) -> Iterator[str]:
         return
     wanted = mode or (0o700 if stat.S_ISDIR(found.st_mode) else 0o600)
     if stat.S_ISLNK(found.st_mode):
-        yield f"{name} is a symlink: expected none in a store"
+        yield f"{name} is a symlink: a store must not contain any"
     elif found.st_uid != os.geteuid():
         yield f"{name} belongs to another user"
     elif stat.S_IMODE(found.st_mode) & ~wanted:
@@ -286,7 +286,7 @@ def _read_token(path: Path) -> str:
     try:
         return read_token(path)
     except TokenFileError as error:
-        raise StoreUnsupported(f"{path.name}: {error}; remove it to have one made") from error
+        raise StoreUnsupported(f"{path.name}: {error}; remove it to create a new one") from error
 
 
 def _sync(folder: Path) -> None:

@@ -81,7 +81,7 @@ def replay(activity: Activity, events: Iterable[EncodedEvent]) -> Activity:
             activity = activity.after(restore_payload(event.payload))
         except ValueError as error:
             name = f"the event {cursor_of(event.sequence)} of {event.worker_id}"
-            raise StoreCorrupt(f"{name} is no event that this version knows") from error
+            raise StoreCorrupt(f"{name} is not an event that this version knows") from error
     return activity
 
 

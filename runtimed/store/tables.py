@@ -206,7 +206,7 @@ class Table(Generic[E, D]):
         try:
             return self.decode(*row[:-1])
         except ValueError as error:
-            raise StoreCorrupt(f"{self.describe(row)} is nothing that this version knows") from error
+            raise StoreCorrupt(f"{self.describe(row)} is unknown to this version") from error
 
 
 def checksum_seed(name: str) -> int:

@@ -116,7 +116,7 @@ def _put(path: Path, endpoint: Endpoint) -> int:
     """Write the file, and return its descriptor. The file is locked before it has its name."""
     if _is_owned(path):
         owner = "".join(f" (process {known.pid}, {known.url})" for known in read(path))
-        raise FileExistsError(errno.EEXIST, f"{path.name} is that of another daemon{owner}")
+        raise FileExistsError(errno.EEXIST, f"{path.name} belongs to another daemon{owner}")
     draft = path.with_name(DRAFT)
     draft.unlink(missing_ok=True)
     handle = os.open(draft, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC, 0o600)

@@ -734,7 +734,7 @@ async def test_alerts_tell_how_long_nothing_was_heard_ever_more_seldom(new_harne
         while len(data_of(await harness.events(after), "alert")) < 2:
             await asyncio.sleep(0.01)
     words = [data["message"] for data in data_of(await harness.events(after), "alert")]
-    assert words[:2] == [f"nothing was heard for {seconds} s in this run (quiet_alert_s)" for seconds in ("1", "2")]
+    assert words[:2] == [f"the run has emitted nothing for {seconds} s (quiet_alert_s)" for seconds in ("1", "2")]
     await harness.runtime.interrupt_worker(harness.ref)
     await harness.goes_on()
 

@@ -119,7 +119,7 @@ async def test_a_notebook_that_ends_by_itself_is_an_error_with_its_last_words(ne
     events = await worker.run("quit")
     [error] = [event for event in events if isinstance(event, ErrorRaised)]
     assert error.reason == "exit"
-    assert error.message == "the program ended with status 1; its last words: I was asked to quit"
+    assert error.message == "the program ended with status 1; stderr: I was asked to quit"
 
 
 async def test_the_shell_script_reports_each_time_it_is_asked(new_worker: Callable[..., Any]) -> None:

@@ -251,7 +251,7 @@ def entry(payload: Payload) -> tuple[str, str] | None:
 INTERRUPTED = RunEnd("rolled_back")
 """What a backend says where it is interrupted."""
 
-LATE = Alert("warn", "worker", "a run_end was dropped: its run had been ended without it", 0)
+LATE = Alert("warn", "worker", "a run_end was dropped: the Runtime had ended its run already", 0)
 """The alert that replaces a `run_end` that the Runtime had already added."""
 
 

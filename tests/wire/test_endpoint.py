@@ -59,7 +59,7 @@ def test_a_token_is_in_no_repr():
 def test_a_second_daemon_does_not_touch_the_file_of_a_running_one():
     with endpoint.published(mine()) as path:
         before = path.read_bytes()
-        with pytest.raises(FileExistsError, match=f"rt-1.json is that of another daemon .process {os.getpid()}, "):
+        with pytest.raises(FileExistsError, match=f"rt-1.json belongs to another daemon .process {os.getpid()}, "):
             endpoint.published(mine()).__enter__()
         assert path.read_bytes() == before
         assert endpoint.live() == [mine()]

@@ -120,14 +120,14 @@ class WorkerEventSink:
 
     def _check(self, payload: Payload) -> None:
         if isinstance(payload, RESERVED):
-            raise EventRefused(f"{payload.event} is for the Runtime to say")
+            raise EventRefused(f"{payload.event}: only the Runtime emits this event")
         match payload:
             case SystemItem({"kind": str(kind)}) if kind in RESERVED_KINDS:
-                raise EventRefused(f"an item of kind {kind} is for the Runtime to say")
+                raise EventRefused(f"{kind}: only the Runtime emits items of this kind")
         self._open.take(payload)
         if self._open.characters > self._limits.max_open_text:
             raise EventRefused(
-                "expected a text_done, thinking_done or tool_call_done at the latest behind "
+                "expected a text_done, thinking_done or tool_call_done after at most "
                 f"{self._limits.max_open_text} characters (max_open_text)"
             )
 

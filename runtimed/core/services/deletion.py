@@ -100,7 +100,7 @@ class Deletion:
 
     async def _record_failure(self, name: WorkerId, failure: str) -> None:
         await self._mark_deleted(name)
-        message = f"the Worker is deleted, but something of it is left: {failure}; the next start tries again"
+        message = f"the Worker is deleted, but some of its data is left: {failure}; the next start tries again"
         kept = (self._sequencer.number(Diagnostic("worker.delete_failed", "error", message, name)),)
         await self._sequencer.commit_and_apply(Change(diagnostics=kept), partial(self._diagnostics.keep, kept))
 

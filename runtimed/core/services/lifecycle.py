@@ -83,7 +83,7 @@ class Lifecycle:
             raise InvalidRequest(f"expected at most {self._limits.max_workers} Workers (max_workers)")
         number = next(self._numbers)
         if number > MAX_WORKER_NUMBER:
-            raise InvalidRequest("this store has given out all its Worker ids")
+            raise InvalidRequest("all Worker ids of this store are used")
         name = worker_id(number)
         return await self._creating.run(name, self._create(name, request))
 

@@ -97,7 +97,7 @@ class Queries:
         """Raise WorkerNotFound if nothing is found because the Worker is being deleted, else StoreCorrupt."""
         if expected and not found:
             await mailbox.submit(decisions.do_nothing)
-            raise StoreCorrupt(f"what is stored of {mailbox.worker.worker_id} is missing")
+            raise StoreCorrupt(f"stored data of {mailbox.worker.worker_id} is missing")
 
     async def events(self, ref: WorkerRef, after: int, limit: int | None) -> Sequence[EncodedEvent]:
         """Return a page of a Worker's events, as Runtime.events says."""

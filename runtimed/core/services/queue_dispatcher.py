@@ -98,7 +98,7 @@ class QueueDispatcher:
             await self._dispatch(mailbox, offer)
         except RuntimedError as error:
             fields = {"worker_id": mailbox.worker.worker_id, "reason": error.message}
-            log.debug("a queued input is not dispatched now", extra=fields)
+            log.debug("a queued input cannot be dispatched yet", extra=fields)
         except Exception:
             log.exception("cannot dispatch a queued input", extra={"worker_id": mailbox.worker.worker_id})
 

@@ -77,7 +77,7 @@ def held(bundles: Mapping[str, ConfigBundle], reference: BundleReference) -> Con
     if bundle is None:
         raise ConfigBundleMissing
     if bundle.metadata.digest != reference.digest:
-        raise ConfigBundleDigestMismatch("digest: the bundle held under this id has another one")
+        raise ConfigBundleDigestMismatch("digest: the bundle with this id has another digest")
     return bundle
 
 
@@ -156,7 +156,7 @@ def _check_reference(reference: str, path: str, prefixes: tuple[str, ...]) -> No
         raise InvalidRequest(f"{path}: expected a reference, not a path or a socket of this host")
     prefix = next((prefix for prefix in prefixes if reference.startswith(prefix)), None)
     if prefix is None or reference == prefix:
-        raise UnsupportedConfigDeclaration(f"{path}: expected {' or '.join(prefixes)} and a name behind it")
+        raise UnsupportedConfigDeclaration(f"{path}: expected {' or '.join(prefixes)} followed by a name")
 
 
 def _check_not_blank(text: str, path: str, error: type[RuntimedError]) -> None:

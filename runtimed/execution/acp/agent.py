@@ -184,7 +184,7 @@ class Agent:
         except TimeoutError as error:
             return AgentFailed("unresponsive", str(error))
         if status is None:
-            return AgentFailed("unresponsive", "the agent takes no input any more")
+            return AgentFailed("unresponsive", "the agent no longer reads its input")
         reason = excess or "exit"
         return AgentFailed(reason, self._explained(reason, self._program.stderr_tail()))
 

@@ -27,7 +27,7 @@ from runtimed.execution.workspace import Workspaces
 from runtimed.model.event import Payload, RunEnd
 from runtimed.model.execution import LossReason
 
-NO_AGENT = "see whether its command speaks ACP, or lacks an option for that"
+NO_AGENT = "check whether its command speaks ACP, and whether it needs an option for that"
 
 _FAILURES = (AgentFailed, AgentRefused, OSError)
 log = logging.getLogger(__name__)

@@ -27,8 +27,8 @@ from runtimed.model.event import Alert
 REPLAY_SETTLE_S = 0.05
 """How long the rest of a replay may take to arrive once the session was loaded."""
 
-GONE = "the agent does not know any more what was said: "
-DIFFERS = "what the agent remembers is not what the transcript has"
+GONE = "the agent has lost the conversation: "
+DIFFERS = "the memory of the agent differs from the transcript"
 T = TypeVar("T")
 
 

@@ -54,7 +54,7 @@ class Transport:
             with self._outbox.holding(len(line)):
                 await self._program.write(line)
         except OSError as error:
-            log.info("an agent takes no input any more", extra={"reason": error})
+            log.info("an agent no longer reads its input", extra={"reason": error})
             self._is_unread = True
             self._outbox.close()
             self._program.wake()
@@ -92,7 +92,7 @@ class Transport:
             if message is not None:
                 self._messages.append(message)
             elif line.strip():
-                log.debug("an agent wrote a line that is no message", extra={"line": f"{line!r:.200}"})
+                log.debug("an agent wrote a line that is not a message", extra={"line": f"{line!r:.200}"})
 
 
 def encoded(message: Mapping[str, Any]) -> bytes:

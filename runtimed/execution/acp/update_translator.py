@@ -175,7 +175,7 @@ def _ending(reason: object, interrupted: bool) -> Iterator[Payload]:
     if reason == "end_turn":
         yield RunEnd("finished")
     elif reason == CANCELLED and not interrupted:
-        yield alert("the agent cancelled the run by itself")
+        yield alert("the agent cancelled the run on its own")
         yield RunEnd("finished")
     elif reason == CANCELLED:
         yield alert("the run was interrupted")
@@ -183,10 +183,10 @@ def _ending(reason: object, interrupted: bool) -> Iterator[Payload]:
     elif reason in ("max_tokens", "max_turn_requests"):
         yield RunEnd("limit_reached")
     elif reason == "refusal":
-        yield from _failed("the agent refused to go on")
+        yield from _failed("the agent refused to continue")
     elif reason is None or reason == "":
         yield alert("the agent answered the prompt without a stop reason")
         yield RunEnd("finished")
     else:
-        yield alert(f"the run ended for a reason that is not known here: {as_text(reason, '')[:MAX_KIND]!r}")
+        yield alert(f"the run ended for an unknown reason: {as_text(reason, '')[:MAX_KIND]!r}")
         yield RunEnd("finished")

@@ -30,7 +30,7 @@ from runtimed.model.execution import LossReason
 MAX_EMITTED = 64
 """The most events in one call of the sink, which can make the program wait."""
 
-RESTARTED = "the run was interrupted and its program ended: it is started again, and knows nothing of before"
+RESTARTED = "the run was interrupted and its program ended: it is started again without its earlier state"
 
 log = logging.getLogger(__name__)
 
@@ -82,7 +82,7 @@ class ProcessDriver:
         return None
 
     async def start(self, history: Sequence[Entry] | None) -> Sequence[Payload]:
-        notes = ["the program was started anew: it knows nothing of what was before"] if history else []
+        notes = ["the program was started again without its earlier state"] if history else []
         if made := await asyncio.to_thread(self._home.make):
             notes.append(made)
         home, env = self._home.path, environment(self._profile.env, self._profile.env_pass)
@@ -193,7 +193,7 @@ class ProcessDriver:
             return (event,)
         if self._run is None:
             report = f"{event.event}: {event.message}" if isinstance(event, ErrorRaised) else event.event
-            return self._translator.warn(f"the program says this while no run is going on: {report}")
+            return self._translator.warn(f"the program wrote this outside of a run: {report}")
         before = self._error_as_alert()
         self._error = event if isinstance(event, ErrorRaised) else None
         return before

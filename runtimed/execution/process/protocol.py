@@ -35,7 +35,7 @@ _ITEM = re.compile(rb'\[\s*(?:[\[{"\d-]|true|false|null)')
 _ENDS = (b"]\n", b"]\r", b"[\n", b"[\r")
 _MEMBER = re.compile(rb'\{\s*"[^"]*"\s*:')
 _GOES_ON = (b",", b"{", b"[")
-_EXPECTED = "expected events as JSON objects, each in a line of its own"
+_EXPECTED = "expected events as JSON objects, each on a line of its own"
 
 
 @attrs.frozen
@@ -149,7 +149,7 @@ class Reader:
         if not self._joined or text == codecs.BOM_UTF8:
             return ()
         self._joined = False
-        return (Ambiguous(f"text stood before an event in one line: {_quoted(text)}: {_EXPECTED}"),)
+        return (Ambiguous(f"text came before an event on the same line: {_quoted(text)}: {_EXPECTED}"),)
 
     def _warn_of_json(self, line: bytes) -> Sequence[Ambiguous]:
         """Report a line of text that looks like a part of an array or object, with the line before it."""
@@ -157,10 +157,10 @@ class Reader:
         begun = opening + line
         if self._array and (_ITEM.match(begun) if opening else _is_array(line)):
             self._array = False
-            return (Ambiguous(f"an array was taken for text: {_quoted(begun)}: {_EXPECTED}"),)
+            return (Ambiguous(f"an array was read as text: {_quoted(begun)}: {_EXPECTED}"),)
         if self._pretty and _MEMBER.match(begun) and (opening or line.rstrip().endswith(_GOES_ON)):
             self._pretty = False
-            return (Ambiguous(f"an object in several lines was taken for text: {_quoted(begun)}: {_EXPECTED}"),)
+            return (Ambiguous(f"an object on several lines was read as text: {_quoted(begun)}: {_EXPECTED}"),)
         if (self._array or self._pretty) and len(line) <= MAX_QUOTED and line.strip() in _OPENINGS:
             self._opening = line
         return ()
@@ -223,7 +223,7 @@ def _event(value: dict[str, Any]) -> Payload | Refused:
     except FieldProblem as problem:
         return Refused(f"{printable(problem.path)}: {problem.problem}" if problem.path else problem.problem)
     if isinstance(payload, (*RESERVED, InvokeStart)):
-        return Refused(f"event: {payload.event} is for the Runtime to say")
+        return Refused(f"event: only the Runtime emits {payload.event}")
     return payload
 
 
@@ -232,7 +232,7 @@ def _check_item(item: dict[str, Any]) -> None:
     if type(kind) is not str:
         raise FieldProblem("expected a string", "data.item.kind")
     if kind in RESERVED_KINDS:
-        raise FieldProblem(f"{kind} is for the Runtime to say", "data.item.kind")
+        raise FieldProblem(f"only the Runtime emits {kind}", "data.item.kind")
     try:
         check(item)
     except FieldProblem as problem:

@@ -25,7 +25,7 @@ def located(argv: Sequence[str], env: Mapping[str, str], cwd: Path) -> tuple[str
     found = str(cwd / name) if "/" in name else shutil.which(name, path=env.get("PATH", os.defpath))
     shown = f"command: {Path(name).name!r}"
     if not name or found is None or not Path(found).exists():
-        raise FileNotFoundError(f"{shown} is not there: {_expected(name)}")
+        raise FileNotFoundError(f"{shown} does not exist: {_expected(name)}")
     if not Path(found).is_file() or not os.access(found, os.X_OK):
         raise PermissionError(f"{shown} can't be run: expected a file that may be executed")
     return (found, *arguments)

@@ -290,7 +290,7 @@ class LineProcess:
             if self._stdin >= 0:
                 loop.remove_writer(self._stdin)
         if not done:
-            raise Unresponsive(f"the program took no input for {deadline_s:g} seconds")
+            raise Unresponsive(f"the program read no input for {deadline_s:g} seconds")
 
     def _wake_writer(self) -> None:
         if self._writable is not None and not self._writable.done():

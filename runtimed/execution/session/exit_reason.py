@@ -9,7 +9,7 @@ from runtimed.execution.session.driver import DriverError
 from runtimed.model.execution import LossReason
 
 SIGNALED = 128
-UNKNOWN = "it failed, and the log of the daemon says why"
+UNKNOWN = "it failed; the daemon's log has the details"
 
 
 def describe_status(status: int) -> str:
@@ -38,8 +38,8 @@ def delivery_failure(error: BaseException, what: str) -> str:
         what: What the program is called, such as `shell`.
     """
     if isinstance(error, EventRefused):
-        return f"the Runtime refused what the {what} said: {error}"
-    return f"what the {what} said could not be passed on: the daemon's log says why"
+        return f"the Runtime refused output of the {what}: {error}"
+    return f"the output of the {what} could not be passed on; the daemon's log has the details"
 
 
 def explain_exit(
@@ -58,14 +58,14 @@ def explain_exit(
         The limit with its setting and value; for `exit`, the status and the end of its standard error.
     """
     limits = {
-        "oom": f"took more memory than max_memory_bytes allows ({profile.max_memory_bytes:,} bytes)",
+        "oom": f"used more memory than max_memory_bytes allows ({profile.max_memory_bytes:,} bytes)",
         "processes": f"had more processes than max_processes allows ({profile.max_processes:,})",
         "cpu": f"used more CPU time in one run than max_cpu_s allows ({profile.max_cpu_s:g} s)",
         "output": f"wrote more in one run than max_output_bytes allows ({profile.max_output_bytes:,} bytes)",
         "timeout": f"did not end its run within max_run_s ({profile.max_run_s:g} s)",
-        "silence": f"said nothing for max_silence_s ({profile.max_silence_s:g} s)",
-        "unresponsive": "closed its output and went on running",
+        "silence": f"wrote nothing for max_silence_s ({profile.max_silence_s:g} s)",
+        "unresponsive": "closed its output and kept running",
     }
     if reason in limits:
         return f"the {what} was ended: it {limits[reason]}"
-    return f"the {what} {describe_status(status)}" + (f"; its last words: {stderr_tail}" if stderr_tail else "")
+    return f"the {what} {describe_status(status)}" + (f"; stderr: {stderr_tail}" if stderr_tail else "")

@@ -252,7 +252,7 @@ class RunMachine:
             await self._driver.close(0)
         except Exception:
             fields = {"worker_id": self._spawn.worker_id, "program": self._driver.noun}
-            log.exception("cannot end a program that was given up", extra=fields)
+            log.exception("cannot end a program after a failure of its driver", extra=fields)
         await self._lose("protocol", delivery_failure(error, self._driver.noun))
 
     async def _lose(self, reason: LossReason, message: str) -> None:

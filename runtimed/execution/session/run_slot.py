@@ -4,7 +4,7 @@ from runtimed.core.ports import Dispatch
 from runtimed.core.state.backend_answer import BackendAnswer
 
 ACCEPTED = BackendAnswer("accepted")
-BUSY = BackendAnswer("busy", "a run is going on: wait for its run_end")
+BUSY = BackendAnswer("busy", "a run is active: wait for its run_end")
 
 
 class RunSlot:

@@ -127,7 +127,7 @@ class WatchedSink:
         self._arm()
 
     async def _alert(self, silent_s: float) -> None:
-        await self._sink.emit(alert(f"nothing was heard for {silent_s:g} s in this run (quiet_alert_s)"))
+        await self._sink.emit(alert(f"the run has emitted nothing for {silent_s:g} s (quiet_alert_s)"))
 
     async def _end_silence(self) -> None:
         try:

@@ -33,9 +33,7 @@ TOOL = "shell"
 RETURN_HOME = 'command [ . -ef "${{PWD-}}" ] || command cd -- {home} || :; '
 """Goes before a script if the Worker's folder was made again: a shell in the removed one changes to the new one."""
 
-STATE_LOST = (
-    "variables, functions and background jobs are gone, and a fresh shell begins in the last directory that is known"
-)
+STATE_LOST = "variables, functions and background jobs are gone, and a fresh shell starts in the last known directory"
 """What an alert adds after a shell has ended."""
 
 MAX_TRIES = 2
@@ -106,7 +104,7 @@ class ShellDriver:
         notes = [await asyncio.to_thread(self._home.make)]
         await self._renew()
         if history:
-            notes.append("a fresh shell was started: the directory and variables of the last are gone")
+            notes.append("a fresh shell was started: the directory and variables of the last one are lost")
         return [alert(note) for note in notes if note]
 
     async def restart(self) -> Sequence[Payload]:
@@ -208,7 +206,7 @@ class ShellDriver:
             end = self._end = await self._reap(shell, None)
             if _is_called_off(run, end):
                 return False
-        raise ShellFailed("the shell ends before it takes a script")
+        raise ShellFailed("the shell ended before it began the script")
 
     async def _renew(self) -> Shell:
         starting = Shell.start(self._supervisor, self._home, self._profile, self._wake, self._directory)
@@ -220,7 +218,7 @@ class ShellDriver:
             await self._sink.emit(self._loss_alert(self._end))
         shell = await self._renew()
         if shell.lost_directory:
-            await self._sink.emit(alert("the last directory can't be entered any more: the script begins at home"))
+            await self._sink.emit(alert("the last directory cannot be entered: the script starts in the home"))
         return shell
 
     def _loss_alert(self, end: _End) -> Payload:
@@ -233,7 +231,7 @@ class ShellDriver:
         ending: list[Payload] = []
         message = end.message
         if not self._is_taken:
-            message = f"the shell was ended: it took no script for {BEGIN_DEADLINE_S:g} s"
+            message = f"the shell was ended: it began no script for {BEGIN_DEADLINE_S:g} s"
         else:
             if self._profile.restart != "never":
                 ending.append(self._loss_alert(end))

@@ -56,7 +56,7 @@ _DRIVER = (
 
 
 class ShellFailed(OSError):
-    """The shell could not be started or took no script; the text says why."""
+    """The shell could not be started or began no script. The text says why."""
 
 
 class Shell:

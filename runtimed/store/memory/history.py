@@ -122,7 +122,7 @@ class History:
         """
         floor, events = self.floor(worker_id), self._visible(worker_id)
         if sequence < floor.sequence:
-            raise StoreCorrupt(f"how {worker_id} stood there is not retained any more")
+            raise StoreCorrupt(f"the state of {worker_id} at this event is no longer retained")
         end = _end(events, sequence)
         if not end:
             return floor.state_at

@@ -17,7 +17,7 @@ BUSY_MS = 2_000
 MAX_IDLE_LOG_BYTES = 16 * 1024 * 1024
 """The size to which a write-ahead log is truncated after a large change made it grow."""
 
-FULL = "the store is full: nothing of this was stored; make room and try again"
+FULL = "the disk is full: nothing was stored; free some space and try again"
 
 
 def connect(database: Path) -> apsw.Connection:

@@ -44,7 +44,7 @@ def _as_at_start(database: Path, check: Check) -> Iterator[apsw.Connection]:
             except StoreCorrupt as error:
                 check.found(f"a start is refused: {error.message}")
             else:
-                check.found(f"{damage}; a start reads on behind it, and keeps a copy")
+                check.found(f"{damage}; a start repairs it and keeps a copy")
                 yield connection
                 return
         yield parts.enter_context(contextlib.closing(connect_unchanging(database)))
@@ -55,9 +55,7 @@ def _look(connection: apsw.Connection, check: Check, remarks: list[str]) -> None
         step(connection)
     version = check_version(connection)
     if version < VERSION:
-        remarks.append(
-            f"this is version {version} of a store: a start brings it to {VERSION}; its rows were not read"
-        )
+        remarks.append(f"the store has version {version}: a start migrates it to {VERSION}; its rows were not read")
         return
     for step in check.rows():
         step(connection)

@@ -201,4 +201,4 @@ def _restored(body: bytes, kind: type[T], name: str) -> T:
     try:
         return restore(body, kind)
     except ValueError as error:
-        raise StoreCorrupt(f"{name} is nothing that this version knows") from error
+        raise StoreCorrupt(f"{name} is unknown to this version") from error

@@ -40,8 +40,8 @@ class Found:
     page_size: int
 
     def __str__(self) -> str:
-        behind = f"{self.damage.transactions} transactions behind its frame {self.readable}"
-        return f"the write-ahead log is damaged in front of {behind}"
+        hidden = f"{self.damage.transactions} committed transactions"
+        return f"the write-ahead log is damaged after frame {self.readable}, before {hidden}"
 
 
 def kept_log(database: Path) -> Path:
@@ -100,7 +100,7 @@ def find_hit_workers(database: Path, connection: apsw.Connection) -> dict[Worker
         log.error("found damage", extra={"worker_id": finding.worker_id, "reason": finding.problem})
     if not check.findings:
         kept_log(database).unlink()
-        log.warning("the damage of the write-ahead log has hit nothing that is stored")
+        log.warning("the damaged write-ahead log affects no stored row")
     return check.hit
 
 
@@ -157,7 +157,7 @@ def _check_structure(database: Path, found: Found, draft: Path) -> None:
 
 def _beyond_repair(found: Found) -> StoreCorrupt:
     return StoreCorrupt(
-        f"{found}, and they cannot be read any more; restore the store from a copy, or give them up by removing"
+        f"{found}, which cannot be recovered; restore the store from a copy, or lose them by removing"
         " runtime.sqlite3-wal"
     )
 

@@ -70,7 +70,7 @@ def test_a_token_that_could_not_be_told_keeps_a_daemon_from_starting(launch: Any
     first = launch("--runtime-id", "mine").ready()
     second = launch("--runtime-id", "mine")
     assert second.ended() == 2
-    assert f"mine.json is that of another daemon (process {first.pid}, {first.url})" in second.errors
+    assert f"mine.json belongs to another daemon (process {first.pid}, {first.url})" in second.errors
     assert "set RUNTIMED_TOKEN or token_file" in second.errors
 
 

@@ -150,7 +150,7 @@ async def test_a_question_outside_of_a_run_is_cancelled_with_an_alert(runtime, b
     worker = await runtime.create_worker()
     assert await backend.sinks[worker.worker_id].ask(WRITE) == Ruling("cancelled")
     (alert,) = payloads(published.events)
-    assert "no run is going on" in alert["data"]["message"]
+    assert "no run is active" in alert["data"]["message"]
 
 
 async def test_one_question_more_than_may_be_pending_is_cancelled_with_an_alert(backend):

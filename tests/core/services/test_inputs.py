@@ -243,7 +243,7 @@ async def test_the_end_of_a_worker_drops_queued_inputs_and_reports_reason_and_nu
         await runtime.send_input(busy.worker_ref, patient(f"queued {number}"))
     ended = await getattr(runtime, way)(busy.worker_ref)
     alerts = [payload["data"]["message"] for payload in payloads(published.events) if payload["event"] == "alert"]
-    assert f"the Worker was {ended.status}; inputs that waited and are not run: 3" in alerts
+    assert f"the Worker was {ended.status}; queued inputs dropped: 3" in alerts
     assert runtime.worker(busy.worker_ref).queued_inputs == 0
     assert dispatched(backend) == ["hello"]
 
@@ -421,7 +421,7 @@ async def test_a_run_that_ends_during_the_stop_of_its_worker_starts_no_queued_in
     await stopping
     assert event_names(published.events)[-3:] == ["run_end", "alert", "shutdown"]
     message = payloads(published.events)[-2]["data"]["message"]
-    assert message == "the Worker was stopped; inputs that waited and are not run: 2"
+    assert message == "the Worker was stopped; queued inputs dropped: 2"
     assert dispatched(backend) == ["hello"]
 
 

@@ -430,7 +430,7 @@ async def test_an_exit_amid_a_run_is_told_with_its_last_words(new_harness: Calla
     await harness.spawn()
     sink = await harness.run()
     assert sink.text == "so"
-    assert sink.losses == [("exit", "the agent ended with status 3; its last words: Segmentation fault")]
+    assert sink.losses == [("exit", "the agent ended with status 3; stderr: Segmentation fault")]
     assert (await harness.offer()).outcome == "errored"
 
 
@@ -478,7 +478,7 @@ async def test_an_agent_that_closes_its_output_and_lives_on_is_lost(
     harness = new_harness(prompt(["text", "a"], ["close_output"], ["hang"]))
     await harness.spawn()
     sink = await harness.run()
-    assert sink.losses == [("unresponsive", "the agent was ended: it closed its output and went on running")]
+    assert sink.losses == [("unresponsive", "the agent was ended: it closed its output and kept running")]
 
 
 async def test_a_lost_worker_can_be_spawned_again(new_harness: Callable[..., Any]) -> None:
@@ -516,7 +516,7 @@ async def test_an_agent_that_is_silent_when_greeted_is_given_up(
     [
         ({"initialize": [["answer", {"protocolVersion": 2}]]}, "speaks version 2 of ACP: expected 1"),
         ({"initialize": [["answer", None]]}, "answer to initialize is not one of ACP"),
-        ({"initialize": [["leave", 4, "no such model"]]}, "ended with status 4; its last words: no such model"),
+        ({"initialize": [["leave", 4, "no such model"]]}, "ended with status 4; stderr: no such model"),
         ({"initialize": [["error", -32603, "Internal error"]]}, "Internal error"),
         ({"session/new": [["answer", {"sessionId": 5}]]}, "answer to session/new is not one of ACP"),
         ({"session/new": [["error", -32000, "No key", {"message": "set X"}]]}, "No key: set X"),
@@ -537,7 +537,7 @@ async def test_a_program_that_is_no_agent_is_named_with_what_it_was_asked_and_wh
     assert answer.outcome == "errored"
     assert answer.message == (
         'the agent could not be started: cat refused to open a session: Method not found: {"method":"initialize"}; '
-        "see whether its command speaks ACP, or lacks an option for that"
+        "check whether its command speaks ACP, and whether it needs an option for that"
     )
 
 
@@ -548,7 +548,7 @@ async def test_a_command_that_is_not_there_is_told(
     assert answer.outcome == "errored"
     assert answer.message == (
         "the agent could not be started: "
-        "command: 'no-such-agent' is not there: expected a program in PATH, or a path to one"
+        "command: 'no-such-agent' does not exist: expected a program in PATH, or a path to one"
     )
     (logged,) = [record for record in caplog.records if "cannot start" in record.getMessage()]
     assert (logged.worker_id, logged.program) == ("worker-00000001", "agent")

@@ -169,7 +169,7 @@ async def test_an_agent_that_cannot_be_started_again_is_lost(new_harness: Callab
     assert harness.sink.ends == ["rolled_back"]
     ((reason, message),) = harness.sink.losses
     assert reason == "unresponsive"
-    assert message.endswith("ended with status 1; its last words: no more")
+    assert message.endswith("ended with status 1; stderr: no more")
 
 
 @pytest.mark.parametrize("status", [0, 1])

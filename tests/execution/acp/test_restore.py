@@ -13,7 +13,7 @@ from runtimed.execution.acp.saved_session import load
 from runtimed.model.worker import TaskIntent
 
 ACCEPTED = BackendAnswer("accepted")
-DIFFERS = "what the agent remembers is not what the transcript has"
+DIFFERS = "the memory of the agent differs from the transcript"
 LOAD = {"loadSession": True}
 RESUME = {"sessionCapabilities": {"resume": {}}}
 
@@ -144,7 +144,7 @@ async def test_where_the_session_is_gone_a_new_one_begins_with_the_objective_and
     harness.listen_anew()
     assert await harness.spawn(TaskIntent("Mend the roof"), history=()) == ACCEPTED
     sink = await harness.run("two")
-    assert sink.alerts == [f"the agent does not know any more what was said: {why}"]
+    assert sink.alerts == [f"the agent has lost the conversation: {why}"]
     assert len(harness.heard("session/new")) == 2
     assert len(harness.heard("session/prompt")[-1]["prompt"]) == 2
 
@@ -196,7 +196,7 @@ async def test_a_lost_or_damaged_session_file_is_said_to_be_so(
         path.write_bytes(damage)
     assert await harness.restart(("one",)) == ACCEPTED
     sink = await harness.run()
-    assert sink.alerts == ["the agent does not know any more what was said: its session is not known"]
+    assert sink.alerts == ["the agent has lost the conversation: its session is not known"]
 
 
 @pytest.mark.parametrize("make", [os.mkdir, os.mkfifo])

@@ -596,7 +596,7 @@ def test_the_stop_reason_says_how_the_run_ended(reason: Any, result: Any) -> Non
 def test_an_agent_that_cancels_the_run_by_itself_was_not_interrupted() -> None:
     (alert, end) = events_of(UpdateTranslator(), end={"stopReason": "cancelled"}, interrupted=False)
     assert isinstance(alert, Alert)
-    assert alert.message == "the agent cancelled the run by itself"
+    assert alert.message == "the agent cancelled the run on its own"
     assert end == RunEnd("finished")
 
 

@@ -230,7 +230,7 @@ async def test_text_before_an_event_may_end_the_run_and_is_told_once(started: Ca
     assert events[:2] == [InvokeStart("user_send"), TextDelta("done")]
     assert events[3:] == [TextDone("done"), FINISHED]
     assert harness.sink.alerts == [
-        "text stood before an event in one line: done: expected events as JSON objects, each in a line of its own"
+        "text came before an event on the same line: done: expected events as JSON objects, each on a line of its own"
     ]
     assert again == [InvokeStart("user_send"), TextDelta("done"), TextDone("done"), FINISHED]
 
@@ -286,8 +286,8 @@ async def test_a_byte_order_mark_before_the_first_event_is_taken_off(started: Ca
         ([f"[{END}]"], "an array", f"[{END}]"),
         (["[1, 2]"], "an array", "[1, 2]"),
         (["[", '  {"event": "run_end"},', "]"], "an array", "[ {"),
-        (json.dumps(json.loads(END), indent=2).splitlines(), "an object in several lines", '{ "event": "run_end"'),
-        (['{"event": "run_end", "data": {', '"result": "finished"}}'], "an object in several lines", '{"event"'),
+        (json.dumps(json.loads(END), indent=2).splitlines(), "an object on several lines", '{ "event": "run_end"'),
+        (['{"event": "run_end", "data": {', '"result": "finished"}}'], "an object on several lines", '{"event"'),
     ],
 )
 async def test_an_array_or_a_pretty_printed_object_is_text_and_told_with_its_beginning(
@@ -298,7 +298,7 @@ async def test_an_array_or_a_pretty_printed_object_is_text_and_told_with_its_beg
         events = await harness.run()
         alerts = [said.message for said in events if isinstance(said, Alert)]
         assert len(alerts) == 1
-        assert alerts[0].startswith(f"{kind} was taken for text: {quoted}")
+        assert alerts[0].startswith(f"{kind} was read as text: {quoted}")
         assert events[-2:] == [TextDone("\n".join((*lines, *lines, *["more"] * 3)) + "\n"), FINISHED]
 
 
@@ -383,17 +383,17 @@ async def test_a_text_that_the_program_has_ended_is_not_ended_again(started: Cal
         ('{"event":"text_delta","data":{"text":"a","more":1}}', "data.more: unknown field"),
         ('{"event":"text_delta","data":{"text":"a"},"at":1}', "at: unknown field"),
         ('{"event":"run_end","data":{"result":"great"}}', "data.result: expected one of finished, "),
-        ('{"event":"user_message","data":{"segments":[]}}', "event: user_message is for the Runtime to say"),
-        ('{"event":"invoke_start","data":{"kind":"notify"}}', "event: invoke_start is for the Runtime to say"),
-        ('{"event":"shutdown"}', "event: shutdown is for the Runtime to say"),
+        ('{"event":"user_message","data":{"segments":[]}}', "event: only the Runtime emits user_message"),
+        ('{"event":"invoke_start","data":{"kind":"notify"}}', "event: only the Runtime emits invoke_start"),
+        ('{"event":"shutdown"}', "event: only the Runtime emits shutdown"),
         ('{"event":"system_item","data":{"item":{}}}', "data.item.kind: expected a string"),
         (
             '{"event":"system_item","data":{"item":{"kind":"permission_request"}}}',
-            "data.item.kind: permission_request is for the Runtime to say",
+            "data.item.kind: only the Runtime emits permission_request",
         ),
         (
             '{"event":"system_item","data":{"item":{"kind":"embedded_worker_system_input"}}}',
-            "data.item.kind: embedded_worker_system_input is for the Runtime to say",
+            "data.item.kind: only the Runtime emits embedded_worker_system_input",
         ),
         (
             f'{{"event":"system_item","data":{{"item":{{"kind":"deep","in":{"[" * 200}{"]" * 200}}}}}}}',
@@ -435,8 +435,8 @@ async def test_what_is_said_between_runs_is_heard_and_can_not_end_the_next(start
     await harness.sink.until(lambda: len(harness.sink.events) == 3)
     assert harness.sink.events[0] == TextDelta("early\n")
     assert harness.sink.alerts == [
-        "the program says this while no run is going on: run_end",
-        "the program says this while no run is going on: error: too early",
+        "the program wrote this outside of a run: run_end",
+        "the program wrote this outside of a run: error: too early",
     ]
     await harness.begin()
     await harness.sink.until(lambda: "late" in harness.sink.text)
@@ -506,7 +506,7 @@ async def test_a_program_that_ends_is_lost_with_its_output_before(started: Calla
     await harness.begin()
     reason, message = await harness.loses()
     assert reason == "exit"
-    assert message == "the program ended with status 3; its last words: trouble"
+    assert message == "the program ended with status 3; stderr: trouble"
     assert harness.sink.events[-1] == TextDone("last words\n")
     assert await harness.offer() == BackendAnswer("errored", "nothing runs this Worker")
 
@@ -543,7 +543,7 @@ async def test_a_lost_worker_may_be_spawned_again_and_is_told_that_all_is_new(st
     history = (Entry(harness.worker_id, 1, "user", "go", 1, 1),)
     assert await harness.spawn(history=history) == BackendAnswer("accepted")
     await harness.sink.until(lambda: harness.sink.alerts)
-    assert harness.sink.alerts == ["the program was started anew: it knows nothing of what was before"]
+    assert harness.sink.alerts == ["the program was started again without its earlier state"]
     await harness.begin()
     await harness.loses()
     assert "hello\n" in harness.sink.text
@@ -593,7 +593,7 @@ async def test_a_program_that_does_not_read_is_lost(
     await harness.begin("x" * 1_000_000)
     reason, message = await harness.loses()
     assert reason == "unresponsive"
-    assert message == "the program took no input for 0.2 seconds"
+    assert message == "the program read no input for 0.2 seconds"
 
 
 async def test_a_program_that_closes_its_output_and_lives_on_is_lost(
@@ -605,7 +605,7 @@ async def test_a_program_that_closes_its_output_and_lives_on_is_lost(
     await harness.begin()
     assert await harness.loses() == (
         "unresponsive",
-        "the program was ended: it closed its output and went on running",
+        "the program was ended: it closed its output and kept running",
     )
     assert harness.sink.text == "up\nall\n"
 
@@ -635,7 +635,7 @@ async def test_a_program_that_does_not_heed_an_interrupt_is_started_anew(
     new = [TextDelta("started\n"), TextDone("started\n")]  # of the new program, which may have spoken by now
     assert [said for said in harness.sink.events if said not in new][-1] == RunEnd("rolled_back")
     assert harness.sink.alerts == [
-        "the run was interrupted and its program ended: it is started again, and knows nothing of before"
+        "the run was interrupted and its program ended: it is started again without its earlier state"
     ]
     await harness.sink.until(lambda: harness.sink.text.count("started") == 2)
     await harness.begin()
@@ -650,7 +650,7 @@ async def test_a_program_that_is_not_there_is_an_answer_that_names_it(
     assert answer.outcome == "errored"
     assert answer.message == (
         "the program could not be started: "
-        "command: 'no-such-program' is not there: expected a program in PATH, or a path to one"
+        "command: 'no-such-program' does not exist: expected a program in PATH, or a path to one"
     )
     (logged,) = [record for record in caplog.records if "cannot start" in record.getMessage()]
     assert (logged.worker_id, logged.program) == ("worker-00000001", "program")
@@ -663,7 +663,7 @@ async def test_of_a_relative_path_that_is_not_there_it_is_told_from_where_it_goe
     answer = await new_harness(command=(command,)).spawn()
     assert answer.message == (
         "the program could not be started: "
-        "command: 'no-such-program' is not there: a relative path starts in the Worker's own folder; "
+        "command: 'no-such-program' does not exist: a relative path starts in the Worker's own folder; "
         "expected an absolute one, or a program in PATH"
     )
 

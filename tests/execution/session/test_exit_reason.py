@@ -21,7 +21,7 @@ def test_an_exit_status_is_put_into_words(status: int, words: str) -> None:
 
 def test_what_it_said_last_stands_behind_its_status() -> None:
     said = explain_exit("exit", 2, Profile("process"), "no model configured")
-    assert said == "the program ended with status 2; its last words: no model configured"
+    assert said == "the program ended with status 2; stderr: no model configured"
 
 
 @pytest.mark.parametrize(

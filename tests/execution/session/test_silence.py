@@ -6,7 +6,7 @@ from runtimed.execution import Profile
 from runtimed.execution.session.silence import WatchedSink
 from runtimed.model.event import Alert, ErrorRaised, InvokeStart, RunEnd
 
-SILENT = ErrorRaised("internal", "the run was ended: it said nothing for max_silence_s (0.1 s)", "silence")
+SILENT = ErrorRaised("internal", "the run was ended: it wrote nothing for max_silence_s (0.1 s)", "silence")
 
 
 async def test_a_silent_run_whose_interrupt_fails_is_interrupted_again(recorder: Any) -> None:

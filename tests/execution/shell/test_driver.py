@@ -135,7 +135,7 @@ async def test_a_last_directory_that_is_gone_is_told_and_the_next_script_begins_
     await shell.run('mkdir inner; cd inner; rmdir "$PWD"; exit 1')
     run = await shell.run("pwd; echo $#")
     assert run.names[:2] == ["invoke_start", "alert"]
-    assert run.alerts == ["the last directory can't be entered any more: the script begins at home"]
+    assert run.alerts == ["the last directory cannot be entered: the script starts in the home"]
     assert run.text == f"{shell.folder}/home\n0\n"
 
 
@@ -544,7 +544,7 @@ async def fail(*_: object) -> None:
         ("kill -KILL $$", "the shell could not be started: the shell was ended by SIGKILL"),
         (
             "echo out of order >&2; exit 3",
-            "the shell could not be started: the shell ended with status 3; its last words: out of order",
+            "the shell could not be started: the shell ended with status 3; stderr: out of order",
         ),
     ],
 )
@@ -582,7 +582,7 @@ async def test_a_shell_that_is_too_large_to_start_is_told_with_its_limit(
     answer = await new_harness(limits={"max_memory_bytes": 64 << 20}).spawn()
     assert answer.message == (
         "the shell could not be started: "
-        "the shell was ended: it took more memory than max_memory_bytes allows (67,108,864 bytes)"
+        "the shell was ended: it used more memory than max_memory_bytes allows (67,108,864 bytes)"
     )
 
 

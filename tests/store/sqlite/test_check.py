@@ -174,7 +174,7 @@ def test_modes_and_symlinks_in_the_folder_are_looked_at(filled: Path) -> None:
     filled.chmod(0o755)
     assert [finding.problem for finding in inspect(filled).check.findings] == [
         "the folder has the mode 755: expected 700",
-        "the file elsewhere is a symlink: expected none in a store",
+        "the file elsewhere is a symlink: a store must not contain any",
         "the file token has the mode 644: expected 600",
         "the folder workers/worker-00000001 has the mode 755: expected 700",
     ]
@@ -204,7 +204,7 @@ def test_a_check_of_a_damaged_log_tells_what_a_start_would_do_and_does_not_do_it
     check = inspect(crashed).check
     assert everything(crashed) == before
     assert [finding.worker_id for finding in check.findings] == [None, FIRST]
-    assert check.findings[0].problem.endswith("a start reads on behind it, and keeps a copy")
+    assert check.findings[0].problem.endswith("a start repairs it and keeps a copy")
     assert check.entries == 1_404
 
 
@@ -243,6 +243,6 @@ def test_a_store_of_version_1_is_left_at_that(filled: Path) -> None:
     run_sql(filled, "PRAGMA user_version = 1")
     before = everything(filled)
     found = inspect(filled)
-    assert found.remarks == ("this is version 1 of a store: a start brings it to 4; its rows were not read",)
+    assert found.remarks == ("the store has version 1: a start migrates it to 4; its rows were not read",)
     assert found.check == StoreCheck(0, 0, 0, ())
     assert everything(filled) == before

@@ -14,7 +14,7 @@ from runtimed.model.text import is_blank
 from runtimed.model.worker import WorkerStatus
 
 BUSY = Execution("connected", "busy", ExecutionResult("input", "accepted", "busy"))
-WAITING = "a run is going on, and inputs wait their turn: wait for its run_end, or send it with when_busy"
+WAITING = "a run is active, or inputs are queued: wait for the run_end, or set when_busy"
 
 
 def check_input(status: WorkerStatus, execution: Execution, message: WorkerInput) -> None:
@@ -80,7 +80,7 @@ def queue_input(builder: ChangeBuilder, message: WorkerInput, most: int, *, alwa
     if not (always or builder.execution.run_state == "busy" or builder.offer or builder.queued):
         return None
     if len(builder.queued) >= most:
-        raise WorkerExecutionRejected(f"{most} inputs wait already (max_queued_inputs)")
+        raise WorkerExecutionRejected(f"{most} inputs are queued already (max_queued_inputs)")
     waiting = QueuedInput(*record_input(builder, message))
     builder.queued = (waiting, *builder.queued) if message.when_busy == "interrupt" else (*builder.queued, waiting)
     offer_next_input(builder)

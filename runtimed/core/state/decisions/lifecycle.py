@@ -74,7 +74,7 @@ def end_worker(builder: ChangeBuilder, operation: Operation, answer: BackendAnsw
             builder.alert("warn", f"the run was cut, the Worker was {why}")
             builder.emit(RunEnd("rolled_back"))
     if builder.queued:
-        builder.alert("warn", f"the Worker was {why}; inputs that waited and are not run: {len(builder.queued)}")
+        builder.alert("warn", f"the Worker was {why}; queued inputs dropped: {len(builder.queued)}")
     builder.queued, builder.offer = (), None
     builder.record("worker_cancelled" if operation == "cancel" else "worker_stopped", builder.emit(Shutdown()))
     result = ExecutionResult(operation, answer.outcome, "stopped", answer.message)

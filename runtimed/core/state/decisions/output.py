@@ -9,7 +9,7 @@ from runtimed.model.event import ErrorRaised, InvokeStart, Payload, RunEnd, Text
 from runtimed.model.execution import Execution
 
 MARKS_OF_RUN = (*END_OF_RUN, InvokeStart)
-LATE_RUN_END = "a run_end was dropped: its run had been ended without it"
+LATE_RUN_END = "a run_end was dropped: the Runtime had ended its run already"
 
 
 def record_output(builder: ChangeBuilder, payloads: Iterable[Payload]) -> None:

@@ -64,7 +64,7 @@ def resolve_permission(builder: ChangeBuilder, resolution: PermissionResolution)
 
 def _refusal_of(builder: ChangeBuilder, most: int) -> str | None:
     if not is_run_active(builder):
-        return "no run is going on"
+        return "no run is active"
     if len(builder.activity.permissions) >= most:
-        return f"{most} of them wait already (max_pending_permissions)"
+        return f"{most} requests are pending already (max_pending_permissions)"
     return None

@@ -217,4 +217,4 @@ def test_a_run_that_a_restart_cuts_is_closed_and_the_agent_said_to_have_forgotte
     after = daemon.run(worker_id, "go on")
     assert data(after, "text_done") == [{"text": "again"}]
     warned = [one["message"] for one in data(daemon.log(worker_id), "alert")]
-    assert "what the agent remembers is not what the transcript has" in warned
+    assert "the memory of the agent differs from the transcript" in warned
