@@ -10,6 +10,7 @@ import pytest
 ROOT = Path(__file__).parents[2]
 DOCS = ROOT / "docs"
 LINK = re.compile(r"\[[^]]*\]\(([^)]+)\)")
+PATH = re.compile(r"`((?:runtimed|runtimectl|tests|benchmarks|contrib|docs)/[\w./-]+)`")
 ENDING = "Where to go next"
 MAX_TERMS = 25
 GUIDES = sorted(path for folder in ("tutorial", "how-to", "explanation") for path in (DOCS / folder).glob("*.md"))
@@ -58,6 +59,13 @@ def test_each_link_of_a_file_beside_the_pages_leads_to_a_file_and_a_heading(
 ) -> None:
     for target in links(source.read_text()):
         assert_leads_somewhere(source, target, anchors)
+
+
+@pytest.mark.parametrize("source", [*GUIDES, *REFERENCES, *BESIDE_THE_PAGES], ids=name)
+def test_each_path_of_the_repository_that_a_page_names_exists(source: Path) -> None:
+    missing = [path for path in PATH.findall(source.read_text()) if not (ROOT / path).exists()]
+
+    assert missing == []
 
 
 def test_each_page_is_linked_from_the_index(pages: list[Any]) -> None:

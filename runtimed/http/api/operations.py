@@ -1,4 +1,4 @@
-"""Routes that describe the API itself."""
+"""Routes for operators and tools that belong to no noun of the Runtime."""
 
 from aiohttp import web
 
