@@ -61,7 +61,7 @@ def test_each_link_of_a_file_beside_the_pages_leads_to_a_file_and_a_heading(
         assert_leads_somewhere(source, target, anchors)
 
 
-@pytest.mark.parametrize("source", [*GUIDES, *REFERENCES, *BESIDE_THE_PAGES], ids=name)
+@pytest.mark.parametrize("source", [*GUIDES, *BESIDE_THE_PAGES], ids=name)
 def test_each_path_of_the_repository_that_a_page_names_exists(source: Path) -> None:
     missing = [path for path in PATH.findall(source.read_text()) if not (ROOT / path).exists()]
 
