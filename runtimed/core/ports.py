@@ -56,7 +56,7 @@ class Store(Protocol):
         """Open the store, and load everything but transcripts and events.
 
         Args:
-            runtime_id: The Runtime to open it for. An empty store takes it, or makes up an id if it is None.
+            runtime_id: The Runtime to open it for. An empty store takes it, or generates an id if it is None.
 
         Raises:
             StoreForeign: The store belongs to another Runtime.

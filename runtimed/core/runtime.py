@@ -96,7 +96,7 @@ class Runtime:
         Args:
             store: Keeps its data.
             backend: Runs its Workers; None for a Runtime whose Workers nothing runs.
-            runtime_id: Its id; None takes that of the store, or makes one up.
+            runtime_id: Its id; None takes that of the store, or generates one.
             display_name: A name for people.
             limits: Its limits; None for the defaults.
             clock: The time of events; None for the machine's clock.

@@ -42,7 +42,7 @@ class SyncedObserver(Protocol):
         """Whether its transport holds too many unsent bytes."""
 
     def unsync(self) -> None:
-        """Handle that the observer is no longer synced. From now on it reads the events that it lacks itself."""
+        """Leave the synced group. From now on the observer itself reads the events that it lacks."""
 
     def end(self, error: Exception) -> None:
         """Handle the reason why nothing more will be written."""

@@ -100,7 +100,7 @@ class Observer:
         return True
 
     def write_aside(self, data: bytes) -> None:
-        """Write a message that is no event. Does nothing before the snapshot or while the transport is full."""
+        """Write a message that is not an event. Does nothing before the snapshot or while the transport is full."""
         if self._snapshot_at is None and not self.is_full:
             self.write(data)
 

@@ -194,7 +194,7 @@ def _check_private(home: Path) -> None:
 
 
 def read(path: Path) -> Iterator[Endpoint]:
-    """Yield the endpoint in a file, or nothing if the file is no endpoint file of this user."""
+    """Yield the endpoint in a file, or nothing if the file is not an endpoint file of this user."""
     with contextlib.suppress(OSError, ValueError, TypeError):
         handle = os.open(path, _READ)
         with os.fdopen(handle) as file:

@@ -92,7 +92,7 @@ def server_sent(name: str, data: bytes, cursor: str = "") -> bytes:
 
 
 def comment(cursor: str) -> bytes:
-    """Return a server-sent comment with an id. It is no event: it only moves the place where a client resumes."""
+    """Return a server-sent comment with an id. It is not an event: it only moves the cursor at which a client resumes."""
     return f":\nid: {cursor}\n\n".encode()
 
 

@@ -37,7 +37,7 @@ class UsageTally:
         self._last: Usage | None = None
 
     def note(self, value: Mapping[str, Any]) -> None:
-        """Take a session update. The size of the context in a usage_update is no count."""
+        """Take a session update. The size of the context in a usage_update does not count."""
         if value.get("sessionUpdate") == "usage_update":
             self._last = find_usage(value) or self._last
         elif found := find_usage(value.get("_meta")):

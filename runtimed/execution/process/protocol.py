@@ -134,7 +134,7 @@ class Reader:
         return not any(end in data for end in _ENDS) or _ARRAY.search(data) is None
 
     def _take_text(self, line: bytes, lines: list[bytes]) -> Sequence[Payload | Ambiguous]:
-        """Add the text of a line that is no event, and return what follows it."""
+        """Add the text of a line that is not an event, and return what follows it."""
         if found := _split_text_and_event(line):
             text, event = found
             lines.append(text.removeprefix(codecs.BOM_UTF8))

@@ -38,7 +38,7 @@ class Address:
         """Return the address of a text: `HOST:PORT`, `:PORT` on loopback, or `unix:PATH`.
 
         Raises:
-            ConfigurationError: The text is no such address.
+            ConfigurationError: The text is not an address.
         """
         if text.startswith("unix:") and len(text) > len("unix:"):
             return cls(path=_socket_path(text.removeprefix("unix:")))
@@ -177,7 +177,7 @@ def passed_by_systemd() -> list[socket.socket]:
     Call this before anything else opens a file.
 
     Raises:
-        ListenFailed: A descriptor that was passed is no listening stream socket.
+        ListenFailed: A descriptor that was passed is not a listening stream socket.
     """
     pid, count = os.environ.pop("LISTEN_PID", ""), os.environ.pop("LISTEN_FDS", "")
     os.environ.pop("LISTEN_FDNAMES", None)

@@ -99,7 +99,7 @@ class Streams:
         """Return the cursor after which to begin, or None for new events only.
 
         Raises:
-            CursorMalformed: The text is no cursor.
+            CursorMalformed: The text is not a cursor.
         """
         if wanted.cursor is None:
             return None

@@ -11,7 +11,7 @@ def parse_labels(texts: Iterable[str]) -> dict[str, str]:
     """Return the labels that a query names.
 
     Raises:
-        InvalidQuery: A text is no label, or two texts give one key different values.
+        InvalidQuery: A text is not a label, or two texts give one key different values.
     """
     wanted: dict[str, str] = {}
     for text in texts:
