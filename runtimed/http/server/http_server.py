@@ -26,8 +26,8 @@ class HttpServer:
     """Serves the API on sockets that are bound already, from `start` until `close`.
 
     A connection that has not sent a whole request head within `header_timeout_s` is cut, and an idle one likewise.
-    Each socket has slots for `max_connections`. A connection too many takes the slot of the oldest one that has shown
-    no token; if there is none, it is closed.
+    Each socket has slots for `max_connections`. If all are taken, a new connection takes the slot of the oldest
+    one that has shown no token. If there is none, the new one is closed.
 
     Args:
         api: What answers requests.
