@@ -92,7 +92,7 @@ def server_sent(name: str, data: bytes, cursor: str = "") -> bytes:
 
 
 def comment(cursor: str) -> bytes:
-    """Return a server-sent comment with an id. It is not an event, and only moves the cursor where a client resumes."""
+    """Return a server-sent comment with an id. It is not an event: it moves the cursor where a client resumes."""
     return f":\nid: {cursor}\n\n".encode()
 
 
