@@ -301,7 +301,7 @@ async def test_an_adapter_that_fails_ends_the_run(new_harness: Callable[..., Any
 
     reasons, words = error_reasons_and_text(events)
     assert reasons == ["protocol"]
-    assert "the daemon's log says why" in words
+    assert "the daemon's log has the details" in words
     assert "secret" not in words
     assert data_of(events, "run_end") == [{"result": "rolled_back"}]
     harness.backend.fault = None
@@ -379,7 +379,7 @@ async def test_a_program_that_ends_between_two_runs_does_not_keep_the_next_from_
     assert data_of(events, "run_end") == [{"result": "finished"}]
     if harness.kind == "shell":  # which tells of it with the next script that finds it gone
         async with asyncio.timeout(DEADLINE_S):
-            while "a fresh shell begins" not in error_reasons_and_text(await harness.run(AGAIN))[1]:
+            while "a fresh shell starts" not in error_reasons_and_text(await harness.run(AGAIN))[1]:
                 await asyncio.sleep(0.01)
     else:
         await harness.until("errored")
@@ -402,7 +402,7 @@ async def test_a_translator_that_fails_ends_the_run(
 
     reasons, words = error_reasons_and_text(events)
     assert reasons == ["protocol"]
-    assert "the daemon's log says why" in words
+    assert "the daemon's log has the details" in words
     assert "secret" not in words
     assert data_of(events, "run_end") == [{"result": "rolled_back"}]
     await harness.goes_on()

@@ -245,7 +245,7 @@ BREAKS = {
         "has other events",
         "the execution backend failed",
     ],
-    events_are_trimmed_though_readers_were_not_told: ["is missing", "is not retained any more"],
+    events_are_trimmed_though_readers_were_not_told: ["is missing", "is no longer retained"],
     a_cut_run_is_left_open: ["this does not end"],
 }
 """The protections that are broken, and the messages by which the machine may notice."""

@@ -328,7 +328,7 @@ def test_a_database_that_was_emptied_is_not_taken_for_a_new_store(
     store.close()
     emptied(folder / "runtime.sqlite3")
     before = {path.name: path.stat().st_size for path in folder.iterdir()}
-    with pytest.raises(StoreUnsupported, match="a Runtime has been in this folder"):
+    with pytest.raises(StoreUnsupported, match="a Runtime was in this folder"):
         new_store().open()
     assert {path.name: path.stat().st_size for path in folder.iterdir()} == before
 

@@ -58,7 +58,7 @@ def test_a_second_daemon_of_the_same_runtime_id_is_not_published_while_the_first
     restored = tmp_path / "restored"
     second = launch("--runtime-id", daemon.runtime_id, store=f"fs:{restored}").ready()
     assert second.echo()
-    (told,) = [line for line in second.errors.splitlines() if "not published" in line]
+    (told,) = [line for line in second.errors.splitlines() if "cannot publish" in line]
     assert f"--url {second.url} --token-file {restored / 'token'}" in told
     second.stop()
     assert daemon.endpoint.read_bytes() == before

@@ -111,7 +111,7 @@ async def test_an_input_that_may_queue_runs_at_once_on_an_idle_worker(runtime, b
 
 async def test_no_other_input_runs_before_the_queued_ones(runtime, backend, busy):
     await runtime.send_input(busy.worker_ref, patient("second"))
-    with pytest.raises(WorkerExecutionRejected, match="wait their turn"):
+    with pytest.raises(WorkerExecutionRejected, match="inputs are queued"):
         await runtime.send_input(busy.worker_ref, HELLO)
     assert runtime.worker(busy.worker_ref).execution.last_result.outcome == "busy"
     assert dispatched(backend) == ["hello"]

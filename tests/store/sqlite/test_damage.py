@@ -182,7 +182,7 @@ def test_a_log_that_is_no_database_any_more_is_refused_and_left_as_it_is(crashed
     log = crashed / "runtime.sqlite3-wal"
     flip(log, HEADER_BYTES + 9 * FRAME_BYTES, 6)  # the frame's page number
     before = log.read_bytes()
-    with pytest.raises(StoreCorrupt, match=r"write-ahead log is damaged .* restore the store from a copy, or give"):
+    with pytest.raises(StoreCorrupt, match=r"write-ahead log is damaged .* restore the store from a copy, or lose"):
         new_store(crashed).open()
     assert log.read_bytes() == before
     log.unlink()
