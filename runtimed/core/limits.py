@@ -1,6 +1,7 @@
 """The limits of a Runtime."""
 
 from runtimed.core.paging import PageSize
+from runtimed.core.state.open_text import MAX_OPEN_TEXT
 from runtimed.model.runtime import RuntimeLimits
 from runtimed.model.value import value
 
@@ -42,7 +43,7 @@ class Limits:
     max_replay_items: int = 1_024
     max_replay_bytes: int = 2**20
     max_pending_events: int = 256
-    max_open_text: int = 8 * 2**20
+    max_open_text: int = MAX_OPEN_TEXT
     max_pending_permissions: int = 64
     max_queued_inputs: int = 64
     max_restores: int = 8

@@ -7,10 +7,10 @@ import asyncio
 from collections.abc import Collection, Sequence
 from typing import Protocol
 
-from runtimed.core.limits import Limits
 from runtimed.core.paging import PageSize
 from runtimed.core.state.backend_answer import BackendAnswer
 from runtimed.core.state.change import Change, EncodedEvent, Entry, StateAt, StoredState, TrimRange
+from runtimed.core.state.open_text import MAX_OPEN_TEXT
 from runtimed.model.event import Payload
 from runtimed.model.execution import LossReason
 from runtimed.model.identity import RuntimeId, WorkerId
@@ -150,7 +150,7 @@ class Spawn:
     worker_id: WorkerId
     request: CreateWorkerRequest
     history: tuple[Entry, ...] | None = None
-    max_open_text: int = Limits().max_open_text
+    max_open_text: int = MAX_OPEN_TEXT
 
 
 @value

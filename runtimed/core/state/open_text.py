@@ -12,6 +12,9 @@ from runtimed.model.event import (
     ToolResult,
 )
 
+MAX_OPEN_TEXT = 8 * 2**20
+"""The most characters of text, thought and arguments in flight, unless a limit is set."""
+
 Growing = TextDelta | ThinkingDelta | ToolCallArgsDelta
 Ending = TextDone | ThinkingDone | ToolCallDone | ToolResult
 
