@@ -1,4 +1,4 @@
-"""A client of the HTTP API, with one method for each route.
+"""A client of the HTTP API, one method a route.
 
 Bodies stay plain dicts: `-o json` prints exactly what the daemon answered.
 """
@@ -153,14 +153,14 @@ class Client:
         Args:
             worker_id: The Worker, or None for all Workers.
             labels: With all Workers: only those with these labels, each as K=V.
-            cursor: The cursor after which the page begins; None begins with the oldest event that is kept.
+            cursor: The cursor behind which the page begins; None begins with the oldest event that is kept.
             limit: The most events to return; None for the daemon's limit.
         """
         path = routes.FLEET_EVENTS if worker_id is None else _path(routes.WORKER_EVENTS, worker_id)
         return self._ask("events", "GET", _with(path, _given(cursor=cursor, label=labels, limit=limit)))
 
     def transcript(self, worker_id: str, start: int = 0, limit: int | None = None) -> Body:
-        """Return a page of the transcript: at most `limit` entries after the first `start` ones."""
+        """Return a page of the transcript: at most `limit` entries behind the first `start` ones."""
         query = _given(start=start, limit=limit)
         return self._ask("transcript", "GET", _with(_path(routes.WORKER_TRANSCRIPT, worker_id), query))
 
@@ -191,7 +191,7 @@ def _decoded(answer: bytes, member: str) -> Body:
 
 
 def feed_path(worker_id: str | None, labels: Sequence[str], cursor: str) -> str:
-    """Return the path of the feed of a Worker, or of all Workers with the labels, after a cursor."""
+    """Return the path of the feed of a Worker, or of all Workers with the labels, behind a cursor."""
     path = routes.FLEET_FEED if worker_id is None else _path(routes.WORKER_FEED, worker_id)
     return _with(path, _given(cursor=cursor, label=labels))
 

@@ -73,12 +73,12 @@ class FeedSource(NamedTuple):
 
 
 class Feed:
-    """Reads the events after a cursor. It reconnects to the same Runtime and resumes after the last event.
+    """Reads the events behind a cursor. It reconnects to the same Runtime and resumes behind the last event.
 
     Args:
-        find: Returns a client of the daemon. Called for each connection: the address of the daemon may change.
+        find: Returns a client of the daemon. It is called for each connection, so that a daemon may move.
         source: The Worker or Workers.
-        cursor: The cursor after which to begin.
+        cursor: The cursor behind which to begin.
         notify: Receives notes for people about the connection.
     """
 
@@ -131,7 +131,7 @@ class Feed:
 
 
 class _Outage:
-    """The time without a connection. It decides when to try again and when to fail."""
+    """The time without a connection: how long to wait before the next attempt, and when to give up."""
 
     def __init__(self, notify: Notify) -> None:
         self._notify = notify

@@ -144,21 +144,21 @@ def follow_run(
 
     Args:
         run: Records the events of the run.
-        envelopes: The events after the input.
+        envelopes: The events behind the input.
         queued: The cursor of the input if it was queued: its run begins when the events say that it started.
         on_event: Called with the payload of each event of the run.
 
     Raises:
         RunFailed: The Worker ended before the queued input started.
     """
-    for envelope in envelopes if queued is None else _after_start(iter(envelopes), queued):
+    for envelope in envelopes if queued is None else _behind_start(iter(envelopes), queued):
         on_event(envelope["payload"])
         if run.record(envelope["payload"]):
             return
 
 
-def _after_start(envelopes: Iterator[Envelope], queued: str) -> Iterator[Envelope]:
-    """Yield the events after the start of a queued input. Raises RunFailed if the Worker ends before."""
+def _behind_start(envelopes: Iterator[Envelope], queued: str) -> Iterator[Envelope]:
+    """Yield the events behind the start of a queued input. Raises RunFailed if the Worker ends before."""
     before = Run()
     for envelope in envelopes:
         item = _item(envelope["payload"])

@@ -91,7 +91,7 @@ class Agent:
     async def start(
         cls, profile: Profile, supervisor: Supervisor, home: Path, client: Client, inbox: Inbox
     ) -> "Agent":
-        """Start the program, and send it nothing. Raises OSError."""
+        """Start the program, without sending it anything. Raises OSError."""
         env = environment(profile.env, profile.env_pass)
         argv = await asyncio.to_thread(located, profile.command, env, home)
         command = Command(argv, home, env, profile.tree_limits)
@@ -107,7 +107,7 @@ class Agent:
         """Initialize the connection.
 
         Args:
-            granted: The capabilities that are offered to the agent.
+            granted: The capabilities that the agent is offered.
 
         Raises:
             AgentFailed: It speaks another version, or gave no valid answer in time.
@@ -205,7 +205,7 @@ class Agent:
 
         Args:
             grace_s: How long it may take to end, in seconds; with 0 it is killed.
-            session_id: The session to cancel first, if it has an active run.
+            session_id: The session to cancel first, if a run is going on in it.
 
         Raises:
             TimeoutError: Processes resist being killed.

@@ -18,7 +18,7 @@ NO_COMMAND = "the profile has no command: set it to the argv of an ACP agent"
 class AcpBackend(SessionBackend):
     """An ExecutionBackend for all Workers of one profile. The owner of the Supervisor closes that.
 
-    The library of the protocol is imported with the first Worker, because that takes almost a second and 40 MB.
+    The library of the protocol is imported with the first Worker: that takes most of a second, and 40 MB.
     """
 
     def __init__(self, profile: Profile, workspaces: Workspaces, supervisor: Supervisor) -> None:

@@ -17,7 +17,7 @@ SETTLE_S = 0.05
 """How long an agent must be silent after its answer before its output counts as complete."""
 
 MAX_SETTLE_S = 2.0
-"""How long an agent may keep sending output after its answer before its run ends anyway."""
+"""How long an agent may go on talking after its answer before its run ends anyway."""
 
 
 class UpdateReader:
@@ -45,10 +45,10 @@ class UpdateReader:
             await self._sink.emit(*emitted)
 
     async def read(self, *, asked: bool = True) -> None:
-        """Emit everything that has arrived.
+        """Emit all that has come.
 
         Args:
-            asked: Forward permission requests; otherwise they are answered with `cancelled`.
+            asked: Put permission requests to somebody; otherwise they are answered with `cancelled`.
         """
         events: list[Payload] = []
         if self._inbox.was_written_to:
@@ -70,7 +70,7 @@ class UpdateReader:
         return tuple(self._throttle.rest())
 
     async def settle(self) -> None:
-        """Emit what an agent still sends after its answer, for at most MAX_SETTLE_S."""
+        """Emit what an agent still sends after its answer."""
         loop = asyncio.get_running_loop()
         end = loop.time() + MAX_SETTLE_S
         while loop.time() < end:
@@ -100,7 +100,7 @@ class UpdateReader:
         return payloads
 
     def _shown(self, request: Request) -> Iterable[Payload]:
-        """Return the events that show the tool call of a permission request."""
+        """The events that show the tool call of a permission request."""
         call = request.params.get("toolCall")
         if not isinstance(call, dict):
             return ()
@@ -108,7 +108,7 @@ class UpdateReader:
         return self.translator.permission(call) if other is None else (self._others.permission(other, call),)
 
     def _other(self, item: Update | Request) -> str | None:
-        """Return the session of an item, if it is not the Worker's own."""
+        """The session of an item, if that is not the Worker's own."""
         return None if item.session_id in {None, self.session_id} else item.session_id
 
     def _throttled(self, key: tuple[str, str], payloads: Iterable[Payload]) -> Iterator[Payload]:

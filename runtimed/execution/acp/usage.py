@@ -1,7 +1,7 @@
 """Find the token counts of a run, wherever an agent puts them.
 
-Input includes cached tokens, and output includes thoughts. Some agents count these separately: the total shows which
-way an agent counts, or else the names of the counts do.
+Input includes what came from a cache, and output includes thoughts. Agents count in two ways; a total tells which, or
+else the names of the counts.
 """
 
 from collections import deque
@@ -26,18 +26,18 @@ _CACHED = (
 _CACHE_WRITTEN = ("cachedWriteTokens", "cache_creation_input_tokens", "cacheWriteTokens")
 _THOUGHT = ("thoughtTokens", "thought_tokens", "thoughtsTokenCount", "reasoningTokens", "reasoning_tokens")
 _BESIDE = frozenset({"cache_read_input_tokens", "cache_creation_input_tokens", "thoughtsTokenCount"})
-"""Counts that providers with these names do not include in their input or output count."""
+"""Counts that are not part of the input or output count, by the convention of their providers."""
 
 
 class UsageTally:
-    """The counts of one run. Counts in `_meta` are of one model call, those of a `usage_update` are of the run."""
+    """The counts of one run: those in `_meta` are of one model call each, those of a `usage_update` of the run."""
 
     def __init__(self) -> None:
         self._sum: Usage | None = None
         self._last: Usage | None = None
 
     def note(self, value: Mapping[str, Any]) -> None:
-        """Take a session update. The size of the context in a usage_update does not count."""
+        """Take a session update. The size of the context in a usage_update is no count."""
         if value.get("sessionUpdate") == "usage_update":
             self._last = find_usage(value) or self._last
         elif found := find_usage(value.get("_meta")):

@@ -27,7 +27,7 @@ class Endpoint:
 
     Attributes:
         awaits: Whether the function is a coroutine function.
-        needs_aiohttp: Whether the function takes a request of aiohttp or returns one of its responses.
+        needs_aiohttp: Whether the function takes a request of aiohttp or returns a response of it.
     """
 
     def __init__(
@@ -50,7 +50,7 @@ class Endpoint:
         self.needs_aiohttp = bool(self._takes_request) or returns_response
 
     def arguments(self, principal: Principal, in_path: Mapping[str, str], query: Query) -> dict[str, Any]:
-        """Return all arguments except the body and the request.
+        """Return all arguments but the body and the request.
 
         Raises:
             InvalidQuery: The query is not what the route accepts.
@@ -63,7 +63,7 @@ class Endpoint:
         return arguments
 
     def call(self, arguments: Mapping[str, Any], body: bytes) -> Any:
-        """Call the function with a body that has arrived.
+        """Call the function with a body that is already here.
 
         Returns:
             What the function returns: a coroutine if the endpoint `awaits`.

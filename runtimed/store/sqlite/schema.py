@@ -44,7 +44,7 @@ def create_or_migrate(connection: apsw.Connection, unix_ms: int) -> None:
     version = check_version(connection)
     if version == VERSION:
         return
-    with _logged(connection, version) if version else contextlib.nullcontext(), connection:
+    with _told(connection, version) if version else contextlib.nullcontext(), connection:
         if version:
             migration.replace_misfits(connection)
         if version == 1:
@@ -64,7 +64,7 @@ def create_or_migrate(connection: apsw.Connection, unix_ms: int) -> None:
 
 
 @contextlib.contextmanager
-def _logged(connection: apsw.Connection, version: int) -> Iterator[None]:
+def _told(connection: apsw.Connection, version: int) -> Iterator[None]:
     """Log the beginning and the end of a migration, which may take a while."""
     counts = [
         connection.execute(f"SELECT count(*) FROM {table}").get  # noqa: S608

@@ -80,7 +80,7 @@ def queue_input(builder: ChangeBuilder, message: WorkerInput, most: int, *, alwa
     if not (always or builder.execution.run_state == "busy" or builder.offer or builder.queued):
         return None
     if len(builder.queued) >= most:
-        raise WorkerExecutionRejected(f"{most} inputs are queued already (max_queued_inputs)")
+        raise WorkerExecutionRejected(f"{most} inputs wait already (max_queued_inputs)")
     waiting = QueuedInput(*record_input(builder, message))
     builder.queued = (waiting, *builder.queued) if message.when_busy == "interrupt" else (*builder.queued, waiting)
     offer_next_input(builder)
