@@ -25,7 +25,7 @@ BOUNDS = {
     "terminals": f"{terminals.MAX_TERMINALS} that",
     "released terminals with something left in the background": f"{terminals.MAX_LEFT};",
     "requests at once": f"{client.MAX_REQUESTS}",
-    "what a tool call tells: its arguments, its output, each text of a diff": f"{tool_calls.MAX_OUTPUT >> 20} Mi",
+    "the arguments and the output of a tool call, and each text of a diff": f"{tool_calls.MAX_OUTPUT >> 20} Mi",
     "a `system_item`": f"{system_items.MAX_ITEM >> 20} MiB",
     "all `_meta` of an update": f"{system_items.MAX_META_BYTES >> 10} KiB;",
     "a permission request": (
