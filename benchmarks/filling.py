@@ -16,6 +16,7 @@ from benchmarks.processes import python
 from benchmarks.ticks import tick
 from runtimed.core.clock import SteadyClock
 from runtimed.core.engine.sequencer import Sequencer
+from runtimed.core.limits import Limits
 from runtimed.core.state.activity import Activity
 from runtimed.core.state.change import Change, EncodedEvent
 from runtimed.core.state.change_builder import ChangeBuilder
@@ -43,7 +44,7 @@ def fill(folder: Path, *, workers: int, events: int, kind: Kind) -> None:
 
 async def _fill(folder: Path, workers: int, events: int, kind: str) -> None:
     store = SqliteStore(folder)
-    sequencer = Sequencer(store, SteadyClock(), await store.open(None))
+    sequencer = Sequencer(store, SteadyClock(), await store.open(None), Limits().max_idempotency_keys)
     try:
         in_flight: deque[asyncio.Future[Sequence[EncodedEvent]]] = deque()
         for change in _changes(sequencer, workers, events, EVENTS[kind]):

@@ -14,7 +14,7 @@ from pathlib import Path
 
 import attrs
 
-from runtimed.core.ports import ExecutionBackend, Store
+from runtimed.core.ports import Store
 from runtimed.core.runtime import Runtime
 from runtimed.errors import ConfigurationError
 from runtimed.execution.processes.supervisor import Supervisor
@@ -165,7 +165,7 @@ async def _serve(
 
 
 @contextlib.asynccontextmanager
-async def _runtime(settings: Settings, store: Store, backend: ExecutionBackend) -> AsyncIterator[Runtime]:
+async def _runtime(settings: Settings, store: Store, backend: ProfileRegistry) -> AsyncIterator[Runtime]:
     runtime = Runtime(
         store,
         backend,
@@ -173,6 +173,7 @@ async def _runtime(settings: Settings, store: Store, backend: ExecutionBackend) 
         display_name=settings.display_name or None,
         limits=settings.limits(),
         restore=settings.restore,
+        profiles=backend,
     )
     try:
         async with runtime:

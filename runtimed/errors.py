@@ -20,6 +20,9 @@ RuntimedError
 │   ├── WorkerRunning
 │   ├── WorkerExecutionUnavailable
 │   ├── WorkerExecutionRejected
+│   ├── IdempotencyConflict
+│   ├── WaitTimeout
+│   ├── WaitImpossible
 │   └── Unavailable
 ├── StoreError                        the store failed
 │   ├── StoreIo
@@ -45,6 +48,7 @@ A message says what was wrong and what is accepted, in one line. It never holds 
 outside the store. `runtimed.http.errors` has the errors that only HTTP knows.
 """
 
+from collections.abc import Sequence
 from typing import ClassVar
 
 MAX_SHOWN = 64
@@ -222,6 +226,37 @@ class WorkerExecutionRejected(StateError):
     """The backend answered busy, rejected, errored or unsupported. The message is the backend's."""
 
     code = "worker_execution_rejected"
+
+
+class IdempotencyConflict(StateError):
+    """The idempotency key belongs to another request of the same client to the same path."""
+
+    code = "idempotency_conflict"
+
+    def __init__(self) -> None:
+        super().__init__(
+            "Idempotency-Key: it belongs to a request with another body; use a new one for a new request"
+        )
+
+
+class WaitTimeout(StateError):
+    """None of the conditions that a client waits for came in time."""
+
+    code = "wait_timeout"
+
+    def __init__(self, wanted: Sequence[str], timeout_s: float) -> None:
+        """Create the error for the conditions and the time that was waited."""
+        super().__init__(f"none of {', '.join(wanted)} came within {timeout_s:g} seconds (timeout_s); wait again")
+
+
+class WaitImpossible(StateError):
+    """None of the conditions that a client waits for can come any more."""
+
+    code = "wait_impossible"
+
+    def __init__(self, wanted: Sequence[str], reason: str) -> None:
+        """Create the error for the conditions and why they cannot come."""
+        super().__init__(f"none of {', '.join(wanted)} can come: {reason}")
 
 
 class Unavailable(StateError):

@@ -24,7 +24,13 @@ CONTRACT = {
 }
 
 
-BEYOND = {("worker_running", 409), ("permission_not_found", 404)}
+BEYOND = {
+    ("worker_running", 409),
+    ("permission_not_found", 404),
+    ("idempotency_conflict", 409),
+    ("wait_timeout", 408),
+    ("wait_impossible", 409),
+}
 """Codes of routes that go beyond the contract."""
 
 

@@ -33,6 +33,7 @@ class Limits:
         max_event_bytes: Bytes of the retained events of all Workers together.
         max_runtime_events: Retained runtime events.
         max_diagnostics: Retained diagnostics.
+        max_idempotency_keys: Idempotency keys of requests that were carried out. The oldest go first.
         transcript_cache_bytes: Bytes of recently read transcript pages in memory.
     """
 
@@ -54,6 +55,7 @@ class Limits:
     max_event_bytes: int = 4 * 2**30
     max_runtime_events: int = 100_000
     max_diagnostics: int = 10_000
+    max_idempotency_keys: int = 100_000
     transcript_cache_bytes: int = 16 * 2**20
 
     @property

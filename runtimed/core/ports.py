@@ -14,8 +14,9 @@ from runtimed.core.state.open_text import MAX_OPEN_TEXT
 from runtimed.model.event import Payload
 from runtimed.model.execution import LossReason
 from runtimed.model.identity import RuntimeId, WorkerId
-from runtimed.model.interaction import WorkerInput
+from runtimed.model.interaction import Attachment, WorkerInput
 from runtimed.model.permission import Question, Ruling
+from runtimed.model.profile import ProfileSummary
 from runtimed.model.runtime import RuntimeBackend, RuntimeEvent, StoreCheck, StoreKind
 from runtimed.model.value import value
 from runtimed.model.worker import CreateWorkerRequest
@@ -88,6 +89,9 @@ class Store(Protocol):
     async def newest_entries(self, worker_id: WorkerId, upto: int, page: PageSize) -> Sequence[Entry]:
         """Return the newest entries with a sequence of at most `upto`, oldest first."""
 
+    async def read_attachments(self, worker_id: WorkerId, event: int) -> tuple[Attachment, ...]:
+        """Return the attachments of the input that the event with this sequence records. Empty if there are none."""
+
     async def read_events(self, worker_id: WorkerId, after: int, upto: int, page: PageSize) -> Sequence[EncodedEvent]:
         """Return retained events with `after` < sequence <= `upto`, oldest first.
 
@@ -138,7 +142,7 @@ class EventRefused(ValueError):
 
 @value
 class Spawn:
-    """A request to run a Worker.
+    """A request to run a Worker. The answer says which forms of attachments its inputs may have.
 
     Attributes:
         worker_id: The Worker.
@@ -189,6 +193,13 @@ class EventSink(Protocol):
 
         The run ends, and the Worker is `errored`. The sink accepts nothing more. To continue, spawn the Worker again.
         """
+
+
+class ProfileSource(Protocol):
+    """Knows what can run a Worker."""
+
+    async def profiles(self) -> Sequence[ProfileSummary]:
+        """Return the profiles by selector, each with whether a Worker can be started with it now."""
 
 
 class ExecutionBackend(Protocol):

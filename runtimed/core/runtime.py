@@ -15,11 +15,13 @@ from runtimed.core.engine.mailbox import Mailbox
 from runtimed.core.engine.sequencer import EventSubscriber, Sequencer
 from runtimed.core.engine.worker_registry import WorkerFilter, WorkerRegistry
 from runtimed.core.limits import Limits
-from runtimed.core.ports import Clock, ExecutionBackend, Store
+from runtimed.core.ports import Clock, ExecutionBackend, ProfileSource, Store
 from runtimed.core.services.admission import Admission
 from runtimed.core.services.bundles import Bundles
+from runtimed.core.services.creations import Creations
 from runtimed.core.services.deletion import Deletion
 from runtimed.core.services.diagnostics import Diagnostics
+from runtimed.core.services.idempotency import Idempotency
 from runtimed.core.services.inputs import Inputs
 from runtimed.core.services.lifecycle import Lifecycle, Restore
 from runtimed.core.services.pending_dispatches import PendingDispatches
@@ -34,10 +36,12 @@ from runtimed.errors import InvalidWorkerId, RuntimedError, RuntimeStopped, Stor
 from runtimed.model.bundle import Availability, ConfigBundle, ConfigBundleSummary
 from runtimed.model.diagnostic import Diagnostic
 from runtimed.model.event import EventEnvelope
+from runtimed.model.idempotency import IdempotencyKey
 from runtimed.model.identity import RuntimeId, WorkerId, WorkerRef
 from runtimed.model.interaction import InteractionAck, LifecycleAck, WorkerInput
 from runtimed.model.permission import Permission, PermissionResolution, WorkerPermission
 from runtimed.model.principal import ADMIN, Principal, Verb
+from runtimed.model.profile import ProfileSummary
 from runtimed.model.runtime import RuntimeEvent, RuntimeEventKind, RuntimeSummary, StoreCheck
 from runtimed.model.transcript import TranscriptProjection
 from runtimed.model.worker import BundleReference, CreateWorkerRequest, WorkerDetail, WorkerSummary
@@ -66,6 +70,8 @@ class _Parts:
     deletion: Deletion
     inputs: Inputs
     queries: Queries
+    creations: Creations
+    idempotency: Idempotency
 
 
 class Runtime:
@@ -90,6 +96,7 @@ class Runtime:
         limits: Limits | None = None,
         clock: Clock | None = None,
         restore: Restore = "lazy",
+        profiles: ProfileSource | None = None,
     ) -> None:
         """Make a Runtime. It does nothing until `start`.
 
@@ -101,6 +108,7 @@ class Runtime:
             limits: Its limits; None for the defaults.
             clock: The time of events; None for the machine's clock.
             restore: Which Workers are restored without a request.
+            profiles: Tells clients what can run a Worker; None if nothing does.
         """
         self.limits = limits or Limits()
         self.display_name = display_name
@@ -109,6 +117,7 @@ class Runtime:
         self._wanted_id = RuntimeId(runtime_id) if runtime_id is not None else None
         self._clock = clock or SteadyClock()
         self._restore = restore
+        self._profiles = profiles
         self._parts: _Parts | None = None
         self._closing: asyncio.Task[None] | None = None
         self._restoring: asyncio.Task[None] | None = None
@@ -154,7 +163,8 @@ class Runtime:
 
     def _assemble(self, state: StoredState) -> _Parts:
         store, backend, limits, admission = self._store, self._backend, self.limits, Admission()
-        sequencer = Sequencer(store, self._clock, state)
+        sequencer = Sequencer(store, self._clock, state, limits.max_idempotency_keys)
+        idempotency = Idempotency(sequencer.idempotency, self._clock)
         registry = WorkerRegistry(state.runtime_id, state.damaged)
         diagnostics = Diagnostics(state.diagnostics)
         transcripts = TranscriptCache(limits.transcript_cache_bytes)
@@ -174,19 +184,25 @@ class Runtime:
             state.worker_number,
         )
         lazy = self._restore != "never"
-        inputs = Inputs(registry, backend, limits, admission, lifecycle, queue, dispatches, pending, lazy=lazy)
+        inputs = Inputs(
+            registry, backend, limits, admission, lifecycle, queue, dispatches, pending, idempotency, lazy=lazy
+        )
+        bundles = Bundles(sequencer, state.bundles, limits.max_bundles)
+        queries = Queries(state.runtime_id, store, limits, sequencer, registry, transcripts)
         return _Parts(
             runtime_id=state.runtime_id,
             admission=admission,
             sequencer=sequencer,
             registry=registry,
             diagnostics=diagnostics,
-            bundles=Bundles(sequencer, state.bundles, limits.max_bundles),
+            bundles=bundles,
             queue=queue,
             lifecycle=lifecycle,
             deletion=Deletion(store, backend, sequencer, registry, diagnostics, transcripts, admission, lifecycle),
             inputs=inputs,
-            queries=Queries(state.runtime_id, store, limits, sequencer, registry, transcripts),
+            queries=queries,
+            creations=Creations(state.runtime_id, lifecycle, inputs, bundles, registry, queries, idempotency),
+            idempotency=idempotency,
         )
 
     async def _adopt(self, state: StoredState) -> None:
@@ -242,8 +258,9 @@ class Runtime:
         for task in (self._restoring, self._retaining, self._checking):
             await _cancelled(task)
         await parts.lifecycle.close()
+        await parts.creations.close()
         await parts.deletion.close()
-        await asyncio.gather(parts.queue.close(), parts.inputs.close())
+        await asyncio.gather(parts.queue.close(), parts.inputs.close(), parts.idempotency.close())
         await self._backend.close()
         await self._settle()
         with contextlib.suppress(RuntimedError):
@@ -377,6 +394,10 @@ class Runtime:
         """Return whether exactly this version is held. Raises ConfigBundleMissing or ConfigBundleDigestMismatch."""
         return self._started.bundles.availability(reference)
 
+    async def profiles(self) -> tuple[ProfileSummary, ...]:
+        """Return what can run a Worker, by selector."""
+        return tuple(await self._profiles.profiles()) if self._profiles is not None else ()
+
     def workers(self, wanted: WorkerFilter = ALL_WORKERS) -> tuple[WorkerSummary, ...]:
         """Return the Workers that match, by id."""
         return self._started.queries.workers(wanted)
@@ -390,35 +411,59 @@ class Runtime:
         return self._started.queries.worker(ref)
 
     async def create_worker(
-        self, request: CreateWorkerRequest = DEFAULT_REQUEST, *, principal: Principal = ADMIN
+        self,
+        request: CreateWorkerRequest = DEFAULT_REQUEST,
+        *,
+        principal: Principal = ADMIN,
+        key: IdempotencyKey | None = None,
     ) -> WorkerDetail:
-        """Create a Worker and have it spawned. A failed spawn shows in the Worker's `execution`.
+        """Create a Worker and have it spawned, and give it the initial input of the request.
+
+        A failed spawn, and a refused initial input, show in the Worker's `execution`.
+
+        Args:
+            request: What to create.
+            principal: Who asks.
+            key: Keeps a repeat of the request from creating another Worker: it returns the Worker of the first.
 
         Raises:
+            IdempotencyConflict: The key belongs to another request.
+            WorkerNotFound: The request is a repeat, and its Worker was deleted since.
             InvalidRequest: A field holds what it may not hold, or a limit is reached.
             InvalidProfileSelector: The request may not select this profile.
             ConfigBundleMissing: No bundle has the id that the request names.
             ConfigBundleDigestMismatch: The bundle with that id has another digest.
         """
         _log_command("create", principal)
-        parts = self._open
-        return await parts.lifecycle.create(request, parts.bundles.held)
+        return await self._open.creations.create(request, key)
 
     async def send_input(
-        self, ref: WorkerRef, message: WorkerInput, *, principal: Principal = ADMIN
+        self,
+        ref: WorkerRef,
+        message: WorkerInput,
+        *,
+        principal: Principal = ADMIN,
+        key: IdempotencyKey | None = None,
     ) -> InteractionAck:
         """Send an input: the backend accepts it, it is committed, then it runs.
 
         During a run, `when_busy` of the input may queue it. If nothing runs the Worker, it is restored first, as the
         Runtime's `restore` and the restart policy of its profile allow.
 
+        Args:
+            ref: The Worker.
+            message: The input.
+            principal: Who sends it.
+            key: Keeps a repeat of the request from giving the input again: it returns the first acknowledgement.
+
         Raises:
-            InvalidRequest: The Worker has ended, or the text is blank.
+            IdempotencyConflict: The key belongs to another request.
+            InvalidRequest: The Worker has ended, the text is blank, or the backend takes no such attachment.
             WorkerExecutionUnavailable: Nothing runs the Worker.
             WorkerExecutionRejected: The backend refused it. As for the others, nothing was stored.
         """
         _log_command("input", principal, ref)
-        return await self._started.inputs.send(ref, message)
+        return await self._started.inputs.send(ref, message, key)
 
     async def interrupt_worker(self, ref: WorkerRef, *, principal: Principal = ADMIN) -> LifecycleAck:
         """End the current run of a Worker, which continues with its queued inputs. Does nothing without a run.
@@ -450,7 +495,13 @@ class Runtime:
         return self._started.queries.permissions()
 
     async def answer_permission(
-        self, ref: WorkerRef, request_id: str, option_id: str | None, *, principal: Principal = ADMIN
+        self,
+        ref: WorkerRef,
+        request_id: str,
+        option_id: str | None,
+        reason: str | None = None,
+        *,
+        principal: Principal = ADMIN,
     ) -> PermissionResolution:
         """Answer a permission request. The first answer counts.
 
@@ -458,15 +509,16 @@ class Runtime:
             ref: The Worker.
             request_id: The pending request.
             option_id: The option selected, or None to cancel the request.
+            reason: Why, for the backend and for other clients.
             principal: Who answers.
 
         Raises:
             PermissionNotFound: No such request is pending.
-            InvalidRequest: The request does not offer this option.
+            InvalidRequest: The request does not offer this option, or the reason is blank or too long.
         """
         _log_command("answer", principal, ref)
         parts = self._open
-        decision = partial(decisions.rule_on_permission, request_id=request_id, option_id=option_id)
+        decision = partial(decisions.rule_on_permission, request_id=request_id, option_id=option_id, reason=reason)
         resolution: PermissionResolution = await parts.registry.mailbox(ref).submit(decision)
         return resolution
 
@@ -504,6 +556,23 @@ class Runtime:
     def newest_sequence(self, ref: WorkerRef) -> int:
         """Return the sequence of the Worker's newest published event, 0 for none."""
         return self._started.registry.mailbox(ref).worker.last_sequence
+
+    def row(self, ref: WorkerRef) -> Worker:
+        """Return the Worker's row right after its newest published event."""
+        return self._started.registry.mailbox(ref).worker
+
+    def is_starting(self, ref: WorkerRef) -> bool:
+        """Return whether the Worker is being created or spawned."""
+        parts = self._started
+        return parts.lifecycle.is_starting(parts.registry.mailbox(ref))
+
+    async def activity(self, ref: WorkerRef, sequence: int) -> Activity:
+        """Return what a Worker was doing right after its newest event up to this sequence.
+
+        Raises:
+            CursorExpired: That event is no longer retained.
+        """
+        return (await self._started.queries.state_at(ref, sequence)).activity
 
     def is_over(self, ref: WorkerRef) -> bool:
         """Return whether the Worker has ended: no event of it will follow."""

@@ -25,12 +25,16 @@ class BackendFactory:
         settings: The class of its profiles: Profile, or a subclass with fields of its own.
         needs_command: Its profiles name the program to run in `command`.
         takes_session_config: Its Workers accept a `session_config`.
+        programs: Its Workers need one of these programs in the PATH of the daemon, if it names any.
+        library: The module without which its Workers cannot start, if an extra named like the backend installs it.
     """
 
     make: Callable[[Profile, Workspaces, Supervisor], ExecutionBackend]
     settings: type[Profile] = Profile
     needs_command: bool = False
     takes_session_config: bool = False
+    programs: tuple[str, ...] = ()
+    library: str = ""
 
 
 @cache

@@ -22,7 +22,8 @@ class Profile:
     `command` is an argv; `~/` at the start of a part is the home of the daemon's user. `env` is added to the short
     list that a Worker's programs inherit, and to the variables of the daemon that `env_pass` names. `capabilities`
     must all have been requested by the Worker. `stop_grace_s` is how long a program may take to end before it is
-    killed, `start_timeout_s` how long until it is ready for the first input.
+    killed, `start_timeout_s` how long until it is ready for the first input. `description` tells clients what the
+    profile is for.
 
     A run that emits nothing gets an alert after `quiet_alert_s`, then after twice that, and so on; after
     `max_silence_s` it is interrupted; 0 means never. `restart` says what follows the end of the program.
@@ -56,6 +57,7 @@ class Profile:
     max_cpu_s: float = 0.0
     max_output_bytes: int = 1 << 30
     max_run_s: float = 0.0
+    description: str = ""
 
     @property
     def offered(self) -> frozenset[str]:

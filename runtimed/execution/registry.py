@@ -4,7 +4,7 @@ import asyncio
 import json
 import logging
 import threading
-from collections.abc import Awaitable, Callable, Mapping
+from collections.abc import Awaitable, Callable, Mapping, Sequence
 
 import attrs
 
@@ -13,8 +13,10 @@ from runtimed.core.state.backend_answer import BackendAnswer
 from runtimed.execution.factories import BackendFactory, installed_backends
 from runtimed.execution.processes.supervisor import Supervisor
 from runtimed.execution.profile import BUILT_IN, ECHO, Profile
+from runtimed.execution.summaries import summarize
 from runtimed.execution.workspace import Workspaces
 from runtimed.model.identity import WorkerId
+from runtimed.model.profile import ProfileSummary
 from runtimed.model.worker import CreateWorkerRequest, RuntimeDefaultProfile
 
 MAX_REMOVALS = 2
@@ -54,8 +56,7 @@ class ProfileRegistry:
         self._removing = asyncio.Semaphore(MAX_REMOVALS)
 
     async def spawn(self, spawn: Spawn, sink: EventSink) -> BackendAnswer:
-        # the first look-up reads files
-        self._factories = self._factories or await asyncio.to_thread(installed_backends)
+        await self._find_factories()
         name = self._selected(spawn.request)
         refusal = self._refusal(name, spawn.request)
         if refusal is not None:
@@ -69,6 +70,11 @@ class ProfileRegistry:
         elif not known:
             self._running.pop(spawn.worker_id, None)
         return answer
+
+    async def profiles(self) -> Sequence[ProfileSummary]:
+        """Return all profiles by selector, each with what keeps its Workers from starting."""
+        await self._find_factories()
+        return await asyncio.to_thread(self._summarize)
 
     async def dispatch(self, dispatch: Dispatch) -> BackendAnswer:
         adapter = self._running.get(dispatch.worker_id)
@@ -126,6 +132,13 @@ class ProfileRegistry:
             return await _guarded(ask(adapter))
         finally:
             self._running.pop(worker_id, None)
+
+    async def _find_factories(self) -> None:
+        """Find the installed backends. The first look-up reads files."""
+        self._factories = self._factories or await asyncio.to_thread(installed_backends)
+
+    def _summarize(self) -> Sequence[ProfileSummary]:
+        return [summarize(name, self._profiles[name], self._factories) for name in sorted(self._profiles)]
 
     def _selected(self, request: CreateWorkerRequest) -> str:
         selector = request.profile

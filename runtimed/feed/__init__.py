@@ -5,5 +5,6 @@ from runtimed.feed.feed import Feed
 from runtimed.feed.observer import Observer
 from runtimed.feed.reader import Reader
 from runtimed.feed.view import Selection, View
+from runtimed.feed.waits import Waits
 
-__all__ = ["Feed", "Observer", "Reader", "Selection", "View", "WorkerOver"]
+__all__ = ["Feed", "Observer", "Reader", "Selection", "View", "Waits", "WorkerOver"]

@@ -63,7 +63,7 @@ class EventLog:
         """Append newer events, and schedule their writing."""
         self._ring.append([self._message(event) for event in events], events[-1].sequence)
         self.synced.schedule()
-        self._wake_readers()
+        self.wake_readers()
         if self.view.until_over and self._scope.is_over:
             self.end(WorkerOver())
 
@@ -71,7 +71,7 @@ class EventLog:
         """Accept no more events. Every reader ends with this error once it has read everything."""
         self.ended = error
         self.synced.end(error)
-        self._wake_readers()
+        self.wake_readers()
 
     async def read(self, after: int, selection: Selection) -> Batch:
         """Read the next events, from the ring if it holds them, else one page of the store.
@@ -104,8 +104,14 @@ class EventLog:
         whole = await self._runtime.snapshot(self.view.ref, sequence)
         return self.view.encoding.snapshot(bounded(whole, self._runtime.limits.max_snapshot_bytes))
 
+    def wake_readers(self) -> None:
+        """Have readers look again, as if there were new events."""
+        if self._more is not None:
+            self._more.set_result(None)
+            self._more = None
+
     async def more(self) -> None:
-        """Wait until there are new events, or the log has ended."""
+        """Wait until there are new events, the log has ended, or `wake_readers` was called."""
         if self._more is None:
             self._more = asyncio.get_running_loop().create_future()
         await asyncio.shield(self._more)
@@ -113,11 +119,6 @@ class EventLog:
     def _message(self, event: EncodedEvent) -> Message:
         name = sys.intern(event_name(event.payload))
         return Message(event.sequence, self.view.encoding.event(event), name, self._runtime.labels(event.worker_id))
-
-    def _wake_readers(self) -> None:
-        if self._more is not None:
-            self._more.set_result(None)
-            self._more = None
 
 
 def selected(events: Sequence[EncodedEvent], selection: Selection, runtime: Runtime) -> Sequence[EncodedEvent]:

@@ -16,7 +16,7 @@ from runtimed.feed.observer import Observer
 from runtimed.feed.reader import Reader
 from runtimed.feed.scope import Scope, scope_of
 from runtimed.feed.unread import MAX_UNREAD_BYTES, Unread
-from runtimed.feed.view import Selection, View
+from runtimed.feed.view import EVERYTHING, Selection, View
 from runtimed.model.identity import EventCursor, WorkerId, WorkerRef
 
 RING_BYTES = 2**20
@@ -70,13 +70,20 @@ class Feed:
         for log in self._logs.get(worker_id, ()):
             log.end(WorkerDeleted())
 
+    def changed(self, worker_id: WorkerId) -> None:
+        for log in self._logs.get(worker_id, ()):
+            log.wake_readers()
+
     @contextmanager
-    def open(self, ref: WorkerRef | None = None, cursor: EventCursor | None = None) -> Iterator[Reader]:
-        """Open a reader, for programs that embed a Runtime.
+    def open(
+        self, ref: WorkerRef | None = None, cursor: EventCursor | None = None, selection: Selection = EVERYTHING
+    ) -> Iterator[Reader]:
+        """Open a reader.
 
         Args:
             ref: The Worker to read, or None for all.
             cursor: Read events after this cursor, or None for events after the newest one.
+            selection: Which events to read.
 
         Raises:
             WorkerNotFound: There is no such Worker.
@@ -85,7 +92,7 @@ class Feed:
             UpstreamClosed: The feed is closed.
         """
         with self._log(View(ref, Envelopes()), cursor) as (log, sequence):
-            yield Reader(log, sequence)
+            yield Reader(log, sequence, selection)
 
     @asynccontextmanager
     async def observe(

@@ -6,10 +6,10 @@ from collections.abc import Iterable
 from aiohttp import hdrs, web
 
 from runtimed.core.runtime import Runtime
-from runtimed.feed import Feed
+from runtimed.feed import Feed, Waits
 from runtimed.feed.feed import RING_BYTES
 from runtimed.feed.unread import MAX_UNREAD_BYTES
-from runtimed.http.api import bundles, operations, permissions, transcripts, workers
+from runtimed.http.api import bundles, operations, permissions, profiles, transcripts, waits, workers
 from runtimed.http.api import runtime as runtime_routes
 from runtimed.http.streaming import feed
 from runtimed.http.streaming.feed import HEARTBEAT_S
@@ -26,7 +26,9 @@ MAX_BODY_BYTES = 8 * 2**20
 NOUNS = (
     runtime_routes.routes,
     bundles.routes,
+    profiles.routes,
     workers.routes,
+    waits.routes,
     permissions.routes,
     transcripts.routes,
     feed.routes,
@@ -69,9 +71,10 @@ class Api(ApiApplication):
         nouns = tuple(nouns)
         routes = [route for noun in nouns for route in noun.routes]
         _check_verbs(routes)
-        self._streams = Streams(Feed(runtime, ring_bytes, max_unread_bytes), heartbeat_s)
+        observed = Feed(runtime, ring_bytes, max_unread_bytes)
+        self._streams = Streams(observed, heartbeat_s)
         document = Document.of({noun.tag: noun.routes for noun in nouns})
-        services = {Runtime: runtime, Streams: self._streams, Document: document}
+        services = {Runtime: runtime, Streams: self._streams, Waits: Waits(observed), Document: document}
         parsing = asyncio.Lock()
         endpoints = [Endpoint(route, services, runtime.limits, max_body_bytes, parsing) for route in routes]
         super().__init__(Router(endpoints), Guard(token, allowed_hosts))

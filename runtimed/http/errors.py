@@ -136,6 +136,7 @@ STATUSES: dict[type[RuntimedError], int] = {
     MissingError: 404,
     MethodNotAllowed: 405,
     errors.StateError: 409,
+    errors.WaitTimeout: 408,
     errors.Unavailable: 503,
     errors.StoreError: 500,
     errors.StoreFull: 507,

@@ -4,6 +4,7 @@ from typing import Literal
 
 from runtimed.model.value import value
 
+WorkerStatus = Literal["running", "stopped", "cancelled"]
 BackendState = Literal["unconnected", "connected"]
 RunState = Literal["unconnected", "idle", "busy", "rejected", "errored", "stopped"]
 Operation = Literal["spawn", "input", "stop", "cancel"]

@@ -2,13 +2,38 @@
 
 from typing import Literal
 
+from runtimed.model.execution import WorkerStatus
 from runtimed.model.identity import Cursor, WorkerRef
 from runtimed.model.value import value
-from runtimed.model.worker import WorkerStatus
 
 InputKind = Literal["user", "system"]
 WhenBusy = Literal["reject", "queue", "interrupt"]
 """What to do with an input during a run: refuse it, queue it, or interrupt the run and give it first."""
+
+AttachmentKind = Literal["image", "resource"]
+AttachmentForm = Literal["image", "resource", "link"]
+"""What a backend may take: an image with its data, another resource with its data, or a link to either."""
+
+
+@value
+class Attachment:
+    """An image or another resource that goes with the text of an input: its data, or a link to it.
+
+    Attributes:
+        mime_type: Its media type.
+        data: Its bytes in base64.
+        uri: Where it is.
+    """
+
+    kind: AttachmentKind
+    mime_type: str
+    data: str | None = None
+    uri: str | None = None
+
+    @property
+    def form(self) -> AttachmentForm:
+        """What a backend has to take."""
+        return "link" if self.data is None else self.kind
 
 
 @value
@@ -22,6 +47,7 @@ class WorkerInput:
     kind: InputKind
     content: str
     when_busy: WhenBusy = "reject"
+    attachments: tuple[Attachment, ...] = ()
 
 
 @value

@@ -82,18 +82,25 @@ class Ruling:
 
     Attributes:
         option_id: The option, if one was selected.
+        reason: Why, in the words of the client that ruled.
     """
 
     outcome: PermissionOutcome
     option_id: str | None = None
+    reason: str | None = None
 
 
 @value
 class PermissionAnswer:
-    """A client's answer to a permission request: one of the options, or that the request is cancelled."""
+    """A client's answer to a permission request: one of the options, or that the request is cancelled.
+
+    Attributes:
+        reason: Why, for the backend and for other clients.
+    """
 
     option_id: str | None = None
     outcome: Literal["cancelled"] | None = None
+    reason: str | None = None
 
 
 @value
@@ -103,9 +110,11 @@ class PermissionResolution:
     Attributes:
         option_id: The option, if one was selected.
         by: Who ruled.
+        reason: Why, in the words of the client that ruled.
     """
 
     request_id: str
     outcome: PermissionOutcome
     by: Authority
     option_id: str | None = None
+    reason: str | None = None

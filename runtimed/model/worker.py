@@ -1,14 +1,11 @@
 """Workers: the request that creates one, and what clients see of it."""
 
-from typing import Literal
-
 import attrs
 
-from runtimed.model.execution import Execution
+from runtimed.model.execution import Execution, WorkerStatus
 from runtimed.model.identity import Cursor, RuntimeId, WorkerId, WorkerRef
+from runtimed.model.interaction import WorkerInput
 from runtimed.model.value import value
-
-WorkerStatus = Literal["running", "stopped", "cancelled"]
 
 
 @value
@@ -104,6 +101,7 @@ class CreateWorkerRequest:
 
     Attributes:
         session_config: Session options for an agent. Each key overrides the same key of the profile.
+        initial_input: The first input. It is given once the Worker is spawned, and is not kept with the request.
     """
 
     intent: Intent = AssistantIntent()
@@ -115,6 +113,7 @@ class CreateWorkerRequest:
     name: str | None = None
     labels: dict[str, str] = attrs.field(factory=dict)
     session_config: dict[str, str] = attrs.field(factory=dict)
+    initial_input: WorkerInput | None = None
 
 
 @value

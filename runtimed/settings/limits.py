@@ -29,6 +29,7 @@ class LimitSettings:
     max_event_bytes: int = Limits().max_event_bytes
     max_runtime_events: int = Limits().max_runtime_events
     max_diagnostics: int = Limits().max_diagnostics
+    max_idempotency_keys: int = Limits().max_idempotency_keys
     transcript_cache_bytes: int = Limits().transcript_cache_bytes
 
     def limits(self) -> Limits:

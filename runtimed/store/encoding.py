@@ -17,6 +17,9 @@ from runtimed.wire.converter import encode_payload
 PURGE_ROWS = 250
 """Rows of a deleted Worker that are removed at a time. That blocks other writes for a few milliseconds."""
 
+PURGE_ATTACHMENTS = 4
+"""Attachments of a deleted Worker that are removed at a time. One may take 8 MiB."""
+
 Requests = Mapping[int, CreateWorkerRequest]
 
 _PAYLOAD = EVENTS.place_of("payload")

@@ -7,13 +7,16 @@ from typing import TypeVar
 
 from runtimed.core.paging import PageSize
 from runtimed.core.state.activity import Activity
-from runtimed.core.state.change import EncodedEvent, Entry
+from runtimed.core.state.change import EncodedEvent, Entry, InputAttachments
 from runtimed.errors import StoreCorrupt
 from runtimed.model.identity import RuntimeId, WorkerId, cursor_of
+from runtimed.model.interaction import Attachment
 from runtimed.store.records import StoredEvent, TrimPoint
 from runtimed.wire.converter import restore_payload
 
 T = TypeVar("T")
+
+ONE = PageSize(items=1, max_bytes=1)
 
 
 def fill_page(rows: Iterable[T], page: PageSize, size: Callable[[T], int]) -> list[T]:
@@ -35,6 +38,17 @@ def entry_size(entry: Entry) -> int:
 def stored_size(stored: StoredEvent) -> int:
     """Return how many bytes of a page an event uses."""
     return len(stored.event.payload)
+
+
+def attachments_in(found: Sequence[InputAttachments], worker_id: WorkerId, event: int) -> tuple[Attachment, ...]:
+    """The attachments of an input of a Worker, if they were found; none otherwise.
+
+    Args:
+        found: The first row from the event on, if any.
+        worker_id: The Worker.
+        event: The sequence of the event of the input.
+    """
+    return next((one.attachments for one in found if (one.worker_id, one.event) == (worker_id, event)), ())
 
 
 def up_to_gap(events: Sequence[StoredEvent], after: int) -> Sequence[StoredEvent]:

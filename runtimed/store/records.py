@@ -15,6 +15,8 @@ from runtimed.core.state.change import (
     EncodedEvent,
     Entry,
     Event,
+    IdempotencyRecord,
+    InputAttachments,
     Mark,
     NumberedDiagnostic,
     StateAt,
@@ -25,13 +27,13 @@ from runtimed.errors import StoreCorrupt
 from runtimed.model.bundle import ConfigBundle
 from runtimed.model.diagnostic import Diagnostic
 from runtimed.model.event import ActivityStatus, InFlightBlock
-from runtimed.model.execution import Execution
+from runtimed.model.execution import Execution, WorkerStatus
 from runtimed.model.identity import WorkerId, cursor_of, worker_id
+from runtimed.model.interaction import Attachment
 from runtimed.model.permission import Permission
 from runtimed.model.runtime import RuntimeEvent
 from runtimed.model.transcript import Role
 from runtimed.model.value import value
-from runtimed.model.worker import WorkerStatus
 from runtimed.store.tables import CHECKSUM, Counter, Expiry, Row, Table, Tables, blob, integer, text
 from runtimed.wire.converter import encode, encode_payload, restore
 
@@ -205,6 +207,25 @@ def _decode_runtime_event(
     return RuntimeEvent(number, kind, timestamp_ms, _optional_id(worker), event, cursor)
 
 
+def _encode_idempotency(record: IdempotencyRecord) -> Row:
+    return (
+        record.number,
+        number_of(record.worker_id),
+        record.unix_ms,
+        record.entry,
+        record.event,
+        int(record.queued),
+        record.scope,
+        record.body,
+    )
+
+
+def _decode_idempotency(
+    number: int, worker: int, unix_ms: int, entry: int, event: int, queued: int, scope: bytes, body: bytes
+) -> IdempotencyRecord:
+    return IdempotencyRecord(number, scope, body, worker_id(worker), unix_ms, entry, event, bool(queued))
+
+
 META: Table[tuple[str, object], tuple[str, str]] = Table(
     "meta",
     (text("key"), text("value"), CHECKSUM),
@@ -299,6 +320,17 @@ ENTRIES: Table[Entry, Entry] = Table(
     describe=lambda row: f"the entry {row[2]} of {_named(row[1])}",
     indexes=("CREATE UNIQUE INDEX entry_worker ON entry (worker, sequence)",),
 )
+ATTACHMENTS: Table[InputAttachments, InputAttachments] = Table(
+    "attachment",
+    (integer("event"), integer("worker"), blob("body"), CHECKSUM),
+    encode=lambda one: (one.event, number_of(one.worker_id), encode(one.attachments)),
+    decode=lambda event, number, body: InputAttachments(
+        worker_id(number), event, restore(body, tuple[Attachment, ...])
+    ),
+    describe=lambda row: f"the attachments of the event {cursor_of(row[0])} of {_named(row[1])}",
+    part="attachments",
+    indexes=("CREATE INDEX attachment_worker ON attachment (worker)",),
+)
 BUNDLES: Table[ConfigBundle, ConfigBundle] = Table(
     "bundle",
     (text("id"), blob("body"), CHECKSUM),
@@ -360,6 +392,27 @@ DELETED: Table[WorkerId, WorkerId] = Table(
     loaded_as="deleted",
 )
 
+IDEMPOTENCY: Table[IdempotencyRecord, IdempotencyRecord] = Table(
+    "idempotency",
+    (
+        integer("number"),
+        integer("worker"),
+        integer("unix_ms"),
+        integer("entry"),
+        integer("event"),
+        integer("queued"),
+        blob("scope"),
+        blob("body"),
+        CHECKSUM,
+    ),
+    encode=_encode_idempotency,
+    decode=_decode_idempotency,
+    describe=lambda row: f"the idempotency key {row[0]}",
+    part="idempotency",
+    expiry=Expiry(attrgetter("idempotency")),
+    loaded_as="idempotency",
+)
+
 TABLES = Tables(
     META,
     WORKERS,
@@ -367,10 +420,12 @@ TABLES = Tables(
     EVENTS,
     TRIM_POINTS,
     ENTRIES,
+    ATTACHMENTS,
     BUNDLES,
     DIAGNOSTICS,
     RUNTIME_EVENTS,
     MARKS,
     DELETED,
+    IDEMPOTENCY,
 )
 """All tables, in the order of their creation. To store a new noun, add its descriptor here."""

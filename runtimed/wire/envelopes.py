@@ -8,8 +8,10 @@ from runtimed.model.event import EventEnvelope
 from runtimed.model.identity import Cursor, WorkerId
 from runtimed.model.interaction import InteractionAck, LifecycleAck
 from runtimed.model.permission import Permission, PermissionResolution, WorkerPermission
+from runtimed.model.profile import ProfileSummary
 from runtimed.model.runtime import RuntimeEvent, RuntimeSummary, StoreCheck
 from runtimed.model.transcript import TranscriptProjection
+from runtimed.model.waiting import Wait
 from runtimed.model.worker import WorkerDetail, WorkerSummary
 
 
@@ -45,6 +47,13 @@ class CheckResponse:
     """The result of a check of the store."""
 
     check: StoreCheck
+
+
+@attrs.frozen
+class ProfilesResponse:
+    """All profiles, ordered by selector."""
+
+    profiles: tuple[ProfileSummary, ...]
 
 
 @attrs.frozen
@@ -85,6 +94,13 @@ class WorkerResponse:
     """One Worker."""
 
     worker: WorkerDetail
+
+
+@attrs.frozen
+class WaitResponse:
+    """The end of a wait."""
+
+    wait: Wait
 
 
 @attrs.frozen

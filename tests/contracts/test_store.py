@@ -21,6 +21,8 @@ from runtimed.core.state.change import (
     Entry,
     Event,
     Forgotten,
+    IdempotencyRecord,
+    InputAttachments,
     Mark,
     NumberedDiagnostic,
     QueuedInput,
@@ -57,6 +59,7 @@ from runtimed.model.event import (
 )
 from runtimed.model.execution import Execution, ExecutionResult
 from runtimed.model.identity import WorkerId, cursor_of, worker_id
+from runtimed.model.interaction import Attachment
 from runtimed.model.permission import Permission, PermissionOption
 from runtimed.model.runtime import RuntimeEvent, StoreCheck
 from runtimed.model.worker import (
@@ -712,6 +715,68 @@ async def test_what_is_forgotten_is_gone_but_its_numbers_never_come_again(host: 
     state = await host.reopen()
     assert not [*state.diagnostics, *state.marks, *await host.store.read_runtime_events(0, WIDE)]
     assert (state.diagnostic_number, state.runtime_event_id) == (3, 3)
+
+
+def record(number: int, **changes: Any) -> IdempotencyRecord:
+    """The record of an input to the first Worker; its number decides the rest."""
+    digest = bytes([number]) * 32
+    return attrs.evolve(
+        IdempotencyRecord(number, digest, digest[::-1], FIRST, 1_000 + number, number, 10 + number), **changes
+    )
+
+
+async def test_idempotency_keys_come_back_oldest_first_until_they_are_forgotten(host: Any, teller: Any) -> None:
+    made = [record(1, entry=0, event=0), record(2), record(3, queued=True, worker_id=SECOND)]
+    await host.open()
+    await host.store.commit(attrs.evolve(teller.create(), idempotency=made[:1]))
+    await host.store.commit(Change(idempotency=made[1:]))
+    assert list((await host.reopen()).idempotency) == made
+
+    await host.store.commit(Change(deleted=FIRST))
+    assert list((await host.reopen()).idempotency) == made
+    await host.store.commit(Change(forgotten=Forgotten(idempotency=2)))
+    assert list((await host.reopen()).idempotency) == made[2:]
+
+
+IMAGE = Attachment("image", "image/png", data="aGVsbG8=")
+LINK = Attachment("resource", "text/plain", uri="https://example.org/a")
+
+
+async def test_attachments_are_read_by_the_event_of_their_input_and_go_with_their_worker(
+    host: Any, teller: Any
+) -> None:
+    await host.open()
+    for name in (FIRST, SECOND):
+        await host.store.commit(teller.create())
+        given = teller.tell(name, user("look"))
+        attached = InputAttachments(name, given.events[0].sequence, (IMAGE, LINK))
+        await host.store.commit(attrs.evolve(given, attachments=[attached]))
+    await host.reopen()
+    assert await host.store.read_attachments(FIRST, 1) == (IMAGE, LINK)
+    assert await host.store.read_attachments(FIRST, 2) == ()
+    assert await host.store.read_attachments(SECOND, 1) == ()
+
+    await host.store.commit(teller.delete(FIRST))
+    while not await host.store.purge(FIRST):
+        pass
+    await host.reopen()
+    assert await host.store.read_attachments(FIRST, 1) == ()
+    assert await host.store.read_attachments(SECOND, 2) == (IMAGE, LINK)
+
+
+async def test_many_attachments_are_purged_little_by_little(host: Any, teller: Any) -> None:
+    await host.open()
+    await host.store.commit(teller.create())
+    given = teller.tell(FIRST, *(user("look") for _ in range(10)))
+    attached = [InputAttachments(FIRST, event.sequence, (IMAGE,)) for event in given.events]
+    await host.store.commit(attrs.evolve(given, attachments=attached))
+    await host.store.commit(teller.delete(FIRST))
+
+    while not await host.store.purge(FIRST):
+        assert list((await host.reopen()).deleted) == [FIRST]
+
+    assert [await host.store.read_attachments(FIRST, event.sequence) for event in given.events] == [()] * 10
+    assert list((await host.reopen()).deleted) == []
 
 
 async def test_close_finishes_what_was_handed_in(host: Any, teller: Any) -> None:

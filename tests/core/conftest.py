@@ -94,6 +94,8 @@ class RecordingSubscriber:
         self.events += events
         self._changed.set()
 
+    def changed(self, worker_id: WorkerId) -> None: ...
+
     def forget(self, worker_id: WorkerId) -> None:
         self.forgotten.append(worker_id)
 

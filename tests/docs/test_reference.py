@@ -20,7 +20,7 @@ from runtimed.http.app import NOUNS
 from runtimed.http.errors import status_of
 from runtimed.http.streaming.sockets import CLOSE_CODES
 from runtimed.http.web.openapi import EVERYWHERE, WITH_BODY
-from runtimed.model import bundle, execution, interaction, permission, runtime, transcript, worker
+from runtimed.model import bundle, execution, interaction, permission, profile, runtime, transcript, waiting, worker
 from runtimed.model.bundle import DeclarationKind
 from runtimed.model.diagnostic import Diagnostic, FeedDiagnosticCode
 from runtimed.model.event import Greeting, InFlightBlock, Payload
@@ -122,7 +122,7 @@ def test_the_errors_of_every_route_are_named(page):
 
 def test_every_object_has_a_table_of_its_fields_and_of_the_optional_ones(page):
     http = page("reference/http.md")
-    modules = (worker, execution, interaction, permission, bundle, runtime, transcript)
+    modules = (worker, execution, interaction, permission, profile, waiting, bundle, runtime, transcript)
     kinds = [kind for module in modules for _, kind in inspect.getmembers(module, attrs.has)]
     inner = {permission.Question, permission.Ruling}
     documented = {

@@ -11,7 +11,7 @@ from runtimed.core import BackendAnswer
 from runtimed.feed import View
 from runtimed.feed.encoding import Envelopes
 from runtimed.model.event import SystemItem
-from runtimed.model.identity import EventCursor
+from runtimed.model.identity import EventCursor, WorkerId
 from runtimed.model.worker import CreateWorkerRequest
 
 MARKS = itertools.count(1)
@@ -86,6 +86,8 @@ class MarkSubscriber:
 
     def publish(self, worker_id, events):
         self.seen = self.seen or any(self.mark in event.payload for event in events)
+
+    def changed(self, worker_id: WorkerId) -> None: ...
 
     def forget(self, worker_id): ...
 

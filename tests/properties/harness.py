@@ -28,6 +28,7 @@ from runtimed.errors import (
 from runtimed.feed import Feed
 from runtimed.model.bundle import BundleMetadata, BundleProfile, ConfigBundle, Provenance
 from runtimed.model.digest import bundle_digest
+from runtimed.model.idempotency import IdempotencyKey
 from runtimed.model.identity import WorkerId, WorkerRef, cursor_of, worker_number
 from runtimed.model.interaction import WorkerInput
 from runtimed.model.permission import PermissionOption, Question, Ruling
@@ -192,13 +193,27 @@ class Harness:
         self.bundles.setdefault(made.metadata.id, set()).add(made.metadata.digest)
         return self._ask("bundle", self.runtime.put_bundle(made), about=made)
 
-    def send(self, story: Story, kind: Any, outcome: Any, when_busy: Any = "reject") -> Request:
+    def send(
+        self, story: Story, kind: Any, outcome: Any, when_busy: Any = "reject", *, keyed: bool = False
+    ) -> Request:
         content = f"input {self.count()}"
         self.life.backend.answers[content] = BackendAnswer(outcome, "as the test says")
         if when_busy != "reject":
             story.patient.add(content)
-        work = self.runtime.send_input(self.ref(story), WorkerInput(kind, content, when_busy))
+        key = key_of(story, content) if keyed else None
+        if keyed:
+            story.keyed.append(content)
+        work = self.runtime.send_input(self.ref(story), WorkerInput(kind, content, when_busy), key=key)
         return self._ask("input", work, story, content)
+
+    def repeat(self, story: Story, which: int) -> Request | None:
+        """Repeat an acknowledged request with its idempotency key."""
+        acked = [content for content in story.keyed if content in story.acked]
+        if not acked:
+            return None
+        content = acked[which % len(acked)]
+        message, key = WorkerInput("user", content), key_of(story, content)
+        return self._ask("repeat", self.runtime.send_input(self.ref(story), message, key=key), story, content)
 
     def interrupt(self, story: Story) -> Request:
         return self._ask("interrupt", self.runtime.interrupt_worker(self.ref(story)), story)
@@ -376,6 +391,10 @@ class Harness:
             assert isinstance(error, StoreFull), error
             assert not request.calm
 
+    def _repeat_answered(self, request: Request, error: BaseException | None) -> None:
+        assert error is None, f"a repeat has another answer: {error}"
+        assert request.task.result() == request.story.acked[request.about], "a repeat has another answer"
+
     def _interrupt_answered(self, request: Request, error: BaseException | None) -> None:
         if isinstance(error, WorkerNotFound):
             assert request.story.deleted or request.story.may_go or not request.calm
@@ -474,6 +493,8 @@ class Harness:
         if [newest, *(event.sequence for event in events)] != sorted({newest, *(e.sequence for e in events)}):
             self.faults.append(f"published out of order: {events} behind {newest}")
         life.published += events
+
+    def changed(self, worker_id: WorkerId) -> None: ...
 
     def forget(self, worker_id: WorkerId) -> None: ...
 
@@ -604,7 +625,12 @@ class Harness:
 
 def busy_workers() -> list[str]:
     """Return the names of the Runtime's tasks that work for a Worker."""
-    return [task.get_name() for task in asyncio.all_tasks() if task.get_name().startswith("worker-")]
+    return [task.get_name() for task in asyncio.all_tasks() if task.get_name().startswith(("worker-", "idempotent"))]
+
+
+def key_of(story: Story, content: str) -> IdempotencyKey:
+    """Return the idempotency key of an input."""
+    return IdempotencyKey.of(story.worker_id, content, body=content.encode())
 
 
 def bundle_of(name: str, revision: int) -> ConfigBundle:

@@ -109,9 +109,13 @@ class RuntimeMachine(RuleBasedStateMachine):
     def put_bundle(self, revision: int, patient: bool) -> None:
         self._asked(lambda: self.harness.put_bundle(revision), patient)
 
-    @rule(who=ANY, kind=KIND, outcome=OUTCOMES, when_busy=WHEN_BUSY, patient=PATIENT)
-    def send(self, who: int, kind: str, outcome: str, when_busy: str, patient: bool) -> None:
-        self._asked(lambda: self.harness.send(self._story(who), kind, outcome, when_busy), patient)
+    @rule(who=ANY, kind=KIND, outcome=OUTCOMES, when_busy=WHEN_BUSY, patient=PATIENT, keyed=st.booleans())
+    def send(self, who: int, kind: str, outcome: str, when_busy: str, patient: bool, keyed: bool) -> None:
+        self._asked(lambda: self.harness.send(self._story(who), kind, outcome, when_busy, keyed=keyed), patient)
+
+    @rule(who=ANY, which=ANY, patient=PATIENT)
+    def repeat(self, who: int, which: int, patient: bool) -> None:
+        self._asked(lambda: self.harness.repeat(self._story(who), which), patient)
 
     @rule(who=ANY, patient=PATIENT)
     def interrupt(self, who: int, patient: bool) -> None:

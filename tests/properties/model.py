@@ -68,6 +68,7 @@ class Story:
         said: What its backend has emitted.
         patient: The inputs that may be queued.
         unanswered: The inputs whose outcome is unknown.
+        keyed: The inputs that were sent with an idempotency key.
         may_end: The outcome of a stop is unknown.
         may_go: The outcome of a deletion is unknown.
         kept_end: A stop has begun, which a full disk may have put off.
@@ -86,6 +87,7 @@ class Story:
     refused: set[str] = attrs.field(factory=set)
     patient: set[str] = attrs.field(factory=set)
     unanswered: set[str] = attrs.field(factory=set)
+    keyed: list[str] = attrs.field(factory=list)
     may_end: bool = False
     may_go: bool = False
     kept_end: bool = False

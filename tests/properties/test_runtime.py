@@ -17,13 +17,14 @@ from hypothesis.stateful import run_state_machine_as_test
 
 from runtimed.core import Runtime
 from runtimed.core import runtime as runtimes
-from runtimed.core.engine import mailbox
+from runtimed.core.engine import mailbox, sequencer
 from runtimed.core.engine.sequencer import Sequencer
 from runtimed.core.engine.worker_registry import WorkerRegistry
 from runtimed.core.limits import Limits
 from runtimed.core.services import deletion, queue_dispatcher, retention
 from runtimed.core.state.activity import Activity
 from runtimed.core.state.change import Forgotten
+from runtimed.core.state.idempotency_log import IdempotencyLog
 from runtimed.errors import StoreCorrupt
 from runtimed.feed.ring import Ring
 from runtimed.store.encoding import encode_change
@@ -236,6 +237,10 @@ def a_cut_run_is_left_open(patch: pytest.MonkeyPatch) -> None:
     patch.setattr(checks, "PATIENCE_S", 3.0)  # it shows by nothing but what does not end
 
 
+def a_start_forgets_the_idempotency_keys(patch: pytest.MonkeyPatch) -> None:
+    patch.setattr(sequencer, "IdempotencyLog", lambda _records, most: IdempotencyLog((), most))
+
+
 BREAKS = {
     published_before_it_is_stored: ["published before it was stored", "has not seen"],
     one_event_is_lost_at_the_seam_of_ring_and_store: ["has not seen"],
@@ -247,6 +252,7 @@ BREAKS = {
     ],
     events_are_trimmed_though_readers_were_not_told: ["is missing", "is no longer retained"],
     a_cut_run_is_left_open: ["this does not end"],
+    a_start_forgets_the_idempotency_keys: ["a repeat has another answer"],
 }
 """The protections that are broken, and the messages by which the machine may notice."""
 

@@ -12,11 +12,22 @@ from hypothesis.stateful import RuleBasedStateMachine, initialize, rule, run_sta
 from runtimed.core.paging import PageSize
 from runtimed.core.ports import Store
 from runtimed.core.state.activity import Activity
-from runtimed.core.state.change import Change, Entry, Forgotten, Mark, NumberedDiagnostic, StateAt, TrimRange
+from runtimed.core.state.change import (
+    Change,
+    Entry,
+    Forgotten,
+    IdempotencyRecord,
+    InputAttachments,
+    Mark,
+    NumberedDiagnostic,
+    StateAt,
+    TrimRange,
+)
 from runtimed.errors import StoreCorrupt
 from runtimed.model.diagnostic import Diagnostic
 from runtimed.model.event import Payload, TextSegment, UserMessage
 from runtimed.model.identity import WorkerId, cursor_of
+from runtimed.model.interaction import Attachment
 from runtimed.model.runtime import RuntimeEvent
 from runtimed.store import records
 from runtimed.store.tables import Table
@@ -28,6 +39,7 @@ from tests.properties.model import SAYINGS
 WIDE = PageSize(100_000, 2**30)
 ANY = st.integers(0, 9)
 KINDS = st.lists(st.sampled_from(["input", *sorted(SAYINGS)]), min_size=1, max_size=5)
+ATTACHED = (Attachment("image", "image/png", data="aGVsbG8="),)
 
 
 @attrs.define
@@ -62,7 +74,9 @@ class StoreMachine(RuleBasedStateMachine):
         self.remarks: list[NumberedDiagnostic] = []
         self.marks: list[Mark] = []
         self.runtime_events: list[RuntimeEvent] = []
-        self.numbers = {"remark": 0, "runtime_event": 0, "text": 0}
+        self.keys: list[IdempotencyRecord] = []
+        self.attached: list[InputAttachments] = []
+        self.numbers = {"remark": 0, "runtime_event": 0, "text": 0, "key": 0}
 
     def number(self, kind: str) -> int:
         self.numbers[kind] += 1
@@ -90,6 +104,7 @@ class StoreMachine(RuleBasedStateMachine):
                 self.numbers["runtime_event"],
             )
             assert (list(state.diagnostics), list(state.marks)) == (self.remarks, self.marks)
+            assert list(state.idempotency) == self.keys
             assert set(state.deleted) == self.unpurged
 
     def commit(self, change: Change) -> None:
@@ -143,7 +158,13 @@ class StoreMachine(RuleBasedStateMachine):
             )
         events = [event for change in changes for event in change.events]
         entries = [entry for change in changes for entry in change.entries]
-        self.commit(Change(worker=changes[-1].worker, events=events, entries=entries))
+        attached = [
+            InputAttachments(name, event.sequence, ATTACHED)
+            for event in events
+            if isinstance(event.payload, UserMessage) and event.sequence % 2
+        ]
+        self.attached += attached
+        self.commit(Change(worker=changes[-1].worker, events=events, entries=entries, attachments=attached))
 
     def _payload(self, kind: str) -> Payload:
         number = self.number("text")
@@ -193,20 +214,28 @@ class StoreMachine(RuleBasedStateMachine):
         self.runtime_events.append(event)
         self.commit(Change(runtime_events=(event,)))
 
+    @rule(who=ANY, queued=st.booleans())
+    def keep_key(self, who: int, queued: bool) -> None:
+        number, name = self.number("key"), self.created[who % len(self.created)]
+        digest = number.to_bytes(32, "big")
+        self.keys.append(IdempotencyRecord(number, digest, digest[::-1], name, who, who, number, queued))
+        self.commit(Change(idempotency=self.keys[-1:]))
+
     @rule(unix_ms=ANY)
     def mark(self, unix_ms: int) -> None:
         mark = Mark(self.teller.sequence, unix_ms)
         self.marks = [*(old for old in self.marks if old.sequence != mark.sequence), mark]
         self.commit(Change(mark=mark))
 
-    @rule(remarks=ANY, left=st.none() | ANY, which=ANY)
-    def forget(self, remarks: int, left: int | None, which: int) -> None:
+    @rule(remarks=ANY, left=st.none() | ANY, which=ANY, keys=ANY)
+    def forget(self, remarks: int, left: int | None, which: int, keys: int) -> None:
         marks = self.marks[which % len(self.marks)].sequence if self.marks else 0
         self.remarks = [remark for remark in self.remarks if remark.number > remarks]
         if left is not None:
             self.runtime_events = self.runtime_events[max(0, len(self.runtime_events) - left) :]
         self.marks = [mark for mark in self.marks if mark.sequence > marks]
-        self.commit(Change(forgotten=Forgotten(remarks, left, marks)))
+        self.keys = [record for record in self.keys if record.number > keys]
+        self.commit(Change(forgotten=Forgotten(remarks, left, marks, keys)))
 
     @rule(crash=st.booleans())
     def reopen(self, crash: bool) -> None:
@@ -235,6 +264,10 @@ class StoreMachine(RuleBasedStateMachine):
                 assert list(await store.newest_entries(name, after, page)) == newest
                 await self._read_events(store, name, kept, after, upto, page)
                 await self._read_oldest(store, name, kept.retained, upto, page.items)
+            for one in self.attached:
+                if one.worker_id not in self.unpurged:
+                    expected = one.attachments if one.worker_id in self.teller.workers else ()
+                    assert await store.read_attachments(one.worker_id, one.event) == expected
             await self._read_all(store, after, upto, page)
             found = await store.read_runtime_events(after, page)
             assert list(found) == [event for event in self.runtime_events if event.id > after][: page.items]

@@ -52,6 +52,10 @@ CREATE TABLE entry (
     timestamp_ms INTEGER NOT NULL DEFAULT 0
 ) STRICT;
 CREATE UNIQUE INDEX entry_worker ON entry (worker, sequence);
+CREATE TABLE attachment (
+    event INTEGER PRIMARY KEY, worker INTEGER NOT NULL, body BLOB NOT NULL, checksum INTEGER NOT NULL
+) STRICT;
+CREATE INDEX attachment_worker ON attachment (worker);
 CREATE TABLE bundle (id TEXT PRIMARY KEY, body BLOB NOT NULL, checksum INTEGER NOT NULL) STRICT;
 CREATE TABLE remark (
     number INTEGER PRIMARY KEY, worker INTEGER, body BLOB NOT NULL, checksum INTEGER NOT NULL
@@ -62,12 +66,17 @@ CREATE TABLE runtime_event (
 ) STRICT;
 CREATE TABLE mark (sequence INTEGER PRIMARY KEY, unix_ms INTEGER NOT NULL, checksum INTEGER NOT NULL) STRICT;
 CREATE TABLE deleted (worker INTEGER PRIMARY KEY, checksum INTEGER NOT NULL) STRICT;
+CREATE TABLE idempotency (
+    number INTEGER PRIMARY KEY, worker INTEGER NOT NULL, unix_ms INTEGER NOT NULL, entry INTEGER NOT NULL,
+    event INTEGER NOT NULL, queued INTEGER NOT NULL, scope BLOB NOT NULL, body BLOB NOT NULL,
+    checksum INTEGER NOT NULL
+) STRICT;
 """
-"""The tables of version 4 as its first stores have them."""
+"""The tables of version 5 as its first stores have them."""
 
 
 @value
-class IdempotencyKey:
+class Receipt:
     """A request that was answered, so that a repeated one gets the same answer."""
 
     number: int
@@ -78,14 +87,14 @@ class IdempotencyKey:
 
 
 @value
-class ChangeWithKeys(Change):
+class ChangeWithReceipts(Change):
     """A Change with one more noun."""
 
-    idempotency_keys: tuple[IdempotencyKey, ...] = ()
+    receipts: tuple[Receipt, ...] = ()
 
 
-KEYS: Table[IdempotencyKey, IdempotencyKey] = Table(
-    "idempotency_key",
+RECEIPTS: Table[Receipt, Receipt] = Table(
+    "receipt",
     (
         integer("number"),
         text("key"),
@@ -95,20 +104,20 @@ KEYS: Table[IdempotencyKey, IdempotencyKey] = Table(
         integer("created_at_ms"),
     ),
     encode=attrs.astuple,
-    decode=IdempotencyKey,
-    describe=lambda row: f"the idempotency key {row[1]!r}",
-    part="idempotency_keys",
-    indexes=("CREATE UNIQUE INDEX idempotency_key_key ON idempotency_key (key)",),
+    decode=Receipt,
+    describe=lambda row: f"the receipt {row[1]!r}",
+    part="receipts",
+    indexes=("CREATE UNIQUE INDEX receipt_key ON receipt (key)",),
     expiry=Expiry(lambda gone: gone.marks),
 )
-FIRST = IdempotencyKey(1, "deploy-1", b"\x01" * 32, b'{"ok":1}', 1_700_000_000_000)
-SECOND = IdempotencyKey(2, "deploy-2", b"\x02" * 32, b'{"ok":2}', 1_700_000_001_000)
+FIRST = Receipt(1, "deploy-1", b"\x01" * 32, b'{"ok":1}', 1_700_000_000_000)
+SECOND = Receipt(2, "deploy-2", b"\x02" * 32, b'{"ok":2}', 1_700_000_001_000)
 
 
 @pytest.fixture(autouse=True)
 def declared(monkeypatch: pytest.MonkeyPatch) -> None:
     """Declare the noun, which is all that there is of it."""
-    monkeypatch.setattr(records, "TABLES", Tables(*records.TABLES, KEYS))
+    monkeypatch.setattr(records, "TABLES", Tables(*records.TABLES, RECEIPTS))
 
 
 @pytest.fixture(params=["memory", "sqlite"])
@@ -130,7 +139,7 @@ def filled(tmp_path: Path) -> Path:
     async def fill() -> None:
         found = SqliteStore(tmp_path / "store")
         await found.open(None)
-        await found.commit(ChangeWithKeys(idempotency_keys=(FIRST, SECOND)))
+        await found.commit(ChangeWithReceipts(receipts=(FIRST, SECOND)))
         await found.close()
 
     asyncio.run(fill())
@@ -148,41 +157,41 @@ def counted(folder: Path) -> int:
     for step in check.rows():
         step(connection)
     connection.close()
-    return check.counts["idempotency_key"]
+    return check.counts["receipt"]
 
 
 async def test_a_declared_noun_is_written_by_a_change_and_read_by_key(store: AnyStore) -> None:
-    await store.commit(ChangeWithKeys(idempotency_keys=(FIRST,)))
-    await store.commit(ChangeWithKeys(idempotency_keys=(SECOND,)))
+    await store.commit(ChangeWithReceipts(receipts=(FIRST,)))
+    await store.commit(ChangeWithReceipts(receipts=(SECOND,)))
 
-    assert await store.read_records(KEYS, 0, ALL) == [FIRST, SECOND]
-    assert await store.read_records(KEYS, 1, ALL) == [SECOND]
-    assert await store.read_records(KEYS, 0, PageSize(items=1, max_bytes=1)) == [FIRST]
+    assert await store.read_records(RECEIPTS, 0, ALL) == [FIRST, SECOND]
+    assert await store.read_records(RECEIPTS, 1, ALL) == [SECOND]
+    assert await store.read_records(RECEIPTS, 0, PageSize(items=1, max_bytes=1)) == [FIRST]
 
 
 async def test_a_declared_noun_is_forgotten_as_its_descriptor_says(store: AnyStore) -> None:
-    await store.commit(ChangeWithKeys(idempotency_keys=(FIRST, SECOND)))
-    await store.commit(ChangeWithKeys(forgotten=Forgotten(marks=1)))
+    await store.commit(ChangeWithReceipts(receipts=(FIRST, SECOND)))
+    await store.commit(ChangeWithReceipts(forgotten=Forgotten(marks=1)))
 
-    assert await store.read_records(KEYS, 0, ALL) == [SECOND]
+    assert await store.read_records(RECEIPTS, 0, ALL) == [SECOND]
 
 
 async def test_text_of_a_declared_noun_that_is_not_unicode_is_refused_and_nothing_is_stored(store: AnyStore) -> None:
     with pytest.raises(SerializeFailed):
-        store.commit(ChangeWithKeys(idempotency_keys=(attrs.evolve(FIRST, key="\ud800"),)))
+        store.commit(ChangeWithReceipts(receipts=(attrs.evolve(FIRST, key="\ud800"),)))
 
-    assert await store.read_records(KEYS, 0, ALL) == []
-    await store.commit(ChangeWithKeys(idempotency_keys=(SECOND,)))
+    assert await store.read_records(RECEIPTS, 0, ALL) == []
+    await store.commit(ChangeWithReceipts(receipts=(SECOND,)))
 
 
-def kept(folder: Path) -> list[IdempotencyKey]:
+def kept(folder: Path) -> list[Receipt]:
     """The keys that a store gives back when it is opened again."""
 
-    async def read() -> list[IdempotencyKey]:
+    async def read() -> list[Receipt]:
         store = SqliteStore(folder)
         await store.open(None)
         try:
-            return list(await store.read_records(KEYS, 0, ALL))
+            return list(await store.read_records(RECEIPTS, 0, ALL))
         finally:
             await store.close()
 
@@ -191,7 +200,7 @@ def kept(folder: Path) -> list[IdempotencyKey]:
 
 def change_row(folder: Path, sql: str) -> None:
     connection = on_disk(folder)
-    connection.execute(f"UPDATE idempotency_key SET {sql}")
+    connection.execute(f"UPDATE receipt SET {sql}")
     connection.close()
 
 
@@ -218,7 +227,7 @@ def test_a_flipped_bit_in_a_declared_noun_is_found(filled: Path, flip: str) -> N
     change_row(filled, f"{flip} WHERE number = 2")
 
     [finding] = inspect(filled).check.findings
-    assert finding.problem.startswith("the idempotency key ")
+    assert finding.problem.startswith("the receipt ")
     assert finding.problem.endswith(" is damaged: its content is not what was stored")
 
 
@@ -228,7 +237,7 @@ def test_a_damaged_row_of_a_declared_noun_is_logged_and_left_out(
     change_row(filled, "created_at_ms = 7 WHERE number = 1")
 
     assert kept(filled) == [SECOND]
-    assert [one for one in caplog.records if "the idempotency key 'deploy-1' is damaged" in one.reason]
+    assert [one for one in caplog.records if "the receipt 'deploy-1' is damaged" in one.reason]
 
 
 def test_null_and_zero_have_different_checksums() -> None:
@@ -241,7 +250,7 @@ def test_a_row_with_a_value_of_a_wrong_type_is_damaged() -> None:
         records.MARKS.read((1, "late", 5))
 
 
-def test_the_tables_of_a_new_store_are_those_of_version_4(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_tables_of_a_new_store_are_those_of_version_5(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.undo()
     connection = apsw.Connection(":memory:")
     for table in records.TABLES:

@@ -103,7 +103,7 @@ async def _answer(answering: Awaitable[BackendAnswer]) -> BackendAnswer:
     try:
         answer = await answering
         message = answer.message and answer.message.encode(errors="replace").decode()
-        return BackendAnswer(answer.outcome, message, answer.restart)
+        return BackendAnswer(answer.outcome, message, answer.restart, answer.attachments)
     except Exception:
         log.exception("the execution backend failed")
         return BackendAnswer("errored", FAILED)

@@ -19,6 +19,7 @@ from runtimed.core.state.decisions import END_OF_RUN, add_run_end, disconnected,
 from runtimed.errors import RuntimedError, SerializeFailed, StoreFull, WorkerNotFound
 from runtimed.model.event import Payload
 from runtimed.model.execution import RestartPolicy
+from runtimed.model.interaction import AttachmentForm
 from runtimed.model.permission import Ruling
 
 STORE_RETRY_S = 1.0
@@ -51,6 +52,7 @@ class Mailbox:
         offer: The offer of a queued input to the backend that is pending, or None.
         dispatch_paused: Make no offers.
         restart: What to do when the backend loses what it spawned last.
+        attachments: The forms of attachments that the backend takes, as it said when it spawned the Worker last.
     """
 
     __slots__ = (
@@ -69,6 +71,7 @@ class Mailbox:
         "_urgent",
         "activity",
         "asked",
+        "attachments",
         "backlog",
         "deleted",
         "dispatch_paused",
@@ -98,6 +101,7 @@ class Mailbox:
         self.offer: DispatchOffer | None = None
         self.dispatch_paused = False
         self.restart: RestartPolicy = "never"
+        self.attachments: frozenset[AttachmentForm] = frozenset()
         self._on_offer = on_offer
         self._sequencer = sequencer
         self._queue: list[Command] = []

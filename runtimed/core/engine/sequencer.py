@@ -8,6 +8,7 @@ from typing import Protocol
 
 from runtimed.core.ports import Clock, Store
 from runtimed.core.state.change import Change, EncodedEvent, NumberedDiagnostic, StoredState
+from runtimed.core.state.idempotency_log import IdempotencyLog
 from runtimed.errors import RuntimeStopped, StatePoisoned, StoreFull
 from runtimed.model.diagnostic import Diagnostic
 from runtimed.model.identity import WorkerId, cursor_of
@@ -25,6 +26,9 @@ class EventSubscriber(Protocol):
         Called on the event loop, in the order of their sequences.
         """
 
+    def changed(self, worker_id: WorkerId) -> None:
+        """Receive the news that a Change without events is applied to the Worker."""
+
     def forget(self, worker_id: WorkerId) -> None:
         """Handle the deletion of a Worker. No more events of it are published."""
 
@@ -36,18 +40,22 @@ class Sequencer:
         head: The sequence of the newest published event, 0 for none.
         newest_diagnostic: The highest number of a diagnostic so far.
         newest_runtime_event: The highest id of a runtime event so far.
+        idempotency: The keys of the requests that were carried out.
         loop: The event loop. Kept because Python 3.11 asks the kernel for the process id at each look-up of it.
         poisoned: Resolves to the cause once a write has failed permanently. Nothing is committed from then on.
     """
 
-    def __init__(self, store: Store, clock: Clock, state: StoredState) -> None:
+    def __init__(self, store: Store, clock: Clock, state: StoredState, max_idempotency_keys: int) -> None:
         """Continue the numbers of a store.
 
         Args:
             store: Where Changes are committed.
             clock: The time of events.
             state: What the store held at its start.
+            max_idempotency_keys: How many idempotency keys are kept.
         """
+        self.idempotency = IdempotencyLog(state.idempotency, max_idempotency_keys)
+        self._idempotency_number = self.idempotency.newest
         self.head = state.head
         self.newest_diagnostic = state.diagnostic_number
         self.newest_runtime_event = state.runtime_event_id
@@ -71,6 +79,11 @@ class Sequencer:
         """Allot the next sequence. It is never allotted again, whatever becomes of the Change."""
         self._allotted += 1
         return self._allotted
+
+    def next_idempotency_number(self) -> int:
+        """Allot the next number of an idempotency record."""
+        self._idempotency_number += 1
+        return self._idempotency_number
 
     def runtime_event(
         self, kind: RuntimeEventKind, worker_id: WorkerId | None = None, sequence: int | None = None
@@ -114,7 +127,10 @@ class Sequencer:
             raise StatePoisoned
         if self._closed:
             raise RuntimeStopped
-        return self._store.commit(change)
+        committed = self._store.commit(change)
+        if change.idempotency:  # first of the callbacks: whoever learns of the commit finds the keys
+            committed.add_done_callback(partial(self._apply, partial(self.idempotency.keep, change.idempotency)))
+        return committed
 
     async def commit_and_apply(self, change: Change, apply: Callable[[], None]) -> None:
         """Commit a Change that belongs to no mailbox, and call `apply` then, even if the caller is cancelled."""
@@ -138,8 +154,9 @@ class Sequencer:
         return error
 
     def publish(self, worker_id: WorkerId, events: Sequence[EncodedEvent]) -> None:
-        """Publish events of a Worker that are durable and applied."""
+        """Publish what a Change of a Worker has brought, once it is durable and applied."""
         if not events:
+            self._notify(lambda subscriber: subscriber.changed(worker_id))
             return
         self.head = events[-1].sequence
         self._notify(lambda subscriber: subscriber.publish(worker_id, events))

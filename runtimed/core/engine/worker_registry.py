@@ -12,9 +12,9 @@ from runtimed.core.state.change import Worker
 from runtimed.core.state.labels import selects
 from runtimed.errors import StoreCorrupt, WorkerNotFound, WrongRuntime
 from runtimed.model.diagnostic import Diagnostic
+from runtimed.model.execution import WorkerStatus
 from runtimed.model.identity import RuntimeId, WorkerId, WorkerRef
 from runtimed.model.value import value
-from runtimed.model.worker import WorkerStatus
 
 DAMAGED = "store.worker_damaged"
 
@@ -28,18 +28,21 @@ class WorkerFilter:
         labels: Only Workers with all of these labels.
         after: Only Workers whose id comes after this one.
         limit: At most this many, or None for all.
+        name: Only Workers with this name, or None for any. Several may have it.
     """
 
     status: WorkerStatus | None = None
     labels: Mapping[str, str] = attrs.field(factory=dict)
     after: str = ""
     limit: int | None = None
+    name: str | None = None
 
     def matches(self, worker: Worker) -> bool:
         """Return whether the Worker matches, apart from the limit."""
         return (
             worker.worker_id > self.after
             and self.status in {None, worker.status}
+            and self.name in {None, worker.request.name}
             and selects(self.labels, worker.request.labels)
         )
 

@@ -12,13 +12,16 @@ from runtimed.core.limits import Limits
 from runtimed.core.ports import Dispatch
 from runtimed.core.services import views
 from runtimed.core.services.admission import Admission
+from runtimed.core.services.idempotency import Idempotency
 from runtimed.core.services.lifecycle import Lifecycle
 from runtimed.core.services.pending_dispatches import PendingDispatches
 from runtimed.core.services.queue_dispatcher import DispatchFactory, QueueDispatcher
 from runtimed.core.state import decisions
+from runtimed.core.state.attachment_rules import check_accepted, check_attachments
 from runtimed.core.state.backend_answer import BackendAnswer
-from runtimed.core.state.change import QueuedInput
-from runtimed.errors import RuntimedError, WorkerExecutionRejected
+from runtimed.core.state.change import IdempotencyRecord, QueuedInput
+from runtimed.errors import InvalidRequest, RuntimedError, WorkerExecutionRejected, WorkerExecutionUnavailable
+from runtimed.model.idempotency import IdempotencyKey
 from runtimed.model.identity import WorkerId, WorkerRef, cursor_of
 from runtimed.model.interaction import InteractionAck, LifecycleAck, WorkerInput
 
@@ -41,6 +44,7 @@ class Inputs:
         queue: QueueDispatcher,
         dispatches: DispatchFactory,
         pending: PendingDispatches,
+        idempotency: Idempotency,
         *,
         lazy: bool,
     ) -> None:
@@ -55,6 +59,7 @@ class Inputs:
             queue: Dispatches queued inputs.
             dispatches: Gives dispatches their ids.
             pending: The dispatches that are neither committed nor withdrawn; shared with `queue`.
+            idempotency: Answers repeats.
             lazy: Restore a Worker that nothing runs since the start when it gets an input.
         """
         self._registry = registry
@@ -65,28 +70,49 @@ class Inputs:
         self._queue = queue
         self._dispatches = dispatches
         self._pending = pending
+        self._idempotency = idempotency
         self._lazy = lazy
         self._interrupting: dict[WorkerId, asyncio.Task[None]] = {}
 
-    async def send(self, ref: WorkerRef, message: WorkerInput) -> InteractionAck:
+    async def send(self, ref: WorkerRef, message: WorkerInput, key: IdempotencyKey | None = None) -> InteractionAck:
         """Take an input, as Runtime.send_input says."""
+        if key is None:
+            return await self._send(ref, message, None)
+        first, again = partial(self._send, ref, message, key), partial(_acknowledge_again, ref)
+        return await self._idempotency.once(key, first, again)
+
+    async def send_or_record_refusal(
+        self, ref: WorkerRef, message: WorkerInput, key: IdempotencyKey | None
+    ) -> InteractionAck:
+        """Take an input as `send` does. Whatever refuses it, the Worker's `execution` shows it."""
+        try:
+            return await self.send(ref, message, key)
+        except (InvalidRequest, WorkerExecutionUnavailable) as error:
+            mailbox = self._registry.mailbox(ref)
+            if mailbox.worker.status == "running":
+                raise await self._refusal(mailbox, BackendAnswer("rejected", error.message)) from None
+            raise
+
+    async def _send(self, ref: WorkerRef, message: WorkerInput, key: IdempotencyKey | None) -> InteractionAck:
         mailbox = self._registry.mailbox(ref)
         await self._make_ready(mailbox, message)
         if message.when_busy != "reject":
-            return await self._send_or_queue(ref, mailbox, message)
-        answer = await self._dispatch(mailbox, message)
+            return await self._send_or_queue(ref, mailbox, message, key)
+        answer = await self._dispatch(mailbox, message, key)
         if isinstance(answer, BackendAnswer):
             raise await self._refusal(mailbox, answer)
-        return _ack(ref, mailbox, *answer)
+        return _ack(ref, *answer)
 
-    async def _send_or_queue(self, ref: WorkerRef, mailbox: Mailbox, message: WorkerInput) -> InteractionAck:
+    async def _send_or_queue(
+        self, ref: WorkerRef, mailbox: Mailbox, message: WorkerInput, key: IdempotencyKey | None
+    ) -> InteractionAck:
         for always in (False, True):
-            queued = await self._enqueue(mailbox, message, always=always)
+            queued = await self._enqueue(mailbox, message, key, always=always)
             if queued is not None:
-                return _ack(ref, mailbox, queued.entry, queued.event, queued=True)
-            answer = await self._dispatch(mailbox, message)
+                return _ack(ref, queued.entry, queued.event, queued=True)
+            answer = await self._dispatch(mailbox, message, key)
             if not isinstance(answer, BackendAnswer):
-                return _ack(ref, mailbox, *answer)
+                return _ack(ref, *answer)
             if answer.outcome != "busy":
                 raise await self._refusal(mailbox, answer)
         raise WorkerExecutionRejected(decisions.WAITING)
@@ -112,6 +138,8 @@ class Inputs:
         self._admission.check()
         self._lifecycle.check_not_ending(mailbox)
         decisions.check_content(mailbox.worker.status, message)
+        if message.attachments:
+            await asyncio.to_thread(check_attachments, message.attachments)
         state = mailbox.worker.execution.run_state
         lost = state == "errored" and mailbox.restart != "never"
         if self._backend.is_attached and (lost or (self._lazy and state == "unconnected")):
@@ -119,8 +147,11 @@ class Inputs:
             self._admission.check()
             self._lifecycle.check_not_ending(mailbox)
         decisions.check_connected(mailbox.worker.status, mailbox.worker.execution)
+        check_accepted(message.attachments, mailbox.attachments)
 
-    async def _dispatch(self, mailbox: Mailbox, message: WorkerInput) -> tuple[int, int] | BackendAnswer:
+    async def _dispatch(
+        self, mailbox: Mailbox, message: WorkerInput, key: IdempotencyKey | None
+    ) -> tuple[int, int] | BackendAnswer:
         """Dispatch an input and commit it. Returns the sequences of its entry and event, or the refusal."""
         name, backend = mailbox.worker.worker_id, self._backend
         if mailbox.offer or mailbox.worker.queued:
@@ -139,7 +170,7 @@ class Inputs:
         settle = partial(self._settle, dispatch)
         try:
             stored: tuple[int, int] = await mailbox.submit(
-                partial(decisions.accept_input, message=message),
+                partial(decisions.accept_input, message=message, key=key),
                 committed=partial(settle, backend.start),
                 abandoned=partial(settle, backend.withdraw),
             )
@@ -155,12 +186,14 @@ class Inputs:
         await mailbox.submit(partial(decisions.refuse_input, answer=answer))
         return WorkerExecutionRejected(answer.message or f"the backend answered {answer.outcome}")
 
-    async def _enqueue(self, mailbox: Mailbox, message: WorkerInput, *, always: bool) -> QueuedInput | None:
+    async def _enqueue(
+        self, mailbox: Mailbox, message: WorkerInput, key: IdempotencyKey | None, *, always: bool
+    ) -> QueuedInput | None:
         """Queue an input. Returns None if the Worker is idle, unless `always`."""
         most = self._limits.max_queued_inputs
         try:
             queued: QueuedInput | None = await mailbox.submit(
-                partial(decisions.queue_input, message=message, most=most, always=always)
+                partial(decisions.queue_input, message=message, most=most, always=always, key=key)
             )
         except WorkerExecutionRejected as error:
             raise await self._refusal(mailbox, BackendAnswer("busy", error.message)) from None
@@ -183,5 +216,10 @@ class Inputs:
             del self._interrupting[name]
 
 
-def _ack(ref: WorkerRef, mailbox: Mailbox, entry: int, event: int, *, queued: bool = False) -> InteractionAck:
-    return InteractionAck(ref, mailbox.worker.status, entry, event, cursor_of(event), queued)
+def _ack(ref: WorkerRef, entry: int, event: int, *, queued: bool = False) -> InteractionAck:
+    """Return the acknowledgement of an input: when it was decided, the Worker was running."""
+    return InteractionAck(ref, "running", entry, event, cursor_of(event), queued)
+
+
+async def _acknowledge_again(ref: WorkerRef, record: IdempotencyRecord) -> InteractionAck:
+    return _ack(ref, record.entry, record.event, queued=record.queued)

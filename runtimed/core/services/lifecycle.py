@@ -22,10 +22,11 @@ from runtimed.core.services.diagnostics import Diagnostics
 from runtimed.core.services.restarts import Restarts
 from runtimed.core.state import decisions
 from runtimed.core.state.activity import Activity
-from runtimed.core.state.change import Change, NumberedDiagnostic, Worker
+from runtimed.core.state.change import Change, IdempotencyRecord, NumberedDiagnostic, Worker
 from runtimed.errors import InvalidRequest, RuntimedError, StoreFull, WorkerExecutionRejected
 from runtimed.model.bundle import ConfigBundle
 from runtimed.model.execution import LIMITS_MET, LossReason, Operation
+from runtimed.model.idempotency import IdempotencyKey
 from runtimed.model.identity import MAX_WORKER_NUMBER, RuntimeId, WorkerId, WorkerRef, worker_id
 from runtimed.model.interaction import LifecycleAck
 from runtimed.model.worker import CreateWorkerRequest, WorkerDetail
@@ -75,8 +76,19 @@ class Lifecycle:
         self._restarts = Restarts(self._begin_restart)
         self._ending: KeyedTasks[None] = KeyedTasks()
 
-    async def create(self, request: CreateWorkerRequest, bundles: Mapping[str, ConfigBundle]) -> WorkerDetail:
-        """Create a Worker and have it spawned, as Runtime.create_worker says; `bundles` are those held, by id."""
+    async def create(
+        self,
+        request: CreateWorkerRequest,
+        bundles: Mapping[str, ConfigBundle],
+        key: IdempotencyKey | None = None,
+    ) -> WorkerDetail:
+        """Create a Worker and have it spawned, as Runtime.create_worker says.
+
+        Args:
+            request: The request, without an initial input.
+            bundles: The bundles that are held, by id.
+            key: The idempotency key of the request, if it has one. It is stored with the Worker.
+        """
         decisions.check_request(request, bundles)
         begun = sum(name not in self._registry for name in self._creating)
         if len(self._registry) + begun >= self._limits.max_workers:
@@ -85,17 +97,26 @@ class Lifecycle:
         if number > MAX_WORKER_NUMBER:
             raise InvalidRequest("all Worker ids of this store are used")
         name = worker_id(number)
-        return await self._creating.run(name, self._create(name, request))
+        return await self._creating.run(name, self._create(name, request, key))
 
-    async def _create(self, name: WorkerId, request: CreateWorkerRequest) -> WorkerDetail:
+    async def created(self, name: WorkerId) -> None:
+        """Wait until the Worker is spawned, or the attempt has failed."""
+        await self._creating.over(name)
+
+    async def _create(self, name: WorkerId, request: CreateWorkerRequest, key: IdempotencyKey | None) -> WorkerDetail:
         mailbox = self._make_mailbox(decisions.new_worker(name, request, self._clock.unix_ms()), Activity())
         diagnostics = tuple(map(self._sequencer.number, decisions.creation_diagnostics(mailbox.worker)))
         created = self._sequencer.runtime_event("worker_created", name)
-        change = Change(worker=mailbox.worker, diagnostics=diagnostics, runtime_events=(created,))
+        keys = () if key is None else (self._record(name, key),)
+        change = Change(worker=mailbox.worker, diagnostics=diagnostics, runtime_events=(created,), idempotency=keys)
         await self._sequencer.commit_and_apply(change, partial(self._add, mailbox, diagnostics))
         with contextlib.suppress(StoreFull):
             await self._spawn(mailbox, Spawn(name, request, max_open_text=self._limits.max_open_text))
         return views.detail(self._runtime_id, mailbox.worker, mailbox.retained_after)
+
+    def _record(self, name: WorkerId, key: IdempotencyKey) -> IdempotencyRecord:
+        number, now = self._sequencer.next_idempotency_number(), self._sequencer.unix_ms()
+        return IdempotencyRecord(number, key.scope, key.body, name, now)
 
     def _add(self, mailbox: Mailbox, diagnostics: Sequence[NumberedDiagnostic]) -> None:
         self._registry.add(mailbox)
@@ -111,7 +132,7 @@ class Lifecycle:
         finally:
             self._spawning.remove(spawn.worker_id)
         if answer.outcome == "accepted":
-            mailbox.restart = answer.restart
+            mailbox.restart, mailbox.attachments = answer.restart, answer.attachments
             self._restarts.note_start(spawn.worker_id)
         await sink.attach(answer)
         if sink.lost is not None:  # before the restart policy was known
@@ -201,6 +222,12 @@ class Lifecycle:
             if answer.outcome != "accepted":
                 raise WorkerExecutionRejected(answer.message or f"the backend answered {answer.outcome}")
             await mailbox.submit(decisions.do_nothing)
+
+    def is_starting(self, mailbox: Mailbox) -> bool:
+        """Return whether the Worker is being spawned, or was created and is about to be."""
+        name = mailbox.worker.worker_id
+        is_new = name in self._creating and mailbox.worker.execution.last_result is None
+        return is_new or name in self._spawning
 
     def check_not_ending(self, mailbox: Mailbox) -> None:
         """Raise InvalidRequest if the Worker is being ended."""

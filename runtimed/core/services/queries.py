@@ -80,18 +80,22 @@ class Queries:
 
     async def snapshot(self, ref: WorkerRef, sequence: int | None) -> EventEnvelope:
         """Return the state right after an event, as Runtime.snapshot says."""
+        worker = self._registry.mailbox(ref).worker
+        state = await self.state_at(ref, sequence)
+        page = self._limits.snapshot_page
+        entries = await self._store.newest_entries(ref.worker_id, state.transcript_len, page)
+        await self._check_found(self._registry.mailbox(ref), entries, expected=state.transcript_len > 0)
+        at = worker.last_sequence if sequence is None else sequence
+        return views.snapshot(self._runtime_id, worker, at, entries, state)
+
+    async def state_at(self, ref: WorkerRef, sequence: int | None) -> StateAt:
+        """Return the state of a Worker right after the event with this sequence, or now. Raises CursorExpired."""
         mailbox = self._registry.mailbox(ref)
         worker = mailbox.worker
         if sequence is None or sequence >= worker.last_sequence:
-            state = StateAt(worker.transcript_len, mailbox.activity, worker.last_event_ms)
-        else:
-            async with retained(mailbox, sequence):
-                state = await self._store.state_at(ref.worker_id, sequence)
-        page = self._limits.snapshot_page
-        entries = await self._store.newest_entries(ref.worker_id, state.transcript_len, page)
-        await self._check_found(mailbox, entries, expected=state.transcript_len > 0)
-        at = worker.last_sequence if sequence is None else sequence
-        return views.snapshot(self._runtime_id, worker, at, entries, state)
+            return StateAt(worker.transcript_len, mailbox.activity, worker.last_event_ms)
+        async with retained(mailbox, sequence):
+            return await self._store.state_at(ref.worker_id, sequence)
 
     async def _check_found(self, mailbox: Mailbox, found: Sequence[object], *, expected: bool) -> None:
         """Raise WorkerNotFound if nothing is found because the Worker is being deleted, else StoreCorrupt."""

@@ -16,9 +16,9 @@ from runtimed.core.services.pending_dispatches import PendingDispatches
 from runtimed.core.state import decisions
 from runtimed.core.state.backend_answer import BackendAnswer
 from runtimed.core.state.change import DispatchOffer, QueuedInput
-from runtimed.errors import RuntimedError, StoreError
+from runtimed.errors import RuntimedError, StoreCorrupt, StoreError
 from runtimed.model.identity import WorkerId
-from runtimed.model.interaction import InputKind, WorkerInput
+from runtimed.model.interaction import Attachment, InputKind, WorkerInput
 
 ONE = PageSize(1, 1)
 
@@ -125,7 +125,14 @@ class QueueDispatcher:
 
     async def _read(self, name: WorkerId, queued: QueuedInput) -> WorkerInput:
         (entry,) = await self._store.read_entries(name, queued.entry - 1, ONE)
-        return WorkerInput(cast("InputKind", entry.role), entry.content)
+        attachments = await self._read_attachments(name, queued) if queued.attachments else ()
+        return WorkerInput(cast("InputKind", entry.role), entry.content, attachments=attachments)
+
+    async def _read_attachments(self, name: WorkerId, queued: QueuedInput) -> tuple[Attachment, ...]:
+        attachments = await self._store.read_attachments(name, queued.event)
+        if len(attachments) != queued.attachments:
+            raise StoreCorrupt(f"attachments of {name} are missing")
+        return attachments
 
     def _retry_later(self, mailbox: Mailbox) -> None:
         name = mailbox.worker.worker_id

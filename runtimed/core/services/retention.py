@@ -92,8 +92,11 @@ class Retention:
         if full and worker_id not in self._untrimmable:
             self._crowded.add(worker_id)
             self._due.set()
-        elif self._is_too_large():
+        elif self._is_too_large() or self._has_surplus_keys():
             self._due.set()
+
+    def changed(self, worker_id: WorkerId) -> None:
+        """Do nothing: there are no more events than before."""
 
     def forget(self, worker_id: WorkerId) -> None:
         self._crowded.discard(worker_id)
@@ -129,6 +132,7 @@ class Retention:
         await self._shrink()
         await self._expire()
         await self._forget_surplus()
+        await self._forget_keys()
 
     async def _thin_out(self, worker_id: WorkerId) -> None:
         """Bring the number of one Worker's events below its limit."""
@@ -226,6 +230,18 @@ class Retention:
             Change(forgotten=forgotten), partial(self._diagnostics.drop, diagnostics)
         )
         self._forgotten_events = events
+
+    def _has_surplus_keys(self) -> bool:
+        return self._sequencer.idempotency.surplus > self._limits.max_idempotency_keys // SLACK
+
+    async def _forget_keys(self) -> None:
+        """Drop the idempotency records that have expired, or are too many."""
+        keys = self._sequencer.idempotency
+        upto = keys.due(self._clock.unix_ms())
+        if upto > keys.forgotten:
+            await self._sequencer.commit_and_apply(
+                Change(forgotten=Forgotten(idempotency=upto)), partial(keys.note_forgotten, upto)
+            )
 
 
 def _lowered(limit: int) -> int:

@@ -3,6 +3,7 @@
 import attrs
 
 from runtimed.model.execution import Outcome, RestartPolicy
+from runtimed.model.interaction import AttachmentForm
 from runtimed.model.value import value
 
 
@@ -14,8 +15,10 @@ class BackendAnswer:
         outcome: Whether the backend accepted the request.
         message: For any outcome but `accepted`, what went wrong and what to do about it.
         restart: In the answer to a spawn, what the core does when the backend loses what it spawned.
+        attachments: In the answer to a spawn, the forms of attachments that inputs may have. Others are refused.
     """
 
     outcome: Outcome
     message: str | None = None
     restart: RestartPolicy = attrs.field(default="never", eq=False)
+    attachments: frozenset[AttachmentForm] = attrs.field(default=frozenset(), eq=False)

@@ -8,20 +8,22 @@ from runtimed.core.state.activity import Activity
 from runtimed.model.bundle import ConfigBundle
 from runtimed.model.diagnostic import Diagnostic
 from runtimed.model.event import ActivityStatus, Payload
-from runtimed.model.execution import Execution
+from runtimed.model.execution import Execution, WorkerStatus
 from runtimed.model.identity import RuntimeId, WorkerId
+from runtimed.model.interaction import Attachment
 from runtimed.model.runtime import RuntimeEvent
 from runtimed.model.transcript import Role
 from runtimed.model.value import value
-from runtimed.model.worker import CreateWorkerRequest, WorkerStatus
+from runtimed.model.worker import CreateWorkerRequest
 
 
 @value
 class QueuedInput:
-    """A queued input: the sequence of its transcript entry and that of its event."""
+    """A queued input: the sequence of its transcript entry and that of its event, and how many attachments it has."""
 
     entry: int
     event: int
+    attachments: int = 0
 
 
 @attrs.frozen(eq=False)
@@ -83,6 +85,15 @@ class Entry:
     content: str
     event: int
     timestamp_ms: int
+
+
+@value
+class InputAttachments:
+    """The attachments of an input; `event` is the sequence of the event that records it."""
+
+    worker_id: WorkerId
+    event: int
+    attachments: tuple[Attachment, ...]
 
 
 @value
@@ -170,11 +181,38 @@ class Forgotten:
         diagnostics: Drop diagnostics up to this number.
         runtime_events_left: Keep only this many of the newest runtime events; None keeps all.
         marks: Drop marks up to this sequence.
+        idempotency: Drop idempotency records up to this number.
     """
 
     diagnostics: int = 0
     runtime_events_left: int | None = None
     marks: int = 0
+    idempotency: int = 0
+
+
+@value
+class IdempotencyRecord:
+    """The idempotency key of a request that was carried out, and what its repeat is answered by.
+
+    Attributes:
+        number: Counts from 1.
+        scope: As in IdempotencyKey.
+        body: As in IdempotencyKey.
+        worker_id: The Worker that was created, or that got the input.
+        unix_ms: Unix time of the decision.
+        entry: The sequence of the input's transcript entry, 0 for a Worker that was created.
+        event: The sequence of the input's event, 0 for a Worker that was created.
+        queued: Whether the input was queued.
+    """
+
+    number: int
+    scope: bytes
+    body: bytes
+    worker_id: WorkerId
+    unix_ms: int
+    entry: int = 0
+    event: int = 0
+    queued: bool = False
 
 
 @value
@@ -191,8 +229,10 @@ class Change:
         trim: Removes events; the store keeps the state after them.
         mark: A new mark.
         deleted: Deletes a Worker and its diagnostics. Its entries and events cannot be read any more; Store.purge
-            removes them.
+            removes them, and attachments.
         forgotten: What is no longer kept.
+        attachments: The attachments of new inputs that have some.
+        idempotency: The keys of the requests that led to this Change.
     """
 
     worker: Worker | None = None
@@ -205,6 +245,8 @@ class Change:
     mark: Mark | None = None
     deleted: WorkerId | None = None
     forgotten: Forgotten | None = None
+    attachments: Sequence[InputAttachments] = ()
+    idempotency: Sequence[IdempotencyRecord] = ()
 
 
 @value
@@ -224,6 +266,7 @@ class StoredState:
         marks: The marks, oldest first.
         damaged: Why a Worker cannot be served, by Worker.
         deleted: Deleted Workers whose data is not fully purged.
+        idempotency: The idempotency records, oldest first.
     """
 
     runtime_id: RuntimeId
@@ -238,3 +281,4 @@ class StoredState:
     marks: Sequence[Mark] = ()
     damaged: Mapping[WorkerId, str] = attrs.field(factory=dict)
     deleted: Sequence[WorkerId] = ()
+    idempotency: Sequence[IdempotencyRecord] = ()

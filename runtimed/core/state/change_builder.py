@@ -4,10 +4,23 @@ from collections.abc import Callable
 from typing import Literal, Protocol, TypeVar
 
 from runtimed.core.state.activity import Activity
-from runtimed.core.state.change import Change, DispatchOffer, Entry, Event, StateAt, Trim, TrimRange, Worker
+from runtimed.core.state.change import (
+    Change,
+    DispatchOffer,
+    Entry,
+    Event,
+    IdempotencyRecord,
+    InputAttachments,
+    StateAt,
+    Trim,
+    TrimRange,
+    Worker,
+)
 from runtimed.core.state.runtime_items import PermissionResolved, render
 from runtimed.model.event import Alert, AlertLevel, ErrorRaised, Payload, RunEnd, Shutdown, TextDelta
+from runtimed.model.idempotency import IdempotencyKey
 from runtimed.model.identity import WorkerId
+from runtimed.model.interaction import Attachment
 from runtimed.model.permission import PermissionResolution, Ruling
 from runtimed.model.runtime import RuntimeEvent, RuntimeEventKind
 from runtimed.model.transcript import Role
@@ -32,6 +45,9 @@ class Numbering(Protocol):
         self, kind: RuntimeEventKind, worker_id: WorkerId | None = None, sequence: int | None = None
     ) -> RuntimeEvent:
         """Return a new runtime event with its id and the present time."""
+
+    def next_idempotency_number(self) -> int:
+        """Return the next number of an idempotency record."""
 
     def unix_ms(self) -> int:
         """Return the Unix time in milliseconds."""
@@ -87,6 +103,8 @@ class ChangeBuilder:
         self._entries: list[Entry] = []
         self._events: list[Event] = []
         self._runtime_events: list[RuntimeEvent] = []
+        self._attachments: list[InputAttachments] = []
+        self._idempotency: list[IdempotencyRecord] = []
         self._parted = 0
 
     def emit(self, payload: Payload, role: Role | None = None, content: str = "") -> int:
@@ -135,11 +153,21 @@ class ChangeBuilder:
     def resolve(self, resolution: PermissionResolution) -> None:
         """Add the event that resolves a permission request."""
         self.emit(render(PermissionResolved(resolution)))
-        self.rulings[resolution.request_id] = Ruling(resolution.outcome, resolution.option_id)
+        self.rulings[resolution.request_id] = Ruling(resolution.outcome, resolution.option_id, resolution.reason)
 
     def record(self, kind: RuntimeEventKind, sequence: int) -> None:
         """Add a runtime event; the Worker's event with this sequence records the same."""
         self._runtime_events.append(self._numbering.runtime_event(kind, self.worker.worker_id, sequence))
+
+    def keep_key(self, key: IdempotencyKey, entry: int, event: int, *, queued: bool) -> None:
+        """Keep the idempotency key of an input, by the sequences of its entry and its event."""
+        number, worker_id = self._numbering.next_idempotency_number(), self.worker.worker_id
+        record = IdempotencyRecord(number, key.scope, key.body, worker_id, self._now, entry, event, queued)
+        self._idempotency.append(record)
+
+    def attach(self, sequence: int, attachments: tuple[Attachment, ...]) -> None:
+        """Keep the attachments of the input that the event with this sequence records."""
+        self._attachments.append(InputAttachments(self.worker.worker_id, sequence, attachments))
 
     def trim(self, trim_range: TrimRange, state_at: StateAt) -> None:
         """Stop retaining the oldest events. `state_at` is the state of the Worker after the last of them."""
@@ -152,6 +180,7 @@ class ChangeBuilder:
         trim, deleted, last = self._trim, self.deleted, self._events[-1:]
         waiting, offer, missing_end = self.queued, self.offer, self.missing_end
         n_entries, n_events, n_runtime_events = len(self._entries), len(self._events), len(self._runtime_events)
+        n_attachments, n_keys = len(self._attachments), len(self._idempotency)
         rulings = dict(self.rulings)
         try:
             return decide(self)
@@ -161,6 +190,7 @@ class ChangeBuilder:
             self._trim, self.deleted, self.queued, self.offer = trim, deleted, waiting, offer
             self.missing_end = missing_end
             del self._entries[n_entries:], self._events[n_events:], self._runtime_events[n_runtime_events:]
+            del self._attachments[n_attachments:], self._idempotency[n_keys:]
             self._events[-1:] = last
             self.rulings = rulings
             raise
@@ -191,12 +221,22 @@ class ChangeBuilder:
                 self._events,
                 runtime_events=self._runtime_events,
                 deleted=before.worker_id,
+                attachments=self._attachments,
+                idempotency=self._idempotency,
             )
         if not (self._events or trim or self.queued != before.queued) and (
             (self.status, self.execution) == (before.status, before.execution)
         ):
             return None
-        return Change(self.worker, self._entries, self._events, runtime_events=self._runtime_events, trim=trim)
+        return Change(
+            self.worker,
+            self._entries,
+            self._events,
+            runtime_events=self._runtime_events,
+            trim=trim,
+            attachments=self._attachments,
+            idempotency=self._idempotency,
+        )
 
     def cancel_permissions(self) -> None:
         """Cancel all pending permission requests."""

@@ -64,10 +64,13 @@ def render(item: RuntimeItem) -> SystemItem:
         case PermissionRequested(permission):
             return SystemItem({"kind": PERMISSION_REQUEST, **_without(permission, "session_id")})
         case PermissionResolved(resolution):
-            found = {"request_id": resolution.request_id, "outcome": resolution.outcome}
+            found: dict[str, Any] = {"request_id": resolution.request_id, "outcome": resolution.outcome}
             if resolution.option_id is not None:
                 found["option_id"] = resolution.option_id
-            return SystemItem({"kind": PERMISSION_RESOLVED, **found, "by": resolution.by})
+            found["by"] = resolution.by
+            if resolution.reason is not None:
+                found["reason"] = resolution.reason
+            return SystemItem({"kind": PERMISSION_RESOLVED, **found})
 
 
 def parse(item: SystemItem) -> RuntimeItem | None:
@@ -98,7 +101,9 @@ def _requested(item: Any) -> PermissionRequested:
 
 def _resolved(item: Any) -> PermissionResolved:
     return PermissionResolved(
-        PermissionResolution(item.get("request_id"), item.get("outcome"), item.get("by"), item.get("option_id"))
+        PermissionResolution(
+            item.get("request_id"), item.get("outcome"), item.get("by"), item.get("option_id"), item.get("reason")
+        )
     )
 
 

@@ -5,4 +5,4 @@ from runtimed.execution.factories import BackendFactory
 
 __all__ = ["FACTORY", "AcpBackend"]
 
-FACTORY = BackendFactory(AcpBackend, needs_command=True, takes_session_config=True)
+FACTORY = BackendFactory(AcpBackend, needs_command=True, takes_session_config=True, library="acp")

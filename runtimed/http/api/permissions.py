@@ -42,4 +42,6 @@ async def answer_permission(
     if (answer.option_id is None) == (answer.outcome is None):
         raise InvalidRequest('expected either option_id, or the outcome "cancelled"')
     ref = runtime.ref(worker_id)
-    return PermissionResponse(await runtime.answer_permission(ref, request_id, answer.option_id, principal=principal))
+    return PermissionResponse(
+        await runtime.answer_permission(ref, request_id, answer.option_id, answer.reason, principal=principal)
+    )

@@ -7,6 +7,7 @@ from runtimed.core.runtime import Runtime
 from runtimed.errors import (
     ConfigBundleDigestMismatch,
     ConfigBundleMissing,
+    IdempotencyConflict,
     InvalidProfileSelector,
     InvalidRequest,
     InvalidWorkerId,
@@ -19,12 +20,14 @@ from runtimed.errors import (
 )
 from runtimed.http.errors import InvalidQuery
 from runtimed.http.web.binding import Routes
-from runtimed.http.web.labels import parse_labels
+from runtimed.http.web.labels import parse_labels, parse_name
 from runtimed.http.web.query import Number
+from runtimed.model.execution import WorkerStatus
+from runtimed.model.idempotency import IdempotencyKey
 from runtimed.model.identity import worker_number
 from runtimed.model.interaction import LifecycleRequest, WorkerInput
 from runtimed.model.principal import Principal
-from runtimed.model.worker import CreateWorkerRequest, WorkerStatus
+from runtimed.model.worker import CreateWorkerRequest
 from runtimed.wire import routes as paths
 from runtimed.wire.envelopes import InteractionResponse, LifecycleResponse, WorkerResponse, WorkersResponse
 
@@ -38,11 +41,13 @@ def list_workers(
     label: tuple[str, ...] = (),
     limit: Annotated[int | None, Number(minimum=1)] = None,
     after: str = "",
+    name: str | None = None,
 ) -> WorkersResponse:
-    """List Workers, by id: those with the given status and all given labels (KEY=VALUE), after the id `after`."""
+    """List Workers, by id: those with the given status, name and labels (KEY=VALUE), after the id `after`."""
     if after and worker_number(after) is None:
         raise InvalidQuery('after: expected "worker-" and 8 lower-case hex digits')
-    wanted = WorkerFilter(status, parse_labels(label), after, None if limit is None else limit + 1)
+    count = None if limit is None else limit + 1
+    wanted = WorkerFilter(status, parse_labels(label), after, count, parse_name(name))
     found = runtime.workers(wanted)
     if limit is None or len(found) <= limit:
         return WorkersResponse(found)
@@ -57,13 +62,17 @@ def list_workers(
         InvalidProfileSelector,
         ConfigBundleMissing,
         ConfigBundleDigestMismatch,
+        IdempotencyConflict,
+        WorkerNotFound,
         RuntimeStopped,
         StoreFull,
     ),
 )
-async def create_worker(runtime: Runtime, principal: Principal, request: CreateWorkerRequest) -> WorkerResponse:
+async def create_worker(
+    runtime: Runtime, principal: Principal, request: CreateWorkerRequest, key: IdempotencyKey | None
+) -> WorkerResponse:
     """Create a Worker and spawn it. If the spawn fails, the `execution` of the Worker says why."""
-    return WorkerResponse(await runtime.create_worker(request, principal=principal))
+    return WorkerResponse(await runtime.create_worker(request, principal=principal, key=key))
 
 
 @routes.delete(
@@ -89,15 +98,17 @@ def get_worker(runtime: Runtime, worker_id: str) -> WorkerResponse:
         WorkerNotFound,
         WorkerExecutionUnavailable,
         WorkerExecutionRejected,
+        IdempotencyConflict,
         RuntimeStopped,
         StoreFull,
     ),
 )
 async def send_input(
-    runtime: Runtime, principal: Principal, worker_id: str, message: WorkerInput
+    runtime: Runtime, principal: Principal, worker_id: str, message: WorkerInput, key: IdempotencyKey | None
 ) -> InteractionResponse:
     """Send an input to a Worker. The response means that the input is stored and on its way to the backend."""
-    return InteractionResponse(await runtime.send_input(runtime.ref(worker_id), message, principal=principal))
+    ref = runtime.ref(worker_id)
+    return InteractionResponse(await runtime.send_input(ref, message, principal=principal, key=key))
 
 
 @routes.post(paths.WORKER_STOP, "stop", raises=(InvalidWorkerId, WorkerNotFound, RuntimeStopped, StoreFull))

@@ -156,7 +156,8 @@ class QuickRequests:
                 found.endpoint.body.check(headers, length, has_body=length > 0)
             elif length:
                 return None
-            arguments = found.endpoint.arguments(principal, found.in_path, message.url.query if query else NO_QUERY)
+            asked = message.url.query if query else NO_QUERY
+            arguments = found.endpoint.arguments(principal, found.in_path, asked, headers)
         except RuntimedError:
             return None
         return QuickRequest(found.endpoint, arguments, length, head_bytes + length, generation)

@@ -5,8 +5,9 @@ A parameter is bound by its name and annotation:
 - A name in the path is read from there.
 - An attrs class of a POST is the body. It is optional if the parameter has a default.
 - From the query come `str`, a `Literal` of the accepted texts, `int` with bounds by `Number`, and `tuple[str, ...]`,
-  which may be repeated.
+  which may be repeated. An underscore at the end of a name that Python reserves is left out: `for_` takes `for`.
 - `Principal` is the client, and `web.BaseRequest` the request of aiohttp.
+- `IdempotencyKey | None` is the key that the header `Idempotency-Key` gives the request.
 - Anything else is a service of the application, found by its type.
 """
 
@@ -21,6 +22,7 @@ from aiohttp import hdrs
 from runtimed.errors import RuntimedError
 from runtimed.http.web.body import Body
 from runtimed.http.web.query import Number, Parameter
+from runtimed.model.idempotency import IdempotencyKey
 from runtimed.model.principal import Principal, Verb
 
 Handler = Callable[..., Any]
@@ -44,6 +46,7 @@ class Route:
         in_path: The parameters in the path.
         in_query: The parameters in the query.
         body: The parameter that takes the body.
+        key: The name of the parameter that takes the idempotency key, or None.
     """
 
     method: str
@@ -56,6 +59,7 @@ class Route:
     in_path: tuple[Parameter, ...]
     in_query: tuple[Parameter, ...]
     body: Body | None
+    key: str | None = None
 
 
 class Routes:
@@ -91,20 +95,32 @@ def _inspect(
     method: str, path: str, handler: Handler, verb: Verb | None, raises: tuple[type[RuntimedError], ...]
 ) -> Route:
     hints = get_type_hints(handler, include_extras=True)
-    services, in_path, in_query, body = [], [], [], None
+    services, in_path, in_query, body, key = [], [], [], None, None
     for parameter in inspect.signature(handler).parameters.values():
         name, kind = parameter.name, hints[parameter.name]
         required = parameter.default is parameter.empty
         if f"{{{name}}}" in path:
             in_path.append(Parameter(name, required=True))
+        elif _plain(kind) is IdempotencyKey:
+            key = name
         elif method == hdrs.METH_POST and _is_body(_plain(kind)):
             body = Body(name, _plain(kind), required)
         elif _is_query(kind):
-            in_query.append(_in_query(name, kind, required))
+            in_query.append(_in_query(name.removesuffix("_"), kind, required))
         else:
             services.append((name, kind))
     return Route(
-        method, path, handler, verb, raises, hints["return"], tuple(services), tuple(in_path), tuple(in_query), body
+        method,
+        path,
+        handler,
+        verb,
+        raises,
+        hints["return"],
+        tuple(services),
+        tuple(in_path),
+        tuple(in_query),
+        body,
+        key,
     )
 
 

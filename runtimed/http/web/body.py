@@ -69,8 +69,11 @@ class BodyReader:
         """
         return decode(data, self._body.kind) if data or self._body.required else None
 
-    async def read(self, request: web.BaseRequest) -> Any:
+    async def read(self, request: web.BaseRequest) -> tuple[Any, bytes]:
         """Check, receive and parse the body of a request.
+
+        Returns:
+            The value of the body, and its bytes.
 
         Raises:
             RuntimedError: The body is not accepted, does not arrive, or is not the expected JSON.
@@ -78,7 +81,8 @@ class BodyReader:
         self.check(request.headers, request.content_length or 0, has_body=request.can_read_body)
         if request.headers.get(hdrs.EXPECT, "").lower() == "100-continue":
             await request.writer.write(b"HTTP/1.1 100 Continue\r\n\r\n")
-        return await self._parse(await self._receive(request))
+        data = await self._receive(request)
+        return await self._parse(data), data
 
     async def _receive(self, request: web.BaseRequest) -> bytes:
         chunks, size = [], 0

@@ -2,14 +2,16 @@
 
 import asyncio
 import inspect
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from aiohttp import web
+from multidict import CIMultiDictProxy
 
 from runtimed.core.limits import Limits
 from runtimed.http.web.binding import Route
 from runtimed.http.web.body import BodyReader
+from runtimed.http.web.idempotency import IDEMPOTENCY_KEY, ScopedKey, read_key
 from runtimed.http.web.query import Query, read_query
 from runtimed.http.web.responses import JsonResponse
 from runtimed.model.principal import Principal
@@ -45,22 +47,32 @@ class Endpoint:
         self._given = {name: services[kind] for name, kind in route.services if kind not in of_request}
         self._takes_principal = [name for name, kind in route.services if kind is Principal]
         self._takes_request = [name for name, kind in route.services if kind is web.BaseRequest]
+        self._key = route.key
         self._query = {parameter.name: parameter.limited(limits) for parameter in route.in_query}
         returns_response = isinstance(route.returns, type) and issubclass(route.returns, web.StreamResponse)
         self.needs_aiohttp = bool(self._takes_request) or returns_response
 
-    def arguments(self, principal: Principal, in_path: Mapping[str, str], query: Query) -> dict[str, Any]:
-        """Return all arguments but the body and the request.
+    def arguments(
+        self, principal: Principal, in_path: Mapping[str, str], query: Query, headers: CIMultiDictProxy[str]
+    ) -> dict[str, Any]:
+        """Return all arguments but the body and the request; an idempotency key still lacks the body.
 
         Raises:
             InvalidQuery: The query is not what the route accepts.
+            InvalidRequest: The idempotency key is malformed.
         """
         arguments = {**self._given, **in_path}
+        if self._key is not None:
+            given = headers.getall(IDEMPOTENCY_KEY, ())
+            arguments[self._key] = self._scoped_key(given, principal, in_path) if given else None
         for name in self._takes_principal:
             arguments[name] = principal
         if query or self._query:
             arguments.update(read_query(query, self._query))
         return arguments
+
+    def _scoped_key(self, given: Sequence[str], principal: Principal, in_path: Mapping[str, str]) -> ScopedKey:
+        return read_key(given, principal.name, self.route.method, self.route.path.format(**in_path))
 
     def call(self, arguments: Mapping[str, Any], body: bytes) -> Any:
         """Call the function with a body that is already here.
@@ -73,7 +85,10 @@ class Endpoint:
         """
         if self.body is None:
             return self.route.handler(**arguments)
-        return self.route.handler(**arguments, **{self.body.name: self.body.parse(body)})
+        bound = {**arguments, self.body.name: self.body.parse(body)}
+        if self._key is not None and (key := arguments[self._key]) is not None:
+            bound[self._key] = key.with_body(body)
+        return self.route.handler(**bound)
 
     async def handle(
         self, request: web.BaseRequest, principal: Principal, in_path: Mapping[str, str]
@@ -83,11 +98,13 @@ class Endpoint:
         Raises:
             RuntimedError: The request is not accepted, or the function refuses.
         """
-        arguments = self.arguments(principal, in_path, request.query)
+        arguments = self.arguments(principal, in_path, request.query, request.headers)
         for name in self._takes_request:
             arguments[name] = request
         if self.body is not None:
-            arguments[self.body.name] = await self.body.read(request)
+            arguments[self.body.name], data = await self.body.read(request)
+            if self._key is not None and (key := arguments[self._key]) is not None:
+                arguments[self._key] = await asyncio.to_thread(key.with_body, data)
         returned = self.route.handler(**arguments)
         if self.awaits:
             returned = await returned

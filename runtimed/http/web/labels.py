@@ -1,14 +1,14 @@
-"""Labels in a query, as KEY=VALUE."""
+"""Labels and names in a query."""
 
 from collections.abc import Iterable
 
-from runtimed.core.state.labels import check_labels
+from runtimed.core.state.labels import check_labels, check_name
 from runtimed.errors import InvalidRequest
 from runtimed.http.errors import InvalidQuery
 
 
 def parse_labels(texts: Iterable[str]) -> dict[str, str]:
-    """Return the labels that a query names.
+    """Return the labels that a query gives as KEY=VALUE.
 
     Raises:
         InvalidQuery: A text is not a label, or two texts give one key different values.
@@ -23,3 +23,12 @@ def parse_labels(texts: Iterable[str]) -> dict[str, str]:
     except InvalidRequest as error:
         raise InvalidQuery(f"label: no Worker can have this label: {error.message}") from None
     return wanted
+
+
+def parse_name(name: str | None) -> str | None:
+    """Return the name that a query gives, if any. Raises InvalidQuery if no Worker can have it."""
+    try:
+        check_name(name)
+    except InvalidRequest as error:
+        raise InvalidQuery(error.message) from None
+    return name

@@ -14,6 +14,7 @@ from runtimed.http import errors as http_errors
 from runtimed.http.errors import status_of
 from runtimed.http.web.binding import Route
 from runtimed.http.web.docstrings import Docstring
+from runtimed.http.web.idempotency import IDEMPOTENCY_KEY, MAX_KEY
 from runtimed.http.web.query import Parameter
 from runtimed.http.web.schema import JsonSchema, Schemas
 from runtimed.model.diagnostic import FeedDiagnostic
@@ -37,6 +38,14 @@ EVERYWHERE: tuple[type[errors.RuntimedError], ...] = (
 
 WITH_BODY = (errors.InvalidJson, errors.InvalidRequest, http_errors.PayloadTooLarge, http_errors.UnsupportedMediaType)
 """The further errors of a route that takes a body."""
+
+
+_IDEMPOTENCY_KEY: JsonSchema = {
+    "name": IDEMPOTENCY_KEY,
+    "in": "header",
+    "required": False,
+    "schema": {"type": "string", "minLength": 1, "maxLength": MAX_KEY, "pattern": "^[!-~]+$"},
+}
 
 
 @attrs.frozen
@@ -77,6 +86,7 @@ def _operation(tag: str, route: Route, schemas: Schemas) -> JsonSchema:
         "parameters": [
             *(_parameter(parameter, "path") for parameter in route.in_path),
             *(_parameter(parameter, "query") for parameter in route.in_query),
+            *([_IDEMPOTENCY_KEY] if route.key else []),
         ],
         "responses": {**_success(route, schemas), **_failures(route, schemas)},
     }

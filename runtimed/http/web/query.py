@@ -2,6 +2,7 @@
 
 import re
 from collections.abc import Mapping
+from keyword import iskeyword
 from typing import Any
 
 import attrs
@@ -45,6 +46,11 @@ class Parameter:
     repeated: bool = False
     shown_maximum: int | None = None
 
+    @property
+    def argument(self) -> str:
+        """The name of the argument: that of the parameter, with an underscore if Python reserves it."""
+        return f"{self.name}_" if iskeyword(self.name) else self.name
+
     def limited(self, limits: Limits) -> "Parameter":
         """Return this parameter for a Runtime with these limits."""
         if self.bounds is None or not self.bounds.limit:
@@ -69,7 +75,7 @@ class Parameter:
 
 
 def read_query(query: Query, accepted: Mapping[str, Parameter]) -> dict[str, Any]:
-    """Return the values of all parameters in a query, by name.
+    """Return the values of all parameters in a query, by argument.
 
     Raises:
         InvalidQuery: A parameter is unknown, repeated, missing or malformed.
@@ -83,7 +89,9 @@ def read_query(query: Query, accepted: Mapping[str, Parameter]) -> dict[str, Any
         if parameter.required and parameter.name not in query:
             raise InvalidQuery(f"{parameter.name}: required, but missing")
     return {
-        name: tuple(query.getall(name)) if accepted[name].repeated else accepted[name].read(query[name])
+        accepted[name].argument: (
+            tuple(query.getall(name)) if accepted[name].repeated else accepted[name].read(query[name])
+        )
         for name in query
     }
 

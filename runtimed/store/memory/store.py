@@ -13,11 +13,12 @@ from runtimed.core.paging import PageSize
 from runtimed.core.state.change import Change, EncodedEvent, Entry, Forgotten, StateAt, StoredState, TrimRange, Worker
 from runtimed.errors import RuntimeStopped, SerializeFailed, StoreForeign
 from runtimed.model.identity import RuntimeId, WorkerId
+from runtimed.model.interaction import Attachment
 from runtimed.model.runtime import RuntimeBackend, RuntimeEvent, StoreCheck, StoreKind
 from runtimed.store import records
 from runtimed.store.encoding import PURGE_ROWS, encode_events
 from runtimed.store.memory.history import History
-from runtimed.store.pages import entry_size, fill_page, new_runtime_id
+from runtimed.store.pages import ONE, attachments_in, entry_size, fill_page, new_runtime_id
 from runtimed.store.records import STATES, WORKERS, StoredEvent, number_of
 from runtimed.store.tables import Row, Table
 
@@ -113,6 +114,9 @@ class MemoryStore:
         newest = entries[max(0, end - page.items) : end]
         return fill_page(newest[::-1], page, entry_size)[::-1]
 
+    async def read_attachments(self, worker_id: WorkerId, event: int) -> tuple[Attachment, ...]:
+        return attachments_in(await self.read_records(records.ATTACHMENTS, event - 1, ONE), worker_id, event)
+
     async def read_events(self, worker_id: WorkerId, after: int, upto: int, page: PageSize) -> Sequence[EncodedEvent]:
         return self._reading().between(worker_id, after, upto, page)
 
@@ -154,6 +158,7 @@ class MemoryStore:
         del entries[:left]
         if finished:
             del self._entries[worker_id]
+            self._remove_rows(records.ATTACHMENTS, "worker", worker_id)
             history.hidden.remove(worker_id)
         return finished
 
@@ -219,14 +224,16 @@ class MemoryStore:
                 del rows[key]
 
     def _delete(self, worker_id: WorkerId) -> None:
-        number = number_of(worker_id)
         self._workers.pop(worker_id, None)
         self._history.hide(worker_id)
         for table in _tables_of_rows():
             if table.owner is not None:
-                place, rows = table.place_of(table.owner), self._rows[table.name]
-                for key in [key for key, row in rows.items() if row[place] == number]:
-                    del rows[key]
+                self._remove_rows(table, table.owner, worker_id)
+
+    def _remove_rows(self, table: Table[Any, Any], owner: str, worker_id: WorkerId) -> None:
+        number, place, rows = number_of(worker_id), table.place_of(owner), self._rows[table.name]
+        for key in [key for key, row in rows.items() if row[place] == number]:
+            del rows[key]
 
     def _read(self, table: Table[Any, D], after: Any = None, count: int | None = None) -> list[D]:
         """Return the values of the rows with keys above `after`, by key."""

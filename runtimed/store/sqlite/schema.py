@@ -11,7 +11,7 @@ from runtimed.errors import StoreUnsupported
 from runtimed.store import records
 from runtimed.store.sqlite import migration
 
-VERSION = 4
+VERSION = 5
 
 _TABLE_NAMES = "SELECT name FROM sqlite_schema WHERE type = 'table'"
 
@@ -45,7 +45,7 @@ def create_or_migrate(connection: apsw.Connection, unix_ms: int) -> None:
     if version == VERSION:
         return
     with _told(connection, version) if version else contextlib.nullcontext(), connection:
-        if version:
+        if version in {1, 2, 3}:
             migration.replace_misfits(connection)
         if version == 1:
             migration.set_aside(connection)
@@ -54,9 +54,9 @@ def create_or_migrate(connection: apsw.Connection, unix_ms: int) -> None:
             migration.bring_forward(connection)
         if version == 2:
             migration.add_waiting(connection)
-        if version in (2, 3):
+        if version in {2, 3}:
             migration.add_times(connection)
-        if version:
+        if version in {1, 2, 3}:
             migration.set_times(connection, unix_ms)
         connection.pragma("user_version", VERSION)
     with contextlib.suppress(apsw.BusyError, apsw.FullError):  # the log keeps it all

@@ -17,10 +17,12 @@ from runtimed.core.ports import Clock
 from runtimed.core.state.change import Change, EncodedEvent, Entry, StateAt, StoredState, TrimRange
 from runtimed.errors import RuntimeStopped, StoreCorrupt
 from runtimed.model.identity import RuntimeId, WorkerId
+from runtimed.model.interaction import Attachment
 from runtimed.model.runtime import RuntimeBackend, RuntimeEvent, StoreCheck, StoreKind
 from runtimed.store import records
 from runtimed.store.data_dir import DataDir
 from runtimed.store.encoding import EncodedChange, encode_change
+from runtimed.store.pages import ONE, attachments_in
 from runtimed.store.records import number_of
 from runtimed.store.sqlite import queries
 from runtimed.store.sqlite.ballast import Ballast
@@ -90,6 +92,9 @@ class SqliteStore:
 
     async def newest_entries(self, worker_id: WorkerId, upto: int, page: PageSize) -> Sequence[Entry]:
         return await self._read(queries.newest_entries, worker_id, upto, page)
+
+    async def read_attachments(self, worker_id: WorkerId, event: int) -> tuple[Attachment, ...]:
+        return attachments_in(await self.read_records(records.ATTACHMENTS, event - 1, ONE), worker_id, event)
 
     async def read_events(self, worker_id: WorkerId, after: int, upto: int, page: PageSize) -> Sequence[EncodedEvent]:
         return await self._read(queries.events_between, worker_id, after, upto, page)

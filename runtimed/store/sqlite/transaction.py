@@ -8,7 +8,7 @@ import apsw
 
 from runtimed.core.state.change import Forgotten
 from runtimed.store import records
-from runtimed.store.encoding import PURGE_ROWS, EncodedChange
+from runtimed.store.encoding import PURGE_ATTACHMENTS, PURGE_ROWS, EncodedChange
 from runtimed.store.records import META
 from runtimed.store.tables import Row, Table
 
@@ -18,6 +18,7 @@ _PURGE_EVENTS = """
     RETURNING length(payload)
 """
 _PURGE_ENTRIES = "DELETE FROM entry WHERE event IN (SELECT event FROM entry WHERE worker = ? LIMIT ?)"
+_PURGE_ATTACHMENTS = "DELETE FROM attachment WHERE event IN (SELECT event FROM attachment WHERE worker = ? LIMIT ?)"
 
 
 def write(
@@ -76,8 +77,16 @@ def _purge(connection: apsw.Connection, worker: int) -> int:
         return 0
     sizes = [row[0] for row in connection.execute(_PURGE_EVENTS, (worker, PURGE_ROWS))]
     left = PURGE_ROWS - len(sizes)
-    if left:
-        connection.execute(_PURGE_ENTRIES, (worker, left))
-        if connection.changes() < left:
-            connection.execute("DELETE FROM deleted WHERE worker = ?", (worker,))
+    if (
+        left
+        and _is_purged(connection, _PURGE_ENTRIES, worker, left)
+        and _is_purged(connection, _PURGE_ATTACHMENTS, worker, PURGE_ATTACHMENTS)
+    ):
+        connection.execute("DELETE FROM deleted WHERE worker = ?", (worker,))
     return sum(sizes)
+
+
+def _is_purged(connection: apsw.Connection, delete: str, worker: int, most: int) -> bool:
+    """Remove up to `most` rows, and return whether none is left."""
+    connection.execute(delete, (worker, most))
+    return connection.changes() < most

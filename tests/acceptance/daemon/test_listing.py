@@ -19,10 +19,15 @@ def _page(daemon: Any, query: str = "") -> tuple[list[str], str | None]:
 
 @pytest.fixture
 def several(launch: Any, store: str) -> Any:
-    """Five Workers: 1 and 2 red, 2 in production, 3 stopped and red, 4 cancelled, 5 with an odd label."""
+    """Five Workers: 1 and 2 red, 2 in production, 3 stopped and red, 4 cancelled, 5 with an odd label.
+
+    The first two have the same name.
+    """
     daemon = launch(store=store).ready()
     red = {"team": "red"}
-    for labels in (red, red | {"env/tier": "prod"}, red, {}, {"a.b-c_d/e": "x=y & z"}):
+    for labels in (red, red | {"env/tier": "prod"}):
+        daemon.create(labels=labels, name="twin one")
+    for labels in (red, {}, {"a.b-c_d/e": "x=y & z"}):
         daemon.create(labels=labels)
     daemon.call("POST", "/v1/workers/worker-00000003/stop").ok("ack")
     daemon.call("POST", "/v1/workers/worker-00000004/cancel").ok("ack")
@@ -44,6 +49,9 @@ def several(launch: Any, store: str) -> Any:
         ("?label=team=", []),
         ("?label=Team=red", []),
         ("?label=a.b-c_d/e=x%3Dy%20%26%20z", [5]),
+        ("?name=twin%20one", [1, 2]),
+        ("?name=twin%20one&label=env/tier=prod", [2]),
+        ("?name=twin", []),
         ("?after=worker-00000003", [4, 5]),
         ("?after=worker-00000005", []),
         ("?after=worker-0000ffff", []),
@@ -97,6 +105,9 @@ def test_a_deleted_worker_breaks_no_page(several: Any) -> None:
         ("limit=1.0", "limit"),
         ("limit=x", "limit"),
         ("limit=1&limit=1", "limit"),
+        ("name=", "name"),
+        ("name=%20", "name"),
+        ("name=a&name=a", "name"),
         ("colour=red", "colour"),
     ],
 )

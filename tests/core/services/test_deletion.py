@@ -10,6 +10,7 @@ from runtimed.core import Runtime
 from runtimed.core.paging import PageSize
 from runtimed.errors import StoreFull, StoreIo, WorkerNotFound, WorkerRunning
 from runtimed.model.event import RunEnd, TextDelta, TextDone
+from runtimed.model.identity import WorkerId
 from runtimed.model.interaction import WorkerInput
 from runtimed.store.memory import MemoryStore
 from runtimed.store.sqlite import SqliteStore
@@ -31,6 +32,8 @@ class RecordingSubscriber:
 
     def publish(self, worker_id, events):
         self.events += events
+
+    def changed(self, worker_id: WorkerId) -> None: ...
 
     def forget(self, worker_id): ...
 

@@ -16,7 +16,7 @@ from runtimed.errors import (
 )
 from runtimed.execution import FunctionBackend
 from runtimed.model.event import ErrorRaised, RunEnd
-from runtimed.model.identity import cursor_of
+from runtimed.model.identity import WorkerId, cursor_of
 from runtimed.model.interaction import WorkerInput
 from runtimed.store.memory import MemoryStore
 
@@ -82,6 +82,8 @@ async def test_a_worker_with_queued_inputs_is_never_shown_as_idle(runtime, backe
     class StateRecorder:
         def publish(self, worker_id, events):
             seen.append((event_names(events), runtime.worker(busy.worker_ref).execution.run_state))
+
+        def changed(self, worker_id: WorkerId) -> None: ...
 
         def forget(self, worker_id): ...
 

@@ -16,14 +16,14 @@ import pytest
 
 from runtimed.core.paging import PageSize
 from runtimed.core.state.activity import Activity
-from runtimed.core.state.change import NumberedDiagnostic, Worker
+from runtimed.core.state.change import Change, IdempotencyRecord, NumberedDiagnostic, Worker
 from runtimed.errors import StoreCorrupt
 from runtimed.model.diagnostic import Diagnostic
 from runtimed.model.event import ActivityStatus, InFlight, TextBlock
-from runtimed.model.execution import Execution
+from runtimed.model.execution import Execution, WorkerStatus
 from runtimed.model.identity import worker_id
 from runtimed.model.transcript import Role
-from runtimed.model.worker import CreateWorkerRequest, TaskIntent, WorkerStatus
+from runtimed.model.worker import CreateWorkerRequest, TaskIntent
 from runtimed.store.records import ACTIVITIES, ROLES, STATUSES
 from runtimed.store.sqlite.schema import VERSION
 
@@ -522,6 +522,32 @@ def test_the_log_tells_of_the_versions_and_the_rows_before_and_after(
     for record in caplog.records:
         assert (record.from_version, record.to_version) == (3, VERSION)
         assert (record.workers, record.events, record.entries) == (4, 8, 1)
+
+
+def test_a_store_of_version_4_keeps_its_data_and_takes_keys_and_attachments(
+    new_store: NewStore, folder: Path, said: Any
+) -> None:
+    store = new_store()
+    store.open("runtime-old")
+    store.commit_at_once(said(1, "before"))
+    store.close()
+    connection = apsw.Connection(str(folder / "runtime.sqlite3"))
+    connection.execute("DROP TABLE attachment; DROP TABLE idempotency; PRAGMA user_version = 4")
+    connection.close()
+    record = IdempotencyRecord(1, b"s" * 32, b"b" * 32, FIRST, NOW_MS)
+
+    store = new_store(clock=FixedClock(NOW_MS))
+    state = store.open()
+    store.commit_at_once(Change(idempotency=[record]))
+    store.close()
+
+    assert (state.runtime_id, state.head, dict(state.damaged), state.idempotency) == ("runtime-old", 1, {}, [])
+    assert [worker.last_event_ms for worker in state.workers] == [0]
+    assert version(folder) == VERSION
+    again = new_store()
+    assert list(again.open().idempotency) == [record]
+    assert again.entries(1) == ["before"]
+    assert again.check().findings == ()
 
 
 OPENER = """

@@ -3,7 +3,12 @@
 A decision checks first and records afterwards: if it raises, the ChangeBuilder is as it was before.
 """
 
-from runtimed.core.state.decisions.creation import check_request, creation_diagnostics, new_worker
+from runtimed.core.state.decisions.creation import (
+    check_initial_input,
+    check_request,
+    creation_diagnostics,
+    new_worker,
+)
 from runtimed.core.state.decisions.inputs import (
     WAITING,
     accept_input,
@@ -39,6 +44,7 @@ __all__ = [
     "attach",
     "check_connected",
     "check_content",
+    "check_initial_input",
     "check_request",
     "check_running",
     "creation_diagnostics",

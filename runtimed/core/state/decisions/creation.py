@@ -10,6 +10,7 @@ from runtimed.model.bundle import ConfigBundle
 from runtimed.model.diagnostic import Diagnostic, Severity
 from runtimed.model.execution import Execution
 from runtimed.model.identity import WorkerId
+from runtimed.model.interaction import WorkerInput
 from runtimed.model.worker import CreateWorkerRequest, NamedProfile, NamedReference, RoleIntent, TaskIntent
 
 UNCONNECTED = Execution("unconnected", "unconnected")
@@ -67,6 +68,11 @@ def check_request(request: CreateWorkerRequest, held: Mapping[str, ConfigBundle]
     check_name(request.name)
     check_labels(request.labels)
     _check_session_config(request.session_config)
+
+
+def check_initial_input(message: WorkerInput) -> None:
+    """Raise InvalidRequest if no Worker could take this initial input. Attachments are not checked."""
+    _check_not_blank(message.content, "initial_input.content")
 
 
 def _check_profile(request: CreateWorkerRequest, held: Mapping[str, ConfigBundle]) -> None:

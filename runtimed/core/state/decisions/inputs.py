@@ -7,11 +7,11 @@ from runtimed.core.state.decisions.run_end import add_run_end
 from runtimed.core.state.runtime_items import InputStarted, SystemInput, render
 from runtimed.errors import InvalidRequest, WorkerExecutionRejected, WorkerExecutionUnavailable
 from runtimed.model.event import ErrorCode, ErrorRaised, Payload, RunEnd, TextSegment, UserMessage
-from runtimed.model.execution import Execution, ExecutionResult, Operation, RunState
+from runtimed.model.execution import Execution, ExecutionResult, Operation, RunState, WorkerStatus
+from runtimed.model.idempotency import IdempotencyKey
 from runtimed.model.identity import cursor_of
 from runtimed.model.interaction import WorkerInput
 from runtimed.model.text import is_blank
-from runtimed.model.worker import WorkerStatus
 
 BUSY = Execution("connected", "busy", ExecutionResult("input", "accepted", "busy"))
 WAITING = "a run is active, or inputs are queued: wait for the run_end, or set when_busy"
@@ -43,8 +43,13 @@ def check_connected(status: WorkerStatus, execution: Execution) -> None:
         raise WorkerExecutionUnavailable(why_unavailable(execution))
 
 
-def accept_input(builder: ChangeBuilder, message: WorkerInput) -> tuple[int, int]:
+def accept_input(builder: ChangeBuilder, message: WorkerInput, key: IdempotencyKey | None = None) -> tuple[int, int]:
     """Record an input that the backend has accepted, and mark the Worker as busy.
+
+    Args:
+        builder: The Change so far.
+        message: The input.
+        key: The idempotency key of the request, if it has one.
 
     Returns:
         The sequence of the transcript entry and the sequence of its event.
@@ -58,10 +63,15 @@ def accept_input(builder: ChangeBuilder, message: WorkerInput) -> tuple[int, int
     if builder.offer or builder.queued:
         raise WorkerExecutionRejected(WAITING)
     builder.execution = BUSY
-    return record_input(builder, message)
+    entry, event = record_input(builder, message)
+    if key is not None:
+        builder.keep_key(key, entry, event, queued=False)
+    return entry, event
 
 
-def queue_input(builder: ChangeBuilder, message: WorkerInput, most: int, *, always: bool) -> QueuedInput | None:
+def queue_input(
+    builder: ChangeBuilder, message: WorkerInput, most: int, *, always: bool, key: IdempotencyKey | None = None
+) -> QueuedInput | None:
     """Record an input that waits for the current run to end, and offer it to the backend if there is none.
 
     Args:
@@ -69,6 +79,7 @@ def queue_input(builder: ChangeBuilder, message: WorkerInput, most: int, *, alwa
         message: The input. With `when_busy` of `interrupt` it goes to the front of the queue.
         most: How many inputs may be queued (max_queued_inputs).
         always: Queue the input even if the Worker is idle.
+        key: The idempotency key of the request, if it has one.
 
     Returns:
         The queued input, or None if the Worker is idle and `always` is false: nothing was recorded.
@@ -81,7 +92,9 @@ def queue_input(builder: ChangeBuilder, message: WorkerInput, most: int, *, alwa
         return None
     if len(builder.queued) >= most:
         raise WorkerExecutionRejected(f"{most} inputs wait already (max_queued_inputs)")
-    waiting = QueuedInput(*record_input(builder, message))
+    waiting = QueuedInput(*record_input(builder, message), len(message.attachments))
+    if key is not None:
+        builder.keep_key(key, waiting.entry, waiting.event, queued=True)
     builder.queued = (waiting, *builder.queued) if message.when_busy == "interrupt" else (*builder.queued, waiting)
     offer_next_input(builder)
     return waiting
@@ -134,6 +147,8 @@ def record_input(builder: ChangeBuilder, message: WorkerInput) -> tuple[int, int
     """Record an input. Returns the sequences of its transcript entry and of its event."""
     add_run_end(builder)
     sequence = builder.emit(_input_event(message), message.kind, message.content)
+    if message.attachments:
+        builder.attach(sequence, message.attachments)
     builder.record("worker_input_accepted", sequence)
     return builder.transcript_len, sequence
 

@@ -7,8 +7,7 @@ from runtimed.core.state.decisions.inputs import offer_next_input
 from runtimed.core.state.decisions.run_end import add_run_end, close_open_output, is_run_active
 from runtimed.errors import WorkerRunning
 from runtimed.model.event import ErrorRaised, RunEnd, Shutdown
-from runtimed.model.execution import Execution, ExecutionResult, LossReason, Operation, RunState
-from runtimed.model.worker import WorkerStatus
+from runtimed.model.execution import Execution, ExecutionResult, LossReason, Operation, RunState, WorkerStatus
 
 
 def attach(builder: ChangeBuilder, answer: BackendAnswer) -> None:

@@ -5,6 +5,10 @@ from runtimed.core.state.decisions.run_end import is_run_active
 from runtimed.core.state.runtime_items import PermissionRequested, render
 from runtimed.errors import InvalidRequest, PermissionNotFound
 from runtimed.model.permission import Permission, PermissionOutcome, PermissionResolution, Ruling
+from runtimed.model.text import is_blank
+
+MAX_REASON = 4_096
+"""Characters of the reason that a client gives for its ruling."""
 
 
 def request_permission(builder: ChangeBuilder, permission: Permission, ruled: str | None, most: int) -> None:
@@ -30,18 +34,23 @@ def request_permission(builder: ChangeBuilder, permission: Permission, ruled: st
             builder.resolve(PermissionResolution(name, "selected", "profile", ruled))
 
 
-def rule_on_permission(builder: ChangeBuilder, request_id: str, option_id: str | None) -> PermissionResolution:
+def rule_on_permission(
+    builder: ChangeBuilder, request_id: str, option_id: str | None, reason: str | None = None
+) -> PermissionResolution:
     """Record the answer of a client to a permission request.
 
     Args:
         builder: The Change so far.
         request_id: The pending request.
         option_id: The option selected, or None to cancel the request.
+        reason: Why, in the client's words.
 
     Raises:
         PermissionNotFound: No such request is pending.
-        InvalidRequest: The request does not offer this option.
+        InvalidRequest: The request does not offer this option, or the reason is blank or too long.
     """
+    if reason is not None and (is_blank(reason) or len(reason) > MAX_REASON):
+        raise InvalidRequest(f"reason: expected 1 to {MAX_REASON} characters, not blank")
     permission = next((one for one in builder.activity.permissions if one.request_id == request_id), None)
     if permission is None:
         raise PermissionNotFound
@@ -49,7 +58,7 @@ def rule_on_permission(builder: ChangeBuilder, request_id: str, option_id: str |
     if option_id is not None and option_id not in offered:
         raise InvalidRequest(f"option_id: expected one of {', '.join(offered)}")
     outcome: PermissionOutcome = "cancelled" if option_id is None else "selected"
-    resolution = PermissionResolution(request_id, outcome, "client", option_id)
+    resolution = PermissionResolution(request_id, outcome, "client", option_id, reason)
     builder.resolve(resolution)
     return resolution
 

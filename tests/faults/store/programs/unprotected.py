@@ -41,6 +41,25 @@ def commit_before_ack() -> None:
     replace(Writer, "_transaction", slowly)
 
 
+def keys_in_the_same_commit() -> None:
+    """An idempotency key is stored a moment after what it is for."""
+    import attrs
+
+    from runtimed.core.state.change import Change
+    from runtimed.store.sqlite import SqliteStore
+
+    def make(old: Callable[..., Any]) -> Callable[..., Any]:
+        def commit(self: Any, change: Any) -> Any:
+            committed = old(self, attrs.evolve(change, idempotency=()))
+            if change.idempotency:
+                committed.get_loop().call_later(0.05, old, self, Change(idempotency=change.idempotency))
+            return committed
+
+        return commit
+
+    replace(SqliteStore, "commit", make)
+
+
 def replay_without_a_hole() -> None:
     """A page of stored events has lost its first."""
     _reread(lambda events: events[1:] if len(events) > 1 else events)
