@@ -85,7 +85,7 @@ async def test_a_profile_whose_program_cannot_be_run_is_not_available_and_says_w
     assert {name: found[name]["available"] for name in profiles} == {name: name == "relative" for name in profiles}, (
         problems
     )
-    assert problems["absent"].startswith("command: 'no-such-program' is not there")
+    assert problems["absent"].startswith("command: 'no-such-program' does not exist")
     assert problems["text"].startswith("command: 'notes' can't be run")
     assert not any(str(tmp_path) in problem for problem in problems.values())
 

@@ -13,6 +13,7 @@ from runtimed.core.state.activity import Activity
 from runtimed.core.state.change import Change
 from runtimed.errors import StoreCorrupt, StoreFull, StoreIo, StoreMissing, StoreUnsupported
 from runtimed.model.identity import worker_id
+from runtimed.store.sqlite.schema import VERSION
 from runtimed.store.sqlite.writer import Writer
 
 NewStore = Callable[..., Any]
@@ -147,9 +148,10 @@ def test_a_newer_schema_is_refused_and_left_alone(new_store: NewStore, folder: P
     store = new_store()
     store.open()
     store.close()
-    run_sql(folder, "PRAGMA user_version = 5")
+    newer = VERSION + 1
+    run_sql(folder, f"PRAGMA user_version = {newer}")
     before = (folder / "runtime.sqlite3").read_bytes()
-    with pytest.raises(StoreUnsupported, match=r"newer version of runtimed \(schema 5, this one knows up to 4\)"):
+    with pytest.raises(StoreUnsupported, match=rf"newer version of runtimed \(schema {newer}, this one knows up to {VERSION}\)"):
         new_store().open()
     assert (folder / "runtime.sqlite3").read_bytes() == before
 
