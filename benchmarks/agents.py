@@ -24,13 +24,25 @@ def printer(file: Path) -> list[str]:
     return shell(f"while read -r line; do cat '{file}'; echo '{END}'; done")
 
 
-def configure(folder: Path, programs: Mapping[str, Sequence[str]], backend: str = "process") -> None:
-    """Configure a profile for each program, for a Daemon in this folder. Programs can import the benchmarks."""
+def configure(
+    folder: Path,
+    programs: Mapping[str, Sequence[str]],
+    backend: str = "process",
+    warm: Mapping[str, int] | None = None,
+) -> None:
+    """Configure a profile for each program, for a Daemon in this folder. Programs can import the benchmarks.
+
+    Args:
+        folder: The folder of the Daemon.
+        programs: The commands by the names of their profiles.
+        backend: The backend of all profiles.
+        warm: How many agents of a profile are kept started, by its name.
+    """
     file = folder / "runtimed" / "config.toml"
     file.parent.mkdir(parents=True, exist_ok=True)
     tables = (
         f'[profiles."builtin:{name}"]\nbackend = "{backend}"\ncommand = {json.dumps(list(command))}\n'
-        f"env = {{ PYTHONPATH = {json.dumps(str(REPOSITORY))} }}\n"
+        f"env = {{ PYTHONPATH = {json.dumps(str(REPOSITORY))} }}\nwarm = {(warm or {}).get(name, 0)}\n"
         for name, command in programs.items()
     )
     file.write_text("\n".join(tables))

@@ -1,7 +1,8 @@
 """Tokens at the pace of a model: their format, the agent that writes them, and their delays.
 
 `python -m benchmarks.tokens` is an ACP agent. For a prompt that orders a Series it writes that many tokens at that
-rate. Each token has its number and the CLOCK_MONOTONIC time at which it was written.
+rate. Each token has its number and the CLOCK_MONOTONIC time at which it was written. With an argument its start takes
+that many seconds.
 """
 
 import json
@@ -21,9 +22,9 @@ TOKEN = re.compile(r"<(\d+)@(\d+)>")
 SESSION = "session-1"
 
 
-def agent() -> list[str]:
-    """Return the argv of the agent."""
-    return python("benchmarks.tokens")
+def agent(start_s: float = 0.0) -> list[str]:
+    """Return the argv of the agent, whose start takes this long besides that of its interpreter."""
+    return python("benchmarks.tokens", *([str(start_s)] if start_s else []))
 
 
 @attrs.define
@@ -91,5 +92,6 @@ def _write(message: dict[str, Any]) -> None:
 
 
 if __name__ == "__main__":
+    time.sleep(float(sys.argv[1]) if sys.argv[1:] else 0.0)
     for line in sys.stdin:
         _answer(json.loads(line))

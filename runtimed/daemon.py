@@ -84,6 +84,7 @@ async def run(settings: Settings, announce: Callable[[str], None]) -> BaseExcept
         )
         async with _runtime(settings, opened.store, backend) as runtime, _reaping(supervisor):
             await supervisor.claim(runtime.runtime_id)
+            await backend.keep_warm(settings.warm_idle_s)
             token = await asyncio.to_thread(_token, settings, opened)
             addresses = [Address.parse(text) for text in settings.listen]
             spare_garbage_collection()

@@ -136,6 +136,41 @@ def test_a_file_that_was_named_must_be_there(tmp_path):
             'profiles."builtin:coder".session_config.mode: expected a string',
         ),
         (PROFILE + 'session_config = { " " = "x" }\n', 'profiles."builtin:coder".session_config: expected names'),
+        (PROFILE + "mcp_servers = [1]\n", 'coder".mcp_servers[0]: expected an object'),
+        (PROFILE + 'mcp_servers = [{ url = "http://x" }]\n', 'coder".mcp_servers[0].name: required, but missing'),
+        (PROFILE + 'mcp_servers = [{ name = " ", url = "http://x" }]\n', "mcp_servers[0].name: expected a name"),
+        (
+            PROFILE + 'mcp_servers = [{ name = "a", url = "http://x" }, { name = "a", url = "http://y" }]\n',
+            "mcp_servers[1].name: expected a name that no other server has, got 'a'",
+        ),
+        (PROFILE + 'mcp_servers = [{ name = "a" }]\n', "mcp_servers[0]: expected either a command"),
+        (
+            PROFILE + 'mcp_servers = [{ name = "a", command = ["x"], url = "http://x" }]\n',
+            "mcp_servers[0]: expected either a command",
+        ),
+        (
+            PROFILE + 'mcp_servers = [{ name = "a", url = "ftp://x" }]\n',
+            "mcp_servers[0].url: expected one of http://",
+        ),
+        (
+            PROFILE + 'mcp_servers = [{ name = "a", url = "http://x", type = "ws" }]\n',
+            "mcp_servers[0].type: expected one of http, sse",
+        ),
+        (
+            PROFILE + 'mcp_servers = [{ name = "a", url = "http://x", env = { A = "1" } }]\n',
+            "mcp_servers[0].env: expected only with a command",
+        ),
+        (
+            PROFILE + 'mcp_servers = [{ name = "a", command = ["x"], headers = { A = "1" } }]\n',
+            "mcp_servers[0].headers: expected only with a url",
+        ),
+        (
+            PROFILE + 'mcp_servers = [{ name = "a", command = ["x"], env = { "A=B" = "1" } }]\n',
+            "mcp_servers[0].env: expected names of variables, got 'A=B'",
+        ),
+        (PROFILE + "warm = 65\n", 'coder".warm: expected 0 to 64'),
+        (PROFILE + "warm = -1\n", 'coder".warm: expected a whole number'),
+        ('[profiles.x]\nbackend = "shell"\nwarm = 1\n', 'profiles."x".warm: expected 0 to 64, and 0 for a backend'),
         (PROFILE + "env = 1\n", 'profiles."builtin:coder".env: expected a table'),
     ],
 )

@@ -16,6 +16,7 @@ from benchmarks.cases import (
     replay,
     scaling,
     start,
+    warm_create,
 )
 from benchmarks.rows import Finding, Plan
 
@@ -32,6 +33,7 @@ MODULES = (
     agent_talk,
     model_pace,
     interactive,
+    warm_create,
     scaling,
 )
 CASES: dict[str, Callable[[Plan], Sequence[Finding]]] = {

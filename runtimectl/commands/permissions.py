@@ -1,5 +1,6 @@
 """`runtimectl permissions`: list and answer permission requests."""
 
+import json
 from typing import TYPE_CHECKING
 
 import click
@@ -73,12 +74,14 @@ def list_(session: Session, worker: str | None) -> None:
 @click.argument("worker", metavar="W")
 @click.argument("request", metavar="REQUEST")
 @click.argument("option", metavar="OPTION")
+@click.option("--reason", metavar="TEXT", help="Why, in words for the agent.")
+@click.option("--content", metavar="JSON", help="The values of the request's form: an object, by their names.")
 @click.pass_obj
-def answer(session: Session, worker: str, request: str, option: str) -> None:
+def answer(session: Session, worker: str, request: str, option: str, reason: str | None, content: str | None) -> None:
     """Answer a request.
 
     REQUEST is a request's id, or a prefix that only one id has. OPTION is the id of an option, a kind that only one
-    option has, or cancel.
+    option has, or cancel. A request with a form takes its values with the option that accepts it.
 
     \b
     Example:
@@ -87,7 +90,9 @@ def answer(session: Session, worker: str, request: str, option: str) -> None:
     client = session.client()
     worker_id = resolve_worker_id(client, worker)
     permission = _find_request(client, worker_id, request)
-    body = client.answer_permission(worker_id, required_text(permission, "request_id"), _answer(permission, option))
+    given = {"reason": reason, "content": None if content is None else _form(content)}
+    answer = _answer(permission, option) | {name: each for name, each in given.items() if each is not None}
+    body = client.answer_permission(worker_id, required_text(permission, "request_id"), answer)
     session.printer().show(RESOLVED, body)
 
 
@@ -109,6 +114,17 @@ def _find_request(client: "Client", worker_id: str, given: str) -> "Body":
         listed = ", ".join(required_text(each, "request_id") for each in matches)
         raise UsageProblem(f"request: {given!r} is ambiguous: {listed}")
     found: Body = matches[0]
+    return found
+
+
+def _form(text: str) -> "Body":
+    """Return the values of a form. Raises UsageProblem if they are no JSON object."""
+    try:
+        found = json.loads(text)
+    except (ValueError, RecursionError):
+        found = None
+    if not isinstance(found, dict):
+        raise UsageProblem('--content: expected a JSON object, such as {"branch": "main"}')
     return found
 
 

@@ -26,6 +26,10 @@ def _capabilities(worker: Object) -> object:
     return ", ".join(request["name"] for request in worker.get("requested_capabilities", ())) or None
 
 
+def _commands(worker: Object) -> object:
+    return ", ".join(f"/{command['name']}" for command in worker.get("commands", ())) or None
+
+
 def _age(worker: Object) -> object:
     return age(worker.get("created_at_ms"))
 
@@ -54,6 +58,7 @@ WORKER_DETAIL = View(
     (
         ROW[0],
         NAME,
+        Column("TITLE", at("title")),
         *ROW[1:],
         Column("LABELS", _labels),
         Column("QUEUED", at("queued_inputs")),
@@ -65,6 +70,7 @@ WORKER_DETAIL = View(
         Column("MESSAGE", at("execution.last_result.message")),
         Column("BUNDLE", at("config_bundle.id")),
         Column("CAPABILITIES", _capabilities),
+        Column("COMMANDS", _commands),
         Column("RUNTIME", at("runtime_id")),
     ),
     is_upright=True,

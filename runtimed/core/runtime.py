@@ -39,7 +39,7 @@ from runtimed.model.event import EventEnvelope
 from runtimed.model.idempotency import IdempotencyKey
 from runtimed.model.identity import RuntimeId, WorkerId, WorkerRef
 from runtimed.model.interaction import InteractionAck, LifecycleAck, WorkerInput
-from runtimed.model.permission import Permission, PermissionResolution, WorkerPermission
+from runtimed.model.permission import Permission, PermissionAnswer, PermissionResolution, WorkerPermission
 from runtimed.model.principal import ADMIN, Principal, Verb
 from runtimed.model.profile import ProfileSummary
 from runtimed.model.runtime import RuntimeEvent, RuntimeEventKind, RuntimeSummary, StoreCheck
@@ -501,6 +501,7 @@ class Runtime:
         option_id: str | None,
         reason: str | None = None,
         *,
+        content: dict[str, Any] | None = None,
         principal: Principal = ADMIN,
     ) -> PermissionResolution:
         """Answer a permission request. The first answer counts.
@@ -508,17 +509,20 @@ class Runtime:
         Args:
             ref: The Worker.
             request_id: The pending request.
-            option_id: The option selected, or None to cancel the request.
+            option_id: The option selected. None accepts a form with its `content`; without that it cancels.
             reason: Why, for the backend and for other clients.
+            content: The values of the request's form, by the names of its properties.
             principal: Who answers.
 
         Raises:
             PermissionNotFound: No such request is pending.
-            InvalidRequest: The request does not offer this option, or the reason is blank or too long.
+            InvalidRequest: The request does not offer this option, its form does not accept the content, or the
+                reason is blank or too long.
         """
         _log_command("answer", principal, ref)
         parts = self._open
-        decision = partial(decisions.rule_on_permission, request_id=request_id, option_id=option_id, reason=reason)
+        answer = PermissionAnswer(option_id, content=content, reason=reason)
+        decision = partial(decisions.rule_on_permission, request_id=request_id, answer=answer)
         resolution: PermissionResolution = await parts.registry.mailbox(ref).submit(decision)
         return resolution
 

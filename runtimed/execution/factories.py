@@ -3,6 +3,7 @@
 from collections.abc import Callable, Mapping
 from functools import cache
 from importlib.metadata import entry_points
+from typing import Protocol, runtime_checkable
 
 import attrs
 
@@ -13,6 +14,22 @@ from runtimed.execution.workspace import Workspaces
 
 GROUP = "runtimed.backends"
 """The group of entry points. The name of an entry point is a `backend` of profiles, its object a BackendFactory."""
+
+
+@runtime_checkable
+class WarmBackend(Protocol):
+    """What a backend has besides, if it starts programs before their Workers are known."""
+
+    @property
+    def ready(self) -> int:
+        """How many programs wait for a Worker."""
+
+    def keep_warm(self, idle_s: float) -> None:
+        """Begin to keep `warm` programs of the profile ready, until `close`. Returns at once.
+
+        Args:
+            idle_s: How long they wait for a Worker before they are ended, in seconds.
+        """
 
 
 @attrs.frozen
@@ -27,6 +44,9 @@ class BackendFactory:
         takes_session_config: Its Workers accept a `session_config`.
         programs: Its Workers need one of these programs in the PATH of the daemon, if it names any.
         library: The module without which its Workers cannot start, if an extra named like the backend installs it.
+        can_warm: Its backends are WarmBackends: they start programs before their Workers are known.
+        keeps_sessions: Its backends keep something of a deleted Worker outside of its folder: their `delete` is
+            called.
     """
 
     make: Callable[[Profile, Workspaces, Supervisor], ExecutionBackend]
@@ -35,6 +55,8 @@ class BackendFactory:
     takes_session_config: bool = False
     programs: tuple[str, ...] = ()
     library: str = ""
+    can_warm: bool = False
+    keeps_sessions: bool = False
 
 
 @cache

@@ -10,13 +10,14 @@ import attrs
 
 from runtimed.core.ports import Dispatch, EventSink, ExecutionBackend, Spawn
 from runtimed.core.state.backend_answer import BackendAnswer
-from runtimed.execution.factories import BackendFactory, installed_backends
+from runtimed.errors import StoreUnsupported
+from runtimed.execution.factories import BackendFactory, WarmBackend, installed_backends
 from runtimed.execution.processes.supervisor import Supervisor
 from runtimed.execution.profile import BUILT_IN, ECHO, Profile
 from runtimed.execution.summaries import summarize
-from runtimed.execution.workspace import Workspaces
+from runtimed.execution.workspace import Workspaces, remove_spares
 from runtimed.model.identity import WorkerId
-from runtimed.model.profile import ProfileSummary
+from runtimed.model.profile import ProfileSummary, WarmAgents
 from runtimed.model.worker import CreateWorkerRequest, RuntimeDefaultProfile
 
 MAX_REMOVALS = 2
@@ -71,10 +72,29 @@ class ProfileRegistry:
             self._running.pop(spawn.worker_id, None)
         return answer
 
+    async def keep_warm(self, idle_s: float) -> None:
+        """Start the programs that profiles want to be ready, in the background, until `close`.
+
+        Args:
+            idle_s: How long they wait for a Worker before they are ended, in seconds.
+        """
+        names = [name for name, profile in self._profiles.items() if profile.warm]
+        if not names:
+            return
+        await self._find_factories()
+        try:
+            await asyncio.to_thread(remove_spares, self._workspaces)
+        except (OSError, StoreUnsupported) as error:
+            log.warning("cannot remove the folders of earlier warm programs", extra={"reason": error})
+        for name in names:
+            if isinstance(adapter := self._adapter(name), WarmBackend):
+                adapter.keep_warm(idle_s)
+
     async def profiles(self) -> Sequence[ProfileSummary]:
         """Return all profiles by selector, each with what keeps its Workers from starting."""
         await self._find_factories()
-        return await asyncio.to_thread(self._summarize)
+        found = await asyncio.to_thread(self._summarize)
+        return [attrs.evolve(summary, warm=self._warm(summary.selector)) for summary in found]
 
     async def dispatch(self, dispatch: Dispatch) -> BackendAnswer:
         adapter = self._running.get(dispatch.worker_id)
@@ -104,6 +124,7 @@ class ProfileRegistry:
         cut = threading.Event()
         try:
             async with self._removing:
+                await self._delete_sessions(worker_id)
                 await asyncio.to_thread(self._workspaces.remove_worker_folder, worker_id, cut.is_set)
         except OSError as error:
             fields = {"worker_id": worker_id, "path": error.filename, "reason": error.strerror}
@@ -122,6 +143,14 @@ class ProfileRegistry:
         await self._supervisor.close()
         self._running.clear()
 
+    async def _delete_sessions(self, worker_id: WorkerId) -> None:
+        """Let backends delete what they keep outside of the Worker's folder."""
+        await self._find_factories()
+        for name, profile in self._profiles.items():
+            factory = self._factories.get(profile.backend)
+            if factory is not None and factory.keeps_sessions:
+                await self._adapter(name).delete(worker_id)
+
     async def _end(
         self, worker_id: WorkerId, ask: Callable[[ExecutionBackend], Awaitable[BackendAnswer]]
     ) -> BackendAnswer:
@@ -139,6 +168,12 @@ class ProfileRegistry:
 
     def _summarize(self) -> Sequence[ProfileSummary]:
         return [summarize(name, self._profiles[name], self._factories) for name in sorted(self._profiles)]
+
+    def _warm(self, name: str) -> WarmAgents | None:
+        wanted, adapter = self._profiles[name].warm, self._adapters.get(name)
+        if not wanted:
+            return None
+        return WarmAgents(adapter.ready if isinstance(adapter, WarmBackend) else 0, wanted)
 
     def _selected(self, request: CreateWorkerRequest) -> str:
         selector = request.profile

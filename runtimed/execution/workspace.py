@@ -4,6 +4,7 @@ import asyncio
 import contextlib
 import logging
 import os
+import secrets
 import stat
 from collections.abc import Callable
 from pathlib import Path
@@ -43,6 +44,9 @@ FOLDER_DEADLINE_S = 10.0
 GONE = "the Worker's folder was gone: it was made anew, and is empty"
 REPLACED = "the Worker's folder was replaced by another; what was started before is still in the old one"
 _FOLDER = os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC
+
+SPARE = "warm-"
+"""What the names of folders begin with in which programs are started before their Workers are known."""
 
 T = TypeVar("T")
 log = logging.getLogger(__name__)
@@ -85,6 +89,17 @@ class Home:
         self._identity, self._is_known = _identity(self.path), True
         return note
 
+    def adopt(self, spare: Path) -> None:
+        """Make the folder of a program that was started ahead the Worker's own. Blocks.
+
+        The program stays in it: only the name changes.
+
+        Raises:
+            OSError: It can't be renamed, or the Worker has files already.
+            StoreUnsupported: The folder of the Worker can't be used.
+        """
+        spare.rename(self._workspaces.worker_folder(self._worker_id))
+
     async def renewed(self) -> Alert | None:
         """Make the directory again if it is gone, and return an alert about that."""
         try:
@@ -118,6 +133,33 @@ class Home:
         except TimeoutError:
             late = f"its file system did not answer within {FOLDER_DEADLINE_S:g} s"
             raise TimeoutError(late) from None
+
+
+def make_spare(workspaces: Workspaces) -> Path:
+    """Make a folder for a program that is started ahead, with its HOME, and return it. Blocks.
+
+    Raises:
+        OSError: It can't be made.
+        StoreUnsupported: The folders of Workers can't be used.
+    """
+    folder = workspaces.worker_folder(WorkerId(f"{SPARE}{secrets.token_hex(4)}")).absolute()
+    folder.mkdir(mode=0o700, parents=True, exist_ok=True)
+    (folder / HOME).mkdir(mode=0o700)
+    return folder
+
+
+def remove_spare(workspaces: Workspaces, folder: Path) -> None:
+    """Remove such a folder. A failure is logged. Blocks."""
+    try:
+        workspaces.remove_worker_folder(WorkerId(folder.name), lambda: False)
+    except OSError as error:
+        log.warning("cannot remove a spare folder", extra={"path": error.filename, "reason": error.strerror})
+
+
+def remove_spares(workspaces: Workspaces) -> None:
+    """Remove all such folders: no program runs in them. Blocks. Raises as `make_spare`."""
+    for folder in make_spare(workspaces).parent.glob(f"{SPARE}*"):
+        remove_spare(workspaces, folder)
 
 
 def _identity(folder: Path) -> tuple[int, int] | None:

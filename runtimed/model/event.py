@@ -196,11 +196,26 @@ class ToolResult:
 
 
 @value
+class Cost:
+    """What a session has cost so far.
+
+    Attributes:
+        currency: A code of ISO 4217, such as `USD`.
+    """
+
+    amount: float
+    currency: str
+
+
+@value
 class Usage:
     """The tokens that were used.
 
     Attributes:
         source: Who counted them.
+        context_tokens: The tokens in the context of the session now.
+        context_window: The tokens that fit into it.
+        cost: What the session has cost in all its runs.
     """
 
     event = "usage"
@@ -209,6 +224,9 @@ class Usage:
     output_tokens: int | None
     cache_read_input_tokens: int | None = None
     source: UsageSource | None = None
+    context_tokens: int | None = None
+    context_window: int | None = None
+    cost: Cost | None = None
 
 
 @value

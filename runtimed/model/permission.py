@@ -1,6 +1,6 @@
 """Permission requests of Workers, and their rulings."""
 
-from typing import Literal
+from typing import Any, Literal
 
 import attrs
 
@@ -11,6 +11,9 @@ PermissionKind = Literal["allow_once", "allow_always", "reject_once", "reject_al
 PermissionOutcome = Literal["selected", "cancelled", "expired"]
 Authority = Literal["client", "profile", "runtime"]
 """Who ruled: a client, the policy of the profile, or the Runtime by expiry or cancellation."""
+
+ELICITATION = "elicitation"
+"""The `tool_kind` of a request that has a form."""
 
 
 @value
@@ -30,6 +33,9 @@ class Question:
         timeout_s: The seconds until the request expires.
         ruled: The option that the profile's policy has chosen, or None if clients decide.
         session_id: The agent session that asks, if it is not the Worker's own.
+        tool_kind: What the permission is for, such as `edit` or `execute`; `elicitation` for a form.
+        schema: The JSON Schema of the form, whose properties are strings, numbers, booleans or lists of choices.
+        content: What the profile's policy fills the form with.
     """
 
     title: str
@@ -38,6 +44,9 @@ class Question:
     timeout_s: float
     ruled: str | None = None
     session_id: str | None = None
+    tool_kind: str | None = None
+    schema: dict[str, Any] | None = None
+    content: dict[str, Any] | None = None
 
 
 @value
@@ -47,6 +56,8 @@ class Permission:
     Attributes:
         expires_at: RFC 3339 in UTC, in whole seconds.
         session_id: The agent session that asks, if it is not the Worker's own.
+        tool_kind: What the permission is for, such as `edit` or `execute`; `elicitation` for a form.
+        schema: The JSON Schema of the form, if there is one. It is answered with a `content`.
     """
 
     request_id: str
@@ -55,6 +66,8 @@ class Permission:
     options: tuple[PermissionOption, ...]
     expires_at: str
     session_id: str | None = None
+    tool_kind: str | None = None
+    schema: dict[str, Any] | None = None
 
 
 @value
@@ -83,23 +96,27 @@ class Ruling:
     Attributes:
         option_id: The option, if one was selected.
         reason: Why, in the words of the client that ruled.
+        content: What the form was filled with.
     """
 
     outcome: PermissionOutcome
     option_id: str | None = None
     reason: str | None = None
+    content: dict[str, Any] | None = None
 
 
 @value
 class PermissionAnswer:
-    """A client's answer to a permission request: one of the options, or that the request is cancelled.
+    """A client's answer to a permission request: one of the options, a filled form, or that the request is cancelled.
 
     Attributes:
+        content: The values of the form, by the names of its properties. This accepts the request.
         reason: Why, for the backend and for other clients.
     """
 
     option_id: str | None = None
     outcome: Literal["cancelled"] | None = None
+    content: dict[str, Any] | None = None
     reason: str | None = None
 
 

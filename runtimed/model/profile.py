@@ -25,6 +25,19 @@ class Sandbox:
 
 
 @value
+class WarmAgents:
+    """The agents of a profile that are started before their Workers are known.
+
+    Attributes:
+        ready: How many wait for a Worker now.
+        wanted: How many the profile keeps.
+    """
+
+    ready: int
+    wanted: int
+
+
+@value
 class ProfileSummary:
     """A profile that a Worker can be created with.
 
@@ -36,6 +49,7 @@ class ProfileSummary:
         available: Whether a Worker can be started with it now.
         description: What it is for, in the words of the configuration.
         problem: Why it is not available.
+        warm: Its agents that are started ahead, if it keeps any.
     """
 
     selector: str
@@ -45,3 +59,4 @@ class ProfileSummary:
     available: bool
     description: str | None = None
     problem: str | None = None
+    warm: WarmAgents | None = None

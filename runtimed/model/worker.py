@@ -117,6 +117,20 @@ class CreateWorkerRequest:
 
 
 @value
+class SlashCommand:
+    """A command that a Worker's agent offers: an input that begins with `/` and its name gives it.
+
+    Attributes:
+        description: What it does.
+        hint: What may follow the name.
+    """
+
+    name: str
+    description: str = ""
+    hint: str | None = None
+
+
+@value
 class WorkerDetail:
     """Everything that clients can see of a Worker.
 
@@ -126,6 +140,8 @@ class WorkerDetail:
         created_at_ms: Unix time in milliseconds.
         oldest_cursor: The cursor after which events are retained, or None if all are.
         queued_inputs: How many inputs wait for their turn.
+        title: What the Worker's agent calls its session.
+        commands: What the Worker's agent offers while it runs.
     """
 
     worker_ref: WorkerRef
@@ -147,6 +163,8 @@ class WorkerDetail:
     labels: dict[str, str] = attrs.field(factory=dict)
     oldest_cursor: Cursor | None = None
     queued_inputs: int = 0
+    title: str | None = None
+    commands: tuple[SlashCommand, ...] = ()
 
 
 @value
@@ -168,3 +186,4 @@ class WorkerSummary:
     created_at_ms: int
     name: str | None = None
     labels: dict[str, str] = attrs.field(factory=dict)
+    title: str | None = None

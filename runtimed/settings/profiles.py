@@ -1,6 +1,6 @@
 """Read the profiles in the configuration file."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -16,6 +16,9 @@ from runtimed.wire.problems import FieldProblem, expected, first_problem
 LEAST = {"max_memory_bytes": 1 << 20, "max_processes": 3}
 """The lowest accepted limits of a profile. `sh` did not start with half of that memory, and two of the processes keep
 the others together."""
+
+MAX_WARM = 64
+"""The most agents that a profile keeps ready."""
 
 BUILTIN = "builtin:"
 
@@ -58,6 +61,9 @@ def _check_profile(place: str, profile: Profile) -> None:
             raise ConfigurationError(f'{place}.workspaces."{reference}": expected an absolute path')
     if not all(name.strip() for name in profile.session_config):
         raise ConfigurationError(f"{place}.session_config: expected names that are not blank")
+    _check_mcp_servers(place, profile)
+    if profile.warm > MAX_WARM or (profile.warm and not installed_backends()[profile.backend].can_warm):
+        raise ConfigurationError(f"{place}.warm: expected 0 to {MAX_WARM}, and 0 for a backend other than acp")
     if profile.start_timeout_s <= 0:
         raise ConfigurationError(f"{place}.start_timeout_s: expected a number above 0")
     for name, least in LEAST.items():
@@ -65,17 +71,43 @@ def _check_profile(place: str, profile: Profile) -> None:
             raise ConfigurationError(f"{place}.{name}: expected 0 for no limit, or at least {least}")
 
 
+def _check_mcp_servers(place: str, profile: Profile) -> None:
+    names = [server.name for server in profile.mcp_servers]
+    for index, server in enumerate(profile.mcp_servers):
+        here = f"{place}.mcp_servers[{index}]"
+        if not server.name.strip() or server.name in names[:index]:
+            raise ConfigurationError(f"{here}.name: expected a name that no other server has, got {server.name!r}")
+        if bool(server.command and server.command[0]) == bool(server.url):
+            raise ConfigurationError(f"{here}: expected either a command, an argv with the program first, or a url")
+        if server.url and not server.url.startswith(("http://", "https://")):
+            raise ConfigurationError(f"{here}.url: expected one of http:// or https://")
+        if server.url and server.env:
+            raise ConfigurationError(f"{here}.env: expected only with a command; a url takes headers")
+        if server.command and server.headers:
+            raise ConfigurationError(f"{here}.headers: expected only with a url; a command takes env")
+        _check_argv(here, server.command)
+        _check_env(here, server.env)
+
+
 def _check_executable(place: str, profile: Profile) -> None:
     """Refuse an argv and an environment that no program can be started with."""
-    for index, word in enumerate(profile.command):
-        if "\0" in word:
-            raise ConfigurationError(f"{place}.command[{index}]: expected a string without NUL")
+    _check_argv(place, profile.command)
     for index, name in enumerate(profile.env_pass):
         if not name or "=" in name or "\0" in name:
             raise ConfigurationError(f"{place}.env_pass[{index}]: expected the name of a variable, got {name!r}")
         if name == TOKEN_VARIABLE:
             raise ConfigurationError(f"{place}.env_pass[{index}]: {name} is for clients, not for Workers")
-    for name, value in profile.env.items():
+    _check_env(place, profile.env)
+
+
+def _check_argv(place: str, command: Sequence[str]) -> None:
+    for index, word in enumerate(command):
+        if "\0" in word:
+            raise ConfigurationError(f"{place}.command[{index}]: expected a string without NUL")
+
+
+def _check_env(place: str, env: Mapping[str, str]) -> None:
+    for name, value in env.items():
         if not name or "=" in name or "\0" in name:
             raise ConfigurationError(f"{place}.env: expected names of variables, got {name!r}")
         if "\0" in value:

@@ -19,6 +19,7 @@ class WorkerSettings:
     default_profile: str = ECHO
     profiles: dict[str, Any] = attrs.field(factory=dict)
     restore: Restore = "lazy"
+    warm_idle_s: float = 3600.0
 
     def profile_table(self) -> dict[str, Profile]:
         """Return the configured profiles by selector. Raises ConfigurationError, which names the wrong field."""

@@ -10,6 +10,8 @@ from collections.abc import Iterable, Iterator
 from operator import attrgetter
 from typing import Any, TypeVar
 
+import attrs
+
 from runtimed.core.state.activity import Activity
 from runtimed.core.state.change import (
     EncodedEvent,
@@ -47,6 +49,9 @@ ROLES: tuple[Role, ...] = ("user", "assistant", "system")
 AWAITS_RUN_END = len(ACTIVITIES)
 """The number for `idle` in the column `activity` of `state` while a `run_end` is missing."""
 
+EXECUTION_FIELDS = tuple(field.name for field in attrs.fields(Execution))
+"""The fields of TitledExecution that are those of the execution."""
+
 _ACTIVITY = {name: code for code, name in enumerate(ACTIVITIES)}
 _STATUS = {name: code for code, name in enumerate(STATUSES)}
 _ROLE = {name: code for code, name in enumerate(ROLES)}
@@ -71,6 +76,13 @@ class Open:
 
     blocks: tuple[InFlightBlock, ...] = ()
     permissions: tuple[Permission, ...] = ()
+
+
+@value
+class TitledExecution(Execution):
+    """What the column `execution` holds: besides the execution, the title of the Worker's session."""
+
+    title: str | None = None
 
 
 @value
@@ -121,15 +133,15 @@ def _encode_state(worker: Worker) -> Row:
         worker.since,
         AWAITS_RUN_END if worker.awaits_run_end else _ACTIVITY[worker.activity],
         worker.retained,
-        _encode_execution(worker.execution),
+        _encode_execution(worker.execution, worker.title),
         encode(worker.queued) if worker.queued else b"",
         worker.last_event_ms,
     )
 
 
 @functools.lru_cache(maxsize=256)
-def _encode_execution(execution: Execution) -> bytes:
-    return encode(execution)
+def _encode_execution(execution: Execution, title: str | None) -> bytes:
+    return encode(TitledExecution(**{name: getattr(execution, name) for name in EXECUTION_FIELDS}, title=title))
 
 
 def _encode_event(event: Event) -> Row:

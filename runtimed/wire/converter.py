@@ -39,6 +39,7 @@ def make_strict_converter(*, explaining: bool) -> OrjsonConverter:
     made = make_converter(omit_if_default=True, forbid_extra_keys=True, detailed_validation=explaining)
     for kind in (str, int, bool):
         made.register_structure_hook(kind, _only(kind))
+    made.register_structure_hook(float, _number)
     made.register_structure_hook_factory(is_kind(Literal), _one_of)
     made.register_structure_hook_factory(is_kind(dict), lambda t: _object_of(made, t))
     made.register_structure_hook_factory(is_kind(tuple), lambda t: _array_of(made, t))
@@ -62,6 +63,12 @@ def _only(kind: type) -> Callable[[Any, Any], Any]:
         return value
 
     return structure
+
+
+def _number(value: Any, _type: Any) -> float:
+    if type(value) not in {int, float}:
+        raise expected("a number", value)
+    return float(value)
 
 
 def _one_of(kind: Any) -> Callable[[Any, Any], Any]:

@@ -49,6 +49,7 @@ WORKER = {
     "created_at_ms": int,
     "name?": str,
     "labels?": lambda value: dict.fromkeys(value, str),
+    "title?": str,
 }
 REFS = [{"name": str, "reference": str}]
 ITEM = {
@@ -114,6 +115,8 @@ PERMISSION = {
     ],
     "expires_at": str,
     "session_id?": str,
+    "tool_kind?": str,
+    "schema?": dict,
 }
 PAYLOADS: dict[str, Any] = {
     "user_message": {"segments": [{"kind": {"text"}, "content": str}]},
@@ -137,6 +140,9 @@ PAYLOADS: dict[str, Any] = {
         "output_tokens": (int, NOTHING),
         "cache_read_input_tokens?": (int, NOTHING),
         "source?": {"agent", "provider"},
+        "context_tokens?": int,
+        "context_window?": int,
+        "cost?": {"amount": float, "currency": str},
     },
     "run_end": {"result": {"finished", "paused", "limit_reached", "rolled_back"}},
     "error": {"code": ERRORS, "message": str, "reason?": LOSSES},
@@ -199,6 +205,7 @@ SHAPES: dict[str, Any] = {
         "mount_refs?": REFS,
         "oldest_cursor?": CURSOR,
         "queued_inputs?": int,
+        "commands?": [{"name": str, "description?": str, "hint?": str}],
     },
     "WorkerSummary": WORKER | {"requested_capability_count": int, "has_config_bundle": bool},
     "InteractionAck": {

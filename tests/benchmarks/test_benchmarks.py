@@ -73,6 +73,18 @@ def test_a_quick_run_measures_the_delays_of_a_programs_events(folder: Path, tmp_
     assert all(sound(row) for row in rows)
 
 
+def test_a_quick_run_measures_the_create_of_a_warm_agent(folder: Path, tmp_path: Path) -> None:
+    written = tmp_path / "result.json"
+
+    done = run("--quick", "warm_create", "--folder", str(folder), "--json", str(written))
+
+    assert done.returncode == 0, done.stderr
+    (row,) = json.loads(written.read_text())["rows"]
+    assert sound(row)
+    assert row["baseline"]["median"] > 0.5
+    assert not list(folder.iterdir())
+
+
 def test_an_unknown_case_is_a_usage_error_that_names_the_known_ones() -> None:
     done = run("nothing")
     assert done.returncode == 2

@@ -336,8 +336,10 @@ async def test_an_agent_that_can_not_be_ended_is_lost_all_the_same(
 ) -> None:
     stop = Agent.stop
 
-    async def stop_and_fail(agent: Agent, grace_s: float, session_id: str | None = None) -> None:
-        await stop(agent, grace_s, session_id)
+    async def stop_and_fail(
+        agent: Agent, grace_s: float, session_id: str | None = None, *, is_running: bool = False
+    ) -> None:
+        await stop(agent, grace_s, session_id, is_running=is_running)
         raise RuntimeError("secret")
 
     harness = await new_harness()

@@ -558,6 +558,21 @@ async def test_reading_where_events_were_trimmed_says_that_they_are_missing(
     assert len(await host.store.read_events(FIRST, count, MAX_SEQUENCE, WIDE)) == 3 - count
 
 
+async def test_the_title_of_a_worker_is_kept_and_its_commands_are_not(host: Any, teller: Any) -> None:
+    await host.open()
+    await host.store.commit(teller.create())
+    (name, worker), *_ = teller.workers.items()
+    titled = attrs.evolve(worker, title="Mend the roof", execution=Execution("connected", "idle"))
+    await host.store.commit(Change(worker=titled))
+    await host.store.commit(teller.create())
+
+    state = await host.reopen()
+
+    found = {worker.worker_id: worker for worker in state.workers}
+    assert found[name] == titled
+    assert [worker.title for worker in found.values()] == ["Mend the roof", None]
+
+
 PERMISSION = Permission(
     "1", "write a file", None, (PermissionOption("yes", "Allow", "allow_once"),), "2026-06-26T00:00:00Z"
 )

@@ -2,8 +2,10 @@
 
 import pytest
 
+from runtimed.core.state import session_info
 from runtimed.execution.acp import (
     client,
+    elicitation,
     files,
     inbox,
     outbox,
@@ -30,6 +32,11 @@ BOUNDS = {
     "all `_meta` of an update": f"{system_items.MAX_META_BYTES >> 10} KiB;",
     "a permission request": (
         f"{permissions.MAX_OPTIONS} options, whose ids have at most {permissions.MAX_OPTION_ID:,} "
+    ),
+    "the form of a request": f"{elicitation.MAX_SCHEMA_BYTES >> 10} KiB of JSON;",
+    "the commands of a Worker": (
+        f"{session_info.MAX_COMMANDS}; the name of one has at most {session_info.MAX_COMMAND_NAME} characters, its "
+        f"description and hint {session_info.MAX_DESCRIPTION}"
     ),
     "open tool calls": f"{tool_calls.MAX_OPEN_CALLS};",
     "messages that wait for the store": f"{inbox.MAX_WAITING}, or {inbox.MAX_WAITING_BYTES >> 20} MiB;",

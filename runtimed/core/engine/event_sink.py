@@ -68,7 +68,7 @@ class WorkerEventSink:
         ruled: asyncio.Future[Ruling] = asyncio.get_running_loop().create_future()
         self._mailbox.asked[name] = ruled
         try:
-            await self._record(self._request(permission, question.ruled))
+            await self._record(self._request(permission, question))
             await asyncio.wait({ruled}, timeout=timeout_s)
             if not ruled.done():
                 await self._record(_resolve(name, "expired"))
@@ -103,9 +103,9 @@ class WorkerEventSink:
         with contextlib.suppress(StoreFull):
             await self._mailbox.submit(decision, keep=True)
 
-    def _request(self, permission: Permission, ruled: str | None) -> Callable[[ChangeBuilder], None]:
+    def _request(self, permission: Permission, question: Question) -> Callable[[ChangeBuilder], None]:
         most = self._limits.max_pending_permissions
-        return partial(decisions.request_permission, permission=permission, ruled=ruled, most=most)
+        return partial(decisions.request_permission, permission=permission, question=question, most=most)
 
     def _permission(self, question: Question, timeout_s: float) -> Permission:
         expires = datetime.fromtimestamp(self._clock.unix_ms() // 1000 + math.floor(timeout_s), UTC)
@@ -116,6 +116,8 @@ class WorkerEventSink:
             options=question.options,
             expires_at=expires.strftime("%Y-%m-%dT%H:%M:%SZ"),
             session_id=question.session_id,
+            tool_kind=question.tool_kind,
+            schema=question.schema,
         )
 
     def _check(self, payload: Payload) -> None:

@@ -43,6 +43,8 @@ def detail(runtime_id: RuntimeId, worker: Worker, retained_after: int) -> Worker
         labels=request.labels,
         oldest_cursor=cursor_of(retained_after) if retained_after else None,
         queued_inputs=len(worker.queued),
+        title=worker.title,
+        commands=worker.commands,
     )
 
 
@@ -65,6 +67,7 @@ def summary(runtime_id: RuntimeId, worker: Worker) -> WorkerSummary:
         created_at_ms=worker.created_at_ms,
         name=request.name,
         labels=request.labels,
+        title=worker.title,
     )
 
 

@@ -14,7 +14,7 @@ from runtimed.model.interaction import Attachment
 from runtimed.model.runtime import RuntimeEvent
 from runtimed.model.transcript import Role
 from runtimed.model.value import value
-from runtimed.model.worker import CreateWorkerRequest
+from runtimed.model.worker import CreateWorkerRequest, SlashCommand
 
 
 @value
@@ -52,6 +52,8 @@ class Worker:
         created_at_ms: Unix time of its creation.
         last_event_ms: Unix time of its newest event, else of its creation.
         awaits_run_end: An `error` has ended its run, and the `run_end` is still missing.
+        title: What its agent calls its session, if it said so.
+        commands: What its agent offers. They are not stored: an agent that starts says them again.
     """
 
     worker_id: WorkerId
@@ -68,6 +70,8 @@ class Worker:
     created_at_ms: int = 0
     last_event_ms: int = 0
     awaits_run_end: bool = False
+    title: str | None = None
+    commands: tuple[SlashCommand, ...] = ()
 
     @property
     def quiet(self) -> bool:

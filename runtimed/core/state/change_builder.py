@@ -1,7 +1,7 @@
 """Build the next Change of one Worker, decision by decision."""
 
 from collections.abc import Callable
-from typing import Literal, Protocol, TypeVar
+from typing import Any, Literal, Protocol, TypeVar
 
 from runtimed.core.state.activity import Activity
 from runtimed.core.state.change import (
@@ -67,6 +67,8 @@ class ChangeBuilder:
         dispatch_paused: Make no offers.
         missing_end: Whether the `run_end` of the latest run is missing.
         says_starts: The backend announces its runs with `invoke_start`.
+        title: What the Worker's agent calls its session.
+        commands: What the Worker's agent offers.
         rulings: How permission requests were resolved, by request id; handed out once committed.
         deleted: The Worker is deleted.
     """
@@ -93,6 +95,7 @@ class ChangeBuilder:
         self.activity = activity
         self.transcript_len = worker.transcript_len
         self.deleted = False
+        self.title, self.commands = worker.title, worker.commands
         self.rulings: dict[str, Ruling] = {}
         self._numbering = numbering
         self._since = worker.since
@@ -150,10 +153,11 @@ class ChangeBuilder:
         """Do not join later text with earlier text."""
         self._parted = len(self._events)
 
-    def resolve(self, resolution: PermissionResolution) -> None:
-        """Add the event that resolves a permission request."""
+    def resolve(self, resolution: PermissionResolution, content: dict[str, Any] | None = None) -> None:
+        """Add the event that resolves a permission request. The `content` of a form is for the backend alone."""
         self.emit(render(PermissionResolved(resolution)))
-        self.rulings[resolution.request_id] = Ruling(resolution.outcome, resolution.option_id, resolution.reason)
+        ruling = Ruling(resolution.outcome, resolution.option_id, resolution.reason, content)
+        self.rulings[resolution.request_id] = ruling
 
     def record(self, kind: RuntimeEventKind, sequence: int) -> None:
         """Add a runtime event; the Worker's event with this sequence records the same."""
@@ -175,7 +179,7 @@ class ChangeBuilder:
 
     def apply(self, decide: Callable[["ChangeBuilder"], T]) -> T:
         """Take a decision. If it raises, the builder is as it was before."""
-        before = (self.status, self.execution, self.activity, self.transcript_len)
+        before = (self.status, self.execution, self.activity, self.transcript_len, self.title, self.commands)
         place = (self._since, self._last, self._last_ms)
         trim, deleted, last = self._trim, self.deleted, self._events[-1:]
         waiting, offer, missing_end = self.queued, self.offer, self.missing_end
@@ -185,7 +189,7 @@ class ChangeBuilder:
         try:
             return decide(self)
         except BaseException:
-            self.status, self.execution, self.activity, self.transcript_len = before
+            self.status, self.execution, self.activity, self.transcript_len, self.title, self.commands = before
             self._since, self._last, self._last_ms = place
             self._trim, self.deleted, self.queued, self.offer = trim, deleted, waiting, offer
             self.missing_end = missing_end
@@ -213,6 +217,8 @@ class ChangeBuilder:
             before.created_at_ms,
             self._last_ms,
             self.missing_end == "awaited",
+            self.title,
+            self.commands,
         )
         if self.deleted:
             return Change(

@@ -14,6 +14,9 @@ INPUT_STARTED = "input_started"
 PERMISSION_REQUEST = "permission_request"
 PERMISSION_RESOLVED = "permission_resolved"
 
+_OPTIONAL = frozenset({"session_id", "tool_kind", "schema"})
+"""The fields of a permission request that are left out if they are unset."""
+
 
 @value
 class SystemInput:
@@ -62,7 +65,7 @@ def render(item: RuntimeItem) -> SystemItem:
             fields = {"event_id": cursor, "cursor": cursor, "transcript_sequence": entry}
             return SystemItem({"kind": INPUT_STARTED, **fields})
         case PermissionRequested(permission):
-            return SystemItem({"kind": PERMISSION_REQUEST, **_without(permission, "session_id")})
+            return SystemItem({"kind": PERMISSION_REQUEST, **_permission(permission)})
         case PermissionResolved(resolution):
             found: dict[str, Any] = {"request_id": resolution.request_id, "outcome": resolution.outcome}
             if resolution.option_id is not None:
@@ -88,8 +91,9 @@ def parse(item: SystemItem) -> RuntimeItem | None:
         return None
 
 
-def _without(permission: Permission, optional: str) -> dict[str, Any]:
-    return attrs.asdict(permission, filter=lambda field, found: field.name != optional or found is not None)
+def _permission(permission: Permission) -> dict[str, Any]:
+    """Return the fields of a request, without the optional ones that are unset."""
+    return attrs.asdict(permission, filter=lambda field, found: field.name not in _OPTIONAL or found is not None)
 
 
 def _requested(item: Any) -> PermissionRequested:
@@ -100,11 +104,8 @@ def _requested(item: Any) -> PermissionRequested:
 
 
 def _resolved(item: Any) -> PermissionResolved:
-    return PermissionResolved(
-        PermissionResolution(
-            item.get("request_id"), item.get("outcome"), item.get("by"), item.get("option_id"), item.get("reason")
-        )
-    )
+    names = ("request_id", "outcome", "by", "option_id", "reason")
+    return PermissionResolved(PermissionResolution(**{name: item.get(name) for name in names}))
 
 
 _READERS: dict[str, Callable[[Any], RuntimeItem]] = {

@@ -5,4 +5,11 @@ from runtimed.execution.factories import BackendFactory
 
 __all__ = ["FACTORY", "AcpBackend"]
 
-FACTORY = BackendFactory(AcpBackend, needs_command=True, takes_session_config=True, library="acp")
+FACTORY = BackendFactory(
+    AcpBackend,
+    needs_command=True,
+    takes_session_config=True,
+    library="acp",
+    can_warm=True,
+    keeps_sessions=True,
+)

@@ -13,8 +13,8 @@ from acp.exceptions import RequestError
 from acp.schema import InitializeResponse, NewSessionResponse
 from pydantic import ValidationError
 
-import runtimed
-from runtimed.execution.acp.client import Client
+from runtimed.execution.acp.abilities import PROTOCOL_VERSION, Abilities, abilities_of, greeting
+from runtimed.execution.acp.client import Client, Served
 from runtimed.execution.acp.inbox import Inbox
 from runtimed.execution.acp.transport import MAX_MESSAGE_BYTES, Transport, encoded
 from runtimed.execution.processes.executable import located
@@ -25,10 +25,11 @@ from runtimed.execution.session.driver import DriverError
 from runtimed.execution.session.exit_reason import explain_exit
 from runtimed.model.execution import LossReason
 
-PROTOCOL_VERSION = 1
-
 EXIT_DEADLINE_S = 1.0
 """How long an agent that no longer takes input may take to exit before it is killed."""
+
+CLOSE_SHARE = 0.25
+"""The part of the time that an agent has to end in which it may close its session."""
 
 MAX_TOLD = 500
 """The most characters of an agent's error that are passed on."""
@@ -54,20 +55,16 @@ class AgentRefused(Exception):
 
 
 @attrs.frozen
-class Abilities:
-    """The abilities of an agent, from its answer to `initialize`.
+class Place:
+    """Where a session works.
 
     Attributes:
-        resume: It can resume a session.
-        load: It can load a session.
-        directories: It accepts directories besides its working directory.
-        authentication: The ids of the ways to authenticate that it offers.
+        folders: Its working directory, then further ones.
+        mcp_servers: The MCP servers that it may use, as the protocol has them.
     """
 
-    resume: bool = False
-    load: bool = False
-    directories: bool = False
-    authentication: tuple[str, ...] = ()
+    folders: tuple[Path, ...]
+    mcp_servers: tuple[Mapping[str, Any], ...] = ()
 
 
 class Agent:
@@ -78,41 +75,70 @@ class Agent:
         session: The agent's answer to the request that opened its session.
     """
 
-    def __init__(self, profile: Profile, program: LineProcess, client: Client, inbox: Inbox) -> None:
+    def __init__(self, profile: Profile, program: LineProcess, granted: frozenset[str]) -> None:
         self._profile = profile
         self._program = program
-        self._transport = Transport(program, inbox, client.outbox)
-        self._connection = Connection(client, self._transport)
+        self._granted = granted
+        self._client = Client(granted)
+        self._idle = Inbox()
+        self._transport = Transport(program, self._idle, self._client.outbox)
+        self._connection = Connection(self._client, self._transport)
         self._start_deadline = asyncio.get_running_loop().time() + profile.start_timeout_s
         self.abilities = Abilities()
         self.session: Mapping[str, Any] = {}
 
     @classmethod
     async def start(
-        cls, profile: Profile, supervisor: Supervisor, home: Path, client: Client, inbox: Inbox
+        cls, profile: Profile, supervisor: Supervisor, home: Path, granted: frozenset[str] | None = None
     ) -> "Agent":
-        """Start the program, without sending it anything. Raises OSError."""
+        """Start the program, without sending it anything.
+
+        Args:
+            profile: How it is run.
+            supervisor: Starts its process tree.
+            home: The directory to start in.
+            granted: The capabilities that it is offered; None for those of the profile.
+
+        Raises:
+            OSError: It can't be started.
+        """
         env = environment(profile.env, profile.env_pass)
         argv = await asyncio.to_thread(located, profile.command, env, home)
         command = Command(argv, home, env, profile.tree_limits)
         program = await LineProcess.start(supervisor, command, max_line_bytes=MAX_MESSAGE_BYTES)
-        return cls(profile, program, client, inbox)
+        return cls(profile, program, profile.offered if granted is None else granted)
 
     @property
     def ended(self) -> bool:
         """Whether no more output can come."""
         return self._transport.ended
 
-    async def greet(self, granted: frozenset[str]) -> None:
-        """Initialize the connection.
+    @property
+    def is_alive(self) -> bool:
+        """Whether its program runs, and its connection works."""
+        return not self.ended and self._program.status is None
 
-        Args:
-            granted: The capabilities that the agent is offered.
+    def serve(self, served: Served) -> None:
+        """Answer its requests for a Worker from now on, and pass on what it says."""
+        self._client.serve(served)
+        self._transport.inbox = served.inbox
+
+    def renew_deadline(self, within_s: float) -> None:
+        """Give the rest of its start so many seconds from now."""
+        self._start_deadline = asyncio.get_running_loop().time() + within_s
+
+    async def ended_idle(self) -> None:
+        """Wait until it ends, while it serves no Worker."""
+        while not self.ended:
+            await self._idle.changed()
+
+    async def greet(self) -> None:
+        """Initialize the connection.
 
         Raises:
             AgentFailed: It speaks another version, or gave no valid answer in time.
         """
-        result = await self._call("initialize", _greeting(granted))
+        result = await self._call("initialize", greeting(self._granted))
         try:
             answer = InitializeResponse.model_validate(result)
         except ValidationError:
@@ -120,22 +146,15 @@ class Agent:
         if answer.protocol_version != PROTOCOL_VERSION:
             version = f"version {answer.protocol_version} of ACP: expected {PROTOCOL_VERSION}"
             raise AgentFailed("protocol", f"the agent speaks {version}")
-        able = answer.agent_capabilities
-        sessions = able.session_capabilities if able else None
-        self.abilities = Abilities(
-            resume=bool(sessions and sessions.resume is not None),
-            load=bool(able and able.load_session),
-            directories=bool(sessions and sessions.additional_directories is not None),
-            authentication=tuple(method.id for method in answer.auth_methods or ()),
-        )
+        self.abilities = abilities_of(answer)
 
     async def authenticate(self, method: str) -> None:
         """Authenticate by one of the methods that it offers."""
         await self._call("authenticate", {"methodId": method})
 
-    async def new_session(self, folders: Sequence[Path]) -> str:
-        """Open a new session in the first of these folders, and return its id."""
-        result = await self._call("session/new", self._place(folders))
+    async def new_session(self, place: Place) -> str:
+        """Open a new session, and return its id."""
+        result = await self._call("session/new", self._params(place))
         try:
             session_id = NewSessionResponse.model_validate(result).session_id
         except ValidationError:
@@ -143,9 +162,9 @@ class Agent:
         self.session = result
         return session_id
 
-    async def reopen(self, method: str, session_id: str, folders: Sequence[Path]) -> None:
+    async def reopen(self, method: str, session_id: str, place: Place) -> None:
         """Open a session again, with the method `session/resume` or `session/load`."""
-        self.session = await self._call(method, {"sessionId": session_id, **self._place(folders)})
+        self.session = await self._call(method, {"sessionId": session_id, **self._params(place)})
 
     async def configure(self, method: str, params: Mapping[str, Any]) -> dict[str, Any]:
         """Set an option of the session, and return the agent's answer."""
@@ -200,29 +219,45 @@ class Agent:
         """Kill the agent; what it has written can still be read. Raises TimeoutError if processes resist."""
         await self._program.kill()
 
-    async def stop(self, grace_s: float, session_id: str | None = None) -> None:
+    async def stop(self, grace_s: float, session_id: str | None = None, *, is_running: bool = False) -> None:
         """End the agent and all that it started.
 
         Args:
             grace_s: How long it may take to end, in seconds; with 0 it is killed.
-            session_id: The session to cancel first, if a run is going on in it.
+            session_id: Its session, which is closed first if the agent can do that.
+            is_running: A run is going on in the session, and is cancelled.
 
         Raises:
             TimeoutError: Processes resist being killed.
         """
         farewell = b""
-        if session_id is not None:
+        if session_id is not None and is_running:
             cancel = {"jsonrpc": "2.0", "method": "session/cancel", "params": {"sessionId": session_id}}
             farewell = encoded(cancel)
+        if session_id is not None and grace_s > 0 and self.abilities.close and not self.ended:
+            began = asyncio.get_running_loop().time()
+            await self._close_session(session_id, grace_s * CLOSE_SHARE, is_running=is_running)
+            grace_s -= asyncio.get_running_loop().time() - began
         await self._connection.close()
-        await self._program.stop(grace_s, farewell)
+        await self._program.stop(max(grace_s, 0), farewell)
+
+    async def delete_session(self, session_id: str) -> None:
+        """Have the agent forget a session for good."""
+        await self._call("session/delete", {"sessionId": session_id})
+
+    async def _close_session(self, session_id: str, within_s: float, *, is_running: bool) -> None:
+        with contextlib.suppress(TimeoutError, RequestError, ConnectionError):
+            async with asyncio.timeout(within_s):
+                if is_running:
+                    await self._connection.send_notification("session/cancel", {"sessionId": session_id})
+                await self._connection.send_request("session/close", {"sessionId": session_id})
 
     def _explained(self, reason: LossReason, stderr_tail: str = "") -> str:
         return explain_exit(reason, self._program.status or 0, self._profile, stderr_tail, "agent")
 
-    def _place(self, folders: Sequence[Path]) -> dict[str, Any]:
-        cwd, *others = map(str, folders)
-        result: dict[str, Any] = {"cwd": cwd, "mcpServers": []}
+    def _params(self, place: Place) -> dict[str, Any]:
+        cwd, *others = map(str, place.folders)
+        result: dict[str, Any] = {"cwd": cwd, "mcpServers": list(place.mcp_servers)}
         if others and self.abilities.directories:
             result["additionalDirectories"] = others
         return result
@@ -241,15 +276,6 @@ class Agent:
         except ConnectionError:
             raise await self.exit_error() from None
         return answer if isinstance(answer, dict) else {}
-
-
-def _greeting(granted: frozenset[str]) -> dict[str, Any]:
-    files = {"readTextFile": "read" in granted, "writeTextFile": "write" in granted}
-    return {
-        "protocolVersion": PROTOCOL_VERSION,
-        "clientCapabilities": {"fs": files, "terminal": "shell" in granted},
-        "clientInfo": {"name": "runtimed", "title": "runtimed", "version": runtimed.__version__},
-    }
 
 
 def _error_text(error: RequestError) -> str:

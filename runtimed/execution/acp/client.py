@@ -5,6 +5,7 @@ from collections.abc import Awaitable, Callable
 from pathlib import Path
 from typing import Any
 
+import attrs
 from acp.exceptions import RequestError
 from acp.schema import (
     CreateTerminalRequest,
@@ -17,8 +18,9 @@ from acp.schema import (
 )
 from pydantic import ValidationError
 
+from runtimed.execution.acp.elicitation import FormRefused, check_form
 from runtimed.execution.acp.files import PathRefused, Roots, read_text, write_text
-from runtimed.execution.acp.inbox import Inbox, Request, Update, session_of
+from runtimed.execution.acp.inbox import Elicitation, Inbox, Request, Update, session_of
 from runtimed.execution.acp.outbox import Outbox
 from runtimed.execution.acp.terminals import TerminalRefused, Terminals
 
@@ -30,21 +32,39 @@ REFUSED = -32000
 Method = Callable[[Any], Awaitable[dict[str, Any]]]
 
 
-class Client:
-    """Answers the requests of one agent. Updates and permission requests go to the inbox.
+@attrs.frozen
+class Served:
+    """The Worker that an agent works for.
 
-    Methods of capabilities that were not granted do not exist. Files are read one at a time, while `outbox` has room.
+    Attributes:
+        inbox: Takes what the agent says.
+        roots: The files that it may use.
+        terminals: Runs commands for it.
+        home: Where they start.
     """
 
-    def __init__(self, inbox: Inbox, roots: Roots, terminals: Terminals, home: Path, granted: frozenset[str]) -> None:
-        self._inbox = inbox
-        self._roots = roots
-        self._terminals = terminals
-        self._home = home
+    inbox: Inbox
+    roots: Roots
+    terminals: Terminals
+    home: Path
+
+
+class Client:
+    """Answers the requests of one agent. Updates, permission requests and forms go to the inbox.
+
+    Methods of capabilities that were not granted do not exist. Files are read one at a time, while `outbox` has room.
+    Until `serve` is called there is no session: requests are refused, and notifications are dropped.
+    """
+
+    def __init__(self, granted: frozenset[str]) -> None:
+        self._served: Served | None = None
         self._under_way = 0
         self._reading = asyncio.Lock()
         self.outbox = Outbox()
-        self._methods: dict[str, Method] = {"session/request_permission": self._permission}
+        self._methods: dict[str, Method] = {
+            "session/request_permission": self._permission,
+            "elicitation/create": self._elicit,
+        }
         if "read" in granted:
             self._methods["fs/read_text_file"] = self._read
         if "write" in granted:
@@ -58,11 +78,14 @@ class Client:
                 "terminal/release": self._release,
             }
 
+    def serve(self, served: Served) -> None:
+        """Answer for a Worker from now on."""
+        self._served = served
+
     async def __call__(self, method: str, params: Any, is_notification: bool) -> dict[str, Any] | None:
         """Handle a notification, or answer a request. An update is put into the inbox before the first await."""
         if is_notification:
-            if method == "session/update" and isinstance(params, dict) and isinstance(params.get("update"), dict):
-                self._inbox.put(Update(session_of(params), params["update"]))
+            self._notify(method, params)
             return None
         if method not in self._methods:
             raise RequestError.method_not_found(method)
@@ -71,7 +94,7 @@ class Client:
         self._under_way += 1
         try:
             return await self._methods[method](params)
-        except (PathRefused, TerminalRefused) as error:
+        except (PathRefused, TerminalRefused, FormRefused) as error:
             raise RequestError(REFUSED, str(error)) from None
         except FileNotFoundError:
             raise RequestError.resource_not_found() from None
@@ -84,34 +107,55 @@ class Client:
         finally:
             self._under_way -= 1
 
+    @property
+    def _worker(self) -> Served:
+        if self._served is None:
+            raise RequestError(REFUSED, "there is no session yet")
+        return self._served
+
+    def _notify(self, method: str, params: Any) -> None:
+        is_update = method == "session/update" and isinstance(params, dict) and isinstance(params.get("update"), dict)
+        if is_update and self._served is not None:
+            self._served.inbox.put(Update(session_of(params), params["update"]))
+
     async def _permission(self, params: Any) -> dict[str, Any]:
         if not isinstance(params, dict):
             raise RequestError.invalid_params()
         answer: asyncio.Future[dict[str, Any]] = asyncio.get_running_loop().create_future()
-        self._inbox.put(Request(params, answer))
+        self._worker.inbox.put(Request(params, answer))
+        return await answer
+
+    async def _elicit(self, params: Any) -> dict[str, Any]:
+        if not isinstance(params, dict) or params.get("mode") != "form":
+            raise RequestError.invalid_params()
+        check_form(params.get("requestedSchema"))
+        if not self._worker.inbox.listening:  # there is no run, so there is nobody to ask
+            return dict(Elicitation.cancelled)
+        answer: asyncio.Future[dict[str, Any]] = asyncio.get_running_loop().create_future()
+        self._worker.inbox.put(Elicitation(params, answer))
         return await answer
 
     async def _read(self, params: Any) -> dict[str, Any]:
         asked = ReadTextFileRequest.model_validate(params)
         async with self._reading:
             await self.outbox.room()
-            text = await asyncio.to_thread(read_text, self._roots, asked.path, asked.line, asked.limit)
+            text = await asyncio.to_thread(read_text, self._worker.roots, asked.path, asked.line, asked.limit)
         return {"content": text}
 
     async def _write(self, params: Any) -> dict[str, Any]:
         asked = WriteTextFileRequest.model_validate(params)
-        await asyncio.to_thread(write_text, self._roots, asked.path, asked.content)
+        await asyncio.to_thread(write_text, self._worker.roots, asked.path, asked.content)
         return {}
 
     async def _create(self, params: Any) -> dict[str, Any]:
         asked = CreateTerminalRequest.model_validate(params)
         argv = [asked.command, *asked.args] if asked.args else ["sh", "-c", asked.command]
-        cwd = await asyncio.to_thread(self._roots.folder, asked.cwd) if asked.cwd else self._home
+        cwd = await asyncio.to_thread(self._worker.roots.folder, asked.cwd) if asked.cwd else self._worker.home
         env = {variable.name: variable.value for variable in asked.env or ()}
-        return {"terminalId": await self._terminals.create(argv, cwd, env, asked.output_byte_limit)}
+        return {"terminalId": await self._worker.terminals.create(argv, cwd, env, asked.output_byte_limit)}
 
     async def _output(self, params: Any) -> dict[str, Any]:
-        terminal = self._terminals.get(TerminalOutputRequest.model_validate(params).terminal_id)
+        terminal = self._worker.terminals.get(TerminalOutputRequest.model_validate(params).terminal_id)
         output, truncated = terminal.output()
         status = terminal.status
         ended = {} if status is None else {"exitStatus": status}
@@ -119,12 +163,12 @@ class Client:
 
     async def _wait(self, params: Any) -> dict[str, Any]:
         asked = WaitForTerminalExitRequest.model_validate(params)
-        return await self._terminals.get(asked.terminal_id).ended()
+        return await self._worker.terminals.get(asked.terminal_id).ended()
 
     async def _kill(self, params: Any) -> dict[str, Any]:
-        await self._terminals.get(KillTerminalRequest.model_validate(params).terminal_id).kill()
+        await self._worker.terminals.get(KillTerminalRequest.model_validate(params).terminal_id).kill()
         return {}
 
     async def _release(self, params: Any) -> dict[str, Any]:
-        await self._terminals.release(ReleaseTerminalRequest.model_validate(params).terminal_id)
+        await self._worker.terminals.release(ReleaseTerminalRequest.model_validate(params).terminal_id)
         return {}

@@ -17,6 +17,7 @@ from runtimed.execution.acp.prompt import blocks, introduction
 from runtimed.execution.acp.terminals import Terminals
 from runtimed.execution.acp.update_reader import UpdateReader
 from runtimed.execution.acp.update_translator import CANCELLED
+from runtimed.execution.acp.warm_pool import WarmPool
 from runtimed.execution.processes.supervisor import Supervisor
 from runtimed.execution.profile import Profile
 from runtimed.execution.session.driver import DriverError, Exit, Progress, Run
@@ -26,6 +27,7 @@ from runtimed.execution.tasks import finish
 from runtimed.execution.workspace import Workspaces
 from runtimed.model.event import Payload, RunEnd
 from runtimed.model.execution import LossReason
+from runtimed.model.interaction import AttachmentForm
 
 NO_AGENT = "check whether its command speaks ACP, and whether it needs an option for that"
 
@@ -44,7 +46,13 @@ class AcpDriver:
     holds_output = False
 
     def __init__(
-        self, profile: Profile, supervisor: Supervisor, workspaces: Workspaces, spawn: Spawn, sink: EventSink
+        self,
+        profile: Profile,
+        supervisor: Supervisor,
+        workspaces: Workspaces,
+        spawn: Spawn,
+        sink: EventSink,
+        warm_pool: WarmPool | None = None,
     ) -> None:
         self._profile = profile
         self._intent = spawn.request.intent
@@ -52,7 +60,7 @@ class AcpDriver:
         self._reader = UpdateReader(profile, sink, self._inbox, spawn.max_open_text)
         self._translator = self._reader.translator
         self._terminals = Terminals(profile, supervisor)
-        self._handshake = Handshake(profile, supervisor, workspaces, spawn)
+        self._handshake = Handshake(profile, supervisor, workspaces, spawn, warm_pool)
         self._opened: Opened | None = None
         self._run: Run | None = None
         self._prompt: asyncio.Task[dict[str, Any]] | None = None
@@ -64,6 +72,15 @@ class AcpDriver:
     @property
     def has_open_text(self) -> bool:
         return self._translator.has_open_text
+
+    @property
+    def attachments(self) -> frozenset[AttachmentForm]:
+        """The forms of attachments that the agent takes. Every agent takes links."""
+        if self._opened is None:
+            return frozenset()
+        able = self._opened.agent.abilities
+        forms: dict[AttachmentForm, bool] = {"link": True, "image": able.images, "resource": able.resources}
+        return frozenset(form for form, is_taken in forms.items() if is_taken)
 
     def refusal(self, dispatch: Dispatch) -> BackendAnswer | None:
         try:
@@ -166,9 +183,10 @@ class AcpDriver:
     async def close(self, grace_s: float) -> None:
         is_running = self._run is not None
         await self._end_prompt()
+        self._inbox.listening = False
         try:
             if self._opened is not None:
-                await self._opened.agent.stop(grace_s, self._opened.saved.session_id if is_running else None)
+                await self._opened.agent.stop(grace_s, self._opened.saved.session_id, is_running=is_running)
         finally:
             await self._terminals.close()
             await self._reader.emit((*self._reader.held(), *self._translator.spent()))
@@ -188,7 +206,9 @@ class AcpDriver:
             if context is not None:
                 self._opened = await self._handshake.remember(opened, introduced=False)
             return {"stopReason": CANCELLED}
-        return await opened.agent.prompt(opened.saved.session_id, blocks(run.dispatch.input, context))
+        given = run.dispatch.input
+        prompt = await asyncio.to_thread(blocks, given, context) if given.attachments else blocks(given, context)
+        return await opened.agent.prompt(opened.saved.session_id, prompt)
 
     async def _end_prompt(self) -> None:
         """Forget the prompt and the requests of the agent: its run is over."""

@@ -2,6 +2,7 @@
 
 import asyncio
 import contextlib
+import logging
 from collections.abc import Awaitable, Callable, Sequence
 from functools import partial
 from pathlib import Path
@@ -11,17 +12,19 @@ import attrs
 
 from runtimed.core.ports import Spawn
 from runtimed.core.state.change import Entry
-from runtimed.execution.acp.agent import AUTH_REQUIRED, Agent, AgentFailed, AgentRefused
-from runtimed.execution.acp.client import Client
+from runtimed.execution.acp.agent import AUTH_REQUIRED, Agent, AgentFailed, AgentRefused, Place
+from runtimed.execution.acp.client import Served
 from runtimed.execution.acp.files import Roots
 from runtimed.execution.acp.inbox import Inbox
+from runtimed.execution.acp.mcp_servers import described
 from runtimed.execution.acp.replay import Replay
-from runtimed.execution.acp.saved_session import SavedSession, load, save
+from runtimed.execution.acp.saved_session import SavedSession, digest_of, load, save
 from runtimed.execution.acp.session_config import configure
 from runtimed.execution.acp.terminals import Terminals
-from runtimed.execution.processes.supervisor import Supervisor
+from runtimed.execution.acp.warm_pool import WarmAgent, WarmPool
+from runtimed.execution.processes.supervisor import Supervisor, environment
 from runtimed.execution.profile import Profile
-from runtimed.execution.workspace import Home, Workspaces
+from runtimed.execution.workspace import Home, Workspaces, remove_spare
 from runtimed.model.event import Alert
 
 REPLAY_SETTLE_S = 0.05
@@ -30,6 +33,7 @@ REPLAY_SETTLE_S = 0.05
 GONE = "the agent has lost the conversation: "
 DIFFERS = "the memory of the agent differs from the transcript"
 T = TypeVar("T")
+log = logging.getLogger(__name__)
 
 
 @attrs.frozen
@@ -54,16 +58,25 @@ class Handshake:
         note: What people should know about that folder since the last start.
     """
 
-    def __init__(self, profile: Profile, supervisor: Supervisor, workspaces: Workspaces, spawn: Spawn) -> None:
+    def __init__(
+        self,
+        profile: Profile,
+        supervisor: Supervisor,
+        workspaces: Workspaces,
+        spawn: Spawn,
+        warm_pool: WarmPool | None = None,
+    ) -> None:
         self._profile = profile
+        self._warm_pool = warm_pool
         self._supervisor = supervisor
+        self._workspaces = workspaces
         self._place = Home(workspaces, spawn)
         self._spawn = spawn
         self.note: str | None = None
         self._folders: tuple[Path, ...] = ()
 
     async def open(self, inbox: Inbox, terminals: Terminals, history: Sequence[Entry] | None) -> Opened:
-        """Start the agent and open its session.
+        """Start the agent and open its session. A new Worker may get an agent that was started ahead.
 
         Args:
             inbox: Takes the messages of the agent.
@@ -75,19 +88,22 @@ class Handshake:
             AgentRefused: The agent answered with an error. Nothing of it is left.
             OSError: It can't be started.
         """
+        if history is None and (warm := self._take_warm()) is not None:
+            try:
+                return await self._open_warm(warm, inbox, terminals)
+            except (AgentFailed, AgentRefused, OSError) as error:
+                fields = {"worker_id": self._spawn.worker_id, "reason": error}
+                log.warning("a warm agent is of no use, starting another one", extra=fields)
+                inbox.take()
         roots = await asyncio.to_thread(self._prepare)
-        granted = self._profile.offered
-        client = Client(inbox, roots, terminals, self.home, granted)
-        agent = await Agent.start(self._profile, self._supervisor, self.home, client, inbox)
+        agent = await Agent.start(self._profile, self._supervisor, self.home)
         try:
-            await agent.greet(granted)
-            opened = await self._session(agent, inbox, history)
-            wanted = {**self._profile.session_config, **self._spawn.request.session_config}
-            await configure(agent, opened.saved.session_id, wanted)
+            agent.serve(Served(inbox, roots, terminals, self.home))
+            await agent.greet()
+            return await self._open_session(agent, inbox, history)
         except BaseException:
             await agent.stop(0)
             raise
-        return opened
 
     @property
     def home(self) -> Path:
@@ -106,6 +122,37 @@ class Handshake:
         """Save whether the agent knows the Worker's intent, before the prompt that contains it. Raises OSError."""
         saved = await self._save(attrs.evolve(opened.saved, introduced=introduced))
         return attrs.evolve(opened, saved=saved)
+
+    def _take_warm(self) -> WarmAgent | None:
+        """Take an agent that was started ahead. A Worker whose request may shape its start gets none."""
+        request = self._spawn.request
+        if self._warm_pool is None or request.workspace_refs or request.mount_refs or request.config_bundle:
+            return None
+        return self._warm_pool.take()
+
+    async def _open_warm(self, warm: WarmAgent, inbox: Inbox, terminals: Terminals) -> Opened:
+        try:
+            roots = await asyncio.to_thread(self._adopt, warm.folder)
+            warm.agent.serve(Served(inbox, roots, terminals, self.home))
+            warm.agent.renew_deadline(self._profile.start_timeout_s / 2)
+            return await self._open_session(warm.agent, inbox, None)
+        except BaseException:
+            await warm.agent.stop(0)
+            raise
+
+    async def _open_session(self, agent: Agent, inbox: Inbox, history: Sequence[Entry] | None) -> Opened:
+        opened = await self._session(agent, inbox, history)
+        wanted = {**self._profile.session_config, **self._spawn.request.session_config}
+        await configure(agent, opened.saved.session_id, wanted)
+        return opened
+
+    def _adopt(self, spare: Path) -> Roots:
+        try:
+            self._place.adopt(spare)
+        except BaseException:
+            remove_spare(self._workspaces, spare)
+            raise
+        return self._prepare()
 
     def _prepare(self) -> Roots:
         self.note = self._place.make()
@@ -128,7 +175,7 @@ class Handshake:
             replay = Replay(kept.session_id)
             try:
                 with inbox.diverted(replay.take):
-                    reopen = partial(agent.reopen, method, kept.session_id, self._folders)
+                    reopen = partial(agent.reopen, method, kept.session_id, await self._session_place(agent))
                     await self._authenticated(agent, reopen)
                     await asyncio.sleep(REPLAY_SETTLE_S)
             except AgentRefused as error:
@@ -141,8 +188,16 @@ class Handshake:
         return await self._new(agent, GONE + why if kept.introduced else None)
 
     async def _new(self, agent: Agent, remark: str | None = None) -> Opened:
-        session_id = await self._authenticated(agent, lambda: agent.new_session(self._folders))
-        return Opened(agent, await self._save(SavedSession(session_id)), remark)
+        place = await self._session_place(agent)
+        session_id = await self._authenticated(agent, lambda: agent.new_session(place))
+        deleter = digest_of(self._profile.command) if agent.abilities.delete else ""
+        return Opened(agent, await self._save(SavedSession(session_id, deleter=deleter)), remark)
+
+    async def _session_place(self, agent: Agent) -> Place:
+        """Return where a session works. Raises SpawnRejected if the agent can't use an MCP server of the profile."""
+        env, transports = environment(self._profile.env, self._profile.env_pass), agent.abilities.transports
+        servers = await asyncio.to_thread(described, self._profile.mcp_servers, transports, env, self.home)
+        return Place(self._folders, tuple(servers))
 
     async def _save(self, saved: SavedSession) -> SavedSession:
         await self._place.use(partial(save, self._place.folder, saved))

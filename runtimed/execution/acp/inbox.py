@@ -4,7 +4,7 @@ import asyncio
 from collections import deque
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
-from typing import Any
+from typing import Any, ClassVar
 
 import attrs
 
@@ -22,6 +22,9 @@ MAX_WAITING_BYTES = 64 << 20
 class Request:
     """A permission request: its parameters, and the future of the answer."""
 
+    cancelled: ClassVar[Mapping[str, Any]] = {"outcome": {"outcome": "cancelled"}}
+    """The answer where nobody rules on it."""
+
     params: dict[str, Any]
     answer: asyncio.Future[dict[str, Any]]
 
@@ -29,6 +32,13 @@ class Request:
     def session_id(self) -> str | None:
         """The session that asks, if the request names it."""
         return session_of(self.params)
+
+
+@attrs.frozen(eq=False)
+class Elicitation(Request):
+    """A form that somebody is to fill."""
+
+    cancelled: ClassVar[Mapping[str, Any]] = {"action": "cancel"}
 
 
 @attrs.frozen

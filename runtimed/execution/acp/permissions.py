@@ -5,7 +5,8 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import Any, get_args
 
 from runtimed.core.ports import EventSink
-from runtimed.execution.acp.inbox import Request
+from runtimed.execution.acp.elicitation import form_answer, form_question
+from runtimed.execution.acp.inbox import Elicitation, Request
 from runtimed.execution.acp.system_items import MAX_SESSION_ID, OtherSessions
 from runtimed.execution.acp.tool_calls import MAX_TITLE, arguments_json
 from runtimed.execution.acp.tool_content import as_text
@@ -20,10 +21,16 @@ MAX_OPTIONS = 32
 MAX_OPTION_ID = 1000
 """The most characters of the id of an option; an option with a longer id is left out, since ids can't be cut."""
 
+MAX_TOLD_REASON = 200
+"""The most characters of the reason for a denial in the summary of the tool call; the agent gets all of it."""
+
 ALLOWING: tuple[PermissionKind, ...] = ("allow_once", "allow_always")
 REJECTING: tuple[PermissionKind, ...] = ("reject_once", "reject_always")
-CANCELLED = {"outcome": {"outcome": "cancelled"}}
+OTHER = "other"
 _KINDS: tuple[PermissionKind, ...] = get_args(PermissionKind)
+_TOOL_KINDS = frozenset(
+    {"read", "edit", "delete", "move", "search", "execute", "think", "fetch", "switch_mode", OTHER}
+)
 
 
 class PermissionRequests:
@@ -57,6 +64,15 @@ class PermissionRequests:
         self._waiting.add(task)
         task.add_done_callback(self._waiting.discard)
 
+    def ask_form(self, request: Elicitation, other: str | None = None) -> None:
+        """Answer a form in the same way. The policy that allows fills it with its defaults, if those are enough."""
+        params = request.params
+        call_id = None if other else self._translator.shown_as(params.get("toolCallId"))
+        question = form_question(params, self._profile, call_id, other and other[:MAX_SESSION_ID])
+        task = begin(self._wait_for_form(request, question))
+        self._waiting.add(task)
+        task.add_done_callback(self._waiting.discard)
+
     async def cancel(self) -> None:
         """Answer all waiting requests with `cancelled`."""
         await finish(*self._waiting)
@@ -67,9 +83,11 @@ class PermissionRequests:
         call_id, timeout_s = call.get("toolCallId"), self._profile.permission_timeout_s
         if other is not None:
             title = _title(call, self._others.title(other, call_id), arguments_json(call.get("rawInput")))
-            return Question(title, None, options, timeout_s, chosen, other[:MAX_SESSION_ID])
+            kind = _tool_kind(call.get("kind"))
+            return Question(title, None, options, timeout_s, chosen, other[:MAX_SESSION_ID], kind)
         title = _title(call, self._translator.title(call_id), self._translator.arguments(call_id))
-        return Question(title, self._translator.shown_as(call_id), options, timeout_s, chosen)
+        kind = _tool_kind(call.get("kind") or self._translator.kind(call_id))
+        return Question(title, self._translator.shown_as(call_id), options, timeout_s, chosen, tool_kind=kind)
 
     async def _wait(self, request: Request, call_id: object, question: Question) -> None:
         ruling = Ruling("cancelled")
@@ -78,6 +96,14 @@ class PermissionRequests:
         finally:
             self._answer(request, call_id, question.options, ruling)
 
+    async def _wait_for_form(self, request: Elicitation, question: Question) -> None:
+        ruling = Ruling("cancelled")
+        try:
+            ruling = await self._sink.ask(question)
+        finally:
+            if not request.answer.done():
+                request.answer.set_result(form_answer(ruling))
+
     def _answer(self, request: Request, call_id: object, options: Iterable[PermissionOption], ruling: Ruling) -> None:
         """Answer a request; `call_id` is its tool call, if that is of the Worker's own session."""
         allowed = {option.option_id for option in options if option.kind in ALLOWING}
@@ -85,11 +111,27 @@ class PermissionRequests:
         if ruling.outcome == "expired":
             chosen = first_of(options, REJECTING)
         if chosen not in allowed:
-            why = "cancelled" if ruling.outcome == "cancelled" else "permission denied"
-            self._translator.deny(call_id, "permission expired" if ruling.outcome == "expired" else why)
+            self._translator.deny(call_id, _denial(ruling))
         if not request.answer.done():
-            selected = {"outcome": {"outcome": "selected", "optionId": chosen}}
-            request.answer.set_result(CANCELLED if chosen is None else selected)
+            request.answer.set_result(_response(chosen, ruling.reason))
+
+
+def _denial(ruling: Ruling) -> str:
+    """Return the summary of a tool call that is not going to run."""
+    whys = {"cancelled": "cancelled", "expired": "permission expired"}
+    why = whys.get(ruling.outcome, "permission denied")
+    return f"{why}: {ruling.reason[:MAX_TOLD_REASON]}" if ruling.reason else why
+
+
+def _response(chosen: str | None, reason: str | None) -> dict[str, Any]:
+    """Return the answer to a request. The protocol has no place for the reason but `_meta`."""
+    outcome = {"outcome": "cancelled"} if chosen is None else {"outcome": "selected", "optionId": chosen}
+    meta = {} if reason is None else {"_meta": {"reason": reason}}
+    return {"outcome": {**outcome, **meta}, **meta}
+
+
+def _tool_kind(kind: object) -> str:
+    return kind if isinstance(kind, str) and kind in _TOOL_KINDS else OTHER
 
 
 def first_of(options: Iterable[PermissionOption], kinds: Sequence[PermissionKind]) -> str | None:

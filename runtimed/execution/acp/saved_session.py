@@ -2,8 +2,10 @@
 
 import contextlib
 import errno
+import hashlib
 import os
 import stat
+from collections.abc import Sequence
 from pathlib import Path
 
 import attrs
@@ -36,11 +38,13 @@ class SavedSession:
         session_id: The id that the agent gave it.
         introduced: The agent has received the intent of its Worker.
         known: The last difference that was reported.
+        deleter: A digest of the command of the agent, if that agent can delete the session; else empty.
     """
 
     session_id: str
     introduced: bool = False
     known: KnownDifference | None = None
+    deleter: str = ""
 
 
 def load(folder: Path) -> SavedSession | None:
@@ -60,9 +64,17 @@ def load(folder: Path) -> SavedSession | None:
     try:
         kept = orjson.loads(text)
         session_id, introduced, known = kept["session_id"], kept["introduced"], kept.get("known")
-    except (ValueError, TypeError, KeyError):
+        deleter = str(kept.get("deleter", ""))
+    except (ValueError, TypeError, KeyError, AttributeError):
         return None
-    return SavedSession(session_id, introduced is True, _known(known)) if isinstance(session_id, str) else None
+    if not isinstance(session_id, str):
+        return None
+    return SavedSession(session_id, introduced is True, _known(known), deleter)
+
+
+def digest_of(command: Sequence[str]) -> str:
+    """Return what identifies the command of an agent."""
+    return hashlib.sha256("\0".join(command).encode(errors="replace")).hexdigest()
 
 
 def save(folder: Path, saved: SavedSession) -> None:

@@ -8,7 +8,15 @@ from typing import Any
 import attrs
 import orjson
 
-from runtimed.execution.acp.tool_content import MAX_OUTPUT, CommandOutput, Content, content_of, cut, first_line
+from runtimed.execution.acp.tool_content import (
+    MAX_OUTPUT,
+    CommandOutput,
+    Content,
+    as_text,
+    content_of,
+    cut,
+    first_line,
+)
 from runtimed.model.event import Payload, SystemItem, ToolCallArgsDelta, ToolCallDone, ToolCallStart, ToolResult
 
 MAX_OPEN_CALLS = 128
@@ -35,6 +43,7 @@ class _ToolCall:
     id: str
     name: str
     title: str = ""
+    kind: str = ""
     arguments: str = ""
     arguments_emitted: bool = False
     done: bool = False
@@ -73,6 +82,11 @@ class ToolCalls:
         """Return the last title of an open call, if any."""
         call = self._open.get(_key(call_id))
         return call.title or None if call else None
+
+    def kind(self, call_id: str) -> str | None:
+        """Return the last kind of an open call, if any."""
+        call = self._open.get(_key(call_id))
+        return call.kind or None if call else None
 
     def observe(self, update: Mapping[str, Any], *, new: bool) -> Iterator[Payload]:
         """Take an update of a call, and yield its events.
@@ -120,6 +134,7 @@ class ToolCalls:
     def _follow(self, call_id: str, update: Mapping[str, Any]) -> Iterator[Payload]:
         call = self._open[call_id]
         call.title = _title(update) or call.title
+        call.kind = as_text(update.get("kind"), call.kind)[:MAX_NAME]
         if not call.done:
             call.arguments = arguments_json(update.get("rawInput")) or call.arguments
         if isinstance(content := update.get("content"), list):

@@ -33,13 +33,14 @@ class Transport:
     Other lines are left out. The agent is not read while `inbox` or `outbox` has no room.
 
     Attributes:
+        inbox: Learns what comes; another one may take over.
         ended: The agent has written its last message, or reads no more.
         received: The bytes of all lines so far.
     """
 
     def __init__(self, program: LineProcess, inbox: Inbox, outbox: Outbox) -> None:
         self._program = program
-        self._inbox = inbox
+        self.inbox = inbox
         self._outbox = outbox
         self._messages: deque[dict[str, Any]] = deque()
         self._long = 0
@@ -62,15 +63,15 @@ class Transport:
     async def receive(self) -> dict[str, Any] | None:
         """Wait for the next message; None at the end."""
         while not self._messages:
-            await self._inbox.room()
+            await self.inbox.room()
             await self._outbox.room()
             chunk = None if self._is_unread else await self._program.read()
             if chunk is None:
                 self.ended = True
-                self._inbox.wake()
+                self.inbox.wake()
                 return None
             self.received += len(chunk.data)
-            self._inbox.weigh(len(chunk.data))
+            self.inbox.weigh(len(chunk.data))
             self._take(chunk)
         return self._messages.popleft()
 
@@ -85,7 +86,7 @@ class Transport:
             left_out = (
                 f"the agent wrote a line of {self._long} bytes, which was left out: at most {MAX_MESSAGE_BYTES}"
             )
-            self._inbox.put(alert(left_out))
+            self.inbox.put(alert(left_out))
             self._long = 0
         for line in chunk.lines():
             message = _message(line)

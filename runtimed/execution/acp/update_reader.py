@@ -5,8 +5,8 @@ import math
 from collections.abc import Iterable, Iterator
 
 from runtimed.core.ports import EventSink
-from runtimed.execution.acp.inbox import Inbox, Item, Request, Update
-from runtimed.execution.acp.permissions import CANCELLED, PermissionRequests
+from runtimed.execution.acp.inbox import Elicitation, Inbox, Item, Request, Update
+from runtimed.execution.acp.permissions import PermissionRequests
 from runtimed.execution.acp.system_items import OtherSessions
 from runtimed.execution.acp.update_throttle import REPLACING, UpdateThrottle
 from runtimed.execution.acp.update_translator import UpdateTranslator
@@ -101,6 +101,8 @@ class UpdateReader:
 
     def _shown(self, request: Request) -> Iterable[Payload]:
         """The events that show the tool call of a permission request."""
+        if isinstance(request, Elicitation):
+            return self.translator.close_text()
         call = request.params.get("toolCall")
         if not isinstance(call, dict):
             return ()
@@ -127,7 +129,10 @@ class UpdateReader:
             self._timer = asyncio.get_running_loop().call_at(due, self._inbox.wake)
 
     def _ask(self, request: Request, *, asked: bool) -> None:
-        if asked:
+        if not asked:
+            if not request.answer.done():
+                request.answer.set_result(dict(request.cancelled))
+        elif isinstance(request, Elicitation):
+            self._requests.ask_form(request, self._other(request))
+        else:
             self._requests.ask(request, self._other(request))
-        elif not request.answer.done():
-            request.answer.set_result(CANCELLED)

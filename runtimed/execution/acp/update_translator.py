@@ -6,6 +6,7 @@ Raw objects go in and events come out, without any I/O.
 from collections.abc import Iterator, Mapping
 from typing import Any, Literal
 
+from runtimed.execution.acp.notice import NOTICE, notice
 from runtimed.execution.acp.provider_error import ProviderError
 from runtimed.execution.acp.system_items import MAX_KIND, update_item
 from runtimed.execution.acp.tool_calls import NO_RESULT, ToolCalls
@@ -72,6 +73,8 @@ class UpdateTranslator:
         elif kind in _CALLS and _is_id(update.get("toolCallId")):
             yield from self.close_text()
             yield from self._calls.observe(update, new=kind == "tool_call")
+        elif kind == NOTICE:
+            yield from notice(update)
         else:
             yield update_item(kind, update)
         self._tally.note(update)
@@ -99,6 +102,10 @@ class UpdateTranslator:
     def title(self, call_id: object) -> str | None:
         """Return the title of an open tool call, if it has one."""
         return self._calls.title(call_id) if isinstance(call_id, str) else None
+
+    def kind(self, call_id: object) -> str | None:
+        """Return the kind of the tool of an open call, if it has one."""
+        return self._calls.kind(call_id) if isinstance(call_id, str) else None
 
     def deny(self, call_id: object, why: str) -> None:
         """Remember that a tool is not going to run; `why` is the summary if the agent reports no result."""

@@ -4,12 +4,19 @@ Input includes what came from a cache, and output includes thoughts. Agents coun
 else the names of the counts.
 """
 
+import math
 from collections import deque
 from collections.abc import Iterable, Iterator, Mapping
 from typing import Any
 
-from runtimed.model.event import Usage
+import attrs
 
+from runtimed.model.event import Cost, Usage
+
+MAX_COUNT = 2**63 - 1
+"""The largest count that is passed on."""
+
+MAX_CURRENCY = 16
 MAX_LOOKED_AT = 64
 """The most objects that are searched for token counts."""
 
@@ -30,25 +37,35 @@ _BESIDE = frozenset({"cache_read_input_tokens", "cache_creation_input_tokens", "
 
 
 class UsageTally:
-    """The counts of one run: those in `_meta` are of one model call each, those of a `usage_update` of the run."""
+    """The counts of one run: those in `_meta` are of one model call each, those of a `usage_update` of the run.
+
+    A `usage_update` also says how full the context is, and what the session has cost; the last one counts.
+    """
 
     def __init__(self) -> None:
         self._sum: Usage | None = None
         self._last: Usage | None = None
+        self._context: dict[str, int] = {}
+        self._cost: Cost | None = None
 
     def note(self, value: Mapping[str, Any]) -> None:
-        """Take a session update. The size of the context in a usage_update is no count."""
+        """Take a session update."""
         if value.get("sessionUpdate") == "usage_update":
             self._last = find_usage(value) or self._last
+            self._context |= _context(value)
+            self._cost = _cost(value.get("cost")) or self._cost
         elif found := find_usage(value.get("_meta")):
             self._sum = _added(self._sum, found)
 
     def spent(self, response: Mapping[str, Any]) -> Iterator[Usage]:
-        """Yield the usage of a run, if it has counts; those in the response take precedence."""
+        """Yield the usage of a run, if anything is known; counts in the response take precedence."""
         found = find_usage(response.get("usage")) or find_usage(response.get("_meta"))
-        if usage := found or self._last or self._sum:
-            yield usage
-        self._sum = self._last = None
+        usage = found or self._last or self._sum
+        if usage or self._context or self._cost:
+            usage = usage or Usage(None, None, source="agent")
+            yield attrs.evolve(usage, cost=self._cost, **self._context)
+        self._sum = self._last = self._cost = None
+        self._context = {}
 
 
 def find_usage(value: object) -> Usage | None:
@@ -65,6 +82,21 @@ def find_usage(value: object) -> Usage | None:
         elif isinstance(found, list):
             waiting += found
     return None
+
+
+def _context(update: Mapping[str, Any]) -> dict[str, int]:
+    """Return how full the context is, as fields of Usage."""
+    found = {"context_tokens": _count(update, ("used",)), "context_window": _count(update, ("size",))}
+    return {name: count for name, count in found.items() if count is not None}
+
+
+def _cost(given: object) -> Cost | None:
+    if not isinstance(given, Mapping):
+        return None
+    amount, currency = given.get("amount"), given.get("currency")
+    if isinstance(amount, bool) or not isinstance(amount, int | float) or not 0 <= amount < math.inf:
+        return None
+    return Cost(float(amount), currency[:MAX_CURRENCY]) if isinstance(currency, str) and currency else None
 
 
 def _usage(found: Mapping[str, Any]) -> Usage | None:
@@ -106,6 +138,6 @@ def _sum(*counts: int | None) -> int | None:
 def _count(value: Mapping[str, Any], names: Iterable[str]) -> int | None:
     for name in names:
         count = value.get(name)
-        if isinstance(count, int) and not isinstance(count, bool) and count >= 0:
+        if isinstance(count, int) and not isinstance(count, bool) and 0 <= count <= MAX_COUNT:
             return count
     return None

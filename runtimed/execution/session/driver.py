@@ -20,6 +20,10 @@ class DriverError(Exception):
     """An expected failure of a program; the text says what happened, in words that clients may read."""
 
 
+class SpawnRejected(DriverError):
+    """The profile or the Worker asks for something that the program can't do."""
+
+
 @attrs.define(eq=False)
 class Run:
     """One input from its start to the end of its run.

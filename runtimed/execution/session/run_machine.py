@@ -9,13 +9,13 @@ from typing import Any
 from runtimed.core.ports import Dispatch, EventSink, Spawn
 from runtimed.core.state.backend_answer import BackendAnswer
 from runtimed.execution.profile import Profile
-from runtimed.execution.session.driver import Driver, DriverError, Progress, Run
+from runtimed.execution.session.driver import Driver, DriverError, Progress, Run, SpawnRejected
 from runtimed.execution.session.exit_reason import delivery_failure, failure_text
 from runtimed.execution.session.run_slot import RunSlot
 from runtimed.execution.session.text_output import QUIET_S
 from runtimed.execution.tasks import begin, finish, ready_in_time
 from runtimed.model.event import ErrorRaised, InvokeStart, Payload, RunEnd
-from runtimed.model.execution import LossReason
+from runtimed.model.execution import LossReason, Outcome
 
 NOTHING_RUNS = BackendAnswer("errored", "nothing runs this Worker")
 
@@ -60,7 +60,8 @@ class RunMachine:
             unknown = None if isinstance(error, _EXPECTED) else error
             fields = {"worker_id": self._spawn.worker_id, "program": noun, "reason": error}
             log.error("cannot start the program of a Worker", exc_info=unknown, extra=fields)
-            return BackendAnswer("errored", f"the {noun} could not be started: {failure_text(error)}")
+            outcome: Outcome = "rejected" if isinstance(error, SpawnRejected) else "errored"
+            return BackendAnswer(outcome, f"the {noun} could not be started: {failure_text(error)}")
         self._task = begin(self._live(starting.result()))
         return BackendAnswer("accepted")
 

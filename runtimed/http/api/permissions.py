@@ -38,10 +38,15 @@ def list_permissions(runtime: Runtime, worker_id: str) -> PermissionsResponse:
 async def answer_permission(
     runtime: Runtime, principal: Principal, worker_id: str, request_id: str, answer: PermissionAnswer
 ) -> PermissionResponse:
-    """Answer a permission request with one of its options, or cancel it. The first answer counts."""
-    if (answer.option_id is None) == (answer.outcome is None):
-        raise InvalidRequest('expected either option_id, or the outcome "cancelled"')
-    ref = runtime.ref(worker_id)
-    return PermissionResponse(
-        await runtime.answer_permission(ref, request_id, answer.option_id, answer.reason, principal=principal)
+    """Answer a permission request with one of its options, fill its form, or cancel it. The first answer counts."""
+    if (answer.outcome is None) == (answer.option_id is None and answer.content is None):
+        raise InvalidRequest('expected either option_id, or the outcome "cancelled", or the content of a form')
+    resolution = await runtime.answer_permission(
+        runtime.ref(worker_id),
+        request_id,
+        answer.option_id,
+        answer.reason,
+        content=answer.content,
+        principal=principal,
     )
+    return PermissionResponse(resolution)

@@ -14,6 +14,7 @@ JsonSchema = dict[str, Any]
 PRIMITIVES: dict[Any, JsonSchema] = {
     str: {"type": "string"},
     int: {"type": "integer"},
+    float: {"type": "number"},
     bool: {"type": "boolean"},
     type(None): {"type": "null"},
     Any: {},

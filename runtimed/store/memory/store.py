@@ -181,7 +181,7 @@ class MemoryStore:
             known = self._workers.get(worker.worker_id)
             if known is None or known.request is not worker.request:
                 WORKERS.encode(worker)
-            if known is None or known.execution is not worker.execution:
+            if known is None or known.execution is not worker.execution or known.title != worker.title:
                 STATES.encode(worker)
 
     def _keep(self, change: Change, events: Sequence[EncodedEvent]) -> None:

@@ -18,11 +18,13 @@ from runtimed.store.pages import new_runtime_id
 from runtimed.store.records import (
     ACTIVITIES,
     AWAITS_RUN_END,
+    EXECUTION_FIELDS,
     META,
     STATES,
     STATUSES,
     TRIM_POINTS,
     WORKERS,
+    TitledExecution,
     number_of,
     skip_damaged,
 )
@@ -91,18 +93,19 @@ def worker_reader() -> Callable[[Row, int], Worker]:
         after which events are retained. It raises StoreCorrupt for a damaged row.
     """
     request_of = functools.cache(lambda body: _restored(body, CreateWorkerRequest, "a Worker's request"))
-    execution_of = functools.cache(lambda body: _restored(body, Execution, "a Worker's execution"))
+    execution_of = functools.cache(_restored_execution)
 
     def read(row: Row, floor: int) -> Worker:
         name, end = WORKERS.describe(row), len(WORKERS.columns)
         number, request, created_at_ms = WORKERS.read(row[:end])
         state = STATES.read((number, *row[end:]))
-        _, status, transcript_len, last_sequence, since, activity, retained, execution, waiting, last_event_ms = state
+        _, status, transcript_len, last_sequence, since, activity, retained, body, waiting, last_event_ms = state
+        execution, title = execution_of(body)
         return Worker(
             worker_id(number),
             request_of(request),
             STATUSES[status],
-            execution_of(execution),
+            execution,
             transcript_len,
             last_sequence,
             since,
@@ -113,6 +116,7 @@ def worker_reader() -> Callable[[Row, int], Worker]:
             created_at_ms,
             last_event_ms,
             activity == AWAITS_RUN_END,
+            title,
         )
 
     return read
@@ -195,6 +199,11 @@ def _activity(connection: apsw.Connection, worker: Worker) -> Activity:
         fields = {"worker_id": worker.worker_id, "reason": error}
         log.error("cannot recover the activity of a Worker, assuming that it runs", extra=fields)
         return Activity("running")
+
+
+def _restored_execution(body: bytes) -> tuple[Execution, str | None]:
+    found = _restored(body, TitledExecution, "a Worker's execution")
+    return Execution(**{name: getattr(found, name) for name in EXECUTION_FIELDS}), found.title
 
 
 def _restored(body: bytes, kind: type[T], name: str) -> T:

@@ -3,11 +3,14 @@
 import asyncio
 import json
 from datetime import UTC, datetime, timedelta
+from typing import Any
 
+import attrs
 import pytest
 
 from runtimed.core import BackendAnswer, Runtime
 from runtimed.core.limits import Limits
+from runtimed.core.ports import EventSink
 from runtimed.errors import InvalidRequest, PermissionNotFound, StoreFull, WorkerExecutionUnavailable
 from runtimed.model.event import (
     ErrorRaised,
@@ -22,6 +25,7 @@ from runtimed.model.event import (
 )
 from runtimed.model.interaction import WorkerInput
 from runtimed.model.permission import PermissionOption, Question, Ruling
+from runtimed.model.worker import WorkerDetail
 from runtimed.store.memory import MemoryStore
 from runtimed.store.sqlite import SqliteStore
 from tests.core.conftest import FakeBackend, run_ready_callbacks
@@ -390,6 +394,64 @@ async def test_an_option_that_was_not_offered_is_refused_with_the_offered_ones(r
 async def test_a_permission_request_that_is_not_pending_is_not_found(runtime, busy):
     with pytest.raises(PermissionNotFound):
         await runtime.answer_permission(busy.worker_ref, "0000", "yes")
+
+
+FORM = attrs.evolve(
+    WRITE, tool_kind="elicitation", schema={"properties": {"branch": {"type": "string"}}, "required": ["branch"]}
+)
+
+
+async def test_a_form_is_filled_and_only_its_backend_learns_with_what(
+    runtime: Runtime, busy: WorkerDetail, sink: EventSink, published: Any
+) -> None:
+    asking = asyncio.create_task(sink.ask(FORM))
+    (name,) = await asked(published)
+    (request,) = items(published.events)
+    with pytest.raises(InvalidRequest, match=r"content\.branch"):
+        await runtime.answer_permission(busy.worker_ref, name, "yes")
+
+    resolution = await runtime.answer_permission(busy.worker_ref, name, None, content={"branch": "main"})
+
+    assert (request["tool_kind"], request["schema"]) == ("elicitation", FORM.schema)
+    assert await asking == Ruling("selected", "yes", content={"branch": "main"})
+    assert (resolution.outcome, resolution.option_id) == ("selected", "yes")
+    assert "main" not in json.dumps(items(published.events)[-1])
+
+
+@pytest.mark.parametrize(
+    ("question", "option_id", "content"), [(WRITE, None, {}), (WRITE, "yes", {}), (FORM, "no", {"branch": "main"})]
+)
+async def test_a_content_is_refused_where_no_form_is_accepted(
+    runtime: Runtime,
+    busy: WorkerDetail,
+    sink: EventSink,
+    published: Any,
+    question: Question,
+    option_id: str | None,
+    content: dict[str, Any],
+) -> None:
+    asking = asyncio.create_task(sink.ask(question))
+    (name,) = await asked(published)
+
+    with pytest.raises(InvalidRequest, match="content: expected only with"):
+        await runtime.answer_permission(busy.worker_ref, name, option_id, content=content)
+
+    await runtime.answer_permission(busy.worker_ref, name, "no")
+    assert await asking == Ruling("selected", "no")
+
+
+async def test_the_reason_of_an_answer_reaches_the_backend_and_the_feed(
+    runtime: Runtime, busy: WorkerDetail, sink: EventSink, published: Any
+) -> None:
+    asking = asyncio.create_task(sink.ask(WRITE))
+    (name,) = await asked(published)
+    with pytest.raises(InvalidRequest, match="reason: expected 1 to 4096"):
+        await runtime.answer_permission(busy.worker_ref, name, "no", reason="x" * 4097)
+
+    resolution = await runtime.answer_permission(busy.worker_ref, name, "no", reason="not on a Friday")
+
+    assert await asking == Ruling("selected", "no", "not on a Friday")
+    assert resolution.reason == items(published.events)[-1]["reason"] == "not on a Friday"
 
 
 BROKEN = ErrorRaised("provider_error", "it broke")

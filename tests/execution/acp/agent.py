@@ -5,6 +5,7 @@ The script is an object of method names, each with a list of steps; those of `se
 one for each prompt, the last for all that follow. A step is a list, its first item the name of a function below.
 """
 
+import fcntl
 import io
 import json
 import os
@@ -12,6 +13,7 @@ import select
 import signal
 import subprocess
 import sys
+import threading
 import time
 from pathlib import Path
 
@@ -188,6 +190,28 @@ def meta(fields):
 def unlock():
     """From now on a session may be opened."""
     script["session/new"] = DEFAULTS["session/new"]
+
+
+def enroll():
+    """Give this agent a name, which its session gets, and note it. A lock is held on a file while the agent lives.
+
+    Process ids tell nothing: they are those of a namespace. The agent ends once there is a file `die-NAME`.
+    """
+    name = os.urandom(4).hex()
+    globals()["session"] = f"session-{name}"
+    DEFAULTS["session/new"] = [["answer", {"sessionId": session}]]
+    state["lock"] = (script_path.parent / f"alive-{name}").open("w")
+    fcntl.flock(state["lock"], fcntl.LOCK_EX)
+    env = {key: value for key, value in os.environ.items() if key != "RUNTIMED_TREE"}
+    with (script_path.parent / "agents.jsonl").open("a") as file:
+        file.write(json.dumps({"name": name, "env": env}) + "\n")
+    threading.Thread(target=die, args=(script_path.parent / f"die-{name}",), daemon=True).start()
+
+
+def die(file):
+    while not file.exists():
+        time.sleep(0.01)
+    os._exit(9)
 
 
 def call_python(code):

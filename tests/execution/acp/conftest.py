@@ -1,7 +1,9 @@
 """An agent that follows a script, and a Worker that is run by it."""
 
 import asyncio
+import fcntl
 import json
+import shutil
 import sys
 from collections.abc import AsyncIterator, Callable
 from pathlib import Path
@@ -50,7 +52,7 @@ class RecordingSink:
             self.questions.append(question)
             self._changed.notify_all()
         if question.ruled is not None:
-            return Ruling("selected", question.ruled)
+            return Ruling("selected", question.ruled, content=question.content)
         self._ruling = asyncio.get_running_loop().create_future()
         return await self._ruling
 
@@ -95,6 +97,37 @@ class RecordingSink:
         return [event.result for event in self.of(RunEnd)]
 
 
+class Roll:
+    """The agents that were told to `enroll`, in the order of their starts."""
+
+    def __init__(self, folder: Path) -> None:
+        self._folder = folder
+
+    @property
+    def notes(self) -> list[dict[str, Any]]:
+        """What the agents have noted: their names and their environments."""
+        file = self._folder / "agents.jsonl"
+        return [json.loads(line) for line in file.read_text().splitlines()] if file.exists() else []
+
+    @property
+    def names(self) -> list[str]:
+        """Their names."""
+        return [note["name"] for note in self.notes]
+
+    def is_gone(self, name: str) -> bool:
+        """Whether an agent has ended."""
+        with (self._folder / f"alive-{name}").open() as file:
+            try:
+                fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            except BlockingIOError:
+                return False
+        return True
+
+    def end(self, name: str) -> None:
+        """Have an agent end by itself, soon."""
+        (self._folder / f"die-{name}").touch()
+
+
 class Folders:
     """The folders of Workers, plainly below one folder."""
 
@@ -105,7 +138,7 @@ class Folders:
         return self._folder / worker_id
 
     def remove_worker_folder(self, worker_id: WorkerId, is_cut: Callable[[], bool]) -> None:
-        """Nothing: pytest removes it."""
+        shutil.rmtree(self._folder / worker_id, ignore_errors=True)
 
 
 class Harness:

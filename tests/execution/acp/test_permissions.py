@@ -1,6 +1,7 @@
 """Who is asked for a permission, and what the agent hears."""
 
 import asyncio
+import json
 from collections.abc import Callable
 from typing import Any
 
@@ -176,6 +177,63 @@ async def test_an_option_whose_id_is_too_long_is_left_out(new_harness: Callable[
     await harness.sink.until(lambda: harness.sink.questions)
     (question,) = harness.sink.questions
     assert [option.option_id for option in question.options] == [longest]
+
+
+@pytest.mark.parametrize(
+    ("ruling", "outcome", "summary"),
+    [
+        (
+            Ruling("selected", "no", "not on a Friday"),
+            {"outcome": "selected", "optionId": "no", "_meta": {"reason": "not on a Friday"}},
+            "permission denied: not on a Friday",
+        ),
+        (
+            Ruling("cancelled", None, "wait"),
+            {"outcome": "cancelled", "_meta": {"reason": "wait"}},
+            "cancelled: wait",
+        ),
+    ],
+)
+async def test_the_reason_of_a_denial_is_handed_on_to_the_agent_and_shown_in_the_result(
+    new_harness: Callable[..., Any], ruling: Ruling, outcome: dict[str, Any], summary: str
+) -> None:
+    harness = new_harness(asking([YES, NO]))
+    await harness.spawn()
+    await harness.begin()
+    await harness.sink.until(lambda: harness.sink.questions)
+
+    harness.sink.rule(ruling)
+    await harness.sink.until(lambda: harness.sink.ends)
+
+    assert json.loads(harness.sink.text) == outcome
+    assert harness.answers()[-1]["result"]["_meta"] == {"reason": ruling.reason}
+    assert [result.summary for result in harness.sink.results] == [summary]
+
+
+@pytest.mark.parametrize(
+    ("told", "asked", "kind"),
+    [
+        ({"kind": "edit"}, {}, "edit"),
+        ({"kind": "edit"}, {"kind": "execute"}, "execute"),
+        ({}, {}, "other"),
+        ({"kind": "of_the_future"}, {}, "other"),
+        ({"kind": 7}, {}, "other"),
+    ],
+)
+async def test_a_request_says_of_which_kind_its_tool_is(
+    new_harness: Callable[..., Any], told: dict[str, Any], asked: dict[str, Any], kind: str
+) -> None:
+    steps = [
+        ["update", {"sessionUpdate": "tool_call", "toolCallId": "c1", **told}],
+        ["ask", {"toolCallId": "c1", **asked}, [YES, NO]],
+        ["end"],
+    ]
+    harness = new_harness({"session/prompt": [steps]}, permissions="allow")
+    await harness.spawn()
+
+    sink = await harness.run()
+
+    assert [question.tool_kind for question in sink.questions] == [kind]
 
 
 SHOWN = {"sessionUpdate": "tool_call", **CALL, "title": "remove the folder build"}

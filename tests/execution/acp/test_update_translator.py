@@ -14,6 +14,7 @@ from runtimed.execution.acp.update_translator import UpdateTranslator
 from runtimed.execution.session.text_output import MAX_TEXT_BLOCK
 from runtimed.model.event import (
     Alert,
+    Cost,
     ErrorRaised,
     Payload,
     RunEnd,
@@ -438,12 +439,65 @@ def test_input_counts_what_came_from_a_cache_and_output_the_thoughts_for_every_a
 def test_usage_is_taken_from_what_updates_count_and_not_from_how_full_the_context_is() -> None:
     window = {"sessionUpdate": "usage_update", "used": 900, "size": 200_000}
     said = events_of(UpdateTranslator(), window, end=END)
+    full = {"context_tokens": 900, "context_window": 200_000}
     assert said == [
         SystemItem({"kind": "usage_update", "content": {"used": 900, "size": 200_000}}),
+        Usage(None, None, source="agent", **full),
         RunEnd("finished"),
     ]
     said = events_of(UpdateTranslator(), window | {"inputTokens": 7, "outputTokens": 8}, end=END)
-    assert said[-2:] == [Usage(7, 8, source="agent"), RunEnd("finished")]
+    assert said[-2:] == [Usage(7, 8, source="agent", **full), RunEnd("finished")]
+
+
+def test_usage_tells_the_last_size_of_the_context_and_what_the_session_has_cost() -> None:
+    first = {"sessionUpdate": "usage_update", "used": 1, "size": 10, "cost": {"amount": 0.25, "currency": "USD"}}
+    later = {"sessionUpdate": "usage_update", "used": 5, "size": 10}
+    translator = UpdateTranslator()
+
+    said = events_of(translator, first, later, end=END | {"usage": {"inputTokens": 7, "outputTokens": 8}})
+    again = events_of(translator, end=END)
+
+    assert said[-2] == Usage(7, 8, None, "agent", 5, 10, Cost(0.25, "USD"))
+    assert again == [RunEnd("finished")]
+
+
+@pytest.mark.parametrize(
+    "odd",
+    [
+        {"used": -1, "size": "10"},
+        {"used": 2**70, "size": True},
+        {"cost": {"amount": "1", "currency": "USD"}},
+        {"cost": {"amount": -1, "currency": "USD"}},
+        {"cost": {"amount": 1}},
+        {"cost": 5},
+    ],
+)
+def test_what_is_no_size_and_no_cost_is_left_out_of_the_usage(odd: dict[str, Any]) -> None:
+    said = events_of(UpdateTranslator(), {"sessionUpdate": "usage_update", **odd}, end=END)
+
+    assert [type(event) for event in said] == [SystemItem, RunEnd]
+
+
+@pytest.mark.parametrize(
+    ("fields", "level", "message"),
+    [
+        ({"severity": "error", "title": "MCP server", "description": "is down"}, "error", "MCP server: is down"),
+        ({"severity": "warning", "title": "Slow"}, "warn", "Slow"),
+        ({"severity": "info", "title": "Update found", "description": " "}, "warn", "Update found"),
+        ({"title": "x" * 1000, "description": "y" * 10_000}, "warn", f"{'x' * 500}: {'y' * 4000}"),
+    ],
+)
+def test_a_notice_is_an_alert(fields: dict[str, str], level: str, message: str) -> None:
+    (said,) = events_of(UpdateTranslator(), {"sessionUpdate": "notice", **fields})
+
+    assert isinstance(said, Alert)
+    assert (said.level, said.source, said.message) == (level, "worker", message)
+
+
+def test_a_notice_without_a_title_is_an_item() -> None:
+    said = events_of(UpdateTranslator(), {"sessionUpdate": "notice", "severity": "error"})
+
+    assert said == [SystemItem({"kind": "notice", "content": {"severity": "error"}})]
 
 
 def test_the_usage_of_a_run_is_told_once_as_the_sum_of_the_calls_that_its_updates_count() -> None:

@@ -6,7 +6,7 @@ import shutil
 import apsw
 import pytest
 
-from runtimed.core import Runtime
+from runtimed.core import EventSink, Runtime
 from runtimed.execution import FunctionBackend
 from runtimed.model.interaction import WorkerInput
 from runtimed.model.permission import PermissionOption, Question, Ruling
@@ -94,6 +94,10 @@ async def test_a_request_that_was_answered_is_not_found_any_more(asking):
         ),
         ({"outcome": "selected"}, "invalid_json", "outcome: "),
         ({"option": "yes"}, "invalid_json", "option: unknown field"),
+        ({"content": {}, "outcome": "cancelled"}, "invalid_request", "expected either option_id"),
+        ({"content": {"a": 1}}, "invalid_request", "content: expected only with"),
+        ({"content": []}, "invalid_json", "content: expected an object"),
+        ({"option_id": "no", "reason": 7}, "invalid_json", "reason: expected a string"),
     ],
 )
 async def test_an_answer_that_is_none_is_refused_and_the_request_goes_on_waiting(asking, body, code, message):
@@ -103,6 +107,35 @@ async def test_an_answer_that_is_none_is_refused_and_the_request_goes_on_waiting
     assert (status, found["error"]["code"]) == (400, code)
     assert found["error"]["message"].startswith(message)
     assert await waiting(served, url, "write 0") == first
+
+
+async def test_a_form_is_shown_with_its_schema_and_filled_with_a_content_and_a_denial_may_have_a_reason() -> None:
+    schema = {"properties": {"branch": {"type": "string"}}, "required": ["branch"]}
+    rulings: list[Ruling] = []
+
+    async def ask(message: WorkerInput, sink: EventSink) -> None:
+        question = Question("Which?", None, OPTIONS, 60.0, tool_kind="elicitation", schema=schema)
+        rulings.extend([await sink.ask(question), await sink.ask(Question("Edit x", None, OPTIONS, 60.0))])
+
+    async with Runtime(MemoryStore(), FunctionBackend(ask)) as runtime, serving(runtime) as served:
+        ref = (await runtime.create_worker()).worker_ref
+        url = f"{served.url}/v1/workers/{ref.worker_id}"
+        await runtime.send_input(ref, WorkerInput("user", "go"))
+        form = await waiting(served, url, "Which?")
+        refused = await answer(served, url, form["request_id"], {"content": {"branch": 7}})
+        filled = await answer(served, url, form["request_id"], {"content": {"branch": "main"}})
+        edit = await waiting(served, url, "Edit x")
+        denied = await answer(served, url, edit["request_id"], {"option_id": "no", "reason": "not on a Friday"})
+
+    assert (form["tool_kind"], form["schema"]) == ("elicitation", schema)
+    assert refused[0] == 400
+    assert refused[1]["error"]["message"] == "content.branch: expected a string"
+    assert (filled[0], filled[1]["permission"]["option_id"]) == (200, "yes")
+    assert denied[1]["permission"]["reason"] == "not on a Friday"
+    assert rulings == [
+        Ruling("selected", "yes", content={"branch": "main"}),
+        Ruling("selected", "no", "not on a Friday"),
+    ]
 
 
 async def test_requests_of_a_worker_that_is_not_there_are_not_found(asking):

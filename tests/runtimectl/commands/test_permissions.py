@@ -3,13 +3,14 @@
 import asyncio
 import json
 import sys
+from typing import Any
 
 import pytest
 
 from runtimed.core import Runtime
 from runtimed.execution import FunctionBackend
 from runtimed.model.interaction import WorkerInput
-from runtimed.model.permission import PermissionOption, Question
+from runtimed.model.permission import PermissionOption, Question, Ruling
 from runtimed.store.memory import MemoryStore
 from tests.http.conftest import TOKEN, serving
 
@@ -26,10 +27,11 @@ class Asking:
 
     def __init__(self):
         self.runtime, self.url, self.rulings, self.ruled = None, None, [], None
-        self.timeout_s = 60.0
+        self.timeout_s, self.schema = 60.0, None
 
     async def ask(self, message, sink):
-        self.rulings.append(await sink.ask(Question(message.content, None, OPTIONS, self.timeout_s, self.ruled)))
+        question = Question(message.content, None, OPTIONS, self.timeout_s, self.ruled, schema=self.schema)
+        self.rulings.append(await sink.ask(question))
 
     async def worker(self):
         """Return a Worker that waits for an answer."""
@@ -126,6 +128,26 @@ async def test_an_unknown_option_or_an_ambiguous_kind_is_a_usage_error(asking):
     assert code == 2
     assert "ambiguous: no, never" in err
     assert asking.request(worker)
+
+
+async def test_an_answer_may_have_a_reason_and_fills_a_form(asking: Any) -> None:
+    asking.schema = {"properties": {"branch": {"type": "string"}}, "required": ["branch"]}
+    worker = await asking.worker()
+    answer = ("permissions", "answer", worker.worker_id, asking.request(worker), "yes")
+
+    empty = await asking.ctl(*answer)
+    no_json = await asking.ctl(*answer, "--content", "[1")
+    filled = await asking.ctl(*answer, "--content", '{"branch": "main"}', "--reason", "as always", "-o", "json")
+
+    assert empty[0] == 5
+    assert "content.branch: expected a value" in empty[2]
+    assert no_json[0] == 2
+    assert "--content: expected a JSON object" in no_json[2]
+    assert json.loads(filled[1])["permission"]["reason"] == "as always"
+    async with asyncio.timeout(60):
+        while not asking.rulings:
+            await asyncio.sleep(0.01)
+    assert asking.rulings == [Ruling("selected", "yes", "as always", {"branch": "main"})]
 
 
 async def test_a_request_that_is_not_open_is_not_found(asking):

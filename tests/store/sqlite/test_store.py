@@ -151,7 +151,9 @@ def test_a_newer_schema_is_refused_and_left_alone(new_store: NewStore, folder: P
     newer = VERSION + 1
     run_sql(folder, f"PRAGMA user_version = {newer}")
     before = (folder / "runtime.sqlite3").read_bytes()
-    with pytest.raises(StoreUnsupported, match=rf"newer version of runtimed \(schema {newer}, this one knows up to {VERSION}\)"):
+    with pytest.raises(
+        StoreUnsupported, match=rf"newer version of runtimed \(schema {newer}, this one knows up to {VERSION}\)"
+    ):
         new_store().open()
     assert (folder / "runtime.sqlite3").read_bytes() == before
 

@@ -30,6 +30,7 @@ def lose_execution(builder: ChangeBuilder, why: str, *, cut: bool) -> None:
         builder.emit(ErrorRaised("internal", f"the run was cut: {why}"))
         builder.emit(RunEnd("rolled_back"))
     builder.execution = disconnected(builder.execution)
+    builder.commands = ()
 
 
 def lose_program(builder: ChangeBuilder, reason: LossReason, message: str) -> None:
@@ -46,6 +47,7 @@ def lose_program(builder: ChangeBuilder, reason: LossReason, message: str) -> No
     builder.offer = None
     result = ExecutionResult("input" if cut else "spawn", "errored", "errored", message)
     builder.execution = Execution("unconnected", "errored", result)
+    builder.commands = ()
 
 
 def disconnected(execution: Execution) -> Execution:
@@ -79,6 +81,7 @@ def end_worker(builder: ChangeBuilder, operation: Operation, answer: BackendAnsw
     result = ExecutionResult(operation, answer.outcome, "stopped", answer.message)
     builder.status = done
     builder.execution = Execution("unconnected", "stopped", result)
+    builder.commands = ()
 
 
 def trim(builder: ChangeBuilder, trim_range: TrimRange, state_at: StateAt) -> None:

@@ -5,7 +5,8 @@ from collections.abc import Iterable
 from runtimed.core.state.change_builder import ChangeBuilder
 from runtimed.core.state.decisions.inputs import offer_next_input
 from runtimed.core.state.decisions.run_end import END_OF_RUN, close_open_output, is_run_active
-from runtimed.model.event import ErrorRaised, InvokeStart, Payload, RunEnd, TextDone
+from runtimed.core.state.session_info import commands_after, title_after
+from runtimed.model.event import ErrorRaised, InvokeStart, Payload, RunEnd, SystemItem, TextDone
 from runtimed.model.execution import Execution
 
 MARKS_OF_RUN = (*END_OF_RUN, InvokeStart)
@@ -15,7 +16,8 @@ LATE_RUN_END = "a run_end was dropped: the Runtime had ended its run already"
 def record_output(builder: ChangeBuilder, payloads: Iterable[Payload]) -> None:
     """Record the events that a backend emits. Events of a Worker that has ended are dropped.
 
-    The end of a run closes the text, thoughts and tool calls that are still open. A `run_end` that arrives after the
+    The end of a run closes the text, thoughts and tool calls that are still open. Items may give the Worker a title
+    or commands. A `run_end` that arrives after the
     Runtime added it (see `add_run_end`) is dropped, with an alert.
     """
     if builder.status != "running":
@@ -32,6 +34,9 @@ def record_output(builder: ChangeBuilder, payloads: Iterable[Payload]) -> None:
             builder.emit(payload, "assistant", payload.text)
         else:
             builder.emit(payload)
+        if isinstance(payload, SystemItem):
+            builder.title = title_after(payload.item, builder.title)
+            builder.commands = commands_after(payload.item, builder.commands)
         if isinstance(payload, END_OF_RUN) and builder.execution.run_state == "busy":
             builder.execution = Execution(builder.execution.backend, "idle", builder.execution.last_result)
     if over:

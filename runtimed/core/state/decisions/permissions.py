@@ -2,16 +2,27 @@
 
 from runtimed.core.state.change_builder import ChangeBuilder
 from runtimed.core.state.decisions.run_end import is_run_active
+from runtimed.core.state.form import check_content
 from runtimed.core.state.runtime_items import PermissionRequested, render
 from runtimed.errors import InvalidRequest, PermissionNotFound
-from runtimed.model.permission import Permission, PermissionOutcome, PermissionResolution, Ruling
+from runtimed.model.permission import (
+    Permission,
+    PermissionAnswer,
+    PermissionKind,
+    PermissionOutcome,
+    PermissionResolution,
+    Question,
+    Ruling,
+)
 from runtimed.model.text import is_blank
 
 MAX_REASON = 4_096
 """Characters of the reason that a client gives for its ruling."""
 
+ALLOWING: tuple[PermissionKind, ...] = ("allow_once", "allow_always")
 
-def request_permission(builder: ChangeBuilder, permission: Permission, ruled: str | None, most: int) -> None:
+
+def request_permission(builder: ChangeBuilder, permission: Permission, question: Question, most: int) -> None:
     """Record that a backend asks for a permission.
 
     The request is cancelled at once if no run is active or `most` requests are pending already.
@@ -19,7 +30,7 @@ def request_permission(builder: ChangeBuilder, permission: Permission, ruled: st
     Args:
         builder: The Change so far.
         permission: The request.
-        ruled: The id of the option that the profile selects by itself, or None to ask the client.
+        question: The same as the backend asks it, with the option that the profile selects by itself, if any.
         most: How many requests may be pending (max_pending_permissions).
     """
     name = permission.request_id
@@ -30,36 +41,36 @@ def request_permission(builder: ChangeBuilder, permission: Permission, ruled: st
         builder.rulings[name] = Ruling("cancelled")
     else:
         builder.emit(render(PermissionRequested(permission)))
-        if ruled is not None:
-            builder.resolve(PermissionResolution(name, "selected", "profile", ruled))
+        if question.ruled is not None:
+            builder.resolve(PermissionResolution(name, "selected", "profile", question.ruled), question.content)
 
 
-def rule_on_permission(
-    builder: ChangeBuilder, request_id: str, option_id: str | None, reason: str | None = None
-) -> PermissionResolution:
+def rule_on_permission(builder: ChangeBuilder, request_id: str, answer: PermissionAnswer) -> PermissionResolution:
     """Record the answer of a client to a permission request.
 
     Args:
         builder: The Change so far.
         request_id: The pending request.
-        option_id: The option selected, or None to cancel the request.
-        reason: Why, in the client's words.
+        answer: The option selected, or the filled form; without either the request is cancelled.
 
     Raises:
         PermissionNotFound: No such request is pending.
-        InvalidRequest: The request does not offer this option, or the reason is blank or too long.
+        InvalidRequest: The request does not offer this option, its form does not accept the content, or the reason
+            is blank or too long.
     """
-    if reason is not None and (is_blank(reason) or len(reason) > MAX_REASON):
+    if answer.reason is not None and (is_blank(answer.reason) or len(answer.reason) > MAX_REASON):
         raise InvalidRequest(f"reason: expected 1 to {MAX_REASON} characters, not blank")
     permission = next((one for one in builder.activity.permissions if one.request_id == request_id), None)
     if permission is None:
         raise PermissionNotFound
-    offered = [option.option_id for option in permission.options]
-    if option_id is not None and option_id not in offered:
-        raise InvalidRequest(f"option_id: expected one of {', '.join(offered)}")
-    outcome: PermissionOutcome = "cancelled" if option_id is None else "selected"
-    resolution = PermissionResolution(request_id, outcome, "client", option_id, reason)
-    builder.resolve(resolution)
+    chosen, content = _chosen(permission, answer), None
+    if permission.schema is not None and chosen in _allowing(permission):
+        content = check_content(permission.schema, answer.content or {})
+    elif answer.content is not None:
+        raise InvalidRequest("content: expected only with an option that accepts the form of this request")
+    outcome: PermissionOutcome = "cancelled" if chosen is None else "selected"
+    resolution = PermissionResolution(request_id, outcome, "client", chosen, answer.reason)
+    builder.resolve(resolution, content)
     return resolution
 
 
@@ -69,6 +80,20 @@ def resolve_permission(builder: ChangeBuilder, resolution: PermissionResolution)
     if pending:
         builder.resolve(resolution)
     return pending
+
+
+def _chosen(permission: Permission, answer: PermissionAnswer) -> str | None:
+    """Return the option that an answer selects; a content alone accepts. None cancels the request."""
+    offered = [option.option_id for option in permission.options]
+    if answer.option_id is not None and answer.option_id not in offered:
+        raise InvalidRequest(f"option_id: expected one of {', '.join(offered)}")
+    if answer.option_id is None and answer.content is not None and permission.schema is not None:
+        return next(iter(_allowing(permission)), None)
+    return answer.option_id
+
+
+def _allowing(permission: Permission) -> list[str]:
+    return [option.option_id for option in permission.options if option.kind in ALLOWING]
 
 
 def _refusal_of(builder: ChangeBuilder, most: int) -> str | None:

@@ -1,0 +1,34 @@
+"""Have an agent delete the session of a Worker that is deleted."""
+
+import asyncio
+from pathlib import Path
+
+from runtimed.execution.acp.agent import Agent, AgentFailed, AgentRefused
+from runtimed.execution.processes.supervisor import Supervisor
+from runtimed.execution.profile import Profile
+from runtimed.execution.workspace import HOME
+
+
+async def delete_session(profile: Profile, supervisor: Supervisor, folder: Path, session_id: str) -> None:
+    """Start an agent to delete a session, and end it.
+
+    Args:
+        profile: How the agent is run.
+        supervisor: Starts it.
+        folder: The folder of the Worker.
+        session_id: The session.
+
+    Raises:
+        AgentFailed: It gave no valid answer, or refused.
+        OSError: It can't be started, or processes of it resist being killed.
+    """
+    home = folder / HOME
+    await asyncio.to_thread(home.mkdir, mode=0o700, exist_ok=True)
+    agent = await Agent.start(profile, supervisor, home, frozenset())
+    try:
+        await agent.greet()
+        await agent.delete_session(session_id)
+    except AgentRefused as error:
+        raise AgentFailed("protocol", str(error)) from None
+    finally:
+        await agent.stop(profile.stop_grace_s)

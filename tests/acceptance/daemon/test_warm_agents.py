@@ -1,0 +1,54 @@
+"""Agents that the daemon starts before there are Workers for them."""
+
+import json
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+from tests.execution.acp.conftest import Roll
+
+AGENT = Path(__file__).parents[2] / "execution" / "acp" / "agent.py"
+REQUEST = {"profile": {"kind": "builtin", "value": "builtin:coder"}}
+
+
+def _configure(folder: Path) -> Path:
+    script = folder / "script.json"
+    script.write_text(json.dumps({"start": [["enroll"]]}))
+    command = json.dumps([sys.executable, str(AGENT), str(script)])
+    config = folder / "config.toml"
+    config.write_text(f'[profiles."builtin:coder"]\nbackend = "acp"\ncommand = {command}\nwarm = 1\n')
+    return config
+
+
+def test_a_warm_agent_waits_from_the_start_outlives_no_daemon_and_is_the_first_workers(
+    launch: Callable[..., Any], tmp_path: Path, until: Callable[[Callable[[], Any]], Any]
+) -> None:
+    options, store, roll = ("--config", str(_configure(tmp_path))), tmp_path / "store", Roll(tmp_path)
+    killed = launch(*options, store=f"fs:{store}").ready()
+    until(lambda: roll.names)
+    killed.kill()
+
+    daemon = launch(*options, store=f"fs:{store}").ready()
+    until(lambda: _ready(daemon) == {"ready": 1, "wanted": 1})
+    first, second = roll.names
+    left = [path.name for path in (store / "workers").iterdir()]
+    worker = daemon.call("POST", "/v1/workers", REQUEST).ok("worker", "WorkerDetail")
+    saved = json.loads((store / "workers" / worker["worker_id"] / "session.json").read_text())
+    events = daemon.run(worker["worker_id"], "hi")
+    until(lambda: len(roll.names) == 3)
+    daemon.stop()
+
+    assert [name.partition("-")[0] for name in left] == ["warm"]
+    assert saved["session_id"] == f"session-{second}"
+    assert events[-1]["payload"]["event"] == "run_end"
+    assert all(map(roll.is_gone, roll.names))
+    assert first != second
+    assert [path.name for path in (store / "workers").iterdir()] == [worker["worker_id"]]
+
+
+def _ready(daemon: Any) -> dict[str, int]:
+    """How many warm agents the profile has."""
+    profiles = daemon.call("GET", "/v1/profiles").ok("profiles")
+    found: dict[str, int] = next(one["warm"] for one in profiles if one["selector"] == "builtin:coder")
+    return found

@@ -1,0 +1,78 @@
+"""The MCP servers of a profile, as agents are told about them."""
+
+import sys
+from collections.abc import Callable
+from typing import Any
+
+import pytest
+
+from runtimed.execution.profile import McpServer
+from tests.execution.acp.test_backend import ACCEPTED
+
+ISSUES = McpServer("issues", command=(sys.executable, "-m", "issues"), env={"KEY": "k"})
+DOCS = McpServer("docs", url="https://docs.example.com/mcp", headers={"Authorization": "Bearer t"})
+OLD = McpServer("old", url="http://127.0.0.1:1/sse", type="sse")
+BOTH = {"mcpCapabilities": {"http": True, "sse": True}}
+
+
+async def test_servers_are_handed_on_in_a_new_session_and_in_one_that_is_opened_again(
+    new_harness: Callable[..., Any],
+) -> None:
+    able = {**BOTH, "loadSession": True}
+    harness = new_harness({"capabilities": able, "session": "s"}, mcp_servers=(ISSUES, DOCS, OLD))
+    assert await harness.spawn() == ACCEPTED
+    assert await harness.restart() == ACCEPTED
+
+    (new,), (loaded,) = harness.heard("session/new"), harness.heard("session/load")
+
+    assert new["mcpServers"] == [
+        {
+            "name": "issues",
+            "command": sys.executable,
+            "args": ["-m", "issues"],
+            "env": [{"name": "KEY", "value": "k"}],
+        },
+        {
+            "type": "http",
+            "name": "docs",
+            "url": "https://docs.example.com/mcp",
+            "headers": [{"name": "Authorization", "value": "Bearer t"}],
+        },
+        {"type": "sse", "name": "old", "url": "http://127.0.0.1:1/sse", "headers": []},
+    ]
+    assert loaded["mcpServers"] == new["mcpServers"]
+
+
+async def test_a_program_without_a_path_is_handed_on_with_the_path_that_the_agent_would_find(
+    new_harness: Callable[..., Any],
+) -> None:
+    harness = new_harness(mcp_servers=(McpServer("shell", command=("sh",)),))
+    await harness.spawn()
+
+    ((server,),) = (told["mcpServers"] for told in harness.heard("session/new"))
+
+    assert server["command"].endswith("/sh")
+    assert server["command"].startswith("/")
+
+
+@pytest.mark.parametrize(
+    ("server", "able", "problem"),
+    [
+        (DOCS, {}, "mcp_servers: 'docs': the agent takes no MCP servers of type http, only programs"),
+        (
+            OLD,
+            {"mcpCapabilities": {"http": True}},
+            "'old': the agent takes no MCP servers of type sse, only programs",
+        ),
+        (McpServer("gone", command=("no-such-server",)), BOTH, "'gone': command: 'no-such-server' is not there"),
+    ],
+)
+async def test_a_spawn_is_rejected_by_the_name_of_a_server_that_cannot_be_used(
+    new_harness: Callable[..., Any], server: McpServer, able: dict[str, Any], problem: str
+) -> None:
+    harness = new_harness({"capabilities": able}, mcp_servers=(server,))
+
+    answer = await harness.spawn()
+
+    assert answer.outcome == "rejected"
+    assert problem in str(answer.message)
