@@ -4,7 +4,6 @@ import sys
 
 import click
 
-from runtimectl.errors import UsageProblem
 from runtimectl.options import COMPLETION_VARIABLE, PROGRAM, command
 
 SHELLS = ("bash", "zsh", "fish")
@@ -20,10 +19,8 @@ def completion(context: click.Context, shell: str) -> None:
     Example:
       source <(runtimectl completion bash)
     """
-    from click.shell_completion import get_completion_class
+    from click.shell_completion import BashComplete, FishComplete, ZshComplete
 
-    completion_class = get_completion_class(shell)
-    if completion_class is None:
-        raise UsageProblem(f"shell: expected one of {', '.join(SHELLS)}, got {shell!r}")
-    script = completion_class(context.find_root().command, {}, PROGRAM, COMPLETION_VARIABLE).source()
+    classes = {"bash": BashComplete, "zsh": ZshComplete, "fish": FishComplete}
+    script = classes[shell](context.find_root().command, {}, PROGRAM, COMPLETION_VARIABLE).source()
     sys.stdout.write(script + "\n")

@@ -163,6 +163,10 @@ class Harness:
     def ref(self, story: Story) -> WorkerRef:
         return self.runtime.ref(story.worker_id)
 
+    def seam(self, worker_id: WorkerId | None) -> int | None:
+        """Return the sequence after which a Worker's events, or all, are in memory; None if nobody observes them."""
+        return next((log._ring.begins_after for log in self.life.feed._logs.get(worker_id, ())), None)
+
     def count(self) -> int:
         self._counted += 1
         return self._counted

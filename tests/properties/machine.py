@@ -18,6 +18,9 @@ from tests.properties.watcher import Watcher
 MAX_WORKERS = 4
 MAX_WATCHERS = 5
 
+SEAM = "seam"
+"""The cursor where the events in memory begin. Few histories come upon it by chance."""
+
 ANY = st.integers(0, 9)
 PATIENT = st.booleans()
 KIND = st.sampled_from(["user", "system"])
@@ -214,16 +217,18 @@ class RuntimeMachine(RuleBasedStateMachine):
     @rule(
         who=st.none() | ANY,
         wired=st.booleans(),
-        cursor=st.none() | st.integers(0, 10_000),
+        cursor=st.none() | st.integers(0, 10_000) | st.just(SEAM),
         names=st.sampled_from([(), (), ("text_done", "run_end", "user_message")]),
         labels=st.sampled_from([(), (), (("team", "a"),)]),
     )
-    def observe(self, who: Any, wired: bool, cursor: int | None, names: Any, labels: Any) -> None:
+    def observe(self, who: Any, wired: bool, cursor: Any, names: Any, labels: Any) -> None:
         if len(self.harness.watchers) == MAX_WATCHERS:
             return
         worker_id = None if who is None else self._story(who).worker_id
         watcher = Watcher(worker_id, wired, frozenset(names), frozenset(labels))
         self.harness.watchers.append(watcher)
+        if cursor == SEAM:
+            cursor = self.harness.seam(worker_id)
         self.do(self._join(watcher, None if cursor is None else cursor % (self.harness.runtime.head + 2)))
 
     @rule(which=ANY)

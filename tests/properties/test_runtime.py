@@ -37,6 +37,9 @@ from tests.properties.machine import RuntimeMachine
 from tests.properties.model import Story
 from tests.properties.watcher import Watcher
 
+SMALL_RING_BYTES = 2_000
+"""Holds about ten events."""
+
 MACHINE = settings(suppress_health_check=list(HealthCheck), print_blob=True)
 CONTROL = settings(MACHINE, max_examples=4_000, phases=[Phase.generate], database=None, report_multiple_bugs=False)
 
@@ -59,17 +62,19 @@ class InFolder(RuntimeMachine):
 
 
 def test_a_runtime_over_the_store_in_memory_keeps_its_promises(examples: Any) -> None:
-    run_state_machine_as_test(InMemory, settings=settings(MACHINE, max_examples=examples(150, 20_000)))
+    run_state_machine_as_test(InMemory, settings=settings(MACHINE, max_examples=examples(60, 20_000)))
 
 
 def test_a_runtime_over_the_durable_store_keeps_its_promises(examples: Any) -> None:
-    run_state_machine_as_test(InFolder, settings=settings(MACHINE, max_examples=examples(30, 2_000)))
+    run_state_machine_as_test(InFolder, settings=settings(MACHINE, max_examples=examples(12, 2_000)))
 
 
 @contextlib.asynccontextmanager
-async def running_harness(storage: Any, limits: Limits) -> AsyncIterator[tuple[Harness, Story]]:
+async def running_harness(
+    storage: Any, limits: Limits, ring_bytes: int = 2**20
+) -> AsyncIterator[tuple[Harness, Story]]:
     """Run a harness with one Worker, and yield it with the Worker's model."""
-    harness = Harness(storage, limits, 2**20, Runtime)
+    harness = Harness(storage, limits, ring_bytes, Runtime)
     try:
         await harness.start()
         await harness.wait(harness.create({}, None, "accepted"))
@@ -241,24 +246,106 @@ def a_start_forgets_the_idempotency_keys(patch: pytest.MonkeyPatch) -> None:
     patch.setattr(sequencer, "IdempotencyLog", lambda _records, most: IdempotencyLog((), most))
 
 
+def nothing_is_broken(patch: pytest.MonkeyPatch) -> None: ...
+
+
+@pytest.mark.parametrize(
+    ("broken", "outcome"),
+    [
+        (nothing_is_broken, contextlib.nullcontext()),
+        (one_event_is_lost_at_the_seam_of_ring_and_store, pytest.raises(AssertionError, match="has not seen")),
+    ],
+    ids=["nothing_is_broken", "one_event_is_lost_at_the_seam_of_ring_and_store"],
+)
+async def test_observers_that_begin_at_every_cursor_see_each_event_after_it_once(
+    monkeypatch: pytest.MonkeyPatch, broken: Any, outcome: contextlib.AbstractContextManager[Any]
+) -> None:
+    broken(monkeypatch)
+    async with running_harness(CrashableMemory(), Limits(), SMALL_RING_BYTES) as (harness, story):
+        join_observers(harness, story, None)
+        for _ in range(6):
+            await harness.wait(harness.send(story, "user", "accepted"))
+            await harness.wait(harness.say(story, ["text_done", "run_end"]))
+            harness.collect()
+        assert 0 < harness.seam(story.worker_id) < harness.runtime.head
+
+        for cursor in range(harness.runtime.head + 1):
+            join_observers(harness, story, cursor)
+
+        with outcome:
+            await checks.settle(harness)
+            await checks.check_at_rest(harness)
+
+
+def join_observers(harness: Harness, story: Story, cursor: int | None) -> None:
+    """Let observers of a Worker and of all Workers begin after a cursor."""
+    joining = [Watcher(worker_id, wired) for worker_id in (story.worker_id, None) for wired in (True, False)]
+    for watcher in joining:
+        watcher.join(harness.life.feed, cursor)
+    harness.watchers += joining
+
+
+REFUSED_AND_STORED = [
+    "refused and stored",
+    "an input is stored",
+    "has other events",
+    "the execution backend failed",
+]
+
+
+@pytest.mark.parametrize(
+    ("broken", "outcome"),
+    [
+        (nothing_is_broken, contextlib.nullcontext()),
+        (
+            an_input_is_stored_again_when_the_disk_has_room,
+            pytest.raises(AssertionError, match="|".join(REFUSED_AND_STORED)),
+        ),
+    ],
+    ids=["nothing_is_broken", "an_input_is_stored_again_when_the_disk_has_room"],
+)
+async def test_an_input_that_a_full_disk_refused_is_not_stored_once_there_is_room(
+    monkeypatch: pytest.MonkeyPatch, broken: Any, outcome: contextlib.AbstractContextManager[Any]
+) -> None:
+    broken(monkeypatch)
+    async with running_harness(CrashableMemory(), Limits()) as (harness, story):
+        await harness.disk("full")
+        await harness.wait(harness.send(story, "user", "accepted"))
+        await harness.disk("empty")
+        request = harness.send(story, "user", "accepted")
+
+        with outcome:
+            await checks.until(request.task.done, lambda: request)
+            harness.collect()
+            checks.check_now(harness)
+
+
 BREAKS = {
     published_before_it_is_stored: ["published before it was stored", "has not seen"],
-    one_event_is_lost_at_the_seam_of_ring_and_store: ["has not seen"],
-    an_input_is_stored_again_when_the_disk_has_room: [
-        "refused and stored",
-        "an input is stored",
-        "has other events",
-        "the execution backend failed",
-    ],
     events_are_trimmed_though_readers_were_not_told: ["is missing", "is no longer retained"],
     a_cut_run_is_left_open: ["this does not end"],
     a_start_forgets_the_idempotency_keys: ["a repeat has another answer"],
 }
 """The protections that are broken, and the messages by which the machine may notice."""
 
+RARE_BREAKS = {
+    one_event_is_lost_at_the_seam_of_ring_and_store: ["has not seen"],
+    an_input_is_stored_again_when_the_disk_has_room: REFUSED_AND_STORED,
+}
+"""Those that a search may take minutes to come upon. Fixed histories show them in every run, above."""
+
 
 @pytest.mark.timeout(600)
-@pytest.mark.parametrize(("broken", "complaints"), BREAKS.items(), ids=[broken.__name__ for broken in BREAKS])
+@pytest.mark.parametrize(
+    ("broken", "complaints"),
+    [
+        *(pytest.param(broken, complaints, id=broken.__name__) for broken, complaints in BREAKS.items()),
+        *(
+            pytest.param(broken, complaints, id=broken.__name__, marks=pytest.mark.at_length)
+            for broken, complaints in RARE_BREAKS.items()
+        ),
+    ],
+)
 def test_the_machine_notices_that(broken: Any, complaints: list[str], monkeypatch: pytest.MonkeyPatch) -> None:
     found: list[str] = []
 

@@ -16,6 +16,7 @@ from typing import TextIO
 import pytest
 
 import runtimectl
+from tests.conftest import COVERAGE_VARIABLES
 
 DEADLINE_S = 60
 ROOT = Path(runtimectl.__file__).parent.parent
@@ -101,8 +102,14 @@ def until() -> Callable[[Callable[[], bool], str], None]:
 
 
 @pytest.fixture
-def env(user_folders: Path) -> dict[str, str]:
+def env(plain_env: dict[str, str]) -> dict[str, str]:
     """The environment of every process of a test: its own folders, and nothing of the user's."""
+    return plain_env | COVERAGE_VARIABLES
+
+
+@pytest.fixture
+def plain_env(user_folders: Path) -> dict[str, str]:
+    """The same for a process whose imports are counted: measuring it would add some."""
     return {
         "PATH": os.environ["PATH"],
         "PYTHONPATH": str(ROOT),

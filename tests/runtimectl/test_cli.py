@@ -11,14 +11,15 @@ from pathlib import Path
 import pytest
 
 import runtimed
+from tests.runtimectl.conftest import Daemon
 
 
-def test_version_alone_imports_neither_click_nor_json(env):
+def test_version_alone_imports_neither_click_nor_json(plain_env: dict[str, str]) -> None:
     code = (
         "import sys; sys.argv = ['runtimectl', '--version']\n"
         "from runtimectl.cli import main; main(); print(sorted(m for m in sys.modules if m in {'click', 'json'}))"
     )
-    found = subprocess.run([sys.executable, "-c", code], env=env, capture_output=True, text=True, check=True)
+    found = subprocess.run([sys.executable, "-c", code], env=plain_env, capture_output=True, text=True, check=True)
     assert found.stdout == f"runtimectl {runtimed.__version__}\n[]\n"
 
 
@@ -26,14 +27,14 @@ def test_version_is_accepted_behind_other_options(ctl):
     assert ctl("-q", "--version").stdout == f"runtimectl {runtimed.__version__}\n"
 
 
-def test_a_list_imports_no_heavy_libraries(env, daemon):
+def test_a_list_imports_no_heavy_libraries(plain_env: dict[str, str], daemon: Daemon) -> None:
     code = (
         "import sys; sys.argv = ['runtimectl', 'workers', 'list']\n"
         "from runtimectl.cli import main; main()\n"
         "heavy = {'http.client', 'orjson', 'cattrs', 'attrs', 'rich', 'websockets', 'aiohttp', 'yaml', 'asyncio'}\n"
         "print(sorted(heavy & set(sys.modules)), file=sys.stderr)"
     )
-    found = subprocess.run([sys.executable, "-c", code], env=env, capture_output=True, text=True, check=True)
+    found = subprocess.run([sys.executable, "-c", code], env=plain_env, capture_output=True, text=True, check=True)
     assert found.stderr == "[]\n"
     assert found.stdout.startswith("WORKER ")
 

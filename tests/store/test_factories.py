@@ -70,9 +70,10 @@ def test_a_store_in_a_folder_keeps_the_token_there(tmp_path: Path) -> None:
     assert found.settings.path == tmp_path / "store"
 
 
-def test_an_unknown_scheme_is_refused_with_the_installed_ones() -> None:
+@pytest.mark.parametrize("url", ["postgres:rt", "memory:", "memory?sync=normal", "memory:x"])
+def test_a_url_of_no_store_is_refused_with_those_that_are_installed(url: str) -> None:
     with pytest.raises(ConfigurationError) as refused:
-        find_store("postgres:rt")
+        find_store(url)
 
     assert str(refused.value) == (
         "store: expected memory or fs:PATH, with ?sync=normal, ?create=no or ?sync=normal&create=no"

@@ -5,11 +5,15 @@ import os
 import stat
 import subprocess
 import sys
+from pathlib import Path
 
 import pytest
 
 from runtimed.wire import endpoint
 from runtimed.wire.endpoint import Endpoint
+
+NO_USER = 4_000_000_000
+"""A user that has no folder in /run/user."""
 
 
 def mine(runtime_id="rt-1", pid=None):
@@ -132,3 +136,24 @@ def test_a_folder_that_is_a_symlink_is_refused(user_folders, tmp_path):
     (user_folders / "run" / "runtimed").symlink_to(tmp_path / "elsewhere")
     with pytest.raises(OSError, match="runtimed"):
         endpoint.published(mine()).__enter__()
+
+
+def test_without_a_runtime_directory_the_files_are_in_one_of_the_user(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    monkeypatch.delenv("XDG_RUNTIME_DIR")
+    monkeypatch.setenv("TMPDIR", str(tmp_path))
+    monkeypatch.setattr(os, "getuid", lambda: NO_USER)
+
+    assert endpoint.folder() == tmp_path / f"runtimed-{NO_USER}"
+    monkeypatch.setenv("TMPDIR", "")
+    assert endpoint.folder() == Path(f"/tmp/runtimed-{NO_USER}")
+
+
+def test_a_daemon_of_another_user_may_be_running(monkeypatch: pytest.MonkeyPatch) -> None:
+    def kill(pid: int, number: int) -> None:
+        raise PermissionError
+
+    monkeypatch.setattr(os, "kill", kill)
+
+    assert mine().alive()

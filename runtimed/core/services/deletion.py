@@ -83,15 +83,19 @@ class Deletion:
         failure = await self._backend.delete(name)
         if name in self._diagnostics:  # of an earlier failure
             await _logged(self._mark_deleted(name), "cannot drop the diagnostic of a deleted Worker", name)
-        message = "cannot remove what is left of a deleted Worker; the next start tries again"
-        purging = asyncio.ensure_future(_logged(self._purge_store(name), message, name))
+        finishing = asyncio.ensure_future(self._finish_purge(name, failure))
         try:
-            await asyncio.shield(purging)
+            await asyncio.shield(finishing)
         finally:
-            await asyncio.wait([purging])  # in one transaction with it the store would forget what follows
-            if failure is not None:
-                message = "cannot store the diagnostic of a deleted Worker"
-                await _logged(self._record_failure(name, failure), message, name)
+            await asyncio.wait([finishing])  # a close must not come between the two steps
+
+    async def _finish_purge(self, name: WorkerId, failure: str | None) -> None:
+        """Purge the store, and record then why the backend failed: in one transaction the store would forget it."""
+        message = "cannot remove what is left of a deleted Worker; the next start tries again"
+        await _logged(self._purge_store(name), message, name)
+        if failure is not None:
+            message = "cannot store the diagnostic of a deleted Worker"
+            await _logged(self._record_failure(name, failure), message, name)
 
     async def _mark_deleted(self, name: WorkerId) -> None:
         """Store once more that a Worker is deleted: the next start deletes it again. Drops its diagnostics."""

@@ -21,6 +21,8 @@ import pytest
 from websockets.exceptions import ConnectionClosed
 from websockets.sync.client import ClientConnection, connect
 
+from tests.conftest import COVERAGE_VARIABLES
+
 REPOSITORY = Path(__file__).parents[3]
 CURL = shutil.which("curl")
 DEADLINE_S = 60.0
@@ -177,6 +179,7 @@ class Daemon:
             "HOME": str(self.home),
             "XDG_RUNTIME_DIR": str(folder),
             "XDG_CONFIG_HOME": str(self.home / "config"),
+            **COVERAGE_VARIABLES,
         } | self.given
 
     def _file(self, name: str) -> Path:

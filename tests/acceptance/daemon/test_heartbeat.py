@@ -35,8 +35,8 @@ def _observer(daemon: Any) -> socket.socket:
     return connection
 
 
-def test_a_daemon_that_was_stopped_drops_nobody_who_answered_meanwhile(launch: Any, store: str) -> None:
-    daemon = launch(store=store, env={"RUNTIMED_HEARTBEAT_S": str(PATIENT_HEARTBEAT_S)}).ready()
+def test_a_daemon_that_was_stopped_drops_nobody_who_answered_meanwhile(launch: Any) -> None:
+    daemon = launch(env={"RUNTIMED_HEARTBEAT_S": str(PATIENT_HEARTBEAT_S)}).ready()
     with _observer(daemon) as connection:
         assert connection.recv(2) == PING
         daemon.process.send_signal(signal.SIGSTOP)

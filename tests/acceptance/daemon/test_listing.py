@@ -1,9 +1,12 @@
 """`GET /v1/workers` with filters and pages, and the names and labels that go with them."""
 
 import json
+from collections.abc import Iterator
 from typing import Any
 
 import pytest
+
+from tests.acceptance.daemon.conftest import Daemon, Shaped
 
 
 def _page(daemon: Any, query: str = "") -> tuple[list[str], str | None]:
@@ -17,13 +20,11 @@ def _page(daemon: Any, query: str = "") -> tuple[list[str], str | None]:
     return [worker["worker_id"] for worker in body["workers"]], body.get("next_after")
 
 
-@pytest.fixture
-def several(launch: Any, store: str) -> Any:
+def _several(daemon: Any) -> Any:
     """Five Workers: 1 and 2 red, 2 in production, 3 stopped and red, 4 cancelled, 5 with an odd label.
 
     The first two have the same name.
     """
-    daemon = launch(store=store).ready()
     red = {"team": "red"}
     for labels in (red, red | {"env/tier": "prod"}):
         daemon.create(labels=labels, name="twin one")
@@ -32,6 +33,19 @@ def several(launch: Any, store: str) -> Any:
     daemon.call("POST", "/v1/workers/worker-00000003/stop").ok("ack")
     daemon.call("POST", "/v1/workers/worker-00000004/cancel").ok("ack")
     return daemon
+
+
+@pytest.fixture(scope="module", params=["memory", "fs"])
+def several(
+    request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory, shaped: Shaped
+) -> Iterator[Any]:
+    """A daemon with five Workers, which all tests share: change nothing."""
+    home = tmp_path_factory.mktemp("several")
+    daemon = Daemon(home, shaped, "memory" if request.param == "memory" else f"fs:{home / 'store'}")
+    try:
+        yield _several(daemon.ready())
+    finally:
+        daemon.finish()
 
 
 @pytest.mark.parametrize(
@@ -80,7 +94,8 @@ def test_a_page_that_ends_with_the_last_is_the_last(several: Any) -> None:
     assert _page(several, "?limit=2&after=worker-00000003") == (["worker-00000004", "worker-00000005"], None)
 
 
-def test_a_deleted_worker_breaks_no_page(several: Any) -> None:
+def test_a_deleted_worker_breaks_no_page(launch: Any, store: str) -> None:
+    several = _several(launch(store=store).ready())
     _, after = _page(several, "?limit=3")
     several.curl("DELETE", f"/v1/workers/{after}")
     assert _page(several, f"?limit=3&after={after}") == (["worker-00000004", "worker-00000005"], None)

@@ -2,11 +2,12 @@
 
 import asyncio
 import json
+from collections.abc import Callable
 
 import attrs
 import pytest
 
-from runtimed.core import Runtime
+from runtimed.core import Runtime, Store
 from runtimed.core.paging import PageSize
 from runtimed.errors import StoreFull, StoreIo, WorkerNotFound, WorkerRunning
 from runtimed.model.event import RunEnd, TextDelta, TextDone
@@ -14,6 +15,7 @@ from runtimed.model.identity import WorkerId
 from runtimed.model.interaction import WorkerInput
 from runtimed.store.memory import MemoryStore
 from runtimed.store.sqlite import SqliteStore
+from tests.core.conftest import FakeBackend
 
 HELLO = WorkerInput("user", "hello")
 
@@ -244,6 +246,41 @@ async def test_a_failed_deletion_is_retried_though_the_runtime_was_closed_during
     async with Runtime(make_store(), backend) as runtime:
         await until(lambda: f"delete {ref.worker_id}" in backend.calls)
         await until(lambda: not failures(runtime))
+
+
+async def test_a_failed_deletion_is_retried_although_a_close_came_right_after_the_purge(
+    make_store: Callable[[], Store], backend: FakeBackend, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async def busy(*_: object) -> None:
+        raise OSError(16, "it is busy")
+
+    for turns in range(8):
+        store, purged, may_end = make_store(), asyncio.Event(), asyncio.Event()
+
+        async def purge(
+            name: WorkerId, store: Store = store, purged: asyncio.Event = purged, may_end: asyncio.Event = may_end
+        ) -> bool:
+            is_gone = await type(store).purge(store, name)
+            purged.set()
+            await may_end.wait()
+            return is_gone
+
+        with monkeypatch.context() as broken:
+            async with Runtime(store, backend) as runtime:
+                ref = await over(runtime, backend)
+                broken.setattr(type(backend), "delete", busy)
+                broken.setattr(store, "purge", purge)
+                await runtime.delete_worker(ref)
+                await asyncio.wait_for(purged.wait(), 10)
+                closing = asyncio.create_task(runtime.close())
+                for _ in range(turns):
+                    await asyncio.sleep(0)
+                may_end.set()
+                await closing
+        backend.calls.clear()
+
+        async with Runtime(make_store(), backend) as runtime:
+            await until(lambda ref=ref: f"delete {ref.worker_id}" in backend.calls)
 
 
 async def test_an_error_that_ends_the_removal_of_a_deleted_worker_is_logged(make_store, backend, monkeypatch, caplog):

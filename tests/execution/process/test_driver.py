@@ -707,7 +707,7 @@ async def test_many_rounds_leave_no_descriptor_no_task_and_no_process(
     )  # a canceled look still has a file open
     harness = await started(replying("hello"))
     held = []
-    for _ in range(30):
+    for _ in range(10):
         await harness.run()
         await harness.backend.stop(harness.worker_id, None)
         gc.collect()

@@ -125,7 +125,7 @@ async def test_many_rounds_leave_no_descriptor_no_task_and_no_process(
     harness = new_harness()
     held = []
     before = await asyncio.to_thread(children)
-    for _ in range(30):
+    for _ in range(10):
         await harness.spawn()
         await harness.run("echo hello; sleep 1000 &")
         await harness.backend.stop(harness.worker_id, None)

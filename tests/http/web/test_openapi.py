@@ -134,7 +134,7 @@ def drive(found, url):
 
 
 def exercise(cases, seen):
-    @settings(max_examples=40, database=None, phases=[Phase.generate], suppress_health_check=SLOW)
+    @settings(max_examples=20, database=None, phases=[Phase.generate], suppress_health_check=SLOW)
     @given(case=cases)
     def each(case):
         answer = case.call(headers={"Authorization": f"Bearer {TOKEN}"})

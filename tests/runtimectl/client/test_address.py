@@ -38,3 +38,7 @@ def test_a_url_gives_the_host_the_port_and_the_prefix_of_the_api(url, authority,
 def test_a_url_of_another_form_is_refused_with_the_accepted_forms(url):
     with pytest.raises(UsageProblem, match=r"^url: expected http://HOST:PORT, https://HOST"):
         parse(url)
+
+
+def test_an_address_shows_as_its_url() -> None:
+    assert repr(parse("unix:/run/runtimed.sock")) == "Address('unix:/run/runtimed.sock')"

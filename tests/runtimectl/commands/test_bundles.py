@@ -1,8 +1,14 @@
 """Config bundles are read from files, uploaded and checked."""
 
 import json
+import os
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
 
 import pytest
+
+from runtimectl.client.bundle_file import MAX_BYTES
 
 KNOWN_DIGEST = "f1faffb46524a985fff79a4a3e9165e776187d2e3a67773995806ac557f3320a"
 METADATA = {
@@ -59,6 +65,17 @@ def test_the_digest_of_a_file_is_computed_without_a_daemon(ctl, tmp_path, name):
 @pytest.mark.parametrize("text", [json.dumps(BUNDLE), YAML, TOML], ids=["json", "yaml", "toml"])
 def test_the_digest_of_stdin_is_computed_whatever_its_format(ctl, text):
     assert ctl("bundles", "digest", "-", "-o", "name", stdin=text).stdout == f"bundle-1@{KNOWN_DIGEST}\n"
+
+
+def test_a_file_above_the_limit_is_refused(ctl: Callable[..., Any], tmp_path: Path) -> None:
+    path = tmp_path / "bundle.json"
+    path.touch()
+    os.truncate(path, MAX_BYTES + 1)
+
+    found = ctl("bundles", "digest", str(path))
+
+    assert (found.returncode, found.stdout) == (2, "")
+    assert found.stderr == f"runtimectl: {path}: expected at most {MAX_BYTES} bytes\n"
 
 
 def test_a_bundle_is_pushed_listed_checked_and_used(ctl, daemon, tmp_path):

@@ -4,6 +4,9 @@ import json
 import re
 import signal
 import socket
+import subprocess
+import sys
+from collections.abc import Callable
 
 import pytest
 import yaml
@@ -182,6 +185,14 @@ def test_an_input_to_a_busy_worker_is_refused_with_5(ctl, new_worker):
 def test_an_argument_that_is_not_utf8_is_a_usage_error(ctl, new_worker):
     found = ctl("workers", "input", new_worker(), "\udcff")
     assert (found.returncode, found.stderr) == (2, "runtimectl: arguments: expected valid UTF-8\n")
+
+
+def test_an_input_that_is_not_utf8_is_a_usage_error(env: dict[str, str], new_worker: Callable[..., str]) -> None:
+    command = [sys.executable, "-m", "runtimectl", "workers", "input", new_worker(), "-"]
+    found = subprocess.run(command, env=env, input=b"ab\xff", capture_output=True, timeout=60, check=False)
+
+    assert (found.returncode, found.stdout) == (2, b"")
+    assert found.stderr == b"runtimectl: stdin: expected UTF-8, got an invalid byte at offset 2\n"
 
 
 def test_an_input_above_the_limit_of_the_daemon_is_refused_with_5(ctl, new_worker):
