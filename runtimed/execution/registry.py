@@ -52,6 +52,7 @@ class ProfileRegistry:
         self._workspaces = workspaces
         self._supervisor = supervisor or Supervisor()
         self._adapters: dict[str, ExecutionBackend] = {}
+        self._warm_backends: dict[str, WarmBackend] = {}
         self._running: dict[WorkerId, ExecutionBackend] = {}
         self._factories: Mapping[str, BackendFactory] = {}
         self._removing = asyncio.Semaphore(MAX_REMOVALS)
@@ -88,6 +89,7 @@ class ProfileRegistry:
             log.warning("cannot remove the folders of earlier warm programs", extra={"reason": error})
         for name in names:
             if isinstance(adapter := self._adapter(name), WarmBackend):
+                self._warm_backends[name] = adapter
                 adapter.keep_warm(idle_s)
 
     async def profiles(self) -> Sequence[ProfileSummary]:
@@ -170,10 +172,10 @@ class ProfileRegistry:
         return [summarize(name, self._profiles[name], self._factories) for name in sorted(self._profiles)]
 
     def _warm(self, name: str) -> WarmAgents | None:
-        wanted, adapter = self._profiles[name].warm, self._adapters.get(name)
+        wanted, backend = self._profiles[name].warm, self._warm_backends.get(name)
         if not wanted:
             return None
-        return WarmAgents(adapter.ready if isinstance(adapter, WarmBackend) else 0, wanted)
+        return WarmAgents(0 if backend is None else backend.ready, wanted)
 
     def _selected(self, request: CreateWorkerRequest) -> str:
         selector = request.profile

@@ -231,13 +231,13 @@ class Agent:
             TimeoutError: Processes resist being killed.
         """
         farewell = b""
-        if session_id is not None and is_running:
-            cancel = {"jsonrpc": "2.0", "method": "session/cancel", "params": {"sessionId": session_id}}
-            farewell = encoded(cancel)
         if session_id is not None and grace_s > 0 and self.abilities.close and not self.ended:
             began = asyncio.get_running_loop().time()
             await self._close_session(session_id, grace_s * CLOSE_SHARE, is_running=is_running)
             grace_s -= asyncio.get_running_loop().time() - began
+        elif session_id is not None and is_running:
+            cancel = {"jsonrpc": "2.0", "method": "session/cancel", "params": {"sessionId": session_id}}
+            farewell = encoded(cancel)
         await self._connection.close()
         await self._program.stop(max(grace_s, 0), farewell)
 

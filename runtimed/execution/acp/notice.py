@@ -7,7 +7,7 @@ from runtimed.execution.acp.system_items import update_item
 from runtimed.execution.acp.tool_calls import MAX_TITLE
 from runtimed.execution.acp.tool_content import as_text
 from runtimed.execution.session.warnings import alert
-from runtimed.model.event import Payload
+from runtimed.model.event import AlertLevel, Payload
 
 NOTICE = "notice"
 MAX_DESCRIPTION = 4000
@@ -21,5 +21,5 @@ def notice(update: Mapping[str, Any]) -> Iterator[Payload]:
     if not title:
         yield update_item(NOTICE, update)
         return
-    level = "error" if update.get("severity") == "error" else "warn"
+    level: AlertLevel = "error" if update.get("severity") == "error" else "warn"
     yield alert(f"{title}: {description}" if description else title, level)

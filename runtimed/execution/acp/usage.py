@@ -63,7 +63,8 @@ class UsageTally:
         usage = found or self._last or self._sum
         if usage or self._context or self._cost:
             usage = usage or Usage(None, None, source="agent")
-            yield attrs.evolve(usage, cost=self._cost, **self._context)
+            tokens, window = self._context.get("used"), self._context.get("size")
+            yield attrs.evolve(usage, context_tokens=tokens, context_window=window, cost=self._cost)
         self._sum = self._last = self._cost = None
         self._context = {}
 
@@ -85,8 +86,8 @@ def find_usage(value: object) -> Usage | None:
 
 
 def _context(update: Mapping[str, Any]) -> dict[str, int]:
-    """Return how full the context is, as fields of Usage."""
-    found = {"context_tokens": _count(update, ("used",)), "context_window": _count(update, ("size",))}
+    """Return how full the context is: its `used` and its `size`, as far as an update tells."""
+    found = {name: _count(update, (name,)) for name in ("used", "size")}
     return {name: count for name, count in found.items() if count is not None}
 
 

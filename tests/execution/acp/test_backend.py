@@ -46,6 +46,8 @@ async def test_an_agent_runs_in_its_own_folder_and_is_told_of_no_capability_that
     assert greeting["clientCapabilities"] == {
         "fs": {"readTextFile": True, "writeTextFile": False},
         "terminal": False,
+        "elicitation": {"form": {}},
+        "session": {"notices": {}},
     }
     assert session == {"cwd": str(harness.home), "mcpServers": []}
 

@@ -75,7 +75,7 @@ async def test_a_file_is_written_with_the_folders_that_lead_to_it_and_read_in_pa
 
 async def test_what_was_not_granted_is_not_there(new_harness: Callable[..., Any]) -> None:
     harness = new_harness(capabilities=())
-    asked = [read("/x"), write("/x", ""), create("true"), ("elicitation/create", {}), ("_vendor/thing", {})]
+    asked = [read("/x"), write("/x", ""), create("true"), ("mcp/connect", {}), ("_vendor/thing", {})]
     answers = await told(harness, *asked)
     assert [answer["error"]["code"] for answer in answers] == [-32601] * 5
 

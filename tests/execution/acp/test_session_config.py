@@ -169,7 +169,8 @@ async def test_an_agent_is_offered_the_files_and_terminals_of_the_profile_or_els
 
     (greeting,) = harness.heard("initialize")
 
-    assert greeting["clientCapabilities"] == {"fs": files, "terminal": shell}
+    offered = greeting["clientCapabilities"]
+    assert (offered["fs"], offered["terminal"]) == (files, shell)
 
 
 async def test_what_is_not_offered_is_refused(new_harness: Callable[..., Any]) -> None:

@@ -465,7 +465,7 @@ def test_usage_tells_the_last_size_of_the_context_and_what_the_session_has_cost(
     "odd",
     [
         {"used": -1, "size": "10"},
-        {"used": 2**70, "size": True},
+        {"used": 2**63, "size": True},
         {"cost": {"amount": "1", "currency": "USD"}},
         {"cost": {"amount": -1, "currency": "USD"}},
         {"cost": {"amount": 1}},
