@@ -14,12 +14,14 @@ from pathlib import Path
 
 import attrs
 
-from runtimed.core.ports import Store
+from runtimed.core.ports import Store, WorkspaceHost
 from runtimed.core.runtime import Runtime
 from runtimed.errors import ConfigurationError
 from runtimed.execution.processes.supervisor import Supervisor
 from runtimed.execution.registry import ProfileRegistry
 from runtimed.execution.tasks import begin, finish
+from runtimed.execution.workspaces.catalog import Catalog
+from runtimed.execution.workspaces.manager import WorkspaceManager
 from runtimed.http.app import Api
 from runtimed.http.server.http_server import HttpServer
 from runtimed.http.server.listeners import Address, Listeners, passed_by_systemd
@@ -79,11 +81,18 @@ async def run(settings: Settings, announce: Callable[[str], None]) -> BaseExcept
     connections = settings.max_connections * len(passed or settings.listen)
     supervisor = Supervisor(max_descriptors=raise_descriptor_limit(connections))
     with _stop_signals() as stopped, find_store(settings.store).open() as opened:
+        catalog = Catalog(settings.workspace_roots, settings.workspace_table())
+        workspaces = WorkspaceManager(catalog, opened.data_dir, supervisor)
         backend = ProfileRegistry(
-            settings.profile_table(), settings.default_profile, workspaces=opened.data_dir, supervisor=supervisor
+            settings.profile_table(),
+            settings.default_profile,
+            workspaces=opened.data_dir,
+            supervisor=supervisor,
+            manager=workspaces,
         )
-        async with _runtime(settings, opened.store, backend) as runtime, _reaping(supervisor):
+        async with _runtime(settings, opened.store, backend, workspaces) as runtime, _reaping(supervisor):
             await supervisor.claim(runtime.runtime_id)
+            await workspaces.recover()
             await backend.keep_warm(settings.warm_idle_s)
             token = await asyncio.to_thread(_token, settings, opened)
             addresses = [Address.parse(text) for text in settings.listen]
@@ -166,10 +175,13 @@ async def _serve(
 
 
 @contextlib.asynccontextmanager
-async def _runtime(settings: Settings, store: Store, backend: ProfileRegistry) -> AsyncIterator[Runtime]:
+async def _runtime(
+    settings: Settings, store: Store, backend: ProfileRegistry, workspaces: WorkspaceHost
+) -> AsyncIterator[Runtime]:
     runtime = Runtime(
         store,
         backend,
+        workspaces=workspaces,
         runtime_id=settings.runtime_id or None,
         display_name=settings.display_name or None,
         limits=settings.limits(),

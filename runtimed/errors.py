@@ -14,7 +14,8 @@ RuntimedError
 ├── MissingError                      what was asked for is not there
 │   ├── WorkerNotFound
 │   ├── ConfigBundleMissing
-│   └── PermissionNotFound
+│   ├── PermissionNotFound
+│   └── WorkspaceNotFound
 ├── StateError                        not in this state
 │   ├── RuntimeStopped
 │   ├── WorkerRunning
@@ -23,6 +24,8 @@ RuntimedError
 │   ├── IdempotencyConflict
 │   ├── WaitTimeout
 │   ├── WaitImpossible
+│   ├── WorkspaceDirty
+│   ├── WorkspaceUnavailable
 │   └── Unavailable
 ├── StoreError                        the store failed
 │   ├── StoreIo
@@ -194,6 +197,16 @@ class PermissionNotFound(MissingError):
         super().__init__("no such permission request waits for an answer: it may have been answered, or have expired")
 
 
+class WorkspaceNotFound(MissingError):
+    """The Worker has no workspace with this name."""
+
+    code = "workspace_not_found"
+
+    def __init__(self, name: str) -> None:
+        """Create the error for a name."""
+        super().__init__(f"the Worker has no workspace {printable(name)}")
+
+
 class StateError(RuntimedError):
     """The request is not possible in the present state."""
 
@@ -257,6 +270,23 @@ class WaitImpossible(StateError):
     def __init__(self, wanted: Sequence[str], reason: str) -> None:
         """Create the error for the conditions and why they cannot come."""
         super().__init__(f"none of {', '.join(wanted)} can come: {reason}")
+
+
+class WorkspaceDirty(StateError):
+    """A workspace of the Worker holds work that would be lost with the Worker."""
+
+    code = "workspace_dirty"
+
+    def __init__(self, names: Sequence[str]) -> None:
+        """Create the error for the names of such workspaces."""
+        shown = ", ".join(map(printable, names))
+        super().__init__(f"unsaved work would be lost: {shown}; commit it, or delete with force=true")
+
+
+class WorkspaceUnavailable(StateError):
+    """The workspace cannot be read now, or it is no git repository."""
+
+    code = "workspace_unavailable"
 
 
 class Unavailable(StateError):

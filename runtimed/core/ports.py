@@ -1,11 +1,13 @@
-"""The ports of the core: a store, an execution backend, a clock.
+"""The ports of the core: a store, an execution backend, workspaces, a clock.
 
 Arguments and answers are plain frozen values, so that an adapter may live in another process.
 """
 
 import asyncio
-from collections.abc import Collection, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from typing import Protocol
+
+import attrs
 
 from runtimed.core.paging import PageSize
 from runtimed.core.state.backend_answer import BackendAnswer
@@ -20,6 +22,7 @@ from runtimed.model.profile import ProfileSummary
 from runtimed.model.runtime import RuntimeBackend, RuntimeEvent, StoreCheck, StoreKind
 from runtimed.model.value import value
 from runtimed.model.worker import CreateWorkerRequest
+from runtimed.model.workspace import Workspace, WorkspaceDiff
 
 
 class Clock(Protocol):
@@ -141,6 +144,22 @@ class EventRefused(ValueError):
 
 
 @value
+class WorkingFolders:
+    """The folders that a Worker's programs work in, as absolute paths of the host.
+
+    Attributes:
+        cwd: Where its programs start, or None for the Worker's own folder.
+        others: Its further folders, by the environment variable that tells programs of it.
+    """
+
+    cwd: str | None = None
+    others: Mapping[str, str] = attrs.field(factory=dict)
+
+
+NO_FOLDERS = WorkingFolders()
+
+
+@value
 class Spawn:
     """A request to run a Worker. The answer says which forms of attachments its inputs may have.
 
@@ -149,12 +168,14 @@ class Spawn:
         request: The request that created it.
         history: The newest page of its transcript if it is restored, else None.
         max_open_text: How many characters its output in flight may have, as EventSink.emit says.
+        folders: The folders of its workspaces.
     """
 
     worker_id: WorkerId
     request: CreateWorkerRequest
     history: tuple[Entry, ...] | None = None
     max_open_text: int = MAX_OPEN_TEXT
+    folders: WorkingFolders = NO_FOLDERS
 
 
 @value
@@ -200,6 +221,24 @@ class ProfileSource(Protocol):
 
     async def profiles(self) -> Sequence[ProfileSummary]:
         """Return the profiles by selector, each with whether a Worker can be started with it now."""
+
+
+class WorkspaceHost(Protocol):
+    """Knows the workspaces of Workers, of those that have ended too."""
+
+    async def workspaces(self, worker_id: WorkerId) -> Sequence[Workspace]:
+        """Return the workspaces that were prepared for a Worker, in the order of its request."""
+
+    async def diff(self, worker_id: WorkerId, name: str) -> WorkspaceDiff:
+        """Return what was changed in a workspace since its base.
+
+        Raises:
+            WorkspaceNotFound: The Worker has no such workspace.
+            WorkspaceUnavailable: It cannot be told.
+        """
+
+    async def unsaved(self, worker_id: WorkerId) -> Sequence[str]:
+        """Return the names of the workspaces whose work would be lost with the Worker."""
 
 
 class ExecutionBackend(Protocol):

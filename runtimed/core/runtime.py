@@ -15,7 +15,7 @@ from runtimed.core.engine.mailbox import Mailbox
 from runtimed.core.engine.sequencer import EventSubscriber, Sequencer
 from runtimed.core.engine.worker_registry import WorkerFilter, WorkerRegistry
 from runtimed.core.limits import Limits
-from runtimed.core.ports import Clock, ExecutionBackend, ProfileSource, Store
+from runtimed.core.ports import Clock, ExecutionBackend, ProfileSource, Store, WorkspaceHost
 from runtimed.core.services.admission import Admission
 from runtimed.core.services.bundles import Bundles
 from runtimed.core.services.creations import Creations
@@ -32,7 +32,7 @@ from runtimed.core.services.transcript_cache import TranscriptCache
 from runtimed.core.state import decisions
 from runtimed.core.state.activity import Activity
 from runtimed.core.state.change import Change, EncodedEvent, StoredState, Worker
-from runtimed.errors import InvalidWorkerId, RuntimedError, RuntimeStopped, StoreFull
+from runtimed.errors import InvalidWorkerId, RuntimedError, RuntimeStopped, StoreFull, WorkspaceNotFound
 from runtimed.model.bundle import Availability, ConfigBundle, ConfigBundleSummary
 from runtimed.model.diagnostic import Diagnostic
 from runtimed.model.event import EventEnvelope
@@ -45,6 +45,7 @@ from runtimed.model.profile import ProfileSummary
 from runtimed.model.runtime import RuntimeEvent, RuntimeEventKind, RuntimeSummary, StoreCheck
 from runtimed.model.transcript import TranscriptProjection
 from runtimed.model.worker import BundleReference, CreateWorkerRequest, WorkerDetail, WorkerSummary
+from runtimed.model.workspace import Workspace, WorkspaceDiff
 
 DEFAULT_REQUEST = CreateWorkerRequest()
 ALL_WORKERS = WorkerFilter()
@@ -91,6 +92,7 @@ class Runtime:
         store: Store,
         backend: ExecutionBackend | None = None,
         *,
+        workspaces: WorkspaceHost | None = None,
         runtime_id: str | None = None,
         display_name: str | None = None,
         limits: Limits | None = None,
@@ -103,6 +105,7 @@ class Runtime:
         Args:
             store: Keeps its data.
             backend: Runs its Workers; None for a Runtime whose Workers nothing runs.
+            workspaces: Knows the workspaces of its Workers; None if they have none.
             runtime_id: Its id; None takes that of the store, or generates one.
             display_name: A name for people.
             limits: Its limits; None for the defaults.
@@ -114,6 +117,7 @@ class Runtime:
         self.display_name = display_name
         self._store = store
         self._backend = BackendClient(backend)
+        self._workspaces = workspaces
         self._wanted_id = RuntimeId(runtime_id) if runtime_id is not None else None
         self._clock = clock or SteadyClock()
         self._restore = restore
@@ -198,7 +202,9 @@ class Runtime:
             bundles=bundles,
             queue=queue,
             lifecycle=lifecycle,
-            deletion=Deletion(store, backend, sequencer, registry, diagnostics, transcripts, admission, lifecycle),
+            deletion=Deletion(
+                store, backend, self._workspaces, sequencer, registry, diagnostics, transcripts, admission, lifecycle
+            ),
             inputs=inputs,
             queries=queries,
             creations=Creations(state.runtime_id, lifecycle, inputs, bundles, registry, queries, idempotency),
@@ -540,10 +546,37 @@ class Runtime:
         _log_command("cancel", principal, ref)
         return await self._started.lifecycle.end(ref, "cancel", reason)
 
-    async def delete_worker(self, ref: WorkerRef, *, principal: Principal = ADMIN) -> None:
-        """Delete a Worker that has ended, or is damaged, and all that is stored of it. Raises WorkerRunning."""
+    async def delete_worker(self, ref: WorkerRef, *, force: bool = False, principal: Principal = ADMIN) -> None:
+        """Delete a Worker that has ended, or is damaged, and all that is stored of it.
+
+        Args:
+            ref: The Worker.
+            force: Delete it even if unsaved work in its workspaces is lost with it.
+            principal: Who deletes it.
+
+        Raises:
+            WorkerRunning: The Worker has not ended.
+            WorkspaceDirty: Work in its workspaces would be lost.
+        """
         _log_command("delete", principal, ref)
-        await self._open.deletion.delete(ref)
+        await self._open.deletion.delete(ref, force=force)
+
+    async def workspaces(self, ref: WorkerRef) -> Sequence[Workspace]:
+        """Return the workspaces of a Worker, in the order of its request."""
+        self._started.registry.mailbox(ref)
+        return () if self._workspaces is None else await self._workspaces.workspaces(ref.worker_id)
+
+    async def workspace_diff(self, ref: WorkerRef, name: str) -> WorkspaceDiff:
+        """Return what was changed in a workspace since its base.
+
+        Raises:
+            WorkspaceNotFound: The Worker has no such workspace.
+            WorkspaceUnavailable: It cannot be told.
+        """
+        self._started.registry.mailbox(ref)
+        if self._workspaces is None:
+            raise WorkspaceNotFound(name)
+        return await self._workspaces.diff(ref.worker_id, name)
 
     async def transcript(self, ref: WorkerRef, start: int = 0, limit: int | None = None) -> TranscriptProjection:
         """Return a page of the transcript after its first `start` entries. Raises LimitTooLarge."""

@@ -20,4 +20,4 @@ async def _echo(message: WorkerInput, sink: EventSink) -> None:
     await text.close()
 
 
-FACTORY = BackendFactory(lambda _profile, _workspaces, _supervisor: EchoBackend())
+FACTORY = BackendFactory(lambda _profile, _workspaces, _supervisor: EchoBackend(), workspaces="ignored")

@@ -3,7 +3,7 @@
 from collections.abc import Callable, Mapping
 from functools import cache
 from importlib.metadata import entry_points
-from typing import Protocol, runtime_checkable
+from typing import Literal, Protocol, runtime_checkable
 
 import attrs
 
@@ -44,6 +44,8 @@ class BackendFactory:
         takes_session_config: Its Workers accept a `session_config`.
         programs: Its Workers need one of these programs in the PATH of the daemon, if it names any.
         library: The module without which its Workers cannot start, if an extra named like the backend installs it.
+        workspaces: What becomes of the workspaces of its Workers: they are prepared and used, the Worker is rejected
+            for them, or they are ignored, because it has nothing to work with.
         can_warm: Its backends are WarmBackends: they start programs before their Workers are known.
         keeps_sessions: Its backends keep something of a deleted Worker outside of its folder: their `delete` is
             called.
@@ -55,6 +57,7 @@ class BackendFactory:
     takes_session_config: bool = False
     programs: tuple[str, ...] = ()
     library: str = ""
+    workspaces: Literal["used", "rejected", "ignored"] = "rejected"
     can_warm: bool = False
     keeps_sessions: bool = False
 

@@ -53,10 +53,12 @@ class Profile:
     The limits: memory and processes are those of all that a Worker has started, CPU time, output and duration those
     of one run; 0 means none.
 
-    For agents: `workspaces` says which folder a workspace reference means, `auth_method` is the id of the way to
-    authenticate that the agent is told to take where it asks for one. `offers` is what of files and terminals is
-    offered to the agent; without it the capabilities are. `session_config` is set in each session. `mcp_servers` are
-    handed on in each session. `warm` is how many agents are started before their Workers are known.
+    `workspaces` says which shared folder a workspace reference means, besides those of the host.
+
+    For agents: `auth_method` is the id of the way to authenticate that the agent is told to take where it asks for
+    one. `offers` is what of files and terminals is offered to the agent; without it the capabilities are.
+    `session_config` is set in each session. `mcp_servers` are handed on in each session. `warm` is how many agents
+    are started before their Workers are known.
     """
 
     backend: str
@@ -88,6 +90,10 @@ class Profile:
     def offered(self) -> frozenset[str]:
         """The file and terminal methods that an agent is offered."""
         return frozenset(self.capabilities if self.offers is None else self.offers)
+
+    def with_env(self, variables: Mapping[str, str]) -> "Profile":
+        """Return this profile with further environment variables."""
+        return attrs.evolve(self, env={**self.env, **variables}) if variables else self
 
     @property
     def tree_limits(self) -> TreeLimits:

@@ -8,14 +8,18 @@ from collections.abc import Awaitable, Callable, Mapping, Sequence
 
 import attrs
 
-from runtimed.core.ports import Dispatch, EventSink, ExecutionBackend, Spawn
+from runtimed.core.ports import Dispatch, EventSink, ExecutionBackend, Spawn, WorkingFolders
 from runtimed.core.state.backend_answer import BackendAnswer
 from runtimed.errors import StoreUnsupported
 from runtimed.execution.factories import BackendFactory, WarmBackend, installed_backends
 from runtimed.execution.processes.supervisor import Supervisor
 from runtimed.execution.profile import BUILT_IN, ECHO, Profile
 from runtimed.execution.summaries import summarize
+from runtimed.execution.tasks import finish
 from runtimed.execution.workspace import Workspaces, remove_spares
+from runtimed.execution.workspaces.catalog import WorkspaceRefused
+from runtimed.execution.workspaces.manager import WorkspaceManager
+from runtimed.execution.workspaces.preparation import WorkspaceFailed
 from runtimed.model.identity import WorkerId
 from runtimed.model.profile import ProfileSummary, WarmAgents
 from runtimed.model.worker import CreateWorkerRequest, RuntimeDefaultProfile
@@ -37,6 +41,7 @@ class ProfileRegistry:
         default_profile: The selector of Workers that name none.
         workspaces: Where Workers have folders of their own.
         supervisor: Starts the programs; made here if not given.
+        manager: Prepares the workspaces that Workers ask for; without it such Workers are rejected.
     """
 
     def __init__(
@@ -46,11 +51,15 @@ class ProfileRegistry:
         *,
         workspaces: Workspaces,
         supervisor: Supervisor | None = None,
+        manager: WorkspaceManager | None = None,
     ) -> None:
         self._profiles = {**BUILT_IN, **profiles}
         self._default = default_profile
         self._workspaces = workspaces
         self._supervisor = supervisor or Supervisor()
+        self._manager = manager
+        self._in_workspaces: set[WorkerId] = set()
+        self._preparing: dict[WorkerId, asyncio.Task[WorkingFolders]] = {}
         self._adapters: dict[str, ExecutionBackend] = {}
         self._warm_backends: dict[str, WarmBackend] = {}
         self._running: dict[WorkerId, ExecutionBackend] = {}
@@ -65,7 +74,10 @@ class ProfileRegistry:
             return refusal
         known = spawn.worker_id in self._running  # the adapter knows whether it was lost since
         adapter = self._running[spawn.worker_id] = self._adapter(name)
-        answer = await _guarded(adapter.spawn(spawn, sink))
+        if spawn.request.workspace_refs and self._factory(name).workspaces == "used":
+            answer = await self._spawn_in_workspaces(adapter, self._profiles[name], spawn, sink)
+        else:
+            answer = await _guarded(adapter.spawn(spawn, sink))
         if answer.outcome == "accepted":
             self._running[spawn.worker_id] = adapter  # also where an end came too early to find anything
             answer = attrs.evolve(answer, restart=self._profiles[name].restart)
@@ -98,6 +110,39 @@ class ProfileRegistry:
         found = await asyncio.to_thread(self._summarize)
         return [attrs.evolve(summary, warm=self._warm(summary.selector)) for summary in found]
 
+    async def _spawn_in_workspaces(
+        self, adapter: ExecutionBackend, profile: Profile, spawn: Spawn, sink: EventSink
+    ) -> BackendAnswer:
+        """Prepare the workspaces of a Worker and spawn it there. They are undone if a new Worker does not start."""
+        manager, worker_id = self._manager, spawn.worker_id
+        if manager is None:
+            return BackendAnswer("rejected", "workspace_refs: this Runtime has no workspaces")
+        preparing = self._preparing[worker_id] = asyncio.create_task(manager.prepare(spawn, profile.workspaces))
+        try:
+            folders = await preparing
+        except WorkspaceRefused as refused:
+            return BackendAnswer("rejected", str(refused))
+        except WorkspaceFailed as failed:
+            return BackendAnswer("errored", str(failed))
+        except asyncio.CancelledError:
+            if not preparing.done():
+                await finish(preparing)
+            if _is_cancelled():
+                raise
+            return BackendAnswer("errored", "the Worker was ended before its workspaces were ready")
+        finally:
+            self._preparing.pop(worker_id, None)
+        is_accepted = False
+        try:
+            spawn = attrs.evolve(spawn, folders=folders)
+            answer = await _guarded(adapter.spawn(spawn, manager.saving(worker_id, sink)))
+            is_accepted = answer.outcome == "accepted"
+            self._in_workspaces |= {worker_id} if is_accepted else set()
+            return answer
+        finally:
+            if not is_accepted and spawn.history is None:
+                await asyncio.shield(asyncio.ensure_future(manager.undo(worker_id)))
+
     async def dispatch(self, dispatch: Dispatch) -> BackendAnswer:
         adapter = self._running.get(dispatch.worker_id)
         if adapter is None:
@@ -126,6 +171,8 @@ class ProfileRegistry:
         cut = threading.Event()
         try:
             async with self._removing:
+                if self._manager is not None:
+                    await self._manager.release(worker_id)
                 await self._delete_sessions(worker_id)
                 await asyncio.to_thread(self._workspaces.remove_worker_folder, worker_id, cut.is_set)
         except OSError as error:
@@ -142,6 +189,9 @@ class ProfileRegistry:
         for error in closed:
             if error is not None:
                 log.error("an execution backend failed to close", exc_info=error)
+        await asyncio.gather(*(self._save(worker_id) for worker_id in tuple(self._in_workspaces)))
+        if self._manager is not None:
+            await self._manager.close()
         await self._supervisor.close()
         self._running.clear()
 
@@ -157,19 +207,31 @@ class ProfileRegistry:
         self, worker_id: WorkerId, ask: Callable[[ExecutionBackend], Awaitable[BackendAnswer]]
     ) -> BackendAnswer:
         adapter = self._running.get(worker_id)
+        if preparing := self._preparing.get(worker_id):
+            await finish(preparing)
         if adapter is None:
             return BackendAnswer("accepted")
         try:
             return await _guarded(ask(adapter))
         finally:
             self._running.pop(worker_id, None)
+            await self._save(worker_id)
+
+    async def _save(self, worker_id: WorkerId) -> None:
+        """Save what a Worker has committed since its last run. Problems are logged, and met again at its deletion."""
+        if self._manager is not None and worker_id in self._in_workspaces:
+            self._in_workspaces.discard(worker_id)
+            await self._manager.save(worker_id)
 
     async def _find_factories(self) -> None:
         """Find the installed backends. The first look-up reads files."""
         self._factories = self._factories or await asyncio.to_thread(installed_backends)
 
     def _summarize(self) -> Sequence[ProfileSummary]:
-        return [summarize(name, self._profiles[name], self._factories) for name in sorted(self._profiles)]
+        return [
+            summarize(name, self._profiles[name], self._factories, is_default=name == self._default)
+            for name in sorted(self._profiles)
+        ]
 
     def _warm(self, name: str) -> WarmAgents | None:
         wanted, backend = self._profiles[name].warm, self._warm_backends.get(name)
@@ -190,6 +252,8 @@ class ProfileRegistry:
             return BackendAnswer("rejected", f"profile {name}: no backend {profile.backend!r} is installed")
         if request.session_config and not self._factory(name).takes_session_config:
             return BackendAnswer("rejected", f"session_config: profile {name} runs no agent of the backend acp")
+        if request.workspace_refs and self._factory(name).workspaces == "rejected":
+            return BackendAnswer("rejected", f"workspace_refs: profile {name} runs nothing that has workspaces")
         if missing := _missing(profile, request):
             return BackendAnswer("rejected", f"profile {name} needs {missing} when creating the Worker")
         return None
@@ -210,6 +274,12 @@ async def _guarded(answering: Awaitable[BackendAnswer]) -> BackendAnswer:
     except Exception:
         log.exception("an execution backend failed")
         return BackendAnswer("errored", "the execution backend failed; the daemon's log has the details")
+
+
+def _is_cancelled() -> bool:
+    """Return whether the current task is being cancelled."""
+    task = asyncio.current_task()
+    return task is not None and task.cancelling() > 0
 
 
 def _call(method: Callable[[WorkerId, str], None], worker_id: WorkerId, input_id: str) -> None:

@@ -14,13 +14,16 @@ from runtimed.model.profile import ProfileSummary, Sandbox
 UNCONFINED = Sandbox("none", "host")
 
 
-def summarize(name: str, profile: Profile, factories: Mapping[str, BackendFactory]) -> ProfileSummary:
+def summarize(
+    name: str, profile: Profile, factories: Mapping[str, BackendFactory], *, is_default: bool
+) -> ProfileSummary:
     """Return what clients see of a profile. Blocks: it looks for the program.
 
     Args:
         name: The selector of the profile.
         profile: The profile.
         factories: The installed backends by name.
+        is_default: Whether it is the default profile.
     """
     problem = find_problem(profile, factories)
     return ProfileSummary(
@@ -31,6 +34,7 @@ def summarize(name: str, profile: Profile, factories: Mapping[str, BackendFactor
         available=problem is None,
         description=profile.description or None,
         problem=problem,
+        default=is_default,
     )
 
 

@@ -1,7 +1,8 @@
-"""The folders of Workers, and the directory in each where programs start."""
+"""The folders of Workers, and the directory where the programs of each start."""
 
 import asyncio
 import contextlib
+import errno
 import logging
 import os
 import secrets
@@ -42,6 +43,7 @@ FOLDER_DEADLINE_S = 10.0
 """How long a run waits for the file system of its Worker's folder before it goes on without."""
 
 GONE = "the Worker's folder was gone: it was made anew, and is empty"
+WORKSPACE_GONE = "the folder of the Worker's workspace is gone or was replaced"
 REPLACED = "the Worker's folder was replaced by another; what was started before is still in the old one"
 _FOLDER = os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC
 
@@ -53,9 +55,15 @@ log = logging.getLogger(__name__)
 
 
 class Home:
-    """The directory in which a Worker's programs start: `path`, inside the Worker's `folder`.
+    """The directory in which a Worker's programs start: `path`, a workspace or `home` inside the Worker's `folder`.
 
-    Scripts or cleaners of temporary files may remove or replace it at any time.
+    Scripts or cleaners of temporary files may remove or replace it at any time. The Worker's own folder is made again
+    then, a workspace is not.
+
+    Attributes:
+        folder: The Worker's own folder.
+        path: The directory.
+        folders: All folders that the Worker works in, `path` first.
     """
 
     def __init__(self, workspaces: Workspaces, spawn: Spawn) -> None:
@@ -64,29 +72,49 @@ class Home:
         self._is_known = bool(spawn.history)
         self._identity: tuple[int, int] | None = None
         self._work: asyncio.Task[Any] | None = None
+        self._workspace = Path(spawn.folders.cwd) if spawn.folders.cwd is not None else None
+        self._workspace_identity: tuple[int, int] | None = None
+        self._others = tuple(map(Path, spawn.folders.others.values()))
         self.folder = self.path = Path()
 
+    @property
+    def folders(self) -> tuple[Path, ...]:
+        return self.path, *self._others
+
     def make(self) -> str | None:
-        """Make the directory if it is missing. Blocks.
+        """Make the Worker's own folder if it is missing, and find the directory. Blocks.
 
         Returns:
             A message for people if a directory that had been there was missing or replaced.
 
         Raises:
-            OSError: It can't be made.
+            OSError: It can't be made, or the folder of the workspace is gone.
             StoreUnsupported: The folder of the Worker can't be used.
         """
-        if self._identity is not None and _identity(self.path) == self._identity:
+        note = self._make_own()
+        if self._workspace is None:
+            self.path = self.folder / HOME
+            return note
+        self.path = self._workspace
+        found = _identity(self._workspace)
+        if found is None or self._workspace_identity not in {None, found}:
+            raise FileNotFoundError(errno.ENOENT, WORKSPACE_GONE)
+        self._workspace_identity = found
+        return None
+
+    def _make_own(self) -> str | None:
+        own = self.folder / HOME
+        if self._identity is not None and _identity(own) == self._identity:
             return None
         self.folder = self._workspaces.worker_folder(self._worker_id).absolute()
         self.folder.mkdir(mode=0o700, parents=True, exist_ok=True)
-        self.path = self.folder / HOME
-        found = _identity(self.path)
+        own = self.folder / HOME
+        found = _identity(own)
         if found is None:
             _make(self.folder)
         note = GONE if found is None else REPLACED if self._identity is not None else None
         note = note if self._is_known else None
-        self._identity, self._is_known = _identity(self.path), True
+        self._identity, self._is_known = _identity(own), True
         return note
 
     def adopt(self, spare: Path) -> None:

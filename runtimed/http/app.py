@@ -9,7 +9,7 @@ from runtimed.core.runtime import Runtime
 from runtimed.feed import Feed, Waits
 from runtimed.feed.feed import RING_BYTES
 from runtimed.feed.unread import MAX_UNREAD_BYTES
-from runtimed.http.api import bundles, operations, permissions, profiles, transcripts, waits, workers
+from runtimed.http.api import bundles, operations, permissions, profiles, transcripts, waits, workers, workspaces
 from runtimed.http.api import runtime as runtime_routes
 from runtimed.http.streaming import feed
 from runtimed.http.streaming.feed import HEARTBEAT_S
@@ -31,6 +31,7 @@ NOUNS = (
     waits.routes,
     permissions.routes,
     transcripts.routes,
+    workspaces.routes,
     feed.routes,
     operations.routes,
 )

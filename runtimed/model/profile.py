@@ -49,6 +49,7 @@ class ProfileSummary:
         available: Whether a Worker can be started with it now.
         description: What it is for, in the words of the configuration.
         problem: Why it is not available.
+        default: Whether it is the one of a request that selects the default profile.
         warm: Its agents that are started ahead, if it keeps any.
     """
 
@@ -59,4 +60,5 @@ class ProfileSummary:
     available: bool
     description: str | None = None
     problem: str | None = None
+    default: bool = False
     warm: WarmAgents | None = None

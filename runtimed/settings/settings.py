@@ -9,10 +9,19 @@ from runtimed.settings.log import LogSettings
 from runtimed.settings.server import ServerSettings
 from runtimed.settings.store import StoreSettings
 from runtimed.settings.workers import WorkerSettings
+from runtimed.settings.workspaces import WorkspaceSettings
 
 
 @attrs.frozen
-class Settings(ServerSettings, LimitSettings, WorkerSettings, LogSettings, IdentitySettings, StoreSettings):
+class Settings(
+    ServerSettings,
+    LimitSettings,
+    WorkerSettings,
+    WorkspaceSettings,
+    LogSettings,
+    IdentitySettings,
+    StoreSettings,
+):
     """All settings of the daemon, with their defaults. Times are in seconds, sizes in bytes."""
 
     def check(self) -> None:
@@ -25,3 +34,4 @@ class Settings(ServerSettings, LimitSettings, WorkerSettings, LogSettings, Ident
                 raise ConfigurationError(f"{name}: expected a number above 0")
         self.check_limits()
         self.check_workers()
+        self.check_workspaces()

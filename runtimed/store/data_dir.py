@@ -19,10 +19,11 @@ LOCK = "lock"
 DATABASE = "runtime.sqlite3"
 TOKEN = "token"  # noqa: S105 the name of a file
 WORKERS = "workers"
+WORKSPACES = "workspaces"
 BALLAST = "ballast"
 PID_WIDTH = 10
 
-_OURS = {LOCK, TOKEN, WORKERS, BALLAST}
+_OURS = {LOCK, TOKEN, WORKERS, WORKSPACES, BALLAST}
 
 OF_FILE_SYSTEMS = "lost+found"
 """The only entry that the root of a file system may have when it becomes a store."""
@@ -47,7 +48,8 @@ class DataDir:
     def __init__(self, path: Path, *, create: bool = True, is_scratch: bool = False) -> None:
         self._path = path
         self._create = create
-        self._is_scratch = is_scratch
+        self.is_scratch = is_scratch
+        self._kept: set[WorkerId] = set()
         self._lock: int | None = None
 
     def __enter__(self) -> Path:
@@ -89,12 +91,20 @@ class DataDir:
     def worker_folder(self, worker_id: WorkerId) -> Path:
         """Return a Worker's own folder. It is created if it is missing, or if its name is taken by something else."""
         workers = self._path / WORKERS
-        if self._is_scratch:
+        if self.is_scratch:
             _make_folder(self._path, "the scratch folder")
         _make_folder(workers, WORKERS)
         _unlink_other(workers, worker_id)
         _make_folder(workers / worker_id, f"{WORKERS}/{worker_id}")
         return workers / worker_id
+
+    def records_folder(self, *, make: bool = False) -> Path:
+        """Return the folder of the records of workspaces, which is created if it is missing and `make` is set."""
+        if make:
+            if self.is_scratch:
+                _make_folder(self._path, "the scratch folder")
+            _make_folder(self._path / WORKSPACES, WORKSPACES)
+        return self._path / WORKSPACES
 
     def remove_worker_folder(self, worker_id: WorkerId, is_cut: Callable[[], bool] = lambda: False) -> None:
         """Remove a Worker's own folder and everything in it.
@@ -108,12 +118,27 @@ class DataDir:
         """
         remove_folder(self._path / WORKERS / worker_id, is_cut)
 
+    def keep(self, worker_id: WorkerId) -> Path:
+        """Have the folder of a Worker left behind when a scratch folder is removed, and return it."""
+        self._kept.add(worker_id)
+        return self._path / WORKERS / worker_id
+
+    def remove_scratch(self) -> None:
+        """Remove a scratch folder with everything in it, but for the folders to keep. Raises NotRemoved."""
+        if not self._kept:
+            remove_folder(self._path)
+            return
+        for path in (self._path / WORKERS).iterdir():
+            if path.name not in self._kept:
+                remove_folder(path)
+
     def problems(self) -> Iterator[str]:
         """Describe what other users could read or change in this folder. Files of Workers are not checked."""
         yield from _lax(self._path, "the folder", 0o700)
         workers = self._path / WORKERS
         for path in sorted(self._path.iterdir()):
-            yield from _lax(path, f"the folder {WORKERS}" if path == workers else f"the file {path.name}", None)
+            folder = path.name in {WORKERS, WORKSPACES}
+            yield from _lax(path, f"the {'folder' if folder else 'file'} {path.name}", None)
         for path in sorted(workers.iterdir()) if workers.is_dir() and not workers.is_symlink() else ():
             yield from _lax(path, f"the folder {WORKERS}/{path.name}", None)
 

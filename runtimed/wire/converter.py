@@ -28,15 +28,16 @@ TAGGED: dict[Any, Tagging] = {
 _NAMES: dict[type, str] = {str: "a string", int: "a whole number", bool: "a boolean", dict: "an object"}
 
 
-def make_strict_converter(*, explaining: bool) -> OrjsonConverter:
+def make_strict_converter(*, explaining: bool, allows_unknown: bool = False) -> OrjsonConverter:
     """Make a converter for the whole model. It accepts only values of the exact JSON type.
 
     Null counts as unset for an optional field.
 
     Args:
         explaining: Let errors name the field of the problem. Such a converter is slower.
+        allows_unknown: Ignore unknown fields, as clients do: a newer daemon may add optional fields to any object.
     """
-    made = make_converter(omit_if_default=True, forbid_extra_keys=True, detailed_validation=explaining)
+    made = make_converter(omit_if_default=True, forbid_extra_keys=not allows_unknown, detailed_validation=explaining)
     for kind in (str, int, bool):
         made.register_structure_hook(kind, _only(kind))
     made.register_structure_hook(float, _number)
@@ -117,8 +118,9 @@ def _inside(converter: OrjsonConverter, item: Any, kind: Any, place: str | int) 
 
 def _fields_of(converter: OrjsonConverter, kind: Any) -> Callable[[Any, Any], Any]:
     explaining = converter.detailed_validation
+    strict = converter.forbid_extra_keys
     load = make_dict_structure_fn(
-        kind, converter, _cattrs_forbid_extra_keys=True, _cattrs_detailed_validation=explaining
+        kind, converter, _cattrs_forbid_extra_keys=strict, _cattrs_detailed_validation=explaining
     )
     optional = {field.name for field in attrs.fields(kind) if field.default is not attrs.NOTHING}
 

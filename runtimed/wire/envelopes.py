@@ -13,6 +13,7 @@ from runtimed.model.runtime import RuntimeEvent, RuntimeSummary, StoreCheck
 from runtimed.model.transcript import TranscriptProjection
 from runtimed.model.waiting import Wait
 from runtimed.model.worker import WorkerDetail, WorkerSummary
+from runtimed.model.workspace import Workspace
 
 
 @attrs.frozen
@@ -136,6 +137,13 @@ class PermissionResponse:
     """The ruling on a permission request."""
 
     permission: PermissionResolution
+
+
+@attrs.frozen
+class WorkspacesResponse:
+    """The workspaces of a Worker, in the order of its request."""
+
+    workspaces: tuple[Workspace, ...]
 
 
 @attrs.frozen

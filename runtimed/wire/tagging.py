@@ -64,7 +64,7 @@ def _content_loader(converter: Converter, tagging: Tagging) -> Callable[[dict[st
     def load(value: dict[str, Any], member: Any) -> Any:
         fields = attrs.fields(member)
         known = {tagging.tag, content} if fields or value.get(content) is None else {tagging.tag}
-        for name in value:
+        for name in value if converter.forbid_extra_keys else ():
             if name not in known:
                 raise FieldProblem("unknown field", name)
         if not fields:

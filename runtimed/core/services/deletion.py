@@ -11,14 +11,14 @@ from runtimed.core.engine.keyed_tasks import KeyedTasks
 from runtimed.core.engine.mailbox import STORE_RETRY_S
 from runtimed.core.engine.sequencer import Sequencer
 from runtimed.core.engine.worker_registry import WorkerRegistry
-from runtimed.core.ports import Store
+from runtimed.core.ports import Store, WorkspaceHost
 from runtimed.core.services.admission import Admission
 from runtimed.core.services.diagnostics import Diagnostics
 from runtimed.core.services.lifecycle import Lifecycle
 from runtimed.core.services.transcript_cache import TranscriptCache
 from runtimed.core.state import decisions
 from runtimed.core.state.change import Change
-from runtimed.errors import StoreFull
+from runtimed.errors import StoreFull, WorkerRunning, WorkspaceDirty
 from runtimed.model.diagnostic import Diagnostic
 from runtimed.model.identity import WorkerId, WorkerRef
 
@@ -35,6 +35,7 @@ class Deletion:
         self,
         store: Store,
         backend: BackendClient,
+        workspaces: WorkspaceHost | None,
         sequencer: Sequencer,
         registry: WorkerRegistry,
         diagnostics: Diagnostics,
@@ -44,6 +45,7 @@ class Deletion:
     ) -> None:
         self._store = store
         self._backend = backend
+        self._workspaces = workspaces
         self._sequencer = sequencer
         self._registry = registry
         self._diagnostics = diagnostics
@@ -53,14 +55,33 @@ class Deletion:
         self._deleting: KeyedTasks[None] = KeyedTasks()
         self._purging: KeyedTasks[None] = KeyedTasks()
 
-    async def delete(self, ref: WorkerRef) -> None:
+    async def delete(self, ref: WorkerRef, *, force: bool = False) -> None:
         """Delete a Worker, as Runtime.delete_worker says."""
         name = ref.worker_id
-        if not self._registry.is_damaged(name):
-            self._registry.mailbox(ref)
+        self._check_known(ref)
+        if name not in self._deleting and self._workspaces is not None and not force:
+            await self._check_saved(ref, self._workspaces)
         if name not in self._deleting:
+            self._check_known(ref)
             self._deleting.begin(name, self._delete(name))
         await self._deleting.outcome(name)
+
+    def _check_known(self, ref: WorkerRef) -> None:
+        """Raise WorkerNotFound if there is no such Worker, not even a damaged one."""
+        if not self._registry.is_damaged(ref.worker_id):
+            self._registry.mailbox(ref)
+
+    async def _check_saved(self, ref: WorkerRef, workspaces: WorkspaceHost) -> None:
+        """Raise WorkspaceDirty if unsaved work would be lost with the Worker, WorkerRunning if it may still work."""
+        if not self._registry.is_damaged(ref.worker_id):
+            mailbox = self._registry.mailbox(ref)
+            if not mailbox.worker.request.workspace_refs:
+                return
+            await mailbox.submit(decisions.do_nothing)
+            if mailbox.worker.status == "running":
+                raise WorkerRunning
+        if unsaved := await workspaces.unsaved(ref.worker_id):
+            raise WorkspaceDirty(unsaved)
 
     async def _delete(self, name: WorkerId) -> None:
         mailbox = self._registry.find(name)

@@ -12,4 +12,5 @@ FACTORY = BackendFactory(
     library="acp",
     can_warm=True,
     keeps_sessions=True,
+    workspaces="used",
 )

@@ -54,7 +54,7 @@ class AcpDriver:
         sink: EventSink,
         warm_pool: WarmPool | None = None,
     ) -> None:
-        self._profile = profile
+        self._profile = profile = profile.with_env(spawn.folders.others)
         self._intent = spawn.request.intent
         self._inbox = Inbox()
         self._reader = UpdateReader(profile, sink, self._inbox, spawn.max_open_text)

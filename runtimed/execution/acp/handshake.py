@@ -156,8 +156,7 @@ class Handshake:
 
     def _prepare(self) -> Roots:
         self.note = self._place.make()
-        mapped = (self._profile.workspaces.get(ref.reference) for ref in self._spawn.request.workspace_refs)
-        self._folders = (self.home, *(Path(path) for path in mapped if path is not None))
+        self._folders = self._place.folders
         return Roots(self._folders)
 
     async def _session(self, agent: Agent, inbox: Inbox, history: Sequence[Entry] | None) -> Opened:

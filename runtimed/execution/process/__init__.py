@@ -5,4 +5,4 @@ from runtimed.execution.process.driver import ProcessBackend
 
 __all__ = ["FACTORY", "ProcessBackend"]
 
-FACTORY = BackendFactory(ProcessBackend, needs_command=True)
+FACTORY = BackendFactory(ProcessBackend, needs_command=True, workspaces="used")

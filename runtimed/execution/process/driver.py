@@ -55,7 +55,7 @@ class ProcessDriver:
     def __init__(
         self, profile: Profile, workspaces: Workspaces, supervisor: Supervisor, spawn: Spawn, sink: EventSink
     ) -> None:
-        self._profile = profile
+        self._profile = profile.with_env(spawn.folders.others)
         self._home = Home(workspaces, spawn)
         self._supervisor = supervisor
         self._worker_id = spawn.worker_id

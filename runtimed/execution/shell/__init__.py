@@ -5,4 +5,4 @@ from runtimed.execution.shell.driver import ShellBackend
 
 __all__ = ["FACTORY", "ShellBackend"]
 
-FACTORY = BackendFactory(ShellBackend, programs=("bash", "sh"))
+FACTORY = BackendFactory(ShellBackend, programs=("bash", "sh"), workspaces="used")

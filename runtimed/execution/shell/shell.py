@@ -99,11 +99,11 @@ class Shell:
         Raises:
             OSError: It can't be started, or is not ready in time.
         """
-        argv = await asyncio.to_thread(_prepare, home.folder, directory)
+        argv = await asyncio.to_thread(_prepare, home, directory)
         (stdin, control), (output, stdout), (status, stderr) = pipes(3)
         shell = cls(home, control, output, status)
         env = environment(profile.env, profile.env_pass)
-        program = Program(argv, home.folder / HOME, env, stdin, stdout, stderr, profile.tree_limits)
+        program = Program(argv, home.path, env, stdin, stdout, stderr, profile.tree_limits)
         try:
             shell._tree = await supervisor.start(program)
             shell._tree.exit.add_done_callback(lambda _: wake.set())
@@ -263,14 +263,15 @@ class Shell:
             self._status.close()
 
 
-def _prepare(folder: Path, directory: bytes | None) -> list[str]:
+def _prepare(home: Home, directory: bytes | None) -> list[str]:
+    folder = home.folder
     for made in (folder, folder / HOME):
         made.mkdir(mode=0o700, parents=True, exist_ok=True)
     shell = shutil.which("bash") or shutil.which("sh")
     if shell is None:
         raise ShellFailed("neither bash nor sh is in PATH")
     driver = _DRIVER.format(script=shlex.quote(str(folder / _SCRIPT)), trap=shlex.quote(_TELL_DIRECTORY))
-    return [shell, "-c", driver, "shell", os.fsdecode(directory or os.fsencode(folder / HOME))]
+    return [shell, "-c", driver, "shell", os.fsdecode(directory or os.fsencode(home.path))]
 
 
 def plain(script: bytes) -> bytes:

@@ -1,6 +1,6 @@
 """Routes of Workers: create, read, send input to, and end them."""
 
-from typing import Annotated
+from typing import Annotated, Literal
 
 from runtimed.core.engine.worker_registry import WorkerFilter
 from runtimed.core.runtime import Runtime
@@ -17,6 +17,7 @@ from runtimed.errors import (
     WorkerExecutionUnavailable,
     WorkerNotFound,
     WorkerRunning,
+    WorkspaceDirty,
 )
 from runtimed.http.errors import InvalidQuery
 from runtimed.http.web.binding import Routes
@@ -76,11 +77,18 @@ async def create_worker(
 
 
 @routes.delete(
-    paths.WORKER, "delete", raises=(InvalidWorkerId, WorkerNotFound, WorkerRunning, RuntimeStopped, StoreFull)
+    paths.WORKER,
+    "delete",
+    raises=(InvalidWorkerId, WorkerNotFound, WorkerRunning, WorkspaceDirty, RuntimeStopped, StoreFull),
 )
-async def delete_worker(runtime: Runtime, principal: Principal, worker_id: str) -> None:
-    """Delete a Worker that is not running, and everything that is stored about it."""
-    await runtime.delete_worker(runtime.ref(worker_id), principal=principal)
+async def delete_worker(
+    runtime: Runtime, principal: Principal, worker_id: str, force: Literal["true", "false"] = "false"
+) -> None:
+    """Delete a Worker that is not running, and everything that is stored about it.
+
+    A Worker whose workspaces hold unsaved work is deleted only with `force=true`.
+    """
+    await runtime.delete_worker(runtime.ref(worker_id), force=force == "true", principal=principal)
 
 
 @routes.get(paths.WORKER, "read", raises=(InvalidWorkerId, WorkerNotFound))

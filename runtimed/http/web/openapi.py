@@ -16,6 +16,7 @@ from runtimed.http.web.binding import Route
 from runtimed.http.web.docstrings import Docstring
 from runtimed.http.web.idempotency import IDEMPOTENCY_KEY, MAX_KEY
 from runtimed.http.web.query import Parameter
+from runtimed.http.web.responses import PatchResponse
 from runtimed.http.web.schema import JsonSchema, Schemas
 from runtimed.model.diagnostic import FeedDiagnostic
 from runtimed.model.event import EventEnvelope
@@ -129,6 +130,10 @@ def _success(route: Route, schemas: Schemas) -> JsonSchema:
         return {"200": {"description": "A page, or a stream if the Accept header asks for one.", "content": content}}
     if route.returns is None or route.returns is type(None):
         return {"204": {"description": "Done. There is no body."}}
+    if route.returns is PatchResponse:
+        header = {"schema": {"type": "integer"}, "description": "How many files are left out of a large patch."}
+        content = {PatchResponse.media_type: {"schema": {"type": "string"}}}
+        return {"200": {"description": "A patch.", "headers": {PatchResponse.left_out: header}, "content": content}}
     schema = {"type": "object"} if route.returns is web.Response else schemas.of(route.returns)
     return {"200": {"description": "Done.", "content": {"application/json": {"schema": schema}}}}
 

@@ -53,6 +53,17 @@ class JsonResponse:
         return b"%bContent-Length: %d\r\nDate: %b\r\n\r\n%b" % (head, len(self.body), date, self.body)
 
 
+class PatchResponse(web.Response):
+    """A patch, and in a header how many files it leaves out."""
+
+    media_type = "text/x-diff"
+    left_out = "X-Diff-Truncated"
+
+    def __init__(self, patch: bytes, left_out: int) -> None:
+        headers = {**HEADERS, "Content-Type": self.media_type, self.left_out: str(left_out)}
+        super().__init__(body=patch, headers=headers)
+
+
 def _headers(status: int, headers: Mapping[str, str]) -> dict[str, str]:
     found = {**HEADERS, **headers}
     if status == NO_CONTENT:

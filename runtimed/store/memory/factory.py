@@ -12,7 +12,6 @@ import attrs
 from runtimed.store.data_dir import DataDir
 from runtimed.store.factories import OpenedStore
 from runtimed.store.memory.store import MemoryStore
-from runtimed.store.removal import remove_folder
 
 log = logging.getLogger(__name__)
 
@@ -42,11 +41,12 @@ class MemoryFactory:
     def open(self, settings: MemorySettings) -> Iterator[OpenedStore]:
         """Make a store; leaving the context removes its Workers' folders."""
         scratch = Path(tempfile.mkdtemp(prefix="runtimed-"))
+        data_dir = DataDir(scratch, is_scratch=True)
         try:
-            yield OpenedStore(MemoryStore(), DataDir(scratch, is_scratch=True), keeps_token=False)
+            yield OpenedStore(MemoryStore(), data_dir, keeps_token=False)
         finally:
             try:
-                remove_folder(scratch)
+                data_dir.remove_scratch()
             except OSError as error:
                 log.warning("cannot remove the folder of the Workers", extra={"path": scratch, "reason": error})
 

@@ -11,7 +11,7 @@ from typing import Any
 
 import pytest
 
-from runtimed.core.ports import Dispatch, Spawn
+from runtimed.core.ports import Dispatch, Spawn, WorkingFolders
 from runtimed.core.state.backend_answer import BackendAnswer
 from runtimed.core.state.change import Entry
 from runtimed.execution import Profile
@@ -22,7 +22,7 @@ from runtimed.model.execution import LossReason
 from runtimed.model.identity import WorkerId, worker_id
 from runtimed.model.interaction import WorkerInput
 from runtimed.model.permission import Question, Ruling
-from runtimed.model.worker import AssistantIntent, CreateWorkerRequest, Intent, NamedReference
+from runtimed.model.worker import AssistantIntent, CreateWorkerRequest, Intent
 
 AGENT = Path(__file__).with_name("agent.py")
 DEADLINE_S = 30.0
@@ -163,14 +163,13 @@ class Harness:
         self,
         intent: Intent | None = None,
         history: tuple[Entry, ...] | None = None,
-        workspaces: tuple[str, ...] = (),
+        folders: tuple[Path, ...] = (),
         session_config: dict[str, str] | None = None,
     ) -> BackendAnswer:
-        refs = tuple(NamedReference(f"w{number}", reference) for number, reference in enumerate(workspaces))
-        request = CreateWorkerRequest(
-            intent=intent or AssistantIntent(), workspace_refs=refs, session_config=session_config or {}
-        )
-        return await self.backend.spawn(Spawn(self.worker_id, request, history), self.sink)
+        request = CreateWorkerRequest(intent=intent or AssistantIntent(), session_config=session_config or {})
+        others = {f"RUNTIMED_WORKSPACE_{number}": str(folder) for number, folder in enumerate(folders[1:])}
+        working = WorkingFolders(str(folders[0]), others) if folders else WorkingFolders()
+        return await self.backend.spawn(Spawn(self.worker_id, request, history, folders=working), self.sink)
 
     async def offer(self, content: str = "hi", kind: Any = "user") -> BackendAnswer:
         self._inputs += 1

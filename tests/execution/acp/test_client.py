@@ -140,14 +140,14 @@ async def test_a_named_pipe_or_a_device_is_no_file(new_harness: Callable[..., An
     assert "error" in answers[1]
 
 
-async def test_a_workspace_is_a_folder_only_where_the_profile_says_which(
+async def test_an_agent_uses_the_folders_of_its_workspaces_and_no_others(
     new_harness: Callable[..., Any], tmp_path: Path
 ) -> None:
     mapped, other = tmp_path / "mapped", tmp_path / "other"
     for folder in (mapped, other):
         folder.mkdir()
         (folder / "a").write_text(folder.name)
-    harness = new_harness(capabilities=ALL, workspaces={"repo:main": str(mapped), "repo:unasked": str(other)})
+    harness = new_harness(capabilities=ALL)
     answers = await told(
         harness,
         read(mapped / "a"),
@@ -156,7 +156,7 @@ async def test_a_workspace_is_a_folder_only_where_the_profile_says_which(
         terminal("wait_for_exit"),
         terminal("output"),
         read(other / "a"),
-        workspaces=("repo:main", "repo:unknown"),
+        folders=(mapped,),
     )
     assert answers[0]["result"]["content"] == "mapped"
     assert (mapped / "b").read_text() == "new"
@@ -165,15 +165,20 @@ async def test_a_workspace_is_a_folder_only_where_the_profile_says_which(
 
 
 @pytest.mark.parametrize("able", [True, False])
-async def test_an_agent_is_told_of_the_workspaces_where_it_can_be(
+async def test_an_agent_starts_in_its_first_workspace_and_is_told_of_the_others_where_it_can_be(
     new_harness: Callable[..., Any], tmp_path: Path, able: bool
 ) -> None:
+    first, second = tmp_path / "first", tmp_path / "second"
+    first.mkdir()
+    second.mkdir()
     capabilities = {"sessionCapabilities": {"resume": {}, **({"additionalDirectories": {}} if able else {})}}
-    harness = new_harness({"capabilities": capabilities}, workspaces={"repo:main": str(tmp_path)})
-    await harness.spawn(workspaces=("repo:main",))
+    harness = new_harness({"capabilities": capabilities})
+
+    await harness.spawn(folders=(first, second))
+
     (told,) = harness.heard("session/new")
-    assert told["cwd"] == str(harness.home)
-    assert told.get("additionalDirectories") == ([str(tmp_path)] if able else None)
+    assert told["cwd"] == str(first)
+    assert told.get("additionalDirectories") == ([str(second)] if able else None)
 
 
 async def test_sizes_are_bounded(new_harness: Callable[..., Any], monkeypatch: pytest.MonkeyPatch) -> None:

@@ -41,6 +41,7 @@ async def test_the_built_in_profiles_are_there_without_configuration(tmp_path: P
             "capabilities": [],
             "sandbox": UNCONFINED,
             "available": True,
+            "default": True,
         },
         "builtin:shell": {
             "selector": "builtin:shell",

@@ -1,0 +1,1 @@
+"""The workspaces of Workers: which folders references mean, how they are prepared, and what was changed in them."""

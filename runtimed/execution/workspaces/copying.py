@@ -1,0 +1,123 @@
+"""Copies: a plain copy of the workspace's folder for one Worker, and a repository that holds how it began."""
+
+import contextlib
+import os
+import shutil
+import stat
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import attrs
+
+from runtimed.execution.workspaces.git import Git, Place
+from runtimed.execution.workspaces.record import Prepared
+from runtimed.execution.workspaces.worktree import MAX_POINTER_BYTES, POINTER, PREPARE_DEADLINE_S
+
+MAX_DEPTH = 200
+MAX_ENTRIES = 1_000_000
+"""How deep a folder that is copied may be, and how much there may be in it."""
+
+BEGINNING = "refs/heads/beginning"
+WHO = {"user.name": "runtimed", "user.email": "runtimed@localhost"}
+_FOLDER = os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC
+_MODE = 0o777
+
+
+def copy_folder(source: Path, target: Path, is_cut: Callable[[], bool]) -> None:
+    """Copy a folder. Blocks.
+
+    Symbolic links are copied and never followed. What is neither a file, a folder nor a link is left out, and so is a
+    `.git` file that leads out of the copy.
+
+    Args:
+        source: What to copy.
+        target: What to make.
+        is_cut: Is called now and then. Once it returns True, the copy ends early.
+
+    Raises:
+        OSError: It cannot be copied, or is too large.
+    """
+    target.mkdir(mode=0o700)
+    outer, inner = os.open(source, _FOLDER), os.open(target, _FOLDER)
+    try:
+        _Copy(is_cut).folder(outer, inner, MAX_DEPTH)
+    finally:
+        os.close(outer)
+        os.close(inner)
+
+
+async def snapshot(git: Git, prepared: Prepared, git_dir: Path) -> Prepared:
+    """Commit how a copy begins to a repository that is no part of it. Raises GitFailed."""
+    made = Path(prepared.made or "")
+    await git.run(Place(made), "init", "--quiet", "--template=", "--bare", "--initial-branch=beginning", str(git_dir))
+    place = await git.hardened(Place(made, git_dir, made))
+    place = attrs.evolve(place, settings={**place.settings, **WHO, "core.bare": "false", "core.compression": "1"})
+    add = ("add", "--all", "--ignore-errors", "--", ".")
+    await git.run(place, *add, accepted=(0, 1), deadline_s=PREPARE_DEADLINE_S)
+    tree = (await git.run(place, "write-tree", deadline_s=PREPARE_DEADLINE_S)).text
+    base = (await git.run(place, "commit-tree", "-m", "beginning", tree)).text
+    await git.run(place, "update-ref", BEGINNING, base)
+    return attrs.evolve(prepared, git_dir=str(git_dir), work_tree=str(made), base=base)
+
+
+class _Copy:
+    """One copy, by descriptors: a folder that is replaced by a link meanwhile cannot lead it elsewhere."""
+
+    def __init__(self, is_cut: Callable[[], bool]) -> None:
+        self._is_cut = is_cut
+        self._left = MAX_ENTRIES
+
+    def folder(self, source: int, target: int, depth: int) -> None:
+        with os.scandir(source) as entries:
+            for entry in entries:
+                self._left -= 1
+                if self._is_cut():
+                    raise OSError("the copy was given up")
+                if depth <= 0 or self._left < 0:
+                    raise OSError(f"it is too large to copy: more than {MAX_DEPTH} deep, or {MAX_ENTRIES} entries")
+                self._entry(entry, source, target, depth)
+        os.fchmod(target, stat.S_IMODE(os.fstat(source).st_mode) & _MODE | stat.S_IRWXU)
+
+    def _entry(self, entry: "os.DirEntry[str]", source: int, target: int, depth: int) -> None:
+        if entry.is_symlink():
+            os.symlink(os.readlink(entry.name, dir_fd=source), entry.name, dir_fd=target)
+        elif entry.is_dir(follow_symlinks=False):
+            os.mkdir(entry.name, 0o700, dir_fd=target)
+            with _opened(entry.name, source) as inner, _opened(entry.name, target) as copied:
+                self.folder(inner, copied, depth - 1)
+        elif entry.is_file(follow_symlinks=False):
+            self._file(entry.name, source, target, depth)
+
+    def _file(self, name: str, source: int, target: int, depth: int) -> None:
+        descriptor = os.open(name, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC, dir_fd=source)
+        with os.fdopen(descriptor, "rb") as read:
+            found = os.fstat(descriptor)
+            if not stat.S_ISREG(found.st_mode) or (name == ".git" and _leads_out(read.peek(), MAX_DEPTH - depth)):
+                return
+            made = os.open(name, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600, dir_fd=target)
+            with os.fdopen(made, "wb") as written:
+                shutil.copyfileobj(read, written, 1 << 20)
+                os.fchmod(made, stat.S_IMODE(found.st_mode) & _MODE)
+            with contextlib.suppress(OSError):
+                os.utime(name, ns=(found.st_atime_ns, found.st_mtime_ns), dir_fd=target, follow_symlinks=False)
+
+
+def _leads_out(content: bytes, depth: int) -> bool:
+    """Return whether a `.git` file, so many folders below the top, points to a repository outside."""
+    pointer = os.fsdecode(content[:MAX_POINTER_BYTES]).partition("\n")[0].removeprefix(POINTER)
+    if pointer.startswith("/"):
+        return True
+    for part in pointer.split("/"):
+        depth += -1 if part == ".." else 0 if part in {"", "."} else 1
+        if depth < 0:
+            return True
+    return False
+
+
+@contextlib.contextmanager
+def _opened(name: str, place: int) -> Iterator[int]:
+    descriptor = os.open(name, _FOLDER, dir_fd=place)
+    try:
+        yield descriptor
+    finally:
+        os.close(descriptor)

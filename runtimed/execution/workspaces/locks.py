@@ -1,0 +1,89 @@
+"""Remove the locks that a killed git has left in what was made for a Worker. Everything here blocks."""
+
+import contextlib
+import logging
+import os
+import stat
+import time
+from collections.abc import Iterable, Iterator
+from pathlib import Path
+
+from runtimed.execution.workspaces.record import Prepared
+
+MAX_LOOKED_AT = 100_000
+"""How many names below the refs of a clone are looked at."""
+
+OWN_LOCKS = ("index.lock", "HEAD.lock", "ORIG_HEAD.lock", "config.worktree.lock")
+LOCKS_OF_A_REPOSITORY = (*OWN_LOCKS, "config.lock", "packed-refs.lock", "shallow.lock")
+INITIALIZING = b"initializing"
+"""What git writes into `locked` while it makes a worktree."""
+
+log = logging.getLogger(__name__)
+
+
+def remove_stale_locks(prepared: Prepared, age_s: float = 0.0) -> None:
+    """Remove the locks of a workspace, unless a git process works there.
+
+    Args:
+        prepared: The workspace.
+        age_s: How old a lock has to be, in seconds. With 0 no program of its Worker may run.
+    """
+    if prepared.git_dir is None or prepared.made is None or prepared.mode == "copy":
+        return
+    found = [lock for lock in _locks(prepared) if _is_file_of_age(lock, age_s)]
+    if not found or _is_in_use(prepared):
+        return
+    for lock in found:
+        with contextlib.suppress(FileNotFoundError, IsADirectoryError, NotADirectoryError):
+            lock.unlink()
+            log.warning("removed a lock that a killed git has left", extra={"path": lock})
+
+
+def _is_file_of_age(path: Path, age_s: float) -> bool:
+    try:
+        found = path.lstat()
+    except OSError:
+        return False
+    return stat.S_ISREG(found.st_mode) and time.time() - found.st_mtime >= age_s
+
+
+def _locks(prepared: Prepared) -> Iterator[Path]:
+    git_dir = Path(prepared.git_dir or "")
+    if prepared.mode == "clone":
+        yield from (git_dir / name for name in LOCKS_OF_A_REPOSITORY)
+        yield from _locks_below(git_dir / "refs")
+        return
+    yield from (git_dir / name for name in OWN_LOCKS)
+    yield Path(prepared.common_dir or "") / "refs" / "heads" / f"{prepared.branch}.lock"
+    with contextlib.suppress(OSError):
+        if (git_dir / "locked").read_bytes().strip() == INITIALIZING:
+            yield git_dir / "locked"
+
+
+def _locks_below(folder: Path) -> Iterator[Path]:
+    looked_at = 0
+    for place, _, names in os.walk(folder):
+        for name in names:
+            looked_at += 1
+            if looked_at > MAX_LOOKED_AT:
+                return
+            if name.endswith(".lock"):
+                yield Path(place) / name
+
+
+def _is_in_use(prepared: Prepared) -> bool:
+    """Return whether a git process starts from the workspace or from the repository that it belongs to."""
+    places = [path for path in (prepared.made, prepared.common_dir, prepared.source) if path]
+    return any(_starts_from(directory, places) for directory in _directories_of_git())
+
+
+def _starts_from(directory: str, places: Iterable[str]) -> bool:
+    return any(directory == place or directory.startswith(f"{place}/") for place in places)
+
+
+def _directories_of_git() -> Iterator[str]:
+    for process in Path("/proc").iterdir():
+        if process.name.isdecimal():
+            with contextlib.suppress(OSError):
+                if (process / "comm").read_text(errors="replace").startswith("git"):
+                    yield str((process / "cwd").readlink())

@@ -1,0 +1,116 @@
+"""Find repositories, and ask what is in them."""
+
+import asyncio
+from collections.abc import Sequence
+from pathlib import Path
+
+import attrs
+
+from runtimed.execution.workspaces.git import Git, GitFailed, Place
+
+COMMIT_DEADLINE_S = 60.0
+MAX_BRANCHES = 100
+"""How many branches one Worker may have in a repository: `-2` to `-100` follow the plain name."""
+
+
+@attrs.frozen
+class Repository:
+    """A repository that was found from a folder.
+
+    Attributes:
+        git_dir: What is of this working tree alone.
+        common_dir: What all working trees of the repository share.
+        work_tree: The top of the working tree; None for a bare repository.
+    """
+
+    git_dir: Path
+    common_dir: Path
+    work_tree: Path | None
+
+
+async def find_repository(git: Git, folder: Path, root: Path | None) -> Repository | None:
+    """Return the repository that a folder belongs to, or None.
+
+    Args:
+        git: Runs git.
+        folder: The folder.
+        root: A repository that any part of lies outside of this folder is none.
+
+    Raises:
+        GitFailed: It cannot be told.
+    """
+    place = Place(folder, ceiling=root.parent if root is not None else None)
+    args = ("rev-parse", "--path-format=absolute", "--is-bare-repository", "--git-dir", "--git-common-dir")
+    answer = await git.run(place, *args, accepted=(0, 128))
+    lines = answer.text.split("\n")
+    if answer.status or len(lines) != 3:
+        return None
+    top = None
+    if lines[0] == "false":
+        shown = await git.run(place, "rev-parse", "--path-format=absolute", "--show-toplevel", accepted=(0, 128))
+        if shown.status:
+            return None
+        top = Path(shown.text)
+    found = Repository(Path(lines[1]), Path(lines[2]), top)
+    return await asyncio.to_thread(_checked, found, folder, root)
+
+
+def _checked(found: Repository, folder: Path, root: Path | None) -> Repository | None:
+    """Return the repository without links, or None if it is none for this folder. Blocks."""
+    git_dir, common_dir = found.git_dir.resolve(), found.common_dir.resolve()
+    work_tree = found.work_tree.resolve() if found.work_tree is not None else None
+    if work_tree is not None and not folder.is_relative_to(work_tree):
+        return None
+    places = (git_dir, common_dir, *(() if work_tree is None else (work_tree,)))
+    if root is not None and not all(place.is_relative_to(root) for place in places):
+        return None
+    return Repository(git_dir, common_dir, work_tree)
+
+
+async def commit_of(git: Git, place: Place, ref: str) -> str | None:
+    """Return the id of the commit that a ref stands for, or None. Raises GitFailed."""
+    args = ("rev-parse", "--verify", "--quiet", "--end-of-options", f"{ref}^{{commit}}")
+    answer = await git.run(place, *args, accepted=(0, 1, 128))
+    return answer.text if not answer.status and answer.text else None
+
+
+async def has_commits_outside(git: Git, place: Place, of: Sequence[str], held: bytes = b"") -> bool:
+    """Return whether a commit is reachable from some refs, and from none that keeps it.
+
+    Args:
+        git: Runs git.
+        place: The repository.
+        of: The refs, and the options that select refs; `--not` turns the ones behind it around.
+        held: Further commits that are kept, each as a line `^ID`.
+
+    Raises:
+        GitFailed: It cannot be told.
+    """
+    answer = await git.run(place, "rev-list", "--max-count=1", "--ignore-missing", *of, "--stdin", stdin=held)
+    return bool(answer.output)
+
+
+async def new_branch_name(git: Git, place: Place, wanted: str) -> str:
+    """Return the name, or with -2, -3 and so on the first that no branch has. Raises GitFailed."""
+    for number in range(1, MAX_BRANCHES + 1):
+        name = wanted if number == 1 else f"{wanted}-{number}"
+        answer = await git.run(place, "show-ref", "--verify", "--quiet", f"refs/heads/{name}", accepted=(0, 1))
+        if answer.status:
+            return name
+    raise GitFailed(f"the repository has {MAX_BRANCHES} branches that begin with {wanted}")
+
+
+async def move_branch(git: Git, place: Place, branch: str, to: str, expected: str | None) -> bool:
+    """Set a branch, if it still is where it is expected to be; with None, if there is none.
+
+    Returns:
+        Whether it was set.
+    """
+    before = expected or "0" * len(to)
+    args = ("update-ref", "-m", "runtimed", f"refs/heads/{branch}", to, before)
+    return not (await git.run(place, *args, accepted=(0, 1, 128))).status
+
+
+async def remove_branch(git: Git, place: Place, branch: str, expected: str) -> None:
+    """Remove a branch, if it still is where it is expected to be."""
+    await git.run(place, "update-ref", "-d", f"refs/heads/{branch}", expected, accepted=(0, 1, 128))

@@ -1,0 +1,136 @@
+"""Worktrees: a working tree of the workspace's repository for one Worker, on a branch of its own."""
+
+import asyncio
+import contextlib
+import os
+import shutil
+import stat
+from pathlib import Path
+
+import attrs
+
+from runtimed.execution.workspaces.git import Git, GitFailed, Place
+from runtimed.execution.workspaces.record import Prepared
+from runtimed.execution.workspaces.repository import (
+    commit_of,
+    find_repository,
+    has_commits_outside,
+    new_branch_name,
+    remove_branch,
+)
+from runtimed.execution.workspaces.working_tree import WorkingTree
+from runtimed.model.identity import WorkerId
+
+MAX_POINTER_BYTES = 8192
+POINTER = "gitdir: "
+NO_REPOSITORY = "its folder is no git repository"
+NO_COMMIT = "its repository has no such commit"
+PREPARE_DEADLINE_S = 300.0
+"""How long git may take to write out the files of a repository."""
+
+
+async def plan_branch(git: Git, prepared: Prepared, worker_id: WorkerId, ref: str | None) -> Prepared:
+    """Return the workspace with its repository, its base and the name of a branch that is still free.
+
+    Raises:
+        GitFailed: The source is no repository, or has no such commit.
+    """
+    source = Path(prepared.source)
+    found = await find_repository(git, source, None)
+    if found is None:
+        raise GitFailed(NO_REPOSITORY)
+    place = Place(source, found.git_dir, found.work_tree)
+    base = await commit_of(git, place, ref or "HEAD")
+    if base is None:
+        raise GitFailed(NO_COMMIT)
+    branch = await new_branch_name(git, Place(found.common_dir, found.common_dir), f"runtimed/{worker_id}")
+    return attrs.evolve(prepared, common_dir=str(found.common_dir), branch=branch, base=base)
+
+
+async def make_worktree(git: Git, planned: Prepared) -> Prepared:
+    """Make the worktree and its branch. Raises GitFailed."""
+    return await _add(git, planned, planned.base or "", "--no-guess-remote", "-b", planned.branch or "")
+
+
+async def make_again(git: Git, prepared: Prepared) -> Prepared:
+    """Make a worktree whose folder was removed again, from its branch. Raises GitFailed or OSError."""
+    await asyncio.to_thread(forget_worktree, prepared)
+    return await _add(git, prepared, prepared.branch or "")
+
+
+async def undo_branch(git: Git, planned: Prepared) -> None:
+    """Remove the branch of a workspace that nobody has worked in."""
+    if planned.common_dir and planned.branch and planned.base:
+        with contextlib.suppress(GitFailed):
+            await remove_branch(git, repository_of(planned), planned.branch, planned.base)
+
+
+async def is_unsaved(git: Git, prepared: Prepared) -> bool:
+    """Return whether the worktree holds work that its branch and the other branches do not. Raises GitFailed."""
+    if not await asyncio.to_thread(_is_linked, prepared):
+        return True
+    tree = WorkingTree(git, prepared)
+    kept = ("HEAD", "--not", "--branches", "--tags", "--remotes")
+    return await tree.is_dirty() or await has_commits_outside(git, tree.place, kept)
+
+
+def repository_of(prepared: Prepared) -> Place:
+    """Return the place of the repository that a worktree or a clone was made from."""
+    common = Path(prepared.common_dir or "")
+    return Place(common, common)
+
+
+def find_entry(prepared: Prepared) -> Path | None:
+    """Return what the repository keeps about the worktree, or None. Blocks.
+
+    It is found by the path of the worktree, which the repository writes down, because a worktree's own pointer may be
+    missing or lead elsewhere. Where git was killed before it wrote that, it is found by its name.
+    """
+    if prepared.common_dir is None or prepared.made is None:
+        return None
+    made = Path(prepared.made)
+    with contextlib.suppress(OSError):
+        for entry in sorted((Path(prepared.common_dir) / "worktrees").iterdir()):
+            pointer = _pointer(entry / "gitdir")
+            is_own = pointer == str(made / ".git") if pointer else entry.name == made.name
+            if is_own and not entry.is_symlink():
+                return entry
+    return None
+
+
+def forget_worktree(prepared: Prepared) -> None:
+    """Remove what the repository keeps about the worktree, its locks included. Blocks. Raises OSError."""
+    entry = find_entry(prepared)
+    if entry is not None:
+        shutil.rmtree(entry)
+
+
+async def _add(git: Git, prepared: Prepared, start: str, *options: str) -> Prepared:
+    repository = await git.hardened(repository_of(prepared))
+    made = prepared.made or ""
+    args = ("worktree", "add", "--quiet", *options, "--", made, start)
+    await git.run(repository, *args, deadline_s=PREPARE_DEADLINE_S)
+    entry = await asyncio.to_thread(find_entry, prepared)
+    if entry is None:
+        raise GitFailed("git worktree add has made no worktree")
+    return attrs.evolve(prepared, git_dir=str(entry), work_tree=made)
+
+
+def _is_linked(prepared: Prepared) -> bool:
+    """Return whether the worktree still points to its place in the repository."""
+    pointer = _pointer(Path(prepared.made or "") / ".git")
+    return pointer is not None and pointer.removeprefix(POINTER) == prepared.git_dir
+
+
+def _pointer(path: Path) -> str | None:
+    """Return the first line of a small regular file; None if it is none."""
+    try:
+        descriptor = os.open(path, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC)
+    except OSError:
+        return None
+    try:
+        if not stat.S_ISREG(os.fstat(descriptor).st_mode):
+            return None
+        return os.fsdecode(os.read(descriptor, MAX_POINTER_BYTES)).partition("\n")[0]
+    finally:
+        os.close(descriptor)

@@ -1,0 +1,131 @@
+"""Workspaces within a registry of profiles: what an early end, a failure and a lack of support leave behind."""
+
+import asyncio
+import os
+import shutil
+import subprocess
+from collections.abc import AsyncIterator
+from pathlib import Path
+from typing import Any
+
+import attrs
+import pytest
+
+from runtimed.core.ports import Spawn
+from runtimed.core.state.backend_answer import BackendAnswer
+from runtimed.execution import Profile, ProfileRegistry
+from runtimed.execution.processes.supervisor import Supervisor
+from runtimed.execution.workspaces.catalog import Catalog, ConfiguredWorkspace
+from runtimed.execution.workspaces.manager import WorkspaceManager
+from runtimed.model.identity import worker_id
+from runtimed.model.worker import BuiltinProfile, CapabilityRequest, CreateWorkerRequest, NamedReference
+from runtimed.store.data_dir import DataDir
+
+FIRST = worker_id(1)
+SHELL = CreateWorkerRequest(
+    profile=BuiltinProfile("builtin:shell"), requested_capabilities=(CapabilityRequest("shell"),)
+)
+
+
+def git(folder: Path, *args: str) -> str:
+    own = ("-c", "user.name=tester", "-c", "user.email=tester@example.org")
+    done = subprocess.run(["git", *own, *args], cwd=folder, capture_output=True, text=True, check=True)
+    return done.stdout.strip()
+
+
+@attrs.frozen
+class Host:
+    """A registry whose reference `repo` is a worktree of `repository`."""
+
+    repository: Path
+    registry: ProfileRegistry
+    manager: WorkspaceManager
+
+    @property
+    def is_untouched(self) -> bool:
+        branches = git(self.repository, "branch", "--list", "runtimed/*")
+        return not branches and len(git(self.repository, "worktree", "list").splitlines()) == 1
+
+
+@pytest.fixture
+async def host(tmp_path: Path) -> AsyncIterator[Host]:
+    repository = tmp_path / "repository"
+    repository.mkdir()
+    git(repository, "init", "-q")
+    git(repository, "commit", "-q", "--allow-empty", "-m", "first")
+    supervisor = Supervisor()
+    folders = DataDir(tmp_path / "store", is_scratch=True)
+    catalog = Catalog((), {"repo": ConfiguredWorkspace(str(repository), "worktree")})
+    manager = WorkspaceManager(catalog, folders, supervisor)
+    profiles = {"builtin:late": Profile("process", command=("sleep", "600"), stop_grace_s=0.1)}
+    registry = ProfileRegistry(profiles, workspaces=folders, supervisor=supervisor, manager=manager)
+    yield Host(repository, registry, manager)
+    await registry.close()
+
+
+def spawn(*references: str, request: CreateWorkerRequest = SHELL) -> Spawn:
+    refs = tuple(NamedReference(f"w{number}", reference) for number, reference in enumerate(references))
+    return Spawn(FIRST, attrs.evolve(request, workspace_refs=refs))
+
+
+async def test_a_worker_that_is_ended_while_its_workspaces_are_prepared_leaves_nothing(
+    host: Host, recorder: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    slow, real = tmp_path / "slow", shutil.which("git")
+    slow.mkdir()
+    pause = f'"{real}" "$@"; touch "{tmp_path}/made"; exec sleep 600'
+    (slow / "git").write_text(f'#!/bin/sh\ncase "$*" in *"worktree add"*) {pause};; esac\nexec "{real}" "$@"\n')
+    (slow / "git").chmod(0o755)
+    monkeypatch.setenv("PATH", f"{slow}:{os.environ['PATH']}")
+    spawning = asyncio.create_task(host.registry.spawn(spawn("repo"), recorder))
+    async with asyncio.timeout(30):
+        while not (tmp_path / "made").exists():
+            await asyncio.sleep(0.01)
+
+    assert await host.registry.cancel(FIRST, None) == BackendAnswer("accepted")
+
+    assert (await spawning).outcome == "errored"
+    assert await asyncio.to_thread(lambda: host.is_untouched)
+    assert await host.manager.workspaces(FIRST) == []
+
+
+async def test_a_caller_that_gives_up_its_spawn_leaves_nothing(host: Host, recorder: Any) -> None:
+    spawning = asyncio.create_task(host.registry.spawn(spawn("repo", "repo"), recorder))
+    await asyncio.sleep(0.05)
+
+    spawning.cancel()
+    await asyncio.wait({spawning})
+
+    assert await asyncio.to_thread(lambda: host.is_untouched)
+
+
+async def test_a_worker_whose_second_workspace_is_refused_gets_none(host: Host, recorder: Any) -> None:
+    answer = await host.registry.spawn(spawn("repo", "nope"), recorder)
+
+    assert answer.outcome == "rejected"
+    assert await asyncio.to_thread(lambda: host.is_untouched)
+
+
+async def test_a_worktree_whose_folder_was_removed_is_made_again_from_its_branch(host: Host, recorder: Any) -> None:
+    assert (await host.registry.spawn(spawn("repo"), recorder)).outcome == "accepted"
+    (made,) = (Path(line.split()[0]) for line in git(host.repository, "worktree", "list").splitlines()[1:])
+    (made / "file").write_text("kept")
+    git(made, "add", "file")
+    git(made, "commit", "-q", "-m", "kept")
+    await host.registry.stop(FIRST, None)
+    shutil.rmtree(made)
+
+    answer = await host.registry.spawn(attrs.evolve(spawn("repo"), history=()), recorder)
+
+    assert answer.outcome == "accepted"
+    assert (made / "file").read_text() == "kept"
+    assert [(one.ahead, one.dirty) for one in await host.manager.workspaces(FIRST)] == [(1, False)]
+
+
+async def test_a_registry_without_workspaces_rejects_what_would_need_one(tmp_path: Path, recorder: Any) -> None:
+    registry = ProfileRegistry({}, workspaces=DataDir(tmp_path))
+
+    answer = await registry.spawn(spawn("repo"), recorder)
+
+    assert answer == BackendAnswer("rejected", "workspace_refs: this Runtime has no workspaces")
+    await registry.close()
