@@ -1,36 +1,76 @@
-"""The errors that end a command, each with its exit code.
+"""The errors of the client library and of the command line.
 
-ControlError
-├── RunFailed            1  the Worker's run ended in an error
-├── ChecksFailed         1  the doctor found a problem
-├── UsageProblem         2  the command line, its files or its environment
-├── NotFound             3
-├── Unauthorized         4
-├── Refused              5  refused by the Runtime
-├── Unreachable          6  cannot reach the daemon
-├── DaemonFailed         7  the daemon failed
-│   └── Unavailable      7  it is starting or draining
-├── TimedOut             8
-└── NotPermitted         9  a permission was denied, or expired unanswered
+ClientError                    everything that the client library raises
+├── ApiError                   the daemon answered with an error: its code, status and message
+├── RunFailed                  `Worker.run()`: a run did not finish; carries its result
+└── ControlError               ends a command, with an exit code
+    ├── WorkerFailed        1  the Worker was refused, or its run ended in an error
+    ├── ChecksFailed        1  the doctor found a problem
+    ├── UsageProblem        2  the command line, its files or its environment
+    ├── NotFound            3
+    ├── Unauthorized        4
+    ├── Refused             5  refused by the Runtime
+    ├── Unreachable         6  cannot reach the daemon
+    ├── DaemonFailed        7  the daemon failed
+    │   └── Unavailable     7  it is starting or draining
+    ├── TimedOut            8
+    └── NotPermitted        9  a permission was denied, or expired unanswered
+
+What the daemon answers with is an ApiError and at the same time the ControlError for its status.
 
 Signals raise an Interruption instead: DeadlineExpired for `--timeout`, OutputClosed for a stdout without a reader. It
 is a BaseException, so that no handler of ordinary errors catches it.
 """
 
 import json
-from typing import ClassVar
+from typing import TYPE_CHECKING, ClassVar
+
+if TYPE_CHECKING:
+    from runtimectl.result import Result
 
 UNAVAILABLE_STATUSES = {502, 503, 504}
 """Statuses that pass: 503 of a daemon that starts or drains, each of a proxy whose daemon is down."""
 
 
-class ControlError(Exception):
+class ClientError(Exception):
+    """The base of every error of the client library. Its text is one line."""
+
+
+class ApiError(ClientError):
+    """The daemon answered with an error.
+
+    Attributes:
+        code: The code of the error in the reference, such as `worker_not_found`; empty if a proxy answered.
+        status: The HTTP status; 0 if the feed reported the error.
+        message: What is wrong, in one line.
+    """
+
+    def __init__(self, code: str, status: int, message: str) -> None:
+        super().__init__(f"{code}: {message}" if code else message)
+        self.code = code
+        self.status = status
+        self.message = message
+
+
+class RunFailed(ClientError):
+    """A run did not finish.
+
+    Attributes:
+        result: The outcome of the run, its reason, and what the Worker said until then.
+    """
+
+    def __init__(self, result: "Result") -> None:
+        super().__init__(f"{result.outcome}: {result.reason}" if result.reason else result.outcome)
+        self.result = result
+
+
+class ControlError(ClientError):
     """The base of errors that end a command. Its text is one line for stderr."""
 
     exit_code: ClassVar[int]
 
 
-class RunFailed(ControlError):
+class WorkerFailed(ControlError):
     """The Worker's run ended in an error, or ended otherwise than the command waited for."""
 
     exit_code = 1
@@ -107,7 +147,7 @@ class OutputClosed(Interruption):
 
 
 def error_from_response(status: int, body: bytes, searched: str = "") -> ControlError:
-    """Return the error for a response that is not a success.
+    """Return the error for a response that is not a success. It is an ApiError too.
 
     Args:
         status: The HTTP status.
@@ -115,23 +155,58 @@ def error_from_response(status: int, body: bytes, searched: str = "") -> Control
         searched: The places that were searched for a token without finding one; empty if a token was sent.
     """
     if status == 401 and searched:
-        return Unauthorized(f"unauthorized: no token found; searched {searched}")
-    return _kind(status)(_message(body) or f"the daemon answered with status {status}")
+        return _UnauthorizedAnswer("unauthorized", status, f"no token found; searched {searched}")
+    return _kind(status)(*_code_and_status(status, body))
 
 
-def _kind(status: int) -> type[ControlError]:
+def error_from_diagnostic(kind: type[ControlError], code: str, message: str) -> ControlError:
+    """Return the error of a kind for a diagnostic with which a feed ended. It is an ApiError too."""
+    return _ANSWERS[kind](code, 0, message)
+
+
+class _NotFoundAnswer(ApiError, NotFound):
+    pass
+
+
+class _UnauthorizedAnswer(ApiError, Unauthorized):
+    pass
+
+
+class _RefusedAnswer(ApiError, Refused):
+    pass
+
+
+class _FailedAnswer(ApiError, DaemonFailed):
+    pass
+
+
+class _UnavailableAnswer(ApiError, Unavailable):
+    pass
+
+
+_Answer = type[_NotFoundAnswer | _UnauthorizedAnswer | _RefusedAnswer | _FailedAnswer | _UnavailableAnswer]
+_ANSWERS: dict[type[ControlError], _Answer] = {
+    NotFound: _NotFoundAnswer,
+    Unauthorized: _UnauthorizedAnswer,
+    Refused: _RefusedAnswer,
+    DaemonFailed: _FailedAnswer,
+    Unavailable: _UnavailableAnswer,
+}
+
+
+def _kind(status: int) -> _Answer:
     if status == 401:
-        return Unauthorized
+        return _UnauthorizedAnswer
     if status == 404:
-        return NotFound
+        return _NotFoundAnswer
     if status in UNAVAILABLE_STATUSES:
-        return Unavailable
-    return Refused if 400 <= status < 500 else DaemonFailed
+        return _UnavailableAnswer
+    return _RefusedAnswer if 400 <= status < 500 else _FailedAnswer
 
 
-def _message(body: bytes) -> str:
+def _code_and_status(status: int, body: bytes) -> tuple[str, int, str]:
     try:
         error = json.loads(body)["error"]
-        return f"{error['code']}: {error['message']}"
+        return str(error["code"]), status, str(error["message"])
     except (ValueError, LookupError, TypeError):
-        return ""
+        return "", status, f"the daemon answered with status {status}"

@@ -2,10 +2,13 @@
 
 import re
 import socket
-from typing import NamedTuple
+from typing import TYPE_CHECKING, NamedTuple
 from urllib.parse import unquote, urlsplit
 
 from runtimectl.errors import UsageProblem
+
+if TYPE_CHECKING:
+    import ssl
 
 LOOPBACK = ("127.0.0.1", "::1")
 ACCEPTED = "http://HOST:PORT, https://HOST[:PORT] (each with a path if the API is below one) or unix:PATH"
@@ -85,13 +88,17 @@ class Address(NamedTuple):
             raise
         return connection
 
-    def _connect_tls(self, timeout: float) -> socket.socket:
+    def tls_context(self) -> "ssl.SSLContext":
+        """Return how TLS connections verify the host. Blocks. Raises UsageProblem if `ca` holds no certificates."""
         import ssl
 
         try:
-            context = ssl.create_default_context(cafile=self.ca)
+            return ssl.create_default_context(cafile=self.ca)
         except OSError as error:
             raise UsageProblem(f"--ca: {self.ca}: expected certificates in PEM: {error.strerror or error}") from None
+
+    def _connect_tls(self, timeout: float) -> socket.socket:
+        context = self.tls_context()
         plain = socket.create_connection((self.host, self.port), timeout)
         try:
             return context.wrap_socket(plain, server_hostname=self.host)

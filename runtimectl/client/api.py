@@ -9,7 +9,9 @@ from typing import Any
 from urllib.parse import quote, urlencode
 
 from runtimectl.client.address import Address
-from runtimectl.client.http import TIMEOUT_S, Connection
+from runtimectl.client.http import NO_HEADERS, TIMEOUT_S, Connection
+from runtimectl.client.http_response import Response
+from runtimectl.client.paths import given, with_query, worker_path
 from runtimectl.errors import DaemonFailed, UsageProblem, error_from_response
 from runtimed.wire import routes
 
@@ -18,6 +20,18 @@ CHECK_TIMEOUT_S = 3600.0
 
 RESTORE_TIMEOUT_S = 120.0
 """Seconds that the restore of a Worker may take."""
+
+SPAWN_TIMEOUT_S = 120.0
+"""Seconds that the creation of a Worker may take, its spawn included."""
+
+WAIT_MARGIN_S = 30.0
+"""How much longer than a wait its answer may take."""
+
+WORKSPACE_TIMEOUT_S = 600.0
+"""Seconds that git may take over the workspaces of a Worker."""
+
+WAIT_TIMEOUT = 408
+IDEMPOTENCY_KEY = "Idempotency-Key"
 
 Body = dict[str, Any]
 
@@ -79,28 +93,56 @@ class Client:
             status: Only Workers with this status.
             labels: Only Workers with all of these labels, each as K=V.
         """
-        query = _given(status=status, label=labels)
-        body = page = self._ask("workers", "GET", _with(routes.WORKERS, query))
+        query = given(status=status, label=labels)
+        body = page = self._ask("workers", "GET", with_query(routes.WORKERS, query))
         while after := page.pop("next_after", None):
-            page = self._ask("workers", "GET", _with(routes.WORKERS, {**query, "after": after}))
+            page = self._ask("workers", "GET", with_query(routes.WORKERS, {**query, "after": after}))
             body["workers"] += _checked_page(after, page["workers"])
         return body
 
-    def create_worker(self, request: Body) -> Body:
-        """Create a Worker and return it."""
-        return self._ask("worker", "POST", routes.WORKERS, request)
+    def create_worker(self, request: Body, key: str | None = None) -> Body:
+        """Create a Worker and return it. A repeat with the same idempotency key answers with the same Worker."""
+        return self._ask("worker", "POST", routes.WORKERS, request, key=key, timeout=SPAWN_TIMEOUT_S)
+
+    def profiles(self) -> Body:
+        """Return the profiles of the host."""
+        return self._ask("profiles", "GET", routes.PROFILES)
+
+    def wait(self, worker_id: str, conditions: Sequence[str], cursor: str, timeout_s: float) -> Body | None:
+        """Wait until one of the conditions holds for a Worker.
+
+        Args:
+            worker_id: The Worker.
+            conditions: Some of `idle`, `busy`, `stopped`, `permission` and `error`.
+            cursor: Judge the events behind this cursor.
+            timeout_s: How long the daemon waits.
+
+        Returns:
+            The condition that holds, with the Worker; None if none did in this time.
+        """
+        query = {"for": ",".join(conditions), "cursor": cursor, "timeout_s": f"{timeout_s:g}"}
+        path = with_query(worker_path(routes.WORKER_WAIT, worker_id), query)
+        response = self._connection.request("GET", path, timeout=timeout_s + WAIT_MARGIN_S)
+        if response.status == WAIT_TIMEOUT:
+            return None
+        if response.status != 200:
+            raise error_from_response(response.status, response.body, self.address.searched)
+        return _decoded(response.body, "wait")
 
     def worker(self, worker_id: str) -> Body:
         """Return a Worker."""
-        return self._ask("worker", "GET", _path(routes.WORKER, worker_id))
+        return self._ask("worker", "GET", worker_path(routes.WORKER, worker_id))
 
-    def delete_worker(self, worker_id: str) -> None:
-        """Delete a Worker that is not running."""
-        response = self._connection.request("DELETE", _path(routes.WORKER, worker_id))
+    def delete_worker(self, worker_id: str, *, force: bool = False) -> None:
+        """Delete a Worker that is not running; with `force` even if unsaved work in its workspaces is lost."""
+        path = with_query(worker_path(routes.WORKER, worker_id), {"force": "true"} if force else {})
+        response = self._connection.request("DELETE", path, timeout=WORKSPACE_TIMEOUT_S)
         if response.status != 204:
             raise error_from_response(response.status, response.body, self.address.searched)
 
-    def send_input(self, worker_id: str, kind: str, content: str, when_busy: str | None = None) -> Body:
+    def send_input(
+        self, worker_id: str, kind: str, content: str, when_busy: str | None = None, key: str | None = None
+    ) -> Body:
         """Send an input and return the acknowledgement.
 
         Args:
@@ -108,17 +150,18 @@ class Client:
             kind: `user` or `system`.
             content: The text.
             when_busy: What to do during a run: `reject`, `queue` or `interrupt`; None for the daemon's default.
+            key: The idempotency key: a repeat with the same one is not given to the Worker again.
         """
-        body = {"kind": kind, "content": content, **_given(when_busy=when_busy)}
-        return self._ask("ack", "POST", _path(routes.WORKER_INPUT, worker_id), body)
+        body = {"kind": kind, "content": content, **given(when_busy=when_busy)}
+        return self._ask("ack", "POST", worker_path(routes.WORKER_INPUT, worker_id), body, key=key)
 
     def interrupt(self, worker_id: str) -> Body:
         """Interrupt the current run and return the acknowledgement."""
-        return self._ask("ack", "POST", _path(routes.WORKER_INTERRUPT, worker_id))
+        return self._ask("ack", "POST", worker_path(routes.WORKER_INTERRUPT, worker_id))
 
     def restore(self, worker_id: str) -> Body:
         """Reconnect a Worker to its backend and return it."""
-        return self._ask("worker", "POST", _path(routes.WORKER_RESTORE, worker_id), timeout=RESTORE_TIMEOUT_S)
+        return self._ask("worker", "POST", worker_path(routes.WORKER_RESTORE, worker_id), timeout=RESTORE_TIMEOUT_S)
 
     def permissions(self) -> Body:
         """Return the open permission requests of all Workers."""
@@ -126,20 +169,20 @@ class Client:
 
     def worker_permissions(self, worker_id: str) -> Body:
         """Return the open permission requests of a Worker."""
-        return self._ask("permissions", "GET", _path(routes.WORKER_PERMISSIONS, worker_id))
+        return self._ask("permissions", "GET", worker_path(routes.WORKER_PERMISSIONS, worker_id))
 
     def answer_permission(self, worker_id: str, request_id: str, answer: Body) -> Body:
         """Answer a permission request and return it."""
-        path = f"{_path(routes.WORKER_PERMISSIONS, worker_id)}/{quote(request_id, safe='')}"
+        path = f"{worker_path(routes.WORKER_PERMISSIONS, worker_id)}/{quote(request_id, safe='')}"
         return self._ask("permission", "POST", path, answer)
 
     def stop(self, worker_id: str, reason: str | None = None) -> Body:
         """Stop a Worker and return the acknowledgement."""
-        return self._ask("ack", "POST", _path(routes.WORKER_STOP, worker_id), _given(reason=reason))
+        return self._ask("ack", "POST", worker_path(routes.WORKER_STOP, worker_id), given(reason=reason))
 
     def cancel(self, worker_id: str, reason: str | None = None) -> Body:
         """Cancel a Worker and return the acknowledgement."""
-        return self._ask("ack", "POST", _path(routes.WORKER_CANCEL, worker_id), _given(reason=reason))
+        return self._ask("ack", "POST", worker_path(routes.WORKER_CANCEL, worker_id), given(reason=reason))
 
     def events(
         self,
@@ -156,18 +199,39 @@ class Client:
             cursor: The cursor behind which the page begins; None begins with the oldest event that is kept.
             limit: The most events to return; None for the daemon's limit.
         """
-        path = routes.FLEET_EVENTS if worker_id is None else _path(routes.WORKER_EVENTS, worker_id)
-        return self._ask("events", "GET", _with(path, _given(cursor=cursor, label=labels, limit=limit)))
+        path = routes.FLEET_EVENTS if worker_id is None else worker_path(routes.WORKER_EVENTS, worker_id)
+        return self._ask("events", "GET", with_query(path, given(cursor=cursor, label=labels, limit=limit)))
+
+    def workspaces(self, worker_id: str) -> Body:
+        """Return the workspaces of a Worker."""
+        path = worker_path(routes.WORKER_WORKSPACES, worker_id)
+        return self._ask("workspaces", "GET", path, timeout=WORKSPACE_TIMEOUT_S)
+
+    def workspace_diff(self, worker_id: str, name: str) -> Response:
+        """Return the response whose body is the patch of a workspace."""
+        path = routes.WORKSPACE_DIFF.format(worker_id=quote(worker_id, safe=""), name=quote(name, safe=""))
+        response = self._connection.request("GET", path, timeout=WORKSPACE_TIMEOUT_S)
+        if response.status != 200:
+            raise error_from_response(response.status, response.body, self.address.searched)
+        return response
 
     def transcript(self, worker_id: str, start: int = 0, limit: int | None = None) -> Body:
         """Return a page of the transcript: at most `limit` entries behind the first `start` ones."""
-        query = _given(start=start, limit=limit)
-        return self._ask("transcript", "GET", _with(_path(routes.WORKER_TRANSCRIPT, worker_id), query))
+        query = given(start=start, limit=limit)
+        return self._ask("transcript", "GET", with_query(worker_path(routes.WORKER_TRANSCRIPT, worker_id), query))
 
     def _ask(
-        self, member: str, method: str, path: str, body: Body | None = None, *, timeout: float = TIMEOUT_S
+        self,
+        member: str,
+        method: str,
+        path: str,
+        body: Body | None = None,
+        *,
+        key: str | None = None,
+        timeout: float = TIMEOUT_S,
     ) -> Body:
-        response = self._connection.request(method, path, _encoded(body), timeout=timeout)
+        headers = NO_HEADERS if key is None else {IDEMPOTENCY_KEY: key}
+        response = self._connection.request(method, path, _encoded(body), headers=headers, timeout=timeout)
         if response.status != 200:
             raise error_from_response(response.status, response.body, self.address.searched)
         return _decoded(response.body, member)
@@ -190,19 +254,12 @@ def _decoded(answer: bytes, member: str) -> Body:
     return body
 
 
-def feed_path(worker_id: str | None, labels: Sequence[str], cursor: str) -> str:
+def feed_path(
+    worker_id: str | None, labels: Sequence[str], cursor: str | None = None, until: str | None = None
+) -> str:
     """Return the path of the feed of a Worker, or of all Workers with the labels, behind a cursor."""
-    path = routes.FLEET_FEED if worker_id is None else _path(routes.WORKER_FEED, worker_id)
-    return _with(path, _given(cursor=cursor, label=labels))
-
-
-def _given(**values: Any) -> Body:
-    """Return the values that are given: neither None nor an empty tuple."""
-    return {name: value for name, value in values.items() if value is not None and value != ()}
-
-
-def _with(path: str, query: Body) -> str:
-    return f"{path}?{urlencode(query, doseq=True)}" if query else path
+    path = routes.FLEET_FEED if worker_id is None else worker_path(routes.WORKER_FEED, worker_id)
+    return with_query(path, given(cursor=cursor, label=labels, until=until))
 
 
 def _checked_page(after: str, workers: list[Body]) -> list[Body]:
@@ -210,7 +267,3 @@ def _checked_page(after: str, workers: list[Body]) -> list[Body]:
     if not workers or workers[0]["worker_id"] <= after:
         raise DaemonFailed("unexpected response: the daemon returned the same page of Workers twice")
     return workers
-
-
-def _path(route: str, worker_id: str) -> str:
-    return route.format(worker_id=quote(worker_id, safe=""))

@@ -1,6 +1,5 @@
 """Follow the feed of one Worker or of all: each event exactly once, over as many connections as needed."""
 
-import gc
 import json
 import logging
 import random
@@ -25,6 +24,7 @@ from runtimectl.errors import (
     TimedOut,
     Unavailable,
     Unreachable,
+    error_from_diagnostic,
     error_from_response,
 )
 
@@ -34,9 +34,9 @@ CLOSE_TIMEOUT_S = 0.5
 FIRST_DELAY_S = 0.1
 MAX_DELAY_S = 5.0
 MAX_OUTAGE_S = 300.0
-"""Seconds of reconnecting after which a feed fails."""
+"""Seconds of reconnecting after which a feed fails, unless others are given."""
 
-_TRANSIENT = (Unreachable, Unavailable, TimedOut)
+TRANSIENT = (Unreachable, Unavailable, TimedOut)
 _DIAGNOSTICS: dict[str, type[ControlError]] = {
     "runtime.upstream_closed": Unavailable,
     "runtime.unavailable": Unavailable,
@@ -46,6 +46,9 @@ _DIAGNOSTICS: dict[str, type[ControlError]] = {
     "runtime.cursor_unknown_or_expired": Refused,
     "runtime.cursor_expired": Refused,
 }
+OVER = "worker over"
+"""The reason of the close behind the last event of a Worker, of a feed that asked for its end."""
+
 _PROTOCOL_CODES = {CloseCode.PROTOCOL_ERROR, CloseCode.INVALID_DATA, CloseCode.MESSAGE_TOO_BIG}
 _CURSOR = re.compile(r"wo_[0-9a-f]+", re.ASCII)
 _SILENT_LOGGER = logging.getLogger("runtimectl.websockets")
@@ -61,6 +64,10 @@ class FeedSource(NamedTuple):
     runtime_id: str
     worker_id: str | None = None
     labels: tuple[str, ...] = ()
+
+    def path(self, cursor: str | None, *, until_over: bool = False) -> str:
+        """Return the path of this feed behind a cursor; `until_over` asks for its end once the Worker is over."""
+        return feed_path(self.worker_id, self.labels, cursor, until="over" if until_over else None)
 
     @classmethod
     def worker(cls, worker: Body) -> "FeedSource":
@@ -78,16 +85,30 @@ class Feed:
     Args:
         find: Returns a client of the daemon. It is called for each connection, so that a daemon may move.
         source: The Worker or Workers.
-        cursor: The cursor behind which to begin.
+        cursor: The cursor behind which to begin; None begins with the events from now on.
         notify: Receives notes for people about the connection.
+        reconnect_for: Seconds without a connection after which the feed fails.
+        until_over: End behind the last event of the Worker once it is over.
     """
 
-    def __init__(self, find: Callable[[], Client], source: FeedSource, cursor: str, notify: Notify) -> None:
+    def __init__(
+        self,
+        find: Callable[[], Client],
+        source: FeedSource,
+        cursor: str | None,
+        notify: Notify,
+        *,
+        reconnect_for: float = MAX_OUTAGE_S,
+        until_over: bool = False,
+    ) -> None:
         self._find = find
         self._source = source
         self._cursor = cursor
+        self._until_over = until_over
+        self._is_over = False
         self._has_begun = False
-        self._outage = _Outage(notify)
+        self._socket: ClientConnection | None = None
+        self._outage = Outage(notify, reconnect_for)
 
     def envelopes(self) -> Generator[Envelope, None, None]:
         """Yield each event when it arrives; for one Worker, a snapshot first.
@@ -95,10 +116,9 @@ class Feed:
         Close the iterator to close the connection.
 
         Raises:
-            ControlError: The daemon refused the feed, or could not be reached for MAX_OUTAGE_S.
+            ControlError: The daemon refused the feed, or could not be reached for `reconnect_for`.
         """
-        gc.enable()
-        while True:
+        while not self._is_over:
             try:
                 with closing(self._connection()) as connection:
                     for envelope in connection:
@@ -107,34 +127,53 @@ class Feed:
                         if not self._has_begun or not is_snapshot:
                             self._has_begun = True
                             yield envelope
-            except _TRANSIENT as error:
-                self._outage.wait(error)
+            except TRANSIENT as error:
+                time.sleep(self._outage.next_delay(error))
+
+    def stop(self) -> None:
+        """End the feed. Another thread that waits for its next event gets none."""
+        self._is_over = True
+        socket = self._socket
+        if socket is not None:
+            socket.close()
 
     def _connection(self) -> Generator[Envelope, None, None]:
         client = self._find()
         if self._outage.is_on:
             self._check_runtime(client)
-        path = feed_path(self._source.worker_id, self._source.labels, self._cursor)
+        path = self._source.path(self._cursor, until_over=self._until_over)
         with _connected(client.address, path) as socket:
-            for message in socket:
-                envelope = _envelope(message)
+            self._socket = socket
+            for message in () if self._is_over else socket:
+                envelope = read_frame(message)
                 self._cursor = envelope["cursor"]
                 yield envelope
+            if self._is_over or socket.close_reason == OVER:
+                self._is_over = True
+                return
         raise Unavailable("the daemon closed the connection")
 
     def _check_runtime(self, client: Client) -> None:
-        found = client.runtime()["runtime"].get("runtime_id")
-        if found != self._source.runtime_id:
-            raise Refused(
-                f"{client.address.url} serves another Runtime now: expected {self._source.runtime_id}, got {found}"
-            )
+        check_runtime(self._source, client.address, client.runtime()["runtime"].get("runtime_id"))
 
 
-class _Outage:
-    """The time without a connection: how long to wait before the next attempt, and when to give up."""
+def check_runtime(source: FeedSource, address: Address, found: str | None) -> None:
+    """Check that a daemon still serves the Runtime of a feed. Raises Refused if it serves another."""
+    if found != source.runtime_id:
+        raise Refused(f"{address.url} serves another Runtime now: expected {source.runtime_id}, got {found}")
 
-    def __init__(self, notify: Notify) -> None:
+
+class Outage:
+    """The time without a connection: how long to wait before the next attempt, and when to give up.
+
+    Args:
+        notify: Receives notes for people about the connection.
+        reconnect_for: Seconds after which to give up.
+    """
+
+    def __init__(self, notify: Notify, reconnect_for: float = MAX_OUTAGE_S) -> None:
         self._notify = notify
+        self._reconnect_for = reconnect_for
         self._since: float | None = None
         self._reopened: float | None = None
         self._is_notified = False
@@ -145,8 +184,12 @@ class _Outage:
         """Whether the connection was lost and no event has arrived since."""
         return self._since is not None
 
-    def wait(self, error: ControlError) -> None:
-        """Wait before the next attempt, longer each time. Raises the error once the outage is too long."""
+    def next_delay(self, error: ControlError) -> float:
+        """Return the seconds to wait before the next attempt, more each time.
+
+        Raises:
+            ControlError: The error that was given: the outage is too long.
+        """
         now = time.monotonic()
         if self._reopened is not None and now - self._reopened > MAX_DELAY_S:
             self._reset()
@@ -154,10 +197,11 @@ class _Outage:
         if self._since is None:
             self._since = now
             self._notify(f"feed interrupted ({error}); reconnecting")
-        if now - self._since > MAX_OUTAGE_S:
+        if now - self._since >= self._reconnect_for:
             raise error
-        time.sleep(self._delay * random.uniform(0.5, 1))  # noqa: S311 jitter, no secret
+        delay = self._delay * random.uniform(0.5, 1)  # noqa: S311 jitter, no secret
         self._delay = min(self._delay * 2, MAX_DELAY_S)
+        return delay
 
     def end(self, *, has_progress: bool) -> None:
         """Note that the feed delivers again.
@@ -213,7 +257,13 @@ def _connected(address: Address, path: str) -> Iterator[ClientConnection]:
         raise Unreachable(f"cannot reach {address.url}: {error.strerror or error}") from None
 
 
-def _envelope(message: str | bytes) -> Envelope:
+def read_frame(message: str | bytes) -> Envelope:
+    """Return the event in a message of a feed.
+
+    Raises:
+        ControlError: It is a diagnostic.
+        DaemonFailed: It is invalid.
+    """
     try:
         frame = json.loads(message)
         if frame["kind"] == "diagnostic":
@@ -228,4 +278,4 @@ def _envelope(message: str | bytes) -> Envelope:
 
 def _error_from(diagnostic: dict[str, str]) -> ControlError:
     code, message = diagnostic["code"], diagnostic["message"]
-    return _DIAGNOSTICS.get(code, DaemonFailed)(f"{code}: {message}")
+    return error_from_diagnostic(_DIAGNOSTICS.get(code, DaemonFailed), code, message)

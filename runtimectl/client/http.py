@@ -6,6 +6,8 @@ Importing `http.client` instead would take a fifth of the time of a short comman
 import select
 import socket
 import time
+from collections.abc import Mapping
+from types import MappingProxyType
 
 from runtimectl.client.address import Address
 from runtimectl.client.http_response import RECEIVE_BYTES, Response, ResponseReader
@@ -13,6 +15,7 @@ from runtimectl.errors import TimedOut, Unreachable
 from runtimed.wire import routes
 
 TIMEOUT_S = 60.0
+NO_HEADERS: Mapping[str, str] = MappingProxyType({})
 SILENCE_S = 1.0
 """Seconds of silence after which the daemon's process is checked again."""
 
@@ -24,6 +27,10 @@ class NoAnswer(Unreachable):
     """The connection was closed before the first byte of a response."""
 
 
+class NotConnected(Unreachable):
+    """No connection could be opened, so nothing was sent."""
+
+
 class Connection:
     """Sends requests to one daemon, one after the other, over one socket for as long as the daemon keeps it open."""
 
@@ -32,7 +39,15 @@ class Connection:
         self._idle: socket.socket | None = None
         self._idle_since = 0.0
 
-    def request(self, method: str, path: str, body: bytes | None = None, *, timeout: float = TIMEOUT_S) -> Response:
+    def request(
+        self,
+        method: str,
+        path: str,
+        body: bytes | None = None,
+        *,
+        headers: Mapping[str, str] = NO_HEADERS,
+        timeout: float = TIMEOUT_S,
+    ) -> Response:
         """Send a request and return the response.
 
         A GET is sent again if the kept socket turns out to be closed. No other request is ever sent twice.
@@ -41,15 +56,17 @@ class Connection:
             method: The HTTP method.
             path: The path of the route, with its query.
             body: A JSON document, or None for no body.
+            headers: Further headers by name.
             timeout: How long the daemon may be silent, in seconds.
 
         Raises:
-            Unreachable: Nothing answers, or the connection was lost before the response was complete.
+            NotConnected: Nothing accepts a connection.
+            Unreachable: The connection was lost before the response was complete.
             TimedOut: The daemon was silent for too long.
             DaemonFailed: The response is not HTTP, or is too large.
         """
         check_process(self.address)
-        message = _encode(self.address, method, path, body)
+        message = _encode(self.address, method, path, body, headers)
         is_kept = self._idle is not None
         try:
             try:
@@ -70,7 +87,7 @@ class Connection:
             self._idle = None
 
     def _exchange(self, message: bytes, timeout: float) -> Response:
-        connection = self._take_idle() or self.address.connect(timeout)
+        connection = self._take_idle() or self._connect(timeout)
         is_kept = False
         try:
             connection.settimeout(timeout)
@@ -85,6 +102,14 @@ class Connection:
                 self._idle, self._idle_since = connection, time.monotonic()
             else:
                 connection.close()
+
+    def _connect(self, timeout: float) -> socket.socket:
+        try:
+            return self.address.connect(timeout)
+        except TimeoutError:
+            raise
+        except OSError as error:
+            raise NotConnected(f"cannot reach {self.address.url}: {error.strerror or error}") from None
 
     def _receive_first(self, connection: socket.socket, timeout: float) -> bytes:
         """Receive the first bytes of a response. The wait ends early if the daemon's process has ended."""
@@ -115,13 +140,13 @@ def check_process(address: Address) -> None:
     any answer first.
 
     Raises:
-        Unreachable: The daemon's process has ended.
+        NotConnected: The daemon's process has ended.
     """
     from runtimectl.client.discovery import ended_process
 
     pid = ended_process(address)
     if pid is not None and not (address.has_given_token and _answers(address._replace(token=None))):
-        raise Unreachable(f"cannot reach {address.url}: process {pid} that served it has ended")
+        raise NotConnected(f"cannot reach {address.url}: process {pid} that served it has ended")
 
 
 def _answers(address: Address) -> bool:
@@ -133,8 +158,10 @@ def _answers(address: Address) -> bool:
         return False
 
 
-def _encode(address: Address, method: str, path: str, body: bytes | None) -> bytes:
-    headers = {"Host": address.authority, **address.headers}
+def _encode(
+    address: Address, method: str, path: str, body: bytes | None, further: Mapping[str, str] = NO_HEADERS
+) -> bytes:
+    headers = {"Host": address.authority, **address.headers, **further}
     if body is not None:
         headers |= {"Content-Type": "application/json", "Content-Length": str(len(body))}
     line = f"{method} {address.prefix}{path} HTTP/1.1"

@@ -1,5 +1,6 @@
 """Make request bodies of arguments and stdin."""
 
+import os
 import sys
 from typing import Any
 
@@ -28,6 +29,7 @@ def create_request(
     purpose: str | None,
     bundle: str | None,
     capabilities: tuple[str, ...],
+    directory: str | None,
     workspaces: tuple[str, ...],
     mounts: tuple[str, ...],
     name: str | None,
@@ -36,10 +38,10 @@ def create_request(
     """Return a CreateWorkerRequest of the options of `workers create`. Raises UsageProblem for an invalid one."""
     fields: Json = {
         "intent": _intent(task, role, purpose),
-        "profile": None if profile is None else _profile(profile),
+        "profile": None if profile is None else profile_selector(profile),
         "config_bundle": None if bundle is None else parse_bundle_reference(bundle),
         "requested_capabilities": [{"name": name} for name in capabilities],
-        "workspace_refs": [_reference("--workspace", given) for given in workspaces],
+        "workspace_refs": [*_directory(directory), *(_reference("--workspace", given) for given in workspaces)],
         "mount_refs": [_reference("--mount", given) for given in mounts],
         "name": name,
         "labels": parse_labels(labels),
@@ -76,10 +78,16 @@ def _intent(task: str | None, role: str | None, purpose: str | None) -> Json | N
     return {"kind": "assistant", **optional} if optional else None
 
 
-def _profile(selector: str) -> Json:
+def profile_selector(selector: str) -> Json:
+    """Return the profile that `default`, `builtin:NAME` or the NAME of a bundle's profile selects."""
     if selector == "default":
         return {"kind": "runtime_default"}
     return {"kind": "builtin" if selector.startswith("builtin:") else "named", "value": selector}
+
+
+def _directory(given: str | None) -> list[Json]:
+    """Return the workspace of `--dir`: its absolute path without links, which is what the daemon compares."""
+    return [] if given is None else [{"name": "cwd", "reference": f"dir:{os.path.realpath(given)}"}]
 
 
 def _reference(option: str, given: str) -> Json:

@@ -1,18 +1,15 @@
 """The outcome of a run, read from the events of its Worker."""
 
-import json
 from collections.abc import Callable, Iterable, Iterator
 from typing import Any
 
-from runtimectl.errors import NotPermitted, RunFailed
+from runtimectl.client.run_progress import PERMISSION_REQUEST, PERMISSION_RESOLVED, denial_of, is_script
+from runtimectl.errors import NotPermitted, WorkerFailed
 from runtimectl.output.text import one_line, shortened
 
 FIRST_EVENTS = {"user_message", "invoke_start"}
 INPUT_STARTED = "input_started"
 """The kind of the item that says which queued input runs now."""
-
-PERMISSION_REQUEST = "permission_request"
-PERMISSION_RESOLVED = "permission_resolved"
 
 MAX_REASON = 200
 """How many characters of the reason of a failure are shown."""
@@ -58,9 +55,9 @@ class Run:
         return f": {shortened(one_line(self._alert), MAX_REASON)}" if self._alert else ""
 
     def raise_for_failure(self) -> None:
-        """Raise RunFailed if the run failed."""
+        """Raise WorkerFailed if the run failed."""
         if self.failure:
-            raise RunFailed(self.failure)
+            raise WorkerFailed(self.failure)
 
 
 def with_requests(envelopes: Iterable[Envelope], on_request: Callable[[Item], None]) -> Iterator[Envelope]:
@@ -90,7 +87,7 @@ class AwaitedRun(Run):
         name, data = payload["event"], payload.get("data") or {}
         if name == "system_item":
             self._record_item(_item(payload))
-        elif name == "tool_call_done" and self._script is None and _is_script(data):
+        elif name == "tool_call_done" and self._script is None and is_script(data):
             self._script = data["id"]
         elif name == "tool_result" and data.get("id") == self._script:
             self.exit_status = data.get("exit_status")
@@ -101,37 +98,17 @@ class AwaitedRun(Run):
             self._requests[item["request_id"]] = item
         elif item.get("kind") == PERMISSION_RESOLVED:
             request = self._requests.pop(item["request_id"], {})
-            denial = _denial(request, item)
+            denial = denial_of(request, item)
             if denial:
                 self._denial = f"a permission {denial}: {shortened(one_line(request.get('title', '')), MAX_REASON)}"
 
     def raise_for_failure(self) -> None:
-        """Raise NotPermitted if a permission was not granted, or RunFailed if the run or its script failed."""
+        """Raise NotPermitted if a permission was not granted, or WorkerFailed if the run or its script failed."""
         if self._denial:
             raise NotPermitted("; ".join(filter(None, (self._denial, self.failure))))
         super().raise_for_failure()
         if self.exit_status:
-            raise RunFailed(f"the script ended with exit status {self.exit_status}")
-
-
-def _is_script(call: Item) -> bool:
-    """Whether a tool call is the script that a shell runs for an input."""
-    if call.get("name") != "shell":
-        return False
-    try:
-        return bool(json.loads(call["arguments"]).keys() == {"script"})
-    except (ValueError, LookupError, TypeError, AttributeError):
-        return False
-
-
-def _denial(request: Item, resolved: Item) -> str | None:
-    """Return how a permission was denied; None if it was granted, or withdrawn because its run ended."""
-    if resolved["outcome"] == "expired":
-        return "expired unanswered"
-    if resolved["outcome"] == "cancelled":
-        return None if resolved.get("by") == "runtime" else "was denied"
-    kinds = {option["option_id"]: option["kind"] for option in request.get("options", ())}
-    return "was denied" if kinds.get(resolved.get("option_id"), "").startswith("reject") else None
+            raise WorkerFailed(f"the script ended with exit status {self.exit_status}")
 
 
 def follow_run(
@@ -149,7 +126,7 @@ def follow_run(
         on_event: Called with the payload of each event of the run.
 
     Raises:
-        RunFailed: The Worker ended before the queued input started.
+        WorkerFailed: The Worker ended before the queued input started.
     """
     for envelope in envelopes if queued is None else _behind_start(iter(envelopes), queued):
         on_event(envelope["payload"])
@@ -158,13 +135,13 @@ def follow_run(
 
 
 def _behind_start(envelopes: Iterator[Envelope], queued: str) -> Iterator[Envelope]:
-    """Yield the events behind the start of a queued input. Raises RunFailed if the Worker ends before."""
+    """Yield the events behind the start of a queued input. Raises WorkerFailed if the Worker ends before."""
     before = Run()
     for envelope in envelopes:
         item = _item(envelope["payload"])
         before.record(envelope["payload"])
         if envelope["payload"]["event"] == "shutdown":
-            raise RunFailed(f"the queued input was not started{before.reason()}")
+            raise WorkerFailed(f"the queued input was not started{before.reason()}")
         if item.get("kind") == INPUT_STARTED and item.get("cursor") == queued:
             yield from envelopes
 

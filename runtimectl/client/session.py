@@ -4,7 +4,7 @@ import os
 import sys
 from typing import TYPE_CHECKING
 
-from runtimectl.errors import DaemonFailed, NotFound, UsageProblem
+from runtimectl.errors import DaemonFailed
 from runtimectl.output.text import one_line
 
 if TYPE_CHECKING:
@@ -12,8 +12,8 @@ if TYPE_CHECKING:
     from runtimectl.client.discovery import DaemonOptions
     from runtimectl.output.printer import Format, Printer
 
-MAX_LISTED = 8
-"""How many Workers an error about an ambiguous prefix lists."""
+RECONNECT_FOR_S = 300.0
+"""How long a lost daemon is waited for."""
 
 
 class Session:
@@ -25,6 +25,7 @@ class Session:
     ca: str | None = None
     output: "Format" = "table"
     timeout: float | None = None
+    reconnect_for: float = RECONNECT_FOR_S
     no_color: bool = False
     quiet: bool = False
     _client: "Client | None" = None
@@ -43,6 +44,12 @@ class Session:
             self.close()
             self._client = Client(address)
         return self._client
+
+    def another(self) -> "Session":
+        """Return a session with the same options and a connection of its own, for another thread."""
+        other = Session()
+        vars(other).update({**vars(self), "_client": None})
+        return other
 
     def close(self) -> None:
         """Close the connection to the daemon."""
@@ -71,33 +78,6 @@ class Session:
 def write_message(message: str) -> None:
     """Write one line to stderr."""
     sys.stderr.write(f"runtimectl: {one_line(message)}\n")
-
-
-def resolve_worker_id(client: "Client", given: str) -> str:
-    """Return the id of a Worker.
-
-    Args:
-        client: The daemon to ask for its Workers, if a prefix is given.
-        given: An id, or a prefix that only one id has.
-
-    Raises:
-        NotFound: No id begins with the prefix.
-        UsageProblem: The prefix is empty, or several ids begin with it.
-    """
-    from runtimed.model.identity import WORKER_ID
-
-    if WORKER_ID.fullmatch(given):
-        return given
-    if not given:
-        raise UsageProblem("worker: expected an id or a unique prefix of one, got an empty text")
-    ids = [required_text(worker, "worker_id") for worker in client.workers()["workers"]]
-    matches = [known for known in ids if known.startswith(given)]
-    if len(matches) == 1:
-        return matches[0]
-    if not matches:
-        raise NotFound(f"worker: no id begins with {given!r}; list the ids with: runtimectl workers list")
-    listed = ", ".join(matches[:MAX_LISTED]) + (" and more" if len(matches) > MAX_LISTED else "")
-    raise UsageProblem(f"worker: {given!r} is ambiguous: {listed}")
 
 
 def required_text(body: "Body", name: str) -> str:

@@ -1,0 +1,178 @@
+"""The client library with asyncio."""
+
+from collections.abc import Mapping, Sequence
+from types import TracebackType
+from typing import TYPE_CHECKING, Self
+
+from runtimectl.library import arguments, calls
+from runtimectl.library.arguments import Labels
+from runtimectl.library.async_events import AsyncEvents, follow
+from runtimectl.library.async_transport import AsyncTransport
+from runtimectl.library.async_worker import AsyncWorker
+from runtimectl.library.client import RECONNECT_FOR_S, TIMEOUT_S
+from runtimectl.library.daemon import Finder, find_from_environment, finder
+from runtimectl.library.pages import after_page, live_cursor
+
+if TYPE_CHECKING:
+    from runtimed.model.bundle import Availability, ConfigBundle, ConfigBundleSummary
+    from runtimed.model.execution import WorkerStatus
+    from runtimed.model.interaction import WorkerInput
+    from runtimed.model.permission import WorkerPermission
+    from runtimed.model.profile import ProfileSummary
+    from runtimed.model.runtime import RuntimeSummary
+    from runtimed.model.worker import (
+        CapabilityRequest,
+        CreateWorkerRequest,
+        NamedReference,
+        ProfileSelector,
+        WorkerSummary,
+    )
+
+
+class AsyncClient:
+    """A client of one daemon, for one event loop. Several tasks may use it at once.
+
+    Every method raises a ClientError: ApiError if the daemon answers with an error, Unreachable, TimedOut, or one
+    that says what is wrong with the arguments.
+
+    Args:
+        url: The daemon: `http://HOST:PORT`, `https://HOST` (with a path if the API is below one) or `unix:PATH`.
+        token: The token.
+        token_file: Read the token from this file (mode 0600) instead.
+        ca: Verify https with the PEM certificates in this file, not with the system's.
+        timeout: How long the daemon may be silent during a request, in seconds.
+        reconnect_for: How long a daemon that was reached before is waited for, in seconds: by event iterators, and by
+            requests that may be repeated: all but deletions, interrupts, answers and bundles.
+    """
+
+    def __init__(
+        self,
+        url: str,
+        token: str | None = None,
+        *,
+        token_file: str | None = None,
+        ca: str | None = None,
+        timeout: float = TIMEOUT_S,
+        reconnect_for: float = RECONNECT_FOR_S,
+    ) -> None:
+        self._transport = AsyncTransport(finder(url, token, token_file, ca), timeout, reconnect_for)
+
+    @classmethod
+    def from_env(cls, *, timeout: float = TIMEOUT_S, reconnect_for: float = RECONNECT_FOR_S) -> Self:
+        """Return a client of the daemon that the command line uses without options, found with the first request.
+
+        It comes from `RUNTIMECTL_URL` or `RUNTIMECTL_CONTEXT`, else from the current context, else it is the only
+        daemon that runs here; its token from `RUNTIMECTL_TOKEN_FILE`, `RUNTIMECTL_TOKEN` or beside it.
+        """
+        return cls.found_by(find_from_environment, timeout=timeout, reconnect_for=reconnect_for)
+
+    @classmethod
+    def found_by(cls, find: Finder, *, timeout: float = TIMEOUT_S, reconnect_for: float = RECONNECT_FOR_S) -> Self:
+        """Return a client of the daemon that a function finds, again for each connection: the daemon may move."""
+        client = cls.__new__(cls)
+        client._transport = AsyncTransport(find, timeout, reconnect_for)  # noqa: SLF001 a constructor
+        return client
+
+    async def __aenter__(self) -> Self:
+        return self
+
+    async def __aexit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        await self.close()
+
+    async def close(self) -> None:
+        """Close the connections that are kept for later requests."""
+        await self._transport.close()
+
+    async def runtime(self) -> "RuntimeSummary":
+        """Return the identity, the counts and the limits of the Runtime."""
+        return await self._transport.send(calls.runtime())
+
+    async def workers(
+        self, status: "WorkerStatus | None" = None, labels: Labels = (), name: str | None = None
+    ) -> "tuple[WorkerSummary, ...]":
+        """Return the Workers by id: those with this status, all of these labels and this name."""
+        found: list[WorkerSummary] = []
+        after: str | None = None
+        while True:
+            page = await self._transport.send(calls.workers(status, arguments.label_filter(labels), name, after))
+            found += page.workers
+            after = after_page(after, page)
+            if after is None:
+                return tuple(found)
+
+    def worker(self, worker_id: str) -> AsyncWorker:
+        """Return the Worker with this id. Sends no request."""
+        return AsyncWorker(worker_id, self._transport)
+
+    async def create_worker(
+        self,
+        request: "CreateWorkerRequest | None" = None,
+        *,
+        profile: "str | ProfileSelector | None" = None,
+        capabilities: "Sequence[str | CapabilityRequest]" = (),
+        workspaces: "Mapping[str, str] | Sequence[NamedReference]" = (),
+        labels: Mapping[str, str] | None = None,
+        name: str | None = None,
+        initial_input: "str | WorkerInput | None" = None,
+        idempotency_key: str | None = None,
+    ) -> AsyncWorker:
+        """Create a Worker, and wait until its backend has accepted or refused it: `detail().execution` says which.
+
+        Args:
+            request: The whole request; what is given by name replaces the same field of it.
+            profile: `default`, `builtin:NAME`, the NAME of a profile in the request's bundle, or a selector.
+            capabilities: The capabilities that the profile needs.
+            workspaces: References by name, such as `{"cwd": "dir:/srv/checkouts/x"}`.
+            labels: Labels by key.
+            name: A name for people.
+            initial_input: The first input: given as soon as the backend has accepted the Worker.
+            idempotency_key: Create only one Worker with this key, whoever repeats it. Without one the library makes
+                a key for each call.
+        """
+        body = arguments.create_request(
+            request,
+            profile=profile,
+            capabilities=capabilities,
+            workspaces=workspaces,
+            labels=labels,
+            name=name,
+            initial_input=initial_input,
+        )
+        key = arguments.new_key() if idempotency_key is None else idempotency_key
+        created = await self._transport.send(calls.create_worker(body, key))
+        return self.worker(created.worker_id)
+
+    async def bundles(self) -> "tuple[ConfigBundleSummary, ...]":
+        """Return the stored config bundles, by id."""
+        return (await self._transport.send(calls.bundles())).bundles
+
+    async def push_bundle(self, bundle: "ConfigBundle") -> "Availability":
+        """Store a config bundle. It replaces one with the same id."""
+        return await self._transport.send(calls.push_bundle(bundle))
+
+    async def check_bundle(self, bundle_id: str, digest: str) -> "Availability":
+        """Return the bundle with this digest. Raises ApiError if another one is stored, or none."""
+        return await self._transport.send(calls.check_bundle(bundle_id, digest))
+
+    async def profiles(self) -> "tuple[ProfileSummary, ...]":
+        """Return the profiles of the host, by selector: what can be run, and what each needs."""
+        return await self._transport.send(calls.profiles())
+
+    async def permissions(self) -> "tuple[WorkerPermission, ...]":
+        """Return the open permission requests of all Workers."""
+        return await self._transport.send(calls.permissions())
+
+    def events(self, labels: Labels = (), cursor: str | None = None) -> AsyncEvents:
+        """Return the events of all Workers with these labels: from now on, or behind a cursor."""
+        wanted = arguments.label_filter(labels)
+        envelopes = follow(self._transport, None, wanted, lambda: self._begin(cursor))
+        return AsyncEvents(envelopes, with_snapshot=False)
+
+    async def _begin(self, cursor: str | None) -> str:
+        if cursor is not None:
+            return cursor
+        first = await self._transport.send(calls.first_event())
+        workers = await self.workers()
+        return live_cursor(first, workers)

@@ -1,0 +1,218 @@
+"""One Worker, with asyncio."""
+
+import asyncio
+import inspect
+from collections.abc import Awaitable, Callable, Mapping, Sequence
+from contextlib import aclosing, suppress
+from typing import TYPE_CHECKING, Any
+
+from runtimectl.errors import ApiError
+from runtimectl.library import arguments, calls
+from runtimectl.library.async_events import AsyncEvents, follow
+from runtimectl.library.async_transport import AsyncTransport
+from runtimectl.library.events import is_snapshot
+from runtimectl.library.followed_run import INTERRUPT_GRACE_S, FollowedRun
+from runtimectl.library.pages import next_start, working_folder
+from runtimectl.library.waiting import PendingWait
+
+if TYPE_CHECKING:
+    from runtimectl.result import Result
+    from runtimed.model.interaction import InputKind, InteractionAck, LifecycleAck, WhenBusy
+    from runtimed.model.permission import Permission, PermissionResolution
+    from runtimed.model.transcript import TranscriptItem
+    from runtimed.model.waiting import Wait, WaitCondition
+    from runtimed.model.worker import WorkerDetail
+    from runtimed.model.workspace import Workspace
+
+    OnPermission = Callable[[Permission], Awaitable[str | None] | str | None]
+
+
+class AsyncWorker:
+    """A Worker of a daemon, as `AsyncClient.worker` and `AsyncClient.create_worker` return it.
+
+    Attributes:
+        id: The Worker's id.
+    """
+
+    def __init__(self, worker_id: str, transport: AsyncTransport) -> None:
+        self.id = worker_id
+        self._transport = transport
+
+    def __repr__(self) -> str:
+        return f"AsyncWorker({self.id!r})"
+
+    async def detail(self) -> "WorkerDetail":
+        """Return everything that clients can see of the Worker."""
+        return await self._transport.send(calls.worker(self.id))
+
+    async def input(
+        self,
+        text: str,
+        *,
+        kind: "InputKind" = "user",
+        when_busy: "WhenBusy | None" = None,
+        attachments: Sequence[Mapping[str, Any]] = (),
+    ) -> "InteractionAck":
+        """Send an input. The acknowledgement means that it is stored; `events(ack.cursor)` shows what comes of it.
+
+        Args:
+            text: The text.
+            kind: `user` or `system`.
+            when_busy: What to do during a run: `reject`, `queue` or `interrupt`.
+            attachments: Images and resources: `{"kind", "mime_type", "data" or "uri"}` each.
+        """
+        body = arguments.worker_input(text, kind, when_busy, attachments)
+        return await self._transport.send(calls.send_input(self.id, body, arguments.new_key()))
+
+    async def wait(
+        self,
+        *conditions: "WaitCondition",
+        cursor: str | None = None,
+        timeout: float | None = None,  # noqa: ASYNC109 the same parameters as without asyncio
+    ) -> "Wait":
+        """Wait until one of the conditions holds: `idle` if none is given.
+
+        Args:
+            conditions: Some of `idle`, `busy`, `stopped`, `permission` and `error`.
+            cursor: What held behind this cursor counts too, even if it has passed; by default from now on.
+            timeout: Seconds after which to give up.
+
+        Raises:
+            TimedOut: None of them held in time.
+            ApiError: `wait_impossible`: none can hold any more.
+        """
+        begin = (await self.detail()).last_cursor if cursor is None else cursor
+        pending = PendingWait(self.id, conditions, begin, timeout)
+        while True:
+            try:
+                return await self._transport.send(pending.request())
+            except ApiError as error:
+                pending.go_on(error)
+
+    async def run(
+        self,
+        text: str,
+        *,
+        timeout: float | None = None,  # noqa: ASYNC109 the same parameters as without asyncio
+        on_permission: "OnPermission | None" = None,
+    ) -> "Result":
+        """Send an input and wait for the end of its run.
+
+        Args:
+            text: The input.
+            timeout: Interrupt the run after this time, in seconds.
+            on_permission: Called with each permission request of the run, and awaited if it is a coroutine function.
+                Returns the id of the option to choose, or None to leave the request to others.
+
+        Returns:
+            The result of a run that has finished. A command may have any exit status.
+
+        Raises:
+            RunFailed: The run had another outcome; the error has the result.
+            ClientError: The input was refused, or the daemon is away for too long.
+        """
+        run = FollowedRun(self.id, await self.input(text))
+        await self._follow_run(run, timeout, on_permission)
+        if not run.is_over and timeout is not None:
+            run.time_out(timeout)
+            await self.interrupt()
+            await self._follow_run(run, INTERRUPT_GRACE_S, on_permission)
+        return run.finish()
+
+    async def transcript(self, start: int = 0) -> "tuple[TranscriptItem, ...]":
+        """Return the entries of the transcript behind the first `start` ones."""
+        found: list[TranscriptItem] = []
+        following: int | None = start
+        while following is not None:
+            page = await self._transport.send(calls.transcript(self.id, following))
+            found += page.items
+            following = next_start(following, page)
+        return tuple(found)
+
+    def events(self, cursor: str | None = None) -> AsyncEvents:
+        """Return the events: a snapshot and those from now on, or those behind a cursor."""
+
+        async def begin() -> str | None:
+            return cursor
+
+        envelopes = follow(self._transport, self.id, (), begin)
+        return AsyncEvents(envelopes, with_snapshot=cursor is None)
+
+    async def permissions(self) -> "tuple[Permission, ...]":
+        """Return the open permission requests, oldest first."""
+        return await self._transport.send(calls.worker_permissions(self.id))
+
+    async def answer(
+        self, request_id: str, option_id: str | None, *, reason: str | None = None
+    ) -> "PermissionResolution":
+        """Answer a permission request with one of its options, or cancel it with None. The first answer counts."""
+        return await self._transport.send(calls.answer_permission(self.id, request_id, option_id, reason))
+
+    async def workspaces(self) -> "tuple[Workspace, ...]":
+        """Return the workspaces, in the order of the request."""
+        return await self._transport.send(calls.workspaces(self.id))
+
+    async def diff(self, name: str | None = None) -> str:
+        """Return what was changed in a workspace since its base, for `git apply`.
+
+        Args:
+            name: The workspace; by default the one that the Worker works in.
+
+        Returns:
+            The patch; encode it as UTF-8 with the error handler `surrogateescape`.
+        """
+        found = working_folder(await self.workspaces()) if name is None else name
+        return await self._transport.send(calls.diff(self.id, found))
+
+    async def interrupt(self) -> "LifecycleAck":
+        """Interrupt the current run; the Worker goes on. Changes nothing if there is no run."""
+        return await self._transport.send(calls.interrupt(self.id))
+
+    async def restore(self) -> "WorkerDetail":
+        """Restore the execution after a restart or a loss. Changes nothing if it is connected."""
+        return await self._transport.send(calls.restore(self.id))
+
+    async def stop(self, reason: str | None = None) -> "LifecycleAck":
+        """Stop the Worker and let it end in good order. Changes nothing if it is not running."""
+        return await self._transport.send(calls.stop(self.id, reason))
+
+    async def cancel(self, reason: str | None = None) -> "LifecycleAck":
+        """End the Worker at once. Changes nothing if it is not running."""
+        return await self._transport.send(calls.cancel(self.id, reason))
+
+    async def delete(self, force: bool = False) -> None:
+        """Delete the Worker, which must not be running, and everything that is stored about it.
+
+        Args:
+            force: Delete it even if that throws away work in its workspaces.
+        """
+        await self._transport.send(calls.delete_worker(self.id, force=force))
+
+    async def _follow_run(
+        self, run: FollowedRun, limit_s: float | None, on_permission: "OnPermission | None"
+    ) -> None:
+        """Follow a run to its end, or for `limit_s` seconds."""
+
+        async def begin() -> str:
+            return run.cursor
+
+        with suppress(TimeoutError):
+            async with (
+                asyncio.timeout(limit_s),
+                aclosing(follow(self._transport, self.id, (), begin)) as envelopes,
+            ):
+                async for envelope in envelopes:
+                    request_id = None if is_snapshot(envelope) else run.record(envelope)
+                    if request_id is not None and on_permission is not None:
+                        await self._decide(request_id, on_permission)
+                    if run.is_over:
+                        return
+
+    async def _decide(self, request_id: str, on_permission: "OnPermission") -> None:
+        """Answer a request as `on_permission` says, if it is still open: the profile may have answered it."""
+        for request in await self.permissions():
+            if request.request_id == request_id:
+                decided = on_permission(request)
+                option_id = await decided if inspect.isawaitable(decided) else decided
+                if option_id is not None:
+                    await self.answer(request_id, option_id)

@@ -1,0 +1,52 @@
+"""Clients of real daemons, and daemons whose agents do what a script says."""
+
+import json
+import sys
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from runtimectl import Client
+from tests.runtimectl.conftest import Daemon
+
+AGENT = Path(__file__).parents[2] / "execution" / "acp" / "agent.py"
+Script = dict[str, Any]
+
+
+@pytest.fixture
+def agent_config(tmp_path: Path) -> Callable[[Script], Path]:
+    """Writes a configuration with the profile `builtin:agent`, whose agent does what the script says."""
+
+    def write(script: Script) -> Path:
+        (tmp_path / "script.json").write_text(json.dumps(script))
+        command = json.dumps([sys.executable, str(AGENT), str(tmp_path / "script.json")])
+        config = tmp_path / "agent.toml"
+        roots = f"workspace_roots = [{json.dumps(str(tmp_path))}]\n"
+        config.write_text(f'{roots}[profiles."builtin:agent"]\nbackend = "acp"\ncommand = {command}\n')
+        return config
+
+    return write
+
+
+@pytest.fixture
+def token_file(tmp_path: Path) -> Path:
+    """A token file for daemons and clients."""
+    path = tmp_path / "token"
+    path.touch(0o600)
+    path.write_text("the-token-of-the-client-library")
+    return path
+
+
+@pytest.fixture
+def daemon(start_daemon: Callable[..., Daemon], token_file: Path) -> Daemon:
+    """A daemon with an empty memory store."""
+    return start_daemon("--store", "memory", "--token-file", str(token_file))
+
+
+@pytest.fixture
+def client(daemon: Daemon, token_file: Path) -> Iterator[Client]:
+    """A client of the daemon."""
+    with Client(daemon.url, token_file=str(token_file)) as found:
+        yield found
