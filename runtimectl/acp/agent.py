@@ -1,0 +1,209 @@
+"""The methods that an editor calls, and the sessions that it has open."""
+
+import threading
+from collections.abc import Callable
+from functools import cached_property
+from typing import TYPE_CHECKING, Any, Protocol
+
+import runtimed
+from runtimectl.acp.background import in_background
+from runtimectl.acp.errors import Failed, InvalidParams, RpcError, SessionNotFound
+from runtimectl.acp.jsonrpc import Params, Peer, Request, unknown_method
+from runtimectl.errors import ApiError, ClientError
+
+if TYPE_CHECKING:
+    from runtimectl.acp.session import Session
+    from runtimectl.library.worker import Worker
+
+PROTOCOL_VERSION = 1
+MAX_SESSIONS = 64
+"""How many sessions one editor may have open."""
+
+CAPABILITIES = {
+    "loadSession": True,
+    "promptCapabilities": {"image": True, "audio": False, "embeddedContext": True},
+    "mcpCapabilities": {"http": True, "sse": True},
+    "sessionCapabilities": {"resume": {}, "close": {}, "delete": {}, "additionalDirectories": {}},
+}
+INITIALIZED = {
+    "protocolVersion": PROTOCOL_VERSION,
+    "agentCapabilities": CAPABILITIES,
+    "agentInfo": {"name": "runtimectl", "title": "runtimed", "version": runtimed.__version__},
+    "authMethods": [],
+}
+
+
+class Workers(Protocol):
+    """Makes and finds the Workers of sessions."""
+
+    def create(self, cwd: str, directories: tuple[str, ...]) -> "Worker":
+        """Create a Worker that works in a folder. Raises Failed or ClientError if it is refused."""
+
+    def find(self, worker_id: str) -> "Worker":
+        """Return the Worker with this id. Sends no request."""
+
+    def remarks(self, mcp_servers: list[Any]) -> str | None:
+        """Return what the editor's user should know of a new session, if anything."""
+
+
+class Agent:
+    """An agent of the protocol whose sessions are Workers. It is the handler of one editor's messages.
+
+    Args:
+        peer: The editor.
+        connect: Returns what makes and finds the Workers. It is called with the first session.
+    """
+
+    def __init__(self, peer: Peer, connect: Callable[[], Workers]) -> None:
+        self._peer = peer
+        self._connect = connect
+        self._sessions: dict[str, Session] = {}
+        self._created: list[Worker] = []
+        self._lock = threading.Lock()
+        self._methods: dict[str, Callable[[Request], None]] = {
+            "initialize": lambda request: request.succeed(INITIALIZED),
+            "authenticate": lambda request: request.succeed({}),
+            "session/new": self._new,
+            "session/load": lambda request: self._open(request, replays=True),
+            "session/resume": lambda request: self._open(request, replays=False),
+            "session/prompt": lambda request: self._session(request.params).prompt(request),
+            "session/close": self._close,
+            "session/delete": self._delete,
+        }
+
+    @cached_property
+    def _workers(self) -> Workers:
+        return self._connect()
+
+    def request(self, request: Request) -> None:
+        act = self._methods.get(request.method)
+        if act is None:
+            raise unknown_method(request.method)
+        act(request)
+
+    def notification(self, method: str, params: Params) -> None:
+        session = self._sessions.get(str(params.get("sessionId")))
+        if method == "session/cancel" and session is not None:
+            session.cancel()
+
+    def stop_workers(self) -> None:
+        """Stop the Workers that this agent created. Those that cannot be stopped now live on."""
+        for worker in self._created:
+            try:
+                worker.stop("the editor has ended")
+            except ClientError:
+                continue
+
+    def _new(self, request: Request) -> None:
+        cwd, servers = _folder(request.params, "cwd"), _list(request.params, "mcpServers")
+        directories = tuple(map(str, _list(request.params, "additionalDirectories")))
+        _answer(request, lambda: self._create(request, cwd, directories, servers))
+
+    def _create(self, request: Request, cwd: str, directories: tuple[str, ...], servers: list[Any]) -> None:
+        worker = self._workers.create(cwd, directories)
+        self._created.append(worker)
+        session = self._add(worker)
+        request.succeed({"sessionId": worker.id})
+        remark = self._workers.remarks(servers)
+        if remark is not None:
+            session.say(remark)
+        session.follow("wo_0000000000000000")
+
+    def _open(self, request: Request, *, replays: bool) -> None:
+        worker = self._workers.find(_session_id(request.params))
+        _answer(request, lambda: self._show(request, worker, replays=replays))
+
+    def _show(self, request: Request, worker: "Worker", *, replays: bool) -> None:
+        detail = worker.detail()
+        session = self._add(worker)
+        if replays:
+            session.replay(detail)
+        request.succeed({})
+        cursor = None if replays else _cursor(request.params)
+        session.follow(detail.last_cursor if cursor is None else cursor)
+
+    def _add(self, worker: "Worker") -> "Session":
+        from runtimectl.acp.session import Session
+
+        session = Session(worker, self._peer)
+        with self._lock:
+            earlier = self._sessions.pop(worker.id, None)
+            if earlier is None and len(self._sessions) >= MAX_SESSIONS:
+                raise Failed(f"expected at most {MAX_SESSIONS} open sessions: close one")
+            self._sessions[worker.id] = session
+        if earlier is not None:
+            earlier.close()
+        return session
+
+    def _close(self, request: Request) -> None:
+        session = self._session(request.params)
+        del self._sessions[session.worker.id]
+        session.cancel()
+        session.close()
+        request.succeed({})
+
+    def _delete(self, request: Request) -> None:
+        worker = self._workers.find(_session_id(request.params))
+        _answer(request, lambda: self._delete_worker(request, worker))
+
+    def _delete_worker(self, request: Request, worker: "Worker") -> None:
+        worker.stop("the editor deleted the session")
+        worker.delete()
+        session = self._sessions.pop(worker.id, None)
+        if session is not None:
+            session.close()
+        request.succeed({})
+
+    def _session(self, params: Params) -> "Session":
+        session_id = _session_id(params)
+        session = self._sessions.get(session_id)
+        if session is None:
+            raise SessionNotFound(f"session {session_id} is not open: load or resume it first")
+        return session
+
+
+def _answer(request: Request, act: Callable[[], None]) -> None:
+    """Do what waits for the daemon, and answer with its error if it fails."""
+
+    def attempt() -> None:
+        try:
+            act()
+        except RpcError as error:
+            request.fail(error)
+        except ClientError as error:
+            request.fail(_rpc_error(error))
+
+    in_background(attempt)
+
+
+def _rpc_error(error: ClientError) -> RpcError:
+    is_unknown = isinstance(error, ApiError) and error.code == "worker_not_found"
+    return SessionNotFound(str(error)) if is_unknown else Failed(str(error))
+
+
+def _session_id(params: Params) -> str:
+    value = params.get("sessionId")
+    if not isinstance(value, str) or not value:
+        raise InvalidParams("sessionId: expected a text")
+    return value
+
+
+def _folder(params: Params, name: str) -> str:
+    value = params.get(name)
+    if not isinstance(value, str) or not value.startswith("/"):
+        raise InvalidParams(f"{name}: expected an absolute path")
+    return value
+
+
+def _list(params: Params, name: str) -> list[Any]:
+    value = params.get(name)
+    if not isinstance(value, list | None):
+        raise InvalidParams(f"{name}: expected a list")
+    return value or []
+
+
+def _cursor(params: Params) -> str | None:
+    """Return the cursor that a client gives to resume behind it, in `_meta`."""
+    meta = params.get("_meta")
+    cursor = meta.get("cursor") if isinstance(meta, dict) else None
+    return cursor if isinstance(cursor, str) else None

@@ -1,0 +1,140 @@
+"""The prompts of a session that are not answered yet, and the runs that answer them."""
+
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+from runtimectl.acp.errors import Failed
+from runtimectl.acp.jsonrpc import Request
+from runtimed.model.event import ErrorRaised, Payload, RunEnd, Shutdown, SystemItem, UserMessage
+
+STOPPED = "the Worker was stopped"
+
+
+class Prompt:
+    """A prompt whose input the daemon has accepted.
+
+    Attributes:
+        is_queued: It waits for another run to end.
+        is_cancelled: The editor takes it back.
+    """
+
+    def __init__(self, request: Request, *, is_queued: bool, is_cancelled: bool) -> None:
+        self.is_queued = is_queued
+        self.is_cancelled = is_cancelled
+        self._request = request
+
+    def end(self, stop_reason: str) -> None:
+        """Answer the prompt: its run has ended."""
+        self._request.succeed({"stopReason": "cancelled" if self.is_cancelled else stop_reason})
+
+    def fail(self, reason: str) -> None:
+        """Answer that the run failed."""
+        if self.is_cancelled:
+            self.end("cancelled")
+        else:
+            self._request.fail(Failed(reason))
+
+
+class Prompts:
+    """Which prompts wait, and which one runs. The prompts come from one thread, the events from another one."""
+
+    def __init__(self) -> None:
+        self._changed = threading.Condition()
+        self._sending = 0
+        self._cancels_sending = False
+        self._waiting: dict[str, Prompt] = {}
+        self._current: Prompt | None = None
+        self._error: str | None = None
+
+    @contextmanager
+    def sending(self) -> Iterator[None]:
+        """Hold back the next input's event while one is sent: the answer says whether the event is its own."""
+        with self._changed:
+            self._sending += 1
+        try:
+            yield
+        finally:
+            with self._changed:
+                self._sending -= 1
+                self._cancels_sending = self._cancels_sending and self._sending > 0
+                self._changed.notify_all()
+
+    def accept(self, cursor: str, request: Request, *, is_queued: bool) -> bool:
+        """Add a prompt whose input was accepted. Returns whether it was cancelled meanwhile.
+
+        Args:
+            cursor: The cursor of its input.
+            request: The prompt.
+            is_queued: The input waits for its turn.
+        """
+        with self._changed:
+            is_cancelled = self._cancels_sending
+            self._waiting[cursor] = Prompt(request, is_queued=is_queued, is_cancelled=is_cancelled)
+            return is_cancelled
+
+    def cancel(self) -> None:
+        """Take back all prompts, those that are being sent too."""
+        with self._changed:
+            self._cancels_sending = self._sending > 0
+            for prompt in self._all():
+                prompt.is_cancelled = True
+
+    def record(self, cursor: str, payload: Payload) -> bool:
+        """Record an event, and answer the prompt whose run it ends.
+
+        Returns:
+            Whether a run begins whose prompt was taken back.
+        """
+        match payload:
+            case UserMessage():
+                return self._begin(cursor, is_queued=False)
+            case SystemItem(item={"kind": "input_started", "cursor": str(started)}):
+                return self._begin(started, is_queued=True)
+            case ErrorRaised(code=code, message=message):
+                self._error = f"{code}: {message}"
+            case RunEnd(result=result):
+                self._end(result)
+            case Shutdown():
+                self.fail(STOPPED)
+            case _:
+                pass
+        return False
+
+    def owns(self, cursor: str) -> bool:
+        """Return whether an input is that of a prompt of this session. Waits for the answer if one is being sent."""
+        with self._changed:
+            self._changed.wait_for(lambda: not self._sending)
+            return cursor in self._waiting
+
+    def fail(self, reason: str) -> None:
+        """Answer all prompts: their runs failed, or nobody will know."""
+        with self._changed:
+            failed, self._waiting, self._current = self._all(), {}, None
+        for prompt in failed:
+            prompt.fail(reason)
+
+    def _begin(self, cursor: str, *, is_queued: bool) -> bool:
+        with self._changed:
+            prompt = self._waiting.get(cursor)
+            if prompt is None or prompt.is_queued != is_queued:
+                return False
+            self._current = self._waiting.pop(cursor)
+            self._error = None
+            return prompt.is_cancelled
+
+    def _end(self, result: str) -> None:
+        with self._changed:
+            prompt, self._current = self._current, None
+            error, self._error = self._error, None
+        if prompt is None:
+            return
+        if error is not None:
+            prompt.fail(error)
+        elif result == "limit_reached":
+            prompt.end("max_turn_requests")
+        else:
+            prompt.end("cancelled" if result == "rolled_back" else "end_turn")
+
+    def _all(self) -> list[Prompt]:
+        return [*self._waiting.values(), *([self._current] if self._current else [])]

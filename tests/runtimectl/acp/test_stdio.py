@@ -1,0 +1,366 @@
+"""`runtimectl acp` over real pipes: sessions, prompts, tool calls, permissions, restarts and ends."""
+
+import json
+import signal
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from runtimectl import Client
+from tests.runtimectl.acp.conftest import Editor
+from tests.runtimectl.conftest import Daemon, wait_until
+
+StartEditor = Callable[..., Editor]
+AGENT = ("--profile", "builtin:agent")
+SHELL = ("--profile", "builtin:shell")
+OPTIONS = [
+    {"optionId": "yes", "name": "Allow", "kind": "allow_once"},
+    {"optionId": "no", "name": "Reject", "kind": "reject_once"},
+]
+CALLED = {"toolCallId": "call-1", "title": "write a file", "kind": "edit"}
+ASKING = {"session/prompt": [[["ask", CALLED, OPTIONS], ["end"]]]}
+CALL = {"toolCallId": "call-1", "title": "edit a file", "kind": "edit"}
+DIFF = {"type": "diff", "path": "/srv/a", "oldText": "old", "newText": "new"}
+FINISHED = {"stopReason": "end_turn"}
+PLAN = {"sessionUpdate": "plan", "entries": [{"content": "a", "priority": "low", "status": "pending"}]}
+WORKING: dict[str, Any] = {
+    "session/prompt": [
+        [
+            ["thought", "hmm"],
+            ["text", "first "],
+            ["text", "answer"],
+            [
+                "update",
+                {"sessionUpdate": "plan", "entries": [{"content": "a", "priority": "low", "status": "pending"}]},
+            ],
+            ["update", {"sessionUpdate": "tool_call", **CALL, "rawInput": {"path": "a"}}],
+            ["update", {"sessionUpdate": "tool_call_update", "toolCallId": "call-1", "status": "in_progress"}],
+            [
+                "update",
+                {
+                    "sessionUpdate": "tool_call_update",
+                    "toolCallId": "call-1",
+                    "status": "completed",
+                    "content": [DIFF, {"type": "content", "content": {"type": "text", "text": "edited"}}],
+                },
+            ],
+            ["text", "done"],
+            ["end"],
+        ],
+        [["text", "again"], ["end"]],
+    ]
+}
+
+
+def test_a_session_is_initialized_without_a_daemon(start_editor: StartEditor) -> None:
+    editor = start_editor()
+
+    found = editor.call("initialize", protocolVersion=1, clientCapabilities={})
+
+    assert found["protocolVersion"] == 1
+    assert found["agentCapabilities"]["loadSession"] is True
+    refused = editor.begin("session/new", cwd="/tmp", mcpServers=[])()
+    assert "no daemon is running here" in refused["error"]["message"]
+    assert editor.end() == 0
+
+
+def test_a_prompt_streams_its_text_tool_calls_diffs_and_plans(
+    start_editor: StartEditor, serve_agent: Callable[..., Daemon]
+) -> None:
+    serve_agent(WORKING)
+    editor = start_editor(*AGENT)
+
+    answer = editor.prompt(editor.new_session(), "go")()
+
+    assert answer["result"] == FINISHED
+    assert editor.texts("agent_thought_chunk") == ["hmm"]
+    assert "".join(editor.texts()) == "first answerdone"
+    assert editor.texts("user_message_chunk") == []
+    messages = {update["messageId"] for update in editor.updates if update["sessionUpdate"] == "agent_message_chunk"}
+    assert len(messages) == 2
+    [started, running, ended] = [update for update in editor.updates if "toolCallId" in update]
+    assert (started["sessionUpdate"], started["title"], started["status"]) == ("tool_call", "edit a file", "pending")
+    assert (running["status"], running["rawInput"]) == ("in_progress", {"path": "a"})
+    assert ended["status"] == "completed"
+    assert [content["type"] for content in ended["content"]] == ["diff", "content"]
+    assert PLAN in editor.updates
+
+
+def test_a_script_of_a_shell_is_a_tool_call_that_executes(start_editor: StartEditor, daemon: Daemon) -> None:
+    editor = start_editor(*SHELL)
+
+    answer = editor.prompt(editor.new_session(), "echo hello; exit 3")()
+
+    assert answer["result"] == FINISHED
+    assert "".join(editor.texts()) == "hello\n"
+    [started, running, ended] = [update for update in editor.updates if "toolCallId" in update]
+    assert (started["kind"], running["title"], ended["rawOutput"]["exit_status"]) == (
+        "execute",
+        "echo hello; exit 3",
+        3,
+    )
+
+
+def test_a_worker_works_in_the_folder_of_the_editor_or_in_the_one_of_the_options(
+    start_editor: StartEditor, daemon: Daemon, project: Path, tmp_path: Path
+) -> None:
+    (tmp_path / "other").mkdir()
+    plain, named = start_editor(*SHELL), start_editor(*SHELL, "--workspace", f"cwd=dir:{tmp_path}/other")
+
+    plain.prompt(plain.new_session(), "pwd")()
+    named.prompt(named.new_session(), "pwd")()
+
+    assert plain.texts() == [f"{project}\n"]
+    assert named.texts() == [f"{tmp_path}/other\n"]
+
+
+def test_a_folder_that_the_daemon_does_not_allow_is_refused_with_how_to_allow_it(
+    start_editor: StartEditor, start_daemon: Callable[..., Daemon], project: Path
+) -> None:
+    daemon = start_daemon()
+
+    refused = start_editor(*SHELL).begin("session/new", cwd=str(project), mcpServers=[])()
+
+    message = refused["error"]["message"]
+    assert "workspace_roots" in message
+    assert "--workspace cwd=REF" in message
+    assert _client(daemon).workers() == ()
+
+
+def test_a_second_prompt_waits_for_its_turn(start_editor: StartEditor, daemon: Daemon, tmp_path: Path) -> None:
+    editor = start_editor(*SHELL)
+    session = editor.new_session()
+    gate = tmp_path / "gate"
+
+    first = editor.prompt(session, f"while [ ! -e {gate} ]; do sleep 0.05; done; echo first")
+    wait_until(lambda: any("toolCallId" in update for update in editor.updates), "the first run")
+    second = editor.prompt(session, "echo second")
+    wait_until(lambda: _client(daemon).worker(session).detail().queued_inputs == 1, "the second prompt")
+    gate.touch()
+
+    assert [first()["result"], second()["result"]] == [FINISHED] * 2
+    assert editor.texts() == ["first\n", "second\n"]
+
+
+def test_a_cancelled_prompt_is_interrupted_and_so_are_those_behind_it(
+    start_editor: StartEditor, daemon: Daemon
+) -> None:
+    editor = start_editor(*SHELL)
+    session = editor.new_session()
+    first = editor.prompt(session, "echo begun; sleep 600")
+    wait_until(lambda: editor.texts() == ["begun\n"], "the first run")
+    second = editor.prompt(session, "echo second; sleep 600")
+    wait_until(lambda: _client(daemon).worker(session).detail().queued_inputs == 1, "the second prompt")
+
+    editor.notify("session/cancel", sessionId=session)
+
+    assert [first()["result"], second()["result"]] == [{"stopReason": "cancelled"}] * 2
+    assert editor.prompt(session, "echo third")()["result"] == FINISHED
+
+
+def test_a_run_that_fails_is_an_error_with_its_reason(
+    start_editor: StartEditor, serve_agent: Callable[..., Daemon]
+) -> None:
+    serve_agent(
+        {"session/prompt": [[["text", "hm"], ["error", -32000, "the model is down"]], [["leave", 3, "oops"]]]}
+    )
+    editor = start_editor(*AGENT)
+    session = editor.new_session()
+
+    assert "the model is down" in editor.prompt(session, "go")()["error"]["message"]
+    assert "oops" in editor.prompt(session, "go")()["error"]["message"]
+
+
+def test_a_permission_is_answered_in_the_editor(
+    start_editor: StartEditor, serve_agent: Callable[..., Daemon]
+) -> None:
+    serve_agent(ASKING)
+    editor = start_editor(*AGENT)
+    editor.on_permission = lambda _: "no"
+
+    answer = editor.prompt(editor.new_session(), "go")()
+
+    assert answer["result"] == FINISHED
+    [asked] = editor.asked
+    assert (asked["toolCall"], asked["options"]) == (CALLED, OPTIONS)
+    assert json.loads("".join(editor.texts())) == {"outcome": "selected", "optionId": "no"}
+
+
+def test_two_editors_on_one_session_see_the_same_and_the_first_answer_counts(
+    start_editor: StartEditor, serve_agent: Callable[..., Daemon]
+) -> None:
+    daemon = serve_agent(ASKING)
+    first, second = start_editor(*AGENT), start_editor(*AGENT)
+    session = first.new_session()
+    second.call("session/load", sessionId=session, cwd="/tmp", mcpServers=[])
+    wait_until(lambda: bool(second.updates) == bool(first.updates), "the same updates")
+
+    running = first.prompt(session, "go")
+    wait_until(lambda: bool(first.asked and second.asked), "both to be asked")
+    [request] = _client(daemon).worker(session).permissions()
+    _client(daemon).worker(session).answer(request.request_id, "yes")
+    running()
+
+    wait_until(lambda: second.texts() == first.texts(), "the same texts")
+    assert second.texts("user_message_chunk") == ["go"]
+    assert first.texts("user_message_chunk") == []
+    wait_until(lambda: bool(first.withdrawn and second.withdrawn), "the requests to be withdrawn")
+
+
+def test_a_session_is_loaded_with_its_messages_and_tool_calls(
+    start_editor: StartEditor, serve_agent: Callable[..., Daemon]
+) -> None:
+    serve_agent(WORKING)
+    first = start_editor(*AGENT)
+    session = first.new_session()
+    first.prompt(session, "go")()
+    first.end()
+    second = start_editor(*AGENT)
+
+    second.call("session/load", sessionId=session, cwd="/tmp", mcpServers=[])
+
+    assert second.texts("user_message_chunk") == ["go"]
+    assert second.texts() == ["first answer", "done"]
+    assert [update for update in second.updates if "toolCallId" in update] == [
+        update for update in first.updates if "toolCallId" in update
+    ]
+    assert second.prompt(session, "again")()["result"] == FINISHED
+    assert second.texts("user_message_chunk") == ["go"]
+
+
+def test_a_session_is_resumed_without_its_past_or_behind_a_cursor(start_editor: StartEditor, daemon: Daemon) -> None:
+    first = start_editor()
+    session = first.new_session()
+    first.prompt(session, "one")()
+    cursor = _client(daemon).worker(session).detail().last_cursor
+    first.prompt(session, "two")()
+    plain, behind = start_editor(), start_editor()
+
+    plain.call("session/resume", sessionId=session, cwd="/tmp", mcpServers=[])
+    behind.call("session/resume", sessionId=session, cwd="/tmp", mcpServers=[], _meta={"cursor": cursor})
+    plain.prompt(session, "three")()
+
+    wait_until(lambda: behind.texts() == ["two", "three"], "what is behind the cursor")
+    assert plain.texts() == ["three"]
+
+
+def test_the_editor_lives_through_a_kill_of_the_daemon_and_sees_each_delta_once(
+    start_editor: StartEditor, start_daemon: Callable[..., Daemon], roots: tuple[str, ...], tmp_path: Path
+) -> None:
+    store = ("--store", f"fs:{tmp_path}/store", *roots)
+    daemon = start_daemon(*store)
+    editor = start_editor(*SHELL)
+    session = editor.new_session()
+    cut = editor.prompt(session, "for n in $(seq 1000); do echo $n; sleep 0.01; done")
+    wait_until(lambda: len(editor.texts()) > 20, "the run")
+
+    daemon.end(signal.SIGKILL)
+    waiting = editor.prompt(session, "echo after")
+    again = start_daemon(*store)
+
+    assert "error" in cut()
+    assert waiting()["result"] == FINISHED
+    texts = "".join(editor.texts()).split()
+    assert texts == [*map(str, range(1, len(texts))), "after"]
+    entries = _client(again).worker(session).transcript()
+    assert "".join(entry.content for entry in entries if entry.role == "assistant").split() == texts
+
+
+def test_a_worker_that_is_refused_is_an_error_and_leaves_nothing(
+    start_editor: StartEditor, start_daemon: Callable[..., Daemon], project: Path, tmp_path: Path
+) -> None:
+    config = tmp_path / "broken.toml"
+    profile = '[profiles."builtin:agent"]\nbackend = "acp"\ncommand = ["/not/here"]\n'
+    config.write_text(f"workspace_roots = [{json.dumps(str(tmp_path))}]\n{profile}")
+    daemon = start_daemon("--config", str(config))
+    editor = start_editor(*AGENT)
+
+    refused = editor.begin("session/new", cwd=str(project), mcpServers=[])()
+
+    assert "could not be started" in refused["error"]["message"]
+    assert _client(daemon).workers() == ()
+
+
+def test_mcp_servers_that_are_not_handed_on_are_named_in_the_session(
+    start_editor: StartEditor, daemon: Daemon, project: Path
+) -> None:
+    editor = start_editor()
+    editor.call(
+        "session/new", cwd=str(project), mcpServers=[{"name": "issues", "command": "/bin/x", "args": [], "env": []}]
+    )
+
+    wait_until(lambda: any("issues" in text for text in editor.texts()), "the remark")
+
+
+@pytest.mark.parametrize(("options", "status"), [((), "running"), (("--stop-on-exit",), "stopped")])
+@pytest.mark.parametrize(("with_signal", "code"), [(None, 0), (signal.SIGTERM, 143)])
+def test_workers_live_on_when_the_editor_ends_unless_they_are_to_be_stopped(
+    start_editor: StartEditor,
+    daemon: Daemon,
+    options: tuple[str, ...],
+    status: str,
+    with_signal: int | None,
+    code: int,
+) -> None:
+    editor = start_editor(*options)
+    session = editor.new_session()
+
+    assert editor.end(with_signal) == code
+    assert _client(daemon).worker(session).detail().status == status
+
+
+def test_a_session_is_closed_or_deleted(start_editor: StartEditor, daemon: Daemon) -> None:
+    editor = start_editor()
+    closed, deleted = editor.new_session(), editor.new_session()
+
+    editor.call("session/close", sessionId=closed)
+    editor.call("session/delete", sessionId=deleted)
+
+    assert [worker.worker_id for worker in _client(daemon).workers()] == [closed]
+    assert "is not open" in editor.prompt(closed, "hello")()["error"]["message"]
+
+
+@pytest.mark.parametrize(
+    ("method", "params", "code", "message"),
+    [
+        ("session/fly", {}, -32601, "method not found: session/fly"),
+        ("session/new", {"cwd": "here"}, -32602, "cwd: expected an absolute path"),
+        ("session/new", {"cwd": "/tmp", "mcpServers": "none"}, -32602, "mcpServers: expected a list"),
+        ("session/load", {}, -32602, "sessionId: expected a text"),
+        ("session/load", {"sessionId": "worker-0000ffff"}, -32002, "worker_not_found"),
+        ("session/prompt", {"sessionId": "worker-0000ffff"}, -32002, "is not open"),
+    ],
+)
+def test_a_wrong_request_is_answered_with_what_is_wrong(
+    start_editor: StartEditor, daemon: Daemon, method: str, params: dict[str, Any], code: int, message: str
+) -> None:
+    error = start_editor().begin(method, **params)()["error"]
+
+    assert error["code"] == code
+    assert message in error["message"]
+
+
+@pytest.mark.parametrize("line", [b"{", b"[]", b'{"jsonrpc": "2.0", "id": 1.5, "method": "initialize"}', b"\xff"])
+def test_a_line_that_is_no_request_is_refused_and_the_next_one_is_served(
+    start_editor: StartEditor, line: bytes
+) -> None:
+    editor = start_editor()
+
+    editor.write(line)
+
+    assert editor.call("initialize", protocolVersion=1)["protocolVersion"] == 1
+
+
+def test_wrong_options_are_refused_before_the_editor_is_served(ctl: Callable[..., Any]) -> None:
+    found = ctl("acp", "--label", "broken")
+
+    assert found.returncode == 2
+    assert found.stderr.startswith("runtimectl: --label: expected K=V")
+
+
+def _client(daemon: Daemon) -> Client:
+    """A client of the daemon; the test's endpoint files have its token."""
+    assert daemon.url
+    return Client.from_env()
