@@ -1,0 +1,1 @@
+"""`runtimectl attach`: talk to a Worker in a terminal."""
