@@ -13,7 +13,7 @@ def main() -> int:
     if sys.argv[1:] == ["--version"] and sys.stdout:
         sys.stdout.write(f"runtimectl {runtimed.__version__}\n")
         return 0
-    gc.disable()  # Collections take a tenth of a short command and free nothing. The feed enables them again.
+    gc.disable()  # Collections take a tenth of a short command and free nothing. A follower enables them again.
     try:
         from runtimectl.runner import run
 

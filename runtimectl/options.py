@@ -26,7 +26,7 @@ def _store(context: click.Context, option: click.Parameter, value: Any) -> None:
     if value is None or option.name is None:
         return
     setattr(session, option.name, value)
-    if option.name == "timeout":
+    if option.name == "timeout" and not context.resilient_parsing:
         from runtimectl.signals import start_deadline
 
         start_deadline(value)
@@ -41,6 +41,9 @@ def common_options() -> list[click.Parameter]:
         CommonOption("--context", metavar="NAME", help="Use this context (see: runtimectl context)."),
         CommonOption("-o", "--output", type=click.Choice(FORMATS), help="The format of the output. [table]"),
         CommonOption("--timeout", metavar="SECONDS", type=Seconds(), help="Give up after this time (exit 8)."),
+        CommonOption(
+            "--reconnect-for", metavar="SECONDS", type=Seconds(), help="Wait so long for a lost daemon. [300]"
+        ),
         CommonOption("--no-color", is_flag=True, flag_value=True, help="Do not use colors; same as NO_COLOR."),
         CommonOption("-q", "--quiet", is_flag=True, flag_value=True, help="Print only errors to stderr."),
     ]

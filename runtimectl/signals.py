@@ -5,12 +5,15 @@ or the callback of a weak reference (imports use those), so one raised there is 
 until the command has ended.
 """
 
+import gc
+import os
 import select
 import signal
 import sys
 import threading
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
+from typing import NoReturn
 
 from runtimectl.errors import DeadlineExpired, Interruption, OutputClosed
 
@@ -35,6 +38,7 @@ def require_reader() -> Iterator[None]:
 
     Pipes, sockets and terminals have a reader. A file never loses it.
     """
+    gc.enable()  # A command that waits for its reader may run for days.
     finished = threading.Event()
     signal.signal(signal.SIGUSR1, _on_reader_lost)
     watcher = (sys.stdout.fileno(), threading.get_ident(), finished)
@@ -44,6 +48,17 @@ def require_reader() -> Iterator[None]:
     finally:
         finished.set()
         signal.signal(signal.SIGUSR1, signal.SIG_IGN)
+
+
+def exit_at_once(code: int) -> NoReturn:
+    """End the process without its threads.
+
+    The interpreter ends threads where they are. One in the middle of an import would keep the lock of the module, for
+    which the end of the interpreter may wait.
+    """
+    with suppress(OSError):
+        sys.stdout.flush()
+    os._exit(code)
 
 
 def _watch_reader(stdout: int, main_thread: int, finished: threading.Event) -> None:

@@ -2,6 +2,8 @@
 
 import os
 import sys
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
 from typing import Any
 
 from runtimed import __version__
@@ -38,7 +40,10 @@ def _command() -> Any:
 
     from runtimed.settings import LOG_LEVELS, RESTORE_POLICIES
 
-    @click.command(context_settings={"max_content_width": 100, "help_option_names": ["-h", "--help"]})
+    @click.group(
+        invoke_without_command=True,
+        context_settings={"max_content_width": 100, "help_option_names": ["-h", "--help"]},
+    )
     @click.option(
         "--listen",
         metavar="ADDR",
@@ -85,7 +90,10 @@ def _command() -> Any:
         help="Answer plain HTTP requests without aiohttp's machinery. [on]",
     )
     @click.version_option(__version__, message="%(prog)s %(version)s")
-    def runtimed(config: str | None, check_config: bool, check_store: str | None, **options: Any) -> int:
+    @click.pass_context
+    def runtimed(
+        context: click.Context, /, config: str | None, check_config: bool, check_store: str | None, **options: Any
+    ) -> int:
         """Host a Runtime of Workers in the foreground, until SIGTERM, SIGINT or SIGHUP.
 
         runtimed prints one line to stdout when it is ready, and logs to stderr. Each option can also be set in the
@@ -96,12 +104,59 @@ def _command() -> Any:
         Example:
           runtimed --store fs:/var/lib/rt
         """
+        given = {name: value for name, value in options.items() if value not in (None, ())}
+        if context.invoked_subcommand is not None:
+            if given or config or check_config or check_store:
+                raise click.UsageError(f"options belong behind {context.invoked_subcommand}")
+            return OK
         if check_store is not None:
             return _check_store(check_store)
-        given = {name: value for name, value in options.items() if value not in (None, ())}
         return _run(given, config, check_config=check_config)
 
+    @runtimed.command("exec", context_settings={"allow_interspersed_args": False})
+    @click.option("--store", metavar="STORE", help="The store: memory, or fs:PATH for a durable one. [memory]")
+    @click.option("--config", metavar="FILE", help="The TOML configuration file. [as for runtimed]")
+    @click.argument("command", metavar="-- COMMAND...", nargs=-1, required=True)
+    def exec_(store: str | None, config: str | None, command: tuple[str, ...]) -> int:
+        """Run a command beside a daemon of its own, which ends with it.
+
+        The daemon serves on a socket that only this user can reach, and the current directory is among its workspace
+        roots. runtimectl finds it by RUNTIMECTL_URL and RUNTIMECTL_TOKEN_FILE. The exit code is that of the command;
+        125 if the daemon did not start.
+
+        \b
+        Example:
+          runtimed exec -- runtimectl run -- make test
+        """
+        return _exec(store, config, command)
+
     return runtimed
+
+
+def _exec(store: str | None, config: str | None, command: Sequence[str]) -> int:
+    from runtimed.private_daemon import NOT_STARTED, PrivateDaemon, run_command
+
+    try:
+        daemon = PrivateDaemon(_serve_private, store, config)
+    except OSError as error:
+        return _fail(f"exec: {error}", NOT_STARTED)
+    return run_command(daemon, command)
+
+
+def _serve_private(flags: Mapping[str, Any], config: str | None, announce: Callable[[str], None]) -> int:
+    import attrs
+
+    from runtimed import settings
+    from runtimed.errors import ConfigurationError, StartError
+
+    try:
+        loaded = settings.load(flags, config)
+        roots = (str(Path.cwd()), *loaded.workspace_roots)
+        return _serve(attrs.evolve(loaded, workspace_roots=roots), announce)
+    except ConfigurationError as error:
+        return _fail(error, USAGE)
+    except StartError as error:
+        return _fail(error, FAILURE)
 
 
 def _run(flags: dict[str, Any], config: str | None, *, check_config: bool) -> int:
@@ -118,7 +173,7 @@ def _run(flags: dict[str, Any], config: str | None, *, check_config: bool) -> in
                 sys.stderr.write(f"runtimed: environment: {name} is not a setting\n")
             sys.stdout.write("the configuration is valid\n")
             return OK
-        return _serve(loaded)
+        return _serve(loaded, _announce)
     except ConfigurationError as error:
         return _fail(error, USAGE)
     except StartError as error:
@@ -154,7 +209,7 @@ def _check_store(store: str) -> int:
     return FAILURE if problems else OK
 
 
-def _serve(loaded: Any) -> int:
+def _serve(loaded: Any, announce: Callable[[str], None]) -> int:
     import asyncio
     import logging
 
@@ -166,7 +221,7 @@ def _serve(loaded: Any) -> int:
         logging.getLogger(__name__).warning("environment: %s is not a setting", name)
     try:
         with asyncio.Runner(loop_factory=_loop_factory()) as runner:
-            failure = runner.run(daemon.run(loaded, _announce))
+            failure = runner.run(daemon.run(loaded, announce))
     except (StoreInUse, StoreForeign) as error:
         return _fail(_store_message(loaded.store_path, error), STORE_TAKEN)
     except (StoreUnsupported, StoreError) as error:

@@ -13,6 +13,7 @@ from runtimed.store.sqlite.factory import FsSettings
 STORE_RULE = "store: expected memory or fs:PATH, with ?sync=normal, ?create=no or ?sync=normal&create=no"
 
 PROFILE = '[profiles."builtin:coder"]\nbackend = "shell"\n'
+WORKSPACE = '[workspaces."ci:repo"]\n'
 
 
 @pytest.fixture
@@ -136,6 +137,20 @@ def test_a_file_that_was_named_must_be_there(tmp_path):
             'profiles."builtin:coder".session_config.mode: expected a string',
         ),
         (PROFILE + 'session_config = { " " = "x" }\n', 'profiles."builtin:coder".session_config: expected names'),
+        ('workspace_roots = ["here"]\n', "workspace_roots: expected absolute paths, got 'here'"),
+        ('workspace_roots = "/srv"\n', "config.toml: workspace_roots: expected a list of texts, in brackets"),
+        ("[workspaces]\nx = 1\n", "workspaces.x: expected a table, with a path in it"),
+        ('[workspaces."dir:x"]\npath = "/x"\n', "workspaces.dir:x: expected a printable reference"),
+        (WORKSPACE, "workspaces.ci:repo.path: required, but missing"),
+        (WORKSPACE + 'path = "here"\n', "workspaces.ci:repo.path: expected an absolute path"),
+        (WORKSPACE + 'path = "/x"\nmode = "move"\n', "workspaces.ci:repo.mode: expected one of shared, worktree"),
+        (WORKSPACE + 'path = "/x"\nwriteable = true\n', "workspaces.ci:repo.writeable: unknown field"),
+        (WORKSPACE + 'path = "/x"\nwritable = "no"\n', "workspaces.ci:repo.writable: expected a boolean"),
+        (WORKSPACE + 'path = "/x"\nref = "main"\n', "workspaces.ci:repo.ref: only a worktree or a clone"),
+        (
+            WORKSPACE + 'path = "/x"\nmode = "clone"\nref = "--upload-pack=x"\n',
+            "workspaces.ci:repo.ref: expected a branch, a tag or a commit",
+        ),
         (PROFILE + "mcp_servers = [1]\n", 'coder".mcp_servers[0]: expected an object'),
         (PROFILE + 'mcp_servers = [{ url = "http://x" }]\n', 'coder".mcp_servers[0].name: required, but missing'),
         (PROFILE + 'mcp_servers = [{ name = " ", url = "http://x" }]\n', "mcp_servers[0].name: expected a name"),

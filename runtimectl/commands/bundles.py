@@ -4,6 +4,7 @@ import click
 
 from runtimectl.client.requests import parse_bundle_reference
 from runtimectl.client.session import Session
+from runtimectl.commands.completing import complete_bundles
 from runtimectl.options import Group
 from runtimectl.output.tables import Column, Object, View, at
 
@@ -83,7 +84,7 @@ def push(session: Session, file: str) -> None:
 
 
 @bundles.command()
-@click.argument("bundle", metavar="ID@DIGEST")
+@click.argument("bundle", metavar="ID@DIGEST", shell_complete=complete_bundles)
 @click.pass_obj
 def check(session: Session, bundle: str) -> None:
     """Check that the Runtime has exactly this version of a bundle.

@@ -9,8 +9,10 @@ import click
 
 from runtimectl.client.requests import parse_labels
 from runtimectl.client.runs import Run
-from runtimectl.client.session import Session, required_text, resolve_worker_id
-from runtimectl.errors import Refused, RunFailed, UsageProblem
+from runtimectl.client.session import Session, required_text
+from runtimectl.client.worker_names import resolve_worker_id
+from runtimectl.commands.completing import complete_event_names, complete_workers
+from runtimectl.errors import Refused, UsageProblem, WorkerFailed
 from runtimectl.options import Group
 from runtimectl.output.events import event_line
 from runtimectl.output.times import local
@@ -32,14 +34,19 @@ def events() -> None:
 
 
 @events.command()
-@click.argument("worker", metavar="W|--all", required=False)
+@click.argument("worker", metavar="W|--all", required=False, shell_complete=complete_workers)
 @click.option("--all", "everyone", is_flag=True, help="Events of all Workers instead of one.")
 @click.option(
     "--label", "labels", metavar="K=V", multiple=True, help="With --all: only of Workers with it; repeatable."
 )
 @click.option("--cursor", metavar="C", help="Begin after the event with this cursor.")
 @click.option("--from-start", is_flag=True, help="Begin with the oldest event that is kept.")
-@click.option("--until", metavar="EVENT", help="End after an event with this name; exit 1 if the run failed.")
+@click.option(
+    "--until",
+    metavar="EVENT",
+    shell_complete=complete_event_names,
+    help="End after an event with this name; exit 1 if the run failed.",
+)
 @click.option("--no-follow", is_flag=True, help="End at the newest event that exists now.")
 @click.option("--timestamps", is_flag=True, help="Show the time of each event, by the daemon's clock.")
 @click.option("--raw", is_flag=True, help="Neither shorten text nor escape its control characters.")
@@ -84,7 +91,7 @@ def tail(
 
 
 @events.command()
-@click.argument("worker", metavar="W")
+@click.argument("worker", metavar="W", shell_complete=complete_workers)
 @click.option("--cursor", metavar="C", help="Begin after the event with this cursor.")
 @click.pass_obj
 def export(session: Session, worker: str, cursor: str | None) -> None:
@@ -127,7 +134,13 @@ def _of_worker(
     found = client.worker(resolve_worker_id(client, worker))["worker"]
     newest = required_text(found, "last_cursor")
     begin = _begin_of_worker(session, found) if from_start else cursor or newest
-    feed = Feed(lambda: session.client(found["runtime_id"]), FeedSource.worker(found), begin, session.notify)
+    feed = Feed(
+        lambda: session.client(found["runtime_id"]),
+        FeedSource.worker(found),
+        begin,
+        session.notify,
+        reconnect_for=session.reconnect_for,
+    )
     is_finite = not follow or found["status"] != "running"
     with closing(feed.envelopes()) as envelopes:
         for envelope in envelopes:
@@ -157,7 +170,9 @@ def _of_all(
         begin = required_text(page, "next_cursor")
     else:
         begin = cursor or live_cursor(client)
-    feed = Feed(lambda: session.client(source.runtime_id), source, begin, session.notify)
+    feed = Feed(
+        lambda: session.client(source.runtime_id), source, begin, session.notify, reconnect_for=session.reconnect_for
+    )
     with closing(feed.envelopes()) as envelopes:
         yield from envelopes
 
@@ -201,7 +216,7 @@ def _print_all(
             run.raise_for_failure()
             return
     if until is not None:
-        raise RunFailed(f"the events ended without {until}")
+        raise WorkerFailed(f"the events ended without {until}")
 
 
 def _print(printer: "Printer", envelope: "Envelope", *, with_worker: bool, timestamps: bool, raw: bool) -> None:

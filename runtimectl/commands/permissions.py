@@ -5,7 +5,9 @@ from typing import TYPE_CHECKING
 
 import click
 
-from runtimectl.client.session import Session, required_text, resolve_worker_id
+from runtimectl.client.session import Session, required_text
+from runtimectl.client.worker_names import resolve_worker_id
+from runtimectl.commands.completing import complete_workers
 from runtimectl.errors import NotFound, UsageProblem
 from runtimectl.options import Group
 from runtimectl.output.tables import Column, View, at
@@ -48,7 +50,7 @@ RESOLVED = View(
 def permissions() -> None:
     """List and answer the permission requests of Workers.
 
-    W is a Worker's id, or a prefix that only one id has.
+    W is a Worker's id, its name, its number, @last for the newest, or a unique prefix of an id.
 
     \b
     Example:
@@ -57,7 +59,7 @@ def permissions() -> None:
 
 
 @permissions.command("list")
-@click.argument("worker", metavar="[W]", required=False)
+@click.argument("worker", metavar="[W]", required=False, shell_complete=complete_workers)
 @click.pass_obj
 def list_(session: Session, worker: str | None) -> None:
     """List the open requests of one Worker, or of all.
@@ -71,7 +73,7 @@ def list_(session: Session, worker: str | None) -> None:
 
 
 @permissions.command()
-@click.argument("worker", metavar="W")
+@click.argument("worker", metavar="W", shell_complete=complete_workers)
 @click.argument("request", metavar="REQUEST")
 @click.argument("option", metavar="OPTION")
 @click.option("--reason", metavar="TEXT", help="Why, in words for the agent.")

@@ -1,10 +1,17 @@
 """`runtimectl status`: the Runtime."""
 
+import time
+from typing import TYPE_CHECKING
+
 import click
 
 from runtimectl.client.session import Session
-from runtimectl.options import command
+from runtimectl.errors import TimedOut, Unavailable, Unreachable
+from runtimectl.options import Seconds, command
 from runtimectl.output.tables import Column, View, at
+
+if TYPE_CHECKING:
+    from runtimectl.client.api import Body
 
 RUNTIME = View(
     "runtime",
@@ -24,13 +31,38 @@ RUNTIME = View(
 )
 
 
+WAIT_S = 60.0
+POLL_S = 0.2
+
+
 @command()
+@click.option(
+    "--wait",
+    "wait_s",
+    metavar="[SECONDS]",
+    type=Seconds(),
+    is_flag=False,
+    flag_value=WAIT_S,
+    help=f"Wait until the daemon is ready, for {WAIT_S:g} s or so long.",
+)
 @click.pass_obj
-def status(session: Session) -> None:
+def status(session: Session, wait_s: float | None) -> None:
     """Show the Runtime that the daemon hosts.
 
     \b
     Example:
-      runtimectl status -o json
+      runtimectl status --wait=30 -o json
     """
-    session.printer().show(RUNTIME, session.client().runtime())
+    session.printer().show(RUNTIME, _ready(session, wait_s) if wait_s else session.client().runtime())
+
+
+def _ready(session: Session, wait_s: float) -> "Body":
+    """Return the Runtime once the daemon is ready. Raises TimedOut."""
+    deadline = time.monotonic() + wait_s
+    while True:
+        try:
+            return session.client().runtime()
+        except (Unreachable, Unavailable) as error:
+            if time.monotonic() > deadline:
+                raise TimedOut(f"the daemon is not ready within {wait_s:g} s: {error}") from None
+        time.sleep(POLL_S)

@@ -60,7 +60,7 @@ def wait_for_run(session: Session, body: "Body") -> None:
 
     Raises:
         NotPermitted: A permission of the run was denied, or expired.
-        RunFailed: The run or its script failed.
+        WorkerFailed: The run or its script failed.
     """
     printer, run, text = session.printer(), AwaitedRun(), TextPrinter()
     if printer.output == "name":
@@ -89,7 +89,13 @@ def _follow(session: Session, ack: "Body", run: "Run", on_event: "Callable[[Body
 
     worker = ack["worker_ref"]
     cursor = required_text(ack, "cursor")
-    feed = Feed(lambda: session.client(worker["runtime_id"]), FeedSource.worker(worker), cursor, session.notify)
+    feed = Feed(
+        lambda: session.client(worker["runtime_id"]),
+        FeedSource.worker(worker),
+        cursor,
+        session.notify,
+        reconnect_for=session.reconnect_for,
+    )
     with closing(feed.envelopes()) as envelopes:
         events = with_requests(envelopes, lambda request: _notify_of_request(session, worker, request))
         follow_run(run, events, cursor if ack.get("queued") else None, on_event)

@@ -2,14 +2,20 @@
 
 import re
 from collections.abc import Callable, Sequence
+from functools import partial
 from typing import TYPE_CHECKING, Any
 
 import click
 
+from runtimectl.client.repetition import send_with_key
 from runtimectl.client.requests import create_request, parse_labels, read_stdin
-from runtimectl.client.session import Session, required_text, resolve_worker_id, write_message
+from runtimectl.client.session import Session, required_text, write_message
+from runtimectl.client.worker_names import resolve_worker_id
 from runtimectl.commands import worker_views as views
-from runtimectl.errors import ControlError, NotFound, RunFailed, UsageProblem
+from runtimectl.commands.completing import complete_workers
+from runtimectl.commands.creation import creation_options
+from runtimectl.commands.worker_wait import wait as wait_for_workers
+from runtimectl.errors import ControlError, NotFound, UsageProblem, WorkerFailed
 from runtimectl.options import Group
 from runtimectl.output.tables import View, at
 
@@ -20,7 +26,7 @@ STATUSES = ("running", "stopped", "cancelled")
 MISSING_CAPABILITIES = re.compile(r"needs the capabilit(?:y|ies) (.+?): request ")
 """How a Runtime names the capabilities that a create request lacks."""
 
-_WORKERS = click.argument("workers", metavar="W...", nargs=-1, required=True)
+_WORKERS = click.argument("workers", metavar="W...", nargs=-1, required=True, shell_complete=complete_workers)
 _REASON = click.option("--reason", metavar="TEXT", help="The reason that observers see if this ends a run.")
 
 
@@ -28,7 +34,7 @@ _REASON = click.option("--reason", metavar="TEXT", help="The reason that observe
 def workers() -> None:
     """List, create, talk to and end Workers.
 
-    W is a Worker's id, or a prefix that only one id has.
+    W is a Worker's id, its name, its number, @last for the newest, or a unique prefix of an id.
 
     \b
     Example:
@@ -56,7 +62,7 @@ def list_(session: Session, status: str | None, labels: tuple[str, ...]) -> None
 
 
 @workers.command()
-@click.argument("worker", metavar="W")
+@click.argument("worker", metavar="W", shell_complete=complete_workers)
 @click.pass_obj
 def get(session: Session, worker: str) -> None:
     """Show one Worker.
@@ -70,16 +76,7 @@ def get(session: Session, worker: str) -> None:
 
 
 @workers.command()
-@click.option("--profile", metavar="SEL", help="default, builtin:NAME, or the NAME of a profile in the bundle.")
-@click.option("--task", metavar="TEXT", help="The task that the Worker is created for.")
-@click.option("--role", metavar="R", help="The role that the Worker is created for.")
-@click.option("--purpose", metavar="TEXT", help="The purpose of the assistant, or of the role.")
-@click.option("--bundle", metavar="ID@DIGEST", help="The config bundle to use.")
-@click.option("--capability", "capabilities", metavar="C", multiple=True, help="Request a capability; repeatable.")
-@click.option("--workspace", "workspaces", metavar="NAME=REF", multiple=True, help="Add a workspace; repeatable.")
-@click.option("--mount", "mounts", metavar="NAME=REF", multiple=True, help="Add a mount; repeatable.")
-@click.option("--name", metavar="NAME", help="A name for people.")
-@click.option("--label", "labels", metavar="K=V", multiple=True, help="Add a label; repeatable.")
+@creation_options
 @click.option("--wait", is_flag=True, help="Wait until the backend has accepted or refused the Worker.")
 @click.pass_obj
 def create(session: Session, /, wait: bool, **fields: Any) -> None:
@@ -91,7 +88,7 @@ def create(session: Session, /, wait: bool, **fields: Any) -> None:
     """
     request = create_request(**fields)
     client = session.client()
-    body = client.create_worker(request)
+    body = send_with_key(lambda key: client.create_worker(request, key))
     if wait:
         from runtimectl.commands.waiting import wait_for_spawn
 
@@ -99,11 +96,11 @@ def create(session: Session, /, wait: bool, **fields: Any) -> None:
     session.printer().show(views.WORKER_ROW, body)
     refusal = _refusal(body["worker"])
     if refusal:
-        raise RunFailed(refusal)
+        raise WorkerFailed(refusal)
 
 
 @workers.command("input")
-@click.argument("worker", metavar="W")
+@click.argument("worker", metavar="W", shell_complete=complete_workers)
 @click.argument("content", metavar="[TEXT | -]", required=False)
 @click.option("--system", is_flag=True, help="Send a system input instead of a user input.")
 @click.option("--wait", is_flag=True, help="Wait for the end of the run; exit 1 or 9 if it fails.")
@@ -127,13 +124,17 @@ def input_(
     text = _stdin_text() if content in {None, "-"} else str(content)
     client = session.client()
     worker_id = resolve_worker_id(client, worker)
-    body = client.send_input(worker_id, "system" if system else "user", text, when_busy)
+    kind = "system" if system else "user"
+    body = send_with_key(lambda key: client.send_input(worker_id, kind, text, when_busy, key))
     if wait:
         from runtimectl.commands.waiting import wait_for_run
 
         wait_for_run(session, body)
     else:
         session.printer().show(views.ACK, body)
+
+
+workers.add_command(wait_for_workers, "wait")
 
 
 @workers.command()
@@ -194,17 +195,20 @@ def restore(session: Session, workers: tuple[str, ...]) -> None:
 
 @workers.command()
 @_WORKERS
+@click.option("--force", is_flag=True, help="Delete them even if unsaved work in their workspaces is lost.")
 @click.pass_obj
-def delete(session: Session, workers: tuple[str, ...]) -> None:
+def delete(session: Session, workers: tuple[str, ...], force: bool) -> None:
     """Delete Workers that are not running.
 
-    This deletes all of their data: transcripts, events and folders.
+    This deletes all of their data: transcripts, events, folders and the workspaces that were made for them. Their
+    branches stay. A Worker whose workspaces hold unsaved work is refused without --force.
 
     \b
     Example:
       runtimectl workers delete worker-00000001
     """
-    _each(session, workers, _delete, views.DELETED, lambda deleted: [{"deleted": deleted}])
+    delete_one = partial(_delete, force=force)
+    _each(session, workers, delete_one, views.DELETED, lambda deleted: [{"deleted": deleted}])
 
 
 def _refusal(worker: "Body") -> str | None:
@@ -232,8 +236,8 @@ def _stdin_text() -> str:
         raise UsageProblem(f"stdin: expected UTF-8, got an invalid byte at offset {error.start}") from None
 
 
-def _delete(client: "Client", worker_id: str) -> "Body":
-    client.delete_worker(worker_id)
+def _delete(client: "Client", worker_id: str, *, force: bool) -> "Body":
+    client.delete_worker(worker_id, force=force)
     return {"worker_id": worker_id}
 
 
@@ -246,11 +250,11 @@ def _each(
 ) -> None:
     """Do the same to several Workers and print the answers. A failure of one does not stop the others.
 
-    All prefixes are resolved before anything is done. Each error is one line on stderr, the last one is raised.
+    All Workers are resolved before anything is done. Each error is one line on stderr, the last one is raised.
 
     Args:
         session: The invocation.
-        given: Ids, or unique prefixes of them.
+        given: Texts that stand for Workers.
         act: Sends the request for one Worker and returns its answer.
         view: How to show the answers.
         as_bodies: Makes the bodies to print of all answers.
@@ -265,7 +269,8 @@ def _each(
         try:
             answers.append(act(client, worker_id))
         except ControlError as error:
-            errors.append(type(error)(f"{worker_id}: {error}"))
+            error.args = (f"{worker_id}: {error}",)
+            errors.append(error)
     if answers:
         session.printer().show(view, *as_bodies(answers))
     for earlier in errors[:-1]:

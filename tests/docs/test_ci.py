@@ -1,7 +1,6 @@
-"""The job of the page on CI runs as it stands there."""
+"""The lines of the page on CI run as they stand there."""
 
 import asyncio
-import json
 import os
 import subprocess
 import sys
@@ -13,35 +12,34 @@ import pytest
 
 from runtimed.execution import Profile
 from runtimed.settings import load
+from tests.docs.conftest import DOCS
+from tests.runtimectl.job.conftest import AGENT
 
 PAGE = "how-to/ci.md"
 JOB_TIMEOUT_S = 90.0
+ANSWER = '{"session/prompt": [[["text", "They pass now."], ["end"]]]}'
 
 
 @pytest.fixture
 def job(page: Callable[[str], Any], tmp_path: Path) -> Path:
-    """A folder with the configuration and the script of the page."""
-    guide = page(PAGE)
-    (tmp_path / "ci.toml").write_text(guide.blocks("toml")[0])
-    [script] = guide.blocks("sh")
-    (tmp_path / "ci.sh").write_text(script)
+    """A folder with the configuration of the page, and programs of its own."""
+    (tmp_path / "ci.toml").write_text("\n".join(page(PAGE).blocks("toml")))
+    (tmp_path / "bin").mkdir()
     return tmp_path
 
 
-async def run(job: Path, tests: str) -> subprocess.CompletedProcess[str]:
-    """Run the job with this text as its script `run-tests`."""
-    path = job / "run-tests"
-    path.write_text(f"#!/bin/sh\n{tests}\n")
+def add_program(path: Path, script: str) -> None:
+    path.write_text(f"#!/bin/sh\n{script}\n")
     path.chmod(0o755)
+
+
+async def run(job: Path, line: str) -> "subprocess.CompletedProcess[str]":
+    """Run a line of the page in the folder of a job."""
     kept = {name: value for name, value in os.environ.items() if not name.startswith(("RUNTIMED_", "RUNTIMECTL_"))}
-    environment = kept | {
-        "PATH": f"{Path(sys.executable).parent}:{os.environ['PATH']}",
-        "XDG_CONFIG_HOME": str(job / "config"),
-        "CI": "true",
-    }
+    environment = kept | {"PATH": f"{job / 'bin'}:{Path(sys.executable).parent}:{os.environ['PATH']}", "CI": "true"}
     return await asyncio.to_thread(
         subprocess.run,
-        ["sh", "ci.sh"],
+        ["sh", "-c", line],
         cwd=job,
         env=environment,
         capture_output=True,
@@ -51,21 +49,35 @@ async def run(job: Path, tests: str) -> subprocess.CompletedProcess[str]:
     )
 
 
-async def test_a_job_whose_script_succeeds_ends_with_0_and_keeps_the_events(job: Path) -> None:
-    ended = await run(job, 'echo "CI is $CI"')
+@pytest.mark.parametrize(("tests", "status"), [('echo "here: $PWD"', 0), ('echo "here: $PWD"; exit 7', 7)])
+async def test_the_line_of_the_page_ends_with_the_status_of_the_tests(
+    page: Callable[[str], Any], job: Path, tests: str, status: int
+) -> None:
+    add_program(job / "run-tests", tests)
+    ended = await run(job, page(PAGE).blocks("sh")[0])
+    assert (ended.returncode, ended.stdout, ended.stderr) == (status, f"here: {job}\n", "")
 
-    assert (ended.returncode, ended.stdout, ended.stderr) == (0, "CI is true\n", "")
-    names = [json.loads(line)["payload"]["event"] for line in (job / "events.jsonl").read_text().splitlines()]
-    assert names[0] == "user_message"
-    assert names[-1] == "run_end"
-    assert not list((job / "runtime" / "runtimed").glob("*.json")), "the daemon has ended and took its endpoint away"
+
+async def test_the_line_in_the_readme_runs_make_in_the_current_folder(job: Path) -> None:
+    readme = (DOCS.parent / "README.md").read_text()
+    [line] = [line.removeprefix("$ ") for line in readme.splitlines() if line.startswith("$ runtimed exec")]
+    (job / "Makefile").write_text("test:\n\t@echo tested in $(CURDIR); exit 3\n")
+    ended = await run(job, line)
+    assert ended.returncode == 2
+    assert ended.stdout.startswith(f"tested in {job}\n")
 
 
-async def test_a_job_whose_script_fails_ends_with_1(job: Path) -> None:
-    ended = await run(job, "echo broken; exit 7")
+async def test_the_configuration_of_the_page_passes_variables_on(page: Callable[[str], Any], job: Path) -> None:
+    add_program(job / "run-tests", 'echo "CI is $CI"')
+    line = page(PAGE).blocks("sh")[0].replace("exec --", "exec --config ci.toml --")
+    assert (await run(job, line)).stdout == "CI is true\n"
 
-    assert (ended.returncode, ended.stdout) == (1, "broken\n")
-    assert "exit status 7" in ended.stderr
+
+async def test_the_agent_of_the_page_works_in_the_folder(page: Callable[[str], Any], job: Path) -> None:
+    (job / "script.json").write_text(ANSWER)
+    add_program(job / "bin" / "opencode", f"exec {sys.executable} {AGENT} {job}/script.json")
+    ended = await run(job, page(PAGE).blocks("sh")[1])
+    assert (ended.returncode, ended.stdout, ended.stderr) == (0, "They pass now.\n", "")
 
 
 def test_the_profiles_on_the_page_are_accepted(page: Callable[[str], Any], tmp_path: Path) -> None:
@@ -75,4 +87,4 @@ def test_the_profiles_on_the_page_are_accepted(page: Callable[[str], Any], tmp_p
     profiles = load({}, str(file)).profile_table()
 
     assert profiles["builtin:shell"] == Profile("shell", capabilities=("shell",), env_pass=("CI",), max_run_s=1200)
-    assert profiles["builtin:ci-agent"].permissions == "deny"
+    assert profiles["builtin:ci-agent"].capabilities == ("read", "write", "shell")

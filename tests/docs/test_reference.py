@@ -20,7 +20,18 @@ from runtimed.http.app import NOUNS
 from runtimed.http.errors import status_of
 from runtimed.http.streaming.sockets import CLOSE_CODES
 from runtimed.http.web.openapi import EVERYWHERE, WITH_BODY
-from runtimed.model import bundle, execution, interaction, permission, profile, runtime, transcript, waiting, worker
+from runtimed.model import (
+    bundle,
+    execution,
+    interaction,
+    permission,
+    profile,
+    runtime,
+    transcript,
+    waiting,
+    worker,
+    workspace,
+)
 from runtimed.model.bundle import DeclarationKind
 from runtimed.model.diagnostic import Diagnostic, FeedDiagnosticCode
 from runtimed.model.event import Greeting, InFlightBlock, Payload
@@ -30,7 +41,7 @@ from runtimed.store import data_dir
 from runtimed.store.sqlite import wal_recovery
 
 ROUTES = [route for noun in NOUNS for route in noun.routes]
-OPTION = re.compile(r"^-{1,2}[a-z][a-z-]*")
+OPTION = re.compile(r"^-{1,2}[A-Za-z][a-z-]*")
 URL = re.compile(r"\b(?:https?|wss?)://[^\s\"'`)>]+")
 OWN_HOSTS = {"127.0.0.1", "0.0.0.0", "localhost", "HOST"}
 
@@ -122,9 +133,9 @@ def test_the_errors_of_every_route_are_named(page):
 
 def test_every_object_has_a_table_of_its_fields_and_of_the_optional_ones(page):
     http = page("reference/http.md")
-    modules = (worker, execution, interaction, permission, profile, waiting, bundle, runtime, transcript)
+    modules = (worker, workspace, execution, interaction, permission, profile, waiting, bundle, runtime, transcript)
     kinds = [kind for module in modules for _, kind in inspect.getmembers(module, attrs.has)]
-    inner = {permission.Question, permission.Ruling}
+    inner = {permission.Question, permission.Ruling, workspace.WorkspaceDiff}
     documented = {
         kind.__name__: kind
         for kind in {*kinds, WorkerRef, Diagnostic} - inner
@@ -262,7 +273,7 @@ def test_everything_in_the_folder_of_a_store_is_named(page):
     named = set(page("reference/store.md").section("In a folder").names())
     database = {f"{data_dir.DATABASE}{suffix}" for suffix in ("", "-wal", "-shm")}
     others = {data_dir.BALLAST, f"{data_dir.DATABASE}{wal_recovery.KEPT}"}
-    assert named == {data_dir.LOCK, data_dir.TOKEN, data_dir.WORKERS, *database, *others}
+    assert named == {data_dir.LOCK, data_dir.TOKEN, data_dir.WORKERS, data_dir.WORKSPACES, *database, *others}
 
 
 def test_pages_name_no_host_but_loopback_and_examples(pages):

@@ -2,6 +2,8 @@
 
 import json
 import signal
+from collections.abc import Callable
+from subprocess import CompletedProcess
 
 import pytest
 import yaml
@@ -78,3 +80,23 @@ def test_following_continues_after_a_restart_of_the_daemon(ctl, start_ctl, start
     assert follower.finished() == 0
     assert "".join(follower.out) == ctl("transcript", worker, "-o", "jsonl").stdout
     assert follower.err == []
+
+
+@pytest.mark.parametrize("options", [(), ("--follow",)])
+def test_tool_calls_are_shown_with_their_results(
+    ctl: Callable[..., CompletedProcess[str]], new_worker: Callable[..., str], options: tuple[str, ...]
+) -> None:
+    worker = new_worker("--profile", "builtin:shell", "--capability", "shell")
+    for script in ("echo one", "echo two; false"):
+        ctl("workers", "input", worker, script, "--wait")
+    ctl("workers", "stop", worker)
+    found = ctl("transcript", worker, "--tools", *options)
+    assert found.returncode == 0
+    assert found.stdout == (
+        '#1 user: echo one\n#2 assistant: one\n> shell {"script":"echo one"}\n  exit status 0\n'
+        '#3 user: echo two; false\n#4 assistant: two\n> shell {"script":"echo two; false"}\n  exit status 1\n'
+    )
+    *_, call = map(
+        json.loads, ctl("transcript", worker, "--tools", "--start", "2", "-o", "jsonl").stdout.splitlines()
+    )
+    assert (call["kind"], call["name"], call["exit_status"]) == ("tool_call", "shell", 1)

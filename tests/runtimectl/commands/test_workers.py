@@ -240,7 +240,8 @@ def test_an_empty_id_is_a_usage_error(ctl, new_worker, command):
     new_worker()
     found = ctl("workers", command, "")
     assert (found.returncode, found.stdout) == (2, "")
-    assert found.stderr == "runtimectl: worker: expected an id or a unique prefix of one, got an empty text\n"
+    expected = "an id, a name, a number, @last, or a unique prefix of an id"
+    assert found.stderr == f"runtimectl: worker: expected {expected}, got an empty text\n"
 
 
 def test_control_characters_of_a_worker_are_escaped_in_tables(ctl, new_worker):
@@ -355,7 +356,7 @@ def test_an_unknown_prefix_does_not_keep_others_from_being_deleted(ctl, new_work
     ctl("workers", "stop", over)
     found = ctl("workers", "delete", over, "worker-000000zz", "-o", "name")
     assert (found.returncode, found.stdout.split()) == (3, [over])
-    assert "no id begins with 'worker-000000zz'" in found.stderr
+    assert "'worker-000000zz' is no id, name, number or prefix" in found.stderr
     assert ctl("workers", "list", "-o", "name").stdout == ""
 
 

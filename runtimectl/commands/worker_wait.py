@@ -1,0 +1,120 @@
+"""`runtimectl workers wait`: wait until Workers are idle, busy, stopped, or otherwise as asked."""
+
+import threading
+from collections.abc import Iterator
+from queue import SimpleQueue
+from typing import TYPE_CHECKING
+
+import click
+
+from runtimectl.client.repetition import Repetition
+from runtimectl.client.session import Session, required_text, write_message
+from runtimectl.client.worker_names import resolve_worker_id
+from runtimectl.commands.completing import complete_workers
+from runtimectl.errors import ControlError
+from runtimectl.options import Command
+from runtimectl.signals import require_reader
+
+if TYPE_CHECKING:
+    from runtimectl.client.api import Body
+
+CONDITIONS = ("idle", "busy", "stopped", "permission", "error")
+MAX_WAIT_S = 600.0
+"""How long one request waits. A longer wait is made of several."""
+
+MAX_PARALLEL = 256
+"""How many Workers are waited for at the same time. Further ones take their turn."""
+
+
+class Conditions(click.ParamType[tuple[str, ...]]):
+    """Conditions, separated by commas."""
+
+    name = "conditions"
+
+    def convert(self, value: object, param: click.Parameter | None, ctx: click.Context | None) -> tuple[str, ...]:
+        found = tuple(str(value).split(","))
+        for condition in found:
+            if condition not in CONDITIONS:
+                self.fail(f"expected some of {', '.join(CONDITIONS)}, got {condition!r}", param, ctx)
+        return found
+
+
+@click.command(cls=Command)
+@click.argument("workers", metavar="W...", nargs=-1, required=True, shell_complete=complete_workers)
+@click.option("--for", "conditions", metavar="COND,...", type=Conditions(), help="What to wait for. [idle]")
+@click.option("--all/--any", "is_for_all", default=True, help="Wait for all of the Workers, or for one. [all]")
+@click.pass_obj
+def wait(session: Session, workers: tuple[str, ...], conditions: tuple[str, ...] | None, is_for_all: bool) -> None:
+    """Wait until a condition holds for Workers, and print which.
+
+    COND is idle, busy, stopped, permission (one is requested) or error (a run has failed). A state that passes
+    quickly counts. The command fails if none of the conditions can come any more (exit 5).
+
+    \b
+    Example:
+      runtimectl workers wait @last --for idle,permission --timeout 600
+    """
+    client = session.client()
+    ids = list(dict.fromkeys(resolve_worker_id(client, given) for given in workers))
+    answers: SimpleQueue[Body | ControlError] = SimpleQueue()
+    left = iter(ids)
+    lock = threading.Lock()
+    for _ in range(min(len(ids), MAX_PARALLEL)):
+        arguments = (session.another(), left, lock, conditions or ("idle",), answers)
+        threading.Thread(target=_wait_in_turn, args=arguments, daemon=True).start()
+    with require_reader():
+        _collect(session, answers, len(ids), is_for_all=is_for_all)
+
+
+def _collect(session: Session, answers: "SimpleQueue[Body | ControlError]", count: int, *, is_for_all: bool) -> None:
+    """Print each answer when it comes. Raises the last error, unless one answer is enough and has come."""
+    printer, errors = session.printer(), list[ControlError]()
+    for _ in range(count):
+        answer = answers.get()
+        if isinstance(answer, ControlError):
+            errors.append(answer)
+            continue
+        worker_id = required_text(answer["worker"], "worker_id")
+        printer.record(answer, _line, worker_id)
+        if not is_for_all:
+            return
+    for earlier in errors[:-1]:
+        write_message(str(earlier))
+    if errors:
+        raise errors[-1]
+
+
+def _line(answer: "Body") -> str:
+    return f"{answer['worker']['worker_id']}  {answer['matched']}"
+
+
+def _wait_in_turn(
+    session: Session,
+    left: Iterator[str],
+    lock: threading.Lock,
+    conditions: tuple[str, ...],
+    answers: "SimpleQueue[Body | ControlError]",
+) -> None:
+    """Wait for one Worker after the other, as long as some are left."""
+    while True:
+        with lock:
+            worker_id = next(left, None)
+        if worker_id is None:
+            return
+        try:
+            answers.put(_wait_for(session, worker_id, conditions))
+        except ControlError as error:
+            error.args = (f"{worker_id}: {error}",)
+            answers.put(error)
+
+
+def _wait_for(session: Session, worker_id: str, conditions: tuple[str, ...]) -> "Body":
+    """Return the end of a wait for a Worker, judged from now on. Raises ControlError."""
+    repetition = Repetition(session.reconnect_for)
+    worker = repetition.send(lambda: session.client().worker(worker_id))["worker"]
+    cursor = required_text(worker, "last_cursor")
+    while True:
+        found = repetition.send(lambda: session.client().wait(worker_id, conditions, cursor, MAX_WAIT_S))
+        if found is not None:
+            body: Body = found["wait"]
+            return body

@@ -1,0 +1,101 @@
+"""Talk to the daemon for a job, in a thread: create the Worker, send the input, follow the events."""
+
+import gc
+import os
+import threading
+from contextlib import closing
+from typing import Any
+
+from runtimectl.client.history import OLDEST_CURSOR
+from runtimectl.client.repetition import Repetition
+from runtimectl.client.session import Session
+from runtimectl.errors import ControlError, DaemonFailed
+from runtimectl.job.inbox import Created, Event, Failed, Inbox, Note
+
+Body = dict[str, Any]
+
+
+class Conversation:
+    """The requests of a job and its one feed connection, from the first event of the Worker on.
+
+    Args:
+        session: The invocation.
+        request: The request that creates the Worker.
+        text: The input.
+        inbox: Receives the answers and the events, or the error that ends the conversation.
+        patience_s: How long to wait for a daemon that is gone.
+    """
+
+    def __init__(self, session: Session, request: Body, text: str, inbox: Inbox, patience_s: float) -> None:
+        self._session = session.another()
+        self._request = request
+        self._text = text
+        self._inbox = inbox
+        self._patience_s = patience_s
+
+    def start(self) -> None:
+        """Begin, in a thread that ends with the process."""
+        threading.Thread(target=self._run, daemon=True).start()
+
+    def _run(self) -> None:
+        try:
+            repetition = Repetition(self._patience_s)
+            worker = create(self._session, self._request, repetition)
+            self._inbox.put(Created(worker))
+            if refusal(worker) is None:
+                send(self._session, worker, self._text, repetition)
+                self._follow(worker)
+        except ControlError as error:
+            self._inbox.put(Failed(error))
+        except (LookupError, TypeError, AttributeError, ValueError) as error:
+            invalid = f"unexpected response: a field of the contract is missing or invalid: {error!r}"
+            self._inbox.put(Failed(DaemonFailed(invalid)))
+
+    def _follow(self, worker: Body) -> None:
+        from runtimectl.client.feed import Feed, FeedSource
+
+        gc.enable()  # A run may last for days.
+        feed = Feed(
+            lambda: self._session.client(worker["runtime_id"]),
+            FeedSource.worker(worker),
+            OLDEST_CURSOR,
+            lambda text: self._inbox.put(Note(text)),
+            reconnect_for=self._patience_s,
+        )
+        with closing(feed.envelopes()) as envelopes:
+            for envelope in envelopes:
+                self._inbox.put(Event(envelope))
+                if envelope["payload"]["event"] == "shutdown":
+                    return
+
+
+def create(session: Session, request: Body, repetition: Repetition) -> Body:
+    """Create a Worker with the capabilities that its profile needs, and return it. Raises ControlError."""
+    profiles = repetition.send(lambda: session.client().profiles())["profiles"]
+    complete = with_capabilities(request, profiles)
+    key = os.urandom(16).hex()
+    worker: Body = repetition.send(lambda: session.client().create_worker(complete, key))["worker"]
+    return worker
+
+
+def send(session: Session, worker: Body, text: str, repetition: Repetition) -> None:
+    """Send the input of a job. Raises ControlError."""
+    key, worker_id = os.urandom(16).hex(), worker["worker_id"]
+    repetition.send(lambda: session.client(worker["runtime_id"]).send_input(worker_id, "user", text, key=key))
+
+
+def with_capabilities(request: Body, profiles: list[Body]) -> Body:
+    """Return the request of a Worker with the capabilities that its profile needs."""
+    selector = request.get("profile", {}).get("value")
+    selected = (known for known in profiles if (known["selector"] == selector if selector else known.get("default")))
+    needed: list[str] = next((known["capabilities"] for known in selected), [])
+    requested = request.get("requested_capabilities", [])
+    missing = [{"name": name} for name in needed if all(name != one["name"] for one in requested)]
+    return {**request, "requested_capabilities": [*requested, *missing]} if missing else request
+
+
+def refusal(worker: Body) -> str | None:
+    """Return why the backend of a new Worker refused to run it, or None if it runs."""
+    result = worker["execution"].get("last_result") or {}
+    outcome = result.get("outcome")
+    return None if outcome in {None, "accepted"} else str(result.get("message") or outcome)

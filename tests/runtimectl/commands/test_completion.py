@@ -1,0 +1,49 @@
+"""Shells complete commands, options and the values of a running daemon."""
+
+from collections.abc import Callable
+from subprocess import CompletedProcess
+
+import pytest
+
+Ctl = Callable[..., CompletedProcess[str]]
+
+
+@pytest.fixture
+def completed(ctl: Ctl) -> Callable[[str], list[str]]:
+    """Returns what bash offers at the end of a line."""
+
+    def complete(line: str) -> list[str]:
+        words = line.split(" ")
+        variables = {
+            "_RUNTIMECTL_COMPLETE": "bash_complete",
+            "COMP_WORDS": line,
+            "COMP_CWORD": str(len(words) - 1),
+        }
+        found = ctl(extra=variables)
+        assert found.stderr == ""
+        return [offer.partition(",")[2] for offer in found.stdout.splitlines() if offer]
+
+    return complete
+
+
+def test_workers_are_completed_by_id_and_name(
+    completed: Callable[[str], list[str]], new_worker: Callable[..., str]
+) -> None:
+    first, second = new_worker("--name", "builder"), new_worker("--name", "two words")
+    for command in ("workers get", "workers wait", "transcript", "events tail", "permissions list"):
+        assert completed(f"runtimectl {command} ") == ["@last", first, "builder", second]
+    assert completed("runtimectl workers stop build") == ["builder"]
+
+
+def test_profiles_and_event_names_are_completed(
+    completed: Callable[[str], list[str]], new_worker: Callable[..., str]
+) -> None:
+    new_worker()
+    assert completed("runtimectl run --profile builtin:s") == ["builtin:shell"]
+    assert completed("runtimectl events tail --until run") == ["run_end"]
+    assert completed("runtimectl workers create --bundle ") == []
+
+
+@pytest.mark.parametrize("url", ["", "--url http://127.0.0.1:9 ", "--url nonsense --timeout 0.001 "])
+def test_without_a_daemon_nothing_is_completed(completed: Callable[[str], list[str]], url: str) -> None:
+    assert completed(f"runtimectl {url}workers get ") == []

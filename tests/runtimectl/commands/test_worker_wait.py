@@ -1,0 +1,71 @@
+"""`workers wait` prints for each Worker what it met, and ends when all of them, or one, met something."""
+
+import json
+from collections.abc import Callable
+from pathlib import Path
+from subprocess import CompletedProcess
+from typing import Any
+
+import pytest
+
+SHELL = ("--profile", "builtin:shell", "--capability", "shell")
+Ctl = Callable[..., CompletedProcess[str]]
+New = Callable[..., str]
+
+
+def gated(gate: Path) -> str:
+    return f"while [ ! -e {gate} ]; do sleep 0.05; done"
+
+
+def test_all_workers_are_waited_for_unless_one_is_enough(
+    ctl: Ctl, new_worker: New, start_ctl: Callable[..., Any], tmp_path: Path
+) -> None:
+    idle, busy = new_worker(), new_worker(*SHELL, "--name", "builder")
+    ctl("workers", "input", busy, gated(tmp_path / "gate"))
+
+    one = ctl("workers", "wait", idle, "builder", "--any")
+    assert (one.returncode, one.stdout, one.stderr) == (0, f"{idle}  idle\n", "")
+
+    waiting = start_ctl("workers", "wait", "@last", idle)
+    waiting.wait_for(f"{idle}  idle")
+    assert waiting.process.poll() is None
+    (tmp_path / "gate").touch()
+    assert waiting.finished() == 0
+    assert sorted(waiting.out) == [f"{idle}  idle\n", f"{busy}  idle\n"]
+
+
+@pytest.mark.parametrize(("conditions", "met"), [("busy", "busy"), ("stopped,busy", "busy")])
+def test_the_first_condition_that_holds_is_printed(
+    ctl: Ctl, new_worker: New, tmp_path: Path, conditions: str, met: str
+) -> None:
+    worker = new_worker(*SHELL)
+    ctl("workers", "input", worker, gated(tmp_path / "gate"))
+    found = ctl("workers", "wait", worker, "--for", conditions, "-o", "json")
+    body = json.loads(found.stdout)
+    assert (found.returncode, body["matched"], body["worker"]["worker_id"]) == (0, met, worker)
+    (tmp_path / "gate").touch()
+
+
+def test_a_condition_that_cannot_come_any_more_is_exit_5(ctl: Ctl, new_worker: New) -> None:
+    stopped, idle = new_worker(), new_worker()
+    ctl("workers", "stop", stopped)
+    found = ctl("workers", "wait", stopped, idle, "--for", "busy,idle")
+    assert (found.returncode, found.stdout) == (5, f"{idle}  idle\n")
+    assert found.stderr.startswith(f"runtimectl: {stopped}: wait_impossible: ")
+
+
+def test_a_wait_that_takes_too_long_is_exit_8(ctl: Ctl, new_worker: New) -> None:
+    found = ctl("workers", "wait", new_worker(), "--for", "busy", "--timeout", "2")
+    assert (found.returncode, found.stdout) == (8, "")
+
+
+@pytest.mark.parametrize("args", [("--for", "done"), ("--for", ""), ("--for", "idle,,busy")])
+def test_an_unknown_condition_is_a_usage_error(ctl: Ctl, args: tuple[str, ...]) -> None:
+    found = ctl("workers", "wait", "worker-00000001", *args)
+    assert found.returncode == 2
+    assert "expected some of idle, busy, stopped, permission, error" in found.stderr
+
+
+def test_a_worker_that_is_not_there_is_exit_3(ctl: Ctl, new_worker: New) -> None:
+    new_worker()
+    assert ctl("workers", "wait", "worker-0000ffff").returncode == 3

@@ -1,0 +1,185 @@
+"""A run survives the loss of answers and of the daemon: nothing runs twice, and each event is seen once."""
+
+import json
+import signal
+import socket
+import struct
+import threading
+import time
+from collections import Counter
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import ExitStack, closing, suppress
+from pathlib import Path
+from urllib.parse import urlsplit
+
+import pytest
+
+from tests.runtimectl.conftest import DEADLINE_S
+from tests.runtimectl.job.conftest import Jobs
+
+RUNS = 14
+DROPS = 5
+"""How many answers to each request are lost."""
+
+RESET = struct.pack("ii", 1, 0)
+
+
+class DroppingProxy:
+    """Forwards each request, and closes the connection instead of answering the first DROPS times."""
+
+    def __init__(self, url: str) -> None:
+        parts = urlsplit(url)
+        self.upstream = (str(parts.hostname), int(parts.port or 0))
+        self.dropped: Counter[str] = Counter()
+        self._lock = threading.Lock()
+        self._listener = socket.create_server(("127.0.0.1", 0))
+        self._authority = b"127.0.0.1:%d" % self._listener.getsockname()[1]
+        self.url = f"http://127.0.0.1:{self._listener.getsockname()[1]}"
+        self._threads = [threading.Thread(target=self._accept)]
+        self._threads[0].start()
+
+    def close(self) -> None:
+        self._listener.shutdown(socket.SHUT_RDWR)
+        self._listener.close()
+        for thread in self._threads:
+            thread.join(DEADLINE_S)
+
+    def _accept(self) -> None:
+        with suppress(OSError):
+            while True:
+                connection, _ = self._listener.accept()
+                self._threads.append(threading.Thread(target=self._serve, args=(connection,)))
+                self._threads[-1].start()
+
+    def _serve(self, connection: socket.socket) -> None:
+        with closing(connection), closing(socket.create_connection(self.upstream)) as upstream, suppress(OSError):
+            while request := _message(connection):
+                upstream.sendall(
+                    request.replace(self._authority, b"%s:%d" % (self.upstream[0].encode(), self.upstream[1]))
+                )
+                if b"\r\nUpgrade: websocket" in request:
+                    _tunnel(connection, upstream)
+                    return
+                answer = _message(upstream)
+                if self._is_dropped(request):
+                    connection.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, RESET)
+                    return
+                connection.sendall(answer)
+
+    def _is_dropped(self, request: bytes) -> bool:
+        """A request with a key is known by it, any other by its path."""
+        head = request.partition(b"\r\n\r\n")[0].decode()
+        keys = [line for line in head.split("\r\n") if line.startswith("Idempotency-Key: ")]
+        name = keys[0] if keys else head.split("\r\n")[0]
+        with self._lock:
+            is_dropped = self.dropped[name] < DROPS
+            self.dropped[name] += is_dropped
+            return is_dropped
+
+
+def _message(connection: socket.socket) -> bytes:
+    """Read a request or an answer whose length is in its head; empty at the end of the connection."""
+    data = b""
+    while b"\r\n\r\n" not in data:
+        if not (more := connection.recv(65536)):
+            return b""
+        data += more
+    head, _, body = data.partition(b"\r\n\r\n")
+    lengths = [line for line in head.lower().split(b"\r\n") if line.startswith(b"content-length:")]
+    missing = (int(lengths[0].split(b":")[1]) if lengths else 0) - len(body)
+    while missing > 0 and (more := connection.recv(missing)):
+        data, missing = data + more, missing - len(more)
+    return data
+
+
+def _tunnel(one: socket.socket, other: socket.socket) -> None:
+    back = threading.Thread(target=_pipe, args=(other, one))
+    back.start()
+    _pipe(one, other)
+    back.join(DEADLINE_S)
+
+
+def _pipe(source: socket.socket, sink: socket.socket) -> None:
+    with suppress(OSError):
+        while data := source.recv(65536):
+            sink.sendall(data)
+    with suppress(OSError):
+        sink.shutdown(socket.SHUT_RDWR)
+        source.shutdown(socket.SHUT_RDWR)
+
+
+@pytest.fixture
+def durable(tmp_path: Path) -> Iterator[Jobs]:
+    """A daemon with a durable store, and none beside it."""
+    made = Jobs(tmp_path, f"fs:{tmp_path}/store")
+    yield made
+    made.daemon.end()
+
+
+def test_200_lost_answers_run_nothing_twice(durable: Jobs) -> None:
+    with closing(DroppingProxy(durable.daemon.url)) as proxy, ThreadPoolExecutor(RUNS) as threads:
+        token = ("--token-file", str(durable.folder / "store" / "token"))
+        runs = [
+            threads.submit(durable.run, "--url", proxy.url, *token, "-o", "json", "--", "echo", str(number))
+            for number in range(RUNS)
+        ]
+        found = [run.result() for run in runs]
+
+    results = [json.loads(run.stdout) for run in found]
+    assert [result.get("reason") for result in results] == [None] * RUNS
+    assert [(run.returncode, run.stderr) for run in found] == [(0, "")] * RUNS
+    assert sum(proxy.dropped.values()) >= 200
+    workers = durable.ctl("workers", "list", "-o", "name").stdout.split()
+    assert sorted(result["worker_id"] for result in results) == workers
+    for number, result in enumerate(results):
+        said = durable.ctl("transcript", result["worker_id"]).stdout
+        assert said == f"#1 user: echo {number}\n#2 assistant: {number}\n"
+
+
+@pytest.mark.parametrize("when_gone", ["wait", "fail"])
+def test_a_daemon_that_is_killed_is_waited_for_or_not(durable: Jobs, when_gone: str) -> None:
+    events = durable.folder / "events"
+    args = ("--when-gone", when_gone, "--events", str(events), "--keep", "-o", "json")
+    with ExitStack() as at_end:
+        process = durable.start(*args, "--", "sh", "-c", f"touch {durable.folder}/begun; echo said; sleep 600")
+        at_end.callback(process.communicate)
+        at_end.callback(process.kill)
+        _until_said(durable)
+
+        durable.daemon.end(signal.SIGKILL)
+        if when_gone == "wait":
+            durable.daemon = durable.serve(f"fs:{durable.folder}/store")
+        out, err = process.communicate(timeout=DEADLINE_S)
+
+    result = json.loads(out)
+    assert (process.returncode, result["outcome"], result["text"]) == (
+        1 if when_gone == "wait" else 125,
+        "lost",
+        "said\n",
+    )
+    seen = [json.loads(line)["cursor"] for line in events.read_text().splitlines()]
+    assert seen == sorted(set(seen))
+    if when_gone == "wait":
+        assert "feed resumed" in err
+        assert events.read_text() == durable.ctl("events", "export", result["worker_id"]).stdout
+    else:
+        durable.daemon = durable.serve(f"fs:{durable.folder}/store")
+
+
+def test_a_daemon_that_does_not_come_back_is_given_up(durable: Jobs) -> None:
+    process = durable.start("--reconnect-for", "0.5", "--", "sh", "-c", "echo said; sleep 600")
+    assert process.stdout is not None
+    assert process.stdout.readline() == "said\n"
+    durable.daemon.end(signal.SIGKILL)
+    _, err = process.communicate(timeout=DEADLINE_S)
+    assert process.returncode == 125
+    assert err.splitlines()[-1].startswith("runtimectl: ")
+    durable.daemon = durable.serve(f"fs:{durable.folder}/store")
+
+
+def _until_said(jobs: Jobs) -> None:
+    waiting = ("events", "tail", "@last", "--from-start", "--until", "text_delta")
+    deadline = time.monotonic() + DEADLINE_S
+    while jobs.ctl(*waiting).returncode != 0:
+        assert time.monotonic() < deadline

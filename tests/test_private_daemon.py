@@ -1,0 +1,212 @@
+"""`runtimed exec` runs a command beside a daemon of its own, which ends with it."""
+
+import contextlib
+import os
+import pty
+import signal
+import stat
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+DEADLINE_S = 60
+ROOT = Path(__file__).parents[1]
+CTL = f"{sys.executable} -m runtimectl"
+Exec = Callable[..., "subprocess.Popen[str]"]
+
+
+@pytest.fixture
+def env(user_folders: Path) -> dict[str, str]:
+    """The environment of the commands: folders of this test, and a short one for temporary files."""
+    kept = {name: os.environ[name] for name in ("PATH", "HOME", "XDG_RUNTIME_DIR", "XDG_CONFIG_HOME")}
+    return {**kept, "PYTHONPATH": str(ROOT), "TMPDIR": str(user_folders), "LANG": "C.UTF-8"}
+
+
+@pytest.fixture
+def start(env: dict[str, str]) -> Iterator[Exec]:
+    """Starts `runtimed exec`. What still runs at the end of the test is killed."""
+    started: list[subprocess.Popen[str]] = []
+
+    def begin(*args: str, extra: dict[str, str] | None = None, **how: Any) -> "subprocess.Popen[str]":
+        piped = {"stdin": subprocess.DEVNULL, "stdout": subprocess.PIPE, "stderr": subprocess.PIPE}
+        command = [sys.executable, "-m", "runtimed", "exec", *args]
+        started.append(subprocess.Popen(command, env={**env, **(extra or {})}, text=True, **{**piped, **how}))
+        return started[-1]
+
+    yield begin
+    for process in started:
+        if process.poll() is None:
+            process.kill()
+        process.communicate()
+
+
+def completed(process: "subprocess.Popen[str]") -> tuple[int, str, str]:
+    out, err = process.communicate(timeout=DEADLINE_S)
+    return process.returncode, out, err
+
+
+def until(condition: Callable[[], Any], what: str) -> Any:
+    deadline = time.monotonic() + DEADLINE_S
+    while not (found := condition()):
+        assert time.monotonic() < deadline, what
+        time.sleep(0.02)
+    return found
+
+
+def read(path: Path) -> str:
+    with contextlib.suppress(OSError):
+        return path.read_text()
+    return ""
+
+
+def has_ended(pid: int) -> bool:
+    status = read(Path(f"/proc/{pid}/stat"))
+    return not status or status.rpartition(")")[2].split()[0] in "ZX"
+
+
+@pytest.mark.parametrize(
+    ("script", "code"), [("exit 0", 0), ("exit 7", 7), ("kill -9 $$", 137), ("kill -TERM $$", 143)]
+)
+def test_the_status_of_the_command_is_the_exit_code(start: Exec, script: str, code: int) -> None:
+    assert completed(start("--", "sh", "-c", f"echo out; {script}")) == (code, "out\n", "")
+
+
+@pytest.mark.parametrize(("command", "code"), [("no-such-program", 127), ("/etc/passwd", 126)])
+def test_a_command_that_cannot_be_started_has_a_code_of_its_own(start: Exec, command: str, code: int) -> None:
+    found, out, err = completed(start("--", command))
+    assert (found, out) == (code, "")
+    assert err.startswith(f"runtimed: exec: {command}: ")
+
+
+def test_the_command_reaches_the_daemon_and_no_other_does(start: Exec, env: dict[str, str], tmp_path: Path) -> None:
+    script = f"""
+        stat -c %a "${{RUNTIMECTL_TOKEN_FILE%/*}}" "$RUNTIMECTL_TOKEN_FILE"
+        {CTL} workers create -o name
+        env -u RUNTIMECTL_URL -u RUNTIMECTL_TOKEN_FILE {CTL} status 2>&1
+        echo "${{RUNTIMECTL_URL#unix:}}" >{tmp_path}/socket
+    """
+    code, out, _ = completed(start("--", "sh", "-c", script))
+    folder, token, worker, elsewhere = out.splitlines()
+    assert (folder, token, worker) == ("700", "600", "worker-00000001")
+    assert "no daemon is running here" in elsewhere
+    assert code == 0
+    assert not Path((tmp_path / "socket").read_text().strip()).parent.exists()
+
+
+def test_settings_in_the_environment_do_not_count_but_the_configuration_file_does(
+    start: Exec, tmp_path: Path
+) -> None:
+    config = tmp_path / "config.toml"
+    config.write_text('display_name = "from the file"')
+    extra = {
+        "RUNTIMED_CONFIG": str(config),
+        "RUNTIMED_RUNTIME_ID": "other",
+        "RUNTIMED_STORE": "fs:/nonexistent/store",
+    }
+    code, out, err = completed(start("--", "sh", "-c", f"{CTL} status -o json; echo $RUNTIMED_STORE", extra=extra))
+    assert (code, err) == (0, "")
+    assert '"from the file"' in out
+    assert '"other"' not in out
+    assert "fs:/nonexistent/store" in out
+
+
+@pytest.mark.parametrize("kind", ["config", "store"])
+def test_a_daemon_that_cannot_start_is_exit_125_and_the_command_does_not_run(
+    start: Exec, tmp_path: Path, kind: str
+) -> None:
+    config = tmp_path / "config.toml"
+    config.write_text("no_such_setting = 1" if kind == "config" else "")
+    store = "memory" if kind == "config" else f"fs:{config}/below"
+    code, out, err = completed(start("--config", str(config), "--store", store, "--", "echo", "ran"))
+    assert (code, out) == (125, "")
+    assert err.startswith("runtimed: ")
+
+
+@pytest.mark.parametrize("args", [(), ("--",), ("--listen", ":0", "--", "true")])
+def test_wrong_usage_is_exit_2(start: Exec, args: tuple[str, ...]) -> None:
+    assert completed(start(*args))[0] == 2
+
+
+def test_the_current_directory_is_among_the_workspace_roots(start: Exec, tmp_path: Path) -> None:
+    folder = tmp_path / "project"
+    folder.mkdir()
+    code, out, err = completed(start("--", "sh", "-c", f"{CTL} run -C . -- pwd", cwd=folder))
+    assert (code, out, err) == (0, f"{folder}\n", "")
+    code, _, err = completed(start("--", "sh", "-c", f"{CTL} run -C .. -- pwd", cwd=folder))
+    assert code == 125
+    assert "workspace_roots" in err
+
+
+def test_a_durable_store_is_there_again_for_the_next_command(start: Exec, tmp_path: Path) -> None:
+    store = ("--store", f"fs:{tmp_path}/store")
+    assert completed(start(*store, "--", "sh", "-c", f"{CTL} workers create -o name"))[1] == "worker-00000001\n"
+    assert completed(start(*store, "--", "sh", "-c", f"{CTL} workers list -o name"))[1] == "worker-00000001\n"
+
+
+def test_a_long_path_for_temporary_files_is_no_obstacle(start: Exec, tmp_path: Path) -> None:
+    folder = tmp_path / ("x" * 120)
+    folder.mkdir()
+    code, out, _ = completed(start("--", "sh", "-c", f"{CTL} status -o name", extra={"TMPDIR": str(folder)}))
+    assert (code, out.startswith("runtime-")) == (0, True)
+    assert not list(folder.iterdir())
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT, signal.SIGUSR1])
+def test_signals_are_handed_on_to_the_command(start: Exec, number: signal.Signals) -> None:
+    name = number.name.removeprefix("SIG")
+    script = f"trap 'echo got; exit 3' {name}; echo ready; while :; do sleep 0.05; done"
+    process = start("--", "sh", "-c", script)
+    assert process.stdout is not None
+    assert process.stdout.readline() == "ready\n"
+    process.send_signal(number)
+    assert completed(process)[:2] == (3, "got\n")
+
+
+def test_an_interrupt_from_the_terminal_reaches_the_command_once_and_not_the_daemon(
+    env: dict[str, str], tmp_path: Path
+) -> None:
+    script = f"""
+        trap 'echo got >>{tmp_path}/got' INT
+        echo >{tmp_path}/ready
+        until [ -e {tmp_path}/got ]; do sleep 0.05; done
+        sleep 0.3
+        {CTL} status -o name >{tmp_path}/status
+    """
+    pid, terminal = pty.fork()
+    if pid == 0:
+        os.execve(sys.executable, [sys.executable, "-m", "runtimed", "exec", "--", "sh", "-c", script], env)
+    until((tmp_path / "ready").exists, "the command has started")
+    os.write(terminal, b"\x03")
+    status = until(lambda: read(tmp_path / "status"), "the daemon answers after the interrupt")
+    os.waitpid(pid, 0)
+    os.close(terminal)
+    assert status.startswith("runtime-")
+    assert (tmp_path / "got").read_text() == "got\n"
+
+
+def test_the_daemon_ends_with_its_workers_even_if_exec_is_killed(start: Exec, tmp_path: Path) -> None:
+    script = f"""
+        {CTL} workers create --profile builtin:shell --capability shell -o name
+        {CTL} workers input worker-00000001 'echo $$ >{tmp_path}/shell; sleep 600'
+        echo "${{RUNTIMECTL_URL#unix:}}" >{tmp_path}/socket
+        exec sleep 600
+    """
+    process = start("--", "sh", "-c", script)
+    until(lambda: read(tmp_path / "shell") and read(tmp_path / "socket"), "the Worker runs")
+    socket = Path((tmp_path / "socket").read_text().strip())
+    assert stat.S_ISSOCK(socket.stat().st_mode)
+    children = Path(f"/proc/{process.pid}/task/{process.pid}/children").read_text().split()
+    [daemon] = [int(child) for child in children if "runtimed" in read(Path(f"/proc/{child}/cmdline"))]
+
+    process.kill()
+
+    until(lambda: has_ended(daemon), "the daemon has ended")
+    assert not socket.parent.exists()
+    for child in children:
+        with contextlib.suppress(ProcessLookupError):
+            os.kill(int(child), signal.SIGKILL)
