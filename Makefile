@@ -6,7 +6,7 @@ BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
 JOBS ?= 2
 
-.PHONY: help demo test quick faults coverage lint check bench clean
+.PHONY: help demo test quick faults coverage lint check bench agents clean
 
 help:
 	@echo "make demo    install into .venv, then show a Runtime at work"
@@ -19,6 +19,8 @@ help:
 	@echo "             make quick PYTHON=python3.13 VENV=.venv-3.13"
 	@echo "make bench   every case next to its baseline; ONLY=\"reads replay\" for some, QUICK=1 for a short one,"
 	@echo "             PAGE=1 to write the figures into docs/explanation/performance.md"
+	@echo "make agents  install the agents of contrib/agents into build/agents, from npm and PyPI, and try each with a"
+	@echo "             scripted model; ONLY=\"codex qwen\" for some. Not part of CI"
 	@echo "make clean   remove what the others made"
 
 $(STAMP): setup.cfg pyproject.toml
@@ -57,6 +59,9 @@ check: lint test
 bench: $(STAMP)
 	$(BIN)/python -m benchmarks $(if $(QUICK),--quick) $(ONLY)
 	$(if $(PAGE),$(BIN)/python -m benchmarks.page)
+
+agents: $(STAMP)
+	$(BIN)/python contrib/agents/trial $(ONLY)
 
 clean:
 	rm -rf .venv .venv-* build *.egg-info .mypy_cache .pytest_cache .ruff_cache .import_linter_cache .hypothesis

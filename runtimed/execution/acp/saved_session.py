@@ -72,6 +72,11 @@ def load(folder: Path) -> SavedSession | None:
     return SavedSession(session_id, introduced is True, _known(known), deleter)
 
 
+def forget(folder: Path) -> None:
+    """Remove the saved session, if there is one. Raises OSError."""
+    (folder / _FILE).unlink(missing_ok=True)
+
+
 def digest_of(command: Sequence[str]) -> str:
     """Return what identifies the command of an agent."""
     return hashlib.sha256("\0".join(command).encode(errors="replace")).hexdigest()

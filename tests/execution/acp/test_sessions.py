@@ -71,6 +71,8 @@ async def test_the_deletion_of_a_worker_deletes_its_session_and_leaves_no_proces
 
     await harness.backend.delete(harness.worker_id)
 
+    await harness.backend.delete(harness.worker_id)
+
     first, _ = roll.names
     assert harness.heard("session/delete") == [{"sessionId": f"session-{first}"}]
     assert all(map(roll.is_gone, roll.names))

@@ -1,0 +1,137 @@
+"""A daemon with one agent, and its Worker."""
+
+import contextlib
+import http.client
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Iterator, Mapping
+from pathlib import Path
+from typing import Any
+
+TOKEN = "trial-of-the-agents"
+DEADLINE_S = 120.0
+POLL_S = 0.1
+
+Event = dict[str, Any]
+
+
+class Daemon:
+    """A `runtimed` on a store in a folder, in a home of its own."""
+
+    def __init__(self, folder: Path, profile: Mapping[str, Any]) -> None:
+        self._folder = folder
+        (folder / "home").mkdir(parents=True, exist_ok=True)
+        (folder / "config.toml").write_text(_toml(profile))
+        self._process: subprocess.Popen[bytes] | None = None
+        self._port = 0
+
+    def start(self) -> None:
+        """Start it, again on the same store."""
+        env = {
+            **os.environ,
+            "HOME": str(self._folder / "home"),
+            "XDG_RUNTIME_DIR": str(self._folder),
+            "RUNTIMED_TOKEN": TOKEN,
+        }
+        command = [sys.executable, "-m", "runtimed", "--config", str(self._folder / "config.toml")]
+        command += ["--store", f"fs:{self._folder / 'store'}", "--listen", "127.0.0.1:0"]
+        with (self._folder / "log").open("ab") as log:
+            self._process = subprocess.Popen(command, env=env, stdout=subprocess.PIPE, stderr=log)
+        assert self._process.stdout is not None
+        line = self._process.stdout.readline().decode()
+        self._port = int(line.split("http://127.0.0.1:")[1].split()[0])
+
+    def stop(self) -> None:
+        """End it with SIGTERM."""
+        if self._process is not None:
+            self._process.send_signal(signal.SIGTERM)
+            self._process.wait(60)
+            self._process = None
+
+    def ask(self, method: str, path: str, body: Any = None) -> dict[str, Any]:
+        """Send a request and return the answer. Raises RuntimeError for an error."""
+        connection = http.client.HTTPConnection("127.0.0.1", self._port, timeout=DEADLINE_S)
+        with contextlib.closing(connection):
+            headers = {"Authorization": f"Bearer {TOKEN}", "Content-Type": "application/json"}
+            connection.request(method, path, None if body is None else json.dumps(body), headers)
+            answer = connection.getresponse()
+            text = answer.read()
+        if answer.status != http.client.OK:
+            raise RuntimeError(text.decode(errors="replace"))
+        found: dict[str, Any] = json.loads(text)
+        return found
+
+
+class Worker:
+    """A Worker that runs the agent. A run that asks for permissions gets the kind of option that is wanted."""
+
+    def __init__(self, daemon: Daemon, capabilities: list[str]) -> None:
+        self._daemon = daemon
+        request = {
+            "profile": {"kind": "builtin", "value": "builtin:trial"},
+            "requested_capabilities": [{"name": name} for name in capabilities],
+        }
+        worker = daemon.ask("POST", "/v1/workers", request)["worker"]
+        self.id = worker["worker_id"]
+        self.refusal = worker["execution"]["last_result"].get("message", "")
+        self.is_ready = worker["execution"]["backend"] == "connected"
+
+    def run(
+        self, content: str, kind: str = "allow_once", until: Callable[[list[Event]], bool] | None = None
+    ) -> list[Event]:
+        """Give an input, answer its permission requests, and return the events of the run up to its end.
+
+        Args:
+            content: The input.
+            kind: The kind of the option that is chosen.
+            until: Interrupts the run once it holds for its events.
+
+        Raises:
+            TimeoutError: The run did not end.
+        """
+        path = f"/v1/workers/{self.id}"
+        cursor = self._daemon.ask("POST", f"{path}/input", {"kind": "user", "content": content})["ack"]["cursor"]
+        events: list[Event] = []
+        deadline, is_interrupted = time.monotonic() + DEADLINE_S, False
+        while not any(event["event"] == "run_end" for event in events):
+            if time.monotonic() > deadline:
+                self._daemon.ask("POST", f"{path}/interrupt")
+                raise TimeoutError("the run did not end")
+            self._answer(path, kind)
+            page = self._daemon.ask("GET", f"{path}/events?cursor={cursor}")
+            cursor = page["next_cursor"]
+            events += [envelope["payload"] for envelope in page["events"]]
+            if until is not None and not is_interrupted and until(events):
+                is_interrupted = True
+                self._daemon.ask("POST", f"{path}/interrupt")
+            time.sleep(POLL_S)
+        return events
+
+    def stop(self) -> None:
+        """End it."""
+        self._daemon.ask("POST", f"/v1/workers/{self.id}/stop", {})
+
+    def _answer(self, path: str, kind: str) -> None:
+        for request in self._daemon.ask("GET", f"{path}/permissions")["permissions"]:
+            option = next((one["option_id"] for one in request["options"] if one["kind"] == kind), None)
+            answer = {"outcome": "cancelled"} if option is None else {"option_id": option}
+            with contextlib.suppress(RuntimeError):  # it was cancelled meanwhile
+                self._daemon.ask("POST", f"{path}/permissions/{request['request_id']}", answer)
+
+
+def _toml(profile: Mapping[str, Any]) -> str:
+    """Return the configuration with a profile. JSON texts and arrays of texts are TOML too."""
+    scalars = {name: value for name, value in profile.items() if not isinstance(value, dict)}
+    lines = ['[profiles."builtin:trial"]', *(f"{name} = {json.dumps(value)}" for name, value in scalars.items())]
+    for name, value in profile.items():
+        if isinstance(value, dict):
+            lines += [f'[profiles."builtin:trial".{name}]', *_pairs(value)]
+    return "\n".join(lines) + "\n"
+
+
+def _pairs(values: Mapping[str, str]) -> Iterator[str]:
+    return (f"{name} = {json.dumps(value)}" for name, value in values.items())
