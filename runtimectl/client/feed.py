@@ -1,21 +1,15 @@
 """Follow the feed of one Worker or of all: each event exactly once, over as many connections as needed."""
 
 import json
-import logging
 import random
 import re
 import time
-from collections.abc import Callable, Generator, Iterator
-from contextlib import closing, contextmanager
-from typing import Any, NamedTuple
-
-from websockets.exceptions import ConnectionClosed, InvalidHandshake, InvalidStatus
-from websockets.frames import CloseCode
-from websockets.sync.client import ClientConnection, connect
+from collections.abc import Callable, Generator
+from contextlib import closing
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 from runtimectl.client.address import Address
 from runtimectl.client.api import Body, Client, feed_path
-from runtimectl.client.http import check_process
 from runtimectl.errors import (
     ControlError,
     DaemonFailed,
@@ -25,7 +19,6 @@ from runtimectl.errors import (
     Unavailable,
     Unreachable,
     error_from_diagnostic,
-    error_from_response,
 )
 
 MAX_FRAME_BYTES = 256 << 20
@@ -49,10 +42,11 @@ _DIAGNOSTICS: dict[str, type[ControlError]] = {
 OVER = "worker over"
 """The reason of the close behind the last event of a Worker, of a feed that asked for its end."""
 
-_PROTOCOL_CODES = {CloseCode.PROTOCOL_ERROR, CloseCode.INVALID_DATA, CloseCode.MESSAGE_TOO_BIG}
+INVALID_FRAME = "unexpected response: the feed sent an invalid frame"
 _CURSOR = re.compile(r"wo_[0-9a-f]+", re.ASCII)
-_SILENT_LOGGER = logging.getLogger("runtimectl.websockets")
-_SILENT_LOGGER.disabled = True
+
+if TYPE_CHECKING:
+    from websockets.sync.client import ClientConnection
 
 Envelope = dict[str, Any]
 Notify = Callable[[str], None]
@@ -138,11 +132,13 @@ class Feed:
             socket.close()
 
     def _connection(self) -> Generator[Envelope, None, None]:
+        from runtimectl.client.feed_socket import connected
+
         client = self._find()
         if self._outage.is_on:
             self._check_runtime(client)
         path = self._source.path(self._cursor, until_over=self._until_over)
-        with _connected(client.address, path) as socket:
+        with connected(client.address, path) as socket:
             self._socket = socket
             for message in () if self._is_over else socket:
                 envelope = read_frame(message)
@@ -223,40 +219,6 @@ class Outage:
         self._since, self._reopened, self._is_notified, self._delay = None, None, False, FIRST_DELAY_S
 
 
-@contextmanager
-def _connected(address: Address, path: str) -> Iterator[ClientConnection]:
-    check_process(address)
-    try:
-        with connect(
-            f"ws://{address.authority}{address.prefix}{path}",
-            sock=address.connect(OPEN_TIMEOUT_S),
-            additional_headers=address.headers,
-            compression=None,
-            open_timeout=OPEN_TIMEOUT_S,
-            close_timeout=CLOSE_TIMEOUT_S,
-            max_size=MAX_FRAME_BYTES,
-            proxy=None,
-            logger=_SILENT_LOGGER,
-        ) as socket:
-            try:
-                yield socket
-            finally:
-                socket.close()
-    except InvalidStatus as error:
-        body = bytes(error.response.body or b"")
-        raise error_from_response(error.response.status_code, body, address.searched) from None
-    except InvalidHandshake as error:
-        is_lost = isinstance(error.__cause__, EOFError | OSError)
-        raise (Unreachable if is_lost else DaemonFailed)(f"{address.url} did not open the feed: {error}") from None
-    except ConnectionClosed as error:
-        is_protocol_error = error.sent is not None and error.sent.code in _PROTOCOL_CODES
-        raise (DaemonFailed if is_protocol_error else Unavailable)(f"the connection was lost: {error}") from None
-    except TimeoutError:
-        raise TimedOut(f"{address.url} did not open the feed within {OPEN_TIMEOUT_S:g} s") from None
-    except OSError as error:
-        raise Unreachable(f"cannot reach {address.url}: {error.strerror or error}") from None
-
-
 def read_frame(message: str | bytes) -> Envelope:
     """Return the event in a message of a feed.
 
@@ -267,15 +229,20 @@ def read_frame(message: str | bytes) -> Envelope:
     try:
         frame = json.loads(message)
         if frame["kind"] == "diagnostic":
-            raise _error_from(frame["diagnostic"])
-        envelope: Envelope = frame["envelope"]
-        if _CURSOR.fullmatch(envelope["cursor"]) and isinstance(envelope["payload"]["event"], str):
-            return envelope
+            raise error_of_diagnostic(frame["diagnostic"])
+        return checked_envelope(frame["envelope"])
     except (ValueError, LookupError, TypeError):
-        pass
-    raise DaemonFailed("unexpected response: the feed sent an invalid frame")
+        raise DaemonFailed(INVALID_FRAME) from None
 
 
-def _error_from(diagnostic: dict[str, str]) -> ControlError:
+def checked_envelope(envelope: Envelope) -> Envelope:
+    """Return an envelope that has a cursor and the name of an event. Raises DaemonFailed for any other."""
+    if _CURSOR.fullmatch(envelope["cursor"]) and isinstance(envelope["payload"]["event"], str):
+        return envelope
+    raise DaemonFailed(INVALID_FRAME)
+
+
+def error_of_diagnostic(diagnostic: dict[str, str]) -> ControlError:
+    """Return the error for the diagnostic with which a feed ended."""
     code, message = diagnostic["code"], diagnostic["message"]
     return error_from_diagnostic(_DIAGNOSTICS.get(code, DaemonFailed), code, message)

@@ -66,7 +66,7 @@ class Connection:
             DaemonFailed: The response is not HTTP, or is too large.
         """
         check_process(self.address)
-        message = _encode(self.address, method, path, body, headers)
+        message = encode_request(self.address, method, path, body, headers)
         is_kept = self._idle is not None
         try:
             try:
@@ -152,15 +152,16 @@ def check_process(address: Address) -> None:
 def _answers(address: Address) -> bool:
     try:
         with address.connect(SILENCE_S) as connection:
-            connection.sendall(_encode(address, "GET", routes.RUNTIME, None))
+            connection.sendall(encode_request(address, "GET", routes.RUNTIME, None))
             return bool(connection.recv(1))
     except OSError:
         return False
 
 
-def _encode(
+def encode_request(
     address: Address, method: str, path: str, body: bytes | None, further: Mapping[str, str] = NO_HEADERS
 ) -> bytes:
+    """Return the bytes of a request, with further headers by name."""
     headers = {"Host": address.authority, **address.headers, **further}
     if body is not None:
         headers |= {"Content-Type": "application/json", "Content-Length": str(len(body))}

@@ -1,6 +1,7 @@
 """Read HTTP/1.1 responses from a socket, as a daemon or a proxy in front of it sends them."""
 
 import socket
+from collections.abc import Iterator
 from typing import NamedTuple
 
 from runtimectl.errors import DaemonFailed, Unreachable
@@ -36,6 +37,7 @@ class ResponseReader:
         self._url = url
         self._connection = connection
         self._received = bytearray(first)
+        self._is_chunked = False
 
     def read(self) -> Response:
         """Read the response to its end.
@@ -51,6 +53,26 @@ class ResponseReader:
         if self._received or headers.get("connection", "").lower() == "close":
             self.is_reusable = False
         return Response(status, headers, body)
+
+    def open(self) -> Response | None:
+        """Read the head of a response that goes on without an end: `pieces` reads its body.
+
+        Returns:
+            None, or the whole response if its status is not 200.
+        """
+        status, headers = self._head()
+        if status != 200:
+            return Response(status, headers, self._body(status, headers))
+        self._is_chunked = "transfer-encoding" in headers
+        return None
+
+    def pieces(self) -> Iterator[bytes]:
+        """Yield the body as it comes, until its end."""
+        while self._is_chunked and (self._received or self._receive()) and (size := self._chunk_size()):
+            yield self._take(size)
+            self._take(2)
+        while not self._is_chunked and (self._received or self._receive()):
+            yield self._take(len(self._received))
 
     def _head(self) -> tuple[int, dict[str, str]]:
         lines = self._until(b"\r\n\r\n").decode("latin-1").split("\r\n")
@@ -87,7 +109,7 @@ class ResponseReader:
         return bytes(body)
 
     def _chunk_size(self) -> int:
-        digits = self._until(b"\r\n").partition(b";")[0].strip()
+        digits = self._until(b"\r\n", is_begun=True).partition(b";")[0].strip()
         if not digits or digits.strip(HEX_DIGITS):
             raise self._malformed()
         return int(digits, 16)
@@ -98,11 +120,13 @@ class ResponseReader:
             _check_size(len(self._received))
         return self._take(len(self._received))
 
-    def _until(self, mark: bytes) -> bytes:
-        """Return the bytes before a mark, and drop the mark."""
+    def _until(self, mark: bytes, *, is_begun: bool = False) -> bytes:
+        """Return the bytes before a mark, and drop the mark; `is_begun` says that a response has begun before."""
         while (end := self._received.find(mark, 0, MAX_HEAD_BYTES)) < 0:
-            if len(self._received) >= MAX_HEAD_BYTES or not self._receive():
+            if len(self._received) >= MAX_HEAD_BYTES:
                 raise self._malformed()
+            if not self._receive():
+                raise self._lost() if is_begun else self._malformed()
         found = self._take(end)
         self._take(len(mark))
         return found
@@ -111,7 +135,7 @@ class ResponseReader:
         _check_size(size)
         while len(self._received) < size:
             if not self._receive():
-                raise Unreachable(f"{self._url} closed the connection in the middle of its answer")
+                raise self._lost()
         found = bytes(self._received[:size])
         del self._received[:size]
         return found
@@ -121,6 +145,9 @@ class ResponseReader:
         found = self._connection.recv(RECEIVE_BYTES)
         self._received += found
         return bool(found)
+
+    def _lost(self) -> Unreachable:
+        return Unreachable(f"{self._url} closed the connection in the middle of its answer")
 
     def _malformed(self) -> DaemonFailed:
         return DaemonFailed(f"unexpected response: {self._url} is not the address of a runtimed")

@@ -26,10 +26,10 @@ TERMINATED = 143
 @click.option("--stop-on-exit", is_flag=True, help="Stop the Workers of this editor when it ends.")
 @click.pass_obj
 def acp(session: Session, /, stop_on_exit: bool, **fields: Any) -> None:
-    """Serve an editor as an agent of the Agent Client Protocol, on stdin and stdout.
+    """Serve an editor as an agent, on stdin and stdout.
 
-    Each session of the editor is a Worker, created with these options. It works in the folder of the editor unless
-    --workspace names another cwd. It lives on when the editor ends.
+    The editor speaks the Agent Client Protocol. Each of its sessions is a Worker, created with these options. It
+    works in the folder of the editor unless --workspace names another cwd. It lives on when the editor ends.
 
     \b
     Example:

@@ -6,6 +6,8 @@ import threading
 from contextlib import closing
 from typing import Any
 
+from runtimectl.client.event_stream import EventStreamFeed
+from runtimectl.client.feed import FeedSource
 from runtimectl.client.history import OLDEST_CURSOR
 from runtimectl.client.repetition import Repetition
 from runtimectl.client.session import Session
@@ -52,10 +54,8 @@ class Conversation:
             self._inbox.put(Failed(DaemonFailed(invalid)))
 
     def _follow(self, worker: Body) -> None:
-        from runtimectl.client.feed import Feed, FeedSource
-
         gc.enable()  # A run may last for days.
-        feed = Feed(
+        feed = EventStreamFeed(
             lambda: self._session.client(worker["runtime_id"]),
             FeedSource.worker(worker),
             OLDEST_CURSOR,

@@ -1,6 +1,5 @@
 """The main loop of a job: from the creation of its Worker to its result."""
 
-import gc
 import time
 from collections.abc import Callable
 from typing import Any, NamedTuple
@@ -88,10 +87,7 @@ class Job:
 
     def run(self) -> Result:
         """Run the job and return its result. Raises OSError if the output or a file cannot be written."""
-        gc.enable()  # A run may go on for days.
         self._conversation.start()
-        import runtimectl.client.feed  # noqa: F401 the conversation needs it soon, and only waits meanwhile
-
         while self._end is None:
             self._handle(self._inbox.get(TICK_S))
             self._check_times()

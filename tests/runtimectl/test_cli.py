@@ -191,7 +191,7 @@ def test_a_completion_script_is_printed_for_each_shell(ctl, shell, part):
 
 def test_completion_completes_commands(ctl):
     extra = {"_RUNTIMECTL_COMPLETE": "bash_complete", "COMP_WORDS": "runtimectl work", "COMP_CWORD": "1"}
-    assert ctl(extra=extra).stdout == "plain,workers\n"
+    assert ctl(extra=extra).stdout == "plain,workers\nplain,workspaces\n"
 
 
 def on_a_terminal(env, *args):

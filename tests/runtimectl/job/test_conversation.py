@@ -58,7 +58,7 @@ class DroppingProxy:
                 upstream.sendall(
                     request.replace(self._authority, b"%s:%d" % (self.upstream[0].encode(), self.upstream[1]))
                 )
-                if b"\r\nUpgrade: websocket" in request:
+                if b"\r\nAccept: text/event-stream" in request:
                     _tunnel(connection, upstream)
                     return
                 answer = _message(upstream)

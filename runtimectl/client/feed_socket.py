@@ -1,0 +1,53 @@
+"""Open the WebSocket of a feed."""
+
+import logging
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+from websockets.exceptions import ConnectionClosed, InvalidHandshake, InvalidStatus
+from websockets.frames import CloseCode
+from websockets.sync.client import ClientConnection, connect
+
+from runtimectl.client.address import Address
+from runtimectl.client.feed import CLOSE_TIMEOUT_S, MAX_FRAME_BYTES, OPEN_TIMEOUT_S
+from runtimectl.client.http import check_process
+from runtimectl.errors import DaemonFailed, TimedOut, Unavailable, Unreachable, error_from_response
+
+_PROTOCOL_CODES = {CloseCode.PROTOCOL_ERROR, CloseCode.INVALID_DATA, CloseCode.MESSAGE_TOO_BIG}
+_SILENT_LOGGER = logging.getLogger("runtimectl.websockets")
+_SILENT_LOGGER.disabled = True
+
+
+@contextmanager
+def connected(address: Address, path: str) -> Iterator[ClientConnection]:
+    """Open the socket of a feed while the context lasts. Raises ControlError if it cannot be opened, or is lost."""
+    check_process(address)
+    try:
+        with connect(
+            f"ws://{address.authority}{address.prefix}{path}",
+            sock=address.connect(OPEN_TIMEOUT_S),
+            additional_headers=address.headers,
+            compression=None,
+            open_timeout=OPEN_TIMEOUT_S,
+            close_timeout=CLOSE_TIMEOUT_S,
+            max_size=MAX_FRAME_BYTES,
+            proxy=None,
+            logger=_SILENT_LOGGER,
+        ) as socket:
+            try:
+                yield socket
+            finally:
+                socket.close()
+    except InvalidStatus as error:
+        body = bytes(error.response.body or b"")
+        raise error_from_response(error.response.status_code, body, address.searched) from None
+    except InvalidHandshake as error:
+        is_lost = isinstance(error.__cause__, EOFError | OSError)
+        raise (Unreachable if is_lost else DaemonFailed)(f"{address.url} did not open the feed: {error}") from None
+    except ConnectionClosed as error:
+        is_protocol_error = error.sent is not None and error.sent.code in _PROTOCOL_CODES
+        raise (DaemonFailed if is_protocol_error else Unavailable)(f"the connection was lost: {error}") from None
+    except TimeoutError:
+        raise TimedOut(f"{address.url} did not open the feed within {OPEN_TIMEOUT_S:g} s") from None
+    except OSError as error:
+        raise Unreachable(f"cannot reach {address.url}: {error.strerror or error}") from None
