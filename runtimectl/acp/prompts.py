@@ -129,7 +129,7 @@ class Prompts:
             error, self._error = self._error, None
         if prompt is None:
             return
-        if error is not None:
+        if error is not None and result != "finished":
             prompt.fail(error)
         elif result == "limit_reached":
             prompt.end("max_turn_requests")

@@ -1,12 +1,16 @@
 """The messages of an editor on stdin, those for it on stdout: one a line."""
 
 import os
+import select
+import signal
 import sys
 from collections.abc import Callable, Iterator
-from contextlib import suppress
+from contextlib import contextmanager, suppress
 
 from runtimectl.acp.agent import Agent
 from runtimectl.acp.jsonrpc import MAX_MESSAGE_BYTES, Peer
+
+RECEIVE_BYTES = 1 << 16
 
 
 def serve(make_agent: Callable[[Peer], Agent], *, stop_on_exit: bool) -> None:
@@ -26,13 +30,69 @@ def serve(make_agent: Callable[[Peer], Agent], *, stop_on_exit: bool) -> None:
             agent.stop_workers()
 
 
-def _lines() -> Iterator[bytes]:
-    """Yield each line that is not blank. Of one that is too long only the beginning is yielded: it is no JSON."""
-    while line := sys.stdin.buffer.readline(MAX_MESSAGE_BYTES):
-        if not line.isspace():
+class LineBuffer:
+    """Splits bytes into lines. Of a line that is too long only the beginning is yielded: it is no JSON."""
+
+    def __init__(self, max_bytes: int = MAX_MESSAGE_BYTES) -> None:
+        self._max_bytes = max_bytes
+        self._parts: list[bytes] = []
+        self._size = 0
+        self._is_skipping = False
+
+    def feed(self, data: bytes) -> Iterator[bytes]:
+        """Yield each line that the bytes complete, unless it is blank."""
+        *ends, rest = data.split(b"\n")
+        for end in ends:
+            yield from self._add(end)
+            yield from self._complete()
+            self._is_skipping = False
+        yield from self._add(rest)
+
+    def _add(self, part: bytes) -> Iterator[bytes]:
+        if self._is_skipping or not part:
+            return
+        self._parts.append(part)
+        self._size += len(part)
+        if self._size > self._max_bytes:
+            yield from self._complete()
+            self._is_skipping = True
+
+    def _complete(self) -> Iterator[bytes]:
+        line = b"".join(self._parts)[: self._max_bytes]
+        self._parts, self._size = [], 0
+        if line and not line.isspace():
             yield line
-        while len(line) == MAX_MESSAGE_BYTES and not line.endswith(b"\n"):
-            line = sys.stdin.buffer.readline(MAX_MESSAGE_BYTES)
+
+
+def _lines() -> Iterator[bytes]:
+    buffer, stdin = LineBuffer(), sys.stdin.fileno()
+    with _woken_by_signals() as woken:
+        poll = select.poll()
+        poll.register(stdin, select.POLLIN)
+        poll.register(woken, select.POLLIN)
+        while True:
+            ready = [descriptor for descriptor, _ in poll.poll()]
+            if woken in ready:
+                os.read(woken, RECEIVE_BYTES)  # The handlers of the signals run behind this call.
+            if stdin in ready:
+                data = os.read(stdin, RECEIVE_BYTES)
+                if not data:
+                    return
+                yield from buffer.feed(data)
+
+
+@contextmanager
+def _woken_by_signals() -> Iterator[int]:
+    """Return a descriptor that is readable after a signal, whichever thread got it and whatever it was doing."""
+    woken, wake = os.pipe()
+    os.set_blocking(wake, False)
+    before = signal.set_wakeup_fd(wake, warn_on_full_buffer=False)
+    try:
+        yield woken
+    finally:
+        signal.set_wakeup_fd(before)
+        os.close(woken)
+        os.close(wake)
 
 
 def _write(message: bytes) -> None:

@@ -15,10 +15,10 @@ from runtimectl.options import command
 @click.argument("worker", metavar="W", shell_complete=complete_workers)
 @click.pass_obj
 def attach(session: Session, worker: str) -> None:
-    """Talk to a Worker: see its text as it comes, send inputs, answer its permission requests.
+    """Talk to a Worker in a terminal.
 
-    Enter sends a line. A digit answers a permission request. Ctrl-C interrupts the run; a second one leaves, as
-    Ctrl-D does. The Worker lives on.
+    Its text is shown as it comes, and its permission requests are answered in place. Enter sends a line. A digit
+    answers a permission request. Ctrl-C interrupts the run; a second one leaves, as Ctrl-D does. The Worker lives on.
 
     \b
     Example:

@@ -7,6 +7,7 @@ import sys
 import threading
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 from urllib.parse import urlsplit
 
 import attrs
@@ -16,7 +17,7 @@ from runtimectl import Client
 from runtimectl.errors import ApiError, ClientError, TimedOut, Unreachable, UsageProblem
 from runtimed.model.bundle import BundleMetadata, ConfigBundle, Provenance
 from runtimed.model.digest import bundle_digest
-from runtimed.model.event import RunEnd, Shutdown, Snapshot, TextDone, UserMessage
+from runtimed.model.event import Payload, RunEnd, Shutdown, Snapshot, TextDone, UserMessage
 from runtimed.model.worker import BuiltinProfile, CreateWorkerRequest, TaskIntent
 from tests.runtimectl.conftest import DEADLINE_S, Daemon
 
@@ -28,7 +29,7 @@ def test_a_worker_is_created_used_read_and_deleted(client: Client) -> None:
 
     ack = worker.input("hello")
     with worker.events(ack.cursor) as events:
-        payloads = []
+        payloads: list[Payload] = []
         while not isinstance(payloads and payloads[-1], RunEnd):
             payloads.append(next(events).payload)
     stopped = worker.stop("done")
@@ -147,7 +148,7 @@ def _bundle() -> ConfigBundle:
 
 
 def test_a_permission_is_listed_and_answered(
-    agent_config: Callable[[dict[str, object]], Path], start_daemon: Callable[..., Daemon], token_file: Path
+    agent_config: Callable[[dict[str, Any]], Path], start_daemon: Callable[..., Daemon], token_file: Path
 ) -> None:
     options = [{"optionId": "yes", "name": "Allow", "kind": "allow_once"}]
     asking = {"session/prompt": [[["ask", {"toolCallId": "call-1", "title": "write a file"}, options], ["end"]]]}
@@ -247,7 +248,7 @@ def test_an_answer_that_is_lost_is_asked_for_again_and_nothing_happens_twice(
         """Hand a request on to the daemon, and drop every other answer to a POST."""
         request = _request(connection)
         head, _, body = request.partition(b"\r\n\r\n")
-        head = re.sub(rb"(?m)^Host: .*$", b"Host: %b\r\nConnection: close" % host.encode(), head, count=1)
+        head = re.sub(rb"(?m)^Host: [^\r\n]*", b"Host: %b\r\nConnection: close" % host.encode(), head, count=1)
         with socket.create_connection((urlsplit(daemon.url).hostname, urlsplit(daemon.url).port)) as upstream:
             upstream.sendall(head + b"\r\n\r\n" + body)
             answer = b"".join(iter(lambda: upstream.recv(1 << 16), b""))

@@ -20,7 +20,7 @@ class Restarted:
     """A daemon on a durable store, killed and started again: at another port each time."""
 
     def __init__(self, start: Callable[..., Daemon], store: Path) -> None:
-        self._start = lambda: start("--store", f"fs:{store}", "--restore", "never")
+        self._start: Callable[[], Daemon] = lambda: start("--store", f"fs:{store}", "--restore", "never")
         self.daemon = self._start()
 
     def restart(self) -> None:
