@@ -12,6 +12,7 @@ from runtimed.core.state.wait_tracker import WaitTracker
 from runtimed.model.event import ErrorRaised, EventEnvelope, InvokeStart, Payload, RunEnd, Shutdown, UserMessage
 from runtimed.model.execution import Execution
 from runtimed.model.identity import WorkerId, cursor_of
+from runtimed.model.waiting import WaitCondition
 from runtimed.model.worker import CreateWorkerRequest
 
 NAME = WorkerId("worker-00000001")
@@ -87,7 +88,8 @@ def test_a_worker_is_idle_only_while_it_takes_inputs(state: Any, is_starting: bo
 
 
 def test_a_stop_amid_a_run_leaves_no_idle_time_and_one_later_does() -> None:
-    cut = WaitTracker(("idle",), 10, Activity("running"))
+    wanted: tuple[WaitCondition, ...] = ("idle",)
+    cut = WaitTracker(wanted, 10, Activity("running"))
     for sequence, payload in ((11, RunEnd("rolled_back")), (12, Shutdown())):
         cut.observe(EventEnvelope(cursor_of(sequence), cursor_of(sequence), NAME, 5, payload))
     assert first(cut, status="stopped", execution=execution("stopped")) is None
