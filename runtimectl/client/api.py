@@ -102,7 +102,8 @@ class Client:
 
     def create_worker(self, request: Body, key: str | None = None) -> Body:
         """Create a Worker and return it. A repeat with the same idempotency key answers with the same Worker."""
-        return self._ask("worker", "POST", routes.WORKERS, request, key=key, timeout=SPAWN_TIMEOUT_S)
+        timeout = WORKSPACE_TIMEOUT_S if "workspace_refs" in request else SPAWN_TIMEOUT_S
+        return self._ask("worker", "POST", routes.WORKERS, request, key=key, timeout=timeout)
 
     def profiles(self) -> Body:
         """Return the profiles of the host."""

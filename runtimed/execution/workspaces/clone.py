@@ -28,11 +28,8 @@ FETCH = (
 
 
 async def make_clone(git: Git, planned: Prepared) -> Prepared:
-    """Make the clone, which borrows the objects, and its branch in both repositories. Raises GitFailed."""
+    """Make the clone, which borrows the objects, on its branch. Raises GitFailed."""
     made, branch, base = Path(planned.made or ""), planned.branch or "", planned.base or ""
-    repository = repository_of(planned)
-    if not await move_branch(git, repository, branch, base, None):
-        raise GitFailed(f"the branch {branch} cannot be made")
     around = Place(made.parent)
     await git.run(around, *CLONE, "--", planned.common_dir or "", str(made), deadline_s=PREPARE_DEADLINE_S)
     git_dir = made / ".git"

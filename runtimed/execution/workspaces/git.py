@@ -19,7 +19,7 @@ GIT_DEADLINE_S = 60.0
 """How long a command that only reads may take."""
 
 MAX_GITS = 4
-"""How many commands run at once."""
+"""How many commands one Git runs at once. What must not wait for others has a Git of its own."""
 
 MAX_OUTPUT_BYTES = 32 * 2**20
 """The most output of a command that is kept; a longer one fails."""

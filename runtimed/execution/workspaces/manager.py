@@ -58,12 +58,12 @@ class WorkspaceManager:
     """
 
     def __init__(self, catalog: Catalog, folders: Folders, supervisor: Supervisor) -> None:
-        self._git = Git(supervisor)
+        self._saver, self._reader = Git(supervisor), Git(supervisor)
         self._folders = folders
         self._is_closed = False
         self._records = Records(folders)
-        self._preparation = Preparation(self._git, catalog, folders, self._records)
-        self._patches = PatchWriter(self._git)
+        self._preparation = Preparation(Git(supervisor), catalog, folders, self._records)
+        self._patches = PatchWriter(self._reader)
         self._locks: WeakValueDictionary[WorkerId, asyncio.Lock] = WeakValueDictionary()
 
     async def prepare(self, spawn: Spawn, mapped: Mapping[str, str]) -> WorkingFolders:
@@ -127,7 +127,7 @@ class WorkspaceManager:
                 if record is None or prepared.mode != "clone":
                     continue
                 try:
-                    saved = await clone.fetch_branch(self._git, prepared, worker_id)
+                    saved = await clone.fetch_branch(self._saver, prepared, worker_id)
                     if saved != prepared:
                         record = record.with_workspace(index, saved)
                         await asyncio.to_thread(self._records.save, record)
@@ -170,7 +170,7 @@ class WorkspaceManager:
         if prepared is None:
             raise WorkspaceNotFound(name)
         try:
-            return await self._patches.write(prepared, WorkingTree(self._git, prepared).place)
+            return await self._patches.write(prepared, WorkingTree(self._reader, prepared).place)
         except (GitFailed, OSError) as error:
             reason = error.strerror if isinstance(error, OSError) else error
             raise WorkspaceUnavailable(f"workspace {printable(name)}: {reason}") from error
@@ -189,10 +189,10 @@ class WorkspaceManager:
         try:
             await asyncio.to_thread(remove_stale_locks, prepared)
             if prepared.mode == "worktree":
-                return await worktree.is_unsaved(self._git, prepared)
+                return await worktree.is_unsaved(self._reader, prepared)
             if prepared.mode == "clone":
-                return await clone.is_unsaved(self._git, prepared)
-            return await WorkingTree(self._git, prepared).is_dirty()
+                return await clone.is_unsaved(self._reader, prepared)
+            return await WorkingTree(self._reader, prepared).is_dirty()
         except (GitFailed, OSError) as error:
             fields = {"workspace": prepared.name, "reason": error}
             log.warning("cannot tell whether a workspace holds unsaved work", extra=fields)
@@ -203,7 +203,7 @@ class WorkspaceManager:
         shown = Workspace(prepared.name, prepared.mode, writable=True)
         if prepared.mode != "copy":
             shown = attrs.evolve(shown, branch=prepared.branch, base=prepared.base)
-        tree = WorkingTree(self._git, prepared)
+        tree = WorkingTree(self._reader, prepared)
         with contextlib.suppress(GitFailed):
             if prepared.mode == "shared":
                 shown = attrs.evolve(shown, branch=await tree.branch())

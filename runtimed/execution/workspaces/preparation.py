@@ -21,6 +21,7 @@ from runtimed.execution.workspaces.git import Git, GitFailed, Place
 from runtimed.execution.workspaces.locks import remove_stale_locks
 from runtimed.execution.workspaces.record import Prepared, Record, Records
 from runtimed.execution.workspaces.repository import commit_of, find_repository
+from runtimed.execution.workspaces.worktree import PREPARE_DEADLINE_S
 from runtimed.model.identity import WorkerId
 from runtimed.model.worker import NamedReference
 
@@ -33,6 +34,9 @@ FOLDER = "workspaces"
 VARIABLE = "RUNTIMED_WORKSPACE_"
 MAX_WORKSPACES = 16
 MAX_NAME = 64
+MAX_CLAIMS = 10
+"""How often a branch is tried under another name because somebody else has made one with this name meanwhile."""
+
 _PLAIN = re.compile(r"[A-Za-z0-9_][A-Za-z0-9._-]{0,63}", re.ASCII)
 _NO_VARIABLE = re.compile(r"[^A-Z0-9]", re.ASCII)
 
@@ -133,13 +137,27 @@ class Preparation:
             elif source.mode == "copy":
                 made = await self._copy(planned)
             else:
-                planned = await worktree.plan_branch(self._git, planned, record.worker_id, source.ref)
-                record = await self._save(record.with_workspace(index, planned))
+                planned = await worktree.plan(self._git, planned, source.ref)
+                record = await self._branched(record, index, planned)
+                planned = record.workspaces[index]
                 make = worktree.make_worktree if source.mode == "worktree" else make_clone
                 made = await make(self._git, planned)
         except (GitFailed, OSError) as error:
             raise _Problem(planned, error) from error
         return await self._save(record.with_workspace(index, made))
+
+    async def _branched(self, record: Record, index: int, planned: Prepared) -> Record:
+        """Make the branch of a workspace.
+
+        It is recorded before it is made, and no longer once somebody else has made it: undoing removes it.
+        """
+        for _ in range(MAX_CLAIMS):
+            claimed = await worktree.with_free_branch(self._git, planned, record.worker_id)
+            record = await self._save(record.with_workspace(index, claimed))
+            if await worktree.make_branch(self._git, claimed):
+                return record
+            record = await self._save(record.with_workspace(index, planned))
+        raise GitFailed("its branch could not be made")
 
     async def _shared(self, planned: Prepared, source: Source) -> Prepared:
         with contextlib.suppress(GitFailed):
@@ -159,7 +177,10 @@ class Preparation:
         made = Path(planned.made or "")
         copying = asyncio.ensure_future(asyncio.to_thread(copy_folder, Path(planned.source), made, cut.is_set))
         try:
-            await asyncio.shield(copying)
+            async with asyncio.timeout(PREPARE_DEADLINE_S):
+                await asyncio.shield(copying)
+        except TimeoutError:
+            raise GitFailed(f"copying it took longer than {PREPARE_DEADLINE_S:g} s") from None
         finally:
             cut.set()
             await asyncio.wait({copying})
@@ -171,7 +192,7 @@ class Preparation:
             return prepared
         if prepared.mode != "worktree":
             raise GitFailed("its folder is gone")
-        return await worktree.make_again(self._git, prepared)
+        return await worktree.make_worktree(self._git, prepared)
 
     async def _save(self, record: Record) -> Record:
         await asyncio.to_thread(self._records.save, record)

@@ -8,7 +8,6 @@ import attrs
 
 from runtimed.execution.workspaces.git import Git, GitFailed, Place
 
-COMMIT_DEADLINE_S = 60.0
 MAX_BRANCHES = 100
 """How many branches one Worker may have in a repository: `-2` to `-100` follow the plain name."""
 

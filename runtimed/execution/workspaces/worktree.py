@@ -15,6 +15,7 @@ from runtimed.execution.workspaces.repository import (
     commit_of,
     find_repository,
     has_commits_outside,
+    move_branch,
     new_branch_name,
     remove_branch,
 )
@@ -29,8 +30,8 @@ PREPARE_DEADLINE_S = 300.0
 """How long git may take to write out the files of a repository."""
 
 
-async def plan_branch(git: Git, prepared: Prepared, worker_id: WorkerId, ref: str | None) -> Prepared:
-    """Return the workspace with its repository, its base and the name of a branch that is still free.
+async def plan(git: Git, prepared: Prepared, ref: str | None) -> Prepared:
+    """Return the workspace with its repository and its base.
 
     Raises:
         GitFailed: The source is no repository, or has no such commit.
@@ -43,19 +44,30 @@ async def plan_branch(git: Git, prepared: Prepared, worker_id: WorkerId, ref: st
     base = await commit_of(git, place, ref or "HEAD")
     if base is None:
         raise GitFailed(NO_COMMIT)
-    branch = await new_branch_name(git, Place(found.common_dir, found.common_dir), f"runtimed/{worker_id}")
-    return attrs.evolve(prepared, common_dir=str(found.common_dir), branch=branch, base=base)
+    return attrs.evolve(prepared, common_dir=str(found.common_dir), base=base)
+
+
+async def with_free_branch(git: Git, planned: Prepared, worker_id: WorkerId) -> Prepared:
+    """Return the workspace with the name of a branch that is still free. Raises GitFailed."""
+    return attrs.evolve(planned, branch=await new_branch_name(git, repository_of(planned), f"runtimed/{worker_id}"))
+
+
+async def make_branch(git: Git, planned: Prepared) -> bool:
+    """Make the branch of a workspace at its base, unless somebody else was faster. Returns whether it was made."""
+    return await move_branch(git, repository_of(planned), planned.branch or "", planned.base or "", None)
 
 
 async def make_worktree(git: Git, planned: Prepared) -> Prepared:
-    """Make the worktree and its branch. Raises GitFailed."""
-    return await _add(git, planned, planned.base or "", "--no-guess-remote", "-b", planned.branch or "")
-
-
-async def make_again(git: Git, prepared: Prepared) -> Prepared:
-    """Make a worktree whose folder was removed again, from its branch. Raises GitFailed or OSError."""
-    await asyncio.to_thread(forget_worktree, prepared)
-    return await _add(git, prepared, prepared.branch or "")
+    """Make the worktree of a branch that is there. Raises GitFailed or OSError."""
+    await asyncio.to_thread(forget_worktree, planned)
+    repository = await git.hardened(repository_of(planned))
+    made = planned.made or ""
+    args = ("worktree", "add", "--quiet", "--", made, planned.branch or "")
+    await git.run(repository, *args, deadline_s=PREPARE_DEADLINE_S)
+    entry = await asyncio.to_thread(find_entry, planned)
+    if entry is None:
+        raise GitFailed("git worktree add has made no worktree")
+    return attrs.evolve(planned, git_dir=str(entry), work_tree=made)
 
 
 async def undo_branch(git: Git, planned: Prepared) -> None:
@@ -103,17 +115,6 @@ def forget_worktree(prepared: Prepared) -> None:
     entry = find_entry(prepared)
     if entry is not None:
         shutil.rmtree(entry)
-
-
-async def _add(git: Git, prepared: Prepared, start: str, *options: str) -> Prepared:
-    repository = await git.hardened(repository_of(prepared))
-    made = prepared.made or ""
-    args = ("worktree", "add", "--quiet", *options, "--", made, start)
-    await git.run(repository, *args, deadline_s=PREPARE_DEADLINE_S)
-    entry = await asyncio.to_thread(find_entry, prepared)
-    if entry is None:
-        raise GitFailed("git worktree add has made no worktree")
-    return attrs.evolve(prepared, git_dir=str(entry), work_tree=made)
 
 
 def _is_linked(prepared: Prepared) -> bool:

@@ -127,6 +127,24 @@ def test_a_shell_works_in_the_folder_that_its_client_names(configured: Any, repo
     }  # fmt: skip
 
 
+def test_a_program_that_speaks_lines_works_in_its_workspace_too(
+    launch: Any, tmp_path: Path, repository: Path
+) -> None:
+    file = tmp_path / "programs.toml"
+    end = '{"event":"run_end","data":{"result":"finished"}}'
+    script = f"while read -r line; do pwd; echo \"$RUNTIMED_WORKSPACE_B\"; echo '{end}'; done"
+    profile = f"backend = \"process\"\ncommand = ['sh', '-c', {json.dumps(script)}]\n"
+    mapped = f'workspaces = {{ "mine:b" = "{tmp_path}" }}\n'
+    known = f'[workspaces."repo:shared"]\npath = "{repository}"\n'
+    file.write_text(f'[profiles."builtin:lines"]\n{profile}{mapped}{known}')
+    daemon = launch("--config", str(file)).ready()
+    refs = [{"name": "b", "reference": "mine:b"}, {"name": "cwd", "reference": "repo:shared"}]
+
+    worker_id = daemon.create(profile={"kind": "builtin", "value": "builtin:lines"}, workspace_refs=refs)
+
+    assert said(daemon, worker_id, "go") == f"{repository}\n{tmp_path}\n"
+
+
 def test_without_a_workspace_named_cwd_programs_start_in_the_first(configured: Any, repository: Path) -> None:
     daemon = configured()
 

@@ -129,3 +129,22 @@ async def test_a_registry_without_workspaces_rejects_what_would_need_one(tmp_pat
 
     assert answer == BackendAnswer("rejected", "workspace_refs: this Runtime has no workspaces")
     await registry.close()
+
+
+async def test_a_branch_that_somebody_else_makes_at_the_same_time_is_left_alone(
+    host: Host, recorder: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    faster, real = tmp_path / "faster", shutil.which("git")
+    faster.mkdir()
+    theirs = f"runtimed/{FIRST}"
+    once = f'[ -e "{tmp_path}/raced" ] || {{ touch "{tmp_path}/raced"; '
+    race = f'{once} env -u GIT_DIR "{real}" -C "{host.repository}" branch {theirs}; }}'
+    (faster / "git").write_text(f'#!/bin/sh\ncase "$*" in *"update-ref -m"*) {race};; esac\nexec "{real}" "$@"\n')
+    (faster / "git").chmod(0o755)
+    monkeypatch.setenv("PATH", f"{faster}:{os.environ['PATH']}")
+
+    answer = await host.registry.spawn(spawn("repo"), recorder)
+
+    assert answer.outcome == "accepted"
+    assert [one.branch for one in await host.manager.workspaces(FIRST)] == [f"{theirs}-2"]
+    assert git(host.repository, "branch", "--list", theirs) == theirs
