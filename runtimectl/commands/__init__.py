@@ -34,6 +34,7 @@ root = LazyGroup(
         "transcript": f"{_PACKAGE}.transcript:transcript",
         "events": f"{_PACKAGE}.events:events",
         "permissions": f"{_PACKAGE}.permissions:permissions",
+        "profiles": f"{_PACKAGE}.profiles:profiles",
         "workspaces": f"{_PACKAGE}.workspaces:workspaces",
         "bundles": f"{_PACKAGE}.bundles:bundles",
         "context": f"{_PACKAGE}.context:context",

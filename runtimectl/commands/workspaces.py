@@ -1,7 +1,6 @@
 """`runtimectl workspaces`: where Workers work, and what they changed there."""
 
 import sys
-from collections.abc import Callable
 from typing import TYPE_CHECKING
 
 import click
@@ -11,7 +10,7 @@ from runtimectl.client.worker_names import resolve_worker_id
 from runtimectl.commands.completing import complete_workers
 from runtimectl.errors import NotFound
 from runtimectl.options import Group
-from runtimectl.output.tables import Column, Object, View, at
+from runtimectl.output.tables import Column, Object, View, at, yes_or_no
 from runtimectl.output.text import escape_controls
 
 if TYPE_CHECKING:
@@ -37,25 +36,17 @@ def _base(workspace: Object) -> object:
     return base[:SHORT] if base else None
 
 
-def _yes_or_no(field: str) -> Callable[[Object], object]:
-    def value(workspace: Object) -> object:
-        found = workspace.get(field)
-        return None if found is None else "yes" if found else "no"
-
-    return value
-
-
 LIST = View(
     "workspaces",
     at("name"),
     (
         Column("NAME", at("name")),
         Column("MODE", at("mode")),
-        Column("WRITABLE", _yes_or_no("writable")),
+        Column("WRITABLE", yes_or_no("writable")),
         Column("BRANCH", at("branch")),
         Column("BASE", _base),
         Column("AHEAD", at("ahead")),
-        Column("UNCOMMITTED", _yes_or_no("dirty")),
+        Column("UNCOMMITTED", yes_or_no("dirty")),
     ),
 )
 

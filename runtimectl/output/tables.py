@@ -54,6 +54,16 @@ def at(path: str) -> Callable[[Object], Any]:
     return value
 
 
+def yes_or_no(field: str) -> Callable[[Object], object]:
+    """Return a function that shows a boolean field of an object as `yes` or `no`; None where it is missing."""
+
+    def value(item: Object) -> object:
+        found = item.get(field)
+        return None if found is None else "yes" if found else "no"
+
+    return value
+
+
 def rows(view: View, items: Sequence[Object]) -> Rows:
     """Return the cells of a table, its heading first; without a heading for an upright view."""
     if view.is_upright:
