@@ -87,7 +87,8 @@ def _interrupt(worker: Worker, _daemon: Daemon, _home: Path) -> str:
     began: list[float] = []
 
     def runs(events: list[Event]) -> bool:
-        if not any(event["event"] == "tool_call_done" for event in events):
+        is_answered = any(item["kind"] == "permission_resolved" for item in items(events))
+        if not is_answered and not any(event["event"] == "tool_call_done" for event in events):
             return False
         began.append(time.monotonic())
         return True
