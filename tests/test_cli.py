@@ -9,6 +9,8 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
 
 import apsw
 import pytest
@@ -18,12 +20,15 @@ from runtimed.daemon import STOP_SIGNALS
 DEADLINE_S = 30
 
 
+Run = Callable[..., subprocess.Popen[str]]
+
+
 @pytest.fixture
-def run() -> Iterator[Callable[..., subprocess.Popen[str]]]:
+def run() -> Iterator[Run]:
     """Starts daemons. Those that still run at the end of the test are killed."""
     with contextlib.ExitStack() as started:
 
-        def start(*options, **how):
+        def start(*options: str, **how: Any) -> subprocess.Popen[str]:
             how = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE, "text": True, **how}
             command = [sys.executable, "-m", "runtimed", "--listen", "127.0.0.1:0", "--log-format", "text", *options]
             daemon = started.enter_context(subprocess.Popen(command, **how))
@@ -33,13 +38,23 @@ def run() -> Iterator[Callable[..., subprocess.Popen[str]]]:
         yield start
 
 
-def ended(daemon):
+def ended(daemon: subprocess.Popen[str]) -> tuple[int, str, str]:
     out, err = daemon.communicate(timeout=DEADLINE_S)
     assert "Traceback" not in (err or "")
     return daemon.returncode, out, err
 
 
-def until(condition):
+def next_line(daemon: subprocess.Popen[str]) -> str:
+    assert daemon.stdout is not None
+    return daemon.stdout.readline()
+
+
+def next_log_line(daemon: subprocess.Popen[str]) -> str:
+    assert daemon.stderr is not None
+    return daemon.stderr.readline()
+
+
+def until(condition: Callable[[], object]) -> None:
     deadline = time.monotonic() + DEADLINE_S
     while not condition():
         assert time.monotonic() < deadline
@@ -47,20 +62,20 @@ def until(condition):
 
 
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT, signal.SIGHUP])
-def test_a_signal_shuts_the_daemon_down_gracefully(run, number):
+def test_a_signal_shuts_the_daemon_down_gracefully(run: Run, number: signal.Signals) -> None:
     daemon = run(env=os.environ | {"RUNTIMED_TOKEN": "secret"})
-    line = daemon.stdout.readline()
+    line = next_line(daemon)
     assert line.startswith("runtimed: listening on http://127.0.0.1:")
     with unfinished_request(line.split()[3].removeprefix("http://")):
         daemon.send_signal(number)
-        while "shutting down" not in daemon.stderr.readline():
+        while "shutting down" not in next_log_line(daemon):
             assert daemon.poll() is None
         daemon.send_signal(number)
     assert ended(daemon)[0] == 0
 
 
 @contextlib.contextmanager
-def unfinished_request(host):
+def unfinished_request(host: str) -> Iterator[None]:
     """Keep a request open: the daemon does not end before it is complete."""
     name, _, port = host.rpartition(":")
     head = ["POST /v1/workers HTTP/1.1", f"Host: {host}", "Authorization: Bearer secret"]
@@ -72,7 +87,9 @@ def unfinished_request(host):
 
 
 @pytest.mark.parametrize("abstract", [False, True])
-def test_the_service_manager_is_notified_of_readiness_and_of_the_stop(run, tmp_path, abstract):
+def test_the_service_manager_is_notified_of_readiness_and_of_the_stop(
+    run: Run, tmp_path: Path, abstract: bool
+) -> None:
     name = f"@runtimed-{os.getpid()}-{tmp_path.name}" if abstract else str(tmp_path / "notify")
     with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as manager:
         manager.bind(name.replace("@", "\0"))
@@ -84,15 +101,15 @@ def test_the_service_manager_is_notified_of_readiness_and_of_the_stop(run, tmp_p
     assert ended(daemon)[0] == 0
 
 
-def test_a_missing_service_manager_does_not_keep_the_daemon_from_serving(run, tmp_path):
+def test_a_missing_service_manager_does_not_keep_the_daemon_from_serving(run: Run, tmp_path: Path) -> None:
     daemon = run(env=os.environ | {"NOTIFY_SOCKET": str(tmp_path / "none")})
-    assert daemon.stdout.readline().startswith("runtimed: listening on ")
+    assert next_line(daemon).startswith("runtimed: listening on ")
     daemon.terminate()
     assert ended(daemon)[0] == 0
 
 
 @pytest.mark.parametrize("closed", ["<&-", ">&-", "2>&-", "<&- >&- 2>&-", ">/dev/full", "2>/dev/full"])
-def test_the_daemon_serves_with_closed_or_full_streams(run, user_folders, closed):
+def test_the_daemon_serves_with_closed_or_full_streams(run: Run, user_folders: Path, closed: str) -> None:
     command = ["sh", "-c", f'exec "$@" {closed}', "sh", sys.executable, "-m", "runtimed", "--listen", "127.0.0.1:0"]
     with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE) as daemon:
         try:
@@ -105,7 +122,7 @@ def test_the_daemon_serves_with_closed_or_full_streams(run, user_folders, closed
     assert b"Traceback" not in err
 
 
-def test_a_generated_token_that_cannot_be_published_is_an_error(run, user_folders):
+def test_a_generated_token_that_cannot_be_published_is_an_error(run: Run, user_folders: Path) -> None:
     (user_folders / "run").rmdir()
     (user_folders / "run").write_text("in the way")
     code, _, err = ended(run())
@@ -114,7 +131,7 @@ def test_a_generated_token_that_cannot_be_published_is_an_error(run, user_folder
 
 
 @pytest.mark.parametrize("kind", ["fifo", "long", "folder", "symlink", "empty", "lax"])
-def test_an_invalid_token_file_is_refused_in_one_line(run, tmp_path, kind):
+def test_an_invalid_token_file_is_refused_in_one_line(run: Run, tmp_path: Path, kind: str) -> None:
     path = tmp_path / "token"
     if kind == "fifo":
         os.mkfifo(path, 0o600)
@@ -133,15 +150,15 @@ def test_an_invalid_token_file_is_refused_in_one_line(run, tmp_path, kind):
     assert err.count("\n") == 1
 
 
-def test_the_name_that_the_daemon_listens_on_is_accepted_as_host(run):
+def test_the_name_that_the_daemon_listens_on_is_accepted_as_host(run: Run) -> None:
     name = socket.gethostname()
     try:
         socket.getaddrinfo(name, 0, type=socket.SOCK_STREAM)
     except OSError:
         pytest.skip("the name of this machine has no address")
     daemon = run("--listen", f"{name}:0", env={**os.environ, "RUNTIMED_TOKEN": "secret"})
-    daemon.stdout.readline()
-    lines = [daemon.stderr.readline() for _ in range(2)]
+    next_line(daemon)
+    lines = [next_log_line(daemon) for _ in range(2)]
     host, _, port = lines[-1].rpartition("http://")[2].strip().rpartition(":")
     with socket.create_connection((host.strip("[]"), int(port)), DEADLINE_S) as client:
         request = f"GET /v1/runtime HTTP/1.1\r\nHost: {name}:{port}\r\nAuthorization: Bearer secret\r\n"
@@ -152,9 +169,9 @@ def test_the_name_that_the_daemon_listens_on_is_accepted_as_host(run):
 
 
 @pytest.mark.parametrize("option", ["--http-quick-path", "--no-http-quick-path"])
-def test_it_serves_the_same_with_and_without_the_quick_path(run, option):
+def test_it_serves_the_same_with_and_without_the_quick_path(run: Run, option: str) -> None:
     daemon = run(option, "--runtime-id", "here", env=os.environ | {"RUNTIMED_TOKEN": "secret"})
-    address = daemon.stdout.readline().split()[3].removeprefix("http://")
+    address = next_line(daemon).split()[3].removeprefix("http://")
     head = f"GET /v1/runtime HTTP/1.1\r\nHost: {address}\r\nAuthorization: Bearer secret\r\n"
     with socket.create_connection(("127.0.0.1", int(address.rpartition(":")[2])), timeout=DEADLINE_S) as client:
         client.sendall(f"{head}\r\n{head}Connection: close\r\n\r\n".encode())
@@ -164,28 +181,31 @@ def test_it_serves_the_same_with_and_without_the_quick_path(run, option):
     assert answers.count(b"HTTP/1.1 200 OK\r\n") == answers.count(b'"runtime_id":"here"') == 2
 
 
-def test_an_unknown_variable_is_logged_as_a_warning(run):
+def test_an_unknown_variable_is_logged_as_a_warning(run: Run) -> None:
     daemon = run(env={**os.environ, "RUNTIMED_STROE": "fs:/x"})
-    daemon.stdout.readline()
+    next_line(daemon)
     daemon.terminate()
     code, _, err = ended(daemon)
     assert code == 0
     assert "RUNTIMED_STROE" in err
 
 
-def test_a_check_of_the_configuration_names_unknown_variables(run):
+def test_a_check_of_the_configuration_names_unknown_variables(run: Run) -> None:
     daemon = run("--check-config", env=os.environ | {"RUNTIMED_STROE": "memory"})
     message = "runtimed: environment: RUNTIMED_STROE is not a setting\n"
     assert ended(daemon) == (0, "the configuration is valid\n", message)
 
 
+RunBroken = Callable[..., tuple[int, str]]
+
+
 @pytest.fixture
-def broken(run, tmp_path):
+def broken(run: Run, tmp_path: Path) -> RunBroken:
     """Starts a daemon that must fail, and returns the exit code and the line on stderr."""
     (tmp_path / "file").write_text("x")
     (tmp_path / "folder").mkdir(mode=0o700)
 
-    def start(*options):
+    def start(*options: str) -> tuple[int, str]:
         code, out, err = ended(run(*(option.format(tmp_path) for option in options)))
         assert out == ""
         return code, err.removesuffix("\n")
@@ -221,25 +241,29 @@ def broken(run, tmp_path):
         ),
     ],
 )
-def test_a_start_that_fails_names_the_file_or_address(broken, tmp_path, options, status, said):
+def test_a_start_that_fails_names_the_file_or_address(
+    broken: RunBroken, tmp_path: Path, options: tuple[str, ...], status: int, said: str
+) -> None:
     code, err = broken(*options)
     assert code == status
     assert err.startswith(f"runtimed: {said.format(tmp_path)}")
     assert "\n" not in err
 
 
-def test_a_store_in_use_is_an_error_that_names_its_process(run, broken, tmp_path):
+def test_a_store_in_use_is_an_error_that_names_its_process(run: Run, broken: RunBroken, tmp_path: Path) -> None:
     daemon = run("--store", f"fs:{tmp_path}/store")
-    daemon.stdout.readline()
+    next_line(daemon)
     assert broken("--store", "fs:{}/store") == (
         3,
         f"runtimed: store {tmp_path}/store: in use by process {daemon.pid}",
     )
 
 
-def test_a_store_of_another_runtime_id_is_an_error_that_names_both_ids(run, broken, tmp_path):
+def test_a_store_of_another_runtime_id_is_an_error_that_names_both_ids(
+    run: Run, broken: RunBroken, tmp_path: Path
+) -> None:
     daemon = run("--store", f"fs:{tmp_path}/store", "--runtime-id", "one")
-    daemon.stdout.readline()
+    next_line(daemon)
     daemon.terminate()
     ended(daemon)
     assert broken("--store", "fs:{}/store", "--runtime-id", "two") == (
@@ -248,7 +272,7 @@ def test_a_store_of_another_runtime_id_is_an_error_that_names_both_ids(run, brok
     )
 
 
-def test_an_address_in_use_is_an_error_that_names_it(broken):
+def test_an_address_in_use_is_an_error_that_names_it(broken: RunBroken) -> None:
     with socket.create_server(("127.0.0.1", 0)) as taken:
         port = taken.getsockname()[1]
         assert broken("--listen", f"127.0.0.1:{port}") == (
@@ -258,7 +282,9 @@ def test_an_address_in_use_is_an_error_that_names_it(broken):
 
 
 @pytest.mark.parametrize("kind", ["empty", "dangling", "folder"])
-def test_an_invalid_database_does_not_count_as_an_existing_store(broken, tmp_path, kind):
+def test_an_invalid_database_does_not_count_as_an_existing_store(
+    broken: RunBroken, tmp_path: Path, kind: str
+) -> None:
     database = tmp_path / "store" / "runtime.sqlite3"
     database.parent.mkdir(mode=0o700)
     if kind == "empty":
@@ -276,14 +302,14 @@ def test_an_invalid_database_does_not_count_as_an_existing_store(broken, tmp_pat
     assert not (tmp_path / "elsewhere.sqlite3").exists()
 
 
-def test_create_no_opens_a_store_and_creates_none(run, broken, tmp_path):
+def test_create_no_opens_a_store_and_creates_none(run: Run, broken: RunBroken, tmp_path: Path) -> None:
     code, _ = broken("--store", "fs:{}/store?create=no")
     assert code == 1
     assert not (tmp_path / "store").exists()
     assert list((tmp_path / "folder").iterdir()) == []
     for query in ("", "?create=no", "?sync=normal&create=no"):
         daemon = run("--store", f"fs:{tmp_path}/store{query}")
-        assert daemon.stdout.readline().endswith(" store=fs\n")
+        assert next_line(daemon).endswith(" store=fs\n")
         daemon.terminate()
         assert ended(daemon)[0] == 0
 
@@ -292,11 +318,13 @@ def test_create_no_opens_a_store_and_creates_none(run, broken, tmp_path):
     ("address", "url", "dialed"),
     [("0.0.0.0:0", "http://0.0.0.0:", "http://127.0.0.1:"), ("[::]:0", "http://[::]:", "http://[::1]:")],
 )
-def test_a_wildcard_address_is_announced_as_bound_and_published_as_one_to_dial(user_folders, address, url, dialed):
+def test_a_wildcard_address_is_announced_as_bound_and_published_as_one_to_dial(
+    user_folders: Path, address: str, url: str, dialed: str
+) -> None:
     command = [sys.executable, "-m", "runtimed", "--listen", address, "--log-format", "text"]
     with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True) as daemon:
         try:
-            line = daemon.stdout.readline()
+            line = next_line(daemon)
             [file] = (user_folders / "run" / "runtimed").glob("*.json")
             endpoint = json.loads(file.read_text())["url"]
         finally:
@@ -311,28 +339,28 @@ def test_a_wildcard_address_is_announced_as_bound_and_published_as_one_to_dial(u
 @pytest.mark.parametrize(
     "options", [["--bogus"], ["extra"], ["--log-level", "loud"], ["--max-event-batch-items", "x"]]
 )
-def test_an_invalid_command_line_is_one_line_on_stderr_and_exit_2(run, options):
+def test_an_invalid_command_line_is_one_line_on_stderr_and_exit_2(run: Run, options: list[str]) -> None:
     code, out, err = ended(run(*options))
     assert (code, out) == (2, "")
     assert err.startswith("runtimed: ")
     assert err.count("\n") == 1
 
 
-def stored(run, folder):
+def stored(run: Run, folder: Path) -> None:
     """Let a daemon create a store, and stop it."""
     daemon = run("--store", f"fs:{folder}")
-    daemon.stdout.readline()
+    next_line(daemon)
     daemon.terminate()
     assert ended(daemon)[0] == 0
 
 
-def test_a_check_of_a_sound_store_finds_no_problem(run, tmp_path):
+def test_a_check_of_a_sound_store_finds_no_problem(run: Run, tmp_path: Path) -> None:
     stored(run, tmp_path / "store")
     code, out, err = ended(run("--check-store", f"fs:{tmp_path / 'store'}"))
     assert (code, out, err) == (0, "0 Workers, 0 entries and 0 events were read: no problem found\n", "")
 
 
-def test_a_check_of_a_store_prints_each_problem_on_a_line(run, tmp_path):
+def test_a_check_of_a_store_prints_each_problem_on_a_line(run: Run, tmp_path: Path) -> None:
     stored(run, tmp_path / "store")
     connection = apsw.Connection(str(tmp_path / "store" / "runtime.sqlite3"))
     connection.execute("INSERT INTO state VALUES (3, 0, 0, 0, 0, 0, 0, x'', 0, x'', 0)")
@@ -347,24 +375,24 @@ def test_a_check_of_a_store_prints_each_problem_on_a_line(run, tmp_path):
     ]
 
 
-def test_a_check_of_a_store_in_use_names_its_process(run, tmp_path):
+def test_a_check_of_a_store_in_use_names_its_process(run: Run, tmp_path: Path) -> None:
     daemon = run("--store", f"fs:{tmp_path / 'store'}")
-    daemon.stdout.readline()
+    next_line(daemon)
     code, out, err = ended(run("--check-store", f"fs:{tmp_path / 'store'}"))
     assert (code, out, err) == (3, "", f"runtimed: store {tmp_path}/store: in use by process {daemon.pid}\n")
 
 
 @pytest.mark.parametrize("store", ["memory", "fs:", "elsewhere", "fs:nowhere"])
-def test_a_check_without_a_store_is_a_usage_error(run, tmp_path, store):
+def test_a_check_without_a_store_is_a_usage_error(run: Run, tmp_path: Path, store: str) -> None:
     code, out, err = ended(run("--check-store", store, cwd=tmp_path))
     assert (code, out) == (2, "")
     assert "expected" in err
     assert not (tmp_path / "nowhere").exists()
 
 
-def test_a_store_with_sync_normal_works_and_logs_a_warning(run, tmp_path):
+def test_a_store_with_sync_normal_works_and_logs_a_warning(run: Run, tmp_path: Path) -> None:
     daemon = run("--store", f"fs:{tmp_path / 'store'}?sync=normal")
-    assert daemon.stdout.readline().startswith("runtimed: listening on ")
+    assert next_line(daemon).startswith("runtimed: listening on ")
     daemon.terminate()
     code, _, err = ended(daemon)
     assert code == 0
@@ -372,6 +400,6 @@ def test_a_store_with_sync_normal_works_and_logs_a_warning(run, tmp_path):
     assert (tmp_path / "store" / "runtime.sqlite3").exists()
 
 
-def test_the_help_names_each_signal_that_ends_the_daemon(run):
+def test_the_help_names_each_signal_that_ends_the_daemon(run: Run) -> None:
     _, out, _ = ended(run("--help"))
     assert [signal.Signals(number).name in out for number in STOP_SIGNALS] == [True] * len(STOP_SIGNALS)

@@ -34,41 +34,41 @@ BEYOND = {
 """Codes of routes that go beyond the contract."""
 
 
-def leaves(kind=errors.RuntimedError):
+def leaves(kind: type[errors.RuntimedError] = errors.RuntimedError) -> list[type[errors.RuntimedError]]:
     below = kind.__subclasses__()
     return [leaf for child in below for leaf in leaves(child)] if below else [kind]
 
 
-def answered():
+def answered() -> list[type[errors.RuntimedError]]:
     return [leaf for leaf in leaves() if not issubclass(leaf, errors.StartError | errors.FeedError)]
 
 
-def test_the_codes_and_statuses_are_those_of_the_contract():
+def test_the_codes_and_statuses_are_those_of_the_contract() -> None:
     assert {(leaf.code, status_of(leaf)) for leaf in answered()} == {
         (code, status) for status, codes in CONTRACT.items() for code in codes.split()
     } | BEYOND
 
 
-def test_no_two_errors_share_a_code():
+def test_no_two_errors_share_a_code() -> None:
     codes = [leaf.code for leaf in leaves()]
     assert len(set(codes)) == len(codes)
 
 
-def test_the_drawing_shows_the_tree():
+def test_the_drawing_shows_the_tree() -> None:
     drawn = f"{errors.__doc__}{http_errors.__doc__}"
     assert all(f"─ {leaf.__name__}" in drawn for leaf in leaves())
 
 
-def test_the_tree_without_http_draws_no_error_of_http():
+def test_the_tree_without_http_draws_no_error_of_http() -> None:
     own = {leaf for leaf in leaves() if leaf.__module__ == http_errors.__name__}
     assert own
     assert not [leaf for leaf in own if f"─ {leaf.__name__}" in (errors.__doc__ or "")]
 
 
 @pytest.mark.parametrize("leaf", leaves())
-def test_every_error_says_what_it_is(leaf):
+def test_every_error_says_what_it_is(leaf: type[errors.RuntimedError]) -> None:
     assert leaf.__doc__
 
 
-def test_the_exit_codes_are_those_that_scripts_rely_on():
+def test_the_exit_codes_are_those_that_scripts_rely_on() -> None:
     assert (cli.OK, cli.FAILURE, cli.USAGE, cli.STORE_TAKEN, cli.STORE_FAILED) == (0, 1, 2, 3, 74)

@@ -1,6 +1,7 @@
 """Settings: who wins, and what is said of a wrong one."""
 
 from pathlib import Path
+from typing import Literal
 
 import attrs
 import pytest
@@ -24,7 +25,9 @@ def config(user_folders: Path) -> Path:
     return folder / "config.toml"
 
 
-def test_a_flag_goes_before_the_environment_before_the_file_before_the_default(config, monkeypatch):
+def test_a_flag_goes_before_the_environment_before_the_file_before_the_default(
+    config: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     assert load({}).max_event_batch_items == 256
     config.write_text("max_event_batch_items = 1\n")
     assert load({}).max_event_batch_items == 1
@@ -33,7 +36,7 @@ def test_a_flag_goes_before_the_environment_before_the_file_before_the_default(c
     assert load({"max_event_batch_items": 3}).max_event_batch_items == 3
 
 
-def test_a_switch_in_the_environment_is_true_or_false(monkeypatch):
+def test_a_switch_in_the_environment_is_true_or_false(monkeypatch: pytest.MonkeyPatch) -> None:
     assert load({}).http_quick_path is True
     monkeypatch.setenv("RUNTIMED_HTTP_QUICK_PATH", "false")
     assert load({}).http_quick_path is False
@@ -43,12 +46,12 @@ def test_a_switch_in_the_environment_is_true_or_false(monkeypatch):
         load({})
 
 
-def test_a_list_in_the_environment_is_separated_by_commas(monkeypatch):
+def test_a_list_in_the_environment_is_separated_by_commas(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("RUNTIMED_LISTEN", "127.0.0.1:1,unix:/tmp/x")
     assert load({}).listen == ("127.0.0.1:1", "unix:/tmp/x")
 
 
-def test_a_file_that_was_named_must_be_there(tmp_path):
+def test_a_file_that_was_named_must_be_there(tmp_path: Path) -> None:
     with pytest.raises(ConfigurationError):
         load({}, str(tmp_path / "missing.toml"))
 
@@ -189,7 +192,7 @@ def test_a_file_that_was_named_must_be_there(tmp_path):
         (PROFILE + "env = 1\n", 'profiles."builtin:coder".env: expected a table'),
     ],
 )
-def test_what_is_wrong_in_the_file_is_named_in_one_line(config, text, named):
+def test_what_is_wrong_in_the_file_is_named_in_one_line(config: Path, text: str, named: str) -> None:
     config.write_bytes(text.encode("latin-1"))
     with pytest.raises(ConfigurationError) as refusal:
         load({})
@@ -197,28 +200,28 @@ def test_what_is_wrong_in_the_file_is_named_in_one_line(config, text, named):
     assert "\n" not in refusal.value.message
 
 
-def test_a_profile_is_read_with_its_defaults(config):
+def test_a_profile_is_read_with_its_defaults(config: Path) -> None:
     config.write_text(PROFILE + 'capabilities = ["read"]\nenv = { A = "b" }\nstop_grace_s = 2\n')
     profile = load({}).profile_table()["builtin:coder"]
     assert (profile.backend, profile.capabilities, profile.env) == ("shell", ("read",), {"A": "b"})
     assert (profile.stop_grace_s, profile.permissions) == (2.0, "ask")
 
 
-def test_a_profile_says_how_its_programs_start_and_what_follows_their_end(config):
+def test_a_profile_says_how_its_programs_start_and_what_follows_their_end(config: Path) -> None:
     config.write_text(PROFILE + 'env_pass = ["A"]\nstart_timeout_s = 5\nrestart = "always"\nmax_silence_s = 9\n')
     profile = load({}).profile_table()["builtin:coder"]
     assert (profile.env_pass, profile.start_timeout_s) == (("A",), 5.0)
     assert (profile.restart, profile.quiet_alert_s, profile.max_silence_s) == ("always", 60.0, 9.0)
 
 
-def test_a_profile_may_have_no_limits_and_the_lowest_ones(config):
+def test_a_profile_may_have_no_limits_and_the_lowest_ones(config: Path) -> None:
     config.write_text(PROFILE + "max_memory_bytes = 0\nmax_processes = 0\n")
     assert load({}).profile_table()["builtin:coder"].max_processes == 0
     config.write_text(PROFILE + "max_memory_bytes = 1048576\nmax_processes = 3\n")
     assert load({}).profile_table()["builtin:coder"].max_processes == 3
 
 
-def test_a_token_with_a_space_is_refused_and_not_repeated(monkeypatch):
+def test_a_token_with_a_space_is_refused_and_not_repeated(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("RUNTIMED_TOKEN", "secret word")
     with pytest.raises(ConfigurationError) as refusal:
         load({})
@@ -230,14 +233,16 @@ NUMBERS = [field.name for field in attrs.fields(Settings) if field.type in {int,
 
 
 @pytest.mark.parametrize("bytes_", [65_536, 524_288])
-def test_a_snapshot_may_be_bounded_from_64_to_512_kib(bytes_, monkeypatch):
+def test_a_snapshot_may_be_bounded_from_64_to_512_kib(bytes_: int, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("RUNTIMED_MAX_SNAPSHOT_BYTES", str(bytes_))
 
     assert load({}).limits().max_snapshot_bytes == bytes_
 
 
 @pytest.mark.parametrize("bytes_", [7, 65_535, 524_289])
-def test_a_bound_of_snapshots_that_clients_cannot_rely_on_is_refused(bytes_, monkeypatch):
+def test_a_bound_of_snapshots_that_clients_cannot_rely_on_is_refused(
+    bytes_: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setenv("RUNTIMED_MAX_SNAPSHOT_BYTES", str(bytes_))
 
     with pytest.raises(ConfigurationError, match="max_snapshot_bytes: expected 65536 to 524288"):
@@ -245,7 +250,9 @@ def test_a_bound_of_snapshots_that_clients_cannot_rely_on_is_refused(bytes_, mon
 
 
 @pytest.mark.parametrize("field", sorted({*NUMBERS} - BOUNDED))
-def test_every_number_can_be_set_in_the_environment_and_must_be_one(field, monkeypatch):
+def test_every_number_can_be_set_in_the_environment_and_must_be_one(
+    field: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setenv(f"RUNTIMED_{field.upper()}", "7")
     assert getattr(load({}), field) == 7
     monkeypatch.setenv(f"RUNTIMED_{field.upper()}", "seven")
@@ -253,32 +260,36 @@ def test_every_number_can_be_set_in_the_environment_and_must_be_one(field, monke
         load({})
 
 
-def test_a_configuration_that_is_a_folder_is_refused(tmp_path):
+def test_a_configuration_that_is_a_folder_is_refused(tmp_path: Path) -> None:
     with pytest.raises(ConfigurationError, match=r"config: .*expected a TOML file"):
         load({}, str(tmp_path))
 
 
-def test_without_a_home_there_is_just_no_file_of_the_users_own(monkeypatch):
+def test_without_a_home_there_is_just_no_file_of_the_users_own(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.delenv("HOME")
     monkeypatch.delenv("XDG_CONFIG_HOME")
     assert load({}).store == "memory"
 
 
-def test_a_misspelt_variable_is_noticed(monkeypatch):
+def test_a_misspelt_variable_is_noticed(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("RUNTIMED_STROE", "fs:/x")
     monkeypatch.setenv("RUNTIMED_CONFIG", "")
     assert unknown_variables() == ["RUNTIMED_STROE"]
 
 
-def test_the_home_of_the_user_can_be_named_in_the_store(monkeypatch):
+def test_the_home_of_the_user_can_be_named_in_the_store(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("HOME", "/home/somebody")
     assert load({"store": "fs:~/rt"}).store_path == Path("/home/somebody/rt")
 
 
-def test_the_query_of_a_store_says_when_it_syncs_and_is_no_part_of_its_path():
+def test_the_query_of_a_store_says_when_it_syncs_and_is_no_part_of_its_path() -> None:
     lazy, careful = load({"store": "fs:/srv/rt?sync=normal"}), load({"store": "fs:/srv/rt"})
     assert lazy.store_path == careful.store_path == Path("/srv/rt")
-    assert [find_store(found.store).settings.sync for found in (lazy, careful)] == ["normal", "full"]
+    chosen = [find_store(found.store).settings for found in (lazy, careful)]
+    assert [(type(one), getattr(one, "sync", None)) for one in chosen] == [
+        (FsSettings, "normal"),
+        (FsSettings, "full"),
+    ]
 
 
 @pytest.mark.parametrize(
@@ -290,6 +301,8 @@ def test_the_query_of_a_store_says_when_it_syncs_and_is_no_part_of_its_path():
         ("?create=no&sync=normal", "normal", False),
     ],
 )
-def test_the_query_of_a_store_may_keep_it_from_being_made(query, sync, create):
+def test_the_query_of_a_store_may_keep_it_from_being_made(
+    query: str, sync: Literal["full", "normal"], create: bool
+) -> None:
     loaded = load({"store": f"fs:/srv/rt{query}"})
     assert find_store(loaded.store).settings == FsSettings(Path("/srv/rt"), sync, create)

@@ -8,6 +8,9 @@ from typing import Any
 
 import pytest
 
+Shaped = Callable[[Any, str], None]
+MakeBundle = Callable[..., dict[str, Any]]
+
 CURSOR = re.compile(r"wo_[0-9a-f]{16}")
 WORKER_ID = re.compile(r"worker-[0-9a-f]{8}")
 DIGEST = re.compile(r"[0-9a-f]{64}")
@@ -287,13 +290,13 @@ def _check_object(value: Any, shape: Mapping[str, Any], path: str) -> None:
 
 
 @pytest.fixture(scope="session")
-def shaped() -> Callable[[Any, str], None]:
+def shaped() -> Shaped:
     """Assert that a value has one of the contract's shapes, by name."""
     return lambda value, name: check(value, SHAPES[name])
 
 
 @pytest.fixture(scope="session")
-def bundle() -> Callable[..., dict[str, Any]]:
+def bundle() -> MakeBundle:
     """Make config bundles; `digest` is computed unless given."""
     return make_bundle
 
@@ -306,7 +309,7 @@ def make_bundle(**given: Any) -> dict[str, Any]:
         "created_at": "2026-06-26T00:00:00Z",
         "provenance": {"source": "test"},
     }
-    lists = {name: given.pop(name) for name in ("profiles", "declarations") if name in given}
+    lists: dict[str, Any] = {name: given.pop(name) for name in ("profiles", "declarations") if name in given}
     metadata |= given
     metadata.setdefault("digest", digest_of(metadata, **lists))
     return {"metadata": metadata, **lists}
@@ -314,7 +317,9 @@ def make_bundle(**given: Any) -> dict[str, Any]:
 
 def digest_of(metadata: Mapping[str, Any], profiles: Sequence[Any] = (), declarations: Sequence[Any] = ()) -> str:
     """The digest of contract section 5, written from its text alone."""
-    lines = [(name, metadata[name]) for name in ("id", "revision", "workspace_id", "created_at")]
+    lines: list[tuple[str, ...]] = [
+        (name, metadata[name]) for name in ("id", "revision", "workspace_id", "created_at")
+    ]
     lines += [(f"provenance.{name}", metadata["provenance"].get(name) or "") for name in ("source", "detail")]
     lines += [
         (

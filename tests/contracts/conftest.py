@@ -33,15 +33,16 @@ class Teller:
         self.workers: dict[WorkerId, Worker] = {}
         self.activities: dict[WorkerId, Activity] = {}
 
-    def create(self, request: CreateWorkerRequest | None = None) -> Change:
-        """A Change with one more Worker, which is the last of `workers`."""
+    def create(self, request: CreateWorkerRequest | None = None, number: int | None = None) -> Change:
+        """A Change with one more Worker, the last of `workers`. By default its number is how many there are then."""
+        number = number or len(self.workers) + 1
         worker = Worker(
-            worker_id(len(self.workers) + 1),
+            worker_id(number),
             request or CreateWorkerRequest(),
             "running",
             Execution("connected", "idle"),
-            created_at_ms=BORN_MS + len(self.workers),
-            last_event_ms=BORN_MS + len(self.workers),
+            created_at_ms=BORN_MS + number - 1,
+            last_event_ms=BORN_MS + number - 1,
         )
         self.workers[worker.worker_id] = worker
         self.activities[worker.worker_id] = Activity()

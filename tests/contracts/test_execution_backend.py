@@ -4,7 +4,7 @@ import asyncio
 import contextlib
 import secrets
 import sys
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator, Awaitable, Callable
 from pathlib import Path
 from typing import Literal
 
@@ -22,7 +22,7 @@ from runtimed.execution.processes.supervisor import Supervisor
 from runtimed.execution.shell.driver import ShellBackend
 from runtimed.model.event import InvokeStart, Payload, RunEnd, TextDelta, TextDone
 from runtimed.model.execution import LossReason
-from runtimed.model.identity import worker_id
+from runtimed.model.identity import WorkerId, worker_id
 from runtimed.model.interaction import WorkerInput
 from runtimed.model.permission import Question, Ruling
 from runtimed.model.worker import BuiltinProfile, CapabilityRequest, CreateWorkerRequest
@@ -118,21 +118,21 @@ class Subject:
     kind: Kind
     mark: str
 
-    async def spawn(self, worker: str = FIRST) -> RecordingSink:
+    async def spawn(self, worker: WorkerId = FIRST) -> RecordingSink:
         sink = RecordingSink()
         profile = BuiltinProfile(f"builtin:{self.kind}")
         request = CreateWorkerRequest(profile=profile, requested_capabilities=(CapabilityRequest("shell"),))
         assert await self.backend.spawn(Spawn(worker, request), sink) == ACCEPTED
         return sink
 
-    async def offer(self, input_id: str, worker: str = FIRST, content: str = "echo hello") -> BackendAnswer:
+    async def offer(self, input_id: str, worker: WorkerId = FIRST, content: str = "echo hello") -> BackendAnswer:
         return await self.backend.dispatch(Dispatch(worker, input_id, WorkerInput("user", content)))
 
-    async def begin(self, input_id: str, worker: str = FIRST, content: str = "echo hello") -> None:
+    async def begin(self, input_id: str, worker: WorkerId = FIRST, content: str = "echo hello") -> None:
         assert await self.offer(input_id, worker, content) == ACCEPTED
         self.backend.start(worker, input_id)
 
-    async def begin_endless(self, sink: RecordingSink, input_id: str, worker: str = FIRST) -> None:
+    async def begin_endless(self, sink: RecordingSink, input_id: str, worker: WorkerId = FIRST) -> None:
         """Begin a run that does not end by itself, and wait until it speaks; echo has none."""
         await self.begin(input_id, worker, "while :; do echo again; sleep 0.01; done")
         await sink.says("text_delta")
@@ -201,7 +201,8 @@ async def _subject(name: str, kind: Kind, folder: Path) -> AsyncIterator[Subject
     ids=" ".join,
 )
 async def subject(request: pytest.FixtureRequest, tmp_path: Path) -> AsyncIterator[Subject]:
-    async with _subject(*request.param, tmp_path) as found:
+    name, kind = request.param
+    async with _subject(name, kind, tmp_path) as found:
         yield found
 
 
@@ -217,7 +218,8 @@ async def subject(request: pytest.FixtureRequest, tmp_path: Path) -> AsyncIterat
 )
 async def endless(request: pytest.FixtureRequest, tmp_path: Path) -> AsyncIterator[Subject]:
     """One whose runs can go on for ever."""
-    async with _subject(*request.param, tmp_path) as found:
+    name, kind = request.param
+    async with _subject(name, kind, tmp_path) as found:
         yield found
 
 
@@ -238,7 +240,7 @@ async def test_a_run_says_what_it_has_to_say_and_ends(subject: Subject) -> None:
     assert sink.names[0] == "invoke_start"
     assert sink.names.index("text_delta") < sink.names.index("text_done") < sink.names.index("run_end")
     assert sink.events[-1] == RunEnd("finished")
-    said = [event.text for event in sink.events if event.event == "text_done"]
+    said = [event.text for event in sink.events if isinstance(event, TextDone)]
     assert "hello" in said[0]
 
 
@@ -283,7 +285,7 @@ async def test_many_inputs_run_one_after_another(subject: Subject) -> None:
     for number in range(20):
         await subject.begin(f"input-{number}", content=f"echo number {number}")
         await sink.ends(number + 1)
-    said = [event.text for event in sink.events if event.event == "text_done"]
+    said = [event.text for event in sink.events if isinstance(event, TextDone)]
     assert [int(text.split()[-1]) for text in said] == list(range(20))
 
 
@@ -319,7 +321,7 @@ async def test_an_unknown_worker_takes_no_input(subject: Subject) -> None:
 
 @pytest.mark.parametrize("way", ["stop", "cancel"])
 async def test_ending_a_worker_may_be_repeated_and_is_harmless_for_an_unknown_one(subject: Subject, way: str) -> None:
-    end: Callable[..., object] = getattr(subject.backend, way)
+    end: Callable[..., Awaitable[BackendAnswer]] = getattr(subject.backend, way)
     await subject.spawn()
     results = await asyncio.gather(*(end(FIRST, "reason") for _ in range(3)), end(NOBODY, None))
     assert results == [ACCEPTED] * 4

@@ -7,7 +7,7 @@ import json
 import shutil
 import sys
 import threading
-from collections.abc import AsyncIterator, Callable, Iterator, Mapping
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Any, Literal
 
@@ -24,7 +24,7 @@ from runtimed.execution.function import FunctionBackend
 from runtimed.execution.processes.line_process import LineProcess
 from runtimed.execution.session.text_output import OpenText
 from runtimed.model.event import ErrorRaised, Payload
-from runtimed.model.execution import LossReason
+from runtimed.model.execution import ExecutionResult, LossReason
 from runtimed.model.identity import WorkerId, WorkerRef
 from runtimed.model.interaction import WorkerInput
 from runtimed.model.permission import Question, Ruling
@@ -172,6 +172,12 @@ class Harness:
         return self.runtime.worker(self.ref).execution.run_state
 
     @property
+    def result(self) -> ExecutionResult:
+        found = self.runtime.worker(self.ref).execution.last_result
+        assert found is not None
+        return found
+
+    @property
     def home(self) -> Path:
         return self.folders.path / "workers" / self.ref.worker_id / "home"
 
@@ -251,8 +257,11 @@ def _backend(kind: Kind, profile: Mapping[str, Any], folders: BlockingFolders) -
     return ProfileRegistry({"builtin:x": Profile(kind, **profile)}, workspaces=folders)
 
 
+NewHarness = Callable[..., Awaitable[Harness]]
+
+
 @pytest.fixture
-async def new_harness(kind: Kind, tmp_path: Path) -> AsyncIterator[Callable[..., Any]]:
+async def new_harness(kind: Kind, tmp_path: Path) -> AsyncIterator[NewHarness]:
     """Makes a Worker of the kind with what else its profile and the limits of its Runtime say."""
     async with contextlib.AsyncExitStack() as stack:
 
@@ -276,7 +285,7 @@ async def new_harness(kind: Kind, tmp_path: Path) -> AsyncIterator[Callable[...,
 
 
 async def test_output_beyond_max_open_text_is_cut_into_texts_and_the_run_ends(
-    new_harness: Callable[..., Any],
+    new_harness: NewHarness,
 ) -> None:
     harness = await new_harness(Limits(max_open_text=1000))
 
@@ -293,7 +302,7 @@ async def test_output_beyond_max_open_text_is_cut_into_texts_and_the_run_ends(
 
 
 @pytest.mark.parametrize("faulty", [("text_delta",), ("text_delta", "text_done", "tool_result")])
-async def test_an_adapter_that_fails_ends_the_run(new_harness: Callable[..., Any], faulty: tuple[str, ...]) -> None:
+async def test_an_adapter_that_fails_ends_the_run(new_harness: NewHarness, faulty: tuple[str, ...]) -> None:
     harness = await new_harness()
     harness.backend.fault, harness.backend.faulty = RuntimeError("secret"), faulty
 
@@ -310,7 +319,7 @@ async def test_an_adapter_that_fails_ends_the_run(new_harness: Callable[..., Any
 
 @pytest.mark.parametrize("kind", PROGRAMS)
 async def test_an_interrupt_returns_although_the_loss_of_a_program_could_not_be_told(
-    new_harness: Callable[..., Any],
+    new_harness: NewHarness,
 ) -> None:
     harness = await new_harness(stop_grace_s=DEADLINE_S)
     harness.backend.fault, harness.backend.faulty = RuntimeError("secret"), ("text_delta", "lose")
@@ -332,7 +341,7 @@ async def test_an_interrupt_returns_although_the_loss_of_a_program_could_not_be_
 
 @pytest.mark.parametrize("kind", ["acp"])
 async def test_an_agent_that_can_not_be_ended_is_lost_all_the_same(
-    new_harness: Callable[..., Any], monkeypatch: pytest.MonkeyPatch, kind: Kind
+    new_harness: NewHarness, monkeypatch: pytest.MonkeyPatch, kind: Kind
 ) -> None:
     stop = Agent.stop
 
@@ -355,15 +364,16 @@ async def test_an_agent_that_can_not_be_ended_is_lost_all_the_same(
 
 
 async def test_a_program_that_can_not_be_started_is_an_answer_and_the_worker_can_be_restored(
-    new_harness: Callable[..., Any],
+    new_harness: NewHarness,
 ) -> None:
     harness = await new_harness(created=False)
     harness.folders.fault = OSError(errno.EMFILE, "Too many open files", "/secret")
 
     await harness.create()
 
-    result = harness.runtime.worker(harness.ref).execution.last_result
+    result = harness.result
     assert (result.operation, result.outcome) == ("spawn", "errored")
+    assert result.message is not None
     assert result.message.endswith("could not be started: Too many open files")
     harness.folders.fault = None
     await harness.runtime.restore_worker(harness.ref)
@@ -371,7 +381,7 @@ async def test_a_program_that_can_not_be_started_is_an_answer_and_the_worker_can
 
 
 async def test_a_program_that_ends_between_two_runs_does_not_keep_the_next_from_running(
-    new_harness: Callable[..., Any],
+    new_harness: NewHarness,
 ) -> None:
     harness = await new_harness()
     dying = {"shell": "(sleep 0.1; kill -KILL $$) &", "python": "end(); os._exit(3)"}
@@ -388,9 +398,7 @@ async def test_a_program_that_ends_between_two_runs_does_not_keep_the_next_from_
     await harness.goes_on()
 
 
-async def test_a_translator_that_fails_ends_the_run(
-    new_harness: Callable[..., Any], monkeypatch: pytest.MonkeyPatch
-) -> None:
+async def test_a_translator_that_fails_ends_the_run(new_harness: NewHarness, monkeypatch: pytest.MonkeyPatch) -> None:
     harness = await new_harness()
 
     def fail(_: OpenText, text: str) -> Iterator[Any]:
@@ -411,7 +419,7 @@ async def test_a_translator_that_fails_ends_the_run(
 
 
 async def test_an_interrupt_that_is_obeyed_ends_the_run_and_the_program_goes_on(
-    new_harness: Callable[..., Any],
+    new_harness: NewHarness,
 ) -> None:
     harness = await new_harness(stop_grace_s=DEADLINE_S)
     after = await harness.begin({"shell": "echo x; sleep 1000", "python": 'text("x"); until_interrupt()'})
@@ -426,7 +434,7 @@ async def test_an_interrupt_that_is_obeyed_ends_the_run_and_the_program_goes_on(
     await harness.goes_on()
 
 
-async def test_an_interrupt_that_is_ignored_ends_the_run_and_the_program(new_harness: Callable[..., Any]) -> None:
+async def test_an_interrupt_that_is_ignored_ends_the_run_and_the_program(new_harness: NewHarness) -> None:
     harness = await new_harness()
     after = await harness.begin(
         {"shell": "trap '' INT; echo x; while :; do sleep 1; done", "python": 'text("x"); hang()'}
@@ -443,7 +451,7 @@ async def test_an_interrupt_that_is_ignored_ends_the_run_and_the_program(new_har
 
 
 async def test_an_interrupt_amid_a_run_end_that_waits_for_the_sink_leaves_the_program_alone(
-    new_harness: Callable[..., Any],
+    new_harness: NewHarness,
 ) -> None:
     harness = await new_harness(stop_grace_s=0.05)
     harness.backend.free.clear()
@@ -460,7 +468,7 @@ async def test_an_interrupt_amid_a_run_end_that_waits_for_the_sink_leaves_the_pr
     assert error_reasons_and_text(await harness.run(AGAIN)) == ([], "")
 
 
-async def test_a_stop_amid_a_run_ends_the_run_and_nothing_is_said_after_it(new_harness: Callable[..., Any]) -> None:
+async def test_a_stop_amid_a_run_ends_the_run_and_nothing_is_said_after_it(new_harness: NewHarness) -> None:
     harness = await new_harness()
     after = await harness.begin({"shell": "while :; do echo x; done", "python": 'text("x"); hang()'})
     await harness.until_text(after)
@@ -474,7 +482,7 @@ async def test_a_stop_amid_a_run_ends_the_run_and_nothing_is_said_after_it(new_h
     assert await harness.events(after) == events
 
 
-async def test_what_the_sink_refuses_ends_the_run_and_is_named(new_harness: Callable[..., Any]) -> None:
+async def test_what_the_sink_refuses_ends_the_run_and_is_named(new_harness: NewHarness) -> None:
     harness = await new_harness()
     harness.backend.fault, harness.backend.faulty = EventRefused("too much of it (max_x)"), ("text_delta",)
 
@@ -496,7 +504,7 @@ async def test_what_the_sink_refuses_ends_the_run_and_is_named(new_harness: Call
     ids=["exit", "kill"],
 )
 async def test_a_program_that_ends_amid_its_run_ends_it(
-    new_harness: Callable[..., Any], script: Mapping[str, str], status: int, words: str
+    new_harness: NewHarness, script: Mapping[str, str], status: int, words: str
 ) -> None:
     harness = await new_harness()
 
@@ -522,7 +530,7 @@ async def test_a_program_that_ends_amid_its_run_ends_it(
     ids=["output", "timeout", "silence"],
 )
 async def test_a_run_beyond_a_limit_of_its_profile_ends_with_that_as_its_reason(
-    new_harness: Callable[..., Any], limit: dict[str, Any], script: Mapping[str, str], reason: str
+    new_harness: NewHarness, limit: dict[str, Any], script: Mapping[str, str], reason: str
 ) -> None:
     harness = await new_harness(**limit)
 
@@ -537,7 +545,7 @@ async def test_a_run_beyond_a_limit_of_its_profile_ends_with_that_as_its_reason(
 
 @pytest.mark.parametrize("kind", PROGRAMS)
 async def test_a_program_that_takes_no_input_ends_the_run(
-    new_harness: Callable[..., Any], monkeypatch: pytest.MonkeyPatch
+    new_harness: NewHarness, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     harness = await new_harness()
     await harness.run(DEAF)
@@ -556,7 +564,7 @@ async def test_a_program_that_takes_no_input_ends_the_run(
 
 
 @pytest.mark.parametrize("kind", ["shell"])
-async def test_a_shell_that_takes_no_input_can_be_interrupted(new_harness: Callable[..., Any], kind: Kind) -> None:
+async def test_a_shell_that_takes_no_input_can_be_interrupted(new_harness: NewHarness, kind: Kind) -> None:
     harness = await new_harness()
     await harness.run(DEAF)
     async with asyncio.timeout(DEADLINE_S):
@@ -576,7 +584,7 @@ async def test_a_shell_that_takes_no_input_can_be_interrupted(new_harness: Calla
 
 @pytest.mark.parametrize("kind", PROGRAMS)
 async def test_a_program_that_closes_its_output_ends_the_run(
-    new_harness: Callable[..., Any], monkeypatch: pytest.MonkeyPatch
+    new_harness: NewHarness, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     harness = await new_harness()
     await harness.run(AGAIN)  # a program that has not begun has no output open either
@@ -594,9 +602,7 @@ async def test_a_program_that_closes_its_output_ends_the_run(
 
 
 @pytest.mark.parametrize("kind", ["process"])
-async def test_an_error_of_a_program_without_a_run_end_ends_its_run(
-    new_harness: Callable[..., Any], kind: Kind
-) -> None:
+async def test_an_error_of_a_program_without_a_run_end_ends_its_run(new_harness: NewHarness, kind: Kind) -> None:
     harness = await new_harness()
 
     events = await harness.run(
@@ -612,7 +618,7 @@ async def test_an_error_of_a_program_without_a_run_end_ends_its_run(
 
 @pytest.mark.parametrize("kind", ["process"])
 async def test_what_a_program_says_behind_its_error_puts_off_the_end(
-    new_harness: Callable[..., Any], monkeypatch: pytest.MonkeyPatch, kind: Kind
+    new_harness: NewHarness, monkeypatch: pytest.MonkeyPatch, kind: Kind
 ) -> None:
     monkeypatch.setattr("runtimed.execution.process.driver.RUN_END_S", 1.5)
     harness = await new_harness()
@@ -630,7 +636,7 @@ async def test_what_a_program_says_behind_its_error_puts_off_the_end(
 
 
 async def test_a_spawn_that_hangs_is_given_up_after_start_timeout_s(
-    new_harness: Callable[..., Any], monkeypatch: pytest.MonkeyPatch
+    new_harness: NewHarness, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr("runtimed.execution.session.backend.START_MARGIN_S", 0.0)
     harness = await new_harness(created=False, start_timeout_s=0.5)
@@ -639,9 +645,9 @@ async def test_a_spawn_that_hangs_is_given_up_after_start_timeout_s(
     async with asyncio.timeout(DEADLINE_S):
         await harness.create()
 
-    result = harness.runtime.worker(harness.ref).execution.last_result
+    result = harness.result
     assert (result.operation, result.outcome) == ("spawn", "errored")
-    assert "start_timeout_s" in result.message
+    assert "start_timeout_s" in (result.message or "")
     harness.folders.blocked = False
     harness.folders.freed.set()
     monkeypatch.undo()
@@ -653,7 +659,7 @@ async def test_a_spawn_that_hangs_is_given_up_after_start_timeout_s(
 
 @pytest.mark.parametrize("kind", PROGRAMS)
 async def test_a_folder_that_does_not_answer_at_the_beginning_of_a_run_does_not_hold_it_up(
-    new_harness: Callable[..., Any], monkeypatch: pytest.MonkeyPatch
+    new_harness: NewHarness, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     harness = await new_harness()
     await harness.run(AGAIN)
@@ -684,7 +690,7 @@ async def test_a_folder_that_does_not_answer_at_the_beginning_of_a_run_does_not_
     ids=["exit", "kill", "output", "timeout"],
 )
 async def test_a_worker_whose_program_is_never_started_again_is_lost_with_it_and_can_be_restored(
-    new_harness: Callable[..., Any], limit: dict[str, Any], script: Mapping[str, str], words: str
+    new_harness: NewHarness, limit: dict[str, Any], script: Mapping[str, str], words: str
 ) -> None:
     harness = await new_harness(restart="never", **limit)
     await harness.run(script)
@@ -698,7 +704,7 @@ async def test_a_worker_whose_program_is_never_started_again_is_lost_with_it_and
 
 
 async def test_a_program_that_an_interrupt_has_killed_is_lost_where_it_is_never_to_be_started_again(
-    new_harness: Callable[..., Any],
+    new_harness: NewHarness,
 ) -> None:
     harness = await new_harness(restart="never")
     after = await harness.begin({"shell": "trap '' INT; echo x; sleep 1000", "python": 'text("x"); hang()'})
@@ -718,7 +724,7 @@ async def test_a_program_that_an_interrupt_has_killed_is_lost_where_it_is_never_
 
 
 async def test_a_program_that_ends_is_always_there_again(
-    new_harness: Callable[..., Any], monkeypatch: pytest.MonkeyPatch
+    new_harness: NewHarness, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr("runtimed.core.services.restarts.FIRST_DELAY_S", 0.05)
     harness = await new_harness(restart="always")
@@ -729,7 +735,7 @@ async def test_a_program_that_ends_is_always_there_again(
     await harness.goes_on()
 
 
-async def test_alerts_tell_how_long_nothing_was_heard_ever_more_seldom(new_harness: Callable[..., Any]) -> None:
+async def test_alerts_tell_how_long_nothing_was_heard_ever_more_seldom(new_harness: NewHarness) -> None:
     harness = await new_harness(quiet_alert_s=1.0)
     after = await harness.begin(HANG)
     async with asyncio.timeout(DEADLINE_S):
@@ -742,7 +748,7 @@ async def test_alerts_tell_how_long_nothing_was_heard_ever_more_seldom(new_harne
 
 
 @pytest.mark.parametrize("kind", PROGRAMS)
-async def test_a_run_that_says_something_now_and_then_is_not_silent(new_harness: Callable[..., Any]) -> None:
+async def test_a_run_that_says_something_now_and_then_is_not_silent(new_harness: NewHarness) -> None:
     harness = await new_harness(max_silence_s=2.0, quiet_alert_s=2.0)
     events = await harness.run(
         {
@@ -764,7 +770,7 @@ async def test_a_run_that_says_something_now_and_then_is_not_silent(new_harness:
     ],
 )
 async def test_an_agent_is_not_silent_that_does_what_makes_no_event(
-    new_harness: Callable[..., Any], kind: Kind, sign: str
+    new_harness: NewHarness, kind: Kind, sign: str
 ) -> None:
     harness = await new_harness(max_silence_s=2.0, quiet_alert_s=2.0)
 
@@ -781,7 +787,7 @@ async def test_an_agent_is_not_silent_that_does_what_makes_no_event(
 
 @pytest.mark.parametrize("kind", PROGRAMS)
 async def test_variables_that_a_profile_names_are_handed_on(
-    new_harness: Callable[..., Any], monkeypatch: pytest.MonkeyPatch
+    new_harness: NewHarness, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("PASSED", "passed")
     monkeypatch.setenv("KEPT", "kept")
@@ -798,9 +804,7 @@ async def test_variables_that_a_profile_names_are_handed_on(
 
 
 @pytest.mark.parametrize("kind", ["process", "acp"])
-async def test_a_part_of_a_command_may_begin_at_home(
-    new_harness: Callable[..., Any], kind: Kind, user_folders: Path
-) -> None:
+async def test_a_part_of_a_command_may_begin_at_home(new_harness: NewHarness, kind: Kind, user_folders: Path) -> None:
     home = user_folders / "home"
     await asyncio.to_thread((home / "python").symlink_to, sys.executable)
     await asyncio.to_thread((home / "program.py").write_text, PROGRAM)

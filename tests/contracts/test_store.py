@@ -3,7 +3,8 @@
 import asyncio
 import re
 import tempfile
-from collections.abc import Awaitable, Sequence
+from collections.abc import Awaitable, Callable, Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -37,7 +38,9 @@ from runtimed.model.diagnostic import Diagnostic
 from runtimed.model.event import (
     Alert,
     InFlight,
+    InFlightBlock,
     InvokeStart,
+    Payload,
     RunEnd,
     StatusChanged,
     SystemItem,
@@ -73,7 +76,7 @@ from runtimed.model.worker import (
 from runtimed.store.memory import MemoryStore
 from runtimed.store.sqlite import SqliteStore
 from runtimed.wire.converter import encode_payload
-from tests.contracts.conftest import told_at
+from tests.contracts.conftest import Host, Teller, told_at
 
 MAX_SEQUENCE = 2**63 - 1
 WIDE = PageSize(items=1_000, max_bytes=1_000_000)
@@ -97,36 +100,36 @@ def bundle(revision: str, key: str = "bundle-1") -> ConfigBundle:
     )
 
 
-async def test_a_new_store_makes_up_a_runtime_id_and_is_empty(host: Any) -> None:
+async def test_a_new_store_makes_up_a_runtime_id_and_is_empty(host: Host) -> None:
     state = await host.open()
     assert re.fullmatch(r"runtime-[0-9a-f]{16}", state.runtime_id)
     assert (state.head, state.worker_number, state.activities) == (0, 0, {})
     assert not [*state.workers, *state.bundles, *state.diagnostics, *state.marks, *state.deleted]
 
 
-async def test_a_new_store_takes_the_runtime_id_it_is_given(host: Any) -> None:
+async def test_a_new_store_takes_the_runtime_id_it_is_given(host: Host) -> None:
     assert (await host.open("runtime-mine")).runtime_id == "runtime-mine"
     assert (await host.reopen()).runtime_id == "runtime-mine"
 
 
-async def test_a_made_up_runtime_id_stays_through_a_restart(host: Any) -> None:
+async def test_a_made_up_runtime_id_stays_through_a_restart(host: Host) -> None:
     made = (await host.open()).runtime_id
     assert (await host.reopen()).runtime_id == made
     assert (await host.reopen(made)).runtime_id == made
 
 
-async def test_a_store_of_another_runtime_is_refused_and_both_are_named(host: Any) -> None:
+async def test_a_store_of_another_runtime_is_refused_and_both_are_named(host: Host) -> None:
     await host.open("runtime-mine")
     with pytest.raises(StoreForeign, match=r"belongs to runtime runtime-mine, not runtime-other"):
         await host.reopen("runtime-other")
     assert (await host.reopen("runtime-mine")).runtime_id == "runtime-mine"
 
 
-async def test_the_backend_is_a_name_of_the_contract(host: Any) -> None:
+async def test_the_backend_is_a_name_of_the_contract(host: Host) -> None:
     assert host.store.backend in {"memory", "fs_store"}
 
 
-async def test_a_commit_gives_back_its_events_encoded_once(host: Any, teller: Any) -> None:
+async def test_a_commit_gives_back_its_events_encoded_once(host: Host, teller: Teller) -> None:
     await host.open()
     await host.store.commit(teller.create())
     change = teller.tell(FIRST, user("hé"), TextDelta("a"))
@@ -135,7 +138,7 @@ async def test_a_commit_gives_back_its_events_encoded_once(host: Any, teller: An
     assert list(await host.store.read_events(FIRST, 0, MAX_SEQUENCE, WIDE)) == encoded
 
 
-async def test_what_a_commit_cost_outside_of_the_event_loop_is_known(host: Any, teller: Any) -> None:
+async def test_what_a_commit_cost_outside_of_the_event_loop_is_known(host: Host, teller: Teller) -> None:
     await host.open()
 
     await host.store.commit(teller.create())
@@ -143,13 +146,17 @@ async def test_what_a_commit_cost_outside_of_the_event_loop_is_known(host: Any, 
     assert host.store.commit_cost_s >= 0
 
 
-async def test_commits_finish_in_the_order_of_the_calls(host: Any, teller: Any) -> None:
+async def test_commits_finish_in_the_order_of_the_calls(host: Host, teller: Teller) -> None:
     await host.open()
     finished: list[int] = []
+
+    def finish(number: int, _: object) -> None:
+        finished.append(number)
+
     futures = [host.store.commit(teller.create())]
     for number in range(300):
         future = host.store.commit(teller.tell(FIRST, TextDelta(str(number))))
-        future.add_done_callback(lambda _, number=number: finished.append(number))
+        future.add_done_callback(partial(finish, number))
         futures.append(future)
     await asyncio.gather(*futures)
     await asyncio.sleep(0)  # callbacks run in the loop's next turn, where all futures were done before gather too
@@ -158,7 +165,7 @@ async def test_commits_finish_in_the_order_of_the_calls(host: Any, teller: Any) 
     assert [event.sequence for event in events] == list(range(1, 301))
 
 
-async def test_a_commit_whose_caller_went_away_is_stored_all_the_same(host: Any, teller: Any) -> None:
+async def test_a_commit_whose_caller_went_away_is_stored_all_the_same(host: Host, teller: Teller) -> None:
     await host.open()
     host.store.commit(teller.create())
     host.store.commit(teller.tell(FIRST, user("gone"))).cancel()
@@ -166,7 +173,7 @@ async def test_a_commit_whose_caller_went_away_is_stored_all_the_same(host: Any,
     assert [entry.content for entry in await host.store.read_entries(FIRST, 0, WIDE)] == ["gone"]
 
 
-async def test_a_read_sees_every_commit_that_is_done(host: Any, teller: Any) -> None:
+async def test_a_read_sees_every_commit_that_is_done(host: Host, teller: Teller) -> None:
     await host.open()
     await host.store.commit(teller.create())
     for number in range(1, 40):
@@ -174,7 +181,7 @@ async def test_a_read_sees_every_commit_that_is_done(host: Any, teller: Any) -> 
         assert len(await host.store.read_entries(FIRST, 0, WIDE)) == number
 
 
-async def test_entries_are_read_from_behind_a_place_and_only_those_of_one_worker(host: Any, teller: Any) -> None:
+async def test_entries_are_read_from_behind_a_place_and_only_those_of_one_worker(host: Host, teller: Teller) -> None:
     await host.open()
     await asyncio.gather(host.store.commit(teller.create()), host.store.commit(teller.create()))
     for number in range(1, 6):
@@ -189,7 +196,7 @@ async def test_entries_are_read_from_behind_a_place_and_only_those_of_one_worker
     assert list(await host.store.read_entries(THIRD, 0, WIDE)) == []
 
 
-async def test_the_newest_entries_end_at_a_place_and_come_oldest_first(host: Any, teller: Any) -> None:
+async def test_the_newest_entries_end_at_a_place_and_come_oldest_first(host: Host, teller: Teller) -> None:
     await host.open()
     await host.store.commit(teller.create())
     await host.store.commit(teller.tell(FIRST, *(user(str(number)) for number in range(1, 10))))
@@ -204,7 +211,7 @@ async def test_the_newest_entries_end_at_a_place_and_come_oldest_first(host: Any
     assert [e.sequence for e in await host.store.newest_entries(FIRST, 9, PageSize(9, 2))] == [8, 9]
 
 
-async def test_events_are_read_between_two_places(host: Any, teller: Any) -> None:
+async def test_events_are_read_between_two_places(host: Host, teller: Teller) -> None:
     await host.open()
     await asyncio.gather(host.store.commit(teller.create()), host.store.commit(teller.create()))
     for _ in range(5):
@@ -224,7 +231,7 @@ async def test_events_are_read_between_two_places(host: Any, teller: Any) -> Non
 
 @pytest.mark.parametrize(("max_bytes", "items"), [(1, 1), (10, 1), (11, 2), (20, 2), (21, 3), (1_000, 9)])
 async def test_a_page_ends_with_the_row_that_fills_it_counting_bytes(
-    host: Any, teller: Any, max_bytes: int, items: int
+    host: Host, teller: Teller, max_bytes: int, items: int
 ) -> None:
     await host.open()
     await host.store.commit(teller.create())
@@ -237,14 +244,14 @@ async def test_a_page_ends_with_the_row_that_fills_it_counting_bytes(
     assert len(await host.store.read_events(FIRST, 0, MAX_SEQUENCE, by_payload)) == items
 
 
-async def test_a_moment_before_any_event_is_empty(host: Any, teller: Any) -> None:
+async def test_a_moment_before_any_event_is_empty(host: Host, teller: Teller) -> None:
     await host.open()
     await host.store.commit(teller.create())
     assert await host.store.state_at(FIRST, 0) == StateAt(0, Activity(), 0)
     assert await host.store.state_at(THIRD, 5) == StateAt(0, Activity(), 0)
 
 
-async def test_a_moment_in_the_middle_of_a_text_has_what_was_written_of_it(host: Any, teller: Any) -> None:
+async def test_a_moment_in_the_middle_of_a_text_has_what_was_written_of_it(host: Host, teller: Teller) -> None:
     await host.open()
     await host.store.commit(teller.create())
     run = (user("hi"), InvokeStart("user_send"), TextDelta("Hel"), TextDelta("lo"), TextDone("Hello"))
@@ -259,7 +266,7 @@ async def test_a_moment_in_the_middle_of_a_text_has_what_was_written_of_it(host:
     assert texts == [None, None, InFlight((TextBlock("Hel"),)), InFlight((TextBlock("Hello"),)), None, None]
 
 
-async def test_a_moment_in_the_middle_of_a_tool_call_has_its_arguments_so_far(host: Any, teller: Any) -> None:
+async def test_a_moment_in_the_middle_of_a_tool_call_has_its_arguments_so_far(host: Host, teller: Teller) -> None:
     await host.open()
     await host.store.commit(teller.create())
     await host.store.commit(
@@ -277,15 +284,17 @@ async def test_a_moment_in_the_middle_of_a_tool_call_has_its_arguments_so_far(ho
     )
     thought = ThinkingBlock("hmm", finished=True)
 
-    async def blocks(sequence: int) -> tuple[Any, ...]:
-        return (await host.store.state_at(FIRST, sequence)).activity.in_flight().blocks
+    async def blocks(sequence: int) -> tuple[InFlightBlock, ...]:
+        shown = (await host.store.state_at(FIRST, sequence)).activity.in_flight()
+        assert shown is not None
+        return shown.blocks
 
     assert await blocks(6) == (thought, ToolCallBlock("t1", "ls", '{"a"', "streaming_args"))
     assert await blocks(7) == (thought, ToolCallBlock("t1", "ls", '{"a":1}', "done"))
     assert await blocks(8) == (thought,)
 
 
-async def test_a_moment_between_two_events_of_a_worker_is_that_behind_the_earlier(host: Any, teller: Any) -> None:
+async def test_a_moment_between_two_events_of_a_worker_is_that_behind_the_earlier(host: Host, teller: Teller) -> None:
     await host.open()
     await asyncio.gather(host.store.commit(teller.create()), host.store.commit(teller.create()))
     await host.store.commit(teller.tell(FIRST, TextDelta("mine")))
@@ -296,7 +305,7 @@ async def test_a_moment_between_two_events_of_a_worker_is_that_behind_the_earlie
         assert activity.in_flight() == InFlight((TextBlock("mine"),))
 
 
-async def test_a_moment_behind_thousands_of_deltas_has_them_all(host: Any, teller: Any) -> None:
+async def test_a_moment_behind_thousands_of_deltas_has_them_all(host: Host, teller: Teller) -> None:
     await host.open()
     await host.store.commit(teller.create())
     pieces = [f"{number} " for number in range(2_500)]
@@ -305,7 +314,7 @@ async def test_a_moment_behind_thousands_of_deltas_has_them_all(host: Any, telle
     assert found.activity.in_flight() == InFlight((TextBlock("".join(pieces)),))
 
 
-async def test_workers_come_back_as_they_last_were_by_number(host: Any, teller: Any) -> None:
+async def test_workers_come_back_as_they_last_were_by_number(host: Host, teller: Teller) -> None:
     request = CreateWorkerRequest(
         TaskIntent("do"),
         BuiltinProfile("builtin:coder"),
@@ -328,7 +337,7 @@ async def test_workers_come_back_as_they_last_were_by_number(host: Any, teller: 
     assert (state.head, state.worker_number, state.activities) == (3, 3, {})
 
 
-async def test_the_inputs_that_wait_come_back_in_their_order(host: Any, teller: Any) -> None:
+async def test_the_inputs_that_wait_come_back_in_their_order(host: Host, teller: Teller) -> None:
     await host.open()
     await host.store.commit(teller.create())
     await host.store.commit(teller.tell(FIRST, user("one"), user("two"), user("three")))
@@ -339,7 +348,7 @@ async def test_the_inputs_that_wait_come_back_in_their_order(host: Any, teller: 
         assert list((await host.reopen()).workers) == [row]
 
 
-async def test_what_a_worker_was_doing_comes_back(host: Any, teller: Any) -> None:
+async def test_what_a_worker_was_doing_comes_back(host: Host, teller: Teller) -> None:
     await host.open()
     for create in (teller.create(), teller.create(), teller.create()):
         await host.store.commit(create)
@@ -350,7 +359,7 @@ async def test_what_a_worker_was_doing_comes_back(host: Any, teller: Any) -> Non
     assert state.activities == {FIRST: teller.activities[FIRST], THIRD: Activity("paused")}
 
 
-async def test_transcripts_and_events_are_the_same_after_a_restart(host: Any, teller: Any) -> None:
+async def test_transcripts_and_events_are_the_same_after_a_restart(host: Host, teller: Teller) -> None:
     await host.open()
     await host.store.commit(teller.create())
     system = SystemItem({"kind": "embedded_worker_system_input", "content": "s\x00\U0001f600"})
@@ -361,14 +370,14 @@ async def test_transcripts_and_events_are_the_same_after_a_restart(host: Any, te
     assert [entry.content for entry in before[0]] == ["hi\n", "s\x00\U0001f600", "\u2028"]
 
 
-async def test_a_bundle_with_the_same_id_replaces_the_earlier(host: Any) -> None:
+async def test_a_bundle_with_the_same_id_replaces_the_earlier(host: Host) -> None:
     await host.open()
     for given_bundle in (bundle("1"), bundle("1", "bundle-0"), bundle("2")):
         await host.store.commit(Change(bundle=given_bundle))
     assert list((await host.reopen()).bundles) == [bundle("1", "bundle-0"), bundle("2")]
 
 
-async def test_remarks_come_back_in_the_order_they_were_made(host: Any) -> None:
+async def test_remarks_come_back_in_the_order_they_were_made(host: Host) -> None:
     made = [remark(number, FIRST if number % 2 else None) for number in range(1, 6)]
     await host.open()
     await host.store.commit(Change(diagnostics=made[:2]))
@@ -378,7 +387,7 @@ async def test_remarks_come_back_in_the_order_they_were_made(host: Any) -> None:
     assert state.diagnostic_number == 5
 
 
-async def test_a_check_reads_everything_and_changes_nothing(host: Any, teller: Any) -> None:
+async def test_a_check_reads_everything_and_changes_nothing(host: Host, teller: Teller) -> None:
     await host.open()
     await asyncio.gather(*(host.store.commit(teller.create()) for _ in range(3)))
     await host.store.commit(teller.tell(FIRST, user("a"), TextDelta("b"), TextDone("b")))
@@ -389,7 +398,7 @@ async def test_a_check_reads_everything_and_changes_nothing(host: Any, teller: A
     await host.store.commit(teller.tell(SECOND, user("d")))
 
 
-async def test_the_head_is_the_highest_sequence_even_behind_a_gap(host: Any, teller: Any) -> None:
+async def test_the_head_is_the_highest_sequence_even_behind_a_gap(host: Host, teller: Teller) -> None:
     await host.open()
     await host.store.commit(teller.create())
     await host.store.commit(Change(events=[Event(41, FIRST, 1, RunEnd("finished"), 0, 0, "idle")]))
@@ -413,7 +422,7 @@ async def test_the_head_is_the_highest_sequence_even_behind_a_gap(host: Any, tel
     ids=["event", "number", "entry", "remark", "floor", "bundle"],
 )
 async def test_what_cannot_be_encoded_is_refused_and_nothing_of_it_is_stored(
-    host: Any, teller: Any, broken: Change
+    host: Host, teller: Teller, broken: Change
 ) -> None:
     await host.open()
     created = teller.create()
@@ -425,33 +434,34 @@ async def test_what_cannot_be_encoded_is_refused_and_nothing_of_it_is_stored(
     assert list(state.bundles) == [bundle("after")]
 
 
-async def test_what_a_backend_said_is_refused_where_it_cannot_be_encoded(host: Any, teller: Any) -> None:
+async def test_what_a_backend_said_is_refused_where_it_cannot_be_encoded(host: Host, teller: Teller) -> None:
     await host.open()
     created = teller.create()
     await host.store.commit(created)
     said = ExecutionResult("input", "busy", "idle", "\ud800")
+    assert created.worker is not None
     worker = attrs.evolve(created.worker, execution=Execution("connected", "idle", said))
     with pytest.raises(SerializeFailed):
         host.store.commit(Change(worker=worker))
     assert list((await host.reopen()).workers) == [created.worker]
 
 
-def sizes(*payloads: Any) -> int:
+def sizes(*payloads: Payload) -> int:
     return sum(len(encode_payload(payload)) for payload in payloads)
 
 
-async def sequences(events: Any) -> list[int]:
+async def sequences(events: Awaitable[Sequence[EncodedEvent]]) -> list[int]:
     return [event.sequence for event in await events]
 
 
-async def trimmed(host: Any, teller: Any, worker: WorkerId, count: int) -> TrimRange:
+async def trimmed(host: Host, teller: Teller, worker: WorkerId, count: int) -> TrimRange:
     """Take out the oldest events of a Worker, as retention does."""
     [trim_range] = await host.store.oldest_events(worker, MAX_SEQUENCE, count)
     await host.store.commit(teller.trim(worker, trim_range, await host.store.state_at(worker, trim_range.upto)))
     return trim_range
 
 
-async def test_events_of_all_workers_are_read_by_sequence(host: Any, teller: Any) -> None:
+async def test_events_of_all_workers_are_read_by_sequence(host: Host, teller: Teller) -> None:
     await host.open()
     await asyncio.gather(host.store.commit(teller.create()), host.store.commit(teller.create()))
     for _ in range(3):
@@ -467,7 +477,7 @@ async def test_events_of_all_workers_are_read_by_sequence(host: Any, teller: Any
     assert await sequences(host.store.read_all_events(9, 9, WIDE)) == []
 
 
-async def test_reads_end_in_front_of_an_event_that_is_missing_and_name_it_where_it_is_next(host: Any) -> None:
+async def test_reads_end_in_front_of_an_event_that_is_missing_and_name_it_where_it_is_next(host: Host) -> None:
     await host.open()
     for sequence, previous in ((1, 0), (4, 1), (7, 6), (8, 7)):
         event = Event(sequence, FIRST, 1, TextDelta("x"), 0, 0, "idle", previous)
@@ -490,7 +500,7 @@ async def test_reads_end_in_front_of_an_event_that_is_missing_and_name_it_where_
     assert await sequences(host.store.read_all_events(6, 9, WIDE)) == [7, 8]
 
 
-async def test_what_lies_between_two_events_and_is_gone_costs_nothing(host: Any, teller: Any) -> None:
+async def test_what_lies_between_two_events_and_is_gone_costs_nothing(host: Host, teller: Teller) -> None:
     await host.open()
     for worker in (FIRST, SECOND):
         await host.store.commit(teller.create())
@@ -504,7 +514,7 @@ async def test_what_lies_between_two_events_and_is_gone_costs_nothing(host: Any,
     assert [event.sequence for event in await host.store.read_all_events(0, MAX_SEQUENCE, WIDE)] == [1, newest]
 
 
-async def test_the_oldest_events_are_told_as_spans(host: Any, teller: Any) -> None:
+async def test_the_oldest_events_are_told_as_spans(host: Host, teller: Teller) -> None:
     await host.open()
     await asyncio.gather(host.store.commit(teller.create()), host.store.commit(teller.create()))
     await host.store.commit(teller.tell(FIRST, TextDelta("1"), TextDelta("2")))
@@ -519,7 +529,7 @@ async def test_the_oldest_events_are_told_as_spans(host: Any, teller: Any) -> No
     assert list(await oldest(None, 0, 3)) == list(await oldest(THIRD, 9, 9)) == []
 
 
-async def test_events_that_were_trimmed_are_gone_and_the_others_are_not(host: Any, teller: Any) -> None:
+async def test_events_that_were_trimmed_are_gone_and_the_others_are_not(host: Host, teller: Teller) -> None:
     await host.open()
     await asyncio.gather(host.store.commit(teller.create()), host.store.commit(teller.create()))
     await host.store.commit(teller.tell(FIRST, user("1"), TextDelta("2"), TextDelta("3")))
@@ -542,7 +552,7 @@ async def test_events_that_were_trimmed_are_gone_and_the_others_are_not(host: An
 
 @pytest.mark.parametrize("count", [2, 3], ids=["some", "all"])
 async def test_reading_where_events_were_trimmed_says_that_they_are_missing(
-    host: Any, teller: Any, count: int
+    host: Host, teller: Teller, count: int
 ) -> None:
     await host.open()
     await host.store.commit(teller.create())
@@ -558,7 +568,7 @@ async def test_reading_where_events_were_trimmed_says_that_they_are_missing(
     assert len(await host.store.read_events(FIRST, count, MAX_SEQUENCE, WIDE)) == 3 - count
 
 
-async def test_the_title_of_a_worker_is_kept_and_its_commands_are_not(host: Any, teller: Any) -> None:
+async def test_the_title_of_a_worker_is_kept_and_its_commands_are_not(host: Host, teller: Teller) -> None:
     await host.open()
     await host.store.commit(teller.create())
     (name, worker), *_ = teller.workers.items()
@@ -578,7 +588,7 @@ PERMISSION = Permission(
 )
 
 
-async def test_a_moment_is_the_same_whatever_was_trimmed_before_it(host: Any, teller: Any) -> None:
+async def test_a_moment_is_the_same_whatever_was_trimmed_before_it(host: Host, teller: Teller) -> None:
     await host.open()
     await host.store.commit(teller.create())
     run = (
@@ -609,7 +619,7 @@ async def test_a_moment_is_the_same_whatever_was_trimmed_before_it(host: Any, te
     assert await host.store.state_at(FIRST, count) == before[count]
 
 
-async def test_a_worker_goes_on_after_all_its_events_were_trimmed(host: Any, teller: Any) -> None:
+async def test_a_worker_goes_on_after_all_its_events_were_trimmed(host: Host, teller: Teller) -> None:
     await host.open()
     await host.store.commit(teller.create())
     await host.store.commit(teller.tell(FIRST, user("hi"), TextDelta("a")))
@@ -622,10 +632,10 @@ async def test_a_worker_goes_on_after_all_its_events_were_trimmed(host: Any, tel
     assert state_at.activity.in_flight() == InFlight((TextBlock("ab"),))
 
 
-async def test_the_bytes_of_the_events_are_counted_through_a_restart(host: Any, teller: Any) -> None:
+async def test_the_bytes_of_the_events_are_counted_through_a_restart(host: Host, teller: Teller) -> None:
     assert host.store.event_bytes == 0
     await host.open()
-    payloads = [user("é"), TextDelta("abc"), RunEnd("finished")]
+    payloads: list[Payload] = [user("é"), TextDelta("abc"), RunEnd("finished")]
     await host.store.commit(teller.create())
     await host.store.commit(teller.tell(FIRST, *payloads))
     assert host.store.event_bytes == sizes(*payloads)
@@ -635,7 +645,7 @@ async def test_the_bytes_of_the_events_are_counted_through_a_restart(host: Any, 
     assert host.store.event_bytes == 2 * sizes(*payloads)
 
 
-async def test_a_deleted_worker_cannot_be_read_any_more_and_others_can(host: Any, teller: Any) -> None:
+async def test_a_deleted_worker_cannot_be_read_any_more_and_others_can(host: Host, teller: Teller) -> None:
     await host.open()
     for create in (teller.create(), teller.create(), teller.create()):
         await host.store.commit(create)
@@ -660,7 +670,7 @@ async def test_a_deleted_worker_cannot_be_read_any_more_and_others_can(host: Any
         assert (state.worker_number, state.head, state.diagnostic_number) == (3, 4, 3)
 
 
-async def test_a_deleted_worker_is_purged_little_by_little_until_nothing_is_left(host: Any, teller: Any) -> None:
+async def test_a_deleted_worker_is_purged_little_by_little_until_nothing_is_left(host: Host, teller: Teller) -> None:
     await host.open()
     await asyncio.gather(host.store.commit(teller.create()), host.store.commit(teller.create()))
     await host.store.commit(teller.tell(SECOND, user("stays")))
@@ -679,7 +689,7 @@ async def test_a_deleted_worker_is_purged_little_by_little_until_nothing_is_left
     assert await host.store.purge(FIRST)
 
 
-async def test_purging_a_worker_that_is_not_deleted_touches_nothing(host: Any, teller: Any) -> None:
+async def test_purging_a_worker_that_is_not_deleted_touches_nothing(host: Host, teller: Teller) -> None:
     await host.open()
     await host.store.commit(teller.create())
     await host.store.commit(teller.tell(FIRST, user("hi")))
@@ -689,7 +699,7 @@ async def test_purging_a_worker_that_is_not_deleted_touches_nothing(host: Any, t
     assert len(await host.store.read_events(FIRST, 0, MAX_SEQUENCE, WIDE)) == 1
 
 
-async def test_runtime_events_are_read_by_id_and_come_back(host: Any) -> None:
+async def test_runtime_events_are_read_by_id_and_come_back(host: Host) -> None:
     made = [
         RuntimeEvent(1, "runtime_started", 1_700_000_000_000),
         RuntimeEvent(2, "worker_created", 1_700_000_000_001, FIRST),
@@ -706,14 +716,14 @@ async def test_runtime_events_are_read_by_id_and_come_back(host: Any) -> None:
         assert (await host.reopen()).runtime_event_id == 4
 
 
-async def test_marks_come_back_in_order(host: Any) -> None:
+async def test_marks_come_back_in_order(host: Host) -> None:
     await host.open()
     for mark in (Mark(5, 1_000), Mark(9, 2_000), Mark(9, 3_000)):
         await host.store.commit(Change(mark=mark))
     assert list((await host.reopen()).marks) == [Mark(5, 1_000), Mark(9, 3_000)]
 
 
-async def test_what_is_forgotten_is_gone_but_its_numbers_never_come_again(host: Any) -> None:
+async def test_what_is_forgotten_is_gone_but_its_numbers_never_come_again(host: Host) -> None:
     await host.open()
     started = [RuntimeEvent(number, "runtime_started", number) for number in (1, 2, 3)]
     await host.store.commit(Change(diagnostics=[remark(1), remark(2), remark(3)], runtime_events=started))
@@ -740,7 +750,7 @@ def record(number: int, **changes: Any) -> IdempotencyRecord:
     )
 
 
-async def test_idempotency_keys_come_back_oldest_first_until_they_are_forgotten(host: Any, teller: Any) -> None:
+async def test_idempotency_keys_come_back_oldest_first_until_they_are_forgotten(host: Host, teller: Teller) -> None:
     made = [record(1, entry=0, event=0), record(2), record(3, queued=True, worker_id=SECOND)]
     await host.open()
     await host.store.commit(attrs.evolve(teller.create(), idempotency=made[:1]))
@@ -758,7 +768,7 @@ LINK = Attachment("resource", "text/plain", uri="https://example.org/a")
 
 
 async def test_attachments_are_read_by_the_event_of_their_input_and_go_with_their_worker(
-    host: Any, teller: Any
+    host: Host, teller: Teller
 ) -> None:
     await host.open()
     for name in (FIRST, SECOND):
@@ -779,7 +789,7 @@ async def test_attachments_are_read_by_the_event_of_their_input_and_go_with_thei
     assert await host.store.read_attachments(SECOND, 2) == (IMAGE, LINK)
 
 
-async def test_many_attachments_are_purged_little_by_little(host: Any, teller: Any) -> None:
+async def test_many_attachments_are_purged_little_by_little(host: Host, teller: Teller) -> None:
     await host.open()
     await host.store.commit(teller.create())
     given = teller.tell(FIRST, *(user("look") for _ in range(10)))
@@ -794,7 +804,7 @@ async def test_many_attachments_are_purged_little_by_little(host: Any, teller: A
     assert list((await host.reopen()).deleted) == []
 
 
-async def test_close_finishes_what_was_handed_in(host: Any, teller: Any) -> None:
+async def test_close_finishes_what_was_handed_in(host: Host, teller: Teller) -> None:
     await host.open()
     futures = [host.store.commit(teller.create())]
     futures += [host.store.commit(teller.tell(FIRST, user(str(number)))) for number in range(50)]
@@ -804,14 +814,14 @@ async def test_close_finishes_what_was_handed_in(host: Any, teller: Any) -> None
     assert len(await host.store.read_entries(FIRST, 0, WIDE)) == 50
 
 
-async def test_close_is_harmless_when_repeated_or_never_opened(host: Any) -> None:
+async def test_close_is_harmless_when_repeated_or_never_opened(host: Host) -> None:
     await host.store.close()
     await host.open()
     await asyncio.gather(host.store.close(), host.store.close())
     await host.store.close()
 
 
-async def test_an_open_that_was_given_up_leaves_nothing_behind_once_closed(host: Any, teller: Any) -> None:
+async def test_an_open_that_was_given_up_leaves_nothing_behind_once_closed(host: Host, teller: Teller) -> None:
     opening = asyncio.create_task(host.open())
     await asyncio.sleep(0)
     opening.cancel()
@@ -823,7 +833,7 @@ async def test_an_open_that_was_given_up_leaves_nothing_behind_once_closed(host:
     await host.store.commit(teller.tell(FIRST, user("hi")))
 
 
-async def test_a_closed_store_takes_nothing_and_gives_nothing(host: Any, teller: Any) -> None:
+async def test_a_closed_store_takes_nothing_and_gives_nothing(host: Host, teller: Teller) -> None:
     await host.open()
     await host.store.close()
     with pytest.raises(RuntimeStopped):
@@ -907,7 +917,7 @@ STORIES = st.lists(st.tuples(st.integers(0, 2), STEPS), max_size=12)
     database=None,
 )
 @given(story=STORIES)
-def test_both_stores_tell_the_same_story(new_teller: Any, story: list[tuple[int, Any]]) -> None:
+def test_both_stores_tell_the_same_story(new_teller: Callable[[], Teller], story: list[tuple[int, Any]]) -> None:
     async def told(store: Store, again: Store) -> list[Any]:
         teller = new_teller()
         await store.open(None)
@@ -932,7 +942,7 @@ def test_both_stores_tell_the_same_story(new_teller: Any, story: list[tuple[int,
     assert sqlite == asyncio.run(told(memory, memory))
 
 
-async def take(store: Store, teller: Any, worker: WorkerId, step: Any) -> None:
+async def take(store: Store, teller: Teller, worker: WorkerId, step: Any) -> None:
     """One step of a story: events are told, the oldest trimmed, or the Worker deleted or purged."""
     if step == "purge":
         await store.purge(worker)

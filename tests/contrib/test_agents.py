@@ -28,19 +28,19 @@ def profiles(recipe: Path) -> dict[str, dict[str, Any]]:
 
 
 @pytest.mark.parametrize("recipe", RECIPES, ids=lambda recipe: recipe.stem)
-def test_the_daemon_accepts_each_recipe(recipe):
+def test_the_daemon_accepts_each_recipe(recipe: Path) -> None:
     found = check(recipe)
     assert (found.returncode, found.stderr) == (0, "")
 
 
-def test_the_daemon_accepts_all_recipes_in_one_file(tmp_path):
+def test_the_daemon_accepts_all_recipes_in_one_file(tmp_path: Path) -> None:
     config = tmp_path / "config.toml"
     config.write_text("\n".join(recipe.read_text() for recipe in RECIPES))
     found = check(config)
     assert (found.returncode, found.stderr) == (0, "")
 
 
-def test_a_recipe_with_a_key_misspelled_would_not_be_accepted(tmp_path):
+def test_a_recipe_with_a_key_misspelled_would_not_be_accepted(tmp_path: Path) -> None:
     config = tmp_path / "config.toml"
     config.write_text(RECIPES[0].read_text().replace("permissions", "permission"))
     found = check(config)
@@ -49,19 +49,19 @@ def test_a_recipe_with_a_key_misspelled_would_not_be_accepted(tmp_path):
 
 
 @pytest.mark.parametrize("recipe", RECIPES, ids=lambda recipe: recipe.stem)
-def test_a_recipe_is_one_profile_of_its_name_that_has_its_user_asked(recipe):
+def test_a_recipe_is_one_profile_of_its_name_that_has_its_user_asked(recipe: Path) -> None:
     (name, profile), *others = profiles(recipe).items()
     assert not others
     assert name == f"builtin:{recipe.stem}"
     assert (profile["backend"], profile["permissions"]) == ("acp", "ask")
 
 
-def test_there_is_a_recipe_for_each_agent_that_the_doctor_looks_for():
+def test_there_is_a_recipe_for_each_agent_that_the_doctor_looks_for() -> None:
     started = {profile["command"][0] for recipe in RECIPES for profile in profiles(recipe).values()}
     assert {agent.program for agent in KNOWN_AGENTS} <= started
 
 
-def test_the_recipes_and_the_how_to_say_what_the_doctor_says_to_install():
+def test_the_recipes_and_the_how_to_say_what_the_doctor_says_to_install() -> None:
     told = "\n".join(recipe.read_text() for recipe in RECIPES)
     for agent in KNOWN_AGENTS:
         assert f"npm install -g {agent.package}\n" in told or f"npm install -g {agent.package} " in told

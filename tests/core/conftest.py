@@ -7,11 +7,15 @@ from types import SimpleNamespace
 import attrs
 import pytest
 
-from runtimed.core import BackendAnswer, Dispatch, EventSink, Runtime, Spawn
-from runtimed.core.state.change import Change, EncodedEvent
-from runtimed.model.event import Payload, RunEnd
-from runtimed.model.identity import WorkerId
+from runtimed.core import BackendAnswer, Dispatch, EventSink, Runtime, Spawn, Store
+from runtimed.core.state.change import Change, EncodedEvent, Entry
+from runtimed.model.event import Payload, RunEnd, Snapshot
+from runtimed.model.execution import ExecutionResult
+from runtimed.model.identity import WorkerId, WorkerRef
+from runtimed.model.worker import WorkerDetail
 from runtimed.store.memory import MemoryStore
+
+MakeStore = Callable[[], Store]
 
 
 @attrs.define(eq=False)
@@ -20,7 +24,7 @@ class FakeBackend:
 
     sinks: dict[WorkerId, EventSink] = attrs.field(factory=dict)
     calls: list[str] = attrs.field(factory=list)
-    histories: list[object] = attrs.field(factory=list)
+    histories: list[Sequence[Entry] | None] = attrs.field(factory=list)
     running: set[WorkerId] = attrs.field(factory=set)
     spawned: BackendAnswer = BackendAnswer("accepted")
     dispatched: BackendAnswer = BackendAnswer("accepted")
@@ -136,6 +140,19 @@ class SlowStore(FailingStore):
     async def _after_release(self, committed: asyncio.Future[Sequence[EncodedEvent]]) -> Sequence[EncodedEvent]:
         await self.may.wait()
         return await committed
+
+
+def result_of(worker: WorkerDetail) -> ExecutionResult:
+    """Return the last result of a Worker's backend, which must be there."""
+    assert worker.execution.last_result is not None
+    return worker.execution.last_result
+
+
+async def snapshot_of(runtime: Runtime, ref: WorkerRef, sequence: int | None = None) -> Snapshot:
+    """Return the payload of a snapshot."""
+    payload = (await runtime.snapshot(ref, sequence)).payload
+    assert isinstance(payload, Snapshot)
+    return payload
 
 
 async def run_ready_callbacks() -> None:

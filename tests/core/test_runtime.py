@@ -4,10 +4,15 @@ import asyncio
 import json
 import subprocess
 import sys
+from collections.abc import Sequence
+from functools import partial
+from pathlib import Path
+from typing import NoReturn
 
 import pytest
 
 from runtimed.core import BackendAnswer, Runtime
+from runtimed.core.state.change import Change, EncodedEvent
 from runtimed.core.state.change_builder import MAX_JOINED_TEXT
 from runtimed.errors import (
     InvalidProfileSelector,
@@ -24,9 +29,10 @@ from runtimed.errors import (
 )
 from runtimed.model.event import (
     ErrorRaised,
+    Payload,
     RunEnd,
     Shutdown,
-    Snapshot,
+    TextBlock,
     TextDelta,
     TextDone,
     ThinkingDelta,
@@ -35,6 +41,7 @@ from runtimed.model.event import (
     ToolCallStart,
     UserMessage,
 )
+from runtimed.model.execution import Outcome
 from runtimed.model.identity import RuntimeId, WorkerId, WorkerRef, cursor_of
 from runtimed.model.interaction import WorkerInput
 from runtimed.model.principal import Principal
@@ -42,11 +49,12 @@ from runtimed.model.worker import CreateWorkerRequest, NamedProfile, RoleIntent,
 from runtimed.store.memory import MemoryStore
 from runtimed.store.sqlite import SqliteStore
 from runtimed.wire.converter import restore_payload
+from tests.core.conftest import FailingStore, FakeBackend, RecordingSubscriber, result_of, snapshot_of
 
 HELLO = WorkerInput("user", "hello")
 
 
-def event_names(events):
+def event_names(events: Sequence[EncodedEvent]) -> list[str]:
     return [json.loads(event.payload)["event"] for event in events]
 
 
@@ -54,24 +62,24 @@ async def create(runtime: Runtime) -> WorkerDetail:
     return await runtime.create_worker(CreateWorkerRequest())
 
 
-def test_importing_the_core_pulls_in_no_http_no_command_line_and_no_database():
+def test_importing_the_core_pulls_in_no_http_no_command_line_and_no_database() -> None:
     code = "import runtimed.core, sys; print(sorted({'aiohttp', 'click', 'apsw', 'cattrs'} & set(sys.modules)))"
     found = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert found.stdout.strip() == "[]"
 
 
-def test_importing_the_package_pulls_in_nothing():
+def test_importing_the_package_pulls_in_nothing() -> None:
     code = "import sys; before = set(sys.modules); import runtimed; print(set(sys.modules) - before)"
     found = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert found.stdout.strip() == "{'runtimed'}"
 
 
-async def test_worker_ids_count_up_from_one(runtime):
+async def test_worker_ids_count_up_from_one(runtime: Runtime) -> None:
     created = [await create(runtime) for _ in range(3)]
     assert [worker.worker_id for worker in created] == ["worker-00000001", "worker-00000002", "worker-00000003"]
 
 
-async def test_a_refused_create_uses_up_no_id(runtime):
+async def test_a_refused_create_uses_up_no_id(runtime: Runtime) -> None:
     with pytest.raises(InvalidProfileSelector):
         await runtime.create_worker(CreateWorkerRequest(profile=NamedProfile("reviewer")))
     assert (await create(runtime)).worker_id == "worker-00000001"
@@ -84,13 +92,17 @@ async def test_a_refused_create_uses_up_no_id(runtime):
         (CreateWorkerRequest(intent=RoleIntent("")), "intent.role"),
     ],
 )
-async def test_a_blank_intent_is_refused_with_its_field(runtime, request_, field):
+async def test_a_blank_intent_is_refused_with_its_field(
+    runtime: Runtime, request_: CreateWorkerRequest, field: str
+) -> None:
     with pytest.raises(InvalidRequest, match=field):
         await runtime.create_worker(request_)
     assert runtime.summary().worker_count == 0
 
 
-async def test_an_input_is_stored_before_the_backend_may_start_it(runtime, backend, published):
+async def test_an_input_is_stored_before_the_backend_may_start_it(
+    runtime: Runtime, backend: FakeBackend, published: RecordingSubscriber
+) -> None:
     worker = await create(runtime)
     ack = await runtime.send_input(worker.worker_ref, HELLO)
     assert backend.calls == ["spawn", "dispatch hello", "start"]
@@ -99,7 +111,9 @@ async def test_an_input_is_stored_before_the_backend_may_start_it(runtime, backe
     assert [(item.role, item.content) for item in page.items] == [("user", "hello")]
 
 
-async def test_a_worker_is_busy_from_the_input_to_the_end_of_its_run(runtime, backend, published):
+async def test_a_worker_is_busy_from_the_input_to_the_end_of_its_run(
+    runtime: Runtime, backend: FakeBackend, published: RecordingSubscriber
+) -> None:
     worker = await create(runtime)
     await runtime.send_input(worker.worker_ref, HELLO)
     assert runtime.worker(worker.worker_ref).execution.run_state == "busy"
@@ -108,7 +122,9 @@ async def test_a_worker_is_busy_from_the_input_to_the_end_of_its_run(runtime, ba
     assert runtime.worker(worker.worker_ref).execution.run_state == "idle"
 
 
-async def test_an_error_ends_the_run_as_well(runtime, backend, published):
+async def test_an_error_ends_the_run_as_well(
+    runtime: Runtime, backend: FakeBackend, published: RecordingSubscriber
+) -> None:
     worker = await create(runtime)
     await runtime.send_input(worker.worker_ref, HELLO)
     await backend.say(worker.worker_id, ErrorRaised("provider_error", "no answer"))
@@ -117,19 +133,21 @@ async def test_an_error_ends_the_run_as_well(runtime, backend, published):
 
 
 @pytest.mark.parametrize("outcome", ["busy", "rejected", "errored", "unsupported"])
-async def test_a_refused_input_leaves_only_the_answer_of_the_backend(runtime, backend, published, outcome):
+async def test_a_refused_input_leaves_only_the_answer_of_the_backend(
+    runtime: Runtime, backend: FakeBackend, published: RecordingSubscriber, outcome: Outcome
+) -> None:
     worker = await create(runtime)
     backend.dispatched = BackendAnswer(outcome, "not now")
     with pytest.raises(WorkerExecutionRejected, match="not now"):
         await runtime.send_input(worker.worker_ref, HELLO)
     after = runtime.worker(worker.worker_ref)
-    assert (after.execution.last_result.operation, after.execution.last_result.outcome) == ("input", outcome)
+    assert (result_of(after).operation, result_of(after).outcome) == ("input", outcome)
     assert after.transcript_len == 0
     assert published.events == []
     assert "start" not in backend.calls
 
 
-async def test_a_failed_spawn_leaves_a_worker_that_shows_the_reason(runtime, backend):
+async def test_a_failed_spawn_leaves_a_worker_that_shows_the_reason(runtime: Runtime, backend: FakeBackend) -> None:
     backend.spawned = BackendAnswer("rejected", "install the agent")
     worker = await create(runtime)
     assert worker.execution.run_state == "rejected"
@@ -137,28 +155,33 @@ async def test_a_failed_spawn_leaves_a_worker_that_shows_the_reason(runtime, bac
         await runtime.send_input(worker.worker_ref, HELLO)
 
 
-async def test_an_exception_of_a_backend_counts_as_the_answer_errored(runtime, backend, monkeypatch):
-    async def broken(*_):
+async def test_an_exception_of_a_backend_counts_as_the_answer_errored(
+    runtime: Runtime, backend: FakeBackend, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async def broken(*_: object) -> NoReturn:
         raise OSError("boom")
 
     monkeypatch.setattr(type(backend), "spawn", broken)
     worker = await create(runtime)
-    assert worker.execution.last_result.outcome == "errored"
-    assert "boom" not in worker.execution.last_result.message
+    result = result_of(worker)
+    assert (result.outcome, result.message is None) == ("errored", False)
+    assert "boom" not in f"{result.message}"
 
 
 @pytest.mark.parametrize("durable", [False, True], ids=["memory", "sqlite"])
-async def test_an_answer_with_lone_surrogates_is_made_unicode(backend, tmp_path, durable):
+async def test_an_answer_with_lone_surrogates_is_made_unicode(
+    backend: FakeBackend, tmp_path: Path, durable: bool
+) -> None:
     backend.spawned = BackendAnswer("rejected", "bad \udc9f byte")
     async with Runtime(SqliteStore(tmp_path / "store") if durable else MemoryStore(), backend) as runtime:
         worker = await create(runtime)
-        assert worker.execution.last_result.message == "bad ? byte"
+        assert result_of(worker).message == "bad ? byte"
         backend.spawned, backend.dispatched = BackendAnswer("accepted"), BackendAnswer("busy", "\ud800")
         with pytest.raises(WorkerExecutionRejected, match=r"\?"):
             await runtime.send_input((await create(runtime)).worker_ref, HELLO)
 
 
-async def test_without_a_backend_workers_exist_but_take_no_input(store):
+async def test_without_a_backend_workers_exist_but_take_no_input(store: MemoryStore) -> None:
     async with Runtime(store) as runtime:
         worker = await create(runtime)
         assert worker.execution.backend == "unconnected"
@@ -166,7 +189,9 @@ async def test_without_a_backend_workers_exist_but_take_no_input(store):
             await runtime.send_input(worker.worker_ref, HELLO)
 
 
-async def test_a_finished_text_becomes_an_entry_with_the_same_event(runtime, backend, published):
+async def test_a_finished_text_becomes_an_entry_with_the_same_event(
+    runtime: Runtime, backend: FakeBackend, published: RecordingSubscriber
+) -> None:
     worker = await create(runtime)
     await backend.say(worker.worker_id, TextDelta("he"), TextDelta("llo"), TextDone("hello"))
     events = await published.until(lambda events: "text_done" in event_names(events))
@@ -174,7 +199,7 @@ async def test_a_finished_text_becomes_an_entry_with_the_same_event(runtime, bac
     assert (item.role, item.content, item.cursor) == ("assistant", "hello", cursor_of(events[-1].sequence))
 
 
-async def test_stop_and_cancel_change_nothing_on_a_worker_that_has_ended(runtime):
+async def test_stop_and_cancel_change_nothing_on_a_worker_that_has_ended(runtime: Runtime) -> None:
     worker = await create(runtime)
     first = await runtime.stop_worker(worker.worker_ref, "enough")
     again = await runtime.stop_worker(worker.worker_ref)
@@ -183,7 +208,9 @@ async def test_stop_and_cancel_change_nothing_on_a_worker_that_has_ended(runtime
     assert first.status == "stopped"
 
 
-async def test_stops_at_the_same_time_end_the_worker_once(runtime, backend, published):
+async def test_stops_at_the_same_time_end_the_worker_once(
+    runtime: Runtime, backend: FakeBackend, published: RecordingSubscriber
+) -> None:
     worker = await create(runtime)
     acks = await asyncio.gather(*(runtime.stop_worker(worker.worker_ref) for _ in range(5)))
     assert len(set(acks)) == 1
@@ -191,7 +218,9 @@ async def test_stops_at_the_same_time_end_the_worker_once(runtime, backend, publ
     assert event_names(published.events) == ["shutdown"]
 
 
-async def test_a_stop_in_the_middle_of_a_run_closes_what_is_open(runtime, backend, published):
+async def test_a_stop_in_the_middle_of_a_run_closes_what_is_open(
+    runtime: Runtime, backend: FakeBackend, published: RecordingSubscriber
+) -> None:
     worker = await create(runtime)
     await runtime.send_input(worker.worker_ref, HELLO)
     await backend.say(
@@ -215,7 +244,9 @@ async def test_a_stop_in_the_middle_of_a_run_closes_what_is_open(runtime, backen
     assert (await runtime.transcript(worker.worker_ref)).items[-1].content == "half a "
 
 
-async def test_late_output_of_a_stopped_worker_is_dropped(runtime, backend, published):
+async def test_late_output_of_a_stopped_worker_is_dropped(
+    runtime: Runtime, backend: FakeBackend, published: RecordingSubscriber
+) -> None:
     worker = await create(runtime)
     await runtime.stop_worker(worker.worker_ref)
     await backend.say(worker.worker_id, TextDone("late"))
@@ -225,7 +256,7 @@ async def test_late_output_of_a_stopped_worker_is_dropped(runtime, backend, publ
     assert event_names(published.events) == ["shutdown", "text_done"]
 
 
-async def test_an_input_during_a_stop_is_refused(runtime, backend):
+async def test_an_input_during_a_stop_is_refused(runtime: Runtime, backend: FakeBackend) -> None:
     worker = await create(runtime)
     backend.gate.clear()
     stopping = asyncio.ensure_future(runtime.stop_worker(worker.worker_ref))
@@ -238,7 +269,7 @@ async def test_an_input_during_a_stop_is_refused(runtime, backend):
     await stopping
 
 
-async def test_an_input_that_a_stop_overtakes_is_withdrawn(runtime, backend):
+async def test_an_input_that_a_stop_overtakes_is_withdrawn(runtime: Runtime, backend: FakeBackend) -> None:
     worker = await create(runtime)
     backend.gate.clear()
     sending = asyncio.ensure_future(runtime.send_input(worker.worker_ref, HELLO))
@@ -253,7 +284,9 @@ async def test_an_input_that_a_stop_overtakes_is_withdrawn(runtime, backend):
     assert (await runtime.transcript(worker.worker_ref)).items == ()
 
 
-async def test_a_caller_that_goes_away_undoes_nothing(runtime, backend, published):
+async def test_a_caller_that_goes_away_undoes_nothing(
+    runtime: Runtime, backend: FakeBackend, published: RecordingSubscriber
+) -> None:
     worker = await create(runtime)
     sending = asyncio.ensure_future(runtime.send_input(worker.worker_ref, HELLO))
     await asyncio.sleep(0)
@@ -265,7 +298,7 @@ async def test_a_caller_that_goes_away_undoes_nothing(runtime, backend, publishe
     assert (runtime.worker(worker.worker_ref).transcript_len == 1) == ("start" in told)
 
 
-async def test_a_create_goes_on_when_its_caller_goes_away(runtime, backend):
+async def test_a_create_goes_on_when_its_caller_goes_away(runtime: Runtime, backend: FakeBackend) -> None:
     backend.gate.clear()
     creating = asyncio.ensure_future(create(runtime))
     async with asyncio.timeout(10):
@@ -280,7 +313,7 @@ async def test_a_create_goes_on_when_its_caller_goes_away(runtime, backend):
             await asyncio.sleep(0)
 
 
-async def test_the_runtimes_own_events_cannot_be_forged(runtime, backend):
+async def test_the_runtimes_own_events_cannot_be_forged(runtime: Runtime, backend: FakeBackend) -> None:
     worker = await create(runtime)
     snapshot = (await runtime.snapshot(worker.worker_ref)).payload
     for payload in (UserMessage(()), snapshot, Shutdown()):
@@ -288,7 +321,9 @@ async def test_the_runtimes_own_events_cannot_be_forged(runtime, backend):
             await backend.say(worker.worker_id, payload)
 
 
-async def test_an_event_that_cannot_be_encoded_is_dropped_and_the_rest_survives(runtime, backend, published):
+async def test_an_event_that_cannot_be_encoded_is_dropped_and_the_rest_survives(
+    runtime: Runtime, backend: FakeBackend, published: RecordingSubscriber
+) -> None:
     worker = await create(runtime)
     await backend.say(worker.worker_id, TextDelta("before"))
     await asyncio.gather(
@@ -298,22 +333,22 @@ async def test_an_event_that_cannot_be_encoded_is_dropped_and_the_rest_survives(
     assert [json.loads(event.payload)["data"]["text"] for event in events] == ["before", "after"]
 
 
-async def test_a_reference_to_a_worker_of_another_runtime_is_refused(runtime):
+async def test_a_reference_to_a_worker_of_another_runtime_is_refused(runtime: Runtime) -> None:
     worker = await create(runtime)
     with pytest.raises(WrongRuntime):
         runtime.worker(WorkerRef(RuntimeId("runtime-other"), worker.worker_id))
 
 
 @pytest.mark.parametrize("blank", ["", " ", "\t\n", "\u00a0"])
-async def test_a_blank_id_is_no_worker_id(runtime, blank):
+async def test_a_blank_id_is_no_worker_id(runtime: Runtime, blank: str) -> None:
     with pytest.raises(InvalidWorkerId):
         runtime.ref(blank)
 
 
 @pytest.mark.parametrize("unknown", ["worker-1", "WORKER-00000001", "worker-0000002a", "a/b", "\0", "x" * 300])
 async def test_an_id_of_any_form_that_names_no_worker_is_not_found_and_shown_in_printable_characters(
-    runtime, unknown
-):
+    runtime: Runtime, unknown: str
+) -> None:
     with pytest.raises(WorkerNotFound) as found:
         runtime.worker(runtime.ref(unknown))
 
@@ -321,7 +356,9 @@ async def test_an_id_of_any_form_that_names_no_worker_is_not_found_and_shown_in_
     assert len(found.value.message) < 100
 
 
-async def test_a_snapshot_at_any_sequence_holds_the_output_up_to_it(runtime, backend, published):
+async def test_a_snapshot_at_any_sequence_holds_the_output_up_to_it(
+    runtime: Runtime, backend: FakeBackend, published: RecordingSubscriber
+) -> None:
     worker = await create(runtime)
     ref = worker.worker_ref
     await runtime.send_input(ref, HELLO)
@@ -331,9 +368,10 @@ async def test_a_snapshot_at_any_sequence_holds_the_output_up_to_it(runtime, bac
     events = await published.until(lambda events: "run_end" in event_names(events))
     seen = []
     for event in events:
-        payload = (await runtime.snapshot(ref, event.sequence)).payload
-        assert isinstance(payload, Snapshot)
-        open_text = [block.text for block in payload.in_flight.blocks] if payload.in_flight else []
+        payload = await snapshot_of(runtime, ref, event.sequence)
+        blocks = payload.in_flight.blocks if payload.in_flight else ()
+        open_text = [block.text for block in blocks if isinstance(block, TextBlock)]
+        assert len(open_text) == len(blocks)
         seen.append(([entry.content for entry in payload.entries], open_text, payload.status))
     assert seen == [
         (["hello"], [], "running"),
@@ -344,9 +382,18 @@ async def test_a_snapshot_at_any_sequence_holds_the_output_up_to_it(runtime, bac
     ]
 
 
-async def test_text_that_waits_for_the_same_commit_becomes_one_event(runtime, backend, published):
+async def test_text_that_waits_for_the_same_commit_becomes_one_event(
+    runtime: Runtime, backend: FakeBackend, published: RecordingSubscriber
+) -> None:
     worker = await create(runtime)
-    pieces = [TextDelta("a"), TextDelta("b"), ThinkingDelta("!"), TextDelta("c"), TextDelta("d"), TextDone("abcd")]
+    pieces: list[Payload] = [
+        TextDelta("a"),
+        TextDelta("b"),
+        ThinkingDelta("!"),
+        TextDelta("c"),
+        TextDelta("d"),
+        TextDone("abcd"),
+    ]
     await backend.say(worker.worker_id, *pieces)
     events = await published.until(lambda events: "text_done" in event_names(events))
     assert event_names(events) == ["text_delta", "thinking_delta", "text_delta", "text_done"]
@@ -354,7 +401,9 @@ async def test_text_that_waits_for_the_same_commit_becomes_one_event(runtime, ba
     assert said == ["ab", "!", "cd", "abcd"]
 
 
-async def test_joined_text_ends_where_an_event_would_grow_large(runtime, backend, published):
+async def test_joined_text_ends_where_an_event_would_grow_large(
+    runtime: Runtime, backend: FakeBackend, published: RecordingSubscriber
+) -> None:
     worker = await create(runtime)
     piece = "x" * (MAX_JOINED_TEXT // 2)
     await backend.say(worker.worker_id, *[TextDelta(piece)] * 5, TextDone(piece * 5))
@@ -363,7 +412,7 @@ async def test_joined_text_ends_where_an_event_would_grow_large(runtime, backend
     assert lengths == [MAX_JOINED_TEXT, MAX_JOINED_TEXT, len(piece)]
 
 
-async def test_a_restart_on_the_same_store_goes_on_where_it_was(store, backend):
+async def test_a_restart_on_the_same_store_goes_on_where_it_was(store: MemoryStore, backend: FakeBackend) -> None:
     async with Runtime(store, backend, runtime_id="rt") as first:
         worker = await create(first)
         await first.send_input(worker.worker_ref, HELLO)
@@ -378,7 +427,9 @@ async def test_a_restart_on_the_same_store_goes_on_where_it_was(store, backend):
         assert (await create(second)).worker_id == "worker-00000002"
 
 
-async def test_a_run_that_a_shutdown_cut_is_closed_once_at_the_next_start(store, backend):
+async def test_a_run_that_a_shutdown_cut_is_closed_once_at_the_next_start(
+    store: MemoryStore, backend: FakeBackend
+) -> None:
     async with Runtime(store, backend) as first:
         worker = await create(first)
         await first.send_input(worker.worker_ref, HELLO)
@@ -389,7 +440,7 @@ async def test_a_run_that_a_shutdown_cut_is_closed_once_at_the_next_start(store,
             assert event_names(events) == ["error", "run_end"]
 
 
-async def test_output_that_was_accepted_before_the_close_is_stored(store, backend):
+async def test_output_that_was_accepted_before_the_close_is_stored(store: MemoryStore, backend: FakeBackend) -> None:
     async with Runtime(store, backend) as first:
         ref = (await first.create_worker()).worker_ref
         for number in range(5):
@@ -399,7 +450,7 @@ async def test_output_that_was_accepted_before_the_close_is_stored(store, backen
         assert "".join(payload.text for payload in said if isinstance(payload, ThinkingDelta)) == "01234"
 
 
-async def test_a_closed_runtime_accepts_no_requests(store, backend):
+async def test_a_closed_runtime_accepts_no_requests(store: MemoryStore, backend: FakeBackend) -> None:
     runtime = Runtime(store, backend)
     await runtime.start()
     worker = await create(runtime)
@@ -411,7 +462,9 @@ async def test_a_closed_runtime_accepts_no_requests(store, backend):
     assert runtime.summary().status == "stopped"
 
 
-async def test_a_full_store_refuses_requests_and_loses_no_output_of_the_backend(backend, failing_store):
+async def test_a_full_store_refuses_requests_and_loses_no_output_of_the_backend(
+    backend: FakeBackend, failing_store: FailingStore
+) -> None:
     store = failing_store
     async with Runtime(store, backend) as runtime:
         worker = await create(runtime)
@@ -427,7 +480,9 @@ async def test_a_full_store_refuses_requests_and_loses_no_output_of_the_backend(
         assert [item.content for item in page.items] == ["kept", "hello"]
 
 
-async def test_after_a_failed_write_nothing_more_is_accepted_or_published(backend, failing_store):
+async def test_after_a_failed_write_nothing_more_is_accepted_or_published(
+    backend: FakeBackend, failing_store: FailingStore
+) -> None:
     store = failing_store
     async with Runtime(store, backend) as runtime:
         worker = await create(runtime)
@@ -442,29 +497,36 @@ async def test_after_a_failed_write_nothing_more_is_accepted_or_published(backen
         assert isinstance(runtime.poisoned.result(), StoreIo)
 
 
-async def test_a_backend_is_made_to_wait_while_the_store_is_behind(backend):
+Committed = asyncio.Future[Sequence[EncodedEvent]]
+
+
+def pass_on(committed: Committed, done: Committed) -> None:
+    committed.set_result(done.result())
+
+
+async def test_a_backend_is_made_to_wait_while_the_store_is_behind(backend: FakeBackend) -> None:
     class SlowStore(MemoryStore):
-        held: list = []
+        held: list[tuple[Change, Committed]] = []
         hold = False
 
-        def commit(self, change):
+        def commit(self, change: Change) -> asyncio.Future[Sequence[EncodedEvent]]:
             if not self.hold:
                 return super().commit(change)
             committed = asyncio.get_running_loop().create_future()
             self.held.append((change, committed))
             return committed
 
-        def release(self):
+        def release(self) -> None:
             self.hold = False
             for change, committed in self.held:
-                super().commit(change).add_done_callback(lambda done, to=committed: to.set_result(done.result()))
+                super().commit(change).add_done_callback(partial(pass_on, committed))
 
     store = SlowStore()
     async with Runtime(store, backend) as runtime:
         worker = await create(runtime)
         store.hold = True
 
-        async def chatter():
+        async def chatter() -> None:
             for number in range(10_000):
                 await backend.say(worker.worker_id, ThinkingDelta(str(number)))
 
@@ -481,14 +543,14 @@ async def test_a_backend_is_made_to_wait_while_the_store_is_behind(backend):
                 await asyncio.sleep(0)
 
 
-async def test_a_command_is_logged_with_its_principal(runtime, caplog):
+async def test_a_command_is_logged_with_its_principal(runtime: Runtime, caplog: pytest.LogCaptureFixture) -> None:
     caplog.set_level("DEBUG", "runtimed.core.runtime")
     worker = await runtime.create_worker()
 
     await runtime.stop_worker(worker.worker_ref, principal=Principal("ci", "operator"))
 
     commands = [record for record in caplog.records if record.getMessage() == "command"]
-    assert [(one.verb, one.principal, one.worker_id) for one in commands] == [
+    assert [(vars(one)["verb"], vars(one)["principal"], vars(one)["worker_id"]) for one in commands] == [
         ("create", "admin", None),
         ("stop", "ci", worker.worker_id),
     ]

@@ -1,12 +1,15 @@
 """Times: of events, entries, alerts, Workers and snapshots, all of one clock and stored once."""
 
 import json
+from collections.abc import AsyncIterator
+from pathlib import Path
 
 import attrs
 import pytest
 
-from runtimed.core import Runtime
+from runtimed.core import Runtime, Store
 from runtimed.model.event import Alert, RunEnd, TextDelta, TextDone
+from runtimed.model.identity import WorkerRef
 from runtimed.model.interaction import WorkerInput
 from runtimed.store.memory import MemoryStore
 from runtimed.store.sqlite import SqliteStore
@@ -22,33 +25,35 @@ class SetClock:
 
     now_ms: int
 
-    def unix_ms(self):
+    def unix_ms(self) -> int:
         return self.now_ms
 
 
 @pytest.fixture
-def clock():
+def clock() -> SetClock:
     return SetClock(1_000)
 
 
 @pytest.fixture(params=["memory", "fs"])
-def store(request, tmp_path):
+def store(request: pytest.FixtureRequest, tmp_path: Path) -> Store:
     return MemoryStore() if request.param == "memory" else SqliteStore(tmp_path / "store")
 
 
 @pytest.fixture
-async def runtime(store, backend, clock):
+async def runtime(store: Store, backend: FakeBackend, clock: SetClock) -> AsyncIterator[Runtime]:
     async with Runtime(store, backend, clock=clock) as running:
         yield running
 
 
-async def event_times(runtime, ref):
+async def event_times(runtime: Runtime, ref: WorkerRef) -> list[tuple[str, int]]:
     """The name and the time of each event of a Worker."""
     events = await runtime.events(ref, 0)
     return [(json.loads(event.payload)["event"], event.timestamp_ms) for event in events]
 
 
-async def test_each_event_and_its_entry_have_the_time_of_the_decision(runtime, backend, clock, published):
+async def test_each_event_and_its_entry_have_the_time_of_the_decision(
+    runtime: Runtime, backend: FakeBackend, clock: SetClock, published: RecordingSubscriber
+) -> None:
     worker = await runtime.create_worker()
     clock.now_ms = 2_000
     await runtime.send_input(worker.worker_ref, HELLO)
@@ -68,7 +73,9 @@ async def test_each_event_and_its_entry_have_the_time_of_the_decision(runtime, b
     assert [item.timestamp_ms for item in transcript.items] == [2_000, 3_000]
 
 
-async def test_an_alert_has_the_time_of_its_event_whatever_the_backend_set(runtime, backend, clock, published):
+async def test_an_alert_has_the_time_of_its_event_whatever_the_backend_set(
+    runtime: Runtime, backend: FakeBackend, clock: SetClock, published: RecordingSubscriber
+) -> None:
     worker = await runtime.create_worker()
     clock.now_ms = 5_000
     await backend.say(worker.worker_id, Alert("warn", "worker", "from the backend", timestamp_ms=7))
@@ -80,7 +87,9 @@ async def test_an_alert_has_the_time_of_its_event_whatever_the_backend_set(runti
     assert [alert["timestamp_ms"] for alert in alerts] == [5_000, 5_000]
 
 
-async def test_a_snapshot_has_the_time_of_the_event_at_its_cursor(runtime, backend, clock, published):
+async def test_a_snapshot_has_the_time_of_the_event_at_its_cursor(
+    runtime: Runtime, backend: FakeBackend, clock: SetClock, published: RecordingSubscriber
+) -> None:
     worker = await runtime.create_worker()
     other = await runtime.create_worker()
     clock.now_ms = 2_000
@@ -99,7 +108,9 @@ async def test_a_snapshot_has_the_time_of_the_event_at_its_cursor(runtime, backe
     assert times == [1_000, 2_000, 2_000, 4_000, 4_000]
 
 
-async def test_times_are_the_same_after_a_restart_with_another_clock(backend, clock, tmp_path):
+async def test_times_are_the_same_after_a_restart_with_another_clock(
+    backend: FakeBackend, clock: SetClock, tmp_path: Path
+) -> None:
     async with Runtime(SqliteStore(tmp_path / "store"), backend, clock=clock) as first:
         published = RecordingSubscriber()
         first.subscribe(published)

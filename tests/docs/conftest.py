@@ -65,8 +65,11 @@ class Page:
         return [row.codes()[0] for row in self.rows]
 
 
+ReadPage = Callable[[str], Page]
+
+
 @pytest.fixture(scope="session")
-def page() -> Callable[[str], Page]:
+def page() -> ReadPage:
     """Reads a page by its path under docs/."""
 
     def read(name: str) -> Page:

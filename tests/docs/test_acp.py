@@ -13,11 +13,14 @@ from runtimed.execution.acp import (
     system_items,
     terminals,
     tool_calls,
+    tool_content,
     transport,
     update_reader,
     update_throttle,
 )
 from runtimed.execution.acp.update_translator import UpdateTranslator
+from runtimed.model.event import RunEnd
+from tests.docs.conftest import ReadPage
 
 BOUNDS = {
     "a message of the agent": f"{transport.MAX_MESSAGE_BYTES >> 20} MiB",
@@ -27,7 +30,7 @@ BOUNDS = {
     "terminals": f"{terminals.MAX_TERMINALS} that",
     "released terminals with something left in the background": f"{terminals.MAX_LEFT};",
     "requests at once": f"{client.MAX_REQUESTS}",
-    "the arguments and the output of a tool call, and each text of a diff": f"{tool_calls.MAX_OUTPUT >> 20} Mi",
+    "the arguments and the output of a tool call, and each text of a diff": f"{tool_content.MAX_OUTPUT >> 20} Mi",
     "a `system_item`": f"{system_items.MAX_ITEM >> 20} MiB",
     "all `_meta` of an update": f"{system_items.MAX_META_BYTES >> 10} KiB;",
     "a permission request": (
@@ -45,21 +48,21 @@ BOUNDS = {
 
 
 @pytest.fixture
-def told(page):
+def told(page: ReadPage) -> dict[str, str]:
     return {row.cells[0]: row.cells[1] for row in page("reference/acp.md").section("Bounds").rows}
 
 
 @pytest.mark.parametrize("name", BOUNDS)
-def test_each_bound_is_told_as_it_is(told, name):
+def test_each_bound_is_told_as_it_is(told: dict[str, str], name: str) -> None:
     assert told[name].startswith(BOUNDS[name])
 
 
-def test_the_table_has_no_other_bounds(told):
+def test_the_table_has_no_other_bounds(told: dict[str, str]) -> None:
     methods = {name for name in told if name in {"`read`", "`write`", "`shell`"}}
     assert set(told) - methods == set(BOUNDS)
 
 
-def test_times_are_told_as_they_are(page):
+def test_times_are_told_as_they_are(page: ReadPage) -> None:
     text = page("reference/acp.md").text
     assert f"until nothing has come for {update_reader.SETTLE_S * 1000:g} ms" in text
     assert "stored at most once a second" in text
@@ -67,10 +70,11 @@ def test_times_are_told_as_they_are(page):
     assert all(f"`{kind}`" in text for kind in update_throttle.REPLACING)
 
 
-def test_each_stop_reason_ends_a_run_as_the_table_says(page):
+def test_each_stop_reason_ends_a_run_as_the_table_says(page: ReadPage) -> None:
     rows = page("reference/acp.md").section("How an agent's messages become events").rows
     told = {reason: row.codes(1) for row in rows for reason in row.codes() if row.cells[0].startswith("`")}
     assert set(told) == {"end_turn", "cancelled", "max_tokens", "max_turn_requests", "refusal"}
     for reason, codes in told.items():
         *_, end = UpdateTranslator().end({"stopReason": reason})
+        assert isinstance(end, RunEnd)
         assert codes[-2:] == ["run_end", end.result]

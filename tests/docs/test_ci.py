@@ -4,15 +4,13 @@ import asyncio
 import os
 import subprocess
 import sys
-from collections.abc import Callable
 from pathlib import Path
-from typing import Any
 
 import pytest
 
 from runtimed.execution import Profile
 from runtimed.settings import load
-from tests.docs.conftest import DOCS
+from tests.docs.conftest import DOCS, ReadPage
 from tests.runtimectl.job.conftest import AGENT
 
 PAGE = "how-to/ci.md"
@@ -21,7 +19,7 @@ ANSWER = '{"session/prompt": [[["text", "They pass now."], ["end"]]]}'
 
 
 @pytest.fixture
-def job(page: Callable[[str], Any], tmp_path: Path) -> Path:
+def job(page: ReadPage, tmp_path: Path) -> Path:
     """A folder with the configuration of the page, and programs of its own."""
     (tmp_path / "ci.toml").write_text("\n".join(page(PAGE).blocks("toml")))
     (tmp_path / "bin").mkdir()
@@ -51,7 +49,7 @@ async def run(job: Path, line: str) -> "subprocess.CompletedProcess[str]":
 
 @pytest.mark.parametrize(("tests", "status"), [('echo "here: $PWD"', 0), ('echo "here: $PWD"; exit 7', 7)])
 async def test_the_line_of_the_page_ends_with_the_status_of_the_tests(
-    page: Callable[[str], Any], job: Path, tests: str, status: int
+    page: ReadPage, job: Path, tests: str, status: int
 ) -> None:
     add_program(job / "run-tests", tests)
     ended = await run(job, page(PAGE).blocks("sh")[0])
@@ -67,20 +65,20 @@ async def test_the_line_in_the_readme_runs_make_in_the_current_folder(job: Path)
     assert ended.stdout.startswith(f"tested in {job}\n")
 
 
-async def test_the_configuration_of_the_page_passes_variables_on(page: Callable[[str], Any], job: Path) -> None:
+async def test_the_configuration_of_the_page_passes_variables_on(page: ReadPage, job: Path) -> None:
     add_program(job / "run-tests", 'echo "CI is $CI"')
     line = page(PAGE).blocks("sh")[0].replace("exec --", "exec --config ci.toml --")
     assert (await run(job, line)).stdout == "CI is true\n"
 
 
-async def test_the_agent_of_the_page_works_in_the_folder(page: Callable[[str], Any], job: Path) -> None:
+async def test_the_agent_of_the_page_works_in_the_folder(page: ReadPage, job: Path) -> None:
     (job / "script.json").write_text(ANSWER)
     add_program(job / "bin" / "opencode", f"exec {sys.executable} {AGENT} {job}/script.json")
     ended = await run(job, page(PAGE).blocks("sh")[1])
     assert (ended.returncode, ended.stdout, ended.stderr) == (0, "They pass now.\n", "")
 
 
-def test_the_profiles_on_the_page_are_accepted(page: Callable[[str], Any], tmp_path: Path) -> None:
+def test_the_profiles_on_the_page_are_accepted(page: ReadPage, tmp_path: Path) -> None:
     file = tmp_path / "config.toml"
     file.write_text("\n".join(page(PAGE).blocks("toml")))
 

@@ -3,8 +3,12 @@
 import asyncio
 import subprocess
 import sys
+from pathlib import Path
+from typing import Any
 
 from pytest_aiohttp import AiohttpClient
+
+from tests.docs.conftest import ReadPage
 
 EMBEDDED = "how-to/embed.md"
 LOADED = """
@@ -24,20 +28,22 @@ async def run(program: str) -> subprocess.CompletedProcess[str]:
     )
 
 
-async def test_the_embedded_runtime_prints_what_the_page_says(page):
+async def test_the_embedded_runtime_prints_what_the_page_says(page: ReadPage) -> None:
     guide = page(EMBEDDED)
     ended = await run(guide.blocks("python")[0])
     assert (ended.returncode, ended.stderr) == (0, "")
     assert ended.stdout == guide.blocks("")[0]
 
 
-async def test_the_embedded_runtime_loads_no_http_no_command_line_and_no_database(page):
+async def test_the_embedded_runtime_loads_no_http_no_command_line_and_no_database(page: ReadPage) -> None:
     ended = await run(page(EMBEDDED).blocks("python")[0] + LOADED)
     assert (ended.returncode, ended.stderr) == (0, "[]\n")
 
 
-async def test_the_api_is_served_where_the_page_mounts_it(page, tmp_path, aiohttp_client: AiohttpClient):
-    names = {}
+async def test_the_api_is_served_where_the_page_mounts_it(
+    page: ReadPage, tmp_path: Path, aiohttp_client: AiohttpClient
+) -> None:
+    names: dict[str, Any] = {}
     exec(page(EMBEDDED).blocks("python")[1], names)
     client = await aiohttp_client(await names["program"]("secret", tmp_path / "workers"))
     bearer = {"Authorization": "Bearer secret"}

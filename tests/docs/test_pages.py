@@ -1,11 +1,11 @@
 """Every page can be found, says where to go next, and has no link that leads nowhere."""
 
 import re
-from collections.abc import Callable
 from pathlib import Path
-from typing import Any
 
 import pytest
+
+from tests.docs.conftest import Page, ReadPage
 
 ROOT = Path(__file__).parents[2]
 DOCS = ROOT / "docs"
@@ -28,7 +28,7 @@ def name(path: Path) -> str:
 
 
 @pytest.fixture
-def anchors(pages: list[Any]) -> dict[Path, set[str]]:
+def anchors(pages: list[Page]) -> dict[Path, set[str]]:
     """The anchors of each page under docs/, by its path."""
     return {page.path.resolve(): {anchor(title) for _, title in page.headings} for page in pages}
 
@@ -46,7 +46,7 @@ def assert_leads_somewhere(source: Path, target: str, anchors: dict[Path, set[st
 
 
 def test_each_link_of_a_page_leads_to_a_file_and_a_heading_of_the_repository(
-    pages: list[Any], anchors: dict[Path, set[str]]
+    pages: list[Page], anchors: dict[Path, set[str]]
 ) -> None:
     for page in pages:
         for target in links(page.text):
@@ -68,7 +68,7 @@ def test_each_path_of_the_repository_that_a_page_names_exists(source: Path) -> N
     assert missing == []
 
 
-def test_each_page_is_linked_from_the_index(pages: list[Any]) -> None:
+def test_each_page_is_linked_from_the_index(pages: list[Page]) -> None:
     index = DOCS / "index.md"
     linked = {(DOCS / target.partition("#")[0]).resolve() for target in links(index.read_text())}
     expected = {page.path.resolve() for page in pages} - {index.resolve()}
@@ -76,7 +76,7 @@ def test_each_page_is_linked_from_the_index(pages: list[Any]) -> None:
     assert {path for path in linked if path.is_relative_to(DOCS)} == expected
 
 
-def test_no_page_has_two_headings_with_one_anchor(pages: list[Any]) -> None:
+def test_no_page_has_two_headings_with_one_anchor(pages: list[Page]) -> None:
     for page in pages:
         found = [anchor(title) for _, title in page.headings]
         assert len(found) == len(set(found)), name(page.path)
@@ -96,7 +96,7 @@ def test_each_page_begins_by_saying_whom_it_is_for(path: Path) -> None:
     assert re.match(r"This (tutorial|guide|page) is for ", rest), name(path)
 
 
-def test_the_glossary_has_at_most_twenty_five_terms_and_explains_each_once(page: Callable[[str], Any]) -> None:
+def test_the_glossary_has_at_most_twenty_five_terms_and_explains_each_once(page: ReadPage) -> None:
     terms = [row.cells[0] for row in page("reference/glossary.md").rows]
     assert 0 < len(terms) <= MAX_TERMS
     assert len(terms) == len(set(terms))

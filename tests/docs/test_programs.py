@@ -3,9 +3,8 @@
 import asyncio
 import contextlib
 import sys
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator, Awaitable, Callable
 from pathlib import Path
-from typing import Any
 
 import pytest
 
@@ -13,13 +12,16 @@ from runtimed.core import Runtime
 from runtimed.core.state.backend_answer import BackendAnswer
 from runtimed.execution import Profile, ProfileRegistry
 from runtimed.feed import Feed
+from runtimed.feed.reader import Reader
 from runtimed.model.event import Alert, ErrorRaised, Payload, RunEnd, TextDelta, TextDone, ToolResult
-from runtimed.model.interaction import WorkerInput
+from runtimed.model.identity import WorkerRef
+from runtimed.model.interaction import InputKind, WorkerInput
 from runtimed.model.worker import BuiltinProfile, CreateWorkerRequest
 from runtimed.settings import load
 from runtimed.store.data_dir import DataDir
 from runtimed.store.memory import MemoryStore
 from runtimed.wire.converter import encode_payload
+from tests.docs.conftest import ReadPage
 
 PAGE = "how-to/programs.md"
 EXAMPLES = Path(__file__).parents[2] / "contrib" / "process"
@@ -29,13 +31,13 @@ DEADLINE_S = 30.0
 class Worker:
     """A Worker that runs a program, and an observer of it."""
 
-    def __init__(self, runtime: Runtime, backend: ProfileRegistry, reader: Any, ref: Any) -> None:
+    def __init__(self, runtime: Runtime, backend: ProfileRegistry, reader: Reader, ref: WorkerRef) -> None:
         self.ref = ref
         self.backend = backend
         self._runtime = runtime
         self._events = reader.events()
 
-    async def begin(self, content: str, kind: Any = "user") -> None:
+    async def begin(self, content: str, kind: InputKind = "user") -> None:
         await self._runtime.send_input(self.ref, WorkerInput(kind, content))
 
     async def until(self, met: Callable[[Payload], object]) -> list[Payload]:
@@ -45,13 +47,16 @@ class Worker:
                 heard.append((await anext(self._events)).payload)
         return heard
 
-    async def run(self, content: str, kind: Any = "user") -> list[Payload]:
+    async def run(self, content: str, kind: InputKind = "user") -> list[Payload]:
         await self.begin(content, kind)
         return await self.until(lambda event: isinstance(event, RunEnd))
 
 
+NewWorker = Callable[..., Awaitable[Worker]]
+
+
 @pytest.fixture
-async def new_worker(tmp_path: Path) -> AsyncIterator[Callable[..., Any]]:
+async def new_worker(tmp_path: Path) -> AsyncIterator[NewWorker]:
     """Makes a Worker of a command, in a Runtime of its own."""
     async with contextlib.AsyncExitStack() as made:
 
@@ -73,7 +78,7 @@ def _text(events: list[Payload]) -> str:
 
 
 async def test_the_smallest_program_leads_to_the_events_on_the_page(
-    page: Callable[[str], Any], new_worker: Callable[..., Any], tmp_path: Path
+    page: ReadPage, new_worker: NewWorker, tmp_path: Path
 ) -> None:
     guide = page(PAGE)
     program = tmp_path / "shout.py"
@@ -83,7 +88,7 @@ async def test_the_smallest_program_leads_to_the_events_on_the_page(
     assert said == guide.blocks("")[0].splitlines()
 
 
-def test_the_profile_on_the_page_is_accepted(page: Callable[[str], Any], tmp_path: Path) -> None:
+def test_the_profile_on_the_page_is_accepted(page: ReadPage, tmp_path: Path) -> None:
     [example] = page(PAGE).blocks("toml")
     file = tmp_path / "config.toml"
     file.write_text(example)
@@ -92,7 +97,7 @@ def test_the_profile_on_the_page_is_accepted(page: Callable[[str], Any], tmp_pat
     }
 
 
-async def test_the_notebook_keeps_notes_and_finds_them(new_worker: Callable[..., Any]) -> None:
+async def test_the_notebook_keeps_notes_and_finds_them(new_worker: NewWorker) -> None:
     worker = await new_worker(str(EXAMPLES / "notebook.py"))
     assert _text(await worker.run("list")) == "no notes\n"
     for note in ("buy milk", "call Ann"):
@@ -103,7 +108,7 @@ async def test_the_notebook_keeps_notes_and_finds_them(new_worker: Callable[...,
     assert _text(await worker.run("be nice", "system")) == "noted\n"
 
 
-async def test_the_notebook_can_be_interrupted_while_it_counts(new_worker: Callable[..., Any]) -> None:
+async def test_the_notebook_can_be_interrupted_while_it_counts(new_worker: NewWorker) -> None:
     worker = await new_worker(str(EXAMPLES / "notebook.py"))
     await worker.begin("count 1000")
     await worker.until(lambda event: isinstance(event, TextDelta))
@@ -114,7 +119,7 @@ async def test_the_notebook_can_be_interrupted_while_it_counts(new_worker: Calla
     assert (await worker.run("count 1"))[-1] == RunEnd("finished")
 
 
-async def test_a_notebook_that_ends_by_itself_is_an_error_with_its_last_words(new_worker: Callable[..., Any]) -> None:
+async def test_a_notebook_that_ends_by_itself_is_an_error_with_its_last_words(new_worker: NewWorker) -> None:
     worker = await new_worker(str(EXAMPLES / "notebook.py"))
     events = await worker.run("quit")
     [error] = [event for event in events if isinstance(event, ErrorRaised)]
@@ -122,7 +127,7 @@ async def test_a_notebook_that_ends_by_itself_is_an_error_with_its_last_words(ne
     assert error.message == "the program ended with status 1; stderr: I was asked to quit"
 
 
-async def test_the_shell_script_reports_each_time_it_is_asked(new_worker: Callable[..., Any]) -> None:
+async def test_the_shell_script_reports_each_time_it_is_asked(new_worker: NewWorker) -> None:
     worker = await new_worker(str(EXAMPLES / "report.sh"))
     assert "asked: 1\n" in _text(await worker.run("how are you?"))
     second = await worker.run('"quoted" and\nin two lines')

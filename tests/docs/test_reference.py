@@ -3,7 +3,8 @@
 import inspect
 import re
 from collections.abc import Iterator
-from typing import Any, get_args
+from pathlib import Path
+from typing import Any, TypeVar, get_args
 from urllib.parse import urlsplit
 
 import attrs
@@ -19,6 +20,7 @@ from runtimed.execution.profile import BUILT_IN, Profile
 from runtimed.http.app import NOUNS
 from runtimed.http.errors import status_of
 from runtimed.http.streaming.sockets import CLOSE_CODES
+from runtimed.http.web.binding import Route
 from runtimed.http.web.openapi import EVERYWHERE, WITH_BODY
 from runtimed.model import (
     bundle,
@@ -39,6 +41,9 @@ from runtimed.model.identity import WorkerRef
 from runtimed.settings import ENVIRONMENT_PREFIX, Settings, load
 from runtimed.store import data_dir
 from runtimed.store.sqlite import wal_recovery
+from tests.docs.conftest import Page, ReadPage
+
+T = TypeVar("T")
 
 ROUTES = [route for noun in NOUNS for route in noun.routes]
 OPTION = re.compile(r"^-{1,2}[A-Za-z][a-z-]*")
@@ -46,7 +51,7 @@ URL = re.compile(r"\b(?:https?|wss?)://[^\s\"'`)>]+")
 OWN_HOSTS = {"127.0.0.1", "0.0.0.0", "localhost", "HOST"}
 
 
-def subclasses(kind: type) -> Iterator[type]:
+def subclasses(kind: type[T]) -> Iterator[type[T]]:
     for child in kind.__subclasses__():
         yield child
         yield from subclasses(child)
@@ -65,7 +70,8 @@ def shown(default: Any) -> str:
     """A default as the tables show it."""
     if default is attrs.NOTHING:
         return "required"
-    if default is None or isinstance(default, attrs.Factory) or not str(default) or default == ():
+    is_made = isinstance(default, attrs.Factory)  # type: ignore[arg-type] # attrs declares this class as a function
+    if default is None or is_made or not str(default) or default == ():
         return "none"
     if isinstance(default, tuple):
         return f"`{','.join(default)}`"
@@ -91,13 +97,13 @@ def spelled(options: list[click.Parameter]) -> set[str]:
     return {name for option in options for name in option.opts if name.startswith("-")}
 
 
-def options_in(section) -> set[str]:
+def options_in(section: Page) -> set[str]:
     found = [OPTION.match(code) for row in section.rows for code in row.codes()]
     assert all(found), "the first column of a table of options names options"
     return {match[0] for match in found if match}
 
 
-def sectioned(page, below: str) -> list[str]:
+def sectioned(page: Page, below: str) -> list[str]:
     """The headings of the third level under one of the second."""
     titles, inside = [], False
     for level, title in page.headings:
@@ -108,7 +114,7 @@ def sectioned(page, below: str) -> list[str]:
     return titles
 
 
-def test_every_route_is_in_the_table_of_routes_and_has_a_section(page):
+def test_every_route_is_in_the_table_of_routes_and_has_a_section(page: ReadPage) -> None:
     http = page("reference/http.md")
     expected = [f"{route.method} {route.path}" for route in ROUTES]
     assert sorted(http.section("Routes").names()) == sorted(expected)
@@ -116,7 +122,7 @@ def test_every_route_is_in_the_table_of_routes_and_has_a_section(page):
 
 
 @pytest.mark.parametrize("route", ROUTES, ids=lambda route: f"{route.method} {route.path}")
-def test_the_section_of_a_route_names_its_errors_and_its_query(page, route):
+def test_the_section_of_a_route_names_its_errors_and_its_query(page: ReadPage, route: Route) -> None:
     text = page("reference/http.md").section(f"`{route.method} {route.path}`").text
     listed = re.search(r"^Errors: (.*?)\.$", text, re.MULTILINE | re.DOTALL)
     assert set(re.findall(r"`([\w.]+)`", listed[1] if listed else "")) == {kind.code for kind in route.raises}
@@ -126,12 +132,13 @@ def test_the_section_of_a_route_names_its_errors_and_its_query(page, route):
     assert bool(query) == bool(route.in_query)
 
 
-def test_the_errors_of_every_route_are_named(page):
+def test_the_errors_of_every_route_are_named(page: ReadPage) -> None:
     told = set(re.findall(r"`(\w+)`", page("reference/http.md").section("Every request").text))
-    assert {kind.code for kind in (*EVERYWHERE, *WITH_BODY)} <= told
+    kinds: tuple[type[errors.RuntimedError], ...] = (*EVERYWHERE, *WITH_BODY)
+    assert {kind.code for kind in kinds} <= told
 
 
-def test_every_object_has_a_table_of_its_fields_and_of_the_optional_ones(page):
+def test_every_object_has_a_table_of_its_fields_and_of_the_optional_ones(page: ReadPage) -> None:
     http = page("reference/http.md")
     modules = (worker, workspace, execution, interaction, permission, profile, waiting, bundle, runtime, transcript)
     kinds = [kind for module in modules for _, kind in inspect.getmembers(module, attrs.has)]
@@ -153,7 +160,7 @@ def _has_kind(kind: type) -> bool:
     return any(field.name == "kind" for field in attrs.fields(kind))
 
 
-def test_the_kinds_of_intents_profiles_and_declarations_are_all_there(page):
+def test_the_kinds_of_intents_profiles_and_declarations_are_all_there(page: ReadPage) -> None:
     http = page("reference/http.md")
     assert set(http.section("Intent").names()) == {kind.kind for kind in get_args(worker.Intent)}
     assert set(http.section("Profile").names()) == {kind.kind for kind in get_args(worker.ProfileSelector)}
@@ -161,7 +168,7 @@ def test_the_kinds_of_intents_profiles_and_declarations_are_all_there(page):
     assert set(declared) == values(DeclarationKind)
 
 
-def test_every_error_code_has_its_status(page):
+def test_every_error_code_has_its_status(page: ReadPage) -> None:
     rows = page("reference/errors.md").section("HTTP errors").rows
     assert {row.codes()[0]: int(row.cells[1]) for row in rows} == {
         code: status_of(kind) for code, kind in http_codes().items()
@@ -169,13 +176,13 @@ def test_every_error_code_has_its_status(page):
     assert all(row.cells[2] for row in rows)
 
 
-def test_every_start_error_has_an_exit_code_that_the_command_line_names(page):
+def test_every_start_error_has_an_exit_code_that_the_command_line_names(page: ReadPage) -> None:
     rows = page("reference/errors.md").section("Start errors").rows
     assert {row.codes()[0] for row in rows} == codes(errors.StartError).keys()
     assert {row.cells[1] for row in rows} <= set(page("reference/cli.md").section("Exit codes of runtimed").names())
 
 
-def test_every_feed_diagnostic_is_in_both_tables_with_its_close_code(page):
+def test_every_feed_diagnostic_is_in_both_tables_with_its_close_code(page: ReadPage) -> None:
     rows = page("reference/feed.md").section("Diagnostics").rows
     assert {row.codes()[0] for row in rows} == values(FeedDiagnosticCode)
     assert {row.codes()[0]: int(row.cells[1]) for row in rows} == {
@@ -183,9 +190,12 @@ def test_every_feed_diagnostic_is_in_both_tables_with_its_close_code(page):
     }
     told = {row.codes()[0]: row.cells[1] for row in page("reference/errors.md").section("Feed diagnostics").rows}
     assert told.keys() == values(FeedDiagnosticCode)
-    answered = {kind for route in ROUTES for kind in route.raises if issubclass(kind, errors.FeedError)}
+    answered: set[type[errors.RuntimedError]] = {
+        kind for route in ROUTES for kind in route.raises if issubclass(kind, errors.FeedError)
+    }
+    answered.add(errors.WorkerDeleted)
     assert {code: int(status) for code, status in told.items() if status} == {
-        kind.code: status_of(kind) for kind in {*answered, errors.WorkerDeleted}
+        kind.code: status_of(kind) for kind in answered
     }
     assert codes(errors.FeedError).keys() <= values(FeedDiagnosticCode)
 
@@ -195,7 +205,7 @@ def _fields(kind: type) -> set[str]:
     return {field.name if field.default is attrs.NOTHING else f"{field.name}?" for field in fields}
 
 
-def test_every_payload_has_its_fields_and_the_values_of_its_enumerations(page):
+def test_every_payload_has_its_fields_and_the_values_of_its_enumerations(page: ReadPage) -> None:
     rows = {row.codes()[0]: row for row in page("reference/feed.md").section("Payloads").rows}
     kinds = {kind.event: kind for kind in get_args(Payload)}
     assert rows.keys() == kinds.keys()
@@ -206,14 +216,14 @@ def test_every_payload_has_its_fields_and_the_values_of_its_enumerations(page):
             assert accepted <= set(rows[name].codes(2)), f"{name}.{field.name}"
 
 
-def test_the_snapshot_is_described_to_its_last_field(page):
+def test_the_snapshot_is_described_to_its_last_field(page: ReadPage) -> None:
     feed = page("reference/feed.md")
     assert set(feed.section("Greeting").names()) == _fields(Greeting)
     rows = {row.codes()[0]: set(row.codes(1)) for row in feed.section("Blocks").rows}
     assert rows == {kind.kind: _fields(kind) for kind in get_args(InFlightBlock)}
 
 
-def test_every_setting_has_its_variable_and_its_default(page):
+def test_every_setting_has_its_variable_and_its_default(page: ReadPage) -> None:
     rows = page("reference/settings.md").section("All settings").rows
     found = {row.codes()[0]: (row.codes(1), row.cells[2]) for row in rows if len(row.cells) == 4}
     assert found == {
@@ -222,7 +232,7 @@ def test_every_setting_has_its_variable_and_its_default(page):
     }
 
 
-def test_the_example_of_a_configuration_file_is_accepted(page, tmp_path):
+def test_the_example_of_a_configuration_file_is_accepted(page: ReadPage, tmp_path: Path) -> None:
     [example] = page("reference/settings.md").blocks("toml")
     file = tmp_path / "config.toml"
     file.write_text(example)
@@ -230,7 +240,7 @@ def test_the_example_of_a_configuration_file_is_accepted(page, tmp_path):
     assert loaded.profile_table().keys() == {loaded.default_profile}
 
 
-def test_every_key_of_a_profile_has_its_default(page):
+def test_every_key_of_a_profile_has_its_default(page: ReadPage) -> None:
     profiles = page("reference/settings.md").section("Profiles")
     assert {row.codes()[0]: row.cells[1] for row in profiles.rows} == {
         field.name: shown(field.default) for field in attrs.fields(Profile)
@@ -238,13 +248,13 @@ def test_every_key_of_a_profile_has_its_default(page):
     assert all(f"`{name}`" in profiles.text for name in BUILT_IN)
 
 
-def test_every_option_of_runtimed_is_in_its_table(page):
+def test_every_option_of_runtimed_is_in_its_table(page: ReadPage) -> None:
     command = cli._command()
     options = command.get_params(click.Context(command, help_option_names=["-h", "--help"]))
     assert options_in(page("reference/cli.md").section("`runtimed`")) == spelled(options)
 
 
-def test_every_command_of_runtimectl_has_a_section_with_its_options(page):
+def test_every_command_of_runtimectl_has_a_section_with_its_options(page: ReadPage) -> None:
     reference = page("reference/cli.md")
     found = dict(commands())
     titles = sectioned(reference, "`runtimectl`")
@@ -254,14 +264,14 @@ def test_every_command_of_runtimectl_has_a_section_with_its_options(page):
         assert options_in(reference.section(f"`{name}`")) == spelled(own), name
 
 
-def test_the_options_of_every_command_are_in_their_table(page):
+def test_the_options_of_every_command_are_in_their_table(page: ReadPage) -> None:
     section = page("reference/cli.md").section("Options of every command")
     assert options_in(section) == spelled(common_options())
     own = [option for option in root.params if not isinstance(option, CommonOption)]
     assert all(f"{name}`" in section.text for name in (*spelled(own), "-h", "--help"))
 
 
-def test_every_exit_code_is_in_the_table_of_its_program(page):
+def test_every_exit_code_is_in_the_table_of_its_program(page: ReadPage) -> None:
     reference = page("reference/cli.md")
     daemon = {cli.OK, cli.FAILURE, cli.USAGE, cli.STORE_TAKEN, cli.STORE_FAILED}
     assert {int(name) for name in reference.section("Exit codes of runtimed").names()} == daemon
@@ -269,19 +279,19 @@ def test_every_exit_code_is_in_the_table_of_its_program(page):
     assert {int(name) for name in reference.section("Exit codes of runtimectl").names()} == client
 
 
-def test_everything_in_the_folder_of_a_store_is_named(page):
+def test_everything_in_the_folder_of_a_store_is_named(page: ReadPage) -> None:
     named = set(page("reference/store.md").section("In a folder").names())
     database = {f"{data_dir.DATABASE}{suffix}" for suffix in ("", "-wal", "-shm")}
     others = {data_dir.BALLAST, f"{data_dir.DATABASE}{wal_recovery.KEPT}"}
     assert named == {data_dir.LOCK, data_dir.TOKEN, data_dir.WORKERS, data_dir.WORKSPACES, *database, *others}
 
 
-def test_pages_name_no_host_but_loopback_and_examples(pages):
+def test_pages_name_no_host_but_loopback_and_examples(pages: list[Page]) -> None:
     for page in pages:
         hosts = {urlsplit(url).netloc.split(":")[0] for url in URL.findall(page.text)}
         assert all(host in OWN_HOSTS or host.endswith(".example.org") for host in hosts), page.path.name
 
 
-def test_pages_hold_no_path_of_the_machine_that_they_were_written_on(pages):
+def test_pages_hold_no_path_of_the_machine_that_they_were_written_on(pages: list[Page]) -> None:
     for page in pages:
         assert str(page.path.parents[1]) not in page.text

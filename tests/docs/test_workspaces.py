@@ -1,20 +1,19 @@
 """What the page on workspaces configures is accepted, and what it quotes is said."""
 
 import inspect
-from collections.abc import Callable
 from pathlib import Path
-from typing import Any
 
 import attrs
 
 from runtimed.execution.workspaces import catalog, worktree
 from runtimed.execution.workspaces.catalog import ConfiguredWorkspace
 from runtimed.settings import load
+from tests.docs.conftest import ReadPage
 
 PAGE = "how-to/workspaces.md"
 
 
-def test_the_examples_of_the_configuration_are_accepted(page: Callable[[str], Any], tmp_path: Path) -> None:
+def test_the_examples_of_the_configuration_are_accepted(page: ReadPage, tmp_path: Path) -> None:
     file = tmp_path / "config.toml"
     file.write_text("\n".join(page(PAGE).blocks("toml")))
 
@@ -24,7 +23,7 @@ def test_the_examples_of_the_configuration_are_accepted(page: Callable[[str], An
     assert loaded.workspace_table() == {"team:website": ConfiguredWorkspace("/srv/website", "worktree", "main")}
 
 
-def test_every_key_of_a_workspace_has_its_default(page: Callable[[str], Any]) -> None:
+def test_every_key_of_a_workspace_has_its_default(page: ReadPage) -> None:
     rows = page("reference/settings.md").section("Workspaces").rows
 
     shown = {row.codes()[0]: row.cells[1].strip("`") for row in rows}
@@ -35,7 +34,7 @@ def test_every_key_of_a_workspace_has_its_default(page: Callable[[str], Any]) ->
     }
 
 
-def test_the_messages_of_the_page_are_those_of_the_daemon(page: Callable[[str], Any]) -> None:
+def test_the_messages_of_the_page_are_those_of_the_daemon(page: ReadPage) -> None:
     said = inspect.getsource(catalog) + inspect.getsource(worktree)
 
     for row in page(PAGE).section("If a spawn is refused").rows:

@@ -19,8 +19,10 @@ from runtimed.execution.processes.containment import Containment
 from runtimed.execution.processes.supervisor import Supervisor
 from runtimed.execution.shell import ShellBackend
 from runtimed.model.event import Alert, Payload, RunEnd, TextDelta, TextDone, ToolResult
+from runtimed.model.execution import LossReason
 from runtimed.model.identity import WorkerId, worker_id
-from runtimed.model.interaction import WorkerInput
+from runtimed.model.interaction import InputKind, WorkerInput
+from runtimed.model.permission import Question, Ruling
 from runtimed.model.worker import CreateWorkerRequest
 
 DEADLINE_S = 30.0
@@ -69,6 +71,12 @@ class RecordingSink:
         async with self._changed:
             self.events += payloads
             self._changed.notify_all()
+
+    async def ask(self, question: Question) -> Ruling:
+        raise AssertionError(f"nothing asks in these tests: {question}")
+
+    async def lose(self, reason: LossReason, message: str) -> None:
+        raise AssertionError(f"nothing is lost in these tests: {reason}, {message}")
 
     def hold(self) -> None:
         self._free.clear()
@@ -163,7 +171,7 @@ class Harness:
     async def spawn(self) -> BackendAnswer:
         return await self.backend.spawn(Spawn(self.worker_id, CreateWorkerRequest()), self.sink)
 
-    async def offer(self, content: str, kind: Any = "user") -> BackendAnswer:
+    async def offer(self, content: str, kind: InputKind = "user") -> BackendAnswer:
         self._inputs += 1
         given = WorkerInput(kind, content)
         return await self.backend.dispatch(Dispatch(self.worker_id, f"input-{self._inputs}", given))
@@ -182,6 +190,9 @@ class Harness:
         await self.begin(script)
         await self.sink.until(lambda events: any(isinstance(event, RunEnd) for event in events[heard:]))
         return Run(self.sink.events[heard:])
+
+
+NewHarness = Callable[..., Harness]
 
 
 @pytest.fixture
@@ -213,7 +224,7 @@ async def supervisor(contained: Callable[[], Containment]) -> AsyncIterator[Supe
 
 
 @pytest.fixture
-async def new_harness(tmp_path: Path, supervisor: Supervisor) -> AsyncIterator[Callable[..., Harness]]:
+async def new_harness(tmp_path: Path, supervisor: Supervisor) -> AsyncIterator[NewHarness]:
     """Makes a Worker of a ShellBackend, not yet spawned; in the end nothing of it may be left."""
     made: list[Harness] = []
 
@@ -228,7 +239,7 @@ async def new_harness(tmp_path: Path, supervisor: Supervisor) -> AsyncIterator[C
 
 
 @pytest.fixture
-async def shell(new_harness: Callable[..., Harness]) -> Harness:
+async def shell(new_harness: NewHarness) -> Harness:
     """A Worker with its shell running."""
     harness = new_harness()
     assert await harness.spawn() == BackendAnswer("accepted")

@@ -10,7 +10,7 @@ from runtimed.core.ports import Dispatch, EventSink, Spawn
 from runtimed.core.state.backend_answer import BackendAnswer
 from runtimed.execution import Profile, ProfileRegistry
 from runtimed.execution.echo import EchoBackend
-from runtimed.model.event import InvokeStart, RunEnd, TextDelta, TextDone
+from runtimed.model.event import InvokeStart, Payload, RunEnd, TextDelta, TextDone
 from runtimed.model.identity import worker_id
 from runtimed.model.interaction import WorkerInput
 from runtimed.model.worker import (
@@ -22,6 +22,7 @@ from runtimed.model.worker import (
     RuntimeDefaultProfile,
 )
 from runtimed.store.data_dir import DataDir
+from tests.execution.conftest import RecordingSink
 
 FIRST = worker_id(1)
 
@@ -56,14 +57,14 @@ async def _spawn(registry: ProfileRegistry, sink: EventSink, selector: ProfileSe
     )
 
 
-async def _hear(registry: ProfileRegistry, recorder: Any, given: WorkerInput) -> list[Any]:
+async def _hear(registry: ProfileRegistry, recorder: RecordingSink, given: WorkerInput) -> list[Payload]:
     assert await registry.dispatch(Dispatch(FIRST, "one", given)) == BackendAnswer("accepted")
     registry.start(FIRST, "one")
     await recorder.until(lambda events: events[-1:] == [RunEnd("finished")])
     return list(recorder.events)
 
 
-async def test_the_runtime_default_is_echo_unless_configured(host: Host, recorder: Any) -> None:
+async def test_the_runtime_default_is_echo_unless_configured(host: Host, recorder: RecordingSink) -> None:
     registry = host.registry()
     assert await _spawn(registry, recorder, RuntimeDefaultProfile()) == BackendAnswer("accepted")
     assert await _hear(registry, recorder, WorkerInput("user", "hello")) == [
@@ -74,7 +75,7 @@ async def test_the_runtime_default_is_echo_unless_configured(host: Host, recorde
     ]
 
 
-async def test_echo_says_back_a_system_input_as_a_notification(host: Host, recorder: Any) -> None:
+async def test_echo_says_back_a_system_input_as_a_notification(host: Host, recorder: RecordingSink) -> None:
     registry = host.registry()
     await _spawn(registry, recorder, BuiltinProfile("builtin:echo"))
     events = await _hear(registry, recorder, WorkerInput("system", "wake up"))
@@ -82,25 +83,25 @@ async def test_echo_says_back_a_system_input_as_a_notification(host: Host, recor
     assert TextDone("wake up") in events
 
 
-async def test_a_default_profile_may_be_any_that_is_configured(host: Host, recorder: Any) -> None:
+async def test_a_default_profile_may_be_any_that_is_configured(host: Host, recorder: RecordingSink) -> None:
     registry = host.registry({"reviewer": Profile("shell")}, default_profile="reviewer")
     assert await _spawn(registry, recorder, RuntimeDefaultProfile()) == BackendAnswer("accepted")
     events = await _hear(registry, recorder, WorkerInput("user", "echo I am a shell"))
     assert TextDone("I am a shell\n") in events
 
 
-async def test_a_named_selector_means_the_profile_of_that_name(host: Host, recorder: Any) -> None:
+async def test_a_named_selector_means_the_profile_of_that_name(host: Host, recorder: RecordingSink) -> None:
     registry = host.registry({"reviewer": Profile("echo")})
     assert await _spawn(registry, recorder, NamedProfile("reviewer")) == BackendAnswer("accepted")
 
 
-async def test_the_configuration_may_replace_a_built_in_profile(host: Host, recorder: Any) -> None:
+async def test_the_configuration_may_replace_a_built_in_profile(host: Host, recorder: RecordingSink) -> None:
     registry = host.registry({"builtin:shell": Profile("shell", env={"GREETING": "hi"})})
     assert await _spawn(registry, recorder, BuiltinProfile("builtin:shell")) == BackendAnswer("accepted")
     assert TextDone("hi\n") in await _hear(registry, recorder, WorkerInput("user", "echo $GREETING"))
 
 
-async def test_an_unknown_profile_is_rejected_with_the_table_to_add(host: Host, recorder: Any) -> None:
+async def test_an_unknown_profile_is_rejected_with_the_table_to_add(host: Host, recorder: RecordingSink) -> None:
     answer = await _spawn(host.registry(), recorder, BuiltinProfile("builtin:coder"))
     assert answer == BackendAnswer(
         "rejected",
@@ -108,26 +109,26 @@ async def test_an_unknown_profile_is_rejected_with_the_table_to_add(host: Host, 
     )
 
 
-async def test_the_name_of_an_unknown_profile_can_not_break_the_line(host: Host, recorder: Any) -> None:
+async def test_the_name_of_an_unknown_profile_can_not_break_the_line(host: Host, recorder: RecordingSink) -> None:
     answer = await _spawn(host.registry(), recorder, NamedProfile('a"]\nb'))
     assert answer.message is not None
     assert answer.message.isprintable()
 
 
-async def test_a_missing_default_profile_is_rejected_too(host: Host, recorder: Any) -> None:
+async def test_a_missing_default_profile_is_rejected_too(host: Host, recorder: RecordingSink) -> None:
     answer = await _spawn(host.registry(default_profile="gone"), recorder, RuntimeDefaultProfile())
     assert answer.outcome == "rejected"
     assert "'gone'" in str(answer.message)
 
 
-async def test_a_capability_that_was_not_requested_is_named(host: Host, recorder: Any) -> None:
+async def test_a_capability_that_was_not_requested_is_named(host: Host, recorder: RecordingSink) -> None:
     answer = await _spawn(host.registry(), recorder, BuiltinProfile("builtin:shell"), "read")
     assert answer == BackendAnswer(
         "rejected", "profile builtin:shell needs the capability shell: request it when creating the Worker"
     )
 
 
-async def test_all_missing_capabilities_are_named(host: Host, recorder: Any) -> None:
+async def test_all_missing_capabilities_are_named(host: Host, recorder: RecordingSink) -> None:
     registry = host.registry({"coder": Profile("shell", capabilities=("read", "write", "shell"))})
     answer = await _spawn(registry, recorder, NamedProfile("coder"), "write")
     assert answer == BackendAnswer(
@@ -135,7 +136,7 @@ async def test_all_missing_capabilities_are_named(host: Host, recorder: Any) -> 
     )
 
 
-async def test_a_refused_worker_takes_no_input(host: Host, recorder: Any) -> None:
+async def test_a_refused_worker_takes_no_input(host: Host, recorder: RecordingSink) -> None:
     registry = host.registry()
     await _spawn(registry, recorder, BuiltinProfile("builtin:shell"))
     answer = await registry.dispatch(Dispatch(FIRST, "one", WorkerInput("user", "true")))
@@ -143,7 +144,7 @@ async def test_a_refused_worker_takes_no_input(host: Host, recorder: Any) -> Non
 
 
 async def test_an_adapter_that_fails_is_answered_as_errored_and_logged(
-    host: Host, recorder: Any, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+    host: Host, recorder: RecordingSink, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
     async def fail(*_: object) -> BackendAnswer:
         raise RuntimeError("a bug")
@@ -164,7 +165,7 @@ async def test_an_adapter_that_fails_is_answered_as_errored_and_logged(
     assert len([record for record in caplog.records if record.exc_info]) == 4
 
 
-async def test_a_session_is_configured_only_where_there_is_an_agent(host: Host, recorder: Any) -> None:
+async def test_a_session_is_configured_only_where_there_is_an_agent(host: Host, recorder: RecordingSink) -> None:
     registry = host.registry()
     request = CreateWorkerRequest(session_config={"mode": "default"})
 
@@ -176,7 +177,7 @@ async def test_a_session_is_configured_only_where_there_is_an_agent(host: Host, 
 
 
 async def test_a_worker_that_was_ended_before_its_adapter_knew_of_it_can_be_ended(
-    host: Host, recorder: Any, monkeypatch: pytest.MonkeyPatch
+    host: Host, recorder: RecordingSink, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     spawn = EchoBackend.spawn
 

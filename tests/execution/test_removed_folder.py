@@ -6,7 +6,6 @@ import shutil
 import sys
 from collections.abc import AsyncIterator, Callable
 from pathlib import Path
-from typing import Any
 
 import attrs
 import pytest
@@ -20,6 +19,7 @@ from runtimed.model.identity import worker_id
 from runtimed.model.interaction import WorkerInput
 from runtimed.model.worker import BuiltinProfile, CapabilityRequest, CreateWorkerRequest
 from runtimed.store.data_dir import DataDir
+from tests.execution.conftest import RecordingSink
 
 FIRST = worker_id(1)
 GONE, REPLACED = "was gone: it was made anew", "was replaced by another"
@@ -84,7 +84,7 @@ class Housed:
     registry: ProfileRegistry
     kind: str
     folder: Path
-    sink: Any
+    sink: RecordingSink
     inputs: int = 0
 
     async def spawn(self, history: tuple[Entry, ...] | None = None) -> BackendAnswer:
@@ -109,7 +109,7 @@ def alerts(events: list[Payload]) -> list[str]:
 
 
 @pytest.fixture(params=KINDS)
-async def housed(request: pytest.FixtureRequest, tmp_path: Path, recorder: Any) -> AsyncIterator[Housed]:
+async def housed(request: pytest.FixtureRequest, tmp_path: Path, recorder: RecordingSink) -> AsyncIterator[Housed]:
     script = tmp_path / "script.json"
     script.write_text(json.dumps({"session/prompt": [[["obey"]]] * 5}))
     command = (sys.executable, str(AGENT), str(script)) if request.param == "acp" else (sys.executable, "-c", PROGRAM)

@@ -9,6 +9,9 @@ from pathlib import Path
 
 import pytest
 
+Rounds = Callable[[int, int], int]
+Require = Callable[..., None]
+
 CAP_SYS_ADMIN = 21
 TIMEOUT_S = {"short": 600, "long": 7200}
 
@@ -22,14 +25,14 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
 
 
 @pytest.fixture(scope="session")
-def rounds(request: pytest.FixtureRequest) -> Callable[[int, int], int]:
+def rounds(request: pytest.FixtureRequest) -> Rounds:
     """Choose a number: the first in a short run, the second with `--faults=long`."""
     wanted = request.config.getoption("faults")
     return lambda short, long: long if wanted == "long" else short
 
 
 @pytest.fixture
-def require() -> Callable[..., None]:
+def require() -> Require:
     """Skip the test if a program is missing or lacks permission, or if it needs root."""
 
     def check(*programs: str, root: bool = False) -> None:

@@ -3,6 +3,8 @@
 import asyncio
 import contextlib
 import json
+from collections.abc import Iterable, Sequence
+from typing import Any
 
 import pytest
 from hypothesis import given, settings
@@ -10,45 +12,51 @@ from hypothesis import strategies as st
 
 from runtimed.core import Runtime
 from runtimed.core.limits import Limits
+from runtimed.core.state.change import EncodedEvent
 from runtimed.errors import CursorUnknownOrExpired, UpstreamClosed, WorkerNotFound, WrongRuntimeCursor
 from runtimed.feed import Feed
+from runtimed.feed.reader import Reader
 from runtimed.feed.view import EVERYTHING
-from runtimed.model.event import TextDone, ThinkingDelta
-from runtimed.model.identity import EventCursor, RuntimeId
+from runtimed.model.event import Snapshot, TextDone, ThinkingBlock, ThinkingDelta
+from runtimed.model.identity import Cursor, EventCursor, RuntimeId, WorkerRef
 from runtimed.store.memory import MemoryStore
 
 from .conftest import FakeBackend, until, worker_of
 
 
-async def said(runtime, backend, ref, count, start=0):
+async def said(runtime: Runtime, backend: FakeBackend, ref: WorkerRef, count: int, start: int = 0) -> None:
     for number in range(start, start + count):
         await backend.sinks[ref.worker_id].emit(ThinkingDelta(str(number)))
     async with asyncio.timeout(10):
-        while True:
-            seen = await runtime.snapshot(ref)
-            text = seen.payload.in_flight.blocks[0].text if seen.payload.in_flight else ""
-            if text.endswith(str(start + count - 1)):
-                return
+        while not (await thought(runtime, ref)).endswith(str(start + count - 1)):
             await asyncio.sleep(0)
 
 
-def envelopes(messages):
+async def thought(runtime: Runtime, ref: WorkerRef) -> str:
+    """Return the thought that is in flight."""
+    shown = (await runtime.snapshot(ref)).payload
+    assert isinstance(shown, Snapshot)
+    blocks = shown.in_flight.blocks if shown.in_flight else ()
+    return "".join(block.text for block in blocks[:1] if isinstance(block, ThinkingBlock))
+
+
+def envelopes(messages: Iterable[bytes]) -> list[dict[str, Any]]:
     return [json.loads(message) for message in messages]
 
 
-async def read_until(reader, cursor):
-    frames = []
+async def read_until(reader: Reader, cursor: str) -> list[bytes]:
+    frames: list[bytes] = []
     async with asyncio.timeout(10):
         while not frames or envelopes(frames[-1:])[0]["cursor"] != cursor:
             frames += await reader.read()
     return frames
 
 
-def newest(runtime, ref):
+def newest(runtime: Runtime, ref: WorkerRef) -> Cursor:
     return runtime.worker(ref).last_cursor
 
 
-async def test_a_reader_without_a_cursor_begins_behind_the_newest_event():
+async def test_a_reader_without_a_cursor_begins_behind_the_newest_event() -> None:
     backend = FakeBackend()
     async with Runtime(MemoryStore(), backend) as runtime:
         ref = await worker_of(runtime)
@@ -58,7 +66,7 @@ async def test_a_reader_without_a_cursor_begins_behind_the_newest_event():
             assert [event["payload"]["data"]["text"] for event in envelopes(await reader.read())] == ["3"]
 
 
-async def test_a_reader_that_the_ring_cannot_serve_reads_from_the_store():
+async def test_a_reader_that_the_ring_cannot_serve_reads_from_the_store() -> None:
     backend = FakeBackend()
     async with Runtime(MemoryStore(), backend) as runtime:
         feed = Feed(runtime, ring_bytes=2_000)
@@ -72,24 +80,26 @@ async def test_a_reader_that_the_ring_cannot_serve_reads_from_the_store():
 class HeldStore(MemoryStore):
     """A store whose reads of events wait for `may_read`."""
 
-    def __init__(self):
+    def __init__(self) -> None:
         super().__init__()
         self.asked = 0
         self.may_read = asyncio.Event()
 
-    async def read_events(self, *wanted):
+    async def read_events(self, *wanted: Any) -> Sequence[EncodedEvent]:
         self.asked += 1
         await self.may_read.wait()
         return await super().read_events(*wanted)
 
-    async def read_all_events(self, *wanted):
+    async def read_all_events(self, *wanted: Any) -> Sequence[EncodedEvent]:
         self.asked += 1
         await self.may_read.wait()
         return await super().read_all_events(*wanted)
 
 
 @pytest.mark.parametrize("of_all", [False, True])
-async def test_a_page_without_a_cursor_begins_at_the_oldest_retained_event_though_trimming_overtakes_it(of_all):
+async def test_a_page_without_a_cursor_begins_at_the_oldest_retained_event_though_trimming_overtakes_it(
+    of_all: bool,
+) -> None:
     backend, store = FakeBackend(), HeldStore()
     async with Runtime(store, backend, limits=Limits(max_events_per_worker=20)) as runtime:
         ref = await worker_of(runtime)
@@ -105,18 +115,18 @@ async def test_a_page_without_a_cursor_begins_at_the_oldest_retained_event_thoug
         assert found == list(range(found[0], found[0] + len(found)))
 
 
-async def observed(feed, runtime, ref, sequence):
+async def observed(feed: Feed, runtime: Runtime, ref: WorkerRef | None, sequence: int) -> tuple[int, list[str]]:
     """Read everything after a sequence until the feed closes."""
-    seen = []
+    seen: list[dict[str, Any]] = []
     with feed.open(ref, EventCursor(runtime.runtime_id, sequence)) as reader, contextlib.suppress(UpstreamClosed):
         while True:
             seen += envelopes(await reader.read())
     return sequence, [event["cursor"] for event in seen]
 
 
-async def published(runtime, ref):
+async def published(runtime: Runtime, ref: WorkerRef) -> list[EncodedEvent]:
     """Read all events of a Worker, page by page."""
-    found = []
+    found: list[EncodedEvent] = []
     while page := await runtime.events(ref, found[-1].sequence if found else 0):
         found += page
     return found
@@ -128,7 +138,9 @@ async def published(runtime, ref):
     bursts=st.lists(st.integers(1, 40), min_size=1, max_size=8),
     joins=st.lists(st.tuples(st.integers(0, 7), st.integers(0, 300)), max_size=6),
 )
-async def test_every_reader_sees_every_event_once_whenever_it_joins(ring_bytes, bursts, joins):
+async def test_every_reader_sees_every_event_once_whenever_it_joins(
+    ring_bytes: int, bursts: list[int], joins: list[tuple[int, int]]
+) -> None:
     backend = FakeBackend()
     async with Runtime(MemoryStore(), backend) as runtime:
         feed = Feed(runtime, ring_bytes=ring_bytes)
@@ -150,7 +162,7 @@ async def test_every_reader_sees_every_event_once_whenever_it_joins(ring_bytes, 
             assert seen == [f"wo_{event.sequence:016x}" for event in everything if event.sequence > sequence]
 
 
-async def test_a_cursor_from_the_future_or_of_another_runtime_is_refused():
+async def test_a_cursor_from_the_future_or_of_another_runtime_is_refused() -> None:
     backend = FakeBackend()
     async with Runtime(MemoryStore(), backend) as runtime:
         feed = Feed(runtime)
@@ -163,7 +175,7 @@ async def test_a_cursor_from_the_future_or_of_another_runtime_is_refused():
             pass
 
 
-async def test_a_closed_feed_ends_readers_once_they_have_read_everything():
+async def test_a_closed_feed_ends_readers_once_they_have_read_everything() -> None:
     backend = FakeBackend()
     async with Runtime(MemoryStore(), backend) as runtime:
         feed = Feed(runtime)

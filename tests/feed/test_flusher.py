@@ -4,6 +4,7 @@ import asyncio
 from types import SimpleNamespace
 
 import attrs
+import pytest
 
 from runtimed.feed import flusher as flushers
 from runtimed.feed.encoding import Envelopes
@@ -23,18 +24,18 @@ class RecordingObserver:
     written: bytes = b""
     ended: list[Exception] = attrs.field(factory=list)
 
-    def write(self, data):
+    def write(self, data: bytes) -> None:
         if self.failure is not None:
             raise self.failure
         self.written += data
 
-    def unsync(self): ...
+    def unsync(self) -> None: ...
 
-    def end(self, error):
+    def end(self, error: Exception) -> None:
         self.ended.append(error)
 
 
-async def test_an_observer_whose_transport_fails_ends_alone():
+async def test_an_observer_whose_transport_fails_ends_alone() -> None:
     ring = Ring(0, 10_000)
     flusher = Flusher(ring, Envelopes())
     broken, sound = RecordingObserver(RuntimeError("the handler is closed")), RecordingObserver()
@@ -51,12 +52,14 @@ async def test_an_observer_whose_transport_fails_ends_alone():
     assert broken.ended == [broken.failure]
 
 
-async def test_other_work_of_the_event_loop_does_not_lengthen_the_rest_after_a_flush(monkeypatch):
+async def test_other_work_of_the_event_loop_does_not_lengthen_the_rest_after_a_flush(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
     clock = SimpleNamespace(now=1_000.0, thread=0.0, beside=0.0)
 
-    def thread_time():
+    def thread_time() -> float:
         clock.thread += clock.beside
-        return clock.thread
+        return float(clock.thread)
 
     monkeypatch.setattr(asyncio.get_running_loop(), "time", lambda: clock.now)
     monkeypatch.setattr(flushers, "time", SimpleNamespace(thread_time=thread_time))

@@ -3,12 +3,13 @@
 import asyncio
 import random
 from contextlib import AsyncExitStack
+from functools import partial
 
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from runtimed.core import Runtime
+from runtimed.core import EventSink, Runtime
 from runtimed.core.limits import Limits
 from runtimed.errors import (
     CursorExpired,
@@ -22,14 +23,16 @@ from runtimed.feed import Feed, Selection
 from runtimed.feed.encoding import ServerSentEvents, SocketMessages
 from runtimed.feed.observer import MAX_UNSENT
 from runtimed.model.event import SystemItem
+from runtimed.model.identity import WorkerRef
 from runtimed.store.memory import MemoryStore
+from tests.feed.conftest import Watcher
 
 from .conftest import FakeBackend, cursors_behind, said, say, until, watching, worker_of
 
 STEPS = ("say", "say", "say", "join", "resume", "read", "read", "leave", "turn")
 
 
-async def test_unread_bytes_of_all_observers_are_bounded_and_the_slowest_resume_without_loss():
+async def test_unread_bytes_of_all_observers_are_bounded_and_the_slowest_resume_without_loss() -> None:
     backend, limit = FakeBackend(), 500_000
     async with Runtime(MemoryStore(), backend) as runtime, AsyncExitStack() as stack:
         feed = Feed(runtime, max_unread_bytes=limit)
@@ -38,14 +41,14 @@ async def test_unread_bytes_of_all_observers_are_bounded_and_the_slowest_resume_
         reader = await stack.enter_async_context(watching(feed, quiet, buffer=4_096))
         slow = [await stack.enter_async_context(watching(feed, ref, buffer=4_096)) for ref in refs]
         for watcher in (reader, *slow):
-            await watcher.read_until(lambda watcher=watcher: watcher.envelopes)
+            await watcher.read_until(watcher.has_some)
 
         for _ in range(3):
             for ref in refs:
                 await say(runtime, backend, ref, ["x" * 100_000])
                 await say(runtime, backend, quiet, ["x" * 5_000])
                 expected = await cursors_behind(runtime, quiet, reader.began)
-                await reader.read_until(lambda expected=expected: reader.cursors == expected)
+                await reader.read_until(partial(reader.has_cursors, expected))
                 held = sum(one.observer.transport.get_write_buffer_size() for one in slow if not one.ended)
                 assert held <= limit
 
@@ -56,51 +59,51 @@ async def test_unread_bytes_of_all_observers_are_bounded_and_the_slowest_resume_
             last = int(one.cursors[-1][3:], 16) if one.cursors else one.began
             again = await stack.enter_async_context(watching(feed, ref, last))
             missing = await cursors_behind(runtime, ref, last)
-            await again.read_until(lambda again=again, missing=missing: again.cursors == missing)
+            await again.read_until(partial(again.has_cursors, missing))
 
 
 class Crowd:
     """Observers that join, leave and read at random while Workers emit events."""
 
-    def __init__(self, runtime, feed, backend, refs, seed):
+    def __init__(self, runtime: Runtime, feed: Feed, backend: FakeBackend, refs: list[WorkerRef], seed: int) -> None:
         self.runtime = runtime
         self.feed = feed
         self.backend = backend
         self.refs = refs
         self.random = random.Random(seed)
-        self.present = []
-        self.talking = []
+        self.present: list[tuple[Watcher, WorkerRef | None, int, AsyncExitStack]] = []
+        self.talking: list[asyncio.Future[None]] = []
 
-    async def step(self, stack, name):
+    async def step(self, stack: AsyncExitStack, name: str) -> None:
         await getattr(self, f"_{name}")(stack)
 
-    async def _say(self, _stack):
+    async def _say(self, _stack: AsyncExitStack) -> None:
         ref, size = self.random.choice(self.refs), self.random.choice((1, 100, 3_000))
         talk = self._talk(self.backend.sinks[ref.worker_id], size, self.random.randint(1, 30))
         self.talking.append(asyncio.ensure_future(talk))
 
-    async def _talk(self, sink, size, count):
+    async def _talk(self, sink: EventSink, size: int, count: int) -> None:
         for _ in range(count):
             await sink.emit(SystemItem({"kind": "said", "text": "x" * size}))
             await asyncio.sleep(self.random.choice((0, 0, 0.001)))
 
-    async def _join(self, stack):
+    async def _join(self, stack: AsyncExitStack) -> None:
         await self._enter(stack, self.random.choice([*self.refs, None]), None)
 
-    async def _resume(self, stack):
+    async def _resume(self, stack: AsyncExitStack) -> None:
         cursor = self.random.randint(0, self.runtime.head)
         await self._enter(stack, self.random.choice([*self.refs, None]), cursor)
 
-    async def _enter(self, stack, ref, cursor):
+    async def _enter(self, stack: AsyncExitStack, ref: WorkerRef | None, cursor: int | None) -> None:
         own = await stack.enter_async_context(AsyncExitStack())
         watcher = await own.enter_async_context(watching(self.feed, ref, cursor, buffer=4_096))
         self.present.append((watcher, ref, watcher.began if cursor is None else cursor, own))
 
-    async def _read(self, _stack):
+    async def _read(self, _stack: AsyncExitStack) -> None:
         for watcher, *_ in self.random.sample(self.present, len(self.present) // 2):
             watcher.take(self.random.choice((10, 1_000, 2**16)))
 
-    async def _leave(self, _stack):
+    async def _leave(self, _stack: AsyncExitStack) -> None:
         if self.present:
             watcher, ref, begin, own = self.present.pop(self.random.randrange(len(self.present)))
             await own.aclose()
@@ -109,17 +112,17 @@ class Crowd:
             greeting = min(lines, 1 if ref is not None else 0)
             assert watcher.cursors == expected[: lines - greeting]
 
-    async def _turn(self, _stack):
+    async def _turn(self, _stack: AsyncExitStack) -> None:
         await asyncio.sleep(self.random.choice((0, 0.002)))
 
-    async def finish(self):
+    async def finish(self) -> None:
         """Let every observer read to the end, and check that each has seen every event once."""
         await asyncio.gather(*self.talking)
         await said(self.runtime, self.backend, self.refs)
         for watcher, ref, begin, _ in self.present:
             expected = await cursors_behind(self.runtime, ref, begin)
             wanted = len(expected) + (ref is not None)
-            await watcher.read_until(lambda w=watcher, n=wanted: w.data.count(b"\n") >= n)
+            await watcher.read_until(partial(watcher.has_lines, wanted))
             assert watcher.cursors == expected
             assert not watcher.ended
 
@@ -130,7 +133,9 @@ class Crowd:
     ring_bytes=st.sampled_from((600, 10_000, 200_000)),
     steps=st.lists(st.sampled_from(STEPS), min_size=5, max_size=40),
 )
-async def test_observers_that_join_stop_resume_and_leave_see_every_event_once_and_in_order(seed, ring_bytes, steps):
+async def test_observers_that_join_stop_resume_and_leave_see_every_event_once_and_in_order(
+    seed: int, ring_bytes: int, steps: list[str]
+) -> None:
     backend = FakeBackend()
     limits = Limits(max_replay_items=7)
     async with Runtime(MemoryStore(), backend, limits=limits) as runtime, AsyncExitStack() as stack:
@@ -141,7 +146,7 @@ async def test_observers_that_join_stop_resume_and_leave_see_every_event_once_an
         await crowd.finish()
 
 
-async def test_a_synced_observer_costs_no_task():
+async def test_a_synced_observer_costs_no_task() -> None:
     backend = FakeBackend()
     async with Runtime(MemoryStore(), backend) as runtime, AsyncExitStack() as stack:
         feed = Feed(runtime)
@@ -151,11 +156,11 @@ async def test_a_synced_observer_costs_no_task():
         await until(lambda: len(asyncio.all_tasks()) == before)
         await say(runtime, backend, ref, ["one", "two"])
         for watcher in watchers:
-            await watcher.read_until(lambda w=watcher: len(w.envelopes) == 3)
+            await watcher.read_until(partial(watcher.has_exactly, 3))
         assert len(asyncio.all_tasks()) == before
 
 
-async def test_an_observer_that_does_not_read_buffers_a_bounded_amount_and_delays_nobody():
+async def test_an_observer_that_does_not_read_buffers_a_bounded_amount_and_delays_nobody() -> None:
     backend = FakeBackend()
     async with Runtime(MemoryStore(), backend, limits=Limits(max_page_bytes=50_000)) as runtime:
         feed = Feed(runtime, ring_bytes=50_000)
@@ -164,14 +169,14 @@ async def test_an_observer_that_does_not_read_buffers_a_bounded_amount_and_delay
             for _ in range(20):
                 await say(runtime, backend, ref, ["x" * 1_000] * 50)
                 newest = runtime.worker(ref).last_cursor
-                await reading.read_until(lambda at=newest: reading.data.count(f'"{at}"'.encode()) == 2)
+                await reading.read_until(partial(reading.mentions, newest, 2))
                 unsent = stopped.observer.transport.get_write_buffer_size()
                 assert unsent <= MAX_UNSENT + 2 * 50_000 + 10_000
             await stopped.read_until(lambda: stopped.data.count(f'"{newest}"'.encode()) == 2)
             assert stopped.cursors == reading.cursors == await cursors_behind(runtime, ref, 0)
 
 
-async def test_observers_of_equal_views_share_one_log_that_is_dropped_with_the_last_of_them():
+async def test_observers_of_equal_views_share_one_log_that_is_dropped_with_the_last_of_them() -> None:
     async with Runtime(MemoryStore(), FakeBackend()) as runtime:
         feed = Feed(runtime)
         ref = await worker_of(runtime)
@@ -180,7 +185,7 @@ async def test_observers_of_equal_views_share_one_log_that_is_dropped_with_the_l
         assert not feed._logs
 
 
-async def test_observers_of_different_selections_share_one_log_and_each_sees_its_own():
+async def test_observers_of_different_selections_share_one_log_and_each_sees_its_own() -> None:
     backend = FakeBackend()
     async with Runtime(MemoryStore(), backend) as runtime, AsyncExitStack() as stack:
         feed = Feed(runtime)
@@ -195,11 +200,11 @@ async def test_observers_of_different_selections_share_one_log_and_each_sees_its
         for number, ref in enumerate(refs):
             await say(runtime, backend, ref, [f"{number}"])
         for number, watcher in enumerate(watchers):
-            await watcher.read_until(lambda w=watcher: w.envelopes)
+            await watcher.read_until(watcher.has_some)
             assert [one["payload"]["data"]["item"]["text"] for one in watcher.envelopes] == [f"{number}"]
 
 
-async def test_a_selection_by_labels_shows_all_events_of_a_worker_that_is_deleted_right_after_them():
+async def test_a_selection_by_labels_shows_all_events_of_a_worker_that_is_deleted_right_after_them() -> None:
     backend = FakeBackend()
     async with Runtime(MemoryStore(), backend) as runtime:
         feed = Feed(runtime)
@@ -215,7 +220,7 @@ async def test_a_selection_by_labels_shows_all_events_of_a_worker_that_is_delete
             assert [one["payload"]["event"] for one in watcher.envelopes][:2] == ["system_item", "system_item"]
 
 
-async def test_a_selection_shows_only_matching_events_and_advances_past_the_others():
+async def test_a_selection_shows_only_matching_events_and_advances_past_the_others() -> None:
     backend = FakeBackend()
     async with Runtime(MemoryStore(), backend) as runtime:
         feed = Feed(runtime, ring_bytes=500)
@@ -231,7 +236,7 @@ async def test_a_selection_shows_only_matching_events_and_advances_past_the_othe
         assert [one["payload"]["data"]["item"]["text"] for one in watcher.envelopes] == [f"red {n}" for n in range(5)]
 
 
-async def test_a_closed_feed_ends_synced_and_unsynced_observers_once_they_have_everything():
+async def test_a_closed_feed_ends_synced_and_unsynced_observers_once_they_have_everything() -> None:
     backend = FakeBackend()
     async with Runtime(MemoryStore(), backend) as runtime:
         feed = Feed(runtime, ring_bytes=1_000)
@@ -245,8 +250,8 @@ async def test_a_closed_feed_ends_synced_and_unsynced_observers_once_they_have_e
             assert isinstance(waiting.ended[0], UpstreamClosed)
             assert not behind.ended
             for watcher, count in ((waiting, 1), (behind, 501)):
-                await watcher.read_until(lambda w=watcher, n=count: w.data.count(b"\n") == n + 1)
-                await until(lambda w=watcher: w.ended)
+                await watcher.read_until(partial(watcher.has_exactly, count + 1))
+                await until(watcher.has_ended)
                 assert isinstance(watcher.ended[0], UpstreamClosed)
                 assert len(watcher.cursors) == count
         with pytest.raises(UpstreamClosed):
@@ -254,7 +259,7 @@ async def test_a_closed_feed_ends_synced_and_unsynced_observers_once_they_have_e
                 pass
 
 
-async def test_the_deletion_of_a_worker_ends_its_observers_and_those_of_all_go_on():
+async def test_the_deletion_of_a_worker_ends_its_observers_and_those_of_all_go_on() -> None:
     backend = FakeBackend()
     async with Runtime(MemoryStore(), backend) as runtime:
         feed = Feed(runtime)
@@ -274,7 +279,7 @@ async def test_the_deletion_of_a_worker_ends_its_observers_and_those_of_all_go_o
                 pass
 
 
-async def test_a_cursor_older_than_what_is_retained_is_refused():
+async def test_a_cursor_older_than_what_is_retained_is_refused() -> None:
     backend = FakeBackend()
     async with Runtime(MemoryStore(), backend, limits=Limits(max_events_per_worker=10)) as runtime:
         feed = Feed(runtime)
@@ -291,7 +296,7 @@ async def test_a_cursor_older_than_what_is_retained_is_refused():
         assert watcher.cursors == [f"wo_{sequence:016x}" for sequence in range(floor + 1, 41)]
 
 
-async def test_an_observer_that_retention_overtakes_ends_with_cursor_expired_and_sees_no_gap_before():
+async def test_an_observer_that_retention_overtakes_ends_with_cursor_expired_and_sees_no_gap_before() -> None:
     backend = FakeBackend()
     async with Runtime(MemoryStore(), backend, limits=Limits(max_events_per_worker=50)) as runtime:
         feed = Feed(runtime, ring_bytes=10_000)
@@ -299,12 +304,12 @@ async def test_an_observer_that_retention_overtakes_ends_with_cursor_expired_and
         async with watching(feed, ref, buffer=4_096) as watcher:
             while not (runtime.retained_after(ref) > watcher.observer.sequence + 500):
                 await say(runtime, backend, ref, ["x" * 1_000] * 50)
-            await until(lambda: watcher.take(2**16) or watcher.ended)
+            await until(watcher.takes_to_its_end)
         assert isinstance(watcher.ended[0], CursorExpired)
         assert watcher.cursors == [f"wo_{sequence:016x}" for sequence in range(1, len(watcher.cursors) + 1)]
 
 
-async def test_an_observer_whose_transport_closed_is_ended_at_the_next_event():
+async def test_an_observer_whose_transport_closed_is_ended_at_the_next_event() -> None:
     backend = FakeBackend()
     async with Runtime(MemoryStore(), backend) as runtime:
         feed = Feed(runtime)
@@ -318,7 +323,7 @@ async def test_an_observer_whose_transport_closed_is_ended_at_the_next_event():
 
 
 @pytest.mark.parametrize("size", [0, 1, 200, 70_000])
-async def test_a_socket_message_of_any_size_begins_with_its_length(size):
+async def test_a_socket_message_of_any_size_begins_with_its_length(size: int) -> None:
     backend = FakeBackend()
     async with Runtime(MemoryStore(), backend) as runtime:
         feed = Feed(runtime)
@@ -338,7 +343,7 @@ async def test_a_socket_message_of_any_size_begins_with_its_length(size):
         assert [text[:1] + text[-1:] for text in texts] == [b"{}", b"{}"]
 
 
-async def test_events_that_are_written_together_to_an_event_stream_are_one_chunk():
+async def test_events_that_are_written_together_to_an_event_stream_are_one_chunk() -> None:
     encoding = ServerSentEvents(chunked=True)
     assert encoding.join((b"one\n\n", b"two\n\n")) == b"a\r\none\n\ntwo\n\n\r\n"
     assert ServerSentEvents(chunked=False).join((b"one\n\n", b"two\n\n")) == b"one\n\ntwo\n\n"

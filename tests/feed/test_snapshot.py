@@ -3,10 +3,12 @@
 import asyncio
 import json
 import math
+from collections.abc import AsyncIterator
+from typing import Any
 
 import pytest
 
-from runtimed.core import Runtime
+from runtimed.core import EventSink, Runtime
 from runtimed.core.limits import MAX_SNAPSHOT_BYTES, Limits
 from runtimed.feed import Feed
 from runtimed.feed.encoding import Envelopes, ServerSentEvents, SocketMessages
@@ -20,6 +22,7 @@ from runtimed.model.event import (
     ToolCallArgsDelta,
     ToolCallStart,
 )
+from runtimed.model.identity import WorkerRef
 from runtimed.model.interaction import WorkerInput
 from runtimed.model.permission import PermissionOption, Question
 from runtimed.model.worker import AssistantIntent, BuiltinProfile, CapabilityRequest, CreateWorkerRequest, TaskIntent
@@ -33,27 +36,30 @@ CONTROLS = '\n"\\\x01é'
 """Characters that take more bytes in JSON, or in UTF-8."""
 
 
-async def snapshot_of(runtime, ref, max_bytes=MAX_SNAPSHOT_BYTES):
+async def snapshot_of(runtime: Runtime, ref: WorkerRef, max_bytes: int = MAX_SNAPSHOT_BYTES) -> dict[str, Any]:
     """Return the data of a snapshot, after a check that every encoding keeps the bound."""
     shown = bounded(await runtime.snapshot(ref), max_bytes)
     for encoding in (Envelopes(), SocketMessages(), ServerSentEvents(chunked=True)):
         assert len(encoding.snapshot(shown)) <= max_bytes
-    return json.loads(Envelopes().snapshot(shown))["payload"]["data"]
+    data: dict[str, Any] = json.loads(Envelopes().snapshot(shown))["payload"]["data"]
+    return data
 
 
-async def talking(runtime, backend, request=None):
+async def talking(
+    runtime: Runtime, backend: FakeBackend, request: CreateWorkerRequest | None = None
+) -> tuple[WorkerRef, EventSink]:
     """Create a Worker, and return it with its sink."""
     ref = (await runtime.create_worker(request or CreateWorkerRequest())).worker_ref
     return ref, backend.sinks[ref.worker_id]
 
 
 @pytest.fixture
-def backend():
+def backend() -> FakeBackend:
     return FakeBackend()
 
 
 @pytest.fixture
-async def runtime(backend):
+async def runtime(backend: FakeBackend) -> AsyncIterator[Runtime]:
     async with Runtime(MemoryStore(), backend) as running:
         yield running
 
@@ -61,8 +67,8 @@ async def runtime(backend):
 @pytest.mark.parametrize("character", ["x", *CONTROLS])
 @pytest.mark.parametrize("max_bytes", [MIN_SNAPSHOT_BYTES, MAX_SNAPSHOT_BYTES])
 async def test_a_snapshot_holds_the_newest_entries_that_fit_each_of_them_whole(
-    runtime, backend, character, max_bytes
-):
+    runtime: Runtime, backend: FakeBackend, character: str, max_bytes: int
+) -> None:
     ref, sink = await talking(runtime, backend)
     for number in range(40):
         await sink.emit(TextDone(f"{number}:" + character * 5_000))
@@ -80,7 +86,9 @@ async def test_a_snapshot_holds_the_newest_entries_that_fit_each_of_them_whole(
     assert not older or used + FRAMING_BYTES + len(encode(older[-1])) >= max_bytes
 
 
-async def test_an_entry_that_does_not_fit_hides_earlier_entries_and_no_later_ones(runtime, backend):
+async def test_an_entry_that_does_not_fit_hides_earlier_entries_and_no_later_ones(
+    runtime: Runtime, backend: FakeBackend
+) -> None:
     ref, sink = await talking(runtime, backend)
     await sink.emit(TextDone("before"))
     await sink.emit(TextDone("x" * 600_000))
@@ -93,7 +101,9 @@ async def test_an_entry_that_does_not_fit_hides_earlier_entries_and_no_later_one
     assert [entry["content"] for entry in (await snapshot_of(runtime, ref))["entries"]] == ["behind"]
 
 
-async def test_each_open_block_keeps_its_newest_64_kib_and_is_marked_truncated(runtime, backend):
+async def test_each_open_block_keeps_its_newest_64_kib_and_is_marked_truncated(
+    runtime: Runtime, backend: FakeBackend
+) -> None:
     ref, sink = await talking(runtime, backend)
     text, thought, arguments = ("".join(f"{kind}{n}," for n in range(20_000)) for kind in "tha")
     await sink.emit(TextDelta(text), ThinkingStart(), ThinkingDelta(thought))
@@ -113,7 +123,9 @@ async def test_each_open_block_keeps_its_newest_64_kib_and_is_marked_truncated(r
 
 
 @pytest.mark.parametrize("character", ["x", *CONTROLS])
-async def test_many_open_calls_never_make_a_snapshot_too_large_and_the_newest_are_shown(runtime, backend, character):
+async def test_many_open_calls_never_make_a_snapshot_too_large_and_the_newest_are_shown(
+    runtime: Runtime, backend: FakeBackend, character: str
+) -> None:
     ref, sink = await talking(runtime, backend)
     for number in range(40):
         await sink.emit(ToolCallStart(f"{number}", "tool"), ToolCallArgsDelta(f"{number}", character * 70_000))
@@ -129,7 +141,9 @@ async def test_many_open_calls_never_make_a_snapshot_too_large_and_the_newest_ar
     assert all(len(block["args"].encode()) == BLOCK // size * size for block in blocks[1:])
 
 
-async def test_a_call_whose_name_does_not_fit_is_left_out_and_other_open_output_is_shown(runtime, backend):
+async def test_a_call_whose_name_does_not_fit_is_left_out_and_other_open_output_is_shown(
+    runtime: Runtime, backend: FakeBackend
+) -> None:
     ref, sink = await talking(runtime, backend)
     await sink.emit(ToolCallStart("before", "tool"), ToolCallArgsDelta("before", "{}"))
     await sink.emit(ToolCallStart("long", "n" * MIN_SNAPSHOT_BYTES), ToolCallArgsDelta("long", "{}"))
@@ -143,7 +157,9 @@ async def test_a_call_whose_name_does_not_fit_is_left_out_and_other_open_output_
 
 @pytest.mark.parametrize("character", ["x", *CONTROLS, "\U0001f600"])
 @pytest.mark.parametrize("max_bytes", [MIN_SNAPSHOT_BYTES, MAX_SNAPSHOT_BYTES])
-async def test_a_snapshot_keeps_the_bound_when_every_part_is_at_its_longest(runtime, backend, character, max_bytes):
+async def test_a_snapshot_keeps_the_bound_when_every_part_is_at_its_longest(
+    runtime: Runtime, backend: FakeBackend, character: str, max_bytes: int
+) -> None:
     request = CreateWorkerRequest(
         TaskIntent("x" + character * 100_000),
         BuiltinProfile("builtin:x" + (character if character.isprintable() else '"') * 2_000),
@@ -175,7 +191,9 @@ async def test_a_snapshot_keeps_the_bound_when_every_part_is_at_its_longest(runt
     await asyncio.gather(*asked)
 
 
-async def test_a_greeting_shows_the_beginning_of_a_long_scope_and_only_the_first_tools(runtime, backend):
+async def test_a_greeting_shows_the_beginning_of_a_long_scope_and_only_the_first_tools(
+    runtime: Runtime, backend: FakeBackend
+) -> None:
     request = CreateWorkerRequest(
         AssistantIntent("é" * 100_000),
         requested_capabilities=tuple(CapabilityRequest(f"{number}" * 300) for number in range(1_000)),
@@ -188,7 +206,9 @@ async def test_a_greeting_shows_the_beginning_of_a_long_scope_and_only_the_first
     assert 0 < len(greeting["tools"]) < 1_000
 
 
-async def test_long_permission_requests_are_shown_with_the_beginning_of_their_titles(runtime, backend):
+async def test_long_permission_requests_are_shown_with_the_beginning_of_their_titles(
+    runtime: Runtime, backend: FakeBackend
+) -> None:
     ref, sink = await talking(runtime, backend)
     await sink.emit(TextDelta("x"))
     await runtime.send_input(ref, WorkerInput("user", "go"))
@@ -205,7 +225,7 @@ async def test_long_permission_requests_are_shown_with_the_beginning_of_their_ti
     await asyncio.gather(*asked)
 
 
-async def test_an_observer_is_written_a_snapshot_within_the_bound_that_is_set(backend):
+async def test_an_observer_is_written_a_snapshot_within_the_bound_that_is_set(backend: FakeBackend) -> None:
     limits = Limits(max_snapshot_bytes=MIN_SNAPSHOT_BYTES)
     async with Runtime(MemoryStore(), backend, limits=limits) as runtime:
         ref, sink = await talking(runtime, backend)

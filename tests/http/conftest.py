@@ -77,10 +77,13 @@ class OwnServer(BaseTestServer):
 
 
 @asynccontextmanager
-async def serving(runtime: Runtime, server_options=None, **options) -> AsyncIterator[Served]:
+async def serving(
+    runtime: Runtime, server_options: dict[str, Any] | None = None, **options: Any
+) -> AsyncIterator[Served]:
     """A server that a test opens and closes by itself."""
     api = Api(runtime, token=TOKEN, **options)
     async with OwnServer(api, **(server_options or {})) as server, aiohttp.ClientSession(headers=BEARER) as client:
+        assert isinstance(server, OwnServer)
         yield server.serves(runtime, client)
 
 

@@ -7,12 +7,14 @@ import socket
 import aiohttp
 import pytest
 from aiohttp import WSMsgType, web
+from aiohttp.test_utils import TestClient
 from pytest_aiohttp import AiohttpClient, AiohttpServer
 
 from runtimed.core import Runtime
 from runtimed.http import make_app
 from runtimed.settings import Settings, load
 from runtimed.store.memory import MemoryStore
+from tests.http.conftest import Served
 
 from .conftest import BEARER, TOKEN, serving
 
@@ -28,7 +30,7 @@ async def test_it_can_be_mounted_in_another_application_on_a_socket_that_somebod
 
         parent.router.add_get("/", home)
         parent.add_subapp("/agents/", make_app(runtime, token=TOKEN))
-        client = await aiohttp_client(await aiohttp_server(parent))
+        client: TestClient[web.Request, None] = await aiohttp_client(await aiohttp_server(parent))
         async with client.get("/") as answer:
             assert await answer.text() == "home"
         async with client.get("/agents/v1/runtime") as answer:
@@ -43,7 +45,7 @@ async def test_without_a_token_everybody_is_let_in_but_browsers_and_strangers_ar
     aiohttp_client: AiohttpClient,
 ) -> None:
     async with Runtime(MemoryStore()) as runtime:
-        client = await aiohttp_client(make_app(runtime, token=None))
+        client: TestClient[web.Request, web.Application] = await aiohttp_client(make_app(runtime, token=None))
         own = str(client.make_url("/"))
         requests: list[tuple[dict[str, str], int]] = [
             ({}, 200),
@@ -55,7 +57,7 @@ async def test_without_a_token_everybody_is_let_in_but_browsers_and_strangers_ar
                 assert answer.status == status
 
 
-async def test_observers_are_told_when_it_shuts_down(runtime):
+async def test_observers_are_told_when_it_shuts_down(runtime: Runtime) -> None:
     async with serving(runtime) as served:
         async with served.client.post(f"{served.url}/v1/workers", json={}) as answer:
             worker_id = (await answer.json())["worker"]["worker_id"]
@@ -68,7 +70,9 @@ async def test_observers_are_told_when_it_shuts_down(runtime):
     assert code == aiohttp.WSCloseCode.GOING_AWAY
 
 
-async def test_an_observer_that_does_not_read_cannot_hold_up_the_end(runtime, monkeypatch):
+async def test_an_observer_that_does_not_read_cannot_hold_up_the_end(
+    runtime: Runtime, monkeypatch: pytest.MonkeyPatch
+) -> None:
     for module in ("streams", "sockets"):
         monkeypatch.setattr(f"runtimed.http.streaming.{module}.CLOSE_TIMEOUT_S", 0.2)
     async with serving(runtime, {"drain_timeout_s": 0.2}) as served:
@@ -91,7 +95,7 @@ async def test_an_observer_that_does_not_read_cannot_hold_up_the_end(runtime, mo
                 await served.server.close()
 
 
-async def drained(observer):
+async def drained(observer: aiohttp.ClientWebSocketResponse) -> tuple[list[str], int | None]:
     frames = []
     async with asyncio.timeout(10):
         while (message := await observer.receive()).type is WSMsgType.TEXT:
@@ -99,7 +103,7 @@ async def drained(observer):
     return frames, observer.close_code
 
 
-async def test_observers_that_leave_leave_no_task_behind(served):
+async def test_observers_that_leave_leave_no_task_behind(served: Served) -> None:
     async with served.client.post(f"{served.url}/v1/workers", json={}) as answer:
         worker_id = (await answer.json())["worker"]["worker_id"]
     before = len(asyncio.all_tasks())
@@ -114,7 +118,7 @@ async def test_observers_that_leave_leave_no_task_behind(served):
             await asyncio.sleep(0.01)
 
 
-def test_the_settings_never_show_the_token(monkeypatch):
+def test_the_settings_never_show_the_token(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("RUNTIMED_TOKEN", TOKEN)
     settings = load({})
     assert settings.token == TOKEN
@@ -122,7 +126,7 @@ def test_the_settings_never_show_the_token(monkeypatch):
 
 
 @pytest.mark.parametrize("name", ["heartbeat_s", "max_body_bytes"])
-def test_every_limit_is_a_setting(monkeypatch, name):
+def test_every_limit_is_a_setting(monkeypatch: pytest.MonkeyPatch, name: str) -> None:
     monkeypatch.setenv(f"RUNTIMED_{name.upper()}", "7")
     assert getattr(load({}), name) == 7
     assert getattr(Settings(), name) != 7

@@ -13,23 +13,23 @@ BUNDLE = ConfigBundle(
 )
 
 
-def test_a_bundle_has_the_digest_that_the_contract_states():
+def test_a_bundle_has_the_digest_that_the_contract_states() -> None:
     assert bundle_digest(BUNDLE) == "f1faffb46524a985fff79a4a3e9165e776187d2e3a67773995806ac557f3320a"
 
 
-def test_the_order_of_profiles_and_declarations_does_not_matter():
+def test_the_order_of_profiles_and_declarations_does_not_matter() -> None:
     more = attrs.evolve(
         BUNDLE, profiles=(BundleProfile(NamedProfile("b")), BundleProfile(NamedProfile("a"), "label"))
     )
     assert bundle_digest(more) == bundle_digest(attrs.evolve(more, profiles=more.profiles[::-1]))
 
 
-def test_the_digest_does_not_cover_itself():
+def test_the_digest_does_not_cover_itself() -> None:
     metadata = attrs.evolve(BUNDLE.metadata, digest="0" * 64)
     assert bundle_digest(attrs.evolve(BUNDLE, metadata=metadata)) == bundle_digest(BUNDLE)
 
 
-def test_a_line_that_is_a_prefix_of_another_is_sorted_before_it():
+def test_a_line_that_is_a_prefix_of_another_is_sorted_before_it() -> None:
     """Lines are sorted without their line feeds: a NUL sorts before a line feed, and would change the order."""
     import hashlib
 

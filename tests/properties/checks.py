@@ -17,7 +17,11 @@ from runtimed.errors import (
     WorkerNotFound,
 )
 from runtimed.model.event import RunEnd, Shutdown
-from runtimed.model.identity import cursor_of
+from runtimed.model.identity import WorkerId, cursor_of
+from runtimed.model.permission import Ruling
+from runtimed.model.runtime import RuntimeEvent
+from runtimed.model.transcript import TranscriptItem
+from runtimed.model.worker import WorkerSummary
 from runtimed.wire.converter import encode
 from runtimed.wire.frames import event_name
 from tests.properties.harness import PATIENCE_S, UNKNOWN, Harness, busy_workers
@@ -56,7 +60,7 @@ async def settle(harness: Harness) -> None:
     harness.disturbed = False
 
 
-async def until(condition: Callable[[], bool], why: Callable[[], Any]) -> None:
+async def until(condition: Callable[[], object], why: Callable[[], object]) -> None:
     """Wait for a condition, with a deadline."""
     deadline, turns = time.monotonic() + PATIENCE_S, 0
     while not condition():
@@ -76,7 +80,7 @@ def unrest(harness: Harness) -> list[str]:
     return found + [f"{watcher} has not seen {lost}" for watcher, lost in lacking if lost]
 
 
-def unrest_of(story: Story, worker: Any) -> Iterator[str]:
+def unrest_of(story: Story, worker: WorkerSummary | None) -> Iterator[str]:
     """Yield how a Worker differs from its model, or None if it does not exist. The model may adopt an end."""
     name = story.worker_id
     if worker is None:
@@ -105,7 +109,7 @@ def unrest_in(story: Story) -> Iterator[str]:
         yield f"nothing runs {story.worker_id}, but its events say {story.activity().in_flight()}"
 
 
-def run_state(story: Story, worker: Any) -> str:
+def run_state(story: Story, worker: WorkerSummary) -> str:
     if story.status != "running":
         return "stopped"
     if story.connected:
@@ -148,7 +152,7 @@ def check_watcher(harness: Harness, watcher: Watcher) -> None:
         watcher.visit.result()
         check_end(harness, watcher)
     seen = {sequence for sequence, _, _ in watcher.seen}
-    gone = deleted(harness) | ({r.story.worker_id for r in harness.requests if r.kind == "delete"} - {None})
+    gone = deleted(harness) | ({r.story.worker_id for r in harness.requests if r.kind == "delete"})
     expected = [
         (event.sequence, event.worker_id, event.payload)
         for event in harness.events
@@ -164,7 +168,7 @@ def check_watcher(harness: Harness, watcher: Watcher) -> None:
     watcher.snapshots.clear()
 
 
-def story_of(harness: Harness, worker_id: Any) -> Story:
+def story_of(harness: Harness, worker_id: WorkerId | None) -> Story:
     return next(story for story in harness.stories if story.worker_id == worker_id)
 
 
@@ -174,8 +178,7 @@ def check_end(harness: Harness, watcher: Watcher) -> None:
         case CursorExpired():
             assert watcher.floor > watcher.place or watcher.worker_id in deleted(harness), "nothing was lost"
         case CursorUnknownOrExpired():
-            asked = watcher.asked if watcher.asked is not None else 0
-            assert watcher.floor > asked or asked > watcher.head
+            assert watcher.floor > watcher.asked or watcher.asked > watcher.head
         case WorkerDeleted() | WorkerNotFound():
             assert watcher.worker_id in deleted(harness) or any(
                 request.kind == "delete" and request.story.worker_id == watcher.worker_id
@@ -270,7 +273,8 @@ async def check_worker(harness: Harness, story: Story) -> None:
     assert (detail.status == "running") == (not any(isinstance(p, Shutdown) for p in story.payloads))
     begin, found = await retained(lambda: runtime.retained_after(ref), lambda after: runtime.events(ref, after, 3))
     assert found == behind(story.told, begin), f"{ref} has other events than those that were told"
-    transcript, start = [], 0
+    transcript: list[TranscriptItem] = []
+    start = 0
     while (page := await runtime.transcript(ref, start, 3)).items:
         transcript += page.items
         start += len(page.items)
@@ -319,7 +323,7 @@ def check_asked(harness: Harness, story: Story) -> None:
             assert (asking.result().outcome, asking.result().option_id) == told[title]
 
 
-def ruled_on(harness: Harness) -> list[tuple[str, Any]]:
+def ruled_on(harness: Harness) -> list[tuple[str, asyncio.Task[Ruling]]]:
     """Return the permission requests whose ruling is among the events."""
     told = {title for story in harness.stories for title in story.rulings()}
     return [(title, asking) for title, asking in harness.asking.items() if title in told]
@@ -332,7 +336,7 @@ async def check_gone(harness: Harness, story: Story) -> None:
         await raises(read, WorkerNotFound)
 
 
-async def raises(work: Awaitable[Any], error: type[Exception]) -> None:
+async def raises(work: Awaitable[object], error: type[Exception]) -> None:
     try:
         await work
     except error:
@@ -353,17 +357,17 @@ def check_summary(harness: Harness) -> None:
         assert found == sorted(story.worker_id for story in harness.present if labels.items() <= story.labels.items())
 
 
-async def all_runtime_events(harness: Harness) -> list[Any]:
+async def all_runtime_events(harness: Harness) -> list[RuntimeEvent]:
     """Read all runtime events page by page. Reads again if the oldest were removed meanwhile."""
     while True:
-        found: list[Any] = []
+        found: list[RuntimeEvent] = []
         while page := await harness.runtime.runtime_events(found[-1].id if found else 0, 3):
             found += page
         if list(await harness.runtime.runtime_events(0, 1)) == found[:1]:
             return found
 
 
-def unheard(harness: Harness, event: Any, heard: Sequence[tuple[str, str]]) -> bool:
+def unheard(harness: Harness, event: RuntimeEvent, heard: Sequence[tuple[str, str]]) -> bool:
     """Return whether a runtime event was stored with the deletion of its Worker, just before a crash."""
     lost = {story.worker_id for story in harness.stories if story.lost}
     return event.worker_id in lost and (event.cursor, event.worker_id) not in heard

@@ -19,6 +19,8 @@ from runtimed.model.identity import WorkerId
 from runtimed.store.memory import MemoryStore
 from runtimed.store.sqlite import SqliteStore
 
+Committed = asyncio.Future[Sequence[EncodedEvent]]
+
 TIMES_BUSY = 2
 """How often a FakeBackend answers busy to an input that a test wants it to be busy for."""
 
@@ -76,14 +78,14 @@ class StoreValve:
         self.full = False
         self._store = store
         self._stored = stored
-        self._waiting: list[tuple[Change, asyncio.Future[Sequence[EncodedEvent]]]] = []
-        self._newest: asyncio.Future[Sequence[EncodedEvent]] | None = None
+        self._waiting: list[tuple[Change, Committed]] = []
+        self._newest: Committed | None = None
 
     def __getattr__(self, name: str) -> Any:
         return getattr(self._store, name)
 
-    def commit(self, change: Change) -> asyncio.Future[Sequence[EncodedEvent]]:
-        future = asyncio.get_running_loop().create_future()
+    def commit(self, change: Change) -> Committed:
+        future: Committed = asyncio.get_running_loop().create_future()
         self._waiting.append((change, future))
         if not self.shut:
             self.release()
@@ -96,19 +98,19 @@ class StoreValve:
             self._finish(self._newest, self._refused() if self.full else self._store.commit(change), future)
             self._newest = future
 
-    def _refused(self) -> asyncio.Future[Sequence[EncodedEvent]]:
-        refused = asyncio.get_running_loop().create_future()
+    def _refused(self) -> Committed:
+        refused: Committed = asyncio.get_running_loop().create_future()
         refused.set_exception(StoreFull("there is no room"))
         return refused
 
-    def _finish(self, before: Any, outcome: Any, future: Any) -> None:
+    def _finish(self, before: Committed | None, outcome: Committed, future: Committed) -> None:
         """Finish the future with its outcome once the future before it is finished."""
         for awaited in (before, outcome):
             if awaited is not None and not awaited.done():
                 awaited.add_done_callback(lambda _: self._finish(before, outcome, future))
                 return
-        if outcome.exception() is not None:
-            future.set_exception(outcome.exception())
+        if error := outcome.exception():
+            future.set_exception(error)
         else:
             self._stored(outcome.result())
             future.set_result(outcome.result())

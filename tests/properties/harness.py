@@ -28,9 +28,10 @@ from runtimed.errors import (
 from runtimed.feed import Feed
 from runtimed.model.bundle import BundleMetadata, BundleProfile, ConfigBundle, Provenance
 from runtimed.model.digest import bundle_digest
+from runtimed.model.execution import Outcome
 from runtimed.model.idempotency import IdempotencyKey
 from runtimed.model.identity import WorkerId, WorkerRef, cursor_of, worker_number
-from runtimed.model.interaction import WorkerInput
+from runtimed.model.interaction import InputKind, WhenBusy, WorkerInput
 from runtimed.model.permission import PermissionOption, Question, Ruling
 from runtimed.model.worker import BuiltinProfile, BundleReference, CreateWorkerRequest
 from tests.properties.fakes import CrashableFolder, CrashableMemory, FakeBackend, FakeClock, StoreValve
@@ -64,9 +65,15 @@ class Request:
     task: asyncio.Task[Any]
     calm: bool
     head: int
-    story: Story | None = None
+    _story: Story | None = None
     about: Any = None
     before: str = ""
+
+    @property
+    def story(self) -> Story:
+        """The Worker that it is about."""
+        assert self._story is not None, self.kind
+        return self._story
 
 
 @attrs.define(eq=False)
@@ -182,7 +189,7 @@ class Harness:
         self.requests.append(Request(kind, task, calm, self.runtime.head, story, about, before))
         return self.requests[-1]
 
-    def create(self, labels: dict[str, str], revision: int | None, outcome: Any) -> Request:
+    def create(self, labels: dict[str, str], revision: int | None, outcome: Outcome) -> Request:
         """Request a Worker, with the bundle of this revision if there is one."""
         self.life.backend.spawned = BackendAnswer(outcome, "as the test says")
         asked = CreateWorkerRequest(labels=labels)
@@ -198,7 +205,7 @@ class Harness:
         return self._ask("bundle", self.runtime.put_bundle(made), about=made)
 
     def send(
-        self, story: Story, kind: Any, outcome: Any, when_busy: Any = "reject", *, keyed: bool = False
+        self, story: Story, kind: InputKind, outcome: Outcome, when_busy: WhenBusy = "reject", *, keyed: bool = False
     ) -> Request:
         content = f"input {self.count()}"
         self.life.backend.answers[content] = BackendAnswer(outcome, "as the test says")
@@ -222,7 +229,7 @@ class Harness:
     def interrupt(self, story: Story) -> Request:
         return self._ask("interrupt", self.runtime.interrupt_worker(self.ref(story)), story)
 
-    def restore(self, story: Story, outcome: Any) -> Request:
+    def restore(self, story: Story, outcome: Outcome) -> Request:
         self.life.backend.spawned = BackendAnswer(outcome, "as the test says")
         return self._ask("restore", self.runtime.restore_worker(self.ref(story)), story)
 
@@ -253,7 +260,11 @@ class Harness:
 
     def end(self, story: Story, operation: str) -> Request:
         ref, runtime = self.ref(story), self.runtime
-        asks = {"stop": runtime.stop_worker, "cancel": runtime.cancel_worker, "delete": runtime.delete_worker}
+        asks: dict[str, Callable[[WorkerRef], Coroutine[Any, Any, object]]] = {
+            "stop": runtime.stop_worker,
+            "cancel": runtime.cancel_worker,
+            "delete": runtime.delete_worker,
+        }
         return self._ask(operation, asks[operation](ref), story)
 
     def say(self, story: Story, kinds: Sequence[str]) -> Request | None:
@@ -533,7 +544,9 @@ class Harness:
         life.feed.close()
         for watcher in self.watchers:
             watcher.flowing.set()
-        visits = [watcher.visit for watcher in self.watchers if watcher.here]
+        visits = [
+            watcher.visit for watcher in self.watchers if watcher.visit is not None and not watcher.visit.done()
+        ]
         if visits:
             _, pending = await asyncio.wait(visits, timeout=PATIENCE_S)
             assert not pending, "an observer was not told of the end"

@@ -9,10 +9,12 @@ from hypothesis.stateful import RuleBasedStateMachine, initialize, rule
 
 from runtimed.core import Runtime
 from runtimed.core.limits import Limits
+from runtimed.model.execution import Outcome
+from runtimed.model.interaction import InputKind, WhenBusy
 from tests.properties.checks import check_at_rest, check_now, settle
 from tests.properties.fakes import CrashableFolder, CrashableMemory
-from tests.properties.harness import Harness
-from tests.properties.model import SAYINGS
+from tests.properties.harness import Harness, Request
+from tests.properties.model import SAYINGS, Story
 from tests.properties.watcher import Watcher
 
 MAX_WORKERS = 4
@@ -26,7 +28,7 @@ PATIENT = st.booleans()
 KIND = st.sampled_from(["user", "system"])
 OUTCOMES = st.sampled_from(["accepted", "accepted", "accepted", "accepted", "busy", "errored"])
 WHEN_BUSY = st.sampled_from(["reject", "reject", "queue", "interrupt"])
-LABELS = st.sampled_from([{}, {"team": "a"}, {"team": "b"}])
+LABELS = st.sampled_from([dict[str, str](), {"team": "a"}, {"team": "b"}])
 TALK = st.lists(st.sampled_from(sorted(SAYINGS)), min_size=1, max_size=6)
 LIMITS = st.builds(
     Limits,
@@ -55,8 +57,13 @@ class RuntimeMachine(RuleBasedStateMachine):
     def __init__(self) -> None:
         super().__init__()
         self.runner = asyncio.Runner()
-        self.harness: Harness | None = None
+        self._harness: Harness | None = None
         self.sound = False
+
+    @property
+    def harness(self) -> Harness:
+        assert self._harness is not None
+        return self._harness
 
     def do(self, work: Coroutine[Any, Any, Any]) -> None:
         self.sound = False
@@ -70,7 +77,7 @@ class RuntimeMachine(RuleBasedStateMachine):
 
     @initialize(limits=LIMITS, ring_bytes=st.sampled_from([2**20, 2_000, 300]), workers=st.integers(1, 2))
     def begin(self, limits: Limits, ring_bytes: int, workers: int) -> None:
-        self.harness = Harness(type(self).storage(), limits, ring_bytes, type(self).runtime)
+        self._harness = Harness(type(self).storage(), limits, ring_bytes, type(self).runtime)
         self.do(self._begin(workers))
 
     async def _begin(self, workers: int) -> None:
@@ -84,11 +91,11 @@ class RuntimeMachine(RuleBasedStateMachine):
             if self.sound:
                 self.do(self._end())
         finally:
-            if self.harness is not None and not self.harness.life.over:
-                self.runner.run(self.harness.let_go())
+            if self._harness is not None and not self._harness.life.over:
+                self.runner.run(self._harness.let_go())
             self.runner.close()
-            if self.harness is not None:
-                self.harness.tear_down()
+            if self._harness is not None:
+                self._harness.tear_down()
 
     async def _end(self) -> None:
         if not self.harness.life.over:
@@ -104,7 +111,7 @@ class RuntimeMachine(RuleBasedStateMachine):
     # Clients
 
     @rule(labels=LABELS, revision=st.none() | st.integers(0, 3), outcome=OUTCOMES, patient=PATIENT)
-    def create(self, labels: dict[str, str], revision: int | None, outcome: str, patient: bool) -> None:
+    def create(self, labels: dict[str, str], revision: int | None, outcome: Outcome, patient: bool) -> None:
         if len(self.harness.present) < MAX_WORKERS:
             self._asked(lambda: self.harness.create(labels, revision, outcome), patient)
 
@@ -113,7 +120,9 @@ class RuntimeMachine(RuleBasedStateMachine):
         self._asked(lambda: self.harness.put_bundle(revision), patient)
 
     @rule(who=ANY, kind=KIND, outcome=OUTCOMES, when_busy=WHEN_BUSY, patient=PATIENT, keyed=st.booleans())
-    def send(self, who: int, kind: str, outcome: str, when_busy: str, patient: bool, keyed: bool) -> None:
+    def send(
+        self, who: int, kind: InputKind, outcome: Outcome, when_busy: WhenBusy, patient: bool, keyed: bool
+    ) -> None:
         self._asked(lambda: self.harness.send(self._story(who), kind, outcome, when_busy, keyed=keyed), patient)
 
     @rule(who=ANY, which=ANY, patient=PATIENT)
@@ -125,7 +134,7 @@ class RuntimeMachine(RuleBasedStateMachine):
         self._asked(lambda: self.harness.interrupt(self._story(who)), patient)
 
     @rule(who=ANY, outcome=OUTCOMES, patient=PATIENT)
-    def restore(self, who: int, outcome: str, patient: bool) -> None:
+    def restore(self, who: int, outcome: Outcome, patient: bool) -> None:
         self._asked(lambda: self.harness.restore(self._story(who), outcome), patient)
 
     @rule(who=ANY, which=ANY, option=st.sampled_from(["yes", "no", None]), patient=PATIENT)
@@ -142,7 +151,7 @@ class RuntimeMachine(RuleBasedStateMachine):
         if asked:
             self.do(self.harness.hang_up(asked[which % len(asked)]))
 
-    def _asked(self, ask: Callable[[], Any], patient: bool) -> None:
+    def _asked(self, ask: Callable[[], Request | None], patient: bool) -> None:
         async def work() -> None:
             request = ask()
             await asyncio.sleep(0)
@@ -151,7 +160,7 @@ class RuntimeMachine(RuleBasedStateMachine):
 
         self.do(work())
 
-    def _story(self, who: int) -> Any:
+    def _story(self, who: int) -> Story:
         """Return one of the Workers, connected ones first."""
         stories = sorted(self.harness.stories, key=lambda story: not story.connected)
         return stories[who % len(stories)]
@@ -168,7 +177,7 @@ class RuntimeMachine(RuleBasedStateMachine):
         self.do(work())
 
     @rule(who=ANY, kind=KIND, kinds=TALK, times=st.integers(1, 4))
-    def converse(self, who: int, kind: str, kinds: list[str], times: int) -> None:
+    def converse(self, who: int, kind: InputKind, kinds: list[str], times: int) -> None:
         async def work() -> None:
             story = self._story(who)
             for _ in range(times if self.harness.calm else 0):
@@ -221,15 +230,21 @@ class RuntimeMachine(RuleBasedStateMachine):
         names=st.sampled_from([(), (), ("text_done", "run_end", "user_message")]),
         labels=st.sampled_from([(), (), (("team", "a"),)]),
     )
-    def observe(self, who: Any, wired: bool, cursor: Any, names: Any, labels: Any) -> None:
+    def observe(
+        self,
+        who: int | None,
+        wired: bool,
+        cursor: int | str | None,
+        names: tuple[str, ...],
+        labels: tuple[tuple[str, str], ...],
+    ) -> None:
         if len(self.harness.watchers) == MAX_WATCHERS:
             return
         worker_id = None if who is None else self._story(who).worker_id
         watcher = Watcher(worker_id, wired, frozenset(names), frozenset(labels))
         self.harness.watchers.append(watcher)
-        if cursor == SEAM:
-            cursor = self.harness.seam(worker_id)
-        self.do(self._join(watcher, None if cursor is None else cursor % (self.harness.runtime.head + 2)))
+        after = self.harness.seam(worker_id) if isinstance(cursor, str) else cursor
+        self.do(self._join(watcher, None if after is None else after % (self.harness.runtime.head + 2)))
 
     @rule(which=ANY)
     def resume(self, which: int) -> None:

@@ -2,7 +2,7 @@
 
 import functools
 import re
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from itertools import takewhile
 
 import attrs
@@ -37,7 +37,7 @@ from runtimed.model.identity import WorkerId
 from runtimed.model.interaction import InteractionAck
 from runtimed.wire.converter import restore_payload
 
-SAYINGS = {
+SAYINGS: dict[str, Callable[[int], Payload]] = {
     "text": lambda n: TextDelta(f"~{n};"),
     "text_done": lambda n: TextDone(f"#{n};"),
     "thinking_start": lambda n: ThinkingStart(),

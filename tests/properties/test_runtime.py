@@ -3,9 +3,10 @@
 The controls break a protection on purpose, and the machine must notice. They prove that it can.
 """
 
+import asyncio
 import contextlib
 import gc
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Callable, Coroutine, Sequence
 from functools import partial
 from typing import Any
 
@@ -23,7 +24,7 @@ from runtimed.core.engine.worker_registry import WorkerRegistry
 from runtimed.core.limits import Limits
 from runtimed.core.services import deletion, queue_dispatcher, retention
 from runtimed.core.state.activity import Activity
-from runtimed.core.state.change import Forgotten
+from runtimed.core.state.change import Change, EncodedEvent, Forgotten, StoredState
 from runtimed.core.state.idempotency_log import IdempotencyLog
 from runtimed.errors import StoreCorrupt
 from runtimed.feed.ring import Ring
@@ -61,17 +62,17 @@ class InFolder(RuntimeMachine):
     storage = CrashableFolder
 
 
-def test_a_runtime_over_the_store_in_memory_keeps_its_promises(examples: Any) -> None:
+def test_a_runtime_over_the_store_in_memory_keeps_its_promises(examples: Callable[[int, int], int]) -> None:
     run_state_machine_as_test(InMemory, settings=settings(MACHINE, max_examples=examples(60, 20_000)))
 
 
-def test_a_runtime_over_the_durable_store_keeps_its_promises(examples: Any) -> None:
+def test_a_runtime_over_the_durable_store_keeps_its_promises(examples: Callable[[int, int], int]) -> None:
     run_state_machine_as_test(InFolder, settings=settings(MACHINE, max_examples=examples(12, 2_000)))
 
 
 @contextlib.asynccontextmanager
 async def running_harness(
-    storage: Any, limits: Limits, ring_bytes: int = 2**20
+    storage: CrashableMemory | CrashableFolder, limits: Limits, ring_bytes: int = 2**20
 ) -> AsyncIterator[tuple[Harness, Story]]:
     """Run a harness with one Worker, and yield it with the Worker's model."""
     harness = Harness(storage, limits, ring_bytes, Runtime)
@@ -89,7 +90,7 @@ async def running_harness(
 class DelayedReports(CrashableFolder):
     """A store whose reports of commits are held from when `held` is a list until after a crash."""
 
-    held: list[Any] | None = None
+    held: list[Callable[[], None]] | None = None
 
     def crash(self) -> None:
         super().crash()
@@ -192,7 +193,7 @@ async def test_an_observer_that_left_while_it_was_stuck_leaves_no_task(caplog: p
 def published_before_it_is_stored(patch: pytest.MonkeyPatch) -> None:
     commit, publish = Sequencer.commit, Sequencer.publish
 
-    def hasty(self: Sequencer, change: Any) -> Any:
+    def hasty(self: Sequencer, change: Change) -> asyncio.Future[Sequence[EncodedEvent]]:
         done = commit(self, change)
         if change.worker and change.events:
             publish(self, change.worker.worker_id, encode_change(change, {}).events)
@@ -231,7 +232,7 @@ def events_are_trimmed_though_readers_were_not_told(patch: pytest.MonkeyPatch) -
 
 
 def a_cut_run_is_left_open(patch: pytest.MonkeyPatch) -> None:
-    async def idle(self: Any, state: Any) -> None:
+    async def idle(self: Runtime, state: StoredState) -> None:
         for worker in state.workers:
             activity = state.activities.get(worker.worker_id, Activity())
             found = runtimes._make_mailbox(self._started.sequencer, self._started.queue, worker, activity)
@@ -258,16 +259,22 @@ def nothing_is_broken(patch: pytest.MonkeyPatch) -> None: ...
     ids=["nothing_is_broken", "one_event_is_lost_at_the_seam_of_ring_and_store"],
 )
 async def test_observers_that_begin_at_every_cursor_see_each_event_after_it_once(
-    monkeypatch: pytest.MonkeyPatch, broken: Any, outcome: contextlib.AbstractContextManager[Any]
+    monkeypatch: pytest.MonkeyPatch,
+    broken: Callable[[pytest.MonkeyPatch], None],
+    outcome: contextlib.AbstractContextManager[Any],
 ) -> None:
     broken(monkeypatch)
     async with running_harness(CrashableMemory(), Limits(), SMALL_RING_BYTES) as (harness, story):
         join_observers(harness, story, None)
         for _ in range(6):
             await harness.wait(harness.send(story, "user", "accepted"))
-            await harness.wait(harness.say(story, ["text_done", "run_end"]))
+            said = harness.say(story, ["text_done", "run_end"])
+            assert said is not None
+            await harness.wait(said)
             harness.collect()
-        assert 0 < harness.seam(story.worker_id) < harness.runtime.head
+        seam = harness.seam(story.worker_id)
+        assert seam is not None
+        assert 0 < seam < harness.runtime.head
 
         for cursor in range(harness.runtime.head + 1):
             join_observers(harness, story, cursor)
@@ -305,7 +312,9 @@ REFUSED_AND_STORED = [
     ids=["nothing_is_broken", "an_input_is_stored_again_when_the_disk_has_room"],
 )
 async def test_an_input_that_a_full_disk_refused_is_not_stored_once_there_is_room(
-    monkeypatch: pytest.MonkeyPatch, broken: Any, outcome: contextlib.AbstractContextManager[Any]
+    monkeypatch: pytest.MonkeyPatch,
+    broken: Callable[[pytest.MonkeyPatch], None],
+    outcome: contextlib.AbstractContextManager[Any],
 ) -> None:
     broken(monkeypatch)
     async with running_harness(CrashableMemory(), Limits()) as (harness, story):
@@ -346,11 +355,13 @@ RARE_BREAKS = {
         ),
     ],
 )
-def test_the_machine_notices_that(broken: Any, complaints: list[str], monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_machine_notices_that(
+    broken: Callable[[pytest.MonkeyPatch], None], complaints: list[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
     found: list[str] = []
 
     class Control(InMemory):
-        def do(self, work: Any) -> None:
+        def do(self, work: Coroutine[Any, Any, Any]) -> None:
             try:
                 super().do(work)
             except (AssertionError, StoreCorrupt) as error:

@@ -10,7 +10,7 @@ import attrs
 from runtimed.errors import RuntimedError
 from runtimed.feed import Feed, Selection, View
 from runtimed.feed.encoding import Envelopes
-from runtimed.model.identity import EventCursor, WorkerId, cursor_sequence
+from runtimed.model.identity import EventCursor, WorkerId, WorkerRef, cursor_sequence
 
 
 class Wire(asyncio.WriteTransport):
@@ -97,14 +97,14 @@ class Watcher:
             known = ref is None or any(w.worker_id == ref.worker_id for w in runtime.workers())
             self.floor = (runtime.retained_after(ref) if ref else runtime.fleet_retained_after) if known else 0
 
-    async def _read(self, feed: Feed, ref: Any, cursor: EventCursor | None) -> None:
+    async def _read(self, feed: Feed, ref: WorkerRef | None, cursor: EventCursor | None) -> None:
         with feed.open(ref, cursor) as reader:
             while True:
                 for envelope in await reader.read():
                     self._take(envelope)
                 await self.flowing.wait()
 
-    async def _be_written_to(self, feed: Feed, ref: Any, cursor: EventCursor | None) -> None:
+    async def _be_written_to(self, feed: Feed, ref: WorkerRef | None, cursor: EventCursor | None) -> None:
         over: asyncio.Future[None] = asyncio.get_running_loop().create_future()
 
         def ended(error: Exception) -> None:

@@ -23,7 +23,11 @@ ROOT = Path(runtimectl.__file__).parent.parent
 
 
 class Daemon:
-    """A `runtimed` process that serves until `end`."""
+    """A `runtimed` process that serves until `end`. `token_file` is for the test that gives it one."""
+
+    url: str
+    runtime_id: str
+    token_file: str
 
     def __init__(self, env: dict[str, str], *options: str) -> None:
         command = [sys.executable, "-m", "runtimed", "--listen", "127.0.0.1:0", *options]
@@ -83,12 +87,20 @@ class Tail:
             stream.close()
 
 
+Until = Callable[[Callable[[], object], str], None]
+Ctl = Callable[..., subprocess.CompletedProcess[str]]
+StartCtl = Callable[..., Tail]
+StartDaemon = Callable[..., Daemon]
+NewWorker = Callable[..., str]
+ServeRaw = Callable[[Callable[[socket.socket], None]], str]
+
+
 def _collect(stream: TextIO, into: list[str]) -> None:
     while line := stream.readline():
         into.append(line)
 
 
-def wait_until(holds: Callable[[], bool], what: str) -> None:
+def wait_until(holds: Callable[[], object], what: str) -> None:
     deadline = time.monotonic() + DEADLINE_S
     while not holds():
         assert time.monotonic() < deadline, f"timed out waiting for {what}"
@@ -96,7 +108,7 @@ def wait_until(holds: Callable[[], bool], what: str) -> None:
 
 
 @pytest.fixture
-def until() -> Callable[[Callable[[], bool], str], None]:
+def until() -> Until:
     """Waits until a condition holds."""
     return wait_until
 
@@ -121,7 +133,7 @@ def plain_env(user_folders: Path) -> dict[str, str]:
 
 
 @pytest.fixture
-def start_daemon(env: dict[str, str]) -> Iterator[Callable[..., Daemon]]:
+def start_daemon(env: dict[str, str]) -> Iterator[StartDaemon]:
     """Starts a daemon with these options; without any, with a memory store."""
     started: list[Daemon] = []
 
@@ -136,13 +148,13 @@ def start_daemon(env: dict[str, str]) -> Iterator[Callable[..., Daemon]]:
 
 
 @pytest.fixture
-def daemon(start_daemon: Callable[..., Daemon]) -> Daemon:
+def daemon(start_daemon: StartDaemon) -> Daemon:
     """A daemon with an empty memory store."""
     return start_daemon()
 
 
 @pytest.fixture
-def ctl(env: dict[str, str]) -> Callable[..., subprocess.CompletedProcess[str]]:
+def ctl(env: dict[str, str]) -> Ctl:
     """Runs `runtimectl` to its end. `extra` adds variables, `stdin` is piped in."""
 
     def run(*args: str, stdin: str = "", extra: dict[str, str] | None = None) -> subprocess.CompletedProcess[str]:
@@ -161,7 +173,7 @@ def ctl(env: dict[str, str]) -> Callable[..., subprocess.CompletedProcess[str]]:
 
 
 @pytest.fixture
-def start_ctl(env: dict[str, str]) -> Iterator[Callable[..., Tail]]:
+def start_ctl(env: dict[str, str]) -> Iterator[StartCtl]:
     """Starts `runtimectl` in the background."""
     started: list[Tail] = []
 
@@ -183,7 +195,7 @@ def dead_url() -> Iterator[str]:
 
 
 @pytest.fixture
-def serve_raw() -> Iterator[Callable[[Callable[[socket.socket], None]], str]]:
+def serve_raw() -> Iterator[ServeRaw]:
     """Starts a server that passes each connection to a function. Returns its URL."""
     listeners: list[socket.socket] = []
     threads: list[threading.Thread] = []
@@ -214,7 +226,7 @@ def _accept(listener: socket.socket, handle: Callable[[socket.socket], None]) ->
 
 
 @pytest.fixture
-def new_worker(daemon: Daemon, ctl: Callable[..., subprocess.CompletedProcess[str]]) -> Callable[..., str]:
+def new_worker(daemon: Daemon, ctl: Ctl) -> NewWorker:
     """Creates a Worker and returns its id."""
 
     def create(*options: str) -> str:

@@ -7,13 +7,14 @@ import shutil
 import socket
 import ssl
 import subprocess
+from collections.abc import Callable, Iterator
 from contextlib import ExitStack, closing
 from pathlib import Path
 
 import pytest
 
 from tests.docs.conftest import DOCS, Page
-from tests.runtimectl.conftest import wait_until
+from tests.runtimectl.conftest import Ctl, Daemon, StartCtl, StartDaemon, wait_until
 
 pytestmark = pytest.mark.skipif(
     not (shutil.which("nginx") and shutil.which("openssl")), reason="there is no nginx, or no openssl"
@@ -33,21 +34,21 @@ START = "wo_0000000000000000"
 
 
 @pytest.fixture
-def free_port():
+def free_port() -> Iterator[Callable[[], int]]:
     """Finds ports that the system gives to nobody else during the test."""
     with ExitStack() as held:
 
-        def find():
+        def find() -> int:
             found = held.enter_context(socket.socket())
             found.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
             found.bind(("127.0.0.1", 0))
-            return found.getsockname()[1]
+            return int(found.getsockname()[1])
 
         yield find
 
 
 @pytest.fixture(scope="module")
-def certificate(tmp_path_factory):
+def certificate(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Path]:
     """A self-signed certificate for localhost, and its key."""
     folder = tmp_path_factory.mktemp("tls")
     files = folder / "runtime.pem", folder / "runtime.key"
@@ -72,12 +73,15 @@ def certificate(tmp_path_factory):
 class Proxied:
     """A daemon behind nginx: the options that name it, and a way to send any request."""
 
-    def __init__(self, port, prefix, certificate, token_file):
+    daemon: Daemon
+    restart: Callable[[], Daemon]
+
+    def __init__(self, port: int, prefix: str, certificate: Path, token_file: Path) -> None:
         self.port, self.prefix, self.certificate = port, prefix, certificate
-        self.options = ("--url", f"https://localhost:{port}{prefix}", "--ca", str(certificate))
+        self.options: tuple[str, ...] = ("--url", f"https://localhost:{port}{prefix}", "--ca", str(certificate))
         self.options += ("--token-file", str(token_file))
 
-    def ask(self, method, path, body=None, **headers):
+    def ask(self, method: str, path: str, body: str | None = None, **headers: str) -> tuple[int, bytes]:
         context = ssl.create_default_context(cafile=self.certificate)
         with closing(http.client.HTTPSConnection("localhost", self.port, timeout=30, context=context)) as link:
             head = {"Authorization": f"Bearer {TOKEN}", "Content-Type": "application/json", **headers}
@@ -86,12 +90,21 @@ class Proxied:
             return answer.status, answer.read()
 
 
+Serve = Callable[..., Proxied]
+
+
 @pytest.fixture
-def serve(env, start_daemon, free_port, certificate, tmp_path):
+def serve(
+    env: dict[str, str],
+    start_daemon: StartDaemon,
+    free_port: Callable[[], int],
+    certificate: tuple[Path, Path],
+    tmp_path: Path,
+) -> Iterator[Serve]:
     """Starts a daemon, and nginx that serves the API below a path. The daemon can be restarted."""
     with ExitStack() as started:
 
-        def start(prefix="", *options):
+        def start(prefix: str = "", *options: str) -> Proxied:
             behind, port = free_port(), free_port()
             token = tmp_path / "token"
             token.touch(0o600)
@@ -112,7 +125,7 @@ def serve(env, start_daemon, free_port, certificate, tmp_path):
         yield start
 
 
-def _config(tmp_path, port, behind, certificate, prefix):
+def _config(tmp_path: Path, port: int, behind: int, certificate: tuple[Path, Path], prefix: str) -> str:
     """Return the block of the page with the ports and files of the test, in an unprivileged configuration."""
     [block] = Page(DOCS / "how-to/serve.md", (DOCS / "how-to/serve.md").read_text()).blocks("nginx")
     changed = {
@@ -133,18 +146,20 @@ def _config(tmp_path, port, behind, certificate, prefix):
     return f"{head}http {{\n    access_log off;\n{folders}{block}}}\n"
 
 
-def _listens(port):
+def _listens(port: int) -> bool:
     with socket.socket() as probe:
         return probe.connect_ex(("127.0.0.1", port)) == 0
 
 
 @pytest.mark.parametrize("prefix", ["", "/runtimed"])
-def test_every_command_works_through_the_proxy(ctl, env, serve, tmp_path, prefix):
+def test_every_command_works_through_the_proxy(
+    ctl: Ctl, env: dict[str, str], serve: Serve, tmp_path: Path, prefix: str
+) -> None:
     proxied = serve(prefix)
     bundle = tmp_path / "bundle.json"
     bundle.write_text(json.dumps(BUNDLE))
 
-    def run(*args, code=0):
+    def run(*args: str, code: int = 0) -> str:
         found = ctl(*args, *proxied.options)
         assert found.returncode == code, (args, found.stdout, found.stderr)
         return found.stdout
@@ -178,7 +193,9 @@ def test_every_command_works_through_the_proxy(ctl, env, serve, tmp_path, prefix
     assert {"runtime", "version", "clock", "store"} <= {one["subject"] for one in findings if one["status"] == "ok"}
 
 
-def test_a_follower_reconnects_after_a_restart_of_the_daemon_behind_the_proxy(ctl, start_ctl, serve):
+def test_a_follower_reconnects_after_a_restart_of_the_daemon_behind_the_proxy(
+    ctl: Ctl, start_ctl: StartCtl, serve: Serve
+) -> None:
     proxied = serve()
     worker = ctl("workers", "create", "-o", "name", *proxied.options).stdout.strip()
     tail = start_ctl("events", "tail", worker, *proxied.options)
@@ -194,7 +211,7 @@ def test_a_follower_reconnects_after_a_restart_of_the_daemon_behind_the_proxy(ct
     assert "shutdown" in tail.out[-1]
 
 
-def test_an_event_stream_passes_the_proxy_unbuffered_and_ends_with_its_worker(ctl, serve):
+def test_an_event_stream_passes_the_proxy_unbuffered_and_ends_with_its_worker(ctl: Ctl, serve: Serve) -> None:
     proxied = serve()
     worker = ctl("workers", "create", "-o", "name", *proxied.options).stdout.strip()
     context = ssl.create_default_context(cafile=proxied.certificate)
@@ -207,7 +224,7 @@ def test_an_event_stream_passes_the_proxy_unbuffered_and_ends_with_its_worker(ct
         assert re.search(rb"event: shutdown\n", answer.read())
 
 
-def test_errors_of_the_daemon_pass_the_proxy_unchanged(ctl, serve):
+def test_errors_of_the_daemon_pass_the_proxy_unchanged(ctl: Ctl, serve: Serve) -> None:
     proxied = serve()
     worker = ctl("workers", "create", "-o", "name", *proxied.options).stdout.strip()
     found = ctl("workers", "input", worker, "-", *proxied.options, stdin="x" * (8 << 20))
@@ -225,7 +242,7 @@ def test_errors_of_the_daemon_pass_the_proxy_unchanged(ctl, serve):
         assert proxied.ask("HEAD", "/v1/runtime") == (direct.getresponse().status, b"")
 
 
-def test_a_proxy_without_a_trusted_certificate_gets_no_token(ctl, serve, tmp_path):
+def test_a_proxy_without_a_trusted_certificate_gets_no_token(ctl: Ctl, serve: Serve, tmp_path: Path) -> None:
     proxied = serve()
     url, token = f"https://localhost:{proxied.port}", str(Path(proxied.options[-1]))
     found = ctl("status", "--url", url, "--token-file", token)

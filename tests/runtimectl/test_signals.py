@@ -4,19 +4,26 @@ import os
 import socket
 import subprocess
 import sys
+from collections.abc import Callable, Iterator
+from pathlib import Path
 
 import pytest
+
+from tests.runtimectl.conftest import Ctl, Daemon, NewWorker, Until
 
 DEADLINE_S = 30
 SHELL = ("--profile", "builtin:shell", "--capability", "shell")
 
 
-@pytest.fixture
-def follow(env):
-    """Starts a follower with this descriptor as stdout, and closes the test's copy."""
-    started = []
+Follow = Callable[..., subprocess.Popen[str]]
 
-    def start(stdout, *args):
+
+@pytest.fixture
+def follow(env: dict[str, str]) -> Iterator[Follow]:
+    """Starts a follower with this descriptor as stdout, and closes the test's copy."""
+    started: list[subprocess.Popen[str]] = []
+
+    def start(stdout: int, *args: str) -> subprocess.Popen[str]:
         command = [sys.executable, "-m", "runtimectl", *args]
         started.append(subprocess.Popen(command, env=env, stdout=stdout, stderr=subprocess.PIPE, text=True))
         os.close(stdout)
@@ -28,13 +35,15 @@ def follow(env):
         process.communicate()
 
 
-def ended(process):
+def ended(process: subprocess.Popen[str]) -> tuple[int, str]:
     _, err = process.communicate(timeout=DEADLINE_S)
     return process.returncode, err
 
 
 @pytest.mark.parametrize("args", [("events", "tail"), ("events", "tail", "-o", "jsonl"), ("transcript", "--follow")])
-def test_a_follower_of_a_worker_ends_when_its_reader_leaves(ctl, follow, new_worker, args):
+def test_a_follower_of_a_worker_ends_when_its_reader_leaves(
+    ctl: Ctl, follow: Follow, new_worker: NewWorker, args: tuple[str, ...]
+) -> None:
     worker = new_worker()
     ctl("workers", "input", worker, "hello", "--wait")
     reading, writing = os.pipe()
@@ -46,14 +55,16 @@ def test_a_follower_of_a_worker_ends_when_its_reader_leaves(ctl, follow, new_wor
     assert ended(process) == (0, "")
 
 
-def test_a_follower_of_all_ends_when_its_reader_leaves(follow, daemon):
+def test_a_follower_of_all_ends_when_its_reader_leaves(follow: Follow, daemon: Daemon) -> None:
     reading, writing = os.pipe()
     process = follow(writing, "events", "tail", "--all")
     os.close(reading)
     assert ended(process) == (0, "")
 
 
-def test_a_wait_for_a_run_ends_when_its_reader_leaves_and_the_run_continues(ctl, follow, new_worker):
+def test_a_wait_for_a_run_ends_when_its_reader_leaves_and_the_run_continues(
+    ctl: Ctl, follow: Follow, new_worker: NewWorker
+) -> None:
     worker = new_worker(*SHELL)
     reading, writing = os.pipe()
     process = follow(writing, "workers", "input", worker, "echo begun; sleep 600", "--wait")
@@ -65,11 +76,14 @@ def test_a_wait_for_a_run_ends_when_its_reader_leaves_and_the_run_continues(ctl,
     assert "\nRun            busy\n" in ctl("workers", "get", worker).stdout
 
 
-def test_a_reconnecting_follower_ends_when_its_reader_leaves(follow, daemon, new_worker):
+def test_a_reconnecting_follower_ends_when_its_reader_leaves(
+    follow: Follow, daemon: Daemon, new_worker: NewWorker
+) -> None:
     reading, writing = os.pipe()
     process = follow(writing, "events", "tail", new_worker())
     assert os.read(reading, 1)
     daemon.end()
+    assert process.stderr is not None
     assert "reconnecting" in process.stderr.readline()
 
     os.close(reading)
@@ -77,7 +91,7 @@ def test_a_reconnecting_follower_ends_when_its_reader_leaves(follow, daemon, new
     assert ended(process) == (0, "")
 
 
-def test_a_follower_ends_when_the_other_side_of_a_socket_closes(follow, new_worker):
+def test_a_follower_ends_when_the_other_side_of_a_socket_closes(follow: Follow, new_worker: NewWorker) -> None:
     ours, theirs = socket.socketpair()
     with ours:
         process = follow(theirs.detach(), "events", "tail", new_worker())
@@ -85,7 +99,9 @@ def test_a_follower_ends_when_the_other_side_of_a_socket_closes(follow, new_work
     assert ended(process) == (0, "")
 
 
-def test_a_follower_that_writes_to_a_file_continues(ctl, follow, new_worker, tmp_path, until):
+def test_a_follower_that_writes_to_a_file_continues(
+    ctl: Ctl, follow: Follow, new_worker: NewWorker, tmp_path: Path, until: Until
+) -> None:
     worker = new_worker()
     file = tmp_path / "events"
     process = follow(os.open(file, os.O_WRONLY | os.O_CREAT, 0o600), "events", "tail", worker)
@@ -121,7 +137,7 @@ except OutputClosed:
 """
 
 
-def test_a_reader_that_leaves_during_a_callback_ends_the_command_after_it(env):
+def test_a_reader_that_leaves_during_a_callback_ends_the_command_after_it(env: dict[str, str]) -> None:
     found = subprocess.run(
         [sys.executable, "-c", READER_LOST_IN_CALLBACK],
         env=env,
@@ -180,7 +196,7 @@ time.sleep(5 * signals.REPEAT_S)
 """
 
 
-def run(code, env):
+def run(code: str, env: dict[str, str]) -> tuple[int, str, str]:
     """Run a program in a process of its own: the one of the tests uses the alarm for their timeout."""
     found = subprocess.run(
         [sys.executable, "-c", code], env=env, capture_output=True, text=True, timeout=60, check=False
@@ -188,9 +204,9 @@ def run(code, env):
     return found.returncode, found.stdout, found.stderr
 
 
-def test_a_timeout_that_is_lost_in_a_callback_expires_again(env):
+def test_a_timeout_that_is_lost_in_a_callback_expires_again(env: dict[str, str]) -> None:
     assert run(EXPIRED_IN_CALLBACK, env) == (0, "swallowed\nexpired\n", "")
 
 
-def test_a_timeout_expires_once_however_long_cleaning_up_takes(env):
+def test_a_timeout_expires_once_however_long_cleaning_up_takes(env: dict[str, str]) -> None:
     assert run(EXPIRED_DURING_CLEANUP, env) == (0, "ended\nexpired\n", "")

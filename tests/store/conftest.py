@@ -124,8 +124,11 @@ class Driven:
         self.run(self.store.close())
 
 
+NewStore = Callable[..., Driven]
+
+
 @pytest.fixture
-def new_store(folder: Path) -> Iterator[Callable[..., Driven]]:
+def new_store(folder: Path) -> Iterator[NewStore]:
     """Makes stores, on the same folder where no other is named, and closes them in the end."""
     made: list[Driven] = []
     with asyncio.Runner() as runner:

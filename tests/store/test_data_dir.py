@@ -5,15 +5,13 @@ import subprocess
 import sys
 from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import Any
 
 import pytest
 
 from runtimed.errors import StoreInUse, StoreUnsupported
 from runtimed.model.identity import worker_id
 from runtimed.store.data_dir import DataDir
-
-NewStore = Callable[..., Any]
+from tests.store.conftest import Inputs, NewStore
 
 
 def mode(path: Path) -> int:
@@ -28,7 +26,7 @@ def umask(request: pytest.FixtureRequest) -> Iterator[None]:
 
 
 @pytest.mark.usefixtures("umask")
-def test_folders_are_0700_and_files_0600_whatever_the_umask(new_store: NewStore, folder: Path, said: Any) -> None:
+def test_folders_are_0700_and_files_0600_whatever_the_umask(new_store: NewStore, folder: Path, said: Inputs) -> None:
     store = new_store()
     store.open()
     store.commit(said(1, "hi"))
@@ -85,7 +83,7 @@ def test_parents_are_made_too(new_store: NewStore, tmp_path: Path) -> None:
     assert mode(tmp_path / "a" / "b" / "store") == 0o700
 
 
-def test_a_folder_below_a_symlink_can_be_used(new_store: NewStore, tmp_path: Path, said: Any) -> None:
+def test_a_folder_below_a_symlink_can_be_used(new_store: NewStore, tmp_path: Path, said: Inputs) -> None:
     (tmp_path / "real").mkdir()
     (tmp_path / "link").symlink_to("real")
     store = new_store(tmp_path / "link" / "store")

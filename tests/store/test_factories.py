@@ -8,6 +8,7 @@ from pathlib import Path
 import pytest
 
 from runtimed.errors import ConfigurationError
+from runtimed.model.identity import worker_id
 from runtimed.store.data_dir import DataDir
 from runtimed.store.factories import find_store, inspect_store, installed_stores
 from runtimed.store.memory import MemoryStore
@@ -54,7 +55,7 @@ def test_a_store_in_memory_has_a_scratch_directory_that_is_gone_afterwards() -> 
     with find_store("memory").open() as opened:
         assert isinstance(opened.store, MemoryStore)
         assert not opened.keeps_token
-        scratch = opened.data_dir.worker_folder("worker-00000001").parent.parent
+        scratch = opened.data_dir.worker_folder(worker_id(1)).parent.parent
         assert scratch.is_dir()
 
     assert not scratch.exists()

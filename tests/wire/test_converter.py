@@ -3,7 +3,7 @@
 import contextlib
 import json
 import tracemalloc
-from typing import get_args
+from typing import Any, get_args
 
 import attrs
 import pytest
@@ -56,7 +56,7 @@ from runtimed.wire.json import MAX_DEPTH
         (b'{"surprise":1}', "surprise"),
     ],
 )
-def test_an_error_names_the_path_of_the_wrong_field(body, path):
+def test_an_error_names_the_path_of_the_wrong_field(body: bytes, path: str) -> None:
     with pytest.raises(InvalidJson) as refusal:
         decode(body, CreateWorkerRequest)
     assert refusal.value.path == path
@@ -86,14 +86,14 @@ def test_an_error_names_the_path_of_the_wrong_field(body, path):
         b'{"a":"\x00"}',
     ],
 )
-def test_a_body_that_is_no_json_object_is_refused_in_one_line(body):
+def test_a_body_that_is_no_json_object_is_refused_in_one_line(body: bytes) -> None:
     with pytest.raises(InvalidJson) as refusal:
         decode(body, CreateWorkerRequest)
     assert "\n" not in refusal.value.message
     assert len(refusal.value.message) < 200
 
 
-def test_nesting_is_accepted_up_to_the_limit_and_refused_beyond_it():
+def test_nesting_is_accepted_up_to_the_limit_and_refused_beyond_it() -> None:
     deep = b"[" * (MAX_DEPTH + 1) + b"]" * (MAX_DEPTH + 1)
     with pytest.raises(InvalidJson, match="nested too deeply"):
         decode(deep, CreateWorkerRequest)
@@ -102,12 +102,12 @@ def test_nesting_is_accepted_up_to_the_limit_and_refused_beyond_it():
 
 
 @pytest.mark.parametrize("body", [b"[" + b"0," * 10_000 + b"0]", b"[" + b"[]," * 10_000 + b"[]]"])
-def test_a_body_of_very_many_values_is_refused(body):
+def test_a_body_of_very_many_values_is_refused(body: bytes) -> None:
     with pytest.raises(InvalidJson, match="too many values"):
         decode(body, CreateWorkerRequest)
 
 
-def test_a_stored_payload_holds_on_to_no_more_memory_than_it_needs():
+def test_a_stored_payload_holds_on_to_no_more_memory_than_it_needs() -> None:
     """Only tracemalloc shows what an allocation really takes, and only for the whole process.
 
     The first call makes the permanent allocations; others are small next to so many payloads.
@@ -123,7 +123,7 @@ def test_a_stored_payload_holds_on_to_no_more_memory_than_it_needs():
 
 
 @given(st.binary(max_size=200))
-def test_any_bytes_are_decoded_or_refused_as_invalid_json(body):
+def test_any_bytes_are_decoded_or_refused_as_invalid_json(body: bytes) -> None:
     with contextlib.suppress(InvalidJson):
         decode(body, CreateWorkerRequest)
 
@@ -137,18 +137,18 @@ def test_any_bytes_are_decoded_or_refused_as_invalid_json(body):
         max_leaves=12,
     )
 )
-def test_any_json_is_decoded_or_refused_as_invalid_json(value):
+def test_any_json_is_decoded_or_refused_as_invalid_json(value: Any) -> None:
     with contextlib.suppress(InvalidJson):
         decode(json.dumps({"profile": value, "intent": value}).encode(), CreateWorkerRequest)
 
 
-def test_null_means_unset_for_an_optional_field():
+def test_null_means_unset_for_an_optional_field() -> None:
     assert decode(b'{"config_bundle":null,"intent":{"kind":"assistant","purpose":null}}', CreateWorkerRequest) == (
         CreateWorkerRequest()
     )
 
 
-def test_a_member_of_a_union_is_written_with_its_tag():
+def test_a_member_of_a_union_is_written_with_its_tag() -> None:
     request = CreateWorkerRequest(intent=RoleIntent("reviewer"), profile=BuiltinProfile("builtin:echo"))
     assert encode(request) == (
         b'{"intent":{"kind":"role","role":"reviewer"},"profile":{"kind":"builtin","value":"builtin:echo"}}'
@@ -156,7 +156,7 @@ def test_a_member_of_a_union_is_written_with_its_tag():
     assert decode(encode(request), CreateWorkerRequest) == request
 
 
-def test_fields_without_a_default_are_written_even_when_they_are_null():
+def test_fields_without_a_default_are_written_even_when_they_are_null() -> None:
     assert encode(Usage(None, 3)) == b'{"input_tokens":null,"output_tokens":3}'
     assert encode(Execution("unconnected", "unconnected")) == b'{"backend":"unconnected","run_state":"unconnected"}'
 
@@ -179,11 +179,13 @@ def test_fields_without_a_default_are_written_even_when_they_are_null():
         ),
     ],
 )
-def test_a_payload_survives_being_stored(payload):
+def test_a_payload_survives_being_stored(
+    payload: Shutdown | Snapshot | SystemItem | TextDelta | ThinkingStart | ToolResult | Usage | UserMessage,
+) -> None:
     assert restore_payload(encode_payload(payload)) == payload
 
 
-def test_every_payload_has_a_name_of_its_own():
+def test_every_payload_has_a_name_of_its_own() -> None:
     found = [member.event for member in get_args(Payload)]
     assert len(set(found)) == len(found) == 23
     assert all(attrs.has(member) for member in get_args(Payload))
@@ -202,7 +204,7 @@ def test_every_payload_has_a_name_of_its_own():
         "labels",
     ],
 )
-def test_null_counts_as_unset_for_every_optional_field_of_a_create(field):
+def test_null_counts_as_unset_for_every_optional_field_of_a_create(field: str) -> None:
     assert decode(b'{"%b":null}' % field.encode(), CreateWorkerRequest) == CreateWorkerRequest()
 
 
@@ -220,7 +222,7 @@ def test_null_counts_as_unset_for_every_optional_field_of_a_create(field):
         ),
     ],
 )
-def test_null_counts_as_unset_at_any_depth(body, unset):
+def test_null_counts_as_unset_at_any_depth(body: bytes, unset: bytes) -> None:
     assert decode(body, CreateWorkerRequest) == decode(unset, CreateWorkerRequest)
 
 
@@ -233,7 +235,7 @@ def test_null_counts_as_unset_at_any_depth(body, unset):
         (b'{"surprise":null}', "surprise"),
     ],
 )
-def test_null_is_refused_for_a_field_that_is_required_or_unknown(body, path):
+def test_null_is_refused_for_a_field_that_is_required_or_unknown(body: bytes, path: str) -> None:
     with pytest.raises(InvalidJson) as refused:
         decode(body, CreateWorkerRequest)
 

@@ -16,11 +16,11 @@ NO_USER = 4_000_000_000
 """A user that has no folder in /run/user."""
 
 
-def mine(runtime_id="rt-1", pid=None):
+def mine(runtime_id: str = "rt-1", pid: int | None = None) -> Endpoint:
     return Endpoint("http://127.0.0.1:1", runtime_id, pid or os.getpid(), token="secret")
 
 
-def left_behind(runtime_id):
+def left_behind(runtime_id: str) -> Path:
     """Write the endpoint file of a daemon that was killed, and return its path."""
     code = "import os, sys; from runtimed.wire.endpoint import *; "
     code += "it = published(Endpoint('http://127.0.0.1:2', sys.argv[1], os.getpid())); it.__enter__(); os._exit(0)"
@@ -28,7 +28,7 @@ def left_behind(runtime_id):
     return endpoint.folder() / f"{runtime_id}.json"
 
 
-def test_a_published_endpoint_is_found_while_its_daemon_serves():
+def test_a_published_endpoint_is_found_while_its_daemon_serves() -> None:
     with endpoint.published(mine()) as path:
         assert endpoint.live() == [mine()]
         assert stat.S_IMODE(path.stat().st_mode) == 0o600
@@ -37,17 +37,17 @@ def test_a_published_endpoint_is_found_while_its_daemon_serves():
     assert list(path.parent.iterdir()) == []
 
 
-def test_the_token_of_an_endpoint_is_in_no_repr():
+def test_the_token_of_an_endpoint_is_in_no_repr() -> None:
     assert "secret" not in repr(mine())
     assert "secret" not in f"{mine()} {[mine()]}"
 
 
-def test_the_file_of_a_daemon_that_is_gone_is_ignored():
+def test_the_file_of_a_daemon_that_is_gone_is_ignored() -> None:
     assert left_behind("rt-1").exists()
     assert endpoint.live() == []
 
 
-def test_a_daemon_that_has_ended_and_was_not_reaped_is_gone():
+def test_a_daemon_that_has_ended_and_was_not_reaped_is_gone() -> None:
     ended = subprocess.Popen([sys.executable, "-c", ""])
     os.waitid(os.P_PID, ended.pid, os.WEXITED | os.WNOWAIT)
     with endpoint.published(mine(pid=ended.pid)):
@@ -56,11 +56,11 @@ def test_a_daemon_that_has_ended_and_was_not_reaped_is_gone():
     assert found == []
 
 
-def test_a_token_is_in_no_repr():
+def test_a_token_is_in_no_repr() -> None:
     assert "secret" not in repr(mine())
 
 
-def test_a_second_daemon_does_not_touch_the_file_of_a_running_one():
+def test_a_second_daemon_does_not_touch_the_file_of_a_running_one() -> None:
     with endpoint.published(mine()) as path:
         before = path.read_bytes()
         with pytest.raises(FileExistsError, match=f"rt-1.json belongs to another daemon .process {os.getpid()}, "):
@@ -69,7 +69,7 @@ def test_a_second_daemon_does_not_touch_the_file_of_a_running_one():
         assert endpoint.live() == [mine()]
 
 
-def test_the_owner_of_an_endpoint_file_does_not_depend_on_the_process_id_in_it():
+def test_the_owner_of_an_endpoint_file_does_not_depend_on_the_process_id_in_it() -> None:
     gone = subprocess.Popen([sys.executable, "-c", ""])
     gone.wait()
     with endpoint.published(mine(pid=gone.pid)), pytest.raises(FileExistsError):
@@ -80,7 +80,7 @@ def test_the_owner_of_an_endpoint_file_does_not_depend_on_the_process_id_in_it()
         assert endpoint.live() == [mine()]
 
 
-def test_a_daemon_removes_the_files_of_killed_daemons_and_no_foreign_files():
+def test_a_daemon_removes_the_files_of_killed_daemons_and_no_foreign_files() -> None:
     odd = left_behind("rt-1").with_name("odd.json")
     odd.write_text("nonsense")
     last = [left_behind(f"rt-{number}") for number in range(2, 5)][-1]
@@ -89,14 +89,14 @@ def test_a_daemon_removes_the_files_of_killed_daemons_and_no_foreign_files():
         assert sorted(last.parent.iterdir()) == [odd, first, second]
 
 
-def test_a_file_that_replaced_the_endpoint_file_is_not_removed():
+def test_a_file_that_replaced_the_endpoint_file_is_not_removed() -> None:
     with endpoint.published(mine()) as path:
         path.unlink()
         path.write_text("another")
     assert path.read_text() == "another"
 
 
-def test_fields_that_a_later_version_adds_are_ignored():
+def test_fields_that_a_later_version_adds_are_ignored() -> None:
     with endpoint.published(mine()) as path:
         path.write_text(json.dumps({**json.loads(path.read_text()), "more": 1}))
         assert endpoint.live() == [mine()]
@@ -113,13 +113,13 @@ def test_fields_that_a_later_version_adds_are_ignored():
         '{"url": "a", "runtime_id": "a", "pid": "1"}',
     ],
 )
-def test_a_broken_file_is_ignored(text):
+def test_a_broken_file_is_ignored(text: str) -> None:
     with endpoint.published(mine()) as path:
         path.write_text(text)
         assert endpoint.live() == []
 
 
-def test_a_planted_symlink_is_neither_read_nor_written_through(tmp_path):
+def test_a_planted_symlink_is_neither_read_nor_written_through(tmp_path: Path) -> None:
     target = tmp_path / "target"
     target.write_text(json.dumps({"url": "http://evil", "runtime_id": "rt-1", "pid": os.getpid()}))
     with endpoint.published(mine("rt-2")) as other:
@@ -131,7 +131,7 @@ def test_a_planted_symlink_is_neither_read_nor_written_through(tmp_path):
             assert not path.is_symlink()
 
 
-def test_a_folder_that_is_a_symlink_is_refused(user_folders, tmp_path):
+def test_a_folder_that_is_a_symlink_is_refused(user_folders: Path, tmp_path: Path) -> None:
     (tmp_path / "elsewhere").mkdir()
     (user_folders / "run" / "runtimed").symlink_to(tmp_path / "elsewhere")
     with pytest.raises(OSError, match="runtimed"):

@@ -43,7 +43,7 @@ objects = st.lists(st.tuples(names | literals, literals), max_size=4).map(writte
 odd_objects = st.lists(st.tuples(names | broken_literals, values | broken_literals), max_size=4).map(written)
 
 
-def outcome(read, body: bytes) -> object:
+def outcome(read: Callable[[bytes], object], body: bytes) -> object:
     try:
         return read(body)
     except FieldProblem as problem:
@@ -56,7 +56,7 @@ def outcome(read, body: bytes) -> object:
 @example('{"a":"x","\\u0061":"y"}')
 @example('{"a":{"b":"x","b":"y"}}')
 @example("\ufeff{}")
-def test_the_fast_and_the_exact_parser_agree_on_every_text(text):
+def test_the_fast_and_the_exact_parser_agree_on_every_text(text: str) -> None:
     body = text.encode()
     assert outcome(parse, body) == outcome(_any, body)
 
@@ -64,12 +64,12 @@ def test_the_fast_and_the_exact_parser_agree_on_every_text(text):
 @given(st.binary(max_size=60))
 @example(b'{"a":"\xed\xa0\x80"}')
 @example(b'{"a":"\xff"}')
-def test_the_fast_and_the_exact_parser_agree_on_any_bytes(body):
+def test_the_fast_and_the_exact_parser_agree_on_any_bytes(body: bytes) -> None:
     assert outcome(parse, body) == outcome(_any, body)
 
 
 @given(st.dictionaries(st.text(), st.text().filter(lambda text: '"' not in text or "\\" not in text), max_size=4))
-def test_an_object_of_texts_in_the_usual_notation_takes_the_fast_parser(value):
+def test_an_object_of_texts_in_the_usual_notation_takes_the_fast_parser(value: dict[str, str]) -> None:
     body = json.dumps(value, ensure_ascii=False).encode("utf-8", "surrogatepass")
     assert _texts(body) == outcome(_any, body) == value
 
@@ -78,11 +78,11 @@ def test_an_object_of_texts_in_the_usual_notation_takes_the_fast_parser(value):
     "body",
     [b'{"a":"x","a":"y"}', b'{"a":1}', b'{"a":"x","b":["y"]}', b'["x"]', b'"x"', b'{"a":"\\u0022"}', b"{", b""],
 )
-def test_any_other_body_takes_the_exact_parser(body):
+def test_any_other_body_takes_the_exact_parser(body: bytes) -> None:
     assert _texts(body) is None
 
 
-def test_an_object_of_too_many_texts_is_refused():
+def test_an_object_of_too_many_texts_is_refused() -> None:
     body = json.dumps({str(number): "" for number in range(MAX_VALUES)}).encode()
     with pytest.raises(FieldProblem, match="too many values"):
         parse(body)
@@ -132,7 +132,7 @@ def least_cpu_s(bodies: list[bytes], enough: Callable[..., bool]) -> list[float]
     "frame", [b"%b", b'{"content":"%b"}', b'{"a":"%b', b"[%b]"], ids=["bare", "text", "open", "list"]
 )
 @pytest.mark.parametrize("kind", HOSTILE)
-def test_a_body_of_twice_the_size_takes_less_than_three_times_as_long_to_read(kind, frame):
+def test_a_body_of_twice_the_size_takes_less_than_three_times_as_long_to_read(kind: str, frame: bytes) -> None:
     unit = HOSTILE[kind]
 
     def body(size: int) -> bytes:
@@ -147,7 +147,7 @@ def test_a_body_of_twice_the_size_takes_less_than_three_times_as_long_to_read(ki
     assert in_step(once, twice), (once, twice)
 
 
-def test_a_comma_in_a_text_of_a_large_body_separates_no_values():
+def test_a_comma_in_a_text_of_a_large_body_separates_no_values() -> None:
     text = 'a,\\"b,' * LARGE_BYTES
 
     assert parse(json.dumps({"a": text, "b": 1}).encode()) == {"a": text, "b": 1}
@@ -173,12 +173,12 @@ def has_too_many(body: bytes) -> bool:
 )
 @example([b'"', b"1,2,3\\n", b'"'], 10)
 @example([b'"', b"\\", b'"', b","], 9_000)
-def test_the_values_of_a_body_are_counted_outside_of_its_texts(pieces, times):
+def test_the_values_of_a_body_are_counted_outside_of_its_texts(pieces: list[bytes], times: int) -> None:
     body = b"".join(pieces) * times
     assert _has_too_many_values(body) == has_too_many(body)
 
 
-def test_a_large_text_of_lines_with_commas_is_one_value():
+def test_a_large_text_of_lines_with_commas_is_one_value() -> None:
     content = "1,2,3\r\n" * 20_000
 
     assert parse(json.dumps({"kind": "user", "content": content}).encode()) == {"kind": "user", "content": content}

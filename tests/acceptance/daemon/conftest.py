@@ -15,12 +15,13 @@ import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol, TypeVar
 
 import pytest
 from websockets.exceptions import ConnectionClosed
 from websockets.sync.client import ClientConnection, connect
 
+from tests.acceptance.conftest import Shaped
 from tests.conftest import COVERAGE_VARIABLES
 
 REPOSITORY = Path(__file__).parents[3]
@@ -35,10 +36,14 @@ EARLIER_WORKERS = 300
 SAYING = frozenset({"execution", "transcript_len", "last_event_id", "last_cursor"})
 """The fields of a Worker that its output changes."""
 
-Shaped = Callable[[Any, str], None]
+T = TypeVar("T")
 
 
-def until(condition: Callable[[], Any]) -> Any:
+class Until(Protocol):
+    def __call__(self, condition: Callable[[], T | None]) -> T: ...
+
+
+def until(condition: Callable[[], T | None]) -> T:
     """The first true answer of `condition`; fails at the deadline."""
     end = time.monotonic() + DEADLINE_S
     while not (found := condition()):
@@ -99,7 +104,7 @@ class Observer:
         """The next frame."""
         text = self.connection.recv(timeout=DEADLINE_S)
         assert isinstance(text, str)
-        value = json.loads(text)
+        value: dict[str, Any] = json.loads(text)
         self.shaped(value, "Frame")
         return value
 
@@ -108,7 +113,8 @@ class Observer:
         frame = self.frame()
         if "envelope" not in frame:
             raise NoEvent(frame)
-        return frame["envelope"]
+        envelope: dict[str, Any] = frame["envelope"]
+        return envelope
 
     def up_to(self, name: str) -> list[dict[str, Any]]:
         """The envelopes up to the next event of that name, with it."""
@@ -306,6 +312,12 @@ class Daemon:
                     connection.sendall(part)
             return answered(connection, self.shaped)
 
+    def raw_answer(self, *parts: bytes) -> Answer:
+        """What is answered to these very bytes. Fails when there is no answer."""
+        answer = self.raw(*parts)
+        assert answer is not None, "the connection was closed without an answer"
+        return answer
+
     def head(self, line: str, *headers: str, host: str | None = None) -> bytes:
         """The bytes of a request's head, with the right token and Host."""
         lines = [line, f"Host: {host or self.host}", f"Authorization: Bearer {self.token}", *headers]
@@ -342,27 +354,31 @@ class Daemon:
         return f"ws://{self.host}/v1/workers/{worker_id}/events/ws{query}"
 
     def runtime(self) -> dict[str, Any]:
-        return self.call("GET", "/v1/runtime").ok("runtime", "RuntimeSummary")
+        found: dict[str, Any] = self.call("GET", "/v1/runtime").ok("runtime", "RuntimeSummary")
+        return found
 
     def workers(self) -> list[dict[str, Any]]:
-        found = self.call("GET", "/v1/workers").ok("workers")
+        found: list[dict[str, Any]] = self.call("GET", "/v1/workers").ok("workers")
         for worker in found:
             self.shaped(worker, "WorkerSummary")
         return found
 
     def worker(self, worker_id: str) -> dict[str, Any]:
-        return self.call("GET", f"/v1/workers/{worker_id}").ok("worker", "WorkerDetail")
+        found: dict[str, Any] = self.call("GET", f"/v1/workers/{worker_id}").ok("worker", "WorkerDetail")
+        return found
 
     def bundles(self) -> list[dict[str, Any]]:
-        return self.call("GET", "/v1/config-bundles").ok("bundles")
+        found: list[dict[str, Any]] = self.call("GET", "/v1/config-bundles").ok("bundles")
+        return found
 
     def items(self, worker_id: str) -> list[dict[str, Any]]:
         path = f"/v1/workers/{worker_id}/transcript"
-        return self.call("GET", path).ok("transcript", "TranscriptProjection")["items"]
+        found: list[dict[str, Any]] = self.call("GET", path).ok("transcript", "TranscriptProjection")["items"]
+        return found
 
     def create(self, **request: Any) -> str:
         """A new Worker; its id."""
-        return self.call("POST", "/v1/workers", request).ok("worker", "WorkerDetail")["worker_id"]
+        return str(self.call("POST", "/v1/workers", request).ok("worker", "WorkerDetail")["worker_id"])
 
     def echo(self) -> str:
         return self.create(profile={"kind": "builtin", "value": "builtin:echo"})
@@ -381,7 +397,8 @@ class Daemon:
     def input(self, worker_id: str, content: str, kind: str = "user") -> dict[str, Any]:
         """An accepted input; its ack."""
         answer = self.call("POST", f"/v1/workers/{worker_id}/input", {"kind": kind, "content": content})
-        return answer.ok("ack", "InteractionAck")
+        ack: dict[str, Any] = answer.ok("ack", "InteractionAck")
+        return ack
 
     def idle(self, worker_id: str) -> None:
         """Wait for the end of the run."""
@@ -417,6 +434,9 @@ class Daemon:
         before = self.state()
         yield
         assert self.state() == before
+
+
+Launch = Callable[..., Daemon]
 
 
 def _bytes(body: Any) -> bytes | None:
@@ -493,7 +513,7 @@ def store(request: pytest.FixtureRequest, tmp_path: Path) -> str:
 
 
 @pytest.fixture
-def launch(tmp_path: Path, shaped: Shaped) -> Iterator[Callable[..., Daemon]]:
+def launch(tmp_path: Path, shaped: Shaped) -> Iterator[Launch]:
     """Start daemons of the test's own; each ends with SIGTERM and exit 0 unless the test ended it."""
     with contextlib.ExitStack() as made:
 
@@ -506,5 +526,5 @@ def launch(tmp_path: Path, shaped: Shaped) -> Iterator[Callable[..., Daemon]]:
 
 
 @pytest.fixture(name="until")
-def until_fixture() -> Callable[[Callable[[], Any]], Any]:
+def until_fixture() -> Until:
     return until

@@ -6,12 +6,14 @@ import re
 import select
 import socket
 import time
-from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
 from typing import Any
 
 import pytest
 from websockets.exceptions import InvalidStatus
+
+from tests.acceptance.daemon.conftest import Answer, Daemon, Launch, Until
 
 from .conftest import DEADLINE_S
 
@@ -62,19 +64,19 @@ THROTTLED_S = 1 + (GUESSES - FREE_GUESSES - 1) / 40
 
 
 @pytest.fixture
-def guarded(launch: Any, store: str) -> Any:
+def guarded(launch: Launch, store: str) -> Daemon:
     """A daemon with a Worker; wrong tokens are slowed down, so tests of them share none."""
     daemon = launch("--log-level", "debug", store=store).ready()
     daemon.create()
     return daemon
 
 
-def _all(daemon: Any, requests: list[Any]) -> list[Any]:
+def _all(daemon: Daemon, requests: list[Any]) -> list[Answer]:
     with ThreadPoolExecutor(len(requests)) as pool:
         return list(pool.map(lambda one: daemon.call(*one, token=None), requests))
 
 
-def test_every_route_and_every_other_path_wants_a_token(guarded: Any) -> None:
+def test_every_route_and_every_other_path_wants_a_token(guarded: Daemon) -> None:
     with guarded.unchanged():
         for answer in _all(
             guarded, [(method, path, None, UPGRADE if "/ws" in path else []) for method, path in ROUTES]
@@ -82,7 +84,7 @@ def test_every_route_and_every_other_path_wants_a_token(guarded: Any) -> None:
             assert "Bearer" in answer.refused(401, "unauthorized")
 
 
-def test_anything_but_the_token_is_unauthorized(guarded: Any) -> None:
+def test_anything_but_the_token_is_unauthorized(guarded: Daemon) -> None:
     headers = [[line.format(guarded.token) for line in lines] for lines in WRONG.values()]
     with guarded.unchanged():
         for answer in _all(guarded, [("POST", "/v1/workers", None, lines) for lines in headers]):
@@ -92,24 +94,24 @@ def test_anything_but_the_token_is_unauthorized(guarded: Any) -> None:
 
 
 @pytest.mark.parametrize("scheme", ["Bearer", "bearer", "BEARER", "bEARER"])
-def test_the_scheme_is_taken_in_any_case(daemon: Any, scheme: str) -> None:
+def test_the_scheme_is_taken_in_any_case(daemon: Daemon, scheme: str) -> None:
     answer = daemon.curl("GET", "/v1/runtime", None, [f"Authorization: {scheme} {daemon.token}"], token=None)
     answer.ok("runtime")
 
 
-def test_a_request_without_the_token_is_refused_before_its_body_is_read(daemon: Any) -> None:
+def test_a_request_without_the_token_is_refused_before_its_body_is_read(daemon: Daemon) -> None:
     lines = ["POST /v1/workers HTTP/1.1", f"Host: {daemon.host}", "Content-Type: application/json"]
     lines += ["Content-Length: 1000000", "", ""]
-    daemon.raw("\r\n".join(lines).encode()).refused(401, "unauthorized")
+    daemon.raw_answer("\r\n".join(lines).encode()).refused(401, "unauthorized")
 
 
-def test_a_wrong_body_without_the_token_is_unauthorized_all_the_same(daemon: Any) -> None:
+def test_a_wrong_body_without_the_token_is_unauthorized_all_the_same(daemon: Daemon) -> None:
     for body, content_type in ((b"{", "application/json"), (b"{}", "text/plain")):
         answer = daemon.curl("POST", "/v1/workers", body, token=None, content_type=content_type)
         answer.refused(401, "unauthorized")
 
 
-def test_a_token_in_a_query_opens_nothing_and_is_never_logged(guarded: Any) -> None:
+def test_a_token_in_a_query_opens_nothing_and_is_never_logged(guarded: Daemon) -> None:
     for name in ("token", "access_token", "authorization"):
         path = f"/v1/runtime?{name}={guarded.token}"
         guarded.curl("GET", path, token=None).refused(401, "unauthorized")
@@ -122,7 +124,7 @@ def test_a_token_in_a_query_opens_nothing_and_is_never_logged(guarded: Any) -> N
     assert guarded.token not in guarded.output
 
 
-def test_the_socket_wants_the_token_too(guarded: Any) -> None:
+def test_the_socket_wants_the_token_too(guarded: Daemon) -> None:
     for header in ("", "Bearer wrong", f"Basic {guarded.token}"):
         with (
             pytest.raises(InvalidStatus) as refused,
@@ -133,11 +135,11 @@ def test_the_socket_wants_the_token_too(guarded: Any) -> None:
         assert b"unauthorized" in refused.value.response.body
 
 
-def test_wrong_tokens_are_throttled_and_the_right_one_is_not(guarded: Any, until: Callable[..., Any]) -> None:
+def test_wrong_tokens_are_throttled_and_the_right_one_is_not(guarded: Daemon, until: Until) -> None:
     until(lambda: _right_one_comes_first(guarded))  # again if this process was held up in between
 
 
-def _right_one_comes_first(daemon: Any) -> bool:
+def _right_one_comes_first(daemon: Daemon) -> bool:
     """Guess, and ask with the right token: whether its answer was there before those to all guesses."""
     wrong = f"GET /v1/runtime HTTP/1.1\r\nHost: {daemon.host}\r\nAuthorization: Bearer wrong\r\n\r\n".encode()
     with contextlib.ExitStack() as stack:
@@ -156,14 +158,14 @@ def _right_one_comes_first(daemon: Any) -> bool:
         return len(answered) < GUESSES
 
 
-def test_the_token_of_the_environment_is_the_token(launch: Any) -> None:
+def test_the_token_of_the_environment_is_the_token(launch: Launch) -> None:
     token = "of-the-environment-0123456789abcdef"
     daemon = launch(env={"RUNTIMED_TOKEN": token}).ready()
     daemon.curl("GET", "/v1/runtime", None, [f"Authorization: Bearer {token}"], token=None).ok("runtime")
     daemon.curl("GET", "/v1/runtime", None, ["Authorization: Bearer other"], token=None).refused(401, "unauthorized")
 
 
-def test_the_token_of_a_file_is_the_token(launch: Any, tmp_path: Any) -> None:
+def test_the_token_of_a_file_is_the_token(launch: Launch, tmp_path: Path) -> None:
     token = "of-a-file-0123456789abcdef"
     path = tmp_path / "secret"
     path.write_text(f"{token}\n")
@@ -172,14 +174,16 @@ def test_the_token_of_a_file_is_the_token(launch: Any, tmp_path: Any) -> None:
     daemon.curl("GET", "/v1/runtime", None, [f"Authorization: Bearer {token}"], token=None).ok("runtime")
 
 
-def test_a_made_up_token_is_another_one_for_each_daemon_and_256_bits_long(memory_daemon: Any, fs_daemon: Any) -> None:
+def test_a_made_up_token_is_another_one_for_each_daemon_and_256_bits_long(
+    memory_daemon: Daemon, fs_daemon: Daemon
+) -> None:
     first, other = memory_daemon, fs_daemon
     assert first.token != other.token
     for token in (first.token, other.token):
         assert len(token) >= (64 if re.fullmatch("[0-9a-f]+", token) else 43)
 
 
-def test_a_token_file_that_others_may_touch_is_refused(launch: Any, tmp_path: Any) -> None:
+def test_a_token_file_that_others_may_touch_is_refused(launch: Launch, tmp_path: Path) -> None:
     made = []
     for mode in (0o644, 0o640, 0o602):
         path = tmp_path / f"secret-{mode}"
@@ -191,7 +195,7 @@ def test_a_token_file_that_others_may_touch_is_refused(launch: Any, tmp_path: An
         assert re.fullmatch(r"runtimed: token_file: .*600.*\n", daemon.errors)
 
 
-def test_a_token_file_without_a_token_is_refused(launch: Any, tmp_path: Any) -> None:
+def test_a_token_file_without_a_token_is_refused(launch: Launch, tmp_path: Path) -> None:
     made = [launch("--token-file", str(tmp_path / "nowhere"))]
     for name, content in (("blank", "\n"), ("two", "one two\n")):
         path = tmp_path / name
@@ -203,7 +207,7 @@ def test_a_token_file_without_a_token_is_refused(launch: Any, tmp_path: Any) -> 
         assert re.fullmatch(r"runtimed: token_file: .*\n", daemon.errors)
 
 
-def test_a_folder_in_place_of_a_token_file_is_refused(launch: Any, tmp_path: Any) -> None:
+def test_a_folder_in_place_of_a_token_file_is_refused(launch: Launch, tmp_path: Path) -> None:
     daemon = launch("--token-file", str(tmp_path))
     assert daemon.ended() == 2
     assert re.fullmatch(r"runtimed: token_file: .*\n", daemon.errors)

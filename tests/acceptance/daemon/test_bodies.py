@@ -4,9 +4,11 @@ import gzip
 import json
 import signal
 import socket
-from typing import Any
 
 import pytest
+
+from tests.acceptance.conftest import Shaped
+from tests.acceptance.daemon.conftest import Daemon, Launch
 
 POSTS = ["/v1/workers", "/v1/config-bundles", "/v1/workers/{}/input", "/v1/workers/{}/stop", "/v1/workers/{}/cancel"]
 LIMIT = 1_000
@@ -25,7 +27,7 @@ LIMIT = 1_000
     ],
 )
 def test_a_body_that_is_not_declared_json_is_an_unsupported_media_type(
-    daemon: Any, path: str, content_type: str | None
+    daemon: Daemon, path: str, content_type: str | None
 ) -> None:
     path = path.format(daemon.echo())
     with daemon.unchanged():
@@ -36,13 +38,13 @@ def test_a_body_that_is_not_declared_json_is_an_unsupported_media_type(
 @pytest.mark.parametrize(
     "content_type", ["application/json; charset=utf-8", "Application/JSON", "application/json;charset=UTF-8"]
 )
-def test_json_with_a_parameter_or_in_another_case_is_json(daemon: Any, content_type: str) -> None:
+def test_json_with_a_parameter_or_in_another_case_is_json(daemon: Daemon, content_type: str) -> None:
     daemon.curl("POST", "/v1/workers", b"{}", content_type=content_type).ok("worker")
 
 
 @pytest.mark.parametrize("path", POSTS)
 @pytest.mark.parametrize("coding", ["gzip", "deflate", "br"])
-def test_an_encoded_body_is_an_unsupported_media_type(daemon: Any, path: str, coding: str) -> None:
+def test_an_encoded_body_is_an_unsupported_media_type(daemon: Daemon, path: str, coding: str) -> None:
     path = path.format(daemon.echo())
     with daemon.unchanged():
         body = gzip.compress(b"{}")
@@ -51,12 +53,12 @@ def test_an_encoded_body_is_an_unsupported_media_type(daemon: Any, path: str, co
 
 
 @pytest.fixture
-def small(launch: Any, store: str) -> Any:
+def small(launch: Launch, store: str) -> Daemon:
     return launch(store=store, env={"RUNTIMED_MAX_BODY_BYTES": str(LIMIT)}).ready()
 
 
 @pytest.mark.parametrize("headers", [[], ["Transfer-Encoding: chunked"]])
-def test_a_body_of_one_byte_above_the_limit_is_too_large(small: Any, headers: list[str]) -> None:
+def test_a_body_of_one_byte_above_the_limit_is_too_large(small: Daemon, headers: list[str]) -> None:
     whole = b"{}".ljust(LIMIT)
     worker_id = small.curl("POST", "/v1/workers", whole, headers).ok("worker")["worker_id"]
     said = json.dumps({"kind": "user", "content": "x"}).encode()
@@ -71,12 +73,12 @@ def test_a_body_of_one_byte_above_the_limit_is_too_large(small: Any, headers: li
     small.idle(worker_id)
 
 
-def test_a_body_that_is_announced_too_large_is_refused_before_it_is_sent(daemon: Any) -> None:
+def test_a_body_that_is_announced_too_large_is_refused_before_it_is_sent(daemon: Daemon) -> None:
     head = daemon.head("POST /v1/workers HTTP/1.1", "Content-Type: application/json", f"Content-Length: {1 << 40}")
-    daemon.raw(head).refused(413, "payload_too_large")
+    daemon.raw_answer(head).refused(413, "payload_too_large")
 
 
-def test_the_default_limit_is_8_mib(daemon: Any) -> None:
+def test_the_default_limit_is_8_mib(daemon: Daemon) -> None:
     whole = b"{}".ljust(8 << 20)
     daemon.curl("POST", "/v1/workers", whole).ok("worker")
     with daemon.unchanged():
@@ -102,7 +104,7 @@ MALFORMED = {
 
 
 @pytest.mark.parametrize("name", MALFORMED)
-def test_malformed_http_is_answered_with_an_error_object(daemon: Any, shaped: Any, name: str) -> None:
+def test_malformed_http_is_answered_with_an_error_object(daemon: Daemon, shaped: Shaped, name: str) -> None:
     with daemon.unchanged():
         answer = daemon.raw(MALFORMED[name].replace(b"{host}", daemon.host.encode()))
         assert answer is not None
@@ -112,14 +114,14 @@ def test_malformed_http_is_answered_with_an_error_object(daemon: Any, shaped: An
 
 
 @pytest.mark.parametrize("chunks", [b"zz\r\n{}\r\n0\r\n\r\n", b"-2\r\n{}\r\n0\r\n\r\n", b"2\r\n{}XX0\r\n\r\n"])
-def test_a_malformed_chunk_creates_nothing(daemon: Any, chunks: bytes) -> None:
+def test_a_malformed_chunk_creates_nothing(daemon: Daemon, chunks: bytes) -> None:
     head = daemon.head("POST /v1/workers HTTP/1.1", "Content-Type: application/json", "Transfer-Encoding: chunked")
     with daemon.unchanged():
         answer = daemon.raw(head + chunks)
         assert answer is None or 400 <= answer.status < 500
 
 
-def test_half_a_body_creates_nothing(daemon: Any) -> None:
+def test_half_a_body_creates_nothing(daemon: Daemon) -> None:
     head = daemon.head("POST /v1/workers HTTP/1.1", "Content-Type: application/json", "Content-Length: 20")
     with daemon.unchanged():
         for body in (b"", b'{"intent"', b"{}"):
@@ -129,7 +131,7 @@ def test_half_a_body_creates_nothing(daemon: Any) -> None:
                 assert b" 200 " not in connection.recv(65_536)
 
 
-def test_slow_headers_are_cut_and_nobody_else_waits(launch: Any, store: str) -> None:
+def test_slow_headers_are_cut_and_nobody_else_waits(launch: Launch, store: str) -> None:
     daemon = launch(store=store, env={"RUNTIMED_HEADER_TIMEOUT_S": "1"}).ready()
     with socket.create_connection(daemon.address, timeout=20) as idle:
         with socket.create_connection(daemon.address, timeout=20) as slow:
@@ -141,7 +143,7 @@ def test_slow_headers_are_cut_and_nobody_else_waits(launch: Any, store: str) -> 
     daemon.runtime()
 
 
-def test_two_requests_on_one_connection_are_answered_in_order(daemon: Any) -> None:
+def test_two_requests_on_one_connection_are_answered_in_order(daemon: Daemon) -> None:
     head = daemon.head("GET /v1/runtime HTTP/1.1") + daemon.head("GET /nowhere HTTP/1.1", "Connection: close")
     with socket.create_connection(daemon.address, timeout=20) as connection:
         connection.sendall(head)
@@ -149,7 +151,7 @@ def test_two_requests_on_one_connection_are_answered_in_order(daemon: Any) -> No
     assert [part[:3] for part in received.split(b"HTTP/1.1 ")[1:]] == [b"200", b"404"]
 
 
-def test_a_stopping_daemon_closes_connections_that_say_nothing(launch: Any, store: str) -> None:
+def test_a_stopping_daemon_closes_connections_that_say_nothing(launch: Launch, store: str) -> None:
     daemon = launch(store=store).ready()
     with socket.create_connection(daemon.address, timeout=20) as fresh:
         with socket.create_connection(daemon.address, timeout=20) as kept:

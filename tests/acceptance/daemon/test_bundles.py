@@ -4,6 +4,9 @@ from typing import Any
 
 import pytest
 
+from tests.acceptance.conftest import MakeBundle
+from tests.acceptance.daemon.conftest import Answer, Daemon
+
 KNOWN_ANSWER = "f1faffb46524a985fff79a4a3e9165e776187d2e3a67773995806ac557f3320a"
 ECHO = {"kind": "builtin", "value": "builtin:echo"}
 MISMATCH = "config_bundle_digest_mismatch"
@@ -13,19 +16,20 @@ INVALID = "invalid_request"
 UNSUPPORTED_DECLARATION = {"kind": "unsupported", "name": "n", "reference": "r"}
 
 
-def _post(daemon: Any, bundle: Any) -> Any:
+def _post(daemon: Daemon, bundle: Any) -> Answer:
     return daemon.call("POST", "/v1/config-bundles", {"bundle": bundle})
 
 
-def _stored(daemon: Any, bundle: Any) -> dict[str, str]:
-    return _post(daemon, bundle).ok("availability", "Availability")["reference"]
+def _stored(daemon: Daemon, bundle: Any) -> dict[str, str]:
+    reference: dict[str, str] = _post(daemon, bundle).ok("availability", "Availability")["reference"]
+    return reference
 
 
 def _secret(**given: Any) -> dict[str, Any]:
     return {"kind": "secret_ref", "name": "key", "reference": "secret:key"} | given
 
 
-def test_the_known_answer_is_the_digest_of_the_known_bundle(daemon: Any, bundle: Any) -> None:
+def test_the_known_answer_is_the_digest_of_the_known_bundle(daemon: Daemon, bundle: MakeBundle) -> None:
     known = bundle(
         id="bundle-1",
         profiles=[{"selector": {"kind": "builtin", "value": "builtin:coder"}}],
@@ -36,7 +40,7 @@ def test_the_known_answer_is_the_digest_of_the_known_bundle(daemon: Any, bundle:
     assert found["reference"] == {"id": "bundle-1", "digest": KNOWN_ANSWER}
 
 
-def test_the_digest_covers_every_field_and_no_order(daemon: Any, bundle: Any) -> None:
+def test_the_digest_covers_every_field_and_no_order(daemon: Daemon, bundle: MakeBundle) -> None:
     profiles = [
         {"selector": {"kind": "runtime_default"}, "label": "the default"},
         {"selector": ECHO},
@@ -63,7 +67,7 @@ def test_the_digest_covers_every_field_and_no_order(daemon: Any, bundle: Any) ->
         _post(daemon, other).refused(400, MISMATCH)
 
 
-def test_the_same_id_replaces(daemon: Any, bundle: Any) -> None:
+def test_the_same_id_replaces(daemon: Daemon, bundle: MakeBundle) -> None:
     first = bundle()
     bundle_id = first["metadata"]["id"]
     old = _stored(daemon, first)
@@ -75,19 +79,19 @@ def test_the_same_id_replaces(daemon: Any, bundle: Any) -> None:
     daemon.curl("POST", "/v1/workers", {"config_bundle": old, "profile": ECHO}).refused(400, MISMATCH)
 
 
-def test_a_refused_replacement_leaves_the_bundle_as_it_was(daemon: Any, bundle: Any) -> None:
+def test_a_refused_replacement_leaves_the_bundle_as_it_was(daemon: Daemon, bundle: MakeBundle) -> None:
     made = bundle()
     _stored(daemon, made)
     with daemon.unchanged():
         _post(daemon, bundle(id=made["metadata"]["id"], digest="0" * 64)).refused(400, MISMATCH)
 
 
-def test_the_availability_of_a_bundle_that_is_not_there_is_missing(daemon: Any) -> None:
+def test_the_availability_of_a_bundle_that_is_not_there_is_missing(daemon: Daemon) -> None:
     path = f"/v1/config-bundles/nowhere/availability?digest={'0' * 64}"
     daemon.curl("GET", path).refused(404, "config_bundle_missing")
 
 
-def test_availability_wants_a_digest(daemon: Any, bundle: Any) -> None:
+def test_availability_wants_a_digest(daemon: Daemon, bundle: MakeBundle) -> None:
     bundle_id = _stored(daemon, bundle())["id"]
     assert "digest" in daemon.curl("GET", f"/v1/config-bundles/{bundle_id}/availability").refused(
         400, "invalid_query"
@@ -115,19 +119,23 @@ RULE_1 = [
 
 
 @pytest.mark.parametrize(("given", "field"), RULE_1)
-def test_rule_1_ids_digests_and_texts_are_well_formed(daemon: Any, bundle: Any, given: Any, field: str) -> None:
+def test_rule_1_ids_digests_and_texts_are_well_formed(
+    daemon: Daemon, bundle: MakeBundle, given: Any, field: str
+) -> None:
     with daemon.unchanged():
         assert field in _post(daemon, bundle(**given)).refused(400, INVALID)
 
 
-def test_rule_1_an_empty_id_is_refused(daemon: Any, bundle: Any) -> None:
+def test_rule_1_an_empty_id_is_refused(daemon: Daemon, bundle: MakeBundle) -> None:
     made = bundle()
     made["metadata"]["id"] = ""
     _post(daemon, made).refused(400, INVALID)
 
 
 @pytest.mark.parametrize("bundle_id", ["a", "0", "A.b_c:d-9", "a" * 128])
-def test_rule_1_an_id_of_the_accepted_characters_is_stored(daemon: Any, bundle: Any, bundle_id: str) -> None:
+def test_rule_1_an_id_of_the_accepted_characters_is_stored(
+    daemon: Daemon, bundle: MakeBundle, bundle_id: str
+) -> None:
     assert _stored(daemon, bundle(id=bundle_id))["id"] == bundle_id
 
 
@@ -157,7 +165,7 @@ CONTROLS = ["a\0b", "a\nb", "a\tb", "a\x1fb", "a\x7fb", "a\x85b", "\x1ca", "a\x1
 
 
 @pytest.mark.parametrize("text", [*HOST_LOCAL, *CONTROLS, "x" * 2_049])
-def test_rule_2_boundary_text_names_no_place_of_the_host(daemon: Any, bundle: Any, text: str) -> None:
+def test_rule_2_boundary_text_names_no_place_of_the_host(daemon: Daemon, bundle: MakeBundle, text: str) -> None:
     for field in ("revision", "workspace_id", "created_at"):
         assert field in _post(daemon, bundle(**{field: text})).refused(400, INVALID)
     for field in ("source", "detail"):
@@ -166,38 +174,38 @@ def test_rule_2_boundary_text_names_no_place_of_the_host(daemon: Any, bundle: An
 
 
 @pytest.mark.parametrize("bundle_id", ["a.sock", "a.cache", "session_path", "x.SOCK"])
-def test_rule_2_an_id_is_boundary_text_too(daemon: Any, bundle: Any, bundle_id: str) -> None:
+def test_rule_2_an_id_is_boundary_text_too(daemon: Daemon, bundle: MakeBundle, bundle_id: str) -> None:
     assert "id" in _post(daemon, bundle(id=bundle_id)).refused(400, INVALID)
 
 
 @pytest.mark.parametrize(
     "text", ["x" * 2_048, "é" * 2_048, "a/b", "a~b", "sessions", "running", "so ck", "C: x", "run"]
 )
-def test_rule_2_other_text_passes(daemon: Any, bundle: Any, text: str) -> None:
+def test_rule_2_other_text_passes(daemon: Daemon, bundle: MakeBundle, text: str) -> None:
     label = [{"selector": {"kind": "runtime_default"}, "label": text}]
     _stored(daemon, bundle(revision=text, provenance={"source": text, "detail": text}, profiles=label))
 
 
 @pytest.mark.parametrize("text", [*HOST_LOCAL, *CONTROLS, "x" * 2_049])
-def test_rule_5_a_name_is_boundary_text(daemon: Any, bundle: Any, text: str) -> None:
+def test_rule_5_a_name_is_boundary_text(daemon: Daemon, bundle: MakeBundle, text: str) -> None:
     assert "name" in _post(daemon, bundle(declarations=[_secret(name=text)])).refused(400, INVALID)
 
 
 @pytest.mark.parametrize("text", [*HOST_LOCAL, *CONTROLS, "x" * 2_049])
-def test_rule_4_a_label_is_boundary_text(daemon: Any, bundle: Any, text: str) -> None:
+def test_rule_4_a_label_is_boundary_text(daemon: Daemon, bundle: MakeBundle, text: str) -> None:
     label = [{"selector": {"kind": "runtime_default"}, "label": text}]
     answer = _post(daemon, bundle(profiles=label))
     # Labels are boundary text of rule 2, though they are checked with the selectors of rule 4.
     assert "label" in answer.refused(400, "invalid_request")
 
 
-def test_rule_3_the_digest_is_the_computed_one(daemon: Any, bundle: Any) -> None:
+def test_rule_3_the_digest_is_the_computed_one(daemon: Daemon, bundle: MakeBundle) -> None:
     with daemon.unchanged():
         _post(daemon, bundle(digest="0" * 64)).refused(400, MISMATCH)
 
 
 @pytest.mark.parametrize("value", ["", "  ", *HOST_LOCAL, *CONTROLS, "x" * 2_049])
-def test_rule_4_a_selector_is_boundary_text(daemon: Any, bundle: Any, value: str) -> None:
+def test_rule_4_a_selector_is_boundary_text(daemon: Daemon, bundle: MakeBundle, value: str) -> None:
     for kind in ("builtin", "named"):
         profiles = [{"selector": {"kind": "runtime_default"}}, {"selector": {"kind": kind, "value": value}}]
         _post(daemon, bundle(profiles=profiles)).refused(400, SELECTOR)
@@ -226,7 +234,7 @@ def test_rule_4_a_selector_is_boundary_text(daemon: Any, bundle: Any, value: str
     ],
 )
 def test_rule_5_a_declaration_is_a_reference_of_its_kind(
-    daemon: Any, bundle: Any, declaration: Any, code: str
+    daemon: Daemon, bundle: MakeBundle, declaration: Any, code: str
 ) -> None:
     with daemon.unchanged():
         _post(daemon, bundle(declarations=[_secret(name="fine"), declaration])).refused(400, code)
@@ -243,7 +251,7 @@ PREFIXES = {
 
 
 @pytest.mark.parametrize("kind", PREFIXES)
-def test_rule_5_each_kind_takes_its_own_prefixes_alone(daemon: Any, bundle: Any, kind: str) -> None:
+def test_rule_5_each_kind_takes_its_own_prefixes_alone(daemon: Daemon, bundle: MakeBundle, kind: str) -> None:
     for owner, prefixes in PREFIXES.items():
         for prefix in prefixes:
             made = bundle(declarations=[{"kind": kind, "name": "n", "reference": f"{prefix}A-z0:9_.@+"}])
@@ -276,13 +284,15 @@ BLANK_SELECTOR = {"profiles": [{"selector": {"kind": "named", "value": " "}}]}
         ({"declarations": [_secret(reference="x"), _secret(name=" ")]}, UNSUPPORTED, "declarations[0]", "[1]"),
     ],
 )
-def test_the_first_failure_answers(daemon: Any, bundle: Any, given: Any, code: str, named: str, silent: str) -> None:
+def test_the_first_failure_answers(
+    daemon: Daemon, bundle: MakeBundle, given: Any, code: str, named: str, silent: str
+) -> None:
     message = _post(daemon, bundle(**given)).refused(400, code)
     assert named in message
     assert silent not in message
 
 
-def test_a_worker_is_made_of_a_bundle_that_offers_its_profile(daemon: Any, bundle: Any) -> None:
+def test_a_worker_is_made_of_a_bundle_that_offers_its_profile(daemon: Daemon, bundle: MakeBundle) -> None:
     profiles = [{"selector": {"kind": "runtime_default"}}, {"selector": ECHO}]
     reference = _stored(daemon, bundle(profiles=profiles))
     for profile in (ECHO, {"kind": "runtime_default"}):
@@ -293,14 +303,14 @@ def test_a_worker_is_made_of_a_bundle_that_offers_its_profile(daemon: Any, bundl
     assert daemon.curl("POST", "/v1/workers", {"config_bundle": reference}).ok("worker")["profile"] == profile
 
 
-def test_a_create_with_a_bundle_that_is_not_there_is_missing(daemon: Any) -> None:
+def test_a_create_with_a_bundle_that_is_not_there_is_missing(daemon: Daemon) -> None:
     reference = {"id": "nowhere", "digest": "0" * 64}
     with daemon.unchanged():
         answer = daemon.curl("POST", "/v1/workers", {"config_bundle": reference})
         answer.refused(404, "config_bundle_missing")
 
 
-def test_a_create_with_another_digest_is_a_mismatch(daemon: Any, bundle: Any) -> None:
+def test_a_create_with_another_digest_is_a_mismatch(daemon: Daemon, bundle: MakeBundle) -> None:
     reference = _stored(daemon, bundle(profiles=[{"selector": ECHO}])) | {"digest": "0" * 64}
     with daemon.unchanged():
         # The profile is not offered either: the digest is looked at first.
@@ -316,7 +326,7 @@ def test_a_create_with_another_digest_is_a_mismatch(daemon: Any, bundle: Any) ->
     ],
 )
 def test_a_create_with_a_profile_that_the_bundle_does_not_offer_is_refused(
-    daemon: Any, bundle: Any, profile: Any
+    daemon: Daemon, bundle: MakeBundle, profile: Any
 ) -> None:
     reference = _stored(daemon, bundle(profiles=[{"selector": ECHO}]))
     with daemon.unchanged():
@@ -324,12 +334,12 @@ def test_a_create_with_a_profile_that_the_bundle_does_not_offer_is_refused(
         daemon.curl("POST", "/v1/workers", request).refused(400, SELECTOR)
 
 
-def test_a_bundle_without_profiles_offers_none(daemon: Any, bundle: Any) -> None:
+def test_a_bundle_without_profiles_offers_none(daemon: Daemon, bundle: MakeBundle) -> None:
     reference = _stored(daemon, bundle())
     daemon.curl("POST", "/v1/workers", {"config_bundle": reference}).refused(400, SELECTOR)
 
 
-def test_a_named_profile_without_a_bundle_is_refused(daemon: Any) -> None:
+def test_a_named_profile_without_a_bundle_is_refused(daemon: Daemon) -> None:
     with daemon.unchanged():
         request = {"profile": {"kind": "named", "value": "reviewer"}}
         daemon.curl("POST", "/v1/workers", request).refused(400, SELECTOR)

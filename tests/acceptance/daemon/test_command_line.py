@@ -3,9 +3,10 @@
 import re
 import signal
 from pathlib import Path
-from typing import Any
 
 import pytest
+
+from tests.acceptance.daemon.conftest import Daemon, Launch
 
 OPTIONS = [
     "--listen",
@@ -24,7 +25,7 @@ OPTIONS = [
 ]
 
 
-def test_one_line_says_where_it_serves(launch: Any, store: str) -> None:
+def test_one_line_says_where_it_serves(launch: Launch, store: str) -> None:
     daemon = launch(store=store).ready()
     kind = store.partition(":")[0]
     line = rf"runtimed: listening on http://127\.0\.0\.1:\d+ runtime={re.escape(daemon.runtime_id)} store={kind}\n"
@@ -35,14 +36,14 @@ def test_one_line_says_where_it_serves(launch: Any, store: str) -> None:
 
 
 @pytest.mark.parametrize("how", [signal.SIGTERM, signal.SIGINT])
-def test_a_signal_ends_it_with_exit_0(launch: Any, how: signal.Signals) -> None:
+def test_a_signal_ends_it_with_exit_0(launch: Launch, how: signal.Signals) -> None:
     daemon = launch().ready()
     daemon.shell()
     daemon.process.send_signal(how)
     assert daemon.ended() == 0
 
 
-def test_version_and_help(launch: Any) -> None:
+def test_version_and_help(launch: Launch) -> None:
     version, helped, both = launch("--version", plain=True), launch("--help"), launch("--version")
     assert (version.ended(), helped.ended(), both.ended()) == (0, 0, 0)
     assert re.fullmatch(r"runtimed \d+\.\d+\S*\n", version.output)
@@ -50,7 +51,7 @@ def test_version_and_help(launch: Any) -> None:
     assert all(option in helped.output for option in OPTIONS)
 
 
-def test_check_config_checks_and_makes_nothing(launch: Any, tmp_path: Path) -> None:
+def test_check_config_checks_and_makes_nothing(launch: Launch, tmp_path: Path) -> None:
     config = tmp_path / "config.toml"
     config.write_text('display_name = "Mine"\n')
     daemon = launch("--check-config", "--config", str(config), store=f"fs:{tmp_path / 'store'}")
@@ -89,7 +90,7 @@ BAD_FILES = {
 }
 
 
-def _refused(daemon: Any, named: str) -> None:
+def _refused(daemon: Daemon, named: str) -> None:
     assert daemon.ended() == 2, daemon.command
     assert daemon.output == ""
     assert named in daemon.errors
@@ -97,19 +98,19 @@ def _refused(daemon: Any, named: str) -> None:
     assert daemon.errors.count("\n") <= (1 if daemon.errors.startswith("runtimed: ") else 4), daemon.errors
 
 
-def test_a_wrong_option_is_exit_2_and_named(launch: Any) -> None:
+def test_a_wrong_option_is_exit_2_and_named(launch: Launch) -> None:
     made = [(launch(*options), named) for options, named in BAD_OPTIONS.items()]
     for daemon, named in made:
         _refused(daemon, named)
 
 
-def test_a_wrong_variable_is_exit_2_and_named(launch: Any) -> None:
+def test_a_wrong_variable_is_exit_2_and_named(launch: Launch) -> None:
     made = [(launch(env={name: value}), name.lower()) for name, value in BAD_ENVIRONMENT.items()]
     for daemon, name in made:
         _refused(daemon, name.removeprefix("runtimed_"))
 
 
-def test_a_wrong_configuration_is_exit_2_and_named(launch: Any, tmp_path: Path) -> None:
+def test_a_wrong_configuration_is_exit_2_and_named(launch: Launch, tmp_path: Path) -> None:
     made = []
     for number, (text, named) in enumerate(BAD_FILES.items()):
         path = tmp_path / f"{number}.toml"
@@ -120,7 +121,7 @@ def test_a_wrong_configuration_is_exit_2_and_named(launch: Any, tmp_path: Path) 
         _refused(daemon, named)
 
 
-def test_a_flag_goes_before_the_environment_that_before_the_file(launch: Any, tmp_path: Path) -> None:
+def test_a_flag_goes_before_the_environment_that_before_the_file(launch: Launch, tmp_path: Path) -> None:
     config = tmp_path / "config.toml"
     config.write_text(
         'display_name = "of the file"\nmax_transcript_projection_items = 7\nmax_event_batch_items = 9\n'
@@ -135,21 +136,21 @@ def test_a_flag_goes_before_the_environment_that_before_the_file(launch: Any, tm
     assert runtime["limits"] == {"max_transcript_projection_items": 8, "max_event_batch_items": 9}
 
 
-def test_the_users_own_configuration_is_found(launch: Any, tmp_path: Path) -> None:
+def test_the_users_own_configuration_is_found(launch: Launch, tmp_path: Path) -> None:
     path = tmp_path / "config" / "runtimed" / "config.toml"
     path.parent.mkdir(parents=True)
     path.write_text('display_name = "of the user"\n')
     assert launch().ready().runtime()["display_name"] == "of the user"
 
 
-def test_an_address_that_is_taken_is_exit_1_and_named(launch: Any, memory_daemon: Any) -> None:
+def test_an_address_that_is_taken_is_exit_1_and_named(launch: Launch, memory_daemon: Daemon) -> None:
     other = launch("--listen", memory_daemon.host)
     assert other.ended() == 1
     assert memory_daemon.host in other.errors
     assert other.output == ""
 
 
-def test_a_store_that_cannot_be_made_is_refused_in_a_line(launch: Any, tmp_path: Path) -> None:
+def test_a_store_that_cannot_be_made_is_refused_in_a_line(launch: Launch, tmp_path: Path) -> None:
     (tmp_path / "file").write_text("x")
     daemon = launch(store=f"fs:{tmp_path / 'file'}")
     assert daemon.ended() in {1, 2}
@@ -158,7 +159,7 @@ def test_a_store_that_cannot_be_made_is_refused_in_a_line(launch: Any, tmp_path:
 
 
 @pytest.mark.parametrize("log_format", ["text", "json"])
-def test_log_lines_cannot_be_forged(launch: Any, log_format: str) -> None:
+def test_log_lines_cannot_be_forged(launch: Launch, log_format: str) -> None:
     daemon = launch("--log-format", log_format, "--log-level", "debug").ready()
     before = len(daemon.errors.splitlines())
     daemon.curl("GET", "/v1/%0d%0aFORGED%0aline?x=%0aFORGED%1b%5b31m")

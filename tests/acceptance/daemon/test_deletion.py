@@ -12,11 +12,13 @@ from typing import Any
 
 import pytest
 
+from tests.acceptance.daemon.conftest import Answer, Daemon, Launch, Until
+
 ZERO = "wo_0000000000000000"
 SECRET = "the-words-that-must-not-stay"
 
 
-def _stopped(daemon: Any, content: str = "hello") -> str:
+def _stopped(daemon: Daemon, content: str = "hello") -> str:
     """A Worker that has said something and is over."""
     worker_id = daemon.echo()
     daemon.run(worker_id, content)
@@ -24,7 +26,7 @@ def _stopped(daemon: Any, content: str = "hello") -> str:
     return worker_id
 
 
-def _delete(daemon: Any, worker_id: str) -> Any:
+def _delete(daemon: Daemon, worker_id: str) -> Answer:
     answer = daemon.curl("DELETE", f"/v1/workers/{worker_id}")
     assert (answer.status, answer.body) == (204, b"")
     assert answer.header("Content-Type") is None
@@ -37,7 +39,7 @@ def _asked(worker_id: str) -> list[tuple[str, str]]:
     return [*(("GET", path) for path in gets), *(("POST", f"{of_worker}/{verb}") for verb in ("stop", "cancel"))]
 
 
-def _events(daemon: Any) -> list[dict[str, Any]]:
+def _events(daemon: Daemon) -> list[dict[str, Any]]:
     """The events of all Workers."""
     page = json.loads(daemon.call("GET", "/v1/events").body)
     found = page["events"]
@@ -47,7 +49,7 @@ def _events(daemon: Any) -> list[dict[str, Any]]:
     return list(found)
 
 
-def test_a_worker_that_is_over_is_deleted_with_all_that_can_be_asked_of_it(daemon: Any) -> None:
+def test_a_worker_that_is_over_is_deleted_with_all_that_can_be_asked_of_it(daemon: Daemon) -> None:
     kept, gone = _stopped(daemon), _stopped(daemon)
     assert {event["worker_id"] for event in _events(daemon)} >= {kept, gone}
     before = daemon.runtime()
@@ -72,7 +74,7 @@ def test_a_worker_that_is_over_is_deleted_with_all_that_can_be_asked_of_it(daemo
     assert len(daemon.items(kept)) == 2
 
 
-def test_a_running_worker_is_not_deleted(daemon: Any) -> None:
+def test_a_running_worker_is_not_deleted(daemon: Daemon) -> None:
     worker_id = daemon.echo()
     daemon.run(worker_id, "hello")
     with daemon.unchanged():
@@ -92,28 +94,28 @@ def test_a_running_worker_is_not_deleted(daemon: Any) -> None:
         ("%20", 400, "invalid_worker_id"),
     ],
 )
-def test_what_is_no_worker_is_not_deleted(daemon: Any, worker_id: str, status: int, code: str) -> None:
+def test_what_is_no_worker_is_not_deleted(daemon: Daemon, worker_id: str, status: int, code: str) -> None:
     with daemon.unchanged():
         daemon.curl("DELETE", f"/v1/workers/{worker_id}").refused(status, code)
 
 
-def test_a_worker_that_does_not_exist_is_not_deleted(daemon: Any) -> None:
+def test_a_worker_that_does_not_exist_is_not_deleted(daemon: Daemon) -> None:
     unknown = daemon.unknown_worker()
     with daemon.unchanged():
         daemon.curl("DELETE", f"/v1/workers/{unknown}").refused(404, "worker_not_found")
 
 
-def test_a_deletion_wants_the_token(daemon: Any) -> None:
+def test_a_deletion_wants_the_token(daemon: Daemon) -> None:
     worker_id = _stopped(daemon)
     daemon.curl("DELETE", f"/v1/workers/{worker_id}", token=None).refused(401, "unauthorized")
     assert daemon.worker(worker_id)["status"] == "stopped"
 
 
-def test_the_workers_as_a_whole_can_not_be_deleted(daemon: Any) -> None:
+def test_the_workers_as_a_whole_can_not_be_deleted(daemon: Daemon) -> None:
     daemon.curl("DELETE", "/v1/workers").refused(405, "method_not_allowed")
 
 
-def test_an_observer_is_told_that_the_worker_is_gone(daemon: Any) -> None:
+def test_an_observer_is_told_that_the_worker_is_gone(daemon: Daemon) -> None:
     worker_id = _stopped(daemon)
     with daemon.observe(worker_id, ZERO) as observer:
         observer.up_to("shutdown")
@@ -122,7 +124,7 @@ def test_an_observer_is_told_that_the_worker_is_gone(daemon: Any) -> None:
     assert last["diagnostic"]["code"] == "runtime.worker_not_found"
 
 
-def test_an_id_is_never_given_out_again(launch: Any, store: str) -> None:
+def test_an_id_is_never_given_out_again(launch: Launch, store: str) -> None:
     daemon = launch(store=store).ready()
     first, second = _stopped(daemon), _stopped(daemon)
     for worker_id in (second, first):
@@ -132,7 +134,7 @@ def test_an_id_is_never_given_out_again(launch: Any, store: str) -> None:
 
 
 @pytest.mark.parametrize("how", [signal.SIGTERM, signal.SIGKILL])
-def test_a_deletion_is_for_good(launch: Any, tmp_path: Path, until: Any, how: signal.Signals) -> None:
+def test_a_deletion_is_for_good(launch: Launch, tmp_path: Path, until: Until, how: signal.Signals) -> None:
     store = f"fs:{tmp_path / 'store'}"
     daemon = launch(store=store).ready()
     kept, gone = _stopped(daemon), daemon.shell()
@@ -179,7 +181,7 @@ def outside(tmp_path: Path) -> Iterator[Path]:
     assert (made / "precious").stat().st_mode & 0o777 == 0o400
 
 
-def _left(daemon: Any, worker_id: str, script: str) -> None:
+def _left(daemon: Daemon, worker_id: str, script: str) -> None:
     """Have a Worker run a script and stop it."""
     daemon.run(worker_id, script)
     daemon.call("POST", f"/v1/workers/{worker_id}/stop").ok("ack")
@@ -187,7 +189,7 @@ def _left(daemon: Any, worker_id: str, script: str) -> None:
 
 @pytest.mark.parametrize("leaving", LEAVINGS)
 def test_a_deletion_removes_what_a_worker_left_whatever_it_is(
-    launch: Any, tmp_path: Path, outside: Path, until: Any, leaving: str
+    launch: Launch, tmp_path: Path, outside: Path, until: Until, leaving: str
 ) -> None:
     daemon = launch(store=f"fs:{tmp_path / 'store'}").ready()
     worker_id = daemon.shell()
@@ -200,7 +202,7 @@ def test_a_deletion_removes_what_a_worker_left_whatever_it_is(
     assert "delete_failed" not in daemon.call("GET", "/v1/diagnostics").body.decode()
 
 
-def test_a_daemon_in_memory_leaves_no_folder_behind_however_deep(launch: Any, tmp_path: Path) -> None:
+def test_a_daemon_in_memory_leaves_no_folder_behind_however_deep(launch: Launch, tmp_path: Path) -> None:
     scratch = tmp_path / "scratch"
     scratch.mkdir()
     daemon = launch(env={"TMPDIR": str(scratch)}).ready()
@@ -214,7 +216,7 @@ def test_a_daemon_in_memory_leaves_no_folder_behind_however_deep(launch: Any, tm
 
 @pytest.mark.skipif(os.geteuid() != 0 or not shutil.which("chattr"), reason="needs root and chattr")
 def test_what_can_not_be_removed_is_a_diagnostic_and_goes_with_a_later_start(
-    launch: Any, tmp_path: Path, until: Any
+    launch: Launch, tmp_path: Path, until: Until
 ) -> None:
     store = f"fs:{tmp_path / 'store'}"
     daemon = launch(store=store).ready()
@@ -225,7 +227,7 @@ def test_what_can_not_be_removed_is_a_diagnostic_and_goes_with_a_later_start(
     if subprocess.run(["chattr", "+i", str(kept)], capture_output=True, check=False).returncode:
         pytest.skip("nothing can be made immutable here")
 
-    def failures(one: Any) -> list[dict[str, Any]]:
+    def failures(one: Daemon) -> list[dict[str, Any]]:
         told = one.call("GET", "/v1/diagnostics").ok("diagnostics")
         return [remark for remark in told if remark["code"] == "worker.delete_failed"]
 

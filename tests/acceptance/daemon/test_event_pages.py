@@ -6,21 +6,24 @@ from typing import Any
 
 import pytest
 
+from tests.acceptance.conftest import Shaped
+from tests.acceptance.daemon.conftest import Daemon
+
 ZERO = "wo_0000000000000000"
 
 
-def _page(daemon: Any, path: str, shaped: Any) -> Any:
+def _page(daemon: Daemon, path: str, shaped: Shaped) -> dict[str, Any]:
     answer = daemon.call("GET", path)
     assert answer.status == 200, answer.body
     assert answer.header("Content-Type") == "application/json"
-    page = json.loads(answer.body)
+    page: dict[str, Any] = json.loads(answer.body)
     assert list(page) == ["events", "next_cursor", "has_more"]
     for envelope in page["events"]:
         shaped({"kind": "event", "envelope": envelope}, "Frame")
     return page
 
 
-def _pages(daemon: Any, path: str, shaped: Any, cursor: str = ZERO) -> list[Any]:
+def _pages(daemon: Daemon, path: str, shaped: Shaped, cursor: str = ZERO) -> list[Any]:
     found = []
     while True:
         page = _page(daemon, f"{path}cursor={cursor}", shaped)
@@ -31,7 +34,7 @@ def _pages(daemon: Any, path: str, shaped: Any, cursor: str = ZERO) -> list[Any]
         cursor = page["next_cursor"]
 
 
-def test_pages_have_the_same_events_as_the_socket_and_go_on_at_their_cursor(daemon: Any, shaped: Any) -> None:
+def test_pages_have_the_same_events_as_the_socket_and_go_on_at_their_cursor(daemon: Daemon, shaped: Shaped) -> None:
     worker_id = daemon.echo()
     events = [*daemon.run(worker_id, "one"), *daemon.run(worker_id, "two")]
     path = f"/v1/workers/{worker_id}/events"
@@ -42,12 +45,14 @@ def test_pages_have_the_same_events_as_the_socket_and_go_on_at_their_cursor(daem
     assert last == {"events": [], "next_cursor": events[-1]["cursor"], "has_more": False}
 
 
-def test_a_worker_without_events_has_an_empty_page(daemon: Any, shaped: Any) -> None:
+def test_a_worker_without_events_has_an_empty_page(daemon: Daemon, shaped: Shaped) -> None:
     page = _page(daemon, f"/v1/workers/{daemon.echo()}/events", shaped)
     assert page == {"events": [], "next_cursor": ZERO, "has_more": False}
 
 
-def test_pages_of_all_workers_hold_the_events_of_each_in_the_order_of_their_cursors(daemon: Any, shaped: Any) -> None:
+def test_pages_of_all_workers_hold_the_events_of_each_in_the_order_of_their_cursors(
+    daemon: Daemon, shaped: Shaped
+) -> None:
     first, second = daemon.echo(), daemon.echo()
     begin = _page(daemon, "/v1/events", shaped)["events"][:1]
     for number in range(3):
@@ -61,7 +66,7 @@ def test_pages_of_all_workers_hold_the_events_of_each_in_the_order_of_their_curs
         assert [event for event in everything if event["worker_id"] == worker_id] == daemon.log(worker_id)
 
 
-def test_pages_show_what_was_selected_and_go_on_over_the_rest(daemon: Any, shaped: Any) -> None:
+def test_pages_show_what_was_selected_and_go_on_over_the_rest(daemon: Daemon, shaped: Shaped) -> None:
     team = secrets.token_hex(4)
     wanted = daemon.create(profile={"kind": "builtin", "value": "builtin:echo"}, labels={"team": team, "kind": "x"})
     other = daemon.create(profile={"kind": "builtin", "value": "builtin:echo"}, labels={"team": team})
@@ -87,7 +92,9 @@ def test_pages_show_what_was_selected_and_go_on_over_the_rest(daemon: Any, shape
         ("heartbeat=5", 400, "invalid_query"),
     ],
 )
-def test_what_is_wrong_with_the_query_is_an_error_of_its_own(daemon: Any, query: str, status: int, code: str) -> None:
+def test_what_is_wrong_with_the_query_is_an_error_of_its_own(
+    daemon: Daemon, query: str, status: int, code: str
+) -> None:
     for path in (f"/v1/workers/{daemon.echo()}/events", "/v1/events"):
         answer = daemon.call("GET", f"{path}?{query}")
         assert answer.status == status, answer.body
@@ -96,7 +103,7 @@ def test_what_is_wrong_with_the_query_is_an_error_of_its_own(daemon: Any, query:
 
 @pytest.mark.parametrize(("path", "least"), [("transcript", 0), ("events", 1)])
 def test_what_a_limit_may_be_is_said_alike_whether_it_is_too_small_or_too_large(
-    daemon: Any, path: str, least: int
+    daemon: Daemon, path: str, least: int
 ) -> None:
     worker_id = daemon.echo()
     for limit, code in ((f"{least - 1}", "invalid_query"), ("x", "invalid_query"), ("257", "limit_too_large")):
@@ -104,12 +111,12 @@ def test_what_a_limit_may_be_is_said_alike_whether_it_is_too_small_or_too_large(
         assert message == f"limit: expected a whole number, {least} to 256"
 
 
-def test_labels_are_for_the_feed_of_all_workers(daemon: Any) -> None:
+def test_labels_are_for_the_feed_of_all_workers(daemon: Daemon) -> None:
     daemon.call("GET", f"/v1/workers/{daemon.echo()}/events?label=a=b").refused(400, "invalid_query")
     daemon.call("GET", "/v1/events?label=a").refused(400, "invalid_query")
 
 
-def test_the_events_of_an_unknown_worker_are_not_found(daemon: Any) -> None:
+def test_the_events_of_an_unknown_worker_are_not_found(daemon: Daemon) -> None:
     path = f"/v1/workers/{daemon.unknown_worker()}/events"
     for headers in ((), ("Accept: text/event-stream",)):
         daemon.call("GET", path, None, headers).refused(404, "worker_not_found")

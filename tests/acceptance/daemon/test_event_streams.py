@@ -8,6 +8,8 @@ from typing import Any
 
 import pytest
 
+from tests.acceptance.daemon.conftest import Daemon, Launch
+
 from .conftest import CURL, DEADLINE_S
 
 ZERO = "wo_0000000000000000"
@@ -62,7 +64,7 @@ class Stream:
 
 @contextmanager
 def _stream(
-    daemon: Any,
+    daemon: Daemon,
     path: str,
     *headers: str,
     options: tuple[str, ...] = (),
@@ -80,7 +82,7 @@ def _stream(
             process.kill()
 
 
-def test_a_worker_is_streamed_a_snapshot_then_what_is_retained_then_what_happens(daemon: Any) -> None:
+def test_a_worker_is_streamed_a_snapshot_then_what_is_retained_then_what_happens(daemon: Daemon) -> None:
     worker_id = daemon.echo()
     before = daemon.run(worker_id, "one")
     with _stream(daemon, f"/v1/workers/{worker_id}/events?cursor={ZERO}") as stream:
@@ -95,7 +97,7 @@ def test_a_worker_is_streamed_a_snapshot_then_what_is_retained_then_what_happens
     assert daemon.log(worker_id) == before + live
 
 
-def test_the_last_event_id_goes_before_the_cursor(daemon: Any) -> None:
+def test_the_last_event_id_goes_before_the_cursor(daemon: Daemon) -> None:
     worker_id = daemon.echo()
     events = daemon.run(worker_id, "one")
     last = f"Last-Event-ID: {events[1]['cursor']}"
@@ -104,7 +106,7 @@ def test_the_last_event_id_goes_before_the_cursor(daemon: Any) -> None:
         assert stream.up_to("run_end") == events[2:]
 
 
-def test_a_last_event_id_that_is_no_cursor_is_refused_by_its_name(daemon: Any) -> None:
+def test_a_last_event_id_that_is_no_cursor_is_refused_by_its_name(daemon: Daemon) -> None:
     headers = ["Accept: text/event-stream", "Last-Event-ID: x"]
     for path in (f"/v1/workers/{daemon.echo()}/events", "/v1/events"):
         answer = daemon.call("GET", path, None, headers)
@@ -125,13 +127,13 @@ def test_a_last_event_id_that_is_no_cursor_is_refused_by_its_name(daemon: Any) -
         ("*/*", False),
     ],
 )
-def test_only_who_accepts_an_event_stream_gets_one(daemon: Any, accepted: str, streamed: bool) -> None:
+def test_only_who_accepts_an_event_stream_gets_one(daemon: Daemon, accepted: str, streamed: bool) -> None:
     with _stream(daemon, f"/v1/workers/{daemon.echo()}/events", f"Accept: {accepted}", accept=None) as stream:
         kind = "text/event-stream" if streamed else "application/json"
         assert f"content-type: {kind}" in stream.head.lower()
 
 
-def test_the_stream_of_all_workers_begins_at_the_head_and_says_where_that_is(daemon: Any) -> None:
+def test_the_stream_of_all_workers_begins_at_the_head_and_says_where_that_is(daemon: Daemon) -> None:
     first, second = daemon.echo(), daemon.echo()
     newest = daemon.run(first, "before")[-1]["cursor"]
     with _stream(daemon, "/v1/events?events=run_end") as stream:
@@ -144,7 +146,7 @@ def test_the_stream_of_all_workers_begins_at_the_head_and_says_where_that_is(dae
         assert {one["worker_id"] for one in stream.up_to("run_end")} == {second}
 
 
-def test_it_works_without_chunks_for_a_client_of_http_1_0(daemon: Any) -> None:
+def test_it_works_without_chunks_for_a_client_of_http_1_0(daemon: Daemon) -> None:
     worker_id = daemon.echo()
     with _stream(daemon, f"/v1/workers/{worker_id}/events", options=("--http1.0",)) as stream:
         assert "chunked" not in stream.head.lower()
@@ -153,7 +155,7 @@ def test_it_works_without_chunks_for_a_client_of_http_1_0(daemon: Any) -> None:
         assert stream.up_to("run_end")[0]["payload"]["event"] == "user_message"
 
 
-def test_errors_before_the_first_byte_are_http_errors(daemon: Any) -> None:
+def test_errors_before_the_first_byte_are_http_errors(daemon: Daemon) -> None:
     headers = ["Accept: text/event-stream"]
     for path in (f"/v1/workers/{daemon.echo()}/events", "/v1/events"):
         for query, status in (("cursor=x", 400), ("cursor=wo_ffffffffffffffff", 410), ("limit=1", 400)):
@@ -162,7 +164,7 @@ def test_errors_before_the_first_byte_are_http_errors(daemon: Any) -> None:
             assert answer.header("Content-Type") == "application/json"
 
 
-def test_a_shutdown_is_the_last_event_and_ends_the_stream(launch: Any, store: str) -> None:
+def test_a_shutdown_is_the_last_event_and_ends_the_stream(launch: Launch, store: str) -> None:
     daemon = launch(store=store).ready()
     with _stream(daemon, f"/v1/workers/{daemon.echo()}/events") as stream, _stream(daemon, "/v1/events") as fleet:
         stream.up_to("snapshot")
@@ -174,7 +176,7 @@ def test_a_shutdown_is_the_last_event_and_ends_the_stream(launch: Any, store: st
             assert one.process.wait(DEADLINE_S) == 0
 
 
-def test_a_deleted_worker_is_the_last_event(daemon: Any) -> None:
+def test_a_deleted_worker_is_the_last_event(daemon: Daemon) -> None:
     worker_id = daemon.echo()
     with _stream(daemon, f"/v1/workers/{worker_id}/events") as stream, daemon.observe(worker_id) as observer:
         stream.up_to("snapshot")

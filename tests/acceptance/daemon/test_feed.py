@@ -7,6 +7,9 @@ from typing import Any
 import pytest
 from websockets.exceptions import ConnectionClosed, InvalidStatus
 
+from tests.acceptance.conftest import Shaped
+from tests.acceptance.daemon.conftest import Daemon, Launch
+
 ZERO = "wo_0000000000000000"
 MIB = 1 << 20
 
@@ -20,7 +23,7 @@ def _snapshot(envelope: Any) -> Any:
     return envelope["payload"]["data"]
 
 
-def test_an_unknown_worker_refuses_the_handshake(daemon: Any) -> None:
+def test_an_unknown_worker_refuses_the_handshake(daemon: Daemon) -> None:
     unknown = daemon.unknown_worker()
     for cursor in (None, ZERO, "nonsense", "wo_ffffffffffffffff"):
         with pytest.raises(InvalidStatus) as refused, daemon.observe(unknown, cursor):
@@ -29,13 +32,13 @@ def test_an_unknown_worker_refuses_the_handshake(daemon: Any) -> None:
         assert json.loads(refused.value.response.body)["error"]["code"] == "worker_not_found"
 
 
-def test_a_get_without_an_upgrade_is_refused_with_an_error_object(daemon: Any, shaped: Any) -> None:
+def test_a_get_without_an_upgrade_is_refused_with_an_error_object(daemon: Daemon, shaped: Shaped) -> None:
     answer = daemon.curl("GET", f"/v1/workers/{daemon.echo()}/events/ws")
     assert 400 <= answer.status < 500
     shaped(json.loads(answer.body), "Error")
 
 
-def test_a_worker_without_events_has_a_snapshot_at_zero(daemon: Any) -> None:
+def test_a_worker_without_events_has_a_snapshot_at_zero(daemon: Daemon) -> None:
     worker_id = daemon.echo()
     with daemon.observe(worker_id) as observer:
         first = observer.envelope()
@@ -46,7 +49,7 @@ def test_a_worker_without_events_has_a_snapshot_at_zero(daemon: Any) -> None:
     assert "in_flight" not in data
 
 
-def test_the_first_frame_is_a_snapshot_at_the_newest_event(daemon: Any) -> None:
+def test_the_first_frame_is_a_snapshot_at_the_newest_event(daemon: Daemon) -> None:
     worker_id = daemon.echo()
     newest = daemon.run(worker_id, "hello")[-1]["cursor"]
     with daemon.observe(worker_id) as observer:
@@ -58,7 +61,7 @@ def test_the_first_frame_is_a_snapshot_at_the_newest_event(daemon: Any) -> None:
     assert "in_flight" not in data
 
 
-def test_a_snapshot_at_a_cursor_is_the_state_as_it_was_then(daemon: Any) -> None:
+def test_a_snapshot_at_a_cursor_is_the_state_as_it_was_then(daemon: Daemon) -> None:
     worker_id = daemon.shell()
     events = [*daemon.run(worker_id, "echo one"), *daemon.run(worker_id, "echo two")]
     items = daemon.items(worker_id)
@@ -78,7 +81,7 @@ def test_a_snapshot_at_a_cursor_is_the_state_as_it_was_then(daemon: Any) -> None
         assert "".join(one["text"] for one in blocks if one["kind"] == "text") == streamed
 
 
-def test_replay_goes_on_after_the_cursor_and_then_lives(daemon: Any) -> None:
+def test_replay_goes_on_after_the_cursor_and_then_lives(daemon: Daemon) -> None:
     worker_id = daemon.echo()
     events = [*daemon.run(worker_id, "one"), *daemon.run(worker_id, "two")]
     for index, event in enumerate(events):
@@ -93,7 +96,7 @@ def test_replay_goes_on_after_the_cursor_and_then_lives(daemon: Any) -> None:
     assert daemon.log(worker_id) == events + live
 
 
-def test_an_event_id_is_its_cursor_and_sequences_rise(daemon: Any) -> None:
+def test_an_event_id_is_its_cursor_and_sequences_rise(daemon: Daemon) -> None:
     first, second = daemon.echo(), daemon.echo()
     for number in range(3):
         daemon.run(first, f"{number}")
@@ -108,7 +111,7 @@ def test_an_event_id_is_its_cursor_and_sequences_rise(daemon: Any) -> None:
     assert not {event["cursor"] for event in logs[0]} & {event["cursor"] for event in logs[1]}
 
 
-def test_a_cursor_of_another_worker_of_the_runtime_is_a_point_in_time(daemon: Any) -> None:
+def test_a_cursor_of_another_worker_of_the_runtime_is_a_point_in_time(daemon: Daemon) -> None:
     worker_id, other = daemon.echo(), daemon.echo()
     before = daemon.run(worker_id, "before")
     foreign = daemon.run(other, "elsewhere")[-1]["cursor"]
@@ -141,14 +144,14 @@ def test_a_cursor_of_another_worker_of_the_runtime_is_a_point_in_time(daemon: An
         "1",
     ],
 )
-def test_a_malformed_cursor_is_a_diagnostic_and_a_close(daemon: Any, cursor: str) -> None:
+def test_a_malformed_cursor_is_a_diagnostic_and_a_close(daemon: Daemon, cursor: str) -> None:
     with daemon.observe(daemon.echo(), cursor) as observer:
         frames = observer.rest()
     assert [one["kind"] for one in frames] == ["diagnostic"]
     assert frames[0]["diagnostic"]["code"] == "runtime.cursor_malformed"
 
 
-def test_a_cursor_newer_than_anything_published_is_a_diagnostic_and_a_close(daemon: Any) -> None:
+def test_a_cursor_newer_than_anything_published_is_a_diagnostic_and_a_close(daemon: Daemon) -> None:
     worker_id = daemon.echo()
     newest = int(daemon.run(worker_id, "hello")[-1]["cursor"][3:], 16)
     for sequence in (newest + 1, newest + 1_000, (1 << 63) - 1, 1 << 63, (1 << 64) - 1):
@@ -160,7 +163,7 @@ def test_a_cursor_newer_than_anything_published_is_a_diagnostic_and_a_close(daem
 
 @pytest.mark.parametrize("message", ["hello", "", "{}", b"\0\1", b""])
 def test_a_message_of_the_client_is_answered_with_observation_only_and_a_close(
-    daemon: Any, message: str | bytes
+    daemon: Daemon, message: str | bytes
 ) -> None:
     worker_id = daemon.echo()
     with daemon.unchanged(), daemon.observe(worker_id) as observer:
@@ -171,7 +174,7 @@ def test_a_message_of_the_client_is_answered_with_observation_only_and_a_close(
         assert observer.connection.protocol.close_rcvd
 
 
-def test_a_message_in_parts_is_observation_only_too(daemon: Any) -> None:
+def test_a_message_in_parts_is_observation_only_too(daemon: Daemon) -> None:
     with daemon.observe(daemon.echo()) as observer:
         observer.envelope()
         observer.connection.send(["one", "two", "three"])
@@ -179,7 +182,7 @@ def test_a_message_in_parts_is_observation_only_too(daemon: Any) -> None:
 
 
 @pytest.mark.parametrize("message", ["x" * (MIB + 1), b"x" * (MIB + 1), ["x" * (MIB // 2)] * 3])
-def test_a_message_above_1_mib_closes_the_socket_and_nothing_else(daemon: Any, message: Any) -> None:
+def test_a_message_above_1_mib_closes_the_socket_and_nothing_else(daemon: Daemon, message: Any) -> None:
     worker_id = daemon.echo()
     with daemon.observe(worker_id) as observer, daemon.observe(worker_id) as other:
         observer.envelope()
@@ -194,25 +197,27 @@ def test_a_message_above_1_mib_closes_the_socket_and_nothing_else(daemon: Any, m
         assert _names(other.up_to("run_end"))[0] == "user_message"
 
 
-def test_pings_are_answered(daemon: Any) -> None:
+def test_pings_are_answered(daemon: Daemon) -> None:
     with daemon.observe(daemon.echo()) as observer:
         observer.envelope()
         assert observer.connection.ping(b"are you there").wait(20)
 
 
-def test_a_close_is_honoured(daemon: Any) -> None:
+def test_a_close_is_honoured(daemon: Daemon) -> None:
     with daemon.observe(daemon.echo()) as observer:
         observer.envelope()
         observer.connection.close(1000, "enough")
+        assert observer.connection.protocol.close_rcvd is not None
         assert observer.connection.protocol.close_rcvd.code == 1000
 
 
-def test_nothing_is_compressed(daemon: Any) -> None:
+def test_nothing_is_compressed(daemon: Daemon) -> None:
     with daemon.observe(daemon.echo(), compression="deflate") as observer:
+        assert observer.connection.response is not None
         assert "Sec-WebSocket-Extensions" not in observer.connection.response.headers
 
 
-def test_a_shutdown_is_told_and_closes_the_socket(launch: Any, store: str) -> None:
+def test_a_shutdown_is_told_and_closes_the_socket(launch: Launch, store: str) -> None:
     daemon = launch(store=store).ready()
     worker_id = daemon.echo()
     with daemon.observe(worker_id) as first, daemon.observe(worker_id) as second:
@@ -224,7 +229,7 @@ def test_a_shutdown_is_told_and_closes_the_socket(launch: Any, store: str) -> No
             assert observer.connection.protocol.close_rcvd
 
 
-def test_a_snapshot_holds_no_more_entries_than_the_limit_and_the_newest(launch: Any, store: str) -> None:
+def test_a_snapshot_holds_no_more_entries_than_the_limit_and_the_newest(launch: Launch, store: str) -> None:
     daemon = launch("--max-transcript-projection-items", "3", store=store).ready()
     worker_id = daemon.echo()
     for number in range(4):
@@ -239,7 +244,7 @@ def test_a_snapshot_holds_no_more_entries_than_the_limit_and_the_newest(launch: 
     assert [one["sequence"] for one in entries] == [4, 5, 6]
 
 
-def test_a_stopped_worker_is_still_observed(daemon: Any) -> None:
+def test_a_stopped_worker_is_still_observed(daemon: Daemon) -> None:
     worker_id = daemon.echo()
     daemon.run(worker_id, "hello")
     with daemon.observe(worker_id) as observer:

@@ -2,12 +2,12 @@
 
 import json
 import re
-from collections.abc import Callable
 from pathlib import Path
-from typing import Any
 
 import pytest
 from websockets.exceptions import ConnectionClosed
+
+from tests.acceptance.daemon.conftest import Daemon, Launch
 
 SILENT = ["sh", "-c", "cat > /dev/null"]
 """A program that takes every input and says nothing."""
@@ -17,7 +17,7 @@ TELLER = ["sh", "-c", "read -r _; sleep 0.2; echo live; cat > /dev/null"]
 
 
 @pytest.fixture
-def fresh(tmp_path: Path, launch: Any, store: str) -> Any:
+def fresh(tmp_path: Path, launch: Launch, store: str) -> Daemon:
     """A daemon with no Workers yet, whose default profile is a program that is silent."""
     config = tmp_path / "config.toml"
     config.write_text(
@@ -29,7 +29,7 @@ def fresh(tmp_path: Path, launch: Any, store: str) -> Any:
 
 
 def test_a_task_worker_takes_its_first_input_and_is_stopped_with_numbers_where_a_strict_client_wants_them(
-    fresh: Any,
+    fresh: Daemon,
 ) -> None:
     worker_id = fresh.create(intent={"kind": "task", "objective": "first"})
     ack = fresh.input(worker_id, "hello")
@@ -54,7 +54,7 @@ def test_a_task_worker_takes_its_first_input_and_is_stopped_with_numbers_where_a
     assert (runtime["worker_count"], runtime["stopped_worker_count"], runtime["active_worker_count"]) == (1, 1, 0)
 
 
-def test_a_missing_token_is_unauthorized_and_the_right_one_is_served(fresh: Any) -> None:
+def test_a_missing_token_is_unauthorized_and_the_right_one_is_served(fresh: Daemon) -> None:
     refused = fresh.call("GET", "/v1/runtime", token=None)
 
     assert refused.status == 401
@@ -65,7 +65,7 @@ def test_a_missing_token_is_unauthorized_and_the_right_one_is_served(fresh: Any)
 @pytest.mark.parametrize(
     "unknown", ["worker-missing", "WORKER-00000001", "worker-ffffffff", "w%C3%B6rk", "a%2Fb", "%00", "x" * 300]
 )
-def test_an_id_of_any_form_that_names_no_worker_is_not_found_with_the_id(daemon: Any, unknown: str) -> None:
+def test_an_id_of_any_form_that_names_no_worker_is_not_found_with_the_id(daemon: Daemon, unknown: str) -> None:
     answer = daemon.call("GET", f"/v1/workers/{unknown}")
     error = json.loads(answer.body)["error"]
 
@@ -75,13 +75,13 @@ def test_an_id_of_any_form_that_names_no_worker_is_not_found_with_the_id(daemon:
         assert unknown in error["message"]
 
 
-def test_a_blank_id_is_no_worker_id(daemon: Any) -> None:
+def test_a_blank_id_is_no_worker_id(daemon: Daemon) -> None:
     answer = daemon.call("GET", "/v1/workers/%20%20")
 
     assert (answer.status, json.loads(answer.body)["error"]["code"]) == (400, "invalid_worker_id")
 
 
-def test_a_socket_gives_a_snapshot_then_what_is_said_live_with_the_cursor_that_was_published(fresh: Any) -> None:
+def test_a_socket_gives_a_snapshot_then_what_is_said_live_with_the_cursor_that_was_published(fresh: Daemon) -> None:
     worker_id = fresh.create(profile={"kind": "builtin", "value": "builtin:teller"})
     other = fresh.create()
     with fresh.observe(worker_id) as observer:
@@ -102,14 +102,14 @@ def test_a_socket_gives_a_snapshot_then_what_is_said_live_with_the_cursor_that_w
     assert {event["worker_id"] for event in behind} == {worker_id}
 
 
-def test_a_cursor_that_is_none_is_told_as_malformed(daemon: Any) -> None:
+def test_a_cursor_that_is_none_is_told_as_malformed(daemon: Daemon) -> None:
     with daemon.observe(daemon.echo(), "bad") as observer:
         assert observer.frame()["diagnostic"]["code"] == "runtime.cursor_malformed"
         with pytest.raises(ConnectionClosed):
             observer.frame()
 
 
-def test_a_client_that_speaks_on_the_socket_is_told_that_it_may_only_observe(daemon: Any) -> None:
+def test_a_client_that_speaks_on_the_socket_is_told_that_it_may_only_observe(daemon: Daemon) -> None:
     with daemon.observe(daemon.echo()) as observer:
         observer.envelope()
         observer.connection.send("{}")
@@ -117,7 +117,7 @@ def test_a_client_that_speaks_on_the_socket_is_told_that_it_may_only_observe(dae
 
 
 @pytest.mark.parametrize("blank", ["", " ", "\n\t", "\u00a0", "\u3000\x85"])
-def test_blank_input_is_refused_and_leaves_nothing(daemon: Any, blank: str) -> None:
+def test_blank_input_is_refused_and_leaves_nothing(daemon: Daemon, blank: str) -> None:
     worker_id = daemon.echo()
 
     answer = daemon.call("POST", f"/v1/workers/{worker_id}/input", {"kind": "user", "content": blank})
@@ -128,7 +128,7 @@ def test_blank_input_is_refused_and_leaves_nothing(daemon: Any, blank: str) -> N
 
 
 @pytest.mark.parametrize("control", ["\x1c", "\x1d", "\x1e", "\x1f"])
-def test_an_input_of_a_control_that_is_no_white_space_is_taken(daemon: Any, control: str) -> None:
+def test_an_input_of_a_control_that_is_no_white_space_is_taken(daemon: Daemon, control: str) -> None:
     worker_id = daemon.echo()
 
     answer = daemon.call("POST", f"/v1/workers/{worker_id}/input", {"kind": "user", "content": control})
@@ -137,7 +137,7 @@ def test_an_input_of_a_control_that_is_no_white_space_is_taken(daemon: Any, cont
     assert daemon.items(worker_id)[0]["content"] == control
 
 
-def test_a_transcript_page_of_none_tells_how_many_entries_there_are(daemon: Any) -> None:
+def test_a_transcript_page_of_none_tells_how_many_entries_there_are(daemon: Daemon) -> None:
     worker_id = daemon.echo()
     daemon.run(worker_id, "hello")
 
@@ -147,7 +147,7 @@ def test_a_transcript_page_of_none_tells_how_many_entries_there_are(daemon: Any)
 
 
 @pytest.mark.parametrize("value", ["", " ", "/bin/sh", " ~/x", "/run/x.sock", "builtin:x/run/y", "x" * 2_049])
-def test_a_builtin_selector_that_is_blank_or_looks_like_a_path_is_refused(daemon: Any, value: str) -> None:
+def test_a_builtin_selector_that_is_blank_or_looks_like_a_path_is_refused(daemon: Daemon, value: str) -> None:
     with daemon.unchanged():
         answer = daemon.call("POST", "/v1/workers", {"profile": {"kind": "builtin", "value": value}})
 
@@ -155,7 +155,7 @@ def test_a_builtin_selector_that_is_blank_or_looks_like_a_path_is_refused(daemon
 
 
 def test_times_are_the_same_live_in_pages_in_the_transcript_and_after_a_restart(
-    tmp_path: Path, launch: Callable[..., Any]
+    tmp_path: Path, launch: Launch
 ) -> None:
     store = f"fs:{tmp_path / 'store'}"
     first = launch(store=store).ready()

@@ -7,9 +7,10 @@ import time
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
-from typing import Any
 
 import pytest
+
+from tests.acceptance.daemon.conftest import Daemon, Launch
 
 MAX_WAIT_S = 0.5
 BODY_BYTES = 8 * 2**20 - 64
@@ -25,7 +26,7 @@ BODIES = {
 class Watch:
     """Measures how long a daemon lets this thread wait, as if nobody else used the processors."""
 
-    def __init__(self, daemon: Any) -> None:
+    def __init__(self, daemon: Daemon) -> None:
         self._daemon = daemon
         self._began = time.monotonic()
         self._used, self._delayed = self._threads()
@@ -58,7 +59,7 @@ def _schedule(thread: Path) -> tuple[float, float]:
 
 
 @contextlib.contextmanager
-def waits(daemon: Any) -> Iterator[list[float]]:
+def waits(daemon: Daemon) -> Iterator[list[float]]:
     """How long each of many requests, one at least, waits for its answer while the context lasts."""
     found: list[float] = []
     over = threading.Event()
@@ -81,7 +82,7 @@ def waits(daemon: Any) -> Iterator[list[float]]:
             asking.result()
 
 
-def post(daemon: Any, path: str, body: bytes) -> int:
+def post(daemon: Daemon, path: str, body: bytes) -> int:
     link = http.client.HTTPConnection(*daemon.address, timeout=60)
     with contextlib.closing(link):
         headers = {"Authorization": f"Bearer {daemon.token}", "Content-Type": "application/json"}
@@ -94,7 +95,7 @@ def post(daemon: Any, path: str, body: bytes) -> int:
 @pytest.mark.parametrize("frame", [b"%b", b'{"kind":"user","content":"%b"}'], ids=["bare", "content"])
 @pytest.mark.parametrize("kind", BODIES)
 def test_a_large_body_of_any_kind_lets_others_be_answered_within_half_a_second(
-    launch: Any, kind: str, frame: bytes
+    launch: Launch, kind: str, frame: bytes
 ) -> None:
     daemon = launch(env={"RUNTIMED_MAX_BODY_BYTES": str(8 * 2**20)}).ready()
     path = f"/v1/workers/{daemon.echo()}/input"

@@ -3,7 +3,8 @@
 import json
 import stat
 from pathlib import Path
-from typing import Any
+
+from tests.acceptance.daemon.conftest import Daemon, Launch
 
 from .conftest import until
 
@@ -12,7 +13,7 @@ def _mode(path: Path) -> int:
     return stat.S_IMODE(path.lstat().st_mode)
 
 
-def test_the_store_is_closed_to_others_under_any_umask(launch: Any, tmp_path: Path) -> None:
+def test_the_store_is_closed_to_others_under_any_umask(launch: Launch, tmp_path: Path) -> None:
     store = tmp_path / "store"
     daemon = launch(store=f"fs:{store}", umask=0).ready()
     daemon.run(daemon.echo(), "hello")
@@ -25,13 +26,13 @@ def test_the_store_is_closed_to_others_under_any_umask(launch: Any, tmp_path: Pa
             daemon.stop()
 
 
-def test_the_token_of_a_store_is_in_its_folder(launch: Any, tmp_path: Path) -> None:
+def test_the_token_of_a_store_is_in_its_folder(launch: Launch, tmp_path: Path) -> None:
     daemon = launch(store=f"fs:{tmp_path / 'store'}").ready()
     token = (tmp_path / "store" / "token").read_text().strip()
     daemon.curl("GET", "/v1/runtime", None, [f"Authorization: Bearer {token}"], token=None).ok("runtime")
 
 
-def test_the_endpoint_file_tells_the_owner_alone_where_the_daemon_is(launch: Any, store: str) -> None:
+def test_the_endpoint_file_tells_the_owner_alone_where_the_daemon_is(launch: Launch, store: str) -> None:
     daemon = launch(store=store, umask=0).ready()
     assert (_mode(daemon.endpoint), _mode(daemon.endpoint.parent)) == (0o600, 0o700)
     found = json.loads(daemon.endpoint.read_text())
@@ -42,7 +43,7 @@ def test_the_endpoint_file_tells_the_owner_alone_where_the_daemon_is(launch: Any
     assert not daemon.endpoint.exists()
 
 
-def test_an_endpoint_file_that_a_killed_daemon_left_behind_is_replaced(launch: Any) -> None:
+def test_an_endpoint_file_that_a_killed_daemon_left_behind_is_replaced(launch: Launch) -> None:
     daemon = launch("--runtime-id", "mine").ready()
     daemon.kill()
     assert daemon.endpoint.exists()
@@ -51,7 +52,7 @@ def test_an_endpoint_file_that_a_killed_daemon_left_behind_is_replaced(launch: A
 
 
 def test_a_second_daemon_of_the_same_runtime_id_is_not_published_while_the_first_lives(
-    launch: Any, tmp_path: Path
+    launch: Launch, tmp_path: Path
 ) -> None:
     daemon = launch(store=f"fs:{tmp_path / 'store'}").ready()
     before = daemon.endpoint.read_bytes()
@@ -66,7 +67,7 @@ def test_a_second_daemon_of_the_same_runtime_id_is_not_published_while_the_first
     assert not daemon.endpoint.exists()
 
 
-def test_a_token_that_could_not_be_told_keeps_a_daemon_from_starting(launch: Any) -> None:
+def test_a_token_that_could_not_be_told_keeps_a_daemon_from_starting(launch: Launch) -> None:
     first = launch("--runtime-id", "mine").ready()
     second = launch("--runtime-id", "mine")
     assert second.ended() == 2
@@ -74,7 +75,7 @@ def test_a_token_that_could_not_be_told_keeps_a_daemon_from_starting(launch: Any
     assert "set RUNTIMED_TOKEN or token_file" in second.errors
 
 
-def test_planted_symlinks_are_not_followed(launch: Any, tmp_path: Path) -> None:
+def test_planted_symlinks_are_not_followed(launch: Launch, tmp_path: Path) -> None:
     first = tmp_path / "first"
     made = launch(store=f"fs:{first}").ready()
     made.echo()
@@ -97,7 +98,7 @@ def test_planted_symlinks_are_not_followed(launch: Any, tmp_path: Path) -> None:
         assert victim.read_bytes() == before, name
 
 
-def test_a_symlink_to_nowhere_creates_nothing_there(launch: Any, tmp_path: Path) -> None:
+def test_a_symlink_to_nowhere_creates_nothing_there(launch: Launch, tmp_path: Path) -> None:
     store = tmp_path / "store"
     store.mkdir(mode=0o700)
     (store / "token").symlink_to(tmp_path / "elsewhere")
@@ -105,7 +106,7 @@ def test_a_symlink_to_nowhere_creates_nothing_there(launch: Any, tmp_path: Path)
     assert not (tmp_path / "elsewhere").exists()
 
 
-def _serves(daemon: Any) -> bool:
+def _serves(daemon: Daemon) -> bool:
     """Whether a daemon came up; when not, it said why in a line."""
     until(lambda: daemon.output.endswith("\n") or daemon.process.poll() is not None)
     if daemon.process.poll() is None:
@@ -115,7 +116,7 @@ def _serves(daemon: Any) -> bool:
     return False
 
 
-def test_a_unix_socket_is_served_and_its_file_removed(launch: Any, store: str, tmp_path: Path) -> None:
+def test_a_unix_socket_is_served_and_its_file_removed(launch: Launch, store: str, tmp_path: Path) -> None:
     path = tmp_path / "s"
     daemon = launch("--listen", f"unix:{path}", store=store).ready()
     for host in ("localhost", "127.0.0.1"):
@@ -127,7 +128,7 @@ def test_a_unix_socket_is_served_and_its_file_removed(launch: Any, store: str, t
     assert not path.exists()
 
 
-def test_several_addresses_are_served_at_once(launch: Any, tmp_path: Path) -> None:
+def test_several_addresses_are_served_at_once(launch: Launch, tmp_path: Path) -> None:
     path = tmp_path / "s"
     daemon = launch("--listen", "127.0.0.1:0", "--listen", f"unix:{path}").ready()
     over_tcp = daemon.curl("GET", "/v1/runtime").ok("runtime")
@@ -137,7 +138,7 @@ def test_several_addresses_are_served_at_once(launch: Any, tmp_path: Path) -> No
     assert not path.exists()
 
 
-def test_a_socket_file_that_a_killed_daemon_left_behind_is_no_obstacle(launch: Any, tmp_path: Path) -> None:
+def test_a_socket_file_that_a_killed_daemon_left_behind_is_no_obstacle(launch: Launch, tmp_path: Path) -> None:
     path = tmp_path / "s"
     options = ("--listen", "127.0.0.1:0", "--listen", f"unix:{path}")
     launch(*options).ready().kill()
@@ -146,7 +147,7 @@ def test_a_socket_file_that_a_killed_daemon_left_behind_is_no_obstacle(launch: A
     daemon.curl("GET", "http://localhost/v1/runtime", options=["--unix-socket", str(path)]).ok("runtime")
 
 
-def test_a_file_that_is_no_socket_is_never_replaced_by_one(launch: Any, tmp_path: Path) -> None:
+def test_a_file_that_is_no_socket_is_never_replaced_by_one(launch: Launch, tmp_path: Path) -> None:
     path = tmp_path / "s"
     path.write_text("precious")
     daemon = launch("--listen", f"unix:{path}")

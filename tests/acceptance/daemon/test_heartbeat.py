@@ -5,8 +5,8 @@ import signal
 import socket
 import struct
 import time
-from collections.abc import Callable
-from typing import Any
+
+from tests.acceptance.daemon.conftest import Daemon, Launch, Until
 
 from .conftest import DEADLINE_S
 
@@ -20,7 +20,7 @@ UPGRADE = ("Upgrade: websocket", "Connection: Upgrade", "Sec-WebSocket-Version: 
 KEY = "Sec-WebSocket-Key: dGhlIHNhbXBsZSBub25jZQ=="
 
 
-def _observer(daemon: Any) -> socket.socket:
+def _observer(daemon: Daemon) -> socket.socket:
     """A socket that has had its snapshot."""
     connection = socket.create_connection(daemon.address, timeout=DEADLINE_S)
     connection.sendall(daemon.head(f"GET /v1/workers/{daemon.echo()}/events/ws HTTP/1.1", *UPGRADE, KEY))
@@ -35,7 +35,7 @@ def _observer(daemon: Any) -> socket.socket:
     return connection
 
 
-def test_a_daemon_that_was_stopped_drops_nobody_who_answered_meanwhile(launch: Any) -> None:
+def test_a_daemon_that_was_stopped_drops_nobody_who_answered_meanwhile(launch: Launch) -> None:
     daemon = launch(env={"RUNTIMED_HEARTBEAT_S": str(PATIENT_HEARTBEAT_S)}).ready()
     with _observer(daemon) as connection:
         assert connection.recv(2) == PING
@@ -49,13 +49,13 @@ def test_a_daemon_that_was_stopped_drops_nobody_who_answered_meanwhile(launch: A
 
 
 def test_an_observer_that_answers_no_ping_is_dropped_at_the_next_one(
-    launch: Any, store: str, until: Callable[..., Any]
+    launch: Launch, store: str, until: Until
 ) -> None:
     daemon = launch(store=store, env={"RUNTIMED_HEARTBEAT_S": str(HEARTBEAT_S)}).ready()
     until(lambda: _pings_without_answer(daemon) == 1)  # a daemon that is late forgives: another observer is tried
 
 
-def _pings_without_answer(daemon: Any) -> int:
+def _pings_without_answer(daemon: Daemon) -> int:
     """How many pings an observer gets that answers none, until it is dropped or has had MAX_PINGS."""
     pings = 0
     with _observer(daemon) as connection, contextlib.suppress(ConnectionResetError):

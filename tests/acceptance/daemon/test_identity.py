@@ -1,16 +1,17 @@
 """Contract section 1: who a Runtime and a Worker are, and what is never said of them."""
 
-from typing import Any
+from tests.acceptance.conftest import MakeBundle
+from tests.acceptance.daemon.conftest import Daemon, Launch
 
 
-def test_worker_ids_count_up_from_one_in_hex(launch: Any, store: str) -> None:
+def test_worker_ids_count_up_from_one_in_hex(launch: Launch, store: str) -> None:
     daemon = launch(store=store).ready()
     made = [daemon.create() for _ in range(17)]
     assert made == [f"worker-{number:08x}" for number in range(1, 18)]
     assert [one["worker_id"] for one in daemon.workers()] == made
 
 
-def test_a_worker_id_is_never_used_again(launch: Any, store: str) -> None:
+def test_a_worker_id_is_never_used_again(launch: Launch, store: str) -> None:
     daemon = launch(store=store).ready()
     daemon.create()
     last = daemon.create()
@@ -18,14 +19,14 @@ def test_a_worker_id_is_never_used_again(launch: Any, store: str) -> None:
     assert daemon.create() == "worker-00000003"
 
 
-def test_a_refused_create_uses_up_no_id(launch: Any, store: str) -> None:
+def test_a_refused_create_uses_up_no_id(launch: Launch, store: str) -> None:
     daemon = launch(store=store).ready()
     daemon.curl("POST", "/v1/workers", {"intent": {"kind": "task", "objective": " "}}).refused(400, "invalid_request")
     daemon.curl("POST", "/v1/workers", {"surprise": 1}).refused(400, "invalid_json")
     assert daemon.create() == "worker-00000001"
 
 
-def test_the_operator_can_give_the_runtime_id_and_a_display_name(launch: Any, store: str) -> None:
+def test_the_operator_can_give_the_runtime_id_and_a_display_name(launch: Launch, store: str) -> None:
     daemon = launch("--runtime-id", "my.runtime:1", "--display-name", "Mine", store=store).ready()
     assert daemon.runtime_id == "my.runtime:1"
     runtime = daemon.runtime()
@@ -34,13 +35,13 @@ def test_the_operator_can_give_the_runtime_id_and_a_display_name(launch: Any, st
     assert worker["worker_ref"] == {"runtime_id": "my.runtime:1", "worker_id": "worker-00000001"}
 
 
-def test_a_runtime_id_is_made_up_when_none_is_given(memory_daemon: Any, fs_daemon: Any) -> None:
+def test_a_runtime_id_is_made_up_when_none_is_given(memory_daemon: Daemon, fs_daemon: Daemon) -> None:
     assert memory_daemon.runtime_id
     assert fs_daemon.runtime_id
     assert memory_daemon.runtime_id != fs_daemon.runtime_id
 
 
-def test_every_ref_of_a_runtime_names_that_runtime(daemon: Any) -> None:
+def test_every_ref_of_a_runtime_names_that_runtime(daemon: Daemon) -> None:
     worker_id = daemon.echo()
     ref = {"runtime_id": daemon.runtime_id, "worker_id": worker_id}
     assert daemon.input(worker_id, "hello")["worker_ref"] == ref
@@ -50,7 +51,7 @@ def test_every_ref_of_a_runtime_names_that_runtime(daemon: Any) -> None:
     assert daemon.call("POST", f"/v1/workers/{worker_id}/stop").ok("ack")["worker_ref"] == ref
 
 
-def test_an_id_that_no_worker_can_have_is_not_found(daemon: Any) -> None:
+def test_an_id_that_no_worker_can_have_is_not_found(daemon: Daemon) -> None:
     for wrong in (
         "worker-1",
         "worker-0000000G",
@@ -64,7 +65,7 @@ def test_an_id_that_no_worker_can_have_is_not_found(daemon: Any) -> None:
             assert wrong in answer.refused(404, "worker_not_found")
 
 
-def test_a_worker_that_does_not_exist_is_not_found_on_every_route(daemon: Any) -> None:
+def test_a_worker_that_does_not_exist_is_not_found_on_every_route(daemon: Daemon) -> None:
     path = f"/v1/workers/{daemon.unknown_worker()}"
     with daemon.unchanged():
         daemon.curl("GET", path).refused(404, "worker_not_found")
@@ -74,7 +75,7 @@ def test_a_worker_that_does_not_exist_is_not_found_on_every_route(daemon: Any) -
         daemon.curl("GET", f"{path}/transcript").refused(404, "worker_not_found")
 
 
-def test_no_answer_holds_a_path_a_token_or_a_process_id(daemon: Any, bundle: Any) -> None:
+def test_no_answer_holds_a_path_a_token_or_a_process_id(daemon: Daemon, bundle: MakeBundle) -> None:
     worker_id = daemon.shell()
     daemon.run(worker_id, "true")
     made = bundle()

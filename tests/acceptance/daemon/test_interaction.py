@@ -2,12 +2,13 @@
 
 import contextlib
 import secrets
-from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
 import pytest
+
+from tests.acceptance.daemon.conftest import Answer, Daemon, Until
 
 ZERO = "wo_0000000000000000"
 
@@ -26,11 +27,11 @@ def _waiting(gate: Path, before: str = "", after: str = "") -> str:
     return f"{before}\nwhile [ ! -e '{gate}' ]; do sleep 0.02; done\n{after}"
 
 
-def _input(daemon: Any, worker_id: str, content: str = "x", kind: str = "user") -> Any:
+def _input(daemon: Daemon, worker_id: str, content: str = "x", kind: str = "user") -> Answer:
     return daemon.curl("POST", f"/v1/workers/{worker_id}/input", {"kind": kind, "content": content})
 
 
-def test_an_acked_input_is_in_the_transcript_and_in_the_feed(daemon: Any) -> None:
+def test_an_acked_input_is_in_the_transcript_and_in_the_feed(daemon: Daemon) -> None:
     worker_id = daemon.echo()
     for number in range(5):
         ack = daemon.input(worker_id, f"hello {number}")
@@ -43,7 +44,7 @@ def test_an_acked_input_is_in_the_transcript_and_in_the_feed(daemon: Any) -> Non
         assert event["payload"] == {"event": "user_message", "data": {"segments": segments}}
 
 
-def test_a_system_input_is_a_system_item_and_a_system_entry(daemon: Any) -> None:
+def test_a_system_input_is_a_system_item_and_a_system_entry(daemon: Daemon) -> None:
     worker_id = daemon.echo()
     events = daemon.run(worker_id, "take note", "system")
     item = {"kind": "embedded_worker_system_input", "content": "take note"}
@@ -52,7 +53,7 @@ def test_a_system_input_is_a_system_item_and_a_system_entry(daemon: Any) -> None
     assert (first["role"], first["content"], first["cursor"]) == ("system", "take note", events[0]["cursor"])
 
 
-def test_the_input_comes_before_everything_of_its_run(daemon: Any) -> None:
+def test_the_input_comes_before_everything_of_its_run(daemon: Daemon) -> None:
     for worker_id, content in ((daemon.echo(), "hello"), (daemon.shell(), "echo hello")):
         for _ in range(3):
             names = _names(daemon.run(worker_id, content))
@@ -62,7 +63,7 @@ def test_the_input_comes_before_everything_of_its_run(daemon: Any) -> None:
             assert names.count("run_end") == 1
 
 
-def test_each_text_done_is_an_assistant_entry_and_the_other_way_round(daemon: Any) -> None:
+def test_each_text_done_is_an_assistant_entry_and_the_other_way_round(daemon: Daemon) -> None:
     worker_id = daemon.shell()
     for number in range(3):
         daemon.run(worker_id, f"echo {number}; sleep 0.01; echo again")
@@ -75,7 +76,7 @@ def test_each_text_done_is_an_assistant_entry_and_the_other_way_round(daemon: An
     assert [one["sequence"] for one in daemon.items(worker_id)] == list(range(1, 7))
 
 
-def test_the_deltas_of_a_text_are_the_text(daemon: Any) -> None:
+def test_the_deltas_of_a_text_are_the_text(daemon: Daemon) -> None:
     worker_id = daemon.shell()
     events = daemon.run(worker_id, "for i in 1 2 3 4; do echo line $i; sleep 0.02; done")
     deltas = [one["payload"]["data"]["text"] for one in events if one["payload"]["event"] == "text_delta"]
@@ -83,7 +84,7 @@ def test_the_deltas_of_a_text_are_the_text(daemon: Any) -> None:
     assert ["".join(deltas)] == done == ["line 1\nline 2\nline 3\nline 4\n"]
 
 
-def test_a_worker_is_busy_from_the_input_to_the_end_of_the_run(daemon: Any, gate: Path) -> None:
+def test_a_worker_is_busy_from_the_input_to_the_end_of_the_run(daemon: Daemon, gate: Path) -> None:
     worker_id = daemon.shell()
     daemon.input(worker_id, _waiting(gate))
     execution = daemon.worker(worker_id)["execution"]
@@ -97,7 +98,7 @@ def test_a_worker_is_busy_from_the_input_to_the_end_of_the_run(daemon: Any, gate
         assert daemon.worker(worker_id)["execution"]["run_state"] == "idle"
 
 
-def test_an_input_while_busy_is_rejected_recorded_and_leaves_no_trace(daemon: Any, gate: Path) -> None:
+def test_an_input_while_busy_is_rejected_recorded_and_leaves_no_trace(daemon: Daemon, gate: Path) -> None:
     worker_id = daemon.shell()
     daemon.input(worker_id, _waiting(gate))
     message = _input(daemon, worker_id, "echo too early").refused(409, "worker_execution_rejected")
@@ -114,7 +115,7 @@ def test_an_input_while_busy_is_rejected_recorded_and_leaves_no_trace(daemon: An
     assert [one["content"] for one in daemon.items(worker_id)][-1] == "in time\n"
 
 
-def test_what_a_running_worker_has_said_is_in_flight_in_a_snapshot(daemon: Any, gate: Path) -> None:
+def test_what_a_running_worker_has_said_is_in_flight_in_a_snapshot(daemon: Daemon, gate: Path) -> None:
     worker_id = daemon.shell()
     with daemon.observe(worker_id) as first:
         first.envelope()
@@ -143,7 +144,7 @@ def test_what_a_running_worker_has_said_is_in_flight_in_a_snapshot(daemon: Any, 
 
 @pytest.mark.parametrize(("verb", "status"), [("stop", "stopped"), ("cancel", "cancelled")])
 def test_a_run_that_is_cut_ends_its_output_says_so_and_is_rolled_back(
-    daemon: Any, gate: Path, verb: str, status: str
+    daemon: Daemon, gate: Path, verb: str, status: str
 ) -> None:
     worker_id = daemon.shell()
     with daemon.observe(worker_id) as observer:
@@ -173,7 +174,7 @@ def test_a_run_that_is_cut_ends_its_output_says_so_and_is_rolled_back(
 
 
 @pytest.mark.parametrize("verb", ["stop", "cancel"])
-def test_a_worker_that_is_not_running_takes_no_input(daemon: Any, verb: str) -> None:
+def test_a_worker_that_is_not_running_takes_no_input(daemon: Daemon, verb: str) -> None:
     worker_id = daemon.echo()
     daemon.run(worker_id, "hello")
     daemon.call("POST", f"/v1/workers/{worker_id}/{verb}").ok("ack")
@@ -182,7 +183,7 @@ def test_a_worker_that_is_not_running_takes_no_input(daemon: Any, verb: str) -> 
     assert len(daemon.items(worker_id)) == 2
 
 
-def test_a_worker_of_an_unknown_profile_exists_and_takes_no_input(daemon: Any) -> None:
+def test_a_worker_of_an_unknown_profile_exists_and_takes_no_input(daemon: Daemon) -> None:
     profile = {"kind": "builtin", "value": "builtin:nowhere"}
     worker = daemon.curl("POST", "/v1/workers", {"profile": profile}).ok("worker", "WorkerDetail")
     worker_id = worker["worker_id"]
@@ -200,7 +201,7 @@ def test_a_worker_of_an_unknown_profile_exists_and_takes_no_input(daemon: Any) -
     assert _names(daemon.log(worker_id)) == ["shutdown"]
 
 
-def test_inputs_of_many_clients_at_once_are_each_taken_once_or_refused(daemon: Any) -> None:
+def test_inputs_of_many_clients_at_once_are_each_taken_once_or_refused(daemon: Daemon) -> None:
     worker_id = daemon.echo()
     path = f"/v1/workers/{worker_id}/input"
     with ThreadPoolExecutor(16) as pool:
@@ -217,12 +218,13 @@ def test_inputs_of_many_clients_at_once_are_each_taken_once_or_refused(daemon: A
     assert [one["content"] for one in items if one["role"] == "assistant"] == said
 
 
-def _patient(daemon: Any, worker_id: str, content: str, when_busy: str) -> Any:
+def _patient(daemon: Daemon, worker_id: str, content: str, when_busy: str) -> dict[str, Any]:
     body = {"kind": "user", "content": content, "when_busy": when_busy}
-    return daemon.curl("POST", f"/v1/workers/{worker_id}/input", body).ok("ack", "InteractionAck")
+    ack: dict[str, Any] = daemon.curl("POST", f"/v1/workers/{worker_id}/input", body).ok("ack", "InteractionAck")
+    return ack
 
 
-def test_an_interrupt_ends_a_script_and_the_shell_goes_on(daemon: Any, until: Callable[..., Any]) -> None:
+def test_an_interrupt_ends_a_script_and_the_shell_goes_on(daemon: Daemon, until: Until) -> None:
     worker_id = daemon.shell()
     daemon.run(worker_id, "kept=1")
     sleep = ("sleep", f"1000.{secrets.randbelow(10**12):012}")
@@ -250,7 +252,7 @@ def _is_running(*command: str) -> bool:
     return False
 
 
-def test_an_interrupt_where_nothing_runs_changes_nothing(daemon: Any) -> None:
+def test_an_interrupt_where_nothing_runs_changes_nothing(daemon: Daemon) -> None:
     worker_id = daemon.echo()
     log = daemon.run(worker_id, "hello")
     for _ in range(2):
@@ -262,7 +264,7 @@ def test_an_interrupt_where_nothing_runs_changes_nothing(daemon: Any) -> None:
     daemon.call("POST", f"/v1/workers/{daemon.unknown_worker()}/interrupt").refused(404, "worker_not_found")
 
 
-def test_a_queued_input_runs_behind_the_run_that_goes_on(daemon: Any, gate: Path) -> None:
+def test_a_queued_input_runs_behind_the_run_that_goes_on(daemon: Daemon, gate: Path) -> None:
     worker_id = daemon.shell()
     daemon.input(worker_id, _waiting(gate))
     ack = _patient(daemon, worker_id, "echo second", "queue")
@@ -278,7 +280,7 @@ def test_a_queued_input_runs_behind_the_run_that_goes_on(daemon: Any, gate: Path
     assert [item["content"] for item in daemon.items(worker_id)][1:] == ["echo second", "second\n"]
 
 
-def test_an_interrupting_input_cuts_the_run_and_goes_first(daemon: Any) -> None:
+def test_an_interrupting_input_cuts_the_run_and_goes_first(daemon: Daemon) -> None:
     worker_id = daemon.shell()
     daemon.input(worker_id, "sleep 1000")
     _patient(daemon, worker_id, "echo patient", "queue")
@@ -290,7 +292,7 @@ def test_an_interrupting_input_cuts_the_run_and_goes_first(daemon: Any) -> None:
     assert said == ["urgent\n", "patient\n"]
 
 
-def test_an_unknown_when_busy_is_refused_and_the_accepted_are_named(daemon: Any) -> None:
+def test_an_unknown_when_busy_is_refused_and_the_accepted_are_named(daemon: Daemon) -> None:
     body = {"kind": "user", "content": "x", "when_busy": "later"}
     message = daemon.curl("POST", f"/v1/workers/{daemon.echo()}/input", body).refused(400, "invalid_json")
     assert message == "when_busy: expected one of reject, queue, interrupt"

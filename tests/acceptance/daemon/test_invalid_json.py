@@ -5,6 +5,8 @@ from typing import Any
 
 import pytest
 
+from tests.acceptance.daemon.conftest import Daemon
+
 BUNDLE: dict[str, Any] = {
     "metadata": {
         "id": "bundle-1",
@@ -115,20 +117,20 @@ DUPLICATES = [
 
 
 @pytest.mark.parametrize(("body", "path"), WORKERS)
-def test_a_wrong_field_of_a_create_is_named_by_its_path(daemon: Any, body: Any, path: str) -> None:
+def test_a_wrong_field_of_a_create_is_named_by_its_path(daemon: Daemon, body: Any, path: str) -> None:
     with daemon.unchanged():
         assert path in daemon.curl("POST", "/v1/workers", body).refused(400, "invalid_json")
 
 
 @pytest.mark.parametrize(("body", "path"), INPUTS)
-def test_a_wrong_field_of_an_input_is_named_by_its_path(daemon: Any, body: Any, path: str) -> None:
+def test_a_wrong_field_of_an_input_is_named_by_its_path(daemon: Daemon, body: Any, path: str) -> None:
     worker_id = daemon.echo()
     with daemon.unchanged():
         assert path in daemon.curl("POST", f"/v1/workers/{worker_id}/input", body).refused(400, "invalid_json")
 
 
 @pytest.mark.parametrize(("body", "path"), BUNDLES)
-def test_a_wrong_field_of_a_bundle_is_named_by_its_path(daemon: Any, body: Any, path: str) -> None:
+def test_a_wrong_field_of_a_bundle_is_named_by_its_path(daemon: Daemon, body: Any, path: str) -> None:
     with daemon.unchanged():
         message = daemon.curl("POST", "/v1/config-bundles", body).refused(400, "invalid_json")
     assert path in message
@@ -136,12 +138,12 @@ def test_a_wrong_field_of_a_bundle_is_named_by_its_path(daemon: Any, body: Any, 
 
 
 @pytest.mark.parametrize(("path", "body", "field"), DUPLICATES)
-def test_a_duplicate_field_is_named_by_its_path(daemon: Any, path: str, body: str, field: str) -> None:
+def test_a_duplicate_field_is_named_by_its_path(daemon: Daemon, path: str, body: str, field: str) -> None:
     with daemon.unchanged():
         assert field in daemon.curl("POST", path, body).refused(400, "invalid_json")
 
 
-def test_a_wrong_enum_value_is_told_what_is_accepted(daemon: Any) -> None:
+def test_a_wrong_enum_value_is_told_what_is_accepted(daemon: Daemon) -> None:
     message = daemon.curl("POST", "/v1/workers", {"profile": {"kind": "x"}}).refused(400, "invalid_json")
     assert all(name in message for name in ("runtime_default", "builtin", "named"))
     body = {"kind": "x", "content": "y"}
@@ -149,7 +151,7 @@ def test_a_wrong_enum_value_is_told_what_is_accepted(daemon: Any) -> None:
     assert all(name in message for name in ("user", "system"))
 
 
-def test_an_empty_content_of_an_input_is_refused(daemon: Any) -> None:
+def test_an_empty_content_of_an_input_is_refused(daemon: Daemon) -> None:
     worker_id = daemon.echo()
     with daemon.unchanged():
         answer = daemon.curl("POST", f"/v1/workers/{worker_id}/input", {"kind": "user", "content": ""})
@@ -196,7 +198,7 @@ NOT_JSON = {
 
 
 @pytest.mark.parametrize("name", NOT_JSON)
-def test_what_is_not_a_json_object_is_invalid_json_on_every_route(daemon: Any, name: str) -> None:
+def test_what_is_not_a_json_object_is_invalid_json_on_every_route(daemon: Daemon, name: str) -> None:
     worker_id = daemon.echo()
     with daemon.unchanged():
         for path in ("/v1/workers", "/v1/config-bundles", f"/v1/workers/{worker_id}/input"):
@@ -217,13 +219,13 @@ def test_what_is_not_a_json_object_is_invalid_json_on_every_route(daemon: Any, n
         "x" * 100_000,
     ],
 )
-def test_any_text_comes_back_as_it_was_given(daemon: Any, text: str) -> None:
+def test_any_text_comes_back_as_it_was_given(daemon: Daemon, text: str) -> None:
     worker_id = daemon.echo()
     daemon.run(worker_id, text)
     assert [one["content"] for one in daemon.items(worker_id)] == [text, text]
 
 
-def test_a_pair_of_surrogates_is_one_character(daemon: Any) -> None:
+def test_a_pair_of_surrogates_is_one_character(daemon: Daemon) -> None:
     worker_id = daemon.echo()
     answer = daemon.curl("POST", f"/v1/workers/{worker_id}/input", CONTENT % r'"\ud83d\ude42"')
     answer.ok("ack")

@@ -5,9 +5,10 @@ import re
 import shutil
 import signal
 from pathlib import Path
-from typing import Any
 
 import pytest
+
+from tests.acceptance.daemon.conftest import Daemon, Launch, Until
 
 ALLOWED = {"PATH", "HOME", "LANG", "TERM", "TZ", "TMPDIR", "USER", "LOGNAME", "SHELL"}
 OF_THE_SHELL = {"PWD", "OLDPWD", "SHLVL", "_"}
@@ -19,7 +20,7 @@ stop_grace_s = 0.2
 """
 
 
-def _said(daemon: Any, worker_id: str, script: str) -> str:
+def _said(daemon: Daemon, worker_id: str, script: str) -> str:
     events = daemon.run(worker_id, script)
     return "".join(one["payload"]["data"]["text"] for one in events if one["payload"]["event"] == "text_done")
 
@@ -35,7 +36,7 @@ def _running(marker: str) -> list[str]:
     return found
 
 
-def test_a_worker_inherits_a_short_list_of_the_environment(launch: Any, store: str) -> None:
+def test_a_worker_inherits_a_short_list_of_the_environment(launch: Launch, store: str) -> None:
     secrets = {"RUNTIMED_TOKEN": "hidden-0123456789abcdef", "RUNTIMED_LOG_LEVEL": "info", "AWS_SECRET": "hidden"}
     daemon = launch(store=store, env=secrets).ready()
     worker_id = daemon.shell()
@@ -46,7 +47,7 @@ def test_a_worker_inherits_a_short_list_of_the_environment(launch: Any, store: s
     assert {name for name in names if not name.startswith("LC_")} <= ALLOWED | OF_THE_SHELL
 
 
-def test_a_worker_has_no_file_descriptor_but_its_standard_streams(daemon: Any) -> None:
+def test_a_worker_has_no_file_descriptor_but_its_standard_streams(daemon: Daemon) -> None:
     worker_id = daemon.shell()
     listed = _said(daemon, worker_id, "ls -l /proc/self/fd")
     found = dict(re.findall(r"(\d+) -> (.*)", listed))
@@ -61,7 +62,7 @@ def test_a_worker_has_no_file_descriptor_but_its_standard_streams(daemon: Any) -
 
 
 @pytest.mark.parametrize("verb", ["stop", "cancel"])
-def test_nothing_that_a_worker_started_outlives_it(daemon: Any, until: Any, verb: str) -> None:
+def test_nothing_that_a_worker_started_outlives_it(daemon: Daemon, until: Until, verb: str) -> None:
     worker_id = daemon.shell()
     marker = f"sleep\0{100_000 + daemon.pid}.{int(worker_id[-8:], 16):010}\0"
     command = marker.replace("\0", " ")
@@ -73,7 +74,7 @@ def test_nothing_that_a_worker_started_outlives_it(daemon: Any, until: Any, verb
 
 @pytest.mark.parametrize("how", [signal.SIGTERM, signal.SIGKILL])
 def test_nothing_that_a_worker_started_outlives_the_daemon(
-    launch: Any, store: str, tmp_path: Path, until: Any, how: int
+    launch: Launch, store: str, tmp_path: Path, until: Until, how: int
 ) -> None:
     path = tmp_path / "config.toml"
     path.write_text(IMPATIENT)
@@ -88,7 +89,7 @@ def test_nothing_that_a_worker_started_outlives_the_daemon(
     until(lambda: not _running(marker))
 
 
-def test_a_worker_cannot_read_the_environment_of_the_daemon(launch: Any, tmp_path: Path) -> None:
+def test_a_worker_cannot_read_the_environment_of_the_daemon(launch: Launch, tmp_path: Path) -> None:
     drop = []
     if os.geteuid() == 0:
         # Root may read everything: both sides do without that privilege.

@@ -2,14 +2,16 @@
 
 import json
 from collections.abc import Iterator
+from pathlib import Path
 from typing import Any
 
 import pytest
 
-from tests.acceptance.daemon.conftest import Daemon, Shaped
+from tests.acceptance.conftest import Shaped
+from tests.acceptance.daemon.conftest import Daemon, Launch
 
 
-def _page(daemon: Any, query: str = "") -> tuple[list[str], str | None]:
+def _page(daemon: Daemon, query: str = "") -> tuple[list[str], str | None]:
     """The ids on a page, and where the next one begins."""
     answer = daemon.curl("GET", f"/v1/workers{query}")
     assert answer.status == 200, answer.body
@@ -20,7 +22,7 @@ def _page(daemon: Any, query: str = "") -> tuple[list[str], str | None]:
     return [worker["worker_id"] for worker in body["workers"]], body.get("next_after")
 
 
-def _several(daemon: Any) -> Any:
+def _several(daemon: Daemon) -> Daemon:
     """Five Workers: 1 and 2 red, 2 in production, 3 stopped and red, 4 cancelled, 5 with an odd label.
 
     The first two have the same name.
@@ -38,7 +40,7 @@ def _several(daemon: Any) -> Any:
 @pytest.fixture(scope="module", params=["memory", "fs"])
 def several(
     request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory, shaped: Shaped
-) -> Iterator[Any]:
+) -> Iterator[Daemon]:
     """A daemon with five Workers, which all tests share: change nothing."""
     home = tmp_path_factory.mktemp("several")
     daemon = Daemon(home, shaped, "memory" if request.param == "memory" else f"fs:{home / 'store'}")
@@ -73,13 +75,13 @@ def several(
         ("?limit=999999", [1, 2, 3, 4, 5]),
     ],
 )
-def test_the_list_is_what_the_query_asks_for(several: Any, query: str, numbers: list[int]) -> None:
+def test_the_list_is_what_the_query_asks_for(several: Daemon, query: str, numbers: list[int]) -> None:
     assert _page(several, query) == ([f"worker-{number:08x}" for number in numbers], None)
 
 
 @pytest.mark.parametrize("limit", [1, 2, 3])
 @pytest.mark.parametrize("query", ["", "&label=team=red"])
-def test_pages_make_up_the_whole_list(several: Any, limit: int, query: str) -> None:
+def test_pages_make_up_the_whole_list(several: Daemon, limit: int, query: str) -> None:
     whole, _ = _page(several, f"?{query[1:]}" if query else "")
     found, after = _page(several, f"?limit={limit}{query}")
     while after is not None:
@@ -90,11 +92,11 @@ def test_pages_make_up_the_whole_list(several: Any, limit: int, query: str) -> N
     assert found == whole
 
 
-def test_a_page_that_ends_with_the_last_is_the_last(several: Any) -> None:
+def test_a_page_that_ends_with_the_last_is_the_last(several: Daemon) -> None:
     assert _page(several, "?limit=2&after=worker-00000003") == (["worker-00000004", "worker-00000005"], None)
 
 
-def test_a_deleted_worker_breaks_no_page(launch: Any, store: str) -> None:
+def test_a_deleted_worker_breaks_no_page(launch: Launch, store: str) -> None:
     several = _several(launch(store=store).ready())
     _, after = _page(several, "?limit=3")
     several.curl("DELETE", f"/v1/workers/{after}")
@@ -126,13 +128,13 @@ def test_a_deleted_worker_breaks_no_page(launch: Any, store: str) -> None:
         ("colour=red", "colour"),
     ],
 )
-def test_a_query_that_is_none_is_refused_by_the_name_of_its_parameter(daemon: Any, query: str, named: str) -> None:
+def test_a_query_that_is_none_is_refused_by_the_name_of_its_parameter(daemon: Daemon, query: str, named: str) -> None:
     message = daemon.curl("GET", f"/v1/workers?{query}").refused(400, "invalid_query")
     assert message.startswith(f"{named}: ")
 
 
 @pytest.mark.parametrize("after", ["1", "worker-1", "worker-0000000G", "x%20y"])
-def test_a_page_behind_what_is_no_worker_id_is_refused(daemon: Any, after: str) -> None:
+def test_a_page_behind_what_is_no_worker_id_is_refused(daemon: Daemon, after: str) -> None:
     message = daemon.curl("GET", f"/v1/workers?after={after}").refused(400, "invalid_query")
     assert message.startswith("after: ")
 
@@ -150,7 +152,7 @@ GOOD = [
 
 
 @pytest.mark.parametrize("request_", GOOD, ids=range(len(GOOD)))
-def test_a_name_and_labels_are_kept_as_they_were_given(daemon: Any, request_: Any) -> None:
+def test_a_name_and_labels_are_kept_as_they_were_given(daemon: Daemon, request_: Any) -> None:
     worker = daemon.curl("POST", "/v1/workers", request_).ok("worker", "WorkerDetail")
     told = {name: worker[name] for name in ("name", "labels") if name in worker}
     assert told == request_
@@ -160,7 +162,7 @@ def test_a_name_and_labels_are_kept_as_they_were_given(daemon: Any, request_: An
 
 
 @pytest.mark.parametrize("request_", [{}, {"name": None, "labels": {}}])
-def test_without_name_and_labels_they_are_left_out(daemon: Any, request_: Any) -> None:
+def test_without_name_and_labels_they_are_left_out(daemon: Daemon, request_: Any) -> None:
     worker = daemon.curl("POST", "/v1/workers", request_).ok("worker", "WorkerDetail")
     assert not {"name", "labels"} & set(worker)
 
@@ -191,7 +193,7 @@ def test_without_name_and_labels_they_are_left_out(daemon: Any, request_: Any) -
         ({"session_config": {f"k{number}": "v" for number in range(33)}}, "session_config"),
     ],
 )
-def test_a_name_or_label_out_of_bounds_is_an_invalid_request(daemon: Any, request_: Any, named: str) -> None:
+def test_a_name_or_label_out_of_bounds_is_an_invalid_request(daemon: Daemon, request_: Any, named: str) -> None:
     with daemon.unchanged():
         message = daemon.curl("POST", "/v1/workers", request_).refused(400, "invalid_request")
     assert message.startswith(f"{named}: ")
@@ -211,13 +213,13 @@ def test_a_name_or_label_out_of_bounds_is_an_invalid_request(daemon: Any, reques
         ('{"labels": {"a": "1", "a": "2"}}', "labels.a"),
     ],
 )
-def test_a_name_or_label_of_another_type_is_invalid_json(daemon: Any, body: str, named: str) -> None:
+def test_a_name_or_label_of_another_type_is_invalid_json(daemon: Daemon, body: str, named: str) -> None:
     with daemon.unchanged():
         message = daemon.curl("POST", "/v1/workers", body).refused(400, "invalid_json")
     assert message.startswith(f"{named}: ")
 
 
-def test_names_and_labels_last_over_a_restart(launch: Any, tmp_path: Any) -> None:
+def test_names_and_labels_last_over_a_restart(launch: Launch, tmp_path: Path) -> None:
     store = f"fs:{tmp_path / 'store'}"
     daemon = launch(store=store).ready()
     worker_id = daemon.create(name="Anna", labels={"team": "red", "env": "é"})

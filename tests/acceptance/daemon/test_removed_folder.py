@@ -3,16 +3,17 @@
 import json
 import shutil
 from pathlib import Path
-from typing import Any
+
+from tests.acceptance.daemon.conftest import Daemon, Launch
 
 
-def _alerts(daemon: Any, worker_id: str) -> list[str]:
+def _alerts(daemon: Daemon, worker_id: str) -> list[str]:
     page = json.loads(daemon.call("GET", f"/v1/workers/{worker_id}/events").body)
     told = [event["payload"] for event in page["events"]]
     return [payload["data"]["message"] for payload in told if payload["event"] == "alert"]
 
 
-def test_a_script_that_removes_the_folder_of_its_worker_does_not_lose_the_worker(launch: Any, store: str) -> None:
+def test_a_script_that_removes_the_folder_of_its_worker_does_not_lose_the_worker(launch: Launch, store: str) -> None:
     daemon = launch(store=store).ready()
     worker_id = daemon.shell()
 
@@ -23,7 +24,7 @@ def test_a_script_that_removes_the_folder_of_its_worker_does_not_lose_the_worker
     assert ["was gone" in message for message in _alerts(daemon, worker_id)] == [True]
 
 
-def test_a_cleaner_of_temporary_files_does_not_lose_the_workers_in_memory(launch: Any, tmp_path: Path) -> None:
+def test_a_cleaner_of_temporary_files_does_not_lose_the_workers_in_memory(launch: Launch, tmp_path: Path) -> None:
     scratch = tmp_path / "scratch"
     scratch.mkdir()
     daemon = launch(env={"TMPDIR": str(scratch)}).ready()

@@ -7,18 +7,21 @@ from typing import Any
 
 import pytest
 
+from tests.acceptance.conftest import MakeBundle
+from tests.acceptance.daemon.conftest import Daemon, Launch, Until
+
 ZERO = "wo_0000000000000000"
 ECHO = {"kind": "builtin", "value": "builtin:echo"}
 
 
 @pytest.fixture
-def durable(launch: Any, tmp_path: Path) -> Callable[..., Any]:
+def durable(launch: Launch, tmp_path: Path) -> Launch:
     """Start a daemon on the one folder of the test."""
     return lambda *options, **given: launch(*options, store=f"fs:{tmp_path / 'store'}", **given)
 
 
 @pytest.fixture(params=["SIGTERM", "kill -9"])
-def end(request: pytest.FixtureRequest) -> Callable[[Any], None]:
+def end(request: pytest.FixtureRequest) -> Callable[[Daemon], None]:
     """End a daemon, kindly or not."""
     return lambda daemon: daemon.stop() if request.param == "SIGTERM" else daemon.kill()
 
@@ -31,7 +34,7 @@ def _without_execution(worker: dict[str, Any]) -> dict[str, Any]:
     return {name: value for name, value in worker.items() if name != "execution"}
 
 
-def test_everything_is_there_again(durable: Any, end: Any, bundle: Any) -> None:
+def test_everything_is_there_again(durable: Launch, end: Callable[[Daemon], None], bundle: MakeBundle) -> None:
     daemon = durable().ready()
     made = bundle(profiles=[{"selector": ECHO, "label": "é"}], provenance={"source": "s", "detail": "d"})
     reference = daemon.call("POST", "/v1/config-bundles", {"bundle": made}).ok("availability")["reference"]
@@ -64,7 +67,9 @@ def test_everything_is_there_again(durable: Any, end: Any, bundle: Any) -> None:
     assert again.call("GET", path).ok("availability", "Availability")["reference"] == reference
 
 
-def test_a_running_worker_is_unconnected_and_comes_back_with_its_next_input(durable: Any, end: Any) -> None:
+def test_a_running_worker_is_unconnected_and_comes_back_with_its_next_input(
+    durable: Launch, end: Callable[[Daemon], None]
+) -> None:
     daemon = durable().ready()
     worker_id, ended = daemon.echo(), daemon.echo()
     daemon.run(worker_id, "hello")
@@ -90,7 +95,7 @@ def test_a_running_worker_is_unconnected_and_comes_back_with_its_next_input(dura
 
 @pytest.mark.parametrize("way", ["option", "environment"])
 def test_where_nothing_is_to_be_restored_an_input_is_refused_until_it_is_asked_for(
-    durable: Any, end: Any, way: str
+    durable: Launch, end: Callable[[Daemon], None], way: str
 ) -> None:
     daemon = durable().ready()
     worker_id = daemon.shell()
@@ -114,7 +119,9 @@ def test_where_nothing_is_to_be_restored_an_input_is_refused_until_it_is_asked_f
     again.call("POST", f"/v1/workers/{again.unknown_worker()}/restore").refused(404, "worker_not_found")
 
 
-def test_with_eager_restore_all_running_workers_come_back_by_themselves(durable: Any, end: Any) -> None:
+def test_with_eager_restore_all_running_workers_come_back_by_themselves(
+    durable: Launch, end: Callable[[Daemon], None]
+) -> None:
     daemon = durable().ready()
     running, ended = [daemon.echo() for _ in range(3)], daemon.echo()
     daemon.call("POST", f"/v1/workers/{ended}/stop").ok("ack")
@@ -126,7 +133,9 @@ def test_with_eager_restore_all_running_workers_come_back_by_themselves(durable:
     assert again.worker(ended)["execution"]["run_state"] == "stopped"
 
 
-def test_inputs_that_wait_outlive_the_daemon_and_run_in_their_order(durable: Any, end: Any, until: Any) -> None:
+def test_inputs_that_wait_outlive_the_daemon_and_run_in_their_order(
+    durable: Launch, end: Callable[[Daemon], None], until: Until
+) -> None:
     daemon = durable().ready()
     worker_id = daemon.shell()
     daemon.input(worker_id, "sleep 1000")
@@ -144,7 +153,7 @@ def test_inputs_that_wait_outlive_the_daemon_and_run_in_their_order(durable: Any
     assert (names.count("user_message"), names.count("run_end"), names.count("error")) == (4, 4, 1)
 
 
-def test_ids_and_cursors_go_on_where_they_were(durable: Any, end: Any) -> None:
+def test_ids_and_cursors_go_on_where_they_were(durable: Launch, end: Callable[[Daemon], None]) -> None:
     daemon = durable().ready()
     first = daemon.echo()
     log = daemon.run(first, "hello")
@@ -170,7 +179,7 @@ def test_ids_and_cursors_go_on_where_they_were(durable: Any, end: Any) -> None:
 
 
 def test_a_run_that_was_cut_is_closed_by_an_error_and_a_run_end_and_never_run_again(
-    durable: Any, end: Any, tmp_path: Path
+    durable: Launch, end: Callable[[Daemon], None], tmp_path: Path
 ) -> None:
     daemon = durable().ready()
     worker_id = daemon.shell()
@@ -206,7 +215,7 @@ def test_a_run_that_was_cut_is_closed_by_an_error_and_a_run_end_and_never_run_ag
     assert runs.read_text() == "run\n"
 
 
-def test_acked_inputs_survive_a_kill(durable: Any) -> None:
+def test_acked_inputs_survive_a_kill(durable: Launch) -> None:
     daemon = durable().ready()
     workers = [daemon.echo() for _ in range(5)]
     acks = [(one, f"{number}", daemon.input(one, f"{number}")) for number, one in enumerate(workers)]
@@ -221,7 +230,7 @@ def test_acked_inputs_survive_a_kill(durable: Any) -> None:
         assert (names[0], names[-1], names.count("run_end")) == ("user_message", "run_end", 1)
 
 
-def test_the_runtime_id_stays_and_another_one_is_refused(durable: Any, end: Any) -> None:
+def test_the_runtime_id_stays_and_another_one_is_refused(durable: Launch, end: Callable[[Daemon], None]) -> None:
     daemon = durable("--runtime-id", "mine").ready()
     daemon.echo()
     end(daemon)
@@ -237,7 +246,7 @@ def _contents(folder: Path) -> dict[str, str]:
     return {str(path): hashlib.sha256(path.read_bytes()).hexdigest() for path in files}
 
 
-def test_a_second_daemon_is_refused_names_the_owner_and_touches_nothing(durable: Any, tmp_path: Path) -> None:
+def test_a_second_daemon_is_refused_names_the_owner_and_touches_nothing(durable: Launch, tmp_path: Path) -> None:
     daemon = durable().ready()
     worker_id = daemon.echo()
     daemon.run(worker_id, "hello")
@@ -252,13 +261,13 @@ def test_a_second_daemon_is_refused_names_the_owner_and_touches_nothing(durable:
     daemon.run(worker_id, "still here")
 
 
-def test_the_token_of_a_durable_store_stays(durable: Any, end: Any) -> None:
+def test_the_token_of_a_durable_store_stays(durable: Launch, end: Callable[[Daemon], None]) -> None:
     daemon = durable().ready()
     end(daemon)
     assert durable().ready().token == daemon.token
 
 
-def test_a_memory_store_forgets(launch: Any) -> None:
+def test_a_memory_store_forgets(launch: Launch) -> None:
     daemon = launch(store="memory").ready()
     daemon.echo()
     daemon.stop()

@@ -7,15 +7,17 @@ from typing import Any
 
 import pytest
 
+from tests.acceptance.daemon.conftest import Daemon, Launch, Until
+
 LOCAL_DEFAULTS = "runtime.local_default_resources"
 TOOLS_LESS = "worker.tools_less"
 SWEPT_EACH_SECOND = {"RUNTIMED_MAX_EVENT_AGE_S": "600"}
 
 
-def _page(daemon: Any, query: str = "") -> dict[str, Any]:
+def _page(daemon: Daemon, query: str = "") -> dict[str, Any]:
     answer = daemon.curl("GET", f"/v1/runtime/events{query}")
     assert answer.status == 200, answer.body
-    page = json.loads(answer.body)
+    page: dict[str, Any] = json.loads(answer.body)
     assert set(page) == {"events", "next_after", "has_more"}
     for event in page["events"]:
         daemon.shaped(event, "RuntimeEvent")
@@ -26,7 +28,7 @@ def _kinds(events: list[Any]) -> list[str]:
     return [event["kind"] for event in events]
 
 
-def _lived(daemon: Any) -> tuple[str, str, str, str]:
+def _lived(daemon: Daemon) -> tuple[str, str, str, str]:
     """Two Workers, an input, a stop, a cancel; the ids and the cursors of the input and of the stop."""
     stopped, cancelled = daemon.echo(), daemon.echo()
     said = daemon.run(stopped, "hello")[0]["cursor"]
@@ -38,7 +40,7 @@ def _lived(daemon: Any) -> tuple[str, str, str, str]:
 LIFE = ["worker_created", "worker_created", "worker_input_accepted", "worker_stopped", "worker_cancelled"]
 
 
-def test_what_happened_is_told_by_id(launch: Any, store: str) -> None:
+def test_what_happened_is_told_by_id(launch: Launch, store: str) -> None:
     daemon = launch(store=store).ready()
     began = int(time.time() * 1000)
     stopped, cancelled, said, ended = _lived(daemon)
@@ -55,7 +57,7 @@ def test_what_happened_is_told_by_id(launch: Any, store: str) -> None:
     assert all(abs(event["timestamp_ms"] - began) < 60_000 for event in page["events"])
 
 
-def test_pages_make_up_all_of_them(launch: Any, store: str) -> None:
+def test_pages_make_up_all_of_them(launch: Launch, store: str) -> None:
     daemon = launch(store=store).ready()
     _lived(daemon)
     whole = _page(daemon)["events"]
@@ -71,7 +73,7 @@ def test_pages_make_up_all_of_them(launch: Any, store: str) -> None:
     assert _page(daemon, "?after=6") == {"events": [], "next_after": 6, "has_more": False}
 
 
-def test_what_changes_nothing_is_no_event(daemon: Any) -> None:
+def test_what_changes_nothing_is_no_event(daemon: Daemon) -> None:
     worker_id = daemon.echo()
     daemon.call("POST", f"/v1/workers/{worker_id}/stop").ok("ack")
     after = _newest(daemon)
@@ -84,14 +86,14 @@ def test_what_changes_nothing_is_no_event(daemon: Any) -> None:
     assert _page(daemon, f"?after={after}")["events"] == []
 
 
-def _newest(daemon: Any) -> int:
+def _newest(daemon: Daemon) -> int:
     page = _page(daemon)
     while page["has_more"]:
         page = _page(daemon, f"?after={page['next_after']}")
     return int(page["next_after"])
 
 
-def test_the_events_of_a_durable_runtime_go_on_over_restarts(launch: Any, tmp_path: Path) -> None:
+def test_the_events_of_a_durable_runtime_go_on_over_restarts(launch: Launch, tmp_path: Path) -> None:
     store = f"fs:{tmp_path / 'store'}"
     daemon = launch(store=store).ready()
     _lived(daemon)
@@ -107,7 +109,7 @@ def test_the_events_of_a_durable_runtime_go_on_over_restarts(launch: Any, tmp_pa
     assert sorted(event["timestamp_ms"] for event in found) == [event["timestamp_ms"] for event in found]
 
 
-def test_the_events_of_a_deleted_worker_stay(launch: Any, store: str) -> None:
+def test_the_events_of_a_deleted_worker_stay(launch: Launch, store: str) -> None:
     daemon = launch(store=store).ready()
     stopped, *_ = _lived(daemon)
     before = _page(daemon)
@@ -115,7 +117,7 @@ def test_the_events_of_a_deleted_worker_stay(launch: Any, store: str) -> None:
     assert _page(daemon) == before
 
 
-def test_the_oldest_go_once_there_are_too_many(launch: Any, store: str, until: Any) -> None:
+def test_the_oldest_go_once_there_are_too_many(launch: Launch, store: str, until: Until) -> None:
     daemon = launch(store=store, env=SWEPT_EACH_SECOND | {"RUNTIMED_MAX_RUNTIME_EVENTS": "5"}).ready()
     for _ in range(10):
         daemon.create()
@@ -137,19 +139,19 @@ def test_the_oldest_go_once_there_are_too_many(launch: Any, store: str, until: A
         ("before=1", "invalid_query"),
     ],
 )
-def test_a_page_that_can_not_be_had_is_refused(daemon: Any, query: str, code: str) -> None:
+def test_a_page_that_can_not_be_had_is_refused(daemon: Daemon, query: str, code: str) -> None:
     message = daemon.curl("GET", f"/v1/runtime/events?{query}").refused(400, code)
     assert message.startswith(f"{query.partition('=')[0]}: ")
 
 
-def _remarks(daemon: Any) -> list[dict[str, Any]]:
-    found = daemon.curl("GET", "/v1/diagnostics").ok("diagnostics")
+def _remarks(daemon: Daemon) -> list[dict[str, Any]]:
+    found: list[dict[str, Any]] = daemon.curl("GET", "/v1/diagnostics").ok("diagnostics")
     for remark in found:
         daemon.shaped(remark, "Diagnostic")
     return found
 
 
-def test_diagnostics_are_told_oldest_first_and_counted(launch: Any, store: str) -> None:
+def test_diagnostics_are_told_oldest_first_and_counted(launch: Launch, store: str) -> None:
     daemon = launch(store=store).ready()
     assert _remarks(daemon) == []
     first = daemon.create()
@@ -164,7 +166,7 @@ def test_diagnostics_are_told_oldest_first_and_counted(launch: Any, store: str) 
 
 
 def test_diagnostics_last_over_a_restart_and_go_once_there_are_too_many(
-    launch: Any, tmp_path: Path, until: Any
+    launch: Launch, tmp_path: Path, until: Until
 ) -> None:
     store = f"fs:{tmp_path / 'store'}"
     daemon = launch(store=store).ready()
@@ -182,17 +184,17 @@ def test_diagnostics_last_over_a_restart_and_go_once_there_are_too_many(
 
 
 @pytest.mark.parametrize("path", ["/v1/diagnostics", "/v1/runtime/check"])
-def test_what_takes_no_query_refuses_one(daemon: Any, path: str) -> None:
+def test_what_takes_no_query_refuses_one(daemon: Daemon, path: str) -> None:
     daemon.curl("GET", f"{path}?limit=1").refused(400, "invalid_query")
 
 
 @pytest.mark.parametrize("path", ["/v1/diagnostics", "/v1/runtime/check", "/v1/runtime/events"])
-def test_what_the_runtime_tells_of_itself_wants_the_token_and_is_for_reading(daemon: Any, path: str) -> None:
+def test_what_the_runtime_tells_of_itself_wants_the_token_and_is_for_reading(daemon: Daemon, path: str) -> None:
     daemon.curl("GET", path, token=None).refused(401, "unauthorized")
     daemon.curl("POST", path, {}).refused(405, "method_not_allowed")
 
 
-def test_a_store_in_order_is_read_whole_and_nothing_is_found(launch: Any, store: str) -> None:
+def test_a_store_in_order_is_read_whole_and_nothing_is_found(launch: Launch, store: str) -> None:
     daemon = launch(store=store).ready()
     assert _check(daemon) == {"workers": 0, "entries": 0, "events": 0, "findings": []}
     worker_id, other = daemon.echo(), daemon.echo()
@@ -203,18 +205,18 @@ def test_a_store_in_order_is_read_whole_and_nothing_is_found(launch: Any, store:
     assert _check(daemon) == {"workers": 2, "entries": 6, "events": events, "findings": []}
 
 
-def test_a_check_changes_nothing(daemon: Any) -> None:
+def test_a_check_changes_nothing(daemon: Daemon) -> None:
     daemon.run(daemon.echo(), "hello")
     with daemon.unchanged():
         _check(daemon)
 
 
-def _check(daemon: Any) -> dict[str, Any]:
+def _check(daemon: Daemon) -> dict[str, Any]:
     found: dict[str, Any] = daemon.curl("GET", "/v1/runtime/check").ok("check", "StoreCheck")
     return found
 
 
-def test_damage_on_the_disk_is_found_and_named(launch: Any, tmp_path: Path) -> None:
+def test_damage_on_the_disk_is_found_and_named(launch: Launch, tmp_path: Path) -> None:
     store = f"fs:{tmp_path / 'store'}"
     daemon = launch(store=store).ready()
     fine, hurt = daemon.echo(), daemon.echo()
@@ -234,7 +236,7 @@ def test_damage_on_the_disk_is_found_and_named(launch: Any, tmp_path: Path) -> N
     assert len(again.items(fine)) == 2
 
 
-def test_what_others_can_read_in_the_folder_is_found(launch: Any, tmp_path: Path) -> None:
+def test_what_others_can_read_in_the_folder_is_found(launch: Launch, tmp_path: Path) -> None:
     daemon = launch(store=f"fs:{tmp_path / 'store'}").ready()
     (tmp_path / "store" / "token").chmod(0o644)
     [finding] = _check(daemon)["findings"]

@@ -9,6 +9,9 @@ from typing import Any
 
 from websockets.asyncio.client import connect
 
+from tests.acceptance.conftest import Shaped
+from tests.acceptance.daemon.conftest import Daemon
+
 from .conftest import DEADLINE_S
 
 OBSERVERS = 60
@@ -17,7 +20,7 @@ CHATTY = "i=0; while [ ! -e '{}' ]; do i=$((i+1)); echo line $i; [ $((i % 3)) !=
 
 
 async def _observe(
-    daemon: Any, worker_id: str, cursor: str | None, seen: Callable[[], None] = lambda: None
+    daemon: Daemon, worker_id: str, cursor: str | None, seen: Callable[[], None] = lambda: None
 ) -> list[Any]:
     """The envelopes of one observer, from its snapshot to the end of the run."""
     frames: list[Any] = []
@@ -34,7 +37,7 @@ async def _observe(
 class Crowd:
     """Observers that join a run at random moments with random cursors; the run goes on until all of them are in."""
 
-    def __init__(self, daemon: Any, worker_id: str, gate: Path) -> None:
+    def __init__(self, daemon: Daemon, worker_id: str, gate: Path) -> None:
         self._daemon, self._worker_id, self._gate = daemon, worker_id, gate
         self._dice = random.Random(0)
         self._missing = OBSERVERS
@@ -61,7 +64,7 @@ def _text(envelopes: list[Any]) -> str:
 
 
 async def test_observers_that_join_a_chatty_run_at_any_moment_miss_nothing_and_see_nothing_twice(
-    daemon: Any, tmp_path: Path, shaped: Any
+    daemon: Daemon, tmp_path: Path, shaped: Shaped
 ) -> None:
     worker_id = await asyncio.to_thread(daemon.shell)
     gate = tmp_path / "gate"
@@ -87,7 +90,7 @@ async def test_observers_that_join_a_chatty_run_at_any_moment_miss_nothing_and_s
     assert len({chosen for chosen, _ in seen}) > OBSERVERS // 4
 
 
-async def test_readers_of_many_workers_at_once_each_see_their_own(daemon: Any) -> None:
+async def test_readers_of_many_workers_at_once_each_see_their_own(daemon: Daemon) -> None:
     workers = [await asyncio.to_thread(daemon.echo) for _ in range(10)]
     observing = [asyncio.create_task(_observe(daemon, one, ZERO)) for one in workers]
     await asyncio.gather(*(asyncio.to_thread(daemon.input, one, f"hello {one}") for one in workers))

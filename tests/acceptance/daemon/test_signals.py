@@ -2,15 +2,16 @@
 
 import signal
 from pathlib import Path
-from typing import Any
 
 import pytest
+
+from tests.acceptance.daemon.conftest import Daemon, Launch, Until
 
 IGNORING = ("sh", "-c", 'trap "" "$0"; exec "$@"')
 """Starts a program with a signal ignored: its name, then the program."""
 
 
-def _handled_once(daemon: Any, until: Any, number: signal.Signals) -> None:
+def _handled_once(daemon: Daemon, until: Until, number: signal.Signals) -> None:
     """Send a signal, and wait until the daemon has been given it."""
     status = Path(f"/proc/{daemon.pid}/status")
     daemon.process.send_signal(number)
@@ -23,7 +24,7 @@ def _pending(status: str, number: signal.Signals) -> bool:
 
 
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT, signal.SIGHUP])
-def test_a_stop_signal_ends_the_daemon_in_good_order(launch: Any, store: str, number: signal.Signals) -> None:
+def test_a_stop_signal_ends_the_daemon_in_good_order(launch: Launch, store: str, number: signal.Signals) -> None:
     daemon = launch(store=store).ready()
 
     daemon.process.send_signal(number)
@@ -33,7 +34,7 @@ def test_a_stop_signal_ends_the_daemon_in_good_order(launch: Any, store: str, nu
 
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT, signal.SIGHUP])
 def test_a_signal_that_was_ignored_at_the_start_stays_ignored(
-    launch: Any, until: Any, number: signal.Signals
+    launch: Launch, until: Until, number: signal.Signals
 ) -> None:
     daemon = launch(wrapper=(*IGNORING, number.name.removeprefix("SIG"))).ready()
 
@@ -47,7 +48,7 @@ def test_a_signal_that_was_ignored_at_the_start_stays_ignored(
     assert daemon.ended() == 0
 
 
-def test_a_daemon_under_nohup_outlives_its_terminal(launch: Any, until: Any) -> None:
+def test_a_daemon_under_nohup_outlives_its_terminal(launch: Launch, until: Until) -> None:
     daemon = launch(wrapper=("nohup",)).ready()
 
     _handled_once(daemon, until, signal.SIGHUP)
@@ -56,7 +57,7 @@ def test_a_daemon_under_nohup_outlives_its_terminal(launch: Any, until: Any) -> 
 
 
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGHUP])
-def test_a_worker_does_not_inherit_that_a_signal_is_ignored(launch: Any, number: signal.Signals) -> None:
+def test_a_worker_does_not_inherit_that_a_signal_is_ignored(launch: Launch, number: signal.Signals) -> None:
     daemon = launch(wrapper=(*IGNORING, number.name.removeprefix("SIG"))).ready()
     worker_id = daemon.shell()
 

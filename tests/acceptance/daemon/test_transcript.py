@@ -5,9 +5,11 @@ from typing import Any
 
 import pytest
 
+from tests.acceptance.daemon.conftest import Answer, Daemon, Launch
+
 
 @pytest.fixture
-def told(daemon: Any) -> str:
+def told(daemon: Daemon) -> str:
     """A Worker with ten entries."""
     worker_id = daemon.echo()
     for number in range(5):
@@ -15,11 +17,11 @@ def told(daemon: Any) -> str:
     return worker_id
 
 
-def _page(daemon: Any, worker_id: str, query: str = "") -> Any:
+def _page(daemon: Daemon, worker_id: str, query: str = "") -> Answer:
     return daemon.curl("GET", f"/v1/workers/{worker_id}/transcript{query}")
 
 
-def test_an_empty_transcript_is_a_page_without_items(daemon: Any) -> None:
+def test_an_empty_transcript_is_a_page_without_items(daemon: Daemon) -> None:
     page = _page(daemon, daemon.echo()).ok("transcript", "TranscriptProjection")
     assert (page["total_items"], page["items"], page["next_start"]) == (0, [], None)
 
@@ -41,7 +43,7 @@ def test_an_empty_transcript_is_a_page_without_items(daemon: Any) -> None:
     ],
 )
 def test_a_page_starts_and_ends_where_it_is_asked_to(
-    daemon: Any, told: str, query: str, sequences: list[int], next_start: int | None
+    daemon: Daemon, told: str, query: str, sequences: list[int], next_start: int | None
 ) -> None:
     page = _page(daemon, told, query).ok("transcript", "TranscriptProjection")
     asked = dict(part.split("=") for part in query.strip("?").split("&") if part)
@@ -50,8 +52,9 @@ def test_a_page_starts_and_ends_where_it_is_asked_to(
     assert (page["total_items"], page["next_start"]) == (10, next_start)
 
 
-def test_pages_one_after_the_other_are_the_whole_transcript(daemon: Any, told: str) -> None:
-    items, start = [], 0
+def test_pages_one_after_the_other_are_the_whole_transcript(daemon: Daemon, told: str) -> None:
+    items: list[dict[str, Any]] = []
+    start: int | None = 0
     while start is not None:
         page = _page(daemon, told, f"?start={start}&limit=3").ok("transcript")
         items += page["items"]
@@ -63,13 +66,13 @@ def test_pages_one_after_the_other_are_the_whole_transcript(daemon: Any, told: s
 
 @pytest.mark.parametrize("value", ["-1", "x", "", "1.0", "1e2", "0x1", "%201", "1%20", "+1", "--1", "null", "%D9%A1"])
 @pytest.mark.parametrize("name", ["start", "limit"])
-def test_what_is_not_a_number_is_an_invalid_query_and_named(daemon: Any, name: str, value: str) -> None:
+def test_what_is_not_a_number_is_an_invalid_query_and_named(daemon: Daemon, name: str, value: str) -> None:
     answer = _page(daemon, daemon.echo(), f"?{name}={value}")
     assert name in answer.refused(400, "invalid_query")
 
 
 @pytest.mark.parametrize("name", ["start", "limit"])
-def test_a_number_of_5000_digits_is_refused_and_named(daemon: Any, name: str) -> None:
+def test_a_number_of_5000_digits_is_refused_and_named(daemon: Daemon, name: str) -> None:
     answer = _page(daemon, daemon.echo(), f"?{name}={'9' * 5_000}")
     code = json.loads(answer.body)["error"]["code"]
     assert code in {"invalid_query", "limit_too_large"}
@@ -77,12 +80,12 @@ def test_a_number_of_5000_digits_is_refused_and_named(daemon: Any, name: str) ->
 
 
 @pytest.mark.parametrize("limit", [257, 1_000_000])
-def test_a_limit_above_the_largest_page_is_too_large(daemon: Any, told: str, limit: int) -> None:
+def test_a_limit_above_the_largest_page_is_too_large(daemon: Daemon, told: str, limit: int) -> None:
     assert "256" in _page(daemon, told, f"?limit={limit}").refused(400, "limit_too_large")
     _page(daemon, told, "?limit=256").ok("transcript")
 
 
-def test_the_operator_sets_the_largest_page(launch: Any, store: str) -> None:
+def test_the_operator_sets_the_largest_page(launch: Launch, store: str) -> None:
     daemon = launch("--max-transcript-projection-items", "3", "--max-event-batch-items", "7", store=store).ready()
     limits = {"max_transcript_projection_items": 3, "max_event_batch_items": 7}
     assert daemon.runtime()["limits"] == limits

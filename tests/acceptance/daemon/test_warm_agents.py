@@ -2,10 +2,9 @@
 
 import json
 import sys
-from collections.abc import Callable
 from pathlib import Path
-from typing import Any
 
+from tests.acceptance.daemon.conftest import Daemon, Launch, Until
 from tests.execution.acp.conftest import Roll
 
 AGENT = Path(__file__).parents[2] / "execution" / "acp" / "agent.py"
@@ -22,7 +21,7 @@ def _configure(folder: Path) -> Path:
 
 
 def test_a_warm_agent_waits_from_the_start_outlives_no_daemon_and_is_the_first_workers(
-    launch: Callable[..., Any], tmp_path: Path, until: Callable[[Callable[[], Any]], Any]
+    launch: Launch, tmp_path: Path, until: Until
 ) -> None:
     options, store, roll = ("--config", str(_configure(tmp_path))), tmp_path / "store", Roll(tmp_path)
     killed = launch(*options, store=f"fs:{store}").ready()
@@ -47,7 +46,7 @@ def test_a_warm_agent_waits_from_the_start_outlives_no_daemon_and_is_the_first_w
     assert [path.name for path in (store / "workers").iterdir()] == [worker["worker_id"]]
 
 
-def _ready(daemon: Any) -> dict[str, int]:
+def _ready(daemon: Daemon) -> dict[str, int]:
     """How many warm agents the profile has."""
     profiles = daemon.call("GET", "/v1/profiles").ok("profiles")
     found: dict[str, int] = next(one["warm"] for one in profiles if one["selector"] == "builtin:coder")

@@ -4,6 +4,9 @@ from typing import Any
 
 import pytest
 
+from tests.acceptance.conftest import MakeBundle
+from tests.acceptance.daemon.conftest import Daemon, Launch
+
 INTENTS = [
     {"kind": "assistant"},
     {"kind": "assistant", "purpose": "help"},
@@ -14,14 +17,14 @@ INTENTS = [
 
 
 @pytest.mark.parametrize("intent", INTENTS)
-def test_an_intent_is_kept_as_it_was_given(daemon: Any, intent: Any) -> None:
+def test_an_intent_is_kept_as_it_was_given(daemon: Daemon, intent: Any) -> None:
     worker = daemon.curl("POST", "/v1/workers", {"intent": intent}).ok("worker", "WorkerDetail")
     assert worker["intent"] == intent
     assert daemon.worker(worker["worker_id"])["intent"] == intent
 
 
 @pytest.mark.parametrize("profile", [{"kind": "runtime_default"}, {"kind": "builtin", "value": "builtin:echo"}])
-def test_a_profile_that_passes_without_a_bundle_is_kept_as_it_was_given(daemon: Any, profile: Any) -> None:
+def test_a_profile_that_passes_without_a_bundle_is_kept_as_it_was_given(daemon: Daemon, profile: Any) -> None:
     worker = daemon.curl("POST", "/v1/workers", {"profile": profile}).ok("worker", "WorkerDetail")
     assert worker["profile"] == profile
     assert worker["execution"]["run_state"] == "idle"
@@ -29,7 +32,7 @@ def test_a_profile_that_passes_without_a_bundle_is_kept_as_it_was_given(daemon: 
     assert worker["execution"]["last_result"] == {"operation": "spawn", "outcome": "accepted", "run_state": "idle"}
 
 
-def test_capabilities_and_refs_are_kept_as_they_were_given(daemon: Any) -> None:
+def test_capabilities_and_refs_are_kept_as_they_were_given(daemon: Daemon) -> None:
     request = {
         "requested_capabilities": [{"name": "read"}, {"name": "write", "reason": "to mend"}],
         "workspace_refs": [{"name": "home", "reference": "workspace:1"}],
@@ -39,8 +42,8 @@ def test_capabilities_and_refs_are_kept_as_they_were_given(daemon: Any) -> None:
     assert {name: worker[name] for name in request} == request
 
 
-def test_empty_lists_and_unset_fields_are_left_out(daemon: Any) -> None:
-    request = {
+def test_empty_lists_and_unset_fields_are_left_out(daemon: Daemon) -> None:
+    request: dict[str, Any] = {
         "intent": {"kind": "assistant", "purpose": None},
         "config_bundle": None,
         "requested_capabilities": [],
@@ -52,7 +55,7 @@ def test_empty_lists_and_unset_fields_are_left_out(daemon: Any) -> None:
     assert not {"config_bundle", "requested_capabilities", "workspace_refs", "mount_refs"} & set(worker)
 
 
-def test_a_null_reason_of_a_capability_is_an_unset_one(daemon: Any) -> None:
+def test_a_null_reason_of_a_capability_is_an_unset_one(daemon: Daemon) -> None:
     request = {"requested_capabilities": [{"name": "read", "reason": None}]}
     worker = daemon.curl("POST", "/v1/workers", request).ok("worker", "WorkerDetail")
     assert worker["requested_capabilities"] == [{"name": "read"}]
@@ -72,12 +75,16 @@ def test_a_null_reason_of_a_capability_is_an_unset_one(daemon: Any) -> None:
         ({"mount_refs": [{"name": "n", "reference": "  "}]}, "mount_refs"),
     ],
 )
-def test_a_blank_text_that_must_say_something_is_an_invalid_request(daemon: Any, request_: Any, named: str) -> None:
+def test_a_blank_text_that_must_say_something_is_an_invalid_request(
+    daemon: Daemon, request_: Any, named: str
+) -> None:
     with daemon.unchanged():
         assert named in daemon.curl("POST", "/v1/workers", request_).refused(400, "invalid_request")
 
 
-def test_a_summary_counts_capabilities_and_tells_whether_there_is_a_bundle(daemon: Any, bundle: Any) -> None:
+def test_a_summary_counts_capabilities_and_tells_whether_there_is_a_bundle(
+    daemon: Daemon, bundle: MakeBundle
+) -> None:
     made = bundle(profiles=[{"selector": {"kind": "runtime_default"}}])
     daemon.call("POST", "/v1/config-bundles", {"bundle": made}).ok("availability")
     reference = {name: made["metadata"][name] for name in ("id", "digest")}
@@ -91,7 +98,7 @@ def test_a_summary_counts_capabilities_and_tells_whether_there_is_a_bundle(daemo
     assert daemon.worker(full)["config_bundle"] == reference
 
 
-def test_a_summary_tells_the_same_as_the_detail(daemon: Any) -> None:
+def test_a_summary_tells_the_same_as_the_detail(daemon: Daemon) -> None:
     worker_id = daemon.echo()
     daemon.run(worker_id, "hello")
     detail = daemon.worker(worker_id)
@@ -99,7 +106,7 @@ def test_a_summary_tells_the_same_as_the_detail(daemon: Any) -> None:
     assert {name: summary[name] for name in detail} == detail
 
 
-def test_the_runtime_counts_its_workers_by_status(launch: Any, store: str) -> None:
+def test_the_runtime_counts_its_workers_by_status(launch: Launch, store: str) -> None:
     daemon = launch(store=store).ready()
     stopped, cancelled, *_ = [daemon.create() for _ in range(5)]
     daemon.call("POST", f"/v1/workers/{stopped}/stop").ok("ack")
@@ -113,7 +120,7 @@ def test_the_runtime_counts_its_workers_by_status(launch: Any, store: str) -> No
     ("with_bundle", "with_capability"), [(False, False), (False, True), (True, False), (True, True)]
 )
 def test_a_create_without_bundle_or_capabilities_adds_a_diagnostic_for_each(
-    daemon: Any, bundle: Any, with_bundle: bool, with_capability: bool
+    daemon: Daemon, bundle: MakeBundle, with_bundle: bool, with_capability: bool
 ) -> None:
     made = bundle(profiles=[{"selector": {"kind": "runtime_default"}}])
     daemon.call("POST", "/v1/config-bundles", {"bundle": made}).ok("availability")
@@ -127,7 +134,7 @@ def test_a_create_without_bundle_or_capabilities_adds_a_diagnostic_for_each(
     assert daemon.runtime()["diagnostic_count"] - before == 2 - with_bundle - with_capability
 
 
-def test_transcript_length_and_last_event_follow_the_worker(daemon: Any) -> None:
+def test_transcript_length_and_last_event_follow_the_worker(daemon: Daemon) -> None:
     worker_id = daemon.echo()
     assert daemon.worker(worker_id)["transcript_len"] == 0
     events = daemon.run(worker_id, "one")

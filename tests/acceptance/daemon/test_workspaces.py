@@ -6,11 +6,12 @@ import shutil
 import signal
 import socket
 import subprocess
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import pytest
+
+from tests.acceptance.daemon.conftest import Answer, Daemon, Launch, Until
 
 SHELL = {"kind": "builtin", "value": "builtin:shell"}
 GIT = ("git", "-c", "user.name=tester", "-c", "user.email=tester@example.org", "-c", "init.defaultBranch=main")
@@ -41,7 +42,7 @@ def repository(tmp_path: Path) -> Path:
 
 
 @pytest.fixture
-def configured(launch: Callable[..., Any], tmp_path: Path, repository: Path) -> Callable[..., Any]:
+def configured(launch: Launch, tmp_path: Path, repository: Path) -> Launch:
     """Start a daemon that knows `repository` in each mode, and `source` as a root; by `again` on the same store."""
     tables = "\n".join(
         f'[workspaces."repo:{mode}"]\npath = "{repository}"\nmode = "{mode}"\n'
@@ -50,13 +51,13 @@ def configured(launch: Callable[..., Any], tmp_path: Path, repository: Path) -> 
     file = tmp_path / "workspaces.toml"
     file.write_text(f'workspace_roots = ["{repository.parent}"]\n{tables}')
 
-    def start(store: str = f"fs:{tmp_path / 'store'}", **given: Any) -> Any:
+    def start(store: str = f"fs:{tmp_path / 'store'}", **given: Any) -> Daemon:
         return launch("--config", str(file), store=store, **given).ready()
 
     return start
 
 
-def create(daemon: Any, *refs: tuple[str, str]) -> dict[str, Any]:
+def create(daemon: Daemon, *refs: tuple[str, str]) -> dict[str, Any]:
     """A shell with workspaces, whatever becomes of its spawn."""
     request = {
         "profile": SHELL,
@@ -67,32 +68,32 @@ def create(daemon: Any, *refs: tuple[str, str]) -> dict[str, Any]:
     return found
 
 
-def shell(daemon: Any, *refs: tuple[str, str]) -> str:
+def shell(daemon: Daemon, *refs: tuple[str, str]) -> str:
     worker = create(daemon, *refs)
     assert worker["execution"]["run_state"] == "idle", worker["execution"]
     return str(worker["worker_id"])
 
 
-def refusal(daemon: Any, *refs: tuple[str, str]) -> str:
+def refusal(daemon: Daemon, *refs: tuple[str, str]) -> str:
     """Why a Worker with these workspaces is rejected."""
     execution = create(daemon, *refs)["execution"]
     assert (execution["run_state"], execution["last_result"]["outcome"]) == ("rejected", "rejected"), execution
     return str(execution["last_result"]["message"])
 
 
-def said(daemon: Any, worker_id: str, script: str) -> str:
+def said(daemon: Daemon, worker_id: str, script: str) -> str:
     """What a script prints."""
     events = daemon.run(worker_id, script)
     payloads = [event["payload"] for event in events]
     return "".join(one["data"]["text"] for one in payloads if one["event"] == "text_done")
 
 
-def listed(daemon: Any, worker_id: str) -> list[dict[str, Any]]:
+def listed(daemon: Daemon, worker_id: str) -> list[dict[str, Any]]:
     found: list[dict[str, Any]] = daemon.call("GET", f"/v1/workers/{worker_id}/workspaces").ok("workspaces")
     return found
 
 
-def diff(daemon: Any, worker_id: str, name: str = "cwd") -> bytes:
+def diff(daemon: Daemon, worker_id: str, name: str = "cwd") -> bytes:
     answer = daemon.call("GET", f"/v1/workers/{worker_id}/workspaces/{name}/diff")
     assert answer.status == 200, answer.body
     assert answer.header("Content-Type") == "text/x-diff"
@@ -100,15 +101,15 @@ def diff(daemon: Any, worker_id: str, name: str = "cwd") -> bytes:
     return bytes(answer.body)
 
 
-def stop(daemon: Any, worker_id: str) -> None:
+def stop(daemon: Daemon, worker_id: str) -> None:
     daemon.call("POST", f"/v1/workers/{worker_id}/stop").ok("ack")
 
 
-def delete(daemon: Any, worker_id: str, query: str = "") -> Any:
+def delete(daemon: Daemon, worker_id: str, query: str = "") -> Answer:
     return daemon.call("DELETE", f"/v1/workers/{worker_id}{query}")
 
 
-def test_a_shell_works_in_the_folder_that_its_client_names(configured: Any, repository: Path) -> None:
+def test_a_shell_works_in_the_folder_that_its_client_names(configured: Launch, repository: Path) -> None:
     daemon = configured()
     inner = repository / "inner"
     inner.mkdir()
@@ -128,7 +129,7 @@ def test_a_shell_works_in_the_folder_that_its_client_names(configured: Any, repo
 
 
 def test_a_program_that_speaks_lines_works_in_its_workspace_too(
-    launch: Any, tmp_path: Path, repository: Path
+    launch: Launch, tmp_path: Path, repository: Path
 ) -> None:
     file = tmp_path / "programs.toml"
     end = '{"event":"run_end","data":{"result":"finished"}}'
@@ -145,7 +146,7 @@ def test_a_program_that_speaks_lines_works_in_its_workspace_too(
     assert said(daemon, worker_id, "go") == f"{repository}\n{tmp_path}\n"
 
 
-def test_without_a_workspace_named_cwd_programs_start_in_the_first(configured: Any, repository: Path) -> None:
+def test_without_a_workspace_named_cwd_programs_start_in_the_first(configured: Launch, repository: Path) -> None:
     daemon = configured()
 
     worker_id = shell(daemon, ("source", "repo:shared"), ("other", f"dir:{repository}"))
@@ -154,7 +155,7 @@ def test_without_a_workspace_named_cwd_programs_start_in_the_first(configured: A
 
 
 def test_a_workspace_that_the_host_does_not_know_is_rejected_and_named(
-    configured: Any, tmp_path: Path, repository: Path, launch: Any
+    configured: Launch, tmp_path: Path, repository: Path, launch: Launch
 ) -> None:
     daemon = configured()
     root = repository.parent
@@ -181,7 +182,7 @@ def test_a_workspace_that_the_host_does_not_know_is_rejected_and_named(
 
 
 def test_two_agents_work_in_one_repository_at_once_and_their_diffs_do_not_mix(
-    configured: Any, repository: Path, tmp_path: Path, until: Any
+    configured: Launch, repository: Path, tmp_path: Path, until: Until
 ) -> None:
     daemon = configured()
     work = (
@@ -226,7 +227,7 @@ def test_two_agents_work_in_one_repository_at_once_and_their_diffs_do_not_mix(
 
 
 def test_a_worker_with_nothing_unsaved_is_deleted_without_force(
-    configured: Any, repository: Path, until: Any
+    configured: Launch, repository: Path, until: Until
 ) -> None:
     daemon = configured()
     for mode in ("shared", "worktree", "clone", "copy"):
@@ -255,7 +256,7 @@ def test_a_worker_with_nothing_unsaved_is_deleted_without_force(
     ],
 )
 def test_work_that_no_branch_of_the_repository_has_is_not_thrown_away(
-    configured: Any, mode: str, script: str, until: Any
+    configured: Launch, mode: str, script: str, until: Until
 ) -> None:
     daemon = configured()
     worker_id = shell(daemon, ("cwd", f"repo:{mode}"))
@@ -269,7 +270,7 @@ def test_work_that_no_branch_of_the_repository_has_is_not_thrown_away(
 
 
 def test_workspaces_and_what_was_changed_outlive_a_kill_and_a_restart(
-    configured: Any, repository: Path, until: Any
+    configured: Launch, repository: Path, until: Until
 ) -> None:
     daemon = configured()
     workers = [shell(daemon, ("cwd", f"repo:{mode}")) for mode in ("worktree", "clone", "copy")]
@@ -297,7 +298,7 @@ def test_workspaces_and_what_was_changed_outlive_a_kill_and_a_restart(
 
 
 def test_a_kill_in_the_middle_of_a_preparation_leaves_no_half_worktree(
-    configured: Any, repository: Path, tmp_path: Path, until: Any
+    configured: Launch, repository: Path, tmp_path: Path, until: Until
 ) -> None:
     slow = tmp_path / "slow"
     slow.mkdir()
@@ -337,7 +338,7 @@ def test_a_kill_in_the_middle_of_a_preparation_leaves_no_half_worktree(
 
 
 def test_a_spawn_that_fails_leaves_nothing_in_the_repository(
-    launch: Any, tmp_path: Path, repository: Path, until: Any
+    launch: Launch, tmp_path: Path, repository: Path, until: Until
 ) -> None:
     file = tmp_path / "failing.toml"
     file.write_text(
@@ -359,7 +360,7 @@ def test_a_spawn_that_fails_leaves_nothing_in_the_repository(
     assert len(git(repository, "worktree", "list").splitlines()) == 1
 
 
-def test_a_branch_that_is_there_is_never_moved(configured: Any, repository: Path) -> None:
+def test_a_branch_that_is_there_is_never_moved(configured: Launch, repository: Path) -> None:
     git(repository, "branch", "runtimed/worker-00000001")
     git(repository, "branch", "runtimed/worker-00000001-2")
     git(repository, "branch", "runtimed/worker-00000002")
@@ -385,7 +386,7 @@ def test_a_branch_that_is_there_is_never_moved(configured: Any, repository: Path
 
 
 def test_a_hostile_repository_runs_nothing_and_shows_nothing_of_other_repositories(
-    configured: Any, repository: Path, tmp_path: Path
+    configured: Launch, repository: Path, tmp_path: Path
 ) -> None:
     trap = tmp_path / "trap"
     trap.write_text(f'#!/bin/sh\necho "$0 $*" >> "{tmp_path}/sprung"\ncat\n')
@@ -447,7 +448,7 @@ def test_a_hostile_repository_runs_nothing_and_shows_nothing_of_other_repositori
 
 
 def test_a_submodule_with_work_of_its_own_is_not_thrown_away(
-    configured: Any, repository: Path, tmp_path: Path
+    configured: Launch, repository: Path, tmp_path: Path
 ) -> None:
     library = make_repository(tmp_path / "library")
     git(repository, "-c", "protocol.file.allow=always", "submodule", "--quiet", "add", str(library), "library")
@@ -466,7 +467,9 @@ def test_a_submodule_with_work_of_its_own_is_not_thrown_away(
     assert delete(daemon, clean).status == DELETED
 
 
-def test_a_copy_follows_no_link_and_shares_no_repository(configured: Any, repository: Path, tmp_path: Path) -> None:
+def test_a_copy_follows_no_link_and_shares_no_repository(
+    configured: Launch, repository: Path, tmp_path: Path
+) -> None:
     (tmp_path / "outside").mkdir()
     (tmp_path / "outside" / "file").write_text("outside\n")
     (repository / "out").symlink_to(tmp_path / "outside")
@@ -485,7 +488,7 @@ def test_a_copy_follows_no_link_and_shares_no_repository(configured: Any, reposi
     assert b"+changed\n" in patch
 
 
-def test_a_patch_leaves_out_whole_files_above_its_limit_and_counts_them(configured: Any, until: Any) -> None:
+def test_a_patch_leaves_out_whole_files_above_its_limit_and_counts_them(configured: Launch, until: Until) -> None:
     daemon = configured()
     worker_id = shell(daemon, ("cwd", "repo:worktree"))
     daemon.run(
@@ -503,7 +506,7 @@ def test_a_patch_leaves_out_whole_files_above_its_limit_and_counts_them(configur
     ]
 
 
-def test_a_workspace_that_is_unknown_or_gone_is_an_error_of_its_own(configured: Any, repository: Path) -> None:
+def test_a_workspace_that_is_unknown_or_gone_is_an_error_of_its_own(configured: Launch, repository: Path) -> None:
     daemon = configured()
     worker_id = shell(daemon, ("cwd", "repo:worktree"))
     path = f"/v1/workers/{worker_id}/workspaces"
@@ -517,7 +520,7 @@ def test_a_workspace_that_is_unknown_or_gone_is_an_error_of_its_own(configured: 
 
 
 def test_a_daemon_in_memory_leaves_unsaved_work_behind_and_nothing_else(
-    configured: Any, repository: Path, tmp_path: Path
+    configured: Launch, repository: Path, tmp_path: Path
 ) -> None:
     scratch = tmp_path / "scratch"
     scratch.mkdir()

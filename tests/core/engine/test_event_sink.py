@@ -2,15 +2,18 @@
 
 import asyncio
 import json
+from collections.abc import Sequence
 from datetime import UTC, datetime, timedelta
+from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import attrs
 import pytest
 
-from runtimed.core import BackendAnswer, Runtime
+from runtimed.core import BackendAnswer, EventSink, Runtime, Spawn
 from runtimed.core.limits import Limits
-from runtimed.core.ports import EventSink
+from runtimed.core.state.change import EncodedEvent
 from runtimed.errors import InvalidRequest, PermissionNotFound, StoreFull, WorkerExecutionUnavailable
 from runtimed.model.event import (
     ErrorRaised,
@@ -24,11 +27,19 @@ from runtimed.model.event import (
     ToolCallStart,
 )
 from runtimed.model.interaction import WorkerInput
-from runtimed.model.permission import PermissionOption, Question, Ruling
+from runtimed.model.permission import Permission, PermissionOption, PermissionResolution, Question, Ruling
 from runtimed.model.worker import WorkerDetail
 from runtimed.store.memory import MemoryStore
 from runtimed.store.sqlite import SqliteStore
-from tests.core.conftest import FakeBackend, run_ready_callbacks
+from tests.core.conftest import (
+    FailingStore,
+    FakeBackend,
+    MakeStore,
+    RecordingSubscriber,
+    result_of,
+    run_ready_callbacks,
+    snapshot_of,
+)
 
 HELLO = WorkerInput("user", "hello")
 ALLOW = PermissionOption("yes", "Allow", "allow_once")
@@ -36,24 +47,24 @@ REJECT = PermissionOption("no", "Reject", "reject_once")
 WRITE = Question("write a file", "call-1", (ALLOW, REJECT), 60.0)
 
 
-def payloads(events):
+def payloads(events: Sequence[EncodedEvent]) -> list[dict[str, Any]]:
     return [json.loads(event.payload) for event in events]
 
 
-def event_names(events):
+def event_names(events: Sequence[EncodedEvent]) -> list[str]:
     return [payload["event"] for payload in payloads(events)]
 
 
-def items(events):
+def items(events: Sequence[EncodedEvent]) -> list[dict[str, Any]]:
     return [payload["data"]["item"] for payload in payloads(events) if payload["event"] == "system_item"]
 
 
-def kinds(events):
+def kinds(events: Sequence[EncodedEvent]) -> list[str]:
     return [item["kind"] for item in items(events)]
 
 
 @pytest.fixture
-async def busy(runtime, backend):
+async def busy(runtime: Runtime, backend: FakeBackend) -> WorkerDetail:
     """A Worker amid a run."""
     worker = await runtime.create_worker()
     await runtime.send_input(worker.worker_ref, HELLO)
@@ -61,20 +72,22 @@ async def busy(runtime, backend):
 
 
 @pytest.fixture
-def sink(busy, backend):
+def sink(busy: WorkerDetail, backend: FakeBackend) -> EventSink:
     return backend.sinks[busy.worker_id]
 
 
-async def pending(runtime, worker):
-    return (await runtime.snapshot(worker.worker_ref)).payload.permissions
+async def pending(runtime: Runtime, worker: WorkerDetail) -> tuple[Permission, ...]:
+    return (await snapshot_of(runtime, worker.worker_ref)).permissions
 
 
-async def asked(published, count=1):
+async def asked(published: RecordingSubscriber, count: int = 1) -> list[str]:
     events = await published.until(lambda events: kinds(events).count("permission_request") >= count)
     return [item["request_id"] for item in items(events) if item["kind"] == "permission_request"]
 
 
-async def test_a_question_becomes_a_pending_permission_of_the_snapshot(runtime, busy, sink, published):
+async def test_a_question_becomes_a_pending_permission_of_the_snapshot(
+    runtime: Runtime, busy: WorkerDetail, sink: EventSink, published: RecordingSubscriber
+) -> None:
     asking = asyncio.create_task(sink.ask(WRITE))
     (name,) = await asked(published)
     (permission,) = await pending(runtime, busy)
@@ -91,7 +104,14 @@ async def test_a_question_becomes_a_pending_permission_of_the_snapshot(runtime, 
 
 
 @pytest.mark.parametrize("end", [RunEnd("finished"), RunEnd("rolled_back")])
-async def test_the_end_of_a_run_first_cancels_pending_permissions(runtime, busy, backend, sink, published, end):
+async def test_the_end_of_a_run_first_cancels_pending_permissions(
+    runtime: Runtime,
+    busy: WorkerDetail,
+    backend: FakeBackend,
+    sink: EventSink,
+    published: RecordingSubscriber,
+    end: RunEnd,
+) -> None:
     asking = asyncio.create_task(sink.ask(WRITE))
     (name,) = await asked(published)
     await backend.say(busy.worker_id, end)
@@ -106,7 +126,9 @@ async def test_the_end_of_a_run_first_cancels_pending_permissions(runtime, busy,
     assert await pending(runtime, busy) == ()
 
 
-async def test_a_question_that_nobody_answers_expires(runtime, busy, sink, published):
+async def test_a_question_that_nobody_answers_expires(
+    runtime: Runtime, busy: WorkerDetail, sink: EventSink, published: RecordingSubscriber
+) -> None:
     ruling = await sink.ask(Question("write a file", None, (ALLOW, REJECT), 0.01))
     assert ruling == Ruling("expired")
     assert [(item["kind"], item.get("outcome")) for item in items(published.events)] == [
@@ -116,7 +138,9 @@ async def test_a_question_that_nobody_answers_expires(runtime, busy, sink, publi
     assert await pending(runtime, busy) == ()
 
 
-async def test_a_question_that_would_wait_for_ever_waits_a_year(runtime, busy, backend, sink, published):
+async def test_a_question_that_would_wait_for_ever_waits_a_year(
+    runtime: Runtime, busy: WorkerDetail, backend: FakeBackend, sink: EventSink, published: RecordingSubscriber
+) -> None:
     asking = asyncio.create_task(sink.ask(Question("write a file", None, (ALLOW, REJECT), float("inf"))))
     await asked(published)
     (permission,) = await pending(runtime, busy)
@@ -125,13 +149,17 @@ async def test_a_question_that_would_wait_for_ever_waits_a_year(runtime, busy, b
     assert await asking == Ruling("cancelled")
 
 
-async def test_a_ruling_of_the_profile_is_published_at_once(runtime, busy, sink, published):
+async def test_a_ruling_of_the_profile_is_published_at_once(
+    runtime: Runtime, busy: WorkerDetail, sink: EventSink, published: RecordingSubscriber
+) -> None:
     assert await sink.ask(Question("write", None, (ALLOW, REJECT), 60.0, ruled="yes")) == Ruling("selected", "yes")
     request, resolution = items(published.events)
     assert (request["kind"], resolution["by"], resolution["option_id"]) == ("permission_request", "profile", "yes")
 
 
-async def test_a_backend_that_stops_asking_leaves_no_pending_permission(runtime, busy, sink, published):
+async def test_a_backend_that_stops_asking_leaves_no_pending_permission(
+    runtime: Runtime, busy: WorkerDetail, sink: EventSink, published: RecordingSubscriber
+) -> None:
     asking = asyncio.create_task(sink.ask(WRITE))
     await asked(published)
     asking.cancel()
@@ -140,7 +168,9 @@ async def test_a_backend_that_stops_asking_leaves_no_pending_permission(runtime,
 
 
 @pytest.mark.parametrize("way", ["stop_worker", "cancel_worker"])
-async def test_the_end_of_a_worker_cancels_pending_permissions(runtime, busy, sink, published, way):
+async def test_the_end_of_a_worker_cancels_pending_permissions(
+    runtime: Runtime, busy: WorkerDetail, sink: EventSink, published: RecordingSubscriber, way: str
+) -> None:
     asking = asyncio.create_task(sink.ask(WRITE))
     await asked(published)
     await getattr(runtime, way)(busy.worker_ref)
@@ -150,14 +180,16 @@ async def test_the_end_of_a_worker_cancels_pending_permissions(runtime, busy, si
     assert kinds(published.events).count("permission_request") == 1
 
 
-async def test_a_question_outside_of_a_run_is_cancelled_with_an_alert(runtime, backend, published):
+async def test_a_question_outside_of_a_run_is_cancelled_with_an_alert(
+    runtime: Runtime, backend: FakeBackend, published: RecordingSubscriber
+) -> None:
     worker = await runtime.create_worker()
     assert await backend.sinks[worker.worker_id].ask(WRITE) == Ruling("cancelled")
     (alert,) = payloads(published.events)
     assert "no run is active" in alert["data"]["message"]
 
 
-async def test_one_question_more_than_may_be_pending_is_cancelled_with_an_alert(backend):
+async def test_one_question_more_than_may_be_pending_is_cancelled_with_an_alert(backend: FakeBackend) -> None:
     async with Runtime(MemoryStore(), backend, limits=Limits(max_pending_permissions=2)) as runtime:
         worker = await runtime.create_worker()
         await runtime.send_input(worker.worker_ref, HELLO)
@@ -172,7 +204,9 @@ async def test_one_question_more_than_may_be_pending_is_cancelled_with_an_alert(
         assert await asyncio.gather(*waiting) == [Ruling("cancelled")] * 2
 
 
-async def test_a_question_in_a_full_store_is_asked_once_there_is_room(failing_store, backend):
+async def test_a_question_in_a_full_store_is_asked_once_there_is_room(
+    failing_store: FailingStore, backend: FakeBackend
+) -> None:
     async with Runtime(failing_store, backend) as runtime:
         worker = await runtime.create_worker()
         await runtime.send_input(worker.worker_ref, HELLO)
@@ -190,14 +224,16 @@ async def test_a_question_in_a_full_store_is_asked_once_there_is_room(failing_st
 
 
 @pytest.mark.parametrize("kind", ["permission_request", "permission_resolved", "embedded_worker_system_input"])
-async def test_a_backend_cannot_emit_events_of_the_runtime(backend, busy, kind):
+async def test_a_backend_cannot_emit_events_of_the_runtime(
+    backend: FakeBackend, busy: WorkerDetail, kind: str
+) -> None:
     with pytest.raises(ValueError, match=kind):
         await backend.say(busy.worker_id, SystemItem({"kind": kind}))
 
 
 async def test_pending_permissions_are_in_the_snapshot_of_every_cursor_up_to_their_resolution(
-    runtime, busy, backend, sink, published
-):
+    runtime: Runtime, busy: WorkerDetail, backend: FakeBackend, sink: EventSink, published: RecordingSubscriber
+) -> None:
     asking = asyncio.create_task(sink.ask(WRITE))
     await asked(published)
     await backend.say(busy.worker_id, TextDelta("one"))
@@ -206,12 +242,12 @@ async def test_pending_permissions_are_in_the_snapshot_of_every_cursor_up_to_the
     events = await published.until(lambda events: "run_end" in event_names(events))
     shown = []
     for event in events:
-        snapshot = await runtime.snapshot(busy.worker_ref, event.sequence)
-        shown.append((json.loads(event.payload)["event"], len(snapshot.payload.permissions)))
+        snapshot = await snapshot_of(runtime, busy.worker_ref, event.sequence)
+        shown.append((json.loads(event.payload)["event"], len(snapshot.permissions)))
     assert shown == [("system_item", 1), ("text_delta", 1), ("text_done", 1), ("system_item", 0), ("run_end", 0)]
 
 
-async def test_a_restart_cancels_pending_permissions(store, backend):
+async def test_a_restart_cancels_pending_permissions(store: MemoryStore, backend: FakeBackend) -> None:
     async with Runtime(store, backend) as runtime:
         worker = await runtime.create_worker()
         await runtime.send_input(worker.worker_ref, HELLO)
@@ -228,7 +264,9 @@ async def test_a_restart_cancels_pending_permissions(store, backend):
         assert items(events)[-1]["by"] == "runtime"
 
 
-async def test_a_restart_cancels_pending_permissions_of_a_worker_that_reported_idle(store, backend):
+async def test_a_restart_cancels_pending_permissions_of_a_worker_that_reported_idle(
+    store: MemoryStore, backend: FakeBackend
+) -> None:
     async with Runtime(store, backend) as runtime:
         worker = await runtime.create_worker()
         await backend.say(worker.worker_id, InvokeStart("wakeup"))
@@ -244,7 +282,9 @@ async def test_a_restart_cancels_pending_permissions_of_a_worker_that_reported_i
         assert items(await runtime.events(worker.worker_ref, 0))[-1]["outcome"] == "cancelled"
 
 
-async def test_a_lost_program_closes_its_run_in_good_order(runtime, busy, backend, sink, published):
+async def test_a_lost_program_closes_its_run_in_good_order(
+    runtime: Runtime, busy: WorkerDetail, backend: FakeBackend, sink: EventSink, published: RecordingSubscriber
+) -> None:
     await backend.say(busy.worker_id, InvokeStart("user_send"), ThinkingStart(), ThinkingDelta("hm"), TextDelta("so"))
     await backend.say(busy.worker_id, ToolCallStart("call-1", "write"))
     asking = asyncio.create_task(sink.ask(WRITE))
@@ -267,7 +307,9 @@ async def test_a_lost_program_closes_its_run_in_good_order(runtime, busy, backen
     assert end["data"] == {"result": "rolled_back"}
 
 
-async def test_a_worker_whose_program_is_lost_is_errored_and_takes_no_input(runtime, busy, sink):
+async def test_a_worker_whose_program_is_lost_is_errored_and_takes_no_input(
+    runtime: Runtime, busy: WorkerDetail, sink: EventSink
+) -> None:
     await sink.lose("exit", "the program ended with status 3")
     worker = runtime.worker(busy.worker_ref)
     assert (worker.status, worker.execution.backend, worker.execution.run_state) == (
@@ -275,7 +317,7 @@ async def test_a_worker_whose_program_is_lost_is_errored_and_takes_no_input(runt
         "unconnected",
         "errored",
     )
-    result = worker.execution.last_result
+    result = result_of(worker)
     assert (result.operation, result.outcome, result.message) == (
         "input",
         "errored",
@@ -285,14 +327,18 @@ async def test_a_worker_whose_program_is_lost_is_errored_and_takes_no_input(runt
         await runtime.send_input(busy.worker_ref, HELLO)
 
 
-async def test_a_program_lost_between_runs_ends_no_run(runtime, backend, published):
+async def test_a_program_lost_between_runs_ends_no_run(
+    runtime: Runtime, backend: FakeBackend, published: RecordingSubscriber
+) -> None:
     worker = await runtime.create_worker()
     await backend.sinks[worker.worker_id].lose("exit", "gone")
     assert event_names(published.events) == ["error", "alert"]
-    assert runtime.worker(worker.worker_ref).execution.last_result.operation == "spawn"
+    assert result_of(runtime.worker(worker.worker_ref)).operation == "spawn"
 
 
-async def test_nothing_is_published_after_a_loss(runtime, busy, backend, sink, published):
+async def test_nothing_is_published_after_a_loss(
+    runtime: Runtime, busy: WorkerDetail, backend: FakeBackend, sink: EventSink, published: RecordingSubscriber
+) -> None:
     await sink.lose("exit", "gone")
     said = len(published.events)
     await backend.say(busy.worker_id, TextDelta("still here"), RunEnd("finished"))
@@ -301,18 +347,22 @@ async def test_nothing_is_published_after_a_loss(runtime, busy, backend, sink, p
     assert len(published.events) == said
 
 
-async def test_a_program_lost_while_it_is_spawned_leaves_its_worker_errored(runtime, backend, monkeypatch):
-    async def spawn(_backend, _spawn, sink):
+async def test_a_program_lost_while_it_is_spawned_leaves_its_worker_errored(
+    runtime: Runtime, backend: FakeBackend, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async def spawn(_backend: FakeBackend, _spawn: Spawn, sink: EventSink) -> BackendAnswer:
         await sink.lose("exit", "the program ended with status 127")
         return BackendAnswer("accepted")
 
     monkeypatch.setattr(type(backend), "spawn", spawn)
     worker = await runtime.create_worker()
     assert (worker.execution.backend, worker.execution.run_state) == ("unconnected", "errored")
-    assert "127" in worker.execution.last_result.message
+    assert "127" in (result_of(worker).message or "")
 
 
-async def test_the_end_of_a_run_closes_open_blocks(runtime, busy, backend, published):
+async def test_the_end_of_a_run_closes_open_blocks(
+    runtime: Runtime, busy: WorkerDetail, backend: FakeBackend, published: RecordingSubscriber
+) -> None:
     await backend.say(busy.worker_id, TextDelta("half a sen"), ToolCallStart("call-1", "write"))
     await backend.finish(busy.worker_id)
     events = await published.until(lambda events: "run_end" in event_names(events))
@@ -322,7 +372,9 @@ async def test_the_end_of_a_run_closes_open_blocks(runtime, busy, backend, publi
     assert page.items[-1].content == "half a sen"
 
 
-async def test_an_answer_of_a_client_reaches_the_backend(runtime, busy, sink, published):
+async def test_an_answer_of_a_client_reaches_the_backend(
+    runtime: Runtime, busy: WorkerDetail, sink: EventSink, published: RecordingSubscriber
+) -> None:
     asking = asyncio.create_task(sink.ask(WRITE))
     (name,) = await asked(published)
     resolution = await runtime.answer_permission(busy.worker_ref, name, "yes")
@@ -342,14 +394,18 @@ async def test_an_answer_of_a_client_reaches_the_backend(runtime, busy, sink, pu
     }
 
 
-async def test_a_client_may_cancel_a_permission(runtime, busy, sink, published):
+async def test_a_client_may_cancel_a_permission(
+    runtime: Runtime, busy: WorkerDetail, sink: EventSink, published: RecordingSubscriber
+) -> None:
     asking = asyncio.create_task(sink.ask(WRITE))
     (name,) = await asked(published)
     assert (await runtime.answer_permission(busy.worker_ref, name, None)).outcome == "cancelled"
     assert await asking == Ruling("cancelled")
 
 
-async def test_of_two_answers_the_first_counts(runtime, busy, sink, published):
+async def test_of_two_answers_the_first_counts(
+    runtime: Runtime, busy: WorkerDetail, sink: EventSink, published: RecordingSubscriber
+) -> None:
     asking = asyncio.create_task(sink.ask(WRITE))
     (name,) = await asked(published)
     answers = await asyncio.gather(
@@ -357,12 +413,15 @@ async def test_of_two_answers_the_first_counts(runtime, busy, sink, published):
         runtime.answer_permission(busy.worker_ref, name, "no"),
         return_exceptions=True,
     )
+    assert isinstance(answers[0], PermissionResolution)
     assert answers[0].option_id == "yes"
     assert isinstance(answers[1], PermissionNotFound)
     assert await asking == Ruling("selected", "yes")
 
 
-async def test_the_backend_gets_no_ruling_before_it_is_stored(failing_store, backend):
+async def test_the_backend_gets_no_ruling_before_it_is_stored(
+    failing_store: FailingStore, backend: FakeBackend
+) -> None:
     async with Runtime(failing_store, backend) as runtime:
         worker = await runtime.create_worker()
         await runtime.send_input(worker.worker_ref, HELLO)
@@ -381,7 +440,9 @@ async def test_the_backend_gets_no_ruling_before_it_is_stored(failing_store, bac
         assert await asking == Ruling("selected", "no")
 
 
-async def test_an_option_that_was_not_offered_is_refused_with_the_offered_ones(runtime, busy, sink, published):
+async def test_an_option_that_was_not_offered_is_refused_with_the_offered_ones(
+    runtime: Runtime, busy: WorkerDetail, sink: EventSink, published: RecordingSubscriber
+) -> None:
     asking = asyncio.create_task(sink.ask(WRITE))
     (name,) = await asked(published)
     with pytest.raises(InvalidRequest, match="yes, no"):
@@ -391,7 +452,7 @@ async def test_an_option_that_was_not_offered_is_refused_with_the_offered_ones(r
     await asking
 
 
-async def test_a_permission_request_that_is_not_pending_is_not_found(runtime, busy):
+async def test_a_permission_request_that_is_not_pending_is_not_found(runtime: Runtime, busy: WorkerDetail) -> None:
     with pytest.raises(PermissionNotFound):
         await runtime.answer_permission(busy.worker_ref, "0000", "yes")
 
@@ -402,7 +463,7 @@ FORM = attrs.evolve(
 
 
 async def test_a_form_is_filled_and_only_its_backend_learns_with_what(
-    runtime: Runtime, busy: WorkerDetail, sink: EventSink, published: Any
+    runtime: Runtime, busy: WorkerDetail, sink: EventSink, published: RecordingSubscriber
 ) -> None:
     asking = asyncio.create_task(sink.ask(FORM))
     (name,) = await asked(published)
@@ -425,7 +486,7 @@ async def test_a_content_is_refused_where_no_form_is_accepted(
     runtime: Runtime,
     busy: WorkerDetail,
     sink: EventSink,
-    published: Any,
+    published: RecordingSubscriber,
     question: Question,
     option_id: str | None,
     content: dict[str, Any],
@@ -441,7 +502,7 @@ async def test_a_content_is_refused_where_no_form_is_accepted(
 
 
 async def test_the_reason_of_an_answer_reaches_the_backend_and_the_feed(
-    runtime: Runtime, busy: WorkerDetail, sink: EventSink, published: Any
+    runtime: Runtime, busy: WorkerDetail, sink: EventSink, published: RecordingSubscriber
 ) -> None:
     asking = asyncio.create_task(sink.ask(WRITE))
     (name,) = await asked(published)
@@ -458,16 +519,18 @@ BROKEN = ErrorRaised("provider_error", "it broke")
 
 
 @pytest.fixture
-def soon(monkeypatch):
+def soon(monkeypatch: pytest.MonkeyPatch) -> None:
     """A missing run_end is added at once."""
     monkeypatch.setattr("runtimed.core.engine.mailbox.RUN_END_S", 0.05)
 
 
-def alerts(events):
+def alerts(events: Sequence[EncodedEvent]) -> list[str]:
     return [payload["data"]["message"] for payload in payloads(events) if payload["event"] == "alert"]
 
 
-async def test_a_run_end_is_added_after_an_error_that_nothing_follows(soon, runtime, busy, backend, published):
+async def test_a_run_end_is_added_after_an_error_that_nothing_follows(
+    soon: None, runtime: Runtime, busy: WorkerDetail, backend: FakeBackend, published: RecordingSubscriber
+) -> None:
     await backend.say(busy.worker_id, InvokeStart("user_send"), BROKEN)
     events = await published.until(lambda events: "run_end" in event_names(events))
     assert event_names(events)[-2:] == ["error", "run_end"]
@@ -475,7 +538,9 @@ async def test_a_run_end_is_added_after_an_error_that_nothing_follows(soon, runt
     assert runtime.worker(busy.worker_ref).execution.run_state == "idle"
 
 
-async def test_a_run_end_of_the_backend_is_the_only_one_after_its_error(soon, runtime, busy, backend, published):
+async def test_a_run_end_of_the_backend_is_the_only_one_after_its_error(
+    soon: None, runtime: Runtime, busy: WorkerDetail, backend: FakeBackend, published: RecordingSubscriber
+) -> None:
     await backend.say(busy.worker_id, BROKEN)
     await backend.say(busy.worker_id, RunEnd("finished"))
     await published.until(lambda events: "run_end" in event_names(events))
@@ -485,8 +550,8 @@ async def test_a_run_end_of_the_backend_is_the_only_one_after_its_error(soon, ru
 
 
 async def test_a_run_end_that_comes_after_it_was_added_is_dropped_with_an_alert(
-    soon, runtime, busy, backend, published
-):
+    soon: None, runtime: Runtime, busy: WorkerDetail, backend: FakeBackend, published: RecordingSubscriber
+) -> None:
     await backend.say(busy.worker_id, BROKEN)
     await published.until(lambda events: "run_end" in event_names(events))
     await backend.say(busy.worker_id, RunEnd("finished"))
@@ -495,7 +560,9 @@ async def test_a_run_end_that_comes_after_it_was_added_is_dropped_with_an_alert(
     assert "run_end was dropped" in alerts(events)[0]
 
 
-async def test_the_run_after_one_that_an_error_ended_has_its_own_run_end(soon, runtime, busy, backend, published):
+async def test_the_run_after_one_that_an_error_ended_has_its_own_run_end(
+    soon: None, runtime: Runtime, busy: WorkerDetail, backend: FakeBackend, published: RecordingSubscriber
+) -> None:
     await backend.say(busy.worker_id, BROKEN)
     await published.until(lambda events: "run_end" in event_names(events))
     await runtime.send_input(busy.worker_ref, HELLO)
@@ -505,14 +572,22 @@ async def test_the_run_after_one_that_an_error_ended_has_its_own_run_end(soon, r
     assert "alert" not in event_names(events)
 
 
-async def test_an_input_after_an_error_begins_after_the_missing_run_end(runtime, busy, backend, published):
+async def test_an_input_after_an_error_begins_after_the_missing_run_end(
+    runtime: Runtime, busy: WorkerDetail, backend: FakeBackend, published: RecordingSubscriber
+) -> None:
     await backend.say(busy.worker_id, BROKEN)
     await published.until(lambda events: "error" in event_names(events))
     await runtime.send_input(busy.worker_ref, HELLO)
     assert event_names(published.events)[-3:] == ["error", "run_end", "user_message"]
 
 
-async def test_events_after_an_error_delay_the_added_run_end(clock, busy, backend, published, monkeypatch):
+async def test_events_after_an_error_delay_the_added_run_end(
+    clock: SimpleNamespace,
+    busy: WorkerDetail,
+    backend: FakeBackend,
+    published: RecordingSubscriber,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
     monkeypatch.setattr("runtimed.core.engine.mailbox.RUN_END_S", 1.0)
     await backend.say(busy.worker_id, BROKEN)
     await run_ready_callbacks()
@@ -530,14 +605,18 @@ async def test_events_after_an_error_delay_the_added_run_end(clock, busy, backen
     assert event_names(published.events)[-1] == "run_end"
 
 
-async def test_an_error_outside_of_a_run_ends_none(soon, runtime, backend, published):
+async def test_an_error_outside_of_a_run_ends_none(
+    soon: None, runtime: Runtime, backend: FakeBackend, published: RecordingSubscriber
+) -> None:
     worker = await runtime.create_worker()
     await backend.say(worker.worker_id, BROKEN)
     await asyncio.sleep(0.15)
     assert event_names(published.events) == ["error"]
 
 
-async def test_a_late_run_end_does_not_end_the_next_run(soon, runtime, busy, backend, published):
+async def test_a_late_run_end_does_not_end_the_next_run(
+    soon: None, runtime: Runtime, busy: WorkerDetail, backend: FakeBackend, published: RecordingSubscriber
+) -> None:
     await backend.say(busy.worker_id, InvokeStart("user_send"), BROKEN)
     await published.until(lambda events: "run_end" in event_names(events))
     await runtime.send_input(busy.worker_ref, HELLO)
@@ -553,13 +632,15 @@ async def test_a_late_run_end_does_not_end_the_next_run(soon, runtime, busy, bac
 
 
 @pytest.fixture(params=["memory", "fs"])
-def kept_store(request, tmp_path):
+def kept_store(request: pytest.FixtureRequest, tmp_path: Path) -> MakeStore:
     """Makes the store of one Runtime, again and again."""
     memory = MemoryStore()
     return lambda: memory if request.param == "memory" else SqliteStore(tmp_path / "store")
 
 
-async def test_a_run_end_that_a_crash_prevented_is_added_at_the_next_start(kept_store, backend, monkeypatch):
+async def test_a_run_end_that_a_crash_prevented_is_added_at_the_next_start(
+    kept_store: MakeStore, backend: FakeBackend, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setattr("runtimed.core.engine.mailbox.RUN_END_S", 60)
     monkeypatch.setattr(Runtime, "_settle", crashed)
     async with Runtime(kept_store(), backend) as runtime:
@@ -573,11 +654,13 @@ async def test_a_run_end_that_a_crash_prevented_is_added_at_the_next_start(kept_
             assert event_names(await again.events(worker.worker_ref, 0)) == ["user_message", "error", "run_end"]
 
 
-async def crashed(_runtime):
+async def crashed(_runtime: Runtime) -> None:
     """In place of what a close does for output and ends of runs that are not stored yet."""
 
 
-async def test_an_error_that_a_backend_emits_while_closing_gets_its_run_end(kept_store, backend, monkeypatch):
+async def test_an_error_that_a_backend_emits_while_closing_gets_its_run_end(
+    kept_store: MakeStore, backend: FakeBackend, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setattr("runtimed.core.engine.mailbox.RUN_END_S", 60)
     async with Runtime(kept_store(), backend) as runtime:
         worker = await runtime.create_worker()
@@ -588,7 +671,9 @@ async def test_an_error_that_a_backend_emits_while_closing_gets_its_run_end(kept
 
 
 @pytest.mark.parametrize("end", ["lose", "stop", "close"])
-async def test_a_missing_run_end_is_added_before_the_end_of_its_worker(store, backend, end, monkeypatch):
+async def test_a_missing_run_end_is_added_before_the_end_of_its_worker(
+    store: MemoryStore, backend: FakeBackend, end: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setattr("runtimed.core.engine.mailbox.RUN_END_S", 60)
     async with Runtime(store, backend) as runtime:
         worker = await runtime.create_worker()

@@ -2,16 +2,20 @@
 
 import asyncio
 import json
+from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
 from types import SimpleNamespace
 
 import pytest
 
-from runtimed.core import Runtime
+from runtimed.core import Runtime, Store
 from runtimed.core.engine import mailbox as mailboxes
 from runtimed.core.engine import pacing
-from runtimed.model.event import RunEnd, TextDelta
+from runtimed.core.state.change import Change, EncodedEvent
+from runtimed.model.event import Payload, RunEnd, TextDelta
 from runtimed.store.memory import MemoryStore
-from tests.core.conftest import run_ready_callbacks
+from tests.core.conftest import FakeBackend, run_ready_callbacks
+
+Talk = Callable[[Store], Awaitable[tuple[list[EncodedEvent], Callable[..., Awaitable[None]]]]]
 
 
 class Costly(MemoryStore):
@@ -21,10 +25,10 @@ class Costly(MemoryStore):
     commits = 0
 
     @property
-    def commit_cost_s(self):
+    def commit_cost_s(self) -> float:
         return self.cost_s
 
-    def commit(self, change):
+    def commit(self, change: Change) -> asyncio.Future[Sequence[EncodedEvent]]:
         self.commits += bool(change.events)
         return super().commit(change)
 
@@ -32,55 +36,55 @@ class Costly(MemoryStore):
 class Held(Costly):
     """One whose commits are done when a test lets them."""
 
-    def __init__(self):
+    def __init__(self) -> None:
         super().__init__()
         self.may = asyncio.Event()
         self.may.set()
 
-    def commit(self, change):
+    def commit(self, change: Change) -> asyncio.Future[Sequence[EncodedEvent]]:
         return asyncio.ensure_future(self._after_release(super().commit(change)))
 
-    async def _after_release(self, committed):
+    async def _after_release(self, committed: asyncio.Future[Sequence[EncodedEvent]]) -> Sequence[EncodedEvent]:
         await self.may.wait()
         return await committed
 
 
 @pytest.fixture
-async def clock(clock, monkeypatch):
+async def clock(clock: SimpleNamespace, monkeypatch: pytest.MonkeyPatch) -> SimpleNamespace:
     """As everywhere; and nothing takes the processor."""
     monkeypatch.setattr(mailboxes, "time", SimpleNamespace(thread_time=lambda: 0.0))
     return clock
 
 
 @pytest.fixture
-def costly():
+def costly() -> Costly:
     return Costly()
 
 
 @pytest.fixture
-def held():
+def held() -> Held:
     return Held()
 
 
-def texts(published):
+def texts(published: Sequence[EncodedEvent]) -> list[str]:
     payloads = [json.loads(event.payload) for event in published]
     return [payload["data"]["text"] for payload in payloads if payload["event"] == "text_delta"]
 
 
 @pytest.fixture
-async def talk(backend):
+async def talk(backend: FakeBackend) -> AsyncIterator[Talk]:
     """Starts a Worker in a Runtime on a store; returns what is published, and how to have the Worker speak."""
-    runtimes = []
+    runtimes: list[Runtime] = []
 
-    async def start(store):
+    async def start(store: Store) -> tuple[list[EncodedEvent], Callable[..., Awaitable[None]]]:
         runtime = Runtime(store, backend)
         runtimes.append(runtime)
         await runtime.start()
-        published = []
+        published: list[EncodedEvent] = []
         runtime.subscribe(SimpleNamespace(publish=lambda _, events: published.extend(events), forget=lambda _: None))
         worker = await runtime.create_worker()
 
-        async def say(*pieces):
+        async def say(*pieces: str | Payload) -> None:
             for piece in pieces:
                 await backend.say(worker.worker_id, TextDelta(piece) if isinstance(piece, str) else piece)
             await run_ready_callbacks()
@@ -92,7 +96,7 @@ async def talk(backend):
         await runtime.close()
 
 
-async def test_output_after_quiet_is_committed_at_once(clock, costly, talk):
+async def test_output_after_quiet_is_committed_at_once(clock: SimpleNamespace, costly: Costly, talk: Talk) -> None:
     costly.cost_s = 1.0
     published, say = await talk(costly)
 
@@ -103,7 +107,9 @@ async def test_output_after_quiet_is_committed_at_once(clock, costly, talk):
     assert texts(published) == ["a", "b"]
 
 
-async def test_a_stream_that_is_slow_for_its_cost_is_never_collected(clock, costly, talk):
+async def test_a_stream_that_is_slow_for_its_cost_is_never_collected(
+    clock: SimpleNamespace, costly: Costly, talk: Talk
+) -> None:
     costly.cost_s = 0.0005
     published, say = await talk(costly)
 
@@ -114,7 +120,9 @@ async def test_a_stream_that_is_slow_for_its_cost_is_never_collected(clock, cost
     assert texts(published) == list("tokens at the pace of a model")
 
 
-async def test_a_stream_that_is_fast_for_its_cost_is_collected_for_the_longest_rest(clock, costly, talk):
+async def test_a_stream_that_is_fast_for_its_cost_is_collected_for_the_longest_rest(
+    clock: SimpleNamespace, costly: Costly, talk: Talk
+) -> None:
     costly.cost_s = 0.0005
     published, say = await talk(costly)
     step = 0.0005
@@ -134,7 +142,9 @@ async def test_a_stream_that_is_fast_for_its_cost_is_collected_for_the_longest_r
     assert "".join(texts(published)) == 25 * rest * "x" + "y"
 
 
-async def test_a_stream_that_becomes_slow_is_no_longer_collected(clock, costly, talk):
+async def test_a_stream_that_becomes_slow_is_no_longer_collected(
+    clock: SimpleNamespace, costly: Costly, talk: Talk
+) -> None:
     costly.cost_s = 0.0005
     published, say = await talk(costly)
     for _ in range(200):
@@ -150,7 +160,9 @@ async def test_a_stream_that_becomes_slow_is_no_longer_collected(clock, costly, 
     assert texts(published)[-10:] == ["slow"] * 10
 
 
-async def test_a_fast_stream_that_pauses_is_collected_again_after_its_first_piece(clock, costly, talk):
+async def test_a_fast_stream_that_pauses_is_collected_again_after_its_first_piece(
+    clock: SimpleNamespace, costly: Costly, talk: Talk
+) -> None:
     costly.cost_s = 0.0005
     published, say = await talk(costly)
     for _ in range(200):
@@ -167,7 +179,9 @@ async def test_a_fast_stream_that_pauses_is_collected_again_after_its_first_piec
     assert texts(published)[-1] == "first"
 
 
-async def test_output_during_a_rest_is_decided_together_after_it(clock, costly, talk):
+async def test_output_during_a_rest_is_decided_together_after_it(
+    clock: SimpleNamespace, costly: Costly, talk: Talk
+) -> None:
     costly.cost_s = 1.0
     published, say = await talk(costly)
     await say("a")
@@ -183,7 +197,9 @@ async def test_output_during_a_rest_is_decided_together_after_it(clock, costly, 
     assert costly.commits == before + 1
 
 
-async def test_output_while_a_change_is_in_flight_is_decided_together(clock, held, talk):
+async def test_output_while_a_change_is_in_flight_is_decided_together(
+    clock: SimpleNamespace, held: Held, talk: Talk
+) -> None:
     published, say = await talk(held)
     held.may.clear()
     before = held.commits
@@ -199,7 +215,9 @@ async def test_output_while_a_change_is_in_flight_is_decided_together(clock, hel
     assert held.commits == before + 2
 
 
-async def test_many_pieces_of_text_that_are_decided_together_become_one_event(clock, costly, talk):
+async def test_many_pieces_of_text_that_are_decided_together_become_one_event(
+    clock: SimpleNamespace, costly: Costly, talk: Talk
+) -> None:
     costly.cost_s = 1.0
     published, say = await talk(costly)
     await say("a")
@@ -211,7 +229,7 @@ async def test_many_pieces_of_text_that_are_decided_together_become_one_event(cl
     assert texts(published) == ["a", "many pieces of text"]
 
 
-async def test_a_slow_disk_does_not_lengthen_rests(clock, held, talk):
+async def test_a_slow_disk_does_not_lengthen_rests(clock: SimpleNamespace, held: Held, talk: Talk) -> None:
     published, say = await talk(held)
 
     for token in "slow":
@@ -224,7 +242,7 @@ async def test_a_slow_disk_does_not_lengthen_rests(clock, held, talk):
     assert texts(published) == list("slow")
 
 
-async def test_the_end_of_a_run_waits_for_no_rest(clock, costly, talk):
+async def test_the_end_of_a_run_waits_for_no_rest(clock: SimpleNamespace, costly: Costly, talk: Talk) -> None:
     costly.cost_s = 1.0
     published, say = await talk(costly)
     await say("a")
@@ -234,7 +252,7 @@ async def test_the_end_of_a_run_waits_for_no_rest(clock, costly, talk):
     assert texts(published) == ["a", "b"]
 
 
-async def test_one_slow_change_makes_no_long_rest(clock, costly, talk):
+async def test_one_slow_change_makes_no_long_rest(clock: SimpleNamespace, costly: Costly, talk: Talk) -> None:
     published, say = await talk(costly)
     costly.cost_s = 1.0
     await say("a")

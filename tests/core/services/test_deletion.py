@@ -2,26 +2,32 @@
 
 import asyncio
 import json
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
+from functools import partial
+from pathlib import Path
+from typing import NoReturn
 
 import attrs
 import pytest
 
 from runtimed.core import Runtime, Store
 from runtimed.core.paging import PageSize
+from runtimed.core.state.change import EncodedEvent
 from runtimed.errors import StoreFull, StoreIo, WorkerNotFound, WorkerRunning
+from runtimed.model.diagnostic import Diagnostic
 from runtimed.model.event import RunEnd, TextDelta, TextDone
-from runtimed.model.identity import WorkerId
+from runtimed.model.identity import WorkerId, WorkerRef
 from runtimed.model.interaction import WorkerInput
 from runtimed.store.memory import MemoryStore
 from runtimed.store.sqlite import SqliteStore
-from tests.core.conftest import FakeBackend
+from tests.core import conftest
+from tests.core.conftest import FailingStore, FakeBackend, MakeStore, SlowStore
 
 HELLO = WorkerInput("user", "hello")
 
 
 @pytest.fixture(params=["memory", "sqlite"])
-def make_store(request, tmp_path):
+def make_store(request: pytest.FixtureRequest, tmp_path: Path) -> MakeStore:
     memory = MemoryStore()
     return (lambda: memory) if request.param == "memory" else lambda: SqliteStore(tmp_path / "store")
 
@@ -30,23 +36,23 @@ def make_store(request, tmp_path):
 class RecordingSubscriber:
     """An EventSubscriber that keeps everything."""
 
-    events: list = attrs.field(factory=list)
+    events: list[EncodedEvent] = attrs.field(factory=list)
 
-    def publish(self, worker_id, events):
+    def publish(self, worker_id: WorkerId, events: Sequence[EncodedEvent]) -> None:
         self.events += events
 
     def changed(self, worker_id: WorkerId) -> None: ...
 
-    def forget(self, worker_id): ...
+    def forget(self, worker_id: WorkerId) -> None: ...
 
 
-async def until(condition):
+async def until(condition: Callable[[], object]) -> None:
     async with asyncio.timeout(10):
         while not condition():
             await asyncio.sleep(0.001)
 
 
-async def over(runtime, backend):
+async def over(runtime: Runtime, backend: FakeBackend) -> WorkerRef:
     """A Worker that has said something and was stopped."""
     worker = await runtime.create_worker()
     await runtime.send_input(worker.worker_ref, HELLO)
@@ -55,7 +61,7 @@ async def over(runtime, backend):
     return worker.worker_ref
 
 
-async def test_a_deleted_worker_is_gone_and_the_others_are_not(make_store, backend):
+async def test_a_deleted_worker_is_gone_and_the_others_are_not(make_store: MakeStore, backend: FakeBackend) -> None:
     async with Runtime(make_store(), backend) as runtime:
         gone, kept = await over(runtime, backend), await over(runtime, backend)
         await runtime.delete_worker(gone)
@@ -67,7 +73,9 @@ async def test_a_deleted_worker_is_gone_and_the_others_are_not(make_store, backe
         assert f"delete {gone.worker_id}" in backend.calls
 
 
-async def test_a_read_during_a_deletion_does_not_return_an_empty_transcript(slow_store, backend):
+async def test_a_read_during_a_deletion_does_not_return_an_empty_transcript(
+    slow_store: SlowStore, backend: FakeBackend
+) -> None:
     async with Runtime(slow_store, backend) as runtime:
         gone = await over(runtime, backend)
         slow_store.may.clear()
@@ -84,7 +92,7 @@ async def test_a_read_during_a_deletion_does_not_return_an_empty_transcript(slow
         assert [type(outcome) for outcome in found] == [WorkerNotFound] * 3
 
 
-async def test_nothing_of_a_deleted_worker_is_left_in_the_store(make_store, backend):
+async def test_nothing_of_a_deleted_worker_is_left_in_the_store(make_store: MakeStore, backend: FakeBackend) -> None:
     store = make_store()
     async with Runtime(store, backend) as runtime:
         gone = await over(runtime, backend)
@@ -97,7 +105,7 @@ async def test_nothing_of_a_deleted_worker_is_left_in_the_store(make_store, back
         assert (await runtime.create_worker()).worker_id == "worker-00000002"
 
 
-async def test_a_running_worker_is_not_deleted(make_store, backend):
+async def test_a_running_worker_is_not_deleted(make_store: MakeStore, backend: FakeBackend) -> None:
     async with Runtime(make_store(), backend) as runtime:
         ref = (await runtime.create_worker()).worker_ref
         with pytest.raises(WorkerRunning):
@@ -105,7 +113,7 @@ async def test_a_running_worker_is_not_deleted(make_store, backend):
         assert runtime.worker(ref).status == "running"
 
 
-async def test_deleting_at_the_same_time_deletes_once(make_store, backend):
+async def test_deleting_at_the_same_time_deletes_once(make_store: MakeStore, backend: FakeBackend) -> None:
     async with Runtime(make_store(), backend) as runtime:
         ref = await over(runtime, backend)
         outcomes = await asyncio.gather(*(runtime.delete_worker(ref) for _ in range(3)), return_exceptions=True)
@@ -115,7 +123,9 @@ async def test_deleting_at_the_same_time_deletes_once(make_store, backend):
             await runtime.delete_worker(ref)
 
 
-async def test_commands_decided_together_with_a_deletion_take_effect_before_it(slow_store, backend):
+async def test_commands_decided_together_with_a_deletion_take_effect_before_it(
+    slow_store: SlowStore, backend: FakeBackend
+) -> None:
     async with Runtime(slow_store, backend) as runtime:
         ref = (await runtime.create_worker()).worker_ref
         subscriber = RecordingSubscriber()
@@ -135,26 +145,29 @@ async def test_commands_decided_together_with_a_deletion_take_effect_before_it(s
         assert [event.kind for event in await runtime.runtime_events()][-1] == "worker_stopped"
 
 
-async def test_subscribers_are_notified_that_a_worker_is_deleted(runtime, backend, published):
+async def test_subscribers_are_notified_that_a_worker_is_deleted(
+    runtime: Runtime, backend: FakeBackend, published: conftest.RecordingSubscriber
+) -> None:
     ref = await over(runtime, backend)
     await runtime.delete_worker(ref)
     assert published.forgotten == [ref.worker_id]
 
 
-async def test_a_deletion_that_a_crash_cut_is_finished_at_the_next_start(make_store, backend):
+async def test_a_deletion_that_a_crash_cut_is_finished_at_the_next_start(
+    make_store: MakeStore, backend: FakeBackend, monkeypatch: pytest.MonkeyPatch
+) -> None:
     class Cut(Exception):
         pass
 
+    async def cut(_worker_id: WorkerId) -> NoReturn:
+        raise Cut
+
     store = make_store()
-    async with Runtime(store, backend) as runtime:
-        ref = await over(runtime, backend)
-
-        async def cut(_worker_id):
-            raise Cut
-
-        purge, store.purge = store.purge, cut
-        await runtime.delete_worker(ref)
-    store.purge = purge
+    with monkeypatch.context() as patched:
+        async with Runtime(store, backend) as runtime:
+            ref = await over(runtime, backend)
+            patched.setattr(store, "purge", cut)
+            await runtime.delete_worker(ref)
     backend.calls.clear()
     again = make_store()
     async with Runtime(again, backend) as runtime:
@@ -163,8 +176,10 @@ async def test_a_deletion_that_a_crash_cut_is_finished_at_the_next_start(make_st
         assert f"delete {ref.worker_id}" in backend.calls
 
 
-async def test_a_backend_that_fails_to_delete_does_not_keep_stored_data(make_store, backend, monkeypatch, caplog):
-    async def broken(*_):
+async def test_a_backend_that_fails_to_delete_does_not_keep_stored_data(
+    make_store: MakeStore, backend: FakeBackend, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    async def broken(*_: object) -> NoReturn:
         raise OSError("its folder is busy")
 
     monkeypatch.setattr(type(backend), "delete", broken)
@@ -174,19 +189,19 @@ async def test_a_backend_that_fails_to_delete_does_not_keep_stored_data(make_sto
         await runtime.delete_worker(ref)
         await until(lambda: store.event_bytes == 0)
     (found,) = [record for record in caplog.records if "execution backend" in record.getMessage()]
-    assert (found.worker_id, str(found.reason)) == (ref.worker_id, "its folder is busy")
+    assert (vars(found)["worker_id"], str(vars(found)["reason"])) == (ref.worker_id, "its folder is busy")
 
 
-def failures(runtime):
+def failures(runtime: Runtime) -> list[Diagnostic]:
     return [diagnostic for diagnostic in runtime.diagnostics() if diagnostic.code == "worker.delete_failed"]
 
 
 async def test_a_failed_deletion_of_a_backend_is_a_diagnostic_until_a_later_start_succeeds(
-    make_store, backend, monkeypatch
-):
+    make_store: MakeStore, backend: FakeBackend, monkeypatch: pytest.MonkeyPatch
+) -> None:
     tries = 0
 
-    async def busy(*_):
+    async def busy(*_: object) -> NoReturn:
         nonlocal tries
         tries += 1
         raise OSError(16, "it is busy", "/the/path/of/it")
@@ -212,7 +227,7 @@ async def test_a_failed_deletion_of_a_backend_is_a_diagnostic_until_a_later_star
     backend.calls.clear()
     store, purged = make_store(), []
 
-    async def purge(worker_id):
+    async def purge(worker_id: WorkerId) -> bool:
         if is_gone := await type(store).purge(store, worker_id):
             purged.append(worker_id)
         return is_gone
@@ -229,10 +244,12 @@ async def test_a_failed_deletion_of_a_backend_is_a_diagnostic_until_a_later_star
         assert f"delete {ref.worker_id}" not in backend.calls
 
 
-async def test_a_failed_deletion_is_retried_though_the_runtime_was_closed_during_it(make_store, backend, monkeypatch):
+async def test_a_failed_deletion_is_retried_though_the_runtime_was_closed_during_it(
+    make_store: MakeStore, backend: FakeBackend, monkeypatch: pytest.MonkeyPatch
+) -> None:
     failing, store = asyncio.Event(), make_store()
 
-    async def busy(*_):
+    async def busy(*_: object) -> NoReturn:
         failing.set()
         raise OSError(16, "it is busy")
 
@@ -249,7 +266,7 @@ async def test_a_failed_deletion_is_retried_though_the_runtime_was_closed_during
 
 
 async def test_a_failed_deletion_is_retried_although_a_close_came_right_after_the_purge(
-    make_store: Callable[[], Store], backend: FakeBackend, monkeypatch: pytest.MonkeyPatch
+    make_store: MakeStore, backend: FakeBackend, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     async def busy(*_: object) -> None:
         raise OSError(16, "it is busy")
@@ -280,13 +297,15 @@ async def test_a_failed_deletion_is_retried_although_a_close_came_right_after_th
         backend.calls.clear()
 
         async with Runtime(make_store(), backend) as runtime:
-            await until(lambda ref=ref: f"delete {ref.worker_id}" in backend.calls)
+            await until(partial(backend.calls.__contains__, f"delete {ref.worker_id}"))
 
 
-async def test_an_error_that_ends_the_removal_of_a_deleted_worker_is_logged(make_store, backend, monkeypatch, caplog):
+async def test_an_error_that_ends_the_removal_of_a_deleted_worker_is_logged(
+    make_store: MakeStore, backend: FakeBackend, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
     store = make_store()
 
-    async def broken(_worker_id):
+    async def broken(_worker_id: WorkerId) -> NoReturn:
         raise StoreIo("the disk is gone")
 
     async with Runtime(store, backend) as runtime:
@@ -295,10 +314,10 @@ async def test_an_error_that_ends_the_removal_of_a_deleted_worker_is_logged(make
         await runtime.delete_worker(ref)
         await until(lambda: "the disk is gone" in caplog.text)
     (found,) = [record for record in caplog.records if "the next start tries again" in record.getMessage()]
-    assert found.worker_id == ref.worker_id
+    assert vars(found)["worker_id"] == ref.worker_id
 
 
-async def test_a_full_disk_keeps_the_worker(failing_store, backend):
+async def test_a_full_disk_keeps_the_worker(failing_store: FailingStore, backend: FakeBackend) -> None:
     async with Runtime(failing_store, backend) as runtime:
         ref = await over(runtime, backend)
         failing_store.fault = StoreFull("full")
@@ -310,7 +329,9 @@ async def test_a_full_disk_keeps_the_worker(failing_store, backend):
         assert runtime.workers() == ()
 
 
-async def test_a_worker_is_deleted_though_its_events_are_being_trimmed(make_store, backend):
+async def test_a_worker_is_deleted_though_its_events_are_being_trimmed(
+    make_store: MakeStore, backend: FakeBackend
+) -> None:
     from runtimed.core.limits import Limits
 
     async with Runtime(make_store(), backend, limits=Limits(max_events_per_worker=5)) as runtime:
@@ -322,7 +343,9 @@ async def test_a_worker_is_deleted_though_its_events_are_being_trimmed(make_stor
         assert runtime.workers() == ()
 
 
-async def test_runtime_events_record_runtime_and_workers_by_id_over_restarts(make_store, backend):
+async def test_runtime_events_record_runtime_and_workers_by_id_over_restarts(
+    make_store: MakeStore, backend: FakeBackend
+) -> None:
     async with Runtime(make_store(), backend) as runtime:
         ref = await over(runtime, backend)
         other = await runtime.create_worker()

@@ -2,12 +2,15 @@
 
 import asyncio
 import json
+from collections.abc import Callable, Sequence
+from typing import Any
 
 import pytest
 
-from runtimed.core import BackendAnswer, Runtime
+from runtimed.core import BackendAnswer, EventSink, Runtime, Store
 from runtimed.core.limits import Limits
 from runtimed.core.services import queue_dispatcher
+from runtimed.core.state.change import EncodedEvent
 from runtimed.errors import (
     InvalidRequest,
     StoreFull,
@@ -17,21 +20,24 @@ from runtimed.errors import (
 from runtimed.execution import FunctionBackend
 from runtimed.model.event import ErrorRaised, RunEnd
 from runtimed.model.identity import WorkerId, cursor_of
-from runtimed.model.interaction import WorkerInput
+from runtimed.model.interaction import InputKind, InteractionAck, WhenBusy, WorkerInput
+from runtimed.model.worker import WorkerDetail
 from runtimed.store.memory import MemoryStore
+from tests.core.conftest import FailingStore, FakeBackend, RecordingSubscriber, result_of
 
 HELLO = WorkerInput("user", "hello")
+WHEN_BUSY: tuple[WhenBusy, ...] = ("reject", "queue", "interrupt")
 
 
-def patient(content, when_busy="queue", kind="user"):
+def patient(content: str, when_busy: WhenBusy = "queue", kind: InputKind = "user") -> WorkerInput:
     return WorkerInput(kind, content, when_busy)
 
 
-def payloads(events):
+def payloads(events: Sequence[EncodedEvent]) -> list[dict[str, Any]]:
     return [json.loads(event.payload) for event in events]
 
 
-def event_names(events):
+def event_names(events: Sequence[EncodedEvent]) -> list[str]:
     """The names of the events, those of items by their kind."""
     return [
         payload["data"]["item"]["kind"] if payload["event"] == "system_item" else payload["event"]
@@ -39,25 +45,27 @@ def event_names(events):
     ]
 
 
-async def until(condition):
+async def until(condition: Callable[[], object]) -> None:
     async with asyncio.timeout(10):
         while not condition():
             await asyncio.sleep(0.001)
 
 
-def dispatched(backend):
+def dispatched(backend: FakeBackend) -> list[str]:
     return [word.removeprefix("dispatch ") for word in backend.calls if word.startswith("dispatch ")]
 
 
 @pytest.fixture
-async def busy(runtime, backend):
+async def busy(runtime: Runtime, backend: FakeBackend) -> WorkerDetail:
     """A Worker amid a run."""
     worker = await runtime.create_worker()
     await runtime.send_input(worker.worker_ref, HELLO)
     return worker
 
 
-async def test_a_queued_input_is_stored_at_once_and_dispatched_when_the_run_ends(runtime, backend, published, busy):
+async def test_a_queued_input_is_stored_at_once_and_dispatched_when_the_run_ends(
+    runtime: Runtime, backend: FakeBackend, published: RecordingSubscriber, busy: WorkerDetail
+) -> None:
     ack = await runtime.send_input(busy.worker_ref, patient("second"))
     assert ack.queued
     assert event_names(published.events) == ["user_message", "user_message"]
@@ -75,17 +83,19 @@ async def test_a_queued_input_is_stored_at_once_and_dispatched_when_the_run_ends
     await until(lambda: runtime.worker(busy.worker_ref).execution.run_state == "idle")
 
 
-async def test_a_worker_with_queued_inputs_is_never_shown_as_idle(runtime, backend, busy):
+async def test_a_worker_with_queued_inputs_is_never_shown_as_idle(
+    runtime: Runtime, backend: FakeBackend, busy: WorkerDetail
+) -> None:
     await runtime.send_input(busy.worker_ref, patient("second"))
-    seen = []
+    seen: list[tuple[list[str], str]] = []
 
     class StateRecorder:
-        def publish(self, worker_id, events):
+        def publish(self, worker_id: WorkerId, events: Sequence[EncodedEvent]) -> None:
             seen.append((event_names(events), runtime.worker(busy.worker_ref).execution.run_state))
 
         def changed(self, worker_id: WorkerId) -> None: ...
 
-        def forget(self, worker_id): ...
+        def forget(self, worker_id: WorkerId) -> None: ...
 
     runtime.subscribe(StateRecorder())
     await backend.finish(busy.worker_id)
@@ -93,7 +103,9 @@ async def test_a_worker_with_queued_inputs_is_never_shown_as_idle(runtime, backe
     assert seen == [(["run_end"], "busy"), (["input_started"], "busy")]
 
 
-async def test_queued_inputs_run_one_by_one_in_their_order(runtime, backend, busy):
+async def test_queued_inputs_run_one_by_one_in_their_order(
+    runtime: Runtime, backend: FakeBackend, busy: WorkerDetail
+) -> None:
     for number in range(5):
         await runtime.send_input(busy.worker_ref, patient(f"queued {number}", kind=("user", "system")[number % 2]))
     for number in range(5):
@@ -104,22 +116,26 @@ async def test_queued_inputs_run_one_by_one_in_their_order(runtime, backend, bus
 
 
 @pytest.mark.parametrize("when_busy", ["queue", "interrupt"])
-async def test_an_input_that_may_queue_runs_at_once_on_an_idle_worker(runtime, backend, when_busy):
+async def test_an_input_that_may_queue_runs_at_once_on_an_idle_worker(
+    runtime: Runtime, backend: FakeBackend, when_busy: WhenBusy
+) -> None:
     worker = await runtime.create_worker()
     ack = await runtime.send_input(worker.worker_ref, patient("hello", when_busy))
     assert not ack.queued
     assert backend.calls == ["spawn", "dispatch hello", "start"]
 
 
-async def test_no_other_input_runs_before_the_queued_ones(runtime, backend, busy):
+async def test_no_other_input_runs_before_the_queued_ones(
+    runtime: Runtime, backend: FakeBackend, busy: WorkerDetail
+) -> None:
     await runtime.send_input(busy.worker_ref, patient("second"))
     with pytest.raises(WorkerExecutionRejected, match="inputs are queued"):
         await runtime.send_input(busy.worker_ref, HELLO)
-    assert runtime.worker(busy.worker_ref).execution.last_result.outcome == "busy"
+    assert result_of(runtime.worker(busy.worker_ref)).outcome == "busy"
     assert dispatched(backend) == ["hello"]
 
 
-async def test_inputs_beyond_the_limit_of_the_queue_are_refused(backend):
+async def test_inputs_beyond_the_limit_of_the_queue_are_refused(backend: FakeBackend) -> None:
     async with Runtime(MemoryStore(), backend, limits=Limits(max_queued_inputs=2)) as runtime:
         worker = await runtime.create_worker()
         await runtime.send_input(worker.worker_ref, HELLO)
@@ -130,7 +146,9 @@ async def test_inputs_beyond_the_limit_of_the_queue_are_refused(backend):
         assert runtime.worker(worker.worker_ref).transcript_len == 3
 
 
-async def test_an_interrupting_input_goes_first_and_cuts_the_run(runtime, backend, published, busy):
+async def test_an_interrupting_input_goes_first_and_cuts_the_run(
+    runtime: Runtime, backend: FakeBackend, published: RecordingSubscriber, busy: WorkerDetail
+) -> None:
     await runtime.send_input(busy.worker_ref, patient("second"))
     ack = await runtime.send_input(busy.worker_ref, patient("now", "interrupt"))
     assert ack.queued
@@ -141,7 +159,9 @@ async def test_an_interrupting_input_goes_first_and_cuts_the_run(runtime, backen
     await until(lambda: dispatched(backend) == ["hello", "now", "second"])
 
 
-async def test_two_interrupting_inputs_cut_one_run_and_the_newer_goes_first(runtime, backend, busy):
+async def test_two_interrupting_inputs_cut_one_run_and_the_newer_goes_first(
+    runtime: Runtime, backend: FakeBackend, busy: WorkerDetail
+) -> None:
     backend.gate.clear()
     for content in ("older", "newer"):
         await runtime.send_input(busy.worker_ref, patient(content, "interrupt"))
@@ -153,7 +173,9 @@ async def test_two_interrupting_inputs_cut_one_run_and_the_newer_goes_first(runt
     assert backend.calls.count("interrupt") == 1
 
 
-async def test_an_interrupting_input_that_starts_at_once_cuts_no_run(runtime, backend, busy):
+async def test_an_interrupting_input_that_starts_at_once_cuts_no_run(
+    runtime: Runtime, backend: FakeBackend, busy: WorkerDetail
+) -> None:
     backend.gate.clear()
     await runtime.send_input(busy.worker_ref, patient("second"))
     await backend.finish(busy.worker_id)
@@ -166,8 +188,8 @@ async def test_an_interrupting_input_that_starts_at_once_cuts_no_run(runtime, ba
 
 
 async def test_a_queued_input_that_the_backend_refuses_ends_with_an_error_and_the_next_is_tried(
-    runtime, backend, published, busy
-):
+    runtime: Runtime, backend: FakeBackend, published: RecordingSubscriber, busy: WorkerDetail
+) -> None:
     for content in ("second", "third"):
         await runtime.send_input(busy.worker_ref, patient(content))
     backend.dispatched = BackendAnswer("rejected", "not that")
@@ -189,13 +211,18 @@ async def test_a_queued_input_that_the_backend_refuses_ends_with_an_error_and_th
     }
     assert backend.calls.count("start") == 1
     worker = runtime.worker(busy.worker_ref)
-    assert (worker.execution.run_state, worker.execution.last_result.message) == ("idle", "not that")
+    assert (worker.execution.run_state, result_of(worker).message) == ("idle", "not that")
 
 
 @pytest.mark.parametrize("sent", ["before", "behind"])
 async def test_an_input_queued_after_an_error_waits_until_the_run_has_ended(
-    runtime, backend, published, busy, sent, monkeypatch
-):
+    runtime: Runtime,
+    backend: FakeBackend,
+    published: RecordingSubscriber,
+    busy: WorkerDetail,
+    sent: str,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
     monkeypatch.setattr("runtimed.core.engine.mailbox.RUN_END_S", 60.0)
     backend.dispatched = BackendAnswer("busy")
     if sent == "before":
@@ -214,8 +241,8 @@ async def test_an_input_queued_after_an_error_waits_until_the_run_has_ended(
 
 
 async def test_a_backend_that_is_busy_without_a_run_is_offered_the_input_again(
-    runtime, backend, published, monkeypatch
-):
+    runtime: Runtime, backend: FakeBackend, published: RecordingSubscriber, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setattr(queue_dispatcher, "BUSY_RETRY_S", 0.001)
     worker = await runtime.create_worker()
     backend.dispatched = BackendAnswer("busy")
@@ -227,7 +254,9 @@ async def test_a_backend_that_is_busy_without_a_run_is_offered_the_input_again(
     assert event_names(published.events) == ["user_message", "input_started"]
 
 
-async def test_an_interrupt_ends_the_run_that_the_backend_began_by_itself(runtime, backend):
+async def test_an_interrupt_ends_the_run_that_the_backend_began_by_itself(
+    runtime: Runtime, backend: FakeBackend
+) -> None:
     worker = await runtime.create_worker()
     backend.dispatched = BackendAnswer("busy")
     await runtime.send_input(worker.worker_ref, patient("hello", "interrupt"))
@@ -239,8 +268,8 @@ async def test_an_interrupt_ends_the_run_that_the_backend_began_by_itself(runtim
 
 @pytest.mark.parametrize("way", ["stop_worker", "cancel_worker"])
 async def test_the_end_of_a_worker_drops_queued_inputs_and_reports_reason_and_number(
-    runtime, backend, published, busy, way
-):
+    runtime: Runtime, backend: FakeBackend, published: RecordingSubscriber, busy: WorkerDetail, way: str
+) -> None:
     for number in range(3):
         await runtime.send_input(busy.worker_ref, patient(f"queued {number}"))
     ended = await getattr(runtime, way)(busy.worker_ref)
@@ -250,7 +279,9 @@ async def test_the_end_of_a_worker_drops_queued_inputs_and_reports_reason_and_nu
     assert dispatched(backend) == ["hello"]
 
 
-async def test_queued_inputs_survive_a_loss_and_run_once_the_worker_is_restored(runtime, backend, busy):
+async def test_queued_inputs_survive_a_loss_and_run_once_the_worker_is_restored(
+    runtime: Runtime, backend: FakeBackend, busy: WorkerDetail
+) -> None:
     await runtime.send_input(busy.worker_ref, patient("second"))
     await backend.sinks[busy.worker_id].lose("exit", "gone")
     assert runtime.worker(busy.worker_ref).queued_inputs == 1
@@ -260,7 +291,7 @@ async def test_queued_inputs_survive_a_loss_and_run_once_the_worker_is_restored(
     await until(lambda: dispatched(backend) == ["hello", "second"])
 
 
-async def test_queued_inputs_survive_a_restart_and_run_after_it(store, backend):
+async def test_queued_inputs_survive_a_restart_and_run_after_it(store: MemoryStore, backend: FakeBackend) -> None:
     async with Runtime(store, backend) as runtime:
         worker = await runtime.create_worker()
         await runtime.send_input(worker.worker_ref, HELLO)
@@ -273,7 +304,7 @@ async def test_queued_inputs_survive_a_restart_and_run_after_it(store, backend):
         await until(lambda: dispatched(backend) == ["hello", "second", "third"])
 
 
-async def test_queued_inputs_stay_queued_if_nothing_is_restored(store, backend):
+async def test_queued_inputs_stay_queued_if_nothing_is_restored(store: MemoryStore, backend: FakeBackend) -> None:
     async with Runtime(store, backend) as runtime:
         worker = await runtime.create_worker()
         await runtime.send_input(worker.worker_ref, HELLO)
@@ -285,7 +316,9 @@ async def test_queued_inputs_stay_queued_if_nothing_is_restored(store, backend):
         assert dispatched(backend) == ["hello"]
 
 
-async def test_an_input_that_was_offered_and_not_started_stays_queued_over_a_restart(store, backend):
+async def test_an_input_that_was_offered_and_not_started_stays_queued_over_a_restart(
+    store: MemoryStore, backend: FakeBackend
+) -> None:
     async with Runtime(store, backend) as runtime:
         worker = await runtime.create_worker()
         await runtime.send_input(worker.worker_ref, HELLO)
@@ -304,7 +337,9 @@ async def test_an_input_that_was_offered_and_not_started_stays_queued_over_a_res
     assert backend.calls.count("start") == 2
 
 
-async def test_a_queued_input_starts_on_a_full_store_once_there_is_room(failing_store, backend):
+async def test_a_queued_input_starts_on_a_full_store_once_there_is_room(
+    failing_store: FailingStore, backend: FakeBackend
+) -> None:
     async with Runtime(failing_store, backend) as runtime:
         worker = await runtime.create_worker()
         await runtime.send_input(worker.worker_ref, HELLO)
@@ -317,10 +352,10 @@ async def test_a_queued_input_starts_on_a_full_store_once_there_is_room(failing_
         await until(lambda: dispatched(backend) == ["hello", "second"])
 
 
-async def test_inputs_of_many_clients_at_once_all_run_one_at_a_time(store):
-    heard = []
+async def test_inputs_of_many_clients_at_once_all_run_one_at_a_time(store: MemoryStore) -> None:
+    heard: list[str] = []
 
-    async def hear(message, _sink):
+    async def hear(message: WorkerInput, _sink: EventSink) -> None:
         heard.append(message.content)
         await asyncio.sleep(0)
 
@@ -337,23 +372,23 @@ async def test_inputs_of_many_clients_at_once_all_run_one_at_a_time(store):
     assert "error" not in event_names(await events_of(store, worker))
 
 
-async def events_of(store, worker):
+async def events_of(store: Store, worker: WorkerDetail) -> Sequence[EncodedEvent]:
     async with Runtime(store) as runtime:
         return await runtime.events(worker.worker_ref, 0)
 
 
-async def test_direct_and_queued_inputs_at_once_never_overlap_in_the_backend(store):
-    heard = []
+async def test_direct_and_queued_inputs_at_once_never_overlap_in_the_backend(store: MemoryStore) -> None:
+    heard: list[str] = []
 
-    async def hear(message, _sink):
+    async def hear(message: WorkerInput, _sink: EventSink) -> None:
         heard.append(message.content)
         await asyncio.sleep(0)
 
     async with Runtime(store, FunctionBackend(hear)) as runtime:
         worker = await runtime.create_worker()
 
-        async def send(number):
-            when_busy = ("reject", "queue", "interrupt")[number % 3]
+        async def send(number: int) -> InteractionAck | None:
+            when_busy = WHEN_BUSY[number % 3]
             try:
                 return await runtime.send_input(worker.worker_ref, patient(f"{number}", when_busy))
             except WorkerExecutionRejected:
@@ -368,14 +403,18 @@ async def test_direct_and_queued_inputs_at_once_never_overlap_in_the_backend(sto
     assert len(heard) == len(set(heard))
 
 
-async def test_an_interrupt_ends_the_run_and_the_ack_names_its_end(runtime, backend, published, busy):
+async def test_an_interrupt_ends_the_run_and_the_ack_names_its_end(
+    runtime: Runtime, backend: FakeBackend, published: RecordingSubscriber, busy: WorkerDetail
+) -> None:
     ack = await runtime.interrupt_worker(busy.worker_ref)
     assert payloads(published.events)[-1] == {"event": "run_end", "data": {"result": "rolled_back"}}
     assert (ack.status, ack.cursor) == ("running", cursor_of(published.events[-1].sequence))
     assert runtime.worker(busy.worker_ref).execution.run_state == "idle"
 
 
-async def test_an_interrupt_without_a_run_changes_nothing(runtime, backend, published):
+async def test_an_interrupt_without_a_run_changes_nothing(
+    runtime: Runtime, backend: FakeBackend, published: RecordingSubscriber
+) -> None:
     worker = await runtime.create_worker()
     for _ in range(2):
         ack = await runtime.interrupt_worker(worker.worker_ref)
@@ -385,13 +424,17 @@ async def test_an_interrupt_without_a_run_changes_nothing(runtime, backend, publ
     assert event_names(published.events) == ["shutdown"]
 
 
-async def test_an_interrupt_that_the_backend_cannot_do_is_refused(runtime, backend, busy):
+async def test_an_interrupt_that_the_backend_cannot_do_is_refused(
+    runtime: Runtime, backend: FakeBackend, busy: WorkerDetail
+) -> None:
     backend.interrupted = BackendAnswer("unsupported", "this agent takes no interrupts")
     with pytest.raises(WorkerExecutionRejected, match="takes no interrupts"):
         await runtime.interrupt_worker(busy.worker_ref)
 
 
-async def test_an_interrupt_during_a_stop_waits_for_it(runtime, backend, busy):
+async def test_an_interrupt_during_a_stop_waits_for_it(
+    runtime: Runtime, backend: FakeBackend, busy: WorkerDetail
+) -> None:
     backend.gate.clear()
     stopping = asyncio.create_task(runtime.stop_worker(busy.worker_ref))
     await until(lambda: "stop" in backend.calls)
@@ -403,15 +446,15 @@ async def test_an_interrupt_during_a_stop_waits_for_it(runtime, backend, busy):
     assert "interrupt" not in backend.calls
 
 
-async def test_a_stopped_worker_queues_no_input(runtime, busy):
+async def test_a_stopped_worker_queues_no_input(runtime: Runtime, busy: WorkerDetail) -> None:
     await runtime.stop_worker(busy.worker_ref)
     with pytest.raises(InvalidRequest):
         await runtime.send_input(busy.worker_ref, patient("late"))
 
 
 async def test_a_run_that_ends_during_the_stop_of_its_worker_starts_no_queued_input(
-    runtime, backend, published, busy
-):
+    runtime: Runtime, backend: FakeBackend, published: RecordingSubscriber, busy: WorkerDetail
+) -> None:
     for content in ("second", "third"):
         await runtime.send_input(busy.worker_ref, patient(content))
     backend.gate.clear()
@@ -427,7 +470,9 @@ async def test_a_run_that_ends_during_the_stop_of_its_worker_starts_no_queued_in
     assert dispatched(backend) == ["hello"]
 
 
-async def test_a_run_that_ends_during_the_close_leaves_queued_inputs_to_the_next_start(store, backend):
+async def test_a_run_that_ends_during_the_close_leaves_queued_inputs_to_the_next_start(
+    store: MemoryStore, backend: FakeBackend
+) -> None:
     async with Runtime(store, backend) as runtime:
         worker, other = [await runtime.create_worker() for _ in range(2)]
         await runtime.send_input(worker.worker_ref, HELLO)
@@ -448,8 +493,8 @@ async def test_a_run_that_ends_during_the_close_leaves_queued_inputs_to_the_next
 
 
 async def test_an_input_in_flight_when_its_worker_is_lost_runs_once_the_worker_is_restored(
-    store, backend, monkeypatch
-):
+    store: MemoryStore, backend: FakeBackend, monkeypatch: pytest.MonkeyPatch
+) -> None:
     async with Runtime(store, backend) as runtime:
         worker = await runtime.create_worker()
         await runtime.send_input(worker.worker_ref, HELLO)
@@ -457,7 +502,7 @@ async def test_an_input_in_flight_when_its_worker_is_lost_runs_once_the_worker_i
         reading, may = asyncio.Event(), asyncio.Event()
         read = store.read_entries
 
-        async def read_slowly(*arguments):
+        async def read_slowly(*arguments: Any) -> Any:
             reading.set()
             await may.wait()
             return await read(*arguments)

@@ -1,51 +1,61 @@
 """What follows the loss of what runs a Worker, by the policy that its backend has told."""
 
 import asyncio
+from collections.abc import Callable
+from types import SimpleNamespace
 
 import pytest
 
-from runtimed.core import BackendAnswer
+from runtimed.core import BackendAnswer, EventSink, Runtime, Spawn
+from runtimed.core.engine.mailbox import Mailbox
 from runtimed.core.services.restarts import Restarts
 from runtimed.errors import WorkerExecutionUnavailable
+from runtimed.model.execution import LossReason, RestartPolicy
 from runtimed.model.interaction import WorkerInput
+from runtimed.model.worker import WorkerDetail
 from tests.core.conftest import FakeBackend, run_ready_callbacks
 
 HELLO = WorkerInput("user", "hello")
 LATER = WorkerInput("user", "later", when_busy="queue")
 
 
+SetPolicy = Callable[[RestartPolicy], None]
+
+
 @pytest.fixture
-def policy(backend):
+def policy(backend: FakeBackend) -> SetPolicy:
     """Sets the policy of the Workers that are spawned from now on."""
 
-    def choose(restart):
+    def choose(restart: RestartPolicy) -> None:
         backend.spawned = BackendAnswer("accepted", restart=restart)
 
     return choose
 
 
 @pytest.fixture
-def soon(monkeypatch):
+def soon(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("runtimed.core.services.restarts.FIRST_DELAY_S", 0.05)
 
 
-async def lose(backend, worker, reason="exit"):
+async def lose(backend: FakeBackend, worker: WorkerDetail, reason: LossReason = "exit") -> None:
     await backend.sinks[worker.worker_id].lose(reason, "the program is gone")
 
 
-async def spawns(backend, count):
+async def spawns(backend: FakeBackend, count: int) -> None:
     async with asyncio.timeout(10):
         while backend.calls.count("spawn") < count:
             await asyncio.sleep(0.01)
 
 
-async def connected(runtime, worker):
+async def connected(runtime: Runtime, worker: WorkerDetail) -> None:
     async with asyncio.timeout(10):
         while runtime.worker(worker.worker_ref).execution.backend != "connected":
             await asyncio.sleep(0.01)
 
 
-async def test_the_next_input_restores_a_lost_worker(runtime, backend, policy):
+async def test_the_next_input_restores_a_lost_worker(
+    runtime: Runtime, backend: FakeBackend, policy: SetPolicy
+) -> None:
     policy("next_input")
     worker = await runtime.create_worker()
     await lose(backend, worker)
@@ -57,7 +67,9 @@ async def test_the_next_input_restores_a_lost_worker(runtime, backend, policy):
     assert backend.histories[-1] == ()
 
 
-async def test_the_next_input_restores_a_worker_that_exceeded_a_limit(runtime, backend, policy):
+async def test_the_next_input_restores_a_worker_that_exceeded_a_limit(
+    runtime: Runtime, backend: FakeBackend, policy: SetPolicy
+) -> None:
     policy("next_input")
     worker = await runtime.create_worker()
     await lose(backend, worker, "oom")
@@ -67,7 +79,9 @@ async def test_the_next_input_restores_a_worker_that_exceeded_a_limit(runtime, b
     assert backend.calls.count("spawn") == 2
 
 
-async def test_an_input_fails_with_the_reason_why_a_lost_worker_could_not_be_restored(runtime, backend, policy):
+async def test_an_input_fails_with_the_reason_why_a_lost_worker_could_not_be_restored(
+    runtime: Runtime, backend: FakeBackend, policy: SetPolicy
+) -> None:
     policy("next_input")
     worker = await runtime.create_worker()
     await lose(backend, worker)
@@ -80,7 +94,9 @@ async def test_an_input_fails_with_the_reason_why_a_lost_worker_could_not_be_res
     await runtime.send_input(worker.worker_ref, HELLO)
 
 
-async def test_the_policy_never_leaves_a_lost_worker_to_an_explicit_restore(soon, runtime, backend, policy):
+async def test_the_policy_never_leaves_a_lost_worker_to_an_explicit_restore(
+    soon: None, runtime: Runtime, backend: FakeBackend, policy: SetPolicy
+) -> None:
     policy("never")
     worker = await runtime.create_worker()
     await lose(backend, worker)
@@ -92,7 +108,9 @@ async def test_the_policy_never_leaves_a_lost_worker_to_an_explicit_restore(soon
     assert restored.execution.run_state == "idle"
 
 
-async def test_the_policy_always_restarts_a_lost_worker(soon, runtime, backend, policy):
+async def test_the_policy_always_restarts_a_lost_worker(
+    soon: None, runtime: Runtime, backend: FakeBackend, policy: SetPolicy
+) -> None:
     policy("always")
     worker = await runtime.create_worker()
     await lose(backend, worker)
@@ -102,7 +120,9 @@ async def test_the_policy_always_restarts_a_lost_worker(soon, runtime, backend, 
     assert backend.calls == ["spawn", "spawn"]
 
 
-async def test_the_policy_always_retries_a_spawn_that_fails(soon, runtime, backend, policy):
+async def test_the_policy_always_retries_a_spawn_that_fails(
+    soon: None, runtime: Runtime, backend: FakeBackend, policy: SetPolicy
+) -> None:
     policy("always")
     worker = await runtime.create_worker()
     backend.spawned = BackendAnswer("errored", "not yet")
@@ -113,7 +133,9 @@ async def test_the_policy_always_retries_a_spawn_that_fails(soon, runtime, backe
 
 
 @pytest.mark.parametrize("reason", ["oom", "processes", "cpu", "output", "timeout", "silence"])
-async def test_the_policy_always_restarts_no_worker_that_exceeded_a_limit(soon, runtime, backend, policy, reason):
+async def test_the_policy_always_restarts_no_worker_that_exceeded_a_limit(
+    soon: None, runtime: Runtime, backend: FakeBackend, policy: SetPolicy, reason: LossReason
+) -> None:
     policy("always")
     worker = await runtime.create_worker()
     await lose(backend, worker, reason)
@@ -123,7 +145,9 @@ async def test_the_policy_always_restarts_no_worker_that_exceeded_a_limit(soon, 
     assert backend.calls.count("spawn") == 2
 
 
-async def test_a_queued_input_restores_a_lost_worker(soon, runtime, backend, policy):
+async def test_a_queued_input_restores_a_lost_worker(
+    soon: None, runtime: Runtime, backend: FakeBackend, policy: SetPolicy
+) -> None:
     policy("next_input")
     worker = await runtime.create_worker()
     await runtime.send_input(worker.worker_ref, HELLO)
@@ -138,8 +162,12 @@ async def test_a_queued_input_restores_a_lost_worker(soon, runtime, backend, pol
 
 
 async def test_the_delay_doubles_up_to_its_bound_while_a_restarted_worker_is_lost_again(
-    clock, runtime, backend, policy, monkeypatch
-):
+    clock: SimpleNamespace,
+    runtime: Runtime,
+    backend: FakeBackend,
+    policy: SetPolicy,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
     monkeypatch.setattr("runtimed.core.services.restarts.FIRST_DELAY_S", 1.0)
     monkeypatch.setattr("runtimed.core.services.restarts.MAX_DELAY_S", 4.0)
     policy("always")
@@ -157,13 +185,14 @@ async def test_the_delay_doubles_up_to_its_bound_while_a_restarted_worker_is_los
 
 
 async def test_the_delay_doubles_for_each_spawn_that_fails_however_long_it_takes(
-    runtime, backend, policy, monkeypatch
-):
+    runtime: Runtime, backend: FakeBackend, policy: SetPolicy, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setattr("runtimed.core.services.restarts.FIRST_DELAY_S", 0.05)
     monkeypatch.setattr("runtimed.core.services.restarts.MAX_DELAY_S", 0.2)
-    delays, plan = [], Restarts.plan
+    delays: list[float] = []
+    plan = Restarts.plan
 
-    def noting(restarts, mailbox):
+    def noting(restarts: Restarts, mailbox: Mailbox) -> None:
         plan(restarts, mailbox)
         delays.append(restarts._planned[mailbox.worker.worker_id].delay_s)
 
@@ -172,7 +201,7 @@ async def test_the_delay_doubles_for_each_spawn_that_fails_however_long_it_takes
     worker = await runtime.create_worker()
     backend.spawned = BackendAnswer("errored", "not ready in time")
 
-    async def slow(backend, _spawn, _sink):
+    async def slow(backend: FakeBackend, _spawn: Spawn, _sink: EventSink) -> BackendAnswer:
         backend.calls.append("spawn")
         await asyncio.sleep(0.3)
         return backend.spawned
@@ -185,12 +214,16 @@ async def test_the_delay_doubles_for_each_spawn_that_fails_however_long_it_takes
 
 
 async def test_the_policy_always_restarts_a_worker_that_is_lost_before_its_spawn_was_answered(
-    soon, runtime, backend, policy, monkeypatch
-):
+    soon: None,
+    runtime: Runtime,
+    backend: FakeBackend,
+    policy: SetPolicy,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
     policy("always")
     spawn = FakeBackend.spawn
 
-    async def lost_at_once(backend, asked, sink):
+    async def lost_at_once(backend: FakeBackend, asked: Spawn, sink: EventSink) -> BackendAnswer:
         answer = await spawn(backend, asked, sink)
         if backend.calls.count("spawn") == 1:
             await sink.lose("exit", "gone at once")
@@ -204,7 +237,9 @@ async def test_the_policy_always_restarts_a_worker_that_is_lost_before_its_spawn
     assert backend.calls.count("spawn") == 2
 
 
-async def test_a_loss_reported_after_the_end_of_a_worker_schedules_no_restart(soon, runtime, backend, policy):
+async def test_a_loss_reported_after_the_end_of_a_worker_schedules_no_restart(
+    soon: None, runtime: Runtime, backend: FakeBackend, policy: SetPolicy
+) -> None:
     policy("always")
     worker = await runtime.create_worker()
     await runtime.stop_worker(worker.worker_ref)
@@ -215,7 +250,9 @@ async def test_a_loss_reported_after_the_end_of_a_worker_schedules_no_restart(so
 
 
 @pytest.mark.parametrize("end", ["stop", "close"])
-async def test_a_worker_that_has_ended_is_not_restarted(soon, runtime, backend, policy, end):
+async def test_a_worker_that_has_ended_is_not_restarted(
+    soon: None, runtime: Runtime, backend: FakeBackend, policy: SetPolicy, end: str
+) -> None:
     policy("always")
     worker = await runtime.create_worker()
     await lose(backend, worker)

@@ -2,19 +2,29 @@
 
 import asyncio
 import contextlib
+from collections.abc import AsyncIterator, Awaitable, Callable, Collection, Sequence
+from functools import partial
+from pathlib import Path
+from typing import TypeVar
 
 import attrs
 import pytest
 
-from runtimed.core import Runtime
+from runtimed.core import Runtime, Store
 from runtimed.core.limits import Limits
+from runtimed.core.ports import Clock
+from runtimed.core.state.change import Change, EncodedEvent, StateAt, TrimRange
 from runtimed.errors import CursorExpired, StoreCorrupt, StoreFull
-from runtimed.model.event import RunEnd, TextDelta, TextDone, ThinkingDelta, ToolCallStart
+from runtimed.model.event import RunEnd, Snapshot, TextBlock, TextDelta, TextDone, ThinkingDelta, ToolCallStart
+from runtimed.model.identity import WorkerId, WorkerRef
 from runtimed.model.interaction import WorkerInput
 from runtimed.store.memory import MemoryStore
 from runtimed.store.sqlite import SqliteStore
+from tests.core.conftest import FailingStore, FakeBackend, MakeStore, snapshot_of
 
 HELLO = WorkerInput("user", "hello")
+
+T = TypeVar("T")
 
 
 @attrs.define
@@ -36,33 +46,48 @@ class Watch:
 
 
 @pytest.fixture(params=["memory", "sqlite"])
-def make_store(request, tmp_path):
+def make_store(request: pytest.FixtureRequest, tmp_path: Path) -> MakeStore:
     memory = MemoryStore()
     return (lambda: memory) if request.param == "memory" else lambda: SqliteStore(tmp_path / "store")
 
 
 @contextlib.asynccontextmanager
-async def running(store, backend, clock=None, **limits):
+async def running(
+    store: Store, backend: FakeBackend, clock: Clock | None = None, **limits: int
+) -> AsyncIterator[Runtime]:
     async with Runtime(store, backend, limits=Limits(**limits), clock=clock) as runtime:
         yield runtime
 
 
-async def until(condition):
+async def until(condition: Callable[[], object]) -> None:
     async with asyncio.timeout(20):
         while not condition():
             await asyncio.sleep(0.001)
 
 
-async def chatter(backend, ref, count):
+async def chatter(backend: FakeBackend, ref: WorkerRef, count: int) -> None:
     for number in range(count):
         await backend.say(ref.worker_id, ThinkingDelta(str(number)))
 
 
-async def settled(runtime, ref, count):
+async def settled(runtime: Runtime, ref: WorkerRef, count: int) -> None:
     await until(lambda: runtime.newest_sequence(ref) >= count)
 
 
-async def ahead_of_trimming(read, retained_after):
+def is_trimmed_beyond(runtime: Runtime, ref: WorkerRef, sequence: int) -> bool:
+    return runtime.retained_after(ref) > sequence
+
+
+def text_in_flight(shown: Snapshot) -> str:
+    """The text of a snapshot that has a tool call, a text and a thought in flight."""
+    assert shown.in_flight is not None
+    call, written, thought = shown.in_flight.blocks
+    assert isinstance(written, TextBlock)
+    assert (call.kind, thought.kind) == ("tool_call", "thinking")
+    return written.text
+
+
+async def ahead_of_trimming(read: Callable[[int], Awaitable[T]], retained_after: Callable[[], int]) -> tuple[int, T]:
     """The floor, and what `read` gives behind it; trimming may go on and get ahead of that."""
     while True:
         after = retained_after()
@@ -70,7 +95,9 @@ async def ahead_of_trimming(read, retained_after):
             return after, await read(after)
 
 
-async def test_the_oldest_events_of_a_worker_are_trimmed_beyond_its_limit(make_store, backend):
+async def test_the_oldest_events_of_a_worker_are_trimmed_beyond_its_limit(
+    make_store: MakeStore, backend: FakeBackend
+) -> None:
     async with running(make_store(), backend, max_events_per_worker=100) as runtime:
         ref = (await runtime.create_worker()).worker_ref
         await chatter(backend, ref, 1_000)
@@ -83,12 +110,15 @@ async def test_the_oldest_events_of_a_worker_are_trimmed_beyond_its_limit(make_s
         assert runtime.worker(ref).oldest_cursor == f"wo_{runtime.retained_after(ref):016x}"
 
 
-async def test_a_reader_that_needs_trimmed_events_gets_an_error_and_never_a_gap(make_store, backend):
+async def test_a_reader_that_needs_trimmed_events_gets_an_error_and_never_a_gap(
+    make_store: MakeStore, backend: FakeBackend
+) -> None:
     async with running(make_store(), backend, max_events_per_worker=50) as runtime:
         ref = (await runtime.create_worker()).worker_ref
-        seen, expired = [], False
+        seen: list[int] = []
+        expired = False
 
-        async def read():
+        async def read() -> None:
             nonlocal expired
             while not expired:
                 try:
@@ -110,7 +140,7 @@ async def test_a_reader_that_needs_trimmed_events_gets_an_error_and_never_a_gap(
             await runtime.all_events(0)
 
 
-async def test_transcripts_are_never_trimmed(make_store, backend):
+async def test_transcripts_are_never_trimmed(make_store: MakeStore, backend: FakeBackend) -> None:
     async with running(make_store(), backend, max_events_per_worker=10) as runtime:
         ref = (await runtime.create_worker()).worker_ref
         for number in range(40):
@@ -121,7 +151,9 @@ async def test_transcripts_are_never_trimmed(make_store, backend):
         assert [item.content for item in page.items] == [f"{re}{n}" for n in range(40) for re in ("", "re ")]
 
 
-async def test_output_in_flight_survives_the_trimming_of_its_first_events(make_store, backend):
+async def test_output_in_flight_survives_the_trimming_of_its_first_events(
+    make_store: MakeStore, backend: FakeBackend
+) -> None:
     async with running(make_store(), backend, max_events_per_worker=16) as runtime:
         ref = (await runtime.create_worker()).worker_ref
         await runtime.send_input(ref, HELLO)
@@ -133,22 +165,24 @@ async def test_output_in_flight_survives_the_trimming_of_its_first_events(make_s
         text = "".join(f"{number} " for number in range(60))
         for sequence in range(runtime.retained_after(ref), runtime.newest_sequence(ref) + 1):
             try:
-                shown = (await runtime.snapshot(ref, sequence)).payload
+                shown = await snapshot_of(runtime, ref, sequence)
             except CursorExpired:
                 assert sequence < runtime.retained_after(ref)  # trimming goes on
                 continue
             assert shown.status == "running"
-            assert [block.kind for block in shown.in_flight.blocks] == ["tool_call", "text", "thinking"]
-            assert text.startswith(shown.in_flight.blocks[1].text)
-        assert shown.in_flight.blocks[1].text == text
+            written = text_in_flight(shown)
+            assert text.startswith(written)
+        assert written == text
     async with running(make_store(), backend) as runtime:
-        shown = (await runtime.snapshot(ref, runtime.retained_after(ref))).payload
-        assert shown.in_flight.blocks[1].text == text[: len(shown.in_flight.blocks[1].text)]
+        written = text_in_flight(await snapshot_of(runtime, ref, runtime.retained_after(ref)))
+        assert text.startswith(written)
         page = await runtime.transcript(ref)
         assert [item.content for item in page.items] == ["hello", text]
 
 
-async def test_the_events_of_all_workers_together_keep_the_limit_of_bytes(make_store, backend):
+async def test_the_events_of_all_workers_together_keep_the_limit_of_bytes(
+    make_store: MakeStore, backend: FakeBackend
+) -> None:
     store = make_store()
     async with running(store, backend, max_event_bytes=20_000) as runtime:
         refs = [(await runtime.create_worker()).worker_ref for _ in range(3)]
@@ -162,7 +196,9 @@ async def test_the_events_of_all_workers_together_keep_the_limit_of_bytes(make_s
         assert store.event_bytes > 15_000
 
 
-async def test_events_that_are_too_old_are_trimmed_though_the_worker_is_silent(make_store, backend):
+async def test_events_that_are_too_old_are_trimmed_though_the_worker_is_silent(
+    make_store: MakeStore, backend: FakeBackend
+) -> None:
     clock = Watch()
     async with running(make_store(), backend, clock, max_event_age_s=60) as runtime:
         ref = (await runtime.create_worker()).worker_ref
@@ -181,13 +217,15 @@ async def test_events_that_are_too_old_are_trimmed_though_the_worker_is_silent(m
         assert await runtime.events(ref, 20) == ()
 
 
-async def test_retention_stores_only_as_many_marks_as_a_thousandth_of_the_age_needs(make_store, backend):
+async def test_retention_stores_only_as_many_marks_as_a_thousandth_of_the_age_needs(
+    make_store: MakeStore, backend: FakeBackend
+) -> None:
     clock = Watch()
     async with running(make_store(), backend, clock, max_events_per_worker=20, max_event_age_s=60_000) as runtime:
         ref = (await runtime.create_worker()).worker_ref
         for number in range(1, 11):
             await chatter(backend, ref, 30)
-            await until(lambda number=number: runtime.retained_after(ref) > 30 * number - 20)
+            await until(partial(is_trimmed_beyond, runtime, ref, 30 * number - 20))
             clock.now_ms += 20_000
     store = make_store()
     marks = (await store.open(None)).marks
@@ -195,7 +233,9 @@ async def test_retention_stores_only_as_many_marks_as_a_thousandth_of_the_age_ne
     assert 2 <= len(marks) <= 4
 
 
-async def test_a_clock_that_was_ahead_before_a_restart_keeps_no_events_for_ever(make_store, backend):
+async def test_a_clock_that_was_ahead_before_a_restart_keeps_no_events_for_ever(
+    make_store: MakeStore, backend: FakeBackend
+) -> None:
     ahead, clock = Watch(10**13), Watch()
     async with running(make_store(), backend, ahead, max_event_age_s=60) as runtime:
         ref = (await runtime.create_worker()).worker_ref
@@ -214,17 +254,19 @@ async def test_a_clock_that_was_ahead_before_a_restart_keeps_no_events_for_ever(
 class Forgetting(MemoryStore):
     """A store that remembers which marks it was told to forget, by their sequences."""
 
-    def __init__(self):
+    def __init__(self) -> None:
         super().__init__()
-        self.forgotten = []
+        self.forgotten: list[int] = []
 
-    def commit(self, change):
+    def commit(self, change: Change) -> asyncio.Future[Sequence[EncodedEvent]]:
         if change.forgotten and change.forgotten.marks:
             self.forgotten.append(change.forgotten.marks)
         return super().commit(change)
 
 
-async def test_expired_marks_are_removed_once_though_the_clock_was_ahead_before_a_restart(backend):
+async def test_expired_marks_are_removed_once_though_the_clock_was_ahead_before_a_restart(
+    backend: FakeBackend,
+) -> None:
     store, ahead, clock = Forgetting(), Watch(10**13), Watch()
     async with running(store, backend, ahead, max_event_age_s=60) as runtime:
         ref = (await runtime.create_worker()).worker_ref
@@ -242,7 +284,9 @@ async def test_expired_marks_are_removed_once_though_the_clock_was_ahead_before_
         assert len(store.forgotten) == 1
 
 
-async def test_trimmed_events_stay_trimmed_and_sequences_go_on_after_a_restart(make_store, backend):
+async def test_trimmed_events_stay_trimmed_and_sequences_go_on_after_a_restart(
+    make_store: MakeStore, backend: FakeBackend
+) -> None:
     async with running(make_store(), backend, max_events_per_worker=10) as runtime:
         ref = (await runtime.create_worker()).worker_ref
         await chatter(backend, ref, 100)
@@ -255,7 +299,7 @@ async def test_trimmed_events_stay_trimmed_and_sequences_go_on_after_a_restart(m
         assert (await runtime.create_worker()).worker_id == "worker-00000002"
 
 
-async def test_a_lower_limit_takes_effect_at_the_next_start(make_store, backend):
+async def test_a_lower_limit_takes_effect_at_the_next_start(make_store: MakeStore, backend: FakeBackend) -> None:
     async with running(make_store(), backend) as runtime:
         ref = (await runtime.create_worker()).worker_ref
         await chatter(backend, ref, 100)
@@ -264,7 +308,9 @@ async def test_a_lower_limit_takes_effect_at_the_next_start(make_store, backend)
         await until(lambda: runtime.retained_after(ref) >= 90)
 
 
-async def test_diagnostics_and_runtime_events_are_kept_up_to_a_number(make_store, backend):
+async def test_diagnostics_and_runtime_events_are_kept_up_to_a_number(
+    make_store: MakeStore, backend: FakeBackend
+) -> None:
     async with running(
         make_store(), backend, max_event_age_s=60, max_diagnostics=10, max_runtime_events=10
     ) as runtime:
@@ -274,7 +320,7 @@ async def test_diagnostics_and_runtime_events_are_kept_up_to_a_number(make_store
         newest = runtime.newest_runtime_event
         assert newest == 31
 
-        async def oldest():
+        async def oldest() -> int:
             return (await runtime.runtime_events())[0].id
 
         async with asyncio.timeout(20):
@@ -282,7 +328,9 @@ async def test_diagnostics_and_runtime_events_are_kept_up_to_a_number(make_store
                 await asyncio.sleep(0.01)
 
 
-async def test_runtime_events_that_a_full_disk_refused_displace_no_stored_ones(failing_store, backend):
+async def test_runtime_events_that_a_full_disk_refused_displace_no_stored_ones(
+    failing_store: FailingStore, backend: FakeBackend
+) -> None:
     watch = Watch()
     async with running(failing_store, backend, watch, max_event_age_s=60, max_runtime_events=10) as runtime:
         ref = (await runtime.create_worker()).worker_ref
@@ -299,16 +347,16 @@ async def test_runtime_events_that_a_full_disk_refused_displace_no_stored_ones(f
 class Unpurged(MemoryStore):
     """A store that removes nothing of a deleted Worker until it `may`."""
 
-    def __init__(self):
+    def __init__(self) -> None:
         super().__init__()
         self.may = asyncio.Event()
 
-    async def purge(self, worker_id):
+    async def purge(self, worker_id: WorkerId) -> bool:
         await self.may.wait()
         return await super().purge(worker_id)
 
 
-async def test_a_deleted_worker_whose_data_is_not_purged_yet_costs_the_others_no_events(backend):
+async def test_a_deleted_worker_whose_data_is_not_purged_yet_costs_the_others_no_events(backend: FakeBackend) -> None:
     store = Unpurged()
     async with running(store, backend, max_event_bytes=50_000) as runtime:
         kept, large = [(await runtime.create_worker()).worker_ref for _ in range(2)]
@@ -330,14 +378,16 @@ class Illegible(MemoryStore):
 
     asked = 0
 
-    async def state_at(self, worker_id, sequence):
+    async def state_at(self, worker_id: WorkerId, sequence: int) -> StateAt:
         if worker_id == "worker-00000001":
             self.asked += 1
             raise StoreCorrupt("an event of worker-00000001 is damaged")
         return await super().state_at(worker_id, sequence)
 
 
-async def test_a_damaged_worker_does_not_stop_the_trimming_of_others(backend, caplog):
+async def test_a_damaged_worker_does_not_stop_the_trimming_of_others(
+    backend: FakeBackend, caplog: pytest.LogCaptureFixture
+) -> None:
     store, watch = Illegible(), Watch()
     async with running(store, backend, watch, max_events_per_worker=100, max_event_age_s=60) as runtime:
         damaged, sound = [(await runtime.create_worker()).worker_ref for _ in range(2)]
@@ -353,7 +403,9 @@ async def test_a_damaged_worker_does_not_stop_the_trimming_of_others(backend, ca
     assert len([line for line in caplog.messages if "stopped trimming" in line]) == 1
 
 
-async def test_the_limit_of_bytes_holds_though_the_oldest_events_belong_to_a_damaged_worker(backend):
+async def test_the_limit_of_bytes_holds_though_the_oldest_events_belong_to_a_damaged_worker(
+    backend: FakeBackend,
+) -> None:
     store = Illegible()
     async with running(store, backend, max_events_per_worker=100, max_event_bytes=20_000) as runtime:
         damaged, sound = [(await runtime.create_worker()).worker_ref for _ in range(2)]
@@ -370,14 +422,18 @@ class Unlisted(MemoryStore):
 
     asked = 0
 
-    async def oldest_events(self, worker_id, upto, count, spared=()):
+    async def oldest_events(
+        self, worker_id: WorkerId | None, upto: int, count: int, spared: Collection[WorkerId] = ()
+    ) -> Sequence[TrimRange]:
         if worker_id == "worker-00000001":
             self.asked += 1
             raise StoreCorrupt("an event of worker-00000001 is damaged")
         return await super().oldest_events(worker_id, upto, count, spared)
 
 
-async def test_a_worker_whose_events_cannot_be_listed_does_not_stop_the_trimming_of_others(backend, caplog):
+async def test_a_worker_whose_events_cannot_be_listed_does_not_stop_the_trimming_of_others(
+    backend: FakeBackend, caplog: pytest.LogCaptureFixture
+) -> None:
     store = Unlisted()
     async with running(store, backend, max_events_per_worker=100, max_event_bytes=20_000) as runtime:
         damaged, sound = [(await runtime.create_worker()).worker_ref for _ in range(2)]

@@ -1,12 +1,19 @@
 """Pages of transcripts that are kept in memory: never wrong, never many."""
 
+from collections.abc import Sequence
+
 import pytest
 
 from runtimed.core import Runtime
 from runtimed.core.limits import Limits
+from runtimed.core.paging import PageSize
+from runtimed.core.state.change import Entry
 from runtimed.model.event import RunEnd, TextDone
+from runtimed.model.identity import WorkerId, WorkerRef
 from runtimed.model.interaction import WorkerInput
+from runtimed.model.transcript import TranscriptProjection
 from runtimed.store.memory import MemoryStore
+from tests.core.conftest import FakeBackend
 
 
 class Counting(MemoryStore):
@@ -14,26 +21,28 @@ class Counting(MemoryStore):
 
     reads = 0
 
-    async def read_entries(self, worker_id, start, page):
+    async def read_entries(self, worker_id: WorkerId, start: int, page: PageSize) -> Sequence[Entry]:
         self.reads += 1
         return await super().read_entries(worker_id, start, page)
 
 
 @pytest.fixture
-def store():
+def store() -> Counting:
     return Counting()
 
 
-async def say(runtime, backend, ref, number):
+async def say(runtime: Runtime, backend: FakeBackend, ref: WorkerRef, number: int) -> None:
     await runtime.send_input(ref, WorkerInput("user", f"{number}"))
     await backend.say(ref.worker_id, TextDone(f"re {number}"), RunEnd("finished"))
 
 
-def contents(page):
+def contents(page: TranscriptProjection) -> list[str]:
     return [item.content for item in page.items]
 
 
-async def test_a_cached_page_is_read_once_and_shows_newer_entries(runtime, store, backend):
+async def test_a_cached_page_is_read_once_and_shows_newer_entries(
+    runtime: Runtime, store: Counting, backend: FakeBackend
+) -> None:
     ref = (await runtime.create_worker()).worker_ref
     for number in range(5):
         await say(runtime, backend, ref, number)
@@ -48,7 +57,7 @@ async def test_a_cached_page_is_read_once_and_shows_newer_entries(runtime, store
     assert store.reads == before
 
 
-async def test_the_transcript_cache_keeps_its_limit_of_bytes(store, backend):
+async def test_the_transcript_cache_keeps_its_limit_of_bytes(store: Counting, backend: FakeBackend) -> None:
     async with Runtime(store, backend, limits=Limits(transcript_cache_bytes=20_000)) as runtime:
         ref = (await runtime.create_worker()).worker_ref
         for number in range(50):

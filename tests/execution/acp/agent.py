@@ -16,16 +16,17 @@ import sys
 import threading
 import time
 from pathlib import Path
+from typing import Any, NoReturn
 
 script_path = Path(sys.argv[1])
 script = json.loads(script_path.read_text())
 stdin = io.FileIO(0)
 heard = (script_path.parent / "heard.jsonl").open("a")
 session = script.get("session", f"session-{os.getpid()}")
-state = {"prompts": 0, "cancelled": False, "next": 1000, "request": None, "answered": False}
+state: dict[str, Any] = {"prompts": 0, "cancelled": False, "next": 1000, "request": None, "answered": False}
 
 CAPABILITIES = script.get("capabilities", {})
-DEFAULTS = {
+DEFAULTS: dict[str, list[Any]] = {
     "initialize": [["answer", {"protocolVersion": 1, "agentCapabilities": CAPABILITIES}]],
     "session/new": [["answer", {"sessionId": session}]],
     "session/load": [["answer", None]],
@@ -34,56 +35,56 @@ DEFAULTS = {
 }
 
 
-def write(message):
+def write(message: dict[str, Any]) -> None:
     raw(json.dumps(message))
 
 
-def raw(line):
+def raw(line: str) -> None:
     sys.stdout.write(line + "\n")
     sys.stdout.flush()
 
 
-def send(session_update, **fields):
+def send(session_update: str, **fields: Any) -> None:
     params = {"sessionId": session, "update": {"sessionUpdate": session_update, **fields}}
     write({"jsonrpc": "2.0", "method": "session/update", "params": params | state.get("meta", {})})
 
 
-def update(fields):
+def update(fields: dict[str, Any]) -> None:
     send(fields.pop("sessionUpdate"), **fields)
 
 
-def text(content, kind="agent_message_chunk"):
+def text(content: str, kind: str = "agent_message_chunk") -> None:
     send(kind, content={"type": "text", "text": content})
 
 
-def thought(content):
+def thought(content: str) -> None:
     text(content, "agent_thought_chunk")
 
 
-def texts(count, content):
+def texts(count: int, content: str) -> None:
     for number in range(count):
         text(f"{content}{number} ")
 
 
-def answer(result):
+def answer(result: Any) -> None:
     state["answered"] = True
     write({"jsonrpc": "2.0", "id": state["request"], "result": result})
 
 
-def end(reason="end_turn", **fields):
+def end(reason: str = "end_turn", **fields: Any) -> None:
     answer({"stopReason": reason, **fields})
 
 
-def end_with(response):
+def end_with(response: Any) -> None:
     answer(response)
 
 
-def error(code, message, data=None):
+def error(code: int, message: str, data: Any = None) -> None:
     state["answered"] = True
     write({"jsonrpc": "2.0", "id": state["request"], "error": {"code": code, "message": message, "data": data}})
 
 
-def call(method, params):
+def call(method: str, params: dict[str, Any]) -> dict[str, Any]:
     """Ask the client for something, and return what it answers; the script goes on meanwhile where it must."""
     number = state["next"] = state["next"] + 1
     write({"jsonrpc": "2.0", "id": number, "method": method, "params": {"sessionId": session, **params}})
@@ -96,13 +97,13 @@ def call(method, params):
         note(told)
 
 
-def ask(tool_call, options):
+def ask(tool_call: dict[str, Any], options: list[dict[str, Any]]) -> None:
     """Ask for a permission and say what came of it."""
     told = call("session/request_permission", {"toolCall": tool_call, "options": options})
-    text(json.dumps(told.get("result", told.get("error"))["outcome"]))
+    text(json.dumps((told["result"] if "result" in told else told["error"])["outcome"]))
 
 
-def tell(method, params):
+def tell(method: str, params: dict[str, Any]) -> None:
     """Ask the client for something and say its answer; `$terminal` stands for the terminal made last."""
     params = json.loads(json.dumps(params).replace("$terminal", state.get("terminal", "")))
     told = call(method, params)
@@ -112,36 +113,36 @@ def tell(method, params):
     text(json.dumps({key: told[key] for key in ("result", "error") if key in told}))
 
 
-def stderr(size):
+def stderr(size: int) -> None:
     sys.stderr.write("e" * size)
     sys.stderr.flush()
 
 
-def long_line(size):
+def long_line(size: int) -> None:
     sys.stdout.write('{"long": "')
     for _ in range(size // 65536):
         sys.stdout.write("x" * 65536)
     raw('"}')
 
 
-def leave(status, words=""):
+def leave(status: int, words: str = "") -> NoReturn:
     sys.stderr.write(words)
     sys.stderr.flush()
     os._exit(status)
 
 
-def hang():
+def hang() -> NoReturn:
     while True:
         time.sleep(1)
 
 
-def flood():
+def flood() -> NoReturn:
     """Talk without an end, whatever is said meanwhile."""
     while True:
         text("x")
 
 
-def until_cancel():
+def until_cancel() -> None:
     while not state["cancelled"]:
         told = hear()
         if told is None:
@@ -149,7 +150,7 @@ def until_cancel():
         note(told)
 
 
-def ignore_end(signals=True):
+def ignore_end(signals: bool = True) -> None:
     """From now on neither the end of the input nor SIGTERM ends this program."""
     state["deaf"] = True
     if signals:
@@ -159,40 +160,40 @@ def ignore_end(signals=True):
 until_interrupt = until_cancel
 
 
-def finish():
+def finish() -> None:
     """End the run as an agent does that was told to, or has come to its end."""
     end("cancelled" if state["cancelled"] else "end_turn")
 
 
-def daemon():
+def daemon() -> None:
     """Leave a process behind that is in a session of its own."""
     subprocess.Popen(["sh", "-c", "while :; do sleep 1; done", script_path], start_new_session=True)
 
 
-def pause(seconds):
+def pause(seconds: float) -> None:
     time.sleep(seconds)
 
 
-def until_file(name):
+def until_file(name: str) -> None:
     """Wait until there is such a file in the folder of the Worker."""
     while not Path(name).exists():
         time.sleep(0.01)
 
 
-def close_output():
+def close_output() -> None:
     os.close(1)
 
 
-def meta(fields):
+def meta(fields: dict[str, Any]) -> None:
     state["meta"] = {"_meta": fields}
 
 
-def unlock():
+def unlock() -> None:
     """From now on a session may be opened."""
     script["session/new"] = DEFAULTS["session/new"]
 
 
-def enroll():
+def enroll() -> None:
     """Give this agent a name, which its session gets, and note it. A lock is held on a file while the agent lives.
 
     Process ids tell nothing: they are those of a namespace. The agent ends once there is a file `die-NAME`.
@@ -208,17 +209,17 @@ def enroll():
     threading.Thread(target=die, args=(script_path.parent / f"die-{name}",), daemon=True).start()
 
 
-def die(file):
+def die(file: Path) -> None:
     while not file.exists():
         time.sleep(0.01)
     os._exit(9)
 
 
-def call_python(code):
+def call_python(code: str) -> None:
     exec(code)
 
 
-def obey():
+def obey() -> None:
     """`echo` what the prompt says; anything else goes on until it is cancelled."""
     said = state["params"]["prompt"][-1]["text"]
     if said.startswith("echo "):
@@ -235,12 +236,12 @@ def obey():
     end("cancelled")
 
 
-def run(steps):
+def run(steps: list[list[Any]]) -> None:
     for name, *arguments in steps:
         globals()[name](*arguments)
 
 
-def hear():
+def hear() -> dict[str, Any] | None:
     line = stdin.readline().decode()
     if not line:
         while state.get("deaf"):
@@ -248,23 +249,25 @@ def hear():
         return None
     heard.write(line)
     heard.flush()
-    return json.loads(line)
+    told: dict[str, Any] = json.loads(line)
+    return told
 
 
-def note(told):
+def note(told: dict[str, Any]) -> None:
     if told.get("method") == "session/cancel":
         state["cancelled"] = True
 
 
-def steps_for(method):
-    steps = script.get(method, DEFAULTS.get(method))
+def steps_for(method: str) -> list[list[Any]] | None:
+    steps: list[Any] | None = script.get(method, DEFAULTS.get(method))
     if method == "session/prompt":
+        assert steps is not None
         state["prompts"] += 1
         steps = steps[min(state["prompts"], len(steps)) - 1]
     return steps
 
 
-def main():
+def main() -> None:
     run(script.get("start", []))
     while (told := hear()) is not None:
         note(told)

@@ -7,7 +7,7 @@ import shutil
 import sys
 from collections.abc import AsyncIterator, Callable
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import pytest
 
@@ -20,9 +20,11 @@ from runtimed.execution.processes.supervisor import Supervisor
 from runtimed.model.event import Alert, Payload, RunEnd, SystemItem, TextDelta, ToolResult
 from runtimed.model.execution import LossReason
 from runtimed.model.identity import WorkerId, worker_id
-from runtimed.model.interaction import WorkerInput
+from runtimed.model.interaction import InputKind, WorkerInput
 from runtimed.model.permission import Question, Ruling
 from runtimed.model.worker import AssistantIntent, CreateWorkerRequest, Intent
+
+P = TypeVar("P", bound=Payload)
 
 AGENT = Path(__file__).with_name("agent.py")
 DEADLINE_S = 30.0
@@ -69,7 +71,7 @@ class RecordingSink:
         async with asyncio.timeout(DEADLINE_S), self._changed:
             await self._changed.wait_for(met)
 
-    def of(self, kind: type[Payload] | Any) -> list[Any]:
+    def of(self, kind: type[P]) -> list[P]:
         return [event for event in self.events if isinstance(event, kind)]
 
     @property
@@ -171,16 +173,16 @@ class Harness:
         working = WorkingFolders(str(folders[0]), others) if folders else WorkingFolders()
         return await self.backend.spawn(Spawn(self.worker_id, request, history, folders=working), self.sink)
 
-    async def offer(self, content: str = "hi", kind: Any = "user") -> BackendAnswer:
+    async def offer(self, content: str = "hi", kind: InputKind = "user") -> BackendAnswer:
         self._inputs += 1
         given = WorkerInput(kind, content)
         return await self.backend.dispatch(Dispatch(self.worker_id, f"input-{self._inputs}", given))
 
-    async def begin(self, content: str = "hi", kind: Any = "user") -> None:
+    async def begin(self, content: str = "hi", kind: InputKind = "user") -> None:
         assert await self.offer(content, kind) == ACCEPTED
         self.backend.start(self.worker_id, f"input-{self._inputs}")
 
-    async def run(self, content: str = "hi", kind: Any = "user") -> RecordingSink:
+    async def run(self, content: str = "hi", kind: InputKind = "user") -> RecordingSink:
         """Run an input to its end; the sink, with what it took."""
         ended = len(self.sink.ends)
         await self.begin(content, kind)
@@ -211,6 +213,9 @@ class Harness:
         return await self.spawn(history=entries)
 
 
+NewHarness = Callable[..., Harness]
+
+
 @pytest.fixture
 async def supervisor() -> AsyncIterator[Supervisor]:
     made = Supervisor()
@@ -219,7 +224,7 @@ async def supervisor() -> AsyncIterator[Supervisor]:
 
 
 @pytest.fixture
-async def new_harness(tmp_path: Path, supervisor: Supervisor) -> AsyncIterator[Callable[..., Harness]]:
+async def new_harness(tmp_path: Path, supervisor: Supervisor) -> AsyncIterator[NewHarness]:
     """Makes a Worker, not yet spawned, for a script and what else its profile says."""
     made: list[Harness] = []
 

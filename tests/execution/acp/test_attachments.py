@@ -1,14 +1,13 @@
 """Images and resources that go with an input."""
 
 from base64 import b64encode
-from collections.abc import Callable
 from typing import Any
 
 import pytest
 
 from runtimed.core.ports import Dispatch
 from runtimed.model.interaction import Attachment, WorkerInput
-from tests.execution.acp.conftest import ACCEPTED
+from tests.execution.acp.conftest import ACCEPTED, NewHarness
 
 PIXEL = b64encode(b"\x89PNG").decode()
 ABLE = {"promptCapabilities": {"image": True, "embeddedContext": True}}
@@ -28,7 +27,7 @@ def encoded(text: str) -> str:
     ],
 )
 async def test_a_spawn_says_which_attachments_the_agent_takes(
-    new_harness: Callable[..., Any], able: dict[str, Any], forms: set[str]
+    new_harness: NewHarness, able: dict[str, Any], forms: set[str]
 ) -> None:
     harness = new_harness({"capabilities": able})
 
@@ -74,7 +73,7 @@ async def test_a_spawn_says_which_attachments_the_agent_takes(
     ],
 )
 async def test_an_attachment_follows_the_text_of_the_prompt(
-    new_harness: Callable[..., Any], attachment: Attachment, block: dict[str, Any]
+    new_harness: NewHarness, attachment: Attachment, block: dict[str, Any]
 ) -> None:
     harness = new_harness({"capabilities": ABLE})
     await harness.spawn()

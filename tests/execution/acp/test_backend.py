@@ -7,7 +7,6 @@ import os
 import shutil
 import subprocess
 import sys
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -18,6 +17,8 @@ from runtimed.execution.acp import inbox, update_throttle
 from runtimed.execution.acp.inbox import MAX_WAITING
 from runtimed.model.event import ErrorRaised, InvokeStart, TextDone, ToolCallArgsDelta, Usage
 from runtimed.model.worker import AssistantIntent, RoleIntent, TaskIntent
+from tests.execution.acp.conftest import NewHarness
+from tests.execution.conftest import Traces
 
 ACCEPTED = BackendAnswer("accepted")
 
@@ -27,7 +28,7 @@ def prompt(*steps: list[Any], **script: Any) -> dict[str, Any]:
     return {"session/prompt": [list(steps)], **script}
 
 
-async def test_a_prompt_is_answered(new_harness: Callable[..., Any]) -> None:
+async def test_a_prompt_is_answered(new_harness: NewHarness) -> None:
     harness = new_harness()
     assert await harness.spawn() == ACCEPTED
     sink = await harness.run()
@@ -37,7 +38,7 @@ async def test_a_prompt_is_answered(new_harness: Callable[..., Any]) -> None:
 
 
 async def test_an_agent_runs_in_its_own_folder_and_is_told_of_no_capability_that_was_not_granted(
-    new_harness: Callable[..., Any],
+    new_harness: NewHarness,
 ) -> None:
     harness = new_harness(capabilities=("read",))
     await harness.spawn()
@@ -62,7 +63,7 @@ async def test_an_agent_runs_in_its_own_folder_and_is_told_of_no_capability_that
     ],
 )
 async def test_the_intent_comes_before_the_first_prompt_only(
-    new_harness: Callable[..., Any], intent: Any, said: list[str]
+    new_harness: NewHarness, intent: Any, said: list[str]
 ) -> None:
     harness = new_harness()
     await harness.spawn(intent)
@@ -72,7 +73,7 @@ async def test_the_intent_comes_before_the_first_prompt_only(
     assert told == [said, ["two"]]
 
 
-async def test_a_system_input_is_marked_as_such(new_harness: Callable[..., Any]) -> None:
+async def test_a_system_input_is_marked_as_such(new_harness: NewHarness) -> None:
     harness = new_harness()
     await harness.spawn()
     sink = await harness.run("The build is red.", kind="system")
@@ -81,7 +82,7 @@ async def test_a_system_input_is_marked_as_such(new_harness: Callable[..., Any])
     assert block["text"] == "Message of the system, not of the user:\n\nThe build is red."
 
 
-async def test_one_run_at_a_time(new_harness: Callable[..., Any]) -> None:
+async def test_one_run_at_a_time(new_harness: NewHarness) -> None:
     harness = new_harness(prompt(["until_cancel"], ["end", "cancelled"]))
     await harness.spawn()
     await harness.begin()
@@ -90,7 +91,7 @@ async def test_one_run_at_a_time(new_harness: Callable[..., Any]) -> None:
     assert (await harness.offer()).outcome == "accepted"
 
 
-async def test_text_that_is_no_unicode_is_refused(new_harness: Callable[..., Any]) -> None:
+async def test_text_that_is_no_unicode_is_refused(new_harness: NewHarness) -> None:
     harness = new_harness()
     await harness.spawn()
     assert (await harness.offer("\ud800")).outcome == "rejected"
@@ -121,9 +122,7 @@ NOISE = [
 ]
 
 
-async def test_what_is_no_message_is_left_out(
-    new_harness: Callable[..., Any], caplog: pytest.LogCaptureFixture
-) -> None:
+async def test_what_is_no_message_is_left_out(new_harness: NewHarness, caplog: pytest.LogCaptureFixture) -> None:
     harness = new_harness(prompt(["text", "a"], *NOISE, ["text", "b"], ["end"], start=NOISE))
     assert await harness.spawn() == ACCEPTED
     sink = await harness.run()
@@ -152,7 +151,7 @@ LOGGED = [
 ]
 
 
-async def test_a_json_object_that_an_agent_logs_is_no_answer_whatever_its_id(new_harness: Callable[..., Any]) -> None:
+async def test_a_json_object_that_an_agent_logs_is_no_answer_whatever_its_id(new_harness: NewHarness) -> None:
     harness = new_harness(prompt(*LOGGED, ["text", "done"], ["end"], start=LOGGED))
 
     assert await harness.spawn() == ACCEPTED
@@ -162,7 +161,7 @@ async def test_a_json_object_that_an_agent_logs_is_no_answer_whatever_its_id(new
     assert harness.answers() == []
 
 
-async def test_an_error_that_is_no_object_fails_the_run_alone(new_harness: Callable[..., Any]) -> None:
+async def test_an_error_that_is_no_object_fails_the_run_alone(new_harness: NewHarness) -> None:
     harness = new_harness(prompt(["raw", '{"jsonrpc": "2.0", "id": 2, "error": "out of tea"}']))
     await harness.spawn()
     sink = await harness.run()
@@ -171,13 +170,13 @@ async def test_an_error_that_is_no_object_fails_the_run_alone(new_harness: Calla
     assert sink.ends == ["rolled_back"]
 
 
-async def test_stderr_is_drained(new_harness: Callable[..., Any]) -> None:
+async def test_stderr_is_drained(new_harness: NewHarness) -> None:
     harness = new_harness(prompt(["stderr", 300_000], ["text", "a"], ["end"], start=[["stderr", 300_000]]))
     assert await harness.spawn() == ACCEPTED
     assert (await harness.run()).text == "a"
 
 
-async def test_a_line_of_100_mb_is_left_out_and_said_to_be(new_harness: Callable[..., Any]) -> None:
+async def test_a_line_of_100_mb_is_left_out_and_said_to_be(new_harness: NewHarness) -> None:
     harness = new_harness(prompt(["text", "a"], ["long_line", 100_000_000], ["text", "b"], ["end"]))
     await harness.spawn()
     sink = await harness.run()
@@ -187,14 +186,14 @@ async def test_a_line_of_100_mb_is_left_out_and_said_to_be(new_harness: Callable
 
 
 async def test_text_with_halves_of_characters_and_control_characters_is_told_on(
-    new_harness: Callable[..., Any],
+    new_harness: NewHarness,
 ) -> None:
     harness = new_harness(prompt(["text", "a\ud83d\x00\x1b[31m"], ["end"]))
     await harness.spawn()
     assert (await harness.run()).text == "a\ufffd\x00\x1b[31m"
 
 
-async def test_updates_keep_their_order_and_none_is_lost(new_harness: Callable[..., Any]) -> None:
+async def test_updates_keep_their_order_and_none_is_lost(new_harness: NewHarness) -> None:
     harness = new_harness(prompt(["texts", 3000, "n"], ["end"]))
     await harness.spawn()
     sink = await harness.run()
@@ -202,7 +201,7 @@ async def test_updates_keep_their_order_and_none_is_lost(new_harness: Callable[.
 
 
 async def test_an_agent_is_not_read_while_many_bytes_of_it_wait(
-    new_harness: Callable[..., Any], monkeypatch: pytest.MonkeyPatch
+    new_harness: NewHarness, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(inbox, "MAX_WAITING_BYTES", 10)
     waiting = inbox.Inbox()
@@ -219,7 +218,7 @@ async def test_an_agent_is_not_read_while_many_bytes_of_it_wait(
 
 
 async def test_what_an_agent_says_before_its_session_is_open_is_kept_up_to_a_number(
-    new_harness: Callable[..., Any],
+    new_harness: NewHarness,
 ) -> None:
     opening = [["texts", 1000, "n"], ["answer", {"sessionId": "s-1"}]]
     harness = new_harness(prompt(["end"], session="s-1", **{"session/new": opening}))
@@ -229,7 +228,7 @@ async def test_what_an_agent_says_before_its_session_is_open_is_kept_up_to_a_num
 
 
 async def test_updates_that_come_after_the_response_belong_to_the_run(
-    new_harness: Callable[..., Any], monkeypatch: pytest.MonkeyPatch
+    new_harness: NewHarness, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr("runtimed.execution.acp.update_reader.SETTLE_S", 1.0)
     harness = new_harness(prompt(["text", "a"], ["end"], ["texts", 50, "late"]))
@@ -240,7 +239,7 @@ async def test_updates_that_come_after_the_response_belong_to_the_run(
     assert sink.names[-1] == "run_end"
 
 
-async def test_what_is_said_between_runs_is_not_held_back(new_harness: Callable[..., Any]) -> None:
+async def test_what_is_said_between_runs_is_not_held_back(new_harness: NewHarness) -> None:
     harness = new_harness(prompt(["end"], ["until_file", "go"], ["text", "by the way"]))
     await harness.spawn()
     sink = await harness.run()
@@ -249,14 +248,14 @@ async def test_what_is_said_between_runs_is_not_held_back(new_harness: Callable[
     assert sink.names.index("run_end") < sink.names.index("text_delta")
 
 
-async def test_a_meta_field_named_session_id_changes_nothing(new_harness: Callable[..., Any]) -> None:
+async def test_a_meta_field_named_session_id_changes_nothing(new_harness: NewHarness) -> None:
     harness = new_harness(prompt(["meta", {"session_id": "other", "update": 1}], ["text", "a"], ["end"]))
     await harness.spawn()
     assert (await harness.run()).text == "a"
 
 
 async def test_unknown_updates_are_kept_and_an_unknown_stop_reason_is_no_crash(
-    new_harness: Callable[..., Any],
+    new_harness: NewHarness,
 ) -> None:
     new_kind = {"sessionUpdate": "mood_update", "mood": "fine"}
     harness = new_harness(prompt(["update", new_kind], ["end", "tea_break"]))
@@ -267,7 +266,7 @@ async def test_unknown_updates_are_kept_and_an_unknown_stop_reason_is_no_crash(
     assert sink.ends == ["finished"]
 
 
-async def test_usage_is_told(new_harness: Callable[..., Any]) -> None:
+async def test_usage_is_told(new_harness: NewHarness) -> None:
     usage = {"totalTokens": 9, "inputTokens": 5, "outputTokens": 4}
     harness = new_harness(prompt(["end_with", {"stopReason": "end_turn", "usage": usage}]))
     await harness.spawn()
@@ -275,7 +274,7 @@ async def test_usage_is_told(new_harness: Callable[..., Any]) -> None:
 
 
 async def test_a_run_that_ends_without_an_answer_tells_the_usage_that_updates_told(
-    new_harness: Callable[..., Any],
+    new_harness: NewHarness,
 ) -> None:
     counted = {"sessionUpdate": "tool_call", "toolCallId": "c", "_meta": {"usage": {"inputTokens": 5}}}
     harness = new_harness(prompt(["update", counted], ["error", -32603, "no credit left"]))
@@ -287,7 +286,7 @@ async def test_a_run_that_ends_without_an_answer_tells_the_usage_that_updates_to
     assert sink.names[-3:] == ["usage", "error", "run_end"]
 
 
-async def test_a_prompt_that_is_answered_without_a_stop_reason_says_so(new_harness: Callable[..., Any]) -> None:
+async def test_a_prompt_that_is_answered_without_a_stop_reason_says_so(new_harness: NewHarness) -> None:
     harness = new_harness(prompt(["text", "done"], ["end_with", None]))
     await harness.spawn()
 
@@ -298,7 +297,7 @@ async def test_a_prompt_that_is_answered_without_a_stop_reason_says_so(new_harne
 
 
 async def test_updates_that_replace_each_other_are_told_once_a_second_and_the_last_one_by_the_end_of_the_run(
-    new_harness: Callable[..., Any], monkeypatch: pytest.MonkeyPatch
+    new_harness: NewHarness, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(update_throttle, "INTERVAL_S", 1000.0)
     filling = [["update", {"sessionUpdate": "usage_update", "used": used, "size": 100}] for used in range(60)]
@@ -312,7 +311,7 @@ async def test_updates_that_replace_each_other_are_told_once_a_second_and_the_la
 
 
 async def test_an_update_that_was_held_back_is_told_when_its_time_has_come_though_nothing_else_comes(
-    new_harness: Callable[..., Any], monkeypatch: pytest.MonkeyPatch
+    new_harness: NewHarness, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(update_throttle, "INTERVAL_S", 0.3)
     updates = [{"sessionUpdate": "session_info_update", "title": title} for title in "abc"]
@@ -327,7 +326,7 @@ async def test_an_update_that_was_held_back_is_told_when_its_time_has_come_thoug
 
 
 async def test_an_update_that_is_held_back_is_told_before_its_worker_stops(
-    new_harness: Callable[..., Any], monkeypatch: pytest.MonkeyPatch
+    new_harness: NewHarness, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(update_throttle, "INTERVAL_S", 1000.0)
     filling = [["update", {"sessionUpdate": "usage_update", "used": used, "size": 100}] for used in range(9)]
@@ -342,7 +341,7 @@ async def test_an_update_that_is_held_back_is_told_before_its_worker_stops(
 
 
 async def test_an_error_of_the_provider_that_an_agent_tells_beside_its_answer_fails_the_run(
-    new_harness: Callable[..., Any],
+    new_harness: NewHarness,
 ) -> None:
     told = [
         {
@@ -371,7 +370,7 @@ def of_other(**update: Any) -> list[Any]:
     return ["raw", json.dumps({**OTHER, "params": {"sessionId": "sub-1", "update": update}})]
 
 
-async def test_an_update_of_another_session_is_told_apart_with_its_id(new_harness: Callable[..., Any]) -> None:
+async def test_an_update_of_another_session_is_told_apart_with_its_id(new_harness: NewHarness) -> None:
     words = {"sessionUpdate": "agent_message_chunk", "content": {"type": "text", "text": "not mine"}}
     call = {"sessionUpdate": "tool_call", "toolCallId": "c", "status": "completed"}
     counted = {"sessionUpdate": "usage_update", "used": 3, "size": 9, "_meta": {"usage": {"inputTokens": 7}}}
@@ -389,7 +388,7 @@ async def test_an_update_of_another_session_is_told_apart_with_its_id(new_harnes
     ]
 
 
-async def test_the_updates_of_two_sessions_do_not_replace_each_other(new_harness: Callable[..., Any]) -> None:
+async def test_the_updates_of_two_sessions_do_not_replace_each_other(new_harness: NewHarness) -> None:
     harness = new_harness(
         prompt(
             of_other(sessionUpdate="session_info_update", title="sub"),
@@ -404,7 +403,7 @@ async def test_the_updates_of_two_sessions_do_not_replace_each_other(new_harness
     assert [item["content"]["title"] for item in sink.items] == ["sub", "own"]
 
 
-async def test_a_failed_prompt_is_an_error_and_the_next_one_runs(new_harness: Callable[..., Any]) -> None:
+async def test_a_failed_prompt_is_an_error_and_the_next_one_runs(new_harness: NewHarness) -> None:
     failing = [["text", "well"], ["error", -32603, "Internal error", {"details": "no credit left"}]]
     harness = new_harness({"session/prompt": [failing, [["text", "ok"], ["end"]]]})
     await harness.spawn()
@@ -415,7 +414,7 @@ async def test_a_failed_prompt_is_an_error_and_the_next_one_runs(new_harness: Ca
     assert (await harness.run()).ends == ["rolled_back", "finished"]
 
 
-async def test_an_error_that_is_nested_too_deeply_fails_the_run_alone(new_harness: Callable[..., Any]) -> None:
+async def test_an_error_that_is_nested_too_deeply_fails_the_run_alone(new_harness: NewHarness) -> None:
     deep: list[Any] = []
     for _ in range(300):
         deep = [deep]
@@ -427,7 +426,7 @@ async def test_an_error_that_is_nested_too_deeply_fails_the_run_alone(new_harnes
     assert error.message == "Internal error"
 
 
-async def test_an_exit_amid_a_run_is_told_with_its_last_words(new_harness: Callable[..., Any]) -> None:
+async def test_an_exit_amid_a_run_is_told_with_its_last_words(new_harness: NewHarness) -> None:
     harness = new_harness(prompt(["text", "so"], ["leave", 3, "Segmentation fault"]))
     await harness.spawn()
     sink = await harness.run()
@@ -436,7 +435,7 @@ async def test_an_exit_amid_a_run_is_told_with_its_last_words(new_harness: Calla
     assert (await harness.offer()).outcome == "errored"
 
 
-async def test_the_arguments_of_a_tool_that_an_exit_cuts_off_are_told(new_harness: Callable[..., Any]) -> None:
+async def test_the_arguments_of_a_tool_that_an_exit_cuts_off_are_told(new_harness: NewHarness) -> None:
     call = {"sessionUpdate": "tool_call", "toolCallId": "c1", "title": "ls", "rawInput": {"path": "."}}
     harness = new_harness(prompt(["update", call], ["leave", 1]))
     await harness.spawn()
@@ -445,7 +444,7 @@ async def test_the_arguments_of_a_tool_that_an_exit_cuts_off_are_told(new_harnes
     assert sink.losses
 
 
-async def test_an_exit_between_runs_is_told(new_harness: Callable[..., Any]) -> None:
+async def test_an_exit_between_runs_is_told(new_harness: NewHarness) -> None:
     harness = new_harness(prompt(["end"], ["pause", 0.3], ["leave", 0]))
     await harness.spawn()
     sink = await harness.run()
@@ -453,7 +452,7 @@ async def test_an_exit_between_runs_is_told(new_harness: Callable[..., Any]) -> 
     assert sink.losses == [("exit", "the agent ended with status 0")]
 
 
-async def test_an_exit_right_behind_the_response_is_told(new_harness: Callable[..., Any]) -> None:
+async def test_an_exit_right_behind_the_response_is_told(new_harness: NewHarness) -> None:
     harness = new_harness(prompt(["text", "bye"], ["end"], ["leave", 0]))
     await harness.spawn()
     sink = await harness.run()
@@ -463,7 +462,7 @@ async def test_an_exit_right_behind_the_response_is_told(new_harness: Callable[.
 
 
 async def test_what_cannot_be_passed_on_ends_the_agent_and_says_so(
-    new_harness: Callable[..., Any], caplog: pytest.LogCaptureFixture
+    new_harness: NewHarness, caplog: pytest.LogCaptureFixture
 ) -> None:
     harness = new_harness(prompt(["text", "too much"], ["hang"]))
     await harness.spawn()
@@ -474,7 +473,7 @@ async def test_what_cannot_be_passed_on_ends_the_agent_and_says_so(
 
 
 async def test_an_agent_that_closes_its_output_and_lives_on_is_lost(
-    new_harness: Callable[..., Any], monkeypatch: pytest.MonkeyPatch
+    new_harness: NewHarness, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr("runtimed.execution.processes.line_process.STDOUT_CHECK_S", 0.2)
     harness = new_harness(prompt(["text", "a"], ["close_output"], ["hang"]))
@@ -483,7 +482,7 @@ async def test_an_agent_that_closes_its_output_and_lives_on_is_lost(
     assert sink.losses == [("unresponsive", "the agent was ended: it closed its output and kept running")]
 
 
-async def test_a_lost_worker_can_be_spawned_again(new_harness: Callable[..., Any]) -> None:
+async def test_a_lost_worker_can_be_spawned_again(new_harness: NewHarness) -> None:
     harness = new_harness(prompt(["leave", 1]))
     await harness.spawn()
     await harness.run()
@@ -493,7 +492,7 @@ async def test_a_lost_worker_can_be_spawned_again(new_harness: Callable[..., Any
     assert (await harness.run()).text == "back"
 
 
-async def test_an_exit_amid_a_permission_withdraws_the_question(new_harness: Callable[..., Any]) -> None:
+async def test_an_exit_amid_a_permission_withdraws_the_question(new_harness: NewHarness) -> None:
     ask = '{"jsonrpc":"2.0","id":7,"method":"session/request_permission","params":{"toolCall":{"toolCallId":"c"},'
     raw = ask + '"options":[{"optionId":"yes","name":"Yes","kind":"allow_once"}]}}'
     harness = new_harness(prompt(["raw", raw], ["pause", 0.3], ["leave", 1]))
@@ -504,13 +503,13 @@ async def test_an_exit_amid_a_permission_withdraws_the_question(new_harness: Cal
 
 
 async def test_an_agent_that_is_silent_when_greeted_is_given_up(
-    new_harness: Callable[..., Any], monkeypatch: pytest.MonkeyPatch
+    new_harness: NewHarness, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr("runtimed.execution.session.backend.START_MARGIN_S", 30.0)
     harness = new_harness({"initialize": [["hang"]]}, start_timeout_s=0.5)
     answer = await harness.spawn()
     assert answer.outcome == "errored"
-    assert "did not answer initialize in time: its start took 0.5 seconds (start_timeout_s)" in answer.message
+    assert "did not answer initialize in time: its start took 0.5 seconds (start_timeout_s)" in (answer.message or "")
 
 
 @pytest.mark.parametrize(
@@ -525,15 +524,15 @@ async def test_an_agent_that_is_silent_when_greeted_is_given_up(
     ],
 )
 async def test_an_agent_that_cannot_be_used_says_why(
-    new_harness: Callable[..., Any], script: dict[str, Any], why: str
+    new_harness: NewHarness, script: dict[str, Any], why: str
 ) -> None:
     answer = await new_harness(script).spawn()
     assert answer.outcome == "errored"
-    assert why in answer.message
+    assert why in (answer.message or "")
 
 
 async def test_a_program_that_is_no_agent_is_named_with_what_it_was_asked_and_what_to_look_at(
-    new_harness: Callable[..., Any],
+    new_harness: NewHarness,
 ) -> None:
     answer = await new_harness(command=(shutil.which("cat"),)).spawn()
     assert answer.outcome == "errored"
@@ -543,9 +542,7 @@ async def test_a_program_that_is_no_agent_is_named_with_what_it_was_asked_and_wh
     )
 
 
-async def test_a_command_that_is_not_there_is_told(
-    new_harness: Callable[..., Any], caplog: pytest.LogCaptureFixture
-) -> None:
+async def test_a_command_that_is_not_there_is_told(new_harness: NewHarness, caplog: pytest.LogCaptureFixture) -> None:
     answer = await new_harness(command=("no-such-agent",)).spawn()
     assert answer.outcome == "errored"
     assert answer.message == (
@@ -553,13 +550,13 @@ async def test_a_command_that_is_not_there_is_told(
         "command: 'no-such-agent' does not exist: expected a program in PATH, or a path to one"
     )
     (logged,) = [record for record in caplog.records if "cannot start" in record.getMessage()]
-    assert (logged.worker_id, logged.program) == ("worker-00000001", "agent")
+    assert (vars(logged)["worker_id"], vars(logged)["program"]) == ("worker-00000001", "agent")
     answer = await new_harness(command=()).spawn()
-    assert (answer.outcome, "command" in answer.message) == ("rejected", True)
+    assert (answer.outcome, "command" in (answer.message or "")) == ("rejected", True)
 
 
 async def test_without_the_library_a_spawn_says_what_to_install(
-    new_harness: Callable[..., Any], monkeypatch: pytest.MonkeyPatch
+    new_harness: NewHarness, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setitem(sys.modules, "runtimed.execution.acp.driver", None)
     answer = await new_harness().spawn()
@@ -573,21 +570,21 @@ LOCKED = {
 
 
 async def test_an_agent_that_wants_to_be_authenticated_says_what_to_configure(
-    new_harness: Callable[..., Any],
+    new_harness: NewHarness,
 ) -> None:
     answer = await new_harness(LOCKED).spawn()
     assert answer.outcome == "errored"
-    assert "set auth_method of its profile to one of api-key" in answer.message
+    assert "set auth_method of its profile to one of api-key" in (answer.message or "")
 
 
-async def test_an_agent_is_authenticated_the_way_its_profile_says(new_harness: Callable[..., Any]) -> None:
+async def test_an_agent_is_authenticated_the_way_its_profile_says(new_harness: NewHarness) -> None:
     harness = new_harness({**LOCKED, "authenticate": [["unlock"], ["answer", {}]]}, auth_method="api-key")
     assert await harness.spawn() == ACCEPTED
     assert harness.heard("authenticate") == [{"methodId": "api-key"}]
 
 
 async def test_ending_a_worker_leaves_nothing_of_an_agent_that_ignores_it(
-    new_harness: Callable[..., Any], tmp_path: Path
+    new_harness: NewHarness, tmp_path: Path
 ) -> None:
     mark = f"{tmp_path}/script.json"
     harness = new_harness(prompt(["ignore_end"], ["daemon"], ["text", "ready"], ["end"]))
@@ -603,7 +600,7 @@ def _processes(mark: str) -> list[str]:
     return [line for line in found.splitlines() if mark in line]
 
 
-async def test_stopping_a_worker_while_its_agent_starts_ends_both(new_harness: Callable[..., Any]) -> None:
+async def test_stopping_a_worker_while_its_agent_starts_ends_both(new_harness: NewHarness) -> None:
     harness = new_harness({"initialize": [["hang"]]})
     spawning = asyncio.create_task(harness.spawn())
     while not harness.home.exists():
@@ -635,7 +632,7 @@ FORK = ["call_python", "import os, time; [os.fork() for _ in range(10)]; time.sl
     ],
 )
 async def test_an_agent_that_uses_too_much_is_ended_with_the_reason(
-    new_harness: Callable[..., Any], limits: dict[str, Any], steps: list[Any], reason: str
+    new_harness: NewHarness, limits: dict[str, Any], steps: list[Any], reason: str
 ) -> None:
     harness = new_harness(prompt(*steps), **limits)
     assert await harness.spawn() == ACCEPTED
@@ -647,7 +644,7 @@ async def test_an_agent_that_uses_too_much_is_ended_with_the_reason(
 
 
 async def test_an_agent_that_is_cancelled_again_while_it_is_being_ended_is_ended(
-    new_harness: Callable[..., Any], traces: Any
+    new_harness: NewHarness, traces: Traces
 ) -> None:
     harness = new_harness({"initialize": [["hang"]]}, env={"TRACE": traces.mark})
     for milliseconds in range(10):
@@ -677,7 +674,7 @@ ASK = '{"id": 5, "method": "session/request_permission", "params": {"toolCall": 
         '{"id": 99999, "error": {"code": 1, "message": %s}}',
     ],
 )
-async def test_a_structure_in_place_of_a_text_ends_nothing(new_harness: Callable[..., Any], line: str) -> None:
+async def test_a_structure_in_place_of_a_text_ends_nothing(new_harness: NewHarness, line: str) -> None:
     harness = new_harness(prompt(["raw", line % DEEP], ["text", "on"], ["end"]), permissions="allow")
     await harness.spawn()
     sink = await harness.run()
@@ -685,9 +682,7 @@ async def test_a_structure_in_place_of_a_text_ends_nothing(new_harness: Callable
 
 
 @pytest.mark.parametrize("answer", ['"result": {"stopReason": %s}', '"error": {"code": 1, "message": %s}'])
-async def test_a_structure_in_place_of_a_reason_ends_the_run_alone(
-    new_harness: Callable[..., Any], answer: str
-) -> None:
+async def test_a_structure_in_place_of_a_reason_ends_the_run_alone(new_harness: NewHarness, answer: str) -> None:
     code = f"""raw('{{"id": %d, {answer % DEEP}}}' % state["request"])"""
     harness = new_harness({"session/prompt": [[["call_python", code]], [["end"]]]})
     await harness.spawn()
@@ -697,7 +692,7 @@ async def test_a_structure_in_place_of_a_reason_ends_the_run_alone(
 
 
 async def test_many_rounds_leave_no_descriptor_no_task_and_no_process(
-    new_harness: Callable[..., Any], traces: Any, monkeypatch: pytest.MonkeyPatch
+    new_harness: NewHarness, traces: Traces, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(
         "runtimed.execution.processes.resource_monitor.INTERVAL_S", 1_000.0

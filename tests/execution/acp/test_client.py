@@ -16,12 +16,13 @@ from runtimed.execution.acp import client, files, outbox, terminals
 from runtimed.execution.acp.terminals import Terminals
 from runtimed.execution.processes import containment
 from runtimed.execution.processes.supervisor import Supervisor
+from tests.execution.acp.conftest import Harness, NewHarness
 
 DEADLINE_S = 30.0
 ALL = ("read", "write", "shell")
 
 
-async def told(harness: Any, *requests: tuple[str, dict[str, Any]], **spawn: Any) -> list[dict[str, Any]]:
+async def told(harness: Harness, *requests: tuple[str, dict[str, Any]], **spawn: Any) -> list[dict[str, Any]]:
     """What the agent is answered to these requests, made one after another within one run."""
     steps = [["tell", method, params] for method, params in requests]
     harness.rewrite({"session/prompt": [[step for tell in steps for step in (tell, ["text", "\n"])] + [["end"]]]})
@@ -48,7 +49,7 @@ def terminal(method: str) -> tuple[str, dict[str, Any]]:
 
 
 async def test_a_file_is_written_with_the_folders_that_lead_to_it_and_read_in_part(
-    new_harness: Callable[..., Any],
+    new_harness: NewHarness,
 ) -> None:
     harness = new_harness(capabilities=ALL)
     path = harness.home / "src" / "deep" / "a.txt"
@@ -73,7 +74,7 @@ async def test_a_file_is_written_with_the_folders_that_lead_to_it_and_read_in_pa
     assert path.read_text() == "one\ntwo\nthree\n"
 
 
-async def test_what_was_not_granted_is_not_there(new_harness: Callable[..., Any]) -> None:
+async def test_what_was_not_granted_is_not_there(new_harness: NewHarness) -> None:
     harness = new_harness(capabilities=())
     asked = [read("/x"), write("/x", ""), create("true"), ("mcp/connect", {}), ("_vendor/thing", {})]
     answers = await told(harness, *asked)
@@ -81,7 +82,7 @@ async def test_what_was_not_granted_is_not_there(new_harness: Callable[..., Any]
 
 
 async def test_nothing_outside_of_the_workers_folder_is_read_or_written(
-    new_harness: Callable[..., Any], tmp_path: Path
+    new_harness: NewHarness, tmp_path: Path
 ) -> None:
     harness = new_harness(capabilities=ALL)
     secret = tmp_path / "secret"
@@ -122,7 +123,7 @@ async def test_nothing_outside_of_the_workers_folder_is_read_or_written(
     assert not (tmp_path / "planted").exists()
 
 
-async def test_a_link_that_stays_inside_is_followed(new_harness: Callable[..., Any]) -> None:
+async def test_a_link_that_stays_inside_is_followed(new_harness: NewHarness) -> None:
     harness = new_harness(capabilities=ALL)
     harness.home.mkdir(parents=True)
     (harness.home / "real").write_text("text")
@@ -131,7 +132,7 @@ async def test_a_link_that_stays_inside_is_followed(new_harness: Callable[..., A
     assert answer["result"]["content"] == "text"
 
 
-async def test_a_named_pipe_or_a_device_is_no_file(new_harness: Callable[..., Any]) -> None:
+async def test_a_named_pipe_or_a_device_is_no_file(new_harness: NewHarness) -> None:
     harness = new_harness(capabilities=ALL)
     harness.home.mkdir(parents=True)
     os.mkfifo(harness.home / "pipe")
@@ -141,7 +142,7 @@ async def test_a_named_pipe_or_a_device_is_no_file(new_harness: Callable[..., An
 
 
 async def test_an_agent_uses_the_folders_of_its_workspaces_and_no_others(
-    new_harness: Callable[..., Any], tmp_path: Path
+    new_harness: NewHarness, tmp_path: Path
 ) -> None:
     mapped, other = tmp_path / "mapped", tmp_path / "other"
     for folder in (mapped, other):
@@ -166,12 +167,14 @@ async def test_an_agent_uses_the_folders_of_its_workspaces_and_no_others(
 
 @pytest.mark.parametrize("able", [True, False])
 async def test_an_agent_starts_in_its_first_workspace_and_is_told_of_the_others_where_it_can_be(
-    new_harness: Callable[..., Any], tmp_path: Path, able: bool
+    new_harness: NewHarness, tmp_path: Path, able: bool
 ) -> None:
     first, second = tmp_path / "first", tmp_path / "second"
     first.mkdir()
     second.mkdir()
-    capabilities = {"sessionCapabilities": {"resume": {}, **({"additionalDirectories": {}} if able else {})}}
+    capabilities: dict[str, Any] = {
+        "sessionCapabilities": {"resume": {}, **({"additionalDirectories": {}} if able else {})}
+    }
     harness = new_harness({"capabilities": capabilities})
 
     await harness.spawn(folders=(first, second))
@@ -181,7 +184,7 @@ async def test_an_agent_starts_in_its_first_workspace_and_is_told_of_the_others_
     assert told.get("additionalDirectories") == ([str(second)] if able else None)
 
 
-async def test_sizes_are_bounded(new_harness: Callable[..., Any], monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_sizes_are_bounded(new_harness: NewHarness, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(files, "MAX_TEXT_CHARACTERS", 10)
     monkeypatch.setattr(files, "MAX_FILE_BYTES", 100)
     harness = new_harness(capabilities=ALL)
@@ -205,13 +208,13 @@ async def test_sizes_are_bounded(new_harness: Callable[..., Any], monkeypatch: p
     assert not (harness.home / "long").exists()
 
 
-async def test_parameters_that_are_none_are_refused(new_harness: Callable[..., Any]) -> None:
+async def test_parameters_that_are_none_are_refused(new_harness: NewHarness) -> None:
     harness = new_harness(capabilities=ALL)
     answers = await told(harness, ("fs/read_text_file", {"path": 5}), ("terminal/output", {}), create("", "x"))
     assert [answer["error"]["code"] for answer in answers[:2]] == [-32602] * 2
 
 
-async def test_a_command_runs_in_the_workers_folder_with_its_environment(new_harness: Callable[..., Any]) -> None:
+async def test_a_command_runs_in_the_workers_folder_with_its_environment(new_harness: NewHarness) -> None:
     harness = new_harness(capabilities=ALL, env={"FROM_PROFILE": "1"})
     answers = await told(
         harness,
@@ -234,7 +237,7 @@ async def test_a_command_runs_in_the_workers_folder_with_its_environment(new_har
 
 
 async def test_a_command_that_no_program_can_be_is_refused(
-    new_harness: Callable[..., Any], caplog: pytest.LogCaptureFixture
+    new_harness: NewHarness, caplog: pytest.LogCaptureFixture
 ) -> None:
     harness = new_harness(capabilities=ALL)
     answers = await told(
@@ -248,13 +251,13 @@ async def test_a_command_that_no_program_can_be_is_refused(
     assert [record for record in caplog.records if record.levelname == "ERROR"] == []
 
 
-async def test_a_command_without_arguments_is_a_line_for_the_shell(new_harness: Callable[..., Any]) -> None:
+async def test_a_command_without_arguments_is_a_line_for_the_shell(new_harness: NewHarness) -> None:
     harness = new_harness(capabilities=ALL)
     answers = await told(harness, create("echo one && echo two"), terminal("wait_for_exit"), terminal("output"))
     assert answers[2]["result"]["output"] == "one\ntwo\n"
 
 
-async def test_a_command_can_be_killed_and_what_it_said_stays(new_harness: Callable[..., Any]) -> None:
+async def test_a_command_can_be_killed_and_what_it_said_stays(new_harness: NewHarness) -> None:
     harness = new_harness(capabilities=ALL)
     wait = f"until [ -e {harness.home}/said ]; do sleep 0.01; done"
     answers = await told(
@@ -271,7 +274,7 @@ async def test_a_command_can_be_killed_and_what_it_said_stays(new_harness: Calla
 
 
 async def test_only_the_end_of_a_long_output_is_kept_and_no_character_is_cut(
-    new_harness: Callable[..., Any], monkeypatch: pytest.MonkeyPatch
+    new_harness: NewHarness, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(terminals, "MAX_TERMINAL_OUTPUT", 100)
     harness = new_harness(capabilities=ALL)
@@ -289,7 +292,7 @@ async def test_only_the_end_of_a_long_output_is_kept_and_no_character_is_cut(
     assert answers[5]["result"]["output"] == "€" * 33
 
 
-async def test_a_command_is_held_to_the_cpu_time_of_the_profile(new_harness: Callable[..., Any]) -> None:
+async def test_a_command_is_held_to_the_cpu_time_of_the_profile(new_harness: NewHarness) -> None:
     harness = new_harness(capabilities=ALL, max_cpu_s=0.3)
     spin = create("while :; do :; done")
     answers = await told(harness, spin, terminal("wait_for_exit"))
@@ -297,7 +300,7 @@ async def test_a_command_is_held_to_the_cpu_time_of_the_profile(new_harness: Cal
 
 
 async def test_terminals_are_bounded_and_end_with_the_worker(
-    new_harness: Callable[..., Any], monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+    new_harness: NewHarness, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
     monkeypatch.setattr(terminals, "MAX_TERMINALS", 2)
     harness = new_harness(capabilities=ALL)
@@ -309,7 +312,9 @@ async def test_terminals_are_bounded_and_end_with_the_worker(
 
 
 @pytest.mark.parametrize("way", ["release", "close"])
-async def test_a_terminal_whose_release_is_given_up_is_released_the_next_time(supervisor: Any, way: str) -> None:
+async def test_a_terminal_whose_release_is_given_up_is_released_the_next_time(
+    supervisor: Supervisor, way: str
+) -> None:
     terminal = terminals.Terminals(Profile("acp", max_memory_bytes=0, max_processes=0), supervisor)
     name = await terminal.create(["sleep", "1000"], Path("/"), {}, None)
     exited = terminal.get(name)
@@ -331,7 +336,7 @@ LEFT = "while :; do echo on >> left; echo on; sleep 0.02; done & echo begun"
 
 
 async def test_what_a_command_left_in_the_background_lives_until_its_session_ends(
-    new_harness: Callable[..., Any], tmp_path: Path
+    new_harness: NewHarness, tmp_path: Path
 ) -> None:
     harness = new_harness(capabilities=ALL)
     answers = await told(harness, create(LEFT), terminal("wait_for_exit"), terminal("release"))
@@ -347,7 +352,7 @@ async def test_what_a_command_left_in_the_background_lives_until_its_session_end
 
 
 async def test_a_kill_ends_what_a_command_left_in_the_background_and_keeps_how_the_command_ended(
-    new_harness: Callable[..., Any],
+    new_harness: NewHarness,
 ) -> None:
     harness = new_harness(capabilities=ALL)
 
@@ -443,7 +448,7 @@ def _command(process: Path) -> str:
         return ""
 
 
-async def test_requests_at_once_are_bounded(new_harness: Callable[..., Any], monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_requests_at_once_are_bounded(new_harness: NewHarness, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(client, "MAX_REQUESTS", 0)
     harness = new_harness(capabilities=ALL)
     (answer,) = await told(harness, read("/x"))
@@ -459,7 +464,7 @@ text(str(sum("result" in hear() for _ in range(5))))
 
 
 async def test_terminals_that_are_asked_for_at_once_are_bounded_too(
-    new_harness: Callable[..., Any], monkeypatch: pytest.MonkeyPatch
+    new_harness: NewHarness, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(terminals, "MAX_TERMINALS", 2)
     harness = new_harness({"session/prompt": [[["call_python", CROWD], ["end"]]]}, capabilities=("shell",))
@@ -480,7 +485,7 @@ text("made to wait" if count < 50_000 else "never made to wait")
 
 
 async def test_an_agent_that_takes_no_answers_is_not_read_until_it_does(
-    new_harness: Callable[..., Any], monkeypatch: pytest.MonkeyPatch
+    new_harness: NewHarness, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(outbox, "MAX_UNTAKEN_BYTES", 1 << 20)
     harness = new_harness({"session/prompt": [[["call_python", UNHEARD], ["end"]]]})
@@ -504,7 +509,7 @@ text(" ".join(hear()["result"]["content"][:3] for _ in range(20)))
 
 
 async def test_files_are_read_as_their_answers_are_taken(
-    new_harness: Callable[..., Any], monkeypatch: pytest.MonkeyPatch
+    new_harness: NewHarness, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(outbox, "MAX_UNTAKEN_BYTES", 1 << 20)
     harness = new_harness({"session/prompt": [[["call_python", READER], ["end"]]]}, capabilities=("read",))
@@ -514,7 +519,7 @@ async def test_files_are_read_as_their_answers_are_taken(
 
 
 async def test_an_agent_that_ends_with_answers_untaken_is_lost(
-    new_harness: Callable[..., Any], monkeypatch: pytest.MonkeyPatch
+    new_harness: NewHarness, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(outbox, "MAX_UNTAKEN_BYTES", 1 << 10)
     monkeypatch.setattr("runtimed.execution.acp.agent.EXIT_DEADLINE_S", 30.0)

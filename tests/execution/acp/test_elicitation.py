@@ -1,13 +1,13 @@
 """Forms that an agent asks people to fill."""
 
 import json
-from collections.abc import Callable
 from typing import Any
 
 import pytest
 
 from runtimed.execution.acp.elicitation import MAX_SCHEMA_BYTES, OPTIONS
 from runtimed.model.permission import Ruling
+from tests.execution.acp.conftest import NewHarness, RecordingSink
 
 SCHEMA = {"type": "object", "properties": {"branch": {"type": "string"}}, "required": ["branch"]}
 WITH_DEFAULT = {"properties": {"branch": {"type": "string", "default": "main"}}, "required": ["branch"]}
@@ -19,12 +19,12 @@ def form(schema: object = None, **more: Any) -> dict[str, Any]:
     return {"session/prompt": [[["text", "well "], ["tell", "elicitation/create", asked], ["end"]]]}
 
 
-def answered(sink: Any) -> dict[str, Any]:
+def answered(sink: RecordingSink) -> dict[str, Any]:
     found: dict[str, Any] = json.loads(sink.text.removeprefix("well "))
     return found
 
 
-async def test_the_agent_is_told_that_forms_are_shown(new_harness: Callable[..., Any]) -> None:
+async def test_the_agent_is_told_that_forms_are_shown(new_harness: NewHarness) -> None:
     harness = new_harness()
     await harness.spawn()
 
@@ -47,7 +47,7 @@ async def test_the_agent_is_told_that_forms_are_shown(new_harness: Callable[...,
     ],
 )
 async def test_a_form_is_a_permission_request_and_the_ruling_is_what_the_agent_gets(
-    new_harness: Callable[..., Any], ruling: Ruling, result: dict[str, Any]
+    new_harness: NewHarness, ruling: Ruling, result: dict[str, Any]
 ) -> None:
     harness = new_harness(form(), permission_timeout_s=7)
     await harness.spawn()
@@ -75,7 +75,7 @@ async def test_a_form_is_a_permission_request_and_the_ruling_is_what_the_agent_g
     ],
 )
 async def test_a_policy_fills_a_form_with_its_defaults_or_declines_it(
-    new_harness: Callable[..., Any], policy: str, schema: dict[str, Any], result: dict[str, Any]
+    new_harness: NewHarness, policy: str, schema: dict[str, Any], result: dict[str, Any]
 ) -> None:
     harness = new_harness(form(schema), permissions=policy)
     await harness.spawn()
@@ -84,7 +84,7 @@ async def test_a_policy_fills_a_form_with_its_defaults_or_declines_it(
 
 
 async def test_a_form_that_defaults_do_not_fill_is_put_to_people_also_where_all_is_allowed(
-    new_harness: Callable[..., Any],
+    new_harness: NewHarness,
 ) -> None:
     harness = new_harness(form(), permissions="allow")
     await harness.spawn()
@@ -106,7 +106,7 @@ async def test_a_form_that_defaults_do_not_fill_is_put_to_people_also_where_all_
     ],
 )
 async def test_a_form_that_cannot_be_shown_is_refused_and_the_run_goes_on(
-    new_harness: Callable[..., Any], asked: dict[str, Any]
+    new_harness: NewHarness, asked: dict[str, Any]
 ) -> None:
     harness = new_harness(form(**asked))
     await harness.spawn()
@@ -117,7 +117,7 @@ async def test_a_form_that_cannot_be_shown_is_refused_and_the_run_goes_on(
     assert (sink.questions, sink.ends) == ([], ["finished"])
 
 
-async def test_a_form_before_the_session_is_open_is_cancelled(new_harness: Callable[..., Any]) -> None:
+async def test_a_form_before_the_session_is_open_is_cancelled(new_harness: NewHarness) -> None:
     asked = {"mode": "form", "message": "Your key?", "requestedSchema": SCHEMA, "requestId": 1}
     ask = ["call_python", f"state['told'] = call('elicitation/create', {asked!r})"]
     harness = new_harness({"session/new": [ask, ["answer", {"sessionId": "s"}]]})
@@ -128,7 +128,7 @@ async def test_a_form_before_the_session_is_open_is_cancelled(new_harness: Calla
     assert harness.answers()[0]["result"] == {"action": "cancel"}
 
 
-async def test_a_form_of_a_tool_call_and_of_another_session_names_it(new_harness: Callable[..., Any]) -> None:
+async def test_a_form_of_a_tool_call_and_of_another_session_names_it(new_harness: NewHarness) -> None:
     call = {"sessionUpdate": "tool_call", "toolCallId": "c1", "title": "Push"}
     own = {"mode": "form", "message": "One", "requestedSchema": SCHEMA, "toolCallId": "c1"}
     other = {**own, "message": "Two", "sessionId": "sub-1"}

@@ -2,7 +2,6 @@
 
 import asyncio
 import threading
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -13,6 +12,7 @@ from runtimed.execution.acp import handshake
 from runtimed.execution.acp.saved_session import SavedSession, save
 from runtimed.model.event import ErrorRaised
 from runtimed.model.worker import TaskIntent
+from tests.execution.acp.conftest import NewHarness
 
 ACCEPTED = BackendAnswer("accepted")
 CALL = {"sessionUpdate": "tool_call", "toolCallId": "c1", "title": "sleep", "status": "in_progress"}
@@ -20,7 +20,7 @@ THEN = [["text", "again"], ["end"]]
 
 
 async def test_a_run_is_over_when_the_interrupt_returns_and_the_next_one_begins(
-    new_harness: Callable[..., Any],
+    new_harness: NewHarness,
 ) -> None:
     first = [["update", CALL], ["until_cancel"], ["end", "cancelled"]]
     harness = new_harness({"session/prompt": [first, THEN]}, stop_grace_s=30)
@@ -36,7 +36,7 @@ async def test_a_run_is_over_when_the_interrupt_returns_and_the_next_one_begins(
     assert len(harness.heard("initialize")) == 1
 
 
-async def test_an_interrupt_while_nothing_runs_changes_nothing(new_harness: Callable[..., Any]) -> None:
+async def test_an_interrupt_while_nothing_runs_changes_nothing(new_harness: NewHarness) -> None:
     harness = new_harness()
     assert await harness.backend.interrupt(harness.worker_id) == ACCEPTED
     await harness.spawn()
@@ -44,7 +44,7 @@ async def test_an_interrupt_while_nothing_runs_changes_nothing(new_harness: Call
     assert (await harness.run()).text == "hello"
 
 
-async def test_an_interrupt_right_behind_the_start_ends_the_run(new_harness: Callable[..., Any]) -> None:
+async def test_an_interrupt_right_behind_the_start_ends_the_run(new_harness: NewHarness) -> None:
     harness = new_harness({"session/prompt": [[["until_cancel"], ["end", "cancelled"]]]}, stop_grace_s=30)
     await harness.spawn()
     await harness.begin()
@@ -54,7 +54,7 @@ async def test_an_interrupt_right_behind_the_start_ends_the_run(new_harness: Cal
 
 
 async def test_an_interrupt_right_behind_the_start_takes_nothing_from_the_introduction(
-    new_harness: Callable[..., Any],
+    new_harness: NewHarness,
 ) -> None:
     harness = new_harness()
     await harness.spawn(TaskIntent("Mend the roof"))
@@ -67,7 +67,7 @@ async def test_an_interrupt_right_behind_the_start_takes_nothing_from_the_introd
 
 @pytest.mark.parametrize("amid", [False, True])
 async def test_an_introduction_that_an_interrupt_kept_back_is_made_after_a_restart(
-    new_harness: Callable[..., Any], monkeypatch: pytest.MonkeyPatch, amid: bool
+    new_harness: NewHarness, monkeypatch: pytest.MonkeyPatch, amid: bool
 ) -> None:
     loop, keeping, free = asyncio.get_running_loop(), asyncio.Event(), threading.Event()
 
@@ -96,7 +96,7 @@ async def test_an_introduction_that_an_interrupt_kept_back_is_made_after_a_resta
 
 
 async def test_an_interrupt_of_an_input_whose_agent_was_lost_before_its_start_returns(
-    new_harness: Callable[..., Any],
+    new_harness: NewHarness,
 ) -> None:
     harness = new_harness({"session/prompt": [[["end"], ["until_file", "go"], ["leave", 1]]]})
     await harness.spawn()
@@ -110,7 +110,7 @@ async def test_an_interrupt_of_an_input_whose_agent_was_lost_before_its_start_re
 
 
 async def test_an_agent_that_answers_a_cancel_with_an_error_was_interrupted_nevertheless(
-    new_harness: Callable[..., Any],
+    new_harness: NewHarness,
 ) -> None:
     harness = new_harness({"session/prompt": [[["text", "a"], ["until_cancel"], ["error", -32603, "aborted"]]]})
     await harness.spawn()
@@ -126,7 +126,7 @@ async def test_an_agent_that_answers_a_cancel_with_an_error_was_interrupted_neve
     [({"loadSession": True}, "session/load"), ({"sessionCapabilities": {"resume": {}}}, "session/resume")],
 )
 async def test_an_agent_that_ignores_the_cancel_is_started_again_with_its_session(
-    new_harness: Callable[..., Any], capabilities: dict[str, Any], method: str
+    new_harness: NewHarness, capabilities: dict[str, Any], method: str
 ) -> None:
     script = {"session": "s-1", "capabilities": capabilities}
     harness = new_harness(
@@ -147,7 +147,7 @@ async def test_an_agent_that_ignores_the_cancel_is_started_again_with_its_sessio
     assert [told["sessionId"] for told in harness.heard("session/cancel")] == ["s-1"]
 
 
-async def test_an_agent_that_talks_on_and_on_is_started_again_too(new_harness: Callable[..., Any]) -> None:
+async def test_an_agent_that_talks_on_and_on_is_started_again_too(new_harness: NewHarness) -> None:
     harness = new_harness({"session/prompt": [[["ignore_end"], ["flood"]]]}, stop_grace_s=0.2)
     await harness.spawn()
     await harness.begin()
@@ -158,7 +158,7 @@ async def test_an_agent_that_talks_on_and_on_is_started_again_too(new_harness: C
     assert (await harness.run()).text.endswith("again")
 
 
-async def test_an_agent_that_cannot_be_started_again_is_lost(new_harness: Callable[..., Any]) -> None:
+async def test_an_agent_that_cannot_be_started_again_is_lost(new_harness: NewHarness) -> None:
     harness = new_harness({"session/prompt": [[["ignore_end"], ["text", "a"], ["hang"]]]}, stop_grace_s=0.3)
     await harness.spawn()
     await harness.begin()
@@ -174,7 +174,7 @@ async def test_an_agent_that_cannot_be_started_again_is_lost(new_harness: Callab
 
 @pytest.mark.parametrize("status", [0, 1])
 async def test_an_agent_that_exits_when_it_is_cancelled_is_started_again_and_its_session_loaded(
-    new_harness: Callable[..., Any], status: int
+    new_harness: NewHarness, status: int
 ) -> None:
     script = {"session": "s-1", "capabilities": {"loadSession": True}}
     first = [["update", CALL], ["until_cancel"], ["leave", status]]

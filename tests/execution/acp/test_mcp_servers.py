@@ -1,12 +1,12 @@
 """The MCP servers of a profile, as agents are told about them."""
 
 import sys
-from collections.abc import Callable
 from typing import Any
 
 import pytest
 
 from runtimed.execution.profile import McpServer
+from tests.execution.acp.conftest import NewHarness
 from tests.execution.acp.test_backend import ACCEPTED
 
 ISSUES = McpServer("issues", command=(sys.executable, "-m", "issues"), env={"KEY": "k"})
@@ -16,7 +16,7 @@ BOTH = {"mcpCapabilities": {"http": True, "sse": True}}
 
 
 async def test_servers_are_handed_on_in_a_new_session_and_in_one_that_is_opened_again(
-    new_harness: Callable[..., Any],
+    new_harness: NewHarness,
 ) -> None:
     able = {**BOTH, "loadSession": True}
     harness = new_harness({"capabilities": able, "session": "s"}, mcp_servers=(ISSUES, DOCS, OLD))
@@ -44,7 +44,7 @@ async def test_servers_are_handed_on_in_a_new_session_and_in_one_that_is_opened_
 
 
 async def test_a_program_without_a_path_is_handed_on_with_the_path_that_the_agent_would_find(
-    new_harness: Callable[..., Any],
+    new_harness: NewHarness,
 ) -> None:
     harness = new_harness(mcp_servers=(McpServer("shell", command=("sh",)),))
     await harness.spawn()
@@ -68,7 +68,7 @@ async def test_a_program_without_a_path_is_handed_on_with_the_path_that_the_agen
     ],
 )
 async def test_a_spawn_is_rejected_by_the_name_of_a_server_that_cannot_be_used(
-    new_harness: Callable[..., Any], server: McpServer, able: dict[str, Any], problem: str
+    new_harness: NewHarness, server: McpServer, able: dict[str, Any], problem: str
 ) -> None:
     harness = new_harness({"capabilities": able}, mcp_servers=(server,))
 

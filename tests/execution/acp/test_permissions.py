@@ -2,7 +2,6 @@
 
 import asyncio
 import json
-from collections.abc import Callable
 from typing import Any
 
 import pytest
@@ -10,6 +9,7 @@ import pytest
 from runtimed.core.state.backend_answer import BackendAnswer
 from runtimed.execution.acp import permissions
 from runtimed.model.permission import PermissionOption, Ruling
+from tests.execution.acp.conftest import NewHarness
 
 CALL = {"toolCallId": "c1", "title": "Remove x", "kind": "delete", "rawInput": {"path": "x"}, "status": "pending"}
 YES = {"optionId": "yes", "name": "Yes", "kind": "allow_once"}
@@ -23,7 +23,7 @@ def asking(options: list[Any], call: Any = CALL, **script: Any) -> dict[str, Any
 
 
 async def test_the_tool_call_is_shown_before_the_question_and_ended_where_the_agent_does_not(
-    new_harness: Callable[..., Any],
+    new_harness: NewHarness,
 ) -> None:
     harness = new_harness(asking([YES, NO]), permission_timeout_s=7)
     await harness.spawn()
@@ -42,7 +42,7 @@ async def test_the_tool_call_is_shown_before_the_question_and_ended_where_the_ag
     assert [result.summary for result in harness.sink.results] == ["the agent reported no result"]
 
 
-async def test_the_time_of_a_silent_run_rests_while_a_permission_waits(new_harness: Callable[..., Any]) -> None:
+async def test_the_time_of_a_silent_run_rests_while_a_permission_waits(new_harness: NewHarness) -> None:
     harness = new_harness(asking([YES, NO]), max_silence_s=2.0, quiet_alert_s=1.0)
     await harness.spawn()
     await harness.begin()
@@ -63,7 +63,7 @@ async def test_the_time_of_a_silent_run_rests_while_a_permission_waits(new_harne
     ],
 )
 async def test_a_denied_tool_has_a_result_that_says_so(
-    new_harness: Callable[..., Any], ruling: Ruling, heard: str, summary: str
+    new_harness: NewHarness, ruling: Ruling, heard: str, summary: str
 ) -> None:
     harness = new_harness(asking([YES, NO]))
     await harness.spawn()
@@ -84,7 +84,7 @@ async def test_a_denied_tool_has_a_result_that_says_so(
     ],
 )
 async def test_a_policy_rules_without_anybody(
-    new_harness: Callable[..., Any], policy: str, options: list[Any], chosen: str
+    new_harness: NewHarness, policy: str, options: list[Any], chosen: str
 ) -> None:
     harness = new_harness(asking(options), permissions=policy)
     await harness.spawn()
@@ -104,7 +104,7 @@ async def test_a_policy_rules_without_anybody(
     ],
 )
 async def test_where_there_is_nothing_to_choose_the_request_is_cancelled(
-    new_harness: Callable[..., Any], policy: str, options: Any
+    new_harness: NewHarness, policy: str, options: Any
 ) -> None:
     harness = new_harness(asking(options), permissions=policy)
     await harness.spawn()
@@ -124,7 +124,7 @@ async def test_where_there_is_nothing_to_choose_the_request_is_cancelled(
     ],
 )
 async def test_a_title_that_is_the_name_of_a_tool_alone_gets_its_arguments(
-    new_harness: Callable[..., Any], title: str, given: Any, shown: str
+    new_harness: NewHarness, title: str, given: Any, shown: str
 ) -> None:
     call = {**CALL, "title": title, "rawInput": given}
     harness = new_harness(asking([YES], call), permissions="allow")
@@ -134,7 +134,7 @@ async def test_a_title_that_is_the_name_of_a_tool_alone_gets_its_arguments(
 
 
 @pytest.mark.parametrize("call", [None, {}, {"toolCallId": 5}, []])
-async def test_a_request_about_no_tool_call_is_asked_all_the_same(new_harness: Callable[..., Any], call: Any) -> None:
+async def test_a_request_about_no_tool_call_is_asked_all_the_same(new_harness: NewHarness, call: Any) -> None:
     harness = new_harness(asking([YES], call), permissions="allow")
     await harness.spawn()
     sink = await harness.run()
@@ -142,7 +142,7 @@ async def test_a_request_about_no_tool_call_is_asked_all_the_same(new_harness: C
     assert sink.results == []
 
 
-async def test_an_interrupt_cancels_the_question(new_harness: Callable[..., Any]) -> None:
+async def test_an_interrupt_cancels_the_question(new_harness: NewHarness) -> None:
     steps = [["ask", CALL, [YES, NO]], ["until_cancel"], ["end", "cancelled"]]
     harness = new_harness({"session/prompt": [steps]}, stop_grace_s=30)
     await harness.spawn()
@@ -157,7 +157,7 @@ async def test_an_interrupt_cancels_the_question(new_harness: Callable[..., Any]
 @pytest.mark.parametrize("call_id", [5, ["c1"], None])
 @pytest.mark.parametrize("permissions", ["ask", "deny"])
 async def test_a_request_whose_tool_call_has_no_id_that_is_one_is_answered_too(
-    new_harness: Callable[..., Any], call_id: object, permissions: str
+    new_harness: NewHarness, call_id: object, permissions: str
 ) -> None:
     harness = new_harness(asking([YES, NO], {**CALL, "toolCallId": call_id}), permissions=permissions)
     await harness.spawn()
@@ -169,7 +169,7 @@ async def test_a_request_whose_tool_call_has_no_id_that_is_one_is_answered_too(
     assert harness.sink.text == '{"outcome": "selected", "optionId": "no"}'
 
 
-async def test_an_option_whose_id_is_too_long_is_left_out(new_harness: Callable[..., Any]) -> None:
+async def test_an_option_whose_id_is_too_long_is_left_out(new_harness: NewHarness) -> None:
     longest = "x" * permissions.MAX_OPTION_ID
     harness = new_harness(asking([{**YES, "optionId": f"{longest}x"}, {**YES, "optionId": longest}]))
     await harness.spawn()
@@ -195,7 +195,7 @@ async def test_an_option_whose_id_is_too_long_is_left_out(new_harness: Callable[
     ],
 )
 async def test_the_reason_of_a_denial_is_handed_on_to_the_agent_and_shown_in_the_result(
-    new_harness: Callable[..., Any], ruling: Ruling, outcome: dict[str, Any], summary: str
+    new_harness: NewHarness, ruling: Ruling, outcome: dict[str, Any], summary: str
 ) -> None:
     harness = new_harness(asking([YES, NO]))
     await harness.spawn()
@@ -221,7 +221,7 @@ async def test_the_reason_of_a_denial_is_handed_on_to_the_agent_and_shown_in_the
     ],
 )
 async def test_a_request_says_of_which_kind_its_tool_is(
-    new_harness: Callable[..., Any], told: dict[str, Any], asked: dict[str, Any], kind: str
+    new_harness: NewHarness, told: dict[str, Any], asked: dict[str, Any], kind: str
 ) -> None:
     steps = [
         ["update", {"sessionUpdate": "tool_call", "toolCallId": "c1", **told}],
@@ -240,7 +240,7 @@ SHOWN = {"sessionUpdate": "tool_call", **CALL, "title": "remove the folder build
 
 
 async def test_a_request_that_names_only_its_tool_call_keeps_the_title_that_the_call_was_told_with_last(
-    new_harness: Callable[..., Any],
+    new_harness: NewHarness,
 ) -> None:
     renamed = {"sessionUpdate": "tool_call_update", "toolCallId": "c1", "title": "remove the folder dist"}
     steps = [["update", SHOWN], ["update", renamed], ["ask", {"toolCallId": "c1"}, [YES, NO]], ["end"]]
@@ -255,7 +255,7 @@ async def test_a_request_that_names_only_its_tool_call_keeps_the_title_that_the_
 
 
 async def test_a_request_of_another_session_is_answered_and_shown_with_that_session(
-    new_harness: Callable[..., Any],
+    new_harness: NewHarness,
 ) -> None:
     told = {"sessionId": "sub-1", "update": {**SHOWN, "title": "read the secrets"}}
     asked = {"sessionId": "sub-1", "toolCall": {"toolCallId": "c1"}, "options": [YES, NO]}

@@ -11,11 +11,12 @@ import pytest
 from runtimed.core.state.backend_answer import BackendAnswer
 from runtimed.execution.acp.saved_session import load
 from runtimed.model.worker import TaskIntent
+from tests.execution.acp.conftest import NewHarness
 
 ACCEPTED = BackendAnswer("accepted")
 DIFFERS = "the memory of the agent differs from the transcript"
 LOAD = {"loadSession": True}
-RESUME = {"sessionCapabilities": {"resume": {}}}
+RESUME: dict[str, Any] = {"sessionCapabilities": {"resume": {}}}
 
 
 def user(text: str) -> list[Any]:
@@ -28,7 +29,7 @@ def loading(*replay: list[Any], **script: Any) -> dict[str, Any]:
     return {"session": "s-1", "capabilities": LOAD, "session/load": steps, **script}
 
 
-async def test_a_session_is_resumed_rather_than_loaded(new_harness: Callable[..., Any]) -> None:
+async def test_a_session_is_resumed_rather_than_loaded(new_harness: NewHarness) -> None:
     harness = new_harness({"session": "s-1", "capabilities": LOAD | RESUME})
     await harness.spawn()
     await harness.run("one")
@@ -39,7 +40,7 @@ async def test_a_session_is_resumed_rather_than_loaded(new_harness: Callable[...
     assert len(harness.heard("session/new")) == 1
 
 
-async def test_a_replay_is_not_said_again(new_harness: Callable[..., Any]) -> None:
+async def test_a_replay_is_not_said_again(new_harness: NewHarness) -> None:
     replay = [user("Your purpose: x"), user("one"), ["text", "hello"], ["update", {"sessionUpdate": "plan"}]]
     harness = new_harness(loading(*replay, user("two"), ["texts", 500, "n"]))
     await harness.spawn()
@@ -50,7 +51,7 @@ async def test_a_replay_is_not_said_again(new_harness: Callable[..., Any]) -> No
 
 
 async def test_a_replay_of_another_session_is_neither_said_again_nor_taken_for_ones_own(
-    new_harness: Callable[..., Any],
+    new_harness: NewHarness,
 ) -> None:
     other = {"sessionId": "s-2", "update": {"sessionUpdate": "user_message_chunk", "content": {"text": "two"}}}
     message = json.dumps({"jsonrpc": "2.0", "method": "session/update", "params": other})
@@ -62,7 +63,7 @@ async def test_a_replay_of_another_session_is_neither_said_again_nor_taken_for_o
 
 
 async def test_a_replay_that_comes_behind_the_response_is_not_said_again_either(
-    new_harness: Callable[..., Any], monkeypatch: pytest.MonkeyPatch
+    new_harness: NewHarness, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr("runtimed.execution.acp.handshake.REPLAY_SETTLE_S", 1.0)
     harness = new_harness({"session": "s-1", "capabilities": LOAD, "session/load": [["answer", None], user("one")]})
@@ -74,9 +75,7 @@ async def test_a_replay_that_comes_behind_the_response_is_not_said_again_either(
 @pytest.mark.parametrize(
     "replay", [[], [user("one")], [user("two"), user("one")], [user("one"), user("two"), user("three")]]
 )
-async def test_an_agent_that_remembers_something_else_is_told_of(
-    new_harness: Callable[..., Any], replay: list[Any]
-) -> None:
+async def test_an_agent_that_remembers_something_else_is_told_of(new_harness: NewHarness, replay: list[Any]) -> None:
     harness = new_harness(loading(*replay))
     await harness.spawn()
     assert await harness.restart(("one", "two")) == ACCEPTED
@@ -84,7 +83,7 @@ async def test_an_agent_that_remembers_something_else_is_told_of(
     assert sink.alerts == [DIFFERS]
 
 
-async def test_an_input_that_the_agent_never_learned_of_is_told_of_once(new_harness: Callable[..., Any]) -> None:
+async def test_an_input_that_the_agent_never_learned_of_is_told_of_once(new_harness: NewHarness) -> None:
     harness = new_harness(loading(user("one")))
     await harness.spawn()
     await harness.restart(("one", "cut"))
@@ -102,7 +101,7 @@ async def test_an_input_that_the_agent_never_learned_of_is_told_of_once(new_harn
     [[], [user("two")], [user("one")], [user("one"), user("other")], [user("one"), user("two"), user("other")]],
 )
 async def test_another_difference_is_told_of_although_one_is_known(
-    new_harness: Callable[..., Any], replay: list[Any]
+    new_harness: NewHarness, replay: list[Any]
 ) -> None:
     harness = new_harness(loading(user("one")))
     await harness.spawn()
@@ -114,7 +113,7 @@ async def test_another_difference_is_told_of_although_one_is_known(
 
 
 async def test_what_an_agent_remembers_besides_is_told_of_although_nothing_was_said_since(
-    new_harness: Callable[..., Any],
+    new_harness: NewHarness,
 ) -> None:
     harness = new_harness(loading(user("one")))
     await harness.spawn()
@@ -135,7 +134,7 @@ async def test_what_an_agent_remembers_besides_is_told_of_although_nothing_was_s
     ],
 )
 async def test_where_the_session_is_gone_a_new_one_begins_with_the_objective_and_an_alert(
-    new_harness: Callable[..., Any], script: dict[str, Any], why: str
+    new_harness: NewHarness, script: dict[str, Any], why: str
 ) -> None:
     harness = new_harness(script)
     await harness.spawn(TaskIntent("Mend the roof"))
@@ -150,7 +149,7 @@ async def test_where_the_session_is_gone_a_new_one_begins_with_the_objective_and
 
 
 async def test_a_new_session_for_an_agent_that_was_told_nothing_yet_is_no_matter(
-    new_harness: Callable[..., Any],
+    new_harness: NewHarness,
 ) -> None:
     harness = new_harness()
     await harness.spawn()
@@ -159,7 +158,7 @@ async def test_a_new_session_for_an_agent_that_was_told_nothing_yet_is_no_matter
     assert len(harness.heard("session/new")) == 2
 
 
-async def test_a_refused_resume_is_followed_by_a_load(new_harness: Callable[..., Any]) -> None:
+async def test_a_refused_resume_is_followed_by_a_load(new_harness: NewHarness) -> None:
     script = {"capabilities": LOAD | RESUME, "session/resume": [["error", -32603, "no"]], "session": "s-1"}
     harness = new_harness(script)
     await harness.spawn()
@@ -168,7 +167,7 @@ async def test_a_refused_resume_is_followed_by_a_load(new_harness: Callable[...,
     assert len(harness.heard("session/load")) == 1
 
 
-async def test_the_objective_is_not_said_again_to_a_session_that_knows_it(new_harness: Callable[..., Any]) -> None:
+async def test_the_objective_is_not_said_again_to_a_session_that_knows_it(new_harness: NewHarness) -> None:
     harness = new_harness({"session": "s-1", "capabilities": RESUME})
     await harness.spawn(TaskIntent("Mend the roof"))
     await harness.run("one")
@@ -181,9 +180,7 @@ async def test_the_objective_is_not_said_again_to_a_session_that_knows_it(new_ha
 @pytest.mark.parametrize(
     "damage", [b"", b"{", b"[]", b'{"session_id": 5, "introduced": true}', b"\xff", b"link", None]
 )
-async def test_a_lost_or_damaged_session_file_is_said_to_be_so(
-    new_harness: Callable[..., Any], damage: bytes | None
-) -> None:
+async def test_a_lost_or_damaged_session_file_is_said_to_be_so(new_harness: NewHarness, damage: bytes | None) -> None:
     harness = new_harness({"session": "s-1", "capabilities": RESUME})
     await harness.spawn()
     path = harness.folder / "session.json"

@@ -1,11 +1,11 @@
 """What is set in a session before its first prompt."""
 
-from collections.abc import Callable
 from typing import Any
 
 import pytest
 
 from runtimed.core.state.backend_answer import BackendAnswer
+from tests.execution.acp.conftest import NewHarness
 
 SESSION = "s-1"
 MODES = {
@@ -37,7 +37,7 @@ def opening(**told: Any) -> dict[str, Any]:
     return {"session": SESSION, "session/new": new, SET: [["answer", OPTIONS]], "session/set_mode": [["answer", {}]]}
 
 
-async def test_the_configuration_of_the_profile_is_set_in_a_new_session(new_harness: Callable[..., Any]) -> None:
+async def test_the_configuration_of_the_profile_is_set_in_a_new_session(new_harness: NewHarness) -> None:
     harness = new_harness(opening(**OPTIONS), session_config={"mode": "default", "model": "large", "fast": "true"})
 
     assert await harness.spawn() == BackendAnswer("accepted")
@@ -49,7 +49,7 @@ async def test_the_configuration_of_the_profile_is_set_in_a_new_session(new_harn
     ]
 
 
-async def test_what_a_create_asks_for_goes_before_the_profile_key_by_key(new_harness: Callable[..., Any]) -> None:
+async def test_what_a_create_asks_for_goes_before_the_profile_key_by_key(new_harness: NewHarness) -> None:
     harness = new_harness(opening(**OPTIONS), session_config={"mode": "default", "model": "large"})
 
     await harness.spawn(session_config={"mode": "auto", "fast": "true"})
@@ -57,7 +57,7 @@ async def test_what_a_create_asks_for_goes_before_the_profile_key_by_key(new_har
     assert [(told["configId"], told["value"]) for told in harness.heard(SET)] == [("model", "large"), ("fast", True)]
 
 
-async def test_an_agent_that_offers_modes_alone_is_told_by_set_mode(new_harness: Callable[..., Any]) -> None:
+async def test_an_agent_that_offers_modes_alone_is_told_by_set_mode(new_harness: NewHarness) -> None:
     harness = new_harness(opening(modes=MODES), session_config={"mode": "default"})
 
     assert await harness.spawn() == BackendAnswer("accepted")
@@ -66,7 +66,7 @@ async def test_an_agent_that_offers_modes_alone_is_told_by_set_mode(new_harness:
     assert harness.heard(SET) == []
 
 
-async def test_what_is_set_already_is_not_set_again(new_harness: Callable[..., Any]) -> None:
+async def test_what_is_set_already_is_not_set_again(new_harness: NewHarness) -> None:
     harness = new_harness(opening(**OPTIONS), session_config={"mode": "auto", "model": "small", "fast": "false"})
 
     assert await harness.spawn() == BackendAnswer("accepted")
@@ -75,8 +75,10 @@ async def test_what_is_set_already_is_not_set_again(new_harness: Callable[..., A
 
 
 @pytest.mark.parametrize("method", ["session/resume", "session/load"])
-async def test_a_session_that_goes_on_is_configured_again(new_harness: Callable[..., Any], method: str) -> None:
-    able = {"sessionCapabilities": {"resume": {}}} if method == "session/resume" else {"loadSession": True}
+async def test_a_session_that_goes_on_is_configured_again(new_harness: NewHarness, method: str) -> None:
+    able: dict[str, Any] = (
+        {"sessionCapabilities": {"resume": {}}} if method == "session/resume" else {"loadSession": True}
+    )
     harness = new_harness({**opening(**OPTIONS), "capabilities": able}, session_config={"mode": "default"})
     await harness.spawn()
 
@@ -86,7 +88,7 @@ async def test_a_session_that_goes_on_is_configured_again(new_harness: Callable[
 
 
 async def test_an_agent_that_tells_nothing_of_its_options_is_asked_for_the_mode_in_both_ways(
-    new_harness: Callable[..., Any],
+    new_harness: NewHarness,
 ) -> None:
     script = {**opening(), SET: [["error", -32601, "Method not found"]]}
     harness = new_harness(script, session_config={"mode": "default"})
@@ -108,7 +110,7 @@ async def test_an_agent_that_tells_nothing_of_its_options_is_asked_for_the_mode_
     ],
 )
 async def test_what_can_not_be_set_fails_the_spawn_and_names_the_key(
-    new_harness: Callable[..., Any], told: dict[str, Any], config: dict[str, str], problem: str
+    new_harness: NewHarness, told: dict[str, Any], config: dict[str, str], problem: str
 ) -> None:
     script = opening(**told) if told else {**opening(), SET: [["error", -32601, "Method not found"]]}
     harness = new_harness(script, session_config=config)
@@ -118,7 +120,7 @@ async def test_what_can_not_be_set_fails_the_spawn_and_names_the_key(
     assert answer == BackendAnswer("errored", f"the agent could not be started: {problem}")
 
 
-async def test_an_agent_that_refuses_to_set_something_fails_the_spawn(new_harness: Callable[..., Any]) -> None:
+async def test_an_agent_that_refuses_to_set_something_fails_the_spawn(new_harness: NewHarness) -> None:
     script = {**opening(**OPTIONS), SET: [["error", -32602, "not in this plan"]]}
     harness = new_harness(script, session_config={"model": "large"})
 
@@ -140,7 +142,7 @@ async def test_an_agent_that_refuses_to_set_something_fails_the_spawn(new_harnes
         {"modes": 5},
     ],
 )
-async def test_odd_options_of_an_agent_end_nothing(new_harness: Callable[..., Any], odd: dict[str, Any]) -> None:
+async def test_odd_options_of_an_agent_end_nothing(new_harness: NewHarness, odd: dict[str, Any]) -> None:
     script = {
         **opening(),
         "session/resume": [["answer", odd]],
@@ -162,7 +164,7 @@ async def test_odd_options_of_an_agent_end_nothing(new_harness: Callable[..., An
     ],
 )
 async def test_an_agent_is_offered_the_files_and_terminals_of_the_profile_or_else_of_its_capabilities(
-    new_harness: Callable[..., Any], offers: Any, files: dict[str, bool], shell: bool
+    new_harness: NewHarness, offers: Any, files: dict[str, bool], shell: bool
 ) -> None:
     harness = new_harness(capabilities=("read", "write", "shell"), offers=offers)
     await harness.spawn()
@@ -173,7 +175,7 @@ async def test_an_agent_is_offered_the_files_and_terminals_of_the_profile_or_els
     assert (offered["fs"], offered["terminal"]) == (files, shell)
 
 
-async def test_what_is_not_offered_is_refused(new_harness: Callable[..., Any]) -> None:
+async def test_what_is_not_offered_is_refused(new_harness: NewHarness) -> None:
     asked = ["tell", "fs/write_text_file", {"path": "/x", "content": "x"}]
     harness = new_harness({"session/prompt": [[asked, ["end"]]]}, capabilities=("write",), offers=())
     await harness.spawn()

@@ -2,15 +2,14 @@
 
 import asyncio
 import json
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import pytest
 
-from tests.execution.acp.conftest import ACCEPTED, Roll
+from tests.execution.acp.conftest import ACCEPTED, Harness, NewHarness, Roll
 
-ABLE = {"sessionCapabilities": {"close": {}, "delete": {}}}
+ABLE: dict[str, Any] = {"sessionCapabilities": {"close": {}, "delete": {}}}
 SCRIPT = {
     "capabilities": ABLE,
     "session": "s-1",
@@ -19,13 +18,13 @@ SCRIPT = {
 }
 
 
-def methods(harness: Any) -> list[str]:
+def methods(harness: Harness) -> list[str]:
     """The methods that the agents of a Worker were told, in order."""
     lines = Path(harness.home.parent.parent / "heard.jsonl").read_text().splitlines()
     return [message["method"] for message in map(json.loads, lines) if "method" in message]
 
 
-async def test_a_stop_closes_the_session_and_a_cancel_does_not(new_harness: Callable[..., Any]) -> None:
+async def test_a_stop_closes_the_session_and_a_cancel_does_not(new_harness: NewHarness) -> None:
     harness = new_harness(SCRIPT, stop_grace_s=30)
     await harness.spawn()
     await harness.backend.stop(harness.worker_id, None)
@@ -37,7 +36,7 @@ async def test_a_stop_closes_the_session_and_a_cancel_does_not(new_harness: Call
     assert len(harness.heard("session/close")) == 1
 
 
-async def test_a_stop_amid_a_run_cancels_it_before_it_closes_the_session(new_harness: Callable[..., Any]) -> None:
+async def test_a_stop_amid_a_run_cancels_it_before_it_closes_the_session(new_harness: NewHarness) -> None:
     prompt = [[["text", "go"], ["until_cancel"], ["end", "cancelled"]]]
     harness = new_harness({**SCRIPT, "session/prompt": prompt}, stop_grace_s=30)
     await harness.spawn()
@@ -53,7 +52,7 @@ async def test_a_stop_amid_a_run_cancels_it_before_it_closes_the_session(new_har
     "closing", [[["error", -32603, "no"]], [["hang"]], [["leave", 1]], [["texts", 1000, "x" * 1000], ["answer", {}]]]
 )
 async def test_an_agent_that_cannot_close_its_session_ends_all_the_same(
-    new_harness: Callable[..., Any], closing: list[Any]
+    new_harness: NewHarness, closing: list[Any]
 ) -> None:
     harness = new_harness({**SCRIPT, "session/close": closing}, stop_grace_s=2)
     await harness.spawn()
@@ -62,7 +61,7 @@ async def test_an_agent_that_cannot_close_its_session_ends_all_the_same(
 
 
 async def test_the_deletion_of_a_worker_deletes_its_session_and_leaves_no_process(
-    new_harness: Callable[..., Any],
+    new_harness: NewHarness,
 ) -> None:
     harness = new_harness({**SCRIPT, "start": [["enroll"]]}, stop_grace_s=30)
     roll = Roll(harness.home.parent.parent)
@@ -84,7 +83,7 @@ async def test_the_deletion_of_a_worker_deletes_its_session_and_leaves_no_proces
     ids=["an agent that can't delete", "a Worker that never ran"],
 )
 async def test_no_agent_is_started_where_there_is_nothing_to_delete(
-    new_harness: Callable[..., Any], script: dict[str, Any], *, spawned: bool
+    new_harness: NewHarness, script: dict[str, Any], *, spawned: bool
 ) -> None:
     harness = new_harness({**script, "start": [["enroll"]]})
     if spawned:
@@ -98,7 +97,7 @@ async def test_no_agent_is_started_where_there_is_nothing_to_delete(
 
 @pytest.mark.parametrize("deleting", [[["error", -32603, "no"]], [["leave", 1]]])
 async def test_a_session_that_the_agent_does_not_delete_is_logged(
-    new_harness: Callable[..., Any], deleting: list[Any], caplog: pytest.LogCaptureFixture
+    new_harness: NewHarness, deleting: list[Any], caplog: pytest.LogCaptureFixture
 ) -> None:
     harness = new_harness({**SCRIPT, "session/delete": deleting})
     await harness.spawn()

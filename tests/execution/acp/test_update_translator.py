@@ -18,6 +18,7 @@ from runtimed.model.event import (
     ErrorRaised,
     Payload,
     RunEnd,
+    RunResult,
     SystemItem,
     TextDelta,
     TextDone,
@@ -357,7 +358,7 @@ def test_what_is_nested_too_deeply_is_left_out_and_the_rest_told() -> None:
     ("kind", "shown"),
     [("permission_request", "agent_permission_request"), (None, "unknown"), (7, "7"), ("x" * 999, "x" * 100)],
 )
-def test_an_agent_cannot_say_what_is_for_the_runtime_to_say(kind: Any, shown: str) -> None:
+def test_an_agent_cannot_say_what_is_for_the_runtime_to_say(kind: str | int | None, shown: str) -> None:
     (item,) = events_of(UpdateTranslator(), {"sessionUpdate": kind})
     assert isinstance(item, SystemItem)
     assert item.item["kind"] == shown
@@ -409,7 +410,9 @@ def test_what_is_too_large_is_cut_and_says_so() -> None:
         (END | {"usage": {"inputTokens": True, "outputTokens": 4}}, (None, 4, None)),
     ],
 )
-def test_usage_is_taken_from_the_response(response: dict[str, Any], usage: tuple[Any, ...]) -> None:
+def test_usage_is_taken_from_the_response(
+    response: dict[str, Any], usage: tuple[int | None, int | None, int | None]
+) -> None:
     assert events_of(UpdateTranslator(), end=response) == [Usage(*usage, source="agent"), RunEnd("finished")]
 
 
@@ -439,14 +442,16 @@ def test_input_counts_what_came_from_a_cache_and_output_the_thoughts_for_every_a
 def test_usage_is_taken_from_what_updates_count_and_not_from_how_full_the_context_is() -> None:
     window = {"sessionUpdate": "usage_update", "used": 900, "size": 200_000}
     said = events_of(UpdateTranslator(), window, end=END)
-    full = {"context_tokens": 900, "context_window": 200_000}
     assert said == [
         SystemItem({"kind": "usage_update", "content": {"used": 900, "size": 200_000}}),
-        Usage(None, None, source="agent", **full),
+        Usage(None, None, source="agent", context_tokens=900, context_window=200_000),
         RunEnd("finished"),
     ]
     said = events_of(UpdateTranslator(), window | {"inputTokens": 7, "outputTokens": 8}, end=END)
-    assert said[-2:] == [Usage(7, 8, source="agent", **full), RunEnd("finished")]
+    assert said[-2:] == [
+        Usage(7, 8, source="agent", context_tokens=900, context_window=200_000),
+        RunEnd("finished"),
+    ]
 
 
 def test_usage_tells_the_last_size_of_the_context_and_what_the_session_has_cost() -> None:
@@ -643,7 +648,7 @@ def test_an_agent_can_not_say_what_has_a_meaning_here(kind: str) -> None:
         (["end_turn"], "finished"),
     ],
 )
-def test_the_stop_reason_says_how_the_run_ended(reason: Any, result: Any) -> None:
+def test_the_stop_reason_says_how_the_run_ended(reason: Any, result: RunResult) -> None:
     assert events_of(UpdateTranslator(), end={"stopReason": reason})[-1] == RunEnd(result)
 
 

@@ -10,11 +10,12 @@ import pytest
 
 from runtimed.core.ports import Spawn
 from runtimed.core.state.backend_answer import BackendAnswer
+from runtimed.core.state.change import Entry
 from runtimed.execution.acp import warm_pool
 from runtimed.execution.workspace import remove_spares
 from runtimed.model.identity import WorkerId, worker_id
 from runtimed.model.worker import CreateWorkerRequest, NamedReference
-from tests.execution.acp.conftest import ACCEPTED, DEADLINE_S, Folders, RecordingSink, Roll
+from tests.execution.acp.conftest import ACCEPTED, DEADLINE_S, Folders, Harness, NewHarness, RecordingSink, Roll
 
 LONG_S = 3600.0
 
@@ -29,7 +30,7 @@ async def until(met: Callable[[], object]) -> None:
 class Host:
     """A backend that keeps agents ready, and the Workers that it is asked to run. Its agents enroll."""
 
-    def __init__(self, harness: Any, folder: Path) -> None:
+    def __init__(self, harness: Harness, folder: Path) -> None:
         self.backend = harness.backend
         self.harness = harness
         self.folder = folder
@@ -45,7 +46,7 @@ class Host:
         self.backend.keep_warm(idle_s)
         await until(lambda: self.backend.ready == count)
 
-    async def spawn(self, number: int = 1, history: Any = None, **request: Any) -> BackendAnswer:
+    async def spawn(self, number: int = 1, history: tuple[Entry, ...] | None = None, **request: Any) -> BackendAnswer:
         name = worker_id(number)
         self.sinks[name] = RecordingSink()
         answer: BackendAnswer = await self.backend.spawn(
@@ -60,7 +61,7 @@ class Host:
 
 
 @pytest.fixture
-def new_host(new_harness: Callable[..., Any], tmp_path: Path) -> Callable[..., Host]:
+def new_host(new_harness: NewHarness, tmp_path: Path) -> Callable[..., Host]:
     def new(script: dict[str, Any] | None = None, *, warm: int = 1, **profile: Any) -> Host:
         enrolling = {"start": [["enroll"]], **(script or {})}
         return Host(new_harness(enrolling, warm=warm, env={"KEY": "k"}, **profile), tmp_path)

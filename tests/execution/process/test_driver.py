@@ -6,7 +6,7 @@ import json
 import os
 import sys
 import time
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator, Awaitable, Callable
 from pathlib import Path
 from typing import Any
 
@@ -40,9 +40,11 @@ from runtimed.model.event import (
     Usage,
 )
 from runtimed.model.identity import worker_id
-from runtimed.model.interaction import WorkerInput
+from runtimed.model.interaction import InputKind, WorkerInput
+from runtimed.model.permission import Question, Ruling
 from runtimed.model.worker import CreateWorkerRequest
 from runtimed.store.data_dir import DataDir
+from tests.execution.conftest import Traces
 
 END = '{"event":"run_end","data":{"result":"finished"}}'
 FINISHED = RunEnd("finished")
@@ -64,6 +66,9 @@ class RecordingSink:
             self.events += payloads
             self.changed.notify_all()
         await self.free.wait()
+
+    async def ask(self, question: Question) -> Ruling:
+        raise AssertionError(f"a program of this kind asks for nothing: {question}")
 
     async def lose(self, reason: str, message: str) -> None:
         async with self.changed:
@@ -102,16 +107,16 @@ class Harness:
         self.sink = RecordingSink()
         return await self.backend.spawn(Spawn(self.worker_id, CreateWorkerRequest(), **options), self.sink)
 
-    async def offer(self, content: str = "go", kind: Any = "user") -> BackendAnswer:
+    async def offer(self, content: str = "go", kind: InputKind = "user") -> BackendAnswer:
         self.inputs += 1
         dispatch = Dispatch(self.worker_id, f"input-{self.inputs}", WorkerInput(kind, content))
         return await self.backend.dispatch(dispatch)
 
-    async def begin(self, content: str = "go", kind: Any = "user") -> None:
+    async def begin(self, content: str = "go", kind: InputKind = "user") -> None:
         assert await self.offer(content, kind) == BackendAnswer("accepted")
         self.backend.start(self.worker_id, f"input-{self.inputs}")
 
-    async def run(self, content: str = "go", kind: Any = "user") -> list[Payload]:
+    async def run(self, content: str = "go", kind: InputKind = "user") -> list[Payload]:
         heard, ends = len(self.sink.events), self.sink.ends
         await self.begin(content, kind)
         await self.sink.until(lambda: self.sink.ends > ends)
@@ -123,10 +128,15 @@ class Harness:
         return self.sink.lost
 
 
+NewHarness = Callable[..., Harness]
+Started = Callable[..., Awaitable[Harness]]
+
+
 @pytest.fixture
-async def new_harness(tmp_path: Path, traces: Any) -> AsyncIterator[Callable[..., Harness]]:
+async def new_harness(tmp_path: Path, traces: Traces) -> AsyncIterator[NewHarness]:
     """Makes a Worker of a program that is not started yet; in the end nothing of it may be left."""
-    supervisor, made = Supervisor(), []
+    supervisor = Supervisor()
+    made: list[Harness] = []
 
     def new(script: str = "", *, command: tuple[str, ...] = (), **options: Any) -> Harness:
         profile = Profile("process", command or ("bash", "-c", script), **options)
@@ -141,7 +151,7 @@ async def new_harness(tmp_path: Path, traces: Any) -> AsyncIterator[Callable[...
 
 
 @pytest.fixture
-def started(new_harness: Callable[..., Harness]) -> Callable[..., Any]:
+def started(new_harness: NewHarness) -> Started:
     """The same, started."""
 
     async def start(script: str, **options: Any) -> Harness:
@@ -162,7 +172,7 @@ def event(kind: str, **data: Any) -> str:
     return json.dumps({"event": kind, "data": data} if data else {"event": kind})
 
 
-async def test_a_program_gets_its_inputs_as_lines_and_is_told_of_a_stop(started: Callable[..., Any]) -> None:
+async def test_a_program_gets_its_inputs_as_lines_and_is_told_of_a_stop(started: Started) -> None:
     harness = await started(f"while read -r line; do echo \"$line\" >>heard; echo '{END}'; done")
     await harness.run('say "é"\nand go')
     await harness.run("be nice", "system")
@@ -175,7 +185,7 @@ async def test_a_program_gets_its_inputs_as_lines_and_is_told_of_a_stop(started:
     ]
 
 
-async def test_events_come_through_as_they_are(started: Callable[..., Any]) -> None:
+async def test_events_come_through_as_they_are(started: Started) -> None:
     lines = [
         event("thinking_start"),
         event("thinking_delta", text="hm"),
@@ -199,12 +209,12 @@ async def test_events_come_through_as_they_are(started: Callable[..., Any]) -> N
     ]
 
 
-async def test_a_system_input_begins_its_run_as_a_notification(started: Callable[..., Any]) -> None:
+async def test_a_system_input_begins_its_run_as_a_notification(started: Started) -> None:
     harness = await started(replying())
     assert await harness.run("wake up", "system") == [InvokeStart("notify"), FINISHED]
 
 
-async def test_lines_that_are_no_json_objects_are_text_and_closed_with_the_run(started: Callable[..., Any]) -> None:
+async def test_lines_that_are_no_json_objects_are_text_and_closed_with_the_run(started: Started) -> None:
     lines = ["hello", "", "123", "[1, half", '"quoted"', "{not json", "{", '{"event":1} trailing', "true", "bye\r"]
     harness = await started(replying(*lines))
     text = "\n".join(lines) + "\n"
@@ -213,7 +223,7 @@ async def test_lines_that_are_no_json_objects_are_text_and_closed_with_the_run(s
 
 @pytest.mark.parametrize("front", ["50% done", "héllo ", '{"event": "run_end"} ', '{"data":', "[1] {", "{" * 1_000])
 async def test_text_before_an_event_in_one_line_is_that_text_and_then_that_event(
-    started: Callable[..., Any], front: str
+    started: Started, front: str
 ) -> None:
     harness = await started(replying(front + event("usage", input_tokens=1, output_tokens=2), "text"))
     events = await harness.run()
@@ -222,7 +232,7 @@ async def test_text_before_an_event_in_one_line_is_that_text_and_then_that_event
     assert events[3:] == [Usage(1, 2), TextDelta("text\n"), TextDone(front + "text\n"), FINISHED]
 
 
-async def test_text_before_an_event_may_end_the_run_and_is_told_once(started: Callable[..., Any]) -> None:
+async def test_text_before_an_event_may_end_the_run_and_is_told_once(started: Started) -> None:
     harness = await started(f"while read -r; do printf 'done%s\\n' '{END}'; done")
     events = await harness.run()
     again = await harness.run()
@@ -247,7 +257,7 @@ async def test_text_before_an_event_may_end_the_run_and_is_told_once(started: Ca
         "text " + '{"event":' * 20 + "1" + "}" * 20,
     ],
 )
-async def test_text_around_what_is_no_whole_event_is_text(started: Callable[..., Any], line: str) -> None:
+async def test_text_around_what_is_no_whole_event_is_text(started: Started, line: str) -> None:
     harness = await started(replying(line))
     assert await harness.run() == [
         InvokeStart("user_send"),
@@ -268,14 +278,14 @@ async def test_the_time_for_a_line_grows_no_faster_than_the_line(line: str) -> N
     assert min(seconds(4 << 20) for _ in range(3)) < 3 * min(seconds(2 << 20) for _ in range(3)) + 0.05
 
 
-async def test_a_byte_order_mark_is_taken_off_text_and_events(started: Callable[..., Any]) -> None:
+async def test_a_byte_order_mark_is_taken_off_text_and_events(started: Started) -> None:
     harness = await started(
         f"mark='\\xef\\xbb\\xbf'; read -r; printf \"${{mark}}hello\\n$mark%s\\n\" '{END}'; read -r"
     )
     assert await harness.run() == [InvokeStart("user_send"), TextDelta("hello\n"), TextDone("hello\n"), FINISHED]
 
 
-async def test_a_byte_order_mark_before_the_first_event_is_taken_off(started: Callable[..., Any]) -> None:
+async def test_a_byte_order_mark_before_the_first_event_is_taken_off(started: Started) -> None:
     harness = await started(f"read -r; printf '\\xef\\xbb\\xbf'; sleep 0.5; echo '{END}'; read -r")
     assert await harness.run() == [InvokeStart("user_send"), FINISHED]
 
@@ -291,7 +301,7 @@ async def test_a_byte_order_mark_before_the_first_event_is_taken_off(started: Ca
     ],
 )
 async def test_an_array_or_a_pretty_printed_object_is_text_and_told_with_its_beginning(
-    started: Callable[..., Any], lines: list[str], kind: str, quoted: str
+    started: Started, lines: list[str], kind: str, quoted: str
 ) -> None:
     harness = await started(replying(*lines, *lines, *["more"] * 3))
     for _ in range(2):
@@ -303,13 +313,13 @@ async def test_an_array_or_a_pretty_printed_object_is_text_and_told_with_its_beg
 
 
 @pytest.mark.parametrize("line", ["[INFO] started", "[", "{", "[1", "[x]", "{ 'a': 1 }", "int main() {"])
-async def test_text_with_brackets_is_not_told(started: Callable[..., Any], line: str) -> None:
+async def test_text_with_brackets_is_not_told(started: Started, line: str) -> None:
     harness = await started(replying(line, "  more", "}"))
     assert [type(said) for said in await harness.run()] == [InvokeStart, TextDelta, TextDone, RunEnd]
 
 
 async def test_a_line_that_has_not_ended_is_shown_and_what_follows_is_a_line_of_its_own(
-    started: Callable[..., Any],
+    started: Started,
 ) -> None:
     harness = await started(
         f"read -r; printf 'name? '; while [ ! -e go ]; do sleep 0.01; done; echo '{END}'; read -r"
@@ -322,9 +332,7 @@ async def test_a_line_that_has_not_ended_is_shown_and_what_follows_is_a_line_of_
 
 
 @pytest.mark.parametrize("front", ["", "  ", "text"])
-async def test_an_event_that_comes_slowly_is_not_shown_before_its_end(
-    started: Callable[..., Any], front: str
-) -> None:
+async def test_an_event_that_comes_slowly_is_not_shown_before_its_end(started: Started, front: str) -> None:
     half = len(END) // 2
     harness = await started(f"read -r; printf %s '{front}{END[:half]}'; sleep 0.7; echo '{END[half:]}'; read -r")
     events = await harness.run()
@@ -332,7 +340,7 @@ async def test_an_event_that_comes_slowly_is_not_shown_before_its_end(
     assert harness.sink.text.strip() == front.strip()
 
 
-async def test_what_a_program_says_between_runs_is_a_text_of_its_own_at_once(started: Callable[..., Any]) -> None:
+async def test_what_a_program_says_between_runs_is_a_text_of_its_own_at_once(started: Started) -> None:
     thought = event("thinking_delta", text="hm")
     harness = await started(f"printf 'early\\n%s\\nmore' '{thought}'; while read -r; do echo '{END}'; done")
     await harness.sink.until(lambda: len(harness.sink.events) == 7)
@@ -348,7 +356,7 @@ async def test_what_a_program_says_between_runs_is_a_text_of_its_own_at_once(sta
     assert await harness.run() == [InvokeStart("user_send"), FINISHED]
 
 
-async def test_an_input_is_accepted_once_what_was_printed_before_it_is_told(started: Callable[..., Any]) -> None:
+async def test_an_input_is_accepted_once_what_was_printed_before_it_is_told(started: Started) -> None:
     harness = await started(f"printf %05000d 0; : >said; while read -r; do echo '{END}'; done")
     async with asyncio.timeout(DEADLINE_S):
         while not await asyncio.to_thread((harness.home / "said").exists):
@@ -361,13 +369,13 @@ async def test_an_input_is_accepted_once_what_was_printed_before_it_is_told(star
     assert await harness.run() == [InvokeStart("user_send"), FINISHED]
 
 
-async def test_text_of_both_kinds_is_one_text(started: Callable[..., Any]) -> None:
+async def test_text_of_both_kinds_is_one_text(started: Started) -> None:
     harness = await started(replying("plain", event("text_delta", text="{in json}"), "plain again"))
     events = await harness.run()
     assert events[-2:] == [TextDone("plain\n{in json}plain again\n"), FINISHED]
 
 
-async def test_a_text_that_the_program_has_ended_is_not_ended_again(started: Callable[..., Any]) -> None:
+async def test_a_text_that_the_program_has_ended_is_not_ended_again(started: Started) -> None:
     harness = await started(replying("one", event("text_done", text="one"), event("text_delta", text="two")))
     events = await harness.run()
     assert [said.text for said in events if isinstance(said, TextDone)] == ["one", "two"]
@@ -402,17 +410,19 @@ async def test_a_text_that_the_program_has_ended_is_not_ended_again(started: Cal
     ],
 )
 async def test_an_object_that_is_not_accepted_is_told_and_the_run_goes_on(
-    started: Callable[..., Any], line: str, problem: str
+    started: Started, line: str, problem: str
 ) -> None:
     harness = await started(replying(line, "and on"))
     events = await harness.run()
     assert [type(said) for said in events] == [InvokeStart, Alert, TextDelta, TextDone, RunEnd]
-    assert problem in events[1].message
-    assert (events[1].level, events[1].source) == ("warn", "worker")
+    [_, alert, *_] = events
+    assert isinstance(alert, Alert)
+    assert problem in alert.message
+    assert (alert.level, alert.source) == ("warn", "worker")
 
 
 async def test_a_program_that_talks_nonsense_is_complained_of_a_few_times_in_each_run(
-    started: Callable[..., Any],
+    started: Started,
 ) -> None:
     harness = await started(replying(*["{}"] * 1_000))
     for _ in range(2):
@@ -421,7 +431,7 @@ async def test_a_program_that_talks_nonsense_is_complained_of_a_few_times_in_eac
         assert alerts[-1] == f"{1_000 - MAX_WARNINGS:,} more lines were left out in the same way"
 
 
-async def test_an_error_does_not_end_the_run_and_comes_with_its_end(started: Callable[..., Any]) -> None:
+async def test_an_error_does_not_end_the_run_and_comes_with_its_end(started: Started) -> None:
     errors = [event("error", code="tool_error", message=message) for message in ("first", "second")]
     harness = await started(replying(errors[0], "still here", errors[1]))
     events = await harness.run()
@@ -429,7 +439,7 @@ async def test_an_error_does_not_end_the_run_and_comes_with_its_end(started: Cal
     assert events[-3:] == [TextDone("still here\n"), ErrorRaised("tool_error", "second"), FINISHED]
 
 
-async def test_what_is_said_between_runs_is_heard_and_can_not_end_the_next(started: Callable[..., Any]) -> None:
+async def test_what_is_said_between_runs_is_heard_and_can_not_end_the_next(started: Started) -> None:
     error = event("error", code="internal", message="too early")
     harness = await started(f"printf '%s\\n' early '{END}' '{error}'; read -r; echo late; read -r")
     await harness.sink.until(lambda: len(harness.sink.events) == 3)
@@ -445,7 +455,7 @@ async def test_what_is_said_between_runs_is_heard_and_can_not_end_the_next(start
     assert (await harness.offer()).outcome == "busy"
 
 
-async def test_a_long_text_is_cut_into_entries_of_bounded_size(started: Callable[..., Any]) -> None:
+async def test_a_long_text_is_cut_into_entries_of_bounded_size(started: Started) -> None:
     harness = await started(f"read -r; yes | head -c 3000000; echo; echo '{END}'; read -r")
     events = await harness.run()
     entries = [said.text for said in events if isinstance(said, TextDone)]
@@ -453,7 +463,7 @@ async def test_a_long_text_is_cut_into_entries_of_bounded_size(started: Callable
     assert max(map(len, entries)) <= MAX_TEXT_BLOCK
 
 
-async def test_a_long_thought_is_cut_too(started: Callable[..., Any]) -> None:
+async def test_a_long_thought_is_cut_too(started: Started) -> None:
     thought = event("thinking_delta", text="x" * 10_000)
     start = event("thinking_start")
     script = f"read -r; echo '{start}'; for i in {{1..300}}; do echo '{thought}'; done; echo '{END}'; read -r"
@@ -464,7 +474,7 @@ async def test_a_long_thought_is_cut_too(started: Callable[..., Any]) -> None:
     assert bounds == ["thinking_start", "thinking_done"] * 3
 
 
-async def test_a_thought_that_the_program_does_not_begin_is_begun_once(started: Callable[..., Any]) -> None:
+async def test_a_thought_that_the_program_does_not_begin_is_begun_once(started: Started) -> None:
     thought = event("thinking_delta", text="hm")
     harness = await started(f"while read -r; do echo '{thought}'; echo 'so'; echo '{thought}'; echo '{END}'; done")
     for _ in range(2):
@@ -472,19 +482,19 @@ async def test_a_thought_that_the_program_does_not_begin_is_begun_once(started: 
         assert bounds == [ThinkingStart(), ThinkingDone("hmhm")]
 
 
-async def test_a_line_without_end_is_text_and_the_run_ends_all_the_same(started: Callable[..., Any]) -> None:
+async def test_a_line_without_end_is_text_and_the_run_ends_all_the_same(started: Started) -> None:
     harness = await started(f"read -r; head -c 20000000 /dev/zero; echo; echo '{END}'; read -r")
     await harness.run()
     assert harness.sink.text == "\0" * 20_000_000 + "\n"
 
 
-async def test_bytes_that_are_no_text_are_replaced(started: Callable[..., Any]) -> None:
+async def test_bytes_that_are_no_text_are_replaced(started: Started) -> None:
     harness = await started(f"read -r; printf 'a\\377b\\000c\\033[1m\\303\\251\\n'; echo '{END}'; read -r")
     await harness.run()
     assert harness.sink.text == "a\ufffdb\0c\x1b[1mé\n"
 
 
-async def test_a_program_waits_while_nobody_takes_its_output(started: Callable[..., Any]) -> None:
+async def test_a_program_waits_while_nobody_takes_its_output(started: Started) -> None:
     harness = await started("read -r; for i in {1..5000}; do printf '%010000d\\n' $i; echo $i >count; done; read -r")
     await harness.begin()
     await harness.sink.until(lambda: harness.sink.text)
@@ -501,7 +511,7 @@ def _contents(path: Path) -> str:
     return path.read_text() if path.exists() else ""
 
 
-async def test_a_program_that_ends_is_lost_with_its_output_before(started: Callable[..., Any]) -> None:
+async def test_a_program_that_ends_is_lost_with_its_output_before(started: Started) -> None:
     harness = await started("read -r; echo last words; echo trouble >&2; exit 3")
     await harness.begin()
     reason, message = await harness.loses()
@@ -512,7 +522,7 @@ async def test_a_program_that_ends_is_lost_with_its_output_before(started: Calla
 
 
 async def test_an_error_that_was_held_is_told_when_the_program_ends(
-    started: Callable[..., Any], monkeypatch: pytest.MonkeyPatch
+    started: Started, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr("runtimed.execution.process.driver.RUN_END_S", 30.0)
     harness = await started(f"read -r; echo '{event('error', code='internal', message='no model')}'; exit 1")
@@ -521,22 +531,20 @@ async def test_an_error_that_was_held_is_told_when_the_program_ends(
     assert harness.sink.alerts == ["the program reports an error: no model"]
 
 
-async def test_a_program_that_dies_between_runs_is_lost_too(started: Callable[..., Any]) -> None:
+async def test_a_program_that_dies_between_runs_is_lost_too(started: Started) -> None:
     harness = await started("kill -SEGV $$")
     reason, message = await harness.loses()
     assert reason == "exit"
     assert message.startswith("the program was ended by SIGSEGV")
 
 
-async def test_a_grandchild_that_holds_the_pipe_does_not_hide_the_end(
-    started: Callable[..., Any], traces: Any
-) -> None:
+async def test_a_grandchild_that_holds_the_pipe_does_not_hide_the_end(started: Started, traces: Traces) -> None:
     harness = await started("(trap '' TERM HUP; setsid sleep 1000) & exit 0")
     assert (await harness.loses())[0] == "exit"
     assert await traces.pids() == []
 
 
-async def test_a_lost_worker_may_be_spawned_again_and_is_told_that_all_is_new(started: Callable[..., Any]) -> None:
+async def test_a_lost_worker_may_be_spawned_again_and_is_told_that_all_is_new(started: Started) -> None:
     harness = await started("read -r; echo hello; exit")
     await harness.begin()
     await harness.loses()
@@ -569,7 +577,7 @@ HOG = f"""read -r; {sys.executable} -c "import time; x = b'x' * (300 << 20); tim
     ids=lambda value: value if isinstance(value, str) and value.isalpha() else "",
 )
 async def test_a_program_that_meets_a_limit_is_lost_for_it(
-    started: Callable[..., Any], script: str, limits: dict[str, Any], reason: str, setting: str
+    started: Started, script: str, limits: dict[str, Any], reason: str, setting: str
 ) -> None:
     harness = await started(script, **limits)
     await harness.begin()
@@ -578,16 +586,14 @@ async def test_a_program_that_meets_a_limit_is_lost_for_it(
     assert setting in message
 
 
-async def test_the_limits_of_a_run_begin_anew_with_each(started: Callable[..., Any]) -> None:
+async def test_the_limits_of_a_run_begin_anew_with_each(started: Started) -> None:
     script = f"while read -r; do yes | head -c 60000; sleep 0.3; echo '{END}'; done"
     harness = await started(script, max_output_bytes=100_000, max_run_s=20, max_cpu_s=20)
     for _ in range(4):
         assert (await harness.run())[-1] == FINISHED
 
 
-async def test_a_program_that_does_not_read_is_lost(
-    started: Callable[..., Any], monkeypatch: pytest.MonkeyPatch
-) -> None:
+async def test_a_program_that_does_not_read_is_lost(started: Started, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(LineProcess.write, "__defaults__", (0.2,))
     harness = await started("sleep 1000")
     await harness.begin("x" * 1_000_000)
@@ -597,7 +603,7 @@ async def test_a_program_that_does_not_read_is_lost(
 
 
 async def test_a_program_that_closes_its_output_and_lives_on_is_lost(
-    started: Callable[..., Any], monkeypatch: pytest.MonkeyPatch
+    started: Started, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr("runtimed.execution.processes.line_process.STDOUT_CHECK_S", 0.2)
     harness = await started("echo up; read -r; echo all; exec >&-; read -r")
@@ -610,7 +616,7 @@ async def test_a_program_that_closes_its_output_and_lives_on_is_lost(
     assert harness.sink.text == "up\nall\n"
 
 
-async def test_a_program_that_heeds_an_interrupt_goes_on(started: Callable[..., Any]) -> None:
+async def test_a_program_that_heeds_an_interrupt_goes_on(started: Started) -> None:
     rolled_back = event("run_end", result="rolled_back")
     harness = await started(
         f"known=0; while read -r line; do case $line in *interrupt*) echo '{rolled_back}';; "
@@ -625,9 +631,7 @@ async def test_a_program_that_heeds_an_interrupt_goes_on(started: Callable[..., 
 
 
 @pytest.mark.parametrize("script", ["trap '' TERM; sleep 1000; sleep 1000", "read -r; exit 5"], ids=["deaf", "dies"])
-async def test_a_program_that_does_not_heed_an_interrupt_is_started_anew(
-    started: Callable[..., Any], script: str
-) -> None:
+async def test_a_program_that_does_not_heed_an_interrupt_is_started_anew(started: Started, script: str) -> None:
     harness = await started(f"echo started; read -r; echo begun; {script}", stop_grace_s=0.2)
     await harness.begin()
     await harness.sink.until(lambda: "begun" in harness.sink.text)
@@ -644,7 +648,7 @@ async def test_a_program_that_does_not_heed_an_interrupt_is_started_anew(
 
 @pytest.mark.parametrize("command", ["no-such-program", "/opt/no-such-program"])
 async def test_a_program_that_is_not_there_is_an_answer_that_names_it(
-    new_harness: Callable[..., Harness], command: str, caplog: pytest.LogCaptureFixture
+    new_harness: NewHarness, command: str, caplog: pytest.LogCaptureFixture
 ) -> None:
     answer = await new_harness(command=(command,)).spawn()
     assert answer.outcome == "errored"
@@ -653,12 +657,12 @@ async def test_a_program_that_is_not_there_is_an_answer_that_names_it(
         "command: 'no-such-program' does not exist: expected a program in PATH, or a path to one"
     )
     (logged,) = [record for record in caplog.records if "cannot start" in record.getMessage()]
-    assert (logged.worker_id, logged.program) == ("worker-00000001", "program")
+    assert (vars(logged)["worker_id"], vars(logged)["program"]) == ("worker-00000001", "program")
 
 
 @pytest.mark.parametrize("command", ["./contrib/no-such-program", "contrib/no-such-program"])
 async def test_of_a_relative_path_that_is_not_there_it_is_told_from_where_it_goes(
-    new_harness: Callable[..., Harness], command: str
+    new_harness: NewHarness, command: str
 ) -> None:
     answer = await new_harness(command=(command,)).spawn()
     assert answer.message == (
@@ -669,7 +673,7 @@ async def test_of_a_relative_path_that_is_not_there_it_is_told_from_where_it_goe
 
 
 async def test_a_program_that_is_not_executable_is_told_from_one_that_is_not_there(
-    new_harness: Callable[..., Harness], tmp_path: Path
+    new_harness: NewHarness, tmp_path: Path
 ) -> None:
     script = tmp_path / "worker.py"
     script.write_text("#!/bin/sh\n")
@@ -681,13 +685,13 @@ async def test_a_program_that_is_not_executable_is_told_from_one_that_is_not_the
         )
 
 
-async def test_a_program_lives_in_the_home_of_its_worker(started: Callable[..., Any]) -> None:
+async def test_a_program_lives_in_the_home_of_its_worker(started: Started) -> None:
     harness = await started(f"while read -r; do pwd; ls /proc/self/fd; echo '{END}'; done")
     await harness.run()
     assert harness.sink.text.split() == [str(harness.home), "0", "1", "2", "3"]
 
 
-async def test_one_program_that_ends_leaves_the_other_workers_alone(started: Callable[..., Any]) -> None:
+async def test_one_program_that_ends_leaves_the_other_workers_alone(started: Started) -> None:
     harness = await started("read -r line; case $line in *die*) exit 1;; *) echo alive; read -r;; esac")
     other = RecordingSink()
     assert await harness.backend.spawn(Spawn(worker_id(2), CreateWorkerRequest()), other) == BackendAnswer("accepted")
@@ -700,7 +704,7 @@ async def test_one_program_that_ends_leaves_the_other_workers_alone(started: Cal
 
 
 async def test_many_rounds_leave_no_descriptor_no_task_and_no_process(
-    started: Callable[..., Any], traces: Any, monkeypatch: pytest.MonkeyPatch
+    started: Started, traces: Traces, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(
         "runtimed.execution.processes.resource_monitor.INTERVAL_S", 1_000.0

@@ -7,16 +7,17 @@ import sys
 from collections.abc import AsyncIterator, Awaitable, Callable
 from fnmatch import fnmatch
 from pathlib import Path
-from typing import Any
 
 import pytest
 
 from runtimed.execution.processes import cgroup, orphans
+from runtimed.execution.processes.cgroup import Cgroups
 from runtimed.execution.processes.containment import Containment
 from runtimed.execution.processes.limits import Accounting, Sampling, TreeLimits
 from runtimed.execution.processes.supervisor import Program, Supervisor, best_accounting, environment
 from runtimed.execution.processes.tree import Tree
 from runtimed.model.execution import LossReason
+from tests.execution.conftest import Traces
 
 MEMORY = TreeLimits(memory_bytes=100 << 20)
 PROCESSES = TreeLimits(processes=20)
@@ -25,7 +26,7 @@ CPU = TreeLimits(cpu_s=0.2)
 Start = Callable[[str, TreeLimits], Awaitable[Tree]]
 
 
-def _control_groups(_: Containment) -> Accounting:
+def _control_groups(_: Containment | None = None) -> Cgroups:
     found = cgroup.available()
     if found is None:
         pytest.skip("no control groups can be made here")
@@ -40,15 +41,17 @@ def counted(request: pytest.FixtureRequest) -> Callable[[Containment], Accountin
 
 @pytest.fixture
 async def start(
-    contained: Callable[[], Containment], counted: Callable[[Containment], Accounting], traces: Any
+    contained: Callable[[], Containment], counted: Callable[[Containment], Accounting], traces: Traces
 ) -> AsyncIterator[Start]:
     """Starts a Python program with limits; in the end nothing of it may be left, no control group either."""
     supervisor = Supervisor(contained, counted)
 
     async def start(program: str, limits: TreeLimits) -> Tree:
-        streams = [os.open(os.devnull, os.O_RDWR) for _ in range(3)]
+        stdin, stdout, stderr = (os.open(os.devnull, os.O_RDWR) for _ in range(3))
         env = environment({"TRACE": traces.mark})
-        return await supervisor.start(Program((sys.executable, "-c", program), Path("/"), env, *streams, limits))
+        return await supervisor.start(
+            Program((sys.executable, "-c", program), Path("/"), env, stdin, stdout, stderr, limits)
+        )
 
     yield start
     await supervisor.close()
@@ -144,11 +147,13 @@ async def test_a_run_that_takes_too_much_cpu_time_is_ended(start: Start) -> None
     assert await _excess(tree) == "cpu"
 
 
-async def test_a_program_whose_child_is_ended_for_memory_goes_on(traces: Any) -> None:
+async def test_a_program_whose_child_is_ended_for_memory_goes_on(traces: Traces) -> None:
     supervisor = Supervisor(choose_accounting=_control_groups)
-    streams = [os.open(os.devnull, os.O_RDWR) for _ in range(3)]
+    stdin, stdout, stderr = (os.open(os.devnull, os.O_RDWR) for _ in range(3))
     child = f"{sys.executable} -c \"x = b'x' * (200 << 20)\"; exit 4"
-    program = Program(("bash", "-c", child), Path("/"), environment({"TRACE": traces.mark}), *streams, MEMORY)
+    program = Program(
+        ("bash", "-c", child), Path("/"), environment({"TRACE": traces.mark}), stdin, stdout, stderr, MEMORY
+    )
     try:
         tree = await supervisor.start(program)
         assert await _excess(tree) is None
@@ -182,13 +187,16 @@ os.kill(os.getpid(), 9)
 """
 
 
-@pytest.fixture
-async def new_groups() -> AsyncIterator[Callable[[], Awaitable[Any]]]:
-    """Makes control groups for a new owner; in the end all that were made are shut."""
-    made: list[Accounting] = []
+NewGroups = Callable[[], Awaitable[Cgroups]]
 
-    async def new() -> Accounting:
-        made.append(await asyncio.to_thread(_control_groups, None))
+
+@pytest.fixture
+async def new_groups() -> AsyncIterator[NewGroups]:
+    """Makes control groups for a new owner; in the end all that were made are shut."""
+    made: list[Cgroups] = []
+
+    async def new() -> Cgroups:
+        made.append(await asyncio.to_thread(_control_groups))
         return made[-1]
 
     yield new
@@ -197,7 +205,7 @@ async def new_groups() -> AsyncIterator[Callable[[], Awaitable[Any]]]:
 
 
 async def test_what_a_killed_daemon_left_in_control_groups_is_removed_at_the_next_start(
-    new_groups: Callable[[], Awaitable[Any]], traces: Any
+    new_groups: NewGroups, traces: Traces
 ) -> None:
     own = await new_groups()
     argv = [sys.executable, "-c", KILLED, traces.mark]
@@ -226,16 +234,18 @@ class _Unreadable(Sampling):
 
 
 async def test_a_look_at_one_tree_that_fails_is_logged_once_and_the_others_are_looked_at(
-    traces: Any, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
+    traces: Traces, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr("runtimed.execution.processes.resource_monitor.INTERVAL_S", 0.05)
     monkeypatch.setattr(_Unreadable, "first", "")
     supervisor = Supervisor(choose_accounting=_Unreadable)
 
     async def start(command: str) -> Tree:
-        streams = [os.open(os.devnull, os.O_RDWR) for _ in range(3)]
+        stdin, stdout, stderr = (os.open(os.devnull, os.O_RDWR) for _ in range(3))
         env = environment({"TRACE": traces.mark})
-        return await supervisor.start(Program(("sh", "-c", command), Path("/"), env, *streams, PROCESSES))
+        return await supervisor.start(
+            Program(("sh", "-c", command), Path("/"), env, stdin, stdout, stderr, PROCESSES)
+        )
 
     unreadable = await start("sleep 1000")
     for _ in range(2):

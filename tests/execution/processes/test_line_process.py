@@ -11,12 +11,13 @@ import pytest
 from runtimed.execution.processes.line_process import TAIL_BYTES, Command, LineProcess, Unresponsive
 from runtimed.execution.processes.lines import Chunk
 from runtimed.execution.processes.supervisor import Supervisor, environment
+from tests.execution.conftest import Traces
 
 Start = Callable[..., Awaitable[LineProcess]]
 
 
 @pytest.fixture
-async def start(supervisor: Supervisor, traces: Any) -> AsyncIterator[Start]:
+async def start(supervisor: Supervisor, traces: Traces) -> AsyncIterator[Start]:
     """Starts a bash script as a program; in the end nothing of it may be left."""
     made: list[LineProcess] = []
 

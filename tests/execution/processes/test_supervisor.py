@@ -2,6 +2,7 @@
 
 import asyncio
 import os
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -10,11 +11,12 @@ import pytest
 from runtimed.execution.processes import containment
 from runtimed.execution.processes.pipes import pipes
 from runtimed.execution.processes.supervisor import Program, Supervisor, environment
+from tests.execution.conftest import Traces
 
 
 def _program(*argv: str, cwd: Path = Path("/"), **env: str) -> Program:
-    streams = [os.open(os.devnull, os.O_RDWR) for _ in range(3)]
-    return Program(argv, cwd, environment(env), *streams)
+    stdin, stdout, stderr = (os.open(os.devnull, os.O_RDWR) for _ in range(3))
+    return Program(argv, cwd, environment(env), stdin, stdout, stderr)
 
 
 @pytest.mark.parametrize(
@@ -52,7 +54,7 @@ async def test_a_program_gets_the_streams_it_was_given(supervisor: Supervisor) -
     os.close(errors)
 
 
-async def test_a_cancelled_start_leaves_nothing(supervisor: Supervisor, traces: Any) -> None:
+async def test_a_cancelled_start_leaves_nothing(supervisor: Supervisor, traces: Traces) -> None:
     for turns in range(5):
         starting = asyncio.create_task(supervisor.start(_program("sleep", "1000", TRACE=traces.mark)))
         for _ in range(turns):
@@ -64,7 +66,7 @@ async def test_a_cancelled_start_leaves_nothing(supervisor: Supervisor, traces: 
 
 
 async def test_a_program_that_can_not_be_watched_is_ended_at_once(
-    supervisor: Supervisor, traces: Any, monkeypatch: pytest.MonkeyPatch
+    supervisor: Supervisor, traces: Traces, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(os, "pidfd_open", _fail)
     with pytest.raises(OSError, match="too many"):
@@ -73,9 +75,9 @@ async def test_a_program_that_can_not_be_watched_is_ended_at_once(
 
 
 async def test_a_program_that_can_not_be_watched_is_ended_although_it_was_not_found_at_first(
-    supervisor: Supervisor, traces: Any, monkeypatch: pytest.MonkeyPatch
+    supervisor: Supervisor, traces: Traces, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    looks = iter((_fail, lambda *_: []))
+    looks: Iterator[Callable[..., Any]] = iter((_fail, lambda *_: []))
     for kept in (containment.Namespace, containment.Group):
         monkeypatch.setattr(kept, "kill", lambda *asked, kill=kept.kill: next(looks, kill)(*asked))
     monkeypatch.setattr(os, "pidfd_open", _fail)
@@ -86,7 +88,7 @@ async def test_a_program_that_can_not_be_watched_is_ended_although_it_was_not_fo
 
 
 async def test_a_tree_is_ended_although_proc_could_not_be_read_for_a_moment(
-    supervisor: Supervisor, traces: Any, monkeypatch: pytest.MonkeyPatch
+    supervisor: Supervisor, traces: Traces, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     tree = await supervisor.start(_program("sleep", "1000", TRACE=traces.mark))
     with monkeypatch.context() as patched:
@@ -103,7 +105,7 @@ def _fail(*_: object) -> None:
     raise OSError("too many open files")
 
 
-async def test_close_ends_what_nobody_ended_and_refuses_more(supervisor: Supervisor, traces: Any) -> None:
+async def test_close_ends_what_nobody_ended_and_refuses_more(supervisor: Supervisor, traces: Traces) -> None:
     tree = await supervisor.start(_program("sleep", "1000", TRACE=traces.mark))
     await supervisor.close()
     assert await tree.exit != 0
@@ -114,7 +116,7 @@ async def test_close_ends_what_nobody_ended_and_refuses_more(supervisor: Supervi
 
 
 async def test_without_namespaces_a_tree_is_still_kept(
-    traces: Any, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+    traces: Traces, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
     monkeypatch.setattr(containment, "namespace", lambda: None)
     supervisor = Supervisor()

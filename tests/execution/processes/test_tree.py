@@ -6,14 +6,13 @@ import gc
 import os
 import subprocess
 import sys
-from collections.abc import Callable
 from pathlib import Path
-from typing import Any
 
 import pytest
 
 from runtimed.core.state.backend_answer import BackendAnswer
 from runtimed.execution.processes import containment
+from tests.execution.conftest import Harness, NewHarness, Traces
 
 # Each is a script for a Worker's shell, and how many processes it leaves there at least besides the shell.
 # The number to sleep for is the mark by which the test finds processes that have no environment.
@@ -30,7 +29,7 @@ ESCAPES = {
 }
 
 
-async def _escape(harness: Any, kind: str) -> None:
+async def _escape(harness: Harness, kind: str) -> None:
     script, count = ESCAPES[kind]
     await harness.spawn()
     shells = len(await harness.traces.pids())
@@ -40,9 +39,7 @@ async def _escape(harness: Any, kind: str) -> None:
 
 @pytest.mark.parametrize("kind", ESCAPES)
 @pytest.mark.parametrize("way", ["stop", "cancel", "close"])
-async def test_nothing_is_left_of_a_worker_that_was_ended(
-    new_harness: Callable[..., Any], way: str, kind: str
-) -> None:
+async def test_nothing_is_left_of_a_worker_that_was_ended(new_harness: NewHarness, way: str, kind: str) -> None:
     harness = new_harness(grace=0.2)
     await _escape(harness, kind)
     if way == "close":
@@ -54,7 +51,7 @@ async def test_nothing_is_left_of_a_worker_that_was_ended(
 
 
 @pytest.mark.parametrize("kind", ESCAPES.keys() - {"without an environment"})
-async def test_nothing_is_left_of_a_shell_that_ended_by_itself(new_harness: Callable[..., Any], kind: str) -> None:
+async def test_nothing_is_left_of_a_shell_that_ended_by_itself(new_harness: NewHarness, kind: str) -> None:
     harness = new_harness()
     await _escape(harness, kind)
     assert (await harness.run("exit 7")).status == 7
@@ -67,7 +64,7 @@ async def test_nothing_is_left_of_a_shell_that_ended_by_itself(new_harness: Call
 )
 @pytest.mark.parametrize("way", ["stop", "cancel"])
 async def test_a_run_that_does_not_end_is_cut_and_nothing_more_is_said(
-    new_harness: Callable[..., Any], way: str, script: str
+    new_harness: NewHarness, way: str, script: str
 ) -> None:
     harness = new_harness(grace=0.2)
     await harness.spawn()
@@ -81,7 +78,7 @@ async def test_a_run_that_does_not_end_is_cut_and_nothing_more_is_said(
     assert "run_end" not in [event.event for event in harness.sink.events]
 
 
-async def test_stop_lets_a_program_clean_up(new_harness: Callable[..., Any]) -> None:
+async def test_stop_lets_a_program_clean_up(new_harness: NewHarness) -> None:
     harness = new_harness(grace=20)
     await harness.spawn()
     await harness.begin(
@@ -92,7 +89,7 @@ async def test_stop_lets_a_program_clean_up(new_harness: Callable[..., Any]) -> 
     assert await asyncio.to_thread((harness.folder / "home" / "cleaned").read_text) == "done\n"
 
 
-async def test_a_cancel_does_not_wait_for_the_grace_of_a_stop(new_harness: Callable[..., Any]) -> None:
+async def test_a_cancel_does_not_wait_for_the_grace_of_a_stop(new_harness: NewHarness) -> None:
     harness = new_harness(grace=1000)
     await harness.spawn()
     await harness.begin("trap '' TERM; echo up; while :; do sleep 0.01; done")
@@ -104,7 +101,7 @@ async def test_a_cancel_does_not_wait_for_the_grace_of_a_stop(new_harness: Calla
     assert await stopping == BackendAnswer("accepted")
 
 
-async def test_a_stop_during_the_spawn_leaves_nothing(new_harness: Callable[..., Any]) -> None:
+async def test_a_stop_during_the_spawn_leaves_nothing(new_harness: NewHarness) -> None:
     for turns in range(0, 60, 3):
         harness = new_harness()
         spawning = asyncio.create_task(harness.spawn())
@@ -117,7 +114,7 @@ async def test_a_stop_during_the_spawn_leaves_nothing(new_harness: Callable[...,
 
 
 async def test_many_rounds_leave_no_descriptor_no_task_and_no_process(
-    new_harness: Callable[..., Any], monkeypatch: pytest.MonkeyPatch
+    new_harness: NewHarness, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(
         "runtimed.execution.processes.resource_monitor.INTERVAL_S", 1_000.0
@@ -163,7 +160,7 @@ asyncio.run(main())
 """
 
 
-async def test_nothing_is_left_when_the_daemon_is_killed(traces: Any) -> None:
+async def test_nothing_is_left_when_the_daemon_is_killed(traces: Traces) -> None:
     if await asyncio.to_thread(containment.namespace) is None:
         pytest.skip("no PID namespace can be made here")
     escapes = "\n".join(script for script, _ in ESCAPES.values()).format(mark=traces.mark)

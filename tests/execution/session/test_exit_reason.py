@@ -4,6 +4,7 @@ import pytest
 
 from runtimed.execution.profile import Profile
 from runtimed.execution.session.exit_reason import describe_status, explain_exit
+from runtimed.model.execution import LossReason
 
 
 @pytest.mark.parametrize(
@@ -34,7 +35,7 @@ def test_what_it_said_last_stands_behind_its_status() -> None:
         ("timeout", "max_run_s (60 s)"),
     ],
 )
-def test_a_limit_is_named_with_the_setting_and_its_value(reason, limit) -> None:
+def test_a_limit_is_named_with_the_setting_and_its_value(reason: LossReason, limit: str) -> None:
     profile = Profile(
         "process", max_memory_bytes=1_000, max_processes=7, max_cpu_s=1.5, max_output_bytes=2_000, max_run_s=60
     )

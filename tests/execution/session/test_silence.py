@@ -1,15 +1,14 @@
 """What becomes of a run in which nothing is heard."""
 
-from typing import Any
-
 from runtimed.execution import Profile
 from runtimed.execution.session.silence import WatchedSink
 from runtimed.model.event import Alert, ErrorRaised, InvokeStart, RunEnd
+from tests.execution.conftest import RecordingSink
 
 SILENT = ErrorRaised("internal", "the run was ended: it wrote nothing for max_silence_s (0.1 s)", "silence")
 
 
-async def test_a_silent_run_whose_interrupt_fails_is_interrupted_again(recorder: Any) -> None:
+async def test_a_silent_run_whose_interrupt_fails_is_interrupted_again(recorder: RecordingSink) -> None:
     failures = [TimeoutError("it is still there"), RuntimeError("broken")]
 
     async def interrupt() -> None:
@@ -27,7 +26,7 @@ async def test_a_silent_run_whose_interrupt_fails_is_interrupted_again(recorder:
     await sink.close()
 
 
-async def test_an_error_that_a_program_tells_in_a_silent_run_is_told_as_an_alert(recorder: Any) -> None:
+async def test_an_error_that_a_program_tells_in_a_silent_run_is_told_as_an_alert(recorder: RecordingSink) -> None:
     async def interrupt() -> None:
         await sink.emit(ErrorRaised("provider_error", "no credit left"), RunEnd("rolled_back"))
 

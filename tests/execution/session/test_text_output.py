@@ -1,12 +1,11 @@
 """How streamed text becomes deltas and entries."""
 
-from typing import Any
-
 from runtimed.execution.session.text_output import MAX_TEXT_BLOCK, TextOutput
 from runtimed.model.event import TextDelta, TextDone
+from tests.execution.conftest import RecordingSink
 
 
-async def test_a_closed_text_is_the_sum_of_its_deltas(recorder: Any) -> None:
+async def test_a_closed_text_is_the_sum_of_its_deltas(recorder: RecordingSink) -> None:
     text = TextOutput(recorder)
     await text.write("one ")
     await text.write("two")
@@ -14,7 +13,7 @@ async def test_a_closed_text_is_the_sum_of_its_deltas(recorder: Any) -> None:
     assert recorder.events == [TextDelta("one "), TextDelta("two"), TextDone("one two")]
 
 
-async def test_closing_without_a_text_says_nothing(recorder: Any) -> None:
+async def test_closing_without_a_text_says_nothing(recorder: RecordingSink) -> None:
     text = TextOutput(recorder)
     await text.write("")
     await text.close()
@@ -24,7 +23,7 @@ async def test_closing_without_a_text_says_nothing(recorder: Any) -> None:
     assert recorder.events == [TextDelta("a"), TextDone("a")]
 
 
-async def test_a_text_without_end_is_cut_before_it_passes_the_limit(recorder: Any) -> None:
+async def test_a_text_without_end_is_cut_before_it_passes_the_limit(recorder: RecordingSink) -> None:
     text = TextOutput(recorder)
     whole = "€" * MAX_TEXT_BLOCK
     await text.write(whole)
@@ -35,7 +34,7 @@ async def test_a_text_without_end_is_cut_before_it_passes_the_limit(recorder: An
     assert all(len(entry.encode()) <= MAX_TEXT_BLOCK for entry in entries)
 
 
-async def test_a_character_cut_in_two_survives_and_a_lost_half_does_not(recorder: Any) -> None:
+async def test_a_character_cut_in_two_survives_and_a_lost_half_does_not(recorder: RecordingSink) -> None:
     text = TextOutput(recorder)
     await text.feed(b"\xe2\x82")
     await text.feed(b"\xac \xff")

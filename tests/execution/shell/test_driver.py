@@ -9,6 +9,7 @@ import shlex
 import shutil
 import sys
 from collections.abc import Awaitable, Callable
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -19,10 +20,11 @@ from runtimed.execution.session.text_output import MAX_TEXT_BLOCK
 from runtimed.execution.shell.driver import STATE_LOST
 from runtimed.execution.shell.shell import Shell
 from runtimed.execution.workspace import Home
-from runtimed.model.event import Alert, RunEnd, TextDelta, TextDone, ToolCallDone, ToolResult
+from runtimed.model.event import Alert, Payload, RunEnd, TextDelta, TextDone, ToolCallDone, ToolResult
+from tests.execution.conftest import Harness, NewHarness
 
 
-async def test_a_run_tells_of_its_script_its_output_and_its_status(shell: Any) -> None:
+async def test_a_run_tells_of_its_script_its_output_and_its_status(shell: Harness) -> None:
     run = await shell.run("echo hello; echo trouble >&2; false")
     assert [name for name in run.names if name != "text_delta"] == [
         "invoke_start",
@@ -38,19 +40,19 @@ async def test_a_run_tells_of_its_script_its_output_and_its_status(shell: Any) -
     assert run.events[-2] == ToolResult(call.id, "exit status 1", is_error=True, exit_status=1)
 
 
-async def test_a_run_without_output_has_no_text(shell: Any) -> None:
+async def test_a_run_without_output_has_no_text(shell: Harness) -> None:
     run = await shell.run("true")
     assert run.names == ["invoke_start", "tool_call_start", "tool_call_done", "tool_result", "run_end"]
     assert run.status == 0
 
 
-async def test_directory_variables_and_functions_last(shell: Any) -> None:
+async def test_directory_variables_and_functions_last(shell: Harness) -> None:
     await shell.run("mkdir inner; cd inner; place=here; told() { echo told $place; }; set -- a b")
     run = await shell.run('told; basename "$PWD"; echo $#')
     assert run.text == "told here\ninner\n2\n"
 
 
-async def test_a_shell_lives_in_a_private_folder_of_its_worker(shell: Any) -> None:
+async def test_a_shell_lives_in_a_private_folder_of_its_worker(shell: Harness) -> None:
     run = await shell.run("pwd; stat -c %a . .. ../script")
     assert run.text == f"{shell.folder}/home\n700\n700\n600\n"
 
@@ -83,7 +85,7 @@ async def test_a_shell_lives_in_a_private_folder_of_its_worker(shell: Any) -> No
         ('cd /; cd "$OLDPWD"; rmdir ../home', 0),
     ],
 )
-async def test_a_script_can_not_keep_the_next_one_from_running(shell: Any, script: str, status: int) -> None:
+async def test_a_script_can_not_keep_the_next_one_from_running(shell: Harness, script: str, status: int) -> None:
     assert (await shell.run(script)).status == status
     run = await shell.run("set +x; echo still here; echo aloud >&2")
     assert run.entries[-1].endswith("still here\naloud\n")
@@ -106,7 +108,7 @@ async def test_a_script_can_not_keep_the_next_one_from_running(shell: Any, scrip
     ],
 )
 async def test_a_script_that_ends_the_shell_says_so_in_its_own_run(
-    shell: Any, script: str, ended: str, place: str | None
+    shell: Harness, script: str, ended: str, place: str | None
 ) -> None:
     run = await shell.run(f"cd /; gone=yes; echo last words; {script}")
     after = await shell.run("pwd; echo ${gone:-no}")
@@ -119,19 +121,19 @@ async def test_a_script_that_ends_the_shell_says_so_in_its_own_run(
     assert place is None or after.text == f"{place}\nno\n"
 
 
-async def test_a_shell_that_is_killed_leaves_the_directory_where_its_script_began(shell: Any) -> None:
+async def test_a_shell_that_is_killed_leaves_the_directory_where_its_script_began(shell: Harness) -> None:
     await shell.run("mkdir inner; cd inner")
     await shell.run("cd /; kill -KILL $$; sleep 1000")
     assert (await shell.run('basename "$PWD"')).text == "inner\n"
 
 
 @pytest.mark.parametrize("name", ["two words", "it's", "-", 'a"b', "line\nfeed", "$(echo no)", "*"])
-async def test_the_next_shell_begins_in_a_directory_of_any_name(shell: Any, name: str) -> None:
+async def test_the_next_shell_begins_in_a_directory_of_any_name(shell: Harness, name: str) -> None:
     run = await shell.run(f"mkdir ./{shlex.quote(name)}; cd ./{shlex.quote(name)}; pwd; exit 1")
     assert (await shell.run("pwd")).text == run.text == f"{shell.folder}/home/{name}\n"
 
 
-async def test_a_last_directory_that_is_gone_is_told_and_the_next_script_begins_at_home(shell: Any) -> None:
+async def test_a_last_directory_that_is_gone_is_told_and_the_next_script_begins_at_home(shell: Harness) -> None:
     await shell.run('mkdir inner; cd inner; rmdir "$PWD"; exit 1')
     run = await shell.run("pwd; echo $#")
     assert run.names[:2] == ["invoke_start", "alert"]
@@ -143,13 +145,18 @@ TOOLS = ("mkfifo", "ln", "rm", "printf", "rmdir")
 SHELLS = pytest.mark.parametrize("program", ["bash", "sh"])
 
 
+def are_more_than(count: int, events: list[Payload]) -> bool:
+    return len(events) > count
+
+
+StartShell = Callable[[str], Awaitable[Harness]]
+
+
 @pytest.fixture
-def with_shell(
-    new_harness: Callable[..., Any], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> Callable[[str], Awaitable[Any]]:
+def with_shell(new_harness: NewHarness, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> StartShell:
     """Starts a Worker whose PATH has one shell alone."""
 
-    async def start(program: str) -> Any:
+    async def start(program: str) -> Harness:
         for name in (program, "sh", "sleep", "cat", "mkdir", "unshare", "setsid", "setpriv", "true", *TOOLS):
             if place := shutil.which(name):
                 with contextlib.suppress(FileExistsError):
@@ -174,7 +181,7 @@ def with_shell(
     ],
 )
 async def test_a_script_that_upsets_what_runs_it_ends_its_run_as_any_other(
-    with_shell: Callable[[str], Awaitable[Any]], program: str, script: str, alerts: list[str]
+    with_shell: StartShell, program: str, script: str, alerts: list[str]
 ) -> None:
     shell = await with_shell(program)
 
@@ -199,7 +206,7 @@ async def test_a_script_that_upsets_what_runs_it_ends_its_run_as_any_other(
     ],
 )
 async def test_no_file_and_no_limit_keeps_a_shell_from_telling_its_directory(
-    with_shell: Callable[[str], Awaitable[Any]], program: str, planted: str
+    with_shell: StartShell, program: str, planted: str
 ) -> None:
     shell = await with_shell(program)
     await shell.run(f"echo precious >precious; rm -f ../left; mkdir inner; {planted}; cd inner")
@@ -217,7 +224,7 @@ async def test_no_file_and_no_limit_keeps_a_shell_from_telling_its_directory(
     "planted", ["PWD=begun", "PWD=7", "PWD=/nowhere/$(printf '%05000d' 0)", "cd /; PWD=$PWD$(printf '%05000d' 0)/"]
 )
 async def test_what_a_script_puts_in_pwd_is_no_status_and_no_part_of_a_path(
-    with_shell: Callable[[str], Awaitable[Any]], program: str, planted: str
+    with_shell: StartShell, program: str, planted: str
 ) -> None:
     shell = await with_shell(program)
     await shell.run("mkdir inner; cd inner")
@@ -232,7 +239,7 @@ async def test_what_a_script_puts_in_pwd_is_no_status_and_no_part_of_a_path(
 
 @SHELLS
 async def test_an_exit_in_a_function_leaves_at_least_the_directory_where_the_script_began(
-    with_shell: Callable[[str], Awaitable[Any]], program: str
+    with_shell: StartShell, program: str
 ) -> None:
     shell = await with_shell(program)
     await shell.run("mkdir inner; cd inner")
@@ -248,7 +255,7 @@ async def test_an_exit_in_a_function_leaves_at_least_the_directory_where_the_scr
 @SHELLS
 @pytest.mark.parametrize("option", ["set -e", "set -u", "set -eu", "set -o errexit; set -o nounset"])
 async def test_an_option_that_ends_the_shell_at_a_failure_ends_with_its_script(
-    with_shell: Callable[[str], Awaitable[Any]], program: str, option: str
+    with_shell: StartShell, program: str, option: str
 ) -> None:
     shell = await with_shell(program)
     await shell.run(f"cd /; kept=yes; {option}")
@@ -261,7 +268,7 @@ async def test_an_option_that_ends_the_shell_at_a_failure_ends_with_its_script(
 
 
 @SHELLS
-async def test_set_e_stops_the_script_that_set_it(with_shell: Callable[[str], Awaitable[Any]], program: str) -> None:
+async def test_set_e_stops_the_script_that_set_it(with_shell: StartShell, program: str) -> None:
     shell = await with_shell(program)
     run = await shell.run("cd /; set -e; echo one; (exit 6); echo two")
     after = await shell.run("false; pwd")
@@ -286,7 +293,7 @@ async def test_set_e_stops_the_script_that_set_it(with_shell: Callable[[str], Aw
     ],
 )
 async def test_a_script_written_on_windows_runs_as_with_line_feeds_alone(
-    with_shell: Callable[[str], Awaitable[Any]], program: str, script: str, said: str
+    with_shell: StartShell, program: str, script: str, said: str
 ) -> None:
     run = await (await with_shell(program)).run(script)
     assert (run.text, run.status) == (said, 0)
@@ -295,9 +302,7 @@ async def test_a_script_written_on_windows_runs_as_with_line_feeds_alone(
 
 
 @SHELLS
-async def test_a_script_after_a_folder_made_anew_has_its_own_first_line(
-    with_shell: Callable[[str], Awaitable[Any]], program: str
-) -> None:
+async def test_a_script_after_a_folder_made_anew_has_its_own_first_line(with_shell: StartShell, program: str) -> None:
     shell = await with_shell(program)
     await shell.run('cd /; rm -rf "$OLDPWD"')
 
@@ -308,7 +313,7 @@ async def test_a_script_after_a_folder_made_anew_has_its_own_first_line(
 
 
 async def test_a_run_that_is_interrupted_before_its_script_begins_does_not_begin_it(
-    new_harness: Callable[..., Any], monkeypatch: pytest.MonkeyPatch
+    new_harness: NewHarness, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     harness = new_harness()
     await harness.spawn()
@@ -332,13 +337,13 @@ async def test_a_run_that_is_interrupted_before_its_script_begins_does_not_begin
     assert (run.text, run.alerts) == ("", [])
 
 
-async def test_an_unset_variable_under_set_u_ends_the_shell_with_an_error(shell: Any) -> None:
+async def test_an_unset_variable_under_set_u_ends_the_shell_with_an_error(shell: Harness) -> None:
     run = await shell.run("set -u; echo $nothing")
     assert run.status
     assert "unbound variable" in run.text
 
 
-async def test_a_shell_that_dies_between_runs_is_replaced_too(shell: Any) -> None:
+async def test_a_shell_that_dies_between_runs_is_replaced_too(shell: Harness) -> None:
     await shell.run("(until [ -e go ]; do sleep 0.01; done; kill -KILL $$) &")
     await asyncio.to_thread((shell.folder / "home" / "go").touch)
     await shell.traces.until(lambda pids: not pids)
@@ -348,7 +353,7 @@ async def test_a_shell_that_dies_between_runs_is_replaced_too(shell: Any) -> Non
     assert run.text == "fresh\n"
 
 
-async def test_what_a_background_job_prints_between_runs_is_a_text_of_its_own_at_once(shell: Any) -> None:
+async def test_what_a_background_job_prints_between_runs_is_a_text_of_its_own_at_once(shell: Harness) -> None:
     run = await shell.run("(until [ -e go ]; do sleep 0.01; done; printf later) & echo now")
     assert run.text == "now\n"
     heard = len(shell.sink.events)
@@ -357,7 +362,7 @@ async def test_what_a_background_job_prints_between_runs_is_a_text_of_its_own_at
     assert (await shell.run("true")).names[0] == "invoke_start"
 
 
-async def test_an_input_is_accepted_once_what_was_printed_before_it_is_told(shell: Any) -> None:
+async def test_an_input_is_accepted_once_what_was_printed_before_it_is_told(shell: Harness) -> None:
     await shell.run(
         "(until [ -e go ]; do sleep 0.01; done; head -c 5000 /dev/zero; echo >../done; sleep 1000) & true"
     )
@@ -372,11 +377,11 @@ async def test_an_input_is_accepted_once_what_was_printed_before_it_is_told(shel
     assert isinstance(told[-1], TextDone)
 
 
-async def test_a_background_job_that_never_stops_talking_is_cut_before_an_input_is_accepted(shell: Any) -> None:
+async def test_a_background_job_that_never_stops_talking_is_cut_before_an_input_is_accepted(shell: Harness) -> None:
     await shell.run("yes & sleep 0.1")
     for _ in range(3):
         heard = len(shell.sink.events)
-        await shell.sink.until(lambda events, heard=heard: len(events) > heard)
+        await shell.sink.until(partial(are_more_than, heard))
         assert await shell.offer("true") == BackendAnswer("accepted")
         assert isinstance(shell.sink.events[-1], TextDone)
         heard = len(shell.sink.events)
@@ -386,7 +391,7 @@ async def test_a_background_job_that_never_stops_talking_is_cut_before_an_input_
         shell.backend.withdraw(shell.worker_id, shell.last_input)
 
 
-async def test_an_offer_ends_with_its_worker(shell: Any) -> None:
+async def test_an_offer_ends_with_its_worker(shell: Harness) -> None:
     await shell.run("(until [ -e go ]; do sleep 0.01; done; echo more; echo >../done; sleep 1000) & true")
     shell.sink.hold()
     await asyncio.to_thread((shell.folder / "home" / "go").touch)
@@ -402,20 +407,20 @@ async def test_an_offer_ends_with_its_worker(shell: Any) -> None:
     assert await offered == BackendAnswer("errored", "nothing runs this Worker")
 
 
-async def test_a_stop_is_not_held_up_by_an_input_that_was_offered(shell: Any) -> None:
+async def test_a_stop_is_not_held_up_by_an_input_that_was_offered(shell: Harness) -> None:
     await shell.run("yes & true")
     assert await shell.offer("true") == BackendAnswer("accepted")
     assert await shell.backend.stop(shell.worker_id, None) == BackendAnswer("accepted")
 
 
-async def test_a_background_job_that_never_stops_talking_does_not_keep_a_run_from_ending(shell: Any) -> None:
+async def test_a_background_job_that_never_stops_talking_does_not_keep_a_run_from_ending(shell: Harness) -> None:
     run = await shell.run("yes & sleep 0.1")
     assert run.status == 0
     ended = await shell.run("kill $!")  # what the job wrote before may follow the end of the run
     assert [event for event in ended.events if isinstance(event, RunEnd)] == [RunEnd("finished")]
 
 
-async def test_long_output_arrives_whole_in_entries_of_bounded_size(shell: Any) -> None:
+async def test_long_output_arrives_whole_in_entries_of_bounded_size(shell: Harness) -> None:
     run = await shell.run("head -c 5000000 /dev/zero | tr '\\0' é")
     assert len(run.text.encode()) >= 5_000_000
     assert "".join(run.entries) == run.text
@@ -423,7 +428,7 @@ async def test_long_output_arrives_whole_in_entries_of_bounded_size(shell: Any) 
     assert all(len(entry.encode()) <= MAX_TEXT_BLOCK for entry in run.entries)
 
 
-async def test_a_shell_waits_while_nobody_takes_its_output(shell: Any) -> None:
+async def test_a_shell_waits_while_nobody_takes_its_output(shell: Harness) -> None:
     await shell.begin("i=0; while [ $i -lt 3000 ]; do printf '%010000d' $i; i=$((i+1)); echo $i >count; done")
     await shell.sink.until(lambda events: isinstance(events[-1:] and events[-1], TextDelta))
     shell.sink.hold()
@@ -443,31 +448,31 @@ def _contents(path: Path) -> str:
     return path.read_text() if path.exists() else ""
 
 
-async def test_bytes_that_are_no_text_are_replaced_and_a_split_character_is_not(shell: Any) -> None:
+async def test_bytes_that_are_no_text_are_replaced_and_a_split_character_is_not(shell: Harness) -> None:
     parts = [r"a\377b\000c\033[1m\342", r"\202", r"\254\303"]
     run = await shell.run("; sleep 0.1; ".join(f"printf '{part}'" for part in parts))
     assert run.text == run.entries[0] == "a\ufffdb\0c\x1b[1m€\ufffd"
 
 
-async def test_a_script_may_be_as_large_as_eight_mebibytes(shell: Any) -> None:
+async def test_a_script_may_be_as_large_as_eight_mebibytes(shell: Harness) -> None:
     filler = "# " + "x" * ((8 << 20) - 20) + "\n"
     assert (await shell.run(filler + "echo reached")).text == "reached\n"
 
 
-async def test_a_script_with_a_nul_is_refused(shell: Any) -> None:
+async def test_a_script_with_a_nul_is_refused(shell: Harness) -> None:
     answer = await shell.offer("echo a\0b")
     assert answer == BackendAnswer("rejected", "content: a script must be Unicode text without the NUL character")
     assert shell.sink.events == []
     assert (await shell.offer("echo \ud800")).outcome == "rejected"
 
 
-async def test_a_system_input_is_not_for_a_shell(shell: Any) -> None:
+async def test_a_system_input_is_not_for_a_shell(shell: Harness) -> None:
     answer = await shell.offer("be nice", kind="system")
     assert answer == BackendAnswer("unsupported", "kind: a shell takes user inputs only")
 
 
 async def test_a_program_sees_the_allowed_variables_and_no_others(
-    shell: Any, monkeypatch: pytest.MonkeyPatch
+    shell: Harness, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     await shell.run("exit")
     monkeypatch.setenv("SECRET_TOKEN", "hidden")
@@ -482,7 +487,7 @@ async def test_a_program_sees_the_allowed_variables_and_no_others(
     assert seen["PATH"] == os.environ["PATH"]
 
 
-async def test_a_program_inherits_no_descriptor_but_its_three_streams(shell: Any) -> None:
+async def test_a_program_inherits_no_descriptor_but_its_three_streams(shell: Harness) -> None:
     leaky = os.open("/dev/null", os.O_RDONLY)
     os.set_inheritable(leaky, True)
     try:
@@ -493,17 +498,18 @@ async def test_a_program_inherits_no_descriptor_but_its_three_streams(shell: Any
     assert run.text.split() == ["0", "1", "2", "3", "2", "0", "1", "2", "3"]
 
 
-async def test_a_shell_that_can_not_be_started_is_an_answer(new_harness: Callable[..., Any]) -> None:
+async def test_a_shell_that_can_not_be_started_is_an_answer(new_harness: NewHarness) -> None:
     harness = new_harness()
     await asyncio.to_thread(harness.folder.touch)
     answer = await harness.spawn()
     assert answer.outcome == "errored"
+    assert answer.message is not None
     assert answer.message.startswith("the shell could not be started: ")
     assert (await harness.offer("true")).outcome == "errored"
 
 
 async def test_a_spawn_that_raises_leaves_no_worker_that_runs_already(
-    new_harness: Callable[..., Any], monkeypatch: pytest.MonkeyPatch
+    new_harness: NewHarness, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     harness = new_harness()
     monkeypatch.setattr("runtimed.execution.session.run_machine.RunMachine.open", fail)
@@ -516,7 +522,7 @@ async def test_a_spawn_that_raises_leaves_no_worker_that_runs_already(
 
 
 async def test_a_backend_closes_every_worker_although_one_can_not_be_ended(
-    new_harness: Callable[..., Any], monkeypatch: pytest.MonkeyPatch
+    new_harness: NewHarness, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     harness = new_harness()
     await harness.spawn()
@@ -550,7 +556,7 @@ async def fail(*_: object) -> None:
     ],
 )
 async def test_a_shell_that_ends_before_it_is_ready_is_told_with_its_end_and_what_it_said(
-    new_harness: Callable[..., Any],
+    new_harness: NewHarness,
     tmp_path: Path,
     monkeypatch: pytest.MonkeyPatch,
     caplog: pytest.LogCaptureFixture,
@@ -564,6 +570,7 @@ async def test_a_shell_that_ends_before_it_is_ready_is_told_with_its_end_and_wha
     monkeypatch.setenv("PATH", f"{bash.parent}:{os.environ['PATH']}")
     answer = await new_harness().spawn()
     assert answer.outcome == "errored"
+    assert answer.message is not None
     assert answer.message.startswith(message)
     logged = [
         record for record in caplog.records if record.name != "runtimed.execution.processes.cgroup"
@@ -572,7 +579,7 @@ async def test_a_shell_that_ends_before_it_is_ready_is_told_with_its_end_and_wha
 
 
 async def test_a_shell_that_is_too_large_to_start_is_told_with_its_limit(
-    new_harness: Callable[..., Any], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    new_harness: NewHarness, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     bash = tmp_path / "bin" / "bash"
     bash.parent.mkdir()
@@ -587,7 +594,7 @@ async def test_a_shell_that_is_too_large_to_start_is_told_with_its_limit(
     )
 
 
-async def test_a_script_that_can_not_be_written_ends_its_run_with_an_error(shell: Any) -> None:
+async def test_a_script_that_can_not_be_written_ends_its_run_with_an_error(shell: Harness) -> None:
     await asyncio.to_thread((shell.folder / "script").mkdir)
     run = await shell.run("echo not")
     assert run.names == ["invoke_start", "error", "run_end"]
@@ -596,15 +603,13 @@ async def test_a_script_that_can_not_be_written_ends_its_run_with_an_error(shell
     assert (await shell.run("echo again")).text == "again\n"
 
 
-async def test_a_link_in_place_of_the_script_is_not_followed(shell: Any) -> None:
+async def test_a_link_in_place_of_the_script_is_not_followed(shell: Harness) -> None:
     await shell.run("echo precious >target; rm -f ../script; ln -s home/target ../script")
     assert (await shell.run("cat target")).text == "precious\n"
 
 
 @pytest.mark.parametrize("script", ["echo 'unclosed", "return 3", "break", "exec >/dev/null", "nothing"])
-async def test_a_machine_without_bash_gets_its_plain_shell(
-    with_shell: Callable[[str], Awaitable[Any]], script: str
-) -> None:
+async def test_a_machine_without_bash_gets_its_plain_shell(with_shell: StartShell, script: str) -> None:
     harness = await with_shell("sh")
     await harness.run(f"x=lasting\n{script}")
     assert (await harness.run("echo ${BASH_VERSION:-plain} $x")).text == "plain lasting\n"
@@ -621,7 +626,7 @@ async def test_a_machine_without_bash_gets_its_plain_shell(
     ],
 )
 async def test_a_shell_that_meets_a_limit_is_ended_and_the_next_run_gets_a_fresh_one(
-    new_harness: Callable[..., Any], script: str, limits: dict[str, Any], setting: str
+    new_harness: NewHarness, script: str, limits: dict[str, Any], setting: str
 ) -> None:
     harness = new_harness(limits=limits)
     await harness.spawn()

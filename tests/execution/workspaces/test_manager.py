@@ -6,7 +6,6 @@ import shutil
 import subprocess
 from collections.abc import AsyncIterator
 from pathlib import Path
-from typing import Any
 
 import attrs
 import pytest
@@ -20,6 +19,7 @@ from runtimed.execution.workspaces.manager import WorkspaceManager
 from runtimed.model.identity import worker_id
 from runtimed.model.worker import BuiltinProfile, CapabilityRequest, CreateWorkerRequest, NamedReference
 from runtimed.store.data_dir import DataDir
+from tests.execution.conftest import RecordingSink
 
 FIRST = worker_id(1)
 SHELL = CreateWorkerRequest(
@@ -69,7 +69,7 @@ def spawn(*references: str, request: CreateWorkerRequest = SHELL) -> Spawn:
 
 
 async def test_a_worker_that_is_ended_while_its_workspaces_are_prepared_leaves_nothing(
-    host: Host, recorder: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    host: Host, recorder: RecordingSink, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     slow, real = tmp_path / "slow", shutil.which("git")
     slow.mkdir()
@@ -89,7 +89,7 @@ async def test_a_worker_that_is_ended_while_its_workspaces_are_prepared_leaves_n
     assert await host.manager.workspaces(FIRST) == []
 
 
-async def test_a_caller_that_gives_up_its_spawn_leaves_nothing(host: Host, recorder: Any) -> None:
+async def test_a_caller_that_gives_up_its_spawn_leaves_nothing(host: Host, recorder: RecordingSink) -> None:
     spawning = asyncio.create_task(host.registry.spawn(spawn("repo", "repo"), recorder))
     await asyncio.sleep(0.05)
 
@@ -99,14 +99,16 @@ async def test_a_caller_that_gives_up_its_spawn_leaves_nothing(host: Host, recor
     assert await asyncio.to_thread(lambda: host.is_untouched)
 
 
-async def test_a_worker_whose_second_workspace_is_refused_gets_none(host: Host, recorder: Any) -> None:
+async def test_a_worker_whose_second_workspace_is_refused_gets_none(host: Host, recorder: RecordingSink) -> None:
     answer = await host.registry.spawn(spawn("repo", "nope"), recorder)
 
     assert answer.outcome == "rejected"
     assert await asyncio.to_thread(lambda: host.is_untouched)
 
 
-async def test_a_worktree_whose_folder_was_removed_is_made_again_from_its_branch(host: Host, recorder: Any) -> None:
+async def test_a_worktree_whose_folder_was_removed_is_made_again_from_its_branch(
+    host: Host, recorder: RecordingSink
+) -> None:
     assert (await host.registry.spawn(spawn("repo"), recorder)).outcome == "accepted"
     (made,) = (Path(line.split()[0]) for line in git(host.repository, "worktree", "list").splitlines()[1:])
     (made / "file").write_text("kept")
@@ -122,7 +124,9 @@ async def test_a_worktree_whose_folder_was_removed_is_made_again_from_its_branch
     assert [(one.ahead, one.dirty) for one in await host.manager.workspaces(FIRST)] == [(1, False)]
 
 
-async def test_a_registry_without_workspaces_rejects_what_would_need_one(tmp_path: Path, recorder: Any) -> None:
+async def test_a_registry_without_workspaces_rejects_what_would_need_one(
+    tmp_path: Path, recorder: RecordingSink
+) -> None:
     registry = ProfileRegistry({}, workspaces=DataDir(tmp_path))
 
     answer = await registry.spawn(spawn("repo"), recorder)
@@ -132,7 +136,7 @@ async def test_a_registry_without_workspaces_rejects_what_would_need_one(tmp_pat
 
 
 async def test_a_branch_that_somebody_else_makes_at_the_same_time_is_left_alone(
-    host: Host, recorder: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    host: Host, recorder: RecordingSink, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     faster, real = tmp_path / "faster", shutil.which("git")
     faster.mkdir()

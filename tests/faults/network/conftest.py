@@ -15,7 +15,7 @@ import sys
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol, TypeVar
 
 import pytest
 
@@ -24,10 +24,16 @@ PROGRAMS = Path(__file__).parent / "programs"
 DEADLINE_S = 30.0
 ZERO = "wo_0000000000000000"
 
+T = TypeVar("T")
 Call = Callable[..., Any]
+Stopped = Callable[..., contextlib.AbstractContextManager[None]]
 
 
-def until(condition: Callable[[], Any], what: str = "the condition", deadline_s: float = DEADLINE_S) -> Any:
+class Until(Protocol):
+    def __call__(self, condition: Callable[[], T | None], what: str = ..., deadline_s: float = ...) -> T: ...
+
+
+def until(condition: Callable[[], T | None], what: str = "the condition", deadline_s: float = DEADLINE_S) -> T:
     """Return the first true answer of `condition`. Raises AssertionError at the deadline."""
     end = time.monotonic() + deadline_s
     while not (found := condition()):
@@ -181,10 +187,11 @@ class Daemon:
         request = {"profile": {"kind": "builtin", "value": f"builtin:{profile}"}}
         worker = self.call("POST", "/v1/workers", request | {"requested_capabilities": [{"name": "shell"}]})
         assert worker["execution"]["run_state"] == "idle", worker
-        return worker["worker_id"]
+        return str(worker["worker_id"])
 
     def worker(self, worker_id: str, call: Call | None = None) -> dict[str, Any]:
-        return (call or self.call)("GET", f"/v1/workers/{worker_id}")
+        found: dict[str, Any] = (call or self.call)("GET", f"/v1/workers/{worker_id}")
+        return found
 
     def newest(self, worker_id: str, call: Call | None = None) -> int:
         """Return the sequence of a Worker's newest event."""
@@ -225,7 +232,13 @@ class Crowd:
         command = [*wrapper, sys.executable, str(PROGRAMS / "crowd.py")]
         self.process = subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True, bufsize=1)
         self._resume = plan.get("resume", False)
-        usual = {"resume": False, "connections": 0, "receive_buffer": None, "pace": None, "observers": []}
+        usual: dict[str, Any] = {
+            "resume": False,
+            "connections": 0,
+            "receive_buffer": None,
+            "pace": None,
+            "observers": [],
+        }
         address = {"host": daemon.host, "port": daemon.port, "token": daemon.token}
         self._say(json.dumps(usual | address | dict(plan)))
 
@@ -249,7 +262,7 @@ class Crowd:
         """Return the first state with a figure that high. Raises AssertionError if an observer has ended."""
 
         def state() -> dict[str, Any] | None:
-            found = self.tell("state")
+            found: dict[str, Any] = self.tell("state")
             assert name == "ends" or self._resume or not found["ends"], "an observer was cut"
             return found if found[name] >= least else None
 
@@ -257,7 +270,8 @@ class Crowd:
 
     def reports(self) -> list[dict[str, Any]]:
         """Return what each observer has seen."""
-        return self.tell("report")
+        found: list[dict[str, Any]] = self.tell("report")
+        return found
 
     def leave(self) -> None:
         """End all connections."""
@@ -269,8 +283,12 @@ class Crowd:
         self.process.wait()
 
 
+Launch = Callable[..., Daemon]
+Observe = Callable[..., Crowd]
+
+
 @pytest.fixture
-def launch(tmp_path: Path) -> Iterator[Callable[..., Daemon]]:
+def launch(tmp_path: Path) -> Iterator[Launch]:
     """Start daemons on the store of the test. Those that still run at its end are killed."""
     with contextlib.ExitStack() as made:
 
@@ -283,7 +301,7 @@ def launch(tmp_path: Path) -> Iterator[Callable[..., Daemon]]:
 
 
 @pytest.fixture
-def observe() -> Iterator[Callable[..., Crowd]]:
+def observe() -> Iterator[Observe]:
     """Observe Workers of a daemon in a separate process, each by `number` observers from a cursor on."""
     with contextlib.ExitStack() as made:
 
@@ -307,7 +325,7 @@ def observe() -> Iterator[Callable[..., Crowd]]:
 @pytest.fixture
 def long(request: pytest.FixtureRequest) -> bool:
     """Whether to use the full numbers (`--faults=long`)."""
-    return request.config.getoption("faults", "short") == "long"
+    return bool(request.config.getoption("faults", "short") == "long")
 
 
 @pytest.fixture
@@ -318,12 +336,12 @@ def long_run(long: bool) -> None:
 
 
 @pytest.fixture(name="until")
-def until_fixture() -> Callable[..., Any]:
+def until_fixture() -> Until:
     return until
 
 
 @pytest.fixture(name="stopped")
-def stopped_fixture() -> Callable[..., contextlib.AbstractContextManager[None]]:
+def stopped_fixture() -> Stopped:
     return stopped
 
 

@@ -10,6 +10,8 @@ from typing import Any
 
 import pytest
 
+from tests.faults.network.conftest import Launch, Observe, Until
+
 from .conftest import PROGRAMS, REPOSITORY
 
 HOUR = 3_600
@@ -60,7 +62,7 @@ def unless_timed_out(wait: Callable[..., Any], figure: str, least: int) -> None:
 
 
 @pytest.fixture
-def check(launch: Any, observe: Any, until: Any, clock: WallClock, long: bool) -> Callable[..., None]:
+def check(launch: Launch, observe: Observe, until: Until, clock: WallClock, long: bool) -> Callable[..., None]:
     def check(**given: Any) -> None:
         settings = {"heartbeat_s": HEARTBEAT_S, "header_timeout_s": 60}
         daemon = launch(settings=settings, environment=clock.environment, **given)
@@ -87,17 +89,19 @@ def check(launch: Any, observe: Any, until: Any, clock: WallClock, long: bool) -
     return check
 
 
-def test_order_time_outs_and_heartbeats_are_unaffected_by_a_jump_of_the_wall_clock(check: Any) -> None:
+def test_order_time_outs_and_heartbeats_are_unaffected_by_a_jump_of_the_wall_clock(
+    check: Callable[..., None],
+) -> None:
     check()
 
 
-def test_the_check_sees_time_outs_that_follow_the_wall_clock(check: Any) -> None:
+def test_the_check_sees_time_outs_that_follow_the_wall_clock(check: Callable[..., None]) -> None:
     with pytest.raises(AssertionError, match="was timed out by the jump"):
         check(without="steady_clock")
 
 
 def test_a_worker_that_is_stopped_has_its_grace_whatever_the_wall_clock_does(
-    launch: Any, until: Any, clock: WallClock
+    launch: Launch, until: Until, clock: WallClock
 ) -> None:
     daemon = launch(environment=clock.environment)
     worker = daemon.create("shell")
@@ -112,7 +116,7 @@ def test_a_worker_that_is_stopped_has_its_grace_whatever_the_wall_clock_does(
 
 
 @pytest.fixture
-def check_expiry(launch: Any, observe: Any, clock: WallClock) -> Callable[..., None]:
+def check_expiry(launch: Launch, observe: Observe, clock: WallClock) -> Callable[..., None]:
     """Publish, jump an hour ahead, and check for a while that events younger than AGE_S stay."""
 
     def check(watched_s: float = MARKED_S, **given: Any) -> None:
@@ -131,16 +135,16 @@ def check_expiry(launch: Any, observe: Any, clock: WallClock) -> Callable[..., N
     return check
 
 
-def test_events_do_not_expire_because_the_wall_clock_jumped(check_expiry: Any) -> None:
+def test_events_do_not_expire_because_the_wall_clock_jumped(check_expiry: Callable[..., None]) -> None:
     check_expiry()
 
 
-def test_the_check_sees_events_that_expire_by_the_wall_clock(check_expiry: Any) -> None:
+def test_the_check_sees_events_that_expire_by_the_wall_clock(check_expiry: Callable[..., None]) -> None:
     with pytest.raises(AssertionError, match="events expired before their time"):
         check_expiry(watched_s=60, without="steady_expiry")
 
 
-def test_events_expire_though_the_wall_clock_jumped_back(launch: Any, until: Any, clock: WallClock) -> None:
+def test_events_expire_though_the_wall_clock_jumped_back(launch: Launch, until: Until, clock: WallClock) -> None:
     daemon = launch(settings={"max_event_age_s": 2}, environment=clock.environment)
     worker = daemon.create("echo")
     daemon.run(worker, "before")

@@ -9,6 +9,8 @@ from typing import Any
 
 import pytest
 
+from tests.faults.network.conftest import Launch, Observe, Until
+
 LIMIT = 40
 CLIENTS = 4
 RECOVERY_S = 8
@@ -20,7 +22,7 @@ MAX_LINES = 5
 
 
 @pytest.fixture
-def check(launch: Any, observe: Any, until: Any, long: bool) -> Callable[..., None]:
+def check(launch: Launch, observe: Observe, until: Until, long: bool) -> Callable[..., None]:
     """Use up all descriptors of a daemon by idle connections, then close them."""
 
     def check(**given: Any) -> None:
@@ -52,20 +54,22 @@ def check(launch: Any, observe: Any, until: Any, long: bool) -> Callable[..., No
     return check
 
 
-def test_without_descriptors_streams_and_the_store_go_on_the_log_stays_quiet_and_it_recovers(check: Any) -> None:
+def test_without_descriptors_streams_and_the_store_go_on_the_log_stays_quiet_and_it_recovers(
+    check: Callable[..., None],
+) -> None:
     check()
 
 
-def test_without_descriptors_the_daemon_on_the_plain_event_loop_recovers_as_well(check: Any) -> None:
+def test_without_descriptors_the_daemon_on_the_plain_event_loop_recovers_as_well(check: Callable[..., None]) -> None:
     check(without="uvloop")
 
 
-def test_the_check_sees_a_log_that_is_flooded(check: Any) -> None:
+def test_the_check_sees_a_log_that_is_flooded(check: Callable[..., None]) -> None:
     with pytest.raises(AssertionError, match="the log is flooded"):
         check(without="quiet")
 
 
 @pytest.mark.usefixtures("long_run")
-def test_the_check_sees_a_daemon_that_does_not_recover(check: Any) -> None:
+def test_the_check_sees_a_daemon_that_does_not_recover(check: Callable[..., None]) -> None:
     with pytest.raises(TimeoutError):
         check(without="recovery")

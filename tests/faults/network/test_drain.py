@@ -7,6 +7,8 @@ from typing import Any
 
 import pytest
 
+from tests.faults.network.conftest import Launch, Observe
+
 DRAIN_TIMEOUT_S = 2.0
 MARGIN_S = 20.0
 """The time beyond the drain limit, for observers that do not read and for a slow machine."""
@@ -15,7 +17,7 @@ GOODBYE = {"diagnostic": "runtime.upstream_closed", "code": 1001, "reason": "run
 
 
 @pytest.fixture
-def check(launch: Any, observe: Any, long: bool) -> Callable[..., None]:
+def check(launch: Launch, observe: Observe, long: bool) -> Callable[..., None]:
     """Half of the sockets are feeds, half are idle connections, and some more feeds do not read."""
 
     def check(**given: Any) -> None:
@@ -37,16 +39,16 @@ def check(launch: Any, observe: Any, long: bool) -> Callable[..., None]:
     return check
 
 
-def test_a_daemon_with_many_idle_sockets_ends_in_time_and_tells_each_observer_why(check: Any) -> None:
+def test_a_daemon_with_many_idle_sockets_ends_in_time_and_tells_each_observer_why(check: Callable[..., None]) -> None:
     check()
 
 
-def test_the_check_sees_observers_that_get_no_reason(check: Any) -> None:
+def test_the_check_sees_observers_that_get_no_reason(check: Callable[..., None]) -> None:
     with pytest.raises(AssertionError, match="was not told why"):
         check(without="farewell")
 
 
 @pytest.mark.usefixtures("long_run")
-def test_the_check_sees_a_daemon_that_waits_for_them_to_leave(check: Any) -> None:
+def test_the_check_sees_a_daemon_that_waits_for_them_to_leave(check: Callable[..., None]) -> None:
     with pytest.raises(subprocess.TimeoutExpired):
         check(without="drain_limit")

@@ -7,9 +7,10 @@ import socket
 import subprocess
 from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import Any
 
 import pytest
+
+from tests.faults.network.conftest import Launch, Observe, Until
 
 HEARTBEAT_S = 2.0
 COMMENT_S = 15
@@ -89,7 +90,7 @@ def cable() -> Iterator[Cable]:
 
 
 @pytest.fixture
-def check(launch: Any, observe: Any, until: Any, cable: Cable) -> Callable[..., None]:
+def check(launch: Launch, observe: Observe, until: Until, cable: Cable) -> Callable[..., None]:
     def check(script: str | None, without: str | None = None) -> None:
         daemon = launch(listen=f"{cable.host}:0", settings={"heartbeat_s": HEARTBEAT_S}, without=without)
         worker, bystander = daemon.create("shell"), daemon.create("echo")
@@ -108,7 +109,7 @@ def check(launch: Any, observe: Any, until: Any, cable: Cable) -> Callable[..., 
 
 
 @pytest.fixture
-def check_stream(launch: Any, until: Any, cable: Cable, tmp_path: Path) -> Iterator[Callable[..., None]]:
+def check_stream(launch: Launch, until: Until, cable: Cable, tmp_path: Path) -> Iterator[Callable[..., None]]:
     """Check the same for an event stream that curl reads."""
     with contextlib.ExitStack() as made:
 
@@ -132,22 +133,24 @@ def check_stream(launch: Any, until: Any, cable: Cable, tmp_path: Path) -> Itera
         yield check
 
 
-def test_an_idle_observer_that_vanished_is_found_and_freed_within_two_heartbeats(check: Any) -> None:
+def test_an_idle_observer_that_vanished_is_found_and_freed_within_two_heartbeats(check: Callable[..., None]) -> None:
     check(None)
 
 
-def test_an_observer_that_vanished_amid_events_is_found_and_freed_within_two_heartbeats(check: Any) -> None:
+def test_an_observer_that_vanished_amid_events_is_found_and_freed_within_two_heartbeats(
+    check: Callable[..., None],
+) -> None:
     check(SPAMMING)
 
 
-def test_without_pings_an_observer_that_vanished_is_never_found(check: Any) -> None:
+def test_without_pings_an_observer_that_vanished_is_never_found(check: Callable[..., None]) -> None:
     with pytest.raises(AssertionError, match="the end of the lost connections did not come about"):
         check(None, without="pings")
 
 
 @needs_curl
 def test_an_event_stream_whose_reader_vanished_amid_events_is_found_and_freed_within_two_heartbeats(
-    check_stream: Any,
+    check_stream: Callable[..., None],
 ) -> None:
     check_stream(SPAMMING, DEADLINE_S)
 
@@ -155,14 +158,14 @@ def test_an_event_stream_whose_reader_vanished_amid_events_is_found_and_freed_wi
 @needs_curl
 @pytest.mark.usefixtures("long_run")
 def test_an_idle_event_stream_whose_reader_vanished_is_found_and_freed_behind_its_next_comment(
-    check_stream: Any,
+    check_stream: Callable[..., None],
 ) -> None:
     check_stream(None, COMMENT_S + DEADLINE_S)
 
 
 @needs_curl
 def test_without_a_time_for_acknowledgements_an_event_stream_whose_reader_vanished_is_not_found(
-    check_stream: Any,
+    check_stream: Callable[..., None],
 ) -> None:
     with pytest.raises(AssertionError, match="the end of the lost connection did not come about"):
         check_stream(SPAMMING, DEADLINE_S, without="acknowledgements")

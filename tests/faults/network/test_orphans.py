@@ -12,6 +12,9 @@ from typing import Any
 
 import pytest
 
+from tests.faults.conftest import Require
+from tests.faults.network.conftest import Launch, Until
+
 CONTAINER = ("unshare", "--mount", "--pid", "--fork", "--mount-proc", "--kill-child")
 """Makes the daemon process 1."""
 
@@ -67,7 +70,7 @@ def sleepers() -> Iterator[Sleepers]:
 
 
 @pytest.fixture
-def poor(launch: Any, require: Any) -> Callable[..., Any]:
+def poor(launch: Launch, require: Require) -> Launch:
     """Start a daemon that has neither namespaces nor control groups."""
     require("unshare", "awk", "mount", root=True)
     if subprocess.run([*CONTAINER, "true"], capture_output=True, check=False).returncode:
@@ -80,7 +83,7 @@ def poor(launch: Any, require: Any) -> Callable[..., Any]:
 
 
 @pytest.fixture
-def check_reaped(poor: Any, until: Any) -> Callable[..., None]:
+def check_reaped(poor: Launch, until: Until) -> Callable[..., None]:
     """Check that process 1 has no zombie, and loses no exit status of its own programs."""
 
     def check(**given: Any) -> None:
@@ -100,21 +103,23 @@ def check_reaped(poor: Any, until: Any) -> Callable[..., None]:
     return check
 
 
-def test_process_1_reaps_the_orphans_of_its_workers(check_reaped: Any) -> None:
+def test_process_1_reaps_the_orphans_of_its_workers(check_reaped: Callable[..., None]) -> None:
     check_reaped()
 
 
-def test_process_1_reaps_orphans_on_the_event_loop_of_the_standard_library_too(check_reaped: Any) -> None:
+def test_process_1_reaps_orphans_on_the_event_loop_of_the_standard_library_too(
+    check_reaped: Callable[..., None],
+) -> None:
     check_reaped(without="uvloop")
 
 
-def test_the_check_sees_a_daemon_that_does_not_reap(check_reaped: Any) -> None:
+def test_the_check_sees_a_daemon_that_does_not_reap(check_reaped: Callable[..., None]) -> None:
     with pytest.raises(AssertionError, match="the end of all zombies"):
         check_reaped(without="reaping")
 
 
 @pytest.fixture
-def check_swept(poor: Any, sleepers: Sleepers, until: Any) -> Callable[..., None]:
+def check_swept(poor: Launch, sleepers: Sleepers, until: Until) -> Callable[..., None]:
     """Check that a start kills the processes of Workers of a daemon that was killed."""
 
     def check(job: str, **given: Any) -> None:
@@ -131,17 +136,19 @@ def check_swept(poor: Any, sleepers: Sleepers, until: Any) -> Callable[..., None
 
 
 @pytest.mark.parametrize("job", JOBS)
-def test_the_start_after_a_kill_ends_the_processes_of_earlier_workers(check_swept: Any, job: str) -> None:
+def test_the_start_after_a_kill_ends_the_processes_of_earlier_workers(
+    check_swept: Callable[..., None], job: str
+) -> None:
     check_swept(job)
 
 
-def test_the_check_sees_a_start_that_leaves_stale_processes(check_swept: Any) -> None:
+def test_the_check_sees_a_start_that_leaves_stale_processes(check_swept: Callable[..., None]) -> None:
     with pytest.raises(AssertionError, match="a process is left"):
         check_swept("in the background", without="sweeping")
 
 
 def test_the_start_of_a_copy_of_the_store_lets_the_workers_of_the_living_daemon_be(
-    poor: Any, sleepers: Sleepers, until: Any, tmp_path: Path
+    poor: Launch, sleepers: Sleepers, until: Until, tmp_path: Path
 ) -> None:
     daemon = poor(MACHINE)
     daemon.run(daemon.create("shell"), f"sleep {sleepers.number} &")

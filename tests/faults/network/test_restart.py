@@ -5,13 +5,15 @@ from typing import Any
 
 import pytest
 
+from tests.faults.network.conftest import Crowd, Launch, Observe, Until
+
 WORKERS = 4
 TICKING = "while :; do echo tick; sleep 0.05; done"
 BACK_S = 30.0
 
 
 @pytest.fixture
-def check(launch: Any, observe: Any, until: Any, long: bool) -> Callable[..., None]:
+def check(launch: Launch, observe: Observe, until: Until, long: bool) -> Callable[..., None]:
     def check(end: str, without: str | None = None) -> None:
         number = 250 if long else 50
         daemon = launch()
@@ -30,7 +32,7 @@ def check(launch: Any, observe: Any, until: Any, long: bool) -> Callable[..., No
             again.call("POST", f"/v1/workers/{worker}/stop")
         newest = {worker: again.newest(worker) for worker in workers}
 
-        def complete(observers: Any) -> Any:
+        def complete(observers: Crowd) -> list[dict[str, Any]] | None:
             found = observers.reports()
             return found if all(one["sequences"][-1:] == [newest[one["worker"]]] for one in found) else None
 
@@ -44,10 +46,12 @@ def check(launch: Any, observe: Any, until: Any, long: bool) -> Callable[..., No
 
 
 @pytest.mark.parametrize("end", ["terminate", "kill"])
-def test_all_observers_of_a_daemon_that_is_restarted_resume_exactly_once(check: Any, end: str) -> None:
+def test_all_observers_of_a_daemon_that_is_restarted_resume_exactly_once(
+    check: Callable[..., None], end: str
+) -> None:
     check(end)
 
 
-def test_the_check_sees_what_observers_lose_that_do_not_resume_at_their_cursors(check: Any) -> None:
+def test_the_check_sees_what_observers_lose_that_do_not_resume_at_their_cursors(check: Callable[..., None]) -> None:
     with pytest.raises(AssertionError, match="a hole or a repeat"):
         check("kill", without="replay")

@@ -5,6 +5,8 @@ from typing import Any
 
 import pytest
 
+from tests.faults.network.conftest import Launch, Observe
+
 HEARTBEAT_S = 1.0
 PACE = 600_000
 """The bytes a second that the observer reads."""
@@ -17,7 +19,7 @@ DEADLINE_S = 120.0
 
 
 @pytest.fixture
-def check(launch: Any, observe: Any) -> Callable[..., None]:
+def check(launch: Launch, observe: Observe) -> Callable[..., None]:
     def check(**given: Any) -> None:
         daemon = launch(settings={"heartbeat_s": HEARTBEAT_S}, **given)
         worker = daemon.create("shell")
@@ -30,10 +32,10 @@ def check(launch: Any, observe: Any) -> Callable[..., None]:
     return check
 
 
-def test_an_observer_that_reads_slowly_is_not_taken_for_dead(check: Any) -> None:
+def test_an_observer_that_reads_slowly_is_not_taken_for_dead(check: Callable[..., None]) -> None:
     check()
 
 
-def test_the_check_sees_an_observer_that_is_cut_for_late_pongs(check: Any) -> None:
+def test_the_check_sees_an_observer_that_is_cut_for_late_pongs(check: Callable[..., None]) -> None:
     with pytest.raises(AssertionError, match="an observer was cut"):
         check(without="leniency")

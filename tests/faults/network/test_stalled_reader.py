@@ -5,6 +5,8 @@ from typing import Any
 
 import pytest
 
+from tests.faults.network.conftest import Launch, Observe, Until
+
 WARM_UP = 32 * 2**20
 PUBLISHED = 96 * 2**20
 GROWTH = PUBLISHED * 2 // 3
@@ -18,7 +20,7 @@ PRINTING = "head -c {} /dev/zero | tr '\\0' x"
 
 
 @pytest.fixture
-def check(launch: Any, observe: Any, until: Any, long: bool) -> Callable[..., None]:
+def check(launch: Launch, observe: Observe, until: Until, long: bool) -> Callable[..., None]:
     """Publish to one observer that reads and one that does not. A short `heartbeat_s` lets the latter be cut."""
 
     def check(heartbeat_s: float = 3600, published: int = PUBLISHED, **given: Any) -> None:
@@ -47,22 +49,24 @@ def check(launch: Any, observe: Any, until: Any, long: bool) -> Callable[..., No
     return check
 
 
-def test_an_observer_that_stops_reading_costs_little_holds_nobody_up_and_loses_nothing(check: Any) -> None:
+def test_an_observer_that_stops_reading_costs_little_holds_nobody_up_and_loses_nothing(
+    check: Callable[..., None],
+) -> None:
     check()
 
 
 @pytest.mark.usefixtures("long_run")
-def test_an_observer_that_is_cut_because_it_stopped_reading_resumes_without_loss(check: Any) -> None:
+def test_an_observer_that_is_cut_because_it_stopped_reading_resumes_without_loss(check: Callable[..., None]) -> None:
     check(heartbeat_s=2, published=WARM_UP)
 
 
-def test_the_check_sees_what_is_kept_for_an_observer_without_a_bound(check: Any) -> None:
+def test_the_check_sees_what_is_kept_for_an_observer_without_a_bound(check: Callable[..., None]) -> None:
     with pytest.raises(AssertionError, match="memory follows what is published"):
         check(without="bounded_buffers")
 
 
 @pytest.fixture
-def check_overtaken(launch: Any, observe: Any, until: Any) -> Callable[..., None]:
+def check_overtaken(launch: Launch, observe: Observe, until: Until) -> Callable[..., None]:
     """Retain less than is published while an observer does not read."""
 
     def check(**given: Any) -> None:
@@ -81,10 +85,12 @@ def check_overtaken(launch: Any, observe: Any, until: Any) -> Callable[..., None
     return check
 
 
-def test_an_observer_that_retention_overtakes_gets_the_reason_and_sees_no_gap_before(check_overtaken: Any) -> None:
+def test_an_observer_that_retention_overtakes_gets_the_reason_and_sees_no_gap_before(
+    check_overtaken: Callable[..., None],
+) -> None:
     check_overtaken()
 
 
-def test_the_check_sees_a_gap_that_is_not_reported(check_overtaken: Any) -> None:
+def test_the_check_sees_a_gap_that_is_not_reported(check_overtaken: Callable[..., None]) -> None:
     with pytest.raises(AssertionError, match="an event is missing"):
         check_overtaken(without="honesty")

@@ -6,6 +6,8 @@ from typing import Any
 
 import pytest
 
+from tests.faults.network.conftest import Crowd, Daemon, Launch, Observe, Stopped, Until
+
 HEARTBEAT_S = 2.0
 SETTINGS = {"heartbeat_s": HEARTBEAT_S}
 TICKING = "i=0; while [ ! -e '{}' ]; do i=$((i+1)); echo tick $i; sleep 0.02; done"
@@ -15,7 +17,7 @@ OBSERVERS = 10
 class Ticking:
     """A run of a shell Worker that prints all the time until a test ends it."""
 
-    def __init__(self, daemon: Any, worker: str) -> None:
+    def __init__(self, daemon: Daemon, worker: str) -> None:
         self.daemon, self.worker = daemon, worker
         self._gate = daemon.home / f"{worker}.end"
         daemon.start(worker, TICKING.format(self._gate))
@@ -27,7 +29,7 @@ class Ticking:
 
 
 @pytest.fixture
-def stand_still(long: bool, stopped: Any, until: Any) -> Callable[..., None]:
+def stand_still(long: bool, stopped: Stopped, until: Until) -> Callable[..., None]:
     """Stop processes until a condition holds, and long enough that an observer without pongs would be cut."""
 
     def stand_still(*pids: int, is_over: Callable[[], bool] = lambda: True) -> None:
@@ -39,10 +41,10 @@ def stand_still(long: bool, stopped: Any, until: Any) -> Callable[..., None]:
 
 
 @pytest.fixture
-def check_unbroken(observe: Any) -> Callable[..., None]:
+def check_unbroken(observe: Observe) -> Callable[..., None]:
     """Check that each observer of a crowd has seen every event of the Worker once, in order."""
 
-    def check(daemon: Any, worker: str, crowd: Any) -> None:
+    def check(daemon: Daemon, worker: str, crowd: Crowd) -> None:
         reader = observe(daemon, worker)
         reader.until("least", daemon.newest(worker))
         log = reader.reports()[0]["sequences"]
@@ -57,7 +59,7 @@ def check_unbroken(observe: Any) -> Callable[..., None]:
 
 
 def test_a_stopped_daemon_goes_on_with_its_agents_and_its_observers(
-    launch: Any, observe: Any, stand_still: Any, check_unbroken: Any
+    launch: Launch, observe: Observe, stand_still: Callable[..., None], check_unbroken: Callable[..., None]
 ) -> None:
     daemon = launch(settings=SETTINGS)
     worker, quiet = daemon.create("shell"), daemon.create("shell")
@@ -74,7 +76,7 @@ def test_a_stopped_daemon_goes_on_with_its_agents_and_its_observers(
 
 
 @pytest.fixture
-def check_answered(launch: Any, observe: Any, stopped: Any, until: Any) -> Callable[..., None]:
+def check_answered(launch: Launch, observe: Observe, stopped: Stopped, until: Until) -> Callable[..., None]:
     """Stop the daemon after a ping until the next one is due. Observers answer meanwhile."""
 
     def check(**given: Any) -> None:
@@ -92,18 +94,26 @@ def check_answered(launch: Any, observe: Any, stopped: Any, until: Any) -> Calla
     return check
 
 
-def test_observers_that_answered_while_the_daemon_stood_still_are_not_cut_as_dead(check_answered: Any) -> None:
+def test_observers_that_answered_while_the_daemon_stood_still_are_not_cut_as_dead(
+    check_answered: Callable[..., None],
+) -> None:
     check_answered()
 
 
-def test_the_check_sees_observers_that_are_cut_before_their_answers_are_read(check_answered: Any) -> None:
+def test_the_check_sees_observers_that_are_cut_before_their_answers_are_read(
+    check_answered: Callable[..., None],
+) -> None:
     with pytest.raises(AssertionError, match="observers were cut that had answered"):
         check_answered(without="settling")
 
 
 @pytest.fixture
 def check_agent(
-    launch: Any, observe: Any, stand_still: Any, descendants: Any, check_unbroken: Any
+    launch: Launch,
+    observe: Observe,
+    stand_still: Callable[..., None],
+    descendants: Callable[[int], set[int]],
+    check_unbroken: Callable[..., None],
 ) -> Callable[..., None]:
     def check(**given: Any) -> None:
         daemon = launch(settings=SETTINGS, **given)
@@ -125,17 +135,19 @@ def check_agent(
     return check
 
 
-def test_a_stopped_agent_is_neither_dead_nor_replaced_and_its_run_goes_on(check_agent: Any) -> None:
+def test_a_stopped_agent_is_neither_dead_nor_replaced_and_its_run_goes_on(check_agent: Callable[..., None]) -> None:
     check_agent()
 
 
-def test_the_check_sees_an_agent_that_was_killed_for_standing_still(check_agent: Any) -> None:
+def test_the_check_sees_an_agent_that_was_killed_for_standing_still(check_agent: Callable[..., None]) -> None:
     with pytest.raises(AssertionError, match="its run was cut"):
         check_agent(without="patience")
 
 
 @pytest.fixture
-def check_observer(launch: Any, observe: Any, stand_still: Any, check_unbroken: Any) -> Callable[..., None]:
+def check_observer(
+    launch: Launch, observe: Observe, stand_still: Callable[..., None], check_unbroken: Callable[..., None]
+) -> Callable[..., None]:
     def check(**given: Any) -> None:
         daemon = launch(settings=SETTINGS, **given)
         worker = daemon.create("shell")
@@ -154,10 +166,12 @@ def check_observer(launch: Any, observe: Any, stand_still: Any, check_unbroken: 
     return check
 
 
-def test_a_stopped_observer_holds_nobody_up_and_resumes_without_loss(check_observer: Any) -> None:
+def test_a_stopped_observer_holds_nobody_up_and_resumes_without_loss(check_observer: Callable[..., None]) -> None:
     check_observer()
 
 
-def test_the_check_sees_what_an_observer_loses_that_does_not_resume_at_its_cursor(check_observer: Any) -> None:
+def test_the_check_sees_what_an_observer_loses_that_does_not_resume_at_its_cursor(
+    check_observer: Callable[..., None],
+) -> None:
     with pytest.raises(AssertionError, match="a hole or a repeat"):
         check_observer(without="replay")

@@ -16,6 +16,8 @@ from typing import Any
 import pytest
 
 from runtimed.execution.processes import cgroup, orphans
+from tests.faults.conftest import Rounds
+from tests.faults.network.conftest import Call, Daemon, Launch, Until
 
 AGENT = Path(__file__).parent / "programs" / "agent.py"
 ACP_AGENT = Path(__file__).parents[2] / "execution" / "acp" / "agent.py"
@@ -72,10 +74,10 @@ def marked() -> Iterator[Marked]:
 
 
 @pytest.fixture
-def host(launch: Any, tmp_path: Path, marked: Marked) -> Host:
+def host(launch: Launch, tmp_path: Path, marked: Marked) -> Host:
     """Start a daemon with a profile of unruly agents."""
 
-    def start(**given: Any) -> Any:
+    def start(**given: Any) -> Daemon:
         config = tmp_path / "config.toml"
         script = tmp_path / "script.json"
         script.write_text("{}")
@@ -85,7 +87,7 @@ def host(launch: Any, tmp_path: Path, marked: Marked) -> Host:
     return start
 
 
-def _events(daemon: Any, worker: str) -> list[dict[str, Any]]:
+def _events(daemon: Daemon, worker: str) -> list[dict[str, Any]]:
     """Return the payloads of a Worker's events."""
     connection = http.client.HTTPConnection(daemon.host, daemon.port, timeout=30)
     with contextlib.closing(connection):
@@ -93,12 +95,12 @@ def _events(daemon: Any, worker: str) -> list[dict[str, Any]]:
         return [event["payload"] for event in json.loads(connection.getresponse().read())["events"]]
 
 
-def _lost(daemon: Any, worker: str) -> bool:
+def _lost(daemon: Daemon, worker: str) -> bool:
     return bool(daemon.worker(worker)["execution"]["run_state"] == "errored")
 
 
 @pytest.fixture
-def check_loss(host: Host, until: Any, marked: Marked) -> Host:
+def check_loss(host: Host, until: Until, marked: Marked) -> Host:
     """Check that an agent's deed loses its Worker for a reason, and affects nobody else."""
 
     def check(deed: str, reason: str, **given: Any) -> None:
@@ -150,7 +152,7 @@ def test_the_check_sees_a_grandchild_that_outlives_its_agent(check_loss: Host) -
 
 
 @pytest.fixture
-def check_stop(host: Host, until: Any, marked: Marked) -> Host:
+def check_stop(host: Host, until: Until, marked: Marked) -> Host:
     """Check that a stop of an agent that ignores signals ends after the grace, and leaves no process."""
 
     def check(**given: Any) -> None:
@@ -180,7 +182,7 @@ def test_the_check_sees_a_stop_that_waits_for_the_agent(check_stop: Host) -> Non
 
 
 @pytest.fixture
-def check_end(host: Host, until: Any, marked: Marked) -> Host:
+def check_end(host: Host, until: Until, marked: Marked) -> Host:
     """Check that no process of an agent outlives the daemon, and no control group the next start."""
 
     def check(way: str, **given: Any) -> None:
@@ -213,13 +215,13 @@ def test_the_check_sees_processes_that_outlive_a_killed_daemon(check_end: Host) 
 
 
 @pytest.fixture
-def check_rounds(host: Host, marked: Marked, rounds: Callable[[int, int], int]) -> Host:
+def check_rounds(host: Host, marked: Marked, rounds: Rounds) -> Host:
     """Check that starting and stopping agents repeatedly leaves no process and no descriptor."""
 
     def check(profile: str, **given: Any) -> None:
         daemon = host(**given)
 
-        def turn(call: Any) -> None:
+        def turn(call: Call) -> None:
             request = {
                 "profile": {"kind": "builtin", "value": f"builtin:{profile}"},
                 "requested_capabilities": [{"name": "shell"}],
@@ -283,9 +285,10 @@ def _peak(pid: int) -> int:
     return next(int(line.split()[1]) for line in status.splitlines() if line.startswith("VmHWM:")) * 1024
 
 
-def _said(daemon: Any, worker: str) -> str:
+def _said(daemon: Daemon, worker: str) -> str:
     """Return the text of the Worker's second run."""
-    found, start = [], 3
+    found: list[str] = []
+    start: int | None = 3
     while start is not None:
         page = daemon.call("GET", f"/v1/workers/{worker}/transcript?start={start}&limit=8")
         found += [item["content"] for item in page["items"]]

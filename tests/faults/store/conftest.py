@@ -3,21 +3,21 @@
 import contextlib
 import random
 import sys
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import pytest
 
 from tests.acceptance.conftest import SHAPES, check
-from tests.acceptance.daemon.conftest import Daemon, until
+from tests.acceptance.daemon.conftest import Daemon, Launch, Until, until
 from tests.faults.store.ledger import Ledger
 
 UNPROTECTED = Path(__file__).parent / "programs" / "unprotected.py"
 
 
 @pytest.fixture
-def launch(tmp_path: Path) -> Iterator[Callable[..., Daemon]]:
+def launch(tmp_path: Path) -> Iterator[Launch]:
     """Start daemons on `store`; those that still run at the end of the test are killed.
 
     `without` names a protection that the daemon runs without, see programs/unprotected.py; `under` is a program and
@@ -65,5 +65,5 @@ def scripts(tmp_path: Path) -> Path:
 
 
 @pytest.fixture(name="until")
-def until_fixture() -> Callable[[Callable[[], Any]], Any]:
+def until_fixture() -> Until:
     return until

@@ -2,7 +2,7 @@
 
 import json
 import random
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -10,7 +10,8 @@ from typing import Any
 import pytest
 from websockets.exceptions import InvalidStatus
 
-from tests.acceptance.daemon.conftest import ZERO, Daemon
+from tests.acceptance.daemon.conftest import ZERO, Daemon, Launch
+from tests.faults.conftest import Require, Rounds
 from tests.faults.store.damage import DATABASE, LOG, Copies, blank, cut, flip, places
 from tests.faults.store.ledger import Broken, Events, Ledger, promised, transcript, up
 from tests.faults.store.trace import attached
@@ -30,7 +31,7 @@ class Scene:
 
     copies: Copies
     ledger: Ledger
-    shown: dict[str, tuple[Events, Events]]
+    shown: Mapping[str, tuple[Events, Events]]
     hit: str
     middle: int
 
@@ -46,9 +47,7 @@ def long_text(chance: random.Random) -> str:
 
 
 @pytest.fixture
-def scene(
-    launch: Callable[..., Daemon], ledger: Ledger, chance: random.Random, tmp_path: Path
-) -> Callable[..., Scene]:
+def scene(launch: Launch, ledger: Ledger, chance: random.Random, tmp_path: Path) -> Callable[..., Scene]:
     """Make a scene whose daemon ends by `end`."""
 
     def make(end: Callable[[Daemon], None], without: str | None = None) -> Scene:
@@ -120,7 +119,7 @@ def observed(daemon: Daemon, worker_id: str, upto: str) -> tuple[Events, Any]:
         return events, json.loads(refused.response.body)["error"]
 
 
-def damage_each_place(launch: Callable[..., Daemon], scene: Scene, name: str, without: str | None = None) -> None:
+def damage_each_place(launch: Launch, scene: Scene, name: str, without: str | None = None) -> None:
     """Flip a bit in the text of one Worker in a file. Raises Broken unless only that Worker is damaged."""
     found = [
         place for place in places(scene.copies.original / name, MARK) if name == DATABASE or place < scene.middle
@@ -139,26 +138,24 @@ def damage_each_place(launch: Callable[..., Daemon], scene: Scene, name: str, wi
     promised(entries >= 2, f"a damaged entry is answered with store_corrupt: {entries}")
 
 
-def test_a_flipped_bit_in_the_database_damages_that_worker_alone(
-    launch: Callable[..., Daemon], scene: Callable[..., Scene]
-) -> None:
+def test_a_flipped_bit_in_the_database_damages_that_worker_alone(launch: Launch, scene: Callable[..., Scene]) -> None:
     damage_each_place(launch, scene(Daemon.stop), DATABASE)
 
 
 def test_a_flipped_bit_in_the_middle_of_the_log_damages_that_worker_alone(
-    launch: Callable[..., Daemon], scene: Callable[..., Scene]
+    launch: Launch, scene: Callable[..., Scene]
 ) -> None:
     damage_each_place(launch, scene(Daemon.kill), LOG)
 
 
-def test_the_check_sees_rows_without_checksums(launch: Callable[..., Daemon], scene: Callable[..., Scene]) -> None:
+def test_the_check_sees_rows_without_checksums(launch: Launch, scene: Callable[..., Scene]) -> None:
     made = scene(Daemon.stop, without="row_checksums")
     with pytest.raises(Broken, match=r"as it was|as they were"):
         damage_each_place(launch, made, DATABASE, without="row_checksums")
 
 
 def test_the_check_sees_a_log_that_is_taken_for_torn_wherever_it_is_damaged(
-    launch: Callable[..., Daemon], scene: Callable[..., Scene]
+    launch: Launch, scene: Callable[..., Scene]
 ) -> None:
     made = scene(Daemon.kill)
     with pytest.raises(Broken, match=r"the transcript of .* is as it was, or damaged"):
@@ -167,10 +164,10 @@ def test_the_check_sees_a_log_that_is_taken_for_torn_wherever_it_is_damaged(
 
 @pytest.mark.parametrize(("name", "end"), [(DATABASE, Daemon.stop), (LOG, Daemon.kill)])
 def test_a_flipped_bit_anywhere_never_leads_to_wrong_data(
-    launch: Callable[..., Daemon],
+    launch: Launch,
     scene: Callable[..., Scene],
     chance: random.Random,
-    rounds: Callable[[int, int], int],
+    rounds: Rounds,
     name: str,
     end: Callable[[Daemon], None],
 ) -> None:
@@ -182,14 +179,14 @@ def test_a_flipped_bit_anywhere_never_leads_to_wrong_data(
 
 
 def test_a_flipped_bit_in_the_head_of_the_log_never_leads_to_wrong_data(
-    launch: Callable[..., Daemon], scene: Callable[..., Scene]
+    launch: Launch, scene: Callable[..., Scene]
 ) -> None:
     made = scene(Daemon.kill)
     for field in range(0, LOG_HEADER_BYTES, FIELD_BYTES):
         check_nothing_wrong(launch, made, LOG, field + 2, 4)
 
 
-def check_nothing_wrong(launch: Callable[..., Daemon], scene: Scene, name: str, place: int, bit: int) -> None:
+def check_nothing_wrong(launch: Launch, scene: Scene, name: str, place: int, bit: int) -> None:
     """Check that an unusable store is refused in one line, and that served data is correct or reported as damaged."""
     folder, hit = scene.copies.make(), f"bit {bit} of byte {place} of {name}"
     flip(folder / name, place, bit)
@@ -226,7 +223,7 @@ def torn(
     chance: random.Random,
     ledger: Ledger,
     tmp_path: Path,
-    require: Callable[..., None],
+    require: Require,
 ) -> Callable[..., Torn]:
     """Make a store."""
 
@@ -250,9 +247,7 @@ def torn(
     return make
 
 
-def check_torn(
-    launch: Callable[..., Daemon], torn: Torn, tear: Callable[[Path], None], without: str | None = None
-) -> None:
+def check_torn(launch: Launch, torn: Torn, tear: Callable[[Path], None], without: str | None = None) -> None:
     """Check that a start on a torn log has everything that was acknowledged, and nothing in part."""
     folder = torn.scene.copies.make()
     tear(folder / LOG)
@@ -262,10 +257,10 @@ def check_torn(
 
 
 def test_a_torn_tail_loses_only_what_was_not_acknowledged(
-    launch: Callable[..., Daemon],
+    launch: Launch,
     torn: Callable[..., Torn],
     chance: random.Random,
-    rounds: Callable[[int, int], int],
+    rounds: Rounds,
 ) -> None:
     made = torn()
     tears: Sequence[Callable[[Path], None]] = [
@@ -277,17 +272,13 @@ def test_a_torn_tail_loses_only_what_was_not_acknowledged(
         check_torn(launch, made, tears[number % len(tears)])
 
 
-def test_the_check_sees_an_acknowledgement_before_the_sync(
-    launch: Callable[..., Daemon], torn: Callable[..., Torn]
-) -> None:
+def test_the_check_sees_an_acknowledgement_before_the_sync(launch: Launch, torn: Callable[..., Torn]) -> None:
     made = torn(without="synchronous_full")
     with pytest.raises(Broken, match=r"was acknowledged and is there"):
         check_torn(launch, made, lambda log: cut(log, made.acked), without="synchronous_full")
 
 
-def test_the_check_sees_a_torn_tail_that_is_read_as_whole(
-    launch: Callable[..., Daemon], torn: Callable[..., Torn]
-) -> None:
+def test_the_check_sees_a_torn_tail_that_is_read_as_whole(launch: Launch, torn: Callable[..., Torn]) -> None:
     made = torn()
 
     def tear(log: Path) -> None:

@@ -3,12 +3,12 @@
 import contextlib
 import random
 import subprocess
-from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 
-from tests.acceptance.daemon.conftest import Daemon
+from tests.acceptance.daemon.conftest import Daemon, Launch
+from tests.faults.conftest import Require, Rounds
 from tests.faults.store.ledger import GONE, Broken, History, Ledger, promised
 from tests.faults.store.load import Load
 from tests.faults.store.trace import attached, under
@@ -37,7 +37,7 @@ def after_a_failed_sync(daemon: Daemon, ledger: Ledger, log: Path) -> None:
 
 
 def test_nothing_is_acknowledged_or_published_after_a_failed_sync_and_the_next_start_is_clean(
-    launch: Callable[..., Daemon], ledger: Ledger, require: Callable[..., None], tmp_path: Path
+    launch: Launch, ledger: Ledger, require: Require, tmp_path: Path
 ) -> None:
     require("strace", root=True)
     daemon = launch().ready()
@@ -54,12 +54,12 @@ def test_nothing_is_acknowledged_or_published_after_a_failed_sync_and_the_next_s
 
 
 def test_a_sync_that_fails_under_load_loses_nothing_that_was_acknowledged(
-    launch: Callable[..., Daemon],
+    launch: Launch,
     ledger: Ledger,
     scripts: Path,
     chance: random.Random,
-    rounds: Callable[[int, int], int],
-    require: Callable[..., None],
+    rounds: Rounds,
+    require: Require,
 ) -> None:
     require("strace")
     launch().ready().stop()
@@ -86,7 +86,7 @@ def _load(daemon: Daemon, ledger: Ledger, scripts: Path) -> Load | None:
 
 
 def test_the_check_sees_a_daemon_that_goes_on_after_a_failed_sync(
-    launch: Callable[..., Daemon], ledger: Ledger, require: Callable[..., None], tmp_path: Path
+    launch: Launch, ledger: Ledger, require: Require, tmp_path: Path
 ) -> None:
     require("strace", root=True)
     with pytest.raises(Broken, match="is not acknowledged"):

@@ -2,12 +2,13 @@
 
 import contextlib
 import os
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 
-from tests.acceptance.daemon.conftest import ZERO, Daemon, until
+from tests.acceptance.daemon.conftest import ZERO, Daemon, Launch, until
+from tests.faults.conftest import Require, Rounds
 from tests.faults.store.disk import MIB, small_disk
 from tests.faults.store.ledger import Broken, Ledger, promised, transcript
 
@@ -19,7 +20,7 @@ SIZE = 16 * MIB
 
 
 @pytest.fixture
-def disk(tmp_path: Path, require: Callable[..., None]) -> Iterator[Path]:
+def disk(tmp_path: Path, require: Require) -> Iterator[Path]:
     require("mount", "umount", root=True)
     with small_disk(tmp_path / "disk", SIZE) as folder:
         yield folder
@@ -95,7 +96,7 @@ def again(daemon: Daemon, ledger: Ledger, worker_id: str, name: str) -> None:
 
 
 def test_a_full_disk_refuses_inputs_until_there_is_room_and_everything_else_goes_on(
-    launch: Callable[..., Daemon], ledger: Ledger, disk: Path, rounds: Callable[[int, int], int]
+    launch: Launch, ledger: Ledger, disk: Path, rounds: Rounds
 ) -> None:
     store = disk / "store"
     daemon = launch(store=store).ready()
@@ -106,7 +107,7 @@ def test_a_full_disk_refuses_inputs_until_there_is_room_and_everything_else_goes
     again.stop()
 
 
-def test_a_stop_is_acknowledged_on_a_full_disk(launch: Callable[..., Daemon], ledger: Ledger, disk: Path) -> None:
+def test_a_stop_is_acknowledged_on_a_full_disk(launch: Launch, ledger: Ledger, disk: Path) -> None:
     daemon = launch(store=disk / "store").ready()
     worker_id, shell = daemon.echo(), daemon.shell()
     Filler(disk).fill()
@@ -119,7 +120,7 @@ def test_a_stop_is_acknowledged_on_a_full_disk(launch: Callable[..., Daemon], le
 
 
 def test_a_store_that_was_full_when_the_daemon_was_killed_has_all_that_was_acknowledged(
-    launch: Callable[..., Daemon], ledger: Ledger, disk: Path
+    launch: Launch, ledger: Ledger, disk: Path
 ) -> None:
     daemon, filler = launch(store=disk / "store").ready(), Filler(disk)
     worker_id = daemon.echo()
@@ -143,7 +144,7 @@ def test_a_store_that_was_full_when_the_daemon_was_killed_has_all_that_was_ackno
     ],
 )
 def test_the_check_sees_a_daemon_that_fails_on_a_full_disk(
-    launch: Callable[..., Daemon], ledger: Ledger, disk: Path, without: str, promise: str
+    launch: Launch, ledger: Ledger, disk: Path, without: str, promise: str
 ) -> None:
     daemon = launch(store=disk / "store", without=without).ready()
     with pytest.raises(Broken, match=promise):

@@ -9,7 +9,8 @@ from typing import Any
 
 import pytest
 
-from tests.acceptance.daemon.conftest import Daemon, until
+from tests.acceptance.daemon.conftest import Daemon, Launch, until
+from tests.faults.conftest import Require, Rounds
 from tests.faults.store.ledger import GONE, Broken, Ledger, promised
 from tests.faults.store.load import Load
 from tests.faults.store.trace import under
@@ -19,7 +20,7 @@ LOAD_S = 0.3
 
 
 @pytest.fixture
-def play(launch: Callable[..., Daemon], ledger: Ledger, scripts: Path, chance: random.Random) -> Callable[..., None]:
+def play(launch: Launch, ledger: Ledger, scripts: Path, chance: random.Random) -> Callable[..., None]:
     """Rounds of load on one store. A kill ends each; then the store is started and the round is checked."""
 
     def rounds(number: int, without: str | None = None, killers: Any = (at_random, at_a_sync)) -> None:
@@ -39,7 +40,7 @@ class Round:
 
     def __init__(
         self,
-        launch: Callable[..., Daemon],
+        launch: Launch,
         ledger: Ledger,
         scripts: Path,
         chance: random.Random,
@@ -97,7 +98,7 @@ def check_scripts(scripts: Path) -> None:
 
 
 def test_no_kill_takes_back_what_was_acknowledged_or_seen(
-    play: Callable[..., None], rounds: Callable[[int, int], int], require: Callable[..., None], ledger: Ledger
+    play: Callable[..., None], rounds: Rounds, require: Require, ledger: Ledger
 ) -> None:
     require("strace")
     play(rounds(20, 200))

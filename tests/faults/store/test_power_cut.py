@@ -8,7 +8,8 @@ from pathlib import Path
 
 import pytest
 
-from tests.acceptance.daemon.conftest import Daemon
+from tests.acceptance.daemon.conftest import Daemon, Launch
+from tests.faults.conftest import Require, Rounds
 from tests.faults.store.disk import PowerLine, power_line
 from tests.faults.store.ledger import Broken, Ledger, up
 from tests.faults.store.load import Load
@@ -21,7 +22,7 @@ TOKEN = "the-token-of-these-tests-of-32-characters"
 
 
 @pytest.fixture
-def line(tmp_path: Path, require: Callable[..., None]) -> Iterator[PowerLine]:
+def line(tmp_path: Path, require: Require) -> Iterator[PowerLine]:
     require("mkfs.ext4", "mount", "umount", "losetup", "unshare", "nsenter", root=True)
     with power_line(tmp_path) as made:
         yield made
@@ -29,7 +30,7 @@ def line(tmp_path: Path, require: Callable[..., None]) -> Iterator[PowerLine]:
 
 @pytest.fixture
 def play(
-    line: PowerLine, launch: Callable[..., Daemon], ledger: Ledger, scripts: Path, chance: random.Random
+    line: PowerLine, launch: Launch, ledger: Ledger, scripts: Path, chance: random.Random
 ) -> Callable[..., None]:
     """Rounds of load on one disk. Each ends with a power cut, and is checked when the power is back."""
 
@@ -61,7 +62,7 @@ def play(
 
 
 def test_no_power_cut_takes_back_what_was_acknowledged_or_seen(
-    play: Callable[..., None], rounds: Callable[[int, int], int], ledger: Ledger
+    play: Callable[..., None], rounds: Rounds, ledger: Ledger
 ) -> None:
     play(rounds(3, 50))
     for _ in range(MORE_ROUNDS):

@@ -1,11 +1,10 @@
 """Targets section 2, row 13: two daemons on one store."""
 
-from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 
-from tests.acceptance.daemon.conftest import Daemon, until
+from tests.acceptance.daemon.conftest import Launch, until
 from tests.faults.store.ledger import Broken, promised
 
 STORE_TAKEN = 3
@@ -21,7 +20,7 @@ def contents(folder: Path) -> dict[str, tuple[bytes, int, int, int]]:
     return found
 
 
-def start_a_second(launch: Callable[..., Daemon], tmp_path: Path, without: str | None, *options: str) -> None:
+def start_a_second(launch: Launch, tmp_path: Path, without: str | None, *options: str) -> None:
     """Raise Broken unless the second daemon leaves the store to the first one."""
     first = launch(without=without).ready()
     worker_id = first.echo()
@@ -39,18 +38,18 @@ def start_a_second(launch: Callable[..., Daemon], tmp_path: Path, without: str |
 
 @pytest.mark.parametrize("options", [(), ("--runtime-id", "another")])
 def test_a_second_daemon_ends_with_3_names_the_owner_and_touches_nothing(
-    launch: Callable[..., Daemon], tmp_path: Path, options: tuple[str, ...]
+    launch: Launch, tmp_path: Path, options: tuple[str, ...]
 ) -> None:
     start_a_second(launch, tmp_path, None, *options)
 
 
-def test_the_check_sees_a_store_without_a_lock(launch: Callable[..., Daemon], tmp_path: Path) -> None:
+def test_the_check_sees_a_store_without_a_lock(launch: Launch, tmp_path: Path) -> None:
     with pytest.raises(Broken, match="ends with 3"):
         start_a_second(launch, tmp_path, "lock")
 
 
 def test_the_lock_of_a_daemon_that_was_killed_is_free_though_its_workers_may_still_be_there(
-    launch: Callable[..., Daemon],
+    launch: Launch,
 ) -> None:
     first = launch().ready()
     first.input(first.shell(), "trap '' TERM; sleep 1000 & sleep 1000")

@@ -2,28 +2,35 @@
 
 import asyncio
 import shutil
+from collections.abc import AsyncIterator
+from pathlib import Path
+from typing import Any
 
 import apsw
 import pytest
 
 from runtimed.core import EventSink, Runtime
 from runtimed.execution import FunctionBackend
+from runtimed.model.identity import WorkerRef
 from runtimed.model.interaction import WorkerInput
 from runtimed.model.permission import PermissionOption, Question, Ruling
 from runtimed.store.memory import MemoryStore
 from runtimed.store.sqlite import SqliteStore
-from tests.http.conftest import serving
+from tests.http.conftest import Served, serving
 
 DEADLINE_S = 10
 OPTIONS = (PermissionOption("yes", "Allow", "allow_once"), PermissionOption("no", "Reject", "reject_once"))
 
 
+Asking = tuple[Served, str, list[Ruling]]
+
+
 @pytest.fixture
-async def asking():
+async def asking() -> AsyncIterator[Asking]:
     """A server, its Worker that asks for two permissions one after another, and the rulings that it got."""
     rulings: list[Ruling] = []
 
-    async def ask(message, sink):
+    async def ask(message: WorkerInput, sink: EventSink) -> None:
         for number in range(2):
             question = Question(f"{message.content} {number}", f"call-{number}", OPTIONS, 60.0)
             rulings.append(await sink.ask(question))
@@ -34,24 +41,26 @@ async def asking():
         yield served, f"{served.url}/v1/workers/{worker.worker_id}", rulings
 
 
-async def waiting(served, url, title):
+async def waiting(served: Served, url: str, title: str) -> dict[str, Any]:
     """The request with this title, once it waits."""
     async with asyncio.timeout(10):
         while True:
             async with served.client.get(f"{url}/permissions") as response:
                 assert response.status == 200
-                found = (await response.json())["permissions"]
+                found: list[dict[str, Any]] = (await response.json())["permissions"]
             if found and found[0]["title"] == title:
                 return found[0]
             await asyncio.sleep(0.01)
 
 
-async def answer(served, url, request_id, body):
+async def answer(served: Served, url: str, request_id: str, body: Any) -> tuple[int, Any]:
     async with served.client.post(f"{url}/permissions/{request_id}", json=body) as response:
         return response.status, await response.json()
 
 
-async def test_a_request_is_listed_and_answered_and_the_next_one_comes(asking):
+async def test_a_request_is_listed_and_answered_and_the_next_one_comes(
+    asking: Asking,
+) -> None:
     served, url, rulings = asking
     first = await waiting(served, url, "write 0")
     assert first == {
@@ -74,7 +83,7 @@ async def test_a_request_is_listed_and_answered_and_the_next_one_comes(asking):
     assert rulings[0] == Ruling("selected", "yes")
 
 
-async def test_a_request_that_was_answered_is_not_found_any_more(asking):
+async def test_a_request_that_was_answered_is_not_found_any_more(asking: Asking) -> None:
     served, url, _ = asking
     first = await waiting(served, url, "write 0")
     await answer(served, url, first["request_id"], {"option_id": "yes"})
@@ -100,7 +109,9 @@ async def test_a_request_that_was_answered_is_not_found_any_more(asking):
         ({"option_id": "no", "reason": 7}, "invalid_json", "reason: expected a string"),
     ],
 )
-async def test_an_answer_that_is_none_is_refused_and_the_request_goes_on_waiting(asking, body, code, message):
+async def test_an_answer_that_is_none_is_refused_and_the_request_goes_on_waiting(
+    asking: Asking, body: dict[str, Any], code: str, message: str
+) -> None:
     served, url, _ = asking
     first = await waiting(served, url, "write 0")
     status, found = await answer(served, url, first["request_id"], body)
@@ -138,7 +149,7 @@ async def test_a_form_is_shown_with_its_schema_and_filled_with_a_content_and_a_d
     ]
 
 
-async def test_requests_of_a_worker_that_is_not_there_are_not_found(asking):
+async def test_requests_of_a_worker_that_is_not_there_are_not_found(asking: Asking) -> None:
     served, _, _ = asking
     url = f"{served.url}/v1/workers/worker-000000ff"
     async with served.client.get(f"{url}/permissions") as response:
@@ -146,11 +157,11 @@ async def test_requests_of_a_worker_that_is_not_there_are_not_found(asking):
     assert (await answer(served, url, "0", {"option_id": "yes"}))[0] == 404
 
 
-async def ask_for_ever(message, sink):
+async def ask_for_ever(message: WorkerInput, sink: EventSink) -> None:
     await sink.ask(Question(message.content, None, OPTIONS, 60.0))
 
 
-async def asking_worker(runtime, title):
+async def asking_worker(runtime: Runtime, title: str) -> WorkerRef:
     """A Worker with one request that waits."""
     ref = (await runtime.create_worker()).worker_ref
     await runtime.send_input(ref, WorkerInput("user", title))
@@ -160,12 +171,12 @@ async def asking_worker(runtime, title):
     return ref
 
 
-async def permissions_at(served, path):
+async def permissions_at(served: Served, path: str) -> tuple[int, Any]:
     async with served.client.get(f"{served.url}{path}") as response:
         return response.status, (await response.json()).get("permissions")
 
 
-async def test_the_requests_of_all_workers_are_one_list_and_name_their_worker():
+async def test_the_requests_of_all_workers_are_one_list_and_name_their_worker() -> None:
     async with Runtime(MemoryStore(), FunctionBackend(ask_for_ever)) as runtime, serving(runtime) as served:
         assert await permissions_at(served, "/v1/permissions") == (200, [])
         first, idle, second = [
@@ -184,7 +195,7 @@ async def test_the_requests_of_all_workers_are_one_list_and_name_their_worker():
         assert [one["title"] for one in found] == ["one", "two"]
 
 
-async def test_a_damaged_worker_keeps_nobody_from_the_requests_of_the_others(tmp_path):
+async def test_a_damaged_worker_keeps_nobody_from_the_requests_of_the_others(tmp_path: Path) -> None:
     async with Runtime(SqliteStore(tmp_path / "store"), FunctionBackend(ask_for_ever)) as runtime:
         damaged = await asking_worker(runtime, "asked before the crash")
         await asyncio.to_thread(shutil.copytree, tmp_path / "store", tmp_path / "copy")

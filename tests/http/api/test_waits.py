@@ -12,7 +12,7 @@ from runtimed.core.ports import EventSink
 from runtimed.execution import FunctionBackend
 from runtimed.feed import waits
 from runtimed.model.identity import WorkerRef
-from runtimed.model.interaction import WorkerInput
+from runtimed.model.interaction import WhenBusy, WorkerInput
 from runtimed.model.permission import PermissionOption, Question
 from runtimed.store.memory import MemoryStore
 from tests.http.conftest import Served, serving
@@ -31,7 +31,7 @@ class Script:
     ref: WorkerRef
     go_on: asyncio.Event
 
-    async def say(self, text: str, when_busy: Any = "reject") -> str:
+    async def say(self, text: str, when_busy: WhenBusy = "reject") -> str:
         """Send an input, and return the cursor of its acknowledgement."""
         return (await self.runtime.send_input(self.ref, WorkerInput("user", text, when_busy))).cursor
 
@@ -58,7 +58,7 @@ class Script:
         return task
 
     @property
-    def waiting(self) -> list[Any]:
+    def waiting(self) -> list[asyncio.Task[Any]]:
         """The tasks of waits in this process."""
         return [task for task in asyncio.all_tasks() if "Waits.wait" in repr(task.get_coro())]
 

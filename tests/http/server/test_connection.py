@@ -6,20 +6,21 @@ import re
 import socket
 import struct
 import tracemalloc
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Callable
 
 import attrs
 import pytest
 import uvloop
 
-from runtimed.core import Runtime
+from runtimed.core import Dispatch, Runtime
 from runtimed.core.state.backend_answer import BackendAnswer
 from runtimed.execution.echo import EchoBackend
 from runtimed.http import Api
 from runtimed.http.server.http_server import HttpServer
-from runtimed.model.worker import CreateWorkerRequest, TaskIntent
+from runtimed.model.identity import WorkerRef
+from runtimed.model.worker import CreateWorkerRequest, TaskIntent, WorkerDetail
 from runtimed.store.memory import MemoryStore
-from tests.http.conftest import TOKEN, serving
+from tests.http.conftest import TOKEN, Clock, serving
 
 WORKER = "worker-00000001"
 
@@ -82,17 +83,19 @@ async def passed(port: int) -> None:
     writer.close()
 
 
-def post(path: str, body: bytes, *headers: str):
+def post(path: str, body: bytes, *headers: str) -> Callable[[int], bytes]:
     given = headers or ("Content-Type: application/json",)
     return lambda port: request(f"POST {path} HTTP/1.1", port, *given, body=body)
 
 
-def get(path: str, *headers: str, version: str = "1.1", method: str = "GET", token: str = TOKEN):
+def get(
+    path: str, *headers: str, version: str = "1.1", method: str = "GET", token: str = TOKEN
+) -> Callable[[int], bytes]:
     return lambda port: request(f"{method} {path} HTTP/{version}", port, *headers, token=token)
 
 
 STOP = f"/v1/workers/{WORKER}/stop"
-CASES = {
+CASES: dict[str, Callable[[int], bytes]] = {
     "runtime": get("/v1/runtime"),
     "worker": get(f"/v1/workers/{WORKER}"),
     "no such worker": get("/v1/workers/worker-0000ffff"),
@@ -165,7 +168,7 @@ CASES = {
 
 
 @pytest.mark.parametrize("case", CASES)
-async def test_the_answer_is_that_of_aiohttp_alone(both, case):
+async def test_the_answer_is_that_of_aiohttp_alone(both: Both, case: str) -> None:
     ours = await talk(both.ours, CASES[case](both.ours))
     bare = await talk(both.bare, CASES[case](both.bare))
     assert ours.startswith(b"HTTP/1.")
@@ -173,7 +176,7 @@ async def test_the_answer_is_that_of_aiohttp_alone(both, case):
 
 
 @pytest.mark.parametrize("case", ["worker", "stop with a body", "expect", "chunked"])
-async def test_the_answer_is_the_same_wherever_the_bytes_are_cut(both, case):
+async def test_the_answer_is_the_same_wherever_the_bytes_are_cut(both: Both, case: str) -> None:
     whole = CASES[case](both.ours)
     expected = await talk(both.ours, whole)
     for cut in range(1, len(whole), 17):
@@ -182,7 +185,9 @@ async def test_the_answer_is_the_same_wherever_the_bytes_are_cut(both, case):
 
 @pytest.mark.parametrize(("before", "behind"), [(b"", b"\r\n"), (b"\r\n", b""), (b"\r\n\r\n", b"\r\n\r\n")])
 @pytest.mark.parametrize("case", ["worker", "stop with a body", "no such kind"])
-async def test_a_request_repeated_with_empty_lines_around_it_gets_the_same_answers(both, case, before, behind):
+async def test_a_request_repeated_with_empty_lines_around_it_gets_the_same_answers(
+    both: Both, case: str, before: bytes, behind: bytes
+) -> None:
     await talk(both.ours, CASES["stop with a body"](both.ours))
     ours = await talk(both.ours, *[before + CASES[case](both.ours) + behind] * 4)
     bare = await talk(both.bare, *[before + CASES[case](both.bare) + behind] * 4)
@@ -190,7 +195,7 @@ async def test_a_request_repeated_with_empty_lines_around_it_gets_the_same_answe
     assert ours == bare
 
 
-async def test_a_request_repeated_with_a_doubled_header_gets_the_same_answers(both):
+async def test_a_request_repeated_with_a_doubled_header_gets_the_same_answers(both: Both) -> None:
     double = post(STOP, b'{"reason":"x"}', "Content-Type: application/json", "Content-Type: application/json")
     await talk(both.ours, double(both.ours))
     ours = await talk(both.ours, *[double(both.ours)] * 4)
@@ -198,24 +203,31 @@ async def test_a_request_repeated_with_a_doubled_header_gets_the_same_answers(bo
     assert ours == await talk(both.bare, *[double(both.bare)] * 4)
 
 
-async def test_requests_that_come_together_are_answered_in_their_order(both):
+async def test_requests_that_come_together_are_answered_in_their_order(both: Both) -> None:
     cases = ["worker", "stop", "stop with a body", "no such worker", "unknown path", "transcript", "runtime"]
     one_by_one = [CASES[case](both.ours) for case in cases]
     await talk(both.ours, *one_by_one)
     assert await talk(both.ours, b"".join(one_by_one)) == await talk(both.ours, *one_by_one)
 
 
-async def test_a_connection_that_aiohttp_has_taken_over_goes_on(both):
+async def test_a_connection_that_aiohttp_has_taken_over_goes_on(both: Both) -> None:
     mixed = [CASES[case](both.ours) for case in ("worker", "encoded worker id", "worker", "bad json", "worker")]
     answers = await talk(both.ours, *mixed)
     assert answers.count(b"HTTP/1.1 200 OK") == 5
     assert answers.count(b"HTTP/1.1 400 Bad Request") == 1
 
 
-async def test_whoever_does_not_read_his_answers_gets_no_more_made_until_he_does(both, runtime, monkeypatch):
+async def test_whoever_does_not_read_his_answers_gets_no_more_made_until_he_does(
+    both: Both, runtime: Runtime, monkeypatch: pytest.MonkeyPatch
+) -> None:
     worker = await runtime.create_worker(CreateWorkerRequest(intent=TaskIntent("x" * 8_000)))
-    made = []
-    monkeypatch.setattr(runtime, "worker", lambda ref: made.append(ref) or worker)
+    made: list[WorkerRef] = []
+
+    def detail(ref: WorkerRef) -> WorkerDetail:
+        made.append(ref)
+        return worker
+
+    monkeypatch.setattr(runtime, "worker", detail)
     reader, writer = await asyncio.open_connection("127.0.0.1", both.ours)
     asked, count = get(f"/v1/workers/{WORKER}", f"X-Long: {'x' * 6_000}")(both.ours), 4_000
     sending = asyncio.ensure_future(sent(writer, asked, count))
@@ -241,7 +253,9 @@ async def sent(writer: asyncio.StreamWriter, data: bytes, count: int) -> None:
 
 
 @pytest.mark.usefixtures("quick")
-async def test_a_body_that_is_slow_to_come_is_waited_for_and_an_idle_connection_is_not(runtime, clock):
+async def test_a_body_that_is_slow_to_come_is_waited_for_and_an_idle_connection_is_not(
+    runtime: Runtime, clock: Clock
+) -> None:
     await runtime.create_worker(CreateWorkerRequest())
     async with serving(runtime, {"header_timeout_s": 20.0}) as served:
         slow_reader, slow = await asyncio.open_connection("127.0.0.1", served.port)
@@ -266,14 +280,14 @@ class Held(EchoBackend):
         self.asked = asyncio.Event()
         self.go_on = asyncio.Event()
 
-    async def dispatch(self, dispatch):
+    async def dispatch(self, dispatch: Dispatch) -> BackendAnswer:
         self.asked.set()
         await self.go_on.wait()
         return await super().dispatch(dispatch)
 
 
 @pytest.mark.usefixtures("quick")
-async def test_an_answer_that_is_due_at_the_end_is_given_and_then_the_connection_closed():
+async def test_an_answer_that_is_due_at_the_end_is_given_and_then_the_connection_closed() -> None:
     backend = Held()
     async with Runtime(MemoryStore(), backend) as runtime:
         worker = await runtime.create_worker()
@@ -290,7 +304,7 @@ async def test_an_answer_that_is_due_at_the_end_is_given_and_then_the_connection
 
 
 @pytest.mark.usefixtures("quick")
-async def test_an_answer_that_takes_longer_than_the_drain_is_given_up():
+async def test_an_answer_that_takes_longer_than_the_drain_is_given_up() -> None:
     backend = Held()
     async with Runtime(MemoryStore(), backend) as runtime:
         await runtime.create_worker()
@@ -303,7 +317,7 @@ async def test_an_answer_that_takes_longer_than_the_drain_is_given_up():
 
 
 @pytest.mark.usefixtures("quick")
-async def test_an_input_whose_sender_is_gone_is_stored_all_the_same():
+async def test_an_input_whose_sender_is_gone_is_stored_all_the_same() -> None:
     backend = Held()
     async with Runtime(MemoryStore(), backend) as runtime:
         worker = await runtime.create_worker()
@@ -320,7 +334,7 @@ async def test_an_input_whose_sender_is_gone_is_stored_all_the_same():
 
 
 @pytest.mark.usefixtures("quick")
-def test_a_sender_that_resets_the_connection_before_its_answer_leaves_no_error_behind():
+def test_a_sender_that_resets_the_connection_before_its_answer_leaves_no_error_behind() -> None:
     failures: list[dict[str, object]] = []
 
     async def reset_amid_a_request() -> None:
@@ -361,9 +375,9 @@ async def ask(port: int, data: bytes) -> bytes:
 
 
 @pytest.mark.usefixtures("quick")
-async def test_a_backend_that_refuses_is_told_in_the_usual_words(both):
+async def test_a_backend_that_refuses_is_told_in_the_usual_words(both: Both) -> None:
     class Refusing(EchoBackend):
-        async def dispatch(self, dispatch):
+        async def dispatch(self, dispatch: Dispatch) -> BackendAnswer:
             return BackendAnswer("busy", "later")
 
     async with Runtime(MemoryStore(), Refusing()) as runtime:
@@ -374,7 +388,7 @@ async def test_a_backend_that_refuses_is_told_in_the_usual_words(both):
     assert b'"worker_execution_rejected","message":"later"' in answer
 
 
-async def test_a_request_that_was_let_in_before_is_not_let_in_once_the_guard_has_closed(runtime):
+async def test_a_request_that_was_let_in_before_is_not_let_in_once_the_guard_has_closed(runtime: Runtime) -> None:
     server = HttpServer(Api(runtime, token=TOKEN))
     listener = socket.create_server(("127.0.0.1", 0))
     listener.setblocking(False)
@@ -398,7 +412,7 @@ async def test_a_request_that_was_let_in_before_is_not_let_in_once_the_guard_has
     assert statuses == [200, 200, 503]
 
 
-async def test_a_body_that_is_whole_only_once_the_guard_has_closed_is_not_taken(runtime):
+async def test_a_body_that_is_whole_only_once_the_guard_has_closed_is_not_taken(runtime: Runtime) -> None:
     await runtime.create_worker(CreateWorkerRequest())
     async with serving(runtime) as served:
         whole = CASES["stop with a body"](served.port)
@@ -415,7 +429,7 @@ async def test_a_body_that_is_whole_only_once_the_guard_has_closed_is_not_taken(
 
 
 @pytest.mark.parametrize("admitted", [True, False], ids=["with the token", "without"])
-async def test_empty_lines_leave_nothing_behind(both, admitted):
+async def test_empty_lines_leave_nothing_behind(both: Both, admitted: bool) -> None:
     reader, writer = await asyncio.open_connection("127.0.0.1", both.ours)
     if admitted:
         writer.write(get("/v1/runtime")(both.ours))

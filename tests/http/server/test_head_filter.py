@@ -3,13 +3,15 @@
 import asyncio
 import json
 import re
+from collections.abc import Iterable
+from typing import Any
 
 import pytest
 from aiohttp.base_protocol import BaseProtocol
 from aiohttp.http import HttpRequestParser
 
 from runtimed.http.server.head_filter import MAX_HEAD_BYTES, MAX_HEADERS, METHODS, HeadFilter
-from tests.http.conftest import TOKEN
+from tests.http.conftest import TOKEN, Served
 
 DEADLINE_S = 20
 JSON = "Content-Type: application/json"
@@ -18,14 +20,14 @@ PLAIN = "GET /v1/runtime HTTP/1.1"
 CREATE = "POST /v1/workers HTTP/1.1"
 
 
-def request(served, line, *headers, body=b""):
+def request(served: Served, line: str, *headers: str, body: bytes = b"") -> bytes:
     lines = [line, f"Host: 127.0.0.1:{served.port}", f"Authorization: Bearer {TOKEN}", *headers]
     if body:
         lines.append(f"Content-Length: {len(body)}")
     return "\r\n".join([*lines, "", ""]).encode() + body
 
 
-async def answers(served, *pieces, count=1, method="GET"):
+async def answers(served: Served, *pieces: bytes, count: int = 1, method: str = "GET") -> list[tuple[int, Any]]:
     """The status and the body of each answer to these pieces."""
     reader, writer = await asyncio.open_connection("127.0.0.1", served.port)
     found = []
@@ -45,7 +47,7 @@ async def answers(served, *pieces, count=1, method="GET"):
     return found
 
 
-async def refusal(served, data):
+async def refusal(served: Served, data: bytes) -> tuple[int, str, str]:
     """The status, the code and the message of the one answer before the close."""
     reader, writer = await asyncio.open_connection("127.0.0.1", served.port)
     try:
@@ -58,7 +60,7 @@ async def refusal(served, data):
     return int(head.split()[1]), error["code"], error["message"]
 
 
-def creations(served):
+def creations(served: Served) -> tuple[bytes, bytes, bytes]:
     """Requests whose type stands there once, and twice in several ways."""
     once = request(served, CREATE, JSON, body=b"{}")
     twice = request(served, CREATE, JSON, JSON, body=b"{}")
@@ -66,7 +68,7 @@ def creations(served):
     return once, twice, apart
 
 
-async def test_a_content_type_that_stands_there_again_with_the_same_value_is_served(served):
+async def test_a_content_type_that_stands_there_again_with_the_same_value_is_served(served: Served) -> None:
     once, twice, apart = creations(served)
 
     found = [status for data in (once, twice, apart, twice) for status, _ in await answers(served, data)]
@@ -74,7 +76,7 @@ async def test_a_content_type_that_stands_there_again_with_the_same_value_is_ser
     assert found == [200, 200, 200, 200]
 
 
-async def test_a_doubled_content_type_is_served_wherever_it_comes_on_a_connection(served):
+async def test_a_doubled_content_type_is_served_wherever_it_comes_on_a_connection(served: Served) -> None:
     once, twice, apart = creations(served)
     chunks = request(served, CREATE, JSON, JSON, CHUNKED) + b"2;x=y\r\n{}\r\n0\r\nX-Trailer: z\r\n\r\n"
 
@@ -84,7 +86,7 @@ async def test_a_doubled_content_type_is_served_wherever_it_comes_on_a_connectio
     assert [status for status, _ in together + one_by_one] == [200] * 13
 
 
-async def test_a_doubled_content_type_is_served_wherever_the_bytes_are_cut(served):
+async def test_a_doubled_content_type_is_served_wherever_the_bytes_are_cut(served: Served) -> None:
     once, twice, _ = creations(served)
     whole = once + twice
     for cut in range(1, len(whole), 7):
@@ -92,7 +94,7 @@ async def test_a_doubled_content_type_is_served_wherever_the_bytes_are_cut(serve
         assert [status for status, _ in found] == [200, 200], whole[:cut]
 
 
-async def test_a_body_that_looks_like_a_doubled_head_is_left_as_it_is(served):
+async def test_a_body_that_looks_like_a_doubled_head_is_left_as_it_is(served: Served) -> None:
     worker = (await answers(served, creations(served)[0]))[0][1]["worker"]["worker_id"]
     content = f"{CREATE}\r\n{JSON}\r\n{JSON}\r\n\r\n"
     body = json.dumps({"kind": "user", "content": content}).encode()
@@ -105,7 +107,7 @@ async def test_a_body_that_looks_like_a_doubled_head_is_left_as_it_is(served):
 
 
 @pytest.mark.parametrize("other", ["text/plain", "application/json; charset=utf-8", ""])
-async def test_two_different_content_types_are_refused(served, other):
+async def test_two_different_content_types_are_refused(served: Served, other: str) -> None:
     data = request(served, CREATE, JSON, f"Content-Type: {other}", body=b"{}")
     assert await refusal(served, data) == (
         400,
@@ -115,7 +117,7 @@ async def test_two_different_content_types_are_refused(served, other):
 
 
 @pytest.mark.parametrize("path", ["/v1/runtime", "/v1/workers", "/openapi.json", "/v1/events"])
-async def test_head_answers_with_the_status_and_headers_of_get(served, path):
+async def test_head_answers_with_the_status_and_headers_of_get(served: Served, path: str) -> None:
     found = []
     for method in (served.client.get, served.client.head):
         async with method(f"{served.url}{path}") as answer:
@@ -127,7 +129,7 @@ async def test_head_answers_with_the_status_and_headers_of_get(served, path):
     assert body == b""
 
 
-async def test_a_connection_goes_on_behind_the_answer_to_a_head(served):
+async def test_a_connection_goes_on_behind_the_answer_to_a_head(served: Served) -> None:
     reader, writer = await asyncio.open_connection("127.0.0.1", served.port)
     writer.write(request(served, "HEAD /v1/runtime HTTP/1.1") + request(served, PLAIN, "Connection: close"))
     async with asyncio.timeout(DEADLINE_S):
@@ -138,7 +140,7 @@ async def test_a_connection_goes_on_behind_the_answer_to_a_head(served):
     assert length.findall(head) == length.findall(get) == [str(len(body)).encode()]
 
 
-async def test_head_of_a_stream_or_a_socket_does_not_stay(served):
+async def test_head_of_a_stream_or_a_socket_does_not_stay(served: Served) -> None:
     stream = request(served, "HEAD /v1/events HTTP/1.1", "Accept: text/event-stream")
     worker = (await answers(served, creations(served)[0]))[0][1]["worker"]["worker_id"]
     upgrade = ("Connection: Upgrade", "Upgrade: websocket", "Sec-WebSocket-Version: 13")
@@ -157,7 +159,7 @@ async def test_head_of_a_stream_or_a_socket_does_not_stay(served):
         assert (head.split()[1], body) == (status, b"")
 
 
-async def test_head_is_refused_where_there_is_no_get_and_where_nothing_is(served):
+async def test_head_is_refused_where_there_is_no_get_and_where_nothing_is(served: Served) -> None:
     stop = await answers(served, request(served, "HEAD /v1/workers/worker-00000001/stop HTTP/1.1"), method="HEAD")
     missing = await answers(served, request(served, "HEAD /v1/workers/worker-ffffffff HTTP/1.1"), method="HEAD")
     assert stop + missing == [(405, None), (404, None)]
@@ -209,7 +211,7 @@ REFUSED = {
 
 @pytest.mark.parametrize("behind", [False, True], ids=["first", "behind another"])
 @pytest.mark.parametrize("case", REFUSED)
-async def test_a_refused_head_says_which_line_is_wrong_and_closes(served, case, behind):
+async def test_a_refused_head_says_which_line_is_wrong_and_closes(served: Served, case: str, behind: bool) -> None:
     line, headers, message = REFUSED[case]
     data = request(served, line, *headers)
     if not behind:
@@ -224,7 +226,7 @@ async def test_a_refused_head_says_which_line_is_wrong_and_closes(served, case, 
 @pytest.mark.parametrize(
     "data", [b"GET /v1/runtime\r\n", b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n", b"\x16\x03\x01\x02", b"GET / HTTP/1.1\n\n"]
 )
-async def test_what_is_no_http_is_refused_without_a_wait(served, data):
+async def test_what_is_no_http_is_refused_without_a_wait(served: Served, data: bytes) -> None:
     assert (await refusal(served, data))[:2] == (400, "invalid_request")
 
 
@@ -236,24 +238,24 @@ OVERSIZED = {
 
 
 @pytest.mark.parametrize("case", OVERSIZED)
-async def test_a_head_that_is_too_large_is_431(served, case):
+async def test_a_head_that_is_too_large_is_431(served: Served, case: str) -> None:
     status, code, message = await refusal(served, request(served, PLAIN, *OVERSIZED[case]))
     assert (status, code) == (431, "request_head_too_large")
     assert "expected at most" in message
 
 
-async def test_a_long_request_line_is_431(served):
+async def test_a_long_request_line_is_431(served: Served) -> None:
     line = f"GET /v1/runtime?{'x' * 9_000} HTTP/1.1"
     assert (await refusal(served, request(served, line)))[:2] == (431, "request_head_too_large")
 
 
-async def test_a_head_that_never_ends_is_refused_at_its_limit(served):
+async def test_a_head_that_never_ends_is_refused_at_its_limit(served: Served) -> None:
     line = b"X-Filler: " + b"a" * 4_000 + b"\r\n"
     endless = request(served, PLAIN)[:-2] + line * (MAX_HEAD_BYTES // len(line) + 1)
     assert (await refusal(served, endless))[:2] == (431, "request_head_too_large")
 
 
-async def test_a_head_of_almost_the_limit_is_served(served):
+async def test_a_head_of_almost_the_limit_is_served(served: Served) -> None:
     lines = [f"X-{number}: {'a' * 7_900}" for number in range(4)]
     assert [status for status, _ in await answers(served, request(served, PLAIN, *lines))] == [200]
 
@@ -261,13 +263,13 @@ async def test_a_head_of_almost_the_limit_is_served(served):
 @pytest.mark.parametrize(
     "chunks", [b"x\r\n{}\r\n", b"2\r\n{}0\r\n\r\n", b"-2\r\n{}\r\n", b"2;" + b"x" * 5_000, b"2\n{}\r\n0\r\n\r\n"]
 )
-async def test_chunks_that_are_none_are_refused(served, chunks):
+async def test_chunks_that_are_none_are_refused(served: Served, chunks: bytes) -> None:
     status, code, _ = await refusal(served, request(served, CREATE, JSON, CHUNKED) + chunks)
     assert status == 400
     assert code in {"invalid_json", "invalid_request"}
 
 
-def plain_head(*headers, line="POST / HTTP/1.1", body=b""):
+def plain_head(*headers: str, line: str = "POST / HTTP/1.1", body: bytes = b"") -> bytes:
     """A request that names its host, without a token."""
     return "\r\n".join([line, "Host: x", *headers, "", ""]).encode() + body
 
@@ -282,7 +284,7 @@ SEVERAL = {
 
 
 @pytest.mark.parametrize("size", [1, 2, 3, 5, 7, 11, 16, 31, 64, 1_000])
-def test_what_passes_is_what_came_whatever_way_the_bytes_come(size):
+def test_what_passes_is_what_came_whatever_way_the_bytes_come(size: int) -> None:
     expected = b"".join(SEVERAL.values())
     whole = b"\r\n" + b"\r\n\r\n".join([SEVERAL["chunks"], SEVERAL["length"], SEVERAL["no chunk"]])
     whole += b"\r\n" + SEVERAL["upgrade"] + SEVERAL["frames"]
@@ -294,7 +296,7 @@ def test_what_passes_is_what_came_whatever_way_the_bytes_come(size):
     assert (one.refusal, one.heads, one.held) == (None, 4, b"")
 
 
-def test_each_piece_that_passes_begins_with_a_head():
+def test_each_piece_that_passes_begins_with_a_head() -> None:
     heads = [SEVERAL["chunks"], SEVERAL["length"], SEVERAL["no chunk"], SEVERAL["length"]]
     assert HeadFilter().feed(b"".join(heads)) == heads
 
@@ -320,7 +322,7 @@ CONNECTIONS = {
 BODIES = {"no body": ([], b""), "length": (["Content-Length: 5"], b"hello"), "chunks": ([CHUNKED], b"0\r\n\r\n")}
 
 
-def parsed(pieces):
+def parsed(pieces: Iterable[bytes]) -> tuple[list[str], bool]:
     """The targets of the messages that a parser finds, and whether it takes what follows for something else."""
     parser = HttpRequestParser(BaseProtocol(asyncio.get_running_loop()), asyncio.get_running_loop(), 2**16)
     found, upgraded = [], False
@@ -335,7 +337,9 @@ def parsed(pieces):
 @pytest.mark.parametrize("body", BODIES)
 @pytest.mark.parametrize("connection", CONNECTIONS)
 @pytest.mark.parametrize("upgrade", UPGRADES)
-async def test_filter_and_parser_agree_on_what_follows_a_request(upgrade, connection, body, line):
+async def test_filter_and_parser_agree_on_what_follows_a_request(
+    upgrade: str, connection: str, body: str, line: str
+) -> None:
     headers, data = BODIES[body]
     first = plain_head(*UPGRADES[upgrade], *CONNECTIONS[connection], *headers, line=line, body=data)
     second = plain_head(line="GET /second HTTP/1.1")
@@ -352,7 +356,7 @@ async def test_filter_and_parser_agree_on_what_follows_a_request(upgrade, connec
 
 
 @pytest.mark.parametrize("protocol", ["h2c", "tcp", "foo"])
-async def test_a_request_to_upgrade_to_another_protocol_is_served_as_it_is(served, protocol):
+async def test_a_request_to_upgrade_to_another_protocol_is_served_as_it_is(served: Served, protocol: str) -> None:
     once, _, _ = creations(served)
     upgrade = ["Connection: Upgrade, HTTP2-Settings", f"Upgrade: {protocol}", "HTTP2-Settings: AAMAAABkAAQAAP__"]
     creating = request(served, CREATE, JSON, *upgrade, body=b"{}")
@@ -363,7 +367,7 @@ async def test_a_request_to_upgrade_to_another_protocol_is_served_as_it_is(serve
 
 
 @pytest.mark.parametrize("method", sorted(METHODS - {b"CONNECT"}))
-async def test_the_parser_takes_every_method_that_passes(method):
+async def test_the_parser_takes_every_method_that_passes(method: bytes) -> None:
     [piece] = HeadFilter().feed(plain_head(line=f"{method.decode()} /first HTTP/1.1"))
     assert parsed([piece])[0] == ["/first"]
 
@@ -372,7 +376,7 @@ TARGETS = ["/", "/a?b=c&d#e", "//x", "http://x/y", "http://x", "HTTPS://x:80/", 
 
 
 @pytest.mark.parametrize("target", TARGETS)
-async def test_the_parser_takes_every_target_that_passes(target):
+async def test_the_parser_takes_every_target_that_passes(target: str) -> None:
     [piece] = HeadFilter().feed(plain_head(line=f"GET {target} HTTP/1.1"))
     assert parsed([piece])[0] == [target]
 
@@ -388,7 +392,9 @@ UNKNOWN = {
 
 
 @pytest.mark.parametrize("case", UNKNOWN)
-async def test_a_request_that_the_parser_would_not_take_leaves_those_before_it_their_answers(served, case):
+async def test_a_request_that_the_parser_would_not_take_leaves_those_before_it_their_answers(
+    served: Served, case: str
+) -> None:
     line, headers, named = UNKNOWN[case]
     once, _, _ = creations(served)
 
@@ -398,7 +404,9 @@ async def test_a_request_that_the_parser_would_not_take_leaves_those_before_it_t
     assert found[-1][1]["error"]["message"].startswith(f"{named}: expected ")
 
 
-async def test_a_head_that_only_the_parser_refuses_leaves_those_before_it_their_answers(served, monkeypatch):
+async def test_a_head_that_only_the_parser_refuses_leaves_those_before_it_their_answers(
+    served: Served, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setattr("runtimed.http.server.head_filter.METHODS", frozenset({b"POST", b"FOO"}))
     once, _, _ = creations(served)
 

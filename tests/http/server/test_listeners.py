@@ -17,7 +17,7 @@ from runtimed.http.server.listeners import Address, Listeners
 @pytest.mark.parametrize(
     "text", ["", "38800", "localhost", ":", ":x", "host:", "host:70000", "a b:1", "unix:", "[::1]"]
 )
-def test_an_address_of_another_shape_is_refused(text):
+def test_an_address_of_another_shape_is_refused(text: str) -> None:
     with pytest.raises(ConfigurationError, match="expected HOST:PORT, :PORT or unix:PATH"):
         Address.parse(text)
 
@@ -26,19 +26,19 @@ def test_an_address_of_another_shape_is_refused(text):
     ("text", "prefix"),
     [("127.0.0.1:0", "http://127.0.0.1:"), ("[::1]:0", "http://[::1]:"), ("0.0.0.0:0", "http://127.0.0.1:")],
 )
-def test_the_url_is_one_that_a_client_on_this_host_can_dial(text, prefix):
+def test_the_url_is_one_that_a_client_on_this_host_can_dial(text: str, prefix: str) -> None:
     with contextlib.closing(Listeners.open([Address.parse(text)])) as listeners:
         assert listeners.urls[0].startswith(prefix)
         assert not listeners.urls[0].endswith(":0")
 
 
-def test_a_port_alone_is_one_of_loopback():
+def test_a_port_alone_is_one_of_loopback() -> None:
     with contextlib.closing(Listeners.open([Address.parse(":0")])) as listeners:
         assert listeners.sockets[0].getsockname()[0] == "127.0.0.1"
     assert Address.parse(":38800") == Address("127.0.0.1", 38800)
 
 
-def test_a_socket_path_is_taken_up_to_its_last_byte(tmp_path):
+def test_a_socket_path_is_taken_up_to_its_last_byte(tmp_path: Path) -> None:
     longest = f"{tmp_path}/" + "s" * (107 - len(str(tmp_path)) - 1)
     with contextlib.closing(Listeners.open([Address.parse(f"unix:{longest}")])):
         assert Path(longest).is_socket()
@@ -48,7 +48,7 @@ def test_a_socket_path_is_taken_up_to_its_last_byte(tmp_path):
         Address.parse(f"unix:{longest[:-1]}ü")
 
 
-def open_files():
+def open_files() -> set[Path]:
     """What each descriptor of this process leads to."""
     found = set()
     for descriptor in Path("/proc/self/fd").iterdir():
@@ -57,7 +57,7 @@ def open_files():
     return found
 
 
-def test_a_taken_port_is_named_and_nothing_stays_open(tmp_path):
+def test_a_taken_port_is_named_and_nothing_stays_open(tmp_path: Path) -> None:
     with socket.create_server(("127.0.0.1", 0)) as taken:
         port = taken.getsockname()[1]
         before = open_files()
@@ -68,7 +68,7 @@ def test_a_taken_port_is_named_and_nothing_stays_open(tmp_path):
         assert open_files() <= before  # what others left to the garbage collector may go meanwhile
 
 
-def test_a_unix_socket_is_private_and_removed_with_its_listener(tmp_path):
+def test_a_unix_socket_is_private_and_removed_with_its_listener(tmp_path: Path) -> None:
     path = tmp_path / "sock"
     with contextlib.closing(Listeners.open([Address.parse(f"unix:{path}")])) as listeners:
         assert stat.S_IMODE(path.stat().st_mode) == 0o600
@@ -76,7 +76,7 @@ def test_a_unix_socket_is_private_and_removed_with_its_listener(tmp_path):
     assert not path.exists()
 
 
-def test_a_socket_file_that_nobody_answers_on_is_replaced_and_a_live_one_is_not(tmp_path):
+def test_a_socket_file_that_nobody_answers_on_is_replaced_and_a_live_one_is_not(tmp_path: Path) -> None:
     path = tmp_path / "sock"
     with socket.socket(socket.AF_UNIX) as dead:
         dead.bind(str(path))
@@ -84,7 +84,7 @@ def test_a_socket_file_that_nobody_answers_on_is_replaced_and_a_live_one_is_not(
         Listeners.open([Address.parse(f"unix:{path}")])
 
 
-def test_a_file_in_the_way_of_a_unix_socket_stays(tmp_path):
+def test_a_file_in_the_way_of_a_unix_socket_stays(tmp_path: Path) -> None:
     path = tmp_path / "sock"
     path.write_text("precious")
     with pytest.raises(ListenFailed):
@@ -92,7 +92,7 @@ def test_a_file_in_the_way_of_a_unix_socket_stays(tmp_path):
     assert path.read_text() == "precious"
 
 
-def test_sockets_that_systemd_passes_are_taken_and_inherited_by_nobody(tmp_path):
+def test_sockets_that_systemd_passes_are_taken_and_inherited_by_nobody(tmp_path: Path) -> None:
     """The variables name this very process, so it must be a new one that sets them for itself."""
     code = """
 import os, socket, sys
@@ -114,7 +114,7 @@ print(listeners.urls[0], os.get_inheritable(3), "LISTEN_FDS" in os.environ)
 
 
 @pytest.mark.parametrize("count", ["1", "7"])
-def test_what_systemd_passes_must_be_listening_sockets(tmp_path, count):
+def test_what_systemd_passes_must_be_listening_sockets(tmp_path: Path, count: str) -> None:
     code = """
 import os, sys
 os.dup2(os.open("/dev/null", os.O_RDONLY), 3)

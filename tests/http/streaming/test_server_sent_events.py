@@ -2,7 +2,7 @@
 
 import asyncio
 import json
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Iterator
 from pathlib import Path
 
 import apsw
@@ -41,7 +41,9 @@ async def damaged(tmp_path: Path) -> AsyncIterator[Served]:
 
 
 @paths
-async def test_a_page_ends_in_front_of_a_damaged_event_and_only_the_one_that_begins_there_fails(damaged, path):
+async def test_a_page_ends_in_front_of_a_damaged_event_and_only_the_one_that_begins_there_fails(
+    damaged: Served, path: str
+) -> None:
     async with damaged.client.get(f"{damaged.url}{path}") as answer:
         page = await answer.json()
         assert [event["cursor"] for event in page["events"]] == CURSORS[1:DAMAGED]
@@ -54,7 +56,7 @@ async def test_a_page_ends_in_front_of_a_damaged_event_and_only_the_one_that_beg
 
 
 @paths
-async def test_a_stream_ends_in_front_of_a_damaged_event(damaged, path):
+async def test_a_stream_ends_in_front_of_a_damaged_event(damaged: Served, path: str) -> None:
     headers = {"Accept": "text/event-stream"}
     url = f"{damaged.url}{path}?cursor={CURSORS[0]}"
     async with damaged.client.get(url, headers=headers) as answer:
@@ -65,7 +67,7 @@ async def test_a_stream_ends_in_front_of_a_damaged_event(damaged, path):
     assert json.loads(events[-1]["data"])["message"].endswith("is damaged")
 
 
-def _fields(event: str):
+def _fields(event: str) -> Iterator[tuple[str, str]]:
     for line in event.splitlines():
         name, _, value = line.partition(": ")
         yield name, value

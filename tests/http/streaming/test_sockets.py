@@ -5,14 +5,16 @@ import contextlib
 import json
 import socket
 import struct
+from collections.abc import AsyncIterator
 
 import pytest
 
-from runtimed.feed.observer import MAX_UNSENT
+from runtimed.core import Runtime
+from runtimed.feed.observer import MAX_UNSENT, Observer
 from runtimed.feed.unread import Unread
 from runtimed.http.streaming.heartbeat import Heartbeat
 from runtimed.http.streaming.sockets import MAX_MESSAGE_BYTES
-from tests.http.conftest import TOKEN, serving
+from tests.http.conftest import TOKEN, Clock, Served, serving
 
 DEADLINE_S = 60
 TEXT, CLOSE, PING, PONG = 0x1, 0x8, 0x9, 0xA
@@ -21,12 +23,12 @@ TEXT, CLOSE, PING, PONG = 0x1, 0x8, 0x9, 0xA
 class RawObserver:
     """A WebSocket client that does only what a test says."""
 
-    def __init__(self, reader, writer, worker_id):
+    def __init__(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter, worker_id: str) -> None:
         self.reader = reader
         self.writer = writer
         self.worker_id = worker_id
 
-    async def frame(self):
+    async def frame(self) -> tuple[int, bytes]:
         """The opcode and the payload of the next frame."""
         async with asyncio.timeout(DEADLINE_S):
             first, size = await self.reader.readexactly(2)
@@ -36,7 +38,7 @@ class RawObserver:
                 [size] = struct.unpack("!Q", await self.reader.readexactly(8))
             return first & 0xF, await self.reader.readexactly(size)
 
-    async def frames(self, *, answer_close=False):
+    async def frames(self, *, answer_close: bool = False) -> list[tuple[int, bytes]]:
         """All frames up to the end of the connection."""
         found = []
         try:
@@ -47,7 +49,7 @@ class RawObserver:
         except (asyncio.IncompleteReadError, ConnectionError):
             return found
 
-    def send(self, first, payload=b"", size=None):
+    def send(self, first: int, payload: bytes = b"", size: int | None = None) -> None:
         """A frame with a mask of zeros; `size` is what its head says."""
         size = len(payload) if size is None else size
         length = bytes([0x80 | size]) if size < 126 else b"\xff" + struct.pack("!Q", size)
@@ -55,7 +57,7 @@ class RawObserver:
 
 
 @contextlib.asynccontextmanager
-async def observing(served, query="", worker_id=None):
+async def observing(served: Served, query: str = "", worker_id: str | None = None) -> AsyncIterator[RawObserver]:
     """An observer of a new Worker or of this one, for whom the kernel holds little that it does not read."""
     if worker_id is None:
         async with served.client.post(f"{served.url}/v1/workers", json={}) as answer:
@@ -78,12 +80,14 @@ async def observing(served, query="", worker_id=None):
         writer.close()
 
 
-async def test_an_observer_that_answers_no_ping_is_cut_and_one_that_does_is_not(runtime, clock, monkeypatch):
+async def test_an_observer_that_answers_no_ping_is_cut_and_one_that_does_is_not(
+    runtime: Runtime, clock: Clock, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setattr("runtimed.http.streaming.heartbeat.LATE_S", 30.0)
     async with serving(runtime, heartbeat_s=10.0) as served, observing(served) as dead, observing(served) as living:
         assert (await living.frame())[0] == TEXT
 
-        async def answer():
+        async def answer() -> None:
             for _ in range(5):
                 clock.skip(10.0)
                 assert await living.frame() == (PING, b"")
@@ -97,7 +101,7 @@ async def test_an_observer_that_answers_no_ping_is_cut_and_one_that_does_is_not(
         assert (await living.frames())[-1] == (CLOSE, struct.pack("!H", 1000))
 
 
-async def test_a_ping_of_the_observer_is_answered_with_what_it_holds(served):
+async def test_a_ping_of_the_observer_is_answered_with_what_it_holds(served: Served) -> None:
     async with observing(served) as observer:
         await observer.frame()
         observer.send(0x80 | PING, b"still there?")
@@ -115,7 +119,9 @@ async def test_a_ping_of_the_observer_is_answered_with_what_it_holds(served):
     ],
     ids=["too long", "no UTF-8", "reserved bits", "unknown opcode", "continues nothing"],
 )
-async def test_a_broken_message_gets_a_diagnostic_and_the_close_of_the_protocol(served, first, payload, size, code):
+async def test_a_broken_message_gets_a_diagnostic_and_the_close_of_the_protocol(
+    served: Served, first: int, payload: bytes, size: int | None, code: int
+) -> None:
     async with observing(served) as observer:
         await observer.frame()
         observer.send(first, payload, size)
@@ -127,7 +133,7 @@ async def test_a_broken_message_gets_a_diagnostic_and_the_close_of_the_protocol(
 
 @pytest.mark.parametrize("behind", [b"", b"\x8a\x80abcd"], ids=["first", "behind a masked one"])
 @pytest.mark.parametrize("frame", [b"\x8a\x00", b"\x81\x02hi", b"\x88\x02\x03\xe8", b"\x81\x7e\x01\x00" + b"x" * 256])
-async def test_a_frame_that_is_not_masked_is_refused(served, frame, behind):
+async def test_a_frame_that_is_not_masked_is_refused(served: Served, frame: bytes, behind: bytes) -> None:
     async with observing(served) as observer:
         await observer.frame()
         observer.writer.write(behind + frame)
@@ -137,7 +143,7 @@ async def test_a_frame_that_is_not_masked_is_refused(served, frame, behind):
         assert closing == (CLOSE, struct.pack("!H", 1002) + b"runtime.websocket_error")
 
 
-async def test_nothing_is_read_behind_a_handshake_that_is_refused(served):
+async def test_nothing_is_read_behind_a_handshake_that_is_refused(served: Served) -> None:
     reader, writer = await asyncio.open_connection("127.0.0.1", served.port)
     head = f"Host: 127.0.0.1:{served.port}\r\nAuthorization: Bearer {TOKEN}\r\n"
     upgrade = "Upgrade: websocket\r\nConnection: Upgrade\r\n"
@@ -150,16 +156,19 @@ async def test_nothing_is_read_behind_a_handshake_that_is_refused(served):
     assert said.count(b"HTTP/1.1 ") == 1
 
 
-async def test_an_observer_that_left_too_much_unread_is_told_so_before_it_is_closed(runtime, caplog, monkeypatch):
+async def test_an_observer_that_left_too_much_unread_is_told_so_before_it_is_closed(
+    runtime: Runtime, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
+) -> None:
     # One after the other leaves 64 KiB and a message unread, what asyncio takes before it says stop. The two that are
     # dismissed for that fit into the last eighth of the limit.
-    transports, enter = [], Unread.enter
+    transports: list[asyncio.WriteTransport] = []
+    enter = Unread.enter
 
-    def noting(unread, observer):
+    def noting(unread: Unread, observer: Observer) -> None:
         transports.append(observer.transport)
         enter(unread, observer)
 
-    def told():
+    def told() -> bool:
         return "max_unread_bytes is reached" in caplog.text
 
     monkeypatch.setattr("runtimed.http.streaming.sockets.CLOSE_TIMEOUT_S", 60.0)
@@ -191,7 +200,7 @@ async def test_an_observer_that_left_too_much_unread_is_told_so_before_it_is_clo
         assert closing == (CLOSE, struct.pack("!H", 1013) + b"runtime.unavailable")
 
 
-async def say(served, worker_id, content):
+async def say(served: Served, worker_id: str, content: str) -> None:
     """Have an echo Worker answer, and wait for the end of its run."""
     url = f"{served.url}/v1/workers/{worker_id}/input"
     async with served.client.post(url, json={"kind": "user", "content": content}) as answer:
@@ -202,14 +211,14 @@ async def say(served, worker_id, content):
 
 
 class Member:
-    def __init__(self):
-        self.beats = []
+    def __init__(self) -> None:
+        self.beats: list[bool] = []
 
-    def beat(self, *, late):
+    def beat(self, *, late: bool) -> None:
         self.beats.append(late)
 
 
-async def test_a_beat_that_comes_long_after_its_time_says_so(clock, monkeypatch):
+async def test_a_beat_that_comes_long_after_its_time_says_so(clock: Clock, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("runtimed.http.streaming.heartbeat.LATE_S", 30.0)
     member = Member()
     with Heartbeat(0.05).calling(member):
@@ -227,7 +236,9 @@ async def test_a_beat_that_comes_long_after_its_time_says_so(clock, monkeypatch)
     assert member.beats[-1] is False
 
 
-async def test_an_observer_that_speaks_while_much_waits_for_it_is_answered_behind_that(served, monkeypatch):
+async def test_an_observer_that_speaks_while_much_waits_for_it_is_answered_behind_that(
+    served: Served, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setattr("runtimed.http.streaming.sockets.CLOSE_TIMEOUT_S", 60.0)
     async with observing(served) as observer:
         await observer.frame()

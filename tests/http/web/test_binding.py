@@ -2,10 +2,12 @@
 
 import asyncio
 import threading
+from collections.abc import Callable, Iterator
 from unittest.mock import Mock
 
 import attrs
 import pytest
+from aiohttp import web
 from aiohttp.base_protocol import BaseProtocol
 from aiohttp.streams import StreamReader
 from aiohttp.test_utils import make_mocked_request
@@ -27,12 +29,12 @@ class Note:
 class SlowDecoder:
     """Decodes when it may, and knows how many bodies it decodes at once."""
 
-    def __init__(self):
+    def __init__(self) -> None:
         self.may_end = threading.Event()
         self.running = self.most = self.begun = 0
         self._lock = threading.Lock()
 
-    def decode(self, data, kind):
+    def decode(self, data: bytes, kind: Callable[[str], object]) -> object:
         with self._lock:
             self.begun += 1
             self.running += 1
@@ -44,14 +46,14 @@ class SlowDecoder:
 
 
 @pytest.fixture
-def decoder(monkeypatch):
+def decoder(monkeypatch: pytest.MonkeyPatch) -> Iterator[SlowDecoder]:
     slow = SlowDecoder()
     monkeypatch.setattr("runtimed.http.web.body.decode", slow.decode)
     yield slow
     slow.may_end.set()
 
 
-def bound():
+def bound() -> Endpoint:
     routes = Routes("notes")
 
     @routes.post("/notes", "input")
@@ -61,7 +63,7 @@ def bound():
     return Endpoint(routes.routes[0], {}, Limits(), 2**20)
 
 
-def large():
+def large() -> web.Request:
     loop = asyncio.get_running_loop()
     payload = StreamReader(BaseProtocol(loop), 2**20, loop=loop)
     payload.feed_data(b" " * (MAX_INLINE_BYTES + 1))
@@ -70,7 +72,7 @@ def large():
     return make_mocked_request("POST", "/notes", headers, payload=payload, writer=Mock())
 
 
-async def test_a_parse_whose_request_is_given_up_keeps_the_next_from_beginning(decoder):
+async def test_a_parse_whose_request_is_given_up_keeps_the_next_from_beginning(decoder: SlowDecoder) -> None:
     route = bound()
     first = asyncio.ensure_future(route.handle(large(), ADMIN, {}))
     async with asyncio.timeout(20):

@@ -4,14 +4,17 @@ import asyncio
 import contextlib
 import importlib
 import pkgutil
+from typing import Any
 
 import attrs
 import pytest
 import schemathesis
 from hypothesis import HealthCheck, Phase, given, settings
 from hypothesis.errors import Unsatisfiable
+from hypothesis.strategies import SearchStrategy
 from openapi_spec_validator import OpenAPIV31SpecValidator
 from schemathesis import checks
+from schemathesis.core.result import Ok
 
 import runtimed.model
 from runtimed.http.app import NOUNS
@@ -44,19 +47,20 @@ CHECKS = (
 )
 
 
-async def document(served):
+async def document(served: Served) -> dict[str, Any]:
     async with served.client.get(f"{served.url}/openapi.json") as answer:
         assert answer.status == 200
-        return await answer.json()
+        found: dict[str, Any] = await answer.json()
+        return found
 
 
-async def test_it_is_valid_openapi_3_1(served):
+async def test_it_is_valid_openapi_3_1(served: Served) -> None:
     found = await document(served)
     OpenAPIV31SpecValidator(found).validate()
     assert found["openapi"].startswith("3.1")
 
 
-async def test_it_describes_every_route_and_every_route_is_there(served):
+async def test_it_describes_every_route_and_every_route_is_there(served: Served) -> None:
     found = await document(served)
     described = {(method.upper(), path) for path, item in found["paths"].items() for method in item}
     assert described == {(route.method, route.path) for noun in NOUNS for route in noun.routes}
@@ -110,7 +114,7 @@ async def test_an_operation_has_a_summary_of_one_line(served: Served) -> None:
 
 
 @pytest.mark.timeout(240)
-async def test_schemathesis_finds_no_server_error_and_no_undocumented_answer(served):
+async def test_schemathesis_finds_no_server_error_and_no_undocumented_answer(served: Served) -> None:
     found = await document(served)
     async with served.client.post(f"{served.url}/v1/workers", json={}) as answer:
         assert answer.status == 200
@@ -121,22 +125,24 @@ async def test_schemathesis_finds_no_server_error_and_no_undocumented_answer(ser
     assert 400 in statuses["create_worker"]
 
 
-def drive(found, url):
+def drive(found: dict[str, Any], url: str) -> dict[str, set[int]]:
     """Send what schemathesis makes of each operation, well-formed and not; the statuses answered, by operation."""
     schema = schemathesis.openapi.from_dict(found)
     schema.config.update(base_url=url)
-    statuses = {}
-    for operation in (result.ok() for result in schema.get_all_operations()):
+    statuses: dict[str, set[int]] = {}
+    for result in schema.get_all_operations():
+        assert isinstance(result, Ok), result
+        operation = result.ok()
         seen = statuses.setdefault(operation.definition.raw["operationId"], set())
         for mode in (schemathesis.GenerationMode.POSITIVE, schemathesis.GenerationMode.NEGATIVE):
             exercise(operation.as_strategy(generation_mode=mode), seen)
     return statuses
 
 
-def exercise(cases, seen):
+def exercise(cases: SearchStrategy[Any], seen: set[int]) -> None:
     @settings(max_examples=20, database=None, phases=[Phase.generate], suppress_health_check=SLOW)
     @given(case=cases)
-    def each(case):
+    def each(case: Any) -> None:
         answer = case.call(headers={"Authorization": f"Bearer {TOKEN}"})
         case.validate_response(answer, checks=CHECKS)
         seen.add(answer.status_code)

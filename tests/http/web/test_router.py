@@ -1,5 +1,7 @@
 """The router finds what aiohttp's router finds."""
 
+from collections.abc import AsyncIterator
+
 import pytest
 from aiohttp import hdrs, web
 from aiohttp.test_utils import make_mocked_request
@@ -74,19 +76,20 @@ def of_aiohttp() -> web.UrlDispatcher:
 
 
 @pytest.fixture
-async def api():
+async def api() -> AsyncIterator[Api]:
     async with Runtime(MemoryStore()) as runtime:
         yield Api(runtime, token=None)
 
 
 @settings(suppress_health_check=[HealthCheck.function_scoped_fixture, HealthCheck.too_slow], max_examples=600)
 @given(path=st.one_of(anything, near_routes()), method=st.sampled_from(["GET", "POST", "HEAD", "DELETE", "PUT"]))
-async def test_a_request_reaches_what_it_would_reach_in_aiohttp(api, path, method):
+async def test_a_request_reaches_what_it_would_reach_in_aiohttp(api: Api, path: str, method: str) -> None:
     request = make_mocked_request(method, path)
     expected = await of_aiohttp().resolve(request)
 
     if expected.http_exception is None:
         found = api.router.resolve(method, request.rel_url.path_safe)
+        assert expected.route.resource is not None
         assert found.endpoint.route.path == expected.route.resource.canonical
         assert found.endpoint.route.method == ("GET" if method == "HEAD" else method)
         assert found.in_path == dict(expected)
@@ -94,12 +97,15 @@ async def test_a_request_reaches_what_it_would_reach_in_aiohttp(api, path, metho
     with pytest.raises((NotFound, MethodNotAllowed)) as refused:
         api.router.resolve(method, request.rel_url.path_safe)
     if isinstance(expected.http_exception, web.HTTPMethodNotAllowed):
+        assert isinstance(refused.value, MethodNotAllowed)
         assert refused.value.allowed == expected.http_exception.allowed_methods
     else:
         assert refused.type is NotFound
 
 
-async def test_every_route_is_found_and_those_of_streams_waits_patches_and_the_document_need_aiohttp(api):
+async def test_every_route_is_found_and_those_of_streams_waits_patches_and_the_document_need_aiohttp(
+    api: Api,
+) -> None:
     found = [api.router.find(route.method, route.path.replace("{", "").replace("}", "")) for route in ROUTES]
 
     assert [match and match.endpoint.route for match in found] == ROUTES

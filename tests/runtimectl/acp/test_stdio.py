@@ -10,7 +10,7 @@ import pytest
 
 from runtimectl import Client
 from tests.runtimectl.acp.conftest import Editor
-from tests.runtimectl.conftest import Daemon, wait_until
+from tests.runtimectl.conftest import Ctl, Daemon, wait_until
 
 StartEditor = Callable[..., Editor]
 AGENT = ("--profile", "builtin:agent")
@@ -353,7 +353,7 @@ def test_a_line_that_is_no_request_is_refused_and_the_next_one_is_served(
     assert editor.call("initialize", protocolVersion=1)["protocolVersion"] == 1
 
 
-def test_wrong_options_are_refused_before_the_editor_is_served(ctl: Callable[..., Any]) -> None:
+def test_wrong_options_are_refused_before_the_editor_is_served(ctl: Ctl) -> None:
     found = ctl("acp", "--label", "broken")
 
     assert found.returncode == 2

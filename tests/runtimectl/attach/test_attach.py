@@ -20,7 +20,7 @@ import pytest
 
 from runtimectl import Client
 from tests.runtimectl.attach.screen_model import ScreenModel
-from tests.runtimectl.conftest import DEADLINE_S, Daemon
+from tests.runtimectl.conftest import DEADLINE_S, Ctl, Daemon, NewWorker
 from tests.runtimectl.library.conftest import agent_config
 
 __all__ = ["agent_config"]
@@ -254,7 +254,7 @@ def test_the_conversation_goes_on_over_a_restart_of_the_daemon_and_ends_with_the
     assert "# the Worker has ended" in person.screen.rows
 
 
-def test_without_a_terminal_the_command_says_what_to_use_instead(ctl: Callable[..., Any], new_worker: Any) -> None:
+def test_without_a_terminal_the_command_says_what_to_use_instead(ctl: Ctl, new_worker: NewWorker) -> None:
     found = ctl("attach", new_worker())
 
     assert (found.returncode, found.stdout) == (2, "")

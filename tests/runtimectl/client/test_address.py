@@ -17,7 +17,9 @@ from runtimectl.errors import UsageProblem
         ("unix:/run/runtimed.sock", "localhost", "", False),
     ],
 )
-def test_a_url_gives_the_host_the_port_and_the_prefix_of_the_api(url, authority, prefix, tls):
+def test_a_url_gives_the_host_the_port_and_the_prefix_of_the_api(
+    url: str, authority: str, prefix: str, tls: bool
+) -> None:
     found = parse(url)
     assert (found.authority, found.prefix, found.tls) == (authority, prefix, tls)
 
@@ -35,7 +37,7 @@ def test_a_url_gives_the_host_the_port_and_the_prefix_of_the_api(url, authority,
         "http://x/#f",
     ],
 )
-def test_a_url_of_another_form_is_refused_with_the_accepted_forms(url):
+def test_a_url_of_another_form_is_refused_with_the_accepted_forms(url: str) -> None:
     with pytest.raises(UsageProblem, match=r"^url: expected http://HOST:PORT, https://HOST"):
         parse(url)
 

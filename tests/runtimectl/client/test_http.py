@@ -1,6 +1,9 @@
 """Requests share a keep-alive connection, and no request but a GET is ever sent twice."""
 
+import socket
+from collections.abc import Callable
 from contextlib import closing
+from pathlib import Path
 
 import pytest
 
@@ -9,19 +12,24 @@ from runtimectl.client.address import parse
 from runtimectl.client.http import Connection
 from runtimectl.client.http_response import MAX_HEAD_BYTES, MAX_RESPONSE_BYTES
 from runtimectl.errors import DaemonFailed, Unreachable
+from tests.runtimectl.conftest import Ctl, ServeRaw
 
 OK = b"HTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\n{}"
 CHUNKED = b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n"
 
 
+Serve = Callable[..., tuple[Connection, list[list[bytes]]]]
+
+
 @pytest.fixture
-def serve(serve_raw, user_folders):
+def serve(serve_raw: ServeRaw, user_folders: Path) -> Serve:
     """Starts a server that answers each request with the next bytes, and closes a connection for None."""
 
-    def start(*answers):
-        remaining, requests = list(answers), []
+    def start(*answers: bytes | None) -> tuple[Connection, list[list[bytes]]]:
+        remaining = list(answers)
+        requests: list[list[bytes]] = []
 
-        def handle(connection):
+        def handle(connection: socket.socket) -> None:
             requests.append([])
             while received := connection.recv(65536):
                 requests[-1].append(received.split(b" ")[0])
@@ -35,7 +43,7 @@ def serve(serve_raw, user_folders):
     return start
 
 
-def test_several_requests_share_a_connection(serve):
+def test_several_requests_share_a_connection(serve: Serve) -> None:
     connection, requests = serve(OK, OK, OK)
 
     with closing(connection):
@@ -45,11 +53,11 @@ def test_several_requests_share_a_connection(serve):
     assert requests == [[b"GET", b"POST", b"GET"]]
 
 
-def test_a_command_sends_its_requests_over_one_connection(ctl, serve_raw):
-    requests = []
+def test_a_command_sends_its_requests_over_one_connection(ctl: Ctl, serve_raw: ServeRaw) -> None:
+    requests: list[list[bytes]] = []
     body = b'{"workers": [{"worker_id": "worker-00000001"}], "ack": {}}'
 
-    def handle(connection):
+    def handle(connection: socket.socket) -> None:
         requests.append([])
         while received := connection.recv(65536):
             requests[-1].append(received.split(b" HTTP")[0])
@@ -71,7 +79,7 @@ def test_a_command_sends_its_requests_over_one_connection(ctl, serve_raw):
         (b"HTTP/1.1 103 Early Hints\r\nLink: x\r\n\r\n" + OK, b"{}"),
     ],
 )
-def test_a_response_whose_end_is_known_keeps_the_connection(serve, answer, body):
+def test_a_response_whose_end_is_known_keeps_the_connection(serve: Serve, answer: bytes, body: bytes) -> None:
     connection, requests = serve(answer, OK)
 
     with closing(connection):
@@ -90,7 +98,7 @@ def test_a_response_whose_end_is_known_keeps_the_connection(serve, answer, body)
         CHUNKED + b"2\r\n{}\r\n0\r\nTrailer: x\r\n\r\n",
     ],
 )
-def test_a_response_that_ends_the_connection_is_followed_by_a_new_one(serve, answer):
+def test_a_response_that_ends_the_connection_is_followed_by_a_new_one(serve: Serve, answer: bytes) -> None:
     connection, requests = serve(answer, OK)
 
     with closing(connection):
@@ -100,7 +108,7 @@ def test_a_response_that_ends_the_connection_is_followed_by_a_new_one(serve, ans
     assert requests == [[b"POST"], [b"POST"]]
 
 
-def test_a_connection_that_was_idle_for_long_is_not_used_again(serve, monkeypatch):
+def test_a_connection_that_was_idle_for_long_is_not_used_again(serve: Serve, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(http, "MAX_IDLE_S", -1.0)
     connection, requests = serve(OK, OK)
 
@@ -111,7 +119,7 @@ def test_a_connection_that_was_idle_for_long_is_not_used_again(serve, monkeypatc
     assert requests == [[b"POST"], [b"POST"]]
 
 
-def test_a_get_is_sent_again_if_the_kept_connection_was_closed(serve):
+def test_a_get_is_sent_again_if_the_kept_connection_was_closed(serve: Serve) -> None:
     connection, requests = serve(OK, None, OK)
 
     with closing(connection):
@@ -121,7 +129,7 @@ def test_a_get_is_sent_again_if_the_kept_connection_was_closed(serve):
     assert requests == [[b"GET", b"GET"], [b"GET"]]
 
 
-def test_a_get_without_an_answer_on_a_new_connection_is_not_sent_again(serve):
+def test_a_get_without_an_answer_on_a_new_connection_is_not_sent_again(serve: Serve) -> None:
     connection, requests = serve(None, OK)
 
     with closing(connection), pytest.raises(Unreachable, match="closed the connection without an answer"):
@@ -131,7 +139,7 @@ def test_a_get_without_an_answer_on_a_new_connection_is_not_sent_again(serve):
 
 
 @pytest.mark.parametrize("method", ["POST", "DELETE"])
-def test_a_request_that_changes_something_is_never_sent_twice(serve, method):
+def test_a_request_that_changes_something_is_never_sent_twice(serve: Serve, method: str) -> None:
     connection, requests = serve(OK, None, OK)
 
     with closing(connection):
@@ -154,7 +162,7 @@ def test_a_request_that_changes_something_is_never_sent_twice(serve, method):
         b"HTTP/1.1 200 OK\r\nContent-Length: %d\r\n\r\n" % (MAX_RESPONSE_BYTES + 1),
     ],
 )
-def test_a_malformed_or_too_large_response_is_a_failure_of_the_daemon(serve, answer):
+def test_a_malformed_or_too_large_response_is_a_failure_of_the_daemon(serve: Serve, answer: bytes) -> None:
     connection, _ = serve(answer)
 
     with closing(connection), pytest.raises(DaemonFailed):
@@ -162,8 +170,10 @@ def test_a_malformed_or_too_large_response_is_a_failure_of_the_daemon(serve, ans
 
 
 @pytest.mark.parametrize("part", [b"HTTP/1.1 200 OK\r\nContent-Length: 3\r\n\r\n{}", CHUNKED + b"3\r\n{}"])
-def test_a_response_that_breaks_off_leaves_the_daemon_unreachable(serve_raw, user_folders, part):
-    def handle(server):
+def test_a_response_that_breaks_off_leaves_the_daemon_unreachable(
+    serve_raw: ServeRaw, user_folders: Path, part: bytes
+) -> None:
+    def handle(server: socket.socket) -> None:
         server.recv(65536)
         server.sendall(part)
 

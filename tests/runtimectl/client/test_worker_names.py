@@ -1,9 +1,12 @@
 """A text stands for a Worker by its id, its name, its number, `@last` or a unique prefix, in this order."""
 
+from collections.abc import Sequence
 from typing import Any
 
 import pytest
 
+from runtimectl.client.address import Address
+from runtimectl.client.api import Client
 from runtimectl.client.worker_names import matching_ids, resolve_worker_id
 from runtimectl.errors import NotFound, UsageProblem
 
@@ -15,11 +18,12 @@ def worker(number: int, name: str | None = None) -> dict[str, Any]:
 WORKERS = [worker(0x1), worker(0x2A, "builder"), worker(0x2B, "1"), worker(0x100, "twin"), worker(0x101, "twin")]
 
 
-class FakeClient:
+class FakeClient(Client):
     def __init__(self) -> None:
+        super().__init__(Address("http://127.0.0.1:1", "127.0.0.1", 1, None))
         self.lists = 0
 
-    def workers(self) -> dict[str, Any]:
+    def workers(self, status: str | None = None, labels: Sequence[str] = ()) -> dict[str, Any]:
         self.lists += 1
         return {"workers": WORKERS}
 
@@ -50,7 +54,7 @@ def test_the_newest_of_no_workers_is_none() -> None:
 
 
 def test_a_whole_id_takes_no_request_and_anything_else_one() -> None:
-    client: Any = FakeClient()
+    client = FakeClient()
     assert resolve_worker_id(client, "worker-0000ffff") == "worker-0000ffff"
     assert client.lists == 0
     assert resolve_worker_id(client, "@last") == "worker-00000101"
@@ -66,6 +70,6 @@ def test_a_whole_id_takes_no_request_and_anything_else_one() -> None:
     ],
 )
 def test_a_text_for_several_workers_or_none_is_an_error(given: str, kind: type[Exception], message: str) -> None:
-    client: Any = FakeClient()
+    client = FakeClient()
     with pytest.raises(kind, match=message):
         resolve_worker_id(client, given)

@@ -2,23 +2,23 @@
 
 import json
 import os
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import pytest
 
 from runtimectl.client.bundle_file import MAX_BYTES
+from tests.runtimectl.conftest import Ctl, Daemon
 
 KNOWN_DIGEST = "f1faffb46524a985fff79a4a3e9165e776187d2e3a67773995806ac557f3320a"
-METADATA = {
+METADATA: dict[str, Any] = {
     "id": "bundle-1",
     "revision": "rev-1",
     "workspace_id": "workspace-1",
     "created_at": "2026-06-26T00:00:00Z",
     "provenance": {"source": "test"},
 }
-BUNDLE = {
+BUNDLE: dict[str, Any] = {
     "metadata": METADATA,
     "profiles": [{"selector": {"kind": "builtin", "value": "builtin:coder"}}],
     "declarations": [{"kind": "secret_ref", "name": "credential", "reference": "secret:github-token"}],
@@ -55,7 +55,7 @@ FILES = {"bundle.json": json.dumps({"bundle": BUNDLE}), "bundle.yaml": YAML, "bu
 
 
 @pytest.mark.parametrize("name", FILES)
-def test_the_digest_of_a_file_is_computed_without_a_daemon(ctl, tmp_path, name):
+def test_the_digest_of_a_file_is_computed_without_a_daemon(ctl: Ctl, tmp_path: Path, name: str) -> None:
     path = tmp_path / name
     path.write_text(FILES[name])
     found = ctl("bundles", "digest", str(path))
@@ -63,11 +63,11 @@ def test_the_digest_of_a_file_is_computed_without_a_daemon(ctl, tmp_path, name):
 
 
 @pytest.mark.parametrize("text", [json.dumps(BUNDLE), YAML, TOML], ids=["json", "yaml", "toml"])
-def test_the_digest_of_stdin_is_computed_whatever_its_format(ctl, text):
+def test_the_digest_of_stdin_is_computed_whatever_its_format(ctl: Ctl, text: str) -> None:
     assert ctl("bundles", "digest", "-", "-o", "name", stdin=text).stdout == f"bundle-1@{KNOWN_DIGEST}\n"
 
 
-def test_a_file_above_the_limit_is_refused(ctl: Callable[..., Any], tmp_path: Path) -> None:
+def test_a_file_above_the_limit_is_refused(ctl: Ctl, tmp_path: Path) -> None:
     path = tmp_path / "bundle.json"
     path.touch()
     os.truncate(path, MAX_BYTES + 1)
@@ -78,7 +78,7 @@ def test_a_file_above_the_limit_is_refused(ctl: Callable[..., Any], tmp_path: Pa
     assert found.stderr == f"runtimectl: {path}: expected at most {MAX_BYTES} bytes\n"
 
 
-def test_a_bundle_is_pushed_listed_checked_and_used(ctl, daemon, tmp_path):
+def test_a_bundle_is_pushed_listed_checked_and_used(ctl: Ctl, daemon: Daemon, tmp_path: Path) -> None:
     path = tmp_path / "bundle.yaml"
     path.write_text(YAML)
     reference = ctl("bundles", "push", str(path), "-o", "name").stdout.strip()
@@ -90,14 +90,14 @@ def test_a_bundle_is_pushed_listed_checked_and_used(ctl, daemon, tmp_path):
     assert json.loads(created.stdout)["worker"]["config_bundle"] == {"id": "bundle-1", "digest": KNOWN_DIGEST}
 
 
-def test_a_given_digest_is_checked_by_the_daemon(ctl, daemon):
+def test_a_given_digest_is_checked_by_the_daemon(ctl: Ctl, daemon: Daemon) -> None:
     wrong = {**BUNDLE, "metadata": {**METADATA, "digest": "0" * 64}}
     found = ctl("bundles", "push", "-", stdin=json.dumps(wrong))
     assert found.returncode == 5
     assert found.stderr.startswith("runtimectl: config_bundle_digest_mismatch: ")
 
 
-def test_a_missing_bundle_is_not_found_with_3(ctl, daemon):
+def test_a_missing_bundle_is_not_found_with_3(ctl: Ctl, daemon: Daemon) -> None:
     found = ctl("bundles", "check", f"bundle-1@{KNOWN_DIGEST}")
     assert found.returncode == 3
     assert found.stderr.startswith("runtimectl: config_bundle_missing: ")
@@ -124,7 +124,9 @@ def test_a_missing_bundle_is_not_found_with_3(ctl, daemon):
         ("b.yaml", "", "bundle: expected an object"),
     ],
 )
-def test_an_invalid_bundle_is_a_usage_error_that_names_the_field(ctl, tmp_path, name, text, said):
+def test_an_invalid_bundle_is_a_usage_error_that_names_the_field(
+    ctl: Ctl, tmp_path: Path, name: str, text: str, said: str
+) -> None:
     path = tmp_path / name
     path.write_text(text)
     found = ctl("bundles", "digest", str(path))
@@ -134,13 +136,15 @@ def test_an_invalid_bundle_is_a_usage_error_that_names_the_field(ctl, tmp_path, 
     assert found.stderr.count("\n") == 1
 
 
-def test_a_missing_file_is_a_usage_error(ctl, tmp_path):
+def test_a_missing_file_is_a_usage_error(ctl: Ctl, tmp_path: Path) -> None:
     found = ctl("bundles", "push", str(tmp_path / "none.json"))
     assert (found.returncode, found.stderr) == (2, f"runtimectl: {tmp_path}/none.json: No such file or directory\n")
 
 
 @pytest.mark.parametrize(("name", "text"), [("deep.yaml", "a: " + "[" * 3_000), ("deep.toml", "a = " + "[" * 3_000)])
-def test_a_file_that_is_nested_too_deeply_is_refused_in_one_line(ctl, tmp_path, name, text):
+def test_a_file_that_is_nested_too_deeply_is_refused_in_one_line(
+    ctl: Ctl, tmp_path: Path, name: str, text: str
+) -> None:
     (tmp_path / name).write_text(text)
     done = ctl("bundles", "digest", str(tmp_path / name))
     assert done.returncode == 2

@@ -1,11 +1,10 @@
 """Shells complete commands, options and the values of a running daemon."""
 
 from collections.abc import Callable
-from subprocess import CompletedProcess
 
 import pytest
 
-Ctl = Callable[..., CompletedProcess[str]]
+from tests.runtimectl.conftest import Ctl, NewWorker
 
 
 @pytest.fixture
@@ -26,18 +25,14 @@ def completed(ctl: Ctl) -> Callable[[str], list[str]]:
     return complete
 
 
-def test_workers_are_completed_by_id_and_name(
-    completed: Callable[[str], list[str]], new_worker: Callable[..., str]
-) -> None:
+def test_workers_are_completed_by_id_and_name(completed: Callable[[str], list[str]], new_worker: NewWorker) -> None:
     first, second = new_worker("--name", "builder"), new_worker("--name", "two words")
     for command in ("workers get", "workers wait", "transcript", "events tail", "permissions list"):
         assert completed(f"runtimectl {command} ") == ["@last", first, "builder", second]
     assert completed("runtimectl workers stop build") == ["builder"]
 
 
-def test_profiles_and_event_names_are_completed(
-    completed: Callable[[str], list[str]], new_worker: Callable[..., str]
-) -> None:
+def test_profiles_and_event_names_are_completed(completed: Callable[[str], list[str]], new_worker: NewWorker) -> None:
     new_worker()
     assert completed("runtimectl run --profile builtin:s") == ["builtin:shell"]
     assert completed("runtimectl events tail --until run") == ["run_end"]

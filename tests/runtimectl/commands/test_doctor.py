@@ -4,10 +4,15 @@ import json
 import os
 import signal
 import socket
+import subprocess
+from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import pytest
 import yaml
+
+from tests.runtimectl.conftest import Ctl, Daemon, ServeRaw, StartDaemon
 
 RUNTIME = {"runtime_id": "r", "status": "running", "backend": "memory"}
 HEALTHY = {
@@ -18,9 +23,9 @@ HEALTHY = {
 }
 
 
-def findings(found, status=None):
+def findings(found: subprocess.CompletedProcess[str], status: str | None = None) -> dict[str, str]:
     """Return the messages by subject, a line each: those of one status, or all."""
-    told = {}
+    told: dict[str, str] = {}
     for finding in json.loads(found.stdout)["findings"]:
         if status in {None, finding["status"]}:
             told[finding["subject"]] = "\n".join([*told.get(finding["subject"], "").splitlines(), finding["message"]])
@@ -28,10 +33,10 @@ def findings(found, status=None):
 
 
 @pytest.fixture
-def doctor(ctl):
+def doctor(ctl: Ctl) -> Ctl:
     """Runs the doctor, again if a slow answer made the clocks look apart."""
 
-    def examine(*options):
+    def examine(*options: str) -> subprocess.CompletedProcess[str]:
         for _ in range(10):
             found = ctl("doctor", *options)
             if " s apart" not in found.stdout:
@@ -41,11 +46,14 @@ def doctor(ctl):
     return examine
 
 
+Serve = Callable[[dict[str, Any]], str]
+
+
 @pytest.fixture
-def serve(serve_raw):
+def serve(serve_raw: ServeRaw) -> Serve:
     """Starts a server that answers each path with a JSON body, or with raw bytes."""
 
-    def start(answers):
+    def start(answers: dict[str, Any]) -> str:
         def handle(connection: socket.socket) -> None:
             answer = answers[connection.recv(65536).split()[1].decode()]
             raw = answer if isinstance(answer, bytes) else b"HTTP/1.0 200 OK\r\n\r\n" + json.dumps(answer).encode()
@@ -57,7 +65,9 @@ def serve(serve_raw):
 
 
 @pytest.mark.parametrize("store", ["memory", "fs"])
-def test_a_healthy_daemon_is_all_ok(ctl, doctor, start_daemon, tmp_path, store):
+def test_a_healthy_daemon_is_all_ok(
+    ctl: Ctl, doctor: Ctl, start_daemon: StartDaemon, tmp_path: Path, store: str
+) -> None:
     daemon = start_daemon("--store", "memory" if store == "memory" else f"fs:{tmp_path}/store")
     worker = ctl("workers", "create", "-o", "name").stdout.strip()
     ctl("workers", "input", worker, "hello", "--wait")
@@ -75,7 +85,7 @@ def test_a_healthy_daemon_is_all_ok(ctl, doctor, start_daemon, tmp_path, store):
     assert told["store"] == "Workers: 1, entries: 2, events: 5; no problem found"
 
 
-def test_every_format_has_the_same_findings(doctor, daemon):
+def test_every_format_has_the_same_findings(doctor: Ctl, daemon: Daemon) -> None:
     whole = json.loads(doctor("-o", "json").stdout)["findings"]
     assert yaml.safe_load(doctor("-o", "yaml").stdout)["findings"] == whole
     lines = doctor("-o", "jsonl").stdout.splitlines()
@@ -83,28 +93,30 @@ def test_every_format_has_the_same_findings(doctor, daemon):
     assert doctor("-o", "name").stdout.split() == [finding["subject"] for finding in whole]
 
 
-def test_without_a_daemon_it_is_exit_6(ctl):
+def test_without_a_daemon_it_is_exit_6(ctl: Ctl) -> None:
     found = ctl("doctor", "-o", "json")
     assert found.returncode == 6
     assert findings(found, "fail")["daemon"].startswith("no daemon is running here")
     assert found.stderr.startswith("runtimectl: no daemon is running here")
 
 
-def test_a_port_where_nobody_listens_is_exit_6(ctl, dead_url):
+def test_a_port_where_nobody_listens_is_exit_6(ctl: Ctl, dead_url: str) -> None:
     found = ctl("doctor", "--url", dead_url, "-o", "json")
     assert found.returncode == 6
     assert findings(found, "ok")["daemon"] == f"{dead_url}, named by --url"
     assert "Connection refused" in findings(found, "fail")["daemon"]
 
 
-def test_the_findings_say_what_named_the_daemon_and_the_token(ctl, daemon, tmp_path, env):
+def test_the_findings_say_what_named_the_daemon_and_the_token(
+    ctl: Ctl, daemon: Daemon, tmp_path: Path, env: dict[str, str]
+) -> None:
     token = tmp_path / "a.token"
     token.touch(0o600)
     endpoint = next((tmp_path / "run" / "runtimed").glob("*.json"))
     token.write_text(json.loads(endpoint.read_text())["token"])
     ctl("context", "set", "lab", "--url", daemon.url, "--token-file", str(token))
 
-    def named(*args, **extra):
+    def named(*args: str, **extra: str) -> tuple[str, str]:
         told = findings(ctl("doctor", "-o", "json", *args, extra=extra), "ok")
         return told["daemon"].rpartition("named by ")[2], told["token"]
 
@@ -118,7 +130,7 @@ def test_the_findings_say_what_named_the_daemon_and_the_token(ctl, daemon, tmp_p
     assert named() == ("the current context lab", f"{kept}the current context lab")
 
 
-def test_several_daemons_are_a_failure_that_says_how_to_choose(ctl, start_daemon):
+def test_several_daemons_are_a_failure_that_says_how_to_choose(ctl: Ctl, start_daemon: StartDaemon) -> None:
     start_daemon(), start_daemon()
     found = ctl("doctor", "-o", "json")
     assert found.returncode == 1
@@ -126,7 +138,9 @@ def test_several_daemons_are_a_failure_that_says_how_to_choose(ctl, start_daemon
     assert len(findings(found, "ok")["endpoint"].splitlines()) == 2
 
 
-def test_the_endpoint_file_of_a_killed_daemon_is_a_warning(ctl, start_daemon, tmp_path):
+def test_the_endpoint_file_of_a_killed_daemon_is_a_warning(
+    ctl: Ctl, start_daemon: StartDaemon, tmp_path: Path
+) -> None:
     start_daemon()
     killed = start_daemon()
     killed.end(signal.SIGKILL)
@@ -138,14 +152,14 @@ def test_the_endpoint_file_of_a_killed_daemon_is_a_warning(ctl, start_daemon, tm
 
 
 @pytest.mark.parametrize("content", ["", "[]", '{"url": 1}', "\xff"])
-def test_an_invalid_endpoint_file_is_a_warning(ctl, daemon, tmp_path, content):
+def test_an_invalid_endpoint_file_is_a_warning(ctl: Ctl, daemon: Daemon, tmp_path: Path, content: str) -> None:
     (tmp_path / "run" / "runtimed" / "odd.json").write_text(content, "latin-1")
     found = ctl("doctor", "-o", "json")
     assert found.returncode == 0
     assert "odd.json: not an endpoint file" in findings(found, "warn")["endpoint"]
 
 
-def test_a_file_or_folder_that_others_can_read_is_a_failure(ctl, daemon, tmp_path):
+def test_a_file_or_folder_that_others_can_read_is_a_failure(ctl: Ctl, daemon: Daemon, tmp_path: Path) -> None:
     folder = tmp_path / "run" / "runtimed"
     folder.chmod(0o755)
     next(folder.glob("*.json")).chmod(0o644)
@@ -158,7 +172,7 @@ def test_a_file_or_folder_that_others_can_read_is_a_failure(ctl, daemon, tmp_pat
 
 
 @pytest.mark.parametrize("make", [Path.touch, lambda path: path.symlink_to("/")])
-def test_an_invalid_runtime_folder_is_a_failure(ctl, tmp_path, make):
+def test_an_invalid_runtime_folder_is_a_failure(ctl: Ctl, tmp_path: Path, make: Callable[[Path], object]) -> None:
     make(tmp_path / "run" / "runtimed")
     found = ctl("doctor", "-o", "json")
     assert found.returncode == 6
@@ -174,7 +188,9 @@ def test_an_invalid_runtime_folder_is_a_failure(ctl, tmp_path, make):
         (lambda path: path.unlink(), "No such file or directory"),
     ],
 )
-def test_an_unusable_token_file_is_a_failure(ctl, daemon, tmp_path, break_it, said):
+def test_an_unusable_token_file_is_a_failure(
+    ctl: Ctl, daemon: Daemon, tmp_path: Path, break_it: Callable[[Path], object], said: str
+) -> None:
     token = tmp_path / "a.token"
     token.touch(0o600)
     token.write_text("some-token")
@@ -185,7 +201,7 @@ def test_an_unusable_token_file_is_a_failure(ctl, daemon, tmp_path, break_it, sa
 
 
 @pytest.mark.skipif(os.getuid() != 0, reason="only root can give a file away")
-def test_a_token_file_of_another_user_is_a_warning(ctl, daemon, tmp_path):
+def test_a_token_file_of_another_user_is_a_warning(ctl: Ctl, daemon: Daemon, tmp_path: Path) -> None:
     token = tmp_path / "a.token"
     token.touch(0o600)
     token.write_text(json.loads(next((tmp_path / "run" / "runtimed").glob("*.json")).read_text())["token"])
@@ -195,13 +211,13 @@ def test_a_token_file_of_another_user_is_a_warning(ctl, daemon, tmp_path):
     assert "owned by user 12345; expected user 0" in findings(found, "warn")["token"]
 
 
-def test_a_wrong_token_is_a_failure(ctl, daemon):
+def test_a_wrong_token_is_a_failure(ctl: Ctl, daemon: Daemon) -> None:
     found = ctl("doctor", "-o", "json", extra={"RUNTIMECTL_TOKEN": "another"})
     assert found.returncode == 1
     assert findings(found, "fail")["daemon"].startswith("unauthorized: ")
 
 
-def test_each_problem_of_the_store_is_a_finding(ctl, serve):
+def test_each_problem_of_the_store_is_a_finding(ctl: Ctl, serve: Serve) -> None:
     problems = [{"problem": "an event is missing", "worker_id": "worker-00000001"}, {"problem": "the token: 0644"}]
     check = {"workers": 1, "entries": 2, "events": 3, "findings": problems}
     found = ctl("doctor", "-o", "json", "--url", serve(HEALTHY | {"/v1/runtime/check": {"check": check}}))
@@ -210,7 +226,7 @@ def test_each_problem_of_the_store_is_a_finding(ctl, serve):
     assert found.stderr == "runtimectl: 2 of 14 checks failed\n"
 
 
-def test_warnings_alone_are_exit_0(ctl, serve):
+def test_warnings_alone_are_exit_0(ctl: Ctl, serve: Serve) -> None:
     remarks = [
         {"code": "x.info", "severity": "info", "message": "never mind"},
         *({"code": "x.y", "severity": "warning", "message": f"{number}"} for number in range(30)),
@@ -246,7 +262,7 @@ def test_warnings_alone_are_exit_0(ctl, serve):
         ({"runtime": RUNTIME | {"status": "stopped"}}, "status stopped"),
     ],
 )
-def test_a_daemon_that_fails_is_exit_1(ctl, serve, answer, said):
+def test_a_daemon_that_fails_is_exit_1(ctl: Ctl, serve: Serve, answer: bytes | dict[str, Any], said: str) -> None:
     found = ctl("doctor", "-o", "json", "--url", serve(HEALTHY | {"/v1/runtime": answer}))
     assert found.returncode == 1
     assert said in "\n".join(findings(found, "fail").values())
@@ -255,7 +271,9 @@ def test_a_daemon_that_fails_is_exit_1(ctl, serve, answer, said):
 
 @pytest.mark.parametrize("path", sorted(HEALTHY.keys() - {"/v1/runtime"}))
 @pytest.mark.parametrize("answer", [b"", b"SSH-2.0\r\n", {"info": 1, "check": {}, "diagnostics": [1]}])
-def test_an_unexpected_response_does_not_hide_the_other_findings(ctl, serve, path, answer):
+def test_an_unexpected_response_does_not_hide_the_other_findings(
+    ctl: Ctl, serve: Serve, path: str, answer: bytes | dict[str, Any]
+) -> None:
     found = ctl("doctor", "-o", "json", "--url", serve(HEALTHY | {path: answer}))
     assert found.returncode in {1, 6}
     assert len(findings(found, "fail")) == 1
@@ -264,13 +282,13 @@ def test_an_unexpected_response_does_not_hide_the_other_findings(ctl, serve, pat
 
 
 @pytest.mark.parametrize("url", ["nonsense", "http://", "unix:/nowhere/at.sock"])
-def test_an_invalid_or_unreachable_url_is_a_failure(ctl, url):
+def test_an_invalid_or_unreachable_url_is_a_failure(ctl: Ctl, url: str) -> None:
     found = ctl("doctor", "--url", url, "-o", "json")
     assert found.returncode == (6 if url.startswith("unix") else 1)
     assert len(findings(found, "fail")["daemon"].splitlines()) == 1
 
 
-def test_an_invalid_file_of_contexts_is_a_failure(ctl, tmp_path):
+def test_an_invalid_file_of_contexts_is_a_failure(ctl: Ctl, tmp_path: Path) -> None:
     path = tmp_path / "config" / "runtimectl" / "contexts.json"
     path.parent.mkdir()
     path.write_text("{")
@@ -279,7 +297,9 @@ def test_an_invalid_file_of_contexts_is_a_failure(ctl, tmp_path):
     assert "expected a file written by runtimectl context" in findings(found, "fail")["daemon"]
 
 
-def test_installed_agents_have_their_path_and_the_others_how_to_install_them(ctl, daemon, tmp_path):
+def test_installed_agents_have_their_path_and_the_others_how_to_install_them(
+    ctl: Ctl, daemon: Daemon, tmp_path: Path
+) -> None:
     program = tmp_path / "bin" / "opencode"
     program.parent.mkdir()
     program.touch(0o755)
@@ -292,5 +312,5 @@ def test_installed_agents_have_their_path_and_the_others_how_to_install_them(ctl
     assert "Gemini CLI: gemini is not on the PATH; install it with: npm install -g @google/gemini-cli" in missing
 
 
-def test_agents_are_listed_without_a_daemon(ctl):
+def test_agents_are_listed_without_a_daemon(ctl: Ctl) -> None:
     assert len(findings(ctl("doctor", "-o", "json"))["agent"].splitlines()) == 5

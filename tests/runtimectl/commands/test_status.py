@@ -1,17 +1,11 @@
 """`status --wait` waits until the daemon is ready."""
 
-from collections.abc import Callable
-from subprocess import CompletedProcess
-from typing import Any
-
 import pytest
 
-Ctl = Callable[..., CompletedProcess[str]]
+from tests.runtimectl.conftest import Ctl, Daemon, StartCtl, StartDaemon
 
 
-def test_a_daemon_that_starts_later_is_waited_for(
-    start_ctl: Callable[..., Any], start_daemon: Callable[..., Any]
-) -> None:
+def test_a_daemon_that_starts_later_is_waited_for(start_ctl: StartCtl, start_daemon: StartDaemon) -> None:
     waiting = start_ctl("status", "--wait", "-o", "name")
     daemon = start_daemon()
     assert waiting.finished() == 0
@@ -24,7 +18,7 @@ def test_a_daemon_that_does_not_come_is_exit_8(ctl: Ctl) -> None:
     assert found.stderr.startswith("runtimectl: the daemon is not ready within 0.3 s: no daemon is running here")
 
 
-def test_a_wrong_token_is_not_waited_for(ctl: Ctl, daemon: Any) -> None:
+def test_a_wrong_token_is_not_waited_for(ctl: Ctl, daemon: Daemon) -> None:
     found = ctl("status", "--wait", extra={"RUNTIMECTL_TOKEN": "wrong-token-of-a-user"})
     assert found.returncode == 4
 

@@ -1,16 +1,13 @@
 """`workers wait` prints for each Worker what it met, and ends when all of them, or one, met something."""
 
 import json
-from collections.abc import Callable
 from pathlib import Path
-from subprocess import CompletedProcess
-from typing import Any
 
 import pytest
 
+from tests.runtimectl.conftest import Ctl, NewWorker, StartCtl
+
 SHELL = ("--profile", "builtin:shell", "--capability", "shell")
-Ctl = Callable[..., CompletedProcess[str]]
-New = Callable[..., str]
 
 
 def gated(gate: Path) -> str:
@@ -18,7 +15,7 @@ def gated(gate: Path) -> str:
 
 
 def test_all_workers_are_waited_for_unless_one_is_enough(
-    ctl: Ctl, new_worker: New, start_ctl: Callable[..., Any], tmp_path: Path
+    ctl: Ctl, new_worker: NewWorker, start_ctl: StartCtl, tmp_path: Path
 ) -> None:
     idle, busy = new_worker(), new_worker(*SHELL, "--name", "builder")
     ctl("workers", "input", busy, gated(tmp_path / "gate"))
@@ -36,7 +33,7 @@ def test_all_workers_are_waited_for_unless_one_is_enough(
 
 @pytest.mark.parametrize(("conditions", "met"), [("busy", "busy"), ("stopped,busy", "busy")])
 def test_the_first_condition_that_holds_is_printed(
-    ctl: Ctl, new_worker: New, tmp_path: Path, conditions: str, met: str
+    ctl: Ctl, new_worker: NewWorker, tmp_path: Path, conditions: str, met: str
 ) -> None:
     worker = new_worker(*SHELL)
     ctl("workers", "input", worker, gated(tmp_path / "gate"))
@@ -46,7 +43,7 @@ def test_the_first_condition_that_holds_is_printed(
     (tmp_path / "gate").touch()
 
 
-def test_a_condition_that_cannot_come_any_more_is_exit_5(ctl: Ctl, new_worker: New) -> None:
+def test_a_condition_that_cannot_come_any_more_is_exit_5(ctl: Ctl, new_worker: NewWorker) -> None:
     stopped, idle = new_worker(), new_worker()
     ctl("workers", "stop", stopped)
     found = ctl("workers", "wait", stopped, idle, "--for", "busy,idle")
@@ -54,7 +51,7 @@ def test_a_condition_that_cannot_come_any_more_is_exit_5(ctl: Ctl, new_worker: N
     assert found.stderr.startswith(f"runtimectl: {stopped}: wait_impossible: ")
 
 
-def test_a_wait_that_takes_too_long_is_exit_8(ctl: Ctl, new_worker: New) -> None:
+def test_a_wait_that_takes_too_long_is_exit_8(ctl: Ctl, new_worker: NewWorker) -> None:
     found = ctl("workers", "wait", new_worker(), "--for", "busy", "--timeout", "2")
     assert (found.returncode, found.stdout) == (8, "")
 
@@ -66,6 +63,6 @@ def test_an_unknown_condition_is_a_usage_error(ctl: Ctl, args: tuple[str, ...]) 
     assert "expected some of idle, busy, stopped, permission, error" in found.stderr
 
 
-def test_a_worker_that_is_not_there_is_exit_3(ctl: Ctl, new_worker: New) -> None:
+def test_a_worker_that_is_not_there_is_exit_3(ctl: Ctl, new_worker: NewWorker) -> None:
     new_worker()
     assert ctl("workers", "wait", "worker-0000ffff").returncode == 3

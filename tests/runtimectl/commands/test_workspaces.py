@@ -5,11 +5,11 @@ import os
 import pty
 import subprocess
 import sys
-from collections.abc import Callable
 from pathlib import Path
-from typing import Any
 
 import pytest
+
+from tests.runtimectl.conftest import Ctl, Daemon, NewWorker, StartDaemon
 
 GIT = ("git", "-c", "user.name=tester", "-c", "user.email=tester@example.org", "-c", "init.defaultBranch=main")
 SHELL = ("--profile", "builtin:shell", "--capability", "shell", "-o", "name")
@@ -21,7 +21,7 @@ def git(folder: Path, *args: str, stdin: bytes = b"") -> str:
 
 
 @pytest.fixture
-def repository(tmp_path: Path, start_daemon: Callable[..., Any]) -> Path:
+def repository(tmp_path: Path, start_daemon: StartDaemon) -> Path:
     """A repository, and a daemon that knows it."""
     folder = tmp_path / "root" / "repository"
     folder.mkdir(parents=True)
@@ -37,7 +37,7 @@ def repository(tmp_path: Path, start_daemon: Callable[..., Any]) -> Path:
     return folder
 
 
-def test_a_worker_works_in_the_directory_of_its_creator(ctl: Callable[..., Any], repository: Path) -> None:
+def test_a_worker_works_in_the_directory_of_its_creator(ctl: Ctl, repository: Path) -> None:
     (repository.parent / "alias").symlink_to(repository)
 
     worker = ctl("workers", "create", "-C", str(repository.parent / "alias"), *SHELL).stdout.strip()
@@ -47,9 +47,7 @@ def test_a_worker_works_in_the_directory_of_its_creator(ctl: Callable[..., Any],
     assert shown["workspace_refs"] == [{"name": "cwd", "reference": f"dir:{repository}"}]
 
 
-def test_a_directory_is_refused_with_the_setting_that_allows_it(
-    ctl: Callable[..., Any], daemon: Any, tmp_path: Path
-) -> None:
+def test_a_directory_is_refused_with_the_setting_that_allows_it(ctl: Ctl, daemon: Daemon, tmp_path: Path) -> None:
     found = ctl("workers", "create", "--dir", str(tmp_path), *SHELL)
 
     assert found.returncode == 1
@@ -57,7 +55,7 @@ def test_a_directory_is_refused_with_the_setting_that_allows_it(
 
 
 def test_workspaces_are_listed_and_their_patch_is_printed_as_it_is(
-    ctl: Callable[..., Any], repository: Path, env: dict[str, str]
+    ctl: Ctl, repository: Path, env: dict[str, str]
 ) -> None:
     worker = ctl("workers", "create", "--workspace", "src=repo:w", *SHELL).stdout.strip()
     ctl("workers", "input", worker, "printf 'esc \\033[31m \\377\\n' > red; printf '\\0' > binary", "--wait")
@@ -86,7 +84,7 @@ def test_workspaces_are_listed_and_their_patch_is_printed_as_it_is(
     assert b"\x1b" not in shown
 
 
-def test_a_patch_that_is_too_large_says_how_much_is_missing(ctl: Callable[..., Any], repository: Path) -> None:
+def test_a_patch_that_is_too_large_says_how_much_is_missing(ctl: Ctl, repository: Path) -> None:
     worker = ctl("workers", "create", "--workspace", "src=repo:w", *SHELL).stdout.strip()
     ctl("workers", "input", worker, "head -c 9000000 /dev/urandom > large; echo x > small", "--wait")
 
@@ -96,7 +94,7 @@ def test_a_patch_that_is_too_large_says_how_much_is_missing(ctl: Callable[..., A
     assert found.stderr == "runtimectl: the patch is too large: 1 files are left out\n"
 
 
-def test_a_worker_with_unsaved_work_is_deleted_only_by_force(ctl: Callable[..., Any], repository: Path) -> None:
+def test_a_worker_with_unsaved_work_is_deleted_only_by_force(ctl: Ctl, repository: Path) -> None:
     worker = ctl("workers", "create", "--workspace", "src=repo:w", *SHELL).stdout.strip()
     ctl("workers", "input", worker, "echo x > new", "--wait")
     ctl("workers", "stop", worker)
@@ -110,7 +108,7 @@ def test_a_worker_with_unsaved_work_is_deleted_only_by_force(ctl: Callable[..., 
     assert git(repository, "branch", "--list", f"runtimed/{worker}").strip() == f"runtimed/{worker}"
 
 
-def test_a_worker_without_workspaces_has_no_patch(ctl: Callable[..., Any], new_worker: Callable[..., str]) -> None:
+def test_a_worker_without_workspaces_has_no_patch(ctl: Ctl, new_worker: NewWorker) -> None:
     worker = new_worker()
 
     found = ctl("workspaces", "diff", worker)

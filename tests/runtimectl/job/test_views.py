@@ -15,8 +15,7 @@ def on_a_terminal(jobs: Jobs, *args: str) -> tuple[int, str]:
     """Run a job whose stdin, stdout and stderr are one terminal, and return its exit code and what it showed."""
     leader, follower = pty.openpty()
     command = [sys.executable, "-m", "runtimectl", "run", *args]
-    streams = {"stdin": follower, "stdout": follower, "stderr": follower}
-    with subprocess.Popen(command, env=jobs.env, **streams) as process:
+    with subprocess.Popen(command, env=jobs.env, stdin=follower, stdout=follower, stderr=follower) as process:
         os.close(follower)
         shown = bytearray()
         try:

@@ -206,7 +206,7 @@ def test_what_answers_without_being_a_daemon_is_reported(
 )
 def test_wrong_arguments_are_refused_when_the_client_is_made(arguments: dict[str, str], message: str) -> None:
     with pytest.raises(UsageProblem, match=message):
-        Client(**arguments)  # type: ignore[arg-type]
+        Client(**arguments)  # type: ignore[arg-type] # no argument of these is a number
 
 
 def test_the_client_of_the_environment_finds_the_only_daemon_here(daemon: Daemon, env: dict[str, str]) -> None:

@@ -1,5 +1,6 @@
 """Times in tables and data."""
 
+import time
 from datetime import datetime
 
 import pytest
@@ -24,7 +25,7 @@ NOW_S = 1_800_000_000
     ],
 )
 def test_an_age_is_shown_in_its_largest_unit(monkeypatch: pytest.MonkeyPatch, seconds: int, shown: str) -> None:
-    monkeypatch.setattr(times.time, "time", lambda: float(NOW_S))
+    monkeypatch.setattr(time, "time", lambda: float(NOW_S))
 
     assert times.age((NOW_S - seconds) * 1_000) == shown
 

@@ -6,9 +6,8 @@ import stat
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
 
 import attrs
 import pytest
@@ -16,8 +15,7 @@ import pytest
 from runtimed.core.state.change import Change
 from runtimed.errors import StoreFull, StoreMissing, StoreUnsupported
 from runtimed.store.sqlite.ballast import BALLAST_BYTES
-
-NewStore = Callable[..., Any]
+from tests.store.conftest import Driven, Inputs, NewStore
 
 DEADLINE_S = 10
 
@@ -54,7 +52,7 @@ def stopped(change: Change) -> Change:
     return attrs.evolve(change, worker=attrs.evolve(change.worker, status="stopped"))
 
 
-def until_full(store: Any, said: Any) -> int:
+def until_full(store: Driven, said: Inputs) -> int:
     """Commit until not even a small input is taken; how many were."""
     taken = 0
     for content in ("x" * 10_000, "x"):
@@ -71,7 +69,7 @@ def test_room_is_kept_aside_in_real_blocks_that_are_private(disk: Path, new_stor
     assert stat.S_IMODE(status.st_mode) == 0o600
 
 
-def test_a_disk_without_room_for_it_is_used_to_its_end(disk: Path, new_store: NewStore, said: Any) -> None:
+def test_a_disk_without_room_for_it_is_used_to_its_end(disk: Path, new_store: NewStore, said: Inputs) -> None:
     fill(disk, BALLAST_BYTES)
     store = new_store(disk / "store")
     store.open()
@@ -80,7 +78,7 @@ def test_a_disk_without_room_for_it_is_used_to_its_end(disk: Path, new_store: Ne
 
 
 def test_on_a_full_disk_a_worker_can_still_be_stopped_while_inputs_are_refused(
-    disk: Path, new_store: NewStore, said: Any
+    disk: Path, new_store: NewStore, said: Inputs
 ) -> None:
     store = new_store(disk / "store")
     store.open()
@@ -97,7 +95,7 @@ def test_on_a_full_disk_a_worker_can_still_be_stopped_while_inputs_are_refused(
     assert len(store.entries(1)) == taken + 1
 
 
-def test_the_store_recovers_by_itself_once_there_is_room(disk: Path, new_store: NewStore, said: Any) -> None:
+def test_the_store_recovers_by_itself_once_there_is_room(disk: Path, new_store: NewStore, said: Inputs) -> None:
     store = new_store(disk / "store")
     store.open()
     filler = fill(disk)
@@ -108,7 +106,9 @@ def test_the_store_recovers_by_itself_once_there_is_room(disk: Path, new_store: 
     assert (disk / "store" / "ballast").stat().st_blocks * 512 >= BALLAST_BYTES
 
 
-def test_the_room_is_kept_aside_again_though_nothing_is_written(disk: Path, new_store: NewStore, said: Any) -> None:
+def test_the_room_is_kept_aside_again_though_nothing_is_written(
+    disk: Path, new_store: NewStore, said: Inputs
+) -> None:
     store = new_store(disk / "store")
     store.open()
     filler = fill(disk)
@@ -121,7 +121,9 @@ def test_the_room_is_kept_aside_again_though_nothing_is_written(disk: Path, new_
         time.sleep(0.01)
 
 
-def test_a_log_that_cannot_be_copied_without_it_is_copied_with_it(disk: Path, new_store: NewStore, said: Any) -> None:
+def test_a_log_that_cannot_be_copied_without_it_is_copied_with_it(
+    disk: Path, new_store: NewStore, said: Inputs
+) -> None:
     store = new_store(disk / "store")
     store.open()
     for _ in range(15):
@@ -134,7 +136,9 @@ def test_a_log_that_cannot_be_copied_without_it_is_copied_with_it(disk: Path, ne
     assert room(disk) > BALLAST_BYTES
 
 
-def test_the_room_is_not_spent_on_a_log_that_it_is_too_small_for(disk: Path, new_store: NewStore, said: Any) -> None:
+def test_the_room_is_not_spent_on_a_log_that_it_is_too_small_for(
+    disk: Path, new_store: NewStore, said: Inputs
+) -> None:
     store = new_store(disk / "store")
     store.open()
     store.commit(said(2, "before"))
@@ -148,7 +152,7 @@ def test_the_room_is_not_spent_on_a_log_that_it_is_too_small_for(disk: Path, new
 
 
 def test_a_store_starts_on_a_full_disk_and_knows_that_its_room_is_in_use(
-    disk: Path, new_store: NewStore, said: Any
+    disk: Path, new_store: NewStore, said: Inputs
 ) -> None:
     store = new_store(disk / "store")
     store.open()
@@ -179,7 +183,7 @@ def test_something_else_in_its_place_is_refused(new_store: NewStore, folder: Pat
 
 
 def test_a_store_that_is_taken_away_while_its_disk_is_full_says_so(
-    disk: Path, new_store: NewStore, said: Any
+    disk: Path, new_store: NewStore, said: Inputs
 ) -> None:
     store = new_store(disk / "store")
     store.open()

@@ -5,22 +5,21 @@ import contextlib
 import os
 import shutil
 import stat
-from collections.abc import Callable
 from pathlib import Path
-from typing import Any
 
 import apsw
 import pytest
 
 from runtimed.core.state.change import Change
 from runtimed.errors import StoreInUse, StoreUnsupported
-from runtimed.model.identity import worker_id
+from runtimed.model.identity import WorkerId, worker_id
 from runtimed.model.runtime import MAX_FINDINGS, Finding, StoreCheck
+from runtimed.store.sqlite import SqliteStore
 from runtimed.store.sqlite.check import Check
 from runtimed.store.sqlite.inspection import inspect
 from runtimed.store.sqlite.schema import VERSION
+from tests.store.conftest import Inputs, NewStore
 
-NewStore = Callable[..., Any]
 FIRST, SECOND = worker_id(1), worker_id(2)
 
 
@@ -41,7 +40,7 @@ def everything(folder: Path) -> dict[str, tuple[int, int, bytes]]:
 
 
 @pytest.fixture
-def filled(new_store: NewStore, folder: Path, said: Any) -> Path:
+def filled(new_store: NewStore, folder: Path, said: Inputs) -> Path:
     """A closed store with 700 inputs to each of two Workers: more than a step reads."""
     store = new_store()
     store.open("runtime-mine")
@@ -84,7 +83,7 @@ DAMAGE = [
 
 @pytest.mark.parametrize(("sql", "problem", "worker"), DAMAGE)
 def test_what_is_wrong_is_told_in_plain_words_by_either_check(
-    filled: Path, new_store: NewStore, sql: str, problem: str, worker: str | None
+    filled: Path, new_store: NewStore, sql: str, problem: str, worker: WorkerId | None
 ) -> None:
     run_sql(filled, sql)
     for checked in (inspect(filled).check, _checked_while_open(new_store)):
@@ -121,7 +120,7 @@ def test_the_rest_of_a_deleted_worker_is_no_finding(filled: Path, new_store: New
 
 
 def test_a_check_finds_nothing_wrong_with_what_is_written_meanwhile(
-    filled: Path, new_store: NewStore, said: Any
+    filled: Path, new_store: NewStore, said: Inputs
 ) -> None:
     store = new_store()
     store.open()
@@ -141,7 +140,7 @@ def test_a_check_finds_nothing_wrong_with_what_is_written_meanwhile(
     assert checked.events >= 1_400
 
 
-async def _write(store: Any, said: Any) -> None:
+async def _write(store: SqliteStore, said: Inputs) -> None:
     while True:
         await store.commit(said(1, "meanwhile"))
 
@@ -182,7 +181,7 @@ def test_modes_and_symlinks_in_the_folder_are_looked_at(filled: Path) -> None:
 
 
 @pytest.fixture
-def crashed(filled: Path, new_store: NewStore, said: Any) -> Path:
+def crashed(filled: Path, new_store: NewStore, said: Inputs) -> Path:
     """What `kill -9` left of a store with a log; the flipped bit in it has hit the first Worker."""
     store = new_store()
     store.open()

@@ -6,7 +6,6 @@ import struct
 import subprocess
 import sys
 import zlib
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any, get_args
 
@@ -26,8 +25,8 @@ from runtimed.model.transcript import Role
 from runtimed.model.worker import CreateWorkerRequest, TaskIntent
 from runtimed.store.records import ACTIVITIES, ROLES, STATUSES
 from runtimed.store.sqlite.schema import VERSION
+from tests.store.conftest import Driven, Inputs, NewStore
 
-NewStore = Callable[..., Any]
 WIDE = PageSize(items=1_000, max_bytes=1_000_000)
 FIRST, SECOND, THIRD, FOURTH = map(worker_id, range(1, 5))
 NOW_MS = 1_800_000_000_000
@@ -131,9 +130,9 @@ def make_version_1(folder: Path) -> apsw.Connection:
         {"code": "d", "severity": "error", "message": "n"},
     ]
     for number, remark in enumerate(remarks, 1):
-        row = body(remark)
-        stored = zlib.crc32(row, zlib.crc32(repr(("diagnostic",)).encode()))
-        connection.execute("INSERT INTO diagnostic VALUES (?, ?, ?)", (number, row, stored))
+        told = body(remark)
+        stored = zlib.crc32(told, zlib.crc32(repr(("diagnostic",)).encode()))
+        connection.execute("INSERT INTO diagnostic VALUES (?, ?, ?)", (number, told, stored))
     return connection
 
 
@@ -232,12 +231,34 @@ def test_a_store_of_version_1_is_brought_forward_with_all_that_is_in_it(new_stor
     for _ in range(2):
         store = new_store(clock=FixedClock(NOW_MS))
         state = store.open()
-        idle, times = Execution("connected", "idle"), {"created_at_ms": NOW_MS, "last_event_ms": NOW_MS}
+        idle, now = Execution("connected", "idle"), NOW_MS
         assert (state.runtime_id, state.head, state.worker_number) == ("runtime-old", 9, 3)
         assert list(state.workers) == [
-            Worker(FIRST, CreateWorkerRequest(), "running", idle, 1, 5, 3, "running", retained=3, **times),
             Worker(
-                SECOND, CreateWorkerRequest(TaskIntent("do")), "stopped", idle, 1, 4, 0, "idle", retained=2, **times
+                FIRST,
+                CreateWorkerRequest(),
+                "running",
+                idle,
+                1,
+                5,
+                3,
+                "running",
+                retained=3,
+                created_at_ms=now,
+                last_event_ms=now,
+            ),
+            Worker(
+                SECOND,
+                CreateWorkerRequest(TaskIntent("do")),
+                "stopped",
+                idle,
+                1,
+                4,
+                0,
+                "idle",
+                retained=2,
+                created_at_ms=now,
+                last_event_ms=now,
             ),
         ]
         assert state.activities[FIRST].in_flight() == InFlight((TextBlock("Hello"),))
@@ -291,10 +312,23 @@ def test_a_store_of_version_2_is_brought_forward_and_nothing_waits_in_it(new_sto
     for _ in range(2):
         store = new_store(clock=FixedClock(NOW_MS))
         state = store.open()
-        busy, times = Execution("connected", "busy"), {"created_at_ms": NOW_MS, "last_event_ms": NOW_MS}
+        busy, now = Execution("connected", "busy"), NOW_MS
         assert (state.runtime_id, state.head, dict(state.damaged)) == ("runtime-old", 3, {})
         request = CreateWorkerRequest()
-        expected = Worker(FIRST, request, "running", busy, 1, 3, 2, "running", retained_after=2, retained=1, **times)
+        expected = Worker(
+            FIRST,
+            request,
+            "running",
+            busy,
+            1,
+            3,
+            2,
+            "running",
+            retained_after=2,
+            retained=1,
+            created_at_ms=now,
+            last_event_ms=now,
+        )
         assert list(state.workers) == [expected]
         assert state.activities[FIRST].in_flight() == InFlight((TextBlock("Hello"),))
         assert (store.entries(1), store.state_at(1, 2).activity.in_flight()) == (
@@ -363,7 +397,7 @@ def make_version_3(folder: Path, marks: dict[int, int]) -> apsw.Connection:
     return connection
 
 
-def event_times(store: Any, number: int) -> list[int]:
+def event_times(store: Driven, number: int) -> list[int]:
     found = store.run(store.store.read_events(worker_id(number), 0, 2**63 - 1, WIDE))
     return [event.timestamp_ms for event in found]
 
@@ -520,12 +554,12 @@ def test_the_log_tells_of_the_versions_and_the_rows_before_and_after(
 
     assert caplog.messages == ["migrating the store", "migrated the store"]
     for record in caplog.records:
-        assert (record.from_version, record.to_version) == (3, VERSION)
-        assert (record.workers, record.events, record.entries) == (4, 8, 1)
+        assert (vars(record)["from_version"], vars(record)["to_version"]) == (3, VERSION)
+        assert (vars(record)["workers"], vars(record)["events"], vars(record)["entries"]) == (4, 8, 1)
 
 
 def test_a_store_of_version_4_keeps_its_data_and_takes_keys_and_attachments(
-    new_store: NewStore, folder: Path, said: Any
+    new_store: NewStore, folder: Path, said: Inputs
 ) -> None:
     store = new_store()
     store.open("runtime-old")

@@ -2,9 +2,8 @@ import shutil
 import subprocess
 import sys
 import time
-from collections.abc import Callable
+from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
 
 import apsw
 import pytest
@@ -15,8 +14,8 @@ from runtimed.errors import StoreCorrupt, StoreFull, StoreIo, StoreMissing, Stor
 from runtimed.model.identity import worker_id
 from runtimed.store.sqlite.schema import VERSION
 from runtimed.store.sqlite.writer import Writer
+from tests.store.conftest import Inputs, NewStore
 
-NewStore = Callable[..., Any]
 FIRST = worker_id(1)
 
 
@@ -35,7 +34,7 @@ def run_sql(folder: Path, sql: str) -> None:
     connection.close()
 
 
-def test_a_closed_store_is_one_file_without_a_log(new_store: NewStore, folder: Path, said: Any) -> None:
+def test_a_closed_store_is_one_file_without_a_log(new_store: NewStore, folder: Path, said: Inputs) -> None:
     store = new_store()
     store.open()
     store.commit(said(1, "hi"))
@@ -45,7 +44,7 @@ def test_a_closed_store_is_one_file_without_a_log(new_store: NewStore, folder: P
 
 
 def test_a_flipped_bit_in_an_event_fails_the_reads_of_that_event_alone(
-    new_store: NewStore, folder: Path, said: Any
+    new_store: NewStore, folder: Path, said: Inputs
 ) -> None:
     store = new_store()
     store.open()
@@ -68,7 +67,7 @@ def test_a_flipped_bit_in_an_event_fails_the_reads_of_that_event_alone(
 
 
 def test_a_flipped_bit_in_an_entry_names_the_entry_and_its_worker(
-    new_store: NewStore, folder: Path, said: Any
+    new_store: NewStore, folder: Path, said: Inputs
 ) -> None:
     store = new_store()
     store.open()
@@ -94,7 +93,7 @@ def test_a_flipped_bit_in_an_entry_names_the_entry_and_its_worker(
     ],
 )
 def test_a_row_that_says_something_else_beside_its_body_is_found(
-    new_store: NewStore, folder: Path, said: Any, sql: str
+    new_store: NewStore, folder: Path, said: Inputs, sql: str
 ) -> None:
     store = new_store()
     store.open()
@@ -108,7 +107,7 @@ def test_a_row_that_says_something_else_beside_its_body_is_found(
         (store.events(1), store.events(1, after=1))
 
 
-def test_an_entry_that_is_missing_is_found(new_store: NewStore, folder: Path, said: Any) -> None:
+def test_an_entry_that_is_missing_is_found(new_store: NewStore, folder: Path, said: Inputs) -> None:
     store = new_store()
     store.open()
     for text in ("one", "two", "three"):
@@ -123,7 +122,7 @@ def test_an_entry_that_is_missing_is_found(new_store: NewStore, folder: Path, sa
 
 
 def test_a_worker_whose_running_events_are_damaged_still_counts_as_running(
-    new_store: NewStore, folder: Path, said: Any
+    new_store: NewStore, folder: Path, said: Inputs
 ) -> None:
     store = new_store()
     store.open()
@@ -177,7 +176,7 @@ def test_a_database_of_another_program_is_refused_and_left_alone(new_store: NewS
 
 @pytest.mark.parametrize("missing", [1, 1_000, 4_120])
 def test_a_torn_end_of_the_log_loses_the_last_change_alone(
-    new_store: NewStore, folder: Path, said: Any, missing: int
+    new_store: NewStore, folder: Path, said: Inputs, missing: int
 ) -> None:
     torn = _copy_of_an_open_store(new_store, folder, said)
     log = torn / "runtime.sqlite3-wal"
@@ -189,13 +188,13 @@ def test_a_torn_end_of_the_log_loses_the_last_change_alone(
 
 
 def test_a_store_that_was_not_closed_has_all_that_was_acknowledged(
-    new_store: NewStore, folder: Path, said: Any
+    new_store: NewStore, folder: Path, said: Inputs
 ) -> None:
     store = new_store(_copy_of_an_open_store(new_store, folder, said))
     assert (store.open()).head == 10
 
 
-def _copy_of_an_open_store(new_store: NewStore, folder: Path, said: Any) -> Path:
+def _copy_of_an_open_store(new_store: NewStore, folder: Path, said: Inputs) -> Path:
     """What a power cut would leave behind ten inputs, each in a transaction of its own."""
     store = new_store()
     store.open()
@@ -209,7 +208,7 @@ def _copy_of_an_open_store(new_store: NewStore, folder: Path, said: Any) -> Path
 
 
 def test_files_that_are_taken_away_are_noticed_before_anything_is_acknowledged(
-    new_store: NewStore, folder: Path, said: Any
+    new_store: NewStore, folder: Path, said: Inputs
 ) -> None:
     store = new_store()
     store.open()
@@ -222,7 +221,7 @@ def test_files_that_are_taken_away_are_noticed_before_anything_is_acknowledged(
         store.commit(said(1, "nothing is promised any more"))
 
 
-def test_a_failed_write_ends_all_writing_but_not_the_reading(new_store: NewStore, folder: Path, said: Any) -> None:
+def test_a_failed_write_ends_all_writing_but_not_the_reading(new_store: NewStore, folder: Path, said: Inputs) -> None:
     store = new_store()
     store.open()
     change = said(1, "once")
@@ -237,7 +236,7 @@ def test_a_failed_write_ends_all_writing_but_not_the_reading(new_store: NewStore
 
 
 @pytest.fixture
-def small_disk(tmp_path: Path) -> Any:
+def small_disk(tmp_path: Path) -> Iterator[Path]:
     """A file system of one megabyte."""
     place = tmp_path / "disk"
     place.mkdir()
@@ -251,7 +250,7 @@ def small_disk(tmp_path: Path) -> Any:
 
 
 def test_a_full_disk_refuses_only_what_does_not_fit_and_recovers_by_itself(
-    small_disk: Path, new_store: NewStore, said: Any
+    small_disk: Path, new_store: NewStore, said: Inputs
 ) -> None:
     store = new_store(small_disk / "store")
     store.open()
@@ -269,7 +268,7 @@ def test_a_full_disk_refuses_only_what_does_not_fit_and_recovers_by_itself(
 
 
 def test_a_wait_for_the_disk_is_no_cost_of_a_commit(
-    tmp_path: Path, new_store: NewStore, said: Any, monkeypatch: pytest.MonkeyPatch
+    tmp_path: Path, new_store: NewStore, said: Inputs, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     check_files = Writer._check_files
 
@@ -287,13 +286,14 @@ def test_a_wait_for_the_disk_is_no_cost_of_a_commit(
 
 
 def test_a_commit_that_failed_leaves_the_bytes_of_the_events_as_they_were(
-    small_disk: Path, new_store: NewStore, said: Any
+    small_disk: Path, new_store: NewStore, said: Inputs
 ) -> None:
     store = new_store(small_disk / "store")
     store.open()
     [before] = store.commit(said(1, "before"))
     [small, large] = store.commit_at_once(said(2, "small"), said(3, "x" * 900_000))
     assert isinstance(large, StoreFull)
+    assert not isinstance(small, BaseException)
     counted = len(before.payload) + len(small[0].payload)
     assert store.store.event_bytes == counted
     store.close()
@@ -303,7 +303,7 @@ def test_a_commit_that_failed_leaves_the_bytes_of_the_events_as_they_were(
 
 
 def test_a_store_on_a_disk_filled_to_the_brim_keeps_all_and_opens_again(
-    small_disk: Path, new_store: NewStore, said: Any
+    small_disk: Path, new_store: NewStore, said: Inputs
 ) -> None:
     store = new_store(small_disk / "store")
     store.open()
@@ -317,7 +317,7 @@ def test_a_store_on_a_disk_filled_to_the_brim_keeps_all_and_opens_again(
     assert len(again.entries(1)) == kept
 
 
-def test_a_log_that_fills_the_disk_makes_way_for_more(small_disk: Path, new_store: NewStore, said: Any) -> None:
+def test_a_log_that_fills_the_disk_makes_way_for_more(small_disk: Path, new_store: NewStore, said: Inputs) -> None:
     store = new_store(small_disk / "store")
     store.open()
     store.commit(said(1, "first"))

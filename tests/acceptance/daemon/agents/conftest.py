@@ -6,12 +6,14 @@ import subprocess
 import threading
 import venv
 from collections import deque
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from typing import Any
 
 import pytest
+
+from tests.acceptance.daemon.conftest import Daemon, Launch
 
 REPOSITORY = Path(__file__).parents[4]
 AGENTS = REPOSITORY / "contrib" / "agents"
@@ -110,8 +112,8 @@ def agent_python() -> Path:
         python, stamp = ENVIRONMENT / "bin" / "python", ENVIRONMENT / "installed.txt"
         if not stamp.exists() or stamp.read_text() != wanted:
             venv.create(ENVIRONMENT, with_pip=True, clear=True)
-            install = [python, "-m", "pip", "install", "-q", "--disable-pip-version-check", "-r"]
-            subprocess.run([*install, AGENTS / "requirements.txt"], check=True)
+            install = [str(python), "-m", "pip", "install", "-q", "--disable-pip-version-check", "-r"]
+            subprocess.run([*install, str(AGENTS / "requirements.txt")], check=True)
             stamp.write_text(wanted)
     return python
 
@@ -131,12 +133,10 @@ def model() -> Iterator[tuple[Model, str]]:
 
 
 @pytest.fixture
-def start_agents(
-    launch: Callable[..., Any], agent_python: Path, model: tuple[Model, str], tmp_path: Path
-) -> Callable[..., Any]:
+def start_agents(launch: Launch, agent_python: Path, model: tuple[Model, str], tmp_path: Path) -> Launch:
     """Starts a daemon whose profile `builtin:coder` is the agent, with that model; again on the same store."""
 
-    def start(timeout_s: float = 60) -> Any:
+    def start(timeout_s: float = 60) -> Daemon:
         path = tmp_path / "config.toml"
         agent = AGENTS / "pydantic_ai_agent.py"
         path.write_text(CONFIGURATION.format(python=agent_python, agent=agent, url=model[1], timeout_s=timeout_s))

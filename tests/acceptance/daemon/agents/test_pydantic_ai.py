@@ -2,22 +2,23 @@
 
 import contextlib
 import json
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import pytest
+
+from tests.acceptance.daemon.agents.conftest import Model
+from tests.acceptance.daemon.conftest import Daemon, Launch, Until
 
 pytestmark = pytest.mark.timeout(300)  # the first one installs the agent
 
 CODER = {"kind": "builtin", "value": "builtin:coder"}
 GRANTED = [{"name": name} for name in ("read", "write", "shell")]
 
-Start = Callable[..., Any]
-Until = Callable[[Callable[[], Any]], Any]
+Start = Launch
 
 
-def create(daemon: Any, **request: Any) -> str:
+def create(daemon: Daemon, **request: Any) -> str:
     """A new Worker whose agent is ready."""
     worker_id = daemon.create(profile=CODER, requested_capabilities=GRANTED, **request)
     execution = daemon.worker(worker_id)["execution"]
@@ -37,21 +38,21 @@ def items(events: list[Any], kind: str) -> list[Any]:
     return [one["item"] for one in data(events, "system_item") if one["item"]["kind"] == kind]
 
 
-def asked(daemon: Any, worker_id: str, until: Until) -> dict[str, Any]:
+def asked(daemon: Daemon, worker_id: str, until: Until) -> dict[str, Any]:
     """The permission that the Worker asks for, when it does."""
     path = f"/v1/workers/{worker_id}/permissions"
     (permission,) = until(lambda: daemon.call("GET", path).ok("permissions"))
     return dict(permission)
 
 
-def answer(daemon: Any, worker_id: str, permission: dict[str, Any], kind: str) -> None:
+def answer(daemon: Daemon, worker_id: str, permission: dict[str, Any], kind: str) -> None:
     (option,) = (one for one in permission["options"] if one["kind"] == kind)
     path = f"/v1/workers/{worker_id}/permissions/{permission['request_id']}"
     reply = daemon.call("POST", path, {"option_id": option["option_id"]})
     assert reply.status == 200, reply.body
 
 
-def rest(daemon: Any, worker_id: str, ack: dict[str, Any]) -> list[Any]:
+def rest(daemon: Daemon, worker_id: str, ack: dict[str, Any]) -> list[Any]:
     """The events of the run of this input, when it is over."""
     daemon.idle(worker_id)
     return [event for event in daemon.log(worker_id) if event["cursor"] >= ack["cursor"]]
@@ -67,7 +68,7 @@ def carrying(url: str) -> list[str]:
     return found
 
 
-def test_text_and_usage_are_complete(start_agents: Start, model: Any) -> None:
+def test_text_and_usage_are_complete(start_agents: Start, model: tuple[Model, str]) -> None:
     scripted, _ = model
     daemon = start_agents()
     worker_id = create(daemon, intent={"kind": "task", "objective": "Mend the roof"})
@@ -94,7 +95,7 @@ def test_text_and_usage_are_complete(start_agents: Start, model: Any) -> None:
     assert "Mend the roof" in json.dumps(told)
 
 
-def test_files_are_written_and_read_in_the_workers_folder(start_agents: Start, model: Any) -> None:
+def test_files_are_written_and_read_in_the_workers_folder(start_agents: Start, model: tuple[Model, str]) -> None:
     scripted, _ = model
     daemon = start_agents()
     worker_id = create(daemon)
@@ -114,7 +115,7 @@ def test_files_are_written_and_read_in_the_workers_folder(start_agents: Start, m
 
 @pytest.mark.parametrize(("kind", "ran"), [("allow_once", True), ("reject_once", False)], ids=["allowed", "denied"])
 def test_a_command_runs_when_it_is_allowed_and_not_when_it_is_denied(
-    start_agents: Start, model: Any, until: Until, kind: str, ran: bool
+    start_agents: Start, model: tuple[Model, str], until: Until, kind: str, ran: bool
 ) -> None:
     scripted, _ = model
     daemon = start_agents()
@@ -139,7 +140,7 @@ def test_a_command_runs_when_it_is_allowed_and_not_when_it_is_denied(
     assert data(events, "run_end") == [{"result": "finished"}]
 
 
-def test_a_permission_that_nobody_answers_expires_as_denied(start_agents: Start, model: Any) -> None:
+def test_a_permission_that_nobody_answers_expires_as_denied(start_agents: Start, model: tuple[Model, str]) -> None:
     scripted, _ = model
     daemon = start_agents(timeout_s=0.5)
     worker_id = create(daemon)
@@ -154,7 +155,9 @@ def test_a_permission_that_nobody_answers_expires_as_denied(start_agents: Start,
     assert data(events, "run_end") == [{"result": "finished"}]
 
 
-def test_an_interrupt_ends_the_run_and_the_agent_goes_on(start_agents: Start, model: Any, until: Until) -> None:
+def test_an_interrupt_ends_the_run_and_the_agent_goes_on(
+    start_agents: Start, model: tuple[Model, str], until: Until
+) -> None:
     scripted, _ = model
     daemon = start_agents()
     worker_id = create(daemon)
@@ -172,7 +175,9 @@ def test_an_interrupt_ends_the_run_and_the_agent_goes_on(start_agents: Start, mo
 
 
 @pytest.mark.parametrize("end", ["stop", "kill"])
-def test_a_restart_of_the_daemon_loses_nothing_that_was_said(start_agents: Start, model: Any, end: str) -> None:
+def test_a_restart_of_the_daemon_loses_nothing_that_was_said(
+    start_agents: Start, model: tuple[Model, str], end: str
+) -> None:
     scripted, _ = model
     daemon = start_agents()
     worker_id = create(daemon)
@@ -198,7 +203,7 @@ def test_a_restart_of_the_daemon_loses_nothing_that_was_said(start_agents: Start
 
 
 def test_a_run_that_a_restart_cuts_is_closed_and_the_agent_said_to_have_forgotten_it(
-    start_agents: Start, model: Any, until: Until
+    start_agents: Start, model: tuple[Model, str], until: Until
 ) -> None:
     scripted, _ = model
     daemon = start_agents()

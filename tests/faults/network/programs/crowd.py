@@ -87,8 +87,9 @@ class Observer:
     async def observe(self) -> dict[str, Any]:
         """Read one connection until its close frame."""
         async with self.orders.handshakes:
-            reader, self.writer = await connect(self.plan)
-            await self.shake_hands(reader)
+            reader, writer = await connect(self.plan)
+            self.writer = writer
+            await self.shake_hands(reader, writer)
         try:
             while True:
                 await self.orders.reading.wait()
@@ -101,13 +102,13 @@ class Observer:
                     self.send(CLOSE, payload)
                     return {"code": int.from_bytes(payload[:2], "big"), "reason": payload[2:].decode()}
         finally:
-            self.writer.close()
+            writer.close()
 
-    async def shake_hands(self, reader: asyncio.StreamReader) -> None:
+    async def shake_hands(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         query = f"?cursor={self.cursor}" if self.cursor else ""
         lines = ["Connection: Upgrade", "Upgrade: websocket", "Sec-WebSocket-Version: 13"]
         lines.append(f"Sec-WebSocket-Key: {'A' * 22}==")
-        self.writer.write(head(self.plan, f"/v1/workers/{self.worker}/events/ws{query}", *lines))
+        writer.write(head(self.plan, f"/v1/workers/{self.worker}/events/ws{query}", *lines))
         answer = await reader.readuntil(b"\r\n\r\n")
         if not answer.startswith(b"HTTP/1.1 101 "):
             raise ConnectionError(answer)

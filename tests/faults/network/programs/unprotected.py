@@ -85,7 +85,7 @@ def patience() -> None:
         async def watch(self: Any, descriptor: int) -> int:
             biting = asyncio.create_task(bite(self))
             try:
-                return await old(self, descriptor)
+                return int(await old(self, descriptor))
             finally:
                 biting.cancel()
 
@@ -271,7 +271,7 @@ def replacement() -> None:
 
 def uvloop() -> None:
     """Not a protection: the event loop of the standard library, which a daemon without uvloop has."""
-    sys.modules["uvloop"] = None  # type: ignore[assignment]
+    sys.modules["uvloop"] = None  # type: ignore[assignment] # an import of it fails then
 
 
 PROTECTIONS = (
