@@ -30,6 +30,9 @@ BEYOND = {
     ("idempotency_conflict", 409),
     ("wait_timeout", 408),
     ("wait_impossible", 409),
+    ("workspace_dirty", 409),
+    ("workspace_not_found", 404),
+    ("workspace_unavailable", 409),
 }
 """Codes of routes that go beyond the contract."""
 

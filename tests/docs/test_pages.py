@@ -10,7 +10,9 @@ from tests.docs.conftest import Page, ReadPage
 ROOT = Path(__file__).parents[2]
 DOCS = ROOT / "docs"
 LINK = re.compile(r"\[[^]]*\]\(([^)]+)\)")
-PATH = re.compile(r"`((?:runtimed|runtimectl|tests|benchmarks|contrib|docs)/[\w./-]+)`")
+PATH = re.compile(r"`((?:runtimed/(?!worker-)|(?:runtimectl|tests|benchmarks|contrib|docs)/)[\w./-]+)`")
+"""A path of the repository. `runtimed/worker-…` is a branch."""
+
 ENDING = "Where to go next"
 MAX_TERMS = 25
 GUIDES = sorted(path for folder in ("tutorial", "how-to", "explanation") for path in (DOCS / folder).glob("*.md"))

@@ -64,7 +64,7 @@ async def test_a_program_without_a_path_is_handed_on_with_the_path_that_the_agen
             {"mcpCapabilities": {"http": True}},
             "'old': the agent takes no MCP servers of type sse, only programs",
         ),
-        (McpServer("gone", command=("no-such-server",)), BOTH, "'gone': command: 'no-such-server' is not there"),
+        (McpServer("gone", command=("no-such-server",)), BOTH, "'gone': command: 'no-such-server' does not exist"),
     ],
 )
 async def test_a_spawn_is_rejected_by_the_name_of_a_server_that_cannot_be_used(
