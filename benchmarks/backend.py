@@ -23,6 +23,9 @@ class LoadBackend:
         self._orders: dict[str, Series] = {}
         self._tasks: set[asyncio.Task[None]] = set()
 
+    async def keep_warm(self, _idle_s: float) -> None:
+        """Do nothing: there are no programs."""
+
     async def spawn(self, spawn: Spawn, sink: EventSink) -> BackendAnswer:
         self._sinks[spawn.worker_id] = sink
         return ACCEPTED
