@@ -38,7 +38,13 @@ def test_each_program_of_the_page_prints_what_the_page_says(page: Callable[[str]
         ended = subprocess.run(
             [sys.executable, "-W", "error", "-c", program], capture_output=True, text=True, timeout=60, check=False
         )
-        assert (ended.stderr, ended.stdout) == ("", expected)
+        assert (ended.stderr, ended.stdout) == ("", expected), stored_events()
+
+
+def stored_events() -> str:
+    """Return all events of the daemon, to show what it kept when a program printed something else."""
+    tail = [sys.executable, "-m", "runtimectl", "events", "tail", "--all", "--from-start", "--no-follow"]
+    return subprocess.run(tail, capture_output=True, text=True, timeout=60, check=False).stdout
 
 
 def test_each_cell_of_the_notebook_prints_what_it_shows(daemon: Daemon) -> None:
