@@ -113,7 +113,7 @@ async def test_as_many_agents_are_kept_as_the_profile_says(new_host: Callable[..
     answers = await asyncio.gather(*(host.spawn(number) for number in range(1, 5)))
 
     assert answers == [ACCEPTED] * 4
-    assert {host.agent_of(number) for number in range(1, 4)} == set(host.roll.names[:3])
+    assert {host.agent_of(number) for number in range(1, 5)} > set(host.roll.names[:3])
     await until(lambda: host.backend.ready == 3)
 
 
