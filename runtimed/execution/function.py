@@ -74,19 +74,21 @@ class FunctionBackend:
 class _Worker:
     """One Worker and the tasks of its runs: one may begin while the `run_end` of the last waits for the sink."""
 
+    __slots__ = ("_current", "_ended", "_run", "_sink", "_tasks", "slot")
+
     def __init__(self, run: Run, sink: EventSink) -> None:
         self.slot = RunSlot()
         self._run = run
         self._sink = sink
-        self._tasks: set[asyncio.Task[None]] = set()
+        self._tasks: list[asyncio.Task[None]] = []
         self._current: asyncio.Task[None] | None = None
         self._ended = False
 
     def start(self, input_id: str) -> None:
         if dispatch := self.slot.start(input_id):
             task = self._current = begin(self._go(dispatch.input))
-            self._tasks.add(task)
-            task.add_done_callback(self._tasks.discard)
+            self._tasks.append(task)
+            task.add_done_callback(self._tasks.remove)
 
     async def _go(self, message: WorkerInput) -> None:
         await self._sink.emit(InvokeStart("user_send" if message.kind == "user" else "notify"))

@@ -10,6 +10,8 @@ BUSY = BackendAnswer("busy", "a run is active: wait for its run_end")
 class RunSlot:
     """Holds the input of one Worker from its offer to the end of its run. It runs nothing itself."""
 
+    __slots__ = ("_offered", "_running")
+
     def __init__(self) -> None:
         self._offered: Dispatch | None = None
         self._running = False

@@ -1,5 +1,7 @@
 """Decide about the life of a Worker: attach, lose, end, trim, delete."""
 
+from functools import lru_cache
+
 from runtimed.core.state.backend_answer import BackendAnswer
 from runtimed.core.state.change import StateAt, TrimRange
 from runtimed.core.state.change_builder import ChangeBuilder
@@ -12,11 +14,17 @@ from runtimed.model.execution import Execution, ExecutionResult, LossReason, Ope
 
 def attach(builder: ChangeBuilder, answer: BackendAnswer) -> None:
     """Record the answer of the backend to the spawn of a Worker, and offer it the first queued input."""
+    builder.execution = _execution_after(answer)
+    offer_next_input(builder)
+
+
+@lru_cache(maxsize=64)
+def _execution_after(answer: BackendAnswer) -> Execution:
+    """Return what a spawn's answer makes of a Worker's execution: one object for all that got the same answer."""
     accepted = answer.outcome == "accepted"
     state: RunState = "idle" if accepted else "errored" if answer.outcome == "errored" else "rejected"
     result = ExecutionResult("spawn", answer.outcome, state, answer.message)
-    builder.execution = Execution("connected" if accepted else "unconnected", state, result)
-    offer_next_input(builder)
+    return Execution("connected" if accepted else "unconnected", state, result)
 
 
 def lose_execution(builder: ChangeBuilder, why: str, *, cut: bool) -> None:
