@@ -12,7 +12,7 @@ help:
 	@echo "make demo    install into .venv, then show a Runtime at work"
 	@echo "make test    install into .venv, then run every test, JOBS=2 at a time"
 	@echo "make quick   the tests without the slow parts: no faults, properties or benchmarks, and asyncio's event loop alone"
-	@echo "make faults  the fault tests alone, at length: as root, with strace; an hour or so"
+	@echo "make faults  the fault tests and the searches alone, at length: as root, with strace; an hour or two"
 	@echo "make coverage  the tests but for the faults, and the lines and branches that they leave out"
 	@echo "make lint    ruff, mypy and the import contracts"
 	@echo "make check   lint and test; CI runs both, and make quick on the newest Python:"
@@ -41,7 +41,8 @@ quick: $(STAMP)
 		-k "not uvloop"
 
 faults: $(STAMP)
-	$(BIN)/python -m pytest tests/faults tests/properties --faults=long
+	$(BIN)/python -m pytest tests/properties --faults=long --numprocesses $(JOBS)
+	$(BIN)/python -m pytest tests/faults --faults=long
 
 coverage: $(STAMP)
 	rm -f .coverage .coverage.*

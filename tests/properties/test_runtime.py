@@ -44,6 +44,13 @@ SMALL_RING_BYTES = 2_000
 MACHINE = settings(suppress_health_check=list(HealthCheck), print_blob=True)
 CONTROL = settings(MACHINE, max_examples=4_000, phases=[Phase.generate], database=None, report_multiple_bugs=False)
 
+PARTS = 8
+"""A long search has parts, so that it uses every core. Each draws other histories. A short one has only the first."""
+
+in_parts = pytest.mark.parametrize(
+    "part", [0, *(pytest.param(part, marks=pytest.mark.at_length) for part in range(1, PARTS))]
+)
+
 
 @pytest.fixture(autouse=True)
 def _impatient(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -62,12 +69,16 @@ class InFolder(RuntimeMachine):
     storage = CrashableFolder
 
 
-def test_a_runtime_over_the_store_in_memory_keeps_its_promises(examples: Callable[[int, int], int]) -> None:
-    run_state_machine_as_test(InMemory, settings=settings(MACHINE, max_examples=examples(60, 20_000)))
+@in_parts
+def test_a_runtime_over_the_store_in_memory_keeps_its_promises(
+    part: int, examples: Callable[[int, int], int]
+) -> None:
+    run_state_machine_as_test(InMemory, settings=settings(MACHINE, max_examples=examples(60, 20_000 // PARTS)))
 
 
-def test_a_runtime_over_the_durable_store_keeps_its_promises(examples: Callable[[int, int], int]) -> None:
-    run_state_machine_as_test(InFolder, settings=settings(MACHINE, max_examples=examples(12, 2_000)))
+@in_parts
+def test_a_runtime_over_the_durable_store_keeps_its_promises(part: int, examples: Callable[[int, int], int]) -> None:
+    run_state_machine_as_test(InFolder, settings=settings(MACHINE, max_examples=examples(12, 2_000 // PARTS)))
 
 
 @contextlib.asynccontextmanager
