@@ -81,10 +81,10 @@ def _encode_change(change: Change, known: Requests) -> EncodedChange:
     events: list[EncodedEvent] = []
     request = None
     if change.worker is not None:
-        rows[STATES] = STATES.rows((change.worker,))
+        rows[STATES] = (STATES.row(change.worker),)
         request = _new_request(change.worker, known)
         if request is not None:
-            rows[WORKERS] = WORKERS.rows((change.worker,))
+            rows[WORKERS] = (WORKERS.row(change.worker),)
             counters["worker_number"] = request[0]
     if change.events:
         rows[EVENTS] = made = EVENTS.rows(change.events)
@@ -98,7 +98,7 @@ def _encode_change(change: Change, known: Requests) -> EncodedChange:
     for table, items in records.TABLES.parts(change):
         rows[table] = made = table.rows(items)
         if table.counter is not None:
-            highest = max(row[table.counter_at] for row in made)
+            highest = max([row[table.counter_at] for row in made])
             counters[table.counter.key] = max(highest, counters.get(table.counter.key, 0))
     return EncodedChange(
         events,
@@ -123,4 +123,4 @@ def _is_vital(change: Change) -> bool:
     ended = change.worker is not None and change.worker.status != "running"
     if ended or change.trim or change.deleted or change.forgotten:
         return True
-    return bool(change.runtime_events) and any(event.kind == "runtime_stopped" for event in change.runtime_events)
+    return "runtime_stopped" in [event.kind for event in change.runtime_events]

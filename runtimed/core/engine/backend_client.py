@@ -102,7 +102,9 @@ class BackendClient:
 async def _answer(answering: Awaitable[BackendAnswer]) -> BackendAnswer:
     try:
         answer = await answering
-        message = answer.message and answer.message.encode(errors="replace").decode()
+        if answer.message is None:
+            return answer
+        message = answer.message.encode(errors="replace").decode()
         return BackendAnswer(answer.outcome, message, answer.restart, answer.attachments)
     except Exception:
         log.exception("the execution backend failed")

@@ -86,18 +86,24 @@ class Sequencer:
         return self._idempotency_number
 
     def runtime_event(
-        self, kind: RuntimeEventKind, worker_id: WorkerId | None = None, sequence: int | None = None
+        self,
+        kind: RuntimeEventKind,
+        worker_id: WorkerId | None = None,
+        sequence: int | None = None,
+        unix_ms: int | None = None,
     ) -> RuntimeEvent:
-        """Return a new runtime event with the next id and the present time.
+        """Return a new runtime event with the next id.
 
         Args:
             kind: What happened.
             worker_id: The Worker that it is about, if any.
             sequence: The sequence of the Worker's event that records the same, if any.
+            unix_ms: When it happened, Unix time in milliseconds; None for now.
         """
         self.newest_runtime_event += 1
         cursor = None if sequence is None else cursor_of(sequence)
-        return RuntimeEvent(self.newest_runtime_event, kind, self.unix_ms(), worker_id, sequence, cursor)
+        time_ms = self.unix_ms() if unix_ms is None else unix_ms
+        return RuntimeEvent(self.newest_runtime_event, kind, time_ms, worker_id, sequence, cursor)
 
     def unix_ms(self) -> int:
         """Return the Unix time in milliseconds."""

@@ -42,9 +42,13 @@ class Numbering(Protocol):
         """Return the next sequence of an event."""
 
     def runtime_event(
-        self, kind: RuntimeEventKind, worker_id: WorkerId | None = None, sequence: int | None = None
+        self,
+        kind: RuntimeEventKind,
+        worker_id: WorkerId | None = None,
+        sequence: int | None = None,
+        unix_ms: int | None = None,
     ) -> RuntimeEvent:
-        """Return a new runtime event with its id and the present time."""
+        """Return a new runtime event with its id, at a Unix time in milliseconds or the present one."""
 
     def next_idempotency_number(self) -> int:
         """Return the next number of an idempotency record."""
@@ -161,7 +165,7 @@ class ChangeBuilder:
 
     def record(self, kind: RuntimeEventKind, sequence: int) -> None:
         """Add a runtime event; the Worker's event with this sequence records the same."""
-        self._runtime_events.append(self._numbering.runtime_event(kind, self.worker.worker_id, sequence))
+        self._runtime_events.append(self._numbering.runtime_event(kind, self.worker.worker_id, sequence, self._now))
 
     def keep_key(self, key: IdempotencyKey, entry: int, event: int, *, queued: bool) -> None:
         """Keep the idempotency key of an input, by the sequences of its entry and its event."""

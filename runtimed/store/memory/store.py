@@ -185,21 +185,26 @@ class MemoryStore:
                 STATES.encode(worker)
 
     def _keep(self, change: Change, events: Sequence[EncodedEvent]) -> None:
-        if change.worker:
-            self._workers[change.worker.worker_id] = change.worker
-            self._count("worker_number", number_of(change.worker.worker_id))
+        worker = change.worker
+        if worker is not None:
+            if worker.worker_id not in self._workers:
+                self._count("worker_number", number_of(worker.worker_id))
+            self._workers[worker.worker_id] = worker
         for event, kept in zip(change.events, events, strict=True):
             self._history.add(StoredEvent(kept, event.previous, event.since, event.transcript_len, event.activity))
-            self._count("head", event.sequence)
+        if change.events:
+            self._count("head", max([event.sequence for event in change.events]))
         for entry in change.entries:
             self._entries[entry.worker_id].append(entry)
 
     def _keep_rows(self, rows: Sequence[tuple[Table[Any, Any], list[Row]]]) -> None:
         for table, added in rows:
             if table.counter is not None:
-                self._count(table.counter.key, max(row[table.counter_at] for row in added))
+                self._count(table.counter.key, max([row[table.counter_at] for row in added]))
             if table not in _OF_WORKERS:
-                self._rows[table.name].update((row[0], row) for row in added)
+                kept = self._rows[table.name]
+                for row in added:
+                    kept[row[0]] = row
 
     def _count(self, key: str, number: int) -> None:
         if number > self._counters[key]:

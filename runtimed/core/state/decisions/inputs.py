@@ -17,12 +17,6 @@ BUSY = Execution("connected", "busy", ExecutionResult("input", "accepted", "busy
 WAITING = "a run is active, or inputs are queued: wait for the run_end, or set when_busy"
 
 
-def check_input(status: WorkerStatus, execution: Execution, message: WorkerInput) -> None:
-    """Raise InvalidRequest or WorkerExecutionUnavailable if the Worker cannot take this input now."""
-    check_content(status, message)
-    check_connected(status, execution)
-
-
 def check_content(status: WorkerStatus, message: WorkerInput) -> None:
     """Raise InvalidRequest if no backend could take this input: the Worker has ended, or the text is blank."""
     check_running(status)
@@ -48,7 +42,7 @@ def accept_input(builder: ChangeBuilder, message: WorkerInput, key: IdempotencyK
 
     Args:
         builder: The Change so far.
-        message: The input.
+        message: The input, as `check_content` takes it.
         key: The idempotency key of the request, if it has one.
 
     Returns:
@@ -56,10 +50,10 @@ def accept_input(builder: ChangeBuilder, message: WorkerInput, key: IdempotencyK
 
     Raises:
         WorkerExecutionRejected: Other inputs are queued before this one.
-        InvalidRequest: The Worker has ended, or the text is blank.
+        InvalidRequest: The Worker has ended.
         WorkerExecutionUnavailable: Nothing runs the Worker.
     """
-    check_input(builder.status, builder.execution, message)
+    check_connected(builder.status, builder.execution)
     if builder.offer or builder.queued:
         raise WorkerExecutionRejected(WAITING)
     builder.execution = BUSY
@@ -76,7 +70,8 @@ def queue_input(
 
     Args:
         builder: The Change so far.
-        message: The input. With `when_busy` of `interrupt` it goes to the front of the queue.
+        message: The input, as `check_content` takes it. With `when_busy` of `interrupt` it goes to the front of the
+            queue.
         most: How many inputs may be queued (max_queued_inputs).
         always: Queue the input even if the Worker is idle.
         key: The idempotency key of the request, if it has one.
@@ -87,7 +82,7 @@ def queue_input(
     Raises:
         WorkerExecutionRejected: `most` inputs are queued already.
     """
-    check_input(builder.status, builder.execution, message)
+    check_connected(builder.status, builder.execution)
     if not (always or builder.execution.run_state == "busy" or builder.offer or builder.queued):
         return None
     if len(builder.queued) >= most:
