@@ -97,7 +97,7 @@ class Group(_WithCommonOptions, click.Group):
 
 
 class LazyGroup(Group):
-    """A group that imports a command when it is used.
+    """A group that imports these commands when they are used, besides those that are added to it.
 
     Args:
         members: The place of each command by its name, as `module:attribute`.
@@ -107,12 +107,12 @@ class LazyGroup(Group):
         super().__init__(*args, **settings)
         self._members = members
 
-    def list_commands(self, _context: click.Context) -> list[str]:
-        return list(self._members)
+    def list_commands(self, context: click.Context) -> list[str]:
+        return [*super().list_commands(context), *self._members]
 
-    def get_command(self, _context: click.Context, name: str) -> click.Command | None:
+    def get_command(self, context: click.Context, name: str) -> click.Command | None:
         if name not in self._members:
-            return None
+            return super().get_command(context, name)
         module, _, attribute = self._members[name].partition(":")
         found: click.Command = getattr(importlib.import_module(module), attribute)
         return found

@@ -14,9 +14,8 @@ from runtimectl.client.worker_names import resolve_worker_id
 from runtimectl.commands import worker_views as views
 from runtimectl.commands.completing import complete_workers
 from runtimectl.commands.creation import creation_options
-from runtimectl.commands.worker_wait import wait as wait_for_workers
 from runtimectl.errors import ControlError, NotFound, UsageProblem, WorkerFailed
-from runtimectl.options import Group
+from runtimectl.options import LazyGroup
 from runtimectl.output.tables import View, at
 
 if TYPE_CHECKING:
@@ -30,7 +29,7 @@ _WORKERS = click.argument("workers", metavar="W...", nargs=-1, required=True, sh
 _REASON = click.option("--reason", metavar="TEXT", help="The reason that observers see if this ends a run.")
 
 
-@click.group(cls=Group)
+@click.group(cls=LazyGroup, members={"wait": "runtimectl.commands.worker_wait:wait"})
 def workers() -> None:
     """List, create, talk to and end Workers.
 
@@ -132,9 +131,6 @@ def input_(
         wait_for_run(session, body)
     else:
         session.printer().show(views.ACK, body)
-
-
-workers.add_command(wait_for_workers, "wait")
 
 
 @workers.command()
