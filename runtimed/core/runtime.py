@@ -24,9 +24,8 @@ from runtimed.core.services.diagnostics import Diagnostics
 from runtimed.core.services.idempotency import Idempotency
 from runtimed.core.services.inputs import Inputs
 from runtimed.core.services.lifecycle import Lifecycle, Restore
-from runtimed.core.services.pending_dispatches import PendingDispatches
 from runtimed.core.services.queries import Queries
-from runtimed.core.services.queue_dispatcher import DispatchFactory, QueueDispatcher
+from runtimed.core.services.queue_dispatcher import DispatchFactory, PendingDispatches, QueueDispatcher
 from runtimed.core.services.retention import Retention
 from runtimed.core.services.transcript_cache import TranscriptCache
 from runtimed.core.state import decisions

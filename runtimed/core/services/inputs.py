@@ -14,8 +14,7 @@ from runtimed.core.services import views
 from runtimed.core.services.admission import Admission
 from runtimed.core.services.idempotency import Idempotency
 from runtimed.core.services.lifecycle import Lifecycle
-from runtimed.core.services.pending_dispatches import PendingDispatches
-from runtimed.core.services.queue_dispatcher import DispatchFactory, QueueDispatcher
+from runtimed.core.services.queue_dispatcher import DispatchFactory, PendingDispatches, QueueDispatcher
 from runtimed.core.state import decisions
 from runtimed.core.state.attachment_rules import check_accepted, check_attachments
 from runtimed.core.state.backend_answer import BackendAnswer

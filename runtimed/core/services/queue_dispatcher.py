@@ -1,4 +1,4 @@
-"""Dispatch queued inputs to the backend, one after another."""
+"""Dispatch queued inputs to the backend, one after another, behind those that are pending."""
 
 import asyncio
 import itertools
@@ -12,7 +12,6 @@ from runtimed.core.engine.mailbox import Mailbox
 from runtimed.core.paging import PageSize
 from runtimed.core.ports import Dispatch, Store
 from runtimed.core.services.admission import Admission
-from runtimed.core.services.pending_dispatches import PendingDispatches
 from runtimed.core.state import decisions
 from runtimed.core.state.backend_answer import BackendAnswer
 from runtimed.core.state.change import DispatchOffer, QueuedInput
@@ -38,6 +37,33 @@ class DispatchFactory:
     def make(self, worker_id: WorkerId, message: WorkerInput) -> Dispatch:
         """Return the Dispatch of an input to a Worker."""
         return Dispatch(worker_id, f"{self._prefix}-{next(self._numbers)}", message)
+
+
+class PendingDispatches:
+    """Counts the dispatches of each Worker that are neither committed nor withdrawn."""
+
+    def __init__(self) -> None:
+        self._counts: dict[WorkerId, int] = {}
+        self._settled: dict[WorkerId, asyncio.Event] = {}
+
+    def add(self, worker_id: WorkerId) -> None:
+        """Count one more."""
+        self._counts[worker_id] = self._counts.get(worker_id, 0) + 1
+
+    def remove(self, worker_id: WorkerId) -> None:
+        """Count one less: it is committed or withdrawn."""
+        left = self._counts[worker_id] - 1
+        if left:
+            self._counts[worker_id] = left
+        else:
+            del self._counts[worker_id]
+            if settled := self._settled.pop(worker_id, None):
+                settled.set()
+
+    async def settled(self, worker_id: WorkerId) -> None:
+        """Wait until the Worker has no pending dispatch."""
+        if worker_id in self._counts:
+            await self._settled.setdefault(worker_id, asyncio.Event()).wait()
 
 
 class QueueDispatcher:

@@ -1,8 +1,8 @@
-"""Dispatches that are neither committed nor withdrawn."""
+"""Dispatches that a queued input waits for: those neither committed nor withdrawn."""
 
 import asyncio
 
-from runtimed.core.services.pending_dispatches import PendingDispatches
+from runtimed.core.services.queue_dispatcher import PendingDispatches
 from runtimed.model.identity import worker_id
 
 FIRST, SECOND = worker_id(1), worker_id(2)
