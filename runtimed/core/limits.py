@@ -1,7 +1,7 @@
 """The limits of a Runtime."""
 
 from runtimed.core.paging import PageSize
-from runtimed.core.state.open_text import MAX_OPEN_TEXT
+from runtimed.core.state.activity import MAX_OPEN_TEXT
 from runtimed.model.runtime import RuntimeLimits
 from runtimed.model.value import value
 

@@ -10,9 +10,9 @@ from typing import Protocol
 import attrs
 
 from runtimed.core.paging import PageSize
+from runtimed.core.state.activity import MAX_OPEN_TEXT
 from runtimed.core.state.backend_answer import BackendAnswer
 from runtimed.core.state.change import Change, EncodedEvent, Entry, StateAt, StoredState, TrimRange
-from runtimed.core.state.open_text import MAX_OPEN_TEXT
 from runtimed.model.event import Payload
 from runtimed.model.execution import LossReason
 from runtimed.model.identity import RuntimeId, WorkerId

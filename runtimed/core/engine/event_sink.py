@@ -14,10 +14,22 @@ from runtimed.core.ports import Clock, EventRefused
 from runtimed.core.state import decisions
 from runtimed.core.state.backend_answer import BackendAnswer
 from runtimed.core.state.change_builder import ChangeBuilder
-from runtimed.core.state.open_text import OpenText
 from runtimed.core.state.runtime_items import RESERVED_KINDS
 from runtimed.errors import RuntimedError, StoreFull
-from runtimed.model.event import Payload, Shutdown, Snapshot, SystemItem, UserMessage
+from runtimed.model.event import (
+    Payload,
+    Shutdown,
+    Snapshot,
+    SystemItem,
+    TextDelta,
+    TextDone,
+    ThinkingDelta,
+    ThinkingDone,
+    ToolCallArgsDelta,
+    ToolCallDone,
+    ToolResult,
+    UserMessage,
+)
 from runtimed.model.execution import LossReason
 from runtimed.model.permission import Permission, PermissionOutcome, PermissionResolution, Question, Ruling
 
@@ -27,6 +39,34 @@ RESERVED = (UserMessage, Snapshot, Shutdown)
 CANCELLED = Ruling("cancelled")
 MAX_TIMEOUT_S = 366 * 24 * 3600
 """The longest time that a permission request waits: a year."""
+
+Growing = TextDelta | ThinkingDelta | ToolCallArgsDelta
+Ending = TextDone | ThinkingDone | ToolCallDone | ToolResult
+
+
+class OpenOutput:
+    """Counts the characters of texts, thoughts and tool calls in flight."""
+
+    __slots__ = ("_by_block", "characters")
+
+    def __init__(self) -> None:
+        self.characters = 0
+        self._by_block: dict[str, int] = {}
+
+    def take(self, payload: Payload) -> None:
+        """Count one more event."""
+        if isinstance(payload, Growing):
+            self._grow(_block(payload), payload.json if isinstance(payload, ToolCallArgsDelta) else payload.text)
+        elif isinstance(payload, Ending):
+            self.characters -= self._by_block.pop(_block(payload), 0)
+        elif isinstance(payload, decisions.END_OF_RUN):
+            self.characters = 0
+            self._by_block.clear()
+
+    def _grow(self, block: str, text: str) -> None:
+        if text:
+            self.characters += len(text)
+            self._by_block[block] = self._by_block.get(block, 0) + len(text)
 
 
 class WorkerEventSink:
@@ -46,7 +86,7 @@ class WorkerEventSink:
         self._on_loss = on_loss
         self._limits = limits
         self._clock = clock
-        self._open = OpenText()
+        self._open = OpenOutput()
         self._closed = False
         self.lost: LossReason | None = None
 
@@ -137,3 +177,9 @@ class WorkerEventSink:
 def _resolve(request_id: str, outcome: PermissionOutcome) -> Callable[[ChangeBuilder], bool]:
     resolution = PermissionResolution(request_id, outcome, "runtime")
     return partial(decisions.resolve_permission, resolution=resolution)
+
+
+def _block(payload: Growing | Ending) -> str:
+    if isinstance(payload, ToolCallArgsDelta | ToolCallDone | ToolResult):
+        return f"tool call {payload.id}"
+    return "text" if isinstance(payload, TextDelta | TextDone) else "thought"

@@ -43,6 +43,9 @@ from runtimed.model.value import value
 
 MAX_BLOCKS = 256
 
+MAX_OPEN_TEXT = 8 * 2**20
+"""The most characters of text, thought and arguments in flight, unless a limit is set."""
+
 
 @attrs.frozen(eq=False, repr=False)
 class Pieces:
