@@ -184,7 +184,16 @@ def test_a_file_that_was_named_must_be_there(tmp_path: Path) -> None:
         ),
         (
             PROFILE + 'mcp_servers = [{ name = "a", command = ["x"], env = { "A=B" = "1" } }]\n',
-            "mcp_servers[0].env: expected names of variables, got 'A=B'",
+            "mcp_servers[0].env: expected names of variables, without = and NUL",
+        ),
+        (
+            PROFILE + 'mcp_servers = [{ name = "a", url = "http://x", headers = { "A b" = "1" } }]\n',
+            "mcp_servers[0].headers: expected names of HTTP headers",
+        ),
+        (PROFILE + "mcp_from_clients = 1\n", 'coder".mcp_from_clients: expected a boolean'),
+        (
+            '[profiles.x]\nbackend = "shell"\nmcp_from_clients = true\n',
+            'profiles."x".mcp_from_clients: expected false for a backend other than acp',
         ),
         (PROFILE + "warm = 65\n", 'coder".warm: expected 0 to 64'),
         (PROFILE + "warm = -1\n", 'coder".warm: expected a whole number'),

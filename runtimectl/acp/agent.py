@@ -13,6 +13,7 @@ from runtimectl.errors import ApiError, ClientError
 
 if TYPE_CHECKING:
     from runtimectl.acp.session import Session
+    from runtimectl.acp.workers import NewWorker
     from runtimectl.library.worker import Worker
 
 PROTOCOL_VERSION = 1
@@ -36,14 +37,11 @@ INITIALIZED = {
 class Workers(Protocol):
     """Makes and finds the Workers of sessions."""
 
-    def create(self, cwd: str, directories: tuple[str, ...]) -> "Worker":
-        """Create a Worker that works in a folder. Raises Failed or ClientError if it is refused."""
+    def create(self, cwd: str, directories: tuple[str, ...], mcp_servers: list[Any]) -> "NewWorker":
+        """Create a Worker that works in a folder. Raises RpcError or ClientError if it is refused."""
 
     def find(self, worker_id: str) -> "Worker":
         """Return the Worker with this id. Sends no request."""
-
-    def remarks(self, mcp_servers: list[Any]) -> str | None:
-        """Return what the editor's user should know of a new session, if anything."""
 
 
 class Agent:
@@ -100,11 +98,10 @@ class Agent:
         _answer(request, lambda: self._create(request, cwd, directories, servers))
 
     def _create(self, request: Request, cwd: str, directories: tuple[str, ...], servers: list[Any]) -> None:
-        worker = self._workers.create(cwd, directories)
+        worker, remark = self._workers.create(cwd, directories, servers)
         self._created.append(worker)
         session = self._add(worker)
         request.succeed({"sessionId": worker.id})
-        remark = self._workers.remarks(servers)
         if remark is not None:
             session.say(remark)
         session.follow("wo_0000000000000000")

@@ -1,13 +1,15 @@
 """The Workers behind the sessions of an editor."""
 
 from collections.abc import Iterable
-from typing import Any
+from typing import Any, NamedTuple
 
 import attrs
 
 from runtimectl.acp.errors import Failed
+from runtimectl.acp.mcp_servers import read_mcp_servers
 from runtimectl.library.client import Client
 from runtimectl.library.worker import Worker
+from runtimed.model.mcp_server import McpServer
 from runtimed.model.profile import ProfileSummary
 from runtimed.model.worker import CapabilityRequest, CreateWorkerRequest, NamedReference
 
@@ -15,6 +17,13 @@ CWD = "cwd"
 """The workspace in which a Worker works."""
 
 ANOTHER_FOLDER = "or name a workspace of the daemon with: runtimectl acp --workspace cwd=REF"
+
+
+class NewWorker(NamedTuple):
+    """A Worker that was created, and what the editor's user should know of it, if anything."""
+
+    worker: Worker
+    remark: str | None
 
 
 class ClientWorkers:
@@ -29,32 +38,36 @@ class ClientWorkers:
         self._client = client
         self._request = request
 
-    def create(self, cwd: str, directories: tuple[str, ...]) -> Worker:
+    def create(self, cwd: str, directories: tuple[str, ...], mcp_servers: list[Any]) -> NewWorker:
         """Create a Worker that works in the editor's folder, unless the options name another one.
 
+        Args:
+            cwd: The folder.
+            directories: Further folders.
+            mcp_servers: The MCP servers of the editor, which are handed on if the profile takes them.
+
         Raises:
+            InvalidParams: An MCP server is invalid.
             Failed: Its backend refused it. It is deleted again.
             ClientError: The daemon refused it.
         """
-        request = with_capabilities(self._request, self._client.profiles())
+        servers = read_mcp_servers(mcp_servers)
+        profile = selected_profile(self._request, self._client.profiles())
+        takes_servers = profile is not None and profile.mcp_from_clients
+        request = with_capabilities(self._request, profile)
+        if takes_servers:
+            request = attrs.evolve(request, mcp_servers=servers)
         worker = self._client.create_worker(request, workspaces=self._workspaces(cwd, directories))
         result = worker.detail().execution.last_result
         if result is not None and result.outcome != "accepted":
             worker.stop()
             worker.delete()
             raise Failed(_refusal(result.message or result.outcome))
-        return worker
+        return NewWorker(worker, None if takes_servers else _remark(servers))
 
     def find(self, worker_id: str) -> Worker:
         """Return the Worker with this id. Sends no request."""
         return self._client.worker(worker_id)
-
-    def remarks(self, mcp_servers: list[Any]) -> str | None:
-        """Return that the editor's MCP servers are not handed on, if it has any."""
-        if not mcp_servers:
-            return None
-        names = ", ".join(str(server.get("name")) for server in mcp_servers if isinstance(server, dict))
-        return f"MCP servers of the editor are not handed on to this agent: {names}"
 
     def _workspaces(self, cwd: str, directories: tuple[str, ...]) -> tuple[NamedReference, ...]:
         named = self._request.workspace_refs
@@ -64,14 +77,23 @@ class ClientWorkers:
         return (NamedReference(CWD, f"dir:{cwd}"), *named, *further)
 
 
-def with_capabilities(request: CreateWorkerRequest, profiles: Iterable[ProfileSummary]) -> CreateWorkerRequest:
-    """Return a request with the capabilities that its profile needs."""
+def selected_profile(request: CreateWorkerRequest, profiles: Iterable[ProfileSummary]) -> ProfileSummary | None:
+    """Return the profile that a request selects, or None if the daemon does not have it."""
     selector = getattr(request.profile, "value", None)
-    selected = (one for one in profiles if (one.selector == selector if selector else one.default))
-    needed = next((one.capabilities for one in selected), ())
+    return next((one for one in profiles if (one.selector == selector if selector else one.default)), None)
+
+
+def with_capabilities(request: CreateWorkerRequest, profile: ProfileSummary | None) -> CreateWorkerRequest:
+    """Return a request with the capabilities that its profile needs."""
+    needed = () if profile is None else profile.capabilities
     requested = {capability.name for capability in request.requested_capabilities}
     missing = tuple(CapabilityRequest(name) for name in needed if name not in requested)
     return attrs.evolve(request, requested_capabilities=(*request.requested_capabilities, *missing))
+
+
+def _remark(servers: Iterable[McpServer]) -> str | None:
+    names = ", ".join(server.name for server in servers)
+    return f"MCP servers of the editor are not handed on to this agent: {names}" if names else None
 
 
 def _refusal(message: str) -> str:

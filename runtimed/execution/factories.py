@@ -42,6 +42,7 @@ class BackendFactory:
         settings: The class of its profiles: Profile, or a subclass with fields of its own.
         needs_command: Its profiles name the program to run in `command`.
         takes_session_config: Its Workers accept a `session_config`.
+        takes_mcp_servers: Its Workers use MCP servers.
         programs: Its Workers need one of these programs in the PATH of the daemon, if it names any.
         library: The module without which its Workers cannot start, if an extra named like the backend installs it.
         workspaces: What becomes of the workspaces of its Workers: they are prepared and used, the Worker is rejected
@@ -55,6 +56,7 @@ class BackendFactory:
     settings: type[Profile] = Profile
     needs_command: bool = False
     takes_session_config: bool = False
+    takes_mcp_servers: bool = False
     programs: tuple[str, ...] = ()
     library: str = ""
     workspaces: Literal["used", "rejected", "ignored"] = "rejected"

@@ -7,34 +7,13 @@ import attrs
 
 from runtimed.execution.processes.limits import TreeLimits
 from runtimed.model.execution import RestartPolicy
+from runtimed.model.mcp_server import McpServer
 
 Permissions = Literal["ask", "allow", "deny"]
 Offer = Literal["read", "write", "shell"]
-McpTransport = Literal["http", "sse"]
 
 ECHO = "builtin:echo"
 SHELL = "builtin:shell"
-
-
-@attrs.frozen
-class McpServer:
-    """An MCP server that agents are told to use: a program that they start, or a URL.
-
-    Attributes:
-        name: What it is called.
-        command: The argv of the program; none for a server with a URL.
-        env: Variables that the program gets besides those of the agent.
-        url: Where the server is reached.
-        type: The transport of the URL.
-        headers: HTTP headers that the agent sends to the URL.
-    """
-
-    name: str
-    command: tuple[str, ...] = ()
-    env: Mapping[str, str] = attrs.field(factory=dict)
-    url: str = ""
-    type: McpTransport = "http"
-    headers: Mapping[str, str] = attrs.field(factory=dict)
 
 
 @attrs.frozen
@@ -57,8 +36,8 @@ class Profile:
 
     For agents: `auth_method` is the id of the way to authenticate that the agent is told to take where it asks for
     one. `offers` is what of files and terminals is offered to the agent; without it the capabilities are.
-    `session_config` is set in each session. `mcp_servers` are handed on in each session. `warm` is how many agents
-    are started before their Workers are known.
+    `session_config` is set in each session. `mcp_servers` are handed on in each session, and with `mcp_from_clients`
+    those that a request names too. `warm` is how many agents are started before their Workers are known.
     """
 
     backend: str
@@ -78,6 +57,7 @@ class Profile:
     offers: tuple[Offer, ...] | None = None
     session_config: Mapping[str, str] = attrs.field(factory=dict)
     mcp_servers: tuple[McpServer, ...] = ()
+    mcp_from_clients: bool = False
     warm: int = 0
     max_memory_bytes: int = 4 << 30
     max_processes: int = 1024

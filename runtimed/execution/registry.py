@@ -252,6 +252,9 @@ class ProfileRegistry:
             return BackendAnswer("rejected", f"profile {name}: no backend {profile.backend!r} is installed")
         if request.session_config and not self._factory(name).takes_session_config:
             return BackendAnswer("rejected", f"session_config: profile {name} runs no agent of the backend acp")
+        if request.mcp_servers and not (profile.mcp_from_clients and self._factory(name).takes_mcp_servers):
+            problem = f"profile {name} takes none from clients: set mcp_from_clients = true in it, or leave them out"
+            return BackendAnswer("rejected", f"mcp_servers: {problem}")
         if request.workspace_refs and self._factory(name).workspaces == "rejected":
             return BackendAnswer("rejected", f"workspace_refs: profile {name} runs nothing that has workspaces")
         if missing := _missing(profile, request):

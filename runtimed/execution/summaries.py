@@ -35,6 +35,7 @@ def summarize(
         description=profile.description or None,
         problem=problem,
         default=is_default,
+        mcp_from_clients=profile.mcp_from_clients,
     )
 
 

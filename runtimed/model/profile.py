@@ -51,6 +51,7 @@ class ProfileSummary:
         problem: Why it is not available.
         default: Whether it is the one of a request that selects the default profile.
         warm: Its agents that are started ahead, if it keeps any.
+        mcp_from_clients: Whether a request may name MCP servers.
     """
 
     selector: str
@@ -62,3 +63,4 @@ class ProfileSummary:
     problem: str | None = None
     default: bool = False
     warm: WarmAgents | None = None
+    mcp_from_clients: bool = False

@@ -5,6 +5,7 @@ import attrs
 from runtimed.model.execution import Execution, WorkerStatus
 from runtimed.model.identity import Cursor, RuntimeId, WorkerId, WorkerRef
 from runtimed.model.interaction import WorkerInput
+from runtimed.model.mcp_server import McpServer
 from runtimed.model.value import value
 
 
@@ -101,6 +102,7 @@ class CreateWorkerRequest:
 
     Attributes:
         session_config: Session options for an agent. Each key overrides the same key of the profile.
+        mcp_servers: MCP servers for an agent, besides those of the profile. No answer shows them.
         initial_input: The first input. It is given once the Worker is spawned, and is not kept with the request.
     """
 
@@ -113,6 +115,7 @@ class CreateWorkerRequest:
     name: str | None = None
     labels: dict[str, str] = attrs.field(factory=dict)
     session_config: dict[str, str] = attrs.field(factory=dict)
+    mcp_servers: tuple[McpServer, ...] = ()
     initial_input: WorkerInput | None = None
 
 

@@ -6,7 +6,8 @@ from typing import Any
 
 from cattrs import Converter
 
-from runtimed.errors import ConfigurationError
+from runtimed.core.state.mcp_server_rules import check_servers
+from runtimed.errors import ConfigurationError, InvalidRequest
 from runtimed.execution.factories import installed_backends
 from runtimed.execution.profile import Profile
 from runtimed.settings.values import MAX_NUMBER, MAX_SECONDS, TOKEN_VARIABLE
@@ -72,21 +73,12 @@ def _check_profile(place: str, profile: Profile) -> None:
 
 
 def _check_mcp_servers(place: str, profile: Profile) -> None:
-    names = [server.name for server in profile.mcp_servers]
-    for index, server in enumerate(profile.mcp_servers):
-        here = f"{place}.mcp_servers[{index}]"
-        if not server.name.strip() or server.name in names[:index]:
-            raise ConfigurationError(f"{here}.name: expected a name that no other server has, got {server.name!r}")
-        if bool(server.command and server.command[0]) == bool(server.url):
-            raise ConfigurationError(f"{here}: expected either a command, an argv with the program first, or a url")
-        if server.url and not server.url.startswith(("http://", "https://")):
-            raise ConfigurationError(f"{here}.url: expected one of http:// or https://")
-        if server.url and server.env:
-            raise ConfigurationError(f"{here}.env: expected only with a command; a url takes headers")
-        if server.command and server.headers:
-            raise ConfigurationError(f"{here}.headers: expected only with a url; a command takes env")
-        _check_argv(here, server.command)
-        _check_env(here, server.env)
+    try:
+        check_servers(profile.mcp_servers, f"{place}.mcp_servers")
+    except InvalidRequest as error:
+        raise ConfigurationError(error.message) from None
+    if profile.mcp_from_clients and not installed_backends()[profile.backend].takes_mcp_servers:
+        raise ConfigurationError(f"{place}.mcp_from_clients: expected false for a backend other than acp")
 
 
 def _check_executable(place: str, profile: Profile) -> None:

@@ -2,7 +2,7 @@
 
 import pytest
 
-from runtimed.core.state import session_info
+from runtimed.core.state import mcp_server_rules, session_info
 from runtimed.execution.acp import (
     client,
     elicitation,
@@ -40,6 +40,10 @@ BOUNDS = {
     "the commands of a Worker": (
         f"{session_info.MAX_COMMANDS}; the name of one has at most {session_info.MAX_COMMAND_NAME} characters, its "
         f"description and hint {session_info.MAX_DESCRIPTION}"
+    ),
+    "the MCP servers of a request": (
+        f"{mcp_server_rules.MAX_MCP_SERVERS}, whose texts have at most "
+        f"{mcp_server_rules.MAX_MCP_SERVERS_BYTES >> 10} KiB together"
     ),
     "open tool calls": f"{tool_calls.MAX_OPEN_CALLS};",
     "messages that wait for the store": f"{inbox.MAX_WAITING}, or {inbox.MAX_WAITING_BYTES >> 20} MiB;",

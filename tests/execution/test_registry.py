@@ -13,6 +13,7 @@ from runtimed.execution.echo import EchoBackend
 from runtimed.model.event import InvokeStart, Payload, RunEnd, TextDelta, TextDone
 from runtimed.model.identity import worker_id
 from runtimed.model.interaction import WorkerInput
+from runtimed.model.mcp_server import McpServer
 from runtimed.model.worker import (
     BuiltinProfile,
     CapabilityRequest,
@@ -174,6 +175,19 @@ async def test_a_session_is_configured_only_where_there_is_an_agent(host: Host, 
     assert answer == BackendAnswer(
         "rejected", "session_config: profile builtin:echo runs no agent of the backend acp"
     )
+
+
+@pytest.mark.parametrize("selector", ["builtin:echo", "builtin:agent"])
+async def test_servers_of_a_request_are_refused_unless_the_profile_takes_them(
+    host: Host, recorder: RecordingSink, selector: str
+) -> None:
+    registry = host.registry({"builtin:agent": Profile("acp", command=("true",))})
+    request = CreateWorkerRequest(profile=BuiltinProfile(selector), mcp_servers=(McpServer("a", ("x",)),))
+
+    answer = await registry.spawn(Spawn(FIRST, request), recorder)
+
+    assert answer.outcome == "rejected"
+    assert str(answer.message).startswith(f"mcp_servers: profile {selector} takes none from clients: ")
 
 
 async def test_a_worker_that_was_ended_before_its_adapter_knew_of_it_can_be_ended(

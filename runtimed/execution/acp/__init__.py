@@ -9,6 +9,7 @@ FACTORY = BackendFactory(
     AcpBackend,
     needs_command=True,
     takes_session_config=True,
+    takes_mcp_servers=True,
     library="acp",
     can_warm=True,
     keeps_sessions=True,

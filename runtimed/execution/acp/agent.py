@@ -16,6 +16,7 @@ from pydantic import ValidationError
 from runtimed.execution.acp.abilities import PROTOCOL_VERSION, Abilities, abilities_of, greeting
 from runtimed.execution.acp.client import Client, Served
 from runtimed.execution.acp.inbox import Inbox
+from runtimed.execution.acp.mcp_servers import hide_values
 from runtimed.execution.acp.transport import MAX_MESSAGE_BYTES, Transport, encoded
 from runtimed.execution.processes.executable import located
 from runtimed.execution.processes.line_process import Command, LineProcess
@@ -86,6 +87,7 @@ class Agent:
         self._start_deadline = asyncio.get_running_loop().time() + profile.start_timeout_s
         self.abilities = Abilities()
         self.session: Mapping[str, Any] = {}
+        self._mcp_servers: tuple[Mapping[str, Any], ...] = ()
 
     @classmethod
     async def start(
@@ -253,10 +255,15 @@ class Agent:
                 await self._connection.send_request("session/close", {"sessionId": session_id})
 
     def _explained(self, reason: LossReason, stderr_tail: str = "") -> str:
-        return explain_exit(reason, self._program.status or 0, self._profile, stderr_tail, "agent")
+        shown = self._without_secrets(stderr_tail)
+        return explain_exit(reason, self._program.status or 0, self._profile, shown, "agent")
+
+    def _without_secrets(self, text: str) -> str:
+        return hide_values(text, self._mcp_servers)
 
     def _params(self, place: Place) -> dict[str, Any]:
         cwd, *others = map(str, place.folders)
+        self._mcp_servers = place.mcp_servers
         result: dict[str, Any] = {"cwd": cwd, "mcpServers": list(place.mcp_servers)}
         if others and self.abilities.directories:
             result["additionalDirectories"] = others
@@ -268,7 +275,7 @@ class Agent:
             async with asyncio.timeout_at(None if patient else self._start_deadline):
                 answer = await self._connection.send_request(method, params)
         except RequestError as error:
-            raise AgentRefused(error.code, _error_text(error)) from None
+            raise AgentRefused(error.code, self._without_secrets(_error_text(error))[:MAX_TOLD]) from None
         except TimeoutError:
             limit_s = self._profile.start_timeout_s
             late = f"the agent did not answer {method} in time: its start took {limit_s:g} seconds (start_timeout_s)"
@@ -289,4 +296,4 @@ def _error_text(error: RequestError) -> str:
         except orjson.JSONEncodeError:  # nested too deeply
             data = None
     words = f"{error}: {data}" if data and data not in str(error) else str(error)
-    return words[:MAX_TOLD] or "no reason was given"
+    return words or "no reason was given"

@@ -16,7 +16,7 @@ from runtimed.execution.acp.agent import AUTH_REQUIRED, Agent, AgentFailed, Agen
 from runtimed.execution.acp.client import Served
 from runtimed.execution.acp.files import Roots
 from runtimed.execution.acp.inbox import Inbox
-from runtimed.execution.acp.mcp_servers import described
+from runtimed.execution.acp.mcp_servers import described, merged
 from runtimed.execution.acp.replay import Replay
 from runtimed.execution.acp.saved_session import SavedSession, digest_of, load, save
 from runtimed.execution.acp.session_config import configure
@@ -193,9 +193,10 @@ class Handshake:
         return Opened(agent, await self._save(SavedSession(session_id, deleter=deleter)), remark)
 
     async def _session_place(self, agent: Agent) -> Place:
-        """Return where a session works. Raises SpawnRejected if the agent can't use an MCP server of the profile."""
+        """Return where a session works. Raises SpawnRejected if the agent can't use an MCP server."""
         env, transports = environment(self._profile.env, self._profile.env_pass), agent.abilities.transports
-        servers = await asyncio.to_thread(described, self._profile.mcp_servers, transports, env, self.home)
+        wanted = merged(self._profile.mcp_servers, self._spawn.request.mcp_servers)
+        servers = await asyncio.to_thread(described, wanted, transports, env, self.home)
         return Place(self._folders, tuple(servers))
 
     async def _save(self, saved: SavedSession) -> SavedSession:

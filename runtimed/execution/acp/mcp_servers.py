@@ -1,18 +1,43 @@
-"""The MCP servers of a profile, as an agent is told about them. Everything here blocks."""
+"""The MCP servers of a Worker, as its agent is told about them."""
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Collection, Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
 from runtimed.execution.processes.executable import located
-from runtimed.execution.profile import McpServer
 from runtimed.execution.session.driver import SpawnRejected
+from runtimed.model.mcp_server import McpServer
+
+MIN_SECRET_CHARS = 4
+"""The fewest characters of a value that is hidden; shorter ones are in every other text."""
+
+HIDDEN = "[hidden]"
+
+
+def merged(own: Collection[McpServer], requested: Iterable[McpServer]) -> tuple[McpServer, ...]:
+    """Return the MCP servers of a profile, then those of a request whose names the profile does not have."""
+    names = {server.name for server in own}
+    return (*own, *(server for server in requested if server.name not in names))
+
+
+def hide_values(text: str, servers: Iterable[Mapping[str, Any]]) -> str:
+    """Return a text without the values of variables and headers.
+
+    Args:
+        text: What an agent has said.
+        servers: MCP servers as the protocol has them.
+    """
+    pairs = (pair for server in servers for pair in (*server.get("env", ()), *server.get("headers", ())))
+    for value in sorted({pair["value"] for pair in pairs}, key=len, reverse=True):
+        if len(value) >= MIN_SECRET_CHARS:
+            text = text.replace(value, HIDDEN)
+    return text
 
 
 def described(
     servers: Iterable[McpServer], transports: frozenset[str], env: Mapping[str, str], cwd: Path
 ) -> list[dict[str, Any]]:
-    """Return MCP servers as the protocol has them.
+    """Return MCP servers as the protocol has them. Blocks: it looks for the programs.
 
     Args:
         servers: The servers.

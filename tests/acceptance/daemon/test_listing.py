@@ -191,12 +191,31 @@ def test_without_name_and_labels_they_are_left_out(daemon: Daemon, request_: Any
         ({"session_config": {"mode": "v" * 257}}, "session_config.mode"),
         ({"session_config": {"mode": "a\nb"}}, "session_config.mode"),
         ({"session_config": {f"k{number}": "v" for number in range(33)}}, "session_config"),
+        ({"mcp_servers": [{"name": "a"}]}, "mcp_servers[0]"),
+        ({"mcp_servers": [{"name": " ", "command": ["x"]}]}, "mcp_servers[0].name"),
+        ({"mcp_servers": [{"name": "a", "command": ["x"]}] * 2}, "mcp_servers[1].name"),
+        ({"mcp_servers": [{"name": "a", "command": [""]}]}, "mcp_servers[0]"),
+        ({"mcp_servers": [{"name": "a", "command": ["x"], "url": "http://x"}]}, "mcp_servers[0]"),
+        ({"mcp_servers": [{"name": "a", "command": ["x", "a\0b"]}]}, "mcp_servers[0].command[1]"),
+        ({"mcp_servers": [{"name": "a", "command": ["x"], "env": {"A=s3cret": ""}}]}, "mcp_servers[0].env"),
+        ({"mcp_servers": [{"name": "a", "command": ["x"], "env": {"A": "s3cret\0"}}]}, "mcp_servers[0].env.A"),
+        ({"mcp_servers": [{"name": "a", "command": ["x"], "headers": {"A": "s3cret"}}]}, "mcp_servers[0].headers"),
+        ({"mcp_servers": [{"name": "a", "url": "ftp://s3cret"}]}, "mcp_servers[0].url"),
+        ({"mcp_servers": [{"name": "a", "url": "http://x", "env": {"A": "s3cret"}}]}, "mcp_servers[0].env"),
+        ({"mcp_servers": [{"name": "a", "url": "http://x", "headers": {"": "s3cret"}}]}, "mcp_servers[0].headers"),
+        (
+            {"mcp_servers": [{"name": "a", "url": "http://x", "headers": {"A": "s3\n"}}]},
+            "mcp_servers[0].headers.A",
+        ),
+        ({"mcp_servers": [{"name": f"n{number}", "command": ["x"]} for number in range(33)]}, "mcp_servers"),
+        ({"mcp_servers": [{"name": "a", "command": ["x", "é" * 2**15]}]}, "mcp_servers"),
     ],
 )
-def test_a_name_or_label_out_of_bounds_is_an_invalid_request(daemon: Daemon, request_: Any, named: str) -> None:
+def test_a_field_out_of_bounds_is_an_invalid_request(daemon: Daemon, request_: Any, named: str) -> None:
     with daemon.unchanged():
         message = daemon.curl("POST", "/v1/workers", request_).refused(400, "invalid_request")
     assert message.startswith(f"{named}: ")
+    assert "s3cret" not in message
 
 
 @pytest.mark.parametrize(
@@ -206,6 +225,12 @@ def test_a_name_or_label_out_of_bounds_is_an_invalid_request(daemon: Daemon, req
         ('{"name": ["a"]}', "name"),
         ('{"labels": []}', "labels"),
         ('{"session_config": {"a": true}}', "session_config.a"),
+        ('{"mcp_servers": {}}', "mcp_servers"),
+        ('{"mcp_servers": [{"command": ["x"]}]}', "mcp_servers[0].name"),
+        ('{"mcp_servers": [{"name": "a", "command": "x"}]}', "mcp_servers[0].command"),
+        ('{"mcp_servers": [{"name": "a", "url": "http://x", "type": "ws"}]}', "mcp_servers[0].type"),
+        ('{"mcp_servers": [{"name": "a", "command": ["x"], "env": {"A": 1}}]}', "mcp_servers[0].env.A"),
+        ('{"mcp_servers": [{"name": "a", "command": ["x"], "args": []}]}', "mcp_servers[0].args"),
         ('{"labels": "a=b"}', "labels"),
         ('{"labels": {"a": 1}}', "labels.a"),
         ('{"labels": {"a": null}}', "labels.a"),
@@ -213,7 +238,7 @@ def test_a_name_or_label_out_of_bounds_is_an_invalid_request(daemon: Daemon, req
         ('{"labels": {"a": "1", "a": "2"}}', "labels.a"),
     ],
 )
-def test_a_name_or_label_of_another_type_is_invalid_json(daemon: Daemon, body: str, named: str) -> None:
+def test_a_field_of_another_type_is_invalid_json(daemon: Daemon, body: str, named: str) -> None:
     with daemon.unchanged():
         message = daemon.curl("POST", "/v1/workers", body).refused(400, "invalid_json")
     assert message.startswith(f"{named}: ")

@@ -21,6 +21,7 @@ from runtimed.model.event import Alert, Payload, RunEnd, SystemItem, TextDelta, 
 from runtimed.model.execution import LossReason
 from runtimed.model.identity import WorkerId, worker_id
 from runtimed.model.interaction import InputKind, WorkerInput
+from runtimed.model.mcp_server import McpServer
 from runtimed.model.permission import Question, Ruling
 from runtimed.model.worker import AssistantIntent, CreateWorkerRequest, Intent
 
@@ -167,8 +168,11 @@ class Harness:
         history: tuple[Entry, ...] | None = None,
         folders: tuple[Path, ...] = (),
         session_config: dict[str, str] | None = None,
+        mcp_servers: tuple[McpServer, ...] = (),
     ) -> BackendAnswer:
-        request = CreateWorkerRequest(intent=intent or AssistantIntent(), session_config=session_config or {})
+        request = CreateWorkerRequest(
+            intent=intent or AssistantIntent(), session_config=session_config or {}, mcp_servers=mcp_servers
+        )
         others = {f"RUNTIMED_WORKSPACE_{number}": str(folder) for number, folder in enumerate(folders[1:])}
         working = WorkingFolders(str(folders[0]), others) if folders else WorkingFolders()
         return await self.backend.spawn(Spawn(self.worker_id, request, history, folders=working), self.sink)

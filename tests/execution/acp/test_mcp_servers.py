@@ -1,11 +1,11 @@
-"""The MCP servers of a profile, as agents are told about them."""
+"""The MCP servers of a profile and of a request, as agents are told about them."""
 
 import sys
 from typing import Any
 
 import pytest
 
-from runtimed.execution.profile import McpServer
+from runtimed.model.mcp_server import McpServer
 from tests.execution.acp.conftest import NewHarness
 from tests.execution.acp.test_backend import ACCEPTED
 
@@ -76,3 +76,39 @@ async def test_a_spawn_is_rejected_by_the_name_of_a_server_that_cannot_be_used(
 
     assert answer.outcome == "rejected"
     assert problem in str(answer.message)
+
+
+async def test_servers_of_a_request_follow_those_of_the_profile_which_keep_their_names(
+    new_harness: NewHarness,
+) -> None:
+    harness = new_harness(mcp_servers=(ISSUES,))
+    mine = McpServer("mine", command=("sh", "-c", "exit"), env={"MINE": "1"})
+
+    assert await harness.spawn(mcp_servers=(McpServer("issues", command=("sh",)), mine)) == ACCEPTED
+
+    ((issues, own),) = (told["mcpServers"] for told in harness.heard("session/new"))
+    assert (issues["name"], issues["command"]) == ("issues", sys.executable)
+    assert (own["name"], own["args"], own["env"]) == ("mine", ["-c", "exit"], [{"name": "MINE", "value": "1"}])
+
+
+@pytest.mark.parametrize(
+    "step",
+    [
+        ["error", -32602, "Invalid params", {"env": "s3cret-value", "headers": ["Bearer s3cret"]}],
+        ["leave", 1, "cannot connect with s3cret-value and Bearer s3cret"],
+    ],
+)
+async def test_an_agent_that_repeats_the_values_of_servers_in_its_refusal_does_not_show_them(
+    new_harness: NewHarness, step: list[Any], caplog: pytest.LogCaptureFixture
+) -> None:
+    harness = new_harness({"capabilities": BOTH, "session/new": [step]}, warm=1)
+    servers = (
+        McpServer("a", command=("sh",), env={"KEY": "s3cret-value"}),
+        McpServer("b", url="http://127.0.0.1:1/", headers={"Authorization": "Bearer s3cret"}),
+    )
+
+    answer = await harness.spawn(mcp_servers=servers)
+
+    assert answer.outcome == "errored"
+    assert "[hidden]" in str(answer.message)
+    assert "s3cret" not in f"{answer}{caplog.text}{servers}"

@@ -153,12 +153,10 @@ def start_editor(env: dict[str, str], project: Path) -> Iterator[Callable[..., E
 
 
 @pytest.fixture
-def serve_agent(
-    start_daemon: Callable[..., Daemon], agent_config: Callable[[dict[str, Any]], Path]
-) -> Callable[..., Daemon]:
-    """Starts a daemon whose profile `builtin:agent` does what a script says."""
+def serve_agent(start_daemon: Callable[..., Daemon], agent_config: Callable[..., Path]) -> Callable[..., Daemon]:
+    """Starts a daemon whose profile `builtin:agent` does what a script says; it has these further lines."""
 
-    def serve(script: dict[str, Any], *options: str) -> Daemon:
-        return start_daemon("--config", str(agent_config(script)), *options)
+    def serve(script: dict[str, Any], *options: str, profile: str = "") -> Daemon:
+        return start_daemon("--config", str(agent_config(script, profile)), *options)
 
     return serve

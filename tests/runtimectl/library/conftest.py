@@ -16,15 +16,18 @@ Script = dict[str, Any]
 
 
 @pytest.fixture
-def agent_config(tmp_path: Path) -> Callable[[Script], Path]:
-    """Writes a configuration with the profile `builtin:agent`, whose agent does what the script says."""
+def agent_config(tmp_path: Path) -> Callable[..., Path]:
+    """Writes a configuration with the profile `builtin:agent`, whose agent does what the script says.
 
-    def write(script: Script) -> Path:
+    Further lines of the profile may follow the script.
+    """
+
+    def write(script: Script, further: str = "") -> Path:
         (tmp_path / "script.json").write_text(json.dumps(script))
         command = json.dumps([sys.executable, str(AGENT), str(tmp_path / "script.json")])
         config = tmp_path / "agent.toml"
         roots = f"workspace_roots = [{json.dumps(str(tmp_path))}]\n"
-        config.write_text(f'{roots}[profiles."builtin:agent"]\nbackend = "acp"\ncommand = {command}\n')
+        config.write_text(f'{roots}[profiles."builtin:agent"]\nbackend = "acp"\ncommand = {command}\n{further}')
         return config
 
     return write

@@ -5,6 +5,7 @@ from collections.abc import Iterable, Mapping
 from runtimed.core.state import bundle_rules
 from runtimed.core.state.change import Worker
 from runtimed.core.state.labels import check_labels, check_name
+from runtimed.core.state.mcp_server_rules import check_requested_servers
 from runtimed.errors import InvalidProfileSelector, InvalidRequest
 from runtimed.model.bundle import ConfigBundle
 from runtimed.model.diagnostic import Diagnostic, Severity
@@ -68,6 +69,7 @@ def check_request(request: CreateWorkerRequest, held: Mapping[str, ConfigBundle]
     check_name(request.name)
     check_labels(request.labels)
     _check_session_config(request.session_config)
+    check_requested_servers(request.mcp_servers)
 
 
 def check_initial_input(message: WorkerInput) -> None:
