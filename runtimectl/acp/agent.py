@@ -5,8 +5,8 @@ from collections.abc import Callable
 from functools import cached_property
 from typing import TYPE_CHECKING, Any, Protocol
 
-import runtimed
 from runtimectl.acp.background import in_background
+from runtimectl.acp.capabilities import INITIALIZED, takes_forms
 from runtimectl.acp.errors import Failed, InvalidParams, RpcError, SessionNotFound
 from runtimectl.acp.jsonrpc import Params, Peer, Request, unknown_method
 from runtimectl.errors import ApiError, ClientError
@@ -16,22 +16,8 @@ if TYPE_CHECKING:
     from runtimectl.acp.workers import NewWorker
     from runtimectl.library.worker import Worker
 
-PROTOCOL_VERSION = 1
 MAX_SESSIONS = 64
 """How many sessions one editor may have open."""
-
-CAPABILITIES = {
-    "loadSession": True,
-    "promptCapabilities": {"image": True, "audio": False, "embeddedContext": True},
-    "mcpCapabilities": {"http": True, "sse": True},
-    "sessionCapabilities": {"resume": {}, "close": {}, "delete": {}, "additionalDirectories": {}},
-}
-INITIALIZED = {
-    "protocolVersion": PROTOCOL_VERSION,
-    "agentCapabilities": CAPABILITIES,
-    "agentInfo": {"name": "runtimectl", "title": "runtimed", "version": runtimed.__version__},
-    "authMethods": [],
-}
 
 
 class Workers(Protocol):
@@ -57,9 +43,10 @@ class Agent:
         self._connect = connect
         self._sessions: dict[str, Session] = {}
         self._created: list[Worker] = []
+        self._takes_forms = False
         self._lock = threading.Lock()
         self._methods: dict[str, Callable[[Request], None]] = {
-            "initialize": lambda request: request.succeed(INITIALIZED),
+            "initialize": self._initialize,
             "authenticate": lambda request: request.succeed({}),
             "session/new": self._new,
             "session/load": lambda request: self._open(request, replays=True),
@@ -92,6 +79,10 @@ class Agent:
             except ClientError:
                 continue
 
+    def _initialize(self, request: Request) -> None:
+        self._takes_forms = takes_forms(request.params)
+        request.succeed(INITIALIZED)
+
     def _new(self, request: Request) -> None:
         cwd, servers = _folder(request.params, "cwd"), _list(request.params, "mcpServers")
         directories = tuple(map(str, _list(request.params, "additionalDirectories")))
@@ -122,7 +113,7 @@ class Agent:
     def _add(self, worker: "Worker") -> "Session":
         from runtimectl.acp.session import Session
 
-        session = Session(worker, self._peer)
+        session = Session(worker, self._peer, takes_forms=self._takes_forms)
         with self._lock:
             earlier = self._sessions.pop(worker.id, None)
             if earlier is None and len(self._sessions) >= MAX_SESSIONS:

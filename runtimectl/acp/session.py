@@ -1,5 +1,6 @@
 """One session: a Worker, its events as updates, and the prompts of the editor."""
 
+import itertools
 import threading
 from collections.abc import Iterator
 from contextlib import suppress
@@ -31,14 +32,16 @@ class Session:
     Args:
         worker: The Worker.
         peer: The editor.
+        takes_forms: The editor shows forms.
     """
 
-    def __init__(self, worker: Worker, peer: Peer) -> None:
+    def __init__(self, worker: Worker, peer: Peer, *, takes_forms: bool) -> None:
         self.worker = worker
         self._peer = peer
         self._translator = UpdateTranslator()
         self._prompts = Prompts()
-        self._permissions = PermissionRequests(worker, peer)
+        self._permissions = PermissionRequests(worker, peer, self.say, takes_forms=takes_forms)
+        self._said = itertools.count(1)
         self._events: Events | None = None
         self._is_open = threading.Event()
         self._starting = threading.Lock()
@@ -70,8 +73,8 @@ class Session:
         in_background(self._interrupt)
 
     def say(self, text: str) -> None:
-        """Show a text of the face itself."""
-        self._show(chunk("agent_message_chunk", text, "runtimectl"))
+        """Show a text of the face itself, as a message of its own."""
+        self._show(chunk("agent_message_chunk", text, f"runtimectl-{next(self._said)}"))
 
     def close(self) -> None:
         """Show nothing more. The Worker lives on."""

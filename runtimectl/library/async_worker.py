@@ -143,10 +143,22 @@ class AsyncWorker:
         return await self._transport.send(calls.worker_permissions(self.id))
 
     async def answer(
-        self, request_id: str, option_id: str | None, *, reason: str | None = None
+        self,
+        request_id: str,
+        option_id: str | None,
+        *,
+        reason: str | None = None,
+        content: Mapping[str, Any] | None = None,
     ) -> "PermissionResolution":
-        """Answer a permission request with one of its options, or cancel it with None. The first answer counts."""
-        return await self._transport.send(calls.answer_permission(self.id, request_id, option_id, reason))
+        """Answer a permission request with one of its options, or cancel it with None. The first answer counts.
+
+        Args:
+            request_id: The request.
+            option_id: The option; None with a `content` accepts the form.
+            reason: Why, for the Worker and for other clients.
+            content: The values of the request's form, by their names.
+        """
+        return await self._transport.send(calls.answer_permission(self.id, request_id, option_id, reason, content))
 
     async def workspaces(self) -> "tuple[Workspace, ...]":
         """Return the workspaces, in the order of the request."""

@@ -4,7 +4,7 @@ This one table serves both clients. The converter is loaded with the first answe
 """
 
 import json
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any, Generic, NamedTuple, TypeVar
 
 from runtimectl.client.paths import given, with_query, worker_path
@@ -162,11 +162,12 @@ def worker_permissions(worker_id: str) -> "Call[tuple[Permission, ...]]":
 
 
 def answer_permission(
-    worker_id: str, request_id: str, option_id: str | None, reason: str | None
+    worker_id: str, request_id: str, option_id: str | None, reason: str | None, content: Mapping[str, Any] | None
 ) -> "Call[PermissionResolution]":
-    """Answer a permission request; without an option it is cancelled."""
+    """Answer a permission request; without an option and a content it is cancelled."""
     path = worker_path(routes.WORKER_PERMISSION, worker_id, request_id=request_id)
-    choice = {"outcome": "cancelled"} if option_id is None else {"option_id": option_id}
+    is_cancelled = option_id is None and content is None
+    choice = {"outcome": "cancelled"} if is_cancelled else given(option_id=option_id, content=content)
     body = _encoded({**choice, **given(reason=reason)})
     return Call("POST", path, _member("PermissionResponse", "permission"), body)
 

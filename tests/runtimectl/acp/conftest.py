@@ -20,7 +20,10 @@ Message = dict[str, Any]
 
 
 class Editor:
-    """A `runtimectl acp` process and its messages. Permission requests are answered by `on_permission`, if at all."""
+    """A `runtimectl acp` process and its messages.
+
+    Permission requests are answered by `on_permission`, forms by `on_form`, if at all.
+    """
 
     def __init__(self, env: dict[str, str], folder: Path, *options: str) -> None:
         self._folder = folder
@@ -32,6 +35,8 @@ class Editor:
         self.asked: list[Message] = []
         self.withdrawn: list[Any] = []
         self.on_permission: Callable[[Message], str | None] = lambda _: None
+        self.forms: list[Message] = []
+        self.on_form: Callable[[Message], Message | None] = lambda _: None
         self._answers: dict[int, queue.Queue[Message]] = {}
         self._number = 0
         self._reader = threading.Thread(target=self._read)
@@ -105,6 +110,8 @@ class Editor:
                 self.updates.append(message["params"]["update"])
             elif message["method"] == "session/request_permission":
                 self._decide(message)
+            elif message["method"] == "elicitation/create":
+                self._fill(message)
             else:
                 self.withdrawn.append(message)
 
@@ -114,6 +121,12 @@ class Editor:
         if option is not None:
             outcome = {"outcome": "selected", "optionId": option}
             self.write({"id": message["id"], "result": {"outcome": outcome}})
+
+    def _fill(self, message: Message) -> None:
+        self.forms.append(message["params"])
+        answer = self.on_form(message["params"])
+        if answer is not None:
+            self.write({"id": message["id"], **answer})
 
 
 @pytest.fixture
