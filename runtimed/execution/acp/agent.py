@@ -83,6 +83,7 @@ class Agent:
         self._client = Client(granted)
         self._idle = Inbox()
         self._transport = Transport(program, self._idle, self._client.outbox)
+        self._transport.hide = self._without_secrets
         self._connection = Connection(self._client, self._transport)
         self._start_deadline = asyncio.get_running_loop().time() + profile.start_timeout_s
         self.abilities = Abilities()

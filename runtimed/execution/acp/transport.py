@@ -3,7 +3,7 @@
 import json
 import logging
 from collections import deque
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import orjson
@@ -34,6 +34,7 @@ class Transport:
 
     Attributes:
         inbox: Learns what comes; another one may take over.
+        hide: Takes secrets out of a text for the log.
         ended: The agent has written its last message, or reads no more.
         received: The bytes of all lines so far.
     """
@@ -41,6 +42,7 @@ class Transport:
     def __init__(self, program: LineProcess, inbox: Inbox, outbox: Outbox) -> None:
         self._program = program
         self.inbox = inbox
+        self.hide: Callable[[str], str] = str
         self._outbox = outbox
         self._messages: deque[dict[str, Any]] = deque()
         self._long = 0
@@ -92,8 +94,9 @@ class Transport:
             message = _message(line)
             if message is not None:
                 self._messages.append(message)
-            elif line.strip():
-                log.debug("an agent wrote a line that is not a message", extra={"line": f"{line!r:.200}"})
+            elif line.strip() and log.isEnabledFor(logging.DEBUG):
+                shown = self.hide(line.decode("utf-8", "replace"))
+                log.debug("an agent wrote a line that is not a message", extra={"line": f"{shown!r:.200}"})
 
 
 def encoded(message: Mapping[str, Any]) -> bytes:

@@ -1,5 +1,6 @@
 """The MCP servers of a profile and of a request, as agents are told about them."""
 
+import logging
 import sys
 from typing import Any
 
@@ -101,7 +102,9 @@ async def test_servers_of_a_request_follow_those_of_the_profile_which_keep_their
 async def test_an_agent_that_repeats_the_values_of_servers_in_its_refusal_does_not_show_them(
     new_harness: NewHarness, step: list[Any], caplog: pytest.LogCaptureFixture
 ) -> None:
-    harness = new_harness({"capabilities": BOTH, "session/new": [step]}, warm=1)
+    caplog.set_level(logging.DEBUG)
+    logged = ["raw", "DEBUG: received s3cret-value"]
+    harness = new_harness({"capabilities": BOTH, "session/new": [logged, step]})
     servers = (
         McpServer("a", command=("sh",), env={"KEY": "s3cret-value"}),
         McpServer("b", url="http://127.0.0.1:1/", headers={"Authorization": "Bearer s3cret"}),
@@ -111,4 +114,6 @@ async def test_an_agent_that_repeats_the_values_of_servers_in_its_refusal_does_n
 
     assert answer.outcome == "errored"
     assert "[hidden]" in str(answer.message)
-    assert "s3cret" not in f"{answer}{caplog.text}{servers}"
+    lines = [str(vars(record).get("line")) for record in caplog.records]
+    assert "'DEBUG: received [hidden]\\n'" in lines
+    assert "s3cret" not in f"{answer}{caplog.text}{lines}{servers}"
