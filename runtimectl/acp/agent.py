@@ -1,6 +1,7 @@
 """The methods that an editor calls, and the sessions that it has open."""
 
 import threading
+import time
 from collections.abc import Callable
 from functools import cached_property
 from typing import TYPE_CHECKING, Any, Protocol
@@ -8,16 +9,20 @@ from typing import TYPE_CHECKING, Any, Protocol
 from runtimectl.acp.background import in_background
 from runtimectl.acp.capabilities import INITIALIZED, takes_forms
 from runtimectl.acp.errors import Failed, InvalidParams, RpcError, SessionNotFound
-from runtimectl.acp.jsonrpc import Params, Peer, Request, unknown_method
+from runtimectl.acp.jsonrpc import CANCEL_REQUEST, Params, Peer, Request, unknown_method
 from runtimectl.errors import ApiError, ClientError
 
 if TYPE_CHECKING:
     from runtimectl.acp.session import Session
     from runtimectl.acp.workers import NewWorker
     from runtimectl.library.worker import Worker
+    from runtimed.model.worker import WorkerDetail
 
 MAX_SESSIONS = 64
 """How many sessions one editor may have open."""
+
+CREATION_WAIT_S = 10.0
+"""How long the end of the editor waits for Workers that are being created, if it stops them."""
 
 
 class Workers(Protocol):
@@ -25,6 +30,9 @@ class Workers(Protocol):
 
     def create(self, cwd: str, directories: tuple[str, ...], mcp_servers: list[Any]) -> "NewWorker":
         """Create a Worker that works in a folder. Raises RpcError or ClientError if it is refused."""
+
+    def sessions(self, cwd: str | None, cursor: str | None) -> dict[str, Any]:
+        """Return a page of the sessions that run in a folder, or in any, as `session/list` answers it."""
 
     def find(self, worker_id: str) -> "Worker":
         """Return the Worker with this id. Sends no request."""
@@ -43,6 +51,7 @@ class Agent:
         self._connect = connect
         self._sessions: dict[str, Session] = {}
         self._created: list[Worker] = []
+        self._creations: list[threading.Thread] = []
         self._takes_forms = False
         self._lock = threading.Lock()
         self._methods: dict[str, Callable[[Request], None]] = {
@@ -51,6 +60,7 @@ class Agent:
             "session/new": self._new,
             "session/load": lambda request: self._open(request, replays=True),
             "session/resume": lambda request: self._open(request, replays=False),
+            "session/list": self._list,
             "session/prompt": lambda request: self._session(request.params).prompt(request),
             "session/close": self._close,
             "session/delete": self._delete,
@@ -67,12 +77,22 @@ class Agent:
         act(request)
 
     def notification(self, method: str, params: Params) -> None:
-        session = self._sessions.get(str(params.get("sessionId")))
-        if method == "session/cancel" and session is not None:
-            session.cancel()
+        if method == "session/cancel":
+            session = self._sessions.get(str(params.get("sessionId")))
+            if session is not None:
+                session.cancel()
+        elif method == CANCEL_REQUEST and isinstance(request_id := params.get("requestId"), int | str):
+            for session in self._open_sessions():
+                session.cancel_prompt(request_id)
 
     def stop_workers(self) -> None:
-        """Stop the Workers that this agent created. Those that cannot be stopped now live on."""
+        """Stop the Workers that this agent created, also those that it creates now, for CREATION_WAIT_S.
+
+        Those that cannot be stopped now live on.
+        """
+        deadline = time.monotonic() + CREATION_WAIT_S
+        for creation in self._creations:
+            creation.join(max(0, deadline - time.monotonic()))
         for worker in self._created:
             try:
                 worker.stop("the editor has ended")
@@ -86,12 +106,17 @@ class Agent:
     def _new(self, request: Request) -> None:
         cwd, servers = _folder(request.params, "cwd"), _list(request.params, "mcpServers")
         directories = tuple(map(str, _list(request.params, "additionalDirectories")))
-        _answer(request, lambda: self._create(request, cwd, directories, servers))
+        creation = _answer(request, lambda: self._create(request, cwd, directories, servers))
+        self._creations = [*(one for one in self._creations if one.is_alive()), creation]
 
     def _create(self, request: Request, cwd: str, directories: tuple[str, ...], servers: list[Any]) -> None:
         worker, remark = self._workers.create(cwd, directories, servers)
+        try:
+            session = self._add(worker)
+        except Failed:
+            discard(worker)
+            raise
         self._created.append(worker)
-        session = self._add(worker)
         request.succeed({"sessionId": worker.id})
         if remark is not None:
             session.say(remark)
@@ -105,10 +130,19 @@ class Agent:
         detail = worker.detail()
         session = self._add(worker)
         if replays:
-            session.replay(detail)
+            self._replay(session, detail)
         request.succeed({})
         cursor = None if replays else _cursor(request.params)
         session.follow(detail.last_cursor if cursor is None else cursor)
+
+    def _replay(self, session: "Session", detail: "WorkerDetail") -> None:
+        try:
+            session.replay(detail)
+        except ClientError:
+            with self._lock:  # Its prompts would wait for ever.
+                if self._sessions.get(session.worker.id) is session:
+                    del self._sessions[session.worker.id]
+            raise
 
     def _add(self, worker: "Worker") -> "Session":
         from runtimectl.acp.session import Session
@@ -123,6 +157,18 @@ class Agent:
             earlier.close()
         return session
 
+    def _list(self, request: Request) -> None:
+        cwd, cursor = request.params.get("cwd"), request.params.get("cursor")
+        if cwd is not None:
+            cwd = _folder(request.params, "cwd")
+        if not isinstance(cursor, str | None):
+            raise InvalidParams("cursor: expected a text")
+        _answer(request, lambda: request.succeed(self._workers.sessions(cwd, cursor)))
+
+    def _open_sessions(self) -> "list[Session]":
+        with self._lock:
+            return list(self._sessions.values())
+
     def _close(self, request: Request) -> None:
         session = self._session(request.params)
         del self._sessions[session.worker.id]
@@ -135,8 +181,7 @@ class Agent:
         _answer(request, lambda: self._delete_worker(request, worker))
 
     def _delete_worker(self, request: Request, worker: "Worker") -> None:
-        worker.stop("the editor deleted the session")
-        worker.delete()
+        discard(worker)
         session = self._sessions.pop(worker.id, None)
         if session is not None:
             session.close()
@@ -150,8 +195,8 @@ class Agent:
         return session
 
 
-def _answer(request: Request, act: Callable[[], None]) -> None:
-    """Do what waits for the daemon, and answer with its error if it fails."""
+def _answer(request: Request, act: Callable[[], None]) -> threading.Thread:
+    """Do what waits for the daemon, and answer with its error if it fails. Returns the thread that does it."""
 
     def attempt() -> None:
         try:
@@ -161,7 +206,13 @@ def _answer(request: Request, act: Callable[[], None]) -> None:
         except ClientError as error:
             request.fail(_rpc_error(error))
 
-    in_background(attempt)
+    return in_background(attempt)
+
+
+def discard(worker: "Worker") -> None:
+    """Stop a Worker and delete it. Raises ClientError if the daemon refuses that."""
+    worker.stop("its session was ended in the editor")
+    worker.delete()
 
 
 def _rpc_error(error: ClientError) -> RpcError:

@@ -10,7 +10,7 @@ CAPABILITIES = {
     "loadSession": True,
     "promptCapabilities": {"image": True, "audio": False, "embeddedContext": True},
     "mcpCapabilities": {"http": True, "sse": True},
-    "sessionCapabilities": {"resume": {}, "close": {}, "delete": {}, "additionalDirectories": {}},
+    "sessionCapabilities": {"list": {}, "resume": {}, "close": {}, "delete": {}, "additionalDirectories": {}},
 }
 INITIALIZED = {
     "protocolVersion": PROTOCOL_VERSION,

@@ -11,9 +11,12 @@ MAX_MESSAGE_BYTES = 32 << 20
 MAX_PENDING_REQUESTS = 256
 """How many requests of ours may wait for their answers. The oldest is given up for one more."""
 
+CANCEL_REQUEST = "$/cancel_request"
+"""The notification that the answer to a request is not needed any more."""
+
 Params = dict[str, Any]
 Id = int | str
-Answered = Callable[[Any], None]
+Answered = Callable[[Any], object]
 """Called with the result of a request of ours; with None if it was answered with an error."""
 
 
@@ -31,15 +34,16 @@ class Request:
     """A request of the other side. Only its first answer counts.
 
     Attributes:
+        id: What the other side calls it.
         method: The name of the method.
         params: Its parameters by name.
     """
 
     def __init__(self, peer: "Peer", request_id: Id, method: str, params: Params) -> None:
+        self.id = request_id
         self.method = method
         self.params = params
         self._peer = peer
-        self._id = request_id
         self._open = threading.Lock()
 
     def succeed(self, result: Any) -> None:
@@ -52,7 +56,7 @@ class Request:
 
     def _answer(self, fields: Params) -> None:
         if self._open.acquire(blocking=False):
-            self._peer.send({"id": self._id, **fields})
+            self._peer.send({"id": self.id, **fields})
 
 
 class Peer:
@@ -76,7 +80,7 @@ class Peer:
             self._refuse(None, PARSE_ERROR, "expected JSON in UTF-8")
             return
         if not isinstance(body, dict):
-            self._refuse(None, INVALID_REQUEST, "expected one object a line")
+            self._refuse(None, INVALID_REQUEST, "expected one object")
             return
         request_id, method, params = body.get("id"), body.get("method"), body.get("params")
         if method is None and ("result" in body or "error" in body):
@@ -108,12 +112,12 @@ class Peer:
     def withdraw(self, request_id: Id) -> None:
         """Tell the other side that the answer to a request of ours is not needed any more."""
         if self._pending.pop(request_id, None) is not None:
-            self.notify("$/cancel_request", {"requestId": request_id})
+            self.notify(CANCEL_REQUEST, {"requestId": request_id})
 
     def send(self, fields: Params) -> None:
         """Send a message."""
         message = json.dumps({"jsonrpc": "2.0", **fields}, ensure_ascii=False, separators=(",", ":"))
-        data = message.encode("utf-8", "replace") + b"\n"
+        data = message.encode("utf-8", "replace")
         with self._lock:
             self._write(data)
 

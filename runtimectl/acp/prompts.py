@@ -5,7 +5,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 
 from runtimectl.acp.errors import Failed
-from runtimectl.acp.jsonrpc import Request
+from runtimectl.acp.jsonrpc import Id, Request
 from runtimed.model.event import ErrorRaised, Payload, RunEnd, Shutdown, SystemItem, UserMessage
 
 STOPPED = "the Worker was stopped"
@@ -15,11 +15,13 @@ class Prompt:
     """A prompt whose input the daemon has accepted.
 
     Attributes:
+        request_id: What the editor calls it.
         is_queued: It waits for another run to end.
         is_cancelled: The editor takes it back.
     """
 
     def __init__(self, request: Request, *, is_queued: bool, is_cancelled: bool) -> None:
+        self.request_id = request.id
         self.is_queued = is_queued
         self.is_cancelled = is_cancelled
         self._request = request
@@ -41,23 +43,23 @@ class Prompts:
 
     def __init__(self) -> None:
         self._changed = threading.Condition()
-        self._sending = 0
-        self._cancels_sending = False
+        self._sending: set[Id] = set()
+        self._cancelled: set[Id] = set()
         self._waiting: dict[str, Prompt] = {}
         self._current: Prompt | None = None
         self._error: str | None = None
 
     @contextmanager
-    def sending(self) -> Iterator[None]:
+    def sending(self, request: Request) -> Iterator[None]:
         """Hold back the next input's event while one is sent: the answer says whether the event is its own."""
         with self._changed:
-            self._sending += 1
+            self._sending.add(request.id)
         try:
             yield
         finally:
             with self._changed:
-                self._sending -= 1
-                self._cancels_sending = self._cancels_sending and self._sending > 0
+                self._sending.discard(request.id)
+                self._cancelled.discard(request.id)
                 self._changed.notify_all()
 
     def accept(self, cursor: str, request: Request, *, is_queued: bool) -> bool:
@@ -69,16 +71,24 @@ class Prompts:
             is_queued: The input waits for its turn.
         """
         with self._changed:
-            is_cancelled = self._cancels_sending
+            is_cancelled = request.id in self._cancelled
             self._waiting[cursor] = Prompt(request, is_queued=is_queued, is_cancelled=is_cancelled)
             return is_cancelled
 
     def cancel(self) -> None:
         """Take back all prompts, those that are being sent too."""
         with self._changed:
-            self._cancels_sending = self._sending > 0
+            self._cancelled |= self._sending
             for prompt in self._all():
                 prompt.is_cancelled = True
+
+    def cancel_one(self, request_id: Id) -> bool:
+        """Take back the prompt of a request, if there is one. Returns whether it runs now."""
+        with self._changed:
+            self._cancelled |= self._sending & {request_id}
+            for prompt in self._all():
+                prompt.is_cancelled = prompt.is_cancelled or prompt.request_id == request_id
+            return self._current is not None and self._current.request_id == request_id
 
     def record(self, cursor: str, payload: Payload) -> bool:
         """Record an event, and answer the prompt whose run it ends.

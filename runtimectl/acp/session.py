@@ -7,7 +7,7 @@ from contextlib import suppress
 
 from runtimectl.acp.background import in_background
 from runtimectl.acp.errors import Failed
-from runtimectl.acp.jsonrpc import Peer, Request
+from runtimectl.acp.jsonrpc import Id, Peer, Request
 from runtimectl.acp.permissions import PermissionRequests
 from runtimectl.acp.prompt import PromptInput, read_prompt
 from runtimectl.acp.prompts import Prompts
@@ -72,6 +72,11 @@ class Session:
         self._prompts.cancel()
         in_background(self._interrupt)
 
+    def cancel_prompt(self, request_id: Id) -> None:
+        """Take back one prompt, if it is of this session: interrupt its run, now or when it begins."""
+        if self._prompts.cancel_one(request_id):
+            in_background(self._interrupt)
+
     def say(self, text: str) -> None:
         """Show a text of the face itself, as a message of its own."""
         self._show(chunk("agent_message_chunk", text, f"runtimectl-{next(self._said)}"))
@@ -121,13 +126,13 @@ class Session:
     def _give(self, given: PromptInput, request: Request) -> None:
         try:
             self._ensure_following()
-            with self._prompts.sending():
+            with self._prompts.sending(request):
                 ack = self._send(given)
                 is_cancelled = self._prompts.accept(ack.cursor, request, is_queued=ack.queued)
         except ClientError as error:
             request.fail(Failed(str(error)))
             return
-        if is_cancelled:
+        if is_cancelled and not ack.queued:  # The run of a queued one is interrupted when it begins.
             self._interrupt()
 
     def _send(self, given: PromptInput) -> InteractionAck:

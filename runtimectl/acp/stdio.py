@@ -96,8 +96,8 @@ def _woken_by_signals() -> Iterator[int]:
 
 
 def _write(message: bytes) -> None:
-    """Write a message past Python's buffers, which a thread that ends with the program must not hold."""
-    left = memoryview(message)
+    """Write a message as a line, past Python's buffers, which a thread that ends with the program must not hold."""
+    left = memoryview(message + b"\n")
     with suppress(BrokenPipeError):  # The editor is gone: the main thread is told and ends.
         while left:
             left = left[os.write(sys.stdout.fileno(), left) :]

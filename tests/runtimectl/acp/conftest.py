@@ -56,6 +56,11 @@ class Editor:
         self.write({"id": number, "method": method, "params": params})
         return lambda: self._answers[number].get(timeout=DEADLINE_S)
 
+    @property
+    def last_request(self) -> int:
+        """The id of the newest request."""
+        return self._number
+
     def call(self, method: str, **params: Any) -> Any:
         """Send a request and return its result."""
         answer = self.begin(method, **params)()

@@ -2,6 +2,7 @@
 
 import json
 import threading
+from contextlib import AbstractContextManager
 from typing import Any
 
 import pytest
@@ -33,10 +34,17 @@ class Editor:
 
     def accept(self, cursor: str, *, is_queued: bool = False) -> bool:
         """Accept the input of a prompt whose id is its cursor."""
-        return self.prompts.accept(cursor, Request(self._peer, cursor, "session/prompt", {}), is_queued=is_queued)
+        return self.prompts.accept(cursor, self._request(cursor), is_queued=is_queued)
+
+    def sending(self, cursor: str) -> AbstractContextManager[None]:
+        """Send the input of such a prompt."""
+        return self.prompts.sending(self._request(cursor))
 
     def record(self, *events: tuple[str, Payload]) -> list[bool]:
         return [self.prompts.record(cursor, payload) for cursor, payload in events]
+
+    def _request(self, cursor: str) -> Request:
+        return Request(self._peer, cursor, "session/prompt", {})
 
     def _take(self, message: bytes) -> None:
         body = json.loads(message)
@@ -93,18 +101,36 @@ def test_a_prompt_that_was_taken_back_is_cancelled_and_its_run_is_to_be_interrup
 def test_a_prompt_that_is_taken_back_while_it_is_sent_is_cancelled_and_the_next_one_is_not() -> None:
     editor = Editor()
 
-    with editor.prompts.sending():
+    with editor.sending("c1"):
         editor.prompts.cancel()
         assert editor.accept("c1") is True
-    with editor.prompts.sending():
+    with editor.sending("c2"):
         assert editor.accept("c2") is False
+
+
+def test_one_prompt_is_taken_back_and_the_others_are_not() -> None:
+    editor = Editor()
+    editor.accept("c1")
+    editor.accept("c2", is_queued=True)
+    editor.record(("c1", INPUT))
+
+    assert editor.prompts.cancel_one("c2") is False
+    with editor.sending("c3"):
+        assert editor.prompts.cancel_one("c3") is False
+        assert editor.accept("c3") is True
+    editor.record(("c4", RunEnd("finished")))
+    [begins] = editor.record(("c5", SystemItem({"kind": "input_started", "cursor": "c2"})))
+
+    assert begins is True
+    assert editor.answers == {"c1": "end_turn"}
+    assert editor.prompts.cancel_one("c2") is True
 
 
 def test_whose_input_an_event_is_waits_for_the_answer_that_says_so() -> None:
     editor, found = Editor(), list[bool]()
     asking = threading.Thread(target=lambda: found.append(editor.prompts.owns("c1")))
 
-    with editor.prompts.sending():
+    with editor.sending("c1"):
         asking.start()
         editor.accept("c1")
     asking.join()

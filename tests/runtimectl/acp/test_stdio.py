@@ -9,6 +9,7 @@ from typing import Any
 import pytest
 
 from runtimectl import Client
+from runtimectl.acp.workers import MAX_LISTED_SESSIONS
 from tests.runtimectl.acp.conftest import Editor
 from tests.runtimectl.conftest import Ctl, Daemon, wait_until
 
@@ -158,6 +159,62 @@ def test_a_cancelled_prompt_is_interrupted_and_so_are_those_behind_it(
 
     assert [first()["result"], second()["result"]] == [{"stopReason": "cancelled"}] * 2
     assert editor.prompt(session, "echo third")()["result"] == FINISHED
+
+
+def test_one_prompt_is_taken_back_by_its_request_and_the_one_that_runs_goes_on(
+    start_editor: StartEditor, daemon: Daemon, tmp_path: Path
+) -> None:
+    editor = start_editor(*SHELL)
+    session, gate = editor.new_session(), tmp_path / "gate"
+    first = editor.prompt(session, f"echo begun; while [ ! -e {gate} ]; do sleep 0.05; done; echo first")
+    wait_until(lambda: editor.texts() == ["begun\n"], "the first run")
+    second = editor.prompt(session, "sleep 600")
+    number = editor.last_request
+    wait_until(lambda: _client(daemon).worker(session).detail().queued_inputs == 1, "the second prompt")
+
+    editor.notify("$/cancel_request", requestId=number)
+    editor.notify("$/cancel_request", requestId="unknown")
+    gate.touch()
+
+    assert first()["result"] == FINISHED
+    assert second()["result"] == {"stopReason": "cancelled"}
+    running = editor.prompt(session, "echo third; sleep 600")
+    wait_until(lambda: editor.texts()[-1:] == ["third\n"], "the third run")
+    editor.notify("$/cancel_request", requestId=editor.last_request)
+    assert running()["result"] == {"stopReason": "cancelled"}
+
+
+def test_running_sessions_are_listed_by_their_folders_the_newest_first(
+    start_editor: StartEditor, daemon: Daemon, project: Path, tmp_path: Path
+) -> None:
+    (tmp_path / "other").mkdir()
+    editor, named = start_editor(*SHELL, "--name", "fix it"), start_editor(*SHELL)
+    first, second = editor.new_session(), editor.new_session()
+    further = {"cwd": f"{tmp_path}/other", "additionalDirectories": [str(project)]}
+    other = named.call("session/new", mcpServers=[], **further)["sessionId"]
+    _client(daemon).create_worker(profile="builtin:echo")
+    editor.call("session/delete", sessionId=editor.new_session())
+
+    shown = [{"sessionId": one, "cwd": str(project), "title": "fix it"} for one in (second, first)]
+    assert editor.call("session/list", cwd=str(project)) == {"sessions": shown}
+    assert editor.call("session/list") == {"sessions": [{"sessionId": other, **further}, *shown]}
+    assert editor.call("session/list", cursor=second) == {"sessions": shown[1:]}
+
+
+def test_sessions_are_listed_page_by_page(start_editor: StartEditor, daemon: Daemon, project: Path) -> None:
+    client = _client(daemon)
+    folder = {"cwd": f"dir:{project}"}
+    made = [
+        client.create_worker(profile="builtin:echo", workspaces=folder).id for _ in range(MAX_LISTED_SESSIONS + 1)
+    ]
+    editor = start_editor()
+
+    page = editor.call("session/list")
+    rest = editor.call("session/list", cursor=page["nextCursor"])
+
+    found = [one["sessionId"] for one in (*page["sessions"], *rest["sessions"])]
+    assert found == made[::-1]
+    assert "nextCursor" not in rest
 
 
 def test_a_run_that_fails_is_an_error_with_its_reason(
@@ -311,6 +368,23 @@ def test_workers_live_on_when_the_editor_ends_unless_they_are_to_be_stopped(
     assert _client(daemon).worker(session).detail().status == status
 
 
+def test_a_worker_that_is_being_created_when_the_editor_ends_is_stopped_too(
+    start_editor: StartEditor, serve_agent: Callable[..., Daemon], project: Path, tmp_path: Path
+) -> None:
+    gate = tmp_path / "gate"
+    daemon = serve_agent({"session/new": [["until_file", str(gate)], ["answer", {"sessionId": "s"}]]})
+    editor = start_editor(*AGENT, "--stop-on-exit")
+    editor.begin("session/new", cwd=str(project), mcpServers=[])
+    wait_until(lambda: _client(daemon).workers(), "the Worker")
+
+    assert editor.process.stdin is not None
+    editor.process.stdin.close()
+    gate.touch()
+
+    assert editor.end() == 0
+    assert [worker.status for worker in _client(daemon).workers()] == ["stopped"]
+
+
 def test_a_session_is_closed_or_deleted(start_editor: StartEditor, daemon: Daemon) -> None:
     editor = start_editor()
     closed, deleted = editor.new_session(), editor.new_session()
@@ -328,6 +402,9 @@ def test_a_session_is_closed_or_deleted(start_editor: StartEditor, daemon: Daemo
         ("session/fly", {}, -32601, "method not found: session/fly"),
         ("session/new", {"cwd": "here"}, -32602, "cwd: expected an absolute path"),
         ("session/new", {"cwd": "/tmp", "mcpServers": "none"}, -32602, "mcpServers: expected a list"),
+        ("session/list", {"cwd": "here"}, -32602, "cwd: expected an absolute path"),
+        ("session/list", {"cursor": 1}, -32602, "cursor: expected a text"),
+        ("session/new", {"cwd": "/tmp", "mcpServers": [{}]}, -32602, "mcpServers[0].name: expected a text"),
         ("session/load", {}, -32602, "sessionId: expected a text"),
         ("session/load", {"sessionId": "worker-0000ffff"}, -32002, "worker_not_found"),
         ("session/prompt", {"sessionId": "worker-0000ffff"}, -32002, "is not open"),
