@@ -10,6 +10,8 @@ MAX_HEAD_BYTES = 1 << 16
 MAX_RESPONSE_BYTES = 256 << 20
 RECEIVE_BYTES = 1 << 18
 HEX_DIGITS = b"0123456789abcdefABCDEF"
+HTTP_1 = b"HTTP/1."
+"""How every response begins, a broken one as far as it was received."""
 
 
 class Response(NamedTuple):
@@ -126,6 +128,7 @@ class ResponseReader:
             if len(self._received) >= MAX_HEAD_BYTES:
                 raise self._malformed()
             if not self._receive():
+                is_begun = is_begun or HTTP_1.startswith(bytes(self._received[: len(HTTP_1)]))
                 raise self._lost() if is_begun else self._malformed()
         found = self._take(end)
         self._take(len(mark))

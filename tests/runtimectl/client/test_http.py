@@ -169,7 +169,16 @@ def test_a_malformed_or_too_large_response_is_a_failure_of_the_daemon(serve: Ser
         connection.request("GET", "/")
 
 
-@pytest.mark.parametrize("part", [b"HTTP/1.1 200 OK\r\nContent-Length: 3\r\n\r\n{}", CHUNKED + b"3\r\n{}"])
+@pytest.mark.parametrize(
+    "part",
+    [
+        b"H",
+        b"HTTP/1.1 200 OK\r\nContent-Le",
+        b"HTTP/1.1 103 Early Hints\r\n\r\n",
+        b"HTTP/1.1 200 OK\r\nContent-Length: 3\r\n\r\n{}",
+        CHUNKED + b"3\r\n{}",
+    ],
+)
 def test_a_response_that_breaks_off_leaves_the_daemon_unreachable(
     serve_raw: ServeRaw, user_folders: Path, part: bytes
 ) -> None:
