@@ -20,7 +20,7 @@ help:
 	@echo "make bench   every case next to its baseline; ONLY=\"reads replay\" for some, QUICK=1 for a short one,"
 	@echo "             PAGE=1 to write the figures into docs/explanation/performance.md"
 	@echo "make agents  install the agents of contrib/agents into build/agents, from npm and PyPI, and try each with a"
-	@echo "             scripted model; ONLY=\"codex qwen\" for some. Not part of CI"
+	@echo "             scripted model; ONLY=\"codex qwen\" for some, PAGE=1 to write docs/how-to/agents.md. Not part of CI"
 	@echo "make clean   remove what the others made"
 
 $(STAMP): setup.cfg pyproject.toml
@@ -63,7 +63,7 @@ bench: $(STAMP)
 	$(if $(PAGE),$(BIN)/python -m benchmarks.page)
 
 agents: $(STAMP)
-	$(BIN)/python contrib/agents/trial $(ONLY)
+	$(BIN)/python contrib/agents/trial $(if $(PAGE),--page) $(ONLY)
 
 clean:
 	rm -rf .venv .venv-* build *.egg-info .mypy_cache .pytest_cache .ruff_cache .import_linter_cache .hypothesis

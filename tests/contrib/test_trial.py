@@ -8,13 +8,19 @@ from typing import Any
 
 import pytest
 
-TRIAL = Path(__file__).parents[2] / "contrib" / "agents" / "trial"
+AGENTS = Path(__file__).parents[2] / "contrib" / "agents"
+TRIAL = AGENTS / "trial"
 SPEAK = """
 import json, sys
 from providers import DIALECTS
 dialect, request = json.load(sys.stdin)
 speak = next(speak for end, speak in DIALECTS if end == dialect)
 print(json.dumps(list(speak(request))))
+"""
+INSERT = """
+import json, sys
+from page import insert
+print(insert(**json.load(sys.stdin)), end="")
 """
 
 RUN = "RUN echo hi"
@@ -83,3 +89,78 @@ def test_the_model_ends_once_a_tool_has_answered() -> None:
     said = events("/chat/completions", {"messages": conversation, "tools": []})
 
     assert said[0]["choices"][0]["delta"]["content"] == "That is all."
+
+
+@pytest.mark.parametrize(
+    ("dialect", "conversation"),
+    [
+        (
+            "/messages",
+            [
+                {"role": "assistant", "content": [{"type": "tool_use", "id": "1", "name": "Bash", "input": {}}]},
+                {
+                    "role": "user",
+                    "content": [
+                        {"type": "tool_result", "tool_use_id": "1", "content": "SAY too early"},
+                        {"type": "text", "text": "SAY hello"},
+                    ],
+                },
+                {"role": "system", "content": "<system-reminder>a date</system-reminder>"},
+            ],
+        ),
+        (
+            ":streamGenerateContent",
+            [
+                {"role": "model", "parts": [{"functionCall": {"name": "run", "args": {}}}]},
+                {"role": "user", "parts": [{"functionResponse": {"name": "run", "response": {}}}]},
+                {"role": "user", "parts": [{"text": "SAY hello"}]},
+            ],
+        ),
+        (
+            "/responses",
+            [
+                {"type": "function_call", "name": "shell", "arguments": "{}", "call_id": "1"},
+                {"type": "function_call_output", "call_id": "1", "output": "SAY too early"},
+                {"type": "message", "role": "user", "content": [{"type": "input_text", "text": "SAY hello"}]},
+                {"role": "user", "content": [{"type": "input_text", "text": "<environment_context>"}]},
+            ],
+        ),
+        (
+            "/chat/completions",
+            [
+                {"role": "assistant", "content": None, "tool_calls": []},
+                {"role": "tool", "content": "SAY too early"},
+                {"role": "user", "content": "SAY hello"},
+            ],
+        ),
+    ],
+)
+def test_the_model_does_what_is_said_after_its_last_turn_in_whichever_of_the_messages(
+    dialect: str, conversation: list[dict[str, Any]]
+) -> None:
+    key = {":streamGenerateContent": "contents", "/responses": "input"}.get(dialect, "messages")
+
+    said = json.dumps(events(dialect, {key: conversation}))
+
+    assert '"hello"' in said
+    assert "too early" not in said
+
+
+@pytest.mark.parametrize(("words", "answer"), [("SAY hello", "You said so before."), ("", "You never said so.")])
+def test_the_model_recalls_only_what_the_conversation_has(words: str, answer: str) -> None:
+    before = [{"role": "user", "content": words}, {"role": "assistant", "content": "I see."}]
+    conversation = [*before, {"role": "user", "content": "RECALL hello"}]
+
+    said = events("/chat/completions", {"messages": conversation})
+
+    assert said[0]["choices"][0]["delta"]["content"] == answer
+
+
+def test_a_trial_replaces_the_rows_of_its_agents_in_the_page_and_no_others() -> None:
+    page = "before\n<!-- table of agents -->\n\n| agent | text |\n| --- | --- |\n{}\n<!-- end -->\nafter\n"
+    given = {"page": page.format("| codex | no |\n| qwen | yes |\n"), "columns": ["agent", "text"]}
+
+    done = run("-c", INSERT, given=json.dumps({**given, "rows": [["codex", "yes"], ["claude", "yes"]]}))
+
+    assert done.stderr == ""
+    assert done.stdout == page.format("| claude | yes |\n| codex | yes |\n| qwen | yes |\n")

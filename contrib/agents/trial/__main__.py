@@ -1,23 +1,28 @@
 """`make agents`: install the agents of contrib/agents, run the same task by each, and print a table.
 
 The model is scripted, on loopback, so nothing is spent. Each agent is installed from npm or PyPI into a folder below
-`--folder`, and has a home of its own there. ONLY="codex qwen" tries some.
+`--folder`, and has a home of its own there. ONLY="codex qwen" tries some. PAGE=1 also writes the rows into the
+documentation.
 """
 
 import argparse
+import json
 import sys
 import time
 from collections.abc import Callable, Sequence
+from functools import partial
 from pathlib import Path
 
 from agents import AGENTS, Agent, installed
-from daemon import Daemon, Event, Worker
+from checks import CHECKS, CheckFailed
+from daemon import Daemon, Worker
+from page import PAGE, insert, row
 from providers import serving
-from script import DONE, WRITTEN
+from warm import ratio
 
-COLUMNS = ("agent", "version", "ready", "text", "tool", "permission", "denied", "interrupt", "restart", "diff")
-YES, NO = "yes", "no"
-FAILURES = (RuntimeError, TimeoutError, OSError, LookupError)
+COLUMNS = ("agent", "version", *CHECKS, "warm/cold")
+NO = "no"
+FAILURES = (CheckFailed, RuntimeError, TimeoutError, OSError, LookupError)
 
 
 def main() -> int:
@@ -26,14 +31,19 @@ def main() -> int:
     names = [agent.name for agent in AGENTS]
     parser.add_argument("only", nargs="*", metavar="AGENT", help=f"which of {', '.join(names)} [all]")
     parser.add_argument("--folder", type=Path, default=Path("build/agents"), help="[build/agents]")
+    parser.add_argument("--page", action="store_true", help="write the rows into docs/how-to/agents.md")
     given = parser.parse_args()
     if unknown := set(given.only) - set(names):
         parser.error(f"there is no agent {min(unknown)!r}: expected {', '.join(names)}")
     chosen = [agent for agent in AGENTS if not given.only or agent.name in given.only]
-    print(_row(COLUMNS), _row(["---"] * len(COLUMNS)), sep="\n", flush=True)
+    print(row(COLUMNS), row(["---"] * len(COLUMNS)), sep="\n", flush=True)
+    rows = []
     with serving() as url:
         for agent in chosen:
-            print(_row(tried(agent, given.folder.resolve() / agent.name, url)), flush=True)
+            rows.append(tried(agent, given.folder.resolve() / agent.name, url))
+            print(row(rows[-1]), flush=True)
+    if given.page:
+        PAGE.write_text(insert(PAGE.read_text(), COLUMNS, rows))
     return 0
 
 
@@ -43,120 +53,34 @@ def tried(agent: Agent, folder: Path, url: str) -> Sequence[str]:
         return [agent.name, "not installed", *[""] * (len(COLUMNS) - 2)]
     trial = folder / f"trial-{time.time():.0f}"
     profile = agent.profile(folder / "program", url)
-    daemon = Daemon(trial, profile)
+    daemon = Daemon(trial, {"trial": profile})
     daemon.start()
     try:
-        began = time.monotonic()
-        worker = Worker(daemon, profile["capabilities"])
-        ready = f"{time.monotonic() - began:.1f} s"
+        worker = Worker(daemon, profile["capabilities"], "trial")
         if not worker.is_ready:
             sys.stderr.write(f"{agent.name}: {worker.refusal}\n")
-            return [agent.name, agent.version(folder / "program"), NO, *[""] * (len(COLUMNS) - 3)]
-        home = trial / "store" / "workers" / worker.id / "home"
-        cells = [_cell(agent, check, worker, daemon, home) for check in CHECKS]
-        return [agent.name, agent.version(folder / "program"), ready, *cells]
+            return [agent.name, agent.version(folder / "program"), *[NO] * (len(COLUMNS) - 2)]
+        cells = [_checked(agent, name, worker, daemon, trial) for name in CHECKS]
     finally:
         daemon.stop()
+    warm = _cell(agent, "warm/cold", lambda: f"{ratio(trial / 'warm', profile):.2f}")
+    return [agent.name, agent.version(folder / "program"), *cells, warm]
 
 
-def _text(worker: Worker, _daemon: Daemon, _home: Path) -> str:
-    events = worker.run("SAY hello to everybody")
-    return _passed("hello to everybody" in said(events) and ends(events) == ["finished"])
+def _checked(agent: Agent, name: str, worker: Worker, daemon: Daemon, trial: Path) -> str:
+    """Return the cell of a check. The events of its run are in a file of the folder."""
+    home = trial / "store" / "workers" / worker.id / "home"
+    cell = _cell(agent, name, partial(CHECKS[name], worker, daemon, home))
+    (trial / f"{name}.json").write_text(json.dumps(worker.events, indent=1))
+    return cell
 
 
-def _tool(worker: Worker, _daemon: Daemon, home: Path) -> str:
-    events = worker.run("RUN echo made > made.txt; echo seen")
-    told = "".join(str(event["data"]) for event in events if event["event"] == "tool_result")
-    return _passed((home / "made.txt").exists() and "seen" in told and ends(events) == ["finished"])
-
-
-def _permission(worker: Worker, _daemon: Daemon, _home: Path) -> str:
-    events = worker.run("RUN touch asked.txt; echo asked")
-    kinds = [item["tool_kind"] for item in items(events) if item["kind"] == "permission_request"]
-    return ", ".join(dict.fromkeys(kinds)) or NO
-
-
-def _denied(worker: Worker, _daemon: Daemon, home: Path) -> str:
-    events = worker.run("RUN touch denied.txt; echo denied", "reject_once")
-    if (home / "denied.txt").exists():
-        return NO
-    return "told the model" if DONE in said(events) else "ended the run"
-
-
-def _interrupt(worker: Worker, _daemon: Daemon, _home: Path) -> str:
-    began: list[float] = []
-
-    def runs(events: list[Event]) -> bool:
-        is_answered = any(item["kind"] == "permission_resolved" for item in items(events))
-        if not is_answered and not any(event["event"] == "tool_call_done" for event in events):
-            return False
-        began.append(time.monotonic())
-        return True
-
-    events = worker.run("RUN sleep 300", until=runs)
-    after_s = time.monotonic() - began[0]
-    return f"{after_s:.1f} s" if ends(events) == ["rolled_back"] else NO
-
-
-def _restart(worker: Worker, daemon: Daemon, _home: Path) -> str:
-    daemon.stop()
-    daemon.start()
-    events = worker.run("SAY here again")
-    lost = any(event["event"] == "alert" and "does not know any more" in str(event["data"]) for event in events)
-    if "here again" not in said(events):
-        return NO
-    return "new session" if lost else "resumed"
-
-
-def _diff(worker: Worker, _daemon: Daemon, home: Path) -> str:
-    events = worker.run(f"WRITE {home / 'written.txt'}")
-    if not (home / "written.txt").exists():
-        return "no file"
-    return _passed(any(item["kind"] == "diff" and item.get("new_text") == WRITTEN for item in items(events)))
-
-
-CHECKS: tuple[Callable[[Worker, Daemon, Path], str], ...] = (
-    _text,
-    _tool,
-    _permission,
-    _denied,
-    _interrupt,
-    _restart,
-    _diff,
-)
-
-
-def said(events: Sequence[Event]) -> str:
-    """Return what the agent said."""
-    return "".join(event["data"]["text"] for event in events if event["event"] == "text_done")
-
-
-def ends(events: Sequence[Event]) -> list[str]:
-    """Return the results of runs."""
-    return [event["data"]["result"] for event in events if event["event"] == "run_end"]
-
-
-def items(events: Sequence[Event]) -> list[Event]:
-    """Return the items of events."""
-    return [event["data"]["item"] for event in events if event["event"] == "system_item"]
-
-
-def _cell(
-    agent: Agent, check: Callable[[Worker, Daemon, Path], str], worker: Worker, daemon: Daemon, home: Path
-) -> str:
+def _cell(agent: Agent, name: str, check: Callable[[], str]) -> str:
     try:
-        return check(worker, daemon, home)
+        return check()
     except FAILURES as error:
-        sys.stderr.write(f"{agent.name}: {check.__name__.strip('_')}: {error}\n")
+        sys.stderr.write(f"{agent.name}: {name}: {error}\n")
         return NO
-
-
-def _passed(is_passed: bool) -> str:
-    return YES if is_passed else NO
-
-
-def _row(cells: Sequence[str]) -> str:
-    return f"| {' | '.join(cells)} |"
 
 
 if __name__ == "__main__":

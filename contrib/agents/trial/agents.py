@@ -1,6 +1,7 @@
 """The agents of the trial: what is installed for each, and how it finds the provider."""
 
 import json
+import os
 import subprocess
 import sys
 import tomllib
@@ -13,6 +14,7 @@ from typing import Any
 RECIPES = Path(__file__).parents[1]
 KEY = "none"
 MODEL = "scripted"
+NODE = "node@22"
 
 
 @dataclass(frozen=True)
@@ -23,6 +25,8 @@ class Agent:
         name: The name of its recipe.
         package: Its package on npm; empty for the one from PyPI.
         env: Its variables for a provider at a URL.
+
+    Those from npm run with a Node that is installed beside them: the newest versions need that.
     """
 
     name: str
@@ -37,7 +41,7 @@ class Agent:
         profile["command"] = [str(folder / "node_modules" / ".bin" / program), *arguments]
         if not self.package:
             profile["command"] = [str(folder / "venv" / "bin" / "python"), str(RECIPES / "pydantic_ai_agent.py")]
-        profile["env"] = {**profile.get("env", {}), **self.env(url)}
+        profile["env"] = {**profile.get("env", {}), **self.env(url), "PATH": _path(folder)}
         found: dict[str, Any] = profile
         return found
 
@@ -54,8 +58,9 @@ class Agent:
             return
         folder.mkdir(parents=True, exist_ok=True)
         if self.package:
-            command = ["npm", "install", "--no-audit", "--no-fund", "--loglevel=error", self.package]
-            subprocess.run(command, cwd=folder, check=True)
+            for package in (NODE, self.package):
+                command = ["npm", "install", "--no-audit", "--no-fund", "--loglevel=error", package]
+                subprocess.run(command, cwd=folder, check=True, env={**os.environ, "PATH": _path(folder)})
             return
         venv.create(folder / "venv", with_pip=True)
         pip = [str(folder / "venv" / "bin" / "python"), "-m", "pip", "--quiet", "--disable-pip-version-check"]
@@ -63,6 +68,10 @@ class Agent:
         ask = "from importlib.metadata import version; print(version('pydantic-ai-harness'))"
         asked = subprocess.run([pip[0], "-c", ask], check=True, capture_output=True, text=True)
         (folder / "installed.txt").write_text(asked.stdout)
+
+
+def _path(folder: Path) -> str:
+    return f"{folder / 'node_modules' / '.bin'}:{os.environ['PATH']}"
 
 
 def _openai(url: str) -> dict[str, str]:

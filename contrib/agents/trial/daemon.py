@@ -20,12 +20,12 @@ Event = dict[str, Any]
 
 
 class Daemon:
-    """A `runtimed` on a store in a folder, in a home of its own."""
+    """A `runtimed` on a store in a folder, in a home of its own, with profiles by their names."""
 
-    def __init__(self, folder: Path, profile: Mapping[str, Any]) -> None:
+    def __init__(self, folder: Path, profiles: Mapping[str, Mapping[str, Any]]) -> None:
         self._folder = folder
         (folder / "home").mkdir(parents=True, exist_ok=True)
-        (folder / "config.toml").write_text(_toml(profile))
+        (folder / "config.toml").write_text("\n".join(_toml(name, profile) for name, profile in profiles.items()))
         self._process: subprocess.Popen[bytes] | None = None
         self._port = 0
 
@@ -67,12 +67,17 @@ class Daemon:
 
 
 class Worker:
-    """A Worker that runs the agent. A run that asks for permissions gets the kind of option that is wanted."""
+    """A Worker that runs the agent. A run that asks for permissions gets the kind of option that is wanted.
 
-    def __init__(self, daemon: Daemon, capabilities: list[str]) -> None:
+    Attributes:
+        events: Those of the last run, up to where it came.
+    """
+
+    def __init__(self, daemon: Daemon, capabilities: list[str], profile: str) -> None:
         self._daemon = daemon
+        self.events: list[Event] = []
         request = {
-            "profile": {"kind": "builtin", "value": "builtin:trial"},
+            "profile": {"kind": "builtin", "value": f"builtin:{profile}"},
             "requested_capabilities": [{"name": name} for name in capabilities],
         }
         worker = daemon.ask("POST", "/v1/workers", request)["worker"]
@@ -80,22 +85,20 @@ class Worker:
         self.refusal = worker["execution"]["last_result"].get("message", "")
         self.is_ready = worker["execution"]["backend"] == "connected"
 
-    def run(
-        self, content: str, kind: str = "allow_once", until: Callable[[list[Event]], bool] | None = None
-    ) -> list[Event]:
+    def run(self, content: str, kind: str = "allow_once", until: Callable[[], bool] | None = None) -> list[Event]:
         """Give an input, answer its permission requests, and return the events of the run up to its end.
 
         Args:
             content: The input.
             kind: The kind of the option that is chosen.
-            until: Interrupts the run once it holds for its events.
+            until: Interrupts the run once it holds.
 
         Raises:
             TimeoutError: The run did not end.
         """
         path = f"/v1/workers/{self.id}"
         cursor = self._daemon.ask("POST", f"{path}/input", {"kind": "user", "content": content})["ack"]["cursor"]
-        events: list[Event] = []
+        events = self.events = []
         deadline, is_interrupted = time.monotonic() + DEADLINE_S, False
         while not any(event["event"] == "run_end" for event in events):
             if time.monotonic() > deadline:
@@ -105,7 +108,7 @@ class Worker:
             page = self._daemon.ask("GET", f"{path}/events?cursor={cursor}")
             cursor = page["next_cursor"]
             events += [envelope["payload"] for envelope in page["events"]]
-            if until is not None and not is_interrupted and until(events):
+            if until is not None and not is_interrupted and until():
                 is_interrupted = True
                 self._daemon.ask("POST", f"{path}/interrupt")
             time.sleep(POLL_S)
@@ -123,15 +126,15 @@ class Worker:
                 self._daemon.ask("POST", f"{path}/permissions/{request['request_id']}", answer)
 
 
-def _toml(profile: Mapping[str, Any]) -> str:
-    """Return the configuration with a profile. JSON texts and arrays of texts are TOML too."""
-    scalars = {name: value for name, value in profile.items() if not isinstance(value, dict)}
-    lines = ['[profiles."builtin:trial"]', *(f"{name} = {json.dumps(value)}" for name, value in scalars.items())]
-    for name, value in profile.items():
+def _toml(name: str, profile: Mapping[str, Any]) -> str:
+    """Return the configuration of a profile. JSON texts and arrays of texts are TOML too."""
+    scalars = {key: value for key, value in profile.items() if not isinstance(value, dict)}
+    lines = [f'[profiles."builtin:{name}"]', *_pairs(scalars)]
+    for key, value in profile.items():
         if isinstance(value, dict):
-            lines += [f'[profiles."builtin:trial".{name}]', *_pairs(value)]
+            lines += [f'[profiles."builtin:{name}".{key}]', *_pairs(value)]
     return "\n".join(lines) + "\n"
 
 
-def _pairs(values: Mapping[str, str]) -> Iterator[str]:
+def _pairs(values: Mapping[str, Any]) -> Iterator[str]:
     return (f"{name} = {json.dumps(value)}" for name, value in values.items())

@@ -19,8 +19,7 @@ _numbers = itertools.count(1)
 def chat(request: dict[str, Any]) -> Iterator[Event]:
     """Yield the chunks of a chat completion."""
     tools = [Tool(one["function"]["name"], one["function"].get("parameters", {})) for one in request.get("tools", ())]
-    last = request["messages"][-1]
-    said = answer(_text(last.get("content")) if last["role"] == "user" else "", tools)
+    said = _answer(request["messages"], tools)
     delta: dict[str, Any] = {"role": "assistant", "content": said}
     reason = "stop"
     if isinstance(said, Call):
@@ -38,8 +37,7 @@ def responses(request: dict[str, Any]) -> Iterator[Event]:
     """Yield the events of a response."""
     tools = [Tool(one["name"], one.get("parameters", {})) for one in request.get("tools", ()) if "name" in one]
     given = request["input"]
-    last = {"role": "user", "content": given} if isinstance(given, str) else given[-1]
-    said = answer(_text(last.get("content")) if last.get("role") == "user" else "", tools)
+    said = answer(given, tools) if isinstance(given, str) else _answer(given, tools)
     number = next(_numbers)
     item: dict[str, Any] = {
         "type": "message",
@@ -71,10 +69,7 @@ def responses(request: dict[str, Any]) -> Iterator[Event]:
 def messages(request: dict[str, Any]) -> Iterator[Event]:
     """Yield the events of a message of Anthropic."""
     tools = [Tool(one["name"], one.get("input_schema", {})) for one in request.get("tools", ()) if "name" in one]
-    last = request["messages"][-1]
-    content = last["content"]
-    is_result = isinstance(content, list) and any(block.get("type") == "tool_result" for block in content)
-    said = answer("" if is_result else _text(content), tools)
+    said = _answer(request["messages"], tools)
     number = next(_numbers)
     message = {"id": f"msg_{number}", "type": "message", "role": "assistant", "model": request.get("model")}
     usage = {"input_tokens": 11, "output_tokens": 7}
@@ -100,21 +95,41 @@ def gemini(request: dict[str, Any]) -> Iterator[Event]:
     """Yield the one chunk of generated content."""
     declared = [one for tool in request.get("tools", ()) for one in tool.get("functionDeclarations", ())]
     tools = [Tool(one["name"], one.get("parametersJsonSchema") or one.get("parameters", {})) for one in declared]
-    parts = request["contents"][-1].get("parts", ())
-    is_result = any("functionResponse" in part for part in parts)
-    said = answer("" if is_result else _text(list(parts)), tools)
+    said = _answer(request["contents"], tools)
     part = {"functionCall": {"name": said.tool, "args": said.arguments}} if isinstance(said, Call) else {"text": said}
     usage = {"promptTokenCount": 11, "candidatesTokenCount": 7, "totalTokenCount": 18}
     candidate = {"content": {"role": "model", "parts": [part]}, "finishReason": "STOP", "index": 0}
     yield None, {"candidates": [candidate], "usageMetadata": usage}
 
 
-def _text(content: object) -> str:
-    """Return the text of a message, whatever form its content has."""
-    if isinstance(content, str):
-        return content
-    blocks: Sequence[Any] = content if isinstance(content, list) else ()
-    return "\n".join(str(block.get("text", "")) for block in blocks if isinstance(block, dict))
+def _answer(conversation: Sequence[dict[str, Any]], tools: Sequence[Tool]) -> str | Call:
+    """Return what the model says after a conversation.
+
+    What the user says now may be several messages, or stand beside the result of a tool that was interrupted.
+    """
+    blocks = [(_is_turn(message, block), _text(block)) for message in conversation for block in _blocks(message)]
+    start = max((at for at, (is_turn, _) in enumerate(blocks, 1) if is_turn), default=0)
+    earlier, said = ("\n".join(text for _, text in part) for part in (blocks[:start], blocks[start:]))
+    return answer(said, tools, earlier)
+
+
+def _blocks(message: dict[str, Any]) -> Sequence[dict[str, Any]]:
+    """Return the parts of a message, in whatever form its content is."""
+    content = message.get("parts", message.get("content"))
+    if isinstance(content, list):
+        return [block for block in content if isinstance(block, dict)] or [{}]
+    return [{"text": content or ""}]
+
+
+def _is_turn(message: dict[str, Any], block: dict[str, Any]) -> bool:
+    """Return whether a block is of the model, or the result of a tool: the user says something new after it."""
+    if message.get("role") in {"assistant", "model", "tool"} or message.get("type", "message") != "message":
+        return True
+    return block.get("type") == "tool_result" or "functionResponse" in block
+
+
+def _text(block: dict[str, Any]) -> str:
+    return str(block.get("text", ""))
 
 
 DIALECTS: tuple[tuple[str, Callable[[dict[str, Any]], Iterator[Event]]], ...] = (

@@ -1,7 +1,8 @@
 """What the scripted model says: the last words of the user decide, and no state is kept.
 
 `SAY words` is answered with the words, `RUN command` with a call of the agent's tool for commands, `WRITE file` with
-one of its tool for files. Once a tool has answered, the model says DONE.
+one of its tool for files. `RECALL words` is answered with whether the words came earlier in the conversation. Once a
+tool has answered, the model says DONE.
 """
 
 import json
@@ -12,7 +13,9 @@ from typing import Any
 
 DONE = "That is all."
 WRITTEN = "written by the model\n"
-ORDER = re.compile(r"(SAY|RUN|WRITE) ([^\n<]+)")
+REMEMBERED = "You said so before."
+FORGOTTEN = "You never said so."
+ORDER = re.compile(r"\b(SAY|RUN|WRITE|RECALL) ([^\n<]+)")
 
 COMMANDS = ("Bash", "bash", "run_shell_command", "exec_command", "shell_command", "shell", "run_command", "execute")
 FILES = ("Write", "write", "write_file", "edit_file")
@@ -44,12 +47,13 @@ class Call:
     arguments: dict[str, Any]
 
 
-def answer(said: str, tools: Sequence[Tool]) -> str | Call:
+def answer(said: str, tools: Sequence[Tool], earlier: str = "") -> str | Call:
     """Return what the model says.
 
     Args:
-        said: The last message of the conversation, or an empty text if that is the result of a tool.
+        said: What the user said after the model's last message; an empty text after the result of a tool.
         tools: The tools that the agent offers.
+        earlier: The conversation up to the model's last message.
     """
     orders = ORDER.findall(said)
     if not orders:
@@ -57,6 +61,8 @@ def answer(said: str, tools: Sequence[Tool]) -> str | Call:
     verb, rest = orders[-1]
     if verb == "SAY":
         return str(rest)
+    if verb == "RECALL":
+        return REMEMBERED if rest in earlier else FORGOTTEN
     names = COMMANDS if verb == "RUN" else FILES
     found = next((tool for name in names for tool in tools if tool.name == name), None)
     if found is None and verb == "WRITE":
