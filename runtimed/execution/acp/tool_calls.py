@@ -38,7 +38,11 @@ _PRINTED = ("terminal_output", "terminal_output_delta")
 
 @attrs.define
 class _ToolCall:
-    """An open tool call."""
+    """An open tool call.
+
+    Attributes:
+        diffs: The last ones in its content. An agent may show them only when it asks for a permission.
+    """
 
     id: str
     name: str
@@ -48,6 +52,7 @@ class _ToolCall:
     arguments_emitted: bool = False
     done: bool = False
     content: Content = attrs.field(factory=Content)
+    diffs: tuple[dict[str, Any], ...] = ()
     printed: CommandOutput = attrs.field(factory=CommandOutput)
     exit_status: int | None = None
     output: str = ""
@@ -139,6 +144,7 @@ class ToolCalls:
             call.arguments = arguments_json(update.get("rawInput")) or call.arguments
         if isinstance(content := update.get("content"), list):
             call.content = content_of(content, self.home)
+            call.diffs = call.content.diffs or call.diffs
         if (output := update.get("rawOutput")) is not None:
             call.output = cut(_json(output))
             call.output_line = first_line((output,)) if isinstance(output, str) else ""
@@ -147,7 +153,7 @@ class ToolCalls:
         if status == "in_progress" or status in _FINAL:
             yield from _done(call)
         if status in _FINAL:
-            for diff in call.content.diffs:
+            for diff in call.diffs if status == "completed" else call.content.diffs:
                 yield SystemItem({"kind": "diff", "tool_call_id": call.id, **diff})
             yield self._result(call_id, _summary(call) or status, _output(call), is_error=status == "failed")
 

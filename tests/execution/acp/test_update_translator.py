@@ -232,6 +232,21 @@ def test_diffs_are_told_before_the_result() -> None:
     ]
 
 
+@pytest.mark.parametrize(("status", "shown"), [("completed", ["x = 1\n"]), ("failed", [])])
+def test_a_diff_that_a_permission_request_showed_is_told_once_the_call_is_completed(
+    status: str, shown: list[str]
+) -> None:
+    translator = UpdateTranslator()
+    diff = {"type": "diff", "path": "/w/a.py", "oldText": "", "newText": "x = 1\n"}
+    result = {"type": "content", "content": {"type": "text", "text": "Wrote file successfully."}}
+
+    said = events_of(translator, call(title="write"), more(content=[diff]), more(status=status, content=[result]))
+
+    items = [payload.item for payload in said if isinstance(payload, SystemItem)]
+    assert [item["new_text"] for item in items] == shown
+    assert results(said)[0].output == "Wrote file successfully."
+
+
 def test_paths_in_the_workers_folder_are_told_from_there() -> None:
     translator = UpdateTranslator()
     translator.show_paths_from("/w")
