@@ -22,6 +22,13 @@ import json, sys
 from page import insert
 print(insert(**json.load(sys.stdin)), end="")
 """
+TABLE = """
+import json, runpy
+COLUMNS = runpy.run_path('__main__.py')['COLUMNS']
+from page import PAGE, TABLE
+lines = TABLE.search(PAGE.read_text())[1].splitlines()
+print(json.dumps([COLUMNS, [[cell.strip() for cell in line.strip("|").split("|")] for line in lines]]))
+"""
 
 RUN = "RUN echo hi"
 SCHEMA = {"type": "object", "properties": {"command": {"type": "string"}}, "required": ["command"]}
@@ -164,3 +171,14 @@ def test_a_trial_replaces_the_rows_of_its_agents_in_the_page_and_no_others() -> 
 
     assert done.stderr == ""
     assert done.stdout == page.format("| claude | yes |\n| codex | yes |\n| qwen | yes |\n")
+
+
+def test_the_page_has_a_row_for_each_recipe_with_the_version_it_names_and_a_cell_for_each_check() -> None:
+    columns, (head, _, *rows) = json.loads(run("-c", TABLE).stdout)
+    recipes = {recipe.stem: recipe.read_text() for recipe in AGENTS.glob("*.toml")}
+
+    assert head == columns
+    assert columns[2:] == ["text", "tool", "permission", "denied", "interrupt", "restart", "diff", "warm/cold"]
+    assert [row[0] for row in rows] == sorted(recipes)
+    assert all(len(row) == len(columns) and all(row) for row in rows)
+    assert all(f" {version}" in recipes[name] for name, version, *_ in rows)
