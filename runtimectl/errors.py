@@ -7,10 +7,12 @@ ClientError                    everything that the client library raises
     ├── WorkerFailed        1  the Worker was refused, or its run ended in an error
     ├── ChecksFailed        1  the doctor found a problem
     ├── UsageProblem        2  the command line, its files or its environment
+    │   └── MissingFile     2  a file that is named does not exist
     ├── NotFound            3
     ├── Unauthorized        4
     ├── Refused             5  refused by the Runtime
     ├── Unreachable         6  cannot reach the daemon
+    │   └── NotConnected    6  there is no daemon to connect to, so nothing was sent
     ├── DaemonFailed        7  the daemon failed
     │   └── Unavailable     7  it is starting or draining
     ├── TimedOut            8
@@ -88,6 +90,10 @@ class UsageProblem(ControlError):
     exit_code = 2
 
 
+class MissingFile(UsageProblem):
+    """A file that the command line or the environment names does not exist."""
+
+
 class NotFound(ControlError):
     """The Worker, bundle, permission request or route does not exist."""
 
@@ -95,7 +101,7 @@ class NotFound(ControlError):
 
 
 class Unauthorized(ControlError):
-    """The daemon did not accept the token, or no token was found."""
+    """The daemon did not accept the token, or no token was found; or the token does not grant the request."""
 
     exit_code = 4
 
@@ -110,6 +116,10 @@ class Unreachable(ControlError):
     """No daemon answered."""
 
     exit_code = 6
+
+
+class NotConnected(Unreachable):
+    """No daemon is known, or no connection could be opened: nothing was sent."""
 
 
 class DaemonFailed(ControlError):
@@ -195,7 +205,7 @@ _ANSWERS: dict[type[ControlError], _Answer] = {
 
 
 def _kind(status: int) -> _Answer:
-    if status == 401:
+    if status in {401, 403}:
         return _UnauthorizedAnswer
     if status == 404:
         return _NotFoundAnswer

@@ -50,9 +50,9 @@ class Client:
         """Close the connection. A later request opens another."""
         self._connection.close()
 
-    def runtime(self) -> Body:
-        """Return the Runtime."""
-        return self._ask("runtime", "GET", routes.RUNTIME)
+    def runtime(self, timeout: float = TIMEOUT_S) -> Body:
+        """Return the Runtime. The daemon may be silent for `timeout` seconds."""
+        return self._ask("runtime", "GET", routes.RUNTIME, timeout=timeout)
 
     def bundles(self) -> Body:
         """Return the summaries of all config bundles."""

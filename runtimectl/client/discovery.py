@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, NamedTuple
 
 from runtimectl.client import address, contexts
 from runtimectl.client.address import Address
-from runtimectl.errors import Unreachable, UsageProblem
+from runtimectl.errors import MissingFile, NotConnected, UsageProblem
 
 if TYPE_CHECKING:
     from runtimed.wire.endpoint import Endpoint
@@ -70,7 +70,7 @@ def find_address(options: DaemonOptions, runtime_id: str | None = None) -> Addre
 
     Raises:
         UsageProblem: An option, a variable or a file is invalid, or several daemons run and none is named.
-        Unreachable: No daemon is named, and none runs.
+        NotConnected: No daemon is named, and none runs.
     """
     target = find_target(options, runtime_id)
     return address_of(options, target, find_credential(options, target))
@@ -133,7 +133,7 @@ def _only_running(runtime_id: str | None) -> Target:
     running = [found for found in known if found.alive()]
     if not running:
         ended = "".join(f" (process {found.pid} that served {found.url} has ended)" for found in known[-1:])
-        raise Unreachable(f"no daemon is running here{ended}; {START}")
+        raise NotConnected(f"no daemon is running here{ended}; {START}")
     if len(running) > 1:
         listed = ", ".join(f"{found.url} ({found.runtime_id})" for found in running)
         raise UsageProblem(f"several daemons are running: {listed}; choose one with --url or --context")
@@ -202,6 +202,8 @@ def _read_token_file(path: str) -> str:
             if mode & 0o077:
                 raise UsageProblem(f"token file {path}: mode {mode:04o} lets others read it; expected 0600")
             found = file.read(MAX_TOKEN_BYTES + 1)
+    except FileNotFoundError as error:
+        raise MissingFile(f"token file {path}: {error.strerror}") from None
     except OSError as error:
         raise UsageProblem(f"token file {path}: {error.strerror}") from None
     return _checked_token(found.decode("ascii", "replace").strip(), f"token file {path}")

@@ -17,10 +17,10 @@ from runtimectl.client.feed import (
     checked_envelope,
     error_of_diagnostic,
 )
-from runtimectl.client.http import NotConnected, check_process, encode_request
+from runtimectl.client.http import check_process, encode_request
 from runtimectl.client.http_response import RECEIVE_BYTES, ResponseReader
 from runtimectl.client.paths import given, with_query, worker_path
-from runtimectl.errors import DaemonFailed, TimedOut, Unavailable, error_from_response
+from runtimectl.errors import DaemonFailed, NotConnected, TimedOut, Unavailable, error_from_response
 from runtimed.wire import routes
 
 SILENCE_S = 60.0

@@ -11,7 +11,7 @@ from types import MappingProxyType
 
 from runtimectl.client.address import Address
 from runtimectl.client.http_response import RECEIVE_BYTES, Response, ResponseReader
-from runtimectl.errors import TimedOut, Unreachable
+from runtimectl.errors import NotConnected, TimedOut, Unreachable
 from runtimed.wire import routes
 
 TIMEOUT_S = 60.0
@@ -25,10 +25,6 @@ MAX_IDLE_S = 2.0
 
 class NoAnswer(Unreachable):
     """The connection was closed before the first byte of a response."""
-
-
-class NotConnected(Unreachable):
-    """No connection could be opened, so nothing was sent."""
 
 
 class Connection:

@@ -5,8 +5,7 @@ import time
 from collections.abc import Callable
 from typing import TypeVar
 
-from runtimectl.client.http import NotConnected
-from runtimectl.errors import TimedOut, Unavailable, Unreachable
+from runtimectl.errors import NotConnected, TimedOut, Unavailable, Unreachable
 
 FIRST_DELAY_S = 0.05
 MAX_DELAY_S = 2.0

@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING
 import click
 
 from runtimectl.client.session import Session
-from runtimectl.errors import TimedOut, Unavailable, Unreachable
+from runtimectl.errors import MissingFile, TimedOut, Unavailable, Unreachable
 from runtimectl.options import Seconds, command
 from runtimectl.output.tables import Column, View, at
 
@@ -33,6 +33,8 @@ RUNTIME = View(
 
 WAIT_S = 60.0
 POLL_S = 0.2
+MIN_REQUEST_S = 0.1
+"""How long the last request of a wait may take, however little time is left."""
 
 
 @command()
@@ -57,12 +59,16 @@ def status(session: Session, wait_s: float | None) -> None:
 
 
 def _ready(session: Session, wait_s: float) -> "Body":
-    """Return the Runtime once the daemon is ready. Raises TimedOut."""
+    """Return the Runtime once the daemon is ready, which may write its token file before that. Raises TimedOut."""
+    from runtimectl.signals import require_reader
+
     deadline = time.monotonic() + wait_s
-    while True:
-        try:
-            return session.client().runtime()
-        except (Unreachable, Unavailable) as error:
-            if time.monotonic() > deadline:
-                raise TimedOut(f"the daemon is not ready within {wait_s:g} s: {error}") from None
-        time.sleep(POLL_S)
+    with require_reader():
+        while True:
+            left_s = max(deadline - time.monotonic(), MIN_REQUEST_S)
+            try:
+                return session.client().runtime(timeout=left_s)
+            except (Unreachable, Unavailable, TimedOut, MissingFile) as error:
+                if time.monotonic() > deadline:
+                    raise TimedOut(f"the daemon is not ready within {wait_s:g} s: {error}") from None
+            time.sleep(POLL_S)

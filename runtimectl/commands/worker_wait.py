@@ -19,8 +19,8 @@ if TYPE_CHECKING:
     from runtimectl.client.api import Body
 
 CONDITIONS = ("idle", "busy", "stopped", "permission", "error")
-MAX_WAIT_S = 600.0
-"""How long one request waits. A longer wait is made of several."""
+MAX_WAIT_S = 30.0
+"""How long one request waits. A longer wait is made of several: proxies cut a request that is silent for a minute."""
 
 MAX_PARALLEL = 256
 """How many Workers are waited for at the same time. Further ones take their turn."""

@@ -11,9 +11,9 @@ from yarl import URL
 
 from runtimectl.client.address import Address
 from runtimectl.client.feed import CLOSE_TIMEOUT_S, MAX_FRAME_BYTES, OPEN_TIMEOUT_S
-from runtimectl.client.http import NotConnected, check_process
+from runtimectl.client.http import check_process
 from runtimectl.client.http_response import MAX_RESPONSE_BYTES
-from runtimectl.errors import ControlError, DaemonFailed, TimedOut, Unreachable, error_from_response
+from runtimectl.errors import ControlError, DaemonFailed, NotConnected, TimedOut, Unreachable, error_from_response
 from runtimectl.library import calls
 from runtimectl.library.calls import Call
 from runtimectl.library.daemon import Finder

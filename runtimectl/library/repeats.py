@@ -3,8 +3,7 @@
 import time
 from typing import Any
 
-from runtimectl.client.http import NotConnected
-from runtimectl.errors import ApiError, ControlError, Unavailable, Unreachable
+from runtimectl.errors import ApiError, ControlError, NotConnected, Unavailable, Unreachable
 from runtimectl.library.calls import Call
 
 FIRST_DELAY_S = 0.1

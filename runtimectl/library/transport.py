@@ -5,8 +5,8 @@ from collections import deque
 from typing import TypeVar
 
 from runtimectl.client.address import Address
-from runtimectl.client.http import Connection, NotConnected
-from runtimectl.errors import ControlError, Unreachable, error_from_response
+from runtimectl.client.http import Connection
+from runtimectl.errors import ControlError, NotConnected, Unreachable, error_from_response
 from runtimectl.library import calls
 from runtimectl.library.calls import Call
 from runtimectl.library.daemon import Finder

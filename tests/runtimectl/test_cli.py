@@ -169,6 +169,14 @@ def test_an_interrupt_ends_with_130_and_without_a_traceback(new_worker: NewWorke
     assert tail.err == []
 
 
+def test_a_command_that_is_terminated_ends_with_143_for_a_shell(new_worker: NewWorker, start_ctl: StartCtl) -> None:
+    tail = start_ctl("events", "tail", new_worker())
+    tail.wait_for("snapshot")
+    tail.process.send_signal(signal.SIGTERM)
+    assert tail.finished() == -signal.SIGTERM
+    assert tail.err == []
+
+
 def test_a_timeout_ends_an_endless_wait(new_worker: NewWorker, ctl: Ctl) -> None:
     found = ctl("events", "tail", new_worker(), "--timeout", "1.5")
     assert (found.returncode, found.stderr) == (8, "runtimectl: timed out: the time of --timeout is over\n")

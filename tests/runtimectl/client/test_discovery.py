@@ -146,6 +146,7 @@ def test_a_port_where_nobody_listens_is_exit_6(ctl: Ctl, dead_url: str) -> None:
         (b"HTTP/1.1 500 Oops\r\n\r\n<html>", 7),
         (b'HTTP/1.1 503 No\r\n\r\n{"error": {"code": "unavailable", "message": "later"}}', 7),
         (b'HTTP/1.1 507 Full\r\n\r\n{"error": {"code": "store_full", "message": "no room"}}', 7),
+        (b"HTTP/1.1 403 Forbidden\r\n\r\n<html>", 4),
         (b'HTTP/1.1 421 No\r\n\r\n{"error": {"code": "misdirected_request", "message": "who?"}}', 5),
         (b'HTTP/1.1 409 No\r\n\r\n{"error": {"code": "x", "message": "\x1b[31m"}}', 5),
     ],
