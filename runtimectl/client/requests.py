@@ -12,8 +12,10 @@ Json = dict[str, Any]
 
 
 def read_stdin() -> bytes:
-    """Read all of stdin. Raises UsageProblem for a terminal, and for more than MAX_STDIN_BYTES."""
-    if sys.stdin is None or sys.stdin.isatty():
+    """Read all of stdin. Raises UsageProblem if it is closed or a terminal, and for more than MAX_STDIN_BYTES."""
+    if sys.stdin is None:
+        raise UsageProblem("stdin: expected a pipe or a file, but it is closed")
+    if sys.stdin.isatty():
         raise UsageProblem("stdin: expected a pipe or a file, got a terminal")
     found = sys.stdin.buffer.read(MAX_STDIN_BYTES + 1)
     if len(found) > MAX_STDIN_BYTES:

@@ -100,7 +100,7 @@ def create(session: Session, /, wait: bool, **fields: Any) -> None:
 
 @workers.command("input")
 @click.argument("worker", metavar="W", shell_complete=complete_workers)
-@click.argument("content", metavar="[TEXT | -]", required=False)
+@click.argument("content", metavar="TEXT")
 @click.option("--system", is_flag=True, help="Send a system input instead of a user input.")
 @click.option("--wait", is_flag=True, help="Wait for the end of the run; exit 1 or 9 if it fails.")
 @click.option(
@@ -109,18 +109,16 @@ def create(session: Session, /, wait: bool, **fields: Any) -> None:
     help="During a run: fail, wait for its end, or interrupt it and run next. [reject]",
 )
 @click.pass_obj
-def input_(
-    session: Session, worker: str, content: str | None, system: bool, wait: bool, when_busy: str | None
-) -> None:
+def input_(session: Session, worker: str, content: str, system: bool, wait: bool, when_busy: str | None) -> None:
     """Send an input to a Worker.
 
-    Without TEXT, or with -, the input is read from stdin.
+    With - in place of TEXT, the input is read from stdin.
 
     \b
     Example:
       runtimectl workers input worker-00000001 "hello" --wait
     """
-    text = _stdin_text() if content in {None, "-"} else str(content)
+    text = _stdin_text() if content == "-" else content
     client = session.client()
     worker_id = resolve_worker_id(client, worker)
     kind = "system" if system else "user"

@@ -114,6 +114,25 @@ def test_an_input_is_acknowledged(ctl: Ctl, new_worker: NewWorker) -> None:
     assert ctl("workers", "input", worker, "again", "--wait", "-o", "name").stdout == f"{worker}\n"
 
 
+def test_a_missing_text_is_a_usage_error_and_an_open_stdin_is_not_read(
+    env: dict[str, str], new_worker: NewWorker
+) -> None:
+    command = [sys.executable, "-m", "runtimectl", "workers", "input", new_worker()]
+    pipe = subprocess.PIPE
+    with subprocess.Popen(command, env=env, text=True, stdin=pipe, stdout=pipe, stderr=pipe) as process:
+        assert process.stderr is not None
+        said = process.stderr.read()
+        assert process.wait(60) == 2
+    assert said.startswith("runtimectl: Missing argument 'TEXT'.")
+
+
+def test_a_closed_stdin_is_a_usage_error_where_it_is_to_be_read(env: dict[str, str], new_worker: NewWorker) -> None:
+    command = f"{sys.executable} -m runtimectl workers input {new_worker()} - <&-"
+    found = subprocess.run(["sh", "-c", command], env=env, capture_output=True, text=True, timeout=60, check=False)
+    assert (found.returncode, found.stdout) == (2, "")
+    assert found.stderr == "runtimectl: stdin: expected a pipe or a file, but it is closed\n"
+
+
 def test_an_input_is_read_from_stdin_as_it_is(ctl: Ctl, new_worker: NewWorker) -> None:
     worker = new_worker()
     text = "zwei Zeilen,\n mit Ümläut und 漢字\n"
