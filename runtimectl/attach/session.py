@@ -9,7 +9,8 @@ from runtimectl.attach.conversation import Conversation
 from runtimectl.attach.line_editor import LineEditor
 from runtimectl.attach.rows import fitted
 from runtimectl.attach.screen import Screen
-from runtimectl.attach.terminal import Resized, Terminal
+from runtimectl.attach.terminal import Ended, Resized, Terminal
+from runtimectl.client.run_result import SIGNALED
 from runtimectl.errors import ClientError
 from runtimectl.library.events import Events
 from runtimectl.library.worker import Worker
@@ -44,8 +45,11 @@ class Attachment:
         self._is_connected = False
         self._early_keys: list[str] = []
 
-    def run(self) -> None:
+    def run(self) -> int:
         """Talk until the person leaves or the Worker has ended.
+
+        Returns:
+            The exit code: 0, or 128 + n if signal n ended it.
 
         Raises:
             ClientError: The events cannot be read.
@@ -54,8 +58,11 @@ class Attachment:
             threading.Thread(target=self._follow, args=(events,), daemon=True).start()
             with self._terminal.prepared():
                 for item in self._terminal.inputs():
+                    if isinstance(item, Ended):
+                        return SIGNALED + item.number
                     if not self._take(item):
-                        return
+                        return 0
+        return 0
 
     def _follow(self, events: Events) -> None:
         """Pass on the events, and how they end."""

@@ -19,8 +19,23 @@ DEFAULT_COLUMNS = 80
 KEYS_BYTES = 1 << 12
 
 
+ENDING = (signal.SIGTERM, signal.SIGHUP)
+"""The signals that end a conversation in good order, unless they were ignored when the command was started."""
+
+
 class Resized:
     """The terminal has another width."""
+
+
+class Ended:
+    """A signal ends the conversation.
+
+    Args:
+        number: The signal.
+    """
+
+    def __init__(self, number: int) -> None:
+        self.number = number
 
 
 class Terminal:
@@ -45,16 +60,28 @@ class Terminal:
 
     @contextmanager
     def prepared(self) -> Iterator[None]:
-        """Read keys one by one, without echo. The terminal is as before behind the context."""
+        """Read keys one by one, without echo. The terminal is as before behind the context, if it is still there."""
         before = termios.tcgetattr(self._stdin)
-        handler = signal.signal(signal.SIGWINCH, lambda *_: self.put(Resized()))
+        with self._signals():
+            try:
+                tty.setraw(self._stdin, termios.TCSADRAIN)
+                yield
+            finally:
+                with suppress(termios.error, OSError):
+                    termios.tcsetattr(self._stdin, termios.TCSADRAIN, before)
+                    self.write("\r\n")
+
+    @contextmanager
+    def _signals(self) -> Iterator[None]:
+        """Pass signals on to `inputs`."""
+        ending = [number for number in ENDING if signal.getsignal(number) is not signal.SIG_IGN]
+        handlers = {number: signal.signal(number, lambda found, _: self.put(Ended(found))) for number in ending}
+        handlers[signal.SIGWINCH] = signal.signal(signal.SIGWINCH, lambda *_: self.put(Resized()))
         try:
-            tty.setraw(self._stdin, termios.TCSADRAIN)
             yield
         finally:
-            termios.tcsetattr(self._stdin, termios.TCSADRAIN, before)
-            signal.signal(signal.SIGWINCH, handler)
-            self.write("\r\n")
+            for number, handler in handlers.items():
+                signal.signal(number, handler)
 
     def put(self, item: Any) -> None:
         """Have `inputs` yield an item. Any thread may call this."""

@@ -45,5 +45,4 @@ def _talk(session: Session, worker_id: str) -> None:
     client = Client.found_by(
         lambda runtime_id: find_address(options, runtime_id), reconnect_for=session.reconnect_for
     )
-    Attachment(client.worker(worker_id), Terminal(sys.stdin.fileno(), sys.stdout.fileno())).run()
-    exit_at_once(0)
+    exit_at_once(Attachment(client.worker(worker_id), Terminal(sys.stdin.fileno(), sys.stdout.fileno())).run())

@@ -49,6 +49,7 @@ class Person:
     def __init__(self, env: dict[str, str], columns: int, *args: str) -> None:
         self._terminal, inner = pty.openpty()
         self.resize(columns)
+        self.mode_before = self.mode
         command = [sys.executable, "-m", "runtimectl", "attach", *args]
         self.process = subprocess.Popen(
             command, env=env, stdin=inner, stdout=inner, stderr=inner, start_new_session=True
@@ -59,6 +60,16 @@ class Person:
 
     def resize(self, columns: int) -> None:
         fcntl.ioctl(self._terminal, termios.TIOCSWINSZ, struct.pack("HHHH", 24, columns, 0, 0))
+
+    @property
+    def mode(self) -> list[Any]:
+        """How the terminal treats what is typed and printed."""
+        return termios.tcgetattr(self._terminal)[:4]
+
+    def hang_up(self) -> None:
+        """Close the terminal while the command runs."""
+        os.close(self._terminal)
+        self._terminal = os.open(os.devnull, os.O_RDONLY)
 
     def type(self, keys: str) -> None:
         os.write(self._terminal, keys.encode())
@@ -252,6 +263,31 @@ def test_the_conversation_goes_on_over_a_restart_of_the_daemon_and_ends_with_the
 
     assert (code, person.screen.rows.count("before")) == (0, 1)
     assert "# the Worker has ended" in person.screen.rows
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGHUP, signal.SIGINT])
+def test_a_signal_ends_the_command_and_leaves_the_terminal_as_it_was(
+    attach: Callable[..., Person], shell: str, number: signal.Signals
+) -> None:
+    person = attach(120, shell)
+    person.read_until(lambda rows: rows == [">"])
+    assert person.mode != person.mode_before
+
+    person.process.send_signal(number)
+
+    assert person.end() == 128 + number
+    assert person.mode == person.mode_before
+
+
+def test_a_terminal_that_goes_away_ends_the_command_without_a_traceback(
+    attach: Callable[..., Person], shell: str
+) -> None:
+    person = attach(120, shell)
+    person.read_until(lambda rows: rows == [">"])
+
+    person.hang_up()
+
+    assert person.process.wait(DEADLINE_S) == 0
 
 
 def test_without_a_terminal_the_command_says_what_to_use_instead(ctl: Ctl, new_worker: NewWorker) -> None:
