@@ -11,11 +11,11 @@ from runtimectl.client.requests import create_request, read_stdin
 from runtimectl.client.run_result import EXIT_CODES
 from runtimectl.client.session import Session, write_message
 from runtimectl.commands.creation import creation_options
-from runtimectl.errors import ControlError, Unreachable, UsageProblem
+from runtimectl.errors import ControlError, DeadlineExpired, Unreachable, UsageProblem
 from runtimectl.job.conversation import Conversation, create, refusal, send
 from runtimectl.job.files import open_files
 from runtimectl.job.inbox import Inbox
-from runtimectl.job.job import Job, JobOptions
+from runtimectl.job.job import Job, JobOptions, problem_of_output
 from runtimectl.job.records import EVENTS, OUTPUT_FILE, RESULT, TRANSCRIPT, Records, json_line
 from runtimectl.job.stdout import Stdout
 from runtimectl.job.stop_signals import StopSignals, watch_reader
@@ -94,11 +94,22 @@ def run(context: click.Context, /, **options: Any) -> None:
     """
     session: Session = context.obj
     output = _output(session, options.pop("output"))
-    request, text = _request_and_text(options, context.meta[COMMAND])
+    if options["keep"] and options["rm"]:
+        raise UsageProblem("--rm: cannot be combined with --keep")
     if options["detach"]:
         _check_detached(options)
-        context.exit(_detach(session, request, text, output))
-    context.exit(_run_job(session, request, text, output, options))
+    timeout_s = options["timeout"] or session.timeout
+    try:
+        request, text = _request_and_text(options, context.meta[COMMAND])
+    except DeadlineExpired:
+        _end_deadline(timeout_s)
+        write_message(f"timed_out: stdin has not ended within {timeout_s:g} s")
+        context.exit(EXIT_CODES["timed_out"])
+    patience_s = 0.0 if options["when_gone"] == "fail" else session.reconnect_for
+    if options["detach"]:
+        context.exit(_detach(session, request, text, output, patience_s))
+    _end_deadline(timeout_s)
+    context.exit(_run_job(session, request, text, output, patience_s, options))
 
 
 def _output(session: Session, given: str | None) -> str:
@@ -110,7 +121,7 @@ def _output(session: Session, given: str | None) -> str:
 
 
 def _request_and_text(options: dict[str, Any], command: list[str] | None) -> tuple[dict[str, Any], str]:
-    """Return the request that creates the Worker, and its input."""
+    """Return the request that creates the Worker, and its input. Raises DeadlineExpired if stdin does not end."""
     text = options.pop("text")
     if (text is None) == (command is None) or command == []:
         raise UsageProblem("expected either TEXT (- for stdin), or -- and a COMMAND")
@@ -119,10 +130,21 @@ def _request_and_text(options: dict[str, Any], command: list[str] | None) -> tup
         text = shlex.join(command)
         fields["profile"] = fields["profile"] or SHELL
     elif text == "-":
-        text = _stdin_text()
+        text = _stdin_text(options["timeout"])
     if not text.strip():
         raise UsageProblem("TEXT: expected text that is not blank")
-    return create_request(**fields), text
+    request = create_request(**fields)
+    _check_encoding(text, *fields.values())
+    return request, text
+
+
+def _check_encoding(*values: Any) -> None:
+    """Raise UsageProblem if an argument is no UTF-8. A field may be a text or several."""
+    try:
+        for value in values:
+            "".join(value or "").encode()
+    except UnicodeEncodeError:
+        raise UsageProblem("arguments: expected valid UTF-8") from None
 
 
 def _creation_fields() -> set[str]:
@@ -130,11 +152,23 @@ def _creation_fields() -> set[str]:
     return names | {"name", "labels"}
 
 
-def _stdin_text() -> str:
+def _stdin_text(timeout_s: float | None) -> str:
+    if timeout_s is not None:
+        from runtimectl.signals import start_deadline
+
+        start_deadline(timeout_s)
     try:
         return read_stdin().decode()
     except UnicodeDecodeError as error:
         raise UsageProblem(f"stdin: expected UTF-8, got an invalid byte at offset {error.start}") from None
+
+
+def _end_deadline(timeout_s: float | None) -> None:
+    """Stop the timer of `--timeout`: the job looks at the clock itself."""
+    if timeout_s is not None:
+        from runtimectl.signals import stop_deadline
+
+        stop_deadline()
 
 
 def _check_detached(options: dict[str, Any]) -> None:
@@ -143,10 +177,10 @@ def _check_detached(options: dict[str, Any]) -> None:
             raise UsageProblem(f"--{name.replace('_', '-')}: cannot be combined with --detach")
 
 
-def _detach(session: Session, request: dict[str, Any], text: str, output: str) -> int:
+def _detach(session: Session, request: dict[str, Any], text: str, output: str, patience_s: float) -> int:
     from runtimectl.client.repetition import Repetition
 
-    repetition = Repetition(session.reconnect_for)
+    repetition = Repetition(patience_s)
     try:
         worker = create(session, request, repetition)
         refused = refusal(worker)
@@ -165,7 +199,9 @@ def _detach(session: Session, request: dict[str, Any], text: str, output: str) -
     return 0
 
 
-def _run_job(session: Session, request: dict[str, Any], text: str, output: str, options: dict[str, Any]) -> int:
+def _run_job(
+    session: Session, request: dict[str, Any], text: str, output: str, patience_s: float, options: dict[str, Any]
+) -> int:
     with suppress(Unreachable):  # The job has a result for that; wrong usage ends the command here.
         session.client()
     inbox = Inbox()
@@ -173,7 +209,6 @@ def _run_job(session: Session, request: dict[str, Any], text: str, output: str, 
     signals = StopSignals(inbox, records.discard)
     stdout = Stdout(lambda: signals.has_come)
     view = TextView(session, stdout) if output == "text" else JsonView(session, stdout, each=output == "jsonl")
-    patience_s = 0.0 if options["when_gone"] == "fail" else session.reconnect_for
     conversation = Conversation(session, request, text, inbox, patience_s)
     job = Job(session, _job_options(session, options), inbox, conversation, view, stdout, records)
     with signals.handled():
@@ -181,7 +216,7 @@ def _run_job(session: Session, request: dict[str, Any], text: str, output: str, 
         try:
             return job.run().exit_code
         except OSError as error:
-            write_message(f"cannot write the output: {error.strerror}")
+            write_message(problem_of_output(error))
             return EXIT_CODES["refused"]
         finally:
             records.discard()
@@ -192,10 +227,6 @@ def _name(option: str) -> str:
 
 
 def _job_options(session: Session, options: dict[str, Any]) -> JobOptions:
-    if session.timeout is not None:
-        from runtimectl.signals import stop_deadline
-
-        stop_deadline()
     return JobOptions(
         timeout_s=options["timeout"] or session.timeout,
         no_output_for_s=options["no_output_for"],

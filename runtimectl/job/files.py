@@ -1,17 +1,28 @@
 """The files that a job writes: each appears whole, or not at all."""
 
+import errno
 import os
+import re
 import stat
-from collections.abc import Mapping
-from contextlib import suppress
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import IO
 
 from runtimectl.errors import UsageProblem
 
 
+class FileProblem(OSError):
+    """A file cannot be written. Its text names the option and the file."""
+
+
+_DESCRIPTOR = re.compile(r"/dev/std(?:out|err)|/(?:dev|proc/self)/fd/([0-9]{1,9})", re.ASCII)
+
+
 class OutputFile:
-    """A file that is written beside its place, and put there by `close`. A device or a pipe is written directly.
+    """A file that is written beside its place, and put there by `close`.
+
+    A device, a pipe, and a file that is open under a name such as /dev/stderr are written directly.
 
     Args:
         option: The option that names the file, for errors.
@@ -24,29 +35,50 @@ class OutputFile:
     def __init__(self, option: str, path: str) -> None:
         self._place = Path(os.path.realpath(path))
         self._draft: Path | None = None
+        self._name = f"{option}: cannot write {path}"
+        descriptor = _descriptor(path)
         try:
-            if _is_special(self._place):
-                self._file: IO[str] = self._place.open("w", encoding="utf-8", errors="replace")
+            if self._place.is_dir():
+                raise IsADirectoryError(errno.EISDIR, os.strerror(errno.EISDIR))
+            if descriptor is not None:
+                self._file: IO[str] = os.fdopen(os.dup(descriptor), "w", encoding="utf-8", errors="replace")
+            elif _is_special(self._place):
+                self._file = self._place.open("w", encoding="utf-8", errors="replace")
             else:
                 self._draft = self._place.with_name(f".{self._place.name}.{os.getpid()}")
                 self._draft.unlink(missing_ok=True)
                 self._file = self._draft.open("x", encoding="utf-8", errors="replace", newline="")
         except OSError as error:
-            raise UsageProblem(f"{option}: cannot write {path}: {error.strerror}") from None
+            raise UsageProblem(f"{self._name}: {error.strerror}") from None
 
     def write(self, text: str) -> None:
         """Write text. Raises OSError."""
-        self._file.write(text)
+        with self._named():
+            self._file.write(text)
 
     def close(self) -> None:
         """Complete the file and put it in its place. Raises OSError."""
-        self._file.flush()
-        if self._draft is not None:
-            os.fsync(self._file.fileno())
-        self._file.close()
-        if self._draft is not None:
-            self._draft.replace(self._place)
-            self._draft = None
+        with self._named():
+            self._file.flush()
+            if self._draft is not None:
+                os.fsync(self._file.fileno())
+            self._file.close()
+            if self._draft is not None:
+                self._draft.replace(self._place)
+                self._draft = None
+
+    @contextmanager
+    def _named(self) -> Iterator[None]:
+        try:
+            yield
+        except OSError as error:
+            raise FileProblem(f"{self._name}: {error.strerror}") from None
+
+    def abandon(self) -> None:
+        """Remove what was written, and close the file."""
+        self.discard()
+        with suppress(OSError):
+            self._file.close()
 
     def discard(self) -> None:
         """Remove what was written, unless the file is in its place. A signal handler may call it."""
@@ -65,7 +97,7 @@ def open_files(paths: Mapping[str, str | None]) -> dict[str, OutputFile]:
     places: dict[str, str] = {}
     for option, path in given.items():
         other = places.setdefault(os.path.realpath(path), option)
-        if other != option and not _is_special(Path(path)):
+        if other != option and _descriptor(path) is None and not _is_special(Path(path)):
             raise UsageProblem(f"{option}: expected another file than that of {other}")
     files: dict[str, OutputFile] = {}
     try:
@@ -76,6 +108,14 @@ def open_files(paths: Mapping[str, str | None]) -> dict[str, OutputFile]:
             file.discard()
         raise
     return files
+
+
+def _descriptor(path: str) -> int | None:
+    """Return the descriptor that a path such as /dev/stderr names, or None."""
+    found = _DESCRIPTOR.fullmatch(path)
+    if found is None:
+        return None
+    return int(found[1]) if found[1] else 1 if path.endswith("out") else 2
 
 
 def _is_special(path: Path) -> bool:

@@ -11,6 +11,7 @@ from runtimectl.client.run_result import EXIT_CODES, SIGNALED, Result, exit_code
 from runtimectl.client.session import Session
 from runtimectl.errors import ControlError, NotFound, Refused
 from runtimectl.job.conversation import Conversation, refusal
+from runtimectl.job.files import FileProblem
 from runtimectl.job.inbox import Created, Event, Failed, Inbox, Item, Note, OutputClosed, Stopped
 from runtimectl.job.records import Records
 from runtimectl.job.stdout import Stdout
@@ -147,11 +148,11 @@ class Job:
             self._finish(self._progress.end, exit_code(self._progress.end, self._progress.exit_status))
 
     def _show(self, envelope: Body, text: str) -> None:
-        try:
-            self._view.event(envelope, text)
-            self._records.event(envelope, text)
-        except OSError as error:
-            self._finish(End("interrupted", f"cannot write the output: {error.strerror}"), EXIT_CODES["refused"])
+        for write in (self._records.event, self._view.event):
+            try:
+                write(envelope, text)
+            except OSError as error:
+                self._finish(End("interrupted", problem_of_output(error)), EXIT_CODES["refused"])
 
     def _fail(self, error: ControlError) -> None:
         """End the job with the daemon's refusal, or because the daemon is gone."""
@@ -222,6 +223,11 @@ class Job:
         deadline = time.monotonic() + SETTLE_S
         while self._is_connected and not is_settled() and time.monotonic() < deadline:
             self._handle(self._inbox.get(TICK_S))
+
+
+def problem_of_output(error: OSError) -> str:
+    """Return what a failure to write says: of a file its name, of stdout the reason."""
+    return str(error) if isinstance(error, FileProblem) else f"cannot write the output: {error.strerror}"
 
 
 def allowing_option(request: Body) -> str | None:

@@ -1,5 +1,6 @@
 """One daemon for all tests of a module, with a profile for each way in which a run ends."""
 
+import contextlib
 import json
 import os
 import signal
@@ -106,6 +107,8 @@ def _profiles(folder: Path) -> Iterator[str]:
         yield _profile(name, folder / "asking.json", setting)
     yield f'[workspaces."ci:repo"]\npath = "{folder}/repository"\nmode = "worktree"'
     yield '[profiles."builtin:missing"]\nbackend = "acp"\ncommand = ["/nonexistent/agent"]'
+    yield '[profiles."builtin:short"]\nbackend = "shell"\nmax_run_s = 0.5'
+    yield '[profiles."builtin:narrow"]\nbackend = "shell"\nmax_output_bytes = 1000'
     yield '[profiles."builtin:needy"]\nbackend = "shell"\ncapabilities = ["shell", "network"]'
 
 
@@ -146,6 +149,16 @@ def started(jobs: Jobs) -> "Iterator[Callable[..., subprocess.Popen[str]]]":
         if process.poll() is None:
             process.send_signal(signal.SIGKILL)
         process.communicate()
+
+
+def programs_with(argument: str) -> list[int]:
+    """Return the processes that have this argument."""
+    found = []
+    for process in Path("/proc").glob("[0-9]*"):
+        with contextlib.suppress(OSError):
+            if argument in (process / "cmdline").read_text().split("\0"):
+                found.append(int(process.name))
+    return found
 
 
 def wait_for(path: Path) -> None:

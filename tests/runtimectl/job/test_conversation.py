@@ -4,6 +4,8 @@ import json
 import signal
 import socket
 import struct
+import subprocess
+import sys
 import threading
 import time
 from collections import Counter
@@ -137,6 +139,22 @@ def test_200_lost_answers_run_nothing_twice(durable: Jobs) -> None:
         assert said == f"#1 user: echo {number}\n#2 assistant: {number}\n"
 
 
+def test_a_create_an_input_and_a_detached_run_happen_once_if_their_answers_are_lost(durable: Jobs) -> None:
+    with closing(DroppingProxy(durable.daemon.url)) as proxy:
+        through = ("--url", proxy.url, "--token-file", str(durable.folder / "store" / "token"))
+        created = durable.ctl("workers", "create", "-o", "name", *through).stdout.strip()
+        given = durable.ctl("workers", "input", created, "hello", *through)
+        detached = durable.run("--detach", *through, "--", "echo", "hi").stdout.strip()
+
+    assert (given.returncode, given.stderr) == (0, "")
+    assert durable.ctl("workers", "list", "-o", "name").stdout.split() == [created, detached]
+    for worker, said in ((created, "hello"), (detached, "echo hi")):
+        assert durable.ctl("workers", "wait", worker).returncode == 0
+        assert durable.ctl("transcript", worker, "--limit", "1").stdout == f"#1 user: {said}\n"
+        assert len(durable.ctl("transcript", worker).stdout.splitlines()) == 2
+    assert set(proxy.dropped.values()) == {DROPS}
+
+
 @pytest.mark.parametrize("when_gone", ["wait", "fail"])
 def test_a_daemon_that_is_killed_is_waited_for_or_not(durable: Jobs, when_gone: str) -> None:
     events = durable.folder / "events"
@@ -176,6 +194,64 @@ def test_a_daemon_that_does_not_come_back_is_given_up(durable: Jobs) -> None:
     assert process.returncode == 125
     assert err.splitlines()[-1].startswith("runtimectl: ")
     durable.daemon = durable.serve(f"fs:{durable.folder}/store")
+
+
+def test_a_signal_while_the_daemon_is_away_completes_the_files(durable: Jobs) -> None:
+    result = durable.folder / "result"
+    with ExitStack() as at_end:
+        process = durable.start("--result", str(result), "--", "sh", "-c", "echo said; sleep 600")
+        at_end.callback(process.communicate)
+        at_end.callback(process.kill)
+        assert process.stdout is not None
+        assert process.stderr is not None
+        assert process.stdout.readline() == "said\n"
+        durable.daemon.end(signal.SIGKILL)
+        assert "reconnecting" in process.stderr.readline()
+
+        process.send_signal(signal.SIGTERM)
+
+        assert process.wait(DEADLINE_S) == 143
+    told = json.loads(result.read_text())
+    assert (told["outcome"], told["text"]) == ("interrupted", "said\n")
+    durable.daemon = durable.serve(f"fs:{durable.folder}/store")
+
+
+def test_a_wait_goes_on_over_a_restart_and_a_daemon_that_stays_away_is_exit_6(durable: Jobs) -> None:
+    shell = ("workers", "create", "--profile", "builtin:shell", "--capability", "shell", "-o", "name")
+    worker = durable.ctl(*shell).stdout.strip()
+    with ExitStack() as at_end:
+        waiting = [
+            subprocess.Popen(
+                [sys.executable, "-m", "runtimectl", "workers", "wait", worker, "--for", "stopped", *options],
+                env=durable.env,
+                stdout=subprocess.PIPE,
+                stderr=subprocess.PIPE,
+                text=True,
+            )
+            for options in ((), ("--reconnect-for", "0.5"))
+        ]
+        for process in waiting:
+            at_end.callback(process.communicate)
+            at_end.callback(process.kill)
+            _until_waiting(process.pid)
+
+        durable.daemon.end(signal.SIGKILL)
+        _, err = waiting[1].communicate(timeout=DEADLINE_S)
+        assert (waiting[1].returncode, err.count("\n")) == (6, 1)
+        assert f"process {durable.daemon.process.pid} that served {durable.daemon.url} has ended" in err
+        durable.daemon = durable.serve(f"fs:{durable.folder}/store")
+        assert durable.ctl("workers", "stop", worker).returncode == 0
+
+        out, err = waiting[0].communicate(timeout=DEADLINE_S)
+        assert (waiting[0].returncode, out, err) == (0, f"{worker}  stopped\n", "")
+
+
+def _until_waiting(pid: int) -> None:
+    """Wait until a `workers wait` waits: one thread for its output, one that watches stdout, one that asks."""
+    deadline = time.monotonic() + DEADLINE_S
+    while len(list(Path(f"/proc/{pid}/task").iterdir())) < 3:
+        assert time.monotonic() < deadline
+        time.sleep(0.02)
 
 
 def _until_said(jobs: Jobs) -> None:

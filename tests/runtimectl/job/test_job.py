@@ -5,19 +5,29 @@ import json
 import os
 import signal
 import subprocess
+import sys
+import time
 from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 
 from tests.runtimectl.conftest import DEADLINE_S
-from tests.runtimectl.job.conftest import Jobs, wait_for
+from tests.runtimectl.job.conftest import Jobs, programs_with, wait_for
 
 Start = Callable[..., "subprocess.Popen[str]"]
 
 
 @pytest.mark.parametrize(
-    ("script", "code"), [("true", 0), ("exit 7", 7), ("kill -9 $$", 137), ("exit 124", 124), ("no-such-program", 127)]
+    ("script", "code"),
+    [
+        ("true", 0),
+        ("exit 7", 7),
+        ("kill -9 $$", 137),
+        ("kill -9 $PPID; sleep 600", 137),
+        ("exit 124", 124),
+        ("no-such-program", 127),
+    ],
 )
 def test_a_command_ends_with_its_own_status(jobs: Jobs, script: str, code: int) -> None:
     found = jobs.run("-o", "json", "--", "sh", "-c", script)
@@ -30,6 +40,12 @@ def test_a_command_prints_exactly_what_it_prints_elsewhere(jobs: Jobs) -> None:
     argument = "a  b'c\"$HOME *\\"
     found = jobs.run("--", "printf", r"%s|\033[1m\a|%s", argument, "--keep")
     assert (found.returncode, found.stdout, found.stderr) == (0, f"{argument}|\x1b[1m\a|--keep", "")
+
+
+def test_invalid_utf8_is_replaced(jobs: Jobs) -> None:
+    found = jobs.run("-o", "json", "--", "printf", r"a\377b\303\n")
+    assert json.loads(found.stdout)["text"] == "a\ufffdb\ufffd\n"
+    assert jobs.run("--", "printf", r"a\377b\303\n").stdout == "a\ufffdb\ufffd\n"
 
 
 def test_output_is_printed_as_it_comes_and_an_open_stdin_holds_nothing_up(
@@ -45,6 +61,42 @@ def test_output_is_printed_as_it_comes_and_an_open_stdin_holds_nothing_up(
 
     assert process.stdout.read() == "second\n"
     assert process.wait(DEADLINE_S) == 0
+
+
+@pytest.mark.parametrize("closed", ["<&-", "2>&-", "<&- 2>&-"])
+def test_closed_streams_hold_nothing_up(jobs: Jobs, tmp_path: Path, closed: str) -> None:
+    line = f"{sys.executable} -m runtimectl run --result {tmp_path}/result -- sh -c 'echo hi; exit 3' {closed}"
+    found = subprocess.run(
+        ["sh", "-c", line], env=jobs.env, stdout=subprocess.PIPE, text=True, timeout=DEADLINE_S, check=False
+    )
+    assert (found.returncode, found.stdout) == (3, "hi\n")
+    assert json.loads((tmp_path / "result").read_text())["exit_status"] == 3
+
+
+def test_a_stdout_that_is_closed_from_the_start_creates_nothing(jobs: Jobs) -> None:
+    before = jobs.ctl("workers", "list", "-o", "name").stdout
+    line = f"{sys.executable} -m runtimectl run -- true >&-"
+    found = subprocess.run(
+        ["sh", "-c", line], env=jobs.env, stderr=subprocess.PIPE, text=True, timeout=DEADLINE_S, check=False
+    )
+    assert (found.returncode, found.stderr) == (1, "runtimectl: cannot write the output: stdout is closed\n")
+    assert jobs.ctl("workers", "list", "-o", "name").stdout == before
+
+
+@pytest.mark.parametrize("args", [("run", "--timeout", "1", "-"), ("--timeout", "1", "run", "-")])
+def test_a_stdin_that_does_not_end_is_a_time_out(jobs: Jobs, args: tuple[str, ...]) -> None:
+    command = [sys.executable, "-m", "runtimectl", *args, "--profile", "builtin:echo"]
+    pipe = subprocess.PIPE
+    with subprocess.Popen(command, env=jobs.env, text=True, stdin=pipe, stdout=pipe, stderr=pipe) as process:
+        assert process.stderr is not None
+        said = process.stderr.read()
+        assert process.wait(DEADLINE_S) == 124
+    assert said == "runtimectl: timed_out: stdin has not ended within 1 s\n"
+
+
+def test_a_timeout_in_front_of_the_command_counts_too(jobs: Jobs) -> None:
+    found = jobs.ctl("--timeout", "1", "run", "-o", "json", "--", "sleep", "600")
+    assert (found.returncode, json.loads(found.stdout)["outcome"]) == (124, "timed_out")
 
 
 def test_a_text_from_stdin_is_the_input_of_an_agent(jobs: Jobs) -> None:
@@ -81,6 +133,48 @@ def test_each_outcome_has_its_exit_code(
     assert (found.returncode, result["outcome"]) == (code, outcome)
     assert ("reason" in result) == (outcome != "finished")
     assert jobs.worker(result["worker_id"])["status"] == "stopped"
+
+
+@pytest.mark.parametrize(
+    ("profile", "script", "outcome"),
+    [
+        ("short", "sleep 600", "limit_reached"),
+        ("narrow", "head -c 100000 /dev/zero", "limit_reached"),
+    ],
+)
+def test_a_command_that_reaches_a_limit_of_its_profile_is_exit_1(
+    jobs: Jobs, profile: str, script: str, outcome: str
+) -> None:
+    found = jobs.run("--profile", f"builtin:{profile}", "-o", "json", "--", "sh", "-c", script)
+
+    result = json.loads(found.stdout)
+    assert (found.returncode, result["outcome"]) == (1, outcome)
+    assert result["reason"]
+
+
+def test_an_agent_that_is_killed_is_lost(jobs: Jobs, started: Start) -> None:
+    process = started("go", "--profile", "builtin:stuck", "-o", "json", "--name", "victim")
+    until_busy(jobs, "victim")
+    for agent in programs_with(str(jobs.folder / "stuck.json")):
+        with contextlib.suppress(ProcessLookupError):
+            os.kill(agent, signal.SIGKILL)
+
+    result = json.loads(process.communicate(timeout=DEADLINE_S)[0])
+
+    assert (process.returncode, result["outcome"]) == (1, "lost")
+
+
+@pytest.mark.parametrize("command", ["interrupt", "stop", "cancel"])
+def test_a_run_that_another_client_ends_is_interrupted(jobs: Jobs, started: Start, command: str) -> None:
+    process = started("-o", "json", "--name", f"of-{command}", "--", "sleep", "600")
+    until_busy(jobs, f"of-{command}")
+
+    assert jobs.ctl("workers", command, f"of-{command}").returncode == 0
+
+    result = json.loads(process.communicate(timeout=DEADLINE_S)[0])
+    assert (process.returncode, result["outcome"]) == (130, "interrupted")
+    assert result["reason"]
+    assert jobs.worker(result["worker_id"])["status"] == ("cancelled" if command == "cancel" else "stopped")
 
 
 @pytest.mark.parametrize(
@@ -176,7 +270,12 @@ def test_a_detached_run_prints_its_worker_and_goes_on(jobs: Jobs, tmp_path: Path
         ((" ",), "not blank"),
         (("-o", "table", "--", "true"), "table"),
         (("--detach", "--rm", "--", "true"), "--rm: cannot be combined with --detach"),
+        (("--keep", "--rm", "--", "true"), "--rm: cannot be combined with --keep"),
         (("--events", "/nonexistent/events", "--", "true"), "--events: cannot write /nonexistent/events"),
+        (("--result", ".", "--", "true"), "--result: cannot write .: Is a directory"),
+        (("--", "echo", "\udcff"), "arguments: expected valid UTF-8"),
+        (("\udcff",), "arguments: expected valid UTF-8"),
+        (("--name", "\udcff", "--", "true"), "arguments: expected valid UTF-8"),
         (("--events", "same", "--result", "./same", "--", "true"), "--result: expected another file"),
         (("--allow", "everything", "--", "true"), "everything"),
     ],
@@ -202,6 +301,55 @@ def test_without_a_run_the_exit_code_is_125_and_the_result_says_why(jobs: Jobs, 
     told = json.loads(result.read_text())
     assert (told["outcome"], told["worker_id"], told["cursor"]) == ("refused", None, None)
     assert told["reason"] in found.stderr
+
+
+@pytest.mark.parametrize("name", ["/dev/stderr", "/dev/fd/2", "/proc/self/fd/2"])
+def test_an_open_file_is_written_and_not_replaced(jobs: Jobs, tmp_path: Path, name: str) -> None:
+    log = tmp_path / "log"
+    with log.open("w") as opened:
+        opened.write("before\n")
+        opened.flush()
+        process = jobs.start("--output-file", name, "--result", name, "--", "echo", "hi", stderr=opened)
+        process.communicate(timeout=DEADLINE_S)
+    before, said, result = log.read_text().splitlines()
+    assert (process.returncode, before, said, json.loads(result)["text"]) == (0, "before", "hi", "hi\n")
+
+
+@pytest.mark.parametrize("name", ["/dev/fd/99", "/dev/fd/x"])
+def test_a_descriptor_that_is_not_open_is_a_usage_error(jobs: Jobs, name: str) -> None:
+    found = jobs.run("--result", name, "--", "true")
+    assert (found.returncode, found.stdout) == (2, "")
+    assert found.stderr.startswith(f"runtimectl: --result: cannot write {name}: ")
+
+
+def test_no_daemon_at_all_is_exit_125_at_once(jobs: Jobs, tmp_path: Path) -> None:
+    elsewhere = {**jobs.env, "XDG_RUNTIME_DIR": str(tmp_path)}
+    for options in ((), ("--detach",)):
+        found = jobs.run(*options, "--", "true", env=elsewhere)
+        assert (found.returncode, found.stdout) == (125, "")
+        assert found.stderr.startswith("runtimectl: refused: no daemon is running here")
+
+
+def test_a_file_that_cannot_be_written_ends_the_run_and_is_named_and_the_others_are_whole(
+    jobs: Jobs, tmp_path: Path
+) -> None:
+    files = ("--output-file", "/dev/full", "--events", str(tmp_path / "events"), "--result", str(tmp_path / "result"))
+    found = jobs.run(*files, "--", "sh", "-c", "head -c 100000 /dev/zero; sleep 600")
+    assert found.returncode == 125
+    result = json.loads((tmp_path / "result").read_text())
+    assert result["reason"] == "--output-file: cannot write /dev/full: No space left on device"
+    assert found.stderr.splitlines()[-1] == f"runtimectl: interrupted: {result['reason']}"
+    assert (tmp_path / "events").read_text() == jobs.ctl("events", "export", result["worker_id"]).stdout
+
+
+def test_a_stdout_that_cannot_be_written_ends_the_run_and_the_files_are_whole(jobs: Jobs, tmp_path: Path) -> None:
+    with Path("/dev/full").open("w") as full:
+        process = jobs.start("--events", str(tmp_path / "events"), "--", "sh", "-c", "echo x; sleep 600", stdout=full)
+        _, err = process.communicate(timeout=DEADLINE_S)
+    assert process.returncode == 125
+    assert "interrupted: cannot write the output: No space left on device" in err
+    worker_id = json.loads((tmp_path / "events").read_text().splitlines()[0])["worker_id"]
+    assert (tmp_path / "events").read_text() == jobs.ctl("events", "export", worker_id).stdout
 
 
 def test_capabilities_of_the_profile_are_requested_by_themselves(jobs: Jobs) -> None:
@@ -252,13 +400,31 @@ def test_a_second_signal_ends_the_command_at_once(jobs: Jobs, started: Start, tm
     assert not list(tmp_path.glob("*result*")), "no file and no draft is left"
 
 
-def test_a_stdout_without_a_reader_ends_the_run_with_141(jobs: Jobs, started: Start) -> None:
+@pytest.mark.parametrize("output", ["text", "jsonl"])
+def test_a_stdout_without_a_reader_ends_the_run_with_141(
+    jobs: Jobs, started: Start, tmp_path: Path, output: str
+) -> None:
     reading, writing = os.pipe()
-    process = started("--", "sh", "-c", "echo begun; sleep 600", stdout=writing)
+    files = ("--result", str(tmp_path / "result"), "--events", str(tmp_path / "events"))
+    process = started(*files, "-o", output, "--", "sh", "-c", "echo begun; sleep 600", stdout=writing)
     os.close(writing)
-    assert os.read(reading, 6) == b"begun\n"
+    assert os.read(reading, 1)
     os.close(reading)
     assert process.wait(DEADLINE_S) == 141
+    result = json.loads((tmp_path / "result").read_text())
+    assert (result["outcome"], jobs.worker(result["worker_id"])["status"]) == ("interrupted", "stopped")
+    assert json.loads((tmp_path / "events").read_text().splitlines()[-1])["payload"]["event"] == "shutdown"
+
+
+def test_the_worker_of_a_command_that_is_killed_goes_on(jobs: Jobs, started: Start) -> None:
+    process = started("--name", "orphan", "--", "sleep", "600")
+    until_busy(jobs, "orphan")
+
+    process.kill()
+    process.wait(DEADLINE_S)
+
+    assert jobs.worker("orphan")["execution"]["run_state"] == "busy"
+    assert jobs.ctl("workers", "cancel", "orphan").returncode == 0
 
 
 def test_a_stdout_that_takes_nothing_does_not_keep_a_signal_from_ending_the_run(
@@ -272,3 +438,10 @@ def test_a_stdout_that_takes_nothing_does_not_keep_a_signal_from_ending_the_run(
     process.send_signal(signal.SIGTERM)
     assert process.wait(DEADLINE_S) == 143
     os.close(reading)
+
+
+def until_busy(jobs: Jobs, worker: str) -> None:
+    """Wait until the Worker with this name is there and its run has begun."""
+    deadline = time.monotonic() + DEADLINE_S
+    while jobs.ctl("workers", "wait", worker, "--for", "busy", "--timeout", "30").returncode != 0:
+        assert time.monotonic() < deadline
