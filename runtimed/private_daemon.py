@@ -47,6 +47,9 @@ class PrivateDaemon:
         folder: The folder of the socket, the token and the endpoint file (mode 0700).
     """
 
+    _pid = 0
+    """The process of the daemon; 0 if it was not started, or its end was noticed."""
+
     def __init__(self, serve: Serve, store: str | None, config: str | None) -> None:
         self._serve = serve
         self._config = config or os.environ.get("RUNTIMED_CONFIG") or None
@@ -55,7 +58,6 @@ class PrivateDaemon:
         self._token_file = self.folder / "token"
         settings = {"listen": (f"unix:{self._socket}",), "token_file": str(self._token_file)}
         self._settings: dict[str, Any] = {**settings, "store": store or "memory"}
-        self._pid = 0
 
     @property
     def variables(self) -> dict[str, str]:
@@ -91,12 +93,27 @@ class PrivateDaemon:
             deadline = time.monotonic() + STOP_TIMEOUT_S
             with contextlib.suppress(ProcessLookupError):
                 os.kill(self._pid, signal.SIGTERM)
-            while not self._has_ended():
+            while self._exit_code() is None:
                 left_s = deadline - time.monotonic()
                 if left_s <= 0:
                     os.kill(self._pid, signal.SIGKILL)
                 signal.sigtimedwait({signal.SIGCHLD}, max(left_s, START_POLL_S))
         shutil.rmtree(self.folder, ignore_errors=True)
+
+    def report_end(self) -> None:
+        """If the daemon has ended, report it and remove the folder, so that no client waits for it to come back."""
+        code = self._exit_code() if self._pid else None
+        if code is not None:
+            sys.stderr.write(f"runtimed: exec: the daemon {_ending(code)}\n")
+            shutil.rmtree(self.folder, ignore_errors=True)
+
+    def _exit_code(self) -> int | None:
+        """Return the exit code of the daemon, negative if a signal ended it, once; None while it runs."""
+        ended, status = os.waitpid(self._pid, os.WNOHANG)
+        if not ended:
+            return None
+        self._pid = 0
+        return os.waitstatus_to_exitcode(status)
 
     def _await_ready(self, reader: int) -> int | None:
         while not select.select([reader], [], [], START_POLL_S)[0]:
@@ -104,9 +121,6 @@ class PrivateDaemon:
             if found is not None:
                 return SIGNALED + found.si_signo
         return None if os.read(reader, 1) else NOT_STARTED
-
-    def _has_ended(self) -> bool:
-        return os.waitpid(self._pid, os.WNOHANG)[0] != 0
 
     def _serve_and_exit(self, parent: int, writer: int) -> None:
         """Run the daemon in this process, which was forked, and end it."""
@@ -144,6 +158,10 @@ def make_folder() -> Path:
     raise OSError(f"no folder for temporary files has a path short enough for a socket ({MAX_SOCKET_PATH} bytes)")
 
 
+def _ending(code: int) -> str:
+    return f"was ended by signal {-code}" if code < 0 else f"ended with exit code {code}"
+
+
 def _detach() -> None:
     """Leave the terminal and the standard streams, but for stderr, and end with the parent process."""
     signal.signal(signal.SIGTERM, lambda _number, _frame: sys.exit(1))
@@ -175,25 +193,27 @@ def run_command(daemon: PrivateDaemon, command: Sequence[str]) -> int:
     mask = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGCHLD, *HANDED_ON})
     try:
         failure = daemon.start()
-        return _run(command, daemon.variables, mask) if failure is None else failure
+        return _run(command, daemon, mask) if failure is None else failure
     finally:
         daemon.stop()
 
 
-def _run(command: Sequence[str], variables: Mapping[str, str], mask: Any) -> int:
+def _run(command: Sequence[str], daemon: PrivateDaemon, mask: Any) -> int:
     kept = {name: value for name, value in os.environ.items() if not name.startswith("RUNTIMECTL_")}
+    environment = {**kept, **daemon.variables}
     defaults = {signal.SIGPIPE, signal.SIGXFSZ}  # Python ignores these two.
     try:
-        pid = os.posix_spawnp(command[0], list(command), {**kept, **variables}, setsigmask=mask, setsigdef=defaults)
+        pid = os.posix_spawnp(command[0], list(command), environment, setsigmask=mask, setsigdef=defaults)
     except OSError as error:
         sys.stderr.write(f"runtimed: exec: {command[0]}: {error.strerror}\n")
         return NOT_FOUND if isinstance(error, FileNotFoundError) else NOT_EXECUTABLE
-    return _wait(pid)
+    return _wait(pid, daemon)
 
 
-def _wait(pid: int) -> int:
+def _wait(pid: int, daemon: PrivateDaemon) -> int:
     """Wait for the end of a process, hand signals on to it, and return its status."""
     while True:
+        daemon.report_end()
         ended, status = os.waitpid(pid, os.WNOHANG)
         if ended:
             code = os.waitstatus_to_exitcode(status)

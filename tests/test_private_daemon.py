@@ -1,6 +1,7 @@
 """`runtimed exec` runs a command beside a daemon of its own, which ends with it."""
 
 import contextlib
+import json
 import os
 import pty
 import signal
@@ -13,6 +14,8 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+
+from tests.runtimectl.job.conftest import programs_with
 
 DEADLINE_S = 60
 ROOT = Path(__file__).parents[1]
@@ -189,6 +192,47 @@ def test_an_interrupt_from_the_terminal_reaches_the_command_once_and_not_the_dae
     assert (tmp_path / "got").read_text() == "got\n"
 
 
+def test_a_run_beside_a_daemon_that_is_killed_ends_at_once_which_a_line_reports(start: Exec, tmp_path: Path) -> None:
+    result = tmp_path / "result"
+    script = f"{CTL} run --result {result} -- sh -c 'echo begun; sleep 600'; echo ended with $?; exit 3"
+    process = start("--", "sh", "-c", script)
+    assert process.stdout is not None
+    assert process.stdout.readline() == "begun\n"
+
+    os.kill(daemon_of(process.pid), signal.SIGKILL)
+
+    code, out, err = completed(process)
+    assert (code, out) == (3, "ended with 125\n")
+    assert "runtimed: exec: the daemon was ended by signal 9\n" in err
+    assert json.loads(result.read_text())["outcome"] == "lost"
+
+
+def test_a_command_that_is_killed_takes_the_daemon_and_its_workers_with_it(start: Exec, tmp_path: Path) -> None:
+    file = tmp_path / "file"
+    file.touch()
+    process = start("--", *CTL.split(), "run", "--", "tail", "-f", str(file))
+    until(lambda: len(programs_with(str(file))) > 1, "the Worker runs beside the command")
+    daemon = daemon_of(process.pid)
+    [command] = [child for child in children_of(process.pid) if child != daemon]
+
+    os.kill(command, signal.SIGKILL)
+
+    assert completed(process) == (137, "", "")
+    assert has_ended(daemon)
+    until(lambda: not programs_with(str(file)), "the program of the Worker has ended")
+    assert not list(tmp_path.glob("runtimed-*")), "the folder of the daemon is gone"
+
+
+def children_of(pid: int) -> list[int]:
+    return [int(child) for child in read(Path(f"/proc/{pid}/task/{pid}/children")).split()]
+
+
+def daemon_of(pid: int) -> int:
+    """Return the process of the daemon beside the command of `runtimed exec`."""
+    [daemon] = [child for child in children_of(pid) if "runtimed\0exec" in read(Path(f"/proc/{child}/cmdline"))]
+    return daemon
+
+
 def test_the_daemon_ends_with_its_workers_even_if_exec_is_killed(start: Exec, tmp_path: Path) -> None:
     script = f"""
         {CTL} workers create --profile builtin:shell --capability shell -o name
@@ -200,8 +244,7 @@ def test_the_daemon_ends_with_its_workers_even_if_exec_is_killed(start: Exec, tm
     until(lambda: read(tmp_path / "shell") and read(tmp_path / "socket"), "the Worker runs")
     socket = Path((tmp_path / "socket").read_text().strip())
     assert stat.S_ISSOCK(socket.stat().st_mode)
-    children = Path(f"/proc/{process.pid}/task/{process.pid}/children").read_text().split()
-    [daemon] = [int(child) for child in children if "runtimed" in read(Path(f"/proc/{child}/cmdline"))]
+    children, daemon = children_of(process.pid), daemon_of(process.pid)
 
     process.kill()
 
@@ -209,4 +252,4 @@ def test_the_daemon_ends_with_its_workers_even_if_exec_is_killed(start: Exec, tm
     assert not socket.parent.exists()
     for child in children:
         with contextlib.suppress(ProcessLookupError):
-            os.kill(int(child), signal.SIGKILL)
+            os.kill(child, signal.SIGKILL)
