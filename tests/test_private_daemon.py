@@ -210,8 +210,8 @@ def test_a_run_beside_a_daemon_that_is_killed_ends_at_once_which_a_line_reports(
 def test_a_command_that_is_killed_takes_the_daemon_and_its_workers_with_it(start: Exec, tmp_path: Path) -> None:
     file = tmp_path / "file"
     file.touch()
-    process = start("--", *CTL.split(), "run", "--", "tail", "-f", str(file))
-    until(lambda: len(programs_with(str(file))) > 1, "the Worker runs beside the command")
+    process = start("--", *CTL.split(), "run", "--", "sh", "-c", f"exec tail -f {file}")
+    until(lambda: programs_with(str(file)), "the program of the Worker runs")
     daemon = daemon_of(process.pid)
     [command] = [child for child in children_of(process.pid) if child != daemon]
 

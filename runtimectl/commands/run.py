@@ -12,7 +12,7 @@ from runtimectl.client.run_result import EXIT_CODES
 from runtimectl.client.session import Session, write_message
 from runtimectl.commands.creation import creation_options
 from runtimectl.errors import ControlError, DeadlineExpired, Unreachable, UsageProblem
-from runtimectl.job.conversation import Conversation, create, refusal, send
+from runtimectl.job.conversation import Conversation, complete, create, refusal, send
 from runtimectl.job.files import open_files
 from runtimectl.job.inbox import Inbox
 from runtimectl.job.job import Job, JobOptions, problem_of_output
@@ -182,7 +182,7 @@ def _detach(session: Session, request: dict[str, Any], text: str, output: str, p
 
     repetition = Repetition(patience_s)
     try:
-        worker = create(session, request, repetition)
+        worker = create(session, complete(session, request, repetition), repetition)
         refused = refusal(worker)
         if refused is None:
             send(session, worker, text, repetition)

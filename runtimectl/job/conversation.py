@@ -34,15 +34,32 @@ class Conversation:
         self._text = text
         self._inbox = inbox
         self._patience_s = patience_s
+        self._creating = threading.Lock()
+        self._is_cancelled = False
+        self._has_created = False
 
     def start(self) -> None:
         """Begin, in a thread that ends with the process."""
         threading.Thread(target=self._run, daemon=True).start()
 
+    def cancel(self) -> bool:
+        """Keep the Worker from being created. Returns False if the request for it may have been sent already."""
+        with self._creating:
+            self._is_cancelled = not self._has_created
+            return self._is_cancelled
+
+    def _begin_creation(self) -> bool:
+        with self._creating:
+            self._has_created = not self._is_cancelled
+            return self._has_created
+
     def _run(self) -> None:
         try:
             repetition = Repetition(self._patience_s)
-            worker = create(self._session, self._request, repetition)
+            request = complete(self._session, self._request, repetition)
+            if not self._begin_creation():
+                return
+            worker = create(self._session, request, repetition)
             self._inbox.put(Created(worker))
             if refusal(worker) is None:
                 send(self._session, worker, self._text, repetition)
@@ -69,12 +86,15 @@ class Conversation:
                     return
 
 
+def complete(session: Session, request: Body, repetition: Repetition) -> Body:
+    """Return the request of a Worker with the capabilities that its profile needs. Raises ControlError."""
+    return with_capabilities(request, repetition.send(lambda: session.client().profiles())["profiles"])
+
+
 def create(session: Session, request: Body, repetition: Repetition) -> Body:
-    """Create a Worker with the capabilities that its profile needs, and return it. Raises ControlError."""
-    profiles = repetition.send(lambda: session.client().profiles())["profiles"]
-    complete = with_capabilities(request, profiles)
+    """Create a Worker and return it. Raises ControlError."""
     key = os.urandom(16).hex()
-    worker: Body = repetition.send(lambda: session.client().create_worker(complete, key))["worker"]
+    worker: Body = repetition.send(lambda: session.client().create_worker(request, key))["worker"]
     return worker
 
 

@@ -192,7 +192,8 @@ class Job:
 
     def _wind_down(self) -> None:
         """End the run and the Worker as the options say, and record the events until then."""
-        self._settle(lambda: self._worker is not None)
+        if self._worker is None and not self._conversation.cancel():
+            self._settle(lambda: self._worker is not None)
         if self._worker is None:
             return
         try:

@@ -90,10 +90,9 @@ class Jobs:
         given = {"input": ""} if "stdin" not in how else {}
         return subprocess.run(
             [sys.executable, "-m", "runtimectl", *args],
-            **{"env": self.env, **given, **how},
+            **{"env": self.env, "timeout": DEADLINE_S, **given, **how},
             capture_output=True,
             text=True,
-            timeout=DEADLINE_S,
             check=False,
         )
 

@@ -4,6 +4,7 @@ import contextlib
 import json
 import os
 import signal
+import socket
 import subprocess
 import sys
 import time
@@ -12,7 +13,8 @@ from pathlib import Path
 
 import pytest
 
-from tests.runtimectl.conftest import DEADLINE_S
+from runtimectl.job.job import SETTLE_S
+from tests.runtimectl.conftest import DEADLINE_S, ServeRaw
 from tests.runtimectl.job.conftest import Jobs, programs_with, wait_for
 
 Start = Callable[..., "subprocess.Popen[str]"]
@@ -328,6 +330,23 @@ def test_no_daemon_at_all_is_exit_125_at_once(jobs: Jobs, tmp_path: Path) -> Non
         found = jobs.run(*options, "--", "true", env=elsewhere)
         assert (found.returncode, found.stdout) == (125, "")
         assert found.stderr.startswith("runtimectl: refused: no daemon is running here")
+
+
+@pytest.mark.parametrize("output", ["text", "json"])
+def test_a_daemon_that_does_not_answer_is_a_time_out(jobs: Jobs, serve_raw: ServeRaw, output: str) -> None:
+    def handle(connection: socket.socket) -> None:
+        while connection.recv(65536):
+            pass
+
+    token = jobs.folder / "any-token"
+    token.touch(0o600)
+    token.write_text("the-token-of-a-user")
+    options = ("--url", serve_raw(handle), "--token-file", str(token), "--timeout", "0.5", "-o", output)
+
+    found = jobs.run(*options, "--", "true", timeout=SETTLE_S - 5)
+
+    assert found.returncode == 124
+    assert "not done within 0.5 s" in (found.stderr if output == "text" else found.stdout)
 
 
 def test_a_file_that_cannot_be_written_ends_the_run_and_is_named_and_the_others_are_whole(
