@@ -156,9 +156,9 @@ class Client:
         body = {"kind": kind, "content": content, **given(when_busy=when_busy)}
         return self._ask("ack", "POST", worker_path(routes.WORKER_INPUT, worker_id), body, key=key)
 
-    def interrupt(self, worker_id: str) -> Body:
-        """Interrupt the current run and return the acknowledgement."""
-        return self._ask("ack", "POST", worker_path(routes.WORKER_INTERRUPT, worker_id))
+    def interrupt(self, worker_id: str, timeout: float = TIMEOUT_S) -> Body:
+        """Interrupt the current run and return the acknowledgement. The daemon may be silent for `timeout` s."""
+        return self._ask("ack", "POST", worker_path(routes.WORKER_INTERRUPT, worker_id), timeout=timeout)
 
     def restore(self, worker_id: str) -> Body:
         """Reconnect a Worker to its backend and return it."""

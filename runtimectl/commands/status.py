@@ -65,7 +65,7 @@ def _ready(session: Session, wait_s: float) -> "Body":
     deadline = time.monotonic() + wait_s
     with require_reader():
         while True:
-            left_s = max(deadline - time.monotonic(), MIN_REQUEST_S)
+            left_s = round(max(deadline - time.monotonic(), MIN_REQUEST_S), 1)
             try:
                 return session.client().runtime(timeout=left_s)
             except (Unreachable, Unavailable, TimedOut, MissingFile) as error:

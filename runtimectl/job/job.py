@@ -5,7 +5,7 @@ from collections.abc import Callable
 from typing import Any, NamedTuple
 
 from runtimectl.client.api import Client
-from runtimectl.client.repetition import Repetition
+from runtimectl.client.repetition import LOST_ANSWER_S, Repetition
 from runtimectl.client.run_progress import End, RunProgress
 from runtimectl.client.run_result import EXIT_CODES, SIGNALED, Result, exit_code
 from runtimectl.client.session import Session
@@ -184,10 +184,13 @@ class Job:
                 self._view.note(f"cannot answer a permission request: {error}")
 
     def _ask(self, request: Callable[[Client, str], object]) -> None:
-        """Send a request about the Worker, again where its answer was lost. Raises ControlError."""
+        """Send a request about the Worker, again where its answer was lost. Raises ControlError.
+
+        A daemon that restarts is waited for as long as for an answer; one that was given up is not.
+        """
         worker = self._worker
         if worker is not None:
-            repetition = Repetition(has_reached=True)
+            repetition = Repetition(has_reached=True, waits_for_daemon=self._is_connected)
             repetition.send(lambda: request(self._session.client(worker["runtime_id"]), worker["worker_id"]))
 
     def _wind_down(self) -> None:
@@ -198,7 +201,7 @@ class Job:
             return
         try:
             if self._is_connected and self._progress.end is None:
-                self._ask(lambda client, worker_id: client.interrupt(worker_id))
+                self._ask(lambda client, worker_id: client.interrupt(worker_id, LOST_ANSWER_S))
                 self._settle(lambda: self._progress.end is not None)
             if not self._is_kept():
                 self._stop()

@@ -2,6 +2,7 @@
 
 import inspect
 import re
+import signal
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, TypeVar, get_args
@@ -12,6 +13,7 @@ import click
 import pytest
 
 from runtimectl.cli import INTERRUPTED
+from runtimectl.client.run_result import SIGNALED
 from runtimectl.commands import root
 from runtimectl.errors import ControlError
 from runtimectl.options import CommonOption, common_options
@@ -275,7 +277,7 @@ def test_every_exit_code_is_in_the_table_of_its_program(page: ReadPage) -> None:
     reference = page("reference/cli.md")
     daemon = {cli.OK, cli.FAILURE, cli.USAGE, cli.STORE_TAKEN, cli.STORE_FAILED}
     assert {int(name) for name in reference.section("Exit codes of runtimed").names()} == daemon
-    client = {0, INTERRUPTED, *(kind.exit_code for kind in subclasses(ControlError))}
+    client = {0, INTERRUPTED, SIGNALED + signal.SIGTERM, *(kind.exit_code for kind in subclasses(ControlError))}
     assert {int(name) for name in reference.section("Exit codes of runtimectl").names()} == client
 
 

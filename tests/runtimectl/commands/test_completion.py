@@ -1,10 +1,11 @@
 """Shells complete commands, options and the values of a running daemon."""
 
+import json
 from collections.abc import Callable
 
 import pytest
 
-from tests.runtimectl.conftest import Ctl, NewWorker
+from tests.runtimectl.conftest import Ctl, Daemon, NewWorker
 
 
 @pytest.fixture
@@ -37,6 +38,17 @@ def test_profiles_and_event_names_are_completed(completed: Callable[[str], list[
     assert completed("runtimectl run --profile builtin:s") == ["builtin:shell"]
     assert completed("runtimectl events tail --until run") == ["run_end"]
     assert completed("runtimectl workers create --bundle ") == []
+
+
+def test_bundles_are_completed_with_their_digests(
+    completed: Callable[[str], list[str]], ctl: Ctl, daemon: Daemon
+) -> None:
+    metadata = {"id": "bundle-1", "revision": "r", "workspace_id": "w", "created_at": "2026-06-26T00:00:00Z"}
+    bundle = json.dumps({"metadata": {**metadata, "provenance": {"source": "test"}}})
+    reference = ctl("bundles", "push", "-", "-o", "name", stdin=bundle).stdout.strip()
+    assert reference.startswith("bundle-1@")
+    for command in ("bundles check", "workers create --bundle", "run --bundle"):
+        assert completed(f"runtimectl {command} bun") == [reference]
 
 
 @pytest.mark.parametrize("url", ["", "--url http://127.0.0.1:9 ", "--url nonsense --timeout 0.001 "])

@@ -17,6 +17,7 @@ from urllib.parse import urlsplit
 
 import pytest
 
+from runtimectl.client.http import TIMEOUT_S
 from tests.runtimectl.conftest import DEADLINE_S
 from tests.runtimectl.job.conftest import Jobs
 
@@ -214,6 +215,25 @@ def test_a_signal_while_the_daemon_is_away_completes_the_files(durable: Jobs) ->
     told = json.loads(result.read_text())
     assert (told["outcome"], told["text"]) == ("interrupted", "said\n")
     durable.daemon = durable.serve(f"fs:{durable.folder}/store")
+
+
+@pytest.mark.parametrize("ending", ["signal", "timeout"])
+def test_a_run_ends_although_the_daemon_has_stopped_answering(durable: Jobs, ending: str) -> None:
+    result = durable.folder / "result"
+    options = ("--timeout", "5") if ending == "timeout" else ()
+    with ExitStack() as at_end:
+        process = durable.start(*options, "--result", str(result), "--", "sh", "-c", "echo said; sleep 600")
+        at_end.callback(process.communicate)
+        at_end.callback(process.kill)
+        assert process.stdout is not None
+        assert process.stdout.readline() == "said\n"
+        durable.daemon.process.send_signal(signal.SIGSTOP)
+        at_end.callback(durable.daemon.process.send_signal, signal.SIGCONT)
+        if ending == "signal":
+            process.send_signal(signal.SIGTERM)
+
+        assert process.wait(TIMEOUT_S - 5) == (143 if ending == "signal" else 124)
+    assert json.loads(result.read_text())["text"] == "said\n"
 
 
 def test_a_wait_goes_on_over_a_restart_and_a_daemon_that_stays_away_is_exit_6(durable: Jobs) -> None:
