@@ -1,7 +1,7 @@
 """`runtimectl workers wait`: wait until Workers are idle, busy, stopped, or otherwise as asked."""
 
 import threading
-from collections.abc import Iterator
+from collections import deque
 from queue import SimpleQueue
 from typing import TYPE_CHECKING
 
@@ -23,7 +23,7 @@ MAX_WAIT_S = 30.0
 """How long one request waits. A longer wait is made of several: proxies cut a request that is silent for a minute."""
 
 MAX_PARALLEL = 256
-"""How many Workers are waited for at the same time. Further ones take their turn."""
+"""How many Workers are waited for at the same time. If there are more, they take turns."""
 
 
 class Conditions(click.ParamType[tuple[str, ...]]):
@@ -57,10 +57,9 @@ def wait(session: Session, workers: tuple[str, ...], conditions: tuple[str, ...]
     client = session.client()
     ids = list(dict.fromkeys(resolve_worker_id(client, given) for given in workers))
     answers: SimpleQueue[Body | ControlError] = SimpleQueue()
-    left = iter(ids)
-    lock = threading.Lock()
+    left = deque(PendingWait(worker_id) for worker_id in ids)
     for _ in range(min(len(ids), MAX_PARALLEL)):
-        arguments = (session.another(), left, lock, conditions or ("idle",), answers)
+        arguments = (session.another(), left, conditions or ("idle",), answers)
         threading.Thread(target=_wait_in_turn, args=arguments, daemon=True).start()
     with require_reader():
         _collect(session, answers, len(ids), is_for_all=is_for_all)
@@ -88,33 +87,47 @@ def _line(answer: "Body") -> str:
     return f"{answer['worker']['worker_id']}  {answer['matched']}"
 
 
+class PendingWait:
+    """A wait for a Worker, judged from its first request on.
+
+    Args:
+        worker_id: The Worker.
+    """
+
+    def __init__(self, worker_id: str) -> None:
+        self.worker_id = worker_id
+        self._cursor: str | None = None
+
+    def try_once(self, session: Session, conditions: tuple[str, ...]) -> "Body | None":
+        """Return the end of the wait, or None if it has not come within MAX_WAIT_S. Raises ControlError."""
+        repetition = Repetition(session.reconnect_for, has_reached=self._cursor is not None)
+        if self._cursor is None:
+            worker = repetition.send(lambda: session.client().worker(self.worker_id))["worker"]
+            self._cursor = required_text(worker, "last_cursor")
+        cursor = self._cursor
+        found = repetition.send(lambda: session.client().wait(self.worker_id, conditions, cursor, MAX_WAIT_S))
+        return None if found is None else found["wait"]
+
+
 def _wait_in_turn(
     session: Session,
-    left: Iterator[str],
-    lock: threading.Lock,
+    left: deque[PendingWait],
     conditions: tuple[str, ...],
     answers: "SimpleQueue[Body | ControlError]",
 ) -> None:
-    """Wait for one Worker after the other, as long as some are left."""
+    """Take the next wait that is left, and put it behind the others if its end has not come."""
     while True:
-        with lock:
-            worker_id = next(left, None)
-        if worker_id is None:
+        try:
+            pending = left.popleft()
+        except IndexError:
             return
         try:
-            answers.put(_wait_for(session, worker_id, conditions))
+            found = pending.try_once(session, conditions)
         except ControlError as error:
-            error.args = (f"{worker_id}: {error}",)
+            error.args = (f"{pending.worker_id}: {error}",)
             answers.put(error)
-
-
-def _wait_for(session: Session, worker_id: str, conditions: tuple[str, ...]) -> "Body":
-    """Return the end of a wait for a Worker, judged from now on. Raises ControlError."""
-    repetition = Repetition(session.reconnect_for)
-    worker = repetition.send(lambda: session.client().worker(worker_id))["worker"]
-    cursor = required_text(worker, "last_cursor")
-    while True:
-        found = repetition.send(lambda: session.client().wait(worker_id, conditions, cursor, MAX_WAIT_S))
-        if found is not None:
-            body: Body = found["wait"]
-            return body
+            continue
+        if found is None:
+            left.append(pending)
+        else:
+            answers.put(found)

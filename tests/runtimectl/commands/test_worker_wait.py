@@ -1,11 +1,13 @@
 """`workers wait` prints for each Worker what it met, and ends when all of them, or one, met something."""
 
 import json
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
 
-from tests.runtimectl.conftest import Ctl, NewWorker, StartCtl
+from tests.runtimectl.conftest import DEADLINE_S, Ctl, NewWorker, StartCtl
 
 SHELL = ("--profile", "builtin:shell", "--capability", "shell")
 
@@ -29,6 +31,21 @@ def test_all_workers_are_waited_for_unless_one_is_enough(
     (tmp_path / "gate").touch()
     assert waiting.finished() == 0
     assert sorted(waiting.out) == [f"{idle}  idle\n", f"{busy}  idle\n"]
+
+
+def test_more_workers_than_are_waited_for_at_a_time_take_turns(
+    ctl: Ctl, env: dict[str, str], new_worker: NewWorker, tmp_path: Path
+) -> None:
+    busy, idle = new_worker(*SHELL), new_worker()
+    ctl("workers", "input", busy, gated(tmp_path / "gate"))
+    program = (
+        "import sys; from runtimectl.commands import worker_wait; from runtimectl.cli import main\n"
+        "worker_wait.MAX_PARALLEL, worker_wait.MAX_WAIT_S = 1, 1; sys.exit(main())"
+    )
+    command = [sys.executable, "-c", program, "workers", "wait", busy, idle, "--any"]
+    found = subprocess.run(command, env=env, capture_output=True, text=True, timeout=DEADLINE_S, check=False)
+    assert (found.returncode, found.stdout, found.stderr) == (0, f"{idle}  idle\n", "")
+    (tmp_path / "gate").touch()
 
 
 @pytest.mark.parametrize(("conditions", "met"), [("busy", "busy"), ("stopped,busy", "busy")])
