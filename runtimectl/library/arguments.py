@@ -15,6 +15,9 @@ if TYPE_CHECKING:
 Labels = Mapping[str, str] | Sequence[str]
 """Labels by key, or each as `K=V`."""
 
+Decision = str | Mapping[str, Any] | None
+"""What answers a permission request: the id of an option, the content of its form, or None to leave it to others."""
+
 Json = dict[str, Any]
 
 

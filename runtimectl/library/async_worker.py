@@ -24,7 +24,7 @@ if TYPE_CHECKING:
     from runtimed.model.worker import WorkerDetail
     from runtimed.model.workspace import Workspace
 
-    OnPermission = Callable[[Permission], Awaitable[str | None] | str | None]
+    OnPermission = Callable[[Permission], Awaitable[arguments.Decision] | arguments.Decision]
 
 
 class AsyncWorker:
@@ -102,7 +102,8 @@ class AsyncWorker:
             text: The input.
             timeout: Interrupt the run after this time, in seconds.
             on_permission: Called with each permission request of the run, and awaited if it is a coroutine function.
-                Returns the id of the option to choose, or None to leave the request to others.
+                Returns the id of the option to choose, a mapping to fill the request's form with, or None to leave
+                the request to others.
 
         Returns:
             The result of a run that has finished. A command may have any exit status.
@@ -150,15 +151,17 @@ class AsyncWorker:
         reason: str | None = None,
         content: Mapping[str, Any] | None = None,
     ) -> "PermissionResolution":
-        """Answer a permission request with one of its options, or cancel it with None. The first answer counts.
+        """Answer a permission request. The first answer counts.
 
         Args:
             request_id: The request.
-            option_id: The option; None with a `content` accepts the form.
-            reason: Why, for the Worker and for other clients.
-            content: The values of the request's form, by their names.
+            option_id: One of its options. With None the request is cancelled, or its form is accepted if there is a
+                `content`.
+            reason: Why, for the agent and for other clients.
+            content: The values of the request's form, by the names of its properties.
         """
-        return await self._transport.send(calls.answer_permission(self.id, request_id, option_id, reason, content))
+        call = calls.answer_permission(self.id, request_id, option_id, reason, content)
+        return await self._transport.send(call)
 
     async def workspaces(self) -> "tuple[Workspace, ...]":
         """Return the workspaces, in the order of the request."""
@@ -225,6 +228,8 @@ class AsyncWorker:
         for request in await self.permissions():
             if request.request_id == request_id:
                 decided = on_permission(request)
-                option_id = await decided if inspect.isawaitable(decided) else decided
-                if option_id is not None:
-                    await self.answer(request_id, option_id)
+                decision = await decided if inspect.isawaitable(decided) else decided
+                if isinstance(decision, Mapping):
+                    await self.answer(request_id, None, content=decision)
+                elif decision is not None:
+                    await self.answer(request_id, decision)

@@ -164,11 +164,11 @@ def worker_permissions(worker_id: str) -> "Call[tuple[Permission, ...]]":
 def answer_permission(
     worker_id: str, request_id: str, option_id: str | None, reason: str | None, content: Mapping[str, Any] | None
 ) -> "Call[PermissionResolution]":
-    """Answer a permission request; without an option and a content it is cancelled."""
+    """Answer a permission request; with neither an option nor the content of a form it is cancelled."""
     path = worker_path(routes.WORKER_PERMISSION, worker_id, request_id=request_id)
-    is_cancelled = option_id is None and content is None
-    choice = {"outcome": "cancelled"} if is_cancelled else given(option_id=option_id, content=content)
-    body = _encoded({**choice, **given(reason=reason)})
+    outcome = "cancelled" if option_id is None and content is None else None
+    form = None if content is None else dict(content)
+    body = _encoded(given(outcome=outcome, option_id=option_id, content=form, reason=reason))
     return Call("POST", path, _member("PermissionResponse", "permission"), body)
 
 

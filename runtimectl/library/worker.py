@@ -21,6 +21,8 @@ if TYPE_CHECKING:
     from runtimed.model.worker import WorkerDetail
     from runtimed.model.workspace import Workspace
 
+    OnPermission = Callable[[Permission], arguments.Decision]
+
 
 class Worker:
     """A Worker of a daemon, as `Client.worker` and `Client.create_worker` return it.
@@ -84,15 +86,15 @@ class Worker:
         text: str,
         *,
         timeout: float | None = None,
-        on_permission: "Callable[[Permission], str | None] | None" = None,
+        on_permission: "OnPermission | None" = None,
     ) -> "Result":
         """Send an input and wait for the end of its run.
 
         Args:
             text: The input.
             timeout: Interrupt the run after this time, in seconds.
-            on_permission: Called with each permission request of the run. Returns the id of the option to choose, or
-                None to leave the request to others.
+            on_permission: Called with each permission request of the run. Returns the id of the option to choose, a
+                mapping to fill the request's form with, or None to leave the request to others.
 
         Returns:
             The result of a run that has finished. A command may have any exit status.
@@ -138,15 +140,17 @@ class Worker:
         reason: str | None = None,
         content: Mapping[str, Any] | None = None,
     ) -> "PermissionResolution":
-        """Answer a permission request with one of its options, or cancel it with None. The first answer counts.
+        """Answer a permission request. The first answer counts.
 
         Args:
             request_id: The request.
-            option_id: The option; None with a `content` accepts the form.
-            reason: Why, for the Worker and for other clients.
-            content: The values of the request's form, by their names.
+            option_id: One of its options. With None the request is cancelled, or its form is accepted if there is a
+                `content`.
+            reason: Why, for the agent and for other clients.
+            content: The values of the request's form, by the names of its properties.
         """
-        return self._transport.send(calls.answer_permission(self.id, request_id, option_id, reason, content))
+        call = calls.answer_permission(self.id, request_id, option_id, reason, content)
+        return self._transport.send(call)
 
     def workspaces(self) -> "tuple[Workspace, ...]":
         """Return the workspaces, in the order of the request."""
@@ -188,9 +192,7 @@ class Worker:
         """
         self._transport.send(calls.delete_worker(self.id, force=force))
 
-    def _follow_run(
-        self, run: "FollowedRun", timeout: float | None, on_permission: "Callable[[Permission], str | None] | None"
-    ) -> None:
+    def _follow_run(self, run: "FollowedRun", timeout: float | None, on_permission: "OnPermission | None") -> None:
         """Follow a run to its end, or for `timeout` seconds."""
         import threading
 
@@ -211,10 +213,12 @@ class Worker:
                 timer.cancel()
                 timer.join()
 
-    def _decide(self, request_id: str, on_permission: "Callable[[Permission], str | None]") -> None:
+    def _decide(self, request_id: str, on_permission: "OnPermission") -> None:
         """Answer a request as `on_permission` says, if it is still open: the profile may have answered it."""
         for request in self.permissions():
             if request.request_id == request_id:
-                option_id = on_permission(request)
-                if option_id is not None:
-                    self.answer(request_id, option_id)
+                decision = on_permission(request)
+                if isinstance(decision, Mapping):
+                    self.answer(request_id, None, content=decision)
+                elif decision is not None:
+                    self.answer(request_id, decision)

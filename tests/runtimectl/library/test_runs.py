@@ -1,6 +1,7 @@
 """`Worker.run` returns the result of a run that finished, and raises every other one."""
 
 import asyncio
+import json
 import signal
 import threading
 from collections.abc import Callable
@@ -22,6 +23,9 @@ OPTIONS = [
     {"optionId": "no", "name": "Reject", "kind": "reject_once"},
 ]
 ASKING = [["ask", {"toolCallId": "call-1", "title": "write a file"}, OPTIONS]]
+SCHEMA = {"type": "object", "properties": {"branch": {"type": "string"}}, "required": ["branch"]}
+FORM = ["tell", "elicitation/create", {"mode": "form", "message": "Which branch?", "requestedSchema": SCHEMA}]
+FILLED = {"result": {"action": "accept", "content": {"branch": "main"}}}
 
 
 @pytest.fixture
@@ -97,6 +101,25 @@ def test_permissions_are_decided_by_a_function_and_counted(agent: Callable[[list
     assert '"no"' in result.text
 
 
+def test_a_form_is_filled_by_what_the_function_returns_or_by_an_answer(agent: Callable[[list[Any]], Worker]) -> None:
+    worker = agent([[FORM, ["end"]]] * 2)
+
+    result = worker.run("go", on_permission=lambda _: {"branch": "main"})
+    worker.input("go on")
+    worker.wait("permission")
+    [request] = worker.permissions()
+    with pytest.raises(ApiError) as refused:
+        worker.answer(request.request_id, None, content={"branch": 7})
+    resolved = worker.answer(request.request_id, None, content={"branch": "main"})
+    worker.wait("idle")
+
+    assert json.loads(result.text) == FILLED
+    assert (result.outcome, result.permissions) == ("finished", PermissionCounts(1, 0, 0))
+    assert "content.branch: expected a string" in refused.value.message
+    assert (resolved.outcome, resolved.option_id) == ("selected", "accept")
+    assert json.loads(worker.transcript()[-1].content) == FILLED
+
+
 def test_a_run_that_fails_has_its_reason_and_what_was_said_before(agent: Callable[[list[Any]], Worker]) -> None:
     worker = agent([[["text", "almost"], ["error", -32000, "the model is down"]], [*ASKING, ["leave", 3]]])
 
@@ -166,13 +189,14 @@ async def test_the_asynchronous_run_does_the_same(daemon: Daemon, token_file: Pa
 async def test_the_function_that_decides_may_be_a_coroutine_function(
     agent: Callable[[list[Any]], Worker], token_file: Path
 ) -> None:
-    worker = await asyncio.to_thread(agent, [[*ASKING, ["end"]]])
+    worker = await asyncio.to_thread(agent, [[*ASKING, FORM, ["end"]]])
 
-    async def decide(permission: Permission) -> str:
+    async def decide(permission: Permission) -> str | dict[str, str]:
         await asyncio.sleep(0)
-        return permission.options[0].option_id
+        return {"branch": "main"} if permission.schema else permission.options[0].option_id
 
     async with AsyncClient.from_env() as client:
         result = await client.worker(worker.id).run("go", on_permission=decide)
 
-    assert result.permissions == PermissionCounts(1, 0, 0)
+    assert result.permissions == PermissionCounts(2, 0, 0)
+    assert json.dumps(FILLED["result"]["content"]) in result.text
