@@ -8,7 +8,7 @@ from runtimed.execution.workspaces.git import Git, GitFailed, Place
 from runtimed.execution.workspaces.record import Prepared
 from runtimed.execution.workspaces.repository import commit_of, has_commits_outside, move_branch, new_branch_name
 from runtimed.execution.workspaces.working_tree import WorkingTree
-from runtimed.execution.workspaces.worktree import PREPARE_DEADLINE_S, repository_of
+from runtimed.execution.workspaces.worktree import BRANCHES, PREPARE_DEADLINE_S, repository_of
 from runtimed.model.identity import WorkerId
 
 FETCH_DEADLINE_S = 60.0
@@ -34,7 +34,8 @@ async def make_clone(git: Git, planned: Prepared) -> Prepared:
     await git.run(around, *CLONE, "--", planned.common_dir or "", str(made), deadline_s=PREPARE_DEADLINE_S)
     git_dir = made / ".git"
     place = await git.hardened(Place(made, git_dir, made))
-    args = ("checkout", "--quiet", "--no-track", "-b", branch, base, "--")
+    # Of a repository on no branch git clones any branch with the same commit, perhaps this one: hence -B.
+    args = ("checkout", "--quiet", "--no-track", "-B", branch, base, "--")
     await git.run(place, *args, deadline_s=PREPARE_DEADLINE_S)
     return attrs.evolve(planned, git_dir=str(git_dir), work_tree=str(made), own_branch=branch, saved=base)
 
@@ -58,10 +59,11 @@ async def fetch_branch(git: Git, prepared: Prepared, worker_id: WorkerId) -> Pre
     repository = await git.hardened(repository_of(prepared))
     await git.run(repository, *FETCH, "--", prepared.made or "", own, deadline_s=FETCH_DEADLINE_S)
     branch = prepared.branch or ""
-    if not (
+    is_there = await commit_of(git, repository, f"refs/heads/{branch}") == tip  # its record was lost in a kill
+    if not is_there and not (
         await _is_free(git, repository, branch) and await move_branch(git, repository, branch, tip, prepared.saved)
     ):
-        branch = await new_branch_name(git, repository, f"runtimed/{worker_id}")
+        branch = await new_branch_name(git, repository, f"{BRANCHES}/{worker_id}")
         if not await move_branch(git, repository, branch, tip, None):
             raise GitFailed(f"the branch {branch} cannot be made")
     return attrs.evolve(prepared, branch=branch, saved=tip)

@@ -5,18 +5,17 @@ import logging
 import os
 import stat
 import time
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 
 from runtimed.execution.workspaces.record import Prepared
+from runtimed.execution.workspaces.worktree import INITIALIZING
 
 MAX_LOOKED_AT = 100_000
 """How many names below the refs of a clone are looked at."""
 
 OWN_LOCKS = ("index.lock", "HEAD.lock", "ORIG_HEAD.lock", "config.worktree.lock")
 LOCKS_OF_A_REPOSITORY = (*OWN_LOCKS, "config.lock", "packed-refs.lock", "shallow.lock")
-INITIALIZING = b"initializing"
-"""What git writes into `locked` while it makes a worktree."""
 
 log = logging.getLogger(__name__)
 
@@ -30,10 +29,20 @@ def remove_stale_locks(prepared: Prepared, age_s: float = 0.0) -> None:
     """
     if prepared.git_dir is None or prepared.made is None or prepared.mode == "copy":
         return
-    found = [lock for lock in _locks(prepared) if _is_file_of_age(lock, age_s)]
-    if not found or _is_in_use(prepared):
+    _remove(prepared, [lock for lock in _locks(prepared) if _is_file_of_age(lock, age_s)])
+
+
+def remove_stale_branch_lock(prepared: Prepared) -> None:
+    """Remove the lock of the branch that was to be made for a workspace, unless a git process works there."""
+    if prepared.branch and prepared.common_dir:
+        lock = _branch_lock(prepared)
+        _remove(prepared, [lock] if _is_file_of_age(lock, 0.0) else [])
+
+
+def _remove(prepared: Prepared, locks: Sequence[Path]) -> None:
+    if not locks or _is_in_use(prepared):
         return
-    for lock in found:
+    for lock in locks:
         with contextlib.suppress(FileNotFoundError, IsADirectoryError, NotADirectoryError):
             lock.unlink()
             log.warning("removed a lock that a killed git has left", extra={"path": lock})
@@ -54,10 +63,14 @@ def _locks(prepared: Prepared) -> Iterator[Path]:
         yield from _locks_below(git_dir / "refs")
         return
     yield from (git_dir / name for name in OWN_LOCKS)
-    yield Path(prepared.common_dir or "") / "refs" / "heads" / f"{prepared.branch}.lock"
+    yield _branch_lock(prepared)
     with contextlib.suppress(OSError):
-        if (git_dir / "locked").read_bytes().strip() == INITIALIZING:
+        if (git_dir / "locked").read_text(errors="replace").strip() == INITIALIZING:
             yield git_dir / "locked"
+
+
+def _branch_lock(prepared: Prepared) -> Path:
+    return Path(prepared.common_dir or "") / "refs" / "heads" / f"{prepared.branch}.lock"
 
 
 def _locks_below(folder: Path) -> Iterator[Path]:

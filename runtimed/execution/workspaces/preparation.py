@@ -18,7 +18,7 @@ from runtimed.execution.workspaces.catalog import Catalog, Source, WorkspaceRefu
 from runtimed.execution.workspaces.clone import make_clone
 from runtimed.execution.workspaces.copying import copy_folder, snapshot
 from runtimed.execution.workspaces.git import Git, GitFailed, Place
-from runtimed.execution.workspaces.locks import remove_stale_locks
+from runtimed.execution.workspaces.locks import remove_stale_branch_lock, remove_stale_locks
 from runtimed.execution.workspaces.record import Prepared, Record, Records
 from runtimed.execution.workspaces.repository import commit_of, find_repository
 from runtimed.execution.workspaces.worktree import PREPARE_DEADLINE_S
@@ -35,7 +35,7 @@ VARIABLE = "RUNTIMED_WORKSPACE_"
 MAX_WORKSPACES = 16
 MAX_NAME = 64
 MAX_CLAIMS = 10
-"""How often a branch is tried under another name because somebody else has made one with this name meanwhile."""
+"""How often a branch is tried under another name because git does not make one with this name."""
 
 _PLAIN = re.compile(r"[A-Za-z0-9_][A-Za-z0-9._-]{0,63}", re.ASCII)
 _NO_VARIABLE = re.compile(r"[^A-Z0-9]", re.ASCII)
@@ -107,6 +107,7 @@ class Preparation:
         await asyncio.to_thread(remove_made, record)
         for prepared in record.workspaces:
             if prepared.made is not None:
+                await asyncio.to_thread(remove_stale_branch_lock, prepared)
                 await worktree.undo_branch(self._git, prepared)
         await asyncio.to_thread(self._records.remove, record.worker_id)
 
@@ -149,15 +150,18 @@ class Preparation:
     async def _branched(self, record: Record, index: int, planned: Prepared) -> Record:
         """Make the branch of a workspace.
 
-        It is recorded before it is made, and no longer once somebody else has made it: undoing removes it.
+        It is recorded before it is made, and no longer once somebody else has made it: undoing removes it. A name
+        that git refuses, because it is locked or a branch begins with it, is as good as taken.
         """
+        refused: set[str] = set()
         for _ in range(MAX_CLAIMS):
-            claimed = await worktree.with_free_branch(self._git, planned, record.worker_id)
+            claimed = await worktree.with_free_branch(self._git, planned, record.worker_id, refused)
             record = await self._save(record.with_workspace(index, claimed))
             if await worktree.make_branch(self._git, claimed):
                 return record
             record = await self._save(record.with_workspace(index, planned))
-        raise GitFailed("its branch could not be made")
+            refused.add(claimed.branch or "")
+        raise GitFailed(await worktree.why_no_branch(self._git, planned))
 
     async def _shared(self, planned: Prepared, source: Source) -> Prepared:
         with contextlib.suppress(GitFailed):
@@ -187,7 +191,10 @@ class Preparation:
         return await snapshot(self._git, planned, beginning_of(planned))
 
     async def _revive(self, prepared: Prepared) -> Prepared:
-        if await asyncio.to_thread(Path(prepared.made or "").is_dir):
+        made = Path(prepared.made or "")
+        if prepared.mode == "worktree" and await asyncio.to_thread(worktree.is_half_made, prepared):
+            await asyncio.to_thread(shutil.rmtree, made, ignore_errors=True)
+        if await asyncio.to_thread(made.is_dir):
             await asyncio.to_thread(remove_stale_locks, prepared)
             return prepared
         if prepared.mode != "worktree":

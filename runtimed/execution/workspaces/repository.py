@@ -1,7 +1,7 @@
 """Find repositories, and ask what is in them."""
 
 import asyncio
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from pathlib import Path
 
 import attrs
@@ -89,12 +89,21 @@ async def has_commits_outside(git: Git, place: Place, of: Sequence[str], held: b
     return bool(answer.output)
 
 
-async def new_branch_name(git: Git, place: Place, wanted: str) -> str:
-    """Return the name, or with -2, -3 and so on the first that no branch has. Raises GitFailed."""
+async def has_branch(git: Git, place: Place, branch: str) -> bool:
+    """Return whether a repository has a branch of exactly this name. Raises GitFailed."""
+    answer = await git.run(place, "show-ref", "--verify", "--quiet", f"refs/heads/{branch}", accepted=(0, 1))
+    return not answer.status
+
+
+async def new_branch_name(git: Git, place: Place, wanted: str, refused: Collection[str] = ()) -> str:
+    """Return the name, or with -2, -3 and so on the first that no branch has and that is not refused.
+
+    Raises:
+        GitFailed: There is none, or it cannot be told.
+    """
     for number in range(1, MAX_BRANCHES + 1):
         name = wanted if number == 1 else f"{wanted}-{number}"
-        answer = await git.run(place, "show-ref", "--verify", "--quiet", f"refs/heads/{name}", accepted=(0, 1))
-        if answer.status:
+        if name not in refused and not await has_branch(git, place, name):
             return name
     raise GitFailed(f"the repository has {MAX_BRANCHES} branches that begin with {wanted}")
 

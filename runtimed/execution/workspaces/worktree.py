@@ -5,6 +5,7 @@ import contextlib
 import os
 import shutil
 import stat
+from collections.abc import Collection
 from pathlib import Path
 
 import attrs
@@ -14,6 +15,7 @@ from runtimed.execution.workspaces.record import Prepared
 from runtimed.execution.workspaces.repository import (
     commit_of,
     find_repository,
+    has_branch,
     has_commits_outside,
     move_branch,
     new_branch_name,
@@ -24,6 +26,12 @@ from runtimed.model.identity import WorkerId
 
 MAX_POINTER_BYTES = 8192
 POINTER = "gitdir: "
+INITIALIZING = "initializing"
+"""What git writes into `locked` while it makes a worktree."""
+
+BRANCHES = "runtimed"
+"""What the names of the branches of Workers begin with, before a slash."""
+
 NO_REPOSITORY = "its folder is no git repository"
 NO_COMMIT = "its repository has no such commit"
 PREPARE_DEADLINE_S = 300.0
@@ -47,9 +55,19 @@ async def plan(git: Git, prepared: Prepared, ref: str | None) -> Prepared:
     return attrs.evolve(prepared, common_dir=str(found.common_dir), base=base)
 
 
-async def with_free_branch(git: Git, planned: Prepared, worker_id: WorkerId) -> Prepared:
-    """Return the workspace with the name of a branch that is still free. Raises GitFailed."""
-    return attrs.evolve(planned, branch=await new_branch_name(git, repository_of(planned), f"runtimed/{worker_id}"))
+async def with_free_branch(
+    git: Git, planned: Prepared, worker_id: WorkerId, refused: Collection[str] = ()
+) -> Prepared:
+    """Return the workspace with the name of a branch that is free and not refused. Raises GitFailed."""
+    name = await new_branch_name(git, repository_of(planned), f"{BRANCHES}/{worker_id}", refused)
+    return attrs.evolve(planned, branch=name)
+
+
+async def why_no_branch(git: Git, planned: Prepared) -> str:
+    """Return why no branch can be made for a workspace. Raises GitFailed."""
+    if await has_branch(git, repository_of(planned), BRANCHES):
+        return f"its repository has a branch named {BRANCHES}: rename it, because git then takes none in {BRANCHES}/"
+    return "git makes no branch for it: check whether the daemon's user may write to its repository"
 
 
 async def make_branch(git: Git, planned: Prepared) -> bool:
@@ -108,6 +126,12 @@ def find_entry(prepared: Prepared) -> Path | None:
             if is_own and not entry.is_symlink():
                 return entry
     return None
+
+
+def is_half_made(prepared: Prepared) -> bool:
+    """Return whether git was killed before it wrote out the files: nobody has worked in the worktree yet. Blocks."""
+    entry = find_entry(prepared)
+    return entry is not None and _pointer(entry / "locked") == INITIALIZING and not (entry / "index").exists()
 
 
 def forget_worktree(prepared: Prepared) -> None:

@@ -16,8 +16,10 @@ from runtimed.execution import Profile, ProfileRegistry
 from runtimed.execution.processes.supervisor import Supervisor
 from runtimed.execution.workspaces.catalog import Catalog, ConfiguredWorkspace
 from runtimed.execution.workspaces.manager import WorkspaceManager
+from runtimed.execution.workspaces.record import Prepared, Record, Records
 from runtimed.model.identity import worker_id
 from runtimed.model.worker import BuiltinProfile, CapabilityRequest, CreateWorkerRequest, NamedReference
+from runtimed.model.workspace import WorkspaceMode
 from runtimed.store.data_dir import DataDir
 from tests.execution.conftest import RecordingSink
 
@@ -35,11 +37,12 @@ def git(folder: Path, *args: str) -> str:
 
 @attrs.frozen
 class Host:
-    """A registry whose reference `repo` is a worktree of `repository`."""
+    """A registry whose references `repo` and `clone` are a worktree and a clone of `repository`."""
 
     repository: Path
     registry: ProfileRegistry
     manager: WorkspaceManager
+    records: Records
 
     @property
     def is_untouched(self) -> bool:
@@ -55,11 +58,12 @@ async def host(tmp_path: Path) -> AsyncIterator[Host]:
     git(repository, "commit", "-q", "--allow-empty", "-m", "first")
     supervisor = Supervisor()
     folders = DataDir(tmp_path / "store", is_scratch=True)
-    catalog = Catalog((), {"repo": ConfiguredWorkspace(str(repository), "worktree")})
+    modes: dict[str, WorkspaceMode] = {"repo": "worktree", "clone": "clone"}
+    catalog = Catalog((), {name: ConfiguredWorkspace(str(repository), mode) for name, mode in modes.items()})
     manager = WorkspaceManager(catalog, folders, supervisor)
     profiles = {"builtin:late": Profile("process", command=("sleep", "600"), stop_grace_s=0.1)}
     registry = ProfileRegistry(profiles, workspaces=folders, supervisor=supervisor, manager=manager)
-    yield Host(repository, registry, manager)
+    yield Host(repository, registry, manager, Records(folders))
     await registry.close()
 
 
@@ -152,3 +156,102 @@ async def test_a_branch_that_somebody_else_makes_at_the_same_time_is_left_alone(
     assert answer.outcome == "accepted"
     assert [one.branch for one in await host.manager.workspaces(FIRST)] == [f"{theirs}-2"]
     assert git(host.repository, "branch", "--list", theirs) == theirs
+
+
+@pytest.mark.parametrize("obstacle", ["a lock", "a branch below"])
+async def test_a_name_that_git_makes_no_branch_of_is_taken(
+    host: Host, recorder: RecordingSink, obstacle: str
+) -> None:
+    lock = host.repository / ".git" / "refs" / "heads" / "runtimed" / f"{FIRST}.lock"
+    if obstacle == "a lock":
+        lock.parent.mkdir()
+        lock.touch()
+    else:
+        git(host.repository, "branch", f"runtimed/{FIRST}/below")
+
+    answer = await host.registry.spawn(spawn("repo"), recorder)
+
+    assert answer.outcome == "accepted"
+    assert [one.branch for one in await host.manager.workspaces(FIRST)] == [f"runtimed/{FIRST}-2"]
+
+
+async def test_a_repository_with_a_branch_that_is_in_the_way_is_named_as_the_reason(
+    host: Host, recorder: RecordingSink
+) -> None:
+    git(host.repository, "branch", "runtimed")
+
+    answer = await host.registry.spawn(spawn("clone"), recorder)
+
+    assert answer.outcome == "errored"
+    assert "its repository has a branch named runtimed: rename it" in (answer.message or "")
+
+
+async def test_a_clone_of_a_repository_on_no_branch_begins_at_its_commit(host: Host, recorder: RecordingSink) -> None:
+    git(host.repository, "checkout", "-q", "--detach")
+    git(host.repository, "commit", "-q", "--allow-empty", "-m", "detached")
+
+    answer = await host.registry.spawn(spawn("clone"), recorder)
+
+    assert answer.outcome == "accepted", answer.message
+    (shown,) = await host.manager.workspaces(FIRST)
+    assert (shown.branch, shown.base, shown.ahead, shown.dirty) == (
+        f"runtimed/{FIRST}",
+        git(host.repository, "rev-parse", "HEAD"),
+        0,
+        False,
+    )
+
+
+async def test_a_kill_while_a_branch_was_made_leaves_neither_the_branch_nor_its_lock(host: Host) -> None:
+    common, branch = host.repository / ".git", f"runtimed/{FIRST}"
+    git(host.repository, "branch", branch)
+    lock = common / "refs" / "heads" / f"{branch}.lock"
+    lock.touch()
+    made = host.repository.parent / "made"
+    base = git(host.repository, "rev-parse", "HEAD")
+    planned = Prepared("w0", "repo", "worktree", str(made), str(host.repository), str(made))
+    planned = attrs.evolve(planned, common_dir=str(common), branch=branch, base=base)
+    await asyncio.to_thread(host.records.save, Record(FIRST, workspaces=(planned,)))
+
+    await host.manager.recover()
+
+    assert host.is_untouched
+    assert not lock.exists()
+    assert await asyncio.to_thread(host.records.load, FIRST) is None
+
+
+async def test_a_kill_right_behind_the_save_of_a_clone_leads_to_no_second_branch(
+    host: Host, recorder: RecordingSink
+) -> None:
+    await host.registry.spawn(spawn("clone"), recorder)
+    before = await asyncio.to_thread(host.records.load, FIRST)
+    assert before is not None
+    git(Path(before.workspaces[0].path), "commit", "-q", "--allow-empty", "-m", "kept")
+    await host.manager.save(FIRST)
+    await asyncio.to_thread(host.records.save, before)
+
+    assert await host.manager.save(FIRST) == []
+
+    branches = git(host.repository, "branch", "--list", "runtimed/*", "--format=%(refname:short) %(subject)")
+    assert branches == f"runtimed/{FIRST} kept"
+
+
+async def test_a_worktree_that_was_being_made_again_at_a_kill_is_made_whole(
+    host: Host, recorder: RecordingSink
+) -> None:
+    (host.repository / "file").write_text("first")
+    git(host.repository, "add", "file")
+    git(host.repository, "commit", "-q", "-m", "file")
+    await host.registry.spawn(spawn("repo"), recorder)
+    await host.registry.stop(FIRST, None)
+    (entry,) = (host.repository / ".git" / "worktrees").iterdir()
+    made = Path((entry / "gitdir").read_text().strip()).parent
+    (entry / "index").rename(entry / "index.lock")
+    (entry / "locked").write_text("initializing")
+    (made / "file").unlink()
+
+    answer = await host.registry.spawn(attrs.evolve(spawn("repo"), history=()), recorder)
+
+    assert answer.outcome == "accepted"
+    assert (made / "file").read_text() == "first"
+    assert [one.dirty for one in await host.manager.workspaces(FIRST)] == [False]
