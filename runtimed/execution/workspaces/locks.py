@@ -27,8 +27,6 @@ def remove_stale_locks(prepared: Prepared, age_s: float = 0.0) -> None:
         prepared: The workspace.
         age_s: How old a lock has to be, in seconds. With 0 no program of its Worker may run.
     """
-    if prepared.git_dir is None or prepared.made is None or prepared.mode == "copy":
-        return
     _remove(prepared, [lock for lock in _locks(prepared) if _is_file_of_age(lock, age_s)])
 
 
@@ -57,8 +55,10 @@ def _is_file_of_age(path: Path, age_s: float) -> bool:
 
 
 def _locks(prepared: Prepared) -> Iterator[Path]:
-    git_dir = Path(prepared.git_dir or "")
-    if prepared.mode == "clone":
+    git_dir = _git_dir(prepared)
+    if git_dir is None:
+        return
+    if prepared.mode != "worktree":
         yield from (git_dir / name for name in LOCKS_OF_A_REPOSITORY)
         yield from _locks_below(git_dir / "refs")
         return
@@ -67,6 +67,14 @@ def _locks(prepared: Prepared) -> Iterator[Path]:
     with contextlib.suppress(OSError):
         if (git_dir / "locked").read_text(errors="replace").strip() == INITIALIZING:
             yield git_dir / "locked"
+
+
+def _git_dir(prepared: Prepared) -> Path | None:
+    """Return what git keeps for a workspace alone, or None. A copy has what its source had, if that is in it."""
+    if prepared.made is None or (prepared.git_dir is None and prepared.mode != "copy"):
+        return None
+    found = Path(prepared.made, ".git") if prepared.mode == "copy" else Path(prepared.git_dir or "")
+    return found if found.is_dir() and not found.is_symlink() else None
 
 
 def _branch_lock(prepared: Prepared) -> Path:
@@ -86,7 +94,8 @@ def _locks_below(folder: Path) -> Iterator[Path]:
 
 def _is_in_use(prepared: Prepared) -> bool:
     """Return whether a git process starts from the workspace or from the repository that it belongs to."""
-    places = [path for path in (prepared.made, prepared.common_dir, prepared.source) if path]
+    repository = () if prepared.mode == "copy" else (prepared.common_dir, prepared.source)
+    places = [path for path in (prepared.made, *repository) if path]
     return any(_starts_from(directory, places) for directory in _directories_of_git())
 
 

@@ -188,6 +188,7 @@ class Preparation:
         finally:
             cut.set()
             await asyncio.wait({copying})
+        await asyncio.to_thread(remove_stale_locks, planned)
         return await snapshot(self._git, planned, beginning_of(planned))
 
     async def _revive(self, prepared: Prepared) -> Prepared:

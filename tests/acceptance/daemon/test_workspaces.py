@@ -467,18 +467,21 @@ def test_a_submodule_with_work_of_its_own_is_not_thrown_away(
     assert delete(daemon, clean).status == DELETED
 
 
-def test_a_copy_follows_no_link_and_shares_no_repository(
+def test_a_copy_follows_no_link_and_shares_no_repository_and_no_lock(
     configured: Launch, repository: Path, tmp_path: Path
 ) -> None:
     (tmp_path / "outside").mkdir()
     (tmp_path / "outside" / "file").write_text("outside\n")
     (repository / "out").symlink_to(tmp_path / "outside")
     os.mkfifo(repository / "pipe")
+    (repository / ".git" / "index.lock").touch()
     daemon = configured()
 
     worker_id = shell(daemon, ("cwd", "repo:copy"))
-    said(daemon, worker_id, f"rm -r out; git add -A; {COMMIT} -m mine; echo changed > README")
+    (repository / ".git" / "index.lock").unlink()
+    printed = said(daemon, worker_id, f"rm -r out; git add -A; {COMMIT} -m mine; echo changed > README")
 
+    assert printed == ""
     assert (tmp_path / "outside" / "file").read_text() == "outside\n"
     assert (repository / "README").read_text() == "first line\nsecond line\n"
     assert git(repository, "log", "--format=%s") == "first"

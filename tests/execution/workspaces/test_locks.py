@@ -98,3 +98,20 @@ def test_the_locks_of_a_clone_are_removed_with_those_of_its_refs(prepared: Prepa
     remove_stale_locks(clone)
 
     assert [path for path in stale if path.exists()] == []
+
+
+def test_the_locks_of_a_copy_are_removed_but_not_where_a_link_leads(prepared: Prepared, tmp_path: Path) -> None:
+    git_dir, other = tmp_path / "made" / ".git", tmp_path / "other"
+    git_dir.mkdir()
+    other.mkdir()
+    (stale, foreign) = touched(git_dir / "index.lock", other / "index.lock")
+    copy = Prepared("cwd", "repo", "copy", prepared.path, prepared.source, prepared.made, git_dir=f"{git_dir}.git")
+
+    remove_stale_locks(copy)
+    left = stale.exists()
+    shutil.rmtree(git_dir)
+    git_dir.symlink_to(other)
+    remove_stale_locks(copy)
+
+    assert not left
+    assert foreign.exists()
