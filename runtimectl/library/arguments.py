@@ -19,11 +19,30 @@ Decision = str | Mapping[str, Any] | None
 """What answers a permission request: the id of an option, the content of its form, or None to leave it to others."""
 
 Json = dict[str, Any]
+MAX_KEY = 255
+"""The most characters of an Idempotency-Key."""
 
 
 def new_key() -> str:
     """Return a new Idempotency-Key."""
     return os.urandom(16).hex()
+
+
+def idempotency_key(given: str | None) -> str:
+    """Return the key of a caller, or a new one. Raises UsageProblem if it is no value of a header."""
+    if given is None:
+        return new_key()
+    if not 0 < len(given) <= MAX_KEY or not all("!" <= character <= "~" for character in given):
+        raise UsageProblem(f"idempotency_key: expected 1 to {MAX_KEY} visible ASCII characters")
+    return given
+
+
+def check_times(timeout: float, reconnect_for: float) -> None:
+    """Raise UsageProblem unless a client can wait for so many seconds."""
+    if not timeout > 0:
+        raise UsageProblem(f"timeout: expected a number of seconds above 0, got {timeout:g}")
+    if not reconnect_for >= 0:
+        raise UsageProblem(f"reconnect_for: expected a number of seconds, at least 0, got {reconnect_for:g}")
 
 
 def label_filter(labels: Labels) -> tuple[str, ...]:

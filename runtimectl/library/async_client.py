@@ -140,7 +140,7 @@ class AsyncClient:
             name=name,
             initial_input=initial_input,
         )
-        key = arguments.new_key() if idempotency_key is None else idempotency_key
+        key = arguments.idempotency_key(idempotency_key)
         created = await self._transport.send(calls.create_worker(body, key))
         return self.worker(created.worker_id)
 

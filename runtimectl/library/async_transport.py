@@ -15,6 +15,7 @@ from runtimectl.client.http import check_process
 from runtimectl.client.http_response import MAX_RESPONSE_BYTES
 from runtimectl.errors import ControlError, DaemonFailed, NotConnected, TimedOut, Unreachable, error_from_response
 from runtimectl.library import calls
+from runtimectl.library.arguments import check_times
 from runtimectl.library.calls import Call
 from runtimectl.library.daemon import Finder
 from runtimectl.library.repeats import Repeats
@@ -32,6 +33,9 @@ class AsyncTransport:
         find: Finds the daemon; called again whenever it cannot be reached.
         timeout: How long the daemon may be silent, in seconds.
         reconnect_for: How long a request is repeated if its answer was lost or the daemon is away, in seconds.
+
+    Raises:
+        UsageProblem: A time is out of range.
     """
 
     def __init__(self, find: Finder, timeout: float, reconnect_for: float) -> None:
@@ -43,6 +47,7 @@ class AsyncTransport:
         self._has_reached = False
         self._session: aiohttp.ClientSession | None = None
         self._finding = asyncio.Lock()
+        check_times(timeout, reconnect_for)
 
     async def send(self, call: Call[T]) -> T:
         """Send a request, again if its answer was lost and it is repeatable, and return the answer.

@@ -142,7 +142,7 @@ class Client:
             name=name,
             initial_input=initial_input,
         )
-        key = arguments.new_key() if idempotency_key is None else idempotency_key
+        key = arguments.idempotency_key(idempotency_key)
         return self.worker(self._transport.send(calls.create_worker(body, key)).worker_id)
 
     def bundles(self) -> "tuple[ConfigBundleSummary, ...]":

@@ -8,6 +8,7 @@ from runtimectl.client.address import Address
 from runtimectl.client.http import Connection
 from runtimectl.errors import ControlError, NotConnected, Unreachable, error_from_response
 from runtimectl.library import calls
+from runtimectl.library.arguments import check_times
 from runtimectl.library.calls import Call
 from runtimectl.library.daemon import Finder
 from runtimectl.library.repeats import Repeats
@@ -24,6 +25,9 @@ class Transport:
         find: Finds the daemon; called again whenever it cannot be reached.
         timeout: How long the daemon may be silent, in seconds.
         reconnect_for: How long a request is repeated if its answer was lost or the daemon is away, in seconds.
+
+    Raises:
+        UsageProblem: A time is out of range.
     """
 
     def __init__(self, find: Finder, timeout: float, reconnect_for: float) -> None:
@@ -34,6 +38,7 @@ class Transport:
         self._address: Address | None = None
         self._has_reached = False
         self._idle: deque[Connection] = deque(maxlen=MAX_IDLE_CONNECTIONS)
+        check_times(timeout, reconnect_for)
 
     def send(self, call: Call[T]) -> T:
         """Send a request, again if its answer was lost and it is repeatable, and return the answer.

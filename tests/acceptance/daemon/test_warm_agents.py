@@ -11,22 +11,25 @@ AGENT = Path(__file__).parents[2] / "execution" / "acp" / "agent.py"
 REQUEST = {"profile": {"kind": "builtin", "value": "builtin:coder"}}
 
 
-def _configure(folder: Path) -> Path:
+def _configure(folder: Path, mode: str = "first", idle_s: float = 3600) -> Path:
+    """Write a configuration whose agents enroll, and get `mode` in their environment."""
     script = folder / "script.json"
     script.write_text(json.dumps({"start": [["enroll"]]}))
     command = json.dumps([sys.executable, str(AGENT), str(script)])
+    profile = f'backend = "acp"\ncommand = {command}\nenv = {{ MODE = "{mode}" }}\nwarm = 1\n'
     config = folder / "config.toml"
-    config.write_text(f'[profiles."builtin:coder"]\nbackend = "acp"\ncommand = {command}\nwarm = 1\n')
+    config.write_text(f'warm_idle_s = {idle_s}\n[profiles."builtin:coder"]\n{profile}')
     return config
 
 
-def test_a_warm_agent_waits_from_the_start_outlives_no_daemon_and_is_the_first_workers(
+def test_a_warm_agent_waits_from_the_start_outlives_no_daemon_and_no_profile_and_is_the_first_workers(
     launch: Launch, tmp_path: Path, until: Until
 ) -> None:
     options, store, roll = ("--config", str(_configure(tmp_path))), tmp_path / "store", Roll(tmp_path)
     killed = launch(*options, store=f"fs:{store}").ready()
     until(lambda: roll.names)
     killed.kill()
+    _configure(tmp_path, mode="second")
 
     daemon = launch(*options, store=f"fs:{store}").ready()
     until(lambda: _ready(daemon) == {"ready": 1, "wanted": 1})
@@ -43,7 +46,19 @@ def test_a_warm_agent_waits_from_the_start_outlives_no_daemon_and_is_the_first_w
     assert events[-1]["payload"]["event"] == "run_end"
     assert all(map(roll.is_gone, roll.names))
     assert first != second
+    assert [note["env"]["MODE"] for note in roll.notes] == ["first", "second", "second"]
     assert [path.name for path in (store / "workers").iterdir()] == [worker["worker_id"]]
+
+
+def test_a_warm_agent_that_nobody_needs_for_warm_idle_s_is_ended(
+    launch: Launch, tmp_path: Path, until: Until
+) -> None:
+    roll = Roll(tmp_path)
+    daemon = launch("--config", str(_configure(tmp_path, idle_s=0.2))).ready()
+
+    until(lambda: roll.names and roll.is_gone(roll.names[0]))
+
+    assert _ready(daemon) == {"ready": 0, "wanted": 1}
 
 
 def _ready(daemon: Daemon) -> dict[str, int]:

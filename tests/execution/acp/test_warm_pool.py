@@ -106,6 +106,19 @@ async def test_a_warm_agent_has_the_folder_the_environment_and_the_mark_that_a_c
     assert (host.folder / worker_id(2)).stat().st_mode & 0o077 == 0
 
 
+async def test_a_warm_agent_has_the_limits_of_its_profile(new_host: Callable[..., Host]) -> None:
+    grow = ["call_python", "x = [bytearray(1 << 20) for _ in range(500)]; import time; time.sleep(1000)"]
+    host = new_host({"session/prompt": [[["text", "a"], grow]]}, max_memory_bytes=100 << 20)
+    await host.keep_warm()
+    (warm,) = host.roll.names
+    assert await host.harness.spawn() == ACCEPTED
+
+    sink = await host.harness.run()
+
+    assert [reason for reason, _ in sink.losses] == ["oom"]
+    assert host.agent_of() == warm
+
+
 async def test_as_many_agents_are_kept_as_the_profile_says(new_host: Callable[..., Host]) -> None:
     host = new_host(warm=3)
     await host.keep_warm(count=3)

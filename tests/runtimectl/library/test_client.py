@@ -13,7 +13,7 @@ from urllib.parse import urlsplit
 import attrs
 import pytest
 
-from runtimectl import Client
+from runtimectl import AsyncClient, Client
 from runtimectl.errors import ApiError, ClientError, TimedOut, Unreachable, UsageProblem
 from runtimed.model.bundle import BundleMetadata, ConfigBundle, Provenance
 from runtimed.model.digest import bundle_digest
@@ -202,11 +202,25 @@ def test_what_answers_without_being_a_daemon_is_reported(
     [
         ({"url": "ftp://x"}, "url: expected"),
         ({"url": "unix:x", "token": "a", "token_file": "b"}, "token: cannot be combined with token_file"),
+        ({"url": "unix:x", "timeout": 0}, "timeout: expected a number of seconds above 0, got 0"),
+        ({"url": "unix:x", "timeout": float("nan")}, "timeout: expected"),
+        ({"url": "unix:x", "reconnect_for": -1}, "reconnect_for: expected a number of seconds, at least 0, got -1"),
     ],
 )
-def test_wrong_arguments_are_refused_when_the_client_is_made(arguments: dict[str, str], message: str) -> None:
+@pytest.mark.parametrize("kind", [Client, AsyncClient])
+def test_wrong_arguments_are_refused_when_the_client_is_made(
+    kind: type[Client] | type[AsyncClient], arguments: dict[str, Any], message: str
+) -> None:
     with pytest.raises(UsageProblem, match=message):
-        Client(**arguments)  # type: ignore[arg-type] # no argument of these is a number
+        kind(**arguments)
+
+
+@pytest.mark.parametrize("key", ["", "a b", "é", "x" * 256, "a\r\nX-Other: b"])
+def test_an_idempotency_key_that_is_no_value_of_a_header_is_never_sent(client: Client, key: str) -> None:
+    with pytest.raises(UsageProblem, match=r"idempotency_key: expected 1 to 255 visible ASCII"):
+        client.create_worker(idempotency_key=key)
+
+    assert client.workers() == ()
 
 
 def test_the_client_of_the_environment_finds_the_only_daemon_here(daemon: Daemon, env: dict[str, str]) -> None:
