@@ -36,7 +36,7 @@ DIFF = (
     "--no-ext-diff",
     "--no-textconv",
     "--no-renames",
-    "--relative",
+    "--no-relative",
     "--unified=3",
     "--inter-hunk-context=0",
     "--submodule=short",

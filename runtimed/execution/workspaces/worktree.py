@@ -32,6 +32,7 @@ INITIALIZING = "initializing"
 BRANCHES = "runtimed"
 """What the names of the branches of Workers begin with, before a slash."""
 
+IN_THE_WAY = "its repository has a branch named runtimed: rename it, because git makes no runtimed/worker-… beside it"
 NO_REPOSITORY = "its folder is no git repository"
 NO_COMMIT = "its repository has no such commit"
 PREPARE_DEADLINE_S = 300.0
@@ -66,7 +67,7 @@ async def with_free_branch(
 async def why_no_branch(git: Git, planned: Prepared) -> str:
     """Return why no branch can be made for a workspace. Raises GitFailed."""
     if await has_branch(git, repository_of(planned), BRANCHES):
-        return f"its repository has a branch named {BRANCHES}: rename it, because git then takes none in {BRANCHES}/"
+        return IN_THE_WAY
     return "git makes no branch for it: check whether the daemon's user may write to its repository"
 
 

@@ -77,11 +77,10 @@ def permission(daemon: Daemon, worker_id: str, cursor: str) -> dict[str, Any]:
 def test_an_agent_gets_all_of_its_request_and_what_it_tells_of_its_session_is_shown(
     start_agents: StartAgents, tmp_path: Path, repository: Path, until: Until
 ) -> None:
-    sessions = {"close": {}, "delete": {}, "additionalDirectories": {}}
     able = {
         "promptCapabilities": {"image": True},
         "mcpCapabilities": {"http": True},
-        "sessionCapabilities": sessions,
+        "sessionCapabilities": {name: {} for name in ("close", "delete", "additionalDirectories")},
     }
     daemon = start_agents({"capabilities": able, "session/prompt": [TELLING]})
 

@@ -479,7 +479,8 @@ def test_a_copy_follows_no_link_and_shares_no_repository_and_no_lock(
 
     worker_id = shell(daemon, ("cwd", "repo:copy"))
     (repository / ".git" / "index.lock").unlink()
-    printed = said(daemon, worker_id, f"rm -r out; git add -A; {COMMIT} -m mine; echo changed > README")
+    script = f"rm -r out; echo mine > mine; git add -A; {COMMIT} -m mine; echo changed > README"
+    printed = said(daemon, worker_id, script)
 
     assert printed == ""
     assert (tmp_path / "outside" / "file").read_text() == "outside\n"
@@ -489,6 +490,30 @@ def test_a_copy_follows_no_link_and_shares_no_repository_and_no_lock(
     patch = diff(daemon, worker_id)
     assert b"deleted file mode 120000" in patch
     assert b"+changed\n" in patch
+
+
+def test_the_patch_of_a_folder_inside_of_a_repository_is_applied_from_the_top_and_from_the_folder(
+    configured: Launch, repository: Path, tmp_path: Path
+) -> None:
+    inner = repository / "inner"
+    inner.mkdir()
+    (inner / "file").write_text("before\n")
+    git(repository, "add", "-A")
+    git(repository, "commit", "-q", "-m", "inner")
+    clones = [tmp_path / "top", tmp_path / "folder"]
+    for clone in clones:
+        git(tmp_path, "clone", "-q", str(repository), str(clone))
+    daemon = configured()
+    worker_id = shell(daemon, ("cwd", f"dir:{inner}"))
+    daemon.run(worker_id, "echo after > file; echo new > new; echo outside > ../README")
+
+    patch = diff(daemon, worker_id)
+
+    git(clones[0], "apply", stdin=patch)
+    git(clones[1] / "inner", "apply", stdin=patch)
+    for clone in clones:
+        assert (clone / "inner" / "file").read_text() == "after\n"
+        assert git(clone, "status", "--porcelain").splitlines() == [" M inner/file", "?? inner/new"]
 
 
 def test_a_patch_leaves_out_whole_files_above_its_limit_and_counts_them(configured: Launch, until: Until) -> None:
