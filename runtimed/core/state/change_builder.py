@@ -164,7 +164,7 @@ class ChangeBuilder:
         self.rulings[resolution.request_id] = ruling
 
     def record(self, kind: RuntimeEventKind, sequence: int) -> None:
-        """Add a runtime event; the Worker's event with this sequence records the same."""
+        """Add a runtime event. The Worker's event with this sequence, which is in this Change, records the same."""
         self._runtime_events.append(self._numbering.runtime_event(kind, self.worker.worker_id, sequence, self._now))
 
     def keep_key(self, key: IdempotencyKey, entry: int, event: int, *, queued: bool) -> None:

@@ -14,12 +14,12 @@ from runtimed.model.execution import Execution, ExecutionResult, LossReason, Ope
 
 def attach(builder: ChangeBuilder, answer: BackendAnswer) -> None:
     """Record the answer of the backend to the spawn of a Worker, and offer it the first queued input."""
-    builder.execution = _execution_after(answer)
+    builder.execution = _execution_of_spawn(answer)
     offer_next_input(builder)
 
 
 @lru_cache(maxsize=64)
-def _execution_after(answer: BackendAnswer) -> Execution:
+def _execution_of_spawn(answer: BackendAnswer) -> Execution:
     """Return what a spawn's answer makes of a Worker's execution: one object for all that got the same answer."""
     accepted = answer.outcome == "accepted"
     state: RunState = "idle" if accepted else "errored" if answer.outcome == "errored" else "rejected"
