@@ -156,6 +156,11 @@ class OutputClosed(Interruption):
     """The reader of stdout is gone."""
 
 
+def unexpected_response(error: Exception) -> ControlError:
+    """Return the error for an answer that does not fit the contract, which is what another error has met."""
+    return DaemonFailed(f"unexpected response: a field of the contract is missing or invalid: {error!r}")
+
+
 def error_from_response(status: int, body: bytes, searched: str = "") -> ControlError:
     """Return the error for a response that is not a success. It is an ApiError too.
 

@@ -2,15 +2,22 @@
 
 import os
 import sys
-from contextlib import closing, suppress
+from contextlib import closing
 from io import TextIOWrapper
 
 import click
 from click.exceptions import Exit, NoArgsIsHelpError
 
-from runtimectl.client.session import Session, write_message
+from runtimectl.client.session import Session, discard, write_message, write_to_stderr
 from runtimectl.commands import root
-from runtimectl.errors import ControlError, DaemonFailed, DeadlineExpired, OutputClosed, TimedOut, UsageProblem
+from runtimectl.errors import (
+    ControlError,
+    DeadlineExpired,
+    OutputClosed,
+    TimedOut,
+    UsageProblem,
+    unexpected_response,
+)
 from runtimectl.options import COMPLETION_VARIABLE, PROGRAM
 
 OUTPUT_FAILED = 1
@@ -50,7 +57,7 @@ def _run_command(args: list[str]) -> int:
     except Exit as end:
         return end.exit_code
     except NoArgsIsHelpError as help_:
-        sys.stderr.write(help_.format_message() + "\n")
+        write_to_stderr(help_.format_message() + "\n")
         return help_.exit_code
     except click.ClickException as error:
         return _fail(UsageProblem(_usage_message(error)))
@@ -64,18 +71,21 @@ def _run_command(args: list[str]) -> int:
     except click.Abort:
         raise KeyboardInterrupt from None
     except (BrokenPipeError, OutputClosed):
-        return _discard_output()
+        discard(sys.stdout)
     except (LookupError, TypeError, AttributeError) as error:
-        return _fail(DaemonFailed(f"unexpected response: a field of the contract is missing or invalid: {error!r}"))
+        return _fail(unexpected_response(error))
     except OSError as error:
         write_message(f"cannot write the output: {error.strerror}")
-        return _discard_output() or OUTPUT_FAILED
+        discard(sys.stdout)
+        return OUTPUT_FAILED
     return 0
 
 
 def _fail(error: ControlError) -> int:
-    with suppress(BrokenPipeError):
+    try:
         sys.stdout.flush()
+    except OSError:
+        discard(sys.stdout)
     write_message(str(error))
     return error.exit_code
 
@@ -84,14 +94,6 @@ def _usage_message(error: click.ClickException) -> str:
     message = " ".join(error.format_message().split())
     context = getattr(error, "ctx", None)
     return f"{message} (see: {context.command_path} --help)" if context else message
-
-
-def _discard_output() -> int:
-    """Send what is still to be written to /dev/null: stdout has no reader."""
-    nowhere = os.open(os.devnull, os.O_WRONLY)
-    os.dup2(nowhere, sys.stdout.fileno())
-    os.close(nowhere)
-    return 0
 
 
 def _use_utf8() -> None:

@@ -2,7 +2,7 @@
 
 import os
 import sys
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, TextIO
 
 from runtimectl.errors import DaemonFailed
 from runtimectl.output.text import one_line
@@ -77,7 +77,23 @@ class Session:
 
 def write_message(message: str) -> None:
     """Write one line to stderr."""
-    sys.stderr.write(f"runtimectl: {one_line(message)}\n")
+    write_to_stderr(f"runtimectl: {one_line(message)}\n")
+
+
+def write_to_stderr(text: str) -> None:
+    """Write text to stderr. Without a reader it is dropped: the command goes on, and ends with its own exit code."""
+    try:
+        sys.stderr.write(text)
+        sys.stderr.flush()
+    except OSError:
+        discard(sys.stderr)
+
+
+def discard(stream: TextIO) -> None:
+    """Send what a standard stream has still to write to /dev/null."""
+    nowhere = os.open(os.devnull, os.O_WRONLY)
+    os.dup2(nowhere, stream.fileno())
+    os.close(nowhere)
 
 
 def required_text(body: "Body", name: str) -> str:

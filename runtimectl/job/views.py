@@ -6,7 +6,7 @@ from typing import Any, Protocol
 
 from runtimectl.client.run_progress import PERMISSION_REQUEST, PERMISSION_RESOLVED, denial_of, is_script
 from runtimectl.client.run_result import Result
-from runtimectl.client.session import Session, write_message
+from runtimectl.client.session import Session, write_message, write_to_stderr
 from runtimectl.job.records import json_line
 from runtimectl.job.stdout import Stdout
 from runtimectl.output.text import one_line, shortened
@@ -162,12 +162,10 @@ class Spinner:
         elapsed = time.monotonic() - self._began
         if self._is_on and elapsed > SPINNER_AFTER_S:
             self._step, self._is_drawn = self._step + 1, True
-            sys.stderr.write(f"{ERASE_LINE}{SPINNER[self._step % len(SPINNER)]} {elapsed:.0f} s")
-            sys.stderr.flush()
+            write_to_stderr(f"{ERASE_LINE}{SPINNER[self._step % len(SPINNER)]} {elapsed:.0f} s")
 
     def erase(self) -> None:
         """Erase what was drawn."""
         if self._is_drawn:
             self._is_drawn = False
-            sys.stderr.write(ERASE_LINE)
-            sys.stderr.flush()
+            write_to_stderr(ERASE_LINE)
