@@ -17,10 +17,13 @@ class FileProblem(OSError):
 
 
 _DESCRIPTOR = re.compile(r"/dev/std(?:out|err)|/(?:dev|proc/self)/fd/([0-9]{1,9})", re.ASCII)
+_OPEN_FILES = "/proc/self/fd"
 
 
 class OutputFile:
-    """A file that is written beside its place, and put there by `close`.
+    """A file that is written without a name, and put in its place by `close`: a kill leaves nothing of it.
+
+    Where the file system has no files without a name, it is written beside its place.
 
     A device, a pipe, and a file that is open under a name such as /dev/stderr are written directly.
 
@@ -47,7 +50,11 @@ class OutputFile:
             else:
                 self._draft = self._place.with_name(f".{self._place.name}.{os.getpid()}")
                 self._draft.unlink(missing_ok=True)
-                self._file = self._draft.open("x", encoding="utf-8", errors="replace", newline="")
+                opened = _open_nameless(self._place.parent)
+                self._has_name = opened is None
+                if opened is None:
+                    opened = os.open(self._draft, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o666)
+                self._file = os.fdopen(opened, "w", encoding="utf-8", errors="replace", newline="")
         except OSError as error:
             raise UsageProblem(f"{self._name}: {error.strerror}") from None
 
@@ -62,6 +69,8 @@ class OutputFile:
             self._file.flush()
             if self._draft is not None:
                 os.fsync(self._file.fileno())
+                if not self._has_name:
+                    _give_name(self._file.fileno(), self._draft)
             self._file.close()
             if self._draft is not None:
                 self._draft.replace(self._place)
@@ -108,6 +117,23 @@ def open_files(paths: Mapping[str, str | None]) -> dict[str, OutputFile]:
             file.discard()
         raise
     return files
+
+
+def _open_nameless(folder: Path) -> int | None:
+    """Return a descriptor of a new file without a name in a folder; None where there are none or none can get one."""
+    try:
+        descriptor = os.open(folder, os.O_TMPFILE | os.O_WRONLY, 0o666)
+    except OSError:
+        return None
+    if Path(_OPEN_FILES, str(descriptor)).exists():
+        return descriptor
+    os.close(descriptor)
+    return None
+
+
+def _give_name(descriptor: int, path: Path) -> None:
+    # os.link follows the link in /proc only if it gets a descriptor for relative paths, which this one is not.
+    os.link(f"{_OPEN_FILES}/{descriptor}", path, src_dir_fd=descriptor)
 
 
 def _descriptor(path: str) -> int | None:
