@@ -1,9 +1,11 @@
 """`runtimectl run`: create a Worker, give it an input, follow it to the end of its run, and stop it."""
 
+import math
 import shlex
 import sys
+import time
 from contextlib import suppress
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import click
 
@@ -21,6 +23,9 @@ from runtimectl.job.stdout import Stdout
 from runtimectl.job.stop_signals import StopSignals, watch_reader
 from runtimectl.job.views import JsonView, TextView
 from runtimectl.options import Command, CommonOption, Seconds
+
+if TYPE_CHECKING:
+    from runtimectl.client.repetition import Repetition
 
 OUTPUTS = ("text", "json", "jsonl")
 KINDS = ("read", "edit", "delete", "move", "search", "execute", "think", "fetch", "switch_mode", "other", "all")
@@ -183,20 +188,32 @@ def _detach(session: Session, request: dict[str, Any], text: str, output: str, p
     repetition = Repetition(patience_s)
     try:
         worker = create(session, complete(session, request, repetition), repetition)
-        refused = refusal(worker)
-        if refused is None:
-            send(session, worker, text, repetition)
     except UsageProblem:
         raise
     except ControlError as error:
-        write_message(f"refused: {error}")
-        return EXIT_CODES["refused"]
+        return _refused(str(error))
+    problem = _give(session, worker, text, repetition)
     known = {"worker_id": worker["worker_id"], "cursor": worker["last_cursor"]}
     sys.stdout.write(f"{known['worker_id']}\n" if output == "text" else json_line(known))
+    sys.stdout.flush()
+    return 0 if problem is None else _refused(problem)
+
+
+def _give(session: Session, worker: dict[str, Any], text: str, repetition: "Repetition") -> str | None:
+    """Give a new Worker its input. Returns why it has none, or None."""
+    refused = refusal(worker)
     if refused is not None:
-        write_message(f"refused: the spawn was refused: {refused}")
-        return EXIT_CODES["refused"]
-    return 0
+        return f"the spawn was refused: {refused}"
+    try:
+        send(session, worker, text, repetition)
+    except ControlError as error:
+        return f"{worker['worker_id']} did not get its input: {error}"
+    return None
+
+
+def _refused(reason: str) -> int:
+    write_message(f"refused: {reason}")
+    return EXIT_CODES["refused"]
 
 
 def _run_job(
@@ -207,10 +224,12 @@ def _run_job(
     inbox = Inbox()
     records = Records(open_files({option: options[_name(option)] for option in FILES}))
     signals = StopSignals(inbox, records.discard)
-    stdout = Stdout(lambda: signals.has_come)
+    job_options = _job_options(session, options)
+    ends_at = math.inf if job_options.timeout_s is None else time.monotonic() + job_options.timeout_s
+    stdout = Stdout(lambda: signals.has_come or time.monotonic() > ends_at)
     view = TextView(session, stdout) if output == "text" else JsonView(session, stdout, each=output == "jsonl")
     conversation = Conversation(session, request, text, inbox, patience_s)
-    job = Job(session, _job_options(session, options), inbox, conversation, view, stdout, records)
+    job = Job(session, job_options, inbox, conversation, view, stdout, records)
     with signals.handled():
         watch_reader(inbox)
         try:

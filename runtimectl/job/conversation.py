@@ -11,8 +11,8 @@ from runtimectl.client.feed import FeedSource
 from runtimectl.client.history import OLDEST_CURSOR
 from runtimectl.client.repetition import Repetition
 from runtimectl.client.session import Session
-from runtimectl.errors import ControlError, DaemonFailed
-from runtimectl.job.inbox import Created, Event, Failed, Inbox, Note
+from runtimectl.errors import ControlError, unexpected_response
+from runtimectl.job.inbox import Accepted, Created, Event, Failed, Inbox, Note
 
 Body = dict[str, Any]
 
@@ -26,7 +26,14 @@ class Conversation:
         text: The input.
         inbox: Receives the answers and the events, or the error that ends the conversation.
         patience_s: How long to wait for a daemon that is gone.
+
+    Attributes:
+        may_have_created: The request that creates the Worker may have been sent.
+        may_have_given: The input may have been sent.
     """
+
+    may_have_created = False
+    may_have_given = False
 
     def __init__(self, session: Session, request: Body, text: str, inbox: Inbox, patience_s: float) -> None:
         self._session = session.another()
@@ -34,24 +41,27 @@ class Conversation:
         self._text = text
         self._inbox = inbox
         self._patience_s = patience_s
-        self._creating = threading.Lock()
+        self._sending = threading.Lock()
         self._is_cancelled = False
-        self._has_created = False
 
     def start(self) -> None:
         """Begin, in a thread that ends with the process."""
         threading.Thread(target=self._run, daemon=True).start()
 
-    def cancel(self) -> bool:
-        """Keep the Worker from being created. Returns False if the request for it may have been sent already."""
-        with self._creating:
-            self._is_cancelled = not self._has_created
-            return self._is_cancelled
+    def cancel(self) -> None:
+        """Keep the Worker from being created, and the input from being sent, unless that has begun already."""
+        with self._sending:
+            self._is_cancelled = True
 
     def _begin_creation(self) -> bool:
-        with self._creating:
-            self._has_created = not self._is_cancelled
-            return self._has_created
+        with self._sending:
+            self.may_have_created = not self._is_cancelled
+            return self.may_have_created
+
+    def _begin_input(self) -> bool:
+        with self._sending:
+            self.may_have_given = not self._is_cancelled
+            return self.may_have_given
 
     def _run(self) -> None:
         try:
@@ -61,14 +71,16 @@ class Conversation:
                 return
             worker = create(self._session, request, repetition)
             self._inbox.put(Created(worker))
-            if refusal(worker) is None:
+            if refusal(worker) is not None:
+                return
+            if self._begin_input():
                 send(self._session, worker, self._text, repetition)
-                self._follow(worker)
+                self._inbox.put(Accepted())
+            self._follow(worker)
         except ControlError as error:
             self._inbox.put(Failed(error))
-        except (LookupError, TypeError, AttributeError, ValueError) as error:
-            invalid = f"unexpected response: a field of the contract is missing or invalid: {error!r}"
-            self._inbox.put(Failed(DaemonFailed(invalid)))
+        except Exception as error:  # noqa: BLE001 the job would wait for ever for a thread that has ended
+            self._inbox.put(Failed(unexpected_response(error)))
 
     def _follow(self, worker: Body) -> None:
         gc.enable()  # A run may last for days.

@@ -16,6 +16,10 @@ class Created(NamedTuple):
     worker: dict[str, Any]
 
 
+class Accepted(NamedTuple):
+    """The daemon has accepted the input."""
+
+
 class Event(NamedTuple):
     """An event of the Worker."""
 
@@ -44,7 +48,7 @@ class OutputClosed(NamedTuple):
     """The reader of stdout is gone."""
 
 
-Item = Created | Event | Note | Failed | Stopped | OutputClosed
+Item = Created | Accepted | Event | Note | Failed | Stopped | OutputClosed
 
 
 class Inbox:

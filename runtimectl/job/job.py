@@ -12,7 +12,7 @@ from runtimectl.client.session import Session
 from runtimectl.errors import ControlError, NotFound, Refused
 from runtimectl.job.conversation import Conversation, refusal
 from runtimectl.job.files import FileProblem
-from runtimectl.job.inbox import Created, Event, Failed, Inbox, Item, Note, OutputClosed, Stopped
+from runtimectl.job.inbox import Accepted, Created, Event, Failed, Inbox, Item, Note, OutputClosed, Stopped
 from runtimectl.job.records import Records
 from runtimectl.job.stdout import Stdout
 from runtimectl.job.views import View
@@ -83,6 +83,7 @@ class Job:
         self._began = self._heard = time.monotonic()
         self._worker: Body | None = None
         self._is_connected = True
+        self._is_accepted = False
         self._end: End | None = None
         self._exit_code = self._duration_ms = 0
 
@@ -104,6 +105,7 @@ class Job:
 
     def _finish(self, end: End, code: int) -> None:
         if self._end is None:
+            self._conversation.cancel()
             self._end, self._exit_code = end, code
             self._duration_ms = round((time.monotonic() - self._began) * 1000)
 
@@ -113,6 +115,8 @@ class Job:
                 self._view.tick()
             case Created(worker):
                 self._begin(worker)
+            case Accepted():
+                self._is_accepted = True
             case Event(envelope):
                 self._record(envelope)
             case Note(text):
@@ -121,8 +125,8 @@ class Job:
             case Failed(error):
                 self._fail(error)
             case Stopped(number):
-                self._view.note("ending the run; a second signal ends this command at once")
                 self._finish(End("interrupted", f"stopped by signal {number}"), SIGNALED + number)
+                self._view.note("ending the run; a second signal ends this command at once")
             case OutputClosed():
                 self._stdout.is_closed = True
                 self._finish(End("interrupted", "nobody reads stdout any more"), OUTPUT_CLOSED)
@@ -136,11 +140,11 @@ class Job:
             self._finish(End("refused", f"the spawn was refused: {refused}"), EXIT_CODES["refused"])
 
     def _record(self, envelope: Body) -> None:
-        if envelope["payload"]["event"] != "alert":  # The daemon itself reports that a run is silent.
-            self._heard = time.monotonic()
         text = self._progress.record(envelope)
         self._show(envelope, text)
         self._answer_permissions()
+        if envelope["payload"]["event"] != "alert":  # The daemon itself reports that a run is silent.
+            self._heard = time.monotonic()  # What was shown may have waited for its reader.
         denial = self._progress.denial
         if denial is not None and not self._options.continues_on_denied:
             self._finish(End("denied", denial), EXIT_CODES["denied"])
@@ -195,18 +199,29 @@ class Job:
 
     def _wind_down(self) -> None:
         """End the run and the Worker as the options say, and record the events until then."""
-        if self._worker is None and not self._conversation.cancel():
+        if self._conversation.may_have_created:
             self._settle(lambda: self._worker is not None)
         if self._worker is None:
             return
         try:
-            if self._is_connected and self._progress.end is None:
-                self._ask(lambda client, worker_id: client.interrupt(worker_id, LOST_ANSWER_S))
-                self._settle(lambda: self._progress.end is not None)
+            if self._conversation.may_have_given:
+                self._interrupt()
             if not self._is_kept():
                 self._stop()
         except ControlError as error:
             self._view.note(f"cannot end {self._worker_id}: {error}")
+
+    def _interrupt(self) -> None:
+        """End the run if it goes on, once the daemon has its input: an interrupt before that would end nothing."""
+        self._settle(lambda: self._is_accepted)
+        if not self._is_connected or self._progress.end is not None:
+            return
+        try:
+            self._ask(lambda client, worker_id: client.interrupt(worker_id, LOST_ANSWER_S))
+        except Refused as error:
+            self._view.note(f"cannot interrupt the run: {error}")  # Its Worker can still be stopped.
+        else:
+            self._settle(lambda: self._progress.end is not None)
 
     def _is_kept(self) -> bool:
         return self._options.keep or (self._options.keep_on_failure and self._exit_code != 0)

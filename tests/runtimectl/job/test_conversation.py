@@ -13,11 +13,14 @@ from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack, closing, suppress
 from pathlib import Path
+from typing import Any, NoReturn
 from urllib.parse import urlsplit
 
 import pytest
 
 from runtimectl.client.http import TIMEOUT_S
+from runtimectl.job.conversation import Conversation
+from runtimectl.job.inbox import Failed, Inbox
 from tests.runtimectl.conftest import DEADLINE_S
 from tests.runtimectl.job.conftest import Jobs
 
@@ -28,14 +31,12 @@ DROPS = 5
 RESET = struct.pack("ii", 1, 0)
 
 
-class DroppingProxy:
-    """Forwards each request, and closes the connection instead of answering the first DROPS times."""
+class Proxy:
+    """Forwards requests and answers."""
 
     def __init__(self, url: str) -> None:
         parts = urlsplit(url)
         self.upstream = (str(parts.hostname), int(parts.port or 0))
-        self.dropped: Counter[str] = Counter()
-        self._lock = threading.Lock()
         self._listener = socket.create_server(("127.0.0.1", 0))
         self._authority = b"127.0.0.1:%d" % self._listener.getsockname()[1]
         self.url = f"http://127.0.0.1:{self._listener.getsockname()[1]}"
@@ -64,21 +65,61 @@ class DroppingProxy:
                 if b"\r\nAccept: text/event-stream" in request:
                     _tunnel(connection, upstream)
                     return
-                answer = _message(upstream)
-                if self._is_dropped(request):
+                answer = self.answer(request.partition(b"\r\n\r\n")[0].decode(), _message(upstream))
+                if answer is None:
                     connection.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, RESET)
                     return
                 connection.sendall(answer)
 
-    def _is_dropped(self, request: bytes) -> bool:
+    def answer(self, _head: str, answer: bytes) -> bytes | None:
+        """Return the answer to a request with this head; None to close the connection instead."""
+        return answer
+
+
+class DroppingProxy(Proxy):
+    """Closes the connection instead of answering, the first times for each request whose head contains a text."""
+
+    def __init__(self, url: str, only: str = "", drops: int = DROPS) -> None:
+        self.dropped: Counter[str] = Counter()
+        self._only, self._drops = only, drops
+        self._lock = threading.Lock()
+        super().__init__(url)
+
+    def answer(self, head: str, answer: bytes) -> bytes | None:
+        return None if self._is_dropped(head) else answer
+
+    def _is_dropped(self, head: str) -> bool:
         """A request with a key is known by it, any other by its path."""
-        head = request.partition(b"\r\n\r\n")[0].decode()
         keys = [line for line in head.split("\r\n") if line.startswith("Idempotency-Key: ")]
-        name = keys[0] if keys else head.split("\r\n")[0]
+        name = keys[0] if keys else head.partition("\r\n")[0]
         with self._lock:
-            is_dropped = self.dropped[name] < DROPS
+            is_dropped = self._only in head and self.dropped[name] < self._drops
             self.dropped[name] += is_dropped
             return is_dropped
+
+
+class HoldingProxy(Proxy):
+    """Holds the answer to the first request whose head contains a text, until `release`."""
+
+    def __init__(self, url: str, held: str) -> None:
+        self.is_holding, self.release = threading.Event(), threading.Event()
+        self._held = held
+        super().__init__(url)
+
+    def answer(self, head: str, answer: bytes) -> bytes | None:
+        if self._held in head and not self.is_holding.is_set():
+            self.is_holding.set()
+            self.release.wait(DEADLINE_S)
+        return answer
+
+
+class RefusingProxy(Proxy):
+    """Answers that an interrupt was refused."""
+
+    def answer(self, head: str, answer: bytes) -> bytes | None:
+        body = json.dumps({"error": {"code": "worker_execution_rejected", "message": "it resists"}}).encode()
+        refusal = b"HTTP/1.1 409 Conflict\r\nContent-Length: %d\r\n\r\n%s" % (len(body), body)
+        return refusal if "/interrupt" in head.splitlines()[0] else answer
 
 
 def _message(connection: socket.socket) -> bytes:
@@ -122,9 +163,8 @@ def durable(tmp_path: Path) -> Iterator[Jobs]:
 
 def test_200_lost_answers_run_nothing_twice(durable: Jobs) -> None:
     with closing(DroppingProxy(durable.daemon.url)) as proxy, ThreadPoolExecutor(RUNS) as threads:
-        token = ("--token-file", str(durable.folder / "store" / "token"))
         runs = [
-            threads.submit(durable.run, "--url", proxy.url, *token, "-o", "json", "--", "echo", str(number))
+            threads.submit(durable.run, *through(proxy, durable), "-o", "json", "--", "echo", str(number))
             for number in range(RUNS)
         ]
         found = [run.result() for run in runs]
@@ -142,10 +182,10 @@ def test_200_lost_answers_run_nothing_twice(durable: Jobs) -> None:
 
 def test_a_create_an_input_and_a_detached_run_happen_once_if_their_answers_are_lost(durable: Jobs) -> None:
     with closing(DroppingProxy(durable.daemon.url)) as proxy:
-        through = ("--url", proxy.url, "--token-file", str(durable.folder / "store" / "token"))
-        created = durable.ctl("workers", "create", "-o", "name", *through).stdout.strip()
-        given = durable.ctl("workers", "input", created, "hello", *through)
-        detached = durable.run("--detach", *through, "--", "echo", "hi").stdout.strip()
+        options = through(proxy, durable)
+        created = durable.ctl("workers", "create", "-o", "name", *options).stdout.strip()
+        given = durable.ctl("workers", "input", created, "hello", *options)
+        detached = durable.run("--detach", *options, "--", "echo", "hi").stdout.strip()
 
     assert (given.returncode, given.stderr) == (0, "")
     assert durable.ctl("workers", "list", "-o", "name").stdout.split() == [created, detached]
@@ -234,6 +274,94 @@ def test_a_run_ends_although_the_daemon_has_stopped_answering(durable: Jobs, end
 
         assert process.wait(TIMEOUT_S - 5) == (143 if ending == "signal" else 124)
     assert json.loads(result.read_text())["text"] == "said\n"
+
+
+def test_a_signal_during_the_creation_stops_the_worker_before_it_gets_the_input(durable: Jobs) -> None:
+    with closing(HoldingProxy(durable.daemon.url, "POST /v1/workers HTTP")) as proxy, ExitStack() as at_end:
+        process = durable.start(*through(proxy, durable), "--", "sleep", "600")
+        at_end.callback(process.communicate)
+        at_end.callback(process.kill)
+        assert proxy.is_holding.wait(DEADLINE_S)
+        process.send_signal(signal.SIGTERM)
+        assert process.stderr is not None
+        assert "ending the run" in process.stderr.readline()
+        proxy.release.set()
+
+        assert process.wait(DEADLINE_S) == 143
+
+    [worker] = durable.ctl("workers", "list", "-o", "name").stdout.split()
+    assert durable.worker(worker)["status"] == "stopped"
+    assert durable.ctl("transcript", worker).stdout == ""
+
+
+def test_a_run_whose_input_is_being_accepted_is_interrupted_once_it_has_begun(durable: Jobs) -> None:
+    events = durable.folder / "events"
+    with closing(HoldingProxy(durable.daemon.url, "/input HTTP")) as proxy, ExitStack() as at_end:
+        process = durable.start(*through(proxy, durable), "--events", str(events), "--", "sleep", "600")
+        at_end.callback(process.communicate)
+        at_end.callback(process.kill)
+        assert proxy.is_holding.wait(DEADLINE_S)
+        process.send_signal(signal.SIGTERM)
+        assert process.stderr is not None
+        assert "ending the run" in process.stderr.readline()
+        proxy.release.set()
+
+        assert process.wait(DEADLINE_S) == 143
+
+    names = [json.loads(line)["payload"]["event"] for line in events.read_text().splitlines()]
+    assert names[-2:] == ["run_end", "shutdown"]
+
+
+def test_a_worker_whose_run_resists_an_interrupt_is_stopped(durable: Jobs) -> None:
+    with closing(RefusingProxy(durable.daemon.url)) as proxy, ExitStack() as at_end:
+        process = durable.start(*through(proxy, durable), "--", "sh", "-c", "echo said; sleep 600")
+        at_end.callback(process.communicate)
+        at_end.callback(process.kill)
+        assert process.stdout is not None
+        assert process.stdout.readline() == "said\n"
+        process.send_signal(signal.SIGTERM)
+        _, err = process.communicate(timeout=DEADLINE_S)
+
+    assert process.returncode == 143
+    assert "cannot interrupt the run: worker_execution_rejected: it resists" in err
+    [worker] = durable.ctl("workers", "list", "-o", "name").stdout.split()
+    assert durable.worker(worker)["status"] == "stopped"
+
+
+def test_a_detached_run_without_its_input_says_so_and_names_its_worker(durable: Jobs) -> None:
+    with closing(DroppingProxy(durable.daemon.url, only="/input HTTP", drops=1000)) as proxy:
+        options = (*through(proxy, durable), "--detach", "--reconnect-for", "0.2")
+        found = durable.run(*options, "--", "true")
+
+    [worker] = durable.ctl("workers", "list", "-o", "name").stdout.split()
+    assert (found.returncode, found.stdout) == (125, f"{worker}\n")
+    assert found.stderr.startswith(f"runtimectl: refused: {worker} did not get its input: cannot reach ")
+
+
+class BrokenSession:
+    """A session whose client fails in a way that nobody expects."""
+
+    def another(self) -> "BrokenSession":
+        return self
+
+    def client(self) -> NoReturn:
+        raise RecursionError("too deep")
+
+
+def test_a_conversation_that_fails_unexpectedly_tells_its_job() -> None:
+    inbox = Inbox()
+    session: Any = BrokenSession()
+
+    Conversation(session, {}, "hi", inbox, 1.0).start()
+
+    failed = inbox.get(DEADLINE_S)
+    assert isinstance(failed, Failed)
+    assert "RecursionError('too deep')" in str(failed.error)
+
+
+def through(proxy: Proxy, jobs: Jobs) -> tuple[str, ...]:
+    """Return the options that send requests through a proxy."""
+    return ("--url", proxy.url, "--token-file", str(jobs.folder / "store" / "token"))
 
 
 def test_a_wait_goes_on_over_a_restart_and_a_daemon_that_stays_away_is_exit_6(durable: Jobs) -> None:

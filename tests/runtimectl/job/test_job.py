@@ -10,10 +10,15 @@ import sys
 import time
 from collections.abc import Callable
 from pathlib import Path
+from types import SimpleNamespace
+from unittest.mock import MagicMock
 
 import pytest
 
-from runtimectl.job.job import SETTLE_S
+from runtimectl.job import files, job
+from runtimectl.job.files import OutputFile
+from runtimectl.job.inbox import Created, Event, Inbox
+from runtimectl.job.job import SETTLE_S, Job, JobOptions
 from tests.runtimectl.conftest import DEADLINE_S, ServeRaw
 from tests.runtimectl.job.conftest import Jobs, programs_with, wait_for
 
@@ -122,7 +127,7 @@ def test_a_text_from_stdin_is_the_input_of_an_agent(jobs: Jobs) -> None:
         ("asking", ("--allow", "all"), "finished", 0),
         ("asking", ("--allow", "read", "--allow", "edit"), "finished", 0),
         ("asking", ("--allow", "read", "--timeout", "2"), "timed_out", 124),
-        ("stuck", ("--timeout", "0.5"), "timed_out", 124),
+        ("stuck", ("--timeout", "2"), "timed_out", 124),
         ("stuck", ("--no-output-for", "0.5"), "timed_out", 124),
     ],
 )
@@ -419,6 +424,25 @@ def test_a_second_signal_ends_the_command_at_once(jobs: Jobs, started: Start, tm
     assert not list(tmp_path.glob("*result*")), "no file and no draft is left"
 
 
+def test_a_reader_that_is_slower_than_the_silence_that_ends_a_run_does_not_end_it(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    clock = [0.0]
+    monkeypatch.setattr(job, "time", SimpleNamespace(monotonic=lambda: clock[0]))
+    inbox, others = Inbox(), MagicMock()
+    view = MagicMock(event=lambda *_: clock.__setitem__(0, clock[0] + 100))
+    conversation = MagicMock(may_have_created=False, may_have_given=False)
+    inbox.put(Created({"worker_id": "worker-00000001", "execution": {}}))
+    payloads = [{"event": "text_delta", "data": {"text": "a"}}] * 2
+    for number, payload in enumerate([*payloads, {"event": "run_end", "data": {"result": "finished"}}]):
+        inbox.put(Event({"cursor": f"wo_{number:016x}", "payload": payload}))
+
+    options = JobOptions(no_output_for_s=10, keep=True)
+    result = Job(others, options, inbox, conversation, view, others, others).run()
+
+    assert (result.end.outcome, str(result.progress.text)) == ("finished", "aa")
+
+
 @pytest.mark.parametrize("output", ["text", "jsonl"])
 def test_a_stdout_without_a_reader_ends_the_run_with_141(
     jobs: Jobs, started: Start, tmp_path: Path, output: str
@@ -435,8 +459,12 @@ def test_a_stdout_without_a_reader_ends_the_run_with_141(
     assert json.loads((tmp_path / "events").read_text().splitlines()[-1])["payload"]["event"] == "shutdown"
 
 
-def test_the_worker_of_a_command_that_is_killed_goes_on(jobs: Jobs, started: Start) -> None:
-    process = started("--name", "orphan", "--", "sleep", "600")
+def test_a_command_that_is_killed_leaves_its_worker_running_and_no_draft_of_a_file(
+    jobs: Jobs, started: Start, tmp_path: Path
+) -> None:
+    folder = tmp_path / "files"
+    folder.mkdir()
+    process = started("--name", "orphan", "--events", str(folder / "events"), "--", "sleep", "600")
     until_busy(jobs, "orphan")
 
     process.kill()
@@ -444,18 +472,64 @@ def test_the_worker_of_a_command_that_is_killed_goes_on(jobs: Jobs, started: Sta
 
     assert jobs.worker("orphan")["execution"]["run_state"] == "busy"
     assert jobs.ctl("workers", "cancel", "orphan").returncode == 0
+    assert list(folder.iterdir()) == ([] if has_nameless_files(folder) else [folder / f".events.{process.pid}"])
 
 
-def test_a_stdout_that_takes_nothing_does_not_keep_a_signal_from_ending_the_run(
-    jobs: Jobs, started: Start, tmp_path: Path
+def has_nameless_files(folder: Path) -> bool:
+    """Return whether the file system has files without a name."""
+    try:
+        os.close(os.open(folder, os.O_TMPFILE | os.O_WRONLY))
+    except OSError:
+        return False
+    return True
+
+
+def test_a_file_appears_whole_where_there_are_no_files_without_a_name(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(files, "_OPEN_FILES", "/nonexistent")
+    folder = tmp_path / "files"
+    folder.mkdir()
+    written, discarded = (OutputFile("--result", str(folder / name)) for name in ("written", "discarded"))
+
+    for file in (written, discarded):
+        file.write("text")
+    assert [path.name[0] for path in folder.iterdir()] == [".", "."]
+    written.close()
+    discarded.abandon()
+
+    assert [path.name for path in folder.iterdir()] == ["written"]
+    assert (folder / "written").read_text() == "text"
+
+
+def test_a_stderr_without_a_reader_changes_nothing(jobs: Jobs, tmp_path: Path) -> None:
+    reading, writing = os.pipe()
+    os.close(reading)
+    result = tmp_path / "result"
+
+    process = jobs.start("--result", str(result), "--profile", "builtin:answering", "go", stderr=writing)
+    refused = jobs.start("--url", "http://127.0.0.1:1", "--", "true", stderr=writing)
+    os.close(writing)
+
+    assert process.communicate(timeout=DEADLINE_S)[0] == "done\n"
+    assert process.returncode == 0
+    assert jobs.worker(json.loads(result.read_text())["worker_id"])["status"] == "stopped"
+    assert (refused.communicate(timeout=DEADLINE_S)[0], refused.returncode) == ("", 125)
+
+
+@pytest.mark.parametrize(("options", "code"), [((), 143), (("--timeout", "5"), 124)])
+def test_a_stdout_that_takes_nothing_keeps_neither_a_signal_nor_a_timeout_from_ending_the_run(
+    jobs: Jobs, started: Start, tmp_path: Path, options: tuple[str, ...], code: int
 ) -> None:
     gate = tmp_path / "gate"
     reading, writing = os.pipe()
-    process = started("--", "sh", "-c", f"head -c 300000 /dev/zero; touch {gate}; sleep 600", stdout=writing)
+    script = f"head -c 300000 /dev/zero; touch {gate}; sleep 600"
+    process = started(*options, "--", "sh", "-c", script, stdout=writing)
     os.close(writing)
-    wait_for(gate)
-    process.send_signal(signal.SIGTERM)
-    assert process.wait(DEADLINE_S) == 143
+    if code == 143:
+        wait_for(gate)
+        process.send_signal(signal.SIGTERM)
+    assert process.wait(DEADLINE_S) == code
     os.close(reading)
 
 
