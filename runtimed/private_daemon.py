@@ -67,7 +67,7 @@ class PrivateDaemon:
     def start(self) -> int | None:
         """Start the daemon and wait until it accepts requests.
 
-        SIGCHLD and the signals in HANDED_ON must be blocked.
+        SIGCHLD and the signals in HANDED_ON must be blocked, unless they are ignored.
 
         Returns:
             None once it does; else the exit code of a command that could not be run.
@@ -183,14 +183,16 @@ def _announce(writer: int) -> None:
 def run_command(daemon: PrivateDaemon, command: Sequence[str]) -> int:
     """Run a command beside a private daemon, and return the exit code.
 
-    Signals that other processes send to this one go to the command too. Those of the terminal reach it by themselves.
+    Signals that other processes send to this one go to the command too, unless they were ignored when it was started.
+    Those of the terminal reach the command by themselves.
     The signals stay blocked: this process is to end with the code that is returned.
 
     Returns:
         The status of the command, 128 + n if signal n ended it, or NOT_STARTED, NOT_FOUND or NOT_EXECUTABLE.
     """
     signal.signal(signal.SIGCHLD, signal.SIG_DFL)
-    mask = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGCHLD, *HANDED_ON})
+    minded = (number for number in HANDED_ON if signal.getsignal(number) is not signal.SIG_IGN)
+    mask = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGCHLD, *minded})
     try:
         failure = daemon.start()
         return _run(command, daemon, mask) if failure is None else failure

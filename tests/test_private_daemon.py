@@ -4,6 +4,7 @@ import contextlib
 import json
 import os
 import pty
+import select
 import signal
 import stat
 import subprocess
@@ -170,6 +171,18 @@ def test_signals_are_handed_on_to_the_command(start: Exec, number: signal.Signal
     assert completed(process)[:2] == (3, "got\n")
 
 
+def test_a_signal_that_was_ignored_at_the_start_stays_ignored(start: Exec) -> None:
+    before = signal.signal(signal.SIGHUP, signal.SIG_IGN)
+    try:
+        process = start("--", "echo", "ran")
+    finally:
+        signal.signal(signal.SIGHUP, before)
+    assert process.stdout is not None
+    while not select.select([process.stdout], [], [], 0.01)[0]:
+        process.send_signal(signal.SIGHUP)
+    assert completed(process) == (0, "ran\n", "")
+
+
 def test_an_interrupt_from_the_terminal_reaches_the_command_once_and_not_the_daemon(
     env: dict[str, str], tmp_path: Path
 ) -> None:
@@ -207,11 +220,14 @@ def test_a_run_beside_a_daemon_that_is_killed_ends_at_once_which_a_line_reports(
     assert json.loads(result.read_text())["outcome"] == "lost"
 
 
-def test_a_command_that_is_killed_takes_the_daemon_and_its_workers_with_it(start: Exec, tmp_path: Path) -> None:
+def test_a_command_that_is_killed_takes_the_daemon_and_its_workers_with_it(
+    start: Exec, tmp_path: Path, user_folders: Path
+) -> None:
     file = tmp_path / "file"
     file.touch()
     process = start("--", *CTL.split(), "run", "--", "sh", "-c", f"exec tail -f {file}")
     until(lambda: programs_with(str(file)), "the program of the Worker runs")
+    assert list(user_folders.glob("runtimed-*"))
     daemon = daemon_of(process.pid)
     [command] = [child for child in children_of(process.pid) if child != daemon]
 
@@ -220,7 +236,7 @@ def test_a_command_that_is_killed_takes_the_daemon_and_its_workers_with_it(start
     assert completed(process) == (137, "", "")
     assert has_ended(daemon)
     until(lambda: not programs_with(str(file)), "the program of the Worker has ended")
-    assert not list(tmp_path.glob("runtimed-*")), "the folder of the daemon is gone"
+    assert not list(user_folders.glob("runtimed-*")), "the folder of the daemon is gone"
 
 
 def children_of(pid: int) -> list[int]:
