@@ -259,7 +259,7 @@ class WaitTimeout(StateError):
 
     def __init__(self, wanted: Sequence[str], timeout_s: float) -> None:
         """Create the error for the conditions and the time that was waited."""
-        super().__init__(f"none of {', '.join(wanted)} came within {timeout_s:g} seconds (timeout_s); wait again")
+        super().__init__(f"no {' or '.join(wanted)} within {timeout_s:g} seconds (timeout_s); wait again")
 
 
 class WaitImpossible(StateError):
@@ -269,7 +269,7 @@ class WaitImpossible(StateError):
 
     def __init__(self, wanted: Sequence[str], reason: str) -> None:
         """Create the error for the conditions and why they cannot come."""
-        super().__init__(f"none of {', '.join(wanted)} can come: {reason}")
+        super().__init__(f"{' or '.join(wanted)} cannot come any more: {reason}")
 
 
 class WorkspaceDirty(StateError):

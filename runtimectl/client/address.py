@@ -95,7 +95,9 @@ class Address(NamedTuple):
         try:
             return ssl.create_default_context(cafile=self.ca)
         except OSError as error:
-            raise UsageProblem(f"--ca: {self.ca}: expected certificates in PEM: {error.strerror or error}") from None
+            raise UsageProblem(
+                f"ca file {self.ca}: expected certificates in PEM: {error.strerror or error}"
+            ) from None
 
     def _connect_tls(self, timeout: float) -> socket.socket:
         context = self.tls_context()

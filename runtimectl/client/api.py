@@ -24,6 +24,9 @@ RESTORE_TIMEOUT_S = 120.0
 SPAWN_TIMEOUT_S = 120.0
 """Seconds that the creation of a Worker may take, its spawn included."""
 
+MAX_WAIT_S = 30.0
+"""How long one request waits for a Worker. A longer wait takes several: nginx cuts answers after 60 s of silence."""
+
 WAIT_MARGIN_S = 30.0
 """How much longer than a wait its answer may take."""
 
@@ -102,8 +105,7 @@ class Client:
 
     def create_worker(self, request: Body, key: str | None = None) -> Body:
         """Create a Worker and return it. A repeat with the same idempotency key answers with the same Worker."""
-        timeout = WORKSPACE_TIMEOUT_S if "workspace_refs" in request else SPAWN_TIMEOUT_S
-        return self._ask("worker", "POST", routes.WORKERS, request, key=key, timeout=timeout)
+        return self._ask("worker", "POST", routes.WORKERS, request, key=key, timeout=creation_timeout_s(request))
 
     def profiles(self) -> Body:
         """Return the profiles of the host."""
@@ -236,6 +238,11 @@ class Client:
         if response.status != 200:
             raise error_from_response(response.status, response.body, self.address.searched)
         return _decoded(response.body, member)
+
+
+def creation_timeout_s(request: Body) -> float:
+    """Return the seconds that the creation of a Worker may take."""
+    return WORKSPACE_TIMEOUT_S if request.get("workspace_refs") else SPAWN_TIMEOUT_S
 
 
 def _encoded(body: Body | None) -> bytes | None:

@@ -122,7 +122,12 @@ class Feed:
                             self._has_begun = True
                             yield envelope
             except TRANSIENT as error:
-                time.sleep(self._outage.next_delay(error))
+                self._wait(error)
+
+    def _wait(self, error: ControlError) -> None:
+        """Wait before the next connection, unless the feed was ended. Raises the error if the outage is too long."""
+        if not self._is_over:
+            time.sleep(self._outage.next_delay(error))
 
     def stop(self) -> None:
         """End the feed. Another thread that waits for its next event gets none."""

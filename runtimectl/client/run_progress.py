@@ -188,8 +188,9 @@ class RunText:
         return added
 
     def _keep(self, text: str) -> None:
-        self._pieces.append(text)
-        self._size += len(text)
+        self.is_cut = self.is_cut or len(text) > MAX_TEXT_CHARACTERS
+        self._pieces.append(text[-MAX_TEXT_CHARACTERS:])
+        self._size += len(self._pieces[-1])
         while self._size > MAX_TEXT_CHARACTERS:
             self.is_cut = True
             self._size -= len(self._pieces.popleft())

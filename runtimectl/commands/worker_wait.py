@@ -7,11 +7,12 @@ from typing import TYPE_CHECKING
 
 import click
 
+from runtimectl.client.api import MAX_WAIT_S
 from runtimectl.client.repetition import Repetition
 from runtimectl.client.session import Session, required_text, write_message
 from runtimectl.client.worker_names import resolve_worker_id
 from runtimectl.commands.completing import complete_workers
-from runtimectl.errors import ControlError
+from runtimectl.errors import ControlError, unexpected_response
 from runtimectl.options import Command
 from runtimectl.signals import require_reader
 
@@ -19,9 +20,6 @@ if TYPE_CHECKING:
     from runtimectl.client.api import Body
 
 CONDITIONS = ("idle", "busy", "stopped", "permission", "error")
-MAX_WAIT_S = 30.0
-"""How long one request waits. A longer wait is made of several: proxies cut a request that is silent for a minute."""
-
 MAX_PARALLEL = 256
 """How many Workers are waited for at the same time. If there are more, they take turns."""
 
@@ -126,6 +124,9 @@ def _wait_in_turn(
         except ControlError as error:
             error.args = (f"{pending.worker_id}: {error}",)
             answers.put(error)
+            continue
+        except Exception as error:  # noqa: BLE001 the command would wait for ever for a thread that has ended
+            answers.put(unexpected_response(error))
             continue
         if found is None:
             left.append(pending)

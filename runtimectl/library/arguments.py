@@ -19,6 +19,7 @@ Decision = str | Mapping[str, Any] | None
 """What answers a permission request: the id of an option, the content of its form, or None to leave it to others."""
 
 Json = dict[str, Any]
+MAX_TIMEOUT_S = 31_536_000
 MAX_KEY = 255
 """The most characters of an Idempotency-Key."""
 
@@ -39,8 +40,8 @@ def idempotency_key(given: str | None) -> str:
 
 def check_times(timeout: float, reconnect_for: float) -> None:
     """Raise UsageProblem unless a client can wait for so many seconds."""
-    if not timeout > 0:
-        raise UsageProblem(f"timeout: expected a number of seconds above 0, got {timeout:g}")
+    if not 0 < timeout <= MAX_TIMEOUT_S:
+        raise UsageProblem(f"timeout: expected a number of seconds above 0, at most {MAX_TIMEOUT_S}, got {timeout:g}")
     if not reconnect_for >= 0:
         raise UsageProblem(f"reconnect_for: expected a number of seconds, at least 0, got {reconnect_for:g}")
 

@@ -161,9 +161,10 @@ class AsyncTransport:
         address = self._address or await self.find()
         if not address.has_given_token:
             await asyncio.to_thread(check_process, address)
-        if self._session is None:
-            self._session = await _open(address)
-        return address, self._session
+        async with self._finding:
+            if self._session is None:
+                self._session = await _open(address)
+            return address, self._session
 
 
 async def _open(address: Address) -> aiohttp.ClientSession:

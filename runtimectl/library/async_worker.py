@@ -3,7 +3,7 @@
 import asyncio
 import inspect
 from collections.abc import Awaitable, Callable, Mapping, Sequence
-from contextlib import aclosing, suppress
+from contextlib import aclosing
 from typing import TYPE_CHECKING, Any
 
 from runtimectl.errors import ApiError
@@ -81,11 +81,11 @@ class AsyncWorker:
             TimedOut: None of them held in time.
             ApiError: `wait_impossible`: none can hold any more.
         """
-        begin = (await self.detail()).last_cursor if cursor is None else cursor
-        pending = PendingWait(self.id, conditions, begin, timeout)
+        pending = PendingWait(self.id, conditions, timeout)
+        begin = (await self._transport.send(pending.begin())).last_cursor if cursor is None else cursor
         while True:
             try:
-                return await self._transport.send(pending.request())
+                return await self._transport.send(pending.request(begin))
             except ApiError as error:
                 pending.go_on(error)
 
@@ -211,9 +211,9 @@ class AsyncWorker:
         async def begin() -> str:
             return run.cursor
 
-        with suppress(TimeoutError):
+        try:
             async with (
-                asyncio.timeout(limit_s),
+                asyncio.timeout(limit_s) as limit,
                 aclosing(follow(self._transport, self.id, (), begin)) as envelopes,
             ):
                 async for envelope in envelopes:
@@ -222,6 +222,9 @@ class AsyncWorker:
                         await self._decide(request_id, on_permission)
                     if run.is_over:
                         return
+        except TimeoutError:
+            if not limit.expired():  # It comes from on_permission.
+                raise
 
     async def _decide(self, request_id: str, on_permission: "OnPermission") -> None:
         """Answer a request as `on_permission` says, if it is still open: the profile may have answered it."""

@@ -4,9 +4,11 @@ This one table serves both clients. The converter is loaded with the first answe
 """
 
 import json
+import math
 from collections.abc import Callable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any, Generic, NamedTuple, TypeVar
 
+from runtimectl.client.api import RESTORE_TIMEOUT_S, WAIT_MARGIN_S, WORKSPACE_TIMEOUT_S, creation_timeout_s
 from runtimectl.client.paths import given, with_query, worker_path
 from runtimectl.errors import UsageProblem
 from runtimed.wire import routes
@@ -23,15 +25,6 @@ if TYPE_CHECKING:
     from runtimed.model.workspace import Workspace
     from runtimed.wire.envelopes import BundlesResponse, EventsResponse, WorkersResponse
 
-SPAWN_TIMEOUT_S = 120.0
-"""Seconds that the creation or the restore of a Worker may take: both wait for its program."""
-
-WORKSPACE_TIMEOUT_S = 600.0
-"""Seconds that git may take over the workspaces of a Worker."""
-
-WAIT_MARGIN_S = 30.0
-"""How much longer than a wait its answer may take."""
-
 Json = dict[str, Any]
 T = TypeVar("T")
 
@@ -44,6 +37,7 @@ class Call(NamedTuple, Generic[T]):
         key: The Idempotency-Key: with it the request may be repeated.
         is_idempotent: The request may be repeated without a key: a second one changes nothing.
         least_timeout: The seconds that the daemon may need at least, whatever the client's timeout.
+        repeat_for: The seconds for which the request is repeated at most, whatever the client's `reconnect_for`.
     """
 
     method: str
@@ -53,6 +47,7 @@ class Call(NamedTuple, Generic[T]):
     key: str | None = None
     least_timeout: float = 0.0
     is_idempotent: bool = False
+    repeat_for: float = math.inf
 
     @property
     def headers(self) -> dict[str, str]:
@@ -81,7 +76,7 @@ def workers(
 def create_worker(body: Json, key: str) -> "Call[WorkerDetail]":
     """Create a Worker."""
     read = _member("WorkerResponse", "worker")
-    return Call("POST", routes.WORKERS, read, _encoded(body), key, SPAWN_TIMEOUT_S)
+    return Call("POST", routes.WORKERS, read, _encoded(body), key, creation_timeout_s(body))
 
 
 def worker(worker_id: str) -> "Call[WorkerDetail]":
@@ -109,7 +104,7 @@ def interrupt(worker_id: str) -> "Call[LifecycleAck]":
 def restore(worker_id: str) -> "Call[WorkerDetail]":
     """Reconnect a Worker to its backend."""
     path = worker_path(routes.WORKER_RESTORE, worker_id)
-    return Call("POST", path, _member("WorkerResponse", "worker"), None, None, SPAWN_TIMEOUT_S, is_idempotent=True)
+    return Call("POST", path, _member("WorkerResponse", "worker"), None, None, RESTORE_TIMEOUT_S, is_idempotent=True)
 
 
 def stop(worker_id: str, reason: str | None) -> "Call[LifecycleAck]":

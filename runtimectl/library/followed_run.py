@@ -42,8 +42,7 @@ class FollowedRun:
         """Record an event. Returns the id of the permission request that it is, or None."""
         self._progress.record(envelope)
         self.cursor = envelope["cursor"]
-        item = (envelope["payload"].get("data") or {}).get("item") or {}
-        return str(item["request_id"]) if item.get("kind") == "permission_request" else None
+        return next((str(request["request_id"]) for request in self._progress.unanswered()), None)
 
     def time_out(self, timeout: float) -> None:
         """Note that the run took too long."""

@@ -25,7 +25,7 @@ class Repeats:
     def __init__(self, call: Call[Any], reconnect_for: float, *, has_reached: bool) -> None:
         self._is_repeatable = call.is_repeatable
         self._has_reached = has_reached
-        self._deadline = time.monotonic() + reconnect_for
+        self._deadline = time.monotonic() + min(reconnect_for, call.repeat_for)
         self._delay = FIRST_DELAY_S
 
     def next_delay(self, error: ControlError) -> float:
@@ -34,14 +34,15 @@ class Repeats:
         Raises:
             ControlError: The error that was given: the request is not repeated.
         """
+        now = time.monotonic()
         is_lost = isinstance(error, Unreachable) and not isinstance(error, NotConnected)
         self._has_reached = self._has_reached or is_lost or _is_of_a_proxy(error)
         is_away = isinstance(error, Unreachable | Unavailable)
-        if not (is_away and self._is_repeatable and self._has_reached) or time.monotonic() > self._deadline:
+        if not (is_away and self._is_repeatable and self._has_reached) or now > self._deadline:
             raise error
         import random
 
-        delay = self._delay * random.uniform(0.5, 1)  # noqa: S311 jitter, no secret
+        delay = min(self._delay * random.uniform(0.5, 1), self._deadline - now)  # noqa: S311 jitter, no secret
         self._delay = min(self._delay * 2, MAX_DELAY_S)
         return delay
 

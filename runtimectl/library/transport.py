@@ -81,9 +81,10 @@ class Transport:
         try:
             return self._exchange(call, address)
         except NotConnected:
-            if self.find() == address:
+            found = self.find()
+            if found == address:
                 raise
-        return self._exchange(call, self.find())
+        return self._exchange(call, found)
 
     def _exchange(self, call: Call[T], address: Address) -> T:
         connection = self._take(address)

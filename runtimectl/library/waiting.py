@@ -4,14 +4,13 @@ import math
 import time
 from typing import TYPE_CHECKING
 
+from runtimectl.client.api import MAX_WAIT_S
 from runtimectl.errors import ApiError, TimedOut
 from runtimectl.library import calls
 
 if TYPE_CHECKING:
     from runtimed.model.waiting import Wait, WaitCondition
-
-REQUEST_S = 60
-"""Seconds that one request waits at most."""
+    from runtimed.model.worker import WorkerDetail
 
 
 class PendingWait:
@@ -20,23 +19,27 @@ class PendingWait:
     Args:
         worker_id: The Worker.
         conditions: What is waited for; none of them means `idle`.
-        cursor: What held behind this cursor counts.
         timeout: Seconds after which to give up, or None.
     """
 
-    def __init__(
-        self, worker_id: str, conditions: "tuple[WaitCondition, ...]", cursor: str, timeout: float | None
-    ) -> None:
+    def __init__(self, worker_id: str, conditions: "tuple[WaitCondition, ...]", timeout: float | None) -> None:
         self._worker_id = worker_id
         self._conditions = conditions or ("idle",)
-        self._cursor = cursor
         self._timeout = timeout
         self._deadline = math.inf if timeout is None else time.monotonic() + timeout
 
-    def request(self) -> "calls.Call[Wait]":
-        """Return the next request."""
-        left = math.ceil(max(self._deadline - time.monotonic(), 1)) if self._timeout is not None else REQUEST_S
-        return calls.wait(self._worker_id, self._conditions, self._cursor, min(left, REQUEST_S))
+    def begin(self) -> "calls.Call[WorkerDetail]":
+        """Return the request whose answer has the cursor behind which to wait."""
+        return calls.worker(self._worker_id)._replace(repeat_for=self._left_s())
+
+    def request(self, cursor: str) -> "calls.Call[Wait]":
+        """Return the next request: what held behind the cursor counts."""
+        left_s = self._left_s()
+        waiting_s = math.ceil(max(min(left_s, MAX_WAIT_S), 1))
+        return calls.wait(self._worker_id, self._conditions, cursor, waiting_s)._replace(repeat_for=left_s)
+
+    def _left_s(self) -> float:
+        return max(self._deadline - time.monotonic(), 0)
 
     def go_on(self, error: ApiError) -> None:
         """Raise the error unless another request should follow: the one before waited in vain."""

@@ -73,11 +73,11 @@ class Worker:
             TimedOut: None of them held in time.
             ApiError: `wait_impossible`: none can hold any more.
         """
-        begin = self.detail().last_cursor if cursor is None else cursor
-        pending = PendingWait(self.id, conditions, begin, timeout)
+        pending = PendingWait(self.id, conditions, timeout)
+        begin = self._transport.send(pending.begin()).last_cursor if cursor is None else cursor
         while True:
             try:
-                return self._transport.send(pending.request())
+                return self._transport.send(pending.request(begin))
             except ApiError as error:
                 pending.go_on(error)
 

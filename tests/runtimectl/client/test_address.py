@@ -44,3 +44,9 @@ def test_a_url_of_another_form_is_refused_with_the_accepted_forms(url: str) -> N
 
 def test_an_address_shows_as_its_url() -> None:
     assert repr(parse("unix:/run/runtimed.sock")) == "Address('unix:/run/runtimed.sock')"
+
+
+def test_a_file_without_certificates_is_named_and_what_is_expected_of_it() -> None:
+    address = parse("https://localhost")._replace(ca="/nonexistent")
+    with pytest.raises(UsageProblem, match=r"^ca file /nonexistent: expected certificates in PEM: No such file"):
+        address.tls_context()

@@ -103,6 +103,8 @@ def test_of_a_text_that_is_too_long_the_newest_is_kept(monkeypatch: pytest.Monke
     monkeypatch.setattr(run_progress, "MAX_TEXT_CHARACTERS", 5)
     progress = fold(SCRIPT, ("text_done", {"text": "1234"}), ("text_done", {"text": "5678"}))
     assert (str(progress.text), progress.text.is_cut) == ("5678", True)
+    progress = fold(SCRIPT, ("text_done", {"text": "123456789"}))
+    assert (str(progress.text), progress.text.is_cut) == ("56789", True)
 
 
 @pytest.mark.parametrize(

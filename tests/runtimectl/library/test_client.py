@@ -202,8 +202,9 @@ def test_what_answers_without_being_a_daemon_is_reported(
     [
         ({"url": "ftp://x"}, "url: expected"),
         ({"url": "unix:x", "token": "a", "token_file": "b"}, "token: cannot be combined with token_file"),
-        ({"url": "unix:x", "timeout": 0}, "timeout: expected a number of seconds above 0, got 0"),
+        ({"url": "unix:x", "timeout": 0}, "timeout: expected a number of seconds above 0, at most 31536000, got 0"),
         ({"url": "unix:x", "timeout": float("nan")}, "timeout: expected"),
+        ({"url": "unix:x", "timeout": float("inf")}, "timeout: expected"),
         ({"url": "unix:x", "reconnect_for": -1}, "reconnect_for: expected a number of seconds, at least 0, got -1"),
     ],
 )

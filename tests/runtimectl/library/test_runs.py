@@ -189,14 +189,20 @@ async def test_the_asynchronous_run_does_the_same(daemon: Daemon, token_file: Pa
 async def test_the_function_that_decides_may_be_a_coroutine_function(
     agent: Callable[[list[Any]], Worker], token_file: Path
 ) -> None:
-    worker = await asyncio.to_thread(agent, [[*ASKING, FORM, ["end"]]])
+    worker = await asyncio.to_thread(agent, [[*ASKING, FORM, ["end"]], ASKING])
 
     async def decide(permission: Permission) -> str | dict[str, str]:
         await asyncio.sleep(0)
         return {"branch": "main"} if permission.schema else permission.options[0].option_id
 
+    async def give_up(_permission: Permission) -> str:
+        raise TimeoutError("of the caller")
+
     async with AsyncClient.from_env() as client:
         result = await client.worker(worker.id).run("go", on_permission=decide)
+
+        with pytest.raises(TimeoutError, match="of the caller"):
+            await client.worker(worker.id).run("go", on_permission=give_up)
 
     assert result.permissions == PermissionCounts(2, 0, 0)
     assert json.dumps(FILLED["result"]["content"]) in result.text
