@@ -4,7 +4,7 @@ from typing import Any
 
 from runtimectl.attach.rows import RowWrapper, fitted, wrapped
 from runtimectl.client.run_progress import denial_of
-from runtimectl.output.text import one_line
+from runtimectl.output.text import one_line, shortened
 from runtimed.model.event import (
     Alert,
     ErrorRaised,
@@ -28,6 +28,9 @@ MAX_SHOWN_ENTRIES = 20
 """How many entries of the past are shown at the beginning."""
 
 MAX_OPEN_CALLS = 256
+MAX_ARGUMENTS = 1000
+"""How many characters of the arguments of a tool call are kept: more fit no row."""
+
 SHELL = "shell"
 
 
@@ -172,7 +175,7 @@ class Conversation:
 
 
 def _call_text(call: ToolCallDone) -> str:
-    return one_line(f"* {call.name} {call.arguments}".rstrip())
+    return one_line(f"* {call.name} {shortened(call.arguments, MAX_ARGUMENTS)}".rstrip())
 
 
 def _ruling(asked: dict[str, Any], resolved: dict[str, Any], question: Permission) -> str:

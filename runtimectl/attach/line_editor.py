@@ -56,13 +56,15 @@ class LineEditor:
         Args:
             columns: How many columns the part may take.
         """
-        begin = 0
-        while width(self.text[begin : self.cursor]) >= columns:
-            begin += 1
-        end = self.cursor
-        while end < len(self.text) and width(self.text[begin : end + 1]) < columns:
+        begin, end, before = self.cursor, self.cursor, 0
+        while begin > 0 and before + width(self.text[begin - 1]) < columns:
+            begin -= 1
+            before += width(self.text[begin])
+        size = before
+        while end < len(self.text) and size + width(self.text[end]) < columns:
+            size += width(self.text[end])
             end += 1
-        return self.text[begin:end], width(self.text[begin : self.cursor])
+        return self.text[begin:end], before
 
     def _insert(self, char: str) -> None:
         if len(self.text) < MAX_LINE_CHARACTERS:

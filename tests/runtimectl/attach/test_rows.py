@@ -4,6 +4,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from runtimectl.attach.line_editor import MAX_LINE_CHARACTERS, LineEditor
 from runtimectl.attach.rows import RowWrapper, fitted, wrapped
 from runtimectl.output.text import width
 
@@ -43,3 +44,15 @@ def test_a_text_is_cut_to_one_row() -> None:
     assert fitted("short", 10) == "short"
     assert fitted("much too long", 10) == "much too…"
     assert width(fitted("日本語日本語", 10)) < 10
+
+
+@pytest.mark.parametrize(("char", "fits"), [("x", 9), ("宽", 4)])
+def test_a_long_line_is_edited_through_a_window_around_its_cursor(char: str, fits: int) -> None:
+    editor = LineEditor()
+    editor.text, editor.cursor = char * MAX_LINE_CHARACTERS, MAX_LINE_CHARACTERS
+
+    at_end = editor.view(10)
+    editor.press("home")
+
+    assert at_end == (char * fits, width(char * fits))
+    assert editor.view(10) == (char * fits, 0)
