@@ -71,6 +71,7 @@ class Inputs:
         self._pending = pending
         self._idempotency = idempotency
         self._lazy = lazy
+        # KeyedTasks would forget a task one step of the loop after its end; an interrupt in that step would be lost.
         self._interrupting: dict[WorkerId, asyncio.Task[None]] = {}
 
     async def send(self, ref: WorkerRef, message: WorkerInput, key: IdempotencyKey | None = None) -> InteractionAck:

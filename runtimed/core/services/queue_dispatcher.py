@@ -86,6 +86,7 @@ class QueueDispatcher:
         self._admission = admission
         self._dispatches = dispatches
         self._pending = pending
+        # KeyedTasks would forget a task one step of the loop after its end; an offer in that step would be lost.
         self._dispatching: dict[WorkerId, asyncio.Task[None]] = {}
         self._retries: dict[WorkerId, asyncio.TimerHandle] = {}
 
