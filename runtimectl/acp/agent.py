@@ -2,8 +2,9 @@
 
 import threading
 import time
-from collections.abc import Callable
-from functools import cached_property
+from collections.abc import Callable, Iterable
+from contextlib import suppress
+from functools import cached_property, partial
 from typing import TYPE_CHECKING, Any, Protocol
 
 from runtimectl.acp.background import in_background
@@ -21,8 +22,9 @@ if TYPE_CHECKING:
 MAX_SESSIONS = 64
 """How many sessions one editor may have open."""
 
-CREATION_WAIT_S = 10.0
-"""How long the end of the editor waits for Workers that are being created, if it stops them."""
+STOP_WAIT_S = 10.0
+"""How long the end of the editor waits for Workers that are being created, and then for their ends, if it stops them.
+"""
 
 
 class Workers(Protocol):
@@ -50,7 +52,7 @@ class Agent:
         self._peer = peer
         self._connect = connect
         self._sessions: dict[str, Session] = {}
-        self._created: list[Worker] = []
+        self._created: dict[str, Worker] = {}
         self._creations: list[threading.Thread] = []
         self._takes_forms = False
         self._lock = threading.Lock()
@@ -86,18 +88,12 @@ class Agent:
                 session.cancel_prompt(request_id)
 
     def stop_workers(self) -> None:
-        """Stop the Workers that this agent created, also those that it creates now, for CREATION_WAIT_S.
+        """Stop the Workers that this agent created, also those that it creates now.
 
-        Those that cannot be stopped now live on.
+        Those that cannot be stopped within STOP_WAIT_S live on.
         """
-        deadline = time.monotonic() + CREATION_WAIT_S
-        for creation in self._creations:
-            creation.join(max(0, deadline - time.monotonic()))
-        for worker in self._created:
-            try:
-                worker.stop("the editor has ended")
-            except ClientError:
-                continue
+        _join(self._creations)
+        _join([in_background(partial(_stop, worker)) for worker in self._created.values()])
 
     def _initialize(self, request: Request) -> None:
         self._takes_forms = takes_forms(request.params)
@@ -116,17 +112,18 @@ class Agent:
         except Failed:
             discard(worker)
             raise
-        self._created.append(worker)
+        self._created[worker.id] = worker
         request.succeed({"sessionId": worker.id})
         if remark is not None:
             session.say(remark)
         session.follow("wo_0000000000000000")
 
     def _open(self, request: Request, *, replays: bool) -> None:
-        worker = self._workers.find(_session_id(request.params))
-        _answer(request, lambda: self._show(request, worker, replays=replays))
+        worker_id = _session_id(request.params)
+        _answer(request, lambda: self._show(request, worker_id, replays=replays))
 
-    def _show(self, request: Request, worker: "Worker", *, replays: bool) -> None:
+    def _show(self, request: Request, worker_id: str, *, replays: bool) -> None:
+        worker = self._workers.find(worker_id)
         detail = worker.detail()
         session = self._add(worker)
         if replays:
@@ -139,9 +136,10 @@ class Agent:
         try:
             session.replay(detail)
         except ClientError:
-            with self._lock:  # Its prompts would wait for ever.
+            with self._lock:
                 if self._sessions.get(session.worker.id) is session:
                     del self._sessions[session.worker.id]
+            session.close()  # Its prompts would wait for ever.
             raise
 
     def _add(self, worker: "Worker") -> "Session":
@@ -171,18 +169,19 @@ class Agent:
 
     def _close(self, request: Request) -> None:
         session = self._session(request.params)
-        del self._sessions[session.worker.id]
+        self._sessions.pop(session.worker.id, None)
         session.cancel()
         session.close()
         request.succeed({})
 
     def _delete(self, request: Request) -> None:
-        worker = self._workers.find(_session_id(request.params))
-        _answer(request, lambda: self._delete_worker(request, worker))
+        worker_id = _session_id(request.params)
+        _answer(request, lambda: self._delete_worker(request, worker_id))
 
-    def _delete_worker(self, request: Request, worker: "Worker") -> None:
-        discard(worker)
-        session = self._sessions.pop(worker.id, None)
+    def _delete_worker(self, request: Request, worker_id: str) -> None:
+        discard(self._workers.find(worker_id))
+        self._created.pop(worker_id, None)
+        session = self._sessions.pop(worker_id, None)
         if session is not None:
             session.close()
         request.succeed({})
@@ -207,6 +206,18 @@ def _answer(request: Request, act: Callable[[], None]) -> threading.Thread:
             request.fail(_rpc_error(error))
 
     return in_background(attempt)
+
+
+def _join(threads: Iterable[threading.Thread]) -> None:
+    """Wait for the ends of threads, for at most STOP_WAIT_S."""
+    deadline = time.monotonic() + STOP_WAIT_S
+    for thread in threads:
+        thread.join(max(0, deadline - time.monotonic()))
+
+
+def _stop(worker: "Worker") -> None:
+    with suppress(ClientError):
+        worker.stop("the editor has ended")
 
 
 def discard(worker: "Worker") -> None:

@@ -68,7 +68,8 @@ class Peer:
 
     def __init__(self, write: Callable[[bytes], None]) -> None:
         self._write = write
-        self._lock = threading.Lock()
+        self._writing = threading.Lock()
+        self._asking = threading.Lock()
         self._number = 0
         self._pending: dict[Id, Answered] = {}
 
@@ -100,7 +101,7 @@ class Peer:
 
     def ask(self, method: str, params: Params, answered: Answered) -> Id:
         """Send a request. Returns its id."""
-        with self._lock:
+        with self._asking:
             self._number += 1
             number = self._number
             self._pending[number] = answered
@@ -111,20 +112,24 @@ class Peer:
 
     def withdraw(self, request_id: Id) -> None:
         """Tell the other side that the answer to a request of ours is not needed any more."""
-        if self._pending.pop(request_id, None) is not None:
+        if self._take(request_id) is not None:
             self.notify(CANCEL_REQUEST, {"requestId": request_id})
 
     def send(self, fields: Params) -> None:
         """Send a message."""
         message = json.dumps({"jsonrpc": "2.0", **fields}, ensure_ascii=False, separators=(",", ":"))
         data = message.encode("utf-8", "replace")
-        with self._lock:
+        with self._writing:
             self._write(data)
 
     def _take_answer(self, request_id: Any, result: Any) -> None:
-        answered = self._pending.pop(request_id, None) if _is_id(request_id) else None
+        answered = self._take(request_id) if _is_id(request_id) else None
         if answered is not None:
             answered(result)
+
+    def _take(self, request_id: Id) -> Answered | None:
+        with self._asking:
+            return self._pending.pop(request_id, None)
 
     def _refuse(self, request_id: Id | None, code: int, message: str) -> None:
         self.send({"id": request_id, "error": {"code": code, "message": message}})

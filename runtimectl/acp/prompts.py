@@ -48,12 +48,24 @@ class Prompts:
         self._waiting: dict[str, Prompt] = {}
         self._current: Prompt | None = None
         self._error: str | None = None
+        self._failure: str | None = None
+
+    def begin(self, request: Request) -> None:
+        """Take a prompt that `sending` will send: from now on it can be taken back."""
+        with self._changed:
+            self._sending.add(request.id)
+
+    def begin_events(self) -> None:
+        """Note that events come from now on, after `fail` or for the first time."""
+        with self._changed:
+            self._failure = None
 
     @contextmanager
     def sending(self, request: Request) -> Iterator[None]:
-        """Hold back the next input's event while one is sent: the answer says whether the event is its own."""
-        with self._changed:
-            self._sending.add(request.id)
+        """Send the input of a prompt that has begun.
+
+        The event of the next input is held back until then: the answer says whether the event is this prompt's own.
+        """
         try:
             yield
         finally:
@@ -62,8 +74,15 @@ class Prompts:
                 self._cancelled.discard(request.id)
                 self._changed.notify_all()
 
+    def is_cancelled(self, request: Request) -> bool:
+        """Return whether a prompt that is being sent was taken back."""
+        with self._changed:
+            return request.id in self._cancelled
+
     def accept(self, cursor: str, request: Request, *, is_queued: bool) -> bool:
         """Add a prompt whose input was accepted. Returns whether it was cancelled meanwhile.
+
+        If no events come any more, the prompt fails at once.
 
         Args:
             cursor: The cursor of its input.
@@ -71,9 +90,13 @@ class Prompts:
             is_queued: The input waits for its turn.
         """
         with self._changed:
-            is_cancelled = request.id in self._cancelled
-            self._waiting[cursor] = Prompt(request, is_queued=is_queued, is_cancelled=is_cancelled)
-            return is_cancelled
+            is_cancelled, failure = request.id in self._cancelled, self._failure
+            prompt = Prompt(request, is_queued=is_queued, is_cancelled=is_cancelled)
+            if failure is None:
+                self._waiting[cursor] = prompt
+        if failure is not None:
+            prompt.fail(failure)
+        return is_cancelled
 
     def cancel(self) -> None:
         """Take back all prompts, those that are being sent too."""
@@ -118,9 +141,10 @@ class Prompts:
             return cursor in self._waiting
 
     def fail(self, reason: str) -> None:
-        """Answer all prompts: their runs failed, or nobody will know."""
+        """Answer all prompts, those too whose inputs are still accepted: their runs failed, or nobody will know."""
         with self._changed:
             failed, self._waiting, self._current = self._all(), {}, None
+            self._failure = reason
         for prompt in failed:
             prompt.fail(reason)
 

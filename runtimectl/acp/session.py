@@ -19,6 +19,7 @@ from runtimed.model.event import Payload, Snapshot, SystemItem, UserMessage
 from runtimed.model.interaction import InteractionAck
 from runtimed.model.worker import WorkerDetail
 
+CLOSED = "the session was closed"
 START = "wo_0000000000000000"
 """The cursor before all events."""
 
@@ -44,7 +45,9 @@ class Session:
         self._said = itertools.count(1)
         self._events: Events | None = None
         self._is_open = threading.Event()
+        self._is_closed = False
         self._starting = threading.Lock()
+        self._lock = threading.Lock()
 
     def replay(self, detail: WorkerDetail) -> None:
         """Show what was said and done so far, up to the newest event of the detail."""
@@ -52,8 +55,12 @@ class Session:
             self._show(update)
 
     def follow(self, cursor: str) -> None:
-        """Show what happens behind a cursor, from now on."""
-        self._events = events = self.worker.events(cursor)
+        """Show what happens behind a cursor, from now on, unless the session was closed."""
+        with self._lock:
+            if self._is_closed:
+                return
+            self._events = events = self.worker.events(cursor)
+            self._prompts.begin_events()
         self._is_open.set()
         in_background(lambda: self._follow(events))
         self._permissions.ask_open()
@@ -65,6 +72,7 @@ class Session:
             InvalidParams: The prompt is invalid.
         """
         given = read_prompt(request.params.get("prompt"))
+        self._prompts.begin(request)
         in_background(lambda: self._give(given, request))
 
     def cancel(self) -> None:
@@ -82,8 +90,12 @@ class Session:
         self._show(chunk("agent_message_chunk", text, f"runtimectl-{next(self._said)}"))
 
     def close(self) -> None:
-        """Show nothing more. The Worker lives on."""
-        events, self._events = self._events, None
+        """Show nothing more, and answer the prompts that wait. The Worker lives on."""
+        with self._lock:
+            self._is_closed = True
+            events, self._events = self._events, None
+            self._prompts.fail(CLOSED)
+        self._is_open.set()
         if events is not None:
             events.close()
 
@@ -108,9 +120,10 @@ class Session:
             reason = "the Worker is over"
         except ClientError as error:
             reason = str(error)
-        if self._events is events:
-            self._events = None
-            self._prompts.fail(reason)
+        with self._lock:
+            if self._events is events:
+                self._events = None
+                self._prompts.fail(reason)
 
     def _take(self, cursor: str, payload: Payload) -> None:
         if isinstance(payload, Snapshot):
@@ -124,16 +137,28 @@ class Session:
             in_background(self._interrupt)
 
     def _give(self, given: PromptInput, request: Request) -> None:
-        try:
-            self._ensure_following()
-            with self._prompts.sending(request):
+        with self._prompts.sending(request):
+            try:
+                self._ensure_following()
+                if self._is_taken_back(request):
+                    return
                 ack = self._send(given)
-                is_cancelled = self._prompts.accept(ack.cursor, request, is_queued=ack.queued)
-        except ClientError as error:
-            request.fail(Failed(str(error)))
-            return
+            except ClientError as error:
+                request.fail(Failed(str(error)))
+                return
+            is_cancelled = self._prompts.accept(ack.cursor, request, is_queued=ack.queued)
         if is_cancelled and not ack.queued:  # The run of a queued one is interrupted when it begins.
             self._interrupt()
+
+    def _is_taken_back(self, request: Request) -> bool:
+        """Return whether a prompt is not needed any more. It is answered then."""
+        if self._prompts.is_cancelled(request):
+            request.succeed({"stopReason": "cancelled"})
+        elif self._is_closed:
+            request.fail(Failed(CLOSED))
+        else:
+            return False
+        return True
 
     def _send(self, given: PromptInput) -> InteractionAck:
         """Send the input once; a Worker that nothing runs is restored first."""
@@ -152,7 +177,7 @@ class Session:
         """Follow from now on if the events ended: the daemon was away for too long."""
         self._is_open.wait()
         with self._starting:
-            if self._events is None:
+            if self._events is None and not self._is_closed:
                 self.follow(self.worker.detail().last_cursor)
 
     def _interrupt(self) -> None:

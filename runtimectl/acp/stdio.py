@@ -4,7 +4,7 @@ import os
 import select
 import signal
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 
 from runtimectl.acp.agent import Agent
@@ -13,21 +13,15 @@ from runtimectl.acp.jsonrpc import MAX_MESSAGE_BYTES, Peer
 RECEIVE_BYTES = 1 << 16
 
 
-def serve(make_agent: Callable[[Peer], Agent], *, stop_on_exit: bool) -> None:
-    """Serve the editor until it closes stdin.
+def connect() -> Peer:
+    """Return the editor at the other end of stdin and stdout."""
+    return Peer(_write)
 
-    Args:
-        make_agent: Makes the agent of the editor.
-        stop_on_exit: Stop the Workers that the agent created, however the editor leaves.
-    """
-    peer = Peer(_write)
-    agent = make_agent(peer)
-    try:
-        for message in _lines():
-            peer.receive(message, agent)
-    finally:
-        if stop_on_exit:
-            agent.stop_workers()
+
+def serve(peer: Peer, agent: Agent) -> None:
+    """Serve the editor until it closes stdin."""
+    for message in _lines():
+        peer.receive(message, agent)
 
 
 class LineBuffer:

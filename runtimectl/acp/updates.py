@@ -7,6 +7,7 @@ from typing import Any, Literal
 from runtimed.model.event import (
     Alert,
     Payload,
+    RunEnd,
     SystemItem,
     TextDelta,
     TextDone,
@@ -67,8 +68,16 @@ class UpdateTranslator:
                 yield from self._thought.done(text, cursor)
             case Alert(message=message):
                 yield chunk("agent_thought_chunk", message, cursor)
+            case RunEnd():
+                self._forget_open()
             case _:
                 yield from self._other(payload)
+
+    def _forget_open(self) -> None:
+        """Forget what a run has left open: the texts and calls of the next one are others."""
+        self._text.end()
+        self._thought.end()
+        self._diffs.clear()
 
     def _other(self, payload: Payload) -> Iterator[Update]:
         match payload:
@@ -119,6 +128,9 @@ class _OpenText:
         rest = text[self._shown :]
         if rest:
             yield from self.delta(rest, cursor)
+        self.end()
+
+    def end(self) -> None:
         self._shown = 0
 
 

@@ -18,7 +18,7 @@ if TYPE_CHECKING:
     from runtimectl.acp.workers import ClientWorkers
     from runtimectl.client.requests import Json
 
-TERMINATED = 143
+INTERRUPTED, TERMINATED = 130, 143
 
 
 @command()
@@ -35,28 +35,40 @@ def acp(session: Session, /, stop_on_exit: bool, **fields: Any) -> None:
     Example:
       runtimectl acp --profile builtin:coder
     """
-    from runtimectl.acp.stdio import serve
-    from runtimectl.signals import exit_at_once, require_reader
+    from runtimectl.acp.agent import Agent
+    from runtimectl.acp.stdio import connect
+    from runtimectl.signals import exit_at_once
 
     request = create_request(**fields)
     if sys.stdin is None or sys.stdin.isatty():
         raise UsageProblem("stdin: expected an editor that speaks the Agent Client Protocol, got a terminal")
+    peer = connect()
+    agent = Agent(peer, lambda: _workers(session, request))
     signal.signal(signal.SIGTERM, _terminate)
-    code = 0
     try:
-        with require_reader():
-            serve(lambda peer: _agent(session, peer, request), stop_on_exit=stop_on_exit)
-    except SystemExit:
-        code = TERMINATED
-    except OutputClosed:
-        pass
+        code = _serve(peer, agent)
+    finally:
+        signal.signal(signal.SIGTERM, signal.SIG_IGN)  # The end of an editor often has several signs.
+        if stop_on_exit:
+            agent.stop_workers()
     exit_at_once(code)
 
 
-def _agent(session: Session, peer: "Peer", request: "Json") -> "Agent":
-    from runtimectl.acp.agent import Agent
+def _serve(peer: "Peer", agent: "Agent") -> int:
+    """Serve the editor until it closes stdin or stdout, or a signal comes. Returns the exit code."""
+    from runtimectl.acp.stdio import serve
+    from runtimectl.signals import require_reader
 
-    return Agent(peer, lambda: _workers(session, request))
+    try:
+        with require_reader():
+            serve(peer, agent)
+    except SystemExit:
+        return TERMINATED
+    except KeyboardInterrupt:
+        return INTERRUPTED
+    except OutputClosed:
+        pass
+    return 0
 
 
 def _workers(session: Session, request: "Json") -> "ClientWorkers":

@@ -38,6 +38,7 @@ class Editor:
 
     def sending(self, cursor: str) -> AbstractContextManager[None]:
         """Send the input of such a prompt."""
+        self.prompts.begin(self._request(cursor))
         return self.prompts.sending(self._request(cursor))
 
     def record(self, *events: tuple[str, Payload]) -> list[bool]:
@@ -108,6 +109,17 @@ def test_a_prompt_that_is_taken_back_while_it_is_sent_is_cancelled_and_the_next_
         assert editor.accept("c2") is False
 
 
+def test_a_prompt_can_be_taken_back_before_its_input_is_sent() -> None:
+    editor = Editor()
+    request = Request(Peer(lambda _: None), "c1", "session/prompt", {})
+    editor.prompts.begin(request)
+    before = editor.prompts.is_cancelled(request)
+
+    editor.prompts.cancel()
+
+    assert (before, editor.prompts.is_cancelled(request)) == (False, True)
+
+
 def test_one_prompt_is_taken_back_and_the_others_are_not() -> None:
     editor = Editor()
     editor.accept("c1")
@@ -147,3 +159,14 @@ def test_prompts_fail_when_the_events_end() -> None:
     editor.prompts.fail("the daemon is gone")
 
     assert editor.answers == {"c1": "the daemon is gone", "c2": "the daemon is gone"}
+
+
+def test_a_prompt_whose_input_is_accepted_after_the_events_have_ended_fails_until_they_come_again() -> None:
+    editor = Editor()
+    editor.prompts.fail("the daemon is gone")
+
+    editor.accept("c1")
+    editor.prompts.begin_events()
+    editor.accept("c2")
+
+    assert editor.answers == {"c1": "the daemon is gone"}

@@ -2,6 +2,8 @@
 
 import json
 import signal
+import subprocess
+import sys
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -11,7 +13,7 @@ import pytest
 from runtimectl import Client
 from runtimectl.acp.workers import MAX_LISTED_SESSIONS
 from tests.runtimectl.acp.conftest import Editor
-from tests.runtimectl.conftest import Ctl, Daemon, wait_until
+from tests.runtimectl.conftest import DEADLINE_S, Ctl, Daemon, wait_until
 
 StartEditor = Callable[..., Editor]
 AGENT = ("--profile", "builtin:agent")
@@ -368,6 +370,29 @@ def test_workers_live_on_when_the_editor_ends_unless_they_are_to_be_stopped(
     assert _client(daemon).worker(session).detail().status == status
 
 
+def test_an_editor_that_leaves_in_several_ways_at_once_stops_its_workers(
+    env: dict[str, str], daemon: Daemon, project: Path
+) -> None:
+    command = [sys.executable, "-m", "runtimectl", "acp", *SHELL, "--stop-on-exit"]
+    with subprocess.Popen(command, env=env, stdin=subprocess.PIPE, stdout=subprocess.PIPE) as process:
+        assert process.stdin is not None
+        assert process.stdout is not None
+        for number in range(4):
+            params = {"cwd": str(project), "mcpServers": []}
+            request = {"jsonrpc": "2.0", "id": number, "method": "session/new", "params": params}
+            process.stdin.write(json.dumps(request).encode() + b"\n")
+        process.stdin.flush()
+        created = 0
+        while created < 4:
+            created += "result" in json.loads(process.stdout.readline())
+        process.stdout.close()
+        process.stdin.close()
+        process.send_signal(signal.SIGTERM)
+        process.wait(DEADLINE_S)
+
+    assert [worker.status for worker in _client(daemon).workers()] == ["stopped"] * 4
+
+
 def test_a_worker_that_is_being_created_when_the_editor_ends_is_stopped_too(
     start_editor: StartEditor, serve_agent: Callable[..., Daemon], project: Path, tmp_path: Path
 ) -> None:
@@ -394,6 +419,35 @@ def test_a_session_is_closed_or_deleted(start_editor: StartEditor, daemon: Daemo
 
     assert [worker.worker_id for worker in _client(daemon).workers()] == [closed]
     assert "is not open" in editor.prompt(closed, "hello")()["error"]["message"]
+
+
+def test_a_prompt_is_answered_when_its_session_is_closed_or_loaded_anew(
+    start_editor: StartEditor, daemon: Daemon
+) -> None:
+    editor = start_editor(*SHELL)
+    session = editor.new_session()
+    replaced = editor.prompt(session, "echo begun; sleep 600")
+    wait_until(lambda: editor.texts() == ["begun\n"], "the first run")
+
+    editor.call("session/load", sessionId=session, cwd="/tmp", mcpServers=[])
+    assert replaced()["error"]["message"] == "the session was closed"
+    closed = editor.prompt(session, "echo second")
+    wait_until(lambda: _client(daemon).worker(session).detail().queued_inputs == 1, "the second prompt")
+    editor.call("session/close", sessionId=session)
+
+    assert closed()["result"] == {"stopReason": "cancelled"}
+
+
+def test_a_prompt_that_is_cancelled_at_once_is_cancelled(start_editor: StartEditor, daemon: Daemon) -> None:
+    editor = start_editor(*SHELL)
+    session = editor.new_session()
+
+    prompts = []
+    for _ in range(5):
+        prompts.append(editor.prompt(session, "sleep 600"))
+        editor.notify("session/cancel", sessionId=session)
+
+    assert [prompt()["result"] for prompt in prompts] == [{"stopReason": "cancelled"}] * 5
 
 
 @pytest.mark.parametrize(

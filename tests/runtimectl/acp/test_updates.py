@@ -21,6 +21,12 @@ def test_a_text_that_was_streamed_is_not_shown_again_when_it_is_whole() -> None:
     assert texts(found) == [("c0", "a"), ("c0", "b"), ("c0", "c"), ("c3", "whole"), ("c4", "next")]
 
 
+def test_a_text_that_an_interrupted_run_has_left_open_hides_nothing_of_the_next_one() -> None:
+    found = updates(TextDelta("left open"), RunEnd("rolled_back"), TextDone("whole"))
+
+    assert texts(found) == [("c0", "left open"), ("c2", "whole")]
+
+
 def test_arguments_that_are_no_json_stay_a_text() -> None:
     [found] = updates(ToolCallDone("call-1", "look", "{broken"))
 
