@@ -148,8 +148,9 @@ class WarmPool:
 
     async def _end_ended(self) -> None:
         while self._ended:
-            await self._end(self._ended[-1])
-            self._ended.pop()
+            warm = self._ended[0]
+            await self._end(warm)
+            self._ended.remove(warm)
 
     async def _end_all(self) -> None:
         self._ended += self._ready

@@ -2,6 +2,7 @@
 
 import asyncio
 import json
+import threading
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -12,7 +13,7 @@ from runtimed.core.ports import Spawn
 from runtimed.core.state.backend_answer import BackendAnswer
 from runtimed.core.state.change import Entry
 from runtimed.execution.acp import warm_pool
-from runtimed.execution.workspace import remove_spares
+from runtimed.execution.workspace import Workspaces, remove_spare, remove_spares
 from runtimed.model.identity import WorkerId, worker_id
 from runtimed.model.worker import CreateWorkerRequest, NamedReference
 from tests.execution.acp.conftest import ACCEPTED, DEADLINE_S, Folders, Harness, NewHarness, RecordingSink, Roll
@@ -142,6 +143,32 @@ async def test_an_agent_that_died_is_not_handed_out_and_is_replaced(new_host: Ca
     assert host.agent_of() != dead
     await until(lambda: host.backend.ready == 1)
     assert len(host.spares) == 1
+
+
+async def test_nothing_is_left_of_an_agent_that_died_while_another_one_was_ended(
+    new_host: Callable[..., Host], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    removing, go_on = threading.Event(), threading.Event()
+
+    def remove_later(workspaces: Workspaces, folder: Path) -> None:
+        removing.set()
+        assert go_on.wait(DEADLINE_S)
+        remove_spare(workspaces, folder)
+
+    monkeypatch.setattr(warm_pool, "remove_spare", remove_later)
+    host = new_host(warm=2)
+    await host.keep_warm(count=2)
+    first, second = host.roll.names
+    host.roll.end(first)
+    await until(removing.is_set)
+    host.roll.end(second)
+    await until(lambda: host.backend.ready == 0)
+    assert await host.spawn() == ACCEPTED
+
+    go_on.set()
+
+    await until(lambda: host.backend.ready == 2)
+    assert len(host.spares) == 2
 
 
 FIRST_TIME = """
