@@ -2,8 +2,9 @@
 
 import asyncio
 import codecs
+import logging
 import os
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -23,19 +24,19 @@ MAX_LEFT = 32
 MAX_TERMINAL_OUTPUT = 1 << 20
 """The most bytes of a terminal's output that are kept, the newest; an agent may ask for less."""
 
-
 MAX_REPORT_BYTES = 16
 """The most bytes of a report of an exit status."""
 
 READS = 16
 """How often a pipe is read before other tasks have their turn."""
 
-
 KEEPER = 'exec 3>&2 2>/dev/null; (exec "$@") </dev/null 2>&1 3>&-; echo "$?" >&3; exec >&- 3>&-; read -r end'
 """Runs a command, reports its exit status on standard error, and stays until its standard input ends.
 
 It is the root of the process tree: what the command left in the background lives as long as that.
 """
+
+log = logging.getLogger(__name__)
 
 
 class TerminalRefused(Exception):
@@ -278,13 +279,17 @@ class Terminals:
         await self._tidy()
 
     async def close(self) -> None:
-        """End all terminals and background processes. A call that is cancelled can be repeated for the rest."""
-        await asyncio.gather(*map(self._end, self._open), return_exceptions=True)
+        """End all terminals and background processes. A failure is logged.
+
+        A call that is cancelled can be repeated for the rest.
+        """
+        _report(await asyncio.gather(*map(self._end, self._open), return_exceptions=True))
         await self._drop(self._left)
 
     async def _end(self, terminal_id: str) -> None:
-        await self._open[terminal_id].close()
-        self._open.pop(terminal_id, None)
+        if terminal := self._open.get(terminal_id):
+            await terminal.close()
+            self._open.pop(terminal_id, None)
 
     async def _tidy(self) -> None:
         """Forget released terminals without processes, and end those beyond MAX_LEFT."""
@@ -295,5 +300,11 @@ class Terminals:
 
     async def _drop(self, terminals: Sequence[Terminal]) -> None:
         dropped = tuple(terminals)
-        await asyncio.gather(*(terminal.close() for terminal in dropped), return_exceptions=True)
+        _report(await asyncio.gather(*(terminal.close() for terminal in dropped), return_exceptions=True))
         self._left = [terminal for terminal in self._left if terminal not in dropped or not terminal.is_gone]
+
+
+def _report(outcomes: Iterable[BaseException | None]) -> None:
+    for error in outcomes:
+        if isinstance(error, Exception):
+            log.error("not all of a terminal has ended", extra={"reason": error})
