@@ -19,6 +19,9 @@ from runtimed.model.execution import LossReason, Outcome
 
 NOTHING_RUNS = BackendAnswer("errored", "nothing runs this Worker")
 
+KILL_PAUSE_S = 0.5
+"""How long a killed program may at least take to be gone before it is killed again."""
+
 START_MARGIN_S = 1.0
 """How much longer than `start_timeout_s` a start may take, so that the driver itself can report what was late."""
 
@@ -101,8 +104,9 @@ class RunMachine:
             return
         run.is_interrupted, run.grace_s = True, grace_s
         self._driver.wake()
-        while not await self._ends(run, grace_s):
-            run.is_killed = True
+        wait_s = grace_s
+        while not await self._ends(run, wait_s):
+            run.is_killed, wait_s = True, max(grace_s, KILL_PAUSE_S)
             await self._driver.kill()
         await run.over.wait()
 
