@@ -121,6 +121,7 @@ def test_a_file_that_was_named_must_be_there(tmp_path: Path) -> None:
         (PROFILE + 'env = { "" = "1" }\n', "env: expected names of variables, got ''"),
         (PROFILE + 'env = { A = "\\u0000" }\n', 'coder".env.A: expected a string without NUL'),
         (PROFILE + 'workspaces = { repo = "here" }\n', 'workspaces."repo": expected an absolute path'),
+        (PROFILE + 'workspaces = { repo = "/a\\u0000" }\n', 'workspaces."repo": expected an absolute path'),
         (PROFILE + 'env_pass = ["A=B"]\n', 'profiles."builtin:coder".env_pass[0]: expected the name of a variable'),
         (PROFILE + 'env_pass = [""]\n', 'profiles."builtin:coder".env_pass[0]: expected the name of a variable'),
         (PROFILE + 'env_pass = "PATH"\n', 'profiles."builtin:coder".env_pass: expected an array'),

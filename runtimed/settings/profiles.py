@@ -58,7 +58,7 @@ def _check_profile(place: str, profile: Profile) -> None:
         raise ConfigurationError(f"{place}.command: expected an argv, the program first")
     _check_executable(place, profile)
     for reference, path in profile.workspaces.items():
-        if not Path(path).is_absolute():
+        if not Path(path).is_absolute() or "\0" in path:
             raise ConfigurationError(f'{place}.workspaces."{reference}": expected an absolute path')
     if not all(name.strip() for name in profile.session_config):
         raise ConfigurationError(f"{place}.session_config: expected names that are not blank")
