@@ -275,6 +275,12 @@ async def test_the_initial_input_needs_no_key(client: Client) -> None:
     assert await client.entries(worker["worker_id"]) == ["begin"]
 
 
+async def test_the_initial_input_may_be_a_control_that_is_no_white_space(client: Client) -> None:
+    worker = await client.create({"initial_input": said("\x1f")})
+
+    assert await client.entries(worker["worker_id"]) == ["\x1f"]
+
+
 async def test_the_initial_input_is_refused_with_the_spawn(client: Client) -> None:
     client.backend.spawned = BackendAnswer("rejected", "not today")
     request = {"initial_input": said("begin")}

@@ -12,6 +12,7 @@ from runtimed.model.diagnostic import Diagnostic, Severity
 from runtimed.model.execution import Execution
 from runtimed.model.identity import WorkerId
 from runtimed.model.interaction import WorkerInput
+from runtimed.model.text import is_blank
 from runtimed.model.worker import CreateWorkerRequest, NamedProfile, NamedReference, RoleIntent, TaskIntent
 
 UNCONNECTED = Execution("unconnected", "unconnected")
@@ -107,5 +108,5 @@ def _check_session_config(config: Mapping[str, str]) -> None:
 
 
 def _check_not_blank(text: str, path: str) -> None:
-    if not text.strip():
+    if is_blank(text):
         raise InvalidRequest(f"{path}: expected text that is not blank")

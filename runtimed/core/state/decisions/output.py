@@ -17,8 +17,7 @@ def record_output(builder: ChangeBuilder, payloads: Iterable[Payload]) -> None:
     """Record the events that a backend emits. Events of a Worker that has ended are dropped.
 
     The end of a run closes the text, thoughts and tool calls that are still open. Items may give the Worker a title
-    or commands. A `run_end` that arrives after the
-    Runtime added it (see `add_run_end`) is dropped, with an alert.
+    or commands. A `run_end` that arrives after the Runtime added it (see `add_run_end`) is dropped, with an alert.
     """
     if builder.status != "running":
         return
