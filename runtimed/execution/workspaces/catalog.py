@@ -44,13 +44,11 @@ class Source:
     Attributes:
         reference: The reference of the client.
         path: The path without links.
-        identity: The device and inode of the folder.
         root: The root that its repository must not leave; None where the operator named the folder.
     """
 
     reference: str
     path: Path
-    identity: tuple[int, int]
     mode: WorkspaceMode
     ref: str | None = None
     root: Path | None = None
@@ -107,8 +105,7 @@ def _configured(reference: str, workspace: ConfiguredWorkspace) -> Source:
         raise WorkspaceRefused(f"workspace {shown}: writable = false, which this daemon has no mechanism to enforce")
     try:
         with _closing(beneath.open_folder(Path(workspace.path))) as opened:
-            path = beneath.real_path(opened)
-            return Source(reference, path, beneath.identity(opened), workspace.mode, workspace.ref)
+            return Source(reference, beneath.real_path(opened), workspace.mode, workspace.ref)
     except OSError as error:
         raise WorkspaceRefused(f"workspace {shown}: its folder cannot be used: {error.strerror}") from error
 
@@ -117,7 +114,7 @@ def _checked(reference: str, opened: int, root: Path) -> Source:
     """Return what was opened below a root. Raises ValueError if it lies elsewhere by now."""
     path = beneath.real_path(opened)
     path.relative_to(root)
-    return Source(reference, path, beneath.identity(opened), "shared", root=root)
+    return Source(reference, path, "shared", root=root)
 
 
 @contextlib.contextmanager
