@@ -32,6 +32,17 @@ async def finish(*tasks: asyncio.Task[Any]) -> None:
         await asyncio.wait(tasks)
 
 
+async def completed(work: Awaitable[T]) -> T:
+    """Await work that goes on to its end, and is waited for, even if the caller is cancelled meanwhile."""
+    task = asyncio.ensure_future(work)
+    try:
+        return await asyncio.shield(task)
+    finally:
+        await asyncio.wait({task})
+        if not task.cancelled():
+            task.exception()  # of a cancelled caller: nobody else retrieves it
+
+
 async def ready_in_time(work: Awaitable[T], limit_s: float) -> T:
     """Await work that starts something.
 

@@ -2,7 +2,9 @@
 
 import asyncio
 
-from runtimed.execution.tasks import begin, finish
+import pytest
+
+from runtimed.execution.tasks import begin, completed, finish
 
 
 async def test_a_task_that_two_want_to_be_over_ends_what_it_began() -> None:
@@ -26,3 +28,20 @@ async def test_a_task_that_two_want_to_be_over_ends_what_it_began() -> None:
     free.set()
     await asyncio.gather(*both)
     assert ended.is_set()
+
+
+async def test_work_is_completed_before_its_cancelled_caller_goes_on() -> None:
+    begun, free = asyncio.Event(), asyncio.Event()
+
+    async def work() -> None:
+        begun.set()
+        await free.wait()
+
+    caller = asyncio.create_task(completed(work()))
+    await begun.wait()
+    caller.cancel()
+    await asyncio.wait({caller}, timeout=0.01)
+    assert not caller.done()
+    free.set()
+    with pytest.raises(asyncio.CancelledError):
+        await caller

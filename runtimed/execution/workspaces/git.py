@@ -1,10 +1,10 @@
 """Run git on repositories that nobody trusts."""
 
 import asyncio
-import contextlib
 import logging
 import os
 from collections.abc import Callable, Mapping, Sequence
+from contextlib import ExitStack
 from pathlib import Path
 from typing import Self
 
@@ -14,6 +14,7 @@ from runtimed.execution.processes.limits import TreeLimits
 from runtimed.execution.processes.pipes import Inlet, pipes, readable
 from runtimed.execution.processes.supervisor import Program, Supervisor, environment
 from runtimed.execution.processes.tree import Tree
+from runtimed.execution.tasks import completed
 
 GIT_DEADLINE_S = 60.0
 """How long a command that only reads may take."""
@@ -39,6 +40,7 @@ SETTINGS: Mapping[str, str] = {
     "maintenance.auto": "false",
     "safe.directory": "*",
     "submodule.recurse": "false",
+    "worktree.useRelativePaths": "false",
 }
 """What overrides the configuration of a repository: it can name programs to run, and files that hide changes."""
 
@@ -195,15 +197,20 @@ class _Command:
         return self._errors.decode(errors="replace").strip()
 
     async def __aenter__(self) -> Self:
-        (output, stdout), (complaints, stderr) = pipes(2)
-        self._output, self._complaints = Inlet(output), Inlet(complaints)
-        try:
-            stdin = await asyncio.to_thread(_readable_file, self._stdin)
+        with ExitStack() as undo:
+            (output, stdout), (complaints, stderr) = pipes(2)
+            self._output, self._complaints = Inlet(output), Inlet(complaints)
+            undo.callback(self._close)
+            with ExitStack() as streams:  # until the supervisor owns them
+                streams.callback(os.close, stdout)
+                streams.callback(os.close, stderr)
+                stdin = os.memfd_create("stdin")
+                streams.callback(os.close, stdin)
+                await completed(asyncio.to_thread(_fill, stdin, self._stdin))
+                streams.pop_all()
             program = Program(self._argv, self._place.cwd, self._place.environment, stdin, stdout, stderr, LIMITS)
             self._tree: Tree = await self._supervisor.start(program)
-        except BaseException:
-            self._close()
-            raise
+            undo.pop_all()
         self._tree.exit.add_done_callback(lambda _: self._ended.set())
         return self
 
@@ -243,16 +250,9 @@ class _Command:
         self._complaints.close()
 
 
-def _readable_file(content: bytes) -> int:
-    """Return the descriptor of a file in memory with this content: unlike a pipe, it never makes anybody wait."""
-    descriptor = os.memfd_create("stdin")
-    try:
-        with contextlib.suppress(BlockingIOError):
-            view = memoryview(content)
-            while view:
-                view = view[os.write(descriptor, view) :]
-        os.lseek(descriptor, 0, os.SEEK_SET)
-    except BaseException:
-        os.close(descriptor)
-        raise
-    return descriptor
+def _fill(descriptor: int, content: bytes) -> None:
+    """Write the content of a file in memory and go back to its start. Unlike a pipe, it never makes anybody wait."""
+    view = memoryview(content)
+    while view:
+        view = view[os.write(descriptor, view) :]
+    os.lseek(descriptor, 0, os.SEEK_SET)

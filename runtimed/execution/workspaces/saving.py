@@ -1,10 +1,10 @@
 """Save what a run has committed before its end is told."""
 
-import asyncio
 from collections.abc import Awaitable, Callable, Sequence
 
 from runtimed.core.ports import EventSink
 from runtimed.execution.session.warnings import alert
+from runtimed.execution.tasks import completed
 from runtimed.model.event import Payload, RunEnd
 from runtimed.model.execution import LossReason
 from runtimed.model.permission import Question, Ruling
@@ -32,21 +32,13 @@ class SavingSink:
             return
         if payloads[:end]:
             await self._sink.emit(*payloads[:end])
-        problems = [alert(problem, "error") for problem in await self._saved()]
+        problems = [alert(problem, "error") for problem in await completed(self._save())]
         await self._sink.emit(*problems, *payloads[end:])
 
     async def ask(self, question: Question) -> Ruling:
         return await self._sink.ask(question)
 
     async def lose(self, reason: LossReason, message: str) -> None:
-        if problems := [alert(problem, "error") for problem in await self._saved()]:
+        if problems := [alert(problem, "error") for problem in await completed(self._save())]:
             await self._sink.emit(*problems)
         await self._sink.lose(reason, message)
-
-    async def _saved(self) -> Sequence[str]:
-        """Save to the end, even where the caller is cancelled meanwhile."""
-        saving = asyncio.ensure_future(self._save())
-        try:
-            return await asyncio.shield(saving)
-        finally:
-            await asyncio.wait({saving})

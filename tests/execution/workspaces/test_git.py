@@ -1,6 +1,7 @@
 """Git runs off the loop, within limits, and nothing of it is left."""
 
 import asyncio
+import errno
 import os
 from collections.abc import AsyncIterator
 from pathlib import Path
@@ -84,3 +85,24 @@ async def test_a_caller_that_is_cancelled_ends_the_command(
 
     with pytest.raises(asyncio.CancelledError):
         await running
+
+
+async def test_a_command_that_gets_no_input_leaves_no_descriptor_open(
+    git: Git, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    await git.run(Place(tmp_path), "version")
+    before = await asyncio.to_thread(_open_descriptors)
+    monkeypatch.setattr(os, "lseek", _refuse)
+
+    with pytest.raises(GitFailed, match="could not be run: Input/output error"):
+        await git.run(Place(tmp_path), "version")
+
+    assert await asyncio.to_thread(_open_descriptors) == before
+
+
+def _open_descriptors() -> int:
+    return len([*Path("/proc/self/fd").iterdir()])
+
+
+def _refuse(*_: object) -> None:
+    raise OSError(errno.EIO, os.strerror(errno.EIO))
