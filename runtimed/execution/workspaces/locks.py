@@ -5,11 +5,11 @@ import logging
 import os
 import stat
 import time
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 
 from runtimed.execution.workspaces.record import Prepared
-from runtimed.execution.workspaces.worktree import INITIALIZING
+from runtimed.execution.workspaces.worktree import INITIALIZING, first_line
 
 MAX_LOOKED_AT = 100_000
 """How many names below the refs of a clone are looked at."""
@@ -21,29 +21,33 @@ log = logging.getLogger(__name__)
 
 
 def remove_stale_locks(prepared: Prepared, age_s: float = 0.0) -> None:
-    """Remove the locks of a workspace, unless a git process works there.
+    """Remove the locks of a workspace, unless a git process works there. A failure is logged.
 
     Args:
         prepared: The workspace.
         age_s: How old a lock has to be, in seconds. With 0 no program of its Worker may run.
     """
-    _remove(prepared, [lock for lock in _locks(prepared) if _is_file_of_age(lock, age_s)])
+    _remove(prepared, _locks(prepared), age_s)
 
 
 def remove_stale_branch_lock(prepared: Prepared) -> None:
-    """Remove the lock of the branch that was to be made for a workspace, unless a git process works there."""
+    """Remove the lock of the branch that was to be made for a workspace, unless a git process works there.
+
+    A failure is logged.
+    """
     if prepared.branch and prepared.common_dir:
-        lock = _branch_lock(prepared)
-        _remove(prepared, [lock] if _is_file_of_age(lock, 0.0) else [])
+        _remove(prepared, [_branch_lock(prepared)], 0.0)
 
 
-def _remove(prepared: Prepared, locks: Sequence[Path]) -> None:
-    if not locks or _is_in_use(prepared):
-        return
-    for lock in locks:
-        with contextlib.suppress(FileNotFoundError, IsADirectoryError, NotADirectoryError):
-            lock.unlink()
+def _remove(prepared: Prepared, locks: Iterable[Path], age_s: float) -> None:
+    try:
+        stale = [lock for lock in locks if _is_file_of_age(lock, age_s)]
+        for lock in stale if stale and not _is_in_use(prepared) else ():
+            lock.unlink(missing_ok=True)
             log.warning("removed a lock that a killed git has left", extra={"path": lock})
+    except OSError as error:
+        fields = {"workspace": prepared.name, "reason": error}
+        log.warning("cannot remove the locks that a killed git has left", extra=fields)
 
 
 def _is_file_of_age(path: Path, age_s: float) -> bool:
@@ -64,9 +68,8 @@ def _locks(prepared: Prepared) -> Iterator[Path]:
         return
     yield from (git_dir / name for name in OWN_LOCKS)
     yield _branch_lock(prepared)
-    with contextlib.suppress(OSError):
-        if (git_dir / "locked").read_text(errors="replace").strip() == INITIALIZING:
-            yield git_dir / "locked"
+    if first_line(git_dir / "locked") == INITIALIZING:
+        yield git_dir / "locked"
 
 
 def _git_dir(prepared: Prepared) -> Path | None:

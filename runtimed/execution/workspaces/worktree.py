@@ -35,6 +35,9 @@ BRANCHES = "runtimed"
 IN_THE_WAY = "its repository has a branch named runtimed: rename it, because git makes no runtimed/worker-… beside it"
 NO_REPOSITORY = "its folder is no git repository"
 NO_COMMIT = "its repository has no such commit"
+UNSAVED = ("HEAD", "--not", "--branches", "--tags", "--remotes")
+"""What selects the commits of a worktree that its repository keeps nowhere else."""
+
 PREPARE_DEADLINE_S = 300.0
 """How long git may take to write out the files of a repository."""
 
@@ -97,12 +100,21 @@ async def undo_branch(git: Git, planned: Prepared) -> None:
 
 
 async def is_unsaved(git: Git, prepared: Prepared) -> bool:
-    """Return whether the worktree holds work that its branch and the other branches do not. Raises GitFailed."""
+    """Return whether the worktree holds work that its branch and the other branches do not.
+
+    If its folder is gone, its repository may still hold the commits of a detached head.
+
+    Raises:
+        GitFailed: It cannot be told.
+        OSError: It cannot be told.
+    """
+    if not await asyncio.to_thread(Path(prepared.made or "").is_dir):
+        entry = await asyncio.to_thread(find_entry, prepared)
+        return entry is not None and await has_commits_outside(git, Place(entry, entry), UNSAVED)
     if not await asyncio.to_thread(_is_linked, prepared):
         return True
     tree = WorkingTree(git, prepared)
-    kept = ("HEAD", "--not", "--branches", "--tags", "--remotes")
-    return await tree.is_dirty() or await has_commits_outside(git, tree.place, kept)
+    return await tree.is_dirty() or await has_commits_outside(git, tree.place, UNSAVED)
 
 
 def repository_of(prepared: Prepared) -> Place:
@@ -122,8 +134,8 @@ def find_entry(prepared: Prepared) -> Path | None:
     made = Path(prepared.made)
     with contextlib.suppress(OSError):
         for entry in sorted((Path(prepared.common_dir) / "worktrees").iterdir()):
-            pointer = _pointer(entry / "gitdir")
-            is_own = pointer == str(made / ".git") if pointer else entry.name == made.name
+            pointer = first_line(entry / "gitdir")
+            is_own = _target(entry, pointer) == made / ".git" if pointer else entry.name == made.name
             if is_own and not entry.is_symlink():
                 return entry
     return None
@@ -132,7 +144,7 @@ def find_entry(prepared: Prepared) -> Path | None:
 def is_half_made(prepared: Prepared) -> bool:
     """Return whether git was killed before it wrote out the files: nobody has worked in the worktree yet. Blocks."""
     entry = find_entry(prepared)
-    return entry is not None and _pointer(entry / "locked") == INITIALIZING and not (entry / "index").exists()
+    return entry is not None and first_line(entry / "locked") == INITIALIZING and not (entry / "index").exists()
 
 
 def forget_worktree(prepared: Prepared) -> None:
@@ -142,13 +154,7 @@ def forget_worktree(prepared: Prepared) -> None:
         shutil.rmtree(entry)
 
 
-def _is_linked(prepared: Prepared) -> bool:
-    """Return whether the worktree still points to its place in the repository."""
-    pointer = _pointer(Path(prepared.made or "") / ".git")
-    return pointer is not None and pointer.removeprefix(POINTER) == prepared.git_dir
-
-
-def _pointer(path: Path) -> str | None:
+def first_line(path: Path) -> str | None:
     """Return the first line of a small regular file; None if it is none."""
     try:
         descriptor = os.open(path, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC)
@@ -160,3 +166,15 @@ def _pointer(path: Path) -> str | None:
         return os.fsdecode(os.read(descriptor, MAX_POINTER_BYTES)).partition("\n")[0]
     finally:
         os.close(descriptor)
+
+
+def _is_linked(prepared: Prepared) -> bool:
+    """Return whether the worktree still points to its place in the repository."""
+    made = Path(prepared.made or "")
+    pointer = first_line(made / ".git")
+    return pointer is not None and str(_target(made, pointer.removeprefix(POINTER))) == prepared.git_dir
+
+
+def _target(folder: Path, pointer: str) -> Path:
+    """Return the absolute path that a pointer in a folder names: `git worktree repair` can make it relative."""
+    return Path(os.path.normpath(folder / pointer))

@@ -1,5 +1,6 @@
 """Locks that a killed git has left are removed; those of others, and of a git that works, are not."""
 
+import errno
 import os
 import shutil
 import subprocess
@@ -115,3 +116,27 @@ def test_the_locks_of_a_copy_are_removed_but_not_where_a_link_leads(prepared: Pr
 
     assert not left
     assert foreign.exists()
+
+
+def test_a_note_that_is_a_pipe_holds_nothing_up(prepared: Prepared) -> None:
+    locked = Path(prepared.git_dir or "") / "locked"
+    os.mkfifo(locked)
+
+    remove_stale_locks(prepared)
+
+    assert locked.is_fifo()
+
+
+def test_a_lock_that_cannot_be_removed_is_logged(
+    prepared: Prepared, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    touched(Path(prepared.git_dir or "") / "index.lock")
+
+    def refuse(_path: Path, missing_ok: bool = False) -> None:
+        raise PermissionError(errno.EPERM, os.strerror(errno.EPERM))
+
+    monkeypatch.setattr(Path, "unlink", refuse)
+
+    remove_stale_locks(prepared)
+
+    assert "cannot remove the locks" in caplog.text
