@@ -4,6 +4,7 @@ import asyncio
 import contextlib
 import os
 import shutil
+import stat
 import tempfile
 from collections.abc import AsyncIterator, Iterable
 from pathlib import Path
@@ -13,10 +14,14 @@ import attrs
 from runtimed.execution.workspaces.git import Git, GitFailed, Place
 
 REFRESH_DEADLINE_S = 120.0
+MAX_INDEX_BYTES = 1 << 30
+"""The largest index that is copied."""
+
 MAX_SKIPPED = 100_000
 """How many files may be in the tree that the index says to pass over."""
 
 SKIPPED = b"S "
+_REGULAR = os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC
 
 
 @contextlib.asynccontextmanager
@@ -29,6 +34,7 @@ async def own_index(git: Git, place: Place) -> AsyncIterator[Place]:
 
     Raises:
         GitFailed: It cannot be made.
+        OSError: There is no room for it.
     """
     folder = Path(await asyncio.to_thread(tempfile.mkdtemp, prefix="runtimed-index-"))
     try:
@@ -65,5 +71,15 @@ def _existing(top: Path, paths: Iterable[bytes]) -> list[bytes]:
 
 
 def _copy_index(place: Place, index: Path) -> None:
-    with contextlib.suppress(FileNotFoundError):
-        shutil.copyfile((place.git_dir or place.cwd) / "index", index)
+    """Copy the index of a working tree, if it has one. A link is not followed: git makes none."""
+    try:
+        descriptor = os.open((place.git_dir or place.cwd) / "index", _REGULAR)
+    except FileNotFoundError:
+        return
+    except OSError as error:
+        raise GitFailed(f"its index cannot be opened: {error.strerror}") from error
+    with os.fdopen(descriptor, "rb") as source, index.open("xb") as target:
+        found = os.fstat(descriptor)
+        if not stat.S_ISREG(found.st_mode) or found.st_size > MAX_INDEX_BYTES:
+            raise GitFailed(f"its index is no regular file of at most {MAX_INDEX_BYTES} bytes")
+        shutil.copyfileobj(source, target, 1 << 20)

@@ -17,7 +17,7 @@ STATUS = ("status", "--porcelain=v1", "-z", "--no-renames", "--untracked-files=n
 
 
 class WorkingTree:
-    """The working tree of one workspace. Its methods raise GitFailed if they cannot tell."""
+    """The working tree of one workspace. Its methods raise GitFailed or OSError if they cannot tell."""
 
     def __init__(self, git: Git, prepared: Prepared) -> None:
         self._git = git
