@@ -15,7 +15,7 @@ from runtimed.execution.factories import BackendFactory, WarmBackend, installed_
 from runtimed.execution.processes.supervisor import Supervisor
 from runtimed.execution.profile import BUILT_IN, ECHO, Profile
 from runtimed.execution.summaries import summarize
-from runtimed.execution.tasks import finish
+from runtimed.execution.tasks import completed, finish
 from runtimed.execution.workspace import Workspaces, remove_spares
 from runtimed.execution.workspaces.catalog import WorkspaceRefused
 from runtimed.execution.workspaces.manager import WorkspaceManager
@@ -141,7 +141,7 @@ class ProfileRegistry:
             return answer
         finally:
             if not is_accepted and spawn.history is None:
-                await asyncio.shield(asyncio.ensure_future(manager.undo(worker_id)))
+                await completed(manager.undo(worker_id))
 
     async def dispatch(self, dispatch: Dispatch) -> BackendAnswer:
         adapter = self._running.get(dispatch.worker_id)
@@ -189,11 +189,13 @@ class ProfileRegistry:
         for error in closed:
             if error is not None:
                 log.error("an execution backend failed to close", exc_info=error)
-        await asyncio.gather(*(self._save(worker_id) for worker_id in tuple(self._in_workspaces)))
-        if self._manager is not None:
-            await self._manager.close()
-        await self._supervisor.close()
-        self._running.clear()
+        try:
+            await asyncio.gather(*(self._save(worker_id) for worker_id in tuple(self._in_workspaces)))
+            if self._manager is not None:
+                await self._manager.close()
+        finally:
+            await self._supervisor.close()
+            self._running.clear()
 
     async def _delete_sessions(self, worker_id: WorkerId) -> None:
         """Let backends delete what they keep outside of the Worker's folder."""

@@ -6,7 +6,13 @@ import attrs
 
 from runtimed.execution.workspaces.git import Git, GitFailed, Place
 from runtimed.execution.workspaces.record import Prepared
-from runtimed.execution.workspaces.repository import commit_of, has_commits_outside, move_branch, new_branch_name
+from runtimed.execution.workspaces.repository import (
+    commit_of,
+    has_unsaved_commits,
+    held_by,
+    move_branch,
+    new_branch_name,
+)
 from runtimed.execution.workspaces.working_tree import WorkingTree
 from runtimed.execution.workspaces.worktree import BRANCHES, PREPARE_DEADLINE_S, repository_of
 from runtimed.model.identity import WorkerId
@@ -74,10 +80,7 @@ async def is_unsaved(git: Git, prepared: Prepared) -> bool:
     tree = WorkingTree(git, prepared)
     if await tree.is_dirty():
         return True
-    refs = await git.run(repository_of(prepared), "for-each-ref", "--format=^%(objectname)")
-    loose = [ref for ref in ("HEAD", "refs/stash") if await commit_of(git, tree.place, ref)]
-    of = (*loose, "--branches", "--tags", "--not", "--remotes")
-    return await has_commits_outside(git, tree.place, of, refs.output)
+    return await has_unsaved_commits(git, tree.place, await held_by(git, repository_of(prepared)))
 
 
 async def _is_free(git: Git, repository: Place, branch: str) -> bool:

@@ -1,23 +1,29 @@
 """Copies: a plain copy of the workspace's folder for one Worker, and a repository that holds how it began."""
 
+import asyncio
 import contextlib
 import os
-import shutil
 import stat
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import attrs
 
-from runtimed.execution.workspaces.git import Git, Place
+from runtimed.execution.workspaces.git import Git, GitFailed, Place
 from runtimed.execution.workspaces.record import Prepared
+from runtimed.execution.workspaces.repository import commit_of, find_repository, has_unsaved_commits, held_by
+from runtimed.execution.workspaces.working_tree import WorkingTree
 from runtimed.execution.workspaces.worktree import MAX_POINTER_BYTES, POINTER, PREPARE_DEADLINE_S
 
 MAX_DEPTH = 200
 MAX_ENTRIES = 1_000_000
 """How deep a folder that is copied may be, and how much there may be in it."""
 
+PIECE_BYTES = 1 << 20
 BEGINNING = "refs/heads/beginning"
+HELD = "held"
+"""The file beside the beginning of a copy that lists the commits which its own repository had then."""
+
 WHO = {"user.name": "runtimed", "user.email": "runtimed@localhost"}
 _FOLDER = os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC
 _MODE = 0o777
@@ -57,7 +63,31 @@ async def snapshot(git: Git, prepared: Prepared, git_dir: Path) -> Prepared:
     tree = (await git.run(place, "write-tree", deadline_s=PREPARE_DEADLINE_S)).text
     base = (await git.run(place, "commit-tree", "-m", "beginning", tree)).text
     await git.run(place, "update-ref", BEGINNING, base)
+    await asyncio.to_thread((git_dir / HELD).write_bytes, await _held_at_first(git, made))
     return attrs.evolve(prepared, git_dir=str(git_dir), work_tree=str(made), base=base)
+
+
+async def is_unsaved(git: Git, prepared: Prepared) -> bool:
+    """Return whether a copy has changed, or its own repository has got commits. Raises GitFailed or OSError."""
+    if await WorkingTree(git, prepared).is_dirty():
+        return True
+    made = Path(prepared.made or "")
+    own = await find_repository(git, made, made)
+    if own is None:
+        return False
+    held = await asyncio.to_thread(Path(prepared.git_dir or "", HELD).read_bytes)
+    return await has_unsaved_commits(git, Place(made, own.git_dir, made), held)
+
+
+async def _held_at_first(git: Git, made: Path) -> bytes:
+    """Return the commits in the repository of a new copy, each as a line `^ID`."""
+    with contextlib.suppress(GitFailed):  # then all of them count as new
+        own = await find_repository(git, made, made)
+        if own is not None:
+            place = Place(made, own.git_dir, made)
+            head = await commit_of(git, place, "HEAD")
+            return await held_by(git, place) + (b"" if head is None else f"^{head}\n".encode())
+    return b""
 
 
 class _Copy:
@@ -71,8 +101,7 @@ class _Copy:
         with os.scandir(source) as entries:
             for entry in entries:
                 self._left -= 1
-                if self._is_cut():
-                    raise OSError("the copy was given up")
+                self._check_not_cut()
                 if depth <= 0 or self._left < 0:
                     raise OSError(f"it is too large to copy: more than {MAX_DEPTH} deep, or {MAX_ENTRIES} entries")
                 self._entry(entry, source, target, depth)
@@ -96,10 +125,16 @@ class _Copy:
                 return
             made = os.open(name, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600, dir_fd=target)
             with os.fdopen(made, "wb") as written:
-                shutil.copyfileobj(read, written, 1 << 20)
+                while piece := read.read(PIECE_BYTES):
+                    self._check_not_cut()
+                    written.write(piece)
                 os.fchmod(made, stat.S_IMODE(found.st_mode) & _MODE)
             with contextlib.suppress(OSError):
                 os.utime(name, ns=(found.st_atime_ns, found.st_mtime_ns), dir_fd=target, follow_symlinks=False)
+
+    def _check_not_cut(self) -> None:
+        if self._is_cut():
+            raise OSError("the copy was given up")
 
 
 def _leads_out(content: bytes, depth: int) -> bool:

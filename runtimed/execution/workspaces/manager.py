@@ -11,15 +11,21 @@ from weakref import WeakValueDictionary
 import attrs
 
 from runtimed.core.ports import EventSink, Spawn, WorkingFolders
-from runtimed.errors import WorkspaceNotFound, WorkspaceUnavailable, printable
+from runtimed.errors import StoreUnsupported, WorkspaceNotFound, WorkspaceUnavailable, printable
 from runtimed.execution.processes.supervisor import Supervisor
 from runtimed.execution.workspace import Workspaces
-from runtimed.execution.workspaces import clone, worktree
+from runtimed.execution.workspaces import clone, copying, worktree
 from runtimed.execution.workspaces.catalog import Catalog
 from runtimed.execution.workspaces.git import Git, GitFailed
 from runtimed.execution.workspaces.locks import remove_stale_locks
 from runtimed.execution.workspaces.patch import PatchWriter
-from runtimed.execution.workspaces.preparation import Preparation, WorkspaceFailed, forget_made, working_folders
+from runtimed.execution.workspaces.preparation import (
+    Preparation,
+    WorkspaceFailed,
+    forget_made,
+    reason_of,
+    working_folders,
+)
 from runtimed.execution.workspaces.record import FolderOfRecords, Prepared, Record, Records
 from runtimed.execution.workspaces.saving import SavingSink
 from runtimed.execution.workspaces.working_tree import WorkingTree
@@ -78,15 +84,21 @@ class WorkspaceManager:
             WorkspaceFailed: One of them could not be prepared; nothing is left of a new one.
         """
         async with self._lock(spawn.worker_id):
-            record = await self._load(spawn.worker_id)
-            if record is not None and not record.is_ready:
-                await self._preparation.undo(record)
-                record = None
-            if record is None:
-                record = await self._preparation.make(spawn, mapped)
-            else:
-                record = await self._preparation.revive(record, mapped)
-        return working_folders(record)
+            try:
+                return working_folders(await self._prepared(spawn, mapped))
+            except (OSError, StoreUnsupported) as error:
+                fields = {"worker_id": spawn.worker_id, "reason": error}
+                log.error("cannot prepare the workspaces of a Worker", extra=fields)
+                raise WorkspaceFailed(f"the workspaces could not be prepared: {reason_of(error)}") from error
+
+    async def _prepared(self, spawn: Spawn, mapped: Mapping[str, str]) -> Record:
+        record = await self._load(spawn.worker_id)
+        if record is not None and not record.is_ready:
+            await self._preparation.undo(record)
+            record = None
+        if record is None:
+            return await self._preparation.make(spawn, mapped)
+        return await self._preparation.revive(record, mapped)
 
     async def undo(self, worker_id: WorkerId) -> None:
         """Remove what was prepared for a Worker whose program did not start."""
@@ -134,7 +146,8 @@ class WorkspaceManager:
                 except (GitFailed, OSError) as error:
                     fields = {"worker_id": worker_id, "workspace": prepared.name, "reason": error}
                     log.warning("cannot save the branch of a clone", extra=fields)
-                    problems.append(f"the commits in {printable(prepared.name)} could not be saved: {error}")
+                    shown = printable(prepared.name)
+                    problems.append(f"the commits in {shown} could not be saved: {reason_of(error)}")
         return problems
 
     async def release(self, worker_id: WorkerId) -> None:
@@ -157,8 +170,12 @@ class WorkspaceManager:
             if await self.unsaved(worker_id):
                 fields = {"worker_id": worker_id, "path": self._folders.keep(worker_id)}
                 log.warning("kept the workspaces of a Worker, because they hold unsaved work", extra=fields)
-            else:
+                continue
+            try:
                 await self.release(worker_id)
+            except OSError as error:
+                fields = {"worker_id": worker_id, "reason": error}
+                log.warning("cannot give up the workspaces of a Worker", extra=fields)
 
     async def workspaces(self, worker_id: WorkerId) -> Sequence[Workspace]:
         record = await self._ready(worker_id)
@@ -172,8 +189,7 @@ class WorkspaceManager:
         try:
             return await self._patches.write(prepared, WorkingTree(self._reader, prepared).place)
         except (GitFailed, OSError) as error:
-            reason = error.strerror if isinstance(error, OSError) else error
-            raise WorkspaceUnavailable(f"workspace {printable(name)}: {reason}") from error
+            raise WorkspaceUnavailable(f"workspace {printable(name)}: {reason_of(error)}") from error
 
     async def unsaved(self, worker_id: WorkerId) -> Sequence[str]:
         await self.save(worker_id)
@@ -184,15 +200,17 @@ class WorkspaceManager:
         return [prepared.name for prepared in record.workspaces if await self._is_unsaved(prepared)]
 
     async def _is_unsaved(self, prepared: Prepared) -> bool:
-        if prepared.made is None or not await asyncio.to_thread(Path(prepared.made).is_dir):
+        if prepared.made is None:
             return False
         try:
             await asyncio.to_thread(remove_stale_locks, prepared)
             if prepared.mode == "worktree":
                 return await worktree.is_unsaved(self._reader, prepared)
+            if not await asyncio.to_thread(Path(prepared.made).is_dir):
+                return False
             if prepared.mode == "clone":
                 return await clone.is_unsaved(self._reader, prepared)
-            return await WorkingTree(self._reader, prepared).is_dirty()
+            return await copying.is_unsaved(self._reader, prepared)
         except (GitFailed, OSError) as error:
             fields = {"workspace": prepared.name, "reason": error}
             log.warning("cannot tell whether a workspace holds unsaved work", extra=fields)
@@ -204,7 +222,7 @@ class WorkspaceManager:
         if prepared.mode != "copy":
             shown = attrs.evolve(shown, branch=prepared.branch, base=prepared.base)
         tree = WorkingTree(self._reader, prepared)
-        with contextlib.suppress(GitFailed):
+        with contextlib.suppress(GitFailed, OSError):
             if prepared.mode == "shared":
                 shown = attrs.evolve(shown, branch=await tree.branch())
             shown = attrs.evolve(shown, dirty=await tree.is_dirty())

@@ -12,6 +12,7 @@ import attrs
 
 from runtimed.core.ports import Spawn, WorkingFolders
 from runtimed.errors import printable
+from runtimed.execution.tasks import completed
 from runtimed.execution.workspace import Workspaces
 from runtimed.execution.workspaces import worktree
 from runtimed.execution.workspaces.catalog import Catalog, Source, WorkspaceRefused
@@ -67,17 +68,18 @@ class Preparation:
         Raises:
             WorkspaceRefused: The Worker cannot have one of them.
             WorkspaceFailed: One of them could not be prepared. Nothing is left of any.
+            OSError: The plan cannot be recorded.
         """
         refs = spawn.request.workspace_refs
         check_names(refs)
         sources = await asyncio.to_thread(lambda: [self._catalog.find(ref.reference, mapped) for ref in refs])
-        record = await asyncio.to_thread(self._planned, spawn.worker_id, refs, sources)
+        record = await completed(asyncio.to_thread(self._planned, spawn.worker_id, refs, sources))
         try:
             for index, source in enumerate(sources):
                 record = await self._make(record, index, source)
             return await self._save(attrs.evolve(record, is_ready=True))
         except BaseException as error:
-            await asyncio.shield(asyncio.ensure_future(self._undo_newest(record)))
+            await completed(self._undo_newest(record))
             if isinstance(error, GitFailed | OSError | _Problem):
                 raise WorkspaceFailed(_explained(error)) from error
             raise
@@ -88,6 +90,7 @@ class Preparation:
         Raises:
             WorkspaceRefused: The Worker cannot have one of them any more.
             WorkspaceFailed: One of them is gone.
+            OSError: The record cannot be saved.
         """
         for index, prepared in enumerate(record.workspaces):
             if prepared.made is None:
@@ -99,7 +102,7 @@ class Preparation:
             try:
                 record = record.with_workspace(index, await self._revive(prepared))
             except (GitFailed, OSError) as error:
-                raise WorkspaceFailed(f"workspace {printable(prepared.name)}: {_reason(error)}") from error
+                raise WorkspaceFailed(f"workspace {printable(prepared.name)}: {reason_of(error)}") from error
         return await self._save(record)
 
     async def undo(self, record: Record) -> None:
@@ -203,7 +206,7 @@ class Preparation:
         return await worktree.make_worktree(self._git, prepared)
 
     async def _save(self, record: Record) -> Record:
-        await asyncio.to_thread(self._records.save, record)
+        await completed(asyncio.to_thread(self._records.save, record))
         return record
 
 
@@ -211,7 +214,7 @@ class _Problem(Exception):
     """One workspace could not be made."""
 
     def __init__(self, prepared: Prepared, error: Exception) -> None:
-        super().__init__(f"workspace {printable(prepared.name)}: {_reason(error)}")
+        super().__init__(f"workspace {printable(prepared.name)}: {reason_of(error)}")
 
 
 def working_folders(record: Record) -> WorkingFolders:
@@ -263,9 +266,9 @@ def remove_made(record: Record) -> None:
 
 
 def _explained(error: BaseException) -> str:
-    return str(error) if isinstance(error, _Problem) else f"the workspaces could not be prepared: {_reason(error)}"
+    return str(error) if isinstance(error, _Problem) else f"the workspaces could not be prepared: {reason_of(error)}"
 
 
-def _reason(error: BaseException) -> str:
-    """Say why something failed, without paths of this host."""
+def reason_of(error: BaseException) -> str:
+    """Return why something failed, without paths of this host."""
     return error.strerror or str(error) if isinstance(error, OSError) else str(error)

@@ -1,6 +1,7 @@
 """What was prepared for each Worker, kept on disk beside the folders of the Workers. Everything here blocks."""
 
 import contextlib
+import errno
 import os
 from collections.abc import Iterator, Sequence
 from pathlib import Path
@@ -8,6 +9,7 @@ from typing import Protocol
 
 import attrs
 
+from runtimed.errors import StoreUnsupported
 from runtimed.model.identity import WORKER_ID, WorkerId
 from runtimed.model.value import value
 from runtimed.model.workspace import WorkspaceMode
@@ -94,12 +96,16 @@ class Records:
         """Make a record durable. Raises OSError."""
         path = self._path(record.worker_id, make=True)
         draft = path.with_suffix(".new")
-        descriptor = os.open(draft, os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_NOFOLLOW | os.O_CLOEXEC, 0o600)
-        with os.fdopen(descriptor, "wb") as file:
-            file.write(encode(record))
-            file.flush()
-            os.fsync(file.fileno())
-        draft.rename(path)
+        try:
+            descriptor = os.open(draft, os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_NOFOLLOW | os.O_CLOEXEC, 0o600)
+            with os.fdopen(descriptor, "wb") as file:
+                file.write(encode(record))
+                file.flush()
+                os.fsync(file.fileno())
+            draft.rename(path)
+        except OSError:
+            draft.unlink(missing_ok=True)
+            raise
         _sync(path.parent)
 
     def remove(self, worker_id: WorkerId) -> None:
@@ -125,7 +131,11 @@ class Records:
         return found
 
     def _path(self, worker_id: WorkerId, *, make: bool = False) -> Path:
-        return self._place.records_folder(make=make) / f"{worker_id}{SUFFIX}"
+        try:
+            folder = self._place.records_folder(make=make)
+        except StoreUnsupported as error:
+            raise OSError(errno.EIO, str(error)) from error
+        return folder / f"{worker_id}{SUFFIX}"
 
 
 def _sync(folder: Path) -> None:

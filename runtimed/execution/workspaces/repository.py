@@ -89,6 +89,26 @@ async def has_commits_outside(git: Git, place: Place, of: Sequence[str], held: b
     return bool(answer.output)
 
 
+async def has_unsaved_commits(git: Git, place: Place, held: bytes) -> bool:
+    """Return whether a commit of a Worker's own repository is on none of its remotes, and not kept elsewhere.
+
+    Args:
+        git: Runs git.
+        place: The repository.
+        held: The commits that are kept elsewhere, each as a line `^ID`.
+
+    Raises:
+        GitFailed: It cannot be told.
+    """
+    loose = [ref for ref in ("HEAD", "refs/stash") if await commit_of(git, place, ref)]
+    return await has_commits_outside(git, place, (*loose, "--branches", "--tags", "--not", "--remotes"), held)
+
+
+async def held_by(git: Git, place: Place) -> bytes:
+    """Return what the refs of a repository keep, each as a line `^ID`. Raises GitFailed."""
+    return (await git.run(place, "for-each-ref", "--format=^%(objectname)")).output
+
+
 async def has_branch(git: Git, place: Place, branch: str) -> bool:
     """Return whether a repository has a branch of exactly this name. Raises GitFailed."""
     answer = await git.run(place, "show-ref", "--verify", "--quiet", f"refs/heads/{branch}", accepted=(0, 1))

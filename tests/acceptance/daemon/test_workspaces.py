@@ -252,6 +252,7 @@ def test_a_worker_with_nothing_unsaved_is_deleted_without_force(
         ("clone", f"git checkout -q -b aside; echo x >> README; {COMMIT} -a -m aside"),
         ("clone", "echo x >> README; git -c user.name=a -c user.email=a@b stash -q"),
         ("copy", "echo x >> README"),
+        ("copy", f"git checkout -q -b aside; echo x >> README; {COMMIT} -a -m aside; git checkout -q -"),
         ("copy", f"git init -q inner; cd inner; echo x > x; git add x; {COMMIT} -m inner"),
     ],
 )

@@ -66,3 +66,12 @@ def test_a_copy_that_is_given_up_or_too_large_is_an_error(
 
     with pytest.raises(OSError, match="too large to copy"):
         copy_folder(source, tmp_path / "second", lambda: False)
+
+
+def test_a_copy_is_given_up_in_the_middle_of_a_large_file(source: Path, tmp_path: Path) -> None:
+    answers = iter([False, False])
+
+    with pytest.raises(OSError, match="given up"):
+        copy_folder(source / "deep" / "er", tmp_path / "copy", lambda: next(answers, True))
+
+    assert (tmp_path / "copy" / "file").stat().st_size < 3_000_000

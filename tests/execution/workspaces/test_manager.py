@@ -4,6 +4,7 @@ import asyncio
 import os
 import shutil
 import subprocess
+import tempfile
 from collections.abc import AsyncIterator
 from pathlib import Path
 
@@ -12,10 +13,12 @@ import pytest
 
 from runtimed.core.ports import Spawn
 from runtimed.core.state.backend_answer import BackendAnswer
+from runtimed.errors import WorkspaceUnavailable
 from runtimed.execution import Profile, ProfileRegistry
 from runtimed.execution.processes.supervisor import Supervisor
 from runtimed.execution.workspaces.catalog import Catalog, ConfiguredWorkspace
 from runtimed.execution.workspaces.manager import WorkspaceManager
+from runtimed.execution.workspaces.preparation import forget_made
 from runtimed.execution.workspaces.record import Prepared, Record, Records
 from runtimed.model.identity import worker_id
 from runtimed.model.worker import BuiltinProfile, CapabilityRequest, CreateWorkerRequest, NamedReference
@@ -35,9 +38,13 @@ def git(folder: Path, *args: str) -> str:
     return done.stdout.strip()
 
 
+def relative(path: Path, start: Path) -> str:
+    return os.path.relpath(path, start)
+
+
 @attrs.frozen
 class Host:
-    """A registry whose references `repo` and `clone` are a worktree and a clone of `repository`."""
+    """A registry whose references `repo`, `clone` and `copy` are a worktree, a clone and a copy of `repository`."""
 
     repository: Path
     registry: ProfileRegistry
@@ -58,7 +65,7 @@ async def host(tmp_path: Path) -> AsyncIterator[Host]:
     git(repository, "commit", "-q", "--allow-empty", "-m", "first")
     supervisor = Supervisor()
     folders = DataDir(tmp_path / "store", is_scratch=True)
-    modes: dict[str, WorkspaceMode] = {"repo": "worktree", "clone": "clone"}
+    modes: dict[str, WorkspaceMode] = {"repo": "worktree", "clone": "clone", "copy": "copy"}
     catalog = Catalog((), {name: ConfiguredWorkspace(str(repository), mode) for name, mode in modes.items()})
     manager = WorkspaceManager(catalog, folders, supervisor)
     profiles = {"builtin:late": Profile("process", command=("sleep", "600"), stop_grace_s=0.1)}
@@ -95,7 +102,9 @@ async def test_a_worker_that_is_ended_while_its_workspaces_are_prepared_leaves_n
 
 async def test_a_caller_that_gives_up_its_spawn_leaves_nothing(host: Host, recorder: RecordingSink) -> None:
     spawning = asyncio.create_task(host.registry.spawn(spawn("repo", "repo"), recorder))
-    await asyncio.sleep(0.05)
+    async with asyncio.timeout(30):
+        while await asyncio.to_thread(host.records.load, FIRST) is None:
+            await asyncio.sleep(0.01)
 
     spawning.cancel()
     await asyncio.wait({spawning})
@@ -255,3 +264,116 @@ async def test_a_worktree_that_was_being_made_again_at_a_kill_is_made_whole(
     assert answer.outcome == "accepted"
     assert (made / "file").read_text() == "first"
     assert [one.dirty for one in await host.manager.workspaces(FIRST)] == [False]
+
+
+async def test_workspaces_whose_plan_cannot_be_recorded_are_an_error_in_words(
+    host: Host, recorder: RecordingSink, tmp_path: Path
+) -> None:
+    store = tmp_path / "store"
+    store.mkdir(mode=0o700)
+    (store / "workspaces").symlink_to(tmp_path / "nowhere")
+
+    answer = await host.registry.spawn(spawn("repo"), recorder)
+
+    assert answer.outcome == "errored"
+    assert "the workspaces could not be prepared: workspaces: expected a folder" in (answer.message or "")
+    assert str(tmp_path) not in (answer.message or "")
+    (store / "workspaces").unlink()
+
+
+async def test_a_registry_closes_although_a_workspace_cannot_be_given_up(
+    host: Host, recorder: RecordingSink, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    second = worker_id(2)
+    for one in (spawn("repo"), attrs.evolve(spawn("repo"), worker_id=second)):
+        assert (await host.registry.spawn(one, recorder)).outcome == "accepted"
+
+    def refuse_first(record: Record) -> None:
+        if record.worker_id == FIRST:
+            raise PermissionError(1, "Operation not permitted")
+        forget_made(record)
+
+    monkeypatch.setattr("runtimed.execution.workspaces.manager.forget_made", refuse_first)
+
+    await host.registry.close()
+
+    left = await asyncio.to_thread(git, host.repository, "worktree", "list")
+    assert FIRST in left
+    assert second not in left
+    assert "cannot give up the workspaces of a Worker" in caplog.text
+
+
+async def test_an_index_that_is_a_link_is_not_read_and_the_list_shows_what_can_be_told(
+    host: Host, recorder: RecordingSink, tmp_path: Path
+) -> None:
+    await host.registry.spawn(spawn("clone"), recorder)
+    record = await asyncio.to_thread(host.records.load, FIRST)
+    assert record is not None
+    index = Path(record.workspaces[0].git_dir or "") / "index"
+    index.rename(tmp_path / "elsewhere")
+    index.symlink_to(tmp_path / "elsewhere")
+
+    (shown,) = await host.manager.workspaces(FIRST)
+
+    assert (shown.mode, shown.branch, shown.dirty) == ("clone", f"runtimed/{FIRST}", None)
+    with pytest.raises(WorkspaceUnavailable, match="its index cannot be opened"):
+        await host.manager.diff(FIRST, "w0")
+    assert await host.manager.unsaved(FIRST) == ["w0"]
+
+
+async def test_a_list_does_not_fail_where_there_is_no_room_to_look(
+    host: Host, recorder: RecordingSink, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    await host.registry.spawn(spawn("repo"), recorder)
+    monkeypatch.setattr(tempfile, "tempdir", str(tmp_path / "gone"))
+
+    (shown,) = await host.manager.workspaces(FIRST)
+
+    assert (shown.branch, shown.dirty) == (f"runtimed/{FIRST}", None)
+
+
+async def test_commits_in_the_repository_of_a_copy_are_unsaved_work(host: Host, recorder: RecordingSink) -> None:
+    git(host.repository, "checkout", "-q", "--detach")
+    git(host.repository, "commit", "-q", "--allow-empty", "-m", "on no branch")
+    await host.registry.spawn(spawn("copy"), recorder)
+    record = await asyncio.to_thread(host.records.load, FIRST)
+    assert record is not None
+    made = Path(record.workspaces[0].path)
+    assert await host.manager.unsaved(FIRST) == []
+
+    git(made, "commit", "-q", "--allow-empty", "-m", "new")
+    git(made, "branch", "aside")
+    git(made, "checkout", "-q", "--detach", "HEAD^")
+
+    assert await host.manager.unsaved(FIRST) == ["w0"]
+
+
+async def test_a_worktree_with_relative_pointers_is_found(host: Host, recorder: RecordingSink) -> None:
+    await host.registry.spawn(spawn("repo"), recorder)
+    (entry,) = (host.repository / ".git" / "worktrees").iterdir()
+    made = Path((entry / "gitdir").read_text().strip()).parent
+    (entry / "gitdir").write_text(relative(made / ".git", entry) + "\n")
+    (made / ".git").write_text(f"gitdir: {relative(entry, made)}\n")
+
+    assert await host.manager.unsaved(FIRST) == []
+    await host.manager.release(FIRST)
+
+    assert not entry.exists()
+
+
+async def test_commits_of_a_worktree_on_no_branch_are_unsaved_work_even_if_its_folder_is_gone(
+    host: Host, recorder: RecordingSink
+) -> None:
+    await host.registry.spawn(spawn("repo"), recorder)
+    record = await asyncio.to_thread(host.records.load, FIRST)
+    assert record is not None
+    made = Path(record.workspaces[0].path)
+    shutil.rmtree(made)
+    assert await host.manager.unsaved(FIRST) == []
+    await host.manager.release(FIRST)
+    await asyncio.to_thread(host.records.save, record)
+    git(host.repository, "worktree", "add", "-q", "--detach", str(made))
+    git(made, "commit", "-q", "--allow-empty", "-m", "on no branch")
+    shutil.rmtree(made)
+
+    assert await host.manager.unsaved(FIRST) == ["w0"]
