@@ -249,4 +249,4 @@ def test_a_proxy_without_a_trusted_certificate_gets_no_token(ctl: Ctl, serve: Se
     assert (found.returncode, found.stdout) == (6, "")
     assert "certificate verify failed" in found.stderr
     found = ctl("status", "--url", url, "--token-file", token, "--ca", str(tmp_path / "none"))
-    assert (found.returncode, found.stderr[:17]) == (2, "runtimectl: --ca:")
+    assert (found.returncode, found.stderr[:20]) == (2, "runtimectl: ca file ")
