@@ -157,7 +157,7 @@ class OutputClosed(Interruption):
 
 
 def unexpected_response(error: Exception) -> ControlError:
-    """Return the error for an answer that does not fit the contract, which is what another error has met."""
+    """Return the error for an answer that does not fit the contract. `error` is what using that answer has raised."""
     return DaemonFailed(f"unexpected response: a field of the contract is missing or invalid: {error!r}")
 
 

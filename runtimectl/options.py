@@ -6,12 +6,11 @@ from typing import Any
 
 import click
 
-from runtimectl.client.session import Session
+from runtimectl.client.session import MAX_TIMEOUT_S, Session
 from runtimectl.output.printer import FORMATS
 
 PROGRAM = "runtimectl"
 COMPLETION_VARIABLE = "_RUNTIMECTL_COMPLETE"
-MAX_TIMEOUT_S = 31_536_000.0
 
 
 class CommonOption(click.Option):
@@ -60,7 +59,7 @@ class Seconds(click.ParamType[float]):
         except ValueError:
             seconds = 0.0
         if not 0 < seconds <= MAX_TIMEOUT_S:
-            self.fail(f"expected a number of seconds above 0, at most {MAX_TIMEOUT_S:.0f}", param, ctx)
+            self.fail(f"expected a number of seconds above 0, at most {MAX_TIMEOUT_S}", param, ctx)
         return seconds
 
 

@@ -15,6 +15,9 @@ if TYPE_CHECKING:
 RECONNECT_FOR_S = 300.0
 """How long a lost daemon is waited for."""
 
+MAX_TIMEOUT_S = 31_536_000
+"""The longest time that a command or a call may be given: a year."""
+
 
 class Session:
     """The common options by name. An option after the command overrides the same one before it."""

@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING, Any
 
 from runtimectl.client.paths import given
 from runtimectl.client.requests import profile_selector
+from runtimectl.client.session import MAX_TIMEOUT_S
 from runtimectl.errors import UsageProblem
 
 if TYPE_CHECKING:
@@ -19,7 +20,6 @@ Decision = str | Mapping[str, Any] | None
 """What answers a permission request: the id of an option, the content of its form, or None to leave it to others."""
 
 Json = dict[str, Any]
-MAX_TIMEOUT_S = 31_536_000
 MAX_KEY = 255
 """The most characters of an Idempotency-Key."""
 

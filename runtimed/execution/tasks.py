@@ -1,6 +1,7 @@
 """Background tasks, each with an owner that ends it."""
 
 import asyncio
+import contextlib
 import logging
 from collections.abc import Awaitable, Coroutine
 from typing import Any, TypeVar
@@ -33,12 +34,14 @@ async def finish(*tasks: asyncio.Task[Any]) -> None:
 
 
 async def completed(work: Awaitable[T]) -> T:
-    """Await work that goes on to its end, and is waited for, even if the caller is cancelled meanwhile."""
+    """Await work that goes on to its end, and is waited for, however often the caller is cancelled meanwhile."""
     task = asyncio.ensure_future(work)
     try:
         return await asyncio.shield(task)
     finally:
-        await asyncio.wait({task})
+        while not task.done():
+            with contextlib.suppress(asyncio.CancelledError):  # the first one is raised in the end
+                await asyncio.wait({task})
         if not task.cancelled():
             task.exception()  # of a cancelled caller: nobody else retrieves it
 

@@ -30,7 +30,8 @@ async def test_a_task_that_two_want_to_be_over_ends_what_it_began() -> None:
     assert ended.is_set()
 
 
-async def test_work_is_completed_before_its_cancelled_caller_goes_on() -> None:
+@pytest.mark.parametrize("cancellations", [1, 3])
+async def test_work_is_completed_before_its_cancelled_caller_goes_on(cancellations: int) -> None:
     begun, free = asyncio.Event(), asyncio.Event()
 
     async def work() -> None:
@@ -39,9 +40,10 @@ async def test_work_is_completed_before_its_cancelled_caller_goes_on() -> None:
 
     caller = asyncio.create_task(completed(work()))
     await begun.wait()
-    caller.cancel()
-    await asyncio.wait({caller}, timeout=0.01)
-    assert not caller.done()
+    for _ in range(cancellations):
+        caller.cancel()
+        await asyncio.wait({caller}, timeout=0.01)
+        assert not caller.done()
     free.set()
     with pytest.raises(asyncio.CancelledError):
         await caller

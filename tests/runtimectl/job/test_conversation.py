@@ -276,9 +276,10 @@ def test_a_run_ends_although_the_daemon_has_stopped_answering(durable: Jobs, end
     assert json.loads(result.read_text())["text"] == "said\n"
 
 
-def test_a_signal_during_the_creation_stops_the_worker_before_it_gets_the_input(durable: Jobs) -> None:
-    with closing(HoldingProxy(durable.daemon.url, "POST /v1/workers HTTP")) as proxy, ExitStack() as at_end:
-        process = durable.start(*through(proxy, durable), "--", "sleep", "600")
+def signal_while_held(durable: Jobs, request: str, *options: str) -> None:
+    """Run a command, and end it by a signal while a proxy holds its request of this kind back."""
+    with closing(HoldingProxy(durable.daemon.url, request)) as proxy, ExitStack() as at_end:
+        process = durable.start(*through(proxy, durable), *options, "--", "sleep", "600")
         at_end.callback(process.communicate)
         at_end.callback(process.kill)
         assert proxy.is_holding.wait(DEADLINE_S)
@@ -288,6 +289,10 @@ def test_a_signal_during_the_creation_stops_the_worker_before_it_gets_the_input(
         proxy.release.set()
 
         assert process.wait(DEADLINE_S) == 143
+
+
+def test_a_signal_during_the_creation_stops_the_worker_before_it_gets_the_input(durable: Jobs) -> None:
+    signal_while_held(durable, "POST /v1/workers HTTP")
 
     [worker] = durable.ctl("workers", "list", "-o", "name").stdout.split()
     assert durable.worker(worker)["status"] == "stopped"
@@ -296,17 +301,7 @@ def test_a_signal_during_the_creation_stops_the_worker_before_it_gets_the_input(
 
 def test_a_run_whose_input_is_being_accepted_is_interrupted_once_it_has_begun(durable: Jobs) -> None:
     events = durable.folder / "events"
-    with closing(HoldingProxy(durable.daemon.url, "/input HTTP")) as proxy, ExitStack() as at_end:
-        process = durable.start(*through(proxy, durable), "--events", str(events), "--", "sleep", "600")
-        at_end.callback(process.communicate)
-        at_end.callback(process.kill)
-        assert proxy.is_holding.wait(DEADLINE_S)
-        process.send_signal(signal.SIGTERM)
-        assert process.stderr is not None
-        assert "ending the run" in process.stderr.readline()
-        proxy.release.set()
-
-        assert process.wait(DEADLINE_S) == 143
+    signal_while_held(durable, "/input HTTP", "--events", str(events))
 
     names = [json.loads(line)["payload"]["event"] for line in events.read_text().splitlines()]
     assert names[-2:] == ["run_end", "shutdown"]
