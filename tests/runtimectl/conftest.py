@@ -6,7 +6,6 @@ import re
 import signal
 import socket
 import subprocess
-import sys
 import threading
 import time
 from collections.abc import Callable, Iterator
@@ -16,7 +15,9 @@ from typing import TextIO
 import pytest
 
 import runtimectl
+from tests import programs
 from tests.conftest import COVERAGE_VARIABLES
+from tests.programs import RUNTIMECTL, RUNTIMED
 
 DEADLINE_S = 60
 ROOT = Path(runtimectl.__file__).parent.parent
@@ -30,10 +31,8 @@ class Daemon:
     token_file: str
 
     def __init__(self, env: dict[str, str], *options: str) -> None:
-        command = [sys.executable, "-m", "runtimed", "--listen", "127.0.0.1:0", *options]
-        self.process = subprocess.Popen(
-            command, env=env, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True
-        )
+        command = [*RUNTIMED, "--listen", "127.0.0.1:0", *options]
+        self.process = programs.start(command, env, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True)
 
     def await_ready(self) -> None:
         assert self.process.stdout is not None
@@ -55,12 +54,8 @@ class Tail:
     """A `runtimectl` process in the background, whose output a test can wait for."""
 
     def __init__(self, env: dict[str, str], *args: str) -> None:
-        self.process = subprocess.Popen(
-            [sys.executable, "-m", "runtimectl", *args],
-            env=env,
-            stdout=subprocess.PIPE,
-            stderr=subprocess.PIPE,
-            text=True,
+        self.process = programs.start(
+            [*RUNTIMECTL, *args], env, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
         )
         self.out: list[str] = []
         self.err: list[str] = []
@@ -158,16 +153,7 @@ def ctl(env: dict[str, str]) -> Ctl:
     """Runs `runtimectl` to its end. `extra` adds variables, `stdin` is piped in."""
 
     def run(*args: str, stdin: str = "", extra: dict[str, str] | None = None) -> subprocess.CompletedProcess[str]:
-        command = [sys.executable, "-m", "runtimectl", *args]
-        return subprocess.run(
-            command,
-            env={**env, **(extra or {})},
-            input=stdin,
-            capture_output=True,
-            text=True,
-            timeout=DEADLINE_S,
-            check=False,
-        )
+        return programs.run([*RUNTIMECTL, *args], {**env, **(extra or {})}, text=stdin, timeout=DEADLINE_S)
 
     return run
 

@@ -9,6 +9,8 @@ from pathlib import Path
 
 import pytest
 
+from tests import programs
+from tests.programs import RUNTIMECTL
 from tests.runtimectl.conftest import Ctl, Daemon, NewWorker, Until
 
 DEADLINE_S = 30
@@ -24,8 +26,8 @@ def follow(env: dict[str, str]) -> Iterator[Follow]:
     started: list[subprocess.Popen[str]] = []
 
     def start(stdout: int, *args: str) -> subprocess.Popen[str]:
-        command = [sys.executable, "-m", "runtimectl", *args]
-        started.append(subprocess.Popen(command, env=env, stdout=stdout, stderr=subprocess.PIPE, text=True))
+        command = [*RUNTIMECTL, *args]
+        started.append(programs.start(command, env, stdout=stdout, stderr=subprocess.PIPE, text=True))
         os.close(stdout)
         return started[-1]
 

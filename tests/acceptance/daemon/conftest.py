@@ -10,7 +10,6 @@ import shutil
 import signal
 import socket
 import subprocess
-import sys
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -21,8 +20,10 @@ import pytest
 from websockets.exceptions import ConnectionClosed
 from websockets.sync.client import ClientConnection, connect
 
+from tests import programs
 from tests.acceptance.conftest import Shaped
 from tests.conftest import COVERAGE_VARIABLES
+from tests.programs import RUNTIMED
 
 REPOSITORY = Path(__file__).parents[3]
 CURL = shutil.which("curl")
@@ -158,21 +159,14 @@ class Daemon:
         self.store = store
         self.given = dict(environment or {})
         self.others: set[str] = set()
-        self.command = [*wrapper, sys.executable, "-m", "runtimed", *options]
+        self.command = [*wrapper, *RUNTIMED, *options]
         if not plain:
             self.command += [] if "--store" in options else ["--store", store]
             self.command += [] if "--listen" in options else ["--listen", "127.0.0.1:0"]
         self.name = secrets.token_hex(4)
         with self._file("out").open("wb") as out, self._file("err").open("wb") as err:
-            self.process = subprocess.Popen(
-                self.command,
-                env=self.environment,
-                cwd=home,
-                stdout=out,
-                stderr=err,
-                stdin=subprocess.DEVNULL,
-                **process,
-            )
+            streams = {"stdout": out, "stderr": err, "stdin": subprocess.DEVNULL}
+            self.process = programs.start(self.command, self.environment, cwd=home, **streams, **process)
 
     @property
     def environment(self) -> dict[str, str]:

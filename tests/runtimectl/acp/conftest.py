@@ -3,7 +3,6 @@
 import json
 import queue
 import subprocess
-import sys
 import threading
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -11,6 +10,8 @@ from typing import Any
 
 import pytest
 
+from tests import programs
+from tests.programs import RUNTIMECTL
 from tests.runtimectl.conftest import DEADLINE_S, Daemon
 from tests.runtimectl.library.conftest import agent_config, token_file
 
@@ -27,9 +28,8 @@ class Editor:
 
     def __init__(self, env: dict[str, str], folder: Path, *options: str) -> None:
         self._folder = folder
-        command = [sys.executable, "-m", "runtimectl", "acp", *options]
-        self.process = subprocess.Popen(
-            command, env=env, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.PIPE
+        self.process = programs.start(
+            [*RUNTIMECTL, "acp", *options], env, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.PIPE
         )
         self.updates: list[Message] = []
         self.asked: list[Message] = []
@@ -99,7 +99,7 @@ class Editor:
             self.process.kill()
         self.process.wait(DEADLINE_S)
         self._reader.join(DEADLINE_S)
-        written = self.process.stderr.read().decode()
+        written: str = self.process.stderr.read().decode()
         for stream in (self.process.stdin, self.process.stdout, self.process.stderr):
             stream.close()
         return written

@@ -8,8 +8,6 @@ import pty
 import select
 import signal
 import struct
-import subprocess
-import sys
 import termios
 import time
 from collections.abc import Callable, Iterator
@@ -19,6 +17,8 @@ from typing import Any
 import pytest
 
 from runtimectl import Client
+from tests import programs
+from tests.programs import RUNTIMECTL
 from tests.runtimectl.attach.screen_model import ScreenModel
 from tests.runtimectl.conftest import DEADLINE_S, Ctl, Daemon, NewWorker
 from tests.runtimectl.library.conftest import agent_config
@@ -50,10 +50,8 @@ class Person:
         self._terminal, inner = pty.openpty()
         self.resize(columns)
         self.mode_before = self.mode
-        command = [sys.executable, "-m", "runtimectl", "attach", *args]
-        self.process = subprocess.Popen(
-            command, env=env, stdin=inner, stdout=inner, stderr=inner, start_new_session=True
-        )
+        command = [*RUNTIMECTL, "attach", *args]
+        self.process = programs.start(command, env, stdin=inner, stdout=inner, stderr=inner, start_new_session=True)
         os.close(inner)
         self.screen = ScreenModel(columns)
         self._decoder = codecs.getincrementaldecoder("utf-8")()

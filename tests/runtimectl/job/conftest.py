@@ -13,6 +13,8 @@ from typing import Any
 
 import pytest
 
+from tests import programs
+from tests.programs import RUNTIMECTL
 from tests.runtimectl.conftest import DEADLINE_S, ROOT, Daemon
 
 AGENT = ROOT / "tests" / "execution" / "acp" / "agent.py"
@@ -71,8 +73,7 @@ class Jobs:
     def start(self, *args: str, **how: Any) -> "subprocess.Popen[str]":
         """Start `runtimectl run` with these arguments."""
         piped = {"stdin": subprocess.DEVNULL, "stdout": subprocess.PIPE, "stderr": subprocess.PIPE}
-        command = [sys.executable, "-m", "runtimectl", "run", *args]
-        return subprocess.Popen(command, env=self.env, text=True, **{**piped, **how})
+        return programs.start([*RUNTIMECTL, "run", *args], **{"env": self.env, **piped, **how}, text=True)
 
     def run(self, *args: str, **how: Any) -> "subprocess.CompletedProcess[str]":
         """Run `runtimectl run` to its end."""
@@ -87,14 +88,8 @@ class Jobs:
         return found
 
     def _complete(self, *args: str, **how: Any) -> "subprocess.CompletedProcess[str]":
-        given = {"input": ""} if "stdin" not in how else {}
-        return subprocess.run(
-            [sys.executable, "-m", "runtimectl", *args],
-            **{"env": self.env, "timeout": DEADLINE_S, **given, **how},
-            capture_output=True,
-            text=True,
-            check=False,
-        )
+        given = {"text": None} if "stdin" in how else {"text": how.pop("input", "")}
+        return programs.run([*RUNTIMECTL, *args], **{"env": self.env, "timeout": DEADLINE_S, **given, **how})
 
 
 def _profiles(folder: Path) -> Iterator[str]:

@@ -2,11 +2,11 @@
 
 import os
 import pty
-import subprocess
-import sys
 
 import pytest
 
+from tests import programs
+from tests.programs import RUNTIMECTL
 from tests.runtimectl.conftest import DEADLINE_S
 from tests.runtimectl.job.conftest import Jobs
 
@@ -14,8 +14,8 @@ from tests.runtimectl.job.conftest import Jobs
 def on_a_terminal(jobs: Jobs, *args: str) -> tuple[int, str]:
     """Run a job whose stdin, stdout and stderr are one terminal, and return its exit code and what it showed."""
     leader, follower = pty.openpty()
-    command = [sys.executable, "-m", "runtimectl", "run", *args]
-    with subprocess.Popen(command, env=jobs.env, stdin=follower, stdout=follower, stderr=follower) as process:
+    command = [*RUNTIMECTL, "run", *args]
+    with programs.start(command, jobs.env, stdin=follower, stdout=follower, stderr=follower) as process:
         os.close(follower)
         shown = bytearray()
         try:
