@@ -17,6 +17,9 @@ import attrs
 from runtimed.core.ports import Store, WorkspaceHost
 from runtimed.core.runtime import Runtime
 from runtimed.errors import ConfigurationError
+from runtimed.execution.confinement.confiner import HostConfiner, HostPaths
+from runtimed.execution.confinement.probe import find_mechanisms
+from runtimed.execution.confinement.users import Users
 from runtimed.execution.processes.supervisor import Supervisor
 from runtimed.execution.registry import ProfileRegistry
 from runtimed.execution.tasks import begin, finish
@@ -26,7 +29,7 @@ from runtimed.http.app import Api
 from runtimed.http.server.http_server import HttpServer
 from runtimed.http.server.listeners import Address, Listeners, passed_by_systemd
 from runtimed.notify import notify
-from runtimed.settings import Settings
+from runtimed.settings import Settings, config_file, configuration_files
 from runtimed.store.factories import OpenedStore, find_store
 from runtimed.wire import endpoint
 from runtimed.wire.token import TokenFileError, read_token
@@ -44,6 +47,8 @@ STOP_SIGNALS = (signal.SIGTERM, signal.SIGINT, signal.SIGHUP)
 
 REAP_PAUSE_S = 0.1
 """The shortest pause of process 1 between two searches for ended children."""
+
+WORKER_USERS = range(100_000, 165_536)
 
 log = logging.getLogger(__name__)
 
@@ -79,8 +84,10 @@ async def run(settings: Settings, announce: Callable[[str], None]) -> BaseExcept
     passed = passed_by_systemd()
     hide_memory()
     connections = settings.max_connections * len(passed or settings.listen)
-    supervisor = Supervisor(max_descriptors=raise_descriptor_limit(connections))
+    max_descriptors = raise_descriptor_limit(connections)
     with _stop_signals() as stopped, find_store(settings.store).open() as opened:
+        confiner = await asyncio.to_thread(_confiner, settings, opened)
+        supervisor = Supervisor(max_descriptors=max_descriptors, confiner=confiner)
         catalog = Catalog(settings.workspace_roots, settings.workspace_table())
         workspaces = WorkspaceManager(catalog, opened.data_dir, supervisor)
         backend = ProfileRegistry(
@@ -217,6 +224,16 @@ async def _reap(supervisor: Supervisor, ended: asyncio.Event) -> None:
         await asyncio.sleep(REAP_PAUSE_S)
         await ended.wait()
         ended.clear()
+
+
+def _confiner(settings: Settings, opened: OpenedStore) -> HostConfiner:
+    """Return what confines Workers. It hides the store, the configuration, tokens and sockets of the daemon."""
+    users = Users(WORKER_USERS, opened.data_dir.workers) if os.geteuid() == 0 else None
+    files = [settings.token_file] if settings.token_file else []
+    sockets = [address.path for address in map(Address.parse, settings.listen) if address.path]
+    named = [*configuration_files(config_file()), *map(Path, files), *map(Path, sockets)]
+    paths = HostPaths(tuple(path.resolve() for path in (opened.data_dir.path, endpoint.folder(), *named)))
+    return HostConfiner(find_mechanisms(None if users is None else WORKER_USERS.start), paths, users)
 
 
 def _token(settings: Settings, opened: OpenedStore) -> Token:

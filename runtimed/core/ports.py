@@ -150,10 +150,12 @@ class WorkingFolders:
     Attributes:
         cwd: Where its programs start, or None for the Worker's own folder.
         others: Its further folders, by the environment variable that tells programs of it.
+        repositories: The repositories that its worktrees belong to, which git writes to as well.
     """
 
     cwd: str | None = None
     others: Mapping[str, str] = attrs.field(factory=dict)
+    repositories: tuple[str, ...] = ()
 
 
 NO_FOLDERS = WorkingFolders()

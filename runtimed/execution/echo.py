@@ -20,4 +20,6 @@ async def _echo(message: WorkerInput, sink: EventSink) -> None:
     await text.close()
 
 
-FACTORY = BackendFactory(lambda _profile, _workspaces, _supervisor: EchoBackend(), workspaces="ignored")
+FACTORY = BackendFactory(
+    lambda _profile, _workspaces, _supervisor: EchoBackend(), workspaces="ignored", runs_programs=False
+)

@@ -50,6 +50,7 @@ class BackendFactory:
         can_warm: Its backends are WarmBackends: they start programs before their Workers are known.
         keeps_sessions: Its backends keep something of a deleted Worker outside of its folder: their `delete` is
             called.
+        runs_programs: Its Workers run programs of the host, which are confined.
     """
 
     make: Callable[[Profile, Workspaces, Supervisor], ExecutionBackend]
@@ -62,6 +63,7 @@ class BackendFactory:
     workspaces: Literal["used", "rejected", "ignored"] = "rejected"
     can_warm: bool = False
     keeps_sessions: bool = False
+    runs_programs: bool = True
 
 
 @cache

@@ -5,6 +5,9 @@ from typing import Literal
 
 import attrs
 
+from runtimed.execution.policy import SandboxPolicy
+from runtimed.execution.processes.confinement import SandboxRequest
+from runtimed.execution.processes.environment import environment
 from runtimed.execution.processes.limits import TreeLimits
 from runtimed.model.execution import RestartPolicy
 from runtimed.model.mcp_server import McpServer
@@ -38,6 +41,8 @@ class Profile:
     one. `offers` is what of files and terminals is offered to the agent; without it the capabilities are.
     `session_config` is set in each session. `mcp_servers` are handed on in each session, and with `mcp_from_clients`
     those that a request names too. `warm` is how many agents are started before their Workers are known.
+
+    `sandbox` says how the programs are confined.
     """
 
     backend: str
@@ -65,6 +70,7 @@ class Profile:
     max_output_bytes: int = 1 << 30
     max_run_s: float = 0.0
     description: str = ""
+    sandbox: SandboxPolicy = attrs.field(factory=SandboxPolicy)
 
     @property
     def offered(self) -> frozenset[str]:
@@ -74,6 +80,11 @@ class Profile:
     def with_env(self, variables: Mapping[str, str]) -> "Profile":
         """Return this profile with further environment variables."""
         return attrs.evolve(self, env={**self.env, **variables}) if variables else self
+
+    @property
+    def sandbox_request(self) -> SandboxRequest:
+        """What confines its programs."""
+        return SandboxRequest(self.sandbox, self.command, environment(self.env, self.env_pass))
 
     @property
     def tree_limits(self) -> TreeLimits:

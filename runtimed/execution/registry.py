@@ -12,8 +12,10 @@ from runtimed.core.ports import Dispatch, EventSink, ExecutionBackend, Spawn, Wo
 from runtimed.core.state.backend_answer import BackendAnswer
 from runtimed.errors import StoreUnsupported
 from runtimed.execution.factories import BackendFactory, WarmBackend, installed_backends
+from runtimed.execution.processes.confinement import ConfinementRefused
 from runtimed.execution.processes.supervisor import Supervisor
 from runtimed.execution.profile import BUILT_IN, ECHO, Profile
+from runtimed.execution.session.exit_reason import failure_text
 from runtimed.execution.summaries import summarize
 from runtimed.execution.tasks import completed, finish
 from runtimed.execution.workspace import Workspaces, remove_spares
@@ -77,7 +79,7 @@ class ProfileRegistry:
         if spawn.request.workspace_refs and self._factory(name).workspaces == "used":
             answer = await self._spawn_in_workspaces(adapter, self._profiles[name], spawn, sink)
         else:
-            answer = await _guarded(adapter.spawn(spawn, sink))
+            answer = await self._spawn_confined(adapter, self._profiles[name], spawn, sink)
         if answer.outcome == "accepted":
             self._running[spawn.worker_id] = adapter  # also where an end came too early to find anything
             answer = attrs.evolve(answer, restart=self._profiles[name].restart)
@@ -135,13 +137,32 @@ class ProfileRegistry:
         is_accepted = False
         try:
             spawn = attrs.evolve(spawn, folders=folders)
-            answer = await _guarded(adapter.spawn(spawn, manager.saving(worker_id, sink)))
+            answer = await self._spawn_confined(adapter, profile, spawn, manager.saving(worker_id, sink))
             is_accepted = answer.outcome == "accepted"
             self._in_workspaces |= {worker_id} if is_accepted else set()
             return answer
         finally:
             if not is_accepted and spawn.history is None:
                 await completed(manager.undo(worker_id))
+
+    async def _spawn_confined(
+        self, adapter: ExecutionBackend, profile: Profile, spawn: Spawn, sink: EventSink
+    ) -> BackendAnswer:
+        """Spawn a Worker in what confines it. That ends with a Worker that does not start."""
+        if not self._factories[profile.backend].runs_programs:
+            return await _guarded(adapter.spawn(spawn, sink))
+        confiner, worker_id = self._supervisor.confiner, spawn.worker_id
+        try:
+            folder = (await asyncio.to_thread(self._workspaces.worker_folder, worker_id)).absolute()
+            sandbox = await confiner.enclose(worker_id, profile.sandbox_request, folder, spawn.folders)
+        except ConfinementRefused as refused:
+            return BackendAnswer("rejected", f"profile {self._selected(spawn.request)}: {refused}")
+        except (OSError, StoreUnsupported) as error:
+            return BackendAnswer("errored", failure_text(error))
+        answer = await _guarded(adapter.spawn(spawn, sink))
+        if answer.outcome != "accepted":
+            await confiner.release(worker_id)
+        return attrs.evolve(answer, sandbox=sandbox)
 
     async def dispatch(self, dispatch: Dispatch) -> BackendAnswer:
         adapter = self._running.get(dispatch.worker_id)
@@ -217,6 +238,7 @@ class ProfileRegistry:
             return await _guarded(ask(adapter))
         finally:
             self._running.pop(worker_id, None)
+            await self._supervisor.confiner.release(worker_id)
             await self._save(worker_id)
 
     async def _save(self, worker_id: WorkerId) -> None:
@@ -230,10 +252,11 @@ class ProfileRegistry:
         self._factories = self._factories or await asyncio.to_thread(installed_backends)
 
     def _summarize(self) -> Sequence[ProfileSummary]:
-        return [
-            summarize(name, self._profiles[name], self._factories, is_default=name == self._default)
-            for name in sorted(self._profiles)
-        ]
+        return [self._summary(name, self._profiles[name]) for name in sorted(self._profiles)]
+
+    def _summary(self, name: str, profile: Profile) -> ProfileSummary:
+        sandbox = self._supervisor.confiner.sandbox(profile.sandbox)
+        return summarize(name, profile, self._factories, sandbox, is_default=name == self._default)
 
     def _warm(self, name: str) -> WarmAgents | None:
         wanted, backend = self._profiles[name].warm, self._warm_backends.get(name)

@@ -6,16 +6,14 @@ from importlib.util import find_spec
 from pathlib import Path
 
 from runtimed.execution.factories import BackendFactory
+from runtimed.execution.processes.environment import environment
 from runtimed.execution.processes.executable import located
-from runtimed.execution.processes.supervisor import environment
 from runtimed.execution.profile import Profile
 from runtimed.model.profile import ProfileSummary, Sandbox
 
-UNCONFINED = Sandbox("none", "host")
-
 
 def summarize(
-    name: str, profile: Profile, factories: Mapping[str, BackendFactory], *, is_default: bool
+    name: str, profile: Profile, factories: Mapping[str, BackendFactory], sandbox: Sandbox, *, is_default: bool
 ) -> ProfileSummary:
     """Return what clients see of a profile. Blocks: it looks for the program.
 
@@ -23,6 +21,7 @@ def summarize(
         name: The selector of the profile.
         profile: The profile.
         factories: The installed backends by name.
+        sandbox: How its Workers are confined.
         is_default: Whether it is the default profile.
     """
     problem = find_problem(profile, factories)
@@ -30,7 +29,7 @@ def summarize(
         selector=name,
         backend=profile.backend,
         capabilities=profile.capabilities,
-        sandbox=UNCONFINED,
+        sandbox=sandbox,
         available=problem is None,
         description=profile.description or None,
         problem=problem,

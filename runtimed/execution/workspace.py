@@ -38,6 +38,8 @@ class Workspaces(Protocol):
 
 
 HOME = "home"
+SCRIPTS = "scripts"
+"""The folders in a Worker's own folder: where its programs start, and what a shell reads."""
 
 FOLDER_DEADLINE_S = 10.0
 """How long a run waits for the file system of its Worker's folder before it goes on without."""
@@ -61,6 +63,7 @@ class Home:
     then, a workspace is not.
 
     Attributes:
+        worker_id: The Worker.
         folder: The Worker's own folder.
         path: The directory.
         folders: All folders that the Worker works in, `path` first.
@@ -68,7 +71,7 @@ class Home:
 
     def __init__(self, workspaces: Workspaces, spawn: Spawn) -> None:
         self._workspaces = workspaces
-        self._worker_id = spawn.worker_id
+        self.worker_id = spawn.worker_id
         self._is_known = bool(spawn.history)
         self._identity: tuple[int, int] | None = None
         self._work: asyncio.Task[Any] | None = None
@@ -106,7 +109,7 @@ class Home:
         own = self.folder / HOME
         if self._identity is not None and _identity(own) == self._identity:
             return None
-        self.folder = self._workspaces.worker_folder(self._worker_id).absolute()
+        self.folder = self._workspaces.worker_folder(self.worker_id).absolute()
         self.folder.mkdir(mode=0o700, parents=True, exist_ok=True)
         own = self.folder / HOME
         found = _identity(own)
@@ -126,19 +129,17 @@ class Home:
             OSError: It can't be renamed, or the Worker has files already.
             StoreUnsupported: The folder of the Worker can't be used.
         """
-        spare.rename(self._workspaces.worker_folder(self._worker_id))
+        spare.rename(self._workspaces.worker_folder(self.worker_id))
 
     async def renewed(self) -> Alert | None:
         """Make the directory again if it is gone, and return an alert about that."""
         try:
             note = await self.use(self.make)
         except TimeoutError as error:
-            log.warning(
-                "cannot look at the folder of a Worker", extra={"worker_id": self._worker_id, "reason": error}
-            )
+            log.warning("cannot look at the folder of a Worker", extra={"worker_id": self.worker_id, "reason": error})
             return alert(f"the Worker's folder could not be looked at: {error}", "error")
         except (OSError, StoreUnsupported) as error:
-            fields = {"worker_id": self._worker_id, "reason": error}
+            fields = {"worker_id": self.worker_id, "reason": error}
             log.warning("the folder of a Worker is gone and cannot be made again", extra=fields)
             return alert(f"the Worker's folder is gone, and could not be made anew: {failure_text(error)}", "error")
         return alert(note) if note else None

@@ -2,6 +2,7 @@
 
 from typing import Literal
 
+from runtimed.model.profile import Sandbox
 from runtimed.model.value import value
 
 WorkerStatus = Literal["running", "stopped", "cancelled"]
@@ -31,8 +32,13 @@ class ExecutionResult:
 
 @value
 class Execution:
-    """Whether a backend is connected to the Worker, and what it is doing."""
+    """Whether a backend is connected to the Worker, and what it is doing.
+
+    Attributes:
+        sandbox: What confines its programs, while a backend that runs some is connected.
+    """
 
     backend: BackendState
     run_state: RunState
     last_result: ExecutionResult | None = None
+    sandbox: Sandbox | None = None

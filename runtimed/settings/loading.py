@@ -33,7 +33,7 @@ def load(flags: Mapping[str, Any], config: str | None = None) -> Settings:
     Raises:
         ConfigurationError: A key is unknown, a value is not accepted, or a file cannot be read.
     """
-    files = [Path(config)] if config else [file for file in _usual_files() if file.exists()]
+    files = configuration_files(config)
     for file in files:
         _check_file(file)
     loaders: list[Loader] = [
@@ -47,6 +47,15 @@ def load(flags: Mapping[str, Any], config: str | None = None) -> Settings:
         raise ConfigurationError(_problem(error)) from error
     settings.check()
     return settings
+
+
+def configuration_files(config: str | None = None) -> list[Path]:
+    """Return the files that settings are read from.
+
+    Args:
+        config: The configuration file to read instead of the usual ones.
+    """
+    return [Path(config)] if config else [file for file in _usual_files() if file.exists()]
 
 
 def unknown_variables() -> list[str]:

@@ -81,6 +81,16 @@ class DataDir:
             os.close(self._lock)
             self._lock = None
 
+    @property
+    def path(self) -> Path:
+        """The folder."""
+        return self._path
+
+    @property
+    def workers(self) -> Path:
+        """The folder with the folders of all Workers; it may not exist yet."""
+        return self._path / WORKERS
+
     def read_or_make_token(self) -> tuple[str, Path]:
         """Return the token in this folder and its file. The first call creates one of 256 bits. Owner only."""
         path = self._path / TOKEN

@@ -137,7 +137,6 @@ class BlockingFolders(DataDir):
 
     def __init__(self, path: Path) -> None:
         super().__init__(path)
-        self.path = path
         self.freed = threading.Event()
 
     def worker_folder(self, worker_id: WorkerId) -> Path:

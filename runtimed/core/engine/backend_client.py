@@ -4,6 +4,8 @@ import asyncio
 import logging
 from collections.abc import Awaitable
 
+import attrs
+
 from runtimed.core.ports import Dispatch, EventSink, ExecutionBackend, Spawn
 from runtimed.core.state.backend_answer import BackendAnswer
 from runtimed.errors import RuntimeStopped
@@ -105,7 +107,7 @@ async def _answer(answering: Awaitable[BackendAnswer]) -> BackendAnswer:
         if answer.message is None:
             return answer
         message = answer.message.encode(errors="replace").decode()
-        return BackendAnswer(answer.outcome, message, answer.restart, answer.attachments)
+        return attrs.evolve(answer, message=message)
     except Exception:
         log.exception("the execution backend failed")
         return BackendAnswer("errored", FAILED)

@@ -21,6 +21,7 @@ from runtimed.model.event import Payload
 from runtimed.model.execution import RestartPolicy
 from runtimed.model.interaction import AttachmentForm
 from runtimed.model.permission import Ruling
+from runtimed.model.profile import Sandbox
 
 STORE_RETRY_S = 1.0
 """How long a command that must not be lost waits before it is offered again to a full store."""
@@ -53,6 +54,7 @@ class Mailbox:
         dispatch_paused: Make no offers.
         restart: What to do when the backend loses what it spawned last.
         attachments: The forms of attachments that the backend takes, as it said when it spawned the Worker last.
+        sandbox: What confines the programs that the backend spawned last, if it runs any.
     """
 
     __slots__ = (
@@ -78,6 +80,7 @@ class Mailbox:
         "offer",
         "restart",
         "retained_after",
+        "sandbox",
         "worker",
     )
 
@@ -102,6 +105,7 @@ class Mailbox:
         self.dispatch_paused = False
         self.restart: RestartPolicy = "never"
         self.attachments: frozenset[AttachmentForm] = frozenset()
+        self.sandbox: Sandbox | None = None
         self._on_offer = on_offer
         self._sequencer = sequencer
         self._queue: list[Command] = []

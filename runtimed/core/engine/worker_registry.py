@@ -118,11 +118,11 @@ class WorkerRegistry:
             raise WorkerNotFound(ref.worker_id)
         return mailbox
 
-    def select(self, wanted: WorkerFilter) -> list[Worker]:
-        """Return the rows of the Workers that match, by id."""
+    def select(self, wanted: WorkerFilter) -> list[Mailbox]:
+        """Return the Workers that match, by id."""
         names = list(self._mailboxes)
-        rows = (self._mailboxes[name].worker for name in names[bisect_right(names, wanted.after) :])
-        return list(islice(filter(wanted.matches, rows), wanted.limit))
+        found = (self._mailboxes[name] for name in names[bisect_right(names, wanted.after) :])
+        return list(islice((mailbox for mailbox in found if wanted.matches(mailbox.worker)), wanted.limit))
 
     def count(self) -> Counter[WorkerStatus]:
         """Return how many Workers have each status."""

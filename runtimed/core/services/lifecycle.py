@@ -112,7 +112,7 @@ class Lifecycle:
         await self._sequencer.commit_and_apply(change, partial(self._add, mailbox, diagnostics))
         with contextlib.suppress(StoreFull):
             await self._spawn(mailbox, Spawn(name, request, max_open_text=self._limits.max_open_text))
-        return views.detail(self._runtime_id, mailbox.worker, mailbox.retained_after)
+        return views.detail(self._runtime_id, mailbox.worker, mailbox.retained_after, mailbox.sandbox)
 
     def _record(self, name: WorkerId, key: IdempotencyKey) -> IdempotencyRecord:
         number, now = self._sequencer.next_idempotency_number(), self._sequencer.unix_ms()
@@ -133,6 +133,7 @@ class Lifecycle:
             self._spawning.remove(spawn.worker_id)
         if answer.outcome == "accepted":
             mailbox.restart, mailbox.attachments = answer.restart, answer.attachments
+            mailbox.sandbox = answer.sandbox
             self._restarts.note_start(spawn.worker_id)
         await sink.attach(answer)
         if sink.lost is not None:  # before the restart policy was known

@@ -42,12 +42,13 @@ class Queries:
 
     def workers(self, wanted: WorkerFilter) -> tuple[WorkerSummary, ...]:
         """Return the Workers that match, by id."""
-        return tuple(views.summary(self._runtime_id, worker) for worker in self._registry.select(wanted))
+        found = self._registry.select(wanted)
+        return tuple(views.summary(self._runtime_id, mailbox.worker, mailbox.sandbox) for mailbox in found)
 
     def worker(self, ref: WorkerRef) -> WorkerDetail:
         """Return one Worker."""
         mailbox = self._registry.mailbox(ref)
-        return views.detail(self._runtime_id, mailbox.worker, mailbox.retained_after)
+        return views.detail(self._runtime_id, mailbox.worker, mailbox.retained_after, mailbox.sandbox)
 
     def permissions(self) -> tuple[WorkerPermission, ...]:
         """Return the pending permission requests of all Workers that can be served."""

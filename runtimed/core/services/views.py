@@ -9,6 +9,7 @@ from runtimed.model.event import EventEnvelope, Greeting, Snapshot
 from runtimed.model.execution import Execution
 from runtimed.model.identity import RuntimeId, WorkerRef, cursor_of
 from runtimed.model.interaction import LifecycleAck
+from runtimed.model.profile import Sandbox
 from runtimed.model.transcript import TranscriptItem
 from runtimed.model.worker import (
     AssistantIntent,
@@ -20,7 +21,9 @@ from runtimed.model.worker import (
 )
 
 
-def detail(runtime_id: RuntimeId, worker: Worker, retained_after: int) -> WorkerDetail:
+def detail(
+    runtime_id: RuntimeId, worker: Worker, retained_after: int, sandbox: Sandbox | None = None
+) -> WorkerDetail:
     """Return a Worker in full. Its events are retained after the sequence `retained_after`."""
     request = worker.request
     return WorkerDetail(
@@ -28,7 +31,7 @@ def detail(runtime_id: RuntimeId, worker: Worker, retained_after: int) -> Worker
         runtime_id=runtime_id,
         worker_id=worker.worker_id,
         status=worker.status,
-        execution=_execution(worker),
+        execution=_execution(worker, sandbox),
         intent=request.intent,
         profile=request.profile,
         config_bundle=request.config_bundle,
@@ -48,7 +51,7 @@ def detail(runtime_id: RuntimeId, worker: Worker, retained_after: int) -> Worker
     )
 
 
-def summary(runtime_id: RuntimeId, worker: Worker) -> WorkerSummary:
+def summary(runtime_id: RuntimeId, worker: Worker, sandbox: Sandbox | None = None) -> WorkerSummary:
     """Return a Worker as a row of a list."""
     request = worker.request
     return WorkerSummary(
@@ -56,7 +59,7 @@ def summary(runtime_id: RuntimeId, worker: Worker) -> WorkerSummary:
         runtime_id=runtime_id,
         worker_id=worker.worker_id,
         status=worker.status,
-        execution=_execution(worker),
+        execution=_execution(worker, sandbox),
         intent=request.intent,
         profile=request.profile,
         requested_capability_count=len(request.requested_capabilities),
@@ -120,11 +123,14 @@ def greeting(worker: Worker) -> Greeting:
     )
 
 
-def _execution(worker: Worker) -> Execution:
+def _execution(worker: Worker, sandbox: Sandbox | None) -> Execution:
     """Show a Worker between two runs as busy if an input is queued: a new input would not run next."""
-    if worker.queued and worker.execution.run_state == "idle":
-        return attrs.evolve(worker.execution, run_state="busy")
-    return worker.execution
+    execution = worker.execution
+    is_between = worker.queued and execution.run_state == "idle"
+    shown = sandbox if execution.backend == "connected" else None
+    if not is_between and shown is None:
+        return execution
+    return attrs.evolve(execution, run_state="busy" if is_between else execution.run_state, sandbox=shown)
 
 
 def _scope(worker: Worker) -> str:

@@ -18,13 +18,15 @@ from runtimed.execution.acp.client import Client, Served
 from runtimed.execution.acp.inbox import Inbox
 from runtimed.execution.acp.mcp_servers import hide_values
 from runtimed.execution.acp.transport import MAX_MESSAGE_BYTES, Transport, encoded
+from runtimed.execution.processes.environment import environment
 from runtimed.execution.processes.executable import located
 from runtimed.execution.processes.line_process import Command, LineProcess
-from runtimed.execution.processes.supervisor import Supervisor, environment
+from runtimed.execution.processes.supervisor import Supervisor
 from runtimed.execution.profile import Profile
 from runtimed.execution.session.driver import DriverError
 from runtimed.execution.session.exit_reason import explain_exit
 from runtimed.model.execution import LossReason
+from runtimed.model.identity import WorkerId
 
 EXIT_DEADLINE_S = 1.0
 """How long an agent that no longer takes input may take to exit before it is killed."""
@@ -92,13 +94,19 @@ class Agent:
 
     @classmethod
     async def start(
-        cls, profile: Profile, supervisor: Supervisor, home: Path, granted: frozenset[str] | None = None
+        cls,
+        profile: Profile,
+        supervisor: Supervisor,
+        worker_id: WorkerId,
+        home: Path,
+        granted: frozenset[str] | None = None,
     ) -> "Agent":
         """Start the program, without sending it anything.
 
         Args:
             profile: How it is run.
             supervisor: Starts its process tree.
+            worker_id: The Worker whose confinement holds for it.
             home: The directory to start in.
             granted: The capabilities that it is offered; None for those of the profile.
 
@@ -107,9 +115,14 @@ class Agent:
         """
         env = environment(profile.env, profile.env_pass)
         argv = await asyncio.to_thread(located, profile.command, env, home)
-        command = Command(argv, home, env, profile.tree_limits)
+        command = Command(argv, home, env, profile.tree_limits, worker_id)
         program = await LineProcess.start(supervisor, command, max_line_bytes=MAX_MESSAGE_BYTES)
         return cls(profile, program, profile.offered if granted is None else granted)
+
+    @property
+    def root(self) -> int:
+        """The root of its process tree."""
+        return self._program.root
 
     @property
     def ended(self) -> bool:

@@ -59,7 +59,7 @@ class AcpDriver:
         self._inbox = Inbox()
         self._reader = UpdateReader(profile, sink, self._inbox, spawn.max_open_text)
         self._translator = self._reader.translator
-        self._terminals = Terminals(profile, supervisor)
+        self._terminals = Terminals(profile, supervisor, spawn.worker_id)
         self._handshake = Handshake(profile, supervisor, workspaces, spawn, warm_pool)
         self._opened: Opened | None = None
         self._run: Run | None = None

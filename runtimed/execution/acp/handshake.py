@@ -22,10 +22,12 @@ from runtimed.execution.acp.saved_session import SavedSession, digest_of, load, 
 from runtimed.execution.acp.session_config import configure
 from runtimed.execution.acp.terminals import Terminals
 from runtimed.execution.acp.warm_pool import WarmAgent, WarmPool
-from runtimed.execution.processes.supervisor import Supervisor, environment
+from runtimed.execution.processes.environment import environment
+from runtimed.execution.processes.supervisor import Supervisor
 from runtimed.execution.profile import Profile
 from runtimed.execution.workspace import Home, Workspaces, remove_spare
 from runtimed.model.event import Alert
+from runtimed.model.identity import WorkerId
 
 REPLAY_SETTLE_S = 0.05
 """How long the rest of a replay may take to arrive once the session was loaded."""
@@ -96,7 +98,7 @@ class Handshake:
                 log.warning("a warm agent is of no use, starting another one", extra=fields)
                 inbox.take()
         roots = await asyncio.to_thread(self._prepare)
-        agent = await Agent.start(self._profile, self._supervisor, self.home)
+        agent = await Agent.start(self._profile, self._supervisor, self._spawn.worker_id, self.home)
         try:
             agent.serve(Served(inbox, roots, terminals, self.home))
             await agent.greet()
@@ -133,6 +135,8 @@ class Handshake:
     async def _open_warm(self, warm: WarmAgent, inbox: Inbox, terminals: Terminals) -> Opened:
         try:
             roots = await asyncio.to_thread(self._adopt, warm.folder)
+            worker_id, confiner = self._spawn.worker_id, self._supervisor.confiner
+            await confiner.hand_over(WorkerId(warm.folder.name), worker_id, warm.agent.root)
             warm.agent.serve(Served(inbox, roots, terminals, self.home))
             warm.agent.renew_deadline(self._profile.start_timeout_s / 2)
             return await self._open_session(warm.agent, inbox, None)

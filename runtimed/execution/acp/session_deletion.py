@@ -7,6 +7,7 @@ from runtimed.execution.acp.agent import Agent, AgentFailed, AgentRefused
 from runtimed.execution.processes.supervisor import Supervisor
 from runtimed.execution.profile import Profile
 from runtimed.execution.workspace import HOME
+from runtimed.model.identity import WorkerId
 
 
 async def delete_session(profile: Profile, supervisor: Supervisor, folder: Path, session_id: str) -> None:
@@ -24,7 +25,7 @@ async def delete_session(profile: Profile, supervisor: Supervisor, folder: Path,
     """
     home = folder / HOME
     await asyncio.to_thread(home.mkdir, mode=0o700, exist_ok=True)
-    agent = await Agent.start(profile, supervisor, home, frozenset())
+    agent = await Agent.start(profile, supervisor, WorkerId(folder.name), home, frozenset())
     try:
         await agent.greet()
         await agent.delete_session(session_id)

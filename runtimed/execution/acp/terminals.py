@@ -8,12 +8,16 @@ from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+import attrs
+
+from runtimed.execution.processes.environment import environment
 from runtimed.execution.processes.line_process import Command
 from runtimed.execution.processes.pipes import Inlet, pipes
-from runtimed.execution.processes.supervisor import SHELL, Program, Supervisor, environment
+from runtimed.execution.processes.supervisor import SHELL, Supervisor
 from runtimed.execution.processes.tree import Tree
 from runtimed.execution.profile import Profile
 from runtimed.execution.tasks import begin, finish
+from runtimed.model.identity import WorkerId
 
 MAX_TERMINALS = 32
 """The most terminals of one session that are not released, including those that are being started."""
@@ -71,9 +75,8 @@ class Terminal:
         (stdin, hold), (output, stdout), (status, report) = pipes(3)
         terminal = cls(hold, output, status, limit)
         try:
-            argv = [SHELL, "-c", KEEPER, SHELL, *command.argv]
-            program = Program(argv, command.cwd, command.env, stdin, stdout, report, command.limits)
-            terminal._watch(await supervisor.start(program))
+            kept = attrs.evolve(command, argv=[SHELL, "-c", KEEPER, SHELL, *command.argv])
+            terminal._watch(await supervisor.start(kept.program(stdin, stdout, report)))
         except BaseException:
             terminal._close()
             raise
@@ -210,9 +213,10 @@ class Terminal:
 class Terminals:
     """The terminals of one session, by their ids."""
 
-    def __init__(self, profile: Profile, supervisor: Supervisor) -> None:
+    def __init__(self, profile: Profile, supervisor: Supervisor, worker_id: WorkerId) -> None:
         self._profile = profile
         self._supervisor = supervisor
+        self._worker_id = worker_id
         self._open: dict[str, Terminal] = {}
         self._left: list[Terminal] = []
         self._starting = 0
@@ -251,7 +255,7 @@ class Terminals:
             raise TerminalRefused(f"there are {MAX_TERMINALS} terminals already: release some")
         kept = MAX_TERMINAL_OUTPUT if limit is None else min(limit, MAX_TERMINAL_OUTPUT)
         own = environment(self._profile.env, self._profile.env_pass) | dict(env)
-        command = Command(argv, cwd, own, self._profile.tree_limits)
+        command = Command(argv, cwd, own, self._profile.tree_limits, self._worker_id)
         self._starting += 1
         try:
             terminal = await Terminal.start(self._supervisor, command, kept)

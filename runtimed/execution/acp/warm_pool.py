@@ -11,10 +11,12 @@ import attrs
 
 from runtimed.errors import StoreUnsupported
 from runtimed.execution.acp.agent import Agent, AgentFailed, AgentRefused
+from runtimed.execution.processes.confinement import ConfinementRefused
 from runtimed.execution.processes.supervisor import Supervisor
 from runtimed.execution.profile import Profile
 from runtimed.execution.tasks import begin, finish
 from runtimed.execution.workspace import HOME, Workspaces, make_spare, remove_spare
+from runtimed.model.identity import WorkerId
 
 FIRST_RETRY_S = 1.0
 LAST_RETRY_S = 60.0
@@ -110,7 +112,7 @@ class WarmPool:
     async def _add(self) -> None:
         try:
             warm = await self._start()
-        except (AgentFailed, AgentRefused, OSError, StoreUnsupported) as error:
+        except (AgentFailed, AgentRefused, ConfinementRefused, OSError, StoreUnsupported) as error:
             self._retry_s = min(max(FIRST_RETRY_S, self._retry_s * 2), LAST_RETRY_S)
             self._retry_at = asyncio.get_running_loop().time() + self._retry_s
             command = Path(self._profile.command[0]).name
@@ -123,14 +125,16 @@ class WarmPool:
     async def _start(self) -> WarmAgent:
         folder = await asyncio.to_thread(make_spare, self._workspaces)
         try:
-            agent = await Agent.start(self._profile, self._supervisor, folder / HOME)
+            request = self._profile.sandbox_request
+            await self._supervisor.confiner.enclose(WorkerId(folder.name), request, folder)
+            agent = await Agent.start(self._profile, self._supervisor, WorkerId(folder.name), folder / HOME)
             try:
                 await agent.greet()
             except BaseException:
                 await agent.stop(0)
                 raise
         except BaseException:
-            await asyncio.to_thread(remove_spare, self._workspaces, folder)
+            await self._remove(folder)
             raise
         return WarmAgent(agent, folder)
 
@@ -163,4 +167,8 @@ class WarmPool:
             await warm.agent.stop(0)
         except TimeoutError as error:
             log.error("cannot end a warm agent", extra={"reason": error})
-        await asyncio.to_thread(remove_spare, self._workspaces, warm.folder)
+        await self._remove(warm.folder)
+
+    async def _remove(self, folder: Path) -> None:
+        await self._supervisor.confiner.release(WorkerId(folder.name))
+        await asyncio.to_thread(remove_spare, self._workspaces, folder)

@@ -13,10 +13,11 @@ from runtimed.core.state.backend_answer import BackendAnswer
 from runtimed.core.state.change import Entry
 from runtimed.execution.process import protocol
 from runtimed.execution.process.translator import Translator
+from runtimed.execution.processes.environment import environment
 from runtimed.execution.processes.executable import located
 from runtimed.execution.processes.line_process import Command, LineProcess, Unresponsive
 from runtimed.execution.processes.lines import Chunk
-from runtimed.execution.processes.supervisor import Supervisor, environment
+from runtimed.execution.processes.supervisor import Supervisor
 from runtimed.execution.profile import Profile
 from runtimed.execution.session.backend import SessionBackend
 from runtimed.execution.session.driver import Exit, Progress, Run
@@ -87,7 +88,7 @@ class ProcessDriver:
             notes.append(made)
         home, env = self._home.path, environment(self._profile.env, self._profile.env_pass)
         argv = await asyncio.to_thread(located, self._profile.command, env, home)
-        command = Command(argv, home, env, self._profile.tree_limits)
+        command = Command(argv, home, env, self._profile.tree_limits, self._worker_id)
         self._program = await LineProcess.start(self._supervisor, command, partial=True)
         self._unread, self._unresponsive = iter(()), ""
         return [alert(note) for note in notes]

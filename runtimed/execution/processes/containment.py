@@ -96,6 +96,10 @@ class Namespace:
             return []
 
 
+CONFINED = Namespace(())
+"""What keeps the processes of a sandbox together that has a PID namespace itself."""
+
+
 @attrs.frozen
 class Group:
     """A process group, and a search of /proc for processes that left it.

@@ -21,7 +21,7 @@ def located(argv: Sequence[str], env: Mapping[str, str], cwd: Path) -> tuple[str
         OSError: There is no such program, or it can't be executed. The text names it without its folder, since
             clients can read it.
     """
-    name, *arguments = (_at_home(part) for part in argv or ("",))
+    name, *arguments = (at_home(part) for part in argv or ("",))
     found = str(cwd / name) if "/" in name else shutil.which(name, path=env.get("PATH", os.defpath))
     shown = f"command: {Path(name).name!r}"
     if not name or found is None or not Path(found).exists():
@@ -31,7 +31,8 @@ def located(argv: Sequence[str], env: Mapping[str, str], cwd: Path) -> tuple[str
     return (found, *arguments)
 
 
-def _at_home(part: str) -> str:
+def at_home(part: str) -> str:
+    """Return a part of a command with `~/` at its start replaced by the home of the daemon's user."""
     return f"{Path.home()}{part[1:]}" if part.startswith("~/") else part
 
 

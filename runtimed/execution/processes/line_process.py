@@ -16,6 +16,7 @@ from runtimed.execution.processes.supervisor import NO_LIMITS, Program, Supervis
 from runtimed.execution.processes.tree import Tree
 from runtimed.execution.tasks import begin
 from runtimed.model.execution import LossReason
+from runtimed.model.identity import WorkerId
 
 TAIL_BYTES = 4096
 """How much of the end of standard error is kept."""
@@ -45,12 +46,18 @@ class Command:
         cwd: The directory to start in.
         env: Its whole environment.
         limits: What the whole process tree may use.
+        worker_id: The Worker whose confinement holds for it.
     """
 
     argv: Sequence[str]
     cwd: Path
     env: Mapping[str, str]
     limits: TreeLimits = NO_LIMITS
+    worker_id: WorkerId | None = None
+
+    def program(self, stdin: int, stdout: int, stderr: int) -> Program:
+        """Return it with the descriptors of its streams."""
+        return Program(self.argv, self.cwd, self.env, stdin, stdout, stderr, self.limits, self.worker_id)
 
 
 class LineProcess:
@@ -98,12 +105,17 @@ class LineProcess:
         (stdin, write), (read, stdout), (errors, stderr) = pipes(3)
         made = cls(write, read, errors, max_line_bytes, partial=partial)
         try:
-            program = Program(command.argv, command.cwd, command.env, stdin, stdout, stderr, command.limits)
+            program = command.program(stdin, stdout, stderr)
             made._watch(await supervisor.start(program))
         except BaseException:
             made._close()
             raise
         return made
+
+    @property
+    def root(self) -> int:
+        """The root of its process tree; -1 before it is started."""
+        return -1 if self._tree is None else self._tree.root
 
     @property
     def status(self) -> int | None:

@@ -2,6 +2,7 @@
 
 import asyncio
 import contextlib
+import json
 import logging
 import os
 import secrets
@@ -14,14 +15,14 @@ from typing import TypeVar
 import attrs
 
 from runtimed.execution.processes import cgroup, containment, orphans
-from runtimed.execution.processes.containment import Containment
+from runtimed.execution.processes.confinement import Confiner, Enclosure, Launch, Unconfined
+from runtimed.execution.processes.containment import CONFINED, Containment
 from runtimed.execution.processes.limits import Accounting, Sampling, TreeLimits
+from runtimed.execution.processes.pipes import readable
 from runtimed.execution.processes.resource_monitor import ResourceMonitor
 from runtimed.execution.processes.tree import KILL_ATTEMPTS, KILL_PAUSE_S, Started, Tree
-from runtimed.execution.tasks import finish
-
-INHERITED = frozenset({"PATH", "HOME", "LANG", "TERM", "TZ", "USER", "LOGNAME", "SHELL", "TMPDIR"})
-"""The environment variables that programs inherit from the daemon, besides those that begin with LC_."""
+from runtimed.execution.tasks import begin, finish
+from runtimed.model.identity import WorkerId
 
 NO_LIMITS = TreeLimits()
 
@@ -29,21 +30,15 @@ SHELL = "/bin/sh"
 LIMITED = 'ulimit -Sn "$0" && exec "$@"'
 """Sets how many descriptors a program may open: setting that between fork and exec is not safe with threads."""
 
+SANDBOX_DEADLINE_S = 20.0
+"""How long a sandbox may take until its namespaces are there."""
+
+MAX_TOLD_BYTES = 4096
+"""The most that it says about them."""
+
 T = TypeVar("T")
 
 log = logging.getLogger(__name__)
-
-
-def environment(extra: Mapping[str, str], passed: Sequence[str] = ()) -> dict[str, str]:
-    """Return the environment of a Worker's program.
-
-    Args:
-        extra: Variables to add or replace.
-        passed: Names of the daemon's variables to pass on, besides those that are always inherited.
-    """
-    names = INHERITED.union(passed)
-    own = {name: value for name, value in os.environ.items() if name in names or name.startswith("LC_")}
-    return own | dict(extra)
 
 
 @attrs.frozen
@@ -56,6 +51,7 @@ class Program:
         env: Its whole environment.
         stdin: The descriptor of its standard input; those of its output and error follow.
         limits: What the whole process tree may use.
+        worker_id: The Worker whose confinement holds for it; None for a program of the daemon itself.
     """
 
     argv: Sequence[str]
@@ -65,6 +61,7 @@ class Program:
     stdout: int
     stderr: int
     limits: TreeLimits = NO_LIMITS
+    worker_id: WorkerId | None = None
 
 
 def best_accounting(containment: Containment) -> Accounting:
@@ -85,6 +82,7 @@ class Supervisor:
         choose: Returns how processes are kept together.
         choose_accounting: Returns how their resources are counted and limited.
         max_descriptors: How many descriptors a program may open before it raises its limit; None leaves the limit.
+        confiner: Knows what confines the programs of each Worker.
     """
 
     def __init__(
@@ -93,7 +91,9 @@ class Supervisor:
         choose_accounting: Callable[[Containment], Accounting] = best_accounting,
         *,
         max_descriptors: int | None = None,
+        confiner: Confiner | None = None,
     ) -> None:
+        self.confiner: Confiner = confiner or Unconfined()
         self._choose = choose
         self._choose_accounting = choose_accounting
         self._max_descriptors = max_descriptors
@@ -105,6 +105,7 @@ class Supervisor:
         self._roots: set[subprocess.Popen[bytes]] = set()
         self._owner = ""
         self._monitor = ResourceMonitor()
+        self._closing: set[asyncio.Task[None]] = set()
         self._closed = False
 
     async def start(self, program: Program) -> Tree:
@@ -148,6 +149,8 @@ class Supervisor:
         trees = tuple(self._trees)
         await asyncio.gather(*(tree.end(0) for tree in trees), return_exceptions=True)
         await finish(*(tree.exit for tree in trees))
+        await finish(*self._closing)
+        await self.confiner.close()
         await asyncio.to_thread(self._shut)
 
     async def call(self, work: Callable[..., T], *arguments: object) -> T:
@@ -159,14 +162,33 @@ class Supervisor:
         try:
             if self._closed:
                 raise OSError("the Runtime is closing")
-            started = await self.call(self._spawn, program, mark)
+            enclosure = self.confiner.of(program.worker_id)
+            started, launch = await self.call(self._spawn, program, mark, enclosure)
         finally:
             for descriptor in {program.stdin, program.stdout, program.stderr}:
                 os.close(descriptor)
         tree = Tree(started, self.call, self._monitor)
         self._trees.add(tree)
         tree.exit.add_done_callback(lambda _: self._forget(tree, started.root))
+        if enclosure is not None and launch is not None and launch.hold is not None:
+            await self._open_ways_out(tree, started.root.pid, enclosure, launch)
         return tree
+
+    async def _open_ways_out(self, tree: Tree, root: int, enclosure: Enclosure, launch: Launch) -> None:
+        """Have the ways out listen where the program is, and let it begin. Raises OSError; the tree is ended then."""
+        try:
+            pid = await _held_process(launch, root)
+            if pid is None:  # it has ended, and says why on its standard error
+                return
+            close = await enclosure.open_ways_out(pid)
+            tree.exit.add_done_callback(lambda _: self._closing.add(begin(close())))
+            launch.release()
+        except BaseException:
+            with contextlib.suppress(TimeoutError):
+                await tree.end(0)
+            raise
+        finally:
+            launch.close()
 
     def _forget(self, tree: Tree, root: subprocess.Popen[bytes]) -> None:
         self._trees.discard(tree)
@@ -188,10 +210,33 @@ class Supervisor:
             self._accounting.shut()
             self._accounting = None
 
-    def _spawn(self, program: Program, mark: str) -> Started:
-        kept = self._containment = self._containment or self._choose()
+    def _spawn(self, program: Program, mark: str, enclosure: Enclosure | None) -> tuple[Started, Launch | None]:
+        command, env = self._limited(program.argv), program.env
+        if enclosure is None:
+            kept = self._containment = self._containment or self._choose()
+            return self._started(program, mark, kept, kept.argv(command), env), None
+        launch = enclosure.launch(command, program.cwd)
+        try:
+            argv = CONFINED.argv(launch.argv)
+            env = enclosure.environment(env)
+            return self._started(program, mark, CONFINED, argv, env, launch.descriptors), launch
+        except BaseException:
+            launch.close()
+            raise
+        finally:
+            for descriptor in launch.descriptors:
+                os.close(descriptor)
+
+    def _started(
+        self,
+        program: Program,
+        mark: str,
+        kept: Containment,
+        argv: Sequence[str],
+        env: Mapping[str, str],
+        descriptors: Sequence[int] = (),
+    ) -> Started:
         accounting = self._account(kept) if program.limits else None
-        argv = kept.argv(self._limited(program.argv))
         try:
             if accounting is not None:
                 accounting.open(mark, program.limits)
@@ -199,11 +244,12 @@ class Supervisor:
             root = subprocess.Popen(
                 argv,
                 cwd=program.cwd,
-                env={**program.env, **kept.environment(mark, self._owner)},
+                env={**env, **kept.environment(mark, self._owner)},
                 stdin=program.stdin,
                 stdout=program.stdout,
                 stderr=program.stderr,
                 start_new_session=True,
+                pass_fds=descriptors,
             )
             self._roots.add(root)
         except BaseException:
@@ -226,7 +272,35 @@ class Supervisor:
 
     def _account(self, kept: Containment) -> Accounting:
         self._accounting = self._accounting or self._choose_accounting(kept)
+        if isinstance(self._accounting, Sampling) and self._accounting.containment is not kept:
+            return attrs.evolve(self._accounting, containment=kept)
         return self._accounting
+
+
+async def _held_process(launch: Launch, root: int) -> int | None:
+    """Wait until a sandbox says which process is in its network namespace. None if it has ended.
+
+    Raises:
+        OSError: It takes too long.
+    """
+    told, pipe = b"", launch.pid_pipe
+    if pipe is None:
+        return None
+    try:
+        async with asyncio.timeout(SANDBOX_DEADLINE_S):
+            while len(told) < MAX_TOLD_BYTES:
+                await readable([pipe])
+                data = os.read(pipe, MAX_TOLD_BYTES)
+                told += data
+                if not data:
+                    break
+    except TimeoutError:
+        raise OSError(f"the sandbox was not there within {SANDBOX_DEADLINE_S:g} s") from None
+    try:
+        pid = json.loads(told)["child-pid"]
+    except (ValueError, KeyError, TypeError):
+        return None
+    return pid if pid in CONFINED.members(root, "") else None
 
 
 def _abandon(root: subprocess.Popen[bytes], mark: str, kept: Containment) -> None:

@@ -72,6 +72,11 @@ class Tree:
         if started.accounting:
             monitor.add(self)
 
+    @property
+    def root(self) -> int:
+        """The process that was started."""
+        return self._root.pid
+
     async def begin_run(self) -> None:
         """Begin to limit the CPU time of a run, until `end_run`, which may come before this returns."""
         self._runs = run = self._runs + 1

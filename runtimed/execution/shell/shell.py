@@ -11,12 +11,13 @@ from collections import deque
 from functools import partial
 from pathlib import Path
 
+from runtimed.execution.processes.environment import environment
 from runtimed.execution.processes.pipes import Inlet, pipes, readable
-from runtimed.execution.processes.supervisor import Program, Supervisor, environment
+from runtimed.execution.processes.supervisor import Program, Supervisor
 from runtimed.execution.processes.tree import Tree
 from runtimed.execution.profile import Profile
 from runtimed.execution.session.exit_reason import explain_exit
-from runtimed.execution.workspace import HOME, Home
+from runtimed.execution.workspace import HOME, SCRIPTS, Home
 from runtimed.model.execution import LossReason
 
 BEGIN_DEADLINE_S = 60.0
@@ -31,7 +32,7 @@ _BEGUN = b"begun"
 _NO_DIRECTORY = b"no-directory"
 _STATUS = re.compile(rb"[0-9]{1,3}")
 _DIRECTORY = b"@/"
-_SCRIPT = "script"
+_SCRIPT = f"{SCRIPTS}/script"
 
 # Standard input carries a line for each run; standard error carries records that end with NUL: `ready`,
 # `no-directory`, `begun`, the status of a script, and the directory after an `@`. The first record begins with NUL,
@@ -62,7 +63,7 @@ class ShellFailed(OSError):
 class Shell:
     """Owns one shell with its process tree, and our ends of its three pipes.
 
-    It starts in the home and reads its scripts from the file `script` beside the home. Directory, variables and
+    It starts in the home and reads its scripts from a file in a folder beside the home. Directory, variables and
     functions last from one script to the next. It runs one script at a time. Background jobs may print at any moment.
 
     `directory` is the last that it reported. `lost_directory` says that it could not start in the directory
@@ -103,7 +104,8 @@ class Shell:
         (stdin, control), (output, stdout), (status, stderr) = pipes(3)
         shell = cls(home, control, output, status)
         env = environment(profile.env, profile.env_pass)
-        program = Program(argv, home.path, env, stdin, stdout, stderr, profile.tree_limits)
+        limits = profile.tree_limits
+        program = Program(argv, home.path, env, stdin, stdout, stderr, limits, home.worker_id)
         try:
             shell._tree = await supervisor.start(program)
             shell._tree.exit.add_done_callback(lambda _: wake.set())
@@ -267,6 +269,7 @@ def _prepare(home: Home, directory: bytes | None) -> list[str]:
     folder = home.folder
     for made in (folder, folder / HOME):
         made.mkdir(mode=0o700, parents=True, exist_ok=True)
+    _make_readable(folder / SCRIPTS)
     shell = shutil.which("bash") or shutil.which("sh")
     if shell is None:
         raise ShellFailed("neither bash nor sh is in PATH")
@@ -280,7 +283,16 @@ def plain(script: bytes) -> bytes:
 
 
 def _write(path: Path, script: bytes) -> None:
+    _make_readable(path.parent)
     path.unlink(missing_ok=True)
-    descriptor = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW, 0o600)
+    descriptor = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW, 0o644)
     with os.fdopen(descriptor, "wb") as file:
+        os.fchmod(descriptor, 0o644)  # its reader may be another user; nobody else can enter the Worker's folder
         file.write(script)
+
+
+def _make_readable(folder: Path) -> None:
+    """Make a folder that every user can read who can enter the folder around it."""
+    with contextlib.suppress(FileExistsError):
+        folder.mkdir()
+        folder.chmod(0o755)

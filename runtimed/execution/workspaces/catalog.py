@@ -9,7 +9,7 @@ from pathlib import Path, PurePosixPath
 import attrs
 
 from runtimed.errors import printable
-from runtimed.execution.workspaces import beneath
+from runtimed.execution import beneath
 from runtimed.model.workspace import WorkspaceMode
 
 DIR = "dir:"

@@ -10,9 +10,10 @@ from typing import Self
 
 import attrs
 
+from runtimed.execution.processes.environment import environment
 from runtimed.execution.processes.limits import TreeLimits
 from runtimed.execution.processes.pipes import Inlet, pipes, readable
-from runtimed.execution.processes.supervisor import Program, Supervisor, environment
+from runtimed.execution.processes.supervisor import Program, Supervisor
 from runtimed.execution.processes.tree import Tree
 from runtimed.execution.tasks import completed
 

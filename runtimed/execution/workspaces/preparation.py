@@ -221,7 +221,8 @@ def working_folders(record: Record) -> WorkingFolders:
     """Return the folders of prepared workspaces: programs start in the one named CWD, or else in the first."""
     first = next((prepared for prepared in record.workspaces if prepared.name == CWD), record.workspaces[0])
     others = {variable_of(prepared.name): prepared.path for prepared in record.workspaces if prepared is not first}
-    return WorkingFolders(first.path, others)
+    repositories = [prepared.common_dir for prepared in record.workspaces if prepared.mode == "worktree"]
+    return WorkingFolders(first.path, others, tuple(filter(None, repositories)))
 
 
 def check_names(refs: Sequence[NamedReference]) -> None:

@@ -16,6 +16,7 @@ from runtimed.execution.acp import client, files, outbox, terminals
 from runtimed.execution.acp.terminals import Terminals
 from runtimed.execution.processes import containment
 from runtimed.execution.processes.supervisor import Supervisor
+from runtimed.model.identity import WorkerId
 from tests.execution.acp.conftest import Harness, NewHarness
 
 DEADLINE_S = 30.0
@@ -315,7 +316,9 @@ async def test_terminals_are_bounded_and_end_with_the_worker(
 async def test_a_terminal_whose_release_is_given_up_is_released_the_next_time(
     supervisor: Supervisor, way: str
 ) -> None:
-    terminal = terminals.Terminals(Profile("acp", max_memory_bytes=0, max_processes=0), supervisor)
+    terminal = terminals.Terminals(
+        Profile("acp", max_memory_bytes=0, max_processes=0), supervisor, WorkerId("worker-00000001")
+    )
     name = await terminal.create(["sleep", "1000"], Path("/"), {}, None)
     exited = terminal.get(name)
     free = threading.Event()
@@ -369,7 +372,7 @@ async def test_a_kill_ends_what_a_command_left_in_the_background_and_keeps_how_t
 async def terminals_(request: pytest.FixtureRequest) -> AsyncIterator[Terminals]:
     """The terminals of a session, with each way to keep processes together."""
     supervisor = Supervisor(request.param)
-    made = Terminals(Profile("acp"), supervisor)
+    made = Terminals(Profile("acp"), supervisor, WorkerId("worker-00000001"))
     yield made
     await made.close()
     await supervisor.close()

@@ -13,8 +13,9 @@ import pytest
 from runtimed.execution.processes import cgroup, orphans
 from runtimed.execution.processes.cgroup import Cgroups
 from runtimed.execution.processes.containment import Containment
+from runtimed.execution.processes.environment import environment
 from runtimed.execution.processes.limits import Accounting, Sampling, TreeLimits
-from runtimed.execution.processes.supervisor import Program, Supervisor, best_accounting, environment
+from runtimed.execution.processes.supervisor import Program, Supervisor, best_accounting
 from runtimed.execution.processes.tree import Tree
 from runtimed.model.execution import LossReason
 from tests.execution.conftest import Traces

@@ -8,9 +8,10 @@ from typing import Any
 
 import pytest
 
+from runtimed.execution.processes.environment import environment
 from runtimed.execution.processes.line_process import TAIL_BYTES, Command, LineProcess, Unresponsive
 from runtimed.execution.processes.lines import Chunk
-from runtimed.execution.processes.supervisor import Supervisor, environment
+from runtimed.execution.processes.supervisor import Supervisor
 from tests.execution.conftest import Traces
 
 Start = Callable[..., Awaitable[LineProcess]]

@@ -20,7 +20,8 @@ MINE, OTHERS = "runtime-mine", "runtime-others"
 ADOPTING = """
 import asyncio, ctypes, os, pathlib
 from runtimed.execution.processes import containment
-from runtimed.execution.processes.supervisor import Program, Supervisor, environment
+from runtimed.execution.processes.environment import environment
+from runtimed.execution.processes.supervisor import Program, Supervisor
 
 def children(states):
     found = 0

@@ -9,8 +9,9 @@ from typing import Any
 import pytest
 
 from runtimed.execution.processes import containment
+from runtimed.execution.processes.environment import environment
 from runtimed.execution.processes.pipes import pipes
-from runtimed.execution.processes.supervisor import Program, Supervisor, environment
+from runtimed.execution.processes.supervisor import Program, Supervisor
 from tests.execution.conftest import Traces
 
 

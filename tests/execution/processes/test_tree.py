@@ -147,7 +147,8 @@ DAEMON = """
 import asyncio, os, sys
 from pathlib import Path
 from runtimed.execution.processes import containment
-from runtimed.execution.processes.supervisor import Program, Supervisor, environment
+from runtimed.execution.processes.environment import environment
+from runtimed.execution.processes.supervisor import Program, Supervisor
 
 async def main():
     null = [os.open(os.devnull, os.O_RDWR) for _ in range(3)]

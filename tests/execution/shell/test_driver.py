@@ -53,8 +53,8 @@ async def test_directory_variables_and_functions_last(shell: Harness) -> None:
 
 
 async def test_a_shell_lives_in_a_private_folder_of_its_worker(shell: Harness) -> None:
-    run = await shell.run("pwd; stat -c %a . .. ../script")
-    assert run.text == f"{shell.folder}/home\n700\n700\n600\n"
+    run = await shell.run("pwd; stat -c %a . .. ../scripts/script")
+    assert run.text == f"{shell.folder}/home\n700\n700\n644\n"
 
 
 @pytest.mark.parametrize(
@@ -595,16 +595,16 @@ async def test_a_shell_that_is_too_large_to_start_is_told_with_its_limit(
 
 
 async def test_a_script_that_can_not_be_written_ends_its_run_with_an_error(shell: Harness) -> None:
-    await asyncio.to_thread((shell.folder / "script").mkdir)
+    await asyncio.to_thread((shell.folder / "scripts" / "script").mkdir)
     run = await shell.run("echo not")
     assert run.names == ["invoke_start", "error", "run_end"]
     assert str(shell.folder) not in str(run)
-    await asyncio.to_thread((shell.folder / "script").rmdir)
+    await asyncio.to_thread((shell.folder / "scripts" / "script").rmdir)
     assert (await shell.run("echo again")).text == "again\n"
 
 
 async def test_a_link_in_place_of_the_script_is_not_followed(shell: Harness) -> None:
-    await shell.run("echo precious >target; rm -f ../script; ln -s home/target ../script")
+    await shell.run("echo precious >target; rm -f ../scripts/script; ln -s ../home/target ../scripts/script")
     assert (await shell.run("cat target")).text == "precious\n"
 
 

@@ -6,7 +6,7 @@ from pathlib import Path, PurePosixPath
 
 import pytest
 
-from runtimed.execution.workspaces import beneath
+from runtimed.execution import beneath
 
 Open = Callable[[int, PurePosixPath], int]
 

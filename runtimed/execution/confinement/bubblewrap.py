@@ -1,0 +1,148 @@
+"""Confinement by bubblewrap: namespaces, a file system of its own, no capabilities, a filter of system calls."""
+
+import os
+from collections.abc import Iterator, Sequence
+from pathlib import Path, PurePosixPath
+
+from runtimed.execution.beneath import descend
+from runtimed.execution.confinement.reach import Reach
+from runtimed.execution.confinement.seccomp import seccomp_filter
+from runtimed.execution.confinement.system_view import ETC, SYSTEM
+from runtimed.execution.processes.confinement import Launch
+from runtimed.execution.processes.containment import CONFINED
+from runtimed.model.profile import Mechanism
+
+SHM_BYTES = 256 << 20
+"""The size of /dev/shm. What is in it counts as memory of the Worker."""
+
+RUN_BYTES = 1 << 20
+EMPTY_BYTES = 1 << 12
+
+NAMESPACES = ("--unshare-pid", "--unshare-ipc", "--unshare-uts", "--unshare-cgroup-try")
+FIXED = (*NAMESPACES, "--new-session", "--die-with-parent", "--cap-drop", "ALL")
+USER_NAMESPACE = ("--unshare-user", "--disable-userns")
+SHELL = "/bin/sh"
+ENTER = 'cd -- "$0" && exec "$@"'
+"""Enters the directory as the user of the Worker: bubblewrap itself may not be able to."""
+
+CHANGE_USER = ("--cap-add", "CAP_SETUID", "--cap-add", "CAP_SETGID", "--cap-add", "CAP_SETPCAP")
+
+
+class Bubblewrap:
+    """The Confinement by bubblewrap.
+
+    A daemon that is root starts it without a user namespace, and the program changes to the user of the Worker last.
+    Any other daemon, and a Worker that runs as root's user, gets a user namespace without capabilities.
+
+    Args:
+        program: The path of `bwrap`.
+        setpriv: The path of `setpriv`, as it is inside.
+    """
+
+    mechanism: Mechanism = "bubblewrap"
+
+    def __init__(self, program: str, setpriv: str) -> None:
+        self._program = program
+        self._setpriv = setpriv
+        self._filter = seccomp_filter("bubblewrap")
+
+    def problem(self, reach: Reach) -> str | None:
+        return None
+
+    def launch(self, reach: Reach, command: Sequence[str], cwd: Path) -> Launch:
+        argv = [self._program, *FIXED, *self._user(reach), *_view(reach)]
+        command = [*self._as_user(reach), SHELL, "-c", ENTER, str(cwd), *command]
+        if reach.network != "host":
+            argv.append("--unshare-net")
+        filtered = _memory_file(self._filter)
+        argv += ["--seccomp", str(filtered)]
+        if not reach.has_listeners:
+            return Launch([*argv, "--", *command], (filtered,))
+        pid_pipe, told = os.pipe()
+        holding, hold = os.pipe()
+        argv += ["--info-fd", str(told), "--block-fd", str(holding)]
+        return Launch([*argv, "--", *command], (filtered, told, holding), pid_pipe, hold)
+
+    def show_as(self, root: int, folder: Path, name: str) -> None:
+        for pid in CONFINED.members(root, "")[1:2]:
+            inner = os.open(f"/proc/{pid}/root", os.O_PATH | os.O_DIRECTORY | os.O_CLOEXEC)
+            try:
+                parent = descend(inner, PurePosixPath(folder.parent).relative_to("/"))
+            finally:
+                os.close(inner)
+            try:
+                os.symlink(folder.name, name, dir_fd=parent)
+            finally:
+                os.close(parent)
+
+    def _user(self, reach: Reach) -> Sequence[str]:
+        if reach.uid is not None and reach.inner_uid is None:
+            return CHANGE_USER
+        if reach.inner_uid is None:
+            return USER_NAMESPACE
+        return (*USER_NAMESPACE, "--uid", str(reach.inner_uid), "--gid", str(reach.inner_uid))
+
+    def _as_user(self, reach: Reach) -> Sequence[str]:
+        if reach.uid is None or reach.inner_uid is not None:
+            return ()
+        user = (f"--reuid={reach.uid}", f"--regid={reach.uid}", "--clear-groups")
+        return (self._setpriv, *user, "--inh-caps=-all", "--bounding-set=-all", "--")
+
+
+def _view(reach: Reach) -> Iterator[str]:
+    """Yield the arguments that lay out the file system. Later ones cover earlier ones."""
+    for path in SYSTEM:
+        if path.is_symlink():
+            yield from ("--symlink", str(path.readlink()), str(path))
+        elif path.exists():
+            yield from ("--ro-bind", str(path), str(path))
+    yield from _parents(Path("/etc/hosts"))
+    for path in ETC:
+        yield from ("--ro-bind-try", str(path), str(path))
+    yield from ("--proc", "/proc", "--dev", "/dev")
+    yield from ("--perms", "1777", "--size", str(SHM_BYTES), "--tmpfs", "/dev/shm")  # noqa: S108
+    yield from ("--perms", "0755", "--size", str(RUN_BYTES), "--tmpfs", "/run")
+    yield from _laid_over(reach)
+    yield from ("--remount-ro", "/")
+
+
+def _laid_over(reach: Reach) -> Iterator[str]:
+    """Yield binds, and what hides a path right behind the bind that would show it."""
+    parent = reach.parent
+    for bind in reach.binds:
+        if parent is not None and bind.target.is_relative_to(parent):
+            yield from (*_parents(parent), *_emptied(parent))
+            parent = None
+        yield from _parents(bind.target)
+        yield from ("--bind" if bind.writable else "--ro-bind", str(bind.source), str(bind.target))
+        for path in reach.hidden:
+            if path.is_relative_to(bind.source):
+                yield from _covered(bind.target / path.relative_to(bind.source), path)
+
+
+def _parents(path: Path) -> Iterator[str]:
+    """Yield the arguments that make the folders above a path, which other users may pass through."""
+    for folder in reversed(path.parents[:-1]):
+        yield from ("--perms", "0755", "--dir", str(folder))
+
+
+def _covered(place: Path, path: Path) -> Sequence[str]:
+    if path.is_dir():
+        return _emptied(place)
+    return ("--ro-bind", os.devnull, str(place)) if path.exists() else ()
+
+
+def _emptied(place: Path) -> Sequence[str]:
+    return ("--perms", "0755", "--size", str(EMPTY_BYTES), "--tmpfs", str(place))
+
+
+def _memory_file(data: bytes) -> int:
+    """Return a descriptor that reads these bytes."""
+    descriptor = os.memfd_create("filter")
+    try:
+        os.write(descriptor, data)
+        os.lseek(descriptor, 0, os.SEEK_SET)
+    except BaseException:
+        os.close(descriptor)
+        raise
+    return descriptor

@@ -1,0 +1,232 @@
+"""Decide what confines the programs of each Worker."""
+
+import asyncio
+import logging
+from collections.abc import Awaitable, Callable, Iterator, Sequence
+from pathlib import Path
+
+import attrs
+
+from runtimed.core.ports import NO_FOLDERS, WorkingFolders
+from runtimed.errors import printable
+from runtimed.execution.confinement.enclosure import Owned, WorkerEnclosure
+from runtimed.execution.confinement.reach import Bind, Confinement, Reach
+from runtimed.execution.confinement.system_view import NAMES, folders_of_path, parts_of_program
+from runtimed.execution.confinement.users import Users
+from runtimed.execution.network.ways_out import WaysOut
+from runtimed.execution.policy import SandboxPolicy
+from runtimed.execution.processes.confinement import UNCONFINED, ConfinementRefused, SandboxRequest
+from runtimed.execution.processes.executable import at_home
+from runtimed.execution.workspace import HOME, SCRIPTS
+from runtimed.model.identity import WorkerId
+from runtimed.model.profile import NetworkReach, Sandbox
+
+TMP = "tmp"
+"""The folder in a Worker's own folder that its programs see as /tmp."""
+
+NO_MECHANISM = "this host has neither bubblewrap nor Landlock: install bubblewrap, or set sandbox.mode to best or off"
+
+log = logging.getLogger(__name__)
+
+
+@attrs.frozen
+class HostPaths:
+    """Paths of this host.
+
+    Attributes:
+        hidden: What no Worker may see: the store, the configuration, tokens, the endpoint file, the daemon's sockets.
+        home: The home of the daemon's user.
+    """
+
+    hidden: tuple[Path, ...] = ()
+    home: Path = attrs.field(factory=Path.home)
+
+    def is_hidden(self, path: Path) -> bool:
+        """Return whether a path without links is hidden, or within something hidden."""
+        return any(path.is_relative_to(hidden) for hidden in self.hidden)
+
+
+class HostConfiner:
+    """The Confiner by the mechanisms of this host.
+
+    Args:
+        mechanisms: Those that work here, the strongest first.
+        paths: Paths of this host.
+        users: Gives each Worker a user; None where the daemon is not root.
+        new_ways_out: Makes the ways out of a Worker; None where it needs none.
+    """
+
+    def __init__(
+        self,
+        mechanisms: Sequence[Confinement],
+        paths: HostPaths,
+        users: Users | None = None,
+        new_ways_out: Callable[[WorkerId, SandboxRequest], Awaitable[WaysOut | None]] | None = None,
+    ) -> None:
+        self._mechanisms = tuple(mechanisms)
+        self._paths = paths
+        self._users = users
+        self._new_ways_out = new_ways_out
+        self._enclosures: dict[WorkerId, WorkerEnclosure] = {}
+        self._told: set[str] = set()
+
+    def of(self, worker_id: WorkerId | None) -> WorkerEnclosure | None:
+        return None if worker_id is None else self._enclosures.get(worker_id)
+
+    def sandbox(self, policy: SandboxPolicy) -> Sandbox:
+        if policy.mode == "off" or not self._mechanisms:
+            return UNCONFINED
+        return Sandbox(self._mechanisms[0].mechanism, reach_of(policy))
+
+    async def enclose(
+        self, worker_id: WorkerId, request: SandboxRequest, folder: Path, folders: WorkingFolders = NO_FOLDERS
+    ) -> Sandbox:
+        await self.release(worker_id)
+        if request.policy.mode == "off":
+            return UNCONFINED
+        place = Placement(worker_id, request, folder, folders)
+        enclosure = await asyncio.to_thread(self._find, place)
+        if enclosure is None:
+            return UNCONFINED
+        if enclosure.reach.network != "host" and self._new_ways_out is not None:
+            ways_out = await self._new_ways_out(worker_id, request)
+            if ways_out is not None:
+                reach = attrs.evolve(enclosure.reach, has_listeners=True)
+                variables = {**enclosure.variables, **ways_out.variables}
+                enclosure = attrs.evolve(enclosure, reach=reach, variables=variables, ways_out=ways_out)
+        self._enclosures[worker_id] = enclosure
+        return enclosure.sandbox
+
+    async def hand_over(self, spare: WorkerId, worker_id: WorkerId, root: int) -> None:
+        await self.release(worker_id)
+        enclosure = self._enclosures.pop(spare, None)
+        if self._users is not None:
+            self._users.rename(spare, worker_id)
+        if enclosure is not None:
+            self._enclosures[worker_id] = enclosure.renamed(spare, worker_id)
+            await asyncio.to_thread(enclosure.confinement.show_as, root, enclosure.folder, worker_id)
+
+    async def release(self, worker_id: WorkerId) -> None:
+        enclosure = self._enclosures.pop(worker_id, None)
+        if enclosure is not None and enclosure.ways_out is not None:
+            await enclosure.ways_out.close()
+
+    async def close(self) -> None:
+        await asyncio.gather(*map(self.release, tuple(self._enclosures)))
+
+    def _find(self, place: "Placement") -> WorkerEnclosure | None:
+        reach, owned = self._reach(place)
+        problems = []
+        for mechanism in self._mechanisms:
+            problem = mechanism.problem(reach)
+            if problem is None:
+                sandbox = Sandbox(mechanism.mechanism, reach.network)
+                return WorkerEnclosure(sandbox, mechanism, place.folder, reach, owned, self._variables(place))
+            problems.append(problem)
+        reason = "; ".join(problems) or NO_MECHANISM
+        if place.request.policy.mode == "required":
+            raise ConfinementRefused(f"sandbox.mode is required: {reason}")
+        self._tell(place.request, reason)
+        return None
+
+    def _tell(self, request: SandboxRequest, reason: str) -> None:
+        """Log once for each kind of program that it runs unconfined."""
+        program = Path(request.command[0]).name if request.command else "shell"
+        key = repr((request.command, request.policy))
+        if key not in self._told:
+            self._told.add(key)
+            log.warning("Workers of a profile run unconfined", extra={"program": program, "reason": reason})
+
+    def _variables(self, place: "Placement") -> dict[str, str]:
+        found = {"TMPDIR": "/tmp"}  # noqa: S108 the Worker's own
+        if place.request.policy.home == "worker":
+            found["HOME"] = str(place.folder / HOME)
+        return found
+
+    def _reach(self, place: "Placement") -> tuple[Reach, Owned]:
+        policy, own = place.request.policy, place.folder
+        uid, inner_uid = self._user(place)
+        binds = (
+            Bind(own / TMP, Path("/tmp"), writable=True),  # noqa: S108 the Worker's own
+            *(Bind(path, path) for path in self._readable(place)),
+            *(Bind(path, path, writable=True) for path in self._writable(place)),
+            Bind(own / SCRIPTS, own / SCRIPTS),
+            Bind(own / HOME, own / HOME, writable=True),
+            *(Bind(path, path, writable=True) for path in place.made),
+        )
+        reach = Reach(binds, self._paths.hidden, own.parent, uid, inner_uid, reach_of(policy))
+        return reach, Owned((own / HOME, own / TMP, *place.made), (own / SCRIPTS,), uid)
+
+    def _readable(self, place: "Placement") -> Sequence[Path]:
+        policy, env, home = place.request.policy, place.request.env, self._paths.home
+        command = [at_home(word) for word in place.request.command]
+        found = [*folders_of_path(env, home), *parts_of_program(command, env, home)]
+        found = [path for path in found if not self._paths.is_hidden(path.resolve())]
+        found += [self._checked(path, "sandbox.readonly") for path in policy.readonly]
+        return _outermost([*found, *(NAMES if policy.network == "host" else ())])
+
+    def _writable(self, place: "Placement") -> Sequence[Path]:
+        policy = place.request.policy
+        found = [self._checked(path, "sandbox.writable") for path in policy.writable]
+        found += [self._paths.home] if policy.home == "user" else []
+        found += [self._checked(path, "workspace_refs") for path in place.shared]
+        return _outermost(found)
+
+    def _checked(self, path: Path, field: str) -> Path:
+        if self._paths.is_hidden(path.resolve()):
+            raise ConfinementRefused(f"{field}: {printable(str(path))} belongs to the daemon: no Worker may see it")
+        return path
+
+    def _user(self, place: "Placement") -> tuple[int | None, int | None]:
+        """Return the user that programs run as, and the number of it inside if that differs."""
+        if self._users is None:
+            return None, None
+        owners = {path.stat().st_uid for path in place.shared}
+        if not owners:
+            return self._users.of(place.worker_id), None
+        if len(owners) > 1:
+            raise ConfinementRefused("workspace_refs: the folders belong to several users, and a Worker runs as one")
+        owner = owners.pop()
+        return (None, self._users.of(place.worker_id)) if owner == 0 else (owner, None)
+
+
+@attrs.frozen
+class Placement:
+    """A Worker that is to be confined.
+
+    Attributes:
+        worker_id: The Worker.
+        request: What its profile asks for.
+        folder: Its own folder.
+        folders: Its workspaces.
+    """
+
+    worker_id: WorkerId
+    request: SandboxRequest
+    folder: Path
+    folders: WorkingFolders
+
+    @property
+    def made(self) -> Sequence[Path]:
+        """The workspaces within its own folder."""
+        return [path for path in self._all() if path.is_relative_to(self.folder)]
+
+    @property
+    def shared(self) -> Sequence[Path]:
+        """The folders outside of its own that it works in."""
+        return [path for path in self._all() if not path.is_relative_to(self.folder)]
+
+    def _all(self) -> Iterator[Path]:
+        folders = self.folders
+        cwd = () if folders.cwd is None else (folders.cwd,)
+        yield from map(Path, (*cwd, *folders.others.values(), *folders.repositories))
+
+
+def reach_of(policy: SandboxPolicy) -> NetworkReach:
+    """Return what of a network a policy gives, as clients see it."""
+    return policy.network if isinstance(policy.network, str) else "allow-list"
+
+
+def _outermost(paths: Sequence[Path]) -> Sequence[Path]:
+    """Return each path once, the outer ones before the inner ones."""
+    return sorted(dict.fromkeys(paths), key=lambda path: len(path.parts))

@@ -1,0 +1,109 @@
+"""What confines the programs of one Worker."""
+
+import contextlib
+from collections.abc import Callable, Coroutine, Mapping, Sequence
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import attrs
+
+from runtimed.execution.confinement.reach import Confinement, Reach
+from runtimed.execution.confinement.users import give
+from runtimed.execution.network.ways_out import WaysOut
+from runtimed.execution.processes.confinement import Launch
+from runtimed.model.profile import Sandbox
+
+FOLDER_MODE = 0o700
+READABLE_MODE = 0o755
+
+
+@attrs.frozen
+class Owned:
+    """The folders within a Worker's own folder that its programs see.
+
+    Attributes:
+        writable: They belong to its user.
+        readable: They belong to the daemon's.
+        uid: Its user; None for that of the daemon.
+    """
+
+    writable: tuple[Path, ...]
+    readable: tuple[Path, ...]
+    uid: int | None
+
+    def prepare(self) -> None:
+        """Make the folders that are missing, and give them to the user. Blocks. Raises OSError."""
+        for folder in self.readable:
+            _make(folder, READABLE_MODE)
+        for folder in self.writable:
+            _make(folder, FOLDER_MODE)
+            if self.uid is not None and folder.lstat().st_uid != self.uid:
+                give(folder, self.uid)
+
+
+@attrs.frozen(eq=False)
+class WorkerEnclosure:
+    """What confines the programs of one Worker.
+
+    Attributes:
+        sandbox: How clients see it.
+        confinement: The mechanism.
+        folder: The Worker's own folder.
+        reach: What programs may reach.
+        owned: The folders that have to be there.
+        variables: Variables that every program gets.
+        replaced: Values of secret variables, by variable, each behind the text that stands for it in the profile.
+        ways_out: What listens for its programs; None without any.
+    """
+
+    sandbox: Sandbox
+    confinement: Confinement
+    folder: Path
+    reach: Reach
+    owned: Owned
+    variables: Mapping[str, str]
+    replaced: Mapping[str, tuple[str, str]] = attrs.field(factory=dict, repr=False)
+    ways_out: WaysOut | None = None
+
+    def renamed(self, before: str, name: str) -> "WorkerEnclosure":
+        """Return it for a folder that was renamed within its parent."""
+        moved = partial(_moved, self.folder, self.folder.with_name(name))
+        binds = tuple(
+            attrs.evolve(bind, source=moved(bind.source), target=moved(bind.target)) for bind in self.reach.binds
+        )
+        owned = Owned(tuple(map(moved, self.owned.writable)), tuple(map(moved, self.owned.readable)), self.owned.uid)
+        variables = {key: value.replace(before, name) for key, value in self.variables.items()}
+        reach = attrs.evolve(self.reach, binds=binds)
+        folder = self.folder.with_name(name)
+        return attrs.evolve(self, folder=folder, reach=reach, owned=owned, variables=variables)
+
+    def environment(self, env: Mapping[str, str]) -> dict[str, str]:
+        found = {**env, **self.variables}
+        for name, (declared, value) in self.replaced.items():
+            if found.get(name) == declared:
+                found[name] = value
+        return found
+
+    def launch(self, command: Sequence[str], cwd: Path) -> Launch:
+        self.owned.prepare()
+        return self.confinement.launch(self.reach, command, cwd)
+
+    async def open_ways_out(self, pid: int) -> Callable[[], Coroutine[Any, Any, None]]:
+        if self.ways_out is None:
+            return _nothing_to_close
+        return partial(self.ways_out.forget, await self.ways_out.open(pid))
+
+
+async def _nothing_to_close() -> None:
+    """Do nothing."""
+
+
+def _moved(before: Path, after: Path, path: Path) -> Path:
+    return after / path.relative_to(before) if path.is_relative_to(before) else path
+
+
+def _make(folder: Path, mode: int) -> None:
+    with contextlib.suppress(FileExistsError):
+        folder.mkdir(mode=mode)
+        folder.chmod(mode)

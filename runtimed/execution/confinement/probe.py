@@ -1,0 +1,64 @@
+"""Find out which mechanisms confine programs on this host. Everything here blocks."""
+
+import logging
+import os
+import shutil
+import subprocess
+import tempfile
+from collections.abc import Sequence
+from pathlib import Path
+
+from runtimed.execution.confinement.bubblewrap import Bubblewrap
+from runtimed.execution.confinement.reach import Bind, Confinement, Reach
+
+PROBE_DEADLINE_S = 10.0
+
+log = logging.getLogger(__name__)
+
+
+def find_mechanisms(uid: int | None) -> Sequence[Confinement]:
+    """Return the mechanisms that work here, the strongest first.
+
+    Args:
+        uid: A user that programs of Workers run as, where the daemon is root.
+    """
+    problem, found = find_bubblewrap(uid)
+    if found is None:
+        log.info("bubblewrap cannot be used", extra={"reason": problem})
+        return ()
+    return (found,)
+
+
+def find_bubblewrap(uid: int | None) -> tuple[str, Bubblewrap | None]:
+    """Return bubblewrap if it works, or why it does not, in words for people."""
+    program, setpriv = shutil.which("bwrap"), shutil.which("setpriv")
+    if program is None:
+        return "bwrap is not in PATH: install bubblewrap", None
+    if setpriv is None:
+        return "setpriv is not in PATH: install util-linux", None
+    made = Bubblewrap(program, setpriv)
+    problem = _problem(made, uid)
+    return problem, None if problem else made
+
+
+def _problem(mechanism: Confinement, uid: int | None) -> str:
+    """Return why no program can be started in a mechanism, or nothing."""
+    with tempfile.TemporaryDirectory() as text:
+        reach = Reach((Bind(Path(text), Path(text)),), uid=uid, network="none")
+        launch = mechanism.launch(reach, ["true"], Path("/"))
+        try:
+            ran = subprocess.run(
+                launch.argv,
+                stdin=subprocess.DEVNULL,
+                capture_output=True,
+                timeout=PROBE_DEADLINE_S,
+                pass_fds=launch.descriptors,
+                check=False,
+            )
+        except (OSError, subprocess.TimeoutExpired) as error:
+            return str(error)
+        finally:
+            launch.close()
+            for descriptor in launch.descriptors:
+                os.close(descriptor)
+    return ran.stderr.decode(errors="replace").strip() if ran.returncode else ""

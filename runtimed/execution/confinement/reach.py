@@ -1,0 +1,74 @@
+"""What the programs of one Worker may reach."""
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Protocol
+
+import attrs
+
+from runtimed.execution.processes.confinement import Launch
+from runtimed.model.profile import Mechanism, NetworkReach
+
+
+@attrs.frozen
+class Bind:
+    """A file or folder of the host that programs see.
+
+    Attributes:
+        source: Where it is on the host, absolute and without links.
+        target: Where programs find it.
+        writable: Whether they may change it.
+    """
+
+    source: Path
+    target: Path
+    writable: bool = False
+
+
+@attrs.frozen
+class Reach:
+    """What the programs of one Worker may reach, besides the system.
+
+    Attributes:
+        binds: Files and folders, in the order in which they are laid over each other.
+        hidden: Files and folders that stay invisible, even where a bind contains them.
+        parent: The folder that the Worker's own folder is in, if it has one.
+        uid: The user that programs run as; None for the daemon's.
+        inner_uid: The number that this user has inside, if it differs.
+        network: What they can connect to.
+        has_listeners: Whether ways out listen on loopback addresses inside.
+        executables: The only programs that can be executed; None for all.
+    """
+
+    binds: tuple[Bind, ...]
+    hidden: tuple[Path, ...] = ()
+    parent: Path | None = None
+    uid: int | None = None
+    inner_uid: int | None = None
+    network: NetworkReach = "host"
+    has_listeners: bool = False
+    executables: tuple[Path, ...] | None = None
+
+
+class Confinement(Protocol):
+    """A mechanism that confines programs. All methods block."""
+
+    mechanism: Mechanism
+
+    def problem(self, reach: Reach) -> str | None:
+        """Return what of it this mechanism cannot hold, in words for people, or None."""
+
+    def launch(self, reach: Reach, command: Sequence[str], cwd: Path) -> Launch:
+        """Return a command that starts the program confined. Raises OSError."""
+
+    def show_as(self, root: int, folder: Path, name: str) -> None:
+        """Show a running program a folder, which was renamed on the host, under its new name too.
+
+        Args:
+            root: The root of its process tree.
+            folder: The folder as the program has seen it so far.
+            name: The new name in the same parent.
+
+        Raises:
+            OSError: That is not possible.
+        """

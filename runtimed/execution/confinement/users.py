@@ -1,0 +1,120 @@
+"""A user for each Worker, where the daemon is root. Everything here blocks."""
+
+import contextlib
+import ctypes
+import os
+from collections.abc import Iterator
+from pathlib import Path
+
+from runtimed.execution.processes.confinement import ConfinementRefused
+from runtimed.execution.workspace import HOME
+from runtimed.model.identity import WorkerId
+
+_FOLDER = os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC
+
+_libc = ctypes.CDLL(None, use_errno=True)
+
+
+class Users:
+    """Gives each Worker a user of its own from a range of numbers that nobody else has.
+
+    The owner of a Worker's home says which one it has: so it keeps it over a restart of the daemon.
+
+    Args:
+        numbers: The range.
+        workers: The folder with the folders of all Workers; it may not exist yet.
+    """
+
+    def __init__(self, numbers: range, workers: Path) -> None:
+        self._numbers = numbers
+        self._workers = workers
+        self._taken: dict[WorkerId, int] | None = None
+        self._next = 0
+
+    def of(self, worker_id: WorkerId) -> int:
+        """Return the user of a Worker. A new one gets the next number that no folder belongs to.
+
+        Raises:
+            ConfinementRefused: All numbers of the range are taken.
+        """
+        taken = self._taken = self._found() if self._taken is None else self._taken
+        if worker_id not in taken:
+            taken[worker_id] = self._free(set(taken.values()))
+        return taken[worker_id]
+
+    def rename(self, before: WorkerId, worker_id: WorkerId) -> None:
+        """Note that a Worker has taken over the folder of a program that was started ahead."""
+        if self._taken is not None and before in self._taken:
+            self._taken[worker_id] = self._taken.pop(before)
+
+    def forget(self, worker_id: WorkerId) -> None:
+        """Note that a Worker's folder is gone."""
+        if self._taken is not None:
+            self._taken.pop(worker_id, None)
+
+    def _found(self) -> dict[WorkerId, int]:
+        found: dict[WorkerId, int] = {}
+        with contextlib.suppress(FileNotFoundError):
+            for entry in os.scandir(self._workers):
+                with contextlib.suppress(OSError):
+                    owner = os.lstat(f"{entry.path}/{HOME}").st_uid
+                    found |= {WorkerId(entry.name): owner} if owner in self._numbers else {}
+        self._next = max(found.values(), default=self._numbers.start - 1) + 1 - self._numbers.start
+        return found
+
+    def _free(self, taken: set[int]) -> int:
+        for _ in self._numbers:
+            number = self._numbers[self._next % len(self._numbers)]
+            self._next += 1
+            if number not in taken:
+                return number
+        raise ConfinementRefused(f"sandbox.uids: all {len(self._numbers)} numbers are taken by Workers")
+
+
+def give(folder: Path, uid: int) -> None:
+    """Make a user the owner of a folder and of all that is in it, without following links.
+
+    Files with several names and those of other owners than root stay as they are: another folder may have them too.
+
+    Raises:
+        OSError: It is not a folder, or the file system refuses.
+    """
+    top = os.open(folder, _FOLDER)
+    try:
+        device = os.fstat(top).st_dev
+        for _, folders, files, here in os.fwalk(".", dir_fd=top, follow_symlinks=False):
+            if os.fstat(here).st_dev != device:
+                folders.clear()
+                continue
+            os.fchown(here, uid, uid)
+            for name in files:
+                found = os.lstat(name, dir_fd=here)
+                if found.st_uid == 0 and found.st_nlink == 1:
+                    os.chown(name, uid, uid, dir_fd=here, follow_symlinks=False)
+    finally:
+        os.close(top)
+
+
+@contextlib.contextmanager
+def acting_as(uid: int) -> Iterator[None]:
+    """Access files as this user in the calling thread. Does nothing for the user that this process has already.
+
+    Raises:
+        PermissionError: This process may not change its user.
+    """
+    if uid == os.geteuid():
+        yield
+        return
+    _set_file_user(uid)
+    try:
+        yield
+    finally:
+        _set_file_user(os.geteuid())
+
+
+def _set_file_user(uid: int) -> None:
+    # The calls of the C library change the calling thread alone, and return what was before instead of an error.
+    _libc.setfsgid(uid)
+    _libc.setfsuid(uid)
+    if _libc.setfsuid(-1) != uid:
+        raise PermissionError(f"cannot access files as user {uid}")

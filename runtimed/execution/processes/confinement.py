@@ -1,0 +1,150 @@
+"""The port to what confines the programs of Workers."""
+
+import os
+from collections.abc import Callable, Coroutine, Mapping, Sequence
+from pathlib import Path
+from typing import Any, Protocol
+
+import attrs
+
+from runtimed.core.ports import NO_FOLDERS, WorkingFolders
+from runtimed.execution.policy import SandboxPolicy
+from runtimed.model.identity import WorkerId
+from runtimed.model.profile import Sandbox
+
+UNCONFINED = Sandbox("none", "host")
+
+
+class ConfinementRefused(Exception):
+    """A Worker cannot be confined as it has to be; the text says what is missing, in words for clients."""
+
+
+@attrs.frozen
+class Launch:
+    """A command that starts a program confined.
+
+    Attributes:
+        argv: The command.
+        descriptors: What it inherits besides the standard streams. The caller closes them once it is started.
+        pid_pipe: Gives the process that is in the network namespace as JSON, `child-pid`. None without listeners.
+        hold: The program begins once a byte is written here, or it is closed.
+    """
+
+    argv: Sequence[str]
+    descriptors: tuple[int, ...] = ()
+    pid_pipe: int | None = None
+    hold: int | None = None
+
+    def release(self) -> None:
+        """Let the program begin."""
+        if self.hold is not None:
+            os.write(self.hold, b"1")
+
+    def close(self) -> None:
+        """Close our ends of the pipes."""
+        for descriptor in (self.pid_pipe, self.hold):
+            if descriptor is not None:
+                os.close(descriptor)
+
+
+class Enclosure(Protocol):
+    """What confines the programs of one Worker."""
+
+    def environment(self, env: Mapping[str, str]) -> dict[str, str]:
+        """Return the environment of a program, with what it needs inside."""
+
+    def launch(self, command: Sequence[str], cwd: Path) -> Launch:
+        """Return a command that starts a program confined. Blocks. Raises OSError."""
+
+    async def open_ways_out(self, pid: int) -> Callable[[], Coroutine[Any, Any, None]]:
+        """Have the ways out of the Worker listen in the network namespace of a process.
+
+        Returns:
+            A function that closes them again, once the process tree has ended.
+
+        Raises:
+            OSError: That is not possible.
+        """
+
+
+@attrs.frozen
+class SandboxRequest:
+    """What a profile asks for.
+
+    Attributes:
+        policy: How its programs are confined.
+        command: Its command, if it has one.
+        env: The environment of its programs before they are confined.
+    """
+
+    policy: SandboxPolicy
+    command: Sequence[str]
+    env: Mapping[str, str]
+
+
+class Confiner(Protocol):
+    """Knows what confines the programs of each Worker, from its spawn to its end."""
+
+    def sandbox(self, policy: SandboxPolicy) -> Sandbox:
+        """Return how Workers with a policy are confined."""
+
+    def of(self, worker_id: WorkerId | None) -> Enclosure | None:
+        """Return what confines a Worker; None if nothing does."""
+
+    async def enclose(
+        self, worker_id: WorkerId, request: SandboxRequest, folder: Path, folders: WorkingFolders = NO_FOLDERS
+    ) -> Sandbox:
+        """Decide what confines a Worker from now on.
+
+        Args:
+            worker_id: The Worker.
+            request: What its profile asks for.
+            folder: Its own folder, which need not exist yet.
+            folders: Its workspaces.
+
+        Raises:
+            ConfinementRefused: It cannot be confined like this.
+            OSError: A folder cannot be looked at.
+        """
+
+    async def hand_over(self, spare: WorkerId, worker_id: WorkerId, root: int) -> None:
+        """Have a Worker take over the folder, the user and the ways out of a program that was started ahead.
+
+        Args:
+            spare: The name of the folder so far.
+            worker_id: The Worker, whose name the folder has now.
+            root: The root of the program's process tree, which goes on to see the folder under its old name.
+
+        Raises:
+            OSError: The program cannot be shown the new name.
+        """
+
+    async def release(self, worker_id: WorkerId) -> None:
+        """Forget a Worker whose programs have ended, and close its ways out."""
+
+    async def close(self) -> None:
+        """Close the ways out of all Workers."""
+
+
+class Unconfined:
+    """The Confiner that confines nothing."""
+
+    def sandbox(self, policy: SandboxPolicy) -> Sandbox:
+        return UNCONFINED
+
+    def of(self, worker_id: WorkerId | None) -> Enclosure | None:
+        return None
+
+    async def enclose(
+        self, worker_id: WorkerId, request: SandboxRequest, folder: Path, folders: WorkingFolders = NO_FOLDERS
+    ) -> Sandbox:
+        return UNCONFINED
+
+    async def hand_over(self, spare: WorkerId, worker_id: WorkerId, root: int) -> None:
+        """Do nothing."""
+
+    async def release(self, worker_id: WorkerId) -> None:
+        """Do nothing."""
+
+    async def close(self) -> None:
+        """Do nothing."""
