@@ -1,0 +1,63 @@
+"""What the launcher is told, as it reads it."""
+
+import os
+import sys
+from collections.abc import Iterable, Sequence
+from pathlib import Path
+
+import attrs
+
+from runtimed.execution.confinement.landlock import UNRESTRICTED, Ruleset
+
+LAUNCHER = Path(__file__).with_name("launcher.py")
+
+
+@attrs.frozen
+class Instructions:
+    """How the launcher restricts a program before it executes it.
+
+    Attributes:
+        ruleset: What Landlock restricts.
+        filters: Seccomp filters, all of which hold.
+        user: The user and the group to become, with no other groups. It takes root. None keeps user and groups.
+        max_descriptors: How many descriptors the program may open before it raises its limit; None leaves the limit.
+    """
+
+    ruleset: Ruleset = UNRESTRICTED
+    filters: tuple[bytes, ...] = ()
+    user: tuple[int, int] | None = None
+    max_descriptors: int | None = None
+
+    def descriptor(self) -> int:
+        """Return an inheritable descriptor for one launcher, to be closed by the caller."""
+        descriptor = os.memfd_create("confinement", 0)
+        os.write(descriptor, self.encode())
+        os.lseek(descriptor, 0, os.SEEK_SET)
+        return descriptor
+
+    def encode(self) -> bytes:
+        """Return the instructions as `key=value` texts, each ended by a zero byte."""
+        return b"".join(f"{key}={value}\0".encode(errors="surrogateescape") for key, value in self._entries())
+
+    def _entries(self) -> Iterable[tuple[str, object]]:
+        if self.max_descriptors is not None:
+            yield "max_descriptors", self.max_descriptors
+        if self.user is not None:
+            yield "user", "{}:{}".format(*self.user)
+        yield from (("files", self.ruleset.files), ("network", self.ruleset.network), ("scopes", self.ruleset.scopes))
+        yield from (("path", f"{rights}:{path}") for path, rights in self.ruleset.path_rules)
+        yield from (("port", f"{rights}:{port}") for port, rights in self.ruleset.port_rules)
+        yield from (("filter", program.hex()) for program in self.filters)
+        yield "end", ""
+
+
+def argv(command: Sequence[str], descriptor: int, interpreter: str = "") -> list[str]:
+    """Return the command, wrapped so that the launcher restricts it first.
+
+    Args:
+        command: The program, by path or by a name that is looked for in its PATH, and its arguments.
+        descriptor: Where the launcher reads its instructions. It is closed before the program begins.
+        interpreter: The Python to run the launcher with; this one if empty.
+    """
+    python = interpreter or os.path.realpath(sys.executable)
+    return [python, "-I", "-S", "-B", "-X", "utf8", str(LAUNCHER), str(descriptor), *command]
