@@ -40,6 +40,7 @@ class Bubblewrap:
     """
 
     mechanism: Mechanism = "bubblewrap"
+    has_own_files = True
 
     def __init__(self, program: str, setpriv: str) -> None:
         self._program = program

@@ -115,13 +115,14 @@ class HostConfiner:
         await asyncio.gather(*map(self.release, tuple(self._enclosures)))
 
     def _find(self, place: "Placement") -> WorkerEnclosure | None:
-        reach, owned = self._reach(place)
         problems = []
         for mechanism in self._mechanisms:
+            reach, owned = self._reach(place, has_user=mechanism.has_own_files)
             problem = mechanism.problem(reach)
             if problem is None:
                 sandbox = Sandbox(mechanism.mechanism, reach.network)
-                return WorkerEnclosure(sandbox, mechanism, place.folder, reach, owned, self._variables(place))
+                variables = self._variables(place, mechanism)
+                return WorkerEnclosure(sandbox, mechanism, place.folder, reach, owned, variables)
             problems.append(problem)
         reason = "; ".join(problems) or NO_MECHANISM
         if place.request.policy.mode == "required":
@@ -137,17 +138,17 @@ class HostConfiner:
             self._told.add(key)
             log.warning("Workers of a profile run unconfined", extra={"program": program, "reason": reason})
 
-    def _variables(self, place: "Placement") -> dict[str, str]:
-        found = {"TMPDIR": "/tmp"}  # noqa: S108 the Worker's own
+    def _variables(self, place: "Placement", mechanism: Confinement) -> dict[str, str]:
+        found = {"TMPDIR": "/tmp" if mechanism.has_own_files else str(place.folder / TMP)}  # noqa: S108 its own
         if place.request.policy.home == "worker":
             found["HOME"] = str(place.folder / HOME)
         return found
 
-    def _reach(self, place: "Placement") -> tuple[Reach, Owned]:
+    def _reach(self, place: "Placement", *, has_user: bool) -> tuple[Reach, Owned]:
         policy, own = place.request.policy, place.folder
-        uid, inner_uid = self._user(place)
+        uid, inner_uid = self._user(place) if has_user else (None, None)
         binds = (
-            Bind(own / TMP, Path("/tmp"), writable=True),  # noqa: S108 the Worker's own
+            Bind(own / TMP, Path("/tmp"), writable=True, is_tmp=True),  # noqa: S108 the Worker's own
             *(Bind(path, path) for path in self._readable(place)),
             *(Bind(path, path, writable=True) for path in self._writable(place)),
             Bind(own / SCRIPTS, own / SCRIPTS),

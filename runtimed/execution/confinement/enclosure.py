@@ -1,6 +1,7 @@
 """What confines the programs of one Worker."""
 
 import contextlib
+import os
 from collections.abc import Callable, Coroutine, Mapping, Sequence
 from functools import partial
 from pathlib import Path
@@ -38,8 +39,9 @@ class Owned:
             _make(folder, READABLE_MODE)
         for folder in self.writable:
             _make(folder, FOLDER_MODE)
-            if self.uid is not None and folder.lstat().st_uid != self.uid:
-                give(folder, self.uid)
+            uid = os.geteuid() if self.uid is None else self.uid
+            if os.geteuid() == 0 and folder.lstat().st_uid != uid:
+                give(folder, uid)
 
 
 @attrs.frozen(eq=False)

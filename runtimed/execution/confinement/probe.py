@@ -8,7 +8,9 @@ import tempfile
 from collections.abc import Sequence
 from pathlib import Path
 
+from runtimed.execution.confinement import landlock
 from runtimed.execution.confinement.bubblewrap import Bubblewrap
+from runtimed.execution.confinement.landlock_confinement import LandlockConfinement
 from runtimed.execution.confinement.reach import Bind, Confinement, Reach
 
 PROBE_DEADLINE_S = 10.0
@@ -22,11 +24,17 @@ def find_mechanisms(uid: int | None) -> Sequence[Confinement]:
     Args:
         uid: A user that programs of Workers run as, where the daemon is root.
     """
-    problem, found = find_bubblewrap(uid)
-    if found is None:
+    found: list[Confinement] = []
+    problem, bubblewrap = find_bubblewrap(uid)
+    if bubblewrap is None:
         log.info("bubblewrap cannot be used", extra={"reason": problem})
-        return ()
-    return (found,)
+    else:
+        found.append(bubblewrap)
+    if (unusable := landlock.unusable()) is not None:
+        log.info("Landlock cannot be used", extra={"reason": unusable})
+    else:
+        found.append(LandlockConfinement(landlock.abi()))
+    return found
 
 
 def find_bubblewrap(uid: int | None) -> tuple[str, Bubblewrap | None]:

@@ -18,11 +18,13 @@ class Bind:
         source: Where it is on the host, absolute and without links.
         target: Where programs find it.
         writable: Whether they may change it.
+        is_tmp: It is for temporary files. Where it cannot be shown as its target, TMPDIR names its source.
     """
 
     source: Path
     target: Path
     writable: bool = False
+    is_tmp: bool = False
 
 
 @attrs.frozen
@@ -37,6 +39,7 @@ class Reach:
         inner_uid: The number that this user has inside, if it differs.
         network: What they can connect to.
         has_listeners: Whether ways out listen on loopback addresses inside.
+        ports: The ports of ways out that listen on the host.
         executables: The only programs that can be executed; None for all.
     """
 
@@ -47,6 +50,7 @@ class Reach:
     inner_uid: int | None = None
     network: NetworkReach = "host"
     has_listeners: bool = False
+    ports: tuple[int, ...] = ()
     executables: tuple[Path, ...] | None = None
 
 
@@ -54,6 +58,9 @@ class Confinement(Protocol):
     """A mechanism that confines programs. All methods block."""
 
     mechanism: Mechanism
+
+    has_own_files: bool
+    """Whether programs have a file system, a network and a user of their own, not only what the host has."""
 
     def problem(self, reach: Reach) -> str | None:
         """Return what of it this mechanism cannot hold, in words for people, or None."""

@@ -74,14 +74,16 @@ class Users:
 def give(folder: Path, uid: int) -> None:
     """Make a user the owner of a folder and of all that is in it, without following links.
 
-    Files with several names and those of other owners than root stay as they are: another folder may have them too.
+    Files with several names and those of others than root and the owner so far stay as they are: another folder may
+    have them too.
 
     Raises:
         OSError: It is not a folder, or the file system refuses.
     """
     top = os.open(folder, _FOLDER)
     try:
-        device = os.fstat(top).st_dev
+        found = os.fstat(top)
+        device, owners = found.st_dev, {0, found.st_uid}
         for _, folders, files, here in os.fwalk(".", dir_fd=top, follow_symlinks=False):
             if os.fstat(here).st_dev != device:
                 folders.clear()
@@ -89,7 +91,7 @@ def give(folder: Path, uid: int) -> None:
             os.fchown(here, uid, uid)
             for name in files:
                 found = os.lstat(name, dir_fd=here)
-                if found.st_uid == 0 and found.st_nlink == 1:
+                if found.st_uid in owners and found.st_nlink == 1:
                     os.chown(name, uid, uid, dir_fd=here, follow_symlinks=False)
     finally:
         os.close(top)

@@ -28,12 +28,14 @@ class Launch:
         descriptors: What it inherits besides the standard streams. The caller closes them once it is started.
         pid_pipe: Gives the process that is in the network namespace as JSON, `child-pid`. None without listeners.
         hold: The program begins once a byte is written here, or it is closed.
+        keeps_together: Its first process ends all others with it, in a PID namespace of its own.
     """
 
     argv: Sequence[str]
     descriptors: tuple[int, ...] = ()
     pid_pipe: int | None = None
     hold: int | None = None
+    keeps_together: bool = True
 
     def release(self) -> None:
         """Let the program begin."""

@@ -213,13 +213,13 @@ class Supervisor:
     def _spawn(self, program: Program, mark: str, enclosure: Enclosure | None) -> tuple[Started, Launch | None]:
         command, env = self._limited(program.argv), program.env
         if enclosure is None:
-            kept = self._containment = self._containment or self._choose()
+            kept = self._contain()
             return self._started(program, mark, kept, kept.argv(command), env), None
         launch = enclosure.launch(command, program.cwd)
         try:
-            argv = CONFINED.argv(launch.argv)
-            env = enclosure.environment(env)
-            return self._started(program, mark, CONFINED, argv, env, launch.descriptors), launch
+            kept = CONFINED if launch.keeps_together else self._contain()
+            argv, env = kept.argv(launch.argv), enclosure.environment(env)
+            return self._started(program, mark, kept, argv, env, launch.descriptors), launch
         except BaseException:
             launch.close()
             raise
@@ -265,6 +265,10 @@ class Supervisor:
                 with contextlib.suppress(OSError):
                     accounting.close(mark)
             raise
+
+    def _contain(self) -> Containment:
+        self._containment = self._containment or self._choose()
+        return self._containment
 
     def _limited(self, command: Sequence[str]) -> Sequence[str]:
         limit = self._max_descriptors

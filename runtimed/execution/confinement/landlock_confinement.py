@@ -1,0 +1,71 @@
+"""Confinement by Landlock and a filter of system calls, where namespaces cannot be had."""
+
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+
+from runtimed.execution.confinement import landlock
+from runtimed.execution.confinement.instructions import Instructions, argv
+from runtimed.execution.confinement.landlock import Access, Files, Ports
+from runtimed.execution.confinement.reach import Reach
+from runtimed.execution.confinement.seccomp import seccomp_filter
+from runtimed.execution.confinement.system_view import ETC, NAMES, SYSTEM
+from runtimed.execution.processes.confinement import Launch
+from runtimed.model.profile import Mechanism
+
+NETWORK_SINCE = 4
+"""The first version of Landlock that restricts TCP."""
+
+PROC = Path("/proc")
+READABLE_DEVICES = ("urandom", "random", "zero", "full")
+DEVICES = ("null", "tty", "ptmx", "pts")
+
+
+class LandlockConfinement:
+    """The Confinement by Landlock.
+
+    Programs keep the user of the daemon, without its capabilities: a user of their own could not reach its folder
+    within the store. They see names and sizes of all files, and no content but that of what they may reach.
+
+    Args:
+        abi: The version of Landlock.
+    """
+
+    mechanism: Mechanism = "landlock"
+    has_own_files = False
+
+    def __init__(self, abi: int) -> None:
+        self._abi = abi
+        self._filter = seccomp_filter("landlock")
+        self._host_filter = seccomp_filter("bubblewrap")
+
+    def problem(self, reach: Reach) -> str | None:
+        if reach.network != "host" and self._abi < NETWORK_SINCE:
+            return f"Landlock of this kernel cannot keep Workers from the network (sandbox.network {reach.network})"
+        moved = [bind.target for bind in reach.binds if bind.target != bind.source and not bind.is_tmp]
+        if moved:
+            return f"Landlock cannot show a folder under another name: {moved[0]}"
+        return None
+
+    def launch(self, reach: Reach, command: Sequence[str], cwd: Path) -> Launch:
+        readable = tuple(
+            _existing((*SYSTEM, *ETC, PROC, *(bind.source for bind in reach.binds if not bind.writable)))
+        )
+        writable = tuple(_existing(bind.source for bind in reach.binds if bind.writable))
+        devices = tuple(_existing(Path("/dev") / name for name in DEVICES))
+        random = tuple(_existing(Path("/dev") / name for name in READABLE_DEVICES))
+        names = tuple(_existing(NAMES)) if reach.network == "host" else ()
+        files = Files((*readable, *random, *names), writable, devices)
+        executable = reach.executables if reach.executables is not None else (*readable, *writable)
+        is_host = reach.network == "host"
+        access = Access(files, tuple(executable), None if is_host else Ports(connect=reach.ports), scoped=True)
+        filtered = self._host_filter if is_host else self._filter
+        descriptor = Instructions(landlock.ruleset(access, self._abi), (filtered,)).descriptor()
+        return Launch(argv(command, descriptor), (descriptor,), keeps_together=False)
+
+    def show_as(self, root: int, folder: Path, name: str) -> None:
+        """Do nothing: programs see the folder under its new name."""
+
+
+def _existing(paths: Iterator[Path] | Sequence[Path]) -> Iterator[Path]:
+    """Yield the paths that exist, without links."""
+    return (path.resolve() for path in paths if path.exists())
