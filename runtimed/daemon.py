@@ -96,6 +96,7 @@ async def run(settings: Settings, announce: Callable[[str], None]) -> BaseExcept
             workspaces=opened.data_dir,
             supervisor=supervisor,
             manager=workspaces,
+            sandbox=settings.sandbox_policy(),
         )
         async with _runtime(settings, opened.store, backend, workspaces) as runtime, _reaping(supervisor):
             await supervisor.claim(runtime.runtime_id)

@@ -15,6 +15,7 @@ FIRST_UID, LAST_UID = 100_000, 165_535
 
 UPSTREAM_CONNECT_S = 10.0
 UPSTREAM_SILENCE_S = 300.0
+UPSTREAM_TOTAL_S = 3_600.0
 MAX_GATEWAY_BYTES = 256 << 20
 MAX_GATEWAY_REQUESTS = 64
 
@@ -63,10 +64,13 @@ class GitPolicy:
     Attributes:
         remotes: URLs of repositories; a `*` stands for the rest of a URL.
         push: Whether a Worker may push, not only fetch.
+        headers: Headers that replace those of a request, as in a gateway. Without an `Authorization` among them, that
+            of the Worker is passed on.
     """
 
     remotes: tuple[str, ...]
     push: bool = False
+    headers: Mapping[str, str] = attrs.field(factory=dict)
 
 
 @attrs.frozen
@@ -76,9 +80,11 @@ class Gateway:
     Attributes:
         upstream: The URL below which requests are sent, `http` or `https`.
         headers: Headers that replace those of a request. `secret:NAME` in a value stands for that secret.
-        allow: The requests that are passed on, each as `METHOD PATH`. A `*` at the end of a path stands for its rest.
+        allow: The requests that are passed on, each as `METHOD PATH`. A `*` at the end of a path stands for its
+            rest, elsewhere for a part of one segment.
         connect_timeout_s: How long a connection to the upstream may take.
         silence_timeout_s: How long a request or a response may rest.
+        total_timeout_s: How long a request may take, with its response.
         max_request_bytes: The largest body of a request.
         max_response_bytes: The largest body of a response.
         max_requests: How many requests of one Worker are served at the same time.
@@ -89,6 +95,7 @@ class Gateway:
     allow: tuple[str, ...] = ()
     connect_timeout_s: float = UPSTREAM_CONNECT_S
     silence_timeout_s: float = UPSTREAM_SILENCE_S
+    total_timeout_s: float = UPSTREAM_TOTAL_S
     max_request_bytes: int = MAX_GATEWAY_BYTES
     max_response_bytes: int = MAX_GATEWAY_BYTES
     max_requests: int = MAX_GATEWAY_REQUESTS

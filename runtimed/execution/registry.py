@@ -11,6 +11,7 @@ import attrs
 from runtimed.core.ports import Dispatch, EventSink, ExecutionBackend, Spawn, WorkingFolders
 from runtimed.core.state.backend_answer import BackendAnswer
 from runtimed.errors import StoreUnsupported
+from runtimed.execution.confinement.policy import SandboxPolicy
 from runtimed.execution.factories import BackendFactory, WarmBackend, installed_backends
 from runtimed.execution.processes.confinement import ConfinementRefused
 from runtimed.execution.processes.supervisor import Supervisor
@@ -44,6 +45,7 @@ class ProfileRegistry:
         workspaces: Where Workers have folders of their own.
         supervisor: Starts the programs; made here if not given.
         manager: Prepares the workspaces that Workers ask for; without it such Workers are rejected.
+        sandbox: How the Workers of the built-in profiles are confined.
     """
 
     def __init__(
@@ -54,8 +56,12 @@ class ProfileRegistry:
         workspaces: Workspaces,
         supervisor: Supervisor | None = None,
         manager: WorkspaceManager | None = None,
+        sandbox: SandboxPolicy | None = None,
     ) -> None:
-        self._profiles = {**BUILT_IN, **profiles}
+        built_in = {
+            name: attrs.evolve(profile, sandbox=sandbox or SandboxPolicy()) for name, profile in BUILT_IN.items()
+        }
+        self._profiles = {**built_in, **profiles}
         self._default = default_profile
         self._workspaces = workspaces
         self._supervisor = supervisor or Supervisor()

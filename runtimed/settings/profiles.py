@@ -4,15 +4,16 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from cattrs import Converter
+import attrs
 
 from runtimed.core.state.mcp_server_rules import check_servers
 from runtimed.errors import ConfigurationError, InvalidRequest
+from runtimed.execution.confinement.policy import HostResources, SandboxPolicy
 from runtimed.execution.factories import installed_backends
 from runtimed.execution.profile import Profile
-from runtimed.settings.values import MAX_NUMBER, MAX_SECONDS, TOKEN_VARIABLE
-from runtimed.wire.converter import is_kind, make_strict_converter
-from runtimed.wire.problems import FieldProblem, expected, first_problem
+from runtimed.settings.sandbox import policy_converter, read_sandbox
+from runtimed.settings.values import TOKEN_VARIABLE
+from runtimed.wire.problems import first_problem
 
 LEAST = {"max_memory_bytes": 1 << 20, "max_processes": 3}
 """The lowest accepted limits of a profile. `sh` did not start with half of that memory, and two of the processes keep
@@ -24,12 +25,17 @@ MAX_WARM = 64
 BUILTIN = "builtin:"
 
 
-def read_profile(name: str, fields: Any) -> Profile:
+SANDBOX = "sandbox"
+"""The key of a profile that holds its table over `[sandbox]`."""
+
+
+def read_profile(name: str, fields: Any, sandbox: SandboxPolicy) -> Profile:
     """Return the profile of the table `[profiles."name"]`.
 
     Args:
         name: The selector of the profile.
         fields: The table as TOML has it.
+        sandbox: The policy of `[sandbox]`, over which the profile may have keys of its own.
 
     Raises:
         ConfigurationError: A field is wrong; the message names its path.
@@ -44,13 +50,14 @@ def read_profile(name: str, fields: Any) -> Profile:
     if type(backend) is str and backend not in backends:
         raise ConfigurationError(f"{place}.backend: expected one of {', '.join(backends)}")
     kind = backends[backend].settings if type(backend) is str else Profile
+    policy = read_sandbox(f"{place}.{SANDBOX}", fields.get(SANDBOX, {}), sandbox)
     try:
-        found = _profiles.structure(fields, kind)
+        found = _profiles.structure({key: value for key, value in fields.items() if key != SANDBOX}, kind)
     except Exception as error:
         problem = first_problem(error).within(place)
         raise ConfigurationError(f"{problem.path}: {problem.problem}") from error
     _check_profile(place, found)
-    return found
+    return attrs.evolve(found, sandbox=policy)
 
 
 def _check_profile(place: str, profile: Profile) -> None:
@@ -70,6 +77,17 @@ def _check_profile(place: str, profile: Profile) -> None:
     for name, least in LEAST.items():
         if 0 < getattr(profile, name) < least:
             raise ConfigurationError(f"{place}.{name}: expected 0 for no limit, or at least {least}")
+
+
+def check_references(name: str, profile: Profile, resources: HostResources) -> None:
+    """Raise ConfigurationError if a variable of the profile refers to a secret or gateway that there is not."""
+    known = {"secret": resources.secrets, "gateway": resources.gateways, "gateway-key": resources.gateways}
+    for variable, value in profile.env.items():
+        kind, _, wanted = value.partition(":")
+        if kind in known and wanted not in known[kind]:
+            names = ", ".join(sorted(known[kind])) or "none, because the configuration has none"
+            problem = f"there is no {kind} {wanted!r}; expected one of {names}"
+            raise ConfigurationError(f'profiles."{name}".env.{variable}: {problem}')
 
 
 def _check_mcp_servers(place: str, profile: Profile) -> None:
@@ -106,33 +124,4 @@ def _check_env(place: str, env: Mapping[str, str]) -> None:
             raise ConfigurationError(f"{place}.env.{name}: expected a string without NUL")
 
 
-def _profile_converter() -> Converter:
-    made = make_strict_converter(explaining=True)
-    made.register_structure_hook(float, _positive)
-    made.register_structure_hook(int, _count)
-    made.register_structure_hook_func(is_kind(Mapping), _texts)
-    return made
-
-
-def _positive(value: Any, _type: Any) -> float:
-    if type(value) not in {int, float} or not 0 <= value <= MAX_SECONDS:
-        raise FieldProblem(f"expected a number, 0 to {MAX_SECONDS:.0f}")
-    return float(value)
-
-
-def _count(value: Any, _type: Any) -> int:
-    if type(value) is not int or not 0 <= value <= MAX_NUMBER:
-        raise FieldProblem(f"expected a whole number, 0 to {MAX_NUMBER}")
-    return value
-
-
-def _texts(value: Any, _type: Any) -> dict[str, str]:
-    if type(value) is not dict:
-        raise expected("a table", value)
-    for name, text in value.items():
-        if type(text) is not str:
-            raise FieldProblem("expected a string", name)
-    return value
-
-
-_profiles = _profile_converter()
+_profiles = policy_converter()

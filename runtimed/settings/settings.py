@@ -1,5 +1,7 @@
 """All settings of the daemon, composed of groups."""
 
+from pathlib import Path
+
 import attrs
 
 from runtimed.errors import ConfigurationError
@@ -24,6 +26,12 @@ class Settings(
 ):
     """All settings of the daemon, with their defaults. Times are in seconds, sizes in bytes."""
 
+    @property
+    def private_paths(self) -> tuple[Path, ...]:
+        """The paths that no Worker may be given: those of the store, the token and the secrets."""
+        token = Path(self.token_file).absolute() if self.token_file else None
+        return tuple(path for path in (self.store_path, token, *self.secret_files) if path is not None)
+
     def check(self) -> None:
         """Check each group, and that all numbers are above 0. Raises ConfigurationError."""
         self.check_identity()
@@ -33,5 +41,6 @@ class Settings(
             if getattr(self, name) <= 0:
                 raise ConfigurationError(f"{name}: expected a number above 0")
         self.check_limits()
-        self.check_workers()
+        self.check_confinement(self.private_paths)
+        self.check_workers(self.private_paths)
         self.check_workspaces()

@@ -18,6 +18,15 @@ from runtimectl.commands import root
 from runtimectl.errors import ControlError
 from runtimectl.options import CommonOption, common_options
 from runtimed import cli, errors
+from runtimed.execution.confinement.policy import (
+    FIRST_UID,
+    LAST_UID,
+    Gateway,
+    GitPolicy,
+    Mount,
+    SandboxPolicy,
+    Secret,
+)
 from runtimed.execution.profile import BUILT_IN, Profile
 from runtimed.http.app import NOUNS
 from runtimed.http.errors import status_of
@@ -41,6 +50,7 @@ from runtimed.model.diagnostic import Diagnostic, FeedDiagnosticCode
 from runtimed.model.event import Greeting, InFlightBlock, Payload
 from runtimed.model.identity import WorkerRef
 from runtimed.settings import ENVIRONMENT_PREFIX, Settings, load
+from runtimed.settings.sandbox import UIDS
 from runtimed.store import data_dir
 from runtimed.store.sqlite import wal_recovery
 from tests.docs.conftest import Page, ReadPage
@@ -234,12 +244,15 @@ def test_every_setting_has_its_variable_and_its_default(page: ReadPage) -> None:
     }
 
 
-def test_the_example_of_a_configuration_file_is_accepted(page: ReadPage, tmp_path: Path) -> None:
-    [example] = page("reference/settings.md").blocks("toml")
+def test_the_examples_of_a_configuration_file_are_accepted(page: ReadPage, tmp_path: Path) -> None:
     file = tmp_path / "config.toml"
-    file.write_text(example)
+    first, *others = page("reference/settings.md").blocks("toml")
+    file.write_text(first)
     loaded = load({}, str(file))
     assert loaded.profile_table().keys() == {loaded.default_profile}
+    for example in others:
+        file.write_text(example)
+        load({}, str(file))
 
 
 def test_every_key_of_a_profile_has_its_default(page: ReadPage) -> None:
@@ -248,6 +261,22 @@ def test_every_key_of_a_profile_has_its_default(page: ReadPage) -> None:
         field.name: shown(field.default) for field in attrs.fields(Profile)
     }
     assert all(f"`{name}`" in profiles.text for name in BUILT_IN)
+
+
+def test_every_key_of_the_tables_of_confinement_has_its_default(page: ReadPage) -> None:
+    settings = page("reference/settings.md")
+    sandbox = {**_keys(SandboxPolicy), UIDS: f"`{FIRST_UID}-{LAST_UID}`"}
+    assert {row.codes()[0]: row.cells[1] for row in settings.section("The sandbox").rows} == sandbox
+    assert {row.codes()[0]: row.cells[1] for row in settings.section("Secrets").rows} == _keys(Secret)
+    gateway = [row for row in settings.section("Gateways").rows if len(row.cells) == 3]
+    assert {row.codes()[0]: row.cells[1] for row in gateway} == _keys(Gateway)
+    others = settings.section("Mounts and policies").rows
+    keys = {row.codes()[0]: row.cells[1] for row in others if not row.codes()[0].startswith("[")}
+    assert keys == {**_keys(Mount), **_keys(GitPolicy)}
+
+
+def _keys(kind: type) -> dict[str, str]:
+    return {field.name: shown(field.default) for field in attrs.fields(kind)}
 
 
 def test_every_option_of_runtimed_is_in_its_table(page: ReadPage) -> None:
