@@ -48,8 +48,6 @@ STOP_SIGNALS = (signal.SIGTERM, signal.SIGINT, signal.SIGHUP)
 REAP_PAUSE_S = 0.1
 """The shortest pause of process 1 between two searches for ended children."""
 
-WORKER_USERS = range(100_000, 165_536)
-
 log = logging.getLogger(__name__)
 
 
@@ -229,12 +227,13 @@ async def _reap(supervisor: Supervisor, ended: asyncio.Event) -> None:
 
 def _confiner(settings: Settings, opened: OpenedStore) -> HostConfiner:
     """Return what confines Workers. It hides the store, the configuration, tokens and sockets of the daemon."""
-    users = Users(WORKER_USERS, opened.data_dir.workers) if os.geteuid() == 0 else None
+    numbers = settings.worker_uids()
+    users = Users(numbers, opened.data_dir.workers) if os.geteuid() == 0 else None
     files = [settings.token_file] if settings.token_file else []
     sockets = [address.path for address in map(Address.parse, settings.listen) if address.path]
-    named = [*configuration_files(config_file()), *map(Path, files), *map(Path, sockets)]
+    named = [*configuration_files(config_file()), *settings.secret_files, *map(Path, files), *map(Path, sockets)]
     paths = HostPaths(tuple(path.resolve() for path in (opened.data_dir.path, endpoint.folder(), *named)))
-    return HostConfiner(find_mechanisms(None if users is None else WORKER_USERS.start), paths, users)
+    return HostConfiner(find_mechanisms(None if users is None else numbers.start), paths, users)
 
 
 def _token(settings: Settings, opened: OpenedStore) -> Token:

@@ -11,8 +11,8 @@ import attrs
 from runtimed.core.ports import Dispatch, EventSink, ExecutionBackend, Spawn, WorkingFolders
 from runtimed.core.state.backend_answer import BackendAnswer
 from runtimed.errors import StoreUnsupported
-from runtimed.execution.confinement.policy import SandboxPolicy
 from runtimed.execution.factories import BackendFactory, WarmBackend, installed_backends
+from runtimed.execution.policy import SandboxPolicy
 from runtimed.execution.processes.confinement import ConfinementRefused
 from runtimed.execution.processes.supervisor import Supervisor
 from runtimed.execution.profile import BUILT_IN, ECHO, Profile

@@ -6,7 +6,7 @@ from typing import Any
 
 import attrs
 
-from runtimed.execution.confinement.policy import HostResources, SandboxPolicy
+from runtimed.execution.policy import HostResources, SandboxPolicy
 from runtimed.settings import resources
 from runtimed.settings.sandbox import check_exposed, check_paths, read_sandbox, read_uids
 

@@ -8,8 +8,8 @@ import attrs
 
 from runtimed.core.state.mcp_server_rules import check_servers
 from runtimed.errors import ConfigurationError, InvalidRequest
-from runtimed.execution.confinement.policy import HostResources, SandboxPolicy
 from runtimed.execution.factories import installed_backends
+from runtimed.execution.policy import HostResources, SandboxPolicy
 from runtimed.execution.profile import Profile
 from runtimed.settings.sandbox import policy_converter, read_sandbox
 from runtimed.settings.values import TOKEN_VARIABLE

@@ -9,7 +9,7 @@ import attrs
 
 from runtimed.core.state.mcp_server_rules import HEADER_NAME
 from runtimed.errors import ConfigurationError, printable
-from runtimed.execution.confinement.policy import Gateway, GitPolicy, HostResources, Mount, Secret
+from runtimed.execution.policy import Gateway, GitPolicy, HostResources, Mount, Secret
 from runtimed.settings.sandbox import network_rules
 from runtimed.settings.tables import read_table, table_converter
 from runtimed.settings.values import TOKEN_VARIABLE

@@ -10,7 +10,7 @@ import attrs
 from cattrs import Converter
 
 from runtimed.errors import ConfigurationError
-from runtimed.execution.confinement.policy import FIRST_UID, LAST_UID, NetworkKind, SandboxPolicy
+from runtimed.execution.policy import FIRST_UID, LAST_UID, NetworkKind, SandboxPolicy
 from runtimed.settings.tables import check_keys, read_table, table_converter
 from runtimed.wire.problems import FieldProblem
 

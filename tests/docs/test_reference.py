@@ -18,7 +18,7 @@ from runtimectl.commands import root
 from runtimectl.errors import ControlError
 from runtimectl.options import CommonOption, common_options
 from runtimed import cli, errors
-from runtimed.execution.confinement.policy import (
+from runtimed.execution.policy import (
     FIRST_UID,
     LAST_UID,
     Gateway,

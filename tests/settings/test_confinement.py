@@ -5,7 +5,7 @@ from pathlib import Path
 import pytest
 
 from runtimed.errors import ConfigurationError
-from runtimed.execution.confinement.policy import Gateway, GitPolicy, Mount, SandboxPolicy, Secret
+from runtimed.execution.policy import Gateway, GitPolicy, Mount, SandboxPolicy, Secret
 from runtimed.settings import Settings, load
 
 SHELL = '[profiles.x]\nbackend = "shell"\n'
