@@ -7,13 +7,14 @@ import pytest
 from runtimed.execution import Profile
 from runtimed.execution.acp.terminals import Terminal, Terminals
 from runtimed.execution.processes.supervisor import Supervisor
+from runtimed.model.identity import WorkerId
 
 
 async def test_a_terminal_that_cannot_be_ended_is_logged_and_ended_by_the_next_close(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
     supervisor = Supervisor()
-    terminals = Terminals(Profile("acp"), supervisor)
+    terminals = Terminals(Profile("acp"), supervisor, WorkerId("worker-00000001"))
     terminal = terminals.get(await terminals.create(["sleep", "600"], tmp_path, {}, None))
 
     async def resist(_terminal: Terminal) -> None:
