@@ -7,6 +7,7 @@ import orjson
 
 from runtimed.core.state.runtime_items import RESERVED_KINDS
 from runtimed.execution.acp.tool_calls import MAX_TITLE
+from runtimed.execution.network.refusals import NETWORK_REFUSED
 from runtimed.model.event import SystemItem
 from runtimed.wire.json import MAX_DEPTH, check
 from runtimed.wire.problems import FieldProblem
@@ -22,7 +23,7 @@ MAX_SESSION_ID = 200
 
 SESSION_UPDATE = "acp_session_update"
 DIFF = "diff"
-_OURS = RESERVED_KINDS | {SESSION_UPDATE, DIFF}
+_OURS = RESERVED_KINDS | {SESSION_UPDATE, DIFF, NETWORK_REFUSED}
 
 MAX_TITLES = 256
 """The most tool calls of other sessions whose titles are remembered."""

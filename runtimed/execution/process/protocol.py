@@ -14,6 +14,7 @@ from runtimed.core.engine.event_sink import RESERVED
 from runtimed.core.ports import Dispatch
 from runtimed.core.state.runtime_items import RESERVED_KINDS
 from runtimed.errors import printable
+from runtimed.execution.network.refusals import NETWORK_REFUSED
 from runtimed.execution.processes.lines import Chunk
 from runtimed.model.event import InvokeStart, Payload, SystemItem, TextDelta
 from runtimed.wire.converter import structure
@@ -231,7 +232,7 @@ def _check_item(item: dict[str, Any]) -> None:
     kind = item.get("kind")
     if type(kind) is not str:
         raise FieldProblem("expected a string", "data.item.kind")
-    if kind in RESERVED_KINDS:
+    if kind in RESERVED_KINDS or kind == NETWORK_REFUSED:
         raise FieldProblem(f"only the Runtime emits {kind}", "data.item.kind")
     try:
         check(item)

@@ -643,7 +643,7 @@ def test_an_error_of_one_run_does_not_fail_the_next() -> None:
     assert events_of(translator, end=END) == [RunEnd("finished")]
 
 
-@pytest.mark.parametrize("kind", ["acp_session_update", "permission_request", "diff"])
+@pytest.mark.parametrize("kind", ["acp_session_update", "permission_request", "diff", "network_refused"])
 def test_an_agent_can_not_say_what_has_a_meaning_here(kind: str) -> None:
     (item,) = events_of(UpdateTranslator(), {"sessionUpdate": kind, "session_id": "s"})
 

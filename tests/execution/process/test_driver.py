@@ -404,6 +404,10 @@ async def test_a_text_that_the_program_has_ended_is_not_ended_again(started: Sta
             "data.item.kind: only the Runtime emits embedded_worker_system_input",
         ),
         (
+            '{"event":"system_item","data":{"item":{"kind":"network_refused","host":"a"}}}',
+            "data.item.kind: only the Runtime emits network_refused",
+        ),
+        (
             f'{{"event":"system_item","data":{{"item":{{"kind":"deep","in":{"[" * 200}{"]" * 200}}}}}}}',
             "nested too deeply: expected at most 64 levels",
         ),
