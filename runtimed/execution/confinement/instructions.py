@@ -7,9 +7,14 @@ from pathlib import Path
 
 import attrs
 
+from runtimed.execution.confinement import launcher
 from runtimed.execution.confinement.landlock import UNRESTRICTED, Ruleset
 
-LAUNCHER = Path(__file__).with_name("launcher.py")
+FOLDER = Path(launcher.__file__).parent
+"""The folder with the launcher, which must be readable where it runs."""
+
+_START = "import sys; sys.path.append(sys.argv.pop(1)); import launcher; launcher.main()"
+"""Runs the launcher as a module: Python would compile a script anew each time, for a fifth of the time it takes."""
 
 
 @attrs.frozen
@@ -60,4 +65,4 @@ def argv(command: Sequence[str], descriptor: int, interpreter: str = "") -> list
         interpreter: The Python to run the launcher with; this one if empty.
     """
     python = interpreter or os.path.realpath(sys.executable)
-    return [python, "-I", "-S", "-B", "-X", "utf8", str(LAUNCHER), str(descriptor), *command]
+    return [python, "-I", "-S", "-B", "-X", "utf8", "-c", _START, str(FOLDER), str(descriptor), *command]

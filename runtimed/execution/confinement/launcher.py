@@ -1,9 +1,8 @@
 """Restrict this process as instructed, then execute a program in its place.
 
-    python -I -S -B -X utf8 launcher.py DESCRIPTOR PROGRAM [ARGUMENT]...
-
-Every spawn waits for this program, so it imports little, and nothing of this package. It reads its instructions from
-a descriptor (see instructions.py). The program gets its arguments, the environment and the first three descriptors,
+A program of its own, with the arguments DESCRIPTOR PROGRAM [ARGUMENT]...; instructions.py starts it. Every spawn waits
+for it, so it imports little, and nothing of this package. It reads its instructions from the descriptor. The program
+gets its arguments, the environment and the first three descriptors,
 and no other. If a restriction fails, nothing is executed: standard error says what failed, and the status is 126, as
 for a program that can't be executed; it is 127 if there is no such program.
 """
@@ -58,7 +57,7 @@ def _arguments() -> tuple[int, list[str]]:
     try:
         return int(sys.argv[1]), [sys.argv[2], *sys.argv[3:]]
     except (IndexError, ValueError):
-        raise Failure("launcher: expected DESCRIPTOR PROGRAM [ARGUMENT]...") from None
+        raise Failure("launcher: expected the arguments DESCRIPTOR PROGRAM [ARGUMENT]...") from None
 
 
 def _environment() -> dict[bytes, bytes]:
@@ -245,7 +244,3 @@ def _reason(error: OSError | ValueError) -> str:
     if isinstance(error, OSError):
         return f"{error.filename}: {error.strerror}" if error.filename else str(error.strerror)
     return str(error)
-
-
-if __name__ == "__main__":
-    main()
