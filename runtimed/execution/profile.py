@@ -84,7 +84,7 @@ class Profile:
     @property
     def sandbox_request(self) -> SandboxRequest:
         """What confines its programs."""
-        return SandboxRequest(self.sandbox, self.command, environment(self.env, self.env_pass))
+        return SandboxRequest(self.sandbox, self.command, environment(self.env, self.env_pass), self.env)
 
     @property
     def tree_limits(self) -> TreeLimits:

@@ -2,22 +2,28 @@
 
 import asyncio
 import logging
-from collections.abc import Awaitable, Callable, Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from functools import partial
 from pathlib import Path
 
 import attrs
 
-from runtimed.core.ports import NO_FOLDERS, WorkingFolders
+from runtimed.core.ports import NO_FOLDERS, EventSink, WorkingFolders
 from runtimed.errors import printable
 from runtimed.execution.confinement.enclosure import Owned, WorkerEnclosure
+from runtimed.execution.confinement.no_confinement import NoConfinement
 from runtimed.execution.confinement.reach import Bind, Confinement, Reach
+from runtimed.execution.confinement.references import UnknownReference, references, resolve
+from runtimed.execution.confinement.secrets import Secrets, SecretUnavailable
 from runtimed.execution.confinement.system_view import NAMES, folders_of_path, parts_of_program
 from runtimed.execution.confinement.users import Users
-from runtimed.execution.network.ways_out import WaysOut
+from runtimed.execution.network.ways_out import Network
 from runtimed.execution.policy import SandboxPolicy
 from runtimed.execution.processes.confinement import UNCONFINED, ConfinementRefused, SandboxRequest
 from runtimed.execution.processes.executable import at_home
+from runtimed.execution.tasks import begin, finish
 from runtimed.execution.workspace import HOME, SCRIPTS
+from runtimed.model.event import SystemItem
 from runtimed.model.identity import WorkerId
 from runtimed.model.profile import NetworkReach, Sandbox
 
@@ -53,7 +59,8 @@ class HostConfiner:
         mechanisms: Those that work here, the strongest first.
         paths: Paths of this host.
         users: Gives each Worker a user; None where the daemon is not root.
-        new_ways_out: Makes the ways out of a Worker; None where it needs none.
+        network: Gives Workers their ways out.
+        secrets: Gives the values of secrets.
     """
 
     def __init__(
@@ -61,14 +68,18 @@ class HostConfiner:
         mechanisms: Sequence[Confinement],
         paths: HostPaths,
         users: Users | None = None,
-        new_ways_out: Callable[[WorkerId, SandboxRequest], Awaitable[WaysOut | None]] | None = None,
+        network: Network | None = None,
+        secrets: Secrets | None = None,
     ) -> None:
         self._mechanisms = tuple(mechanisms)
         self._paths = paths
         self._users = users
-        self._new_ways_out = new_ways_out
+        self._network = network or Network(lambda _names: {})
+        self._secrets = secrets or Secrets({})
         self._enclosures: dict[WorkerId, WorkerEnclosure] = {}
-        self._told: set[str] = set()
+        self._sinks: dict[WorkerId, EventSink] = {}
+        self._telling: set[asyncio.Task[None]] = set()
+        self._logged: set[str] = set()
 
     def of(self, worker_id: WorkerId | None) -> WorkerEnclosure | None:
         return None if worker_id is None else self._enclosures.get(worker_id)
@@ -79,42 +90,50 @@ class HostConfiner:
         return Sandbox(self._mechanisms[0].mechanism, reach_of(policy))
 
     async def enclose(
-        self, worker_id: WorkerId, request: SandboxRequest, folder: Path, folders: WorkingFolders = NO_FOLDERS
+        self,
+        worker_id: WorkerId,
+        request: SandboxRequest,
+        folder: Path,
+        folders: WorkingFolders = NO_FOLDERS,
+        sink: EventSink | None = None,
     ) -> Sandbox:
         await self.release(worker_id)
-        if request.policy.mode == "off":
-            return UNCONFINED
         place = Placement(worker_id, request, folder, folders)
         enclosure = await asyncio.to_thread(self._find, place)
-        if enclosure is None:
-            return UNCONFINED
-        if enclosure.reach.network != "host" and self._new_ways_out is not None:
-            ways_out = await self._new_ways_out(worker_id, request)
-            if ways_out is not None:
-                reach = attrs.evolve(enclosure.reach, has_listeners=True)
-                variables = {**enclosure.variables, **ways_out.variables}
-                enclosure = attrs.evolve(enclosure, reach=reach, variables=variables, ways_out=ways_out)
-        self._enclosures[worker_id] = enclosure
+        enclosure = await self._with_ways_out(enclosure, request)
+        try:
+            replaced = await self._replaced(request.declared, enclosure)
+        except BaseException:
+            await _close(enclosure)
+            raise
+        self._enclosures[worker_id] = attrs.evolve(enclosure, replaced=replaced)
+        self._tell(worker_id, sink)
         return enclosure.sandbox
 
     async def hand_over(self, spare: WorkerId, worker_id: WorkerId, root: int) -> None:
-        await self.release(worker_id)
-        enclosure = self._enclosures.pop(spare, None)
+        before, enclosure = self._enclosures.pop(worker_id, None), self._enclosures.pop(spare, None)
+        if before is not None:
+            await _close(before)
         if self._users is not None:
             self._users.rename(spare, worker_id)
         if enclosure is not None:
             self._enclosures[worker_id] = enclosure.renamed(spare, worker_id)
+            self._tell(worker_id, self._sinks.get(worker_id))
             await asyncio.to_thread(enclosure.confinement.show_as, root, enclosure.folder, worker_id)
 
     async def release(self, worker_id: WorkerId) -> None:
-        enclosure = self._enclosures.pop(worker_id, None)
-        if enclosure is not None and enclosure.ways_out is not None:
-            await enclosure.ways_out.close()
+        self._sinks.pop(worker_id, None)
+        if (enclosure := self._enclosures.pop(worker_id, None)) is not None:
+            await _close(enclosure)
 
     async def close(self) -> None:
         await asyncio.gather(*map(self.release, tuple(self._enclosures)))
+        await finish(*self._telling)
+        await self._network.close()
 
-    def _find(self, place: "Placement") -> WorkerEnclosure | None:
+    def _find(self, place: "Placement") -> WorkerEnclosure:
+        if place.request.policy.mode == "off":
+            return _unconfined(place)
         problems = []
         for mechanism in self._mechanisms:
             reach, owned = self._reach(place, has_user=mechanism.has_own_files)
@@ -127,22 +146,65 @@ class HostConfiner:
         reason = "; ".join(problems) or NO_MECHANISM
         if place.request.policy.mode == "required":
             raise ConfinementRefused(f"sandbox.mode is required: {reason}")
-        self._tell(place.request, reason)
-        return None
+        self._log_once(place.request, reason)
+        return _unconfined(place)
 
-    def _tell(self, request: SandboxRequest, reason: str) -> None:
+    async def _with_ways_out(self, enclosure: WorkerEnclosure, request: SandboxRequest) -> WorkerEnclosure:
+        """Open what the programs reach instead of a network, and the gateways that the profile names."""
+        network = "host" if enclosure.reach.network == "host" else request.policy.network
+        gateways = {name for kind, _, name in map(_parted, references(request.declared)) if kind != "secret"}
+        ways_out = self._network.ways_out(network, sorted(gateways))
+        if ways_out is None:
+            return enclosure
+        is_inside = enclosure.confinement.has_own_files and enclosure.reach.network != "host"
+        if not is_inside:
+            await ways_out.open_on_host()
+        reach = attrs.evolve(enclosure.reach, has_listeners=is_inside, ports=() if is_inside else ways_out.ports)
+        variables = {**enclosure.variables, **ways_out.variables}
+        return attrs.evolve(enclosure, reach=reach, variables=variables, ways_out=ways_out)
+
+    async def _replaced(
+        self, declared: Mapping[str, str], enclosure: WorkerEnclosure
+    ) -> Mapping[str, tuple[str, str]]:
+        """Return the variables whose values refer to something, each with the reference and what it stands for."""
+        values = {} if enclosure.ways_out is None else enclosure.ways_out.values
+        try:
+            for reference in references(declared):
+                kind, _, name = _parted(reference)
+                if kind == "secret":
+                    values[reference] = await self._secrets.get(name)
+            found = resolve(declared, values)
+        except (SecretUnavailable, UnknownReference) as error:
+            raise ConfinementRefused(str(error)) from None
+        return {name: (text, found[name]) for name, text in declared.items() if found[name] != text}
+
+    def _tell(self, worker_id: WorkerId, sink: EventSink | None) -> None:
+        """Have what is refused to a Worker told to its observers."""
+        ways_out = self._enclosures[worker_id].ways_out
+        if sink is None:
+            return
+        self._sinks[worker_id] = sink
+        if ways_out is not None:
+            ways_out.report = partial(self._emit, sink)
+
+    def _emit(self, sink: EventSink, item: SystemItem) -> None:
+        task = begin(_emitted(sink, item))
+        self._telling.add(task)
+        task.add_done_callback(self._telling.discard)
+
+    def _log_once(self, request: SandboxRequest, reason: str) -> None:
         """Log once for each kind of program that it runs unconfined."""
         program = Path(request.command[0]).name if request.command else "shell"
         key = repr((request.command, request.policy))
-        if key not in self._told:
-            self._told.add(key)
+        if key not in self._logged:
+            self._logged.add(key)
             log.warning("Workers of a profile run unconfined", extra={"program": program, "reason": reason})
 
     def _variables(self, place: "Placement", mechanism: Confinement) -> dict[str, str]:
         found = {"TMPDIR": "/tmp" if mechanism.has_own_files else str(place.folder / TMP)}  # noqa: S108 its own
         if place.request.policy.home == "worker":
             found["HOME"] = str(place.folder / HOME)
-        return found
+        return {name: value for name, value in found.items() if name not in place.request.declared}
 
     def _reach(self, place: "Placement", *, has_user: bool) -> tuple[Reach, Owned]:
         policy, own = place.request.policy, place.folder
@@ -189,6 +251,27 @@ class HostConfiner:
             raise ConfinementRefused("workspace_refs: the folders belong to several users, and a Worker runs as one")
         owner = owners.pop()
         return (None, self._users.of(place.worker_id)) if owner == 0 else (owner, None)
+
+
+def _unconfined(place: "Placement") -> WorkerEnclosure:
+    return WorkerEnclosure(UNCONFINED, NoConfinement(), place.folder, Reach(()), Owned((), (), None), {})
+
+
+async def _close(enclosure: WorkerEnclosure) -> None:
+    if enclosure.ways_out is not None:
+        await enclosure.ways_out.close()
+
+
+async def _emitted(sink: EventSink, item: SystemItem) -> None:
+    try:
+        await sink.emit(item)
+    except Exception:
+        log.exception("cannot tell observers of a refused connection")
+
+
+def _parted(reference: str) -> tuple[str, str, str]:
+    """Return the kind of a reference, a colon, and its name."""
+    return reference.partition(":")
 
 
 @attrs.frozen

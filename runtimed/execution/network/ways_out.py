@@ -1,46 +1,104 @@
-"""What the programs of one Worker find on loopback addresses instead of a network."""
+"""What the programs of one Worker find on loopback addresses: a proxy, and gateways."""
 
 import asyncio
 import socket
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Protocol
 
+from runtimed.execution.network.namespace_listeners import NamespaceListeners
+from runtimed.execution.network.proxy import Proxy, SharedLimits
+from runtimed.execution.network.refusals import Refusals
+from runtimed.execution.network.rules import PUBLIC, NetworkPolicy, NetworkRule
 from runtimed.execution.network.service import Service
+from runtimed.model.event import SystemItem
 
+LOOPBACK = "127.0.0.1"
+BACKLOG = 128
+
+FIRST_PORT = 3128
+"""The port of the proxy in a network of a Worker's own. Those of gateways follow."""
+
+PROXY = "proxy"
+NO_PROXY = "127.0.0.1,localhost,::1"
+
+Report = Callable[[SystemItem], None]
 Listening = Sequence[tuple[Service, socket.socket]]
 """The sockets that listen for one process tree, each with what serves it."""
 
 
-class NamespaceListeners(Protocol):
-    """Opens sockets in the network namespace of a process."""
+class GatewayService(Service, Protocol):
+    """A gateway of one Worker."""
 
-    async def open(self, pid: int, ports: Sequence[int]) -> list[socket.socket]:
-        """Return sockets that listen on these ports of the loopback address. Raises OSError."""
+    @property
+    def key(self) -> str:
+        """What the Worker's programs send in place of the real credentials."""
+
+
+def proxy_variables(port: int) -> dict[str, str]:
+    """Return the variables that tell programs of the proxy on this port."""
+    url = f"http://{LOOPBACK}:{port}"
+    found = {"NODE_USE_ENV_PROXY": "1"}
+    for name, value in (("HTTP_PROXY", url), ("HTTPS_PROXY", url), ("NO_PROXY", NO_PROXY)):
+        found |= {name: value, name.lower(): value}
+    return found
 
 
 class WaysOut:
-    """The services of one Worker, each on a port of the loopback address.
+    """The proxy and the gateways of one Worker.
+
+    Attributes:
+        report: Takes the events about refused connections.
 
     Args:
-        services: The services by port.
-        variables: Tells programs of them.
+        policy: What the proxy connects to; None for no proxy.
+        gateways: The gateways by name.
+        shared: The limits of the proxies of all Workers.
         listeners: Opens sockets where the programs are.
     """
 
     def __init__(
-        self, services: Mapping[int, Service], variables: Mapping[str, str], listeners: NamespaceListeners
+        self,
+        policy: NetworkPolicy | None,
+        gateways: Mapping[str, GatewayService],
+        shared: SharedLimits,
+        listeners: NamespaceListeners,
     ) -> None:
-        self._services = dict(services)
-        self.variables = variables
+        self.report: Report = _drop
+        self._refusals = Refusals()
         self._listeners = listeners
+        self._gateways = gateways
+        self._services: dict[str, Service] = {}
+        if policy is not None:
+            self._services[PROXY] = Proxy(policy, self._refused, shared)
+        self._services |= {f"gateway:{name}": gateways[name] for name in sorted(gateways)}
+        self._ports = dict(zip(self._services, range(FIRST_PORT, FIRST_PORT + len(self._services)), strict=True))
+
+    @property
+    def ports(self) -> tuple[int, ...]:
+        """The ports, of the host after `open_on_host`, else in a network of the Worker's own."""
+        return tuple(self._ports.values())
+
+    @property
+    def variables(self) -> dict[str, str]:
+        """The variables that tell programs of the proxy."""
+        return proxy_variables(self._ports[PROXY]) if PROXY in self._ports else {}
+
+    @property
+    def values(self) -> dict[str, str]:
+        """What references to gateways stand for, such as `gateway:NAME`."""
+        found = {name: f"http://{LOOPBACK}:{port}" for name, port in self._ports.items() if name != PROXY}
+        return found | {f"gateway-key:{name}": gateway.key for name, gateway in self._gateways.items()}
+
+    async def open_on_host(self) -> None:
+        """Listen on free ports of the host, for a Worker without a network of its own. Raises OSError."""
+        for name, service in self._services.items():
+            listener = socket.create_server((LOOPBACK, 0), backlog=BACKLOG)
+            self._ports[name] = listener.getsockname()[1]
+            await service.serve(listener)
 
     async def open(self, pid: int) -> Listening:
-        """Listen in the network namespace of a process, for its process tree.
-
-        Raises:
-            OSError: The sockets cannot be opened.
-        """
-        opened = await self._listeners.open(pid, list(self._services))
+        """Listen in the network namespace of a process, for its process tree. Raises OSError."""
+        opened = await self._listeners.open(pid, self.ports)
         listening = list(zip(self._services.values(), opened, strict=True))
         try:
             for service, listener in listening:
@@ -59,3 +117,49 @@ class WaysOut:
     async def close(self) -> None:
         """Close all services with their connections."""
         await asyncio.gather(*(service.close() for service in self._services.values()))
+
+    def _refused(self, host: str, port: int, reason: str) -> None:
+        if (item := self._refusals.add(host, port, reason)) is not None:
+            self.report(item)
+
+
+def _drop(_item: SystemItem) -> None:
+    """Report to nobody: no Worker has the program yet."""
+
+
+class Network:
+    """Gives each Worker its ways out.
+
+    Args:
+        new_gateways: Makes gateways for one Worker, by their names.
+    """
+
+    def __init__(self, new_gateways: Callable[[Sequence[str]], Mapping[str, GatewayService]]) -> None:
+        self._new_gateways = new_gateways
+        self._shared = SharedLimits()
+        self._listeners = NamespaceListeners()
+        self._is_closed = False
+
+    def ways_out(self, network: str | Sequence[str], gateways: Sequence[str]) -> WaysOut | None:
+        """Return the ways out of a Worker, or None if it needs none.
+
+        Args:
+            network: `none`, `host`, `public`, or rules.
+            gateways: The names of its gateways.
+        """
+        policy = _policy(network)
+        if policy is None and not gateways:
+            return None
+        return WaysOut(policy, self._new_gateways(gateways), self._shared, self._listeners)
+
+    async def close(self) -> None:
+        """End what opens sockets for Workers. Their ways out are closed by their owners. May be called again."""
+        if not self._is_closed:
+            self._is_closed = True
+            await self._listeners.close()
+
+
+def _policy(network: str | Sequence[str]) -> NetworkPolicy | None:
+    if isinstance(network, str):
+        return NetworkPolicy((PUBLIC,)) if network == "public" else None
+    return NetworkPolicy((tuple(map(NetworkRule.parse, network)),))

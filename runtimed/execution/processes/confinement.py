@@ -7,7 +7,7 @@ from typing import Any, Protocol
 
 import attrs
 
-from runtimed.core.ports import NO_FOLDERS, WorkingFolders
+from runtimed.core.ports import NO_FOLDERS, EventSink, WorkingFolders
 from runtimed.execution.policy import SandboxPolicy
 from runtimed.model.identity import WorkerId
 from runtimed.model.profile import Sandbox
@@ -77,11 +77,13 @@ class SandboxRequest:
         policy: How its programs are confined.
         command: Its command, if it has one.
         env: The environment of its programs before they are confined.
+        declared: What of that the profile itself sets. Its values may refer to secrets and gateways.
     """
 
     policy: SandboxPolicy
     command: Sequence[str]
     env: Mapping[str, str]
+    declared: Mapping[str, str]
 
 
 class Confiner(Protocol):
@@ -94,7 +96,12 @@ class Confiner(Protocol):
         """Return what confines a Worker; None if nothing does."""
 
     async def enclose(
-        self, worker_id: WorkerId, request: SandboxRequest, folder: Path, folders: WorkingFolders = NO_FOLDERS
+        self,
+        worker_id: WorkerId,
+        request: SandboxRequest,
+        folder: Path,
+        folders: WorkingFolders = NO_FOLDERS,
+        sink: EventSink | None = None,
     ) -> Sandbox:
         """Decide what confines a Worker from now on.
 
@@ -103,6 +110,7 @@ class Confiner(Protocol):
             request: What its profile asks for.
             folder: Its own folder, which need not exist yet.
             folders: Its workspaces.
+            sink: Takes the events about what was refused to it; None while it is not known who it is.
 
         Raises:
             ConfinementRefused: It cannot be confined like this.
@@ -138,7 +146,12 @@ class Unconfined:
         return None
 
     async def enclose(
-        self, worker_id: WorkerId, request: SandboxRequest, folder: Path, folders: WorkingFolders = NO_FOLDERS
+        self,
+        worker_id: WorkerId,
+        request: SandboxRequest,
+        folder: Path,
+        folders: WorkingFolders = NO_FOLDERS,
+        sink: EventSink | None = None,
     ) -> Sandbox:
         return UNCONFINED
 

@@ -1,0 +1,24 @@
+"""No confinement: programs run with the rights of the daemon."""
+
+from collections.abc import Sequence
+from pathlib import Path
+
+from runtimed.execution.confinement.reach import Reach
+from runtimed.execution.processes.confinement import Launch
+from runtimed.model.profile import Mechanism
+
+
+class NoConfinement:
+    """The Confinement of Workers that nothing confines."""
+
+    mechanism: Mechanism = "none"
+    has_own_files = False
+
+    def problem(self, reach: Reach) -> str | None:
+        return None
+
+    def launch(self, reach: Reach, command: Sequence[str], cwd: Path) -> Launch:
+        return Launch(list(command), keeps_together=False)
+
+    def show_as(self, root: int, folder: Path, name: str) -> None:
+        """Do nothing: programs see the folder under its new name."""
