@@ -51,6 +51,10 @@ class HostPaths:
         """Return whether a path without links is hidden, or within something hidden."""
         return any(path.is_relative_to(hidden) for hidden in self.hidden)
 
+    def holds_hidden(self, path: Path) -> bool:
+        """Return whether something hidden is within a path without links."""
+        return any(hidden.is_relative_to(path) for hidden in self.hidden)
+
 
 class HostConfiner:
     """The Confiner by the mechanisms of this host.
@@ -211,7 +215,7 @@ class HostConfiner:
         uid, inner_uid = self._user(place) if has_user else (None, None)
         binds = (
             Bind(own / TMP, Path("/tmp"), writable=True, is_tmp=True),  # noqa: S108 the Worker's own
-            *(Bind(path, path) for path in self._readable(place)),
+            *(Bind(path, path) for path in self._readable(place, can_hide=has_user)),
             *(Bind(path, path, writable=True) for path in self._writable(place)),
             Bind(own / SCRIPTS, own / SCRIPTS),
             Bind(own / HOME, own / HOME, writable=True),
@@ -220,11 +224,12 @@ class HostConfiner:
         reach = Reach(binds, self._paths.hidden, own.parent, uid, inner_uid, reach_of(policy))
         return reach, Owned((own / HOME, own / TMP, *place.made), (own / SCRIPTS,), uid)
 
-    def _readable(self, place: "Placement") -> Sequence[Path]:
+    def _readable(self, place: "Placement", *, can_hide: bool) -> Sequence[Path]:
         policy, env, home = place.request.policy, place.request.env, self._paths.home
         command = [at_home(word) for word in place.request.command]
         found = [*folders_of_path(env, home), *parts_of_program(command, env, home)]
         found = [path for path in found if not self._paths.is_hidden(path.resolve())]
+        found = [path for path in found if can_hide or not self._paths.holds_hidden(path.resolve())]
         found += [self._checked(path, "sandbox.readonly") for path in policy.readonly]
         return _outermost([*found, *(NAMES if policy.network == "host" else ())])
 

@@ -44,6 +44,9 @@ class LandlockConfinement:
         moved = [bind.target for bind in reach.binds if bind.target != bind.source and not bind.is_tmp]
         if moved:
             return f"Landlock cannot show a folder under another name: {moved[0]}"
+        for bind in reach.binds:
+            if any(hidden.is_relative_to(bind.source) for hidden in reach.hidden):
+                return f"Landlock cannot hide what belongs to the daemon within {bind.target}"
         return None
 
     def launch(self, reach: Reach, command: Sequence[str], cwd: Path) -> Launch:

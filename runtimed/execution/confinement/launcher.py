@@ -2,8 +2,9 @@
 
 A program of its own, with the arguments DESCRIPTOR PROGRAM [ARGUMENT]...; instructions.py starts it. Every spawn
 waits for it, so it imports little, and nothing of this package. It reads its instructions from the descriptor. The
-program gets its arguments, the environment and the first three descriptors, and no other. If a restriction fails, nothing is executed: standard error says what failed, and the status is 126, as
-for a program that can't be executed; it is 127 if there is no such program.
+program gets its arguments, the environment and the first three descriptors, and no other. If a restriction fails,
+nothing is executed: standard error says what failed, and the status is 126, as for a program that can't be executed;
+it is 127 if there is no such program.
 """
 
 import ctypes
