@@ -7,7 +7,7 @@ from pathlib import Path, PurePosixPath
 from runtimed.execution.beneath import descend
 from runtimed.execution.confinement.reach import Reach
 from runtimed.execution.confinement.seccomp import seccomp_filter
-from runtimed.execution.confinement.system_view import ETC, SYSTEM
+from runtimed.execution.confinement.system_view import ACCOUNTS, ETC, SYSTEM
 from runtimed.execution.processes.confinement import Launch
 from runtimed.execution.processes.containment import CONFINED
 from runtimed.model.profile import Mechanism
@@ -21,6 +21,10 @@ EMPTY_BYTES = 1 << 12
 NAMESPACES = ("--unshare-pid", "--unshare-ipc", "--unshare-uts", "--unshare-cgroup-try")
 FIXED = (*NAMESPACES, "--new-session", "--die-with-parent", "--cap-drop", "ALL")
 USER_NAMESPACE = ("--unshare-user", "--disable-userns")
+USER = "worker"
+"""What a user of a Worker's own is called inside."""
+
+NOBODY = "nobody:x:65534:65534:nobody:/nonexistent:/usr/sbin/nologin"
 SHELL = "/bin/sh"
 ENTER = 'cd -- "$0" && exec "$@"'
 """Enters the directory as the user of the Worker: bubblewrap itself may not be able to."""
@@ -51,18 +55,25 @@ class Bubblewrap:
         return None
 
     def launch(self, reach: Reach, command: Sequence[str], cwd: Path) -> Launch:
-        argv = [self._program, *FIXED, *self._user(reach), *_view(reach)]
-        command = [*self._as_user(reach), SHELL, "-c", ENTER, str(cwd), *command]
+        opened = _Descriptors()
+        try:
+            return self._launch(reach, [*self._as_user(reach), SHELL, "-c", ENTER, str(cwd), *command], opened)
+        except BaseException:
+            opened.close()
+            raise
+
+    def _launch(self, reach: Reach, command: Sequence[str], opened: "_Descriptors") -> Launch:
+        options = [*FIXED, *self._user(reach), *_view(reach, opened), "--seccomp", str(opened.file(self._filter))]
         if reach.network != "host":
-            argv.append("--unshare-net")
-        filtered = _memory_file(self._filter)
-        argv += ["--seccomp", str(filtered)]
-        if not reach.has_listeners:
-            return Launch([*argv, "--", *command], (filtered,))
-        pid_pipe, told = os.pipe()
-        holding, hold = os.pipe()
-        argv += ["--info-fd", str(told), "--block-fd", str(holding)]
-        return Launch([*argv, "--", *command], (filtered, told, holding), pid_pipe, hold)
+            options.append("--unshare-net")
+        pid_pipe, hold = None, None
+        if reach.has_listeners:
+            (pid_pipe, told), (holding, hold) = opened.pipe(), opened.pipe()
+            options += ["--info-fd", str(told), "--block-fd", str(holding)]
+        told_options = opened.file(b"".join(os.fsencode(option) + b"\0" for option in options))
+        inherited = tuple(fd for fd in opened.descriptors if fd not in {pid_pipe, hold})
+        argv = [self._program, "--args", str(told_options), "--", *command]
+        return Launch(argv, inherited, pid_pipe, hold)
 
     def show_as(self, root: int, folder: Path, name: str) -> None:
         for pid in CONFINED.members(root, "")[1:2]:
@@ -90,7 +101,7 @@ class Bubblewrap:
         return (self._setpriv, *user, "--inh-caps=-all", "--bounding-set=-all", "--")
 
 
-def _view(reach: Reach) -> Iterator[str]:
+def _view(reach: Reach, opened: "_Descriptors") -> Iterator[str]:
     """Yield the arguments that lay out the file system. Later ones cover earlier ones."""
     for path in SYSTEM:
         if path.is_symlink():
@@ -100,6 +111,7 @@ def _view(reach: Reach) -> Iterator[str]:
     yield from _parents(Path("/etc/hosts"))
     for path in ETC:
         yield from ("--ro-bind-try", str(path), str(path))
+    yield from _accounts(reach, opened)
     yield from ("--proc", "/proc", "--dev", "/dev")
     yield from ("--perms", "1777", "--size", str(SHM_BYTES), "--tmpfs", "/dev/shm")  # noqa: S108
     yield from ("--perms", "0755", "--size", str(RUN_BYTES), "--tmpfs", "/run")
@@ -137,13 +149,41 @@ def _emptied(place: Path) -> Sequence[str]:
     return ("--perms", "0755", "--size", str(EMPTY_BYTES), "--tmpfs", str(place))
 
 
-def _memory_file(data: bytes) -> int:
-    """Return a descriptor that reads these bytes."""
-    descriptor = os.memfd_create("filter")
-    try:
-        os.write(descriptor, data)
+def _accounts(reach: Reach, opened: "_Descriptors") -> Iterator[str]:
+    """Yield the arguments for the lists of users and groups: those of the host, or one with the Worker's own user."""
+    uid = reach.inner_uid if reach.uid is None else reach.uid
+    if uid is None:
+        for path in ACCOUNTS:
+            yield from ("--ro-bind-try", str(path), str(path))
+        return
+    users = f"{USER}:x:{uid}:{uid}:Worker:{reach.home}:{SHELL}\nroot:x:0:0:root:/root:{SHELL}\n{NOBODY}\n"
+    groups = f"{USER}:x:{uid}:\nroot:x:0:\nnogroup:x:65534:\n"
+    for path, text in zip(ACCOUNTS, (users, groups), strict=True):
+        yield from ("--perms", "0644", "--ro-bind-data", str(opened.file(text.encode())), str(path))
+
+
+class _Descriptors:
+    """What a command inherits."""
+
+    def __init__(self) -> None:
+        self.descriptors: list[int] = []
+
+    def file(self, data: bytes) -> int:
+        """Return a descriptor that reads these bytes."""
+        descriptor = os.memfd_create("confinement")
+        self.descriptors.append(descriptor)
+        with os.fdopen(os.dup(descriptor), "wb") as file:
+            file.write(data)
         os.lseek(descriptor, 0, os.SEEK_SET)
-    except BaseException:
-        os.close(descriptor)
-        raise
-    return descriptor
+        return descriptor
+
+    def pipe(self) -> tuple[int, int]:
+        """Return the two ends of a pipe."""
+        ends = os.pipe()
+        self.descriptors += ends
+        return ends
+
+    def close(self) -> None:
+        """Close all."""
+        for descriptor in self.descriptors:
+            os.close(descriptor)

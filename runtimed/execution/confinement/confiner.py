@@ -10,6 +10,7 @@ import attrs
 
 from runtimed.core.ports import NO_FOLDERS, EventSink, WorkingFolders
 from runtimed.errors import printable
+from runtimed.execution.confinement.bubblewrap import USER
 from runtimed.execution.confinement.enclosure import Owned, WorkerEnclosure
 from runtimed.execution.confinement.no_confinement import NoConfinement
 from runtimed.execution.confinement.reach import Bind, Confinement, Reach
@@ -208,6 +209,8 @@ class HostConfiner:
         found = {"TMPDIR": "/tmp" if mechanism.has_own_files else str(place.folder / TMP)}  # noqa: S108 its own
         if place.request.policy.home == "worker":
             found["HOME"] = str(place.folder / HOME)
+        if mechanism.has_own_files and self._users is not None:
+            found |= {"USER": USER, "LOGNAME": USER}
         return {name: value for name, value in found.items() if name not in place.request.declared}
 
     def _reach(self, place: "Placement", *, has_user: bool) -> tuple[Reach, Owned]:
@@ -221,7 +224,7 @@ class HostConfiner:
             Bind(own / HOME, own / HOME, writable=True),
             *(Bind(path, path, writable=True) for path in place.made),
         )
-        reach = Reach(binds, self._paths.hidden, own.parent, uid, inner_uid, reach_of(policy))
+        reach = Reach(binds, self._paths.hidden, own.parent, uid, inner_uid, own / HOME, reach_of(policy))
         return reach, Owned((own / HOME, own / TMP, *place.made), (own / SCRIPTS,), uid)
 
     def _readable(self, place: "Placement", *, can_hide: bool) -> Sequence[Path]:

@@ -8,7 +8,7 @@ from runtimed.execution.confinement.instructions import Instructions, argv
 from runtimed.execution.confinement.landlock import Access, Files, Ports
 from runtimed.execution.confinement.reach import Reach
 from runtimed.execution.confinement.seccomp import seccomp_filter
-from runtimed.execution.confinement.system_view import ETC, NAMES, SYSTEM
+from runtimed.execution.confinement.system_view import ACCOUNTS, ETC, NAMES, SYSTEM
 from runtimed.execution.processes.confinement import Launch
 from runtimed.model.profile import Mechanism
 
@@ -51,7 +51,7 @@ class LandlockConfinement:
 
     def launch(self, reach: Reach, command: Sequence[str], cwd: Path) -> Launch:
         readable = tuple(
-            _existing((*SYSTEM, *ETC, PROC, *(bind.source for bind in reach.binds if not bind.writable)))
+            _existing((*SYSTEM, *ETC, *ACCOUNTS, PROC, *(bind.source for bind in reach.binds if not bind.writable)))
         )
         writable = tuple(_existing(bind.source for bind in reach.binds if bind.writable))
         devices = tuple(_existing(Path("/dev") / name for name in DEVICES))

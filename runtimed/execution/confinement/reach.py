@@ -37,6 +37,7 @@ class Reach:
         parent: The folder that the Worker's own folder is in, if it has one.
         uid: The user that programs run as; None for the daemon's.
         inner_uid: The number that this user has inside, if it differs.
+        home: The home of that user.
         network: What they can connect to.
         has_listeners: Whether ways out listen on loopback addresses inside.
         ports: The ports of ways out that listen on the host.
@@ -48,6 +49,7 @@ class Reach:
     parent: Path | None = None
     uid: int | None = None
     inner_uid: int | None = None
+    home: Path = Path("/")
     network: NetworkReach = "host"
     has_listeners: bool = False
     ports: tuple[int, ...] = ()

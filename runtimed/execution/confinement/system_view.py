@@ -16,7 +16,6 @@ ETC = tuple(
         "ca-certificates",
         "ca-certificates.conf",
         "crypto-policies",
-        "group",
         "hosts",
         "inputrc",
         "java",
@@ -26,7 +25,6 @@ ETC = tuple(
         "localtime",
         "mime.types",
         "nsswitch.conf",
-        "passwd",
         "pki",
         "profile",
         "protocols",
@@ -40,6 +38,9 @@ ETC = tuple(
     )
 )
 """The files in /etc that programs need and that say nothing of this host's secrets."""
+
+ACCOUNTS = (Path("/etc/passwd"), Path("/etc/group"))
+"""The users and groups of the host."""
 
 NAMES = tuple(map(Path, ("/etc/resolv.conf", "/etc/host.conf", "/etc/gai.conf")))
 """How names are resolved: shown only to programs that share the network of the host."""
