@@ -18,6 +18,9 @@ SHM_BYTES = 256 << 20
 RUN_BYTES = 1 << 20
 EMPTY_BYTES = 1 << 12
 
+KERNEL = tuple(Path("/proc") / name for name in ("sys", "fs", "acpi", "scsi", "dynamic_debug", "mtrr", "irq", "bus"))
+"""What sets up the kernel. Root's user may write to some of it even without a capability."""
+
 NAMESPACES = ("--unshare-pid", "--unshare-ipc", "--unshare-uts", "--unshare-cgroup-try")
 FIXED = (*NAMESPACES, "--new-session", "--die-with-parent", "--cap-drop", "ALL")
 USER_NAMESPACE = ("--unshare-user", "--disable-userns")
@@ -113,6 +116,8 @@ def _view(reach: Reach, opened: "_Descriptors") -> Iterator[str]:
         yield from ("--ro-bind-try", str(path), str(path))
     yield from _accounts(reach, opened)
     yield from ("--proc", "/proc", "--dev", "/dev")
+    for path in filter(Path.exists, KERNEL):
+        yield from ("--ro-bind", str(path), str(path))
     yield from ("--perms", "1777", "--size", str(SHM_BYTES), "--tmpfs", "/dev/shm")  # noqa: S108
     yield from ("--perms", "0755", "--size", str(RUN_BYTES), "--tmpfs", "/run")
     yield from _laid_over(reach)
