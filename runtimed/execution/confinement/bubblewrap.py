@@ -1,6 +1,9 @@
 """Confinement by bubblewrap: namespaces, a file system of its own, no capabilities, a filter of system calls."""
 
 import os
+import shutil
+import subprocess
+import sys
 from collections.abc import Iterator, Sequence
 from pathlib import Path, PurePosixPath
 
@@ -21,6 +24,9 @@ EMPTY_BYTES = 1 << 12
 KERNEL = tuple(Path("/proc") / name for name in ("sys", "fs", "acpi", "scsi", "dynamic_debug", "mtrr", "irq", "bus"))
 """What sets up the kernel. Root's user may write to some of it even without a capability."""
 
+OWNER_PROGRAM = Path(__file__).with_name("owner_program.py")
+PROBE_DEADLINE_S = 10.0
+
 NAMESPACES = ("--unshare-pid", "--unshare-ipc", "--unshare-uts", "--unshare-cgroup-try")
 FIXED = (*NAMESPACES, "--new-session", "--die-with-parent", "--cap-drop", "ALL")
 USER_NAMESPACE = ("--unshare-user", "--disable-userns")
@@ -39,7 +45,7 @@ class Bubblewrap:
     """The Confinement by bubblewrap.
 
     A daemon that is root starts it without a user namespace, and the program changes to the user of the Worker last.
-    Any other daemon, and a Worker that runs as root's user, gets a user namespace without capabilities.
+    With any other daemon the program gets a user namespace, without capabilities.
 
     Args:
         program: The path of `bwrap`.
@@ -55,7 +61,18 @@ class Bubblewrap:
         self._filter = seccomp_filter("bubblewrap")
 
     def problem(self, reach: Reach) -> str | None:
-        return None
+        if not reach.mapped or reach.uid is None:
+            return None
+        tried = subprocess.run(
+            as_owner(reach.uid, reach.mapped, (shutil.which("true") or "true",)),
+            capture_output=True,
+            timeout=PROBE_DEADLINE_S,
+            check=False,
+        )
+        if tried.returncode == 0:
+            return None
+        reason = tried.stderr.decode(errors="replace").strip().removeprefix("runtimed: ")
+        return f"a folder belongs to root, as which no Worker runs ({reason}): give it to another user"
 
     def launch(self, reach: Reach, command: Sequence[str], cwd: Path) -> Launch:
         opened = _Descriptors()
@@ -66,7 +83,13 @@ class Bubblewrap:
             raise
 
     def _launch(self, reach: Reach, command: Sequence[str], opened: "_Descriptors") -> Launch:
-        options = [*FIXED, *self._user(reach), *_view(reach, opened), "--seccomp", str(opened.file(self._filter))]
+        options = [
+            *FIXED,
+            *(USER_NAMESPACE if reach.uid is None else CHANGE_USER),
+            *_view(reach, opened),
+            "--seccomp",
+            str(opened.file(self._filter)),
+        ]
         if reach.network != "host":
             options.append("--unshare-net")
         pid_pipe, hold = None, None
@@ -76,6 +99,8 @@ class Bubblewrap:
         told_options = opened.file(b"".join(os.fsencode(option) + b"\0" for option in options))
         inherited = tuple(fd for fd in opened.descriptors if fd not in {pid_pipe, hold})
         argv = [self._program, "--args", str(told_options), "--", *command]
+        if reach.uid is not None and reach.mapped:
+            argv = as_owner(reach.uid, reach.mapped, argv)
         return Launch(argv, inherited, pid_pipe, hold)
 
     def show_as(self, root: int, folder: Path, name: str) -> None:
@@ -90,18 +115,17 @@ class Bubblewrap:
             finally:
                 os.close(parent)
 
-    def _user(self, reach: Reach) -> Sequence[str]:
-        if reach.uid is not None and reach.inner_uid is None:
-            return CHANGE_USER
-        if reach.inner_uid is None:
-            return USER_NAMESPACE
-        return (*USER_NAMESPACE, "--uid", str(reach.inner_uid), "--gid", str(reach.inner_uid))
-
     def _as_user(self, reach: Reach) -> Sequence[str]:
-        if reach.uid is None or reach.inner_uid is not None:
+        if reach.uid is None:
             return ()
         user = (f"--reuid={reach.uid}", f"--regid={reach.uid}", "--clear-groups")
         return (self._setpriv, *user, "--inh-caps=-all", "--bounding-set=-all", "--")
+
+
+def as_owner(uid: int, folders: Sequence[Path], command: Sequence[str]) -> list[str]:
+    """Return a command that runs another one with folders of root shown as those of a user."""
+    python = [os.path.realpath(sys.executable), "-I", "-S", "-B"]
+    return [*python, str(OWNER_PROGRAM), str(uid), *map(str, folders), "--", *command]
 
 
 def _view(reach: Reach, opened: "_Descriptors") -> Iterator[str]:
@@ -156,7 +180,7 @@ def _emptied(place: Path) -> Sequence[str]:
 
 def _accounts(reach: Reach, opened: "_Descriptors") -> Iterator[str]:
     """Yield the arguments for the lists of users and groups: those of the host, or one with the Worker's own user."""
-    uid = reach.inner_uid if reach.uid is None else reach.uid
+    uid = reach.uid
     if uid is None:
         for path in ACCOUNTS:
             yield from ("--ro-bind-try", str(path), str(path))

@@ -215,7 +215,7 @@ class HostConfiner:
 
     def _reach(self, place: "Placement", *, has_user: bool) -> tuple[Reach, Owned]:
         policy, own = place.request.policy, place.folder
-        uid, inner_uid = self._user(place) if has_user else (None, None)
+        uid, mapped = self._user(place) if has_user else (None, ())
         binds = (
             Bind(own / TMP, Path("/tmp"), writable=True, is_tmp=True),  # noqa: S108 the Worker's own
             *(Bind(path, path) for path in self._readable(place, can_hide=has_user)),
@@ -224,7 +224,7 @@ class HostConfiner:
             Bind(own / HOME, own / HOME, writable=True),
             *(Bind(path, path, writable=True) for path in place.made),
         )
-        reach = Reach(binds, self._paths.hidden, own.parent, uid, inner_uid, own / HOME, reach_of(policy))
+        reach = Reach(binds, self._paths.hidden, own.parent, uid, mapped, own / HOME, reach_of(policy))
         return reach, Owned((own / HOME, own / TMP, *place.made), (own / SCRIPTS,), uid)
 
     def _readable(self, place: "Placement", *, can_hide: bool) -> Sequence[Path]:
@@ -248,17 +248,17 @@ class HostConfiner:
             raise ConfinementRefused(f"{field}: {printable(str(path))} belongs to the daemon: no Worker may see it")
         return path
 
-    def _user(self, place: "Placement") -> tuple[int | None, int | None]:
-        """Return the user that programs run as, and the number of it inside if that differs."""
+    def _user(self, place: "Placement") -> tuple[int | None, tuple[Path, ...]]:
+        """Return the user that programs run as, and the folders of root that it gets as its own."""
         if self._users is None:
-            return None, None
+            return None, ()
         owners = {path.stat().st_uid for path in place.shared}
         if not owners:
-            return self._users.of(place.worker_id), None
+            return self._users.of(place.worker_id), ()
         if len(owners) > 1:
             raise ConfinementRefused("workspace_refs: the folders belong to several users, and a Worker runs as one")
         owner = owners.pop()
-        return (None, self._users.of(place.worker_id)) if owner == 0 else (owner, None)
+        return (self._users.of(place.worker_id), tuple(place.shared)) if owner == 0 else (owner, ())
 
 
 def _unconfined(place: "Placement") -> WorkerEnclosure:

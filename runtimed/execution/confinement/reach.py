@@ -36,7 +36,7 @@ class Reach:
         hidden: Files and folders that stay invisible, even where a bind contains them.
         parent: The folder that the Worker's own folder is in, if it has one.
         uid: The user that programs run as; None for the daemon's.
-        inner_uid: The number that this user has inside, if it differs.
+        mapped: Folders of root that are shown as those of that user.
         home: The home of that user.
         network: What they can connect to.
         has_listeners: Whether ways out listen on loopback addresses inside.
@@ -48,7 +48,7 @@ class Reach:
     hidden: tuple[Path, ...] = ()
     parent: Path | None = None
     uid: int | None = None
-    inner_uid: int | None = None
+    mapped: tuple[Path, ...] = ()
     home: Path = Path("/")
     network: NetworkReach = "host"
     has_listeners: bool = False
