@@ -6,6 +6,8 @@ from typing import Literal
 
 import attrs
 
+from runtimed.execution.network.rules import NetworkRule
+
 Mode = Literal["required", "best", "off"]
 Home = Literal["worker", "user"]
 NetworkKind = Literal["none", "public", "host"]
@@ -28,14 +30,14 @@ class SandboxPolicy:
         mode: `required` rejects a spawn that cannot be confined, `best` confines as far as this host can, `off` does
             not confine.
         network: `none`, `public` for every public address, `host` for everything that the daemon can reach, or the
-            only destinations, as `HOST:PORT`.
+            rules for the only destinations.
         readonly: Further host paths that can be read.
         writable: Further host paths that can be written to.
         home: Whether HOME is a folder of the Worker or that of the daemon's user.
     """
 
     mode: Mode = "best"
-    network: NetworkKind | tuple[str, ...] = "public"
+    network: NetworkKind | tuple[NetworkRule, ...] = "public"
     readonly: tuple[Path, ...] = ()
     writable: tuple[Path, ...] = ()
     home: Home = "worker"
@@ -108,6 +110,6 @@ class HostResources:
     secrets: Mapping[str, Secret] = attrs.field(factory=dict)
     gateways: Mapping[str, Gateway] = attrs.field(factory=dict)
     mounts: Mapping[str, Mount] = attrs.field(factory=dict)
-    network_policies: Mapping[str, tuple[str, ...]] = attrs.field(factory=dict)
+    network_policies: Mapping[str, tuple[NetworkRule, ...]] = attrs.field(factory=dict)
     shell_policies: Mapping[str, tuple[str, ...]] = attrs.field(factory=dict)
     git_policies: Mapping[str, GitPolicy] = attrs.field(factory=dict)

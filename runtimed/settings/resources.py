@@ -9,6 +9,7 @@ import attrs
 
 from runtimed.core.state.mcp_server_rules import HEADER_NAME
 from runtimed.errors import ConfigurationError, printable
+from runtimed.execution.network.rules import NetworkRule
 from runtimed.execution.policy import Gateway, GitPolicy, HostResources, Mount, Secret
 from runtimed.settings.sandbox import network_rules
 from runtimed.settings.tables import read_table, table_converter
@@ -100,7 +101,7 @@ def _check_headers(place: str, headers: Mapping[str, str], secrets: Mapping[str,
             raise ConfigurationError(f"{place}.headers.{name}: {problem}")
 
 
-def _network_policy(place: str, fields: Any) -> tuple[str, ...]:
+def _network_policy(place: str, fields: Any) -> tuple[NetworkRule, ...]:
     try:
         return network_rules(fields)
     except FieldProblem as error:

@@ -10,9 +10,10 @@ import attrs
 from cattrs import Converter
 
 from runtimed.errors import ConfigurationError
+from runtimed.execution.network.rules import NetworkRule
 from runtimed.execution.policy import FIRST_UID, LAST_UID, NetworkKind, SandboxPolicy
 from runtimed.settings.tables import check_keys, read_table, table_converter
-from runtimed.wire.problems import FieldProblem
+from runtimed.wire.problems import FieldProblem, expected
 
 UIDS = "uids"
 """The key that only `[sandbox]` has."""
@@ -89,7 +90,7 @@ def _without_uids(place: str, fields: Any) -> Any:
     return {name: value for name, value in fields.items() if name != UIDS}
 
 
-def _network(value: Any, _type: Any) -> NetworkKind | tuple[str, ...]:
+def _network(value: Any, _type: Any) -> NetworkKind | tuple[NetworkRule, ...]:
     if type(value) is str and value in NETWORK_KINDS:
         return value  # type: ignore[return-value] # one of the literals
     if type(value) is not list:
@@ -97,11 +98,20 @@ def _network(value: Any, _type: Any) -> NetworkKind | tuple[str, ...]:
     return network_rules(value)
 
 
-def network_rules(value: Any) -> tuple[str, ...]:
+def network_rules(value: Any) -> tuple[NetworkRule, ...]:
     """Return the rules of a list. Raises FieldProblem."""
-    if type(value) is not list or not value or not all(type(rule) is str for rule in value):
-        raise FieldProblem('expected a list of HOST:PORT that is not empty, such as ["api.example.com:443"]')
-    return tuple(value)
+    if type(value) is not list or not value:
+        raise FieldProblem('expected a list of rules that is not empty, such as ["api.example.com:443"]')
+    return tuple(_rule(f"[{index}]", text) for index, text in enumerate(value))
+
+
+def _rule(place: str, text: Any) -> NetworkRule:
+    if type(text) is not str:
+        raise expected("a string", text).within(place)
+    try:
+        return NetworkRule.parse(text)
+    except ValueError as error:
+        raise FieldProblem(str(error), place) from None
 
 
 def policy_converter() -> Converter:

@@ -5,6 +5,7 @@ from pathlib import Path
 import pytest
 
 from runtimed.errors import ConfigurationError
+from runtimed.execution.network.rules import NetworkRule
 from runtimed.execution.policy import Gateway, GitPolicy, Mount, SandboxPolicy, Secret
 from runtimed.settings import Settings, load
 
@@ -69,7 +70,7 @@ def test_a_profile_replaces_the_sandbox_key_by_key(tmp_path: Path) -> None:
     assert settings.sandbox_policy() == profiles["y"].sandbox == general
     assert profiles["x"].sandbox == SandboxPolicy(
         mode="required",
-        network=("api.example.org:443", "*.example.org:443"),
+        network=(NetworkRule("api.example.org", 443), NetworkRule("*.example.org", 443)),
         readonly=(Path("/opt/tools"),),
         writable=(Path("/srv/cache"),),
         home="user",
@@ -99,7 +100,7 @@ def test_names_mean_what_the_tables_of_the_host_say(tmp_path: Path) -> None:
         )
     }
     assert resources.mounts == {"docs": Mount(Path("/srv/docs")), "cache": Mount(Path("/srv/cache"), writable=True)}
-    assert resources.network_policies == {"models": ("api.example.org:443",)}
+    assert resources.network_policies == {"models": (NetworkRule("api.example.org", 443),)}
     assert resources.shell_policies == {"tests": ("python3", "/usr/bin/git")}
     assert resources.git_policies == {"ours": GitPolicy(("https://git.example.org/team/*",), push=True)}
 
@@ -113,8 +114,10 @@ def test_names_mean_what_the_tables_of_the_host_say(tmp_path: Path) -> None:
         ('[sandbox]\nmode = "strict"\n', "sandbox.mode: expected one of required, best, off"),
         ('[sandbox]\nhome = "mine"\n', "sandbox.home: expected one of worker, user"),
         ('[sandbox]\nnetwork = "lan"\n', "sandbox.network: expected one of none, public, host, or a list"),
-        ("[sandbox]\nnetwork = []\n", "sandbox.network: expected a list of HOST:PORT that is not empty"),
-        ("[sandbox]\nnetwork = [443]\n", "sandbox.network: expected a list of HOST:PORT"),
+        ("[sandbox]\nnetwork = []\n", "sandbox.network: expected a list of rules that is not empty"),
+        ("[sandbox]\nnetwork = [443]\n", "sandbox.network[0]: expected a string, got a number"),
+        ('[sandbox]\nnetwork = ["x.example.org:443", "y"]\n', 'sandbox.network[1]: expected "HOST:PORT", where HOST'),
+        ('[network_policies]\na = ["x"]\n', 'network_policies.a[0]: expected "HOST:PORT", where HOST'),
         ('[sandbox]\nreadonly = "/opt"\n', "sandbox.readonly: expected an array"),
         ('[sandbox]\nreadonly = ["opt"]\n', "sandbox.readonly[0]: expected an absolute path"),
         ('[sandbox]\nwritable = ["/srv", "~/x"]\n', "sandbox.writable[1]: expected an absolute path"),
@@ -172,7 +175,7 @@ def test_names_mean_what_the_tables_of_the_host_say(tmp_path: Path) -> None:
         ('[mounts]\na = { path = "a" }\n', "mounts.a.path: expected an absolute path"),
         ('[mounts]\na = { path = "/", writable = true }\n', "mounts.a.path: expected a path other than /"),
         ('[mounts]\na = { path = "/a", writable = 1 }\n', "mounts.a.writable: expected a boolean"),
-        ('[network_policies]\na = "public"\n', "network_policies.a: expected a list of HOST:PORT"),
+        ('[network_policies]\na = "public"\n', "network_policies.a: expected a list of rules"),
         ("[shell_policies]\na = {}\n", "shell_policies.a.allow: required, but missing"),
         ("[shell_policies]\na = { allow = [] }\n", "shell_policies.a.allow: expected at least one program"),
         (
