@@ -13,6 +13,7 @@ from runtimed.core.paging import PageSize
 from runtimed.core.state.activity import MAX_OPEN_TEXT
 from runtimed.core.state.backend_answer import BackendAnswer
 from runtimed.core.state.change import Change, EncodedEvent, Entry, StateAt, StoredState, TrimRange
+from runtimed.model.bundle import Declaration
 from runtimed.model.event import Payload
 from runtimed.model.execution import LossReason
 from runtimed.model.identity import RuntimeId, WorkerId
@@ -171,6 +172,7 @@ class Spawn:
         history: The newest page of its transcript if it is restored, else None.
         max_open_text: How many characters its output in flight may have, as EventSink.emit says.
         folders: The folders of its workspaces.
+        declarations: Those of its config bundle, as they were when the Worker was created.
     """
 
     worker_id: WorkerId
@@ -178,6 +180,7 @@ class Spawn:
     history: tuple[Entry, ...] | None = None
     max_open_text: int = MAX_OPEN_TEXT
     folders: WorkingFolders = NO_FOLDERS
+    declarations: tuple[Declaration, ...] = ()
 
 
 @value

@@ -26,7 +26,7 @@ from runtimed.core.state.change import (
     Worker,
 )
 from runtimed.errors import StoreCorrupt
-from runtimed.model.bundle import ConfigBundle
+from runtimed.model.bundle import ConfigBundle, Declaration
 from runtimed.model.diagnostic import Diagnostic
 from runtimed.model.event import ActivityStatus, InFlightBlock
 from runtimed.model.execution import Execution, WorkerStatus
@@ -36,6 +36,7 @@ from runtimed.model.permission import Permission
 from runtimed.model.runtime import RuntimeEvent
 from runtimed.model.transcript import Role
 from runtimed.model.value import value
+from runtimed.model.worker import CreateWorkerRequest
 from runtimed.store.tables import CHECKSUM, Counter, Expiry, Row, Table, Tables, blob, integer, text
 from runtimed.wire.converter import encode, encode_payload, restore
 
@@ -48,6 +49,9 @@ ROLES: tuple[Role, ...] = ("user", "assistant", "system")
 
 AWAITS_RUN_END = len(ACTIVITIES)
 """The number for `idle` in the column `activity` of `state` while a `run_end` is missing."""
+
+REQUEST_FIELDS = tuple(field.name for field in attrs.fields(CreateWorkerRequest))
+"""The fields of DeclaredRequest that are those of the request."""
 
 EXECUTION_FIELDS = tuple(field.name for field in attrs.fields(Execution))
 """The fields of TitledExecution that are those of the execution."""
@@ -86,6 +90,13 @@ class TitledExecution(Execution):
 
 
 @value
+class DeclaredRequest(CreateWorkerRequest):
+    """What the column `request` holds: besides the request, the declarations of its config bundle at that time."""
+
+    declarations: tuple[Declaration, ...] = ()
+
+
+@value
 class TrimPoint:
     """The newest event of a Worker that is no longer retained, 0 for none, and the Worker's state after it."""
 
@@ -121,7 +132,14 @@ def _optional_id(number: int | None) -> WorkerId | None:
 
 
 def _encode_worker(worker: Worker) -> Row:
-    return number_of(worker.worker_id), encode(worker.request), worker.created_at_ms
+    return number_of(worker.worker_id), _encode_request(worker), worker.created_at_ms
+
+
+def _encode_request(worker: Worker) -> bytes:
+    if not worker.declarations:
+        return encode(worker.request)
+    fields = {name: getattr(worker.request, name) for name in REQUEST_FIELDS}
+    return encode(DeclaredRequest(**fields, declarations=worker.declarations))
 
 
 def _encode_state(worker: Worker) -> Row:

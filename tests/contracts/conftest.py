@@ -10,6 +10,7 @@ import pytest
 from runtimed.core.ports import Store
 from runtimed.core.state.activity import Activity
 from runtimed.core.state.change import Change, Entry, Event, StateAt, StoredState, Trim, TrimRange, Worker
+from runtimed.model.bundle import Declaration
 from runtimed.model.event import Payload, SystemItem, TextDone, UserMessage
 from runtimed.model.execution import Execution
 from runtimed.model.identity import RuntimeId, WorkerId, worker_id
@@ -33,7 +34,12 @@ class Teller:
         self.workers: dict[WorkerId, Worker] = {}
         self.activities: dict[WorkerId, Activity] = {}
 
-    def create(self, request: CreateWorkerRequest | None = None, number: int | None = None) -> Change:
+    def create(
+        self,
+        request: CreateWorkerRequest | None = None,
+        number: int | None = None,
+        declarations: tuple[Declaration, ...] = (),
+    ) -> Change:
         """A Change with one more Worker, the last of `workers`. By default its number is how many there are then."""
         number = number or len(self.workers) + 1
         worker = Worker(
@@ -43,6 +49,7 @@ class Teller:
             Execution("connected", "idle"),
             created_at_ms=BORN_MS + number - 1,
             last_event_ms=BORN_MS + number - 1,
+            declarations=declarations,
         )
         self.workers[worker.worker_id] = worker
         self.activities[worker.worker_id] = Activity()

@@ -323,8 +323,9 @@ async def test_workers_come_back_as_they_last_were_by_number(host: Host, teller:
         (NamedReference("w", "ref"),),
         (NamedReference("m", "ref"),),
     )
+    declared = (Declaration("secret_ref", "credential", "secret:github-token"),)
     await host.open()
-    for create in (teller.create(), teller.create(request), teller.create()):
+    for create in (teller.create(), teller.create(request, declarations=declared), teller.create(request)):
         await host.store.commit(create)
     await host.store.commit(teller.tell(SECOND, user("hi"), TextDone("ho"), RunEnd("finished")))
     result = ExecutionResult("stop", "accepted", "stopped", "bye")

@@ -9,6 +9,7 @@ import pytest
 
 from runtimed.core import BackendAnswer, Dispatch, EventSink, Runtime, Spawn, Store
 from runtimed.core.state.change import Change, EncodedEvent, Entry
+from runtimed.model.bundle import Declaration
 from runtimed.model.event import Payload, RunEnd, Snapshot
 from runtimed.model.execution import ExecutionResult
 from runtimed.model.identity import WorkerId, WorkerRef
@@ -25,6 +26,7 @@ class FakeBackend:
     sinks: dict[WorkerId, EventSink] = attrs.field(factory=dict)
     calls: list[str] = attrs.field(factory=list)
     histories: list[Sequence[Entry] | None] = attrs.field(factory=list)
+    declarations: list[Sequence[Declaration]] = attrs.field(factory=list)
     running: set[WorkerId] = attrs.field(factory=set)
     spawned: BackendAnswer = BackendAnswer("accepted")
     dispatched: BackendAnswer = BackendAnswer("accepted")
@@ -38,6 +40,7 @@ class FakeBackend:
     async def spawn(self, spawn: Spawn, sink: EventSink) -> BackendAnswer:
         self.calls.append("spawn")
         self.histories.append(spawn.history)
+        self.declarations.append(spawn.declarations)
         await self.gate.wait()
         self.sinks[spawn.worker_id] = sink
         return self.spawned

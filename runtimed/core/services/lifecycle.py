@@ -24,7 +24,7 @@ from runtimed.core.state import decisions
 from runtimed.core.state.activity import Activity
 from runtimed.core.state.change import Change, IdempotencyRecord, NumberedDiagnostic, Worker
 from runtimed.errors import InvalidRequest, RuntimedError, StoreFull, WorkerExecutionRejected
-from runtimed.model.bundle import ConfigBundle
+from runtimed.model.bundle import ConfigBundle, Declaration
 from runtimed.model.execution import LIMITS_MET, LossReason, Operation
 from runtimed.model.idempotency import IdempotencyKey
 from runtimed.model.identity import MAX_WORKER_NUMBER, RuntimeId, WorkerId, WorkerRef, worker_id
@@ -89,7 +89,7 @@ class Lifecycle:
             bundles: The bundles that are held, by id.
             key: The idempotency key of the request, if it has one. It is stored with the Worker.
         """
-        decisions.check_request(request, bundles)
+        declarations = decisions.check_request(request, bundles)
         begun = sum(name not in self._registry for name in self._creating)
         if len(self._registry) + begun >= self._limits.max_workers:
             raise InvalidRequest(f"expected at most {self._limits.max_workers} Workers (max_workers)")
@@ -97,21 +97,29 @@ class Lifecycle:
         if number > MAX_WORKER_NUMBER:
             raise InvalidRequest("all Worker ids of this store are used")
         name = worker_id(number)
-        return await self._creating.run(name, self._create(name, request, key))
+        return await self._creating.run(name, self._create(name, request, declarations, key))
 
     async def created(self, name: WorkerId) -> None:
         """Wait until the Worker is spawned, or the attempt has failed."""
         await self._creating.over(name)
 
-    async def _create(self, name: WorkerId, request: CreateWorkerRequest, key: IdempotencyKey | None) -> WorkerDetail:
-        mailbox = self._make_mailbox(decisions.new_worker(name, request, self._clock.unix_ms()), Activity())
+    async def _create(
+        self,
+        name: WorkerId,
+        request: CreateWorkerRequest,
+        declarations: tuple[Declaration, ...],
+        key: IdempotencyKey | None,
+    ) -> WorkerDetail:
+        worker = decisions.new_worker(name, request, declarations, self._clock.unix_ms())
+        mailbox = self._make_mailbox(worker, Activity())
         diagnostics = tuple(map(self._sequencer.number, decisions.creation_diagnostics(mailbox.worker)))
         created = self._sequencer.runtime_event("worker_created", name)
         keys = () if key is None else (self._record(name, key),)
         change = Change(worker=mailbox.worker, diagnostics=diagnostics, runtime_events=(created,), idempotency=keys)
         await self._sequencer.commit_and_apply(change, partial(self._add, mailbox, diagnostics))
         with contextlib.suppress(StoreFull):
-            await self._spawn(mailbox, Spawn(name, request, max_open_text=self._limits.max_open_text))
+            most = self._limits.max_open_text
+            await self._spawn(mailbox, Spawn(name, request, max_open_text=most, declarations=declarations))
         return views.detail(self._runtime_id, mailbox.worker, mailbox.retained_after, mailbox.sandbox)
 
     def _record(self, name: WorkerId, key: IdempotencyKey) -> IdempotencyRecord:
@@ -201,7 +209,8 @@ class Lifecycle:
         page = self._limits.transcript_page
         history = await self._store.newest_entries(worker.worker_id, worker.transcript_len, page)
         most = self._limits.max_open_text
-        await self._spawn(mailbox, Spawn(worker.worker_id, worker.request, tuple(history), most))
+        spawn = Spawn(worker.worker_id, worker.request, tuple(history), most, declarations=worker.declarations)
+        await self._spawn(mailbox, spawn)
 
     async def restore_all(self, mailboxes: Iterable[Mailbox]) -> None:
         """Restore these Workers, `max_restores` at a time. Each Worker's `execution` shows the outcome."""

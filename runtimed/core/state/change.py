@@ -5,7 +5,7 @@ from collections.abc import Mapping, Sequence
 import attrs
 
 from runtimed.core.state.activity import Activity
-from runtimed.model.bundle import ConfigBundle
+from runtimed.model.bundle import ConfigBundle, Declaration
 from runtimed.model.diagnostic import Diagnostic
 from runtimed.model.event import ActivityStatus, Payload
 from runtimed.model.execution import Execution, WorkerStatus
@@ -54,6 +54,7 @@ class Worker:
         awaits_run_end: An `error` has ended its run, and the `run_end` is still missing.
         title: What its agent calls its session, if it said so.
         commands: What its agent offers. They are not stored: an agent that starts says them again.
+        declarations: Those of its config bundle when it was created: a bundle may be replaced later.
     """
 
     worker_id: WorkerId
@@ -72,6 +73,7 @@ class Worker:
     awaits_run_end: bool = False
     title: str | None = None
     commands: tuple[SlashCommand, ...] = ()
+    declarations: tuple[Declaration, ...] = ()
 
     @property
     def quiet(self) -> bool:

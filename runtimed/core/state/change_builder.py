@@ -223,6 +223,7 @@ class ChangeBuilder:
             self.missing_end == "awaited",
             self.title,
             self.commands,
+            before.declarations,
         )
         if self.deleted:
             return Change(

@@ -10,6 +10,7 @@ import apsw
 from runtimed.core.state.activity import Activity
 from runtimed.core.state.change import QueuedInput, StoredState, Worker
 from runtimed.errors import StoreCorrupt, StoreForeign
+from runtimed.model.bundle import Declaration
 from runtimed.model.execution import Execution
 from runtimed.model.identity import RuntimeId, WorkerId, worker_id
 from runtimed.model.worker import CreateWorkerRequest
@@ -20,10 +21,12 @@ from runtimed.store.records import (
     AWAITS_RUN_END,
     EXECUTION_FIELDS,
     META,
+    REQUEST_FIELDS,
     STATES,
     STATUSES,
     TRIM_POINTS,
     WORKERS,
+    DeclaredRequest,
     TitledExecution,
     number_of,
     skip_damaged,
@@ -92,7 +95,7 @@ def worker_reader() -> Callable[[Row, int], Worker]:
         A function of two arguments: a row of WORKERS followed by one of STATES without its key, and the sequence
         after which events are retained. It raises StoreCorrupt for a damaged row.
     """
-    request_of = functools.cache(lambda body: _restored(body, CreateWorkerRequest, "a Worker's request"))
+    request_of = functools.cache(_restored_request)
     execution_of = functools.cache(_restored_execution)
 
     def read(row: Row, floor: int) -> Worker:
@@ -100,10 +103,10 @@ def worker_reader() -> Callable[[Row, int], Worker]:
         number, request, created_at_ms = WORKERS.read(row[:end])
         state = STATES.read((number, *row[end:]))
         _, status, transcript_len, last_sequence, since, activity, retained, body, waiting, last_event_ms = state
-        execution, title = execution_of(body)
+        (asked, declarations), (execution, title) = request_of(request), execution_of(body)
         return Worker(
             worker_id(number),
-            request_of(request),
+            asked,
             STATUSES[status],
             execution,
             transcript_len,
@@ -117,6 +120,7 @@ def worker_reader() -> Callable[[Row, int], Worker]:
             last_event_ms,
             activity == AWAITS_RUN_END,
             title,
+            declarations=declarations,
         )
 
     return read
@@ -199,6 +203,11 @@ def _activity(connection: apsw.Connection, worker: Worker) -> Activity:
         fields = {"worker_id": worker.worker_id, "reason": error}
         log.error("cannot recover the activity of a Worker, assuming that it runs", extra=fields)
         return Activity("running")
+
+
+def _restored_request(body: bytes) -> tuple[CreateWorkerRequest, tuple[Declaration, ...]]:
+    found = _restored(body, DeclaredRequest, "a Worker's request")
+    return CreateWorkerRequest(**{name: getattr(found, name) for name in REQUEST_FIELDS}), found.declarations
 
 
 def _restored_execution(body: bytes) -> tuple[Execution, str | None]:

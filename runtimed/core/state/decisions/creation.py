@@ -7,7 +7,7 @@ from runtimed.core.state.change import Worker
 from runtimed.core.state.labels import check_labels, check_name
 from runtimed.core.state.mcp_server_rules import check_requested_servers
 from runtimed.errors import InvalidProfileSelector, InvalidRequest
-from runtimed.model.bundle import ConfigBundle
+from runtimed.model.bundle import ConfigBundle, Declaration
 from runtimed.model.diagnostic import Diagnostic, Severity
 from runtimed.model.execution import Execution
 from runtimed.model.identity import WorkerId
@@ -19,6 +19,10 @@ UNCONNECTED = Execution("unconnected", "unconnected")
 MAX_SESSION_CONFIG = 32
 MAX_CONFIG_TEXT = 256
 """Entries of a session_config, and characters of each name and each value."""
+
+MAX_DECLARATIONS = 256
+MAX_DECLARATION_CHARACTERS = 64 << 10
+"""The most declarations of a Worker, and the most characters of their texts together. Each Worker keeps them."""
 
 LOCAL_DEFAULTS: tuple[str, Severity, str] = (
     "runtime.local_default_resources",
@@ -32,9 +36,26 @@ TOOLS_LESS: tuple[str, Severity, str] = (
 )
 
 
-def new_worker(worker_id: WorkerId, request: CreateWorkerRequest, unix_ms: int) -> Worker:
-    """Return a new Worker that nothing runs yet, created at `unix_ms` (Unix time in milliseconds)."""
-    return Worker(worker_id, request, "running", UNCONNECTED, created_at_ms=unix_ms, last_event_ms=unix_ms)
+def new_worker(
+    worker_id: WorkerId, request: CreateWorkerRequest, declarations: tuple[Declaration, ...], unix_ms: int
+) -> Worker:
+    """Return a new Worker that nothing runs yet.
+
+    Args:
+        worker_id: Its id.
+        request: The request.
+        declarations: What `check_request` returned.
+        unix_ms: The Unix time in milliseconds.
+    """
+    return Worker(
+        worker_id,
+        request,
+        "running",
+        UNCONNECTED,
+        created_at_ms=unix_ms,
+        last_event_ms=unix_ms,
+        declarations=declarations,
+    )
 
 
 def creation_diagnostics(worker: Worker) -> Iterable[Diagnostic]:
@@ -45,12 +66,15 @@ def creation_diagnostics(worker: Worker) -> Iterable[Diagnostic]:
         yield Diagnostic(*TOOLS_LESS, worker.worker_id)
 
 
-def check_request(request: CreateWorkerRequest, held: Mapping[str, ConfigBundle]) -> None:
+def check_request(request: CreateWorkerRequest, held: Mapping[str, ConfigBundle]) -> tuple[Declaration, ...]:
     """Check a request to create a Worker against section 5 of the v1 contract.
 
     Args:
         request: The request as the client sent it.
         held: The config bundles of this Runtime, by id.
+
+    Returns:
+        The declarations of its config bundle; none without one.
 
     Raises:
         InvalidRequest: A field holds what it may not hold; the message names the field.
@@ -58,7 +82,7 @@ def check_request(request: CreateWorkerRequest, held: Mapping[str, ConfigBundle]
         ConfigBundleMissing: No bundle has the id that the request names.
         ConfigBundleDigestMismatch: The bundle with that id has another digest.
     """
-    _check_profile(request, held)
+    declarations = _check_profile(request, held)
     if isinstance(request.intent, TaskIntent):
         _check_not_blank(request.intent.objective, "intent.objective")
     if isinstance(request.intent, RoleIntent):
@@ -71,6 +95,7 @@ def check_request(request: CreateWorkerRequest, held: Mapping[str, ConfigBundle]
     check_labels(request.labels)
     _check_session_config(request.session_config)
     check_requested_servers(request.mcp_servers)
+    return declarations
 
 
 def check_initial_input(message: WorkerInput) -> None:
@@ -78,15 +103,20 @@ def check_initial_input(message: WorkerInput) -> None:
     _check_not_blank(message.content, "initial_input.content")
 
 
-def _check_profile(request: CreateWorkerRequest, held: Mapping[str, ConfigBundle]) -> None:
+def _check_profile(request: CreateWorkerRequest, held: Mapping[str, ConfigBundle]) -> tuple[Declaration, ...]:
     if request.config_bundle is None:
         if isinstance(request.profile, NamedProfile):
             raise InvalidProfileSelector("profile: a named profile needs the config_bundle that offers it")
         bundle_rules.check_selector(request.profile, "profile")
-        return
+        return ()
     bundle = bundle_rules.held(held, request.config_bundle)
     if all(profile.selector != request.profile for profile in bundle.profiles):
         raise InvalidProfileSelector("profile: the config bundle does not offer this profile")
+    characters = sum(len(one.name) + len(one.reference) for one in bundle.declarations)
+    if len(bundle.declarations) > MAX_DECLARATIONS or characters > MAX_DECLARATION_CHARACTERS:
+        most = f"{MAX_DECLARATIONS} declarations of {MAX_DECLARATION_CHARACTERS} characters together"
+        raise InvalidRequest(f"config_bundle: expected a bundle with at most {most}")
+    return bundle.declarations
 
 
 def _check_references(references: Iterable[NamedReference], field: str) -> None:
