@@ -1,5 +1,6 @@
 """What a host's configuration lets the programs of its Workers reach: values without I/O."""
 
+import re
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Literal
@@ -14,6 +15,10 @@ NetworkKind = Literal["none", "public", "host"]
 
 FIRST_UID, LAST_UID = 100_000, 165_535
 """The user ids of Workers, unless the configuration names others."""
+
+NAME = re.compile(r"[A-Za-z0-9_][A-Za-z0-9_.@+-]{0,63}", re.ASCII)
+NAME_RULE = "1 to 64 characters of A-Z a-z 0-9 _ . @ + -, the first a letter, a digit or _"
+"""The names of the resources of a host. Each can be the name of a file too."""
 
 UPSTREAM_CONNECT_S = 10.0
 UPSTREAM_SILENCE_S = 300.0

@@ -2,6 +2,7 @@
 
 from typing import Literal
 
+from runtimed.model.profile import Sandbox
 from runtimed.model.value import value
 from runtimed.model.worker import BundleReference, ProfileSelector
 
@@ -14,6 +15,9 @@ DeclarationKind = Literal[
     "capability_grant",
     "unsupported",
 ]
+DeclarationOutcome = Literal["enforced", "unknown", "unenforceable"]
+"""What a host would do with a declaration: enforce it, or reject the Worker because of it."""
+
 DigestAlgorithm = Literal["sha256"]
 
 
@@ -81,6 +85,52 @@ class ConfigBundleSummary:
     provenance: Provenance
     profile_count: int
     declaration_count: int
+
+
+@value
+class DeclarationCheck:
+    """What this host would do with a declaration.
+
+    Attributes:
+        detail: What enforces it, or why the Worker would be rejected.
+    """
+
+    kind: DeclarationKind
+    name: str
+    reference: str
+    outcome: DeclarationOutcome
+    detail: str
+
+
+@value
+class ProfileCheck:
+    """What this host would do with the Workers of one profile of a bundle.
+
+    Attributes:
+        selector: The name of the profile in the configuration.
+        sandbox: How its Workers would be confined.
+        declarations: The declarations of the bundle, in their order.
+        problem: Why no Worker can be created with the profile.
+    """
+
+    selector: str
+    sandbox: Sandbox
+    declarations: tuple[DeclarationCheck, ...]
+    problem: str | None = None
+
+
+@value
+class HostCheck:
+    """What this host would do with the Workers of a bundle.
+
+    Attributes:
+        accepted: Whether it offers a profile, and every profile and every declaration holds here.
+        profiles: The profiles that the bundle offers, in their order.
+    """
+
+    reference: BundleReference
+    accepted: bool
+    profiles: tuple[ProfileCheck, ...]
 
 
 @value

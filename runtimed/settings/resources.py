@@ -10,7 +10,15 @@ import attrs
 from runtimed.core.state.mcp_server_rules import HEADER_NAME
 from runtimed.errors import ConfigurationError, printable
 from runtimed.execution.network.rules import NetworkRule
-from runtimed.execution.policy import Gateway, GitPolicy, HostResources, Mount, Secret
+from runtimed.execution.policy import (
+    NAME,
+    NAME_RULE,
+    Gateway,
+    GitPolicy,
+    HostResources,
+    Mount,
+    Secret,
+)
 from runtimed.settings.sandbox import network_rules
 from runtimed.settings.tables import read_table, table_converter
 from runtimed.settings.values import TOKEN_VARIABLE
@@ -18,8 +26,6 @@ from runtimed.wire.problems import FieldProblem
 
 T = TypeVar("T")
 
-NAME = re.compile(r"[A-Za-z0-9_][A-Za-z0-9_.@+-]{0,63}", re.ASCII)
-NAME_RULE = "1 to 64 characters of A-Z a-z 0-9 _ . @ + -, the first a letter, a digit or _"
 ALLOW_RULE = '"METHOD /PATH", such as "POST /responses"'
 HEADER_RULE = "printable characters, with secret:NAME at most once"
 
