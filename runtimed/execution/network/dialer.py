@@ -83,8 +83,10 @@ class Dialer:
     def _check(self, request: ProxyRequest, addresses: Sequence[Address]) -> None:
         for address in addresses:
             reason = self.policy.refuse_address(address, request.port)
-            if reason and (not is_public(address) or is_own(address)):
-                raise Refused(request.destination, reason)
+            if reason and not is_public(address):
+                raise Refused(request.destination, f"its address is not public, and {reason}")
+            if reason and is_own(address):
+                raise Refused(request.destination, f"its address is one of this host, and {reason}")
 
     async def _connect(self, request: ProxyRequest, addresses: Sequence[Address]) -> socket.socket:
         failure = OSError(errno.EADDRNOTAVAIL, os.strerror(errno.EADDRNOTAVAIL))

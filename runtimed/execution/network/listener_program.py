@@ -6,7 +6,6 @@ after the other until the other end is closed. A request is JSON: `{"pid": PID, 
 last one null or what the network namespace must be. The answer is `{}` with the sockets, or `{"errno", "error"}`.
 """
 
-import contextlib
 import ctypes
 import errno
 import fcntl
@@ -19,6 +18,9 @@ MAX_REQUEST_BYTES = 4096
 BACKLOG = 128
 ADDRESS = "127.0.0.1"
 
+OVER = 1
+"""The exit status of a child that met the end of the requests."""
+
 NS_GET_USERNS = 0xB701
 CLONE_NEWUSER = 0x10000000
 CLONE_NEWNET = 0x40000000
@@ -29,17 +31,25 @@ _libc = ctypes.CDLL(None, use_errno=True)
 
 
 def serve(channel: socket.socket) -> None:
-    """Answer requests until the other end is closed. Each is served by a child, since no process can come back."""
-    while request := channel.recv(MAX_REQUEST_BYTES):
+    """Answer requests until the other end is closed.
+
+    Each is served by a child of its own, since no process can come back. It is forked before the request arrives,
+    because that takes longer than all the rest. If a child fails, the program ends: an answer could be missing.
+    """
+    while True:
         child = os.fork()
         if child == 0:
-            os._exit(_answer(channel, request))
+            os._exit(_serve_one(channel))
         _, status = os.waitpid(child, 0)
         if status:
-            _refuse(channel, OSError(errno.EIO, f"the process that opens sockets ended with status {status}"))
+            return
 
 
-def _answer(channel: socket.socket, request: bytes) -> int:
+def _serve_one(channel: socket.socket) -> int:
+    """Answer one request, and return the exit status."""
+    request = channel.recv(MAX_REQUEST_BYTES)
+    if not request:
+        return OVER
     try:
         sockets = _open(**json.loads(request))
         socket.send_fds(channel, [b"{}"], [sock.fileno() for sock in sockets])
@@ -98,5 +108,4 @@ def _listening(port: int) -> socket.socket:
 
 
 if __name__ == "__main__":
-    with contextlib.suppress(BrokenPipeError, ConnectionResetError):  # the daemon is gone
-        serve(socket.socket(fileno=int(sys.argv[1])))
+    serve(socket.socket(fileno=int(sys.argv[1])))

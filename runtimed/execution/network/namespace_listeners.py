@@ -74,8 +74,8 @@ class NamespaceListeners:
         self._thread.shutdown(wait=False)
 
     def _open(self, pid: int, ports: Sequence[int], inode: int | None) -> list[socket.socket]:
-        if len(ports) > MAX_PORTS:
-            raise OSError(errno.EINVAL, f"expected at most {MAX_PORTS} ports, got {len(ports)}")
+        if len(ports) > MAX_PORTS or not all(0 < port < 65536 for port in ports):
+            raise OSError(errno.EINVAL, f"expected at most {MAX_PORTS} ports from 1 to 65535, got {ports}")
         if self._program is not None and self._program.has_ended:
             self._end()
         self._program = self._program or _Program(self._python)

@@ -100,6 +100,7 @@ class Proxy:
 
     async def serve(self, listener: socket.socket) -> None:
         listener.setblocking(False)
+        listener.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)  # accepted connections inherit it
         self._listeners[listener] = Acceptor(listener, self._slots, self._serve_client)
 
     async def forget(self, listener: socket.socket) -> None:

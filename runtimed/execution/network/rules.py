@@ -95,10 +95,10 @@ class NetworkPolicy:
         return None
 
     def refuse_address(self, address: Address, port: int) -> str | None:
-        """Return why an address that is not public may not be connected to, or None if each list writes it out."""
+        """Return why an address nearby may not be connected to, or None if each list writes it out."""
         for rules in self.lists or ((),):
             if not any(rule.writes_out(address, port) for rule in rules):
-                return f"its address is not public, and no rule writes the address out, {_described(rules)}"
+                return f"no rule writes the address out, {_described(rules)}"
         return None
 
 

@@ -129,7 +129,7 @@ async def test_a_port_out_of_range_is_an_error_and_the_next_request_is_served(
 ) -> None:
     sandbox = new_sandbox("true")
 
-    with pytest.raises(OSError, match="ended with status"):
+    with pytest.raises(OSError, match="70000"):
         await listeners.open(sandbox.pid, [70_000])
     with pytest.raises(OSError, match=f"at most {MAX_PORTS} ports"):
         await listeners.open(sandbox.pid, range(1, MAX_PORTS + 2))
