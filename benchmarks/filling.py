@@ -58,7 +58,7 @@ async def _fill(folder: Path, workers: int, events: int, kind: str) -> None:
 
 def _changes(sequencer: Sequencer, workers: int, events: int, make: Callable[[int], Payload]) -> Iterator[Change]:
     for number in range(1, workers + 1):
-        worker, activity = new_worker(worker_id(number), CreateWorkerRequest(), sequencer.unix_ms()), Activity()
+        worker, activity = new_worker(worker_id(number), CreateWorkerRequest(), (), sequencer.unix_ms()), Activity()
         yield Change(worker)
         share = events * number // workers - events * (number - 1) // workers
         for first in range(0, share, CHANGE_EVENTS):

@@ -19,7 +19,6 @@ from runtimed.core.runtime import Runtime
 from runtimed.errors import ConfigurationError
 from runtimed.execution.confinement.confiner import HostConfiner, HostPaths
 from runtimed.execution.confinement.probe import find_mechanisms
-from runtimed.execution.confinement.secrets import Secrets
 from runtimed.execution.confinement.users import Users
 from runtimed.execution.processes.supervisor import Supervisor
 from runtimed.execution.registry import ProfileRegistry
@@ -235,8 +234,7 @@ def _confiner(settings: Settings, opened: OpenedStore) -> HostConfiner:
     named = [*configuration_files(config_file()), *settings.secret_files, *map(Path, files), *map(Path, sockets)]
     paths = HostPaths(tuple(path.resolve() for path in (opened.data_dir.path, endpoint.folder(), *named)))
     mechanisms = find_mechanisms(None if users is None else numbers.start)
-    resources = settings.host_resources()
-    return HostConfiner(mechanisms, paths, users, secrets=Secrets(resources.secrets))
+    return HostConfiner(mechanisms, paths, users, resources=settings.host_resources())
 
 
 def _token(settings: Settings, opened: OpenedStore) -> Token:

@@ -160,7 +160,7 @@ class ProfileRegistry:
         confiner, worker_id = self._supervisor.confiner, spawn.worker_id
         try:
             folder = (await asyncio.to_thread(self._workspaces.worker_folder, worker_id)).absolute()
-            sandbox = await confiner.enclose(worker_id, profile.sandbox_request, folder, spawn.folders, sink)
+            sandbox = await confiner.enclose(worker_id, profile.sandbox_request, folder, spawn, sink)
         except ConfinementRefused as refused:
             return BackendAnswer("rejected", f"profile {self._selected(spawn.request)}: {refused}")
         except (OSError, StoreUnsupported) as error:

@@ -8,6 +8,9 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path, PurePosixPath
 
 from runtimed.execution.beneath import descend
+from runtimed.execution.confinement.instructions import FOLDER, Instructions, argv
+from runtimed.execution.confinement.judgment import SECRETS_FOLDER
+from runtimed.execution.confinement.landlock import Access, abi, ruleset
 from runtimed.execution.confinement.reach import Reach
 from runtimed.execution.confinement.seccomp import seccomp_filter
 from runtimed.execution.confinement.system_view import ACCOUNTS, ETC, SYSTEM
@@ -38,6 +41,12 @@ SHELL = "/bin/sh"
 ENTER = 'cd -- "$0" && exec "$@"'
 """Enters the directory as the user of the Worker: bubblewrap itself may not be able to."""
 
+GRANTED = Path("/run/.granted")
+COPY_SECRETS = (
+    f'for file in {GRANTED}/*; do (umask 0377 && cat "$file" >"{SECRETS_FOLDER}/${{file##*/}}") || exit; done; '
+)
+"""Makes secret files of the user of the Worker, with mode 0400, of those that bubblewrap made as root."""
+
 CHANGE_USER = ("--cap-add", "CAP_SETUID", "--cap-add", "CAP_SETGID", "--cap-add", "CAP_SETPCAP")
 
 
@@ -54,6 +63,7 @@ class Bubblewrap:
 
     mechanism: Mechanism = "bubblewrap"
     has_own_files = True
+    limits_network = True
 
     def __init__(self, program: str, setpriv: str) -> None:
         self._program = program
@@ -77,7 +87,10 @@ class Bubblewrap:
     def launch(self, reach: Reach, command: Sequence[str], cwd: Path) -> Launch:
         opened = _Descriptors()
         try:
-            return self._launch(reach, [*self._as_user(reach), SHELL, "-c", ENTER, str(cwd), *command], opened)
+            if reach.executables is not None:
+                command = self._limited(reach.executables, command, opened)
+            enter = COPY_SECRETS + ENTER if reach.secrets and reach.uid is not None else ENTER
+            return self._launch(reach, [*self._as_user(reach), SHELL, "-c", enter, str(cwd), *command], opened)
         except BaseException:
             opened.close()
             raise
@@ -98,10 +111,10 @@ class Bubblewrap:
             options += ["--info-fd", str(told), "--block-fd", str(holding)]
         told_options = opened.file(b"".join(os.fsencode(option) + b"\0" for option in options))
         inherited = tuple(fd for fd in opened.descriptors if fd not in {pid_pipe, hold})
-        argv = [self._program, "--args", str(told_options), "--", *command]
+        sandboxed = [self._program, "--args", str(told_options), "--", *command]
         if reach.uid is not None and reach.mapped:
-            argv = as_owner(reach.uid, reach.mapped, argv)
-        return Launch(argv, inherited, pid_pipe, hold)
+            sandboxed = as_owner(reach.uid, reach.mapped, sandboxed)
+        return Launch(sandboxed, inherited, pid_pipe, hold)
 
     def show_as(self, root: int, folder: Path, name: str) -> None:
         for pid in CONFINED.members(root, "")[1:2]:
@@ -114,6 +127,13 @@ class Bubblewrap:
                 os.symlink(folder.name, name, dir_fd=parent)
             finally:
                 os.close(parent)
+
+    def _limited(self, executables: Sequence[Path], command: Sequence[str], opened: "_Descriptors") -> Sequence[str]:
+        """Return the command, kept from executing programs but itself and these."""
+        own = Path(command[0])
+        access = Access(executable=tuple(executables) if not own.exists() else (*executables, own.resolve()))
+        instructions = Instructions(ruleset(access, abi()))
+        return argv(command, opened.file(instructions.encode()))
 
     def _as_user(self, reach: Reach) -> Sequence[str]:
         if reach.uid is None:
@@ -144,6 +164,10 @@ def _view(reach: Reach, opened: "_Descriptors") -> Iterator[str]:
         yield from ("--ro-bind", str(path), str(path))
     yield from ("--perms", "1777", "--size", str(SHM_BYTES), "--tmpfs", "/dev/shm")  # noqa: S108
     yield from ("--perms", "0755", "--size", str(RUN_BYTES), "--tmpfs", "/run")
+    yield from _secret_files(reach, opened)
+    if reach.executables is not None:
+        for path in (Path(sys.base_prefix), FOLDER):
+            yield from (*_parents(path), "--ro-bind", str(path), str(path))
     yield from _laid_over(reach)
     yield from ("--remount-ro", "/")
 
@@ -189,6 +213,22 @@ def _accounts(reach: Reach, opened: "_Descriptors") -> Iterator[str]:
     groups = f"{USER}:x:{uid}:\nroot:x:0:\nnogroup:x:65534:\n"
     for path, text in zip(ACCOUNTS, (users, groups), strict=True):
         yield from ("--perms", "0644", "--ro-bind-data", str(opened.file(text.encode())), str(path))
+
+
+def _secret_files(reach: Reach, opened: "_Descriptors") -> Iterator[str]:
+    """Yield the arguments for files that only the user of the Worker can read.
+
+    Bubblewrap makes files of root where the daemon is root. They are copied then: see COPY_SECRETS.
+    """
+    if not reach.secrets:
+        return
+    is_copied = reach.uid is not None
+    for path, value in reach.secrets.items():
+        place = GRANTED / path.name if is_copied else path
+        yield from ("--perms", "0444" if is_copied else "0400", "--ro-bind-data")
+        yield from (str(opened.file(value.encode())), str(place))
+    if is_copied:
+        yield from ("--perms", "0777", "--size", str(RUN_BYTES), "--tmpfs", SECRETS_FOLDER)
 
 
 class _Descriptors:

@@ -2,24 +2,29 @@
 
 import asyncio
 import logging
+import shutil
 from collections.abc import Iterator, Mapping, Sequence
 from functools import partial
 from pathlib import Path
 
 import attrs
 
-from runtimed.core.ports import NO_FOLDERS, EventSink, WorkingFolders
+from runtimed.core.ports import NO_FOLDERS, EventSink, Spawn, WorkingFolders
 from runtimed.errors import printable
+from runtimed.execution.confinement import landlock
 from runtimed.execution.confinement.bubblewrap import USER
+from runtimed.execution.confinement.declarations import DeclarationRefused, grant, network_of
 from runtimed.execution.confinement.enclosure import Owned, WorkerEnclosure
+from runtimed.execution.confinement.judgment import MOUNTS_FOLDER, SECRETS_FOLDER
 from runtimed.execution.confinement.no_confinement import NoConfinement
 from runtimed.execution.confinement.reach import Bind, Confinement, Reach
 from runtimed.execution.confinement.references import UnknownReference, references, resolve
 from runtimed.execution.confinement.secrets import Secrets, SecretUnavailable
-from runtimed.execution.confinement.system_view import NAMES, folders_of_path, parts_of_program
+from runtimed.execution.confinement.system_view import NAMES, SYSTEM, folders_of_path, parts_of_program
 from runtimed.execution.confinement.users import Users
+from runtimed.execution.grants import Abilities, Grants
 from runtimed.execution.network.ways_out import Network
-from runtimed.execution.policy import SandboxPolicy
+from runtimed.execution.policy import HostResources, SandboxPolicy
 from runtimed.execution.processes.confinement import UNCONFINED, ConfinementRefused, SandboxRequest
 from runtimed.execution.processes.executable import at_home
 from runtimed.execution.tasks import begin, finish
@@ -28,6 +33,7 @@ from runtimed.model.event import SystemItem
 from runtimed.model.identity import WorkerId
 from runtimed.model.profile import NetworkReach, Sandbox
 
+SECRETS, MOUNTS = Path(SECRETS_FOLDER), Path(MOUNTS_FOLDER)
 TMP = "tmp"
 """The folder in a Worker's own folder that its programs see as /tmp."""
 
@@ -65,7 +71,7 @@ class HostConfiner:
         paths: Paths of this host.
         users: Gives each Worker a user; None where the daemon is not root.
         network: Gives Workers their ways out.
-        secrets: Gives the values of secrets.
+        resources: What names mean on this host.
     """
 
     def __init__(
@@ -74,13 +80,14 @@ class HostConfiner:
         paths: HostPaths,
         users: Users | None = None,
         network: Network | None = None,
-        secrets: Secrets | None = None,
+        resources: HostResources | None = None,
     ) -> None:
         self._mechanisms = tuple(mechanisms)
         self._paths = paths
         self._users = users
         self._network = network or Network(lambda _names: {})
-        self._secrets = secrets or Secrets({})
+        self._resources = resources or HostResources()
+        self._secrets = Secrets(self._resources.secrets)
         self._enclosures: dict[WorkerId, WorkerEnclosure] = {}
         self._sinks: dict[WorkerId, EventSink] = {}
         self._telling: set[asyncio.Task[None]] = set()
@@ -88,6 +95,14 @@ class HostConfiner:
 
     def of(self, worker_id: WorkerId | None) -> WorkerEnclosure | None:
         return None if worker_id is None else self._enclosures.get(worker_id)
+
+    @property
+    def abilities(self) -> Abilities:
+        """What this host can hold Workers to."""
+        if not self._mechanisms:
+            return Abilities()
+        best = self._mechanisms[0]
+        return Abilities(best.mechanism, best.has_own_files, best.limits_network, landlock.unusable() is None)
 
     def sandbox(self, policy: SandboxPolicy) -> Sandbox:
         if policy.mode == "off" or not self._mechanisms:
@@ -99,13 +114,15 @@ class HostConfiner:
         worker_id: WorkerId,
         request: SandboxRequest,
         folder: Path,
-        folders: WorkingFolders = NO_FOLDERS,
+        spawn: Spawn | None = None,
         sink: EventSink | None = None,
     ) -> Sandbox:
         await self.release(worker_id)
-        place = Placement(worker_id, request, folder, folders)
+        grants = self._grants(request, spawn)
+        folders = NO_FOLDERS if spawn is None else spawn.folders
+        place = Placement(worker_id, request, folder, folders, grants, await self._secret_files(grants))
         enclosure = await asyncio.to_thread(self._find, place)
-        enclosure = await self._with_ways_out(enclosure, request)
+        enclosure = await self._with_ways_out(enclosure, place)
         try:
             replaced = await self._replaced(request.declared, enclosure)
         except BaseException:
@@ -154,11 +171,25 @@ class HostConfiner:
         self._log_once(place.request, reason)
         return _unconfined(place)
 
-    async def _with_ways_out(self, enclosure: WorkerEnclosure, request: SandboxRequest) -> WorkerEnclosure:
+    def _grants(self, request: SandboxRequest, spawn: Spawn | None) -> Grants:
+        if spawn is None:
+            return Grants(network=network_of(request.policy))
+        try:
+            return grant(spawn.declarations, spawn.request, request.policy, self._resources, self.abilities)
+        except DeclarationRefused as refused:
+            raise ConfinementRefused(str(refused)) from None
+
+    async def _secret_files(self, grants: Grants) -> Mapping[Path, str]:
+        try:
+            return {SECRETS / file: await self._secrets.get(name) for file, name in grants.secrets.items()}
+        except SecretUnavailable as error:
+            raise ConfinementRefused(str(error)) from None
+
+    async def _with_ways_out(self, enclosure: WorkerEnclosure, place: "Placement") -> WorkerEnclosure:
         """Open what the programs reach instead of a network, and the gateways that the profile names."""
-        network = "host" if enclosure.reach.network == "host" else request.policy.network
-        gateways = {name for kind, _, name in map(_parted, references(request.declared)) if kind != "secret"}
-        ways_out = self._network.ways_out(network, sorted(gateways))
+        policy = None if enclosure.reach.network == "host" else place.grants.network
+        gateways = {name for kind, _, name in map(_parted, references(place.request.declared)) if kind != "secret"}
+        ways_out = self._network.ways_out(policy, sorted(gateways))
         if ways_out is None:
             return enclosure
         is_inside = enclosure.confinement.has_own_files and enclosure.reach.network != "host"
@@ -214,17 +245,28 @@ class HostConfiner:
         return {name: value for name, value in found.items() if name not in place.request.declared}
 
     def _reach(self, place: "Placement", *, has_user: bool) -> tuple[Reach, Owned]:
-        policy, own = place.request.policy, place.folder
+        own = place.folder
         uid, mapped = self._user(place) if has_user else (None, ())
         binds = (
             Bind(own / TMP, Path("/tmp"), writable=True, is_tmp=True),  # noqa: S108 the Worker's own
             *(Bind(path, path) for path in self._readable(place, can_hide=has_user)),
             *(Bind(path, path, writable=True) for path in self._writable(place)),
+            *(Bind(mount.path, MOUNTS / name, mount.writable) for name, mount in place.grants.mounts.items()),
             Bind(own / SCRIPTS, own / SCRIPTS),
             Bind(own / HOME, own / HOME, writable=True),
             *(Bind(path, path, writable=True) for path in place.made),
         )
-        reach = Reach(binds, self._paths.hidden, own.parent, uid, mapped, own / HOME, reach_of(policy))
+        reach = Reach(
+            binds,
+            hidden=self._paths.hidden,
+            parent=own.parent,
+            uid=uid,
+            mapped=mapped,
+            home=own / HOME,
+            network=place.grants.network_reach,
+            executables=_executables(place),
+            secrets=place.secret_files,
+        )
         return reach, Owned((own / HOME, own / TMP, *place.made), (own / SCRIPTS,), uid)
 
     def _readable(self, place: "Placement", *, can_hide: bool) -> Sequence[Path]:
@@ -234,7 +276,7 @@ class HostConfiner:
         found = [path for path in found if not self._paths.is_hidden(path.resolve())]
         found = [path for path in found if can_hide or not self._paths.holds_hidden(path.resolve())]
         found += [self._checked(path, "sandbox.readonly") for path in policy.readonly]
-        return _outermost([*found, *(NAMES if policy.network == "host" else ())])
+        return _outermost([*found, *(NAMES if place.grants.network is None else ())])
 
     def _writable(self, place: "Placement") -> Sequence[Path]:
         policy = place.request.policy
@@ -291,12 +333,16 @@ class Placement:
         request: What its profile asks for.
         folder: Its own folder.
         folders: Its workspaces.
+        grants: What it gets besides.
+        secret_files: The contents of its secret files.
     """
 
     worker_id: WorkerId
     request: SandboxRequest
     folder: Path
     folders: WorkingFolders
+    grants: Grants
+    secret_files: Mapping[Path, str] = attrs.field(repr=False)
 
     @property
     def made(self) -> Sequence[Path]:
@@ -317,6 +363,16 @@ class Placement:
 def reach_of(policy: SandboxPolicy) -> NetworkReach:
     """Return what of a network a policy gives, as clients see it."""
     return policy.network if isinstance(policy.network, str) else "allow-list"
+
+
+def _executables(place: "Placement") -> tuple[Path, ...] | None:
+    """Return the files of the programs that a Worker may execute, and of what loads them; None for all."""
+    names, path = place.grants.executables, place.request.env.get("PATH")
+    if names is None:
+        return None
+    found = [shutil.which(name, path=path) for name in names]
+    loaders = [loader for folder in SYSTEM for loader in folder.glob("**/ld-linux*.so.*")]
+    return tuple(dict.fromkeys(path.resolve() for path in (*map(Path, filter(None, found)), *loaders)))
 
 
 def _outermost(paths: Sequence[Path]) -> Sequence[Path]:

@@ -57,7 +57,7 @@ def grant(
     declared = _Declared(declarations, resources)
     granted = declared.names("mount_grant") if request.config_bundle is not None else None
     grants = Grants(
-        network=_network(policy, declared.network_rules()),
+        network=network_of(policy, declared.network_rules()),
         secrets={one.name: name_in(one.reference) for one in declarations if one.kind == "secret_ref"},
         mounts=_mounts(request.mount_refs, granted, policy, resources, abilities),
         executables=declared.executables(),
@@ -90,7 +90,7 @@ class _Declared:
         return tuple(dict.fromkeys(program for name in names for program in policies[name])) if names else None
 
 
-def _network(policy: SandboxPolicy, declared: tuple[NetworkRule, ...]) -> NetworkPolicy | None:
+def network_of(policy: SandboxPolicy, declared: tuple[NetworkRule, ...] = ()) -> NetworkPolicy | None:
     """Return what a Worker may connect to: what the profile and, if there are any, the declared rules allow."""
     match policy.network:
         case "none":

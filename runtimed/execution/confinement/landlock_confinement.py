@@ -35,12 +35,15 @@ class LandlockConfinement:
 
     def __init__(self, abi: int) -> None:
         self._abi = abi
+        self.limits_network = abi >= NETWORK_SINCE
         self._filter = seccomp_filter("landlock")
         self._host_filter = seccomp_filter("bubblewrap")
 
     def problem(self, reach: Reach) -> str | None:
-        if reach.network != "host" and self._abi < NETWORK_SINCE:
+        if reach.network != "host" and not self.limits_network:
             return f"Landlock of this kernel cannot keep Workers from the network (sandbox.network {reach.network})"
+        if reach.secrets:
+            return "Landlock cannot give a Worker files of its own"
         moved = [bind.target for bind in reach.binds if bind.target != bind.source and not bind.is_tmp]
         if moved:
             return f"Landlock cannot show a folder under another name: {moved[0]}"

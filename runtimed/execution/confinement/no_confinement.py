@@ -13,6 +13,7 @@ class NoConfinement:
 
     mechanism: Mechanism = "none"
     has_own_files = False
+    limits_network = False
 
     def problem(self, reach: Reach) -> str | None:
         return None

@@ -1,6 +1,6 @@
 """What the programs of one Worker may reach."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Protocol
 
@@ -41,7 +41,8 @@ class Reach:
         network: What they can connect to.
         has_listeners: Whether ways out listen on loopback addresses inside.
         ports: The ports of ways out that listen on the host.
-        executables: The only programs that can be executed; None for all.
+        executables: The only programs that can be executed, besides the Worker's own; None for all.
+        secrets: The contents of files that only the Worker can read, by their paths inside.
     """
 
     binds: tuple[Bind, ...]
@@ -54,12 +55,16 @@ class Reach:
     has_listeners: bool = False
     ports: tuple[int, ...] = ()
     executables: tuple[Path, ...] | None = None
+    secrets: Mapping[Path, str] = attrs.field(factory=dict, repr=False)
 
 
 class Confinement(Protocol):
     """A mechanism that confines programs. All methods block."""
 
     mechanism: Mechanism
+
+    limits_network: bool
+    """Whether it can keep programs from the network."""
 
     has_own_files: bool
     """Whether programs have a file system, a network and a user of their own, not only what the host has."""

@@ -8,7 +8,7 @@ from typing import Protocol
 from runtimed.execution.network.namespace_listeners import NamespaceListeners
 from runtimed.execution.network.proxy import Proxy, SharedLimits
 from runtimed.execution.network.refusals import Refusals
-from runtimed.execution.network.rules import PUBLIC, NetworkPolicy, NetworkRule
+from runtimed.execution.network.rules import NetworkPolicy
 from runtimed.execution.network.service import Service
 from runtimed.model.event import SystemItem
 
@@ -140,26 +140,20 @@ class Network:
         self._listeners = NamespaceListeners()
         self._is_closed = False
 
-    def ways_out(self, network: str | Sequence[str], gateways: Sequence[str]) -> WaysOut | None:
+    def ways_out(self, policy: NetworkPolicy | None, gateways: Sequence[str]) -> WaysOut | None:
         """Return the ways out of a Worker, or None if it needs none.
 
         Args:
-            network: `none`, `host`, `public`, or rules.
+            policy: What it may connect to; None for everything, which takes no proxy.
             gateways: The names of its gateways.
         """
-        policy = _policy(network)
-        if policy is None and not gateways:
+        proxied = policy if policy is not None and policy.lists else None
+        if proxied is None and not gateways:
             return None
-        return WaysOut(policy, self._new_gateways(gateways), self._shared, self._listeners)
+        return WaysOut(proxied, self._new_gateways(gateways), self._shared, self._listeners)
 
     async def close(self) -> None:
         """End what opens sockets for Workers. Their ways out are closed by their owners. May be called again."""
         if not self._is_closed:
             self._is_closed = True
             await self._listeners.close()
-
-
-def _policy(network: str | Sequence[str]) -> NetworkPolicy | None:
-    if isinstance(network, str):
-        return NetworkPolicy((PUBLIC,)) if network == "public" else None
-    return NetworkPolicy((tuple(map(NetworkRule.parse, network)),))

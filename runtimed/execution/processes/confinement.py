@@ -7,7 +7,7 @@ from typing import Any, Protocol
 
 import attrs
 
-from runtimed.core.ports import NO_FOLDERS, EventSink, WorkingFolders
+from runtimed.core.ports import EventSink, Spawn
 from runtimed.execution.policy import SandboxPolicy
 from runtimed.model.identity import WorkerId
 from runtimed.model.profile import Sandbox
@@ -100,7 +100,7 @@ class Confiner(Protocol):
         worker_id: WorkerId,
         request: SandboxRequest,
         folder: Path,
-        folders: WorkingFolders = NO_FOLDERS,
+        spawn: Spawn | None = None,
         sink: EventSink | None = None,
     ) -> Sandbox:
         """Decide what confines a Worker from now on.
@@ -109,8 +109,9 @@ class Confiner(Protocol):
             worker_id: The Worker.
             request: What its profile asks for.
             folder: Its own folder, which need not exist yet.
-            folders: Its workspaces.
-            sink: Takes the events about what was refused to it; None while it is not known who it is.
+            spawn: The request to run it, with its workspaces and the declarations of its bundle; None for a program
+                that is started ahead.
+            sink: Takes the events about what was refused to it.
 
         Raises:
             ConfinementRefused: It cannot be confined like this.
@@ -150,7 +151,7 @@ class Unconfined:
         worker_id: WorkerId,
         request: SandboxRequest,
         folder: Path,
-        folders: WorkingFolders = NO_FOLDERS,
+        spawn: Spawn | None = None,
         sink: EventSink | None = None,
     ) -> Sandbox:
         return UNCONFINED
