@@ -165,10 +165,10 @@ def _view(reach: Reach, opened: "_Descriptors") -> Iterator[str]:
     yield from ("--perms", "1777", "--size", str(SHM_BYTES), "--tmpfs", "/dev/shm")  # noqa: S108
     yield from ("--perms", "0755", "--size", str(RUN_BYTES), "--tmpfs", "/run")
     yield from _secret_files(reach, opened)
+    yield from _laid_over(reach)
     if reach.executables is not None:
         for path in (Path(sys.base_prefix), FOLDER):
             yield from (*_parents(path), "--ro-bind", str(path), str(path))
-    yield from _laid_over(reach)
     yield from ("--remount-ro", "/")
 
 
