@@ -3,6 +3,7 @@
 import contextlib
 import ctypes
 import os
+import stat
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -89,9 +90,9 @@ def give(folder: Path, uid: int) -> None:
                 folders.clear()
                 continue
             os.fchown(here, uid, uid)
-            for name in files:
+            for name in (*files, *folders):
                 found = os.lstat(name, dir_fd=here)
-                if found.st_uid in owners and found.st_nlink == 1:
+                if not stat.S_ISDIR(found.st_mode) and found.st_uid in owners and found.st_nlink == 1:
                     os.chown(name, uid, uid, dir_fd=here, follow_symlinks=False)
     finally:
         os.close(top)
