@@ -34,8 +34,8 @@ class Instructions:
     max_descriptors: int | None = None
 
     def descriptor(self) -> int:
-        """Return an inheritable descriptor for one launcher, to be closed by the caller."""
-        descriptor = os.memfd_create("confinement", 0)
+        """Return a descriptor for one launcher, which must inherit it; the caller closes it."""
+        descriptor = os.memfd_create("confinement")
         os.write(descriptor, self.encode())
         os.lseek(descriptor, 0, os.SEEK_SET)
         return descriptor

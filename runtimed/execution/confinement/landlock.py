@@ -11,7 +11,9 @@ import attrs
 MAX_ABI = 7
 """The newest version of Landlock whose rights are used. Newer kernels know them all."""
 
-_NETWORK_SINCE, _SCOPES_SINCE = 4, 6
+NETWORK_SINCE, SCOPES_SINCE = 4, 6
+"""The versions from which on ports, and signals and abstract sockets, are restricted; older ones leave them open."""
+
 _CREATE_RULESET, _ASK_VERSION = 444, 1
 
 _EXECUTE, _WRITE_FILE, _READ_FILE, _READ_DIR = 1 << 0, 1 << 1, 1 << 2, 1 << 3
@@ -136,11 +138,11 @@ def gaps(abi: int) -> tuple[str, ...]:
 def ruleset(access: Access, abi: int) -> Ruleset:
     """Return the rules that hold a program to some access, as far as a version of Landlock can."""
     known = sum(rights for since, rights in _FILES_BY_ABI.items() if since <= abi)
-    ports = access.ports if abi >= _NETWORK_SINCE else None
+    ports = access.ports if abi >= NETWORK_SINCE else None
     return Ruleset(
         files=known & _restricted(access),
         network=0 if ports is None else _BIND_TCP | _CONNECT_TCP,
-        scopes=_ABSTRACT_SOCKETS | _SIGNALS if access.scoped and abi >= _SCOPES_SINCE else 0,
+        scopes=_ABSTRACT_SOCKETS | _SIGNALS if access.scoped and abi >= SCOPES_SINCE else 0,
         path_rules=tuple((path, rights & known) for path, rights in _path_rules(access) if rights & known),
         port_rules=() if ports is None else tuple(_port_rules(ports)),
     )

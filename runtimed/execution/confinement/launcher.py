@@ -214,8 +214,8 @@ def _execute(command: list[str], environment: dict[bytes, bytes]) -> None:
             continue
         except PermissionError as error:
             denied = f"cannot execute {candidate}: {error.strerror}"
-        except (OSError, ValueError) as error:
-            raise Failure(f"cannot execute {candidate}: {_reason(error)}") from error
+        except OSError as error:
+            raise Failure(f"cannot execute {candidate}: {error.strerror}") from error
     raise Failure(denied) if denied else Failure(f"cannot execute {name}: not found", NOT_FOUND)
 
 
