@@ -14,7 +14,7 @@ PATH = re.compile(r"`((?:runtimed/(?!worker-)|(?:runtimectl|tests|benchmarks|con
 """A path of the repository. `runtimed/worker-…` is a branch."""
 
 ENDING = "Where to go next"
-MAX_TERMS = 25
+MAX_TERMS = 30
 GUIDES = sorted(path for folder in ("tutorial", "how-to", "explanation") for path in (DOCS / folder).glob("*.md"))
 REFERENCES = sorted((DOCS / "reference").glob("*.md"))
 BESIDE_THE_PAGES = [ROOT / name for name in ("README.md", "CHANGELOG.md", "CONTRIBUTING.md", "SECURITY.md")]
@@ -98,7 +98,7 @@ def test_each_page_begins_by_saying_whom_it_is_for(path: Path) -> None:
     assert re.match(r"This (tutorial|guide|page) is for ", rest), name(path)
 
 
-def test_the_glossary_has_at_most_twenty_five_terms_and_explains_each_once(page: ReadPage) -> None:
+def test_the_glossary_has_at_most_thirty_terms_and_explains_each_once(page: ReadPage) -> None:
     terms = [row.cells[0] for row in page("reference/glossary.md").rows]
     assert 0 < len(terms) <= MAX_TERMS
     assert len(terms) == len(set(terms))
