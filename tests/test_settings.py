@@ -107,6 +107,8 @@ def test_a_file_that_was_named_must_be_there(tmp_path: Path) -> None:
         (PROFILE + "max_processes = -1\n", 'profiles."builtin:coder".max_processes: expected a whole number'),
         (PROFILE + "max_processes = 1.5\n", 'profiles."builtin:coder".max_processes: expected a whole number'),
         (PROFILE + "max_processes = 2\n", 'coder".max_processes: expected 0 for no limit, or at least 3'),
+        (PROFILE + "max_folder_bytes = 1000\n", "max_folder_bytes: expected 0 for no limit, or at least 1048576"),
+        (PROFILE + 'max_folder_bytes = "1G"\n', 'profiles."builtin:coder".max_folder_bytes: expected a whole number'),
         (
             PROFILE + "max_memory_bytes = 10\n",
             'coder".max_memory_bytes: expected 0 for no limit, or at least 1048576',

@@ -14,7 +14,7 @@ PERMISSION_RESOLVED = "permission_resolved"
 OWN_ITEMS = {PERMISSION_REQUEST, PERMISSION_RESOLVED, "input_started", "embedded_worker_system_input"}
 """The kinds of items that the Runtime emits itself: they are no answer of an agent."""
 
-LIMITS = {"oom", "processes", "cpu", "output", "timeout", "silence"}
+LIMITS = {"oom", "processes", "cpu", "disk", "output", "timeout", "silence"}
 """The reasons of an error that are limits of a profile. Every other reason means that the program was lost."""
 
 CUT = "the run was cut"

@@ -33,7 +33,7 @@ class Profile:
     `max_silence_s` it is interrupted; 0 means never. `restart` says what follows the end of the program.
 
     The limits: memory and processes are those of all that a Worker has started, CPU time, output and duration those
-    of one run; 0 means none.
+    of one run, and the folder is the Worker's own with the workspaces in it; 0 means none.
 
     `workspaces` says which shared folder a workspace reference means, besides those of the host.
 
@@ -69,6 +69,7 @@ class Profile:
     max_cpu_s: float = 0.0
     max_output_bytes: int = 1 << 30
     max_run_s: float = 0.0
+    max_folder_bytes: int = 16 << 30
     description: str = ""
     sandbox: SandboxPolicy = attrs.field(factory=SandboxPolicy)
 

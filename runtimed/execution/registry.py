@@ -16,6 +16,7 @@ from runtimed.execution.policy import SandboxPolicy
 from runtimed.execution.processes.confinement import ConfinementRefused
 from runtimed.execution.processes.supervisor import Supervisor
 from runtimed.execution.profile import BUILT_IN, ECHO, Profile
+from runtimed.execution.quota_folders import QuotaFolders
 from runtimed.execution.session.exit_reason import failure_text
 from runtimed.execution.summaries import summarize
 from runtimed.execution.tasks import completed, finish
@@ -63,7 +64,7 @@ class ProfileRegistry:
         }
         self._profiles = {**built_in, **profiles}
         self._default = default_profile
-        self._workspaces = workspaces
+        self._workspaces = QuotaFolders(workspaces)
         self._supervisor = supervisor or Supervisor()
         self._manager = manager
         self._in_workspaces: set[WorkerId] = set()
@@ -125,7 +126,7 @@ class ProfileRegistry:
         manager, worker_id = self._manager, spawn.worker_id
         if manager is None:
             return BackendAnswer("rejected", "workspace_refs: this Runtime has no workspaces")
-        preparing = self._preparing[worker_id] = asyncio.create_task(manager.prepare(spawn, profile.workspaces))
+        preparing = self._preparing[worker_id] = asyncio.create_task(self._prepare(manager, profile, spawn))
         try:
             folders = await preparing
         except WorkspaceRefused as refused:
@@ -169,6 +170,11 @@ class ProfileRegistry:
         if answer.outcome != "accepted":
             await confiner.release(worker_id)
         return attrs.evolve(answer, sandbox=sandbox)
+
+    async def _prepare(self, manager: WorkspaceManager, profile: Profile, spawn: Spawn) -> WorkingFolders:
+        """Prepare the workspaces of a Worker. They count to the limit of its folder."""
+        await asyncio.to_thread(self._workspaces.hold, spawn.worker_id, profile.max_folder_bytes)
+        return await manager.prepare(spawn, profile.workspaces)
 
     async def dispatch(self, dispatch: Dispatch) -> BackendAnswer:
         adapter = self._running.get(dispatch.worker_id)

@@ -13,6 +13,8 @@ from typing import Any, Protocol, TypeVar
 
 from runtimed.core.ports import Spawn
 from runtimed.errors import StoreUnsupported
+from runtimed.execution.processes import project_quota
+from runtimed.execution.processes.limits import FolderLimit
 from runtimed.execution.session.exit_reason import failure_text
 from runtimed.execution.session.warnings import alert
 from runtimed.model.event import Alert
@@ -62,6 +64,11 @@ class Home:
     Scripts or cleaners of temporary files may remove or replace it at any time. The Worker's own folder is made again
     then, a workspace is not.
 
+    Args:
+        workspaces: Makes the Worker's own folder.
+        spawn: The request to run the Worker.
+        max_folder_bytes: How large that folder may become; 0 means no limit.
+
     Attributes:
         worker_id: The Worker.
         folder: The Worker's own folder.
@@ -69,9 +76,11 @@ class Home:
         folders: All folders that the Worker works in, `path` first.
     """
 
-    def __init__(self, workspaces: Workspaces, spawn: Spawn) -> None:
+    def __init__(self, workspaces: Workspaces, spawn: Spawn, max_folder_bytes: int = 0) -> None:
         self._workspaces = workspaces
         self.worker_id = spawn.worker_id
+        self._max_folder_bytes = max_folder_bytes
+        self._project = 0
         self._is_known = bool(spawn.history)
         self._identity: tuple[int, int] | None = None
         self._work: asyncio.Task[Any] | None = None
@@ -83,6 +92,13 @@ class Home:
     @property
     def folders(self) -> tuple[Path, ...]:
         return self.path, *self._others
+
+    @property
+    def folder_limit(self) -> FolderLimit | None:
+        """The limit of the Worker's own folder; known once that was made."""
+        if not self._max_folder_bytes:
+            return None
+        return FolderLimit(self.folder, self._max_folder_bytes, self._project)
 
     def make(self) -> str | None:
         """Make the Worker's own folder if it is missing, and find the directory. Blocks.
@@ -111,6 +127,7 @@ class Home:
             return None
         self.folder = self._workspaces.worker_folder(self.worker_id).absolute()
         self.folder.mkdir(mode=0o700, parents=True, exist_ok=True)
+        self._project = project_quota.hold(self.folder, self._max_folder_bytes)
         own = self.folder / HOME
         found = _identity(own)
         if found is None:
@@ -164,8 +181,12 @@ class Home:
             raise TimeoutError(late) from None
 
 
-def make_spare(workspaces: Workspaces) -> Path:
+def make_spare(workspaces: Workspaces, max_bytes: int = 0) -> Path:
     """Make a folder for a program that is started ahead, with its HOME, and return it. Blocks.
+
+    Args:
+        workspaces: Makes it.
+        max_bytes: How large it may become; 0 means no limit.
 
     Raises:
         OSError: It can't be made.
@@ -173,6 +194,7 @@ def make_spare(workspaces: Workspaces) -> Path:
     """
     folder = workspaces.worker_folder(WorkerId(f"{SPARE}{secrets.token_hex(4)}")).absolute()
     folder.mkdir(mode=0o700, parents=True, exist_ok=True)
+    project_quota.hold(folder, max_bytes)
     (folder / HOME).mkdir(mode=0o700)
     return folder
 

@@ -10,10 +10,12 @@ BackendState = Literal["unconnected", "connected"]
 RunState = Literal["unconnected", "idle", "busy", "rejected", "errored", "stopped"]
 Operation = Literal["spawn", "input", "stop", "cancel"]
 Outcome = Literal["accepted", "busy", "rejected", "errored", "unsupported"]
-LossReason = Literal["exit", "oom", "processes", "cpu", "output", "timeout", "silence", "protocol", "unresponsive"]
+LossReason = Literal[
+    "exit", "oom", "processes", "cpu", "disk", "output", "timeout", "silence", "protocol", "unresponsive"
+]
 """Why a Worker's program or run was lost: it exited, exceeded a limit of its profile, or misbehaved."""
 
-LIMITS_MET: frozenset[LossReason] = frozenset({"oom", "processes", "cpu", "output", "timeout", "silence"})
+LIMITS_MET: frozenset[LossReason] = frozenset({"oom", "processes", "cpu", "disk", "output", "timeout", "silence"})
 """The reasons that are limits of a profile. The policy `always` restarts nothing after one of them."""
 
 RestartPolicy = Literal["never", "next_input", "always"]

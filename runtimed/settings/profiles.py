@@ -15,9 +15,9 @@ from runtimed.settings.sandbox import policy_converter, read_sandbox
 from runtimed.settings.values import TOKEN_VARIABLE
 from runtimed.wire.problems import first_problem
 
-LEAST = {"max_memory_bytes": 1 << 20, "max_processes": 3}
+LEAST = {"max_memory_bytes": 1 << 20, "max_processes": 3, "max_folder_bytes": 1 << 20}
 """The lowest accepted limits of a profile. `sh` did not start with half of that memory, and two of the processes keep
-the others together."""
+the others together. An agent saves more than a few kilobytes in its home before it does anything."""
 
 MAX_WARM = 64
 """The most agents that a profile keeps ready."""

@@ -108,7 +108,7 @@ ERRORS = {
     "invalid_request",
     "internal",
 }
-LOSSES = {"exit", "oom", "processes", "cpu", "output", "timeout", "silence", "protocol", "unresponsive"}
+LOSSES = {"exit", "oom", "processes", "cpu", "disk", "output", "timeout", "silence", "protocol", "unresponsive"}
 PERMISSION = {
     "request_id": str,
     "title": str,

@@ -4,6 +4,7 @@ import asyncio
 import contextlib
 import errno
 import json
+import re
 import shutil
 import sys
 import threading
@@ -76,6 +77,8 @@ OBEY = {"session/prompt": [[["call_python", "exec(state['params']['prompt'][-1][
 AGAIN = {"shell": "echo again", "python": 'text("again\\n")'}
 FLOOD = {"shell": "yes", "python": 'while True: text("x" * 1000)'}
 HANG = {"shell": "sleep 1000", "python": "hang()"}
+
+CLEAN_UP = {"shell": "rm big; echo clean", "python": 'os.remove("big"); text("clean\\n")'}
 
 MUTE = {"shell": "exec >&- 2>&-; sleep 0.5", "python": "os.close(1); hang()"}
 
@@ -223,6 +226,14 @@ class Harness:
         assert self.state == "idle"
 
 
+def fill(size: int) -> dict[str, str]:
+    """Write a file of this size, and hang."""
+    return {
+        "shell": f"head -c {size} /dev/zero >big; sleep 1000",
+        "python": f'open("big", "wb").write(bytes({size})); hang()',
+    }
+
+
 def data_of(events: list[dict[str, Any]], name: str) -> list[dict[str, Any]]:
     return [event["data"] for event in events if event["event"] == name]
 
@@ -314,6 +325,24 @@ async def test_an_adapter_that_fails_ends_the_run(new_harness: NewHarness, fault
     assert data_of(events, "run_end") == [{"result": "rolled_back"}]
     harness.backend.fault = None
     await harness.goes_on()
+
+
+@pytest.mark.parametrize("kind", PROGRAMS)
+async def test_a_worker_whose_folder_is_too_large_loses_its_run_and_can_clean_up(new_harness: NewHarness) -> None:
+    harness = await new_harness(max_folder_bytes=1 << 20)
+
+    events = await harness.run(fill(3_000_000))
+
+    reasons, words = error_reasons_and_text(events)
+    assert reasons == ["disk"]
+    assert "max_folder_bytes allows (1,048,576 bytes)" in words
+    assert re.search(r"the Worker's folder has [3-9],\d{3},\d{3} bytes", words)
+    assert data_of(events, "run_end") == [{"result": "rolled_back"}]
+    assert (harness.home / "big").stat().st_size == 3_000_000
+    await harness.goes_on()
+    assert text_of(await harness.run(CLEAN_UP)) == "clean\n"
+    assert not (harness.home / "big").exists()
+    assert error_reasons_and_text(await harness.run(fill(6_000_000)))[0] == ["disk"]
 
 
 @pytest.mark.parametrize("kind", PROGRAMS)

@@ -20,6 +20,7 @@ from runtimed.execution.acp.mcp_servers import hide_values
 from runtimed.execution.acp.transport import MAX_MESSAGE_BYTES, Transport, encoded
 from runtimed.execution.processes.environment import environment
 from runtimed.execution.processes.executable import located
+from runtimed.execution.processes.limits import FolderLimit
 from runtimed.execution.processes.line_process import Command, LineProcess
 from runtimed.execution.processes.supervisor import Supervisor
 from runtimed.execution.profile import Profile
@@ -138,6 +139,10 @@ class Agent:
         """Answer its requests for a Worker from now on, and pass on what it says."""
         self._client.serve(served)
         self._transport.inbox = served.inbox
+
+    def limit_folder(self, limit: FolderLimit | None) -> None:
+        """End the agent if this folder becomes too large. None sets no limit."""
+        self._program.limit_folder(limit)
 
     def renew_deadline(self, within_s: float) -> None:
         """Give the rest of its start so many seconds from now."""
@@ -270,7 +275,10 @@ class Agent:
 
     def _explained(self, reason: LossReason, stderr_tail: str = "") -> str:
         shown = self._without_secrets(stderr_tail)
-        return explain_exit(reason, self._program.status or 0, self._profile, shown, "agent")
+        program = self._program
+        return explain_exit(
+            reason, program.status or 0, self._profile, shown, "agent", folder_bytes=program.folder_bytes
+        )
 
     def _without_secrets(self, text: str) -> str:
         return hide_values(text, self._mcp_servers)

@@ -72,7 +72,7 @@ class Handshake:
         self._warm_pool = warm_pool
         self._supervisor = supervisor
         self._workspaces = workspaces
-        self._place = Home(workspaces, spawn)
+        self._place = Home(workspaces, spawn, profile.max_folder_bytes)
         self._spawn = spawn
         self.note: str | None = None
         self._folders: tuple[Path, ...] = ()
@@ -99,6 +99,7 @@ class Handshake:
                 inbox.take()
         roots = await asyncio.to_thread(self._prepare)
         agent = await Agent.start(self._profile, self._supervisor, self._spawn.worker_id, self.home)
+        agent.limit_folder(self._place.folder_limit)
         try:
             agent.serve(Served(inbox, roots, terminals, self.home))
             await agent.greet()
@@ -137,6 +138,7 @@ class Handshake:
             roots = await asyncio.to_thread(self._adopt, warm.folder)
             worker_id, confiner = self._spawn.worker_id, self._supervisor.confiner
             await confiner.hand_over(WorkerId(warm.folder.name), worker_id, warm.agent.root)
+            warm.agent.limit_folder(self._place.folder_limit)
             warm.agent.serve(Served(inbox, roots, terminals, self.home))
             warm.agent.renew_deadline(self._profile.start_timeout_s / 2)
             return await self._open_session(warm.agent, inbox, None)

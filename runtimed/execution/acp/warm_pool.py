@@ -123,7 +123,7 @@ class WarmPool:
         self._watches[warm] = begin(self._watch(warm))
 
     async def _start(self) -> WarmAgent:
-        folder = await asyncio.to_thread(make_spare, self._workspaces)
+        folder = await asyncio.to_thread(make_spare, self._workspaces, self._profile.max_folder_bytes)
         try:
             request = self._profile.sandbox_request
             await self._supervisor.confiner.enclose(WorkerId(folder.name), request, folder)

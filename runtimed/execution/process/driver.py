@@ -57,7 +57,7 @@ class ProcessDriver:
         self, profile: Profile, workspaces: Workspaces, supervisor: Supervisor, spawn: Spawn, sink: EventSink
     ) -> None:
         self._profile = profile.with_env(spawn.folders.others)
-        self._home = Home(workspaces, spawn)
+        self._home = Home(workspaces, spawn, profile.max_folder_bytes)
         self._supervisor = supervisor
         self._worker_id = spawn.worker_id
         self._sink = sink
@@ -90,6 +90,7 @@ class ProcessDriver:
         argv = await asyncio.to_thread(located, self._profile.command, env, home)
         command = Command(argv, home, env, self._profile.tree_limits, self._worker_id)
         self._program = await LineProcess.start(self._supervisor, command, partial=True)
+        self._program.limit_folder(self._home.folder_limit)
         self._unread, self._unresponsive = iter(()), ""
         return [alert(note) for note in notes]
 
@@ -151,7 +152,13 @@ class ProcessDriver:
         found = reason or ("unresponsive" if self._unresponsive else program.excess if program else None) or "exit"
         message = self._unresponsive
         if program is not None and (reason or not message):
-            message = explain_exit(found, program.status or 0, self._profile, program.stderr_tail())
+            message = explain_exit(
+                found,
+                program.status or 0,
+                self._profile,
+                program.stderr_tail(),
+                folder_bytes=program.folder_bytes,
+            )
         await self._emit((*self._translator.end_run(), *self._error_as_alert()))
         self._forget_run()
         await self._stop()

@@ -36,6 +36,21 @@ class TreeLimits:
         return self != TreeLimits()
 
 
+@attrs.frozen
+class FolderLimit:
+    """How large the folder of a Worker may become.
+
+    Attributes:
+        folder: The folder.
+        max_bytes: The room that it may take on its disk.
+        project: The project by which the kernel limits it too; 0 if it only is counted.
+    """
+
+    folder: Path
+    max_bytes: int
+    project: int = 0
+
+
 class Accounting(Protocol):
     """A way to measure and limit what trees use. `mark` is unique to a tree, `root` is the process we started."""
 

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import attrs
 
-from runtimed.execution.processes.limits import TreeLimits
+from runtimed.execution.processes.limits import FolderLimit, TreeLimits
 from runtimed.execution.processes.lines import MAX_LINE_BYTES, Chunk, LineBuffer
 from runtimed.execution.processes.pipes import Inlet, pipes, readable
 from runtimed.execution.processes.supervisor import NO_LIMITS, Program, Supervisor
@@ -127,6 +127,16 @@ class LineProcess:
     def excess(self) -> LossReason | None:
         """The limit that ended it, if one did; `unresponsive` if it closed its standard output and kept running."""
         return self._tree.excess if self._tree else None
+
+    @property
+    def folder_bytes(self) -> int:
+        """The size of the Worker's folder for which it was ended, if it was."""
+        return self._tree.folder_bytes if self._tree else 0
+
+    def limit_folder(self, limit: FolderLimit | None) -> None:
+        """End the program if this folder becomes too large. None sets no limit."""
+        if self._tree is not None:
+            self._tree.limit_folder(limit)
 
     async def begin_run(self) -> None:
         """Begin to watch a run, until `end_run`: its CPU time is limited, and its output must stay open."""

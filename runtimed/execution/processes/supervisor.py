@@ -17,6 +17,7 @@ import attrs
 from runtimed.execution.processes import cgroup, containment, orphans
 from runtimed.execution.processes.confinement import Confiner, Enclosure, Launch, Unconfined
 from runtimed.execution.processes.containment import CONFINED, Containment
+from runtimed.execution.processes.folder_monitor import FolderMonitor
 from runtimed.execution.processes.limits import Accounting, Sampling, TreeLimits
 from runtimed.execution.processes.pipes import readable
 from runtimed.execution.processes.resource_monitor import ResourceMonitor
@@ -106,6 +107,7 @@ class Supervisor:
         self._owner = ""
         self._monitor = ResourceMonitor()
         self._closing: set[asyncio.Task[None]] = set()
+        self._folder_monitor = FolderMonitor()
         self._closed = False
 
     async def start(self, program: Program) -> Tree:
@@ -151,6 +153,7 @@ class Supervisor:
         await finish(*(tree.exit for tree in trees))
         await finish(*self._closing)
         await self.confiner.close()
+        await self._folder_monitor.close()
         await asyncio.to_thread(self._shut)
 
     async def call(self, work: Callable[..., T], *arguments: object) -> T:
@@ -167,7 +170,7 @@ class Supervisor:
         finally:
             for descriptor in {program.stdin, program.stdout, program.stderr}:
                 os.close(descriptor)
-        tree = Tree(started, self.call, self._monitor)
+        tree = Tree(started, self.call, self._monitor, self._folder_monitor)
         self._trees.add(tree)
         tree.exit.add_done_callback(lambda _: self._forget(tree, started.root))
         if enclosure is not None and launch is not None and launch.hold is not None:

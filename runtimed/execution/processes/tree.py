@@ -10,7 +10,8 @@ from typing import Any
 import attrs
 
 from runtimed.execution.processes.containment import Containment, has_member_without
-from runtimed.execution.processes.limits import Accounting, TreeLimits
+from runtimed.execution.processes.folder_monitor import FolderMonitor
+from runtimed.execution.processes.limits import Accounting, FolderLimit, TreeLimits
 from runtimed.execution.processes.pipes import readable
 from runtimed.execution.processes.resource_monitor import ResourceMonitor
 from runtimed.execution.tasks import begin
@@ -53,11 +54,20 @@ class Tree:
         exit: Done when no process is left; its result is the exit status of the program, 128 + n for the signal n.
         left: The processes that resisted being killed.
         excess: The limit that ended it, if one did.
+        folder_bytes: The size of the Worker's folder for which it was ended.
+        is_in_run: Whether a run is going on.
     """
 
-    def __init__(self, started: Started, call: Callable[..., Awaitable[Any]], monitor: ResourceMonitor) -> None:
+    def __init__(
+        self,
+        started: Started,
+        call: Callable[..., Awaitable[Any]],
+        monitor: ResourceMonitor,
+        folder_monitor: FolderMonitor,
+    ) -> None:
         self._call = call
         self._monitor = monitor
+        self._folder_monitor = folder_monitor
         self._root = started.root
         self._containment = started.containment
         self._mark = started.mark
@@ -68,6 +78,8 @@ class Tree:
         self._killing: asyncio.Task[None] | None = None
         self.left: list[int] = []
         self.excess: LossReason | None = None
+        self.folder_bytes = 0
+        self.is_in_run = False
         self.exit = asyncio.create_task(self._watch(started.descriptor))
         if started.accounting:
             monitor.add(self)
@@ -80,6 +92,7 @@ class Tree:
     async def begin_run(self) -> None:
         """Begin to limit the CPU time of a run, until `end_run`, which may come before this returns."""
         self._runs = run = self._runs + 1
+        self.is_in_run = True
         if self._limits.cpu_s and self._accounting and not self.exit.done():
             with contextlib.suppress(OSError):
                 before = await asyncio.to_thread(self._accounting.cpu_s, self._root.pid, self._mark)
@@ -88,7 +101,18 @@ class Tree:
     def end_run(self) -> None:
         """Stop limiting the CPU time. May be called again."""
         self._runs += 1
+        self.is_in_run = False
         self._cpu_before = None
+
+    def limit_folder(self, limit: FolderLimit | None) -> None:
+        """End the tree if this folder becomes too large. None sets no limit."""
+        if limit is not None and not self.exit.done():
+            self._folder_monitor.add(self, limit)
+
+    def outgrow(self, size_bytes: int) -> None:
+        """End the tree because the Worker's folder is too large."""
+        self.folder_bytes = size_bytes
+        self.exceed("disk")
 
     def find_excess(self) -> LossReason | None:
         """Return the limit that is exceeded now, if any. Blocks; for the thread of the resource monitor."""
@@ -168,6 +192,7 @@ class Tree:
 
     async def _settle(self, status: int) -> None:
         """Find out why it ended, and remove its control group."""
+        await self._folder_monitor.discard(self)
         await self._monitor.discard(self)
         if self._accounting is None:
             return

@@ -43,7 +43,13 @@ def delivery_failure(error: BaseException, what: str) -> str:
 
 
 def explain_exit(
-    reason: LossReason, status: int, profile: Profile, stderr_tail: str = "", what: str = "program"
+    reason: LossReason,
+    status: int,
+    profile: Profile,
+    stderr_tail: str = "",
+    what: str = "program",
+    *,
+    folder_bytes: int = 0,
 ) -> str:
     """Return why a program ended, for people.
 
@@ -53,6 +59,7 @@ def explain_exit(
         profile: The profile with the limits.
         stderr_tail: The end of its standard error.
         what: What the program is called, such as `shell`.
+        folder_bytes: The size of the Worker's folder, if that is the reason.
 
     Returns:
         The limit with its setting and value; for `exit`, the status and the end of its standard error.
@@ -61,6 +68,8 @@ def explain_exit(
         "oom": f"used more memory than max_memory_bytes allows ({profile.max_memory_bytes:,} bytes)",
         "processes": f"had more processes than max_processes allows ({profile.max_processes:,})",
         "cpu": f"used more CPU time in one run than max_cpu_s allows ({profile.max_cpu_s:g} s)",
+        "disk": f"used more disk space than max_folder_bytes allows ({profile.max_folder_bytes:,} bytes): the "
+        f"Worker's folder has {folder_bytes:,} bytes; the next run may remove files",
         "output": f"wrote more in one run than max_output_bytes allows ({profile.max_output_bytes:,} bytes)",
         "timeout": f"did not end its run within max_run_s ({profile.max_run_s:g} s)",
         "silence": f"wrote nothing for max_silence_s ({profile.max_silence_s:g} s)",

@@ -74,7 +74,7 @@ class ShellDriver:
         self, profile: Profile, workspaces: Workspaces, supervisor: Supervisor, spawn: Spawn, sink: EventSink
     ) -> None:
         self._profile = profile.with_env(spawn.folders.others)
-        self._home = Home(workspaces, spawn)
+        self._home = Home(workspaces, spawn, profile.max_folder_bytes)
         self._supervisor = supervisor
         self._worker_id = spawn.worker_id
         self._sink = sink
@@ -251,7 +251,8 @@ class ShellDriver:
             log.error("not all of a shell has ended", extra={"worker_id": self._worker_id, "reason": error})
         self._shell, self._directory, self._is_end_told = None, shell.directory or self._directory, False
         reason, status = reason or shell.excess or "exit", shell.ended or 0
-        return _End(reason, explain_exit(reason, status, self._profile, what="shell"), status)
+        message = explain_exit(reason, status, self._profile, what="shell", folder_bytes=shell.folder_bytes)
+        return _End(reason, message, status)
 
 
 def _script(given: WorkerInput) -> bytes | None:

@@ -108,6 +108,7 @@ class Shell:
         program = Program(argv, home.path, env, stdin, stdout, stderr, limits, home.worker_id)
         try:
             shell._tree = await supervisor.start(program)
+            shell._tree.limit_folder(home.folder_limit)
             shell._tree.exit.add_done_callback(lambda _: wake.set())
             await shell._ready(profile, wake)
         except BaseException:
@@ -124,6 +125,11 @@ class Shell:
     def excess(self) -> LossReason | None:
         """The limit that ended it, if one did."""
         return self._tree.excess if self._tree is not None else None
+
+    @property
+    def folder_bytes(self) -> int:
+        """The size of the Worker's folder for which it was ended, if it was."""
+        return self._tree.folder_bytes if self._tree is not None else 0
 
     def exceed(self, reason: LossReason) -> None:
         """Kill it for this reason."""
@@ -223,7 +229,10 @@ class Shell:
             raise ShellFailed(f"the shell was not ready {late}") from None
         if not ready:
             output = b" ".join(b" ".join((*self._records, self._rest)).split())[-MAX_RECORD:].decode(errors="replace")
-            raise ShellFailed(explain_exit(self.excess or "exit", self.ended or 0, profile, output, what="shell"))
+            reason, status = self.excess or "exit", self.ended or 0
+            raise ShellFailed(
+                explain_exit(reason, status, profile, output, what="shell", folder_bytes=self.folder_bytes)
+            )
 
     async def _wait_for(self, word: bytes, wake: asyncio.Event) -> bool:
         """Wait for a record and drop those before it; False, with none dropped, if the shell ended without it."""

@@ -132,7 +132,7 @@ async def test_the_policy_always_retries_a_spawn_that_fails(
     await connected(runtime, worker)
 
 
-@pytest.mark.parametrize("reason", ["oom", "processes", "cpu", "output", "timeout", "silence"])
+@pytest.mark.parametrize("reason", ["oom", "processes", "cpu", "disk", "output", "timeout", "silence"])
 async def test_the_policy_always_restarts_no_worker_that_exceeded_a_limit(
     soon: None, runtime: Runtime, backend: FakeBackend, policy: SetPolicy, reason: LossReason
 ) -> None:

@@ -40,3 +40,11 @@ def test_a_limit_is_named_with_the_setting_and_its_value(reason: LossReason, lim
         "process", max_memory_bytes=1_000, max_processes=7, max_cpu_s=1.5, max_output_bytes=2_000, max_run_s=60
     )
     assert explain_exit(reason, 137, profile).endswith(limit)
+
+
+def test_the_limit_of_a_folder_is_named_with_the_size_of_the_folder() -> None:
+    said = explain_exit("disk", 137, Profile("shell", max_folder_bytes=1_000), what="shell", folder_bytes=2_345)
+    assert said == (
+        "the shell was ended: it used more disk space than max_folder_bytes allows (1,000 bytes): "
+        "the Worker's folder has 2,345 bytes; the next run may remove files"
+    )
