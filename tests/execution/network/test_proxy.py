@@ -365,23 +365,31 @@ async def test_a_chunked_body_is_passed_on_as_it_is(new_client: NewClient, new_s
 
 
 async def test_a_second_request_on_a_connection_reaches_nobody(new_client: NewClient, new_server: NewServer) -> None:
-    heard = b""
+    heard, begun = b"", asyncio.Event()
 
     async def listen(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         nonlocal heard
         heard = await reader.readuntil(b"\r\n\r\n")
-        writer.write(b"HTTP/1.1 200 OK\r\n\r\nfirst")
-        writer.write_eof()
+        begun.set()
         heard += await reader.read()
+        writer.write(b"HTTP/1.1 200 OK\r\n\r\nfirst")
+        await writer.drain()
 
     server = await new_server(serve=listen)
     client = await new_client(f"127.0.0.1:{server.port}")
-    request = f"GET http://127.0.0.1:{server.port}/ HTTP/1.1\r\n\r\n".encode()
+    hidden = b"GET / HTTP/1.1\r\nHost: hidden.example.com\r\n\r\n"
 
-    response = await client.ask(request + b"GET / HTTP/1.1\r\nHost: hidden.example.com\r\n\r\n" + request)
+    async with asyncio.timeout(DEADLINE_S):
+        reader, writer = await client.connect()
+        writer.write(f"GET http://127.0.0.1:{server.port}/ HTTP/1.1\r\n\r\n".encode() + hidden)
+        await begun.wait()
+        writer.write(hidden)
+        writer.write_eof()
+        response = await reader.read()
 
     assert response.endswith(b"first")
     assert heard.count(b"GET") == 1
+    writer.close()
 
 
 async def test_a_response_before_the_end_of_a_body_is_passed_on(new_client: NewClient, new_server: NewServer) -> None:
