@@ -91,10 +91,10 @@ class WorkerEnclosure:
         self.owned.prepare()
         return self.confinement.launch(self.reach, command, cwd)
 
-    async def open_ways_out(self, pid: int) -> Callable[[], Coroutine[Any, Any, None]]:
+    async def open_ways_out(self, pid: int, namespace: int | None) -> Callable[[], Coroutine[Any, Any, None]]:
         if self.ways_out is None:
             return _nothing_to_close
-        return partial(self.ways_out.forget, await self.ways_out.open(pid))
+        return partial(self.ways_out.forget, await self.ways_out.open(pid, namespace))
 
 
 async def _nothing_to_close() -> None:

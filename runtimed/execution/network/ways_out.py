@@ -96,9 +96,17 @@ class WaysOut:
             self._ports[name] = listener.getsockname()[1]
             await service.serve(listener)
 
-    async def open(self, pid: int) -> Listening:
-        """Listen in the network namespace of a process, for its process tree. Raises OSError."""
-        opened = await self._listeners.open(pid, self.ports)
+    async def open(self, pid: int, namespace: int | None) -> Listening:
+        """Listen in the network namespace of a process, for its process tree.
+
+        Args:
+            pid: The process.
+            namespace: The inode of the namespace, if it is known.
+
+        Raises:
+            OSError: The sockets cannot be opened.
+        """
+        opened = await self._listeners.open(pid, self.ports, inode=namespace)
         listening = list(zip(self._services.values(), opened, strict=True))
         try:
             for service, listener in listening:

@@ -26,7 +26,8 @@ class Launch:
     Attributes:
         argv: The command.
         descriptors: What it inherits besides the standard streams. The caller closes them once it is started.
-        pid_pipe: Gives the process that is in the network namespace as JSON, `child-pid`. None without listeners.
+        pid_pipe: Gives the process that is in the network namespace as JSON: `child-pid`, and the inode of it as
+            `net-namespace`. None without listeners.
         hold: The program begins once a byte is written here, or it is closed.
         keeps_together: Its first process ends all others with it, in a PID namespace of its own.
     """
@@ -58,8 +59,12 @@ class Enclosure(Protocol):
     def launch(self, command: Sequence[str], cwd: Path) -> Launch:
         """Return a command that starts a program confined. Blocks. Raises OSError."""
 
-    async def open_ways_out(self, pid: int) -> Callable[[], Coroutine[Any, Any, None]]:
+    async def open_ways_out(self, pid: int, namespace: int | None) -> Callable[[], Coroutine[Any, Any, None]]:
         """Have the ways out of the Worker listen in the network namespace of a process.
+
+        Args:
+            pid: The process.
+            namespace: The inode of the namespace, if the sandbox has told it: the pid may be another's by now.
 
         Returns:
             A function that closes them again, once the process tree has ended.

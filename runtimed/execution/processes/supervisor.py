@@ -180,10 +180,10 @@ class Supervisor:
     async def _open_ways_out(self, tree: Tree, root: int, enclosure: Enclosure, launch: Launch) -> None:
         """Have the ways out listen where the program is, and let it begin. Raises OSError; the tree is ended then."""
         try:
-            pid = await _held_process(launch, root)
-            if pid is None:  # it has ended, and says why on its standard error
+            held = await _held_process(launch, root)
+            if held is None:  # it has ended, and says why on its standard error
                 return
-            close = await enclosure.open_ways_out(pid)
+            close = await enclosure.open_ways_out(*held)
             tree.exit.add_done_callback(lambda _: self._closing.add(begin(close())))
             launch.release()
         except BaseException:
@@ -284,8 +284,8 @@ class Supervisor:
         return self._accounting
 
 
-async def _held_process(launch: Launch, root: int) -> int | None:
-    """Wait until a sandbox says which process is in its network namespace. None if it has ended.
+async def _held_process(launch: Launch, root: int) -> tuple[int, int | None] | None:
+    """Wait until a sandbox says which process is in its network namespace, and which that is. None if it has ended.
 
     Raises:
         OSError: It takes too long.
@@ -304,10 +304,11 @@ async def _held_process(launch: Launch, root: int) -> int | None:
     except TimeoutError:
         raise OSError(f"the sandbox was not there within {SANDBOX_DEADLINE_S:g} s") from None
     try:
-        pid = json.loads(told)["child-pid"]
-    except (ValueError, KeyError, TypeError):
+        info = json.loads(told)
+        pid, namespace = info["child-pid"], info.get("net-namespace")
+    except (ValueError, KeyError, TypeError, AttributeError):
         return None
-    return pid if pid in CONFINED.members(root, "") else None
+    return (pid, namespace) if pid in CONFINED.members(root, "") else None
 
 
 def _abandon(root: subprocess.Popen[bytes], mark: str, kept: Containment) -> None:
