@@ -1,12 +1,15 @@
 """The files of a Worker that its agent reads and writes through us. Everything here blocks."""
 
 import contextlib
+import errno
 import os
 import stat
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
-from pathlib import Path
+from contextlib import contextmanager, nullcontext
+from pathlib import Path, PurePosixPath
 from typing import TextIO
+
+from runtimed.execution.processes.confinement import FileRules
 
 MAX_FILE_BYTES = 256 << 20
 """The largest file that is read, even in part."""
@@ -14,9 +17,15 @@ MAX_FILE_BYTES = 256 << 20
 MAX_TEXT_CHARACTERS = 8 << 20
 """The longest text that is read or written at once."""
 
-_FOLDER = os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC
+MAX_TURNS = 40
+"""How many links and `..` a path may have."""
+
+_FOLDER = os.O_PATH | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC
 _FILE = os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC
 """A named pipe must not make us wait for its other end."""
+
+_IS_LINK = {errno.ELOOP, errno.ENOTDIR}
+"""What opening a link fails with where it is not followed."""
 
 
 class PathRefused(Exception):
@@ -26,30 +35,33 @@ class PathRefused(Exception):
 class Roots:
     """The folders that an agent may use, with everything below them. All methods block.
 
-    `..` and symbolic links are followed only if they stay inside.
+    `..` and symbolic links are followed only if they stay inside. Files are opened as the user of the agent.
+
+    Args:
+        folders: The folders.
+        rules: What the programs of the Worker may do with files; None if nothing confines them.
     """
 
-    def __init__(self, folders: Sequence[Path]) -> None:
-        self._folders = tuple(folder.resolve() for folder in folders)
+    def __init__(self, folders: Sequence[Path], rules: FileRules | None = None) -> None:
+        self._folders = {named: folder.resolve() for folder in folders for named in (folder, folder.resolve())}
+        self._rules = rules
 
     def folder(self, asked: str) -> Path:
         """Resolve a path to a folder. Raises PathRefused."""
-        root, below = self._place(asked)
-        if not (root / below).is_dir():
-            raise PathRefused(f"{asked!r} is not a folder")
-        return root / below
+        try:
+            descriptor, path = self._open(asked, _FOLDER)
+        except OSError:
+            raise PathRefused(f"{asked!r} is not a folder") from None
+        os.close(descriptor)
+        return path
 
     @contextmanager
-    def open(self, asked: str, flags: int, *, make_folders: bool = False) -> Iterator[int]:
+    def open(self, asked: str, flags: int) -> Iterator[int]:
         """Open a regular file.
-
-        Each step starts from the folder before and follows no link, so that a path that changes meanwhile can't lead
-        outside.
 
         Args:
             asked: The absolute path.
-            flags: Flags of `os.open`.
-            make_folders: Make missing folders on the way.
+            flags: Flags of `os.open`. With O_CREAT missing folders on the way are made, too.
 
         Yields:
             The descriptor, which is closed at the end.
@@ -58,25 +70,42 @@ class Roots:
             PathRefused: The path is invalid, leads outside, or names no regular file.
             OSError: It can't be opened.
         """
-        root, below = self._place(asked)
-        if below == Path():
-            raise PathRefused(f"{asked!r} is a folder")
-        with _closing(os.open(root, _FOLDER)) as top:
-            descriptor = _descend(top, below, flags | _FILE, make_folders=make_folders)
+        descriptor, _ = self._open(asked, flags | _FILE)
         with _closing(descriptor):
             if not stat.S_ISREG(os.fstat(descriptor).st_mode):
                 raise PathRefused(f"{asked!r} is not a regular file")
             yield descriptor
 
-    def _place(self, asked: str) -> tuple[Path, Path]:
-        """Return the root that a path is in, and the rest of the path."""
+    def _open(self, asked: str, flags: int) -> tuple[int, Path]:
+        """Open what a path leads to, and return its path without links."""
         if not asked.startswith("/") or "\0" in asked:
             raise PathRefused(f"{asked!r} is not an absolute path")
-        real = Path(os.path.realpath(asked))
-        for root in self._folders:
-            if real.is_relative_to(root):
-                return root, real.relative_to(root)
+        path = PurePosixPath(asked)
+        for _ in range(MAX_TURNS):
+            root, below = self._place(asked, path)
+            self._check(asked, root / below, writing=bool(flags & os.O_CREAT))
+            with _closing(os.open(root, _FOLDER)) as top, self._acting():
+                found = _descend(top, below, flags)
+            if isinstance(found, int):
+                return found, root / below
+            path = PurePosixPath(root) / found
+        raise OSError(errno.ELOOP, os.strerror(errno.ELOOP))
+
+    def _place(self, asked: str, path: PurePosixPath) -> tuple[Path, PurePosixPath]:
+        """Return the root that a path is in, and the rest of the path. No link outside of a root is looked at."""
+        way, parts = Path("/"), path.parts[1:]
+        for number, part in enumerate((*parts, "")):
+            if part != ".." and way in self._folders:
+                return self._folders[way], PurePosixPath(*parts[number:])
+            way = way.parent if part == ".." else way / part
         raise PathRefused(f"{asked!r} is outside of the folders of this Worker")
+
+    def _check(self, asked: str, path: Path, *, writing: bool) -> None:
+        if self._rules is not None and not self._rules.allows(path, writing=writing):
+            raise PathRefused(f"{asked!r} cannot be {'written to' if writing else 'read'} by this Worker")
+
+    def _acting(self) -> contextlib.AbstractContextManager[None]:
+        return nullcontext() if self._rules is None else self._rules.acting()
 
 
 def read_text(roots: Roots, path: str, line: int | None, limit: int | None) -> str:
@@ -108,7 +137,7 @@ def write_text(roots: Roots, path: str, text: str) -> None:
     """
     if len(text) > MAX_TEXT_CHARACTERS:
         raise PathRefused(f"the text for {path!r} is longer than {MAX_TEXT_CHARACTERS} characters")
-    with roots.open(path, os.O_WRONLY | os.O_CREAT, make_folders=True) as descriptor:
+    with roots.open(path, os.O_WRONLY | os.O_CREAT) as descriptor:
         os.ftruncate(descriptor, 0)
         with open(descriptor, "wb", closefd=False) as file:
             file.write(text.encode("utf-8", "replace"))
@@ -138,25 +167,46 @@ def _closing(descriptor: int) -> Iterator[int]:
         os.close(descriptor)
 
 
-def _descend(top: int, below: Path, flags: int, *, make_folders: bool) -> int:
-    """Open a path relative to a folder, and make missing folders on the way if asked to."""
-    here = os.dup(top)
+def _descend(top: int, below: PurePosixPath, flags: int) -> int | PurePosixPath:
+    """Open a path relative to a folder, each step from the folder before, so that a change cannot lead outside.
+
+    Returns:
+        The descriptor, or at a link or a `..` where the path goes on: relative to the folder, or absolute.
+    """
+    here, parts = os.dup(top), below.parts or (".",)
     try:
-        for name in below.parts[:-1]:
-            there = _step(here, name, make_folder=make_folders)
+        for number, name in enumerate(parts):
+            before, rest = parts[:number], parts[number + 1 :]
+            if name == "..":
+                return PurePosixPath(*before[:-1], *rest) if before else PurePosixPath("..", *rest)
+            try:
+                there = _step(here, name, flags) if rest else os.open(name, flags, 0o666, dir_fd=here)
+            except OSError as error:
+                return PurePosixPath(*before, _target(error, name, here), *rest)
             os.close(here)
             here = there
-        return os.open(below.name, flags, 0o666, dir_fd=here)
+        return os.dup(here)
     finally:
         os.close(here)
 
 
-def _step(here: int, name: str, *, make_folder: bool) -> int:
+def _step(here: int, name: str, flags: int) -> int:
+    """Open the next folder, and make it first if it is missing on the way to a file that is made."""
     try:
         return os.open(name, _FOLDER, dir_fd=here)
     except FileNotFoundError:
-        if not make_folder:
+        if not flags & os.O_CREAT:
             raise
     with contextlib.suppress(FileExistsError):
         os.mkdir(name, dir_fd=here)
     return os.open(name, _FOLDER, dir_fd=here)
+
+
+def _target(error: OSError, name: str, here: int) -> str:
+    """Return where a link leads that could not be opened. Raises the error if it is no link."""
+    if error.errno not in _IS_LINK:
+        raise error
+    try:
+        return os.readlink(name, dir_fd=here)
+    except OSError:
+        raise error from None

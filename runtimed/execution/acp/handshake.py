@@ -135,9 +135,10 @@ class Handshake:
 
     async def _open_warm(self, warm: WarmAgent, inbox: Inbox, terminals: Terminals) -> Opened:
         try:
-            roots = await asyncio.to_thread(self._adopt, warm.folder)
+            await asyncio.to_thread(self._adopt, warm.folder)
             worker_id, confiner = self._spawn.worker_id, self._supervisor.confiner
             await confiner.hand_over(WorkerId(warm.folder.name), worker_id, warm.agent.root)
+            roots = await asyncio.to_thread(self._prepare)
             warm.agent.limit_folder(self._place.folder_limit)
             warm.agent.serve(Served(inbox, roots, terminals, self.home))
             warm.agent.renew_deadline(self._profile.start_timeout_s / 2)
@@ -152,18 +153,17 @@ class Handshake:
         await configure(agent, opened.saved.session_id, wanted)
         return opened
 
-    def _adopt(self, spare: Path) -> Roots:
+    def _adopt(self, spare: Path) -> None:
         try:
             self._place.adopt(spare)
         except BaseException:
             remove_spare(self._workspaces, spare)
             raise
-        return self._prepare()
 
     def _prepare(self) -> Roots:
         self.note = self._place.make()
         self._folders = self._place.folders
-        return Roots(self._folders)
+        return Roots(self._folders, self._supervisor.confiner.of(self._spawn.worker_id))
 
     async def _session(self, agent: Agent, inbox: Inbox, history: Sequence[Entry] | None) -> Opened:
         if history is None:

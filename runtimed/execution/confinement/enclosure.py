@@ -10,7 +10,7 @@ from typing import Any
 import attrs
 
 from runtimed.execution.confinement.reach import Confinement, Reach
-from runtimed.execution.confinement.users import give
+from runtimed.execution.confinement.users import acting_as, give
 from runtimed.execution.network.ways_out import WaysOut
 from runtimed.execution.processes.confinement import Launch
 from runtimed.model.profile import Sandbox
@@ -90,6 +90,12 @@ class WorkerEnclosure:
     def launch(self, command: Sequence[str], cwd: Path) -> Launch:
         self.owned.prepare()
         return self.confinement.launch(self.reach, command, cwd)
+
+    def allows(self, path: Path, *, writing: bool) -> bool:
+        return self.reach.allows(path, writing=writing)
+
+    def acting(self) -> contextlib.AbstractContextManager[None]:
+        return acting_as(os.geteuid() if self.owned.uid is None else self.owned.uid)
 
     async def open_ways_out(self, pid: int, namespace: int | None) -> Callable[[], Coroutine[Any, Any, None]]:
         if self.ways_out is None:

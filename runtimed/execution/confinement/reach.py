@@ -57,6 +57,18 @@ class Reach:
     executables: tuple[Path, ...] | None = None
     secrets: Mapping[Path, str] = attrs.field(factory=dict, repr=False)
 
+    def allows(self, path: Path, *, writing: bool) -> bool:
+        """Return whether a path without links can be read, or written to, as the binds lie over each other."""
+        is_readable = is_writable = False
+        for bind in self.binds:
+            if path.is_relative_to(bind.target):
+                source = bind.source / path.relative_to(bind.target)
+                is_hidden = any(
+                    hidden.is_relative_to(bind.source) and source.is_relative_to(hidden) for hidden in self.hidden
+                )
+                is_readable, is_writable = not is_hidden, bind.writable and not is_hidden
+        return is_writable if writing else is_readable
+
 
 class Confinement(Protocol):
     """A mechanism that confines programs. All methods block."""

@@ -39,6 +39,7 @@ _X86_64_AND_AARCH64 = {
     "sendmmsg": (307, 269),
     "sendmsg": (46, 211),
     "sendto": (44, 206),
+    "setgroups": (116, 159),
     "setns": (308, 268),
     "settimeofday": (164, 170),
     "socket": (41, 198),

@@ -3,10 +3,12 @@
 import contextlib
 import ctypes
 import os
+import platform
 import stat
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 
+from runtimed.execution.confinement.syscalls import NUMBERS
 from runtimed.execution.processes.confinement import ConfinementRefused
 from runtimed.execution.workspace import HOME
 from runtimed.model.identity import WorkerId
@@ -100,7 +102,9 @@ def give(folder: Path, uid: int) -> None:
 
 @contextlib.contextmanager
 def acting_as(uid: int) -> Iterator[None]:
-    """Access files as this user in the calling thread. Does nothing for the user that this process has already.
+    """Access files as this user, with its own group alone, in the calling thread.
+
+    Does nothing for the user that this process has already.
 
     Raises:
         PermissionError: This process may not change its user.
@@ -108,16 +112,27 @@ def acting_as(uid: int) -> Iterator[None]:
     if uid == os.geteuid():
         yield
         return
-    _set_file_user(uid)
+    groups = os.getgroups()
+    _set_groups([])
     try:
+        _set_file_user(uid, uid)
         yield
     finally:
-        _set_file_user(os.geteuid())
+        _set_file_user(os.geteuid(), os.getegid())
+        _set_groups(groups)
 
 
-def _set_file_user(uid: int) -> None:
-    # The calls of the C library change the calling thread alone, and return what was before instead of an error.
-    _libc.setfsgid(uid)
+def _set_file_user(uid: int, gid: int) -> None:
+    # These calls of the C library change the calling thread alone, and return what was before instead of an error.
+    _libc.setfsgid(gid)
     _libc.setfsuid(uid)
     if _libc.setfsuid(-1) != uid:
         raise PermissionError(f"cannot access files as user {uid}")
+
+
+def _set_groups(groups: Sequence[int]) -> None:
+    # os.setgroups changes all threads, the system call only this one.
+    call = NUMBERS["setgroups"].get(platform.machine())
+    array = (ctypes.c_uint32 * len(groups))(*groups)
+    if call is None or _libc.syscall(call, ctypes.c_size_t(len(groups)), array):
+        raise PermissionError("cannot drop the groups of this process")

@@ -2,6 +2,7 @@
 
 import os
 from collections.abc import Callable, Coroutine, Mapping, Sequence
+from contextlib import AbstractContextManager
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -50,7 +51,17 @@ class Launch:
                 os.close(descriptor)
 
 
-class Enclosure(Protocol):
+class FileRules(Protocol):
+    """What programs may do with files: the daemon, which can do more, keeps to it where it acts for them."""
+
+    def allows(self, path: Path, *, writing: bool) -> bool:
+        """Return whether programs can read a path without links, or write to it, as far as places go."""
+
+    def acting(self) -> AbstractContextManager[None]:
+        """Access files as the user of the programs in the calling thread. Entering raises OSError."""
+
+
+class Enclosure(FileRules, Protocol):
     """What confines the programs of one Worker."""
 
     def environment(self, env: Mapping[str, str]) -> dict[str, str]:

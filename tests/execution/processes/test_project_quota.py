@@ -52,7 +52,7 @@ def disk(tmp_path: Path, request: pytest.FixtureRequest) -> Iterator[Path]:
 
 
 def _mount(mounted: Path, options: str) -> bool:
-    command = ["mount", "-o", options, mounted.parent / "image", mounted]
+    command = ["mount", "-o", options, str(mounted.parent / "image"), str(mounted)]
     return subprocess.run(command, capture_output=True, check=False).returncode == 0
 
 
