@@ -70,6 +70,11 @@ class Client:
         path = routes.BUNDLE_AVAILABILITY.format(bundle_id=quote(bundle_id, safe=""))
         return self._ask("availability", "GET", f"{path}?{urlencode({'digest': digest})}")
 
+    def check_bundle_on_host(self, bundle_id: str, digest: str) -> Body:
+        """Return what the host would do with each declaration of one version of a config bundle."""
+        path = routes.BUNDLE_HOST_CHECK.format(bundle_id=quote(bundle_id, safe=""))
+        return self._ask("check", "GET", f"{path}?{urlencode({'digest': digest})}")
+
     def check_store(self) -> Body:
         """Check everything in the store and return the findings."""
         return self._ask("check", "GET", routes.RUNTIME_CHECK, timeout=CHECK_TIMEOUT_S)

@@ -14,7 +14,7 @@ from runtimectl.library.daemon import Finder, find_from_environment, finder
 from runtimectl.library.pages import after_page, live_cursor
 
 if TYPE_CHECKING:
-    from runtimed.model.bundle import Availability, ConfigBundle, ConfigBundleSummary
+    from runtimed.model.bundle import Availability, ConfigBundle, ConfigBundleSummary, HostCheck
     from runtimed.model.execution import WorkerStatus
     from runtimed.model.interaction import WorkerInput
     from runtimed.model.permission import WorkerPermission
@@ -155,6 +155,10 @@ class AsyncClient:
     async def check_bundle(self, bundle_id: str, digest: str) -> "Availability":
         """Return the bundle with this digest. Raises ApiError if another one is stored, or none."""
         return await self._transport.send(calls.check_bundle(bundle_id, digest))
+
+    async def check_bundle_on_host(self, bundle_id: str, digest: str) -> "HostCheck":
+        """Return what the host would do with the Workers of a bundle. Raises ApiError as `check_bundle` does."""
+        return await self._transport.send(calls.check_bundle_on_host(bundle_id, digest))
 
     async def profiles(self) -> "tuple[ProfileSummary, ...]":
         """Return the profiles of the host, by selector: what can be run, and what each needs."""

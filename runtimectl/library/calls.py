@@ -14,7 +14,7 @@ from runtimectl.errors import UsageProblem
 from runtimed.wire import routes
 
 if TYPE_CHECKING:
-    from runtimed.model.bundle import Availability, ConfigBundle
+    from runtimed.model.bundle import Availability, ConfigBundle, HostCheck
     from runtimed.model.interaction import InteractionAck, LifecycleAck
     from runtimed.model.permission import Permission, PermissionResolution, WorkerPermission
     from runtimed.model.profile import ProfileSummary
@@ -196,6 +196,12 @@ def check_bundle(bundle_id: str, digest: str) -> "Call[Availability]":
     """Check that a version of a config bundle is stored."""
     path = with_query(worker_path(routes.BUNDLE_AVAILABILITY, "", bundle_id=bundle_id), {"digest": digest})
     return Call("GET", path, _member("AvailabilityResponse", "availability"))
+
+
+def check_bundle_on_host(bundle_id: str, digest: str) -> "Call[HostCheck]":
+    """Ask what the host would do with each declaration of a config bundle."""
+    path = with_query(worker_path(routes.BUNDLE_HOST_CHECK, "", bundle_id=bundle_id), {"digest": digest})
+    return Call("GET", path, _member("HostCheckResponse", "check"))
 
 
 def _encoded(body: Json) -> bytes:

@@ -13,7 +13,7 @@ from runtimectl.library.transport import Transport
 from runtimectl.library.worker import Worker
 
 if TYPE_CHECKING:
-    from runtimed.model.bundle import Availability, ConfigBundle, ConfigBundleSummary
+    from runtimed.model.bundle import Availability, ConfigBundle, ConfigBundleSummary, HostCheck
     from runtimed.model.execution import WorkerStatus
     from runtimed.model.interaction import WorkerInput
     from runtimed.model.permission import WorkerPermission
@@ -156,6 +156,10 @@ class Client:
     def check_bundle(self, bundle_id: str, digest: str) -> "Availability":
         """Return the bundle with this digest. Raises ApiError if another one is stored, or none."""
         return self._transport.send(calls.check_bundle(bundle_id, digest))
+
+    def check_bundle_on_host(self, bundle_id: str, digest: str) -> "HostCheck":
+        """Return what the host would do with the Workers of a bundle. Raises ApiError as `check_bundle` does."""
+        return self._transport.send(calls.check_bundle_on_host(bundle_id, digest))
 
     def profiles(self) -> "tuple[ProfileSummary, ...]":
         """Return the profiles of the host, by selector: what can be run, and what each needs."""

@@ -13,7 +13,7 @@ from runtimed.core.paging import PageSize
 from runtimed.core.state.activity import MAX_OPEN_TEXT
 from runtimed.core.state.backend_answer import BackendAnswer
 from runtimed.core.state.change import Change, EncodedEvent, Entry, StateAt, StoredState, TrimRange
-from runtimed.model.bundle import Declaration
+from runtimed.model.bundle import ConfigBundle, Declaration, ProfileCheck
 from runtimed.model.event import Payload
 from runtimed.model.execution import LossReason
 from runtimed.model.identity import RuntimeId, WorkerId
@@ -226,6 +226,9 @@ class ProfileSource(Protocol):
 
     async def profiles(self) -> Sequence[ProfileSummary]:
         """Return the profiles by selector, each with whether a Worker can be started with it now."""
+
+    async def check_bundle(self, bundle: ConfigBundle) -> Sequence[ProfileCheck]:
+        """Return what this host would do with the Workers of each profile that a bundle offers."""
 
 
 class WorkspaceHost(Protocol):

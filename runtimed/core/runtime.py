@@ -32,7 +32,7 @@ from runtimed.core.state import decisions
 from runtimed.core.state.activity import Activity
 from runtimed.core.state.change import Change, EncodedEvent, StoredState, Worker
 from runtimed.errors import InvalidWorkerId, RuntimedError, RuntimeStopped, StoreFull, WorkspaceNotFound
-from runtimed.model.bundle import Availability, ConfigBundle, ConfigBundleSummary
+from runtimed.model.bundle import Availability, ConfigBundle, ConfigBundleSummary, HostCheck, ProfileCheck
 from runtimed.model.diagnostic import Diagnostic
 from runtimed.model.event import EventEnvelope
 from runtimed.model.idempotency import IdempotencyKey
@@ -399,6 +399,17 @@ class Runtime:
         """Return whether exactly this version is held. Raises ConfigBundleMissing or ConfigBundleDigestMismatch."""
         return self._started.bundles.availability(reference)
 
+    async def check_bundle(self, reference: BundleReference) -> HostCheck:
+        """Return what this host would do with the Workers of a bundle. Creates nothing.
+
+        Raises:
+            ConfigBundleMissing: No bundle has the id.
+            ConfigBundleDigestMismatch: The bundle with that id has another digest.
+        """
+        bundle = self._started.bundles.version(reference)
+        profiles = () if self._profiles is None else tuple(await self._profiles.check_bundle(bundle))
+        return HostCheck(reference, _are_accepted(profiles), profiles)
+
     async def profiles(self) -> tuple[ProfileSummary, ...]:
         """Return what can run a Worker, by selector."""
         return tuple(await self._profiles.profiles()) if self._profiles is not None else ()
@@ -646,6 +657,11 @@ def _log_command(verb: Verb, principal: Principal, ref: WorkerRef | None = None)
     if log.isEnabledFor(logging.DEBUG):
         worker_id = ref.worker_id if ref is not None else None
         log.debug("command", extra={"verb": verb, "principal": principal.name, "worker_id": worker_id})
+
+
+def _are_accepted(profiles: Sequence[ProfileCheck]) -> bool:
+    held = all(one.outcome == "enforced" for profile in profiles for one in profile.declarations)
+    return bool(profiles) and held and all(profile.problem is None for profile in profiles)
 
 
 def _make_mailbox(sequencer: Sequencer, queue: QueueDispatcher, worker: Worker, activity: Activity) -> Mailbox:

@@ -1,7 +1,6 @@
 """Choose the backend that runs a Worker."""
 
 import asyncio
-import json
 import logging
 import threading
 from collections.abc import Awaitable, Callable, Mapping, Sequence
@@ -11,6 +10,7 @@ import attrs
 from runtimed.core.ports import Dispatch, EventSink, ExecutionBackend, Spawn, WorkingFolders
 from runtimed.core.state.backend_answer import BackendAnswer
 from runtimed.errors import StoreUnsupported
+from runtimed.execution.bundle_checks import check_profile, unconfigured
 from runtimed.execution.factories import BackendFactory, WarmBackend, installed_backends
 from runtimed.execution.policy import SandboxPolicy
 from runtimed.execution.processes.confinement import ConfinementRefused
@@ -24,9 +24,10 @@ from runtimed.execution.workspace import Workspaces, remove_spares
 from runtimed.execution.workspaces.catalog import WorkspaceRefused
 from runtimed.execution.workspaces.manager import WorkspaceManager
 from runtimed.execution.workspaces.preparation import WorkspaceFailed
+from runtimed.model.bundle import ConfigBundle, Declaration, ProfileCheck
 from runtimed.model.identity import WorkerId
 from runtimed.model.profile import ProfileSummary, WarmAgents
-from runtimed.model.worker import CreateWorkerRequest, RuntimeDefaultProfile
+from runtimed.model.worker import CreateWorkerRequest, ProfileSelector, RuntimeDefaultProfile
 
 MAX_REMOVALS = 2
 """How many folders are removed at the same time. Each uses a thread of the shared pool."""
@@ -118,6 +119,12 @@ class ProfileRegistry:
         await self._find_factories()
         found = await asyncio.to_thread(self._summarize)
         return [attrs.evolve(summary, warm=self._warm(summary.selector)) for summary in found]
+
+    async def check_bundle(self, bundle: ConfigBundle) -> Sequence[ProfileCheck]:
+        """Return what this host would do with the Workers of each profile that a bundle offers."""
+        await self._find_factories()
+        names = dict.fromkeys(self._name_of(profile.selector) for profile in bundle.profiles)
+        return await asyncio.to_thread(self._check_profiles, tuple(names), bundle.declarations)
 
     async def _spawn_in_workspaces(
         self, adapter: ExecutionBackend, profile: Profile, spawn: Spawn, sink: EventSink
@@ -276,15 +283,22 @@ class ProfileRegistry:
             return None
         return WarmAgents(0 if backend is None else backend.ready, wanted)
 
+    def _check_profiles(self, names: Sequence[str], declarations: Sequence[Declaration]) -> Sequence[ProfileCheck]:
+        confiner = self._supervisor.confiner
+        return [
+            check_profile(name, self._profiles.get(name), self._factories, confiner, declarations) for name in names
+        ]
+
     def _selected(self, request: CreateWorkerRequest) -> str:
-        selector = request.profile
+        return self._name_of(request.profile)
+
+    def _name_of(self, selector: ProfileSelector) -> str:
         return self._default if isinstance(selector, RuntimeDefaultProfile) else selector.value
 
     def _refusal(self, name: str, request: CreateWorkerRequest) -> BackendAnswer | None:
         profile = self._profiles.get(name)
         if profile is None:
-            table = f"[profiles.{json.dumps(name)}]"
-            return BackendAnswer("rejected", f"no profile {name!r} is configured: add {table} to the configuration")
+            return BackendAnswer("rejected", unconfigured(name))
         if profile.backend not in self._factories:
             return BackendAnswer("rejected", f"profile {name}: no backend {profile.backend!r} is installed")
         if request.session_config and not self._factory(name).takes_session_config:

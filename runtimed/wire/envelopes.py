@@ -2,7 +2,7 @@
 
 import attrs
 
-from runtimed.model.bundle import Availability, ConfigBundle, ConfigBundleSummary
+from runtimed.model.bundle import Availability, ConfigBundle, ConfigBundleSummary, HostCheck
 from runtimed.model.diagnostic import Diagnostic
 from runtimed.model.event import EventEnvelope
 from runtimed.model.identity import Cursor, WorkerId
@@ -76,6 +76,13 @@ class AvailabilityResponse:
     """A config bundle that the Runtime holds."""
 
     availability: Availability
+
+
+@attrs.frozen
+class HostCheckResponse:
+    """What this host would do with the Workers of a config bundle."""
+
+    check: HostCheck
 
 
 @attrs.frozen

@@ -54,5 +54,9 @@ class Bundles:
 
     def availability(self, reference: BundleReference) -> Availability:
         """Return whether exactly this version is held. Raises ConfigBundleMissing or ConfigBundleDigestMismatch."""
+        return bundle_rules.availability(self.version(reference))
+
+    def version(self, reference: BundleReference) -> ConfigBundle:
+        """Return exactly this version of a bundle. Raises ConfigBundleMissing or ConfigBundleDigestMismatch."""
         bundle_rules.check_digest(reference.digest, "digest")
-        return bundle_rules.availability(bundle_rules.held(self._held, reference))
+        return bundle_rules.held(self._held, reference)

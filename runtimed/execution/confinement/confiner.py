@@ -15,7 +15,7 @@ from runtimed.execution.confinement import landlock
 from runtimed.execution.confinement.bubblewrap import USER
 from runtimed.execution.confinement.declarations import DeclarationRefused, grant, network_of
 from runtimed.execution.confinement.enclosure import Owned, WorkerEnclosure
-from runtimed.execution.confinement.judgment import MOUNTS_FOLDER, SECRETS_FOLDER
+from runtimed.execution.confinement.judgment import MOUNTS_FOLDER, SECRETS_FOLDER, judge
 from runtimed.execution.confinement.no_confinement import NoConfinement
 from runtimed.execution.confinement.reach import Bind, Confinement, Reach
 from runtimed.execution.confinement.references import UnknownReference, references, resolve
@@ -29,6 +29,7 @@ from runtimed.execution.processes.confinement import UNCONFINED, ConfinementRefu
 from runtimed.execution.processes.executable import at_home
 from runtimed.execution.tasks import begin, finish
 from runtimed.execution.workspace import HOME, SCRIPTS
+from runtimed.model.bundle import Declaration, DeclarationCheck
 from runtimed.model.event import SystemItem
 from runtimed.model.identity import WorkerId
 from runtimed.model.profile import NetworkReach, Sandbox
@@ -108,6 +109,9 @@ class HostConfiner:
         if policy.mode == "off" or not self._mechanisms:
             return UNCONFINED
         return Sandbox(self._mechanisms[0].mechanism, reach_of(policy))
+
+    def check(self, declarations: Sequence[Declaration], policy: SandboxPolicy) -> Sequence[DeclarationCheck]:
+        return judge(declarations, policy, self._resources, self.abilities)
 
     async def enclose(
         self,

@@ -10,9 +10,11 @@ import attrs
 
 from runtimed.core.ports import EventSink, Spawn
 from runtimed.execution.policy import SandboxPolicy
+from runtimed.model.bundle import Declaration, DeclarationCheck
 from runtimed.model.identity import WorkerId
 from runtimed.model.profile import Sandbox
 
+NOT_CONFINED = "this Runtime was set up without anything that confines Workers"
 UNCONFINED = Sandbox("none", "host")
 
 
@@ -108,6 +110,9 @@ class Confiner(Protocol):
     def sandbox(self, policy: SandboxPolicy) -> Sandbox:
         """Return how Workers with a policy are confined."""
 
+    def check(self, declarations: Sequence[Declaration], policy: SandboxPolicy) -> Sequence[DeclarationCheck]:
+        """Return what this host would do with each declaration of a bundle, for a profile with this policy."""
+
     def of(self, worker_id: WorkerId | None) -> Enclosure | None:
         """Return what confines a Worker; None if nothing does."""
 
@@ -159,6 +164,11 @@ class Unconfined:
     def sandbox(self, policy: SandboxPolicy) -> Sandbox:
         return UNCONFINED
 
+    def check(self, declarations: Sequence[Declaration], policy: SandboxPolicy) -> Sequence[DeclarationCheck]:
+        return [
+            DeclarationCheck(one.kind, one.name, one.reference, "unenforceable", NOT_CONFINED) for one in declarations
+        ]
+
     def of(self, worker_id: WorkerId | None) -> Enclosure | None:
         return None
 
@@ -170,6 +180,8 @@ class Unconfined:
         spawn: Spawn | None = None,
         sink: EventSink | None = None,
     ) -> Sandbox:
+        if spawn is not None and spawn.declarations:
+            raise ConfinementRefused(f"{spawn.declarations[0].kind}: {NOT_CONFINED}")
         return UNCONFINED
 
     async def hand_over(self, spare: WorkerId, worker_id: WorkerId, root: int) -> None:

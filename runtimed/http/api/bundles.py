@@ -14,7 +14,7 @@ from runtimed.http.web.binding import Routes
 from runtimed.model.principal import Principal
 from runtimed.model.worker import BundleReference
 from runtimed.wire import routes as paths
-from runtimed.wire.envelopes import AvailabilityResponse, BundlesResponse, PutBundleRequest
+from runtimed.wire.envelopes import AvailabilityResponse, BundlesResponse, HostCheckResponse, PutBundleRequest
 
 routes = Routes("config bundles")
 
@@ -48,3 +48,9 @@ async def put_bundle(runtime: Runtime, principal: Principal, body: PutBundleRequ
 def get_bundle_availability(runtime: Runtime, bundle_id: str, digest: str) -> AvailabilityResponse:
     """Check that a config bundle is stored with this digest."""
     return AvailabilityResponse(runtime.bundle_availability(BundleReference(bundle_id, digest)))
+
+
+@routes.get(paths.BUNDLE_HOST_CHECK, "read", raises=(InvalidRequest, ConfigBundleMissing, ConfigBundleDigestMismatch))
+async def check_bundle_on_host(runtime: Runtime, bundle_id: str, digest: str) -> HostCheckResponse:
+    """Report what this host would do with each declaration of a config bundle. Nothing is created."""
+    return HostCheckResponse(await runtime.check_bundle(BundleReference(bundle_id, digest)))

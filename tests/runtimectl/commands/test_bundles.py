@@ -150,3 +150,64 @@ def test_a_file_that_is_nested_too_deeply_is_refused_in_one_line(
     assert done.returncode == 2
     assert "nested too deeply" in done.stderr
     assert done.stderr.count("\n") == 1
+
+
+def pushed(ctl: Ctl, folder: Path, selector: str, declaration: dict[str, str]) -> str:
+    bundle = {
+        "metadata": METADATA,
+        "profiles": [{"selector": {"kind": "builtin", "value": selector}}],
+        "declarations": [declaration],
+    }
+    path = folder / "bundle.json"
+    path.write_text(json.dumps(bundle))
+    return ctl("bundles", "push", str(path), "-o", "name").stdout.strip()
+
+
+def test_a_bundle_that_the_host_would_reject_is_shown_by_declaration(
+    ctl: Ctl, daemon: Daemon, tmp_path: Path
+) -> None:
+    declaration = {"kind": "secret_ref", "name": "credential", "reference": "secret:github-token"}
+    reference = pushed(ctl, tmp_path, "builtin:shell", declaration)
+
+    table = ctl("bundles", "check", "--on-host", reference)
+    body = ctl("bundles", "check", "--on-host", reference, "-o", "json")
+
+    assert (table.returncode, body.returncode) == (5, 5)
+    assert table.stderr == "runtimectl: bundle: this host would reject Workers of bundle-1\n"
+    heading, row = table.stdout.splitlines()
+    assert heading.split() == ["PROFILE", "KIND", "NAME", "REFERENCE", "OUTCOME", "DETAIL"]
+    assert row.split(maxsplit=5)[:5] == [
+        "builtin:shell",
+        "secret_ref",
+        "credential",
+        "secret:github-token",
+        "unknown",
+    ]
+    assert row.endswith("this host has no 'github-token' in [secrets]")
+    [profile] = json.loads(body.stdout)["check"]["profiles"]
+    assert profile["declarations"][0]["outcome"] == "unknown"
+
+
+def test_a_bundle_that_holds_on_the_host_passes(ctl: Ctl, daemon: Daemon, tmp_path: Path) -> None:
+    declaration = {"kind": "capability_grant", "name": "tools", "reference": "capability:shell"}
+    reference = pushed(ctl, tmp_path, "builtin:shell", declaration)
+
+    found = ctl("bundles", "check", "--on-host", reference)
+
+    assert (found.returncode, found.stderr) == (0, "")
+    assert "enforced" in found.stdout
+
+
+def test_a_profile_that_the_host_does_not_have_is_a_row(ctl: Ctl, daemon: Daemon, tmp_path: Path) -> None:
+    declaration = {"kind": "capability_grant", "name": "tools", "reference": "capability:shell"}
+    reference = pushed(ctl, tmp_path, "builtin:coder", declaration)
+
+    found = ctl("bundles", "check", "--on-host", reference, "-o", "jsonl")
+
+    assert found.returncode == 5
+    row = json.loads(found.stdout)
+    assert (row["profile"], row["kind"], row["outcome"]) == ("builtin:coder", "profile", "rejected")
+
+
+def test_a_bundle_that_is_not_there_cannot_be_checked_on_the_host(ctl: Ctl, daemon: Daemon) -> None:
+    assert ctl("bundles", "check", "--on-host", f"none@{KNOWN_DIGEST}").returncode == 3

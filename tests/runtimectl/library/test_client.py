@@ -136,6 +136,7 @@ def test_bundles_are_pushed_checked_and_listed(client: Client) -> None:
     client.push_bundle(bundle)
 
     assert client.check_bundle("bundle-1", bundle.metadata.digest).summary in client.bundles()
+    assert client.check_bundle_on_host("bundle-1", bundle.metadata.digest).reference.id == "bundle-1"
     with pytest.raises(ApiError) as refused:
         client.check_bundle("bundle-1", "0" * 64)
     assert refused.value.code == "config_bundle_digest_mismatch"
