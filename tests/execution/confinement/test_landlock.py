@@ -47,6 +47,11 @@ def listener() -> Iterator[socket.socket]:
         yield server
 
 
+def loaders() -> list[Path]:
+    """Return the programs that the kernel starts to load programs that are linked dynamically."""
+    return [loader.resolve() for folder in ("/lib", "/lib64") for loader in Path(folder).glob("ld-linux*")]
+
+
 def free_port() -> int:
     with socket.create_server(("127.0.0.1", 0)) as server:
         port: int = server.getsockname()[1]
@@ -153,8 +158,7 @@ def test_a_program_changes_files_where_it_may_and_nowhere_else(tmp_path: Path) -
 def test_only_listed_programs_are_executed_and_files_stay_free(tmp_path: Path) -> None:
     (tmp_path / "inner").mkdir()
     (tmp_path / "file").write_text("text")
-    loaders = (loader for folder in ("/lib", "/lib64") for loader in Path(folder).glob("ld-linux*"))
-    listed = tuple(path.resolve() for path in (Path("/bin/sh"), Path("/bin/mv"), *loaders))
+    listed = tuple(path.resolve() for path in (Path("/bin/sh"), Path("/bin/mv"), *loaders()))
     held = confined(Access(executable=listed))
     script = f"mv {tmp_path}/file {tmp_path}/inner/moved && cat {tmp_path}/inner/moved"
 
@@ -163,6 +167,22 @@ def test_only_listed_programs_are_executed_and_files_stay_free(tmp_path: Path) -
     assert ended.returncode == 126
     assert (tmp_path / "inner" / "moved").read_text() == "text"
     assert launch(Instructions(), "cat", str(tmp_path / "inner" / "moved")).stdout == "text"
+
+
+@requires(1)
+@pytest.mark.skipif(not loaders(), reason="the C library is not glibc")
+def test_the_loader_runs_a_program_that_is_not_listed_only_if_it_is_readable() -> None:
+    loader = loaders()[0]
+    listed = (Path("/bin/sh").resolve(), loader)
+    libraries = tuple({Path(folder).resolve() for folder in ("/lib", "/lib64", "/usr/lib", "/etc")})
+    script = f"{loader} /usr/bin/id; exit $?"
+
+    readable = launch(confined(Access(executable=listed)), "sh", "-c", script)
+    unreadable = launch(confined(Access(Files(libraries), listed)), "sh", "-c", script)
+
+    assert readable.stdout.startswith("uid=")
+    assert unreadable.stdout == ""
+    assert "/usr/bin/id" in unreadable.stderr
 
 
 @requires(1)
