@@ -19,12 +19,15 @@ from runtimed.core.runtime import Runtime
 from runtimed.errors import ConfigurationError
 from runtimed.execution.confinement.confiner import HostConfiner, HostPaths
 from runtimed.execution.confinement.probe import find_mechanisms
+from runtimed.execution.confinement.secrets import Secrets
 from runtimed.execution.confinement.users import Users
+from runtimed.execution.confinement.ways_out import Network
 from runtimed.execution.processes.supervisor import Supervisor
 from runtimed.execution.registry import ProfileRegistry
 from runtimed.execution.tasks import begin, finish
 from runtimed.execution.workspaces.catalog import Catalog
 from runtimed.execution.workspaces.manager import WorkspaceManager
+from runtimed.gateways.host import HostGateways
 from runtimed.http.app import Api
 from runtimed.http.server.http_server import HttpServer
 from runtimed.http.server.listeners import Address, Listeners, passed_by_systemd
@@ -234,7 +237,10 @@ def _confiner(settings: Settings, opened: OpenedStore) -> HostConfiner:
     named = [*configuration_files(config_file()), *settings.secret_files, *map(Path, files), *map(Path, sockets)]
     paths = HostPaths(tuple(path.resolve() for path in (opened.data_dir.path, endpoint.folder(), *named)))
     mechanisms = find_mechanisms(None if users is None else numbers.start)
-    return HostConfiner(mechanisms, paths, users, resources=settings.host_resources())
+    resources = settings.host_resources()
+    secrets_ = Secrets(resources.secrets)
+    network = Network(HostGateways(resources.gateways, secrets_))
+    return HostConfiner(mechanisms, paths, users, network, resources, secrets_)
 
 
 def _token(settings: Settings, opened: OpenedStore) -> Token:

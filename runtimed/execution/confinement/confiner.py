@@ -22,8 +22,8 @@ from runtimed.execution.confinement.references import UnknownReference, referenc
 from runtimed.execution.confinement.secrets import Secrets, SecretUnavailable
 from runtimed.execution.confinement.system_view import NAMES, SYSTEM, folders_of_path, parts_of_program
 from runtimed.execution.confinement.users import Users
+from runtimed.execution.confinement.ways_out import Network, Wanted
 from runtimed.execution.grants import Abilities, Grants
-from runtimed.execution.network.ways_out import Network
 from runtimed.execution.policy import HostResources, SandboxPolicy
 from runtimed.execution.processes.confinement import UNCONFINED, ConfinementRefused, SandboxRequest
 from runtimed.execution.processes.executable import at_home
@@ -73,6 +73,7 @@ class HostConfiner:
         users: Gives each Worker a user; None where the daemon is not root.
         network: Gives Workers their ways out.
         resources: What names mean on this host.
+        secrets: Gives the values of secrets.
     """
 
     def __init__(
@@ -82,13 +83,14 @@ class HostConfiner:
         users: Users | None = None,
         network: Network | None = None,
         resources: HostResources | None = None,
+        secrets: Secrets | None = None,
     ) -> None:
         self._mechanisms = tuple(mechanisms)
         self._paths = paths
         self._users = users
-        self._network = network or Network(lambda _names: {})
+        self._network = network or Network()
         self._resources = resources or HostResources()
-        self._secrets = Secrets(self._resources.secrets)
+        self._secrets = secrets or Secrets(self._resources.secrets)
         self._enclosures: dict[WorkerId, WorkerEnclosure] = {}
         self._sinks: dict[WorkerId, EventSink] = {}
         self._telling: set[asyncio.Task[None]] = set()
@@ -193,14 +195,15 @@ class HostConfiner:
         """Open what the programs reach instead of a network, and the gateways that the profile names."""
         policy = None if enclosure.reach.network == "host" else place.grants.network
         gateways = {name for kind, _, name in map(_parted, references(place.request.declared)) if kind != "secret"}
-        ways_out = self._network.ways_out(policy, sorted(gateways))
+        git = tuple(place.grants.git.values())
+        ways_out = self._network.ways_out(Wanted(policy, tuple(sorted(gateways)), git))
         if ways_out is None:
             return enclosure
         is_inside = enclosure.confinement.has_own_files and enclosure.reach.network != "host"
         if not is_inside:
             await ways_out.open_on_host()
         reach = attrs.evolve(enclosure.reach, has_listeners=is_inside, ports=() if is_inside else ways_out.ports)
-        variables = {**enclosure.variables, **ways_out.variables}
+        variables = {**enclosure.variables, **ways_out.variables(place.request.env)}
         return attrs.evolve(enclosure, reach=reach, variables=variables, ways_out=ways_out)
 
     async def _replaced(

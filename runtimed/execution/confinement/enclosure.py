@@ -11,7 +11,7 @@ import attrs
 
 from runtimed.execution.confinement.reach import Confinement, Reach
 from runtimed.execution.confinement.users import acting_as, give
-from runtimed.execution.network.ways_out import WaysOut
+from runtimed.execution.confinement.ways_out import WaysOut
 from runtimed.execution.processes.confinement import Launch
 from runtimed.model.profile import Sandbox
 

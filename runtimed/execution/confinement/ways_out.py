@@ -5,11 +5,14 @@ import socket
 from collections.abc import Callable, Mapping, Sequence
 from typing import Protocol
 
+import attrs
+
 from runtimed.execution.network.namespace_listeners import NamespaceListeners
 from runtimed.execution.network.proxy import Proxy, SharedLimits
 from runtimed.execution.network.refusals import Refusals
 from runtimed.execution.network.rules import NetworkPolicy
 from runtimed.execution.network.service import Service
+from runtimed.execution.policy import GitPolicy
 from runtimed.model.event import SystemItem
 
 LOOPBACK = "127.0.0.1"
@@ -18,7 +21,7 @@ BACKLOG = 128
 FIRST_PORT = 3128
 """The port of the proxy in a network of a Worker's own. Those of gateways follow."""
 
-PROXY = "proxy"
+PROXY, GIT = "proxy", "git"
 NO_PROXY = "127.0.0.1,localhost,::1"
 
 Report = Callable[[SystemItem], None]
@@ -26,12 +29,63 @@ Listening = Sequence[tuple[Service, socket.socket]]
 """The sockets that listen for one process tree, each with what serves it."""
 
 
-class GatewayService(Service, Protocol):
+class Gateway(Service, Protocol):
     """A gateway of one Worker."""
 
     @property
     def key(self) -> str:
         """What the Worker's programs send in place of the real credentials."""
+
+
+class Gateways(Protocol):
+    """Makes the gateways of Workers."""
+
+    def new(self, names: Sequence[str]) -> Mapping[str, Gateway]:
+        """Return gateways for one Worker, by their names. Names that are not configured have none."""
+
+    def new_git(self, policies: Sequence[GitPolicy]) -> Gateway:
+        """Return the gateway for Git of one Worker."""
+
+    def git_variables(
+        self, url: str, key: str, policies: Sequence[GitPolicy], env: Mapping[str, str]
+    ) -> dict[str, str]:
+        """Return the variables that send a Worker's Git to its gateway, besides Git's settings in `env`."""
+
+    async def close(self) -> None:
+        """Close the connections to upstreams. The gateways are closed by their owners."""
+
+
+class NoGateways:
+    """The Gateways of a host without any."""
+
+    def new(self, names: Sequence[str]) -> Mapping[str, Gateway]:
+        return {}
+
+    def new_git(self, policies: Sequence[GitPolicy]) -> Gateway:
+        raise NotImplementedError("this host has no gateway for Git")
+
+    def git_variables(
+        self, url: str, key: str, policies: Sequence[GitPolicy], env: Mapping[str, str]
+    ) -> dict[str, str]:
+        return {}
+
+    async def close(self) -> None:
+        """Do nothing."""
+
+
+@attrs.frozen
+class Wanted:
+    """The ways out that a Worker gets.
+
+    Attributes:
+        policy: What it may connect to; None for everything, which takes no proxy.
+        gateways: The names of its gateways.
+        git: The remotes of Git that it may use.
+    """
+
+    policy: NetworkPolicy | None = None
+    gateways: tuple[str, ...] = ()
+    git: tuple[GitPolicy, ...] = ()
 
 
 def proxy_variables(port: int) -> dict[str, str]:
@@ -50,27 +104,27 @@ class WaysOut:
         report: Takes the events about refused connections.
 
     Args:
-        policy: What the proxy connects to; None for no proxy.
-        gateways: The gateways by name.
+        wanted: What it gets.
+        gateways: Makes the gateways.
         shared: The limits of the proxies of all Workers.
         listeners: Opens sockets where the programs are.
     """
 
     def __init__(
-        self,
-        policy: NetworkPolicy | None,
-        gateways: Mapping[str, GatewayService],
-        shared: SharedLimits,
-        listeners: NamespaceListeners,
+        self, wanted: Wanted, gateways: Gateways, shared: SharedLimits, listeners: NamespaceListeners
     ) -> None:
         self.report: Report = _drop
         self._refusals = Refusals()
         self._listeners = listeners
-        self._gateways = gateways
+        self._wanted = wanted
+        self._host = gateways
+        self._gateways = dict(sorted(gateways.new(wanted.gateways).items()))
+        self._git = gateways.new_git(wanted.git) if wanted.git else None
         self._services: dict[str, Service] = {}
-        if policy is not None:
-            self._services[PROXY] = Proxy(policy, self._refused, shared)
-        self._services |= {f"gateway:{name}": gateways[name] for name in sorted(gateways)}
+        if wanted.policy is not None and wanted.policy.lists:
+            self._services[PROXY] = Proxy(wanted.policy, self._refused, shared)
+        self._services |= {f"gateway:{name}": gateway for name, gateway in self._gateways.items()}
+        self._services |= {} if self._git is None else {GIT: self._git}
         self._ports = dict(zip(self._services, range(FIRST_PORT, FIRST_PORT + len(self._services)), strict=True))
 
     @property
@@ -78,15 +132,18 @@ class WaysOut:
         """The ports, of the host after `open_on_host`, else in a network of the Worker's own."""
         return tuple(self._ports.values())
 
-    @property
-    def variables(self) -> dict[str, str]:
-        """The variables that tell programs of the proxy."""
-        return proxy_variables(self._ports[PROXY]) if PROXY in self._ports else {}
+    def variables(self, env: Mapping[str, str]) -> dict[str, str]:
+        """Return the variables that tell programs of the proxy, and Git of its gateway, besides those in `env`."""
+        found = proxy_variables(self._ports[PROXY]) if PROXY in self._ports else {}
+        if self._git is not None:
+            url = f"http://{LOOPBACK}:{self._ports[GIT]}"
+            found |= self._host.git_variables(url, self._git.key, self._wanted.git, env)
+        return found
 
     @property
     def values(self) -> dict[str, str]:
         """What references to gateways stand for, such as `gateway:NAME`."""
-        found = {name: f"http://{LOOPBACK}:{port}" for name, port in self._ports.items() if name != PROXY}
+        found = {name: f"http://{LOOPBACK}:{port}" for name, port in self._ports.items() if name not in {PROXY, GIT}}
         return found | {f"gateway-key:{name}": gateway.key for name, gateway in self._gateways.items()}
 
     async def open_on_host(self) -> None:
@@ -139,29 +196,24 @@ class Network:
     """Gives each Worker its ways out.
 
     Args:
-        new_gateways: Makes gateways for one Worker, by their names.
+        gateways: Makes gateways.
     """
 
-    def __init__(self, new_gateways: Callable[[Sequence[str]], Mapping[str, GatewayService]]) -> None:
-        self._new_gateways = new_gateways
+    def __init__(self, gateways: Gateways | None = None) -> None:
+        self._gateways: Gateways = gateways or NoGateways()
         self._shared = SharedLimits()
         self._listeners = NamespaceListeners()
         self._is_closed = False
 
-    def ways_out(self, policy: NetworkPolicy | None, gateways: Sequence[str]) -> WaysOut | None:
-        """Return the ways out of a Worker, or None if it needs none.
-
-        Args:
-            policy: What it may connect to; None for everything, which takes no proxy.
-            gateways: The names of its gateways.
-        """
-        proxied = policy if policy is not None and policy.lists else None
-        if proxied is None and not gateways:
+    def ways_out(self, wanted: Wanted) -> WaysOut | None:
+        """Return the ways out of a Worker, or None if it needs none."""
+        if not (wanted.policy is not None and wanted.policy.lists) and not wanted.gateways and not wanted.git:
             return None
-        return WaysOut(proxied, self._new_gateways(gateways), self._shared, self._listeners)
+        return WaysOut(wanted, self._gateways, self._shared, self._listeners)
 
     async def close(self) -> None:
         """End what opens sockets for Workers. Their ways out are closed by their owners. May be called again."""
         if not self._is_closed:
             self._is_closed = True
             await self._listeners.close()
+            await self._gateways.close()

@@ -1,0 +1,1 @@
+"""HTTP services that Workers reach through the daemon, which adds the credentials."""
