@@ -8,6 +8,7 @@ it is 127 if there is no such program.
 """
 
 import ctypes
+import errno
 import os
 import stat
 import struct
@@ -188,9 +189,8 @@ class Restrictions:
 
 def _allow_path(ruleset: int, rights: int, path: str) -> None:
     """Allow access below a path. One that is missing allows nothing; one that leads through a link is an error."""
-    how = struct.pack("=QQQ", os.O_PATH | os.O_CLOEXEC, 0, _RESOLVE_NO_SYMLINKS)
     try:
-        place = _syscall(_OPENAT2, _AT_FDCWD, os.fsencode(path), how, ctypes.c_size_t(len(how)))
+        place = _open_without_links(path)
     except (FileNotFoundError, NotADirectoryError):
         return
     except OSError as error:
@@ -200,6 +200,24 @@ def _allow_path(ruleset: int, rights: int, path: str) -> None:
     if rights:
         _syscall(_ADD_RULE, ruleset, _PATH_RULE, struct.pack("=Qi", rights, place), 0)
     os.close(place)
+
+
+def _open_without_links(path: str) -> int:
+    """Return a descriptor of a path that leads through no link. Raises OSError."""
+    how = struct.pack("=QQQ", os.O_PATH | os.O_CLOEXEC, 0, _RESOLVE_NO_SYMLINKS)
+    try:
+        return _syscall(_OPENAT2, _AT_FDCWD, os.fsencode(path), how, ctypes.c_size_t(len(how)))
+    except OSError as error:
+        if error.errno not in {errno.ENOSYS, errno.EPERM}:
+            raise
+    here = os.open("/", os.O_PATH | os.O_CLOEXEC)  # a filter or an old kernel has no openat2
+    for part in filter(None, path.split("/")):
+        inner = os.open(part, os.O_PATH | os.O_NOFOLLOW | os.O_CLOEXEC, dir_fd=here)
+        os.close(here)
+        here = inner
+        if stat.S_ISLNK(os.fstat(here).st_mode):
+            raise OSError(errno.ELOOP, os.strerror(errno.ELOOP))
+    return here
 
 
 def _execute(command: list[str], environment: dict[bytes, bytes]) -> None:

@@ -82,8 +82,26 @@ _ALWAYS_REFUSED = (
     *("settimeofday", "clock_settime", "adjtimex", "clock_adjtime"),
 )
 
+_SET_ID_BITS = 0o6000
+_CREATING = 0o100 | 0o20000000  # O_CREAT and O_TMPFILE: without them the argument for the mode means nothing
+
+_NO_SET_ID_FILES = (
+    # In a folder of another user, such a file would give that user's rights to everybody on the host.
+    Rule("chmod", (_has_any(1, _SET_ID_BITS),)),
+    Rule("fchmod", (_has_any(1, _SET_ID_BITS),)),
+    Rule("fchmodat", (_has_any(2, _SET_ID_BITS),)),
+    Rule("fchmodat2", (_has_any(2, _SET_ID_BITS),)),
+    Rule("creat", (_has_any(1, _SET_ID_BITS),)),
+    Rule("open", (_has_any(1, _CREATING), _has_any(2, _SET_ID_BITS))),
+    Rule("openat", (_has_any(2, _CREATING), _has_any(3, _SET_ID_BITS))),
+    Rule("openat2", error=errno.ENOSYS),  # a filter can't read its mode; programs then use openat
+    Rule("mknod", (_has_any(1, _SET_ID_BITS),)),
+    Rule("mknodat", (_has_any(2, _SET_ID_BITS),)),
+)
+
 _EVERYWHERE = (
     *map(Rule, _ALWAYS_REFUSED),
+    *_NO_SET_ID_FILES,
     Rule("unshare", (_has_any(0, _NEW_NAMESPACES | _NEW_TIME_NAMESPACE),)),
     Rule("clone", (_has_any(0, _NEW_NAMESPACES),)),
     Rule("clone3", error=errno.ENOSYS),  # a filter can't read its flags; the C library then uses clone
@@ -145,7 +163,7 @@ def seccomp_filter(kind: Kind, machine: str = platform.machine()) -> bytes:
     """
     if machine not in ARCHITECTURES:
         raise ValueError(f"no seccomp filter for the machine {machine}: expected {' or '.join(ARCHITECTURES)}")
-    refusals = [_refusal(rule, NUMBERS[rule.call][machine]) for rule in RULES[kind]]
+    refusals = [_refusal(rule, NUMBERS[rule.call][machine]) for rule in RULES[kind] if machine in NUMBERS[rule.call]]
     program = [*_only(ARCHITECTURES[machine]), *(step for refusal in refusals for step in refusal), _stop(_ALLOW)]
     return b"".join(struct.pack("=HBBI", *step) for step in program)
 

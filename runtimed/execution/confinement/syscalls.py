@@ -18,6 +18,8 @@ _X86_64_AND_AARCH64 = {
     "clock_settime": (227, 112),
     "clone": (56, 220),
     "delete_module": (176, 106),
+    "fchmod": (91, 52),
+    "fchmodat": (268, 53),
     "finit_module": (313, 273),
     "init_module": (175, 105),
     "ioctl": (16, 29),
@@ -25,8 +27,10 @@ _X86_64_AND_AARCH64 = {
     "kexec_load": (246, 104),
     "keyctl": (250, 219),
     "memfd_create": (319, 279),
+    "mknodat": (259, 33),
     "mount": (165, 40),
     "open_by_handle_at": (304, 265),
+    "openat": (257, 56),
     "perf_event_open": (298, 241),
     "pivot_root": (155, 41),
     "prlimit64": (302, 261),
@@ -53,6 +57,7 @@ _X86_64_AND_AARCH64 = {
 }
 _EVERYWHERE = {
     "clone3": 435,
+    "fchmodat2": 452,
     "fsconfig": 431,
     "fsmount": 432,
     "fsopen": 430,
@@ -63,12 +68,15 @@ _EVERYWHERE = {
     "mount_setattr": 442,
     "move_mount": 429,
     "open_tree": 428,
+    "openat2": 437,
     "open_tree_attr": 467,
     "pidfd_getfd": 438,
     "quotactl_fd": 443,
 }
+_ONLY_X86_64 = {"chmod": 90, "creat": 85, "mknod": 133, "open": 2}
 NUMBERS: Mapping[str, Mapping[str, int]] = {
     **{name: {"x86_64": x86, "aarch64": arm} for name, (x86, arm) in _X86_64_AND_AARCH64.items()},
     **{name: {"x86_64": number, "aarch64": number} for name, number in _EVERYWHERE.items()},
+    **{name: {"x86_64": number} for name, number in _ONLY_X86_64.items()},
 }
-"""The number of each call, by name and machine."""
+"""The number of each call, by name and machine. A machine that has no such call is left out."""
