@@ -5,6 +5,7 @@ system call by its name, as JSON.
 """
 
 import array
+import atexit
 import ctypes
 import errno
 import fcntl
@@ -13,10 +14,12 @@ import mmap
 import os
 import platform
 import pty
+import shutil
 import socket
 import struct
 import subprocess
 import sys
+import tempfile
 import threading
 from collections.abc import Callable
 from functools import partial
@@ -144,6 +147,11 @@ def x32_call() -> None:
 
 
 KEPT: list[socket.socket] = []
+FOLDER = tempfile.mkdtemp()
+atexit.register(shutil.rmtree, FOLDER)
+NEW, FILE = f"{FOLDER}/new".encode(), f"{FOLDER}/file".encode()
+os.close(os.open(FILE, os.O_CREAT))
+SET_ID, CREATING = 0o4755, os.O_CREAT | os.O_WRONLY
 CASES: dict[str, Callable[[], object]] = {
     **{f"unshare {name}": partial(call, "unshare", flag) for name, flag in NAMESPACES.items()},
     "unshare time": lambda: call("unshare", 0x80),
@@ -193,6 +201,18 @@ CASES: dict[str, Callable[[], object]] = {
     "clock_settime": lambda: call("clock_settime", 9999, None),
     "adjtimex": lambda: call("adjtimex", None),
     "clock_adjtime": lambda: call("clock_adjtime", 0, None),
+    "chmod with a set-ID bit": lambda: call("chmod", FILE, SET_ID),
+    "fchmod with a set-ID bit": lambda: call("fchmod", os.open(FILE, os.O_RDONLY), 0o2755),
+    "fchmodat with a set-ID bit": lambda: call("fchmodat", AT_FDCWD, FILE, SET_ID),
+    "fchmodat2 with a set-ID bit": lambda: call("fchmodat2", AT_FDCWD, FILE, SET_ID, 0),
+    "creat with a set-ID bit": lambda: call("creat", NEW, SET_ID),
+    "open with a set-ID bit": lambda: call("open", NEW, CREATING, SET_ID),
+    "openat with a set-ID bit": lambda: call("openat", AT_FDCWD, NEW, CREATING, SET_ID),
+    "openat2": lambda: call("openat2", AT_FDCWD, FILE, struct.pack("=QQQ", 0, 0, 0), 24),
+    "mknod with a set-ID bit": lambda: call("mknod", NEW, 0o100000 | SET_ID, 0),
+    "mknodat with a set-ID bit": lambda: call("mknodat", AT_FDCWD, NEW, 0o100000 | SET_ID, 0),
+    "chmod": lambda: call("chmod", FILE, 0o755),
+    "openat without creating": lambda: call("openat", AT_FDCWD, FILE, os.O_RDONLY, SET_ID),
     "ioctl TIOCSTI": type_into_terminal,
     "ioctl TIOCLINUX": control_console,
     "socket vsock": lambda: create(40),
