@@ -1,0 +1,192 @@
+"""The pages on confinement say what the code does, and their examples are run in a daemon."""
+
+import inspect
+import json
+import re
+import shutil
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from runtimed.execution.confinement import bubblewrap, confiner, landlock, landlock_confinement, probe, secrets, users
+from runtimed.execution.confinement.seccomp import RULES, Condition
+from runtimed.execution.policy import SandboxPolicy, Secret
+from runtimed.execution.profile import Profile
+from runtimed.execution.workspaces.catalog import ConfiguredWorkspace
+from runtimed.settings import load
+from tests.conftest import COVERAGE_VARIABLES
+from tests.docs.conftest import Page, ReadPage
+
+GUIDE = "how-to/confine.md"
+EXPLANATION = "explanation/confinement.md"
+AGENTS = "how-to/agents.md"
+ROOT = Path(__file__).parents[2]
+KEY = "the-real-key-of-the-page"
+DEADLINE_S = 60
+
+needs_bubblewrap = pytest.mark.skipif(
+    not shutil.which("bwrap") or bool(probe.find_bubblewrap(None)[0]), reason="bubblewrap cannot be used here"
+)
+
+
+@pytest.fixture
+def guide(page: ReadPage) -> Page:
+    return page(GUIDE)
+
+
+def named_calls(section: Page) -> set[str]:
+    """The system calls that a section names."""
+    return set(re.findall(r"`([a-z0-9_]+)`", section.text))
+
+
+def test_every_gap_of_landlock_is_on_the_page(page: ReadPage) -> None:
+    listed = [line[2:] for line in page(EXPLANATION).section("Landlock").text.splitlines() if line.startswith("- ")]
+
+    assert set(landlock.gaps(1)) <= set(listed)
+
+
+def test_the_page_names_every_system_call_that_the_filters_refuse_or_restrict(page: ReadPage) -> None:
+    named = named_calls(page(EXPLANATION).section("The filter of system calls"))
+    refused = {rule.call for rule in RULES["bubblewrap"] if not rule.conditions}
+
+    assert refused | {"unshare", "clone"} <= named
+    assert named <= {rule.call for rule in RULES["bubblewrap"]} | {"perf"}
+
+
+def test_the_page_says_which_sockets_the_filter_leaves(page: ReadPage) -> None:
+    kinds = [rule.conditions[0] for rule in RULES["bubblewrap"] if rule.call == "socket"]
+
+    assert Condition(0, (1, 2, 10, 16), among=False) in kinds
+    assert "sockets other than Unix, IPv4, IPv6 and the routing part of netlink" in page(EXPLANATION).text
+
+
+def test_the_pages_name_the_first_kernel_on_which_landlock_restricts_the_network(page: ReadPage, guide: Page) -> None:
+    assert landlock_confinement.NETWORK_SINCE == 4
+    assert "does not use Landlock for a network other than `host` before Linux 6.7" in page(EXPLANATION).text
+    assert "Linux 6.7 or newer" in guide.section("If a Worker is refused").text
+
+
+def test_the_configuration_of_the_guide_is_accepted(guide: Page, tmp_path: Path) -> None:
+    requires, networks, tools, gives = guide.blocks("toml") + indented_blocks(guide)
+    file = tmp_path / "config.toml"
+    file.write_text(requires + tools)
+    closed = load({}, str(file))
+    file.write_text(gives)
+    gave = load({}, str(file))
+    file.write_text(networks)
+    rules = load({}, str(file)).sandbox_policy().network
+
+    assert closed.sandbox_policy() == SandboxPolicy(mode="required", network="none")
+    assert closed.profile_table()["rust"].sandbox.writable == (Path("/srv/cache/cargo"),)
+    assert gave.host_resources().secrets == {"models": Secret(file=Path("/etc/runtimed/models.key"))}
+    assert gave.workspace_table() == {"team:website": ConfiguredWorkspace("/srv/website", "clone")}
+    assert [str(rule) for rule in rules] == re.findall(r'^    "(.+)",', networks, re.MULTILINE)
+
+
+def test_the_configuration_of_the_first_agent_is_accepted_with_its_recipe(page: ReadPage, tmp_path: Path) -> None:
+    gateway, variables = indented_blocks(page(AGENTS))
+    recipe = (ROOT / "contrib" / "agents" / "claude.toml").read_text()
+    file = tmp_path / "config.toml"
+    file.write_text(f"{recipe}\n{variables}\n{gateway}")
+
+    profile: Profile = load({}, str(file)).profile_table()["builtin:claude"]
+
+    assert profile.sandbox.mode == "required"
+    assert profile.env["ANTHROPIC_API_KEY"] == "gateway-key:model"
+
+
+def indented_blocks(page: Page) -> list[str]:
+    """The fenced blocks of TOML inside the steps of a list."""
+    found = re.findall(r"^   ```toml\n(.*?)^   ```$", page.text, re.MULTILINE | re.DOTALL)
+    return [re.sub(r"^   ", "", block, flags=re.MULTILINE) for block in found]
+
+
+def test_the_refusals_of_the_guide_are_those_of_the_daemon(guide: Page) -> None:
+    said = "".join(map(inspect.getsource, (bubblewrap, confiner, landlock_confinement, secrets, users)))
+
+    for row in guide.section("If a Worker is refused").rows:
+        text = row.codes()[0].removesuffix(": '…'")
+        assert text in said, row.cells[0]
+
+
+def test_the_reasons_that_the_probe_gives_itself_are_those_of_the_daemon(guide: Page) -> None:
+    own = [row.codes()[0] for row in guide.section("Get bubblewrap to work").rows if "bwrap: " not in row.cells[0]]
+
+    assert own
+    assert all(reason in inspect.getsource(probe) for reason in own)
+
+
+class Host:
+    """A daemon with the configuration of the guide, in folders of the test, and `runtimectl`."""
+
+    def __init__(self, folder: Path, env: dict[str, str], config: str) -> None:
+        self.env = env
+        file = folder / "config.toml"
+        file.write_text(config)
+        command = [sys.executable, "-m", "runtimed", "--listen", "127.0.0.1:0", "--config", str(file)]
+        self._process = subprocess.Popen(command, env=env, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL)
+        assert self._process.stdout is not None
+        assert self._process.stdout.readline().startswith(b"runtimed: listening on "), "the daemon does not start"
+
+    def ctl(self, *args: str) -> str:
+        command = [sys.executable, "-m", "runtimectl", *args]
+        return subprocess.run(
+            command, env=self.env, capture_output=True, text=True, timeout=DEADLINE_S, check=False
+        ).stdout
+
+    def close(self) -> None:
+        self._process.terminate()
+        self._process.wait(DEADLINE_S)
+        assert self._process.stdout is not None
+        self._process.stdout.close()
+
+
+@pytest.fixture
+def host(guide: Page, user_folders: Path) -> Iterator[Host]:
+    """Runs the daemon with the closed network of the guide, and a key at the place of the guide's."""
+    key = user_folders / "models.key"
+    key.touch(0o600)
+    key.write_text(KEY)
+    secret = f'[secrets]\nmodels = {{ file = "{key}" }}\n'
+    env = {
+        "PATH": "/usr/local/bin:/usr/bin:/bin",
+        "PYTHONPATH": str(ROOT),
+        "HOME": str(user_folders / "home"),
+        "XDG_RUNTIME_DIR": str(user_folders / "run"),
+        "XDG_CONFIG_HOME": str(user_folders / "config"),
+        "LANG": "C.UTF-8",
+    }
+    made = Host(user_folders, env | COVERAGE_VARIABLES, guide.blocks("toml")[0] + secret)
+    yield made
+    made.close()
+
+
+@needs_bubblewrap
+def test_a_worker_of_the_guide_reaches_neither_the_key_nor_other_folders_nor_a_network(
+    guide: Page, host: Host, user_folders: Path
+) -> None:
+    script = guide.blocks("sh")[0].replace("/etc/runtimed/models.key", str(user_folders / "models.key"))
+    chosen = ("--profile", "builtin:shell", "--capability", "shell")
+    worker = host.ctl("workers", "create", *chosen, "--wait", "-o", "name").strip()
+
+    host.ctl("workers", "input", worker, script, "--wait")
+
+    events = [json.loads(line)["payload"] for line in host.ctl("events", "export", worker).splitlines()]
+    [said] = [event["data"]["text"] for event in events if event["event"] == "text_done"]
+    assert '"mechanism": "bubblewrap"' in host.ctl("workers", "get", worker, "-o", "json")
+    assert said.count("No such file or directory") == 2
+    assert "Network is unreachable" in said
+    assert KEY not in said
+
+
+@needs_bubblewrap
+def test_the_list_of_profiles_is_as_the_guide_shows_it(guide: Page, host: Host) -> None:
+    [block] = [found for found in guide.blocks("") if "profiles list" in found]
+
+    listed = host.ctl("profiles", "list")
+
+    shown = block.partition("profiles list\n")[2].replace("public", "none")
+    assert [line.split() for line in listed.splitlines()] == [line.split() for line in shown.splitlines()]
