@@ -77,8 +77,8 @@ class Access:
 
     Attributes:
         files: The files it may use. They can't be executed by that.
-        executable: What it may execute: absolute paths without links, each with all that is below it. Programs that
-            are linked dynamically need their loader among them, which runs any file that is readable.
+        executable: What it may execute, and so read: absolute paths without links, each with all that is below it.
+            Programs that are linked dynamically need their loader among them, which runs any file that is readable.
         ports: The TCP ports it may use.
         scoped: Whether its signals and its connections to abstract sockets reach itself and its descendants only.
     """
@@ -138,12 +138,13 @@ def gaps(abi: int) -> tuple[str, ...]:
 def ruleset(access: Access, abi: int) -> Ruleset:
     """Return the rules that hold a program to some access, as far as a version of Landlock can."""
     known = sum(rights for since, rights in _FILES_BY_ABI.items() if since <= abi)
+    files = known & _restricted(access)
     ports = access.ports if abi >= NETWORK_SINCE else None
     return Ruleset(
-        files=known & _restricted(access),
+        files=files,
         network=0 if ports is None else _BIND_TCP | _CONNECT_TCP,
         scopes=_ABSTRACT_SOCKETS | _SIGNALS if access.scoped and abi >= SCOPES_SINCE else 0,
-        path_rules=tuple((path, rights & known) for path, rights in _path_rules(access) if rights & known),
+        path_rules=tuple((path, rights & files) for path, rights in _path_rules(access) if rights & files),
         port_rules=() if ports is None else tuple(_port_rules(ports)),
     )
 
@@ -162,7 +163,7 @@ def _path_rules(access: Access) -> Iterable[tuple[Path, int]]:
         yield from ((path, _READ) for path in access.files.readable)
         yield from ((path, _CONTENT | _NAMES) for path in access.files.writable)
         yield from ((path, _CONTENT | _IOCTL_DEV) for path in access.files.devices)
-    yield from ((path, _EXECUTE) for path in access.executable or ())
+    yield from ((path, _EXECUTE | _READ_FILE) for path in access.executable or ())
 
 
 def _port_rules(ports: Ports) -> Iterable[tuple[int, int]]:
