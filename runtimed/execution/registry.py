@@ -13,7 +13,7 @@ from runtimed.errors import StoreUnsupported
 from runtimed.execution.bundle_checks import check_profile, unconfigured
 from runtimed.execution.factories import BackendFactory, WarmBackend, installed_backends
 from runtimed.execution.policy import SandboxPolicy
-from runtimed.execution.processes.confinement import ConfinementRefused
+from runtimed.execution.processes.confinement import UNCONFINED, ConfinementRefused
 from runtimed.execution.processes.supervisor import Supervisor
 from runtimed.execution.profile import BUILT_IN, ECHO, Profile
 from runtimed.execution.quota_folders import QuotaFolders
@@ -274,7 +274,9 @@ class ProfileRegistry:
         return [self._summary(name, self._profiles[name]) for name in sorted(self._profiles)]
 
     def _summary(self, name: str, profile: Profile) -> ProfileSummary:
-        sandbox = self._supervisor.confiner.sandbox(profile.sandbox)
+        factory = self._factories.get(profile.backend)
+        runs_programs = factory is not None and factory.runs_programs
+        sandbox = self._supervisor.confiner.sandbox(profile.sandbox) if runs_programs else UNCONFINED
         return summarize(name, profile, self._factories, sandbox, is_default=name == self._default)
 
     def _warm(self, name: str) -> WarmAgents | None:

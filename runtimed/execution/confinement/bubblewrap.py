@@ -69,6 +69,7 @@ class Bubblewrap:
         self._program = program
         self._setpriv = setpriv
         self._filter = seccomp_filter("bubblewrap")
+        self._executables_filter = seccomp_filter("executables")
 
     def problem(self, reach: Reach) -> str | None:
         if not reach.mapped or reach.uid is None:
@@ -132,7 +133,7 @@ class Bubblewrap:
         """Return the command, kept from executing programs but itself and these."""
         own = Path(command[0])
         access = Access(executable=tuple(executables) if not own.exists() else (*executables, own.resolve()))
-        instructions = Instructions(ruleset(access, abi()))
+        instructions = Instructions(ruleset(access, abi()), (self._executables_filter,))
         return argv(command, opened.file(instructions.encode()))
 
     def _as_user(self, reach: Reach) -> Sequence[str]:

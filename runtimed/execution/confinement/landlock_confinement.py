@@ -37,7 +37,8 @@ class LandlockConfinement:
         self._abi = abi
         self.limits_network = abi >= NETWORK_SINCE
         self._filter = seccomp_filter("landlock")
-        self._host_filter = seccomp_filter("bubblewrap")
+        self._host_filter = seccomp_filter("landlock_host_network")
+        self._executables_filter = seccomp_filter("executables")
 
     def problem(self, reach: Reach) -> str | None:
         if reach.network != "host" and not self.limits_network:
@@ -65,7 +66,8 @@ class LandlockConfinement:
         is_host = reach.network == "host"
         access = Access(files, tuple(executable), None if is_host else Ports(connect=reach.ports), scoped=True)
         filtered = self._host_filter if is_host else self._filter
-        descriptor = Instructions(landlock.ruleset(access, self._abi), (filtered,)).descriptor()
+        filters = (filtered,) if reach.executables is None else (filtered, self._executables_filter)
+        descriptor = Instructions(landlock.ruleset(access, self._abi), filters).descriptor()
         return Launch(argv(command, descriptor), (descriptor,), keeps_together=False)
 
     def show_as(self, root: int, folder: Path, name: str) -> None:
