@@ -22,6 +22,7 @@ from runtimed.execution.confinement.probe import find_mechanisms
 from runtimed.execution.confinement.secrets import Secrets
 from runtimed.execution.confinement.users import Users
 from runtimed.execution.confinement.ways_out import Network
+from runtimed.execution.processes.folder_size import MAX_DEPTH
 from runtimed.execution.processes.supervisor import Supervisor
 from runtimed.execution.registry import ProfileRegistry
 from runtimed.execution.tasks import begin, finish
@@ -42,8 +43,9 @@ GC_THRESHOLDS = (50_000, 50, 50)
 """Thresholds of the garbage collector. With the default of 700 it takes a third of an input's time and finds nothing:
 the Runtime holds its objects for long, and hardly any of them are in cycles."""
 
-OWN_DESCRIPTORS = 64
-"""The most descriptors that the daemon needs besides those of connections and Workers: store, sockets, log."""
+OWN_DESCRIPTORS = 64 + 2 * MAX_DEPTH
+"""The most descriptors that the daemon needs besides those of connections and Workers: store, sockets, log, and the
+folders that are open while the folder of a Worker is counted."""
 
 STOP_SIGNALS = (signal.SIGTERM, signal.SIGINT, signal.SIGHUP)
 """The signals that end the daemon. One that was ignored when it started stays ignored, as SIGHUP below nohup."""

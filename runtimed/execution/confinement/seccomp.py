@@ -29,6 +29,7 @@ _TCP = (0, 6)  # 0 is the default of a stream socket
 _MSG_FASTOPEN = 0x20000000
 _MFD_NOEXEC_SEAL = 0x8
 _TIOCSTI, _TIOCLINUX = 0x5412, 0x541C
+_FS_IOC_SETFLAGS, _FS_IOC_FSSETXATTR = 0x40086602, 0x401C5820
 
 
 @attrs.frozen
@@ -106,6 +107,9 @@ _EVERYWHERE = (
     Rule("clone", (_has_any(0, _NEW_NAMESPACES),)),
     Rule("clone3", error=errno.ENOSYS),  # a filter can't read its flags; the C library then uses clone
     Rule("ioctl", (_is(1, _TIOCSTI, _TIOCLINUX),)),  # they type into a terminal
+    # They move files out of the project by which the disk space of a Worker is limited.
+    Rule("ioctl", (_is(1, _FS_IOC_SETFLAGS, _FS_IOC_FSSETXATTR),)),
+    Rule("file_setattr"),
     Rule("socket", (_is_not(0, _AF_UNIX, _AF_INET, _AF_INET6, _AF_NETLINK),), errno.EAFNOSUPPORT),
     Rule("socketpair", (_is_not(0, _AF_UNIX),), errno.EAFNOSUPPORT),
     # What stays of netlink are the interfaces, addresses, routes and neighbors, which getifaddrs() reads. To change

@@ -58,6 +58,7 @@ _X86_64_AND_AARCH64 = {
 _EVERYWHERE = {
     "clone3": 435,
     "fchmodat2": 452,
+    "file_setattr": 469,
     "fsconfig": 431,
     "fsmount": 432,
     "fsopen": 430,

@@ -21,7 +21,7 @@ CALLS = Path(__file__).with_name("calls.py")
 ALLOWED = 0x7FFF0000
 FAILED = 0x00050000
 NAMESPACES = ("mount", "cgroup", "uts", "ipc", "user", "pid", "network")
-NEWER_THAN_LIBSECCOMP = {"fchmodat2": 452, "open_tree_attr": 467}
+NEWER_THAN_LIBSECCOMP = {"fchmodat2": 452, "open_tree_attr": 467, "file_setattr": 469}
 SET_ID_CALLS = ("chmod", "fchmod", "fchmodat", "fchmodat2", "creat", "open", "openat", "mknod", "mknodat")
 
 REFUSED_ALWAYS: Mapping[str, int] = {
@@ -32,6 +32,8 @@ REFUSED_ALWAYS: Mapping[str, int] = {
     "openat2": errno.ENOSYS,
     **{f"{name} with a set-ID bit": errno.EPERM for name in SET_ID_CALLS},
     "ioctl TIOCSTI": errno.EPERM,
+    "ioctl FS_IOC_SETFLAGS": errno.EPERM,
+    "ioctl FS_IOC_FSSETXATTR": errno.EPERM,
     "ioctl TIOCLINUX": errno.EPERM,
     "socket vsock": errno.EAFNOSUPPORT,
     "socket packet": errno.EAFNOSUPPORT,

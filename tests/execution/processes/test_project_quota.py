@@ -4,7 +4,7 @@ import asyncio
 import os
 import shutil
 import subprocess
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 
 import pytest
@@ -13,6 +13,7 @@ from runtimed.core.ports import Dispatch, Spawn
 from runtimed.core.state.backend_answer import BackendAnswer
 from runtimed.execution import Profile, ProfileRegistry
 from runtimed.execution.processes import project_quota
+from runtimed.execution.quota_folders import QuotaFolders
 from runtimed.execution.workspace import Home, make_spare, remove_spare
 from runtimed.model.event import ErrorRaised, RunEnd
 from runtimed.model.identity import worker_id
@@ -25,7 +26,7 @@ MIB = 1 << 20
 FIRST = worker_id(1)
 
 
-MAKE = {
+MAKE: Mapping[str, tuple[str, ...]] = {
     "ext4": ("mkfs.ext4", "-q", "-F", "-O", "quota,project", "-E", "quotatype=prjquota"),
     "xfs": ("mkfs.xfs", "-q", "-f"),
 }
@@ -132,6 +133,18 @@ def test_the_home_of_a_worker_inherits_its_project(disk: Path) -> None:
     home.make()
     assert home.folder_limit is not None
     assert home.folder_limit.project == project_quota.find(home.folder) == project_quota.find(home.path)
+
+
+def test_a_folder_that_is_held_before_its_workspaces_are_made_stays_held(disk: Path) -> None:
+    folders = QuotaFolders(DataDir(disk / "store", is_scratch=True))
+    folders.hold(FIRST, 4 * MIB)
+    made = folders.worker_folder(FIRST) / "workspaces"
+    made.mkdir()
+    home = Home(folders, Spawn(FIRST, CreateWorkerRequest()), 4 * MIB)
+    home.make()
+    assert home.folder_limit is not None
+    assert home.folder_limit.project == project_quota.find(made) != 0
+    assert _write(made / "file", 8 * MIB).returncode
 
 
 def test_a_spare_folder_keeps_its_project_when_a_worker_adopts_it(disk: Path) -> None:
