@@ -43,7 +43,7 @@ def disk(tmp_path: Path, request: pytest.FixtureRequest) -> Iterator[Path]:
     mounted.mkdir()
     with image.open("wb") as made:
         made.truncate(SIZE[request.param])
-    subprocess.run([*map(str, make), str(image)], check=True)
+    subprocess.run([*make, str(image)], check=True)
     if not _mount(mounted, "loop,prjquota"):
         pytest.skip("this kernel mounts no such file system with project quotas (CONFIG_QFMT_V2, CONFIG_XFS_QUOTA)")
     try:
