@@ -232,13 +232,15 @@ async def _reap(supervisor: Supervisor, ended: asyncio.Event) -> None:
 
 def _confiner(settings: Settings, opened: OpenedStore) -> HostConfiner:
     """Return what confines Workers. It hides the store, the configuration, tokens and sockets of the daemon."""
+    policies = (settings.sandbox_policy(), *(profile.sandbox for profile in settings.profile_table().values()))
     numbers = settings.worker_uids()
     users = Users(numbers, opened.data_dir.workers) if os.geteuid() == 0 else None
     files = [settings.token_file] if settings.token_file else []
     sockets = [address.path for address in map(Address.parse, settings.listen) if address.path]
     named = [*configuration_files(config_file()), *settings.secret_files, *map(Path, files), *map(Path, sockets)]
     paths = HostPaths(tuple(path.resolve() for path in (opened.data_dir.path, endpoint.folder(), *named)))
-    mechanisms = find_mechanisms(None if users is None else numbers.start)
+    is_off = all(policy.mode == "off" for policy in policies)
+    mechanisms = () if is_off else find_mechanisms(None if users is None else numbers.start)
     resources = settings.host_resources()
     secrets_ = Secrets(resources.secrets)
     network = Network(HostGateways(resources.gateways, secrets_))

@@ -152,11 +152,13 @@ class WorkingFolders:
         cwd: Where its programs start, or None for the Worker's own folder.
         others: Its further folders, by the environment variable that tells programs of it.
         repositories: The repositories that its worktrees belong to, which git writes to as well.
+        borrowed: The folders of objects that its clones read from other repositories.
     """
 
     cwd: str | None = None
     others: Mapping[str, str] = attrs.field(factory=dict)
     repositories: tuple[str, ...] = ()
+    borrowed: tuple[str, ...] = ()
 
 
 NO_FOLDERS = WorkingFolders()

@@ -24,6 +24,15 @@ def open_folder(path: Path) -> int:
     return os.open(path, _FOLDER)
 
 
+def open_without_links(path: Path) -> int:
+    """Return a descriptor of a folder at an absolute path that has no link anywhere. Raises OSError."""
+    top = open_folder(Path("/"))
+    try:
+        return descend(top, PurePosixPath(path).relative_to("/"))
+    finally:
+        os.close(top)
+
+
 def open_beneath(root: int, below: PurePosixPath) -> int:
     """Return a descriptor of a folder below a root.
 

@@ -14,6 +14,9 @@ import pytest
 from runtimed.core.ports import Dispatch, Spawn
 from runtimed.core.state.backend_answer import BackendAnswer
 from runtimed.execution import Profile
+from runtimed.execution.confinement.confiner import HostConfiner, HostPaths
+from runtimed.execution.confinement.probe import find_bubblewrap
+from runtimed.execution.confinement.users import Users
 from runtimed.execution.processes import containment
 from runtimed.execution.processes.containment import Containment
 from runtimed.execution.processes.supervisor import Supervisor
@@ -193,6 +196,21 @@ class Harness:
 
 
 NewHarness = Callable[..., Harness]
+
+
+NUMBERS = range(900_000, 900_100)
+"""The users of confined Workers, where tests run as root."""
+
+
+@pytest.fixture
+async def confiner(tmp_path: Path) -> HostConfiner:
+    """A Confiner by bubblewrap, which hides `scratch` in the folder of the test: the folders of Workers are there."""
+    problem, bubblewrap = await asyncio.to_thread(find_bubblewrap, NUMBERS.start if os.geteuid() == 0 else None)
+    if bubblewrap is None:
+        pytest.skip(f"bubblewrap does not work here: {problem}")
+    scratch = tmp_path / "scratch"
+    users = Users(NUMBERS, scratch / "workers") if os.geteuid() == 0 else None
+    return HostConfiner([bubblewrap], HostPaths((scratch,)), users)
 
 
 @pytest.fixture

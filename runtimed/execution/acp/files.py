@@ -84,7 +84,7 @@ class Roots:
         for _ in range(MAX_TURNS):
             root, below = self._place(asked, path)
             self._check(asked, root / below, writing=bool(flags & os.O_CREAT))
-            with _closing(os.open(root, _FOLDER)) as top, self._acting():
+            with _closing(os.open(root, _FOLDER)) as top, self._acting(root):
                 found = _descend(top, below, flags)
             if isinstance(found, int):
                 return found, root / below
@@ -104,8 +104,8 @@ class Roots:
         if self._rules is not None and not self._rules.allows(path, writing=writing):
             raise PathRefused(f"{asked!r} cannot be {'written to' if writing else 'read'} by this Worker")
 
-    def _acting(self) -> contextlib.AbstractContextManager[None]:
-        return nullcontext() if self._rules is None else self._rules.acting()
+    def _acting(self, root: Path) -> contextlib.AbstractContextManager[None]:
+        return nullcontext() if self._rules is None else self._rules.acting(root)
 
 
 def read_text(roots: Roots, path: str, line: int | None, limit: int | None) -> str:

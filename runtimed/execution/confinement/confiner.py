@@ -3,7 +3,7 @@
 import asyncio
 import logging
 import shutil
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from functools import partial
 from pathlib import Path
 
@@ -25,7 +25,7 @@ from runtimed.execution.confinement.users import Users
 from runtimed.execution.confinement.ways_out import Network, Wanted
 from runtimed.execution.grants import Abilities, Grants
 from runtimed.execution.policy import HostResources, SandboxPolicy
-from runtimed.execution.processes.confinement import UNCONFINED, ConfinementRefused, SandboxRequest
+from runtimed.execution.processes.confinement import UNCONFINED, ConfinementRefused, SandboxRequest, View
 from runtimed.execution.processes.executable import at_home
 from runtimed.execution.tasks import begin, finish
 from runtimed.execution.workspace import HOME, SCRIPTS
@@ -128,6 +128,7 @@ class HostConfiner:
         folders = NO_FOLDERS if spawn is None else spawn.folders
         place = Placement(worker_id, request, folder, folders, grants, await self._secret_files(grants))
         enclosure = await asyncio.to_thread(self._find, place)
+        await asyncio.to_thread(enclosure.prepare_made, tuple(place.made))
         enclosure = await self._with_ways_out(enclosure, place)
         try:
             replaced = await self._replaced(request.declared, enclosure)
@@ -137,6 +138,16 @@ class HostConfiner:
         self._enclosures[worker_id] = attrs.evolve(enclosure, replaced=replaced)
         self._tell(worker_id, sink)
         return enclosure.sandbox
+
+    def around(self, view: View, command: Sequence[str], env: Mapping[str, str]) -> WorkerEnclosure | None:
+        for mechanism in self._mechanisms:
+            uid, mapped = self._owner(view) if mechanism.has_own_files else (None, ())
+            binds = tuple(_binds_of(self._parts(command, env), view))
+            reach = Reach(binds, hidden=self._paths.hidden, uid=uid, mapped=mapped, network="none")
+            if mapped or mechanism.problem(reach) is None:  # finding out costs as much as the program itself
+                sandbox = Sandbox(mechanism.mechanism, reach.network)
+                return WorkerEnclosure(sandbox, mechanism, view.owner, reach, Owned(view.writable, (), uid), {})
+        return None
 
     async def hand_over(self, spare: WorkerId, worker_id: WorkerId, root: int) -> None:
         before, enclosure = self._enclosures.pop(worker_id, None), self._enclosures.pop(spare, None)
@@ -277,13 +288,17 @@ class HostConfiner:
         return reach, Owned((own / HOME, own / TMP, *place.made), (own / SCRIPTS,), uid)
 
     def _readable(self, place: "Placement", *, can_hide: bool) -> Sequence[Path]:
-        policy, env, home = place.request.policy, place.request.env, self._paths.home
-        command = [at_home(word) for word in place.request.command]
-        found = [*folders_of_path(env, home), *parts_of_program(command, env, home)]
-        found = [path for path in found if not self._paths.is_hidden(path.resolve())]
+        policy = place.request.policy
+        found = self._parts([at_home(word) for word in place.request.command], place.request.env)
         found = [path for path in found if can_hide or not self._paths.holds_hidden(path.resolve())]
         found += [self._checked(path, "sandbox.readonly") for path in policy.readonly]
+        found += place.borrowed
         return _outermost([*found, *(NAMES if place.grants.network is None else ())])
+
+    def _parts(self, command: Sequence[str], env: Mapping[str, str]) -> list[Path]:
+        """Return what a program needs besides the system."""
+        found = [*folders_of_path(env, self._paths.home), *parts_of_program(command, env, self._paths.home)]
+        return [path for path in found if not self._paths.is_hidden(path.resolve())]
 
     def _writable(self, place: "Placement") -> Sequence[Path]:
         policy = place.request.policy
@@ -301,13 +316,23 @@ class HostConfiner:
         """Return the user that programs run as, and the folders of root that it gets as its own."""
         if self._users is None:
             return None, ()
-        owners = {path.stat().st_uid for path in place.shared}
+        deciding = (*place.shared, *(path for path in place.borrowed if not _is_public(path)))
+        owners = {path.stat().st_uid for path in deciding}
         if not owners:
             return self._users.of(place.worker_id), ()
         if len(owners) > 1:
             raise ConfinementRefused("workspace_refs: the folders belong to several users, and a Worker runs as one")
         owner = owners.pop()
-        return (self._users.of(place.worker_id), tuple(place.shared)) if owner == 0 else (owner, ())
+        return (self._users.of(place.worker_id), deciding) if owner == 0 else (owner, ())
+
+    def _owner(self, view: View) -> tuple[int | None, tuple[Path, ...]]:
+        """Return the user that a view belongs to, and what else in it belongs to root."""
+        if self._users is None:
+            return None, ()
+        owner = view.owner.lstat().st_uid
+        if owner == 0:
+            return None, ()
+        return owner, tuple(path for path in _apart((*view.readable, *view.writable)) if path.stat().st_uid == 0)
 
 
 def _unconfined(place: "Placement") -> WorkerEnclosure:
@@ -361,6 +386,11 @@ class Placement:
         """The folders outside of its own that it works in."""
         return [path for path in self._all() if not path.is_relative_to(self.folder)]
 
+    @property
+    def borrowed(self) -> Sequence[Path]:
+        """The folders of objects that its clones only read."""
+        return list(map(Path, self.folders.borrowed))
+
     def _all(self) -> Iterator[Path]:
         folders = self.folders
         cwd = () if folders.cwd is None else (folders.cwd,)
@@ -380,6 +410,34 @@ def _executables(place: "Placement") -> tuple[Path, ...] | None:
     found = [shutil.which(name, path=path) for name in names]
     loaders = [loader for folder in SYSTEM for loader in folder.glob("**/ld-linux*.so.*")]
     return tuple(dict.fromkeys(path.resolve() for path in (*map(Path, filter(None, found)), *loaders)))
+
+
+def _binds_of(parts: Iterable[Path], view: View) -> Iterator[Bind]:
+    """Yield what a program of the daemon sees. A path within one that is shown in the same way is left out.
+
+    So a link that a Worker has put into a folder is never what a bind begins with.
+    """
+    readable = _apart([*parts, *view.readable])
+    writable = _apart(view.writable)
+    yield from (Bind(path, path) for path in readable if not _is_within(path, writable))
+    yield from (Bind(path, path, writable=True) for path in writable)
+
+
+def _apart(paths: Iterable[Path]) -> Sequence[Path]:
+    found: list[Path] = []
+    for path in _outermost(list(paths)):
+        if not _is_within(path, found):
+            found.append(path)
+    return found
+
+
+def _is_within(path: Path, folders: Iterable[Path]) -> bool:
+    return any(path.is_relative_to(folder) for folder in folders)
+
+
+def _is_public(folder: Path) -> bool:
+    """Return whether every user can read a folder of objects: git makes all of it alike."""
+    return folder.stat().st_mode & 0o005 == 0o005
 
 
 def _outermost(paths: Sequence[Path]) -> Sequence[Path]:

@@ -91,11 +91,20 @@ class WorkerEnclosure:
         self.owned.prepare()
         return self.confinement.launch(self.reach, command, cwd)
 
+    def prepare_made(self, made: tuple[Path, ...]) -> None:
+        """Give workspaces within the Worker's own folder to the user. Blocks. Raises OSError."""
+        attrs.evolve(self.owned, writable=made, readable=()).prepare()
+
+    @property
+    def confines(self) -> bool:
+        return self.sandbox.mechanism != "none"
+
     def allows(self, path: Path, *, writing: bool) -> bool:
         return self.reach.allows(path, writing=writing)
 
-    def acting(self) -> contextlib.AbstractContextManager[None]:
-        return acting_as(os.geteuid() if self.owned.uid is None else self.owned.uid)
+    def acting(self, path: Path) -> contextlib.AbstractContextManager[None]:
+        is_mapped = any(path.is_relative_to(folder) for folder in self.reach.mapped)
+        return acting_as(os.geteuid() if self.owned.uid is None or is_mapped else self.owned.uid)
 
     async def open_ways_out(self, pid: int, namespace: int | None) -> Callable[[], Coroutine[Any, Any, None]]:
         if self.ways_out is None:

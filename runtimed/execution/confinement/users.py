@@ -15,6 +15,10 @@ from runtimed.model.identity import WorkerId
 
 _FOLDER = os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC
 
+_CAPABILITY_VERSION = 0x20080522
+_OVER_FILES = 0b11111 | 1 << 24
+"""The capabilities that override the rights of files and their limits: CAP_CHOWN to CAP_FSETID, CAP_SYS_RESOURCE."""
+
 _libc = ctypes.CDLL(None, use_errno=True)
 
 
@@ -102,24 +106,42 @@ def give(folder: Path, uid: int) -> None:
 
 @contextlib.contextmanager
 def acting_as(uid: int) -> Iterator[None]:
-    """Access files as this user, with its own group alone, in the calling thread.
+    """Access files with the rights of this user, its own group and no capability, in the calling thread.
 
-    Does nothing for the user that this process has already.
+    Does nothing where this process is not root.
 
     Raises:
         PermissionError: This process may not change its user.
     """
-    if uid == os.geteuid():
+    if os.geteuid() != 0:
         yield
         return
-    groups = os.getgroups()
+    groups, capabilities = os.getgroups(), _capabilities()
     _set_groups([])
     try:
         _set_file_user(uid, uid)
+        _set_effective(capabilities, ~_OVER_FILES)
         yield
     finally:
-        _set_file_user(os.geteuid(), os.getegid())
+        _set_effective(capabilities, -1)
+        _set_file_user(0, os.getegid())
         _set_groups(groups)
+
+
+def _capabilities() -> ctypes.Array[ctypes.c_uint32]:
+    """Return the capabilities of the calling thread, as the kernel has them."""
+    found = (ctypes.c_uint32 * 6)()
+    if _libc.capget((ctypes.c_uint32 * 2)(_CAPABILITY_VERSION, 0), found):
+        raise PermissionError("cannot read the capabilities of this process")
+    return found
+
+
+def _set_effective(capabilities: ctypes.Array[ctypes.c_uint32], mask: int) -> None:
+    """Let only some of these capabilities take effect in the calling thread."""
+    wanted = (ctypes.c_uint32 * 6)(*capabilities)
+    wanted[0] = capabilities[0] & mask & 0xFFFFFFFF
+    if _libc.capset((ctypes.c_uint32 * 2)(_CAPABILITY_VERSION, 0), wanted):
+        raise PermissionError("cannot drop the capabilities of this process")
 
 
 def _set_file_user(uid: int, gid: int) -> None:

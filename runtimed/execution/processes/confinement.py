@@ -59,12 +59,16 @@ class FileRules(Protocol):
     def allows(self, path: Path, *, writing: bool) -> bool:
         """Return whether programs can read a path without links, or write to it, as far as places go."""
 
-    def acting(self) -> AbstractContextManager[None]:
-        """Access files as the user of the programs in the calling thread. Entering raises OSError."""
+    def acting(self, path: Path) -> AbstractContextManager[None]:
+        """Access files at a path with the rights of the programs in the calling thread. Entering raises OSError."""
 
 
 class Enclosure(FileRules, Protocol):
     """What confines the programs of one Worker."""
+
+    @property
+    def confines(self) -> bool:
+        """Whether it does, or only gives programs what they need besides."""
 
     def environment(self, env: Mapping[str, str]) -> dict[str, str]:
         """Return the environment of a program, with what it needs inside."""
@@ -85,6 +89,29 @@ class Enclosure(FileRules, Protocol):
         Raises:
             OSError: That is not possible.
         """
+
+
+@attrs.frozen
+class View:
+    """The files of Workers that a program of the daemon works on, as absolute paths without links.
+
+    Attributes:
+        owner: The program runs as the user that this belongs to, where the daemon is root.
+        readable: What it reads.
+        writable: The folders that it may change, too. They are made if they are missing, and given to its user.
+    """
+
+    owner: Path
+    readable: tuple[Path, ...] = ()
+    writable: tuple[Path, ...] = ()
+
+    def reading(self, *paths: Path) -> "View":
+        """Return it with further paths to read."""
+        return attrs.evolve(self, readable=(*self.readable, *paths))
+
+    def writing(self, *folders: Path) -> "View":
+        """Return it with further folders to change."""
+        return attrs.evolve(self, writable=(*self.writable, *folders))
 
 
 @attrs.frozen
@@ -115,6 +142,20 @@ class Confiner(Protocol):
 
     def of(self, worker_id: WorkerId | None) -> Enclosure | None:
         """Return what confines a Worker; None if nothing does."""
+
+    def around(self, view: View, command: Sequence[str], env: Mapping[str, str]) -> Enclosure | None:
+        """Return what confines a program of the daemon to files that nobody trusts. Blocks.
+
+        It has no network. None if this host confines nothing.
+
+        Args:
+            view: The files.
+            command: The command of the program.
+            env: Its environment before it is confined.
+
+        Raises:
+            OSError: The owner of the files cannot be told.
+        """
 
     async def enclose(
         self,
@@ -170,6 +211,9 @@ class Unconfined:
         ]
 
     def of(self, worker_id: WorkerId | None) -> Enclosure | None:
+        return None
+
+    def around(self, view: View, command: Sequence[str], env: Mapping[str, str]) -> Enclosure | None:
         return None
 
     async def enclose(

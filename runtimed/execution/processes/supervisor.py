@@ -15,7 +15,7 @@ from typing import TypeVar
 import attrs
 
 from runtimed.execution.processes import cgroup, containment, orphans
-from runtimed.execution.processes.confinement import Confiner, Enclosure, Launch, Unconfined
+from runtimed.execution.processes.confinement import Confiner, Enclosure, Launch, Unconfined, View
 from runtimed.execution.processes.containment import CONFINED, Containment
 from runtimed.execution.processes.folder_monitor import FolderMonitor
 from runtimed.execution.processes.limits import Accounting, Sampling, TreeLimits
@@ -53,6 +53,7 @@ class Program:
         stdin: The descriptor of its standard input; those of its output and error follow.
         limits: What the whole process tree may use.
         worker_id: The Worker whose confinement holds for it; None for a program of the daemon itself.
+        view: The files that confine a program of the daemon; None for one that is not confined.
     """
 
     argv: Sequence[str]
@@ -63,6 +64,7 @@ class Program:
     stderr: int
     limits: TreeLimits = NO_LIMITS
     worker_id: WorkerId | None = None
+    view: View | None = None
 
 
 def best_accounting(containment: Containment) -> Accounting:
@@ -165,7 +167,7 @@ class Supervisor:
         try:
             if self._closed:
                 raise OSError("the Runtime is closing")
-            enclosure = self.confiner.of(program.worker_id)
+            enclosure = await self._enclosure(program)
             started, launch = await self.call(self._spawn, program, mark, enclosure)
         finally:
             for descriptor in {program.stdin, program.stdout, program.stderr}:
@@ -176,6 +178,11 @@ class Supervisor:
         if enclosure is not None and launch is not None and launch.hold is not None:
             await self._open_ways_out(tree, started.root.pid, enclosure, launch)
         return tree
+
+    async def _enclosure(self, program: Program) -> Enclosure | None:
+        if program.view is None:
+            return self.confiner.of(program.worker_id)
+        return await asyncio.to_thread(self.confiner.around, program.view, program.argv, program.env)
 
     async def _open_ways_out(self, tree: Tree, root: int, enclosure: Enclosure, launch: Launch) -> None:
         """Have the ways out listen where the program is, and let it begin. Raises OSError; the tree is ended then."""

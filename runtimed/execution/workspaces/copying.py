@@ -9,11 +9,13 @@ from pathlib import Path
 
 import attrs
 
+from runtimed.execution.processes.confinement import View
 from runtimed.execution.workspaces.git import Git, GitFailed, Place
+from runtimed.execution.workspaces.pointers import MAX_POINTER_BYTES, POINTER
 from runtimed.execution.workspaces.record import Prepared
 from runtimed.execution.workspaces.repository import commit_of, find_repository, has_unsaved_commits, held_by
 from runtimed.execution.workspaces.working_tree import WorkingTree
-from runtimed.execution.workspaces.worktree import MAX_POINTER_BYTES, POINTER, PREPARE_DEADLINE_S
+from runtimed.execution.workspaces.worktree import PREPARE_DEADLINE_S
 
 MAX_DEPTH = 200
 MAX_ENTRIES = 1_000_000
@@ -55,8 +57,10 @@ def copy_folder(source: Path, target: Path, is_cut: Callable[[], bool]) -> None:
 async def snapshot(git: Git, prepared: Prepared, git_dir: Path) -> Prepared:
     """Commit how a copy begins to a repository that is no part of it. Raises GitFailed."""
     made = Path(prepared.made or "")
-    await git.run(Place(made), "init", "--quiet", "--template=", "--bare", "--initial-branch=beginning", str(git_dir))
-    place = await git.hardened(Place(made, git_dir, made))
+    view = View(made, (made,), (git_dir,))
+    init = ("init", "--quiet", "--template=", "--bare", "--initial-branch=beginning", str(git_dir))
+    await git.run(Place(made, view=view), *init)
+    place = await git.hardened(Place(made, git_dir, made, view=view))
     place = attrs.evolve(place, settings={**place.settings, **WHO, "core.bare": "false", "core.compression": "1"})
     add = ("add", "--all", "--ignore-errors", "--", ".")
     await git.run(place, *add, accepted=(0, 1), deadline_s=PREPARE_DEADLINE_S)

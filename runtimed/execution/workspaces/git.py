@@ -10,6 +10,7 @@ from typing import Self
 
 import attrs
 
+from runtimed.execution.processes.confinement import View
 from runtimed.execution.processes.environment import environment
 from runtimed.execution.processes.limits import TreeLimits
 from runtimed.execution.processes.pipes import Inlet, pipes, readable
@@ -76,6 +77,7 @@ class Place:
         ceiling: The folder above which no repository is looked for.
         index: Another index than that of the working tree.
         settings: Settings that turn off what the repository configures.
+        view: The files that git may reach; None for `cwd` alone.
     """
 
     cwd: Path
@@ -84,6 +86,12 @@ class Place:
     ceiling: Path | None = None
     index: Path | None = None
     settings: Mapping[str, str] = attrs.field(factory=dict)
+    view: View | None = None
+
+    @property
+    def reachable(self) -> View:
+        """The files that git may reach."""
+        return self.view or View(self.cwd, (self.cwd,))
 
     @property
     def environment(self) -> dict[str, str]:
@@ -115,8 +123,9 @@ class Finished:
 
 
 class Git:
-    """Runs git commands off the event loop, as the programs of Workers run: contained, limited, at most MAX_GITS.
+    """Runs git commands off the event loop, as the programs of Workers run: confined, limited, at most MAX_GITS.
 
+    A command reaches the files of its place alone, and no network. Where the daemon is root, it runs as their owner.
     Hooks, file system monitors, external diffs and filters of the repository never run.
     """
 
@@ -209,7 +218,10 @@ class _Command:
                 streams.callback(os.close, stdin)
                 await completed(asyncio.to_thread(_fill, stdin, self._stdin))
                 streams.pop_all()
-            program = Program(self._argv, self._place.cwd, self._place.environment, stdin, stdout, stderr, LIMITS)
+            place = self._place
+            program = Program(
+                self._argv, place.cwd, place.environment, stdin, stdout, stderr, LIMITS, view=place.reachable
+            )
             self._tree: Tree = await self._supervisor.start(program)
             undo.pop_all()
         self._tree.exit.add_done_callback(lambda _: self._ended.set())

@@ -11,6 +11,7 @@ from pathlib import Path
 
 import attrs
 
+from runtimed.execution.beneath import open_without_links
 from runtimed.execution.workspaces.git import Git, GitFailed, Place
 
 REFRESH_DEADLINE_S = 120.0
@@ -39,7 +40,7 @@ async def own_index(git: Git, place: Place) -> AsyncIterator[Place]:
     folder = Path(await asyncio.to_thread(tempfile.mkdtemp, prefix="runtimed-index-"))
     try:
         await asyncio.to_thread(_copy_index, place, folder / "index")
-        found = attrs.evolve(place, index=folder / "index")
+        found = attrs.evolve(place, index=folder / "index", view=place.reachable.writing(folder))
         top = attrs.evolve(found, cwd=place.work_tree or place.cwd)
         present = await _present(git, top)
         await git.run(top, "update-index", "--no-skip-worktree", "-z", "--stdin", stdin=present)
@@ -71,9 +72,13 @@ def _existing(top: Path, paths: Iterable[bytes]) -> list[bytes]:
 
 
 def _copy_index(place: Place, index: Path) -> None:
-    """Copy the index of a working tree, if it has one. A link is not followed: git makes none."""
+    """Copy the index of a working tree, if it has one. Links are not followed: they may lead out of the workspace."""
     try:
-        descriptor = os.open((place.git_dir or place.cwd) / "index", _REGULAR)
+        folder = open_without_links(place.git_dir or place.cwd)
+        try:
+            descriptor = os.open("index", _REGULAR, dir_fd=folder)
+        finally:
+            os.close(folder)
     except FileNotFoundError:
         return
     except OSError as error:

@@ -8,8 +8,10 @@ import time
 from collections.abc import Iterable, Iterator
 from pathlib import Path
 
+from runtimed.execution.beneath import open_without_links
+from runtimed.execution.workspaces.pointers import first_line
 from runtimed.execution.workspaces.record import Prepared
-from runtimed.execution.workspaces.worktree import INITIALIZING, first_line
+from runtimed.execution.workspaces.worktree import INITIALIZING
 
 MAX_LOOKED_AT = 100_000
 """How many names below the refs of a clone are looked at."""
@@ -43,11 +45,21 @@ def _remove(prepared: Prepared, locks: Iterable[Path], age_s: float) -> None:
     try:
         stale = [lock for lock in locks if _is_file_of_age(lock, age_s)]
         for lock in stale if stale and not _is_in_use(prepared) else ():
-            lock.unlink(missing_ok=True)
+            _unlink(lock)
             log.warning("removed a lock that a killed git has left", extra={"path": lock})
     except OSError as error:
         fields = {"workspace": prepared.name, "reason": error}
         log.warning("cannot remove the locks that a killed git has left", extra=fields)
+
+
+def _unlink(lock: Path) -> None:
+    """Remove a lock, unless a link leads to it: Workers can put one on its way."""
+    with contextlib.suppress(FileNotFoundError):
+        folder = open_without_links(lock.parent)
+        try:
+            os.unlink(lock.name, dir_fd=folder)
+        finally:
+            os.close(folder)
 
 
 def _is_file_of_age(path: Path, age_s: float) -> bool:

@@ -18,9 +18,9 @@ from runtimed.execution.workspaces import worktree
 from runtimed.execution.workspaces.catalog import Catalog, Source, WorkspaceRefused
 from runtimed.execution.workspaces.clone import make_clone
 from runtimed.execution.workspaces.copying import copy_folder, snapshot
-from runtimed.execution.workspaces.git import Git, GitFailed, Place
+from runtimed.execution.workspaces.git import Git, GitFailed
 from runtimed.execution.workspaces.locks import remove_stale_branch_lock, remove_stale_locks
-from runtimed.execution.workspaces.record import Prepared, Record, Records
+from runtimed.execution.workspaces.record import Prepared, Record, Records, objects_of
 from runtimed.execution.workspaces.repository import commit_of, find_repository
 from runtimed.execution.workspaces.worktree import PREPARE_DEADLINE_S
 from runtimed.model.identity import WorkerId
@@ -170,12 +170,11 @@ class Preparation:
         with contextlib.suppress(GitFailed):
             found = await find_repository(self._git, source.path, source.root)
             if found is not None and found.work_tree is not None:
-                place = Place(source.path, found.git_dir, found.work_tree)
                 return attrs.evolve(
                     planned,
                     git_dir=str(found.git_dir),
                     work_tree=str(found.work_tree),
-                    base=await commit_of(self._git, place, "HEAD"),
+                    base=await commit_of(self._git, found.place(source.path), "HEAD"),
                 )
         return planned
 
@@ -222,7 +221,8 @@ def working_folders(record: Record) -> WorkingFolders:
     first = next((prepared for prepared in record.workspaces if prepared.name == CWD), record.workspaces[0])
     others = {variable_of(prepared.name): prepared.path for prepared in record.workspaces if prepared is not first}
     repositories = [prepared.common_dir for prepared in record.workspaces if prepared.mode == "worktree"]
-    return WorkingFolders(first.path, others, tuple(filter(None, repositories)))
+    borrowed = [objects_of(prepared) for prepared in record.workspaces if prepared.mode == "clone"]
+    return WorkingFolders(first.path, others, tuple(filter(None, repositories)), tuple(map(str, borrowed)))
 
 
 def check_names(refs: Sequence[NamedReference]) -> None:

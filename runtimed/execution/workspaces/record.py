@@ -52,6 +52,11 @@ class Prepared:
     saved: str | None = None
 
 
+def objects_of(prepared: Prepared) -> Path:
+    """Return the folder of the objects that a clone borrows from the repository it comes from."""
+    return Path(prepared.common_dir or "", "objects")
+
+
 @value
 class Record:
     """The workspaces of one Worker, in the order of the request.

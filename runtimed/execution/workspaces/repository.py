@@ -6,7 +6,9 @@ from pathlib import Path
 
 import attrs
 
+from runtimed.execution.processes.confinement import View
 from runtimed.execution.workspaces.git import Git, GitFailed, Place
+from runtimed.execution.workspaces.pointers import POINTER, first_line
 
 MAX_BRANCHES = 100
 """How many branches one Worker may have in a repository: `-2` to `-100` follow the plain name."""
@@ -26,19 +28,26 @@ class Repository:
     common_dir: Path
     work_tree: Path | None
 
+    def place(self, cwd: Path) -> Place:
+        """Return where git works in it, from a folder of it on."""
+        parts = (self.git_dir, self.common_dir, *(() if self.work_tree is None else (self.work_tree,)))
+        return Place(cwd, self.git_dir, self.work_tree, view=View(cwd, (cwd, *parts)))
 
-async def find_repository(git: Git, folder: Path, root: Path | None) -> Repository | None:
+
+async def find_repository(git: Git, folder: Path, root: Path | None, view: View | None = None) -> Repository | None:
     """Return the repository that a folder belongs to, or None.
 
     Args:
         git: Runs git.
         folder: The folder.
         root: A repository that any part of lies outside of this folder is none.
+        view: What git may reach; by default what the folder itself says of its repository.
 
     Raises:
         GitFailed: It cannot be told.
     """
-    place = Place(folder, ceiling=root.parent if root is not None else None)
+    view = view or await asyncio.to_thread(_view_of, folder, root)
+    place = Place(folder, ceiling=root.parent if root is not None else None, view=view)
     args = ("rev-parse", "--path-format=absolute", "--is-bare-repository", "--git-dir", "--git-common-dir")
     answer = await git.run(place, *args, accepted=(0, 128))
     lines = answer.text.split("\n")
@@ -52,6 +61,22 @@ async def find_repository(git: Git, folder: Path, root: Path | None) -> Reposito
         top = Path(shown.text)
     found = Repository(Path(lines[1]), Path(lines[2]), top)
     return await asyncio.to_thread(_checked, found, folder, root)
+
+
+def _view_of(folder: Path, root: Path | None) -> View:
+    """Return where the repository of a folder is, as far as its files say. Blocks."""
+    for top in (folder, *folder.parents):
+        if root is not None and not top.is_relative_to(root):
+            break
+        pointer = first_line(top / ".git")
+        if pointer is not None:
+            git_dir = (top / pointer.removeprefix(POINTER)).resolve()
+            common_dir = (git_dir / (first_line(git_dir / "commondir") or "")).resolve()
+            parts = [part for part in (git_dir, common_dir) if root is None or part.is_relative_to(root)]
+            return View(folder, (folder, top, *(part for part in parts if part.is_dir())))
+        if (top / ".git").is_dir() or all((top / name).exists() for name in ("HEAD", "objects", "refs")):
+            return View(folder, (folder, top))
+    return View(folder, (folder,))
 
 
 def _checked(found: Repository, folder: Path, root: Path | None) -> Repository | None:

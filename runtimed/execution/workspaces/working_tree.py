@@ -4,9 +4,10 @@ import asyncio
 from collections.abc import Iterable
 from pathlib import Path
 
+from runtimed.execution.processes.confinement import View
 from runtimed.execution.workspaces.git import Git, GitFailed, Place
 from runtimed.execution.workspaces.index import own_index
-from runtimed.execution.workspaces.record import Prepared
+from runtimed.execution.workspaces.record import Prepared, objects_of
 from runtimed.execution.workspaces.repository import find_repository, has_commits_outside
 
 MAX_NESTED = 100
@@ -31,7 +32,17 @@ class WorkingTree:
         if found.git_dir is None or found.work_tree is None:
             raise GitFailed("the workspace is no git repository: there is nothing to compare it with")
         top = Path(found.work_tree)
-        return Place(self.path if found.mode == "shared" else top, Path(found.git_dir), top)
+        cwd = self.path if found.mode == "shared" else top
+        return Place(cwd, Path(found.git_dir), top, view=self._view(Path(found.git_dir), top))
+
+    def _view(self, git_dir: Path, top: Path) -> View:
+        found = self._prepared
+        if found.mode == "copy":
+            return View(top, (top,), (git_dir,))
+        if found.mode == "clone":
+            return View(top, (top, objects_of(found)))
+        parts = (top, git_dir) if found.common_dir is None else (top, git_dir, Path(found.common_dir))
+        return View(self.path, (self.path, *parts))
 
     async def is_dirty(self) -> bool:
         """Return whether there are changes that no commit holds. Ignored files do not count."""
@@ -80,10 +91,10 @@ class WorkingTree:
     async def _has_changes_inside(self, place: Place) -> bool:
         """Return whether a submodule, or another repository inside, holds work that is nowhere else."""
         for folder in await self.nested(place):
-            inner = await find_repository(self._git, folder, None)
+            inner = await find_repository(self._git, folder, None, place.view)
             if inner is None or inner.work_tree != folder:
                 return True
-            nested = await self._git.hardened(Place(folder, inner.git_dir, folder))
+            nested = await self._git.hardened(Place(folder, inner.git_dir, folder, view=place.view))
             kept_elsewhere = ("HEAD", "--branches", "--not", "--remotes")
             if await self._has_changes(nested):
                 return True

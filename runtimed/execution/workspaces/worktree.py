@@ -4,13 +4,15 @@ import asyncio
 import contextlib
 import os
 import shutil
-import stat
 from collections.abc import Collection
 from pathlib import Path
 
 import attrs
 
+from runtimed.execution.beneath import open_without_links
+from runtimed.execution.processes.confinement import View
 from runtimed.execution.workspaces.git import Git, GitFailed, Place
+from runtimed.execution.workspaces.pointers import POINTER, first_line
 from runtimed.execution.workspaces.record import Prepared
 from runtimed.execution.workspaces.repository import (
     commit_of,
@@ -24,8 +26,6 @@ from runtimed.execution.workspaces.repository import (
 from runtimed.execution.workspaces.working_tree import WorkingTree
 from runtimed.model.identity import WorkerId
 
-MAX_POINTER_BYTES = 8192
-POINTER = "gitdir: "
 INITIALIZING = "initializing"
 """What git writes into `locked` while it makes a worktree."""
 
@@ -52,8 +52,7 @@ async def plan(git: Git, prepared: Prepared, ref: str | None) -> Prepared:
     found = await find_repository(git, source, None)
     if found is None:
         raise GitFailed(NO_REPOSITORY)
-    place = Place(source, found.git_dir, found.work_tree)
-    base = await commit_of(git, place, ref or "HEAD")
+    base = await commit_of(git, found.place(source), ref or "HEAD")
     if base is None:
         raise GitFailed(NO_COMMIT)
     return attrs.evolve(prepared, common_dir=str(found.common_dir), base=base)
@@ -84,6 +83,7 @@ async def make_worktree(git: Git, planned: Prepared) -> Prepared:
     await asyncio.to_thread(forget_worktree, planned)
     repository = await git.hardened(repository_of(planned))
     made = planned.made or ""
+    repository = attrs.evolve(repository, view=repository.reachable.writing(Path(made)))
     args = ("worktree", "add", "--quiet", "--", made, planned.branch or "")
     await git.run(repository, *args, deadline_s=PREPARE_DEADLINE_S)
     entry = await asyncio.to_thread(find_entry, planned)
@@ -110,7 +110,9 @@ async def is_unsaved(git: Git, prepared: Prepared) -> bool:
     """
     if not await asyncio.to_thread(Path(prepared.made or "").is_dir):
         entry = await asyncio.to_thread(find_entry, prepared)
-        return entry is not None and await has_commits_outside(git, Place(entry, entry), UNSAVED)
+        if entry is None:
+            return False
+        return await has_commits_outside(git, Place(entry, entry, view=repository_of(prepared).view), UNSAVED)
     if not await asyncio.to_thread(_is_linked, prepared):
         return True
     tree = WorkingTree(git, prepared)
@@ -120,7 +122,7 @@ async def is_unsaved(git: Git, prepared: Prepared) -> bool:
 def repository_of(prepared: Prepared) -> Place:
     """Return the place of the repository that a worktree or a clone was made from."""
     common = Path(prepared.common_dir or "")
-    return Place(common, common)
+    return Place(common, common, view=View(common, (), (common,)))
 
 
 def find_entry(prepared: Prepared) -> Path | None:
@@ -151,21 +153,11 @@ def forget_worktree(prepared: Prepared) -> None:
     """Remove what the repository keeps about the worktree, its locks included. Blocks. Raises OSError."""
     entry = find_entry(prepared)
     if entry is not None:
-        shutil.rmtree(entry)
-
-
-def first_line(path: Path) -> str | None:
-    """Return the first line of a small regular file; None if it is none."""
-    try:
-        descriptor = os.open(path, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC)
-    except OSError:
-        return None
-    try:
-        if not stat.S_ISREG(os.fstat(descriptor).st_mode):
-            return None
-        return os.fsdecode(os.read(descriptor, MAX_POINTER_BYTES)).partition("\n")[0]
-    finally:
-        os.close(descriptor)
+        parent = open_without_links(entry.parent)
+        try:
+            shutil.rmtree(entry.name, dir_fd=parent)
+        finally:
+            os.close(parent)
 
 
 def _is_linked(prepared: Prepared) -> bool:

@@ -1,0 +1,147 @@
+"""Workspaces of Workers that are confined: git works inside, and nothing in a repository changes its owner."""
+
+import asyncio
+import os
+import subprocess
+from collections.abc import AsyncIterator
+from pathlib import Path
+
+import attrs
+import pytest
+
+from runtimed.core.ports import Dispatch, Spawn
+from runtimed.core.state.backend_answer import BackendAnswer
+from runtimed.core.state.change import Entry
+from runtimed.execution import Profile, ProfileRegistry
+from runtimed.execution.confinement.confiner import HostConfiner
+from runtimed.execution.processes.supervisor import Supervisor
+from runtimed.execution.workspaces.catalog import Catalog, ConfiguredWorkspace
+from runtimed.execution.workspaces.manager import WorkspaceManager
+from runtimed.model.event import RunEnd
+from runtimed.model.identity import worker_id
+from runtimed.model.interaction import WorkerInput
+from runtimed.model.worker import BuiltinProfile, CapabilityRequest, CreateWorkerRequest, NamedReference
+from runtimed.model.workspace import WorkspaceMode
+from runtimed.store.data_dir import DataDir
+from tests.execution.conftest import RecordingSink, Run
+
+FIRST = worker_id(1)
+MODES: tuple[WorkspaceMode, ...] = ("shared", "worktree", "clone", "copy")
+SOMEBODY = 1000
+COMMIT = (
+    "set -e; git config user.email w@example.org; git config user.name w; "
+    "echo changed >file; git add file; git commit -q -m second; git status --porcelain; cat file; id -u"
+)
+
+
+def git(repository: Path, *args: str) -> str:
+    own = ("-c", "user.name=tester", "-c", "user.email=tester@example.org", "-c", "safe.directory=*")
+    return subprocess.run(
+        ["git", *own, *args], cwd=repository, capture_output=True, text=True, check=True
+    ).stdout.strip()
+
+
+@attrs.define
+class Host:
+    """A registry that confines by bubblewrap; its reference of each mode is `repository`."""
+
+    repository: Path
+    registry: ProfileRegistry
+    manager: WorkspaceManager
+    sink: RecordingSink
+    inputs: int = 0
+
+    async def spawn(self, *references: str, history: tuple[Entry, ...] | None = None) -> BackendAnswer:
+        refs = tuple(NamedReference(reference, reference) for reference in references)
+        capabilities = (CapabilityRequest("shell"),)
+        request = CreateWorkerRequest(
+            profile=BuiltinProfile("builtin:shell"), requested_capabilities=capabilities, workspace_refs=refs
+        )
+        return await self.registry.spawn(Spawn(FIRST, request, history), self.sink)
+
+    async def run(self, script: str) -> Run:
+        heard = len(self.sink.events)
+        self.inputs += 1
+        given = Dispatch(FIRST, f"input-{self.inputs}", WorkerInput("user", script))
+        assert await self.registry.dispatch(given) == BackendAnswer("accepted")
+        self.registry.start(FIRST, given.input_id)
+        await self.sink.until(lambda events: any(isinstance(event, RunEnd) for event in events[heard:]))
+        return Run(self.sink.events[heard:])
+
+    def owners(self) -> set[int]:
+        """Return the users that own something in the repository."""
+        return {path.lstat().st_uid for path in (self.repository, *self.repository.rglob("*"))}
+
+
+@pytest.fixture(params=["this user", "somebody"])
+def repository(request: pytest.FixtureRequest, tmp_path: Path) -> Path:
+    """A repository of this user, or of somebody else whose files nobody else can read."""
+    if request.param == "somebody" and os.geteuid():
+        pytest.skip("only root can give a folder to somebody")
+    made = tmp_path / "repository"
+    made.mkdir(mode=0o700)
+    before = os.umask(0o077)
+    try:
+        git(made, "init", "-q", "-b", "main")
+        git(made, "commit", "-q", "--allow-empty", "-m", "first")
+    finally:
+        os.umask(before)
+    if request.param == "somebody":
+        for path in (made, *made.rglob("*")):
+            os.chown(path, SOMEBODY, SOMEBODY)
+    return made
+
+
+@pytest.fixture
+async def host(
+    tmp_path: Path, repository: Path, recorder: RecordingSink, confiner: HostConfiner
+) -> AsyncIterator[Host]:
+    folders = DataDir(tmp_path / "scratch", is_scratch=True)
+    supervisor = Supervisor(confiner=confiner)
+    catalog = Catalog((), {mode: ConfiguredWorkspace(str(repository), mode) for mode in MODES})
+    manager = WorkspaceManager(catalog, folders, supervisor)
+    profiles = {"builtin:shell": Profile("shell", stop_grace_s=1)}
+    registry = ProfileRegistry(profiles, workspaces=folders, supervisor=supervisor, manager=manager)
+    yield Host(repository, registry, manager, recorder)
+    await registry.close()
+
+
+@pytest.mark.parametrize("mode", MODES)
+async def test_a_confined_worker_commits_in_its_workspace_and_the_daemon_tells_what_changed(
+    host: Host, mode: WorkspaceMode
+) -> None:
+    answer = await host.spawn(mode)
+    assert answer.outcome == "accepted", answer.message
+    assert answer.sandbox is not None
+    assert answer.sandbox.mechanism == "bubblewrap"
+    before = host.owners()
+
+    done = await host.run(COMMIT)
+
+    assert (done.status, done.text.split()[:1]) == (0, ["changed"]), done.text
+    (shown,) = await host.manager.workspaces(FIRST)
+    assert (shown.dirty, shown.ahead) == ((True, None) if mode == "copy" else (False, 1))
+    assert b"+changed" in (await host.manager.diff(FIRST, mode)).patch
+    assert await asyncio.to_thread(host.owners) == before == {host.repository.stat().st_uid}
+    if mode in {"worktree", "clone"}:
+        assert git(host.repository, "show", f"{shown.branch}:file") == "changed"
+
+
+@pytest.mark.parametrize("mode", ["worktree", "clone", "copy"])
+async def test_workspaces_of_a_confined_worker_are_there_after_a_restart_and_gone_after_its_deletion(
+    host: Host, mode: WorkspaceMode
+) -> None:
+    assert (await host.spawn(mode)).outcome == "accepted"
+    assert (await host.run(COMMIT)).status == 0
+    await host.registry.stop(FIRST, None)
+
+    answer = await host.spawn(mode, history=())
+    done = await host.run("cat file; echo more >>file; git commit -q -a -m third; git log --format=%s")
+
+    assert answer.outcome == "accepted", answer.message
+    assert done.text.split() == ["changed", "third", "second", "first"]
+    assert await host.manager.unsaved(FIRST) == (["copy"] if mode == "copy" else [])
+    await host.registry.stop(FIRST, None)
+    await host.registry.delete(FIRST)
+    assert git(host.repository, "worktree", "list").count("\n") == 0
+    assert await asyncio.to_thread(host.owners) == {host.repository.stat().st_uid}
