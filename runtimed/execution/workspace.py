@@ -48,6 +48,7 @@ FOLDER_DEADLINE_S = 10.0
 
 GONE = "the Worker's folder was gone: it was made anew, and is empty"
 WORKSPACE_GONE = "the folder of the Worker's workspace is gone or was replaced"
+OLD_FOLDER = "a confined program that was started before does not see the new one"
 REPLACED = "the Worker's folder was replaced by another; what was started before is still in the old one"
 _FOLDER = os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC
 
@@ -148,8 +149,17 @@ class Home:
         """
         spare.rename(self._workspaces.worker_folder(self.worker_id))
 
-    async def renewed(self) -> Alert | None:
-        """Make the directory again if it is gone, and return an alert about that."""
+    @property
+    def own(self) -> Path:
+        """The home in the Worker's own folder."""
+        return self.folder / HOME
+
+    async def renewed(self, *, is_confined: bool) -> Alert | None:
+        """Make the directory again if it is gone, and return an alert about that.
+
+        Args:
+            is_confined: A program that runs already goes on to see the old directory, and not the new one.
+        """
         try:
             note = await self.use(self.make)
         except TimeoutError as error:
@@ -159,6 +169,8 @@ class Home:
             fields = {"worker_id": self.worker_id, "reason": error}
             log.warning("the folder of a Worker is gone and cannot be made again", extra=fields)
             return alert(f"the Worker's folder is gone, and could not be made anew: {failure_text(error)}", "error")
+        if note and is_confined:
+            note = f"{note}; {OLD_FOLDER}"
         return alert(note) if note else None
 
     async def use(self, work: Callable[[], T]) -> T:

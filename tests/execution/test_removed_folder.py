@@ -14,6 +14,10 @@ from runtimed.core.ports import Dispatch, Spawn
 from runtimed.core.state.backend_answer import BackendAnswer
 from runtimed.core.state.change import Entry
 from runtimed.execution import Profile, ProfileRegistry
+from runtimed.execution.confinement.confiner import HostConfiner
+from runtimed.execution.policy import SandboxPolicy
+from runtimed.execution.processes.supervisor import Supervisor
+from runtimed.execution.workspace import OLD_FOLDER
 from runtimed.model.event import Alert, Payload, RunEnd, TextDelta
 from runtimed.model.identity import worker_id
 from runtimed.model.interaction import WorkerInput
@@ -127,6 +131,27 @@ def outside(tmp_path: Path) -> Path:
     return made
 
 
+@pytest.fixture(params=KINDS)
+async def confined(
+    request: pytest.FixtureRequest, tmp_path: Path, recorder: RecordingSink, confiner: HostConfiner
+) -> AsyncIterator[Housed]:
+    """A Worker that bubblewrap confines. Its agent writes down what it hears beside its script."""
+    noted = tmp_path / "noted"
+    noted.mkdir()
+    noted.chmod(0o777)
+    script = noted / "script.json"
+    script.write_text(json.dumps({"session/prompt": [[["obey"]]] * 5}))
+    command = (sys.executable, str(AGENT), str(script)) if request.param == "acp" else (sys.executable, "-c", PROGRAM)
+    policy = SandboxPolicy("required", "none", writable=(noted,))
+    profile = Profile(request.param, command, stop_grace_s=0.5, sandbox=policy)
+    scratch = tmp_path / "scratch"
+    supervisor = Supervisor(confiner=confiner)
+    folders = DataDir(scratch, is_scratch=True)
+    registry = ProfileRegistry({"builtin:housed": profile}, workspaces=folders, supervisor=supervisor)
+    yield Housed(registry, request.param, scratch / "workers" / FIRST, recorder)
+    await registry.close()
+
+
 def _untouched(outside: Path) -> bool:
     return outside.stat().st_mode & 0o777 == 0o755 and not list(outside.iterdir())
 
@@ -170,6 +195,24 @@ async def test_a_shell_goes_on_in_the_new_folder(housed: Housed, where: str) -> 
 
     text = "".join(event.text for event in events if isinstance(event, TextDelta))
     assert text == f"{housed.folder / 'home'}\nvariable\n"
+
+
+async def test_a_confined_program_is_said_to_be_in_the_old_folder_and_a_shell_is_started_anew_in_the_new_one(
+    confined: Housed,
+) -> None:
+    assert (await confined.spawn()).outcome == "accepted"
+    await confined.run("echo old >file; kept=variable")
+    await asyncio.to_thread(shutil.rmtree, confined.folder / "home")
+
+    events = await confined.run("echo new >file; cat file; ls; echo kept:$kept")
+
+    said = "; ".join(alerts(events))
+    assert GONE in said
+    assert ("a fresh shell starts" if confined.kind == "shell" else OLD_FOLDER) in said
+    assert events[-1] == RunEnd("finished")
+    if confined.kind == "shell":
+        assert "".join(event.text for event in events if isinstance(event, TextDelta)) == "new\nfile\nkept:\n"
+        assert await asyncio.to_thread((confined.folder / "home" / "file").read_text) == "new\n"
 
 
 @pytest.mark.parametrize("housed", ["shell"], indirect=True)

@@ -12,6 +12,7 @@ from runtimed.core.ports import EventSink, Spawn
 from runtimed.core.state.backend_answer import BackendAnswer
 from runtimed.errors import StoreUnsupported
 from runtimed.execution.acp.saved_session import digest_of, forget, load
+from runtimed.execution.processes.confinement import ConfinementRefused
 from runtimed.execution.processes.supervisor import Supervisor
 from runtimed.execution.profile import Profile
 from runtimed.execution.session.backend import SessionBackend
@@ -80,7 +81,7 @@ class AcpBackend(SessionBackend):
 
             await delete_session(self._profile, self._supervisor, *place)
             await asyncio.to_thread(forget, place[0])  # another profile may have the same agent
-        except (DriverError, OSError, StoreUnsupported) as error:
+        except (ConfinementRefused, DriverError, OSError, StoreUnsupported) as error:
             log.warning("cannot delete the session of a Worker", extra={"worker_id": worker_id, "reason": error})
 
     async def close(self) -> None:

@@ -25,7 +25,7 @@ from runtimed.execution.acp.warm_pool import WarmAgent, WarmPool
 from runtimed.execution.processes.environment import environment
 from runtimed.execution.processes.supervisor import Supervisor
 from runtimed.execution.profile import Profile
-from runtimed.execution.workspace import Home, Workspaces, remove_spare
+from runtimed.execution.workspace import HOME, Home, Workspaces, remove_spare
 from runtimed.model.event import Alert
 from runtimed.model.identity import WorkerId
 
@@ -76,6 +76,7 @@ class Handshake:
         self._spawn = spawn
         self.note: str | None = None
         self._folders: tuple[Path, ...] = ()
+        self._former: Path | None = None
 
     async def open(self, inbox: Inbox, terminals: Terminals, history: Sequence[Entry] | None) -> Opened:
         """Start the agent and open its session. A new Worker may get an agent that was started ahead.
@@ -97,6 +98,7 @@ class Handshake:
                 fields = {"worker_id": self._spawn.worker_id, "reason": error}
                 log.warning("a warm agent is of no use, starting another one", extra=fields)
                 inbox.take()
+        self._former = None
         roots = await asyncio.to_thread(self._prepare)
         agent = await Agent.start(self._profile, self._supervisor, self._spawn.worker_id, self.home)
         agent.limit_folder(self._place.folder_limit)
@@ -115,7 +117,8 @@ class Handshake:
 
     async def renew_home(self, opened: Opened) -> Alert | None:
         """Make the Worker's folder again if it is gone, with the saved session, and return an alert about that."""
-        renewed = await self._place.renewed()
+        enclosure = self._supervisor.confiner.of(self._spawn.worker_id)
+        renewed = await self._place.renewed(is_confined=enclosure is not None)
         if renewed is not None:
             with contextlib.suppress(OSError):
                 await self._save(opened.saved)
@@ -159,11 +162,13 @@ class Handshake:
         except BaseException:
             remove_spare(self._workspaces, spare)
             raise
+        self._former = spare / HOME
 
     def _prepare(self) -> Roots:
         self.note = self._place.make()
         self._folders = self._place.folders
-        return Roots(self._folders, self._supervisor.confiner.of(self._spawn.worker_id))
+        former = {} if self._former is None else {self._former: self._place.own}
+        return Roots(self._folders, self._supervisor.confiner.of(self._spawn.worker_id), former)
 
     async def _session(self, agent: Agent, inbox: Inbox, history: Sequence[Entry] | None) -> Opened:
         if history is None:

@@ -20,12 +20,21 @@ async def delete_session(profile: Profile, supervisor: Supervisor, folder: Path,
         session_id: The session.
 
     Raises:
+        ConfinementRefused: It cannot be confined as its profile says.
         AgentFailed: It gave no valid answer, or refused.
         OSError: It can't be started, or processes of it resist being killed.
     """
     home = folder / HOME
     await asyncio.to_thread(home.mkdir, mode=0o700, exist_ok=True)
-    agent = await Agent.start(profile, supervisor, WorkerId(folder.name), home, frozenset())
+    confiner, worker_id = supervisor.confiner, WorkerId(folder.name)
+    await confiner.enclose(worker_id, profile.sandbox_request, folder)
+    try:
+        await _delete(await Agent.start(profile, supervisor, worker_id, home, frozenset()), profile, session_id)
+    finally:
+        await confiner.release(worker_id)
+
+
+async def _delete(agent: Agent, profile: Profile, session_id: str) -> None:
     try:
         await agent.greet()
         await agent.delete_session(session_id)

@@ -179,6 +179,9 @@ def _laid_over(reach: Reach) -> Iterator[str]:
     for bind in reach.binds:
         if parent is not None and bind.target.is_relative_to(parent):
             yield from (*_parents(parent), *_emptied(parent))
+            if reach.former is not None:
+                before, name = reach.former
+                yield from ("--symlink", name, str(parent / before))
             parent = None
         yield from _parents(bind.target)
         yield from ("--bind" if bind.writable else "--ro-bind", str(bind.source), str(bind.target))

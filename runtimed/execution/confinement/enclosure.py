@@ -76,7 +76,7 @@ class WorkerEnclosure:
         )
         owned = Owned(tuple(map(moved, self.owned.writable)), tuple(map(moved, self.owned.readable)), self.owned.uid)
         variables = {key: value.replace(before, name) for key, value in self.variables.items()}
-        reach = attrs.evolve(self.reach, binds=binds)
+        reach = attrs.evolve(self.reach, binds=binds, former=(before, name))
         folder = self.folder.with_name(name)
         return attrs.evolve(self, folder=folder, reach=reach, owned=owned, variables=variables)
 

@@ -43,6 +43,7 @@ class Reach:
         ports: The ports of ways out that listen on the host.
         executables: The only programs that can be executed, besides the Worker's own; None for all.
         secrets: The contents of files that only the Worker can read, by their paths inside.
+        former: The name that the Worker's own folder had before in its parent, and the one that it has now.
     """
 
     binds: tuple[Bind, ...]
@@ -56,6 +57,7 @@ class Reach:
     ports: tuple[int, ...] = ()
     executables: tuple[Path, ...] | None = None
     secrets: Mapping[Path, str] = attrs.field(factory=dict, repr=False)
+    former: tuple[str, str] | None = None
 
     def allows(self, path: Path, *, writing: bool) -> bool:
         """Return whether a path without links can be read, or written to, as the binds lie over each other."""

@@ -93,6 +93,10 @@ class ShellDriver:
     def has_open_text(self) -> bool:
         return self._text.is_open
 
+    @property
+    def _is_confined(self) -> bool:
+        return self._supervisor.confiner.of(self._worker_id) is not None
+
     def refusal(self, dispatch: Dispatch) -> BackendAnswer | None:
         if dispatch.input.kind != "user":
             return BackendAnswer("unsupported", "kind: a shell takes user inputs only")
@@ -192,8 +196,10 @@ class ShellDriver:
             Whether a shell began the script. False if the run was interrupted before, or the shell did not respond.
         """
         script = plain(script)
-        if renewed := await self._home.renewed():
+        stays = self._profile.restart == "never" and self._is_confined
+        if renewed := await self._home.renewed(is_confined=stays):
             await self._sink.emit(renewed)
+            await self._leave_old_folder()
             script = RETURN_HOME.format(home=shlex.quote(str(self._home.path))).encode() + script
         for _ in range(MAX_TRIES):
             if self._shell is None and self._profile.restart == "never":
@@ -207,6 +213,12 @@ class ShellDriver:
             if _is_called_off(run, end):
                 return False
         raise ShellFailed("the shell ended before it began the script")
+
+    async def _leave_old_folder(self) -> None:
+        """End a confined shell whose folder was made anew, for a fresh one: it never sees the new folder."""
+        if self._shell is not None and self._is_confined and self._profile.restart != "never":
+            self._end = await self._reap(self._shell, None)
+            self._directory = None
 
     async def _renew(self) -> Shell:
         starting = Shell.start(self._supervisor, self._home, self._profile, self._wake, self._directory)
