@@ -34,6 +34,8 @@ BRANCHES = "runtimed"
 
 IN_THE_WAY = "its repository has a branch named runtimed: rename it, because git makes no runtimed/worker-… beside it"
 NO_REPOSITORY = "its folder is no git repository"
+ALTERNATES = "objects/info/alternates"
+BORROWS = "git finds no such commit: its repository borrows objects from another one, which confined git cannot reach"
 NO_COMMIT = "its repository has no such commit"
 UNSAVED = ("HEAD", "--not", "--branches", "--tags", "--remotes")
 """What selects the commits of a worktree that its repository keeps nowhere else."""
@@ -54,7 +56,8 @@ async def plan(git: Git, prepared: Prepared, ref: str | None) -> Prepared:
         raise GitFailed(NO_REPOSITORY)
     base = await commit_of(git, found.place(source), ref or "HEAD")
     if base is None:
-        raise GitFailed(NO_COMMIT)
+        borrows = await asyncio.to_thread((found.common_dir / ALTERNATES).exists)
+        raise GitFailed(BORROWS if borrows else NO_COMMIT)
     return attrs.evolve(prepared, common_dir=str(found.common_dir), base=base)
 
 

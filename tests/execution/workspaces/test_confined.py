@@ -1,7 +1,9 @@
 """Workspaces of Workers that are confined: git works inside, and nothing in a repository changes its owner."""
 
 import asyncio
+import contextlib
 import os
+import shutil
 import subprocess
 from collections.abc import AsyncIterator
 from pathlib import Path
@@ -17,6 +19,7 @@ from runtimed.execution.confinement.confiner import HostConfiner
 from runtimed.execution.processes.supervisor import Supervisor
 from runtimed.execution.workspaces.catalog import Catalog, ConfiguredWorkspace
 from runtimed.execution.workspaces.manager import WorkspaceManager
+from runtimed.execution.workspaces.worktree import BORROWS
 from runtimed.model.event import RunEnd
 from runtimed.model.identity import worker_id
 from runtimed.model.interaction import WorkerInput
@@ -145,3 +148,50 @@ async def test_workspaces_of_a_confined_worker_are_there_after_a_restart_and_gon
     await host.registry.delete(FIRST)
     assert git(host.repository, "worktree", "list").count("\n") == 0
     assert await asyncio.to_thread(host.owners) == {host.repository.stat().st_uid}
+
+
+async def test_a_repository_that_borrows_objects_is_refused_with_the_reason(host: Host, tmp_path: Path) -> None:
+    owner, objects = host.repository.stat().st_uid, host.repository / ".git" / "objects"
+    lender = tmp_path / "objects"
+    await asyncio.to_thread(objects.rename, lender)
+    (objects / "info").mkdir(parents=True)
+    (objects / "info" / "alternates").write_text(f"{lender}\n")
+    for path in (objects, *objects.rglob("*")):
+        os.chown(path, owner, owner)
+
+    answer = await host.spawn("worktree")
+
+    assert answer.outcome == "errored"
+    assert BORROWS in (answer.message or "")
+
+
+async def test_links_that_a_worker_puts_into_a_repository_lead_the_daemon_nowhere(host: Host, tmp_path: Path) -> None:
+    victim = tmp_path / "victim"
+    (victim / "heads" / "runtimed").mkdir(parents=True)
+    (victim / "heads" / "runtimed" / f"{FIRST}.lock").touch()
+    assert (await host.spawn("worktree")).outcome == "accepted"
+    done = await host.run(f"set -e; cd {host.repository}/.git; mv refs kept; ln -s {victim} refs")
+    assert done.status == 0, done.text
+    await host.registry.stop(FIRST, None)
+
+    await host.manager.unsaved(FIRST)
+    await host.registry.delete(FIRST)
+
+    assert (victim / "heads" / "runtimed" / f"{FIRST}.lock").exists()
+
+
+async def test_entries_of_worktrees_are_not_removed_through_a_link(host: Host, tmp_path: Path) -> None:
+    victim = tmp_path / "victim"
+    victim.mkdir()
+    assert (await host.spawn("worktree")).outcome == "accepted"
+    shutil.copytree(host.repository / ".git" / "worktrees", victim, dirs_exist_ok=True)
+    before = sorted(victim.rglob("*"))
+    done = await host.run(f"set -e; cd {host.repository}/.git; mv worktrees kept; ln -s {victim} worktrees")
+    assert done.status == 0, done.text
+    await host.registry.stop(FIRST, None)
+
+    with contextlib.suppress(OSError):
+        await host.registry.delete(FIRST)
+
+    assert before
+    assert sorted(victim.rglob("*")) == before
