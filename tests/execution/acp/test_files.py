@@ -4,7 +4,7 @@ import asyncio
 import json
 import os
 import sys
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -104,6 +104,17 @@ async def confined(tmp_path: Path, confiner: HostConfiner) -> AsyncIterator[Conf
     await supervisor.close()
 
 
+@pytest.fixture
+def group_of_root() -> Iterator[None]:
+    """Have this process be root, in the group of root."""
+    if os.geteuid():
+        pytest.skip("only root can read what belongs to others")
+    before = os.getgroups()
+    os.setgroups([0])
+    yield
+    os.setgroups(before)
+
+
 def read(path: object) -> tuple[str, dict[str, Any]]:
     return "fs/read_text_file", {"path": str(path)}
 
@@ -126,10 +137,8 @@ async def test_files_and_folders_that_are_written_for_a_confined_agent_belong_to
 
 
 async def test_the_daemon_reads_and_writes_nothing_for_a_confined_agent_that_its_user_could_not(
-    confined: Confined,
+    confined: Confined, group_of_root: None
 ) -> None:
-    if os.geteuid():
-        pytest.skip("only root can read what belongs to others")
     await asyncio.to_thread(_make_private, confined.shared)
     await confined.spawn()
 
