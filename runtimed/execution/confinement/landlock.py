@@ -39,7 +39,7 @@ _NEVER_CLOSED = (
     "files elsewhere show their name, size and owner, and change their mode, owner and times as far as the user may",
     "the ports of a Worker's own servers can be connected to on every host, and be reached from there",
     "a server that does not choose its port gets one from the kernel, and can be reached from other hosts",
-    "of processes of the same user: command lines, priorities, System V memory and message queues",
+    "of processes of the same user: command lines, priorities and processors, System V memory and message queues",
 )
 
 
