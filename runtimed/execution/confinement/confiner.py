@@ -256,6 +256,8 @@ class HostConfiner:
 
     def _variables(self, place: "Placement", mechanism: Confinement) -> dict[str, str]:
         found = {"TMPDIR": "/tmp" if mechanism.has_own_files else str(place.folder / TMP)}  # noqa: S108 its own
+        if not mechanism.has_own_files:  # git fails over a configuration that is there and cannot be read
+            found["GIT_CONFIG_NOSYSTEM"] = "1"
         if place.request.policy.home == "worker":
             found["HOME"] = str(place.folder / HOME)
         if mechanism.has_own_files and self._users is not None:
