@@ -27,6 +27,10 @@ EXECUTION = {
         "run_state": RUN_STATE,
         "message?": str,
     },
+    "sandbox?": {
+        "mechanism": {"bubblewrap", "landlock", "none"},
+        "network": {"none", "public", "host", "allow-list"},
+    },
 }
 INTENTS = {
     "assistant": {"kind": {"assistant"}, "purpose?": str},

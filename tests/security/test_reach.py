@@ -1,0 +1,108 @@
+"""Targets section 3, confinement: what the programs of a Worker cannot reach, and do reach without a sandbox."""
+
+import os
+import shutil
+from collections.abc import Mapping
+from pathlib import Path
+
+import pytest
+
+from tests.security.conftest import USERS, WAYS, FindSite, Mechanism, User, require
+from tests.security.programs.probe import ATTEMPTS
+
+CAP_SYS_ADMIN = 21
+
+LEFT_OPEN: Mapping[Mechanism, frozenset[str]] = {
+    "bubblewrap": frozenset(),
+    # Landlock knows the content of files, TCP, signals and abstract sockets. These belong to neither.
+    "landlock": frozenset(
+        {
+            "see the size of the token",
+            "change the mode of the token",
+            "read the command line of another program",
+            "change the priority of another program",
+            "choose the processors of another program",
+            "attach the system v memory of another program",
+        }
+    ),
+}
+
+NAMES = {"shell": "from a shell", "process": "from a process", "agent": "from an agent", "terminal": "in a terminal"}
+
+each_way = pytest.mark.parametrize("way", [pytest.param(way, id=NAMES[way]) for way in WAYS])
+each_mechanism = pytest.mark.parametrize(
+    "mechanism", [pytest.param("bubblewrap", id="by bubblewrap"), pytest.param("landlock", id="by Landlock")]
+)
+each_user = pytest.mark.parametrize("user", [pytest.param(user, id=f"as {user}") for user in USERS])
+
+
+@each_way
+@each_user
+@each_mechanism
+def test_a_confined_program_reaches_nothing_that_it_was_not_given(
+    find_site: FindSite, mechanism: Mechanism, user: User, way: str
+) -> None:
+    require(mechanism, user)
+    site = find_site(user, mechanism)
+
+    found = site.probe(way)
+
+    sandbox = site.daemon.worker(site.worker(way))["execution"]["sandbox"]
+    assert sandbox == {"mechanism": mechanism, "network": "public"}
+    assert {name for name, why in found.items() if not why} == LEFT_OPEN[mechanism]
+
+
+@each_user
+@each_mechanism
+def test_a_worker_in_a_worktree_of_the_daemons_user_reaches_no_more(
+    find_site: FindSite, mechanism: Mechanism, user: User
+) -> None:
+    require(mechanism, user)
+    if shutil.which("git") is None:
+        pytest.skip("git is not installed")
+    site = find_site(user, mechanism)
+    worker_id = site.create("shell", workspace_refs=[{"name": "cwd", "reference": "repo:worktree"}])
+
+    found = site.probe("shell", worker_id)
+
+    assert {name for name, why in found.items() if not why} == LEFT_OPEN[mechanism]
+
+
+@each_user
+@each_mechanism
+def test_the_daemon_reads_and_writes_nothing_for_an_agent_that_the_agent_could_not(
+    find_site: FindSite, mechanism: Mechanism, user: User
+) -> None:
+    require(mechanism, user)
+    site = find_site(user, mechanism)
+    targets, config = site.targets, site.place.config.read_text()
+    script = f"echo own >own; ln -sfn {targets.token} token; ln -sfn {targets.config} config; ln -sfn / root; pwd"
+    home = site.run("terminal", "sh", "-c", script).strip()
+    ways = (targets.token, f"{home}/token", f"{home}/root{targets.token}", targets.other_worker, "/proc/self/environ")
+
+    read = {path: site.ask("fs/read_text_file", path=path) for path in ways}
+    written = {
+        path: site.ask("fs/write_text_file", path=path, content="changed")
+        for path in (targets.config, f"{home}/config", f"{home}/root{targets.config}")
+    }
+
+    assert site.ask("fs/read_text_file", path=f"{home}/own") == {"content": "own\n"}
+    assert {path: list(answer) for path, answer in read.items() if "error" not in answer} == {}
+    assert {path: list(answer) for path, answer in written.items() if "error" not in answer} == {}
+    assert site.place.config.read_text() == config
+
+
+@each_way
+@each_user
+def test_the_same_program_reaches_it_without_a_sandbox(find_site: FindSite, user: User, way: str) -> None:
+    found = find_site(user, "none").probe(way)
+
+    able = {"anyone", "root"} if user == "root" and _may_administer() else {"anyone"}
+    assert {name: why for name, why in found.items() if why and ATTEMPTS[name][1] in able} == {}
+
+
+def _may_administer() -> bool:
+    """Return whether root has the capabilities of root here. In a container it often does not."""
+    lines = Path("/proc/self/status").read_text().splitlines()
+    (held,) = [int(line.split()[1], 16) for line in lines if line.startswith("CapEff:")]
+    return os.geteuid() == 0 and bool(held >> CAP_SYS_ADMIN & 1)
