@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any, Literal, NamedTuple
 
 import runtimed
+from runtimectl import sandbox_advice
 from runtimectl.client import discovery
 from runtimectl.client.api import Client
 from runtimectl.client.discovery import Credential, DaemonOptions
@@ -99,6 +100,7 @@ class Doctor:
         message = f"{runtime['runtime_id']}: status {runtime['status']}, store {runtime['backend']}"
         yield Finding("ok" if is_running else "fail", "runtime", message)
         yield from self._run("version", lambda: _check_version(client))
+        yield from self._run("sandbox", lambda: _check_sandbox(client))
         yield from self._run("clock", lambda: _check_clock(client))
         yield from self._run("diagnostics", lambda: _check_diagnostics(client))
         yield from self._run("store", lambda: _check_store(client))
@@ -157,6 +159,15 @@ def _check_version(client: Client) -> Iterator[Finding]:
         yield Finding("ok", "version", f"runtimed {theirs}")
     else:
         yield Finding("warn", "version", f"runtimed {theirs}, runtimectl {runtimed.__version__}")
+
+
+def _check_sandbox(client: Client) -> Iterator[Finding]:
+    sandbox = client.sandbox()["sandbox"]
+    status, message = sandbox_advice.verdict(sandbox)
+    yield Finding(status, "sandbox", message)
+    for check in sandbox["mechanisms"]:
+        if not check["works"]:
+            yield Finding("info", "sandbox", sandbox_advice.advice(check))
 
 
 def _check_clock(client: Client) -> Iterator[Finding]:

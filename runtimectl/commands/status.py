@@ -21,6 +21,8 @@ RUNTIME = View(
         Column("NAME", at("display_name")),
         Column("STATUS", at("status")),
         Column("STORE", at("backend")),
+        Column("SANDBOX", at("sandbox.mechanism")),
+        Column("NETWORK", at("sandbox.network")),
         Column("WORKERS", at("worker_count")),
         Column("ACTIVE", at("active_worker_count")),
         Column("STOPPED", at("stopped_worker_count")),

@@ -68,6 +68,8 @@ WORKER_DETAIL = View(
         Column("BACKEND", at("execution.backend")),
         Column("LAST RESULT", at("execution.last_result.outcome")),
         Column("MESSAGE", at("execution.last_result.message")),
+        Column("SANDBOX", at("execution.sandbox.mechanism")),
+        Column("NETWORK", at("execution.sandbox.network")),
         Column("BUNDLE", at("config_bundle.id")),
         Column("CAPABILITIES", _capabilities),
         Column("COMMANDS", _commands),

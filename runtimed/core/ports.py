@@ -14,12 +14,13 @@ from runtimed.core.state.activity import MAX_OPEN_TEXT
 from runtimed.core.state.backend_answer import BackendAnswer
 from runtimed.core.state.change import Change, EncodedEvent, Entry, StateAt, StoredState, TrimRange
 from runtimed.model.bundle import ConfigBundle, Declaration, ProfileCheck
+from runtimed.model.diagnostic import Diagnostic
 from runtimed.model.event import Payload
 from runtimed.model.execution import LossReason
 from runtimed.model.identity import RuntimeId, WorkerId
 from runtimed.model.interaction import Attachment, WorkerInput
 from runtimed.model.permission import Question, Ruling
-from runtimed.model.profile import ProfileSummary
+from runtimed.model.profile import HostSandbox, ProfileSummary
 from runtimed.model.runtime import RuntimeBackend, RuntimeEvent, StoreCheck, StoreKind
 from runtimed.model.value import value
 from runtimed.model.worker import CreateWorkerRequest
@@ -231,6 +232,12 @@ class ProfileSource(Protocol):
 
     async def check_bundle(self, bundle: ConfigBundle) -> Sequence[ProfileCheck]:
         """Return what this host would do with the Workers of each profile that a bundle offers."""
+
+    def sandbox(self) -> HostSandbox:
+        """Return how Workers are confined, unless their profile says otherwise."""
+
+    def diagnostics(self) -> Sequence[Diagnostic]:
+        """Return the diagnostics about profiles: they last as long as the daemon."""
 
 
 class WorkspaceHost(Protocol):

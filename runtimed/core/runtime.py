@@ -40,7 +40,7 @@ from runtimed.model.identity import RuntimeId, WorkerId, WorkerRef
 from runtimed.model.interaction import InteractionAck, LifecycleAck, WorkerInput
 from runtimed.model.permission import Permission, PermissionAnswer, PermissionResolution, WorkerPermission
 from runtimed.model.principal import ADMIN, Principal, Verb
-from runtimed.model.profile import ProfileSummary
+from runtimed.model.profile import HostSandbox, ProfileSummary, Sandbox
 from runtimed.model.runtime import RuntimeEvent, RuntimeEventKind, RuntimeSummary, StoreCheck
 from runtimed.model.transcript import TranscriptProjection
 from runtimed.model.worker import BundleReference, CreateWorkerRequest, WorkerDetail, WorkerSummary
@@ -48,6 +48,9 @@ from runtimed.model.workspace import Workspace, WorkspaceDiff
 
 DEFAULT_REQUEST = CreateWorkerRequest()
 ALL_WORKERS = WorkerFilter()
+NO_SANDBOX = HostSandbox("off", "none", "host")
+"""How Workers are confined where nothing knows profiles: not at all."""
+
 CUT = "the daemon ended during the run"
 SETTLE_S = 2.0
 """How long `close` waits for output that the store has not taken yet. A full store may never take it."""
@@ -341,7 +344,7 @@ class Runtime:
 
     def summary(self) -> RuntimeSummary:
         """Return the Runtime and its counts."""
-        parts = self._started
+        parts, sandbox = self._started, self.sandbox()
         count = parts.registry.count()
         return RuntimeSummary(
             runtime_id=parts.runtime_id,
@@ -353,13 +356,18 @@ class Runtime:
             active_worker_count=count["running"],
             stopped_worker_count=count["stopped"],
             cancelled_worker_count=count["cancelled"],
-            diagnostic_count=len(parts.diagnostics) + len(parts.registry.damaged),
+            diagnostic_count=len(parts.diagnostics) + len(parts.registry.damaged) + len(self._of_profiles()),
             limits=self.limits.view(),
+            sandbox=Sandbox(sandbox.mechanism, sandbox.network),
         )
 
     def diagnostics(self) -> tuple[Diagnostic, ...]:
-        """Return the diagnostics of the Runtime, oldest first, then one for each damaged Worker."""
-        return self._started.diagnostics.diagnostics() + self._started.registry.damage()
+        """Return the diagnostics of the Runtime, oldest first, then of damaged Workers, then of profiles."""
+        kept, damage = self._started.diagnostics.diagnostics(), self._started.registry.damage()
+        return (*kept, *damage, *self._of_profiles())
+
+    def _of_profiles(self) -> Sequence[Diagnostic]:
+        return () if self._profiles is None else self._profiles.diagnostics()
 
     @property
     def newest_runtime_event(self) -> int:
@@ -413,6 +421,10 @@ class Runtime:
     async def profiles(self) -> tuple[ProfileSummary, ...]:
         """Return what can run a Worker, by selector."""
         return tuple(await self._profiles.profiles()) if self._profiles is not None else ()
+
+    def sandbox(self) -> HostSandbox:
+        """Return how Workers are confined, unless their profile says otherwise."""
+        return NO_SANDBOX if self._profiles is None else self._profiles.sandbox()
 
     def workers(self, wanted: WorkerFilter = ALL_WORKERS) -> tuple[WorkerSummary, ...]:
         """Return the Workers that match, by id."""

@@ -8,8 +8,8 @@ from typing import Literal
 import attrs
 
 from runtimed.execution.network.rules import NetworkRule
+from runtimed.model.profile import SandboxMode
 
-Mode = Literal["required", "best", "off"]
 Home = Literal["worker", "user"]
 NetworkKind = Literal["none", "public", "host"]
 
@@ -41,7 +41,7 @@ class SandboxPolicy:
         home: Whether HOME is a folder of the Worker or that of the daemon's user.
     """
 
-    mode: Mode = "best"
+    mode: SandboxMode = "best"
     network: NetworkKind | tuple[NetworkRule, ...] = "public"
     readonly: tuple[Path, ...] = ()
     writable: tuple[Path, ...] = ()

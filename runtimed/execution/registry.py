@@ -20,13 +20,15 @@ from runtimed.execution.quota_folders import QuotaFolders
 from runtimed.execution.session.exit_reason import failure_text
 from runtimed.execution.summaries import summarize
 from runtimed.execution.tasks import completed, finish
+from runtimed.execution.unconfined_profiles import UnconfinedProfiles
 from runtimed.execution.workspace import Workspaces, remove_spares
 from runtimed.execution.workspaces.catalog import WorkspaceRefused
 from runtimed.execution.workspaces.manager import WorkspaceManager
 from runtimed.execution.workspaces.preparation import WorkspaceFailed
 from runtimed.model.bundle import ConfigBundle, Declaration, ProfileCheck
+from runtimed.model.diagnostic import Diagnostic
 from runtimed.model.identity import WorkerId
-from runtimed.model.profile import ProfileSummary, WarmAgents
+from runtimed.model.profile import HostSandbox, ProfileSummary, WarmAgents
 from runtimed.model.worker import CreateWorkerRequest, ProfileSelector, RuntimeDefaultProfile
 
 MAX_REMOVALS = 2
@@ -60,9 +62,8 @@ class ProfileRegistry:
         manager: WorkspaceManager | None = None,
         sandbox: SandboxPolicy | None = None,
     ) -> None:
-        built_in = {
-            name: attrs.evolve(profile, sandbox=sandbox or SandboxPolicy()) for name, profile in BUILT_IN.items()
-        }
+        self._sandbox = sandbox or SandboxPolicy()
+        built_in = {name: attrs.evolve(profile, sandbox=self._sandbox) for name, profile in BUILT_IN.items()}
         self._profiles = {**built_in, **profiles}
         self._default = default_profile
         self._workspaces = QuotaFolders(workspaces)
@@ -75,6 +76,7 @@ class ProfileRegistry:
         self._running: dict[WorkerId, ExecutionBackend] = {}
         self._factories: Mapping[str, BackendFactory] = {}
         self._removing = asyncio.Semaphore(MAX_REMOVALS)
+        self._unconfined = UnconfinedProfiles()
 
     async def spawn(self, spawn: Spawn, sink: EventSink) -> BackendAnswer:
         await self._find_factories()
@@ -126,6 +128,14 @@ class ProfileRegistry:
         names = dict.fromkeys(self._name_of(profile.selector) for profile in bundle.profiles)
         return await asyncio.to_thread(self._check_profiles, tuple(names), bundle.declarations)
 
+    def sandbox(self) -> HostSandbox:
+        """Return how Workers are confined, unless their profile says otherwise."""
+        return self._supervisor.confiner.host_sandbox(self._sandbox)
+
+    def diagnostics(self) -> Sequence[Diagnostic]:
+        """Return a diagnostic for each profile whose Workers ran unconfined, although it asks for confinement."""
+        return self._unconfined.diagnostics()
+
     async def _spawn_in_workspaces(
         self, adapter: ExecutionBackend, profile: Profile, spawn: Spawn, sink: EventSink
     ) -> BackendAnswer:
@@ -173,6 +183,9 @@ class ProfileRegistry:
             return BackendAnswer("rejected", f"profile {self._selected(spawn.request)}: {refused}")
         except (OSError, StoreUnsupported) as error:
             return BackendAnswer("errored", failure_text(error))
+        enclosure = confiner.of(worker_id)
+        if enclosure is not None and enclosure.problem is not None:
+            self._unconfined.note(self._selected(spawn.request), enclosure.problem)
         answer = await _guarded(adapter.spawn(spawn, sink))
         if answer.outcome != "accepted":
             await confiner.release(worker_id)

@@ -11,6 +11,10 @@ NetworkReach = Literal["none", "public", "host", "allow-list"]
 """What the programs of a Worker can connect to."""
 
 
+SandboxMode = Literal["required", "best", "off"]
+"""What becomes of a Worker that cannot be confined: it is rejected, or runs unconfined. `off`: none is confined."""
+
+
 @value
 class Sandbox:
     """The confinement of a Worker's programs.
@@ -22,6 +26,38 @@ class Sandbox:
 
     mechanism: Mechanism
     network: NetworkReach
+
+
+@value
+class MechanismCheck:
+    """Whether a mechanism can confine Workers on this host.
+
+    Attributes:
+        mechanism: The mechanism.
+        works: Whether it was tried with success when the daemon started.
+        problem: Why it does not work.
+    """
+
+    mechanism: Mechanism
+    works: bool
+    problem: str | None = None
+
+
+@value
+class HostSandbox:
+    """How Workers are confined on this host, unless their profile says otherwise.
+
+    Attributes:
+        mode: What becomes of a Worker that cannot be confined.
+        mechanism: What confines Workers, `none` if nothing does.
+        network: What they can connect to; `host` means everything that the daemon can.
+        mechanisms: What could confine Workers, the strongest first.
+    """
+
+    mode: SandboxMode
+    mechanism: Mechanism
+    network: NetworkReach
+    mechanisms: tuple[MechanismCheck, ...] = ()
 
 
 @value

@@ -3,6 +3,7 @@
 from typing import Literal
 
 from runtimed.model.identity import Cursor, RuntimeId, WorkerId
+from runtimed.model.profile import Sandbox
 from runtimed.model.value import value
 
 RuntimeStatus = Literal["running", "stopped"]
@@ -37,6 +38,7 @@ class RuntimeSummary:
     Attributes:
         backend: `memory`, or `fs_store` for every durable store (contract).
         store: The kind of store.
+        sandbox: How Workers are confined, unless their profile says otherwise.
     """
 
     runtime_id: RuntimeId
@@ -50,6 +52,7 @@ class RuntimeSummary:
     diagnostic_count: int
     limits: RuntimeLimits
     store: StoreKind | None = None
+    sandbox: Sandbox | None = None
 
 
 @value

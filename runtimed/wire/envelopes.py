@@ -8,7 +8,7 @@ from runtimed.model.event import EventEnvelope
 from runtimed.model.identity import Cursor, WorkerId
 from runtimed.model.interaction import InteractionAck, LifecycleAck
 from runtimed.model.permission import Permission, PermissionResolution, WorkerPermission
-from runtimed.model.profile import ProfileSummary
+from runtimed.model.profile import HostSandbox, ProfileSummary
 from runtimed.model.runtime import RuntimeEvent, RuntimeSummary, StoreCheck
 from runtimed.model.transcript import TranscriptProjection
 from runtimed.model.waiting import Wait
@@ -41,6 +41,13 @@ class DiagnosticsResponse:
     """The diagnostics of the Runtime, oldest first."""
 
     diagnostics: tuple[Diagnostic, ...]
+
+
+@attrs.frozen
+class SandboxResponse:
+    """How Workers are confined, unless their profile says otherwise."""
+
+    sandbox: HostSandbox
 
 
 @attrs.frozen

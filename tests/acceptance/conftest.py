@@ -18,6 +18,10 @@ NOTHING = type(None)
 
 REF = {"runtime_id": str, "worker_id": WORKER_ID}
 RUN_STATE = {"unconnected", "idle", "busy", "rejected", "errored", "stopped"}
+SANDBOX = {
+    "mechanism": {"bubblewrap", "landlock", "none"},
+    "network": {"none", "public", "host", "allow-list"},
+}
 EXECUTION = {
     "backend": {"unconnected", "connected"},
     "run_state": RUN_STATE,
@@ -27,10 +31,7 @@ EXECUTION = {
         "run_state": RUN_STATE,
         "message?": str,
     },
-    "sandbox?": {
-        "mechanism": {"bubblewrap", "landlock", "none"},
-        "network": {"none", "public", "host", "allow-list"},
-    },
+    "sandbox?": SANDBOX,
 }
 INTENTS = {
     "assistant": {"kind": {"assistant"}, "purpose?": str},
@@ -196,6 +197,7 @@ SHAPES: dict[str, Any] = {
         "display_name": (str, NOTHING),
         "backend": {"memory", "fs_store"},
         "store?": {"memory", "fs"},
+        "sandbox?": SANDBOX,
         "status": {"running", "stopped"},
         "worker_count": int,
         "active_worker_count": int,

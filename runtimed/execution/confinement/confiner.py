@@ -17,6 +17,7 @@ from runtimed.execution.confinement.declarations import DeclarationRefused, gran
 from runtimed.execution.confinement.enclosure import Owned, WorkerEnclosure
 from runtimed.execution.confinement.judgment import MOUNTS_FOLDER, SECRETS_FOLDER, judge
 from runtimed.execution.confinement.no_confinement import NoConfinement
+from runtimed.execution.confinement.probe import Mechanisms
 from runtimed.execution.confinement.reach import Bind, Confinement, Reach
 from runtimed.execution.confinement.references import UnknownReference, references, resolve
 from runtimed.execution.confinement.secrets import Secrets, SecretUnavailable
@@ -32,13 +33,13 @@ from runtimed.execution.workspace import HOME, SCRIPTS
 from runtimed.model.bundle import Declaration, DeclarationCheck
 from runtimed.model.event import SystemItem
 from runtimed.model.identity import WorkerId
-from runtimed.model.profile import NetworkReach, Sandbox
+from runtimed.model.profile import HostSandbox, NetworkReach, Sandbox
 
 SECRETS, MOUNTS = Path(SECRETS_FOLDER), Path(MOUNTS_FOLDER)
 TMP = "tmp"
 """The folder in a Worker's own folder that its programs see as /tmp."""
 
-NO_MECHANISM = "this host has neither bubblewrap nor Landlock: install bubblewrap, or set sandbox.mode to best or off"
+NO_MECHANISM = "this host has neither bubblewrap nor Landlock: install bubblewrap"
 
 log = logging.getLogger(__name__)
 
@@ -68,7 +69,7 @@ class HostConfiner:
     """The Confiner by the mechanisms of this host.
 
     Args:
-        mechanisms: Those that work here, the strongest first.
+        mechanisms: Those of this host.
         paths: Paths of this host.
         users: Gives each Worker a user; None where the daemon is not root.
         network: Gives Workers their ways out.
@@ -78,14 +79,14 @@ class HostConfiner:
 
     def __init__(
         self,
-        mechanisms: Sequence[Confinement],
+        mechanisms: Mechanisms,
         paths: HostPaths,
         users: Users | None = None,
         network: Network | None = None,
         resources: HostResources | None = None,
         secrets: Secrets | None = None,
     ) -> None:
-        self._mechanisms = tuple(mechanisms)
+        self._mechanisms, self._checks = mechanisms.working, mechanisms.checks
         self._paths = paths
         self._users = users
         self._network = network or Network()
@@ -94,7 +95,6 @@ class HostConfiner:
         self._enclosures: dict[WorkerId, WorkerEnclosure] = {}
         self._sinks: dict[WorkerId, EventSink] = {}
         self._telling: set[asyncio.Task[None]] = set()
-        self._logged: set[str] = set()
 
     def of(self, worker_id: WorkerId | None) -> WorkerEnclosure | None:
         return None if worker_id is None else self._enclosures.get(worker_id)
@@ -114,6 +114,10 @@ class HostConfiner:
 
     def check(self, declarations: Sequence[Declaration], policy: SandboxPolicy) -> Sequence[DeclarationCheck]:
         return judge(declarations, policy, self._resources, self.abilities)
+
+    def host_sandbox(self, policy: SandboxPolicy) -> HostSandbox:
+        sandbox = self.sandbox(policy)
+        return HostSandbox(policy.mode, sandbox.mechanism, sandbox.network, self._checks)
 
     async def enclose(
         self,
@@ -185,8 +189,7 @@ class HostConfiner:
         reason = "; ".join(problems) or NO_MECHANISM
         if place.request.policy.mode == "required":
             raise ConfinementRefused(f"sandbox.mode is required: {reason}")
-        self._log_once(place.request, reason)
-        return _unconfined(place)
+        return attrs.evolve(_unconfined(place), problem=reason)
 
     def _grants(self, request: SandboxRequest, spawn: Spawn | None) -> Grants:
         if spawn is None:
@@ -245,14 +248,6 @@ class HostConfiner:
         task = begin(_emitted(sink, item))
         self._telling.add(task)
         task.add_done_callback(self._telling.discard)
-
-    def _log_once(self, request: SandboxRequest, reason: str) -> None:
-        """Log once for each kind of program that it runs unconfined."""
-        program = Path(request.command[0]).name if request.command else "shell"
-        key = repr((request.command, request.policy))
-        if key not in self._logged:
-            self._logged.add(key)
-            log.warning("Workers of a profile run unconfined", extra={"program": program, "reason": reason})
 
     def _variables(self, place: "Placement", mechanism: Confinement) -> dict[str, str]:
         found = {"TMPDIR": "/tmp" if mechanism.has_own_files else str(place.folder / TMP)}  # noqa: S108 its own

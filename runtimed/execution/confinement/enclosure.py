@@ -57,6 +57,7 @@ class WorkerEnclosure:
         variables: Variables that every program gets.
         replaced: Values of secret variables, by variable, each behind the text that stands for it in the profile.
         ways_out: What listens for its programs; None without any.
+        problem: Why nothing confines them, although the profile asks for it.
     """
 
     sandbox: Sandbox
@@ -67,6 +68,7 @@ class WorkerEnclosure:
     variables: Mapping[str, str]
     replaced: Mapping[str, tuple[str, str]] = attrs.field(factory=dict, repr=False)
     ways_out: WaysOut | None = None
+    problem: str | None = None
 
     def renamed(self, before: str, name: str) -> "WorkerEnclosure":
         """Return it for a folder that was renamed within its parent."""

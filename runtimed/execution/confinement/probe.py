@@ -5,21 +5,38 @@ import os
 import shutil
 import subprocess
 import tempfile
-from collections.abc import Sequence
 from pathlib import Path
+
+import attrs
 
 from runtimed.execution.confinement import landlock
 from runtimed.execution.confinement.bubblewrap import Bubblewrap
 from runtimed.execution.confinement.landlock_confinement import LandlockConfinement
 from runtimed.execution.confinement.reach import Bind, Confinement, Reach
+from runtimed.model.profile import Mechanism, MechanismCheck
 
 PROBE_DEADLINE_S = 10.0
+MAX_PROBLEM = 500
+"""The most characters of what is in the way of a mechanism."""
 
 log = logging.getLogger(__name__)
 
 
-def find_mechanisms(uid: int | None) -> Sequence[Confinement]:
-    """Return the mechanisms that work here, the strongest first.
+@attrs.frozen
+class Mechanisms:
+    """What could confine programs on this host.
+
+    Attributes:
+        working: The mechanisms that work, the strongest first.
+        checks: All of them, each with what is in its way.
+    """
+
+    working: tuple[Confinement, ...] = ()
+    checks: tuple[MechanismCheck, ...] = ()
+
+
+def find_mechanisms(uid: int | None) -> Mechanisms:
+    """Try each mechanism.
 
     Args:
         uid: A user that programs of Workers run as, where the daemon is root.
@@ -34,7 +51,12 @@ def find_mechanisms(uid: int | None) -> Sequence[Confinement]:
         log.info("Landlock cannot be used", extra={"reason": unusable})
     else:
         found.append(LandlockConfinement(landlock.abi()))
-    return found
+    checks = (_check("bubblewrap", problem), _check("landlock", (unusable or "").removeprefix("Landlock: ")))
+    return Mechanisms(tuple(found), checks)
+
+
+def _check(mechanism: Mechanism, problem: str) -> MechanismCheck:
+    return MechanismCheck(mechanism, not problem, " ".join(problem.split())[:MAX_PROBLEM] or None)
 
 
 def find_bubblewrap(uid: int | None) -> tuple[str, Bubblewrap | None]:

@@ -12,7 +12,7 @@ from runtimed.core.ports import EventSink, Spawn
 from runtimed.execution.policy import SandboxPolicy
 from runtimed.model.bundle import Declaration, DeclarationCheck
 from runtimed.model.identity import WorkerId
-from runtimed.model.profile import Sandbox
+from runtimed.model.profile import HostSandbox, Sandbox
 
 NOT_CONFINED = "this Runtime was set up without anything that confines Workers"
 UNCONFINED = Sandbox("none", "host")
@@ -64,7 +64,14 @@ class FileRules(Protocol):
 
 
 class Enclosure(FileRules, Protocol):
-    """What confines the programs of one Worker."""
+    """What confines the programs of one Worker.
+
+    Attributes:
+        problem: Why nothing does, although its profile asks for it; in words for clients.
+    """
+
+    @property
+    def problem(self) -> str | None: ...
 
     @property
     def confines(self) -> bool:
@@ -140,6 +147,9 @@ class Confiner(Protocol):
     def check(self, declarations: Sequence[Declaration], policy: SandboxPolicy) -> Sequence[DeclarationCheck]:
         """Return what this host would do with each declaration of a bundle, for a profile with this policy."""
 
+    def host_sandbox(self, policy: SandboxPolicy) -> HostSandbox:
+        """Return the same with what else could confine them, and why it does not."""
+
     def of(self, worker_id: WorkerId | None) -> Enclosure | None:
         """Return what confines a Worker; None if nothing does."""
 
@@ -209,6 +219,9 @@ class Unconfined:
         return [
             DeclarationCheck(one.kind, one.name, one.reference, "unenforceable", NOT_CONFINED) for one in declarations
         ]
+
+    def host_sandbox(self, policy: SandboxPolicy) -> HostSandbox:
+        return HostSandbox(policy.mode, UNCONFINED.mechanism, UNCONFINED.network)
 
     def of(self, worker_id: WorkerId | None) -> Enclosure | None:
         return None

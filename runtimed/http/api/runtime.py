@@ -8,7 +8,13 @@ from runtimed.http.web.binding import Routes
 from runtimed.http.web.query import Number
 from runtimed.model.principal import Principal
 from runtimed.wire import routes as paths
-from runtimed.wire.envelopes import CheckResponse, DiagnosticsResponse, RuntimeEventsResponse, RuntimeResponse
+from runtimed.wire.envelopes import (
+    CheckResponse,
+    DiagnosticsResponse,
+    RuntimeEventsResponse,
+    RuntimeResponse,
+    SandboxResponse,
+)
 
 routes = Routes("runtime")
 
@@ -39,6 +45,12 @@ async def list_runtime_events(
 async def check_store(runtime: Runtime, principal: Principal) -> CheckResponse:
     """Read the whole store, and report what is damaged, missing or readable by other users. This may take a while."""
     return CheckResponse(await runtime.check(principal=principal))
+
+
+@routes.get(paths.RUNTIME_SANDBOX, "read")
+def get_sandbox(runtime: Runtime) -> SandboxResponse:
+    """Get how Workers are confined unless their profile says otherwise, and which mechanisms work on this host."""
+    return SandboxResponse(runtime.sandbox())
 
 
 @routes.get(paths.DIAGNOSTICS, "read")

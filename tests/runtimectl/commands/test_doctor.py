@@ -15,9 +15,16 @@ import yaml
 from tests.runtimectl.conftest import Ctl, Daemon, ServeRaw, StartDaemon
 
 RUNTIME = {"runtime_id": "r", "status": "running", "backend": "memory"}
+SANDBOX = {
+    "mode": "best",
+    "mechanism": "bubblewrap",
+    "network": "public",
+    "mechanisms": [{"mechanism": "bubblewrap", "works": True}, {"mechanism": "landlock", "works": True}],
+}
 HEALTHY = {
     "/v1/runtime": {"runtime": RUNTIME},
     "/openapi.json": {"info": {"version": "0.1.0"}},
+    "/v1/runtime/sandbox": {"sandbox": SANDBOX},
     "/v1/diagnostics": {"diagnostics": []},
     "/v1/runtime/check": {"check": {"workers": 1, "entries": 2, "events": 3, "findings": []}},
 }
@@ -75,7 +82,8 @@ def test_a_healthy_daemon_is_all_ok(
     assert (found.returncode, found.stderr) == (0, "")
     heading, *rows = found.stdout.splitlines()
     assert heading.split() == ["STATUS", "SUBJECT", "FINDING"]
-    assert {row.split()[0] for row in rows if row.split()[1] != "agent"} == {"ok"}
+    of_host = {"agent", "sandbox"}
+    assert {row.split()[0] for row in rows if row.split()[1] not in of_host} == {"ok"}
     told = findings(doctor("-o", "json"))
     assert told["daemon"] == f"{daemon.url}, named by the endpoint file"
     assert f"process {daemon.process.pid} serves {daemon.url}" in told["endpoint"]
@@ -223,7 +231,7 @@ def test_each_problem_of_the_store_is_a_finding(ctl: Ctl, serve: Serve) -> None:
     found = ctl("doctor", "-o", "json", "--url", serve(HEALTHY | {"/v1/runtime/check": {"check": check}}))
     assert found.returncode == 1
     assert findings(found, "fail") == {"store": "worker-00000001: an event is missing\nthe token: 0644"}
-    assert found.stderr == "runtimectl: 2 of 14 checks failed\n"
+    assert found.stderr == "runtimectl: 2 of 15 checks failed\n"
 
 
 def test_warnings_alone_are_exit_0(ctl: Ctl, serve: Serve) -> None:
@@ -279,6 +287,72 @@ def test_an_unexpected_response_does_not_hide_the_other_findings(
     assert len(findings(found, "fail")) == 1
     assert {"version", "diagnostics", "store"} <= findings(found).keys()
     assert "Traceback" not in found.stderr
+
+
+@pytest.mark.parametrize(
+    ("sandbox", "status", "code", "said"),
+    [
+        ({}, "ok", 0, "bubblewrap confines Workers; network: public"),
+        ({"mechanism": "landlock"}, "ok", 0, "landlock confines Workers, which is weaker than bubblewrap; network: "),
+        ({"mechanism": "none", "network": "host"}, "warn", 0, "nothing can confine Workers: they can do what the"),
+        ({"mode": "off", "mechanism": "none", "network": "host"}, "warn", 0, "sandbox.mode is off: nothing confines"),
+        (
+            {"mode": "required", "mechanism": "none"},
+            "fail",
+            1,
+            "nothing can confine Workers, and sandbox.mode is req",
+        ),
+    ],
+)
+def test_what_confines_workers_is_a_finding(
+    ctl: Ctl, serve: Serve, sandbox: dict[str, str], status: str, code: int, said: str
+) -> None:
+    found = ctl(
+        "doctor", "-o", "json", "--url", serve(HEALTHY | {"/v1/runtime/sandbox": {"sandbox": SANDBOX | sandbox}})
+    )
+
+    assert found.returncode == code
+    assert findings(found, status)["sandbox"].startswith(said)
+
+
+@pytest.mark.parametrize(
+    ("problem", "advice"),
+    [
+        ("bwrap is not in PATH: install bubblewrap", "Debian, Ubuntu: apt install bubblewrap; Fedora: dnf install"),
+        ("setpriv is not in PATH: install util-linux", "Debian, Ubuntu: apt install util-linux"),
+        ("bwrap: setting up uid map: Permission denied", "Ubuntu: load the AppArmor profile bwrap-userns-restrict"),
+        ("bwrap: loopback: Failed RTM_NEWADDR: Operation not permitted", "Ubuntu: load the AppArmor profile"),
+        ("bwrap: No permissions to create new namespace, likely …", "Docker: start the container with --user"),
+        (
+            "bwrap: Can't mount proc on /newroot/proc: Operation not permitted",
+            "--security-opt systempaths=unconfined",
+        ),
+        ("bwrap: Failed to make / slave: Permission denied", "--security-opt apparmor=unconfined"),
+        ("bwrap: pivot_root: Operation not permitted", "--security-opt seccomp=unconfined"),
+        ("bwrap: something new", ""),
+    ],
+)
+def test_the_findings_say_how_to_get_bubblewrap(ctl: Ctl, serve: Serve, problem: str, advice: str) -> None:
+    broken = {"mechanism": "bubblewrap", "works": False, "problem": problem}
+    sandbox = SANDBOX | {"mechanism": "landlock", "mechanisms": [broken, SANDBOX["mechanisms"][1]]}
+
+    found = ctl("doctor", "-o", "json", "--url", serve(HEALTHY | {"/v1/runtime/sandbox": {"sandbox": sandbox}}))
+
+    said = findings(found, "info")["sandbox"]
+    assert said.startswith(f"bubblewrap does not work: {problem}")
+    assert advice in said
+
+
+def test_a_daemon_without_bubblewrap_says_so(
+    ctl: Ctl, env: dict[str, str], start_daemon: StartDaemon, tmp_path: Path
+) -> None:
+    env["PATH"] = str(tmp_path / "empty")
+    start_daemon()
+
+    found = ctl("doctor", "-o", "json")
+
+    assert "bubblewrap does not work: bwrap is not in PATH: install bubblewrap" in findings(found, "info")["sandbox"]
+    assert json.loads(ctl("status", "-o", "json").stdout)["runtime"]["sandbox"]["mechanism"] in {"landlock", "none"}
 
 
 @pytest.mark.parametrize("url", ["nonsense", "http://", "unix:/nowhere/at.sock"])
