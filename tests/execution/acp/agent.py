@@ -1,6 +1,7 @@
 """An ACP agent that does what a script says: a stand-alone program without any library.
 
-Run as `python agent.py SCRIPT`, SCRIPT being a JSON file. What it is told goes to `heard.jsonl` beside the script.
+Run as `python agent.py SCRIPT`, SCRIPT being a JSON file. What it is told goes to `heard.jsonl` beside the script, or
+nowhere if it is confined and may not write there.
 The script is an object of method names, each with a list of steps; those of `session/prompt` are lists of such lists,
 one for each prompt, the last for all that follow. A step is a list, its first item the name of a function below.
 """
@@ -16,12 +17,20 @@ import sys
 import threading
 import time
 from pathlib import Path
-from typing import Any, NoReturn
+from typing import IO, Any, NoReturn
+
+
+def open_heard() -> IO[str]:
+    try:
+        return (script_path.parent / "heard.jsonl").open("a")
+    except OSError:
+        return io.StringIO()
+
 
 script_path = Path(sys.argv[1])
 script = json.loads(script_path.read_text())
 stdin = io.FileIO(0)
-heard = (script_path.parent / "heard.jsonl").open("a")
+heard = open_heard()
 session = script.get("session", f"session-{os.getpid()}")
 state: dict[str, Any] = {"prompts": 0, "cancelled": False, "next": 1000, "request": None, "answered": False}
 
