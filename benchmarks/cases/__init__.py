@@ -6,6 +6,7 @@ from benchmarks.cases import (
     agent_output,
     agent_talk,
     command_line,
+    confined_spawn,
     durable_input,
     fan_out,
     interactive,
@@ -36,6 +37,7 @@ MODULES = (
     model_pace,
     interactive,
     warm_create,
+    confined_spawn,
     scaling,
 )
 CASES: dict[str, Callable[[Plan], Sequence[Finding]]] = {
