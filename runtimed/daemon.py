@@ -18,7 +18,7 @@ from runtimed.core.ports import Store, WorkspaceHost
 from runtimed.core.runtime import Runtime
 from runtimed.errors import ConfigurationError
 from runtimed.execution.confinement.confiner import HostConfiner, HostPaths
-from runtimed.execution.confinement.probe import find_mechanisms
+from runtimed.execution.confinement.probe import Mechanisms, find_mechanisms
 from runtimed.execution.confinement.secrets import Secrets
 from runtimed.execution.confinement.users import Users
 from runtimed.execution.confinement.ways_out import Network
@@ -240,7 +240,7 @@ def _confiner(settings: Settings, opened: OpenedStore) -> HostConfiner:
     named = [*configuration_files(config_file()), *settings.secret_files, *map(Path, files), *map(Path, sockets)]
     paths = HostPaths(tuple(path.resolve() for path in (opened.data_dir.path, endpoint.folder(), *named)))
     is_off = all(policy.mode == "off" for policy in policies)
-    mechanisms = () if is_off else find_mechanisms(None if users is None else numbers.start)
+    mechanisms = Mechanisms() if is_off else find_mechanisms(None if users is None else numbers.start)
     resources = settings.host_resources()
     secrets_ = Secrets(resources.secrets)
     network = Network(HostGateways(resources.gateways, secrets_))

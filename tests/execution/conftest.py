@@ -15,7 +15,7 @@ from runtimed.core.ports import Dispatch, Spawn
 from runtimed.core.state.backend_answer import BackendAnswer
 from runtimed.execution import Profile
 from runtimed.execution.confinement.confiner import HostConfiner, HostPaths
-from runtimed.execution.confinement.probe import find_bubblewrap
+from runtimed.execution.confinement.probe import Mechanisms, find_bubblewrap
 from runtimed.execution.confinement.users import Users
 from runtimed.execution.processes import containment
 from runtimed.execution.processes.containment import Containment
@@ -210,7 +210,7 @@ async def confiner(tmp_path: Path) -> HostConfiner:
         pytest.skip(f"bubblewrap does not work here: {problem}")
     scratch = tmp_path / "scratch"
     users = Users(NUMBERS, scratch / "workers") if os.geteuid() == 0 else None
-    return HostConfiner([bubblewrap], HostPaths((scratch,)), users)
+    return HostConfiner(Mechanisms((bubblewrap,)), HostPaths((scratch,)), users)
 
 
 @pytest.fixture

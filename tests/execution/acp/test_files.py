@@ -51,9 +51,9 @@ class Confined:
         folders = (
             WorkingFolders() if alone else WorkingFolders(others={"RUNTIMED_WORKSPACE_SHARED": str(self.shared)})
         )
-        await self.supervisor.confiner.enclose(FIRST, self.request, self.folder, folders)
-        self.sink = RecordingSink()
         spawn = Spawn(FIRST, CreateWorkerRequest(), history, folders=folders)
+        await self.supervisor.confiner.enclose(FIRST, self.request, self.folder, spawn)
+        self.sink = RecordingSink()
         assert await self.backend.spawn(spawn, self.sink) == ACCEPTED
 
     async def told(self, *asked: tuple[str, dict[str, Any]]) -> list[dict[str, Any]]:

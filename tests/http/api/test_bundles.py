@@ -7,6 +7,7 @@ import attrs
 
 from runtimed.core import Runtime
 from runtimed.execution.confinement.confiner import HostConfiner, HostPaths
+from runtimed.execution.confinement.probe import Mechanisms
 from runtimed.execution.policy import HostResources, SandboxPolicy, Secret
 from runtimed.execution.processes.supervisor import Supervisor
 from runtimed.execution.profile import ECHO, SHELL, Profile
@@ -41,7 +42,7 @@ def bundle(profiles: list[ProfileSelector], *declarations: Declaration) -> Confi
 def registry_of(folder: Path, profiles: dict[str, Profile]) -> ProfileRegistry:
     """A host without any mechanism that confines."""
     resources = HostResources(secrets={"key": Secret(env="KEY")})
-    supervisor = Supervisor(confiner=HostConfiner((), HostPaths(), resources=resources))
+    supervisor = Supervisor(confiner=HostConfiner(Mechanisms(), HostPaths(), resources=resources))
     return ProfileRegistry(profiles, workspaces=DataDir(folder), supervisor=supervisor)
 
 
