@@ -177,12 +177,16 @@ class ProfileRegistry:
             return await _guarded(adapter.spawn(spawn, sink))
         confiner, worker_id = self._supervisor.confiner, spawn.worker_id
         try:
-            folder = (await asyncio.to_thread(self._workspaces.worker_folder, worker_id)).absolute()
-            sandbox = await confiner.enclose(worker_id, profile.sandbox_request, folder, spawn, sink)
+            async with asyncio.timeout(profile.start_timeout_s):
+                folder = (await asyncio.to_thread(self._workspaces.worker_folder, worker_id)).absolute()
+                sandbox = await confiner.enclose(worker_id, profile.sandbox_request, folder, spawn, sink)
         except ConfinementRefused as refused:
             return BackendAnswer("rejected", f"profile {self._selected(spawn.request)}: {refused}")
+        except TimeoutError:
+            late = f"its folder was not ready within {profile.start_timeout_s:g} seconds (start_timeout_s)"
+            return BackendAnswer("errored", late)
         except (OSError, StoreUnsupported) as error:
-            return BackendAnswer("errored", failure_text(error))
+            return BackendAnswer("errored", f"its programs could not be started: {failure_text(error)}")
         enclosure = confiner.of(worker_id)
         if enclosure is not None and enclosure.problem is not None:
             self._unconfined.note(self._selected(spawn.request), enclosure.problem)

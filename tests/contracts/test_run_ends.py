@@ -600,7 +600,7 @@ async def test_a_shell_that_takes_no_input_can_be_interrupted(new_harness: NewHa
             await asyncio.sleep(0.01)
     after = await harness.begin(HANG)
     async with asyncio.timeout(DEADLINE_S):
-        while await asyncio.to_thread(_contents, harness.home.parent / "script") != HANG["shell"]:
+        while await asyncio.to_thread(_contents, harness.home.parent / "scripts" / "script") != HANG["shell"]:
             await asyncio.sleep(0.01)
 
     async with asyncio.timeout(DEADLINE_S):

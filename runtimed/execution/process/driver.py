@@ -79,7 +79,8 @@ class ProcessDriver:
 
     @property
     def _is_confined(self) -> bool:
-        return self._supervisor.confiner.of(self._worker_id) is not None
+        enclosure = self._supervisor.confiner.of(self._worker_id)
+        return enclosure is not None and enclosure.confines
 
     def refusal(self, dispatch: Dispatch) -> BackendAnswer | None:
         if protocol.input_line(dispatch) is None:

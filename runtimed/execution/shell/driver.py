@@ -95,7 +95,8 @@ class ShellDriver:
 
     @property
     def _is_confined(self) -> bool:
-        return self._supervisor.confiner.of(self._worker_id) is not None
+        enclosure = self._supervisor.confiner.of(self._worker_id)
+        return enclosure is not None and enclosure.confines
 
     def refusal(self, dispatch: Dispatch) -> BackendAnswer | None:
         if dispatch.input.kind != "user":
