@@ -330,7 +330,8 @@ def find_site() -> Iterator[FindSite]:
         def find(user: User, mechanism: Mechanism) -> Site:
             if (user, mechanism) not in found:
                 place = stack.enter_context(new_place(user, ABSENT[mechanism]))
-                mode = "off" if mechanism == "none" else "required"
+                is_held = user == "another user" or mechanism == "bubblewrap"
+                mode = "off" if mechanism == "none" else "required" if is_held else "best"
                 daemon = stack.enter_context(new_daemon(place, mode))
                 found[user, mechanism] = Site(place, daemon, *stack.enter_context(new_neighbor(place)))
             return found[user, mechanism]

@@ -39,6 +39,9 @@ SECRETS, MOUNTS = Path(SECRETS_FOLDER), Path(MOUNTS_FOLDER)
 TMP = "tmp"
 """The folder in a Worker's own folder that its programs see as /tmp."""
 
+GIT_WITHOUT_SYSTEM = {"GIT_CONFIG_NOSYSTEM": "1"}
+"""Git fails over a configuration of the system that is there and cannot be read, as under Landlock."""
+
 NO_MECHANISM = "this host has neither bubblewrap nor Landlock: install bubblewrap"
 
 log = logging.getLogger(__name__)
@@ -150,7 +153,10 @@ class HostConfiner:
             reach = Reach(binds, hidden=self._paths.hidden, uid=uid, mapped=mapped, network="none")
             if mapped or mechanism.problem(reach) is None:  # finding out costs as much as the program itself
                 sandbox = Sandbox(mechanism.mechanism, reach.network)
-                return WorkerEnclosure(sandbox, mechanism, view.owner, reach, Owned(view.writable, (), uid), {})
+                variables = {} if mechanism.has_own_files else GIT_WITHOUT_SYSTEM
+                return WorkerEnclosure(
+                    sandbox, mechanism, view.owner, reach, Owned(view.writable, (), uid), variables
+                )
         return None
 
     async def hand_over(self, spare: WorkerId, worker_id: WorkerId, root: int) -> None:
@@ -180,7 +186,7 @@ class HostConfiner:
         problems = []
         for mechanism in self._mechanisms:
             reach, owned = self._reach(place, has_user=mechanism.has_own_files)
-            problem = mechanism.problem(reach)
+            problem = mechanism.problem(reach) or self._user_problem(place, mechanism)
             if problem is None:
                 sandbox = Sandbox(mechanism.mechanism, reach.network)
                 variables = self._variables(place, mechanism)
@@ -190,6 +196,12 @@ class HostConfiner:
         if place.request.policy.mode == "required":
             raise ConfinementRefused(f"sandbox.mode is required: {reason}")
         return attrs.evolve(_unconfined(place), problem=reason)
+
+    def _user_problem(self, place: "Placement", mechanism: Confinement) -> str | None:
+        """Return why a Worker of a root daemon can't have a user of its own, if it has to."""
+        if place.request.policy.mode != "required" or self._users is None or mechanism.has_own_files:
+            return None
+        return f"{mechanism.mechanism} gives Workers no users of their own: run the daemon as an ordinary user"
 
     def _grants(self, request: SandboxRequest, spawn: Spawn | None) -> Grants:
         if spawn is None:
@@ -251,8 +263,7 @@ class HostConfiner:
 
     def _variables(self, place: "Placement", mechanism: Confinement) -> dict[str, str]:
         found = {"TMPDIR": "/tmp" if mechanism.has_own_files else str(place.folder / TMP)}  # noqa: S108 its own
-        if not mechanism.has_own_files:  # git fails over a configuration that is there and cannot be read
-            found["GIT_CONFIG_NOSYSTEM"] = "1"
+        found |= {} if mechanism.has_own_files else GIT_WITHOUT_SYSTEM
         if place.request.policy.home == "worker":
             found["HOME"] = str(place.folder / HOME)
         if mechanism.has_own_files and self._users is not None:
