@@ -13,7 +13,7 @@ MAX_REQUESTS = 256
 
 KEEPALIVE_S = 15.0
 MAX_HEADER_BYTES = 32 * 2**10
-READ_BYTES = 128 * 2**10
+READ_BYTES = 64 * 2**10
 """How much of a response is read ahead of a Worker that reads slowly; twice as much may be held."""
 
 SILENCE_S = 60.0
