@@ -9,10 +9,10 @@ import socket
 import sys
 
 from benchmarks import loop
-from runtimed.execution.confinement.policy import Gateway, Secret
-from runtimed.execution.network.gateway import GatewayService
-from runtimed.execution.network.secrets import Secrets
-from runtimed.execution.network.upstreams import Upstreams
+from runtimed.execution.confinement.secrets import Secrets
+from runtimed.execution.policy import Gateway, Secret
+from runtimed.gateways.gateway import GatewayService
+from runtimed.gateways.upstreams import Upstreams
 
 MAX_BYTES = 2**40
 

@@ -9,6 +9,7 @@ from benchmarks.cases import (
     confined_spawn,
     durable_input,
     fan_out,
+    gateway,
     interactive,
     latency,
     memory,
@@ -38,6 +39,7 @@ MODULES = (
     interactive,
     warm_create,
     confined_spawn,
+    gateway,
     scaling,
 )
 CASES: dict[str, Callable[[Plan], Sequence[Finding]]] = {

@@ -85,6 +85,18 @@ def test_a_quick_run_measures_the_create_of_a_warm_agent(folder: Path, tmp_path:
     assert not list(folder.iterdir())
 
 
+def test_a_quick_run_measures_the_stream_and_the_first_byte_of_a_gateway(folder: Path, tmp_path: Path) -> None:
+    written = tmp_path / "result.json"
+
+    done = run("--quick", "gateway", "--folder", str(folder), "--json", str(written))
+
+    assert done.returncode == 0, done.stderr
+    rows = json.loads(written.read_text())["rows"]
+    assert [row["case"] for row in rows] == ["gateway: streamed bytes", "gateway: first byte"]
+    assert all(sound(row) for row in rows)
+    assert not list(folder.iterdir())
+
+
 def test_an_unknown_case_is_a_usage_error_that_names_the_known_ones() -> None:
     done = run("nothing")
     assert done.returncode == 2
