@@ -223,10 +223,9 @@ def test_a_run_beside_a_daemon_that_is_killed_ends_at_once_which_a_line_reports(
 def test_a_command_that_is_killed_takes_the_daemon_and_its_workers_with_it(
     start: Exec, tmp_path: Path, user_folders: Path
 ) -> None:
-    file = tmp_path / "file"
-    file.touch()
-    process = start("--", *CTL.split(), "run", "--", "sh", "-c", f"exec tail -f {file}")
-    until(lambda: programs_with(str(file)), "the program of the Worker runs")
+    mark = str(tmp_path / "mark")
+    process = start("--", *CTL.split(), "run", "--", "sh", "-c", f"exec sh -c 'sleep 600; true' {mark}")
+    until(lambda: programs_with(mark), "the program of the Worker runs")
     assert list(user_folders.glob("runtimed-*"))
     daemon = daemon_of(process.pid)
     [command] = [child for child in children_of(process.pid) if child != daemon]
@@ -235,7 +234,7 @@ def test_a_command_that_is_killed_takes_the_daemon_and_its_workers_with_it(
 
     assert completed(process) == (137, "", "")
     assert has_ended(daemon)
-    until(lambda: not programs_with(str(file)), "the program of the Worker has ended")
+    until(lambda: not programs_with(mark), "the program of the Worker has ended")
     assert not list(user_folders.glob("runtimed-*")), "the folder of the daemon is gone"
 
 
@@ -252,12 +251,13 @@ def daemon_of(pid: int) -> int:
 def test_the_daemon_ends_with_its_workers_even_if_exec_is_killed(start: Exec, tmp_path: Path) -> None:
     script = f"""
         {CTL} workers create --profile builtin:shell --capability shell -o name
-        {CTL} workers input worker-00000001 'echo $$ >{tmp_path}/shell; sleep 600'
+        {CTL} workers input worker-00000001 'sleep 600'
+        {CTL} workers wait worker-00000001 --for busy
         echo "${{RUNTIMECTL_URL#unix:}}" >{tmp_path}/socket
         exec sleep 600
     """
     process = start("--", "sh", "-c", script)
-    until(lambda: read(tmp_path / "shell") and read(tmp_path / "socket"), "the Worker runs")
+    until(lambda: read(tmp_path / "socket"), "the Worker runs")
     socket = Path((tmp_path / "socket").read_text().strip())
     assert stat.S_ISSOCK(socket.stat().st_mode)
     children, daemon = children_of(process.pid), daemon_of(process.pid)

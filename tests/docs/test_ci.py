@@ -73,7 +73,8 @@ async def test_the_configuration_of_the_page_passes_variables_on(page: ReadPage,
 
 async def test_the_agent_of_the_page_works_in_the_folder(page: ReadPage, job: Path) -> None:
     (job / "script.json").write_text(ANSWER)
-    add_program(job / "bin" / "opencode", f"exec {sys.executable} {AGENT} {job}/script.json")
+    (job / "agent.py").write_text(AGENT.read_text())
+    add_program(job / "bin" / "opencode", f"exec {sys.executable} {job}/agent.py {job}/script.json")
     ended = await run(job, page(PAGE).blocks("sh")[1])
     assert (ended.returncode, ended.stdout, ended.stderr) == (0, "They pass now.\n", "")
 

@@ -46,7 +46,11 @@ SETTINGS = {"denying": 'permissions = "deny"', "hasty": "permission_timeout_s = 
 
 
 class Jobs:
-    """A daemon, and `runtimectl` to run jobs in it."""
+    """A daemon, and `runtimectl` to run jobs in it.
+
+    Attributes:
+        shared: A folder in which confined Workers can make files too.
+    """
 
     def __init__(self, folder: Path, store: str = "memory") -> None:
         self.folder = folder
@@ -60,6 +64,9 @@ class Jobs:
         }
         for name in ("run", "config"):
             (folder / name).mkdir(mode=0o700, parents=True, exist_ok=True)
+        self.shared = folder / "shared"
+        self.shared.mkdir()
+        self.shared.chmod(0o777)
         self.repository = _repository(folder / "repository")
         self.config = folder / "daemon.toml"
         self.config.write_text("\n".join(_profiles(folder)))
@@ -93,6 +100,7 @@ class Jobs:
 
 
 def _profiles(folder: Path) -> Iterator[str]:
+    yield f"[sandbox]\nwritable = [{json.dumps(str(folder / 'shared'))}]"
     for name, steps in AGENTS.items():
         script = folder / f"{name}.json"
         script.write_text(json.dumps({"session/prompt": [steps]}))

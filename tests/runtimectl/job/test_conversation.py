@@ -201,7 +201,7 @@ def test_a_daemon_that_is_killed_is_waited_for_or_not(durable: Jobs, when_gone: 
     events = durable.folder / "events"
     args = ("--when-gone", when_gone, "--events", str(events), "--keep", "-o", "json")
     with ExitStack() as at_end:
-        process = durable.start(*args, "--", "sh", "-c", f"touch {durable.folder}/begun; echo said; sleep 600")
+        process = durable.start(*args, "--", "sh", "-c", f"touch {durable.shared}/begun; echo said; sleep 600")
         at_end.callback(process.communicate)
         at_end.callback(process.kill)
         _until_said(durable)

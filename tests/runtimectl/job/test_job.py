@@ -55,10 +55,8 @@ def test_invalid_utf8_is_replaced(jobs: Jobs) -> None:
     assert jobs.run("--", "printf", r"a\377b\303\n").stdout == "a\ufffdb\ufffd\n"
 
 
-def test_output_is_printed_as_it_comes_and_an_open_stdin_holds_nothing_up(
-    jobs: Jobs, started: Start, tmp_path: Path
-) -> None:
-    gate = tmp_path / "gate"
+def test_output_is_printed_as_it_comes_and_an_open_stdin_holds_nothing_up(jobs: Jobs, started: Start) -> None:
+    gate = jobs.shared / "second"
     script = f"echo first; while [ ! -e {gate} ]; do sleep 0.05; done; echo second"
     process = started("--", "sh", "-c", script, stdin=subprocess.PIPE)
     assert process.stdout is not None
@@ -259,8 +257,8 @@ def test_a_worktree_with_uncommitted_work_is_not_deleted_which_a_line_reports(
     assert (jobs.ctl("workers", "get", worker_id).returncode == 3) is is_deleted
 
 
-def test_a_detached_run_prints_its_worker_and_goes_on(jobs: Jobs, tmp_path: Path) -> None:
-    gate = tmp_path / "gate"
+def test_a_detached_run_prints_its_worker_and_goes_on(jobs: Jobs) -> None:
+    gate = jobs.shared / "detached"
     found = jobs.run("--detach", "--", "sh", "-c", f"touch {gate}; sleep 600")
     worker_id = found.stdout.strip()
     wait_for(gate)
@@ -519,9 +517,9 @@ def test_a_stderr_without_a_reader_changes_nothing(jobs: Jobs, tmp_path: Path) -
 
 @pytest.mark.parametrize(("options", "code"), [((), 143), (("--timeout", "5"), 124)])
 def test_a_stdout_that_takes_nothing_keeps_neither_a_signal_nor_a_timeout_from_ending_the_run(
-    jobs: Jobs, started: Start, tmp_path: Path, options: tuple[str, ...], code: int
+    jobs: Jobs, started: Start, options: tuple[str, ...], code: int
 ) -> None:
-    gate = tmp_path / "gate"
+    gate = jobs.shared / f"full-{code}"
     reading, writing = os.pipe()
     script = f"head -c 300000 /dev/zero; touch {gate}; sleep 600"
     process = started(*options, "--", "sh", "-c", script, stdout=writing)
