@@ -48,7 +48,7 @@ from runtimed.model.workspace import Workspace, WorkspaceDiff
 
 DEFAULT_REQUEST = CreateWorkerRequest()
 ALL_WORKERS = WorkerFilter()
-NO_SANDBOX = HostSandbox("off", "none", "host")
+NO_SANDBOX = HostSandbox("off", "none", "host", ())
 """How Workers are confined where nothing knows profiles: not at all."""
 
 CUT = "the daemon ended during the run"

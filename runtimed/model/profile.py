@@ -57,7 +57,7 @@ class HostSandbox:
     mode: SandboxMode
     mechanism: Mechanism
     network: NetworkReach
-    mechanisms: tuple[MechanismCheck, ...] = ()
+    mechanisms: tuple[MechanismCheck, ...]
 
 
 @value

@@ -221,7 +221,7 @@ class Unconfined:
         ]
 
     def host_sandbox(self, policy: SandboxPolicy) -> HostSandbox:
-        return HostSandbox(policy.mode, UNCONFINED.mechanism, UNCONFINED.network)
+        return HostSandbox(policy.mode, UNCONFINED.mechanism, UNCONFINED.network, ())
 
     def of(self, worker_id: WorkerId | None) -> Enclosure | None:
         return None
