@@ -32,6 +32,8 @@ def configure(
 ) -> None:
     """Configure a profile for each program, for a Daemon in this folder. Programs can import the benchmarks.
 
+    They are not confined: they read files of the run, and what confinement costs is measured apart.
+
     Args:
         folder: The folder of the Daemon.
         programs: The commands by the names of their profiles.
@@ -45,7 +47,7 @@ def configure(
         f"env = {{ PYTHONPATH = {json.dumps(str(REPOSITORY))} }}\nwarm = {(warm or {}).get(name, 0)}\n"
         for name, command in programs.items()
     )
-    file.write_text("\n".join(tables))
+    file.write_text("\n".join(['[sandbox]\nmode = "off"\n', *tables]))
 
 
 def request(name: str) -> dict[str, Any]:

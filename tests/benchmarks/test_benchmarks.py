@@ -1,5 +1,6 @@
 import json
 import math
+import os
 import subprocess
 import sys
 import tempfile
@@ -8,6 +9,9 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+
+from runtimed.execution.confinement.probe import find_bubblewrap
+from runtimed.execution.policy import FIRST_UID
 
 REPOSITORY = Path(__file__).parents[2]
 
@@ -94,6 +98,18 @@ def test_a_quick_run_measures_the_stream_and_the_first_byte_of_a_gateway(folder:
     rows = json.loads(written.read_text())["rows"]
     assert [row["case"] for row in rows] == ["gateway: streamed bytes", "gateway: first byte"]
     assert all(sound(row) for row in rows)
+
+
+def test_a_quick_run_measures_a_confined_program(folder: Path, tmp_path: Path) -> None:
+    if find_bubblewrap(FIRST_UID if os.geteuid() == 0 else None)[1] is None:
+        pytest.skip("bubblewrap does not work here")
+    written = tmp_path / "result.json"
+
+    done = run("--quick", "confined_spawn", "--folder", str(folder), "--json", str(written))
+
+    assert done.returncode == 0, done.stderr
+    (row,) = json.loads(written.read_text())["rows"]
+    assert sound(row)
     assert not list(folder.iterdir())
 
 
