@@ -22,6 +22,7 @@ from runtimed.execution.acp.saved_session import SavedSession, digest_of, load, 
 from runtimed.execution.acp.session_config import configure
 from runtimed.execution.acp.terminals import Terminals
 from runtimed.execution.acp.warm_pool import WarmAgent, WarmPool
+from runtimed.execution.processes.confinement import FileRules
 from runtimed.execution.processes.environment import environment
 from runtimed.execution.processes.supervisor import Supervisor
 from runtimed.execution.profile import Profile
@@ -117,8 +118,7 @@ class Handshake:
 
     async def renew_home(self, opened: Opened) -> Alert | None:
         """Make the Worker's folder again if it is gone, with the saved session, and return an alert about that."""
-        enclosure = self._supervisor.confiner.of(self._spawn.worker_id)
-        renewed = await self._place.renewed(is_confined=enclosure is not None and enclosure.confines)
+        renewed = await self._place.renewed(is_confined=self._rules is not None)
         if renewed is not None:
             with contextlib.suppress(OSError):
                 await self._save(opened.saved)
@@ -168,7 +168,13 @@ class Handshake:
         self.note = self._place.make()
         self._folders = self._place.folders
         former = {} if self._former is None else {self._former: self._place.own}
-        return Roots(self._folders, self._supervisor.confiner.of(self._spawn.worker_id), former)
+        return Roots(self._folders, self._rules, former)
+
+    @property
+    def _rules(self) -> FileRules | None:
+        """What the Worker may do with files; None if nothing confines it."""
+        enclosure = self._supervisor.confiner.of(self._spawn.worker_id)
+        return enclosure if enclosure is not None and enclosure.confines else None
 
     async def _session(self, agent: Agent, inbox: Inbox, history: Sequence[Entry] | None) -> Opened:
         if history is None:

@@ -109,6 +109,8 @@ class Bubblewrap:
         pid_pipe, hold = None, None
         if reach.has_listeners:
             (pid_pipe, told), (holding, hold) = opened.pipe(), opened.pipe()
+            os.set_blocking(pid_pipe, False)
+            os.set_blocking(hold, False)
             options += ["--info-fd", str(told), "--block-fd", str(holding)]
         told_options = opened.file(b"".join(os.fsencode(option) + b"\0" for option in options))
         inherited = tuple(fd for fd in opened.descriptors if fd not in {pid_pipe, hold})

@@ -334,13 +334,14 @@ class HostConfiner:
         return (self._users.of(place.worker_id), deciding) if owner == 0 else (owner, ())
 
     def _owner(self, view: View) -> tuple[int | None, tuple[Path, ...]]:
-        """Return the user that a view belongs to, and what else in it belongs to root."""
+        """Return the user that a view belongs to, and what of root it reads."""
         if self._users is None:
             return None, ()
         owner = view.owner.lstat().st_uid
         if owner == 0:
             return None, ()
-        return owner, tuple(path for path in _apart((*view.readable, *view.writable)) if path.stat().st_uid == 0)
+        read = [path for path in _apart(view.readable) if path.exists() and not _is_within(path, view.writable)]
+        return owner, tuple(path for path in read if path.stat().st_uid == 0)
 
 
 def _unconfined(place: "Placement") -> WorkerEnclosure:

@@ -315,7 +315,8 @@ async def _held_process(launch: Launch, root: int) -> tuple[int, int | None] | N
         pid, namespace = info["child-pid"], info.get("net-namespace")
     except (ValueError, KeyError, TypeError, AttributeError):
         return None
-    return (pid, namespace) if pid in CONFINED.members(root, "") else None
+    members = await asyncio.to_thread(CONFINED.members, root, "")
+    return (pid, namespace) if pid in members else None
 
 
 def _abandon(root: subprocess.Popen[bytes], mark: str, kept: Containment) -> None:

@@ -136,6 +136,29 @@ async def test_files_and_folders_that_are_written_for_a_confined_agent_belong_to
     assert (await confined.told(read(confined.home / "a" / "b")))[0]["result"]["content"] == "three"
 
 
+async def test_what_is_written_into_a_folder_of_root_belongs_to_root_as_if_the_agent_had_written_it(
+    confined: Confined, group_of_root: None
+) -> None:
+    os.chown(confined.shared, 0, 0)
+    confined.shared.chmod(0o700)
+    (confined.shared / "other").mkdir(mode=0o700)
+    (confined.shared / "other" / "file").write_text(SECRET)
+    os.chown(confined.shared / "other", 1000, 1000)
+    await confined.spawn()
+
+    written, read_back, refused = await confined.told(
+        write(confined.shared / "c" / "d", "two"),
+        read(confined.shared / "c" / "d"),
+        read(confined.shared / "other" / "file"),
+    )
+    own = f"text(open({str(confined.shared / 'c' / 'd')!r}).read())"
+
+    assert (written, read_back) == ({"result": {}}, {"result": {"content": "two"}})
+    assert refused["error"]["message"] == "Permission denied"
+    assert await confined.run([["call_python", own], ["end"]]) == "two"
+    assert {path.stat().st_uid for path in (confined.shared / "c", confined.shared / "c" / "d")} == {0}
+
+
 async def test_the_daemon_reads_and_writes_nothing_for_a_confined_agent_that_its_user_could_not(
     confined: Confined, group_of_root: None
 ) -> None:
