@@ -13,8 +13,12 @@ def _alerts(daemon: Daemon, worker_id: str) -> list[str]:
     return [payload["data"]["message"] for payload in told if payload["event"] == "alert"]
 
 
-def test_a_script_that_removes_the_folder_of_its_worker_does_not_lose_the_worker(launch: Launch, store: str) -> None:
-    daemon = launch(store=store).ready()
+def test_a_script_that_removes_the_folder_of_its_worker_does_not_lose_the_worker(
+    launch: Launch, store: str, tmp_path: Path
+) -> None:
+    config = tmp_path / "unconfined.toml"
+    config.write_text('[sandbox]\nmode = "off"\n')
+    daemon = launch("--config", str(config), store=store).ready()
     worker_id = daemon.shell()
 
     daemon.run(worker_id, 'cd ..; rm -rf "$PWD"')

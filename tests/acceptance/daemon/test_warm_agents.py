@@ -8,15 +8,22 @@ from tests.acceptance.daemon.conftest import Daemon, Launch, Until
 from tests.execution.acp.conftest import Roll
 
 AGENT = Path(__file__).parents[2] / "execution" / "acp" / "agent.py"
+AGENTS = "agents"
+"""The folder that agents write to."""
+
 REQUEST = {"profile": {"kind": "builtin", "value": "builtin:coder"}}
 
 
 def _configure(folder: Path, mode: str = "first", idle_s: float = 3600) -> Path:
-    """Write a configuration whose agents enroll, and get `mode` in their environment."""
-    script = folder / "script.json"
+    """Write a configuration whose agents enroll in AGENTS, and get `mode` in their environment."""
+    noted = folder / AGENTS
+    noted.mkdir(exist_ok=True)
+    noted.chmod(0o777)
+    script = noted / "script.json"
     script.write_text(json.dumps({"start": [["enroll"]]}))
     command = json.dumps([sys.executable, str(AGENT), str(script)])
     profile = f'backend = "acp"\ncommand = {command}\nenv = {{ MODE = "{mode}" }}\nwarm = 1\n'
+    profile += f'[profiles."builtin:coder".sandbox]\nwritable = ["{noted}"]\n'
     config = folder / "config.toml"
     config.write_text(f'warm_idle_s = {idle_s}\n[profiles."builtin:coder"]\n{profile}')
     return config
@@ -25,7 +32,7 @@ def _configure(folder: Path, mode: str = "first", idle_s: float = 3600) -> Path:
 def test_a_warm_agent_waits_from_the_start_outlives_no_daemon_and_no_profile_and_is_the_first_workers(
     launch: Launch, tmp_path: Path, until: Until
 ) -> None:
-    options, store, roll = ("--config", str(_configure(tmp_path))), tmp_path / "store", Roll(tmp_path)
+    options, store, roll = ("--config", str(_configure(tmp_path))), tmp_path / "store", Roll(tmp_path / AGENTS)
     killed = launch(*options, store=f"fs:{store}").ready()
     until(lambda: roll.names)
     killed.kill()
@@ -53,7 +60,7 @@ def test_a_warm_agent_waits_from_the_start_outlives_no_daemon_and_no_profile_and
 def test_a_warm_agent_that_nobody_needs_for_warm_idle_s_is_ended(
     launch: Launch, tmp_path: Path, until: Until
 ) -> None:
-    roll = Roll(tmp_path)
+    roll = Roll(tmp_path / AGENTS)
     daemon = launch("--config", str(_configure(tmp_path, idle_s=0.2))).ready()
 
     until(lambda: roll.names and roll.is_gone(roll.names[0]))

@@ -14,7 +14,8 @@ import pytest
 from tests.acceptance.daemon.conftest import Answer, Daemon, Launch, Until
 
 SHELL = {"kind": "builtin", "value": "builtin:shell"}
-GIT = ("git", "-c", "user.name=tester", "-c", "user.email=tester@example.org", "-c", "init.defaultBranch=main")
+OWN = ("user.name=tester", "user.email=tester@example.org", "init.defaultBranch=main", "safe.directory=*")
+GIT = ("git", *(word for setting in OWN for word in ("-c", setting)))
 COMMIT = "git -c user.name=agent -c user.email=agent@example.org commit -q"
 DELETED = 204
 
@@ -51,7 +52,9 @@ def configured(launch: Launch, tmp_path: Path, repository: Path) -> Launch:
     file = tmp_path / "workspaces.toml"
     file.write_text(f'workspace_roots = ["{repository.parent}"]\n{tables}')
 
-    def start(store: str = f"fs:{tmp_path / 'store'}", **given: Any) -> Daemon:
+    def start(store: str = f"fs:{tmp_path / 'store'}", *, readonly: str = "", **given: Any) -> Daemon:
+        if readonly:
+            file.write_text(f'{file.read_text()}[sandbox]\nreadonly = ["{readonly}"]\n')
         return launch("--config", str(file), store=store, **given).ready()
 
     return start
@@ -305,7 +308,7 @@ def test_a_kill_in_the_middle_of_a_preparation_leaves_no_half_worktree(
     slow.mkdir()
     real = shutil.which("git")
     (slow / "git").write_text(
-        f'#!/bin/sh\ncase "$*" in *"worktree add"*) "{real}" "$@"; touch "{tmp_path}/half"; exec sleep 600;; esac\n'
+        f'#!/bin/sh\ncase "$*" in *"worktree add"*) "{real}" "$@"; touch "$GIT_DIR/half"; exec sleep 600;; esac\n'
         f'exec "{real}" "$@"\n'
     )
     (slow / "git").chmod(0o755)
@@ -322,7 +325,7 @@ def test_a_kill_in_the_middle_of_a_preparation_leaves_no_half_worktree(
     )
     with socket.create_connection(daemon.address) as connection:
         connection.sendall(head + json.dumps(request).encode())
-        until((tmp_path / "half").exists)
+        until((repository / ".git" / "half").exists)
         daemon.process.send_signal(signal.SIGKILL)
         daemon.ended()
     assert len(git(repository, "worktree", "list").splitlines()) == 2
@@ -454,9 +457,11 @@ def test_a_submodule_with_work_of_its_own_is_not_thrown_away(
     library = make_repository(tmp_path / "library")
     git(repository, "-c", "protocol.file.allow=always", "submodule", "--quiet", "add", str(library), "library")
     git(repository, "commit", "-q", "-m", "library")
-    daemon = configured()
+    daemon = configured(readonly=str(library))
     worker_id = shell(daemon, ("cwd", "repo:worktree"))
-    fetch = "git -c protocol.file.allow=always submodule --quiet update --init"
+    fetch = (
+        "git config --global safe.directory '*'; git -c protocol.file.allow=always submodule --quiet update --init"
+    )
 
     daemon.run(worker_id, f"{fetch}; echo x >> library/README")
     stop(daemon, worker_id)
@@ -542,7 +547,7 @@ def test_a_workspace_that_is_unknown_or_gone_is_an_error_of_its_own(configured: 
 
     assert "nope" in daemon.call("GET", f"{path}/nope/diff").refused(404, "workspace_not_found")
     assert daemon.call("GET", f"/v1/workers/{daemon.unknown_worker()}/workspaces").refused(404, "worker_not_found")
-    daemon.run(worker_id, 'rm -rf "$PWD"')
+    shutil.rmtree(said(daemon, worker_id, "pwd -P").strip())
     assert daemon.call("GET", f"{path}/cwd/diff").refused(409, "workspace_unavailable")
     stop(daemon, worker_id)
     assert delete(daemon, worker_id).status == DELETED
