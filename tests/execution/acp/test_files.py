@@ -199,6 +199,14 @@ async def test_the_daemon_shows_a_confined_agent_nothing_that_is_hidden_in_a_fol
     assert (scratch / "token").read_text() == SECRET
 
 
+async def test_files_are_written_for_an_agent_that_nothing_confines(confined: Confined) -> None:
+    confined.request = attrs.evolve(confined.request, policy=SandboxPolicy("off"))
+    await confined.spawn()
+
+    assert await confined.told(write(confined.home / "a" / "b", "one")) == [{"result": {}}]
+    assert (confined.home / "a" / "b").read_text() == "one"
+
+
 async def test_an_agent_that_was_started_ahead_works_confined_in_the_folder_of_its_worker(confined: Confined) -> None:
     confined.backend.keep_warm(600)
     async with asyncio.timeout(DEADLINE_S):

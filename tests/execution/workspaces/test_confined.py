@@ -157,7 +157,7 @@ async def test_a_repository_that_borrows_objects_is_refused_with_the_reason(host
     (objects / "info").mkdir(parents=True)
     (objects / "info" / "alternates").write_text(f"{lender}\n")
     for path in (objects, *objects.rglob("*")):
-        os.chown(path, owner, owner)
+        os.chown(path, owner, -1)
 
     answer = await host.spawn("worktree")
 
