@@ -1,5 +1,6 @@
 """What every test stands on: no blocking call on the event loop of our packages, and no leftover endpoint file."""
 
+import json
 import os
 import signal
 from collections.abc import Callable, Iterator
@@ -52,6 +53,25 @@ def user_folders(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     monkeypatch.setenv("XDG_CONFIG_HOME", str(tmp_path / "config"))
     monkeypatch.setenv("HOME", str(tmp_path / "home"))
     return tmp_path
+
+
+@pytest.fixture
+def shared(tmp_path: Path) -> Path:
+    """A folder of the test's own that confined Workers can write to, if the configuration grants it."""
+    return make_shared(tmp_path)
+
+
+def make_shared(parent: Path) -> Path:
+    """Make a folder that Workers can write to as any user."""
+    folder = parent / "shared"
+    folder.mkdir()
+    folder.chmod(0o777)
+    return folder
+
+
+def granting(*folders: Path) -> str:
+    """Return the table of a configuration by which confined Workers can write to these folders."""
+    return f"[sandbox]\nwritable = {json.dumps([str(folder) for folder in folders])}\n"
 
 
 @pytest.fixture

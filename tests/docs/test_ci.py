@@ -9,6 +9,7 @@ from pathlib import Path
 import pytest
 
 from runtimed.execution import Profile
+from runtimed.execution.policy import SandboxPolicy
 from runtimed.settings import load
 from tests.docs.conftest import DOCS, ReadPage
 from tests.runtimectl.job.conftest import AGENT
@@ -85,5 +86,7 @@ def test_the_profiles_on_the_page_are_accepted(page: ReadPage, tmp_path: Path) -
 
     profiles = load({}, str(file)).profile_table()
 
-    assert profiles["builtin:shell"] == Profile("shell", capabilities=("shell",), env_pass=("CI",), max_run_s=1200)
+    assert profiles["builtin:shell"] == Profile(
+        "shell", capabilities=("shell",), env_pass=("CI",), max_run_s=1200, sandbox=SandboxPolicy(network="host")
+    )
     assert profiles["builtin:ci-agent"].capabilities == ("read", "write", "shell")

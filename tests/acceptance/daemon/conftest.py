@@ -22,7 +22,7 @@ from websockets.sync.client import ClientConnection, connect
 
 from tests import programs
 from tests.acceptance.conftest import Shaped
-from tests.conftest import COVERAGE_VARIABLES
+from tests.conftest import COVERAGE_VARIABLES, granting, make_shared
 from tests.programs import RUNTIMED
 
 REPOSITORY = Path(__file__).parents[3]
@@ -459,6 +459,9 @@ def answered(connection: socket.socket, shaped: Shaped) -> Answer | None:
 
 def _start(home: Path, shaped: Shaped, name: str) -> Iterator[Daemon]:
     store = "memory" if name == "memory" else f"fs:{home / 'store'}"
+    config = home / "config" / "runtimed" / "config.toml"
+    config.parent.mkdir(parents=True)
+    config.write_text(granting(make_shared(home)))
     made = Daemon(home, shaped, store)
     try:
         yield _used(made.ready())

@@ -11,6 +11,7 @@ import pytest
 
 from tests.acceptance.daemon.conftest import Daemon, Launch, Until
 from tests.acceptance.daemon.test_workspaces import DELETED, delete, diff, git, listed, make_repository, stop
+from tests.conftest import granting
 
 AGENT = Path(__file__).parents[2] / "execution" / "acp" / "agent.py"
 CODER = {"kind": "builtin", "value": "builtin:coder"}
@@ -48,15 +49,15 @@ def repository(tmp_path: Path) -> Path:
 
 
 @pytest.fixture
-def start_agents(launch: Launch, tmp_path: Path, repository: Path) -> StartAgents:
+def start_agents(launch: Launch, tmp_path: Path, shared: Path, repository: Path) -> StartAgents:
     """Start a daemon with `builtin:coder`, whose agents do what a script says, and worktrees of the repository."""
 
     def start(script: dict[str, Any]) -> Daemon:
-        (tmp_path / "script.json").write_text(json.dumps(script))
-        command = json.dumps([sys.executable, str(AGENT), str(tmp_path / "script.json")])
+        (shared / "script.json").write_text(json.dumps(script))
+        command = json.dumps([sys.executable, str(AGENT), str(shared / "script.json")])
         config = tmp_path / "config.toml"
         config.write_text(
-            f'workspace_roots = ["{repository.parent}"]\n'
+            f'workspace_roots = ["{repository.parent}"]\n{granting(shared)}'
             f'[profiles."builtin:coder"]\nbackend = "acp"\ncommand = {command}\n'
             'mcp_servers = [{ name = "docs", url = "https://docs.example.org/mcp" }]\n'
             f'[workspaces."repo:worktree"]\npath = "{repository}"\nmode = "worktree"\n'
@@ -75,7 +76,7 @@ def permission(daemon: Daemon, worker_id: str, cursor: str) -> dict[str, Any]:
 
 
 def test_an_agent_gets_all_of_its_request_and_what_it_tells_of_its_session_is_shown(
-    start_agents: StartAgents, tmp_path: Path, repository: Path, until: Until
+    start_agents: StartAgents, shared: Path, repository: Path, until: Until
 ) -> None:
     able = {
         "promptCapabilities": {"image": True},
@@ -85,7 +86,7 @@ def test_an_agent_gets_all_of_its_request_and_what_it_tells_of_its_session_is_sh
     daemon = start_agents({"capabilities": able, "session/prompt": [TELLING]})
 
     def heard(method: str) -> list[dict[str, Any]]:
-        told = map(json.loads, (tmp_path / "heard.jsonl").read_text().splitlines())
+        told = map(json.loads, (shared / "heard.jsonl").read_text().splitlines())
         return [message["params"] for message in told if message.get("method") == method]
 
     worker_id = daemon.create(
@@ -139,7 +140,7 @@ def test_an_agent_gets_all_of_its_request_and_what_it_tells_of_its_session_is_sh
 
 
 def test_two_agents_work_in_one_repository_at_once_and_their_diffs_do_not_mix(
-    start_agents: StartAgents, tmp_path: Path, repository: Path, until: Until
+    start_agents: StartAgents, shared: Path, repository: Path, until: Until
 ) -> None:
     write = "Path(f'{Path.cwd().name}.txt').write_text('mine\\n'); text('written')"
     wait = "while not (script_path.parent / 'go').exists(): time.sleep(0.01)"
@@ -150,8 +151,8 @@ def test_two_agents_work_in_one_repository_at_once_and_their_diffs_do_not_mix(
 
     refused = daemon.create(**able)  # the profile's MCP server needs an agent that takes one
     assert "docs" in daemon.worker(refused)["execution"]["last_result"]["message"]
-    script = json.loads((tmp_path / "script.json").read_text())
-    (tmp_path / "script.json").write_text(json.dumps({**script, "capabilities": {"mcpCapabilities": {"http": True}}}))
+    script = json.loads((shared / "script.json").read_text())
+    (shared / "script.json").write_text(json.dumps({**script, "capabilities": {"mcpCapabilities": {"http": True}}}))
     workers = [daemon.create(**able) for _ in range(2)]
     for worker_id in workers:
         until(lambda: any(e["payload"]["event"] == "text_delta" for e in daemon.log(worker_id)))  # noqa: B023
@@ -166,7 +167,7 @@ def test_two_agents_work_in_one_repository_at_once_and_their_diffs_do_not_mix(
         assert [one["branch"] for one in listed(daemon, worker_id)] == [f"runtimed/{worker_id}"]
     assert git(repository, "branch", "--list", f"runtimed/{refused}") == ""
     assert git(repository, "status", "--porcelain") == ""
-    (tmp_path / "go").touch()
+    (shared / "go").touch()
     for worker_id in workers:
         daemon.idle(worker_id)
         stop(daemon, worker_id)

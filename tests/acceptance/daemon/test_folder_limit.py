@@ -4,6 +4,7 @@ from pathlib import Path
 from typing import Any
 
 from tests.acceptance.daemon.conftest import Daemon, Launch, Until
+from tests.conftest import granting
 
 SMALL = """
 [profiles."builtin:shell"]
@@ -18,12 +19,12 @@ mode = "copy"
 FILES = [{"name": "cwd", "reference": "team:files"}]
 
 
-def _launch(launch: Launch, tmp_path: Path) -> Daemon:
+def _launch(launch: Launch, tmp_path: Path, shared: Path) -> Daemon:
     files = tmp_path / "files"
     files.mkdir()
     (files / "given").write_bytes(bytes(1_000_000))
     config = tmp_path / "config.toml"
-    config.write_text(SMALL.format(files=files))
+    config.write_text(SMALL.format(files=files) + granting(shared))
     return launch("--config", str(config), store=f"fs:{tmp_path / 'store'}").ready()
 
 
@@ -39,9 +40,9 @@ def _said(daemon: Daemon, worker_id: str, script: str) -> str:
 
 
 def test_a_worker_that_fills_its_folder_is_ended_alone_and_its_deletion_removes_all(
-    launch: Launch, tmp_path: Path, until: Until
+    launch: Launch, tmp_path: Path, shared: Path, until: Until
 ) -> None:
-    daemon = _launch(launch, tmp_path)
+    daemon = _launch(launch, tmp_path, shared)
     full, other = daemon.shell(), daemon.shell()
     _said(daemon, other, "kept=kept; head -c 1000000 /dev/zero >little")
     folders = tmp_path / "store" / "workers"
@@ -61,15 +62,15 @@ def test_a_worker_that_fills_its_folder_is_ended_alone_and_its_deletion_removes_
 
 
 def test_what_the_daemon_made_in_the_folder_counts_and_what_is_outside_does_not(
-    launch: Launch, tmp_path: Path, until: Until
+    launch: Launch, tmp_path: Path, shared: Path, until: Until
 ) -> None:
-    daemon = _launch(launch, tmp_path)
+    daemon = _launch(launch, tmp_path, shared)
     copied = daemon.create(
         profile={"kind": "builtin", "value": "builtin:shell"},
         requested_capabilities=[{"name": "shell"}],
         workspace_refs=FILES,
     )
-    assert _said(daemon, copied, f"head -c 9000000 /dev/zero >{tmp_path}/outside; wc -c <given") == "1000000\n"
+    assert _said(daemon, copied, f"head -c 9000000 /dev/zero >{shared}/outside; wc -c <given") == "1000000\n"
 
     events = daemon.run(copied, "head -c 9000000 /dev/zero >big; sleep 1000")
 

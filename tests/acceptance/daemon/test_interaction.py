@@ -18,9 +18,9 @@ def _names(events: list[Any]) -> list[str]:
 
 
 @pytest.fixture
-def gate(tmp_path: Path) -> Path:
+def gate(daemon: Daemon) -> Path:
     """A script that waits for this file goes on once it is there."""
-    return tmp_path / "gate"
+    return daemon.home / "shared" / secrets.token_hex(4)
 
 
 def _waiting(gate: Path, before: str = "", after: str = "") -> str:

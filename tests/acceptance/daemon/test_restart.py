@@ -183,7 +183,7 @@ def test_a_run_that_was_cut_is_closed_by_an_error_and_a_run_end_and_never_run_ag
 ) -> None:
     daemon = durable().ready()
     worker_id = daemon.shell()
-    runs = tmp_path / "runs"
+    runs = tmp_path / "store" / "workers" / worker_id / "home" / "runs"
     with daemon.observe(worker_id) as observer:
         observer.envelope()
         daemon.input(worker_id, f"echo run >> '{runs}'; echo hello; sleep 1000")

@@ -14,6 +14,7 @@ from typing import Any
 import pytest
 
 from tests import programs
+from tests.conftest import granting, make_shared
 from tests.programs import RUNTIMECTL
 from tests.runtimectl.conftest import DEADLINE_S, ROOT, Daemon
 
@@ -64,9 +65,7 @@ class Jobs:
         }
         for name in ("run", "config"):
             (folder / name).mkdir(mode=0o700, parents=True, exist_ok=True)
-        self.shared = folder / "shared"
-        self.shared.mkdir()
-        self.shared.chmod(0o777)
+        self.shared = make_shared(folder)
         self.repository = _repository(folder / "repository")
         self.config = folder / "daemon.toml"
         self.config.write_text("\n".join(_profiles(folder)))
@@ -100,7 +99,7 @@ class Jobs:
 
 
 def _profiles(folder: Path) -> Iterator[str]:
-    yield f"[sandbox]\nwritable = [{json.dumps(str(folder / 'shared'))}]"
+    yield granting(folder / "shared")
     for name, steps in AGENTS.items():
         script = folder / f"{name}.json"
         script.write_text(json.dumps({"session/prompt": [steps]}))

@@ -22,6 +22,9 @@ ENVIRONMENT = REPOSITORY / ".venv" / "agents"
 
 USAGE = {"prompt_tokens": 11, "completion_tokens": 7, "total_tokens": 18}
 CONFIGURATION = """
+[sandbox]
+network = "host"
+
 [profiles."builtin:coder"]
 backend = "acp"
 command = ["{python}", "{agent}"]
