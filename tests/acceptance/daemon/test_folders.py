@@ -9,7 +9,7 @@ from tests.acceptance.daemon.conftest import Daemon, Launch
 from .conftest import until
 
 OF_SANDBOXES = {"scripts", "tmp"}
-"""Folders in that of a Worker that show in its sandbox to its own user. The folder above closes them to all others."""
+"""Folders in that of a Worker that its own user sees in its sandbox. The folder above closes them to all others."""
 
 
 def _mode(path: Path) -> int:
