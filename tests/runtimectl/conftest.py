@@ -16,7 +16,7 @@ import pytest
 
 import runtimectl
 from tests import programs
-from tests.conftest import COVERAGE_VARIABLES
+from tests.conftest import COVERAGE_VARIABLES, granting
 from tests.programs import RUNTIMECTL, RUNTIMED
 
 DEADLINE_S = 60
@@ -128,9 +128,12 @@ def plain_env(user_folders: Path) -> dict[str, str]:
 
 
 @pytest.fixture
-def start_daemon(env: dict[str, str]) -> Iterator[StartDaemon]:
-    """Starts a daemon with these options; without any, with a memory store."""
+def start_daemon(env: dict[str, str], user_folders: Path, shared: Path) -> Iterator[StartDaemon]:
+    """Starts a daemon with these options; without any, with a memory store. Its Workers can write to `shared`."""
     started: list[Daemon] = []
+    config = user_folders / "config" / "runtimed" / "config.toml"
+    config.parent.mkdir()
+    config.write_text(granting(shared))
 
     def start(*options: str) -> Daemon:
         started.append(Daemon(env, *(options or ("--store", "memory"))))

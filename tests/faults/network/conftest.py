@@ -23,6 +23,8 @@ REPOSITORY = Path(__file__).parents[3]
 PROGRAMS = Path(__file__).parent / "programs"
 DEADLINE_S = 30.0
 ZERO = "wo_0000000000000000"
+UNCONFINED = '[sandbox]\nmode = "off"\n'
+"""The configuration of daemons whose processes tests look at."""
 
 T = TypeVar("T")
 Call = Callable[..., Any]
@@ -75,7 +77,8 @@ class Daemon:
     """One `python -m runtimed` on an `fs:` store, its files under `home`.
 
     `without` names a protection that it runs without, see programs/unprotected.py; `settings` are those of the
-    environment, by their names.
+    environment, by their names. Its Workers are not confined, unless a configuration says so: a sandbox would end
+    processes that the daemon is to find by itself.
     """
 
     def __init__(
@@ -93,6 +96,9 @@ class Daemon:
         store = f"fs:{home / 'store'}"
         self.command = [*wrapper, sys.executable, *program, "--store", store, "--listen", listen, *options]
         self.name = secrets.token_hex(4)
+        config = home / "config" / "runtimed" / "config.toml"
+        config.parent.mkdir(parents=True, exist_ok=True)
+        config.write_text(UNCONFINED)
         self.environment = {
             "PATH": os.environ["PATH"],
             "PYTHONPATH": str(REPOSITORY),

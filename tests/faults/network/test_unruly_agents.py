@@ -17,7 +17,7 @@ import pytest
 
 from runtimed.execution.processes import cgroup, orphans
 from tests.faults.conftest import Rounds
-from tests.faults.network.conftest import Call, Daemon, Launch, Until
+from tests.faults.network.conftest import UNCONFINED, Call, Daemon, Launch, Until
 
 AGENT = Path(__file__).parent / "programs" / "agent.py"
 ACP_AGENT = Path(__file__).parents[2] / "execution" / "acp" / "agent.py"
@@ -25,7 +25,7 @@ GRACE_S = 1.0
 LOST_S = 10.0
 """The deadline for ending an agent that exceeds a limit. It is checked twice a second."""
 
-CONFIG = f"""
+CONFIG = f"""{UNCONFINED}
 [profiles."builtin:agent"]
 backend = "process"
 command = [{json.dumps(sys.executable)}, {json.dumps(str(AGENT))}]

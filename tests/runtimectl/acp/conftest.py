@@ -11,6 +11,7 @@ from typing import Any
 import pytest
 
 from tests import programs
+from tests.conftest import granting
 from tests.programs import RUNTIMECTL
 from tests.runtimectl.conftest import DEADLINE_S, Daemon
 from tests.runtimectl.library.conftest import agent_config, token_file
@@ -143,10 +144,10 @@ def project(tmp_path: Path) -> Path:
 
 
 @pytest.fixture
-def roots(tmp_path: Path) -> tuple[str, ...]:
+def roots(tmp_path: Path, shared: Path) -> tuple[str, ...]:
     """The options of a daemon that allows the editor's folder."""
     config = tmp_path / "roots.toml"
-    config.write_text(f"workspace_roots = [{json.dumps(str(tmp_path))}]\n")
+    config.write_text(f"workspace_roots = [{json.dumps(str(tmp_path))}]\n{granting(shared)}")
     return ("--config", str(config))
 
 

@@ -37,7 +37,7 @@ TAKES = "mcp_from_clients = true\n"
 
 
 def test_servers_of_the_editor_reach_the_agent_again_after_a_restart_and_are_never_shown(
-    start_editor: StartEditor, serve_agent: ServeAgent, ctl: Ctl, project: Path, tmp_path: Path
+    start_editor: StartEditor, serve_agent: ServeAgent, ctl: Ctl, project: Path, tmp_path: Path, shared: Path
 ) -> None:
     store = ("--store", f"fs:{tmp_path}/store")
     daemon = serve_agent(ABLE, *store, profile=TAKES)
@@ -49,8 +49,8 @@ def test_servers_of_the_editor_reach_the_agent_again_after_a_restart_and_are_nev
     serve_agent(ABLE, *store, profile=TAKES)
     editor.prompt(session, "two")()
 
-    assert _heard(tmp_path, "session/new") == [SERVERS]
-    assert _heard(tmp_path, "session/load") == [SERVERS]
+    assert _heard(shared, "session/new") == [SERVERS]
+    assert _heard(shared, "session/load") == [SERVERS]
     assert not [text for text in editor.texts() if "not handed on" in text]
     shown = [
         ctl("workers", "get", session, "-o", "json"),
@@ -62,7 +62,7 @@ def test_servers_of_the_editor_reach_the_agent_again_after_a_restart_and_are_nev
 
 
 def test_servers_that_the_profile_does_not_take_are_named_in_the_session_and_not_handed_on(
-    start_editor: StartEditor, serve_agent: ServeAgent, project: Path, tmp_path: Path
+    start_editor: StartEditor, serve_agent: ServeAgent, project: Path, shared: Path
 ) -> None:
     serve_agent(ABLE)
     editor = start_editor(*AGENT)
@@ -70,7 +70,7 @@ def test_servers_that_the_profile_does_not_take_are_named_in_the_session_and_not
     editor.call("session/new", cwd=str(project), mcpServers=SERVERS)
 
     wait_until(lambda: any("not handed on to this agent: issues, docs" in text for text in editor.texts()), "it")
-    assert _heard(tmp_path, "session/new") == [[]]
+    assert _heard(shared, "session/new") == [[]]
 
 
 def test_a_server_that_the_agent_cannot_use_refuses_the_session_by_its_name_and_leaves_no_worker(

@@ -132,10 +132,10 @@ def test_a_folder_that_the_daemon_does_not_allow_is_refused_with_how_to_allow_it
     assert _client(daemon).workers() == ()
 
 
-def test_a_second_prompt_waits_for_its_turn(start_editor: StartEditor, daemon: Daemon, tmp_path: Path) -> None:
+def test_a_second_prompt_waits_for_its_turn(start_editor: StartEditor, daemon: Daemon, shared: Path) -> None:
     editor = start_editor(*SHELL)
     session = editor.new_session()
-    gate = tmp_path / "gate"
+    gate = shared / "gate"
 
     first = editor.prompt(session, f"while [ ! -e {gate} ]; do sleep 0.05; done; echo first")
     wait_until(lambda: any("toolCallId" in update for update in editor.updates), "the first run")
@@ -164,10 +164,10 @@ def test_a_cancelled_prompt_is_interrupted_and_so_are_those_behind_it(
 
 
 def test_one_prompt_is_taken_back_by_its_request_and_the_one_that_runs_goes_on(
-    start_editor: StartEditor, daemon: Daemon, tmp_path: Path
+    start_editor: StartEditor, daemon: Daemon, shared: Path
 ) -> None:
     editor = start_editor(*SHELL)
-    session, gate = editor.new_session(), tmp_path / "gate"
+    session, gate = editor.new_session(), shared / "gate"
     first = editor.prompt(session, f"echo begun; while [ ! -e {gate} ]; do sleep 0.05; done; echo first")
     wait_until(lambda: editor.texts() == ["begun\n"], "the first run")
     second = editor.prompt(session, "sleep 600")
@@ -394,9 +394,9 @@ def test_an_editor_that_leaves_in_several_ways_at_once_stops_its_workers(
 
 
 def test_a_worker_that_is_being_created_when_the_editor_ends_is_stopped_too(
-    start_editor: StartEditor, serve_agent: Callable[..., Daemon], project: Path, tmp_path: Path
+    start_editor: StartEditor, serve_agent: Callable[..., Daemon], project: Path, shared: Path
 ) -> None:
-    gate = tmp_path / "gate"
+    gate = shared / "gate"
     daemon = serve_agent({"session/new": [["until_file", str(gate)], ["answer", {"sessionId": "s"}]]})
     editor = start_editor(*AGENT, "--stop-on-exit")
     editor.begin("session/new", cwd=str(project), mcpServers=[])

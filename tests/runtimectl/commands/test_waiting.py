@@ -16,8 +16,8 @@ def shell(new_worker: NewWorker) -> str:
     return new_worker(*SHELL)
 
 
-def test_the_text_of_a_run_is_printed_while_it_arrives(start_ctl: StartCtl, shell: str, tmp_path: Path) -> None:
-    gate = tmp_path / "gate"
+def test_the_text_of_a_run_is_printed_while_it_arrives(start_ctl: StartCtl, shell: str, shared: Path) -> None:
+    gate = shared / "gate"
     script = f"echo first; while [ ! -e {gate} ]; do sleep 0.05; done; printf second"
     waiting = start_ctl("workers", "input", shell, script, "--wait")
     waiting.wait_for("first")
@@ -75,8 +75,8 @@ def test_the_acknowledgement_is_printed_even_if_the_wait_ends_early(
     assert json.loads("".join(waiting.out))["ack"]["worker_ref"]["worker_id"] == shell
 
 
-def test_a_queued_script_has_its_own_exit_status(ctl: Ctl, start_ctl: StartCtl, shell: str, tmp_path: Path) -> None:
-    gate = tmp_path / "gate"
+def test_a_queued_script_has_its_own_exit_status(ctl: Ctl, start_ctl: StartCtl, shell: str, shared: Path) -> None:
+    gate = shared / "gate"
     ctl("workers", "input", shell, f"while [ ! -e {gate} ]; do sleep 0.05; done; echo before; exit 4")
     waiting = start_ctl(
         "workers", "input", shell, "echo mine; exit 5", "--when-busy", "queue", "--wait", "-o", "jsonl"

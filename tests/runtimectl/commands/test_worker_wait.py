@@ -17,10 +17,10 @@ def gated(gate: Path) -> str:
 
 
 def test_all_workers_are_waited_for_unless_one_is_enough(
-    ctl: Ctl, new_worker: NewWorker, start_ctl: StartCtl, tmp_path: Path
+    ctl: Ctl, new_worker: NewWorker, start_ctl: StartCtl, shared: Path
 ) -> None:
     idle, busy = new_worker(), new_worker(*SHELL, "--name", "builder")
-    ctl("workers", "input", busy, gated(tmp_path / "gate"))
+    ctl("workers", "input", busy, gated(shared / "gate"))
 
     one = ctl("workers", "wait", idle, "builder", "--any")
     assert (one.returncode, one.stdout, one.stderr) == (0, f"{idle}  idle\n", "")
@@ -28,16 +28,16 @@ def test_all_workers_are_waited_for_unless_one_is_enough(
     waiting = start_ctl("workers", "wait", "@last", idle)
     waiting.wait_for(f"{idle}  idle")
     assert waiting.process.poll() is None
-    (tmp_path / "gate").touch()
+    (shared / "gate").touch()
     assert waiting.finished() == 0
     assert sorted(waiting.out) == [f"{idle}  idle\n", f"{busy}  idle\n"]
 
 
 def test_more_workers_than_are_waited_for_at_a_time_take_turns(
-    ctl: Ctl, env: dict[str, str], new_worker: NewWorker, tmp_path: Path
+    ctl: Ctl, env: dict[str, str], new_worker: NewWorker, shared: Path
 ) -> None:
     busy, idle = new_worker(*SHELL), new_worker()
-    ctl("workers", "input", busy, gated(tmp_path / "gate"))
+    ctl("workers", "input", busy, gated(shared / "gate"))
     program = (
         "import sys; from runtimectl.commands import worker_wait; from runtimectl.cli import main\n"
         "worker_wait.MAX_PARALLEL, worker_wait.MAX_WAIT_S = 1, 1; sys.exit(main())"
@@ -45,19 +45,19 @@ def test_more_workers_than_are_waited_for_at_a_time_take_turns(
     command = [sys.executable, "-c", program, "workers", "wait", busy, idle, "--any"]
     found = subprocess.run(command, env=env, capture_output=True, text=True, timeout=DEADLINE_S, check=False)
     assert (found.returncode, found.stdout, found.stderr) == (0, f"{idle}  idle\n", "")
-    (tmp_path / "gate").touch()
+    (shared / "gate").touch()
 
 
 @pytest.mark.parametrize(("conditions", "met"), [("busy", "busy"), ("stopped,busy", "busy")])
 def test_the_first_condition_that_holds_is_printed(
-    ctl: Ctl, new_worker: NewWorker, tmp_path: Path, conditions: str, met: str
+    ctl: Ctl, new_worker: NewWorker, shared: Path, conditions: str, met: str
 ) -> None:
     worker = new_worker(*SHELL)
-    ctl("workers", "input", worker, gated(tmp_path / "gate"))
+    ctl("workers", "input", worker, gated(shared / "gate"))
     found = ctl("workers", "wait", worker, "--for", conditions, "-o", "json")
     body = json.loads(found.stdout)
     assert (found.returncode, body["matched"], body["worker"]["worker_id"]) == (0, met, worker)
-    (tmp_path / "gate").touch()
+    (shared / "gate").touch()
 
 
 def test_a_condition_that_cannot_come_any_more_is_exit_5(ctl: Ctl, new_worker: NewWorker) -> None:

@@ -147,9 +147,9 @@ def test_a_system_input_becomes_a_system_entry(ctl: Ctl, new_worker: NewWorker) 
     assert ctl("transcript", worker).stdout.startswith("#1 system: be brief\n")
 
 
-def test_a_wait_lasts_until_the_run_ends(ctl: Ctl, new_worker: NewWorker, tmp_path: Path) -> None:
+def test_a_wait_lasts_until_the_run_ends(ctl: Ctl, new_worker: NewWorker, shared: Path) -> None:
     worker = new_worker("--profile", "builtin:shell", "--capability", "shell")
-    proof = tmp_path / "proof"
+    proof = shared / "proof"
     found = ctl("workers", "input", worker, f"sleep 0.5; touch {proof}", "--wait")
     assert (found.returncode, found.stderr) == (0, "")
     assert proof.exists()

@@ -9,6 +9,7 @@ from typing import Any
 import pytest
 
 from runtimectl import Client
+from tests.conftest import granting
 from tests.runtimectl.conftest import Daemon
 
 AGENT = Path(__file__).parents[2] / "execution" / "acp" / "agent.py"
@@ -16,17 +17,17 @@ Script = dict[str, Any]
 
 
 @pytest.fixture
-def agent_config(tmp_path: Path) -> Callable[..., Path]:
+def agent_config(tmp_path: Path, shared: Path) -> Callable[..., Path]:
     """Writes a configuration with the profile `builtin:agent`, whose agent does what the script says.
 
-    Further lines of the profile may follow the script.
+    Further lines of the profile may follow the script. What the agent hears is in `shared`.
     """
 
     def write(script: Script, further: str = "") -> Path:
-        (tmp_path / "script.json").write_text(json.dumps(script))
-        command = json.dumps([sys.executable, str(AGENT), str(tmp_path / "script.json")])
+        (shared / "script.json").write_text(json.dumps(script))
+        command = json.dumps([sys.executable, str(AGENT), str(shared / "script.json")])
         config = tmp_path / "agent.toml"
-        roots = f"workspace_roots = [{json.dumps(str(tmp_path))}]\n"
+        roots = f"workspace_roots = [{json.dumps(str(tmp_path))}]\n{granting(shared)}"
         config.write_text(f'{roots}[profiles."builtin:agent"]\nbackend = "acp"\ncommand = {command}\n{further}')
         return config
 
