@@ -11,18 +11,22 @@ import pytest
 
 from tests.acceptance.conftest import SHAPES, check
 from tests.acceptance.daemon.conftest import Daemon, Launch, Until, until
+from tests.conftest import granting
 from tests.faults.store.ledger import Ledger
 
 UNPROTECTED = Path(__file__).parent / "programs" / "unprotected.py"
 
 
 @pytest.fixture
-def launch(tmp_path: Path) -> Iterator[Launch]:
-    """Start daemons on `store`; those that still run at the end of the test are killed.
+def launch(tmp_path: Path, scripts: Path) -> Iterator[Launch]:
+    """Start daemons on `store`, whose Workers can write to `scripts`; those that still run at the end are killed.
 
     `without` names a protection that the daemon runs without, see programs/unprotected.py; `under` is a program and
     its arguments that runs it.
     """
+    config = tmp_path / "config" / "runtimed" / "config.toml"
+    config.parent.mkdir(exist_ok=True)
+    config.write_text(granting(scripts))
     with contextlib.ExitStack() as made:
 
         def start(
@@ -57,11 +61,9 @@ def chance() -> random.Random:
 
 
 @pytest.fixture
-def scripts(tmp_path: Path) -> Path:
-    """The file in which shell Workers record what they run."""
-    folder = tmp_path / "scripts"
-    folder.mkdir()
-    return folder
+def scripts(shared: Path) -> Path:
+    """The folder in which shell Workers record what they run."""
+    return shared
 
 
 @pytest.fixture(name="until")
