@@ -19,6 +19,9 @@ def _configure(folder: Path, mode: str = "first", idle_s: float = 3600) -> Path:
     noted = folder / AGENTS
     noted.mkdir(exist_ok=True)
     noted.chmod(0o777)
+    notes = noted / "agents.jsonl"
+    notes.touch()
+    notes.chmod(0o666)  # each agent may be another user
     script = noted / "script.json"
     script.write_text(json.dumps({"start": [["enroll"]]}))
     command = json.dumps([sys.executable, str(AGENT), str(script)])

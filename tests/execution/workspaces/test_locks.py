@@ -132,10 +132,10 @@ def test_a_lock_that_cannot_be_removed_is_logged(
 ) -> None:
     touched(Path(prepared.git_dir or "") / "index.lock")
 
-    def refuse(_path: Path, missing_ok: bool = False) -> None:
+    def refuse(_path: str, *, dir_fd: int) -> None:
         raise PermissionError(errno.EPERM, os.strerror(errno.EPERM))
 
-    monkeypatch.setattr(Path, "unlink", refuse)
+    monkeypatch.setattr(os, "unlink", refuse)
 
     remove_stale_locks(prepared)
 
