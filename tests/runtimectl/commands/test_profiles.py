@@ -12,6 +12,7 @@ def configured(tmp_path: Path, start_daemon: Callable[..., Any]) -> None:
     """A daemon with a profile that is described, and one whose program is missing."""
     config = tmp_path / "config.toml"
     config.write_text(
+        '[sandbox]\nmode = "off"\n'
         '[profiles."builtin:described"]\nbackend = "shell"\ncapabilities = ["shell"]\ndescription = "for tests"\n'
         '[profiles."builtin:missing"]\nbackend = "process"\ncommand = ["no-such-program"]\n'
     )
