@@ -40,12 +40,15 @@ def pytest_asyncio_loop_factories(config: pytest.Config, item: pytest.Item) -> M
     return {"asyncio": asyncio.new_event_loop, "uvloop": uvloop.new_event_loop}
 
 
-LOOPS = {"namespace": "asyncio", "group": "uvloop"}
-"""The event loop that a test of a containment runs on: processes are contained in a thread that has no loop."""
+LOOPS = {
+    "contained": {"namespace": "asyncio", "group": "uvloop"},
+    "repository": {"this user": "asyncio", "somebody": "uvloop"},
+}
+"""The event loop that a test with a parameter runs on: a thread without a loop does what the parameter changes."""
 
 
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
-    """Pair each containment with one event loop where there are two. Each test still meets both of both."""
+    """Pair each such parameter with one event loop where there are two. Each test still meets both of both."""
     if len(pytest_asyncio_loop_factories(config, items[0])) == 1:
         return
     dropped = [item for item in items if item.path.is_relative_to(Path(__file__).parent) and _is_crossed(item)]
@@ -55,9 +58,10 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
 
 def _is_crossed(item: pytest.Item) -> bool:
     callspec = getattr(item, "callspec", None)
-    if callspec is None or not {"contained", "_asyncio_loop_factory"} <= callspec.params.keys():
+    if callspec is None or "_asyncio_loop_factory" not in callspec.params:
         return False
-    return LOOPS[callspec.params["contained"]] not in callspec.id.split("-")
+    loops = [loop_of[callspec.params[name]] for name, loop_of in LOOPS.items() if name in callspec.params]
+    return any(loop not in callspec.id.split("-") for loop in loops)
 
 
 class RecordingSink:

@@ -172,3 +172,4 @@ class WarmPool:
     async def _remove(self, folder: Path) -> None:
         await self._supervisor.confiner.release(WorkerId(folder.name))
         await asyncio.to_thread(remove_spare, self._workspaces, folder)
+        self._supervisor.confiner.forget(WorkerId(folder.name))

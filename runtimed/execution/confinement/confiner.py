@@ -175,6 +175,10 @@ class HostConfiner:
         if (enclosure := self._enclosures.pop(worker_id, None)) is not None:
             await _close(enclosure)
 
+    def forget(self, worker_id: WorkerId) -> None:
+        if self._users is not None:
+            self._users.forget(worker_id)
+
     async def close(self) -> None:
         await asyncio.gather(*map(self.release, tuple(self._enclosures)))
         await finish(*self._telling)
@@ -331,7 +335,7 @@ class HostConfiner:
         if len(owners) > 1:
             raise ConfinementRefused("workspace_refs: the folders belong to several users, and a Worker runs as one")
         owner = owners.pop()
-        return (self._users.of(place.worker_id), deciding) if owner == 0 else (owner, ())
+        return (self._users.of(place.worker_id), tuple(_apart(deciding))) if owner == 0 else (owner, ())
 
     def _owner(self, view: View) -> tuple[int | None, tuple[Path, ...]]:
         """Return the user that a view belongs to, and what of root it reads."""

@@ -5,6 +5,7 @@ import ctypes
 import os
 import platform
 import stat
+import threading
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 
@@ -37,6 +38,7 @@ class Users:
         self._workers = workers
         self._taken: dict[WorkerId, int] | None = None
         self._next = 0
+        self._lock = threading.Lock()
 
     def of(self, worker_id: WorkerId) -> int:
         """Return the user of a Worker. A new one gets the next number that no folder belongs to.
@@ -44,15 +46,18 @@ class Users:
         Raises:
             ConfinementRefused: All numbers of the range are taken.
         """
-        taken = self._taken = self._found() if self._taken is None else self._taken
-        if worker_id not in taken:
-            taken[worker_id] = self._free(set(taken.values()))
-        return taken[worker_id]
+        with self._lock:
+            taken = self._taken = self._found() if self._taken is None else self._taken
+            if worker_id not in taken:
+                taken[worker_id] = self._free(set(taken.values()))
+            return taken[worker_id]
 
     def rename(self, before: WorkerId, worker_id: WorkerId) -> None:
         """Note that a Worker has taken over the folder of a program that was started ahead."""
-        if self._taken is not None and before in self._taken:
-            self._taken[worker_id] = self._taken.pop(before)
+        taken = self._taken
+        if taken is not None and before in taken:
+            taken[worker_id] = taken[before]  # for a moment both have it, so that no other thread gives it away
+            del taken[before]
 
     def forget(self, worker_id: WorkerId) -> None:
         """Note that a Worker's folder is gone."""

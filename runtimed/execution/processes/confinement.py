@@ -203,7 +203,10 @@ class Confiner(Protocol):
         """
 
     async def release(self, worker_id: WorkerId) -> None:
-        """Forget a Worker whose programs have ended, and close its ways out."""
+        """Forget a Worker whose programs have ended, and close its ways out. It keeps its user."""
+
+    def forget(self, worker_id: WorkerId) -> None:
+        """Give the user of a Worker back, once its folder is removed."""
 
     async def close(self) -> None:
         """Close the ways out of all Workers."""
@@ -245,6 +248,9 @@ class Unconfined:
         """Do nothing."""
 
     async def release(self, worker_id: WorkerId) -> None:
+        """Do nothing."""
+
+    def forget(self, worker_id: WorkerId) -> None:
         """Do nothing."""
 
     async def close(self) -> None:

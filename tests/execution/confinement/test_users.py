@@ -1,4 +1,6 @@
 import os
+import sys
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
@@ -22,6 +24,19 @@ def test_a_number_is_not_given_again_while_others_are_free(tmp_path: Path) -> No
     assert users.of(FIRST) == 100_000
     users.forget(FIRST)
     assert [users.of(SECOND), users.of(THIRD), users.of(FIRST)] == [100_001, 100_002, 100_000]
+
+
+def test_workers_that_are_confined_at_once_get_different_users(tmp_path: Path) -> None:
+    workers = [WorkerId(f"worker-{number:08x}") for number in range(400)]
+    users = Users(range(100_000, 100_400), tmp_path / "workers")
+    interval = sys.getswitchinterval()
+    sys.setswitchinterval(1e-6)
+    try:
+        with ThreadPoolExecutor(8) as threads:
+            found = set(threads.map(users.of, workers))
+    finally:
+        sys.setswitchinterval(interval)
+    assert found == set(range(100_000, 100_400))
 
 
 def test_a_range_without_free_numbers_is_told(tmp_path: Path) -> None:

@@ -130,6 +130,22 @@ async def test_a_confined_worker_commits_in_its_workspace_and_the_daemon_tells_w
         assert git(host.repository, "show", f"{shown.branch}:file") == "changed"
 
 
+async def test_a_confined_worker_works_in_a_repository_and_in_a_worktree_of_it(host: Host) -> None:
+    answer = await host.spawn("worktree", "shared")
+    assert answer.outcome == "accepted", answer.message
+    assert answer.sandbox is not None
+    assert answer.sandbox.mechanism == "bubblewrap"
+    before = host.owners()
+
+    done = await host.run(f"set -e; echo changed >{host.repository}/file; {COMMIT}")
+
+    assert done.status == 0, done.text
+    assert (host.repository / "file").read_text() == "changed\n"
+    assert await asyncio.to_thread(host.owners) == before
+    await host.registry.stop(FIRST, None)
+    await host.registry.delete(FIRST)
+
+
 @pytest.mark.parametrize("mode", ["worktree", "clone", "copy"])
 async def test_workspaces_of_a_confined_worker_are_there_after_a_restart_and_gone_after_its_deletion(
     host: Host, mode: WorkspaceMode
