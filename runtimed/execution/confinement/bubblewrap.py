@@ -2,9 +2,10 @@
 
 import os
 import shutil
+import stat
 import subprocess
 import sys
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path, PurePosixPath
 
 from runtimed.execution.beneath import descend
@@ -38,16 +39,20 @@ USER = "worker"
 
 NOBODY = "nobody:x:65534:65534:nobody:/nonexistent:/usr/sbin/nologin"
 SHELL = "/bin/sh"
-ENTER = 'cd -- "$0" && exec "$@"'
-"""Enters the directory as the user of the Worker: bubblewrap itself may not be able to."""
+EXECUTE = 'exec "$@"'
+"""Ends with status 127 if there is no such program, as all else that executes one. Bubblewrap ends with 1."""
 
+READABLE = ("--perms", "0644", "--file")
 GRANTED = Path("/run/.granted")
 COPY_SECRETS = (
     f'for file in {GRANTED}/*; do (umask 0377 && cat "$file" >"{SECRETS_FOLDER}/${{file##*/}}") || exit; done; '
+    f"{EXECUTE}"
 )
 """Makes secret files of the user of the Worker, with mode 0400, of those that bubblewrap made as root."""
 
-CHANGE_USER = ("--cap-add", "CAP_SETUID", "--cap-add", "CAP_SETGID", "--cap-add", "CAP_SETPCAP")
+CAPABILITIES = ("CAP_SETUID", "CAP_SETGID", "CAP_SETPCAP", "CAP_DAC_OVERRIDE")
+CHANGE_USER = tuple(word for capability in CAPABILITIES for word in ("--cap-add", capability))
+"""What enters the directory of the program, which may be closed to root, and changes to the user of the Worker."""
 
 
 class Bubblewrap:
@@ -90,17 +95,18 @@ class Bubblewrap:
         try:
             if reach.executables is not None:
                 command = self._limited(reach.executables, command, opened)
-            enter = COPY_SECRETS + ENTER if reach.secrets and reach.uid is not None else ENTER
-            return self._launch(reach, [*self._as_user(reach), SHELL, "-c", enter, str(cwd), *command], opened)
+            return self._launch(reach, [*self._as_user(reach), *command], cwd, opened)
         except BaseException:
             opened.close()
             raise
 
-    def _launch(self, reach: Reach, command: Sequence[str], opened: "_Descriptors") -> Launch:
+    def _launch(self, reach: Reach, command: Sequence[str], cwd: Path, opened: "_Descriptors") -> Launch:
         options = [
             *FIXED,
             *(USER_NAMESPACE if reach.uid is None else CHANGE_USER),
             *_view(reach, opened),
+            "--chdir",
+            str(cwd),
             "--seccomp",
             str(opened.file(self._filter)),
         ]
@@ -140,9 +146,10 @@ class Bubblewrap:
 
     def _as_user(self, reach: Reach) -> Sequence[str]:
         if reach.uid is None:
-            return ()
+            return (SHELL, "-c", EXECUTE, SHELL)
         user = (f"--reuid={reach.uid}", f"--regid={reach.uid}", "--clear-groups")
-        return (self._setpriv, *user, "--inh-caps=-all", "--bounding-set=-all", "--")
+        copying = (SHELL, "-c", COPY_SECRETS, SHELL) if reach.secrets else ()
+        return (self._setpriv, *user, "--inh-caps=-all", "--bounding-set=-all", "--", *copying)
 
 
 def as_owner(uid: int, folders: Sequence[Path], command: Sequence[str]) -> list[str]:
@@ -159,12 +166,12 @@ def _view(reach: Reach, opened: "_Descriptors") -> Iterator[str]:
         elif path.exists():
             yield from ("--ro-bind", str(path), str(path))
     yield from _parents(Path("/etc/hosts"))
-    for path in ETC:
-        yield from ("--ro-bind-try", str(path), str(path))
+    yield from _shown(ETC, opened)
     yield from _accounts(reach, opened)
     yield from ("--proc", "/proc", "--dev", "/dev")
-    for path in filter(Path.exists, KERNEL):
-        yield from ("--ro-bind", str(path), str(path))
+    if reach.uid is None and os.geteuid() == 0:
+        for path in filter(Path.exists, KERNEL):
+            yield from ("--ro-bind", str(path), str(path))
     yield from ("--perms", "1777", "--size", str(SHM_BYTES), "--tmpfs", "/dev/shm")  # noqa: S108
     yield from ("--perms", "0755", "--size", str(RUN_BYTES), "--tmpfs", "/run")
     yield from _secret_files(reach, opened)
@@ -173,6 +180,19 @@ def _view(reach: Reach, opened: "_Descriptors") -> Iterator[str]:
         for path in (Path(sys.base_prefix), FOLDER):
             yield from (*_parents(path), "--ro-bind", str(path), str(path))
     yield from ("--remount-ro", "/")
+
+
+def _shown(paths: Iterable[Path], opened: "_Descriptors") -> Iterator[str]:
+    """Yield the arguments that show files and folders of the host.
+
+    Files that everybody can read are copied: bubblewrap reads the whole list of mounts for each new one.
+    """
+    for path in paths:
+        descriptor = opened.public(path)
+        if descriptor is None:
+            yield from ("--ro-bind-try", str(path), str(path))
+        else:
+            yield from (*READABLE, str(descriptor), str(path))
 
 
 def _laid_over(reach: Reach) -> Iterator[str]:
@@ -212,13 +232,14 @@ def _accounts(reach: Reach, opened: "_Descriptors") -> Iterator[str]:
     """Yield the arguments for the lists of users and groups: those of the host, or one with the Worker's own user."""
     uid = reach.uid
     if uid is None:
-        for path in ACCOUNTS:
-            yield from ("--ro-bind-try", str(path), str(path))
+        yield from _shown(ACCOUNTS, opened)
         return
     users = f"{USER}:x:{uid}:{uid}:Worker:{reach.home}:{SHELL}\nroot:x:0:0:root:/root:{SHELL}\n{NOBODY}\n"
     groups = f"{USER}:x:{uid}:\nroot:x:0:\nnogroup:x:65534:\n"
+    # setpriv first takes the number for a name: it looks through all name services of the host unless it is here
+    users, groups = f"{users}{uid}:x:{uid}:{uid}:::\n", f"{groups}{uid}:x:{uid}:\n"
     for path, text in zip(ACCOUNTS, (users, groups), strict=True):
-        yield from ("--perms", "0644", "--ro-bind-data", str(opened.file(text.encode())), str(path))
+        yield from (*READABLE, str(opened.file(text.encode())), str(path))
 
 
 def _secret_files(reach: Reach, opened: "_Descriptors") -> Iterator[str]:
@@ -242,6 +263,19 @@ class _Descriptors:
 
     def __init__(self) -> None:
         self.descriptors: list[int] = []
+
+    def public(self, path: Path) -> int | None:
+        """Return a descriptor that reads a file, or None if there is no file that everybody can read."""
+        try:
+            descriptor = os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC)
+        except OSError:
+            return None
+        mode = os.fstat(descriptor).st_mode
+        if not stat.S_ISREG(mode) or not mode & stat.S_IROTH:
+            os.close(descriptor)
+            return None
+        self.descriptors.append(descriptor)
+        return descriptor
 
     def file(self, data: bytes) -> int:
         """Return a descriptor that reads these bytes."""

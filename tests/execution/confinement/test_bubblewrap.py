@@ -1,0 +1,95 @@
+"""Programs that bubblewrap confines."""
+
+import os
+import subprocess
+from pathlib import Path
+
+import pytest
+
+from runtimed.execution.confinement import bubblewrap
+from runtimed.execution.confinement.bubblewrap import Bubblewrap
+from runtimed.execution.confinement.probe import find_bubblewrap
+from runtimed.execution.confinement.reach import Bind, Reach
+from tests.execution.confinement.conftest import DEADLINE_S
+
+UID = 100_000
+USERS = (UID, None) if os.geteuid() == 0 else (None,)
+
+
+@pytest.fixture
+def mechanism() -> Bubblewrap:
+    problem, found = find_bubblewrap(USERS[0])
+    return found or pytest.skip(problem)
+
+
+def run(
+    mechanism: Bubblewrap, *command: str, reach: Reach, cwd: Path = Path("/")
+) -> subprocess.CompletedProcess[str]:
+    """Run a program to its end, and return its status and output."""
+    launch = mechanism.launch(reach, command, cwd)
+    try:
+        return subprocess.run(
+            launch.argv,
+            pass_fds=launch.descriptors,
+            stdin=subprocess.DEVNULL,
+            capture_output=True,
+            text=True,
+            timeout=DEADLINE_S,
+            check=False,
+        )
+    finally:
+        for descriptor in launch.descriptors:
+            os.close(descriptor)
+
+
+@pytest.mark.parametrize("uid", USERS)
+def test_a_missing_program_ends_with_127_and_one_that_cannot_be_executed_with_126(
+    mechanism: Bubblewrap, uid: int | None
+) -> None:
+    reach = Reach((), uid=uid, network="none")
+
+    missing, not_executable = run(mechanism, "/nothing", reach=reach), run(mechanism, "/etc/hosts", reach=reach)
+
+    assert (missing.returncode, not_executable.returncode) == (127, 126)
+    assert "/nothing" in missing.stderr
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="only root can show a program what its user cannot read")
+def test_what_only_root_can_read_in_etc_stays_closed_to_a_user_of_a_workers_own(
+    mechanism: Bubblewrap, open_folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    paths = {mode: open_folder / f"{mode:o}" for mode in (0o644, 0o640, 0o600)}
+    for mode, path in paths.items():
+        path.write_text("read")
+        path.chmod(mode)
+    monkeypatch.setattr(bubblewrap, "ETC", tuple(paths.values()))
+
+    shown = {
+        mode: run(mechanism, "cat", str(path), reach=Reach((), uid=UID, network="none"))
+        for mode, path in paths.items()
+    }
+
+    assert {mode: ran.stdout for mode, ran in shown.items()} == {0o644: "read", 0o640: "", 0o600: ""}
+    assert "Permission denied" in shown[0o600].stderr
+
+
+@pytest.mark.parametrize("uid", USERS)
+def test_a_program_starts_in_a_directory_that_only_its_user_can_enter(
+    mechanism: Bubblewrap, open_folder: Path, uid: int | None
+) -> None:
+    own = open_folder / "own"
+    own.mkdir(mode=0o700)
+    if uid is not None:
+        os.chown(own, uid, uid)
+
+    ran = run(
+        mechanism,
+        "sh",
+        "-c",
+        'echo text >made && pwd && echo "$PWD"',
+        reach=Reach((Bind(own, own, writable=True),), uid=uid, network="none"),
+        cwd=own,
+    )
+
+    assert ran.stdout.split() == [str(own)] * 2, ran.stderr
+    assert (own / "made").stat().st_uid == (os.geteuid() if uid is None else uid)
