@@ -1,4 +1,4 @@
-"""A gateway in a process of its own, on the event loop of the daemon: `python -m benchmarks.gateway UPSTREAM`.
+"""A gateway in a process of its own, set up as the daemon is: `python -m benchmarks.gateway UPSTREAM`.
 
 It prints a line with its address, and one with the throwaway key.
 """
@@ -9,6 +9,7 @@ import socket
 import sys
 
 from benchmarks import loop
+from runtimed.daemon import keep_freed_memory
 from runtimed.execution.confinement.secrets import Secrets
 from runtimed.execution.policy import Gateway, Secret
 from runtimed.gateways.gateway import GatewayService
@@ -38,4 +39,5 @@ async def _serve(upstream: str) -> None:
 
 
 if __name__ == "__main__":
+    keep_freed_memory()
     loop.run(_serve(sys.argv[1]))
