@@ -23,6 +23,11 @@ class HostGateways:
         self._secrets = secrets
         self._upstreams = Upstreams()
 
+    @property
+    def requests(self) -> Mapping[tuple[str, int], int]:
+        """How many requests were answered, by the name of the gateway and the status of the response."""
+        return self._upstreams.requests
+
     def new(self, names: Sequence[str]) -> Mapping[str, GatewayService]:
         """Return gateways for one Worker, by their names. Names that are not configured have none."""
         found = {name: self._gateways[name] for name in names if name in self._gateways}
