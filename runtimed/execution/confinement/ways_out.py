@@ -147,11 +147,19 @@ class WaysOut:
         return found | {f"gateway-key:{name}": gateway.key for name, gateway in self._gateways.items()}
 
     async def open_on_host(self) -> None:
-        """Listen on free ports of the host, for a Worker without a network of its own. Raises OSError."""
-        for name, service in self._services.items():
-            listener = socket.create_server((LOOPBACK, 0), backlog=BACKLOG)
-            self._ports[name] = listener.getsockname()[1]
-            await service.serve(listener)
+        """Listen on free ports of the host, for a Worker without a network of its own.
+
+        Raises:
+            OSError: There are no ports or sockets left. Nothing stays open.
+        """
+        try:
+            for name, service in self._services.items():
+                listener = socket.create_server((LOOPBACK, 0), backlog=BACKLOG)
+                self._ports[name] = listener.getsockname()[1]
+                await service.serve(listener)
+        except BaseException:
+            await self.close()
+            raise
 
     async def open(self, pid: int, namespace: int | None) -> Listening:
         """Listen in the network namespace of a process, for its process tree.
