@@ -1,11 +1,14 @@
 """The pages on confinement say what the code does, and their examples are run in a daemon."""
 
+import http.server
 import inspect
 import json
 import re
+import shlex
 import shutil
 import subprocess
 import sys
+import threading
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -132,7 +135,11 @@ class Host:
         assert self._process.stdout.readline().startswith(b"runtimed: listening on "), "the daemon does not start"
 
     def ctl(self, *args: str) -> str:
-        command = [sys.executable, "-m", "runtimectl", *args]
+        return self.run("runtimectl", *args)
+
+    def run(self, module: str, *args: str) -> str:
+        """Return the output of one of our programs."""
+        command = [sys.executable, "-m", module, *args]
         return subprocess.run(
             command, env=self.env, capture_output=True, text=True, timeout=DEADLINE_S, check=False
         ).stdout
@@ -147,10 +154,22 @@ class Host:
 @pytest.fixture
 def host(guide: Page, user_folders: Path) -> Iterator[Host]:
     """Runs the daemon with the closed network of the guide, and a key at the place of the guide's."""
-    key = user_folders / "models.key"
+    key = write_key(user_folders)
+    secret = f'[secrets]\nmodels = {{ file = "{key}" }}\n'
+    made = Host(user_folders, environment(user_folders), guide.blocks("toml")[0] + secret)
+    yield made
+    made.close()
+
+
+def write_key(folder: Path) -> Path:
+    key = folder / "models.key"
     key.touch(0o600)
     key.write_text(KEY)
-    secret = f'[secrets]\nmodels = {{ file = "{key}" }}\n'
+    return key
+
+
+def environment(user_folders: Path) -> dict[str, str]:
+    """The variables of a daemon with folders of the test."""
     env = {
         "PATH": "/usr/local/bin:/usr/bin:/bin",
         "PYTHONPATH": str(ROOT),
@@ -159,9 +178,7 @@ def host(guide: Page, user_folders: Path) -> Iterator[Host]:
         "XDG_CONFIG_HOME": str(user_folders / "config"),
         "LANG": "C.UTF-8",
     }
-    made = Host(user_folders, env | COVERAGE_VARIABLES, guide.blocks("toml")[0] + secret)
-    yield made
-    made.close()
+    return env | COVERAGE_VARIABLES
 
 
 @needs_bubblewrap
@@ -190,3 +207,87 @@ def test_the_list_of_profiles_is_as_the_guide_shows_it(guide: Page, host: Host) 
 
     shown = block.partition("profiles list\n")[2].replace("public", "none")
     assert [line.split() for line in listed.splitlines()] == [line.split() for line in shown.splitlines()]
+
+
+class Service(http.server.BaseHTTPRequestHandler):
+    """The service of the guide, which answers only to the real key."""
+
+    def do_GET(self) -> None:
+        is_known = self.headers["Authorization"] == f"Bearer {KEY}"
+        self.send_response(200 if is_known and self.path == "/v1/models" else 401)
+        self.end_headers()
+        self.wfile.write(b"the models")
+
+
+@pytest.fixture
+def service() -> Iterator[str]:
+    """Serves in place of the service of the guide; its URL."""
+    with http.server.ThreadingHTTPServer(("127.0.0.1", 0), Service) as server:
+        thread = threading.Thread(target=server.serve_forever)
+        thread.start()
+        yield f"http://127.0.0.1:{server.server_port}"
+        server.shutdown()
+        thread.join()
+
+
+@pytest.fixture
+def keyed_host(guide: Page, user_folders: Path, service: str) -> Iterator[Host]:
+    """Runs the daemon with the key and the repository of the guide, in folders of the test."""
+    website = user_folders / "website"
+    author = ("-c", "user.name=tester", "-c", "user.email=tester@example.org")
+    for words in (("init", "-q"), (*author, "commit", "-q", "--allow-empty", "-m", "of the website")):
+        website.mkdir(exist_ok=True)
+        subprocess.run(["git", *words], cwd=website, check=True, env=environment(user_folders))
+    [config] = [block for block in indented_blocks(guide) if "[gateways.models]" in block]
+    replaced = {
+        "/etc/runtimed/models.key": str(write_key(user_folders)),
+        "https://api.example.org": service,
+        "/srv/website": str(website),
+    }
+    for shown, real in replaced.items():
+        assert shown in config
+        config = config.replace(shown, real)
+    made = Host(user_folders, environment(user_folders), config)
+    yield made
+    made.close()
+
+
+INSIDE = """
+import os, urllib.error, urllib.request
+key = {"Authorization": f"Bearer {os.environ['OPENAI_API_KEY']}"}
+url = os.environ["OPENAI_BASE_URL"]
+print(urllib.request.urlopen(urllib.request.Request(f"{url}/models", headers=key)).read().decode())
+for refused in (f"{url}/files", "http://example.org:443/"):
+    try:
+        urllib.request.urlopen(urllib.request.Request(refused, headers=key))
+    except urllib.error.HTTPError as error:
+        print(error.code, error.read().decode())
+"""
+
+
+@needs_bubblewrap
+@pytest.mark.skipif(not shutil.which("git"), reason="git is not installed")
+def test_the_worker_with_a_key_and_a_repository_does_what_the_guide_says(
+    guide: Page, keyed_host: Host, user_folders: Path
+) -> None:
+    [shown] = re.findall(r"^   \$ runtimed --check-config\n.*?(?=^   ```$)", guide.text, re.MULTILINE | re.DOTALL)
+    check, valid, create, name = (line.strip().removeprefix("$ ") for line in shown.splitlines())
+    program, *options = shlex.split(check)
+    checked = keyed_host.run(program, *options, "--config", str(user_folders / "config.toml"))
+    worker = keyed_host.ctl(*shlex.split(create)[1:])
+    script = f"git log --format=%s\npython3 -c {shlex.quote(INSIDE)}\nprintenv"
+
+    keyed_host.ctl("workers", "input", worker.strip(), script, "--wait")
+
+    [tail] = re.findall(r"^\$ runtimectl (events tail .*) \| grep network_refused$", guide.text, re.MULTILINE)
+    lines = [line for line in keyed_host.ctl(*shlex.split(tail)).splitlines() if "network_refused" in line]
+    exported = keyed_host.ctl("events", "export", worker.strip())
+    events = [json.loads(line)["payload"] for line in exported.splitlines()]
+    [said] = [event["data"]["text"] for event in events if event["event"] == "text_done"]
+    [item] = [json.loads(line)["payload"]["data"]["item"] for line in lines]
+    [refusal] = [block for block in guide.blocks("") if block.startswith("runtimed: ")]
+    assert (checked.strip(), worker.strip()) == (valid, name)
+    assert said.startswith("of the website\nthe models\n403 ")
+    assert f"403 {refusal}" in said
+    assert (item["host"], item["port"]) == ("example.org", 443)
+    assert KEY not in exported
