@@ -18,6 +18,7 @@ from runtimed.wire.problems import FieldProblem, expected
 UIDS = "uids"
 """The key that only `[sandbox]` has."""
 
+HOME_OF_ROOT = "expected worker: no Worker can use the home of root. Run the daemon as an ordinary user for user"
 MAX_UID = 2**32 - 2
 UIDS_RULE = f'a range of user ids from 1 to {MAX_UID}, such as "{FIRST_UID}-{LAST_UID}"'
 NETWORK_KINDS = get_args(NetworkKind)
@@ -58,12 +59,16 @@ def read_uids(place: str, fields: Any) -> range:
 def check_paths(place: str, policy: SandboxPolicy, private: Iterable[Path]) -> None:
     """Raise ConfigurationError if a path of the policy would open what Workers must never reach.
 
+    The home of root is among that: no Worker runs as root, and so it could not use it either.
+
     Args:
         place: The path of the table, for errors.
         policy: The policy.
         private: The paths of the store, the token and the secrets.
     """
     private = tuple(private)
+    if policy.home == "user" and policy.mode != "off" and os.geteuid() == 0:
+        raise ConfigurationError(f"{place}.home: {HOME_OF_ROOT}")
     for path in policy.readonly:
         check_exposed(f"{place}.readonly", path, private, writable=False)
     for path in policy.writable:

@@ -1,5 +1,6 @@
 """Settings of confinement: what is accepted, and what is said of a wrong one."""
 
+import os
 from pathlib import Path
 
 import pytest
@@ -18,7 +19,6 @@ WHOLE = """
 mode = "required"
 network = "none"
 readonly = ["/opt/tools"]
-home = "user"
 uids = "200000-200099"
 
 [profiles.x]
@@ -66,16 +66,28 @@ def test_a_profile_replaces_the_sandbox_key_by_key(tmp_path: Path) -> None:
     settings = loaded(tmp_path, WHOLE)
 
     profiles = settings.profile_table()
-    general = SandboxPolicy("required", "none", (Path("/opt/tools"),), home="user")
+    general = SandboxPolicy("required", "none", (Path("/opt/tools"),))
     assert settings.sandbox_policy() == profiles["y"].sandbox == general
     assert profiles["x"].sandbox == SandboxPolicy(
         mode="required",
         network=(NetworkRule("api.example.org", 443), NetworkRule("*.example.org", 443)),
         readonly=(Path("/opt/tools"),),
         writable=(Path("/srv/cache"),),
-        home="user",
     )
     assert settings.worker_uids() == range(200_000, 200_100)
+
+
+def test_an_ordinary_user_gives_its_home_and_root_does_not(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    home = 'home = "user"\n'
+    monkeypatch.setattr(os, "geteuid", lambda: 1000)
+    assert loaded(tmp_path, "[sandbox]\n" + home).sandbox_policy().home == "user"
+
+    monkeypatch.setattr(os, "geteuid", lambda: 0)
+    with pytest.raises(ConfigurationError, match=r"^sandbox\.home: expected worker"):
+        loaded(tmp_path, "[sandbox]\n" + home)
+    with pytest.raises(ConfigurationError, match=r'profiles\."x"\.sandbox\.home: expected worker'):
+        loaded(tmp_path, SANDBOX + home)
+    assert loaded(tmp_path, SANDBOX + home + 'mode = "off"\n').profile_table()["x"].sandbox.home == "user"
 
 
 def test_without_a_sandbox_the_programs_are_confined_as_far_as_the_host_can(tmp_path: Path) -> None:
