@@ -1,6 +1,7 @@
 """What the programs of one Worker find on loopback addresses: a proxy, and gateways."""
 
 import asyncio
+import secrets
 import socket
 from collections.abc import Callable, Mapping, Sequence
 from typing import Protocol
@@ -8,7 +9,7 @@ from typing import Protocol
 import attrs
 
 from runtimed.execution.network.namespace_listeners import NamespaceListeners
-from runtimed.execution.network.proxy import Proxy, SharedLimits
+from runtimed.execution.network.proxy import USER, Proxy, SharedLimits
 from runtimed.execution.network.refusals import Refusals
 from runtimed.execution.network.rules import NetworkPolicy
 from runtimed.execution.network.service import Service
@@ -21,6 +22,7 @@ BACKLOG = 128
 FIRST_PORT = 3128
 """The port of the proxy in a network of a Worker's own. Those of gateways follow."""
 
+PASSWORD_BYTES = 24
 PROXY, GIT = "proxy", "git"
 NO_PROXY = "127.0.0.1,localhost,::1"
 
@@ -81,16 +83,18 @@ class Wanted:
         policy: What it may connect to; None for everything, which takes no proxy.
         gateways: The names of its gateways.
         git: The remotes of Git that it may use.
+        is_on_host: They listen on the loopback address of the host, where all its users can connect.
     """
 
     policy: NetworkPolicy | None = None
     gateways: tuple[str, ...] = ()
     git: tuple[GitPolicy, ...] = ()
+    is_on_host: bool = False
 
 
-def proxy_variables(port: int) -> dict[str, str]:
-    """Return the variables that tell programs of the proxy on this port."""
-    url = f"http://{LOOPBACK}:{port}"
+def proxy_variables(port: int, password: str | None) -> dict[str, str]:
+    """Return the variables that tell programs of the proxy on this port, and its password, if it has one."""
+    url = f"http://{LOOPBACK}:{port}" if password is None else f"http://{USER}:{password}@{LOOPBACK}:{port}"
     found = {"NODE_USE_ENV_PROXY": "1"}
     for name, value in (("HTTP_PROXY", url), ("HTTPS_PROXY", url), ("NO_PROXY", NO_PROXY)):
         found |= {name: value, name.lower(): value}
@@ -120,9 +124,10 @@ class WaysOut:
         self._host = gateways
         self._gateways = dict(sorted(gateways.new(wanted.gateways).items()))
         self._git = gateways.new_git(wanted.git) if wanted.git else None
+        self._password = secrets.token_urlsafe(PASSWORD_BYTES) if wanted.is_on_host else None
         self._services: dict[str, Service] = {}
         if wanted.policy is not None and wanted.policy.lists:
-            self._services[PROXY] = Proxy(wanted.policy, self._refused, shared)
+            self._services[PROXY] = Proxy(wanted.policy, self._refused, shared, password=self._password)
         self._services |= {f"gateway:{name}": gateway for name, gateway in self._gateways.items()}
         self._services |= {} if self._git is None else {GIT: self._git}
         self._ports = dict(zip(self._services, range(FIRST_PORT, FIRST_PORT + len(self._services)), strict=True))
@@ -134,7 +139,7 @@ class WaysOut:
 
     def variables(self, env: Mapping[str, str]) -> dict[str, str]:
         """Return the variables that tell programs of the proxy, and Git of its gateway, besides those in `env`."""
-        found = proxy_variables(self._ports[PROXY]) if PROXY in self._ports else {}
+        found = proxy_variables(self._ports[PROXY], self._password) if PROXY in self._ports else {}
         if self._git is not None:
             url = f"http://{LOOPBACK}:{self._ports[GIT]}"
             found |= self._host.git_variables(url, self._git.key, self._wanted.git, env)

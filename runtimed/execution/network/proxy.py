@@ -1,7 +1,9 @@
 """The HTTP proxy of a Worker: its only way to hosts outside."""
 
 import asyncio
+import base64
 import errno
+import hmac
 import logging
 import socket
 from collections.abc import Callable
@@ -24,6 +26,11 @@ MAX_LOOKUPS = 4
 MAX_REJECTING = 16
 """How many connections beyond the limit of a Worker are told so at once. Others wait in the backlog."""
 
+USER = "worker"
+"""The name that goes with the password of a proxy."""
+
+CHALLENGE = 'Proxy-Authenticate: Basic realm="runtimed"\r\n'
+BASIC = "basic"
 ESTABLISHED = b"HTTP/1.1 200 Connection established\r\n\r\n"
 
 Report = Callable[[str, int, str], None]
@@ -76,6 +83,7 @@ class Proxy:
         policy: What is allowed.
         refused: Is told of each connection that the policy refuses.
         shared: The limits of all proxies together.
+        password: What clients must know, as USER; None where only the programs of the Worker can connect.
         resolve: Looks up the addresses of a name; None asks the system.
         limits: The limits of this proxy.
     """
@@ -86,12 +94,14 @@ class Proxy:
         refused: Report,
         shared: SharedLimits,
         *,
+        password: str | None = None,
         resolve: Resolve | None = None,
         limits: ProxyLimits = ProxyLimits(),
     ) -> None:
         resolve = resolve or SystemResolver(asyncio.Semaphore(MAX_LOOKUPS), shared.lookups).resolve
         self._dialer = Dialer(policy, resolve, limits.lookup_s, limits.connect_s)
         self._refused = refused
+        self._credentials = None if password is None else base64.b64encode(f"{USER}:{password}".encode())
         self._shared = shared
         self._limits = limits
         self._slots = asyncio.Semaphore(limits.max_connections + MAX_REJECTING)
@@ -137,6 +147,7 @@ class Proxy:
             return
         self._check_limits()
         request = parse_request(head)
+        self._check_password(request)
         with await self._dial(request) as server:
             try:
                 await self._connect(client, server, request, early)
@@ -159,6 +170,15 @@ class Proxy:
         if self._shared.connections > self._shared.max_connections:
             text = f"all Workers together have {self._shared.max_connections} connections already"
             raise Rejection(HTTPStatus.SERVICE_UNAVAILABLE, text)
+
+    def _check_password(self, request: ProxyRequest) -> None:
+        if self._credentials is None:
+            return
+        scheme, _, given = request.authorization.partition(" ")
+        known = hmac.compare_digest(given.strip().encode("latin-1"), self._credentials)
+        if scheme.lower() != BASIC or not known:
+            text = "expected the user and the password that HTTP_PROXY and HTTPS_PROXY give this Worker"
+            raise Rejection(HTTPStatus.PROXY_AUTHENTICATION_REQUIRED, text, CHALLENGE)
 
     async def _dial(self, request: ProxyRequest) -> socket.socket:
         try:

@@ -9,12 +9,14 @@ class Rejection(Exception):
     Attributes:
         status: The HTTP status.
         text: One line that says what was refused, and why.
+        headers: Further lines of the head, each with CRLF at its end.
     """
 
-    def __init__(self, status: HTTPStatus, text: str) -> None:
+    def __init__(self, status: HTTPStatus, text: str, headers: str = "") -> None:
         super().__init__(text)
         self.status = status
         self.text = text
+        self.headers = headers
 
     def encode(self) -> bytes:
         """Return the whole HTTP response."""
@@ -23,6 +25,7 @@ class Rejection(Exception):
             f"HTTP/1.1 {self.status.value} {self.status.phrase}\r\n"
             "Content-Type: text/plain; charset=utf-8\r\n"
             f"Content-Length: {len(body)}\r\n"
+            f"{self.headers}"
             "Connection: close\r\n\r\n"
         )
         return head.encode() + body

@@ -49,12 +49,14 @@ class ProxyRequest:
         port: The port to connect to.
         head: What to send there before the body. None if the client asks for a tunnel.
         body: The length of the body, or "chunked".
+        authorization: The value of `Proxy-Authorization`; empty without one.
     """
 
     host: str | Address
     port: int
     head: bytes | None
     body: Body
+    authorization: str = attrs.field(default="", repr=False)
 
     @property
     def destination(self) -> str:
@@ -79,13 +81,13 @@ def parse_request(head: bytes) -> ProxyRequest:
     if method == CONNECT:
         if body != 0:
             raise malformed("expected no body in a CONNECT request")
-        return ProxyRequest(*_authority(target, None), None, 0)
+        return ProxyRequest(*_authority(target, None), None, 0, _authorization(headers))
     authority, path = _url(method, target)
     host, port = _authority(authority, HTTP_PORT)
     dropped = hop_by_hop(headers) | {"host"}
     kept = [f"{name}: {value}" for name, value in headers if name.lower() not in dropped]
     lines = [f"{method} {path} {version}", f"Host: {authority}", *kept, *CLOSE]
-    return ProxyRequest(host, port, "\r\n".join(lines).encode("latin-1"), body)
+    return ProxyRequest(host, port, "\r\n".join(lines).encode("latin-1"), body, _authorization(headers))
 
 
 def parse_response(head: bytes) -> tuple[int, bytes]:
@@ -131,6 +133,13 @@ def _header(text: str) -> Header:
     if found is None or _CONTROL.search(text):
         raise malformed('expected headers as "Name: value", each on a line of its own')
     return found[1], found[2].rstrip(" \t")
+
+
+def _authorization(headers: Iterable[Header]) -> str:
+    values = [value for name, value in headers if name.lower() == "proxy-authorization"]
+    if len(values) > 1:
+        raise malformed("expected one Proxy-Authorization")
+    return values[0] if values else ""
 
 
 def _body(headers: Iterable[Header], version: str) -> Body:
