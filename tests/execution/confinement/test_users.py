@@ -1,5 +1,5 @@
 import os
-import sys
+import threading
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
@@ -8,6 +8,7 @@ import pytest
 from runtimed.execution.confinement.users import Users, acting_as, give
 from runtimed.execution.processes.confinement import ConfinementRefused
 from runtimed.model.identity import WorkerId
+from tests.execution.conftest import DEADLINE_S
 
 FIRST, SECOND, THIRD = (WorkerId(f"worker-{number:08x}") for number in (1, 2, 3))
 
@@ -27,16 +28,19 @@ def test_a_number_is_not_given_again_while_others_are_free(tmp_path: Path) -> No
 
 
 def test_workers_that_are_confined_at_once_get_different_users(tmp_path: Path) -> None:
-    workers = [WorkerId(f"worker-{number:08x}") for number in range(400)]
-    users = Users(range(100_000, 100_400), tmp_path / "workers")
-    interval = sys.getswitchinterval()
-    sys.setswitchinterval(1e-6)
-    try:
-        with ThreadPoolExecutor(8) as threads:
-            found = set(threads.map(users.of, workers))
-    finally:
-        sys.setswitchinterval(interval)
-    assert found == set(range(100_000, 100_400))
+    for number in range(200):
+        (tmp_path / f"other-{number}" / "home").mkdir(parents=True)
+    workers = [WorkerId(f"worker-{number:08x}") for number in range(8)]
+    users, together = Users(range(100_000, 100_008), tmp_path), threading.Barrier(len(workers))
+
+    def user_of(worker: WorkerId) -> int:
+        together.wait(DEADLINE_S)
+        return users.of(worker)
+
+    with ThreadPoolExecutor(len(workers)) as threads:
+        found = list(threads.map(user_of, workers))
+
+    assert sorted(found) == list(range(100_000, 100_008))
 
 
 def test_a_range_without_free_numbers_is_told(tmp_path: Path) -> None:
