@@ -46,6 +46,7 @@ NAMES = tuple(map(Path, ("/etc/resolv.conf", "/etc/host.conf", "/etc/gai.conf"))
 """How names are resolved: shown only to programs that share the network of the host."""
 
 LIBRARIES = ("lib", "libexec")
+PACKAGES = "node_modules"
 MAX_SHEBANG = 256
 MAX_CONFIGURATION = 4096
 
@@ -103,7 +104,7 @@ def _installed(program: Path, env: Mapping[str, str], home: Path) -> Iterator[Pa
 def _with_prefix(program: Path, home: Path) -> Iterator[Path]:
     if is_system(program):
         return
-    prefix = program.parent.parent if program.parent.name in {"bin", "sbin"} else program.parent
+    prefix = _prefix(program)
     local = home / ".local"
     if prefix == local:
         yield from (path for path in (local / "bin", local / "lib") if path.is_dir())
@@ -112,6 +113,13 @@ def _with_prefix(program: Path, home: Path) -> Iterator[Path]:
         yield from _base_of_environment(prefix, home)
     else:
         yield program
+
+
+def _prefix(program: Path) -> Path:
+    """Return what a program is installed in. One of npm needs the packages that are installed beside its own."""
+    if PACKAGES in program.parts:
+        return Path(*program.parts[: program.parts.index(PACKAGES) + 1])
+    return program.parent.parent if program.parent.name in {"bin", "sbin"} else program.parent
 
 
 def _is_own(prefix: Path, home: Path) -> bool:

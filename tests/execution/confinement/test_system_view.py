@@ -45,6 +45,17 @@ def test_a_script_is_shown_with_its_interpreter(home: Path, tmp_path: Path) -> N
     assert found == [tmp_path / "tool", tmp_path / "node"]
 
 
+def test_a_program_of_npm_is_shown_with_the_packages_beside_its_own(home: Path, tmp_path: Path) -> None:
+    packages = tmp_path / "project" / "node_modules"
+    tool = program(packages / "@scope" / "tool" / "node_modules" / "inner" / "dist" / "main.js", "#!/usr/bin/env node")
+    link = packages / ".bin" / "run"
+    link.parent.mkdir()
+    link.symlink_to(tool)
+    node = program(packages / "node" / "bin" / "node")
+    found = list(parts_of_program([str(link)], {"PATH": str(node.parent)}, home))
+    assert set(found) == {packages}
+
+
 def test_a_virtual_environment_is_shown_with_its_base(home: Path, tmp_path: Path) -> None:
     python = program(tmp_path / "python" / "bin" / "python3")
     venv = tmp_path / "venv"
