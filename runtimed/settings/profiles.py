@@ -8,6 +8,7 @@ import attrs
 
 from runtimed.core.state.mcp_server_rules import check_servers
 from runtimed.errors import ConfigurationError, InvalidRequest
+from runtimed.execution.confinement.references import references_in
 from runtimed.execution.factories import installed_backends
 from runtimed.execution.policy import HostResources, SandboxPolicy
 from runtimed.execution.profile import Profile
@@ -83,11 +84,11 @@ def check_references(name: str, profile: Profile, resources: HostResources) -> N
     """Raise ConfigurationError if a variable of the profile refers to a secret or gateway that there is not."""
     known = {"secret": resources.secrets, "gateway": resources.gateways, "gateway-key": resources.gateways}
     for variable, value in profile.env.items():
-        kind, _, wanted = value.partition(":")
-        if kind in known and wanted not in known[kind]:
-            names = ", ".join(sorted(known[kind])) or "none, because the configuration has none"
-            problem = f"there is no {kind} {wanted!r}; expected one of {names}"
-            raise ConfigurationError(f'profiles."{name}".env.{variable}: {problem}')
+        for kind, _, wanted in (reference.partition(":") for reference in references_in(value)):
+            if wanted not in known[kind]:
+                names = ", ".join(sorted(known[kind])) or "none, because the configuration has none"
+                problem = f"there is no {kind} {wanted!r}; expected one of {names}"
+                raise ConfigurationError(f'profiles."{name}".env.{variable}: {problem}')
 
 
 def _check_mcp_servers(place: str, profile: Profile) -> None:

@@ -155,6 +155,7 @@ def test_names_mean_what_the_tables_of_the_host_say(tmp_path: Path) -> None:
             "profiles.\"x\".env.A: there is no secret 'nope'; expected one of none",
         ),
         (SHELL + 'env = { A = "gateway:nope" }\n' + SECRET + GATEWAY, "no gateway 'nope'; expected one of openai"),
+        (SHELL + 'env = { A = "${gateway:nope}/v1" }\n', "env.A: there is no gateway 'nope'; expected one of none"),
         (SHELL + 'env = { A = "gateway-key:" }\n', "profiles.\"x\".env.A: there is no gateway-key ''"),
         ("secrets = 1\n", "secrets: expected a table"),
         ("[secrets]\nkey = 1\n", "secrets.key: expected a table"),

@@ -29,9 +29,25 @@ def test_references_are_replaced_and_all_else_stays() -> None:
     assert references(env) == {"secret:github", "gateway:openai", "gateway-key:openai"}
 
 
+def test_references_in_braces_are_replaced_within_a_text() -> None:
+    env = {
+        "CONFIG": '{"url": "${gateway:openai}/v1", "key": "${gateway-key:openai}", "home": "${HOME}"}',
+        "URL": "https://${secret:github}@example.com",
+        "TWICE": "${secret:nested}",
+    }
+
+    assert resolve(env, {**VALUES, "secret:nested": "${secret:github}"}) == {
+        "CONFIG": '{"url": "http://127.0.0.1:3129/v1", "key": "throwaway", "home": "${HOME}"}',
+        "URL": "https://ghp_value@example.com",
+        "TWICE": "${secret:github}",
+    }
+    assert references(env) == {"gateway:openai", "gateway-key:openai", "secret:github", "secret:nested"}
+
+
 @pytest.mark.parametrize(
     ("value", "said"),
     [
+        ("a ${secret:gitlab}", "env.NAME: there is no secret 'gitlab', expected one of: github"),
         ("secret:gitlab", "env.NAME: there is no secret 'gitlab', expected one of: github"),
         ("gateway:x", "env.NAME: there is no gateway 'x', expected one of: anthropic, openai"),
         ("gateway-key:", "env.NAME: there is no gateway-key '', expected one of: openai"),
