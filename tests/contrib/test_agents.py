@@ -10,6 +10,8 @@ from typing import Any
 import pytest
 
 from runtimectl.doctor import KNOWN_AGENTS
+from runtimed.execution.confinement.references import references
+from runtimed.gateways.credentials import header_secrets
 
 ROOT = Path(__file__).parents[2]
 RECIPES = sorted((ROOT / "contrib" / "agents").glob("*.toml"))
@@ -54,6 +56,17 @@ def test_a_recipe_is_one_profile_of_its_name_that_has_its_user_asked(recipe: Pat
     assert not others
     assert name == f"builtin:{recipe.stem}"
     assert (profile["backend"], profile["permissions"]) == ("acp", "ask")
+
+
+@pytest.mark.parametrize("recipe", RECIPES, ids=lambda recipe: recipe.stem)
+def test_a_recipe_confines_its_agent_and_keeps_the_key_in_the_gateway(recipe: Path) -> None:
+    [profile] = profiles(recipe).values()
+    [(name, gateway)] = tomllib.loads(recipe.read_text())["gateways"].items()
+    given = references(profile["env"])
+
+    assert profile["sandbox"] == {"mode": "required", "network": "none"}
+    assert given == {f"gateway:{name}", f"gateway-key:{name}"}
+    assert header_secrets(gateway["headers"]) == {recipe.stem}
 
 
 def test_there_is_a_recipe_for_each_agent_that_the_doctor_looks_for() -> None:

@@ -6,7 +6,10 @@ import sys
 from pathlib import Path
 from typing import Any
 
+import attrs
 import pytest
+
+from runtimed.settings import load
 
 AGENTS = Path(__file__).parents[2] / "contrib" / "agents"
 TRIAL = AGENTS / "trial"
@@ -21,6 +24,27 @@ INSERT = """
 import json, sys
 from page import insert
 print(insert(**json.load(sys.stdin)), end="")
+"""
+ASK = """
+import json, sys, urllib.error, urllib.request
+from providers import KEY, serving
+with serving() as url:
+    for headers in ({}, {"x-api-key": "another"}, {"x-api-key": KEY}, {"Authorization": f"Bearer {KEY}"}):
+        request = urllib.request.Request(f"{url}/v1/messages", b'{"messages": []}', headers)
+        try:
+            print(urllib.request.urlopen(request).status)
+        except urllib.error.HTTPError as error:
+            print(error.code)
+"""
+CONFIGURE = """
+import sys
+from pathlib import Path
+from agents import AGENTS
+from daemon import Daemon
+folder = Path(sys.argv[1])
+for agent in AGENTS:
+    found = agent.configuration(folder / "program", "http://127.0.0.1:9", folder / "key")
+    print(Daemon(folder / agent.name, found, folder / "key").config)
 """
 TABLE = """
 import json, runpy
@@ -163,6 +187,28 @@ def test_the_model_recalls_only_what_the_conversation_has(words: str, answer: st
     assert said[0]["choices"][0]["delta"]["content"] == answer
 
 
+def test_the_provider_answers_only_to_its_key() -> None:
+    done = run("-c", ASK)
+
+    assert done.stdout.split() == ["401", "401", "200", "200"], done.stderr
+
+
+def test_a_trial_runs_the_recipe_with_its_own_program_provider_and_key(tmp_path: Path) -> None:
+    done = run("-c", CONFIGURE, str(tmp_path))
+
+    assert done.stderr == ""
+    for config in map(Path, done.stdout.splitlines()):
+        name, configured = config.parent.name, load({}, str(config))
+        recipe = load({}, str(AGENTS / f"{name}.toml")).profile_table()[f"builtin:{name}"]
+        profile = configured.profile_table()["builtin:trial"]
+        [gateway] = configured.host_resources().gateways.values()
+        [secret] = configured.host_resources().secrets.values()
+        assert profile.env.keys() >= recipe.env.keys()
+        assert attrs.evolve(profile, env={}, command=()) == attrs.evolve(recipe, env={}, command=())
+        assert gateway.upstream.startswith("http://127.0.0.1:9")
+        assert secret.file == tmp_path / "key"
+
+
 def test_a_trial_replaces_the_rows_of_its_agents_in_the_page_and_no_others() -> None:
     page = "before\n<!-- table of agents -->\n\n| agent | text |\n| --- | --- |\n{}\n<!-- end -->\nafter\n"
     given = {"page": page.format("| codex | no |\n| qwen | yes |\n"), "columns": ["agent", "text"]}
@@ -178,7 +224,8 @@ def test_the_page_has_a_row_for_each_recipe_with_the_version_it_names_and_a_cell
     recipes = {recipe.stem: recipe.read_text() for recipe in AGENTS.glob("*.toml")}
 
     assert head == columns
-    assert columns[2:] == ["text", "tool", "permission", "denied", "interrupt", "restart", "diff", "warm/cold"]
+    checks = ["text", "confined", "tool", "permission", "denied", "interrupt", "restart", "diff"]
+    assert columns[2:] == [*checks, "warm/cold"]
     assert [row[0] for row in rows] == sorted(recipes)
     assert all(len(row) == len(columns) and all(row) for row in rows)
     assert all(f" {version}" in recipes[name] for name, version, *_ in rows)

@@ -1,8 +1,8 @@
 """`make agents`: install the agents of contrib/agents, run the same task by each, and print a table.
 
-The model is scripted, on loopback, so nothing is spent. Each agent is installed from npm or PyPI into a folder below
-`--folder`, and has a home of its own there. ONLY="codex qwen" tries some. PAGE=1 also writes the rows into the
-documentation.
+The model is scripted, on loopback, so nothing is spent. It demands a key, which the gateway of the recipe has and the
+agent has not. Each agent is installed from npm or PyPI into a folder below `--folder`. ONLY="codex qwen" tries some.
+PAGE=1 also writes the rows into the documentation.
 """
 
 import argparse
@@ -13,11 +13,11 @@ from collections.abc import Callable, Sequence
 from functools import partial
 from pathlib import Path
 
-from agents import AGENTS, Agent, installed
+from agents import AGENTS, PROFILE, Agent, installed
 from checks import CHECKS, CheckFailed
 from daemon import Daemon, Worker
 from page import PAGE, insert, row
-from providers import serving
+from providers import KEY, serving
 from warm import ratio
 
 COLUMNS = ("agent", "version", *CHECKS, "warm/cold")
@@ -52,19 +52,29 @@ def tried(agent: Agent, folder: Path, url: str) -> Sequence[str]:
     if not installed(agent, folder / "program"):
         return [agent.name, "not installed", *[""] * (len(COLUMNS) - 2)]
     trial = folder / f"trial-{time.time():.0f}"
-    profile = agent.profile(folder / "program", url)
-    daemon = Daemon(trial, {"trial": profile})
+    configuration = agent.configuration(folder / "program", url, key := _key_file(trial))
+    capabilities = configuration["profiles"][PROFILE]["capabilities"]
+    daemon = Daemon(trial, configuration, key)
     daemon.start()
     try:
-        worker = Worker(daemon, profile["capabilities"], "trial")
+        worker = Worker(daemon, capabilities, PROFILE)
         if not worker.is_ready:
             sys.stderr.write(f"{agent.name}: {worker.refusal}\n")
             return [agent.name, agent.version(folder / "program"), *[NO] * (len(COLUMNS) - 2)]
         cells = [_checked(agent, name, worker, daemon, trial) for name in CHECKS]
     finally:
         daemon.stop()
-    warm = _cell(agent, "warm/cold", lambda: f"{ratio(trial / 'warm', profile):.2f}")
+    warm = _cell(agent, "warm/cold", lambda: f"{ratio(trial / 'warm', configuration, key):.2f}")
     return [agent.name, agent.version(folder / "program"), *cells, warm]
+
+
+def _key_file(folder: Path) -> Path:
+    """Return a new file with the real key, which only the daemon's user can read."""
+    folder.mkdir()
+    key = folder / "key"
+    key.touch(0o600)
+    key.write_text(KEY)
+    return key
 
 
 def _checked(agent: Agent, name: str, worker: Worker, daemon: Daemon, trial: Path) -> str:

@@ -1,4 +1,4 @@
-"""The agents of the trial: what is installed for each, and how it finds the provider."""
+"""The agents of the trial: what is installed for each, and its recipe with a provider of ours."""
 
 import json
 import os
@@ -6,13 +6,14 @@ import subprocess
 import sys
 import tomllib
 import venv
-from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
+from urllib.parse import urlsplit
 
 RECIPES = Path(__file__).parents[1]
-KEY = "none"
+PROFILE = "builtin:trial"
 MODEL = "scripted"
 NODE = "node@22"
 
@@ -24,26 +25,31 @@ class Agent:
     Attributes:
         name: The name of its recipe.
         package: Its package on npm; empty for the one from PyPI.
-        env: Its variables for a provider at a URL.
+        env: Variables that it gets besides those of its recipe.
+        keys: Keys that are added to variables of its recipe in JSON.
 
     Those from npm run with a Node that is installed beside them: the newest versions need that.
     """
 
     name: str
     package: str
-    env: Callable[[str], dict[str, str]]
+    env: Mapping[str, str] = field(default_factory=dict)
+    keys: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
 
-    def profile(self, folder: Path, url: str) -> dict[str, Any]:
-        """Return the profile of its recipe, with the program in a folder and the provider at a URL."""
+    def configuration(self, folder: Path, url: str, key: Path) -> dict[str, Any]:
+        """Return its recipe, with the program in a folder, the provider at a URL, and the key in a file."""
         recipe = tomllib.loads((RECIPES / f"{self.name}.toml").read_text())
         (profile,) = recipe["profiles"].values()
         program, *arguments = profile["command"]
         profile["command"] = [str(folder / "node_modules" / ".bin" / program), *arguments]
         if not self.package:
             profile["command"] = [str(folder / "venv" / "bin" / "python"), str(RECIPES / "pydantic_ai_agent.py")]
-        profile["env"] = {**profile.get("env", {}), **self.env(url), "PATH": _path(folder)}
-        found: dict[str, Any] = profile
-        return found
+        changed = {name: json.dumps({**json.loads(profile["env"][name]), **keys}) for name, keys in self.keys.items()}
+        profile["env"] |= {**self.env, **changed, "PATH": _path(folder)}
+        for gateway in recipe["gateways"].values():
+            gateway["upstream"] = f"{url}{urlsplit(gateway['upstream']).path}"
+        secrets = {name: {"file": str(key)} for name in recipe["secrets"]}
+        return {**recipe, "profiles": {PROFILE: profile}, "secrets": secrets}
 
     def version(self, folder: Path) -> str:
         """Return the version that is installed in a folder; empty if it is not."""
@@ -74,48 +80,13 @@ def _path(folder: Path) -> str:
     return f"{folder / 'node_modules' / '.bin'}:{os.environ['PATH']}"
 
 
-def _openai(url: str) -> dict[str, str]:
-    return {"OPENAI_BASE_URL": f"{url}/v1", "OPENAI_API_KEY": KEY, "OPENAI_MODEL": MODEL, "AGENT_MODEL": MODEL}
-
-
-def _claude(url: str) -> dict[str, str]:
-    return {"ANTHROPIC_BASE_URL": url, "ANTHROPIC_API_KEY": KEY, "CLAUDE_CODE_DISABLE_NONESSENTIAL_TRAFFIC": "1"}
-
-
-def _codex(url: str) -> dict[str, str]:
-    provider = {"name": "trial", "base_url": f"{url}/v1", "wire_api": "responses", "env_key": "OPENAI_API_KEY"}
-    config = {"model": MODEL, "model_provider": "trial", "model_providers": {"trial": provider}}
-    return {"OPENAI_API_KEY": KEY, "CODEX_API_KEY": KEY, "CODEX_CONFIG": json.dumps(config)}
-
-
-def _gemini(url: str) -> dict[str, str]:
-    return {"GEMINI_API_KEY": KEY, "GOOGLE_GEMINI_BASE_URL": url, "GEMINI_MODEL": "gemini-2.5-flash"}
-
-
-def _opencode(url: str) -> dict[str, str]:
-    provider = {
-        "npm": "@ai-sdk/openai-compatible",
-        "options": {"baseURL": f"{url}/v1", "apiKey": KEY},
-        "models": {MODEL: {"name": MODEL, "tool_call": True}},
-    }
-    config: Mapping[str, Any] = {
-        "permission": {"edit": "ask", "bash": "ask", "webfetch": "ask"},
-        "share": "disabled",
-        "autoupdate": False,
-        "model": f"trial/{MODEL}",
-        "small_model": f"trial/{MODEL}",
-        "provider": {"trial": provider},
-    }
-    return {"OPENCODE_CONFIG_CONTENT": json.dumps(config)}
-
-
 AGENTS = (
-    Agent("claude", "@agentclientprotocol/claude-agent-acp", _claude),
-    Agent("codex", "@agentclientprotocol/codex-acp", _codex),
-    Agent("gemini", "@google/gemini-cli", _gemini),
-    Agent("opencode", "opencode-ai", _opencode),
-    Agent("pydantic", "", _openai),
-    Agent("qwen", "@qwen-code/qwen-code", _openai),
+    Agent("claude", "@agentclientprotocol/claude-agent-acp"),
+    Agent("codex", "@agentclientprotocol/codex-acp", keys={"CODEX_CONFIG": {"model": MODEL}}),
+    Agent("gemini", "@google/gemini-cli", {"GEMINI_MODEL": "gemini-2.5-flash"}),  # it asks no model which one to use
+    Agent("opencode", "opencode-ai"),
+    Agent("pydantic", ""),
+    Agent("qwen", "@qwen-code/qwen-code"),
 )
 
 

@@ -23,6 +23,15 @@ def text(worker: Worker, _daemon: Daemon, _home: Path) -> str:
     return "yes"
 
 
+def confined(worker: Worker, daemon: Daemon, home: Path) -> str:
+    """Return what confines it, after a command of it has looked for the configuration and the key in vain."""
+    _require(worker.mechanism != "none", "nothing confines it")
+    worker.run(f"RUN cat {daemon.config} {daemon.key} | grep -q . && touch found.txt; touch looked.txt")
+    _require((home / "looked.txt").exists(), "the command did not run")
+    _require(not (home / "found.txt").exists(), "it can read the configuration or the key")
+    return worker.mechanism
+
+
 def tool(worker: Worker, _daemon: Daemon, home: Path) -> str:
     """Return whether it runs a command, and whether the feed has the output."""
     events = worker.run("RUN echo made > made.txt; echo seen")
@@ -78,7 +87,7 @@ def diff(worker: Worker, _daemon: Daemon, home: Path) -> str:
 
 
 CHECKS: Mapping[str, Callable[[Worker, Daemon, Path], str]] = {
-    check.__name__: check for check in (text, tool, permission, denied, interrupt, restart, diff)
+    check.__name__: check for check in (text, confined, tool, permission, denied, interrupt, restart, diff)
 }
 
 

@@ -20,12 +20,18 @@ Event = dict[str, Any]
 
 
 class Daemon:
-    """A `runtimed` on a store in a folder, in a home of its own, with profiles by their names."""
+    """A `runtimed` on a store in a folder, in a home of its own, with a configuration.
 
-    def __init__(self, folder: Path, profiles: Mapping[str, Mapping[str, Any]]) -> None:
+    Attributes:
+        config: The file of its configuration.
+        key: The file that has the real key.
+    """
+
+    def __init__(self, folder: Path, configuration: Mapping[str, Any], key: Path) -> None:
         self._folder = folder
+        self.config, self.key = folder / "config.toml", key
         (folder / "home").mkdir(parents=True, exist_ok=True)
-        (folder / "config.toml").write_text("\n".join(_toml(name, profile) for name, profile in profiles.items()))
+        self.config.write_text("\n".join(_toml(configuration)))
         self._process: subprocess.Popen[bytes] | None = None
         self._port = 0
 
@@ -37,7 +43,7 @@ class Daemon:
             "XDG_RUNTIME_DIR": str(self._folder),
             "RUNTIMED_TOKEN": TOKEN,
         }
-        command = [sys.executable, "-m", "runtimed", "--config", str(self._folder / "config.toml")]
+        command = [sys.executable, "-m", "runtimed", "--config", str(self.config)]
         command += ["--store", f"fs:{self._folder / 'store'}", "--listen", "127.0.0.1:0"]
         with (self._folder / "log").open("ab") as log:
             self._process = subprocess.Popen(command, env=env, stdout=subprocess.PIPE, stderr=log)
@@ -70,6 +76,7 @@ class Worker:
     """A Worker that runs the agent. A run that asks for permissions gets the kind of option that is wanted.
 
     Attributes:
+        mechanism: What confines it.
         events: Those of the last run, up to where it came.
     """
 
@@ -77,12 +84,13 @@ class Worker:
         self._daemon = daemon
         self.events: list[Event] = []
         request = {
-            "profile": {"kind": "builtin", "value": f"builtin:{profile}"},
+            "profile": {"kind": "builtin", "value": profile},
             "requested_capabilities": [{"name": name} for name in capabilities],
         }
         worker = daemon.ask("POST", "/v1/workers", request)["worker"]
         self.id = worker["worker_id"]
         self.refusal = worker["execution"]["last_result"].get("message", "")
+        self.mechanism = str(worker["execution"].get("sandbox", {}).get("mechanism", "none"))
         self.is_ready = worker["execution"]["backend"] == "connected"
 
     def run(self, content: str, kind: str = "allow_once", until: Callable[[], bool] | None = None) -> list[Event]:
@@ -126,15 +134,11 @@ class Worker:
                 self._daemon.ask("POST", f"{path}/permissions/{request['request_id']}", answer)
 
 
-def _toml(name: str, profile: Mapping[str, Any]) -> str:
-    """Return the configuration of a profile. JSON texts and arrays of texts are TOML too."""
-    scalars = {key: value for key, value in profile.items() if not isinstance(value, dict)}
-    lines = [f'[profiles."builtin:{name}"]', *_pairs(scalars)]
-    for key, value in profile.items():
-        if isinstance(value, dict):
-            lines += [f'[profiles."builtin:{name}".{key}]', *_pairs(value)]
-    return "\n".join(lines) + "\n"
-
-
-def _pairs(values: Mapping[str, Any]) -> Iterator[str]:
-    return (f"{name} = {json.dumps(value)}" for name, value in values.items())
+def _toml(table: Mapping[str, Any], *path: str) -> Iterator[str]:
+    """Yield the lines of a configuration. JSON texts and arrays of texts are TOML too."""
+    if path:
+        yield f"[{'.'.join(map(json.dumps, path))}]"
+    tables = {name: value for name, value in table.items() if isinstance(value, dict)}
+    yield from (f"{json.dumps(name)} = {json.dumps(value)}" for name, value in table.items() if name not in tables)
+    for name, value in tables.items():
+        yield from _toml(value, *path, name)

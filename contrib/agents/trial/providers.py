@@ -5,6 +5,7 @@ import json
 import threading
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
+from http import HTTPStatus
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from typing import Any
 
@@ -12,6 +13,11 @@ from script import Call, Tool, answer, as_json
 
 Event = tuple[str | None, Any]
 """The name of a server-sent event, if it has one, and its data."""
+
+KEY = "the-real-key-of-the-trial"
+"""What a request must show. No agent has it."""
+
+KEY_HEADERS = ("Authorization", "x-api-key", "x-goog-api-key")
 
 _numbers = itertools.count(1)
 
@@ -145,10 +151,16 @@ class _Handler(BaseHTTPRequestHandler):
     protocol_version = "HTTP/1.1"
 
     def do_GET(self) -> None:
+        if not self._shows_key():
+            self._send(b"{}", "application/json", HTTPStatus.UNAUTHORIZED)
+            return
         self._send(b'{"object":"list","data":[{"id":"scripted","object":"model"}]}', "application/json")
 
     def do_POST(self) -> None:
         request = json.loads(self.rfile.read(int(self.headers["Content-Length"])) or b"{}")
+        if not self._shows_key():
+            self._send(b"{}", "application/json", HTTPStatus.UNAUTHORIZED)
+            return
         path = self.path.partition("?")[0]
         speak = next((dialect for end, dialect in DIALECTS if path.endswith(end)), None)
         if speak is None:
@@ -160,8 +172,11 @@ class _Handler(BaseHTTPRequestHandler):
         else:
             self._send(json.dumps(_whole(path, events)).encode(), "application/json")
 
-    def _send(self, body: bytes, kind: str) -> None:
-        self.send_response(200)
+    def _shows_key(self) -> bool:
+        return KEY in {self.headers.get(name, "").removeprefix("Bearer ") for name in KEY_HEADERS}
+
+    def _send(self, body: bytes, kind: str, status: HTTPStatus = HTTPStatus.OK) -> None:
+        self.send_response(status)
         self.send_header("Content-Type", kind)
         self.send_header("Content-Length", str(len(body)))
         self.end_headers()

@@ -9,31 +9,34 @@ from typing import Any
 from checks import CheckFailed, text
 from daemon import POLL_S, Daemon, Worker
 
+COLD, WARM = "builtin:cold", "builtin:warm"
 REPETITIONS = 5
 WARM_DEADLINE_S = 120.0
 
 
-def ratio(folder: Path, profile: Mapping[str, Any]) -> float:
+def ratio(folder: Path, configuration: Mapping[str, Any], key: Path) -> float:
     """Return the ratio of the medians. The two take turns, and the warm ones are measured once an agent waits.
 
     Args:
         folder: A new folder for a daemon.
-        profile: That of the agent.
+        configuration: That of the agent, with one profile.
+        key: The file of the key.
 
     Raises:
         CheckFailed: A warm agent does not work.
         TimeoutError: No agent got warm.
     """
-    daemon = Daemon(folder, {"cold": profile, "warm": {**profile, "warm": 1}})
+    (profile,) = configuration["profiles"].values()
+    daemon = Daemon(folder, {**configuration, "profiles": {COLD: profile, WARM: {**profile, "warm": 1}}}, key)
     daemon.start()
     try:
         _wait_warm(daemon)
-        _create(daemon, profile, "cold")  # the first one loads the library of the protocol
+        _create(daemon, profile, COLD)  # the first one loads the library of the protocol
         cold, warm = [], []
         for _ in range(REPETITIONS):
-            cold.append(_create(daemon, profile, "cold"))
+            cold.append(_create(daemon, profile, COLD))
             _wait_warm(daemon)
-            warm.append(_create(daemon, profile, "warm"))
+            warm.append(_create(daemon, profile, WARM))
             _wait_warm(daemon)
         return median(warm) / median(cold)
     finally:
@@ -63,4 +66,4 @@ def _wait_warm(daemon: Daemon) -> None:
 
 def _ready(daemon: Daemon) -> int:
     profiles = daemon.ask("GET", "/v1/profiles")["profiles"]
-    return int(next(one["warm"]["ready"] for one in profiles if one["selector"] == "builtin:warm"))
+    return int(next(one["warm"]["ready"] for one in profiles if one["selector"] == WARM))

@@ -47,7 +47,9 @@ def test_a_script_is_shown_with_its_interpreter(home: Path, tmp_path: Path) -> N
 
 def test_a_program_of_npm_is_shown_with_the_packages_beside_its_own(home: Path, tmp_path: Path) -> None:
     packages = tmp_path / "project" / "node_modules"
-    tool = program(packages / "@scope" / "tool" / "node_modules" / "inner" / "dist" / "main.js", "#!/usr/bin/env node")
+    tool = program(
+        packages / "@scope" / "tool" / "node_modules" / "inner" / "dist" / "main.js", "#!/usr/bin/env node"
+    )
     link = packages / ".bin" / "run"
     link.parent.mkdir()
     link.symlink_to(tool)
