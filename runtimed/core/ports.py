@@ -146,19 +146,32 @@ class EventRefused(ValueError):
 
 
 @value
+class WorktreeRepository:
+    """The repository that a worktree belongs to, as absolute paths of the host.
+
+    Attributes:
+        common_dir: What all working trees of the repository share.
+        git_dir: What is of this worktree alone.
+    """
+
+    common_dir: str
+    git_dir: str
+
+
+@value
 class WorkingFolders:
     """The folders that a Worker's programs work in, as absolute paths of the host.
 
     Attributes:
         cwd: Where its programs start, or None for the Worker's own folder.
         others: Its further folders, by the environment variable that tells programs of it.
-        repositories: The repositories that its worktrees belong to, which git writes to as well.
+        repositories: The repositories of its worktrees, parts of which git writes to as well.
         borrowed: The folders of objects that its clones read from other repositories.
     """
 
     cwd: str | None = None
     others: Mapping[str, str] = attrs.field(factory=dict)
-    repositories: tuple[str, ...] = ()
+    repositories: tuple[WorktreeRepository, ...] = ()
     borrowed: tuple[str, ...] = ()
 
 

@@ -16,10 +16,20 @@ from typing import Any
 
 import pytest
 
-from runtimed.execution.confinement import bubblewrap, confiner, landlock, landlock_confinement, probe, secrets, users
+from runtimed.execution.confinement import (
+    bubblewrap,
+    confiner,
+    enclosure,
+    landlock,
+    landlock_confinement,
+    probe,
+    secrets,
+    users,
+)
 from runtimed.execution.confinement.seccomp import RULES, Condition
 from runtimed.execution.policy import SandboxPolicy, Secret
 from runtimed.execution.profile import Profile
+from runtimed.execution.workspaces import worktree
 from runtimed.execution.workspaces.catalog import ConfiguredWorkspace
 from runtimed.settings import load
 from tests.conftest import COVERAGE_VARIABLES
@@ -117,7 +127,8 @@ def indented_blocks(page: Page) -> list[str]:
 
 
 def test_the_refusals_of_the_guide_are_those_of_the_daemon(guide: Page) -> None:
-    said = "".join(map(inspect.getsource, (bubblewrap, confiner, landlock_confinement, secrets, users)))
+    sources = (bubblewrap, confiner, enclosure, landlock_confinement, secrets, users, worktree)
+    said = "".join(map(inspect.getsource, sources))
 
     for row in guide.section("If a Worker is refused").rows:
         text = row.codes()[0].removesuffix(": '…'")

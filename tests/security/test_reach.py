@@ -2,8 +2,12 @@
 
 import os
 import shutil
+from base64 import b64encode
 from collections.abc import Mapping
+from contextlib import closing
+from http.client import HTTPConnection
 from pathlib import Path
+from urllib.parse import urlsplit
 
 import pytest
 
@@ -11,6 +15,23 @@ from tests.security.conftest import USERS, WAYS, FindSite, Mechanism, User, requ
 from tests.security.programs.probe import ATTEMPTS
 
 CAP_SYS_ADMIN = 21
+
+CHANGE_REPOSITORY = """
+cd "$(git rev-parse --path-format=absolute --git-common-dir)"
+for path in config config.lock config.worktree commondir gitdir HEAD index packed-refs shallow hooks/pre-commit \\
+    info/attributes modules/inner/config rebase-merge/git-rebase-todo worktrees/new/commondir worktrees/*/commondir
+do
+    case $path in "worktrees/$(basename "$OLDPWD")"/*) continue ;; esac
+    mkdir -p "$(dirname "$path")"
+    echo changed >"$path"
+done
+for path in config hooks info packed-refs worktrees; do mv "$path" moved; rm -rf "$path"; ln -s /tmp "$path"; done
+cd "$OLDPWD"
+git config core.fsmonitor "touch changed"
+git config core.hooksPath "$PWD"
+git worktree add new
+echo done
+"""
 
 LEFT_OPEN: Mapping[Mechanism, frozenset[str]] = {
     "bubblewrap": frozenset(),
@@ -70,6 +91,44 @@ def test_a_worker_in_a_worktree_of_the_daemons_user_reaches_no_more(
 
 @each_user
 @each_mechanism
+def test_a_worker_in_a_worktree_changes_nothing_that_git_executes_for_others(
+    find_site: FindSite, mechanism: Mechanism, user: User
+) -> None:
+    require(mechanism, user)
+    if shutil.which("git") is None:
+        pytest.skip("git is not installed")
+    site = find_site(user, mechanism)
+    other, worker_id = (
+        site.create("shell", workspace_refs=[{"name": "cwd", "reference": "repo:worktree"}]) for _ in range(2)
+    )
+    repository = site.place.repository / ".git"
+    before = _without_work(repository, worker_id)
+
+    site.say(CHANGE_REPOSITORY, worker_id)
+
+    assert _without_work(repository, worker_id) == before
+    assert any(other in name for name in before)
+
+
+@each_user
+def test_other_users_of_the_host_cannot_use_the_proxy_of_a_worker(find_site: FindSite, user: User) -> None:
+    require("landlock", user)
+    site = find_site(user, "landlock")
+    url = urlsplit(site.run("shell", "printenv", "HTTP_PROXY").strip())
+    assert url.hostname is not None
+    own = b64encode(f"{url.username}:{url.password}".encode()).decode()
+
+    found = []
+    for headers in ({}, {"Proxy-Authorization": "Basic d29ya2VyOg=="}, {"Proxy-Authorization": f"Basic {own}"}):
+        with closing(HTTPConnection(url.hostname, url.port, timeout=30)) as connection:
+            connection.request("GET", "http://127.0.0.1:1/", headers=headers)
+            found.append(connection.getresponse().status)
+
+    assert found == [407, 407, 403]
+
+
+@each_user
+@each_mechanism
 def test_the_daemon_reads_and_writes_nothing_for_an_agent_that_the_agent_could_not(
     find_site: FindSite, mechanism: Mechanism, user: User
 ) -> None:
@@ -99,6 +158,13 @@ def test_the_same_program_reaches_it_without_a_sandbox(find_site: FindSite, user
 
     able = {"anyone", "root"} if user == "root" and _may_administer() else {"anyone"}
     assert {name: why for name, why in found.items() if why and ATTEMPTS[name][1] in able} == {}
+
+
+def _without_work(repository: Path, worker_id: str) -> Mapping[str, bytes | None]:
+    """Return the files of a repository, without objects, refs, logs and what is of the worktree of a Worker."""
+    found = [path.relative_to(repository) for path in repository.rglob("*")]
+    kept = [path for path in found if path.parts[0] not in {"objects", "refs", "logs"} and worker_id not in str(path)]
+    return {str(path): (repository / path).read_bytes() if (repository / path).is_file() else None for path in kept}
 
 
 def _may_administer() -> bool:

@@ -9,6 +9,7 @@ import pytest
 from tests.security.conftest import USERS, FindSite, Mechanism, User, require
 
 IDENTITY = "git config user.name worker && git config user.email worker@example.org"
+OWN_IDENTITY = IDENTITY.replace("git config", "git config --global")
 SERVER = """
 import http.server, threading, urllib.request
 server = http.server.ThreadingHTTPServer(("127.0.0.1", 0), http.server.SimpleHTTPRequestHandler)
@@ -108,7 +109,7 @@ def test_a_commit_in_a_worktree_workspace_is_in_the_repository(
     site = find_site(user, mechanism)
     worker_id = site.create("shell", workspace_refs=[{"name": "cwd", "reference": "repo:worktree"}])
 
-    script = f"{IDENTITY}; echo text >made; git add made; git commit -q -m 'made inside'; git status"
+    script = f"{OWN_IDENTITY}; echo text >made; git add made; git commit -q -m 'made inside'; git status"
     output = site.run("shell", "sh", "-ec", script, worker_id=worker_id)
 
     assert "working tree clean" in output

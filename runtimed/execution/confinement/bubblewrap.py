@@ -13,6 +13,7 @@ from runtimed.execution.confinement.instructions import FOLDER, Instructions, ar
 from runtimed.execution.confinement.judgment import SECRETS_FOLDER
 from runtimed.execution.confinement.landlock import Access, abi, ruleset
 from runtimed.execution.confinement.reach import Reach
+from runtimed.execution.confinement.repository_view import live_place, repository_view
 from runtimed.execution.confinement.seccomp import seccomp_filter
 from runtimed.execution.confinement.system_view import ACCOUNTS, ETC, SYSTEM
 from runtimed.execution.processes.confinement import Launch
@@ -206,6 +207,9 @@ def _laid_over(reach: Reach) -> Iterator[str]:
                 yield from ("--symlink", name, str(parent / before))
             parent = None
         yield from _parents(bind.target)
+        if bind.is_repository:
+            yield from (*_parents(live_place(bind.source)), *repository_view(bind.source))
+            continue
         yield from ("--bind" if bind.writable else "--ro-bind", str(bind.source), str(bind.target))
         for path in reach.hidden:
             if path.is_relative_to(bind.source):

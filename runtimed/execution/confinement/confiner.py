@@ -14,12 +14,13 @@ from runtimed.errors import printable
 from runtimed.execution.confinement import landlock
 from runtimed.execution.confinement.bubblewrap import USER
 from runtimed.execution.confinement.declarations import DeclarationRefused, grant, network_of
-from runtimed.execution.confinement.enclosure import Owned, WorkerEnclosure
+from runtimed.execution.confinement.enclosure import LinkFound, Owned, WorkerEnclosure, check_no_link
 from runtimed.execution.confinement.judgment import MOUNTS_FOLDER, SECRETS_FOLDER, judge
 from runtimed.execution.confinement.no_confinement import NoConfinement
 from runtimed.execution.confinement.probe import Mechanisms
 from runtimed.execution.confinement.reach import Bind, Confinement, Reach
 from runtimed.execution.confinement.references import UnknownReference, references, resolve
+from runtimed.execution.confinement.repository_view import repository_binds
 from runtimed.execution.confinement.secrets import Secrets, SecretUnavailable
 from runtimed.execution.confinement.system_view import NAMES, SYSTEM, folders_of_path, parts_of_program
 from runtimed.execution.confinement.users import Users
@@ -187,6 +188,7 @@ class HostConfiner:
     def _find(self, place: "Placement") -> WorkerEnclosure:
         if place.request.policy.mode == "off":
             return _unconfined(place)
+        _check_links(place)
         problems = []
         for mechanism in self._mechanisms:
             reach, owned = self._reach(place, has_user=mechanism.has_own_files)
@@ -226,10 +228,10 @@ class HostConfiner:
         policy = None if enclosure.reach.network == "host" else place.grants.network
         gateways = {name for kind, _, name in map(_parted, references(place.request.declared)) if kind != "secret"}
         git = tuple(place.grants.git.values())
-        ways_out = self._network.ways_out(Wanted(policy, tuple(sorted(gateways)), git))
+        is_inside = enclosure.confinement.has_own_files and enclosure.reach.network != "host"
+        ways_out = self._network.ways_out(Wanted(policy, tuple(sorted(gateways)), git, is_on_host=not is_inside))
         if ways_out is None:
             return enclosure
-        is_inside = enclosure.confinement.has_own_files and enclosure.reach.network != "host"
         if not is_inside:
             await ways_out.open_on_host()
         reach = attrs.evolve(enclosure.reach, has_listeners=is_inside, ports=() if is_inside else ways_out.ports)
@@ -281,6 +283,7 @@ class HostConfiner:
             Bind(own / TMP, Path("/tmp"), writable=True, is_tmp=True),  # noqa: S108 the Worker's own
             *(Bind(path, path) for path in self._readable(place, can_hide=has_user)),
             *(Bind(path, path, writable=True) for path in self._writable(place)),
+            *self._repositories(place),
             *(Bind(mount.path, MOUNTS / name, mount.writable) for name, mount in place.grants.mounts.items()),
             Bind(own / SCRIPTS, own / SCRIPTS),
             Bind(own / HOME, own / HOME, writable=True),
@@ -290,6 +293,7 @@ class HostConfiner:
             binds,
             hidden=self._paths.hidden,
             parent=own.parent,
+            fixed=tuple(place.fixed),
             uid=uid,
             mapped=mapped,
             home=own / HOME,
@@ -319,6 +323,14 @@ class HostConfiner:
         found += [self._checked(path, "workspace_refs") for path in place.shared]
         return _outermost(found)
 
+    def _repositories(self, place: "Placement") -> Iterator[Bind]:
+        """Yield the binds of repositories of worktrees. One within a folder that is writable as a whole has none."""
+        writable = self._writable(place)
+        for repository in place.folders.repositories:
+            self._checked(Path(repository.common_dir), "workspace_refs")
+            if not _is_within(Path(repository.common_dir), writable):
+                yield from repository_binds(repository)
+
     def _checked(self, path: Path, field: str) -> Path:
         if self._paths.is_hidden(path.resolve()):
             raise ConfinementRefused(f"{field}: {printable(str(path))} belongs to the daemon: no Worker may see it")
@@ -328,7 +340,8 @@ class HostConfiner:
         """Return the user that programs run as, and the folders of root that it gets as its own."""
         if self._users is None:
             return None, ()
-        deciding = (*place.shared, *(path for path in place.borrowed if not _is_public(path)))
+        common = (Path(repository.common_dir) for repository in place.folders.repositories)
+        deciding = (*place.shared, *common, *(path for path in place.borrowed if not _is_public(path)))
         owners = {path.stat().st_uid for path in deciding}
         if not owners:
             return self._users.of(place.worker_id), ()
@@ -350,6 +363,15 @@ class HostConfiner:
 
 def _unconfined(place: "Placement") -> WorkerEnclosure:
     return WorkerEnclosure(UNCONFINED, NoConfinement(), place.folder, Reach(()), Owned((), (), None), {})
+
+
+def _check_links(place: "Placement") -> None:
+    """Raise ConfinementRefused if a link leads to a workspace by now. No other mechanism makes that better."""
+    try:
+        for path in place.fixed:
+            check_no_link(path)
+    except LinkFound as error:
+        raise ConfinementRefused(f"workspace_refs: {error}") from None
 
 
 async def _close(enclosure: WorkerEnclosure) -> None:
@@ -404,10 +426,16 @@ class Placement:
         """The folders of objects that its clones only read."""
         return list(map(Path, self.folders.borrowed))
 
+    @property
+    def fixed(self) -> Iterator[Path]:
+        """The folders outside of its own that it is shown because of its workspaces."""
+        yield from (*self.shared, *self.borrowed)
+        for repository in self.folders.repositories:
+            yield from (bind.source for bind in repository_binds(repository))
+
     def _all(self) -> Iterator[Path]:
-        folders = self.folders
-        cwd = () if folders.cwd is None else (folders.cwd,)
-        yield from map(Path, (*cwd, *folders.others.values(), *folders.repositories))
+        cwd = () if self.folders.cwd is None else (self.folders.cwd,)
+        yield from map(Path, (*cwd, *self.folders.others.values()))
 
 
 def reach_of(policy: SandboxPolicy) -> NetworkReach:

@@ -1,6 +1,7 @@
 """What confines the programs of one Worker."""
 
 import contextlib
+import errno
 import os
 from collections.abc import Callable, Coroutine, Mapping, Sequence
 from functools import partial
@@ -9,6 +10,7 @@ from typing import Any
 
 import attrs
 
+from runtimed.execution.beneath import open_without_links
 from runtimed.execution.confinement.reach import Confinement, Reach
 from runtimed.execution.confinement.users import acting_as, give
 from runtimed.execution.confinement.ways_out import WaysOut
@@ -17,6 +19,14 @@ from runtimed.model.profile import Sandbox
 
 FOLDER_MODE = 0o700
 READABLE_MODE = 0o755
+REPLACED = "a folder of its workspaces, or of their repository, was replaced by a link"
+
+
+class LinkFound(OSError):
+    """A folder of a Worker's workspaces was replaced by a link."""
+
+    def __str__(self) -> str:
+        return self.strerror or ""
 
 
 @attrs.frozen
@@ -65,7 +75,7 @@ class WorkerEnclosure:
     folder: Path
     reach: Reach
     owned: Owned
-    variables: Mapping[str, str]
+    variables: Mapping[str, str] = attrs.field(repr=False)
     replaced: Mapping[str, tuple[str, str]] = attrs.field(factory=dict, repr=False)
     ways_out: WaysOut | None = None
     problem: str | None = None
@@ -89,8 +99,13 @@ class WorkerEnclosure:
                 found[name] = value
         return found
 
-    def launch(self, command: Sequence[str], cwd: Path) -> Launch:
+    def prepare(self) -> None:
         self.owned.prepare()
+
+    def launch(self, command: Sequence[str], cwd: Path) -> Launch:
+        for path in self.reach.fixed:
+            check_no_link(path)
+        self.prepare()
         return self.confinement.launch(self.reach, command, cwd)
 
     def prepare_made(self, made: tuple[Path, ...]) -> None:
@@ -112,6 +127,16 @@ class WorkerEnclosure:
         if self.ways_out is None:
             return _nothing_to_close
         return partial(self.ways_out.forget, await self.ways_out.open(pid, namespace))
+
+
+def check_no_link(path: Path) -> None:
+    """Check a path of a folder. Blocks. Raises OSError, LinkFound if it leads through a link."""
+    try:
+        os.close(open_without_links(path))
+    except OSError as error:
+        if error.errno in {errno.ELOOP, errno.ENOTDIR}:
+            raise LinkFound(error.errno, REPLACED) from error
+        raise
 
 
 async def _nothing_to_close() -> None:

@@ -19,12 +19,14 @@ class Bind:
         target: Where programs find it.
         writable: Whether they may change it.
         is_tmp: It is for temporary files. Where it cannot be shown as its target, TMPDIR names its source.
+        is_repository: It is a repository of Git, parts of which later binds make writable.
     """
 
     source: Path
     target: Path
     writable: bool = False
     is_tmp: bool = False
+    is_repository: bool = False
 
 
 @attrs.frozen
@@ -35,6 +37,7 @@ class Reach:
         binds: Files and folders, in the order in which they are laid over each other.
         hidden: Files and folders that stay invisible, even where a bind contains them.
         parent: The folder that the Worker's own folder is in, if it has one.
+        fixed: Sources beside which Workers may write: once a link leads to one of them, nothing is started any more.
         uid: The user that programs run as; None for the daemon's.
         mapped: Folders of root that are shown as those of that user.
         home: The home of that user.
@@ -49,6 +52,7 @@ class Reach:
     binds: tuple[Bind, ...]
     hidden: tuple[Path, ...] = ()
     parent: Path | None = None
+    fixed: tuple[Path, ...] = ()
     uid: int | None = None
     mapped: tuple[Path, ...] = ()
     home: Path = Path("/")

@@ -10,7 +10,7 @@ from pathlib import Path
 
 import attrs
 
-from runtimed.core.ports import Spawn, WorkingFolders
+from runtimed.core.ports import Spawn, WorkingFolders, WorktreeRepository
 from runtimed.errors import printable
 from runtimed.execution.tasks import completed
 from runtimed.execution.workspace import Workspaces
@@ -220,9 +220,13 @@ def working_folders(record: Record) -> WorkingFolders:
     """Return the folders of prepared workspaces: programs start in the one named CWD, or else in the first."""
     first = next((prepared for prepared in record.workspaces if prepared.name == CWD), record.workspaces[0])
     others = {variable_of(prepared.name): prepared.path for prepared in record.workspaces if prepared is not first}
-    repositories = [prepared.common_dir for prepared in record.workspaces if prepared.mode == "worktree"]
+    repositories = [
+        WorktreeRepository(prepared.common_dir, prepared.git_dir)
+        for prepared in record.workspaces
+        if prepared.mode == "worktree" and prepared.common_dir and prepared.git_dir
+    ]
     borrowed = [objects_of(prepared) for prepared in record.workspaces if prepared.mode == "clone"]
-    return WorkingFolders(first.path, others, tuple(filter(None, repositories)), tuple(map(str, borrowed)))
+    return WorkingFolders(first.path, others, tuple(repositories), tuple(map(str, borrowed)))
 
 
 def check_names(refs: Sequence[NamedReference]) -> None:

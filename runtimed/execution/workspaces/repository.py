@@ -37,10 +37,13 @@ class Repository:
 async def find_repository(git: Git, folder: Path, root: Path | None, view: View | None = None) -> Repository | None:
     """Return the repository that a folder belongs to, or None.
 
+    Whoever can write to the folder can make it point to any repository. So one elsewhere has to point back.
+
     Args:
         git: Runs git.
         folder: The folder.
-        root: A repository that any part of lies outside of this folder is none.
+        root: A repository that any part of lies outside of this folder is none; None for a folder that the operator
+            has named.
         view: What git may reach; by default what the folder itself says of its repository.
 
     Raises:
@@ -59,8 +62,21 @@ async def find_repository(git: Git, folder: Path, root: Path | None, view: View 
         if shown.status:
             return None
         top = Path(shown.text)
-    found = Repository(Path(lines[1]), Path(lines[2]), top)
-    return await asyncio.to_thread(_checked, found, folder, root)
+    found = await asyncio.to_thread(_checked, Repository(Path(lines[1]), Path(lines[2]), top), folder, root)
+    if found is None or root is not None:
+        return found
+    if not await asyncio.to_thread(_leads_to, found, folder):
+        return None
+    return found if await asyncio.to_thread(_points_back, found, folder) or await _is_module(git, found) else None
+
+
+async def _is_module(git: Git, found: Repository) -> bool:
+    """Return whether a repository is that of a submodule: its configuration names the working tree."""
+    if found.work_tree is None or found.git_dir != found.common_dir:
+        return False
+    args = ("config", "--get", "core.worktree")
+    named = (await git.run(found.place(found.work_tree), *args, accepted=(0, 1))).text
+    return bool(named) and await asyncio.to_thread((found.git_dir / named).resolve) == found.work_tree
 
 
 def _view_of(folder: Path, root: Path | None) -> View:
@@ -89,6 +105,26 @@ def _checked(found: Repository, folder: Path, root: Path | None) -> Repository |
     if root is not None and not all(place.is_relative_to(root) for place in places):
         return None
     return Repository(git_dir, common_dir, work_tree)
+
+
+def _leads_to(found: Repository, folder: Path) -> bool:
+    """Return whether the folder, or the working tree that it is in, names the repository. Blocks."""
+    if found.work_tree is None and folder.is_relative_to(found.git_dir):
+        return True
+    top = found.work_tree or folder
+    pointer = first_line(top / ".git")
+    named = top / ".git" if pointer is None else top / pointer.removeprefix(POINTER)
+    return named.resolve() == found.git_dir
+
+
+def _points_back(found: Repository, folder: Path) -> bool:
+    """Return whether a repository lies within what names it, or has a worktree there. Blocks."""
+    git_dir, top = found.git_dir, found.work_tree or folder
+    if git_dir == found.common_dir:
+        return git_dir.is_relative_to(top) or folder.is_relative_to(git_dir)
+    pointer = first_line(git_dir / "gitdir")
+    is_worktree = git_dir.parent == found.common_dir / "worktrees" and pointer is not None
+    return is_worktree and (git_dir / (pointer or "")).parent.resolve() == top
 
 
 async def commit_of(git: Git, place: Place, ref: str) -> str | None:

@@ -32,8 +32,11 @@ INITIALIZING = "initializing"
 BRANCHES = "runtimed"
 """What the names of the branches of Workers begin with, before a slash."""
 
+LOGGED = {"core.logAllRefUpdates": "true"}
+"""Makes the folder of the logs, which a confined Worker cannot make and git needs in worktrees."""
+
 IN_THE_WAY = "its repository has a branch named runtimed: rename it, because git makes no runtimed/worker-… beside it"
-NO_REPOSITORY = "its folder is no git repository"
+NO_REPOSITORY = "its folder is no git repository, or points to one that does not point back"
 ALTERNATES = "objects/info/alternates"
 BORROWS = "git finds no such commit: its repository borrows objects from another one, which confined git cannot reach"
 NO_COMMIT = "its repository has no such commit"
@@ -78,7 +81,8 @@ async def why_no_branch(git: Git, planned: Prepared) -> str:
 
 async def make_branch(git: Git, planned: Prepared) -> bool:
     """Make the branch of a workspace at its base, unless somebody else was faster. Returns whether it was made."""
-    return await move_branch(git, repository_of(planned), planned.branch or "", planned.base or "", None)
+    place = attrs.evolve(repository_of(planned), settings=LOGGED if planned.mode == "worktree" else {})
+    return await move_branch(git, place, planned.branch or "", planned.base or "", None)
 
 
 async def make_worktree(git: Git, planned: Prepared) -> Prepared:
@@ -132,16 +136,18 @@ def find_entry(prepared: Prepared) -> Path | None:
     """Return what the repository keeps about the worktree, or None. Blocks.
 
     It is found by the path of the worktree, which the repository writes down, because a worktree's own pointer may be
-    missing or lead elsewhere. Where git was killed before it wrote that, it is found by its name.
+    missing or lead elsewhere. Where git was killed before it wrote that, it is found by its name. Workers can write
+    any path into what is kept about their own worktrees, so the name has to be one of this workspace all the same.
     """
     if prepared.common_dir is None or prepared.made is None:
         return None
     made = Path(prepared.made)
+    *own, _ = made.name.split("-", 3)
     with contextlib.suppress(OSError):
         for entry in sorted((Path(prepared.common_dir) / "worktrees").iterdir()):
             pointer = first_line(entry / "gitdir")
             is_own = _target(entry, pointer) == made / ".git" if pointer else entry.name == made.name
-            if is_own and not entry.is_symlink():
+            if is_own and entry.name.split("-", 3)[:-1] == own and not entry.is_symlink():
                 return entry
     return None
 

@@ -5,7 +5,7 @@ import contextlib
 import os
 import shutil
 import subprocess
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Callable
 from pathlib import Path
 
 import attrs
@@ -18,7 +18,9 @@ from runtimed.execution import Profile, ProfileRegistry
 from runtimed.execution.confinement.confiner import HostConfiner
 from runtimed.execution.processes.supervisor import Supervisor
 from runtimed.execution.workspaces.catalog import Catalog, ConfiguredWorkspace
+from runtimed.execution.workspaces.git import Git
 from runtimed.execution.workspaces.manager import WorkspaceManager
+from runtimed.execution.workspaces.repository import find_repository
 from runtimed.execution.workspaces.worktree import BORROWS
 from runtimed.model.event import RunEnd
 from runtimed.model.identity import worker_id
@@ -32,9 +34,23 @@ FIRST = worker_id(1)
 MODES: tuple[WorkspaceMode, ...] = ("shared", "worktree", "clone", "copy")
 SOMEBODY = 1000
 COMMIT = (
-    "set -e; git config user.email w@example.org; git config user.name w; "
+    "set -e; git config --global user.email w@example.org; git config --global user.name w; "
     "echo changed >file; git add file; git commit -q -m second; git status --porcelain; cat file; id -u"
 )
+
+
+USUAL = """
+echo more >more; git add more; git commit -q -m more; git commit -q --amend -m 'more of it'
+git tag mine; git update-ref -d refs/tags/mine; git branch -m renamed; git branch -m back
+git checkout -q -b topic HEAD~1; echo topic >more; git add more; git commit -q -m topic; git checkout -q back
+git cherry-pick topic && exit 1; echo both >more; git add more; git cherry-pick --continue
+git rebase topic && exit 1; echo both >more; git add more; git rebase --continue || git rebase --skip
+git revert --no-edit HEAD; git stash; echo stashed >>more; git stash; git stash pop; git checkout -q more
+git config user.name 'for this program'; git branch -q tracking --track main
+git checkout -q -B back HEAD; git update-ref -d refs/heads/topic; git commit -q --allow-empty -m 'on the other'
+git fetch -q . main; git reflog >/dev/null; git worktree list; git fsck; git status
+"""
+"""What people and agents do in a repository, with conflicts in between."""
 
 
 def git(repository: Path, *args: str) -> str:
@@ -50,6 +66,7 @@ class Host:
 
     repository: Path
     registry: ProfileRegistry
+    supervisor: Supervisor
     manager: WorkspaceManager
     sink: RecordingSink
     inputs: int = 0
@@ -105,7 +122,7 @@ async def host(
     manager = WorkspaceManager(catalog, folders, supervisor)
     profiles = {"builtin:shell": Profile("shell", stop_grace_s=1)}
     registry = ProfileRegistry(profiles, workspaces=folders, supervisor=supervisor, manager=manager)
-    yield Host(repository, registry, manager, recorder)
+    yield Host(repository, registry, supervisor, manager, recorder)
     await registry.close()
 
 
@@ -146,6 +163,32 @@ async def test_a_confined_worker_works_in_a_repository_and_in_a_worktree_of_it(h
     await host.registry.delete(FIRST)
 
 
+async def test_usual_git_works_in_a_worktree_and_loses_no_refs_of_others(host: Host) -> None:
+    git(host.repository, "branch", "other")
+    git(host.repository, "tag", "packed")
+    git(host.repository, "pack-refs", "--all")
+    git(host.repository, "branch", "loose")
+    refs, config = git(host.repository, "show-ref"), (host.repository / ".git" / "config").read_bytes()
+    assert (await host.spawn("worktree")).outcome == "accepted"
+    assert (await host.run(COMMIT)).status == 0
+
+    done = await host.run(f"set -e; export GIT_EDITOR=true\n{USUAL}")
+
+    assert done.status == 0, done.text
+    assert "could not lock" not in done.text
+    assert "could not delete" not in done.text
+    assert "fatal:" not in done.text
+    assert done.text.endswith("nothing to commit, working tree clean\n")
+    assert (host.repository / ".git" / "config").read_bytes() == config
+    assert set(refs.splitlines()) <= set(git(host.repository, "show-ref").splitlines())
+
+    git(host.repository, "pack-refs", "--all", "--prune")
+    done = await host.run("git log --format=%s -1; git show-ref packed; ! git tag -d packed; git gc -q; git show-ref")
+
+    assert done.text.startswith("on the other")
+    assert set(refs.splitlines()) <= set(git(host.repository, "show-ref").splitlines())
+
+
 @pytest.mark.parametrize("mode", ["worktree", "clone", "copy"])
 async def test_workspaces_of_a_confined_worker_are_there_after_a_restart_and_gone_after_its_deletion(
     host: Host, mode: WorkspaceMode
@@ -181,13 +224,12 @@ async def test_a_repository_that_borrows_objects_is_refused_with_the_reason(host
     assert BORROWS in (answer.message or "")
 
 
-async def test_links_that_a_worker_puts_into_a_repository_lead_the_daemon_nowhere(host: Host, tmp_path: Path) -> None:
+async def test_links_that_somebody_puts_into_a_repository_lead_the_daemon_nowhere(host: Host, tmp_path: Path) -> None:
     victim = tmp_path / "victim"
     (victim / "heads" / "runtimed").mkdir(parents=True)
     (victim / "heads" / "runtimed" / f"{FIRST}.lock").touch()
     assert (await host.spawn("worktree")).outcome == "accepted"
-    done = await host.run(f"set -e; cd {host.repository}/.git; mv refs kept; ln -s {victim} refs")
-    assert done.status == 0, done.text
+    _replace_by_link(host.repository / ".git" / "refs", victim)
     await host.registry.stop(FIRST, None)
 
     await host.manager.unsaved(FIRST)
@@ -202,8 +244,7 @@ async def test_entries_of_worktrees_are_not_removed_through_a_link(host: Host, t
     assert (await host.spawn("worktree")).outcome == "accepted"
     shutil.copytree(host.repository / ".git" / "worktrees", victim, dirs_exist_ok=True)
     before = sorted(victim.rglob("*"))
-    done = await host.run(f"set -e; cd {host.repository}/.git; mv worktrees kept; ln -s {victim} worktrees")
-    assert done.status == 0, done.text
+    _replace_by_link(host.repository / ".git" / "worktrees", victim)
     await host.registry.stop(FIRST, None)
 
     with contextlib.suppress(OSError):
@@ -211,3 +252,80 @@ async def test_entries_of_worktrees_are_not_removed_through_a_link(host: Host, t
 
     assert before
     assert sorted(victim.rglob("*")) == before
+
+
+def _replace_by_link(path: Path, target: Path) -> None:
+    path.rename(path.with_name("kept"))
+    path.symlink_to(target)
+
+
+def _point_by_file(repository: Path, victim: Path) -> None:
+    (repository / ".git").write_text(f"gitdir: {victim}/.git\n")
+
+
+def _point_by_link(repository: Path, victim: Path) -> None:
+    (repository / ".git").symlink_to(victim / ".git")
+
+
+def _point_by_common_folder(repository: Path, victim: Path) -> None:
+    shutil.copytree(victim / ".git", repository / ".git", symlinks=True)
+    (repository / ".git" / "commondir").write_text(f"{victim}/.git\n")
+
+
+def _point_to_a_worktree(repository: Path, victim: Path) -> None:
+    git(victim, "worktree", "add", "-q", "-b", "elsewhere", str(victim.with_name("elsewhere")))
+    (repository / ".git").write_text(f"gitdir: {victim}/.git/worktrees/elsewhere\n")
+
+
+@pytest.fixture
+def victim(repository: Path, tmp_path: Path) -> Path:
+    """Another repository of the same user."""
+    made = tmp_path / "victim"
+    shutil.copytree(repository, made)
+    for path in (made, *made.rglob("*")):
+        os.chown(path, repository.stat().st_uid, repository.stat().st_gid)
+    return made
+
+
+@pytest.mark.parametrize("mode", ["worktree", "clone"])
+@pytest.mark.parametrize("point", [_point_by_file, _point_by_link, _point_by_common_folder, _point_to_a_worktree])
+async def test_a_folder_that_points_to_another_repository_gives_nobody_access_to_that(
+    host: Host, victim: Path, mode: WorkspaceMode, point: Callable[[Path, Path], None]
+) -> None:
+    (host.repository / ".git").rename(host.repository / "before")
+    await asyncio.to_thread(point, host.repository, victim)
+    refs = git(victim, "show-ref")
+
+    answer = await host.spawn(mode)
+
+    assert answer.outcome == "errored", answer
+    assert "points to one that does not point back" in (answer.message or "")
+    assert git(victim, "show-ref") == refs
+
+
+@pytest.mark.parametrize("mode", ["worktree", "clone"])
+@pytest.mark.parametrize("part", [".git", ".git/objects"])
+async def test_a_worker_is_not_restored_once_a_link_leads_to_the_repository_of_its_workspace(
+    host: Host, victim: Path, mode: WorkspaceMode, part: str
+) -> None:
+    assert (await host.spawn(mode)).outcome == "accepted"
+    await host.registry.stop(FIRST, None)
+    _replace_by_link(host.repository / part, victim / part)
+
+    answer = await host.spawn(mode, history=())
+
+    assert answer.outcome == "rejected", answer
+    assert "was replaced by a link" in (answer.message or "")
+
+
+async def test_a_linked_worktree_and_a_submodule_are_repositories_too(host: Host, tmp_path: Path) -> None:
+    """Their folders point to a repository elsewhere, which points back."""
+    library, linked, outer = (tmp_path / name for name in ("library", "linked", "outer"))
+    for folder in (library, outer):
+        git(tmp_path, "init", "-q", str(folder))
+    git(library, "commit", "-q", "--allow-empty", "-m", "first")
+    git(library, "worktree", "add", "-q", "-b", "linked", str(linked))
+    git(outer, "-c", "protocol.file.allow=always", "submodule", "add", "-q", str(library), "inner")
+
+    for folder in (linked, outer / "inner"):
+        assert await find_repository(Git(host.supervisor), folder, None) is not None, folder

@@ -16,6 +16,7 @@ from runtimed.core.state.backend_answer import BackendAnswer
 from runtimed.errors import WorkspaceUnavailable
 from runtimed.execution import Profile, ProfileRegistry
 from runtimed.execution.processes.supervisor import Supervisor
+from runtimed.execution.workspaces import worktree
 from runtimed.execution.workspaces.catalog import Catalog, ConfiguredWorkspace
 from runtimed.execution.workspaces.manager import WorkspaceManager
 from runtimed.execution.workspaces.preparation import forget_made
@@ -135,6 +136,23 @@ async def test_a_worktree_whose_folder_was_removed_is_made_again_from_its_branch
     assert answer.outcome == "accepted"
     assert (made / "file").read_text() == "kept"
     assert [(one.ahead, one.dirty) for one in await host.manager.workspaces(FIRST)] == [(1, False)]
+
+
+def test_a_worker_that_claims_the_worktree_of_another_gets_nothing_of_that(tmp_path: Path) -> None:
+    repository = tmp_path / "claimed"
+    git(tmp_path, "init", "-q", "-b", "main", str(repository))
+    git(repository, "commit", "-q", "--allow-empty", "-m", "first")
+    made = tmp_path / "worker-00000002-0-cwd"
+    claiming = repository / ".git" / "worktrees" / "worker-00000001-0-cwd"
+    claiming.mkdir(parents=True)
+    (claiming / "gitdir").write_text(f"{made}/.git\n")
+    planned = Prepared("cwd", "repo:x", "worktree", str(made), str(repository), str(made))
+    planned = attrs.evolve(planned, common_dir=str(repository / ".git"))
+
+    assert worktree.find_entry(planned) is None
+
+    git(repository, "worktree", "add", "-q", str(made), "-b", "second")
+    assert worktree.find_entry(planned) == claiming.with_name(made.name)
 
 
 async def test_a_registry_without_workspaces_rejects_what_would_need_one(
