@@ -33,7 +33,7 @@ from runtimed.http.app import Api
 from runtimed.http.server.http_server import HttpServer
 from runtimed.http.server.listeners import Address, Listeners, passed_by_systemd
 from runtimed.notify import notify
-from runtimed.settings import Settings, config_file, configuration_files
+from runtimed.settings import Settings, config_file, configuration_files, configuration_folders
 from runtimed.store.factories import OpenedStore, find_store
 from runtimed.wire import endpoint
 from runtimed.wire.token import TokenFileError, read_token
@@ -249,7 +249,8 @@ def _confiner(settings: Settings, opened: OpenedStore) -> HostConfiner:
     users = Users(numbers, opened.data_dir.workers) if os.geteuid() == 0 else None
     files = [settings.token_file] if settings.token_file else []
     sockets = [address.path for address in map(Address.parse, settings.listen) if address.path]
-    named = [*configuration_files(config_file()), *settings.secret_files, *map(Path, files), *map(Path, sockets)]
+    configured = [*configuration_files(config_file()), *configuration_folders()]
+    named = [*configured, *settings.secret_files, *map(Path, files), *map(Path, sockets)]
     paths = HostPaths(tuple(path.resolve() for path in (opened.data_dir.path, endpoint.folder(), *named)))
     is_off = all(policy.mode == "off" for policy in policies)
     mechanisms = Mechanisms() if is_off else find_mechanisms(None if users is None else numbers.start)

@@ -1,6 +1,6 @@
 """The settings of the daemon."""
 
-from runtimed.settings.loading import config_file, configuration_files, load, unknown_variables
+from runtimed.settings.loading import config_file, configuration_files, configuration_folders, load, unknown_variables
 from runtimed.settings.log import LOG_LEVELS
 from runtimed.settings.settings import Settings
 from runtimed.settings.values import ENVIRONMENT_PREFIX
@@ -13,6 +13,7 @@ __all__ = [
     "Settings",
     "config_file",
     "configuration_files",
+    "configuration_folders",
     "load",
     "unknown_variables",
 ]

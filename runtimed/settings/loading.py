@@ -58,6 +58,11 @@ def configuration_files(config: str | None = None) -> list[Path]:
     return [Path(config)] if config else [file for file in _usual_files() if file.exists()]
 
 
+def configuration_folders() -> list[Path]:
+    """Return the folders of the usual files that exist. Another file in them may replace such a file at any time."""
+    return [file.parent for file in _usual_files() if file.parent.is_dir()]
+
+
 def unknown_variables() -> list[str]:
     """Return the variables in the environment that look like settings and are none."""
     known = {f"{ENVIRONMENT_PREFIX}{field.name.upper()}" for field in attrs.fields(Settings)}

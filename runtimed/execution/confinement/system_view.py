@@ -25,19 +25,27 @@ ETC = tuple(
         "localtime",
         "mime.types",
         "nsswitch.conf",
-        "pki",
+        "pki/ca-trust",
+        "pki/java",
+        "pki/tls/cert.pem",
+        "pki/tls/certs",
+        "pki/tls/ct_log_list.cnf",
+        "pki/tls/openssl.cnf",
+        "pki/tls/openssl.d",
         "profile",
         "protocols",
         "python3",
         "python3.11",
         "services",
         "shells",
-        "ssl",
+        "ssl/cert.pem",
+        "ssl/certs",
+        "ssl/openssl.cnf",
         "terminfo",
         "timezone",
     )
 )
-"""The files in /etc that programs need and that say nothing of this host's secrets."""
+"""The files in /etc that programs need and that say nothing of this host's secrets: no folder with private keys."""
 
 ACCOUNTS = (Path("/etc/passwd"), Path("/etc/group"))
 """The users and groups of the host."""

@@ -2,7 +2,7 @@ from pathlib import Path
 
 import pytest
 
-from runtimed.execution.confinement.system_view import folders_of_path, is_system, parts_of_program
+from runtimed.execution.confinement.system_view import ETC, folders_of_path, is_system, parts_of_program
 
 
 @pytest.fixture
@@ -22,6 +22,11 @@ def test_programs_of_the_system_need_nothing_more(home: Path) -> None:
     assert list(parts_of_program(["sh", "-c", "true"], {"PATH": "/usr/bin:/bin"}, home)) == []
     assert is_system(Path("/usr/bin/env"))
     assert not is_system(Path("/usrlocal/bin/env"))
+
+
+@pytest.mark.parametrize("key", ["/etc/ssl/private/host.key", "/etc/pki/tls/private/host.key", "/etc/shadow"])
+def test_certificates_are_shown_without_private_keys(key: str) -> None:
+    assert not any(Path(key).is_relative_to(path) for path in ETC)
 
 
 def test_a_program_is_shown_with_what_it_is_installed_in(home: Path, tmp_path: Path) -> None:
