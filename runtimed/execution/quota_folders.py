@@ -1,4 +1,4 @@
-"""The folders of Workers, with their project quotas. Everything here blocks."""
+"""The folders of Workers, with what the host keeps for each. Everything here blocks."""
 
 import contextlib
 from collections.abc import Callable
@@ -15,10 +15,12 @@ class QuotaFolders:
 
     Args:
         workspaces: Makes and removes the folders, all in the same one.
+        removed: Called once the folder of a Worker is gone.
     """
 
-    def __init__(self, workspaces: Workspaces) -> None:
+    def __init__(self, workspaces: Workspaces, removed: Callable[[WorkerId], None]) -> None:
         self._workspaces = workspaces
+        self._removed = removed
         self._parent: Path | None = None
 
     def worker_folder(self, worker_id: WorkerId) -> Path:
@@ -35,5 +37,8 @@ class QuotaFolders:
         parent = self._parent
         project = project_quota.find(parent / worker_id) if parent is not None else 0
         self._workspaces.remove_worker_folder(worker_id, is_cut)
-        if parent is not None and project and not (parent / worker_id).exists():
+        if parent is None or (parent / worker_id).exists():
+            return
+        if project:
             project_quota.release(project, parent)
+        self._removed(worker_id)

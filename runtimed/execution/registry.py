@@ -66,8 +66,8 @@ class ProfileRegistry:
         built_in = {name: attrs.evolve(profile, sandbox=self._sandbox) for name, profile in BUILT_IN.items()}
         self._profiles = {**built_in, **profiles}
         self._default = default_profile
-        self._workspaces = QuotaFolders(workspaces)
         self._supervisor = supervisor or Supervisor()
+        self._workspaces = QuotaFolders(workspaces, self._supervisor.confiner.forget)
         self._manager = manager
         self._in_workspaces: set[WorkerId] = set()
         self._preparing: dict[WorkerId, asyncio.Task[WorkingFolders]] = {}

@@ -8,12 +8,14 @@ import os
 import secrets
 import stat
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from typing import Any, Protocol, TypeVar
 
 from runtimed.core.ports import Spawn
 from runtimed.errors import StoreUnsupported
 from runtimed.execution.processes import project_quota
+from runtimed.execution.processes.confinement import Enclosure
 from runtimed.execution.processes.limits import FolderLimit
 from runtimed.execution.session.exit_reason import failure_text
 from runtimed.execution.session.warnings import alert
@@ -138,6 +140,12 @@ class Home:
         self._identity, self._is_known = _identity(own), True
         return note
 
+    def _make_for(self, enclosure: Enclosure | None) -> str | None:
+        note = self.make()
+        if note and enclosure is not None:
+            enclosure.prepare()
+        return note
+
     def adopt(self, spare: Path) -> None:
         """Make the folder of a program that was started ahead the Worker's own. Blocks.
 
@@ -154,14 +162,15 @@ class Home:
         """The home in the Worker's own folder."""
         return self.folder / HOME
 
-    async def renewed(self, *, is_confined: bool) -> Alert | None:
+    async def renewed(self, enclosure: Enclosure | None, *, stays: bool = True) -> Alert | None:
         """Make the directory again if it is gone, and return an alert about that.
 
         Args:
-            is_confined: A program that runs already goes on to see the old directory, and not the new one.
+            enclosure: What confines the Worker, whose user owns the directory then.
+            stays: A confined program that runs already goes on in the old directory, and does not see the new one.
         """
         try:
-            note = await self.use(self.make)
+            note = await self.use(partial(self._make_for, enclosure))
         except TimeoutError as error:
             log.warning("cannot look at the folder of a Worker", extra={"worker_id": self.worker_id, "reason": error})
             return alert(f"the Worker's folder could not be looked at: {error}", "error")
@@ -169,7 +178,7 @@ class Home:
             fields = {"worker_id": self.worker_id, "reason": error}
             log.warning("the folder of a Worker is gone and cannot be made again", extra=fields)
             return alert(f"the Worker's folder is gone, and could not be made anew: {failure_text(error)}", "error")
-        if note and is_confined:
+        if note and stays and enclosure is not None and enclosure.confines:
             note = f"{note}; {OLD_FOLDER}"
         return alert(note) if note else None
 

@@ -55,15 +55,15 @@ class Roots:
     def folder(self, asked: str) -> Path:
         """Resolve a path to a folder. Raises PathRefused."""
         try:
-            descriptor, path = self._open(asked, _FOLDER)
+            descriptor, root, below = self._open(asked, _FOLDER)
         except OSError:
             raise PathRefused(f"{asked!r} is not a folder") from None
         os.close(descriptor)
-        return path
+        return root / below
 
     @contextmanager
     def open(self, asked: str, flags: int) -> Iterator[int]:
-        """Open a regular file.
+        """Open a regular file, and act as the user of the agent until it is closed: so its quota holds as well.
 
         Args:
             asked: The absolute path.
@@ -76,14 +76,14 @@ class Roots:
             PathRefused: The path is invalid, leads outside, or names no regular file.
             OSError: It can't be opened.
         """
-        descriptor, _ = self._open(asked, flags | _FILE)
-        with _closing(descriptor):
+        descriptor, root, _ = self._open(asked, flags | _FILE)
+        with _closing(descriptor), self._acting(root):
             if not stat.S_ISREG(os.fstat(descriptor).st_mode):
                 raise PathRefused(f"{asked!r} is not a regular file")
             yield descriptor
 
-    def _open(self, asked: str, flags: int) -> tuple[int, Path]:
-        """Open what a path leads to, and return its path without links."""
+    def _open(self, asked: str, flags: int) -> tuple[int, Path, PurePosixPath]:
+        """Open what a path leads to, and return the root that has it and its path below that, without links."""
         if not asked.startswith("/") or "\0" in asked:
             raise PathRefused(f"{asked!r} is not an absolute path")
         path = PurePosixPath(asked)
@@ -93,7 +93,7 @@ class Roots:
             with _closing(os.open(root, _FOLDER)) as top, self._acting(root):
                 found = _descend(top, below, flags)
             if isinstance(found, int):
-                return found, root / below
+                return found, root, below
             path = PurePosixPath(root) / found
         raise OSError(errno.ELOOP, os.strerror(errno.ELOOP))
 

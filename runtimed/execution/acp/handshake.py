@@ -118,7 +118,7 @@ class Handshake:
 
     async def renew_home(self, opened: Opened) -> Alert | None:
         """Make the Worker's folder again if it is gone, with the saved session, and return an alert about that."""
-        renewed = await self._place.renewed(is_confined=self._rules is not None)
+        renewed = await self._place.renewed(self._supervisor.confiner.of(self._spawn.worker_id))
         if renewed is not None:
             with contextlib.suppress(OSError):
                 await self._save(opened.saved)

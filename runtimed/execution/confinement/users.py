@@ -26,7 +26,9 @@ _libc = ctypes.CDLL(None, use_errno=True)
 class Users:
     """Gives each Worker a user of its own from a range of numbers that nobody else has.
 
-    The owner of a Worker's home says which one it has: so it keeps it over a restart of the daemon.
+    The owner of a Worker's home says which one it has: so it keeps it over a restart of the daemon. Numbers follow
+    the ids of Workers: so one is given again only after as many Workers as the range has numbers. All methods can be
+    called in any thread.
 
     Args:
         numbers: The range.
@@ -37,11 +39,10 @@ class Users:
         self._numbers = numbers
         self._workers = workers
         self._taken: dict[WorkerId, int] | None = None
-        self._next = 0
         self._lock = threading.Lock()
 
     def of(self, worker_id: WorkerId) -> int:
-        """Return the user of a Worker. A new one gets the next number that no folder belongs to.
+        """Return the user of a Worker. A new one gets a number that no folder and no process belongs to.
 
         Raises:
             ConfinementRefused: All numbers of the range are taken.
@@ -49,7 +50,7 @@ class Users:
         with self._lock:
             taken = self._taken = self._found() if self._taken is None else self._taken
             if worker_id not in taken:
-                taken[worker_id] = self._free(set(taken.values()))
+                taken[worker_id] = self._free(worker_id, {*taken.values(), *_users_of_processes()})
             return taken[worker_id]
 
     def rename(self, before: WorkerId, worker_id: WorkerId) -> None:
@@ -61,8 +62,9 @@ class Users:
 
     def forget(self, worker_id: WorkerId) -> None:
         """Note that a Worker's folder is gone."""
-        if self._taken is not None:
-            self._taken.pop(worker_id, None)
+        with self._lock:
+            if self._taken is not None:
+                self._taken.pop(worker_id, None)
 
     def _found(self) -> dict[WorkerId, int]:
         found: dict[WorkerId, int] = {}
@@ -71,16 +73,24 @@ class Users:
                 with contextlib.suppress(OSError):
                     owner = os.lstat(f"{entry.path}/{HOME}").st_uid
                     found |= {WorkerId(entry.name): owner} if owner in self._numbers else {}
-        self._next = max(found.values(), default=self._numbers.start - 1) + 1 - self._numbers.start
         return found
 
-    def _free(self, taken: set[int]) -> int:
-        for _ in self._numbers:
-            number = self._numbers[self._next % len(self._numbers)]
-            self._next += 1
+    def _free(self, worker_id: WorkerId, taken: set[int]) -> int:
+        first = int(worker_id.rpartition("-")[2], 16)
+        for offset in range(len(self._numbers)):
+            number = self._numbers[(first + offset) % len(self._numbers)]
             if number not in taken:
                 return number
         raise ConfinementRefused(f"sandbox.uids: all {len(self._numbers)} numbers are taken by Workers")
+
+
+def _users_of_processes() -> set[int]:
+    found = set()
+    for entry in os.scandir("/proc"):
+        if entry.name.isdecimal():
+            with contextlib.suppress(OSError):
+                found.add(entry.stat().st_uid)
+    return found
 
 
 def give(folder: Path, uid: int) -> None:

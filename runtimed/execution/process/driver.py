@@ -77,11 +77,6 @@ class ProcessDriver:
     def has_open_text(self) -> bool:
         return self._translator.is_open
 
-    @property
-    def _is_confined(self) -> bool:
-        enclosure = self._supervisor.confiner.of(self._worker_id)
-        return enclosure is not None and enclosure.confines
-
     def refusal(self, dispatch: Dispatch) -> BackendAnswer | None:
         if protocol.input_line(dispatch) is None:
             return BackendAnswer("rejected", "content: expected Unicode text")
@@ -107,7 +102,7 @@ class ProcessDriver:
 
     async def write(self, run: Run) -> None:
         self._run = run
-        if renewed := await self._home.renewed(is_confined=self._is_confined):
+        if renewed := await self._home.renewed(self._supervisor.confiner.of(self._worker_id)):
             await self._emit((renewed,))
         if self._program is not None:
             await self._program.begin_run()

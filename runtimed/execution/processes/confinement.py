@@ -80,6 +80,9 @@ class Enclosure(FileRules, Protocol):
     def environment(self, env: Mapping[str, str]) -> dict[str, str]:
         """Return the environment of a program, with what it needs inside."""
 
+    def prepare(self) -> None:
+        """Make the Worker's own folders that are missing, and give them to its user. Blocks. Raises OSError."""
+
     def launch(self, command: Sequence[str], cwd: Path) -> Launch:
         """Return a command that starts a program confined. Blocks. Raises OSError."""
 
@@ -207,6 +210,9 @@ class Confiner(Protocol):
 
     def forget(self, worker_id: WorkerId) -> None:
         """Give the user of a Worker back, once its folder is removed."""
+
+    def forget(self, worker_id: WorkerId) -> None:
+        """Let another Worker have the user of a Worker whose folder is gone. May be called in any thread."""
 
     async def close(self) -> None:
         """Close the ways out of all Workers."""

@@ -197,8 +197,8 @@ class ShellDriver:
             Whether a shell began the script. False if the run was interrupted before, or the shell did not respond.
         """
         script = plain(script)
-        stays = self._profile.restart == "never" and self._is_confined
-        if renewed := await self._home.renewed(is_confined=stays):
+        enclosure = self._supervisor.confiner.of(self._worker_id)
+        if renewed := await self._home.renewed(enclosure, stays=self._profile.restart == "never"):
             await self._sink.emit(renewed)
             await self._leave_old_folder()
             script = RETURN_HOME.format(home=shlex.quote(str(self._home.path))).encode() + script

@@ -1,8 +1,11 @@
 """Files that the daemon reads and writes for an agent that is confined, and an agent that was started ahead."""
 
 import asyncio
+import errno
 import json
 import os
+import shutil
+import subprocess
 import sys
 from collections.abc import AsyncIterator, Iterator
 from pathlib import Path
@@ -15,9 +18,13 @@ from runtimed.core.ports import Dispatch, Spawn, WorkingFolders
 from runtimed.core.state.change import Entry
 from runtimed.execution import Profile
 from runtimed.execution.acp import AcpBackend
+from runtimed.execution.acp.files import Roots, write_text
 from runtimed.execution.confinement.confiner import HostConfiner
+from runtimed.execution.confinement.enclosure import Owned, WorkerEnclosure
+from runtimed.execution.confinement.no_confinement import NoConfinement
+from runtimed.execution.confinement.reach import Bind, Reach
 from runtimed.execution.policy import SandboxPolicy
-from runtimed.execution.processes.confinement import SandboxRequest
+from runtimed.execution.processes.confinement import UNCONFINED, SandboxRequest
 from runtimed.execution.processes.supervisor import Supervisor
 from runtimed.model.identity import worker_id
 from runtimed.model.interaction import WorkerInput
@@ -115,6 +122,28 @@ def group_of_root() -> Iterator[None]:
     os.setgroups(before)
 
 
+@pytest.fixture
+def full_disk(tmp_path: Path) -> Iterator[Path]:
+    """The folder of a file system whose room is left for root alone."""
+    if os.geteuid() or not all(map(shutil.which, ("mkfs.ext4", "mount", "umount"))):
+        pytest.skip("this needs root, mkfs.ext4, mount and umount")
+    image, mounted = tmp_path / "image", tmp_path / "disk"
+    mounted.mkdir()
+    with image.open("wb") as made:
+        made.truncate(32 << 20)
+    subprocess.run(["mkfs.ext4", "-q", "-F", "-m", "50", str(image)], check=True)
+    if subprocess.run(["mount", "-o", "loop", image, mounted], capture_output=True, check=False).returncode:
+        pytest.skip("this host mounts no such file system")
+    try:
+        mounted.chmod(0o777)
+        fill = "exec dd if=/dev/zero of=filler bs=64k"
+        filled = ["setpriv", "--reuid=65534", "--regid=65534", "--clear-groups", "sh", "-c", fill]
+        subprocess.run(filled, cwd=mounted, capture_output=True, check=False)
+        yield mounted
+    finally:
+        subprocess.run(["umount", mounted], check=True)
+
+
 def read(path: object) -> tuple[str, dict[str, Any]]:
     return "fs/read_text_file", {"path": str(path)}
 
@@ -197,6 +226,35 @@ async def test_the_daemon_shows_a_confined_agent_nothing_that_is_hidden_in_a_fol
     assert ["cannot be" in answer["error"]["message"] for answer in answers[:4]] == [True] * 4, answers
     assert SECRET not in json.dumps(answers)
     assert (scratch / "token").read_text() == SECRET
+
+
+async def test_a_home_that_is_made_anew_belongs_to_the_user_of_the_agent_at_once(confined: Confined) -> None:
+    await confined.spawn()
+    await confined.run([["end"]])
+    user = confined.home.stat().st_uid
+    await asyncio.to_thread(shutil.rmtree, confined.home)
+
+    (answer,) = await confined.told(write(confined.home / "a" / "b", "one"))
+
+    assert answer == {"result": {}}
+    made = [confined.home, *confined.home.rglob("*")]
+    assert {path.stat().st_uid for path in made} == {user}
+
+
+def test_the_daemon_takes_no_room_for_an_agent_that_is_reserved_for_root(full_disk: Path) -> None:
+    """As with a quota, from which root is exempt: the kernel looks at who writes, not at who has opened the file."""
+    folder = full_disk / "folder"
+    folder.mkdir()
+    os.chown(folder, 100_000, 100_000)
+    reach = Reach((Bind(folder, folder, writable=True),))
+    rules = WorkerEnclosure(UNCONFINED, NoConfinement(), folder, reach, Owned((), (), 100_000), {})
+    file = folder / "file"
+
+    with pytest.raises(OSError, match="No space left") as refused:
+        write_text(Roots([folder], rules), str(file), "x" * (4 << 20))
+
+    assert refused.value.errno == errno.ENOSPC
+    file.write_text("x" * (4 << 20))
 
 
 async def test_files_are_written_for_an_agent_that_nothing_confines(confined: Confined) -> None:

@@ -136,7 +136,7 @@ def test_the_home_of_a_worker_inherits_its_project(disk: Path) -> None:
 
 
 def test_a_folder_that_is_held_before_its_workspaces_are_made_stays_held(disk: Path) -> None:
-    folders = QuotaFolders(DataDir(disk / "store", is_scratch=True))
+    folders = QuotaFolders(DataDir(disk / "store", is_scratch=True), lambda _: None)
     folders.hold(FIRST, 4 * MIB)
     made = folders.worker_folder(FIRST) / "workspaces"
     made.mkdir()

@@ -319,7 +319,7 @@ async def test_a_run_that_is_interrupted_before_its_script_begins_does_not_begin
     await harness.spawn()
     freed = asyncio.Event()
 
-    async def renewed(_: Home, *, is_confined: bool) -> None:
+    async def renewed(_: Home, _enclosure: object, *, stays: bool) -> None:
         await freed.wait()
 
     monkeypatch.setattr(Home, "renewed", renewed)
