@@ -209,9 +209,6 @@ class Confiner(Protocol):
         """Forget a Worker whose programs have ended, and close its ways out. It keeps its user."""
 
     def forget(self, worker_id: WorkerId) -> None:
-        """Give the user of a Worker back, once its folder is removed."""
-
-    def forget(self, worker_id: WorkerId) -> None:
         """Let another Worker have the user of a Worker whose folder is gone. May be called in any thread."""
 
     async def close(self) -> None:
