@@ -4,10 +4,13 @@ import asyncio
 import logging
 import socket
 from collections.abc import Awaitable, Callable
+from http import HTTPStatus
 from typing import cast
 
 import attrs
 from aiohttp import web
+
+from runtimed.gateways.refused import Refused
 
 MAX_CONNECTIONS = 128
 """The connections of one process tree. A further one is closed at once."""
@@ -22,6 +25,7 @@ CLOSE_S = 1.0
 MAX_HEADER_BYTES = 32 * 2**10
 
 Handler = Callable[[web.BaseRequest], Awaitable[web.StreamResponse]]
+Refuse = Callable[[Refused], web.Response]
 
 log = logging.getLogger(__name__)
 
@@ -36,8 +40,12 @@ class HttpService:
         """Answer a request. Bodies are neither decoded nor limited. Cancelled when its connection is lost."""
         raise NotImplementedError
 
+    def refusal(self, refused: Refused) -> web.Response:
+        """Return the gateway's own response."""
+        raise NotImplementedError
+
     async def serve(self, listener: socket.socket) -> None:
-        connections = _Connections(self.answer)
+        connections = _Connections(self.answer, self.refusal)
         try:
             server = await asyncio.get_running_loop().create_server(connections.make, sock=listener)
         except BaseException:
@@ -69,25 +77,18 @@ class _Listener:
 class _Connections(web.Server):
     """The connections accepted on one listener."""
 
-    def __init__(self, handler: Handler) -> None:
-        super().__init__(
-            self._handle,
-            handler_cancellation=True,
-            logger=log,
-            access_log=None,
-            auto_decompress=False,
-            keepalive_timeout=KEEPALIVE_S,
-            lingering_time=LINGERING_S,
-            max_line_size=MAX_HEADER_BYTES,
-            max_field_size=MAX_HEADER_BYTES,
-        )
+    def __init__(self, handler: Handler, refuse: Refuse) -> None:
+        super().__init__(self._handle, handler_cancellation=True)
         self._handler = handler
+        self._refuse = refuse
         self._transports: dict[web.RequestHandler, asyncio.Transport] = {}
         self._answering: set[asyncio.Task[object]] = set()
 
     def make(self) -> asyncio.Protocol:
         """Return the protocol of a new connection."""
-        return self() if len(self._transports) < MAX_CONNECTIONS else _Refused()
+        if len(self._transports) >= MAX_CONNECTIONS:
+            return _Excess()
+        return _Connection(self, self._refuse, asyncio.get_running_loop())
 
     def connection_made(self, handler: web.RequestHandler, transport: asyncio.Transport) -> None:
         super().connection_made(handler, transport)
@@ -114,7 +115,42 @@ class _Connections(web.Server):
             self._answering.discard(task)
 
 
-class _Refused(asyncio.Protocol):
+class _Connection(web.RequestHandler):
+    """One connection. What arrives on it may be anything: programs of a Worker must not fill the log with it."""
+
+    __slots__ = ("_refuse",)
+
+    def __init__(self, server: web.Server, refuse: Refuse, loop: asyncio.AbstractEventLoop) -> None:
+        super().__init__(
+            server,
+            loop=loop,
+            logger=log,
+            access_log=None,
+            auto_decompress=False,
+            keepalive_timeout=KEEPALIVE_S,
+            lingering_time=LINGERING_S,
+            max_line_size=MAX_HEADER_BYTES,
+            max_field_size=MAX_HEADER_BYTES,
+        )
+        self._refuse = refuse
+
+    def handle_error(
+        self,
+        request: web.BaseRequest,
+        status: int = 500,
+        exc: BaseException | None = None,
+        message: str | None = None,
+    ) -> web.StreamResponse:
+        if status >= HTTPStatus.INTERNAL_SERVER_ERROR:
+            return super().handle_error(request, status, exc, message)
+        if request.writer.output_size > 0:
+            raise ConnectionError("the response has begun already")
+        response = self._refuse(Refused(status, "invalid_request", "expected a valid request of HTTP/1.1"))
+        response.force_close()
+        return response
+
+
+class _Excess(asyncio.Protocol):
     """A connection above MAX_CONNECTIONS."""
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:

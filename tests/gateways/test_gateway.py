@@ -206,6 +206,24 @@ async def test_a_path_with_two_readings_is_refused(reach: Reach, upstream: Upstr
     assert not upstream.seen
 
 
+@pytest.mark.parametrize(
+    "request_line", ["POST responses HTTP/1.1", "\x16\x03\x01\x02", "GET / HTTP/1.1\r\nA\x00: b"]
+)
+async def test_what_is_no_http_is_400_and_fills_no_log(
+    reach: Reach, upstream: Upstream, caplog: pytest.LogCaptureFixture, request_line: str
+) -> None:
+    gateway = await reach()
+
+    answer = await gateway.send(f"{request_line}\r\nHost: x\r\n\r\n".encode())
+
+    assert answer.split()[1] == b"400"
+    assert answer.endswith(
+        b'{"error": {"code": "invalid_request", "message": "expected a valid request of HTTP/1.1"}}'
+    )
+    assert upstream.seen == []
+    assert caplog.records == []
+
+
 async def test_the_path_that_is_sent_is_the_one_that_was_checked(reach: Reach, upstream: Upstream) -> None:
     gateway = await reach()
 
