@@ -64,10 +64,10 @@ def _text(envelopes: list[Any]) -> str:
 
 
 async def test_observers_that_join_a_chatty_run_at_any_moment_miss_nothing_and_see_nothing_twice(
-    daemon: Daemon, tmp_path: Path, shaped: Shaped
+    daemon: Daemon, shaped: Shaped
 ) -> None:
     worker_id = await asyncio.to_thread(daemon.shell)
-    gate = tmp_path / "gate"
+    gate = daemon.home / "shared" / f"gate-{worker_id}"
     await asyncio.to_thread(daemon.input, worker_id, CHATTY.format(gate))
     seen = await Crowd(daemon, worker_id, gate).watch()
     log = await asyncio.to_thread(daemon.log, worker_id)
