@@ -129,20 +129,16 @@ class Place:
 
 @dataclass
 class Site:
-    """A daemon, with another program of its user.
+    """A daemon.
 
     Attributes:
         place: Its folders.
         daemon: The daemon.
-        neighbor: The other program.
-        about: What it says of itself.
     """
 
     place: Place
     daemon: Daemon
-    neighbor: subprocess.Popen[str]
-    about: Mapping[str, Any]
-    workers: dict[str, str] = field(default_factory=dict)
+    workers: dict[str, str] = field(default_factory=dict, kw_only=True)
 
     def worker(self, way: str) -> str:
         """Return a Worker that runs commands, the same one each time."""
@@ -175,6 +171,19 @@ class Site:
         texts = [one["payload"]["data"]["text"] for one in events if one["payload"]["event"] == "text_done"]
         assert texts, events
         return "".join(texts)
+
+
+@dataclass
+class NeighborSite(Site):
+    """A daemon, with another program of its user.
+
+    Attributes:
+        neighbor: The other program.
+        about: What it says of itself.
+    """
+
+    neighbor: subprocess.Popen[str]
+    about: Mapping[str, Any]
 
     def probe(self, way: str, worker_id: str | None = None) -> dict[str, str]:
         """Return the outcome of each attempt of the probe."""
@@ -255,17 +264,29 @@ def _link_tools(folder: Path, absent: Sequence[str]) -> None:
 
 
 @contextlib.contextmanager
-def new_daemon(place: Place, mode: str, *, wrapper: Sequence[str] = ()) -> Iterator[Daemon]:
-    """Start a daemon, and stop it at the end."""
+def new_daemon(
+    place: Place, mode: str, *, wrapper: Sequence[str] = (), before: Sequence[str] = (), more: str = "", port: int = 0
+) -> Iterator[Daemon]:
+    """Start a daemon, and stop it at the end.
+
+    Args:
+        place: Its folders.
+        mode: That of all sandboxes.
+        wrapper: A command that runs it as its user.
+        before: A command that runs all of it, as the user of the tests.
+        more: What else its configuration has.
+        port: Its port.
+    """
     names = {"mode": mode, "shared": place.shared, "python": PYTHON, "repository": place.repository}
-    place.config.write_text(CONFIG.format_map(names))
+    place.config.write_text(CONFIG.format_map(names) + more)
     place.config.chmod(0o600)
     place.give(place.config)
     (place.home / "private").touch(mode=0o600)
     place.give(place.home / "private").write_text("private")
-    options = ["--config", str(place.config), "--listen", "127.0.0.1:0", "--listen", f"unix:{place.home}/socket"]
+    options = ["--config", str(place.config), "--listen", f"127.0.0.1:{port}"]
+    options += ["--listen", f"unix:{place.home}/socket"]
     environment = {"PATH": place.path, "PYTHONDONTWRITEBYTECODE": "1"}
-    wrapper = [*(_seen_by_nobody() if place.user == "another user" else ()), *wrapper]
+    wrapper = [*before, *(_seen_by_nobody() if place.user == "another user" else ()), *wrapper]
     daemon = Daemon(place.home, shaped, f"fs:{place.store}", options, environment, wrapper)
     try:
         yield daemon.ready()
@@ -318,22 +339,26 @@ def require(mechanism: Mechanism, user: User) -> None:
         pytest.skip(f"the kernel does not have version {LANDLOCK_ABI} of Landlock")
 
 
-FindSite = Callable[[User, Mechanism], Site]
+def mode_of(user: User, mechanism: Mechanism) -> str:
+    """Return the mode in which a daemon has this mechanism, if it is the only one that it finds."""
+    is_held = user == "another user" or mechanism == "bubblewrap"
+    return "off" if mechanism == "none" else "required" if is_held else "best"
+
+
+FindSite = Callable[[User, Mechanism], NeighborSite]
 
 
 @pytest.fixture(scope="session")
 def find_site() -> Iterator[FindSite]:
     """Return a function that starts a daemon for a mechanism and a user, the same one each time."""
     with contextlib.ExitStack() as stack:
-        found: dict[tuple[User, Mechanism], Site] = {}
+        found: dict[tuple[User, Mechanism], NeighborSite] = {}
 
-        def find(user: User, mechanism: Mechanism) -> Site:
+        def find(user: User, mechanism: Mechanism) -> NeighborSite:
             if (user, mechanism) not in found:
                 place = stack.enter_context(new_place(user, ABSENT[mechanism]))
-                is_held = user == "another user" or mechanism == "bubblewrap"
-                mode = "off" if mechanism == "none" else "required" if is_held else "best"
-                daemon = stack.enter_context(new_daemon(place, mode))
-                found[user, mechanism] = Site(place, daemon, *stack.enter_context(new_neighbor(place)))
+                daemon = stack.enter_context(new_daemon(place, mode_of(user, mechanism)))
+                found[user, mechanism] = NeighborSite(place, daemon, *stack.enter_context(new_neighbor(place)))
             return found[user, mechanism]
 
         yield find

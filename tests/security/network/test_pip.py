@@ -1,0 +1,98 @@
+"""pip installs a package through the proxy, from an index that the rules name."""
+
+import base64
+import ensurepip
+import hashlib
+import ssl
+import subprocess
+import zipfile
+from pathlib import Path
+
+import pytest
+from aiohttp import web
+
+from tests.security.conftest import PYTHON, USERS, Mechanism, User, require
+from tests.security.network.conftest import FindOnline
+from tests.security.network.internet import WEB, Internet
+
+WHEEL = "tiny-1.0-py3-none-any.whl"
+INSTALL = """
+set -e
+cd $(mktemp -d -p .)
+{python} -m venv --without-pip environment
+environment/bin/python {pip}/pip install -q --disable-pip-version-check --retries 0 --no-cache-dir \\
+    --cert {certificate} --index-url https://{host}/simple tiny 2>&1
+environment/bin/python -c 'import tiny; print(tiny.TEXT)'
+"""
+
+each_user = pytest.mark.parametrize("user", [pytest.param(user, id=f"as {user}") for user in USERS])
+each_mechanism = pytest.mark.parametrize(
+    "mechanism", [pytest.param("bubblewrap", id="by bubblewrap"), pytest.param("landlock", id="by Landlock")]
+)
+
+
+@pytest.fixture(scope="module")
+def certificate(internet: Internet, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Serve an index with one package by HTTPS, at each name, and return its certificate."""
+    folder = tmp_path_factory.mktemp("index")
+    files = folder / "index.pem", folder / "index.key"
+    command = ["openssl", "req", "-x509", "-newkey", "ec", "-pkeyopt", "ec_paramgen_curve:P-256", "-nodes"]
+    command += ["-days", "2", "-subj", "/CN=index.test", "-out", str(files[0]), "-keyout", str(files[1])]
+    command += ["-addext", "subjectAltName=DNS:index.test,DNS:web.test"]
+    try:
+        subprocess.run(command, check=True, capture_output=True)
+    except FileNotFoundError:
+        pytest.skip("openssl is not installed")
+    context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+    context.load_cert_chain(*files)
+    wheel = _build(folder / WHEEL)
+
+    async def answer(request: web.BaseRequest) -> web.StreamResponse:
+        if request.path == f"/files/{WHEEL}":
+            return web.Response(body=wheel, content_type="application/octet-stream")
+        link = f'<a href="/files/{WHEEL}#sha256={hashlib.sha256(wheel).hexdigest()}">{WHEEL}</a>'
+        return web.Response(text=f"<!DOCTYPE html><html><body>{link}</body></html>", content_type="text/html")
+
+    internet.serve(answer, internet.there.listen(443, WEB), ssl=context)
+    return files[0]
+
+
+def _build(path: Path) -> bytes:
+    """Return a wheel of one module."""
+    files = {
+        "tiny.py": b"TEXT = 'the tiny package'\n",
+        "tiny-1.0.dist-info/METADATA": b"Metadata-Version: 2.1\nName: tiny\nVersion: 1.0\n",
+        "tiny-1.0.dist-info/WHEEL": b"Wheel-Version: 1.0\nRoot-Is-Purelib: true\nTag: py3-none-any\n",
+    }
+    digests = {name: base64.urlsafe_b64encode(hashlib.sha256(data).digest()) for name, data in files.items()}
+    lines = [f"{name},sha256={digests[name].rstrip(b'=').decode()},{len(data)}" for name, data in files.items()]
+    record = "\n".join([*lines, "tiny-1.0.dist-info/RECORD,,", ""])
+    with zipfile.ZipFile(path, "w") as archive:
+        for name, data in {**files, "tiny-1.0.dist-info/RECORD": record.encode()}.items():
+            archive.writestr(name, data)
+    return path.read_bytes()
+
+
+@each_user
+@each_mechanism
+def test_pip_installs_from_an_index_that_the_rules_name_and_from_no_other(
+    find_online: FindOnline, certificate: Path, mechanism: Mechanism, user: User
+) -> None:
+    require(mechanism, user)
+    site = find_online(user, mechanism)
+    bundled = sorted((Path(ensurepip.__file__).parent / "_bundled").glob("pip-*.whl"))
+    if not bundled:
+        pytest.skip("this Python comes without pip")
+    files = {"pip": site.place.shared / bundled[0].name, "certificate": site.place.shared / certificate.name}
+    files["pip"].write_bytes(bundled[0].read_bytes())
+    files["certificate"].write_bytes(certificate.read_bytes())
+    worker_id = site.new("listed")
+
+    installed, refused = (
+        site.run("shell", "sh", "-c", INSTALL.format(python=PYTHON, host=host, **files), worker_id=worker_id)
+        for host in ("index.test", "web.test")
+    )
+
+    assert installed == "the tiny package\n"
+    assert "the tiny package" not in refused
+    assert [(item["host"], item["port"]) for item in site.refusals(worker_id)] == [("web.test", 443)]
