@@ -5,7 +5,7 @@ import logging
 import socket
 from collections.abc import Awaitable, Callable
 from http import HTTPStatus
-from typing import cast
+from typing import Any, cast
 
 import attrs
 from aiohttp import web
@@ -88,7 +88,18 @@ class _Connections(web.Server):
         """Return the protocol of a new connection."""
         if len(self._transports) >= MAX_CONNECTIONS:
             return _Excess()
-        return _Connection(self, self._refuse, asyncio.get_running_loop())
+        return _Connection(
+            self,
+            self._refuse,
+            loop=asyncio.get_running_loop(),
+            logger=log,
+            access_log=None,
+            auto_decompress=False,
+            keepalive_timeout=KEEPALIVE_S,
+            lingering_time=LINGERING_S,
+            max_line_size=MAX_HEADER_BYTES,
+            max_field_size=MAX_HEADER_BYTES,
+        )
 
     def connection_made(self, handler: web.RequestHandler, transport: asyncio.Transport) -> None:
         super().connection_made(handler, transport)
@@ -120,18 +131,8 @@ class _Connection(web.RequestHandler):
 
     __slots__ = ("_refuse",)
 
-    def __init__(self, server: web.Server, refuse: Refuse, loop: asyncio.AbstractEventLoop) -> None:
-        super().__init__(
-            server,
-            loop=loop,
-            logger=log,
-            access_log=None,
-            auto_decompress=False,
-            keepalive_timeout=KEEPALIVE_S,
-            lingering_time=LINGERING_S,
-            max_line_size=MAX_HEADER_BYTES,
-            max_field_size=MAX_HEADER_BYTES,
-        )
+    def __init__(self, server: web.Server, refuse: Refuse, **options: Any) -> None:
+        super().__init__(server, **options)
         self._refuse = refuse
 
     def handle_error(

@@ -200,8 +200,8 @@ def new_online_site(internet: Internet, user: User, mechanism: Mechanism, more: 
         ports = {"web": WEB, "port": UPSTREAM_PORT, "git_port": GIT_PORT}
         tables += GATEWAYS.format(home=place.home, variables=VARIABLES, **ports)
         port = internet.open_door()
-        given = {"before": internet.wrapper, "more": tables + more, "port": port}
-        with new_daemon(place, mode_of(user, mechanism), **given) as daemon:
+        mode, tables = mode_of(user, mechanism), tables + more
+        with new_daemon(place, mode, before=internet.wrapper, more=tables, port=port) as daemon:
             yield OnlineSite(place, daemon, internet)
 
 

@@ -106,7 +106,16 @@ def test_other_ways_to_write_an_address_are_no_destinations(
 ) -> None:
     require(mechanism, user)
     site = find_online(user, mechanism)
-    spelled = ("2130706433", "0x7f000001", "0177.0.0.1", "127.1", "0x7f.1", "0", "017700000001", "127.0.0.1.0x0")
+    spelled: tuple[str, ...] = (
+        "2130706433",
+        "0x7f000001",
+        "0177.0.0.1",
+        "127.1",
+        "0x7f.1",
+        "0",
+        "017700000001",
+        "127.0.0.1.0x0",
+    )
     spelled += ("[::1%lo]", "[::127.0.0.1]x", "127.0.0.1@web.test", "web.test@127.0.0.1", "127.0.0.1#.web.test")
 
     found = site.reach("public", "tunnel", [f"{host}:{LOCAL_PORT}" for host in spelled])
