@@ -151,7 +151,7 @@ def test_a_worker_that_claims_the_worktree_of_another_gets_nothing_of_that(tmp_p
 
     assert worktree.find_entry(planned) is None
 
-    git(repository, "worktree", "add", "-q", str(made), "-b", "second")
+    git(repository, "worktree", "add", "-q", "-f", str(made), "-b", "second")
     assert worktree.find_entry(planned) == claiming.with_name(made.name)
 
 
