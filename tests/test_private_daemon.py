@@ -16,6 +16,7 @@ from typing import Any
 
 import pytest
 
+from tests.conftest import COVERAGE_VARIABLES
 from tests.runtimectl.job.conftest import programs_with
 
 DEADLINE_S = 60
@@ -28,7 +29,7 @@ Exec = Callable[..., "subprocess.Popen[str]"]
 def env(user_folders: Path) -> dict[str, str]:
     """The environment of the commands: folders of this test, and a short one for temporary files."""
     kept = {name: os.environ[name] for name in ("PATH", "HOME", "XDG_RUNTIME_DIR", "XDG_CONFIG_HOME")}
-    return {**kept, "PYTHONPATH": str(ROOT), "TMPDIR": str(user_folders), "LANG": "C.UTF-8"}
+    return {**kept, "PYTHONPATH": str(ROOT), "TMPDIR": str(user_folders), "LANG": "C.UTF-8", **COVERAGE_VARIABLES}
 
 
 @pytest.fixture

@@ -344,7 +344,7 @@ BREAKS = {
     published_before_it_is_stored: ["published before it was stored", "has not seen"],
     events_are_trimmed_though_readers_were_not_told: ["is missing", "is no longer retained"],
     a_cut_run_is_left_open: ["this does not end"],
-    a_start_forgets_the_idempotency_keys: ["a repeat has another answer"],
+    a_start_forgets_the_idempotency_keys: ["a repeat has another answer", "was started twice"],
 }
 """The protections that are broken, and the messages by which the machine may notice."""
 

@@ -96,9 +96,11 @@ class Editor:
         assert self.process.stdout is not None
         assert self.process.stderr is not None
         assert self.process.stdin is not None
-        if self.process.poll() is None:
+        self.process.terminate()
+        try:
+            self.process.wait(DEADLINE_S)
+        finally:
             self.process.kill()
-        self.process.wait(DEADLINE_S)
         self._reader.join(DEADLINE_S)
         written: str = self.process.stderr.read().decode()
         for stream in (self.process.stdin, self.process.stdout, self.process.stderr):

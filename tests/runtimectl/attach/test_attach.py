@@ -94,10 +94,12 @@ class Person:
         return self.process.returncode
 
     def close(self) -> None:
-        if self.process.poll() is None:
+        self.process.terminate()
+        try:
+            self.process.wait(DEADLINE_S)
+        finally:
             self.process.kill()
-        self.process.wait(DEADLINE_S)
-        os.close(self._terminal)
+            os.close(self._terminal)
 
     def _read(self, timeout: float) -> None:
         while select.select([self._terminal], [], [], timeout)[0]:

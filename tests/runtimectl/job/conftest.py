@@ -14,7 +14,7 @@ from typing import Any
 import pytest
 
 from tests import programs
-from tests.conftest import granting, make_shared
+from tests.conftest import COVERAGE_VARIABLES, granting, make_shared
 from tests.programs import RUNTIMECTL
 from tests.runtimectl.conftest import DEADLINE_S, ROOT, Daemon
 
@@ -62,6 +62,7 @@ class Jobs:
             "XDG_RUNTIME_DIR": str(folder / "run"),
             "XDG_CONFIG_HOME": str(folder / "config"),
             "LANG": "C.UTF-8",
+            **COVERAGE_VARIABLES,
         }
         for name in ("run", "config"):
             (folder / name).mkdir(mode=0o700, parents=True, exist_ok=True)
