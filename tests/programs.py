@@ -31,6 +31,9 @@ MAX_REQUEST_BYTES = 1 << 20
 RIGHTS_BYTES = socket.CMSG_SPACE(3 * array.array("i").itemsize)
 POLL_S = 0.01
 
+HARMLESS = {"PYTHONPATH", "PYTHONDONTWRITEBYTECODE", "PYTHONUNBUFFERED"}
+"""Variables of the interpreter that change nothing a test may rely on."""
+
 KNOWN = {"stdin", "stdout", "stderr", "text", "cwd", "start_new_session"}
 """What a fork can be told about; anything else of `subprocess.Popen` means an ordinary start."""
 
@@ -57,8 +60,8 @@ def run(
 
 def _is_plain(env: Mapping[str, str]) -> bool:
     """Whether the interpreter would start the same with this environment."""
-    special = {name for name in env if name.startswith(("PYTHON", "LC_", "COVERAGE_"))} - {"PYTHONPATH"}
-    is_same = env.get("PYTHONPATH") == ROOT and env.get("LANG", "C.UTF-8") == "C.UTF-8"
+    special = {name for name in env if name.startswith(("PYTHON", "LC_", "COVERAGE_"))} - HARMLESS
+    is_same = env.get("PYTHONPATH", ROOT) == ROOT and env.get("LANG", "C.UTF-8") == "C.UTF-8"
     return is_same and not special
 
 

@@ -16,6 +16,8 @@ import apsw
 import pytest
 
 from runtimed.daemon import STOP_SIGNALS
+from tests import programs
+from tests.programs import RUNTIMED
 
 DEADLINE_S = 30
 
@@ -29,9 +31,9 @@ def run() -> Iterator[Run]:
     with contextlib.ExitStack() as started:
 
         def start(*options: str, **how: Any) -> subprocess.Popen[str]:
-            how = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE, "text": True, **how}
-            command = [sys.executable, "-m", "runtimed", "--listen", "127.0.0.1:0", "--log-format", "text", *options]
-            daemon = started.enter_context(subprocess.Popen(command, **how))
+            how = {"env": os.environ, "stdout": subprocess.PIPE, "stderr": subprocess.PIPE, "text": True, **how}
+            command = [*RUNTIMED, "--listen", "127.0.0.1:0", "--log-format", "text", *options]
+            daemon = started.enter_context(programs.start(command, **how))
             started.callback(daemon.kill)
             return daemon
 
