@@ -232,7 +232,6 @@ class ProfileRegistry:
                     await self._manager.release(worker_id)
                 await self._delete_sessions(worker_id)
                 await asyncio.to_thread(self._workspaces.remove_worker_folder, worker_id, cut.is_set)
-                self._supervisor.confiner.forget(worker_id)
         except OSError as error:
             fields = {"worker_id": worker_id, "path": error.filename, "reason": error.strerror}
             log.error("cannot remove the folder of a Worker", extra=fields)

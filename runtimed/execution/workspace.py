@@ -5,9 +5,8 @@ import contextlib
 import errno
 import logging
 import os
-import secrets
 import stat
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from functools import partial
 from pathlib import Path
 from typing import Any, Protocol, TypeVar
@@ -28,6 +27,22 @@ class Workspaces(Protocol):
 
     def worker_folder(self, worker_id: WorkerId) -> Path:
         """Return the folder of a Worker, and make it if there is none."""
+
+    def find_worker_folder(self, worker_id: WorkerId) -> Path:
+        """Return where the folder of a Worker is, or would be made."""
+
+    def make_spare(self) -> Path:
+        """Make a folder for a Worker that is not known yet, and return it."""
+
+    def adopt(self, worker_id: WorkerId, spare: Path) -> None:
+        """Make such a folder a Worker's own. It keeps its name, so programs stay in it and find it again.
+
+        Raises:
+            OSError: The Worker has files already, or the file system refuses.
+        """
+
+    def spares(self) -> Sequence[Path]:
+        """Return the folders that `make_spare` has ever made and that no Worker has adopted."""
 
     def remove_worker_folder(self, worker_id: WorkerId, is_cut: Callable[[], bool]) -> None:
         """Remove the folder of a Worker with all that is in it. Does nothing when there is none.
@@ -53,9 +68,6 @@ WORKSPACE_GONE = "the folder of the Worker's workspace is gone or was replaced"
 OLD_FOLDER = "a confined program that was started before does not see the new one"
 REPLACED = "the Worker's folder was replaced by another; what was started before is still in the old one"
 _FOLDER = os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC
-
-SPARE = "warm-"
-"""What the names of folders begin with in which programs are started before their Workers are known."""
 
 T = TypeVar("T")
 log = logging.getLogger(__name__)
@@ -147,20 +159,12 @@ class Home:
         return note
 
     def adopt(self, spare: Path) -> None:
-        """Make the folder of a program that was started ahead the Worker's own. Blocks.
-
-        The program stays in it: only the name changes.
+        """Make the folder of a program that was started ahead the Worker's own, under the name that it has. Blocks.
 
         Raises:
-            OSError: It can't be renamed, or the Worker has files already.
-            StoreUnsupported: The folder of the Worker can't be used.
+            OSError: The Worker has files already, or the file system refuses.
         """
-        spare.rename(self._workspaces.worker_folder(self.worker_id))
-
-    @property
-    def own(self) -> Path:
-        """The home in the Worker's own folder."""
-        return self.folder / HOME
+        self._workspaces.adopt(self.worker_id, spare)
 
     async def renewed(self, enclosure: Enclosure | None, *, stays: bool = True) -> Alert | None:
         """Make the directory again if it is gone, and return an alert about that.
@@ -213,8 +217,7 @@ def make_spare(workspaces: Workspaces, max_bytes: int = 0) -> Path:
         OSError: It can't be made.
         StoreUnsupported: The folders of Workers can't be used.
     """
-    folder = workspaces.worker_folder(WorkerId(f"{SPARE}{secrets.token_hex(4)}")).absolute()
-    folder.mkdir(mode=0o700, parents=True, exist_ok=True)
+    folder = workspaces.make_spare().absolute()
     project_quota.hold(folder, max_bytes)
     (folder / HOME).mkdir(mode=0o700)
     return folder
@@ -229,8 +232,8 @@ def remove_spare(workspaces: Workspaces, folder: Path) -> None:
 
 
 def remove_spares(workspaces: Workspaces) -> None:
-    """Remove all such folders: no program runs in them. Blocks. Raises as `make_spare`."""
-    for folder in make_spare(workspaces).parent.glob(f"{SPARE}*"):
+    """Remove all such folders that no Worker has adopted: no program runs in them. Blocks. Raises as `make_spare`."""
+    for folder in workspaces.spares():
         remove_spare(workspaces, folder)
 
 

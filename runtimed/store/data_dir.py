@@ -6,12 +6,13 @@ import fcntl
 import os
 import secrets
 import stat
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from types import TracebackType
 
 from runtimed.errors import StoreInUse, StoreUnsupported
 from runtimed.model.identity import WorkerId
+from runtimed.store import spare_folders
 from runtimed.store.removal import remove_folder
 from runtimed.wire.token import TokenFileError, read_token
 
@@ -49,7 +50,7 @@ class DataDir:
         self._path = path
         self._create = create
         self.is_scratch = is_scratch
-        self._kept: set[WorkerId] = set()
+        self._kept: set[str] = set()
         self._lock: int | None = None
 
     def __enter__(self) -> Path:
@@ -99,14 +100,39 @@ class DataDir:
         return _read_token(path), path
 
     def worker_folder(self, worker_id: WorkerId) -> Path:
-        """Return a Worker's own folder. It is created if it is missing, or if its name is taken by something else."""
-        workers = self._path / WORKERS
-        if self.is_scratch:
-            _make_folder(self._path, "the scratch folder")
-        _make_folder(workers, WORKERS)
-        _unlink_other(workers, worker_id)
-        _make_folder(workers / worker_id, f"{WORKERS}/{worker_id}")
-        return workers / worker_id
+        """Return a Worker's own folder: that of its name, or the spare folder that it adopted.
+
+        It is created if it is missing, or if its name is taken by something else.
+        """
+        workers = self._make_workers()
+        name = self.find_worker_folder(worker_id).name
+        _unlink_other(workers, name)
+        _make_folder(workers / name, f"{WORKERS}/{name}")
+        return workers / name
+
+    def find_worker_folder(self, worker_id: WorkerId) -> Path:
+        """Return where a Worker's own folder is, or would be made."""
+        entry = self._path / WORKERS / worker_id
+        return spare_folders.taken_over(entry) or entry
+
+    def make_spare(self) -> Path:
+        """Make a folder for a Worker that is not known yet. Until one adopts it, no Worker has it."""
+        folder = self._make_workers() / spare_folders.new_name()
+        _make_folder(folder, f"{WORKERS}/{folder.name}")
+        return folder
+
+    def adopt(self, worker_id: WorkerId, spare: Path) -> None:
+        """Make a spare folder a Worker's own. The folder keeps its name.
+
+        Raises:
+            OSError: The Worker's own folder has files already, or the file system refuses.
+        """
+        spare_folders.take_over(self._path / WORKERS / worker_id, spare)
+        _sync(self._path / WORKERS)
+
+    def spares(self) -> Sequence[Path]:
+        """Return the spare folders that no Worker has adopted."""
+        return spare_folders.spares(self._make_workers())
 
     def records_folder(self, *, make: bool = False) -> Path:
         """Return the folder of the records of workspaces, which is created if it is missing and `make` is set."""
@@ -119,6 +145,8 @@ class DataDir:
     def remove_worker_folder(self, worker_id: WorkerId, is_cut: Callable[[], bool] = lambda: False) -> None:
         """Remove a Worker's own folder and everything in it.
 
+        The name that leads to an adopted folder goes last: whatever interrupts this, the next call finds the rest.
+
         Args:
             worker_id: The Worker.
             is_cut: Called regularly. Once it returns True, the removal ends early without an error.
@@ -126,12 +154,16 @@ class DataDir:
         Raises:
             NotRemoved: Something could not be removed.
         """
-        remove_folder(self._path / WORKERS / worker_id, is_cut)
+        folder = self.find_worker_folder(worker_id)
+        remove_folder(folder, is_cut)
+        if folder.name != worker_id and not os.path.lexists(folder):
+            remove_folder(folder.with_name(worker_id))
 
     def keep(self, worker_id: WorkerId) -> Path:
         """Have the folder of a Worker left behind when a scratch folder is removed, and return it."""
-        self._kept.add(worker_id)
-        return self._path / WORKERS / worker_id
+        folder = self.find_worker_folder(worker_id)
+        self._kept.add(folder.name)
+        return folder
 
     def remove_scratch(self) -> None:
         """Remove a scratch folder with everything in it, but for the folders to keep. Raises NotRemoved."""
@@ -150,7 +182,8 @@ class DataDir:
             folder = path.name in {WORKERS, WORKSPACES}
             yield from _lax(path, f"the {'folder' if folder else 'file'} {path.name}", None)
         for path in sorted(workers.iterdir()) if workers.is_dir() and not workers.is_symlink() else ():
-            yield from _lax(path, f"the folder {WORKERS}/{path.name}", None)
+            if spare_folders.taken_over(path) is None:
+                yield from _lax(path, f"the folder {WORKERS}/{path.name}", None)
 
     @contextlib.contextmanager
     def locked(self) -> Iterator[Path]:
@@ -173,6 +206,12 @@ class DataDir:
                 parts.callback(os.close, handle)
                 _lock(handle)
             yield database
+
+    def _make_workers(self) -> Path:
+        if self.is_scratch:
+            _make_folder(self._path, "the scratch folder")
+        _make_folder(self._path / WORKERS, WORKERS)
+        return self._path / WORKERS
 
     def _check_not_missing(self, database: Path) -> None:
         """Raise StoreUnsupported if there is no database with content."""

@@ -4,7 +4,7 @@ import asyncio
 import os
 import secrets
 import shutil
-from collections.abc import AsyncIterator, Callable, Mapping
+from collections.abc import AsyncIterator, Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -27,6 +27,7 @@ from runtimed.model.identity import WorkerId, worker_id
 from runtimed.model.interaction import InputKind, WorkerInput
 from runtimed.model.permission import Question, Ruling
 from runtimed.model.worker import CreateWorkerRequest
+from runtimed.store import spare_folders
 
 DEADLINE_S = 30.0
 
@@ -157,10 +158,27 @@ class Folders:
         self._folder = folder
 
     def worker_folder(self, worker_id: WorkerId) -> Path:
-        return self._folder / worker_id
+        return self.find_worker_folder(worker_id)
+
+    def find_worker_folder(self, worker_id: WorkerId) -> Path:
+        entry = self._folder / worker_id
+        return spare_folders.taken_over(entry) or entry
+
+    def make_spare(self) -> Path:
+        folder = self._folder / spare_folders.new_name()
+        folder.mkdir(mode=0o700)
+        return folder
+
+    def adopt(self, worker_id: WorkerId, spare: Path) -> None:
+        spare_folders.take_over(self._folder / worker_id, spare)
+
+    def spares(self) -> Sequence[Path]:
+        return spare_folders.spares(self._folder)
 
     def remove_worker_folder(self, worker_id: WorkerId, is_cut: Callable[[], bool]) -> None:
-        shutil.rmtree(self._folder / worker_id)
+        shutil.rmtree(self.worker_folder(worker_id), ignore_errors=True)
+        if (self._folder / worker_id).is_symlink():
+            (self._folder / worker_id).unlink()
 
 
 class Harness:

@@ -2,6 +2,7 @@
 
 import asyncio
 import contextlib
+import logging
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -35,11 +36,15 @@ EXIT_DEADLINE_S = 1.0
 CLOSE_SHARE = 0.25
 """The part of the time that an agent has to end in which it may close its session."""
 
+DISCARD_DEADLINE_S = 2.0
+"""How long an agent may take to close and delete a session that nobody uses."""
+
 MAX_TOLD = 500
 """The most characters of an agent's error that are passed on."""
 
 AUTH_REQUIRED = -32000
 METHOD_NOT_FOUND = -32601
+log = logging.getLogger(__name__)
 
 
 class AgentFailed(DriverError):
@@ -83,8 +88,8 @@ class Agent:
         self._profile = profile
         self._program = program
         self._granted = granted
-        self._client = Client(granted)
         self._idle = Inbox()
+        self._client = Client(granted, self._idle)
         self._transport = Transport(program, self._idle, self._client.outbox)
         self._transport.hide = self._without_secrets
         self._connection = Connection(self._client, self._transport)
@@ -121,11 +126,6 @@ class Agent:
         return cls(profile, program, profile.offered if granted is None else granted)
 
     @property
-    def root(self) -> int:
-        """The root of its process tree."""
-        return self._program.root
-
-    @property
     def ended(self) -> bool:
         """Whether no more output can come."""
         return self._transport.ended
@@ -135,9 +135,17 @@ class Agent:
         """Whether its program runs, and its connection works."""
         return not self.ended and self._program.status is None
 
-    def serve(self, served: Served) -> None:
-        """Answer its requests for a Worker from now on, and pass on what it says."""
-        self._client.serve(served)
+    def serve(self, served: Served, unused: str | None = None) -> None:
+        """Answer its requests for a Worker from now on, and pass on what it says and has said.
+
+        Args:
+            served: The Worker.
+            unused: A session that the Worker does not use: what it says and has said is dropped.
+        """
+        said = self._idle.take()
+        for item in said if unused is None else ():
+            served.inbox.put(item)
+        self._client.serve(served, unused)
         self._transport.inbox = served.inbox
 
     def limit_folder(self, limit: FolderLimit | None) -> None:
@@ -265,6 +273,17 @@ class Agent:
     async def delete_session(self, session_id: str) -> None:
         """Have the agent forget a session for good."""
         await self._call("session/delete", {"sessionId": session_id})
+
+    async def discard_session(self, session_id: str) -> None:
+        """Close a session that nobody uses and have the agent forget it, as far as it can. A failure is logged."""
+        able = self.abilities
+        try:
+            async with asyncio.timeout(DISCARD_DEADLINE_S):
+                for method in ["session/close"] * able.close + ["session/delete"] * able.delete:
+                    await self._connection.send_request(method, {"sessionId": session_id})
+        except (TimeoutError, RequestError, ConnectionError) as error:
+            reason = self._without_secrets(str(error)) or "it did not answer in time"
+            log.warning("an agent may keep a session that nobody uses", extra={"reason": reason})
 
     async def _close_session(self, session_id: str, within_s: float, *, is_running: bool) -> None:
         with contextlib.suppress(TimeoutError, RequestError, ConnectionError):

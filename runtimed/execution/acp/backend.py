@@ -79,7 +79,7 @@ class AcpBackend(SessionBackend):
                 return
             from runtimed.execution.acp.session_deletion import delete_session
 
-            await delete_session(self._profile, self._supervisor, *place)
+            await delete_session(self._profile, self._supervisor, worker_id, *place)
             await asyncio.to_thread(forget, place[0])  # another profile may have the same agent
         except (ConfinementRefused, DriverError, OSError, StoreUnsupported) as error:
             log.warning("cannot delete the session of a Worker", extra={"worker_id": worker_id, "reason": error})

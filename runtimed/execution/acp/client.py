@@ -53,11 +53,14 @@ class Client:
     """Answers the requests of one agent. Updates, permission requests and forms go to the inbox.
 
     Methods of capabilities that were not granted do not exist. Files are read one at a time, while `outbox` has room.
-    Until `serve` is called there is no session: requests are refused, and notifications are dropped.
+    Until `serve` is called there is no Worker: updates go to the inbox given first, permission requests and forms are
+    answered with `cancelled`, and other requests are refused.
     """
 
-    def __init__(self, granted: frozenset[str]) -> None:
+    def __init__(self, granted: frozenset[str], inbox: Inbox) -> None:
+        self._inbox = inbox
         self._served: Served | None = None
+        self._unused: str | None = None
         self._under_way = 0
         self._reading = asyncio.Lock()
         self.outbox = Outbox()
@@ -78,9 +81,9 @@ class Client:
                 "terminal/release": self._release,
             }
 
-    def serve(self, served: Served) -> None:
-        """Answer for a Worker from now on."""
-        self._served = served
+    def serve(self, served: Served, unused: str | None = None) -> None:
+        """Answer for a Worker from now on. The updates of an `unused` session are dropped."""
+        self._served, self._inbox, self._unused = served, served.inbox, unused
 
     async def __call__(self, method: str, params: Any, is_notification: bool) -> dict[str, Any] | None:
         """Handle a notification, or answer a request. An update is put into the inbox before the first await."""
@@ -110,29 +113,34 @@ class Client:
     @property
     def _worker(self) -> Served:
         if self._served is None:
-            raise RequestError(REFUSED, "there is no session yet")
+            raise RequestError(REFUSED, "there is no Worker yet")
         return self._served
+
+    def _is_for_nobody(self, params: dict[str, Any]) -> bool:
+        return self._unused is not None and session_of(params) == self._unused
 
     def _notify(self, method: str, params: Any) -> None:
         is_update = method == "session/update" and isinstance(params, dict) and isinstance(params.get("update"), dict)
-        if is_update and self._served is not None:
-            self._served.inbox.put(Update(session_of(params), params["update"]))
+        if is_update and not self._is_for_nobody(params):
+            self._inbox.put(Update(session_of(params), params["update"]))
 
     async def _permission(self, params: Any) -> dict[str, Any]:
         if not isinstance(params, dict):
             raise RequestError.invalid_params()
+        if self._served is None or self._is_for_nobody(params):
+            return dict(Request.cancelled)
         answer: asyncio.Future[dict[str, Any]] = asyncio.get_running_loop().create_future()
-        self._worker.inbox.put(Request(params, answer))
+        self._inbox.put(Request(params, answer))
         return await answer
 
     async def _elicit(self, params: Any) -> dict[str, Any]:
         if not isinstance(params, dict) or params.get("mode") != "form":
             raise RequestError.invalid_params()
         check_form(params.get("requestedSchema"))
-        if not self._worker.inbox.listening:  # there is no run, so there is nobody to ask
+        if not self._inbox.listening or self._is_for_nobody(params):  # there is no run, so there is nobody to ask
             return dict(Elicitation.cancelled)
         answer: asyncio.Future[dict[str, Any]] = asyncio.get_running_loop().create_future()
-        self._worker.inbox.put(Elicitation(params, answer))
+        self._inbox.put(Elicitation(params, answer))
         return await answer
 
     async def _read(self, params: Any) -> dict[str, Any]:

@@ -4,7 +4,7 @@ import contextlib
 import errno
 import os
 import stat
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, nullcontext
 from pathlib import Path, PurePosixPath
 from typing import TextIO
@@ -24,7 +24,6 @@ _FOLDER = os.O_PATH | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC
 _FILE = os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC
 """A named pipe must not make us wait for its other end."""
 
-NO_NAMES: Mapping[Path, Path] = {}
 _IS_LINK = {errno.ELOOP, errno.ENOTDIR}
 """What opening a link fails with where it is not followed."""
 
@@ -41,14 +40,10 @@ class Roots:
     Args:
         folders: The folders.
         rules: What the programs of the Worker may do with files; None if nothing confines them.
-        former: Names that folders had before, by which the agent may still know them.
     """
 
-    def __init__(
-        self, folders: Sequence[Path], rules: FileRules | None = None, former: Mapping[Path, Path] = NO_NAMES
-    ) -> None:
-        names = {folder: folder for folder in folders} | dict(former)
-        self._folders = {name: folder.resolve() for name, folder in names.items()}
+    def __init__(self, folders: Sequence[Path], rules: FileRules | None = None) -> None:
+        self._folders = {folder: folder.resolve() for folder in folders}
         self._folders |= {folder: folder for folder in tuple(self._folders.values())}
         self._rules = rules
 

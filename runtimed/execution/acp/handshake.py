@@ -3,30 +3,29 @@
 import asyncio
 import contextlib
 import logging
-from collections.abc import Awaitable, Callable, Sequence
+from collections.abc import Sequence
 from functools import partial
 from pathlib import Path
-from typing import TypeVar
 
 import attrs
 
 from runtimed.core.ports import Spawn
 from runtimed.core.state.change import Entry
-from runtimed.execution.acp.agent import AUTH_REQUIRED, Agent, AgentFailed, AgentRefused, Place
+from runtimed.execution.acp.agent import Agent, AgentFailed, AgentRefused, Place
 from runtimed.execution.acp.client import Served
 from runtimed.execution.acp.files import Roots
 from runtimed.execution.acp.inbox import Inbox
-from runtimed.execution.acp.mcp_servers import described, merged
+from runtimed.execution.acp.mcp_servers import merged
 from runtimed.execution.acp.replay import Replay
-from runtimed.execution.acp.saved_session import SavedSession, digest_of, load, save
+from runtimed.execution.acp.saved_session import SavedSession, load, save
 from runtimed.execution.acp.session_config import configure
+from runtimed.execution.acp.session_opening import authenticated, new_session, session_place
 from runtimed.execution.acp.terminals import Terminals
 from runtimed.execution.acp.warm_pool import WarmAgent, WarmPool
 from runtimed.execution.processes.confinement import FileRules
-from runtimed.execution.processes.environment import environment
 from runtimed.execution.processes.supervisor import Supervisor
 from runtimed.execution.profile import Profile
-from runtimed.execution.workspace import HOME, Home, Workspaces, remove_spare
+from runtimed.execution.workspace import Home, Workspaces, remove_spare
 from runtimed.model.event import Alert
 from runtimed.model.identity import WorkerId
 
@@ -35,7 +34,6 @@ REPLAY_SETTLE_S = 0.05
 
 GONE = "the agent has lost the conversation: "
 DIFFERS = "the memory of the agent differs from the transcript"
-T = TypeVar("T")
 log = logging.getLogger(__name__)
 
 
@@ -75,12 +73,12 @@ class Handshake:
         self._workspaces = workspaces
         self._place = Home(workspaces, spawn, profile.max_folder_bytes)
         self._spawn = spawn
+        self._mcp_servers = merged(profile.mcp_servers, spawn.request.mcp_servers)
         self.note: str | None = None
         self._folders: tuple[Path, ...] = ()
-        self._former: Path | None = None
 
     async def open(self, inbox: Inbox, terminals: Terminals, history: Sequence[Entry] | None) -> Opened:
-        """Start the agent and open its session. A new Worker may get an agent that was started ahead.
+        """Start the agent and open its session. A new Worker may get an agent that has one already.
 
         Args:
             inbox: Takes the messages of the agent.
@@ -99,7 +97,6 @@ class Handshake:
                 fields = {"worker_id": self._spawn.worker_id, "reason": error}
                 log.warning("a warm agent is of no use, starting another one", extra=fields)
                 inbox.take()
-        self._former = None
         roots = await asyncio.to_thread(self._prepare)
         agent = await Agent.start(self._profile, self._supervisor, self._spawn.worker_id, self.home)
         agent.limit_folder(self._place.folder_limit)
@@ -137,23 +134,44 @@ class Handshake:
         return self._warm_pool.take()
 
     async def _open_warm(self, warm: WarmAgent, inbox: Inbox, terminals: Terminals) -> Opened:
+        spare, confiner = WorkerId(warm.folder.name), self._supervisor.confiner
         try:
             await asyncio.to_thread(self._adopt, warm.folder)
-            worker_id, confiner = self._spawn.worker_id, self._supervisor.confiner
-            await confiner.hand_over(WorkerId(warm.folder.name), worker_id, warm.agent.root)
+            await confiner.hand_over(spare, self._spawn.worker_id)
             roots = await asyncio.to_thread(self._prepare)
             warm.agent.limit_folder(self._place.folder_limit)
-            warm.agent.serve(Served(inbox, roots, terminals, self.home))
             warm.agent.renew_deadline(self._profile.start_timeout_s / 2)
-            return await self._open_session(warm.agent, inbox, None)
+            return await self._take_over(warm, Served(inbox, roots, terminals, self.home))
         except BaseException:
-            await warm.agent.stop(0)
+            try:
+                await warm.end()
+            finally:
+                await confiner.release(spare)
             raise
 
+    async def _take_over(self, warm: WarmAgent, served: Served) -> Opened:
+        """Use the session of an agent that was started ahead, or another one if the Worker has own MCP servers."""
+        agent = warm.agent
+        if not agent.is_alive:
+            raise await agent.exit_error()
+        if self._mcp_servers == self._profile.mcp_servers:
+            agent.serve(served)
+            return await self._configured(Opened(agent, warm.saved))
+        unused = warm.saved.session_id
+        agent.serve(served, unused)
+        opened = await self._new(agent)
+        if opened.saved.session_id == unused:
+            agent.serve(served)
+        else:
+            await agent.discard_session(unused)
+        return await self._configured(opened)
+
     async def _open_session(self, agent: Agent, inbox: Inbox, history: Sequence[Entry] | None) -> Opened:
-        opened = await self._session(agent, inbox, history)
+        return await self._configured(await self._session(agent, inbox, history))
+
+    async def _configured(self, opened: Opened) -> Opened:
         wanted = {**self._profile.session_config, **self._spawn.request.session_config}
-        await configure(agent, opened.saved.session_id, wanted)
+        await configure(opened.agent, opened.saved.session_id, wanted)
         return opened
 
     def _adopt(self, spare: Path) -> None:
@@ -162,13 +180,11 @@ class Handshake:
         except BaseException:
             remove_spare(self._workspaces, spare)
             raise
-        self._former = spare / HOME
 
     def _prepare(self) -> Roots:
         self.note = self._place.make()
         self._folders = self._place.folders
-        former = {} if self._former is None else {self._former: self._place.own}
-        return Roots(self._folders, self._rules, former)
+        return Roots(self._folders, self._rules)
 
     @property
     def _rules(self) -> FileRules | None:
@@ -192,7 +208,7 @@ class Handshake:
             try:
                 with inbox.diverted(replay.take):
                     reopen = partial(agent.reopen, method, kept.session_id, await self._session_place(agent))
-                    await self._authenticated(agent, reopen)
+                    await authenticated(agent, self._profile, reopen)
                     await asyncio.sleep(REPLAY_SETTLE_S)
             except AgentRefused as error:
                 why = f"it refused {method}: {error}"
@@ -204,32 +220,12 @@ class Handshake:
         return await self._new(agent, GONE + why if kept.introduced else None)
 
     async def _new(self, agent: Agent, remark: str | None = None) -> Opened:
-        place = await self._session_place(agent)
-        session_id = await self._authenticated(agent, lambda: agent.new_session(place))
-        deleter = digest_of(self._profile.command) if agent.abilities.delete else ""
-        return Opened(agent, await self._save(SavedSession(session_id, deleter=deleter)), remark)
+        saved = await new_session(agent, self._profile, await self._session_place(agent))
+        return Opened(agent, await self._save(saved), remark)
 
     async def _session_place(self, agent: Agent) -> Place:
-        """Return where a session works. Raises SpawnRejected if the agent can't use an MCP server."""
-        env, transports = environment(self._profile.env, self._profile.env_pass), agent.abilities.transports
-        wanted = merged(self._profile.mcp_servers, self._spawn.request.mcp_servers)
-        servers = await asyncio.to_thread(described, wanted, transports, env, self.home)
-        return Place(self._folders, tuple(servers))
+        return await session_place(agent, self._profile, self._folders, self._mcp_servers)
 
     async def _save(self, saved: SavedSession) -> SavedSession:
         await self._place.use(partial(save, self._place.folder, saved))
         return saved
-
-    async def _authenticated(self, agent: Agent, work: Callable[[], Awaitable[T]]) -> T:
-        offered = agent.abilities.authentication
-        try:
-            return await work()
-        except AgentRefused as error:
-            if error.code != AUTH_REQUIRED or not offered:
-                raise
-        method = self._profile.auth_method
-        if method not in offered:
-            ways = f"set auth_method of its profile to one of {', '.join(offered)}, and in env what that needs"
-            raise AgentFailed("protocol", f"the agent requires authentication: {ways}")
-        await agent.authenticate(method)
-        return await work()

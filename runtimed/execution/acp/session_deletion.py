@@ -10,13 +10,16 @@ from runtimed.execution.workspace import HOME
 from runtimed.model.identity import WorkerId
 
 
-async def delete_session(profile: Profile, supervisor: Supervisor, folder: Path, session_id: str) -> None:
+async def delete_session(
+    profile: Profile, supervisor: Supervisor, worker_id: WorkerId, folder: Path, session_id: str
+) -> None:
     """Start an agent to delete a session, and end it.
 
     Args:
         profile: How the agent is run.
         supervisor: Starts it.
-        folder: The folder of the Worker.
+        worker_id: The Worker.
+        folder: Its folder.
         session_id: The session.
 
     Raises:
@@ -26,7 +29,7 @@ async def delete_session(profile: Profile, supervisor: Supervisor, folder: Path,
     """
     home = folder / HOME
     await asyncio.to_thread(home.mkdir, mode=0o700, exist_ok=True)
-    confiner, worker_id = supervisor.confiner, WorkerId(folder.name)
+    confiner = supervisor.confiner
     await confiner.enclose(worker_id, profile.sandbox_request, folder)
     try:
         await _delete(await Agent.start(profile, supervisor, worker_id, home, frozenset()), profile, session_id)

@@ -1,4 +1,4 @@
-"""Agents that are started and initialized before their Workers are known."""
+"""Agents that are started, with an open session, before their Workers are known."""
 
 import asyncio
 import contextlib
@@ -10,27 +10,43 @@ from pathlib import Path
 import attrs
 
 from runtimed.errors import StoreUnsupported
-from runtimed.execution.acp.agent import Agent, AgentFailed, AgentRefused
+from runtimed.execution.acp.agent import Agent, AgentRefused
+from runtimed.execution.acp.saved_session import SavedSession, save
+from runtimed.execution.acp.session_opening import new_session, session_place
 from runtimed.execution.processes.confinement import ConfinementRefused
 from runtimed.execution.processes.supervisor import Supervisor
 from runtimed.execution.profile import Profile
+from runtimed.execution.session.driver import DriverError
 from runtimed.execution.tasks import begin, finish
 from runtimed.execution.workspace import HOME, Workspaces, make_spare, remove_spare
 from runtimed.model.identity import WorkerId
 
 FIRST_RETRY_S = 1.0
 LAST_RETRY_S = 60.0
-"""How long the pool waits after a failed start: from the first to the last, doubling."""
+"""How long the pool waits after a failed start, or an agent that ended: from the first to the last, doubling."""
 
 log = logging.getLogger(__name__)
 
 
 @attrs.frozen(eq=False)
 class WarmAgent:
-    """An agent without a session, and the folder that it was started in, which becomes that of its Worker."""
+    """An agent with an open session, and no Worker.
+
+    Attributes:
+        agent: The agent.
+        folder: The folder that it was started in, which becomes that of its Worker.
+        saved: What is saved there about the session.
+    """
 
     agent: Agent
     folder: Path
+    saved: SavedSession
+
+    async def end(self) -> None:
+        """End the agent, which nobody uses. It deletes its session first if it can. Raises as `Agent.stop`."""
+        if self.agent.is_alive and self.agent.abilities.delete:
+            await self.agent.discard_session(self.saved.session_id)
+        await self.agent.stop(0)
 
 
 class WarmPool:
@@ -67,11 +83,12 @@ class WarmPool:
             self._keeper = begin(self._keep())
 
     def take(self) -> WarmAgent | None:
-        """Return an agent that runs, or None. The caller owns it, and calls `fill` once it has its session."""
+        """Return an agent that runs, or None. The caller owns it, and calls `fill` once the Worker is ready."""
         while self._ready:
             warm = self._ready.popleft()
             if warm.agent.is_alive:
                 self._unwatch(warm)
+                self._retry_s = 0.0
                 return warm
             self._ended.append(warm)
         return None
@@ -112,15 +129,18 @@ class WarmPool:
     async def _add(self) -> None:
         try:
             warm = await self._start()
-        except (AgentFailed, AgentRefused, ConfinementRefused, OSError, StoreUnsupported) as error:
-            self._retry_s = min(max(FIRST_RETRY_S, self._retry_s * 2), LAST_RETRY_S)
-            self._retry_at = asyncio.get_running_loop().time() + self._retry_s
-            command = Path(self._profile.command[0]).name
-            log.warning("cannot start a warm agent", extra={"program": command, "reason": error})
+        except (DriverError, AgentRefused, ConfinementRefused, OSError, StoreUnsupported) as error:
+            self._back_off("cannot start a warm agent", error)
             return
-        self._retry_s = 0.0
         self._ready.append(warm)
         self._watches[warm] = begin(self._watch(warm))
+
+    def _back_off(self, message: str, reason: Exception) -> None:
+        """Log a failure, and start no agent for a while."""
+        self._retry_s = min(max(FIRST_RETRY_S, self._retry_s * 2), LAST_RETRY_S)
+        self._retry_at = asyncio.get_running_loop().time() + self._retry_s
+        fields = {"program": Path(self._profile.command[0]).name, "reason": reason, "retry_s": self._retry_s}
+        log.warning(message, extra=fields)
 
     async def _start(self) -> WarmAgent:
         folder = await asyncio.to_thread(make_spare, self._workspaces, self._profile.max_folder_bytes)
@@ -129,17 +149,24 @@ class WarmPool:
             await self._supervisor.confiner.enclose(WorkerId(folder.name), request, folder)
             agent = await Agent.start(self._profile, self._supervisor, WorkerId(folder.name), folder / HOME)
             try:
-                await agent.greet()
+                saved = await self._open_session(agent, folder)
             except BaseException:
                 await agent.stop(0)
                 raise
         except BaseException:
             await self._remove(folder)
             raise
-        return WarmAgent(agent, folder)
+        return WarmAgent(agent, folder, saved)
+
+    async def _open_session(self, agent: Agent, folder: Path) -> SavedSession:
+        await agent.greet()
+        place = await session_place(agent, self._profile, (folder / HOME,), self._profile.mcp_servers)
+        saved = await new_session(agent, self._profile, place)
+        await asyncio.to_thread(save, folder, saved)
+        return saved
 
     async def _watch(self, warm: WarmAgent) -> None:
-        """Replace an agent that ends by itself."""
+        """Notice an agent that ends by itself."""
         await warm.agent.ended_idle()
         with contextlib.suppress(ValueError):
             self._ready.remove(warm)
@@ -152,9 +179,10 @@ class WarmPool:
 
     async def _end_ended(self) -> None:
         while self._ended:
-            warm = self._ended[0]
-            await self._end(warm)
-            self._ended.remove(warm)
+            ending = tuple(self._ended)
+            await asyncio.gather(*map(self._end, ending))
+            for warm in ending:
+                self._ended.remove(warm)
 
     async def _end_all(self) -> None:
         self._ended += self._ready
@@ -164,7 +192,9 @@ class WarmPool:
     async def _end(self, warm: WarmAgent) -> None:
         self._unwatch(warm)
         try:
-            await warm.agent.stop(0)
+            if not warm.agent.is_alive:
+                self._back_off("a warm agent ended", await warm.agent.exit_error())
+            await warm.end()
         except TimeoutError as error:
             log.error("cannot end a warm agent", extra={"reason": error})
         await self._remove(warm.folder)
@@ -172,4 +202,3 @@ class WarmPool:
     async def _remove(self, folder: Path) -> None:
         await self._supervisor.confiner.release(WorkerId(folder.name))
         await asyncio.to_thread(remove_spare, self._workspaces, folder)
-        self._supervisor.confiner.forget(WorkerId(folder.name))

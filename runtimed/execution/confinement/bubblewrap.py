@@ -6,9 +6,8 @@ import stat
 import subprocess
 import sys
 from collections.abc import Iterable, Iterator, Sequence
-from pathlib import Path, PurePosixPath
+from pathlib import Path
 
-from runtimed.execution.beneath import descend
 from runtimed.execution.confinement.instructions import FOLDER, Instructions, argv
 from runtimed.execution.confinement.judgment import SECRETS_FOLDER
 from runtimed.execution.confinement.landlock import Access, abi, ruleset
@@ -17,7 +16,6 @@ from runtimed.execution.confinement.repository_view import live_place, repositor
 from runtimed.execution.confinement.seccomp import seccomp_filter
 from runtimed.execution.confinement.system_view import ACCOUNTS, ETC, SYSTEM
 from runtimed.execution.processes.confinement import Launch
-from runtimed.execution.processes.containment import CONFINED
 from runtimed.model.profile import Mechanism
 
 SHM_BYTES = 256 << 20
@@ -126,18 +124,6 @@ class Bubblewrap:
             sandboxed = as_owner(reach.uid, reach.mapped, sandboxed)
         return Launch(sandboxed, inherited, pid_pipe, hold)
 
-    def show_as(self, root: int, folder: Path, name: str) -> None:
-        for pid in CONFINED.members(root, "")[1:2]:
-            inner = os.open(f"/proc/{pid}/root", os.O_PATH | os.O_DIRECTORY | os.O_CLOEXEC)
-            try:
-                parent = descend(inner, PurePosixPath(folder.parent).relative_to("/"))
-            finally:
-                os.close(inner)
-            try:
-                os.symlink(folder.name, name, dir_fd=parent)
-            finally:
-                os.close(parent)
-
     def _limited(self, executables: Sequence[Path], command: Sequence[str], opened: "_Descriptors") -> Sequence[str]:
         """Return the command, kept from executing programs but itself and these."""
         own = Path(command[0])
@@ -202,9 +188,6 @@ def _laid_over(reach: Reach) -> Iterator[str]:
     for bind in reach.binds:
         if parent is not None and bind.target.is_relative_to(parent):
             yield from (*_parents(parent), *_emptied(parent))
-            if reach.former is not None:
-                before, name = reach.former
-                yield from ("--symlink", name, str(parent / before))
             parent = None
         yield from _parents(bind.target)
         if bind.is_repository:

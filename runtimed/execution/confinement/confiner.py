@@ -134,7 +134,7 @@ class HostConfiner:
         await self.release(worker_id)
         grants = self._grants(request, spawn)
         folders = NO_FOLDERS if spawn is None else spawn.folders
-        place = Placement(worker_id, request, folder, folders, grants, await self._secret_files(grants))
+        place = Placement(request, folder, folders, grants, await self._secret_files(grants))
         enclosure = await asyncio.to_thread(self._find, place)
         await asyncio.to_thread(enclosure.prepare_made, tuple(place.made))
         enclosure = await self._with_ways_out(enclosure, place)
@@ -160,25 +160,23 @@ class HostConfiner:
                 )
         return None
 
-    async def hand_over(self, spare: WorkerId, worker_id: WorkerId, root: int) -> None:
+    async def hand_over(self, spare: WorkerId, worker_id: WorkerId) -> None:
         before, enclosure = self._enclosures.pop(worker_id, None), self._enclosures.pop(spare, None)
-        if before is not None:
-            await _close(before)
-        if self._users is not None:
-            self._users.rename(spare, worker_id)
         if enclosure is not None:
-            self._enclosures[worker_id] = enclosure.renamed(spare, worker_id)
+            self._enclosures[worker_id] = enclosure
             self._tell(worker_id, self._sinks.get(worker_id))
-            await asyncio.to_thread(enclosure.confinement.show_as, root, enclosure.folder, worker_id)
+        if before is not None:
+            await asyncio.to_thread(self.forget, before.folder)
+            await _close(before)
 
     async def release(self, worker_id: WorkerId) -> None:
         self._sinks.pop(worker_id, None)
         if (enclosure := self._enclosures.pop(worker_id, None)) is not None:
             await _close(enclosure)
 
-    def forget(self, worker_id: WorkerId) -> None:
+    def forget(self, folder: Path) -> None:
         if self._users is not None:
-            self._users.forget(worker_id)
+            self._users.forget(folder)
 
     async def close(self) -> None:
         await asyncio.gather(*map(self.release, tuple(self._enclosures)))
@@ -344,11 +342,11 @@ class HostConfiner:
         deciding = (*place.shared, *common, *(path for path in place.borrowed if not _is_public(path)))
         owners = {path.stat().st_uid for path in deciding}
         if not owners:
-            return self._users.of(place.worker_id), ()
+            return self._users.of(place.folder), ()
         if len(owners) > 1:
             raise ConfinementRefused("workspace_refs: the folders belong to several users, and a Worker runs as one")
         owner = owners.pop()
-        return (self._users.of(place.worker_id), tuple(_apart(deciding))) if owner == 0 else (owner, ())
+        return (self._users.of(place.folder), tuple(_apart(deciding))) if owner == 0 else (owner, ())
 
     def _owner(self, view: View) -> tuple[int | None, tuple[Path, ...]]:
         """Return the user that a view belongs to, and what of root it reads."""
@@ -396,7 +394,6 @@ class Placement:
     """A Worker that is to be confined.
 
     Attributes:
-        worker_id: The Worker.
         request: What its profile asks for.
         folder: Its own folder.
         folders: Its workspaces.
@@ -404,7 +401,6 @@ class Placement:
         secret_files: The contents of its secret files.
     """
 
-    worker_id: WorkerId
     request: SandboxRequest
     folder: Path
     folders: WorkingFolders

@@ -80,18 +80,6 @@ class WorkerEnclosure:
     ways_out: WaysOut | None = None
     problem: str | None = None
 
-    def renamed(self, before: str, name: str) -> "WorkerEnclosure":
-        """Return it for a folder that was renamed within its parent."""
-        moved = partial(_moved, self.folder, self.folder.with_name(name))
-        binds = tuple(
-            attrs.evolve(bind, source=moved(bind.source), target=moved(bind.target)) for bind in self.reach.binds
-        )
-        owned = Owned(tuple(map(moved, self.owned.writable)), tuple(map(moved, self.owned.readable)), self.owned.uid)
-        variables = {key: value.replace(before, name) for key, value in self.variables.items()}
-        reach = attrs.evolve(self.reach, binds=binds, former=(before, name))
-        folder = self.folder.with_name(name)
-        return attrs.evolve(self, folder=folder, reach=reach, owned=owned, variables=variables)
-
     def environment(self, env: Mapping[str, str]) -> dict[str, str]:
         found = {**env, **self.variables}
         for name, (declared, value) in self.replaced.items():
@@ -141,10 +129,6 @@ def check_no_link(path: Path) -> None:
 
 async def _nothing_to_close() -> None:
     """Do nothing."""
-
-
-def _moved(before: Path, after: Path, path: Path) -> Path:
-    return after / path.relative_to(before) if path.is_relative_to(before) else path
 
 
 def _make(folder: Path, mode: int) -> None:

@@ -71,9 +71,6 @@ class LandlockConfinement:
         descriptor = Instructions(landlock.ruleset(access, self._abi), filters).descriptor()
         return Launch(argv(command, descriptor), (descriptor,), keeps_together=False)
 
-    def show_as(self, root: int, folder: Path, name: str) -> None:
-        """Do nothing: programs see the folder under its new name."""
-
 
 def _existing(paths: Iterator[Path] | Sequence[Path]) -> Iterator[Path]:
     """Yield the paths that exist, without links."""

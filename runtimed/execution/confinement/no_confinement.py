@@ -20,6 +20,3 @@ class NoConfinement:
 
     def launch(self, reach: Reach, command: Sequence[str], cwd: Path) -> Launch:
         return Launch(list(command), keeps_together=False)
-
-    def show_as(self, root: int, folder: Path, name: str) -> None:
-        """Do nothing: programs see the folder under its new name."""

@@ -46,7 +46,6 @@ class Reach:
         ports: The ports of ways out that listen on the host.
         executables: The only programs that can be executed, besides the Worker's own; None for all.
         secrets: The contents of files that only the Worker can read, by their paths inside.
-        former: The name that the Worker's own folder had before in its parent, and the one that it has now.
     """
 
     binds: tuple[Bind, ...]
@@ -61,7 +60,6 @@ class Reach:
     ports: tuple[int, ...] = ()
     executables: tuple[Path, ...] | None = None
     secrets: Mapping[Path, str] = attrs.field(factory=dict, repr=False)
-    former: tuple[str, str] | None = None
 
     def allows(self, path: Path, *, writing: bool) -> bool:
         """Return whether a path without links can be read, or written to, as the binds lie over each other."""
@@ -92,15 +90,3 @@ class Confinement(Protocol):
 
     def launch(self, reach: Reach, command: Sequence[str], cwd: Path) -> Launch:
         """Return a command that starts the program confined. Raises OSError."""
-
-    def show_as(self, root: int, folder: Path, name: str) -> None:
-        """Show a running program a folder, which was renamed on the host, under its new name too.
-
-        Args:
-            root: The root of its process tree.
-            folder: The folder as the program has seen it so far.
-            name: The new name in the same parent.
-
-        Raises:
-            OSError: That is not possible.
-        """

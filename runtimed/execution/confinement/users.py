@@ -12,7 +12,6 @@ from pathlib import Path
 from runtimed.execution.confinement.syscalls import NUMBERS
 from runtimed.execution.processes.confinement import ConfinementRefused
 from runtimed.execution.workspace import HOME
-from runtimed.model.identity import WorkerId
 
 _FOLDER = os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC
 
@@ -24,11 +23,11 @@ _libc = ctypes.CDLL(None, use_errno=True)
 
 
 class Users:
-    """Gives each Worker a user of its own from a range of numbers that nobody else has.
+    """Gives the folder of each Worker a user of its own from a range of numbers that nobody else has.
 
-    The owner of a Worker's home says which one it has: so it keeps it over a restart of the daemon. Numbers follow
-    the ids of Workers: so one is given again only after as many Workers as the range has numbers. All methods can be
-    called in any thread.
+    The owner of the home in it says which one it has: so it keeps it over a restart of the daemon. Numbers follow the
+    names of folders, which are the ids of Workers: so one is given again only after as many Workers as the range has
+    numbers. Folders of programs that are started ahead have random names. All methods can be called in any thread.
 
     Args:
         numbers: The range.
@@ -38,45 +37,40 @@ class Users:
     def __init__(self, numbers: range, workers: Path) -> None:
         self._numbers = numbers
         self._workers = workers
-        self._taken: dict[WorkerId, int] | None = None
+        self._taken: dict[str, int] | None = None
         self._lock = threading.Lock()
 
-    def of(self, worker_id: WorkerId) -> int:
-        """Return the user of a Worker. A new one gets a number that no folder and no process belongs to.
+    def of(self, folder: Path) -> int:
+        """Return the user of a folder. A new one gets a number that no folder and no process belongs to.
 
         Raises:
             ConfinementRefused: All numbers of the range are taken.
         """
         with self._lock:
             taken = self._taken = self._found() if self._taken is None else self._taken
-            if worker_id not in taken:
-                taken[worker_id] = self._free(worker_id, {*taken.values(), *_users_of_processes()})
-            return taken[worker_id]
+            if folder.name not in taken:
+                taken[folder.name] = self._free(folder.name, {*taken.values(), *_users_of_processes()})
+            return taken[folder.name]
 
-    def rename(self, before: WorkerId, worker_id: WorkerId) -> None:
-        """Note that a Worker has taken over the folder of a program that was started ahead."""
-        taken = self._taken
-        if taken is not None and before in taken:
-            taken[worker_id] = taken[before]  # for a moment both have it, so that no other thread gives it away
-            del taken[before]
-
-    def forget(self, worker_id: WorkerId) -> None:
-        """Note that a Worker's folder is gone."""
+    def forget(self, folder: Path) -> None:
+        """Note that a folder is gone."""
         with self._lock:
             if self._taken is not None:
-                self._taken.pop(worker_id, None)
+                self._taken.pop(folder.name, None)
 
-    def _found(self) -> dict[WorkerId, int]:
-        found: dict[WorkerId, int] = {}
+    def _found(self) -> dict[str, int]:
+        found: dict[str, int] = {}
         with contextlib.suppress(FileNotFoundError):
             for entry in os.scandir(self._workers):
+                if entry.is_symlink():  # it leads to an adopted folder, which has an entry too
+                    continue
                 with contextlib.suppress(OSError):
                     owner = os.lstat(f"{entry.path}/{HOME}").st_uid
-                    found |= {WorkerId(entry.name): owner} if owner in self._numbers else {}
+                    found |= {entry.name: owner} if owner in self._numbers else {}
         return found
 
-    def _free(self, worker_id: WorkerId, taken: set[int]) -> int:
-        first = int(worker_id.rpartition("-")[2], 16)
+    def _free(self, name: str, taken: set[int]) -> int:
+        first = int(name.rpartition("-")[2], 16)
         for offset in range(len(self._numbers)):
             number = self._numbers[(first + offset) % len(self._numbers)]
             if number not in taken:

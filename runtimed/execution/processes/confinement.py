@@ -193,23 +193,19 @@ class Confiner(Protocol):
             OSError: A folder cannot be looked at.
         """
 
-    async def hand_over(self, spare: WorkerId, worker_id: WorkerId, root: int) -> None:
-        """Have a Worker take over the folder, the user and the ways out of a program that was started ahead.
+    async def hand_over(self, spare: WorkerId, worker_id: WorkerId) -> None:
+        """Have a Worker take over what confines a program that was started ahead: its folder, user and ways out.
 
         Args:
-            spare: The name of the folder so far.
-            worker_id: The Worker, whose name the folder has now.
-            root: The root of the program's process tree, which goes on to see the folder under its old name.
-
-        Raises:
-            OSError: The program cannot be shown the new name.
+            spare: What that program was enclosed as.
+            worker_id: The Worker.
         """
 
     async def release(self, worker_id: WorkerId) -> None:
         """Forget a Worker whose programs have ended, and close its ways out. It keeps its user."""
 
-    def forget(self, worker_id: WorkerId) -> None:
-        """Let another Worker have the user of a Worker whose folder is gone. May be called in any thread."""
+    def forget(self, folder: Path) -> None:
+        """Let another Worker have the user of a Worker's folder that is gone. May be called in any thread."""
 
     async def close(self) -> None:
         """Close the ways out of all Workers."""
@@ -247,13 +243,13 @@ class Unconfined:
             raise ConfinementRefused(f"{spawn.declarations[0].kind}: {NOT_CONFINED}")
         return UNCONFINED
 
-    async def hand_over(self, spare: WorkerId, worker_id: WorkerId, root: int) -> None:
+    async def hand_over(self, spare: WorkerId, worker_id: WorkerId) -> None:
         """Do nothing."""
 
     async def release(self, worker_id: WorkerId) -> None:
         """Do nothing."""
 
-    def forget(self, worker_id: WorkerId) -> None:
+    def forget(self, folder: Path) -> None:
         """Do nothing."""
 
     async def close(self) -> None:

@@ -168,7 +168,8 @@ class WorkspaceManager:
         self._is_closed = True
         for worker_id in await asyncio.to_thread(lambda: list(self._records.worker_ids())):
             if await self.unsaved(worker_id):
-                fields = {"worker_id": worker_id, "path": self._folders.keep(worker_id)}
+                kept = await asyncio.to_thread(self._folders.keep, worker_id)
+                fields = {"worker_id": worker_id, "path": kept}
                 log.warning("kept the workspaces of a Worker, because they hold unsaved work", extra=fields)
                 continue
             try:

@@ -3,7 +3,6 @@
 import asyncio
 import fcntl
 import json
-import shutil
 import sys
 from collections.abc import AsyncIterator, Callable
 from pathlib import Path
@@ -19,11 +18,12 @@ from runtimed.execution.acp import AcpBackend
 from runtimed.execution.processes.supervisor import Supervisor
 from runtimed.model.event import Alert, Payload, RunEnd, SystemItem, TextDelta, ToolResult
 from runtimed.model.execution import LossReason
-from runtimed.model.identity import WorkerId, worker_id
+from runtimed.model.identity import worker_id
 from runtimed.model.interaction import InputKind, WorkerInput
 from runtimed.model.mcp_server import McpServer
 from runtimed.model.permission import Question, Ruling
 from runtimed.model.worker import AssistantIntent, CreateWorkerRequest, Intent
+from tests.execution.conftest import Folders
 
 P = TypeVar("P", bound=Payload)
 
@@ -129,19 +129,6 @@ class Roll:
     def end(self, name: str) -> None:
         """Have an agent end by itself, soon."""
         (self._folder / f"die-{name}").touch()
-
-
-class Folders:
-    """The folders of Workers, plainly below one folder."""
-
-    def __init__(self, folder: Path) -> None:
-        self._folder = folder
-
-    def worker_folder(self, worker_id: WorkerId) -> Path:
-        return self._folder / worker_id
-
-    def remove_worker_folder(self, worker_id: WorkerId, is_cut: Callable[[], bool]) -> None:
-        shutil.rmtree(self._folder / worker_id, ignore_errors=True)
 
 
 class Harness:

@@ -272,19 +272,20 @@ async def test_an_agent_that_was_started_ahead_works_confined_in_the_folder_of_i
             await asyncio.sleep(0.01)
     await confined.spawn(alone=True)
 
-    home = confined.home
-    before = await confined.run([["call_python", "text(os.getcwd())"], ["end"]])
+    home = confined.home.resolve()
+    at_first = await confined.run([["call_python", "text(os.getcwd())"], ["end"]])
     answers = await confined.told(
         write(home / "file", "one"),
-        read(f"{before}/file"),
-        ("terminal/create", {"command": f"cat {before}/file; pwd -P; id -u; echo two >made", "cwd": before}),
+        read(home / "file"),
+        ("terminal/create", {"command": "cat file; pwd -P; id -u; echo two >made", "cwd": str(home)}),
         ("terminal/wait_for_exit", {"terminalId": "$terminal"}),
         ("terminal/output", {"terminalId": "$terminal"}),
         read(home / "made"),
     )
     seen = f"text(open({str(home / 'made')!r}).read() + str(os.getuid()))"
 
-    assert "warm-" in before
+    assert at_first == str(home)
+    assert "warm-" in at_first
     assert answers[1]["result"]["content"] == "one"
     user = home.stat().st_uid
     assert answers[4]["result"]["output"] == f"one{home}\n{user}\n"
@@ -293,6 +294,7 @@ async def test_an_agent_that_was_started_ahead_works_confined_in_the_folder_of_i
     assert {path.stat().st_uid for path in home.iterdir()} == {user}
 
     await confined.backend.stop(FIRST, None)
+    confined.folder = home.parent
     await confined.spawn(history=(), alone=True)
 
     assert await confined.run([["call_python", seen], ["end"]]) == f"two\n{user}"

@@ -7,9 +7,8 @@ import pytest
 
 from runtimed.execution.confinement.users import Users, acting_as, give
 from runtimed.execution.processes.confinement import ConfinementRefused
-from runtimed.model.identity import WorkerId
 
-FIRST, SECOND, THIRD = (WorkerId(f"worker-{number:08x}") for number in (1, 2, 3))
+FIRST, SECOND, THIRD = (Path(f"worker-{number:08x}") for number in (1, 2, 3))
 
 needs_root = pytest.mark.skipif(os.geteuid() != 0, reason="only root changes owners")
 
@@ -24,9 +23,9 @@ def test_a_number_is_given_again_once_the_range_has_been_through(tmp_path: Path)
     given = []
     for number in range(1, 7):
         users = Users(numbers, tmp_path / "workers")  # as after a restart
-        worker_id = WorkerId(f"worker-{number:08x}")
-        given.append(users.of(worker_id))
-        users.forget(worker_id)
+        folder = Path(f"worker-{number:08x}")
+        given.append(users.of(folder))
+        users.forget(folder)
     assert given == [700_100_001, 700_100_002, 700_100_000] * 2
 
 
@@ -47,7 +46,7 @@ def test_a_number_is_not_given_while_a_process_of_it_is_left(tmp_path: Path) -> 
 
 def test_workers_that_come_at_the_same_time_get_different_numbers(tmp_path: Path) -> None:
     users = Users(range(700_100_000, 700_100_064), tmp_path / "workers")
-    same = [WorkerId(f"worker-{64 * number:08x}") for number in range(1, 65)]
+    same = [Path(f"worker-{64 * number:08x}") for number in range(1, 65)]
     with ThreadPoolExecutor(16) as threads:
         assert len(set(threads.map(users.of, same))) == 64
 
@@ -59,14 +58,6 @@ def test_a_range_without_free_numbers_is_told(tmp_path: Path) -> None:
         users.of(SECOND)
 
 
-def test_a_worker_takes_over_the_user_of_a_program_that_was_started_ahead(tmp_path: Path) -> None:
-    users = Users(range(700_100_000, 700_100_010), tmp_path / "workers")
-    spare = users.of(WorkerId("warm-1"))
-    users.rename(WorkerId("warm-1"), FIRST)
-    assert users.of(FIRST) == spare
-    assert users.of(WorkerId("warm-1")) != spare
-
-
 @needs_root
 def test_the_owner_of_a_home_says_which_user_a_worker_has_after_a_restart(tmp_path: Path) -> None:
     home = tmp_path / SECOND / "home"
@@ -75,7 +66,20 @@ def test_the_owner_of_a_home_says_which_user_a_worker_has_after_a_restart(tmp_pa
     users = Users(range(700_100_000, 700_100_010), tmp_path)
     assert users.of(SECOND) == 700_100_004
     assert users.of(FIRST) == 700_100_001
-    assert users.of(WorkerId("worker-00000004")) == 700_100_005
+    assert users.of(Path("worker-00000004")) == 700_100_005
+
+
+@needs_root
+def test_a_folder_that_a_worker_has_adopted_has_one_user_which_is_free_again_once_it_is_gone(tmp_path: Path) -> None:
+    adopted = tmp_path / "warm-00000004"
+    (adopted / "home").mkdir(parents=True)
+    os.chown(adopted / "home", 700_100_001, 700_100_001)
+    (tmp_path / FIRST).symlink_to(adopted.name)
+    users = Users(range(700_100_000, 700_100_002), tmp_path)
+    assert users.of(adopted) == 700_100_001
+    assert users.of(SECOND) == 700_100_000
+    users.forget(adopted)
+    assert users.of(THIRD) == 700_100_001
 
 
 @needs_root

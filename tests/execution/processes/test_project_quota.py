@@ -147,8 +147,8 @@ def test_a_folder_that_is_held_before_its_workspaces_are_made_stays_held(disk: P
     assert _write(made / "file", 8 * MIB).returncode
 
 
-def test_a_spare_folder_keeps_its_project_when_a_worker_adopts_it(disk: Path) -> None:
-    folders = DataDir(disk / "store", is_scratch=True)
+def test_a_spare_folder_keeps_its_project_when_a_worker_adopts_it_until_the_worker_is_deleted(disk: Path) -> None:
+    folders = QuotaFolders(DataDir(disk / "store", is_scratch=True), lambda _: None)
     spare, unused = make_spare(folders, 4 * MIB), make_spare(folders, 4 * MIB)
     project = project_quota.find(spare)
     home = Home(folders, Spawn(FIRST, CreateWorkerRequest()), 4 * MIB)
@@ -156,7 +156,12 @@ def test_a_spare_folder_keeps_its_project_when_a_worker_adopts_it(disk: Path) ->
     home.make()
     assert home.folder_limit is not None
     assert home.folder_limit.project == project != project_quota.find(unused)
+    assert project_quota.quota_of(project, disk).max_bytes == 4 * MIB
+
+    folders.remove_worker_folder(FIRST, lambda: False)
     remove_spare(folders, unused)
+
+    assert project_quota.quota_of(project, disk).max_bytes == 0
 
 
 @pytest.mark.parametrize("disk", ["ext4"], indirect=True)  # XFS holds programs of root too
