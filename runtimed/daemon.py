@@ -17,7 +17,8 @@ import attrs
 from runtimed.core.ports import Store, WorkspaceHost
 from runtimed.core.runtime import Runtime
 from runtimed.errors import ConfigurationError
-from runtimed.execution.confinement.confiner import HostConfiner, HostPaths
+from runtimed.execution.confinement.confiner import HostConfiner
+from runtimed.execution.confinement.host_paths import HostPaths
 from runtimed.execution.confinement.probe import Mechanisms, find_mechanisms
 from runtimed.execution.confinement.secrets import Secrets
 from runtimed.execution.confinement.users import Users

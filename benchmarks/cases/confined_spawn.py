@@ -14,7 +14,8 @@ from statistics import median
 
 from benchmarks.rows import Plan, Row, at_most
 from benchmarks.servers import remove
-from runtimed.execution.confinement.confiner import HostConfiner, HostPaths
+from runtimed.execution.confinement.confiner import HostConfiner
+from runtimed.execution.confinement.host_paths import HostPaths
 from runtimed.execution.confinement.probe import Mechanisms, find_mechanisms
 from runtimed.execution.confinement.users import Users
 from runtimed.execution.policy import FIRST_UID, LAST_UID, SandboxPolicy

@@ -10,7 +10,8 @@ import pytest
 from runtimed.core.ports import Spawn
 from runtimed.core.state.backend_answer import BackendAnswer
 from runtimed.execution import Profile, ProfileRegistry
-from runtimed.execution.confinement.confiner import HostConfiner, HostPaths
+from runtimed.execution.confinement.confiner import HostConfiner
+from runtimed.execution.confinement.host_paths import HostPaths
 from runtimed.execution.confinement.probe import Mechanisms, find_bubblewrap
 from runtimed.execution.confinement.users import Users
 from runtimed.execution.policy import SandboxPolicy

@@ -6,7 +6,8 @@ from typing import Any
 import attrs
 
 from runtimed.core import Runtime
-from runtimed.execution.confinement.confiner import HostConfiner, HostPaths
+from runtimed.execution.confinement.confiner import HostConfiner
+from runtimed.execution.confinement.host_paths import HostPaths
 from runtimed.execution.confinement.probe import Mechanisms
 from runtimed.execution.policy import HostResources, SandboxPolicy, Secret
 from runtimed.execution.processes.supervisor import Supervisor

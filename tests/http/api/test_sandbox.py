@@ -6,7 +6,8 @@ from typing import Any
 import pytest
 
 from runtimed.core import Runtime
-from runtimed.execution.confinement.confiner import HostConfiner, HostPaths
+from runtimed.execution.confinement.confiner import HostConfiner
+from runtimed.execution.confinement.host_paths import HostPaths
 from runtimed.execution.confinement.probe import Mechanisms
 from runtimed.execution.policy import SandboxPolicy
 from runtimed.execution.processes.supervisor import Supervisor

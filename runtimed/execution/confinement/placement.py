@@ -1,0 +1,65 @@
+"""A Worker that is to be confined, with its folders."""
+
+from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path
+
+import attrs
+
+from runtimed.core.ports import WorkingFolders
+from runtimed.execution.confinement.enclosure import LinkFound, check_no_link
+from runtimed.execution.confinement.repository_view import repository_binds
+from runtimed.execution.grants import Grants
+from runtimed.execution.processes.confinement import ConfinementRefused, SandboxRequest
+
+
+@attrs.frozen
+class Placement:
+    """A Worker that is to be confined.
+
+    Attributes:
+        request: What its profile asks for.
+        folder: Its own folder.
+        folders: Its workspaces.
+        grants: What it gets besides.
+        secret_files: The contents of its secret files.
+    """
+
+    request: SandboxRequest
+    folder: Path
+    folders: WorkingFolders
+    grants: Grants
+    secret_files: Mapping[Path, str] = attrs.field(repr=False)
+
+    @property
+    def made(self) -> Sequence[Path]:
+        """The workspaces within its own folder."""
+        return [path for path in self._all() if path.is_relative_to(self.folder)]
+
+    @property
+    def shared(self) -> Sequence[Path]:
+        """The folders outside of its own that it works in."""
+        return [path for path in self._all() if not path.is_relative_to(self.folder)]
+
+    @property
+    def borrowed(self) -> Sequence[Path]:
+        """The folders of objects that its clones only read."""
+        return list(map(Path, self.folders.borrowed))
+
+    @property
+    def fixed(self) -> Iterator[Path]:
+        """The folders outside of its own that it is shown because of its workspaces."""
+        yield from (*self.shared, *self.borrowed)
+        for repository in self.folders.repositories:
+            yield from (bind.source for bind in repository_binds(repository))
+
+    def check_links(self) -> None:
+        """Raise ConfinementRefused if a link leads to a workspace by now. No other mechanism makes that better."""
+        try:
+            for path in self.fixed:
+                check_no_link(path)
+        except LinkFound as error:
+            raise ConfinementRefused(f"workspace_refs: {error}") from None
+
+    def _all(self) -> Iterator[Path]:
+        cwd = () if self.folders.cwd is None else (self.folders.cwd,)
+        yield from map(Path, (*cwd, *self.folders.others.values()))
