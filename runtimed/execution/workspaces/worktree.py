@@ -86,12 +86,20 @@ async def make_branch(git: Git, planned: Prepared) -> bool:
 
 
 async def make_worktree(git: Git, planned: Prepared) -> Prepared:
-    """Make the worktree of a branch that is there. Raises GitFailed or OSError."""
+    """Make the worktree of a branch that is there.
+
+    Another Worker may have written the place or the branch of this one into what is kept about its own worktree, and
+    locked that: git takes both all the same, when it is forced twice.
+
+    Raises:
+        GitFailed: Git has made none.
+        OSError: What is left of an earlier one cannot be removed.
+    """
     await asyncio.to_thread(forget_worktree, planned)
     repository = await git.hardened(repository_of(planned))
     made = planned.made or ""
     repository = attrs.evolve(repository, view=repository.reachable.writing(Path(made)))
-    args = ("worktree", "add", "--quiet", "--", made, planned.branch or "")
+    args = ("worktree", "add", "--quiet", "--force", "--force", "--", made, planned.branch or "")
     await git.run(repository, *args, deadline_s=PREPARE_DEADLINE_S)
     entry = await asyncio.to_thread(find_entry, planned)
     if entry is None:
@@ -119,7 +127,8 @@ async def is_unsaved(git: Git, prepared: Prepared) -> bool:
         entry = await asyncio.to_thread(find_entry, prepared)
         if entry is None:
             return False
-        return await has_commits_outside(git, Place(entry, entry, view=repository_of(prepared).view), UNSAVED)
+        common = Path(prepared.common_dir or "")
+        return await has_commits_outside(git, Place(entry, entry, view=View(common, (common,))), UNSAVED)
     if not await asyncio.to_thread(_is_linked, prepared):
         return True
     tree = WorkingTree(git, prepared)

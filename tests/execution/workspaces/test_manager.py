@@ -27,7 +27,7 @@ from runtimed.model.workspace import WorkspaceMode
 from runtimed.store.data_dir import DataDir
 from tests.execution.conftest import RecordingSink
 
-FIRST = worker_id(1)
+FIRST, SECOND = worker_id(1), worker_id(2)
 SHELL = CreateWorkerRequest(
     profile=BuiltinProfile("builtin:shell"), requested_capabilities=(CapabilityRequest("shell"),)
 )
@@ -153,6 +153,23 @@ def test_a_worker_that_claims_the_worktree_of_another_gets_nothing_of_that(tmp_p
 
     git(repository, "worktree", "add", "-q", "-f", str(made), "-b", "second")
     assert worktree.find_entry(planned) == claiming.with_name(made.name)
+
+
+async def test_a_worker_that_claims_the_place_and_the_branch_of_the_next_does_not_keep_it_from_starting(
+    host: Host, recorder: RecordingSink
+) -> None:
+    assert (await host.registry.spawn(spawn("repo"), recorder)).outcome == "accepted"
+    (made,) = (Path(line.split()[0]) for line in git(host.repository, "worktree", "list").splitlines()[1:])
+    next_made = Path(str(made).replace(FIRST, SECOND))
+    entry = host.repository / ".git" / "worktrees" / made.name
+    (entry / "gitdir").write_text(f"{next_made}/.git\n")
+    (entry / "HEAD").write_text(f"ref: refs/heads/runtimed/{SECOND}\n")
+    (entry / "locked").write_text("mine")
+
+    answer = await host.registry.spawn(attrs.evolve(spawn("repo"), worker_id=SECOND), recorder)
+
+    assert answer.outcome == "accepted", answer
+    assert git(next_made, "rev-parse", "--abbrev-ref", "HEAD") == f"runtimed/{SECOND}"
 
 
 async def test_a_registry_without_workspaces_rejects_what_would_need_one(
