@@ -5,12 +5,13 @@ import shutil
 import stat
 import subprocess
 import sys
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 
 from runtimed.execution.confinement.instructions import FOLDER, Instructions, argv
 from runtimed.execution.confinement.judgment import SECRETS_FOLDER
 from runtimed.execution.confinement.landlock import Access, abi, ruleset
+from runtimed.execution.confinement.loader_variables import hold
 from runtimed.execution.confinement.reach import Reach
 from runtimed.execution.confinement.repository_view import live_place, repository_view
 from runtimed.execution.confinement.seccomp import seccomp_filter
@@ -45,7 +46,6 @@ READABLE = ("--perms", "0644", "--file")
 GRANTED = Path("/run/.granted")
 COPY_SECRETS = (
     f'for file in {GRANTED}/*; do (umask 0377 && cat "$file" >"{SECRETS_FOLDER}/${{file##*/}}") || exit; done; '
-    f"{EXECUTE}"
 )
 """Makes secret files of the user of the Worker, with mode 0400, of those that bubblewrap made as root."""
 
@@ -89,19 +89,24 @@ class Bubblewrap:
         reason = tried.stderr.decode(errors="replace").strip().removeprefix("runtimed: ")
         return f"a folder belongs to root, as which no Worker runs ({reason}): give it to another user"
 
-    def launch(self, reach: Reach, command: Sequence[str], cwd: Path) -> Launch:
+    def launch(self, reach: Reach, command: Sequence[str], cwd: Path, env: Mapping[str, str]) -> Launch:
         opened = _Descriptors()
         try:
             if reach.executables is not None:
-                command = self._limited(reach.executables, command, opened)
-            return self._launch(reach, [*self._as_user(reach), *command], cwd, opened)
+                command, env = self._limited(reach.executables, command, env, opened), {}
+            held = hold(env)
+            user = self._as_user(reach, held.script)
+            return self._launch(reach, [*user, *command], cwd, held.env, opened)
         except BaseException:
             opened.close()
             raise
 
-    def _launch(self, reach: Reach, command: Sequence[str], cwd: Path, opened: "_Descriptors") -> Launch:
+    def _launch(
+        self, reach: Reach, command: Sequence[str], cwd: Path, env: Mapping[str, str], opened: "_Descriptors"
+    ) -> Launch:
         options = [
             *FIXED,
+            *_variables(env),
             *(USER_NAMESPACE if reach.uid is None else CHANGE_USER),
             *_view(reach, opened),
             "--chdir",
@@ -117,32 +122,51 @@ class Bubblewrap:
             os.set_blocking(pid_pipe, False)
             os.set_blocking(hold, False)
             options += ["--info-fd", str(told), "--block-fd", str(holding)]
-        told_options = opened.file(b"".join(os.fsencode(option) + b"\0" for option in options))
+        told_options = opened.file(b"".join(os.fsencode(option) + b"\0" for option in map(_checked, options)))
         inherited = tuple(fd for fd in opened.descriptors if fd not in {pid_pipe, hold})
         sandboxed = [self._program, "--args", str(told_options), "--", *command]
         if reach.uid is not None and reach.mapped:
             sandboxed = as_owner(reach.uid, reach.mapped, sandboxed)
-        return Launch(sandboxed, inherited, pid_pipe, hold)
+        return Launch(sandboxed, descriptors=inherited, pid_pipe=pid_pipe, hold=hold)
 
-    def _limited(self, executables: Sequence[Path], command: Sequence[str], opened: "_Descriptors") -> Sequence[str]:
+    def _limited(
+        self, executables: Sequence[Path], command: Sequence[str], env: Mapping[str, str], opened: "_Descriptors"
+    ) -> Sequence[str]:
         """Return the command, kept from executing programs but itself and these."""
         own = Path(command[0])
         access = Access(executable=tuple(executables) if not own.exists() else (*executables, own.resolve()))
-        instructions = Instructions(ruleset(access, abi()), (self._executables_filter,))
+        instructions = Instructions(ruleset(access, abi()), (self._executables_filter,), environment=env)
         return argv(command, opened.file(instructions.encode()))
 
-    def _as_user(self, reach: Reach) -> Sequence[str]:
+    def _as_user(self, reach: Reach, script: str) -> Sequence[str]:
+        """Return what becomes the user of the Worker, and then runs the commands of a shell."""
         if reach.uid is None:
-            return (SHELL, "-c", EXECUTE, SHELL)
+            return (SHELL, "-c", f"{script}{EXECUTE}", SHELL)
         user = (f"--reuid={reach.uid}", f"--regid={reach.uid}", "--clear-groups")
-        copying = (SHELL, "-c", COPY_SECRETS, SHELL) if reach.secrets else ()
-        return (self._setpriv, *user, "--inh-caps=-all", "--bounding-set=-all", "--", *copying)
+        script = f"{COPY_SECRETS if reach.secrets else ''}{script}"
+        shell = (SHELL, "-c", f"{script}{EXECUTE}", SHELL) if script else ()
+        return (self._setpriv, *user, "--inh-caps=-all", "--bounding-set=-all", "--", *shell)
 
 
 def as_owner(uid: int, folders: Sequence[Path], command: Sequence[str]) -> list[str]:
     """Return a command that runs another one with folders of root shown as those of a user."""
     python = [os.path.realpath(sys.executable), "-I", "-S", "-B"]
     return [*python, str(OWNER_PROGRAM), str(uid), *map(str, folders), "--", *command]
+
+
+def _variables(env: Mapping[str, str]) -> Iterator[str]:
+    """Yield the arguments that set variables of the program. Bubblewrap itself runs without them, outside."""
+    yield "--clearenv"
+    for name, value in env.items():
+        if not name or "=" in name:
+            raise ValueError(f"expected names of environment variables without '=', got {name!r}")
+        yield from ("--setenv", name, value)
+
+
+def _checked(option: str) -> str:
+    if "\0" in option:
+        raise ValueError("expected variables and paths without zero bytes")
+    return option
 
 
 def _view(reach: Reach, opened: "_Descriptors") -> Iterator[str]:

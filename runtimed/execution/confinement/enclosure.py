@@ -80,7 +80,7 @@ class WorkerEnclosure:
     ways_out: WaysOut | None = None
     problem: str | None = None
 
-    def environment(self, env: Mapping[str, str]) -> dict[str, str]:
+    def _environment(self, env: Mapping[str, str]) -> dict[str, str]:
         found = {**env, **self.variables}
         for name, (declared, value) in self.replaced.items():
             if found.get(name) == declared:
@@ -90,11 +90,11 @@ class WorkerEnclosure:
     def prepare(self) -> None:
         self.owned.prepare()
 
-    def launch(self, command: Sequence[str], cwd: Path) -> Launch:
+    def launch(self, command: Sequence[str], cwd: Path, env: Mapping[str, str]) -> Launch:
         for path in self.reach.fixed:
             check_no_link(path)
         self.prepare()
-        return self.confinement.launch(self.reach, command, cwd)
+        return self.confinement.launch(self.reach, command, cwd, self._environment(env))
 
     def prepare_made(self, made: tuple[Path, ...]) -> None:
         """Give workspaces within the Worker's own folder to the user. Blocks. Raises OSError."""

@@ -2,7 +2,7 @@
 
 import os
 import sys
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 
 import attrs
@@ -26,23 +26,33 @@ class Instructions:
         filters: Seccomp filters, all of which hold.
         user: The user and the group to become, with no other groups. It takes root. None keeps user and groups.
         max_descriptors: How many descriptors the program may open before it raises its limit; None leaves the limit.
+        environment: Variables of the program, besides those of the launcher, which runs without them.
     """
 
     ruleset: Ruleset = UNRESTRICTED
     filters: tuple[bytes, ...] = ()
     user: tuple[int, int] | None = None
     max_descriptors: int | None = None
+    environment: Mapping[str, str] = attrs.field(factory=dict, repr=False)
 
     def descriptor(self) -> int:
-        """Return a descriptor for one launcher, which must inherit it; the caller closes it."""
+        """Return a descriptor for one launcher, which must inherit it; the caller closes it.
+
+        Raises:
+            ValueError: A variable cannot be set.
+        """
+        encoded = self.encode()
         descriptor = os.memfd_create("confinement")
-        os.write(descriptor, self.encode())
+        os.write(descriptor, encoded)
         os.lseek(descriptor, 0, os.SEEK_SET)
         return descriptor
 
     def encode(self) -> bytes:
         """Return the instructions as `key=value` texts, each ended by a zero byte."""
-        return b"".join(f"{key}={value}\0".encode(errors="surrogateescape") for key, value in self._entries())
+        entries = [f"{key}={value}" for key, value in self._entries()]
+        if any("\0" in entry for entry in entries) or any(not name or "=" in name for name in self.environment):
+            raise ValueError("expected variables without zero bytes, and their names without '='")
+        return b"".join(f"{entry}\0".encode(errors="surrogateescape") for entry in entries)
 
     def _entries(self) -> Iterable[tuple[str, object]]:
         if self.max_descriptors is not None:
@@ -52,6 +62,7 @@ class Instructions:
         yield from (("files", self.ruleset.files), ("network", self.ruleset.network), ("scopes", self.ruleset.scopes))
         yield from (("path", f"{rights}:{path}") for path, rights in self.ruleset.path_rules)
         yield from (("port", f"{rights}:{port}") for port, rights in self.ruleset.port_rules)
+        yield from (("variable", f"{name}={value}") for name, value in self.environment.items())
         yield from (("filter", program.hex()) for program in self.filters)
         yield "end", ""
 

@@ -1,6 +1,6 @@
 """Confinement by Landlock and a filter of system calls, where namespaces cannot be had."""
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 
 from runtimed.execution.confinement import landlock
@@ -54,7 +54,7 @@ class LandlockConfinement:
                 return f"Landlock cannot hide what belongs to the daemon within {bind.target}"
         return None
 
-    def launch(self, reach: Reach, command: Sequence[str], cwd: Path) -> Launch:
+    def launch(self, reach: Reach, command: Sequence[str], cwd: Path, env: Mapping[str, str]) -> Launch:
         readable = tuple(
             _existing((*SYSTEM, *ETC, *ACCOUNTS, PROC, *(bind.source for bind in reach.binds if not bind.writable)))
         )
@@ -68,8 +68,8 @@ class LandlockConfinement:
         access = Access(files, tuple(executable), None if is_host else Ports(connect=reach.ports), scoped=True)
         filtered = self._host_filter if is_host else self._filter
         filters = (filtered,) if reach.executables is None else (filtered, self._executables_filter)
-        descriptor = Instructions(landlock.ruleset(access, self._abi), filters).descriptor()
-        return Launch(argv(command, descriptor), (descriptor,), keeps_together=False)
+        descriptor = Instructions(landlock.ruleset(access, self._abi), filters, environment=env).descriptor()
+        return Launch(argv(command, descriptor), descriptors=(descriptor,), keeps_together=False)
 
 
 def _existing(paths: Iterator[Path] | Sequence[Path]) -> Iterator[Path]:

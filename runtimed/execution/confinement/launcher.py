@@ -2,9 +2,9 @@
 
 A program of its own, with the arguments DESCRIPTOR PROGRAM [ARGUMENT]...; instructions.py starts it. Every spawn
 waits for it, so it imports little, and nothing of this package. It reads its instructions from the descriptor. The
-program gets its arguments, the environment and the first three descriptors, and no other. If a restriction fails,
-nothing is executed: standard error says what failed, and the status is 126, as for a program that can't be executed;
-it is 127 if there is no such program.
+program gets its arguments, the environment with the variables of the instructions, and the first three descriptors,
+and no other. If a restriction fails, nothing is executed: standard error says what failed, and the status is 126, as
+for a program that can't be executed; it is 127 if there is no such program.
 """
 
 import ctypes
@@ -27,7 +27,7 @@ _SIGPIPE, _SIGXFSZ = 13, 25  # the module signal takes as long to import as ever
 _SOCK_FILTER_BYTES = 8
 
 _REQUIRED = {"files", "network", "scopes", "end"}
-_OPTIONAL = {"max_descriptors", "user", "path", "port", "filter"}
+_OPTIONAL = {"max_descriptors", "user", "path", "port", "filter", "variable"}
 
 _libc = ctypes.CDLL(None, use_errno=True)
 _libc.prctl.argtypes = (ctypes.c_int, *[ctypes.c_ulong] * 4)
@@ -47,8 +47,9 @@ def main() -> None:
     try:
         descriptor, command = _arguments()
         environment = _environment()
-        Restrictions(_instructions(descriptor)).apply()
-        _execute(command, environment)
+        told = _instructions(descriptor)
+        Restrictions(told).apply()
+        _execute(command, environment | _variables(told))
     except Failure as failure:
         os.write(2, f"runtimed: {failure}\n".encode(errors="surrogateescape"))
         os._exit(failure.status)
@@ -86,6 +87,11 @@ def _instructions(descriptor: int) -> dict[str, list[str]]:
     if not _REQUIRED <= told.keys() <= _REQUIRED | _OPTIONAL:
         raise Failure(f"launcher: instructions in descriptor {descriptor}: incomplete, or of another version")
     return told
+
+
+def _variables(told: dict[str, list[str]]) -> dict[bytes, bytes]:
+    pairs = (entry.partition("=") for entry in told.get("variable", ()))
+    return {name.encode(errors="surrogateescape"): value.encode(errors="surrogateescape") for name, _, value in pairs}
 
 
 class Restrictions:

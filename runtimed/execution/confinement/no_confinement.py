@@ -1,6 +1,6 @@
 """No confinement: programs run with the rights of the daemon."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 from runtimed.execution.confinement.reach import Reach
@@ -18,5 +18,5 @@ class NoConfinement:
     def problem(self, reach: Reach) -> str | None:
         return None
 
-    def launch(self, reach: Reach, command: Sequence[str], cwd: Path) -> Launch:
-        return Launch(list(command), keeps_together=False)
+    def launch(self, reach: Reach, command: Sequence[str], cwd: Path, env: Mapping[str, str]) -> Launch:
+        return Launch(list(command), env=env, keeps_together=False)

@@ -75,10 +75,11 @@ def _problem(mechanism: Confinement, uid: int | None) -> str:
     """Return why no program can be started in a mechanism, or nothing."""
     with tempfile.TemporaryDirectory() as text:
         reach = Reach((Bind(Path(text), Path(text)),), uid=uid, network="none")
-        launch = mechanism.launch(reach, ["true"], Path("/"))
+        launch = mechanism.launch(reach, ["true"], Path("/"), os.environ)
         try:
             ran = subprocess.run(
                 launch.argv,
+                env=launch.env,
                 stdin=subprocess.DEVNULL,
                 capture_output=True,
                 timeout=PROBE_DEADLINE_S,

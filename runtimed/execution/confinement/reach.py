@@ -88,5 +88,10 @@ class Confinement(Protocol):
     def problem(self, reach: Reach) -> str | None:
         """Return what of it this mechanism cannot hold, in words for people, or None."""
 
-    def launch(self, reach: Reach, command: Sequence[str], cwd: Path) -> Launch:
-        """Return a command that starts the program confined. Raises OSError."""
+    def launch(self, reach: Reach, command: Sequence[str], cwd: Path, env: Mapping[str, str]) -> Launch:
+        """Return a command that starts the program confined, with this environment.
+
+        Raises:
+            OSError: That is not possible.
+            ValueError: A variable cannot be set.
+        """

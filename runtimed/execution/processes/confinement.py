@@ -28,6 +28,8 @@ class Launch:
 
     Attributes:
         argv: The command.
+        env: Its environment. Where it confines, that of the program is not in it: Workers say what that is, and could
+            have the loader run code of theirs outside.
         descriptors: What it inherits besides the standard streams. The caller closes them once it is started.
         pid_pipe: Gives the process that is in the network namespace as JSON: `child-pid`, and the inode of it as
             `net-namespace`. None without listeners.
@@ -36,6 +38,7 @@ class Launch:
     """
 
     argv: Sequence[str]
+    env: Mapping[str, str] = attrs.field(factory=dict, repr=False)
     descriptors: tuple[int, ...] = ()
     pid_pipe: int | None = None
     hold: int | None = None
@@ -77,14 +80,21 @@ class Enclosure(FileRules, Protocol):
     def confines(self) -> bool:
         """Whether it does, or only gives programs what they need besides."""
 
-    def environment(self, env: Mapping[str, str]) -> dict[str, str]:
-        """Return the environment of a program, with what it needs inside."""
-
     def prepare(self) -> None:
         """Make the Worker's own folders that are missing, and give them to its user. Blocks. Raises OSError."""
 
-    def launch(self, command: Sequence[str], cwd: Path) -> Launch:
-        """Return a command that starts a program confined. Blocks. Raises OSError."""
+    def launch(self, command: Sequence[str], cwd: Path, env: Mapping[str, str]) -> Launch:
+        """Return a command that starts a program confined. Blocks.
+
+        Args:
+            command: The program and its arguments.
+            cwd: The directory to start in.
+            env: Its environment, to which is added what it needs inside.
+
+        Raises:
+            OSError: That is not possible.
+            ValueError: A variable cannot be set.
+        """
 
     async def open_ways_out(self, pid: int, namespace: int | None) -> Callable[[], Coroutine[Any, Any, None]]:
         """Have the ways out of the Worker listen in the network namespace of a process.

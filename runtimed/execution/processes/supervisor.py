@@ -221,15 +221,14 @@ class Supervisor:
             self._accounting = None
 
     def _spawn(self, program: Program, mark: str, enclosure: Enclosure | None) -> tuple[Started, Launch | None]:
-        command, env = self._limited(program.argv), program.env
+        command = self._limited(program.argv)
         if enclosure is None:
             kept = self._contain()
-            return self._started(program, mark, kept, kept.argv(command), env), None
-        launch = enclosure.launch(command, program.cwd)
+            return self._started(program, mark, kept, kept.argv(command), program.env), None
+        launch = enclosure.launch(command, program.cwd, program.env)
         try:
             kept = CONFINED if launch.keeps_together else self._contain()
-            argv, env = kept.argv(launch.argv), enclosure.environment(env)
-            return self._started(program, mark, kept, argv, env, launch.descriptors), launch
+            return self._started(program, mark, kept, kept.argv(launch.argv), launch.env, launch.descriptors), launch
         except BaseException:
             launch.close()
             raise

@@ -2,6 +2,7 @@
 
 import os
 import subprocess
+from collections.abc import Mapping
 from pathlib import Path
 
 import pytest
@@ -23,13 +24,18 @@ def mechanism() -> Bubblewrap:
 
 
 def run(
-    mechanism: Bubblewrap, *command: str, reach: Reach, cwd: Path = Path("/")
+    mechanism: Bubblewrap,
+    *command: str,
+    reach: Reach,
+    cwd: Path = Path("/"),
+    env: Mapping[str, str] = os.environ,
 ) -> subprocess.CompletedProcess[str]:
     """Run a program to its end, and return its status and output."""
-    launch = mechanism.launch(reach, command, cwd)
+    launch = mechanism.launch(reach, command, cwd, env)
     try:
         return subprocess.run(
             launch.argv,
+            env=launch.env,
             pass_fds=launch.descriptors,
             stdin=subprocess.DEVNULL,
             capture_output=True,
@@ -93,3 +99,31 @@ def test_a_program_starts_in_a_directory_that_only_its_user_can_enter(
 
     assert ran.stdout.split() == [str(own)] * 2, ran.stderr
     assert (own / "made").stat().st_uid == (os.geteuid() if uid is None else uid)
+
+
+@pytest.mark.parametrize("uid", USERS)
+def test_variables_for_the_loader_reach_the_program_and_nothing_that_starts_it(
+    mechanism: Bubblewrap, open_folder: Path, uid: int | None
+) -> None:
+    outside, of_root, own = (open_folder / name for name in ("outside", "of_root", "own"))
+    for folder in (outside, of_root, own):
+        folder.mkdir()
+    if uid is not None:
+        os.chown(own, uid, uid)
+    shown = of_root if uid is not None else own
+    reach = Reach((Bind(own, own, writable=True), Bind(shown, shown, writable=True)), uid=uid, network="none")
+
+    for folder in (outside, of_root, own):
+        env = {"LD_DEBUG": "files", "LD_DEBUG_OUTPUT": str(folder / "log"), "LD_LIBRARY_PATH": "/'\"$x"}
+        ran = run(mechanism, "sh", "-c", 'echo "$LD_LIBRARY_PATH" "${LD_DEBUG_OUTPUT##*/}"', reach=reach, env=env)
+        assert "/'\"$x log\n" in ran.stdout, ran.stderr  # the loader adds what it cannot write to its file
+
+    assert [list(folder.iterdir()) for folder in (outside, of_root)] == [[], []]
+    owners = {path.stat().st_uid for path in own.iterdir()}
+    assert owners == {os.geteuid() if uid is None else uid}  # a program itself may use its loader as it likes
+
+
+def test_variables_that_cannot_be_set_are_refused(mechanism: Bubblewrap) -> None:
+    for env in ({"A=B": "c"}, {"": "c"}, {"A": "b\0--bind\0/\0/"}):
+        with pytest.raises(ValueError, match="variables"):
+            mechanism.launch(Reach(()), ["true"], Path("/"), env)

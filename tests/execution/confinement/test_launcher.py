@@ -41,6 +41,15 @@ def test_the_program_gets_its_environment_as_it_is(locale: dict[str, str]) -> No
     assert dict(entry.split("=", 1) for entry in ended.stdout.split("\0")[:-1]) == given
 
 
+def test_the_program_gets_the_variables_of_its_instructions_and_the_launcher_does_not() -> None:
+    given = {"PATH": "/usr/bin:/bin", "BYTES": "\udcff", "EQUAL": "a=b", "LD_PRELOAD": "/nothing.so"}
+
+    ended = launch(Instructions(environment=given), "env", "-0", env={"MARK": "1", "PATH": "/nothing"})
+
+    assert dict(entry.split("=", 1) for entry in ended.stdout.split("\0")[:-1]) == {**given, "MARK": "1"}
+    assert ended.stderr.count("LD_PRELOAD cannot be preloaded") == 1  # by env alone
+
+
 def test_the_program_gets_no_descriptor_but_its_three_streams(tmp_path: Path) -> None:
     with (tmp_path / "secret").open("w") as leaked:
         high = os.dup2(leaked.fileno(), 200)
