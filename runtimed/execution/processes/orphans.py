@@ -71,6 +71,19 @@ def start_of(pid: str) -> str | None:
     return found[19] if found else None
 
 
+def has_ended(pid: int) -> bool:
+    """Return whether there is no such process, or only what is left of it for its parent to reap.
+
+    Raises:
+        OSError: That cannot be told.
+    """
+    try:
+        found = Path(f"/proc/{pid}/stat").read_text(errors="replace")
+    except (FileNotFoundError, ProcessLookupError):
+        return True
+    return found.rpartition(")")[2].split()[0] in "ZX"
+
+
 def _stat(pid: str) -> list[str] | None:
     """Return the fields of /proc/PID/stat after the name of the program, beginning with the state."""
     try:

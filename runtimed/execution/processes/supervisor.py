@@ -7,10 +7,10 @@ import logging
 import os
 import secrets
 import subprocess
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Coroutine, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
-from typing import TypeVar
+from typing import Any, TypeVar
 
 import attrs
 
@@ -185,20 +185,31 @@ class Supervisor:
         return await asyncio.to_thread(self.confiner.around, program.view, program.argv, program.env)
 
     async def _open_ways_out(self, tree: Tree, root: int, enclosure: Enclosure, launch: Launch) -> None:
-        """Have the ways out listen where the program is, and let it begin. Raises OSError; the tree is ended then."""
+        """Have the ways out listen where the program is, and let it begin. Raises OSError; the tree is ended then.
+
+        A sandbox that ends before that has failed, and says why on its standard error: that is the caller's to read.
+        """
+        held: tuple[int, int | None] | None = None
         try:
             held = await _held_process(launch, root)
-            if held is None:  # it has ended, and says why on its standard error
+            if held is None:
                 return
             close = await enclosure.open_ways_out(*held)
-            tree.exit.add_done_callback(lambda _: self._closing.add(begin(close())))
+            tree.exit.add_done_callback(lambda _: self._close_ways_out(close()))
             launch.release()
-        except BaseException:
+        except BaseException as error:
+            if isinstance(error, OSError) and await _has_ended(held):
+                return
             with contextlib.suppress(TimeoutError):
                 await tree.end(0)
             raise
         finally:
             launch.close()
+
+    def _close_ways_out(self, closing: Coroutine[Any, Any, None]) -> None:
+        task = begin(closing)
+        self._closing.add(task)
+        task.add_done_callback(self._closing.discard)
 
     def _forget(self, tree: Tree, root: subprocess.Popen[bytes]) -> None:
         self._trees.discard(tree)
@@ -294,7 +305,7 @@ async def _held_process(launch: Launch, root: int) -> tuple[int, int | None] | N
     """Wait until a sandbox says which process is in its network namespace, and which that is. None if it has ended.
 
     Raises:
-        OSError: It takes too long.
+        OSError: It takes too long, or the process cannot be found.
     """
     told, pipe = b"", launch.pid_pipe
     if pipe is None:
@@ -314,8 +325,18 @@ async def _held_process(launch: Launch, root: int) -> tuple[int, int | None] | N
         pid, namespace = info["child-pid"], info.get("net-namespace")
     except (ValueError, KeyError, TypeError, AttributeError):
         return None
-    members = await asyncio.to_thread(CONFINED.members, root, "")
-    return (pid, namespace) if pid in members else None
+    if await asyncio.to_thread(orphans.has_ended, pid):
+        return None
+    if pid not in await asyncio.to_thread(CONFINED.members, root, ""):
+        raise OSError("the process of the sandbox cannot be found")
+    return pid, namespace
+
+
+async def _has_ended(held: tuple[int, int | None] | None) -> bool:
+    """Return whether it is certain that the process in a sandbox has ended."""
+    with contextlib.suppress(OSError):
+        return held is not None and await asyncio.to_thread(orphans.has_ended, held[0])
+    return False
 
 
 def _abandon(root: subprocess.Popen[bytes], mark: str, kept: Containment) -> None:
