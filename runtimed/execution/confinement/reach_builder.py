@@ -9,7 +9,7 @@ from runtimed.execution.confinement.bubblewrap import USER
 from runtimed.execution.confinement.enclosure import Owned
 from runtimed.execution.confinement.host_paths import HostPaths
 from runtimed.execution.confinement.judgment import MOUNTS_FOLDER
-from runtimed.execution.confinement.nested_paths import is_within, outer_first, outermost
+from runtimed.execution.confinement.nested_paths import is_within, outermost
 from runtimed.execution.confinement.placement import Placement
 from runtimed.execution.confinement.reach import Bind, Confinement, Reach
 from runtimed.execution.confinement.repository_view import repository_binds
@@ -81,7 +81,7 @@ class ReachBuilder:
     ) -> tuple[Reach, Owned]:
         """Return the same for a program of the daemon, which works on these files and has no network."""
         uid, mapped = self._owner(view) if has_user else (None, ())
-        binds = tuple(_binds_of(self._parts(command, env), view))
+        binds = tuple(_binds_of(self._parts(command, env, (*view.readable, *view.writable)), view))
         reach = Reach(binds, hidden=self._paths.hidden, uid=uid, mapped=mapped, network="none")
         return reach, Owned(view.writable, (), uid)
 
@@ -97,15 +97,18 @@ class ReachBuilder:
 
     def _readable(self, place: Placement, *, can_hide: bool) -> Sequence[Path]:
         policy = place.request.policy
-        found = self._parts([at_home(word) for word in place.request.command], place.request.env)
+        command = [at_home(word) for word in place.request.command]
+        found = self._parts(command, place.request.env, (*self._writable(place), place.folder))
         found = [path for path in found if can_hide or not self._paths.holds_hidden(path.resolve())]
         found += [self._checked(path, "sandbox.readonly") for path in policy.readonly]
         found += place.borrowed
-        return outer_first([*found, *(NAMES if place.grants.network is None else ())])
+        return outermost([*found, *(NAMES if place.grants.network is None else ())])
 
-    def _parts(self, command: Sequence[str], env: Mapping[str, str]) -> list[Path]:
-        """Return what a program needs besides the system."""
-        found = [*folders_of_path(env, self._paths.home), *parts_of_program(command, env, self._paths.home)]
+    def _parts(self, command: Sequence[str], env: Mapping[str, str], untrusted: Sequence[Path]) -> list[Path]:
+        """Return what a program needs besides the system. What is in untrusted folders has no say in it."""
+        folders = tuple(dict.fromkeys(place for path in untrusted for place in (path, path.resolve())))
+        home = self._paths.home
+        found = [*folders_of_path(env, home, folders), *parts_of_program(command, env, home, folders)]
         return [path for path in found if not self._paths.is_hidden(path.resolve())]
 
     def _writable(self, place: Placement) -> Sequence[Path]:
@@ -113,7 +116,7 @@ class ReachBuilder:
         found = [self._checked(path, "sandbox.writable") for path in policy.writable]
         found += [self._paths.home] if policy.home == "user" else []
         found += [self._checked(path, "workspace_refs") for path in place.shared]
-        return outer_first(found)
+        return outermost(found)
 
     def _repositories(self, place: Placement) -> Iterator[Bind]:
         """Yield the binds of repositories of worktrees. One within a folder that is writable as a whole has none."""

@@ -2,7 +2,8 @@
 
 import os
 import shutil
-from collections.abc import Iterator, Mapping, Sequence
+import stat
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 
 SYSTEM = tuple(map(Path, ("/usr", "/bin", "/sbin", "/lib", "/lib32", "/lib64", "/libx32")))
@@ -61,9 +62,11 @@ LIBRARIES = ("lib", "libexec")
 PACKAGES = "node_modules"
 MAX_SHEBANG = 256
 MAX_CONFIGURATION = 4096
+MAX_LINKS = 40
+"""How many links a path may lead through, as for the kernel."""
 
 
-def folders_of_path(env: Mapping[str, str], home: Path) -> Iterator[Path]:
+def folders_of_path(env: Mapping[str, str], home: Path, untrusted: Sequence[Path] = ()) -> Iterator[Path]:
     """Yield the directories of PATH that exist and are not part of the system.
 
     One that stands beside the libraries of its programs, as in `/opt/tool/bin` and `~/.pyenv/shims`, is shown with
@@ -72,30 +75,36 @@ def folders_of_path(env: Mapping[str, str], home: Path) -> Iterator[Path]:
     Args:
         env: The environment of the program.
         home: The home of the daemon's user.
+        untrusted: As in `parts_of_program`.
     """
-    for text in env.get("PATH", "").split(":"):
-        path = Path(text)
-        if path.is_absolute() and path.is_dir() and not is_system(path.resolve()):
+    folders = map(Path, env.get("PATH", "").split(":"))
+    for path in (folder for folder in folders if folder.is_absolute() and folder.is_dir()):
+        if not is_system(path.resolve()) and not _leads_into(path, untrusted):
             has_libraries = any((path.parent / name).is_dir() for name in LIBRARIES)
             is_prefix = has_libraries and path.parent != home / ".local" and _is_own(path.parent, home)
             yield path.parent if is_prefix else path
 
 
-def parts_of_program(argv: Sequence[str], env: Mapping[str, str], home: Path) -> Iterator[Path]:
+def parts_of_program(
+    argv: Sequence[str], env: Mapping[str, str], home: Path, untrusted: Sequence[Path] = ()
+) -> Iterator[Path]:
     """Yield what a command needs: its program with what that is installed in, and absolute paths in its argv.
 
     Args:
         argv: The command; its program is a path or a name in PATH.
         env: The environment of the program.
         home: The home of the daemon's user. It is never a prefix, nor is a folder that contains it.
+        untrusted: Folders that Workers write to. What is in them yields nothing: a script, a link or the settings of
+            a virtual environment there could name any folder of this host.
     """
     found = shutil.which(argv[0], path=env.get("PATH")) if argv else None
     if found:
-        yield from _installed(Path(found).absolute(), env, home)
+        yield from _installed(Path(found).absolute(), env, home, untrusted)
     for word in argv[1:]:
         path = Path(word)
-        if path.is_absolute() and len(path.parts) > 2 and path.exists() and not is_system(path.resolve()):
-            yield path
+        if path.is_absolute() and path.exists():
+            shown = (place for place in _places(path, untrusted) if len(place.parts) > 2 and not is_system(place))
+            yield from (_packages(place, home) or place for place in shown)
 
 
 def is_system(path: Path) -> bool:
@@ -103,17 +112,35 @@ def is_system(path: Path) -> bool:
     return any(path.is_relative_to(folder) for folder in SYSTEM)
 
 
-def _installed(program: Path, env: Mapping[str, str], home: Path) -> Iterator[Path]:
+def _places(path: Path, untrusted: Sequence[Path]) -> Iterable[Path]:
+    """Return a path, and what it leads to through links; nothing if a Worker may have made one of them."""
+    return () if _leads_into(path, untrusted) else dict.fromkeys((path, path.resolve()))
+
+
+def _leads_into(path: Path, folders: Sequence[Path]) -> bool:
+    """Return whether a path, or what a link on it leads to, is in one of the folders."""
+    place = Path(os.path.normpath(path))
+    for _ in range(MAX_LINKS):
+        if any(place.is_relative_to(folder) for folder in folders):
+            return True
+        link = next((way for way in (*reversed(place.parents), place) if way.is_symlink()), None)
+        if link is None:
+            return bool(folders) and place != path.resolve()
+        place = Path(os.path.normpath(link.parent / link.readlink() / place.relative_to(link)))
+    return True
+
+
+def _installed(program: Path, env: Mapping[str, str], home: Path, untrusted: Sequence[Path]) -> Iterator[Path]:
     """Yield a program and what it is installed in, that of its interpreter, and the base of a virtual environment."""
-    for place in dict.fromkeys((program, program.resolve())):
-        yield from _with_prefix(place, home)
+    for place in _places(program, untrusted):
+        yield from _with_prefix(place, home, untrusted)
         interpreter = _interpreter(place, env)
         if interpreter is not None:
-            for inner in dict.fromkeys((interpreter, interpreter.resolve())):
-                yield from _with_prefix(inner, home)
+            for inner in _places(interpreter, untrusted):
+                yield from _with_prefix(inner, home, untrusted)
 
 
-def _with_prefix(program: Path, home: Path) -> Iterator[Path]:
+def _with_prefix(program: Path, home: Path, untrusted: Sequence[Path]) -> Iterator[Path]:
     if is_system(program):
         return
     prefix = _prefix(program)
@@ -122,7 +149,7 @@ def _with_prefix(program: Path, home: Path) -> Iterator[Path]:
         yield from (path for path in (local / "bin", local / "lib") if path.is_dir())
     elif _is_own(prefix, home):
         yield prefix
-        yield from _base_of_environment(prefix, home)
+        yield from _base_of_environment(prefix, home, untrusted)
     else:
         yield program
 
@@ -130,8 +157,19 @@ def _with_prefix(program: Path, home: Path) -> Iterator[Path]:
 def _prefix(program: Path) -> Path:
     """Return what a program is installed in. One of npm needs the packages that are installed beside its own."""
     if PACKAGES in program.parts:
-        return Path(*program.parts[: program.parts.index(PACKAGES) + 1])
+        return _packages_of(program)
     return program.parent.parent if program.parent.name in {"bin", "sbin"} else program.parent
+
+
+def _packages(path: Path, home: Path) -> Path | None:
+    """Return the folder of packages of npm that a path is in, or None."""
+    if PACKAGES not in path.parts or not _is_own(packages := _packages_of(path), home):
+        return None
+    return packages
+
+
+def _packages_of(path: Path) -> Path:
+    return Path(*path.parts[: path.parts.index(PACKAGES) + 1])
 
 
 def _is_own(prefix: Path, home: Path) -> bool:
@@ -139,28 +177,22 @@ def _is_own(prefix: Path, home: Path) -> bool:
     return len(prefix.parts) > 2 and prefix != home and prefix not in home.parents
 
 
-def _base_of_environment(prefix: Path, home: Path) -> Iterator[Path]:
+def _base_of_environment(prefix: Path, home: Path, untrusted: Sequence[Path]) -> Iterator[Path]:
     """Yield the prefix of the Python that a virtual environment was made from."""
-    try:
-        text = (prefix / "pyvenv.cfg").read_text(errors="replace")[:MAX_CONFIGURATION]
-    except OSError:
-        return
-    for line in text.splitlines():
+    configuration = prefix / "pyvenv.cfg"
+    text = b"" if _leads_into(configuration, untrusted) else _beginning(configuration, MAX_CONFIGURATION)
+    for line in os.fsdecode(text).splitlines():
         name, _, value = line.partition("=")
         if name.strip() == "home":
             base = Path(value.strip()).parent
-            for path in dict.fromkeys((base, base.resolve())):
+            for path in _places(base, untrusted):
                 if path.is_absolute() and not is_system(path) and _is_own(path, home):
                     yield path
 
 
 def _interpreter(program: Path, env: Mapping[str, str]) -> Path | None:
     """Return the interpreter that the first line of a script names."""
-    try:
-        with program.open("rb") as file:
-            line = file.read(MAX_SHEBANG).partition(b"\n")[0]
-    except OSError:
-        return None
+    line = _beginning(program, MAX_SHEBANG).partition(b"\n")[0]
     if not line.startswith(b"#!"):
         return None
     words = os.fsdecode(line[2:]).split()
@@ -169,3 +201,15 @@ def _interpreter(program: Path, env: Mapping[str, str]) -> Path | None:
         found = shutil.which(names[0], path=env.get("PATH")) if names else None
         return Path(found).absolute() if found else None
     return Path(words[0]) if words else None
+
+
+def _beginning(path: Path, size: int) -> bytes:
+    """Return the first bytes of a regular file; nothing if it is none, or cannot be read."""
+    try:
+        descriptor = os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC)
+    except OSError:
+        return b""
+    try:
+        return os.read(descriptor, size) if stat.S_ISREG(os.fstat(descriptor).st_mode) else b""
+    finally:
+        os.close(descriptor)

@@ -1,3 +1,4 @@
+import os
 from pathlib import Path
 
 import pytest
@@ -71,6 +72,48 @@ def test_a_virtual_environment_is_shown_with_its_base(home: Path, tmp_path: Path
     (venv / "pyvenv.cfg").write_text(f"home = {python.parent}\nversion = 3\n")
     found = set(parts_of_program([str(tool)], {}, home))
     assert found == {venv, tmp_path / "python"}
+
+
+def test_a_program_of_npm_in_the_arguments_of_a_shell_is_shown_with_its_packages(home: Path, tmp_path: Path) -> None:
+    packages = tmp_path / "project" / "node_modules"
+    tool = program(packages / "tool" / "main.js")
+    link = packages / ".bin" / "run"
+    link.parent.mkdir()
+    link.symlink_to(tool)
+    assert set(parts_of_program(["sh", "-c", 'exec "$0"', str(link)], {"PATH": "/usr/bin"}, home)) == {packages}
+
+
+def test_a_link_in_the_arguments_is_shown_with_what_it_leads_to(home: Path, tmp_path: Path) -> None:
+    tool = program(tmp_path / "real" / "run")
+    link = tmp_path / "link"
+    link.symlink_to(tool)
+    assert list(parts_of_program(["sh", str(link)], {"PATH": "/usr/bin"}, home)) == [link, tool]
+
+
+def test_what_workers_write_shows_them_nothing_of_the_host(home: Path, tmp_path: Path) -> None:
+    secret, work = tmp_path / "secret", tmp_path / "work"
+    program(secret / "bin" / "key")
+    script = program(work / "bin" / "script", f"#!{secret}/bin/key")
+    python = program(work / "venv" / "bin" / "python")
+    (work / "venv" / "pyvenv.cfg").write_text(f"home = {secret}/bin\n")
+    link, outer = work / "link", tmp_path / "outer"
+    link.symlink_to(secret / "bin" / "key")
+    outer.symlink_to(link)
+    (work / "path").symlink_to(secret / "bin")
+    os.mkfifo(work / "pipe", 0o755)
+
+    for argv in ([str(script)], [str(python)], [str(link)], [str(outer)], ["sh", str(link)], [str(work / "pipe")]):
+        assert list(parts_of_program(argv, {"PATH": "/usr/bin"}, home, (work,))) == []
+    assert list(folders_of_path({"PATH": f"{work}/path:{work}/bin"}, home, (work,))) == []
+    shown = set(parts_of_program([str(script)], {}, home)) | set(parts_of_program([str(outer)], {}, home))
+    assert secret in shown  # of programs that no Worker can change, the same is followed
+
+
+def test_a_program_that_is_a_pipe_keeps_nobody_waiting(home: Path, tmp_path: Path) -> None:
+    pipe = tmp_path / "tool" / "pipe"
+    pipe.parent.mkdir()
+    os.mkfifo(pipe, 0o755)
+    assert list(parts_of_program([str(pipe)], {}, home)) == [pipe.parent]
 
 
 def test_the_home_of_the_user_is_never_shown_for_a_program_in_it(home: Path) -> None:
