@@ -9,7 +9,9 @@ from multidict import CIMultiDict, CIMultiDictProxy
 
 from runtimed.execution.confinement.secrets import Secrets, SecretUnavailable
 
-SECRET = re.compile(r"(?<![\w-])secret:([\w-]+)", re.ASCII)
+SECRET = re.compile(r"(?<![\w-])secret:([\w.@+-]*)", re.ASCII)
+"""A reference to a secret. Every name of a secret fits."""
+
 HEADER_NAME = re.compile(r"[!#$%&'*+.^_`|~0-9A-Za-z-]{1,128}", re.ASCII)
 HEADER_VALUE = re.compile(r"[!-~](?:[ -~]*[!-~])?", re.ASCII)
 UNSENDABLE = re.compile(r"[\x00-\x08\x0a-\x1f\x7f\ud800-\udfff]")
@@ -178,9 +180,12 @@ def check_headers(headers: Mapping[str, str]) -> None:
     Raises:
         ValueError: One has an invalid name or value, or is one that the gateway sets itself. The message names it.
     """
+    names = [name.lower() for name in headers]
     for name, value in headers.items():
         if not HEADER_NAME.fullmatch(name):
             raise ValueError(f"headers: {name!r}: expected the name of an HTTP header")
+        if names.count(name.lower()) > 1:
+            raise ValueError(f"headers.{name}: expected each header once, names differ in more than their case")
         if name.lower() in CONNECTION_HEADERS or name.lower() == "content-length":
             raise ValueError(f"headers.{name}: the gateway sets this header itself")
         if not HEADER_VALUE.fullmatch(value):

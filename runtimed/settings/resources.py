@@ -19,6 +19,9 @@ from runtimed.execution.policy import (
     Mount,
     Secret,
 )
+from runtimed.gateways.credentials import SECRET
+from runtimed.gateways.gateway_rules import check_gateway
+from runtimed.gateways.git_rules import check_git_policy
 from runtimed.settings.sandbox import network_rules
 from runtimed.settings.tables import read_table, table_converter
 from runtimed.settings.values import TOKEN_VARIABLE
@@ -29,7 +32,6 @@ T = TypeVar("T")
 ALLOW_RULE = '"METHOD /PATH", such as "POST /responses"'
 HEADER_RULE = "printable characters, with secret:NAME at most once"
 
-_SECRET = re.compile(r"secret:([A-Za-z0-9_.@+-]*)", re.ASCII)
 _ALLOWED = re.compile(r"[A-Z]{1,32} /[!-~]*", re.ASCII)
 _converter = table_converter()
 
@@ -91,6 +93,7 @@ def _gateway(place: str, fields: Any, secrets: Mapping[str, Secret]) -> Gateway:
     for name, value in attrs.asdict(found, recurse=False).items():
         if type(value) in {int, float} and value <= 0:
             raise ConfigurationError(f"{place}.{name}: expected a number above 0")
+    _check(place, check_gateway, found)
     return found
 
 
@@ -98,7 +101,7 @@ def _check_headers(place: str, headers: Mapping[str, str], secrets: Mapping[str,
     for name, value in headers.items():
         if not HEADER_NAME.fullmatch(name):
             raise ConfigurationError(f"{place}.headers: expected names of HTTP headers, got {name!r}")
-        wanted = _SECRET.findall(value)
+        wanted = SECRET.findall(value)
         if not value.isprintable() or len(wanted) > 1:
             raise ConfigurationError(f"{place}.headers.{name}: expected {HEADER_RULE}")
         if wanted and wanted[0] not in secrets:
@@ -135,7 +138,16 @@ def _git_policy(place: str, fields: Any, secrets: Mapping[str, Secret]) -> GitPo
         if "*" in remote[:-1]:
             raise ConfigurationError(f"{place}.remotes[{index}]: expected a * only at the end, got {remote!r}")
     _check_headers(place, found.headers, secrets)
+    _check(place, check_git_policy, found)
     return found
+
+
+def _check(place: str, check: Callable[[T], None], found: T) -> None:
+    """Apply the rules of the gateway that will use a value, so that no Worker fails over them later."""
+    try:
+        check(found)
+    except ValueError as error:
+        raise ConfigurationError(f"{place}.{error}") from None
 
 
 def _url(place: str, text: str) -> SplitResult:

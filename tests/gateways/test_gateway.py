@@ -81,6 +81,16 @@ async def test_the_real_key_replaces_the_throwaway_key_on_the_way_out(
     assert gateway.service.key not in str(upstream.seen)
 
 
+async def test_any_name_that_a_secret_may_have_can_stand_in_a_header(reach: Reach, upstream: Upstream) -> None:
+    secrets = Secrets({"open.ai+a@b-c": Secret(env="A")}, {"A": REAL_KEY})
+    gateway = await reach(headers={"Authorization": "Bearer secret:open.ai+a@b-c"}, secrets=secrets)
+
+    status, _, _ = await gateway.ask("GET", "/models")
+
+    assert status == 200
+    assert upstream.headers["Authorization"] == f"Bearer {REAL_KEY}"
+
+
 async def test_other_credentials_and_ways_around_the_rules_are_dropped(reach: Reach, upstream: Upstream) -> None:
     gateway = await reach()
     dropped = {

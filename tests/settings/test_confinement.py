@@ -184,6 +184,12 @@ def test_names_mean_what_the_tables_of_the_host_say(tmp_path: Path) -> None:
         (GATEWAY + "max_requests = 0\n", "gateways.openai.max_requests: expected a number above 0"),
         (GATEWAY + "silence_timeout_s = -1\n", "gateways.openai.silence_timeout_s: expected a number"),
         (GATEWAY.replace("POST /", "post "), 'gateways.openai.allow[0]: expected "METHOD /PATH"'),
+        (GATEWAY.replace("POST", "TRACE"), "gateways.openai.allow: 'TRACE /responses': expected METHOD PATH"),
+        (GATEWAY.replace("/responses", "/a*b*"), "gateways.openai.allow: 'POST /a*b*': expected METHOD PATH"),
+        (GATEWAY.replace("/responses", "/a/../b"), "gateways.openai.allow: 'POST /a/../b': expected METHOD PATH"),
+        (GATEWAY.replace("/v1", "/a//b"), "gateways.openai.upstream: 'https://api.example.org/a//b': expected"),
+        (GATEWAY + 'headers = { Host = "a" }\n', "gateways.openai.headers.Host: the gateway sets this header itself"),
+        (GATEWAY + 'headers = { A = "1", a = "2" }\n', "gateways.openai.headers.A: expected each header once"),
         ("[mounts]\na = {}\n", "mounts.a.path: required, but missing"),
         ('[mounts]\na = { path = "a" }\n', "mounts.a.path: expected an absolute path"),
         ('[mounts]\na = { path = "/", writable = true }\n', "mounts.a.path: expected a path other than /"),
@@ -198,6 +204,14 @@ def test_names_mean_what_the_tables_of_the_host_say(tmp_path: Path) -> None:
         ("[git_policies]\na = { remotes = [] }\n", "git_policies.a.remotes: expected at least one URL"),
         ('[git_policies]\na = { remotes = ["git@h:x"] }\n', "git_policies.a.remotes[0]: expected an http:// or"),
         ('[git_policies]\na = { remotes = ["https://h/*/x"] }\n', "git_policies.a.remotes[0]: expected a * only at"),
+        (
+            '[git_policies]\na = { remotes = ["https://h"] }\n',
+            "git_policies.a.remotes: 'https://h': expected",
+        ),
+        (
+            '[git_policies.a]\nremotes = ["https://h/*"]\nheaders = { Host = "a" }\n',
+            "git_policies.a.headers.Host: the gateway sets this header itself",
+        ),
     ],
 )
 def test_a_wrong_key_is_named_with_what_is_accepted(tmp_path: Path, text: str, named: str) -> None:
