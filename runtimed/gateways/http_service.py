@@ -8,7 +8,7 @@ from http import HTTPStatus
 from typing import Any, cast
 
 import attrs
-from aiohttp import web
+from aiohttp import HttpVersion10, HttpVersion11, web
 
 from runtimed.gateways.refused import Refused
 
@@ -23,6 +23,8 @@ LINGERING_S = 2.0
 
 CLOSE_S = 1.0
 MAX_HEADER_BYTES = 32 * 2**10
+VERSIONS = frozenset({HttpVersion10, HttpVersion11})
+"""The versions of HTTP that are served. aiohttp reads requests of 0.9 and 2.0 as well."""
 
 Handler = Callable[[web.BaseRequest], Awaitable[web.StreamResponse]]
 Refuse = Callable[[Refused], web.Response]
@@ -121,6 +123,8 @@ class _Connections(web.Server):
         task = cast("asyncio.Task[object]", asyncio.current_task())
         self._answering.add(task)
         try:
+            if request.version not in VERSIONS:
+                return request.protocol.handle_error(request, HTTPStatus.BAD_REQUEST)
             return await self._handler(request)
         finally:
             self._answering.discard(task)
