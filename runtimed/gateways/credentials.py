@@ -147,11 +147,13 @@ class RealHeaders:
         removed = (
             CONNECTION_HEADERS | OVERRIDING_HEADERS | (CREDENTIAL_HEADERS - self.kept) | _named_by_connection(sent)
         )
+        alike = removed | {"content-length", *map(_as_cgi_reads, self.headers)}
         passed = CIMultiDict(
             (name, value)
             for name, value in sent.items()
             if name.lower() not in removed
-            and not name.lower().startswith(ORIGIN_HEADERS)
+            and not ("_" in name and _as_cgi_reads(name) in alike)
+            and not _as_cgi_reads(name).startswith(ORIGIN_HEADERS)
             and self.key not in value
             and not UNSENDABLE.search(value)
         )
@@ -195,6 +197,11 @@ def check_headers(headers: Mapping[str, str]) -> None:
 def header_secrets(headers: Mapping[str, str]) -> frozenset[str]:
     """Return the names of the secrets in the headers of a configuration."""
     return frozenset(name for value in headers.values() for name in SECRET.findall(value))
+
+
+def _as_cgi_reads(name: str) -> str:
+    """Return the name of a header as many servers take it: to CGI and WSGI `_` is the same as `-`."""
+    return name.lower().replace("_", "-")
 
 
 def _named_by_connection(headers: CIMultiDictProxy[str]) -> frozenset[str]:

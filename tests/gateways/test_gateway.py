@@ -21,6 +21,7 @@ from runtimed.gateways.gateway import GatewayService
 from runtimed.gateways.upstreams import Upstreams
 from tests.gateways.conftest import (
     DEADLINE_S,
+    HEADERS,
     REAL_KEY,
     Reach,
     Reached,
@@ -92,23 +93,31 @@ async def test_any_name_that_a_secret_may_have_can_stand_in_a_header(reach: Reac
 
 
 async def test_other_credentials_and_ways_around_the_rules_are_dropped(reach: Reach, upstream: Upstream) -> None:
-    gateway = await reach()
+    gateway = await reach(headers={**HEADERS, "OpenAI-Project": "ours"})
     dropped = {
         "Cookie": "session=1",
         "Proxy-Authorization": "Basic eA==",
         "x-api-key": "another",
         "Private-Token": "another",
         "X-HTTP-Method-Override": "DELETE",
+        "X_HTTP_Method_Override": "DELETE",
+        "X_Api_Key": "another",
+        "X_Forwarded_For": "10.0.0.1",
+        "Content_Length": "5",
+        "OpenAI_Project": "theirs",
         "X-Original-URL": "/v1/files",
         "X-Forwarded-For": "10.0.0.1",
         "X-Named": "by Connection",
         "X-Copy": f"key={gateway.service.key}",
     }
 
-    await gateway.ask("GET", "/models", headers={**dropped, "Connection": "keep-alive, X-Named", "Accept": "a/b"})
+    await gateway.ask(
+        "GET", "/models", headers={**dropped, "Connection": "keep-alive, X-Named", "session_id": "1", "Accept": "a/b"}
+    )
 
     assert not set(map(str.lower, dropped)) & {name.lower() for name in upstream.headers}
     assert upstream.headers["Accept"] == "a/b"
+    assert upstream.headers["session_id"] == "1"
     assert "User-Agent" in upstream.headers
 
 
@@ -232,6 +241,18 @@ async def test_what_is_no_http_is_400_and_fills_no_log(
     )
     assert upstream.seen == []
     assert caplog.records == []
+
+
+@pytest.mark.parametrize("request_line", ["GET /models", "GET /models HTTP/0.9", "GET /models HTTP/2.0"])
+async def test_only_http_1_is_served(reach: Reach, upstream: Upstream, request_line: str) -> None:
+    gateway = await reach()
+    key = f"Authorization: Bearer {gateway.service.key}"
+
+    answer = await gateway.send(f"{request_line}\r\nHost: x\r\n{key}\r\n\r\n".encode())
+
+    assert answer.split()[1] == b"400"
+    assert b"expected a valid request of HTTP/1.1" in answer
+    assert upstream.seen == []
 
 
 async def test_the_path_that_is_sent_is_the_one_that_was_checked(reach: Reach, upstream: Upstream) -> None:
