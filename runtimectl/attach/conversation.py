@@ -3,7 +3,7 @@
 from typing import Any
 
 from runtimectl.attach.rows import RowWrapper, fitted, wrapped
-from runtimectl.client.run_progress import denial_of
+from runtimectl.client.run_progress import NETWORK_REFUSED, denial_of, refusal_text
 from runtimectl.output.text import one_line, shortened
 from runtimed.model.event import (
     Alert,
@@ -138,6 +138,8 @@ class Conversation:
         return [*self._text.finish(), *rows, *wrapped(one_line(f"  {options}"), self._text.columns)]
 
     def _item(self, item: dict[str, Any]) -> list[str]:
+        if item.get("kind") == NETWORK_REFUSED:
+            return self.note(refusal_text(item))
         request_id = str(item.get("request_id"))
         if item.get("kind") == "permission_request":
             self._asked[request_id] = item

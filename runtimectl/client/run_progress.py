@@ -11,7 +11,14 @@ MAX_TEXT_CHARACTERS = 16 << 20
 
 PERMISSION_REQUEST = "permission_request"
 PERMISSION_RESOLVED = "permission_resolved"
-OWN_ITEMS = {PERMISSION_REQUEST, PERMISSION_RESOLVED, "input_started", "embedded_worker_system_input"}
+NETWORK_REFUSED = "network_refused"
+OWN_ITEMS = {
+    PERMISSION_REQUEST,
+    PERMISSION_RESOLVED,
+    NETWORK_REFUSED,
+    "input_started",
+    "embedded_worker_system_input",
+}
 """The kinds of items that the Runtime emits itself: they are no answer of an agent."""
 
 LIMITS = {"oom", "processes", "cpu", "disk", "output", "timeout", "silence"}
@@ -204,6 +211,13 @@ def is_script(call: Data) -> bool:
         return bool(json.loads(call["arguments"]).keys() == {"script"})
     except (ValueError, LookupError, TypeError, AttributeError):
         return False
+
+
+def refusal_text(item: Data) -> str:
+    """Return the item about a refused connection as a line for people."""
+    host = f"[{item['host']}]" if ":" in item["host"] else item["host"]
+    more = f" ({item['left_out']} more were refused before)" if item.get("left_out") else ""
+    return f"network: connection to {host}:{item['port']} refused: {item['reason']}{more}"
 
 
 def denial_of(request: Data, resolved: Data) -> str | None:

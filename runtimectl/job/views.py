@@ -4,7 +4,14 @@ import sys
 import time
 from typing import Any, Protocol
 
-from runtimectl.client.run_progress import PERMISSION_REQUEST, PERMISSION_RESOLVED, denial_of, is_script
+from runtimectl.client.run_progress import (
+    NETWORK_REFUSED,
+    PERMISSION_REQUEST,
+    PERMISSION_RESOLVED,
+    denial_of,
+    is_script,
+    refusal_text,
+)
 from runtimectl.client.run_result import Result
 from runtimectl.client.session import Session, write_message, write_to_stderr
 from runtimectl.job.records import json_line
@@ -38,7 +45,7 @@ class View(Protocol):
 
 
 class TextView:
-    """The text of the Worker on stdout as it comes; one line on stderr for each tool call and permission.
+    """The text of the Worker on stdout as it comes; one line on stderr for each tool call, permission and refusal.
 
     On a terminal a spinner shows that the job goes on.
     """
@@ -97,7 +104,7 @@ class JsonView:
 
 
 class ProgressLines:
-    """Lines for people about tool calls, permissions and alerts.
+    """Lines for people about tool calls, permissions, refused connections and alerts.
 
     A permission request is held back for a moment: the profile or the command itself may answer it.
     """
@@ -129,6 +136,8 @@ class ProgressLines:
         return [self._question(request) for request in held]
 
     def _item(self, item: Body) -> list[str]:
+        if item.get("kind") == NETWORK_REFUSED:
+            return [refusal_text(item)]
         if item.get("kind") == PERMISSION_REQUEST:
             self._requests[item["request_id"]] = item
             self._held.append(item)

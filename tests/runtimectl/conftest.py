@@ -20,6 +20,10 @@ from tests.conftest import COVERAGE_VARIABLES, granting
 from tests.programs import RUNTIMECTL, RUNTIMED
 
 DEADLINE_S = 60
+REFUSED = "python3 -c 'import urllib.request as r; r.urlopen(\"http://10.0.0.1/\")' 2>&1 | tail -1"
+"""A script that asks for an address that `network = "public"` refuses."""
+
+REFUSAL = "network: connection to 10.0.0.1:80 refused: its address is not public, and no rule writes the address out"
 ROOT = Path(runtimectl.__file__).parent.parent
 
 

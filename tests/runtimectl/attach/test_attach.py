@@ -20,7 +20,7 @@ from runtimectl import Client
 from tests import programs
 from tests.programs import RUNTIMECTL
 from tests.runtimectl.attach.screen_model import ScreenModel
-from tests.runtimectl.conftest import DEADLINE_S, Ctl, Daemon, NewWorker
+from tests.runtimectl.conftest import DEADLINE_S, REFUSAL, REFUSED, Ctl, Daemon, NewWorker
 from tests.runtimectl.library.conftest import agent_config
 
 __all__ = ["agent_config"]
@@ -174,6 +174,17 @@ def test_ctrl_c_interrupts_the_run_and_twice_leaves(attach: Callable[..., Person
 
     assert person.end() == 0
     assert Client.from_env().worker(shell).detail().status == "running"
+
+
+def test_a_refused_connection_is_a_note(attach: Callable[..., Person], shell: str) -> None:
+    if Client.from_env().runtime().sandbox.mechanism == "none":
+        pytest.skip("nothing can confine Workers here")
+    person = attach(200, shell)
+    person.shows(">")
+
+    person.type(f"{REFUSED}\r")
+
+    person.shows(f"# {REFUSAL}", "403")
 
 
 def test_a_line_is_edited_before_it_is_sent_and_recalled_afterwards(

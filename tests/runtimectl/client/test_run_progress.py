@@ -5,7 +5,7 @@ from typing import Any
 import pytest
 
 from runtimectl.client import run_progress
-from runtimectl.client.run_progress import End, RunProgress
+from runtimectl.client.run_progress import End, RunProgress, refusal_text
 from runtimectl.client.run_result import exit_code
 
 SCRIPT = ("tool_call_done", {"id": "c1", "name": "shell", "arguments": '{"script":"make"}'})
@@ -48,6 +48,7 @@ FINISHED = ("run_end", {"result": "finished"})
         ([ANSWER, FINISHED], "finished", 0),
         ([SCRIPT, ("tool_result", {"id": "c1", "exit_status": 7}), FINISHED], "finished", 7),
         ([FINISHED], "failed", 1),
+        ([("system_item", {"item": {"kind": "network_refused"}}), FINISHED], "failed", 1),
         ([("text_done", {"text": " \n"}), FINISHED], "failed", 1),
         ([("tool_call_done", {"id": "t", "name": "edit", "arguments": "{}"}), FINISHED], "finished", 0),
         ([("error", {"code": "provider_error", "message": "429"}), ANSWER, FINISHED], "finished", 0),
@@ -123,6 +124,20 @@ def test_permissions_are_counted_by_what_became_of_them(resolution: Event, denie
     assert (progress.asked, progress.denied, progress.expired) == (1, denied, expired)
     assert (progress.denial is not None) == bool(denied or expired)
     assert not progress.requests
+
+
+@pytest.mark.parametrize(
+    ("item", "text"),
+    [
+        ({"host": "a.example", "port": 443}, "network: connection to a.example:443 refused: no rule allows it"),
+        (
+            {"host": "fd00::1", "port": 80, "left_out": 3},
+            "network: connection to [fd00::1]:80 refused: no rule allows it (3 more were refused before)",
+        ),
+    ],
+)
+def test_a_refused_connection_is_one_line(item: dict[str, Any], text: str) -> None:
+    assert refusal_text({"kind": "network_refused", "reason": "no rule allows it", **item}) == text
 
 
 def test_the_newest_usage_and_cursor_are_kept_and_a_snapshot_is_no_event() -> None:

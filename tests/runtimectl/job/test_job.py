@@ -19,7 +19,7 @@ from runtimectl.job import files, job
 from runtimectl.job.files import OutputFile
 from runtimectl.job.inbox import Created, Event, Inbox
 from runtimectl.job.job import SETTLE_S, Job, JobOptions
-from tests.runtimectl.conftest import DEADLINE_S, ServeRaw
+from tests.runtimectl.conftest import DEADLINE_S, REFUSAL, REFUSED, ServeRaw
 from tests.runtimectl.job.conftest import Jobs, programs_with, wait_for
 
 Start = Callable[..., "subprocess.Popen[str]"]
@@ -198,6 +198,18 @@ def test_an_agent_prints_its_answer_and_on_stderr_what_it_does(jobs: Jobs) -> No
     assert (found.returncode, found.stdout) == (0, "done\n")
     assert found.stderr == 'runtimectl: tool: Read notes.txt {"path":"notes.txt"}\n'
     assert jobs.run("go", "--profile", "builtin:answering", "-q").stderr == ""
+
+
+def test_a_refused_connection_is_a_line_on_stderr(jobs: Jobs) -> None:
+    if json.loads(jobs.ctl("status", "-o", "json").stdout)["runtime"]["sandbox"]["mechanism"] == "none":
+        pytest.skip("nothing can confine Workers here")
+
+    found = jobs.run("--", "sh", "-c", REFUSED)
+
+    assert "403" in found.stdout
+    assert found.stderr.startswith(f"runtimectl: {REFUSAL}")
+    assert found.stderr.count("\n") == 1
+    assert jobs.run("-q", "--", "sh", "-c", REFUSED).stderr == ""
 
 
 def test_an_open_permission_request_says_how_to_answer_it(jobs: Jobs, started: Start) -> None:
