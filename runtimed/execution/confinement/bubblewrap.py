@@ -176,7 +176,8 @@ def _view(reach: Reach, opened: "_Descriptors") -> Iterator[str]:
             yield from ("--symlink", str(path.readlink()), str(path))
         elif path.exists():
             yield from ("--ro-bind", str(path), str(path))
-    yield from _parents(Path("/etc/hosts"))
+    for path in {path.parent: path for path in (*filter(Path.exists, ETC), *ACCOUNTS)}.values():
+        yield from _parents(path)
     yield from _shown(ETC, opened)
     yield from _accounts(reach, opened)
     yield from ("--proc", "/proc", "--dev", "/dev")

@@ -80,6 +80,15 @@ def test_what_only_root_can_read_in_etc_stays_closed_to_a_user_of_a_workers_own(
 
 
 @pytest.mark.parametrize("uid", USERS)
+def test_every_folder_that_leads_to_files_of_etc_can_be_entered(mechanism: Bubblewrap, uid: int | None) -> None:
+    command = ("find", "/etc", "-xdev", "-type", "d", "!", "-perm", "-o=rx")
+
+    ran = run(mechanism, *command, reach=Reach((), uid=uid, network="none"))
+
+    assert (ran.stdout, ran.stderr, ran.returncode) == ("", "", 0)
+
+
+@pytest.mark.parametrize("uid", USERS)
 def test_a_program_starts_in_a_directory_that_only_its_user_can_enter(
     mechanism: Bubblewrap, open_folder: Path, uid: int | None
 ) -> None:
