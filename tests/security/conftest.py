@@ -53,6 +53,11 @@ LANDLOCK_ABI = 6
 
 SCOPED, VERSION = 444, 1
 
+each_user = pytest.mark.parametrize("user", [pytest.param(user, id=f"as {user}") for user in USERS])
+each_mechanism = pytest.mark.parametrize(
+    "mechanism", [pytest.param("bubblewrap", id="by bubblewrap"), pytest.param("landlock", id="by Landlock")]
+)
+
 CONFIG = """
 [sandbox]
 mode = "{mode}"
@@ -153,6 +158,12 @@ class Site:
         execution = self.daemon.worker(worker_id)["execution"]
         assert execution["run_state"] == "idle", (execution, self.daemon.errors)
         return worker_id
+
+    def create_in_worktree(self) -> str:
+        """Return a new shell Worker in a worktree of the repository."""
+        if shutil.which("git") is None:
+            pytest.skip("git is not installed")
+        return self.create("shell", workspace_refs=[{"name": "cwd", "reference": "repo:worktree"}])
 
     def run(self, way: str, *argv: str, worker_id: str | None = None) -> str:
         """Return the output of a command, run by a Worker."""
@@ -350,11 +361,15 @@ FindSite = Callable[[User, Mechanism], NeighborSite]
 
 @pytest.fixture(scope="session")
 def find_site() -> Iterator[FindSite]:
-    """Return a function that starts a daemon for a mechanism and a user, the same one each time."""
+    """Return a function that starts a daemon for a mechanism and a user, the same one each time.
+
+    It skips the test if this host does not have the mechanism.
+    """
     with contextlib.ExitStack() as stack:
         found: dict[tuple[User, Mechanism], NeighborSite] = {}
 
         def find(user: User, mechanism: Mechanism) -> NeighborSite:
+            require(mechanism, user)
             if (user, mechanism) not in found:
                 place = stack.enter_context(new_place(user, ABSENT[mechanism]))
                 daemon = stack.enter_context(new_daemon(place, mode_of(user, mechanism)))

@@ -6,7 +6,7 @@ from typing import Any
 import pytest
 
 from tests.acceptance.daemon.conftest import Daemon
-from tests.security.conftest import PYTHON, USERS, User, new_daemon, new_place
+from tests.security.conftest import PYTHON, User, each_user, new_daemon, new_place
 
 SHELL: dict[str, Any] = {
     "profile": {"kind": "builtin", "value": "builtin:shell"},
@@ -14,7 +14,6 @@ SHELL: dict[str, Any] = {
 }
 UNCONFINED = {"mechanism": "none", "network": "host"}
 
-each_user = pytest.mark.parametrize("user", [pytest.param(user, id=f"as {user}") for user in USERS])
 
 pytestmark = pytest.mark.skipif(shutil.which(PYTHON) is None, reason=f"{PYTHON} is not installed")
 

@@ -1,7 +1,6 @@
 """Targets section 3, confinement: what the programs of a Worker cannot reach, and do reach without a sandbox."""
 
 import os
-import shutil
 from base64 import b64encode
 from collections.abc import Mapping
 from contextlib import closing
@@ -11,7 +10,7 @@ from urllib.parse import urlsplit
 
 import pytest
 
-from tests.security.conftest import USERS, WAYS, FindSite, Mechanism, User, require
+from tests.security.conftest import WAYS, FindSite, Mechanism, User, each_mechanism, each_user
 from tests.security.programs.probe import ATTEMPTS
 
 CAP_SYS_ADMIN = 21
@@ -51,10 +50,6 @@ LEFT_OPEN: Mapping[Mechanism, frozenset[str]] = {
 NAMES = {"shell": "from a shell", "process": "from a process", "agent": "from an agent", "terminal": "in a terminal"}
 
 each_way = pytest.mark.parametrize("way", [pytest.param(way, id=NAMES[way]) for way in WAYS])
-each_mechanism = pytest.mark.parametrize(
-    "mechanism", [pytest.param("bubblewrap", id="by bubblewrap"), pytest.param("landlock", id="by Landlock")]
-)
-each_user = pytest.mark.parametrize("user", [pytest.param(user, id=f"as {user}") for user in USERS])
 
 
 @each_way
@@ -63,7 +58,6 @@ each_user = pytest.mark.parametrize("user", [pytest.param(user, id=f"as {user}")
 def test_a_confined_program_reaches_nothing_that_it_was_not_given(
     find_site: FindSite, mechanism: Mechanism, user: User, way: str
 ) -> None:
-    require(mechanism, user)
     site = find_site(user, mechanism)
 
     found = site.probe(way)
@@ -78,13 +72,9 @@ def test_a_confined_program_reaches_nothing_that_it_was_not_given(
 def test_a_worker_in_a_worktree_of_the_daemons_user_reaches_no_more(
     find_site: FindSite, mechanism: Mechanism, user: User
 ) -> None:
-    require(mechanism, user)
-    if shutil.which("git") is None:
-        pytest.skip("git is not installed")
     site = find_site(user, mechanism)
-    worker_id = site.create("shell", workspace_refs=[{"name": "cwd", "reference": "repo:worktree"}])
 
-    found = site.probe("shell", worker_id)
+    found = site.probe("shell", site.create_in_worktree())
 
     assert {name for name, why in found.items() if not why} == LEFT_OPEN[mechanism]
 
@@ -94,13 +84,8 @@ def test_a_worker_in_a_worktree_of_the_daemons_user_reaches_no_more(
 def test_a_worker_in_a_worktree_changes_nothing_that_git_executes_for_others(
     find_site: FindSite, mechanism: Mechanism, user: User
 ) -> None:
-    require(mechanism, user)
-    if shutil.which("git") is None:
-        pytest.skip("git is not installed")
     site = find_site(user, mechanism)
-    other, worker_id = (
-        site.create("shell", workspace_refs=[{"name": "cwd", "reference": "repo:worktree"}]) for _ in range(2)
-    )
+    other, worker_id = site.create_in_worktree(), site.create_in_worktree()
     repository = site.place.repository / ".git"
     before = _without_work(repository, worker_id)
 
@@ -112,7 +97,6 @@ def test_a_worker_in_a_worktree_changes_nothing_that_git_executes_for_others(
 
 @each_user
 def test_other_users_of_the_host_cannot_use_the_proxy_of_a_worker(find_site: FindSite, user: User) -> None:
-    require("landlock", user)
     site = find_site(user, "landlock")
     url = urlsplit(site.run("shell", "printenv", "HTTP_PROXY").strip())
     assert url.hostname is not None
@@ -132,7 +116,6 @@ def test_other_users_of_the_host_cannot_use_the_proxy_of_a_worker(find_site: Fin
 def test_the_daemon_reads_and_writes_nothing_for_an_agent_that_the_agent_could_not(
     find_site: FindSite, mechanism: Mechanism, user: User
 ) -> None:
-    require(mechanism, user)
     site = find_site(user, mechanism)
     targets, config = site.targets, site.place.config.read_text()
     script = f"echo own >own; ln -sfn {targets.token} token; ln -sfn {targets.config} config; ln -sfn / root; pwd"

@@ -6,7 +6,7 @@ from collections.abc import Mapping
 
 import pytest
 
-from tests.security.conftest import USERS, FindSite, Mechanism, User, require
+from tests.security.conftest import FindSite, Mechanism, User, each_mechanism, each_user
 
 IDENTITY = "git config user.name worker && git config user.email worker@example.org"
 OWN_IDENTITY = IDENTITY.replace("git config", "git config --global")
@@ -74,17 +74,11 @@ REFUSED_BY_LANDLOCK = {
 
 NEEDED = {"git": "git", "node": "node", "make": "make"}
 
-each_user = pytest.mark.parametrize("user", [pytest.param(user, id=f"as {user}") for user in USERS])
-each_mechanism = pytest.mark.parametrize(
-    "mechanism", [pytest.param("bubblewrap", id="by bubblewrap"), pytest.param("landlock", id="by Landlock")]
-)
-
 
 @pytest.mark.parametrize("task", TASKS)
 @each_user
 @each_mechanism
 def test_usual_work_goes_on_confined(find_site: FindSite, mechanism: Mechanism, user: User, task: str) -> None:
-    require(mechanism, user)
     tool = NEEDED.get(task.partition(" ")[0])
     if tool and shutil.which(tool) is None:
         pytest.skip(f"{tool} is not installed")
@@ -103,11 +97,8 @@ def test_usual_work_goes_on_confined(find_site: FindSite, mechanism: Mechanism, 
 def test_a_commit_in_a_worktree_workspace_is_in_the_repository(
     find_site: FindSite, mechanism: Mechanism, user: User
 ) -> None:
-    require(mechanism, user)
-    if shutil.which("git") is None:
-        pytest.skip("git is not installed")
     site = find_site(user, mechanism)
-    worker_id = site.create("shell", workspace_refs=[{"name": "cwd", "reference": "repo:worktree"}])
+    worker_id = site.create_in_worktree()
 
     script = f"{OWN_IDENTITY}; echo text >made; git add made; git commit -q -m 'made inside'; git status"
     output = site.run("shell", "sh", "-ec", script, worker_id=worker_id)

@@ -15,7 +15,7 @@ import pytest
 
 from tests.acceptance.conftest import make_bundle
 from tests.gateways.remotes import Remotes
-from tests.security.conftest import PYTHON, Mechanism, Site, User, mode_of, new_daemon, new_place
+from tests.security.conftest import PYTHON, Mechanism, Site, User, mode_of, new_daemon, new_place, require
 from tests.security.network.internet import WEB, Internet, new_internet
 from tests.security.network.upstream import PORT as UPSTREAM_PORT
 from tests.security.network.upstream import Upstream
@@ -220,11 +220,15 @@ def internet(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Internet]:
 
 @pytest.fixture(scope="session")
 def find_online(internet: Internet) -> Iterator[FindOnline]:
-    """Return a function that starts a daemon for a mechanism and a user, the same one each time."""
+    """Return a function that starts a daemon for a mechanism and a user, the same one each time.
+
+    It skips the test if this host does not have the mechanism.
+    """
     with ExitStack() as stack:
         found: dict[tuple[User, Mechanism], OnlineSite] = {}
 
         def find(user: User, mechanism: Mechanism) -> OnlineSite:
+            require(mechanism, user)
             if (user, mechanism) not in found:
                 found[user, mechanism] = stack.enter_context(new_online_site(internet, user, mechanism))
             return found[user, mechanism]

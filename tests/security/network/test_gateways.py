@@ -10,17 +10,13 @@ from typing import Any
 import pytest
 
 from tests.gateways.remotes import Remotes, git
-from tests.security.conftest import PYTHON, USERS, Mechanism, User, require
+from tests.security.conftest import PYTHON, USERS, Mechanism, User, each_mechanism, each_user
 from tests.security.network.conftest import GIT_PASSWORD, REAL_KEY, FindOnline, OnlineSite
 from tests.security.network.upstream import LARGE, Upstream
 
 MAX_GROWTH_KIB = 48 * 1024
 """How much memory the daemon may take while 100 MB pass in each direction."""
 
-each_user = pytest.mark.parametrize("user", [pytest.param(user, id=f"as {user}") for user in USERS])
-each_mechanism = pytest.mark.parametrize(
-    "mechanism", [pytest.param("bubblewrap", id="by bubblewrap"), pytest.param("landlock", id="by Landlock")]
-)
 
 Ask = tuple[str, str, Mapping[str, str], str]
 Answer = tuple[int, str, dict[str, str], str]
@@ -63,7 +59,6 @@ def code(answer: Answer) -> tuple[int, str]:
 def test_the_service_sees_the_real_key_and_the_worker_a_throwaway_one(
     find_online: FindOnline, upstream: Upstream, mechanism: Mechanism, user: User
 ) -> None:
-    require(mechanism, user)
     site = find_online(user, mechanism)
     upstream.seen.clear()
 
@@ -81,7 +76,6 @@ def test_the_service_sees_the_real_key_and_the_worker_a_throwaway_one(
 def test_the_real_key_is_nowhere_that_a_worker_can_look(
     find_online: FindOnline, upstream: Upstream, mechanism: Mechanism, user: User
 ) -> None:
-    require(mechanism, user)
     site = find_online(user, mechanism)
     worker_id = site.new("keyed")
     failures = ("GET /errors/401", "GET /errors/500", "GET /echo", "DELETE /answers", "GET /errors/%2e%2e")
@@ -118,7 +112,6 @@ def places(site: OnlineSite) -> Sequence[str]:
 def test_a_service_that_sends_the_key_back_in_a_header_does_not_give_it_away(
     find_online: FindOnline, upstream: Upstream, mechanism: Mechanism
 ) -> None:
-    require(mechanism, USERS[0])
     site = find_online(USERS[0], mechanism)
 
     [(status, reason, headers, _)] = ask(site, "GET /echo")
@@ -132,8 +125,6 @@ def test_a_service_that_sends_the_key_back_in_a_header_does_not_give_it_away(
 def test_the_events_of_a_stream_arrive_one_by_one(
     find_online: FindOnline, upstream: Upstream, mechanism: Mechanism
 ) -> None:
-    require(mechanism, USERS[0])
-
     assert use(find_online(USERS[0], mechanism), "stream", "MODELS") == ["one", "two", "three"]
 
 
@@ -141,7 +132,6 @@ def test_the_events_of_a_stream_arrive_one_by_one(
 def test_100_mb_pass_both_ways_and_are_not_held_in_memory(
     find_online: FindOnline, upstream: Upstream, mechanism: Mechanism
 ) -> None:
-    require(mechanism, USERS[0])
     site = find_online(USERS[0], mechanism)
     process = Path(f"/proc/{site.daemon.pid}")
     (process / "clear_refs").write_text("5")  # the peak begins anew
@@ -164,7 +154,6 @@ def resident_kib(process: Path, name: str) -> int:
 def test_only_the_listed_requests_pass_however_they_are_written(
     find_online: FindOnline, upstream: Upstream, mechanism: Mechanism
 ) -> None:
-    require(mechanism, USERS[0])
     site = find_online(USERS[0], mechanism)
     upstream.seen.clear()
     unlisted = ("DELETE /answers", "GET /answers", "POST /answers/", "POST /Answers", "POST /", "GET /files")
@@ -204,8 +193,6 @@ def test_only_the_listed_requests_pass_however_they_are_written(
 def test_errors_of_the_service_are_passed_on(
     find_online: FindOnline, upstream: Upstream, mechanism: Mechanism
 ) -> None:
-    require(mechanism, USERS[0])
-
     answers = ask(find_online(USERS[0], mechanism), "GET /errors/400", "GET /errors/429", "GET /errors/503")
 
     assert [(status, headers["Retry-After"], body) for status, _, headers, body in answers] == [
@@ -217,7 +204,6 @@ def test_errors_of_the_service_are_passed_on(
 
 @each_mechanism
 def test_time_and_sizes_have_limits(find_online: FindOnline, upstream: Upstream, mechanism: Mechanism) -> None:
-    require(mechanism, USERS[0])
     site = find_online(USERS[0], mechanism)
 
     [silent, large] = ask(site, "GET /silent", "GET /files/large", name="NARROW")
@@ -237,7 +223,6 @@ def test_time_and_sizes_have_limits(find_online: FindOnline, upstream: Upstream,
 def test_no_other_key_opens_a_gateway(
     find_online: FindOnline, upstream: Upstream, mechanism: Mechanism, user: User
 ) -> None:
-    require(mechanism, user)
     site = find_online(user, mechanism)
     other, worker_id = site.new("keyed"), site.new("keyed")
     other_key, narrow_key = site.run("shell", "printenv", "MODELS_KEY", "NARROW_KEY", worker_id=other).split()
@@ -260,7 +245,6 @@ def test_no_other_key_opens_a_gateway(
 def test_behind_the_end_of_a_worker_its_key_opens_nothing(
     find_online: FindOnline, upstream: Upstream, user: User
 ) -> None:
-    require("landlock", user)
     site = find_online(user, "landlock")
     worker_id = site.new("keyed")
     url, key = site.run("shell", "printenv", "MODELS_URL", "MODELS_KEY", worker_id=worker_id).split()
@@ -280,7 +264,6 @@ def test_behind_the_end_of_a_worker_its_key_opens_nothing(
 def test_git_fetches_and_pushes_as_its_policies_say(
     find_online: FindOnline, remotes: Remotes, mechanism: Mechanism, user: User
 ) -> None:
-    require(mechanism, user)
     site = find_online(user, mechanism)
     worker_id = site.new("closed", git_policy="git:fetched git:pushed")
     branch = f"made-{os.urandom(4).hex()}"

@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 from aiohttp import web
 
-from tests.security.conftest import PYTHON, USERS, Mechanism, User, require
+from tests.security.conftest import PYTHON, Mechanism, User, each_mechanism, each_user
 from tests.security.network.conftest import FindOnline
 from tests.security.network.internet import WEB, Internet
 
@@ -24,11 +24,6 @@ environment/bin/python {pip}/pip install -q --disable-pip-version-check --retrie
     --cert {certificate} --index-url https://{host}/simple tiny 2>&1
 environment/bin/python -c 'import tiny; print(tiny.TEXT)'
 """
-
-each_user = pytest.mark.parametrize("user", [pytest.param(user, id=f"as {user}") for user in USERS])
-each_mechanism = pytest.mark.parametrize(
-    "mechanism", [pytest.param("bubblewrap", id="by bubblewrap"), pytest.param("landlock", id="by Landlock")]
-)
 
 
 @pytest.fixture(scope="module")
@@ -78,7 +73,6 @@ def _build(path: Path) -> bytes:
 def test_pip_installs_from_an_index_that_the_rules_name_and_from_no_other(
     find_online: FindOnline, certificate: Path, mechanism: Mechanism, user: User
 ) -> None:
-    require(mechanism, user)
     site = find_online(user, mechanism)
     bundled = sorted((Path(ensurepip.__file__).parent / "_bundled").glob("pip-*.whl"))
     if not bundled:

@@ -5,17 +5,13 @@ from collections.abc import Mapping, Sequence
 
 import pytest
 
-from tests.security.conftest import USERS, Mechanism, User, require
+from tests.security.conftest import USERS, Mechanism, User, each_mechanism, each_user
 from tests.security.network.conftest import LISTED, FindOnline, OnlineSite
 from tests.security.network.internet import HOST, LOCAL_PORT, NEARBY, PORT, WEB
 
 NOT_PUBLIC = "its address is not public, and no rule writes the address out"
 NO_RULE = "no rule allows it"
 
-each_user = pytest.mark.parametrize("user", [pytest.param(user, id=f"as {user}") for user in USERS])
-each_mechanism = pytest.mark.parametrize(
-    "mechanism", [pytest.param("bubblewrap", id="by bubblewrap"), pytest.param("landlock", id="by Landlock")]
-)
 confined = pytest.mark.parametrize("profile", ["closed", "public", "listed", "listed-process"])
 
 
@@ -32,7 +28,6 @@ def servers(site: OnlineSite) -> Sequence[str]:
 def test_no_server_is_reached_but_through_the_proxy(
     find_online: FindOnline, mechanism: Mechanism, user: User, profile: str
 ) -> None:
-    require(mechanism, user)
     site = find_online(user, mechanism)
     attempts = {server: ("direct", server) for server in servers(site)} | {"names": ("look up", "45.0.0.3")}
 
@@ -56,7 +51,6 @@ def test_all_servers_are_reached_without_a_sandbox(find_online: FindOnline, user
 def test_with_the_network_of_the_host_all_servers_are_reached(
     find_online: FindOnline, mechanism: Mechanism, user: User
 ) -> None:
-    require(mechanism, user)
     site = find_online(user, mechanism)
 
     found = site.reach("host", "direct", servers(site))
@@ -68,7 +62,6 @@ def test_with_the_network_of_the_host_all_servers_are_reached(
 @each_user
 @each_mechanism
 def test_without_a_network_there_is_no_proxy(find_online: FindOnline, mechanism: Mechanism, user: User) -> None:
-    require(mechanism, user)
     site = find_online(user, mechanism)
 
     found = site.attempt("closed", {"variable": ("tunnel", f"{WEB}:{PORT}"), "port": ("direct", "127.0.0.1:3128")})
@@ -82,7 +75,6 @@ def test_without_a_network_there_is_no_proxy(find_online: FindOnline, mechanism:
 def test_public_is_every_public_server_and_no_other(
     find_online: FindOnline, mechanism: Mechanism, user: User
 ) -> None:
-    require(mechanism, user)
     site = find_online(user, mechanism)
     public = (f"{WEB}:{PORT}", f"web.test:{PORT}", f"WEB.Test.:{PORT}")
     mapped = [f"[::ffff:{address}]:{PORT}" for address in ("127.0.0.1", "10.1.2.3", "169.254.169.254")]
@@ -104,7 +96,6 @@ def test_public_is_every_public_server_and_no_other(
 def test_other_ways_to_write_an_address_are_no_destinations(
     find_online: FindOnline, mechanism: Mechanism, user: User
 ) -> None:
-    require(mechanism, user)
     site = find_online(user, mechanism)
     spelled: tuple[str, ...] = (
         "2130706433",
@@ -129,7 +120,6 @@ def test_other_ways_to_write_an_address_are_no_destinations(
 def test_a_list_permits_its_hosts_and_ports_and_no_others(
     find_online: FindOnline, mechanism: Mechanism, user: User, profile: str
 ) -> None:
-    require(mechanism, user)
     site = find_online(user, mechanism)
     expected: Mapping[str, str] = {
         "web.test:80": f"200 {WEB}",
@@ -164,7 +154,6 @@ def test_a_list_permits_its_hosts_and_ports_and_no_others(
 def test_the_address_that_was_checked_is_the_one_connected_to(
     find_online: FindOnline, mechanism: Mechanism, user: User
 ) -> None:
-    require(mechanism, user)
     site = find_online(user, mechanism)
     names = site.internet.names
     names.changing[:] = [WEB, "192.168.7.7"]
@@ -182,7 +171,6 @@ def test_the_address_that_was_checked_is_the_one_connected_to(
 @each_user
 @each_mechanism
 def test_a_name_without_a_rule_is_not_looked_up(find_online: FindOnline, mechanism: Mechanism, user: User) -> None:
-    require(mechanism, user)
     site = find_online(user, mechanism)
     site.internet.names.asked.clear()
 
@@ -195,7 +183,6 @@ def test_a_name_without_a_rule_is_not_looked_up(find_online: FindOnline, mechani
 def test_the_narrower_of_the_networks_of_profile_and_bundle_holds(
     find_online: FindOnline, mechanism: Mechanism
 ) -> None:
-    require(mechanism, USERS[0])
     site = find_online(USERS[0], mechanism)
     destinations = ("web.test:80", "api.wild.test:80", "other.test:80", f"{WEB}:80")
 
@@ -222,7 +209,6 @@ def test_the_narrower_of_the_networks_of_profile_and_bundle_holds(
 def test_variables_tell_programs_of_the_proxy_and_to_leave_loopback_addresses_alone(
     find_online: FindOnline, mechanism: Mechanism
 ) -> None:
-    require(mechanism, USERS[0])
     site = find_online(USERS[0], mechanism)
     names = ("HTTP_PROXY", "http_proxy", "HTTPS_PROXY", "https_proxy")
 
@@ -265,7 +251,6 @@ MALFORMED: Mapping[str, str] = {
 def test_a_malformed_request_to_the_proxy_is_refused_and_no_server_sees_it(
     find_online: FindOnline, mechanism: Mechanism
 ) -> None:
-    require(mechanism, USERS[0])
     site = find_online(USERS[0], mechanism)
     site.internet.seen.clear()
     attempts = {str(number): ("raw", text) for number, text in enumerate(MALFORMED)}
@@ -281,7 +266,6 @@ def test_a_malformed_request_to_the_proxy_is_refused_and_no_server_sees_it(
 def test_connections_beyond_the_limit_are_told_so_and_others_are_served_afterwards(
     find_online: FindOnline, mechanism: Mechanism
 ) -> None:
-    require(mechanism, USERS[0])
     site = find_online(USERS[0], mechanism)
 
     further, after = json.loads(site.attempt("public", {"many": ("many", "256")})["many"])
@@ -295,7 +279,6 @@ def test_connections_beyond_the_limit_are_told_so_and_others_are_served_afterwar
 def test_a_refused_connection_is_an_event_at_most_once_a_minute_for_each_host_and_port(
     find_online: FindOnline, mechanism: Mechanism, user: User
 ) -> None:
-    require(mechanism, user)
     site = find_online(user, mechanism)
     worker_id = site.new("listed")
     destinations = ("192.168.7.7:80", "192.168.7.7:80", "192.168.7.7:81", "other.test:80", "OTHER.test.:80")
@@ -321,7 +304,6 @@ def test_a_refused_connection_is_an_event_at_most_once_a_minute_for_each_host_an
 def test_a_program_that_tries_many_hosts_makes_a_bounded_number_of_events(
     find_online: FindOnline, mechanism: Mechanism
 ) -> None:
-    require(mechanism, USERS[0])
     site = find_online(USERS[0], mechanism)
     worker_id = site.new("listed")
 
