@@ -152,7 +152,7 @@ def _serve_private(flags: Mapping[str, Any], config: str | None, announce: Calla
     try:
         loaded = settings.load(flags, config)
         roots = (str(Path.cwd()), *loaded.workspace_roots)
-        return _serve(attrs.evolve(loaded, workspace_roots=roots), announce)
+        return _serve(attrs.evolve(loaded, workspace_roots=roots), announce, config)
     except ConfigurationError as error:
         return _fail(error, USAGE)
     except StartError as error:
@@ -165,7 +165,8 @@ def _run(flags: dict[str, Any], config: str | None, *, check_config: bool) -> in
     from runtimed.http.server.listeners import Address
 
     try:
-        loaded = settings.load(flags, config or settings.config_file())
+        config = config or settings.config_file()
+        loaded = settings.load(flags, config)
         for text in loaded.listen:
             Address.parse(text)
         if check_config:
@@ -173,7 +174,7 @@ def _run(flags: dict[str, Any], config: str | None, *, check_config: bool) -> in
                 sys.stderr.write(f"runtimed: environment: {name} is not a setting\n")
             sys.stdout.write("the configuration is valid\n")
             return OK
-        return _serve(loaded, _announce)
+        return _serve(loaded, _announce, config)
     except ConfigurationError as error:
         return _fail(error, USAGE)
     except StartError as error:
@@ -209,7 +210,7 @@ def _check_store(store: str) -> int:
     return FAILURE if problems else OK
 
 
-def _serve(loaded: Any, announce: Callable[[str], None]) -> int:
+def _serve(loaded: Any, announce: Callable[[str], None], config: str | None) -> int:
     import asyncio
     import logging
 
@@ -221,7 +222,7 @@ def _serve(loaded: Any, announce: Callable[[str], None]) -> int:
         logging.getLogger(__name__).warning("environment: %s is not a setting", name)
     try:
         with asyncio.Runner(loop_factory=_loop_factory()) as runner:
-            failure = runner.run(daemon.run(loaded, announce))
+            failure = runner.run(daemon.run(loaded, announce, config))
     except (StoreInUse, StoreForeign) as error:
         return _fail(_store_message(loaded.store_path, error), STORE_TAKEN)
     except (StoreUnsupported, StoreError) as error:

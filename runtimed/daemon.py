@@ -34,7 +34,7 @@ from runtimed.http.app import Api
 from runtimed.http.server.http_server import HttpServer
 from runtimed.http.server.listeners import Address, Listeners, passed_by_systemd
 from runtimed.notify import notify
-from runtimed.settings import Settings, config_file, configuration_files, configuration_folders
+from runtimed.settings import Settings, configuration_files, configuration_folders
 from runtimed.store.factories import OpenedStore, find_store
 from runtimed.wire import endpoint
 from runtimed.wire.token import TokenFileError, read_token
@@ -75,12 +75,13 @@ class Token:
     made: bool = False
 
 
-async def run(settings: Settings, announce: Callable[[str], None]) -> BaseException | None:
+async def run(settings: Settings, announce: Callable[[str], None], config: str | None = None) -> BaseException | None:
     """Serve until a signal arrives or the store fails.
 
     Args:
         settings: All settings.
         announce: Called with the ready line, which says where the daemon listens.
+        config: The configuration file that was read instead of the usual ones.
 
     Returns:
         The error of the store, or None after a signal.
@@ -94,7 +95,7 @@ async def run(settings: Settings, announce: Callable[[str], None]) -> BaseExcept
     connections = settings.max_connections * len(passed or settings.listen)
     max_descriptors = raise_descriptor_limit(connections)
     with _stop_signals() as stopped, find_store(settings.store).open() as opened:
-        confiner = await asyncio.to_thread(_confiner, settings, opened)
+        confiner = await asyncio.to_thread(_confiner, settings, opened, config)
         supervisor = Supervisor(max_descriptors=max_descriptors, confiner=confiner)
         catalog = Catalog(settings.workspace_roots, settings.workspace_table())
         workspaces = WorkspaceManager(catalog, opened.data_dir, supervisor)
@@ -243,14 +244,14 @@ async def _reap(supervisor: Supervisor, ended: asyncio.Event) -> None:
         ended.clear()
 
 
-def _confiner(settings: Settings, opened: OpenedStore) -> HostConfiner:
+def _confiner(settings: Settings, opened: OpenedStore, config: str | None) -> HostConfiner:
     """Return what confines Workers. It hides the store, the configuration, tokens and sockets of the daemon."""
     policies = (settings.sandbox_policy(), *(profile.sandbox for profile in settings.profile_table().values()))
     numbers = settings.worker_uids()
     users = Users(numbers, opened.data_dir.workers) if os.geteuid() == 0 else None
     files = [settings.token_file] if settings.token_file else []
     sockets = [address.path for address in map(Address.parse, settings.listen) if address.path]
-    configured = [*configuration_files(config_file()), *configuration_folders()]
+    configured = [*configuration_files(config), *configuration_folders()]
     named = [*configured, *settings.secret_files, *map(Path, files), *map(Path, sockets)]
     paths = HostPaths(tuple(path.resolve() for path in (opened.data_dir.path, endpoint.folder(), *named)))
     is_off = all(policy.mode == "off" for policy in policies)
