@@ -92,8 +92,9 @@ class Bubblewrap:
     def launch(self, reach: Reach, command: Sequence[str], cwd: Path, env: Mapping[str, str]) -> Launch:
         opened = _Descriptors()
         try:
-            if reach.executables is not None:
-                command, env = self._limited(reach.executables, command, env, opened), {}
+            executables = reach.executables_with(command[0])
+            if executables is not None:
+                command, env = self._limited(executables, command, env, opened), {}
             held = hold(env)
             user = self._as_user(reach, held.script)
             return self._launch(reach, [*user, *command], cwd, held.env, opened)
@@ -130,12 +131,11 @@ class Bubblewrap:
         return Launch(sandboxed, descriptors=inherited, pid_pipe=pid_pipe, hold=hold)
 
     def _limited(
-        self, executables: Sequence[Path], command: Sequence[str], env: Mapping[str, str], opened: "_Descriptors"
+        self, executables: tuple[Path, ...], command: Sequence[str], env: Mapping[str, str], opened: "_Descriptors"
     ) -> Sequence[str]:
-        """Return the command, kept from executing programs but itself and these."""
-        own = Path(command[0])
-        access = Access(executable=tuple(executables) if not own.exists() else (*executables, own.resolve()))
-        instructions = Instructions(ruleset(access, abi()), (self._executables_filter,), environment=env)
+        """Return the command, kept from executing programs but these."""
+        rules = ruleset(Access(executable=executables), abi())
+        instructions = Instructions(rules, (self._executables_filter,), environment=env)
         return argv(command, opened.file(instructions.encode()))
 
     def _as_user(self, reach: Reach, script: str) -> Sequence[str]:

@@ -63,11 +63,12 @@ class LandlockConfinement:
         random = tuple(_existing(Path("/dev") / name for name in READABLE_DEVICES))
         names = tuple(_existing(NAMES)) if reach.network == "host" else ()
         files = Files((*readable, *random, *names), writable, devices)
-        executable = reach.executables if reach.executables is not None else (*readable, *writable)
+        executables = reach.executables_with(command[0])
+        executable = (*readable, *writable) if executables is None else executables
         is_host = reach.network == "host"
-        access = Access(files, tuple(executable), None if is_host else Ports(connect=reach.ports), scoped=True)
+        access = Access(files, executable, None if is_host else Ports(connect=reach.ports), scoped=True)
         filtered = self._host_filter if is_host else self._filter
-        filters = (filtered,) if reach.executables is None else (filtered, self._executables_filter)
+        filters = (filtered,) if executables is None else (filtered, self._executables_filter)
         descriptor = Instructions(landlock.ruleset(access, self._abi), filters, environment=env).descriptor()
         return Launch(argv(command, descriptor), descriptors=(descriptor,), keeps_together=False)
 

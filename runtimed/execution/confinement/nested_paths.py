@@ -15,7 +15,7 @@ def outer_first(paths: Iterable[Path]) -> Sequence[Path]:
 
 
 def outermost(paths: Iterable[Path]) -> Sequence[Path]:
-    """Return those of the paths that are within no other: a bind within one could show what a link leads to by now."""
+    """Return those of the paths that are within no other."""
     found: list[Path] = []
     for path in outer_first(paths):
         if not is_within(path, found):

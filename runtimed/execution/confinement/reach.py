@@ -61,6 +61,13 @@ class Reach:
     executables: tuple[Path, ...] | None = None
     secrets: Mapping[Path, str] = attrs.field(factory=dict, repr=False)
 
+    def executables_with(self, program: str) -> tuple[Path, ...] | None:
+        """Return the only programs that can be executed, with the Worker's own; None for all."""
+        own = Path(program)
+        if self.executables is None or not own.exists():
+            return self.executables
+        return (*self.executables, own.resolve())
+
     def allows(self, path: Path, *, writing: bool) -> bool:
         """Return whether a path without links can be read, or written to, as the binds lie over each other."""
         is_readable = is_writable = False
