@@ -20,7 +20,7 @@ from typing import Any, Literal
 import pytest
 
 from runtimed.store.data_dir import DATABASE
-from tests.acceptance.conftest import SHAPES, check
+from tests.acceptance.conftest import SHAPES, check, make_bundle
 from tests.acceptance.daemon.conftest import Daemon
 from tests.security.programs.probe import Targets
 
@@ -86,6 +86,38 @@ mode = "worktree"
 """
 
 
+SECRET = f"secret-{secrets.token_hex(16)}"
+"""What the secrets of the host contain, and what is nowhere else."""
+
+GRANTS = """
+[secrets]
+declared = {{ file = "{home}/secret" }}
+
+[mounts]
+docs = {{ path = "{base}/docs" }}
+cache = {{ path = "{base}/cache", writable = true }}
+
+[shell_policies]
+few = {{ allow = ["sh", "cat", "ls", "stat", "sha256sum"] }}
+
+[profiles."builtin:keyed"]
+backend = "shell"
+capabilities = ["shell"]
+env = {{ KEY = "secret:declared" }}
+"""
+"""What the host gives to Workers whose bundles or profiles name it."""
+
+HOME_OF_USER = """
+[profiles."builtin:at-home"]
+backend = "shell"
+capabilities = ["shell"]
+
+[profiles."builtin:at-home".sandbox]
+home = "user"
+"""
+"""A daemon that is root refuses it."""
+
+
 @dataclass(frozen=True)
 class Place:
     """Folders of a daemon.
@@ -117,6 +149,17 @@ class Place:
     @property
     def config(self) -> Path:
         return self.home / "config.toml"
+
+    def grants(self) -> str:
+        """Make what the host gives to Workers, and return the configuration that says so."""
+        base = self.shared.parent
+        for name in ("docs", "cache"):
+            (base / name).mkdir()
+            (base / name).chmod(0o777)
+            (base / name / "text").write_text(f"of {name}\n")
+        (self.home / "secret").touch(mode=0o600)
+        self.give(self.home / "secret").write_text(SECRET)
+        return GRANTS.format(home=self.home, base=base) + ("" if self.user == "root" else HOME_OF_USER)
 
     def give(self, path: Path) -> Path:
         """Give a file to the user of the daemon."""
@@ -153,11 +196,28 @@ class Site:
 
     def create(self, way: str, **request: Any) -> str:
         """Return a new Worker."""
-        profile = {"kind": "builtin", "value": f"builtin:{way}"}
-        worker_id = self.daemon.create(profile=profile, requested_capabilities=capabilities(way), **request)
-        execution = self.daemon.worker(worker_id)["execution"]
+        worker_id, execution = self.spawn(way, **request)
         assert execution["run_state"] == "idle", (execution, self.daemon.errors)
         return worker_id
+
+    def spawn(self, way: str, **request: Any) -> tuple[str, dict[str, Any]]:
+        """Return a new Worker, and what came of its spawn."""
+        profile = {"kind": "builtin", "value": f"builtin:{way}"}
+        worker_id = self.daemon.create(profile=profile, requested_capabilities=capabilities(way), **request)
+        return worker_id, self.daemon.worker(worker_id)["execution"]
+
+    def bundle(self, way: str, **declared: str) -> dict[str, str]:
+        """Store a bundle that declares things by their references, several with spaces; return its reference."""
+        declarations = [
+            {"kind": kind, "name": f"{kind}-{one.partition(':')[2]}", "reference": one}
+            for kind, references in declared.items()
+            for one in references.split()
+        ]
+        selector = {"kind": "builtin", "value": f"builtin:{way}"}
+        bundle = make_bundle(profiles=[{"selector": selector}], declarations=declarations)
+        stored = self.daemon.call("POST", "/v1/config-bundles", {"bundle": bundle}).ok("availability")
+        reference: dict[str, str] = stored["reference"]
+        return reference
 
     def create_in_worktree(self) -> str:
         """Return a new shell Worker in a worktree of the repository."""
@@ -230,8 +290,8 @@ class NeighborSite(Site):
 
 def capabilities(way: str) -> list[dict[str, str]]:
     """Return the capabilities that a Worker must request."""
-    names = {"shell": ("shell",), "terminal": ("read", "shell", "write")}
-    return [{"name": name} for name in names.get(way, ())]
+    names = {"process": (), "listed-process": (), "agent": (), "terminal": ("read", "shell", "write")}
+    return [{"name": name} for name in names.get(way, ("shell",))]
 
 
 def shaped(value: Any, name: str) -> None:
@@ -372,7 +432,7 @@ def find_site() -> Iterator[FindSite]:
             require(mechanism, user)
             if (user, mechanism) not in found:
                 place = stack.enter_context(new_place(user, ABSENT[mechanism]))
-                daemon = stack.enter_context(new_daemon(place, mode_of(user, mechanism)))
+                daemon = stack.enter_context(new_daemon(place, mode_of(user, mechanism), more=place.grants()))
                 found[user, mechanism] = NeighborSite(place, daemon, *stack.enter_context(new_neighbor(place)))
             return found[user, mechanism]
 

@@ -13,7 +13,6 @@ from typing import Any
 
 import pytest
 
-from tests.acceptance.conftest import make_bundle
 from tests.gateways.remotes import Remotes
 from tests.security.conftest import PYTHON, Mechanism, Site, User, mode_of, new_daemon, new_place, require
 from tests.security.network.internet import WEB, Internet, new_internet
@@ -122,23 +121,8 @@ class OnlineSite(Site):
 
     def new(self, profile: str, **declared: str) -> str:
         """Return a new Worker of a profile of this module, of a bundle that declares things by their references."""
-        selector = {"kind": "builtin", "value": f"builtin:{profile}"}
-        request: dict[str, Any] = {"profile": selector}
-        if not profile.endswith("process"):
-            request["requested_capabilities"] = [{"name": "shell"}]
-        if declared:
-            declarations = [
-                {"kind": kind, "name": f"{kind}-{name}", "reference": name}
-                for kind, names in declared.items()
-                for name in names.split()
-            ]
-            bundle = make_bundle(profiles=[{"selector": selector}], declarations=declarations)
-            stored = self.daemon.call("POST", "/v1/config-bundles", {"bundle": bundle}).ok("availability")
-            request["config_bundle"] = stored["reference"]
-        worker_id = self.daemon.create(**request)
-        execution = self.daemon.worker(worker_id)["execution"]
-        assert execution["run_state"] == "idle", (execution, self.daemon.errors)
-        return worker_id
+        request = {"config_bundle": self.bundle(profile, **declared)} if declared else {}
+        return self.create(profile, **request)
 
     def of(self, profile: str) -> str:
         """Return a Worker of a profile, the same one each time."""
