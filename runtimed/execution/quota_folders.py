@@ -39,7 +39,10 @@ class QuotaFolders:
         return self._workspaces.spares()
 
     def hold(self, worker_id: WorkerId, max_bytes: int) -> None:
-        """Have the kernel limit the folder of a Worker, if it can. A failure comes again when it is used."""
+        """Have the kernel limit the folder of a Worker, if it can.
+
+        Raises no error: whatever uses the folder next meets the same one, and reports it.
+        """
         with contextlib.suppress(OSError, StoreUnsupported):
             project_quota.hold(self.worker_folder(worker_id), max_bytes)
 

@@ -78,7 +78,7 @@ class Enclosure(FileRules, Protocol):
 
     @property
     def confines(self) -> bool:
-        """Whether it does, or only gives programs what they need besides."""
+        """Whether a mechanism holds the programs. If none does, they only get their variables and ways out."""
 
     def prepare(self) -> None:
         """Make the Worker's own folders that are missing, and give them to its user. Blocks. Raises OSError."""

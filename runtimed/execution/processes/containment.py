@@ -97,7 +97,7 @@ class Namespace:
 
 
 CONFINED = Namespace(())
-"""What keeps the processes of a sandbox together that has a PID namespace itself."""
+"""For a program in a sandbox with a PID namespace of its own, which ends all of its processes."""
 
 
 @attrs.frozen
