@@ -100,17 +100,18 @@ class ProfileRegistry:
     async def keep_warm(self, idle_s: float) -> None:
         """Start the programs that profiles want to be ready, in the background, until `close`.
 
+        What those of an earlier daemon have left is removed first.
+
         Args:
             idle_s: How long they wait for a Worker before they are ended, in seconds.
         """
-        names = [name for name, profile in self._profiles.items() if profile.warm]
-        if not names:
-            return
-        await self._find_factories()
         try:
             await asyncio.to_thread(remove_spares, self._workspaces)
         except (OSError, StoreUnsupported) as error:
             log.warning("cannot remove the folders of earlier warm programs", extra={"reason": error})
+        names = [name for name, profile in self._profiles.items() if profile.warm]
+        if names:
+            await self._find_factories()
         for name in names:
             if isinstance(adapter := self._adapter(name), WarmBackend):
                 self._warm_backends[name] = adapter

@@ -132,7 +132,8 @@ class DataDir:
 
     def spares(self) -> Sequence[Path]:
         """Return the spare folders that no Worker has adopted."""
-        return spare_folders.spares(self._make_workers())
+        workers = self._path / WORKERS
+        return spare_folders.spares(workers) if workers.is_dir() and not workers.is_symlink() else ()
 
     def records_folder(self, *, make: bool = False) -> Path:
         """Return the folder of the records of workspaces, which is created if it is missing and `make` is set."""

@@ -89,6 +89,20 @@ def test_a_warm_agent_waits_from_the_start_outlives_no_daemon_and_no_profile_and
     assert folder.name.startswith("warm-")
 
 
+def test_the_folder_of_a_warm_agent_goes_with_its_daemon_though_no_profile_wants_one_any_more(
+    launch: Launch, tmp_path: Path, until: Until
+) -> None:
+    options, store = ("--config", str(_configure(tmp_path))), tmp_path / "store"
+    killed = launch(*options, store=f"fs:{store}").ready()
+    until(lambda: _ready(killed)["ready"])
+    killed.kill()
+    assert [path for path in (store / "workers").iterdir() if path.name.startswith("warm-")]
+
+    launch(store=f"fs:{store}").ready()
+
+    until(lambda: not list((store / "workers").iterdir()))
+
+
 def test_a_warm_agent_that_nobody_needs_for_warm_idle_s_is_ended(
     launch: Launch, tmp_path: Path, until: Until
 ) -> None:
