@@ -185,6 +185,7 @@ def _view(reach: Reach, opened: "_Descriptors") -> Iterator[str]:
         for path in filter(Path.exists, KERNEL):
             yield from ("--ro-bind", str(path), str(path))
     yield from ("--perms", "1777", "--size", str(SHM_BYTES), "--tmpfs", "/dev/shm")  # noqa: S108
+    yield from ("--remount-ro", "/dev")  # bubblewrap gives it no size, and it is in memory
     yield from ("--perms", "0755", "--size", str(RUN_BYTES), "--tmpfs", "/run")
     yield from _secret_files(reach, opened)
     yield from _laid_over(reach)
