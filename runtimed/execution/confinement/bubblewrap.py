@@ -12,7 +12,7 @@ from runtimed.execution.confinement.instructions import FOLDER, Instructions, ar
 from runtimed.execution.confinement.judgment import SECRETS_FOLDER
 from runtimed.execution.confinement.landlock import Access, abi, ruleset
 from runtimed.execution.confinement.loader_variables import hold
-from runtimed.execution.confinement.reach import Reach
+from runtimed.execution.confinement.reach import Bind, Reach
 from runtimed.execution.confinement.repository_view import live_place, repository_view
 from runtimed.execution.confinement.seccomp import seccomp_filter
 from runtimed.execution.confinement.system_view import ACCOUNTS, ETC, SYSTEM
@@ -209,7 +209,11 @@ def _shown(paths: Iterable[Path], opened: "_Descriptors") -> Iterator[str]:
 
 
 def _laid_over(reach: Reach) -> Iterator[str]:
-    """Yield binds, and what hides a path right behind the bind that would show it."""
+    """Yield binds, and what hides a path right behind the bind that would show it.
+
+    The folders on the way to a hidden path become mounts where programs could rename them: a path that is gone is
+    hidden from no further program.
+    """
     parent = reach.parent
     for bind in reach.binds:
         if parent is not None and bind.target.is_relative_to(parent):
@@ -220,15 +224,24 @@ def _laid_over(reach: Reach) -> Iterator[str]:
             yield from (*_parents(live_place(bind.source)), *repository_view(bind.source))
             continue
         yield from ("--bind" if bind.writable else "--ro-bind", str(bind.source), str(bind.target))
-        for path in reach.hidden:
-            if path.is_relative_to(bind.source):
-                yield from _covered(bind.target / path.relative_to(bind.source), path)
+        hidden = [path for path in reach.hidden if path.is_relative_to(bind.source)]
+        if bind.writable:
+            yield from _pinned(bind, hidden)
+        for path in hidden:
+            yield from _covered(bind.target / path.relative_to(bind.source), path)
 
 
 def _parents(path: Path) -> Iterator[str]:
     """Yield the arguments that make the folders above a path, which other users may pass through."""
     for folder in reversed(path.parents[:-1]):
         yield from ("--perms", "0755", "--dir", str(folder))
+
+
+def _pinned(bind: Bind, paths: Iterable[Path]) -> Iterator[str]:
+    """Yield the arguments that keep the folders of a writable bind in place that lead to these paths."""
+    for folder in dict.fromkeys(folder for path in paths for folder in reversed(path.parents)):
+        if folder != bind.source and folder.is_relative_to(bind.source) and folder.is_dir():
+            yield from ("--bind", str(folder), str(bind.target / folder.relative_to(bind.source)))
 
 
 def _covered(place: Path, path: Path) -> Sequence[str]:

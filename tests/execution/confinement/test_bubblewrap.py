@@ -136,3 +136,33 @@ def test_variables_that_cannot_be_set_are_refused(mechanism: Bubblewrap) -> None
     for env in ({"A=B": "c"}, {"": "c"}, {"A": "b\0--bind\0/\0/"}):
         with pytest.raises(ValueError, match="variables"):
             mechanism.launch(Reach(()), ["true"], Path("/"), env)
+
+
+@pytest.mark.parametrize("uid", USERS)
+def test_a_program_makes_no_files_among_its_devices(mechanism: Bubblewrap, uid: int | None) -> None:
+    script = "echo x >/dev/null; echo shared >/dev/shm/file; cat /dev/shm/file; echo x >/dev/file"
+
+    ran = run(mechanism, "sh", "-c", script, reach=Reach((), uid=uid, network="none"))
+
+    assert ran.stdout == "shared\n"
+    assert "/dev/file" in ran.stderr
+
+
+def test_what_is_hidden_in_a_writable_folder_stays_hidden_from_the_next_program(
+    mechanism: Bubblewrap, open_folder: Path
+) -> None:
+    hidden, key = open_folder / "share" / "data" / "store", open_folder / "settings" / "key"
+    for path in (hidden / "file", key):
+        path.parent.mkdir(parents=True)
+        path.write_text("hidden")
+    reach = Reach(
+        (Bind(open_folder, open_folder, writable=True),), hidden=(hidden, hidden / "file", key), network="none"
+    )
+    script = f"cd {open_folder}; mv share moved; mv settings moved; echo made >share/data/made"
+
+    moving = run(mechanism, "sh", "-c", script, reach=reach)
+    looking = run(mechanism, "grep", "-r", "hidden", str(open_folder), reach=reach)
+
+    assert "hidden" not in looking.stdout, moving.stderr
+    assert (open_folder / "share" / "data" / "made").read_text() == "made\n"
+    assert moving.stderr.count("busy") == 2
