@@ -194,11 +194,6 @@ def check_headers(headers: Mapping[str, str]) -> None:
             raise ValueError(f"headers.{name}: expected printable ASCII, such as 'Bearer secret:NAME'")
 
 
-def header_secrets(headers: Mapping[str, str]) -> frozenset[str]:
-    """Return the names of the secrets in the headers of a configuration."""
-    return frozenset(name for value in headers.values() for name in SECRET.findall(value))
-
-
 def _as_cgi_reads(name: str) -> str:
     """Return the name of a header as many servers take it: to CGI and WSGI `_` is the same as `-`."""
     return name.lower().replace("_", "-")

@@ -55,6 +55,3 @@ class HostGateways:
     async def close(self) -> None:
         """Close the connections to upstreams. The gateways are closed by their owners."""
         await self._upstreams.close()
-
-    def _new(self, name: str) -> GatewayService:
-        return GatewayService(name, self._gateways[name], self._secrets, self._upstreams)

@@ -4,7 +4,6 @@ from collections.abc import Mapping
 import pytest
 
 from runtimed.execution.policy import Gateway
-from runtimed.gateways.credentials import header_secrets
 from runtimed.gateways.gateway_rules import AllowRule, Upstream, check_gateway
 
 
@@ -83,9 +82,7 @@ def test_a_gateway_that_allows_nothing_is_refused() -> None:
         check_gateway(Gateway("https://a"))
 
 
-def test_a_whole_gateway_is_accepted_and_its_secrets_are_named() -> None:
+def test_a_whole_gateway_is_accepted() -> None:
     headers = {"Authorization": "Bearer secret:openai", "X-Both": "secret:a:secret:b_c-d", "X-None": "nosecret:e"}
 
     check_gateway(Gateway("https://api.openai.com/v1", headers, ("POST /responses", "GET /models")))
-
-    assert header_secrets(headers) == {"openai", "a", "b_c-d"}
