@@ -24,12 +24,13 @@ def pytest_addoption(parser: pytest.Parser) -> None:
 
 
 def pytest_configure() -> None:
-    """Programs inherit a signal that is ignored: SIGINT in the background of a script, SIGHUP below nohup.
+    """Programs inherit signals that are ignored: SIGINT and SIGQUIT in the background of a script, SIGHUP below nohup.
 
     They do not inherit a handler, and with one pytest itself goes on as before.
     """
     if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
         signal.signal(signal.SIGINT, signal.default_int_handler)
+    signal.signal(signal.SIGQUIT, signal.SIG_DFL)
     if signal.getsignal(signal.SIGHUP) is signal.SIG_IGN:
         signal.signal(signal.SIGHUP, lambda _number, _frame: None)
 

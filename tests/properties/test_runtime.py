@@ -340,15 +340,46 @@ async def test_an_input_that_a_full_disk_refused_is_not_stored_once_there_is_roo
             checks.check_now(harness)
 
 
+FORGOTTEN = ["a repeat has another answer", "was started twice"]
+
+
+@pytest.mark.parametrize(
+    ("broken", "outcome"),
+    [
+        (nothing_is_broken, contextlib.nullcontext()),
+        (a_start_forgets_the_idempotency_keys, pytest.raises(AssertionError, match="|".join(FORGOTTEN))),
+    ],
+    ids=["nothing_is_broken", "a_start_forgets_the_idempotency_keys"],
+)
+async def test_a_request_that_is_repeated_after_a_crash_has_its_first_answer(
+    monkeypatch: pytest.MonkeyPatch,
+    broken: Callable[[pytest.MonkeyPatch], None],
+    outcome: contextlib.AbstractContextManager[Any],
+) -> None:
+    broken(monkeypatch)
+    async with running_harness(CrashableMemory(), Limits()) as (harness, story):
+        await harness.wait(harness.send(story, "user", "accepted", keyed=True))
+        harness.collect()
+        await harness.crash()
+        await harness.start()
+        repeated = harness.repeat(story, 0)
+        assert repeated is not None
+
+        with outcome:
+            await harness.wait(repeated)
+            harness.collect()
+            checks.check_now(harness)
+
+
 BREAKS = {
     published_before_it_is_stored: ["published before it was stored", "has not seen"],
     events_are_trimmed_though_readers_were_not_told: ["is missing", "is no longer retained"],
     a_cut_run_is_left_open: ["this does not end"],
-    a_start_forgets_the_idempotency_keys: ["a repeat has another answer", "was started twice"],
 }
 """The protections that are broken, and the messages by which the machine may notice."""
 
 RARE_BREAKS = {
+    a_start_forgets_the_idempotency_keys: FORGOTTEN,
     one_event_is_lost_at_the_seam_of_ring_and_store: ["has not seen"],
     an_input_is_stored_again_when_the_disk_has_room: REFUSED_AND_STORED,
 }

@@ -177,7 +177,8 @@ def test_ctrl_c_interrupts_the_run_and_twice_leaves(attach: Callable[..., Person
 
 
 def test_a_refused_connection_is_a_note(attach: Callable[..., Person], shell: str) -> None:
-    if Client.from_env().runtime().sandbox.mechanism == "none":
+    sandbox = Client.from_env().runtime().sandbox
+    if sandbox is None or sandbox.mechanism == "none":
         pytest.skip("nothing can confine Workers here")
     person = attach(200, shell)
     person.shows(">")

@@ -6,13 +6,14 @@ import json
 import re
 import signal
 import socket
+import time
 from collections.abc import Callable
 from datetime import datetime
 from pathlib import Path
 
 import pytest
 
-from tests.runtimectl.conftest import Ctl, Daemon, NewWorker, ServeRaw, StartCtl, StartDaemon, Tail, Until
+from tests.runtimectl.conftest import DEADLINE_S, Ctl, Daemon, NewWorker, ServeRaw, StartCtl, StartDaemon, Tail, Until
 
 DURABLE = "--runtime-id", "runtime-under-test", "--store"
 
@@ -305,10 +306,9 @@ def test_a_tail_of_all_begins_now_and_continues_when_a_worker_ends(
 
 def wait_until_connected(ctl: Ctl, tail: Tail, worker: str) -> None:
     """Send inputs until the tail shows one: a tail of all has no snapshot to wait for."""
-    number = 0
-    while not tail.out and tail.process.poll() is None and number < 100:
-        ctl("workers", "input", worker, f"ping {number}", "--system")
-        number += 1
+    deadline = time.monotonic() + DEADLINE_S
+    while not tail.out and tail.process.poll() is None and time.monotonic() < deadline:
+        ctl("workers", "input", worker, "ping", "--system")
     tail.wait_for("system_item")
 
 
