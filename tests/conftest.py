@@ -24,7 +24,7 @@ def pytest_addoption(parser: pytest.Parser) -> None:
 
 
 def pytest_configure() -> None:
-    """Programs inherit signals that are ignored: SIGINT and SIGQUIT in the background of a script, SIGHUP below nohup.
+    """Programs inherit ignored signals: SIGINT and SIGQUIT in the background of a script, SIGHUP below nohup.
 
     They do not inherit a handler, and with one pytest itself goes on as before.
     """

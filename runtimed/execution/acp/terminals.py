@@ -10,10 +10,11 @@ from typing import Any
 
 import attrs
 
+from runtimed.execution.processes.descriptor_limit import SHELL
 from runtimed.execution.processes.environment import environment
 from runtimed.execution.processes.line_process import Command
 from runtimed.execution.processes.pipes import Inlet, pipes
-from runtimed.execution.processes.supervisor import SHELL, Supervisor
+from runtimed.execution.processes.supervisor import Supervisor
 from runtimed.execution.processes.tree import Tree
 from runtimed.execution.profile import Profile
 from runtimed.execution.tasks import begin, finish

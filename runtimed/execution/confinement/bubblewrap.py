@@ -15,8 +15,9 @@ from runtimed.execution.confinement.loader_variables import hold
 from runtimed.execution.confinement.reach import Bind, Reach
 from runtimed.execution.confinement.repository_view import live_place, repository_view
 from runtimed.execution.confinement.seccomp import seccomp_filter
-from runtimed.execution.confinement.system_view import ACCOUNTS, ETC, SYSTEM
+from runtimed.execution.confinement.system_view import ACCOUNTS, ETC, SYSTEM, executables_of
 from runtimed.execution.processes.confinement import Launch
+from runtimed.execution.processes.descriptor_limit import SHELL, limited
 from runtimed.model.profile import Mechanism
 
 SHM_BYTES = 256 << 20
@@ -38,7 +39,6 @@ USER = "worker"
 """What a user of a Worker's own is called inside."""
 
 NOBODY = "nobody:x:65534:65534:nobody:/nonexistent:/usr/sbin/nologin"
-SHELL = "/bin/sh"
 EXECUTE = 'exec "$@"'
 """Ends with status 127 if there is no such program, as all else that executes one. Bubblewrap ends with 1."""
 
@@ -89,15 +89,22 @@ class Bubblewrap:
         reason = tried.stderr.decode(errors="replace").strip().removeprefix("runtimed: ")
         return f"a folder belongs to root, as which no Worker runs ({reason}): give it to another user"
 
-    def launch(self, reach: Reach, command: Sequence[str], cwd: Path, env: Mapping[str, str]) -> Launch:
+    def launch(
+        self,
+        reach: Reach,
+        command: Sequence[str],
+        cwd: Path,
+        env: Mapping[str, str],
+        max_descriptors: int | None = None,
+    ) -> Launch:
         opened = _Descriptors()
         try:
-            executables = reach.executables_with(command[0])
-            if executables is not None:
-                command, env = self._limited(executables, command, env, opened), {}
+            if reach.executables is not None:
+                command = self._limited(reach.executables, command, env, max_descriptors, opened)
+                env, max_descriptors = {}, None
             held = hold(env)
             user = self._as_user(reach, held.script)
-            return self._launch(reach, [*user, *command], cwd, held.env, opened)
+            return self._launch(reach, [*user, *limited(command, max_descriptors)], cwd, held.env, opened)
         except BaseException:
             opened.close()
             raise
@@ -131,11 +138,17 @@ class Bubblewrap:
         return Launch(sandboxed, descriptors=inherited, pid_pipe=pid_pipe, hold=hold)
 
     def _limited(
-        self, executables: tuple[Path, ...], command: Sequence[str], env: Mapping[str, str], opened: "_Descriptors"
+        self,
+        executables: Sequence[Path],
+        command: Sequence[str],
+        env: Mapping[str, str],
+        max_descriptors: int | None,
+        opened: "_Descriptors",
     ) -> Sequence[str]:
-        """Return the command, kept from executing programs but these."""
-        rules = ruleset(Access(executable=executables), abi())
-        instructions = Instructions(rules, (self._executables_filter,), environment=env)
+        """Return the command, kept from executing programs but itself and these."""
+        rules = ruleset(Access(executable=(*executables, *executables_of(command, env))), abi())
+        filters = (self._executables_filter,)
+        instructions = Instructions(rules, filters, max_descriptors=max_descriptors, environment=env)
         return argv(command, opened.file(instructions.encode()))
 
     def _as_user(self, reach: Reach, script: str) -> Sequence[str]:

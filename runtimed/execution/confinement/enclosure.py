@@ -90,11 +90,13 @@ class WorkerEnclosure:
     def prepare(self) -> None:
         self.owned.prepare()
 
-    def launch(self, command: Sequence[str], cwd: Path, env: Mapping[str, str]) -> Launch:
+    def launch(
+        self, command: Sequence[str], cwd: Path, env: Mapping[str, str], max_descriptors: int | None = None
+    ) -> Launch:
         for path in self.reach.fixed:
             check_no_link(path)
         self.prepare()
-        return self.confinement.launch(self.reach, command, cwd, self._environment(env))
+        return self.confinement.launch(self.reach, command, cwd, self._environment(env), max_descriptors)
 
     def prepare_made(self, made: tuple[Path, ...]) -> None:
         """Give workspaces within the Worker's own folder to the user. Blocks. Raises OSError."""

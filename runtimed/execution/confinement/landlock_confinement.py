@@ -1,6 +1,7 @@
 """Confinement by Landlock and a filter of system calls, where namespaces cannot be had."""
 
 from collections.abc import Iterator, Mapping, Sequence
+from functools import partial
 from pathlib import Path
 
 from runtimed.execution.confinement import landlock
@@ -8,7 +9,7 @@ from runtimed.execution.confinement.instructions import Instructions, argv
 from runtimed.execution.confinement.landlock import Access, Files, Ports
 from runtimed.execution.confinement.reach import Reach
 from runtimed.execution.confinement.seccomp import seccomp_filter
-from runtimed.execution.confinement.system_view import ACCOUNTS, ETC, NAMES, SYSTEM
+from runtimed.execution.confinement.system_view import ACCOUNTS, ETC, NAMES, SYSTEM, executables_of, is_system
 from runtimed.execution.processes.confinement import Launch
 from runtimed.model.profile import Mechanism
 
@@ -54,7 +55,14 @@ class LandlockConfinement:
                 return f"Landlock cannot hide what belongs to the daemon within {bind.target}"
         return None
 
-    def launch(self, reach: Reach, command: Sequence[str], cwd: Path, env: Mapping[str, str]) -> Launch:
+    def launch(
+        self,
+        reach: Reach,
+        command: Sequence[str],
+        cwd: Path,
+        env: Mapping[str, str],
+        max_descriptors: int | None = None,
+    ) -> Launch:
         readable = tuple(
             _existing((*SYSTEM, *ETC, *ACCOUNTS, PROC, *(bind.source for bind in reach.binds if not bind.writable)))
         )
@@ -63,14 +71,22 @@ class LandlockConfinement:
         random = tuple(_existing(Path("/dev") / name for name in READABLE_DEVICES))
         names = tuple(_existing(NAMES)) if reach.network == "host" else ()
         files = Files((*readable, *random, *names), writable, devices)
-        executables = reach.executables_with(command[0])
-        executable = (*readable, *writable) if executables is None else executables
+        listed, own = reach.executables, executables_of(command, env)
+        executable = (
+            (*readable, *writable) if listed is None else (*listed, *filter(partial(_is_readable, reach), own))
+        )
         is_host = reach.network == "host"
         access = Access(files, executable, None if is_host else Ports(connect=reach.ports), scoped=True)
         filtered = self._host_filter if is_host else self._filter
-        filters = (filtered,) if executables is None else (filtered, self._executables_filter)
-        descriptor = Instructions(landlock.ruleset(access, self._abi), filters, environment=env).descriptor()
+        filters = (filtered,) if reach.executables is None else (filtered, self._executables_filter)
+        ruleset = landlock.ruleset(access, self._abi)
+        instructions = Instructions(ruleset, filters, max_descriptors=max_descriptors, environment=env)
+        descriptor = instructions.descriptor()
         return Launch(argv(command, descriptor), descriptors=(descriptor,), keeps_together=False)
+
+
+def _is_readable(reach: Reach, path: Path) -> bool:
+    return is_system(path) or reach.allows(path, writing=False)
 
 
 def _existing(paths: Iterator[Path] | Sequence[Path]) -> Iterator[Path]:

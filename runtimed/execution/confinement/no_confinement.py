@@ -5,6 +5,7 @@ from pathlib import Path
 
 from runtimed.execution.confinement.reach import Reach
 from runtimed.execution.processes.confinement import Launch
+from runtimed.execution.processes.descriptor_limit import limited
 from runtimed.model.profile import Mechanism
 
 
@@ -18,5 +19,12 @@ class NoConfinement:
     def problem(self, reach: Reach) -> str | None:
         return None
 
-    def launch(self, reach: Reach, command: Sequence[str], cwd: Path, env: Mapping[str, str]) -> Launch:
-        return Launch(list(command), env=env, keeps_together=False)
+    def launch(
+        self,
+        reach: Reach,
+        command: Sequence[str],
+        cwd: Path,
+        env: Mapping[str, str],
+        max_descriptors: int | None = None,
+    ) -> Launch:
+        return Launch(list(limited(command, max_descriptors)), env=env, keeps_together=False)

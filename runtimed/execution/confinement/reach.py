@@ -61,13 +61,6 @@ class Reach:
     executables: tuple[Path, ...] | None = None
     secrets: Mapping[Path, str] = attrs.field(factory=dict, repr=False)
 
-    def executables_with(self, program: str) -> tuple[Path, ...] | None:
-        """Return the only programs that can be executed, with the Worker's own; None for all."""
-        own = Path(program)
-        if self.executables is None or not own.exists():
-            return self.executables
-        return (*self.executables, own.resolve())
-
     def allows(self, path: Path, *, writing: bool) -> bool:
         """Return whether a path without links can be read, or written to, as the binds lie over each other."""
         is_readable = is_writable = False
@@ -95,8 +88,15 @@ class Confinement(Protocol):
     def problem(self, reach: Reach) -> str | None:
         """Return what of it this mechanism cannot hold, in words for people, or None."""
 
-    def launch(self, reach: Reach, command: Sequence[str], cwd: Path, env: Mapping[str, str]) -> Launch:
-        """Return a command that starts the program confined, with this environment.
+    def launch(
+        self,
+        reach: Reach,
+        command: Sequence[str],
+        cwd: Path,
+        env: Mapping[str, str],
+        max_descriptors: int | None = None,
+    ) -> Launch:
+        """Return a command that starts the program confined, with this environment and limit.
 
         Raises:
             OSError: That is not possible.

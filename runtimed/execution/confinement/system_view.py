@@ -107,6 +107,16 @@ def parts_of_program(
             yield from (_packages(place, home) or place for place in shown)
 
 
+def executables_of(argv: Sequence[str], env: Mapping[str, str]) -> Sequence[Path]:
+    """Return the files that are executed to begin a command, without links: its program, and what runs a script."""
+    found = shutil.which(argv[0], path=env.get("PATH")) if argv else None
+    if found is None:
+        return ()
+    program = Path(found)
+    runners = (*map(Path, _shebang(program)[:1]), _interpreter(program, env))
+    return tuple(dict.fromkeys(path.resolve() for path in (program, *runners) if path is not None and path.exists()))
+
+
 def is_system(path: Path) -> bool:
     """Return whether a path without links is part of the system that all programs see."""
     return any(path.is_relative_to(folder) for folder in SYSTEM)
@@ -191,16 +201,19 @@ def _base_of_environment(prefix: Path, home: Path, untrusted: Sequence[Path]) ->
 
 
 def _interpreter(program: Path, env: Mapping[str, str]) -> Path | None:
-    """Return the interpreter that the first line of a script names."""
-    line = _beginning(program, MAX_SHEBANG).partition(b"\n")[0]
-    if not line.startswith(b"#!"):
-        return None
-    words = os.fsdecode(line[2:]).split()
+    """Return the interpreter that the first line of a script names, or has `env` look for."""
+    words = _shebang(program)
     if words and Path(words[0]).name == "env":
         names = [word for word in words[1:] if not word.startswith("-") and "=" not in word]
         found = shutil.which(names[0], path=env.get("PATH")) if names else None
         return Path(found).absolute() if found else None
     return Path(words[0]) if words else None
+
+
+def _shebang(program: Path) -> Sequence[str]:
+    """Return the words of the first line of a script; nothing for another program."""
+    line = _beginning(program, MAX_SHEBANG).partition(b"\n")[0]
+    return os.fsdecode(line[2:]).split() if line.startswith(b"#!") else ()
 
 
 def _beginning(path: Path, size: int) -> bytes:

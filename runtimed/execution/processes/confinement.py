@@ -83,13 +83,16 @@ class Enclosure(FileRules, Protocol):
     def prepare(self) -> None:
         """Make the Worker's own folders that are missing, and give them to its user. Blocks. Raises OSError."""
 
-    def launch(self, command: Sequence[str], cwd: Path, env: Mapping[str, str]) -> Launch:
+    def launch(
+        self, command: Sequence[str], cwd: Path, env: Mapping[str, str], max_descriptors: int | None = None
+    ) -> Launch:
         """Return a command that starts a program confined. Blocks.
 
         Args:
             command: The program and its arguments.
             cwd: The directory to start in.
             env: Its environment, to which is added what it needs inside.
+            max_descriptors: How many descriptors it may open before it raises its limit; None leaves the limit.
 
         Raises:
             OSError: That is not possible.

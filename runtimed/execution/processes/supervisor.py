@@ -17,6 +17,7 @@ import attrs
 from runtimed.execution.processes import cgroup, containment, orphans
 from runtimed.execution.processes.confinement import Confiner, Enclosure, Launch, Unconfined, View
 from runtimed.execution.processes.containment import CONFINED, Containment
+from runtimed.execution.processes.descriptor_limit import limited
 from runtimed.execution.processes.folder_monitor import FolderMonitor
 from runtimed.execution.processes.limits import Accounting, Sampling, TreeLimits
 from runtimed.execution.processes.pipes import readable
@@ -26,10 +27,6 @@ from runtimed.execution.tasks import begin, finish
 from runtimed.model.identity import WorkerId
 
 NO_LIMITS = TreeLimits()
-
-SHELL = "/bin/sh"
-LIMITED = 'ulimit -Sn "$0" && exec "$@"'
-"""Sets how many descriptors a program may open: setting that between fork and exec is not safe with threads."""
 
 SANDBOX_DEADLINE_S = 20.0
 """How long a sandbox may take until its namespaces are there."""
@@ -232,11 +229,11 @@ class Supervisor:
             self._accounting = None
 
     def _spawn(self, program: Program, mark: str, enclosure: Enclosure | None) -> tuple[Started, Launch | None]:
-        command = self._limited(program.argv)
         if enclosure is None:
             kept = self._contain()
-            return self._started(program, mark, kept, kept.argv(command), program.env), None
-        launch = enclosure.launch(command, program.cwd, program.env)
+            command = kept.argv(limited(program.argv, self._max_descriptors))
+            return self._started(program, mark, kept, command, program.env), None
+        launch = enclosure.launch(program.argv, program.cwd, program.env, self._max_descriptors)
         try:
             kept = CONFINED if launch.keeps_together else self._contain()
             return self._started(program, mark, kept, kept.argv(launch.argv), launch.env, launch.descriptors), launch
@@ -289,10 +286,6 @@ class Supervisor:
     def _contain(self) -> Containment:
         self._containment = self._containment or self._choose()
         return self._containment
-
-    def _limited(self, command: Sequence[str]) -> Sequence[str]:
-        limit = self._max_descriptors
-        return command if limit is None else [SHELL, "-c", LIMITED, str(limit), *command]
 
     def _account(self, kept: Containment) -> Accounting:
         self._accounting = self._accounting or self._choose_accounting(kept)
