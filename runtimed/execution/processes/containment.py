@@ -96,7 +96,19 @@ class Namespace:
             return []
 
 
-CONFINED = Namespace(())
+@attrs.frozen
+class _Sandbox(Namespace):
+    """A PID namespace that a sandbox makes itself.
+
+    What makes it dies with the daemon only once it has asked the kernel for that. It gets the mark, so that the next
+    daemon finds it if this one is killed before. The program does not get it.
+    """
+
+    def environment(self, mark: str, owner: str) -> dict[str, str]:
+        return {MARK: f"{mark}/{owner}"}
+
+
+CONFINED = _Sandbox(())
 """For a program in a sandbox with a PID namespace of its own, which ends all of its processes."""
 
 

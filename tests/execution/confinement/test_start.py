@@ -1,4 +1,4 @@
-"""Sandboxes that fail before their program begins."""
+"""Sandboxes that are cut before their program begins."""
 
 import asyncio
 import os
@@ -33,14 +33,18 @@ class OneEnclosure(Unconfined):
 
 
 @pytest.fixture
-async def supervisor(tmp_path: Path) -> AsyncIterator[Supervisor]:
-    """A supervisor whose Worker is to see a folder that is not there, and has a proxy."""
+async def reach(tmp_path: Path) -> Reach:
+    """A Worker that sees a folder that is not there, and has a proxy."""
+    missing = tmp_path / "missing"
+    return Reach((Bind(missing, missing),), network="public", has_listeners=True)
+
+
+@pytest.fixture
+async def supervisor(tmp_path: Path, reach: Reach) -> AsyncIterator[Supervisor]:
     problem, bubblewrap = await asyncio.to_thread(find_bubblewrap, None)
     if bubblewrap is None:
         pytest.skip(f"bubblewrap does not work here: {problem}")
     network = Network()
-    missing = tmp_path / "missing"
-    reach = Reach((Bind(missing, missing),), network="public", has_listeners=True)
     ways_out = network.ways_out(Wanted(NetworkPolicy((PUBLIC,))))
     enclosure = WorkerEnclosure(
         Sandbox("bubblewrap", "public"), bubblewrap, tmp_path, reach, Owned((), (), None), {}, ways_out=ways_out
@@ -64,4 +68,25 @@ async def test_a_sandbox_that_fails_early_says_why_on_the_standard_error_of_its_
     assert await tree.exit == 1
     assert b"Can't find source path" in await asyncio.to_thread(os.read, errors, 4096)
     for descriptor in (hold, output, errors):
+        os.close(descriptor)
+
+
+@pytest.mark.parametrize("reach", [Reach((), network="none")])
+async def test_a_sandbox_has_the_mark_of_its_daemon_and_its_program_has_not(supervisor: Supervisor) -> None:
+    await supervisor.claim("runtime-1")
+    (stdin, hold), (output, stdout), (errors, stderr) = pipes(3)
+    argv = ("sh", "-c", "env; read end")
+    program = Program(argv, Path("/"), {"PATH": "/bin"}, stdin, stdout, stderr, worker_id=WORKER)
+
+    tree = await supervisor.start(program)
+
+    environ = await asyncio.to_thread(Path(f"/proc/{tree.root}/environ").read_bytes)
+    shown = await asyncio.to_thread(os.read, output, 4096)
+    assert b"RUNTIMED_TREE=" in environ
+    assert b"/runtime-1" in environ
+    assert b"PATH=/bin" in shown
+    assert b"RUNTIMED_TREE" not in shown
+    os.close(hold)
+    assert await tree.exit in {0, 1}
+    for descriptor in (output, errors):
         os.close(descriptor)
