@@ -191,9 +191,13 @@ class ProfileRegistry:
         enclosure = confiner.of(worker_id)
         if enclosure is not None and enclosure.problem is not None:
             self._unconfined.note(self._selected(spawn.request), enclosure.problem)
-        answer = await _guarded(adapter.spawn(spawn, sink))
-        if answer.outcome != "accepted":
-            await confiner.release(worker_id)
+        is_accepted = False
+        try:
+            answer = await _guarded(adapter.spawn(spawn, sink))
+            is_accepted = answer.outcome == "accepted"
+        finally:
+            if not is_accepted:
+                await completed(confiner.release(worker_id))
         return attrs.evolve(answer, sandbox=sandbox)
 
     async def _prepare(self, manager: WorkspaceManager, profile: Profile, spawn: Spawn) -> WorkingFolders:
