@@ -125,11 +125,17 @@ class ForwardingService(HttpService):
     @contextlib.contextmanager
     def _slot(self) -> Iterator[None]:
         with self._upstreams.slot() as is_free:
-            if not is_free or self._active >= self._limits.max_requests:
-                message = f"too many requests at the same time, at most {self._limits.max_requests} of a Worker"
-                raise Refused(429, "too_many_requests", message, {"Retry-After": "1"})
+            if not is_free:
+                raise _too_many(f"{self._upstreams.max_requests} of all Workers")
+            if self._active >= self._limits.max_requests:
+                raise _too_many(f"{self._limits.max_requests} of a Worker through the gateway {self.name}")
             self._active += 1
             try:
                 yield
             finally:
                 self._active -= 1
+
+
+def _too_many(limit: str) -> Refused:
+    message = f"too many requests at the same time, at most {limit}"
+    return Refused(429, "too_many_requests", message, {"Retry-After": "1"})

@@ -37,7 +37,7 @@ class Upstreams:
 
     def __init__(self, *, max_requests: int = MAX_REQUESTS) -> None:
         self.requests: Counter[tuple[str, int]] = Counter()
-        self._max_requests = max_requests
+        self.max_requests = max_requests
         self._active = 0
         self._session: aiohttp.ClientSession | None = None
         self._warned: dict[tuple[str, str], float] = {}
@@ -60,7 +60,7 @@ class Upstreams:
     @contextlib.contextmanager
     def slot(self) -> Iterator[bool]:
         """Count a request while the context lasts. Gives False, and counts nothing, if there are too many."""
-        if self._active >= self._max_requests:
+        if self._active >= self.max_requests:
             yield False
             return
         self._active += 1

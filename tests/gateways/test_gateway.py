@@ -694,7 +694,7 @@ async def test_more_requests_at_once_than_allowed_are_429_for_a_worker_and_in_su
     waiting = [asyncio.ensure_future(ours.ask("GET", "/models")) for _ in range(2)]
     await until(lambda: len(upstream.seen) == 2)
 
-    status, headers, _ = await ours.ask("GET", "/models")
+    status, headers, body = await ours.ask("GET", "/models")
     other = asyncio.ensure_future(theirs.ask("GET", "/models"))
     await until(lambda: other.done() or len(upstream.seen) == 3)
     over.set()
@@ -703,6 +703,7 @@ async def test_more_requests_at_once_than_allowed_are_429_for_a_worker_and_in_su
     await upstreams.close()
 
     assert (status, headers["Retry-After"]) == (429, "1")
+    assert (b"at most 2 of all Workers" if shared else b"at most 2 of a Worker through the gateway openai") in body
     assert [answer[0] for answer in answers] == [200, 200, 429 if shared else 200]
     assert again == 200
 
