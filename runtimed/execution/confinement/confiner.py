@@ -165,6 +165,8 @@ class HostConfiner:
         reason = "; ".join(problems) or NO_MECHANISM
         if place.request.policy.mode == "required":
             raise ConfinementRefused(f"sandbox.mode is required: {reason}")
+        if place.is_held:
+            raise ConfinementRefused(f"a declaration of the config bundle or a mount cannot be enforced: {reason}")
         return attrs.evolve(_unconfined(place), problem=reason)
 
     def _user_problem(self, place: Placement, mechanism: Confinement) -> str | None:

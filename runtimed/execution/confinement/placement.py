@@ -6,6 +6,7 @@ from pathlib import Path
 import attrs
 
 from runtimed.core.ports import WorkingFolders
+from runtimed.execution.confinement.declarations import network_of
 from runtimed.execution.confinement.enclosure import LinkFound, check_no_link
 from runtimed.execution.confinement.repository_view import repository_binds
 from runtimed.execution.grants import Grants
@@ -29,6 +30,14 @@ class Placement:
     folders: WorkingFolders
     grants: Grants
     secret_files: Mapping[Path, str] = attrs.field(repr=False)
+
+    @property
+    def is_held(self) -> bool:
+        """Whether something that only a confined program can be held to was declared or requested."""
+        grants = self.grants
+        is_narrowed = grants.network != network_of(self.request.policy)
+        given = (grants.secrets, grants.mounts, grants.git)
+        return is_narrowed or any(given) or grants.executables is not None
 
     @property
     def made(self) -> Sequence[Path]:
