@@ -11,7 +11,8 @@ import shutil
 import subprocess
 import sys
 import tempfile
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
@@ -80,11 +81,26 @@ backend = "acp"
 command = ["{python}", "{shared}/agent.py", "terminal"]
 capabilities = ["read", "shell", "write"]
 
+[profiles."builtin:strict"]
+backend = "shell"
+capabilities = ["shell"]
+
+[profiles."builtin:strict".sandbox]
+mode = "required"
+
 [workspaces."repo:worktree"]
 path = "{repository}"
 mode = "worktree"
 """
 
+each_mechanism_once = pytest.mark.parametrize(
+    ("mechanism", "user"),
+    [
+        pytest.param("bubblewrap", USERS[0], id=f"by bubblewrap as {USERS[0]}"),
+        pytest.param("landlock", USERS[-1], id=f"by Landlock as {USERS[-1]}"),
+    ],
+)
+"""For what the daemon does itself: the user of a program makes no difference to it."""
 
 SECRET = f"secret-{secrets.token_hex(16)}"
 """What the secrets of the host contain, and what is nowhere else."""
@@ -137,6 +153,11 @@ class Place:
     @property
     def repository(self) -> Path:
         return self.home.with_name("repository")
+
+    @property
+    def own(self) -> Sequence[Path]:
+        """All folders, but that with the tools of the host."""
+        return (self.home, self.shared, self.repository)
 
     @property
     def path(self) -> str:
@@ -437,3 +458,10 @@ def find_site() -> Iterator[FindSite]:
             return found[user, mechanism]
 
         yield find
+        finish_all(found.values())
+
+
+def finish_all(sites: Iterable[Site]) -> None:
+    """Stop daemons, all at the same time."""
+    with ThreadPoolExecutor() as threads:
+        list(threads.map(lambda site: site.daemon.finish(), sites))

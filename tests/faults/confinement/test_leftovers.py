@@ -16,6 +16,9 @@ from tests.security.conftest import ABSENT, WAYS, Mechanism, Place, User, capabi
 from tests.security.conftest import require as require_mechanism
 
 AT_A_TIME = 4
+ROUNDS = 100
+"""For each user: 200 Workers by each mechanism."""
+
 COMMAND = "{ sleep 600 & (setsid sleep 600 &) ; } >/dev/null 2>&1; echo made >made"
 """Leaves two programs behind, one of them in a session of its own, and none that holds the output."""
 
@@ -101,7 +104,7 @@ def user(request: pytest.FixtureRequest, require: Require) -> User:
 
 
 @pytest.mark.parametrize("mechanism", ["bubblewrap", "landlock"])
-def test_200_workers_that_are_stopped_leave_nothing(user: User, mechanism: Mechanism, rounds: Rounds) -> None:
+def test_workers_that_are_stopped_leave_nothing(user: User, mechanism: Mechanism, rounds: Rounds) -> None:
     require_mechanism(mechanism, user)
 
     def live(number: int) -> None:
@@ -118,7 +121,7 @@ def test_200_workers_that_are_stopped_leave_nothing(user: User, mechanism: Mecha
             until(lambda: not list((place.store / "workers").iterdir()) and not _sleepers(daemon, place))
             before = census(daemon, place)
 
-            list(threads.map(live, range(rounds(200, 2000))))
+            list(threads.map(live, range(rounds(ROUNDS, 10 * ROUNDS))))
 
         remaining = left(daemon, place, before)
 

@@ -14,7 +14,7 @@ from typing import Any
 import pytest
 
 from tests.gateways.remotes import Remotes
-from tests.security.conftest import PYTHON, Mechanism, Site, User, mode_of, new_daemon, new_place, require
+from tests.security.conftest import PYTHON, Mechanism, Site, User, finish_all, mode_of, new_daemon, new_place, require
 from tests.security.network.internet import WEB, Internet, new_internet
 from tests.security.network.upstream import PORT as UPSTREAM_PORT
 from tests.security.network.upstream import Upstream
@@ -218,6 +218,7 @@ def find_online(internet: Internet) -> Iterator[FindOnline]:
             return found[user, mechanism]
 
         yield find
+        finish_all(found.values())
 
 
 @pytest.fixture(scope="session")

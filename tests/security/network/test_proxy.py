@@ -5,7 +5,7 @@ from collections.abc import Mapping, Sequence
 
 import pytest
 
-from tests.security.conftest import USERS, Mechanism, User, each_mechanism, each_user
+from tests.security.conftest import USERS, Mechanism, User, each_mechanism, each_mechanism_once, each_user
 from tests.security.network.conftest import LISTED, FindOnline, OnlineSite
 from tests.security.network.internet import HOST, LOCAL_PORT, NEARBY, PORT, WEB
 
@@ -70,8 +70,7 @@ def test_without_a_network_there_is_no_proxy(find_online: FindOnline, mechanism:
     assert found["port"].startswith("failed: ")
 
 
-@each_user
-@each_mechanism
+@each_mechanism_once
 def test_public_is_every_public_server_and_no_other(
     find_online: FindOnline, mechanism: Mechanism, user: User
 ) -> None:
@@ -91,8 +90,7 @@ def test_public_is_every_public_server_and_no_other(
         assert {text.split()[0] for name, text in said.items() if name not in public} == {"403"}
 
 
-@each_user
-@each_mechanism
+@each_mechanism_once
 def test_other_ways_to_write_an_address_are_no_destinations(
     find_online: FindOnline, mechanism: Mechanism, user: User
 ) -> None:
@@ -115,8 +113,7 @@ def test_other_ways_to_write_an_address_are_no_destinations(
 
 
 @pytest.mark.parametrize("profile", ["listed", "listed-process"])
-@each_user
-@each_mechanism
+@each_mechanism_once
 def test_a_list_permits_its_hosts_and_ports_and_no_others(
     find_online: FindOnline, mechanism: Mechanism, user: User, profile: str
 ) -> None:
@@ -149,8 +146,7 @@ def test_a_list_permits_its_hosts_and_ports_and_no_others(
     assert site.daemon.worker(site.of(profile))["execution"]["sandbox"]["network"] == "allow-list"
 
 
-@each_user
-@each_mechanism
+@each_mechanism_once
 def test_the_address_that_was_checked_is_the_one_connected_to(
     find_online: FindOnline, mechanism: Mechanism, user: User
 ) -> None:
@@ -168,8 +164,7 @@ def test_the_address_that_was_checked_is_the_one_connected_to(
     assert names.asked.count("changing.test") == 2
 
 
-@each_user
-@each_mechanism
+@each_mechanism_once
 def test_a_name_without_a_rule_is_not_looked_up(find_online: FindOnline, mechanism: Mechanism, user: User) -> None:
     site = find_online(user, mechanism)
     site.internet.names.asked.clear()
@@ -274,8 +269,7 @@ def test_connections_beyond_the_limit_are_told_so_and_others_are_served_afterwar
     assert after.startswith("403 ")
 
 
-@each_user
-@each_mechanism
+@each_mechanism_once
 def test_a_refused_connection_is_an_event_at_most_once_a_minute_for_each_host_and_port(
     find_online: FindOnline, mechanism: Mechanism, user: User
 ) -> None:
