@@ -7,7 +7,8 @@ from typing import cast
 import pytest
 
 from runtimed.core.ports import Spawn
-from runtimed.execution.confinement.confiner import HostConfiner, HostPaths
+from runtimed.execution.confinement.confiner import HostConfiner
+from runtimed.execution.confinement.host_paths import HostPaths
 from runtimed.execution.confinement.probe import Mechanisms
 from runtimed.execution.confinement.reach import Confinement, Reach
 from runtimed.execution.confinement.secrets import Secrets
