@@ -318,9 +318,9 @@ async def _held_process(launch: Launch, root: int) -> tuple[int, int | None] | N
         pid, namespace = info["child-pid"], info.get("net-namespace")
     except (ValueError, KeyError, TypeError, AttributeError):
         return None
-    if await asyncio.to_thread(orphans.has_ended, pid):
-        return None
     if pid not in await asyncio.to_thread(CONFINED.members, root, ""):
+        if await asyncio.to_thread(orphans.has_ended, pid):
+            return None
         raise OSError("the process of the sandbox cannot be found")
     return pid, namespace
 

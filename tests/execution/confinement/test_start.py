@@ -80,8 +80,8 @@ async def test_a_sandbox_has_the_mark_of_its_daemon_and_its_program_has_not(supe
 
     tree = await supervisor.start(program)
 
-    environ = await asyncio.to_thread(Path(f"/proc/{tree.root}/environ").read_bytes)
     shown = await asyncio.to_thread(os.read, output, 4096)
+    environ = await asyncio.to_thread(Path(f"/proc/{tree.root}/environ").read_bytes)
     assert b"RUNTIMED_TREE=" in environ
     assert b"/runtime-1" in environ
     assert b"PATH=/bin" in shown
