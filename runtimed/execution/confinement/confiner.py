@@ -64,7 +64,7 @@ class HostConfiner:
         self._reaches = ReachBuilder(paths, users)
         self._users = users
         self._network = network or Network()
-        self._resources = resources or HostResources()
+        self._resources = _without_links(resources or HostResources())
         self._secrets = secrets or Secrets(self._resources.secrets)
         self._enclosures: dict[WorkerId, WorkerEnclosure] = {}
         self._sinks: dict[WorkerId, EventSink] = {}
@@ -236,6 +236,12 @@ class HostConfiner:
 
 def _unconfined(place: Placement) -> WorkerEnclosure:
     return WorkerEnclosure(UNCONFINED, NoConfinement(), place.folder, Reach(()), Owned((), (), None), {})
+
+
+def _without_links(resources: HostResources) -> HostResources:
+    """Return the resources with the paths that their mounts have now: Workers may write beside one later."""
+    mounts = {name: attrs.evolve(mount, path=mount.path.resolve()) for name, mount in resources.mounts.items()}
+    return attrs.evolve(resources, mounts=mounts)
 
 
 async def _close(enclosure: WorkerEnclosure) -> None:

@@ -3,6 +3,7 @@
 import contextlib
 import errno
 import os
+import stat
 from collections.abc import Callable, Coroutine, Mapping, Sequence
 from functools import partial
 from pathlib import Path
@@ -19,11 +20,11 @@ from runtimed.model.profile import Sandbox
 
 FOLDER_MODE = 0o700
 READABLE_MODE = 0o755
-REPLACED = "a folder of its workspaces, or of their repository, was replaced by a link"
+REPLACED = "workspace_refs or mount_refs: a folder of them, or of a repository of theirs, was replaced by a link"
 
 
 class LinkFound(OSError):
-    """A folder of a Worker's workspaces was replaced by a link."""
+    """What a Worker is shown was replaced by a link."""
 
     def __str__(self) -> str:
         return self.strerror or ""
@@ -120,13 +121,19 @@ class WorkerEnclosure:
 
 
 def check_no_link(path: Path) -> None:
-    """Check a path of a folder. Blocks. Raises OSError, LinkFound if it leads through a link."""
+    """Check the path of a folder or a file. Blocks. Raises OSError, LinkFound if it leads through a link."""
     try:
-        os.close(open_without_links(path))
+        parent = open_without_links(path.parent)
+        try:
+            found = os.lstat(path.name or ".", dir_fd=parent)
+        finally:
+            os.close(parent)
     except OSError as error:
         if error.errno in {errno.ELOOP, errno.ENOTDIR}:
             raise LinkFound(error.errno, REPLACED) from error
         raise
+    if stat.S_ISLNK(found.st_mode):
+        raise LinkFound(errno.ELOOP, REPLACED)
 
 
 async def _nothing_to_close() -> None:

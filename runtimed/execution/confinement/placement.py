@@ -56,8 +56,8 @@ class Placement:
 
     @property
     def fixed(self) -> Iterator[Path]:
-        """The folders outside of its own that it is shown because of its workspaces."""
-        yield from (*self.shared, *self.borrowed)
+        """The folders outside of its own that it is shown because of its workspaces and mounts."""
+        yield from (*self.shared, *self.borrowed, *(mount.path for mount in self.grants.mounts.values()))
         for repository in self.folders.repositories:
             yield from (bind.source for bind in repository_binds(repository))
 
@@ -67,7 +67,7 @@ class Placement:
             for path in self.fixed:
                 check_no_link(path)
         except LinkFound as error:
-            raise ConfinementRefused(f"workspace_refs: {error}") from None
+            raise ConfinementRefused(str(error)) from None
 
     def _all(self) -> Iterator[Path]:
         cwd = () if self.folders.cwd is None else (self.folders.cwd,)
