@@ -1,6 +1,8 @@
 """What becomes of a Worker that the mechanism of its host cannot confine."""
 
+import asyncio
 from collections.abc import Mapping, Sequence
+from functools import partial
 from pathlib import Path
 from typing import cast
 
@@ -47,7 +49,8 @@ async def enclose(
     """Return the mechanism that confines a Worker after all, and why it is not confined."""
     mechanisms = Mechanisms((cast("Confinement", Unable()),))
     variables: Mapping[str, str] = {"TOKEN": "a secret"}
-    confiner = HostConfiner(mechanisms, HostPaths(), resources=HOST, secrets=Secrets(HOST.secrets, variables))
+    made = partial(HostConfiner, resources=HOST, secrets=Secrets(HOST.secrets, variables))
+    confiner = await asyncio.to_thread(made, mechanisms, HostPaths())
     request = CreateWorkerRequest(mount_refs=tuple(mounts))
     try:
         sandbox = await confiner.enclose(

@@ -29,7 +29,10 @@ def _descriptors() -> int:
 
 
 def _children(task: Path) -> list[str]:
-    return (task / "children").read_text().split()
+    try:
+        return (task / "children").read_text().split()
+    except FileNotFoundError:  # the thread has ended
+        return []
 
 
 def _programs() -> set[int]:
