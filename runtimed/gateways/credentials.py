@@ -187,7 +187,7 @@ def check_headers(headers: Mapping[str, str]) -> None:
         if not HEADER_NAME.fullmatch(name):
             raise ValueError(f"headers: {name!r}: expected the name of an HTTP header")
         if names.count(name.lower()) > 1:
-            raise ValueError(f"headers.{name}: expected each header once, names differ in more than their case")
+            raise ValueError(f"headers.{name}: expected each header once; the case of a name makes no difference")
         if name.lower() in CONNECTION_HEADERS or name.lower() == "content-length":
             raise ValueError(f"headers.{name}: the gateway sets this header itself")
         if not HEADER_VALUE.fullmatch(value):
