@@ -54,7 +54,7 @@ def hunt(site: NeighborSite) -> str:
     """Return where another Worker finds the secret: in processes, and in files."""
     program, folders = (
         str(site.place.shared / "gateway.py"),
-        (*map(str, site.place.own), "/run", "/etc", "/mnt", "."),
+        (*map(str, site.place.own), "/run/secrets", "."),
     )
     return site.run("shell", PYTHON, program, "hunt", SECRET[::-1], *folders)
 

@@ -104,7 +104,7 @@ def test_the_same_search_finds_the_key_without_a_sandbox(find_online: FindOnline
 
 def places(site: OnlineSite) -> Sequence[str]:
     """Return the folders in which a key could be found."""
-    return (*map(str, site.place.own), "/run", "/etc", ".", "/dev/shm")
+    return (*map(str, site.place.own), "/run/secrets", "/etc", ".", "/dev/shm")
 
 
 @each_mechanism
