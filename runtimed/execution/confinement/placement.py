@@ -6,6 +6,7 @@ from pathlib import Path
 import attrs
 
 from runtimed.core.ports import WorkingFolders
+from runtimed.errors import printable
 from runtimed.execution.confinement.declarations import network_of
 from runtimed.execution.confinement.enclosure import LinkFound, check_no_link
 from runtimed.execution.confinement.repository_view import repository_binds
@@ -62,12 +63,17 @@ class Placement:
             yield from (bind.source for bind in repository_binds(repository))
 
     def check_links(self) -> None:
-        """Raise ConfinementRefused if a link leads to a workspace by now. No other mechanism makes that better."""
-        try:
-            for path in self.fixed:
+        """Raise ConfinementRefused if a link leads to a workspace or a mount by now, or if it is gone.
+
+        No other mechanism makes that better.
+        """
+        for path in self.fixed:
+            try:
                 check_no_link(path)
-        except LinkFound as error:
-            raise ConfinementRefused(str(error)) from None
+            except LinkFound as error:
+                raise ConfinementRefused(str(error)) from None
+            except OSError as error:
+                raise ConfinementRefused(f"{printable(str(path))}: {error.strerror}") from None
 
     def _all(self) -> Iterator[Path]:
         cwd = () if self.folders.cwd is None else (self.folders.cwd,)

@@ -26,7 +26,7 @@ WORKER = worker_id(1)
 PROBLEM = "a folder belongs to root"
 HOST = HostResources(
     secrets={"token": Secret(env="TOKEN")},
-    mounts={"docs": Mount(Path("/srv/docs"))},
+    mounts={"docs": Mount(Path("/usr")), "gone": Mount(Path("/nonexistent/docs"))},
     network_policies={"models": (NetworkRule("api.example.org", 443),)},
     git_policies={"ours": GitPolicy(("https://git.example.org/*",))},
 )
@@ -88,3 +88,8 @@ async def test_it_is_refused_if_its_bundle_declares_what_only_a_confined_worker_
 async def test_it_is_refused_if_it_asks_for_a_mount(tmp_path: Path) -> None:
     with pytest.raises(ConfinementRefused, match=f"cannot be enforced: {PROBLEM}"):
         await enclose(tmp_path, mounts=[NamedReference("docs", "mount:docs")])
+
+
+async def test_a_mount_that_is_gone_is_named(tmp_path: Path) -> None:
+    with pytest.raises(ConfinementRefused, match="/nonexistent/docs: No such file or directory"):
+        await enclose(tmp_path, mounts=[NamedReference("docs", "mount:gone")])
