@@ -34,12 +34,12 @@ demo: $(STAMP)
 	@PATH="$(CURDIR)/$(BIN):$$PATH" sh contrib/demo.sh
 
 test: $(STAMP)
-	$(BIN)/python -m pytest --numprocesses $(JOBS) --ignore tests/faults
+	$(BIN)/python -m pytest --numprocesses $(JOBS) --dist loadgroup --ignore tests/faults
 	$(BIN)/python -m pytest tests/faults
 
 quick: $(STAMP)
-	$(BIN)/python -m pytest --numprocesses $(JOBS) --ignore tests/faults --ignore tests/properties --ignore tests/benchmarks \
-		--ignore tests/docs --ignore tests/contrib --ignore tests/acceptance/daemon/agents \
+	$(BIN)/python -m pytest --numprocesses $(JOBS) --dist loadgroup --ignore tests/faults --ignore tests/properties \
+		--ignore tests/benchmarks --ignore tests/docs --ignore tests/contrib --ignore tests/acceptance/daemon/agents \
 		--ignore tests/runtimectl/acp/test_clients.py -k "not uvloop"
 
 faults: $(STAMP)

@@ -54,6 +54,9 @@ LANDLOCK_ABI = 6
 
 SCOPED, VERSION = 444, 1
 
+share_sites = pytest.mark.xdist_group("confined")
+"""Has one process run all tests that share daemons, where several run tests: each would start all of them."""
+
 each_user = pytest.mark.parametrize("user", [pytest.param(user, id=f"as {user}") for user in USERS])
 each_mechanism = pytest.mark.parametrize(
     "mechanism", [pytest.param("bubblewrap", id="by bubblewrap"), pytest.param("landlock", id="by Landlock")]

@@ -16,7 +16,10 @@ from tests.security.conftest import (
     User,
     each_mechanism,
     each_user,
+    share_sites,
 )
+
+pytestmark = share_sites
 
 DIGEST = hashlib.sha256(SECRET.encode()).hexdigest()
 MOUNTS = [{"name": "library", "reference": "mount:docs"}, {"name": "kept", "reference": "mount:cache"}]

@@ -10,8 +10,10 @@ from urllib.parse import urlsplit
 
 import pytest
 
-from tests.security.conftest import WAYS, FindSite, Mechanism, User, each_mechanism, each_user
+from tests.security.conftest import WAYS, FindSite, Mechanism, User, each_mechanism, each_user, share_sites
 from tests.security.programs.probe import ATTEMPTS
+
+pytestmark = share_sites
 
 CAP_SYS_ADMIN = 21
 

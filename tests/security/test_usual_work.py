@@ -6,7 +6,9 @@ from collections.abc import Mapping
 
 import pytest
 
-from tests.security.conftest import FindSite, Mechanism, User, each_mechanism, each_user
+from tests.security.conftest import FindSite, Mechanism, User, each_mechanism, each_user, share_sites
+
+pytestmark = share_sites
 
 IDENTITY = "git config user.name worker && git config user.email worker@example.org"
 OWN_IDENTITY = IDENTITY.replace("git config", "git config --global")

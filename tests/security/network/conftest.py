@@ -19,6 +19,9 @@ from tests.security.network.internet import WEB, Internet, new_internet
 from tests.security.network.upstream import PORT as UPSTREAM_PORT
 from tests.security.network.upstream import Upstream
 
+share_sites = pytest.mark.xdist_group("online")
+"""Has one process run all tests that share daemons on the Internet of tests."""
+
 GIT_PORT = 9080
 LISTED = (
     "web.test:80",

@@ -11,8 +11,10 @@ import pytest
 
 from tests.gateways.remotes import Remotes, git
 from tests.security.conftest import PYTHON, USERS, Mechanism, User, each_mechanism, each_mechanism_once, each_user
-from tests.security.network.conftest import GIT_PASSWORD, REAL_KEY, FindOnline, OnlineSite
+from tests.security.network.conftest import GIT_PASSWORD, REAL_KEY, FindOnline, OnlineSite, share_sites
 from tests.security.network.upstream import LARGE, Upstream
+
+pytestmark = share_sites
 
 MAX_GROWTH_KIB = 48 * 1024
 """How much memory the daemon may take while 100 MB pass in each direction."""

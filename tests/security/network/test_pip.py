@@ -12,8 +12,10 @@ import pytest
 from aiohttp import web
 
 from tests.security.conftest import PYTHON, Mechanism, User, each_mechanism_once
-from tests.security.network.conftest import FindOnline
+from tests.security.network.conftest import FindOnline, share_sites
 from tests.security.network.internet import WEB, Internet
+
+pytestmark = share_sites
 
 WHEEL = "tiny-1.0-py3-none-any.whl"
 INSTALL = """

@@ -6,8 +6,10 @@ from collections.abc import Mapping, Sequence
 import pytest
 
 from tests.security.conftest import USERS, Mechanism, User, each_mechanism, each_mechanism_once, each_user
-from tests.security.network.conftest import LISTED, FindOnline, OnlineSite
+from tests.security.network.conftest import LISTED, FindOnline, OnlineSite, share_sites
 from tests.security.network.internet import HOST, LOCAL_PORT, NEARBY, PORT, WEB
+
+pytestmark = share_sites
 
 NOT_PUBLIC = "its address is not public, and no rule writes the address out"
 NO_RULE = "no rule allows it"
