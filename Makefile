@@ -4,13 +4,13 @@ PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
-JOBS ?= 2
+JOBS ?= 4
 
 .PHONY: help demo test quick faults coverage lint check bench agents clean
 
 help:
 	@echo "make demo    install into .venv, then show a Runtime at work"
-	@echo "make test    install into .venv, then run every test, JOBS=2 at a time"
+	@echo "make test    install into .venv, then run every test, JOBS=4 at a time"
 	@echo "make quick   the tests without the slow parts: no faults, properties, benchmarks, documents or programs of others,"
 	@echo "             and asyncio's loop alone"
 	@echo "make faults  the fault tests and the searches alone, at length: as root, with strace; an hour or two"

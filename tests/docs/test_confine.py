@@ -22,7 +22,9 @@ from runtimed.execution.confinement import (
     enclosure,
     landlock,
     landlock_confinement,
+    placement,
     probe,
+    reach_builder,
     secrets,
     users,
 )
@@ -127,7 +129,17 @@ def indented_blocks(page: Page) -> list[str]:
 
 
 def test_the_refusals_of_the_guide_are_those_of_the_daemon(guide: Page) -> None:
-    sources = (bubblewrap, confiner, enclosure, landlock_confinement, secrets, users, worktree)
+    sources = (
+        bubblewrap,
+        confiner,
+        enclosure,
+        landlock_confinement,
+        placement,
+        reach_builder,
+        secrets,
+        users,
+        worktree,
+    )
     said = "".join(map(inspect.getsource, sources))
 
     for row in guide.section("If a Worker is refused").rows:

@@ -30,6 +30,7 @@ SCRIPT: dict[str, Any] = {
 }
 
 pytestmark = [
+    pytest.mark.xdist_group("acp_clients"),
     pytest.mark.skipif(shutil.which("npm") is None, reason="there is no npm"),
     pytest.mark.timeout(INSTALL_TIMEOUT_S + RUN_TIMEOUT_S),
 ]

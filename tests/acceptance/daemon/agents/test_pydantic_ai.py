@@ -10,7 +10,10 @@ import pytest
 from tests.acceptance.daemon.agents.conftest import Model
 from tests.acceptance.daemon.conftest import Daemon, Launch, Until
 
-pytestmark = pytest.mark.timeout(300)  # the first one installs the agent
+pytestmark = [
+    pytest.mark.timeout(300),  # the first one installs the agent
+    pytest.mark.xdist_group("pydantic_ai"),
+]
 
 CODER = {"kind": "builtin", "value": "builtin:coder"}
 GRANTED = [{"name": name} for name in ("read", "write", "shell")]
