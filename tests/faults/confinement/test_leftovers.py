@@ -12,7 +12,7 @@ import pytest
 
 from tests.acceptance.daemon.conftest import Daemon, until
 from tests.faults.conftest import Require, Rounds
-from tests.security.conftest import ABSENT, WAYS, Mechanism, Place, User, capabilities, new_daemon, new_place
+from tests.security.conftest import ABSENT, WAYS, Mechanism, Place, User, capabilities, mode_of, new_daemon, new_place
 from tests.security.conftest import require as require_mechanism
 
 AT_A_TIME = 4
@@ -115,7 +115,7 @@ def test_workers_that_are_stopped_leave_nothing(user: User, mechanism: Mechanism
         daemon.call("POST", f"/v1/workers/{worker_id}/{'stop' if number % 3 else 'cancel'}").ok("ack")
         assert daemon.call("DELETE", f"/v1/workers/{worker_id}").status == DELETED
 
-    with new_place(user, ABSENT[mechanism]) as place, new_daemon(place, "required") as daemon:
+    with new_place(user, ABSENT[mechanism]) as place, new_daemon(place, mode_of(user, mechanism)) as daemon:
         with ThreadPoolExecutor(AT_A_TIME) as threads:
             list(threads.map(live, range(AT_A_TIME)))
             until(lambda: not list((place.store / "workers").iterdir()) and not _sleepers(daemon, place))
