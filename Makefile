@@ -11,8 +11,8 @@ JOBS ?= 4
 help:
 	@echo "make demo    install into .venv, then show a Runtime at work"
 	@echo "make test    install into .venv, then run every test, JOBS=4 at a time"
-	@echo "make quick   the tests without the slow parts: no faults, properties, benchmarks, documents or programs of others,"
-	@echo "             and asyncio's loop alone"
+	@echo "make quick   the tests without the slow parts: no faults, attacks, properties, benchmarks, documents or programs"
+	@echo "             of others, and asyncio's loop alone"
 	@echo "make faults  the fault tests and the searches alone, at length: as root, with strace; an hour or two"
 	@echo "make coverage  the tests but for the faults, and the lines and branches that they leave out"
 	@echo "make lint    ruff, mypy and the import contracts"
@@ -39,8 +39,8 @@ test: $(STAMP)
 
 quick: $(STAMP)
 	$(BIN)/python -m pytest --numprocesses $(JOBS) --dist loadgroup --ignore tests/faults --ignore tests/properties \
-		--ignore tests/benchmarks --ignore tests/docs --ignore tests/contrib --ignore tests/acceptance/daemon/agents \
-		--ignore tests/runtimectl/acp/test_clients.py -k "not uvloop"
+		--ignore tests/benchmarks --ignore tests/docs --ignore tests/contrib --ignore tests/security \
+		--ignore tests/acceptance/daemon/agents --ignore tests/runtimectl/acp/test_clients.py -k "not uvloop"
 
 faults: $(STAMP)
 	$(BIN)/python -m pytest tests/properties --faults=long --numprocesses $(JOBS)
