@@ -307,7 +307,7 @@ def test_a_tail_of_all_begins_now_and_continues_when_a_worker_ends(
 def wait_until_connected(ctl: Ctl, tail: Tail, worker: str) -> None:
     """Send inputs until the tail shows one: a tail of all has no snapshot to wait for."""
     deadline = time.monotonic() + DEADLINE_S
-    while not tail.out and tail.process.poll() is None and time.monotonic() < deadline:
+    while not any("system_item" in line for line in tail.out) and time.monotonic() < deadline:
         ctl("workers", "input", worker, "ping", "--system")
     tail.wait_for("system_item")
 
