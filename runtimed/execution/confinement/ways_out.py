@@ -14,6 +14,7 @@ from runtimed.execution.network.refusals import Refusals
 from runtimed.execution.network.rules import NetworkPolicy
 from runtimed.execution.network.service import Service
 from runtimed.execution.policy import GitPolicy
+from runtimed.execution.processes.confinement import ConfinementRefused
 from runtimed.model.event import SystemItem
 
 LOOPBACK = "127.0.0.1"
@@ -64,7 +65,7 @@ class NoGateways:
         return {}
 
     def new_git(self, policies: Sequence[GitPolicy]) -> Gateway:
-        raise NotImplementedError("this host has no gateway for Git")
+        raise ConfinementRefused("git_policy: this host has no gateway for Git")
 
     def git_variables(
         self, url: str, key: str, policies: Sequence[GitPolicy], env: Mapping[str, str]

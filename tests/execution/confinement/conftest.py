@@ -10,6 +10,7 @@ from tempfile import TemporaryDirectory
 import pytest
 
 from runtimed.execution.confinement.instructions import Instructions, argv
+from runtimed.execution.processes.confinement import Launch
 
 DEADLINE_S = 60.0
 SYSTEM = tuple(Path(path).resolve() for path in ("/usr", "/bin", "/lib", "/lib64", "/etc") if Path(path).exists())
@@ -43,6 +44,24 @@ def launch(
         )
     finally:
         os.close(descriptor)
+
+
+def finish(launch: Launch) -> subprocess.CompletedProcess[str]:
+    """Run a confined program to its end, and return its status and output."""
+    try:
+        return subprocess.run(
+            launch.argv,
+            env=launch.env,
+            pass_fds=launch.descriptors,
+            stdin=subprocess.DEVNULL,
+            capture_output=True,
+            text=True,
+            timeout=DEADLINE_S,
+            check=False,
+        )
+    finally:
+        for descriptor in launch.descriptors:
+            os.close(descriptor)
 
 
 @pytest.fixture

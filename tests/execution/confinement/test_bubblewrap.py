@@ -11,7 +11,7 @@ from runtimed.execution.confinement import bubblewrap
 from runtimed.execution.confinement.bubblewrap import Bubblewrap
 from runtimed.execution.confinement.probe import find_bubblewrap
 from runtimed.execution.confinement.reach import Bind, Reach
-from tests.execution.confinement.conftest import DEADLINE_S
+from tests.execution.confinement.conftest import finish
 
 UID = 100_000
 USERS = (UID, None) if os.geteuid() == 0 else (None,)
@@ -31,21 +31,7 @@ def run(
     env: Mapping[str, str] = os.environ,
 ) -> subprocess.CompletedProcess[str]:
     """Run a program to its end, and return its status and output."""
-    launch = mechanism.launch(reach, command, cwd, env)
-    try:
-        return subprocess.run(
-            launch.argv,
-            env=launch.env,
-            pass_fds=launch.descriptors,
-            stdin=subprocess.DEVNULL,
-            capture_output=True,
-            text=True,
-            timeout=DEADLINE_S,
-            check=False,
-        )
-    finally:
-        for descriptor in launch.descriptors:
-            os.close(descriptor)
+    return finish(mechanism.launch(reach, command, cwd, env))
 
 
 @pytest.mark.parametrize("uid", USERS)

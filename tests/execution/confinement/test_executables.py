@@ -12,7 +12,7 @@ from runtimed.execution.confinement.landlock_confinement import LandlockConfinem
 from runtimed.execution.confinement.probe import find_bubblewrap
 from runtimed.execution.confinement.reach import Bind, Confinement, Reach
 from runtimed.model.profile import Mechanism
-from tests.execution.confinement.conftest import DEADLINE_S
+from tests.execution.confinement.conftest import finish
 
 UID = 100_000 if os.geteuid() == 0 else None
 ENV = {"PATH": "/usr/bin:/bin"}
@@ -35,21 +35,7 @@ def run(mechanism: Confinement, folder: Path, *command: str) -> subprocess.Compl
     cat = Path(shutil.which("cat") or "").resolve()
     uid = UID if mechanism.has_own_files else None
     reach = Reach((Bind(folder, folder),), uid=uid, network="none", executables=(cat, *LOADERS))
-    launch = mechanism.launch(reach, command, Path("/"), ENV, max_descriptors=64)
-    try:
-        return subprocess.run(
-            launch.argv,
-            env=launch.env,
-            pass_fds=launch.descriptors,
-            stdin=subprocess.DEVNULL,
-            capture_output=True,
-            text=True,
-            timeout=DEADLINE_S,
-            check=False,
-        )
-    finally:
-        for descriptor in launch.descriptors:
-            os.close(descriptor)
+    return finish(mechanism.launch(reach, command, Path("/"), ENV, max_descriptors=64))
 
 
 def test_a_program_executes_itself_and_those_of_the_list_and_no_other(

@@ -7,10 +7,12 @@ from collections.abc import Mapping, Sequence
 
 import pytest
 
-from runtimed.execution.confinement.ways_out import LOOPBACK, Gateway, NoGateways, Wanted, WaysOut
+from runtimed.execution.confinement.ways_out import LOOPBACK, Gateway, Network, NoGateways, Wanted, WaysOut
 from runtimed.execution.network.namespace_listeners import NamespaceListeners
 from runtimed.execution.network.proxy import SharedLimits
 from runtimed.execution.network.rules import PUBLIC, NetworkPolicy
+from runtimed.execution.policy import GitPolicy
+from runtimed.execution.processes.confinement import ConfinementRefused
 
 
 class Unservable:
@@ -45,3 +47,8 @@ async def test_ports_that_cannot_all_be_opened_leave_none_open() -> None:
     with pytest.raises(ConnectionRefusedError):
         await asyncio.open_connection(LOOPBACK, ways_out.ports[0])
     await listeners.close()
+
+
+def test_a_git_policy_is_refused_where_the_host_has_no_gateway_for_git() -> None:
+    with pytest.raises(ConfinementRefused, match="git_policy: this host has no gateway"):
+        Network().ways_out(Wanted(None, git=(GitPolicy(("https://git.example.org/*",)),)))
