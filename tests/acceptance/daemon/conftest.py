@@ -157,7 +157,8 @@ class Daemon:
         self.home = home
         self.shaped = shaped
         self.store = store
-        self.given = dict(environment or {})
+        # Below a wrapper it may be a user or in a place that cannot write what is measured.
+        self.given = ({} if wrapper else COVERAGE_VARIABLES) | dict(environment or {})
         self.others: set[str] = set()
         self.command = [*wrapper, *RUNTIMED, *options]
         if not plain:
@@ -179,7 +180,6 @@ class Daemon:
             "HOME": str(self.home),
             "XDG_RUNTIME_DIR": str(folder),
             "XDG_CONFIG_HOME": str(self.home / "config"),
-            **COVERAGE_VARIABLES,
         } | self.given
 
     def _file(self, name: str) -> Path:

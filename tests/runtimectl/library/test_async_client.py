@@ -13,7 +13,8 @@ from runtimectl.errors import ApiError, TimedOut, Unreachable
 from runtimectl.library.async_worker import AsyncWorker
 from runtimectl.library.worker import Worker
 from runtimed.model.event import RunEnd, Shutdown, Snapshot, TextDone
-from tests.runtimectl.conftest import Daemon
+from tests.runtimectl.conftest import DEADLINE_S, Daemon
+from tests.runtimectl.library.test_client import new_bundle
 
 SAME_NAMES = {"__enter__": "__aenter__", "__exit__": "__aexit__"}
 
@@ -125,3 +126,55 @@ async def test_many_tasks_use_one_client_at_once(aclient: AsyncClient) -> None:
     workers = await asyncio.gather(*(aclient.create_worker() for _ in range(8)))
 
     assert len({worker.id for worker in workers}) == 8
+
+
+async def test_bundles_profiles_permissions_and_waits_answer_as_those_of_the_other_client(
+    aclient: AsyncClient, daemon: Daemon, token_file: Path
+) -> None:
+    client = await asyncio.to_thread(Client, daemon.url, token_file=str(token_file))
+    bundle = new_bundle()
+    worker = await aclient.create_worker()
+
+    stored = await aclient.push_bundle(bundle)
+    digest = bundle.metadata.digest
+
+    assert (
+        await aclient.bundles(),
+        await aclient.check_bundle("bundle-1", digest),
+        await aclient.check_bundle_on_host("bundle-1", digest),
+        await aclient.profiles(),
+        await aclient.permissions(),
+        await worker.detail(),
+    ) == await asyncio.to_thread(
+        lambda: (
+            client.bundles(),
+            client.check_bundle("bundle-1", digest),
+            client.check_bundle_on_host("bundle-1", digest),
+            client.profiles(),
+            client.permissions(),
+            client.worker(worker.id).detail(),
+        )
+    )
+    assert await aclient.bundles() == (stored.summary,)
+    assert await worker.permissions() == ()
+    assert repr(worker) == f"AsyncWorker({worker.id!r})"
+    assert (await worker.wait("idle", timeout=DEADLINE_S)).matched == "idle"
+    assert (await worker.restore()).worker_id == worker.id
+    assert (await worker.cancel("enough")).status == "cancelled"
+    with pytest.raises(ApiError, match="wait_impossible"):
+        await worker.wait("busy")
+
+
+async def test_events_of_all_workers_begin_with_those_from_now_on(aclient: AsyncClient) -> None:
+    before = await aclient.create_worker()
+    await before.input("before")
+    await before.stop()
+
+    async with aclient.events() as events:
+        first = asyncio.ensure_future(anext(events))
+        while not first.done():
+            after = await aclient.create_worker()
+            await after.input("after")
+            await asyncio.wait((first,), timeout=0.1)
+
+    assert first.result().worker_id != before.id

@@ -131,7 +131,7 @@ def test_a_wrong_token_is_an_error_of_the_daemon(daemon: Daemon) -> None:
 
 
 def test_bundles_are_pushed_checked_and_listed(client: Client) -> None:
-    bundle = _bundle()
+    bundle = new_bundle()
 
     client.push_bundle(bundle)
 
@@ -142,7 +142,8 @@ def test_bundles_are_pushed_checked_and_listed(client: Client) -> None:
     assert refused.value.code == "config_bundle_digest_mismatch"
 
 
-def _bundle() -> ConfigBundle:
+def new_bundle() -> ConfigBundle:
+    """A bundle that has nothing but its metadata."""
     metadata = BundleMetadata("bundle-1", "", "rev-1", "workspace-1", "2026-06-26T00:00:00Z", Provenance("test"))
     digest = bundle_digest(ConfigBundle(metadata))
     return ConfigBundle(attrs.evolve(metadata, digest=digest))
@@ -296,3 +297,18 @@ def _request(connection: socket.socket) -> bytes:
     while found and len(body) < int(found[1]):
         body += connection.recv(1 << 16)
     return head + b"\r\n\r\n" + body
+
+
+@pytest.mark.parametrize(
+    ("call", "message"),
+    [
+        (lambda client: client.workers(labels="team=a"), "labels: expected an object of labels by key, or a list"),
+        (lambda client: client.create_worker(capabilities="read"), "capabilities: expected a list of names, got a"),
+        (lambda client: client.create_worker(idempotency_key=""), "idempotency_key: expected 1 to 255 visible"),
+    ],
+)
+def test_wrong_arguments_of_a_call_are_refused_before_it_is_sent(
+    call: Callable[[Client], object], message: str, dead_url: str
+) -> None:
+    with Client(dead_url, "x" * 16) as client, pytest.raises(UsageProblem, match=re.escape(message)):
+        call(client)
