@@ -160,6 +160,7 @@ class Daemon:
         # Below a wrapper it may be a user or in a place that cannot write what is measured.
         self.given = ({} if wrapper else COVERAGE_VARIABLES) | dict(environment or {})
         self.others: set[str] = set()
+        self.newest = ""
         self.command = [*wrapper, *RUNTIMED, *options]
         if not plain:
             self.command += [] if "--store" in options else ["--store", store]
@@ -379,8 +380,18 @@ class Daemon:
 
     def unknown_worker(self) -> str:
         """An id that no Worker of this daemon has or had: far above the newest."""
-        newest = max((int(worker["worker_id"].removeprefix("worker-"), 16) for worker in self.workers()), default=0)
-        return f"worker-{newest + (1 << 24):08x}"
+        newest = max([self.newest, *self.younger()]).removeprefix("worker-") or "0"
+        return f"worker-{int(newest, 16) + (1 << 24):08x}"
+
+    def younger(self) -> list[str]:
+        """The Workers since the test began."""
+        after = f"?after={self.newest}" if self.newest else ""
+        return [worker["worker_id"] for worker in self.call("GET", f"/v1/workers{after}").ok("workers")]
+
+    def begin(self) -> None:
+        """Another test begins: the Workers so far are those of others."""
+        self.others.update(found := self.younger())
+        self.newest = max([self.newest, *found])
 
     def shell(self) -> str:
         profile = {"kind": "builtin", "value": "builtin:shell"}
@@ -411,23 +422,33 @@ class Daemon:
             return observer.up_to_cursor(newest)[1:] if newest != ZERO else []
 
     def busy_workers(self) -> list[str]:
-        """The Workers whose run is not over."""
-        workers = self.call("GET", "/v1/workers?status=running").ok("workers")
+        """The Workers since the test began whose run is not over."""
+        after = f"&after={self.newest}" if self.newest else ""
+        workers = self.call("GET", f"/v1/workers?status=running{after}").ok("workers")
         return [worker["worker_id"] for worker in workers if worker["execution"]["run_state"] == "busy"]
 
-    def state(self) -> Any:
-        """All that a refused request must leave alone; not what the Workers of other tests may still say."""
-        workers = {worker["worker_id"]: worker for worker in self.call("GET", "/v1/workers").ok("workers")}
+    def state(self) -> list[Answer]:
+        """All that a refused request must leave alone, and what the Workers of other tests say."""
+        found = [self.call("GET", f"/v1/{name}") for name in ("workers", "runtime", "config-bundles")]
+        assert [answer.status for answer in found] == [200, 200, 200]
+        return found
+
+    def without_sayings(self, state: list[Answer]) -> Any:
+        """The same without what the Workers of other tests may still say."""
+        listing, *rest = state
+        workers = {worker["worker_id"]: worker for worker in listing.ok("workers")}
         for other in self.others & workers.keys():
             workers[other] = {name: value for name, value in workers[other].items() if name not in SAYING}
-        return workers, *(self.call("GET", f"/v1/{name}").body for name in ("runtime", "config-bundles"))
+        return workers, *(answer.body for answer in rest)
 
     @contextlib.contextmanager
     def unchanged(self) -> Iterator[None]:
         """Whatever is asked within changes nothing."""
         before = self.state()
         yield
-        assert self.state() == before
+        after = self.state()
+        if [answer.body for answer in after] != [answer.body for answer in before]:
+            assert self.without_sayings(after) == self.without_sayings(before)
 
 
 Launch = Callable[..., Daemon]
@@ -471,8 +492,13 @@ def _start(home: Path, shaped: Shaped, name: str) -> Iterator[Daemon]:
 
 def _used(daemon: Daemon) -> Daemon:
     """Have a daemon look as after many tests: what a test assumes of a fresh one fails always, not in some orders."""
-    for _ in range(EARLIER_WORKERS):
-        daemon.create()
+    with contextlib.closing(http.client.HTTPConnection(*daemon.address, timeout=DEADLINE_S)) as connection:
+        for _ in range(EARLIER_WORKERS):
+            headers = {"Authorization": f"Bearer {daemon.token}", "Content-Type": JSON_TYPE}
+            connection.request("POST", "/v1/workers", b"{}", headers)
+            answer = connection.getresponse()
+            assert answer.status == 200, answer.read()
+            answer.read()
     stopped, deleted = daemon.echo(), daemon.echo()
     for worker_id in (stopped, deleted):
         daemon.run(worker_id, "hello")
@@ -498,7 +524,7 @@ def daemon(request: pytest.FixtureRequest) -> Iterator[Daemon]:
     A run that ends during the next test would change what that test finds unchanged.
     """
     shared: Daemon = request.getfixturevalue(f"{request.param}_daemon")
-    shared.others = {worker["worker_id"] for worker in shared.call("GET", "/v1/workers").ok("workers")}
+    shared.begin()
     yield shared
     until(lambda: not shared.busy_workers())
 
