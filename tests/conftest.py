@@ -1,5 +1,6 @@
 """What every test stands on: no blocking call on the event loop of our packages, and no leftover endpoint file."""
 
+import gc
 import json
 import os
 import signal
@@ -35,7 +36,14 @@ def pytest_configure() -> None:
         signal.signal(signal.SIGHUP, lambda _number, _frame: None)
 
 
-@pytest.fixture(autouse=True)
+@pytest.hookimpl(trylast=True)
+def pytest_collection_finish() -> None:
+    """Have the garbage collector pass over what pytest holds of all tests; many tests collect garbage."""
+    gc.collect()
+    gc.freeze()
+
+
+@pytest.fixture(autouse=True, scope="session")
 def blockbuster() -> Iterator[BlockBuster]:
     """The event loop never blocks."""
     with blockbuster_ctx(["runtimed", "runtimectl"]) as found:
