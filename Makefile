@@ -6,6 +6,9 @@ BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
 JOBS ?= 4
 
+# Without compiled files each process of pytest compiles every test again.
+unexport PYTHONDONTWRITEBYTECODE
+
 .PHONY: help demo test quick faults coverage lint check bench agents clean
 
 help:
