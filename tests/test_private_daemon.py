@@ -16,7 +16,9 @@ from typing import Any
 
 import pytest
 
+from tests import programs
 from tests.conftest import COVERAGE_VARIABLES
+from tests.programs import RUNTIMED
 from tests.runtimectl.job.conftest import programs_with
 
 DEADLINE_S = 60
@@ -34,13 +36,16 @@ def env(user_folders: Path) -> dict[str, str]:
 
 @pytest.fixture
 def start(env: dict[str, str]) -> Iterator[Exec]:
-    """Starts `runtimed exec`. What still runs at the end of the test is killed."""
+    """Starts `runtimed exec`, unless told not to by a fork. What still runs at the end of the test is killed."""
     started: list[subprocess.Popen[str]] = []
 
-    def begin(*args: str, extra: dict[str, str] | None = None, **how: Any) -> "subprocess.Popen[str]":
+    def begin(
+        *args: str, extra: dict[str, str] | None = None, by_fork: bool = True, **how: Any
+    ) -> "subprocess.Popen[str]":
         piped = {"stdin": subprocess.DEVNULL, "stdout": subprocess.PIPE, "stderr": subprocess.PIPE}
-        command = [sys.executable, "-m", "runtimed", "exec", *args]
-        started.append(subprocess.Popen(command, env={**env, **(extra or {})}, text=True, **{**piped, **how}))
+        command = [*RUNTIMED, "exec", *args]
+        open_process = programs.start if by_fork else subprocess.Popen
+        started.append(open_process(command, env={**env, **(extra or {})}, text=True, **{**piped, **how}))
         return started[-1]
 
     yield begin
@@ -175,7 +180,7 @@ def test_signals_are_handed_on_to_the_command(start: Exec, number: signal.Signal
 def test_a_signal_that_was_ignored_at_the_start_stays_ignored(start: Exec) -> None:
     before = signal.signal(signal.SIGHUP, signal.SIG_IGN)
     try:
-        process = start("--", "echo", "ran")
+        process = start("--", "echo", "ran", by_fork=False)
     finally:
         signal.signal(signal.SIGHUP, before)
     assert process.stdout is not None
@@ -209,7 +214,7 @@ def test_an_interrupt_from_the_terminal_reaches_the_command_once_and_not_the_dae
 def test_a_run_beside_a_daemon_that_is_killed_ends_at_once_which_a_line_reports(start: Exec, tmp_path: Path) -> None:
     result = tmp_path / "result"
     script = f"{CTL} run --result {result} -- sh -c 'echo begun; sleep 600'; echo ended with $?; exit 3"
-    process = start("--", "sh", "-c", script)
+    process = start("--", "sh", "-c", script, by_fork=False)
     assert process.stdout is not None
     assert process.stdout.readline() == "begun\n"
 
@@ -225,7 +230,9 @@ def test_a_command_that_is_killed_takes_the_daemon_and_its_workers_with_it(
     start: Exec, tmp_path: Path, user_folders: Path
 ) -> None:
     mark = str(tmp_path / "mark")
-    process = start("--", *CTL.split(), "run", "--", "sh", "-c", f"exec sh -c 'sleep 600; true' {mark}")
+    process = start(
+        "--", *CTL.split(), "run", "--", "sh", "-c", f"exec sh -c 'sleep 600; true' {mark}", by_fork=False
+    )
     until(lambda: programs_with(mark), "the program of the Worker runs")
     assert list(user_folders.glob("runtimed-*"))
     daemon = daemon_of(process.pid)
@@ -257,7 +264,7 @@ def test_the_daemon_ends_with_its_workers_even_if_exec_is_killed(start: Exec, tm
         echo "${{RUNTIMECTL_URL#unix:}}" >{tmp_path}/socket
         exec sleep 600
     """
-    process = start("--", "sh", "-c", script)
+    process = start("--", "sh", "-c", script, by_fork=False)
     until(lambda: read(tmp_path / "socket"), "the Worker runs")
     socket = Path((tmp_path / "socket").read_text().strip())
     assert stat.S_ISSOCK(socket.stat().st_mode)
