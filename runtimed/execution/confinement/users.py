@@ -49,7 +49,7 @@ class Users:
         with self._lock:
             taken = self._taken = self._found() if self._taken is None else self._taken
             if folder.name not in taken:
-                taken[folder.name] = self._free(folder.name, {*taken.values(), *_users_of_processes()})
+                taken[folder.name] = self._free(folder.name, set(taken.values()))
             return taken[folder.name]
 
     def forget(self, folder: Path) -> None:
@@ -73,18 +73,18 @@ class Users:
         first = int(name.rpartition("-")[2], 16)
         for offset in range(len(self._numbers)):
             number = self._numbers[(first + offset) % len(self._numbers)]
-            if number not in taken:
+            if number not in taken and not _has_processes(number):
                 return number
         raise ConfinementRefused(f"sandbox.uids: all {len(self._numbers)} numbers are taken by Workers")
 
 
-def _users_of_processes() -> set[int]:
-    found = set()
-    for entry in os.scandir("/proc"):
-        if entry.name.isdecimal():
-            with contextlib.suppress(OSError):
-                found.add(entry.stat().st_uid)
-    return found
+def _has_processes(uid: int) -> bool:
+    """Return whether a process belongs to a user: one system call, where /proc would take one for each process."""
+    try:
+        os.getpriority(os.PRIO_USER, ctypes.c_int(uid).value)
+    except ProcessLookupError:
+        return False
+    return True
 
 
 def give(folder: Path, uid: int) -> None:

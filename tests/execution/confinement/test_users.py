@@ -37,11 +37,12 @@ def test_a_number_is_not_given_again_before_its_worker_is_forgotten(tmp_path: Pa
 
 
 @needs_root
-def test_a_number_is_not_given_while_a_process_of_it_is_left(tmp_path: Path) -> None:
+@pytest.mark.parametrize("first", [700_200_000, 3_000_200_001])
+def test_a_number_is_not_given_while_a_process_of_it_is_left(tmp_path: Path, first: int) -> None:
     # A range that no other test has: they may run at the same time, and a process counts for all of them.
-    users = Users(range(700_200_000, 700_200_003), tmp_path / "workers")
-    with subprocess.Popen(["sleep", "60"], user=700_200_001) as process:
-        assert users.of(FIRST) == 700_200_002
+    users = Users(range(first, first + 3), tmp_path / "workers")
+    with subprocess.Popen(["sleep", "60"], user=first + 1) as process:
+        assert users.of(FIRST) == first + 2
         process.kill()
 
 
