@@ -13,7 +13,7 @@ import attrs
 from runtimed.execution.processes.descriptor_limit import SHELL
 from runtimed.execution.processes.environment import environment
 from runtimed.execution.processes.line_process import Command
-from runtimed.execution.processes.pipes import Inlet, pipes
+from runtimed.execution.processes.pipes import Inlet
 from runtimed.execution.processes.supervisor import Supervisor
 from runtimed.execution.processes.tree import Tree
 from runtimed.execution.profile import Profile
@@ -73,7 +73,7 @@ class Terminal:
     @classmethod
     async def start(cls, supervisor: Supervisor, command: Command, limit: int) -> "Terminal":
         """Start the command. Raises OSError."""
-        (stdin, hold), (output, stdout), (status, report) = pipes(3)
+        (stdin, hold), (output, stdout), (status, report) = supervisor.pipes(command.worker_id)
         terminal = cls(hold, output, status, limit)
         try:
             kept = attrs.evolve(command, argv=[SHELL, "-c", KEEPER, SHELL, *command.argv])

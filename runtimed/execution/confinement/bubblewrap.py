@@ -1,5 +1,6 @@
 """Confinement by bubblewrap: namespaces, a file system of its own, no capabilities, a filter of system calls."""
 
+import itertools
 import os
 import shutil
 import stat
@@ -18,6 +19,7 @@ from runtimed.execution.confinement.seccomp import seccomp_filter
 from runtimed.execution.confinement.system_view import ACCOUNTS, ETC, SYSTEM, executables_of
 from runtimed.execution.processes.confinement import Launch
 from runtimed.execution.processes.descriptor_limit import SHELL, limited
+from runtimed.execution.processes.order import waiting
 from runtimed.model.profile import Mechanism
 
 SHM_BYTES = 256 << 20
@@ -48,6 +50,9 @@ COPY_SECRETS = (
     f'for file in {GRANTED}/*; do (umask 0377 && cat "$file" >"{SECRETS_FOLDER}/${{file##*/}}") || exit; done; '
 )
 """Makes secret files of the user of the Worker, with mode 0400, of those that bubblewrap made as root."""
+
+FROM_DESCRIPTOR = {"--file", "--ro-bind-data", "--seccomp"}
+FROM_PATH = {"--bind", "--ro-bind", "--ro-bind-try"}
 
 CAPABILITIES = ("CAP_SETUID", "CAP_SETGID", "CAP_SETPCAP", "CAP_DAC_OVERRIDE")
 CHANGE_USER = tuple(word for capability in CAPABILITIES for word in ("--cap-add", capability))
@@ -102,40 +107,55 @@ class Bubblewrap:
             if reach.executables is not None:
                 command = self._limited(reach.executables, command, env, max_descriptors, opened)
                 env, max_descriptors = {}, None
-            held = hold(env)
-            user = self._as_user(reach, held.script)
-            return self._launch(reach, [*user, *limited(command, max_descriptors)], cwd, held.env, opened)
+            return self._launch(reach, limited(command, max_descriptors), cwd, env, opened)
+        except BaseException:
+            opened.close()
+            raise
+
+    def launch_ahead(
+        self, reach: Reach, cwd: Path, env: Mapping[str, str], max_descriptors: int | None = None
+    ) -> Launch | None:
+        if reach.executables is not None:
+            return None
+        opened = _Descriptors()
+        try:
+            return self._launch(reach, waiting(max_descriptors), cwd, env, opened, is_ahead=True)
         except BaseException:
             opened.close()
             raise
 
     def _launch(
-        self, reach: Reach, command: Sequence[str], cwd: Path, env: Mapping[str, str], opened: "_Descriptors"
+        self,
+        reach: Reach,
+        command: Sequence[str],
+        cwd: Path,
+        env: Mapping[str, str],
+        opened: "_Descriptors",
+        *,
+        is_ahead: bool = False,
     ) -> Launch:
-        options = [
-            *FIXED,
-            *_variables(env),
-            *(USER_NAMESPACE if reach.uid is None else CHANGE_USER),
-            *_view(reach, opened),
-            "--chdir",
-            str(cwd),
-            "--seccomp",
-            str(opened.file(self._filter)),
-        ]
+        held = hold(env)
+        command = [*self._as_user(reach, held.script), *command]
+        variables = [*FIXED, *_variables(held.env), *(USER_NAMESPACE if reach.uid is None else CHANGE_USER)]
+        view = [*_view(reach, opened), "--chdir", str(cwd), "--seccomp", str(opened.file(self._filter))]
         if reach.network != "host":
-            options.append("--unshare-net")
-        pid_pipe, hold = None, None
+            view.append("--unshare-net")
+        made_of: tuple[object, ...] = ()
+        if is_ahead:  # what is put in the place of a hidden file, a sandbox of before would show
+            made_of = (*command, *variables, *_made_of(view, opened), *map(_identity, reach.hidden))
+        options = [*variables, *view]
+        pid_pipe, block = None, None
         if reach.has_listeners:
-            (pid_pipe, told), (holding, hold) = opened.pipe(), opened.pipe()
+            (pid_pipe, told), (holding, block) = opened.pipe(), opened.pipe()
             os.set_blocking(pid_pipe, False)
-            os.set_blocking(hold, False)
+            os.set_blocking(block, False)
             options += ["--info-fd", str(told), "--block-fd", str(holding)]
-        told_options = opened.file(b"".join(os.fsencode(option) + b"\0" for option in map(_checked, options)))
-        inherited = tuple(fd for fd in opened.descriptors if fd not in {pid_pipe, hold})
+        told_options = opened.file(_encoded(options))
+        inherited = tuple(fd for fd in opened.descriptors if fd not in {pid_pipe, block})
         sandboxed = [self._program, "--args", str(told_options), "--", *command]
         if reach.uid is not None and reach.mapped:
             sandboxed = as_owner(reach.uid, reach.mapped, sandboxed)
-        return Launch(sandboxed, descriptors=inherited, pid_pipe=pid_pipe, hold=hold)
+        return Launch(sandboxed, descriptors=inherited, pid_pipe=pid_pipe, hold=block, made_of=made_of)
 
     def _limited(
         self,
@@ -167,6 +187,25 @@ def as_owner(uid: int, folders: Sequence[Path], command: Sequence[str]) -> list[
     return [*python, str(OWNER_PROGRAM), str(uid), *map(str, folders), "--", *command]
 
 
+def _made_of(view: Sequence[str], opened: "_Descriptors") -> Iterator[object]:
+    """Yield the arguments of a view, with the files that are behind its paths and descriptors now."""
+    for before, word in itertools.pairwise(("", *view)):
+        if before in FROM_DESCRIPTOR:
+            yield opened.identities[int(word)]
+        elif before in FROM_PATH:
+            yield word, _identity(word)
+        else:
+            yield word
+
+
+def _identity(path: str | Path) -> object:
+    try:
+        found = os.stat(path)  # noqa: PTH116 a Path for each takes as long as the call
+    except OSError as error:
+        return error.errno
+    return found.st_dev, found.st_ino
+
+
 def _variables(env: Mapping[str, str]) -> Iterator[str]:
     """Yield the arguments that set variables of the program. Bubblewrap itself runs without them, outside."""
     yield "--clearenv"
@@ -176,10 +215,11 @@ def _variables(env: Mapping[str, str]) -> Iterator[str]:
         yield from ("--setenv", name, value)
 
 
-def _checked(option: str) -> str:
-    if "\0" in option:
+def _encoded(options: Sequence[str]) -> bytes:
+    text = "\0".join((*options, ""))
+    if text.count("\0") != len(options):
         raise ValueError("expected variables and paths without zero bytes")
-    return option
+    return os.fsencode(text)
 
 
 def _view(reach: Reach, opened: "_Descriptors") -> Iterator[str]:
@@ -189,8 +229,9 @@ def _view(reach: Reach, opened: "_Descriptors") -> Iterator[str]:
             yield from ("--symlink", str(path.readlink()), str(path))
         elif path.exists():
             yield from ("--ro-bind", str(path), str(path))
-    for path in {path.parent: path for path in (*filter(Path.exists, ETC), *ACCOUNTS)}.values():
-        yield from _parents(path)
+    for path in {path.parent: path for path in (*ETC, *ACCOUNTS)}.values():
+        if path.parent.exists():
+            yield from _parents(path)
     yield from _shown(ETC, opened)
     yield from _accounts(reach, opened)
     yield from ("--proc", "/proc", "--dev", "/dev")
@@ -215,10 +256,10 @@ def _shown(paths: Iterable[Path], opened: "_Descriptors") -> Iterator[str]:
     """
     for path in paths:
         descriptor = opened.public(path)
-        if descriptor is None:
-            yield from ("--ro-bind-try", str(path), str(path))
-        else:
+        if descriptor is not None:
             yield from (*READABLE, str(descriptor), str(path))
+        elif path.exists():
+            yield from ("--ro-bind-try", str(path), str(path))
 
 
 def _laid_over(reach: Reach) -> Iterator[str]:
@@ -298,10 +339,16 @@ def _secret_files(reach: Reach, opened: "_Descriptors") -> Iterator[str]:
 
 
 class _Descriptors:
-    """What a command inherits."""
+    """What a command inherits.
+
+    Attributes:
+        descriptors: The descriptors.
+        identities: What tells the content of each file from that of another one.
+    """
 
     def __init__(self) -> None:
         self.descriptors: list[int] = []
+        self.identities: dict[int, object] = {}
 
     def public(self, path: Path) -> int | None:
         """Return a descriptor that reads a file, or None if there is no file that everybody can read."""
@@ -309,17 +356,25 @@ class _Descriptors:
             descriptor = os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC)
         except OSError:
             return None
-        mode = os.fstat(descriptor).st_mode
-        if not stat.S_ISREG(mode) or not mode & stat.S_IROTH:
+        found = os.fstat(descriptor)
+        if not stat.S_ISREG(found.st_mode) or not found.st_mode & stat.S_IROTH:
             os.close(descriptor)
             return None
         self.descriptors.append(descriptor)
+        self.identities[descriptor] = (
+            found.st_dev,
+            found.st_ino,
+            found.st_size,
+            found.st_mtime_ns,
+            found.st_ctime_ns,
+        )
         return descriptor
 
     def file(self, data: bytes) -> int:
         """Return a descriptor that reads these bytes."""
         descriptor = os.memfd_create("confinement")
         self.descriptors.append(descriptor)
+        self.identities[descriptor] = data
         with os.fdopen(os.dup(descriptor), "wb") as file:
             file.write(data)
         os.lseek(descriptor, 0, os.SEEK_SET)

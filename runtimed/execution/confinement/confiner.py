@@ -2,7 +2,7 @@
 
 import asyncio
 import logging
-from collections.abc import Mapping, Sequence
+from collections.abc import Awaitable, Callable, Mapping, Sequence
 from functools import partial
 from pathlib import Path
 
@@ -25,7 +25,7 @@ from runtimed.execution.confinement.users import Users
 from runtimed.execution.confinement.ways_out import Network, Wanted
 from runtimed.execution.grants import Abilities, Grants
 from runtimed.execution.policy import HostResources, SandboxPolicy
-from runtimed.execution.processes.confinement import UNCONFINED, ConfinementRefused, SandboxRequest, View
+from runtimed.execution.processes.confinement import UNCONFINED, ConfinementRefused, Enclosure, SandboxRequest, View
 from runtimed.execution.tasks import begin, finish
 from runtimed.model.bundle import Declaration, DeclarationCheck
 from runtimed.model.event import SystemItem
@@ -60,6 +60,7 @@ class HostConfiner:
         resources: HostResources | None = None,
         secrets: Secrets | None = None,
     ) -> None:
+        self.on_release: Callable[[Enclosure], Awaitable[None]] = _nothing
         self._mechanisms, self._checks = mechanisms.working, mechanisms.checks
         self._reaches = ReachBuilder(paths, users)
         self._users = users
@@ -111,7 +112,7 @@ class HostConfiner:
         try:
             replaced = await self._replaced(request.declared, enclosure)
         except BaseException:
-            await _close(enclosure)
+            await self._close(enclosure)
             raise
         self._enclosures[worker_id] = attrs.evolve(enclosure, replaced=replaced)
         self._tell(worker_id, sink)
@@ -133,12 +134,12 @@ class HostConfiner:
             self._tell(worker_id, self._sinks.get(worker_id))
         if before is not None:
             await asyncio.to_thread(self.forget, before.folder)
-            await _close(before)
+            await self._close(before)
 
     async def release(self, worker_id: WorkerId) -> None:
         self._sinks.pop(worker_id, None)
         if (enclosure := self._enclosures.pop(worker_id, None)) is not None:
-            await _close(enclosure)
+            await self._close(enclosure)
 
     def forget(self, folder: Path) -> None:
         if self._users is not None:
@@ -148,6 +149,11 @@ class HostConfiner:
         await asyncio.gather(*map(self.release, tuple(self._enclosures)))
         await finish(*self._telling)
         await self._network.close()
+
+    async def _close(self, enclosure: WorkerEnclosure) -> None:
+        await self.on_release(enclosure)
+        if enclosure.ways_out is not None:
+            await enclosure.ways_out.close()
 
     def _find(self, place: Placement) -> WorkerEnclosure:
         if place.request.policy.mode == "off":
@@ -244,9 +250,8 @@ def _without_links(resources: HostResources) -> HostResources:
     return attrs.evolve(resources, mounts=mounts)
 
 
-async def _close(enclosure: WorkerEnclosure) -> None:
-    if enclosure.ways_out is not None:
-        await enclosure.ways_out.close()
+async def _nothing(_enclosure: Enclosure) -> None:
+    """Do nothing: nobody owns the programs."""
 
 
 async def _emitted(sink: EventSink, item: SystemItem) -> None:

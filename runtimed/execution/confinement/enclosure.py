@@ -94,10 +94,17 @@ class WorkerEnclosure:
     def launch(
         self, command: Sequence[str], cwd: Path, env: Mapping[str, str], max_descriptors: int | None = None
     ) -> Launch:
+        self._check()
+        return self.confinement.launch(self.reach, command, cwd, self._environment(env), max_descriptors)
+
+    def launch_ahead(self, cwd: Path, env: Mapping[str, str], max_descriptors: int | None = None) -> Launch | None:
+        self._check()
+        return self.confinement.launch_ahead(self.reach, cwd, self._environment(env), max_descriptors)
+
+    def _check(self) -> None:
         for path in self.reach.fixed:
             check_no_link(path)
         self.prepare()
-        return self.confinement.launch(self.reach, command, cwd, self._environment(env), max_descriptors)
 
     def prepare_made(self, made: tuple[Path, ...]) -> None:
         """Give workspaces within the Worker's own folder to the user. Blocks. Raises OSError."""

@@ -84,6 +84,11 @@ class LandlockConfinement:
         descriptor = instructions.descriptor()
         return Launch(argv(command, descriptor), descriptors=(descriptor,), keeps_together=False)
 
+    def launch_ahead(
+        self, reach: Reach, cwd: Path, env: Mapping[str, str], max_descriptors: int | None = None
+    ) -> None:
+        return None
+
 
 def _is_readable(reach: Reach, path: Path) -> bool:
     return is_system(path) or reach.allows(path, writing=False)

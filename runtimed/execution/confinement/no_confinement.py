@@ -28,3 +28,8 @@ class NoConfinement:
         max_descriptors: int | None = None,
     ) -> Launch:
         return Launch(list(limited(command, max_descriptors)), env=env, keeps_together=False)
+
+    def launch_ahead(
+        self, reach: Reach, cwd: Path, env: Mapping[str, str], max_descriptors: int | None = None
+    ) -> None:
+        return None

@@ -102,3 +102,8 @@ class Confinement(Protocol):
             OSError: That is not possible.
             ValueError: A variable cannot be set.
         """
+
+    def launch_ahead(
+        self, reach: Reach, cwd: Path, env: Mapping[str, str], max_descriptors: int | None = None
+    ) -> Launch | None:
+        """Return the same for a program that is not known yet; None if that is not possible."""

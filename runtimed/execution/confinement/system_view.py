@@ -9,6 +9,8 @@ from pathlib import Path
 SYSTEM = tuple(map(Path, ("/usr", "/bin", "/sbin", "/lib", "/lib32", "/lib64", "/libx32")))
 """Where operating systems keep programs and libraries."""
 
+SYSTEM_PARTS = {path.parts for path in SYSTEM}
+
 ETC = tuple(
     Path("/etc") / name
     for name in (
@@ -119,7 +121,7 @@ def executables_of(argv: Sequence[str], env: Mapping[str, str]) -> Sequence[Path
 
 def is_system(path: Path) -> bool:
     """Return whether a path without links is part of the system that all programs see."""
-    return any(path.is_relative_to(folder) for folder in SYSTEM)
+    return path.parts[:2] in SYSTEM_PARTS
 
 
 def _places(path: Path, untrusted: Sequence[Path]) -> Iterable[Path]:

@@ -1,7 +1,7 @@
 """The port to what confines the programs of Workers."""
 
 import os
-from collections.abc import Callable, Coroutine, Mapping, Sequence
+from collections.abc import Awaitable, Callable, Coroutine, Mapping, Sequence
 from contextlib import AbstractContextManager
 from pathlib import Path
 from typing import Any, Protocol
@@ -35,6 +35,7 @@ class Launch:
             `net-namespace`. None without listeners.
         hold: The program begins once a byte is written here, or it is closed.
         keeps_together: Its first process ends all others with it, in a PID namespace of its own.
+        made_of: What a prepared sandbox is made of. Two with the same are alike.
     """
 
     argv: Sequence[str]
@@ -43,6 +44,7 @@ class Launch:
     pid_pipe: int | None = None
     hold: int | None = None
     keeps_together: bool = True
+    made_of: tuple[object, ...] = attrs.field(default=(), repr=False)
 
     def release(self) -> None:
         """Let the program begin."""
@@ -97,6 +99,12 @@ class Enclosure(FileRules, Protocol):
         Raises:
             OSError: That is not possible.
             ValueError: A variable cannot be set.
+        """
+
+    def launch_ahead(self, cwd: Path, env: Mapping[str, str], max_descriptors: int | None = None) -> Launch | None:
+        """Return a command that prepares a sandbox, which then waits for an order on its standard input. Blocks.
+
+        Arguments and errors are those of `launch`. None if a sandbox cannot be made before its program is known.
         """
 
     async def open_ways_out(self, pid: int, namespace: int | None) -> Callable[[], Coroutine[Any, Any, None]]:
@@ -155,7 +163,13 @@ class SandboxRequest:
 
 
 class Confiner(Protocol):
-    """Knows what confines the programs of each Worker, from its spawn to its end."""
+    """Knows what confines the programs of each Worker, from its spawn to its end.
+
+    Attributes:
+        on_release: Called with what confined a Worker, once that is forgotten. The owner of the programs sets it.
+    """
+
+    on_release: Callable[[Enclosure], Awaitable[None]]
 
     def sandbox(self, policy: SandboxPolicy) -> Sandbox:
         """Return how Workers with a policy are confined."""
@@ -226,6 +240,8 @@ class Confiner(Protocol):
 
 class Unconfined:
     """The Confiner that confines nothing."""
+
+    on_release: Callable[[Enclosure], Awaitable[None]]
 
     def sandbox(self, policy: SandboxPolicy) -> Sandbox:
         return UNCONFINED

@@ -11,7 +11,7 @@ import attrs
 
 from runtimed.execution.processes.limits import FolderLimit, TreeLimits
 from runtimed.execution.processes.lines import MAX_LINE_BYTES, Chunk, LineBuffer
-from runtimed.execution.processes.pipes import Inlet, pipes, readable
+from runtimed.execution.processes.pipes import Inlet, readable
 from runtimed.execution.processes.supervisor import NO_LIMITS, Program, Supervisor
 from runtimed.execution.processes.tree import Tree
 from runtimed.execution.tasks import begin
@@ -102,7 +102,7 @@ class LineProcess:
         Raises:
             OSError: It can't be started. A missing program may also show as exit status 127.
         """
-        (stdin, write), (read, stdout), (errors, stderr) = pipes(3)
+        (stdin, write), (read, stdout), (errors, stderr) = supervisor.pipes(command.worker_id)
         made = cls(write, read, errors, max_line_bytes, partial=partial)
         try:
             program = command.program(stdin, stdout, stderr)

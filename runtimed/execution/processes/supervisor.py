@@ -2,13 +2,13 @@
 
 import asyncio
 import contextlib
-import json
 import logging
 import os
 import secrets
 import subprocess
 from collections.abc import Callable, Coroutine, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from functools import partial
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -19,20 +19,15 @@ from runtimed.execution.processes.confinement import Confiner, Enclosure, Launch
 from runtimed.execution.processes.containment import CONFINED, Containment
 from runtimed.execution.processes.descriptor_limit import limited
 from runtimed.execution.processes.folder_monitor import FolderMonitor
+from runtimed.execution.processes.held_process import has_ended, held_process
 from runtimed.execution.processes.limits import Accounting, Sampling, TreeLimits
-from runtimed.execution.processes.pipes import readable
 from runtimed.execution.processes.resource_monitor import ResourceMonitor
+from runtimed.execution.processes.sandbox_pool import Pipes, PreparedSandbox, SandboxPool
 from runtimed.execution.processes.tree import KILL_ATTEMPTS, KILL_PAUSE_S, Started, Tree
 from runtimed.execution.tasks import begin, finish
 from runtimed.model.identity import WorkerId
 
 NO_LIMITS = TreeLimits()
-
-SANDBOX_DEADLINE_S = 20.0
-"""How long a sandbox may take until its namespaces are there."""
-
-MAX_TOLD_BYTES = 4096
-"""The most that it says about them."""
 
 T = TypeVar("T")
 
@@ -94,6 +89,8 @@ class Supervisor:
         confiner: Confiner | None = None,
     ) -> None:
         self.confiner: Confiner = confiner or Unconfined()
+        self._pool = SandboxPool()
+        self.confiner.on_release = self._pool.forget
         self._choose = choose
         self._choose_accounting = choose_accounting
         self._max_descriptors = max_descriptors
@@ -108,6 +105,24 @@ class Supervisor:
         self._closing: set[asyncio.Task[None]] = set()
         self._folder_monitor = FolderMonitor()
         self._closed = False
+
+    @property
+    def prepared(self) -> int:
+        """How many sandboxes wait for a program."""
+        return self._pool.ready
+
+    def pipes(self, worker_id: WorkerId | None) -> Pipes:
+        """Return three pipes for the standard streams of the next program of a Worker.
+
+        A program starts sooner with them: if a sandbox was prepared for it, that has them already.
+
+        Returns:
+            For each pipe, its descriptors to read and to write. The caller owns them, as those of `pipes.pipes`.
+
+        Raises:
+            OSError: Too many descriptors are open.
+        """
+        return self._pool.pipes(self.confiner.of(worker_id))
 
     async def start(self, program: Program) -> Tree:
         """Start a program in a session of its own, with no descriptors but its three streams.
@@ -147,6 +162,7 @@ class Supervisor:
         self._closed = True
         if self._starting:
             await asyncio.wait(self._starting)
+        await self._pool.close()
         trees = tuple(self._trees)
         await asyncio.gather(*(tree.end(0) for tree in trees), return_exceptions=True)
         await finish(*(tree.exit for tree in trees))
@@ -160,21 +176,67 @@ class Supervisor:
         return await asyncio.get_running_loop().run_in_executor(self._thread, work, *arguments)
 
     async def _start(self, program: Program) -> Tree:
-        mark = secrets.token_hex(16)
         try:
             if self._closed:
                 raise OSError("the Runtime is closing")
             enclosure = await self._enclosure(program)
-            started, launch = await self.call(self._spawn, program, mark, enclosure)
+            tree = await self._hand_over(program, enclosure)
+            if tree is None:
+                tree, _ = await self._begin(program, enclosure)
         finally:
             for descriptor in {program.stdin, program.stdout, program.stderr}:
                 os.close(descriptor)
+        if enclosure is not None and program.worker_id is not None:
+            tree.exit.add_done_callback(lambda _: self._schedule(program, enclosure))
+        return tree
+
+    async def _hand_over(self, program: Program, enclosure: Enclosure | None) -> Tree | None:
+        """Have a prepared sandbox run a program, if it is what would be made for that now. None if there is none."""
+        prepared = self._pool.take(program.stdin)
+        if prepared is None:
+            return None
+        try:
+            is_same = prepared.enclosure is enclosure and prepared.limits == program.limits
+            if is_same and await self.call(self._is_current, prepared, program) and prepared.give(program.argv):
+                return prepared.tree
+        except BaseException:
+            await prepared.end()
+            raise
+        await prepared.end()
+        return None
+
+    def _is_current(self, prepared: PreparedSandbox, program: Program) -> bool:
+        launch = prepared.enclosure.launch_ahead(program.cwd, program.env, self._max_descriptors)
+        if launch is None:
+            return False
+        launch.close()
+        for descriptor in launch.descriptors:
+            os.close(descriptor)
+        return launch.made_of == prepared.made_of
+
+    def _schedule(self, program: Program, enclosure: Enclosure) -> None:
+        """Have a sandbox prepared for the next program of a Worker: it is likely to be started like the last one."""
+        prepare = partial(self._prepare, program, enclosure)
+        self._pool.schedule(enclosure, prepare, lambda: self.confiner.of(program.worker_id) is enclosure)
+
+    async def _prepare(self, program: Program, enclosure: Enclosure, streams: Pipes) -> PreparedSandbox:
+        (stdin, _), (_, stdout), (_, stderr) = streams
+        ahead = attrs.evolve(program, argv=(), stdin=stdin, stdout=stdout, stderr=stderr)
+        tree, launch = await self._begin(ahead, enclosure, is_ahead=True)
+        made_of = () if launch is None else launch.made_of
+        return PreparedSandbox(enclosure, made_of, program.limits, tree, streams)
+
+    async def _begin(
+        self, program: Program, enclosure: Enclosure | None, *, is_ahead: bool = False
+    ) -> tuple[Tree, Launch | None]:
+        """Start a program in a sandbox of its own, or prepare one that waits for a program."""
+        started, launch = await self.call(self._spawn, program, secrets.token_hex(16), enclosure, is_ahead)
         tree = Tree(started, self.call, self._monitor, self._folder_monitor)
         self._trees.add(tree)
         tree.exit.add_done_callback(lambda _: self._forget(tree, started.root))
         if enclosure is not None and launch is not None and launch.hold is not None:
             await self._open_ways_out(tree, started.root.pid, enclosure, launch)
-        return tree
+        return tree, launch
 
     async def _enclosure(self, program: Program) -> Enclosure | None:
         if program.view is None:
@@ -188,14 +250,14 @@ class Supervisor:
         """
         held: tuple[int, int | None] | None = None
         try:
-            held = await _held_process(launch, root)
+            held = await held_process(launch, root)
             if held is None:
                 return
             close = await enclosure.open_ways_out(*held)
             tree.exit.add_done_callback(lambda _: self._close_ways_out(close()))
             launch.release()
         except BaseException as error:
-            if isinstance(error, OSError) and await _has_ended(held):
+            if isinstance(error, OSError) and await has_ended(held):
                 return
             with contextlib.suppress(TimeoutError):
                 await tree.end(0)
@@ -228,12 +290,14 @@ class Supervisor:
             self._accounting.shut()
             self._accounting = None
 
-    def _spawn(self, program: Program, mark: str, enclosure: Enclosure | None) -> tuple[Started, Launch | None]:
+    def _spawn(
+        self, program: Program, mark: str, enclosure: Enclosure | None, is_ahead: bool
+    ) -> tuple[Started, Launch | None]:
         if enclosure is None:
             kept = self._contain()
             command = kept.argv(limited(program.argv, self._max_descriptors))
             return self._started(program, mark, kept, command, program.env), None
-        launch = enclosure.launch(program.argv, program.cwd, program.env, self._max_descriptors)
+        launch = self._launch(program, enclosure, is_ahead)
         try:
             kept = CONFINED if launch.keeps_together else self._contain()
             return self._started(program, mark, kept, kept.argv(launch.argv), launch.env, launch.descriptors), launch
@@ -243,6 +307,14 @@ class Supervisor:
         finally:
             for descriptor in launch.descriptors:
                 os.close(descriptor)
+
+    def _launch(self, program: Program, enclosure: Enclosure, is_ahead: bool) -> Launch:
+        if not is_ahead:
+            return enclosure.launch(program.argv, program.cwd, program.env, self._max_descriptors)
+        launch = enclosure.launch_ahead(program.cwd, program.env, self._max_descriptors)
+        if launch is None:
+            raise OSError("a sandbox like this is not prepared")
+        return launch
 
     def _started(
         self,
@@ -292,44 +364,6 @@ class Supervisor:
         if isinstance(self._accounting, Sampling) and self._accounting.containment is not kept:
             return attrs.evolve(self._accounting, containment=kept)
         return self._accounting
-
-
-async def _held_process(launch: Launch, root: int) -> tuple[int, int | None] | None:
-    """Wait until a sandbox says which process is in its network namespace, and which that is. None if it has ended.
-
-    Raises:
-        OSError: It takes too long, or the process cannot be found.
-    """
-    told, pipe = b"", launch.pid_pipe
-    if pipe is None:
-        return None
-    try:
-        async with asyncio.timeout(SANDBOX_DEADLINE_S):
-            while len(told) < MAX_TOLD_BYTES:
-                await readable([pipe])
-                data = os.read(pipe, MAX_TOLD_BYTES)
-                told += data
-                if not data:
-                    break
-    except TimeoutError:
-        raise OSError(f"the sandbox was not there within {SANDBOX_DEADLINE_S:g} s") from None
-    try:
-        info = json.loads(told)
-        pid, namespace = info["child-pid"], info.get("net-namespace")
-    except (ValueError, KeyError, TypeError, AttributeError):
-        return None
-    if pid not in await asyncio.to_thread(CONFINED.members, root, ""):
-        if await asyncio.to_thread(orphans.has_ended, pid):
-            return None
-        raise OSError("the process of the sandbox cannot be found")
-    return pid, namespace
-
-
-async def _has_ended(held: tuple[int, int | None] | None) -> bool:
-    """Return whether it is certain that the process in a sandbox has ended."""
-    with contextlib.suppress(OSError):
-        return held is not None and await asyncio.to_thread(orphans.has_ended, held[0])
-    return False
 
 
 def _abandon(root: subprocess.Popen[bytes], mark: str, kept: Containment) -> None:

@@ -12,7 +12,7 @@ from functools import partial
 from pathlib import Path
 
 from runtimed.execution.processes.environment import environment
-from runtimed.execution.processes.pipes import Inlet, pipes, readable
+from runtimed.execution.processes.pipes import Inlet, readable
 from runtimed.execution.processes.supervisor import Program, Supervisor
 from runtimed.execution.processes.tree import Tree
 from runtimed.execution.profile import Profile
@@ -101,7 +101,7 @@ class Shell:
             OSError: It can't be started, or is not ready in time.
         """
         argv = await asyncio.to_thread(_prepare, home, directory)
-        (stdin, control), (output, stdout), (status, stderr) = pipes(3)
+        (stdin, control), (output, stdout), (status, stderr) = supervisor.pipes(home.worker_id)
         shell = cls(home, control, output, status)
         env = environment(profile.env, profile.env_pass)
         limits = profile.tree_limits
