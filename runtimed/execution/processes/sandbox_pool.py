@@ -52,7 +52,13 @@ class PreparedSandbox:
         line = order(argv)
         if line is None or self.tree.exit.done():
             return False
-        return os.write(self.streams[0][1], line) == len(line)
+        pipe = self.streams[0][1]
+        is_blocking = os.get_blocking(pipe)
+        os.set_blocking(pipe, False)  # the pipe is empty, and takes it at once
+        try:
+            return os.write(pipe, line) == len(line)
+        finally:
+            os.set_blocking(pipe, is_blocking)
 
     async def end(self) -> None:
         """End it, and wait until nothing of it is left."""
@@ -82,6 +88,11 @@ class SandboxPool:
     def ready(self) -> int:
         """How many sandboxes wait for a program."""
         return len(self._ready)
+
+    @property
+    def is_open(self) -> bool:
+        """Whether sandboxes are prepared."""
+        return not self._is_closed
 
     def pipes(self, enclosure: Enclosure | None) -> Pipes:
         """Return three pipes for the standard streams of a program, those of the sandbox that is ready for it if any.
@@ -139,7 +150,7 @@ class SandboxPool:
 
     async def _prepare(self, enclosure: Enclosure, prepare: Prepare, is_wanted: Callable[[], bool]) -> None:
         await asyncio.sleep(PAUSE_S)
-        if self._is_closed or not is_wanted():
+        if not (self.is_open and is_wanted()):
             return
         made: Pipes = []
         prepared = None
@@ -151,7 +162,7 @@ class SandboxPool:
         if prepared is None:
             _close(made)
             return
-        if self._is_closed or not is_wanted():
+        if not (self.is_open and is_wanted()):
             _close(made)
             await prepared.end()
             return
