@@ -89,11 +89,6 @@ class SandboxPool:
         """How many sandboxes wait for a program."""
         return len(self._ready)
 
-    @property
-    def is_open(self) -> bool:
-        """Whether sandboxes are prepared."""
-        return not self._is_closed
-
     def pipes(self, enclosure: Enclosure | None) -> Pipes:
         """Return three pipes for the standard streams of a program, those of the sandbox that is ready for it if any.
 
@@ -127,7 +122,7 @@ class SandboxPool:
             if not self._ready:
                 return
             self._give_up(next(iter(self._ready.values())))
-        task = begin(self._prepare(enclosure, prepare, is_wanted))
+        task = begin(self._prepare(enclosure, prepare, lambda: not self._is_closed and is_wanted()))
         self._preparing[enclosure] = task
         task.add_done_callback(lambda _: self._preparing.pop(enclosure))
 
@@ -150,7 +145,7 @@ class SandboxPool:
 
     async def _prepare(self, enclosure: Enclosure, prepare: Prepare, is_wanted: Callable[[], bool]) -> None:
         await asyncio.sleep(PAUSE_S)
-        if not (self.is_open and is_wanted()):
+        if not is_wanted():
             return
         made: Pipes = []
         prepared = None
@@ -162,7 +157,7 @@ class SandboxPool:
         if prepared is None:
             _close(made)
             return
-        if not (self.is_open and is_wanted()):
+        if not is_wanted():
             _close(made)
             await prepared.end()
             return

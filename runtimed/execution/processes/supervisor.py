@@ -166,7 +166,8 @@ class Supervisor:
         trees = tuple(self._trees)
         await asyncio.gather(*(tree.end(0) for tree in trees), return_exceptions=True)
         await finish(*(tree.exit for tree in trees))
-        await finish(*self._closing)
+        if self._closing:
+            await asyncio.wait(tuple(self._closing))  # cut short, they would leave sockets open
         await self.confiner.close()
         await self._folder_monitor.close()
         await asyncio.to_thread(self._shut)
