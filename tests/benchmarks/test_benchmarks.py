@@ -108,8 +108,12 @@ def test_a_quick_run_measures_a_confined_program(folder: Path, tmp_path: Path) -
     done = run("--quick", "confined_spawn", "--folder", str(folder), "--json", str(written))
 
     assert done.returncode == 0, done.stderr
-    (row,) = json.loads(written.read_text())["rows"]
-    assert sound(row)
+    rows = json.loads(written.read_text())["rows"]
+    assert [row["case"] for row in rows] == [
+        "first confined spawn, to its end",
+        "following confined spawn, to its end",
+    ]
+    assert all(sound(row) for row in rows)
     assert not list(folder.iterdir())
 
 
