@@ -99,6 +99,7 @@ class SandboxPool:
         if prepared is None:
             return pipes(3)
         self._claimed[_inode(prepared.streams[0][0])] = prepared
+        self._set_deadline(prepared)  # else its shell may end, and read input, while its program starts without it
         return prepared.streams
 
     def take(self, stdin: int) -> PreparedSandbox | None:
@@ -163,6 +164,12 @@ class SandboxPool:
             return
         self._ready[enclosure] = prepared
         prepared.tree.exit.add_done_callback(lambda _: self._give_up(prepared))
+        self._set_deadline(prepared)
+
+    def _set_deadline(self, prepared: PreparedSandbox) -> None:
+        """Give up a sandbox that nobody takes within PREPARED_IDLE_S from now on."""
+        if (before := self._deadlines.get(prepared)) is not None:
+            before.cancel()
         loop = asyncio.get_running_loop()
         self._deadlines[prepared] = loop.call_later(PREPARED_IDLE_S, self._give_up, prepared)
 

@@ -19,26 +19,13 @@ class Greeting(asyncio.Protocol):
 async def test_connections_that_come_while_no_descriptor_is_left_wait_for_one(
     caplog: pytest.LogCaptureFixture,
 ) -> None:
-    listener = socket.create_server(("127.0.0.1", 0))
-    listener.setblocking(False)
+    listener = descriptors.new_listener()
     acceptor = Acceptor(listener, Greeting)
-    loop = asyncio.get_running_loop()
-    clients = [socket.socket() for _ in range(3)]
     try:
-        with descriptors.none_left():
-            for client in clients:
-                client.setblocking(False)
-                await loop.sock_connect(client, listener.getsockname())
-            async with asyncio.timeout(60):
-                while REFUSED not in caplog.text:
-                    await asyncio.sleep(0.01)
-        async with asyncio.timeout(60):
-            greetings = [await loop.sock_recv(client, 5) for client in clients]
+        greetings = await descriptors.greetings_of_clients_that_had_to_wait(listener, lambda: REFUSED in caplog.text)
     finally:
         acceptor.close()
         acceptor.close()
-        for client in clients:
-            client.close()
 
     assert greetings == [b"hello"] * 3
     assert caplog.text.count(REFUSED) == 1
@@ -46,8 +33,7 @@ async def test_connections_that_come_while_no_descriptor_is_left_wait_for_one(
 
 
 async def test_an_acceptor_closed_during_the_pause_leaves_nothing_behind() -> None:
-    listener = socket.create_server(("127.0.0.1", 0))
-    listener.setblocking(False)
+    listener = descriptors.new_listener()
     acceptor = Acceptor(listener, Greeting)
     client = socket.socket()
     client.setblocking(False)
