@@ -13,7 +13,8 @@ import pytest
 from runtimed.execution.processes import orphans
 from runtimed.execution.processes.orphans import MARK, Owner
 
-MINE, OTHERS = "runtime-mine", "runtime-others"
+# Of this process alone: a sweep kills over the whole machine, also what the same test started in another process.
+MINE, OTHERS = f"runtime-mine-{os.getpid()}", f"runtime-others-{os.getpid()}"
 
 # A supervisor in a process that takes in orphans, as process 1 does. It prints the exit status of its program, and
 # how many children that have ended are left before and after the orphans were reaped.
