@@ -551,6 +551,6 @@ async def test_a_command_is_logged_with_its_principal(runtime: Runtime, caplog: 
 
     commands = [record for record in caplog.records if record.getMessage() == "command"]
     assert [(vars(one)["verb"], vars(one)["principal"], vars(one)["worker_id"]) for one in commands] == [
-        ("create", "admin", None),
+        ("create", "default", None),
         ("stop", "ci", worker.worker_id),
     ]
