@@ -11,10 +11,12 @@ RuntimedError
 │   ├── UnsupportedConfigDeclaration
 │   ├── WrongRuntime
 │   └── WrongRuntimeCursor
+├── Forbidden                         the client's token does not grant this
 ├── MissingError                      what was asked for is not there
 │   ├── WorkerNotFound
 │   ├── ConfigBundleMissing
 │   ├── PermissionNotFound
+│   ├── TokenNotFound
 │   └── WorkspaceNotFound
 ├── StateError                        not in this state
 │   ├── RuntimeStopped
@@ -22,6 +24,7 @@ RuntimedError
 │   ├── WorkerExecutionUnavailable
 │   ├── WorkerExecutionRejected
 │   ├── IdempotencyConflict
+│   ├── TokenExists
 │   ├── WaitTimeout
 │   ├── WaitImpossible
 │   ├── WorkspaceDirty
@@ -160,6 +163,12 @@ class WrongRuntimeCursor(RequestError):
     code = "wrong_runtime_cursor"
 
 
+class Forbidden(RuntimedError):
+    """The role, the tenant or the labels of the client's token do not grant what the request asks for."""
+
+    code = "forbidden"
+
+
 class MissingError(RuntimedError):
     """What the request names does not exist."""
 
@@ -195,6 +204,16 @@ class PermissionNotFound(MissingError):
 
     def __init__(self) -> None:
         super().__init__("no such permission request waits for an answer: it may have been answered, or have expired")
+
+
+class TokenNotFound(MissingError):
+    """No token has this name, or only one that the client may not see."""
+
+    code = "token_not_found"
+
+    def __init__(self, name: str) -> None:
+        """Create the error for a name."""
+        super().__init__(f"there is no token {printable(name)}")
 
 
 class WorkspaceNotFound(MissingError):
@@ -250,6 +269,16 @@ class IdempotencyConflict(StateError):
         super().__init__(
             "Idempotency-Key: it belongs to a request with another body; use a new one for a new request"
         )
+
+
+class TokenExists(StateError):
+    """A token has this name already."""
+
+    code = "token_exists"
+
+    def __init__(self, name: str) -> None:
+        """Create the error for a name."""
+        super().__init__(f"name: there is a token {printable(name)} already; revoke it first, or choose another name")
 
 
 class WaitTimeout(StateError):

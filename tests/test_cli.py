@@ -20,6 +20,7 @@ from tests import programs
 from tests.programs import RUNTIMED
 
 DEADLINE_S = 30
+TOKEN = "a-secret-of-these-tests"
 
 
 Run = Callable[..., subprocess.Popen[str]]
@@ -65,7 +66,7 @@ def until(condition: Callable[[], object]) -> None:
 
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT, signal.SIGHUP])
 def test_a_signal_shuts_the_daemon_down_gracefully(run: Run, number: signal.Signals) -> None:
-    daemon = run(env=os.environ | {"RUNTIMED_TOKEN": "secret"})
+    daemon = run(env=os.environ | {"RUNTIMED_TOKEN": TOKEN})
     line = next_line(daemon)
     assert line.startswith("runtimed: listening on http://127.0.0.1:")
     with unfinished_request(line.split()[3].removeprefix("http://")):
@@ -80,7 +81,7 @@ def test_a_signal_shuts_the_daemon_down_gracefully(run: Run, number: signal.Sign
 def unfinished_request(host: str) -> Iterator[None]:
     """Keep a request open: the daemon does not end before it is complete."""
     name, _, port = host.rpartition(":")
-    head = ["POST /v1/workers HTTP/1.1", f"Host: {host}", "Authorization: Bearer secret"]
+    head = ["POST /v1/workers HTTP/1.1", f"Host: {host}", f"Authorization: Bearer {TOKEN}"]
     head += ["Content-Type: application/json", "Content-Length: 2", "Expect: 100-continue"]
     with socket.create_connection((name, int(port)), DEADLINE_S) as client:
         client.sendall("\r\n".join([*head, "", ""]).encode())
@@ -132,7 +133,7 @@ def test_a_generated_token_that_cannot_be_published_is_an_error(run: Run, user_f
     assert "set RUNTIMED_TOKEN or token_file" in err
 
 
-@pytest.mark.parametrize("kind", ["fifo", "long", "folder", "symlink", "empty", "lax"])
+@pytest.mark.parametrize("kind", ["fifo", "long", "short", "folder", "symlink", "empty", "lax"])
 def test_an_invalid_token_file_is_refused_in_one_line(run: Run, tmp_path: Path, kind: str) -> None:
     path = tmp_path / "token"
     if kind == "fifo":
@@ -140,11 +141,11 @@ def test_an_invalid_token_file_is_refused_in_one_line(run: Run, tmp_path: Path, 
     elif kind == "folder":
         path.mkdir(mode=0o700)
     elif kind == "symlink":
-        (tmp_path / "real").write_text("secret")
+        (tmp_path / "real").write_text(TOKEN)
         (tmp_path / "real").chmod(0o600)
         path.symlink_to(tmp_path / "real")
     else:
-        path.write_text({"long": "x" * 2_000, "empty": "\n", "lax": "secret"}[kind])
+        path.write_text({"long": "x" * 2_000, "short": "x" * 15, "empty": "\n", "lax": TOKEN}[kind])
         path.chmod(0o644 if kind == "lax" else 0o600)
     code, _, err = ended(run("--token-file", str(path)))
     assert code == 2
@@ -158,12 +159,12 @@ def test_the_name_that_the_daemon_listens_on_is_accepted_as_host(run: Run) -> No
         socket.getaddrinfo(name, 0, type=socket.SOCK_STREAM)
     except OSError:
         pytest.skip("the name of this machine has no address")
-    daemon = run("--listen", f"{name}:0", env={**os.environ, "RUNTIMED_TOKEN": "secret"})
+    daemon = run("--listen", f"{name}:0", env={**os.environ, "RUNTIMED_TOKEN": TOKEN})
     next_line(daemon)
     lines = [next_log_line(daemon) for _ in range(2)]
     host, _, port = lines[-1].rpartition("http://")[2].strip().rpartition(":")
     with socket.create_connection((host.strip("[]"), int(port)), DEADLINE_S) as client:
-        request = f"GET /v1/runtime HTTP/1.1\r\nHost: {name}:{port}\r\nAuthorization: Bearer secret\r\n"
+        request = f"GET /v1/runtime HTTP/1.1\r\nHost: {name}:{port}\r\nAuthorization: Bearer {TOKEN}\r\n"
         client.sendall(f"{request}Connection: close\r\n\r\n".encode())
         assert client.recv(64).startswith(b"HTTP/1.1 200 ")
     daemon.terminate()
@@ -172,9 +173,9 @@ def test_the_name_that_the_daemon_listens_on_is_accepted_as_host(run: Run) -> No
 
 @pytest.mark.parametrize("option", ["--http-quick-path", "--no-http-quick-path"])
 def test_it_serves_the_same_with_and_without_the_quick_path(run: Run, option: str) -> None:
-    daemon = run(option, "--runtime-id", "here", env=os.environ | {"RUNTIMED_TOKEN": "secret"})
+    daemon = run(option, "--runtime-id", "here", env=os.environ | {"RUNTIMED_TOKEN": TOKEN})
     address = next_line(daemon).split()[3].removeprefix("http://")
-    head = f"GET /v1/runtime HTTP/1.1\r\nHost: {address}\r\nAuthorization: Bearer secret\r\n"
+    head = f"GET /v1/runtime HTTP/1.1\r\nHost: {address}\r\nAuthorization: Bearer {TOKEN}\r\n"
     with socket.create_connection(("127.0.0.1", int(address.rpartition(":")[2])), timeout=DEADLINE_S) as client:
         client.sendall(f"{head}\r\n{head}Connection: close\r\n\r\n".encode())
         answers = client.makefile("rb").read()

@@ -233,9 +233,14 @@ def test_a_profile_may_have_no_limits_and_the_lowest_ones(config: Path) -> None:
     assert load({}).profile_table()["builtin:coder"].max_processes == 3
 
 
-def test_a_token_with_a_space_is_refused_and_not_repeated(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setenv("RUNTIMED_TOKEN", "secret word")
-    with pytest.raises(ConfigurationError) as refusal:
+@pytest.mark.parametrize("token", ["secret word of some length", "secret-of-15-ch"])
+def test_a_token_with_a_space_or_of_15_characters_is_refused_and_not_repeated(
+    monkeypatch: pytest.MonkeyPatch, token: str
+) -> None:
+    monkeypatch.setenv("RUNTIMED_TOKEN", token)
+    with pytest.raises(
+        ConfigurationError, match=r"^token: expected one token of visible ASCII, 16 to 1024 char"
+    ) as refusal:
         load({})
     assert "secret" not in refusal.value.message
 

@@ -232,6 +232,20 @@ class Client:
         query = given(start=start, limit=limit)
         return self._ask("transcript", "GET", with_query(worker_path(routes.WORKER_TRANSCRIPT, worker_id), query))
 
+    def tokens(self) -> Body:
+        """Return the tokens that grant no more than the one that is sent."""
+        return self._ask("tokens", "GET", routes.TOKENS)
+
+    def create_token(self, request: Body) -> Body:
+        """Make a token and return it with its secret."""
+        return self._ask("token", "POST", routes.TOKENS, request)
+
+    def revoke_token(self, name: str) -> None:
+        """Revoke a token."""
+        response = self._connection.request("DELETE", routes.TOKEN.format(name=quote(name, safe="")))
+        if response.status != 204:
+            raise error_from_response(response.status, response.body, self.address.searched)
+
     def _ask(
         self,
         member: str,

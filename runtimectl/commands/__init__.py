@@ -37,6 +37,7 @@ root = LazyGroup(
         "profiles": f"{_PACKAGE}.profiles:profiles",
         "workspaces": f"{_PACKAGE}.workspaces:workspaces",
         "bundles": f"{_PACKAGE}.bundles:bundles",
+        "tokens": f"{_PACKAGE}.tokens:tokens",
         "context": f"{_PACKAGE}.context:context",
         "attach": f"{_PACKAGE}.attach:attach",
         "acp": f"{_PACKAGE}.acp:acp",

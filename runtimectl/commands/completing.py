@@ -1,4 +1,4 @@
-"""Values of a running daemon that shells complete: Workers, profiles, bundles. Errors complete to nothing."""
+"""Values of a running daemon that shells complete: Workers, profiles, bundles, tokens. Errors complete to nothing."""
 
 from collections.abc import Callable, Iterator
 from typing import TYPE_CHECKING, get_args
@@ -68,6 +68,11 @@ def _bundles(client: "Client") -> Values:
         yield f"{bundle['id']}@{bundle['digest']}", bundle["revision"]
 
 
+def _tokens(client: "Client") -> Values:
+    for token in client.tokens()["tokens"]:
+        yield token["name"], token["role"]
+
+
 def complete_event_names(_context: click.Context, _param: click.Parameter, incomplete: str) -> "list[CompletionItem]":
     """Complete the name of an event."""
     from click.shell_completion import CompletionItem
@@ -81,3 +86,4 @@ def complete_event_names(_context: click.Context, _param: click.Parameter, incom
 complete_workers = _completing(_workers)
 complete_profiles = _completing(_profiles)
 complete_bundles = _completing(_bundles)
+complete_tokens = _completing(_tokens)

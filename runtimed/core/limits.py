@@ -27,6 +27,7 @@ class Limits:
         max_queued_inputs: Queued inputs of one Worker.
         max_restores: Workers that are restored at once when the Runtime starts.
         max_bundles: Config bundles.
+        max_tokens: Tokens besides the first one.
         max_workers: Workers.
         max_events_per_worker: Retained events of one Worker.
         max_event_age_s: Age of retained events, in seconds.
@@ -49,6 +50,7 @@ class Limits:
     max_queued_inputs: int = 64
     max_restores: int = 8
     max_bundles: int = 1_000
+    max_tokens: int = 1_000
     max_workers: int = 100_000
     max_events_per_worker: int = 100_000
     max_event_age_s: int = 30 * 24 * 3600

@@ -27,6 +27,7 @@ from runtimed.core.services.lifecycle import Lifecycle, Restore
 from runtimed.core.services.queries import Queries
 from runtimed.core.services.queue_dispatcher import DispatchFactory, PendingDispatches, QueueDispatcher
 from runtimed.core.services.retention import Retention
+from runtimed.core.services.tokens import TokenListener, Tokens
 from runtimed.core.services.transcript_cache import TranscriptCache
 from runtimed.core.state import decisions
 from runtimed.core.state.activity import Activity
@@ -42,6 +43,7 @@ from runtimed.model.permission import Permission, PermissionAnswer, PermissionRe
 from runtimed.model.principal import ADMIN, Principal, Verb
 from runtimed.model.profile import HostSandbox, ProfileSummary, Sandbox
 from runtimed.model.runtime import RuntimeEvent, RuntimeEventKind, RuntimeSummary, StoreCheck
+from runtimed.model.token import CreateTokenRequest, NewToken, Token
 from runtimed.model.transcript import TranscriptProjection
 from runtimed.model.worker import BundleReference, CreateWorkerRequest, WorkerDetail, WorkerSummary
 from runtimed.model.workspace import Workspace, WorkspaceDiff
@@ -75,6 +77,7 @@ class _Parts:
     queries: Queries
     creations: Creations
     idempotency: Idempotency
+    tokens: Tokens
 
 
 class Runtime:
@@ -86,7 +89,7 @@ class Runtime:
     event loop that started it.
 
     A method that changes something takes the `principal` on whose behalf it is called, and logs it at debug level.
-    Today there is one, the admin, who has full access.
+    Whether the principal's role permits the call is for the caller to check.
     """
 
     def __init__(
@@ -211,6 +214,7 @@ class Runtime:
             queries=queries,
             creations=Creations(state.runtime_id, lifecycle, inputs, bundles, registry, queries, idempotency),
             idempotency=idempotency,
+            tokens=Tokens(sequencer, self._clock, admission, state.tokens, limits.max_tokens),
         )
 
     async def _adopt(self, state: StoredState) -> None:
@@ -268,6 +272,7 @@ class Runtime:
         await parts.lifecycle.close()
         await parts.creations.close()
         await parts.deletion.close()
+        await parts.tokens.close()
         await asyncio.gather(parts.queue.close(), parts.inputs.close(), parts.idempotency.close())
         await self._backend.close()
         await self._settle()
@@ -389,6 +394,45 @@ class Runtime:
             if self._checking.cancelled() and self._started.admission.is_closed:
                 raise RuntimeStopped from None
             raise
+
+    def authenticate(self, secret: str) -> Principal | None:
+        """Return the client that sends this secret of a token, or None. The first token is not known here."""
+        return self._started.tokens.find(secret)
+
+    def watch_tokens(self, listener: TokenListener) -> None:
+        """Call the listener with the name of each token that is revoked or expires from now on."""
+        self._started.tokens.watch(listener)
+
+    def unwatch_tokens(self, listener: TokenListener) -> None:
+        """Stop calling the listener."""
+        self._started.tokens.unwatch(listener)
+
+    def tokens(self, principal: Principal = ADMIN) -> tuple[Token, ...]:
+        """Return the tokens that grant no more than the principal has, the first one first, the others by name."""
+        return self._started.tokens.visible_to(principal)
+
+    async def create_token(self, request: CreateTokenRequest, *, principal: Principal = ADMIN) -> NewToken:
+        """Make a token. Its secret is returned and then forgotten.
+
+        An expired token with the same name is replaced.
+
+        Raises:
+            InvalidRequest: A field holds what it may not hold, or there are too many tokens.
+            TokenExists: A token has the name.
+            Forbidden: The token would grant more than the principal has.
+        """
+        _log_command("tokens", principal)
+        return await self._open.tokens.create(request, principal)
+
+    async def revoke_token(self, name: str, *, principal: Principal = ADMIN) -> None:
+        """Revoke a token: it is refused from now on, also after a restart.
+
+        Raises:
+            TokenNotFound: There is no such token, or it grants more than the principal has.
+            InvalidRequest: It is the first token.
+        """
+        _log_command("tokens", principal)
+        await self._open.tokens.revoke(name, principal)
 
     def bundles(self) -> tuple[ConfigBundleSummary, ...]:
         """Return the config bundles, by id."""
@@ -550,7 +594,7 @@ class Runtime:
         _log_command("answer", principal, ref)
         parts = self._open
         answer = PermissionAnswer(option_id, content=content, reason=reason)
-        decision = partial(decisions.rule_on_permission, request_id=request_id, answer=answer)
+        decision = partial(decisions.rule_on_permission, request_id=request_id, answer=answer, by=principal.actor)
         resolution: PermissionResolution = await parts.registry.mailbox(ref).submit(decision)
         return resolution
 

@@ -9,7 +9,17 @@ from runtimed.core.runtime import Runtime
 from runtimed.feed import Feed, Waits
 from runtimed.feed.feed import RING_BYTES
 from runtimed.feed.unread import MAX_UNREAD_BYTES
-from runtimed.http.api import bundles, operations, permissions, profiles, transcripts, waits, workers, workspaces
+from runtimed.http.api import (
+    bundles,
+    operations,
+    permissions,
+    profiles,
+    tokens,
+    transcripts,
+    waits,
+    workers,
+    workspaces,
+)
 from runtimed.http.api import runtime as runtime_routes
 from runtimed.http.streaming import feed
 from runtimed.http.streaming.feed import HEARTBEAT_S
@@ -20,6 +30,7 @@ from runtimed.http.web.endpoint import Endpoint
 from runtimed.http.web.guard import Guard
 from runtimed.http.web.openapi import Document
 from runtimed.http.web.router import Router
+from runtimed.model.principal import ADMIN
 
 MAX_BODY_BYTES = 8 * 2**20
 
@@ -33,6 +44,7 @@ NOUNS = (
     transcripts.routes,
     workspaces.routes,
     feed.routes,
+    tokens.routes,
     operations.routes,
 )
 
@@ -45,7 +57,7 @@ class Api(ApiApplication):
 
     Args:
         runtime: The Runtime.
-        token: The token that every request must send. With None, anyone who reaches the socket has full access.
+        token: The first token, which grants full access. With None, anyone who reaches the socket has full access.
         allowed_hosts: Accepted in the Host header, besides loopback and the address of the connection.
         max_body_bytes: The largest body that is accepted.
         ring_bytes: How much of the newest part of the feed is kept in memory.
@@ -78,10 +90,21 @@ class Api(ApiApplication):
         services = {Runtime: runtime, Streams: self._streams, Waits: Waits(observed), Document: document}
         parsing = asyncio.Lock()
         endpoints = [Endpoint(route, services, runtime.limits, max_body_bytes, parsing) for route in routes]
-        super().__init__(Router(endpoints), Guard(token, allowed_hosts))
+        super().__init__(Router(endpoints), Guard(token, allowed_hosts, runtime.authenticate))
+        self._runtime = runtime
+        self._closed = False
+        runtime.watch_tokens(self.end_token)
+
+    def replace_token(self, token: str) -> None:
+        """Take another first token. The feeds and waits of the one before end."""
+        self.guard.replace_token(token)
+        self.end_token(ADMIN.name)
 
     async def close(self) -> None:
         """Admit no more requests, and end every feed. May be called again."""
+        if not self._closed:
+            self._closed = True
+            self._runtime.unwatch_tokens(self.end_token)
         await super().close()
         await self._streams.close()
 

@@ -61,7 +61,7 @@ class Unauthorized(AccessError):
     code = "unauthorized"
 
     def __init__(self) -> None:
-        super().__init__("expected the header Authorization: Bearer TOKEN with this Runtime's token")
+        super().__init__("expected the header Authorization: Bearer TOKEN with a valid token of this Runtime")
 
 
 class ForbiddenOrigin(AccessError):
@@ -133,6 +133,7 @@ STATUSES: dict[type[RuntimedError], int] = {
     Unauthorized: 401,
     ForbiddenOrigin: 403,
     MisdirectedRequest: 421,
+    errors.Forbidden: 403,
     MissingError: 404,
     MethodNotAllowed: 405,
     errors.StateError: 409,

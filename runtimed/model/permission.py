@@ -9,8 +9,9 @@ from runtimed.model.value import value
 
 PermissionKind = Literal["allow_once", "allow_always", "reject_once", "reject_always"]
 PermissionOutcome = Literal["selected", "cancelled", "expired"]
-Authority = Literal["client", "profile", "runtime"]
-"""Who ruled: a client, the policy of the profile, or the Runtime by expiry or cancellation."""
+Authority = str
+"""Who ruled: a client as `token:NAME`, the policy of the profile as `profile`, the expiry of the request as
+`deadline`, or the Runtime as `runtime`, when the run ended. Events of earlier versions name a client `client`."""
 
 ELICITATION = "elicitation"
 """The `tool_kind` of a request that has a form."""

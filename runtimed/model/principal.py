@@ -1,5 +1,6 @@
 """Who sends a request, and what a route lets a client do."""
 
+from collections.abc import Mapping
 from typing import Literal
 
 import attrs
@@ -8,6 +9,7 @@ Role = Literal["observer", "operator", "admin", "node"]
 
 Verb = Literal[
     "read",
+    "wait",
     "create",
     "input",
     "interrupt",
@@ -24,9 +26,42 @@ Verb = Literal[
     "metrics",
     "join",
 ]
-"""What a route does: `read` is a GET or a feed, `answer` resolves a permission request, `bundles` stores a config
-bundle, `check` reads the whole store, `tokens` lists or changes tokens, `drain` ends the daemon, `backup` copies the
-store, `metrics` counts over all tenants, and `join` makes a host part of the Runtime."""
+"""What a route does: `read` is a GET or a feed, `wait` is a GET that waits for a Worker, `answer` resolves a
+permission request, `bundles` stores a config bundle, `check` reads the whole store, `tokens` lists or changes tokens,
+`drain` ends the daemon, `backup` copies the store, `metrics` counts over all tenants, and `join` makes a host part of
+the Runtime."""
+
+
+READERS: tuple[Role, ...] = ("observer", "operator", "admin")
+OPERATORS: tuple[Role, ...] = ("operator", "admin")
+ADMINS: tuple[Role, ...] = ("admin",)
+
+ROLES_BY_VERB: Mapping[Verb, tuple[Role, ...]] = {
+    "read": READERS,
+    "metrics": READERS,
+    "wait": OPERATORS,
+    "create": OPERATORS,
+    "input": OPERATORS,
+    "interrupt": OPERATORS,
+    "restore": OPERATORS,
+    "stop": OPERATORS,
+    "cancel": OPERATORS,
+    "answer": OPERATORS,
+    "bundles": ADMINS,
+    "delete": ADMINS,
+    "check": ADMINS,
+    "tokens": ADMINS,
+    "drain": ADMINS,
+    "backup": ADMINS,
+    "join": ("node", "admin"),
+}
+"""The roles that may use the routes of a verb, the least first."""
+
+OF_ALL_TENANTS: frozenset[Verb] = frozenset({"metrics", "check", "drain", "backup", "join"})
+"""The verbs that reach the data of all tenants: a principal of one tenant may not use them."""
+
+OF_ALL_WORKERS: frozenset[Verb] = OF_ALL_TENANTS - {"metrics"}
+"""The verbs that reach the data of all Workers: a principal with labels may not use them."""
 
 
 @attrs.frozen
@@ -44,6 +79,22 @@ class Principal:
     role: Role
     tenant: str | None = None
     labels: tuple[tuple[str, str], ...] = ()
+
+    @property
+    def actor(self) -> str:
+        """How events name it, such as `token:default`."""
+        return f"token:{self.name}"
+
+    def refusal(self, verb: Verb) -> str | None:
+        """Return why it may not use the routes of a verb, or None if it may."""
+        roles = ROLES_BY_VERB[verb]
+        if self.role not in roles:
+            return f"a token with the role {self.role} may not do this; expected the role {' or '.join(roles)}"
+        if self.tenant is not None and verb in OF_ALL_TENANTS:
+            return "this concerns all tenants; expected a token without a tenant"
+        if self.labels and verb in OF_ALL_WORKERS:
+            return "this concerns all Workers; expected a token without labels"
+        return None
 
 
 ADMIN = Principal("default", "admin")

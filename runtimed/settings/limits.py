@@ -23,6 +23,7 @@ class LimitSettings:
     max_queued_inputs: int = Limits().max_queued_inputs
     max_restores: int = Limits().max_restores
     max_bundles: int = Limits().max_bundles
+    max_tokens: int = Limits().max_tokens
     max_workers: int = Limits().max_workers
     max_events_per_worker: int = Limits().max_events_per_worker
     max_event_age_s: int = Limits().max_event_age_s

@@ -38,6 +38,7 @@ class EncodedChange:
         trimmed: A Worker's number and the sequence up to which its events are removed.
         deleted: The number of a Worker that is deleted.
         forgotten: What is no longer kept.
+        revoked: The name of a token that is deleted.
         purged: The number of a deleted Worker of which up to PURGE_ROWS more rows are removed.
         vital: Whether the Change may use the space that is reserved for a full disk.
     """
@@ -50,6 +51,7 @@ class EncodedChange:
     trimmed: tuple[int, int] | None = None
     deleted: int | None = None
     forgotten: Forgotten | None = None
+    revoked: str | None = None
     purged: int | None = None
     vital: bool = False
 
@@ -109,6 +111,7 @@ def _encode_change(change: Change, known: Requests) -> EncodedChange:
         (number_of(change.trim.trim_range.worker_id), change.trim.trim_range.upto) if change.trim else None,
         number_of(change.deleted) if change.deleted else None,
         change.forgotten,
+        change.revoked,
         vital=_is_vital(change),
     )
 
@@ -119,8 +122,9 @@ def _new_request(worker: Worker, known: Requests) -> tuple[int, CreateWorkerRequ
 
 
 def _is_vital(change: Change) -> bool:
-    """Return whether a Change ends a Worker or the Runtime, or frees space."""
+    """Return whether a Change ends a Worker, the Runtime or a token, or frees space."""
     ended = change.worker is not None and change.worker.status != "running"
+    ended = ended or (change.revoked is not None and change.token is None)
     if ended or change.trim or change.deleted or change.forgotten:
         return True
     return "runtime_stopped" in [event.kind for event in change.runtime_events]

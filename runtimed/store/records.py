@@ -22,6 +22,7 @@ from runtimed.core.state.change import (
     Mark,
     NumberedDiagnostic,
     StateAt,
+    TokenRecord,
     Trim,
     Worker,
 )
@@ -34,6 +35,7 @@ from runtimed.model.identity import WorkerId, cursor_of, worker_id
 from runtimed.model.interaction import Attachment
 from runtimed.model.permission import Permission
 from runtimed.model.runtime import RuntimeEvent
+from runtimed.model.token import Token
 from runtimed.model.transcript import Role
 from runtimed.model.value import value
 from runtimed.model.worker import CreateWorkerRequest
@@ -443,6 +445,17 @@ IDEMPOTENCY: Table[IdempotencyRecord, IdempotencyRecord] = Table(
     loaded_as="idempotency",
 )
 
+TOKENS: Table[TokenRecord, TokenRecord] = Table(
+    "token",
+    (text("name"), blob("digest"), blob("body"), CHECKSUM),
+    encode=lambda record: (record.token.name, record.digest, encode(record.token)),
+    decode=lambda _, digest, body: TokenRecord(restore(body, Token), digest),
+    describe=lambda row: f"the token {row[0]!r}",
+    part="token",
+    replaces=True,
+    loaded_as="tokens",
+)
+
 TABLES = Tables(
     META,
     WORKERS,
@@ -457,5 +470,6 @@ TABLES = Tables(
     MARKS,
     DELETED,
     IDEMPOTENCY,
+    TOKENS,
 )
 """All tables, in the order of their creation. To store a new noun, add its descriptor here."""

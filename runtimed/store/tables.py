@@ -136,6 +136,7 @@ class Table(Generic[E, D]):
     select: str = attrs.field(init=False)
     delete_of_worker: str = attrs.field(init=False)
     delete_expired: str = attrs.field(init=False)
+    delete_row: str = attrs.field(init=False)
     counter_at: int = attrs.field(init=False)
     checksum: Callable[[Row], int] = attrs.field(init=False)
     _texts_at: tuple[int, ...] = attrs.field(init=False)
@@ -156,6 +157,7 @@ class Table(Generic[E, D]):
         self.select = f"SELECT {names} FROM {name}"  # noqa: S608
         self.delete_of_worker = f"DELETE FROM {name} WHERE {self.owner} = ?" if self.owner else ""  # noqa: S608
         self.delete_expired = f"DELETE FROM {name} WHERE {key.name} <= {limit}" if self.expiry else ""  # noqa: S608
+        self.delete_row = f"DELETE FROM {name} WHERE {key.name} = ?"  # noqa: S608
         self.counter_at = self.place_of(self.counter.column) if self.counter else 0
         self.checksum = _make_checksum(name, columns)
         self._texts_at = tuple(place for place, column in enumerate(columns) if column.kind == "TEXT")

@@ -10,6 +10,7 @@ from runtimed.model.interaction import InteractionAck, LifecycleAck
 from runtimed.model.permission import Permission, PermissionResolution, WorkerPermission
 from runtimed.model.profile import HostSandbox, ProfileSummary
 from runtimed.model.runtime import RuntimeEvent, RuntimeSummary, StoreCheck
+from runtimed.model.token import Token
 from runtimed.model.transcript import TranscriptProjection
 from runtimed.model.waiting import Wait
 from runtimed.model.worker import WorkerDetail, WorkerSummary
@@ -178,6 +179,25 @@ class EventsResponse:
     events: tuple[EventEnvelope, ...]
     next_cursor: Cursor
     has_more: bool
+
+
+@attrs.frozen
+class TokensResponse:
+    """The tokens that the client may see, the first one first, the others by name."""
+
+    tokens: tuple[Token, ...]
+
+
+@attrs.frozen
+class NewTokenResponse:
+    """A token that was made.
+
+    Attributes:
+        secret: What its client sends. Nothing else ever shows it.
+    """
+
+    token: Token
+    secret: str = attrs.field(repr=False)
 
 
 @attrs.frozen

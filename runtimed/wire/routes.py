@@ -29,4 +29,6 @@ WORKER_EVENTS = "/v1/workers/{worker_id}/events"
 WORKER_FEED = "/v1/workers/{worker_id}/events/ws"
 FLEET_EVENTS = "/v1/events"
 FLEET_FEED = "/v1/events/ws"
+TOKENS = "/v1/tokens"
+TOKEN = "/v1/tokens/{name}"  # noqa: S105 a path
 OPENAPI = "/openapi.json"

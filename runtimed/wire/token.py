@@ -5,10 +5,11 @@ import re
 import stat
 from pathlib import Path
 
+MIN_TOKEN_BYTES = 16
 MAX_TOKEN_BYTES = 1_024
-TOKEN = re.compile(rf"[!-~]{{1,{MAX_TOKEN_BYTES}}}", re.ASCII)
+TOKEN = re.compile(rf"[!-~]{{{MIN_TOKEN_BYTES},{MAX_TOKEN_BYTES}}}", re.ASCII)
 FILE_RULE = "expected a regular file of this user with mode 0600, not a symlink"
-TOKEN_RULE = f"one token of visible ASCII, at most {MAX_TOKEN_BYTES} characters"
+TOKEN_RULE = f"one token of visible ASCII, {MIN_TOKEN_BYTES} to {MAX_TOKEN_BYTES} characters"
 
 
 class TokenFileError(ValueError):

@@ -28,6 +28,7 @@ from runtimed.core.state.change import (
     NumberedDiagnostic,
     QueuedInput,
     StateAt,
+    TokenRecord,
     Trim,
     TrimRange,
 )
@@ -65,6 +66,7 @@ from runtimed.model.identity import WorkerId, cursor_of, worker_id
 from runtimed.model.interaction import Attachment
 from runtimed.model.permission import Permission, PermissionOption
 from runtimed.model.runtime import RuntimeEvent, StoreCheck
+from runtimed.model.token import Token
 from runtimed.model.worker import (
     BuiltinProfile,
     BundleReference,
@@ -76,7 +78,7 @@ from runtimed.model.worker import (
 from runtimed.store.memory import MemoryStore
 from runtimed.store.sqlite import SqliteStore
 from runtimed.wire.converter import encode_payload
-from tests.contracts.conftest import Host, Teller, told_at
+from tests.contracts.conftest import BORN_MS, Host, Teller, told_at
 
 MAX_SEQUENCE = 2**63 - 1
 WIDE = PageSize(items=1_000, max_bytes=1_000_000)
@@ -762,6 +764,25 @@ async def test_idempotency_keys_come_back_oldest_first_until_they_are_forgotten(
     assert list((await host.reopen()).idempotency) == made
     await host.store.commit(Change(forgotten=Forgotten(idempotency=2)))
     assert list((await host.reopen()).idempotency) == made[2:]
+
+
+def token_record(name: str, **fields: Any) -> TokenRecord:
+    return TokenRecord(Token(name, "operator", BORN_MS, **fields), name.encode() * 4)
+
+
+async def test_tokens_come_back_by_name_until_they_are_revoked(host: Host) -> None:
+    b, a = token_record("b"), token_record("a", tenant="acme", labels={"k": "v"}, expires_at_ms=BORN_MS + 1)
+    replaced = TokenRecord(Token("b", "observer", BORN_MS), b"other")
+    await host.open()
+    for token in (b, a):
+        await host.store.commit(Change(token=token))
+    assert list((await host.reopen()).tokens) == [a, b]
+
+    await host.store.commit(Change(token=replaced, revoked="a"))
+    assert list((await host.reopen()).tokens) == [replaced]
+    await host.store.commit(Change(revoked="nobody"))
+    await host.store.commit(Change(revoked="b"))
+    assert list((await host.reopen()).tokens) == []
 
 
 IMAGE = Attachment("image", "image/png", data="aGVsbG8=")

@@ -40,6 +40,7 @@ from runtimed.model import (
     permission,
     profile,
     runtime,
+    token,
     transcript,
     waiting,
     worker,
@@ -152,9 +153,21 @@ def test_the_errors_of_every_route_are_named(page: ReadPage) -> None:
 
 def test_every_object_has_a_table_of_its_fields_and_of_the_optional_ones(page: ReadPage) -> None:
     http = page("reference/http.md")
-    modules = (worker, workspace, execution, interaction, permission, profile, waiting, bundle, runtime, transcript)
+    modules = (
+        worker,
+        workspace,
+        execution,
+        interaction,
+        permission,
+        profile,
+        waiting,
+        bundle,
+        runtime,
+        transcript,
+        token,
+    )
     kinds = [kind for module in modules for _, kind in inspect.getmembers(module, attrs.has)]
-    inner = {permission.Question, permission.Ruling, workspace.WorkspaceDiff}
+    inner = {permission.Question, permission.Ruling, workspace.WorkspaceDiff, token.NewToken}
     documented = {
         kind.__name__: kind
         for kind in {*kinds, WorkerRef, Diagnostic} - inner

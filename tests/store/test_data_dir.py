@@ -226,7 +226,10 @@ def test_a_token_behind_a_symlink_is_refused(folder: Path, tmp_path: Path) -> No
             owned.read_or_make_token()
 
 
-@pytest.mark.parametrize("text", ["", "\n", "two words\n", "two\nlines\n", "caf\xe9\n"])
+@pytest.mark.parametrize(
+    "text",
+    ["", "\n", "two words of a token\n", "two lines\nof a token\n", "a-token-in-a-caf\xe9\n", "secret-of-15-ch"],
+)
 def test_a_token_that_no_header_can_carry_is_refused(folder: Path, text: str) -> None:
     owned = DataDir(folder)
     with owned:

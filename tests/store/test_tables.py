@@ -71,8 +71,11 @@ CREATE TABLE idempotency (
     event INTEGER NOT NULL, queued INTEGER NOT NULL, scope BLOB NOT NULL, body BLOB NOT NULL,
     checksum INTEGER NOT NULL
 ) STRICT;
+CREATE TABLE token (
+    name TEXT PRIMARY KEY, digest BLOB NOT NULL, body BLOB NOT NULL, checksum INTEGER NOT NULL
+) STRICT;
 """
-"""The tables of version 5 as its first stores have them."""
+"""The tables of version 6 as its first stores have them."""
 
 
 @value
@@ -250,7 +253,7 @@ def test_a_row_with_a_value_of_a_wrong_type_is_damaged() -> None:
         records.MARKS.read((1, "late", 5))
 
 
-def test_the_tables_of_a_new_store_are_those_of_version_5(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_tables_of_a_new_store_are_those_of_version_6(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.undo()
     connection = apsw.Connection(":memory:")
     for table in records.TABLES:

@@ -175,7 +175,8 @@ class WorkerEventSink:
 
 
 def _resolve(request_id: str, outcome: PermissionOutcome) -> Callable[[ChangeBuilder], bool]:
-    resolution = PermissionResolution(request_id, outcome, "runtime")
+    by = "deadline" if outcome == "expired" else "runtime"
+    resolution = PermissionResolution(request_id, outcome, by)
     return partial(decisions.resolve_permission, resolution=resolution)
 
 

@@ -12,6 +12,7 @@ from runtimed.model.execution import Execution, WorkerStatus
 from runtimed.model.identity import RuntimeId, WorkerId
 from runtimed.model.interaction import Attachment
 from runtimed.model.runtime import RuntimeEvent
+from runtimed.model.token import Token
 from runtimed.model.transcript import Role
 from runtimed.model.value import value
 from runtimed.model.worker import CreateWorkerRequest, SlashCommand
@@ -222,6 +223,14 @@ class IdempotencyRecord:
 
 
 @value
+class TokenRecord:
+    """A token as it is stored; `digest` is the SHA-256 of its secret."""
+
+    token: Token
+    digest: bytes
+
+
+@value
 class Change:
     """Rows, events and deletions that become durable together, or not at all.
 
@@ -239,6 +248,8 @@ class Change:
         forgotten: What is no longer kept.
         attachments: The attachments of new inputs that have some.
         idempotency: The keys of the requests that led to this Change.
+        token: Replaces the token with its name.
+        revoked: Deletes the token with this name. Not that of `token`.
     """
 
     worker: Worker | None = None
@@ -253,6 +264,8 @@ class Change:
     forgotten: Forgotten | None = None
     attachments: Sequence[InputAttachments] = ()
     idempotency: Sequence[IdempotencyRecord] = ()
+    token: TokenRecord | None = None
+    revoked: str | None = None
 
 
 @value
@@ -273,6 +286,7 @@ class StoredState:
         damaged: Why a Worker cannot be served, by Worker.
         deleted: Deleted Workers whose data is not fully purged.
         idempotency: The idempotency records, oldest first.
+        tokens: The tokens that were made, by name.
     """
 
     runtime_id: RuntimeId
@@ -288,3 +302,4 @@ class StoredState:
     damaged: Mapping[WorkerId, str] = attrs.field(factory=dict)
     deleted: Sequence[WorkerId] = ()
     idempotency: Sequence[IdempotencyRecord] = ()
+    tokens: Sequence[TokenRecord] = ()

@@ -23,6 +23,7 @@ from runtimed.feed import Waits
 from runtimed.http.errors import InvalidQuery
 from runtimed.http.web.binding import Routes
 from runtimed.http.web.query import Number
+from runtimed.http.web.sessions import SESSION
 from runtimed.model.identity import EventCursor, cursor_sequence
 from runtimed.model.waiting import WaitCondition
 from runtimed.wire import routes as paths
@@ -43,7 +44,7 @@ routes = Routes("waits")
 
 @routes.get(
     paths.WORKER_WAIT,
-    "read",
+    "wait",
     raises=(
         InvalidWorkerId,
         WorkerNotFound,
@@ -90,12 +91,14 @@ def _place(runtime: Runtime, cursor: str | None) -> EventCursor | None:
 
 
 async def _unless_left(request: web.BaseRequest, waiting: Coroutine[Any, Any, T]) -> T:
-    """Return the outcome of a wait; give it up once the client has left."""
-    task = asyncio.get_running_loop().create_task(waiting)
+    """Return the outcome of a wait; give it up once the client has left or its token has ended."""
+    session, task = request[SESSION], asyncio.get_running_loop().create_task(waiting)
     try:
-        while not (await asyncio.wait({task}, timeout=LEFT_CHECK_S))[0]:
-            if request.transport is None or request.transport.is_closing():
-                raise Unavailable("the client has left")
+        with session.calling(task.cancel):
+            while not (await asyncio.wait({task}, timeout=LEFT_CHECK_S))[0]:
+                if request.transport is None or request.transport.is_closing():
+                    raise Unavailable("the client has left")
+        session.check()
         return task.result()
     finally:
         task.cancel()

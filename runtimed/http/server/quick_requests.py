@@ -53,7 +53,8 @@ class QuickRequests:
     """Recognizes the plain requests of one connection.
 
     A request is plain if its path has nothing encoded, its endpoint needs nothing of aiohttp, the guard admits it,
-    and its body, if any, is small JSON of known length. Anything else is left to aiohttp, and so is every refusal.
+    its client may call the endpoint, and its body, if any, is small JSON of known length. Anything else is left to
+    aiohttp, and so is every refusal.
 
     Args:
         api: The application, whose router and guard decide.
@@ -149,7 +150,7 @@ class QuickRequests:
         guard = self._api.guard
         generation = guard.generation
         principal = guard.find_principal(headers, self._local)
-        if principal is None:
+        if principal is None or found.endpoint.refusal(principal) is not None:
             return None
         try:
             if found.endpoint.body is not None:

@@ -10,7 +10,7 @@ from aiohttp import HttpVersion11, hdrs, web
 
 from runtimed.feed import Observer, WorkerOver
 from runtimed.feed.encoding import ServerSentEvents
-from runtimed.http.streaming.streams import CLOSE_TIMEOUT_S, FeedRequest, Streams, diagnostic_of
+from runtimed.http.streaming.streams import CLOSE_TIMEOUT_S, FeedRequest, Streams, TokenEnded, diagnostic_of
 from runtimed.http.web.responses import HEADERS
 from runtimed.model.diagnostic import FeedDiagnostic
 from runtimed.model.identity import cursor_of
@@ -93,7 +93,7 @@ async def serve_stream(streams: Streams, request: web.BaseRequest, wanted: FeedR
                     await asyncio.get_running_loop().create_future()
         except ConnectionError:
             log.debug("an observer has disconnected")
-        except WorkerOver:
+        except (WorkerOver, TokenEnded):
             await _finish(request, response, b"")
         except Exception as error:  # noqa: BLE001 every failure becomes a last diagnostic
             await _say_goodbye(request, response, diagnostic_of(error))

@@ -10,7 +10,7 @@ from runtimed.errors import InvalidRequest, SerializeFailed, UpstreamClosed
 from runtimed.feed import Observer, WorkerOver
 from runtimed.feed.encoding import SocketMessages
 from runtimed.http.errors import ObservationOnly, SocketBroken
-from runtimed.http.streaming.streams import CLOSE_TIMEOUT_S, FeedRequest, Streams, diagnostic_of
+from runtimed.http.streaming.streams import CLOSE_TIMEOUT_S, FeedRequest, Streams, TokenEnded, diagnostic_of
 from runtimed.http.web.responses import SERVER
 from runtimed.model.diagnostic import FeedDiagnostic
 from runtimed.wire.frames import PING, diagnostic_frame, heartbeat_frame, text_message
@@ -28,6 +28,9 @@ CLOSE_CODES: dict[str, WSCloseCode] = {
 
 OVER = b"worker over"
 """The reason of the close at the end of `?until=over`."""
+
+TOKEN_ENDED = b"token revoked or expired"
+"""The reason of the close of an observer whose token is no longer valid."""
 
 BROKEN = {
     WSCloseCode.PROTOCOL_ERROR: "expected whole WebSocket frames of a client",
@@ -124,6 +127,8 @@ async def serve_socket(
             log.debug("an observer has disconnected")
         except WorkerOver:
             await _close(request, socket, None, WSCloseCode.OK, OVER)
+        except TokenEnded:
+            await _close(request, socket, None, WSCloseCode.POLICY_VIOLATION, TOKEN_ENDED)
         except Exception as error:  # noqa: BLE001 every failure becomes a last diagnostic
             await _say_goodbye(request, socket, diagnostic_of(error))
     return socket

@@ -4,6 +4,7 @@ import asyncio
 import logging
 from collections.abc import AsyncIterator, Iterator
 from contextlib import asynccontextmanager, contextmanager
+from functools import partial
 from typing import cast
 
 import attrs
@@ -14,6 +15,7 @@ from runtimed.errors import CursorMalformed, FeedError, Internal, RuntimedError,
 from runtimed.feed import Feed, Observer, Selection, View
 from runtimed.feed.encoding import Encoding
 from runtimed.http.streaming.heartbeat import Heartbeats
+from runtimed.http.web.sessions import SESSION
 from runtimed.model.diagnostic import FeedDiagnostic, FeedDiagnosticCode
 from runtimed.model.identity import EventCursor, WorkerRef, cursor_sequence
 
@@ -40,6 +42,10 @@ class FeedRequest:
     cursor: str | None
     field: str = "cursor"
     until_over: bool = False
+
+
+class TokenEnded(Exception):
+    """The observer's token was revoked, or has expired."""
 
 
 class Streams:
@@ -80,6 +86,7 @@ class Streams:
 
         Raises:
             WorkerOver: Everything that was asked for has been written.
+            TokenEnded: The token that the request was admitted with is no longer valid.
             Exception: The feed cannot go on. The body of the context is interrupted, and the reason raised.
         """
         if request.transport is None or writer is None:
@@ -87,11 +94,11 @@ class Streams:
         view = View(wanted.ref, encoding, wanted.selection, wanted.until_over)
         ending = _Ending()
         try:
-            async with (
-                ending.interrupting,
-                self.feed.observe(view, self.place(wanted), request.transport, writer.drain, ending.come) as observer,
-            ):
-                yield observer
+            async with ending.interrupting:
+                with request[SESSION].calling(partial(ending.come, TokenEnded())):
+                    feed, place = self.feed, self.place(wanted)
+                    async with feed.observe(view, place, request.transport, writer.drain, ending.come) as observer:
+                        yield observer
         except TimeoutError:
             raise ending.reason from None
 

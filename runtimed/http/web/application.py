@@ -4,10 +4,12 @@ from collections.abc import Callable
 
 from aiohttp import hdrs, web
 
-from runtimed.errors import RuntimedError
+from runtimed.errors import Forbidden, RuntimedError
 from runtimed.http.web.guard import Guard
 from runtimed.http.web.responses import error_response
 from runtimed.http.web.router import Router
+from runtimed.http.web.sessions import Sessions
+from runtimed.model.principal import Principal
 
 
 class ApiApplication:
@@ -16,6 +18,12 @@ class ApiApplication:
     def __init__(self, router: Router, guard: Guard) -> None:
         self.router = router
         self.guard = guard
+        self._sessions = Sessions()
+
+    def end_token(self, name: str) -> None:
+        """End the feeds and waits of a token that is no longer valid, and admit no more requests with it."""
+        self.guard.forget_admissions()
+        self._sessions.end(name)
 
     async def close(self) -> None:
         """Admit no more requests. May be called again."""
@@ -39,14 +47,21 @@ class ApiApplication:
             return refusal
         if on_admitted is not None:
             on_admitted()
-        try:
-            match = self.router.resolve(request.method, path)
-            response = await match.endpoint.handle(request, principal, match.in_path)
-        except Exception as error:  # noqa: BLE001 every error becomes a response here
-            response = error_response(error).to_aiohttp()
+        with self._sessions.serving(request, principal):
+            try:
+                response = await self._respond(request, principal, path)
+            except Exception as error:  # noqa: BLE001 every error becomes a response here
+                response = error_response(error).to_aiohttp()
         if _changes_protocol(request) and not isinstance(response, web.WebSocketResponse):
             response.force_close()
         return response
+
+    async def _respond(self, request: web.BaseRequest, principal: Principal, path: str) -> web.StreamResponse:
+        match = self.router.resolve(request.method, path)
+        refusal = match.endpoint.refusal(principal)
+        if refusal is not None:
+            raise Forbidden(refusal)
+        return await match.endpoint.handle(request, principal, match.in_path)
 
 
 def _changes_protocol(request: web.BaseRequest) -> bool:

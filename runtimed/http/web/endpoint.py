@@ -14,6 +14,7 @@ from runtimed.http.web.body import BodyReader
 from runtimed.http.web.idempotency import IDEMPOTENCY_KEY, ScopedKey, read_key
 from runtimed.http.web.query import Query, read_query
 from runtimed.http.web.responses import JsonResponse
+from runtimed.http.web.sessions import SESSION
 from runtimed.model.principal import Principal
 
 
@@ -51,6 +52,10 @@ class Endpoint:
         self._query = {parameter.name: parameter.limited(limits) for parameter in route.in_query}
         returns_response = isinstance(route.returns, type) and issubclass(route.returns, web.StreamResponse)
         self.needs_aiohttp = bool(self._takes_request) or returns_response
+
+    def refusal(self, principal: Principal) -> str | None:
+        """Return why a client may not call this route, or None if it may."""
+        return None if self.route.verb is None else principal.refusal(self.route.verb)
 
     def arguments(
         self, principal: Principal, in_path: Mapping[str, str], query: Query, headers: CIMultiDictProxy[str]
@@ -96,6 +101,7 @@ class Endpoint:
         """Read the arguments from a request of aiohttp, call the function, and return its response.
 
         Raises:
+            Unauthorized: The client's token ended before the body had arrived.
             RuntimedError: The request is not accepted, or the function refuses.
         """
         arguments = self.arguments(principal, in_path, request.query, request.headers)
@@ -103,6 +109,8 @@ class Endpoint:
             arguments[name] = request
         if self.body is not None:
             arguments[self.body.name], data = await self.body.read(request)
+            if (session := request.get(SESSION)) is not None:
+                session.check()  # a body may take long, and the token may have ended meanwhile
             if self._key is not None and (key := arguments[self._key]) is not None:
                 arguments[self._key] = await asyncio.to_thread(key.with_body, data)
         returned = self.route.handler(**arguments)

@@ -7,7 +7,7 @@ import logging
 import re
 import time
 from collections import deque
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 
 from aiohttp import hdrs, web
 from multidict import CIMultiDictProxy
@@ -36,6 +36,11 @@ MAX_WAITING_GUESSES = 1_000
 log = logging.getLogger(__name__)
 
 
+def find_nobody(_secret: str) -> Principal | None:
+    """Know no token but the first one."""
+    return None
+
+
 class Guard:
     """Checks token, Host and Origin of every request, before its body is read.
 
@@ -43,26 +48,42 @@ class Guard:
     `allowed_hosts`.
 
     Args:
-        token: The token that a request must send. With None, every request that passes the other checks is admitted.
+        token: The first token. With None, every request that passes the other checks is admitted.
         allowed_hosts: Host names, each with or without a port.
+        find_client: Returns the client that sends another token, or None if there is no such token.
 
     Attributes:
         generation: Changes whenever a request that was admitted before might be refused now. A connection that
             remembers an admission asks again after this number has changed.
     """
 
-    def __init__(self, token: str | None, allowed_hosts: Iterable[str] = ()) -> None:
+    def __init__(
+        self,
+        token: str | None,
+        allowed_hosts: Iterable[str] = (),
+        find_client: Callable[[str], Principal | None] = find_nobody,
+    ) -> None:
         self._token = token.encode() if token is not None else None
         self._allowed = frozenset(host.lower() for host in allowed_hosts)
+        self._find_client = find_client
         self._guesses = WrongTokens()
         self._closed = False
         self.generation = 0
         self._is_ours = functools.lru_cache(maxsize=KNOWN_HOSTS)(self._find_ours)
 
+    def replace_token(self, token: str) -> None:
+        """Admit requests with this first token from now on, and none with the one before."""
+        self._token = token.encode()
+        self.forget_admissions()
+
+    def forget_admissions(self) -> None:
+        """Have every connection ask again with its next request: a token is no longer valid."""
+        self.generation += 1
+
     def close(self) -> None:
         """Admit nothing from now on. May be called again."""
         self._closed = True
-        self.generation += 1
+        self.forget_admissions()
         self._guesses.close()
 
     async def admit(self, request: web.BaseRequest) -> Principal:
@@ -84,7 +105,7 @@ class Guard:
             raise MisdirectedRequest
         if hdrs.ORIGIN in request.headers:
             raise ForbiddenOrigin
-        if not self._has_token(request.headers):
+        if self._client(request.headers) is None:
             await self._slow_down(request)
             raise Unauthorized
         raise Unavailable("the daemon is shutting down")
@@ -96,13 +117,9 @@ class Guard:
             headers: The headers of the request.
             local: The address of the socket that the request came in on, as `getsockname` gives it.
         """
-        admitted = (
-            not self._closed
-            and hdrs.ORIGIN not in headers
-            and self._names_us(headers, local)
-            and self._has_token(headers)
-        )
-        return ADMIN if admitted else None
+        if self._closed or hdrs.ORIGIN in headers or not self._names_us(headers, local):
+            return None
+        return self._client(headers)
 
     def _names_us(self, headers: Headers, local: object) -> bool:
         named = headers.getall(hdrs.HOST, ())
@@ -126,8 +143,14 @@ class Guard:
         address = local[0].removeprefix(MAPPED)
         return port == local[1] and (name in LOOPBACK or name == (f"[{address}]" if ":" in address else address))
 
-    def _has_token(self, headers: Headers) -> bool:
-        return self._token is None or _is_token(_credentials(headers), self._token)
+    def _client(self, headers: Headers) -> Principal | None:
+        """Return the client whose token a request sends, or None for a missing or wrong one."""
+        if self._token is None:
+            return ADMIN
+        given = _credentials(headers)
+        if given is None:
+            return None
+        return ADMIN if _is_token(given, self._token) else self._find_client(given)
 
     async def _slow_down(self, request: web.BaseRequest) -> None:
         """Delay the refusal of a wrong token; cut the connection if too many wait."""
@@ -146,8 +169,8 @@ def _credentials(headers: Headers) -> str | None:
     return credentials.strip(" ") if scheme.lower() == "bearer" else None
 
 
-def _is_token(given: str | None, token: bytes) -> bool:
-    return given is not None and hmac.compare_digest(given.encode("utf-8", "surrogateescape"), token)
+def _is_token(given: str, token: bytes) -> bool:
+    return hmac.compare_digest(given.encode("utf-8", "surrogateescape"), token)
 
 
 class WrongTokens:
@@ -155,7 +178,7 @@ class WrongTokens:
 
     FREE_GUESSES wrong tokens in GUESS_WINDOW_S seconds are answered at once. Others are answered GUESS_DELAY_S
     seconds later, at most GUESSES_PER_S a second. At most MAX_WAITING_GUESSES wait. Their number is logged once in
-    GUESS_WINDOW_S. The right token is never delayed.
+    GUESS_WINDOW_S. A right token is never delayed.
     """
 
     def __init__(self) -> None:

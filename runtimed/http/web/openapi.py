@@ -20,6 +20,7 @@ from runtimed.http.web.responses import PatchResponse
 from runtimed.http.web.schema import JsonSchema, Schemas
 from runtimed.model.diagnostic import FeedDiagnostic
 from runtimed.model.event import EventEnvelope
+from runtimed.model.principal import ROLES_BY_VERB
 from runtimed.wire.envelopes import ErrorResponse
 
 EVERYWHERE: tuple[type[errors.RuntimedError], ...] = (
@@ -27,6 +28,7 @@ EVERYWHERE: tuple[type[errors.RuntimedError], ...] = (
     http_errors.RequestHeadTooLarge,
     http_errors.Unauthorized,
     http_errors.ForbiddenOrigin,
+    errors.Forbidden,
     http_errors.MisdirectedRequest,
     errors.StoreIo,
     errors.StoreMissing,
@@ -40,6 +42,8 @@ EVERYWHERE: tuple[type[errors.RuntimedError], ...] = (
 WITH_BODY = (errors.InvalidJson, errors.InvalidRequest, http_errors.PayloadTooLarge, http_errors.UnsupportedMediaType)
 """The further errors of a route that takes a body."""
 
+
+TOKEN = "A token of this Runtime. The security of each operation lists the roles that may call it."  # noqa: S105
 
 _IDEMPOTENCY_KEY: JsonSchema = {
     "name": IDEMPOTENCY_KEY,
@@ -65,7 +69,7 @@ class Document:
             info={"description": "A Runtime that hosts long-lived, message-driven Workers."},
             security=[{"token": []}],
         )
-        spec.components.security_scheme("token", {"type": "http", "scheme": "bearer"})
+        spec.components.security_scheme("token", {"type": "http", "scheme": "bearer", "description": TOKEN})
         schemas = Schemas()
         for tag, routes in nouns.items():
             for route in routes:
@@ -91,6 +95,8 @@ def _operation(tag: str, route: Route, schemas: Schemas) -> JsonSchema:
         ],
         "responses": {**_success(route, schemas), **_failures(route, schemas)},
     }
+    if route.verb is not None:
+        operation["security"] = [{"token": [role]} for role in ROLES_BY_VERB[route.verb]]
     if docstring.details:
         operation["description"] = docstring.details
     if route.body is not None:

@@ -215,6 +215,8 @@ class MemoryStore:
             self._history.trim(change.trim)
         if change.deleted:
             self._delete(change.deleted)
+        if change.revoked:
+            self._rows[records.TOKENS.name].pop(change.revoked, None)
         if change.forgotten:
             self._forget(change.forgotten)
 

@@ -11,7 +11,7 @@ from runtimed.errors import StoreUnsupported
 from runtimed.store import records
 from runtimed.store.sqlite import migration
 
-VERSION = 5
+VERSION = 6
 
 _TABLE_NAMES = "SELECT name FROM sqlite_schema WHERE type = 'table'"
 

@@ -59,6 +59,8 @@ def _take_out(connection: apsw.Connection, change: EncodedChange) -> int:
         for table in records.TABLES:
             if table.owner is not None:
                 connection.execute(table.delete_of_worker, (change.deleted,))
+    if change.revoked is not None:
+        connection.execute(records.TOKENS.delete_row, (change.revoked,))
     if change.purged is not None:
         return _purge(connection, change.purged)
     return sum(row[0] for row in connection.execute(_TRIM, change.trimmed)) if change.trimmed else 0

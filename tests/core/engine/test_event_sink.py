@@ -135,6 +135,7 @@ async def test_a_question_that_nobody_answers_expires(
         ("permission_request", None),
         ("permission_resolved", "expired"),
     ]
+    assert items(published.events)[-1]["by"] == "deadline"
     assert await pending(runtime, busy) == ()
 
 
@@ -381,7 +382,7 @@ async def test_an_answer_of_a_client_reaches_the_backend(
     assert (resolution.request_id, resolution.outcome, resolution.by, resolution.option_id) == (
         name,
         "selected",
-        "client",
+        "token:default",
         "yes",
     )
     assert await asking == Ruling("selected", "yes")
@@ -390,7 +391,7 @@ async def test_an_answer_of_a_client_reaches_the_backend(
         "request_id": name,
         "outcome": "selected",
         "option_id": "yes",
-        "by": "client",
+        "by": "token:default",
     }
 
 

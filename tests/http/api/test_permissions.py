@@ -74,11 +74,11 @@ async def test_a_request_is_listed_and_answered_and_the_next_one_comes(
         "expires_at": first["expires_at"],
     }
     status, body = await answer(served, url, first["request_id"], {"option_id": "yes"})
-    expected = {"request_id": first["request_id"], "outcome": "selected", "by": "client", "option_id": "yes"}
+    expected = {"request_id": first["request_id"], "outcome": "selected", "by": "token:default", "option_id": "yes"}
     assert (status, body) == (200, {"permission": expected})
     second = await waiting(served, url, "write 1")
     status, body = await answer(served, url, second["request_id"], {"outcome": "cancelled"})
-    expected = {"request_id": second["request_id"], "outcome": "cancelled", "by": "client"}
+    expected = {"request_id": second["request_id"], "outcome": "cancelled", "by": "token:default"}
     assert (status, body) == (200, {"permission": expected})
     assert rulings[0] == Ruling("selected", "yes")
 

@@ -64,5 +64,7 @@ def test_only_a_get_reads_and_a_get_that_does_more_says_so() -> None:
 
     assert {verb for (method, _), verb in verbs.items() if method != "GET"}.isdisjoint({"read", None})
     assert {path: verb for (method, path), verb in verbs.items() if method == "GET" and verb != "read"} == {
-        "/v1/runtime/check": "check"
+        "/v1/runtime/check": "check",
+        "/v1/workers/{worker_id}/wait": "wait",
+        "/v1/tokens": "tokens",
     }

@@ -21,7 +21,7 @@ REQUEST = (
 Event = tuple[str, dict[str, Any]]
 
 
-def resolved(outcome: str, by: str = "client", **fields: str) -> Event:
+def resolved(outcome: str, by: str = "token:default", **fields: str) -> Event:
     return "system_item", {
         "item": {"kind": "permission_resolved", "request_id": "r1", "outcome": outcome, "by": by, **fields}
     }
@@ -116,7 +116,7 @@ def test_of_a_text_that_is_too_long_the_newest_is_kept(monkeypatch: pytest.Monke
         (resolved("selected", by="profile", option_id="no"), 1, 0),
         (resolved("cancelled"), 1, 0),
         (resolved("cancelled", by="runtime"), 0, 0),
-        (resolved("expired", by="runtime"), 0, 1),
+        (resolved("expired", by="deadline"), 0, 1),
     ],
 )
 def test_permissions_are_counted_by_what_became_of_them(resolution: Event, denied: int, expired: int) -> None:

@@ -10,12 +10,13 @@ import apsw
 import pytest
 
 from runtimed.core.paging import PageSize
-from runtimed.core.state.change import Change, Mark, NumberedDiagnostic
+from runtimed.core.state.change import Change, Mark, NumberedDiagnostic, TokenRecord
 from runtimed.errors import StoreCorrupt
 from runtimed.model.bundle import BundleMetadata, ConfigBundle, Provenance
 from runtimed.model.diagnostic import Diagnostic
 from runtimed.model.identity import worker_id
 from runtimed.model.runtime import RuntimeEvent
+from runtimed.model.token import Token
 from tests.store.conftest import Driven, Inputs, NewStore
 
 FIRST, SECOND = worker_id(1), worker_id(2)
@@ -301,7 +302,7 @@ def test_a_log_that_was_not_synced_with_each_commit_is_read_as_far_as_it_is_whol
 
 @pytest.fixture
 def stored(new_store: NewStore, folder: Path, said: Inputs) -> Path:
-    """A closed store with three inputs to each of two Workers, a bundle, a remark and a mark."""
+    """A closed store with three inputs to each of two Workers, a bundle, a remark, a mark and a token."""
     store = new_store()
     store.open()
     for text in ("one", "two", "three"):
@@ -313,6 +314,7 @@ def stored(new_store: NewStore, folder: Path, said: Inputs) -> Path:
             bundle=ConfigBundle(metadata),
             diagnostics=[NumberedDiagnostic(1, Diagnostic("c", "info", "m"))],
             mark=Mark(6, 1_000),
+            token=TokenRecord(Token("ci", "observer", 1), b"d" * 32),
         )
     )
     store.close()
@@ -354,7 +356,13 @@ def test_damage_to_one_worker_is_found_at_the_start_and_hits_that_worker_alone(
 
 @pytest.mark.parametrize(
     ("table", "kept"),
-    [("bundle", "bundles"), ("remark", "diagnostics"), ("mark", "marks"), ("deleted", "deleted")],
+    [
+        ("bundle", "bundles"),
+        ("remark", "diagnostics"),
+        ("mark", "marks"),
+        ("deleted", "deleted"),
+        ("token", "tokens"),
+    ],
 )
 def test_a_damaged_row_that_belongs_to_no_worker_is_left_out_and_logged(
     stored: Path, new_store: NewStore, caplog: pytest.LogCaptureFixture, table: str, kept: str

@@ -15,12 +15,13 @@ import pytest
 
 from runtimed.core.paging import PageSize
 from runtimed.core.state.activity import Activity
-from runtimed.core.state.change import Change, IdempotencyRecord, NumberedDiagnostic, Worker
+from runtimed.core.state.change import Change, IdempotencyRecord, NumberedDiagnostic, TokenRecord, Worker
 from runtimed.errors import StoreCorrupt
 from runtimed.model.diagnostic import Diagnostic
 from runtimed.model.event import ActivityStatus, InFlight, TextBlock
 from runtimed.model.execution import Execution, WorkerStatus
 from runtimed.model.identity import worker_id
+from runtimed.model.token import Token
 from runtimed.model.transcript import Role
 from runtimed.model.worker import CreateWorkerRequest, TaskIntent
 from runtimed.store.records import ACTIVITIES, ROLES, STATUSES
@@ -580,6 +581,31 @@ def test_a_store_of_version_4_keeps_its_data_and_takes_keys_and_attachments(
     assert version(folder) == VERSION
     again = new_store()
     assert list(again.open().idempotency) == [record]
+    assert again.entries(1) == ["before"]
+    assert again.check().findings == ()
+
+
+def test_a_store_of_version_5_keeps_its_data_and_takes_tokens(
+    new_store: NewStore, folder: Path, said: Inputs
+) -> None:
+    store = new_store()
+    store.open("runtime-old")
+    store.commit_at_once(said(1, "before"))
+    store.close()
+    connection = apsw.Connection(str(folder / "runtime.sqlite3"))
+    connection.execute("DROP TABLE token; PRAGMA user_version = 5")
+    connection.close()
+    record = TokenRecord(Token("ci", "observer", NOW_MS), b"d" * 32)
+
+    store = new_store()
+    state = store.open()
+    store.commit_at_once(Change(token=record))
+    store.close()
+
+    assert (state.runtime_id, state.head, dict(state.damaged), state.tokens) == ("runtime-old", 1, {}, [])
+    assert version(folder) == VERSION
+    again = new_store()
+    assert list(again.open().tokens) == [record]
     assert again.entries(1) == ["before"]
     assert again.check().findings == ()
 

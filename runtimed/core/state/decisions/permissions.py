@@ -45,13 +45,16 @@ def request_permission(builder: ChangeBuilder, permission: Permission, question:
             builder.resolve(PermissionResolution(name, "selected", "profile", question.ruled), question.content)
 
 
-def rule_on_permission(builder: ChangeBuilder, request_id: str, answer: PermissionAnswer) -> PermissionResolution:
+def rule_on_permission(
+    builder: ChangeBuilder, request_id: str, answer: PermissionAnswer, by: str
+) -> PermissionResolution:
     """Record the answer of a client to a permission request.
 
     Args:
         builder: The Change so far.
         request_id: The pending request.
         answer: The option selected, or the filled form; without either the request is cancelled.
+        by: The client, as events name it.
 
     Raises:
         PermissionNotFound: No such request is pending.
@@ -69,7 +72,7 @@ def rule_on_permission(builder: ChangeBuilder, request_id: str, answer: Permissi
     elif answer.content is not None:
         raise InvalidRequest("content: expected only with an option that accepts the form of this request")
     outcome: PermissionOutcome = "cancelled" if chosen is None else "selected"
-    resolution = PermissionResolution(request_id, outcome, "client", chosen, answer.reason)
+    resolution = PermissionResolution(request_id, outcome, by, chosen, answer.reason)
     builder.resolve(resolution, content)
     return resolution
 

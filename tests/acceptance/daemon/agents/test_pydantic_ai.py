@@ -134,7 +134,7 @@ def test_a_command_runs_when_it_is_allowed_and_not_when_it_is_denied(
     events = rest(daemon, worker_id, ack)
     (request,), (resolved,) = items(events, "permission_request"), items(events, "permission_resolved")
     assert request["request_id"] == resolved["request_id"] == permission["request_id"]
-    assert (resolved["outcome"], resolved["by"]) == ("selected", "client")
+    assert (resolved["outcome"], resolved["by"]) == ("selected", "token:default")
     order = names(events)
     assert order.index("tool_call_start") < order.index("system_item") < order.index("tool_result")
     (result,) = data(events, "tool_result")
@@ -151,7 +151,7 @@ def test_a_permission_that_nobody_answers_expires_as_denied(start_agents: Start,
     scripted.say("never mind")
     events = daemon.run(worker_id, "count")
     (resolved,) = items(events, "permission_resolved")
-    assert (resolved["outcome"], resolved["by"]) == ("expired", "runtime")
+    assert (resolved["outcome"], resolved["by"]) == ("expired", "deadline")
     (result,) = data(events, "tool_result")
     assert result["is_error"]
     assert "42" not in (result.get("output") or "")

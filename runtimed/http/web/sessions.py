@@ -1,0 +1,74 @@
+"""The requests that are being served, by the token that each was admitted with: what lasts ends with its token."""
+
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+
+from aiohttp import web
+
+from runtimed.http.errors import Unauthorized
+from runtimed.model.principal import Principal
+
+
+class Session:
+    """One request.
+
+    Attributes:
+        principal: The client that sent it.
+        is_over: Its token was revoked or has expired since it was admitted.
+    """
+
+    def __init__(self, principal: Principal) -> None:
+        self.principal = principal
+        self.is_over = False
+        self._watchers: list[Callable[[], object]] = []
+
+    def check(self) -> None:
+        """Raise Unauthorized if the token is no longer valid."""
+        if self.is_over:
+            raise Unauthorized
+
+    @contextmanager
+    def calling(self, watcher: Callable[[], object]) -> Iterator[None]:
+        """Call the watcher when the token ends, at once if it has ended, while the context lasts."""
+        self._watchers.append(watcher)
+        try:
+            if self.is_over:
+                watcher()
+            yield
+        finally:
+            self._watchers.remove(watcher)
+
+    def end(self) -> None:
+        """Note that the token is no longer valid."""
+        self.is_over = True
+        for watcher in tuple(self._watchers):
+            watcher()
+
+
+SESSION = web.RequestKey("session", Session)
+"""Where a request of aiohttp has its session."""
+
+
+class Sessions:
+    """The requests that are being served."""
+
+    def __init__(self) -> None:
+        self._open: dict[str, set[Session]] = {}
+
+    @contextmanager
+    def serving(self, request: web.BaseRequest, principal: Principal) -> Iterator[None]:
+        """Keep the session of a request while the context lasts."""
+        session = request[SESSION] = Session(principal)
+        self._open.setdefault(principal.name, set()).add(session)
+        try:
+            yield
+        finally:
+            sessions = self._open[principal.name]
+            sessions.remove(session)
+            if not sessions:
+                del self._open[principal.name]
+
+    def end(self, token: str) -> None:
+        """End the sessions of the token with this name."""
+        for session in tuple(self._open.get(token, ())):
+            session.end()

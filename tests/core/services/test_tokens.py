@@ -1,0 +1,129 @@
+"""Tokens of a Runtime: what makes room for a new one, when one expires, and what a store keeps of them."""
+
+import asyncio
+from pathlib import Path
+
+import attrs
+import pytest
+
+from runtimed.core import Runtime
+from runtimed.core.limits import Limits
+from runtimed.core.services import tokens
+from runtimed.errors import InvalidRequest, RuntimeStopped, TokenExists
+from runtimed.model.token import CreateTokenRequest, Token
+from runtimed.store.memory import MemoryStore
+from runtimed.store.sqlite import SqliteStore
+
+BORN_MS = 1_800_000_000_000
+
+
+@attrs.define
+class Clock:
+    """A clock that a test puts forward."""
+
+    now_ms: int = BORN_MS
+
+    def unix_ms(self) -> int:
+        return self.now_ms
+
+
+def wanted(name: str, expires_in_s: int | None = None) -> CreateTokenRequest:
+    return CreateTokenRequest(name, "observer", expires_in_s=expires_in_s)
+
+
+def names(runtime: Runtime) -> list[str]:
+    return [token.name for token in runtime.tokens()]
+
+
+async def test_an_expired_token_is_refused_and_makes_room_for_the_next() -> None:
+    clock, limits = Clock(), Limits(max_tokens=2)
+    async with Runtime(MemoryStore(), clock=clock, limits=limits) as runtime:
+        short, long = [await runtime.create_token(wanted(name, life)) for name, life in (("b", 1), ("a", 2))]
+        with pytest.raises(InvalidRequest, match=r"expected at most 2 tokens \(max_tokens\)"):
+            await runtime.create_token(wanted("c"))
+        clock.now_ms += 1_000
+
+        assert (runtime.authenticate(short.secret), runtime.authenticate(long.secret)) == (None, long.token.principal)
+        assert names(runtime) == ["default", "a", "b"]
+        await runtime.create_token(wanted("c"))
+        assert names(runtime) == ["default", "a", "c"]
+
+
+async def test_an_expired_token_is_replaced_by_one_with_its_name_and_its_listeners_are_told() -> None:
+    clock, ended = Clock(), list[str]()
+    async with Runtime(MemoryStore(), clock=clock) as runtime:
+        runtime.watch_tokens(ended.append)
+        first = await runtime.create_token(wanted("ci", 5))
+        with pytest.raises(TokenExists, match="there is a token ci already"):
+            await runtime.create_token(wanted("ci"))
+        clock.now_ms += 5_000
+        second = await runtime.create_token(wanted("ci"))
+
+        assert ended == ["ci"]
+        assert runtime.authenticate(first.secret) is None
+        assert runtime.authenticate(second.secret) == second.token.principal
+        await runtime.revoke_token("ci")
+        runtime.unwatch_tokens(ended.append)
+
+
+async def test_a_token_expires_by_itself_and_its_listeners_are_told_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(tokens, "MAX_TIMER_S", 0.2)  # a long wait is divided
+    ended = asyncio.Queue[str]()
+    async with Runtime(MemoryStore()) as runtime:
+        runtime.watch_tokens(ended.put_nowait)
+        made = await runtime.create_token(wanted("ci", 1))
+        await runtime.create_token(wanted("later", 3_600))
+
+        async with asyncio.timeout(20):
+            assert await ended.get() == "ci"
+        assert runtime.authenticate(made.secret) is None
+        await asyncio.sleep(0)
+        assert ended.empty()
+
+
+async def test_a_restart_knows_what_was_made_revoked_and_expired(tmp_path: Path) -> None:
+    clock = Clock()
+    async with Runtime(SqliteStore(tmp_path), clock=clock) as runtime:
+        kept, gone, short = [
+            await runtime.create_token(wanted(name, life))
+            for name, life in (("kept", None), ("gone", None), ("short", 60))
+        ]
+        await runtime.revoke_token("gone")
+    clock.now_ms += 60_000
+
+    async with Runtime(SqliteStore(tmp_path), clock=clock) as runtime:
+        assert runtime.authenticate(kept.secret) == kept.token.principal
+        assert [runtime.authenticate(one.secret) for one in (gone, short)] == [None, None]
+        assert names(runtime) == ["default", "kept", "short"]
+        assert runtime.tokens()[1] == Token("kept", "observer", BORN_MS)
+
+
+async def test_tokens_that_are_made_and_revoked_at_once_end_in_the_order_of_the_calls(
+    tmp_path: Path,
+) -> None:
+    async with Runtime(SqliteStore(tmp_path)) as runtime:
+        create, revoke = runtime.create_token, runtime.revoke_token
+        _, _, last = await asyncio.gather(create(wanted("ci")), revoke("ci"), create(wanted("ci")))
+
+    async with Runtime(SqliteStore(tmp_path)) as runtime:
+        assert names(runtime) == ["default", "ci"]
+        assert runtime.authenticate(last.secret) == last.token.principal
+
+
+async def test_a_call_whose_caller_leaves_is_finished() -> None:
+    async with Runtime(MemoryStore()) as runtime:
+        making = asyncio.create_task(runtime.create_token(wanted("ci")))
+        await asyncio.sleep(0)
+        making.cancel()
+        await asyncio.gather(making, return_exceptions=True)
+        with pytest.raises(TokenExists):
+            await runtime.create_token(wanted("ci"))
+
+
+async def test_a_closed_runtime_makes_and_revokes_no_token() -> None:
+    async with Runtime(MemoryStore()) as runtime:
+        await runtime.create_token(wanted("ci"))
+    with pytest.raises(RuntimeStopped):
+        await runtime.create_token(wanted("cd"))
+    with pytest.raises(RuntimeStopped):
+        await runtime.revoke_token("ci")
