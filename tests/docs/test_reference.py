@@ -50,6 +50,7 @@ from runtimed.model.bundle import DeclarationKind
 from runtimed.model.diagnostic import Diagnostic, FeedDiagnosticCode
 from runtimed.model.event import Greeting, InFlightBlock, Payload
 from runtimed.model.identity import WorkerRef
+from runtimed.model.principal import Principal
 from runtimed.settings import ENVIRONMENT_PREFIX, Settings, load
 from runtimed.settings.sandbox import UIDS
 from runtimed.store import data_dir
@@ -167,7 +168,7 @@ def test_every_object_has_a_table_of_its_fields_and_of_the_optional_ones(page: R
         token,
     )
     kinds = [kind for module in modules for _, kind in inspect.getmembers(module, attrs.has)]
-    inner = {permission.Question, permission.Ruling, workspace.WorkspaceDiff, token.NewToken}
+    inner = {permission.Question, permission.Ruling, workspace.WorkspaceDiff, token.NewToken, Principal}
     documented = {
         kind.__name__: kind
         for kind in {*kinds, WorkerRef, Diagnostic} - inner
