@@ -9,8 +9,9 @@ from runtimed.errors import Forbidden, InvalidRequest, TokenExists, TokenNotFoun
 from runtimed.model.principal import ADMIN, Principal
 from runtimed.model.token import CreateTokenRequest, Token
 
-NAME = re.compile(r"[A-Za-z0-9]([A-Za-z0-9._-]{0,61}[A-Za-z0-9])?", re.ASCII)
-NAME_RULE = "1 to 63 characters of A-Z a-z 0-9 . _ -, letters or digits at both ends"
+MAX_NAME = 63
+NAME = re.compile(rf"(?=.{{1,{MAX_NAME}}}\Z)[A-Za-z0-9]([A-Za-z0-9._-]*[A-Za-z0-9])?", re.ASCII)
+NAME_RULE = f"1 to {MAX_NAME} characters of A-Z a-z 0-9 . _ -, letters or digits at both ends"
 FIRST = Token(ADMIN.name, ADMIN.role)
 """The token that the daemon was started with."""
 
