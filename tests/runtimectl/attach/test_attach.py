@@ -146,7 +146,7 @@ def test_text_is_wrapped_between_words_tools_are_one_row_and_questions_are_answe
     person.type("go on\r")
     rows = person.shows("answer>", "[1] Allow")
     person.type("2")
-    person.shows("Reject (by client)", '"no"')
+    person.shows("Reject (by token:default)", '"no"')
     rows = person.read_until(lambda rows: rows[-1] == ">")
 
     assert rows[0] == "> go on"
@@ -234,7 +234,7 @@ def test_the_past_an_open_text_and_open_questions_are_shown_at_the_beginning(
     rows = person.shows("> before", "word39", "? write a file", "[1] Allow  [2] Reject", "answer>")
     person.type("1")
 
-    person.shows("Allow (by client)")
+    person.shows("Allow (by token:default)")
     assert rows[0] == "> before"
 
 
