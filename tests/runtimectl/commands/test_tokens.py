@@ -1,7 +1,6 @@
 """`runtimectl tokens`, against a real daemon. The page on tokens is tested here too: its commands run in order."""
 
 import json
-import os
 import shlex
 import stat
 import time
@@ -11,7 +10,7 @@ import pytest
 
 from runtimectl.commands import tokens
 from tests.docs.conftest import DOCS, Page
-from tests.runtimectl.conftest import Ctl, Daemon, StartCtl
+from tests.runtimectl.conftest import Ctl, StartCtl
 
 PAGE = DOCS / "how-to" / "tokens.md"
 
@@ -128,18 +127,16 @@ def test_the_list_marks_a_token_that_has_expired() -> None:
     assert tokens.EXPIRES.value({}) is None
 
 
-def test_the_commands_of_the_page_run_one_after_another(daemon: Daemon, ctl: Ctl, tmp_path: Path) -> None:
-    before = Path.cwd()
-    os.chdir(tmp_path)
-    try:
-        for block in Page(PAGE, PAGE.read_text()).blocks("sh"):
-            for line in block.splitlines():
-                program, *words = shlex.split(line)
-                done = ctl(*words)
-                assert (program, done.returncode) == ("runtimectl", 0), (line, done.stderr)
-    finally:
-        os.chdir(before)
+@pytest.mark.usefixtures("daemon")
+def test_the_commands_of_the_page_run_one_after_another(
+    ctl: Ctl, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    for block in Page(PAGE, PAGE.read_text()).blocks("sh"):
+        for line in block.splitlines():
+            program, *words = shlex.split(line)
+            done = ctl(*words)
+            assert (program, done.returncode) == ("runtimectl", 0), (line, done.stderr)
 
     names = ctl("tokens", "list", "-o", "name").stdout.split()
     assert names == ["default", "acme-admin", "acme-ci", "ci-2", "web-watch"]
-    assert daemon.process.poll() is None
