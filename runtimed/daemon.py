@@ -212,6 +212,7 @@ async def _runtime(
         limits=settings.limits(),
         restore=settings.restore,
         profiles=backend,
+        tenants=settings.tenant_limits(),
     )
     try:
         async with runtime:

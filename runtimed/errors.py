@@ -12,6 +12,7 @@ RuntimedError
 │   ├── WrongRuntime
 │   └── WrongRuntimeCursor
 ├── Forbidden                         the client's token does not grant this
+├── RateLimited                       the client's tenant asks too often
 ├── MissingError                      what was asked for is not there
 │   ├── WorkerNotFound
 │   ├── ConfigBundleMissing
@@ -167,6 +168,21 @@ class Forbidden(RuntimedError):
     """The role, the tenant or the labels of the client's token do not grant what the request asks for."""
 
     code = "forbidden"
+
+
+class RateLimited(RuntimedError):
+    """The clients of a tenant send requests faster than its settings allow.
+
+    Attributes:
+        retry_after_s: In how many seconds a request may be accepted, rounded up.
+    """
+
+    code = "rate_limited"
+
+    def __init__(self, limit: str, retry_after_s: int) -> None:
+        """Create the error for the setting that was exceeded."""
+        super().__init__(f"too many requests: {limit} of this tenant is reached; retry after {retry_after_s} s")
+        self.retry_after_s = retry_after_s
 
 
 class MissingError(RuntimedError):

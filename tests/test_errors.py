@@ -28,6 +28,7 @@ BEYOND = {
     ("worker_running", 409),
     ("permission_not_found", 404),
     ("idempotency_conflict", 409),
+    ("rate_limited", 429),
     ("forbidden", 403),
     ("token_exists", 409),
     ("token_not_found", 404),

@@ -83,3 +83,23 @@ class Limits:
     def view(self) -> RuntimeLimits:
         """Return the limits that the API shows."""
         return RuntimeLimits(self.max_transcript_projection_items, self.max_event_batch_items)
+
+
+@value
+class TenantLimits:
+    """The limits of one tenant, besides those of the Runtime. None is no limit.
+
+    Attributes:
+        max_workers: Its Workers.
+        max_requests_per_s: Requests that its clients send in a second.
+        max_creates_per_s: Workers that its clients create in a second.
+        max_event_bytes: Bytes of the retained events of its Workers together.
+    """
+
+    max_workers: int | None = None
+    max_requests_per_s: float | None = None
+    max_creates_per_s: float | None = None
+    max_event_bytes: int | None = None
+
+
+NO_TENANT_LIMITS = TenantLimits()

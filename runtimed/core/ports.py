@@ -106,11 +106,26 @@ class Store(Protocol):
             StoreCorrupt: The first event is damaged or missing, or events after `after` were trimmed.
         """
 
-    async def read_all_events(self, after: int, upto: int, page: PageSize) -> Sequence[EncodedEvent]:
-        """Return the same for all Workers together, by sequence. Events of deleted Workers are left out."""
+    async def read_all_events(
+        self, after: int, upto: int, page: PageSize, tenant: str | None = None
+    ) -> Sequence[EncodedEvent]:
+        """Return the same for all Workers together, by sequence. Events of deleted Workers are left out.
+
+        Args:
+            after: Only events with a sequence above this.
+            upto: Only events with a sequence of at most this.
+            page: The size of the page.
+            tenant: The tenant whose events the caller is after, or None for all. Those of others are among them, as
+                far as they are retained and sound: what is damaged, missing or trimmed of others raises nothing.
+        """
 
     async def oldest_events(
-        self, worker_id: WorkerId | None, upto: int, count: int, spared: Collection[WorkerId] = ()
+        self,
+        worker_id: WorkerId | None,
+        upto: int,
+        count: int,
+        spared: Collection[WorkerId] = (),
+        tenant: str | None = None,
     ) -> Sequence[TrimRange]:
         """Return the oldest retained events, as one range for each Worker.
 
@@ -119,10 +134,16 @@ class Store(Protocol):
             upto: Only events with a sequence of at most this.
             count: How many events in all.
             spared: Workers to leave out.
+            tenant: Only events of this tenant's Workers, or None for all. Ignored with a `worker_id`.
         """
 
-    async def read_runtime_events(self, after: int, page: PageSize) -> Sequence[RuntimeEvent]:
-        """Return runtime events with an id above `after`, oldest first."""
+    async def measure_events(self, worker_id: WorkerId, upto: int) -> int:
+        """Return the bytes of the payloads of a Worker's retained events with a sequence of at most `upto`."""
+
+    async def read_runtime_events(
+        self, after: int, page: PageSize, tenant: str | None = None
+    ) -> Sequence[RuntimeEvent]:
+        """Return runtime events with an id above `after`, oldest first: those of one tenant, or of all with None."""
 
     async def state_at(self, worker_id: WorkerId, sequence: int) -> StateAt:
         """Return the state of a Worker right after its newest event with a sequence of at most `sequence`.

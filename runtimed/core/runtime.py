@@ -14,7 +14,7 @@ from runtimed.core.engine.backend_client import BackendClient
 from runtimed.core.engine.mailbox import Mailbox
 from runtimed.core.engine.sequencer import EventSubscriber, Sequencer
 from runtimed.core.engine.worker_registry import WorkerFilter, WorkerRegistry
-from runtimed.core.limits import Limits
+from runtimed.core.limits import Limits, TenantLimits
 from runtimed.core.ports import Clock, ExecutionBackend, ProfileSource, Store, WorkspaceHost
 from runtimed.core.services.admission import Admission
 from runtimed.core.services.bundles import Bundles
@@ -26,12 +26,13 @@ from runtimed.core.services.inputs import Inputs
 from runtimed.core.services.lifecycle import Lifecycle, Restore
 from runtimed.core.services.queries import Queries
 from runtimed.core.services.queue_dispatcher import DispatchFactory, PendingDispatches, QueueDispatcher
+from runtimed.core.services.quotas import Quotas
 from runtimed.core.services.retention import Retention
 from runtimed.core.services.tokens import TokenListener, Tokens
 from runtimed.core.services.transcript_cache import TranscriptCache
 from runtimed.core.state import decisions
 from runtimed.core.state.activity import Activity
-from runtimed.core.state.change import Change, EncodedEvent, StoredState, Worker
+from runtimed.core.state.change import Change, EncodedEvent, EventPage, StoredState, Worker
 from runtimed.errors import InvalidWorkerId, RuntimedError, RuntimeStopped, StoreFull, WorkspaceNotFound
 from runtimed.model.bundle import Availability, ConfigBundle, ConfigBundleSummary, HostCheck, ProfileCheck
 from runtimed.model.diagnostic import Diagnostic
@@ -88,8 +89,11 @@ class Runtime:
     WorkerNotFound. What a method has returned is as durable as the store promises. Not thread-safe: use it on the
     event loop that started it.
 
-    A method that changes something takes the `principal` on whose behalf it is called, and logs it at debug level.
-    Whether the principal's role permits the call is for the caller to check.
+    A method takes the `principal` on whose behalf it is called; without one it is called for the admin, who has full
+    access. A client whose token has a tenant or labels sees and changes only Workers that these leave it: any other
+    one raises WorkerNotFound, as if it did not exist. Whether the principal's role permits the call is for the caller
+    to check. A method that changes something logs the principal at debug level. The methods without a `principal` are
+    for readers that have called `check_visible`, as the feed does.
     """
 
     def __init__(
@@ -104,6 +108,7 @@ class Runtime:
         clock: Clock | None = None,
         restore: Restore = "lazy",
         profiles: ProfileSource | None = None,
+        tenants: Mapping[str, TenantLimits] | None = None,
     ) -> None:
         """Make a Runtime. It does nothing until `start`.
 
@@ -117,6 +122,7 @@ class Runtime:
             clock: The time of events; None for the machine's clock.
             restore: Which Workers are restored without a request.
             profiles: Tells clients what can run a Worker; None if nothing does.
+            tenants: The limits of tenants, by name; None for no limits.
         """
         self.limits = limits or Limits()
         self.display_name = display_name
@@ -127,7 +133,9 @@ class Runtime:
         self._clock = clock or SteadyClock()
         self._restore = restore
         self._profiles = profiles
+        self.quotas = Quotas(tenants or {})
         self._parts: _Parts | None = None
+        self._retention: Retention | None = None
         self._closing: asyncio.Task[None] | None = None
         self._restoring: asyncio.Task[None] | None = None
         self._retaining: asyncio.Task[None] | None = None
@@ -163,8 +171,10 @@ class Runtime:
             parts.diagnostics,
             self.limits,
             self._clock,
+            self.quotas,
             parts.deletion.purged,
         )
+        self._retention = retention
         parts.sequencer.subscribe(retention)
         loop = asyncio.get_running_loop()
         self._retaining = loop.create_task(retention.run(state.marks))
@@ -189,6 +199,7 @@ class Runtime:
             registry,
             diagnostics,
             admission,
+            self.quotas,
             partial(_make_mailbox, sequencer, queue),
             state.worker_number,
         )
@@ -333,6 +344,13 @@ class Runtime:
         """Stop publishing to the subscriber."""
         self._started.sequencer.unsubscribe(subscriber)
 
+    def reload_tenants(self, tenants: Mapping[str, TenantLimits]) -> None:
+        """Replace the limits of tenants. Workers that a tenant has beyond its new limit stay."""
+        if tenants != self.quotas.tenants:
+            self.quotas.reload(tenants)
+            if self._retention is not None:
+                self._retention.reload()
+
     def ref(self, text: str, field: str = "worker_id") -> WorkerRef:
         """Return the reference of the Worker with this id, whether it exists or not.
 
@@ -347,29 +365,39 @@ class Runtime:
             raise InvalidWorkerId(field)
         return WorkerRef(self.runtime_id, WorkerId(text))
 
-    def summary(self) -> RuntimeSummary:
-        """Return the Runtime and its counts."""
+    def summary(self, *, principal: Principal = ADMIN) -> RuntimeSummary:
+        """Return the Runtime, and the counts of what the client sees."""
         parts, sandbox = self._started, self.sandbox()
-        count = parts.registry.count()
+        count = parts.registry.count(principal)
         return RuntimeSummary(
             runtime_id=parts.runtime_id,
             display_name=self.display_name,
             backend=self._store.backend,
             store=self._store.kind,
             status="stopped" if parts.admission.is_closed else "running",
-            worker_count=len(parts.registry),
+            worker_count=count.total(),
             active_worker_count=count["running"],
             stopped_worker_count=count["stopped"],
             cancelled_worker_count=count["cancelled"],
-            diagnostic_count=len(parts.diagnostics) + len(parts.registry.damaged) + len(self._of_profiles()),
+            diagnostic_count=self._count_diagnostics(principal),
             limits=self.limits.view(),
             sandbox=Sandbox(sandbox.mechanism, sandbox.network),
         )
 
-    def diagnostics(self) -> tuple[Diagnostic, ...]:
-        """Return the diagnostics of the Runtime, oldest first, then of damaged Workers, then of profiles."""
-        kept, damage = self._started.diagnostics.diagnostics(), self._started.registry.damage()
-        return (*kept, *damage, *self._of_profiles())
+    def diagnostics(self, *, principal: Principal = ADMIN) -> tuple[Diagnostic, ...]:
+        """Return the diagnostics of the Runtime, oldest first, then of damaged Workers, then of profiles.
+
+        A client whose token has a tenant or labels sees only those about Workers that it sees.
+        """
+        parts = self._started
+        found = (*parts.diagnostics.diagnostics(), *parts.registry.damage(), *self._of_profiles())
+        return found if principal.sees_all else parts.queries.diagnostics(found, principal)
+
+    def _count_diagnostics(self, principal: Principal) -> int:
+        parts = self._started
+        if not principal.sees_all:
+            return len(self.diagnostics(principal=principal))
+        return len(parts.diagnostics) + len(parts.registry.damaged) + len(self._of_profiles())
 
     def _of_profiles(self) -> Sequence[Diagnostic]:
         return () if self._profiles is None else self._profiles.diagnostics()
@@ -379,9 +407,15 @@ class Runtime:
         """The id of the newest runtime event, 0 for none."""
         return self._started.sequencer.newest_runtime_event
 
-    async def runtime_events(self, after: int = 0, limit: int | None = None) -> Sequence[RuntimeEvent]:
-        """Return a page of the runtime events after the id `after`, oldest first. Raises LimitTooLarge."""
-        return await self._store.read_runtime_events(after, self.limits.event_page.at_most(limit))
+    async def runtime_events(
+        self, after: int = 0, limit: int | None = None, *, principal: Principal = ADMIN
+    ) -> Sequence[RuntimeEvent]:
+        """Return a page of the runtime events after the id `after`, oldest first. Raises LimitTooLarge.
+
+        A client whose token has a tenant sees those of the tenant's Workers, of deleted ones too. One whose token has
+        labels sees those of Workers with these labels that exist.
+        """
+        return await self._started.queries.runtime_events(after, limit, principal)
 
     async def check(self, *, principal: Principal = ADMIN) -> StoreCheck:
         """Read all that is stored and report what is wrong with it. Concurrent callers share one check."""
@@ -434,31 +468,31 @@ class Runtime:
         _log_command("tokens", principal)
         await self._open.tokens.revoke(name, principal)
 
-    def bundles(self) -> tuple[ConfigBundleSummary, ...]:
-        """Return the config bundles, by id."""
-        return self._started.bundles.summaries()
+    def bundles(self, *, principal: Principal = ADMIN) -> tuple[ConfigBundleSummary, ...]:
+        """Return the config bundles that the client sees, by id, then by tenant."""
+        return self._started.bundles.summaries(principal)
 
     async def put_bundle(self, bundle: ConfigBundle, *, principal: Principal = ADMIN) -> Availability:
-        """Store a config bundle. One with the same id is replaced.
+        """Store a config bundle of the client's tenant. One of the same tenant with the same id is replaced.
 
         Raises:
             RuntimedError: The bundle breaks a rule of section 5 of the v1 contract; each has a code of its own.
         """
         _log_command("bundles", principal)
-        return await self._open.bundles.put(bundle)
+        return await self._open.bundles.put(bundle, principal.tenant)
 
-    def bundle_availability(self, reference: BundleReference) -> Availability:
+    def bundle_availability(self, reference: BundleReference, *, principal: Principal = ADMIN) -> Availability:
         """Return whether exactly this version is held. Raises ConfigBundleMissing or ConfigBundleDigestMismatch."""
-        return self._started.bundles.availability(reference)
+        return self._started.bundles.availability(reference, principal)
 
-    async def check_bundle(self, reference: BundleReference) -> HostCheck:
+    async def check_bundle(self, reference: BundleReference, *, principal: Principal = ADMIN) -> HostCheck:
         """Return what this host would do with the Workers of a bundle. Creates nothing.
 
         Raises:
             ConfigBundleMissing: No bundle has the id.
             ConfigBundleDigestMismatch: The bundle with that id has another digest.
         """
-        bundle = self._started.bundles.version(reference)
+        bundle = self._started.bundles.version(reference, principal).bundle
         profiles = () if self._profiles is None else tuple(await self._profiles.check_bundle(bundle))
         return HostCheck(reference, _are_accepted(profiles), profiles)
 
@@ -470,17 +504,27 @@ class Runtime:
         """Return how Workers are confined, unless their profile says otherwise."""
         return NO_SANDBOX if self._profiles is None else self._profiles.sandbox()
 
-    def workers(self, wanted: WorkerFilter = ALL_WORKERS) -> tuple[WorkerSummary, ...]:
-        """Return the Workers that match, by id."""
-        return self._started.queries.workers(wanted)
+    def workers(
+        self, wanted: WorkerFilter = ALL_WORKERS, *, principal: Principal = ADMIN
+    ) -> tuple[WorkerSummary, ...]:
+        """Return the Workers that match and that the client sees, by id."""
+        return self._started.queries.workers(wanted, principal)
 
     def labels(self, worker_id: WorkerId) -> Mapping[str, str]:
         """Return the labels of a Worker; none for an unknown one."""
         return self._started.queries.labels(worker_id)
 
-    def worker(self, ref: WorkerRef) -> WorkerDetail:
+    def tenant(self, worker_id: WorkerId) -> str | None:
+        """Return the tenant of a Worker; None for an unknown one."""
+        return self._started.queries.tenant(worker_id)
+
+    def check_visible(self, ref: WorkerRef, principal: Principal) -> None:
+        """Raise WorkerNotFound if the client may not know of a Worker. Does nothing for a client that sees all."""
+        self._started.registry.check_visible(ref, principal)
+
+    def worker(self, ref: WorkerRef, *, principal: Principal = ADMIN) -> WorkerDetail:
         """Return one Worker."""
-        return self._started.queries.worker(ref)
+        return self._started.queries.worker(ref, principal)
 
     async def create_worker(
         self,
@@ -491,7 +535,8 @@ class Runtime:
     ) -> WorkerDetail:
         """Create a Worker and have it spawned, and give it the initial input of the request.
 
-        A failed spawn, and a refused initial input, show in the Worker's `execution`.
+        It belongs to the tenant of the client's token, and gets the labels of that token besides its own. A failed
+        spawn, and a refused initial input, show in the Worker's `execution`.
 
         Args:
             request: What to create.
@@ -500,6 +545,8 @@ class Runtime:
 
         Raises:
             IdempotencyConflict: The key belongs to another request.
+            Forbidden: A label contradicts those of the client's token.
+            RateLimited: The client's tenant creates Workers too fast.
             WorkerNotFound: The request is a repeat, and its Worker was deleted since.
             InvalidRequest: A field holds what it may not hold, or a limit is reached.
             InvalidProfileSelector: The request may not select this profile.
@@ -507,7 +554,7 @@ class Runtime:
             ConfigBundleDigestMismatch: The bundle with that id has another digest.
         """
         _log_command("create", principal)
-        return await self._open.creations.create(request, key)
+        return await self._open.creations.create(request, key, principal)
 
     async def send_input(
         self,
@@ -534,7 +581,7 @@ class Runtime:
             WorkerExecutionUnavailable: Nothing runs the Worker.
             WorkerExecutionRejected: The backend refused it. As for the others, nothing was stored.
         """
-        _log_command("input", principal, ref)
+        self._begin_command("input", principal, ref)
         return await self._started.inputs.send(ref, message, key)
 
     async def interrupt_worker(self, ref: WorkerRef, *, principal: Principal = ADMIN) -> LifecycleAck:
@@ -543,7 +590,7 @@ class Runtime:
         Raises:
             WorkerExecutionRejected: The backend cannot interrupt it.
         """
-        _log_command("interrupt", principal, ref)
+        self._begin_command("interrupt", principal, ref)
         return await self._started.inputs.interrupt(ref)
 
     async def restore_worker(self, ref: WorkerRef, *, principal: Principal = ADMIN) -> WorkerDetail:
@@ -553,18 +600,21 @@ class Runtime:
             InvalidRequest: The Worker has ended.
             WorkerExecutionUnavailable: The backend refused; the Worker's `execution` says why.
         """
-        _log_command("restore", principal, ref)
+        self._begin_command("restore", principal, ref)
         parts = self._open
         await parts.lifecycle.restore(parts.registry.mailbox(ref))
         return parts.queries.worker(ref)
 
-    def permissions(self, ref: WorkerRef) -> tuple[Permission, ...]:
+    def permissions(self, ref: WorkerRef, *, principal: Principal = ADMIN) -> tuple[Permission, ...]:
         """Return the pending permission requests of a Worker, oldest first."""
-        return self._started.registry.mailbox(ref).activity.permissions
+        return self._started.registry.mailbox(ref, principal).activity.permissions
 
-    def all_permissions(self) -> tuple[WorkerPermission, ...]:
-        """Return the pending permission requests of all Workers that can be served, by Worker, oldest first."""
-        return self._started.queries.permissions()
+    def all_permissions(self, *, principal: Principal = ADMIN) -> tuple[WorkerPermission, ...]:
+        """Return the pending permission requests of the Workers that the client sees and that can be served.
+
+        They are ordered by Worker, then oldest first.
+        """
+        return self._started.queries.permissions(principal)
 
     async def answer_permission(
         self,
@@ -591,7 +641,7 @@ class Runtime:
             InvalidRequest: The request does not offer this option, its form does not accept the content, or the
                 reason is blank or too long.
         """
-        _log_command("answer", principal, ref)
+        self._begin_command("answer", principal, ref)
         parts = self._open
         answer = PermissionAnswer(option_id, content=content, reason=reason)
         decision = partial(decisions.rule_on_permission, request_id=request_id, answer=answer, by=principal.actor)
@@ -602,14 +652,14 @@ class Runtime:
         self, ref: WorkerRef, reason: str | None = None, *, principal: Principal = ADMIN
     ) -> LifecycleAck:
         """Stop a Worker gracefully. Does nothing if it has ended."""
-        _log_command("stop", principal, ref)
+        self._begin_command("stop", principal, ref)
         return await self._started.lifecycle.end(ref, "stop", reason)
 
     async def cancel_worker(
         self, ref: WorkerRef, reason: str | None = None, *, principal: Principal = ADMIN
     ) -> LifecycleAck:
         """Cancel a Worker at once. Does nothing if it has ended."""
-        _log_command("cancel", principal, ref)
+        self._begin_command("cancel", principal, ref)
         return await self._started.lifecycle.end(ref, "cancel", reason)
 
     async def delete_worker(self, ref: WorkerRef, *, force: bool = False, principal: Principal = ADMIN) -> None:
@@ -624,29 +674,36 @@ class Runtime:
             WorkerRunning: The Worker has not ended.
             WorkspaceDirty: Work in its workspaces would be lost.
         """
-        _log_command("delete", principal, ref)
+        self._begin_command("delete", principal, ref)
         await self._open.deletion.delete(ref, force=force)
 
-    async def workspaces(self, ref: WorkerRef) -> Sequence[Workspace]:
+    def _begin_command(self, verb: Verb, principal: Principal, ref: WorkerRef) -> None:
+        _log_command(verb, principal, ref)
+        if not principal.sees_all:
+            self.check_visible(ref, principal)
+
+    async def workspaces(self, ref: WorkerRef, *, principal: Principal = ADMIN) -> Sequence[Workspace]:
         """Return the workspaces of a Worker, in the order of its request."""
-        self._started.registry.mailbox(ref)
+        self._started.registry.mailbox(ref, principal)
         return () if self._workspaces is None else await self._workspaces.workspaces(ref.worker_id)
 
-    async def workspace_diff(self, ref: WorkerRef, name: str) -> WorkspaceDiff:
+    async def workspace_diff(self, ref: WorkerRef, name: str, *, principal: Principal = ADMIN) -> WorkspaceDiff:
         """Return what was changed in a workspace since its base.
 
         Raises:
             WorkspaceNotFound: The Worker has no such workspace.
             WorkspaceUnavailable: It cannot be told.
         """
-        self._started.registry.mailbox(ref)
+        self._started.registry.mailbox(ref, principal)
         if self._workspaces is None:
             raise WorkspaceNotFound(name)
         return await self._workspaces.diff(ref.worker_id, name)
 
-    async def transcript(self, ref: WorkerRef, start: int = 0, limit: int | None = None) -> TranscriptProjection:
+    async def transcript(
+        self, ref: WorkerRef, start: int = 0, limit: int | None = None, *, principal: Principal = ADMIN
+    ) -> TranscriptProjection:
         """Return a page of the transcript after its first `start` entries. Raises LimitTooLarge."""
-        return await self._started.queries.transcript(ref, start, limit)
+        return await self._started.queries.transcript(ref, start, limit, principal)
 
     async def snapshot(self, ref: WorkerRef, sequence: int | None = None) -> EventEnvelope:
         """Return the state of a Worker right after the event with this sequence, or the newest one.
@@ -690,6 +747,10 @@ class Runtime:
         """The sequence after which all events of all Workers are retained."""
         return self._started.registry.retained_after
 
+    def tenant_retained_after(self, tenant: str) -> int:
+        """Return the sequence after which all events of a tenant's Workers are retained."""
+        return self._started.registry.of_tenant(tenant).retained_after
+
     async def events(self, ref: WorkerRef, after: int, limit: int | None = None) -> Sequence[EncodedEvent]:
         """Return the first page of the Worker's published events after a sequence, oldest first.
 
@@ -707,6 +768,13 @@ class Runtime:
     async def all_events(self, after: int, limit: int | None = None) -> Sequence[EncodedEvent]:
         """Return the same for all Workers together."""
         return await self._started.queries.all_events(after, limit)
+
+    async def tenant_events(self, tenant: str, after: int, limit: int | None = None) -> EventPage:
+        """Return the same for the Workers of one tenant, and how far the page is complete.
+
+        The limit also counts events of others, which are left out: a page may be empty and not the last one.
+        """
+        return await self._started.queries.tenant_events(tenant, after, limit)
 
 
 def _log_command(verb: Verb, principal: Principal, ref: WorkerRef | None = None) -> None:

@@ -92,10 +92,10 @@ class EventLog:
             return Batch(messages, self.newest)
         async with self._paging:
             newest = self.newest
-            events = await self._scope.page(after)
+            page = await self._scope.page(after)
         encode = self.view.encoding.event
-        shown = [encode(event) for event in selected(events, selection, self._runtime)]
-        return Batch(shown, events[-1].sequence if events else newest)
+        shown = [encode(event) for event in selected(page.events, selection, self._runtime)]
+        return Batch(shown, min(page.upto, newest))
 
     async def snapshot(self, sequence: int) -> bytes | None:
         """Return the encoded state of the Worker right after a sequence, or None if the log is of all Workers."""

@@ -8,7 +8,7 @@ from typing import Any
 import attrs
 
 from runtimed.core.runtime import Runtime
-from runtimed.core.state.change import EncodedEvent
+from runtimed.core.state.change import EncodedEvent, EventPage
 from runtimed.errors import CursorExpired, CursorUnknownOrExpired, UpstreamClosed, WorkerDeleted, WrongRuntimeCursor
 from runtimed.feed.encoding import Envelopes
 from runtimed.feed.event_log import EventLog, selected
@@ -18,6 +18,7 @@ from runtimed.feed.scope import Scope, scope_of
 from runtimed.feed.unread import MAX_UNREAD_BYTES, Unread
 from runtimed.feed.view import EVERYTHING, Selection, View
 from runtimed.model.identity import EventCursor, WorkerId, WorkerRef
+from runtimed.model.principal import ADMIN, Principal
 
 RING_BYTES = 2**20
 """The bytes of the newest messages that each log keeps in memory. Each scope and encoding in use has one."""
@@ -59,12 +60,16 @@ class Feed:
         self._unread = Unread(max_unread_bytes)
         self._paging = asyncio.Semaphore(PAGES_AT_ONCE)
         self._logs: dict[WorkerId | None, list[EventLog]] = {}
+        self._tenant_logs: dict[str | None, list[EventLog]] = {}
         self._closed = False
         runtime.subscribe(self)
 
     def publish(self, worker_id: WorkerId, events: Sequence[EncodedEvent]) -> None:
         for log in (*self._logs.get(worker_id, ()), *self._logs.get(None, ())):
             log.append(events)
+        if self._tenant_logs:
+            for log in tuple(self._tenant_logs.get(self.runtime.tenant(worker_id), ())):
+                log.append(events)
 
     def forget(self, worker_id: WorkerId) -> None:
         for log in self._logs.get(worker_id, ()):
@@ -76,7 +81,12 @@ class Feed:
 
     @contextmanager
     def open(
-        self, ref: WorkerRef | None = None, cursor: EventCursor | None = None, selection: Selection = EVERYTHING
+        self,
+        ref: WorkerRef | None = None,
+        cursor: EventCursor | None = None,
+        selection: Selection = EVERYTHING,
+        *,
+        principal: Principal = ADMIN,
     ) -> Iterator[Reader]:
         """Open a reader.
 
@@ -84,15 +94,17 @@ class Feed:
             ref: The Worker to read, or None for all.
             cursor: Read events after this cursor, or None for events after the newest one.
             selection: Which events to read.
+            principal: Who reads. It reads only events of Workers that it sees.
 
         Raises:
-            WorkerNotFound: There is no such Worker.
+            WorkerNotFound: There is no such Worker, or the client may not know of it.
             WrongRuntimeCursor: The cursor belongs to another Runtime.
             CursorUnknownOrExpired: The cursor is older than what is retained, or newer than any event.
             UpstreamClosed: The feed is closed.
         """
-        with self._log(View(ref, Envelopes()), cursor) as (log, sequence):
-            yield Reader(log, sequence, selection)
+        view = View(ref, Envelopes(), selection).narrowed(principal)
+        with self._log(view, cursor, principal) as (log, sequence):
+            yield Reader(log, sequence, view.selection)
 
     @asynccontextmanager
     async def observe(
@@ -102,6 +114,8 @@ class Feed:
         transport: asyncio.WriteTransport,
         drain: Callable[[], Coroutine[Any, Any, None]],
         ended: Callable[[Exception], None],
+        *,
+        principal: Principal = ADMIN,
     ) -> AsyncIterator[Observer]:
         """Write a view to a transport until the context is left.
 
@@ -114,14 +128,16 @@ class Feed:
             drain: Waits until the transport accepts more.
             ended: Called with the reason when the feed cannot continue, possibly more than once. The reason is
                 Unavailable if this observer is dismissed because observers have left too much unread.
+            principal: Who observes. It is written only events of Workers that it sees.
 
         Raises:
-            WorkerNotFound: There is no such Worker.
+            WorkerNotFound: There is no such Worker, or the client may not know of it.
             WrongRuntimeCursor: The cursor belongs to another Runtime.
             CursorUnknownOrExpired: The cursor is older than what is retained, or newer than any event.
             UpstreamClosed: The feed is closed.
         """
-        with self._log(view, cursor) as (log, sequence):
+        view = view.narrowed(principal)
+        with self._log(view, cursor, principal) as (log, sequence):
             observer = Observer(log, sequence, view.selection, transport, drain, ended, self._unread)
             try:
                 yield observer
@@ -129,7 +145,13 @@ class Feed:
                 await observer.close()
 
     async def page(
-        self, ref: WorkerRef | None, selection: Selection, cursor: EventCursor | None, limit: int | None
+        self,
+        ref: WorkerRef | None,
+        selection: Selection,
+        cursor: EventCursor | None,
+        limit: int | None,
+        *,
+        principal: Principal = ADMIN,
     ) -> Page:
         """Return at most one page of the store.
 
@@ -137,10 +159,11 @@ class Feed:
             ref: The Worker to read, or None for all.
             selection: Which events to return.
             cursor: Return events after this cursor, or None to start at the oldest retained event.
-            limit: The events to read, or None for the Runtime's limit.
+            limit: The events to read, or None for the Runtime's limit. Those of other tenants count too.
+            principal: Who reads. It reads only events of Workers that it sees.
 
         Raises:
-            WorkerNotFound: There is no such Worker.
+            WorkerNotFound: There is no such Worker, or the client may not know of it.
             WrongRuntimeCursor: The cursor belongs to another Runtime.
             CursorUnknownOrExpired: The cursor is older than what is retained, or newer than any event.
             CursorExpired: Events after the cursor were trimmed during the call.
@@ -148,27 +171,26 @@ class Feed:
             StoreError: The store could not be read.
             UpstreamClosed: The feed is closed.
         """
-        scope = self.check(ref, cursor)
+        scope = self.check(ref, cursor, principal)
+        shown = View(ref, Envelopes(), selection).narrowed(principal).selection
         items, newest = self.runtime.limits.max_event_batch_items if limit is None else limit, scope.newest
-        if cursor is None:
-            after, events = await _oldest(scope, items)
-        else:
-            after, events = cursor.sequence, await scope.page(cursor.sequence, items)
-        upto = events[-1].sequence if events else max(after, newest)
-        return Page(selected(events, selection, self.runtime), upto, upto < newest)
+        page = await (_oldest(scope, items) if cursor is None else scope.page(cursor.sequence, items))
+        return Page(selected(page.events, shown, self.runtime), page.upto, page.upto < newest)
 
-    def check(self, ref: WorkerRef | None, cursor: EventCursor | None) -> Scope:
+    def check(self, ref: WorkerRef | None, cursor: EventCursor | None, principal: Principal = ADMIN) -> Scope:
         """Return the scope that a reader at this cursor would read.
 
         Raises:
-            WorkerNotFound: There is no such Worker.
+            WorkerNotFound: There is no such Worker, or the client may not know of it.
             WrongRuntimeCursor: The cursor belongs to another Runtime.
             CursorUnknownOrExpired: The cursor is older than what is retained, or newer than any event.
             UpstreamClosed: The feed is closed.
         """
         if self._closed:
             raise UpstreamClosed
-        scope = scope_of(self.runtime, ref)
+        if ref is not None:
+            self.runtime.check_visible(ref, principal)
+        scope = scope_of(self.runtime, ref, principal.tenant)
         retained_after = scope.retained_after
         if cursor is None:
             return scope
@@ -179,14 +201,15 @@ class Feed:
         return scope
 
     @contextmanager
-    def _log(self, view: View, cursor: EventCursor | None) -> Iterator[tuple[EventLog, int]]:
+    def _log(self, view: View, cursor: EventCursor | None, principal: Principal) -> Iterator[tuple[EventLog, int]]:
         """Hold the log that a view selects from, and return it with the sequence to read after."""
-        scope = self.check(view.ref, cursor)
+        scope = self.check(view.ref, cursor, principal)
         sequence = scope.newest if cursor is None else cursor.sequence
-        whole = view.unfiltered
-        log = self._find(whole) or EventLog(self.runtime, whole, scope, self._ring_bytes, self._paging)
-        logs = self._logs.setdefault(_key(view), [])
-        if log not in logs:
+        whole, (shelf, key) = view.unfiltered, self._place(view)
+        known = next((log for log in shelf.get(key, ()) if log.view == whole and log.ended is None), None)
+        log = known or EventLog(self.runtime, whole, scope, self._ring_bytes, self._paging)
+        logs = shelf.setdefault(key, [])
+        if log is not known:
             logs.append(log)
         log.readers += 1
         try:
@@ -196,29 +219,28 @@ class Feed:
             if not log.readers:
                 logs.remove(log)
                 if not logs:
-                    del self._logs[_key(view)]
+                    del shelf[key]
 
-    def _find(self, view: View) -> EventLog | None:
-        return next((log for log in self._logs.get(_key(view), ()) if log.view == view and log.ended is None), None)
+    def _place(self, view: View) -> tuple[dict[Any, list[EventLog]], WorkerId | str | None]:
+        """Return where the logs of such views are kept, and the key there."""
+        if view.tenant is not None:
+            return self._tenant_logs, view.tenant
+        return self._logs, None if view.ref is None else view.ref.worker_id
 
     def close(self) -> None:
         """End every reader with UpstreamClosed once it has read everything. Does nothing if the feed is closed."""
         if not self._closed:
             self._closed = True
             self.runtime.unsubscribe(self)
-            for log in [log for logs in self._logs.values() for log in logs]:
+            held = (*self._logs.values(), *self._tenant_logs.values())
+            for log in [log for logs in held for log in logs]:
                 log.end(UpstreamClosed())
 
 
-async def _oldest(scope: Scope, items: int) -> tuple[int, Sequence[EncodedEvent]]:
-    """Return the oldest retained page and the sequence before it. Reads again if trimming overtakes the read."""
+async def _oldest(scope: Scope, items: int) -> EventPage:
+    """Return the oldest retained page. Reads again if trimming overtakes the read."""
     while True:
-        after = scope.retained_after
         try:
-            return after, await scope.page(after, items)
+            return await scope.page(scope.retained_after, items)
         except CursorExpired:
             continue
-
-
-def _key(view: View) -> WorkerId | None:
-    return None if view.ref is None else view.ref.worker_id

@@ -1,4 +1,4 @@
-"""The scope of a log: the events of one Worker, or of all."""
+"""The scope of a log: the events of one Worker, of the Workers of one tenant, or of all."""
 
 from collections.abc import Sequence
 from typing import Protocol
@@ -6,7 +6,7 @@ from typing import Protocol
 import attrs
 
 from runtimed.core.runtime import Runtime
-from runtimed.core.state.change import EncodedEvent
+from runtimed.core.state.change import EncodedEvent, EventPage
 from runtimed.model.identity import WorkerRef
 
 
@@ -25,7 +25,7 @@ class Scope(Protocol):
     def is_over(self) -> bool:
         """Whether no newer events can come."""
 
-    async def page(self, after: int, limit: int | None = None) -> Sequence[EncodedEvent]:
+    async def page(self, after: int, limit: int | None = None) -> EventPage:
         """Return the first page of events after a sequence, oldest first.
 
         Args:
@@ -58,8 +58,10 @@ class OneWorker:
     def is_over(self) -> bool:
         return self.runtime.is_over(self.ref)
 
-    async def page(self, after: int, limit: int | None = None) -> Sequence[EncodedEvent]:
-        return await self.runtime.events(self.ref, after, limit)
+    async def page(self, after: int, limit: int | None = None) -> EventPage:
+        newest = self.newest
+        events = await self.runtime.events(self.ref, after, limit)
+        return _page(events, max(after, newest))
 
 
 @attrs.frozen
@@ -80,10 +82,31 @@ class AllWorkers:
     def is_over(self) -> bool:
         return False
 
-    async def page(self, after: int, limit: int | None = None) -> Sequence[EncodedEvent]:
-        return await self.runtime.all_events(after, limit)
+    async def page(self, after: int, limit: int | None = None) -> EventPage:
+        newest = self.newest
+        return _page(await self.runtime.all_events(after, limit), max(after, newest))
 
 
-def scope_of(runtime: Runtime, ref: WorkerRef | None) -> Scope:
-    """Return the scope of one Worker, or of all if `ref` is None."""
-    return AllWorkers(runtime) if ref is None else OneWorker(runtime, ref)
+@attrs.frozen
+class OneTenant(AllWorkers):
+    """The events of the Workers of one tenant that are not deleted."""
+
+    tenant: str
+
+    @property
+    def retained_after(self) -> int:
+        return self.runtime.tenant_retained_after(self.tenant)
+
+    async def page(self, after: int, limit: int | None = None) -> EventPage:
+        return await self.runtime.tenant_events(self.tenant, after, limit)
+
+
+def scope_of(runtime: Runtime, ref: WorkerRef | None, tenant: str | None = None) -> Scope:
+    """Return the scope of one Worker, or if `ref` is None of the Workers of a tenant, or of all."""
+    if ref is not None:
+        return OneWorker(runtime, ref)
+    return AllWorkers(runtime) if tenant is None else OneTenant(runtime, tenant)
+
+
+def _page(events: Sequence[EncodedEvent], end: int) -> EventPage:
+    return EventPage(events, events[-1].sequence if events else end)

@@ -6,6 +6,7 @@ import attrs
 
 from runtimed.feed.encoding import Encoding
 from runtimed.model.identity import WorkerRef
+from runtimed.model.principal import Principal
 
 
 @attrs.frozen(cache_hash=True)
@@ -30,21 +31,32 @@ EVERYTHING = Selection()
 
 @attrs.frozen
 class View:
-    """Events of one Worker or of all, selected and encoded. Views that differ only in `selection` share one log.
+    """Events of one Worker, of one tenant or of all, selected and encoded.
+
+    Views that differ only in `selection` share one log.
 
     Attributes:
         ref: The Worker, or None for all.
         encoding: How events are encoded.
         selection: Which events are shown.
         until_over: End after the last event of the Worker once it is stopped or cancelled.
+        tenant: Without a `ref`, only events of this tenant's Workers, or None for those of all.
     """
 
     ref: WorkerRef | None
     encoding: Encoding
     selection: Selection = EVERYTHING
     until_over: bool = False
+    tenant: str | None = None
 
     @property
     def unfiltered(self) -> "View":
         """The same view without its selection."""
-        return View(self.ref, self.encoding, until_over=self.until_over)
+        return View(self.ref, self.encoding, until_over=self.until_over, tenant=self.tenant)
+
+    def narrowed(self, principal: Principal) -> "View":
+        """Return what a client may see of the view. Whether it sees the Worker of a `ref` is checked elsewhere."""
+        if principal.sees_all or self.ref is not None:
+            return self
+        labels = self.selection.labels.union(principal.labels)
+        return attrs.evolve(self, selection=attrs.evolve(self.selection, labels=labels), tenant=principal.tenant)

@@ -10,6 +10,7 @@ from runtimed.feed.feed import Feed
 from runtimed.feed.reader import Reader
 from runtimed.feed.view import Selection
 from runtimed.model.identity import EventCursor, WorkerRef, cursor_of
+from runtimed.model.principal import ADMIN, Principal
 from runtimed.model.waiting import Wait, WaitCondition
 from runtimed.wire.frames import restore_envelope
 
@@ -27,7 +28,13 @@ class Waits:
         self._count = 0
 
     async def wait(
-        self, ref: WorkerRef, wanted: Collection[WaitCondition], cursor: EventCursor | None, timeout_s: float
+        self,
+        ref: WorkerRef,
+        wanted: Collection[WaitCondition],
+        cursor: EventCursor | None,
+        timeout_s: float,
+        *,
+        principal: Principal = ADMIN,
     ) -> Wait:
         """Wait until one of the conditions holds, or has held right after the cursor or later.
 
@@ -36,9 +43,10 @@ class Waits:
             wanted: The conditions, as WaitTracker defines them.
             cursor: Where to begin, or None for the present state.
             timeout_s: How long to wait, in seconds.
+            principal: Who waits.
 
         Raises:
-            WorkerNotFound: There is no such Worker.
+            WorkerNotFound: There is no such Worker, or the client may not know of it.
             WrongRuntimeCursor: The cursor belongs to another Runtime.
             CursorUnknownOrExpired: The cursor is older than what is retained, or newer than any event.
             CursorExpired: Events after the cursor were trimmed during the call.
@@ -51,7 +59,7 @@ class Waits:
         with self._counted():
             try:
                 async with asyncio.timeout(timeout_s):
-                    matched, sequence = await self._match(ref, wanted, cursor)
+                    matched, sequence = await self._match(ref, wanted, cursor, principal)
             except TimeoutError:
                 raise WaitTimeout(sorted(wanted), timeout_s) from None
         return Wait(matched, cursor_of(sequence), self._feed.runtime.worker(ref))
@@ -66,9 +74,11 @@ class Waits:
         finally:
             self._count -= 1
 
-    async def _match(self, ref: WorkerRef, wanted: Collection[WaitCondition], cursor: EventCursor | None) -> Match:
+    async def _match(
+        self, ref: WorkerRef, wanted: Collection[WaitCondition], cursor: EventCursor | None, principal: Principal
+    ) -> Match:
         runtime = self._feed.runtime
-        with self._feed.open(ref, cursor, DECISIVE) as reader:
+        with self._feed.open(ref, cursor, DECISIVE, principal=principal) as reader:
             tracker = WaitTracker(wanted, reader.sequence, await runtime.activity(ref, reader.sequence))
             while True:
                 await _catch_up(reader, tracker)

@@ -90,7 +90,8 @@ class Api(ApiApplication):
         services = {Runtime: runtime, Streams: self._streams, Waits: Waits(observed), Document: document}
         parsing = asyncio.Lock()
         endpoints = [Endpoint(route, services, runtime.limits, max_body_bytes, parsing) for route in routes]
-        super().__init__(Router(endpoints), Guard(token, allowed_hosts, runtime.authenticate))
+        guard = Guard(token, allowed_hosts, runtime.authenticate)
+        super().__init__(Router(endpoints), guard, runtime.quotas)
         self._runtime = runtime
         self._closed = False
         runtime.watch_tokens(self.end_token)

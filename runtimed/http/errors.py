@@ -134,6 +134,7 @@ STATUSES: dict[type[RuntimedError], int] = {
     ForbiddenOrigin: 403,
     MisdirectedRequest: 421,
     errors.Forbidden: 403,
+    errors.RateLimited: 429,
     MissingError: 404,
     MethodNotAllowed: 405,
     errors.StateError: 409,

@@ -74,7 +74,11 @@ class ConfigBundle:
 
 @value
 class ConfigBundleSummary:
-    """A bundle in a list of bundles."""
+    """A bundle in a list of bundles.
+
+    Attributes:
+        tenant: The tenant that it belongs to, if any.
+    """
 
     id: str
     digest: str
@@ -85,6 +89,7 @@ class ConfigBundleSummary:
     provenance: Provenance
     profile_count: int
     declaration_count: int
+    tenant: str | None = None
 
 
 @value

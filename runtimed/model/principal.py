@@ -81,6 +81,15 @@ class Principal:
     labels: tuple[tuple[str, str], ...] = ()
 
     @property
+    def sees_all(self) -> bool:
+        """Whether it sees everything: neither a tenant nor labels narrow it."""
+        return self.tenant is None and not self.labels
+
+    def sees(self, tenant: str | None, labels: Mapping[str, str]) -> bool:
+        """Return whether it sees the Workers of a tenant that have these labels."""
+        return self.tenant in {None, tenant} and all(labels.get(key) == value for key, value in self.labels)
+
+    @property
     def actor(self) -> str:
         """How events name it, such as `token:default`."""
         return f"token:{self.name}"

@@ -64,6 +64,7 @@ class RuntimeEvent:
         timestamp_ms: Unix time in milliseconds.
         event_id: The sequence of the matching event in the feed, if there is one.
         cursor: The same as a cursor.
+        tenant: The tenant of the Worker, if it has one.
     """
 
     id: int
@@ -72,6 +73,7 @@ class RuntimeEvent:
     worker_id: WorkerId | None = None
     event_id: int | None = None
     cursor: Cursor | None = None
+    tenant: str | None = None
 
 
 @value

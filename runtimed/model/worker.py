@@ -145,6 +145,7 @@ class WorkerDetail:
         queued_inputs: How many inputs wait for their turn.
         title: What the Worker's agent calls its session.
         commands: What the Worker's agent offers while it runs.
+        tenant: The tenant that it belongs to, if any.
     """
 
     worker_ref: WorkerRef
@@ -168,6 +169,7 @@ class WorkerDetail:
     queued_inputs: int = 0
     title: str | None = None
     commands: tuple[SlashCommand, ...] = ()
+    tenant: str | None = None
 
 
 @value
@@ -190,3 +192,4 @@ class WorkerSummary:
     name: str | None = None
     labels: dict[str, str] = attrs.field(factory=dict)
     title: str | None = None
+    tenant: str | None = None

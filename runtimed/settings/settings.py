@@ -10,6 +10,7 @@ from runtimed.settings.limits import LimitSettings
 from runtimed.settings.log import LogSettings
 from runtimed.settings.server import ServerSettings
 from runtimed.settings.store import StoreSettings
+from runtimed.settings.tenants import TenantSettings
 from runtimed.settings.workers import WorkerSettings
 from runtimed.settings.workspaces import WorkspaceSettings
 
@@ -20,6 +21,7 @@ class Settings(
     LimitSettings,
     WorkerSettings,
     WorkspaceSettings,
+    TenantSettings,
     LogSettings,
     IdentitySettings,
     StoreSettings,
@@ -44,3 +46,4 @@ class Settings(
         self.check_confinement(self.private_paths)
         self.check_workers(self.private_paths)
         self.check_workspaces()
+        self.check_tenants()

@@ -7,7 +7,7 @@ from typing import TypeVar
 
 from runtimed.core.paging import PageSize
 from runtimed.core.state.activity import Activity
-from runtimed.core.state.change import EncodedEvent, Entry, InputAttachments
+from runtimed.core.state.change import EncodedEvent, Entry, InputAttachments, TrimRange
 from runtimed.errors import StoreCorrupt
 from runtimed.model.identity import RuntimeId, WorkerId, cursor_of
 from runtimed.model.interaction import Attachment
@@ -51,12 +51,15 @@ def attachments_in(found: Sequence[InputAttachments], worker_id: WorkerId, event
     return next((one.attachments for one in found if (one.worker_id, one.event) == (worker_id, event)), ())
 
 
-def up_to_gap(events: Sequence[StoredEvent], after: int) -> Sequence[StoredEvent]:
+def up_to_gap(
+    events: Sequence[StoredEvent], after: int, is_foreign: Callable[[WorkerId], bool] = lambda _: False
+) -> Sequence[StoredEvent]:
     """Return the events before the first missing one.
 
     Args:
         events: Events of any Workers after `after`, by sequence.
         after: The sequence after which they were read.
+        is_foreign: Whether it does not matter what is missing of a Worker.
 
     Raises:
         StoreCorrupt: The first one is missing.
@@ -64,13 +67,26 @@ def up_to_gap(events: Sequence[StoredEvent], after: int) -> Sequence[StoredEvent
     newest: dict[WorkerId, int] = {}
     for stored in events:
         name, previous = stored.event.worker_id, stored.previous
-        if previous != newest[name] if name in newest else previous > after:
+        if (previous != newest[name] if name in newest else previous > after) and not is_foreign(name):
             kept = [other for other in events if other.event.sequence < previous]
             if not kept:
                 raise missing_event(previous, name)
             return kept
         newest[name] = stored.event.sequence
     return events
+
+
+def trim_ranges(oldest: Iterable[tuple[int, WorkerId, int]]) -> list[TrimRange]:
+    """Return events as one range for each Worker.
+
+    Args:
+        oldest: The sequence, the Worker and the size in bytes of each event, oldest first.
+    """
+    ranges: dict[WorkerId, TrimRange] = {}
+    for sequence, worker_id, size in oldest:
+        before = ranges.pop(worker_id, TrimRange(worker_id, 0, 0))
+        ranges[worker_id] = TrimRange(worker_id, sequence, before.count + 1, before.size_bytes + size)
+    return list(ranges.values())
 
 
 def check_retained(point: TrimPoint, after: int) -> None:

@@ -22,6 +22,7 @@ from runtimed.core.state.change import (
     Mark,
     NumberedDiagnostic,
     StateAt,
+    StoredBundle,
     TokenRecord,
     Trim,
     Worker,
@@ -54,6 +55,12 @@ AWAITS_RUN_END = len(ACTIVITIES)
 
 REQUEST_FIELDS = tuple(field.name for field in attrs.fields(CreateWorkerRequest))
 """The fields of DeclaredRequest that are those of the request."""
+
+NO_TENANT = ""
+"""What the columns `tenant` hold for no tenant."""
+
+TENANT_END = "/"
+"""What stands between a tenant and the id of one of its bundles in the key of the table `bundle`. No id has it."""
 
 EXECUTION_FIELDS = tuple(field.name for field in attrs.fields(Execution))
 """The fields of TitledExecution that are those of the execution."""
@@ -134,7 +141,7 @@ def _optional_id(number: int | None) -> WorkerId | None:
 
 
 def _encode_worker(worker: Worker) -> Row:
-    return number_of(worker.worker_id), _encode_request(worker), worker.created_at_ms
+    return number_of(worker.worker_id), _encode_request(worker), worker.created_at_ms, worker.tenant or NO_TENANT
 
 
 def _encode_request(worker: Worker) -> bytes:
@@ -228,15 +235,32 @@ def _decode_entry(event: int, number: int, sequence: int, role: int, content: by
     return Entry(worker_id(number), sequence, ROLES[role], content.decode(), event, timestamp_ms)
 
 
+def _encode_bundle(stored: StoredBundle) -> Row:
+    name = stored.bundle.metadata.id
+    return name if stored.tenant is None else f"{stored.tenant}{TENANT_END}{name}", encode(stored.bundle)
+
+
+def _decode_bundle(key: str, body: bytes) -> StoredBundle:
+    tenant, _, _ = key.rpartition(TENANT_END)
+    return StoredBundle(restore(body, ConfigBundle), tenant or None)
+
+
 def _encode_runtime_event(event: RuntimeEvent) -> Row:
-    return event.id, event.kind, _optional_number(event.worker_id), event.event_id, event.timestamp_ms
+    return (
+        event.id,
+        event.kind,
+        _optional_number(event.worker_id),
+        event.event_id,
+        event.timestamp_ms,
+        event.tenant or NO_TENANT,
+    )
 
 
 def _decode_runtime_event(
-    number: int, kind: Any, worker: int | None, event: int | None, timestamp_ms: int
+    number: int, kind: Any, worker: int | None, event: int | None, timestamp_ms: int, tenant: str
 ) -> RuntimeEvent:
     cursor = None if event is None else cursor_of(event)
-    return RuntimeEvent(number, kind, timestamp_ms, _optional_id(worker), event, cursor)
+    return RuntimeEvent(number, kind, timestamp_ms, _optional_id(worker), event, cursor, tenant or None)
 
 
 def _encode_idempotency(record: IdempotencyRecord) -> Row:
@@ -266,13 +290,20 @@ META: Table[tuple[str, object], tuple[str, str]] = Table(
     describe=lambda row: f"the meta row {row[0]!r}",
     replaces=True,
 )
-WORKERS: Table[Worker, tuple[int, bytes, int]] = Table(
+WORKERS: Table[Worker, tuple[int, bytes, int, str]] = Table(
     "worker",
-    (integer("number"), blob("request"), CHECKSUM, integer("created_at_ms", default="0")),
+    (
+        integer("number"),
+        blob("request"),
+        CHECKSUM,
+        integer("created_at_ms", default="0"),
+        text("tenant", default="''"),
+    ),
     encode=_encode_worker,
-    decode=lambda number, request, created_at_ms: (number, request, created_at_ms),
+    decode=lambda number, request, created_at_ms, tenant: (number, request, created_at_ms, tenant),
     describe=lambda row: f"the row of {worker_id(row[0])}",
     replaces=True,
+    indexes=("CREATE INDEX worker_tenant ON worker (tenant) WHERE tenant <> ''",),
     counter=Counter("worker_number", "number", "worker_number"),
     owner="number",
 )
@@ -363,11 +394,11 @@ ATTACHMENTS: Table[InputAttachments, InputAttachments] = Table(
     part="attachments",
     indexes=("CREATE INDEX attachment_worker ON attachment (worker)",),
 )
-BUNDLES: Table[ConfigBundle, ConfigBundle] = Table(
+BUNDLES: Table[StoredBundle, StoredBundle] = Table(
     "bundle",
     (text("id"), blob("body"), CHECKSUM),
-    encode=lambda bundle: (bundle.metadata.id, encode(bundle)),
-    decode=lambda _, body: restore(body, ConfigBundle),
+    encode=_encode_bundle,
+    decode=_decode_bundle,
     describe=lambda row: f"the bundle {row[0]!r}",
     part="bundle",
     replaces=True,
@@ -394,6 +425,7 @@ RUNTIME_EVENTS: Table[RuntimeEvent, RuntimeEvent] = Table(
         integer("event", nullable=True),
         integer("unix_ms"),
         CHECKSUM,
+        text("tenant", default="''"),
     ),
     encode=_encode_runtime_event,
     decode=_decode_runtime_event,

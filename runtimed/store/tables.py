@@ -53,9 +53,9 @@ def integer(name: str, *, nullable: bool = False, default: str | None = None) ->
     return Column(name, "INTEGER", nullable, default)
 
 
-def text(name: str) -> Column:
+def text(name: str, default: str | None = None) -> Column:
     """Return a column of text."""
-    return Column(name, "TEXT")
+    return Column(name, "TEXT", default=default)
 
 
 def blob(name: str, default: str | None = None) -> Column:

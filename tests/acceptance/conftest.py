@@ -58,6 +58,7 @@ WORKER = {
     "name?": str,
     "labels?": lambda value: dict.fromkeys(value, str),
     "title?": str,
+    "tenant?": str,
 }
 REFS = [{"name": str, "reference": str}]
 ITEM = {
@@ -80,6 +81,7 @@ BUNDLE_SUMMARY = {
     "provenance": PROVENANCE,
     "profile_count": int,
     "declaration_count": int,
+    "tenant?": str,
 }
 BLOCKS = {
     "text": {"kind": {"text"}, "text": str, "finished?": bool, "truncated?": bool},
@@ -250,6 +252,7 @@ SHAPES: dict[str, Any] = {
         "worker_id?": WORKER_ID,
         "event_id?": int,
         "cursor?": CURSOR,
+        "tenant?": str,
     },
     "StoreCheck": {
         "workers": int,

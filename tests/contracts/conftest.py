@@ -39,6 +39,7 @@ class Teller:
         request: CreateWorkerRequest | None = None,
         number: int | None = None,
         declarations: tuple[Declaration, ...] = (),
+        tenant: str | None = None,
     ) -> Change:
         """A Change with one more Worker, the last of `workers`. By default its number is how many there are then."""
         number = number or len(self.workers) + 1
@@ -50,6 +51,7 @@ class Teller:
             created_at_ms=BORN_MS + number - 1,
             last_event_ms=BORN_MS + number - 1,
             declarations=declarations,
+            tenant=tenant,
         )
         self.workers[worker.worker_id] = worker
         self.activities[worker.worker_id] = Activity()

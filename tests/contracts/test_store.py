@@ -28,6 +28,7 @@ from runtimed.core.state.change import (
     NumberedDiagnostic,
     QueuedInput,
     StateAt,
+    StoredBundle,
     TokenRecord,
     Trim,
     TrimRange,
@@ -93,13 +94,14 @@ def remark(number: int, about: WorkerId | None = None) -> NumberedDiagnostic:
     return NumberedDiagnostic(number, Diagnostic(f"code.{number}", "info", "message", about))
 
 
-def bundle(revision: str, key: str = "bundle-1") -> ConfigBundle:
+def bundle(revision: str, key: str = "bundle-1", tenant: str | None = None) -> StoredBundle:
     metadata = BundleMetadata(key, "d" * 64, revision, "workspace-1", "2026-06-26T00:00:00Z", Provenance("test"))
-    return ConfigBundle(
+    made = ConfigBundle(
         metadata,
         (BundleProfile(BuiltinProfile("builtin:coder"), "label"),),
         (Declaration("secret_ref", "name", "secret:x"),),
     )
+    return StoredBundle(made, tenant)
 
 
 async def test_a_new_store_makes_up_a_runtime_id_and_is_empty(host: Host) -> None:
@@ -378,6 +380,104 @@ async def test_a_bundle_with_the_same_id_replaces_the_earlier(host: Host) -> Non
     for given_bundle in (bundle("1"), bundle("1", "bundle-0"), bundle("2")):
         await host.store.commit(Change(bundle=given_bundle))
     assert list((await host.reopen()).bundles) == [bundle("1", "bundle-0"), bundle("2")]
+
+
+async def test_tenants_have_bundles_with_the_same_id(host: Host) -> None:
+    first, second, third = bundle("1"), bundle("2", tenant="a"), bundle("3", tenant="b")
+    await host.open()
+    for given_bundle in (first, second, third, bundle("4", tenant="a")):
+        await host.store.commit(Change(bundle=given_bundle))
+
+    held = (await host.reopen()).bundles
+
+    assert sorted(held, key=lambda one: one.tenant or "") == [first, bundle("4", tenant="a"), third]
+
+
+async def test_the_tenants_of_workers_and_of_runtime_events_come_back(host: Host, teller: Teller) -> None:
+    created = [teller.create(tenant=tenant) for tenant in ("a", None, "b")]
+    told = [
+        RuntimeEvent(number, "worker_created", 1, worker, tenant=tenant)
+        for number, (worker, tenant) in enumerate(((FIRST, "a"), (SECOND, None), (THIRD, "b"), (FIRST, "a")), 1)
+    ]
+    await host.open()
+    for change in created:
+        await host.store.commit(change)
+    await host.store.commit(Change(runtime_events=told))
+
+    for _ in range(2):
+        state = await host.reopen()
+        assert [worker.tenant for worker in state.workers] == ["a", None, "b"]
+        assert list(await host.store.read_runtime_events(0, WIDE)) == told
+        assert [event.id for event in await host.store.read_runtime_events(0, WIDE, "a")] == [1, 4]
+        assert [event.id for event in await host.store.read_runtime_events(0, PageSize(1, 1), "a")] == [1]
+        assert [event.id for event in await host.store.read_runtime_events(1, WIDE, "a")] == [4]
+        assert list(await host.store.read_runtime_events(0, WIDE, "c")) == []
+    assert (await host.store.check()).findings == ()
+
+
+async def test_a_tenant_reads_on_where_events_of_others_are_gone(host: Host, teller: Teller) -> None:
+    await host.open()
+    for tenant in ("a", "b", None):
+        await host.store.commit(teller.create(tenant=tenant))
+    for _ in range(3):
+        for worker in (FIRST, SECOND, THIRD):
+            await host.store.commit(teller.tell(worker, TextDelta("x")))
+
+    await trimmed(host, teller, SECOND, 2)
+    await trimmed(host, teller, THIRD, 3)
+
+    own = [
+        event for event in await host.store.read_all_events(0, MAX_SEQUENCE, WIDE, "a") if event.worker_id == FIRST
+    ]
+    assert [event.sequence for event in own] == [1, 4, 7]
+    for tenant, after in (("b", 4), (None, 8)):
+        with pytest.raises(StoreCorrupt, match="is missing"):
+            await host.store.read_all_events(after, MAX_SEQUENCE, WIDE, tenant)
+    assert await sequences(host.store.read_all_events(5, MAX_SEQUENCE, WIDE, "b")) == [7, 8]
+    await trimmed(host, teller, FIRST, 1)
+    with pytest.raises(StoreCorrupt, match="is missing"):
+        await host.store.read_all_events(0, MAX_SEQUENCE, WIDE, "a")
+
+
+async def test_the_oldest_events_of_a_tenant_are_found_among_those_of_others(host: Host, teller: Teller) -> None:
+    await host.open()
+    for tenant in ("a", "b", "a"):
+        await host.store.commit(teller.create(tenant=tenant))
+    for worker in (SECOND, FIRST, THIRD, THIRD, SECOND, FIRST, *[SECOND] * 20, *[FIRST] * 20, THIRD):
+        await host.store.commit(teller.tell(worker, TextDelta("x")))
+    oldest, size = host.store.oldest_events, sizes(TextDelta("x"))
+
+    found = [await oldest(None, MAX_SEQUENCE, count, tenant="a") for count in (1, 3, 4, 99)]
+
+    assert [list(ranges) for ranges in found] == [
+        [TrimRange(FIRST, 2, 1)],
+        [TrimRange(FIRST, 2, 1), TrimRange(THIRD, 4, 2)],
+        [TrimRange(THIRD, 4, 2), TrimRange(FIRST, 6, 2)],
+        [TrimRange(FIRST, 46, 22), TrimRange(THIRD, 47, 3)],
+    ]
+    assert [one.size_bytes for one in found[-1]] == [22 * size, 3 * size]
+    assert list(await oldest(None, 4, 99, tenant="a")) == [TrimRange(FIRST, 2, 1), TrimRange(THIRD, 4, 2)]
+    assert list(await oldest(None, MAX_SEQUENCE, 1, {FIRST}, "a")) == [TrimRange(THIRD, 3, 1)]
+    assert list(await oldest(None, MAX_SEQUENCE, 9, tenant="c")) == []
+    assert [one.size_bytes for one in await oldest(FIRST, MAX_SEQUENCE, 2)] == [2 * size]
+    assert [one.size_bytes for one in await oldest(None, MAX_SEQUENCE, 1)] == [size]
+
+
+async def test_the_events_of_a_worker_are_measured_up_to_a_sequence(host: Host, teller: Teller) -> None:
+    await host.open()
+    for tenant in ("a", "b"):
+        await host.store.commit(teller.create(tenant=tenant))
+    await host.store.commit(teller.tell(FIRST, TextDelta("1"), TextDelta("22")))
+    await host.store.commit(teller.tell(SECOND, TextDelta("333")))
+    await host.store.commit(teller.tell(FIRST, TextDelta("4444")))
+
+    found = [await host.store.measure_events(FIRST, upto) for upto in (0, 1, 3, MAX_SEQUENCE)]
+
+    parts = [sizes(TextDelta(text)) for text in ("1", "22", "4444")]
+    assert found == [0, parts[0], sum(parts[:2]), sum(parts)]
+    await trimmed(host, teller, FIRST, 1)
+    assert await host.store.measure_events(FIRST, MAX_SEQUENCE) == sum(parts[1:])
+    assert await host.store.measure_events(THIRD, MAX_SEQUENCE) == 0
 
 
 async def test_remarks_come_back_in_the_order_they_were_made(host: Host) -> None:

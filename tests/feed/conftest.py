@@ -16,6 +16,7 @@ from runtimed.feed.encoding import Encoding, Envelopes
 from runtimed.feed.view import EVERYTHING
 from runtimed.model.event import SystemItem
 from runtimed.model.identity import EventCursor, WorkerId, WorkerRef
+from runtimed.model.principal import ADMIN, Principal
 from runtimed.model.worker import CreateWorkerRequest
 
 MARKS = itertools.count(1)
@@ -53,8 +54,8 @@ class FakeBackend:
     async def close(self) -> None: ...
 
 
-async def worker_of(runtime: Runtime, **labels: str) -> WorkerRef:
-    return (await runtime.create_worker(CreateWorkerRequest(labels=labels))).worker_ref
+async def worker_of(runtime: Runtime, principal: Principal = ADMIN, **labels: str) -> WorkerRef:
+    return (await runtime.create_worker(CreateWorkerRequest(labels=labels), principal=principal)).worker_ref
 
 
 async def until(condition: Callable[[], object]) -> None:
@@ -162,6 +163,7 @@ async def watching(
     selection: Selection | None = None,
     encoding: Encoding | None = None,
     buffer: int | None = None,
+    principal: Principal = ADMIN,
 ) -> AsyncIterator[Watcher]:
     """Observe on a new socket pair, and yield the peer. `buffer` limits the kernel's buffers, in bytes."""
     ours, theirs = socket.socketpair()
@@ -175,7 +177,10 @@ async def watching(
     view = View(ref, encoding or Envelopes(), selection or EVERYTHING)
     place = None if cursor is None else EventCursor(feed.runtime.runtime_id, cursor)
     try:
-        async with feed.observe(view, place, writer.transport, writer.drain, watcher.ended.append) as observer:
+        observing = feed.observe(
+            view, place, writer.transport, writer.drain, watcher.ended.append, principal=principal
+        )
+        async with observing as observer:
             watcher.observer, watcher.began = observer, observer.sequence
             yield watcher
     finally:

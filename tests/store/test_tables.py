@@ -26,8 +26,9 @@ DISK = """
 CREATE TABLE meta (key TEXT PRIMARY KEY, value TEXT NOT NULL, checksum INTEGER NOT NULL) STRICT;
 CREATE TABLE worker (
     number INTEGER PRIMARY KEY, request BLOB NOT NULL, checksum INTEGER NOT NULL,
-    created_at_ms INTEGER NOT NULL DEFAULT 0
+    created_at_ms INTEGER NOT NULL DEFAULT 0, tenant TEXT NOT NULL DEFAULT ''
 ) STRICT;
+CREATE INDEX worker_tenant ON worker (tenant) WHERE tenant <> '';
 CREATE TABLE state (
     worker INTEGER PRIMARY KEY, status INTEGER NOT NULL, transcript_len INTEGER NOT NULL,
     last_sequence INTEGER NOT NULL, since INTEGER NOT NULL, activity INTEGER NOT NULL,
@@ -62,7 +63,7 @@ CREATE TABLE remark (
 ) STRICT;
 CREATE TABLE runtime_event (
     id INTEGER PRIMARY KEY, kind TEXT NOT NULL, worker INTEGER, event INTEGER, unix_ms INTEGER NOT NULL,
-    checksum INTEGER NOT NULL
+    checksum INTEGER NOT NULL, tenant TEXT NOT NULL DEFAULT ''
 ) STRICT;
 CREATE TABLE mark (sequence INTEGER PRIMARY KEY, unix_ms INTEGER NOT NULL, checksum INTEGER NOT NULL) STRICT;
 CREATE TABLE deleted (worker INTEGER PRIMARY KEY, checksum INTEGER NOT NULL) STRICT;
@@ -244,7 +245,7 @@ def test_a_damaged_row_of_a_declared_noun_is_logged_and_left_out(
 
 
 def test_null_and_zero_have_different_checksums() -> None:
-    of_null, of_zero = ((1, "runtime_started", worker, None, 5) for worker in (None, 0))
+    of_null, of_zero = ((1, "runtime_started", worker, None, 5, "") for worker in (None, 0))
     assert records.RUNTIME_EVENTS.checksum(of_null) != records.RUNTIME_EVENTS.checksum(of_zero)
 
 

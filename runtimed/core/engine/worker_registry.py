@@ -2,7 +2,7 @@
 
 from bisect import bisect_right
 from collections import Counter
-from collections.abc import Collection, Iterator, Mapping
+from collections.abc import Collection, Iterable, Iterator, Mapping
 from itertools import islice
 
 import attrs
@@ -14,6 +14,7 @@ from runtimed.errors import StoreCorrupt, WorkerNotFound, WrongRuntime
 from runtimed.model.diagnostic import Diagnostic
 from runtimed.model.execution import WorkerStatus
 from runtimed.model.identity import RuntimeId, WorkerId, WorkerRef
+from runtimed.model.principal import ADMIN, Principal
 from runtimed.model.value import value
 
 DAMAGED = "store.worker_damaged"
@@ -47,6 +48,19 @@ class WorkerFilter:
         )
 
 
+@attrs.define
+class TenantWorkers:
+    """The Workers of one tenant.
+
+    Attributes:
+        count: How many there are.
+        retained_after: After this sequence every event of them is retained.
+    """
+
+    count: int = 0
+    retained_after: int = 0
+
+
 class WorkerRegistry:
     """The mailboxes of Workers by id, and the Workers that cannot be served.
 
@@ -59,6 +73,7 @@ class WorkerRegistry:
         self._runtime_id = runtime_id
         self._mailboxes: dict[WorkerId, Mailbox] = {}
         self._damaged = dict(damaged)
+        self._tenants: dict[str, TenantWorkers] = {}
 
     def __len__(self) -> int:
         return len(self._mailboxes)
@@ -72,12 +87,23 @@ class WorkerRegistry:
     def add(self, mailbox: Mailbox) -> None:
         """Add a Worker."""
         self._mailboxes[mailbox.worker.worker_id] = mailbox
-        self.retained_after = max(self.retained_after, mailbox.retained_after)
+        self._note_retained(mailbox)
+        if mailbox.worker.tenant is not None:
+            self._tenants[mailbox.worker.tenant].count += 1
 
     def remove(self, worker_id: WorkerId) -> None:
         """Remove a Worker, a damaged one too."""
-        self._mailboxes.pop(worker_id, None)
+        mailbox = self._mailboxes.pop(worker_id, None)
         self._damaged.pop(worker_id, None)
+        if mailbox is not None and mailbox.worker.tenant is not None:
+            workers = self._tenants[mailbox.worker.tenant]
+            workers.count -= 1
+            if not workers.count:
+                del self._tenants[mailbox.worker.tenant]
+
+    def of_tenant(self, tenant: str) -> TenantWorkers:
+        """Return how many Workers a tenant has, and which of their events are retained."""
+        return self._tenants.get(tenant) or TenantWorkers()
 
     @property
     def damaged(self) -> Collection[WorkerId]:
@@ -88,6 +114,24 @@ class WorkerRegistry:
         """Return whether this Worker cannot be served."""
         return worker_id in self._damaged
 
+    def is_visible(self, worker_id: WorkerId, principal: Principal) -> bool:
+        """Return whether a client may know of a Worker. One that is narrowed sees no Worker that does not exist."""
+        if principal.sees_all:
+            return True
+        mailbox = self._mailboxes.get(worker_id)
+        return mailbox is not None and principal.sees(mailbox.worker.tenant, mailbox.worker.request.labels)
+
+    def visible(self, principal: Principal) -> Iterable[Mailbox]:
+        """Return the Workers that a client may know of, by id."""
+        if principal.sees_all:
+            return self._mailboxes.values()
+        return [mailbox for name, mailbox in self._mailboxes.items() if self.is_visible(name, principal)]
+
+    def check_visible(self, ref: WorkerRef, principal: Principal) -> None:
+        """Raise WorkerNotFound if a client may not know of a Worker. Does nothing for one that sees all."""
+        if not self.is_visible(ref.worker_id, principal):
+            raise WorkerNotFound(ref.worker_id)
+
     def damage(self) -> tuple[Diagnostic, ...]:
         """Return a diagnostic for each Worker that cannot be served."""
         return tuple(Diagnostic(DAMAGED, "error", why, name) for name, why in sorted(self._damaged.items()))
@@ -95,22 +139,29 @@ class WorkerRegistry:
     def raise_retained_after(self, mailbox: Mailbox, sequence: int) -> None:
         """Refuse to read this Worker's events up to this sequence from now on."""
         mailbox.retained_after = max(mailbox.retained_after, sequence)
-        self.retained_after = max(self.retained_after, sequence)
+        self._note_retained(mailbox)
+
+    def _note_retained(self, mailbox: Mailbox) -> None:
+        self.retained_after = max(self.retained_after, mailbox.retained_after)
+        if mailbox.worker.tenant is not None:
+            workers = self._tenants.setdefault(mailbox.worker.tenant, TenantWorkers())
+            workers.retained_after = max(workers.retained_after, mailbox.retained_after)
 
     def find(self, worker_id: WorkerId) -> Mailbox | None:
         """Return a Worker, a damaged one too, or None."""
         return self._mailboxes.get(worker_id)
 
-    def mailbox(self, ref: WorkerRef) -> Mailbox:
+    def mailbox(self, ref: WorkerRef, principal: Principal = ADMIN) -> Mailbox:
         """Return the mailbox of a Worker.
 
         Raises:
             WrongRuntime: The reference names another Runtime.
-            WorkerNotFound: There is no such Worker.
+            WorkerNotFound: There is no such Worker, or the client may not know of it.
             StoreCorrupt: The Worker is damaged.
         """
         if ref.runtime_id != self._runtime_id:
             raise WrongRuntime(f"runtime_id: this is {self._runtime_id}")
+        self.check_visible(ref, principal)
         if ref.worker_id in self._damaged:
             raise StoreCorrupt(self._damaged[ref.worker_id])
         mailbox = self._mailboxes.get(ref.worker_id)
@@ -118,12 +169,14 @@ class WorkerRegistry:
             raise WorkerNotFound(ref.worker_id)
         return mailbox
 
-    def select(self, wanted: WorkerFilter) -> list[Mailbox]:
-        """Return the Workers that match, by id."""
+    def select(self, wanted: WorkerFilter, principal: Principal = ADMIN) -> list[Mailbox]:
+        """Return the Workers that match and that a client may know of, by id."""
         names = list(self._mailboxes)
-        found = (self._mailboxes[name] for name in names[bisect_right(names, wanted.after) :])
+        later = names[bisect_right(names, wanted.after) :]
+        seen = later if principal.sees_all else (name for name in later if self.is_visible(name, principal))
+        found = (self._mailboxes[name] for name in seen)
         return list(islice((mailbox for mailbox in found if wanted.matches(mailbox.worker)), wanted.limit))
 
-    def count(self) -> Counter[WorkerStatus]:
-        """Return how many Workers have each status."""
-        return Counter(mailbox.worker.status for mailbox in self._mailboxes.values())
+    def count(self, principal: Principal = ADMIN) -> Counter[WorkerStatus]:
+        """Return how many Workers that a client may know of have each status."""
+        return Counter(mailbox.worker.status for mailbox in self.visible(principal))

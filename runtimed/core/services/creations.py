@@ -17,11 +17,13 @@ from runtimed.core.services.queries import Queries
 from runtimed.core.state import decisions
 from runtimed.core.state.attachment_rules import check_attachments
 from runtimed.core.state.change import IdempotencyRecord
+from runtimed.core.state.labels import narrowed
 from runtimed.errors import RequestError, RuntimedError, StateError, StoreFull
 from runtimed.model.execution import Execution
 from runtimed.model.idempotency import IdempotencyKey
 from runtimed.model.identity import RuntimeId, WorkerRef
 from runtimed.model.interaction import WorkerInput
+from runtimed.model.principal import Principal
 from runtimed.model.worker import CreateWorkerRequest, WorkerDetail
 
 INITIAL_INPUT = "initial_input"
@@ -56,37 +58,44 @@ class Creations:
         self._idempotency = idempotency
         self._tasks: set[asyncio.Task[WorkerDetail]] = set()
 
-    async def create(self, request: CreateWorkerRequest, key: IdempotencyKey | None) -> WorkerDetail:
+    async def create(
+        self, request: CreateWorkerRequest, key: IdempotencyKey | None, principal: Principal
+    ) -> WorkerDetail:
         """Create a Worker, as Runtime.create_worker says."""
+        if principal.labels:
+            request = attrs.evolve(request, labels=narrowed(request.labels, principal.labels))
+        first = partial(self._create, request, key, principal.tenant)
         if key is None:
-            return await self._create(request, None)
-        first, again = partial(self._create, request, key), partial(self._create_again, request.initial_input, key)
+            return await first()
+        again = partial(self._create_again, request.initial_input, key, principal)
         return await self._idempotency.once(key, first, again)
 
-    async def _create(self, request: CreateWorkerRequest, key: IdempotencyKey | None) -> WorkerDetail:
+    async def _create(
+        self, request: CreateWorkerRequest, key: IdempotencyKey | None, tenant: str | None
+    ) -> WorkerDetail:
         message = request.initial_input
         if message is None:
-            return await self._lifecycle.create(request, self._bundles.held, key)
+            return await self._lifecycle.create(request, self._bundles.of_tenant(tenant), key, tenant)
         decisions.check_initial_input(message)
         await asyncio.to_thread(check_attachments, message.attachments, f"{INITIAL_INPUT}.attachments")
         bare = attrs.evolve(request, initial_input=None)
-        return await self._finished(self._create_and_begin(bare, message, key))
+        return await self._finished(self._create_and_begin(bare, message, key, tenant))
 
     async def _create_and_begin(
-        self, request: CreateWorkerRequest, message: WorkerInput, key: IdempotencyKey | None
+        self, request: CreateWorkerRequest, message: WorkerInput, key: IdempotencyKey | None, tenant: str | None
     ) -> WorkerDetail:
-        created = await self._lifecycle.create(request, self._bundles.held, key)
+        created = await self._lifecycle.create(request, self._bundles.of_tenant(tenant), key, tenant)
         if created.execution.backend == "connected":
             await self._begin(created.worker_ref, message, key)
         return self._queries.worker(created.worker_ref)
 
     async def _create_again(
-        self, message: WorkerInput | None, key: IdempotencyKey, record: IdempotencyRecord
+        self, message: WorkerInput | None, key: IdempotencyKey, principal: Principal, record: IdempotencyRecord
     ) -> WorkerDetail:
         """Answer a repeat: wait for the spawn, and give the initial input if a crash has kept it from being given."""
         ref = WorkerRef(self._runtime_id, record.worker_id)
         await self._lifecycle.created(record.worker_id)
-        execution = self._registry.mailbox(ref).worker.execution
+        execution = self._registry.mailbox(ref, principal).worker.execution
         if message is not None and not self._is_given(key) and _was_cut(execution):
             await self._begin(ref, message, key)
         return self._queries.worker(ref)

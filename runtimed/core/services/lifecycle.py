@@ -19,6 +19,7 @@ from runtimed.core.ports import Clock, Spawn, Store
 from runtimed.core.services import views
 from runtimed.core.services.admission import Admission
 from runtimed.core.services.diagnostics import Diagnostics
+from runtimed.core.services.quotas import Quotas
 from runtimed.core.services.restarts import Restarts
 from runtimed.core.state import decisions
 from runtimed.core.state.activity import Activity
@@ -54,6 +55,7 @@ class Lifecycle:
         registry: WorkerRegistry,
         diagnostics: Diagnostics,
         admission: Admission,
+        quotas: Quotas,
         make_mailbox: Callable[[Worker, Activity], Mailbox],
         newest: int,
     ) -> None:
@@ -67,10 +69,12 @@ class Lifecycle:
         self._registry = registry
         self._diagnostics = diagnostics
         self._admission = admission
+        self._quotas = quotas
         self._make_mailbox = make_mailbox
         self._numbers = itertools.count(newest + 1)
         self._spawning: set[WorkerId] = set()
         self._creating: KeyedTasks[WorkerDetail] = KeyedTasks()
+        self._tenants_of_begun: dict[WorkerId, str | None] = {}
         self._restoring: KeyedTasks[None] = KeyedTasks()
         self._restarting: KeyedTasks[None] = KeyedTasks()
         self._restarts = Restarts(self._begin_restart)
@@ -81,23 +85,34 @@ class Lifecycle:
         request: CreateWorkerRequest,
         bundles: Mapping[str, ConfigBundle],
         key: IdempotencyKey | None = None,
+        tenant: str | None = None,
     ) -> WorkerDetail:
         """Create a Worker and have it spawned, as Runtime.create_worker says.
 
         Args:
             request: The request, without an initial input.
-            bundles: The bundles that are held, by id.
+            bundles: The bundles of its tenant, by id.
             key: The idempotency key of the request, if it has one. It is stored with the Worker.
+            tenant: The tenant that it belongs to.
         """
         declarations = decisions.check_request(request, bundles)
-        begun = sum(name not in self._registry for name in self._creating)
-        if len(self._registry) + begun >= self._limits.max_workers:
-            raise InvalidRequest(f"expected at most {self._limits.max_workers} Workers (max_workers)")
+        self._check_room(tenant)
         number = next(self._numbers)
         if number > MAX_WORKER_NUMBER:
             raise InvalidRequest("all Worker ids of this store are used")
         name = worker_id(number)
-        return await self._creating.run(name, self._create(name, request, declarations, key))
+        self._tenants_of_begun[name] = tenant
+        return await self._creating.run(name, self._create(name, request, declarations, key, tenant))
+
+    def _check_room(self, tenant: str | None) -> None:
+        """Count Workers that are being created as well. Raises InvalidRequest or RateLimited."""
+        begun = self._tenants_of_begun.values()
+        if len(self._registry) + len(begun) >= self._limits.max_workers:
+            raise InvalidRequest(f"expected at most {self._limits.max_workers} Workers (max_workers)")
+        if tenant is not None:
+            own = sum(other == tenant for other in begun)
+            self._quotas.check_workers(tenant, self._registry.of_tenant(tenant).count + own)
+            self._quotas.take_create(tenant)
 
     async def created(self, name: WorkerId) -> None:
         """Wait until the Worker is spawned, or the attempt has failed."""
@@ -109,18 +124,26 @@ class Lifecycle:
         request: CreateWorkerRequest,
         declarations: tuple[Declaration, ...],
         key: IdempotencyKey | None,
+        tenant: str | None,
     ) -> WorkerDetail:
-        worker = decisions.new_worker(name, request, declarations, self._clock.unix_ms())
-        mailbox = self._make_mailbox(worker, Activity())
-        diagnostics = tuple(map(self._sequencer.number, decisions.creation_diagnostics(mailbox.worker)))
-        created = self._sequencer.runtime_event("worker_created", name)
-        keys = () if key is None else (self._record(name, key),)
-        change = Change(worker=mailbox.worker, diagnostics=diagnostics, runtime_events=(created,), idempotency=keys)
-        await self._sequencer.commit_and_apply(change, partial(self._add, mailbox, diagnostics))
+        try:
+            worker = decisions.new_worker(name, request, declarations, self._clock.unix_ms(), tenant)
+            mailbox = await self._commit(worker, key)
+        finally:
+            self._tenants_of_begun.pop(name, None)
         with contextlib.suppress(StoreFull):
             most = self._limits.max_open_text
             await self._spawn(mailbox, Spawn(name, request, max_open_text=most, declarations=declarations))
         return views.detail(self._runtime_id, mailbox.worker, mailbox.retained_after, mailbox.sandbox)
+
+    async def _commit(self, worker: Worker, key: IdempotencyKey | None) -> Mailbox:
+        mailbox = self._make_mailbox(worker, Activity())
+        diagnostics = tuple(map(self._sequencer.number, decisions.creation_diagnostics(worker)))
+        created = self._sequencer.runtime_event("worker_created", worker.worker_id, tenant=worker.tenant)
+        keys = () if key is None else (self._record(worker.worker_id, key),)
+        change = Change(worker=worker, diagnostics=diagnostics, runtime_events=(created,), idempotency=keys)
+        await self._sequencer.commit_and_apply(change, partial(self._add, mailbox, diagnostics))
+        return mailbox
 
     def _record(self, name: WorkerId, key: IdempotencyKey) -> IdempotencyRecord:
         number, now = self._sequencer.next_idempotency_number(), self._sequencer.unix_ms()
@@ -128,6 +151,7 @@ class Lifecycle:
 
     def _add(self, mailbox: Mailbox, diagnostics: Sequence[NumberedDiagnostic]) -> None:
         self._registry.add(mailbox)
+        self._tenants_of_begun.pop(mailbox.worker.worker_id, None)
         self._diagnostics.keep(diagnostics)
 
     async def _spawn(self, mailbox: Mailbox, spawn: Spawn) -> None:

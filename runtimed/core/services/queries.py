@@ -12,11 +12,14 @@ from runtimed.core.services import views
 from runtimed.core.services.retention import retained
 from runtimed.core.services.transcript_cache import TranscriptCache
 from runtimed.core.state import decisions
-from runtimed.core.state.change import EncodedEvent, StateAt
+from runtimed.core.state.change import EncodedEvent, EventPage, StateAt
 from runtimed.errors import StoreCorrupt
+from runtimed.model.diagnostic import Diagnostic
 from runtimed.model.event import EventEnvelope
 from runtimed.model.identity import RuntimeId, WorkerId, WorkerRef
 from runtimed.model.permission import WorkerPermission
+from runtimed.model.principal import ADMIN, Principal
+from runtimed.model.runtime import RuntimeEvent
 from runtimed.model.transcript import TranscriptProjection
 from runtimed.model.worker import WorkerDetail, WorkerSummary
 
@@ -40,21 +43,21 @@ class Queries:
         self._registry = registry
         self._transcripts = transcripts
 
-    def workers(self, wanted: WorkerFilter) -> tuple[WorkerSummary, ...]:
-        """Return the Workers that match, by id."""
-        found = self._registry.select(wanted)
+    def workers(self, wanted: WorkerFilter, principal: Principal) -> tuple[WorkerSummary, ...]:
+        """Return the Workers that match and that a client sees, by id."""
+        found = self._registry.select(wanted, principal)
         return tuple(views.summary(self._runtime_id, mailbox.worker, mailbox.sandbox) for mailbox in found)
 
-    def worker(self, ref: WorkerRef) -> WorkerDetail:
+    def worker(self, ref: WorkerRef, principal: Principal = ADMIN) -> WorkerDetail:
         """Return one Worker."""
-        mailbox = self._registry.mailbox(ref)
+        mailbox = self._registry.mailbox(ref, principal)
         return views.detail(self._runtime_id, mailbox.worker, mailbox.retained_after, mailbox.sandbox)
 
-    def permissions(self) -> tuple[WorkerPermission, ...]:
-        """Return the pending permission requests of all Workers that can be served."""
+    def permissions(self, principal: Principal) -> tuple[WorkerPermission, ...]:
+        """Return the pending permission requests of all Workers that a client sees and that can be served."""
         return tuple(
             WorkerPermission.of(mailbox.worker.worker_id, permission)
-            for mailbox in self._registry
+            for mailbox in self._registry.visible(principal)
             if mailbox.activity.permissions and not self._registry.is_damaged(mailbox.worker.worker_id)
             for permission in mailbox.activity.permissions
         )
@@ -64,9 +67,16 @@ class Queries:
         mailbox = self._registry.find(worker_id)
         return {} if mailbox is None else mailbox.worker.request.labels
 
-    async def transcript(self, ref: WorkerRef, start: int, limit: int | None) -> TranscriptProjection:
+    def tenant(self, worker_id: WorkerId) -> str | None:
+        """Return the tenant of a Worker; None for an unknown one."""
+        mailbox = self._registry.find(worker_id)
+        return None if mailbox is None else mailbox.worker.tenant
+
+    async def transcript(
+        self, ref: WorkerRef, start: int, limit: int | None, principal: Principal
+    ) -> TranscriptProjection:
         """Return a page of a transcript, as Runtime.transcript says."""
-        mailbox = self._registry.mailbox(ref)
+        mailbox = self._registry.mailbox(ref, principal)
         page = self._limits.transcript_page.at_most(limit, minimum=0)
         total, cache = mailbox.worker.transcript_len, self._transcripts
         items = cache.find(ref.worker_id, start, page.items, total) if page.items else ()
@@ -120,6 +130,34 @@ class Queries:
         async with retained(self._registry, after):
             head = self._sequencer.head
             return await self._store.read_all_events(after, head, page) if after < head else ()
+
+    async def tenant_events(self, tenant: str, after: int, limit: int | None) -> EventPage:
+        """Return a page of the events of a tenant's Workers, as Runtime.tenant_events says."""
+        page = self._event_page(limit)
+        async with retained(self._registry.of_tenant(tenant), after):
+            head = self._sequencer.head
+            found = await self._store.read_all_events(after, head, page, tenant) if after < head else ()
+        own = [event for event in found if self.tenant(event.worker_id) == tenant]
+        return EventPage(own, found[-1].sequence if found else max(after, head))
+
+    async def runtime_events(self, after: int, limit: int | None, principal: Principal) -> Sequence[RuntimeEvent]:
+        """Return a page of runtime events, as Runtime.runtime_events says."""
+        page = self._limits.event_page
+        wanted = page.at_most(limit)
+        if not principal.labels:
+            return await self._store.read_runtime_events(after, wanted, principal.tenant)
+        while found := await self._store.read_runtime_events(after, page, principal.tenant):
+            after = found[-1].id
+            if shown := [one for one in found if self._is_visible(one.worker_id, principal)]:
+                return shown[: wanted.items]
+        return ()
+
+    def diagnostics(self, kept: Sequence[Diagnostic], principal: Principal) -> tuple[Diagnostic, ...]:
+        """Return those of the diagnostics that are about Workers which a client sees."""
+        return tuple(one for one in kept if self._is_visible(one.worker_id, principal))
+
+    def _is_visible(self, worker_id: WorkerId | None, principal: Principal) -> bool:
+        return worker_id is not None and self._registry.is_visible(worker_id, principal)
 
     def _event_page(self, limit: int | None) -> PageSize:
         return self._limits.replay_page if limit is None else self._limits.event_page.at_most(limit)

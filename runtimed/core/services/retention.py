@@ -12,6 +12,8 @@ from runtimed.core.engine.worker_registry import WorkerRegistry
 from runtimed.core.limits import Limits
 from runtimed.core.ports import Clock, Store
 from runtimed.core.services.diagnostics import Diagnostics
+from runtimed.core.services.quotas import Quotas
+from runtimed.core.services.tenant_events import TenantEvents
 from runtimed.core.state import decisions
 from runtimed.core.state.change import Change, EncodedEvent, Forgotten, Mark, TrimRange
 from runtimed.errors import CursorExpired, RuntimedError, StoreCorrupt, StoreFull, WorkerNotFound
@@ -68,6 +70,7 @@ class Retention:
         diagnostics: Diagnostics,
         limits: Limits,
         clock: Clock,
+        quotas: Quotas,
         purged: Callable[[], Awaitable[None]],
     ) -> None:
         """Make the service; `purged` waits until nothing is left of the Workers deleted so far."""
@@ -77,6 +80,7 @@ class Retention:
         self._diagnostics = diagnostics
         self._limits = limits
         self._clock = clock
+        self._tenant_events = TenantEvents(store, registry, quotas)
         self._purged = purged
         self._crowded: set[WorkerId] = set()
         self._untrimmable: set[WorkerId] = set()
@@ -86,8 +90,10 @@ class Retention:
         self._mark_every_ms = 1_000 * limits.max_event_age_s // MARKS
         self._period_s = min(max(limits.max_event_age_s / MARKS, MIN_PERIOD_S), MAX_PERIOD_S)
 
-    def publish(self, worker_id: WorkerId, _events: Sequence[EncodedEvent]) -> None:
+    def publish(self, worker_id: WorkerId, events: Sequence[EncodedEvent]) -> None:
         mailbox = self._registry.find(worker_id)
+        if mailbox is not None and mailbox.worker.tenant is not None and self._tenant_events.add(mailbox, events):
+            self._due.set()
         full = mailbox is not None and mailbox.worker.retained > self._limits.max_events_per_worker
         if full and worker_id not in self._untrimmable:
             self._crowded.add(worker_id)
@@ -101,10 +107,17 @@ class Retention:
     def forget(self, worker_id: WorkerId) -> None:
         self._crowded.discard(worker_id)
         self._untrimmable.discard(worker_id)
+        self._tenant_events.forget(worker_id)
+
+    def reload(self) -> None:
+        """Apply the limits of tenants as they are now."""
+        self._tenant_events.begin(self._registry)
+        self._due.set()
 
     async def run(self, marks: Sequence[Mark]) -> None:
         """Trim what is due until cancelled. `marks` are those of the store."""
         self._marks = list(marks)
+        self._tenant_events.begin(self._registry)
         self._crowded |= {
             mailbox.worker.worker_id
             for mailbox in self._registry
@@ -129,6 +142,7 @@ class Retention:
             except StoreCorrupt as error:
                 self._stop_trimming(worker_id, error)
             self._crowded.discard(worker_id)
+        await self._shrink_tenants()
         await self._shrink()
         await self._expire()
         await self._forget_surplus()
@@ -141,6 +155,17 @@ class Retention:
             count = min(TRIM_BATCH, mailbox.worker.retained - wanted)
             if not await self._trim(await self._store.oldest_events(worker_id, mailbox.worker.last_sequence, count)):
                 break
+
+    async def _shrink_tenants(self) -> None:
+        """Bring the bytes of the events of each tenant below its limit."""
+        await self._tenant_events.measure()
+        for tenant in self._tenant_events.overfull():
+            while (surplus := self._tenant_events.surplus(tenant, SLACK)) > 0:
+                own = (mailbox.worker for mailbox in self._registry if mailbox.worker.tenant == tenant)
+                retained = sum(worker.retained for worker in own)
+                count = min(TRIM_BATCH, 1 + retained * surplus // self._tenant_events.total(tenant))
+                if not await self._trim(await self._oldest(self._sequencer.head, count, tenant)):
+                    break
 
     async def _shrink(self) -> None:
         """Bring the bytes of all events below their limit; those of deleted Workers go first."""
@@ -183,9 +208,10 @@ class Retention:
     def _drop_marks(self, upto: int) -> None:
         self._marks = [mark for mark in self._marks if mark.sequence > upto]
 
-    async def _oldest(self, upto: int, count: int) -> Sequence[TrimRange]:
-        """Return the oldest events of all Workers that can be trimmed."""
-        return await self._store.oldest_events(None, upto, count, {*self._untrimmable, *self._registry.damaged})
+    async def _oldest(self, upto: int, count: int, tenant: str | None = None) -> Sequence[TrimRange]:
+        """Return the oldest events of all Workers that can be trimmed, or of those of one tenant."""
+        spared = {*self._untrimmable, *self._registry.damaged}
+        return await self._store.oldest_events(None, upto, count, spared, tenant)
 
     async def _trim(self, trim_ranges: Sequence[TrimRange]) -> bool:
         """Trim these events. Returns whether any was trimmed."""
@@ -208,6 +234,7 @@ class Retention:
         self._registry.raise_retained_after(mailbox, trim_range.upto)
         with contextlib.suppress(WorkerNotFound):
             await mailbox.submit(partial(decisions.trim, trim_range=trim_range, state_at=state_at))
+            self._tenant_events.subtract(trim_range)
         return True
 
     def _stop_trimming(self, worker_id: WorkerId, error: StoreCorrupt) -> None:

@@ -48,6 +48,7 @@ def detail(
         queued_inputs=len(worker.queued),
         title=worker.title,
         commands=worker.commands,
+        tenant=worker.tenant,
     )
 
 
@@ -71,6 +72,7 @@ def summary(runtime_id: RuntimeId, worker: Worker, sandbox: Sandbox | None = Non
         name=request.name,
         labels=request.labels,
         title=worker.title,
+        tenant=worker.tenant,
     )
 
 

@@ -3,6 +3,7 @@
 import re
 from collections.abc import Mapping
 
+from runtimed.core.state.change import StoredBundle
 from runtimed.errors import (
     ConfigBundleDigestMismatch,
     ConfigBundleMissing,
@@ -81,9 +82,9 @@ def held(bundles: Mapping[str, ConfigBundle], reference: BundleReference) -> Con
     return bundle
 
 
-def summary(bundle: ConfigBundle) -> ConfigBundleSummary:
+def summary(stored: StoredBundle) -> ConfigBundleSummary:
     """Return a bundle as a row of a list."""
-    metadata = bundle.metadata
+    bundle, metadata = stored.bundle, stored.bundle.metadata
     return ConfigBundleSummary(
         id=metadata.id,
         digest=metadata.digest,
@@ -94,12 +95,14 @@ def summary(bundle: ConfigBundle) -> ConfigBundleSummary:
         provenance=metadata.provenance,
         profile_count=len(bundle.profiles),
         declaration_count=len(bundle.declarations),
+        tenant=stored.tenant,
     )
 
 
-def availability(bundle: ConfigBundle) -> Availability:
+def availability(stored: StoredBundle) -> Availability:
     """Return the availability of a bundle that is held."""
-    return Availability(BundleReference(bundle.metadata.id, bundle.metadata.digest), summary(bundle))
+    metadata = stored.bundle.metadata
+    return Availability(BundleReference(metadata.id, metadata.digest), summary(stored))
 
 
 def is_host_local(text: str) -> bool:

@@ -56,6 +56,7 @@ class Worker:
         title: What its agent calls its session, if it said so.
         commands: What its agent offers. They are not stored: an agent that starts says them again.
         declarations: Those of its config bundle when it was created: a bundle may be replaced later.
+        tenant: That of the token that created it, None for none. It never changes.
     """
 
     worker_id: WorkerId
@@ -75,6 +76,7 @@ class Worker:
     title: str | None = None
     commands: tuple[SlashCommand, ...] = ()
     declarations: tuple[Declaration, ...] = ()
+    tenant: str | None = None
 
     @property
     def quiet(self) -> bool:
@@ -139,6 +141,14 @@ class EncodedEvent:
 
 
 @value
+class EventPage:
+    """A page of events, oldest first; it is complete up to the sequence `upto`."""
+
+    events: Sequence[EncodedEvent]
+    upto: int
+
+
+@value
 class StateAt:
     """The state of a Worker right after one of its events. `timestamp_ms` is the event's, 0 before the first one."""
 
@@ -149,11 +159,19 @@ class StateAt:
 
 @value
 class TrimRange:
-    """The oldest `count` retained events of a Worker; `upto` is the sequence of the newest of them."""
+    """The oldest `count` retained events of a Worker.
+
+    Attributes:
+        worker_id: The Worker.
+        upto: The sequence of the newest of them.
+        count: How many there are.
+        size_bytes: The size of their payloads. It is not compared.
+    """
 
     worker_id: WorkerId
     upto: int
     count: int
+    size_bytes: int = attrs.field(default=0, eq=False)
 
 
 @value
@@ -170,6 +188,14 @@ class NumberedDiagnostic:
 
     number: int
     diagnostic: Diagnostic
+
+
+@value
+class StoredBundle:
+    """A config bundle, and the tenant that it belongs to. Two tenants may have bundles with the same id."""
+
+    bundle: ConfigBundle
+    tenant: str | None = None
 
 
 @value
@@ -238,7 +264,7 @@ class Change:
         worker: Replaces the Worker's row.
         entries: New transcript entries.
         events: New events.
-        bundle: Replaces the bundle with its id.
+        bundle: Replaces the bundle of its tenant with its id.
         diagnostics: New diagnostics.
         runtime_events: New runtime events.
         trim: Removes events; the store keeps the state after them.
@@ -255,7 +281,7 @@ class Change:
     worker: Worker | None = None
     entries: Sequence[Entry] = ()
     events: Sequence[Event] = ()
-    bundle: ConfigBundle | None = None
+    bundle: StoredBundle | None = None
     diagnostics: Sequence[NumberedDiagnostic] = ()
     runtime_events: Sequence[RuntimeEvent] = ()
     trim: Trim | None = None
@@ -278,7 +304,7 @@ class StoredState:
         worker_number: The highest Worker number ever committed.
         workers: The rows of all Workers that can be read.
         activities: The Activity of each Worker that was not quiet.
-        bundles: The config bundles.
+        bundles: The config bundles of all tenants.
         diagnostics: The diagnostics, oldest first.
         diagnostic_number: The highest number of a diagnostic ever committed.
         runtime_event_id: The highest id of a runtime event ever committed.
@@ -294,7 +320,7 @@ class StoredState:
     worker_number: int
     workers: Sequence[Worker]
     activities: dict[WorkerId, Activity]
-    bundles: Sequence[ConfigBundle]
+    bundles: Sequence[StoredBundle]
     diagnostics: Sequence[NumberedDiagnostic]
     diagnostic_number: int = 0
     runtime_event_id: int = 0

@@ -47,6 +47,7 @@ class Numbering(Protocol):
         worker_id: WorkerId | None = None,
         sequence: int | None = None,
         unix_ms: int | None = None,
+        tenant: str | None = None,
     ) -> RuntimeEvent:
         """Return a new runtime event with its id, at a Unix time in milliseconds or the present one."""
 
@@ -165,7 +166,9 @@ class ChangeBuilder:
 
     def record(self, kind: RuntimeEventKind, sequence: int) -> None:
         """Add a runtime event. The Worker's event with this sequence, which is in this Change, records the same."""
-        self._runtime_events.append(self._numbering.runtime_event(kind, self.worker.worker_id, sequence, self._now))
+        worker = self.worker
+        recorded = self._numbering.runtime_event(kind, worker.worker_id, sequence, self._now, worker.tenant)
+        self._runtime_events.append(recorded)
 
     def keep_key(self, key: IdempotencyKey, entry: int, event: int, *, queued: bool) -> None:
         """Keep the idempotency key of an input, by the sequences of its entry and its event."""
@@ -224,6 +227,7 @@ class ChangeBuilder:
             self.title,
             self.commands,
             before.declarations,
+            before.tenant,
         )
         if self.deleted:
             return Change(

@@ -1,9 +1,9 @@
 """Rules for the names and labels of Workers. Pure."""
 
 import re
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 
-from runtimed.errors import InvalidRequest
+from runtimed.errors import Forbidden, InvalidRequest
 
 MAX_LABELS = 64
 MAX_NAME = 128
@@ -28,6 +28,19 @@ def check_labels(labels: Mapping[str, str]) -> None:
             )
         if len(value) > MAX_VALUE or not value.isprintable():
             raise InvalidRequest(f"labels.{key}: expected at most {MAX_VALUE} printable characters")
+
+
+def narrowed(labels: Mapping[str, str], required: Iterable[tuple[str, str]]) -> dict[str, str]:
+    """Return the labels of a new Worker: those of its request, and those of the token that creates it.
+
+    Raises:
+        Forbidden: The request gives one of the token's labels another value.
+    """
+    made = dict(labels)
+    for key, value in required:
+        if made.setdefault(key, value) != value:
+            raise Forbidden(f"labels.{key}: expected {value}: the labels of the token are those of its Workers")
+    return made
 
 
 def selects(wanted: Mapping[str, str], labels: Mapping[str, str]) -> bool:

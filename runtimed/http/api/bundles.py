@@ -20,9 +20,9 @@ routes = Routes("config bundles")
 
 
 @routes.get(paths.BUNDLES, "read")
-def list_bundles(runtime: Runtime) -> BundlesResponse:
-    """List the stored config bundles, by id."""
-    return BundlesResponse(runtime.bundles())
+def list_bundles(runtime: Runtime, principal: Principal) -> BundlesResponse:
+    """List the config bundles that the token sees, by id."""
+    return BundlesResponse(runtime.bundles(principal=principal))
 
 
 @routes.post(
@@ -38,19 +38,23 @@ def list_bundles(runtime: Runtime) -> BundlesResponse:
     ),
 )
 async def put_bundle(runtime: Runtime, principal: Principal, body: PutBundleRequest) -> AvailabilityResponse:
-    """Store a config bundle. It replaces one with the same id."""
+    """Store a config bundle. It replaces one of the same tenant with the same id."""
     return AvailabilityResponse(await runtime.put_bundle(body.bundle, principal=principal))
 
 
 @routes.get(
     paths.BUNDLE_AVAILABILITY, "read", raises=(InvalidRequest, ConfigBundleMissing, ConfigBundleDigestMismatch)
 )
-def get_bundle_availability(runtime: Runtime, bundle_id: str, digest: str) -> AvailabilityResponse:
+def get_bundle_availability(
+    runtime: Runtime, principal: Principal, bundle_id: str, digest: str
+) -> AvailabilityResponse:
     """Check that a config bundle is stored with this digest."""
-    return AvailabilityResponse(runtime.bundle_availability(BundleReference(bundle_id, digest)))
+    return AvailabilityResponse(runtime.bundle_availability(BundleReference(bundle_id, digest), principal=principal))
 
 
 @routes.get(paths.BUNDLE_HOST_CHECK, "read", raises=(InvalidRequest, ConfigBundleMissing, ConfigBundleDigestMismatch))
-async def check_bundle_on_host(runtime: Runtime, bundle_id: str, digest: str) -> HostCheckResponse:
+async def check_bundle_on_host(
+    runtime: Runtime, principal: Principal, bundle_id: str, digest: str
+) -> HostCheckResponse:
     """Report what this host would do with each declaration of a config bundle. Nothing is created."""
-    return HostCheckResponse(await runtime.check_bundle(BundleReference(bundle_id, digest)))
+    return HostCheckResponse(await runtime.check_bundle(BundleReference(bundle_id, digest), principal=principal))

@@ -19,15 +19,15 @@ routes = Routes("permissions")
 
 
 @routes.get(paths.PERMISSIONS, "read")
-def list_all_permissions(runtime: Runtime) -> AllPermissionsResponse:
-    """List the pending permission requests of all Workers, by Worker, oldest first."""
-    return AllPermissionsResponse(runtime.all_permissions())
+def list_all_permissions(runtime: Runtime, principal: Principal) -> AllPermissionsResponse:
+    """List the pending permission requests of all Workers that the token sees, by Worker, oldest first."""
+    return AllPermissionsResponse(runtime.all_permissions(principal=principal))
 
 
 @routes.get(paths.WORKER_PERMISSIONS, "read", raises=(InvalidWorkerId, WorkerNotFound))
-def list_permissions(runtime: Runtime, worker_id: str) -> PermissionsResponse:
+def list_permissions(runtime: Runtime, principal: Principal, worker_id: str) -> PermissionsResponse:
     """List the pending permission requests of a Worker, oldest first."""
-    return PermissionsResponse(runtime.permissions(runtime.ref(worker_id)))
+    return PermissionsResponse(runtime.permissions(runtime.ref(worker_id), principal=principal))
 
 
 @routes.post(

@@ -20,24 +20,25 @@ routes = Routes("runtime")
 
 
 @routes.get(paths.RUNTIME, "read")
-def get_runtime(runtime: Runtime) -> RuntimeResponse:
-    """Get the identity, the counts and the limits of the Runtime."""
-    return RuntimeResponse(runtime.summary())
+def get_runtime(runtime: Runtime, principal: Principal) -> RuntimeResponse:
+    """Get the identity and the limits of the Runtime, and the counts of what the token sees."""
+    return RuntimeResponse(runtime.summary(principal=principal))
 
 
 @routes.get(paths.RUNTIME_EVENTS, "read", raises=(LimitTooLarge,))
 async def list_runtime_events(
     runtime: Runtime,
+    principal: Principal,
     after: Annotated[int, Number()] = 0,
     limit: Annotated[int | None, Number(minimum=1, limit="max_event_batch_items")] = None,
 ) -> RuntimeEventsResponse:
     """List the events of the Runtime and of its Workers' lifecycle whose id is greater than `after`."""
     newest = runtime.newest_runtime_event
-    found = tuple(await runtime.runtime_events(after, limit))
+    found = tuple(await runtime.runtime_events(after, limit, principal=principal))
     last = found[-1].id if found else after
     has_more = bool(found) and last < newest
-    if has_more:  # a full disk may have refused all events after this one
-        has_more = bool(await runtime.runtime_events(last, 1))
+    if has_more:  # all events after this one may be of Workers that are not seen, or a full disk has refused them
+        has_more = bool(await runtime.runtime_events(last, 1, principal=principal))
     return RuntimeEventsResponse(found, last, has_more)
 
 
@@ -54,6 +55,6 @@ def get_sandbox(runtime: Runtime) -> SandboxResponse:
 
 
 @routes.get(paths.DIAGNOSTICS, "read")
-async def list_diagnostics(runtime: Runtime) -> DiagnosticsResponse:
+async def list_diagnostics(runtime: Runtime, principal: Principal) -> DiagnosticsResponse:
     """List the diagnostics of the Runtime, oldest first."""
-    return DiagnosticsResponse(runtime.diagnostics())
+    return DiagnosticsResponse(runtime.diagnostics(principal=principal))

@@ -6,6 +6,7 @@ from runtimed.core.runtime import Runtime
 from runtimed.errors import InvalidWorkerId, LimitTooLarge, WorkerNotFound
 from runtimed.http.web.binding import Routes
 from runtimed.http.web.query import Number
+from runtimed.model.principal import Principal
 from runtimed.wire import routes as paths
 from runtimed.wire.envelopes import TranscriptResponse
 
@@ -15,6 +16,7 @@ routes = Routes("transcripts")
 @routes.get(paths.WORKER_TRANSCRIPT, "read", raises=(InvalidWorkerId, WorkerNotFound, LimitTooLarge))
 async def get_transcript(
     runtime: Runtime,
+    principal: Principal,
     worker_id: str,
     start: Annotated[int, Number()] = 0,
     limit: Annotated[int | None, Number(limit="max_transcript_projection_items")] = None,
@@ -23,4 +25,4 @@ async def get_transcript(
 
     `next_start` is where the next page begins. With `limit=0` the page has no entries, only `total_items`.
     """
-    return TranscriptResponse(await runtime.transcript(runtime.ref(worker_id), start, limit))
+    return TranscriptResponse(await runtime.transcript(runtime.ref(worker_id), start, limit, principal=principal))

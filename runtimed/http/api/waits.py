@@ -25,6 +25,7 @@ from runtimed.http.web.binding import Routes
 from runtimed.http.web.query import Number
 from runtimed.http.web.sessions import SESSION
 from runtimed.model.identity import EventCursor, cursor_sequence
+from runtimed.model.principal import Principal
 from runtimed.model.waiting import WaitCondition
 from runtimed.wire import routes as paths
 from runtimed.wire.envelopes import WaitResponse
@@ -60,6 +61,7 @@ routes = Routes("waits")
 async def wait_for_worker(
     runtime: Runtime,
     waits: Waits,
+    principal: Principal,
     request: web.BaseRequest,
     worker_id: str,
     for_: str,
@@ -69,7 +71,7 @@ async def wait_for_worker(
     """Wait until one of the conditions `for` holds, judged from the cursor on, or from now on without one."""
     wanted = _conditions(for_)
     ref = runtime.ref(worker_id)
-    waiting = waits.wait(ref, wanted, _place(runtime, cursor), timeout_s)
+    waiting = waits.wait(ref, wanted, _place(runtime, cursor), timeout_s, principal=principal)
     return WaitResponse(await _unless_left(request, waiting))
 
 

@@ -38,6 +38,7 @@ routes = Routes("workers")
 @routes.get(paths.WORKERS, "read")
 def list_workers(
     runtime: Runtime,
+    principal: Principal,
     status: WorkerStatus | None = None,
     label: tuple[str, ...] = (),
     limit: Annotated[int | None, Number(minimum=1)] = None,
@@ -49,7 +50,7 @@ def list_workers(
         raise InvalidQuery('after: expected "worker-" and 8 lower-case hex digits')
     count = None if limit is None else limit + 1
     wanted = WorkerFilter(status, parse_labels(label), after, count, parse_name(name))
-    found = runtime.workers(wanted)
+    found = runtime.workers(wanted, principal=principal)
     if limit is None or len(found) <= limit:
         return WorkersResponse(found)
     return WorkersResponse(found[:limit], found[limit - 1].worker_id)
@@ -92,9 +93,9 @@ async def delete_worker(
 
 
 @routes.get(paths.WORKER, "read", raises=(InvalidWorkerId, WorkerNotFound))
-def get_worker(runtime: Runtime, worker_id: str) -> WorkerResponse:
+def get_worker(runtime: Runtime, principal: Principal, worker_id: str) -> WorkerResponse:
     """Get a Worker."""
-    return WorkerResponse(runtime.worker(runtime.ref(worker_id)))
+    return WorkerResponse(runtime.worker(runtime.ref(worker_id), principal=principal))
 
 
 @routes.post(

@@ -132,6 +132,8 @@ class QuickConnection(Connection):
     def _answer(self, request: QuickRequest, body: bytes) -> None:
         self._data = b""
         try:
+            if request.tenant is not None:
+                self._api.quotas.take_request(request.tenant)
             returned = request.endpoint.call(request.arguments, body)
             if request.endpoint.awaits:
                 self._answering = self._loop.create_task(self._answer_later(returned))

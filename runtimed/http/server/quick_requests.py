@@ -40,6 +40,7 @@ class QuickRequest:
         body_bytes: The size of its body.
         size_bytes: The size of head and body.
         generation: The generation of the guard that admitted it.
+        tenant: The tenant of its client, whose requests are counted.
     """
 
     endpoint: Endpoint
@@ -47,6 +48,7 @@ class QuickRequest:
     body_bytes: int
     size_bytes: int
     generation: int
+    tenant: str | None
 
 
 class QuickRequests:
@@ -161,4 +163,4 @@ class QuickRequests:
             arguments = found.endpoint.arguments(principal, found.in_path, asked, headers)
         except RuntimedError:
             return None
-        return QuickRequest(found.endpoint, arguments, length, head_bytes + length, generation)
+        return QuickRequest(found.endpoint, arguments, length, head_bytes + length, generation, principal.tenant)

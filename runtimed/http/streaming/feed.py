@@ -26,6 +26,7 @@ from runtimed.http.web.labels import parse_labels
 from runtimed.http.web.query import Number
 from runtimed.model.event import Payload, Snapshot
 from runtimed.model.identity import WorkerRef
+from runtimed.model.principal import Principal
 from runtimed.wire import routes as paths
 from runtimed.wire.envelopes import EventsResponse
 
@@ -48,6 +49,7 @@ routes = Routes("feed")
 async def observe_worker(
     runtime: Runtime,
     streams: Streams,
+    principal: Principal,
     request: web.BaseRequest,
     worker_id: str,
     cursor: str | None = None,
@@ -56,7 +58,8 @@ async def observe_worker(
     until: Until = None,
 ) -> web.WebSocketResponse:
     """Observe a Worker over a WebSocket: a snapshot, every event after the cursor, then each new event."""
-    wanted = FeedRequest(_known(runtime, worker_id), _selection((), events), cursor, until_over=until is not None)
+    ref, over = _known(runtime, worker_id, principal), until is not None
+    wanted = FeedRequest(ref, _selection((), events), cursor, principal, until_over=over)
     return await serve_socket(streams, request, wanted, heartbeat)
 
 
@@ -64,6 +67,7 @@ async def observe_worker(
 async def read_worker_events(
     runtime: Runtime,
     streams: Streams,
+    principal: Principal,
     request: web.BaseRequest,
     worker_id: str,
     cursor: str | None = None,
@@ -72,13 +76,15 @@ async def read_worker_events(
     until: Until = None,
 ) -> EventsResponse | web.StreamResponse:
     """Get a page of the events of a Worker, or a stream of them with `Accept: text/event-stream`."""
-    wanted = FeedRequest(_known(runtime, worker_id), _selection((), events), cursor, until_over=until is not None)
+    ref, over = _known(runtime, worker_id, principal), until is not None
+    wanted = FeedRequest(ref, _selection((), events), cursor, principal, until_over=over)
     return await _read(streams, request, wanted, limit)
 
 
 @routes.get(paths.FLEET_FEED, "read", raises=(InvalidRequest,))
 async def observe_workers(
     streams: Streams,
+    principal: Principal,
     request: web.BaseRequest,
     cursor: str | None = None,
     label: tuple[str, ...] = (),
@@ -86,12 +92,14 @@ async def observe_workers(
     heartbeat: Seconds = None,
 ) -> web.WebSocketResponse:
     """Observe all Workers over a WebSocket: every event after the cursor, then each new event, without snapshots."""
-    return await serve_socket(streams, request, FeedRequest(None, _selection(label, events), cursor), heartbeat)
+    wanted = FeedRequest(None, _selection(label, events), cursor, principal)
+    return await serve_socket(streams, request, wanted, heartbeat)
 
 
 @routes.get(paths.FLEET_EVENTS, "read", raises=READING)
 async def read_events(
     streams: Streams,
+    principal: Principal,
     request: web.BaseRequest,
     cursor: str | None = None,
     limit: Limit = None,
@@ -99,7 +107,8 @@ async def read_events(
     events: str | None = None,
 ) -> EventsResponse | web.StreamResponse:
     """Get a page of the events of all Workers, or a stream of them with `Accept: text/event-stream`."""
-    return await _read(streams, request, FeedRequest(None, _selection(label, events), cursor), limit)
+    wanted = FeedRequest(None, _selection(label, events), cursor, principal)
+    return await _read(streams, request, wanted, limit)
 
 
 async def _read(
@@ -116,9 +125,9 @@ async def _read(
     return await serve_stream(streams, request, wanted)
 
 
-def _known(runtime: Runtime, worker_id: str) -> WorkerRef:
+def _known(runtime: Runtime, worker_id: str, principal: Principal) -> WorkerRef:
     ref = runtime.ref(worker_id)
-    runtime.worker(ref)
+    runtime.worker(ref, principal=principal)
     return ref
 
 

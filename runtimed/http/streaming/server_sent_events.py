@@ -62,7 +62,8 @@ def _is_stream(media_range: str) -> bool:
 
 async def serve_page(streams: Streams, wanted: FeedRequest, limit: int | None) -> web.Response:
     """Answer with a page of events from the store."""
-    page = await streams.feed.page(wanted.ref, wanted.selection, streams.place(wanted), limit)
+    place = streams.place(wanted)
+    page = await streams.feed.page(wanted.ref, wanted.selection, place, limit, principal=wanted.principal)
     envelopes = [
         event_envelope(event.sequence, event.worker_id, event.timestamp_ms, event.payload) for event in page.events
     ]
@@ -75,7 +76,7 @@ async def serve_stream(streams: Streams, request: web.BaseRequest, wanted: FeedR
     Raises:
         FeedError: The feed cannot begin at that cursor. Later errors are the last event of the stream.
     """
-    streams.feed.check(wanted.ref, streams.place(wanted))
+    streams.feed.check(wanted.ref, streams.place(wanted), wanted.principal)
     response = web.StreamResponse(headers=STREAM_HEADERS)
     response.force_close()
     writer = await response.prepare(request)

@@ -18,6 +18,7 @@ from runtimed.http.streaming.heartbeat import Heartbeats
 from runtimed.http.web.sessions import SESSION
 from runtimed.model.diagnostic import FeedDiagnostic, FeedDiagnosticCode
 from runtimed.model.identity import EventCursor, WorkerRef, cursor_sequence
+from runtimed.model.principal import Principal
 
 CLOSE_TIMEOUT_S = 5.0
 """How long an observer may take to read its last message and to close, in seconds."""
@@ -33,6 +34,7 @@ class FeedRequest:
         ref: The Worker, or None for all Workers.
         selection: Which events.
         cursor: The cursor after which the events begin, or None for new events only.
+        principal: Who observes.
         field: The parameter or header that named the cursor.
         until_over: Whether the feed ends when its Worker is over.
     """
@@ -40,6 +42,7 @@ class FeedRequest:
     ref: WorkerRef | None
     selection: Selection
     cursor: str | None
+    principal: Principal
     field: str = "cursor"
     until_over: bool = False
 
@@ -96,8 +99,15 @@ class Streams:
         try:
             async with ending.interrupting:
                 with request[SESSION].calling(partial(ending.come, TokenEnded())):
-                    feed, place = self.feed, self.place(wanted)
-                    async with feed.observe(view, place, request.transport, writer.drain, ending.come) as observer:
+                    observing = self.feed.observe(
+                        view,
+                        self.place(wanted),
+                        request.transport,
+                        writer.drain,
+                        ending.come,
+                        principal=wanted.principal,
+                    )
+                    async with observing as observer:
                         yield observer
         except TimeoutError:
             raise ending.reason from None

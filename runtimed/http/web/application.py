@@ -4,6 +4,7 @@ from collections.abc import Callable
 
 from aiohttp import hdrs, web
 
+from runtimed.core.services.quotas import Quotas
 from runtimed.errors import Forbidden, RuntimedError
 from runtimed.http.web.guard import Guard
 from runtimed.http.web.responses import error_response
@@ -15,9 +16,10 @@ from runtimed.model.principal import Principal
 class ApiApplication:
     """Answers every request of the API, from any server."""
 
-    def __init__(self, router: Router, guard: Guard) -> None:
+    def __init__(self, router: Router, guard: Guard, quotas: Quotas) -> None:
         self.router = router
         self.guard = guard
+        self.quotas = quotas
         self._sessions = Sessions()
 
     def end_token(self, name: str) -> None:
@@ -57,6 +59,8 @@ class ApiApplication:
         return response
 
     async def _respond(self, request: web.BaseRequest, principal: Principal, path: str) -> web.StreamResponse:
+        if principal.tenant is not None:
+            self.quotas.take_request(principal.tenant)
         match = self.router.resolve(request.method, path)
         refusal = match.endpoint.refusal(principal)
         if refusal is not None:

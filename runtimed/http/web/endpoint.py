@@ -77,7 +77,8 @@ class Endpoint:
         return arguments
 
     def _scoped_key(self, given: Sequence[str], principal: Principal, in_path: Mapping[str, str]) -> ScopedKey:
-        return read_key(given, principal.name, self.route.method, self.route.path.format(**in_path))
+        tenant = () if principal.tenant is None else ("tenant", principal.tenant)
+        return read_key(given, *tenant, principal.name, self.route.method, self.route.path.format(**in_path))
 
     def call(self, arguments: Mapping[str, Any], body: bytes) -> Any:
         """Call the function with a body that is already here.

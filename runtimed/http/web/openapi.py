@@ -30,6 +30,7 @@ EVERYWHERE: tuple[type[errors.RuntimedError], ...] = (
     http_errors.ForbiddenOrigin,
     errors.Forbidden,
     http_errors.MisdirectedRequest,
+    errors.RateLimited,
     errors.StoreIo,
     errors.StoreMissing,
     errors.StoreCorrupt,

@@ -1,8 +1,9 @@
 """The events of all Workers in memory: by Worker, and by sequence."""
 
 from bisect import bisect_left, bisect_right
-from collections import Counter, defaultdict
-from collections.abc import Collection, Iterator, Sequence
+from collections import defaultdict
+from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
+from heapq import merge
 from itertools import islice
 
 from runtimed.core.paging import PageSize
@@ -10,7 +11,7 @@ from runtimed.core.state.activity import Activity
 from runtimed.core.state.change import EncodedEvent, StateAt, Trim, TrimRange
 from runtimed.errors import StoreCorrupt
 from runtimed.model.identity import WorkerId
-from runtimed.store.pages import check_retained, fill_page, replay, stored_size, up_to_gap
+from runtimed.store.pages import check_retained, fill_page, replay, stored_size, trim_ranges, up_to_gap
 from runtimed.store.records import StoredEvent, TrimPoint
 
 GONE = 1_000
@@ -85,30 +86,35 @@ class History:
             check_retained(self.floor(worker_id), after)
         return [stored.event for stored in up_to_gap(found, after)]
 
-    def all_between(self, after: int, upto: int, page: PageSize) -> Sequence[EncodedEvent]:
+    def all_between(
+        self, after: int, upto: int, page: PageSize, is_foreign: Callable[[WorkerId], bool]
+    ) -> Sequence[EncodedEvent]:
         """Return a page of all Workers' events with `after` < sequence <= `upto`, without those of deleted Workers.
 
         Raises:
-            StoreCorrupt: Some of them are not retained.
+            StoreCorrupt: Some of them are not retained, of a Worker that is not foreign.
         """
         for floor in self._floors.values():
-            check_retained(floor, after)
+            if after < floor.sequence and not is_foreign(floor.worker_id):
+                check_retained(floor, after)
         found = fill_page(islice(self._range(after, upto), page.items), page, stored_size)
-        return [stored.event for stored in up_to_gap(found, after)]
+        return [stored.event for stored in up_to_gap(found, after, is_foreign)]
 
-    def oldest(
-        self, worker_id: WorkerId | None, upto: int, count: int, spared: Collection[WorkerId]
-    ) -> Sequence[TrimRange]:
-        """The `count` oldest events up to `upto`, of one Worker or of all but `spared`, as a span of each."""
-        if worker_id is None:
-            found = (stored for stored in self._range(0, upto) if stored.event.worker_id not in spared)
-            oldest = list(islice(found, count))
-        else:
-            events = self._visible(worker_id)
-            oldest = events[: min(count, _end(events, upto))]
-        newest = {stored.event.worker_id: stored.event.sequence for stored in oldest}
-        counted = Counter(stored.event.worker_id for stored in oldest)
-        return [TrimRange(name, newest[name], counted[name]) for name in sorted(newest, key=newest.__getitem__)]
+    def oldest(self, upto: int, count: int, spared: Collection[WorkerId]) -> Sequence[TrimRange]:
+        """The `count` oldest events up to `upto` of all Workers but `spared`, as a span of each."""
+        found = (stored for stored in self._range(0, upto) if stored.event.worker_id not in spared)
+        return trim_ranges(map(_sized, islice(found, count)))
+
+    def oldest_of(self, workers: Iterable[WorkerId], upto: int, count: int) -> Sequence[TrimRange]:
+        """The `count` oldest events up to `upto` of these Workers, as a span of each."""
+        events = map(self._visible, workers)
+        found = merge(*(islice(each, _end(each, upto)) for each in events), key=_sequence)
+        return trim_ranges(map(_sized, islice(found, count)))
+
+    def measure(self, worker_id: WorkerId, upto: int) -> int:
+        """Return the bytes of the payloads of a Worker's events with a sequence of at most `upto`."""
+        events = self._visible(worker_id)
+        return sum(len(stored.event.payload) for stored in events[: _end(events, upto)])
 
     def floor(self, worker_id: WorkerId) -> TrimPoint:
         """Return the sequence after which a Worker's events are retained."""
@@ -147,6 +153,10 @@ class History:
 
 def _sequence(stored: StoredEvent) -> int:
     return stored.event.sequence
+
+
+def _sized(stored: StoredEvent) -> tuple[int, WorkerId, int]:
+    return stored.event.sequence, stored.event.worker_id, stored_size(stored)
 
 
 def _end(events: Sequence[StoredEvent], upto: int) -> int:

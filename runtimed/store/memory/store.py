@@ -4,6 +4,7 @@ import asyncio
 from bisect import bisect_right
 from collections import defaultdict
 from collections.abc import Collection, Sequence
+from functools import partial
 from itertools import islice
 from typing import Any, TypeVar
 
@@ -120,16 +121,36 @@ class MemoryStore:
     async def read_events(self, worker_id: WorkerId, after: int, upto: int, page: PageSize) -> Sequence[EncodedEvent]:
         return self._reading().between(worker_id, after, upto, page)
 
-    async def read_all_events(self, after: int, upto: int, page: PageSize) -> Sequence[EncodedEvent]:
-        return self._reading().all_between(after, upto, page)
+    async def read_all_events(
+        self, after: int, upto: int, page: PageSize, tenant: str | None = None
+    ) -> Sequence[EncodedEvent]:
+        return self._reading().all_between(after, upto, page, partial(self._is_foreign, tenant))
 
     async def oldest_events(
-        self, worker_id: WorkerId | None, upto: int, count: int, spared: Collection[WorkerId] = ()
+        self,
+        worker_id: WorkerId | None,
+        upto: int,
+        count: int,
+        spared: Collection[WorkerId] = (),
+        tenant: str | None = None,
     ) -> Sequence[TrimRange]:
-        return self._reading().oldest(worker_id, upto, count, spared)
+        history = self._reading()
+        if worker_id is None and tenant is None:
+            return history.oldest(upto, count, spared)
+        workers = [worker_id] if worker_id is not None else self._of_tenant(tenant)
+        return history.oldest_of([name for name in workers if name not in spared], upto, count)
 
-    async def read_runtime_events(self, after: int, page: PageSize) -> Sequence[RuntimeEvent]:
-        return await self.read_records(records.RUNTIME_EVENTS, after, page)
+    async def measure_events(self, worker_id: WorkerId, upto: int) -> int:
+        return self._reading().measure(worker_id, upto)
+
+    async def read_runtime_events(
+        self, after: int, page: PageSize, tenant: str | None = None
+    ) -> Sequence[RuntimeEvent]:
+        self._reading()
+        if tenant is None:
+            return self._read(records.RUNTIME_EVENTS, after, page.items)
+        found = (event for event in self._read(records.RUNTIME_EVENTS, after) if event.tenant == tenant)
+        return list(islice(found, page.items))
 
     async def read_records(self, table: Table[Any, D], after: Any, page: PageSize) -> Sequence[D]:
         """Read a table by key.
@@ -247,6 +268,13 @@ class MemoryStore:
         rows = self._rows[table.name]
         keys = sorted(key for key in rows if after is None or key > after)
         return [table.decode(*rows[key]) for key in islice(keys, count)]
+
+    def _is_foreign(self, tenant: str | None, worker_id: WorkerId) -> bool:
+        worker = self._workers.get(worker_id)
+        return tenant is not None and worker is not None and worker.tenant != tenant
+
+    def _of_tenant(self, tenant: str | None) -> list[WorkerId]:
+        return [worker.worker_id for worker in self._workers.values() if worker.tenant == tenant]
 
     def _reading(self) -> History:
         if not self._open:

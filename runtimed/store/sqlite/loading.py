@@ -100,7 +100,7 @@ def worker_reader() -> Callable[[Row, int], Worker]:
 
     def read(row: Row, floor: int) -> Worker:
         name, end = WORKERS.describe(row), len(WORKERS.columns)
-        number, request, created_at_ms = WORKERS.read(row[:end])
+        number, request, created_at_ms, tenant = WORKERS.read(row[:end])
         state = STATES.read((number, *row[end:]))
         _, status, transcript_len, last_sequence, since, activity, retained, body, waiting, last_event_ms = state
         (asked, declarations), (execution, title) = request_of(request), execution_of(body)
@@ -121,6 +121,7 @@ def worker_reader() -> Callable[[Row, int], Worker]:
             activity == AWAITS_RUN_END,
             title,
             declarations=declarations,
+            tenant=tenant or None,
         )
 
     return read

@@ -2,7 +2,7 @@
 
 from bisect import bisect_right
 from collections import Counter
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from itertools import accumulate, pairwise
 from struct import error as StructError  # noqa: N812 it is a class
 from struct import pack
@@ -14,7 +14,17 @@ import apsw
 from runtimed.errors import StoreCorrupt
 from runtimed.model.diagnostic import Diagnostic
 from runtimed.model.identity import worker_number
-from runtimed.store.records import ACTIVITIES, MARKS, META, ROLES, RUNTIME_EVENTS, STATUSES, number_of, skip_damaged
+from runtimed.store.records import (
+    ACTIVITIES,
+    MARKS,
+    META,
+    ROLES,
+    RUNTIME_EVENTS,
+    STATUSES,
+    WORKERS,
+    number_of,
+    skip_damaged,
+)
 from runtimed.store.tables import Row
 from runtimed.wire.converter import restore
 
@@ -66,17 +76,22 @@ _REPLACEMENTS = {"INTEGER": "-rowid", "TEXT": "''", "BLOB": "x''"}
 _DAMAGED = -1
 """A checksum that no row has."""
 
+OF_TENANTS = (WORKERS, RUNTIME_EVENTS)
+"""The tables to which version 6 adds the column `tenant`."""
+
 TABLES = ("meta", "worker", "state", "event", "entry", "bundle", "diagnostic")
 
 
-def replace_misfits(connection: apsw.Connection) -> None:
+def replace_misfits(connection: apsw.Connection, tables: Iterable[str] = TIMES) -> None:
     """Replace cells of the wrong type, and give their rows a checksum that does not match.
 
     SQLite refuses to add a column to a table while it has such a cell.
     """
-    for table in TIMES:
-        columns = [(name, kind) for _, name, kind, *_ in connection.execute(f"PRAGMA table_info({table})") if kind]
-        fits = {name: f"typeof({name}) = '{kind.lower()}'" for name, kind in columns}
+    for table in tables:
+        info: list[Row] = connection.execute(f"PRAGMA table_info({table})").fetchall()
+        columns = [(name, kind) for _, name, kind, *_ in info if kind]
+        nullable = {name for _, name, _, not_null, _, key in info if not (not_null or key)}
+        fits = {name: _fit(name, kind, nullable=name in nullable) for name, kind in columns}
         misfit = f"NOT ({' AND '.join(fits.values())})"
         if not columns or not connection.execute(f"SELECT 1 FROM {table} WHERE {misfit} LIMIT 1").get:  # noqa: S608
             continue
@@ -94,6 +109,12 @@ def replace_misfits(connection: apsw.Connection) -> None:
             connection.execute(sql)
 
 
+def _fit(name: str, kind: str, *, nullable: bool) -> str:
+    """Return the condition in SQL that a cell has the type of its column."""
+    kinds = (kind.lower(), "null") if nullable else (kind.lower(),)
+    return f"typeof({name}) IN ({', '.join(map(repr, kinds))})"
+
+
 def add_waiting(connection: apsw.Connection) -> None:
     """Migrate version 2: add an empty queue of inputs to each Worker. Its checksum stays the same."""
     connection.execute("ALTER TABLE state ADD COLUMN waiting BLOB NOT NULL DEFAULT x''")
@@ -103,6 +124,16 @@ def add_times(connection: apsw.Connection) -> None:
     """Migrate version 3: add the time columns, which `set_times` fills."""
     for table, column in TIMES.items():
         connection.execute(f"ALTER TABLE {table} ADD COLUMN {column} INTEGER NOT NULL DEFAULT 0")
+
+
+def add_tenants(connection: apsw.Connection) -> None:
+    """Migrate version 5: add the column `tenant`, empty for no tenant. The checksums of rows stay the same."""
+    for table in OF_TENANTS:
+        if not any(name == "tenant" for _, name, *_ in connection.execute(f"PRAGMA table_info({table.name})")):
+            replace_misfits(connection, (table.name,))
+            connection.execute(f"ALTER TABLE {table.name} ADD COLUMN tenant TEXT NOT NULL DEFAULT ''")
+            for index in table.indexes:
+                connection.execute(index)
 
 
 def set_times(connection: apsw.Connection, unix_ms: int) -> None:
@@ -178,7 +209,7 @@ def bring_forward(connection: apsw.Connection) -> None:
     retained: Counter[int] = Counter()
     steps = [
         ("INSERT INTO meta VALUES (?, ?, ?)", _meta(connection)),
-        ("INSERT INTO worker VALUES (?, ?, ?, 0)", _workers(connection)),
+        ("INSERT INTO worker VALUES (?, ?, ?, 0, '')", _workers(connection)),
         ("INSERT INTO event VALUES (?, ?, ?, ?, ?, ?, ?, ?, 0)", _events(connection, retained)),
         ("INSERT INTO state VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, x'', 0)", _states(connection, retained)),
         ("INSERT INTO entry VALUES (?, ?, ?, ?, ?, ?, 0)", _entries(connection)),

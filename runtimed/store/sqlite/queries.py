@@ -3,7 +3,9 @@
 import contextlib
 import json
 from bisect import bisect_left
-from collections.abc import Collection, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
+from functools import partial
+from heapq import merge, nsmallest
 from itertools import islice
 from struct import Struct
 from struct import error as StructError  # noqa: N812 it is a class
@@ -17,7 +19,7 @@ from runtimed.core.state.activity import Activity
 from runtimed.core.state.change import EncodedEvent, Entry, StateAt, TrimRange
 from runtimed.errors import StoreCorrupt
 from runtimed.model.identity import WorkerId, worker_id
-from runtimed.store.pages import check_retained, entry_size, fill_page, missing_event, replay
+from runtimed.store.pages import check_retained, entry_size, fill_page, missing_event, replay, trim_ranges
 from runtimed.store.records import ENTRIES, EVENTS, TRIM_POINTS, StoredEvent, TrimPoint, number_of, skip_damaged
 from runtimed.store.tables import Row, Table, checksum_seed
 
@@ -25,6 +27,9 @@ T = TypeVar("T")
 
 _PACK_EVENT = Struct("<7q").pack
 _EVENT_SEED = checksum_seed(EVENTS.name)
+
+SIZES_AT_ONCE = 16
+"""How many events of one Worker are looked at together when the oldest of several Workers are searched."""
 
 REPLAY_PAGE = PageSize(items=1_000, max_bytes=1024 * 1024)
 
@@ -38,21 +43,35 @@ _OF_ALL = "WHERE sequence > :after AND sequence <= :upto AND worker NOT IN (SELE
 _ALL_EVENTS = f"{EVENTS.select} {_OF_ALL} ORDER BY sequence LIMIT :items"
 _NEWEST_EVENT = f"{EVENTS.select} {_OF_WORKER} AND sequence <= :upto ORDER BY sequence DESC LIMIT 1"
 _OLDEST_OF_ONE = """
-    SELECT worker, max(sequence), count(*) FROM (
-        SELECT worker, sequence FROM event
+    SELECT worker, max(sequence), count(*), sum(size) FROM (
+        SELECT worker, sequence, length(payload) AS size FROM event
         WHERE worker = :worker AND NOT EXISTS (SELECT 1 FROM deleted WHERE deleted.worker = :worker)
         AND sequence <= :upto ORDER BY sequence LIMIT :items
     ) GROUP BY worker
 """
 _OLDEST_OF_ALL = """
-    SELECT worker, max(sequence), count(*) FROM (
-        SELECT worker, sequence FROM event
+    SELECT worker, max(sequence), count(*), sum(size) FROM (
+        SELECT worker, sequence, length(payload) AS size FROM event
         WHERE sequence <= :upto AND worker NOT IN (SELECT worker FROM deleted)
         AND worker NOT IN (SELECT value FROM json_each(:spared)) ORDER BY sequence LIMIT :items
     ) GROUP BY worker ORDER BY 2
 """
 _TRIM_POINT = f"{TRIM_POINTS.select} WHERE worker = ?"
-_TRIMMED_BEHIND = "SELECT worker, sequence FROM floor WHERE sequence > ? LIMIT 1"
+_OLDEST_OF_WORKERS = """
+    SELECT (SELECT min(sequence) FROM event WHERE worker = number) AS oldest, number
+    FROM worker WHERE tenant = ? AND oldest IS NOT NULL
+"""
+_SIZES = """
+    SELECT sequence, length(payload) FROM event
+    WHERE worker = ? AND sequence > ? AND sequence <= ? ORDER BY sequence LIMIT ?
+"""
+_SIZE = f"SELECT sum(length(payload)) FROM event {_OF_WORKER} AND sequence <= :upto"  # noqa: S608
+_TRIMMED_BEHIND = "SELECT worker, sequence FROM floor WHERE sequence > :after LIMIT 1"
+_TRIMMED_BEHIND_OF_TENANT = """
+    SELECT floor.worker, floor.sequence FROM worker JOIN floor ON floor.worker = number
+    WHERE tenant = :tenant AND floor.sequence > :after LIMIT 1
+"""
+_TENANT_OF_WORKER = "SELECT tenant FROM worker WHERE number = ?"
 
 
 def entries_after(connection: apsw.Connection, worker: WorkerId, start: int, page: PageSize) -> Sequence[Entry]:
@@ -102,8 +121,12 @@ def events_between(
     return kept
 
 
-def all_events_between(connection: apsw.Connection, after: int, upto: int, page: PageSize) -> list[EncodedEvent]:
+def all_events_between(
+    connection: apsw.Connection, after: int, upto: int, page: PageSize, tenant: str | None = None
+) -> list[EncodedEvent]:
     """Return a page of all Workers' events with `after` < sequence <= `upto`, up to the first damaged or missing one.
+
+    With a `tenant`, only what is damaged or missing of its Workers counts; damaged events of others are left out.
 
     Raises:
         StoreCorrupt: The first event is damaged, or an event is missing or not retained.
@@ -111,20 +134,33 @@ def all_events_between(connection: apsw.Connection, after: int, upto: int, page:
     newest: dict[int, EncodedEvent] = {}
     kept: list[EncodedEvent] = []
     bindings = {"after": after, "upto": upto, "items": page.items}
+    is_foreign = partial(_is_foreign, connection, tenant)
     with _in_front_of_damage(kept):
-        for sequence, number, previous, time, payload in _events(connection, _ALL_EVENTS, bindings, page.max_bytes):
+        for sequence, number, previous, time, payload in _events(
+            connection, _ALL_EVENTS, bindings, page.max_bytes, is_foreign
+        ):
             before = newest.get(number)
             name = before.worker_id if before else worker_id(number)
-            if previous != before.sequence if before else previous > after:
+            has_gap = previous != before.sequence if before else previous > after
+            if has_gap and not is_foreign(number):
                 _cut(kept, previous)
                 raise missing_event(previous, name)
             newest[number] = event = EncodedEvent(sequence, name, time, payload)
             kept.append(event)
-    trimmed: list[Row] = connection.execute(_TRIMMED_BEHIND, (after,)).fetchall()
+    query = _TRIMMED_BEHIND if tenant is None else _TRIMMED_BEHIND_OF_TENANT
+    trimmed: list[Row] = connection.execute(query, {"after": after, "tenant": tenant}).fetchall()
     if trimmed:
         [(number, floor)] = trimmed
         raise missing_event(floor, worker_id(number))
     return kept
+
+
+def _is_foreign(connection: apsw.Connection, tenant: str | None, number: int) -> bool:
+    """Return whether a Worker belongs to another tenant than this one; without one, no Worker is foreign."""
+    if tenant is None:
+        return False
+    found: list[Row] = connection.execute(_TENANT_OF_WORKER, (number,)).fetchall()
+    return not found or found[0][0] != tenant
 
 
 @contextlib.contextmanager
@@ -143,11 +179,16 @@ def _cut(kept: list[EncodedEvent], sequence: int) -> None:
 
 
 def _events(
-    connection: apsw.Connection, query: str, bindings: dict[str, int], room: int
+    connection: apsw.Connection,
+    query: str,
+    bindings: dict[str, int],
+    room: int,
+    is_foreign: Callable[[int], bool] = lambda _: False,
 ) -> Iterator[tuple[int, int, int, int, bytes]]:
     """Return the rows of a page, each checked. This is the hot path of reading, so it avoids every extra call.
 
-    It computes `EVENTS.checksum` in place: the call is a sixth of the cost of reading an event.
+    It computes `EVENTS.checksum` in place: the call is a sixth of the cost of reading an event. A damaged row of a
+    Worker that `is_foreign` is left out.
     """
     with contextlib.closing(connection.execute(query, bindings)) as rows:
         for sequence, number, previous, since, transcript_len, activity, payload, time, stored in rows:
@@ -157,6 +198,8 @@ def _events(
             except (TypeError, StructError):
                 sound = False
             if not sound:
+                if is_foreign(number):
+                    continue
                 raise _damaged_event(sequence, number)
             yield sequence, number, previous, time, payload
             room -= len(payload)
@@ -169,25 +212,60 @@ def _damaged_event(sequence: int, number: int) -> StoreCorrupt:
 
 
 def oldest_events(
-    connection: apsw.Connection, worker: WorkerId | None, upto: int, count: int, spared: Collection[WorkerId]
+    connection: apsw.Connection, upto: int, count: int, spared: Collection[WorkerId]
 ) -> Sequence[TrimRange]:
-    """The `count` oldest events up to `upto`, of one Worker or of all but those in `spared`, as a span of each."""
-    bindings: dict[str, Any] = {"upto": upto, "items": count}
-    if worker is None:
-        bindings["spared"] = json.dumps([number_of(name) for name in spared])
-        rows: list[Row] = connection.execute(_OLDEST_OF_ALL, bindings).fetchall()
-    else:
-        rows = connection.execute(_OLDEST_OF_ONE, bindings | {"worker": number_of(worker)}).fetchall()
-    return [TrimRange(worker_id(number), newest, total) for number, newest, total in rows]
+    """The `count` oldest events up to `upto` of all Workers but those in `spared`, as a span of each."""
+    bindings = {"upto": upto, "items": count, "spared": json.dumps([number_of(name) for name in spared])}
+    return _ranges(connection.execute(_OLDEST_OF_ALL, bindings).fetchall())
 
 
-def records_after(connection: apsw.Connection, table: Table[Any, T], after: Any, page: PageSize) -> Sequence[T]:
-    """Return the values of rows above a key, by key, at most `page.items`.
+def oldest_events_of_worker(
+    connection: apsw.Connection, worker: WorkerId, upto: int, count: int
+) -> Sequence[TrimRange]:
+    """The `count` oldest events up to `upto` of one Worker, as one span."""
+    bindings = {"upto": upto, "items": count, "worker": number_of(worker)}
+    return _ranges(connection.execute(_OLDEST_OF_ONE, bindings).fetchall())
+
+
+def oldest_events_of_tenant(
+    connection: apsw.Connection, tenant: str, upto: int, count: int, spared: Collection[WorkerId]
+) -> Sequence[TrimRange]:
+    """The same for the Workers of one tenant. The cost depends on how many these are, not on the events of others."""
+    unwanted = set(map(number_of, spared))
+    found: list[Row] = connection.execute(_OLDEST_OF_WORKERS, (tenant,)).fetchall()
+    first = nsmallest(count, (row for row in found if row[1] not in unwanted))
+    return trim_ranges(islice(merge(*(_sizes(connection, number, upto) for _, number in first)), count))
+
+
+def _sizes(connection: apsw.Connection, number: int, upto: int) -> Iterator[tuple[int, WorkerId, int]]:
+    """Yield the sequence, the Worker and the size of each event of a Worker, oldest first."""
+    after, name = 0, worker_id(number)
+    rows: list[Row]
+    while rows := connection.execute(_SIZES, (number, after, upto, SIZES_AT_ONCE)).fetchall():
+        yield from ((sequence, name, size) for sequence, size in rows)
+        after = rows[-1][0]
+
+
+def _ranges(rows: Iterable[Row]) -> list[TrimRange]:
+    return [TrimRange(worker_id(number), newest, total, size) for number, newest, total, size in rows]
+
+
+def measure_events(connection: apsw.Connection, worker: WorkerId, upto: int) -> int:
+    """Return the bytes of the payloads of a Worker's events with a sequence of at most `upto`."""
+    found: int | None = connection.execute(_SIZE, {"worker": number_of(worker), "upto": upto}).get
+    return found or 0
+
+
+def records_after(
+    connection: apsw.Connection, table: Table[Any, T], after: Any, page: PageSize, tenant: str | None = None
+) -> Sequence[T]:
+    """Return the values of rows above a key, by key, at most `page.items`: those of a tenant, or of all with None.
 
     Damaged rows are logged and left out. They do not count, because an empty page would look like the last one.
     """
-    query = f"{table.select} WHERE {table.key} > ? ORDER BY {table.key}"
-    with contextlib.closing(connection.execute(query, (after,))) as rows:
+    of_tenant = "" if tenant is None else " AND tenant = :tenant"
+    query = f"{table.select} WHERE {table.key} > :after{of_tenant} ORDER BY {table.key}"
+    with contextlib.closing(connection.execute(query, {"after": after, "tenant": tenant})) as rows:
         return list(islice(skip_damaged(table, rows), page.items))
 
 

@@ -99,16 +99,32 @@ class SqliteStore:
     async def read_events(self, worker_id: WorkerId, after: int, upto: int, page: PageSize) -> Sequence[EncodedEvent]:
         return await self._read(queries.events_between, worker_id, after, upto, page)
 
-    async def read_all_events(self, after: int, upto: int, page: PageSize) -> Sequence[EncodedEvent]:
-        return await self._reading().run(queries.all_events_between, after, upto, page)
+    async def read_all_events(
+        self, after: int, upto: int, page: PageSize, tenant: str | None = None
+    ) -> Sequence[EncodedEvent]:
+        return await self._reading().run(queries.all_events_between, after, upto, page, tenant)
 
     async def oldest_events(
-        self, worker_id: WorkerId | None, upto: int, count: int, spared: Collection[WorkerId] = ()
+        self,
+        worker_id: WorkerId | None,
+        upto: int,
+        count: int,
+        spared: Collection[WorkerId] = (),
+        tenant: str | None = None,
     ) -> Sequence[TrimRange]:
-        return await self._reading().run(queries.oldest_events, worker_id, upto, count, spared)
+        if worker_id is not None:
+            return await self._reading().run(queries.oldest_events_of_worker, worker_id, upto, count)
+        if tenant is not None:
+            return await self._reading().run(queries.oldest_events_of_tenant, tenant, upto, count, spared)
+        return await self._reading().run(queries.oldest_events, upto, count, spared)
 
-    async def read_runtime_events(self, after: int, page: PageSize) -> Sequence[RuntimeEvent]:
-        return await self.read_records(records.RUNTIME_EVENTS, after, page)
+    async def measure_events(self, worker_id: WorkerId, upto: int) -> int:
+        return await self._read(queries.measure_events, worker_id, upto)
+
+    async def read_runtime_events(
+        self, after: int, page: PageSize, tenant: str | None = None
+    ) -> Sequence[RuntimeEvent]:
+        return await self._reading().run(queries.records_after, records.RUNTIME_EVENTS, after, page, tenant)
 
     async def read_records(self, table: Table[Any, D], after: Any, page: PageSize) -> Sequence[D]:
         """Read a table by key.

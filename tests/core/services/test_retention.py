@@ -423,12 +423,17 @@ class Unlisted(MemoryStore):
     asked = 0
 
     async def oldest_events(
-        self, worker_id: WorkerId | None, upto: int, count: int, spared: Collection[WorkerId] = ()
+        self,
+        worker_id: WorkerId | None,
+        upto: int,
+        count: int,
+        spared: Collection[WorkerId] = (),
+        tenant: str | None = None,
     ) -> Sequence[TrimRange]:
         if worker_id == "worker-00000001":
             self.asked += 1
             raise StoreCorrupt("an event of worker-00000001 is damaged")
-        return await super().oldest_events(worker_id, upto, count, spared)
+        return await super().oldest_events(worker_id, upto, count, spared, tenant)
 
 
 async def test_a_worker_whose_events_cannot_be_listed_does_not_stop_the_trimming_of_others(

@@ -18,6 +18,7 @@ from runtimed.execution.echo import EchoBackend
 from runtimed.http import Api
 from runtimed.http.server.http_server import HttpServer
 from runtimed.model.identity import WorkerRef
+from runtimed.model.principal import ADMIN, Principal
 from runtimed.model.worker import CreateWorkerRequest, TaskIntent, WorkerDetail
 from runtimed.store.memory import MemoryStore
 from tests.http.conftest import TOKEN, Clock, serving
@@ -223,7 +224,8 @@ async def test_whoever_does_not_read_his_answers_gets_no_more_made_until_he_does
     worker = await runtime.create_worker(CreateWorkerRequest(intent=TaskIntent("x" * 8_000)))
     made: list[WorkerRef] = []
 
-    def detail(ref: WorkerRef) -> WorkerDetail:
+    def detail(ref: WorkerRef, *, principal: Principal) -> WorkerDetail:
+        assert principal == ADMIN
         made.append(ref)
         return worker
 

@@ -10,7 +10,7 @@ import apsw
 import pytest
 
 from runtimed.core.paging import PageSize
-from runtimed.core.state.change import Change, Mark, NumberedDiagnostic, TokenRecord
+from runtimed.core.state.change import Change, Mark, NumberedDiagnostic, StoredBundle, TokenRecord
 from runtimed.errors import StoreCorrupt
 from runtimed.model.bundle import BundleMetadata, ConfigBundle, Provenance
 from runtimed.model.diagnostic import Diagnostic
@@ -311,7 +311,7 @@ def stored(new_store: NewStore, folder: Path, said: Inputs) -> Path:
     metadata = BundleMetadata("bundle-1", "d", "1", "w", "now", Provenance("test"))
     store.commit(
         Change(
-            bundle=ConfigBundle(metadata),
+            bundle=StoredBundle(ConfigBundle(metadata)),
             diagnostics=[NumberedDiagnostic(1, Diagnostic("c", "info", "m"))],
             mark=Mark(6, 1_000),
             token=TokenRecord(Token("ci", "observer", 1), b"d" * 32),

@@ -21,6 +21,7 @@ from runtimed.model.diagnostic import Diagnostic
 from runtimed.model.event import ActivityStatus, InFlight, TextBlock
 from runtimed.model.execution import Execution, WorkerStatus
 from runtimed.model.identity import worker_id
+from runtimed.model.runtime import RuntimeEvent
 from runtimed.model.token import Token
 from runtimed.model.transcript import Role
 from runtimed.model.worker import CreateWorkerRequest, TaskIntent
@@ -608,6 +609,61 @@ def test_a_store_of_version_5_keeps_its_data_and_takes_tokens(
     assert list(again.open().tokens) == [record]
     assert again.entries(1) == ["before"]
     assert again.check().findings == ()
+
+
+def test_a_store_of_version_5_keeps_its_data_and_takes_tenants(
+    new_store: NewStore, folder: Path, said: Inputs
+) -> None:
+    store = new_store()
+    store.open("runtime-old")
+    created = RuntimeEvent(1, "worker_created", NOW_MS, FIRST)
+    store.commit_at_once(attrs.evolve(said(1, "before"), runtime_events=[created]))
+    store.commit_at_once(said(2, "damaged"))
+    store.close()
+    connection = apsw.Connection(str(folder / "runtime.sqlite3"))
+    connection.execute("DROP INDEX worker_tenant")
+    for table in ("worker", "runtime_event"):
+        connection.execute(f"ALTER TABLE {table} DROP COLUMN tenant")
+    connection.execute("UPDATE worker SET request = x'00' WHERE number = 2; PRAGMA user_version = 5")
+    connection.close()
+
+    store = new_store(clock=FixedClock(NOW_MS))
+    state = store.open()
+
+    assert (state.runtime_id, [(worker.worker_id, worker.tenant) for worker in state.workers]) == (
+        "runtime-old",
+        [(FIRST, None)],
+    )
+    assert list(state.damaged) == [SECOND]
+    assert store.run(store.store.read_runtime_events(0, WIDE)) == [created]
+    fresh = Worker(THIRD, CreateWorkerRequest(), "running", Execution("connected", "idle"), tenant="acme")
+    recorded = RuntimeEvent(2, "worker_created", NOW_MS, THIRD, tenant="acme")
+    store.commit_at_once(Change(worker=fresh, runtime_events=[recorded]))
+    store.close()
+    assert version(folder) == VERSION
+    again = new_store()
+    assert [(worker.worker_id, worker.tenant) for worker in again.open().workers] == [(FIRST, None), (THIRD, "acme")]
+    assert again.run(again.store.read_runtime_events(0, WIDE, "acme")) == [recorded]
+
+
+def test_a_cell_of_the_wrong_type_does_not_keep_a_store_of_version_5_from_its_tenants(
+    new_store: NewStore, folder: Path, said: Inputs
+) -> None:
+    store = new_store()
+    store.open()
+    store.commit_at_once(said(1, "sound"))
+    store.commit_at_once(said(2, "damaged"))
+    store.close()
+    connection = apsw.Connection(str(folder / "runtime.sqlite3"))
+    connection.execute("DROP INDEX worker_tenant; ALTER TABLE worker DROP COLUMN tenant")
+    connection.execute("PRAGMA user_version = 5")
+    connection.close()
+    write_whatever_its_type(folder, "UPDATE worker SET request = 7 WHERE number = 2")
+
+    state = new_store().open()
+
+    assert ([worker.worker_id for worker in state.workers], list(state.damaged)) == ([FIRST], [SECOND])
+    assert version(folder) == VERSION
 
 
 OPENER = """

@@ -37,7 +37,11 @@ TOOLS_LESS: tuple[str, Severity, str] = (
 
 
 def new_worker(
-    worker_id: WorkerId, request: CreateWorkerRequest, declarations: tuple[Declaration, ...], unix_ms: int
+    worker_id: WorkerId,
+    request: CreateWorkerRequest,
+    declarations: tuple[Declaration, ...],
+    unix_ms: int,
+    tenant: str | None = None,
 ) -> Worker:
     """Return a new Worker that nothing runs yet.
 
@@ -46,6 +50,7 @@ def new_worker(
         request: The request.
         declarations: What `check_request` returned.
         unix_ms: The Unix time in milliseconds.
+        tenant: The tenant that it belongs to.
     """
     return Worker(
         worker_id,
@@ -55,6 +60,7 @@ def new_worker(
         created_at_ms=unix_ms,
         last_event_ms=unix_ms,
         declarations=declarations,
+        tenant=tenant,
     )
 
 
@@ -71,7 +77,7 @@ def check_request(request: CreateWorkerRequest, held: Mapping[str, ConfigBundle]
 
     Args:
         request: The request as the client sent it.
-        held: The config bundles of this Runtime, by id.
+        held: The config bundles of the Worker's tenant, by id.
 
     Returns:
         The declarations of its config bundle; none without one.
