@@ -582,7 +582,7 @@ class Runtime:
             WorkerExecutionRejected: The backend refused it. As for the others, nothing was stored.
         """
         self._begin_command("input", principal, ref)
-        return await self._started.inputs.send(ref, message, key)
+        return await self._started.inputs.send(ref, message, key, principal.actor)
 
     async def interrupt_worker(self, ref: WorkerRef, *, principal: Principal = ADMIN) -> LifecycleAck:
         """End the current run of a Worker, which continues with its queued inputs. Does nothing without a run.
@@ -653,14 +653,14 @@ class Runtime:
     ) -> LifecycleAck:
         """Stop a Worker gracefully. Does nothing if it has ended."""
         self._begin_command("stop", principal, ref)
-        return await self._started.lifecycle.end(ref, "stop", reason)
+        return await self._started.lifecycle.end(ref, "stop", reason, principal.actor)
 
     async def cancel_worker(
         self, ref: WorkerRef, reason: str | None = None, *, principal: Principal = ADMIN
     ) -> LifecycleAck:
         """Cancel a Worker at once. Does nothing if it has ended."""
         self._begin_command("cancel", principal, ref)
-        return await self._started.lifecycle.end(ref, "cancel", reason)
+        return await self._started.lifecycle.end(ref, "cancel", reason, principal.actor)
 
     async def delete_worker(self, ref: WorkerRef, *, force: bool = False, principal: Principal = ADMIN) -> None:
         """Delete a Worker that has ended, or is damaged, and all that is stored of it.

@@ -65,6 +65,7 @@ class RuntimeEvent:
         event_id: The sequence of the matching event in the feed, if there is one.
         cursor: The same as a cursor.
         tenant: The tenant of the Worker, if it has one.
+        by: The client that asked for it, as `token:NAME`. The Runtime itself has none.
     """
 
     id: int
@@ -74,6 +75,7 @@ class RuntimeEvent:
     event_id: int | None = None
     cursor: Cursor | None = None
     tenant: str | None = None
+    by: str | None = None
 
 
 @value

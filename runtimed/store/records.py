@@ -253,14 +253,17 @@ def _encode_runtime_event(event: RuntimeEvent) -> Row:
         event.event_id,
         event.timestamp_ms,
         event.tenant or NO_TENANT,
+        event.by or "",
     )
 
 
 def _decode_runtime_event(
-    number: int, kind: Any, worker: int | None, event: int | None, timestamp_ms: int, tenant: str
+    number: int, kind: Any, worker: int | None, event: int | None, timestamp_ms: int, tenant: str, actor: str
 ) -> RuntimeEvent:
     cursor = None if event is None else cursor_of(event)
-    return RuntimeEvent(number, kind, timestamp_ms, _optional_id(worker), event, cursor, tenant or None)
+    return RuntimeEvent(
+        number, kind, timestamp_ms, _optional_id(worker), event, cursor, tenant or None, actor or None
+    )
 
 
 def _encode_idempotency(record: IdempotencyRecord) -> Row:
@@ -426,6 +429,7 @@ RUNTIME_EVENTS: Table[RuntimeEvent, RuntimeEvent] = Table(
         integer("unix_ms"),
         CHECKSUM,
         text("tenant", default="''"),
+        text("actor", default="''"),
     ),
     encode=_encode_runtime_event,
     decode=_decode_runtime_event,

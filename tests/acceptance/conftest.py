@@ -253,6 +253,7 @@ SHAPES: dict[str, Any] = {
         "event_id?": int,
         "cursor?": CURSOR,
         "tenant?": str,
+        "by?": str,
     },
     "StoreCheck": {
         "workers": int,

@@ -806,7 +806,7 @@ async def test_runtime_events_are_read_by_id_and_come_back(host: Host) -> None:
     made = [
         RuntimeEvent(1, "runtime_started", 1_700_000_000_000),
         RuntimeEvent(2, "worker_created", 1_700_000_000_001, FIRST),
-        RuntimeEvent(3, "worker_input_accepted", 0, FIRST, 7, cursor_of(7)),
+        RuntimeEvent(3, "worker_input_accepted", 0, FIRST, 7, cursor_of(7), by="token:ci"),
         RuntimeEvent(4, "worker_stopped", -1, SECOND, 0, cursor_of(0)),
     ]
     await host.open()

@@ -63,7 +63,7 @@ CREATE TABLE remark (
 ) STRICT;
 CREATE TABLE runtime_event (
     id INTEGER PRIMARY KEY, kind TEXT NOT NULL, worker INTEGER, event INTEGER, unix_ms INTEGER NOT NULL,
-    checksum INTEGER NOT NULL, tenant TEXT NOT NULL DEFAULT ''
+    checksum INTEGER NOT NULL, tenant TEXT NOT NULL DEFAULT '', actor TEXT NOT NULL DEFAULT ''
 ) STRICT;
 CREATE TABLE mark (sequence INTEGER PRIMARY KEY, unix_ms INTEGER NOT NULL, checksum INTEGER NOT NULL) STRICT;
 CREATE TABLE deleted (worker INTEGER PRIMARY KEY, checksum INTEGER NOT NULL) STRICT;
@@ -245,7 +245,7 @@ def test_a_damaged_row_of_a_declared_noun_is_logged_and_left_out(
 
 
 def test_null_and_zero_have_different_checksums() -> None:
-    of_null, of_zero = ((1, "runtime_started", worker, None, 5, "") for worker in (None, 0))
+    of_null, of_zero = ((1, "runtime_started", worker, None, 5, "", "") for worker in (None, 0))
     assert records.RUNTIME_EVENTS.checksum(of_null) != records.RUNTIME_EVENTS.checksum(of_zero)
 
 

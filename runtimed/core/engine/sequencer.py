@@ -92,6 +92,7 @@ class Sequencer:
         sequence: int | None = None,
         unix_ms: int | None = None,
         tenant: str | None = None,
+        by: str | None = None,
     ) -> RuntimeEvent:
         """Return a new runtime event with the next id.
 
@@ -101,11 +102,12 @@ class Sequencer:
             sequence: The sequence of the Worker's event that records the same, if any.
             unix_ms: When it happened, Unix time in milliseconds; None for now.
             tenant: The tenant of the Worker.
+            by: The client that asked for it.
         """
         self.newest_runtime_event += 1
         cursor = None if sequence is None else cursor_of(sequence)
         time_ms = self.unix_ms() if unix_ms is None else unix_ms
-        return RuntimeEvent(self.newest_runtime_event, kind, time_ms, worker_id, sequence, cursor, tenant)
+        return RuntimeEvent(self.newest_runtime_event, kind, time_ms, worker_id, sequence, cursor, tenant, by)
 
     def unix_ms(self) -> int:
         """Return the Unix time in milliseconds."""

@@ -64,29 +64,29 @@ class Creations:
         """Create a Worker, as Runtime.create_worker says."""
         if principal.labels:
             request = attrs.evolve(request, labels=narrowed(request.labels, principal.labels))
-        first = partial(self._create, request, key, principal.tenant)
+        first = partial(self._create, request, key, principal)
         if key is None:
             return await first()
         again = partial(self._create_again, request.initial_input, key, principal)
         return await self._idempotency.once(key, first, again)
 
     async def _create(
-        self, request: CreateWorkerRequest, key: IdempotencyKey | None, tenant: str | None
+        self, request: CreateWorkerRequest, key: IdempotencyKey | None, principal: Principal
     ) -> WorkerDetail:
         message = request.initial_input
         if message is None:
-            return await self._lifecycle.create(request, self._bundles.of_tenant(tenant), key, tenant)
+            return await self._lifecycle.create(request, self._bundles.of_tenant(principal.tenant), key, principal)
         decisions.check_initial_input(message)
         await asyncio.to_thread(check_attachments, message.attachments, f"{INITIAL_INPUT}.attachments")
         bare = attrs.evolve(request, initial_input=None)
-        return await self._finished(self._create_and_begin(bare, message, key, tenant))
+        return await self._finished(self._create_and_begin(bare, message, key, principal))
 
     async def _create_and_begin(
-        self, request: CreateWorkerRequest, message: WorkerInput, key: IdempotencyKey | None, tenant: str | None
+        self, request: CreateWorkerRequest, message: WorkerInput, key: IdempotencyKey | None, principal: Principal
     ) -> WorkerDetail:
-        created = await self._lifecycle.create(request, self._bundles.of_tenant(tenant), key, tenant)
+        created = await self._lifecycle.create(request, self._bundles.of_tenant(principal.tenant), key, principal)
         if created.execution.backend == "connected":
-            await self._begin(created.worker_ref, message, key)
+            await self._begin(created.worker_ref, message, key, principal)
         return self._queries.worker(created.worker_ref)
 
     async def _create_again(
@@ -97,17 +97,19 @@ class Creations:
         await self._lifecycle.created(record.worker_id)
         execution = self._registry.mailbox(ref, principal).worker.execution
         if message is not None and not self._is_given(key) and _was_cut(execution):
-            await self._begin(ref, message, key)
+            await self._begin(ref, message, key, principal)
         return self._queries.worker(ref)
 
     def _is_given(self, key: IdempotencyKey) -> bool:
         return self._idempotency.find(key.part(INITIAL_INPUT)) is not None
 
-    async def _begin(self, ref: WorkerRef, message: WorkerInput, key: IdempotencyKey | None) -> None:
+    async def _begin(
+        self, ref: WorkerRef, message: WorkerInput, key: IdempotencyKey | None, principal: Principal
+    ) -> None:
         """Give the initial input. A refusal shows in the Worker's `execution`."""
         part = None if key is None else key.part(INITIAL_INPUT)
         try:
-            await self._inputs.send_or_record_refusal(ref, message, part)
+            await self._inputs.send_or_record_refusal(ref, message, part, principal.actor)
         except (RequestError, StateError, StoreFull) as error:
             fields = {"worker_id": ref.worker_id, "reason": error.message}
             log.info("the initial input was refused", extra=fields)

@@ -74,43 +74,45 @@ class Inputs:
         # KeyedTasks would forget a task one step of the loop after its end; an interrupt in that step would be lost.
         self._interrupting: dict[WorkerId, asyncio.Task[None]] = {}
 
-    async def send(self, ref: WorkerRef, message: WorkerInput, key: IdempotencyKey | None = None) -> InteractionAck:
-        """Take an input, as Runtime.send_input says."""
+    async def send(self, ref: WorkerRef, message: WorkerInput, key: IdempotencyKey | None, by: str) -> InteractionAck:
+        """Take an input, as Runtime.send_input says; `by` is the client, as events name it."""
         if key is None:
-            return await self._send(ref, message, None)
-        first, again = partial(self._send, ref, message, key), partial(_acknowledge_again, ref)
+            return await self._send(ref, message, None, by)
+        first, again = partial(self._send, ref, message, key, by), partial(_acknowledge_again, ref)
         return await self._idempotency.once(key, first, again)
 
     async def send_or_record_refusal(
-        self, ref: WorkerRef, message: WorkerInput, key: IdempotencyKey | None
+        self, ref: WorkerRef, message: WorkerInput, key: IdempotencyKey | None, by: str
     ) -> InteractionAck:
         """Take an input as `send` does. Whatever refuses it, the Worker's `execution` shows it."""
         try:
-            return await self.send(ref, message, key)
+            return await self.send(ref, message, key, by)
         except (InvalidRequest, WorkerExecutionUnavailable) as error:
             mailbox = self._registry.mailbox(ref)
             if mailbox.worker.status == "running":
                 raise await self._refusal(mailbox, BackendAnswer("rejected", error.message)) from None
             raise
 
-    async def _send(self, ref: WorkerRef, message: WorkerInput, key: IdempotencyKey | None) -> InteractionAck:
+    async def _send(
+        self, ref: WorkerRef, message: WorkerInput, key: IdempotencyKey | None, by: str
+    ) -> InteractionAck:
         mailbox = self._registry.mailbox(ref)
         await self._make_ready(mailbox, message)
         if message.when_busy != "reject":
-            return await self._send_or_queue(ref, mailbox, message, key)
-        answer = await self._dispatch(mailbox, message, key)
+            return await self._send_or_queue(ref, mailbox, message, key, by)
+        answer = await self._dispatch(mailbox, message, key, by)
         if isinstance(answer, BackendAnswer):
             raise await self._refusal(mailbox, answer)
         return _ack(ref, *answer)
 
     async def _send_or_queue(
-        self, ref: WorkerRef, mailbox: Mailbox, message: WorkerInput, key: IdempotencyKey | None
+        self, ref: WorkerRef, mailbox: Mailbox, message: WorkerInput, key: IdempotencyKey | None, by: str
     ) -> InteractionAck:
         for always in (False, True):
-            queued = await self._enqueue(mailbox, message, key, always=always)
+            queued = await self._enqueue(mailbox, message, key, by, always=always)
             if queued is not None:
                 return _ack(ref, queued.entry, queued.event, queued=True)
-            answer = await self._dispatch(mailbox, message, key)
+            answer = await self._dispatch(mailbox, message, key, by)
             if not isinstance(answer, BackendAnswer):
                 return _ack(ref, *answer)
             if answer.outcome != "busy":
@@ -150,7 +152,7 @@ class Inputs:
         check_accepted(message.attachments, mailbox.attachments)
 
     async def _dispatch(
-        self, mailbox: Mailbox, message: WorkerInput, key: IdempotencyKey | None
+        self, mailbox: Mailbox, message: WorkerInput, key: IdempotencyKey | None, by: str
     ) -> tuple[int, int] | BackendAnswer:
         """Dispatch an input and commit it. Returns the sequences of its entry and event, or the refusal."""
         name, backend = mailbox.worker.worker_id, self._backend
@@ -170,7 +172,7 @@ class Inputs:
         settle = partial(self._settle, dispatch)
         try:
             stored: tuple[int, int] = await mailbox.submit(
-                partial(decisions.accept_input, message=message, key=key),
+                partial(decisions.accept_input, message=message, key=key, by=by),
                 committed=partial(settle, backend.start),
                 abandoned=partial(settle, backend.withdraw),
             )
@@ -187,13 +189,13 @@ class Inputs:
         return WorkerExecutionRejected(answer.message or f"the backend answered {answer.outcome}")
 
     async def _enqueue(
-        self, mailbox: Mailbox, message: WorkerInput, key: IdempotencyKey | None, *, always: bool
+        self, mailbox: Mailbox, message: WorkerInput, key: IdempotencyKey | None, by: str, *, always: bool
     ) -> QueuedInput | None:
         """Queue an input. Returns None if the Worker is idle, unless `always`."""
         most = self._limits.max_queued_inputs
         try:
             queued: QueuedInput | None = await mailbox.submit(
-                partial(decisions.queue_input, message=message, most=most, always=always, key=key)
+                partial(decisions.queue_input, message=message, most=most, always=always, key=key, by=by)
             )
         except WorkerExecutionRejected as error:
             raise await self._refusal(mailbox, BackendAnswer("busy", error.message)) from None

@@ -30,6 +30,7 @@ from runtimed.model.execution import LIMITS_MET, LossReason, Operation
 from runtimed.model.idempotency import IdempotencyKey
 from runtimed.model.identity import MAX_WORKER_NUMBER, RuntimeId, WorkerId, WorkerRef, worker_id
 from runtimed.model.interaction import LifecycleAck
+from runtimed.model.principal import Principal
 from runtimed.model.worker import CreateWorkerRequest, WorkerDetail
 
 Restore = Literal["eager", "lazy", "never"]
@@ -84,8 +85,8 @@ class Lifecycle:
         self,
         request: CreateWorkerRequest,
         bundles: Mapping[str, ConfigBundle],
-        key: IdempotencyKey | None = None,
-        tenant: str | None = None,
+        key: IdempotencyKey | None,
+        principal: Principal,
     ) -> WorkerDetail:
         """Create a Worker and have it spawned, as Runtime.create_worker says.
 
@@ -93,16 +94,17 @@ class Lifecycle:
             request: The request, without an initial input.
             bundles: The bundles of its tenant, by id.
             key: The idempotency key of the request, if it has one. It is stored with the Worker.
-            tenant: The tenant that it belongs to.
+            principal: Who asks. The Worker belongs to its tenant.
         """
         declarations = decisions.check_request(request, bundles)
+        tenant = principal.tenant
         self._check_room(tenant)
         number = next(self._numbers)
         if number > MAX_WORKER_NUMBER:
             raise InvalidRequest("all Worker ids of this store are used")
         name = worker_id(number)
         self._tenants_of_begun[name] = tenant
-        return await self._creating.run(name, self._create(name, request, declarations, key, tenant))
+        return await self._creating.run(name, self._create(name, request, declarations, key, principal))
 
     def _check_room(self, tenant: str | None) -> None:
         """Count Workers that are being created as well. Raises InvalidRequest or RateLimited."""
@@ -124,11 +126,11 @@ class Lifecycle:
         request: CreateWorkerRequest,
         declarations: tuple[Declaration, ...],
         key: IdempotencyKey | None,
-        tenant: str | None,
+        principal: Principal,
     ) -> WorkerDetail:
         try:
-            worker = decisions.new_worker(name, request, declarations, self._clock.unix_ms(), tenant)
-            mailbox = await self._commit(worker, key)
+            worker = decisions.new_worker(name, request, declarations, self._clock.unix_ms(), principal.tenant)
+            mailbox = await self._commit(worker, key, principal.actor)
         finally:
             self._tenants_of_begun.pop(name, None)
         with contextlib.suppress(StoreFull):
@@ -136,10 +138,10 @@ class Lifecycle:
             await self._spawn(mailbox, Spawn(name, request, max_open_text=most, declarations=declarations))
         return views.detail(self._runtime_id, mailbox.worker, mailbox.retained_after, mailbox.sandbox)
 
-    async def _commit(self, worker: Worker, key: IdempotencyKey | None) -> Mailbox:
+    async def _commit(self, worker: Worker, key: IdempotencyKey | None, by: str) -> Mailbox:
         mailbox = self._make_mailbox(worker, Activity())
         diagnostics = tuple(map(self._sequencer.number, decisions.creation_diagnostics(worker)))
-        created = self._sequencer.runtime_event("worker_created", worker.worker_id, tenant=worker.tenant)
+        created = self._sequencer.runtime_event("worker_created", worker.worker_id, tenant=worker.tenant, by=by)
         keys = () if key is None else (self._record(worker.worker_id, key),)
         change = Change(worker=worker, diagnostics=diagnostics, runtime_events=(created,), idempotency=keys)
         await self._sequencer.commit_and_apply(change, partial(self._add, mailbox, diagnostics))
@@ -268,19 +270,19 @@ class Lifecycle:
         if mailbox.worker.worker_id in self._ending:
             raise InvalidRequest("the Worker is being stopped: only a running Worker takes input")
 
-    async def end(self, ref: WorkerRef, operation: Operation, reason: str | None) -> LifecycleAck:
+    async def end(self, ref: WorkerRef, operation: Operation, reason: str | None, by: str) -> LifecycleAck:
         """Stop or cancel a Worker, as Runtime.stop_worker and Runtime.cancel_worker say."""
         mailbox = self._registry.mailbox(ref)
         if mailbox.worker.status == "running":
             self._admission.check()
             if ref.worker_id not in self._ending:
-                self._ending.begin(ref.worker_id, self._end(mailbox, operation, reason))
+                self._ending.begin(ref.worker_id, self._end(mailbox, operation, reason, by))
             elif operation == "cancel":
                 await self._backend.cancel(ref.worker_id, reason)
             await self._ending.outcome(ref.worker_id)
         return views.lifecycle_ack(ref, mailbox.worker)
 
-    async def _end(self, mailbox: Mailbox, operation: Operation, reason: str | None) -> None:
+    async def _end(self, mailbox: Mailbox, operation: Operation, reason: str | None, by: str) -> None:
         name = mailbox.worker.worker_id
         self._restarts.forget(name)
         await self._cancel_spawns(name)
@@ -289,7 +291,7 @@ class Lifecycle:
         mailbox.dispatch_paused = True
         end = self._backend.cancel if operation == "cancel" else self._backend.stop
         answer = await end(name, reason)
-        decision = partial(decisions.end_worker, operation=operation, answer=answer, reason=reason)
+        decision = partial(decisions.end_worker, operation=operation, answer=answer, reason=reason, by=by)
         mailbox.disconnect()
         await mailbox.submit(decision, keep=True)
 

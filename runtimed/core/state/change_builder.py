@@ -48,6 +48,7 @@ class Numbering(Protocol):
         sequence: int | None = None,
         unix_ms: int | None = None,
         tenant: str | None = None,
+        by: str | None = None,
     ) -> RuntimeEvent:
         """Return a new runtime event with its id, at a Unix time in milliseconds or the present one."""
 
@@ -164,10 +165,13 @@ class ChangeBuilder:
         ruling = Ruling(resolution.outcome, resolution.option_id, resolution.reason, content)
         self.rulings[resolution.request_id] = ruling
 
-    def record(self, kind: RuntimeEventKind, sequence: int) -> None:
-        """Add a runtime event. The Worker's event with this sequence, which is in this Change, records the same."""
+    def record(self, kind: RuntimeEventKind, sequence: int, by: str | None) -> None:
+        """Add a runtime event of what a client has asked for.
+
+        The Worker's event with this sequence, which is in this Change, records the same.
+        """
         worker = self.worker
-        recorded = self._numbering.runtime_event(kind, worker.worker_id, sequence, self._now, worker.tenant)
+        recorded = self._numbering.runtime_event(kind, worker.worker_id, sequence, self._now, worker.tenant, by)
         self._runtime_events.append(recorded)
 
     def keep_key(self, key: IdempotencyKey, entry: int, event: int, *, queued: bool) -> None:

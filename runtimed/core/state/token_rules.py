@@ -4,7 +4,7 @@ import re
 from collections.abc import Mapping
 from hashlib import sha256
 
-from runtimed.core.state.labels import check_labels, selects
+from runtimed.core.state.labels import check_labels
 from runtimed.errors import Forbidden, InvalidRequest, TokenExists, TokenNotFound
 from runtimed.model.principal import ADMIN, Principal
 from runtimed.model.token import CreateTokenRequest, Token
@@ -26,8 +26,7 @@ def digest_of(secret: str) -> bytes:
 
 def is_visible(token: Token, principal: Principal) -> bool:
     """Return whether a client sees a token: it grants no more than the client's own."""
-    of_tenant = principal.tenant in {None, token.tenant}
-    return of_tenant and selects(dict(principal.labels), token.labels)
+    return principal.sees(token.tenant, token.labels)
 
 
 def new_token(request: CreateTokenRequest, principal: Principal, unix_ms: int) -> Token:

@@ -76,8 +76,8 @@ _REPLACEMENTS = {"INTEGER": "-rowid", "TEXT": "''", "BLOB": "x''"}
 _DAMAGED = -1
 """A checksum that no row has."""
 
-OF_TENANTS = (WORKERS, RUNTIME_EVENTS)
-"""The tables to which version 6 adds the column `tenant`."""
+OF_CLIENTS = ((WORKERS, "tenant"), (RUNTIME_EVENTS, "tenant"), (RUNTIME_EVENTS, "actor"))
+"""The columns that version 6 adds, by table."""
 
 TABLES = ("meta", "worker", "state", "event", "entry", "bundle", "diagnostic")
 
@@ -126,12 +126,12 @@ def add_times(connection: apsw.Connection) -> None:
         connection.execute(f"ALTER TABLE {table} ADD COLUMN {column} INTEGER NOT NULL DEFAULT 0")
 
 
-def add_tenants(connection: apsw.Connection) -> None:
-    """Migrate version 5: add the column `tenant`, empty for no tenant. The checksums of rows stay the same."""
-    for table in OF_TENANTS:
-        if not any(name == "tenant" for _, name, *_ in connection.execute(f"PRAGMA table_info({table.name})")):
+def add_clients(connection: apsw.Connection) -> None:
+    """Migrate version 5: add the columns of tenants and clients, empty for none. Checksums of rows stay the same."""
+    for table, column in OF_CLIENTS:
+        if not any(name == column for _, name, *_ in connection.execute(f"PRAGMA table_info({table.name})")):
             replace_misfits(connection, (table.name,))
-            connection.execute(f"ALTER TABLE {table.name} ADD COLUMN tenant TEXT NOT NULL DEFAULT ''")
+            connection.execute(f"ALTER TABLE {table.name} ADD COLUMN {column} TEXT NOT NULL DEFAULT ''")
             for index in table.indexes:
                 connection.execute(index)
 

@@ -56,7 +56,7 @@ def create_or_migrate(connection: apsw.Connection, unix_ms: int) -> None:
             migration.add_waiting(connection)
         if version in {2, 3}:
             migration.add_times(connection)
-        migration.add_tenants(connection)
+        migration.add_clients(connection)
         if version in {1, 2, 3}:
             migration.set_times(connection, unix_ms)
         connection.pragma("user_version", VERSION)

@@ -381,6 +381,25 @@ async def test_a_command_of_a_token_is_logged_with_its_name(served: Served, capl
     assert [vars(record)["principal"] for record in caplog.records if record.message == "command"] == ["ci"]
 
 
+async def test_a_runtime_event_names_the_token_of_the_client_that_asked_for_it(served: Served) -> None:
+    secret = await make(served, "ci", "operator")
+    request = {"initial_input": {"kind": "user", "content": "first"}}
+    worker_id = (await ask(served, "POST", "/v1/workers", secret, request))[1]["worker"]["worker_id"]
+    message = {"kind": "user", "content": "second", "when_busy": "queue"}
+    await ask(served, "POST", f"/v1/workers/{worker_id}/input", body=message)
+    await ask(served, "POST", f"/v1/workers/{worker_id}/stop", secret)
+
+    _, page = await ask(served, "GET", "/v1/runtime/events")
+
+    assert [(event["kind"], event.get("by")) for event in page["events"]] == [
+        ("runtime_started", None),
+        ("worker_created", "token:ci"),
+        ("worker_input_accepted", "token:ci"),
+        ("worker_input_accepted", "token:default"),
+        ("worker_stopped", "token:ci"),
+    ]
+
+
 def test_a_guard_without_other_tokens_admits_the_first_one_alone() -> None:
     assert guard.find_nobody("x" * 43) is None
     assert Guard(TOKEN).generation == 0

@@ -624,6 +624,7 @@ def test_a_store_of_version_5_keeps_its_data_and_takes_tenants(
     connection.execute("DROP INDEX worker_tenant")
     for table in ("worker", "runtime_event"):
         connection.execute(f"ALTER TABLE {table} DROP COLUMN tenant")
+    connection.execute("ALTER TABLE runtime_event DROP COLUMN actor")
     connection.execute("UPDATE worker SET request = x'00' WHERE number = 2; PRAGMA user_version = 5")
     connection.close()
 
@@ -637,7 +638,7 @@ def test_a_store_of_version_5_keeps_its_data_and_takes_tenants(
     assert list(state.damaged) == [SECOND]
     assert store.run(store.store.read_runtime_events(0, WIDE)) == [created]
     fresh = Worker(THIRD, CreateWorkerRequest(), "running", Execution("connected", "idle"), tenant="acme")
-    recorded = RuntimeEvent(2, "worker_created", NOW_MS, THIRD, tenant="acme")
+    recorded = RuntimeEvent(2, "worker_created", NOW_MS, THIRD, tenant="acme", by="token:ci")
     store.commit_at_once(Change(worker=fresh, runtime_events=[recorded]))
     store.close()
     assert version(folder) == VERSION

@@ -37,13 +37,16 @@ def check_connected(status: WorkerStatus, execution: Execution) -> None:
         raise WorkerExecutionUnavailable(why_unavailable(execution))
 
 
-def accept_input(builder: ChangeBuilder, message: WorkerInput, key: IdempotencyKey | None = None) -> tuple[int, int]:
+def accept_input(
+    builder: ChangeBuilder, message: WorkerInput, key: IdempotencyKey | None = None, by: str | None = None
+) -> tuple[int, int]:
     """Record an input that the backend has accepted, and mark the Worker as busy.
 
     Args:
         builder: The Change so far.
         message: The input, as `check_content` takes it.
         key: The idempotency key of the request, if it has one.
+        by: The client that sends it, as events name it.
 
     Returns:
         The sequence of the transcript entry and the sequence of its event.
@@ -57,14 +60,20 @@ def accept_input(builder: ChangeBuilder, message: WorkerInput, key: IdempotencyK
     if builder.offer or builder.queued:
         raise WorkerExecutionRejected(WAITING)
     builder.execution = BUSY
-    entry, event = record_input(builder, message)
+    entry, event = record_input(builder, message, by)
     if key is not None:
         builder.keep_key(key, entry, event, queued=False)
     return entry, event
 
 
 def queue_input(
-    builder: ChangeBuilder, message: WorkerInput, most: int, *, always: bool, key: IdempotencyKey | None = None
+    builder: ChangeBuilder,
+    message: WorkerInput,
+    most: int,
+    *,
+    always: bool,
+    key: IdempotencyKey | None = None,
+    by: str | None = None,
 ) -> QueuedInput | None:
     """Record an input that waits for the current run to end, and offer it to the backend if there is none.
 
@@ -75,6 +84,7 @@ def queue_input(
         most: How many inputs may be queued (max_queued_inputs).
         always: Queue the input even if the Worker is idle.
         key: The idempotency key of the request, if it has one.
+        by: The client that sends it, as events name it.
 
     Returns:
         The queued input, or None if the Worker is idle and `always` is false: nothing was recorded.
@@ -87,7 +97,7 @@ def queue_input(
         return None
     if len(builder.queued) >= most:
         raise WorkerExecutionRejected(f"{most} inputs wait already (max_queued_inputs)")
-    waiting = QueuedInput(*record_input(builder, message), len(message.attachments))
+    waiting = QueuedInput(*record_input(builder, message, by), len(message.attachments))
     if key is not None:
         builder.keep_key(key, waiting.entry, waiting.event, queued=True)
     builder.queued = (waiting, *builder.queued) if message.when_busy == "interrupt" else (*builder.queued, waiting)
@@ -138,13 +148,13 @@ def refuse_input(builder: ChangeBuilder, answer: BackendAnswer) -> None:
     builder.execution = execution_after(builder, "input", answer, builder.execution.run_state)
 
 
-def record_input(builder: ChangeBuilder, message: WorkerInput) -> tuple[int, int]:
+def record_input(builder: ChangeBuilder, message: WorkerInput, by: str | None) -> tuple[int, int]:
     """Record an input. Returns the sequences of its transcript entry and of its event."""
     add_run_end(builder)
     sequence = builder.emit(_input_event(message), message.kind, message.content)
     if message.attachments:
         builder.attach(sequence, message.attachments)
-    builder.record("worker_input_accepted", sequence)
+    builder.record("worker_input_accepted", sequence, by)
     return builder.transcript_len, sequence
 
 

@@ -63,7 +63,9 @@ def disconnected(execution: Execution) -> Execution:
     return Execution("unconnected", "unconnected", execution.last_result)
 
 
-def end_worker(builder: ChangeBuilder, operation: Operation, answer: BackendAnswer, reason: str | None) -> None:
+def end_worker(
+    builder: ChangeBuilder, operation: Operation, answer: BackendAnswer, reason: str | None, by: str | None = None
+) -> None:
     """Stop or cancel the Worker. A run that this interrupts is closed first. Does nothing if the Worker has ended.
 
     Args:
@@ -71,6 +73,7 @@ def end_worker(builder: ChangeBuilder, operation: Operation, answer: BackendAnsw
         operation: `stop` or `cancel`.
         answer: The answer of the backend to it.
         reason: The reason that the client gave, or None.
+        by: The client, as events name it.
     """
     if builder.status != "running":
         return
@@ -85,7 +88,7 @@ def end_worker(builder: ChangeBuilder, operation: Operation, answer: BackendAnsw
     if builder.queued:
         builder.alert("warn", f"the Worker was {why}; queued inputs dropped: {len(builder.queued)}")
     builder.queued, builder.offer = (), None
-    builder.record("worker_cancelled" if operation == "cancel" else "worker_stopped", builder.emit(Shutdown()))
+    builder.record("worker_cancelled" if operation == "cancel" else "worker_stopped", builder.emit(Shutdown()), by)
     result = ExecutionResult(operation, answer.outcome, "stopped", answer.message)
     builder.status = done
     builder.execution = Execution("unconnected", "stopped", result)
