@@ -80,6 +80,17 @@ def _command() -> Any:
     @click.option(
         "--log-level", type=click.Choice(LOG_LEVELS), help="Log only messages of this level or above. [info]"
     )
+    @click.option("--tls-cert", metavar="FILE", help="Serve TCP with TLS: the certificate and its chain, in PEM.")
+    @click.option("--tls-key", metavar="FILE", help="The private key of the certificate, in PEM (mode 0600).")
+    @click.option(
+        "--tls-client-ca", metavar="FILE", help="Require a client certificate from one of these authorities, in PEM."
+    )
+    @click.option(
+        "--insecure-listen",
+        is_flag=True,
+        default=None,
+        help="Listen without TLS where other machines can reach it: something in front has TLS.",
+    )
     @click.option("--check-config", is_flag=True, help="Check the configuration and exit.")
     @click.option(
         "--check-store", metavar="STORE", help="Check the store fs:PATH, which no daemon may use, and exit."
@@ -167,9 +178,9 @@ def _run(flags: dict[str, Any], config: str | None, *, check_config: bool) -> in
     try:
         config = config or settings.config_file()
         loaded = settings.load(flags, config)
-        for text in loaded.listen:
-            Address.parse(text)
+        addresses = [Address.parse(text) for text in loaded.listen]
         if check_config:
+            _check_exposure(loaded, addresses)
             for name in settings.unknown_variables():
                 sys.stderr.write(f"runtimed: environment: {name} is not a setting\n")
             sys.stdout.write("the configuration is valid\n")
@@ -179,6 +190,16 @@ def _run(flags: dict[str, Any], config: str | None, *, check_config: bool) -> in
         return _fail(error, USAGE)
     except StartError as error:
         return _fail(error, FAILURE)
+
+
+def _check_exposure(loaded: Any, addresses: Sequence[Any]) -> None:
+    """Print the warning about the certificate, if any. Raises ConfigurationError for an open address without TLS."""
+    tls = loaded.load_tls()
+    if tls is not None and tls.warning is not None:
+        sys.stderr.write(f"runtimed: {tls.warning}\n")
+    for address in addresses:
+        if tls is None and not loaded.insecure_listen:
+            address.check_closed()
 
 
 def _check_store(store: str) -> int:

@@ -3,13 +3,15 @@
 import asyncio
 import contextlib
 import ctypes
+import functools
 import gc
 import logging
 import os
 import resource
 import secrets
 import signal
-from collections.abc import AsyncIterator, Callable, Iterator
+import socket
+from collections.abc import AsyncIterator, Callable, Iterator, Sequence
 from pathlib import Path
 
 import attrs
@@ -33,6 +35,7 @@ from runtimed.gateways.host import HostGateways
 from runtimed.http.app import Api
 from runtimed.http.server.http_server import HttpServer
 from runtimed.http.server.listeners import Address, Listeners, passed_by_systemd
+from runtimed.http.server.tls_context import TlsContext
 from runtimed.notify import notify
 from runtimed.settings import Settings, configuration_files, configuration_folders
 from runtimed.store.factories import OpenedStore, find_store
@@ -92,7 +95,9 @@ async def run(settings: Settings, announce: Callable[[str], None], config: str |
     passed = passed_by_systemd()
     hide_memory()
     keep_freed_memory()
-    connections = settings.max_connections * len(passed or settings.listen)
+    addresses = [Address.parse(text) for text in settings.listen]
+    tls = await asyncio.to_thread(_tls, settings, addresses, passed)
+    connections = settings.max_connections * len(passed or addresses)
     max_descriptors = raise_descriptor_limit(connections)
     with _stop_signals() as stopped, find_store(settings.store).open() as opened:
         confiner = await asyncio.to_thread(_confiner, settings, opened, config)
@@ -112,10 +117,10 @@ async def run(settings: Settings, announce: Callable[[str], None], config: str |
             await workspaces.recover()
             await backend.keep_warm(settings.warm_idle_s)
             token = await asyncio.to_thread(_token, settings, opened)
-            addresses = [Address.parse(text) for text in settings.listen]
             spare_garbage_collection()
-            with contextlib.closing(await asyncio.to_thread(Listeners.open, addresses, passed)) as listeners:
-                await _serve(settings, runtime, token, listeners, announce, stopped)
+            listening = functools.partial(Listeners.open, has_tls=tls is not None, insecure=settings.insecure_listen)
+            with contextlib.closing(await asyncio.to_thread(listening, addresses, passed)) as listeners:
+                await _serve(settings, runtime, token, tls, listeners, announce, stopped)
         return runtime.poisoned.result() if runtime.poisoned.done() else None
 
 
@@ -162,6 +167,7 @@ async def _serve(
     settings: Settings,
     runtime: Runtime,
     token: Token,
+    tls: TlsContext | None,
     listeners: Listeners,
     announce: Callable[[str], None],
     stopped: asyncio.Future[None],
@@ -182,11 +188,13 @@ async def _serve(
         header_timeout_s=settings.header_timeout_s,
         drain_timeout_s=settings.drain_timeout_s,
         quick_requests=settings.http_quick_path,
+        tls=tls,
     )
     try:
         await server.start(listeners.sockets)
         with contextlib.ExitStack() as parts:
-            await asyncio.to_thread(parts.enter_context, _endpoint(runtime, token, listeners))
+            certificate = settings.tls_files.cert if settings.tls_files else None
+            await asyncio.to_thread(parts.enter_context, _endpoint(runtime, token, listeners, certificate))
             for url in listeners.bound_urls:
                 log.info("listening", extra={"url": url})
             kind = settings.store.partition(":")[0]
@@ -250,7 +258,7 @@ def _confiner(settings: Settings, opened: OpenedStore, config: str | None) -> Ho
     policies = (settings.sandbox_policy(), *(profile.sandbox for profile in settings.profile_table().values()))
     numbers = settings.worker_uids()
     users = Users(numbers, opened.data_dir.workers) if os.geteuid() == 0 else None
-    files = [settings.token_file] if settings.token_file else []
+    files = [file for file in (settings.token_file, settings.tls_key) if file]
     sockets = [address.path for address in map(Address.parse, settings.listen) if address.path]
     configured = [*configuration_files(config), *configuration_folders()]
     named = [*configured, *settings.secret_files, *map(Path, files), *map(Path, sockets)]
@@ -261,6 +269,21 @@ def _confiner(settings: Settings, opened: OpenedStore, config: str | None) -> Ho
     secrets_ = Secrets(resources.secrets)
     network = Network(HostGateways(resources.gateways, secrets_))
     return HostConfiner(mechanisms, paths, users, network, resources, secrets_)
+
+
+def _tls(settings: Settings, addresses: Sequence[Address], passed: Sequence[socket.socket]) -> TlsContext | None:
+    """Return how TLS connections are accepted, or None without TLS.
+
+    Raises:
+        ConfigurationError: A certificate cannot be used, or other machines can reach an address without TLS.
+    """
+    tls = settings.load_tls()
+    if tls is not None and tls.warning is not None:
+        log.warning(tls.warning)
+    if tls is None and not settings.insecure_listen:
+        for place in (Listeners(passed),) if passed else addresses:
+            place.check_closed()
+    return tls
 
 
 def _token(settings: Settings, opened: OpenedStore) -> Token:
@@ -278,7 +301,7 @@ def _token(settings: Settings, opened: OpenedStore) -> Token:
 
 
 @contextlib.contextmanager
-def _endpoint(runtime: Runtime, token: Token, listeners: Listeners) -> Iterator[None]:
+def _endpoint(runtime: Runtime, token: Token, listeners: Listeners, certificate: Path | None) -> Iterator[None]:
     """Publish the endpoint file while the daemon serves. If it cannot be written, log how to reach the daemon."""
     found = endpoint.Endpoint(
         url=listeners.urls[0],
@@ -286,6 +309,7 @@ def _endpoint(runtime: Runtime, token: Token, listeners: Listeners) -> Iterator[
         pid=os.getpid(),
         token=None if token.file else token.text,
         token_file=str(token.file) if token.file else None,
+        certificate=str(certificate) if certificate and listeners.urls[0].startswith("https:") else None,
     )
     with contextlib.ExitStack() as parts:
         try:

@@ -56,8 +56,9 @@ class PrivateDaemon:
         self.folder = make_folder()
         self._socket = self.folder / "socket"
         self._token_file = self.folder / "token"
-        settings = {"listen": (f"unix:{self._socket}",), "token_file": str(self._token_file)}
-        self._settings: dict[str, Any] = {**settings, "store": store or "memory"}
+        settings: dict[str, Any] = {"listen": (f"unix:{self._socket}",), "token_file": str(self._token_file)}
+        settings |= dict.fromkeys(("tls_cert", "tls_key", "tls_client_ca"), "")  # They are for TCP.
+        self._settings = {**settings, "store": store or "memory"}
 
     @property
     def variables(self) -> dict[str, str]:

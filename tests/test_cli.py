@@ -17,6 +17,7 @@ import pytest
 
 from runtimed.daemon import STOP_SIGNALS
 from tests import programs
+from tests.certificates import Authority
 from tests.programs import RUNTIMED
 
 DEADLINE_S = 30
@@ -159,7 +160,7 @@ def test_the_name_that_the_daemon_listens_on_is_accepted_as_host(run: Run) -> No
         socket.getaddrinfo(name, 0, type=socket.SOCK_STREAM)
     except OSError:
         pytest.skip("the name of this machine has no address")
-    daemon = run("--listen", f"{name}:0", env={**os.environ, "RUNTIMED_TOKEN": TOKEN})
+    daemon = run("--listen", f"{name}:0", "--insecure-listen", env={**os.environ, "RUNTIMED_TOKEN": TOKEN})
     next_line(daemon)
     lines = [next_log_line(daemon) for _ in range(2)]
     host, _, port = lines[-1].rpartition("http://")[2].strip().rpartition(":")
@@ -169,6 +170,64 @@ def test_the_name_that_the_daemon_listens_on_is_accepted_as_host(run: Run) -> No
         assert client.recv(64).startswith(b"HTTP/1.1 200 ")
     daemon.terminate()
     assert ended(daemon)[0] == 0
+
+
+REQUEST = "GET /v1/runtime HTTP/1.1\r\nHost: {}\r\nAuthorization: Bearer " + TOKEN + "\r\nConnection: close\r\n\r\n"
+
+
+def test_a_daemon_with_tls_says_https_and_serves_nothing_else(
+    run: Run, authority: Authority, user_folders: Path
+) -> None:
+    server = authority.issue("server")
+    options = ("--tls-cert", str(server.cert), "--tls-key", str(server.key), "--listen", "0.0.0.0:0")
+    socket_path = user_folders / "s"
+    daemon = run("--listen", f"unix:{socket_path}", *options, env={**os.environ, "RUNTIMED_TOKEN": TOKEN})
+    url = next_line(daemon).split()[3]
+    lines = [next_log_line(daemon) for _ in range(3)]
+    [file] = (user_folders / "run" / "runtimed").glob("*.json")
+    endpoint = json.loads(file.read_text())
+    address = ("127.0.0.1", int(url.rpartition(":")[2]))
+    request = REQUEST.format(url.removeprefix("https://")).encode()
+
+    with socket.create_connection(address, DEADLINE_S) as tcp:
+        client = authority.client_context().wrap_socket(tcp, server_hostname="127.0.0.1")
+        with contextlib.closing(client):
+            client.sendall(request)
+            assert client.recv(64).startswith(b"HTTP/1.1 200 ")
+    with socket.socket(socket.AF_UNIX) as unix:
+        unix.settimeout(DEADLINE_S)
+        unix.connect(str(socket_path))
+        unix.sendall(request)
+        assert unix.recv(64).startswith(b"HTTP/1.1 200 ")
+    with socket.create_connection(address, DEADLINE_S) as tcp:
+        tcp.sendall(request)
+        assert not tcp.recv(64).startswith(b"HTTP")
+
+    daemon.terminate()
+    assert ended(daemon)[0] == 0
+    assert url.startswith("https://127.0.0.1:")
+    assert [line.rpartition("url=")[2].partition(":")[0] for line in lines] == ["https", "unix", "https"]
+    assert (endpoint["url"], endpoint["certificate"]) == (url, str(server.cert))
+
+
+def test_check_config_warns_of_an_expired_certificate_and_refuses_an_open_address(
+    run: Run, authority: Authority
+) -> None:
+    expired = authority.issue("expired", days=-1)
+    tls = ("--tls-cert", str(expired.cert), "--tls-key", str(expired.key))
+    code, out, err = ended(run("--check-config", "--listen", "0.0.0.0:0", *tls))
+    assert (code, out) == (0, "the configuration is valid\n")
+    assert err == f"runtimed: tls_cert: {expired.cert}: clients will refuse it: certificate has expired\n"
+    assert ended(run("--check-config", "--listen", "0.0.0.0:0"))[0] == 2
+    assert ended(run("--check-config", "--listen", "0.0.0.0:0", "--insecure-listen"))[0] == 0
+
+
+def test_an_open_address_without_tls_is_refused_before_anything_is_made(run: Run, tmp_path: Path) -> None:
+    code, out, err = ended(run("--listen", "[::]:0", "--store", f"fs:{tmp_path}/store"))
+    assert (code, out) == (2, "")
+    assert err.startswith("runtimed: listen: [::]:0: other machines can reach this address, and it has no TLS: set ")
+    assert "--insecure-listen" in err
+    assert not (tmp_path / "store").exists()
 
 
 @pytest.mark.parametrize("option", ["--http-quick-path", "--no-http-quick-path"])
@@ -324,7 +383,7 @@ def test_create_no_opens_a_store_and_creates_none(run: Run, broken: RunBroken, t
 def test_a_wildcard_address_is_announced_as_bound_and_published_as_one_to_dial(
     user_folders: Path, address: str, url: str, dialed: str
 ) -> None:
-    command = [sys.executable, "-m", "runtimed", "--listen", address, "--log-format", "text"]
+    command = [sys.executable, "-m", "runtimed", "--listen", address, "--insecure-listen", "--log-format", "text"]
     with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True) as daemon:
         try:
             line = next_line(daemon)

@@ -11,6 +11,7 @@ from runtimed.settings.log import LogSettings
 from runtimed.settings.server import ServerSettings
 from runtimed.settings.store import StoreSettings
 from runtimed.settings.tenants import TenantSettings
+from runtimed.settings.tls import TlsSettings
 from runtimed.settings.workers import WorkerSettings
 from runtimed.settings.workspaces import WorkspaceSettings
 
@@ -18,6 +19,7 @@ from runtimed.settings.workspaces import WorkspaceSettings
 @attrs.frozen
 class Settings(
     ServerSettings,
+    TlsSettings,
     LimitSettings,
     WorkerSettings,
     WorkspaceSettings,
@@ -30,15 +32,16 @@ class Settings(
 
     @property
     def private_paths(self) -> tuple[Path, ...]:
-        """The paths that no Worker may be given: those of the store, the token and the secrets."""
-        token = Path(self.token_file).absolute() if self.token_file else None
-        return tuple(path for path in (self.store_path, token, *self.secret_files) if path is not None)
+        """The paths that no Worker may be given: those of the store, the token, the key of TLS and the secrets."""
+        files = tuple(Path(file).absolute() for file in (self.token_file, self.tls_key) if file)
+        return (*(() if self.store_path is None else (self.store_path,)), *files, *self.secret_files)
 
     def check(self) -> None:
         """Check each group, and that all numbers are above 0. Raises ConfigurationError."""
         self.check_identity()
         self.check_store()
         self.check_server()
+        self.check_tls()
         for name in (field.name for field in attrs.fields(Settings) if field.type in {int, float}):
             if getattr(self, name) <= 0:
                 raise ConfigurationError(f"{name}: expected a number above 0")

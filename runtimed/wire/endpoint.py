@@ -26,6 +26,7 @@ class Endpoint(NamedTuple):
         pid: The id of its process.
         token: The token, if no file holds it. It is in no repr.
         token_file: The path of the file that holds the token, if there is one.
+        certificate: The path of the file that begins with the certificate of the daemon, if it serves TLS.
     """
 
     url: str
@@ -33,6 +34,7 @@ class Endpoint(NamedTuple):
     pid: int
     token: str | None = None
     token_file: str | None = None
+    certificate: str | None = None
 
     def __repr__(self) -> str:
         """Return every field except the token."""
@@ -205,7 +207,7 @@ def read(path: Path) -> Iterator[Endpoint]:
 def _endpoint(fields: dict[str, Any]) -> Endpoint:
     """Return the endpoint with these fields, without unknown ones. Raises TypeError if it is not an endpoint."""
     found = Endpoint(**{name: fields[name] for name in Endpoint._fields if name in fields})
-    texts = (found.url, found.runtime_id, found.token or "", found.token_file or "")
+    texts = (found.url, found.runtime_id, found.token or "", found.token_file or "", found.certificate or "")
     if type(found.pid) is not int or not all(type(text) is str for text in texts):
         raise TypeError("not an endpoint")
     return found

@@ -55,6 +55,7 @@ from runtimed.settings import ENVIRONMENT_PREFIX, Settings, load
 from runtimed.settings.sandbox import UIDS
 from runtimed.store import data_dir
 from runtimed.store.sqlite import wal_recovery
+from tests.certificates import Authority
 from tests.docs.conftest import Page, ReadPage
 
 T = TypeVar("T")
@@ -258,14 +259,21 @@ def test_every_setting_has_its_variable_and_its_default(page: ReadPage) -> None:
     }
 
 
-def test_the_examples_of_a_configuration_file_are_accepted(page: ReadPage, tmp_path: Path) -> None:
+def test_the_examples_of_a_configuration_file_are_accepted(
+    page: ReadPage, tmp_path: Path, authority: Authority
+) -> None:
+    server = authority.issue("server")
+    there = {"tls.pem": server.cert, "tls.key": server.key, "clients.pem": authority.ca}
     file = tmp_path / "config.toml"
     first, *others = page("reference/settings.md").blocks("toml")
     file.write_text(first)
     loaded = load({}, str(file))
     assert loaded.profile_table().keys() == {loaded.default_profile}
     for example in others:
-        file.write_text(example)
+        text = example
+        for name, path in there.items():
+            text = text.replace(f"/etc/runtimed/{name}", str(path))
+        file.write_text(text)
         load({}, str(file))
 
 

@@ -2,6 +2,7 @@
 
 import asyncio
 import socket
+import ssl
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from pathlib import Path
@@ -19,11 +20,74 @@ from runtimed.core import Runtime
 from runtimed.execution.registry import ProfileRegistry
 from runtimed.http import Api
 from runtimed.http.server.http_server import HttpServer
+from runtimed.http.server.tls_context import TlsContext, TlsFiles
 from runtimed.store.data_dir import DataDir
 from runtimed.store.memory import MemoryStore
+from tests.certificates import Authority
 
 TOKEN = "the-token-of-these-tests"
 BEARER = {"Authorization": f"Bearer {TOKEN}"}
+
+
+Streams = tuple[asyncio.StreamReader, asyncio.StreamWriter]
+
+
+class Transport:
+    """What a server of a test is reached by: `tcp`, `tls` or `unix`."""
+
+    listened: int = 0
+    used: "dict[int, Transport]" = {}
+    """The transports of servers by their ports; plain TCP for others."""
+
+    def __init__(self, kind: str = "tcp", folder: Path = Path(), authority: Authority | None = None) -> None:
+        self.kind = kind
+        self._folder = folder
+        self.server_tls: TlsContext | None = None
+        self._client_tls: ssl.SSLContext | None = None
+        if authority is not None:
+            self.server_tls = TlsContext(TlsFiles(*authority.issue("server")))
+            self._client_tls = authority.client_context()
+
+    @property
+    def scheme(self) -> str:
+        """The scheme of URLs."""
+        return "http" if self.server_tls is None else "https"
+
+    def listen(self) -> tuple[socket.socket, int]:
+        """Return a new listener and its port; for a Unix socket a number that stands for it."""
+        if self.kind == "unix":
+            Transport.listened += 1
+            port, listener = Transport.listened, socket.socket(socket.AF_UNIX)
+            listener.bind(self._path(port))
+            listener.listen(1_024)
+        else:
+            listener = socket.create_server(("127.0.0.1", 0), backlog=1_024)
+            port = listener.getsockname()[1]
+        listener.setblocking(False)
+        Transport.used[port] = self
+        return listener, port
+
+    def connector(self, port: int) -> aiohttp.BaseConnector:
+        """Return what an aiohttp client of a server needs."""
+        if self.kind == "unix":
+            return aiohttp.UnixConnector(self._path(port))
+        return aiohttp.TCPConnector(ssl=self._client_tls or True)
+
+    async def connect(self, port: int) -> Streams:
+        if self.kind == "unix":
+            return await asyncio.open_unix_connection(self._path(port))
+        return await asyncio.open_connection("127.0.0.1", port, ssl=self._client_tls)
+
+    def _path(self, port: int) -> str:
+        return str(self._folder / f"s{port}")
+
+
+TCP = Transport()
+
+
+async def dial(port: int) -> Streams:
+    """Open a connection to a server of a test, by its transport."""
+    return await Transport.used.get(port, TCP).connect(port)
 
 
 @attrs.frozen
@@ -45,20 +109,24 @@ class OwnServer(BaseTestServer):
 
     quick_requests = True
 
-    def __init__(self, api: Api, send_bytes: int | None = None, **options: Any) -> None:
+    def __init__(self, api: Api, send_bytes: int | None = None, transport: Transport = TCP, **options: Any) -> None:
         super().__init__()
         self.send_bytes = send_bytes
-        self.server = HttpServer(api, **{"quick_requests": self.quick_requests, **options})
+        self.transport = transport
+        options = {"quick_requests": self.quick_requests, "tls": transport.server_tls, **options}
+        self.server = HttpServer(api, **options)
+        self._listener, self.port = transport.listen()
 
     async def start_server(self, *_: Any, **__: Any) -> None:
         if self._root is None:
-            listener = socket.create_server((self.host, 0))
-            listener.setblocking(False)
             if self.send_bytes is not None:
-                listener.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, self.send_bytes)
-            self.port = listener.getsockname()[1]
-            await self.server.start([listener])
-            self._root = URL(f"http://{self.host}:{self.port}")
+                self._listener.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, self.send_bytes)
+            await self.server.start([self._listener])
+            self._root = URL(self.url)
+
+    @property
+    def url(self) -> str:
+        return f"{self.transport.scheme}://{self.host}:{self.port}"
 
     async def _make_runner(self, **_: Any) -> NoReturn:
         raise AssertionError("HttpServer has no runner")
@@ -73,7 +141,7 @@ class OwnServer(BaseTestServer):
     def serves(self, runtime: Runtime, client: aiohttp.ClientSession | TestClient[BaseRequest, None]) -> Served:
         """This server as tests see it."""
         assert self.port is not None
-        return Served(runtime, f"http://{self.host}:{self.port}", self.port, self.server, client)
+        return Served(runtime, self.url, self.port, self.server, client)
 
 
 @asynccontextmanager
@@ -81,8 +149,10 @@ async def serving(
     runtime: Runtime, server_options: dict[str, Any] | None = None, **options: Any
 ) -> AsyncIterator[Served]:
     """A server that a test opens and closes by itself."""
-    api = Api(runtime, token=TOKEN, **options)
-    async with OwnServer(api, **(server_options or {})) as server, aiohttp.ClientSession(headers=BEARER) as client:
+    made = OwnServer(Api(runtime, token=TOKEN, **options), **(server_options or {}))
+    assert made.port is not None
+    connector = made.transport.connector(made.port)
+    async with made as server, aiohttp.ClientSession(headers=BEARER, connector=connector) as client:
         assert isinstance(server, OwnServer)
         yield server.serves(runtime, client)
 
@@ -123,6 +193,13 @@ def quick(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> bo
 
 
 @pytest.fixture
-async def served(runtime: Runtime, aiohttp_client: AiohttpClient, quick: bool) -> Served:
-    server = OwnServer(Api(runtime, token=TOKEN))
-    return server.serves(runtime, await aiohttp_client(server, headers=BEARER))
+def transport() -> Transport:
+    return TCP
+
+
+@pytest.fixture
+async def served(runtime: Runtime, aiohttp_client: AiohttpClient, quick: bool, transport: Transport) -> Served:
+    server = OwnServer(Api(runtime, token=TOKEN), transport=transport)
+    assert server.port is not None
+    connector = transport.connector(server.port)
+    return server.serves(runtime, await aiohttp_client(server, headers=BEARER, connector=connector))

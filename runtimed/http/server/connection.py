@@ -27,15 +27,16 @@ class Connection(web.RequestHandler):
     Args:
         server: The server that made the connection.
         slots: Where the connection takes its slot.
+        slot: The slot that it has already, or None.
         options: Those of `web.RequestHandler`.
     """
 
     __slots__ = ("_begun", "_head_filter", "_received", "_refusing", "_slot", "_slots")
 
-    def __init__(self, server: web.Server, *, slots: Slots, **options: Any) -> None:
+    def __init__(self, server: web.Server, *, slots: Slots, slot: Slot | None = None, **options: Any) -> None:
         super().__init__(server, **options)
         self._slots = slots
-        self._slot: Slot | None = None
+        self._slot = slot
         self._head_filter = HeadFilter()
         self._begun = 0
         self._refusing = False
@@ -43,7 +44,8 @@ class Connection(web.RequestHandler):
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         connected = cast("asyncio.Transport", transport)
-        self._slot = self._slots.take(connected)
+        if self._slot is None:
+            self._slot = self._slots.take(connected)
         if self._slot is None:
             connected.abort()
         else:

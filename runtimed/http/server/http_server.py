@@ -3,7 +3,7 @@
 import asyncio
 import functools
 import socket
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any, cast
 
 from aiohttp import web
@@ -11,7 +11,9 @@ from aiohttp import web
 from runtimed.http.server.acceptor import Acceptor
 from runtimed.http.server.connection import Connection
 from runtimed.http.server.quick_connection import QuickConnection
-from runtimed.http.server.slots import Slots, UnauthenticatedBytes
+from runtimed.http.server.slots import Slot, Slots, UnauthenticatedBytes
+from runtimed.http.server.tls_context import TlsContext
+from runtimed.http.server.tls_transport import TlsTransport
 from runtimed.http.web.application import ApiApplication
 
 MAX_CONNECTIONS = 4_096
@@ -26,6 +28,7 @@ class HttpServer:
     """Serves the API on sockets that are bound already, from `start` until `close`.
 
     A connection that has not sent a whole request head within `header_timeout_s` is cut, and an idle one likewise.
+    A TLS handshake may take as long.
     Each socket has slots for `max_connections`. If all are taken, a new connection takes the slot of the oldest
     one that has shown no token. If there is none, the new one is closed.
 
@@ -37,6 +40,7 @@ class HttpServer:
         header_timeout_s: How long a request head may take, in seconds.
         drain_timeout_s: How long `close` waits for requests that have begun, in seconds.
         quick_requests: Whether plain requests are answered without aiohttp's machinery.
+        tls: The certificates of all sockets but Unix sockets; None for no TLS.
     """
 
     def __init__(
@@ -48,8 +52,10 @@ class HttpServer:
         header_timeout_s: float = HEADER_TIMEOUT_S,
         drain_timeout_s: float = DRAIN_TIMEOUT_S,
         quick_requests: bool = True,
+        tls: TlsContext | None = None,
     ) -> None:
         self.api = api
+        self._tls = tls
         self._max_connections = max_connections
         self._max_unauthenticated_bytes = max_unauthenticated_bytes
         self._header_timeout_s = header_timeout_s
@@ -71,7 +77,10 @@ class HttpServer:
         unauthenticated = UnauthenticatedBytes(self._max_unauthenticated_bytes)
         for sock in sockets:
             slots = Slots(self._max_connections, unauthenticated)
-            self._acceptors.append(Acceptor(sock, functools.partial(self._connections.make, slots)))
+            make = functools.partial(self._connections.make, slots)
+            if self._tls is not None and sock.family != socket.AF_UNIX:
+                make = functools.partial(self._encrypted, self._tls, slots, make)
+            self._acceptors.append(Acceptor(sock, make))
 
     async def close(self) -> None:
         """Accept no more connections, finish what has begun within the drain time-out, and close every connection."""
@@ -83,6 +92,9 @@ class HttpServer:
         self._connections.pre_shutdown()
         await self._connections.shutdown(self._drain_timeout_s / 2)  # each connection waits twice
 
+    def _encrypted(self, tls: TlsContext, slots: Slots, make: Callable[[Slot], asyncio.Protocol]) -> asyncio.Protocol:
+        return TlsTransport(tls.current, slots, make, self._header_timeout_s)
+
 
 class _Connections(web.Server):
     """Makes the connections, and passes their requests on."""
@@ -93,11 +105,10 @@ class _Connections(web.Server):
         self._quick = quick
         self._options = options
 
-    def make(self, slots: Slots) -> asyncio.Protocol:
-        """Return the protocol of a new connection, which takes one of these slots."""
-        if self._quick:
-            return QuickConnection(self, api=self._api, slots=slots, loop=self._loop, **self._options)
-        return Connection(self, slots=slots, loop=self._loop, **self._options)
+    def make(self, slots: Slots, slot: Slot | None = None) -> asyncio.Protocol:
+        """Return the protocol of a new connection, which takes one of these slots unless it has one already."""
+        options = {"slots": slots, "slot": slot, "loop": self._loop, **self._options}
+        return QuickConnection(self, api=self._api, **options) if self._quick else Connection(self, **options)
 
     def _begin(
         self, message: Any, payload: Any, protocol: web.RequestHandler, writer: Any, task: Any

@@ -1,12 +1,14 @@
 """The sockets that a daemon listens on: TCP, Unix, or passed by systemd."""
 
 import contextlib
+import ipaddress
 import os
 import re
 import socket
 import stat
 from collections.abc import Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
 import attrs
 
@@ -21,6 +23,11 @@ ADDRESS_RULE = "expected HOST:PORT, :PORT or unix:PATH"
 LOOPBACK = "127.0.0.1"
 MAX_PATH_BYTES = 107
 """The longest path of a Unix socket: the kernel has room for one more byte, the NUL at its end."""
+
+OPEN = (
+    "other machines can reach this address, and it has no TLS: set tls_cert and tls_key (--tls-cert, --tls-key), or"
+    " insecure_listen (--insecure-listen) if something in front of it has TLS"
+)
 
 WILDCARDS = {"0.0.0.0": "127.0.0.1", "::": "[::1]"}  # noqa: S104 what a client dials instead
 
@@ -47,32 +54,71 @@ class Address:
             raise ConfigurationError(f"listen: {text!r}: {ADDRESS_RULE}")
         return cls((match[1] or LOOPBACK).strip("[]"), int(match[2]))
 
+    def __str__(self) -> str:
+        if self.path:
+            return f"unix:{self.path}"
+        return f"[{self.host}]:{self.port}" if ":" in self.host else f"{self.host}:{self.port}"
+
+    def check_closed(self) -> None:
+        """Check that no other machine can reach the address. Blocks while a name is resolved.
+
+        Raises:
+            ConfigurationError: Other machines can. An address that does not exist is for `Listeners.open` to refuse.
+        """
+        if not self.path:
+            with contextlib.suppress(socket.gaierror):
+                family, _, _, _, name = _resolve(self)
+                _check_closed(family, name, str(self))
+
 
 class Listeners:
     """The bound sockets, until `close`, which also removes the files of Unix sockets that were bound here."""
 
-    def __init__(self, sockets: Sequence[socket.socket], addresses: Sequence[Address] = ()) -> None:
+    def __init__(
+        self, sockets: Sequence[socket.socket], addresses: Sequence[Address] = (), *, has_tls: bool = False
+    ) -> None:
         self.sockets = sockets
+        self._scheme = "https" if has_tls else "http"
         self._addresses = addresses
         self._own_paths = [address.path for address in addresses if address.path]
 
     @classmethod
-    def open(cls, addresses: Sequence[Address], passed: Sequence[socket.socket] = ()) -> "Listeners":
+    def open(
+        cls,
+        addresses: Sequence[Address],
+        passed: Sequence[socket.socket] = (),
+        *,
+        has_tls: bool = False,
+        insecure: bool = False,
+    ) -> "Listeners":
         """Take the sockets that were passed, or bind the addresses if there are none.
+
+        Args:
+            addresses: Where to listen.
+            passed: Listening sockets.
+            has_tls: Whether TCP connections are served with TLS.
+            insecure: Accept addresses without TLS that other machines can reach.
 
         Raises:
             ListenFailed: An address cannot be listened on.
+            ConfigurationError: Other machines can reach an address without TLS.
         """
         if passed:
-            return cls(passed)
+            found = cls(passed, has_tls=has_tls)
+            if not (has_tls or insecure):
+                found.check_closed()
+            return found
         with contextlib.ExitStack() as undo:
             bound: list[socket.socket] = []
             for address in addresses:
                 sock = _bind(address)
                 undo.callback(cls([sock], [address]).close)
                 bound.append(sock)
+            found = cls(bound, addresses, has_tls=has_tls)
+            if not (has_tls or insecure):
+                found.check_closed()
             undo.pop_all()
-        return cls(bound, addresses)
+        return found
 
     @property
     def hosts(self) -> list[str]:
@@ -86,12 +132,12 @@ class Listeners:
     @property
     def urls(self) -> list[str]:
         """The URL at which a client on this host reaches each socket."""
-        return [_url(sock, WILDCARDS) for sock in self.sockets]
+        return [_url(sock, WILDCARDS, self._scheme) for sock in self.sockets]
 
     @property
     def bound_urls(self) -> list[str]:
         """The URL of each socket as it is bound, wildcards included."""
-        return [_url(sock, {}) for sock in self.sockets]
+        return [_url(sock, {}, self._scheme) for sock in self.sockets]
 
     def close(self) -> None:
         """Close the sockets. May be called again."""
@@ -101,6 +147,11 @@ class Listeners:
         for sock in self.sockets:
             sock.close()
 
+    def check_closed(self) -> None:
+        """Check that no other machine can reach the sockets. Raises ConfigurationError if one can."""
+        for sock, url in zip(self.sockets, self.bound_urls, strict=True):
+            _check_closed(sock.family, sock.getsockname(), url.partition("://")[2])
+
 
 def _socket_path(text: str) -> str:
     path = str(Path(text).absolute())
@@ -109,28 +160,42 @@ def _socket_path(text: str) -> str:
     return path
 
 
-def _url(sock: socket.socket, dialed: Mapping[str, str]) -> str:
+def _check_closed(family: int, name: Any, shown: str) -> None:
+    """Raise ConfigurationError if other machines can reach a socket with this address."""
+    if family == socket.AF_UNIX:
+        return
+    is_closed = False
+    if family in {socket.AF_INET, socket.AF_INET6}:
+        found = ipaddress.ip_address(name[0].partition("%")[0])
+        is_closed = (getattr(found, "ipv4_mapped", None) or found).is_loopback
+    if not is_closed:
+        raise ConfigurationError(f"listen: {shown}: {OPEN}")
+
+
+def _url(sock: socket.socket, dialed: Mapping[str, str], scheme: str) -> str:
     name = sock.getsockname()
     if sock.family == socket.AF_UNIX:
         return f"unix:{name}"
     host, port = name[0], name[1]
     shown = dialed.get(host, f"[{host}]" if ":" in host else host)
-    return f"http://{shown}:{port}"
+    return f"{scheme}://{shown}:{port}"
 
 
 def _bind(address: Address) -> socket.socket:
     try:
         return _bind_unix(Path(address.path)) if address.path else _bind_tcp(address)
     except OSError as error:
-        shown = f"unix:{address.path}" if address.path else f"{address.host}:{address.port}"
-        raise ListenFailed(shown, error.strerror or str(error)) from error
+        raise ListenFailed(str(address), error.strerror or str(error)) from error
+
+
+def _resolve(address: Address) -> tuple[Any, ...]:
+    """Return the first result of getaddrinfo. Raises OSError without one."""
+    flags = socket.AI_PASSIVE | socket.AI_NUMERICSERV
+    return socket.getaddrinfo(address.host, address.port, type=socket.SOCK_STREAM, flags=flags)[0]
 
 
 def _bind_tcp(address: Address) -> socket.socket:
-    found = socket.getaddrinfo(
-        address.host, address.port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE | socket.AI_NUMERICSERV
-    )
-    family, kind, protocol, _, name = found[0]
+    family, kind, protocol, _, name = _resolve(address)
     sock = socket.socket(family, kind, protocol)
     try:
         sock.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)

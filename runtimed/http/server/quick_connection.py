@@ -9,8 +9,8 @@ from aiohttp import web
 
 from runtimed.http.server.connection import Connection
 from runtimed.http.server.quick_requests import QuickRequest, QuickRequests
-from runtimed.http.server.slots import Slots
 from runtimed.http.web.application import ApiApplication
+from runtimed.http.web.local_address import local_address
 from runtimed.http.web.responses import JsonResponse, error_response
 
 UNREAD_TIMEOUT_S = 60.0
@@ -27,14 +27,13 @@ class QuickConnection(Connection):
     Args:
         server: The server that made the connection.
         api: What answers requests.
-        slots: Where the connection takes its slot.
-        options: Those of `web.RequestHandler`.
+        options: Those of Connection.
     """
 
     __slots__ = ("_answering", "_api", "_closing", "_data", "_idle_since", "_quick", "_server", "_timer")
 
-    def __init__(self, server: web.Server, *, api: ApiApplication, slots: Slots, **options: Any) -> None:
-        super().__init__(server, slots=slots, **options)
+    def __init__(self, server: web.Server, *, api: ApiApplication, **options: Any) -> None:
+        super().__init__(server, **options)
         self._server = server
         self._api = api
         self._quick: QuickRequests | None = None
@@ -91,7 +90,7 @@ class QuickConnection(Connection):
     def _start(self, transport: asyncio.Transport) -> None:
         self.transport = transport
         self._server.connection_made(self, transport)
-        self._quick = QuickRequests(self._api, transport.get_extra_info("sockname"), self._loop)
+        self._quick = QuickRequests(self._api, local_address(transport), self._loop)
         self._idle_since = self._loop.time()
         self._timer = self._loop.call_later(self.keepalive_timeout, self._check_idle)
 

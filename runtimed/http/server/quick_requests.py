@@ -19,6 +19,7 @@ from runtimed.errors import RuntimedError
 from runtimed.http.server.head_filter import END
 from runtimed.http.web.application import ApiApplication
 from runtimed.http.web.endpoint import Endpoint
+from runtimed.http.web.local_address import LocalAddress
 from runtimed.http.web.query import Query
 
 MAX_PLAIN_BYTES = 2**16
@@ -60,13 +61,13 @@ class QuickRequests:
 
     Args:
         api: The application, whose router and guard decide.
-        local: The address of the socket that the connection came in on.
+        local: Where the connection came in, or None for a Unix socket.
         loop: The running event loop.
     """
 
     __slots__ = ("_api", "_last", "_last_head", "_local", "_parser", "_passed", "_size_bytes", "begun")
 
-    def __init__(self, api: ApiApplication, local: object, loop: asyncio.AbstractEventLoop) -> None:
+    def __init__(self, api: ApiApplication, local: LocalAddress | None, loop: asyncio.AbstractEventLoop) -> None:
         self._api = api
         self._local = local
         self._parser = HttpRequestParser(

@@ -42,18 +42,21 @@ class UnauthenticatedBytes:
 class Slot:
     """The slot of one connection, from `Slots.take` until `leave`."""
 
-    __slots__ = ("_held", "_slots", "_transport", "admitted")
+    __slots__ = ("_held", "_own_bytes", "_slots", "_transport", "admitted")
 
-    def __init__(self, slots: "Slots", held: UnauthenticatedBytes, transport: asyncio.Transport) -> None:
+    def __init__(
+        self, slots: "Slots", held: UnauthenticatedBytes, transport: asyncio.Transport, own_bytes: int
+    ) -> None:
         self.admitted = False
         self._slots = slots
         self._held = held
         self._transport = transport
+        self._own_bytes = own_bytes
 
     def hold(self, size: int) -> None:
-        """Set how many bytes the connection holds. Does nothing once it is admitted or closing."""
+        """Set how many bytes of its client the connection holds. Does nothing once it is admitted or closing."""
         if not self.admitted and not self._transport.is_closing():
-            self._held.set(self, size)
+            self._held.set(self, self._own_bytes + size)
 
     def admit(self) -> None:
         """Note that a request on the connection had the token. From now on it is not cut to make room for others."""
@@ -89,15 +92,21 @@ class Slots:
         self._admitted: set[Slot] = set()
         self._warned: dict[tuple[str, str], float] = {}
 
-    def take(self, transport: asyncio.Transport) -> Slot | None:
-        """Return a slot for a new connection, or None if clients with the token have all of them."""
+    def take(self, transport: asyncio.Transport, own_bytes: int = 0) -> Slot | None:
+        """Return a slot for a new connection, or None if clients with the token have all of them.
+
+        Args:
+            transport: The connection.
+            own_bytes: What it takes before its client has sent anything.
+        """
         if len(self._waiting) + len(self._admitted) >= self._max_connections:
             if not self._waiting:
                 self.warn(REFUSING, "max_connections")
                 return None
             next(iter(self._waiting)).cut("max_connections")
-        slot = Slot(self, self._held, transport)
+        slot = Slot(self, self._held, transport, own_bytes)
         self._waiting[slot] = None
+        slot.hold(0)
         return slot
 
     def admit(self, slot: Slot) -> None:

@@ -14,11 +14,11 @@ from multidict import CIMultiDictProxy
 
 from runtimed.errors import Unavailable
 from runtimed.http.errors import ForbiddenOrigin, MisdirectedRequest, Unauthorized
+from runtimed.http.web.local_address import HTTP_PORT, LocalAddress, local_address
 from runtimed.model.principal import ADMIN, Principal
 
 LOOPBACK = frozenset({"localhost", "127.0.0.1", "[::1]"})
 HOST = re.compile(r"(\[[0-9a-fA-F:.]+\]|[A-Za-z0-9._-]+)(?::([0-9]{1,5}))?", re.ASCII)
-DEFAULT_PORT = 80
 KNOWN_HOSTS = 256
 """How many pairs of a Host header and a socket address are cached."""
 
@@ -95,7 +95,7 @@ class Guard:
             Unauthorized: The token is missing or wrong.
             Unavailable: The guard is closed.
         """
-        local = request.transport.get_extra_info("sockname") if request.transport is not None else None
+        local = local_address(request.transport) if request.transport is not None else None
         if not self._targets_us(request, local):
             raise MisdirectedRequest
         principal = self.find_principal(request.headers, local)
@@ -110,38 +110,39 @@ class Guard:
             raise Unauthorized
         raise Unavailable("the daemon is shutting down")
 
-    def find_principal(self, headers: Headers, local: object) -> Principal | None:
+    def find_principal(self, headers: Headers, local: LocalAddress | None) -> Principal | None:
         """Return the client of a request for a path, or None if the request is not admitted.
 
         Args:
             headers: The headers of the request.
-            local: The address of the socket that the request came in on, as `getsockname` gives it.
+            local: Where the request came in, or None for a Unix socket.
         """
         if self._closed or hdrs.ORIGIN in headers or not self._names_us(headers, local):
             return None
         return self._client(headers)
 
-    def _names_us(self, headers: Headers, local: object) -> bool:
+    def _names_us(self, headers: Headers, local: LocalAddress | None) -> bool:
         named = headers.getall(hdrs.HOST, ())
         return len(named) == 1 and self._is_ours(named[0], local)
 
-    def _targets_us(self, request: web.BaseRequest, local: object) -> bool:
+    def _targets_us(self, request: web.BaseRequest, local: LocalAddress | None) -> bool:
         """Return whether the host in the request line, if any, would be accepted in the Host header."""
         if request.raw_path.startswith("/") or request.url.raw_host is None:
             return True
         return self._is_ours(request.url.raw_authority, local)
 
-    def _find_ours(self, authority: str, local: object) -> bool:
+    def _find_ours(self, authority: str, local: LocalAddress | None) -> bool:
         match = HOST.fullmatch(authority)
         if match is None:
             return False
-        name, port = match[1].lower().rstrip("."), int(match[2] or DEFAULT_PORT)
+        default_port = HTTP_PORT if local is None else local.default_port
+        name, port = match[1].lower().rstrip("."), int(match[2] or default_port)
         if name in self._allowed or f"{name}:{port}" in self._allowed:
             return True
-        if not isinstance(local, tuple):
+        if local is None:
             return name in LOOPBACK
-        address = local[0].removeprefix(MAPPED)
-        return port == local[1] and (name in LOOPBACK or name == (f"[{address}]" if ":" in address else address))
+        address = local.host.removeprefix(MAPPED)
+        return port == local.port and (name in LOOPBACK or name == (f"[{address}]" if ":" in address else address))
 
     def _client(self, headers: Headers) -> Principal | None:
         """Return the client whose token a request sends, or None for a missing or wrong one."""

@@ -13,6 +13,7 @@ import pytest
 from tests.faults.network.conftest import Launch, Observe, Until
 
 HEARTBEAT_S = 2.0
+SETTINGS = {"heartbeat_s": HEARTBEAT_S, "insecure_listen": "true"}
 COMMENT_S = 15
 DEADLINE_S = 2 * HEARTBEAT_S + 3
 SPAMMING = "while :; do echo {}; sleep 0.001; done".format("x" * 2_000)
@@ -92,7 +93,7 @@ def cable() -> Iterator[Cable]:
 @pytest.fixture
 def check(launch: Launch, observe: Observe, until: Until, cable: Cable) -> Callable[..., None]:
     def check(script: str | None, without: str | None = None) -> None:
-        daemon = launch(listen=f"{cable.host}:0", settings={"heartbeat_s": HEARTBEAT_S}, without=without)
+        daemon = launch(listen=f"{cable.host}:0", settings=SETTINGS, without=without)
         worker, bystander = daemon.create("shell"), daemon.create("echo")
         near = observe(daemon, bystander)
         if script:
@@ -114,7 +115,7 @@ def check_stream(launch: Launch, until: Until, cable: Cable, tmp_path: Path) -> 
     with contextlib.ExitStack() as made:
 
         def check(script: str | None, deadline_s: float, without: str | None = None) -> None:
-            daemon = launch(listen=f"{cable.host}:0", settings={"heartbeat_s": HEARTBEAT_S}, without=without)
+            daemon = launch(listen=f"{cable.host}:0", settings=SETTINGS, without=without)
             worker = daemon.create("shell")
             if script:
                 daemon.start(worker, script)

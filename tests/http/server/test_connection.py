@@ -21,7 +21,7 @@ from runtimed.model.identity import WorkerRef
 from runtimed.model.principal import ADMIN, Principal
 from runtimed.model.worker import CreateWorkerRequest, TaskIntent, WorkerDetail
 from runtimed.store.memory import MemoryStore
-from tests.http.conftest import TOKEN, Clock, serving
+from tests.http.conftest import TOKEN, Clock, Transport, dial, serving
 
 WORKER = "worker-00000001"
 
@@ -35,15 +35,14 @@ class Both:
 
 
 @pytest.fixture
-async def both(runtime: Runtime) -> AsyncIterator[Both]:
+async def both(runtime: Runtime, transport: Transport) -> AsyncIterator[Both]:
     await runtime.create_worker(CreateWorkerRequest())
-    server = HttpServer(Api(runtime, token=TOKEN), quick_requests=False)
-    listener = socket.create_server(("127.0.0.1", 0))
-    listener.setblocking(False)
+    server = HttpServer(Api(runtime, token=TOKEN), quick_requests=False, tls=transport.server_tls)
+    listener, bare = transport.listen()
     await server.start([listener])
     try:
-        async with serving(runtime) as served:
-            yield Both(served.port, listener.getsockname()[1])
+        async with serving(runtime, {"transport": transport}) as served:
+            yield Both(served.port, bare)
     finally:
         await server.close()
 
@@ -61,7 +60,7 @@ def last(port: int) -> bytes:
 
 async def talk(port: int, *pieces: bytes) -> bytes:
     """All that is answered to these pieces and a last request, each piece read by itself; dates left out."""
-    reader, writer = await asyncio.open_connection("127.0.0.1", port)
+    reader, writer = await dial(port)
     try:
         for piece in pieces:
             writer.write(piece)
@@ -77,7 +76,7 @@ async def talk(port: int, *pieces: bytes) -> bytes:
 
 async def passed(port: int) -> None:
     """A round trip on another connection: what was sent before it, the server has read by now."""
-    reader, writer = await asyncio.open_connection("127.0.0.1", port)
+    reader, writer = await dial(port)
     writer.write(last(port))
     async with asyncio.timeout(60):
         await reader.read()
@@ -230,7 +229,7 @@ async def test_whoever_does_not_read_his_answers_gets_no_more_made_until_he_does
         return worker
 
     monkeypatch.setattr(runtime, "worker", detail)
-    reader, writer = await asyncio.open_connection("127.0.0.1", both.ours)
+    reader, writer = await dial(both.ours)
     asked, count = get(f"/v1/workers/{WORKER}", f"X-Long: {'x' * 6_000}")(both.ours), 4_000
     sending = asyncio.ensure_future(sent(writer, asked, count))
     async with asyncio.timeout(60):
@@ -260,10 +259,10 @@ async def test_a_body_that_is_slow_to_come_is_waited_for_and_an_idle_connection_
 ) -> None:
     await runtime.create_worker(CreateWorkerRequest())
     async with serving(runtime, {"header_timeout_s": 20.0}) as served:
-        slow_reader, slow = await asyncio.open_connection("127.0.0.1", served.port)
+        slow_reader, slow = await dial(served.port)
         whole = CASES["stop with a body"](served.port)
         slow.write(whole[:-5])
-        idle_reader, idle = await asyncio.open_connection("127.0.0.1", served.port)
+        idle_reader, idle = await dial(served.port)
         await passed(served.port)
         clock.skip(20.0)
         async with asyncio.timeout(60):
@@ -324,7 +323,7 @@ async def test_an_input_whose_sender_is_gone_is_stored_all_the_same() -> None:
     async with Runtime(MemoryStore(), backend) as runtime:
         worker = await runtime.create_worker()
         async with serving(runtime) as served:
-            _, writer = await asyncio.open_connection("127.0.0.1", served.port)
+            _, writer = await dial(served.port)
             writer.write(post_input(served.port))
             await backend.asked.wait()
             writer.close()
@@ -368,7 +367,7 @@ def post_input(port: int) -> bytes:
 
 
 async def ask(port: int, data: bytes) -> bytes:
-    reader, writer = await asyncio.open_connection("127.0.0.1", port)
+    reader, writer = await dial(port)
     try:
         writer.write(data)
         return await reader.read()
@@ -396,7 +395,7 @@ async def test_a_request_that_was_let_in_before_is_not_let_in_once_the_guard_has
     listener.setblocking(False)
     port = listener.getsockname()[1]
     await server.start([listener])
-    reader, writer = await asyncio.open_connection("127.0.0.1", port)
+    reader, writer = await dial(port)
     try:
         statuses = []
         for _ in range(3):
@@ -418,7 +417,7 @@ async def test_a_body_that_is_whole_only_once_the_guard_has_closed_is_not_taken(
     await runtime.create_worker(CreateWorkerRequest())
     async with serving(runtime) as served:
         whole = CASES["stop with a body"](served.port)
-        reader, writer = await asyncio.open_connection("127.0.0.1", served.port)
+        reader, writer = await dial(served.port)
         writer.write(whole[:-5])
         await passed(served.port)
 
@@ -432,7 +431,7 @@ async def test_a_body_that_is_whole_only_once_the_guard_has_closed_is_not_taken(
 
 @pytest.mark.parametrize("admitted", [True, False], ids=["with the token", "without"])
 async def test_empty_lines_leave_nothing_behind(both: Both, admitted: bool) -> None:
-    reader, writer = await asyncio.open_connection("127.0.0.1", both.ours)
+    reader, writer = await dial(both.ours)
     if admitted:
         writer.write(get("/v1/runtime")(both.ours))
         await reader.readuntil(b"}")

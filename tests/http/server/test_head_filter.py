@@ -11,7 +11,7 @@ from aiohttp.base_protocol import BaseProtocol
 from aiohttp.http import HttpRequestParser
 
 from runtimed.http.server.head_filter import MAX_HEAD_BYTES, MAX_HEADERS, METHODS, HeadFilter
-from tests.http.conftest import TOKEN, Served
+from tests.http.conftest import TOKEN, Served, dial
 
 DEADLINE_S = 20
 JSON = "Content-Type: application/json"
@@ -29,7 +29,7 @@ def request(served: Served, line: str, *headers: str, body: bytes = b"") -> byte
 
 async def answers(served: Served, *pieces: bytes, count: int = 1, method: str = "GET") -> list[tuple[int, Any]]:
     """The status and the body of each answer to these pieces."""
-    reader, writer = await asyncio.open_connection("127.0.0.1", served.port)
+    reader, writer = await dial(served.port)
     found = []
     try:
         async with asyncio.timeout(DEADLINE_S):
@@ -49,7 +49,7 @@ async def answers(served: Served, *pieces: bytes, count: int = 1, method: str = 
 
 async def refusal(served: Served, data: bytes) -> tuple[int, str, str]:
     """The status, the code and the message of the one answer before the close."""
-    reader, writer = await asyncio.open_connection("127.0.0.1", served.port)
+    reader, writer = await dial(served.port)
     try:
         async with asyncio.timeout(DEADLINE_S):
             writer.write(data)
@@ -130,7 +130,7 @@ async def test_head_answers_with_the_status_and_headers_of_get(served: Served, p
 
 
 async def test_a_connection_goes_on_behind_the_answer_to_a_head(served: Served) -> None:
-    reader, writer = await asyncio.open_connection("127.0.0.1", served.port)
+    reader, writer = await dial(served.port)
     writer.write(request(served, "HEAD /v1/runtime HTTP/1.1") + request(served, PLAIN, "Connection: close"))
     async with asyncio.timeout(DEADLINE_S):
         said = await reader.read()
@@ -151,7 +151,7 @@ async def test_head_of_a_stream_or_a_socket_does_not_stay(served: Served) -> Non
         "Sec-WebSocket-Key: dGhlIHNhbXBsZSBub25jZQ==",
     )
     for data, status in ((stream, b"200"), (socket, b"400")):
-        reader, writer = await asyncio.open_connection("127.0.0.1", served.port)
+        reader, writer = await dial(served.port)
         writer.write(data)
         async with asyncio.timeout(DEADLINE_S):
             head, _, body = (await reader.read()).partition(b"\r\n\r\n")

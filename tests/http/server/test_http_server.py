@@ -17,7 +17,7 @@ from runtimed.http import Api
 from runtimed.http.server.http_server import HttpServer
 from runtimed.http.web.guard import FREE_GUESSES, GUESS_DELAY_S, GUESSES_PER_S, WrongTokens
 from runtimed.store.memory import MemoryStore
-from tests.http.conftest import TOKEN, Served, serving
+from tests.http.conftest import TOKEN, Served, Transport, dial, serving
 
 pytestmark = pytest.mark.usefixtures("quick")
 
@@ -33,7 +33,7 @@ def long_window(monkeypatch: pytest.MonkeyPatch) -> float:
 
 async def exchange(port: int, request: bytes) -> bytes:
     """What the server says to these bytes until it closes the connection."""
-    reader, writer = await asyncio.open_connection("127.0.0.1", port)
+    reader, writer = await dial(port)
     try:
         writer.write(request)
         async with asyncio.timeout(DEADLINE_S):
@@ -84,7 +84,7 @@ async def test_a_connection_too_many_takes_the_place_of_the_oldest_that_has_show
     async with serving(runtime, {"max_connections": 3}) as served:
         async with served.client.get(f"{served.url}/v1/runtime") as answer:
             assert answer.status == 200
-        silent = [await asyncio.open_connection("127.0.0.1", served.port) for _ in range(3)]
+        silent = [await dial(served.port) for _ in range(3)]
         async with served.client.get(f"{served.url}/v1/runtime") as answer:
             assert answer.status == 200
         assert await still_open([reader for reader, _ in silent], most=2) == [False, True, True]
@@ -108,7 +108,7 @@ async def test_a_connection_too_many_is_closed_where_all_others_have_shown_the_t
 
 
 async def authenticated(port: int) -> tuple[asyncio.StreamReader, asyncio.StreamWriter]:
-    reader, writer = await asyncio.open_connection("127.0.0.1", port)
+    reader, writer = await dial(port)
     writer.write(plain(port))
     head = await reader.readuntil(b"\r\n\r\n")
     await reader.readexactly(int(re.findall(rb"Content-Length: (\d+)", head)[0]))
@@ -138,7 +138,7 @@ async def test_each_listener_has_connections_of_its_own(runtime: Runtime, tmp_pa
     await server.start([tcp, unix])
     try:
         operator, writer = await asyncio.open_unix_connection(tmp_path / "s")
-        silent = [await asyncio.open_connection("127.0.0.1", port) for _ in range(40)]
+        silent = [await dial(port) for _ in range(40)]
         writer.write(plain(80, "Connection: close"))
         async with asyncio.timeout(DEADLINE_S):
             assert b" 200 " in await operator.readline()
@@ -156,8 +156,8 @@ async def test_each_listener_has_connections_of_its_own(runtime: Runtime, tmp_pa
 )
 async def test_what_connections_without_a_token_hold_is_bounded_in_sum(runtime: Runtime, start: bytes) -> None:
     async with serving(runtime, {"max_unauthenticated_bytes": 200_000}) as served:
-        first = await asyncio.open_connection("127.0.0.1", served.port)
-        links = [first, *[await asyncio.open_connection("127.0.0.1", served.port) for _ in range(19)]]
+        first = await dial(served.port)
+        links = [first, *[await dial(served.port) for _ in range(19)]]
         for _, writer in links:
             writer.write(start + b"a" * 8_000 + b"\r\nX: " + b"a" * 8_000 + b"\r\nX: " + b"a" * 8_000)
             await writer.drain()
@@ -172,12 +172,12 @@ async def test_what_connections_without_a_token_hold_is_bounded_in_sum(runtime: 
 
 async def test_one_large_head_evicts_many_small_ones(runtime: Runtime) -> None:
     async with serving(runtime, {"max_unauthenticated_bytes": 5_000}) as served:
-        small = [await asyncio.open_connection("127.0.0.1", served.port) for _ in range(600)]
+        small = [await dial(served.port) for _ in range(600)]
         for _, writer in small:
             writer.write(b"GET /")
         async with served.client.get(f"{served.url}/v1/runtime") as answer:
             assert answer.status == 200
-        large, writer = await asyncio.open_connection("127.0.0.1", served.port)
+        large, writer = await dial(served.port)
 
         writer.write(b"GET /v1/runtime HTTP/1.1\r\nX: " + b"a" * 4_800)
 
@@ -219,7 +219,7 @@ async def test_what_comes_behind_a_wrong_token_that_waits_is_bounded(
     async with serving(runtime, {"max_unauthenticated_bytes": 1_000_000}) as served:
         for _ in range(FREE_GUESSES):
             assert b" 401 " in await exchange(served.port, plain(served.port, token="no"))
-        links = [await asyncio.open_connection("127.0.0.1", served.port) for _ in range(12)]
+        links = [await dial(served.port) for _ in range(12)]
         for _, writer in links:
             writer.write(plain(served.port, header, token="no") + start)
             for _ in range(20):
@@ -309,7 +309,7 @@ async def test_a_stop_does_not_wait_for_wrong_tokens(
     count = 300
     loop = asyncio.get_running_loop()
     async with serving(runtime, {"drain_timeout_s": 200.0}) as served:
-        links = [await asyncio.open_connection("127.0.0.1", served.port) for _ in range(count)]
+        links = [await dial(served.port) for _ in range(count)]
         for _, writer in links:
             writer.write(plain(served.port, token="no"))
         for _ in range(10):
@@ -359,8 +359,11 @@ async def test_a_token_that_is_not_ascii_is_just_wrong(served: Served) -> None:
     assert b" 401 " in answer.split(b"\r\n")[0]
 
 
-async def test_an_ipv6_literal_with_a_zone_or_garbage_is_no_host_of_ours(served: Served) -> None:
-    for host in ("[::1%25lo]", "127.0.0.1:99999", "127.0.0.1:", "", "a b", "127.0.0.1:80,evil"):
+async def test_an_ipv6_literal_with_a_zone_or_garbage_is_no_host_of_ours(
+    served: Served, transport: Transport
+) -> None:
+    other_port = () if transport.kind == "unix" else ("127.0.0.1:99999",)  # there a port has no meaning
+    for host in ("[::1%25lo]", *other_port, "127.0.0.1:", "", "a b", "127.0.0.1:80,evil"):
         request = (
             f"GET /v1/runtime HTTP/1.1\r\nHost: {host}\r\nConnection: close\r\nAuthorization: Bearer {TOKEN}\r\n"
         )
@@ -372,7 +375,7 @@ async def test_a_stop_does_not_wait_for_idle_connections() -> None:
     async with Runtime(MemoryStore()) as runtime:
         async with asyncio.timeout(DEADLINE_S):
             async with serving(runtime, {"drain_timeout_s": 200.0}) as served:
-                idle = [await asyncio.open_connection("127.0.0.1", served.port) for _ in range(50)]
+                idle = [await dial(served.port) for _ in range(50)]
             for reader, writer in idle:
                 assert await reader.read() == b""
                 writer.close()

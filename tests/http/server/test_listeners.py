@@ -27,9 +27,37 @@ def test_an_address_of_another_shape_is_refused(text: str) -> None:
     [("127.0.0.1:0", "http://127.0.0.1:"), ("[::1]:0", "http://[::1]:"), ("0.0.0.0:0", "http://127.0.0.1:")],
 )
 def test_the_url_is_one_that_a_client_on_this_host_can_dial(text: str, prefix: str) -> None:
-    with contextlib.closing(Listeners.open([Address.parse(text)])) as listeners:
+    with contextlib.closing(Listeners.open([Address.parse(text)], insecure=True)) as listeners:
         assert listeners.urls[0].startswith(prefix)
         assert not listeners.urls[0].endswith(":0")
+
+
+@pytest.mark.parametrize("text", ["0.0.0.0:0", "[::]:0", "[::ffff:0.0.0.0]:0"])
+def test_an_address_that_other_machines_reach_needs_tls_or_leave_to_do_without(text: str) -> None:
+    address = Address.parse(text)
+    for refused in (address.check_closed, lambda: Listeners.open([address])):
+        with pytest.raises(ConfigurationError, match=r"^listen: .*--tls-cert.*--insecure-listen"):
+            refused()
+    with contextlib.closing(Listeners.open([address], has_tls=True)) as listeners:
+        assert listeners.bound_urls[0].startswith("https://")
+
+
+@pytest.mark.parametrize(
+    "text", ["127.0.0.1:0", "127.5.6.7:0", "[::1]:0", "localhost:0", ":0", "[::ffff:127.0.0.1]:0"]
+)
+def test_loopback_needs_no_tls(text: str) -> None:
+    Address.parse(text).check_closed()
+    Listeners.open([Address.parse(text)]).close()
+
+
+def test_a_socket_that_was_passed_is_judged_by_the_address_that_it_is_bound_to(tmp_path: Path) -> None:
+    with socket.socket(socket.AF_UNIX) as unix, socket.create_server(("0.0.0.0", 0)) as given:
+        unix.bind(str(tmp_path / "s"))
+        port = given.getsockname()[1]
+        with pytest.raises(ConfigurationError, match=rf"^listen: 0\.0\.0\.0:{port}: other machines can reach"):
+            Listeners.open([Address.parse(":0")], [unix, given])
+        assert Listeners.open([], [unix]).bound_urls == [f"unix:{tmp_path}/s"]
+        assert Listeners.open([], [given], insecure=True).bound_urls == [f"http://0.0.0.0:{port}"]
 
 
 def test_a_port_alone_is_one_of_loopback() -> None:
