@@ -22,6 +22,7 @@ from websockets.sync.client import ClientConnection, connect
 
 from tests import programs
 from tests.acceptance.conftest import Shaped
+from tests.certificates import Authority
 from tests.conftest import COVERAGE_VARIABLES, granting, make_shared
 from tests.programs import RUNTIMED
 
@@ -141,7 +142,7 @@ class Observer:
 
 
 class Daemon:
-    """One `python -m runtimed`, its files under `home`."""
+    """One `python -m runtimed`, its files under `home`. With an authority it serves TLS."""
 
     def __init__(
         self,
@@ -152,8 +153,13 @@ class Daemon:
         environment: Mapping[str, str] | None = None,
         wrapper: Sequence[str] = (),
         plain: bool = False,
+        authority: Authority | None = None,
         **process: Any,
     ) -> None:
+        if authority is not None:
+            server = authority.issue("server")
+            options = (*options, "--tls-cert", str(server.cert), "--tls-key", str(server.key))
+        self.authority = authority
         self.home = home
         self.shaped = shaped
         self.store = store
@@ -204,7 +210,8 @@ class Daemon:
         match = re.fullmatch(r"runtimed: listening on (\S+) runtime=(\S+) store=(memory|fs)\n", self.output)
         assert match, self.errors
         self.url, self.runtime_id = match[1], match[2]
-        self.host = self.url.removeprefix("http://")
+        self.path = self.url.removeprefix("unix:") if self.url.startswith("unix:") else None
+        self.host = "localhost" if self.path else self.url.partition("://")[2]
         if port := re.search(r":(\d+)$", self.host):
             self.address = (self.host[: port.start()].strip("[]"), int(port[1]))
         self.token = self._token()
@@ -254,6 +261,19 @@ class Daemon:
             self.process.wait()
         self.clean()
 
+    def dial(self) -> socket.socket:
+        """Open a connection: by TCP, TLS or a Unix socket, as the daemon serves."""
+        if self.path is not None:
+            unix = socket.socket(socket.AF_UNIX)
+            unix.settimeout(DEADLINE_S)
+            unix.connect(self.path)
+            return unix
+        tcp = socket.create_connection(self.address, timeout=DEADLINE_S)
+        tcp.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+        if self.authority is None:
+            return tcp
+        return self.authority.client_context().wrap_socket(tcp, server_hostname=self.address[0])
+
     def headers(self, body: Any, headers: Sequence[str], token: str | None, content_type: str | None) -> list[str]:
         """The header lines of a request."""
         found = list(headers)
@@ -283,7 +303,9 @@ class Daemon:
         command += ["--noproxy", "*", "-H", "Expect:", *(part for line in lines for part in ("-H", line))]
         command += ["-I"] if method == "HEAD" else []
         command += ["--data-binary", "@-"] if body is not None else []
-        url = path if path.startswith("http://") else f"{self.url}{path}"
+        command += ["--cacert", str(self.authority.ca)] if self.authority else []
+        command += ["--unix-socket", self.path] if self.path else []
+        url = path if path.startswith("http://") else f"{'http://localhost' if self.path else self.url}{path}"
         limit_s = 2 * DEADLINE_S
         done = subprocess.run([*command, url], input=_bytes(body), capture_output=True, timeout=limit_s, check=False)
         assert done.returncode == 0, done.stderr
@@ -293,7 +315,8 @@ class Daemon:
         """The same as `curl`, in this process, where a test needs many."""
         token, content_type = given.get("token", ""), given.get("content_type", JSON_TYPE)
         lines = self.headers(body, headers, token, content_type)
-        connection = http.client.HTTPConnection(*self.address, timeout=DEADLINE_S)
+        connection = http.client.HTTPConnection(self.host, timeout=DEADLINE_S)
+        connection.sock = self.dial()
         with contextlib.closing(connection):
             connection.request(method, path, _bytes(body), dict(line.split(": ", 1) for line in lines))
             response = connection.getresponse()
@@ -301,7 +324,7 @@ class Daemon:
 
     def raw(self, *parts: bytes) -> Answer | None:
         """What is answered to these very bytes; None when the connection is closed without an answer."""
-        with socket.create_connection(self.address, timeout=DEADLINE_S) as connection:
+        with self.dial() as connection:
             with contextlib.suppress(ConnectionError):
                 for part in parts:
                     connection.sendall(part)
@@ -335,6 +358,7 @@ class Daemon:
         headers = {"Authorization": f"Bearer {self.token}"} | given.pop("headers", {})
         with connect(
             url,
+            sock=self.dial(),
             additional_headers=headers,
             proxy=None,
             max_size=None,
@@ -478,12 +502,13 @@ def answered(connection: socket.socket, shaped: Shaped) -> Answer | None:
             return None
 
 
-def _start(home: Path, shaped: Shaped, name: str) -> Iterator[Daemon]:
-    store = "memory" if name == "memory" else f"fs:{home / 'store'}"
+def _start(home: Path, shaped: Shaped, name: str, authority: Authority | None = None) -> Iterator[Daemon]:
+    store = f"fs:{home / 'store'}" if name == "fs" else "memory"
+    options = ("--listen", f"unix:{home / 'socket'}") if name == "unix" else ()
     config = home / "config" / "runtimed" / "config.toml"
     config.parent.mkdir(parents=True)
     config.write_text(granting(make_shared(home)))
-    made = Daemon(home, shaped, store)
+    made = Daemon(home, shaped, store, options, authority=authority)
     try:
         yield _used(made.ready())
     finally:
@@ -517,9 +542,24 @@ def fs_daemon(tmp_path_factory: pytest.TempPathFactory, shaped: Shaped) -> Itera
     yield from _start(tmp_path_factory.mktemp("fs"), shaped, "fs")
 
 
+@pytest.fixture(scope="session")
+def tls_daemon(tmp_path_factory: pytest.TempPathFactory, shaped: Shaped, authority: Authority) -> Iterator[Daemon]:
+    yield from _start(tmp_path_factory.mktemp("tls"), shaped, "tls", authority)
+
+
+@pytest.fixture(scope="session")
+def unix_daemon(tmp_path_factory: pytest.TempPathFactory, shaped: Shaped) -> Iterator[Daemon]:
+    yield from _start(tmp_path_factory.mktemp("unix"), shaped, "unix")
+
+
 @pytest.fixture(params=["memory", "fs"])
 def daemon(request: pytest.FixtureRequest) -> Iterator[Daemon]:
-    """A daemon that all tests share, one for each store: assume nothing of others, and leave no run behind.
+    """A daemon that all tests share, one for each store: assume nothing of others, and leave no run behind."""
+    yield from shared_daemon(request)
+
+
+def shared_daemon(request: pytest.FixtureRequest) -> Iterator[Daemon]:
+    """The shared daemon that the parameter of a fixture names: `memory`, `fs`, `tls` or `unix`.
 
     A run that ends during the next test would change what that test finds unchanged.
     """

@@ -1,9 +1,11 @@
 """Contract section 4: a request that was meant for somebody else, or that a browser sent."""
 
+from collections.abc import Iterator
+
 import pytest
 from websockets.exceptions import InvalidStatus
 
-from tests.acceptance.daemon.conftest import Answer, Daemon, Launch
+from tests.acceptance.daemon.conftest import Answer, Daemon, Launch, shared_daemon
 
 UPGRADE = [
     "Connection: Upgrade",
@@ -12,6 +14,11 @@ UPGRADE = [
     "Sec-WebSocket-Key: " + "A" * 22 + "==",
 ]
 RUNTIME = "GET /v1/runtime HTTP/1.1"
+
+
+@pytest.fixture(params=["memory", "fs", "tls"])
+def daemon(request: pytest.FixtureRequest) -> Iterator[Daemon]:
+    yield from shared_daemon(request)
 
 
 def _with_host(daemon: Daemon, host: str, line: str = RUNTIME) -> Answer:
