@@ -224,4 +224,5 @@ def _code_and_status(status: int, body: bytes) -> tuple[str, int, str]:
         error = json.loads(body)["error"]
         return str(error["code"]), status, str(error["message"])
     except (ValueError, LookupError, TypeError):
-        return "", status, f"the daemon answered with status {status}"
+        advice = ", a redirect: give the URL that it leads to" if 300 <= status < 400 else ""
+        return "", status, f"the daemon answered with status {status}{advice}"

@@ -137,6 +137,14 @@ def test_a_daemon_that_cannot_start_is_exit_125_and_the_command_does_not_run(
     assert err.startswith("runtimed: ")
 
 
+def test_files_of_tls_that_are_for_another_daemon_do_not_matter(start: Exec, user_folders: Path) -> None:
+    config = user_folders / "config.toml"
+    config.write_text('tls_cert = "/nowhere/tls.pem"\ntls_key = "/nowhere/tls.key"\nlisten = ["0.0.0.0:0"]\n')
+    command = ("sh", "-c", f"{CTL} status -o name > /dev/null && echo yes")
+    ended = completed(start("--config", str(config), "--", *command))
+    assert ended == (0, "yes\n", "")
+
+
 @pytest.mark.parametrize("args", [(), ("--",), ("--listen", ":0", "--", "true")])
 def test_wrong_usage_is_exit_2(start: Exec, args: tuple[str, ...]) -> None:
     assert completed(start(*args))[0] == 2

@@ -2,13 +2,11 @@
 
 import re
 import socket
-from typing import TYPE_CHECKING, NamedTuple
+from typing import NamedTuple
 from urllib.parse import unquote, urlsplit
 
+from runtimectl.client.tls import TlsOptions
 from runtimectl.errors import UsageProblem
-
-if TYPE_CHECKING:
-    import ssl
 
 LOOPBACK = ("127.0.0.1", "::1")
 ACCEPTED = "http://HOST:PORT, https://HOST[:PORT] (each with a path if the API is below one) or unix:PATH"
@@ -28,7 +26,7 @@ class Address(NamedTuple):
         searched: The places that were searched for a token without finding one; empty if there is a token.
         prefix: The path below which a proxy serves the API, without a slash at its end.
         tls: Connect with TLS, and verify the host's name.
-        ca: A file of PEM certificates to verify the host with, or None for those of the system.
+        tls_options: How the host is verified, and the client's own certificate.
         has_given_token: The user gave the token. False for one from an endpoint file, which is valid only for the
             process that the file names.
     """
@@ -41,7 +39,7 @@ class Address(NamedTuple):
     searched: str = ""
     prefix: str = ""
     tls: bool = False
-    ca: str | None = None
+    tls_options: TlsOptions = TlsOptions()
     has_given_token: bool = False
 
     @property
@@ -73,7 +71,7 @@ class Address(NamedTuple):
 
         Raises:
             OSError: The connection failed.
-            UsageProblem: The file `ca` holds no certificates.
+            UsageProblem: A file of `tls_options` cannot be used.
         """
         if self.tls:
             return self._connect_tls(timeout)
@@ -88,20 +86,10 @@ class Address(NamedTuple):
             raise
         return connection
 
-    def tls_context(self) -> "ssl.SSLContext":
-        """Return how TLS connections verify the host. Blocks. Raises UsageProblem if `ca` holds no certificates."""
-        import ssl
-
-        try:
-            return ssl.create_default_context(cafile=self.ca)
-        except OSError as error:
-            raise UsageProblem(
-                f"ca file {self.ca}: expected certificates in PEM: {error.strerror or error}"
-            ) from None
-
     def _connect_tls(self, timeout: float) -> socket.socket:
-        context = self.tls_context()
+        context = self.tls_options.make_context()
         plain = socket.create_connection((self.host, self.port), timeout)
+        plain.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)  # The request follows the end of the handshake.
         try:
             return context.wrap_socket(plain, server_hostname=self.host)
         except BaseException:

@@ -12,10 +12,21 @@ MAX_FILE_BYTES = 1 << 20
 
 
 class Context(NamedTuple):
-    """A daemon's URL and the path of its token file. A context never holds a token."""
+    """A daemon's URL and the paths of the files for it. A context never holds a token.
+
+    Attributes:
+        url: The URL.
+        token_file: The token file.
+        ca: The certificates to trust.
+        cert: The client's own certificate.
+        key: Its key.
+    """
 
     url: str
     token_file: str | None = None
+    ca: str | None = None
+    cert: str | None = None
+    key: str | None = None
 
 
 class Contexts:
@@ -68,10 +79,10 @@ def load() -> Contexts:
 
 
 def _loaded(given: dict[str, Any]) -> Context:
-    token_file = given.get("token_file")
-    if not isinstance(given["url"], str) or not isinstance(token_file, str | None):
+    paths = [given.get(name) for name in Context._fields[1:]]
+    if not isinstance(given["url"], str) or not all(isinstance(path, str | None) for path in paths):
         raise TypeError
-    return Context(given["url"], token_file)
+    return Context(given["url"], *paths)
 
 
 def _dumped(context: Context) -> dict[str, str]:

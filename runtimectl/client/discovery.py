@@ -13,6 +13,8 @@ from typing import TYPE_CHECKING, NamedTuple
 
 from runtimectl.client import address, contexts
 from runtimectl.client.address import Address
+from runtimectl.client.contexts import Context
+from runtimectl.client.tls import TlsOptions
 from runtimectl.errors import MissingFile, NotConnected, UsageProblem
 
 if TYPE_CHECKING:
@@ -33,12 +35,13 @@ class DaemonOptions(NamedTuple):
 
 
 class Target(NamedTuple):
-    """A daemon: what named it (an option, a variable, a context, an endpoint file), its URL and its own token."""
+    """A daemon: what named it (an option, a variable, a context, an endpoint file), and what came with its URL."""
 
     source: str
     url: str
     token_file: str | None = None
     token: str | None = None
+    tls_options: TlsOptions = TlsOptions()
 
 
 class Credential(NamedTuple):
@@ -82,10 +85,13 @@ def address_of(options: DaemonOptions, target: Target, credential: Credential | 
     Raises:
         UsageProblem: The URL or the token file is invalid.
     """
+    url = target.url if credential is None else credential.url or target.url
+    found = address.parse(url)
+    if found.tls:
+        found = found._replace(tls_options=find_tls_options(options, target))
     if credential is None:
-        return address.parse(target.url)._replace(searched=_searched(target), ca=options.ca)
-    found = address.parse(credential.url or target.url)
-    return found._replace(token=credential.read(), ca=options.ca, has_given_token=credential.url is None)
+        return found._replace(searched=_searched(target))
+    return found._replace(token=credential.read(), has_given_token=credential.url is None)
 
 
 def find_target(options: DaemonOptions, runtime_id: str | None = None) -> Target:
@@ -102,6 +108,23 @@ def find_credential(options: DaemonOptions, target: Target) -> Credential | None
     return _environment_token() or _own_token(target) or _own_token(_published_at(target.url))
 
 
+def find_tls_options(options: DaemonOptions, target: Target) -> TlsOptions:
+    """Find how a daemon is verified by TLS, and the client's own certificate.
+
+    Raises:
+        UsageProblem: There is a key without its certificate.
+    """
+    given = os.environ.get
+    variables = TlsOptions(given("RUNTIMECTL_CA"), given("RUNTIMECTL_CERT"), given("RUNTIMECTL_KEY"))
+    own = target.tls_options
+    first, second = (own, variables) if _from_options(options) else (variables, own)
+    if variables.key and not variables.cert:
+        raise UsageProblem("RUNTIMECTL_CERT: required with RUNTIMECTL_KEY")
+    _, cert, key, _ = first if first.cert else second
+    certificate = own.certificate or getattr(_published_at(target.url), "tls_options", own).certificate
+    return TlsOptions(options.ca or first.ca or second.ca or None, cert or None, key or None, certificate)
+
+
 def _from_options(options: DaemonOptions) -> Target | None:
     return _from_url("--url", options.url) or _from_context("--context", options.context)
 
@@ -115,7 +138,7 @@ def _from_environment() -> Target | None:
 
 def _from_current_context() -> Target | None:
     known = contexts.load()
-    return Target(f"the current context {known.current}", *known.get(known.current)) if known.current else None
+    return _in_context(f"the current context {known.current}", known.get(known.current)) if known.current else None
 
 
 def _from_url(source: str, url: str | None) -> Target | None:
@@ -123,7 +146,12 @@ def _from_url(source: str, url: str | None) -> Target | None:
 
 
 def _from_context(source: str, name: str | None) -> Target | None:
-    return Target(f"{source} {name}", *contexts.load().get(name)) if name else None
+    return _in_context(f"{source} {name}", contexts.load().get(name)) if name else None
+
+
+def _in_context(source: str, context: Context) -> Target:
+    tls_options = TlsOptions(context.ca, context.cert, context.key)
+    return Target(source, context.url, context.token_file, tls_options=tls_options)
 
 
 def _only_running(runtime_id: str | None) -> Target:
@@ -141,7 +169,8 @@ def _only_running(runtime_id: str | None) -> Target:
 
 
 def _published(found: "Endpoint") -> Target:
-    return Target(ENDPOINT, found.url, found.token_file, found.token)
+    tls_options = TlsOptions(certificate=found.certificate)
+    return Target(ENDPOINT, found.url, found.token_file, found.token, tls_options)
 
 
 def _environment_token() -> Credential | None:

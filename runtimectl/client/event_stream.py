@@ -20,6 +20,7 @@ from runtimectl.client.feed import (
 from runtimectl.client.http import check_process, encode_request
 from runtimectl.client.http_response import RECEIVE_BYTES, ResponseReader
 from runtimectl.client.paths import given, with_query, worker_path
+from runtimectl.client.tls import reason, refuses_client
 from runtimectl.errors import DaemonFailed, NotConnected, TimedOut, Unavailable, error_from_response
 from runtimed.wire import routes
 
@@ -51,7 +52,7 @@ def _opened(address: Address, path: str) -> Iterator[Iterator[bytes]]:
     try:
         connection = address.connect(OPEN_TIMEOUT_S)
     except OSError as error:
-        raise NotConnected(f"cannot reach {address.url}: {error.strerror or error}") from None
+        raise NotConnected(f"cannot reach {address.url}: {reason(error)}") from None
     with closing(connection):
         try:
             connection.sendall(encode_request(address, "GET", path, None, ACCEPT))
@@ -67,6 +68,8 @@ def _opened(address: Address, path: str) -> Iterator[Iterator[bytes]]:
         except TimeoutError:
             raise TimedOut(f"{address.url} was silent for too long") from None
         except OSError as error:
+            if refuses_client(error):
+                raise NotConnected(f"cannot reach {address.url}: {reason(error)}") from None
             raise Unavailable(f"the connection was lost: {error.strerror or error}") from None
 
 

@@ -4,14 +4,22 @@ import logging
 from collections.abc import Iterator
 from contextlib import contextmanager
 
-from websockets.exceptions import ConnectionClosed, InvalidHandshake, InvalidStatus
+from websockets.exceptions import ConnectionClosed, InvalidHandshake, InvalidStatus, InvalidURI
 from websockets.frames import CloseCode
 from websockets.sync.client import ClientConnection, connect
 
 from runtimectl.client.address import Address
 from runtimectl.client.feed import CLOSE_TIMEOUT_S, MAX_FRAME_BYTES, OPEN_TIMEOUT_S
 from runtimectl.client.http import check_process
-from runtimectl.errors import DaemonFailed, TimedOut, Unavailable, Unreachable, error_from_response
+from runtimectl.client.tls import reason, refuses_client
+from runtimectl.errors import (
+    DaemonFailed,
+    NotConnected,
+    TimedOut,
+    Unavailable,
+    Unreachable,
+    error_from_response,
+)
 
 _PROTOCOL_CODES = {CloseCode.PROTOCOL_ERROR, CloseCode.INVALID_DATA, CloseCode.MESSAGE_TOO_BIG}
 _SILENT_LOGGER = logging.getLogger("runtimectl.websockets")
@@ -42,7 +50,10 @@ def connected(address: Address, path: str) -> Iterator[ClientConnection]:
         body = bytes(error.response.body or b"")
         raise error_from_response(error.response.status_code, body, address.searched) from None
     except InvalidHandshake as error:
-        is_lost = isinstance(error.__cause__, EOFError | OSError)
+        cause = error.__cause__
+        if isinstance(cause, OSError) and refuses_client(cause):
+            raise NotConnected(f"cannot reach {address.url}: {reason(cause)}") from None
+        is_lost = isinstance(cause, EOFError | OSError)
         raise (Unreachable if is_lost else DaemonFailed)(f"{address.url} did not open the feed: {error}") from None
     except ConnectionClosed as error:
         is_protocol_error = error.sent is not None and error.sent.code in _PROTOCOL_CODES
@@ -50,4 +61,8 @@ def connected(address: Address, path: str) -> Iterator[ClientConnection]:
     except TimeoutError:
         raise TimedOut(f"{address.url} did not open the feed within {OPEN_TIMEOUT_S:g} s") from None
     except OSError as error:
-        raise Unreachable(f"cannot reach {address.url}: {error.strerror or error}") from None
+        raise Unreachable(f"cannot reach {address.url}: {reason(error)}") from None
+    except (ValueError, InvalidURI) as error:  # websockets does not follow a redirect on a socket that it was given
+        if not isinstance(error.__context__, InvalidStatus):
+            raise
+        raise error_from_response(error.__context__.response.status_code, b"", address.searched) from None

@@ -11,6 +11,7 @@ from types import MappingProxyType
 
 from runtimectl.client.address import Address
 from runtimectl.client.http_response import RECEIVE_BYTES, Response, ResponseReader
+from runtimectl.client.tls import is_end, reason, refuses_client
 from runtimectl.errors import NotConnected, TimedOut, Unreachable
 from runtimed.wire import routes
 
@@ -74,7 +75,8 @@ class Connection:
         except TimeoutError:
             raise TimedOut(f"{self.address.url} did not answer within {timeout:g} s") from None
         except OSError as error:
-            raise Unreachable(f"cannot reach {self.address.url}: {error.strerror or error}") from None
+            kind = NotConnected if refuses_client(error) else Unreachable
+            raise kind(f"cannot reach {self.address.url}: {reason(error)}") from None
 
     def close(self) -> None:
         """Close the kept socket. A later request opens another."""
@@ -105,7 +107,7 @@ class Connection:
         except TimeoutError:
             raise
         except OSError as error:
-            raise NotConnected(f"cannot reach {self.address.url}: {error.strerror or error}") from None
+            raise NotConnected(f"cannot reach {self.address.url}: {reason(error)}") from None
 
     def _receive_first(self, connection: socket.socket, timeout: float) -> bytes:
         """Receive the first bytes of a response. The wait ends early if the daemon's process has ended."""
@@ -170,7 +172,9 @@ def _send(connection: socket.socket, message: bytes) -> bool:
     """Send a request; False if the daemon closed its side first: it may have refused a body that it did not read."""
     try:
         connection.sendall(message)
-    except (BrokenPipeError, ConnectionResetError):
+    except OSError as error:
+        if not isinstance(error, BrokenPipeError | ConnectionResetError) and not is_end(error):
+            raise
         return False
     return True
 

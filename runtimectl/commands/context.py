@@ -20,6 +20,7 @@ CONTEXTS = View(
         Column("NAME", at("name")),
         Column("URL", at("url")),
         Column("TOKEN FILE", at("token_file")),
+        Column("CA", at("ca")),
     ),
 )
 NAME = re.compile(r"[A-Za-z0-9._-]{1,64}", re.ASCII)
@@ -54,9 +55,11 @@ def list_(session: Session) -> None:
 
 @context.command("set")
 @click.argument("name")
+@click.option("--cert", metavar="FILE", help="Send this client certificate (PEM).")
+@click.option("--key", metavar="FILE", help="The key of the client certificate (PEM, mode 0600). [in --cert]")
 @click.pass_obj
-def set_(session: Session, name: str) -> None:
-    """Store --url and --token-file under a name.
+def set_(session: Session, name: str, cert: str | None, key: str | None) -> None:
+    """Store --url, --token-file, --ca and a client certificate under a name.
 
     \b
     Example:
@@ -67,12 +70,18 @@ def set_(session: Session, name: str) -> None:
     if session.url is None:
         raise UsageProblem("--url: required by context set")
     address.parse(session.url)
-    token_file = session.token_file and str(Path(session.token_file).expanduser().absolute())
+    if key is not None and cert is None:
+        raise UsageProblem("--cert: required with --key")
+    files = (session.token_file, session.ca, cert, key)
     known = contexts.load()
-    known.by_name[name] = Context(session.url, token_file)
+    known.by_name[name] = Context(session.url, *(_absolute(file) for file in files))
     known.save()
     if name != known.current:
         session.notify(f"context {name} is stored; select it with: runtimectl context use {name}")
+
+
+def _absolute(file: str | None) -> str | None:
+    return file and str(Path(file).expanduser().absolute())
 
 
 @context.command()

@@ -1,7 +1,6 @@
 """Send requests and open feeds with aiohttp."""
 
 import asyncio
-import ssl
 from collections.abc import AsyncGenerator
 from contextlib import asynccontextmanager
 from typing import Any, TypeVar
@@ -13,6 +12,7 @@ from runtimectl.client.address import Address
 from runtimectl.client.feed import CLOSE_TIMEOUT_S, MAX_FRAME_BYTES, OPEN_TIMEOUT_S
 from runtimectl.client.http import check_process
 from runtimectl.client.http_response import MAX_RESPONSE_BYTES
+from runtimectl.client.tls import reason, refuses_client
 from runtimectl.errors import ControlError, DaemonFailed, NotConnected, TimedOut, Unreachable, error_from_response
 from runtimectl.library import calls
 from runtimectl.library.arguments import check_times
@@ -168,10 +168,21 @@ class AsyncTransport:
 
 
 async def _open(address: Address) -> aiohttp.ClientSession:
+    redirects = aiohttp.TraceConfig()
+    redirects.on_request_redirect.append(_refuse_redirect)
+    connector: aiohttp.BaseConnector
     if address.path is not None:
-        return aiohttp.ClientSession(connector=aiohttp.UnixConnector(address.path))
-    context: ssl.SSLContext | bool = await asyncio.to_thread(address.tls_context) if address.tls else True
-    return aiohttp.ClientSession(connector=aiohttp.TCPConnector(ssl=context))
+        connector = aiohttp.UnixConnector(address.path)
+    else:
+        context = await asyncio.to_thread(address.tls_options.make_context) if address.tls else True
+        connector = aiohttp.TCPConnector(ssl=context)
+    return aiohttp.ClientSession(connector=connector, trace_configs=[redirects])
+
+
+async def _refuse_redirect(_session: Any, _context: Any, params: aiohttp.TraceRequestRedirectParams) -> None:
+    """Keep the token from where a handshake of a WebSocket is redirected to. Raises ControlError."""
+    params.response.close()
+    raise error_from_response(params.response.status, b"")
 
 
 def _url(address: Address, path: str) -> URL:
@@ -191,8 +202,13 @@ async def _read(response: aiohttp.ClientResponse) -> bytes:
 
 def _lost(address: Address, error: Exception, timeout: float) -> ControlError:
     """Return the error for a request that got no answer."""
+    cause = error.__cause__ if isinstance(error.__cause__, OSError) else None
+    if isinstance(error, aiohttp.ClientConnectorCertificateError) and cause is None:
+        cause = error.os_error
+    if cause is not None and refuses_client(cause):
+        return NotConnected(f"cannot reach {address.url}: {reason(cause)}")
     if isinstance(error, aiohttp.ClientConnectorError):
-        return NotConnected(f"cannot reach {address.url}: {error.strerror or error}")
+        return NotConnected(f"cannot reach {address.url}: {reason(cause or error)}")
     if isinstance(error, TimeoutError):
         return TimedOut(f"{address.url} did not answer within {timeout:g} s")
     return Unreachable(f"cannot reach {address.url}: {str(error) or type(error).__name__}")

@@ -4,6 +4,7 @@ from collections.abc import Mapping, Sequence
 from types import TracebackType
 from typing import TYPE_CHECKING, Self
 
+from runtimectl.client.tls import TlsOptions
 from runtimectl.library import arguments, calls
 from runtimectl.library.arguments import Labels
 from runtimectl.library.daemon import Finder, find_from_environment, finder
@@ -42,6 +43,8 @@ class Client:
         token: The token.
         token_file: Read the token from this file (mode 0600) instead.
         ca: Verify https with the PEM certificates in this file, not with the system's.
+        cert: Send the client certificate in this PEM file.
+        key: Its key (PEM, mode 0600), if it is not in the same file.
         timeout: How long the daemon may be silent during a request, in seconds.
         reconnect_for: How long a daemon that was reached before is waited for, in seconds: by event iterators, and by
             requests that may be repeated: all but deletions, interrupts, answers and bundles.
@@ -54,10 +57,12 @@ class Client:
         *,
         token_file: str | None = None,
         ca: str | None = None,
+        cert: str | None = None,
+        key: str | None = None,
         timeout: float = TIMEOUT_S,
         reconnect_for: float = RECONNECT_FOR_S,
     ) -> None:
-        self._transport = Transport(finder(url, token, token_file, ca), timeout, reconnect_for)
+        self._transport = Transport(finder(url, token, token_file, TlsOptions(ca, cert, key)), timeout, reconnect_for)
 
     @classmethod
     def from_env(cls, *, timeout: float = TIMEOUT_S, reconnect_for: float = RECONNECT_FOR_S) -> Self:

@@ -189,7 +189,8 @@ class TlsTransport(asyncio.Transport, asyncio.Protocol):
         """Send what TLS itself answers, such as a refusal to negotiate again; cut a peer that does not read it."""
         if self._outgoing.pending and self._tcp.get_write_buffer_size():
             self._tcp.abort()
-        self._flush()
+        else:
+            self._flush()
 
     def _flush(self) -> None:
         if data := self._outgoing.read():

@@ -3,6 +3,7 @@
 import pytest
 
 from runtimectl.client.address import parse
+from runtimectl.client.tls import TlsOptions
 from runtimectl.errors import UsageProblem
 
 
@@ -47,6 +48,6 @@ def test_an_address_shows_as_its_url() -> None:
 
 
 def test_a_file_without_certificates_is_named_and_what_is_expected_of_it() -> None:
-    address = parse("https://localhost")._replace(ca="/nonexistent")
+    options = TlsOptions(ca="/nonexistent")
     with pytest.raises(UsageProblem, match=r"^ca file /nonexistent: expected certificates in PEM: No such file"):
-        address.tls_context()
+        options.make_context()

@@ -28,7 +28,7 @@ def test_contexts_are_set_used_listed_and_removed(ctl: Ctl) -> None:
         "name": "lab",
         "current": True,
         "url": URL,
-        "token_file": None,
+        **dict.fromkeys(("token_file", "ca", "cert", "key")),
     }
     assert ctl("context", "remove", "lab").returncode == 0
     assert ctl("context", "list", "-o", "name").stdout == "den\n"
