@@ -230,6 +230,36 @@ def test_an_open_address_without_tls_is_refused_before_anything_is_made(run: Run
     assert not (tmp_path / "store").exists()
 
 
+def test_an_open_socket_that_systemd_passes_is_refused_without_tls(tmp_path: Path, authority: Authority) -> None:
+    """The variables name the process of the daemon, so that process sets them before it becomes the daemon."""
+    code = """
+import os, sys
+os.dup2(int(sys.argv[1]), 3)
+os.environ.update(LISTEN_PID=str(os.getpid()), LISTEN_FDS="1")
+os.execv(sys.executable, [sys.executable, "-m", "runtimed", *sys.argv[2:]])
+"""
+    server = authority.issue("server")
+    with socket.create_server(("0.0.0.0", 0)) as given:
+        handed = {"pass_fds": [given.fileno()], "stdout": subprocess.PIPE, "stderr": subprocess.PIPE, "text": True}
+        command = [sys.executable, "-c", code, str(given.fileno()), "--store", f"fs:{tmp_path}/store"]
+
+        refused = subprocess.run(command, **handed, timeout=DEADLINE_S, check=False)
+        tls = ("--tls-cert", str(server.cert), "--tls-key", str(server.key))
+        with subprocess.Popen([*command, *tls], **handed) as accepted:
+            line = next_line(accepted)
+            accepted.terminate()
+
+    where = f"0.0.0.0:{given_port(line)}"
+    assert refused.returncode == 2
+    assert refused.stderr.startswith(f"runtimed: listen: {where}: other machines can reach this address")
+    assert line.startswith(f"runtimed: listening on https://{where} ")
+
+
+def given_port(line: str) -> str:
+    """The port in a ready line."""
+    return line.split()[3].rpartition(":")[2]
+
+
 @pytest.mark.parametrize("option", ["--http-quick-path", "--no-http-quick-path"])
 def test_it_serves_the_same_with_and_without_the_quick_path(run: Run, option: str) -> None:
     daemon = run(option, "--runtime-id", "here", env=os.environ | {"RUNTIMED_TOKEN": TOKEN})

@@ -11,7 +11,7 @@ from runtimed.settings.log import LogSettings
 from runtimed.settings.server import ServerSettings
 from runtimed.settings.store import StoreSettings
 from runtimed.settings.tenants import TenantSettings
-from runtimed.settings.tls import TlsSettings
+from runtimed.settings.tls import MIN_TLS_BYTES, TlsSettings
 from runtimed.settings.workers import WorkerSettings
 from runtimed.settings.workspaces import WorkspaceSettings
 
@@ -42,6 +42,8 @@ class Settings(
         self.check_store()
         self.check_server()
         self.check_tls()
+        if self.tls_cert and self.max_unauthenticated_bytes < MIN_TLS_BYTES:
+            raise ConfigurationError(f"max_unauthenticated_bytes: expected at least {MIN_TLS_BYTES} with tls_cert")
         for name in (field.name for field in attrs.fields(Settings) if field.type in {int, float}):
             if getattr(self, name) <= 0:
                 raise ConfigurationError(f"{name}: expected a number above 0")

@@ -6,6 +6,10 @@ import attrs
 
 from runtimed.errors import ConfigurationError
 from runtimed.http.server.tls_context import TlsContext, TlsFiles
+from runtimed.http.server.tls_transport import TLS_BYTES
+
+MIN_TLS_BYTES = 16 * TLS_BYTES
+"""The least `max_unauthenticated_bytes`, so that handshakes do not close each other's connections."""
 
 
 @attrs.frozen(slots=False)

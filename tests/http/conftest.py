@@ -43,10 +43,10 @@ class Transport:
         self.kind = kind
         self._folder = folder
         self.server_tls: TlsContext | None = None
-        self._client_tls: ssl.SSLContext | None = None
+        self.client_tls: ssl.SSLContext | None = None
         if authority is not None:
             self.server_tls = TlsContext(TlsFiles(*authority.issue("server")))
-            self._client_tls = authority.client_context()
+            self.client_tls = authority.client_context()
 
     @property
     def scheme(self) -> str:
@@ -71,12 +71,12 @@ class Transport:
         """Return what an aiohttp client of a server needs."""
         if self.kind == "unix":
             return aiohttp.UnixConnector(self._path(port))
-        return aiohttp.TCPConnector(ssl=self._client_tls or True)
+        return aiohttp.TCPConnector(ssl=self.client_tls or True)
 
     async def connect(self, port: int) -> Streams:
         if self.kind == "unix":
             return await asyncio.open_unix_connection(self._path(port))
-        return await asyncio.open_connection("127.0.0.1", port, ssl=self._client_tls)
+        return await asyncio.open_connection("127.0.0.1", port, ssl=self.client_tls)
 
     def _path(self, port: int) -> str:
         return str(self._folder / f"s{port}")

@@ -52,6 +52,12 @@ def test_a_setting_that_lacks_another_one_is_named(flags: dict[str, str], proble
         load(flags)
 
 
+def test_a_limit_that_no_handshake_fits_into_is_refused(files: Certificate) -> None:
+    with pytest.raises(ConfigurationError, match=r"^max_unauthenticated_bytes: expected at least 1048576 with tls_c"):
+        loaded(files, max_unauthenticated_bytes="1048575")
+    loaded(files, max_unauthenticated_bytes="1048576")
+
+
 Spoil = Callable[[Certificate, Authority], dict[str, str]]
 
 

@@ -58,6 +58,7 @@ def test_a_socket_that_was_passed_is_judged_by_the_address_that_it_is_bound_to(t
             Listeners.open([Address.parse(":0")], [unix, given])
         assert Listeners.open([], [unix]).bound_urls == [f"unix:{tmp_path}/s"]
         assert Listeners.open([], [given], insecure=True).bound_urls == [f"http://0.0.0.0:{port}"]
+        assert Listeners.open([], [given], has_tls=True).bound_urls == [f"https://0.0.0.0:{port}"]
 
 
 def test_a_port_alone_is_one_of_loopback() -> None:

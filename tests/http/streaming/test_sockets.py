@@ -14,7 +14,7 @@ from runtimed.feed.observer import MAX_UNSENT, Observer
 from runtimed.feed.unread import Unread
 from runtimed.http.streaming.heartbeat import Heartbeat
 from runtimed.http.streaming.sockets import MAX_MESSAGE_BYTES
-from tests.http.conftest import TOKEN, Clock, Served, serving
+from tests.http.conftest import TCP, TOKEN, Clock, Served, Transport, serving
 
 DEADLINE_S = 60
 TEXT, CLOSE, PING, PONG = 0x1, 0x8, 0x9, 0xA
@@ -70,7 +70,9 @@ async def observing(served: Served, query: str = "", worker_id: str | None = Non
         client.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 65536)
         client.setblocking(False)
         await asyncio.get_running_loop().sock_connect(client, ("127.0.0.1", served.port))
-        reader, writer = await asyncio.open_connection(sock=client)
+        tls = Transport.used.get(served.port, TCP).client_tls
+        name = None if tls is None else "127.0.0.1"
+        reader, writer = await asyncio.open_connection(sock=client, ssl=tls, server_hostname=name)
         undo.pop_all()
     try:
         writer.write(head.encode())
@@ -156,8 +158,16 @@ async def test_nothing_is_read_behind_a_handshake_that_is_refused(served: Served
     assert said.count(b"HTTP/1.1 ") == 1
 
 
+@pytest.fixture(params=["tcp", "tls"])
+def tcp_or_tls(request: pytest.FixtureRequest) -> Transport:
+    return TCP if request.param == "tcp" else Transport("tls", authority=request.getfixturevalue("authority"))
+
+
 async def test_an_observer_that_left_too_much_unread_is_told_so_before_it_is_closed(
-    runtime: Runtime, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
+    runtime: Runtime,
+    caplog: pytest.LogCaptureFixture,
+    monkeypatch: pytest.MonkeyPatch,
+    tcp_or_tls: Transport,
 ) -> None:
     # One after the other leaves 64 KiB and a message unread, what asyncio takes before it says stop. The two that are
     # dismissed for that fit into the last eighth of the limit.
@@ -174,7 +184,7 @@ async def test_an_observer_that_left_too_much_unread_is_told_so_before_it_is_clo
     monkeypatch.setattr("runtimed.http.streaming.sockets.CLOSE_TIMEOUT_S", 60.0)
     monkeypatch.setattr(Unread, "enter", noting)
     async with (
-        serving(runtime, {"send_bytes": 65536}, max_unread_bytes=1_000_000) as served,
+        serving(runtime, {"send_bytes": 65536, "transport": tcp_or_tls}, max_unread_bytes=1_000_000) as served,
         contextlib.AsyncExitStack() as stack,
     ):
         silent = []
