@@ -240,17 +240,23 @@ os.execv(sys.executable, [sys.executable, "-m", "runtimed", *sys.argv[2:]])
 """
     server = authority.issue("server")
     with socket.create_server(("0.0.0.0", 0)) as given:
-        handed = {"pass_fds": [given.fileno()], "stdout": subprocess.PIPE, "stderr": subprocess.PIPE, "text": True}
+        handed: dict[str, Any] = {
+            "pass_fds": [given.fileno()],
+            "stdout": subprocess.PIPE,
+            "stderr": subprocess.PIPE,
+            "text": True,
+        }
         command = [sys.executable, "-c", code, str(given.fileno()), "--store", f"fs:{tmp_path}/store"]
 
         refused = subprocess.run(command, **handed, timeout=DEADLINE_S, check=False)
+        is_made = (tmp_path / "store").exists()
         tls = ("--tls-cert", str(server.cert), "--tls-key", str(server.key))
         with subprocess.Popen([*command, *tls], **handed) as accepted:
             line = next_line(accepted)
             accepted.terminate()
 
     where = f"0.0.0.0:{given_port(line)}"
-    assert refused.returncode == 2
+    assert (refused.returncode, is_made) == (2, False)
     assert refused.stderr.startswith(f"runtimed: listen: {where}: other machines can reach this address")
     assert line.startswith(f"runtimed: listening on https://{where} ")
 
