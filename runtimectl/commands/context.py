@@ -59,7 +59,7 @@ def list_(session: Session) -> None:
 @click.option("--key", metavar="FILE", help="The key of the client certificate (PEM, mode 0600). [in --cert]")
 @click.pass_obj
 def set_(session: Session, name: str, cert: str | None, key: str | None) -> None:
-    """Store --url, --token-file, --ca and a client certificate under a name.
+    """Store --url and the files for it under a name.
 
     \b
     Example:
