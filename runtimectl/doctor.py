@@ -12,6 +12,7 @@ from typing import Any, Literal, NamedTuple
 import runtimed
 from runtimectl import sandbox_advice
 from runtimectl.client import discovery
+from runtimectl.client.address import Address
 from runtimectl.client.api import Client
 from runtimectl.client.discovery import Credential, DaemonOptions
 from runtimectl.errors import ControlError, Unreachable
@@ -19,6 +20,11 @@ from runtimed.wire import endpoint
 
 MAX_DIAGNOSTICS = 20
 """How many of the daemon's diagnostics are shown, the newest ones."""
+
+CONNECT_TIMEOUT_S = 20.0
+
+RENEWAL_S = 14 * 86_400
+"""How long a certificate should still be valid, in seconds."""
 
 CLOCK_TOLERANCE_S = 5
 """How far the clocks may differ: an answer takes time, and its date has whole seconds."""
@@ -99,6 +105,8 @@ class Doctor:
         is_running = runtime["status"] == "running"
         message = f"{runtime['runtime_id']}: status {runtime['status']}, store {runtime['backend']}"
         yield Finding("ok" if is_running else "fail", "runtime", message)
+        if client.address.tls:
+            yield from self._run("certificate", lambda: _check_certificate(client.address))
         yield from self._run("version", lambda: _check_version(client))
         yield from self._run("sandbox", lambda: _check_sandbox(client))
         yield from self._run("clock", lambda: _check_clock(client))
@@ -151,6 +159,19 @@ def _check_mode(path: Path, accepted: int, subject: str) -> Finding:
     if found.st_uid != os.getuid():
         return Finding("warn", subject, f"{path}: owned by user {found.st_uid}; expected user {os.getuid()}")
     return Finding("ok", subject, f"{path}: mode {mode:04o}, owned by this user")
+
+
+def _check_certificate(address: Address) -> Iterator[Finding]:
+    """Check how long the certificate of the daemon, or of the proxy in front of it, is still valid."""
+    import ssl
+
+    with closing(address.connect(CONNECT_TIMEOUT_S)) as connection:
+        found = connection.getpeercert() if isinstance(connection, ssl.SSLSocket) else None
+    if not found:
+        return
+    end = str(found["notAfter"])
+    is_near = ssl.cert_time_to_seconds(end) - time.time() < RENEWAL_S
+    yield Finding("warn" if is_near else "ok", "certificate", f"valid until {end}{'; renew it' if is_near else ''}")
 
 
 def _check_version(client: Client) -> Iterator[Finding]:

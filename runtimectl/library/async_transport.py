@@ -17,6 +17,7 @@ from runtimectl.errors import ControlError, DaemonFailed, NotConnected, TimedOut
 from runtimectl.library import calls
 from runtimectl.library.arguments import check_times
 from runtimectl.library.calls import Call
+from runtimectl.library.connections import Connections
 from runtimectl.library.daemon import Finder
 from runtimectl.library.repeats import Repeats
 
@@ -45,7 +46,7 @@ class AsyncTransport:
         self._runtime_id: str | None = None
         self._address: Address | None = None
         self._has_reached = False
-        self._session: aiohttp.ClientSession | None = None
+        self._connections: Connections | None = None
         self._finding = asyncio.Lock()
         check_times(timeout, reconnect_for)
 
@@ -69,9 +70,9 @@ class AsyncTransport:
                 address = await asyncio.to_thread(self._find, self._runtime_id)
             except Unreachable as error:
                 raise NotConnected(str(error)) from None
-            if self._session is None or address != self._address:
+            if self._connections is None or address != self._address:
                 await self.close()
-                self._session = await _open(address)
+                self._connections = await Connections.open(address)
             self._address = address
             return address
 
@@ -83,9 +84,9 @@ class AsyncTransport:
 
     async def close(self) -> None:
         """Close all connections."""
-        if self._session is not None:
-            await self._session.close()
-            self._session = None
+        if self._connections is not None:
+            await self._connections.close()
+            self._connections = None
 
     @asynccontextmanager
     async def feed(self, path: str, probe: Call[Any]) -> AsyncGenerator[aiohttp.ClientWebSocketResponse, None]:
@@ -162,27 +163,9 @@ class AsyncTransport:
         if not address.has_given_token:
             await asyncio.to_thread(check_process, address)
         async with self._finding:
-            if self._session is None:
-                self._session = await _open(address)
-            return address, self._session
-
-
-async def _open(address: Address) -> aiohttp.ClientSession:
-    redirects = aiohttp.TraceConfig()
-    redirects.on_request_redirect.append(_refuse_redirect)
-    connector: aiohttp.BaseConnector
-    if address.path is not None:
-        connector = aiohttp.UnixConnector(address.path)
-    else:
-        context = await asyncio.to_thread(address.tls_options.make_context) if address.tls else True
-        connector = aiohttp.TCPConnector(ssl=context)
-    return aiohttp.ClientSession(connector=connector, trace_configs=[redirects])
-
-
-async def _refuse_redirect(_session: Any, _context: Any, params: aiohttp.TraceRequestRedirectParams) -> None:
-    """Keep the token from where a handshake of a WebSocket is redirected to. Raises ControlError."""
-    params.response.close()
-    raise error_from_response(params.response.status, b"")
+            if self._connections is None:
+                self._connections = await Connections.open(address)
+            return address, self._connections.session
 
 
 def _url(address: Address, path: str) -> URL:

@@ -1,5 +1,6 @@
 """Every command through nginx and Caddy, configured as docs/how-to/proxy.md shows."""
 
+import asyncio
 import http.client
 import json
 import os
@@ -13,6 +14,7 @@ from pathlib import Path
 
 import pytest
 
+import runtimectl
 from tests import programs
 from tests.certificates import Authority, Certificate
 from tests.conftest import COVERAGE_VARIABLES
@@ -42,8 +44,8 @@ class Site:
     def __init__(self, env: dict[str, str], port: int, prefix: str, authority: Authority, token: Path) -> None:
         self._env, self._port, self.prefix = env, port, prefix
         self._tls = authority.client_context()
-        url, ca = f"https://localhost:{port}{prefix}", str(authority.ca)
-        self.options: tuple[str, ...] = ("--url", url, "--ca", ca, "--token-file", str(token))
+        self.url, self.ca = f"https://localhost:{port}{prefix}", str(authority.ca)
+        self.options: tuple[str, ...] = ("--url", self.url, "--ca", self.ca, "--token-file", str(token))
 
     def ctl(self, *args: str, stdin: str = "") -> subprocess.CompletedProcess[str]:
         command = [*RUNTIMECTL, args[0], *self.options, *args[1:]]
@@ -278,6 +280,21 @@ def test_every_command_works_through_the_proxy(proxied: Proxied, site: Site, tmp
     findings = [json.loads(line) for line in run("doctor", "-o", "jsonl").splitlines()]
     assert {"runtime", "version", "clock", "store"} <= {one["subject"] for one in findings if one["status"] == "ok"}
     assert site.list_acp_sessions() == []
+
+
+def test_the_library_works_through_the_proxy(site: Site) -> None:
+    with runtimectl.Client(site.url, TOKEN, ca=site.ca) as client:
+        worker = client.create_worker()
+        assert worker.run("hello").text == "hello"
+        worker.stop()
+        seen = [event.cursor for event in worker.events(START)]
+
+    async def observe() -> list[str]:
+        async with runtimectl.AsyncClient(site.url, TOKEN, ca=site.ca) as client:
+            assert (await client.worker(worker.id).detail()).status == "stopped"
+            return [event.cursor async for event in client.worker(worker.id).events(START)]
+
+    assert seen == asyncio.run(observe()) == sorted(set(seen))
 
 
 def test_a_tail_and_a_run_go_on_over_a_restart_of_the_daemon_with_each_event_once(

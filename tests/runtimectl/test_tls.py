@@ -2,6 +2,7 @@
 
 import asyncio
 import json
+import re
 import socket
 from pathlib import Path
 
@@ -55,6 +56,9 @@ def test_the_daemon_of_this_user_is_trusted_by_its_endpoint_file_whatever_its_ce
     assert "hi" in ctl("events", "tail", worker, "--from-start", "--until", "run_end").stdout
     findings = [json.loads(line) for line in ctl("doctor", "-o", "jsonl").stdout.splitlines()]
     assert {"runtime", "store"} <= {one["subject"] for one in findings if one["status"] == "ok"}
+    [certificate] = [one for one in findings if one["subject"] == "certificate"]
+    assert certificate["status"] == "warn"
+    assert re.fullmatch(r"valid until \w{3} .* GMT; renew it", certificate["message"])
     assert ctl("status", "--url", daemon.url).returncode == 0
     other = ctl("status", "--ca", str(authority.ca))
     assert (other.returncode, "its certificate is for another host" in other.stderr) == (6, True)
