@@ -53,11 +53,11 @@ class TenantWorkers:
     """The Workers of one tenant.
 
     Attributes:
-        count: How many there are.
+        mailboxes: Their mailboxes by id.
         retained_after: After this sequence every event of them is retained.
     """
 
-    count: int = 0
+    mailboxes: dict[WorkerId, Mailbox] = attrs.field(factory=dict)
     retained_after: int = 0
 
 
@@ -89,7 +89,7 @@ class WorkerRegistry:
         self._mailboxes[mailbox.worker.worker_id] = mailbox
         self._note_retained(mailbox)
         if mailbox.worker.tenant is not None:
-            self._tenants[mailbox.worker.tenant].count += 1
+            self._tenants[mailbox.worker.tenant].mailboxes[mailbox.worker.worker_id] = mailbox
 
     def remove(self, worker_id: WorkerId) -> None:
         """Remove a Worker, a damaged one too."""
@@ -97,12 +97,12 @@ class WorkerRegistry:
         self._damaged.pop(worker_id, None)
         if mailbox is not None and mailbox.worker.tenant is not None:
             workers = self._tenants[mailbox.worker.tenant]
-            workers.count -= 1
-            if not workers.count:
+            del workers.mailboxes[worker_id]
+            if not workers.mailboxes:
                 del self._tenants[mailbox.worker.tenant]
 
     def of_tenant(self, tenant: str) -> TenantWorkers:
-        """Return how many Workers a tenant has, and which of their events are retained."""
+        """Return the Workers of a tenant as they are now."""
         return self._tenants.get(tenant) or TenantWorkers()
 
     @property
@@ -123,9 +123,11 @@ class WorkerRegistry:
 
     def visible(self, principal: Principal) -> Iterable[Mailbox]:
         """Return the Workers that a client may know of, by id."""
-        if principal.sees_all:
-            return self._mailboxes.values()
-        return [mailbox for name, mailbox in self._mailboxes.items() if self.is_visible(name, principal)]
+        held = self._of_tenant_or_all(principal).values()
+        return [one for one in held if self.is_visible(one.worker.worker_id, principal)] if principal.labels else held
+
+    def _of_tenant_or_all(self, principal: Principal) -> Mapping[WorkerId, Mailbox]:
+        return self._mailboxes if principal.tenant is None else self.of_tenant(principal.tenant).mailboxes
 
     def check_visible(self, ref: WorkerRef, principal: Principal) -> None:
         """Raise WorkerNotFound if a client may not know of a Worker. Does nothing for one that sees all."""
@@ -171,10 +173,11 @@ class WorkerRegistry:
 
     def select(self, wanted: WorkerFilter, principal: Principal = ADMIN) -> list[Mailbox]:
         """Return the Workers that match and that a client may know of, by id."""
-        names = list(self._mailboxes)
+        held = self._of_tenant_or_all(principal)
+        names = list(held)
         later = names[bisect_right(names, wanted.after) :]
-        seen = later if principal.sees_all else (name for name in later if self.is_visible(name, principal))
-        found = (self._mailboxes[name] for name in seen)
+        seen = (name for name in later if self.is_visible(name, principal)) if principal.labels else later
+        found = (held[name] for name in seen)
         return list(islice((mailbox for mailbox in found if wanted.matches(mailbox.worker)), wanted.limit))
 
     def count(self, principal: Principal = ADMIN) -> Counter[WorkerStatus]:

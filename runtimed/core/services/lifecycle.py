@@ -113,7 +113,7 @@ class Lifecycle:
             raise InvalidRequest(f"expected at most {self._limits.max_workers} Workers (max_workers)")
         if tenant is not None:
             own = sum(other == tenant for other in begun)
-            self._quotas.check_workers(tenant, self._registry.of_tenant(tenant).count + own)
+            self._quotas.check_workers(tenant, len(self._registry.of_tenant(tenant).mailboxes) + own)
             self._quotas.take_create(tenant)
 
     async def created(self, name: WorkerId) -> None:

@@ -161,8 +161,8 @@ class Retention:
         await self._tenant_events.measure()
         for tenant in self._tenant_events.overfull():
             while (surplus := self._tenant_events.surplus(tenant, SLACK)) > 0:
-                own = (mailbox.worker for mailbox in self._registry if mailbox.worker.tenant == tenant)
-                retained = sum(worker.retained for worker in own)
+                own = self._registry.of_tenant(tenant).mailboxes.values()
+                retained = sum(mailbox.worker.retained for mailbox in own)
                 count = min(TRIM_BATCH, 1 + retained * surplus // self._tenant_events.total(tenant))
                 if not await self._trim(await self._oldest(self._sequencer.head, count, tenant)):
                     break

@@ -57,9 +57,10 @@ _OLDEST_OF_ALL = """
     ) GROUP BY worker ORDER BY 2
 """
 _TRIM_POINT = f"{TRIM_POINTS.select} WHERE worker = ?"
+# The index of tenants is used by queries with its own condition.
 _OLDEST_OF_WORKERS = """
     SELECT (SELECT min(sequence) FROM event WHERE worker = number) AS oldest, number
-    FROM worker WHERE tenant = ? AND oldest IS NOT NULL
+    FROM worker WHERE tenant = ? AND tenant <> '' AND oldest IS NOT NULL
 """
 _SIZES = """
     SELECT sequence, length(payload) FROM event
@@ -69,7 +70,7 @@ _SIZE = f"SELECT sum(length(payload)) FROM event {_OF_WORKER} AND sequence <= :u
 _TRIMMED_BEHIND = "SELECT worker, sequence FROM floor WHERE sequence > :after LIMIT 1"
 _TRIMMED_BEHIND_OF_TENANT = """
     SELECT floor.worker, floor.sequence FROM worker JOIN floor ON floor.worker = number
-    WHERE tenant = :tenant AND floor.sequence > :after LIMIT 1
+    WHERE tenant = :tenant AND tenant <> '' AND floor.sequence > :after LIMIT 1
 """
 _TENANT_OF_WORKER = "SELECT tenant FROM worker WHERE number = ?"
 

@@ -1,6 +1,7 @@
 """What tokens with a tenant or labels get over HTTP: each route, asked for what they see and for what they do not."""
 
 import asyncio
+import json
 import re
 from collections.abc import AsyncIterator, Iterator, Mapping
 from contextlib import asynccontextmanager
@@ -333,6 +334,27 @@ async def test_the_feed_of_a_tenant_has_its_own_events_and_no_other(scene: Scene
     own = [f"wo_{event.sequence:016x}" for event in await runtime.events(scene.own, 0)]
     assert [one["cursor"] for one in events] == own
     assert {one["worker_id"] for one in events} == {scene.own.worker_id}
+
+
+async def test_the_event_stream_of_a_tenant_has_its_own_events_and_no_other(
+    scene: Scene, backend: FakeBackend
+) -> None:
+    runtime, secret = scene.runtime, await token(scene.runtime, "a", "observer", "acme")
+    headers = {"Authorization": f"Bearer {secret}", "Accept": "text/event-stream"}
+    url = f"{scene.served.url}/v1/events?cursor=wo_{0:016x}"
+
+    cursors: list[str] = []
+    async with scene.served.client.get(url, headers=headers) as answer, asyncio.timeout(DEADLINE_S):
+        await backend.say(scene.foreign.worker_id, TextDone("more"))
+        await backend.say(scene.own.worker_id, TextDone("the end"))
+        async for line in answer.content:
+            assert scene.foreign.worker_id.encode() not in line
+            if line.startswith(b"data: "):
+                cursors.append(json.loads(line[6:])["cursor"])
+            if b'"the end"' in line:
+                break
+
+    assert cursors == [f"wo_{event.sequence:016x}" for event in await runtime.events(scene.own, 0)]
 
 
 async def test_two_tenants_may_use_the_same_idempotency_key(scene: Scene) -> None:

@@ -65,6 +65,11 @@ DAMAGE = [
         "the row is damaged: its content is not what was stored",
         SECOND,
     ),
+    (
+        "UPDATE worker SET tenant = 'other' WHERE number = 2",
+        "the row is damaged: its content is not what was stored",
+        SECOND,
+    ),
     ("DELETE FROM entry WHERE worker = 1 AND sequence = 17", "the entry 17 is missing", FIRST),
     ("DELETE FROM event WHERE sequence = 1001", "the event wo_00000000000003e9 is missing", FIRST),
     ("INSERT INTO state VALUES (9, 0, 0, 0, 0, 0, 0, x'', 0, x'', 0)", "its row is missing", worker_id(9)),
