@@ -15,6 +15,7 @@ from multidict import CIMultiDict, CIMultiDictProxy
 
 from runtimed.core import Runtime
 from runtimed.errors import ConfigurationError
+from runtimed.execution.echo import EchoBackend
 from runtimed.http.server.tls_context import TlsContext, TlsFiles
 from runtimed.http.server.tls_transport import TLS_BYTES
 from runtimed.http.web.guard import Guard
@@ -239,7 +240,7 @@ async def test_new_connections_get_new_certificates_and_a_bad_file_changes_nothi
 
 def test_large_messages_pass_in_both_directions_and_an_end_is_an_end(transport: Transport) -> None:
     async def check() -> None:
-        async with Runtime(MemoryStore()) as runtime:
+        async with Runtime(MemoryStore(), EchoBackend()) as runtime:
             worker = await runtime.create_worker(CreateWorkerRequest(intent=TaskIntent("x" * 3_000_000)))
             async with serving(runtime, {"transport": transport}) as served:
                 path = f"/v1/workers/{worker.worker_id}"
