@@ -16,6 +16,7 @@ from pathlib import Path
 
 import attrs
 
+from runtimed.audit import AuditLog
 from runtimed.core.ports import Store, WorkspaceHost
 from runtimed.core.runtime import Runtime
 from runtimed.errors import ConfigurationError
@@ -119,8 +120,9 @@ async def run(settings: Settings, announce: Callable[[str], None], config: str |
             token = await asyncio.to_thread(_token, settings, opened)
             spare_garbage_collection()
             listening = functools.partial(Listeners.open, has_tls=tls is not None, insecure=settings.insecure_listen)
-            with contextlib.closing(await asyncio.to_thread(listening, addresses, passed)) as listeners:
-                await _serve(settings, runtime, token, tls, listeners, announce, stopped)
+            async with _audit_log(settings) as audit_log:
+                with contextlib.closing(await asyncio.to_thread(listening, addresses, passed)) as listeners:
+                    await _serve(settings, runtime, token, tls, listeners, audit_log, announce, stopped)
         return runtime.poisoned.result() if runtime.poisoned.done() else None
 
 
@@ -169,6 +171,7 @@ async def _serve(
     token: Token,
     tls: TlsContext | None,
     listeners: Listeners,
+    audit_log: AuditLog,
     announce: Callable[[str], None],
     stopped: asyncio.Future[None],
 ) -> None:
@@ -180,6 +183,7 @@ async def _serve(
         ring_bytes=settings.ring_bytes,
         max_unread_bytes=settings.max_unread_bytes,
         heartbeat_s=settings.heartbeat_s,
+        audit_log=audit_log,
     )
     server = HttpServer(
         api,
@@ -230,6 +234,15 @@ async def _runtime(
 
 
 @contextlib.asynccontextmanager
+async def _audit_log(settings: Settings) -> AsyncIterator[AuditLog]:
+    audit_log = await asyncio.to_thread(AuditLog, settings.audit_policy())
+    try:
+        yield audit_log
+    finally:
+        await audit_log.close()
+
+
+@contextlib.asynccontextmanager
 async def _reaping(supervisor: Supervisor) -> AsyncIterator[None]:
     """Reap orphans if this is process 1, which the kernel makes their parent."""
     if os.getpid() != 1:
@@ -261,7 +274,7 @@ def _confiner(settings: Settings, opened: OpenedStore, config: str | None) -> Ho
     files = [file for file in (settings.token_file, settings.tls_key) if file]
     sockets = [address.path for address in map(Address.parse, settings.listen) if address.path]
     configured = [*configuration_files(config), *configuration_folders()]
-    named = [*configured, *settings.secret_files, *map(Path, files), *map(Path, sockets)]
+    named = [*configured, *settings.secret_files, *settings.audit_files, *map(Path, files), *map(Path, sockets)]
     paths = HostPaths(tuple(path.resolve() for path in (opened.data_dir.path, endpoint.folder(), *named)))
     is_off = all(policy.mode == "off" for policy in policies)
     mechanisms = Mechanisms() if is_off else find_mechanisms(None if users is None else numbers.start)

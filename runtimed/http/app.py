@@ -5,6 +5,7 @@ from collections.abc import Iterable
 
 from aiohttp import hdrs, web
 
+from runtimed.audit import AuditLog
 from runtimed.core.runtime import Runtime
 from runtimed.feed import Feed, Waits
 from runtimed.feed.feed import RING_BYTES
@@ -25,6 +26,7 @@ from runtimed.http.streaming import feed
 from runtimed.http.streaming.feed import HEARTBEAT_S
 from runtimed.http.streaming.streams import Streams
 from runtimed.http.web.application import ApiApplication
+from runtimed.http.web.audit import AuditTrail
 from runtimed.http.web.binding import Route, Routes
 from runtimed.http.web.endpoint import Endpoint
 from runtimed.http.web.guard import Guard
@@ -63,6 +65,7 @@ class Api(ApiApplication):
         ring_bytes: How much of the newest part of the feed is kept in memory.
         max_unread_bytes: How much the feed holds for observers that read too slowly, for all of them together.
         heartbeat_s: How often a WebSocket is pinged, in seconds.
+        audit_log: Where requests that change something are recorded, or None for nowhere.
         nouns: The routes.
 
     Raises:
@@ -79,6 +82,7 @@ class Api(ApiApplication):
         ring_bytes: int = RING_BYTES,
         max_unread_bytes: int = MAX_UNREAD_BYTES,
         heartbeat_s: float = HEARTBEAT_S,
+        audit_log: AuditLog | None = None,
         nouns: Iterable[Routes] = NOUNS,
     ) -> None:
         nouns = tuple(nouns)
@@ -91,7 +95,7 @@ class Api(ApiApplication):
         parsing = asyncio.Lock()
         endpoints = [Endpoint(route, services, runtime.limits, max_body_bytes, parsing) for route in routes]
         guard = Guard(token, allowed_hosts, runtime.authenticate)
-        super().__init__(Router(endpoints), guard, runtime.quotas)
+        super().__init__(Router(endpoints), guard, runtime.quotas, AuditTrail(audit_log))
         self._runtime = runtime
         self._closed = False
         runtime.watch_tokens(self.end_token)

@@ -5,6 +5,7 @@ from pathlib import Path
 import attrs
 
 from runtimed.errors import ConfigurationError
+from runtimed.settings.audit import AuditSettings
 from runtimed.settings.identity import IdentitySettings
 from runtimed.settings.limits import LimitSettings
 from runtimed.settings.log import LogSettings
@@ -25,6 +26,7 @@ class Settings(
     WorkspaceSettings,
     TenantSettings,
     LogSettings,
+    AuditSettings,
     IdentitySettings,
     StoreSettings,
 ):
@@ -32,9 +34,10 @@ class Settings(
 
     @property
     def private_paths(self) -> tuple[Path, ...]:
-        """The paths that no Worker may be given: those of the store, the token, the key of TLS and the secrets."""
+        """The paths that no Worker may be given: the store, the token, the key of TLS, secrets and the audit log."""
         files = tuple(Path(file).absolute() for file in (self.token_file, self.tls_key) if file)
-        return (*(() if self.store_path is None else (self.store_path,)), *files, *self.secret_files)
+        store = () if self.store_path is None else (self.store_path,)
+        return (*store, *files, *self.secret_files, *self.audit_files)
 
     def check(self) -> None:
         """Check each group, and that all numbers are above 0. Raises ConfigurationError."""
@@ -52,3 +55,4 @@ class Settings(
         self.check_workers(self.private_paths)
         self.check_workspaces()
         self.check_tenants()
+        self.audit_policy()

@@ -18,6 +18,7 @@ from runtimectl.commands import root
 from runtimectl.errors import ControlError
 from runtimectl.options import CommonOption, common_options
 from runtimed import cli, errors
+from runtimed.audit import AuditPolicy
 from runtimed.execution.policy import (
     FIRST_UID,
     LAST_UID,
@@ -299,6 +300,11 @@ def test_every_key_of_the_tables_of_confinement_has_its_default(page: ReadPage) 
 
 def _keys(kind: type) -> dict[str, str]:
     return {field.name: shown(field.default) for field in attrs.fields(kind)}
+
+
+def test_every_key_of_the_table_of_the_audit_log_has_its_default(page: ReadPage) -> None:
+    rows = page("reference/settings.md").section("The audit log").rows
+    assert {row.codes()[0]: row.cells[1] for row in rows} == _keys(AuditPolicy)
 
 
 def test_every_option_of_runtimed_is_in_its_table(page: ReadPage) -> None:

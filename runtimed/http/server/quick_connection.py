@@ -90,7 +90,8 @@ class QuickConnection(Connection):
     def _start(self, transport: asyncio.Transport) -> None:
         self.transport = transport
         self._server.connection_made(self, transport)
-        self._quick = QuickRequests(self._api, local_address(transport), self._loop)
+        peer = transport.get_extra_info("peername")
+        self._quick = QuickRequests(self._api, local_address(transport), peer, self._loop)
         self._idle_since = self._loop.time()
         self._timer = self._loop.call_later(self.keepalive_timeout, self._check_idle)
 
@@ -135,21 +136,35 @@ class QuickConnection(Connection):
                 self._api.quotas.take_request(request.tenant)
             returned = request.endpoint.call(request.arguments, body)
             if request.endpoint.awaits:
-                self._answering = self._loop.create_task(self._answer_later(returned))
+                self._answering = self._loop.create_task(self._answer_later(request, returned))
             else:
-                self._write(JsonResponse.of(returned))
+                self._succeed(request, returned)
         except Exception as error:  # noqa: BLE001 every error becomes a response here
-            self._write(error_response(error))
+            self._fail(request, error)
 
-    async def _answer_later(self, returned: Coroutine[Any, Any, Any]) -> None:
+    async def _answer_later(self, request: QuickRequest, returned: Coroutine[Any, Any, Any]) -> None:
         try:
-            self._write(JsonResponse.of(await returned))
+            self._succeed(request, await returned)
+        except asyncio.CancelledError as error:
+            if request.audited is not None:
+                self._api.audit.answered(request.audited, error=error)
+            raise
         except Exception as error:  # noqa: BLE001 every error becomes a response here
-            self._write(error_response(error))
+            self._fail(request, error)
         finally:
             self._answering = None
             if self._quick is not None:
                 self._go_on(self._quick)
+
+    def _succeed(self, request: QuickRequest, returned: Any) -> None:
+        self._write(JsonResponse.of(returned))
+        if request.audited is not None:
+            self._api.audit.answered(request.audited, returned=returned)
+
+    def _fail(self, request: QuickRequest, error: Exception) -> None:
+        self._write(error_response(error))
+        if request.audited is not None:
+            self._api.audit.answered(request.audited, error=error)
 
     def _write(self, response: JsonResponse) -> None:
         self._idle_since = self._loop.time()

@@ -18,6 +18,7 @@ from multidict import MultiDict
 from runtimed.errors import RuntimedError
 from runtimed.http.server.head_filter import END
 from runtimed.http.web.application import ApiApplication
+from runtimed.http.web.audit import Audited, is_audited, remote_of
 from runtimed.http.web.endpoint import Endpoint
 from runtimed.http.web.local_address import LocalAddress
 from runtimed.http.web.query import Query
@@ -42,6 +43,7 @@ class QuickRequest:
         size_bytes: The size of head and body.
         generation: The generation of the guard that admitted it.
         tenant: The tenant of its client, whose requests are counted.
+        audited: What the audit log records of it, or None for nothing.
     """
 
     endpoint: Endpoint
@@ -50,6 +52,7 @@ class QuickRequest:
     size_bytes: int
     generation: int
     tenant: str | None
+    audited: Audited | None
 
 
 class QuickRequests:
@@ -62,14 +65,18 @@ class QuickRequests:
     Args:
         api: The application, whose router and guard decide.
         local: Where the connection came in, or None for a Unix socket.
+        peer: The address of its other end.
         loop: The running event loop.
     """
 
-    __slots__ = ("_api", "_last", "_last_head", "_local", "_parser", "_passed", "_size_bytes", "begun")
+    __slots__ = ("_api", "_last", "_last_head", "_local", "_parser", "_passed", "_remote", "_size_bytes", "begun")
 
-    def __init__(self, api: ApiApplication, local: LocalAddress | None, loop: asyncio.AbstractEventLoop) -> None:
+    def __init__(
+        self, api: ApiApplication, local: LocalAddress | None, peer: object, loop: asyncio.AbstractEventLoop
+    ) -> None:
         self._api = api
         self._local = local
+        self._remote = remote_of(peer)
         self._parser = HttpRequestParser(
             BaseProtocol(loop), loop, MAX_PLAIN_BYTES, max_field_size=8190, auto_decompress=False
         )
@@ -164,4 +171,6 @@ class QuickRequests:
             arguments = found.endpoint.arguments(principal, found.in_path, asked, headers)
         except RuntimedError:
             return None
-        return QuickRequest(found.endpoint, arguments, length, head_bytes + length, generation, principal.tenant)
+        route, size_bytes, tenant = found.endpoint.route, head_bytes + length, principal.tenant
+        audited = Audited(route, found.in_path, principal, self._remote) if is_audited(route) else None
+        return QuickRequest(found.endpoint, arguments, length, size_bytes, generation, tenant, audited)

@@ -13,7 +13,6 @@ from runtimed.http.web.binding import Route
 from runtimed.http.web.body import BodyReader
 from runtimed.http.web.idempotency import IDEMPOTENCY_KEY, ScopedKey, read_key
 from runtimed.http.web.query import Query, read_query
-from runtimed.http.web.responses import JsonResponse
 from runtimed.http.web.sessions import SESSION
 from runtimed.model.principal import Principal
 
@@ -96,10 +95,8 @@ class Endpoint:
             bound[self._key] = key.with_body(body)
         return self.route.handler(**bound)
 
-    async def handle(
-        self, request: web.BaseRequest, principal: Principal, in_path: Mapping[str, str]
-    ) -> web.StreamResponse:
-        """Read the arguments from a request of aiohttp, call the function, and return its response.
+    async def handle(self, request: web.BaseRequest, principal: Principal, in_path: Mapping[str, str]) -> Any:
+        """Read the arguments from a request of aiohttp, call the function, and return what it returns.
 
         Raises:
             Unauthorized: The client's token ended before the body had arrived.
@@ -115,6 +112,4 @@ class Endpoint:
             if self._key is not None and (key := arguments[self._key]) is not None:
                 arguments[self._key] = await asyncio.to_thread(key.with_body, data)
         returned = self.route.handler(**arguments)
-        if self.awaits:
-            returned = await returned
-        return returned if isinstance(returned, web.StreamResponse) else JsonResponse.of(returned).to_aiohttp()
+        return await returned if self.awaits else returned
