@@ -7,12 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from runtimed import __version__
-
-OK = 0
-FAILURE = 1
-USAGE = 2
-STORE_TAKEN = 3
-STORE_FAILED = 74
+from runtimed.exits import FAILURE, OK, STORE_FAILED, STORE_TAKEN, USAGE, fail, store_message
 
 
 def main() -> None:
@@ -30,7 +25,7 @@ def _invoke() -> int:
     try:
         return int(_command().main(prog_name="runtimed", standalone_mode=False) or OK)
     except click.ClickException as error:
-        return _fail(f"{' '.join(error.format_message().split())} (see: runtimed --help)", USAGE)
+        return fail(f"{' '.join(error.format_message().split())} (see: runtimed --help)", USAGE)
     except click.Abort:
         return FAILURE
 
@@ -121,7 +116,7 @@ def _command() -> Any:
                 raise click.UsageError(f"options belong behind {context.invoked_subcommand}")
             return OK
         if check_store is not None:
-            return _check_store(check_store)
+            return _check_store(check_store, "check_store")
         return _run(given, config, check_config=check_config)
 
     @runtimed.command("exec", context_settings={"allow_interspersed_args": False})
@@ -141,7 +136,56 @@ def _command() -> Any:
         """
         return _exec(store, config, command)
 
+    @runtimed.group("store")
+    def store_() -> None:
+        """Check, back up and restore stores that no daemon holds."""
+
+    @store_.command("check")
+    @click.argument("source")
+    def check(source: str) -> int:
+        """Read all of the store SOURCE, fs:PATH, and print each problem on a line. Nothing is changed.
+
+        \b
+        Example:
+          runtimed store check fs:/var/lib/rt
+        """
+        return _check_store(source, "SOURCE")
+
+    @store_.command("backup")
+    @click.argument("source")
+    @click.argument("file")
+    def backup(source: str, file: str) -> int:
+        """Copy the store SOURCE, fs:PATH, into FILE, and check the copy. While a daemon serves: runtimectl backup.
+
+        \b
+        Example:
+          runtimed store backup fs:/var/lib/rt rt.backup
+        """
+        from runtimed.store_commands import back_up
+
+        return back_up(source, file)
+
+    @store_.command("restore")
+    @click.argument("file")
+    @click.argument("target")
+    def restore(file: str, target: str) -> int:
+        """Check the backup FILE, and make the store TARGET, fs:PATH, of it. There may be nothing at PATH yet.
+
+        \b
+        Example:
+          runtimed store restore rt.backup fs:/var/lib/rt
+        """
+        from runtimed.store_commands import restore
+
+        return restore(file, target)
+
     return runtimed
+
+
+def _check_store(source: str, option: str) -> int:
+    from runtimed.store_commands import check_store
+
+    return check_store(source, option)
 
 
 def _exec(store: str | None, config: str | None, command: Sequence[str]) -> int:
@@ -150,7 +194,7 @@ def _exec(store: str | None, config: str | None, command: Sequence[str]) -> int:
     try:
         daemon = PrivateDaemon(_serve_private, store, config)
     except OSError as error:
-        return _fail(f"exec: {error}", NOT_STARTED)
+        return fail(f"exec: {error}", NOT_STARTED)
     return run_command(daemon, command)
 
 
@@ -165,9 +209,9 @@ def _serve_private(flags: Mapping[str, Any], config: str | None, announce: Calla
         roots = (str(Path.cwd()), *loaded.workspace_roots)
         return _serve(attrs.evolve(loaded, workspace_roots=roots), announce, config)
     except ConfigurationError as error:
-        return _fail(error, USAGE)
+        return fail(error, USAGE)
     except StartError as error:
-        return _fail(error, FAILURE)
+        return fail(error, FAILURE)
 
 
 def _run(flags: dict[str, Any], config: str | None, *, check_config: bool) -> int:
@@ -187,9 +231,9 @@ def _run(flags: dict[str, Any], config: str | None, *, check_config: bool) -> in
             return OK
         return _serve(loaded, _announce, config)
     except ConfigurationError as error:
-        return _fail(error, USAGE)
+        return fail(error, USAGE)
     except StartError as error:
-        return _fail(error, FAILURE)
+        return fail(error, FAILURE)
 
 
 def _check_exposure(loaded: Any, addresses: Sequence[Any]) -> None:
@@ -200,35 +244,6 @@ def _check_exposure(loaded: Any, addresses: Sequence[Any]) -> None:
     for address in addresses:
         if tls is None and not loaded.insecure_listen:
             address.check_closed()
-
-
-def _check_store(store: str) -> int:
-    """Print each problem of a store on a line and return the exit code."""
-    from runtimed.errors import ConfigurationError, StoreError, StoreInUse, StoreUnsupported
-    from runtimed.store.factories import inspect_store
-
-    try:
-        path, inspect = inspect_store(store, "check_store")
-    except ConfigurationError as error:
-        return _fail(error, USAGE)
-    try:
-        found = inspect()
-    except StoreInUse as error:
-        return _fail(_store_message(path, error), STORE_TAKEN)
-    except StoreUnsupported as error:
-        return _fail(_store_message(path, error), USAGE)
-    except StoreError as error:
-        return _fail(_store_message(path, error), FAILURE)
-    check = found.check
-    for finding in check.findings:
-        sys.stdout.write(f"{finding.worker_id}: {finding.problem}\n" if finding.worker_id else f"{finding.problem}\n")
-    for remark in found.remarks:
-        sys.stdout.write(f"note: {remark}\n")
-    problems = len(check.findings)
-    counted = "no problem" if not problems else f"{problems} problem{'s' if problems > 1 else ''}"
-    read = f"{check.workers} Workers, {check.entries} entries and {check.events} events were read"
-    sys.stdout.write(f"{read}: {counted} found\n")
-    return FAILURE if problems else OK
 
 
 def _serve(loaded: Any, announce: Callable[[str], None], config: str | None) -> int:
@@ -245,18 +260,10 @@ def _serve(loaded: Any, announce: Callable[[str], None], config: str | None) -> 
         with asyncio.Runner(loop_factory=_loop_factory()) as runner:
             failure = runner.run(daemon.run(loaded, announce, config))
     except (StoreInUse, StoreForeign) as error:
-        return _fail(_store_message(loaded.store_path, error), STORE_TAKEN)
+        return fail(store_message(loaded.store_path, error), STORE_TAKEN)
     except (StoreUnsupported, StoreError) as error:
-        return _fail(_store_message(loaded.store_path, error), FAILURE)
-    return OK if failure is None else _fail(_store_message(loaded.store_path, failure), STORE_FAILED)
-
-
-def _store_message(path: Any, error: object) -> str:
-    """Return the message of an error, with the path of the store unless it is in memory or named already."""
-    message = str(error)
-    if path is None or str(path) in message:
-        return message
-    return f"store {path}: {message.removeprefix('the store').removeprefix(':').removeprefix(' is').lstrip()}"
+        return fail(store_message(loaded.store_path, error), FAILURE)
+    return OK if failure is None else fail(store_message(loaded.store_path, failure), STORE_FAILED)
 
 
 def _loop_factory() -> Any:
@@ -293,8 +300,3 @@ def _is_open(descriptor: int) -> bool:
     except OSError:
         return False
     return True
-
-
-def _fail(error: object, code: int) -> int:
-    sys.stderr.write(f"runtimed: {error}\n")
-    return code

@@ -30,6 +30,7 @@ RuntimedError
 │   ├── WaitImpossible
 │   ├── WorkspaceDirty
 │   ├── WorkspaceUnavailable
+│   ├── BackupUnavailable
 │   └── Unavailable
 ├── StoreError                        the store failed
 │   ├── StoreIo
@@ -334,6 +335,15 @@ class WorkspaceUnavailable(StateError):
     code = "workspace_unavailable"
 
 
+class BackupUnavailable(StateError):
+    """The store has no backup, such as one in memory."""
+
+    code = "backup_unavailable"
+
+    def __init__(self) -> None:
+        super().__init__("a store in memory has no backup; start the daemon with --store fs:PATH to have one")
+
+
 class Unavailable(StateError):
     """The daemon is starting, draining or overloaded."""
 
@@ -401,12 +411,14 @@ class CursorMalformed(FeedError):
 
 
 class CursorUnknownOrExpired(FeedError):
-    """The cursor is older than the retained events, or newer than any published one."""
+    """The cursor is older than the retained events, newer than any published one, or from before a restore."""
 
     code = "runtime.cursor_unknown_or_expired"
 
     def __init__(self) -> None:
-        super().__init__("cursor: it is older than the retained events or newer than any published one")
+        super().__init__(
+            "cursor: it is older than the retained events, newer than any published one, or from before a restore"
+        )
 
 
 class CursorExpired(FeedError):

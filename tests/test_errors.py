@@ -2,7 +2,7 @@
 
 import pytest
 
-from runtimed import cli, errors
+from runtimed import errors, exits
 from runtimed.http import errors as http_errors
 from runtimed.http.errors import status_of
 
@@ -37,6 +37,7 @@ BEYOND = {
     ("workspace_dirty", 409),
     ("workspace_not_found", 404),
     ("workspace_unavailable", 409),
+    ("backup_unavailable", 409),
 }
 """Codes of routes that go beyond the contract."""
 
@@ -78,4 +79,4 @@ def test_every_error_says_what_it_is(leaf: type[errors.RuntimedError]) -> None:
 
 
 def test_the_exit_codes_are_those_that_scripts_rely_on() -> None:
-    assert (cli.OK, cli.FAILURE, cli.USAGE, cli.STORE_TAKEN, cli.STORE_FAILED) == (0, 1, 2, 3, 74)
+    assert (exits.OK, exits.FAILURE, exits.USAGE, exits.STORE_TAKEN, exits.STORE_FAILED) == (0, 1, 2, 3, 74)

@@ -40,6 +40,7 @@ class ResponseReader:
         self._connection = connection
         self._received = bytearray(first)
         self._is_chunked = False
+        self._length: int | None = None
 
     def read(self) -> Response:
         """Read the response to its end.
@@ -66,7 +67,44 @@ class ResponseReader:
         if status != 200:
             return Response(status, headers, self._body(status, headers))
         self._is_chunked = "transfer-encoding" in headers
+        length = headers.get("content-length", "")
+        self._length = int(length) if length.isdecimal() and not self._is_chunked else None
         return None
+
+    @property
+    def length(self) -> int | None:
+        """How long the body of an opened response is, None if its head does not say it."""
+        return self._length
+
+    def whole(self) -> Iterator[bytes]:
+        """Yield the body of an opened response as it comes.
+
+        Raises:
+            Unreachable: The connection was lost before the end of the body.
+            DaemonFailed: The response does not say where its body ends.
+        """
+        if self._is_chunked:
+            yield from self._whole_chunks()
+        elif self._length is None:
+            raise self._malformed()
+        left = self._length or 0
+        while left:
+            if not self._received and not self._receive():
+                raise self._lost()
+            piece = self._take(min(left, len(self._received)))
+            left -= len(piece)
+            yield piece
+
+    def _whole_chunks(self) -> Iterator[bytes]:
+        while left := self._chunk_size():
+            while left:
+                if not self._received and not self._receive():
+                    raise self._lost()
+                piece = self._take(min(left, len(self._received)))
+                left -= len(piece)
+                yield piece
+            if self._take(2) != b"\r\n":
+                raise self._malformed()
 
     def pieces(self) -> Iterator[bytes]:
         """Yield the body as it comes, until its end."""

@@ -41,6 +41,7 @@ root = LazyGroup(
         "context": f"{_PACKAGE}.context:context",
         "attach": f"{_PACKAGE}.attach:attach",
         "acp": f"{_PACKAGE}.acp:acp",
+        "backup": f"{_PACKAGE}.backup:backup",
         "doctor": f"{_PACKAGE}.doctor:doctor",
         "completion": f"{_PACKAGE}.completion:completion",
     },

@@ -39,18 +39,18 @@ class OutputFile:
         self._place = Path(os.path.realpath(path))
         self._draft: Path | None = None
         self._name = f"{option}: cannot write {path}"
-        descriptor = _descriptor(path)
+        descriptor = descriptor_of(path)
         try:
             if self._place.is_dir():
                 raise IsADirectoryError(errno.EISDIR, os.strerror(errno.EISDIR))
             if descriptor is not None:
                 self._file: IO[str] = os.fdopen(os.dup(descriptor), "w", encoding="utf-8", errors="replace")
-            elif _is_special(self._place):
+            elif is_special(self._place):
                 self._file = self._place.open("w", encoding="utf-8", errors="replace")
             else:
                 self._draft = self._place.with_name(f".{self._place.name}.{os.getpid()}")
                 self._draft.unlink(missing_ok=True)
-                opened = _open_nameless(self._place.parent)
+                opened = open_nameless(self._place.parent)
                 self._has_name = opened is None
                 if opened is None:
                     opened = os.open(self._draft, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o666)
@@ -70,7 +70,7 @@ class OutputFile:
             if self._draft is not None:
                 os.fsync(self._file.fileno())
                 if not self._has_name:
-                    _give_name(self._file.fileno(), self._draft)
+                    give_name(self._file.fileno(), self._draft)
             self._file.close()
             if self._draft is not None:
                 self._draft.replace(self._place)
@@ -106,7 +106,7 @@ def open_files(paths: Mapping[str, str | None]) -> dict[str, OutputFile]:
     places: dict[str, str] = {}
     for option, path in given.items():
         other = places.setdefault(os.path.realpath(path), option)
-        if other != option and _descriptor(path) is None and not _is_special(Path(path)):
+        if other != option and descriptor_of(path) is None and not is_special(Path(path)):
             raise UsageProblem(f"{option}: expected another file than that of {other}")
     files: dict[str, OutputFile] = {}
     try:
@@ -119,10 +119,10 @@ def open_files(paths: Mapping[str, str | None]) -> dict[str, OutputFile]:
     return files
 
 
-def _open_nameless(folder: Path) -> int | None:
+def open_nameless(folder: Path, mode: int = 0o666) -> int | None:
     """Return a descriptor of a new file without a name in a folder; None where there are none or none can get one."""
     try:
-        descriptor = os.open(folder, os.O_TMPFILE | os.O_WRONLY, 0o666)
+        descriptor = os.open(folder, os.O_TMPFILE | os.O_WRONLY, mode)
     except OSError:
         return None
     if Path(_OPEN_FILES, str(descriptor)).exists():
@@ -131,12 +131,13 @@ def _open_nameless(folder: Path) -> int | None:
     return None
 
 
-def _give_name(descriptor: int, path: Path) -> None:
+def give_name(descriptor: int, path: Path) -> None:
+    """Give a file without a name this one, which must be free."""
     # os.link follows the link in /proc only if it gets a descriptor for relative paths, which this one is not.
     os.link(f"{_OPEN_FILES}/{descriptor}", path, src_dir_fd=descriptor)
 
 
-def _descriptor(path: str) -> int | None:
+def descriptor_of(path: str) -> int | None:
     """Return the descriptor that a path such as /dev/stderr names, or None."""
     found = _DESCRIPTOR.fullmatch(path)
     if found is None:
@@ -144,7 +145,7 @@ def _descriptor(path: str) -> int | None:
     return int(found[1]) if found[1] else 1 if path.endswith("out") else 2
 
 
-def _is_special(path: Path) -> bool:
+def is_special(path: Path) -> bool:
     """Return whether a path is there and no regular file; a folder counts as a file, which cannot be written."""
     try:
         mode = path.stat().st_mode

@@ -80,8 +80,8 @@ class AuditLog:
         if not self._policy.required:
             return None
         if self._problem is not None:
-            return f"the audit log cannot be written: {self._problem}"
-        return "the audit log is written too slowly" if self._is_crowded else None
+            return f"audit_failed: the audit log cannot be written: {self._problem}"
+        return "audit_failed: the audit log is written too slowly" if self._is_crowded else None
 
     async def reopen(self, policy: AuditPolicy | None = None) -> None:
         """Open the file again, because it was renamed, or open another one.

@@ -158,8 +158,41 @@ class Store(Protocol):
     async def check(self) -> StoreCheck:
         """Read everything, in short pages, and report what is damaged, missing or not private. Changes nothing."""
 
+    async def backup(self, *, with_folders: bool = False) -> "Backup":
+        """Copy everything that is committed by now, while the store goes on. The caller closes the backup.
+
+        Args:
+            with_folders: Whether the backup also holds the folders of Workers. They are read while it is read.
+
+        Raises:
+            BackupUnavailable: This kind of store has no backup.
+            Unavailable: Another backup is open, or changes come too fast.
+            StoreFull: There is too little space for the copy.
+        """
+
     async def close(self) -> None:
         """Finish the commits that were handed in, and close the store. Does nothing if it is closed."""
+
+
+class Backup(Protocol):
+    """A backup that is ready to be read.
+
+    Attributes:
+        size_bytes: Its size; None if that shows at its end only.
+    """
+
+    size_bytes: int | None
+
+    async def read(self) -> bytes:
+        """Return the next bytes, none at the end.
+
+        Raises:
+            StoreIo: The rest cannot be read.
+            RuntimeStopped: The store or the backup is closed.
+        """
+
+    async def close(self) -> None:
+        """End the backup, and give back what it takes. Does nothing if it is closed."""
 
 
 class EventRefused(ValueError):

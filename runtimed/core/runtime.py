@@ -15,7 +15,7 @@ from runtimed.core.engine.mailbox import Mailbox
 from runtimed.core.engine.sequencer import EventSubscriber, Sequencer
 from runtimed.core.engine.worker_registry import WorkerFilter, WorkerRegistry
 from runtimed.core.limits import Limits, TenantLimits
-from runtimed.core.ports import Clock, ExecutionBackend, ProfileSource, Store, WorkspaceHost
+from runtimed.core.ports import Backup, Clock, ExecutionBackend, ProfileSource, Store, WorkspaceHost
 from runtimed.core.services.admission import Admission
 from runtimed.core.services.bundles import Bundles
 from runtimed.core.services.creations import Creations
@@ -32,7 +32,7 @@ from runtimed.core.services.tokens import TokenListener, Tokens
 from runtimed.core.services.transcript_cache import TranscriptCache
 from runtimed.core.state import decisions
 from runtimed.core.state.activity import Activity
-from runtimed.core.state.change import Change, EncodedEvent, EventPage, StoredState, Worker
+from runtimed.core.state.change import Change, EncodedEvent, EventPage, Gap, StoredState, Worker
 from runtimed.errors import InvalidWorkerId, RuntimedError, RuntimeStopped, StoreFull, WorkspaceNotFound
 from runtimed.model.bundle import Availability, ConfigBundle, ConfigBundleSummary, HostCheck, ProfileCheck
 from runtimed.model.diagnostic import Diagnostic
@@ -66,6 +66,7 @@ class _Parts:
     """The parts of a started Runtime."""
 
     runtime_id: RuntimeId
+    gaps: Sequence[Gap]
     admission: Admission
     sequencer: Sequencer
     registry: WorkerRegistry
@@ -211,6 +212,7 @@ class Runtime:
         queries = Queries(state.runtime_id, store, limits, sequencer, registry, transcripts)
         return _Parts(
             runtime_id=state.runtime_id,
+            gaps=state.gaps,
             admission=admission,
             sequencer=sequencer,
             registry=registry,
@@ -330,6 +332,10 @@ class Runtime:
     def head(self) -> int:
         """The sequence of the newest published event, 0 for none."""
         return self._started.sequencer.head
+
+    def is_lost(self, sequence: int) -> bool:
+        """Return whether a sequence belongs to a life of this Runtime that a restore from a backup has given up."""
+        return any(gap.holds(sequence) for gap in self._started.gaps)
 
     @property
     def poisoned(self) -> asyncio.Future[BaseException]:
@@ -467,6 +473,21 @@ class Runtime:
         """
         _log_command("tokens", principal)
         await self._open.tokens.revoke(name, principal)
+
+    async def backup(self, *, with_folders: bool = False, principal: Principal = ADMIN) -> Backup:
+        """Copy all that is stored by now, while the Runtime goes on. The caller closes the backup.
+
+        Args:
+            with_folders: Whether the backup also holds the folders of Workers, as they are while it is read.
+            principal: Who asks.
+
+        Raises:
+            BackupUnavailable: The store has no backup.
+            Unavailable: Another backup is open, or changes come too fast.
+        """
+        _log_command("backup", principal)
+        self._started.admission.check()
+        return await self._store.backup(with_folders=with_folders)
 
     def bundles(self, *, principal: Principal = ADMIN) -> tuple[ConfigBundleSummary, ...]:
         """Return the config bundles that the client sees, by id, then by tenant."""

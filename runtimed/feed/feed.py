@@ -196,7 +196,7 @@ class Feed:
             return scope
         if cursor.runtime_id != self.runtime.runtime_id:
             raise WrongRuntimeCursor(f"cursor: expected one of runtime {self.runtime.runtime_id}")
-        if not retained_after <= cursor.sequence <= self.runtime.head:
+        if not retained_after <= cursor.sequence <= self.runtime.head or self.runtime.is_lost(cursor.sequence):
             raise CursorUnknownOrExpired
         return scope
 

@@ -11,6 +11,7 @@ from runtimed.feed import Feed, Waits
 from runtimed.feed.feed import RING_BYTES
 from runtimed.feed.unread import MAX_UNREAD_BYTES
 from runtimed.http.api import (
+    backups,
     bundles,
     operations,
     permissions,
@@ -38,6 +39,7 @@ MAX_BODY_BYTES = 8 * 2**20
 
 NOUNS = (
     runtime_routes.routes,
+    backups.routes,
     bundles.routes,
     profiles.routes,
     workers.routes,

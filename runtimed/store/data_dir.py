@@ -128,7 +128,7 @@ class DataDir:
             OSError: The Worker's own folder has files already, or the file system refuses.
         """
         spare_folders.take_over(self._path / WORKERS / worker_id, spare)
-        _sync(self._path / WORKERS)
+        sync_folder(self._path / WORKERS)
 
     def spares(self) -> Sequence[Path]:
         """Return the spare folders that no Worker has adopted."""
@@ -199,13 +199,7 @@ class DataDir:
             raise StoreUnsupported(f"{DATABASE} in {self._path} is empty: the store that was there is lost")
         if not database.is_file():
             raise StoreUnsupported(f"there is no store in {self._path}: expected a folder with a file {DATABASE}")
-        with contextlib.ExitStack() as parts:
-            lock = database.with_name(LOCK)
-            if os.path.lexists(lock):
-                with _refused(LOCK):
-                    handle = os.open(lock, os.O_RDONLY | _FLAGS)
-                parts.callback(os.close, handle)
-                _lock(handle)
+        with hold_lock(database.parent):
             yield database
 
     def _make_workers(self) -> Path:
@@ -241,8 +235,21 @@ class DataDir:
             if os.path.lexists(companion):
                 os.close(open_private(companion, os.O_RDWR))
         with _refused(DATABASE):
-            _sync(self._path)
+            sync_folder(self._path)
         return database
+
+
+@contextlib.contextmanager
+def hold_lock(folder: Path) -> Iterator[None]:
+    """Hold the lock of a store, if it has one, without changing it. Raises StoreInUse if another process holds it."""
+    with contextlib.ExitStack() as parts:
+        lock = folder / LOCK
+        if os.path.lexists(lock):
+            with _refused(LOCK):
+                handle = os.open(lock, os.O_RDONLY | _FLAGS)
+            parts.callback(os.close, handle)
+            _lock(handle)
+        yield
 
 
 @contextlib.contextmanager
@@ -271,7 +278,7 @@ def _make_folder(path: Path, name: str, *, parents: bool = False) -> None:
     with _refused(name):
         if not os.path.lexists(path):
             path.mkdir(mode=0o700, parents=parents, exist_ok=True)
-            _sync(path.parent)
+            sync_folder(path.parent)
         if path.is_symlink() or not path.is_dir():
             raise StoreUnsupported(f"{name}: expected a folder, not a symlink or a file")
         handle = os.open(path, os.O_RDONLY | os.O_DIRECTORY | _FLAGS)
@@ -354,7 +361,7 @@ def _write_new(path: Path, text: str) -> None:
         file.flush()
         os.fsync(file.fileno())
     draft.rename(path)
-    _sync(path.parent)
+    sync_folder(path.parent)
 
 
 def _read_token(path: Path) -> str:
@@ -364,7 +371,8 @@ def _read_token(path: Path) -> str:
         raise StoreUnsupported(f"{path.name}: {error}; remove it to create a new one") from error
 
 
-def _sync(folder: Path) -> None:
+def sync_folder(folder: Path) -> None:
+    """Have the disk keep which entries a folder has."""
     handle = os.open(folder, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
     try:
         os.fsync(handle)

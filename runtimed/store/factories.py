@@ -2,7 +2,7 @@
 
 import contextlib
 from collections.abc import Callable, Iterable, Mapping
-from functools import cache, partial
+from functools import cache
 from importlib.metadata import EntryPoint, entry_points
 from pathlib import Path
 from typing import Any, ClassVar, Protocol
@@ -46,6 +46,23 @@ class Inspection:
     remarks: tuple[str, ...]
 
 
+@attrs.frozen
+class Restored:
+    """What came of a backup.
+
+    Args:
+        check: What was read of it. With a finding, no store was made.
+        skipped: What the backup had to leave out of the folders of Workers, and why.
+    """
+
+    check: StoreCheck
+    skipped: tuple[str, ...] = ()
+
+
+Progress = Callable[[int, int], None]
+"""Called with how many pages are copied, and how many there are."""
+
+
 class StoreSettings(Protocol):
     """The settings in the URL of a store: its path, and the options in its query.
 
@@ -63,6 +80,26 @@ class StoreSettings(Protocol):
         """Return the settings in a URL. Raises ValueError for a URL that `rule` does not describe."""
 
 
+class StoreTools(Protocol):
+    """What can be done with stores that no daemon holds.
+
+    All methods block. They raise StoreInUse while a daemon holds the store, and StoreUnsupported if there is no store
+    or no backup that this version can read.
+    """
+
+    def inspect(self, settings: Any) -> Inspection:
+        """Read the whole store of these settings, and change nothing."""
+
+    def back_up(self, settings: Any, file: Path, progress: Progress) -> Inspection:
+        """Copy the store into a file, without the folders of Workers, and read the whole copy.
+
+        The file appears whole, or not at all.
+        """
+
+    def restore(self, file: Path, settings: Any) -> Restored:
+        """Make a store of a backup. It appears whole, or not at all."""
+
+
 class StoreFactory(Protocol):
     """Makes the stores of one scheme."""
 
@@ -71,12 +108,8 @@ class StoreFactory(Protocol):
         """The class of the settings in a URL."""
 
     @property
-    def inspect(self) -> Callable[[Any], Inspection] | None:
-        """A function of settings that reads the whole store and changes nothing. None if no store outlives a daemon.
-
-        It blocks. It raises StoreInUse while a daemon holds the store, and StoreUnsupported if there is no store that
-        this version can read.
-        """
+    def tools(self) -> StoreTools | None:
+        """What can be done with stores that no daemon holds. None if no store outlives a daemon."""
 
     def open(self, settings: Any) -> contextlib.AbstractContextManager[OpenedStore]:
         """Make a store from its settings; leaving the context cleans up. Blocks only briefly."""
@@ -118,21 +151,18 @@ def find_store(url: str, option: str = "store") -> ConfiguredStore:
     raise _refusal(option, _load(installed_stores().values()))
 
 
-def inspect_store(url: str, option: str) -> tuple[Path | None, Callable[[], Inspection]]:
-    """Find the store that a URL names, among those that can be inspected.
-
-    Returns:
-        Its path, and a function that inspects it.
+def find_tools(url: str, option: str) -> tuple[StoreTools, StoreSettings]:
+    """Find what can be done with the store that a URL names, among those that outlive a daemon.
 
     Raises:
         ConfigurationError: No such store accepts the URL.
     """
-    inspectable = [factory for factory in _load(installed_stores().values()) if factory.inspect is not None]
+    lasting = [factory for factory in _load(installed_stores().values()) if factory.tools is not None]
     with contextlib.suppress(ConfigurationError):
         found = find_store(url, option)
-        if (inspect := found.factory.inspect) is not None:
-            return found.settings.path, partial(inspect, found.settings)
-    raise _refusal(option, inspectable)
+        if (tools := found.factory.tools) is not None:
+            return tools, found.settings
+    raise _refusal(option, lasting)
 
 
 def _load(found: Iterable[EntryPoint]) -> list[StoreFactory]:

@@ -17,6 +17,7 @@ from runtimed.core.state.change import (
     EncodedEvent,
     Entry,
     Event,
+    Gap,
     IdempotencyRecord,
     InputAttachments,
     Mark,
@@ -492,6 +493,16 @@ TOKENS: Table[TokenRecord, TokenRecord] = Table(
     loaded_as="tokens",
 )
 
+GAPS: Table[Gap, Gap] = Table(
+    "gap",
+    (integer("head"), integer("raised_to"), integer("unix_ms"), CHECKSUM),
+    encode=lambda gap: (gap.head, gap.raised_to, gap.unix_ms),
+    decode=Gap,
+    describe=lambda row: f"the gap after {cursor_of(row[0])}",
+    replaces=True,
+    loaded_as="gaps",
+)
+
 TABLES = Tables(
     META,
     WORKERS,
@@ -507,5 +518,6 @@ TABLES = Tables(
     DELETED,
     IDEMPOTENCY,
     TOKENS,
+    GAPS,
 )
 """All tables, in the order of their creation. To store a new noun, add its descriptor here."""

@@ -17,7 +17,7 @@ from runtimectl.client.run_result import SIGNALED
 from runtimectl.commands import root
 from runtimectl.errors import ControlError
 from runtimectl.options import CommonOption, common_options
-from runtimed import cli, errors
+from runtimed import cli, errors, exits
 from runtimed.audit import AuditPolicy
 from runtimed.execution.policy import (
     FIRST_UID,
@@ -55,7 +55,7 @@ from runtimed.model.principal import Principal
 from runtimed.settings import ENVIRONMENT_PREFIX, Settings, load
 from runtimed.settings.sandbox import UIDS
 from runtimed.store import data_dir
-from runtimed.store.sqlite import wal_recovery
+from runtimed.store.sqlite import online_backup, wal_recovery
 from tests.certificates import Authority
 from tests.docs.conftest import Page, ReadPage
 
@@ -313,6 +313,16 @@ def test_every_option_of_runtimed_is_in_its_table(page: ReadPage) -> None:
     assert options_in(page("reference/cli.md").section("`runtimed`")) == spelled(options)
 
 
+def test_every_command_of_runtimed_store_is_in_its_table(page: ReadPage) -> None:
+    store = cli._command().get_command(click.Context(cli._command()), "store")
+    spelled_out = [f"runtimed store {name} {' '.join(_arguments(one))}" for name, one in store.commands.items()]
+    assert page("reference/cli.md").section("`runtimed store`").names() == spelled_out
+
+
+def _arguments(command: click.Command) -> list[str]:
+    return [param.make_metavar(click.Context(command)) for param in command.params]
+
+
 def test_every_command_of_runtimectl_has_a_section_with_its_options(page: ReadPage) -> None:
     reference = page("reference/cli.md")
     found = dict(commands())
@@ -332,7 +342,7 @@ def test_the_options_of_every_command_are_in_their_table(page: ReadPage) -> None
 
 def test_every_exit_code_is_in_the_table_of_its_program(page: ReadPage) -> None:
     reference = page("reference/cli.md")
-    daemon = {cli.OK, cli.FAILURE, cli.USAGE, cli.STORE_TAKEN, cli.STORE_FAILED}
+    daemon = {exits.OK, exits.FAILURE, exits.USAGE, exits.STORE_TAKEN, exits.STORE_FAILED}
     assert {int(name) for name in reference.section("Exit codes of runtimed").names()} == daemon
     client = {0, INTERRUPTED, SIGNALED + signal.SIGTERM, *(kind.exit_code for kind in subclasses(ControlError))}
     assert {int(name) for name in reference.section("Exit codes of runtimectl").names()} == client
@@ -340,7 +350,7 @@ def test_every_exit_code_is_in_the_table_of_its_program(page: ReadPage) -> None:
 
 def test_everything_in_the_folder_of_a_store_is_named(page: ReadPage) -> None:
     named = set(page("reference/store.md").section("In a folder").names())
-    database = {f"{data_dir.DATABASE}{suffix}" for suffix in ("", "-wal", "-shm")}
+    database = {f"{data_dir.DATABASE}{suffix}" for suffix in ("", "-wal", "-shm", online_backup.SUFFIX)}
     others = {data_dir.BALLAST, f"{data_dir.DATABASE}{wal_recovery.KEPT}"}
     assert named == {data_dir.LOCK, data_dir.TOKEN, data_dir.WORKERS, data_dir.WORKSPACES, *database, *others}
 

@@ -10,7 +10,7 @@ import pytest
 from runtimed.errors import ConfigurationError
 from runtimed.model.identity import worker_id
 from runtimed.store.data_dir import DataDir
-from runtimed.store.factories import find_store, inspect_store, installed_stores
+from runtimed.store.factories import find_store, find_tools, installed_stores
 from runtimed.store.memory import MemoryStore
 from runtimed.store.sqlite import SqliteStore
 
@@ -32,7 +32,7 @@ class Settings:
 
 class Factory:
     settings = Settings
-    inspect = None
+    tools = None
 
     def open(self, settings):
         return contextlib.nullcontext("a quick store")
@@ -96,9 +96,9 @@ def test_a_url_that_no_store_accepts_is_refused_with_all_that_are_installed(url:
 
 @pytest.mark.usefixtures("plugin")
 @pytest.mark.parametrize("url", ["memory", "quick:one", "slow:one", "fs:"])
-def test_only_a_store_that_outlives_a_daemon_is_inspected(url: str) -> None:
+def test_only_a_store_that_outlives_a_daemon_has_tools(url: str) -> None:
     with pytest.raises(ConfigurationError, match=r"^check_store: expected fs:PATH, with"):
-        inspect_store(url, "check_store")
+        find_tools(url, "check_store")
 
 
 def test_a_store_in_memory_is_found_without_loading_sqlite() -> None:

@@ -75,6 +75,9 @@ CREATE TABLE idempotency (
 CREATE TABLE token (
     name TEXT PRIMARY KEY, digest BLOB NOT NULL, body BLOB NOT NULL, checksum INTEGER NOT NULL
 ) STRICT;
+CREATE TABLE gap (
+    head INTEGER PRIMARY KEY, raised_to INTEGER NOT NULL, unix_ms INTEGER NOT NULL, checksum INTEGER NOT NULL
+) STRICT;
 """
 """The tables of version 6 as its first stores have them."""
 

@@ -207,6 +207,28 @@ class Mark:
 
 
 @value
+class Gap:
+    """Sequences that are never given out, because another life of the Runtime may have given them out.
+
+    A store that is restored from a backup leaves such a gap: what happened after the backup is lost, but clients may
+    still have its cursors.
+
+    Attributes:
+        head: The highest sequence in the backup.
+        raised_to: The sequence after which new events come.
+        unix_ms: Unix time of the restore.
+    """
+
+    head: int
+    raised_to: int
+    unix_ms: int
+
+    def holds(self, sequence: int) -> bool:
+        """Return whether a sequence is in the gap."""
+        return self.head < sequence < self.raised_to
+
+
+@value
 class Forgotten:
     """What is no longer kept.
 
@@ -313,6 +335,7 @@ class StoredState:
         deleted: Deleted Workers whose data is not fully purged.
         idempotency: The idempotency records, oldest first.
         tokens: The tokens that were made, by name.
+        gaps: The gaps that restores have left, oldest first.
     """
 
     runtime_id: RuntimeId
@@ -329,3 +352,4 @@ class StoredState:
     deleted: Sequence[WorkerId] = ()
     idempotency: Sequence[IdempotencyRecord] = ()
     tokens: Sequence[TokenRecord] = ()
+    gaps: Sequence[Gap] = ()

@@ -16,7 +16,7 @@ from runtimed.http.web.binding import Route
 from runtimed.http.web.docstrings import Docstring
 from runtimed.http.web.idempotency import IDEMPOTENCY_KEY, MAX_KEY
 from runtimed.http.web.query import Parameter
-from runtimed.http.web.responses import PatchResponse
+from runtimed.http.web.responses import BackupResponse, PatchResponse
 from runtimed.http.web.schema import JsonSchema, Schemas
 from runtimed.model.diagnostic import FeedDiagnostic
 from runtimed.model.event import EventEnvelope
@@ -141,6 +141,9 @@ def _success(route: Route, schemas: Schemas) -> JsonSchema:
         header = {"schema": {"type": "integer"}, "description": "How many files are left out of a large patch."}
         content = {PatchResponse.media_type: {"schema": {"type": "string"}}}
         return {"200": {"description": "A patch.", "headers": {PatchResponse.left_out: header}, "content": content}}
+    if route.returns is BackupResponse:
+        content = {BackupResponse.media_type: {"schema": {"type": "string", "format": "binary"}}}
+        return {"200": {"description": "A backup.", "content": content}}
     schema = {"type": "object"} if route.returns is web.Response else schemas.of(route.returns)
     return {"200": {"description": "Done.", "content": {"application/json": {"schema": schema}}}}
 

@@ -64,6 +64,20 @@ class PatchResponse(web.Response):
         super().__init__(body=patch, headers=headers)
 
 
+class BackupResponse(web.StreamResponse):
+    """Bytes that are sent as they are read.
+
+    Args:
+        size_bytes: How many there are, or None if that shows at the end only.
+    """
+
+    media_type = "application/octet-stream"
+
+    def __init__(self, size_bytes: int | None) -> None:
+        super().__init__(headers={**HEADERS, "Content-Type": self.media_type})
+        self.content_length = size_bytes
+
+
 def _headers(status: int, headers: Mapping[str, str]) -> dict[str, str]:
     found = {**HEADERS, **headers}
     if status == NO_CONTENT:

@@ -35,7 +35,7 @@ class MemoryFactory:
     """Makes stores that live as long as the daemon, and a scratch directory for each."""
 
     settings = MemorySettings
-    inspect = None
+    tools = None
 
     @contextlib.contextmanager
     def open(self, settings: MemorySettings) -> Iterator[OpenedStore]:

@@ -6,13 +6,13 @@ from collections import defaultdict
 from collections.abc import Collection, Sequence
 from functools import partial
 from itertools import islice
-from typing import Any, TypeVar
+from typing import Any, NoReturn, TypeVar
 
 import attrs
 
 from runtimed.core.paging import PageSize
 from runtimed.core.state.change import Change, EncodedEvent, Entry, Forgotten, StateAt, StoredState, TrimRange, Worker
-from runtimed.errors import RuntimeStopped, SerializeFailed, StoreForeign
+from runtimed.errors import BackupUnavailable, RuntimeStopped, SerializeFailed, StoreForeign
 from runtimed.model.identity import RuntimeId, WorkerId
 from runtimed.model.interaction import Attachment
 from runtimed.model.runtime import RuntimeBackend, RuntimeEvent, StoreCheck, StoreKind
@@ -186,6 +186,9 @@ class MemoryStore:
     async def check(self) -> StoreCheck:
         events = len(self._reading())
         return StoreCheck(len(self._workers), sum(map(len, self._entries.values())), events, findings=())
+
+    async def backup(self, *, with_folders: bool = False) -> NoReturn:
+        raise BackupUnavailable
 
     async def close(self) -> None:
         self._open = False

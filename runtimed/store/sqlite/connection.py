@@ -49,6 +49,14 @@ def connect_reader(database: Path) -> apsw.Connection:
     return _open(database, apsw.SQLITE_OPEN_READONLY)
 
 
+def connect_copy(database: Path) -> apsw.Connection:
+    """Open a connection to a new file that is thrown away if anything fails: nothing is synced, nothing undone."""
+    connection = _open(database, apsw.SQLITE_OPEN_READWRITE)
+    connection.pragma("journal_mode", "OFF")
+    connection.pragma("synchronous", "OFF")
+    return connection
+
+
 def connect_unchanging(database: Path, vfs: str | None = None) -> apsw.Connection:
     """Open a connection that changes and creates no file. Nothing else may have the database open meanwhile."""
     log = log_of(database)

@@ -8,8 +8,10 @@ from typing import ClassVar
 
 import attrs
 
-from runtimed.store.factories import Inspection, OpenedStore
+from runtimed.store.factories import Inspection, OpenedStore, Progress, Restored
 from runtimed.store.sqlite.inspection import inspect
+from runtimed.store.sqlite.offline_backup import back_up
+from runtimed.store.sqlite.restore import restore
 from runtimed.store.sqlite.store import SqliteStore
 from runtimed.store.sqlite.sync import Sync
 
@@ -48,15 +50,29 @@ class FsFactory:
 
     settings = FsSettings
 
+    @property
+    def tools(self) -> "FsTools":
+        """What can be done with stores that no daemon holds."""
+        return FsTools()
+
     @contextlib.contextmanager
     def open(self, settings: FsSettings) -> Iterator[OpenedStore]:
         """Make a store. Its folder stays when the context is left."""
         store = SqliteStore(settings.path, settings.sync, create=settings.create)
         yield OpenedStore(store, store.data_dir, keeps_token=True)
 
+
+class FsTools:
+    """What can be done with stores in folders that no daemon holds."""
+
     def inspect(self, settings: FsSettings) -> Inspection:
-        """Read all of a store that no daemon holds."""
         return inspect(settings.path)
+
+    def back_up(self, settings: FsSettings, file: Path, progress: Progress) -> Inspection:
+        return back_up(settings.path, file, progress)
+
+    def restore(self, file: Path, settings: FsSettings) -> Restored:
+        return restore(file, settings.path)
 
 
 FACTORY = FsFactory()

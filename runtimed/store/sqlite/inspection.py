@@ -27,7 +27,7 @@ def inspect(path: Path) -> Inspection:
         for problem in folder.problems():
             check.found(problem)
         with _as_at_start(database, check) as connection:
-            _look(connection, check, remarks)
+            look(connection, check, remarks)
         if kept_log(database).exists():
             remarks.append(f"an earlier start kept a damaged log as {kept_log(database).name}")
     return Inspection(check.result(), tuple(remarks))
@@ -50,12 +50,16 @@ def _as_at_start(database: Path, check: Check) -> Iterator[apsw.Connection]:
         yield parts.enter_context(contextlib.closing(connect_unchanging(database)))
 
 
-def _look(connection: apsw.Connection, check: Check, remarks: list[str]) -> None:
+def look(connection: apsw.Connection, check: Check, remarks: list[str]) -> None:
+    """Read a whole database, and collect the findings, and the remarks about a start."""
     for step in check.structure():
         step(connection)
     version = check_version(connection)
     if version < VERSION:
-        remarks.append(f"the store has version {version}: a start migrates it to {VERSION}; its rows were not read")
+        remarks.append(
+            f"the store has version {version}: a start migrates it to {VERSION}, and earlier versions of runtimed"
+            " cannot open it then; make a backup first. Its rows were not read"
+        )
         return
     for step in check.rows():
         step(connection)

@@ -7,11 +7,16 @@ from collections.abc import Iterator
 
 import apsw
 
-from runtimed.errors import StoreUnsupported
+from runtimed import __version__
+from runtimed.errors import StoreUnsupported, printable
 from runtimed.store import records
+from runtimed.store.records import META
 from runtimed.store.sqlite import migration
 
 VERSION = 6
+
+PROGRAM = "program"
+"""The key in `meta` of the version of runtimed that wrote the store last."""
 
 _TABLE_NAMES = "SELECT name FROM sqlite_schema WHERE type = 'table'"
 
@@ -27,11 +32,27 @@ def check_version(connection: apsw.Connection) -> int:
     version: int = connection.pragma("user_version")
     if version > VERSION:
         raise StoreUnsupported(
-            f"the store was written by a newer version of runtimed (schema {version}, this one knows up to {VERSION})"
+            f"the store was written by a newer version of runtimed (schema {version}, this one knows up to"
+            f" {VERSION}): start {_writer(connection)} again, or restore a backup that was made before the upgrade"
         )
     if not version and connection.execute("SELECT 1 FROM sqlite_schema").get:
         raise StoreUnsupported("the database in the store was not made by runtimed: expected a folder of its own")
     return version
+
+
+def note_program(connection: apsw.Connection) -> None:
+    """Record which version of runtimed writes the store, so that an earlier one can name it."""
+    if connection.execute("SELECT value FROM meta WHERE key = ?", (PROGRAM,)).get != __version__:
+        with contextlib.suppress(apsw.FullError), connection:  # nothing but the text of an error depends on it
+            connection.execute(META.insert, META.row((PROGRAM, __version__)))
+
+
+def _writer(connection: apsw.Connection) -> str:
+    """Return which program wrote a store of a newer version."""
+    found = None
+    with contextlib.suppress(apsw.SQLError):  # newer tables may differ
+        found = connection.execute("SELECT value FROM meta WHERE key = ?", (PROGRAM,)).get
+    return f"runtimed {printable(found)}" if isinstance(found, str) else "that version"
 
 
 def create_or_migrate(connection: apsw.Connection, unix_ms: int) -> None:
@@ -74,7 +95,7 @@ def _told(connection: apsw.Connection, version: int) -> Iterator[None]:
     fields = {"from_version": version, "to_version": VERSION}
     fields |= {"workers": counts[0], "events": counts[1], "entries": counts[2]}
     begun = time.monotonic()
-    log.info("migrating the store", extra=fields)
+    log.info("migrating the store: earlier versions of runtimed cannot open it any more", extra=fields)
     yield
     log.info("migrated the store", extra=fields | {"seconds": round(time.monotonic() - begun, 1)})
 

@@ -15,12 +15,12 @@ from runtimed.core.clock import SteadyClock
 from runtimed.core.paging import PageSize
 from runtimed.core.ports import Clock
 from runtimed.core.state.change import Change, EncodedEvent, Entry, StateAt, StoredState, TrimRange
-from runtimed.errors import RuntimeStopped, StoreCorrupt
+from runtimed.errors import RuntimeStopped, StoreCorrupt, Unavailable
 from runtimed.model.identity import RuntimeId, WorkerId
 from runtimed.model.interaction import Attachment
 from runtimed.model.runtime import RuntimeBackend, RuntimeEvent, StoreCheck, StoreKind
 from runtimed.store import records
-from runtimed.store.data_dir import DataDir
+from runtimed.store.data_dir import DATABASE, DataDir
 from runtimed.store.encoding import EncodedChange, encode_change
 from runtimed.store.pages import ONE, attachments_in
 from runtimed.store.records import number_of
@@ -29,8 +29,9 @@ from runtimed.store.sqlite.ballast import Ballast
 from runtimed.store.sqlite.check import MAX_PIN_S, Check
 from runtimed.store.sqlite.connection import connect, enable_wal, translate_errors
 from runtimed.store.sqlite.loading import load
+from runtimed.store.sqlite.online_backup import OnlineBackup, copy_of
 from runtimed.store.sqlite.readers import Readers
-from runtimed.store.sqlite.schema import check_version, create_or_migrate
+from runtimed.store.sqlite.schema import check_version, create_or_migrate, note_program
 from runtimed.store.sqlite.sync import Sync, apply_sync
 from runtimed.store.sqlite.wal_recovery import find_hit_workers, kept_log, rebuild_indexes, repair_log
 from runtimed.store.sqlite.writer import Writer
@@ -67,6 +68,7 @@ class SqliteStore:
         self._opening_or_closing = threading.Lock()
         self._writer: Writer | None = None
         self._readers: Readers | None = None
+        self._backup: OnlineBackup | None = None
 
     @property
     def event_bytes(self) -> int:
@@ -155,7 +157,21 @@ class SqliteStore:
         await asyncio.to_thread(self._check_folder, check)
         return check.result()
 
+    async def backup(self, *, with_folders: bool = False) -> OnlineBackup:
+        writer = self._writer
+        if writer is None:
+            raise RuntimeStopped
+        if self._backup is not None:
+            raise Unavailable("another backup is being made; try again once it is finished")
+        self._backup = backup = OnlineBackup(
+            self.data_dir.path / DATABASE, with_folders=with_folders, pin=writer.pin_log, ended=self._forget_backup
+        )
+        await backup.make()
+        return backup
+
     async def close(self) -> None:
+        if self._backup is not None:
+            await self._backup.close()
         self._writer = self._readers = None
         await asyncio.shield(asyncio.ensure_future(asyncio.to_thread(self._close)))
 
@@ -179,6 +195,9 @@ class SqliteStore:
             for problem in self.data_dir.problems():
                 check.found(problem)
 
+    def _forget_backup(self) -> None:
+        self._backup = None
+
     def _reading(self) -> Readers:
         if self._readers is None:
             raise RuntimeStopped
@@ -187,6 +206,7 @@ class SqliteStore:
     def _open(self, runtime_id: RuntimeId | None, loop: asyncio.AbstractEventLoop) -> StoredState:
         with self._opening_or_closing, contextlib.ExitStack() as parts, translate_errors():
             database = parts.enter_context(self.data_dir)
+            copy_of(database).unlink(missing_ok=True)
             ballast = Ballast(database.parent)
             ballast.prepare()
             repair_log(database)
@@ -200,6 +220,7 @@ class SqliteStore:
             if suspect:
                 state = attrs.evolve(state, damaged={**find_hit_workers(database, connection), **state.damaged})
             apply_sync(connection, self._sync)
+            note_program(connection)
             requests = {number_of(worker.worker_id): worker.request for worker in state.workers}
             writer = Writer(connection, loop, numbers, requests, ballast)
             self._writer = parts.enter_context(contextlib.closing(writer))

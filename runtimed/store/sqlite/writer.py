@@ -69,6 +69,7 @@ class Writer:
         self.event_bytes = numbers["event_bytes"]
         self.commit_cost_s = 0.0
         self.requests = dict(requests)
+        self._is_log_pinned = False
         self._connection = connection
         self._loop = loop
         self._numbers = dict(numbers)
@@ -89,6 +90,10 @@ class Writer:
         future: asyncio.Future[Sequence[EncodedEvent]] = self._loop.create_future()
         self._queue.put(Job(change, future))
         return future
+
+    def pin_log(self, pinned: bool) -> None:
+        """Note that a long read begins or ends. Meanwhile no checkpoint waits for readers, and the log may grow."""
+        self._is_log_pinned = pinned
 
     def close(self) -> None:
         """Write what is queued, empty the write-ahead log and end the thread. Blocks."""
@@ -111,8 +116,7 @@ class Writer:
         if self._ballast.in_use:
             self._empty_log()
         else:
-            crowded = self._log_pages >= MAX_LOG_PAGES
-            self._checkpoint(apsw.SQLITE_CHECKPOINT_TRUNCATE if crowded else apsw.SQLITE_CHECKPOINT_PASSIVE)
+            self._checkpoint(truncating=self._log_pages >= MAX_LOG_PAGES)
 
     def _next_batch(self) -> list[Job]:
         """Return up to MAX_BATCH queued changes, or an empty list after close()."""
@@ -211,7 +215,7 @@ class Writer:
             return
         if lacking > 0 and not (lacking <= BALLAST_BYTES and self._ballast.release()):
             return
-        self._checkpoint(apsw.SQLITE_CHECKPOINT_TRUNCATE)
+        self._checkpoint(truncating=True)
         if self._ballast.in_use:
             self._ballast.take_back()
 
@@ -220,7 +224,9 @@ class Writer:
         size: int = self._connection.pragma("page_count") * self._connection.pragma("page_size")
         return max(0, size - self._files[0].stat().st_size)
 
-    def _checkpoint(self, mode: int) -> None:
+    def _checkpoint(self, *, truncating: bool) -> None:
+        waits = truncating and not self._is_log_pinned
+        mode = apsw.SQLITE_CHECKPOINT_TRUNCATE if waits else apsw.SQLITE_CHECKPOINT_PASSIVE
         try:
             self._connection.wal_checkpoint(mode=mode)
         except apsw.BusyError:

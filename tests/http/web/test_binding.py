@@ -89,4 +89,4 @@ async def test_a_parse_whose_request_is_given_up_keeps_the_next_from_beginning(d
 
     assert first.cancelled()
     assert begun == decoder.most == 1
-    assert answer.status == 200
+    assert isinstance(answer, Note)

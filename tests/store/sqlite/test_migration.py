@@ -554,7 +554,10 @@ def test_the_log_tells_of_the_versions_and_the_rows_before_and_after(
             store.open()
             store.close()
 
-    assert caplog.messages == ["migrating the store", "migrated the store"]
+    assert caplog.messages == [
+        "migrating the store: earlier versions of runtimed cannot open it any more",
+        "migrated the store",
+    ]
     for record in caplog.records:
         assert (vars(record)["from_version"], vars(record)["to_version"]) == (3, VERSION)
         assert (vars(record)["workers"], vars(record)["events"], vars(record)["entries"]) == (4, 8, 1)

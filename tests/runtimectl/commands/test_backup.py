@@ -1,0 +1,142 @@
+"""`runtimectl backup`: a whole file or none."""
+
+import os
+import signal
+import socket
+import stat
+import subprocess
+from pathlib import Path
+
+import pytest
+
+from runtimed.store.sqlite.inspection import inspect
+from runtimed.store.sqlite.restore import restore
+from tests.runtimectl.conftest import Ctl, ServeRaw, StartCtl, StartDaemon, Until
+
+HEAD = b"HTTP/1.1 200 OK\r\nContent-Type: application/octet-stream\r\n"
+
+
+def test_the_file_is_a_backup_for_its_user_alone_and_replaces_an_earlier_one(
+    start_daemon: StartDaemon, ctl: Ctl, tmp_path: Path
+) -> None:
+    start_daemon("--store", f"fs:{tmp_path / 'store'}")
+    assert ctl("workers", "create").returncode == 0
+    file = tmp_path / "backup"
+    file.write_text("an earlier backup")
+    file.chmod(0o644)
+
+    done = ctl("backup", str(file))
+
+    assert (done.returncode, done.stdout) == (0, "")
+    assert done.stderr == f"runtimectl: {file}: {file.stat().st_size} bytes\n"
+    assert stat.S_IMODE(file.stat().st_mode) == 0o600
+    assert [path.name for path in tmp_path.iterdir() if path.name.startswith(".backup")] == []
+    assert restore(file, tmp_path / "restored").check.workers == 1
+    assert inspect(tmp_path / "restored").check.findings == ()
+    quiet = ctl("-q", "backup", str(file))
+    assert (quiet.returncode, quiet.stdout, quiet.stderr) == (0, "", "")
+
+
+def test_with_folders_the_command_names_what_is_left_out(start_daemon: StartDaemon, ctl: Ctl, tmp_path: Path) -> None:
+    start_daemon("--store", f"fs:{tmp_path / 'store'}")
+    home = tmp_path / "store" / "workers" / "worker-00000001" / "home"
+    home.mkdir(parents=True)
+    os.mkfifo(home / "pipe")
+    (home / "file").write_text("precious")
+    file = tmp_path / "backup.tar"
+
+    done = ctl("backup", "--with-folders", str(file))
+
+    assert (done.returncode, done.stdout) == (0, "")
+    told, left_out = done.stderr.splitlines()
+    assert told == f"runtimectl: {file}: {file.stat().st_size} bytes"
+    assert left_out.startswith("runtimectl: not in the backup: 'workers/worker-00000001/home/pipe': ")
+    restore(file, tmp_path / "restored")
+    assert (tmp_path / "restored" / home.relative_to(tmp_path / "store") / "file").read_text() == "precious"
+
+
+@pytest.mark.usefixtures("daemon")
+def test_a_refused_backup_leaves_an_earlier_file_as_it_is(ctl: Ctl, tmp_path: Path) -> None:
+    file = tmp_path / "backup"
+    file.write_text("an earlier backup")
+
+    done = ctl("backup", str(file))
+
+    assert done.returncode == 5
+    assert done.stderr.startswith("runtimectl: backup_unavailable: ")
+    assert file.read_text() == "an earlier backup"
+
+
+@pytest.mark.usefixtures("daemon")
+@pytest.mark.parametrize("place", ["", "missing/backup"])
+def test_a_file_that_cannot_be_written_is_told_before_anything_is_asked_for(
+    ctl: Ctl, tmp_path: Path, place: str
+) -> None:
+    done = ctl("backup", str(tmp_path / place))
+
+    assert done.returncode == 2
+    assert done.stderr.startswith(f"runtimectl: cannot write {tmp_path / place}: ")
+
+
+@pytest.mark.parametrize(
+    "body",
+    [
+        b"Content-Length: 100\r\n\r\nSQLite",
+        b"Transfer-Encoding: chunked\r\n\r\n6\r\nSQLite\r\n",
+        b"Transfer-Encoding: chunked\r\n\r\n60\r\nSQLite",
+    ],
+)
+def test_an_answer_that_ends_early_leaves_no_file(ctl: Ctl, serve_raw: ServeRaw, tmp_path: Path, body: bytes) -> None:
+    def answer(connection: socket.socket) -> None:
+        connection.recv(65_536)
+        connection.sendall(HEAD + body)
+
+    done = ctl("--url", serve_raw(answer), "backup", str(tmp_path / "backup"), extra={"RUNTIMECTL_TOKEN": "t" * 20})
+
+    assert done.returncode == 6
+    assert "in the middle of its answer" in done.stderr
+    assert [path.name for path in tmp_path.iterdir() if "backup" in path.name] == []
+
+
+@pytest.mark.parametrize(
+    ("sent", "code"), [(signal.SIGINT, 130), (signal.SIGTERM, -signal.SIGTERM), (signal.SIGKILL, -signal.SIGKILL)]
+)
+def test_an_interrupted_backup_leaves_nothing(
+    start_ctl: StartCtl,
+    serve_raw: ServeRaw,
+    tmp_path: Path,
+    until: Until,
+    sent: signal.Signals,
+    code: int,
+    env: dict[str, str],
+) -> None:
+    begun = []
+
+    def answer(connection: socket.socket) -> None:
+        connection.recv(65_536)
+        connection.sendall(HEAD + b"Content-Length: 1000000\r\n\r\n" + bytes(500_000))
+        begun.append(True)
+        connection.recv(1)
+
+    env["RUNTIMECTL_TOKEN"] = "t" * 20
+    running = start_ctl("--url", serve_raw(answer), "backup", str(tmp_path / "backup"))
+    until(lambda: begun, "the answer")
+    running.process.send_signal(sent)
+
+    assert running.finished() == code
+    assert [path.name for path in tmp_path.iterdir() if "backup" in path.name] == []
+
+
+def test_a_pipe_gets_the_backup_as_it_comes(
+    start_daemon: StartDaemon, ctl: Ctl, tmp_path: Path, env: dict[str, str]
+) -> None:
+    start_daemon("--store", f"fs:{tmp_path / 'store'}")
+    os.mkfifo(tmp_path / "pipe")
+    with subprocess.Popen(["cat", tmp_path / "pipe"], stdout=subprocess.PIPE) as reader:
+        done = ctl("backup", str(tmp_path / "pipe"))
+        assert reader.stdout is not None
+        found = reader.stdout.read()
+
+    assert done.returncode == 0
+    assert found.startswith(b"SQLite format 3\0")
+    assert done.stderr.endswith(f": {len(found)} bytes\n")
