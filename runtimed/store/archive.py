@@ -38,7 +38,7 @@ Blocks = Generator[bytes, None, None]
 
 
 def archive(database: BinaryIO, folder: Path) -> Blocks:
-    """Yield the bytes of an archive of a store.
+    """Yield the bytes of an archive of a store, in blocks that are not empty.
 
     Args:
         database: A copy of the database.
@@ -55,9 +55,8 @@ def archive(database: BinaryIO, folder: Path) -> Blocks:
     finally:
         os.close(root)
     listed = walk.listed()
-    yield _header(SKIPPED, tarfile.REGTYPE, 0o600, size=len(listed))
-    yield listed + bytes(-len(listed) % tarfile.BLOCKSIZE)
-    yield bytes(2 * tarfile.BLOCKSIZE)
+    end = bytes(-len(listed) % tarfile.BLOCKSIZE + 2 * tarfile.BLOCKSIZE)
+    yield _header(SKIPPED, tarfile.REGTYPE, 0o600, size=len(listed)) + listed + end
 
 
 class _Walk:

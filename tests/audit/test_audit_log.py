@@ -17,6 +17,7 @@ from runtimed.audit import AuditLog, AuditPolicy, AuditRecord, audit_log
 from runtimed.audit.record import MAX_TEXT
 from runtimed.errors import ConfigurationError
 from tests.acceptance.daemon.conftest import until
+from tests.faults.store.disk import small_disk
 
 NOON_MS = 1_800_014_400_125
 
@@ -292,3 +293,24 @@ def test_what_cannot_be_written_at_the_end_is_counted_and_the_end_comes_soon(tmp
     assert log.failed == 2
     assert log.problem is None
     assert time.monotonic() - began < audit_log.CLOSE_TIMEOUT_S
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="only root may mount a small disk")
+def test_on_a_full_disk_lines_wait_whole_and_are_written_once_there_is_room(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(audit_log, "RETRY_S", 0.01)
+    with small_disk(tmp_path / "disk", 64 * 1024) as disk:
+        log = AuditLog(AuditPolicy(str(disk / "audit"), required=True))
+        (disk / "filler").write_bytes(bytes(40 * 1024))
+        for number in range(100):
+            log.record(record(f"{number} {'x' * 400}"))
+        until(lambda: "No space left on device" in str(log.problem))
+        assert (disk / "audit").read_bytes()[-1:] in {b"", b"\n"}
+
+        (disk / "filler").unlink()
+        until(lambda: log.problem is None)
+        close(log)
+
+        assert [int(target.split()[0]) for target in targets(disk / "audit")] == list(range(100))
+        assert log.failed == 0

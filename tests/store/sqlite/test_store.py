@@ -8,6 +8,7 @@ from pathlib import Path
 import apsw
 import pytest
 
+from runtimed import __version__
 from runtimed.core.state.activity import Activity
 from runtimed.core.state.change import Change
 from runtimed.errors import StoreCorrupt, StoreFull, StoreIo, StoreMissing, StoreUnsupported
@@ -143,7 +144,7 @@ def test_a_failed_open_lets_go_of_the_store(new_store: NewStore, folder: Path) -
     new_store(other).open()
 
 
-def test_a_newer_schema_is_refused_and_left_alone(new_store: NewStore, folder: Path) -> None:
+def test_a_newer_schema_is_refused_with_the_way_back_and_left_alone(new_store: NewStore, folder: Path) -> None:
     store = new_store()
     store.open()
     store.close()
@@ -151,7 +152,9 @@ def test_a_newer_schema_is_refused_and_left_alone(new_store: NewStore, folder: P
     run_sql(folder, f"PRAGMA user_version = {newer}")
     before = (folder / "runtime.sqlite3").read_bytes()
     with pytest.raises(
-        StoreUnsupported, match=rf"newer version of runtimed \(schema {newer}, this one knows up to {VERSION}\)"
+        StoreUnsupported,
+        match=rf"newer version of runtimed \(schema {newer}, this one knows up to {VERSION}\): start runtimed"
+        rf" {__version__} again, or restore a backup that was made before the upgrade",
     ):
         new_store().open()
     assert (folder / "runtime.sqlite3").read_bytes() == before
@@ -331,6 +334,7 @@ WRITER = """
 import asyncio, sys
 from pathlib import Path
 from runtimed.core.state.change import Change, Entry, Event
+from runtimed import __version__
 from runtimed.core.paging import PageSize
 from runtimed.model.event import TextDelta
 from runtimed.model.identity import worker_id
