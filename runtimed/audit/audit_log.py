@@ -67,12 +67,17 @@ class AuditLog:
 
     def record(self, record: AuditRecord) -> None:
         """Queue a record. Does nothing if there is no audit log."""
-        if not self._policy.file:
+        if not self.is_on:
             return
         if self._is_crowded:
             self._lose(1)
         else:
             self._queue.put(record)
+
+    @property
+    def is_on(self) -> bool:
+        """Whether there is an audit log. `reopen` may change it."""
+        return bool(self._policy.file)
 
     @property
     def problem(self) -> str | None:

@@ -98,7 +98,7 @@ class AuditTrail:
             error: Why it failed, or None.
             returned: What its handler returned.
         """
-        if self._log is not None and (is_audited(request.route) or _is_forbidden(error)):
+        if self._log is not None and self._log.is_on and (is_audited(request.route) or _is_forbidden(error)):
             self._log.record(request.record(error, returned))
 
     def refused(self, route: Route | None, error: RuntimedError, remote: str) -> None:
@@ -109,7 +109,8 @@ class AuditTrail:
             error: Why it was refused.
             remote: The peer, as `remote_of` gives it.
         """
-        if self._log is None or not (isinstance(error, Unauthorized) or (route is not None and is_audited(route))):
+        is_told = isinstance(error, Unauthorized) or (route is not None and is_audited(route))
+        if self._log is None or not self._log.is_on or not is_told:
             return
         if self._window is None:
             self._window = asyncio.get_running_loop().call_later(REFUSAL_WINDOW_S, self._end_window)
