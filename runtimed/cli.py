@@ -143,7 +143,9 @@ def _command() -> Any:
     @store_.command("check")
     @click.argument("source")
     def check(source: str) -> int:
-        """Read all of the store SOURCE, fs:PATH, and print each problem on a line. Nothing is changed.
+        """Read all of a store, and print each problem.
+
+        SOURCE is fs:PATH. Nothing is changed.
 
         \b
         Example:
@@ -155,7 +157,9 @@ def _command() -> Any:
     @click.argument("source")
     @click.argument("file")
     def backup(source: str, file: str) -> int:
-        """Copy the store SOURCE, fs:PATH, into FILE, and check the copy. While a daemon serves: runtimectl backup.
+        """Copy a store into a file, and check the copy.
+
+        SOURCE is fs:PATH. While a daemon serves, use runtimectl backup.
 
         \b
         Example:
@@ -169,7 +173,9 @@ def _command() -> Any:
     @click.argument("file")
     @click.argument("target")
     def restore(file: str, target: str) -> int:
-        """Check the backup FILE, and make the store TARGET, fs:PATH, of it. There may be nothing at PATH yet.
+        """Check a backup, and make a store of it.
+
+        TARGET is fs:PATH, where there may be nothing yet.
 
         \b
         Example:

@@ -23,7 +23,7 @@ MIB = 2**20
 @click.option("--with-folders", is_flag=True, help="Also copy the folders of Workers, into a tar archive.")
 @click.pass_obj
 def backup(session: Session, file: str, with_folders: bool) -> None:
-    """Have the daemon copy its store while it serves, and write the copy into FILE.
+    """Copy the store of a daemon that serves.
 
     FILE appears whole or not at all, with mode 0600. `runtimed store restore` makes a store of it.
 

@@ -13,6 +13,7 @@ from pathlib import Path
 import apsw
 import pytest
 
+from runtimed import __version__
 from runtimed.core.ports import Backup
 from runtimed.core.state.change import StoredState
 from runtimed.errors import RuntimeStopped, StoreCorrupt, StoreFull, StoreInUse, StoreUnsupported, Unavailable
@@ -24,7 +25,9 @@ from runtimed.store.sqlite.inspection import inspect
 from runtimed.store.sqlite.offline_backup import back_up
 from runtimed.store.sqlite.online_backup import copy_of
 from runtimed.store.sqlite.restore import LOST_SEQUENCES, LOST_WORKERS, restore
+from runtimed.store.sqlite.schema import VERSION
 from tests.store.conftest import Driven, Inputs, NewStore
+from tests.store.sqlite.test_migration import make_version_1
 
 FIRST = worker_id(1)
 INPUTS = 10
@@ -465,3 +468,34 @@ def test_an_archive_of_an_attacker_writes_nothing_outside_of_its_folders(
 
     assert [path for path in tmp_path.rglob("*") if path.name == "escaped"] == []
     assert [path.name for path in tmp_path.iterdir() if "restor" in path.name] == []
+
+
+def test_a_backup_of_an_earlier_version_is_converted_while_it_is_restored(
+    tmp_path: Path, folder: Path, new_store: NewStore
+) -> None:
+    make_version_1(folder).close()
+    file = tmp_path / "backup"
+    [remark] = back_up(folder, file, ignore).remarks
+    before = file.read_bytes()
+
+    copy, state = opened(new_store, restored(file, tmp_path / "restored"))
+
+    assert f"the store has version 1: a start migrates it to {VERSION}" in remark
+    assert file.read_bytes() == before
+    assert state.runtime_id == "runtime-old"
+    assert (state.head, state.worker_number) == (9 + LOST_SEQUENCES, 3 + LOST_WORKERS)
+    assert copy.entries(2) == ["ho"]
+    assert inspect(folder).remarks == (remark,)
+
+
+def test_a_backup_of_a_newer_version_is_refused_with_the_way_back(
+    store: Driven, tmp_path: Path, folder: Path
+) -> None:
+    file = taken(store, tmp_path / "backup")
+    with contextlib.closing(apsw.Connection(str(file))) as connection:
+        connection.pragma("user_version", VERSION + 1)
+
+    with pytest.raises(StoreUnsupported, match=rf"start runtimed {__version__} again, or restore a backup"):
+        restore(file, tmp_path / "restored")
+
+    assert not (tmp_path / "restored").exists()
