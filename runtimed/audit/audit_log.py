@@ -200,8 +200,9 @@ class AuditLog:
         return written == len(lines)
 
     def _note_failure(self, reason: str) -> None:
-        if self._problem is None and self._is_due("failing"):
-            log.error("cannot write the audit log: its records wait", extra={"reason": reason})
+        if self._is_due("failing"):
+            waiting = len(self._batch) + self._queue.qsize()
+            log.error("cannot write the audit log: its records wait", extra={"reason": reason, "count": waiting})
         self._problem = reason
 
     def _note_success(self) -> None:
