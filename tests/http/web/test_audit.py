@@ -11,7 +11,9 @@ import pytest
 
 from runtimed.audit import AuditLog, AuditPolicy
 from runtimed.core import Runtime
+from runtimed.core.limits import TenantLimits
 from runtimed.http.web import audit
+from runtimed.model.token import CreateTokenRequest
 from tests.http.conftest import TOKEN, Served, serving
 
 WRONG = {"Authorization": "Bearer a-wrong-token-of-somebody"}
@@ -36,13 +38,13 @@ class Audit:
         """All lines; nothing can be recorded any more."""
         await self.served.server.close()
         await self._log.close()
-        text = self._text()
+        text = self.text()
         found = [json.loads(line) for line in text.splitlines()]
         assert all(list(line) == KEYS for line in found)
         assert not [secret for secret in (TOKEN, WRONG["Authorization"][7:], SECRET) if secret in text]
         return found
 
-    def _text(self) -> str:
+    def text(self) -> str:
         return self._file.read_text()
 
 
@@ -52,6 +54,10 @@ async def audited(runtime: Runtime, tmp_path: Path, quick: bool) -> AsyncIterato
     async with serving(runtime, {"quick_requests": quick}, audit_log=log) as served:
         yield Audit(served, log, tmp_path / "audit")
     await log.close()
+
+
+def bearer(secret: str) -> dict[str, str]:
+    return {"Authorization": f"Bearer {secret}"}
 
 
 def told(lines: list[dict[str, Any]]) -> list[tuple[str | None, str | None, str]]:
@@ -144,3 +150,66 @@ async def test_a_new_window_of_failed_authentications_has_lines_of_its_own(
     outcomes = [line["outcome"] for line in await audited.lines()]
 
     assert outcomes == ["401 unauthorized"] * (audit.MAX_REFUSALS + 1)
+
+
+async def test_what_the_role_or_the_tenant_of_a_token_refuses_is_a_line_with_its_name(audited: Audit) -> None:
+    runtime = audited.served.runtime
+    limits = {"acme": TenantLimits(max_creates_per_s=0.001), "slow": TenantLimits(max_requests_per_s=0.001)}
+    runtime.quotas.reload(limits)
+    watcher = (await runtime.create_token(CreateTokenRequest("watcher", "observer"))).secret
+    maker = (await runtime.create_token(CreateTokenRequest("maker", "operator", "acme"))).secret
+    hasty = (await runtime.create_token(CreateTokenRequest("hasty", "operator", "slow"))).secret
+
+    for secret, statuses in ((watcher, [403]), (maker, [200, 429])):
+        for status in statuses:
+            assert await audited.call("POST", "/v1/workers", json={}, headers=bearer(secret)) == status
+    assert await audited.call("GET", "/v1/tokens", headers=bearer(watcher)) == 403
+    assert await audited.call("GET", "/v1/nothing", headers=bearer(hasty)) == 404
+    for method, path in (("GET", "/v1/runtime"), ("POST", "/v1/workers/w/stop"), ("POST", "/v1/nothing")):
+        assert await audited.call(method, path, headers=bearer(hasty)) == 429
+    lines = await audited.lines()
+
+    assert [(line["token"], line["role"]) for line in lines] == [
+        ("watcher", "observer"),
+        ("maker", "operator"),
+        ("maker", "operator"),
+        ("watcher", "observer"),
+        ("hasty", "operator"),
+    ]
+    assert told(lines) == [
+        ("create", "/v1/workers", "403 forbidden"),
+        ("create", "/v1/workers/worker-00000001", "200"),
+        ("create", "/v1/workers", "429 rate_limited"),
+        ("tokens", "/v1/tokens", "403 forbidden"),
+        ("stop", "/v1/workers/w/stop", "429 rate_limited"),
+    ]
+
+
+async def test_a_token_is_named_when_it_is_made_and_revoked_and_while_its_requests_are_admitted(
+    audited: Audit,
+) -> None:
+    new = {"name": "leaver", "role": "operator"}
+    async with audited.served.client.post(f"{audited.served.url}/v1/tokens", json=new) as answer:
+        secret = (await answer.json())["secret"]
+
+    async def body() -> AsyncIterator[bytes]:
+        """A body that is sent once the server has admitted its request; the token has ended by then."""
+        assert await audited.call("DELETE", "/v1/tokens/leaver") == 204
+        yield b"{}"
+
+    late: dict[str, Any] = {"data": body(), "expect100": True}
+    headers = bearer(secret) | {"Content-Type": "application/json"}
+    assert await audited.call("POST", "/v1/workers", json={}, headers=headers) == 200
+    assert await audited.call("POST", "/v1/workers", headers=headers, **late) == 401
+    assert await audited.call("POST", "/v1/workers", json={}, headers=headers) == 401
+    lines = await audited.lines()
+
+    assert [line["token"] for line in lines] == ["default", "leaver", "default", "leaver", None]
+    assert told(lines) == [
+        ("tokens", "/v1/tokens/leaver", "200"),
+        ("create", "/v1/workers/worker-00000001", "200"),
+        ("tokens", "/v1/tokens/leaver", "204"),
+        ("create", "/v1/workers", "401 unauthorized"),
+        ("create", "/v1/workers", "401 unauthorized"),
+    ]
+    assert secret not in audited.text()
