@@ -79,7 +79,7 @@ DAMAGE = [
         None,
     ),
     (
-        "INSERT INTO runtime_event VALUES (1, 'runtime_started', NULL, NULL, 1, 1, '')",
+        "INSERT INTO runtime_event VALUES (1, 'runtime_started', NULL, NULL, 1, 1, '', '')",
         "the runtime event 1 is damaged: its content is not what was stored",
         None,
     ),
