@@ -517,7 +517,8 @@ def _start(home: Path, shaped: Shaped, name: str, authority: Authority | None = 
 
 def _used(daemon: Daemon) -> Daemon:
     """Have a daemon look as after many tests: what a test assumes of a fresh one fails always, not in some orders."""
-    with contextlib.closing(http.client.HTTPConnection(*daemon.address, timeout=DEADLINE_S)) as connection:
+    with contextlib.closing(http.client.HTTPConnection(daemon.host, timeout=DEADLINE_S)) as connection:
+        connection.sock = daemon.dial()
         for _ in range(EARLIER_WORKERS):
             headers = {"Authorization": f"Bearer {daemon.token}", "Content-Type": JSON_TYPE}
             connection.request("POST", "/v1/workers", b"{}", headers)
