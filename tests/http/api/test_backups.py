@@ -12,7 +12,9 @@ import pytest
 from runtimed.audit import AuditLog, AuditPolicy
 from runtimed.core import Runtime
 from runtimed.http.api import backups
+from runtimed.model.token import CreateTokenRequest
 from runtimed.store.sqlite import SqliteStore, copying
+from runtimed.store.sqlite.restore import restore
 from runtimed.wire import routes as paths
 from tests.http.conftest import TOKEN, Served, serving
 
@@ -34,6 +36,14 @@ async def stored(folder: Path, tmp_path: Path) -> AsyncIterator[Served]:
     await log.close()
 
 
+async def recorded(tmp_path: Path, count: int) -> list[tuple[str, str]]:
+    """The verbs and outcomes in the audit log, once there are so many."""
+    async with asyncio.timeout(DEADLINE_S):
+        while len(outcomes(tmp_path)) < count:
+            await asyncio.sleep(0.01)
+    return outcomes(tmp_path)
+
+
 def outcomes(tmp_path: Path) -> list[tuple[str, str]]:
     lines = [json.loads(line) for line in (tmp_path / "audit").read_text().splitlines()]
     return [(line["verb"], line["outcome"]) for line in lines]
@@ -47,8 +57,9 @@ def workers_in(database: Path, content: bytes) -> int:
     return int(count)
 
 
-async def get(served: Served, query: str = "") -> tuple[int, bytes]:
-    async with served.client.get(f"{served.url}{paths.RUNTIME_BACKUP}{query}") as answer:
+async def get(served: Served, query: str = "", token: str = TOKEN) -> tuple[int, bytes]:
+    headers = {"Authorization": f"Bearer {token}"}
+    async with served.client.get(f"{served.url}{paths.RUNTIME_BACKUP}{query}", headers=headers) as answer:
         return answer.status, await answer.read()
 
 
@@ -60,10 +71,7 @@ async def test_a_backup_is_sent_with_its_length_and_recorded(stored: Served, tmp
         assert answer.headers["Cache-Control"] == "no-store"
 
     assert workers_in(tmp_path / "copy", content) == 1
-    async with asyncio.timeout(DEADLINE_S):
-        while not outcomes(tmp_path):
-            await asyncio.sleep(0.01)
-    assert outcomes(tmp_path) == [("backup", "200")]
+    assert await recorded(tmp_path, 1) == [("backup", "200")]
 
 
 async def test_an_archive_is_sent_in_chunks_and_a_head_makes_no_copy(
@@ -148,3 +156,32 @@ async def rest(reader: asyncio.StreamReader) -> bytes:
         while found := await reader.read(2**16):
             last = (last + found)[-16:]
     return last
+
+
+async def test_a_token_that_does_not_see_all_data_gets_no_backup(stored: Served, tmp_path: Path) -> None:
+    requests = [
+        CreateTokenRequest("of-a-tenant", "admin", "acme"),
+        CreateTokenRequest("of-a-team", "admin", labels={"team": "a"}),
+        CreateTokenRequest("of-an-operator", "operator"),
+    ]
+    made = [await stored.runtime.create_token(request) for request in requests]
+
+    assert [(await get(stored, token=one.secret))[0] for one in made] == [403] * 3
+    assert await recorded(tmp_path, 3) == [("backup", "403 forbidden")] * 3
+
+
+async def test_the_tokens_and_what_belongs_to_tenants_come_back_with_a_backup(stored: Served, tmp_path: Path) -> None:
+    made = await stored.runtime.create_token(CreateTokenRequest("ci", "operator", "acme"))
+    client = stored.runtime.authenticate(made.secret)
+    assert client is not None
+    worker = await stored.runtime.create_worker(principal=client)
+    _, content = await get(stored)
+    await stored.runtime.revoke_token("ci")
+    (tmp_path / "backup").write_bytes(content)
+
+    await asyncio.to_thread(restore, tmp_path / "backup", tmp_path / "restored")
+
+    assert made.secret.encode() not in content
+    async with Runtime(SqliteStore(tmp_path / "restored")) as restored:
+        assert restored.authenticate(made.secret) == client
+        assert [found.worker_id for found in restored.workers(principal=client)] == [worker.worker_id]
