@@ -14,7 +14,7 @@ from runtimed.http.web.body import BodyReader
 from runtimed.http.web.idempotency import IDEMPOTENCY_KEY, ScopedKey, read_key
 from runtimed.http.web.query import Query, read_query
 from runtimed.http.web.sessions import SESSION
-from runtimed.model.principal import Principal
+from runtimed.model.principal import ADMIN, Principal
 
 
 class Endpoint:
@@ -76,8 +76,7 @@ class Endpoint:
         return arguments
 
     def _scoped_key(self, given: Sequence[str], principal: Principal, in_path: Mapping[str, str]) -> ScopedKey:
-        tenant = () if principal.tenant is None else ("tenant", principal.tenant)
-        return read_key(given, *tenant, principal.name, self.route.method, self.route.path.format(**in_path))
+        return read_key(given, *_scope(principal), self.route.method, self.route.path.format(**in_path))
 
     def call(self, arguments: Mapping[str, Any], body: bytes) -> Any:
         """Call the function with a body that is already here.
@@ -113,3 +112,10 @@ class Endpoint:
                 arguments[self._key] = await asyncio.to_thread(key.with_body, data)
         returned = self.route.handler(**arguments)
         return await returned if self.awaits else returned
+
+
+def _scope(principal: Principal) -> Sequence[str]:
+    """Return whose idempotency keys those of a client are."""
+    if principal.name == ADMIN.name:
+        return ("admin",)  # version 0.1, which had no other token, stored keys under this name
+    return ("token", principal.name) if principal.tenant is None else ("tenant", principal.tenant, principal.name)

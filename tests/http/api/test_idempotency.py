@@ -15,6 +15,7 @@ from runtimed.core.limits import Limits
 from runtimed.core.ports import Store
 from runtimed.core.state.idempotency_log import KEPT_MS
 from runtimed.execution import FunctionBackend
+from runtimed.model.idempotency import IdempotencyKey
 from runtimed.model.interaction import WorkerInput
 from runtimed.store.memory import MemoryStore
 from runtimed.store.sqlite import SqliteStore
@@ -153,6 +154,16 @@ async def test_a_repeated_create_makes_one_worker_and_shows_it_as_it_is_now(clie
 
     assert again["worker_id"] == worker["worker_id"]
     assert (worker["transcript_len"], again["transcript_len"]) == (0, 1)
+    assert len(client.served.runtime.workers()) == 1
+
+
+async def test_a_repeat_after_an_upgrade_finds_the_key_that_version_0_1_stored(client: Client) -> None:
+    key = IdempotencyKey.of("admin", "POST", WORKERS, "key-1", body=b"{}")
+    made = await client.served.runtime.create_worker(key=key)
+
+    again = await client.create({}, "key-1")
+
+    assert again["worker_id"] == made.worker_id
     assert len(client.served.runtime.workers()) == 1
 
 
