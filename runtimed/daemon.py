@@ -2,17 +2,14 @@
 
 import asyncio
 import contextlib
-import ctypes
 import functools
-import gc
 import logging
 import os
-import resource
 import secrets
-import signal
 import socket
-from collections.abc import AsyncIterator, Callable, Iterator, Sequence
+from collections.abc import AsyncIterator, Callable, Coroutine, Iterator, Sequence
 from pathlib import Path
+from typing import Any
 
 import attrs
 
@@ -25,10 +22,9 @@ from runtimed.execution.confinement.probe import Mechanisms, find_mechanisms
 from runtimed.execution.confinement.secrets import Secrets
 from runtimed.execution.confinement.users import Users
 from runtimed.execution.confinement.ways_out import Network
-from runtimed.execution.processes.folder_size import MAX_DEPTH
 from runtimed.execution.processes.supervisor import Supervisor
 from runtimed.execution.registry import ProfileRegistry
-from runtimed.execution.tasks import begin, finish
+from runtimed.execution.tasks import finish
 from runtimed.execution.workspaces.catalog import Catalog
 from runtimed.execution.workspaces.manager import WorkspaceManager
 from runtimed.gateways.host import HostGateways
@@ -37,28 +33,18 @@ from runtimed.http.server.http_server import HttpServer
 from runtimed.http.server.listeners import Address, Listeners, passed_by_systemd
 from runtimed.http.server.tls_context import TlsContext
 from runtimed.notify import notify
+from runtimed.process_setup import (
+    hide_memory,
+    keep_freed_memory,
+    raise_descriptor_limit,
+    reaping,
+    spare_garbage_collection,
+)
 from runtimed.settings import Settings, configuration_files, configuration_folders
+from runtimed.signals import Signals
 from runtimed.store.factories import OpenedStore, find_store
 from runtimed.wire import endpoint
 from runtimed.wire.token import TokenFileError, read_token
-
-PR_SET_DUMPABLE = 4
-GC_THRESHOLDS = (50_000, 50, 50)
-"""Thresholds of the garbage collector. With the default of 700 it takes a third of an input's time and finds nothing:
-the Runtime holds its objects for long, and hardly any of them are in cycles."""
-
-KEPT_BLOCK_BYTES = 2 * 2**20
-"""Several times what one stream through a gateway has in memory."""
-
-OWN_DESCRIPTORS = 64 + 2 * MAX_DEPTH
-"""The most descriptors that the daemon needs besides those of connections and Workers: store, sockets, log, and the
-folders that are open while the folder of a Worker is counted."""
-
-STOP_SIGNALS = (signal.SIGTERM, signal.SIGINT, signal.SIGHUP)
-"""The signals that end the daemon. One that was ignored when it started stays ignored, as SIGHUP below nohup."""
-
-REAP_PAUSE_S = 0.1
-"""The shortest pause of process 1 between two searches for ended children."""
 
 log = logging.getLogger(__name__)
 
@@ -99,7 +85,8 @@ async def run(settings: Settings, announce: Callable[[str], None], config: str |
     tls = await asyncio.to_thread(_tls, settings, addresses, passed)
     connections = settings.max_connections * len(passed or addresses)
     max_descriptors = raise_descriptor_limit(connections)
-    with _stop_signals() as stopped, find_store(settings.store).open() as opened:
+    signals = Signals()
+    with signals.handled(), find_store(settings.store).open() as opened:
         confiner = await asyncio.to_thread(_confiner, settings, opened, config)
         supervisor = Supervisor(max_descriptors=max_descriptors, confiner=confiner)
         catalog = Catalog(settings.workspace_roots, settings.workspace_table())
@@ -112,7 +99,7 @@ async def run(settings: Settings, announce: Callable[[str], None], config: str |
             manager=workspaces,
             sandbox=settings.sandbox_policy(),
         )
-        async with _runtime(settings, opened.store, backend, workspaces) as runtime, _reaping(supervisor):
+        async with _runtime(settings, opened.store, backend, workspaces) as runtime, reaping(supervisor):
             await supervisor.claim(runtime.runtime_id)
             await workspaces.recover()
             await backend.keep_warm(settings.warm_idle_s)
@@ -120,47 +107,8 @@ async def run(settings: Settings, announce: Callable[[str], None], config: str |
             spare_garbage_collection()
             listening = functools.partial(Listeners.open, has_tls=tls is not None, insecure=settings.insecure_listen)
             with contextlib.closing(await asyncio.to_thread(listening, addresses, passed)) as listeners:
-                await _serve(settings, runtime, token, tls, listeners, announce, stopped)
+                await _serve(settings, runtime, token, tls, listeners, announce, signals)
         return runtime.poisoned.result() if runtime.poisoned.done() else None
-
-
-def hide_memory() -> None:
-    """Keep other processes of this user, above all Workers, from reading the memory and environment of this one."""
-    ctypes.CDLL(None, use_errno=True).prctl(PR_SET_DUMPABLE, 0, 0, 0, 0)
-
-
-def keep_freed_memory() -> None:
-    """Have the C library keep some of the memory that is freed: giving it back for each chunk of a stream is slow.
-
-    glibc learns from a large block that is freed: from then on it keeps up to twice as much for reuse.
-    """
-    bytes(KEPT_BLOCK_BYTES)
-
-
-def raise_descriptor_limit(max_connections: int) -> int | None:
-    """Let this process open as many descriptors as the system allows. Logs a warning if these are too few.
-
-    Args:
-        max_connections: The most connections of all listeners.
-
-    Returns:
-        The limit from before, which Workers' programs get because those that call select(2) need it. None if the
-        limit did not change.
-    """
-    before, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
-    with contextlib.suppress(OSError, ValueError):  # not every system accepts its own value for "unlimited"
-        resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))
-    allowed, _ = resource.getrlimit(resource.RLIMIT_NOFILE)
-    if allowed != resource.RLIM_INFINITY and allowed < max_connections + OWN_DESCRIPTORS:
-        fields = {"allowed": allowed, "max_connections": max_connections}
-        log.warning("too few descriptors may be open for max_connections on each listener", extra=fields)
-    return before if allowed != before else None
-
-
-def spare_garbage_collection() -> None:
-    """Treat all present objects as permanent, and collect garbage less often."""
-    gc.freeze()
-    gc.set_threshold(*GC_THRESHOLDS)
 
 
 async def _serve(
@@ -170,7 +118,7 @@ async def _serve(
     tls: TlsContext | None,
     listeners: Listeners,
     announce: Callable[[str], None],
-    stopped: asyncio.Future[None],
+    signals: Signals,
 ) -> None:
     api = Api(
         runtime,
@@ -200,11 +148,33 @@ async def _serve(
             kind = settings.store.partition(":")[0]
             announce(f"runtimed: listening on {listeners.bound_urls[0]} runtime={runtime.runtime_id} store={kind}")
             notify("READY=1")
-            await asyncio.wait((stopped, runtime.poisoned), return_when=asyncio.FIRST_COMPLETED)
-            notify("STOPPING=1")
+            await _drained(runtime, signals)
             log.info("shutting down")
     finally:
         await server.close()
+
+
+async def _drained(runtime: Runtime, signals: Signals) -> None:
+    """Serve until a stop signal or a drain, then until no run is left, the time is up, or another signal comes.
+
+    Returns at once if the store fails.
+    """
+    await _any_of(runtime, signals.stopped.wait(), runtime.drain_begun())
+    notify("STOPPING=1")
+    if not runtime.poisoned.done():
+        drain = runtime.drain()
+        if drain.runs and runtime.drain_s:
+            log.info("draining", extra={"runs": drain.runs, "drain_s": runtime.drain_s})
+        await _any_of(runtime, runtime.drained(), signals.cut.wait())
+
+
+async def _any_of(runtime: Runtime, *awaited: Coroutine[Any, Any, Any]) -> None:
+    """Wait for one of these, or for a failure of the store."""
+    tasks = [asyncio.create_task(one) for one in awaited]
+    try:
+        await asyncio.wait((*tasks, runtime.poisoned), return_when=asyncio.FIRST_COMPLETED)
+    finally:
+        await finish(*tasks)
 
 
 @contextlib.asynccontextmanager
@@ -221,36 +191,13 @@ async def _runtime(
         restore=settings.restore,
         profiles=backend,
         tenants=settings.tenant_limits(),
+        drain_s=settings.drain_s,
     )
     try:
         async with runtime:
             yield runtime
     finally:
         await backend.close()
-
-
-@contextlib.asynccontextmanager
-async def _reaping(supervisor: Supervisor) -> AsyncIterator[None]:
-    """Reap orphans if this is process 1, which the kernel makes their parent."""
-    if os.getpid() != 1:
-        yield
-        return
-    loop, ended = asyncio.get_running_loop(), asyncio.Event()
-    _handle(signal.SIGCHLD, lambda _number, _frame: loop.call_soon_threadsafe(ended.set))
-    task = begin(_reap(supervisor, ended))
-    try:
-        yield
-    finally:
-        signal.signal(signal.SIGCHLD, signal.SIG_DFL)
-        await finish(task)
-
-
-async def _reap(supervisor: Supervisor, ended: asyncio.Event) -> None:
-    while True:
-        await supervisor.reap()
-        await asyncio.sleep(REAP_PAUSE_S)
-        await ended.wait()
-        ended.clear()
 
 
 def _confiner(settings: Settings, opened: OpenedStore, config: str | None) -> HostConfiner:
@@ -329,37 +276,3 @@ def _check_reachable(token: Token, unpublished: endpoint.Endpoint, reason: str) 
     credentials = f"--token-file {token.file}" if token.file else "and the token"
     message = "cannot publish an endpoint file: clients need --url %s %s"
     log.warning(message, unpublished.url, credentials, extra={"reason": reason})
-
-
-@contextlib.contextmanager
-def _stop_signals() -> Iterator[asyncio.Future[None]]:
-    loop = asyncio.get_running_loop()
-    stopped: asyncio.Future[None] = loop.create_future()
-
-    def stop() -> None:
-        if not stopped.done():
-            stopped.set_result(None)
-
-    ignored = [number for number in STOP_SIGNALS if signal.getsignal(number) is signal.SIG_IGN]
-    handled = [number for number in STOP_SIGNALS if number not in ignored]
-    for number in ignored:
-        _handle(number, _do_nothing)
-    for number in handled:
-        loop.add_signal_handler(number, stop)
-    try:
-        yield stopped
-    finally:
-        for number in handled:
-            loop.remove_signal_handler(number)
-        for number in ignored:
-            signal.signal(number, signal.SIG_IGN)
-
-
-def _handle(number: signal.Signals, handler: Callable[[int, object], object]) -> None:
-    """Handle a signal without interrupting system calls."""
-    signal.signal(number, handler)
-    signal.siginterrupt(number, False)
-
-
-def _do_nothing(_number: int, _frame: object) -> None:
-    """Ignore a signal by a handler. Programs would inherit SIG_IGN, but they do not inherit a handler."""

@@ -15,7 +15,7 @@ from typing import Any
 import apsw
 import pytest
 
-from runtimed.daemon import STOP_SIGNALS
+from runtimed.signals import STOP_SIGNALS
 from tests import programs
 from tests.certificates import Authority
 from tests.programs import RUNTIMED

@@ -42,6 +42,7 @@ root = LazyGroup(
         "attach": f"{_PACKAGE}.attach:attach",
         "acp": f"{_PACKAGE}.acp:acp",
         "doctor": f"{_PACKAGE}.doctor:doctor",
+        "drain": f"{_PACKAGE}.drain:drain",
         "completion": f"{_PACKAGE}.completion:completion",
     },
 )

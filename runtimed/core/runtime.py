@@ -21,6 +21,7 @@ from runtimed.core.services.bundles import Bundles
 from runtimed.core.services.creations import Creations
 from runtimed.core.services.deletion import Deletion
 from runtimed.core.services.diagnostics import Diagnostics
+from runtimed.core.services.drain import Draining
 from runtimed.core.services.idempotency import Idempotency
 from runtimed.core.services.inputs import Inputs
 from runtimed.core.services.lifecycle import Lifecycle, Restore
@@ -43,7 +44,7 @@ from runtimed.model.interaction import InteractionAck, LifecycleAck, WorkerInput
 from runtimed.model.permission import Permission, PermissionAnswer, PermissionResolution, WorkerPermission
 from runtimed.model.principal import ADMIN, Principal, Verb
 from runtimed.model.profile import HostSandbox, ProfileSummary, Sandbox
-from runtimed.model.runtime import RuntimeEvent, RuntimeEventKind, RuntimeSummary, StoreCheck
+from runtimed.model.runtime import Drain, RuntimeEvent, RuntimeEventKind, RuntimeSummary, StoreCheck
 from runtimed.model.token import CreateTokenRequest, NewToken, Token
 from runtimed.model.transcript import TranscriptProjection
 from runtimed.model.worker import BundleReference, CreateWorkerRequest, WorkerDetail, WorkerSummary
@@ -79,6 +80,7 @@ class _Parts:
     creations: Creations
     idempotency: Idempotency
     tokens: Tokens
+    draining: Draining
 
 
 class Runtime:
@@ -109,6 +111,7 @@ class Runtime:
         restore: Restore = "lazy",
         profiles: ProfileSource | None = None,
         tenants: Mapping[str, TenantLimits] | None = None,
+        drain_s: float = 0.0,
     ) -> None:
         """Make a Runtime. It does nothing until `start`.
 
@@ -123,9 +126,11 @@ class Runtime:
             restore: Which Workers are restored without a request.
             profiles: Tells clients what can run a Worker; None if nothing does.
             tenants: The limits of tenants, by name; None for no limits.
+            drain_s: How long runs may go on after `drain`, in seconds.
         """
         self.limits = limits or Limits()
         self.display_name = display_name
+        self.drain_s = drain_s
         self._store = store
         self._backend = BackendClient(backend)
         self._workspaces = workspaces
@@ -226,6 +231,7 @@ class Runtime:
             creations=Creations(state.runtime_id, lifecycle, inputs, bundles, registry, queries, idempotency),
             idempotency=idempotency,
             tokens=Tokens(sequencer, self._clock, admission, state.tokens, limits.max_tokens),
+            draining=Draining(admission, sequencer, registry, lifecycle, queue, self._clock),
         )
 
     async def _adopt(self, state: StoredState) -> None:
@@ -262,6 +268,29 @@ class Runtime:
         change = Change(runtime_events=(sequencer.runtime_event(kind),))
         with contextlib.suppress(StoreFull):
             await sequencer.commit_and_apply(change, lambda: None)
+
+    def drain(self, *, principal: Principal = ADMIN) -> Drain:
+        """Take no new Workers, inputs and restores. Runs may go on for `drain_s`; whoever owns the Runtime closes it.
+
+        Queued inputs stay queued, and run after the next start. A repeat changes nothing.
+
+        Returns:
+            The runs that go on, and until when.
+        """
+        _log_command("drain", principal)
+        parts = self._open
+        if self._restoring is not None:
+            self._restoring.cancel()
+        return parts.draining.begin(self.drain_s)
+
+    async def drain_begun(self) -> None:
+        """Wait for the first call of `drain`."""
+        await self._started.admission.draining.wait()
+
+    async def drained(self) -> None:
+        """Wait until no run is left after `drain`, or `drain_s` are over."""
+        await self.drain_begun()
+        await self._started.draining.over()
 
     async def close(self) -> None:
         """End what runs, finish what was begun, and close the store. Workers stay `running`.
@@ -544,6 +573,7 @@ class Runtime:
             key: Keeps a repeat of the request from creating another Worker: it returns the Worker of the first.
 
         Raises:
+            Unavailable: The Runtime is draining.
             IdempotencyConflict: The key belongs to another request.
             Forbidden: A label contradicts those of the client's token.
             RateLimited: The client's tenant creates Workers too fast.
@@ -554,7 +584,9 @@ class Runtime:
             ConfigBundleDigestMismatch: The bundle with that id has another digest.
         """
         _log_command("create", principal)
-        return await self._open.creations.create(request, key, principal)
+        parts = self._started
+        with parts.admission.work():
+            return await parts.creations.create(request, key, principal)
 
     async def send_input(
         self,
@@ -576,13 +608,16 @@ class Runtime:
             key: Keeps a repeat of the request from giving the input again: it returns the first acknowledgement.
 
         Raises:
+            Unavailable: The Runtime is draining.
             IdempotencyConflict: The key belongs to another request.
             InvalidRequest: The Worker has ended, the text is blank, or the backend takes no such attachment.
             WorkerExecutionUnavailable: Nothing runs the Worker.
             WorkerExecutionRejected: The backend refused it. As for the others, nothing was stored.
         """
         self._begin_command("input", principal, ref)
-        return await self._started.inputs.send(ref, message, key, principal.actor)
+        parts = self._started
+        with parts.admission.work():
+            return await parts.inputs.send(ref, message, key, principal.actor)
 
     async def interrupt_worker(self, ref: WorkerRef, *, principal: Principal = ADMIN) -> LifecycleAck:
         """End the current run of a Worker, which continues with its queued inputs. Does nothing without a run.
@@ -597,12 +632,14 @@ class Runtime:
         """Have the backend run a Worker again after a restart or a loss. Does nothing if it runs.
 
         Raises:
+            Unavailable: The Runtime is draining.
             InvalidRequest: The Worker has ended.
             WorkerExecutionUnavailable: The backend refused; the Worker's `execution` says why.
         """
         self._begin_command("restore", principal, ref)
-        parts = self._open
-        await parts.lifecycle.restore(parts.registry.mailbox(ref))
+        parts = self._started
+        with parts.admission.work():
+            await parts.lifecycle.restore(parts.registry.mailbox(ref))
         return parts.queries.worker(ref)
 
     def permissions(self, ref: WorkerRef, *, principal: Principal = ADMIN) -> tuple[Permission, ...]:

@@ -3,6 +3,7 @@
 RUNTIME = "/v1/runtime"
 RUNTIME_EVENTS = "/v1/runtime/events"
 RUNTIME_CHECK = "/v1/runtime/check"
+RUNTIME_DRAIN = "/v1/runtime/drain"
 RUNTIME_SANDBOX = "/v1/runtime/sandbox"
 DIAGNOSTICS = "/v1/diagnostics"
 BUNDLES = "/v1/config-bundles"

@@ -181,7 +181,7 @@ class Lifecycle:
 
     def _plan_restart(self, mailbox: Mailbox) -> None:
         is_over = mailbox.worker.status != "running" or mailbox.worker.worker_id in self._ending
-        if not self._admission.is_closed and not is_over:
+        if self._admission.takes_work and not is_over:
             self._restarts.plan(mailbox)
 
     def _begin_restart(self, mailbox: Mailbox) -> None:
@@ -294,6 +294,10 @@ class Lifecycle:
         decision = partial(decisions.end_worker, operation=operation, answer=answer, reason=reason, by=by)
         mailbox.disconnect()
         await mailbox.submit(decision, keep=True)
+
+    def plan_no_restarts(self) -> None:
+        """Cancel the restarts that are planned. The admission keeps others from being planned."""
+        self._restarts.close()
 
     def forget(self, name: WorkerId) -> None:
         """Plan no restart of this Worker any more."""
