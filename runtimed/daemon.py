@@ -2,29 +2,32 @@
 
 import asyncio
 import contextlib
-import functools
 import logging
 import os
 import secrets
 import socket
 from collections.abc import AsyncIterator, Callable, Coroutine, Iterator, Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import attrs
 
+from runtimed import logs
+from runtimed.core.limits import AT_START
 from runtimed.core.ports import Store, WorkspaceHost
 from runtimed.core.runtime import Runtime
 from runtimed.errors import ConfigurationError
-from runtimed.execution.confinement.confiner import HostConfiner
+from runtimed.execution.confinement.confiner import HostConfiner, without_links
 from runtimed.execution.confinement.host_paths import HostPaths
 from runtimed.execution.confinement.probe import Mechanisms, find_mechanisms
 from runtimed.execution.confinement.secrets import Secrets
 from runtimed.execution.confinement.users import Users
 from runtimed.execution.confinement.ways_out import Network
+from runtimed.execution.policy import HostResources
 from runtimed.execution.processes.supervisor import Supervisor
 from runtimed.execution.registry import ProfileRegistry
-from runtimed.execution.tasks import finish
+from runtimed.execution.tasks import begin, finish
 from runtimed.execution.workspaces.catalog import Catalog
 from runtimed.execution.workspaces.manager import WorkspaceManager
 from runtimed.gateways.host import HostGateways
@@ -32,7 +35,7 @@ from runtimed.http.app import Api
 from runtimed.http.server.http_server import HttpServer
 from runtimed.http.server.listeners import Address, Listeners, passed_by_systemd
 from runtimed.http.server.tls_context import TlsContext
-from runtimed.notify import notify
+from runtimed.notify import ServiceManager
 from runtimed.process_setup import (
     hide_memory,
     keep_freed_memory,
@@ -40,11 +43,18 @@ from runtimed.process_setup import (
     reaping,
     spare_garbage_collection,
 )
+from runtimed.reload import Apply, Part, Reload, reads_no_configuration
 from runtimed.settings import Settings, configuration_files, configuration_folders
+from runtimed.settings.limits import LimitSettings
+from runtimed.settings.workers import WorkerSettings
+from runtimed.settings.workspaces import WorkspaceSettings
 from runtimed.signals import Signals
 from runtimed.store.factories import OpenedStore, find_store
 from runtimed.wire import endpoint
 from runtimed.wire.token import TokenFileError, read_token
+
+WORKERS = frozenset(field.name for kind in (WorkerSettings, WorkspaceSettings) for field in attrs.fields(kind))
+LIMITS = frozenset(field.name for field in attrs.fields(LimitSettings)) - AT_START
 
 log = logging.getLogger(__name__)
 
@@ -64,13 +74,28 @@ class Token:
     made: bool = False
 
 
-async def run(settings: Settings, announce: Callable[[str], None], config: str | None = None) -> BaseException | None:
+@attrs.frozen
+class _Host:
+    """What confines Workers on this host, and what names mean there."""
+
+    mechanisms: Mechanisms
+    paths: HostPaths
+    resources: HostResources
+
+
+async def run(
+    settings: Settings,
+    announce: Callable[[str], None],
+    config: str | None = None,
+    reread: Callable[[], Settings | None] = reads_no_configuration,
+) -> BaseException | None:
     """Serve until a signal arrives or the store fails.
 
     Args:
         settings: All settings.
         announce: Called with the ready line, which says where the daemon listens.
         config: The configuration file that was read instead of the usual ones.
+        reread: Reads all settings again; returns None if there is no configuration file. Blocks.
 
     Returns:
         The error of the store, or None after a signal.
@@ -85,9 +110,13 @@ async def run(settings: Settings, announce: Callable[[str], None], config: str |
     tls = await asyncio.to_thread(_tls, settings, addresses, passed)
     connections = settings.max_connections * len(passed or addresses)
     max_descriptors = raise_descriptor_limit(connections)
-    signals = Signals()
+    signals, manager = Signals(), ServiceManager.of(os.environ)
     with signals.handled(), find_store(settings.store).open() as opened:
-        confiner = await asyncio.to_thread(_confiner, settings, opened, config)
+        host = await asyncio.to_thread(_find_host, settings, opened, config)
+        users = Users(settings.worker_uids(), opened.data_dir.workers) if os.geteuid() == 0 else None
+        secrets_ = Secrets(host.resources.secrets)
+        gateways = HostGateways(host.resources.gateways, secrets_)
+        confiner = HostConfiner(host.mechanisms, host.paths, users, Network(gateways), host.resources, secrets_)
         supervisor = Supervisor(max_descriptors=max_descriptors, confiner=confiner)
         catalog = Catalog(settings.workspace_roots, settings.workspace_table())
         workspaces = WorkspaceManager(catalog, opened.data_dir, supervisor)
@@ -99,27 +128,57 @@ async def run(settings: Settings, announce: Callable[[str], None], config: str |
             manager=workspaces,
             sandbox=settings.sandbox_policy(),
         )
-        async with _runtime(settings, opened.store, backend, workspaces) as runtime, reaping(supervisor):
+
+        async def prepare_workers(new: Settings) -> Apply:
+            found = await asyncio.to_thread(_find_host, new, opened, config)
+            catalog = Catalog(new.workspace_roots, new.workspace_table())
+            profiles, sandbox = new.profile_table(), new.sandbox_policy()
+            await backend.prepare_replacement()
+
+            def apply() -> None:
+                renew_warm = found.resources != confiner.resources
+                secrets_ = Secrets(found.resources.secrets)
+                gateways.replace(found.resources.gateways, secrets_)
+                confiner.replace(found.mechanisms, found.paths, found.resources, secrets_)
+                workspaces.replace_catalog(catalog)
+                backend.replace(profiles, new.default_profile, sandbox, new.warm_idle_s, renew_warm=renew_warm)
+
+            return apply
+
+        async with (
+            manager.kept_informed(),
+            _runtime(settings, opened.store, backend, workspaces) as runtime,
+            reaping(supervisor),
+        ):
+            manager.is_alive = lambda: not runtime.poisoned.done()
             await supervisor.claim(runtime.runtime_id)
             await workspaces.recover()
             await backend.keep_warm(settings.warm_idle_s)
             token = await asyncio.to_thread(_token, settings, opened)
             spare_garbage_collection()
-            listening = functools.partial(Listeners.open, has_tls=tls is not None, insecure=settings.insecure_listen)
+            listening = partial(Listeners.open, has_tls=tls is not None, insecure=settings.insecure_listen)
             with contextlib.closing(await asyncio.to_thread(listening, addresses, passed)) as listeners:
-                await _serve(settings, runtime, token, tls, listeners, announce, signals)
+                async with _serving(settings, runtime, token, tls, listeners) as api:
+                    kind = settings.store.partition(":")[0]
+                    bound = listeners.bound_urls[0]
+                    announce(f"runtimed: listening on {bound} runtime={runtime.runtime_id} store={kind}")
+                    parts = [
+                        Part(WORKERS, prepare_workers),
+                        Part(LIMITS | {"drain_s"}, partial(_prepare_limits, runtime)),
+                        Part(frozenset({"tenants"}), partial(_prepare_tenants, runtime)),
+                        Part(frozenset({"log_format", "log_level"}), _prepare_log),
+                        Part(frozenset(), _TokenFile(settings, opened, token, api).prepare, rereads=True),
+                    ]
+                    if tls is not None:
+                        parts.append(Part(frozenset(), partial(_prepare_tls, tls), rereads=True))
+                    await _until_drained(runtime, signals, manager, Reload(settings, reread, parts))
         return runtime.poisoned.result() if runtime.poisoned.done() else None
 
 
-async def _serve(
-    settings: Settings,
-    runtime: Runtime,
-    token: Token,
-    tls: TlsContext | None,
-    listeners: Listeners,
-    announce: Callable[[str], None],
-    signals: Signals,
-) -> None:
+@contextlib.asynccontextmanager
+async def _serving(
+    settings: Settings, runtime: Runtime, token: Token, tls: TlsContext | None, listeners: Listeners
+) -> AsyncIterator[Api]:
     api = Api(
         runtime,
         token=token.text,
@@ -145,27 +204,61 @@ async def _serve(
             await asyncio.to_thread(parts.enter_context, _endpoint(runtime, token, listeners, certificate))
             for url in listeners.bound_urls:
                 log.info("listening", extra={"url": url})
-            kind = settings.store.partition(":")[0]
-            announce(f"runtimed: listening on {listeners.bound_urls[0]} runtime={runtime.runtime_id} store={kind}")
-            notify("READY=1")
-            await _drained(runtime, signals)
+            yield api
             log.info("shutting down")
     finally:
         await server.close()
 
 
-async def _drained(runtime: Runtime, signals: Signals) -> None:
+async def _until_drained(runtime: Runtime, signals: Signals, manager: ServiceManager, reload: Reload) -> None:
     """Serve until a stop signal or a drain, then until no run is left, the time is up, or another signal comes.
 
     Returns at once if the store fails.
     """
-    await _any_of(runtime, signals.stopped.wait(), runtime.drain_begun())
-    notify("STOPPING=1")
+    manager.ready("serving")
+    reloading = begin(_reload_on_request(signals, manager, reload))
+    try:
+        await _any_of(runtime, signals.stopped.wait(), runtime.drain_begun())
+    finally:
+        await finish(reloading)
+    manager.stopping("ending, once the runs are over")
     if not runtime.poisoned.done():
         drain = runtime.drain()
         if drain.runs and runtime.drain_s:
             log.info("draining", extra={"runs": drain.runs, "drain_s": runtime.drain_s})
         await _any_of(runtime, runtime.drained(), signals.cut.wait())
+
+
+async def _reload_on_request(signals: Signals, manager: ServiceManager, reload: Reload) -> None:
+    while True:
+        await signals.reload.wait()
+        signals.reload.clear()
+        manager.reloading()
+        manager.ready(await reload.run())
+
+
+async def _prepare_limits(runtime: Runtime, new: Settings) -> Apply:
+    def apply() -> None:
+        runtime.set_limits(new.limits())
+        runtime.drain_s = new.drain_s
+
+    return apply
+
+
+async def _prepare_tenants(runtime: Runtime, new: Settings) -> Apply:
+    return partial(runtime.reload_tenants, new.tenant_limits())
+
+
+async def _prepare_tls(tls: TlsContext, _new: Settings) -> Apply:
+    """Read the certificates again. In which files they are does not change before the next start."""
+    fresh = await asyncio.to_thread(TlsContext, tls.files)
+    if fresh.warning is not None:
+        log.warning(fresh.warning)
+    return partial(tls.replace, fresh)
+
+
+async def _prepare_log(new: Settings) -> Apply:
+    return partial(logs.configure, new.log_format, new.log_level)
 
 
 async def _any_of(runtime: Runtime, *awaited: Coroutine[Any, Any, Any]) -> None:
@@ -200,22 +293,18 @@ async def _runtime(
         await backend.close()
 
 
-def _confiner(settings: Settings, opened: OpenedStore, config: str | None) -> HostConfiner:
-    """Return what confines Workers. It hides the store, the configuration, tokens and sockets of the daemon."""
+def _find_host(settings: Settings, opened: OpenedStore, config: str | None) -> _Host:
+    """Find out what confines Workers. It hides the store, the configuration, tokens and sockets of the daemon."""
     policies = (settings.sandbox_policy(), *(profile.sandbox for profile in settings.profile_table().values()))
-    numbers = settings.worker_uids()
-    users = Users(numbers, opened.data_dir.workers) if os.geteuid() == 0 else None
+    uid = settings.worker_uids().start if os.geteuid() == 0 else None
     files = [file for file in (settings.token_file, settings.tls_key) if file]
     sockets = [address.path for address in map(Address.parse, settings.listen) if address.path]
     configured = [*configuration_files(config), *configuration_folders()]
     named = [*configured, *settings.secret_files, *map(Path, files), *map(Path, sockets)]
     paths = HostPaths(tuple(path.resolve() for path in (opened.data_dir.path, endpoint.folder(), *named)))
     is_off = all(policy.mode == "off" for policy in policies)
-    mechanisms = Mechanisms() if is_off else find_mechanisms(None if users is None else numbers.start)
-    resources = settings.host_resources()
-    secrets_ = Secrets(resources.secrets)
-    network = Network(HostGateways(resources.gateways, secrets_))
-    return HostConfiner(mechanisms, paths, users, network, resources, secrets_)
+    mechanisms = Mechanisms() if is_off else find_mechanisms(uid)
+    return _Host(mechanisms, paths, without_links(settings.host_resources()))
 
 
 def _tls(settings: Settings, addresses: Sequence[Address], passed: Sequence[socket.socket]) -> TlsContext | None:
@@ -245,6 +334,24 @@ def _token(settings: Settings, opened: OpenedStore) -> Token:
     if opened.keeps_token:
         return Token(*opened.data_dir.read_or_make_token())
     return Token(secrets.token_urlsafe(32), made=True)
+
+
+class _TokenFile:
+    """The file that holds the token. Which file that is does not change before the next start."""
+
+    def __init__(self, settings: Settings, opened: OpenedStore, token: Token, api: Api) -> None:
+        self._settings, self._opened, self._token, self._api = settings, opened, token, api
+
+    async def prepare(self, _new: Settings) -> Apply:
+        """Read the file again."""
+        found = self._token if self._token.made else await asyncio.to_thread(_token, self._settings, self._opened)
+        return partial(self._apply, found)
+
+    def _apply(self, found: Token) -> None:
+        if found.text != self._token.text:
+            self._token = found
+            self._api.replace_token(found.text)
+            log.info("the token has changed")
 
 
 @contextlib.contextmanager

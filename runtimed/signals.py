@@ -1,25 +1,29 @@
-"""The signals that end the daemon."""
+"""The signals that end the daemon, and the one that has it read its configuration again."""
 
 import asyncio
 import contextlib
 import signal
 from collections.abc import Callable, Iterator
 
-STOP_SIGNALS = (signal.SIGTERM, signal.SIGINT, signal.SIGHUP)
-"""The signals that end the daemon. One that was ignored when it started stays ignored, as SIGHUP below nohup."""
+STOP_SIGNALS = (signal.SIGTERM, signal.SIGINT)
+RELOAD_SIGNAL = signal.SIGHUP
 
 
 class Signals:
     """The signals that this process has received.
 
+    A signal that was ignored when the process was started stays ignored, as SIGHUP below nohup.
+
     Attributes:
         stopped: Set by the first stop signal.
         cut: Set by the second one: the daemon waits for runs no longer.
+        reload: Set by each SIGHUP. Who reads the configuration clears it before.
     """
 
     def __init__(self) -> None:
         self.stopped = asyncio.Event()
         self.cut = asyncio.Event()
+        self.reload = asyncio.Event()
 
     def stop(self) -> None:
         """Receive a stop signal."""
@@ -29,12 +33,13 @@ class Signals:
     def handled(self) -> Iterator[None]:
         """Handle the signals on the running event loop, until the context is left."""
         loop = asyncio.get_running_loop()
-        ignored = [number for number in STOP_SIGNALS if signal.getsignal(number) is signal.SIG_IGN]
-        handled = [number for number in STOP_SIGNALS if number not in ignored]
+        handlers = {**dict.fromkeys(STOP_SIGNALS, self.stop), RELOAD_SIGNAL: self.reload.set}
+        ignored = [number for number in handlers if signal.getsignal(number) is signal.SIG_IGN]
+        handled = [number for number in handlers if number not in ignored]
         for number in ignored:
             handle(number, _do_nothing)
         for number in handled:
-            loop.add_signal_handler(number, self.stop)
+            loop.add_signal_handler(number, handlers[number])
         try:
             yield
         finally:

@@ -14,7 +14,7 @@ from runtimed.core.engine.backend_client import BackendClient
 from runtimed.core.engine.mailbox import Mailbox
 from runtimed.core.engine.sequencer import EventSubscriber, Sequencer
 from runtimed.core.engine.worker_registry import WorkerFilter, WorkerRegistry
-from runtimed.core.limits import Limits, TenantLimits
+from runtimed.core.limits import AT_START, Limits, TenantLimits
 from runtimed.core.ports import Clock, ExecutionBackend, ProfileSource, Store, WorkspaceHost
 from runtimed.core.services.admission import Admission
 from runtimed.core.services.bundles import Bundles
@@ -140,9 +140,9 @@ class Runtime:
         self._profiles = profiles
         self.quotas = Quotas(tenants or {})
         self._parts: _Parts | None = None
-        self._retention: Retention | None = None
         self._closing: asyncio.Task[None] | None = None
         self._restoring: asyncio.Task[None] | None = None
+        self._retention: Retention | None = None
         self._retaining: asyncio.Task[None] | None = None
         self._checking: asyncio.Task[StoreCheck] | None = None
 
@@ -169,7 +169,7 @@ class Runtime:
             raise
         for name in state.deleted:
             parts.deletion.purge(name)
-        retention = Retention(
+        self._retention = retention = Retention(
             self._store,
             parts.sequencer,
             parts.registry,
@@ -179,7 +179,6 @@ class Runtime:
             self.quotas,
             parts.deletion.purged,
         )
-        self._retention = retention
         parts.sequencer.subscribe(retention)
         loop = asyncio.get_running_loop()
         self._retaining = loop.create_task(retention.run(state.marks))
@@ -268,6 +267,18 @@ class Runtime:
         change = Change(runtime_events=(sequencer.runtime_event(kind),))
         with contextlib.suppress(StoreFull):
             await sequencer.commit_and_apply(change, lambda: None)
+
+    def set_limits(self, limits: Limits) -> None:
+        """Take other limits from now on, except for those in AT_START, which stay as they are.
+
+        Limits of what a backend emits hold for Workers that are spawned from now on.
+        """
+        kept = {name: getattr(self.limits, name) for name in AT_START}
+        self.limits = attrs.evolve(limits, **kept)
+        parts = self._started
+        parts.inputs.limits = parts.lifecycle.limits = parts.queries.limits = self.limits
+        if self._retention is not None:
+            self._retention.set_limits(self.limits)
 
     def drain(self, *, principal: Principal = ADMIN) -> Drain:
         """Take no new Workers, inputs and restores. Runs may go on for `drain_s`; whoever owns the Runtime closes it.
