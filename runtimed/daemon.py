@@ -4,7 +4,6 @@ import asyncio
 import contextlib
 import logging
 import os
-import secrets
 import socket
 from collections.abc import AsyncIterator, Callable, Coroutine, Iterator, Sequence
 from functools import partial
@@ -30,6 +29,7 @@ from runtimed.execution.registry import ProfileRegistry
 from runtimed.execution.tasks import begin, finish
 from runtimed.execution.workspaces.catalog import Catalog
 from runtimed.execution.workspaces.manager import WorkspaceManager
+from runtimed.first_token import FirstToken, TokenFile
 from runtimed.gateways.host import HostGateways
 from runtimed.http.app import Api
 from runtimed.http.server.http_server import HttpServer
@@ -51,27 +51,11 @@ from runtimed.settings.workspaces import WorkspaceSettings
 from runtimed.signals import Signals
 from runtimed.store.factories import OpenedStore, find_store
 from runtimed.wire import endpoint
-from runtimed.wire.token import TokenFileError, read_token
 
 WORKERS = frozenset(field.name for kind in (WorkerSettings, WorkspaceSettings) for field in attrs.fields(kind))
 LIMITS = frozenset(field.name for field in attrs.fields(LimitSettings)) - AT_START
 
 log = logging.getLogger(__name__)
-
-
-@attrs.frozen
-class Token:
-    """The token that clients send.
-
-    Attributes:
-        text: The token itself.
-        file: The file that holds it, if any.
-        made: The daemon generated it without a file: clients find it in the endpoint file only.
-    """
-
-    text: str = attrs.field(repr=False)
-    file: Path | None = None
-    made: bool = False
 
 
 @attrs.frozen
@@ -154,7 +138,7 @@ async def run(
             await supervisor.claim(runtime.runtime_id)
             await workspaces.recover()
             await backend.keep_warm(settings.warm_idle_s)
-            token = await asyncio.to_thread(_token, settings, opened)
+            token = await asyncio.to_thread(FirstToken.find, settings, opened)
             spare_garbage_collection()
             listening = partial(Listeners.open, has_tls=tls is not None, insecure=settings.insecure_listen)
             with contextlib.closing(await asyncio.to_thread(listening, addresses, passed)) as listeners:
@@ -162,12 +146,13 @@ async def run(
                     kind = settings.store.partition(":")[0]
                     bound = listeners.bound_urls[0]
                     announce(f"runtimed: listening on {bound} runtime={runtime.runtime_id} store={kind}")
+                    token_file = TokenFile(settings, opened, token, api.replace_token)
                     parts = [
                         Part(WORKERS, prepare_workers),
                         Part(LIMITS | {"drain_s"}, partial(_prepare_limits, runtime)),
                         Part(frozenset({"tenants"}), partial(_prepare_tenants, runtime)),
                         Part(frozenset({"log_format", "log_level"}), _prepare_log),
-                        Part(frozenset(), _TokenFile(settings, opened, token, api).prepare, rereads=True),
+                        Part(frozenset(), token_file.prepare, rereads=True),
                     ]
                     if tls is not None:
                         parts.append(Part(frozenset(), partial(_prepare_tls, tls), rereads=True))
@@ -177,7 +162,7 @@ async def run(
 
 @contextlib.asynccontextmanager
 async def _serving(
-    settings: Settings, runtime: Runtime, token: Token, tls: TlsContext | None, listeners: Listeners
+    settings: Settings, runtime: Runtime, token: FirstToken, tls: TlsContext | None, listeners: Listeners
 ) -> AsyncIterator[Api]:
     api = Api(
         runtime,
@@ -322,40 +307,8 @@ def _tls(settings: Settings, addresses: Sequence[Address], passed: Sequence[sock
     return tls
 
 
-def _token(settings: Settings, opened: OpenedStore) -> Token:
-    if settings.token:
-        return Token(str(settings.token))
-    if settings.token_file:
-        path = Path(settings.token_file).absolute()
-        try:
-            return Token(read_token(path), path)
-        except TokenFileError as error:
-            raise ConfigurationError(f"token_file: {path}: {error}") from error
-    if opened.keeps_token:
-        return Token(*opened.data_dir.read_or_make_token())
-    return Token(secrets.token_urlsafe(32), made=True)
-
-
-class _TokenFile:
-    """The file that holds the token. Which file that is does not change before the next start."""
-
-    def __init__(self, settings: Settings, opened: OpenedStore, token: Token, api: Api) -> None:
-        self._settings, self._opened, self._token, self._api = settings, opened, token, api
-
-    async def prepare(self, _new: Settings) -> Apply:
-        """Read the file again."""
-        found = self._token if self._token.made else await asyncio.to_thread(_token, self._settings, self._opened)
-        return partial(self._apply, found)
-
-    def _apply(self, found: Token) -> None:
-        if found.text != self._token.text:
-            self._token = found
-            self._api.replace_token(found.text)
-            log.info("the token has changed")
-
-
 @contextlib.contextmanager
-def _endpoint(runtime: Runtime, token: Token, listeners: Listeners, certificate: Path | None) -> Iterator[None]:
+def _endpoint(runtime: Runtime, token: FirstToken, listeners: Listeners, certificate: Path | None) -> Iterator[None]:
     """Publish the endpoint file while the daemon serves. If it cannot be written, log how to reach the daemon."""
     found = endpoint.Endpoint(
         url=listeners.urls[0],
@@ -374,7 +327,7 @@ def _endpoint(runtime: Runtime, token: Token, listeners: Listeners, certificate:
         yield
 
 
-def _check_reachable(token: Token, unpublished: endpoint.Endpoint, reason: str) -> None:
+def _check_reachable(token: FirstToken, unpublished: endpoint.Endpoint, reason: str) -> None:
     """Log how clients reach a daemon without an endpoint file. Raises ConfigurationError if they cannot."""
     if token.made:
         raise ConfigurationError(
