@@ -53,6 +53,7 @@ from runtimed.store.factories import OpenedStore, find_store
 from runtimed.wire import endpoint
 
 WORKERS = frozenset(field.name for kind in (WorkerSettings, WorkspaceSettings) for field in attrs.fields(kind))
+WORKERS -= {"restore"}
 LIMITS = frozenset(field.name for field in attrs.fields(LimitSettings)) - AT_START
 
 log = logging.getLogger(__name__)
@@ -65,6 +66,35 @@ class _Host:
     mechanisms: Mechanisms
     paths: HostPaths
     resources: HostResources
+
+
+@attrs.frozen
+class _Workers:
+    """What runs Workers. It takes another configuration for those that are spawned from then on."""
+
+    opened: OpenedStore
+    config: str | None
+    gateways: HostGateways
+    confiner: HostConfiner
+    workspaces: WorkspaceManager
+    backend: ProfileRegistry
+
+    async def prepare(self, new: Settings) -> Apply:
+        """Find out what the new settings mean on this host."""
+        host = await asyncio.to_thread(_find_host, new, self.opened, self.config)
+        catalog = Catalog(new.workspace_roots, new.workspace_table())
+        profiles, sandbox = new.profile_table(), new.sandbox_policy()
+        await self.backend.prepare_replacement()
+
+        def apply() -> None:
+            renew_warm = host.resources != self.confiner.resources
+            secrets_ = Secrets(host.resources.secrets)
+            self.gateways.replace(host.resources.gateways, secrets_)
+            self.confiner.replace(host.mechanisms, host.paths, host.resources, secrets_)
+            self.workspaces.replace_catalog(catalog)
+            self.backend.replace(profiles, new.default_profile, sandbox, new.warm_idle_s, renew_warm=renew_warm)
+
+        return apply
 
 
 async def run(
@@ -113,22 +143,7 @@ async def run(
             sandbox=settings.sandbox_policy(),
         )
 
-        async def prepare_workers(new: Settings) -> Apply:
-            found = await asyncio.to_thread(_find_host, new, opened, config)
-            catalog = Catalog(new.workspace_roots, new.workspace_table())
-            profiles, sandbox = new.profile_table(), new.sandbox_policy()
-            await backend.prepare_replacement()
-
-            def apply() -> None:
-                renew_warm = found.resources != confiner.resources
-                secrets_ = Secrets(found.resources.secrets)
-                gateways.replace(found.resources.gateways, secrets_)
-                confiner.replace(found.mechanisms, found.paths, found.resources, secrets_)
-                workspaces.replace_catalog(catalog)
-                backend.replace(profiles, new.default_profile, sandbox, new.warm_idle_s, renew_warm=renew_warm)
-
-            return apply
-
+        workers = _Workers(opened, config, gateways, confiner, workspaces, backend)
         async with (
             manager.kept_informed(),
             _runtime(settings, opened.store, backend, workspaces) as runtime,
@@ -148,7 +163,7 @@ async def run(
                     announce(f"runtimed: listening on {bound} runtime={runtime.runtime_id} store={kind}")
                     token_file = TokenFile(settings, opened, token, api.replace_token)
                     parts = [
-                        Part(WORKERS, prepare_workers),
+                        Part(WORKERS, workers.prepare),
                         Part(LIMITS | {"drain_s"}, partial(_prepare_limits, runtime)),
                         Part(frozenset({"tenants"}), partial(_prepare_tenants, runtime)),
                         Part(frozenset({"log_format", "log_level"}), _prepare_log),

@@ -80,10 +80,12 @@ class ProfileBackends:
         Args:
             profiles: Profiles by their selector.
             sandbox: How the Workers of the built-in profiles are confined.
-            warm_idle_s: How long programs that are kept ready wait for a Worker, in seconds.
-            renew_warm: Start all of these programs anew, not only those of profiles that have changed.
+            warm_idle_s: How long programs that are kept ready wait for a Worker, in seconds. If it differs, all of
+                them are started anew.
+            renew_warm: Start all of them anew, not only those of profiles that have changed.
         """
         before, self.profiles = self.profiles, _with_built_in(profiles, sandbox)
+        renew_warm = renew_warm or warm_idle_s != self._warm_idle_s
         self._warm_idle_s = warm_idle_s
         for name, profile in before.items():
             if self.profiles.get(name) != profile or (renew_warm and profile.warm):
