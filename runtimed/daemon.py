@@ -221,12 +221,16 @@ async def _until_drained(runtime: Runtime, signals: Signals, manager: ServiceMan
         await _any_of(runtime, signals.stopped.wait(), runtime.drain_begun())
     finally:
         await finish(reloading)
-    manager.stopping("ending, once the runs are over")
-    if not runtime.poisoned.done():
-        drain = runtime.drain()
-        if drain.runs and runtime.drain_s:
-            log.info("draining", extra={"runs": drain.runs, "drain_s": runtime.drain_s})
-        await _any_of(runtime, runtime.drained(), signals.cut.wait())
+    if runtime.poisoned.done():
+        manager.stopping("ending: the store has failed")
+        return
+    drain = runtime.drain()
+    if drain.runs and runtime.drain_s:
+        manager.stopping(f"draining for at most {runtime.drain_s:g} s; runs: {drain.runs}")
+        log.info("draining", extra={"runs": drain.runs, "drain_s": runtime.drain_s})
+    else:
+        manager.stopping("ending")
+    await _any_of(runtime, runtime.drained(), signals.cut.wait())
 
 
 async def _reload_on_request(signals: Signals, manager: ServiceManager, reload: Reload) -> None:

@@ -25,7 +25,7 @@ DRAIN = View("drain", _runs, (Column("RUNS", at("runs")), Column("ENDS BY", _dea
 @click.option("--wait", is_flag=True, help="Wait until the daemon has ended.")
 @click.pass_obj
 def drain(session: Session, wait: bool) -> None:
-    """Have the daemon take no new work, and end once its runs are over.
+    """End the daemon once its runs are over.
 
     It takes no new Workers, inputs and restores. Runs go on for at most the setting drain_s of the daemon. Queued
     inputs run after its next start. A repeat changes nothing.
