@@ -1,6 +1,7 @@
 """Interface section 8: a daemon that is drained takes no new work, and ends once its runs are over."""
 
 import json
+import secrets
 import signal
 from pathlib import Path
 from typing import Any
@@ -107,6 +108,22 @@ def test_a_further_stop_signal_cuts_the_runs(
     assert daemon.ended() == 0
     again = launch(store=store).ready()
     assert [event["payload"]["event"] for event in again.log(worker_id)][-1] == "run_end"
+
+
+@pytest.mark.parametrize(
+    "fields",
+    [{"role": "observer"}, {"role": "operator"}, {"role": "admin", "tenant": "acme"}],
+    ids=["observer", "operator", "tenant"],
+)
+def test_only_an_admin_of_all_tenants_may_drain(daemon: Daemon, fields: dict[str, Any]) -> None:
+    name = f"drain-{secrets.token_hex(4)}"
+    answer = daemon.call("POST", "/v1/tokens", {"name": name, **fields})
+    secret = json.loads(answer.body)["secret"]
+
+    daemon.call("POST", "/v1/runtime/drain", token=secret).refused(403, "forbidden")
+
+    daemon.run(daemon.echo(), "still here")
+    assert daemon.call("DELETE", f"/v1/tokens/{name}").status == 204
 
 
 def test_runs_are_not_waited_for_unless_drain_s_says_so(launch: Launch, waiting: str) -> None:

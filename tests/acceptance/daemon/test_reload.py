@@ -2,13 +2,16 @@
 
 import json
 import signal
+import ssl
 from pathlib import Path
 from typing import Any
 
 import pytest
 
 from tests.acceptance.daemon.conftest import Daemon, Launch, Until
+from tests.acceptance.daemon.test_tenants import listed, make
 from tests.acceptance.daemon.test_warm_agents import AGENTS, _configure, _ready
+from tests.certificates import Authority
 from tests.execution.acp.conftest import Roll
 
 DONE = '"configuration reloaded"'
@@ -155,21 +158,110 @@ def test_limits_secrets_workspaces_and_the_log_change_live_and_the_rest_is_named
     assert daemon.runtime()["worker_count"] == 2
 
 
-def test_the_token_file_is_read_again_and_the_old_token_is_refused(configured: Configured, tmp_path: Path) -> None:
+def test_another_first_token_ends_the_feeds_of_the_one_before_and_those_of_no_other(
+    configured: Configured, tmp_path: Path
+) -> None:
+    first, second = "the-first-token-of-this-test", "the-second-token-of-this-test"
     file = tmp_path / "token-file"
-    file.write_text("the-first-token-of-this-test")
+    file.write_text(first)
     file.chmod(0o600)
     daemon = configured.start("", "--token-file", str(file))
-    assert daemon.call("GET", "/v1/runtime", token="the-first-token-of-this-test").status == 200
+    assert daemon.token == first
+    worker_id, other = daemon.echo(), make(daemon, "other", None)
+    of_other = {"Authorization": f"Bearer {other}"}
 
-    file.write_text("not a token")
-    assert "token_file" in configured.reload(None, FAILED)["reason"]
-    assert daemon.call("GET", "/v1/runtime", token="the-first-token-of-this-test").status == 200
-    file.write_text("the-second-token-of-this-test")
-    configured.reload()
+    with daemon.observe(worker_id) as observer, daemon.observe(worker_id, headers=of_other) as unconcerned:
+        file.write_text("not a token")
+        assert "token_file" in configured.reload(None, FAILED)["reason"]
+        daemon.run(worker_id, "still here")
+        assert observer.up_to("run_end")
+        file.write_text(second)
+        configured.reload()
 
-    assert daemon.call("GET", "/v1/runtime", token="the-first-token-of-this-test").status == 401
-    assert daemon.call("GET", "/v1/runtime", token="the-second-token-of-this-test").status == 200
+        observer.rest()
+        daemon.call("GET", "/v1/runtime", token=first).refused(401, "unauthorized")
+        daemon.token = second
+        unconcerned.up_to("run_end")
+        daemon.run(worker_id, "hello")
+        assert unconcerned.up_to("run_end")
+    assert daemon.call("GET", "/v1/runtime", token=other).status == 200
+
+
+def test_rotated_certificates_are_served_to_new_connections_and_a_bad_file_changes_nothing(
+    configured: Configured, tmp_path: Path
+) -> None:
+    authority = Authority(tmp_path / "authority")
+    daemon = configured.start("", authority=authority)
+    certificate, key = authority.folder / "server.pem", authority.folder / "server.key"
+    first = _served(daemon)
+    with daemon.dial() as kept:
+        certificate.write_text("no certificate")
+        assert f"tls_cert: {certificate}" in configured.reload(None, FAILED)["reason"]
+        assert _served(daemon) == first
+        authority.issue("server")
+        second, new_key = _der(certificate), key.read_bytes()
+        key.write_bytes(authority.issue("other").key.read_bytes())
+        assert f"tls_key: {key}" in configured.reload(None, FAILED)["reason"]
+        assert _served(daemon) == first
+        key.write_bytes(new_key)
+
+        configured.reload()
+
+        assert _served(daemon) == second != first
+        kept.sendall(daemon.head("GET /v1/runtime HTTP/1.1"))
+        assert kept.recv(12) == b"HTTP/1.1 200"
+
+
+def _served(daemon: Daemon) -> bytes:
+    """The certificate that a new connection gets."""
+    with daemon.dial() as connection:
+        assert isinstance(connection, ssl.SSLSocket)
+        found = connection.getpeercert(binary_form=True)
+    assert found is not None
+    return found
+
+
+def _der(certificate: Path) -> bytes:
+    return ssl.PEM_cert_to_DER_cert(certificate.read_text())
+
+
+def test_other_files_of_tls_are_named_as_changes_of_the_next_start(configured: Configured, tmp_path: Path) -> None:
+    authority = Authority(tmp_path / "authority")
+    one, other = authority.issue("one"), authority.issue("other")
+    text = 'tls_cert = "{0.cert}"\ntls_key = "{0.key}"\n'
+    daemon = configured.start(text.format(one))
+    daemon.authority = authority
+    first = _served(daemon)
+
+    told = configured.reload(text.format(other))
+
+    assert told["changed"] == "nothing"
+    later = json.loads(next(line for line in daemon.errors.splitlines() if "at the next start only" in line))
+    assert later["settings"] == "tls_cert, tls_key"
+    assert _served(daemon) == first
+
+
+def test_the_limits_of_tenants_change_live(configured: Configured) -> None:
+    daemon = configured.start("[tenants.acme]\nmax_workers = 1\n")
+    acme, slow = make(daemon, "acme", "acme"), make(daemon, "slow", "slow")
+    daemon.call("POST", "/v1/workers", {}, token=acme).ok("worker")
+    daemon.call("POST", "/v1/workers", {}, token=acme).refused(400, "invalid_request")
+    bad = "[tenants.acme]\nmax_workers = 2\n[tenants.slow]\nmax_requests_per_s = 0\n"
+    assert "tenants.slow.max_requests_per_s" in configured.reload(bad, FAILED)["reason"]
+    daemon.call("POST", "/v1/workers", {}, token=acme).refused(400, "invalid_request")
+
+    told = configured.reload("[tenants.acme]\nmax_workers = 2\n[tenants.slow]\nmax_requests_per_s = 0.01\n")
+
+    assert told["changed"] == "tenants.acme, tenants.slow"
+    daemon.call("POST", "/v1/workers", {}, token=acme).ok("worker")
+    daemon.call("POST", "/v1/workers", {}, token=acme).refused(400, "invalid_request")
+    assert listed(daemon, slow) == []
+    refused = daemon.call("GET", "/v1/workers", token=slow)
+    assert "max_requests_per_s" in refused.refused(429, "rate_limited")
+    assert int(refused.header("Retry-After") or "") > 0
+    configured.reload("")
+    assert listed(daemon, slow) == []
+    daemon.call("POST", "/v1/workers", {}, token=acme).ok("worker")
 
 
 def test_without_a_configuration_file_no_setting_changes(launch: Launch, until: Until) -> None:
