@@ -9,11 +9,11 @@ import socket
 import sys
 
 from benchmarks import loop
-from runtimed.daemon import keep_freed_memory
 from runtimed.execution.confinement.secrets import Secrets
 from runtimed.execution.policy import Gateway, Secret
 from runtimed.gateways.gateway import GatewayService
 from runtimed.gateways.upstreams import Upstreams
+from runtimed.process_setup import keep_freed_memory
 
 MAX_BYTES = 2**40
 

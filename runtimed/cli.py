@@ -100,11 +100,12 @@ def _command() -> Any:
     def runtimed(
         context: click.Context, /, config: str | None, check_config: bool, check_store: str | None, **options: Any
     ) -> int:
-        """Host a Runtime of Workers in the foreground, until SIGTERM, SIGINT or SIGHUP.
+        """Host a Runtime of Workers in the foreground, until SIGTERM or SIGINT.
 
         runtimed prints one line to stdout when it is ready, and logs to stderr. Each option can also be set in the
         environment, as RUNTIMED_LISTEN, RUNTIMED_STORE and so on, or in the configuration file. Pass the token in
-        RUNTIMED_TOKEN or in a file: arguments are visible to all users of the machine.
+        RUNTIMED_TOKEN or in a file: arguments are visible to all users of the machine. On SIGHUP it reads the
+        configuration file again.
 
         \b
         Example:
@@ -227,7 +228,8 @@ def _run(flags: dict[str, Any], config: str | None, *, check_config: bool) -> in
 
     try:
         config = config or settings.config_file()
-        loaded = settings.load(flags, config)
+        configuration = settings.Configuration(flags, config)
+        loaded = configuration.load()
         addresses = [Address.parse(text) for text in loaded.listen]
         if check_config:
             _check_exposure(loaded, addresses)
@@ -235,7 +237,7 @@ def _run(flags: dict[str, Any], config: str | None, *, check_config: bool) -> in
                 sys.stderr.write(f"runtimed: environment: {name} is not a setting\n")
             sys.stdout.write("the configuration is valid\n")
             return OK
-        return _serve(loaded, _announce, config)
+        return _serve(loaded, _announce, config, configuration.reload)
     except ConfigurationError as error:
         return fail(error, USAGE)
     except StartError as error:
@@ -252,7 +254,9 @@ def _check_exposure(loaded: Any, addresses: Sequence[Any]) -> None:
             address.check_closed()
 
 
-def _serve(loaded: Any, announce: Callable[[str], None], config: str | None) -> int:
+def _serve(
+    loaded: Any, announce: Callable[[str], None], config: str | None, reread: Callable[[], Any] = lambda: None
+) -> int:
     import asyncio
     import logging
 
@@ -264,7 +268,7 @@ def _serve(loaded: Any, announce: Callable[[str], None], config: str | None) -> 
         logging.getLogger(__name__).warning("environment: %s is not a setting", name)
     try:
         with asyncio.Runner(loop_factory=_loop_factory()) as runner:
-            failure = runner.run(daemon.run(loaded, announce, config))
+            failure = runner.run(daemon.run(loaded, announce, config, reread))
     except (StoreInUse, StoreForeign) as error:
         return fail(store_message(loaded.store_path, error), STORE_TAKEN)
     except (StoreUnsupported, StoreError) as error:

@@ -2,90 +2,115 @@
 
 import asyncio
 import contextlib
-import ctypes
-import functools
-import gc
 import logging
 import os
-import resource
-import secrets
-import signal
 import socket
-from collections.abc import AsyncIterator, Callable, Iterator, Sequence
+from collections.abc import AsyncIterator, Callable, Coroutine, Iterator, Sequence
+from functools import partial
 from pathlib import Path
+from typing import Any
 
 import attrs
 
+from runtimed import logs
 from runtimed.audit import AuditLog
+from runtimed.core.limits import AT_START
 from runtimed.core.ports import Store, WorkspaceHost
 from runtimed.core.runtime import Runtime
 from runtimed.errors import ConfigurationError
-from runtimed.execution.confinement.confiner import HostConfiner
+from runtimed.execution.confinement.confiner import HostConfiner, without_links
 from runtimed.execution.confinement.host_paths import HostPaths
 from runtimed.execution.confinement.probe import Mechanisms, find_mechanisms
 from runtimed.execution.confinement.secrets import Secrets
 from runtimed.execution.confinement.users import Users
 from runtimed.execution.confinement.ways_out import Network
-from runtimed.execution.processes.folder_size import MAX_DEPTH
+from runtimed.execution.policy import HostResources
 from runtimed.execution.processes.supervisor import Supervisor
 from runtimed.execution.registry import ProfileRegistry
 from runtimed.execution.tasks import begin, finish
 from runtimed.execution.workspaces.catalog import Catalog
 from runtimed.execution.workspaces.manager import WorkspaceManager
+from runtimed.first_token import FirstToken, TokenFile
 from runtimed.gateways.host import HostGateways
 from runtimed.http.app import Api
 from runtimed.http.server.http_server import HttpServer
 from runtimed.http.server.listeners import Address, Listeners, passed_by_systemd
 from runtimed.http.server.tls_context import TlsContext
-from runtimed.notify import notify
+from runtimed.notify import ServiceManager
+from runtimed.process_setup import (
+    hide_memory,
+    keep_freed_memory,
+    raise_descriptor_limit,
+    reaping,
+    spare_garbage_collection,
+)
+from runtimed.reload import Apply, Part, Reload, reads_no_configuration
 from runtimed.settings import Settings, configuration_files, configuration_folders
+from runtimed.settings.limits import LimitSettings
+from runtimed.settings.workers import WorkerSettings
+from runtimed.settings.workspaces import WorkspaceSettings
+from runtimed.signals import Signals
 from runtimed.store.factories import OpenedStore, find_store
 from runtimed.wire import endpoint
-from runtimed.wire.token import TokenFileError, read_token
 
-PR_SET_DUMPABLE = 4
-GC_THRESHOLDS = (50_000, 50, 50)
-"""Thresholds of the garbage collector. With the default of 700 it takes a third of an input's time and finds nothing:
-the Runtime holds its objects for long, and hardly any of them are in cycles."""
-
-KEPT_BLOCK_BYTES = 2 * 2**20
-"""Several times what one stream through a gateway has in memory."""
-
-OWN_DESCRIPTORS = 64 + 2 * MAX_DEPTH
-"""The most descriptors that the daemon needs besides those of connections and Workers: store, sockets, log, and the
-folders that are open while the folder of a Worker is counted."""
-
-STOP_SIGNALS = (signal.SIGTERM, signal.SIGINT, signal.SIGHUP)
-"""The signals that end the daemon. One that was ignored when it started stays ignored, as SIGHUP below nohup."""
-
-REAP_PAUSE_S = 0.1
-"""The shortest pause of process 1 between two searches for ended children."""
+WORKERS = frozenset(field.name for kind in (WorkerSettings, WorkspaceSettings) for field in attrs.fields(kind))
+WORKERS = WORKERS - {"restore"} | {"audit"}  # Workers see no file of the audit log
+LIMITS = frozenset(field.name for field in attrs.fields(LimitSettings)) - AT_START
 
 log = logging.getLogger(__name__)
 
 
 @attrs.frozen
-class Token:
-    """The token that clients send.
+class _Host:
+    """What confines Workers on this host, and what names mean there."""
 
-    Attributes:
-        text: The token itself.
-        file: The file that holds it, if any.
-        made: The daemon generated it without a file: clients find it in the endpoint file only.
-    """
-
-    text: str = attrs.field(repr=False)
-    file: Path | None = None
-    made: bool = False
+    mechanisms: Mechanisms
+    paths: HostPaths
+    resources: HostResources
 
 
-async def run(settings: Settings, announce: Callable[[str], None], config: str | None = None) -> BaseException | None:
+@attrs.frozen
+class _Workers:
+    """What runs Workers. It takes another configuration for those that are spawned from then on."""
+
+    opened: OpenedStore
+    config: str | None
+    gateways: HostGateways
+    confiner: HostConfiner
+    workspaces: WorkspaceManager
+    backend: ProfileRegistry
+
+    async def prepare(self, new: Settings) -> Apply:
+        """Find out what the new settings mean on this host."""
+        host = await asyncio.to_thread(_find_host, new, self.opened, self.config)
+        catalog = Catalog(new.workspace_roots, new.workspace_table())
+        profiles, sandbox = new.profile_table(), new.sandbox_policy()
+        await self.backend.prepare_replacement()
+
+        def apply() -> None:
+            renew_warm = host.resources != self.confiner.resources
+            secrets_ = Secrets(host.resources.secrets)
+            self.gateways.replace(host.resources.gateways, secrets_)
+            self.confiner.replace(host.mechanisms, host.paths, host.resources, secrets_)
+            self.workspaces.replace_catalog(catalog)
+            self.backend.replace(profiles, new.default_profile, sandbox, new.warm_idle_s, renew_warm=renew_warm)
+
+        return apply
+
+
+async def run(
+    settings: Settings,
+    announce: Callable[[str], None],
+    config: str | None = None,
+    reread: Callable[[], Settings | None] = reads_no_configuration,
+) -> BaseException | None:
     """Serve until a signal arrives or the store fails.
 
     Args:
         settings: All settings.
         announce: Called with the ready line, which says where the daemon listens.
         config: The configuration file that was read instead of the usual ones.
+        reread: Reads all settings again; returns None if there is no configuration file. Blocks.
 
     Returns:
         The error of the store, or None after a signal.
@@ -100,8 +125,13 @@ async def run(settings: Settings, announce: Callable[[str], None], config: str |
     tls = await asyncio.to_thread(_tls, settings, addresses, passed)
     connections = settings.max_connections * len(passed or addresses)
     max_descriptors = raise_descriptor_limit(connections)
-    with _stop_signals() as stopped, find_store(settings.store).open() as opened:
-        confiner = await asyncio.to_thread(_confiner, settings, opened, config)
+    signals, manager = Signals(), ServiceManager.of(os.environ)
+    with signals.handled(), find_store(settings.store).open() as opened:
+        host = await asyncio.to_thread(_find_host, settings, opened, config)
+        users = Users(settings.worker_uids(), opened.data_dir.workers) if os.geteuid() == 0 else None
+        secrets_ = Secrets(host.resources.secrets)
+        gateways = HostGateways(host.resources.gateways, secrets_)
+        confiner = HostConfiner(host.mechanisms, host.paths, users, Network(gateways), host.resources, secrets_)
         supervisor = Supervisor(max_descriptors=max_descriptors, confiner=confiner)
         catalog = Catalog(settings.workspace_roots, settings.workspace_table())
         workspaces = WorkspaceManager(catalog, opened.data_dir, supervisor)
@@ -113,68 +143,51 @@ async def run(settings: Settings, announce: Callable[[str], None], config: str |
             manager=workspaces,
             sandbox=settings.sandbox_policy(),
         )
-        async with _runtime(settings, opened.store, backend, workspaces) as runtime, _reaping(supervisor):
+
+        workers = _Workers(opened, config, gateways, confiner, workspaces, backend)
+        async with (
+            manager.kept_informed(),
+            _runtime(settings, opened.store, backend, workspaces) as runtime,
+            reaping(supervisor),
+        ):
+            manager.is_alive = lambda: not runtime.poisoned.done()
             await supervisor.claim(runtime.runtime_id)
             await workspaces.recover()
             await backend.keep_warm(settings.warm_idle_s)
-            token = await asyncio.to_thread(_token, settings, opened)
+            token = await asyncio.to_thread(FirstToken.find, settings, opened)
             spare_garbage_collection()
-            listening = functools.partial(Listeners.open, has_tls=tls is not None, insecure=settings.insecure_listen)
+            listening = partial(Listeners.open, has_tls=tls is not None, insecure=settings.insecure_listen)
             async with _audit_log(settings) as audit_log:
                 with contextlib.closing(await asyncio.to_thread(listening, addresses, passed)) as listeners:
-                    await _serve(settings, runtime, token, tls, listeners, audit_log, announce, stopped)
+                    async with _serving(settings, runtime, token, tls, listeners, audit_log) as api:
+                        kind = settings.store.partition(":")[0]
+                        bound = listeners.bound_urls[0]
+                        announce(f"runtimed: listening on {bound} runtime={runtime.runtime_id} store={kind}")
+                        token_file = TokenFile(settings, opened, token, api.replace_token)
+                        parts = [
+                            Part(WORKERS, workers.prepare),
+                            Part(LIMITS | {"drain_s"}, partial(_prepare_limits, runtime)),
+                            Part(frozenset({"tenants"}), partial(_prepare_tenants, runtime)),
+                            Part(frozenset({"log_format", "log_level"}), _prepare_log),
+                            Part(frozenset(), token_file.prepare, rereads=True),
+                        ]
+                        if tls is not None:
+                            parts.append(Part(frozenset(), partial(_prepare_tls, tls), rereads=True))
+                        # Last, because the file that it opens stays open if another part refuses.
+                        parts.append(Part(frozenset({"audit"}), partial(_prepare_audit, audit_log), rereads=True))
+                        await _until_drained(runtime, signals, manager, Reload(settings, reread, parts))
         return runtime.poisoned.result() if runtime.poisoned.done() else None
 
 
-def hide_memory() -> None:
-    """Keep other processes of this user, above all Workers, from reading the memory and environment of this one."""
-    ctypes.CDLL(None, use_errno=True).prctl(PR_SET_DUMPABLE, 0, 0, 0, 0)
-
-
-def keep_freed_memory() -> None:
-    """Have the C library keep some of the memory that is freed: giving it back for each chunk of a stream is slow.
-
-    glibc learns from a large block that is freed: from then on it keeps up to twice as much for reuse.
-    """
-    bytes(KEPT_BLOCK_BYTES)
-
-
-def raise_descriptor_limit(max_connections: int) -> int | None:
-    """Let this process open as many descriptors as the system allows. Logs a warning if these are too few.
-
-    Args:
-        max_connections: The most connections of all listeners.
-
-    Returns:
-        The limit from before, which Workers' programs get because those that call select(2) need it. None if the
-        limit did not change.
-    """
-    before, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
-    with contextlib.suppress(OSError, ValueError):  # not every system accepts its own value for "unlimited"
-        resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))
-    allowed, _ = resource.getrlimit(resource.RLIMIT_NOFILE)
-    if allowed != resource.RLIM_INFINITY and allowed < max_connections + OWN_DESCRIPTORS:
-        fields = {"allowed": allowed, "max_connections": max_connections}
-        log.warning("too few descriptors may be open for max_connections on each listener", extra=fields)
-    return before if allowed != before else None
-
-
-def spare_garbage_collection() -> None:
-    """Treat all present objects as permanent, and collect garbage less often."""
-    gc.freeze()
-    gc.set_threshold(*GC_THRESHOLDS)
-
-
-async def _serve(
+@contextlib.asynccontextmanager
+async def _serving(
     settings: Settings,
     runtime: Runtime,
-    token: Token,
+    token: FirstToken,
     tls: TlsContext | None,
     listeners: Listeners,
     audit_log: AuditLog,
-    announce: Callable[[str], None],
-    stopped: asyncio.Future[None],
-) -> None:
+) -> AsyncIterator[Api]:
     api = Api(
         runtime,
         token=token.text,
@@ -201,14 +214,78 @@ async def _serve(
             await asyncio.to_thread(parts.enter_context, _endpoint(runtime, token, listeners, certificate))
             for url in listeners.bound_urls:
                 log.info("listening", extra={"url": url})
-            kind = settings.store.partition(":")[0]
-            announce(f"runtimed: listening on {listeners.bound_urls[0]} runtime={runtime.runtime_id} store={kind}")
-            notify("READY=1")
-            await asyncio.wait((stopped, runtime.poisoned), return_when=asyncio.FIRST_COMPLETED)
-            notify("STOPPING=1")
+            yield api
             log.info("shutting down")
     finally:
         await server.close()
+
+
+async def _until_drained(runtime: Runtime, signals: Signals, manager: ServiceManager, reload: Reload) -> None:
+    """Serve until a stop signal or a drain, then until no run is left, the time is up, or another signal comes.
+
+    Returns at once if the store fails.
+    """
+    manager.ready("serving")
+    reloading = begin(_reload_on_request(signals, manager, reload))
+    try:
+        await _any_of(runtime, signals.stopped.wait(), runtime.drain_begun())
+    finally:
+        await finish(reloading)
+    if runtime.poisoned.done():
+        manager.stopping("ending: the store has failed")
+        return
+    drain = runtime.drain()
+    if drain.runs and runtime.drain_s:
+        manager.stopping(f"draining for at most {runtime.drain_s:g} s; runs: {drain.runs}")
+        log.info("draining", extra={"runs": drain.runs, "drain_s": runtime.drain_s})
+    else:
+        manager.stopping("ending")
+    await _any_of(runtime, runtime.drained(), signals.cut.wait())
+
+
+async def _reload_on_request(signals: Signals, manager: ServiceManager, reload: Reload) -> None:
+    while True:
+        await signals.reload.wait()
+        signals.reload.clear()
+        manager.reloading()
+        manager.ready(await reload.run())
+
+
+async def _prepare_limits(runtime: Runtime, new: Settings) -> Apply:
+    def apply() -> None:
+        runtime.set_limits(new.limits())
+        runtime.drain_s = new.drain_s
+
+    return apply
+
+
+async def _prepare_tenants(runtime: Runtime, new: Settings) -> Apply:
+    return partial(runtime.reload_tenants, new.tenant_limits())
+
+
+async def _prepare_tls(tls: TlsContext, _new: Settings) -> Apply:
+    """Read the certificates again. In which files they are does not change before the next start."""
+    fresh = await asyncio.to_thread(TlsContext, tls.files)
+    if fresh.warning is not None:
+        log.warning(fresh.warning)
+    return partial(tls.replace, fresh)
+
+
+async def _prepare_audit(audit_log: AuditLog, new: Settings) -> Apply:
+    return await audit_log.prepare(new.audit_policy())
+
+
+async def _prepare_log(new: Settings) -> Apply:
+    return partial(logs.configure, new.log_format, new.log_level)
+
+
+async def _any_of(runtime: Runtime, *awaited: Coroutine[Any, Any, Any]) -> None:
+    """Wait for one of these, or for a failure of the store."""
+    tasks = [asyncio.create_task(one) for one in awaited]
+    try:
+        await asyncio.wait((*tasks, runtime.poisoned), return_when=asyncio.FIRST_COMPLETED)
+    finally:
+        await finish(*tasks)
 
 
 @contextlib.asynccontextmanager
@@ -225,6 +302,7 @@ async def _runtime(
         restore=settings.restore,
         profiles=backend,
         tenants=settings.tenant_limits(),
+        drain_s=settings.drain_s,
     )
     try:
         async with runtime:
@@ -242,46 +320,18 @@ async def _audit_log(settings: Settings) -> AsyncIterator[AuditLog]:
         await audit_log.close()
 
 
-@contextlib.asynccontextmanager
-async def _reaping(supervisor: Supervisor) -> AsyncIterator[None]:
-    """Reap orphans if this is process 1, which the kernel makes their parent."""
-    if os.getpid() != 1:
-        yield
-        return
-    loop, ended = asyncio.get_running_loop(), asyncio.Event()
-    _handle(signal.SIGCHLD, lambda _number, _frame: loop.call_soon_threadsafe(ended.set))
-    task = begin(_reap(supervisor, ended))
-    try:
-        yield
-    finally:
-        signal.signal(signal.SIGCHLD, signal.SIG_DFL)
-        await finish(task)
-
-
-async def _reap(supervisor: Supervisor, ended: asyncio.Event) -> None:
-    while True:
-        await supervisor.reap()
-        await asyncio.sleep(REAP_PAUSE_S)
-        await ended.wait()
-        ended.clear()
-
-
-def _confiner(settings: Settings, opened: OpenedStore, config: str | None) -> HostConfiner:
-    """Return what confines Workers. It hides the store, the configuration, tokens and sockets of the daemon."""
+def _find_host(settings: Settings, opened: OpenedStore, config: str | None) -> _Host:
+    """Find out what confines Workers. It hides the store, the configuration, tokens and sockets of the daemon."""
     policies = (settings.sandbox_policy(), *(profile.sandbox for profile in settings.profile_table().values()))
-    numbers = settings.worker_uids()
-    users = Users(numbers, opened.data_dir.workers) if os.geteuid() == 0 else None
+    uid = settings.worker_uids().start if os.geteuid() == 0 else None
     files = [file for file in (settings.token_file, settings.tls_key) if file]
     sockets = [address.path for address in map(Address.parse, settings.listen) if address.path]
     configured = [*configuration_files(config), *configuration_folders()]
     named = [*configured, *settings.secret_files, *settings.audit_files, *map(Path, files), *map(Path, sockets)]
     paths = HostPaths(tuple(path.resolve() for path in (opened.data_dir.path, endpoint.folder(), *named)))
     is_off = all(policy.mode == "off" for policy in policies)
-    mechanisms = Mechanisms() if is_off else find_mechanisms(None if users is None else numbers.start)
-    resources = settings.host_resources()
-    secrets_ = Secrets(resources.secrets)
-    network = Network(HostGateways(resources.gateways, secrets_))
-    return HostConfiner(mechanisms, paths, users, network, resources, secrets_)
+    mechanisms = Mechanisms() if is_off else find_mechanisms(uid)
+    return _Host(mechanisms, paths, without_links(settings.host_resources()))
 
 
 def _tls(settings: Settings, addresses: Sequence[Address], passed: Sequence[socket.socket]) -> TlsContext | None:
@@ -299,22 +349,8 @@ def _tls(settings: Settings, addresses: Sequence[Address], passed: Sequence[sock
     return tls
 
 
-def _token(settings: Settings, opened: OpenedStore) -> Token:
-    if settings.token:
-        return Token(str(settings.token))
-    if settings.token_file:
-        path = Path(settings.token_file).absolute()
-        try:
-            return Token(read_token(path), path)
-        except TokenFileError as error:
-            raise ConfigurationError(f"token_file: {path}: {error}") from error
-    if opened.keeps_token:
-        return Token(*opened.data_dir.read_or_make_token())
-    return Token(secrets.token_urlsafe(32), made=True)
-
-
 @contextlib.contextmanager
-def _endpoint(runtime: Runtime, token: Token, listeners: Listeners, certificate: Path | None) -> Iterator[None]:
+def _endpoint(runtime: Runtime, token: FirstToken, listeners: Listeners, certificate: Path | None) -> Iterator[None]:
     """Publish the endpoint file while the daemon serves. If it cannot be written, log how to reach the daemon."""
     found = endpoint.Endpoint(
         url=listeners.urls[0],
@@ -333,7 +369,7 @@ def _endpoint(runtime: Runtime, token: Token, listeners: Listeners, certificate:
         yield
 
 
-def _check_reachable(token: Token, unpublished: endpoint.Endpoint, reason: str) -> None:
+def _check_reachable(token: FirstToken, unpublished: endpoint.Endpoint, reason: str) -> None:
     """Log how clients reach a daemon without an endpoint file. Raises ConfigurationError if they cannot."""
     if token.made:
         raise ConfigurationError(
@@ -342,37 +378,3 @@ def _check_reachable(token: Token, unpublished: endpoint.Endpoint, reason: str) 
     credentials = f"--token-file {token.file}" if token.file else "and the token"
     message = "cannot publish an endpoint file: clients need --url %s %s"
     log.warning(message, unpublished.url, credentials, extra={"reason": reason})
-
-
-@contextlib.contextmanager
-def _stop_signals() -> Iterator[asyncio.Future[None]]:
-    loop = asyncio.get_running_loop()
-    stopped: asyncio.Future[None] = loop.create_future()
-
-    def stop() -> None:
-        if not stopped.done():
-            stopped.set_result(None)
-
-    ignored = [number for number in STOP_SIGNALS if signal.getsignal(number) is signal.SIG_IGN]
-    handled = [number for number in STOP_SIGNALS if number not in ignored]
-    for number in ignored:
-        _handle(number, _do_nothing)
-    for number in handled:
-        loop.add_signal_handler(number, stop)
-    try:
-        yield stopped
-    finally:
-        for number in handled:
-            loop.remove_signal_handler(number)
-        for number in ignored:
-            signal.signal(number, signal.SIG_IGN)
-
-
-def _handle(number: signal.Signals, handler: Callable[[int, object], object]) -> None:
-    """Handle a signal without interrupting system calls."""
-    signal.signal(number, handler)
-    signal.siginterrupt(number, False)
-
-
-def _do_nothing(_number: int, _frame: object) -> None:
-    """Ignore a signal by a handler. Programs would inherit SIG_IGN, but they do not inherit a handler."""

@@ -345,9 +345,18 @@ class BackupUnavailable(StateError):
 
 
 class Unavailable(StateError):
-    """The daemon is starting, draining or overloaded."""
+    """The daemon is starting, draining or overloaded.
+
+    Attributes:
+        retry_after_s: When a client may try again, in seconds.
+    """
 
     code = "unavailable"
+
+    def __init__(self, message: str, retry_after_s: int = 1) -> None:
+        """Create the error with its message."""
+        super().__init__(message)
+        self.retry_after_s = retry_after_s
 
 
 class StoreError(RuntimedError):

@@ -15,7 +15,7 @@ from typing import Any
 import apsw
 import pytest
 
-from runtimed.daemon import STOP_SIGNALS
+from runtimed.signals import STOP_SIGNALS
 from tests import programs
 from tests.certificates import Authority
 from tests.programs import RUNTIMED
@@ -65,7 +65,7 @@ def until(condition: Callable[[], object]) -> None:
         time.sleep(0.01)
 
 
-@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT, signal.SIGHUP])
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
 def test_a_signal_shuts_the_daemon_down_gracefully(run: Run, number: signal.Signals) -> None:
     daemon = run(env=os.environ | {"RUNTIMED_TOKEN": TOKEN})
     line = next_line(daemon)
@@ -88,21 +88,6 @@ def unfinished_request(host: str) -> Iterator[None]:
         client.sendall("\r\n".join([*head, "", ""]).encode())
         assert client.recv(64).startswith(b"HTTP/1.1 100 ")
         yield
-
-
-@pytest.mark.parametrize("abstract", [False, True])
-def test_the_service_manager_is_notified_of_readiness_and_of_the_stop(
-    run: Run, tmp_path: Path, abstract: bool
-) -> None:
-    name = f"@runtimed-{os.getpid()}-{tmp_path.name}" if abstract else str(tmp_path / "notify")
-    with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as manager:
-        manager.bind(name.replace("@", "\0"))
-        manager.settimeout(DEADLINE_S)
-        daemon = run(env=os.environ | {"NOTIFY_SOCKET": name})
-        assert manager.recv(64) == b"READY=1"
-        daemon.terminate()
-        assert manager.recv(64) == b"STOPPING=1"
-    assert ended(daemon)[0] == 0
 
 
 def test_a_missing_service_manager_does_not_keep_the_daemon_from_serving(run: Run, tmp_path: Path) -> None:

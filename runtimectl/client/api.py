@@ -79,6 +79,10 @@ class Client:
         """Check everything in the store and return the findings."""
         return self._ask("check", "GET", routes.RUNTIME_CHECK, timeout=CHECK_TIMEOUT_S)
 
+    def drain(self) -> Body:
+        """Drain the daemon, which ends then, and return the runs that go on."""
+        return self._ask("drain", "POST", routes.RUNTIME_DRAIN)
+
     def sandbox(self) -> Body:
         """Return how Workers are confined, and which mechanisms work on the daemon's host."""
         return self._ask("sandbox", "GET", routes.RUNTIME_SANDBOX)

@@ -190,8 +190,13 @@ def _own_token(target: Target | None) -> Credential | None:
 
 
 def _published_at(url: str) -> Target | None:
-    running = (found for found in _endpoints_at(address.parse(url)) if found.alive())
-    return next(map(_published, running), None)
+    found = serving_process(address.parse(url))
+    return None if found is None else _published(found)
+
+
+def serving_process(served: Address) -> "Endpoint | None":
+    """Return the endpoint of the daemon on this machine that serves an address, or None."""
+    return next((found for found in _endpoints_at(served) if found.alive()), None)
 
 
 def ended_process(served: Address) -> int | None:

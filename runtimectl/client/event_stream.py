@@ -38,15 +38,15 @@ class EventStreamFeed(Feed):
         if self._outage.is_on:
             self._check_runtime(client)
         path = worker_path(routes.WORKER_EVENTS, self._source.worker_id or "")
-        with _opened(client.address, with_query(path, given(cursor=self._cursor))) as pieces:
-            for envelope in _envelopes(pieces):
+        with opened_stream(client.address, with_query(path, given(cursor=self._cursor))) as pieces:
+            for envelope in envelopes(pieces):
                 self._cursor = envelope["cursor"]
                 yield envelope
         raise Unavailable("the daemon closed the connection")
 
 
 @contextmanager
-def _opened(address: Address, path: str) -> Iterator[Iterator[bytes]]:
+def opened_stream(address: Address, path: str) -> Iterator[Iterator[bytes]]:
     """Open a stream, whose pieces come while the context lasts. Raises ControlError if it fails, or is lost."""
     check_process(address)
     try:
@@ -73,7 +73,7 @@ def _opened(address: Address, path: str) -> Iterator[Iterator[bytes]]:
             raise Unavailable(f"the connection was lost: {error.strerror or error}") from None
 
 
-def _envelopes(pieces: Iterable[bytes]) -> Iterator[Envelope]:
+def envelopes(pieces: Iterable[bytes]) -> Iterator[Envelope]:
     """Yield the envelope in each message. Raises the ControlError of a diagnostic."""
     received = bytearray()
     for piece in pieces:

@@ -43,6 +43,7 @@ root = LazyGroup(
         "acp": f"{_PACKAGE}.acp:acp",
         "backup": f"{_PACKAGE}.backup:backup",
         "doctor": f"{_PACKAGE}.doctor:doctor",
+        "drain": f"{_PACKAGE}.drain:drain",
         "completion": f"{_PACKAGE}.completion:completion",
     },
 )

@@ -5,6 +5,7 @@ import logging
 import threading
 import time
 from collections import deque
+from collections.abc import Callable
 from pathlib import Path
 from queue import Empty, SimpleQueue
 
@@ -76,7 +77,7 @@ class AuditLog:
 
     @property
     def is_on(self) -> bool:
-        """Whether there is an audit log. `reopen` may change it."""
+        """Whether there is an audit log. `prepare` may change it."""
         return bool(self._policy.file)
 
     @property
@@ -88,21 +89,26 @@ class AuditLog:
             return f"audit_failed: the audit log cannot be written: {self._problem}"
         return "audit_failed: the audit log is written too slowly" if self._is_crowded else None
 
-    async def reopen(self, policy: AuditPolicy | None = None) -> None:
+    async def prepare(self, policy: AuditPolicy) -> Callable[[], None]:
         """Open the file again, because it was renamed, or open another one.
 
-        Records that wait go into the new file. If it cannot be opened, nothing changes.
-
         Args:
-            policy: Where the lines go from now on, or None for the same place.
+            policy: Where the lines go.
+
+        Returns:
+            What has the log write there from then on, the records that wait too.
 
         Raises:
-            ConfigurationError: The file or the journal cannot be opened.
+            ConfigurationError: The file or the journal cannot be opened. Nothing has changed.
         """
-        policy = policy or self._policy
-        self._reopened.append(await asyncio.to_thread(open_destination, policy, self._journal))
-        self._policy = policy
-        self._rouse()
+        destination = await asyncio.to_thread(open_destination, policy, self._journal)
+
+        def apply() -> None:
+            self._reopened.append(destination)
+            self._policy = policy
+            self._rouse()
+
+        return apply
 
     async def close(self) -> None:
         """Write what waits, if it can be written, and end the thread. May be called again."""

@@ -8,6 +8,19 @@ from runtimed.model.value import value
 MAX_SNAPSHOT_BYTES = 512 * 2**10
 """Section 6 of the v1 contract: clients that accept frames of 1 MiB get every snapshot."""
 
+AT_START = frozenset(
+    {
+        "max_transcript_projection_items",
+        "max_event_batch_items",
+        "max_restores",
+        "max_bundles",
+        "max_tokens",
+        "max_idempotency_keys",
+        "transcript_cache_bytes",
+    }
+)
+"""The limits that stay as they are at the start of a Runtime. Clients know the first two."""
+
 
 @value
 class Limits:

@@ -14,13 +14,14 @@ from runtimed.core.engine.backend_client import BackendClient
 from runtimed.core.engine.mailbox import Mailbox
 from runtimed.core.engine.sequencer import EventSubscriber, Sequencer
 from runtimed.core.engine.worker_registry import WorkerFilter, WorkerRegistry
-from runtimed.core.limits import Limits, TenantLimits
+from runtimed.core.limits import AT_START, Limits, TenantLimits
 from runtimed.core.ports import Backup, Clock, ExecutionBackend, ProfileSource, Store, WorkspaceHost
 from runtimed.core.services.admission import Admission
 from runtimed.core.services.bundles import Bundles
 from runtimed.core.services.creations import Creations
 from runtimed.core.services.deletion import Deletion
 from runtimed.core.services.diagnostics import Diagnostics
+from runtimed.core.services.drain import Draining
 from runtimed.core.services.idempotency import Idempotency
 from runtimed.core.services.inputs import Inputs
 from runtimed.core.services.lifecycle import Lifecycle, Restore
@@ -43,7 +44,7 @@ from runtimed.model.interaction import InteractionAck, LifecycleAck, WorkerInput
 from runtimed.model.permission import Permission, PermissionAnswer, PermissionResolution, WorkerPermission
 from runtimed.model.principal import ADMIN, Principal, Verb
 from runtimed.model.profile import HostSandbox, ProfileSummary, Sandbox
-from runtimed.model.runtime import RuntimeEvent, RuntimeEventKind, RuntimeSummary, StoreCheck
+from runtimed.model.runtime import Drain, RuntimeEvent, RuntimeEventKind, RuntimeSummary, StoreCheck
 from runtimed.model.token import CreateTokenRequest, NewToken, Token
 from runtimed.model.transcript import TranscriptProjection
 from runtimed.model.worker import BundleReference, CreateWorkerRequest, WorkerDetail, WorkerSummary
@@ -80,6 +81,7 @@ class _Parts:
     creations: Creations
     idempotency: Idempotency
     tokens: Tokens
+    draining: Draining
 
 
 class Runtime:
@@ -110,6 +112,7 @@ class Runtime:
         restore: Restore = "lazy",
         profiles: ProfileSource | None = None,
         tenants: Mapping[str, TenantLimits] | None = None,
+        drain_s: float = 0.0,
     ) -> None:
         """Make a Runtime. It does nothing until `start`.
 
@@ -124,9 +127,11 @@ class Runtime:
             restore: Which Workers are restored without a request.
             profiles: Tells clients what can run a Worker; None if nothing does.
             tenants: The limits of tenants, by name; None for no limits.
+            drain_s: How long runs may go on after `drain`, in seconds.
         """
         self.limits = limits or Limits()
         self.display_name = display_name
+        self.drain_s = drain_s
         self._store = store
         self._backend = BackendClient(backend)
         self._workspaces = workspaces
@@ -136,9 +141,9 @@ class Runtime:
         self._profiles = profiles
         self.quotas = Quotas(tenants or {})
         self._parts: _Parts | None = None
-        self._retention: Retention | None = None
         self._closing: asyncio.Task[None] | None = None
         self._restoring: asyncio.Task[None] | None = None
+        self._retention: Retention | None = None
         self._retaining: asyncio.Task[None] | None = None
         self._checking: asyncio.Task[StoreCheck] | None = None
 
@@ -165,7 +170,7 @@ class Runtime:
             raise
         for name in state.deleted:
             parts.deletion.purge(name)
-        retention = Retention(
+        self._retention = retention = Retention(
             self._store,
             parts.sequencer,
             parts.registry,
@@ -175,7 +180,6 @@ class Runtime:
             self.quotas,
             parts.deletion.purged,
         )
-        self._retention = retention
         parts.sequencer.subscribe(retention)
         loop = asyncio.get_running_loop()
         self._retaining = loop.create_task(retention.run(state.marks))
@@ -228,6 +232,7 @@ class Runtime:
             creations=Creations(state.runtime_id, lifecycle, inputs, bundles, registry, queries, idempotency),
             idempotency=idempotency,
             tokens=Tokens(sequencer, self._clock, admission, state.tokens, limits.max_tokens),
+            draining=Draining(admission, sequencer, registry, lifecycle, queue, self._clock),
         )
 
     async def _adopt(self, state: StoredState) -> None:
@@ -264,6 +269,41 @@ class Runtime:
         change = Change(runtime_events=(sequencer.runtime_event(kind),))
         with contextlib.suppress(StoreFull):
             await sequencer.commit_and_apply(change, lambda: None)
+
+    def set_limits(self, limits: Limits) -> None:
+        """Take other limits from now on, except for those in AT_START, which stay as they are.
+
+        Limits of what a backend emits hold for Workers that are spawned from now on.
+        """
+        kept = {name: getattr(self.limits, name) for name in AT_START}
+        self.limits = attrs.evolve(limits, **kept)
+        parts = self._started
+        parts.inputs.limits = parts.lifecycle.limits = parts.queries.limits = self.limits
+        if self._retention is not None:
+            self._retention.set_limits(self.limits)
+
+    def drain(self, *, principal: Principal = ADMIN) -> Drain:
+        """Take no new Workers, inputs and restores. Runs may go on for `drain_s`; whoever owns the Runtime closes it.
+
+        Queued inputs stay queued, and run after the next start. A repeat changes nothing.
+
+        Returns:
+            The runs that go on, and until when.
+        """
+        _log_command("drain", principal)
+        parts = self._open
+        if self._restoring is not None:
+            self._restoring.cancel()
+        return parts.draining.begin(self.drain_s)
+
+    async def drain_begun(self) -> None:
+        """Wait for the first call of `drain`."""
+        await self._started.admission.draining.wait()
+
+    async def drained(self) -> None:
+        """Wait until no run is left after `drain`, or `drain_s` are over."""
+        await self.drain_begun()
+        await self._started.draining.over()
 
     async def close(self) -> None:
         """End what runs, finish what was begun, and close the store. Workers stay `running`.
@@ -565,6 +605,7 @@ class Runtime:
             key: Keeps a repeat of the request from creating another Worker: it returns the Worker of the first.
 
         Raises:
+            Unavailable: The Runtime is draining.
             IdempotencyConflict: The key belongs to another request.
             Forbidden: A label contradicts those of the client's token.
             RateLimited: The client's tenant creates Workers too fast.
@@ -575,7 +616,9 @@ class Runtime:
             ConfigBundleDigestMismatch: The bundle with that id has another digest.
         """
         _log_command("create", principal)
-        return await self._open.creations.create(request, key, principal)
+        parts = self._started
+        with parts.admission.work():
+            return await parts.creations.create(request, key, principal)
 
     async def send_input(
         self,
@@ -597,13 +640,16 @@ class Runtime:
             key: Keeps a repeat of the request from giving the input again: it returns the first acknowledgement.
 
         Raises:
+            Unavailable: The Runtime is draining.
             IdempotencyConflict: The key belongs to another request.
             InvalidRequest: The Worker has ended, the text is blank, or the backend takes no such attachment.
             WorkerExecutionUnavailable: Nothing runs the Worker.
             WorkerExecutionRejected: The backend refused it. As for the others, nothing was stored.
         """
         self._begin_command("input", principal, ref)
-        return await self._started.inputs.send(ref, message, key, principal.actor)
+        parts = self._started
+        with parts.admission.work():
+            return await parts.inputs.send(ref, message, key, principal.actor)
 
     async def interrupt_worker(self, ref: WorkerRef, *, principal: Principal = ADMIN) -> LifecycleAck:
         """End the current run of a Worker, which continues with its queued inputs. Does nothing without a run.
@@ -618,12 +664,14 @@ class Runtime:
         """Have the backend run a Worker again after a restart or a loss. Does nothing if it runs.
 
         Raises:
+            Unavailable: The Runtime is draining.
             InvalidRequest: The Worker has ended.
             WorkerExecutionUnavailable: The backend refused; the Worker's `execution` says why.
         """
         self._begin_command("restore", principal, ref)
-        parts = self._open
-        await parts.lifecycle.restore(parts.registry.mailbox(ref))
+        parts = self._started
+        with parts.admission.work():
+            await parts.lifecycle.restore(parts.registry.mailbox(ref))
         return parts.queries.worker(ref)
 
     def permissions(self, ref: WorkerRef, *, principal: Principal = ADMIN) -> tuple[Permission, ...]:

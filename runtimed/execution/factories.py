@@ -25,11 +25,14 @@ class WarmBackend(Protocol):
         """How many programs wait for a Worker."""
 
     def keep_warm(self, idle_s: float) -> None:
-        """Begin to keep `warm` programs of the profile ready, until `close`. Returns at once.
+        """Begin to keep `warm` programs of the profile ready, until `end_warm` or `close`. Returns at once.
 
         Args:
             idle_s: How long they wait for a Worker before they are ended, in seconds.
         """
+
+    async def end_warm(self) -> None:
+        """End the programs that wait for a Worker, and start none any more. May be called again."""
 
 
 @attrs.frozen

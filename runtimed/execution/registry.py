@@ -11,11 +11,12 @@ from runtimed.core.ports import Dispatch, EventSink, ExecutionBackend, Spawn, Wo
 from runtimed.core.state.backend_answer import BackendAnswer
 from runtimed.errors import StoreUnsupported
 from runtimed.execution.bundle_checks import check_profile, unconfigured
-from runtimed.execution.factories import BackendFactory, WarmBackend, installed_backends
+from runtimed.execution.factories import BackendFactory
 from runtimed.execution.policy import SandboxPolicy
 from runtimed.execution.processes.confinement import UNCONFINED, ConfinementRefused
 from runtimed.execution.processes.supervisor import Supervisor
-from runtimed.execution.profile import BUILT_IN, ECHO, Profile
+from runtimed.execution.profile import ECHO, Profile
+from runtimed.execution.profile_backends import ProfileBackends
 from runtimed.execution.quota_folders import QuotaFolders
 from runtimed.execution.session.exit_reason import failure_text
 from runtimed.execution.summaries import summarize
@@ -63,38 +64,38 @@ class ProfileRegistry:
         sandbox: SandboxPolicy | None = None,
     ) -> None:
         self._sandbox = sandbox or SandboxPolicy()
-        built_in = {name: attrs.evolve(profile, sandbox=self._sandbox) for name, profile in BUILT_IN.items()}
-        self._profiles = {**built_in, **profiles}
         self._default = default_profile
         self._supervisor = supervisor or Supervisor()
         self._workspaces = QuotaFolders(workspaces, self._supervisor.confiner.forget)
         self._manager = manager
         self._in_workspaces: set[WorkerId] = set()
         self._preparing: dict[WorkerId, asyncio.Task[WorkingFolders]] = {}
-        self._adapters: dict[str, ExecutionBackend] = {}
-        self._warm_backends: dict[str, WarmBackend] = {}
+        self._backends = ProfileBackends(profiles, self._sandbox, self._make_backend)
         self._running: dict[WorkerId, ExecutionBackend] = {}
-        self._factories: Mapping[str, BackendFactory] = {}
         self._removing = asyncio.Semaphore(MAX_REMOVALS)
         self._unconfined = UnconfinedProfiles()
 
     async def spawn(self, spawn: Spawn, sink: EventSink) -> BackendAnswer:
-        await self._find_factories()
+        await self._backends.find_factories()
         name = self._selected(spawn.request)
         refusal = self._refusal(name, spawn.request)
         if refusal is not None:
             return refusal
-        known = spawn.worker_id in self._running  # the adapter knows whether it was lost since
-        adapter = self._running[spawn.worker_id] = self._adapter(name)
-        if spawn.request.workspace_refs and self._factory(name).workspaces == "used":
-            answer = await self._spawn_in_workspaces(adapter, self._profiles[name], spawn, sink)
+        profile, uses_workspaces = self._backends.profiles[name], self._backends.factory(name).workspaces == "used"
+        before = self._running.get(spawn.worker_id)  # the adapter knows whether the Worker was lost since
+        adapter = self._running[spawn.worker_id] = self._backends.backend(name)
+        if before is not None and before is not adapter:
+            await _guarded(before.cancel(spawn.worker_id, None))
+        if spawn.request.workspace_refs and uses_workspaces:
+            answer = await self._spawn_in_workspaces(adapter, profile, spawn, sink)
         else:
-            answer = await self._spawn_confined(adapter, self._profiles[name], spawn, sink)
+            answer = await self._spawn_confined(adapter, profile, spawn, sink)
         if answer.outcome == "accepted":
             self._running[spawn.worker_id] = adapter  # also where an end came too early to find anything
-            answer = attrs.evolve(answer, restart=self._profiles[name].restart)
-        elif not known:
+            answer = attrs.evolve(answer, restart=profile.restart)
+        elif before is not adapter:
             self._running.pop(spawn.worker_id, None)
+        self._backends.close_retired(self._running.values())
         return answer
 
     async def keep_warm(self, idle_s: float) -> None:
@@ -109,23 +110,47 @@ class ProfileRegistry:
             await asyncio.to_thread(remove_spares, self._workspaces)
         except (OSError, StoreUnsupported) as error:
             log.warning("cannot remove the folders of earlier warm programs", extra={"reason": error})
-        names = [name for name, profile in self._profiles.items() if profile.warm]
-        if names:
-            await self._find_factories()
-        for name in names:
-            if isinstance(adapter := self._adapter(name), WarmBackend):
-                self._warm_backends[name] = adapter
-                adapter.keep_warm(idle_s)
+        await self._backends.keep_warm(idle_s)
+
+    async def prepare_replacement(self) -> None:
+        """Do what `replace` cannot, which does not wait."""
+        await self._backends.find_factories()
+
+    def replace(
+        self,
+        profiles: Mapping[str, Profile],
+        default_profile: str,
+        sandbox: SandboxPolicy,
+        warm_idle_s: float,
+        *,
+        renew_warm: bool,
+    ) -> None:
+        """Spawn Workers by other profiles from now on. Call `prepare_replacement` before.
+
+        Running Workers keep the profile that they were spawned with, also if it is gone. Programs that are kept
+        ready are started anew if their profile has changed.
+
+        Args:
+            profiles: Profiles by their selector.
+            default_profile: The selector of Workers that name none.
+            sandbox: How the Workers of the built-in profiles are confined.
+            warm_idle_s: How long programs that are kept ready wait for a Worker, in seconds.
+            renew_warm: Start all of these programs anew.
+        """
+        self._default, self._sandbox = default_profile, sandbox
+        self._backends.replace(profiles, sandbox, warm_idle_s, renew_warm=renew_warm)
+        self._backends.close_retired(self._running.values())
 
     async def profiles(self) -> Sequence[ProfileSummary]:
         """Return all profiles by selector, each with what keeps its Workers from starting."""
-        await self._find_factories()
-        found = await asyncio.to_thread(self._summarize)
-        return [attrs.evolve(summary, warm=self._warm(summary.selector)) for summary in found]
+        await self._backends.find_factories()
+        profiles = self._backends.profiles
+        found = await asyncio.to_thread(self._summarize, profiles)
+        return [attrs.evolve(one, warm=self._warm(one.selector, profiles[one.selector])) for one in found]
 
     async def check_bundle(self, bundle: ConfigBundle) -> Sequence[ProfileCheck]:
         """Return what this host would do with the Workers of each profile that a bundle offers."""
-        await self._find_factories()
+        await self._backends.find_factories()
         names = dict.fromkeys(self._name_of(profile.selector) for profile in bundle.profiles)
         return await asyncio.to_thread(self._check_profiles, tuple(names), bundle.declarations)
 
@@ -174,7 +199,7 @@ class ProfileRegistry:
         self, adapter: ExecutionBackend, profile: Profile, spawn: Spawn, sink: EventSink
     ) -> BackendAnswer:
         """Spawn a Worker in what confines it. That ends with a Worker that does not start."""
-        if not self._factories[profile.backend].runs_programs:
+        if not self._backends.factories[profile.backend].runs_programs:
             return await _guarded(adapter.spawn(spawn, sink))
         confiner, worker_id = self._supervisor.confiner, spawn.worker_id
         try:
@@ -245,10 +270,7 @@ class ProfileRegistry:
             cut.set()
 
     async def close(self) -> None:
-        closed = await asyncio.gather(
-            *(adapter.close() for adapter in self._adapters.values()), return_exceptions=True
-        )
-        for error in closed:
+        for error in await self._backends.close():
             if error is not None:
                 log.error("an execution backend failed to close", exc_info=error)
         try:
@@ -261,11 +283,9 @@ class ProfileRegistry:
 
     async def _delete_sessions(self, worker_id: WorkerId) -> None:
         """Let backends delete what they keep outside of the Worker's folder."""
-        await self._find_factories()
-        for name, profile in self._profiles.items():
-            factory = self._factories.get(profile.backend)
-            if factory is not None and factory.keeps_sessions:
-                await self._adapter(name).delete(worker_id)
+        await self._backends.find_factories()
+        for adapter in self._backends.with_sessions():
+            await adapter.delete(worker_id)
 
     async def _end(
         self, worker_id: WorkerId, ask: Callable[[ExecutionBackend], Awaitable[BackendAnswer]]
@@ -279,6 +299,7 @@ class ProfileRegistry:
             return await _guarded(ask(adapter))
         finally:
             self._running.pop(worker_id, None)
+            self._backends.close_retired(self._running.values())
             await self._supervisor.confiner.release(worker_id)
             await self._save(worker_id)
 
@@ -288,30 +309,22 @@ class ProfileRegistry:
             self._in_workspaces.discard(worker_id)
             await self._manager.save(worker_id)
 
-    async def _find_factories(self) -> None:
-        """Find the installed backends. The first look-up reads files."""
-        self._factories = self._factories or await asyncio.to_thread(installed_backends)
-
-    def _summarize(self) -> Sequence[ProfileSummary]:
-        return [self._summary(name, self._profiles[name]) for name in sorted(self._profiles)]
+    def _summarize(self, profiles: Mapping[str, Profile]) -> Sequence[ProfileSummary]:
+        return [self._summary(name, profiles[name]) for name in sorted(profiles)]
 
     def _summary(self, name: str, profile: Profile) -> ProfileSummary:
-        factory = self._factories.get(profile.backend)
+        factories = self._backends.factories
+        factory = factories.get(profile.backend)
         runs_programs = factory is not None and factory.runs_programs
         sandbox = self._supervisor.confiner.sandbox(profile.sandbox) if runs_programs else UNCONFINED
-        return summarize(name, profile, self._factories, sandbox, is_default=name == self._default)
+        return summarize(name, profile, factories, sandbox, is_default=name == self._default)
 
-    def _warm(self, name: str) -> WarmAgents | None:
-        wanted, backend = self._profiles[name].warm, self._warm_backends.get(name)
-        if not wanted:
-            return None
-        return WarmAgents(0 if backend is None else backend.ready, wanted)
+    def _warm(self, name: str, profile: Profile) -> WarmAgents | None:
+        return WarmAgents(self._backends.ready(name), profile.warm) if profile.warm else None
 
     def _check_profiles(self, names: Sequence[str], declarations: Sequence[Declaration]) -> Sequence[ProfileCheck]:
-        confiner = self._supervisor.confiner
-        return [
-            check_profile(name, self._profiles.get(name), self._factories, confiner, declarations) for name in names
-        ]
+        confiner, profiles, factories = self._supervisor.confiner, self._backends.profiles, self._backends.factories
+        return [check_profile(name, profiles.get(name), factories, confiner, declarations) for name in names]
 
     def _selected(self, request: CreateWorkerRequest) -> str:
         return self._name_of(request.profile)
@@ -320,30 +333,25 @@ class ProfileRegistry:
         return self._default if isinstance(selector, RuntimeDefaultProfile) else selector.value
 
     def _refusal(self, name: str, request: CreateWorkerRequest) -> BackendAnswer | None:
-        profile = self._profiles.get(name)
+        profile = self._backends.profiles.get(name)
         if profile is None:
             return BackendAnswer("rejected", unconfigured(name))
-        if profile.backend not in self._factories:
+        factory = self._backends.factories.get(profile.backend)
+        if factory is None:
             return BackendAnswer("rejected", f"profile {name}: no backend {profile.backend!r} is installed")
-        if request.session_config and not self._factory(name).takes_session_config:
+        if request.session_config and not factory.takes_session_config:
             return BackendAnswer("rejected", f"session_config: profile {name} runs no agent of the backend acp")
-        if request.mcp_servers and not (profile.mcp_from_clients and self._factory(name).takes_mcp_servers):
+        if request.mcp_servers and not (profile.mcp_from_clients and factory.takes_mcp_servers):
             problem = f"profile {name} takes none from clients: set mcp_from_clients = true in it, or leave them out"
             return BackendAnswer("rejected", f"mcp_servers: {problem}")
-        if request.workspace_refs and self._factory(name).workspaces == "rejected":
+        if request.workspace_refs and factory.workspaces == "rejected":
             return BackendAnswer("rejected", f"workspace_refs: profile {name} runs nothing that has workspaces")
         if missing := _missing(profile, request):
             return BackendAnswer("rejected", f"profile {name} needs {missing} when creating the Worker")
         return None
 
-    def _adapter(self, name: str) -> ExecutionBackend:
-        if name not in self._adapters:
-            make = self._factory(name).make
-            self._adapters[name] = make(self._profiles[name], self._workspaces, self._supervisor)
-        return self._adapters[name]
-
-    def _factory(self, name: str) -> BackendFactory:
-        return self._factories[self._profiles[name].backend]
+    def _make_backend(self, factory: BackendFactory, profile: Profile) -> ExecutionBackend:
+        return factory.make(profile, self._workspaces, self._supervisor)
 
 
 async def _guarded(answering: Awaitable[BackendAnswer]) -> BackendAnswer:

@@ -19,9 +19,13 @@ class HostGateways:
     """
 
     def __init__(self, gateways: Mapping[str, Gateway], secrets: Secrets) -> None:
+        self._upstreams = Upstreams()
+        self.replace(gateways, secrets)
+
+    def replace(self, gateways: Mapping[str, Gateway], secrets: Secrets) -> None:
+        """Make gateways from another configuration from now on. Those of present Workers stay as they are."""
         self._gateways = gateways
         self._secrets = secrets
-        self._upstreams = Upstreams()
 
     @property
     def requests(self) -> Mapping[tuple[str, int], int]:

@@ -79,6 +79,19 @@ class RuntimeEvent:
 
 
 @value
+class Drain:
+    """A Runtime that is draining.
+
+    Attributes:
+        runs: How many runs go on.
+        deadline_ms: When the daemon ends, whether runs are left or not. Unix time in milliseconds.
+    """
+
+    runs: int
+    deadline_ms: int
+
+
+@value
 class Finding:
     """A problem in a store.
 

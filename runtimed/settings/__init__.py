@@ -1,6 +1,13 @@
 """The settings of the daemon."""
 
-from runtimed.settings.loading import config_file, configuration_files, configuration_folders, load, unknown_variables
+from runtimed.settings.loading import (
+    Configuration,
+    config_file,
+    configuration_files,
+    configuration_folders,
+    load,
+    unknown_variables,
+)
 from runtimed.settings.log import LOG_LEVELS
 from runtimed.settings.settings import Settings
 from runtimed.settings.values import ENVIRONMENT_PREFIX
@@ -10,6 +17,7 @@ __all__ = [
     "ENVIRONMENT_PREFIX",
     "LOG_LEVELS",
     "RESTORE_POLICIES",
+    "Configuration",
     "Settings",
     "config_file",
     "configuration_files",

@@ -49,6 +49,35 @@ def load(flags: Mapping[str, Any], config: str | None = None) -> Settings:
     return settings
 
 
+class Configuration:
+    """The flags, the environment and the files that settings come from. The environment never changes.
+
+    Args:
+        flags: The options given on the command line, by setting.
+        config: The configuration file to read instead of the usual ones.
+    """
+
+    def __init__(self, flags: Mapping[str, Any], config: str | None = None) -> None:
+        self._flags = flags
+        self.config = config
+        self._files: list[Path] = []
+
+    def load(self) -> Settings:
+        """Load the settings. Raises ConfigurationError."""
+        self._files = configuration_files(self.config)
+        return load(self._flags, self.config)
+
+    def reload(self) -> Settings | None:
+        """Load the settings again, or return None if there is no configuration file, and was none.
+
+        Raises:
+            ConfigurationError: As `load`, or a file that was loaded is missing.
+        """
+        for file in self._files:
+            _check_file(file)
+        return self.load() if configuration_files(self.config) else None
+
+
 def configuration_files(config: str | None = None) -> list[Path]:
     """Return the files that settings are read from.
 

@@ -31,6 +31,7 @@ class ServerSettings:
     heartbeat_s: float = HEARTBEAT_S
     header_timeout_s: float = HEADER_TIMEOUT_S
     drain_timeout_s: float = DRAIN_TIMEOUT_S
+    drain_s: float = 0.0
     http_quick_path: bool = True
 
     def check_server(self) -> None:

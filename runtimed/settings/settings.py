@@ -16,6 +16,9 @@ from runtimed.settings.tls import MIN_TLS_BYTES, TlsSettings
 from runtimed.settings.workers import WorkerSettings
 from runtimed.settings.workspaces import WorkspaceSettings
 
+MAY_BE_ZERO = frozenset({"drain_s"})
+"""The numbers for which 0 means something."""
+
 
 @attrs.frozen
 class Settings(
@@ -40,7 +43,7 @@ class Settings(
         return (*store, *files, *self.secret_files, *self.audit_files)
 
     def check(self) -> None:
-        """Check each group, and that all numbers are above 0. Raises ConfigurationError."""
+        """Check each group, and that all numbers are above 0, unless 0 means something. Raises ConfigurationError."""
         self.check_identity()
         self.check_store()
         self.check_server()
@@ -48,8 +51,10 @@ class Settings(
         if self.tls_cert and self.max_unauthenticated_bytes < MIN_TLS_BYTES:
             raise ConfigurationError(f"max_unauthenticated_bytes: expected at least {MIN_TLS_BYTES} with tls_cert")
         for name in (field.name for field in attrs.fields(Settings) if field.type in {int, float}):
-            if getattr(self, name) <= 0:
-                raise ConfigurationError(f"{name}: expected a number above 0")
+            value = getattr(self, name)
+            if value < 0 or (value == 0 and name not in MAY_BE_ZERO):
+                least = "at least 0" if name in MAY_BE_ZERO else "above 0"
+                raise ConfigurationError(f"{name}: expected a number {least}")
         self.check_limits()
         self.check_confinement(self.private_paths)
         self.check_workers(self.private_paths)

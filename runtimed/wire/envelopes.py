@@ -9,7 +9,7 @@ from runtimed.model.identity import Cursor, WorkerId
 from runtimed.model.interaction import InteractionAck, LifecycleAck
 from runtimed.model.permission import Permission, PermissionResolution, WorkerPermission
 from runtimed.model.profile import HostSandbox, ProfileSummary
-from runtimed.model.runtime import RuntimeEvent, RuntimeSummary, StoreCheck
+from runtimed.model.runtime import Drain, RuntimeEvent, RuntimeSummary, StoreCheck
 from runtimed.model.token import Token
 from runtimed.model.transcript import TranscriptProjection
 from runtimed.model.waiting import Wait
@@ -49,6 +49,13 @@ class SandboxResponse:
     """How Workers are confined, unless their profile says otherwise."""
 
     sandbox: HostSandbox
+
+
+@attrs.frozen
+class DrainResponse:
+    """The drain of the Runtime."""
+
+    drain: Drain
 
 
 @attrs.frozen

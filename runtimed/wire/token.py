@@ -2,13 +2,14 @@
 
 import os
 import re
-import stat
 from pathlib import Path
+
+from runtimed.wire.private_files import is_private
 
 MIN_TOKEN_BYTES = 16
 MAX_TOKEN_BYTES = 1_024
 TOKEN = re.compile(rf"[!-~]{{{MIN_TOKEN_BYTES},{MAX_TOKEN_BYTES}}}", re.ASCII)
-FILE_RULE = "expected a regular file of this user with mode 0600, not a symlink"
+FILE_RULE = "expected a regular file of this user or root with mode 0600 or 0400, not a symlink"
 TOKEN_RULE = f"one token of visible ASCII, {MIN_TOKEN_BYTES} to {MAX_TOKEN_BYTES} characters"
 
 
@@ -28,8 +29,7 @@ def read_token(path: Path) -> str:
     except OSError as error:
         raise TokenFileError(f"{error.strerror}: {FILE_RULE}") from error
     try:
-        found = os.fstat(handle)
-        if not stat.S_ISREG(found.st_mode) or found.st_uid != os.geteuid() or found.st_mode & 0o077:
+        if not is_private(path, os.fstat(handle)):
             raise TokenFileError(FILE_RULE)
         text = os.read(handle, MAX_TOKEN_BYTES + 2).decode("latin-1").strip()
     finally:

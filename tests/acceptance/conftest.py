@@ -267,6 +267,7 @@ SHAPES: dict[str, Any] = {
         "message": str,
         "worker_id?": WORKER_ID,
     },
+    "Drain": {"runs": int, "deadline_ms": int},
     "Error": {"error": {"code": re.compile(r"[a-z_]+"), "message": str}},
     "Frame": lambda value: FRAMES[value["kind"]],
 }

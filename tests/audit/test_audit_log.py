@@ -54,8 +54,8 @@ def close(log: AuditLog) -> None:
     asyncio.run(log.close())
 
 
-def reopen(log: AuditLog, policy: AuditPolicy | None = None) -> None:
-    asyncio.run(log.reopen(policy))
+def reopen(log: AuditLog, policy: AuditPolicy) -> None:
+    asyncio.run(log.prepare(policy))()
 
 
 def test_a_record_is_a_line_of_json_with_exactly_these_keys(file: Path, opened: AuditLog) -> None:
@@ -164,7 +164,7 @@ def test_after_a_rotation_a_reopened_log_writes_into_a_new_file(file: Path, open
     rotated = file.rename(file.with_suffix(".1"))
     opened.record(record("between"))
     until(lambda: len(lines(rotated)) == 2)
-    reopen(opened)
+    reopen(opened, AuditPolicy(str(file)))
     opened.record(record("after"))
     close(opened)
 

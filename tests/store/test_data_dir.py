@@ -210,7 +210,7 @@ def test_a_token_that_others_can_read_is_refused_and_left_alone(folder: Path, la
         (folder / "token").write_text("secret-secret\n")
         (folder / "token").chmod(lax)
         with pytest.raises(
-            StoreUnsupported, match="token: expected a regular file of this user with mode 0600"
+            StoreUnsupported, match="token: expected a regular file of this user or root with mode 0600"
         ) as told:
             owned.read_or_make_token()
     assert "secret" not in str(told.value)

@@ -63,7 +63,7 @@ class Inputs:
         """
         self._registry = registry
         self._backend = backend
-        self._limits = limits
+        self.limits = limits
         self._admission = admission
         self._lifecycle = lifecycle
         self._queue = queue
@@ -192,7 +192,7 @@ class Inputs:
         self, mailbox: Mailbox, message: WorkerInput, key: IdempotencyKey | None, by: str, *, always: bool
     ) -> QueuedInput | None:
         """Queue an input. Returns None if the Worker is idle, unless `always`."""
-        most = self._limits.max_queued_inputs
+        most = self.limits.max_queued_inputs
         try:
             queued: QueuedInput | None = await mailbox.submit(
                 partial(decisions.queue_input, message=message, most=most, always=always, key=key, by=by)

@@ -65,7 +65,7 @@ class Lifecycle:
         self._store = store
         self._backend = backend
         self._clock = clock
-        self._limits = limits
+        self.limits = limits
         self._sequencer = sequencer
         self._registry = registry
         self._diagnostics = diagnostics
@@ -109,8 +109,8 @@ class Lifecycle:
     def _check_room(self, tenant: str | None) -> None:
         """Count Workers that are being created as well. Raises InvalidRequest or RateLimited."""
         begun = self._tenants_of_begun.values()
-        if len(self._registry) + len(begun) >= self._limits.max_workers:
-            raise InvalidRequest(f"expected at most {self._limits.max_workers} Workers (max_workers)")
+        if len(self._registry) + len(begun) >= self.limits.max_workers:
+            raise InvalidRequest(f"expected at most {self.limits.max_workers} Workers (max_workers)")
         if tenant is not None:
             own = sum(other == tenant for other in begun)
             self._quotas.check_workers(tenant, len(self._registry.of_tenant(tenant).mailboxes) + own)
@@ -134,7 +134,7 @@ class Lifecycle:
         finally:
             self._tenants_of_begun.pop(name, None)
         with contextlib.suppress(StoreFull):
-            most = self._limits.max_open_text
+            most = self.limits.max_open_text
             await self._spawn(mailbox, Spawn(name, request, max_open_text=most, declarations=declarations))
         return views.detail(self._runtime_id, mailbox.worker, mailbox.retained_after, mailbox.sandbox)
 
@@ -159,7 +159,7 @@ class Lifecycle:
     async def _spawn(self, mailbox: Mailbox, spawn: Spawn) -> None:
         if not self._backend.is_attached or self._admission.is_closed or spawn.worker_id in self._ending:
             return
-        sink = WorkerEventSink(mailbox, self._limits, self._clock, self._on_loss)
+        sink = WorkerEventSink(mailbox, self.limits, self._clock, self._on_loss)
         self._spawning.add(spawn.worker_id)
         try:
             answer = await self._backend.spawn(spawn, sink)
@@ -181,7 +181,7 @@ class Lifecycle:
 
     def _plan_restart(self, mailbox: Mailbox) -> None:
         is_over = mailbox.worker.status != "running" or mailbox.worker.worker_id in self._ending
-        if not self._admission.is_closed and not is_over:
+        if self._admission.takes_work and not is_over:
             self._restarts.plan(mailbox)
 
     def _begin_restart(self, mailbox: Mailbox) -> None:
@@ -232,16 +232,16 @@ class Lifecycle:
     async def _restore(self, mailbox: Mailbox) -> None:
         worker = mailbox.worker
         mailbox.reconnect()
-        page = self._limits.transcript_page
+        page = self.limits.transcript_page
         history = await self._store.newest_entries(worker.worker_id, worker.transcript_len, page)
-        most = self._limits.max_open_text
+        most = self.limits.max_open_text
         spawn = Spawn(worker.worker_id, worker.request, tuple(history), most, declarations=worker.declarations)
         await self._spawn(mailbox, spawn)
 
     async def restore_all(self, mailboxes: Iterable[Mailbox]) -> None:
         """Restore these Workers, `max_restores` at a time. Each Worker's `execution` shows the outcome."""
         left = iter(mailboxes)
-        await asyncio.gather(*(self._restore_some(left) for _ in range(self._limits.max_restores)))
+        await asyncio.gather(*(self._restore_some(left) for _ in range(self.limits.max_restores)))
 
     async def _restore_some(self, mailboxes: Iterator[Mailbox]) -> None:
         for mailbox in mailboxes:
@@ -294,6 +294,10 @@ class Lifecycle:
         decision = partial(decisions.end_worker, operation=operation, answer=answer, reason=reason, by=by)
         mailbox.disconnect()
         await mailbox.submit(decision, keep=True)
+
+    def plan_no_restarts(self) -> None:
+        """Cancel the restarts that are planned. The admission keeps others from being planned."""
+        self._restarts.close()
 
     def forget(self, name: WorkerId) -> None:
         """Plan no restart of this Worker any more."""

@@ -38,7 +38,7 @@ class Queries:
     ) -> None:
         self._runtime_id = runtime_id
         self._store = store
-        self._limits = limits
+        self.limits = limits
         self._sequencer = sequencer
         self._registry = registry
         self._transcripts = transcripts
@@ -77,7 +77,7 @@ class Queries:
     ) -> TranscriptProjection:
         """Return a page of a transcript, as Runtime.transcript says."""
         mailbox = self._registry.mailbox(ref, principal)
-        page = self._limits.transcript_page.at_most(limit, minimum=0)
+        page = self.limits.transcript_page.at_most(limit, minimum=0)
         total, cache = mailbox.worker.transcript_len, self._transcripts
         items = cache.find(ref.worker_id, start, page.items, total) if page.items else ()
         if items is None:
@@ -93,7 +93,7 @@ class Queries:
         """Return the state right after an event, as Runtime.snapshot says."""
         worker = self._registry.mailbox(ref).worker
         state = await self.state_at(ref, sequence)
-        page = self._limits.snapshot_page
+        page = self.limits.snapshot_page
         entries = await self._store.newest_entries(ref.worker_id, state.transcript_len, page)
         await self._check_found(self._registry.mailbox(ref), entries, expected=state.transcript_len > 0)
         at = worker.last_sequence if sequence is None else sequence
@@ -142,7 +142,7 @@ class Queries:
 
     async def runtime_events(self, after: int, limit: int | None, principal: Principal) -> Sequence[RuntimeEvent]:
         """Return a page of runtime events, as Runtime.runtime_events says."""
-        page = self._limits.event_page
+        page = self.limits.event_page
         wanted = page.at_most(limit)
         if not principal.labels:
             return await self._store.read_runtime_events(after, wanted, principal.tenant)
@@ -160,4 +160,4 @@ class Queries:
         return worker_id is not None and self._registry.is_visible(worker_id, principal)
 
     def _event_page(self, limit: int | None) -> PageSize:
-        return self._limits.replay_page if limit is None else self._limits.event_page.at_most(limit)
+        return self.limits.replay_page if limit is None else self.limits.event_page.at_most(limit)

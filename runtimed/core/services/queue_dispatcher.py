@@ -91,9 +91,12 @@ class QueueDispatcher:
         self._retries: dict[WorkerId, asyncio.TimerHandle] = {}
 
     def begin(self, mailbox: Mailbox) -> None:
-        """Dispatch the input that the mailbox offers, and those that it offers next. Does nothing while closing."""
+        """Dispatch the input that the mailbox offers, and those that it offers next.
+
+        Does nothing while the Runtime is draining or closing.
+        """
         name = mailbox.worker.worker_id
-        if name not in self._dispatching and not self._admission.is_closed:
+        if name not in self._dispatching and self._admission.takes_work:
             task = asyncio.get_running_loop().create_task(self._dispatch_all(mailbox), name=name)
             self._dispatching[name] = task
 
@@ -101,6 +104,11 @@ class QueueDispatcher:
         """Wait until no queued input of this Worker is on its way to the backend."""
         while task := self._dispatching.get(worker_id):
             await asyncio.wait({task})
+
+    async def settled(self) -> None:
+        """Wait until no queued input of any Worker is on its way to the backend."""
+        while self._dispatching:
+            await asyncio.wait(tuple(self._dispatching.values()))
 
     async def close(self) -> None:
         """Stop dispatching. Inputs that have not started stay queued in the store."""
@@ -114,7 +122,7 @@ class QueueDispatcher:
     async def _dispatch_all(self, mailbox: Mailbox) -> None:
         last = None
         try:
-            while mailbox.offer not in (None, last):
+            while mailbox.offer not in (None, last) and self._admission.takes_work:
                 last = mailbox.offer
                 await self._try_dispatch(mailbox, last)
         finally:

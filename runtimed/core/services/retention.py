@@ -78,7 +78,7 @@ class Retention:
         self._sequencer = sequencer
         self._registry = registry
         self._diagnostics = diagnostics
-        self._limits = limits
+        self.limits = limits
         self._clock = clock
         self._tenant_events = TenantEvents(store, registry, quotas)
         self._purged = purged
@@ -87,14 +87,34 @@ class Retention:
         self._marks: list[Mark] = []
         self._forgotten_events = 0
         self._due = asyncio.Event()
-        self._mark_every_ms = 1_000 * limits.max_event_age_s // MARKS
-        self._period_s = min(max(limits.max_event_age_s / MARKS, MIN_PERIOD_S), MAX_PERIOD_S)
+
+    @property
+    def _mark_every_ms(self) -> int:
+        return 1_000 * self.limits.max_event_age_s // MARKS
+
+    @property
+    def _period_s(self) -> float:
+        return min(max(self.limits.max_event_age_s / MARKS, MIN_PERIOD_S), MAX_PERIOD_S)
+
+    def set_limits(self, limits: Limits) -> None:
+        """Keep events within other limits from now on."""
+        self.limits = limits
+        self._untrimmable.clear()
+        self._crowded |= self._find_crowded()
+        self._due.set()
+
+    def _find_crowded(self) -> set[WorkerId]:
+        return {
+            mailbox.worker.worker_id
+            for mailbox in self._registry
+            if mailbox.worker.retained > self.limits.max_events_per_worker
+        }
 
     def publish(self, worker_id: WorkerId, events: Sequence[EncodedEvent]) -> None:
         mailbox = self._registry.find(worker_id)
         if mailbox is not None and mailbox.worker.tenant is not None and self._tenant_events.add(mailbox, events):
             self._due.set()
-        full = mailbox is not None and mailbox.worker.retained > self._limits.max_events_per_worker
+        full = mailbox is not None and mailbox.worker.retained > self.limits.max_events_per_worker
         if full and worker_id not in self._untrimmable:
             self._crowded.add(worker_id)
             self._due.set()
@@ -118,11 +138,7 @@ class Retention:
         """Trim what is due until cancelled. `marks` are those of the store."""
         self._marks = list(marks)
         self._tenant_events.begin(self._registry)
-        self._crowded |= {
-            mailbox.worker.worker_id
-            for mailbox in self._registry
-            if mailbox.worker.retained > self._limits.max_events_per_worker
-        }
+        self._crowded |= self._find_crowded()
         while True:
             self._due.clear()
             try:
@@ -150,7 +166,7 @@ class Retention:
 
     async def _thin_out(self, worker_id: WorkerId) -> None:
         """Bring the number of one Worker's events below its limit."""
-        wanted = _lowered(self._limits.max_events_per_worker)
+        wanted = _lowered(self.limits.max_events_per_worker)
         while (mailbox := self._registry.find(worker_id)) is not None and mailbox.worker.retained > wanted:
             count = min(TRIM_BATCH, mailbox.worker.retained - wanted)
             if not await self._trim(await self._store.oldest_events(worker_id, mailbox.worker.last_sequence, count)):
@@ -173,7 +189,7 @@ class Retention:
             await self._purged()
         if not self._is_too_large():
             return
-        wanted = _lowered(self._limits.max_event_bytes)
+        wanted = _lowered(self.limits.max_event_bytes)
         while (surplus := self._store.event_bytes - wanted) > 0:
             retained = sum(mailbox.worker.retained for mailbox in self._registry)
             count = min(TRIM_BATCH, 1 + retained * surplus // self._store.event_bytes)
@@ -181,12 +197,12 @@ class Retention:
                 break
 
     def _is_too_large(self) -> bool:
-        return self._store.event_bytes > self._limits.max_event_bytes
+        return self._store.event_bytes > self.limits.max_event_bytes
 
     async def _expire(self) -> None:
         """Trim events that are older than allowed, and mark the time of the newest event."""
         now = self._clock.unix_ms()
-        expired = [mark for mark in self._marks if mark.unix_ms < now - 1_000 * self._limits.max_event_age_s]
+        expired = [mark for mark in self._marks if mark.unix_ms < now - 1_000 * self.limits.max_event_age_s]
         if expired:
             upto = expired[-1].sequence
             while await self._trim(await self._oldest(upto, TRIM_BATCH)):
@@ -247,8 +263,8 @@ class Retention:
 
         A full disk leaves gaps in the ids of runtime events, so the store has to count them.
         """
-        most = self._limits.max_runtime_events
-        diagnostics = self._diagnostics.surplus(self._limits.max_diagnostics)
+        most = self.limits.max_runtime_events
+        diagnostics = self._diagnostics.surplus(self.limits.max_diagnostics)
         events = max(0, self._sequencer.newest_runtime_event - most)
         if not diagnostics and events <= self._forgotten_events + most // SLACK:
             return
@@ -259,7 +275,7 @@ class Retention:
         self._forgotten_events = events
 
     def _has_surplus_keys(self) -> bool:
-        return self._sequencer.idempotency.surplus > self._limits.max_idempotency_keys // SLACK
+        return self._sequencer.idempotency.surplus > self.limits.max_idempotency_keys // SLACK
 
     async def _forget_keys(self) -> None:
         """Drop the idempotency records that have expired, or are too many."""

@@ -44,6 +44,7 @@ class AcpBackend(SessionBackend):
         self._warm_pool: WarmPool | None = None
         self._spawning: dict[WorkerId, AcpDriver] = {}
         self._warming: asyncio.Task[None] | None = None
+        self._ending_warm = asyncio.Lock()
 
     @property
     def ready(self) -> int:
@@ -84,11 +85,15 @@ class AcpBackend(SessionBackend):
         except (ConfinementRefused, DriverError, OSError, StoreUnsupported) as error:
             log.warning("cannot delete the session of a Worker", extra={"worker_id": worker_id, "reason": error})
 
+    async def end_warm(self) -> None:
+        async with self._ending_warm:
+            if self._warming is not None:
+                await finish(self._warming)
+            if self._warm_pool is not None:
+                await self._warm_pool.close()
+
     async def close(self) -> None:
-        if self._warming is not None:
-            await finish(self._warming)
-        if self._warm_pool is not None:
-            await self._warm_pool.close()
+        await self.end_warm()
         await super().close()
 
     def _deletable(self, worker_id: WorkerId) -> tuple[Path, str] | None:

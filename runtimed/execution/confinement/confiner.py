@@ -49,6 +49,9 @@ class HostConfiner:
         network: Gives Workers their ways out.
         resources: What names mean on this host.
         secrets: Gives the values of secrets.
+
+    Attributes:
+        resources: What names mean on this host, for Workers that are spawned from now on.
     """
 
     def __init__(
@@ -61,15 +64,27 @@ class HostConfiner:
         secrets: Secrets | None = None,
     ) -> None:
         self.on_release: Callable[[Enclosure], Awaitable[None]] = _nothing
-        self._mechanisms, self._checks = mechanisms.working, mechanisms.checks
-        self._reaches = ReachBuilder(paths, users)
         self._users = users
         self._network = network or Network()
-        self._resources = _without_links(resources or HostResources())
-        self._secrets = secrets or Secrets(self._resources.secrets)
+        resources = without_links(resources or HostResources())
+        self.replace(mechanisms, paths, resources, secrets or Secrets(resources.secrets))
         self._enclosures: dict[WorkerId, WorkerEnclosure] = {}
         self._sinks: dict[WorkerId, EventSink] = {}
         self._telling: set[asyncio.Task[None]] = set()
+
+    def replace(self, mechanisms: Mechanisms, paths: HostPaths, resources: HostResources, secrets: Secrets) -> None:
+        """Confine Workers that are spawned from now on in another way. What encloses the others stays as it is.
+
+        Args:
+            mechanisms: Those of this host.
+            paths: Paths of this host.
+            resources: What names mean on this host, without links.
+            secrets: Gives the values of secrets.
+        """
+        self._mechanisms, self._checks = mechanisms.working, mechanisms.checks
+        self._reaches = ReachBuilder(paths, self._users)
+        self.resources = resources
+        self._secrets = secrets
 
     def of(self, worker_id: WorkerId | None) -> WorkerEnclosure | None:
         return None if worker_id is None else self._enclosures.get(worker_id)
@@ -88,7 +103,7 @@ class HostConfiner:
         return Sandbox(self._mechanisms[0].mechanism, reach_of(policy))
 
     def check(self, declarations: Sequence[Declaration], policy: SandboxPolicy) -> Sequence[DeclarationCheck]:
-        return judge(declarations, policy, self._resources, self.abilities)
+        return judge(declarations, policy, self.resources, self.abilities)
 
     def host_sandbox(self, policy: SandboxPolicy) -> HostSandbox:
         sandbox = self.sandbox(policy)
@@ -185,7 +200,7 @@ class HostConfiner:
         if spawn is None:
             return Grants(network=network_of(request.policy))
         try:
-            return grant(spawn.declarations, spawn.request, request.policy, self._resources, self.abilities)
+            return grant(spawn.declarations, spawn.request, request.policy, self.resources, self.abilities)
         except DeclarationRefused as refused:
             raise ConfinementRefused(str(refused)) from None
 
@@ -244,8 +259,8 @@ def _unconfined(place: Placement) -> WorkerEnclosure:
     return WorkerEnclosure(UNCONFINED, NoConfinement(), place.folder, Reach(()), Owned((), (), None), {})
 
 
-def _without_links(resources: HostResources) -> HostResources:
-    """Return the resources with the paths that their mounts have now: Workers may write beside one later."""
+def without_links(resources: HostResources) -> HostResources:
+    """Return the resources with the paths that their mounts have now: Workers may write beside one later. Blocks."""
     mounts = {name: attrs.evolve(mount, path=mount.path.resolve()) for name, mount in resources.mounts.items()}
     return attrs.evolve(resources, mounts=mounts)
 

@@ -10,6 +10,7 @@ from pathlib import Path
 import attrs
 
 from runtimed.execution.policy import Secret
+from runtimed.wire.private_files import is_private
 
 MAX_SECRET_BYTES = 64 * 2**10
 CHECK_INTERVAL_S = 1.0
@@ -93,8 +94,7 @@ def _read(path: Path, held: _Held | None, now: float) -> _Held:
     handle = os.open(path, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC)
     try:
         found = os.fstat(handle)
-        owned = found.st_uid in {os.geteuid(), 0}
-        if not stat.S_ISREG(found.st_mode) or not owned or stat.S_IMODE(found.st_mode) & 0o177:
+        if not is_private(path, found) or found.st_mode & stat.S_IXUSR:
             raise ValueError(FILE_RULE)
         version = _Version.of(found)
         if held is not None and held.version == version:

@@ -72,6 +72,10 @@ class WorkspaceManager:
         self._patches = PatchWriter(self._reader)
         self._locks: WeakValueDictionary[WorkerId, asyncio.Lock] = WeakValueDictionary()
 
+    def replace_catalog(self, catalog: Catalog) -> None:
+        """Take the folders of references from another catalog. What is prepared stays as it is."""
+        self._preparation.catalog = catalog
+
     async def prepare(self, spawn: Spawn, mapped: Mapping[str, str]) -> WorkingFolders:
         """Prepare the workspaces of a Worker, or find those of one that is restored.
 

@@ -54,7 +54,7 @@ class Preparation:
 
     def __init__(self, git: Git, catalog: Catalog, folders: Workspaces, records: Records) -> None:
         self._git = git
-        self._catalog = catalog
+        self.catalog = catalog
         self._folders = folders
         self._records = records
 
@@ -72,7 +72,7 @@ class Preparation:
         """
         refs = spawn.request.workspace_refs
         check_names(refs)
-        sources = await asyncio.to_thread(lambda: [self._catalog.find(ref.reference, mapped) for ref in refs])
+        sources = await asyncio.to_thread(lambda: [self.catalog.find(ref.reference, mapped) for ref in refs])
         record = await completed(asyncio.to_thread(self._planned, spawn.worker_id, refs, sources))
         try:
             for index, source in enumerate(sources):
@@ -94,7 +94,7 @@ class Preparation:
         """
         for index, prepared in enumerate(record.workspaces):
             if prepared.made is None:
-                source = await asyncio.to_thread(self._catalog.find, prepared.reference, mapped)
+                source = await asyncio.to_thread(self.catalog.find, prepared.reference, mapped)
                 if str(source.path) != prepared.path:
                     shown = printable(prepared.name)
                     raise WorkspaceFailed(f"workspace {shown}: its reference means another folder by now")

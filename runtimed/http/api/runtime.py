@@ -3,7 +3,7 @@
 from typing import Annotated
 
 from runtimed.core.runtime import Runtime
-from runtimed.errors import LimitTooLarge
+from runtimed.errors import LimitTooLarge, RuntimeStopped
 from runtimed.http.web.binding import Routes
 from runtimed.http.web.query import Number
 from runtimed.model.principal import Principal
@@ -11,6 +11,7 @@ from runtimed.wire import routes as paths
 from runtimed.wire.envelopes import (
     CheckResponse,
     DiagnosticsResponse,
+    DrainResponse,
     RuntimeEventsResponse,
     RuntimeResponse,
     SandboxResponse,
@@ -46,6 +47,12 @@ async def list_runtime_events(
 async def check_store(runtime: Runtime, principal: Principal) -> CheckResponse:
     """Read the whole store, and report what is damaged, missing or readable by other users. This may take a while."""
     return CheckResponse(await runtime.check(principal=principal))
+
+
+@routes.post(paths.RUNTIME_DRAIN, "drain", raises=(RuntimeStopped,))
+def drain_runtime(runtime: Runtime, principal: Principal) -> DrainResponse:
+    """Take no new Workers, inputs and restores, and end the daemon once no run is left or `drain_s` are over."""
+    return DrainResponse(runtime.drain(principal=principal))
 
 
 @routes.get(paths.RUNTIME_SANDBOX, "read")

@@ -36,10 +36,8 @@ class TlsContext:
 
     Creating one reads the files. That blocks.
 
-    Args:
-        files: Where the certificates are.
-
     Attributes:
+        files: Where the certificates are.
         current: Accepts new connections.
         warning: Why clients will not accept the certificate, such as its expiry; None if nothing is known.
 
@@ -49,15 +47,12 @@ class TlsContext:
     """
 
     def __init__(self, files: TlsFiles) -> None:
+        self.files = files
         self.current, self.warning = _load(files)
 
-    def reload(self, files: TlsFiles) -> None:
-        """Use these files for new connections. Those that are open keep their certificates. Blocks.
-
-        Raises:
-            ConfigurationError: As for a new TlsContext. The certificates from before stay in use.
-        """
-        self.current, self.warning = _load(files)
+    def replace(self, fresh: "TlsContext") -> None:
+        """Accept new connections as another one does. Those that are open keep their certificates."""
+        self.current, self.warning = fresh.current, fresh.warning
 
 
 def _load(files: TlsFiles) -> tuple[ssl.SSLContext, str | None]:

@@ -11,7 +11,7 @@ from typing import Any
 import attrs
 from aiohttp import web
 
-from runtimed.errors import Internal, RateLimited, RuntimedError
+from runtimed.errors import Internal, RateLimited, RuntimedError, Unavailable
 from runtimed.http.errors import MethodNotAllowed, Unauthorized, status_of
 from runtimed.wire.converter import encode
 from runtimed.wire.envelopes import ErrorDetail, ErrorResponse
@@ -106,7 +106,7 @@ def error_response(error: Exception) -> JsonResponse:
         headers["WWW-Authenticate"] = "Bearer"
     if isinstance(error, MethodNotAllowed):
         headers["Allow"] = ", ".join(sorted(error.allowed))
-    if isinstance(error, RateLimited):
+    if isinstance(error, RateLimited | Unavailable):
         headers["Retry-After"] = str(error.retry_after_s)
     body = ErrorResponse(ErrorDetail(error.code, error.message))
     return JsonResponse(encode(body), status_of(type(error)), headers)

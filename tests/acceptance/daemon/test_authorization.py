@@ -18,6 +18,7 @@ from tests.certificates import Authority
 
 ROUTES = [
     ("GET", "/v1/runtime"),
+    ("POST", "/v1/runtime/drain"),
     ("GET", "/v1/config-bundles"),
     ("POST", "/v1/config-bundles"),
     ("GET", f"/v1/config-bundles/b/availability?digest={'0' * 64}"),

@@ -15,7 +15,7 @@ max_requests_per_s = 0.01
 """
 
 
-def make(daemon: Daemon, name: str, tenant: str) -> str:
+def make(daemon: Daemon, name: str, tenant: str | None) -> str:
     """The secret of a new admin's token."""
     answer = daemon.call("POST", "/v1/tokens", {"name": name, "role": "admin", "tenant": tenant})
     assert answer.status == 200, answer.body

@@ -110,6 +110,21 @@ async def test_the_oldest_events_of_a_worker_are_trimmed_beyond_its_limit(
         assert runtime.worker(ref).oldest_cursor == f"wo_{runtime.retained_after(ref):016x}"
 
 
+async def test_a_limit_that_is_lowered_while_the_runtime_runs_trims_what_is_there(
+    make_store: MakeStore, backend: FakeBackend
+) -> None:
+    async with running(make_store(), backend, max_bundles=3) as runtime:
+        ref = (await runtime.create_worker()).worker_ref
+        await chatter(backend, ref, 300)
+        await until(lambda: runtime.newest_sequence(ref) == 300)
+        assert runtime.retained_after(ref) == 0
+
+        runtime.set_limits(Limits(max_events_per_worker=100, max_bundles=7))
+
+        await until(lambda: runtime.retained_after(ref) >= 200)
+        assert runtime.limits == Limits(max_events_per_worker=100, max_bundles=3)
+
+
 async def test_a_reader_that_needs_trimmed_events_gets_an_error_and_never_a_gap(
     make_store: MakeStore, backend: FakeBackend
 ) -> None:

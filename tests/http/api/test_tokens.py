@@ -146,6 +146,7 @@ def test_operators_act_and_admins_delete_and_rule() -> None:
         ("POST", "/v1/config-bundles"),
         ("DELETE", "/v1/workers/{worker_id}"),
         ("GET", "/v1/runtime/check"),
+        ("POST", "/v1/runtime/drain"),
         ("GET", TOKENS),
         ("POST", TOKENS),
         ("DELETE", f"{TOKENS}/{{name}}"),

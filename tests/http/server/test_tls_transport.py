@@ -217,7 +217,7 @@ async def test_new_connections_get_new_certificates_and_a_bad_file_changes_nothi
     tls = transport.server_tls
     assert tls is not None
     first, second = authority.issue("first"), authority.issue("second")
-    await asyncio.to_thread(tls.reload, TlsFiles(*first))
+    tls.replace(await asyncio.to_thread(TlsContext, TlsFiles(*first)))
 
     async def served_name(port: int) -> str:
         streams = await asyncio.open_connection("127.0.0.1", port, ssl=authority.client_context())
@@ -230,9 +230,9 @@ async def test_new_connections_get_new_certificates_and_a_bad_file_changes_nothi
         assert b" 200 " in await answer(earlier, get(served.port))
         assert await served_name(served.port) == "first"
         with pytest.raises(ConfigurationError, match=r"^tls_key: .*belongs to another certificate"):
-            await asyncio.to_thread(tls.reload, TlsFiles(second.cert, first.key))
+            await asyncio.to_thread(TlsContext, TlsFiles(second.cert, first.key))
         assert await served_name(served.port) == "first"
-        await asyncio.to_thread(tls.reload, TlsFiles(*second))
+        tls.replace(await asyncio.to_thread(TlsContext, TlsFiles(*second)))
         assert await served_name(served.port) == "second"
         assert b" 200 " in await answer(earlier, get(served.port))
         earlier[1].close()

@@ -22,6 +22,9 @@ from runtimed.http.web.docstrings import Docstring
 from runtimed.model.transcript import TranscriptItem
 from tests.http.conftest import TOKEN, Served
 
+LAST = "drain_runtime"
+"""The operation that has others refused from then on."""
+
 SLOW = list(HealthCheck)
 EXAMPLES = {True: 20, False: 8}
 """Requests of each kind, by whether plain ones are quick. Both servers have the same routes behind them."""
@@ -132,9 +135,12 @@ def drive(found: dict[str, Any], url: str, examples: int) -> dict[str, set[int]]
     schema = schemathesis.openapi.from_dict(found)
     schema.config.update(base_url=url)
     statuses: dict[str, set[int]] = {}
+    operations = []
     for result in schema.get_all_operations():
         assert isinstance(result, Ok), result
-        operation = result.ok()
+        operations.append(result.ok())
+    operations.sort(key=lambda operation: operation.definition.raw["operationId"] == LAST)
+    for operation in operations:
         seen = statuses.setdefault(operation.definition.raw["operationId"], set())
         for mode in (schemathesis.GenerationMode.POSITIVE, schemathesis.GenerationMode.NEGATIVE):
             exercise(operation.as_strategy(generation_mode=mode), seen, examples)

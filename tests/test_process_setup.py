@@ -9,7 +9,7 @@ import pytest
 COUNT_FAULTS = """
 import resource
 
-from runtimed.daemon import keep_freed_memory
+from runtimed.process_setup import keep_freed_memory
 
 def faults():
     before = resource.getrusage(resource.RUSAGE_SELF).ru_minflt

@@ -1,0 +1,128 @@
+"""The backend of each profile, and those of profiles that have changed since."""
+
+import asyncio
+from collections.abc import Callable, Collection, Coroutine, Iterable, Mapping
+from typing import Any
+
+import attrs
+
+from runtimed.core.ports import ExecutionBackend
+from runtimed.execution.factories import BackendFactory, WarmBackend, installed_backends
+from runtimed.execution.policy import SandboxPolicy
+from runtimed.execution.profile import BUILT_IN, Profile
+from runtimed.execution.tasks import begin
+
+Make = Callable[[BackendFactory, Profile], ExecutionBackend]
+
+
+class ProfileBackends:
+    """The backends of the profiles of a host, each made when it is first needed.
+
+    When profiles are replaced, the backends of those that have changed are retired: they spawn no more Workers, and
+    are closed once no Worker needs them.
+
+    Args:
+        profiles: Profiles by their selector; they add to the built-in ones or replace them.
+        sandbox: How the Workers of the built-in profiles are confined.
+        make: Makes a backend.
+
+    Attributes:
+        profiles: All profiles by their selector.
+        factories: The installed backends by name; empty before `find_factories`.
+    """
+
+    def __init__(self, profiles: Mapping[str, Profile], sandbox: SandboxPolicy, make: Make) -> None:
+        self.profiles: Mapping[str, Profile] = _with_built_in(profiles, sandbox)
+        self.factories: Mapping[str, BackendFactory] = {}
+        self._make = make
+        self._made: dict[str, ExecutionBackend] = {}
+        self._warm: dict[str, WarmBackend] = {}
+        self._warm_idle_s = 0.0
+        self._retired: set[ExecutionBackend] = set()
+        self._tidying: set[asyncio.Task[None]] = set()
+
+    async def find_factories(self) -> None:
+        """Find the installed backends. The first look-up reads files."""
+        self.factories = self.factories or await asyncio.to_thread(installed_backends)
+
+    def factory(self, name: str) -> BackendFactory:
+        """Return the factory of a profile's backend."""
+        return self.factories[self.profiles[name].backend]
+
+    def backend(self, name: str) -> ExecutionBackend:
+        """Return the backend of a profile."""
+        if name not in self._made:
+            self._made[name] = self._make(self.factory(name), self.profiles[name])
+        return self._made[name]
+
+    def with_sessions(self) -> list[ExecutionBackend]:
+        """Return the backends that keep something of a Worker outside of its folder."""
+        kept = {name for name, factory in self.factories.items() if factory.keeps_sessions}
+        return [self.backend(name) for name, profile in self.profiles.items() if profile.backend in kept]
+
+    async def keep_warm(self, idle_s: float) -> None:
+        """Start the programs that profiles want to be ready. They wait `idle_s` seconds for a Worker."""
+        self._warm_idle_s = idle_s
+        if any(profile.warm for profile in self.profiles.values()):
+            await self.find_factories()
+        self._begin_warm(self.profiles)
+
+    def ready(self, name: str) -> int:
+        """Return how many programs of a profile wait for a Worker."""
+        warm = self._warm.get(name)
+        return 0 if warm is None else warm.ready
+
+    def replace(
+        self, profiles: Mapping[str, Profile], sandbox: SandboxPolicy, warm_idle_s: float, *, renew_warm: bool
+    ) -> None:
+        """Take other profiles, and retire the backends of those that have changed.
+
+        Args:
+            profiles: Profiles by their selector.
+            sandbox: How the Workers of the built-in profiles are confined.
+            warm_idle_s: How long programs that are kept ready wait for a Worker, in seconds. If it differs, all of
+                them are started anew.
+            renew_warm: Start all of them anew, not only those of profiles that have changed.
+        """
+        before, self.profiles = self.profiles, _with_built_in(profiles, sandbox)
+        renew_warm = renew_warm or warm_idle_s != self._warm_idle_s
+        self._warm_idle_s = warm_idle_s
+        for name, profile in before.items():
+            if self.profiles.get(name) != profile or (renew_warm and profile.warm):
+                self._retire(name)
+        self._begin_warm(name for name in self.profiles if name not in self._warm)
+
+    def close_retired(self, used: Collection[ExecutionBackend]) -> None:
+        """Close the retired backends that no Worker uses, in the background."""
+        for backend in self._retired.difference(used) if self._retired else ():
+            self._retired.discard(backend)
+            self._tidy(backend.close())
+
+    async def close(self) -> list[BaseException | None]:
+        """Close all backends, and return the error of each."""
+        closing = (backend.close() for backend in (*self._made.values(), *self._retired))
+        return await asyncio.gather(*closing, *self._tidying, return_exceptions=True)
+
+    def _begin_warm(self, names: Iterable[str]) -> None:
+        for name in names:
+            profile = self.profiles[name]
+            if not profile.warm or profile.backend not in self.factories:
+                continue
+            if isinstance(backend := self.backend(name), WarmBackend):
+                self._warm[name] = backend
+                backend.keep_warm(self._warm_idle_s)
+
+    def _retire(self, name: str) -> None:
+        if backend := self._made.pop(name, None):
+            self._retired.add(backend)
+        if warm := self._warm.pop(name, None):
+            self._tidy(warm.end_warm())
+
+    def _tidy(self, work: Coroutine[Any, Any, None]) -> None:
+        task = begin(work)
+        self._tidying.add(task)
+        task.add_done_callback(self._tidying.discard)
+
+
+def _with_built_in(profiles: Mapping[str, Profile], sandbox: SandboxPolicy) -> dict[str, Profile]:
+    return {**{name: attrs.evolve(profile, sandbox=sandbox) for name, profile in BUILT_IN.items()}, **profiles}

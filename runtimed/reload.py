@@ -1,0 +1,106 @@
+"""Take over a changed configuration while the daemon runs."""
+
+import asyncio
+import logging
+from collections.abc import Awaitable, Callable, Iterable, Sequence
+from typing import Any
+
+import attrs
+
+from runtimed.errors import StartError
+from runtimed.settings import Settings
+
+Apply = Callable[[], None]
+"""Applies what was prepared. It cannot fail."""
+
+AT_START = frozenset({"sandbox.uids"})
+"""The entries of tables that change at the next start only."""
+
+log = logging.getLogger(__name__)
+
+
+def reads_no_configuration() -> None:
+    """Read the settings again where nothing can change them."""
+
+
+@attrs.frozen
+class Part:
+    """A part of the daemon that takes new settings while it runs.
+
+    Attributes:
+        settings: The names of these settings.
+        prepare: Checks the new settings and what they name, changes nothing, and returns what applies them. Raises
+            ConfigurationError if something is wrong.
+        rereads: Prepare at each reload, also if no setting has changed: they name files, whose content may have.
+    """
+
+    settings: frozenset[str]
+    prepare: Callable[[Settings], Awaitable[Apply]]
+    rereads: bool = False
+
+
+class Reload:
+    """Reads the settings again, and hands them to the parts of the daemon: to all, or to none if something is wrong.
+
+    Args:
+        current: The settings in use.
+        load: Reads the settings again; returns None if there is no configuration file. Blocks.
+        parts: What takes settings while the daemon runs.
+    """
+
+    def __init__(self, current: Settings, load: Callable[[], Settings | None], parts: Sequence[Part]) -> None:
+        self._current = current
+        self._load = load
+        self._parts = parts
+        self._live = frozenset[str]().union(*(part.settings for part in parts))
+
+    async def run(self) -> str:
+        """Reload once. The log says what has changed, or why nothing has.
+
+        Returns:
+            The outcome, for people.
+        """
+        try:
+            found = await asyncio.to_thread(self._load)
+            if found is None:
+                log.info("there is no configuration file: only the files that settings name are read again")
+            new = found or self._current
+            changed = {name for name in _names(Settings) if getattr(new, name) != getattr(self._current, name)}
+            due = [part for part in self._parts if part.rereads or part.settings & changed]
+            prepared = [await part.prepare(new) for part in due]
+        except (StartError, OSError) as error:
+            log.error("the configuration was not reloaded: nothing has changed", extra={"reason": error})
+            return f"the last reload failed: {error}"
+        except Exception:
+            log.exception("the configuration was not reloaded: nothing has changed")
+            return "the last reload failed; the log has the details"
+        for apply in prepared:
+            apply()
+        self._report(new, changed)
+        self._current = attrs.evolve(self._current, **{name: getattr(new, name) for name in changed & self._live})
+        return "serving"
+
+    def _report(self, new: Settings, changed: Iterable[str]) -> None:
+        entries = {
+            entry
+            for name in self._live.intersection(changed)
+            for entry in _entries(name, getattr(self._current, name), getattr(new, name))
+        }
+        log.info("configuration reloaded", extra={"changed": _listed(entries - AT_START) or "nothing"})
+        if others := set(changed) - self._live | entries & AT_START:
+            log.warning("these settings change at the next start only", extra={"settings": _listed(others)})
+
+
+def _listed(names: Iterable[str]) -> str:
+    return ", ".join(sorted(names))
+
+
+def _names(kind: Any) -> tuple[str, ...]:
+    return tuple(field.name for field in attrs.fields(kind))
+
+
+def _entries(name: str, before: Any, after: Any) -> list[str]:
+    """Return the names of what differs: the entries of a table, or the setting itself. Never a value."""
+    if not (isinstance(before, dict) and isinstance(after, dict)):
+        return [name]
+    return [f"{name}.{key}" for key in {*before, *after} if before.get(key) != after.get(key)]

@@ -1,0 +1,59 @@
+"""Settings are read again from the files that were read before, and from those that have come since."""
+
+from pathlib import Path
+
+import pytest
+
+from runtimed.errors import ConfigurationError
+from runtimed.settings import Configuration
+
+
+@pytest.fixture
+def usual(user_folders: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """The user's configuration file, which is not there yet, and no file of the system."""
+    monkeypatch.setattr("runtimed.settings.loading.SYSTEM_FILE", user_folders / "none.toml")
+    (user_folders / "config" / "runtimed").mkdir()
+    return user_folders / "config" / "runtimed" / "config.toml"
+
+
+def test_without_a_file_there_is_nothing_to_read_again(usual: Path) -> None:
+    configuration = Configuration({"max_workers": 5})
+
+    assert configuration.load().max_workers == 5
+    assert configuration.reload() is None
+
+
+def test_a_file_that_has_come_since_is_read_below_the_flags(usual: Path) -> None:
+    configuration = Configuration({"max_workers": 5})
+    configuration.load()
+    usual.write_text("max_workers = 6\nmax_bundles = 7\n")
+
+    found = configuration.reload()
+
+    assert found is not None
+    assert (found.max_workers, found.max_bundles) == (5, 7)
+
+
+def test_a_file_that_is_gone_is_an_error_and_not_the_defaults(usual: Path) -> None:
+    usual.write_text("max_workers = 6\n")
+    configuration = Configuration({})
+    configuration.load()
+    usual.unlink()
+
+    with pytest.raises(ConfigurationError, match=f"config: {usual}: not found"):
+        configuration.reload()
+
+
+def test_a_file_that_was_bad_is_read_once_it_is_right(usual: Path) -> None:
+    usual.write_text("max_workers = 6\n")
+    configuration = Configuration({})
+    configuration.load()
+    usual.write_text("max_workers = 0\n")
+    with pytest.raises(ConfigurationError, match="max_workers"):
+        configuration.reload()
+    usual.write_text("max_workers = 8\n")
+
+    found = configuration.reload()
+
+    assert found is not None
+    assert found.max_workers == 8

@@ -1,0 +1,113 @@
+"""A reload changes all parts of the daemon, or none."""
+
+import logging
+from collections.abc import Callable, Iterator
+from functools import partial
+
+import attrs
+import pytest
+
+from runtimed.errors import ConfigurationError
+from runtimed.reload import Apply, Part, Reload, reads_no_configuration
+from runtimed.settings import Settings
+
+BEFORE = Settings(max_workers=1, display_name="before")
+AFTER = attrs.evolve(BEFORE, max_workers=2, max_bundles=5, display_name="after")
+
+
+class Applied:
+    """Parts that note what they have applied."""
+
+    def __init__(self) -> None:
+        self.found: list[str] = []
+
+    def part(self, name: str, *settings: str, rereads: bool = False) -> Part:
+        return Part(frozenset(settings), partial(self._prepare, name), rereads)
+
+    async def _prepare(self, name: str, new: Settings) -> Apply:
+        return lambda: self.found.append(f"{name} {new.max_workers}")
+
+
+@pytest.fixture
+def applied() -> Applied:
+    return Applied()
+
+
+def failing(error: Exception) -> Part:
+    async def prepare(_new: Settings) -> Apply:
+        raise error
+
+    return Part(frozenset({"max_bundles"}), prepare)
+
+
+async def test_only_parts_with_a_changed_setting_and_those_that_read_files_are_asked(
+    applied: Applied, caplog: pytest.LogCaptureFixture
+) -> None:
+    caplog.set_level(logging.INFO)
+    parts = (
+        applied.part("workers", "max_workers"),
+        applied.part("bundles", "log_level"),
+        applied.part("files", rereads=True),
+    )
+    reload = Reload(BEFORE, lambda: AFTER, parts)
+
+    assert await reload.run() == "serving"
+    assert await reload.run() == "serving"
+
+    assert applied.found == ["workers 2", "files 2", "files 2"]
+    told = [(record.message, vars(record).get("changed") or vars(record)["settings"]) for record in caplog.records]
+    only_at_start = ("these settings change at the next start only", "display_name, max_bundles")
+    assert told == [
+        ("configuration reloaded", "max_workers"),
+        only_at_start,
+        ("configuration reloaded", "nothing"),
+        only_at_start,
+    ]
+
+
+@pytest.mark.parametrize("error", [ConfigurationError("max_bundles: too many"), OSError("disk"), KeyError("a bug")])
+async def test_a_part_that_refuses_keeps_the_others_from_changing(applied: Applied, error: Exception) -> None:
+    parts = (applied.part("first", "max_workers"), failing(error), applied.part("last", "max_workers"))
+    reload = Reload(BEFORE, lambda: AFTER, parts)
+
+    assert (await reload.run()).startswith("the last reload failed")
+
+    assert applied.found == []
+
+
+async def test_a_reload_that_failed_is_made_up_for_by_the_next_one(applied: Applied) -> None:
+    loads: Iterator[Callable[[], Settings]] = iter([_refused, lambda: AFTER])
+
+    def load() -> Settings:
+        return next(loads)()
+
+    reload = Reload(BEFORE, load, (applied.part("workers", "max_workers"),))
+
+    assert await reload.run() == "the last reload failed: config: not found"
+    assert await reload.run() == "serving"
+
+    assert applied.found == ["workers 2"]
+
+
+async def test_the_users_of_workers_stay_as_they_are(applied: Applied, caplog: pytest.LogCaptureFixture) -> None:
+    caplog.set_level(logging.INFO)
+    new = attrs.evolve(BEFORE, sandbox={"uids": "200000-200009", "network": "none"})
+
+    await Reload(BEFORE, lambda: new, (applied.part("workers", "sandbox"),)).run()
+
+    assert [vars(record).get("changed") or vars(record)["settings"] for record in caplog.records] == [
+        "sandbox.network",
+        "sandbox.uids",
+    ]
+
+
+async def test_files_that_settings_name_are_read_without_a_configuration_too(applied: Applied) -> None:
+    reload = Reload(BEFORE, reads_no_configuration, (applied.part("files", rereads=True),))
+
+    assert await reload.run() == "serving"
+
+    assert applied.found == ["files 1"]
+
+
+def _refused() -> Settings:
+    raise ConfigurationError("config: not found")
