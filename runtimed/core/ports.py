@@ -9,6 +9,7 @@ from typing import Protocol
 
 import attrs
 
+from runtimed.core.histogram import CommitHistograms
 from runtimed.core.paging import PageSize
 from runtimed.core.state.activity import MAX_OPEN_TEXT
 from runtimed.core.state.backend_answer import BackendAnswer
@@ -23,7 +24,7 @@ from runtimed.model.permission import Question, Ruling
 from runtimed.model.profile import HostSandbox, ProfileSummary
 from runtimed.model.runtime import RuntimeBackend, RuntimeEvent, StoreCheck, StoreKind
 from runtimed.model.value import value
-from runtimed.model.worker import CreateWorkerRequest
+from runtimed.model.worker import CreateWorkerRequest, ProfileSelector
 from runtimed.model.workspace import Workspace, WorkspaceDiff
 
 
@@ -42,10 +43,12 @@ class Store(Protocol):
     Attributes:
         backend: The name of the backend in the summary of the Runtime.
         kind: The kind of store in the summary of the Runtime.
+        commit_histograms: How long commits took, and how many Changes were committed together.
     """
 
     backend: RuntimeBackend
     kind: StoreKind
+    commit_histograms: CommitHistograms
 
     @property
     def event_bytes(self) -> int:
@@ -57,6 +60,18 @@ class Store(Protocol):
 
         If several Changes were written at once, it is the share of one. Waiting for the disk does not count.
         """
+
+    @property
+    def is_full(self) -> bool:
+        """Whether the disk has no space for commits, as far as is known. Costs no access to the disk."""
+
+    @property
+    def size_bytes(self) -> int:
+        """The bytes that the store has on the disk, as of the newest finished commit; 0 for one in memory."""
+
+    @property
+    def free_bytes(self) -> int | None:
+        """The bytes that the disk has left, as of a moment ago. None for a store in memory."""
 
     async def open(self, runtime_id: RuntimeId | None) -> StoredState:
         """Open the store, and load everything but transcripts and events.
@@ -296,6 +311,9 @@ class ProfileSource(Protocol):
 
     async def profiles(self) -> Sequence[ProfileSummary]:
         """Return the profiles by selector, each with whether a Worker can be started with it now."""
+
+    def name_of(self, selector: ProfileSelector) -> str | None:
+        """Return the selector of the configured profile that a request selects, or None if there is none."""
 
     async def check_bundle(self, bundle: ConfigBundle) -> Sequence[ProfileCheck]:
         """Return what this host would do with the Workers of each profile that a bundle offers."""

@@ -29,6 +29,7 @@ from runtimed.core.services.queries import Queries
 from runtimed.core.services.queue_dispatcher import DispatchFactory, PendingDispatches, QueueDispatcher
 from runtimed.core.services.quotas import Quotas
 from runtimed.core.services.retention import Retention
+from runtimed.core.services.statistics import Statistics
 from runtimed.core.services.tokens import TokenListener, Tokens
 from runtimed.core.services.transcript_cache import TranscriptCache
 from runtimed.core.state import decisions
@@ -78,6 +79,7 @@ class _Parts:
     deletion: Deletion
     inputs: Inputs
     queries: Queries
+    statistics: Statistics
     creations: Creations
     idempotency: Idempotency
     tokens: Tokens
@@ -229,6 +231,7 @@ class Runtime:
             ),
             inputs=inputs,
             queries=queries,
+            statistics=Statistics(store, registry, lifecycle, self._profiles),
             creations=Creations(state.runtime_id, lifecycle, inputs, bundles, registry, queries, idempotency),
             idempotency=idempotency,
             tokens=Tokens(sequencer, self._clock, admission, state.tokens, limits.max_tokens),
@@ -381,6 +384,29 @@ class Runtime:
     def poisoned(self) -> asyncio.Future[BaseException]:
         """Resolves to the cause once a write has failed permanently. Nothing is accepted from then on."""
         return self._started.sequencer.poisoned
+
+    @property
+    def statistics(self) -> Statistics:
+        """The figures that operators watch. Raises RuntimeStopped before `start`."""
+        return self._started.statistics
+
+    @property
+    def failure(self) -> str | None:
+        """Why the Runtime will never work again, or None."""
+        is_poisoned = self._parts is not None and self.poisoned.done()
+        return "store_failed: a write has failed, and the daemon must be restarted" if is_poisoned else None
+
+    def readiness(self) -> str | None:
+        """Return why the Runtime cannot take work now, as `word: explanation`, or None if it can."""
+        if self._parts is None:
+            return "starting: the store is not open yet"
+        if self.failure is not None:
+            return self.failure
+        if self._parts.admission.is_closed:
+            return "closing: the Runtime takes no more work"
+        if self._store.is_full:
+            return "store_full: the disk is full; free some space"
+        return None
 
     def subscribe(self, subscriber: EventSubscriber) -> None:
         """Publish every event to the subscriber from now on."""

@@ -148,6 +148,11 @@ class ProfileRegistry:
         found = await asyncio.to_thread(self._summarize, profiles)
         return [attrs.evolve(one, warm=self._warm(one.selector, profiles[one.selector])) for one in found]
 
+    def name_of(self, selector: ProfileSelector) -> str | None:
+        """Return the selector of the configured profile that a request selects, or None if there is none."""
+        name = self._name_of(selector)
+        return name if name in self._profiles else None
+
     async def check_bundle(self, bundle: ConfigBundle) -> Sequence[ProfileCheck]:
         """Return what this host would do with the Workers of each profile that a bundle offers."""
         await self._backends.find_factories()

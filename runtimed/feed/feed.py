@@ -61,8 +61,18 @@ class Feed:
         self._paging = asyncio.Semaphore(PAGES_AT_ONCE)
         self._logs: dict[WorkerId | None, list[EventLog]] = {}
         self._tenant_logs: dict[str | None, list[EventLog]] = {}
+        self._observers: set[Observer] = set()
         self._closed = False
         runtime.subscribe(self)
+
+    @property
+    def observer_count(self) -> int:
+        """How many observers there are."""
+        return len(self._observers)
+
+    def max_lag(self) -> int:
+        """Return by how much the slowest observer is behind, in sequences."""
+        return max((observer.lag for observer in self._observers), default=0)
 
     def publish(self, worker_id: WorkerId, events: Sequence[EncodedEvent]) -> None:
         for log in (*self._logs.get(worker_id, ()), *self._logs.get(None, ())):
@@ -139,9 +149,11 @@ class Feed:
         view = view.narrowed(principal)
         with self._log(view, cursor, principal) as (log, sequence):
             observer = Observer(log, sequence, view.selection, transport, drain, ended, self._unread)
+            self._observers.add(observer)
             try:
                 yield observer
             finally:
+                self._observers.discard(observer)
                 await observer.close()
 
     async def page(

@@ -105,6 +105,11 @@ class Observer:
             self.write(data)
 
     @property
+    def lag(self) -> int:
+        """By how much its sequence is behind the newest event of the log."""
+        return max(0, self._log.newest - self.sequence)
+
+    @property
     def is_full(self) -> bool:
         """Whether the transport holds more than MAX_UNSENT unsent bytes."""
         return self.transport.get_write_buffer_size() > MAX_UNSENT

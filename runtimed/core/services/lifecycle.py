@@ -4,6 +4,7 @@ import asyncio
 import contextlib
 import itertools
 import logging
+from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from functools import partial
 from typing import Literal
@@ -26,7 +27,7 @@ from runtimed.core.state.activity import Activity
 from runtimed.core.state.change import Change, IdempotencyRecord, NumberedDiagnostic, Worker
 from runtimed.errors import InvalidRequest, RuntimedError, StoreFull, WorkerExecutionRejected
 from runtimed.model.bundle import ConfigBundle, Declaration
-from runtimed.model.execution import LIMITS_MET, LossReason, Operation
+from runtimed.model.execution import LIMITS_MET, LossReason, Operation, Outcome
 from runtimed.model.idempotency import IdempotencyKey
 from runtimed.model.identity import MAX_WORKER_NUMBER, RuntimeId, WorkerId, WorkerRef, worker_id
 from runtimed.model.interaction import LifecycleAck
@@ -43,6 +44,10 @@ class Lifecycle:
     """Creates, restores, interrupts and ends Workers. A call that has begun is finished if its caller is cancelled.
 
     Ending a Worker cancels its spawn and waits for its creation and restore, so that whatever was spawned is ended.
+
+    Attributes:
+        spawns: How often the backend was asked to run a Worker, by its answer.
+        losses: How many programs of Workers were lost, by reason.
     """
 
     def __init__(
@@ -61,6 +66,8 @@ class Lifecycle:
         newest: int,
     ) -> None:
         """Make the service; `newest` is the highest Worker number that was given out so far."""
+        self.spawns: Counter[Outcome] = Counter()
+        self.losses: Counter[LossReason] = Counter()
         self._runtime_id = runtime_id
         self._store = store
         self._backend = backend
@@ -165,15 +172,20 @@ class Lifecycle:
             answer = await self._backend.spawn(spawn, sink)
         finally:
             self._spawning.remove(spawn.worker_id)
+        self.spawns[answer.outcome] += 1
         if answer.outcome == "accepted":
             mailbox.restart, mailbox.attachments = answer.restart, answer.attachments
             mailbox.sandbox = answer.sandbox
             self._restarts.note_start(spawn.worker_id)
         await sink.attach(answer)
         if sink.lost is not None:  # before the restart policy was known
-            self._on_loss(mailbox, sink.lost)
+            self._restart_after(mailbox, sink.lost)
 
     def _on_loss(self, mailbox: Mailbox, reason: LossReason) -> None:
+        self.losses[reason] += 1
+        self._restart_after(mailbox, reason)
+
+    def _restart_after(self, mailbox: Mailbox, reason: LossReason) -> None:
         """Plan a restart if the Worker's policy says so or inputs are queued."""
         always = mailbox.restart == "always" and reason not in LIMITS_MET
         if always or (mailbox.restart != "never" and mailbox.worker.queued):

@@ -6,7 +6,7 @@ import attrs
 
 from runtimed.core.state.change import Entry, StateAt, Worker
 from runtimed.model.event import EventEnvelope, Greeting, Snapshot
-from runtimed.model.execution import Execution
+from runtimed.model.execution import Execution, RunState
 from runtimed.model.identity import RuntimeId, WorkerRef, cursor_of
 from runtimed.model.interaction import LifecycleAck
 from runtimed.model.profile import Sandbox
@@ -125,14 +125,18 @@ def greeting(worker: Worker) -> Greeting:
     )
 
 
-def _execution(worker: Worker, sandbox: Sandbox | None) -> Execution:
-    """Show a Worker between two runs as busy if an input is queued: a new input would not run next."""
+def run_state(worker: Worker) -> RunState:
+    """Return the run state that clients see. Between two runs it is busy if an input is queued, which runs next."""
     execution = worker.execution
-    is_between = worker.queued and execution.run_state == "idle"
-    shown = sandbox if execution.backend == "connected" else None
-    if not is_between and shown is None:
+    return "busy" if worker.queued and execution.run_state == "idle" else execution.run_state
+
+
+def _execution(worker: Worker, sandbox: Sandbox | None) -> Execution:
+    execution = worker.execution
+    state, shown = run_state(worker), sandbox if execution.backend == "connected" else None
+    if state == execution.run_state and shown is None:
         return execution
-    return attrs.evolve(execution, run_state="busy" if is_between else execution.run_state, sandbox=shown)
+    return attrs.evolve(execution, run_state=state, sandbox=shown)
 
 
 def _scope(worker: Worker) -> str:

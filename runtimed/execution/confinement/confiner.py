@@ -97,6 +97,11 @@ class HostConfiner:
         best = self._mechanisms[0]
         return Abilities(best.mechanism, best.has_own_files, best.limits_network, landlock.unusable() is None)
 
+    @property
+    def gateway_requests(self) -> Mapping[tuple[str, int], int]:
+        """How many requests gateways have answered, by the name of the gateway and the status of the response."""
+        return self._network.gateway_requests
+
     def sandbox(self, policy: SandboxPolicy) -> Sandbox:
         if policy.mode == "off" or not self._mechanisms:
             return UNCONFINED

@@ -43,6 +43,10 @@ class Gateway(Service, Protocol):
 class Gateways(Protocol):
     """Makes the gateways of Workers."""
 
+    @property
+    def requests(self) -> Mapping[tuple[str, int], int]:
+        """How many requests were answered, by the name of the gateway and the status of the response."""
+
     def new(self, names: Sequence[str]) -> Mapping[str, Gateway]:
         """Return gateways for one Worker, by their names. Names that are not configured have none."""
 
@@ -60,6 +64,10 @@ class Gateways(Protocol):
 
 class NoGateways:
     """The Gateways of a host without any."""
+
+    @property
+    def requests(self) -> Mapping[tuple[str, int], int]:
+        return {}
 
     def new(self, names: Sequence[str]) -> Mapping[str, Gateway]:
         return {}
@@ -218,6 +226,11 @@ class Network:
         self._shared = SharedLimits()
         self._listeners = NamespaceListeners()
         self._is_closed = False
+
+    @property
+    def gateway_requests(self) -> Mapping[tuple[str, int], int]:
+        """How many requests gateways have answered, by the name of the gateway and the status of the response."""
+        return self._gateways.requests
 
     def ways_out(self, wanted: Wanted) -> WaysOut | None:
         """Return the ways out of a Worker, or None if it needs none."""

@@ -1,6 +1,7 @@
 """The store that forgets with the process."""
 
 import asyncio
+import time
 from bisect import bisect_right
 from collections import defaultdict
 from collections.abc import Collection, Sequence
@@ -10,6 +11,7 @@ from typing import Any, NoReturn, TypeVar
 
 import attrs
 
+from runtimed.core.histogram import CommitHistograms
 from runtimed.core.paging import PageSize
 from runtimed.core.state.change import Change, EncodedEvent, Entry, Forgotten, StateAt, StoredState, TrimRange, Worker
 from runtimed.errors import BackupUnavailable, RuntimeStopped, SerializeFailed, StoreForeign
@@ -48,6 +50,7 @@ class MemoryStore:
     kind: StoreKind = "memory"
 
     def __init__(self) -> None:
+        self.commit_histograms = CommitHistograms()
         self._runtime_id: RuntimeId | None = None
         self._open = False
         self._loop: asyncio.AbstractEventLoop | None = None
@@ -64,6 +67,18 @@ class MemoryStore:
     @property
     def commit_cost_s(self) -> float:
         return 0.0
+
+    @property
+    def is_full(self) -> bool:
+        return False
+
+    @property
+    def size_bytes(self) -> int:
+        return 0
+
+    @property
+    def free_bytes(self) -> int | None:
+        return None
 
     async def open(self, runtime_id: RuntimeId | None) -> StoredState:
         if self._runtime_id is None:
@@ -89,6 +104,7 @@ class MemoryStore:
         )
 
     def commit(self, change: Change) -> asyncio.Future[Sequence[EncodedEvent]]:
+        began = time.perf_counter()
         try:
             events, rows = encode_events(change.events), self._rows_of(change)
             self._check_text(change)
@@ -100,6 +116,7 @@ class MemoryStore:
             self._keep_rows(rows)
             self._take_out(change)
             future.set_result(events)
+            self.commit_histograms.observe(time.perf_counter() - began, 1)
         else:
             future.set_exception(RuntimeStopped())
         return future

@@ -9,8 +9,11 @@ from runtimed.store.data_dir import BALLAST, open_private
 
 BALLAST_BYTES = 1024 * 1024
 
+MIN_ROOM_BYTES = 64 * 1024
+"""A disk with less space left is full: a commit needs a few pages of the write-ahead log."""
+
 RETRY_S = 1.0
-"""How often an idle store tries to restore a ballast that is in use."""
+"""How often an idle store looks for space, and tries to restore a ballast that is in use."""
 
 log = logging.getLogger(__name__)
 
@@ -81,6 +84,15 @@ class Ballast:
         except OSError:
             return 0
         return found.f_bavail * found.f_frsize
+
+    def free_bytes(self) -> int | None:
+        """Return the bytes that commits can have, which for root includes its reserve. None if nobody knows."""
+        try:
+            found = os.statvfs(self._path.parent)
+        except OSError:
+            return None
+        blocks = found.f_bavail if os.geteuid() else found.f_bfree
+        return blocks * found.f_frsize
 
     def _fill(self) -> None:
         handle = os.open(self._path, os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW | os.O_CLOEXEC, 0o600)

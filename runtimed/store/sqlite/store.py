@@ -12,6 +12,7 @@ import apsw
 import attrs
 
 from runtimed.core.clock import SteadyClock
+from runtimed.core.histogram import CommitHistograms
 from runtimed.core.paging import PageSize
 from runtimed.core.ports import Clock
 from runtimed.core.state.change import Change, EncodedEvent, Entry, StateAt, StoredState, TrimRange
@@ -62,6 +63,7 @@ class SqliteStore:
 
     def __init__(self, path: Path, sync: Sync = "full", clock: Clock | None = None, *, create: bool = True) -> None:
         self.data_dir = DataDir(path, create=create)
+        self.commit_histograms = CommitHistograms()
         self._sync = sync
         self._clock = clock or SteadyClock()
         self._parts = contextlib.ExitStack()
@@ -77,6 +79,18 @@ class SqliteStore:
     @property
     def commit_cost_s(self) -> float:
         return self._writer.commit_cost_s if self._writer else 0.0
+
+    @property
+    def is_full(self) -> bool:
+        return self._writer is not None and self._writer.is_full
+
+    @property
+    def size_bytes(self) -> int:
+        return self._writer.size_bytes if self._writer else 0
+
+    @property
+    def free_bytes(self) -> int | None:
+        return self._writer.free_bytes if self._writer else None
 
     async def open(self, runtime_id: RuntimeId | None) -> StoredState:
         return await asyncio.to_thread(self._open, runtime_id, asyncio.get_running_loop())
@@ -222,7 +236,7 @@ class SqliteStore:
             apply_sync(connection, self._sync)
             note_program(connection)
             requests = {number_of(worker.worker_id): worker.request for worker in state.workers}
-            writer = Writer(connection, loop, numbers, requests, ballast)
+            writer = Writer(connection, loop, numbers, requests, ballast, self.commit_histograms)
             self._writer = parts.enter_context(contextlib.closing(writer))
             self._readers = parts.enter_context(contextlib.closing(Readers(database)))
             self._parts = parts.pop_all()

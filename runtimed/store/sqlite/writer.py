@@ -11,10 +11,11 @@ from queue import Empty, SimpleQueue
 import apsw
 import attrs
 
+from runtimed.core.histogram import CommitHistograms
 from runtimed.core.state.change import EncodedEvent
 from runtimed.errors import StoreError, StoreFull, StoreIo, StoreMissing
 from runtimed.store.encoding import EncodedChange, Requests
-from runtimed.store.sqlite.ballast import BALLAST_BYTES, RETRY_S, Ballast
+from runtimed.store.sqlite.ballast import BALLAST_BYTES, MIN_ROOM_BYTES, RETRY_S, Ballast
 from runtimed.store.sqlite.connection import FULL, lacks_room
 from runtimed.store.sqlite.transaction import write
 
@@ -51,11 +52,15 @@ class Writer:
         numbers: The counters in `meta` and the size of the events, as loaded.
         requests: The stored requests by Worker number.
         ballast: The space that is reserved for a full disk.
+        commits: Where batches are counted.
 
     Attributes:
         event_bytes: The size of the payloads of all events, as of the newest acknowledged change.
         requests: The requests of acknowledged changes, by Worker number.
         commit_cost_s: The processor time of this thread for one change of the newest acknowledged batch.
+        is_full: Whether the disk has no space for changes, as of the newest batch or the last look.
+        free_bytes: The bytes that the disk has left, as of the last look. None if nobody knows.
+        size_bytes: The bytes of the database and its write-ahead log, as of the newest batch.
     """
 
     def __init__(
@@ -65,15 +70,21 @@ class Writer:
         numbers: Mapping[str, int],
         requests: Requests,
         ballast: Ballast,
+        commits: CommitHistograms,
     ) -> None:
         self.event_bytes = numbers["event_bytes"]
         self.commit_cost_s = 0.0
+        self.free_bytes = ballast.free_bytes()
+        self.is_full = ballast.in_use or self._is_crowded
+        self.size_bytes = 0
         self.requests = dict(requests)
         self._is_log_pinned = False
         self._connection = connection
         self._loop = loop
         self._numbers = dict(numbers)
         self._ballast = ballast
+        self._commits = commits
+        self._looked_at = time.monotonic()
         self._queue: SimpleQueue[Job | None] = SimpleQueue()
         self._failure: StoreError | None = None
         self._full = False
@@ -104,12 +115,15 @@ class Writer:
 
     def _run(self) -> None:
         while batch := self._next_batch():
-            began = time.thread_time()
+            began, began_at = time.thread_time(), time.monotonic()
             outcomes = self._write(batch)
-            cost_s = (time.thread_time() - began) / len(batch)
+            ended_at, cost_s = time.monotonic(), (time.thread_time() - began) / len(batch)
+            self._commits.observe(ended_at - began_at, len(batch))
             self._loop.call_soon_threadsafe(self._report, outcomes, self._numbers["event_bytes"], cost_s)
             if self._failure is None and self._log_pages >= CHECKPOINT_PAGES:
                 self._tidy()
+            if ended_at - self._looked_at >= RETRY_S:
+                self._look_for_room()
 
     def _tidy(self) -> None:
         """Checkpoint the log."""
@@ -135,13 +149,24 @@ class Writer:
         return batch
 
     def _next_job(self) -> Job | None:
-        """Return the next change. While the ballast is in use, try to restore it every RETRY_S seconds."""
-        while self._ballast.in_use:
+        """Return the next change. Until there is one, look every RETRY_S seconds whether the disk has space."""
+        while True:
             try:
                 return self._queue.get(timeout=RETRY_S)
             except Empty:
-                self._ballast.take_back()
-        return self._queue.get()
+                self._look_for_room()
+
+    def _look_for_room(self) -> None:
+        """Restore the ballast if it is in use, and note how much space the disk has."""
+        self._looked_at = time.monotonic()
+        if self._ballast.in_use:
+            self._ballast.take_back()
+        self.free_bytes = self._ballast.free_bytes()
+        self.is_full = self._ballast.in_use or self._is_crowded
+
+    @property
+    def _is_crowded(self) -> bool:
+        return self.free_bytes is not None and self.free_bytes < MIN_ROOM_BYTES
 
     def _write(self, batch: Sequence[Job]) -> list[tuple[Job, StoreError | None]]:
         if self._ballast.in_use:
@@ -157,7 +182,8 @@ class Writer:
         return outcomes
 
     def _note_room(self, *, full: bool) -> None:
-        """Log when the disk becomes full, and when it has space again."""
+        """Note whether the disk is full. Log when it becomes full, and when it has space again."""
+        self.is_full = full or self._is_crowded
         if full != self._full:
             self._full = full
             log.warning("disk full: refusing requests that write" if full else "disk space is available again")
@@ -204,7 +230,10 @@ class Writer:
             raise StoreMissing("the store's files are gone")
 
     def _present_inodes(self) -> list[int]:
-        return [file.stat().st_ino for file in self._files]
+        """Return the inodes of the files, and note their size."""
+        found = [file.stat() for file in self._files]
+        self.size_bytes = sum([status.st_size for status in found])
+        return [status.st_ino for status in found]
 
     def _empty_log(self) -> None:
         """Copy the log into the database and truncate it, unless the disk has no space for the database to grow."""

@@ -6,7 +6,7 @@ import stat
 import subprocess
 import sys
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import attrs
@@ -14,7 +14,7 @@ import pytest
 
 from runtimed.core.state.change import Change
 from runtimed.errors import StoreFull, StoreMissing, StoreUnsupported
-from runtimed.store.sqlite.ballast import BALLAST_BYTES
+from runtimed.store.sqlite.ballast import BALLAST_BYTES, MIN_ROOM_BYTES
 from tests.store.conftest import Driven, Inputs, NewStore
 
 DEADLINE_S = 10
@@ -117,6 +117,34 @@ def test_the_room_is_kept_aside_again_though_nothing_is_written(
     filler.unlink()
     deadline = time.monotonic() + DEADLINE_S
     while (disk / "store" / "ballast").stat().st_blocks * 512 < BALLAST_BYTES:
+        assert time.monotonic() < deadline
+        time.sleep(0.01)
+
+
+def test_a_full_disk_shows_though_nothing_is_written_and_so_does_new_space(disk: Path, new_store: NewStore) -> None:
+    store = new_store(disk / "store")
+    store.open()
+    assert not store.store.is_full
+
+    for _ in range(2):
+        filler = fill(disk)
+        until(lambda: store.store.is_full)
+        filler.unlink()
+        until(lambda: not store.store.is_full)
+
+
+def test_a_refused_commit_shows_a_full_disk_at_once(disk: Path, new_store: NewStore, said: Inputs) -> None:
+    store = new_store(disk / "store")
+    store.open()
+    fill(disk, left=2 * MIN_ROOM_BYTES)
+    until_full(store, said)
+
+    assert store.store.is_full
+
+
+def until(holds: Callable[[], bool]) -> None:
+    deadline = time.monotonic() + DEADLINE_S
+    while not holds():
         assert time.monotonic() < deadline
         time.sleep(0.01)
 
