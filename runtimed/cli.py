@@ -45,6 +45,9 @@ def _command() -> Any:
         multiple=True,
         help="The address: HOST:PORT, :PORT or unix:PATH; repeatable. [127.0.0.1:38800]",
     )
+    @click.option(
+        "--listen-metrics", metavar="ADDR", help="Serve metrics and probes here too, without a token. [nowhere]"
+    )
     @click.option("--store", metavar="STORE", help="The store: memory, or fs:PATH for a durable one. [memory]")
     @click.option("--runtime-id", metavar="ID", help="The id of the Runtime. [generated, then kept in the store]")
     @click.option("--display-name", metavar="NAME", help="A name for people.")
@@ -214,7 +217,7 @@ def _serve_private(flags: Mapping[str, Any], config: str | None, announce: Calla
     try:
         loaded = settings.load(flags, config)
         roots = (str(Path.cwd()), *loaded.workspace_roots)
-        return _serve(attrs.evolve(loaded, workspace_roots=roots), announce, config)
+        return _serve(attrs.evolve(loaded, workspace_roots=roots, listen_metrics=""), announce, config)
     except ConfigurationError as error:
         return fail(error, USAGE)
     except StartError as error:

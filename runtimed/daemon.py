@@ -36,6 +36,7 @@ from runtimed.http.app import Api
 from runtimed.http.server.http_server import HttpServer
 from runtimed.http.server.listeners import Address, Listeners, passed_by_systemd
 from runtimed.http.server.tls_context import TlsContext
+from runtimed.metrics_listener import MAX_METRICS_CONNECTIONS, serving_metrics
 from runtimed.notify import ServiceManager
 from runtimed.process_setup import (
     hide_memory,
@@ -123,7 +124,8 @@ async def run(
     keep_freed_memory()
     addresses = [Address.parse(text) for text in settings.listen]
     tls = await asyncio.to_thread(_tls, settings, addresses, passed)
-    connections = settings.max_connections * len(passed or addresses)
+    scrapes = MAX_METRICS_CONNECTIONS if settings.listen_metrics else 0
+    connections = settings.max_connections * len(passed or addresses) + scrapes
     max_descriptors = raise_descriptor_limit(connections)
     signals, manager = Signals(), ServiceManager.of(os.environ)
     with signals.handled(), find_store(settings.store).open() as opened:
@@ -159,7 +161,7 @@ async def run(
             listening = partial(Listeners.open, has_tls=tls is not None, insecure=settings.insecure_listen)
             async with _audit_log(settings) as audit_log:
                 with contextlib.closing(await asyncio.to_thread(listening, addresses, passed)) as listeners:
-                    async with _serving(settings, runtime, token, tls, listeners, audit_log) as api:
+                    async with _serving(settings, runtime, token, tls, listeners, audit_log, confiner) as api:
                         kind = settings.store.partition(":")[0]
                         bound = listeners.bound_urls[0]
                         announce(f"runtimed: listening on {bound} runtime={runtime.runtime_id} store={kind}")
@@ -187,6 +189,7 @@ async def _serving(
     tls: TlsContext | None,
     listeners: Listeners,
     audit_log: AuditLog,
+    confiner: HostConfiner,
 ) -> AsyncIterator[Api]:
     api = Api(
         runtime,
@@ -197,6 +200,7 @@ async def _serving(
         max_unread_bytes=settings.max_unread_bytes,
         heartbeat_s=settings.heartbeat_s,
         audit_log=audit_log,
+        gateway_requests=lambda: confiner.gateway_requests,
     )
     server = HttpServer(
         api,
@@ -207,17 +211,18 @@ async def _serving(
         quick_requests=settings.http_quick_path,
         tls=tls,
     )
-    try:
-        await server.start(listeners.sockets)
-        with contextlib.ExitStack() as parts:
-            certificate = settings.tls_files.cert if settings.tls_files else None
-            await asyncio.to_thread(parts.enter_context, _endpoint(runtime, token, listeners, certificate))
-            for url in listeners.bound_urls:
-                log.info("listening", extra={"url": url})
-            yield api
-            log.info("shutting down")
-    finally:
-        await server.close()
+    async with serving_metrics(settings, api):
+        try:
+            await server.start(listeners.sockets)
+            with contextlib.ExitStack() as parts:
+                certificate = settings.tls_files.cert if settings.tls_files else None
+                await asyncio.to_thread(parts.enter_context, _endpoint(runtime, token, listeners, certificate))
+                for url in listeners.bound_urls:
+                    log.info("listening", extra={"url": url})
+                yield api
+                log.info("shutting down")
+        finally:
+            await server.close()
 
 
 async def _until_drained(runtime: Runtime, signals: Signals, manager: ServiceManager, reload: Reload) -> None:
@@ -325,7 +330,8 @@ def _find_host(settings: Settings, opened: OpenedStore, config: str | None) -> _
     policies = (settings.sandbox_policy(), *(profile.sandbox for profile in settings.profile_table().values()))
     uid = settings.worker_uids().start if os.geteuid() == 0 else None
     files = [file for file in (settings.token_file, settings.tls_key) if file]
-    sockets = [address.path for address in map(Address.parse, settings.listen) if address.path]
+    addresses = [*map(Address.parse, settings.listen), settings.metrics_address()]
+    sockets = [address.path for address in addresses if address is not None and address.path]
     configured = [*configuration_files(config), *configuration_folders()]
     named = [*configured, *settings.secret_files, *settings.audit_files, *map(Path, files), *map(Path, sockets)]
     paths = HostPaths(tuple(path.resolve() for path in (opened.data_dir.path, endpoint.folder(), *named)))

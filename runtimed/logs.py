@@ -12,6 +12,8 @@ import time
 from collections.abc import Mapping
 from typing import Any
 
+from runtimed.wire.request_id import current_request_id
+
 ESCAPES = {code: f"\\x{code:02x}" for code in (*range(32), *range(127, 160))} | {10: "\\n", 13: "\\r", 9: "\\t"}
 ESCAPES |= {0x2028: "\\u2028", 0x2029: "\\u2029"}
 
@@ -32,10 +34,19 @@ def configure(log_format: str, level: str) -> None:
     as_text = log_format == "text" or (log_format == "auto" and sys.stderr.isatty())
     handler = logging.StreamHandler(sys.stderr)
     handler.setFormatter(TextFormatter() if as_text else JsonFormatter())
+    handler.addFilter(add_request_id)
     root = logging.getLogger()
     root.handlers[:] = [handler]
     root.setLevel(level.upper())
     logging.getLogger("asyncio").setLevel(max(logging.INFO, root.level))
+
+
+def add_request_id(record: logging.LogRecord) -> bool:
+    """Add the field `request_id` to a record that is written while a request is served. Returns True: it is kept."""
+    request_id = current_request_id()
+    if request_id is not None:
+        record.__dict__.setdefault("request_id", request_id)
+    return True
 
 
 class TextFormatter(logging.Formatter):

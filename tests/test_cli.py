@@ -318,6 +318,12 @@ def broken(run: Run, tmp_path: Path) -> RunBroken:
         (("--config", "{}/folder"), 2, "config: {}/folder: Is a directory"),
         (("--listen", "unix:{}/none/socket"), 1, "cannot listen on unix:{}/none/socket: No such file or directory"),
         (
+            ("--listen-metrics", "unix:{}/none/socket"),
+            1,
+            "cannot listen on unix:{}/none/socket: No such file or directory",
+        ),
+        (("--listen-metrics", "9464"), 2, "listen_metrics: '9464': expected HOST:PORT, :PORT or unix:PATH"),
+        (
             ("--listen", "unix:{}/" + "s" * 120),
             2,
             "listen: unix:{}/" + "s" * 120 + ": expected a path of at most 107 bytes",

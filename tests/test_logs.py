@@ -6,7 +6,8 @@ from typing import Any
 
 import pytest
 
-from runtimed.logs import JsonFormatter, TextFormatter
+from runtimed.logs import JsonFormatter, TextFormatter, add_request_id
+from runtimed.wire.request_id import RequestIds
 
 HOSTILE = "one\r\ntwo\x1b[31m \x85 \u2028 three\ud800"
 
@@ -51,6 +52,21 @@ def test_the_fields_of_a_record_are_the_same_in_text_and_in_json() -> None:
         r'runtimed.test: cannot restart the Worker worker_id=worker-00000001 reason="said \"no\"" count=3'
     )
     assert (fields["worker_id"], fields["reason"], fields["count"]) == ("worker-00000001", 'said "no"', 3)
+
+
+def test_a_record_that_is_written_while_a_request_is_served_has_its_id() -> None:
+    before, during, own, after = structured(), structured(), structured(request_id="given"), structured()
+
+    add_request_id(before)
+    with RequestIds().begin("deploy-7"):
+        kept = [add_request_id(during), add_request_id(own)]
+    add_request_id(after)
+
+    assert kept == [True, True]
+    assert json.loads(JsonFormatter().format(during))["request_id"] == "deploy-7"
+    assert TextFormatter().format(during).endswith(" request_id=deploy-7")
+    assert json.loads(JsonFormatter().format(own))["request_id"] == "given"
+    assert not {"request_id"} & {*before.__dict__, *after.__dict__}
 
 
 def test_a_field_cannot_replace_the_time_the_level_or_the_logger() -> None:

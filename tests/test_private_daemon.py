@@ -6,6 +6,7 @@ import os
 import pty
 import select
 import signal
+import socket
 import stat
 import subprocess
 import sys
@@ -123,6 +124,18 @@ def test_settings_in_the_environment_do_not_count_but_the_configuration_file_doe
     assert '"from the file"' in out
     assert '"other"' not in out
     assert "fs:/nonexistent/store" in out
+
+
+def test_an_address_for_metrics_in_the_configuration_is_left_to_the_daemon_of_the_service(
+    start: Exec, env: dict[str, str]
+) -> None:
+    folder = Path(env["XDG_CONFIG_HOME"]) / "runtimed"
+    folder.mkdir()
+    with socket.create_server(("127.0.0.1", 0)) as taken:
+        address = f"127.0.0.1:{taken.getsockname()[1]}"
+        (folder / "config.toml").write_text(f'listen_metrics = "{address}"\n')
+
+        assert completed(start("--", "true"))[0] == 0
 
 
 @pytest.mark.parametrize("kind", ["config", "store"])

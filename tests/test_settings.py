@@ -93,6 +93,7 @@ def test_a_file_that_was_named_must_be_there(tmp_path: Path) -> None:
         ('store = "fs:/x?"\n', STORE_RULE),
         ('runtime_id = "../x"\n', "runtime_id: expected"),
         ("listen = []\n", "listen: expected"),
+        ('listen_metrics = "9464"\n', "listen_metrics: '9464': expected HOST:PORT, :PORT or unix:PATH"),
         ('token = "abc"\n', "token: expected in RUNTIMED_TOKEN"),
         ("not toml\n", "expected"),
         ('[profiles.x]\nbackend = "magic"\n', 'profiles."x".backend: expected one of'),

@@ -404,6 +404,8 @@ class Runtime:
             return self.failure
         if self._parts.admission.is_closed:
             return "closing: the Runtime takes no more work"
+        if self._parts.admission.draining.is_set():
+            return "draining: the Runtime takes no new work, and ends when no run is left"
         if self._store.is_full:
             return "store_full: the disk is full; free some space"
         return None

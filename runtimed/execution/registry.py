@@ -151,7 +151,7 @@ class ProfileRegistry:
     def name_of(self, selector: ProfileSelector) -> str | None:
         """Return the selector of the configured profile that a request selects, or None if there is none."""
         name = self._name_of(selector)
-        return name if name in self._profiles else None
+        return name if name in self._backends.profiles else None
 
     async def check_bundle(self, bundle: ConfigBundle) -> Sequence[ProfileCheck]:
         """Return what this host would do with the Workers of each profile that a bundle offers."""

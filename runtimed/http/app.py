@@ -1,7 +1,7 @@
 """The HTTP API of a Runtime: all routes, put together."""
 
 import asyncio
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable, Mapping
 
 from aiohttp import hdrs, web
 
@@ -33,6 +33,8 @@ from runtimed.http.web.endpoint import Endpoint
 from runtimed.http.web.guard import Guard
 from runtimed.http.web.openapi import Document
 from runtimed.http.web.router import Router
+from runtimed.metrics.exposition import Metrics
+from runtimed.metrics.requests import Requests
 from runtimed.model.principal import ADMIN
 
 MAX_BODY_BYTES = 8 * 2**20
@@ -68,7 +70,12 @@ class Api(ApiApplication):
         max_unread_bytes: How much the feed holds for observers that read too slowly, for all of them together.
         heartbeat_s: How often a WebSocket is pinged, in seconds.
         audit_log: Where requests that change something are recorded, or None for nowhere.
+        gateway_requests: Gives how many requests gateways have answered, by name of the gateway and status.
         nouns: The routes.
+
+    Attributes:
+        endpoints: All routes.
+        metrics: The metrics of the daemon.
 
     Raises:
         ValueError: A route declares no verb.
@@ -85,19 +92,26 @@ class Api(ApiApplication):
         max_unread_bytes: int = MAX_UNREAD_BYTES,
         heartbeat_s: float = HEARTBEAT_S,
         audit_log: AuditLog | None = None,
+        gateway_requests: Callable[[], Mapping[tuple[str, int], int]] | None = None,
         nouns: Iterable[Routes] = NOUNS,
     ) -> None:
-        nouns = tuple(nouns)
+        nouns, guard, requests = tuple(nouns), Guard(token, allowed_hosts, runtime.authenticate), Requests()
         routes = [route for noun in nouns for route in noun.routes]
         _check_verbs(routes)
         observed = Feed(runtime, ring_bytes, max_unread_bytes)
         self._streams = Streams(observed, heartbeat_s)
         document = Document.of({noun.tag: noun.routes for noun in nouns})
-        services = {Runtime: runtime, Streams: self._streams, Waits: Waits(observed), Document: document}
+        self.metrics = Metrics(runtime, observed, requests, lambda: guard.failures, gateway_requests, audit_log)
+        services = {
+            Runtime: runtime,
+            Streams: self._streams,
+            Waits: Waits(observed),
+            Document: document,
+            Metrics: self.metrics,
+        }
         parsing = asyncio.Lock()
-        endpoints = [Endpoint(route, services, runtime.limits, max_body_bytes, parsing) for route in routes]
-        guard = Guard(token, allowed_hosts, runtime.authenticate)
-        super().__init__(Router(endpoints), guard, runtime.quotas, AuditTrail(audit_log))
+        self.endpoints = [Endpoint(route, services, runtime.limits, max_body_bytes, parsing) for route in routes]
+        super().__init__(Router(self.endpoints), guard, runtime.quotas, AuditTrail(audit_log), requests)
         self._runtime = runtime
         self._closed = False
         runtime.watch_tokens(self.end_token)
@@ -114,6 +128,19 @@ class Api(ApiApplication):
             self._runtime.unwatch_tokens(self.end_token)
         await super().close()
         await self._streams.close()
+
+
+class MetricsApi(ApiApplication):
+    """The metrics and probes of an Api alone, without a token, for an address of their own.
+
+    Args:
+        api: The whole API. It counts these requests with its own.
+        allowed_hosts: Accepted in the Host header of a scrape, besides loopback and the address of the connection.
+    """
+
+    def __init__(self, api: Api, allowed_hosts: Iterable[str] = ()) -> None:
+        served = [endpoint for endpoint in api.endpoints if endpoint.route.path in operations.ON_METRICS_LISTENER]
+        super().__init__(Router(served), Guard(None, allowed_hosts), api.quotas, api.audit, api.requests)
 
 
 def make_app(

@@ -108,3 +108,6 @@ class Principal:
 
 ADMIN = Principal("default", "admin")
 """A client that has the first token of this Runtime."""
+
+ANYONE = Principal("anonymous", "observer")
+"""A client of a route that is answered without a token."""

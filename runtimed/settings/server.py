@@ -12,7 +12,7 @@ from runtimed.http.server.http_server import (
     MAX_CONNECTIONS,
     MAX_UNAUTHENTICATED_BYTES,
 )
-from runtimed.http.server.listeners import ADDRESS_RULE
+from runtimed.http.server.listeners import ADDRESS_RULE, Address
 from runtimed.http.streaming.feed import HEARTBEAT_S
 from runtimed.http.web.guard import HOST
 
@@ -22,6 +22,7 @@ class ServerSettings:
     """Where the daemon listens, and what connections may take. Times are in seconds, sizes in bytes."""
 
     listen: tuple[str, ...] = ("127.0.0.1:38800",)
+    listen_metrics: str = ""
     allow_host: tuple[str, ...] = ()
     max_body_bytes: int = MAX_BODY_BYTES
     max_connections: int = MAX_CONNECTIONS
@@ -35,9 +36,14 @@ class ServerSettings:
     http_quick_path: bool = True
 
     def check_server(self) -> None:
-        """Raise ConfigurationError if there is no address to listen on, or a host is none."""
+        """Raise ConfigurationError if there is no address to listen on, or an address or a host is none."""
         if not self.listen:
             raise ConfigurationError(f"listen: {ADDRESS_RULE}")
+        self.metrics_address()
         for host in self.allow_host:
             if not HOST.fullmatch(host):
                 raise ConfigurationError(f"allow_host: {host!r}: expected a host name, or one with a port")
+
+    def metrics_address(self) -> Address | None:
+        """Return where metrics and probes are served without a token, or None. Raises ConfigurationError."""
+        return Address.parse(self.listen_metrics, "listen_metrics") if self.listen_metrics else None

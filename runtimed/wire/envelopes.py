@@ -1,5 +1,7 @@
 """The bodies of requests and responses. Each wraps values of the model in named fields."""
 
+from typing import Literal
+
 import attrs
 
 from runtimed.model.bundle import Availability, ConfigBundle, ConfigBundleSummary, HostCheck
@@ -35,6 +37,13 @@ class RuntimeEventsResponse:
     events: tuple[RuntimeEvent, ...]
     next_after: int
     has_more: bool
+
+
+@attrs.frozen
+class HealthResponse:
+    """The daemon is well. If it is not, the response is an error that says why."""
+
+    status: Literal["ok"]
 
 
 @attrs.frozen

@@ -33,4 +33,7 @@ FLEET_EVENTS = "/v1/events"
 FLEET_FEED = "/v1/events/ws"
 TOKENS = "/v1/tokens"
 TOKEN = "/v1/tokens/{name}"  # noqa: S105 a path
+LIVEZ = "/livez"
+READYZ = "/readyz"
+METRICS = "/metrics"
 OPENAPI = "/openapi.json"

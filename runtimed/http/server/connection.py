@@ -1,7 +1,6 @@
 """A connection that aiohttp serves, with a slot and a head filter of its own."""
 
 import asyncio
-import logging
 from collections.abc import Sequence
 from http import HTTPStatus
 from typing import Any, cast
@@ -11,12 +10,10 @@ from aiohttp import web
 from runtimed.errors import Internal, InvalidRequest, RuntimedError
 from runtimed.http.server.head_filter import BROKEN_HEAD, HeadFilter
 from runtimed.http.server.slots import Slot, Slots
-from runtimed.http.web.responses import error_response
+from runtimed.http.web.application import ApiApplication
 
 CLOSED = "the handler is closed"
 """The message of uvloop about a write to a handle that it has closed."""
-
-log = logging.getLogger(__name__)
 
 
 class Connection(web.RequestHandler):
@@ -26,15 +23,19 @@ class Connection(web.RequestHandler):
 
     Args:
         server: The server that made the connection.
+        api: What answers requests.
         slots: Where the connection takes its slot.
         slot: The slot that it has already, or None.
         options: Those of `web.RequestHandler`.
     """
 
-    __slots__ = ("_begun", "_head_filter", "_received", "_refusing", "_slot", "_slots")
+    __slots__ = ("_api", "_begun", "_head_filter", "_received", "_refusing", "_slot", "_slots")
 
-    def __init__(self, server: web.Server, *, slots: Slots, slot: Slot | None = None, **options: Any) -> None:
+    def __init__(
+        self, server: web.Server, *, api: ApiApplication, slots: Slots, slot: Slot | None = None, **options: Any
+    ) -> None:
         super().__init__(server, **options)
+        self._api = api
         self._slots = slots
         self._slot = slot
         self._head_filter = HeadFilter()
@@ -83,12 +84,8 @@ class Connection(web.RequestHandler):
         if request.writer.output_size > 0:
             raise ConnectionError("the response has begun already")
         error: RuntimedError = self._head_filter.refusal or InvalidRequest("expected an HTTP/1.1 request")
-        if status >= HTTPStatus.INTERNAL_SERVER_ERROR:
-            log.error("a connection failed", exc_info=exc)
-            error = Internal()
-        response = error_response(error).to_aiohttp()
-        response.force_close()
-        return response
+        failed = status >= HTTPStatus.INTERNAL_SERVER_ERROR
+        return self._api.refuse(request, Internal() if failed else error, exc if failed else None)
 
     def log_exception(self, *args: Any, **options: Any) -> None:
         """Log an error, unless it is a write to a connection that is closed already.

@@ -107,8 +107,8 @@ class _Connections(web.Server):
 
     def make(self, slots: Slots, slot: Slot | None = None) -> asyncio.Protocol:
         """Return the protocol of a new connection, which takes one of these slots unless it has one already."""
-        options = {"slots": slots, "slot": slot, "loop": self._loop, **self._options}
-        return QuickConnection(self, api=self._api, **options) if self._quick else Connection(self, **options)
+        kind = QuickConnection if self._quick else Connection
+        return kind(self, api=self._api, slots=slots, slot=slot, loop=self._loop, **self._options)
 
     def _begin(
         self, message: Any, payload: Any, protocol: web.RequestHandler, writer: Any, task: Any

@@ -41,17 +41,21 @@ class Address:
     path: str = ""
 
     @classmethod
-    def parse(cls, text: str) -> "Address":
+    def parse(cls, text: str, setting: str = "listen") -> "Address":
         """Return the address of a text: `HOST:PORT`, `:PORT` on loopback, or `unix:PATH`.
+
+        Args:
+            text: The text.
+            setting: What the address is for, in the error.
 
         Raises:
             ConfigurationError: The text is not an address.
         """
         if text.startswith("unix:") and len(text) > len("unix:"):
-            return cls(path=_socket_path(text.removeprefix("unix:")))
+            return cls(path=_socket_path(text.removeprefix("unix:"), setting))
         match = ADDRESS.fullmatch(text)
         if match is None or int(match[2]) > 65_535:
-            raise ConfigurationError(f"listen: {text!r}: {ADDRESS_RULE}")
+            raise ConfigurationError(f"{setting}: {text!r}: {ADDRESS_RULE}")
         return cls((match[1] or LOOPBACK).strip("[]"), int(match[2]))
 
     def __str__(self) -> str:
@@ -153,10 +157,10 @@ class Listeners:
             _check_closed(sock.family, sock.getsockname(), url.partition("://")[2])
 
 
-def _socket_path(text: str) -> str:
+def _socket_path(text: str, setting: str) -> str:
     path = str(Path(text).absolute())
     if len(os.fsencode(path)) > MAX_PATH_BYTES:
-        raise ConfigurationError(f"listen: unix:{path}: expected a path of at most {MAX_PATH_BYTES} bytes")
+        raise ConfigurationError(f"{setting}: unix:{path}: expected a path of at most {MAX_PATH_BYTES} bytes")
     return path
 
 

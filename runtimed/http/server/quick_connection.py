@@ -2,6 +2,7 @@
 
 import asyncio
 import contextlib
+import time
 from collections.abc import Coroutine
 from typing import Any
 
@@ -12,6 +13,7 @@ from runtimed.http.server.quick_requests import QuickRequest, QuickRequests
 from runtimed.http.web.application import ApiApplication
 from runtimed.http.web.local_address import local_address
 from runtimed.http.web.responses import JsonResponse, error_response
+from runtimed.wire.request_id import RequestScope
 
 UNREAD_TIMEOUT_S = 60.0
 """How long a client may leave a quick response unread before its connection is cut."""
@@ -30,12 +32,11 @@ class QuickConnection(Connection):
         options: Those of Connection.
     """
 
-    __slots__ = ("_answering", "_api", "_closing", "_data", "_idle_since", "_quick", "_server", "_timer")
+    __slots__ = ("_answering", "_closing", "_data", "_idle_since", "_quick", "_server", "_timer")
 
     def __init__(self, server: web.Server, *, api: ApiApplication, **options: Any) -> None:
-        super().__init__(server, **options)
+        super().__init__(server, api=api, **options)
         self._server = server
-        self._api = api
         self._quick: QuickRequests | None = None
         self._answering: asyncio.Task[None] | None = None
         self._data = b""
@@ -131,44 +132,52 @@ class QuickConnection(Connection):
 
     def _answer(self, request: QuickRequest, body: bytes) -> None:
         self._data = b""
+        scope = self._api.request_ids.begin(request.request_id)
         try:
             if request.tenant is not None:
                 self._api.quotas.take_request(request.tenant)
             returned = request.endpoint.call(request.arguments, body)
             if request.endpoint.awaits:
-                self._answering = self._loop.create_task(self._answer_later(request, returned))
+                self._answering = self._loop.create_task(self._answer_later(request, scope, returned))
             else:
-                self._succeed(request, returned)
+                self._succeed(request, scope, returned)
         except Exception as error:  # noqa: BLE001 every error becomes a response here
-            self._fail(request, error)
+            self._fail(request, scope, error)
 
-    async def _answer_later(self, request: QuickRequest, returned: Coroutine[Any, Any, Any]) -> None:
+    async def _answer_later(
+        self, request: QuickRequest, scope: RequestScope, returned: Coroutine[Any, Any, Any]
+    ) -> None:
         try:
-            self._succeed(request, await returned)
+            self._succeed(request, scope, await returned)
         except asyncio.CancelledError as error:
-            if request.audited is not None:
-                self._api.audit.answered(request.audited, error=error)
+            self._end(request, scope, error=error)
             raise
         except Exception as error:  # noqa: BLE001 every error becomes a response here
-            self._fail(request, error)
+            self._fail(request, scope, error)
         finally:
             self._answering = None
             if self._quick is not None:
                 self._go_on(self._quick)
 
-    def _succeed(self, request: QuickRequest, returned: Any) -> None:
-        self._write(JsonResponse.of(returned))
-        if request.audited is not None:
-            self._api.audit.answered(request.audited, returned=returned)
+    def _succeed(self, request: QuickRequest, scope: RequestScope, returned: Any) -> None:
+        self._write(JsonResponse.of(returned), request, scope)
+        self._end(request, scope, returned=returned)
 
-    def _fail(self, request: QuickRequest, error: Exception) -> None:
-        self._write(error_response(error))
-        if request.audited is not None:
-            self._api.audit.answered(request.audited, error=error)
+    def _fail(self, request: QuickRequest, scope: RequestScope, error: Exception) -> None:
+        self._write(error_response(error), request, scope)
+        self._end(request, scope, error=error)
 
-    def _write(self, response: JsonResponse) -> None:
+    def _end(
+        self, request: QuickRequest, scope: RequestScope, *, error: BaseException | None = None, returned: Any = None
+    ) -> None:
+        if request.audited is not None:
+            self._api.audit.answered(request.audited, error=error, returned=returned)
+        scope.is_over = True
+
+    def _write(self, response: JsonResponse, request: QuickRequest, scope: RequestScope) -> None:
         self._idle_since = self._loop.time()
-        data = response.to_bytes()
+        data = response.to_bytes(scope.id)
+        request.requests.observe(response.status, time.monotonic() - scope.began_s)
         if self.transport is not None and not self.transport.is_closing():
             with contextlib.suppress(RuntimeError):  # uvloop may have closed it without saying that it is closing
                 self.transport.write(data)

@@ -22,6 +22,8 @@ from runtimed.http.web.audit import Audited, is_audited, remote_of
 from runtimed.http.web.endpoint import Endpoint
 from runtimed.http.web.local_address import LocalAddress
 from runtimed.http.web.query import Query
+from runtimed.metrics.requests import RouteRequests
+from runtimed.wire.request_id import REQUEST_ID, given_request_id
 
 MAX_PLAIN_BYTES = 2**16
 """The largest plain request in bytes, with head and body."""
@@ -42,8 +44,10 @@ class QuickRequest:
         body_bytes: The size of its body.
         size_bytes: The size of head and body.
         generation: The generation of the guard that admitted it.
-        tenant: The tenant of its client, whose requests are counted.
+        tenant: The tenant of its client, whose requests are limited; None on an open route.
         audited: What the audit log records of it, or None for nothing.
+        request_id: The id that the client gives it, or None.
+        requests: Where it is counted.
     """
 
     endpoint: Endpoint
@@ -53,6 +57,8 @@ class QuickRequest:
     generation: int
     tenant: str | None
     audited: Audited | None
+    request_id: str | None
+    requests: RouteRequests
 
 
 class QuickRequests:
@@ -171,6 +177,15 @@ class QuickRequests:
             arguments = found.endpoint.arguments(principal, found.in_path, asked, headers)
         except RuntimedError:
             return None
-        route, size_bytes, tenant = found.endpoint.route, head_bytes + length, principal.tenant
-        audited = Audited(route, found.in_path, principal, self._remote) if is_audited(route) else None
-        return QuickRequest(found.endpoint, arguments, length, size_bytes, generation, tenant, audited)
+        route = found.endpoint.route
+        return QuickRequest(
+            found.endpoint,
+            arguments,
+            length,
+            head_bytes + length,
+            generation,
+            None if route.is_open else principal.tenant,
+            Audited(route, found.in_path, principal, self._remote) if is_audited(route) else None,
+            given_request_id(headers.getall(REQUEST_ID, ())),
+            self._api.requests.of(route.path, message.method),
+        )

@@ -11,7 +11,7 @@ from aiohttp import HttpVersion11, hdrs, web
 from runtimed.feed import Observer, WorkerOver
 from runtimed.feed.encoding import ServerSentEvents
 from runtimed.http.streaming.streams import CLOSE_TIMEOUT_S, FeedRequest, Streams, TokenEnded, diagnostic_of
-from runtimed.http.web.responses import HEADERS
+from runtimed.http.web.responses import HEADERS, id_header
 from runtimed.model.diagnostic import FeedDiagnostic
 from runtimed.model.identity import cursor_of
 from runtimed.wire.converter import encode
@@ -77,7 +77,7 @@ async def serve_stream(streams: Streams, request: web.BaseRequest, wanted: FeedR
         FeedError: The feed cannot begin at that cursor. Later errors are the last event of the stream.
     """
     streams.feed.check(wanted.ref, streams.place(wanted), wanted.principal)
-    response = web.StreamResponse(headers=STREAM_HEADERS)
+    response = web.StreamResponse(headers={**STREAM_HEADERS, **id_header()})
     response.force_close()
     writer = await response.prepare(request)
     if request.method == hdrs.METH_HEAD:

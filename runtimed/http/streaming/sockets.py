@@ -11,7 +11,7 @@ from runtimed.feed import Observer, WorkerOver
 from runtimed.feed.encoding import SocketMessages
 from runtimed.http.errors import ObservationOnly, SocketBroken
 from runtimed.http.streaming.streams import CLOSE_TIMEOUT_S, FeedRequest, Streams, TokenEnded, diagnostic_of
-from runtimed.http.web.responses import SERVER
+from runtimed.http.web.responses import SERVER, id_header
 from runtimed.model.diagnostic import FeedDiagnostic
 from runtimed.wire.frames import PING, diagnostic_frame, heartbeat_frame, text_message
 
@@ -47,7 +47,7 @@ class FeedSocket(web.WebSocketResponse):
 
     def __init__(self) -> None:
         super().__init__(timeout=CLOSE_TIMEOUT_S, max_msg_size=MAX_MESSAGE_BYTES, compress=False, autoping=False)
-        self.headers[hdrs.SERVER] = SERVER
+        self.headers.update({hdrs.SERVER: SERVER, **id_header()})
         self.observer: Observer | None = None
         self._heard = True
 

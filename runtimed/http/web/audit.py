@@ -15,6 +15,7 @@ from runtimed.http.errors import Unauthorized, status_of
 from runtimed.http.web.binding import Route
 from runtimed.model.principal import Principal, Verb
 from runtimed.wire import routes as paths
+from runtimed.wire.request_id import current_request_id
 
 MAX_REFUSALS = 10
 """How many requests that the guard refused are recorded in REFUSAL_WINDOW_S. Others are counted in one line."""
@@ -68,7 +69,8 @@ class Audited:
             self.principal.role,
             self.route.verb,
             target,
-            remote=self.remote,
+            current_request_id(),
+            self.remote,
         )
 
 
@@ -117,7 +119,8 @@ class AuditTrail:
         self._refusals += 1
         if self._refusals <= MAX_REFUSALS:
             verb, target = (route.verb, route.path) if route is not None else (None, None)
-            self._log.record(AuditRecord(_now(), _outcome_of(error, None), verb=verb, target=target, remote=remote))
+            outcome, request_id = _outcome_of(error, None), current_request_id()
+            self._log.record(AuditRecord(_now(), outcome, None, None, verb, target, request_id, remote))
 
     def _end_window(self) -> None:
         omitted, self._refusals, self._window = self._refusals - MAX_REFUSALS, 0, None

@@ -47,6 +47,7 @@ class Route:
         in_query: The parameters in the query.
         body: The parameter that takes the body.
         key: The name of the parameter that takes the idempotency key, or None.
+        is_open: Whether the route is answered without a token, and whatever host the request names.
     """
 
     method: str
@@ -60,6 +61,7 @@ class Route:
     in_query: tuple[Parameter, ...]
     body: Body | None
     key: str | None = None
+    is_open: bool = False
 
 
 class Routes:
@@ -69,9 +71,16 @@ class Routes:
         self.tag = tag
         self.routes: list[Route] = []
 
-    def get(self, path: str, verb: Verb | None = None, *, raises: tuple[type[RuntimedError], ...] = ()) -> Decorator:
-        """Answer GET and HEAD."""
-        return self._route(hdrs.METH_GET, path, verb, raises)
+    def get(
+        self,
+        path: str,
+        verb: Verb | None = None,
+        *,
+        raises: tuple[type[RuntimedError], ...] = (),
+        is_open: bool = False,
+    ) -> Decorator:
+        """Answer GET and HEAD; without a token if `is_open`."""
+        return self._route(hdrs.METH_GET, path, verb, raises, is_open=is_open)
 
     def post(self, path: str, verb: Verb | None = None, *, raises: tuple[type[RuntimedError], ...] = ()) -> Decorator:
         """Answer POST."""
@@ -83,9 +92,17 @@ class Routes:
         """Answer DELETE."""
         return self._route(hdrs.METH_DELETE, path, verb, raises)
 
-    def _route(self, method: str, path: str, verb: Verb | None, raises: tuple[type[RuntimedError], ...]) -> Decorator:
+    def _route(
+        self,
+        method: str,
+        path: str,
+        verb: Verb | None,
+        raises: tuple[type[RuntimedError], ...],
+        *,
+        is_open: bool = False,
+    ) -> Decorator:
         def add(handler: Handler) -> Handler:
-            self.routes.append(_inspect(method, path, handler, verb, raises))
+            self.routes.append(attrs.evolve(_inspect(method, path, handler, verb, raises), is_open=is_open))
             return handler
 
         return add

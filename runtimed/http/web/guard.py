@@ -15,7 +15,7 @@ from multidict import CIMultiDictProxy
 from runtimed.errors import Unavailable
 from runtimed.http.errors import ForbiddenOrigin, MisdirectedRequest, Unauthorized
 from runtimed.http.web.local_address import HTTP_PORT, LocalAddress, local_address
-from runtimed.model.principal import ADMIN, Principal
+from runtimed.model.principal import ADMIN, ANYONE, Principal
 
 LOOPBACK = frozenset({"localhost", "127.0.0.1", "[::1]"})
 HOST = re.compile(r"(\[[0-9a-fA-F:.]+\]|[A-Za-z0-9._-]+)(?::([0-9]{1,5}))?", re.ASCII)
@@ -53,6 +53,7 @@ class Guard:
         find_client: Returns the client that sends another token, or None if there is no such token.
 
     Attributes:
+        failures: How many requests had no token, or a wrong one.
         generation: Changes whenever a request that was admitted before might be refused now. A connection that
             remembers an admission asks again after this number has changed.
     """
@@ -68,6 +69,7 @@ class Guard:
         self._find_client = find_client
         self._guesses = WrongTokens()
         self._closed = False
+        self.failures = 0
         self.generation = 0
         self._is_ours = functools.lru_cache(maxsize=KNOWN_HOSTS)(self._find_ours)
 
@@ -106,9 +108,16 @@ class Guard:
         if hdrs.ORIGIN in request.headers:
             raise ForbiddenOrigin
         if self._client(request.headers) is None:
+            self.failures += 1
             await self._slow_down(request)
             raise Unauthorized
         raise Unavailable("the daemon is shutting down")
+
+    def admit_anyone(self, request: web.BaseRequest) -> Principal:
+        """Return the client of a request for an open route, which may name any host. Raises ForbiddenOrigin."""
+        if hdrs.ORIGIN in request.headers:
+            raise ForbiddenOrigin
+        return ANYONE
 
     def find_principal(self, headers: Headers, local: LocalAddress | None) -> Principal | None:
         """Return the client of a request for a path, or None if the request is not admitted.

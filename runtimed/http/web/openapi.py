@@ -16,7 +16,7 @@ from runtimed.http.web.binding import Route
 from runtimed.http.web.docstrings import Docstring
 from runtimed.http.web.idempotency import IDEMPOTENCY_KEY, MAX_KEY
 from runtimed.http.web.query import Parameter
-from runtimed.http.web.responses import BackupResponse, PatchResponse
+from runtimed.http.web.responses import BackupResponse, MetricsResponse, PatchResponse
 from runtimed.http.web.schema import JsonSchema, Schemas
 from runtimed.model.diagnostic import FeedDiagnostic
 from runtimed.model.event import EventEnvelope
@@ -40,9 +40,13 @@ EVERYWHERE: tuple[type[errors.RuntimedError], ...] = (
 )
 """The errors of every route."""
 
+OF_GUARDED = (http_errors.Unauthorized, http_errors.MisdirectedRequest)
+"""Those of them that only a route has which asks for the token."""
+
 WITH_BODY = (errors.InvalidJson, errors.InvalidRequest, http_errors.PayloadTooLarge, http_errors.UnsupportedMediaType)
 """The further errors of a route that takes a body."""
 
+OPEN_METRICS = "application/openmetrics-text"
 
 TOKEN = "A token of this Runtime. The security of each operation lists the roles that may call it."  # noqa: S105
 
@@ -96,7 +100,9 @@ def _operation(tag: str, route: Route, schemas: Schemas) -> JsonSchema:
         ],
         "responses": {**_success(route, schemas), **_failures(route, schemas)},
     }
-    if route.verb is not None:
+    if route.is_open:
+        operation["security"] = []
+    elif route.verb is not None:
         operation["security"] = [{"token": [role]} for role in ROLES_BY_VERB[route.verb]]
     if docstring.details:
         operation["description"] = docstring.details
@@ -144,12 +150,16 @@ def _success(route: Route, schemas: Schemas) -> JsonSchema:
     if route.returns is BackupResponse:
         content = {BackupResponse.media_type: {"schema": {"type": "string", "format": "binary"}}}
         return {"200": {"description": "A backup.", "content": content}}
+    if route.returns is MetricsResponse:
+        content = {kind: {"schema": {"type": "string"}} for kind in (MetricsResponse.media_type, OPEN_METRICS)}
+        return {"200": {"description": "The metrics.", "content": content}}
     schema = {"type": "object"} if route.returns is web.Response else schemas.of(route.returns)
     return {"200": {"description": "Done.", "content": {"application/json": {"schema": schema}}}}
 
 
 def _failures(route: Route, schemas: Schemas) -> JsonSchema:
-    kinds = [*EVERYWHERE, *route.raises, *(WITH_BODY if route.body is not None else ())]
+    everywhere = EVERYWHERE if not route.is_open else [kind for kind in EVERYWHERE if kind not in OF_GUARDED]
+    kinds = [*everywhere, *route.raises, *(WITH_BODY if route.body is not None else ())]
     codes: dict[int, set[str]] = {}
     for kind in kinds:
         codes.setdefault(status_of(kind), set()).add(kind.code)

@@ -15,6 +15,7 @@ from runtimed.errors import Internal, RateLimited, RuntimedError, Unavailable
 from runtimed.http.errors import MethodNotAllowed, Unauthorized, status_of
 from runtimed.wire.converter import encode
 from runtimed.wire.envelopes import ErrorDetail, ErrorResponse
+from runtimed.wire.request_id import REQUEST_ID, current_request_id
 
 SERVER = "runtimed"
 HEADERS = {
@@ -45,12 +46,28 @@ class JsonResponse:
         """Return a response for aiohttp to send."""
         return web.Response(body=self.body or None, status=self.status, headers=_headers(self.status, self.headers))
 
-    def to_bytes(self) -> bytes:
+    def to_bytes(self, request_id: str) -> bytes:
         """Return the bytes that aiohttp would send over HTTP/1.1 on a connection that stays open."""
         head, date = _head(self.status, *self.headers.items()), _date(int(time.time()))
+        named = request_id.encode()
         if self.status == NO_CONTENT:
-            return b"%bDate: %b\r\n\r\n" % (head, date)
-        return b"%bContent-Length: %d\r\nDate: %b\r\n\r\n%b" % (head, len(self.body), date, self.body)
+            return b"%bX-Request-Id: %b\r\nDate: %b\r\n\r\n" % (head, named, date)
+        return b"%bX-Request-Id: %b\r\nContent-Length: %d\r\nDate: %b\r\n\r\n%b" % (
+            head,
+            named,
+            len(self.body),
+            date,
+            self.body,
+        )
+
+
+class MetricsResponse(web.Response):
+    """Metrics in one of the formats of Prometheus."""
+
+    media_type = "text/plain"
+
+    def __init__(self, metrics: bytes, content_type: str) -> None:
+        super().__init__(body=metrics, headers={**HEADERS, "Content-Type": content_type})
 
 
 class PatchResponse(web.Response):
@@ -94,6 +111,12 @@ def _head(status: int, *headers: tuple[str, str]) -> bytes:
 @functools.lru_cache(maxsize=1)
 def _date(second: int) -> bytes:
     return formatdate(second, usegmt=True).encode()
+
+
+def id_header() -> dict[str, str]:
+    """Return the header with the id of the request that is being served."""
+    request_id = current_request_id()
+    return {} if request_id is None else {REQUEST_ID: request_id}
 
 
 def error_response(error: Exception) -> JsonResponse:

@@ -39,6 +39,16 @@ class Router:
         paths = self._by_method.get(method)
         return paths.find(path) if paths is not None else None
 
+    def is_open(self, method: str, path: str) -> bool:
+        """Return whether a request is answered without a token."""
+        found = self.find(_answered_as(method), path)
+        return found is not None and found.endpoint.route.is_open
+
+    def template(self, method: str, path: str) -> str | None:
+        """Return the path of the route that a request has reached, with parameters as `{name}`, or None."""
+        found = self.find(_answered_as(method), path)
+        return None if found is None else found.endpoint.route.path
+
     def resolve(self, method: str, path: str) -> Match:
         """Return the endpoint of a request; HEAD is answered by the endpoint of GET.
 
@@ -46,7 +56,7 @@ class Router:
             NotFound: No route has this path.
             MethodNotAllowed: The path takes other methods.
         """
-        found = self.find(hdrs.METH_GET if method == hdrs.METH_HEAD else method, path)
+        found = self.find(_answered_as(method), path)
         if found is not None:
             return found
         allowed = {other for other, paths in self._by_method.items() if paths.find(path)}
@@ -70,6 +80,10 @@ class _Paths:
         name = match.lastgroup or ""
         values = {parameter: _decoded(match[group]) for parameter, group in self._parameters[name]}
         return Match(self._endpoints[name], values)
+
+
+def _answered_as(method: str) -> str:
+    return hdrs.METH_GET if method == hdrs.METH_HEAD else method
 
 
 def _alternative(name: str, endpoint: Endpoint) -> str:

@@ -252,7 +252,8 @@ async def test_no_list_has_anything_of_another_tenant(scene: Scene) -> None:
         for name, secret in secrets.items():
             answer = await ask(scene.served, secret, "GET", operation.path)
             whole = await ask(scene.served, TOKEN, "GET", operation.path)
-            found = [mark for mark in marks if mark in answer.body]
+            body = answer.body.replace(b'profile="other"', b"")  # in metrics: all profiles that are not configured
+            found = [mark for mark in marks if mark in body]
             if found and not (name == "labels" and operation.path == "/v1/config-bundles"):
                 leaks.append((operation.path, name, found))
             if any(mark in whole.body for mark in marks):

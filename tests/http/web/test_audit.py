@@ -104,6 +104,17 @@ async def test_changes_that_are_refused_are_lines_with_their_error(audited: Audi
     ]
 
 
+async def test_each_line_has_the_id_of_its_request(audited: Audit) -> None:
+    given = {"X-Request-Id": "mine"}
+    await audited.call("POST", "/v1/workers", json={}, headers=given)
+    await audited.call("POST", "/v1/workers/worker-00000001/stop", json={}, headers=given)
+    await audited.call("DELETE", "/v1/workers/worker-0000ffff", headers=given)
+    await audited.call("POST", "/v1/workers", data=SECRET, headers=given)
+    await audited.call("GET", "/v1/runtime", headers=WRONG | given)
+
+    assert [line["request_id"] for line in await audited.lines()] == ["mine"] * 5
+
+
 async def test_what_the_guard_refuses_is_a_line_without_a_token(audited: Audit) -> None:
     assert await audited.call("GET", "/v1/runtime", headers=WRONG) == 401
     assert await audited.call("POST", "/v1/workers", json={}, headers={"Origin": "http://x.example.org"}) == 403

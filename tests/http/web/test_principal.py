@@ -68,4 +68,5 @@ def test_only_a_get_reads_and_a_get_that_does_more_says_so() -> None:
         "/v1/workers/{worker_id}/wait": "wait",
         "/v1/tokens": "tokens",
         "/v1/runtime/backup": "backup",
+        "/metrics": "metrics",
     }

@@ -103,13 +103,14 @@ async def test_a_request_reaches_what_it_would_reach_in_aiohttp(api: Api, path: 
         assert refused.type is NotFound
 
 
-async def test_every_route_is_found_and_those_of_streams_waits_patches_backups_and_the_document_need_aiohttp(
+async def test_every_route_is_found_and_those_of_streams_waits_files_metrics_and_the_document_need_aiohttp(
     api: Api,
 ) -> None:
     found = [api.router.find(route.method, route.path.replace("{", "").replace("}", "")) for route in ROUTES]
 
     assert [match and match.endpoint.route for match in found] == ROUTES
     assert {match.endpoint.route.path for match in found if match and match.endpoint.needs_aiohttp} == {
+        "/metrics",
         "/openapi.json",
         "/v1/runtime/backup",
         "/v1/workers/{worker_id}/workspaces/{name}/diff",
