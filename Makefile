@@ -9,7 +9,7 @@ JOBS ?= 4
 # Without compiled files each process of pytest compiles every test again.
 unexport PYTHONDONTWRITEBYTECODE
 
-.PHONY: help demo test quick faults coverage lint check bench agents clean
+.PHONY: help demo test quick faults coverage lint check bench agents lock dist clean
 
 help:
 	@echo "make demo    install into .venv, then show a Runtime at work"
@@ -25,6 +25,8 @@ help:
 	@echo "             PAGE=1 to write the figures into docs/explanation/performance.md"
 	@echo "make agents  install the agents of contrib/agents into build/agents, from npm and PyPI, and try each with a"
 	@echo "             scripted model; ONLY=\"codex qwen\" for some, PAGE=1 to write docs/how-to/agents.md. Not part of CI"
+	@echo "make lock    write requirements.lock with the newest versions from PyPI, and their licenses into THIRD_PARTY.md"
+	@echo "make dist    build the sdist and the wheel into dist/, and check them"
 	@echo "make clean   remove what the others made"
 
 $(STAMP): setup.cfg pyproject.toml
@@ -70,5 +72,18 @@ bench: $(STAMP)
 agents: $(STAMP)
 	$(BIN)/python contrib/agents/trial $(if $(PAGE),--page) $(ONLY)
 
+lock: $(STAMP)
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check --editable '.[release]'
+	$(BIN)/uv pip compile --quiet --upgrade --generate-hashes --no-emit-index-url --python-version 3.11 \
+		--python-platform linux --extra acp --extra speed --custom-compile-command "make lock" \
+		--output-file requirements.lock setup.cfg
+	$(BIN)/python -m distribution.licenses
+
+dist: $(STAMP)
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check --editable '.[release]'
+	rm -rf dist
+	$(BIN)/python -m build
+	$(BIN)/twine check --strict dist/*
+
 clean:
-	rm -rf .venv .venv-* build *.egg-info .mypy_cache .pytest_cache .ruff_cache .import_linter_cache .hypothesis
+	rm -rf .venv .venv-* build dist *.egg-info .mypy_cache .pytest_cache .ruff_cache .import_linter_cache .hypothesis

@@ -23,14 +23,15 @@ def _invoke() -> int:
     import click
 
     try:
-        return int(_command().main(prog_name="runtimed", standalone_mode=False) or OK)
+        return int(command().main(prog_name="runtimed", standalone_mode=False) or OK)
     except click.ClickException as error:
         return fail(f"{' '.join(error.format_message().split())} (see: runtimed --help)", USAGE)
     except click.Abort:
         return FAILURE
 
 
-def _command() -> Any:
+def command() -> Any:
+    """Return the command line with its options and subcommands."""
     import click
 
     from runtimed.settings import LOG_LEVELS, RESTORE_POLICIES

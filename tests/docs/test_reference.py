@@ -308,7 +308,7 @@ def test_every_key_of_the_table_of_the_audit_log_has_its_default(page: ReadPage)
 
 
 def test_every_option_of_runtimed_is_in_its_table(page: ReadPage) -> None:
-    command = cli._command()
+    command = cli.command()
     options = command.get_params(click.Context(command, help_option_names=["-h", "--help"]))
     assert options_in(page("reference/cli.md").section("`runtimed`")) == spelled(options)
 
