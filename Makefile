@@ -75,7 +75,7 @@ agents: $(STAMP)
 lock: $(STAMP)
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check --editable '.[release]'
 	$(BIN)/uv pip compile --quiet --upgrade --generate-hashes --no-emit-index-url --python-version 3.11 \
-		--python-platform linux --extra acp --extra speed --custom-compile-command "make lock" \
+		--python-platform linux --extra acp --extra speed --extra build --custom-compile-command "make lock" \
 		--output-file requirements.lock setup.cfg
 	$(BIN)/python -m distribution.licenses
 

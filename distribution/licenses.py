@@ -9,7 +9,7 @@ LIST = LOCK.with_name("THIRD_PARTY.md")
 CLASSIFIER = "License :: OSI Approved :: "
 HEAD = """# Third-party software
 
-The container image has these distributions beside `runtimed`, in the versions of `requirements.lock`. The text of
+The container image is made with these distributions, in the versions of `requirements.lock`. The text of
 each license is in the folder of the distribution's metadata. `make lock` writes this page.
 
 | Distribution | Version | License |

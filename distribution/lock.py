@@ -9,8 +9,8 @@ from packaging.utils import NormalizedName, canonicalize_name
 from packaging.version import Version
 
 LOCK = Path(__file__).parents[1] / "requirements.lock"
-EXTRAS = ("acp", "speed")
-"""The extras that the image has."""
+EXTRAS = ("acp", "speed", "build")
+"""The extras that the image is made with."""
 
 PIN = re.compile(r"([A-Za-z0-9._-]+)==(\S+)((?: --hash=sha256:[0-9a-f]{64})*)")
 
