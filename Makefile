@@ -9,7 +9,7 @@ JOBS ?= 4
 # Without compiled files each process of pytest compiles every test again.
 unexport PYTHONDONTWRITEBYTECODE
 
-.PHONY: help demo test quick faults coverage lint check bench agents lock dist clean
+.PHONY: help demo test quick faults coverage lint check bench soak agents lock dist clean
 
 help:
 	@echo "make demo    install into .venv, then show a Runtime at work"
@@ -23,6 +23,8 @@ help:
 	@echo "             make quick PYTHON=python3.13 VENV=.venv-3.13"
 	@echo "make bench   every case next to its baseline; ONLY=\"reads replay\" for some, QUICK=1 for a short one,"
 	@echo "             PAGE=1 to write the figures into docs/explanation/performance.md"
+	@echo "make soak    use a daemon for MINUTES=3, with restarts, and fail if its memory, descriptors, threads, processes or"
+	@echo "             store grow; build/benchmarks gets soak.csv and soak.svg. Not part of CI"
 	@echo "make agents  install the agents of contrib/agents into build/agents, from npm and PyPI, and try each with a"
 	@echo "             scripted model; ONLY=\"codex qwen\" for some, PAGE=1 to write docs/how-to/agents.md. Not part of CI"
 	@echo "make lock    write requirements.lock with the newest versions from PyPI, and their licenses into THIRD_PARTY.md"
@@ -68,6 +70,9 @@ check: lint test
 bench: $(STAMP)
 	$(BIN)/python -m benchmarks $(if $(QUICK),--quick) $(ONLY)
 	$(if $(PAGE),$(BIN)/python -m benchmarks.page)
+
+soak: $(STAMP)
+	$(BIN)/python -m benchmarks.soak $(if $(MINUTES),--minutes $(MINUTES))
 
 agents: $(STAMP)
 	$(BIN)/python contrib/agents/trial $(if $(PAGE),--page) $(ONLY)

@@ -56,14 +56,41 @@ class Scale:
         return [10.0**power for power in range(self.low, self.high + 1)]
 
 
-def draw(curves: Sequence[Curve]) -> str:
-    """Return an SVG with one plot for each group of curves with the same `plot`. Both axes are logarithmic."""
+@attrs.frozen
+class LinearScale(Scale):
+    """An axis from 0 to `high` steps of a round size.
+
+    Attributes:
+        step: The size of a step.
+    """
+
+    step: float = 1.0
+
+    @classmethod
+    def around(cls, figures: Iterable[float], pixels: int) -> "LinearScale":
+        """Return a scale of two to five steps that contains all figures, which are at least 0."""
+        most = max(figures) or 1.0
+        ten = 10.0 ** math.floor(math.log10(most))
+        step = next(step for step in (ten / 2, ten, ten * 2) if most <= 5 * step)
+        return cls(0, max(1, math.ceil(most / step)), pixels, step)
+
+    def place(self, figure: float) -> float:
+        """Return the distance of a figure from the low end, in pixels."""
+        return figure / (self.high * self.step) * self.pixels
+
+    def marks(self) -> list[float]:
+        """Return the ends of the steps."""
+        return [number * self.step for number in range(self.high + 1)]
+
+
+def draw(curves: Sequence[Curve], scale: type[Scale] = Scale) -> str:
+    """Return an SVG with one plot for each group of curves with the same `plot`, and this scale for both axes."""
     plots = list(dict.fromkeys(curve.plot for curve in curves))
     rows = -(-len(plots) // COLUMNS)
     size = f"{COLUMNS * WIDTH} {rows * HEIGHT}"
     body = "\n".join(
         f'<g transform="translate({number % COLUMNS * WIDTH} {number // COLUMNS * HEIGHT})">\n'
-        + "\n".join(_plot([curve for curve in curves if curve.plot == name]))
+        + "\n".join(_plot([curve for curve in curves if curve.plot == name], scale))
         + "\n</g>"
         for number, name in enumerate(plots)
     )
@@ -73,9 +100,9 @@ def draw(curves: Sequence[Curve]) -> str:
     )
 
 
-def _plot(curves: Sequence[Curve]) -> Iterator[str]:
-    across = Scale.around((x for curve in curves for x, _ in curve.points), PLOT_WIDTH)
-    up = Scale.around((y for curve in curves for _, y in curve.points), PLOT_HEIGHT)
+def _plot(curves: Sequence[Curve], scale: type[Scale]) -> Iterator[str]:
+    across = scale.around((x for curve in curves for x, _ in curve.points), PLOT_WIDTH)
+    up = scale.around((y for curve in curves for _, y in curve.points), PLOT_HEIGHT)
     yield f'<text class="title" x="{LEFT}" y="20">{escape(curves[0].plot)}</text>'
     yield from _grid(across, up)
     yield _text(LEFT + PLOT_WIDTH / 2, HEIGHT - 8, curves[0].among, "middle")
@@ -103,7 +130,7 @@ def _grid(across: Scale, up: Scale) -> Iterator[str]:
 
 
 def _number(mark: float) -> str:
-    return f"{mark:,.0f}" if mark >= 1 else f"{mark:g}"
+    return f"{mark:,.0f}" if mark >= 1 or not mark else f"{mark:g}"
 
 
 def _text(x: float, y: float, text: str, anchor: str) -> str:

@@ -107,7 +107,7 @@ class Curve:
     plot: str
     among: str
     name: str
-    points: Sequence[tuple[int, float]]
+    points: Sequence[tuple[float, float]]
 
     def plain(self) -> dict[str, Any]:
         """Return the curve as a JSON value."""

@@ -1,0 +1,90 @@
+"""`python -m benchmarks.soak`: use a daemon for minutes or hours, and fail if it grows."""
+
+import argparse
+import sys
+import time
+from collections import Counter
+from collections.abc import Sequence
+from pathlib import Path
+
+from benchmarks.__main__ import BUILD
+from benchmarks.servers import Daemon, installed, remove
+from benchmarks.soak import report
+from benchmarks.soak.churn import Churn
+from benchmarks.soak.samples import BOUNDS, Sample, Sampler
+from benchmarks.soak.trend import judge
+
+LIVES = (1 / 6, 1 / 6, 2 / 3)
+"""The parts of the time between restarts. The last life is judged."""
+
+SETTINGS = {"max_events_per_worker": 1_000, "max_idempotency_keys": 500, "heartbeat_s": 5}
+"""Limits that are reached in minutes, so that what they keep is flat."""
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Run the soak. Returns 1 if a figure grows, or an action failed."""
+    given = _options().parse_args(arguments)
+    given.folder.mkdir(parents=True, exist_ok=True)
+    samples, counts, failures = _run(given.minutes * 60, given.folder.resolve())
+    for failure in failures:
+        print(f"an action failed: {failure!r}", file=sys.stderr)
+    if failures:
+        return 1
+    report.write(samples, given.folder)
+    judged = [sample for sample in samples if sample.life == len(LIVES)]
+    trends = {
+        name: judge([(one.seconds, one.figures[name]) for one in judged], bound) for name, bound in BOUNDS.items()
+    }
+    print(", ".join(f"{name}: {count:,}" for name, count in sorted(counts.items())))
+    print(report.table(trends))
+    return 0 if all(trend.is_flat for trend in trends.values()) else 1
+
+
+def _run(seconds: float, folder: Path) -> tuple[list[Sample], Counter[str], list[Exception]]:
+    """Return the samples, how often each action was done, and what failed."""
+    work = folder / "soak"
+    remove(work)
+    began = time.monotonic()
+    samples: list[Sample] = []
+    counts: Counter[str] = Counter()
+    left: list[str] = []
+    failures: list[Exception] = []
+    for life, share in enumerate(LIVES, 1):
+        with Daemon(installed(), work, store=f"fs:{work / 'store'}", settings=SETTINGS) as daemon:
+            sampler = Sampler(daemon, work / "store", life, began)
+            sampler.start()
+            try:
+                with Churn(daemon, counts, left) as churn:
+                    churn.wait(seconds * share)
+            finally:
+                sampler.stop()
+            samples += sampler.samples
+            failures += churn.failures
+        if failures:
+            break
+    if not failures:
+        remove(work)
+    return samples, counts, failures
+
+
+def _options() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser("python -m benchmarks.soak", description=__doc__)
+    parser.add_argument("--minutes", type=_positive, default=3.0, metavar="N", help="how long [3]")
+    parser.add_argument(
+        "--folder", type=Path, default=BUILD, help="for the store, soak.csv and soak.svg [build/benchmarks]"
+    )
+    return parser
+
+
+def _positive(text: str) -> float:
+    try:
+        found = float(text)
+    except ValueError:
+        found = 0.0
+    if not 0 < found < 100_000:
+        raise argparse.ArgumentTypeError("expected a number of minutes above 0")
+    return found
+
+
+if __name__ == "__main__":
+    sys.exit(main())

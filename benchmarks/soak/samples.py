@@ -1,0 +1,74 @@
+"""What is sampled: the memory, descriptors, threads and children of the daemon, and the size of its store."""
+
+import threading
+import time
+from pathlib import Path
+
+import attrs
+
+from benchmarks.processes import Program
+from benchmarks.soak.trend import Bound
+
+MIB = 2**20
+INTERVAL_S = 0.5
+
+BOUNDS = {
+    "resident_bytes": Bound(0.05, 4 * MIB),
+    "descriptors": Bound(0.05, 4),
+    "threads": Bound(0.0, 1),
+    "processes": Bound(0.0, 4),
+    "store_bytes": Bound(0.1, 4 * MIB),
+}
+"""Each figure, and how much it may grow after the warm-up."""
+
+
+@attrs.frozen
+class Sample:
+    """The figures of a moment.
+
+    Attributes:
+        life: Which daemon it was, from 1; each restart begins another life.
+        seconds: The time since the soak began.
+        figures: The figures by the names of `BOUNDS`.
+    """
+
+    life: int
+    seconds: float
+    figures: dict[str, float]
+
+
+class Sampler(threading.Thread):
+    """Samples a daemon every INTERVAL_S until it is stopped.
+
+    Args:
+        daemon: The daemon.
+        store: The folder of its store.
+        life: Its number.
+        began: The time of the monotonic clock at which the soak began.
+    """
+
+    def __init__(self, daemon: Program, store: Path, life: int, began: float) -> None:
+        super().__init__(name="sampler")
+        self.samples: list[Sample] = []
+        self._daemon, self._store, self._life, self._began = daemon, store, life, began
+        self._stopped = threading.Event()
+
+    def run(self) -> None:
+        while not self._stopped.wait(INTERVAL_S):
+            self.samples.append(Sample(self._life, time.monotonic() - self._began, self._figures()))
+
+    def stop(self) -> None:
+        """Take no further sample. Returns once the last one is taken."""
+        self._stopped.set()
+        self.join()
+
+    def _figures(self) -> dict[str, float]:
+        process = Path(f"/proc/{self._daemon.pid}")
+        children = [len(task.read_text().split()) for task in process.glob("task/*/children")]
+        return {
+            "resident_bytes": self._daemon.resident_bytes(),
+            "descriptors": len(list((process / "fd").iterdir())),
+            "threads": len(list((process / "task").iterdir())),
+            "processes": sum(children),
+            "store_bytes": sum(file.stat().st_size for file in self._store.glob("runtime.sqlite3*")),
+        }
