@@ -32,16 +32,9 @@ pytestmark = [
 @pytest.fixture(scope="session")
 def image(tmp_path_factory: pytest.TempPathFactory) -> Stage:
     folder = tmp_path_factory.mktemp("image")
-    open_to_all(folder)
     context = folder / "context"
     shutil.copytree(ROOT, context, ignore=LEFT_OUT)
     return Build(context, folder).execute((CONTAINER / "Dockerfile").read_text())
-
-
-def open_to_all(folder: Path) -> None:
-    """Let other users pass a temporary folder and those above it."""
-    for one in (folder, folder.parent, folder.parent.parent):
-        one.chmod(one.stat().st_mode | 0o111)
 
 
 def as_user(image: Stage) -> list[str]:
@@ -100,7 +93,6 @@ class Container:
 
 @pytest.fixture
 def container(image: Stage, tmp_path: Path) -> Iterator[Container]:
-    open_to_all(tmp_path)
     volume = tmp_path / "volume"
     volume.mkdir(mode=0o700)
     uid, gid = map(int, image.user.split(":"))
