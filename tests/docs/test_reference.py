@@ -314,7 +314,7 @@ def test_every_option_of_runtimed_is_in_its_table(page: ReadPage) -> None:
 
 
 def test_every_command_of_runtimed_store_is_in_its_table(page: ReadPage) -> None:
-    store = cli._command().get_command(click.Context(cli._command()), "store")
+    store = cli.command().get_command(click.Context(cli.command()), "store")
     spelled_out = [f"runtimed store {name} {' '.join(_arguments(one))}" for name, one in store.commands.items()]
     assert page("reference/cli.md").section("`runtimed store`").names() == spelled_out
 
