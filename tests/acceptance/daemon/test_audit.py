@@ -28,9 +28,11 @@ def test_a_daemon_with_the_configuration_of_the_page_writes_the_lines_of_the_pag
     created, _, _, deleted, refused = [json.loads(line) for line in file.read_bytes().splitlines()]
     shown = [json.loads(line) for line in PAGE.blocks("json")[0].splitlines()]
 
-    assert {**created, "time": ""} == {**shown[0], "time": ""}
-    assert {**deleted, "time": ""} == {**shown[1], "time": ""}
-    assert {**refused, "time": "", "remote": "unix"} == {**shown[2], "time": ""}
+    varying = {"time": "", "request_id": ""}
+    assert {**created, **varying} == {**shown[0], **varying}
+    assert {**deleted, **varying} == {**shown[1], **varying}
+    assert {**refused, **varying, "remote": "unix"} == {**shown[2], **varying}
+    assert created["request_id"] != refused["request_id"]
     assert [list(line) for line in shown] == [list(created)] * 3
     assert PAGE.section("Read it").names()[:8] == list(created)
 
