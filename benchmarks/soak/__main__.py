@@ -2,23 +2,22 @@
 
 import argparse
 import sys
+import tempfile
 import time
 from collections import Counter
 from collections.abc import Sequence
 from pathlib import Path
 
 from benchmarks.__main__ import BUILD
-from benchmarks.servers import Daemon, installed, remove
+from benchmarks.servers import remove
 from benchmarks.soak import report
 from benchmarks.soak.churn import Churn
+from benchmarks.soak.daemon import Place, SoakedDaemon
 from benchmarks.soak.samples import BOUNDS, Sample, Sampler
 from benchmarks.soak.trend import judge
 
 LIVES = (1 / 6, 1 / 6, 2 / 3)
 """The parts of the time between restarts. The last life is judged."""
-
-SETTINGS = {"max_events_per_worker": 1_000, "max_idempotency_keys": 500, "heartbeat_s": 5}
-"""Limits that are reached in minutes, so that what they keep is flat."""
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -49,19 +48,21 @@ def _run(seconds: float, folder: Path) -> tuple[list[Sample], Counter[str], list
     counts: Counter[str] = Counter()
     left: list[str] = []
     failures: list[Exception] = []
-    for life, share in enumerate(LIVES, 1):
-        with Daemon(installed(), work, store=f"fs:{work / 'store'}", settings=SETTINGS) as daemon:
-            sampler = Sampler(daemon, work / "store", life, began)
-            sampler.start()
-            try:
-                with Churn(daemon, counts, left) as churn:
-                    churn.wait(seconds * share)
-            finally:
-                sampler.stop()
-            samples += sampler.samples
-            failures += churn.failures
-        if failures:
-            break
+    with tempfile.TemporaryDirectory(prefix="soak-") as sockets:
+        place = Place(work, Path(sockets))
+        for life, share in enumerate(LIVES, 1):
+            with SoakedDaemon(place) as daemon:
+                sampler = Sampler(daemon, life, began)
+                sampler.start()
+                try:
+                    with Churn(daemon, counts, left) as churn:
+                        churn.wait(seconds * share)
+                finally:
+                    sampler.stop()
+                samples += sampler.samples
+                failures += churn.failures + sampler.failures
+            if failures:
+                break
     if not failures:
         remove(work)
     return samples, counts, failures

@@ -1,4 +1,4 @@
-"""What is sampled: the memory, descriptors, threads and children of the daemon, and the size of its store."""
+"""What is sampled: what the process of the daemon holds, the size of its store, and what its metrics count."""
 
 import threading
 import time
@@ -6,7 +6,7 @@ from pathlib import Path
 
 import attrs
 
-from benchmarks.processes import Program
+from benchmarks.soak.daemon import SoakedDaemon
 from benchmarks.soak.trend import Bound
 
 MIB = 2**20
@@ -18,8 +18,13 @@ BOUNDS = {
     "threads": Bound(0.0, 1),
     "processes": Bound(0.0, 4),
     "store_bytes": Bound(0.1, 4 * MIB),
+    "observers": Bound(0.0, 2),
+    "workers": Bound(0.0, 2),
 }
 """Each figure, and how much it may grow after the warm-up."""
+
+METRICS = {"observers": "runtimed_observers", "workers": "runtimed_workers"}
+"""The figures that the daemon counts itself, by the names of their metrics."""
 
 
 @attrs.frozen
@@ -42,20 +47,27 @@ class Sampler(threading.Thread):
 
     Args:
         daemon: The daemon.
-        store: The folder of its store.
         life: Its number.
         began: The time of the monotonic clock at which the soak began.
+
+    Attributes:
+        samples: All samples so far.
+        failures: Why it could not take another one, if it could not.
     """
 
-    def __init__(self, daemon: Program, store: Path, life: int, began: float) -> None:
+    def __init__(self, daemon: SoakedDaemon, life: int, began: float) -> None:
         super().__init__(name="sampler")
         self.samples: list[Sample] = []
-        self._daemon, self._store, self._life, self._began = daemon, store, life, began
+        self.failures: list[Exception] = []
+        self._daemon, self._life, self._began = daemon, life, began
         self._stopped = threading.Event()
 
     def run(self) -> None:
-        while not self._stopped.wait(INTERVAL_S):
-            self.samples.append(Sample(self._life, time.monotonic() - self._began, self._figures()))
+        try:
+            while not self._stopped.wait(INTERVAL_S):
+                self.samples.append(Sample(self._life, time.monotonic() - self._began, self._figures()))
+        except Exception as error:  # noqa: BLE001 a soak without samples has failed
+            self.failures.append(error)
 
     def stop(self) -> None:
         """Take no further sample. Returns once the last one is taken."""
@@ -64,11 +76,13 @@ class Sampler(threading.Thread):
 
     def _figures(self) -> dict[str, float]:
         process = Path(f"/proc/{self._daemon.pid}")
+        counted = self._daemon.metrics()
         children = [len(task.read_text().split()) for task in process.glob("task/*/children")]
         return {
             "resident_bytes": self._daemon.resident_bytes(),
             "descriptors": len(list((process / "fd").iterdir())),
             "threads": len(list((process / "task").iterdir())),
             "processes": sum(children),
-            "store_bytes": sum(file.stat().st_size for file in self._store.glob("runtime.sqlite3*")),
+            "store_bytes": sum(file.stat().st_size for file in self._daemon.place.store.glob("runtime.sqlite3*")),
+            **{name: counted[metric] for name, metric in METRICS.items()},
         }
