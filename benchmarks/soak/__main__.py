@@ -52,15 +52,16 @@ def _run(seconds: float, folder: Path) -> tuple[list[Sample], Counter[str], list
         place = Place(work, Path(sockets))
         for life, share in enumerate(LIVES, 1):
             with SoakedDaemon(place) as daemon:
-                sampler = Sampler(daemon, life, began)
+                churn = Churn(daemon, counts, left)
+                sampler = Sampler(daemon, life, began, churn.fail)
                 sampler.start()
                 try:
-                    with Churn(daemon, counts, left) as churn:
+                    with churn:
                         churn.wait(seconds * share)
                 finally:
                     sampler.stop()
                 samples += sampler.samples
-                failures += churn.failures + sampler.failures
+                failures += churn.failures
             if failures:
                 break
     if not failures:

@@ -61,8 +61,13 @@ class Churn:
             self._left += [self._begin_worker().id for _ in range(WORKER_THREADS)]
 
     def wait(self, seconds: float) -> None:
-        """Wait for a time, or until an action has failed."""
+        """Wait for a time, or until something has failed."""
         self._failed.wait(seconds)
+
+    def fail(self, error: Exception) -> None:
+        """End the wait and all actions because of an error."""
+        self.failures.append(error)
+        self._failed.set()
 
     def use_worker(self) -> None:
         """Create a Worker or take one that is left, give it inputs, and delete it."""
@@ -114,8 +119,7 @@ class Churn:
                 try:
                     act()
                 except Exception as error:  # noqa: BLE001 any failure of an action fails the soak
-                    self.failures.append(error)
-                    self._failed.set()
+                    self.fail(error)
                 else:
                     self._counts[act.__name__.replace("_", " ")] += 1
 

@@ -2,6 +2,7 @@
 
 import threading
 import time
+from collections.abc import Callable
 from pathlib import Path
 
 import attrs
@@ -49,17 +50,18 @@ class Sampler(threading.Thread):
         daemon: The daemon.
         life: Its number.
         began: The time of the monotonic clock at which the soak began.
+        on_failure: Called with the error if no further sample can be taken.
 
     Attributes:
         samples: All samples so far.
-        failures: Why it could not take another one, if it could not.
     """
 
-    def __init__(self, daemon: SoakedDaemon, life: int, began: float) -> None:
+    def __init__(
+        self, daemon: SoakedDaemon, life: int, began: float, on_failure: Callable[[Exception], None]
+    ) -> None:
         super().__init__(name="sampler")
         self.samples: list[Sample] = []
-        self.failures: list[Exception] = []
-        self._daemon, self._life, self._began = daemon, life, began
+        self._daemon, self._life, self._began, self._on_failure = daemon, life, began, on_failure
         self._stopped = threading.Event()
 
     def run(self) -> None:
@@ -67,7 +69,7 @@ class Sampler(threading.Thread):
             while not self._stopped.wait(INTERVAL_S):
                 self.samples.append(Sample(self._life, time.monotonic() - self._began, self._figures()))
         except Exception as error:  # noqa: BLE001 a soak without samples has failed
-            self.failures.append(error)
+            self._on_failure(error)
 
     def stop(self) -> None:
         """Take no further sample. Returns once the last one is taken."""

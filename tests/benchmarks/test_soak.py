@@ -1,8 +1,11 @@
 """The soak: the program itself for a short time, and how it judges what it has sampled."""
 
 import csv
+import json
+import os
 import random
 import shutil
+import signal
 import subprocess
 import sys
 from pathlib import Path
@@ -12,6 +15,7 @@ import pytest
 
 from benchmarks.soak.samples import BOUNDS
 from benchmarks.soak.trend import Bound, judge
+from tests.acceptance.daemon.conftest import until
 
 REPOSITORY = Path(__file__).parents[2]
 SVG = "{http://www.w3.org/2000/svg}"
@@ -82,6 +86,24 @@ def test_a_short_soak_uses_the_daemon_restarts_it_and_leaves_samples_and_a_plot(
     plot = ET.fromstring((tmp_path / "soak.svg").read_text())
     assert len(plot.findall(f".//{SVG}polyline")) == len(BOUNDS)
     assert not (tmp_path / "soak").exists()
+
+
+@pytest.mark.skipif(shutil.which("openssl") is None, reason="there is no openssl")
+@pytest.mark.timeout(120)
+def test_a_soak_ends_and_says_why_when_its_daemon_is_killed(tmp_path: Path) -> None:
+    command = [sys.executable, "-m", "benchmarks.soak", "--minutes", "60", "--folder", str(tmp_path)]
+    endpoints = tmp_path / "soak" / "runtimed"
+    with subprocess.Popen(command, cwd=REPOSITORY, stderr=subprocess.PIPE, text=True) as soak:
+        try:
+            endpoint = until(lambda: next(endpoints.glob("*.json"), None))
+            os.kill(int(json.loads(endpoint.read_text())["pid"]), signal.SIGKILL)
+            _, said = soak.communicate(timeout=90)
+        finally:
+            soak.send_signal(signal.SIGINT)
+
+    assert soak.returncode == 1
+    assert "an action failed" in said
+    assert not (tmp_path / "soak.csv").exists()
 
 
 @pytest.mark.parametrize("minutes", ["0", "-1", "three", "nan"])
