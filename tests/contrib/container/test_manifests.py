@@ -15,6 +15,8 @@ CONTAINER = ROOT / "contrib" / "container"
 DOCKERFILE = (CONTAINER / "Dockerfile").read_text()
 PORT = 38800
 VOLUME = "/var/lib/runtimed"
+ENDING_S = 15
+"""How long Workers and the store may take to end after the drain."""
 
 
 @pytest.fixture
@@ -48,6 +50,12 @@ def check_settings(environment: dict[str, str], monkeypatch: pytest.MonkeyPatch)
     return settings.load({}, None)
 
 
+def check_drain(loaded: settings.Settings, grace_s: float) -> None:
+    """Check that runs may go on for a while, and that the daemon has ended before it is killed."""
+    assert 0 < loaded.drain_s
+    assert loaded.drain_s + loaded.drain_timeout_s + ENDING_S < grace_s
+
+
 def test_the_services_of_compose_set_what_the_daemon_knows(compose: Any, monkeypatch: pytest.MonkeyPatch) -> None:
     service = compose["services"]["runtimed"]
 
@@ -57,6 +65,20 @@ def test_the_services_of_compose_set_what_the_daemon_knows(compose: Any, monkeyp
     assert loaded.insecure_listen
     assert loaded.allow_host == ("runtimed",)
     assert str(loaded.store_path).startswith(VOLUME)
+
+
+def test_runs_can_finish_before_compose_kills_the_daemon(compose: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    service = compose["services"]["runtimed"]
+
+    check_drain(check_settings(service["environment"], monkeypatch), float(service["stop_grace_period"].rstrip("s")))
+
+
+def test_runs_can_finish_before_kubernetes_kills_the_pod(
+    pod: Any, container: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    environment = {one["name"]: one["value"] for one in container["env"]}
+
+    check_drain(check_settings(environment, monkeypatch), pod["terminationGracePeriodSeconds"])
 
 
 def test_compose_builds_the_dockerfile_and_keeps_the_volume_of_the_image(compose: Any) -> None:
@@ -148,7 +170,6 @@ def test_the_pod_drains_before_it_ends_and_gives_no_privilege(pod: Any, containe
     security = container["securityContext"]
 
     assert container["lifecycle"]["preStop"]["exec"]["command"] == ["runtimectl", "drain", "--wait"]
-    assert pod["terminationGracePeriodSeconds"] >= 60
     assert security["allowPrivilegeEscalation"] is False
     assert security["readOnlyRootFilesystem"] is True
     assert security["capabilities"] == {"drop": ["ALL"]}
