@@ -18,13 +18,10 @@ from runtimed.core.limits import AT_START
 from runtimed.core.ports import Store, WorkspaceHost
 from runtimed.core.runtime import Runtime
 from runtimed.errors import ConfigurationError
-from runtimed.execution.confinement.confiner import HostConfiner, without_links
-from runtimed.execution.confinement.host_paths import HostPaths
-from runtimed.execution.confinement.probe import Mechanisms, find_mechanisms
+from runtimed.execution.confinement.confiner import HostConfiner
 from runtimed.execution.confinement.secrets import Secrets
 from runtimed.execution.confinement.users import Users
 from runtimed.execution.confinement.ways_out import Network
-from runtimed.execution.policy import HostResources
 from runtimed.execution.processes.supervisor import Supervisor
 from runtimed.execution.registry import ProfileRegistry
 from runtimed.execution.tasks import begin, finish
@@ -32,6 +29,7 @@ from runtimed.execution.workspaces.catalog import Catalog
 from runtimed.execution.workspaces.manager import WorkspaceManager
 from runtimed.first_token import FirstToken, TokenFile
 from runtimed.gateways.host import HostGateways
+from runtimed.host import Host
 from runtimed.http.app import Api
 from runtimed.http.server.http_server import HttpServer
 from runtimed.http.server.listeners import Address, Listeners, passed_by_systemd
@@ -46,12 +44,12 @@ from runtimed.process_setup import (
     spare_garbage_collection,
 )
 from runtimed.reload import Apply, Part, Reload, reads_no_configuration
-from runtimed.settings import Settings, configuration_files, configuration_folders
+from runtimed.settings import Settings
 from runtimed.settings.limits import LimitSettings
 from runtimed.settings.workers import WorkerSettings
 from runtimed.settings.workspaces import WorkspaceSettings
 from runtimed.signals import Signals
-from runtimed.store.factories import OpenedStore, find_store
+from runtimed.store.factories import find_store
 from runtimed.wire import endpoint
 
 WORKERS = frozenset(field.name for kind in (WorkerSettings, WorkspaceSettings) for field in attrs.fields(kind))
@@ -61,35 +59,38 @@ LIMITS = frozenset(field.name for field in attrs.fields(LimitSettings)) - AT_STA
 log = logging.getLogger(__name__)
 
 
-@attrs.frozen
-class _Host:
-    """What confines Workers on this host, and what names mean there."""
-
-    mechanisms: Mechanisms
-    paths: HostPaths
-    resources: HostResources
-
-
-@attrs.frozen
+@attrs.define
 class _Workers:
     """What runs Workers. It takes another configuration for those that are spawned from then on."""
 
-    opened: OpenedStore
+    host: Host
     config: str | None
     gateways: HostGateways
     confiner: HostConfiner
     workspaces: WorkspaceManager
     backend: ProfileRegistry
+    _named: tuple[Path, ...] = ()
+    """The private files that the configuration names now, also for the next start."""
+
+    def noting(self, reread: Callable[[], Settings | None]) -> Callable[[], Settings | None]:
+        """Have the private files of the settings that are read hidden, also if the daemon uses others."""
+
+        def read() -> Settings | None:
+            found = reread()
+            self._named = found.private_files if found else ()
+            return found
+
+        return read
 
     async def prepare(self, new: Settings) -> Apply:
         """Find out what the new settings mean on this host."""
-        host = await asyncio.to_thread(_find_host, new, self.opened, self.config)
+        host = await asyncio.to_thread(self.host.after, new, self._named, self.config)
         catalog = Catalog(new.workspace_roots, new.workspace_table())
         profiles, sandbox = new.profile_table(), new.sandbox_policy()
         await self.backend.prepare_replacement()
 
         def apply() -> None:
-            renew_warm = host.resources != self.confiner.resources
+            renew_warm, self.host = host != self.host, host
             secrets_ = Secrets(host.resources.secrets)
             self.gateways.replace(host.resources.gateways, secrets_)
             self.confiner.replace(host.mechanisms, host.paths, host.resources, secrets_)
@@ -129,7 +130,7 @@ async def run(
     max_descriptors = raise_descriptor_limit(connections)
     signals, manager = Signals(), ServiceManager.of(os.environ)
     with signals.handled(), find_store(settings.store).open() as opened:
-        host = await asyncio.to_thread(_find_host, settings, opened, config)
+        host = await asyncio.to_thread(Host.find, settings, opened.data_dir.path, config)
         users = Users(settings.worker_uids(), opened.data_dir.workers) if os.geteuid() == 0 else None
         secrets_ = Secrets(host.resources.secrets)
         gateways = HostGateways(host.resources.gateways, secrets_)
@@ -146,7 +147,7 @@ async def run(
             sandbox=settings.sandbox_policy(),
         )
 
-        workers = _Workers(opened, config, gateways, confiner, workspaces, backend)
+        workers = _Workers(host, config, gateways, confiner, workspaces, backend)
         async with (
             manager.kept_informed(),
             _runtime(settings, opened.store, backend, workspaces) as runtime,
@@ -165,9 +166,9 @@ async def run(
                         kind = settings.store.partition(":")[0]
                         bound = listeners.bound_urls[0]
                         announce(f"runtimed: listening on {bound} runtime={runtime.runtime_id} store={kind}")
-                        token_file = TokenFile(settings, opened, token, api.replace_token)
+                        token_file = TokenFile(token, api.replace_token)
                         parts = [
-                            Part(WORKERS, workers.prepare),
+                            Part(WORKERS, workers.prepare, rereads=True),
                             Part(LIMITS | {"drain_s"}, partial(_prepare_limits, runtime)),
                             Part(frozenset({"tenants"}), partial(_prepare_tenants, runtime)),
                             Part(frozenset({"log_format", "log_level"}), _prepare_log),
@@ -177,7 +178,8 @@ async def run(
                             parts.append(Part(frozenset(), partial(_prepare_tls, tls), rereads=True))
                         # Last, because the file that it opens stays open if another part refuses.
                         parts.append(Part(frozenset({"audit"}), partial(_prepare_audit, audit_log), rereads=True))
-                        await _until_drained(runtime, signals, manager, Reload(settings, reread, parts))
+                        reload = Reload(settings, workers.noting(reread), parts)
+                        await _until_drained(runtime, signals, manager, reload)
         return runtime.poisoned.result() if runtime.poisoned.done() else None
 
 
@@ -233,9 +235,13 @@ async def _until_drained(runtime: Runtime, signals: Signals, manager: ServiceMan
     manager.ready("serving")
     reloading = begin(_reload_on_request(signals, manager, reload))
     try:
-        await _any_of(runtime, signals.stopped.wait(), runtime.drain_begun())
+        await _serve_and_drain(runtime, signals, manager)
     finally:
         await finish(reloading)
+
+
+async def _serve_and_drain(runtime: Runtime, signals: Signals, manager: ServiceManager) -> None:
+    await _any_of(runtime, signals.stopped.wait(), runtime.drain_begun())
     if runtime.poisoned.done():
         manager.stopping("ending: the store has failed")
         return
@@ -323,21 +329,6 @@ async def _audit_log(settings: Settings) -> AsyncIterator[AuditLog]:
         yield audit_log
     finally:
         await audit_log.close()
-
-
-def _find_host(settings: Settings, opened: OpenedStore, config: str | None) -> _Host:
-    """Find out what confines Workers. It hides the store, the configuration, tokens and sockets of the daemon."""
-    policies = (settings.sandbox_policy(), *(profile.sandbox for profile in settings.profile_table().values()))
-    uid = settings.worker_uids().start if os.geteuid() == 0 else None
-    files = [file for file in (settings.token_file, settings.tls_key) if file]
-    addresses = [*map(Address.parse, settings.listen), settings.metrics_address()]
-    sockets = [address.path for address in addresses if address is not None and address.path]
-    configured = [*configuration_files(config), *configuration_folders()]
-    named = [*configured, *settings.secret_files, *settings.audit_files, *map(Path, files), *map(Path, sockets)]
-    paths = HostPaths(tuple(path.resolve() for path in (opened.data_dir.path, endpoint.folder(), *named)))
-    is_off = all(policy.mode == "off" for policy in policies)
-    mechanisms = Mechanisms() if is_off else find_mechanisms(uid)
-    return _Host(mechanisms, paths, without_links(settings.host_resources()))
 
 
 def _tls(settings: Settings, addresses: Sequence[Address], passed: Sequence[socket.socket]) -> TlsContext | None:

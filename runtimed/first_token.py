@@ -42,11 +42,7 @@ class FirstToken:
         if settings.token:
             return cls(str(settings.token))
         if settings.token_file:
-            path = Path(settings.token_file).absolute()
-            try:
-                return cls(read_token(path), path)
-            except TokenFileError as error:
-                raise ConfigurationError(f"token_file: {path}: {error}") from error
+            return _read(Path(settings.token_file).absolute())
         if opened.keeps_token:
             return cls(*opened.data_dir.read_or_make_token())
         return cls(secrets.token_urlsafe(32), made=True)
@@ -56,25 +52,28 @@ class TokenFile:
     """The file that holds the token. Which file that is does not change before the next start.
 
     Args:
-        settings: The settings at the start.
-        opened: The store.
         token: The token in use.
         replace: Called with another token.
     """
 
-    def __init__(
-        self, settings: Settings, opened: OpenedStore, token: FirstToken, replace: Callable[[str], None]
-    ) -> None:
-        self._settings, self._opened, self._token, self._replace = settings, opened, token, replace
+    def __init__(self, token: FirstToken, replace: Callable[[str], None]) -> None:
+        self._token, self._replace = token, replace
 
     async def prepare(self, _new: Settings) -> Apply:
-        """Read the file again."""
-        if self._token.made:
+        """Read the file again, if there is one. Raises ConfigurationError if it is missing: only a start makes it."""
+        if self._token.file is None:
             return partial(self._apply, self._token)
-        return partial(self._apply, await asyncio.to_thread(FirstToken.find, self._settings, self._opened))
+        return partial(self._apply, await asyncio.to_thread(_read, self._token.file))
 
     def _apply(self, found: FirstToken) -> None:
         if found.text != self._token.text:
             self._token = found
             self._replace(found.text)
             log.info("the token has changed")
+
+
+def _read(file: Path) -> FirstToken:
+    try:
+        return FirstToken(read_token(file), file)
+    except TokenFileError as error:
+        raise ConfigurationError(f"token_file: {file}: {error}") from error

@@ -48,12 +48,14 @@ class ServiceManager:
         return cls(address, int(period) / 1e6 if is_watched else None)
 
     def ready(self, status: str) -> None:
-        """Say that the daemon serves, also after a reload."""
-        self._send("READY=1", _status(status))
+        """Say that the daemon serves, also after a reload. One that is stopping says nothing of its reloads."""
+        if not self._is_stopping:
+            self._send("READY=1", _status(status))
 
     def reloading(self) -> None:
         """Say that the daemon reads its configuration. `ready` says that it has done so."""
-        self._send("RELOADING=1", f"MONOTONIC_USEC={time.monotonic_ns() // 1000}", _status("reloading"))
+        if not self._is_stopping:
+            self._send("RELOADING=1", f"MONOTONIC_USEC={time.monotonic_ns() // 1000}", _status("reloading"))
 
     def stopping(self, status: str) -> None:
         """Say that the daemon is about to end, which may take a while."""

@@ -11,7 +11,7 @@ from runtimed.errors import StartError
 from runtimed.settings import Settings
 
 Apply = Callable[[], None]
-"""Applies what was prepared. It cannot fail."""
+"""Applies what was prepared. It should not fail: the other parts are applied nevertheless."""
 
 AT_START = frozenset({"sandbox.uids"})
 """The entries of tables that change at the next start only."""
@@ -30,7 +30,7 @@ class Part:
     Attributes:
         settings: The names of these settings.
         prepare: Checks the new settings and what they name, changes nothing, and returns what applies them. Raises
-            ConfigurationError if something is wrong.
+            ConfigurationError if something is wrong. Settings that change at the next start only are those in use.
         rereads: Prepare at each reload, also if no setting has changed: they name files, whose content may have.
     """
 
@@ -67,18 +67,19 @@ class Reload:
             new = found or self._current
             changed = {name for name in _names(Settings) if getattr(new, name) != getattr(self._current, name)}
             due = [part for part in self._parts if part.rereads or part.settings & changed]
-            prepared = [await part.prepare(new) for part in due]
+            live = attrs.evolve(self._current, **{name: getattr(new, name) for name in changed & self._live})
+            await asyncio.to_thread(live.check)  # new and present settings may not go together
+            prepared = [await part.prepare(live) for part in due]
         except (StartError, OSError) as error:
             log.error("the configuration was not reloaded: nothing has changed", extra={"reason": error})
             return f"the last reload failed: {error}"
         except Exception:
             log.exception("the configuration was not reloaded: nothing has changed")
             return "the last reload failed; the log has the details"
-        for apply in prepared:
-            apply()
+        failures = [apply for apply in prepared if not _is_applied(apply)]
         self._report(new, changed)
-        self._current = attrs.evolve(self._current, **{name: getattr(new, name) for name in changed & self._live})
-        return "serving"
+        self._current = live
+        return "a part of the last reload failed; the log has the details" if failures else "serving"
 
     def _report(self, new: Settings, changed: Iterable[str]) -> None:
         entries = {
@@ -89,6 +90,15 @@ class Reload:
         log.info("configuration reloaded", extra={"changed": _listed(entries - AT_START) or "nothing"})
         if others := set(changed) - self._live | entries & AT_START:
             log.warning("these settings change at the next start only", extra={"settings": _listed(others)})
+
+
+def _is_applied(apply: Apply) -> bool:
+    try:
+        apply()
+    except Exception:
+        log.exception("a part of the configuration was not applied")
+        return False
+    return True
 
 
 def _listed(names: Iterable[str]) -> str:

@@ -75,6 +75,17 @@ async def test_a_daemon_that_cannot_work_tells_the_watchdog_nothing_and_asks_for
     assert others == [["EXTEND_TIMEOUT_USEC=20000000"]] * 3
 
 
+def test_a_daemon_that_is_stopping_tells_nothing_of_a_reload(manager: Manager) -> None:
+    told = ServiceManager(manager.name)
+    told.stopping("draining")
+    manager.waiting()
+
+    told.reloading()
+    told.ready("serving")
+
+    assert manager.waiting() == []
+
+
 def test_a_status_is_one_line(manager: Manager) -> None:
     ServiceManager(manager.name).ready("the last reload failed:\nMAINPID=1")
 

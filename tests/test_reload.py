@@ -1,8 +1,10 @@
 """A reload changes all parts of the daemon, or none."""
 
+import asyncio
 import logging
 from collections.abc import Callable, Iterator
 from functools import partial
+from pathlib import Path
 
 import attrs
 import pytest
@@ -75,6 +77,48 @@ async def test_a_part_that_refuses_keeps_the_others_from_changing(applied: Appli
     assert applied.found == []
 
 
+async def test_parts_get_what_changes_live_and_the_rest_as_it_is_in_use(tmp_path: Path) -> None:
+    used, other = tmp_path / "used", tmp_path / "other"
+    before = Settings(token_file=str(used))
+    found: list[tuple[str, int]] = []
+
+    async def prepare(new: Settings) -> Apply:
+        return lambda: found.append((new.token_file, new.max_workers))
+
+    new = attrs.evolve(before, token_file=str(other), max_workers=2)
+    await Reload(before, lambda: new, (Part(frozenset({"max_workers"}), prepare),)).run()
+
+    assert found == [(str(used), 2)]
+
+
+async def test_a_mount_of_a_file_that_the_daemon_still_uses_is_refused(tmp_path: Path, applied: Applied) -> None:
+    used, other = tmp_path / "used", tmp_path / "other"
+    before = Settings(token_file=str(used))
+    new = attrs.evolve(before, token_file=str(other), mounts={"data": {"path": str(used)}})
+    await asyncio.to_thread(new.check)
+
+    told = await Reload(before, lambda: new, (applied.part("workers", "mounts"),)).run()
+
+    assert told.startswith("the last reload failed: mounts.data.path: ")
+    assert applied.found == []
+
+
+async def test_a_part_that_cannot_be_applied_keeps_no_other_from_it_nor_the_next_reload(
+    applied: Applied, caplog: pytest.LogCaptureFixture
+) -> None:
+    async def prepare(_new: Settings) -> Apply:
+        return _broken
+
+    parts = (Part(frozenset({"max_workers"}), prepare), applied.part("last", "max_workers", rereads=True))
+    reload = Reload(BEFORE, lambda: AFTER, parts)
+
+    assert await reload.run() == "a part of the last reload failed; the log has the details"
+    assert await reload.run() == "serving"
+
+    assert applied.found == ["last 2"] * 2
+    assert "a part of the configuration was not applied" in caplog.messages
+
+
 async def test_a_reload_that_failed_is_made_up_for_by_the_next_one(applied: Applied) -> None:
     loads: Iterator[Callable[[], Settings]] = iter([_refused, lambda: AFTER])
 
@@ -107,6 +151,10 @@ async def test_files_that_settings_name_are_read_without_a_configuration_too(app
     assert await reload.run() == "serving"
 
     assert applied.found == ["files 1"]
+
+
+def _broken() -> None:
+    raise KeyError("a bug")
 
 
 def _refused() -> Settings:

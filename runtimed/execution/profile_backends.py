@@ -1,6 +1,7 @@
 """The backend of each profile, and those of profiles that have changed since."""
 
 import asyncio
+import logging
 from collections.abc import Callable, Collection, Coroutine, Iterable, Mapping
 from typing import Any
 
@@ -11,6 +12,8 @@ from runtimed.execution.factories import BackendFactory, WarmBackend, installed_
 from runtimed.execution.policy import SandboxPolicy
 from runtimed.execution.profile import BUILT_IN, Profile
 from runtimed.execution.tasks import begin
+
+log = logging.getLogger(__name__)
 
 Make = Callable[[BackendFactory, Profile], ExecutionBackend]
 
@@ -108,9 +111,15 @@ class ProfileBackends:
             profile = self.profiles[name]
             if not profile.warm or profile.backend not in self.factories:
                 continue
-            if isinstance(backend := self.backend(name), WarmBackend):
-                self._warm[name] = backend
-                backend.keep_warm(self._warm_idle_s)
+            try:
+                self._begin_warm_one(name)
+            except Exception:
+                log.exception("no program is kept ready: the backend failed", extra={"profile": name})
+
+    def _begin_warm_one(self, name: str) -> None:
+        if isinstance(backend := self.backend(name), WarmBackend):
+            self._warm[name] = backend
+            backend.keep_warm(self._warm_idle_s)
 
     def _retire(self, name: str) -> None:
         if backend := self._made.pop(name, None):

@@ -38,9 +38,14 @@ class Settings(
     @property
     def private_paths(self) -> tuple[Path, ...]:
         """The paths that no Worker may be given: the store, the token, the key of TLS, secrets and the audit log."""
-        files = tuple(Path(file).absolute() for file in (self.token_file, self.tls_key) if file)
         store = () if self.store_path is None else (self.store_path,)
-        return (*store, *files, *self.secret_files, *self.audit_files)
+        return (*store, *self.private_files)
+
+    @property
+    def private_files(self) -> tuple[Path, ...]:
+        """The private paths but for the store."""
+        files = tuple(Path(file).absolute() for file in (self.token_file, self.tls_key) if file)
+        return (*files, *self.secret_files, *self.audit_files)
 
     def check(self) -> None:
         """Check each group, and that all numbers are above 0, unless 0 means something. Raises ConfigurationError."""
