@@ -218,7 +218,9 @@ def _serve_private(flags: Mapping[str, Any], config: str | None, announce: Calla
     try:
         loaded = settings.load(flags, config)
         roots = (str(Path.cwd()), *loaded.workspace_roots)
-        return _serve(attrs.evolve(loaded, workspace_roots=roots, listen_metrics=""), announce, config)
+        # What belongs to the daemon of the host, or would have the end of the command wait.
+        private = attrs.evolve(loaded, workspace_roots=roots, listen_metrics="", audit={}, drain_s=0.0)
+        return _serve(private, announce, config)
     except ConfigurationError as error:
         return fail(error, USAGE)
     except StartError as error:

@@ -138,9 +138,10 @@ class PrivateDaemon:
             os._exit(code)
 
     def _clear_environment(self) -> None:
-        """Let no setting in the environment count, and publish the endpoint file in the folder only."""
-        for name in [name for name in os.environ if name.startswith("RUNTIMED_")]:
+        """Let no setting count and no service manager be told, and publish the endpoint file in the folder only."""
+        for name in [name for name in os.environ if name.startswith(("RUNTIMED_", "WATCHDOG_"))]:
             del os.environ[name]
+        os.environ.pop("NOTIFY_SOCKET", None)
         os.environ["RUNTIMED_LOG_LEVEL"] = "error"
         os.environ["XDG_RUNTIME_DIR"] = str(self.folder)
 

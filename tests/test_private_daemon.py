@@ -138,6 +138,27 @@ def test_an_address_for_metrics_in_the_configuration_is_left_to_the_daemon_of_th
         assert completed(start("--", "true"))[0] == 0
 
 
+def test_the_audit_log_the_drain_and_the_service_manager_are_left_to_the_daemon_of_the_service(
+    start: Exec, env: dict[str, str], user_folders: Path
+) -> None:
+    folder = Path(env["XDG_CONFIG_HOME"]) / "runtimed"
+    folder.mkdir()
+    audit, name = user_folders / "audit", user_folders / "notify"
+    (folder / "config.toml").write_text(f'drain_s = 600\n[audit]\nfile = "{audit}"\n')
+    variables = {"NOTIFY_SOCKET": str(name), "WATCHDOG_USEC": "20000"}
+    with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as manager:
+        manager.bind(str(name))
+        manager.setblocking(False)
+
+        made = f"{CTL} workers create && printenv NOTIFY_SOCKET"
+        code, out, err = completed(start("--", "sh", "-c", made, extra=variables))
+
+        assert (code, out.splitlines()[-1]) == (0, str(name)), err
+        with pytest.raises(BlockingIOError):
+            manager.recv(4096)
+    assert not audit.exists()
+
+
 @pytest.mark.parametrize("kind", ["config", "store"])
 def test_a_daemon_that_cannot_start_is_exit_125_and_the_command_does_not_run(
     start: Exec, tmp_path: Path, kind: str
