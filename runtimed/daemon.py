@@ -179,7 +179,7 @@ async def run(
                         # Last, because the file that it opens stays open if another part refuses.
                         parts.append(Part(frozenset({"audit"}), partial(_prepare_audit, audit_log), rereads=True))
                         reload = Reload(settings, workers.noting(reread), parts)
-                        await _until_drained(runtime, signals, manager, reload)
+                        await _until_drained(runtime, signals, manager, reload, settings.drain_timeout_s)
         return runtime.poisoned.result() if runtime.poisoned.done() else None
 
 
@@ -227,7 +227,9 @@ async def _serving(
             await server.close()
 
 
-async def _until_drained(runtime: Runtime, signals: Signals, manager: ServiceManager, reload: Reload) -> None:
+async def _until_drained(
+    runtime: Runtime, signals: Signals, manager: ServiceManager, reload: Reload, drain_timeout_s: float
+) -> None:
     """Serve until a stop signal or a drain, then until no run is left, the time is up, or another signal comes.
 
     Returns at once if the store fails.
@@ -235,22 +237,25 @@ async def _until_drained(runtime: Runtime, signals: Signals, manager: ServiceMan
     manager.ready("serving")
     reloading = begin(_reload_on_request(signals, manager, reload))
     try:
-        await _serve_and_drain(runtime, signals, manager)
+        await _serve_and_drain(runtime, signals, manager, drain_timeout_s)
     finally:
         await finish(reloading)
 
 
-async def _serve_and_drain(runtime: Runtime, signals: Signals, manager: ServiceManager) -> None:
+async def _serve_and_drain(
+    runtime: Runtime, signals: Signals, manager: ServiceManager, drain_timeout_s: float
+) -> None:
     await _any_of(runtime, signals.stopped.wait(), runtime.drain_begun())
     if runtime.poisoned.done():
-        manager.stopping("ending: the store has failed")
+        manager.stopping("ending: the store has failed", drain_timeout_s)
         return
     drain = runtime.drain()
     if drain.runs and runtime.drain_s:
-        manager.stopping(f"draining for at most {runtime.drain_s:g} s; runs: {drain.runs}")
+        within_s = runtime.drain_s + drain_timeout_s
+        manager.stopping(f"draining for at most {runtime.drain_s:g} s; runs: {drain.runs}", within_s)
         log.info("draining", extra={"runs": drain.runs, "drain_s": runtime.drain_s})
     else:
-        manager.stopping("ending")
+        manager.stopping("ending", drain_timeout_s)
     await _any_of(runtime, runtime.drained(), signals.cut.wait())
 
 

@@ -17,6 +17,9 @@ EXTEND_INTERVAL_S = 5.0
 EXTENSION_S = 20.0
 """How much time it asks for."""
 
+ENDING_S = 60.0
+"""How long a daemon may take to end after the time that its requests and runs have."""
+
 log = logging.getLogger(__name__)
 
 
@@ -36,6 +39,7 @@ class ServiceManager:
         self._address = f"\0{address[1:]}" if address.startswith("@") else address
         self._watchdog_s = watchdog_s
         self._is_stopping = False
+        self._extend_until = 0.0
 
     @classmethod
     def of(cls, environ: Mapping[str, str]) -> Self:
@@ -57,9 +61,10 @@ class ServiceManager:
         if not self._is_stopping:
             self._send("RELOADING=1", f"MONOTONIC_USEC={time.monotonic_ns() // 1000}", _status("reloading"))
 
-    def stopping(self, status: str) -> None:
-        """Say that the daemon is about to end, which may take a while."""
+    def stopping(self, status: str, within_s: float = 0.0) -> None:
+        """Say that the daemon is about to end. It asks for more time until `within_s` and ENDING_S are over."""
         self._is_stopping = True
+        self._extend_until = time.monotonic() + within_s + ENDING_S
         self._send("STOPPING=1", _status(status), *self._more_time())
 
     @contextlib.asynccontextmanager
@@ -79,11 +84,11 @@ class ServiceManager:
         while True:
             await asyncio.sleep(interval_s)
             lines = ["WATCHDOG=1"] if self._watchdog_s is not None and self.is_alive() else []
-            if lines or self._is_stopping:
-                self._send(*lines, *self._more_time())
+            if lines := [*lines, *self._more_time()]:
+                self._send(*lines)
 
     def _more_time(self) -> list[str]:
-        return [f"EXTEND_TIMEOUT_USEC={EXTENSION_S * 1e6:.0f}"] if self._is_stopping else []
+        return [f"EXTEND_TIMEOUT_USEC={EXTENSION_S * 1e6:.0f}"] if time.monotonic() < self._extend_until else []
 
     def _send(self, *assignments: str) -> None:
         if not self._address:

@@ -75,6 +75,18 @@ async def test_a_daemon_that_cannot_work_tells_the_watchdog_nothing_and_asks_for
     assert others == [["EXTEND_TIMEOUT_USEC=20000000"]] * 3
 
 
+async def test_a_daemon_that_does_not_end_asks_for_no_more_time(
+    manager: Manager, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("runtimed.notify.ENDING_S", 0.0)
+    told = ServiceManager(manager.name, 2 * TICK_S)
+    told.stopping("ending")
+    manager.waiting()
+
+    async with told.kept_informed():
+        assert await manager.messages(3) == [["WATCHDOG=1"]] * 3
+
+
 def test_a_daemon_that_is_stopping_tells_nothing_of_a_reload(manager: Manager) -> None:
     told = ServiceManager(manager.name)
     told.stopping("draining")
@@ -108,7 +120,6 @@ async def test_a_watchdog_that_is_for_another_process_is_not_told(
     told = ServiceManager.of({"NOTIFY_SOCKET": manager.name, "WATCHDOG_USEC": "20000", **variables})
     told.stopping("ending")
     manager.waiting()
-    told._is_stopping = is_watched  # so that there is a message to wait for
 
     async with told.kept_informed():
         if is_watched:
