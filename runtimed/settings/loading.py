@@ -64,8 +64,10 @@ class Configuration:
 
     def load(self) -> Settings:
         """Load the settings. Raises ConfigurationError."""
-        self._files = configuration_files(self.config)
-        return load(self._flags, self.config)
+        files = configuration_files(self.config)
+        loaded = load(self._flags, self.config)
+        self._files = files
+        return loaded
 
     def reload(self) -> Settings | None:
         """Load the settings again, or return None if there is no configuration file, and was none.
