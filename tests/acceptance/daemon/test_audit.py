@@ -16,7 +16,7 @@ def test_a_daemon_with_the_configuration_of_the_page_writes_the_lines_of_the_pag
 ) -> None:
     file, [table] = tmp_path / "audit.jsonl", PAGE.blocks("toml")
     config = tmp_path / "config.toml"
-    config.write_text(table.replace("/var/lib/runtimed-audit/audit.jsonl", str(file)))
+    config.write_text(table.replace("/var/log/runtimed/audit.jsonl", str(file)))
     daemon = launch("--config", str(config)).ready()
     daemon.create()
     daemon.call("POST", "/v1/workers/worker-00000001/stop", {}).ok("ack")
