@@ -187,6 +187,56 @@ def test_another_first_token_ends_the_feeds_of_the_one_before_and_those_of_no_ot
     assert daemon.call("GET", "/v1/runtime", token=other).status == 200
 
 
+def test_files_in_use_and_those_of_the_next_start_stay_hidden_from_workers(
+    configured: Configured, tmp_path: Path
+) -> None:
+    folder = tmp_path / "folder"
+    folder.mkdir()
+    used, following, secret, later = (folder / name for name in ("used", "following", "secret", "later"))
+    for file in (used, following, secret, later):
+        file.write_text(f"the-text-of-the-{file.name}-file")
+        file.chmod(0o600)
+    (folder / "open").write_text("this is open")
+    text = 'token_file = "{0}"\n[secrets]\nkey = {{ file = "{1}" }}\n[sandbox]\nreadonly = ["{2}"]\n'
+    daemon = configured.start(text.format(used, secret, folder))
+    if daemon.call("GET", "/v1/runtime/sandbox").ok("sandbox")["mechanism"] == "none":
+        pytest.skip("nothing confines Workers on this host")
+
+    configured.reload(text.format(following, later, folder) + '[profiles."builtin:other"]\nbackend = "shell"\n')
+
+    worker_id = _create(daemon, "other")
+    daemon.run(worker_id, f"cat {folder}/*")
+    shown = str([item.get("content") for item in daemon.items(worker_id)])
+    assert "the-text-of-the" not in shown
+    mounts = f'[mounts.data]\npath = "{used}"\n'
+    assert "mounts.data.path" in configured.reload(text.format(following, later, folder) + mounts, FAILED)["reason"]
+
+
+def test_a_missing_token_file_of_the_store_is_not_made_by_a_reload(configured: Configured, tmp_path: Path) -> None:
+    daemon = configured.start("", store=f"fs:{tmp_path}/store")
+    file = tmp_path / "store" / "token"
+    file.unlink()
+
+    assert "token_file" in configured.reload(None, FAILED)["reason"]
+
+    assert not file.exists()
+    daemon.run(daemon.echo(), "still here")
+
+
+def test_a_daemon_that_drains_reads_its_configuration_too(configured: Configured) -> None:
+    profile = '[profiles."builtin:busy"]\nbackend = "shell"\n'
+    daemon = configured.start(f"drain_s = 40\n{profile}")
+    worker_id = _create(daemon, "busy")
+    daemon.input(worker_id, "sleep 600")
+    assert daemon.call("POST", "/v1/runtime/drain").ok("drain")["runs"] == 1
+
+    told = configured.reload(f"drain_s = 40\nmax_workers = 55\n{profile}")
+
+    assert told["changed"] == "max_workers"
+    daemon.call("POST", f"/v1/workers/{worker_id}/stop").ok("ack")
+    assert daemon.ended() == 0
+
+
 def test_rotated_certificates_are_served_to_new_connections_and_a_bad_file_changes_nothing(
     configured: Configured, tmp_path: Path
 ) -> None:
