@@ -207,6 +207,7 @@ def test_files_in_use_and_those_of_the_next_start_stay_hidden_from_workers(
     worker_id = _create(daemon, "other")
     daemon.run(worker_id, f"cat {folder}/*")
     shown = str([item.get("content") for item in daemon.items(worker_id)])
+    assert "this is open" in shown
     assert "the-text-of-the" not in shown
     mounts = f'[mounts.data]\npath = "{used}"\n'
     assert "mounts.data.path" in configured.reload(text.format(following, later, folder) + mounts, FAILED)["reason"]
