@@ -52,7 +52,7 @@ def check_settings(environment: dict[str, str], monkeypatch: pytest.MonkeyPatch)
 
 def check_drain(loaded: settings.Settings, grace_s: float) -> None:
     """Check that runs may go on for a while, and that the daemon has ended before it is killed."""
-    assert 0 < loaded.drain_s
+    assert loaded.drain_s > 0
     assert loaded.drain_s + loaded.drain_timeout_s + ENDING_S < grace_s
 
 
