@@ -40,6 +40,7 @@ class ServiceManager:
         self._watchdog_s = watchdog_s
         self._is_stopping = False
         self._extend_until = 0.0
+        self._unsent: tuple[str, ...] = ()
 
     @classmethod
     def of(cls, environ: Mapping[str, str]) -> Self:
@@ -54,18 +55,18 @@ class ServiceManager:
     def ready(self, status: str) -> None:
         """Say that the daemon serves, also after a reload. One that is stopping says nothing of its reloads."""
         if not self._is_stopping:
-            self._send("READY=1", _status(status))
+            self._tell("READY=1", _status(status))
 
     def reloading(self) -> None:
         """Say that the daemon reads its configuration. `ready` says that it has done so."""
         if not self._is_stopping:
-            self._send("RELOADING=1", f"MONOTONIC_USEC={time.monotonic_ns() // 1000}", _status("reloading"))
+            self._tell("RELOADING=1", f"MONOTONIC_USEC={time.monotonic_ns() // 1000}", _status("reloading"))
 
     def stopping(self, status: str, within_s: float = 0.0) -> None:
         """Say that the daemon is about to end. It asks for more time until `within_s` and ENDING_S are over."""
         self._is_stopping = True
         self._extend_until = time.monotonic() + within_s + ENDING_S
-        self._send("STOPPING=1", _status(status), *self._more_time())
+        self._tell("STOPPING=1", _status(status), *self._more_time())
 
     @contextlib.asynccontextmanager
     async def kept_informed(self) -> AsyncIterator[None]:
@@ -84,21 +85,29 @@ class ServiceManager:
         while True:
             await asyncio.sleep(interval_s)
             lines = ["WATCHDOG=1"] if self._watchdog_s is not None and self.is_alive() else []
+            if self._unsent:
+                self._tell(*self._unsent)
             if lines := [*lines, *self._more_time()]:
                 self._send(*lines)
 
     def _more_time(self) -> list[str]:
         return [f"EXTEND_TIMEOUT_USEC={EXTENSION_S * 1e6:.0f}"] if time.monotonic() < self._extend_until else []
 
-    def _send(self, *assignments: str) -> None:
+    def _tell(self, *assignments: str) -> None:
+        """Send a state. One that cannot be sent is repeated with the next tick, unless another one has followed."""
+        self._unsent = () if self._send(*assignments) else assignments
+
+    def _send(self, *assignments: str) -> bool:
         if not self._address:
-            return
+            return True
         message = "\n".join(assignments)
         try:
             with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM | socket.SOCK_NONBLOCK) as sock:
                 sock.sendto(message.encode(), self._address)
         except OSError as error:
             log.warning("cannot notify the service manager", extra={"state": message, "reason": error.strerror})
+            return False
+        return True
 
 
 def _status(text: str) -> str:

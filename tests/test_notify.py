@@ -98,6 +98,19 @@ def test_a_daemon_that_is_stopping_tells_nothing_of_a_reload(manager: Manager) -
     assert manager.waiting() == []
 
 
+async def test_a_state_that_could_not_be_told_is_repeated(tmp_path: Path) -> None:
+    name = str(tmp_path / "late")
+    told = ServiceManager(name, 2 * TICK_S)
+    told.ready("serving")
+    late = Manager(name)
+
+    async with told.kept_informed():
+        first, *_ = await late.messages(3)
+
+    assert first == ["READY=1", "STATUS=serving"]
+    late.socket.close()
+
+
 def test_a_status_is_one_line(manager: Manager) -> None:
     ServiceManager(manager.name).ready("the last reload failed:\nMAINPID=1")
 
