@@ -29,6 +29,7 @@ from runtimed.model.interaction import InputKind, WorkerInput
 from runtimed.model.permission import Question, Ruling
 from runtimed.model.worker import CreateWorkerRequest
 from runtimed.store import spare_folders
+from tests.conftest import own_uids
 
 DEADLINE_S = 30.0
 
@@ -221,7 +222,7 @@ class Harness:
 NewHarness = Callable[..., Harness]
 
 
-NUMBERS = range(900_000, 900_100)
+NUMBERS = own_uids(100)
 """The users of confined Workers, where tests run as root."""
 
 

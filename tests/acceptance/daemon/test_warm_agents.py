@@ -16,6 +16,7 @@ import pytest
 from runtimed.execution.confinement.probe import find_bubblewrap
 from tests.acceptance.daemon.conftest import Daemon, Launch, Until
 from tests.acceptance.daemon.test_workspaces import DELETED, delete, stop
+from tests.conftest import own_uids
 from tests.execution.acp.conftest import Roll
 
 AGENT = Path(__file__).parents[2] / "execution" / "acp" / "agent.py"
@@ -24,7 +25,7 @@ AGENTS = "agents"
 
 COMMANDS = {"sessionUpdate": "available_commands_update", "availableCommands": [{"name": "plan", "description": "d"}]}
 REQUEST = {"profile": {"kind": "builtin", "value": "builtin:coder"}}
-UIDS = range(900_200, 900_202)
+UIDS = own_uids(2)
 """Two users: one for a Worker, and one for the next warm agent or Worker."""
 
 WHERE_AM_I = "text(json.dumps([os.getcwd(), os.getuid(), os.listdir(Path.cwd().parent.parent)]))"
