@@ -1,6 +1,7 @@
 """Sandboxes that are prepared before their programs are known, by bubblewrap."""
 
 import asyncio
+import contextlib
 import os
 import signal
 import sys
@@ -119,8 +120,11 @@ async def until(met: Callable[[], bool]) -> None:
 
 def children() -> set[int]:
     """The processes that threads of this one have started and that are not reaped."""
-    threads = Path("/proc/self/task").iterdir()
-    return {int(pid) for thread in threads for pid in (thread / "children").read_text().split()}
+    found: set[int] = set()
+    for thread in Path("/proc/self/task").iterdir():
+        with contextlib.suppress(FileNotFoundError):  # it has ended
+            found |= set(map(int, (thread / "children").read_text().split()))
+    return found
 
 
 async def new_sandboxes(
@@ -136,9 +140,10 @@ async def new_sandboxes(
     return Sandboxes(confiner, scratch / "workers", mark)
 
 
-def used() -> tuple[int, str]:
-    """How many descriptors this process has open, and what is mounted where it is."""
-    return len(list(Path("/proc/self/fd").iterdir())), Path("/proc/self/mountinfo").read_text()
+def used(folder: Path) -> tuple[int, list[str]]:
+    """How many descriptors this process has open, and what is mounted of a folder, or in it."""
+    mounts = Path("/proc/self/mountinfo").read_text().splitlines()
+    return len(list(Path("/proc/self/fd").iterdir())), [mount for mount in mounts if str(folder) in mount]
 
 
 @pytest.fixture
@@ -336,7 +341,7 @@ async def test_the_sandbox_of_a_worker_ends_with_it(sandboxes: Sandboxes, traces
 async def test_many_programs_one_after_the_other_leave_nothing(sandboxes: Sandboxes, traces: Traces) -> None:
     await sandboxes.run("true")
     await sandboxes.until_prepared()
-    before = await asyncio.to_thread(used)
+    before = await asyncio.to_thread(used, sandboxes.folder)
 
     ran = []
     for _ in range(ROUNDS):
@@ -345,7 +350,7 @@ async def test_many_programs_one_after_the_other_leave_nothing(sandboxes: Sandbo
 
     assert {(one.status, one.was_prepared) for one in ran} == {(0, True)}
     assert len({one.root for one in ran}) == ROUNDS
-    assert await asyncio.to_thread(used) == before
+    assert await asyncio.to_thread(used, sandboxes.folder) == before
     await sandboxes.supervisor.close()
     await traces.until(lambda pids: not pids)
 
