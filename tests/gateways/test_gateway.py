@@ -486,11 +486,11 @@ async def test_the_real_key_is_replaced_in_the_headers_of_a_response_and_cookies
 async def test_an_upstream_that_cannot_be_reached_is_502(
     reach: Reach, upstreams: Upstreams, caplog: pytest.LogCaptureFixture
 ) -> None:
-    with listen() as unused:
-        port = unused.getsockname()[1]
-    gateway = await reach(upstream=f"http://127.0.0.1:{port}")
+    with socket.socket() as silent:
+        silent.bind(("127.0.0.1", 0))  # nobody else can listen there meanwhile
+        gateway = await reach(upstream=address(silent))
 
-    answers = [await gateway.ask("GET", "/models") for _ in range(3)]
+        answers = [await gateway.ask("GET", "/models") for _ in range(3)]
 
     assert {status for status, _, _ in answers} == {502}
     assert b"Connection refused" in answers[0][2]

@@ -5,7 +5,7 @@ import socket
 import struct
 import subprocess
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from itertools import pairwise
 from pathlib import Path
 
@@ -52,10 +52,14 @@ def loaders() -> list[Path]:
     return [loader.resolve() for folder in ("/lib", "/lib64") for loader in Path(folder).glob("ld-linux*")]
 
 
-def free_port() -> int:
-    with socket.create_server(("127.0.0.1", 0)) as server:
-        port: int = server.getsockname()[1]
-        return port
+@pytest.fixture
+def free_ports() -> Iterator[Sequence[int]]:
+    """Two ports where nobody listens, and where only who reuses addresses can begin to."""
+    with socket.socket() as one, socket.socket() as other:
+        for held in (one, other):
+            held.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+            held.bind(("127.0.0.1", 0))
+        yield [held.getsockname()[1] for held in (one, other)]
 
 
 def test_each_version_restricts_what_it_knows() -> None:
@@ -222,11 +226,12 @@ def test_a_program_connects_to_the_ports_it_was_given_and_no_others(listener: so
 
 
 @requires(4)
-def test_a_program_reaches_a_server_of_its_own_on_the_ports_for_that() -> None:
-    own, other = free_port(), free_port()
+def test_a_program_reaches_a_server_of_its_own_on_the_ports_for_that(free_ports: Sequence[int]) -> None:
+    own, other = free_ports
     held = confined(Access(ports=Ports(connect=(other,), serve=(own,))))
     serve = (
         "server = socket.socket()\n"
+        "server.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)\n"
         "server.bind(('127.0.0.1', int(sys.argv[1])))\n"
         "server.listen()\n"
         "socket.create_connection((b'127.0.0.1', int(sys.argv[1])))"

@@ -14,6 +14,9 @@ from runtimed.execution.network.namespace_listeners import MAX_PORTS, NamespaceL
 from tests.execution.network.conftest import Sandbox, in_thread
 
 NewSandbox = Callable[[str], Sandbox]
+UNUSED = 3199
+"""A port that the kernel gives to nobody who asks for any."""
+
 READ = "exec 3<>/dev/tcp/127.0.0.1/{port}; cat <&3"
 
 
@@ -89,10 +92,10 @@ async def test_no_port_is_opened_in_the_network_of_the_host(
     [program] = _programs()  # a process of the same user that is in no sandbox
 
     with pytest.raises(PermissionError, match="has no network namespace of its own"):
-        await listeners.open(program, [38123])
+        await listeners.open(program, [UNUSED])
 
     with socket.socket() as probe:
-        assert probe.connect_ex(("127.0.0.1", 38123)) != 0
+        assert probe.connect_ex(("127.0.0.1", UNUSED)) != 0
 
 
 async def test_a_process_in_another_namespace_than_expected_is_refused(
