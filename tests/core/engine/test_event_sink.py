@@ -12,6 +12,7 @@ import attrs
 import pytest
 
 from runtimed.core import BackendAnswer, EventSink, Runtime, Spawn
+from runtimed.core.engine.mailbox import RUN_END_S
 from runtimed.core.limits import Limits
 from runtimed.core.state.change import EncodedEvent
 from runtimed.errors import InvalidRequest, PermissionNotFound, StoreFull, WorkerExecutionUnavailable
@@ -540,12 +541,15 @@ async def test_a_run_end_is_added_after_an_error_that_nothing_follows(
 
 
 async def test_a_run_end_of_the_backend_is_the_only_one_after_its_error(
-    soon: None, runtime: Runtime, busy: WorkerDetail, backend: FakeBackend, published: RecordingSubscriber
+    clock: SimpleNamespace, busy: WorkerDetail, backend: FakeBackend, published: RecordingSubscriber
 ) -> None:
     await backend.say(busy.worker_id, BROKEN)
     await backend.say(busy.worker_id, RunEnd("finished"))
-    await published.until(lambda events: "run_end" in event_names(events))
-    await asyncio.sleep(0.15)
+    await run_ready_callbacks()
+
+    clock.now += 2 * RUN_END_S
+    await run_ready_callbacks()
+
     assert event_names(published.events)[-2:] == ["error", "run_end"]
     assert payloads(published.events)[-1]["data"] == {"result": "finished"}
 

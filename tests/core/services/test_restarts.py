@@ -8,7 +8,7 @@ import pytest
 
 from runtimed.core import BackendAnswer, EventSink, Runtime, Spawn
 from runtimed.core.engine.mailbox import Mailbox
-from runtimed.core.services.restarts import Restarts
+from runtimed.core.services.restarts import FIRST_DELAY_S, Restarts
 from runtimed.errors import WorkerExecutionUnavailable
 from runtimed.model.execution import LossReason, RestartPolicy
 from runtimed.model.interaction import WorkerInput
@@ -251,7 +251,7 @@ async def test_a_loss_reported_after_the_end_of_a_worker_schedules_no_restart(
 
 @pytest.mark.parametrize("end", ["stop", "close"])
 async def test_a_worker_that_has_ended_is_not_restarted(
-    soon: None, runtime: Runtime, backend: FakeBackend, policy: SetPolicy, end: str
+    clock: SimpleNamespace, runtime: Runtime, backend: FakeBackend, policy: SetPolicy, end: str
 ) -> None:
     policy("always")
     worker = await runtime.create_worker()
@@ -260,5 +260,8 @@ async def test_a_worker_that_has_ended_is_not_restarted(
         await runtime.stop_worker(worker.worker_ref)
     else:
         await runtime.close()
-    await asyncio.sleep(0.2)
+
+    clock.now += 2 * FIRST_DELAY_S
+    await run_ready_callbacks()
+
     assert backend.calls.count("spawn") == 1
