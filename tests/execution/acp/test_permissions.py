@@ -43,11 +43,11 @@ async def test_the_tool_call_is_shown_before_the_question_and_ended_where_the_ag
 
 
 async def test_the_time_of_a_silent_run_rests_while_a_permission_waits(new_harness: NewHarness) -> None:
-    harness = new_harness(asking([YES, NO]), max_silence_s=2.0, quiet_alert_s=1.0)
+    harness = new_harness(asking([YES, NO]), max_silence_s=4.0, quiet_alert_s=3.0)
     await harness.spawn()
     await harness.begin()
     await harness.sink.until(lambda: harness.sink.questions)
-    await asyncio.sleep(2.5)
+    await asyncio.sleep(4.5)
     harness.sink.rule(Ruling("selected", "yes"))
     await harness.sink.until(lambda: harness.sink.ends)
     assert harness.sink.ends == ["finished"]
