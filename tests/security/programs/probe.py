@@ -617,7 +617,8 @@ def leave_the_control_group(targets: Targets) -> None:
 @by("root")
 def make_a_control_group(targets: Targets) -> None:
     top = Path("/sys/fs/cgroup")
-    made = next(iter((*top.glob("cgroup.procs"), *top.glob("*/cgroup.procs"))), top / "none").parent / "probe"
+    group = next(iter((*top.glob("cgroup.procs"), *top.glob("*/cgroup.procs"))), top / "none").parent
+    made = group / f"probe-{os.getpid()}"
     made.mkdir()
     made.rmdir()
 
