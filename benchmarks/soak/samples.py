@@ -79,12 +79,18 @@ class Sampler(threading.Thread):
     def _figures(self) -> dict[str, float]:
         process = Path(f"/proc/{self._daemon.pid}")
         counted = self._daemon.metrics()
-        children = [len(task.read_text().split()) for task in process.glob("task/*/children")]
         return {
             "resident_bytes": self._daemon.resident_bytes(),
             "descriptors": len(list((process / "fd").iterdir())),
             "threads": len(list((process / "task").iterdir())),
-            "processes": sum(children),
+            "processes": sum(map(_count_children, process.glob("task/*/children"))),
             "store_bytes": sum(file.stat().st_size for file in self._daemon.place.store.glob("runtime.sqlite3*")),
             **{name: counted[metric] for name, metric in METRICS.items()},
         }
+
+
+def _count_children(task: Path) -> int:
+    try:
+        return len(task.read_text().split())
+    except FileNotFoundError:  # the thread has ended
+        return 0

@@ -7,7 +7,7 @@ import signal
 import subprocess
 import time
 from collections.abc import Callable, Iterator
-from contextlib import closing
+from contextlib import closing, suppress
 from pathlib import Path
 
 import pytest
@@ -78,8 +78,11 @@ class Container:
 
     def children(self) -> set[str]:
         """The states of the children of process 1."""
-        text = Path(f"/proc/{self.pid}/task/{self.pid}/children").read_text()
-        return {Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] for pid in text.split()}
+        found: set[str] = set()
+        for pid in Path(f"/proc/{self.pid}/task/{self.pid}/children").read_text().split():
+            with suppress(OSError):  # it has been reaped meanwhile
+                found.add(Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0])
+        return found
 
     def end(self) -> int:
         os.kill(self.pid, signal.SIGTERM)
