@@ -17,6 +17,8 @@ path = "{files}"
 mode = "copy"
 """
 FILES = [{"name": "cwd", "reference": "team:files"}]
+FILL = "fallocate -l 9000000 big"
+"""Takes all of its room at once: a folder that is seen halfway has another size."""
 
 
 def _launch(launch: Launch, tmp_path: Path, shared: Path) -> Daemon:
@@ -47,7 +49,7 @@ def test_a_worker_that_fills_its_folder_is_ended_alone_and_its_deletion_removes_
     _said(daemon, other, "kept=kept; head -c 1000000 /dev/zero >little")
     folders = tmp_path / "store" / "workers"
 
-    events = daemon.run(full, "head -c 9000000 /dev/zero >big; sleep 1000")
+    events = daemon.run(full, f"{FILL}; sleep 1000")
 
     ((reason, message),) = _errors(events)
     assert reason == "disk"
@@ -72,7 +74,7 @@ def test_what_the_daemon_made_in_the_folder_counts_and_what_is_outside_does_not(
     )
     assert _said(daemon, copied, f"head -c 9000000 /dev/zero >{shared}/outside; wc -c <given") == "1000000\n"
 
-    events = daemon.run(copied, "head -c 9000000 /dev/zero >big; sleep 1000")
+    events = daemon.run(copied, f"{FILL}; sleep 1000")
 
     ((reason, message),) = _errors(events)
     assert reason == "disk"

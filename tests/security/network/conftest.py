@@ -86,7 +86,7 @@ allow = [
 upstream = "http://{web}:{port}/v1"
 headers = {{ Authorization = "Bearer secret:models" }}
 allow = ["POST /answers", "GET /silent", "GET /files/large"]
-silence_timeout_s = 1
+silence_timeout_s = 3
 max_request_bytes = 1000
 max_response_bytes = 1000
 

@@ -17,7 +17,7 @@ from runtimed.errors import StoreFull, StoreMissing, StoreUnsupported
 from runtimed.store.sqlite.ballast import BALLAST_BYTES, MIN_ROOM_BYTES
 from tests.store.conftest import Driven, Inputs, NewStore
 
-DEADLINE_S = 10
+DEADLINE_S = 60
 
 
 @pytest.fixture
