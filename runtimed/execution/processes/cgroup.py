@@ -138,8 +138,9 @@ def available() -> Cgroups | None:
 def sweep(base: Path) -> None:
     """Remove the groups of owners that are gone, and kill the processes in them."""
     for group in base.glob(f"{PREFIX}-*-*-*-*"):
-        namespace, pid, started, _ = group.name.removeprefix(f"{PREFIX}-").split("-", 3)
-        if namespace == orphans.namespace() and orphans.start_of(pid) != started:
+        text, _, _ = group.name.removeprefix(f"{PREFIX}-").rpartition("-")
+        owner = orphans.Owner.parse(text)
+        if owner is not None and owner.is_gone:
             log.warning(
                 "removing a stale control group, left by a killed daemon", extra={"control_group": group.name}
             )

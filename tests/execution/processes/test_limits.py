@@ -19,6 +19,7 @@ from runtimed.execution.processes.supervisor import Program, Supervisor, best_ac
 from runtimed.execution.processes.tree import Tree
 from runtimed.model.execution import LossReason
 from tests.execution.conftest import Traces
+from tests.execution.processes.test_orphans import ended
 
 MEMORY = TreeLimits(memory_bytes=100 << 20)
 PROCESSES = TreeLimits(processes=20)
@@ -218,6 +219,27 @@ async def test_what_a_killed_daemon_left_in_control_groups_is_removed_at_the_nex
     bases = [folder.parent for folder in again.owned.values()]
     assert not [base for base in bases if (base / left).exists()]
     assert all(folder.exists() for folder in own.owned.values())
+
+
+def test_the_groups_of_an_owner_that_cannot_be_looked_at_are_left_alone(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    group = tmp_path / cgroup.owner_name()
+    group.mkdir()
+    monkeypatch.setattr(orphans, "_stat", lambda _pid: None)  # as without a free descriptor
+
+    cgroup.sweep(tmp_path)
+
+    assert group.exists()
+
+
+def test_the_groups_of_an_owner_that_is_gone_are_removed(tmp_path: Path) -> None:
+    group = tmp_path / f"{cgroup.PREFIX}-{ended()}-1"
+    (group / "tree").mkdir(parents=True)
+
+    cgroup.sweep(tmp_path)
+
+    assert not group.exists()
 
 
 class _Unreadable(Sampling):
