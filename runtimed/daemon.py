@@ -86,16 +86,21 @@ class _Workers:
         """Find out what the new settings mean on this host."""
         host = await asyncio.to_thread(self.host.after, new, self._named, self.config)
         catalog = Catalog(new.workspace_roots, new.workspace_table())
-        profiles, sandbox = new.profile_table(), new.sandbox_policy()
-        await self.backend.prepare_replacement()
+        replace_profiles = await self.backend.prepare_replacement(
+            new.profile_table(),
+            new.default_profile,
+            new.sandbox_policy(),
+            new.warm_idle_s,
+            renew_warm=host != self.host,
+        )
 
         def apply() -> None:
-            renew_warm, self.host = host != self.host, host
+            self.host = host
             secrets_ = Secrets(host.resources.secrets)
             self.gateways.replace(host.resources.gateways, secrets_)
             self.confiner.replace(host.mechanisms, host.paths, host.resources, secrets_)
             self.workspaces.replace_catalog(catalog)
-            self.backend.replace(profiles, new.default_profile, sandbox, new.warm_idle_s, renew_warm=renew_warm)
+            replace_profiles()
 
         return apply
 

@@ -41,7 +41,8 @@ class BackendFactory:
 
     Attributes:
         make: Makes the ExecutionBackend for all Workers of a profile, from the profile, the folders of Workers and
-            the Supervisor that starts programs. The caller closes the Supervisor.
+            the Supervisor that starts programs. The caller closes the Supervisor. It starts nothing: a backend that
+            has spawned no Worker may be dropped without `close`.
         settings: The class of its profiles: Profile, or a subclass with fields of its own.
         needs_command: Its profiles name the program to run in `command`.
         takes_session_config: Its Workers accept a `session_config`.

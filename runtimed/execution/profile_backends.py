@@ -3,11 +3,13 @@
 import asyncio
 import logging
 from collections.abc import Callable, Collection, Coroutine, Iterable, Mapping
+from functools import partial
 from typing import Any
 
 import attrs
 
 from runtimed.core.ports import ExecutionBackend
+from runtimed.errors import ConfigurationError
 from runtimed.execution.factories import BackendFactory, WarmBackend, installed_backends
 from runtimed.execution.policy import SandboxPolicy
 from runtimed.execution.profile import BUILT_IN, Profile
@@ -75,10 +77,12 @@ class ProfileBackends:
         warm = self._warm.get(name)
         return 0 if warm is None else warm.ready
 
-    def replace(
+    async def prepare_replacement(
         self, profiles: Mapping[str, Profile], sandbox: SandboxPolicy, warm_idle_s: float, *, renew_warm: bool
-    ) -> None:
-        """Take other profiles, and retire the backends of those that have changed.
+    ) -> Callable[[], None]:
+        """Make the backends that other profiles need at once, and return what takes these profiles.
+
+        The backends of profiles that have changed are retired then.
 
         Args:
             profiles: Profiles by their selector.
@@ -86,14 +90,21 @@ class ProfileBackends:
             warm_idle_s: How long programs that are kept ready wait for a Worker, in seconds. If it differs, all of
                 them are started anew.
             renew_warm: Start all of them anew, not only those of profiles that have changed.
+
+        Raises:
+            ConfigurationError: The backend of a profile cannot be made.
         """
-        before, self.profiles = self.profiles, _with_built_in(profiles, sandbox)
-        renew_warm = renew_warm or warm_idle_s != self._warm_idle_s
-        self._warm_idle_s = warm_idle_s
-        for name, profile in before.items():
-            if self.profiles.get(name) != profile or (renew_warm and profile.warm):
-                self._retire(name)
-        self._begin_warm(name for name in self.profiles if name not in self._warm)
+        await self.find_factories()
+        before, after = self.profiles, _with_built_in(profiles, sandbox)
+        changed = {name for name in before.keys() | after.keys() if before.get(name) != after.get(name)}
+        if renew_warm or warm_idle_s != self._warm_idle_s:
+            changed |= {name for name, profile in after.items() if profile.warm}
+        made = {
+            name: self._make_checked(name, profile)
+            for name, profile in after.items()
+            if name in changed and profile.warm and profile.backend in self.factories
+        }
+        return partial(self._replace, after, warm_idle_s, changed, made)
 
     def close_retired(self, used: Collection[ExecutionBackend]) -> None:
         """Close the retired backends that no Worker uses, in the background."""
@@ -105,6 +116,26 @@ class ProfileBackends:
         """Close all backends, and return the error of each."""
         closing = (backend.close() for backend in (*self._made.values(), *self._retired))
         return await asyncio.gather(*closing, *self._tidying, return_exceptions=True)
+
+    def _replace(
+        self,
+        profiles: Mapping[str, Profile],
+        warm_idle_s: float,
+        changed: Iterable[str],
+        made: Mapping[str, ExecutionBackend],
+    ) -> None:
+        self.profiles, self._warm_idle_s = profiles, warm_idle_s
+        for name in changed:
+            self._retire(name)
+        self._made |= made
+        self._begin_warm(name for name in profiles if name not in self._warm)
+
+    def _make_checked(self, name: str, profile: Profile) -> ExecutionBackend:
+        try:
+            return self._make(self.factories[profile.backend], profile)
+        except Exception as error:
+            problem = f"profiles.{name}: the backend {profile.backend} cannot be made: {error!r}"
+            raise ConfigurationError(problem) from error
 
     def _begin_warm(self, names: Iterable[str]) -> None:
         for name in names:

@@ -112,11 +112,7 @@ class ProfileRegistry:
             log.warning("cannot remove the folders of earlier warm programs", extra={"reason": error})
         await self._backends.keep_warm(idle_s)
 
-    async def prepare_replacement(self) -> None:
-        """Do what `replace` cannot, which does not wait."""
-        await self._backends.find_factories()
-
-    def replace(
+    async def prepare_replacement(
         self,
         profiles: Mapping[str, Profile],
         default_profile: str,
@@ -124,8 +120,8 @@ class ProfileRegistry:
         warm_idle_s: float,
         *,
         renew_warm: bool,
-    ) -> None:
-        """Spawn Workers by other profiles from now on. Call `prepare_replacement` before.
+    ) -> Callable[[], None]:
+        """Return what has Workers spawned by other profiles from then on.
 
         Running Workers keep the profile that they were spawned with, also if it is gone. Programs that are kept
         ready are started anew if their profile has changed.
@@ -136,10 +132,18 @@ class ProfileRegistry:
             sandbox: How the Workers of the built-in profiles are confined.
             warm_idle_s: How long programs that are kept ready wait for a Worker, in seconds.
             renew_warm: Start all of these programs anew.
+
+        Raises:
+            ConfigurationError: The backend of a profile whose programs are kept ready cannot be made.
         """
-        self._default, self._sandbox = default_profile, sandbox
-        self._backends.replace(profiles, sandbox, warm_idle_s, renew_warm=renew_warm)
-        self._backends.close_retired(self._running.values())
+        replace = await self._backends.prepare_replacement(profiles, sandbox, warm_idle_s, renew_warm=renew_warm)
+
+        def apply() -> None:
+            self._default, self._sandbox = default_profile, sandbox
+            replace()
+            self._backends.close_retired(self._running.values())
+
+        return apply
 
     async def profiles(self) -> Sequence[ProfileSummary]:
         """Return all profiles by selector, each with what keeps its Workers from starting."""
