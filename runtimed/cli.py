@@ -243,7 +243,7 @@ def _run(flags: dict[str, Any], config: str | None, *, check_config: bool) -> in
                 sys.stderr.write(f"runtimed: environment: {name} is not a setting\n")
             sys.stdout.write("the configuration is valid\n")
             return OK
-        return _serve(loaded, _announce, config, configuration.reload)
+        return _serve(loaded, _announce, config, configuration)
     except ConfigurationError as error:
         return fail(error, USAGE)
     except StartError as error:
@@ -260,9 +260,7 @@ def _check_exposure(loaded: Any, addresses: Sequence[Any]) -> None:
             address.check_closed()
 
 
-def _serve(
-    loaded: Any, announce: Callable[[str], None], config: str | None, reread: Callable[[], Any] = lambda: None
-) -> int:
+def _serve(loaded: Any, announce: Callable[[str], None], config: str | None, configuration: Any = None) -> int:
     import asyncio
     import logging
 
@@ -274,7 +272,7 @@ def _serve(
         logging.getLogger(__name__).warning("environment: %s is not a setting", name)
     try:
         with asyncio.Runner(loop_factory=_loop_factory()) as runner:
-            failure = runner.run(daemon.run(loaded, announce, config, reread))
+            failure = runner.run(daemon.run(loaded, announce, config, configuration))
     except (StoreInUse, StoreForeign) as error:
         return fail(store_message(loaded.store_path, error), STORE_TAKEN)
     except (StoreUnsupported, StoreError) as error:

@@ -44,7 +44,7 @@ from runtimed.process_setup import (
     spare_garbage_collection,
 )
 from runtimed.reload import Apply, Part, Reload, reads_no_configuration
-from runtimed.settings import Settings
+from runtimed.settings import Configuration, Settings
 from runtimed.settings.limits import LimitSettings
 from runtimed.settings.workers import WorkerSettings
 from runtimed.settings.workspaces import WorkspaceSettings
@@ -109,7 +109,7 @@ async def run(
     settings: Settings,
     announce: Callable[[str], None],
     config: str | None = None,
-    reread: Callable[[], Settings | None] = reads_no_configuration,
+    configuration: Configuration | None = None,
 ) -> BaseException | None:
     """Serve until a signal arrives or the store fails.
 
@@ -117,7 +117,7 @@ async def run(
         settings: All settings.
         announce: Called with the ready line, which says where the daemon listens.
         config: The configuration file that was read instead of the usual ones.
-        reread: Reads all settings again; returns None if there is no configuration file. Blocks.
+        configuration: Where the settings are read again; None if nothing can change them.
 
     Returns:
         The error of the store, or None after a signal.
@@ -181,8 +181,11 @@ async def run(
                         ]
                         if tls is not None:
                             parts.append(Part(frozenset(), partial(_prepare_tls, tls), rereads=True))
+                        if configuration is not None:
+                            parts.append(Part(frozenset(), configuration.prepare, rereads=True))
                         # Last, because the file that it opens stays open if another part refuses.
                         parts.append(Part(frozenset({"audit"}), partial(_prepare_audit, audit_log), rereads=True))
+                        reread = reads_no_configuration if configuration is None else configuration.reload
                         reload = Reload(settings, workers.noting(reread), parts)
                         await _until_drained(runtime, signals, manager, reload, settings.drain_timeout_s)
         return runtime.poisoned.result() if runtime.poisoned.done() else None

@@ -4,8 +4,9 @@ import logging
 import os
 import re
 import tomllib
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from difflib import get_close_matches
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -60,24 +61,28 @@ class Configuration:
     def __init__(self, flags: Mapping[str, Any], config: str | None = None) -> None:
         self._flags = flags
         self.config = config
-        self._files: list[Path] = []
+        self._read: list[Path] = []
+        self._used: list[Path] = []
 
     def load(self) -> Settings:
-        """Load the settings. Raises ConfigurationError."""
-        files = configuration_files(self.config)
-        loaded = load(self._flags, self.config)
-        self._files = files
-        return loaded
+        """Load the settings that the daemon starts with. Raises ConfigurationError."""
+        self._used = configuration_files(self.config)
+        return load(self._flags, self.config)
 
     def reload(self) -> Settings | None:
         """Load the settings again, or return None if there is no configuration file, and was none.
 
         Raises:
-            ConfigurationError: As `load`, or a file that was loaded is missing.
+            ConfigurationError: As `load`, or a file that is in use is missing.
         """
-        for file in self._files:
+        for file in self._used:
             _check_file(file)
-        return self.load() if configuration_files(self.config) else None
+        self._read = configuration_files(self.config)
+        return load(self._flags, self.config) if self._read else None
+
+    async def prepare(self, _new: Settings) -> Callable[[], None]:
+        """Return what has the files of the last `reload` count as in use."""
+        return partial(setattr, self, "_used", self._read)
 
 
 def configuration_files(config: str | None = None) -> list[Path]:

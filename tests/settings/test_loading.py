@@ -1,11 +1,13 @@
 """Settings are read again from the files that were read before, and from those that have come since."""
 
+import asyncio
 from pathlib import Path
 
 import pytest
 
 from runtimed.errors import ConfigurationError
-from runtimed.settings import Configuration
+from runtimed.reload import Apply, Part, Reload
+from runtimed.settings import Configuration, Settings
 
 
 @pytest.fixture
@@ -42,6 +44,29 @@ def test_a_file_that_is_gone_is_an_error_and_not_the_defaults(usual: Path) -> No
 
     with pytest.raises(ConfigurationError, match=f"config: {usual}: not found"):
         configuration.reload()
+
+
+def test_a_file_is_in_use_once_all_parts_of_the_daemon_have_taken_it(usual: Path) -> None:
+    configuration = Configuration({})
+    configuration.load()
+    usual.write_text("max_workers = 6\n")
+    assert "no room" in reload(configuration, Part(frozenset({"max_workers"}), _refuse))
+    usual.unlink()
+    assert reload(configuration) == "serving", "the file was never in use"
+    usual.write_text("max_workers = 6\n")
+    assert reload(configuration) == "serving"
+    usual.unlink()
+
+    assert f"{usual}: not found" in reload(configuration)
+
+
+def reload(configuration: Configuration, *parts: Part) -> str:
+    kept = Part(frozenset(), configuration.prepare, rereads=True)
+    return asyncio.run(Reload(Settings(), configuration.reload, (kept, *parts)).run())
+
+
+async def _refuse(_new: Settings) -> Apply:
+    raise ConfigurationError("no room")
 
 
 def test_a_file_that_was_bad_is_read_once_it_is_right(usual: Path) -> None:
