@@ -91,12 +91,12 @@ def configuration_files(config: str | None = None) -> list[Path]:
     Args:
         config: The configuration file to read instead of the usual ones.
     """
-    return [Path(config)] if config else [file for file in _usual_files() if file.exists()]
+    return [Path(config)] if config else [file for file in _usual_files() if not _is_absent(file)]
 
 
 def configuration_folders() -> list[Path]:
     """Return the folders of the usual files that exist. Another file in them may replace such a file at any time."""
-    return [file.parent for file in _usual_files() if file.parent.is_dir()]
+    return [file.parent for file in _usual_files() if os.path.isdir(file.parent)]  # noqa: PTH112 pathlib's may raise
 
 
 def unknown_variables() -> list[str]:
@@ -114,6 +114,15 @@ def config_file() -> str | None:
 def _usual_files() -> list[Path]:
     home = os.environ.get("XDG_CONFIG_HOME") or (f"{os.environ['HOME']}/.config" if "HOME" in os.environ else "")
     return [SYSTEM_FILE, *([Path(home) / "runtimed" / "config.toml"] if home else [])]
+
+
+def _is_absent(file: Path) -> bool:
+    """Return whether a file is known not to exist. One that cannot be looked at may."""
+    try:
+        file.stat()
+    except OSError as error:
+        return isinstance(error, FileNotFoundError | NotADirectoryError)
+    return False
 
 
 def _check_file(file: Path) -> None:

@@ -7,7 +7,7 @@ import pytest
 
 from runtimed.errors import ConfigurationError
 from runtimed.reload import Apply, Part, Reload
-from runtimed.settings import Configuration, Settings
+from runtimed.settings import Configuration, Settings, configuration_folders
 
 
 @pytest.fixture
@@ -34,6 +34,19 @@ def test_a_file_that_has_come_since_is_read_below_the_flags(usual: Path) -> None
 
     assert found is not None
     assert (found.max_workers, found.max_bundles) == (5, 7)
+
+
+def test_a_usual_file_that_cannot_be_looked_at_is_named_and_does_not_matter_where_another_is_given(
+    usual: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    folder = "x" * 256  # longer than a name may be, because root may look at everything else
+    monkeypatch.setenv("XDG_CONFIG_HOME", folder)
+
+    with pytest.raises(ConfigurationError, match=rf"config: {folder}/runtimed/config\.toml: File name too long"):
+        Configuration({}).load()
+    usual.write_text("max_workers = 6\n")
+    assert Configuration({}, str(usual)).load().max_workers == 6
+    assert not [found for found in configuration_folders() if folder in found.parts]
 
 
 def test_a_file_that_is_gone_is_an_error_and_not_the_defaults(usual: Path) -> None:
