@@ -8,6 +8,8 @@ from collections import Counter
 from collections.abc import Sequence
 from pathlib import Path
 
+import attrs
+
 from benchmarks.__main__ import BUILD
 from benchmarks.servers import remove
 from benchmarks.soak import report
@@ -24,35 +26,49 @@ def main(arguments: Sequence[str] | None = None) -> int:
     """Run the soak. Returns 1 if a figure grows, or an action failed."""
     given = _options().parse_args(arguments)
     given.folder.mkdir(parents=True, exist_ok=True)
-    samples, counts, failures = _run(given.minutes * 60, given.folder.resolve())
-    for failure in failures:
+    outcome = Outcome()
+    try:
+        _run(given.minutes * 60, given.folder.resolve(), outcome)
+    finally:
+        report.write(outcome.samples, given.folder)
+    for failure in outcome.failures:
         print(f"an action failed: {failure!r}", file=sys.stderr)
-    if failures:
+    if outcome.failures:
         return 1
-    report.write(samples, given.folder)
-    judged = [sample for sample in samples if sample.life == len(LIVES)]
+    judged = [sample for sample in outcome.samples if sample.life == len(LIVES)]
     trends = {
         name: judge([(one.seconds, one.figures[name]) for one in judged], bound) for name, bound in BOUNDS.items()
     }
-    print(", ".join(f"{name}: {count:,}" for name, count in sorted(counts.items())))
+    print(", ".join(f"{name}: {count:,}" for name, count in sorted(outcome.counts.items())))
     print(report.table(trends))
     return 0 if all(trend.is_flat for trend in trends.values()) else 1
 
 
-def _run(seconds: float, folder: Path) -> tuple[list[Sample], Counter[str], list[Exception]]:
-    """Return the samples, how often each action was done, and what failed."""
+@attrs.define
+class Outcome:
+    """What a soak has found so far.
+
+    Attributes:
+        samples: All samples.
+        counts: How often each action was done.
+        failures: What failed.
+    """
+
+    samples: list[Sample] = attrs.field(factory=list)
+    counts: Counter[str] = attrs.field(factory=Counter)
+    failures: list[Exception] = attrs.field(factory=list)
+
+
+def _run(seconds: float, folder: Path, outcome: Outcome) -> None:
     work = folder / "soak"
     remove(work)
     began = time.monotonic()
-    samples: list[Sample] = []
-    counts: Counter[str] = Counter()
     left: list[str] = []
-    failures: list[Exception] = []
     with tempfile.TemporaryDirectory(prefix="soak-") as sockets:
         place = Place(work, Path(sockets))
         for life, share in enumerate(LIVES, 1):
             with SoakedDaemon(place) as daemon:
-                churn = Churn(daemon, counts, left)
+                churn = Churn(daemon, outcome.counts, left)
                 sampler = Sampler(daemon, life, began, churn.fail)
                 sampler.start()
                 try:
@@ -60,13 +76,11 @@ def _run(seconds: float, folder: Path) -> tuple[list[Sample], Counter[str], list
                         churn.wait(seconds * share)
                 finally:
                     sampler.stop()
-                samples += sampler.samples
-                failures += churn.failures
-            if failures:
-                break
-    if not failures:
-        remove(work)
-    return samples, counts, failures
+                    outcome.samples += sampler.samples
+                outcome.failures += churn.failures
+            if outcome.failures:
+                return
+    remove(work)
 
 
 def _options() -> argparse.ArgumentParser:

@@ -13,18 +13,22 @@ MAX_POINTS = 150
 
 
 def write(samples: Sequence[Sample], folder: Path) -> None:
-    """Write `soak.csv` and `soak.svg` into a folder."""
+    """Write `soak.csv` and, if there are samples, `soak.svg` into a folder, in place of those of an earlier soak."""
+    plot = folder / "soak.svg"
+    plot.unlink(missing_ok=True)
     with (folder / "soak.csv").open("w", newline="", encoding="utf-8") as file:
         rows = csv.writer(file)
         rows.writerow(["life", "seconds", *BOUNDS])
         for sample in samples:
             rows.writerow([sample.life, f"{sample.seconds:.2f}", *(f"{sample.figures[name]:.0f}" for name in BOUNDS)])
+    if not samples:
+        return
     thinned = samples[:: -(-len(samples) // MAX_POINTS)]
     curves = [
         Curve(name.replace("_", " "), "seconds", "daemon", [(one.seconds, one.figures[name]) for one in thinned])
         for name in BOUNDS
     ]
-    (folder / "soak.svg").write_text(draw(curves, LinearScale), encoding="utf-8")
+    plot.write_text(draw(curves, LinearScale), encoding="utf-8")
 
 
 def table(trends: Mapping[str, Trend]) -> str:

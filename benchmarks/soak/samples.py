@@ -24,7 +24,11 @@ BOUNDS = {
 }
 """Each figure, and how much it may grow after the warm-up."""
 
-METRICS = {"observers": "runtimed_observers", "workers": "runtimed_workers"}
+METRICS = {
+    "descriptors": "process_open_fds",  # which the daemon hides from other processes of its user
+    "observers": "runtimed_observers",
+    "workers": "runtimed_workers",
+}
 """The figures that the daemon counts itself, by the names of their metrics."""
 
 
@@ -81,7 +85,6 @@ class Sampler(threading.Thread):
         counted = self._daemon.metrics()
         return {
             "resident_bytes": self._daemon.resident_bytes(),
-            "descriptors": len(list((process / "fd").iterdir())),
             "threads": len(list((process / "task").iterdir())),
             "processes": sum(map(_count_children, process.glob("task/*/children"))),
             "store_bytes": sum(file.stat().st_size for file in self._daemon.place.store.glob("runtime.sqlite3*")),

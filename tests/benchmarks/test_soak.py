@@ -16,6 +16,7 @@ import pytest
 from benchmarks.soak.samples import BOUNDS
 from benchmarks.soak.trend import Bound, judge
 from tests.acceptance.daemon.conftest import until
+from tests.security.conftest import new_place, seen_by_nobody
 
 REPOSITORY = Path(__file__).parents[2]
 SVG = "{http://www.w3.org/2000/svg}"
@@ -103,7 +104,33 @@ def test_a_soak_ends_and_says_why_when_its_daemon_is_killed(tmp_path: Path) -> N
 
     assert soak.returncode == 1
     assert "an action failed" in said
-    assert not (tmp_path / "soak.csv").exists()
+    with (tmp_path / "soak.csv").open(newline="") as file:
+        samples = csv.DictReader(file)
+        assert samples.fieldnames == ["life", "seconds", *BOUNDS]
+        assert {row["life"] for row in samples} <= {"1"}
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="the other tests run the soak as an ordinary user")
+@pytest.mark.skipif(shutil.which("openssl") is None, reason="there is no openssl")
+@pytest.mark.timeout(120)
+def test_an_ordinary_user_can_run_a_soak() -> None:
+    with new_place("another user") as place:
+        soak = [sys.executable, "-B", "-m", "benchmarks.soak", "--minutes", "0.05", "--folder", str(place.home)]
+        done = subprocess.run(
+            [*seen_by_nobody(), *soak],
+            cwd=REPOSITORY,
+            env={"PATH": os.environ["PATH"], "HOME": str(place.home)},
+            capture_output=True,
+            text=True,
+            timeout=110,
+            check=False,
+        )
+        with (place.home / "soak.csv").open(newline="") as file:
+            rows = list(csv.DictReader(file))
+
+    assert "an action failed" not in done.stderr
+    assert {row["life"] for row in rows} == {"1", "2", "3"}, done.stderr
+    assert all(float(row["descriptors"]) > 0 for row in rows)
 
 
 @pytest.mark.parametrize("minutes", ["0", "-1", "three", "nan"])

@@ -381,7 +381,7 @@ def new_daemon(
     options = ["--config", str(place.config), "--listen", f"127.0.0.1:{port}"]
     options += ["--listen", f"unix:{place.home}/socket"]
     environment = {"PATH": place.path, "PYTHONDONTWRITEBYTECODE": "1"}
-    wrapper = [*before, *(_seen_by_nobody() if place.user == "another user" else ()), *wrapper]
+    wrapper = [*before, *(seen_by_nobody() if place.user == "another user" else ()), *wrapper]
     daemon = Daemon(place.home, shaped, f"fs:{place.store}", options, environment, wrapper)
     try:
         yield daemon.ready()
@@ -389,7 +389,7 @@ def new_daemon(
         daemon.finish()
 
 
-def _seen_by_nobody() -> Sequence[str]:
+def seen_by_nobody() -> Sequence[str]:
     """Return what runs a program as another user, who finds our interpreter and our code even in a closed home."""
     needed = [Path(path) for path in dict.fromkeys((sys.base_prefix, sys.prefix, str(REPOSITORY)))]
     closed = {top for path in needed for top in path.parents if not top.stat().st_mode & 0o001}
