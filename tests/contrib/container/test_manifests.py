@@ -1,5 +1,6 @@
 """compose.yaml, nginx.conf and kubernetes.yaml of contrib/container: they fit the image and the daemon's settings."""
 
+import os
 import re
 from pathlib import Path
 from typing import Any
@@ -8,6 +9,9 @@ import pytest
 import yaml
 
 from runtimed import settings
+from runtimed.http.server.tls_context import TlsContext, TlsFiles
+from runtimed.wire.token import TokenFileError, read_token
+from tests.certificates import Authority
 from tests.distribution.conftest import ROOT
 from tests.docs.conftest import DOCS, Page
 
@@ -15,6 +19,9 @@ CONTAINER = ROOT / "contrib" / "container"
 DOCKERFILE = (CONTAINER / "Dockerfile").read_text()
 PORT = 38800
 VOLUME = "/var/lib/runtimed"
+USER = 10_001
+"""The user of the image."""
+
 ENDING_S = 15
 """How long Workers and the store may take to end after the drain."""
 
@@ -126,6 +133,45 @@ def test_the_settings_of_the_manifest_are_valid(
 
     assert loaded.sandbox["mode"] == "required"
     assert loaded.insecure_listen
+
+
+def test_the_page_gives_the_token_and_a_secret_by_variables(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    page = Page(DOCS / "how-to" / "containers.md", (DOCS / "how-to" / "containers.md").read_text())
+    [variables], [configuration] = page.blocks("yaml"), page.blocks("toml")
+    names = [one["name"] for one in yaml.safe_load(variables)["env"] if one["valueFrom"]["secretKeyRef"]["key"]]
+    file = tmp_path / "config.toml"
+    file.write_text(configuration)
+    values = {name: f"the-value-of-{name}" for name in names}
+
+    check_settings(values, monkeypatch)
+    loaded = settings.load({}, str(file))
+
+    assert str(loaded.token) == values["RUNTIMED_TOKEN"]
+    [secret] = loaded.host_resources().secrets.values()
+    assert secret.env in values
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="the files of a volume belong to root")
+def test_files_of_a_secret_that_is_mounted_are_a_key_of_tls_and_no_token(
+    tmp_path: Path, authority: Authority, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    issued = authority.issue("mounted")
+    folder, version = tmp_path / "volume", "..2026_11_30_10_00_00.1"
+    (folder / version).mkdir(parents=True)
+    (folder / "..data").symlink_to(version)
+    for name, text in (("crt", issued.cert.read_text()), ("key", issued.key.read_text()), ("token", "a-token-" * 4)):
+        (folder / version / name).write_text(text)
+        (folder / version / name).chmod(0o440)
+        (folder / name).symlink_to(Path("..data") / name)
+
+    monkeypatch.setattr("runtimed.http.server.tls_context.geteuid", lambda: USER)
+    monkeypatch.setattr("os.geteuid", lambda: USER)
+
+    TlsContext(TlsFiles(folder / "crt", folder / "key"))
+
+    for file in (folder / "token", (folder / "token").resolve()):
+        with pytest.raises(TokenFileError, match="not a symlink"):
+            read_token(file)
 
 
 def test_probes_service_and_port_of_the_manifest_name_the_port_of_the_image(
