@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 import yaml
 
-from runtimed import settings
+from runtimed import __version__, settings
 from runtimed.http.server.tls_context import TlsContext, TlsFiles
 from runtimed.wire.token import TokenFileError, read_token
 from tests.certificates import Authority
@@ -133,6 +133,14 @@ def test_the_settings_of_the_manifest_are_valid(
 
     assert loaded.sandbox["mode"] == "required"
     assert loaded.insecure_listen
+
+
+def test_the_image_has_the_version_as_its_tag() -> None:
+    files = (CONTAINER / "kubernetes.yaml", DOCS / "how-to" / "containers.md")
+
+    tags = {file.name: set(re.findall(r"\bruntimed:(\d[\w.-]*)", file.read_text())) for file in files}
+
+    assert tags == {file.name: {__version__} for file in files}
 
 
 def test_the_page_gives_the_token_and_a_secret_by_variables(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
