@@ -91,7 +91,7 @@ class _Workers:
             new.default_profile,
             new.sandbox_policy(),
             new.warm_idle_s,
-            renew_warm=host != self.host,
+            host_changed=host != self.host,
         )
 
         def apply() -> None:

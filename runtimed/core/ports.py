@@ -24,7 +24,7 @@ from runtimed.model.permission import Question, Ruling
 from runtimed.model.profile import HostSandbox, ProfileSummary
 from runtimed.model.runtime import RuntimeBackend, RuntimeEvent, StoreCheck, StoreKind
 from runtimed.model.value import value
-from runtimed.model.worker import CreateWorkerRequest, ProfileSelector
+from runtimed.model.worker import CreateWorkerRequest
 from runtimed.model.workspace import Workspace, WorkspaceDiff
 
 
@@ -311,9 +311,6 @@ class ProfileSource(Protocol):
 
     async def profiles(self) -> Sequence[ProfileSummary]:
         """Return the profiles by selector, each with whether a Worker can be started with it now."""
-
-    def name_of(self, selector: ProfileSelector) -> str | None:
-        """Return the selector of the configured profile that a request selects, or None if there is none."""
 
     async def check_bundle(self, bundle: ConfigBundle) -> Sequence[ProfileCheck]:
         """Return what this host would do with the Workers of each profile that a bundle offers."""

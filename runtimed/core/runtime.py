@@ -231,7 +231,7 @@ class Runtime:
             ),
             inputs=inputs,
             queries=queries,
-            statistics=Statistics(store, registry, lifecycle, self._profiles),
+            statistics=Statistics(store, registry, lifecycle),
             creations=Creations(state.runtime_id, lifecycle, inputs, bundles, registry, queries, idempotency),
             idempotency=idempotency,
             tokens=Tokens(sequencer, self._clock, admission, state.tokens, limits.max_tokens),

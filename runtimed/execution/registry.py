@@ -92,7 +92,7 @@ class ProfileRegistry:
             answer = await self._spawn_confined(adapter, profile, spawn, sink)
         if answer.outcome == "accepted":
             self._running[spawn.worker_id] = adapter  # also where an end came too early to find anything
-            answer = attrs.evolve(answer, restart=profile.restart)
+            answer = attrs.evolve(answer, restart=profile.restart, profile=name)
         elif before is not adapter:
             self._running.pop(spawn.worker_id, None)
         self._backends.close_retired(self._running.values())
@@ -119,7 +119,7 @@ class ProfileRegistry:
         sandbox: SandboxPolicy,
         warm_idle_s: float,
         *,
-        renew_warm: bool,
+        host_changed: bool,
     ) -> Callable[[], None]:
         """Return what has Workers spawned by other profiles from then on.
 
@@ -131,16 +131,19 @@ class ProfileRegistry:
             default_profile: The selector of Workers that name none.
             sandbox: How the Workers of the built-in profiles are confined.
             warm_idle_s: How long programs that are kept ready wait for a Worker, in seconds.
-            renew_warm: Start all of these programs anew.
+            host_changed: What profiles refer to has changed: start all of these programs anew.
 
         Raises:
             ConfigurationError: The backend of a profile whose programs are kept ready cannot be made.
         """
-        replace = await self._backends.prepare_replacement(profiles, sandbox, warm_idle_s, renew_warm=renew_warm)
+        replace = await self._backends.prepare_replacement(profiles, sandbox, warm_idle_s, renew_warm=host_changed)
 
         def apply() -> None:
-            self._default, self._sandbox = default_profile, sandbox
+            before, self._default, self._sandbox = self._backends.profiles, default_profile, sandbox
             replace()
+            after = self._backends.profiles
+            changed = {name for name, profile in before.items() if host_changed or after.get(name) != profile}
+            self._unconfined.forget(changed)
             self._backends.close_retired(self._running.values())
 
         return apply
@@ -151,11 +154,6 @@ class ProfileRegistry:
         profiles = self._backends.profiles
         found = await asyncio.to_thread(self._summarize, profiles)
         return [attrs.evolve(one, warm=self._warm(one.selector, profiles[one.selector])) for one in found]
-
-    def name_of(self, selector: ProfileSelector) -> str | None:
-        """Return the selector of the configured profile that a request selects, or None if there is none."""
-        name = self._name_of(selector)
-        return name if name in self._backends.profiles else None
 
     async def check_bundle(self, bundle: ConfigBundle) -> Sequence[ProfileCheck]:
         """Return what this host would do with the Workers of each profile that a bundle offers."""

@@ -1,6 +1,7 @@
 """The profiles whose Workers run unconfined, although they ask for confinement."""
 
 import logging
+from collections.abc import Collection
 
 from runtimed.model.diagnostic import Diagnostic
 
@@ -10,7 +11,7 @@ log = logging.getLogger(__name__)
 
 
 class UnconfinedProfiles:
-    """Reports each profile once, with the first reason. A new daemon begins anew: the host may have changed."""
+    """Reports each profile once, with the first reason, until it is forgotten. A new daemon begins anew."""
 
     def __init__(self) -> None:
         self._problems: dict[str, str] = {}
@@ -25,6 +26,15 @@ class UnconfinedProfiles:
         if profile not in self._problems:
             self._problems[profile] = problem
             log.warning("Workers of a profile run unconfined", extra={"profile": profile, "reason": problem})
+
+    def forget(self, profiles: Collection[str]) -> None:
+        """Forget profiles that have changed: other reasons may keep their next Workers from being confined, or none.
+
+        Args:
+            profiles: Their selectors.
+        """
+        for profile in self._problems.keys() & profiles:
+            del self._problems[profile]
 
     def diagnostics(self) -> tuple[Diagnostic, ...]:
         """Return a diagnostic for each profile, the oldest first."""

@@ -78,6 +78,7 @@ class Mailbox:
         "deleted",
         "dispatch_paused",
         "offer",
+        "profile",
         "restart",
         "retained_after",
         "sandbox",
@@ -106,6 +107,7 @@ class Mailbox:
         self.restart: RestartPolicy = "never"
         self.attachments: frozenset[AttachmentForm] = frozenset()
         self.sandbox: Sandbox | None = None
+        self.profile: str | None = None
         self._on_offer = on_offer
         self._sequencer = sequencer
         self._queue: list[Command] = []

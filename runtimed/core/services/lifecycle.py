@@ -175,7 +175,7 @@ class Lifecycle:
         self.spawns[answer.outcome] += 1
         if answer.outcome == "accepted":
             mailbox.restart, mailbox.attachments = answer.restart, answer.attachments
-            mailbox.sandbox = answer.sandbox
+            mailbox.sandbox, mailbox.profile = answer.sandbox, answer.profile
             self._restarts.note_start(spawn.worker_id)
         await sink.attach(answer)
         if sink.lost is not None:  # before the restart policy was known

@@ -9,7 +9,7 @@ import attrs
 from runtimed.core.engine.mailbox import Mailbox
 from runtimed.core.engine.worker_registry import WorkerRegistry
 from runtimed.core.histogram import CommitHistograms
-from runtimed.core.ports import ProfileSource, Store
+from runtimed.core.ports import Store
 from runtimed.core.services import views
 from runtimed.core.services.lifecycle import Lifecycle
 from runtimed.model.execution import LossReason, Outcome, RunState, WorkerStatus
@@ -19,7 +19,7 @@ SLICE_WORKERS = 2_000
 """The Workers that are counted before the event loop does other work."""
 
 OTHER = "other"
-"""Stands for every profile that is not configured, so that clients cannot make names."""
+"""Stands for the profile of a Worker whose backend has none."""
 
 NO_PROGRAM = "no_program"
 """Stands for the mechanism of a Worker that runs no program, such as one of `builtin:echo`."""
@@ -31,7 +31,8 @@ class WorkerCounts:
 
     Attributes:
         by_state: By status and run state, as clients see them.
-        by_profile: By profile and by what confines their programs; only Workers that a backend runs.
+        by_profile: By the profile that they were spawned with, and by what confines their programs; only Workers
+            that a backend runs.
         permissions: How many permission requests of all Workers are pending.
     """
 
@@ -43,13 +44,10 @@ class WorkerCounts:
 class Statistics:
     """Counts what a Runtime has done since its start, and what it holds now."""
 
-    def __init__(
-        self, store: Store, registry: WorkerRegistry, lifecycle: Lifecycle, profiles: ProfileSource | None
-    ) -> None:
+    def __init__(self, store: Store, registry: WorkerRegistry, lifecycle: Lifecycle) -> None:
         self._store = store
         self._registry = registry
         self._lifecycle = lifecycle
-        self._profiles = profiles
 
     @property
     def store_kind(self) -> StoreKind:
@@ -96,14 +94,10 @@ class Statistics:
             by_state[worker.status, views.run_state(worker)] += 1
             permissions += len(mailbox.activity.permissions)
             if worker.execution.backend == "connected":
-                by_profile[self._profile(mailbox), _mechanism(mailbox)] += 1
+                by_profile[mailbox.profile or OTHER, _mechanism(mailbox)] += 1
             if not index % SLICE_WORKERS:
                 await asyncio.sleep(0)
         return WorkerCounts(by_state, by_profile, permissions)
-
-    def _profile(self, mailbox: Mailbox) -> str:
-        name = None if self._profiles is None else self._profiles.name_of(mailbox.worker.request.profile)
-        return name or OTHER
 
 
 def _mechanism(mailbox: Mailbox) -> str:

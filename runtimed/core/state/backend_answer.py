@@ -18,6 +18,7 @@ class BackendAnswer:
         restart: In the answer to a spawn, what the core does when the backend loses what it spawned.
         attachments: In the answer to a spawn, the forms of attachments that inputs may have. Others are refused.
         sandbox: In the answer to a spawn, what confines the programs; None if it runs none.
+        profile: In the answer to a spawn, the selector of the configured profile, if there is one.
     """
 
     outcome: Outcome
@@ -25,3 +26,4 @@ class BackendAnswer:
     restart: RestartPolicy = attrs.field(default="never", eq=False)
     attachments: frozenset[AttachmentForm] = attrs.field(default=frozenset(), eq=False)
     sandbox: Sandbox | None = attrs.field(default=None, eq=False)
+    profile: str | None = attrs.field(default=None, eq=False)

@@ -14,6 +14,7 @@ from runtimed.core import Runtime
 from runtimed.core.ports import EventSink
 from runtimed.core.services import statistics
 from runtimed.execution.function import FunctionBackend
+from runtimed.execution.policy import SandboxPolicy
 from runtimed.execution.profile import Profile
 from runtimed.execution.registry import ProfileRegistry
 from runtimed.http import Api
@@ -68,10 +69,15 @@ async def create(served: Served, request: object) -> str:
 
 
 @pytest.fixture
-async def runtime(tmp_path: Path) -> AsyncIterator[Runtime]:
-    """A Runtime that knows the profiles of its backend, one of which is a program that ends with its first input."""
+def backend(tmp_path: Path) -> ProfileRegistry:
+    """Profiles, one of which is a program that ends with its first input."""
     ending = Profile("process", ("sh", "-c", "read input; exit 3"))
-    backend = ProfileRegistry({"builtin:ending": ending}, workspaces=DataDir(tmp_path))
+    return ProfileRegistry({"builtin:ending": ending}, workspaces=DataDir(tmp_path))
+
+
+@pytest.fixture
+async def runtime(backend: ProfileRegistry) -> AsyncIterator[Runtime]:
+    """A Runtime that knows the profiles of its backend."""
     async with Runtime(MemoryStore(), backend, profiles=backend) as running:
         yield running
 
@@ -173,6 +179,26 @@ async def test_workers_are_counted_by_state_profile_and_sandbox(
     assert by_shell <= {"bubblewrap", "landlock", "none"}
     assert "made-up" not in str(found)
     assert not {shell, refused} & {value for _, labels in found for _, value in labels}
+
+
+async def test_workers_count_to_the_profile_that_they_were_spawned_with_also_after_a_reload(
+    served: Served, backend: ProfileRegistry
+) -> None:
+    await create(served, {})
+    await create(served, {"profile": {"kind": "builtin", "value": "builtin:ending"}})
+    other = {"builtin:next": Profile("process", ("cat",))}
+    apply = await backend.prepare_replacement(
+        other, "builtin:next", SandboxPolicy(), warm_idle_s=1, host_changed=False
+    )
+    apply()
+    await create(served, {})
+
+    found = await scrape(served)
+
+    counted = [
+        dict(labels)["profile"] for (name, labels), _ in found.items() if name == "runtimed_workers_by_profile"
+    ]
+    assert sorted(counted) == ["builtin:echo", "builtin:ending", "builtin:next"]
 
 
 async def test_a_lost_program_is_counted_once_by_its_reason(served: Served) -> None:

@@ -1,5 +1,6 @@
 """What clients learn about the confinement of Workers on a host that cannot confine all of them."""
 
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -11,7 +12,7 @@ from runtimed.execution.confinement.host_paths import HostPaths
 from runtimed.execution.confinement.probe import Mechanisms
 from runtimed.execution.policy import SandboxPolicy
 from runtimed.execution.processes.supervisor import Supervisor
-from runtimed.execution.profile import Profile
+from runtimed.execution.profile import ECHO, Profile
 from runtimed.execution.registry import ProfileRegistry
 from runtimed.model.execution import Execution
 from runtimed.model.profile import MechanismCheck, SandboxMode
@@ -25,12 +26,22 @@ CHECKS = (MechanismCheck("bubblewrap", works=False, problem="bwrap is not in PAT
 
 def registry_without_mechanism(folder: Path, **modes: SandboxMode) -> ProfileRegistry:
     """Profiles of a process by name, on a host that has nothing to confine it."""
-    profiles = {
+    supervisor = Supervisor(confiner=HostConfiner(Mechanisms((), CHECKS), HostPaths()))
+    return ProfileRegistry(profiles(modes), workspaces=DataDir(folder), supervisor=supervisor)
+
+
+def profiles(modes: Mapping[str, SandboxMode]) -> dict[str, Profile]:
+    return {
         f"builtin:{name}": Profile("process", command=("cat",), sandbox=SandboxPolicy(mode=mode))
         for name, mode in modes.items()
     }
-    supervisor = Supervisor(confiner=HostConfiner(Mechanisms((), CHECKS), HostPaths()))
-    return ProfileRegistry(profiles, workspaces=DataDir(folder), supervisor=supervisor)
+
+
+async def replace(registry: ProfileRegistry, *, host_changed: bool, **modes: SandboxMode) -> None:
+    apply = await registry.prepare_replacement(
+        profiles(modes), ECHO, SandboxPolicy(), warm_idle_s=1, host_changed=host_changed
+    )
+    apply()
 
 
 async def create(runtime: Runtime, name: str) -> Execution:
@@ -58,6 +69,24 @@ async def test_a_profile_that_runs_unconfined_is_a_diagnostic_once(tmp_path: Pat
     assert told == [f"Workers of profile builtin:{name} {problem}" for name in ("first", "second")]
     assert {sandbox and sandbox.mechanism for sandbox in found} == {"none"}
     assert (before, after) == (0, shown)
+
+
+async def test_a_reload_forgets_that_a_profile_ran_unconfined_if_it_concerns_the_profile(tmp_path: Path) -> None:
+    registry = registry_without_mechanism(tmp_path, kept="best", closed="best", gone="best")
+    async with Runtime(MemoryStore(), registry, profiles=registry) as runtime:
+        for name in ("kept", "closed", "gone"):
+            await create(runtime, name)
+        await replace(registry, host_changed=False, kept="best", closed="required")
+        told = unconfined(runtime)
+        await replace(registry, host_changed=True, kept="best")
+        forgotten = unconfined(runtime)
+        await create(runtime, "kept")
+        told_again = unconfined(runtime)
+    await registry.close()
+
+    assert [message.split()[3] for message in told] == ["builtin:kept"]
+    assert forgotten == []
+    assert told_again == told
 
 
 @pytest.mark.parametrize("mode", ["off", "required"])
