@@ -41,6 +41,10 @@ def sequence(cursor: str) -> int:
     return int(cursor.removeprefix("wo_"), 16)
 
 
+def worker_number(worker_id: str) -> int:
+    return int(worker_id.removeprefix("worker-"), 16)
+
+
 def diagnostic(daemon: Daemon, worker_id: str, cursor: str) -> str:
     """The code with which a feed of a Worker refuses a cursor."""
     with daemon.observe(worker_id, cursor) as observer:
@@ -107,7 +111,7 @@ def test_a_cursor_of_the_lost_time_is_unknown_for_ever_and_one_of_the_backup_goe
         snapshot, first = observer.envelope(), observer.envelope()
     assert snapshot["cursor"] == restored.kept
     assert first["payload"]["event"] == "user_message"
-    assert LOST_SEQUENCES < sequence(first["cursor"]) < LOST_SEQUENCES + 1_000
+    assert LOST_SEQUENCES < sequence(first["cursor"]) < 2**53
     newest = daemon.worker(worker_id)
     assert newest["last_event_id"] == sequence(newest["last_cursor"]) < 2**53
 
@@ -118,7 +122,7 @@ def test_new_workers_and_runtime_events_get_numbers_that_the_lost_time_cannot_ha
     daemon = restored.daemon
     daemon.call("GET", f"/v1/workers/{restored.lost_worker}").refused(404, "worker_not_found")
 
-    assert daemon.echo() == f"worker-{1 + LOST_WORKERS + 1:08x}"
+    assert worker_number(daemon.echo()) > 1 + LOST_WORKERS
 
     events = json.loads(daemon.call("GET", "/v1/runtime/events").body)["events"]
     started = [event["id"] for event in events if event["kind"] == "runtime_started"]
@@ -161,8 +165,30 @@ def test_a_backup_of_the_restored_store_is_restored_again_with_another_gap(
         assert diagnostic(third, restored.worker_id, cursor) == "runtime.cursor_unknown_or_expired"
     with third.observe(restored.worker_id, between) as observer:
         assert observer.envelope()["cursor"] == between
-        assert sequence(observer.envelope()["cursor"]) > 2 * LOST_SEQUENCES
-    assert third.echo() == f"worker-{1 + 2 * LOST_WORKERS + 1:08x}"
+        assert sequence(observer.envelope()["cursor"]) > sequence(between) + LOST_SEQUENCES
+    assert worker_number(third.echo()) > 1 + 2 * LOST_WORKERS
+    third.stop()
+
+
+def test_a_second_restore_of_the_same_backup_knows_no_cursor_of_the_first_one(
+    restored: Restored, tmp_path: Path, launch: Launch, store: Store
+) -> None:
+    restored.daemon.input(restored.worker_id, "second life")
+    restored.daemon.idle(restored.worker_id)
+    newest = restored.daemon.worker(restored.worker_id)["last_cursor"]
+    worker_id = restored.daemon.echo()
+    assert store("restore", str(tmp_path / "backup"), f"fs:{tmp_path / 'third'}").returncode == 0
+
+    third = launch(store=f"fs:{tmp_path / 'third'}").ready()
+    for _ in range(2):
+        third.input(restored.worker_id, "third life")
+        third.idle(restored.worker_id)
+    other = third.echo()
+
+    assert diagnostic(third, restored.worker_id, newest) == "runtime.cursor_unknown_or_expired"
+    assert refusal(third, f"/v1/events?cursor={newest}") == (410, "runtime.cursor_unknown_or_expired")
+    assert other != worker_id
+    third.call("GET", f"/v1/workers/{worker_id}").refused(404, "worker_not_found")
     third.stop()
 
 

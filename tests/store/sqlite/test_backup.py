@@ -3,10 +3,12 @@
 import asyncio
 import contextlib
 import fcntl
+import itertools
 import os
 import socket
 import stat
 import tarfile
+import time
 from collections.abc import Callable
 from pathlib import Path
 
@@ -16,7 +18,14 @@ import pytest
 from runtimed import __version__
 from runtimed.core.ports import Backup
 from runtimed.core.state.change import StoredState
-from runtimed.errors import RuntimeStopped, StoreCorrupt, StoreFull, StoreInUse, StoreUnsupported, Unavailable
+from runtimed.errors import (
+    RuntimeStopped,
+    StoreCorrupt,
+    StoreFull,
+    StoreInUse,
+    StoreUnsupported,
+    Unavailable,
+)
 from runtimed.model.identity import worker_id
 from runtimed.store.archive import MAX_DEPTH, SKIPPED
 from runtimed.store.records import META
@@ -189,24 +198,51 @@ def test_a_restored_store_goes_on_far_above_the_backup_and_knows_the_gap(
     copy, state = opened(new_store, restored(file, tmp_path / "restored"))
 
     assert state.runtime_id == "runtime-mine"
-    assert (state.head, state.worker_number) == (INPUTS + LOST_SEQUENCES, 1 + LOST_WORKERS)
+    assert is_far_above(state, INPUTS, 1)
     [gap] = state.gaps
+    assert (gap.head, gap.raised_to) == (INPUTS, state.head)
     held = [gap.holds(sequence) for sequence in (INPUTS, INPUTS + 1, gap.raised_to - 1, gap.raised_to)]
     assert held == [False, True, True, False]
     assert copy.entries(1) == store.entries(1)
     assert copy.events(1) == store.events(1)
 
 
+def is_far_above(state: StoredState, head: int, worker_number: int) -> bool:
+    """Whether a store gives out no number that the Runtime can have given out after these."""
+    is_readable = state.head < 2**53 and state.runtime_event_id < 2**53 and state.worker_number < 2**32
+    is_above = state.head >= head + LOST_SEQUENCES and state.worker_number >= worker_number + LOST_WORKERS
+    return is_readable and is_above and state.runtime_event_id >= LOST_SEQUENCES
+
+
+@pytest.mark.parametrize("unix_s", [None, 0, 2**34], ids=["now", "a clock of 1970", "a clock of 2514"])
+def test_a_backup_that_is_restored_twice_gives_out_different_numbers_each_time(
+    store: Driven, tmp_path: Path, new_store: NewStore, monkeypatch: pytest.MonkeyPatch, unix_s: int | None
+) -> None:
+    file = taken(store, tmp_path / "backup")
+    if unix_s is not None:
+        monkeypatch.setattr(time, "time_ns", lambda: unix_s * 10**9)
+
+    first, second = (opened(new_store, restored(file, tmp_path / name))[1] for name in ("first", "second"))
+
+    assert is_far_above(first, INPUTS, 1)
+    assert is_far_above(second, INPUTS, 1)
+    assert first.head != second.head
+    assert first.runtime_event_id != second.runtime_event_id
+    assert first.worker_number != second.worker_number
+    assert unix_s is not None or first.head < second.head
+
+
 def test_backups_of_restored_stores_add_gap_to_gap(store: Driven, tmp_path: Path, new_store: NewStore) -> None:
     file = taken(store, tmp_path / "backup")
+    heads, worker_number = [INPUTS], 1
     for number in range(3):
         copy, state = opened(new_store, restored(file, tmp_path / f"restored {number}"))
+        assert is_far_above(state, heads[-1], worker_number)
+        heads.append(state.head)
+        worker_number = state.worker_number
         file = taken(copy, tmp_path / f"backup {number}")
 
-    assert [(gap.head, gap.raised_to) for gap in state.gaps] == [
-        (INPUTS + number * LOST_SEQUENCES, INPUTS + (number + 1) * LOST_SEQUENCES) for number in range(3)
-    ]
-    assert state.worker_number == 1 + 3 * LOST_WORKERS
+    assert [(gap.head, gap.raised_to) for gap in state.gaps] == list(itertools.pairwise(heads))
 
 
 def test_a_store_is_not_restored_beyond_the_numbers_that_there_are(
@@ -458,10 +494,10 @@ def test_an_archive_of_an_attacker_writes_nothing_outside_of_its_folders(
     store: Driven, tmp_path: Path, members: list[tarfile.TarInfo]
 ) -> None:
     database, file = taken(store, tmp_path / "database"), tmp_path / "crafted.tar"
-    with tarfile.open(file, "w") as archive:
-        archive.add(database, "runtime.sqlite3")
+    with tarfile.open(file, "w") as crafted:
+        crafted.add(database, "runtime.sqlite3")
         for one in [*members, member(SKIPPED)]:
-            archive.addfile(one)
+            crafted.addfile(one)
 
     with pytest.raises(StoreCorrupt, match="the archive is no backup"):
         restore(file, tmp_path / "restored")
@@ -483,7 +519,7 @@ def test_a_backup_of_an_earlier_version_is_converted_while_it_is_restored(
     assert f"the store has version 1: a start migrates it to {VERSION}" in remark
     assert file.read_bytes() == before
     assert state.runtime_id == "runtime-old"
-    assert (state.head, state.worker_number) == (9 + LOST_SEQUENCES, 3 + LOST_WORKERS)
+    assert is_far_above(state, 9, 3)
     assert copy.entries(2) == ["ho"]
     assert inspect(folder).remarks == (remark,)
 
