@@ -3,12 +3,13 @@
 Each function writes what it found to stdout and an error to stderr, and returns the exit code.
 """
 
+import logging
 import sys
 import time
 from collections.abc import Callable
 from pathlib import Path
 
-from runtimed.errors import ConfigurationError, StoreError, StoreInUse, StoreUnsupported
+from runtimed.errors import ConfigurationError, StoreCorrupt, StoreError, StoreInUse, StoreUnsupported
 from runtimed.exits import FAILURE, OK, STORE_TAKEN, USAGE, fail, store_message
 from runtimed.model.runtime import StoreCheck
 from runtimed.store.factories import Inspection, StoreSettings, StoreTools, find_tools
@@ -41,17 +42,18 @@ def back_up(source: str, file: str) -> int:
 
 
 def restore(file: str, target: str) -> int:
-    """Make a store of a backup, or write each problem of the backup on a line."""
+    """Make a store of a backup, and write each problem of the backup on a line."""
 
     def make(tools: StoreTools, settings: StoreSettings) -> int:
-        restored = tools.restore(Path(file), settings)
+        try:
+            restored = tools.restore(Path(file), settings)
+        except StoreCorrupt as error:
+            return fail(f"nothing was restored: {error}", FAILURE)
         for entry in restored.skipped:
             sys.stdout.write(f"note: not in the backup: {entry}\n")
         code = _report(Inspection(restored.check, ()))
-        if code:
-            return fail(f"{file}: the backup is damaged; nothing was restored", code)
         sys.stdout.write(f"{settings.path}: restored\n")
-        return OK
+        return fail(f"{file}: the backup is damaged, and so is the restored store", code) if code else OK
 
     return _run(target, "TARGET", make)
 
@@ -80,6 +82,7 @@ class ProgressLine:
 
 
 def _run(url: str, option: str, command: Command) -> int:
+    logging.getLogger("runtimed").addHandler(logging.NullHandler())  # what would be logged is among the findings
     path: Path | None = None
     try:
         tools, settings = find_tools(url, option)

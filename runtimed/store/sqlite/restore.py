@@ -48,22 +48,23 @@ NO_ROOM = frozenset({errno.ENOSPC, errno.EDQUOT})
 
 
 def restore(file: Path, folder: Path) -> Restored:
-    """Make a store of a backup. It appears whole and checked, or not at all. Blocks until it is on the disk.
+    """Make a store of a backup. It appears whole, or not at all. Blocks until it is on the disk.
 
-    The backup may be one of an earlier version: it is converted on the way.
+    All of it is read. Damage with which a store can be opened is reported, and restored as it is. The backup may be
+    one of an earlier version: it is converted on the way.
 
     Args:
         file: The backup, which is not changed.
         folder: The folder of the new store, which does not exist, or is empty.
 
     Returns:
-        What was read. If there is a finding, there is no store.
+        What was read and found, and what the backup had left out.
 
     Raises:
         StoreInUse: Another process restores into this folder.
         StoreUnsupported: The folder is not empty or cannot be made, the file is no backup, or it is of a newer
             version.
-        StoreCorrupt: The backup is damaged beyond a finding.
+        StoreCorrupt: The backup is damaged so that no store can be opened.
         StoreFull: The disk is full.
     """
     folder = folder.resolve()
@@ -71,8 +72,6 @@ def restore(file: Path, folder: Path) -> Restored:
     with _refused(folder), open_backup(file) as backup, _scratch(folder) as scratch:
         with DataDir(scratch) as database:
             found = _fill(database, backup)
-            if found.findings:
-                return Restored(found)
             skipped = backup.extract_folders(scratch)
             os.sync()  # what is in the folders
             scratch.rename(folder)
@@ -113,7 +112,7 @@ def _scratch(folder: Path) -> Iterator[Path]:
 
 
 def _fill(database: Path, backup: BackupFile) -> StoreCheck:
-    """Fill a database from a backup, check all of it, and raise its counters if it is sound."""
+    """Fill a database from a backup, check all of it, and raise its counters."""
     backup.copy_database(database)
     check = Check()
     with translate_errors(), contextlib.closing(connect(database)) as connection:
@@ -123,14 +122,13 @@ def _fill(database: Path, backup: BackupFile) -> StoreCheck:
         create_or_migrate(connection, time.time_ns() // 1_000_000)
         for step in chain(check.structure(), check.rows()):
             step(connection)
-        if not check.findings:
-            _leave_gap(connection)
-            connection.wal_checkpoint(mode=apsw.SQLITE_CHECKPOINT_TRUNCATE)
+        _leave_gap(connection)
+        connection.wal_checkpoint(mode=apsw.SQLITE_CHECKPOINT_TRUNCATE)
     return check.result()
 
 
 def _leave_gap(connection: apsw.Connection) -> None:
-    """Raise the counters, and store which sequences are given up."""
+    """Raise the counters, and store which sequences are given up. Raises StoreCorrupt if no store can be opened."""
     _, numbers = load(connection, None)
     unix_ms = time.time_ns() // 1_000_000
     raised = {key: _raised_sequence(key, numbers[key], unix_ms) for key in ("head", "runtime_event_id")}

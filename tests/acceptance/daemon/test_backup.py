@@ -256,3 +256,36 @@ def test_a_backup_without_a_daemon_is_read_and_its_size_is_told(tmp_path: Path, 
     size = (tmp_path / "file").stat().st_size
     assert (done.returncode, done.stderr) == (0, "")
     assert done.stdout == f"1 Workers, 0 entries and 0 events were read: no problem found\nfile: {size} bytes\n"
+
+
+def test_a_damaged_backup_is_restored_but_for_what_is_damaged(tmp_path: Path, launch: Launch, store: Store) -> None:
+    first = launch(store=f"fs:{tmp_path / 'first'}").ready()
+    damaged, sound = first.echo(), first.echo()
+    for worker_id in (damaged, sound):
+        first.input(worker_id, f"precious {worker_id}")
+        first.idle(worker_id)
+    file = fetch(first, tmp_path / "backup")
+    first.kill()
+    content, text = file.read_bytes(), f"precious {damaged}".encode()
+    file.write_bytes(content.replace(text, text.upper()))
+
+    done = store("restore", str(file), f"fs:{tmp_path / 'second'}")
+
+    assert (done.returncode, done.stderr.count("\n")) == (1, 1)
+    *findings, summary, restored = done.stdout.splitlines()
+    assert findings
+    assert all(line.startswith(f"{damaged}: ") for line in findings)
+    assert "problems found" in summary
+    assert restored == f"{tmp_path / 'second'}: restored"
+    assert done.stderr == f"runtimed: {file}: the backup is damaged, and so is the restored store\n"
+    second = launch(store=f"fs:{tmp_path / 'second'}").ready()
+    assert [item["content"] for item in second.items(sound)][::2] == [f"precious {sound}"]
+    assert refusal(second, f"/v1/workers/{damaged}/transcript")[1] == "store_corrupt"
+    second.stop()
+
+    content = file.read_bytes()
+    file.write_bytes(content[: len(content) // 2])
+    done = store("restore", str(file), f"fs:{tmp_path / 'third'}")
+    assert (done.returncode, done.stdout) == (1, "")
+    assert done.stderr.startswith("runtimed: nothing was restored: the store is damaged")
+    assert not (tmp_path / "third").exists()

@@ -302,7 +302,10 @@ def test_a_file_that_is_no_whole_backup_is_refused_and_leaves_nothing(
     assert [path.name for path in tmp_path.iterdir() if "restor" in path.name] == []
 
 
-def test_a_flipped_bit_in_a_row_is_found_before_anything_is_restored(store: Driven, tmp_path: Path) -> None:
+def test_a_damaged_row_is_reported_and_everything_else_is_restored(
+    store: Driven, tmp_path: Path, new_store: NewStore, said: Inputs
+) -> None:
+    store.commit(said(2, "of another Worker"))
     file = taken(store, tmp_path / "backup")
     data = file.read_bytes()
     assert data.count(b"input 7") == 2
@@ -311,7 +314,49 @@ def test_a_flipped_bit_in_a_row_is_found_before_anything_is_restored(store: Driv
     found = restore(file, tmp_path / "restored").check
 
     assert {finding.worker_id for finding in found.findings} == {FIRST}
-    assert not (tmp_path / "restored").exists()
+    assert inspect(tmp_path / "restored").check == found
+    copy, state = opened(new_store, tmp_path / "restored")
+    assert is_far_above(state, INPUTS + 1, 2)
+    assert copy.entries(2) == ["of another Worker"]
+    with pytest.raises(StoreCorrupt, match=FIRST):
+        copy.entries(1)
+
+
+def test_a_worker_that_cannot_be_served_does_not_keep_the_others_from_being_restored(
+    store: Driven, tmp_path: Path, new_store: NewStore, said: Inputs
+) -> None:
+    store.commit(said(2, "of another Worker"))
+    file = taken(store, tmp_path / "backup")
+    alter(file, "UPDATE worker SET checksum = checksum + 1 WHERE number = 2")
+
+    found = restore(file, tmp_path / "restored").check
+
+    assert [finding.worker_id for finding in found.findings] == [worker_id(2)]
+    copy, state = opened(new_store, tmp_path / "restored")
+    assert state.damaged.keys() == {worker_id(2)}
+    assert len(copy.entries(1)) == INPUTS
+
+
+@pytest.mark.parametrize(
+    "statement",
+    ["UPDATE meta SET checksum = checksum + 1 WHERE key = 'head'", "DELETE FROM meta WHERE key = 'worker_number'"],
+)
+def test_damage_with_which_no_store_starts_is_refused_and_leaves_nothing(
+    store: Driven, tmp_path: Path, statement: str
+) -> None:
+    file = taken(store, tmp_path / "backup")
+    alter(file, statement)
+
+    with pytest.raises(StoreCorrupt, match="meta"):
+        restore(file, tmp_path / "restored")
+
+    assert [path.name for path in tmp_path.iterdir() if "restor" in path.name] == []
+
+
+def alter(file: Path, statement: str) -> None:
+    with contextlib.closing(apsw.Connection(str(file))) as connection:
+        connection.execute(statement)
+        assert connection.changes() == 1
 
 
 def test_a_restore_that_was_killed_is_cleared_away_and_one_that_runs_is_not(store: Driven, tmp_path: Path) -> None:
