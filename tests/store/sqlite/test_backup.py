@@ -245,6 +245,21 @@ def test_backups_of_restored_stores_add_gap_to_gap(store: Driven, tmp_path: Path
     assert [(gap.head, gap.raised_to) for gap in state.gaps] == list(itertools.pairwise(heads))
 
 
+def test_a_store_that_does_not_know_its_gaps_is_refused(store: Driven, tmp_path: Path, new_store: NewStore) -> None:
+    folder = restored(taken(store, tmp_path / "backup"), tmp_path / "restored")
+    alter(folder / "runtime.sqlite3", "UPDATE gap SET raised_to = head + 1")
+
+    with pytest.raises(StoreCorrupt, match="the gap after wo_000000000000000a is damaged"):
+        new_store(folder).open()
+
+    assert [finding.problem for finding in inspect(folder).check.findings] == [
+        "the gap after wo_000000000000000a is damaged: its content is not what was stored"
+    ]
+    back_up(folder, tmp_path / "second backup", ignore)
+    with pytest.raises(StoreCorrupt, match="the gap after wo_000000000000000a is damaged"):
+        restore(tmp_path / "second backup", tmp_path / "again")
+
+
 def test_a_store_is_not_restored_beyond_the_numbers_that_there_are(
     store: Driven, tmp_path: Path, folder: Path
 ) -> None:
