@@ -23,11 +23,12 @@ from runtimed.errors import (
     StoreCorrupt,
     StoreFull,
     StoreInUse,
+    StoreIo,
     StoreUnsupported,
     Unavailable,
 )
 from runtimed.model.identity import worker_id
-from runtimed.store.archive import MAX_DEPTH, SKIPPED
+from runtimed.store.archive import MAX_DEPTH, SKIPPED, archive
 from runtimed.store.records import META
 from runtimed.store.sqlite import copying
 from runtimed.store.sqlite.inspection import inspect
@@ -484,6 +485,19 @@ def test_an_archive_has_the_folders_as_they_are_and_names_what_it_cannot_hold(
         assert contents(tmp_path / "restored" / name) == contents(folder / name)
     assert not (tmp_path / "restored" / "workers" / FIRST / "home" / "deep" / "er" / "script").stat().st_mode & 0o7000
     assert inspect(tmp_path / "restored").check.findings == ()
+
+
+def test_a_copy_of_the_database_that_cannot_be_read_to_its_end_is_never_a_whole_archive(
+    store: Driven, tmp_path: Path, folder: Path
+) -> None:
+    copy = taken(store, tmp_path / "copy")
+    with copy.open("rb") as database:
+        blocks = archive(database, folder)
+        next(blocks)
+        os.truncate(copy, copy.stat().st_size // 2)
+
+        with pytest.raises(StoreIo, match="the copy of the database cannot be read"):
+            list(blocks)
 
 
 def test_folders_too_deep_are_left_out_and_named(store: Driven, tmp_path: Path) -> None:
