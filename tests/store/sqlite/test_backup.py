@@ -415,9 +415,39 @@ def test_a_backup_without_a_daemon_is_checked_and_private_and_changes_nothing(
 def test_a_backup_is_not_made_inside_of_the_store_or_as_a_folder(store: Driven, folder: Path, tmp_path: Path) -> None:
     store.close()
 
-    for file in (folder / "backup", tmp_path, tmp_path / "missing" / "backup"):
+    (tmp_path / "loop").symlink_to("loop")
+    (tmp_path / "link").symlink_to(folder)
+    os.mkfifo(tmp_path / "pipe")
+    inside = (folder / "backup", tmp_path / "link" / "backup")
+    for file in (
+        *inside,
+        tmp_path / "pipe",
+        tmp_path,
+        Path("/"),
+        Path(),
+        tmp_path / "missing" / "backup",
+        tmp_path / "loop" / "backup",
+    ):
         with pytest.raises(StoreUnsupported, match=r": expected a file (outside of the store|in a folder)"):
             back_up(folder, file, ignore)
+
+
+def test_a_backup_is_made_where_links_lead_and_replaces_a_link_at_its_place(
+    store: Driven, folder: Path, tmp_path: Path
+) -> None:
+    store.close()
+    (tmp_path / "disk").mkdir()
+    (tmp_path / "backups").symlink_to("disk")
+    (tmp_path / "linked store").symlink_to(folder)
+    (tmp_path / "precious").write_text("a file of somebody else")
+    (tmp_path / "disk" / "latest").symlink_to(tmp_path / "precious")
+
+    back_up(tmp_path / "linked store", tmp_path / "backups" / "latest", ignore)
+
+    assert (tmp_path / "precious").read_text() == "a file of somebody else"
+    restored(tmp_path / "backups" / "latest", tmp_path / "backups" / "restored")
+    assert sorted(path.name for path in (tmp_path / "disk").iterdir()) == ["latest", "restored"]
+    assert not (tmp_path / "disk" / "latest").is_symlink()
 
 
 def test_the_token_is_in_no_backup(store: Driven, tmp_path: Path) -> None:
