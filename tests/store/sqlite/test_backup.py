@@ -5,6 +5,7 @@ import contextlib
 import fcntl
 import itertools
 import os
+import shutil
 import socket
 import stat
 import tarfile
@@ -17,7 +18,7 @@ import pytest
 
 from runtimed import __version__
 from runtimed.core.ports import Backup
-from runtimed.core.state.change import StoredState
+from runtimed.core.state.change import Change, StoredState
 from runtimed.errors import (
     RuntimeStopped,
     StoreCorrupt,
@@ -29,8 +30,9 @@ from runtimed.errors import (
 )
 from runtimed.model.identity import worker_id
 from runtimed.store.archive import MAX_DEPTH, SKIPPED, archive
+from runtimed.store.factories import Progress
 from runtimed.store.records import META
-from runtimed.store.sqlite import copying
+from runtimed.store.sqlite import copying, online_backup
 from runtimed.store.sqlite.inspection import inspect
 from runtimed.store.sqlite.offline_backup import back_up
 from runtimed.store.sqlite.online_backup import copy_of
@@ -41,6 +43,7 @@ from tests.store.sqlite.test_migration import make_version_1
 
 FIRST = worker_id(1)
 INPUTS = 10
+DEADLINE_S = 30
 
 
 def ignore(_copied: int, _pages: int) -> None:
@@ -169,16 +172,69 @@ def test_a_disk_without_room_for_the_copy_is_told_beforehand_and_keeps_nothing(
     assert store.commit(said(1, "afterwards"))
 
 
+def test_a_disk_that_fills_up_ends_the_copy(
+    store: Driven, tmp_path: Path, folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    store.close()
+    monkeypatch.setattr(copying, "STEP_PAGES", 1)
+
+    def lose_room(_copied: int, _pages: int) -> None:
+        monkeypatch.setattr(copying, "SPARE_BYTES", 2**60)
+
+    with pytest.raises(StoreFull, match="too little space for a copy of the store"):
+        back_up(folder, tmp_path / "backup", lose_room)
+
+    assert [path.name for path in tmp_path.iterdir() if "backup" in path.name] == []
+
+
+def committing(store: Driven, change: Callable[[], Change], monkeypatch: pytest.MonkeyPatch) -> None:
+    """Have each copy of an open store meet a few commits, after its first step."""
+    loop, copy_database = asyncio.get_running_loop(), copying.copy_database
+
+    async def commit() -> None:
+        for _ in range(3):
+            await store.store.commit(change())
+
+    def copy(source: apsw.Connection, target: Path, progress: Progress) -> None:
+        def commit_first(copied: int, pages: int) -> None:
+            if copied == 1:
+                asyncio.run_coroutine_threadsafe(commit(), loop).result(DEADLINE_S)
+            progress(copied, pages)
+
+        copy_database(source, target, commit_first)
+
+    monkeypatch.setattr(copying, "STEP_PAGES", 1)
+    monkeypatch.setattr(online_backup, "copy_database", copy)
+
+
 def test_a_log_that_grows_too_far_ends_the_copy(
     store: Driven, folder: Path, monkeypatch: pytest.MonkeyPatch, said: Inputs
 ) -> None:
-    monkeypatch.setattr(copying, "MAX_LOG_BYTES", 0)
+    monkeypatch.setattr(copying, "MAX_GROWTH_BYTES", 0)
+
+    async def back_up_amid_commits() -> None:
+        committing(store, lambda: said(1, "later " * 1_000), monkeypatch)
+        await store.store.backup()
 
     with pytest.raises(Unavailable, match="changes come too fast"):
-        store.run(store.store.backup())
+        store.run(back_up_amid_commits())
 
     assert not copy_of(folder / "runtime.sqlite3").exists()
     assert store.commit(said(1, "afterwards"))
+
+
+def test_a_log_that_was_large_before_a_backup_does_not_end_it(
+    store: Driven, tmp_path: Path, folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(copying, "MAX_GROWTH_BYTES", 0)
+    crashed = tmp_path / "crashed"
+    crashed.mkdir()
+    for name in ("runtime.sqlite3", "runtime.sqlite3-wal"):
+        shutil.copyfile(folder / name, crashed / name)
+    assert (crashed / "runtime.sqlite3-wal").stat().st_size > 0
+
+    restored(taken(store, tmp_path / "online"), tmp_path / "restored online")
+    assert back_up(crashed, tmp_path / "offline", ignore).check.events == INPUTS
 
 
 def test_what_a_killed_daemon_left_of_a_copy_is_removed_at_the_start(folder: Path, new_store: NewStore) -> None:
