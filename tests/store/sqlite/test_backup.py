@@ -2,6 +2,7 @@
 
 import asyncio
 import contextlib
+import errno
 import fcntl
 import itertools
 import os
@@ -32,7 +33,8 @@ from runtimed.model.identity import worker_id
 from runtimed.store.archive import MAX_DEPTH, SKIPPED, archive
 from runtimed.store.factories import Progress
 from runtimed.store.records import META
-from runtimed.store.sqlite import copying, online_backup
+from runtimed.store.sqlite import copying, online_backup, writer
+from runtimed.store.sqlite.connection import connect
 from runtimed.store.sqlite.inspection import inspect
 from runtimed.store.sqlite.offline_backup import back_up
 from runtimed.store.sqlite.online_backup import copy_of
@@ -187,6 +189,25 @@ def test_a_disk_that_fills_up_ends_the_copy(
     assert [path.name for path in tmp_path.iterdir() if "backup" in path.name] == []
 
 
+def test_a_disk_that_fills_up_ends_a_backup_that_is_being_read_and_gets_its_space_back(
+    store: Driven, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async def read_until_the_disk_is_full() -> None:
+        backup = await store.store.backup()
+        assert await backup.read()
+        monkeypatch.setattr(writer, "MIN_ROOM_BYTES", 2**60)
+        async with asyncio.timeout(DEADLINE_S):
+            while not store.store.is_full:
+                await asyncio.sleep(0.01)
+        with pytest.raises(StoreFull, match="the backup was given up"):
+            await backup.read()
+        await backup.close()
+
+    store.run(read_until_the_disk_is_full())
+    with pytest.raises(StoreFull, match="the backup was given up"):
+        store.run(store.store.backup())
+
+
 def committing(store: Driven, change: Callable[[], Change], monkeypatch: pytest.MonkeyPatch) -> None:
     """Have each copy of an open store meet a few commits, after its first step."""
     loop, copy_database = asyncio.get_running_loop(), copying.copy_database
@@ -235,6 +256,53 @@ def test_a_log_that_was_large_before_a_backup_does_not_end_it(
 
     restored(taken(store, tmp_path / "online"), tmp_path / "restored online")
     assert back_up(crashed, tmp_path / "offline", ignore).check.events == INPUTS
+
+
+def test_the_log_of_a_backup_is_not_left_to_the_thread_that_writes(
+    store: Driven, folder: Path, monkeypatch: pytest.MonkeyPatch, said: Inputs
+) -> None:
+    monkeypatch.setattr(writer, "CHECKPOINT_PAGES", 1)
+    copied: list[tuple[int, int]] = []
+    pin_log = writer.Writer.pin_log
+
+    def pin(self: writer.Writer, pinned: bool) -> None:
+        if not pinned:
+            copied.append(pages_of_log(folder))
+        pin_log(self, pinned)
+
+    async def back_up_amid_commits() -> None:
+        committing(store, lambda: said(1, "later " * 10_000), monkeypatch)
+        monkeypatch.setattr(writer.Writer, "pin_log", pin)
+        backup = await store.store.backup()
+        await backup.close()
+
+    store.run(back_up_amid_commits())
+
+    [(pages, in_database)] = copied
+    assert in_database == pages > 30
+    assert store.check().findings == ()
+
+
+def pages_of_log(folder: Path) -> tuple[int, int]:
+    """How many pages the write-ahead log has, and how many of them are in the database already."""
+    with contextlib.closing(connect(folder / "runtime.sqlite3")) as connection:
+        return connection.wal_checkpoint(mode=apsw.SQLITE_CHECKPOINT_NOOP)
+
+
+def test_a_copy_that_cannot_be_opened_is_removed(
+    store: Driven, folder: Path, monkeypatch: pytest.MonkeyPatch, said: Inputs
+) -> None:
+    def copy(source: apsw.Connection, target: Path, progress: Progress) -> None:
+        copying.copy_database(source, target, progress)
+        raise OSError(errno.EMFILE, os.strerror(errno.EMFILE))
+
+    monkeypatch.setattr(online_backup, "copy_database", copy)
+
+    with pytest.raises(StoreIo, match="Too many open files"):
+        store.run(store.store.backup())
+
+    assert not copy_of(folder / "runtime.sqlite3").exists()
+    assert store.commit(said(1, "afterwards"))
 
 
 def test_what_a_killed_daemon_left_of_a_copy_is_removed_at_the_start(folder: Path, new_store: NewStore) -> None:
