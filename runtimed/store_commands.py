@@ -12,6 +12,7 @@ from pathlib import Path
 from runtimed.errors import ConfigurationError, StoreCorrupt, StoreError, StoreInUse, StoreUnsupported
 from runtimed.exits import FAILURE, OK, STORE_TAKEN, USAGE, fail, store_message
 from runtimed.model.runtime import StoreCheck
+from runtimed.signals import cleaning_up
 from runtimed.store.factories import Inspection, StoreSettings, StoreTools, find_tools
 
 PROGRESS_S = 0.2
@@ -87,7 +88,8 @@ def _run(url: str, option: str, command: Command) -> int:
     try:
         tools, settings = find_tools(url, option)
         path = settings.path
-        return command(tools, settings)
+        with cleaning_up():
+            return command(tools, settings)
     except ConfigurationError as error:
         return fail(error, USAGE)
     except StoreInUse as error:
