@@ -11,6 +11,7 @@ from runtimed.core.runtime import Runtime
 from runtimed.errors import BackupUnavailable, RuntimedError, RuntimeStopped, StoreFull
 from runtimed.http.web.binding import Routes
 from runtimed.http.web.responses import BackupResponse
+from runtimed.http.web.sessions import SESSION
 from runtimed.model.principal import Principal
 from runtimed.wire import routes as paths
 
@@ -32,11 +33,12 @@ async def get_backup(
     """Get a consistent copy of the store, made while the daemon serves.
 
     It is an SQLite database, with its length in the head. With `folders=true` it is a tar archive that also holds the
-    folders of Workers. One backup is made at a time.
+    folders of Workers. One backup is made at a time. A backup whose token is revoked or expires is cut.
     """
     if request.method == hdrs.METH_HEAD:
         return BackupResponse(None)
-    backup = await runtime.backup(with_folders=folders == "true", principal=principal)
+    async with request[SESSION].limiting():
+        backup = await runtime.backup(with_folders=folders == "true", principal=principal)
     try:
         return await _send(request, backup)
     finally:
@@ -47,10 +49,11 @@ async def _send(request: web.BaseRequest, backup: Backup) -> BackupResponse:
     response = BackupResponse(backup.size_bytes)
     await response.prepare(request)
     try:
-        while block := await backup.read():
-            async with asyncio.timeout(UNREAD_TIMEOUT_S):
-                await response.write(block)
-        await response.write_eof()
+        async with request[SESSION].limiting():
+            while block := await backup.read():
+                async with asyncio.timeout(UNREAD_TIMEOUT_S):
+                    await response.write(block)
+            await response.write_eof()
     except (ConnectionError, TimeoutError, RuntimedError) as error:
         log.warning("a backup was not sent to its end", extra={"reason": str(error) or "its client does not read"})
         _cut(request)
