@@ -18,6 +18,9 @@ from runtimed.wire import routes as paths
 UNREAD_TIMEOUT_S = 60.0
 """How long a client may read nothing of its backup before the connection is cut."""
 
+MIN_BYTES_PER_S = 64 * 1024
+"""How much a client has to read in a second on average. The copy takes space on the disk meanwhile."""
+
 routes = Routes("backup")
 
 log = logging.getLogger(__name__)
@@ -50,17 +53,26 @@ async def _send(request: web.BaseRequest, backup: Backup) -> BackupResponse:
     await response.prepare(request)
     try:
         async with request[SESSION].limiting():
-            while block := await backup.read():
-                async with asyncio.timeout(UNREAD_TIMEOUT_S):
-                    await response.write(block)
+            await _write(response, backup)
             await response.write_eof()
     except (ConnectionError, TimeoutError, RuntimedError) as error:
-        log.warning("a backup was not sent to its end", extra={"reason": str(error) or "its client does not read"})
+        log.warning("a backup was not sent to its end", extra={"reason": str(error) or "its client is too slow"})
         _cut(request)
     except asyncio.CancelledError:
         _cut(request)
         raise
     return response
+
+
+async def _write(response: BackupResponse, backup: Backup) -> None:
+    """Write the blocks. Raises TimeoutError for a client that is too slow; what the daemon takes does not count."""
+    clock, waited_s, count = asyncio.get_running_loop().time, 0.0, 0
+    while block := await backup.read():
+        began = clock()
+        async with asyncio.timeout(UNREAD_TIMEOUT_S - max(0.0, waited_s - count / MIN_BYTES_PER_S)):
+            await response.write(block)
+        waited_s += clock() - began
+        count += len(block)
 
 
 def _cut(request: web.BaseRequest) -> None:

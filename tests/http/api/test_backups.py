@@ -175,6 +175,24 @@ async def test_a_token_that_ends_while_the_store_is_copied_gets_401_and_the_copy
     assert not await asyncio.to_thread((folder / "runtime.sqlite3-backup").exists)
 
 
+async def test_a_client_that_reads_too_slowly_is_cut_off(
+    stored: Served, folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(backups, "UNREAD_TIMEOUT_S", 2.0)
+    monkeypatch.setattr(backups, "MIN_BYTES_PER_S", 2**40)
+    await asyncio.to_thread(make_worker_files, folder)
+    reader, writer = await asyncio.open_connection("127.0.0.1", stored.port, limit=1)
+    head = f"GET {paths.RUNTIME_BACKUP}?folders=true HTTP/1.1\r\nHost: 127.0.0.1:{stored.port}\r\n"
+    writer.write(f"{head}Authorization: Bearer {TOKEN}\r\n\r\n".encode())
+
+    async with asyncio.timeout(DEADLINE_S):
+        while await found(reader, 2**16):
+            await asyncio.sleep(0.1)
+
+    assert (await get(stored))[0] == 200
+    writer.close()
+
+
 def make_worker_files(folder: Path) -> None:
     home = folder / "workers" / "worker-00000001" / "home"
     home.mkdir(parents=True)
@@ -192,6 +210,14 @@ async def test_a_stop_amid_a_backup_cuts_the_client_off(folder: Path) -> None:
 
     assert not (await rest(reader)).endswith(b"0\r\n\r\n")
     writer.close()
+
+
+async def found(reader: asyncio.StreamReader, count: int) -> bytes:
+    """So many bytes of a connection, or what comes before its end."""
+    try:
+        return await reader.readexactly(count)
+    except (ConnectionError, asyncio.IncompleteReadError):
+        return b""
 
 
 async def rest(reader: asyncio.StreamReader) -> bytes:
