@@ -1,12 +1,16 @@
-"""The signals that end the daemon, and the one that has it read its configuration again."""
+"""The signals that end the daemon or a command, and the one that has the daemon read its configuration again."""
 
 import asyncio
 import contextlib
 import signal
 from collections.abc import Callable, Iterator
+from typing import NoReturn
 
 STOP_SIGNALS = (signal.SIGTERM, signal.SIGINT)
 RELOAD_SIGNAL = signal.SIGHUP
+
+ENDING_SIGNALS = (signal.SIGTERM, signal.SIGHUP)
+"""What ends a command. SIGINT has an exception of its own."""
 
 
 class Signals:
@@ -47,6 +51,34 @@ class Signals:
                 loop.remove_signal_handler(number)
             for number in ignored:
                 signal.signal(number, signal.SIG_IGN)
+
+
+class Ended(BaseException):
+    """A signal has come that ends the process."""
+
+    def __init__(self, number: int) -> None:
+        super().__init__(number)
+        self.number = number
+
+
+@contextlib.contextmanager
+def cleaning_up() -> Iterator[None]:
+    """Have SIGTERM and SIGHUP end the process only after what the context has begun is cleaned up."""
+
+    def end(number: int, _frame: object) -> NoReturn:
+        raise Ended(number)
+
+    handled = [number for number in ENDING_SIGNALS if signal.getsignal(number) is signal.SIG_DFL]
+    for number in handled:
+        signal.signal(number, end)
+    try:
+        yield
+    except Ended as ended:
+        signal.signal(ended.number, signal.SIG_DFL)
+        signal.raise_signal(ended.number)
+    finally:
+        for number in handled:
+            signal.signal(number, signal.SIG_DFL)
 
 
 def handle(number: signal.Signals, handler: Callable[[int, object], object]) -> None:

@@ -3,14 +3,16 @@
 Each function writes what it found to stdout and an error to stderr, and returns the exit code.
 """
 
+import logging
 import sys
 import time
 from collections.abc import Callable
 from pathlib import Path
 
-from runtimed.errors import ConfigurationError, StoreError, StoreInUse, StoreUnsupported
+from runtimed.errors import ConfigurationError, StoreCorrupt, StoreError, StoreInUse, StoreUnsupported
 from runtimed.exits import FAILURE, OK, STORE_TAKEN, USAGE, fail, store_message
 from runtimed.model.runtime import StoreCheck
+from runtimed.signals import cleaning_up
 from runtimed.store.factories import Inspection, StoreSettings, StoreTools, find_tools
 
 PROGRESS_S = 0.2
@@ -41,17 +43,18 @@ def back_up(source: str, file: str) -> int:
 
 
 def restore(file: str, target: str) -> int:
-    """Make a store of a backup, or write each problem of the backup on a line."""
+    """Make a store of a backup, and write each problem of the backup on a line."""
 
     def make(tools: StoreTools, settings: StoreSettings) -> int:
-        restored = tools.restore(Path(file), settings)
+        try:
+            restored = tools.restore(Path(file), settings)
+        except StoreCorrupt as error:
+            return fail(f"nothing was restored: {error}", FAILURE)
         for entry in restored.skipped:
             sys.stdout.write(f"note: not in the backup: {entry}\n")
         code = _report(Inspection(restored.check, ()))
-        if code:
-            return fail(f"{file}: the backup is damaged; nothing was restored", code)
         sys.stdout.write(f"{settings.path}: restored\n")
-        return OK
+        return fail(f"{file}: the backup is damaged, and so is the restored store", code) if code else OK
 
     return _run(target, "TARGET", make)
 
@@ -80,11 +83,13 @@ class ProgressLine:
 
 
 def _run(url: str, option: str, command: Command) -> int:
+    logging.getLogger("runtimed").addHandler(logging.NullHandler())  # what would be logged is among the findings
     path: Path | None = None
     try:
         tools, settings = find_tools(url, option)
         path = settings.path
-        return command(tools, settings)
+        with cleaning_up():
+            return command(tools, settings)
     except ConfigurationError as error:
         return fail(error, USAGE)
     except StoreInUse as error:

@@ -25,7 +25,7 @@ MIB = 2**20
 def backup(session: Session, file: str, with_folders: bool) -> None:
     """Copy the store of a daemon that serves.
 
-    FILE appears whole or not at all, with mode 0600. `runtimed store restore` makes a store of it.
+    FILE appears whole or not at all, with mode 0600. `runtimed store restore` checks it and makes a store of it.
 
     \b
     Example:
@@ -50,7 +50,7 @@ def backup(session: Session, file: str, with_folders: bool) -> None:
     finally:
         target.abandon()
         progress.clear()
-    session.notify(f"{file}: {progress.count} bytes")
+    session.notify(f"{file}: {progress.count} bytes, not checked")
     if with_folders and not target.is_direct:
         for entry in _left_out(file):
             session.notify(f"not in the backup: {entry}")

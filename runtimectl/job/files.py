@@ -137,6 +137,19 @@ def give_name(descriptor: int, path: Path) -> None:
     os.link(f"{_OPEN_FILES}/{descriptor}", path, src_dir_fd=descriptor)
 
 
+def sync_folder(folder: Path) -> None:
+    """Have the disk keep which files a folder has, unless this user cannot read it or its file system has no sync."""
+    with suppress(PermissionError):
+        handle = os.open(folder, os.O_RDONLY | os.O_DIRECTORY)
+        try:
+            os.fsync(handle)
+        except OSError as error:
+            if error.errno != errno.EINVAL:
+                raise
+        finally:
+            os.close(handle)
+
+
 def descriptor_of(path: str) -> int | None:
     """Return the descriptor that a path such as /dev/stderr names, or None."""
     found = _DESCRIPTOR.fullmatch(path)

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import IO
 
 from runtimectl.errors import UsageProblem
-from runtimectl.job.files import descriptor_of, give_name, is_special, open_nameless
+from runtimectl.job.files import descriptor_of, give_name, is_special, open_nameless, sync_folder
 
 PRIVATE = 0o600
 
@@ -64,6 +64,7 @@ class PrivateFile:
                     self._has_name = True
                 self._draft.replace(self._place)
                 self._has_name = False
+                sync_folder(self._place.parent)
             self._file.close()
 
     def abandon(self) -> None:

@@ -182,7 +182,7 @@ class Store(Protocol):
         Raises:
             BackupUnavailable: This kind of store has no backup.
             Unavailable: Another backup is open, or changes come too fast.
-            StoreFull: There is too little space for the copy.
+            StoreFull: There is too little space for the copy, or the disk becomes full while it is made.
         """
 
     async def close(self) -> None:
@@ -203,6 +203,7 @@ class Backup(Protocol):
 
         Raises:
             StoreIo: The rest cannot be read.
+            StoreFull: The disk has become full. The backup can be read no longer.
             RuntimeStopped: The store or the backup is closed.
         """
 

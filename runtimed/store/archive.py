@@ -12,6 +12,7 @@ from collections.abc import Generator
 from pathlib import Path
 from typing import BinaryIO
 
+from runtimed.errors import StoreIo
 from runtimed.store.data_dir import DATABASE, WORKERS, WORKSPACES
 
 FOLDERS = (WORKSPACES, WORKERS)
@@ -43,10 +44,14 @@ def archive(database: BinaryIO, folder: Path) -> Blocks:
     Args:
         database: A copy of the database.
         folder: The folder of the store.
+
+    Raises:
+        StoreIo: The copy cannot be read to its end.
     """
     size = os.fstat(database.fileno()).st_size
     yield _header(DATABASE, tarfile.REGTYPE, 0o600, size=size)
-    yield from _content(database.fileno(), size)
+    if lacking := (yield from _content(database.fileno(), size)):
+        raise StoreIo(f"the copy of the database cannot be read: its last {lacking} bytes are missing")
     root = os.open(folder, _PLACE)
     try:
         walk = _Walk(os.fstat(root).st_dev)

@@ -51,7 +51,7 @@ class Restored:
     """What came of a backup.
 
     Args:
-        check: What was read of it. With a finding, no store was made.
+        check: What was read of it. The store has what was found.
         skipped: What the backup had to leave out of the folders of Workers, and why.
     """
 
@@ -97,7 +97,10 @@ class StoreTools(Protocol):
         """
 
     def restore(self, file: Path, settings: Any) -> Restored:
-        """Make a store of a backup. It appears whole, or not at all."""
+        """Make a store of a backup. It appears whole, or not at all.
+
+        Damage with which the store can be opened is reported and restored. Raises StoreCorrupt for any other.
+        """
 
 
 class StoreFactory(Protocol):

@@ -501,6 +501,7 @@ GAPS: Table[Gap, Gap] = Table(
     describe=lambda row: f"the gap after {cursor_of(row[0])}",
     replaces=True,
     loaded_as="gaps",
+    is_essential=True,
 )
 
 TABLES = Tables(

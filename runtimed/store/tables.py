@@ -114,6 +114,7 @@ class Table(Generic[E, D]):
         owner: The column with the number of a Worker, if rows are deleted together with that Worker.
         expiry: Which rows a Change forgets.
         loaded_as: The field of StoredState that holds all its rows, by key.
+        is_essential: Whether a store is refused because of a damaged row. Otherwise the row is left out.
     """
 
     name: str
@@ -128,6 +129,7 @@ class Table(Generic[E, D]):
     owner: str | None = None
     expiry: Expiry | None = None
     loaded_as: str | None = None
+    is_essential: bool = False
 
     key: str = attrs.field(init=False)
     names: tuple[str, ...] = attrs.field(init=False)

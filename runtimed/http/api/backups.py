@@ -11,11 +11,15 @@ from runtimed.core.runtime import Runtime
 from runtimed.errors import BackupUnavailable, RuntimedError, RuntimeStopped, StoreFull
 from runtimed.http.web.binding import Routes
 from runtimed.http.web.responses import BackupResponse
+from runtimed.http.web.sessions import SESSION
 from runtimed.model.principal import Principal
 from runtimed.wire import routes as paths
 
 UNREAD_TIMEOUT_S = 60.0
 """How long a client may read nothing of its backup before the connection is cut."""
+
+MIN_BYTES_PER_S = 64 * 1024
+"""How much a client has to read in a second on average. The copy takes space on the disk meanwhile."""
 
 routes = Routes("backup")
 
@@ -32,11 +36,12 @@ async def get_backup(
     """Get a consistent copy of the store, made while the daemon serves.
 
     It is an SQLite database, with its length in the head. With `folders=true` it is a tar archive that also holds the
-    folders of Workers. One backup is made at a time.
+    folders of Workers. One backup is made at a time. A backup whose token is revoked or expires is cut.
     """
     if request.method == hdrs.METH_HEAD:
         return BackupResponse(None)
-    backup = await runtime.backup(with_folders=folders == "true", principal=principal)
+    async with request[SESSION].limiting():
+        backup = await runtime.backup(with_folders=folders == "true", principal=principal)
     try:
         return await _send(request, backup)
     finally:
@@ -47,17 +52,27 @@ async def _send(request: web.BaseRequest, backup: Backup) -> BackupResponse:
     response = BackupResponse(backup.size_bytes)
     await response.prepare(request)
     try:
-        while block := await backup.read():
-            async with asyncio.timeout(UNREAD_TIMEOUT_S):
-                await response.write(block)
-        await response.write_eof()
+        async with request[SESSION].limiting():
+            await _write(response, backup)
+            await response.write_eof()
     except (ConnectionError, TimeoutError, RuntimedError) as error:
-        log.warning("a backup was not sent to its end", extra={"reason": str(error) or "its client does not read"})
+        log.warning("a backup was not sent to its end", extra={"reason": str(error) or "its client is too slow"})
         _cut(request)
     except asyncio.CancelledError:
         _cut(request)
         raise
     return response
+
+
+async def _write(response: BackupResponse, backup: Backup) -> None:
+    """Write the blocks. Raises TimeoutError for a client that is too slow; what the daemon takes does not count."""
+    clock, waited_s, count = asyncio.get_running_loop().time, 0.0, 0
+    while block := await backup.read():
+        began = clock()
+        async with asyncio.timeout(UNREAD_TIMEOUT_S - max(0.0, waited_s - count / MIN_BYTES_PER_S)):
+            await response.write(block)
+        waited_s += clock() - began
+        count += len(block)
 
 
 def _cut(request: web.BaseRequest) -> None:

@@ -1,7 +1,8 @@
 """The requests that are being served, by the token that each was admitted with: what lasts ends with its token."""
 
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+import asyncio
+from collections.abc import AsyncIterator, Callable, Iterator
+from contextlib import asynccontextmanager, contextmanager
 
 from aiohttp import web
 
@@ -38,8 +39,26 @@ class Session:
         finally:
             self._watchers.remove(watcher)
 
+    @asynccontextmanager
+    async def limiting(self) -> AsyncIterator[None]:
+        """Interrupt the body of the context when the token ends, at once if it has ended.
+
+        Raises:
+            Unauthorized: The token has ended.
+        """
+        limit = asyncio.timeout(None)
+        try:
+            async with limit:
+                with self.calling(lambda: limit.reschedule(asyncio.get_running_loop().time())):
+                    yield
+        except TimeoutError:
+            self.check()
+            raise
+
     def end(self) -> None:
-        """Note that the token is no longer valid."""
+        """Note that the token is no longer valid. May be called again."""
+        if self.is_over:
+            return
         self.is_over = True
         for watcher in tuple(self._watchers):
             watcher()

@@ -18,8 +18,8 @@ STEP_PAGES = 256
 SPARE_BYTES = 16 * 2**20
 """The space that a copy leaves on the disk."""
 
-MAX_LOG_BYTES = 2**30
-"""The size of the write-ahead log at which a copy is given up. The log grows as long as the copy is being made."""
+MAX_GROWTH_BYTES = 2**30
+"""By how much the write-ahead log may grow while a copy is made. It is not copied into the database meanwhile."""
 
 _FORMAT_VERSIONS_AT = 18
 _ROLLBACK_JOURNAL = b"\1\1"
@@ -38,24 +38,24 @@ def copy_database(source: apsw.Connection, target: Path, progress: Progress) -> 
         progress: Called after each step. It raises to give the copy up.
 
     Raises:
-        StoreFull: There is too little space.
-        Unavailable: The log has grown to MAX_LOG_BYTES meanwhile.
+        StoreFull: There is too little space, or there is meanwhile.
+        Unavailable: The log has grown by more than MAX_GROWTH_BYTES meanwhile.
     """
     target.unlink(missing_ok=True)
     os.close(open_private(target, os.O_RDWR | os.O_CREAT | os.O_EXCL))
     try:
         with source:
             source.pragma("schema_version")  # from here on the snapshot stays the same
-            _check_room(source, target.parent)
+            _check_room(target.parent, source.pragma("page_count") * source.pragma("page_size"))
             _copy(source, target, progress)
         _drop_log_version(target)
     except BaseException:
-        target.unlink()
+        target.unlink(missing_ok=True)
         raise
 
 
-def _check_room(source: apsw.Connection, folder: Path) -> None:
-    needed = source.pragma("page_count") * source.pragma("page_size") + SPARE_BYTES
+def _check_room(folder: Path, size_bytes: int) -> None:
+    needed = size_bytes + SPARE_BYTES
     found = os.statvfs(folder)
     room = found.f_bavail * found.f_frsize
     if room < needed:
@@ -63,13 +63,19 @@ def _check_room(source: apsw.Connection, folder: Path) -> None:
 
 
 def _copy(source: apsw.Connection, target: Path, progress: Progress) -> None:
-    log = log_of(Path(source.filename))
+    log, page_bytes = log_of(Path(source.filename)), source.pragma("page_size")
+    max_log_bytes = _size(log) + MAX_GROWTH_BYTES
     with contextlib.closing(connect_copy(target)) as copy, copy.backup("main", source, "main") as backup:
         while not backup.done:
             backup.step(STEP_PAGES)
             progress(backup.page_count - backup.remaining, backup.page_count)
-            if log.exists() and log.stat().st_size > MAX_LOG_BYTES:
+            _check_room(target.parent, backup.remaining * page_bytes)
+            if _size(log) > max_log_bytes:
                 raise Unavailable("changes come too fast for a backup; try again when there are fewer")
+
+
+def _size(log: Path) -> int:
+    return log.stat().st_size if log.exists() else 0
 
 
 def _drop_log_version(database: Path) -> None:

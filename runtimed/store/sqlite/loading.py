@@ -52,8 +52,9 @@ log = logging.getLogger(__name__)
 def load(connection: apsw.Connection, runtime_id: RuntimeId | None) -> tuple[StoredState, dict[str, int]]:
     """Load the state of the Runtime in a store.
 
-    Damage to a Worker's rows damages that Worker alone. Any other damaged row is logged and left out. Events are not
-    checked: if damage hides what a Worker was doing, the Worker counts as running.
+    Damage to a Worker's rows damages that Worker alone. A damaged row of an essential table is an error, any other
+    one is logged and left out. Events are not checked: if damage hides what a Worker was doing, the Worker counts
+    as running.
 
     Args:
         connection: A connection that writes.
@@ -64,7 +65,7 @@ def load(connection: apsw.Connection, runtime_id: RuntimeId | None) -> tuple[Sto
 
     Raises:
         StoreForeign: The store belongs to another Runtime.
-        StoreCorrupt: A row of `meta` is damaged or missing.
+        StoreCorrupt: A row of `meta` is damaged or missing, or one of an essential table is damaged.
     """
     meta = _meta(connection, runtime_id)
     stored = RuntimeId(meta["runtime_id"])
@@ -128,7 +129,8 @@ def worker_reader() -> Callable[[Row, int], Worker]:
 
 
 def _load_table(connection: apsw.Connection, table: Table[Any, T]) -> list[T]:
-    return list(skip_damaged(table, connection.execute(f"{table.select} ORDER BY {table.key}")))
+    rows = connection.execute(f"{table.select} ORDER BY {table.key}")
+    return list(map(table.read, rows) if table.is_essential else skip_damaged(table, rows))
 
 
 def _meta(connection: apsw.Connection, runtime_id: RuntimeId | None) -> Mapping[str, str]:

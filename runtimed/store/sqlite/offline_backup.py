@@ -38,21 +38,21 @@ def back_up(folder: Path, file: Path, progress: Progress) -> Inspection:
         StoreUnsupported: The folder holds no store, or one of a newer version, or the file cannot be written.
         StoreCorrupt: The write-ahead log is damaged beyond repair.
     """
-    draft = file.with_name(f".{file.name}.partial")
     with DataDir(folder).locked() as database, translate_errors(), _as_at_start(database) as source:
         check_version(source)
-        _check_writable(file, folder)
+        place = _place_of(file, database.parent)
+        draft = place.with_name(f".{place.name}.partial")
         copy_database(source, draft, progress)
         try:
             check, remarks = Check(), list[str]()
             with contextlib.closing(connect_unchanging(draft)) as copy:
                 look(copy, check, remarks)
             _sync(draft)
-            draft.rename(file)
+            draft.rename(place)
         except BaseException:
             draft.unlink(missing_ok=True)
             raise
-        sync_folder(file.parent)
+        sync_folder(place.parent)
     return Inspection(check.result(), tuple(remarks))
 
 
@@ -67,13 +67,18 @@ def _as_at_start(database: Path) -> Iterator[apsw.Connection]:
         yield connection
 
 
-def _check_writable(file: Path, folder: Path) -> None:
-    """Raise StoreUnsupported unless a file can be made beside this one, outside of the store."""
-    parent = file.parent.resolve()
-    if file.is_dir() or not os.access(parent, os.W_OK | os.X_OK):
+def _place_of(file: Path, folder: Path) -> Path:
+    """Return the path of a file without links, which SQLite does not follow, other than at its end.
+
+    Raises:
+        StoreUnsupported: No file can be made there, or it would be inside of the store.
+    """
+    parent = Path(os.path.realpath(file.parent))
+    if (file.exists() and not file.is_file()) or not os.access(parent, os.W_OK | os.X_OK):
         raise StoreUnsupported(f"{file}: expected a file in a folder that this user can write")
-    if parent.is_relative_to(folder.resolve()):
+    if parent.is_relative_to(folder):
         raise StoreUnsupported(f"{file}: expected a file outside of the store")
+    return parent / file.name
 
 
 def _sync(file: Path) -> None:

@@ -3,6 +3,7 @@
 import contextlib
 import errno
 import os
+import secrets
 import time
 from collections.abc import Iterator
 from itertools import chain
@@ -25,39 +26,45 @@ from runtimed.store.sqlite.row_counts import MAX_NUMBER
 from runtimed.store.sqlite.schema import check_version, create_or_migrate
 
 LOST_SEQUENCES = 2**32
-"""How many sequences are given up. The Runtime cannot have given out so many after the backup."""
+"""How many sequences are given up at least. The Runtime cannot have given out so many after the backup."""
+
+SEQUENCES_PER_MS = 2**11
+"""A restore raises sequences to the Unix time in milliseconds times this. No Runtime gives them out so fast, so those
+of an earlier restore are below."""
+
+MAX_OF_CLOCK = 7 * 2**50
+"""The highest sequence that the clock may yield, in 2091. It leaves enough for restores with a wrong clock."""
 
 LOST_WORKERS = 2**16
-"""How many Worker numbers are given up."""
+"""How many Worker numbers are given up at least."""
+
+SPREAD_WORKERS = 32
+"""The part of the remaining Worker numbers among which the first one is drawn: there are too few to use the clock."""
 
 MAX_SEQUENCE = 2**53 - 1
 """The highest number that every JSON parser reads as it is."""
 
 NO_ROOM = frozenset({errno.ENOSPC, errno.EDQUOT})
 
-_RAISED = {"head": LOST_SEQUENCES, "runtime_event_id": LOST_SEQUENCES, "worker_number": LOST_WORKERS}
-"""How far each counter in `meta` that clients see is raised."""
-
-_MAXIMA = {"head": MAX_SEQUENCE, "runtime_event_id": MAX_SEQUENCE, "worker_number": MAX_NUMBER}
-
 
 def restore(file: Path, folder: Path) -> Restored:
-    """Make a store of a backup. It appears whole and checked, or not at all. Blocks until it is on the disk.
+    """Make a store of a backup. It appears whole, or not at all. Blocks until it is on the disk.
 
-    The backup may be one of an earlier version: it is converted on the way.
+    All of it is read. Damage with which a store can be opened is reported, and restored as it is. The backup may be
+    one of an earlier version: it is converted on the way.
 
     Args:
         file: The backup, which is not changed.
         folder: The folder of the new store, which does not exist, or is empty.
 
     Returns:
-        What was read. If there is a finding, there is no store.
+        What was read and found, and what the backup had left out.
 
     Raises:
         StoreInUse: Another process restores into this folder.
         StoreUnsupported: The folder is not empty or cannot be made, the file is no backup, or it is of a newer
             version.
-        StoreCorrupt: The backup is damaged beyond a finding.
+        StoreCorrupt: The backup is damaged so that no store can be opened.
         StoreFull: The disk is full.
     """
     folder = folder.resolve()
@@ -65,8 +72,6 @@ def restore(file: Path, folder: Path) -> Restored:
     with _refused(folder), open_backup(file) as backup, _scratch(folder) as scratch:
         with DataDir(scratch) as database:
             found = _fill(database, backup)
-            if found.findings:
-                return Restored(found)
             skipped = backup.extract_folders(scratch)
             os.sync()  # what is in the folders
             scratch.rename(folder)
@@ -107,7 +112,7 @@ def _scratch(folder: Path) -> Iterator[Path]:
 
 
 def _fill(database: Path, backup: BackupFile) -> StoreCheck:
-    """Fill a database from a backup, check all of it, and raise its counters if it is sound."""
+    """Fill a database from a backup, check all of it, and raise its counters."""
     backup.copy_database(database)
     check = Check()
     with translate_errors(), contextlib.closing(connect(database)) as connection:
@@ -117,20 +122,38 @@ def _fill(database: Path, backup: BackupFile) -> StoreCheck:
         create_or_migrate(connection, time.time_ns() // 1_000_000)
         for step in chain(check.structure(), check.rows()):
             step(connection)
-        if not check.findings:
-            _leave_gap(connection)
-            connection.wal_checkpoint(mode=apsw.SQLITE_CHECKPOINT_TRUNCATE)
+        _leave_gap(connection)
+        connection.wal_checkpoint(mode=apsw.SQLITE_CHECKPOINT_TRUNCATE)
     return check.result()
 
 
 def _leave_gap(connection: apsw.Connection) -> None:
-    """Raise the counters, and store which sequences are given up."""
+    """Raise the counters, and store which sequences are given up. Raises StoreCorrupt if no store can be opened."""
     _, numbers = load(connection, None)
-    raised = {key: numbers[key] + count for key, count in _RAISED.items()}
-    for key, maximum in _MAXIMA.items():
-        if raised[key] > maximum:
-            raise StoreUnsupported(f"the store was restored too often: {key} would exceed {maximum}")
-    gap = Gap(numbers["head"], raised["head"], time.time_ns() // 1_000_000)
+    unix_ms = time.time_ns() // 1_000_000
+    raised = {key: _raised_sequence(key, numbers[key], unix_ms) for key in ("head", "runtime_event_id")}
+    raised["worker_number"] = _raised_worker_number(numbers["worker_number"])
+    gap = Gap(numbers["head"], raised["head"], unix_ms)
     with connection:
         connection.executemany(META.insert, map(META.row, raised.items()))
         connection.execute(GAPS.insert, GAPS.row(gap))
+
+
+def _raised_sequence(key: str, number: int, unix_ms: int) -> int:
+    """Return a number above all that the Runtime has given out, also after an earlier restore of the same backup."""
+    lowest, of_clock = number + LOST_SEQUENCES, unix_ms * SEQUENCES_PER_MS
+    if lowest <= of_clock <= MAX_OF_CLOCK:
+        return of_clock
+    return _checked(key, lowest + secrets.randbelow(LOST_SEQUENCES), MAX_SEQUENCE)
+
+
+def _raised_worker_number(number: int) -> int:
+    lowest = number + LOST_WORKERS
+    room = max(0, MAX_NUMBER - lowest)
+    return _checked("worker_number", lowest + secrets.randbelow(room // SPREAD_WORKERS + 1), MAX_NUMBER)
+
+
+def _checked(key: str, number: int, maximum: int) -> int:
+    if number > maximum:
+        raise StoreUnsupported(f"the store was restored too often: {key} would exceed {maximum}")
+    return number

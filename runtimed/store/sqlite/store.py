@@ -178,7 +178,11 @@ class SqliteStore:
         if self._backup is not None:
             raise Unavailable("another backup is being made; try again once it is finished")
         self._backup = backup = OnlineBackup(
-            self.data_dir.path / DATABASE, with_folders=with_folders, pin=writer.pin_log, ended=self._forget_backup
+            self.data_dir.path / DATABASE,
+            with_folders=with_folders,
+            pin=writer.pin_log,
+            is_full=lambda: writer.is_full,
+            ended=self._forget_backup,
         )
         await backup.make()
         return backup

@@ -103,7 +103,7 @@ class Writer:
         return future
 
     def pin_log(self, pinned: bool) -> None:
-        """Note that a long read begins or ends. Meanwhile no checkpoint waits for readers, and the log may grow."""
+        """Note that a backup begins or ends. Meanwhile the log grows; the backup checkpoints it in the end."""
         self._is_log_pinned = pinned
 
     def close(self) -> None:
@@ -129,7 +129,7 @@ class Writer:
         """Checkpoint the log."""
         if self._ballast.in_use:
             self._empty_log()
-        else:
+        elif not self._is_log_pinned:
             self._checkpoint(truncating=self._log_pages >= MAX_LOG_PAGES)
 
     def _next_batch(self) -> list[Job]:
@@ -236,7 +236,12 @@ class Writer:
         return [status.st_ino for status in found]
 
     def _empty_log(self) -> None:
-        """Copy the log into the database and truncate it, unless the disk has no space for the database to grow."""
+        """Copy the log into the database and truncate it, unless the disk has no space for the database to grow.
+
+        Does nothing while a backup reads: it would not shrink the log.
+        """
+        if self._is_log_pinned:
+            return
         try:
             lacking = self._growth() - self._ballast.room()
         except (apsw.Error, OSError) as error:
@@ -254,8 +259,7 @@ class Writer:
         return max(0, size - self._files[0].stat().st_size)
 
     def _checkpoint(self, *, truncating: bool) -> None:
-        waits = truncating and not self._is_log_pinned
-        mode = apsw.SQLITE_CHECKPOINT_TRUNCATE if waits else apsw.SQLITE_CHECKPOINT_PASSIVE
+        mode = apsw.SQLITE_CHECKPOINT_TRUNCATE if truncating else apsw.SQLITE_CHECKPOINT_PASSIVE
         try:
             self._connection.wal_checkpoint(mode=mode)
         except apsw.BusyError:

@@ -41,6 +41,10 @@ def sequence(cursor: str) -> int:
     return int(cursor.removeprefix("wo_"), 16)
 
 
+def worker_number(worker_id: str) -> int:
+    return int(worker_id.removeprefix("worker-"), 16)
+
+
 def diagnostic(daemon: Daemon, worker_id: str, cursor: str) -> str:
     """The code with which a feed of a Worker refuses a cursor."""
     with daemon.observe(worker_id, cursor) as observer:
@@ -107,7 +111,7 @@ def test_a_cursor_of_the_lost_time_is_unknown_for_ever_and_one_of_the_backup_goe
         snapshot, first = observer.envelope(), observer.envelope()
     assert snapshot["cursor"] == restored.kept
     assert first["payload"]["event"] == "user_message"
-    assert LOST_SEQUENCES < sequence(first["cursor"]) < LOST_SEQUENCES + 1_000
+    assert LOST_SEQUENCES < sequence(first["cursor"]) < 2**53
     newest = daemon.worker(worker_id)
     assert newest["last_event_id"] == sequence(newest["last_cursor"]) < 2**53
 
@@ -118,7 +122,7 @@ def test_new_workers_and_runtime_events_get_numbers_that_the_lost_time_cannot_ha
     daemon = restored.daemon
     daemon.call("GET", f"/v1/workers/{restored.lost_worker}").refused(404, "worker_not_found")
 
-    assert daemon.echo() == f"worker-{1 + LOST_WORKERS + 1:08x}"
+    assert worker_number(daemon.echo()) > 1 + LOST_WORKERS
 
     events = json.loads(daemon.call("GET", "/v1/runtime/events").body)["events"]
     started = [event["id"] for event in events if event["kind"] == "runtime_started"]
@@ -161,8 +165,30 @@ def test_a_backup_of_the_restored_store_is_restored_again_with_another_gap(
         assert diagnostic(third, restored.worker_id, cursor) == "runtime.cursor_unknown_or_expired"
     with third.observe(restored.worker_id, between) as observer:
         assert observer.envelope()["cursor"] == between
-        assert sequence(observer.envelope()["cursor"]) > 2 * LOST_SEQUENCES
-    assert third.echo() == f"worker-{1 + 2 * LOST_WORKERS + 1:08x}"
+        assert sequence(observer.envelope()["cursor"]) > sequence(between) + LOST_SEQUENCES
+    assert worker_number(third.echo()) > 1 + 2 * LOST_WORKERS
+    third.stop()
+
+
+def test_a_second_restore_of_the_same_backup_knows_no_cursor_of_the_first_one(
+    restored: Restored, tmp_path: Path, launch: Launch, store: Store
+) -> None:
+    restored.daemon.input(restored.worker_id, "second life")
+    restored.daemon.idle(restored.worker_id)
+    newest = restored.daemon.worker(restored.worker_id)["last_cursor"]
+    worker_id = restored.daemon.echo()
+    assert store("restore", str(tmp_path / "backup"), f"fs:{tmp_path / 'third'}").returncode == 0
+
+    third = launch(store=f"fs:{tmp_path / 'third'}").ready()
+    for _ in range(2):
+        third.input(restored.worker_id, "third life")
+        third.idle(restored.worker_id)
+    other = third.echo()
+
+    assert diagnostic(third, restored.worker_id, newest) == "runtime.cursor_unknown_or_expired"
+    assert refusal(third, f"/v1/events?cursor={newest}") == (410, "runtime.cursor_unknown_or_expired")
+    assert other != worker_id
+    third.call("GET", f"/v1/workers/{worker_id}").refused(404, "worker_not_found")
     third.stop()
 
 
@@ -230,3 +256,36 @@ def test_a_backup_without_a_daemon_is_read_and_its_size_is_told(tmp_path: Path, 
     size = (tmp_path / "file").stat().st_size
     assert (done.returncode, done.stderr) == (0, "")
     assert done.stdout == f"1 Workers, 0 entries and 0 events were read: no problem found\nfile: {size} bytes\n"
+
+
+def test_a_damaged_backup_is_restored_but_for_what_is_damaged(tmp_path: Path, launch: Launch, store: Store) -> None:
+    first = launch(store=f"fs:{tmp_path / 'first'}").ready()
+    damaged, sound = first.echo(), first.echo()
+    for worker_id in (damaged, sound):
+        first.input(worker_id, f"precious {worker_id}")
+        first.idle(worker_id)
+    file = fetch(first, tmp_path / "backup")
+    first.kill()
+    content, text = file.read_bytes(), f"precious {damaged}".encode()
+    file.write_bytes(content.replace(text, text.upper()))
+
+    done = store("restore", str(file), f"fs:{tmp_path / 'second'}")
+
+    assert (done.returncode, done.stderr.count("\n")) == (1, 1)
+    *findings, summary, restored = done.stdout.splitlines()
+    assert findings
+    assert all(line.startswith(f"{damaged}: ") for line in findings)
+    assert "problems found" in summary
+    assert restored == f"{tmp_path / 'second'}: restored"
+    assert done.stderr == f"runtimed: {file}: the backup is damaged, and so is the restored store\n"
+    second = launch(store=f"fs:{tmp_path / 'second'}").ready()
+    assert [item["content"] for item in second.items(sound)][::2] == [f"precious {sound}"]
+    assert refusal(second, f"/v1/workers/{damaged}/transcript")[1] == "store_corrupt"
+    second.stop()
+
+    content = file.read_bytes()
+    file.write_bytes(content[: len(content) // 2])
+    done = store("restore", str(file), f"fs:{tmp_path / 'third'}")
+    assert (done.returncode, done.stdout) == (1, "")
+    assert done.stderr.startswith("runtimed: nothing was restored: the store is damaged")
+    assert not (tmp_path / "third").exists()

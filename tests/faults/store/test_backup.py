@@ -2,6 +2,7 @@
 
 import contextlib
 import hashlib
+import shutil
 import signal
 import subprocess
 import sys
@@ -48,7 +49,9 @@ def digests(folder: Path) -> dict[str, str]:
     return {path.name: hashlib.sha256(path.read_bytes()).hexdigest() for path in files}
 
 
-def killed_at_each_sync(command: Sequence[str], folder: Path, check: Callable[[], None]) -> int:
+def killed_at_each_sync(
+    command: Sequence[str], folder: Path, check: Callable[[], None], sent: signal.Signals = signal.SIGKILL
+) -> int:
     """Run a command until it gets through, and kill it at its first sync, its second and so on. Returns how many.
 
     `check` is called after each kill.
@@ -56,7 +59,7 @@ def killed_at_each_sync(command: Sequence[str], folder: Path, check: Callable[[]
     for number in range(1, MAX_POINTS):
         environment = {"PYTHONPATH": str(REPOSITORY), "HOME": str(folder)}
         done = subprocess.run(
-            [*under(f"signal=KILL:when={number}"), sys.executable, "-m", "runtimed", *command],
+            [*under(f"signal={sent.name}:when={number}"), sys.executable, "-m", "runtimed", *command],
             cwd=folder,
             env=environment,
             capture_output=True,
@@ -65,7 +68,7 @@ def killed_at_each_sync(command: Sequence[str], folder: Path, check: Callable[[]
         )
         if done.returncode == 0:
             return number - 1
-        assert done.returncode == -signal.SIGKILL, done.stderr
+        assert done.returncode == -sent, done.stderr
         check()
     raise AssertionError("the command did not get through")
 
@@ -147,6 +150,26 @@ def test_a_kill_amid_a_restore_leaves_the_backup_as_it_is_and_no_store_or_a_whol
     check()
     assert [path.name for path in tmp_path.iterdir() if "restoring" in path.name] == []
     assert whole >= 1
+
+
+@pytest.mark.parametrize("sent", [signal.SIGTERM, signal.SIGHUP])
+def test_a_command_that_is_terminated_cleans_up(
+    filled: Path, tmp_path: Path, require: Require, sent: signal.Signals
+) -> None:
+    require("strace")
+    places = {name: tmp_path / name for name in ("backups", "restored")}
+    for place in places.values():
+        place.mkdir()
+    file, target = places["backups"] / "backup", places["restored"] / "store"
+
+    def check() -> None:
+        assert {path.name for place in places.values() for path in place.iterdir()} <= {"backup", "store"}
+        if target.exists():
+            assert inspect(target).check.findings == ()
+            shutil.rmtree(target)
+
+    assert killed_at_each_sync(["store", "backup", f"fs:{filled}", str(file)], tmp_path, check, sent) >= 1
+    assert killed_at_each_sync(["store", "restore", str(file), f"fs:{target}"], tmp_path, check, sent) >= 3
 
 
 def test_a_kill_amid_an_upgrade_leaves_a_store_that_the_next_start_upgrades(

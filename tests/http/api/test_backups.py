@@ -4,7 +4,9 @@ import asyncio
 import contextlib
 import json
 import sqlite3
-from collections.abc import AsyncIterator
+import threading
+import time
+from collections.abc import AsyncIterator, Callable
 from pathlib import Path
 
 import pytest
@@ -13,7 +15,7 @@ from runtimed.audit import AuditLog, AuditPolicy
 from runtimed.core import Runtime
 from runtimed.http.api import backups
 from runtimed.model.token import CreateTokenRequest
-from runtimed.store.sqlite import SqliteStore, copying
+from runtimed.store.sqlite import SqliteStore, copying, online_backup
 from runtimed.store.sqlite.restore import restore
 from runtimed.wire import routes as paths
 from tests.http.conftest import TOKEN, Served, serving
@@ -130,6 +132,67 @@ async def test_a_client_that_does_not_read_to_the_end_makes_room_for_the_next_on
     writer.close()
 
 
+async def test_a_download_ends_with_its_token_and_makes_room_for_the_next_one(stored: Served, folder: Path) -> None:
+    await asyncio.to_thread(make_worker_files, folder)
+    made = await stored.runtime.create_token(CreateTokenRequest("leaver", "admin"))
+    reader, writer = await asyncio.open_connection("127.0.0.1", stored.port, limit=1)
+    head = f"GET {paths.RUNTIME_BACKUP}?folders=true HTTP/1.1\r\nHost: 127.0.0.1:{stored.port}\r\n"
+    writer.write(f"{head}Authorization: Bearer {made.secret}\r\n\r\n".encode())
+    assert await reader.readexactly(12) == b"HTTP/1.1 200"
+
+    await stored.runtime.revoke_token("leaver")
+
+    async with asyncio.timeout(DEADLINE_S):
+        while (await get(stored))[0] == 503:
+            await asyncio.sleep(0.02)
+        assert not (await rest(reader)).endswith(b"0\r\n\r\n")
+    writer.close()
+
+
+async def test_a_token_that_ends_while_the_store_is_copied_gets_401_and_the_copy_is_given_up(
+    stored: Served, folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    copying_since = threading.Event()
+
+    def copy_for_ever(_source: object, _target: Path, progress: Callable[[int, int], None]) -> None:
+        copying_since.set()
+        while True:
+            progress(0, 1)
+            time.sleep(0.01)
+
+    made = await stored.runtime.create_token(CreateTokenRequest("leaver", "admin"))
+    with monkeypatch.context() as patched:
+        patched.setattr(online_backup, "copy_database", copy_for_ever)
+        asking = asyncio.ensure_future(get(stored, token=made.secret))
+        assert await asyncio.to_thread(copying_since.wait, DEADLINE_S)
+
+        await stored.runtime.revoke_token("leaver")
+
+        async with asyncio.timeout(DEADLINE_S):
+            status, body = await asking
+    assert (status, json.loads(body)["error"]["code"]) == (401, "unauthorized")
+    assert (await get(stored))[0] == 200
+    assert not await asyncio.to_thread((folder / "runtime.sqlite3-backup").exists)
+
+
+async def test_a_client_that_reads_too_slowly_is_cut_off(
+    stored: Served, folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(backups, "UNREAD_TIMEOUT_S", 2.0)
+    monkeypatch.setattr(backups, "MIN_BYTES_PER_S", 2**40)
+    await asyncio.to_thread(make_worker_files, folder)
+    reader, writer = await asyncio.open_connection("127.0.0.1", stored.port, limit=1)
+    head = f"GET {paths.RUNTIME_BACKUP}?folders=true HTTP/1.1\r\nHost: 127.0.0.1:{stored.port}\r\n"
+    writer.write(f"{head}Authorization: Bearer {TOKEN}\r\n\r\n".encode())
+
+    async with asyncio.timeout(DEADLINE_S):
+        while await found(reader, 2**16):
+            await asyncio.sleep(0.1)
+
+    assert (await get(stored))[0] == 200
+    writer.close()
+
+
 def make_worker_files(folder: Path) -> None:
     home = folder / "workers" / "worker-00000001" / "home"
     home.mkdir(parents=True)
@@ -147,6 +210,14 @@ async def test_a_stop_amid_a_backup_cuts_the_client_off(folder: Path) -> None:
 
     assert not (await rest(reader)).endswith(b"0\r\n\r\n")
     writer.close()
+
+
+async def found(reader: asyncio.StreamReader, count: int) -> bytes:
+    """So many bytes of a connection, or what comes before its end."""
+    try:
+        return await reader.readexactly(count)
+    except (ConnectionError, asyncio.IncompleteReadError):
+        return b""
 
 
 async def rest(reader: asyncio.StreamReader) -> bytes:

@@ -9,6 +9,7 @@ from pathlib import Path
 
 import pytest
 
+from runtimectl.job.private_file import PrivateFile
 from runtimed.store.sqlite.inspection import inspect
 from runtimed.store.sqlite.restore import restore
 from tests.runtimectl.conftest import Ctl, ServeRaw, StartCtl, StartDaemon, Until
@@ -28,13 +29,32 @@ def test_the_file_is_a_backup_for_its_user_alone_and_replaces_an_earlier_one(
     done = ctl("backup", str(file))
 
     assert (done.returncode, done.stdout) == (0, "")
-    assert done.stderr == f"runtimectl: {file}: {file.stat().st_size} bytes\n"
+    assert done.stderr == f"runtimectl: {file}: {file.stat().st_size} bytes, not checked\n"
     assert stat.S_IMODE(file.stat().st_mode) == 0o600
     assert [path.name for path in tmp_path.iterdir() if path.name.startswith(".backup")] == []
     assert restore(file, tmp_path / "restored").check.workers == 1
     assert inspect(tmp_path / "restored").check.findings == ()
     quiet = ctl("-q", "backup", str(file))
     assert (quiet.returncode, quiet.stdout, quiet.stderr) == (0, "", "")
+
+
+def test_the_folder_of_the_file_is_on_the_disk_before_the_command_says_so(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    synced: list[tuple[Path, bool]] = []
+    fsync, place = os.fsync, tmp_path / "backup"
+
+    def note(descriptor: int) -> None:
+        synced.append((Path(f"/proc/self/fd/{descriptor}").readlink(), place.exists()))
+        fsync(descriptor)
+
+    monkeypatch.setattr(os, "fsync", note)
+    file = PrivateFile(str(place))
+    file.write(b"a backup")
+    file.close()
+
+    assert [is_there for _, is_there in synced] == [False, True]
+    assert synced[-1] == (tmp_path, True)
 
 
 def test_with_folders_the_command_names_what_is_left_out(start_daemon: StartDaemon, ctl: Ctl, tmp_path: Path) -> None:
@@ -49,7 +69,7 @@ def test_with_folders_the_command_names_what_is_left_out(start_daemon: StartDaem
 
     assert (done.returncode, done.stdout) == (0, "")
     told, left_out = done.stderr.splitlines()
-    assert told == f"runtimectl: {file}: {file.stat().st_size} bytes"
+    assert told == f"runtimectl: {file}: {file.stat().st_size} bytes, not checked"
     assert left_out.startswith("runtimectl: not in the backup: 'workers/worker-00000001/home/pipe': ")
     restore(file, tmp_path / "restored")
     assert (tmp_path / "restored" / home.relative_to(tmp_path / "store") / "file").read_text() == "precious"
@@ -139,4 +159,4 @@ def test_a_pipe_gets_the_backup_as_it_comes(
 
     assert done.returncode == 0
     assert found.startswith(b"SQLite format 3\0")
-    assert done.stderr.endswith(f": {len(found)} bytes\n")
+    assert done.stderr.endswith(f": {len(found)} bytes, not checked\n")
