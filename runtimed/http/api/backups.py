@@ -65,14 +65,22 @@ async def _send(request: web.BaseRequest, backup: Backup) -> BackupResponse:
 
 
 async def _write(response: BackupResponse, backup: Backup) -> None:
-    """Write the blocks. Raises TimeoutError for a client that is too slow; what the daemon takes does not count."""
+    """Write the blocks, and close the backup before the last one: whoever has all of it may ask for the next.
+
+    Raises TimeoutError for a client that is too slow; what the daemon takes does not count.
+    """
     clock, waited_s, count = asyncio.get_running_loop().time, 0.0, 0
-    while block := await backup.read():
+    block = await backup.read()
+    while block:
+        following = await backup.read()
+        if not following:
+            await backup.close()
         began = clock()
         async with asyncio.timeout(UNREAD_TIMEOUT_S - max(0.0, waited_s - count / MIN_BYTES_PER_S)):
             await response.write(block)
         waited_s += clock() - began
         count += len(block)
+        block = following
 
 
 def _cut(request: web.BaseRequest) -> None:

@@ -112,6 +112,25 @@ async def test_a_second_backup_is_refused_until_the_first_one_was_read(stored: S
     assert (await get(stored))[0] == 200
 
 
+@pytest.mark.parametrize("query", ["", "?folders=true"])
+async def test_whoever_has_all_of_a_backup_gets_the_next_at_once(
+    stored: Served, query: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    close = online_backup.OnlineBackup._close
+
+    def close_slowly(backup: online_backup.OnlineBackup) -> None:
+        time.sleep(0.3)  # as if the disk were busy
+        close(backup)
+
+    monkeypatch.setattr(online_backup.OnlineBackup, "_close", close_slowly)
+
+    for _ in range(3):  # on a connection of its own, as each command does
+        async with stored.client.get(
+            f"{stored.url}{paths.RUNTIME_BACKUP}{query}", headers={"Connection": "close"}
+        ) as got:
+            assert (got.status, bool(await got.read())) == (200, True)
+
+
 @pytest.mark.parametrize("leaves", [True, False])
 async def test_a_client_that_does_not_read_to_the_end_makes_room_for_the_next_one(
     stored: Served, folder: Path, monkeypatch: pytest.MonkeyPatch, leaves: bool
