@@ -60,19 +60,22 @@ class Reload:
         Returns:
             The outcome, for people.
         """
+        later = set[str]()
         try:
             found = await asyncio.to_thread(self._load)
             if found is None:
                 log.info("there is no configuration file: only the files that settings name are read again")
             new = found or self._current
             changed = {name for name in _names(Settings) if getattr(new, name) != getattr(self._current, name)}
+            later = changed - self._live
             due = [part for part in self._parts if part.rereads or part.settings & changed]
             live = attrs.evolve(self._current, **{name: getattr(new, name) for name in changed & self._live})
             await asyncio.to_thread(live.check)  # new and present settings may not go together
             prepared = [await part.prepare(live) for part in due]
         except (StartError, OSError) as error:
-            log.error("the configuration was not reloaded: nothing has changed", extra={"reason": error})
-            return f"the last reload failed: {error}"
+            reason = f"{error}{_advice(error, later)}"
+            log.error("the configuration was not reloaded: nothing has changed", extra={"reason": reason})
+            return f"the last reload failed: {reason}"
         except Exception:
             log.exception("the configuration was not reloaded: nothing has changed")
             return "the last reload failed; the log has the details"
@@ -99,6 +102,12 @@ def _is_applied(apply: Apply) -> bool:
         log.exception("a part of the configuration was not applied")
         return False
     return True
+
+
+def _advice(error: Exception, later: set[str]) -> str:
+    """Return what to do about a setting in use that is wrong now, if the configuration has another value for it."""
+    name = str(error).partition(":")[0]
+    return "; its new value holds from the next start on: restart the daemon" if name in later else ""
 
 
 def _listed(names: Iterable[str]) -> str:

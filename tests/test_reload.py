@@ -77,6 +77,18 @@ async def test_a_part_that_refuses_keeps_the_others_from_changing(applied: Appli
     assert applied.found == []
 
 
+@pytest.mark.parametrize(("name", "is_later"), [("display_name", True), ("max_bundles", False)])
+async def test_a_refusal_for_a_setting_that_changes_at_the_next_start_asks_for_a_restart(
+    applied: Applied, name: str, is_later: bool
+) -> None:
+    reload = Reload(BEFORE, lambda: AFTER, (failing(ConfigurationError(f"{name}: /used/file: not found")),))
+
+    told = await reload.run()
+
+    assert told.startswith(f"the last reload failed: {name}: /used/file: not found")
+    assert told.endswith("its new value holds from the next start on: restart the daemon") is is_later
+
+
 async def test_parts_get_what_changes_live_and_the_rest_as_it_is_in_use(tmp_path: Path) -> None:
     used, other = tmp_path / "used", tmp_path / "other"
     before = Settings(token_file=str(used))

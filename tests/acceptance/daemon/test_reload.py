@@ -290,6 +290,10 @@ def test_other_files_of_tls_are_named_as_changes_of_the_next_start(configured: C
     later = json.loads(next(line for line in daemon.errors.splitlines() if "at the next start only" in line))
     assert later["settings"] == "tls_cert, tls_key"
     assert _served(daemon) == first
+    one.cert.unlink()
+    reason = configured.reload(None, FAILED)["reason"]
+    assert reason.startswith(f"tls_cert: {one.cert}: not found")
+    assert "restart the daemon" in reason
 
 
 def test_a_renamed_audit_log_is_opened_again_and_another_file_takes_its_place(
@@ -360,6 +364,12 @@ def test_warm_agents_of_a_changed_profile_are_replaced(configured: Configured, t
     until(lambda: roll.is_gone(roll.names[0]) and len(roll.names) == 2)
     until(lambda: _ready(daemon) == {"ready": 1, "wanted": 1})
     assert [note["env"]["MODE"] for note in roll.notes] == ["first", "second"]
+
+    secret = f'[secrets]\nkey = {{ file = "{tmp_path}/key" }}\n'  # which the sandboxes of agents hide
+    configured.reload(f"{config.read_text()}{secret}")
+
+    until(lambda: roll.is_gone(roll.names[1]) and len(roll.names) == 3)
+    until(lambda: _ready(daemon) == {"ready": 1, "wanted": 1})
 
 
 def test_a_token_and_a_secret_can_be_credentials_of_the_unit(launch: Launch, tmp_path: Path) -> None:
