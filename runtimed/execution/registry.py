@@ -76,6 +76,14 @@ class ProfileRegistry:
         self._unconfined = UnconfinedProfiles()
 
     async def spawn(self, spawn: Spawn, sink: EventSink) -> BackendAnswer:
+        while True:
+            profiles = self._backends.profiles
+            answer = await self._spawn(spawn, sink)
+            # A profile from before a reload may have been refused for names that mean something else since.
+            if answer.outcome != "rejected" or profiles is self._backends.profiles:
+                return answer
+
+    async def _spawn(self, spawn: Spawn, sink: EventSink) -> BackendAnswer:
         await self._backends.find_factories()
         name = self._selected(spawn.request)
         refusal = self._refusal(name, spawn.request)
@@ -141,9 +149,7 @@ class ProfileRegistry:
         def apply() -> None:
             before, self._default, self._sandbox = self._backends.profiles, default_profile, sandbox
             replace()
-            after = self._backends.profiles
-            changed = {name for name, profile in before.items() if host_changed or after.get(name) != profile}
-            self._unconfined.forget(changed)
+            self._unconfined.forget_changed({} if host_changed else before, self._backends.profiles)
             self._backends.close_retired(self._running.values())
 
         return apply

@@ -1,8 +1,9 @@
 """The profiles whose Workers run unconfined, although they ask for confinement."""
 
 import logging
-from collections.abc import Collection
+from collections.abc import Mapping
 
+from runtimed.execution.profile import Profile
 from runtimed.model.diagnostic import Diagnostic
 
 CODE = "profile.unconfined"
@@ -27,14 +28,13 @@ class UnconfinedProfiles:
             self._problems[profile] = problem
             log.warning("Workers of a profile run unconfined", extra={"profile": profile, "reason": problem})
 
-    def forget(self, profiles: Collection[str]) -> None:
-        """Forget profiles that have changed: other reasons may keep their next Workers from being confined, or none.
-
-        Args:
-            profiles: Their selectors.
-        """
-        for profile in self._problems.keys() & profiles:
-            del self._problems[profile]
+    def forget_changed(self, before: Mapping[str, Profile], after: Mapping[str, Profile]) -> None:
+        """Forget the profiles that are not the same before and after: their next Workers may be confined."""
+        self._problems = {
+            name: problem
+            for name, problem in self._problems.items()
+            if name in before and before[name] == after.get(name)
+        }
 
     def diagnostics(self) -> tuple[Diagnostic, ...]:
         """Return a diagnostic for each profile, the oldest first."""

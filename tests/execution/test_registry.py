@@ -9,7 +9,14 @@ import pytest
 from runtimed.core.ports import Dispatch, EventSink, Spawn
 from runtimed.core.state.backend_answer import BackendAnswer
 from runtimed.execution import Profile, ProfileRegistry
+from runtimed.execution.confinement.confiner import HostConfiner
+from runtimed.execution.confinement.host_paths import HostPaths
+from runtimed.execution.confinement.probe import Mechanisms
+from runtimed.execution.confinement.secrets import Secrets
 from runtimed.execution.echo import EchoBackend
+from runtimed.execution.policy import HostResources, SandboxPolicy, Secret
+from runtimed.execution.processes.supervisor import Supervisor
+from runtimed.execution.profile import ECHO
 from runtimed.model.event import InvokeStart, Payload, RunEnd, TextDelta, TextDone
 from runtimed.model.identity import worker_id
 from runtimed.model.interaction import WorkerInput
@@ -74,6 +81,34 @@ async def test_the_runtime_default_is_echo_unless_configured(host: Host, recorde
         TextDone("hello"),
         RunEnd("finished"),
     ]
+
+
+async def test_a_worker_that_a_reload_meets_in_its_spawn_is_not_refused_for_names_that_it_changed(
+    host: Host, recorder: RecordingSink
+) -> None:
+    class Reloading(Secrets):
+        """Has both the profile and the names changed once a Worker's old profile is looked at."""
+
+        async def get(self, name: str) -> str:
+            confiner.replace(
+                Mechanisms(), HostPaths(), HostResources(), Secrets({"new": Secret(env="NEW")}, {"NEW": "x"})
+            )
+            reload()
+            return await super().get(name)
+
+    confiner = HostConfiner(Mechanisms(), HostPaths(), secrets=Reloading({}))
+    registry = host.registry({"builtin:one": _naming("old")}, supervisor=Supervisor(confiner=confiner))
+    reload = await registry.prepare_replacement(
+        {"builtin:one": _naming("new")}, ECHO, SandboxPolicy(), warm_idle_s=1, host_changed=True
+    )
+
+    answer = await _spawn(registry, recorder, BuiltinProfile("builtin:one"))
+
+    assert answer == BackendAnswer("accepted")
+
+
+def _naming(secret: str) -> Profile:
+    return Profile("process", command=("cat",), env={"KEY": f"secret:{secret}"})
 
 
 async def test_echo_says_back_a_system_input_as_a_notification(host: Host, recorder: RecordingSink) -> None:
