@@ -23,6 +23,8 @@ _REFER, _TRUNCATE, _IOCTL_DEV = 1 << 13, 1 << 14, 1 << 15
 _BIND_TCP, _CONNECT_TCP = 1 << 0, 1 << 1
 _ABSTRACT_SOCKETS, _SIGNALS = 1 << 0, 1 << 1
 
+_libc = ctypes.CDLL(None, use_errno=True)
+
 _FILES_BY_ABI = {1: (1 << 13) - 1, 2: _REFER, 3: _TRUNCATE, 5: _IOCTL_DEV}
 _READ = _READ_FILE | _READ_DIR
 _CONTENT = _READ | _WRITE_FILE | _TRUNCATE
@@ -173,5 +175,5 @@ def _port_rules(ports: Ports) -> Iterable[tuple[int, int]]:
 
 def _version() -> tuple[int, int]:
     """Return the kernel's answer to the question for its version, and the error with which it refuses it."""
-    version: int = ctypes.CDLL(None, use_errno=True).syscall(_CREATE_RULESET, None, 0, _ASK_VERSION)
+    version: int = _libc.syscall(_CREATE_RULESET, None, 0, _ASK_VERSION)
     return version, ctypes.get_errno() if version < 0 else 0

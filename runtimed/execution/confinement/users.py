@@ -137,19 +137,24 @@ def acting_as(uid: int) -> Iterator[None]:
         _set_groups(groups)
 
 
+_Header = ctypes.c_uint32 * 2
+_Capabilities = ctypes.c_uint32 * 6
+"""Made once: types are costly, and those of ctypes are in cycles."""
+
+
 def _capabilities() -> ctypes.Array[ctypes.c_uint32]:
     """Return the capabilities of the calling thread, as the kernel has them."""
-    found = (ctypes.c_uint32 * 6)()
-    if _libc.capget((ctypes.c_uint32 * 2)(_CAPABILITY_VERSION, 0), found):
+    found = _Capabilities()
+    if _libc.capget(_Header(_CAPABILITY_VERSION, 0), found):
         raise PermissionError("cannot read the capabilities of this process")
     return found
 
 
 def _set_effective(capabilities: ctypes.Array[ctypes.c_uint32], mask: int) -> None:
     """Let only some of these capabilities take effect in the calling thread."""
-    wanted = (ctypes.c_uint32 * 6)(*capabilities)
+    wanted = _Capabilities(*capabilities)
     wanted[0] = capabilities[0] & mask & 0xFFFFFFFF
-    if _libc.capset((ctypes.c_uint32 * 2)(_CAPABILITY_VERSION, 0), wanted):
+    if _libc.capset(_Header(_CAPABILITY_VERSION, 0), wanted):
         raise PermissionError("cannot drop the capabilities of this process")
 
 

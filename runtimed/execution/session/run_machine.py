@@ -118,6 +118,7 @@ class RunMachine:
         """
         self._ending = True
         await finish(*(task for task in (self._task, *self._tasks) if task is not None))
+        self._task = None
         if self._current is not None:
             self._current.over.set()
         await self._driver.close(grace_s)

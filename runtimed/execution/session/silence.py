@@ -80,6 +80,7 @@ class WatchedSink:
 
     async def close(self) -> None:
         """Stop watching. May be called again."""
+        self._interrupt = None
         self._end_run()
         await finish(*self._tasks)
 

@@ -73,7 +73,7 @@ MASKED = 0x80
 LONGER = {126: 2, 127: 8}
 """How many bytes the extended length of a frame takes, by the value of its seven bits."""
 
-Step = Callable[[bytes, int, list[bytes]], int]
+Step = Callable[["HeadFilter", bytes, int, list[bytes]], int]
 
 
 class HeadFilter:
@@ -99,8 +99,8 @@ class HeadFilter:
         self._left = 0
         self._trailer_bytes = 0
         self._upgrades = False
-        self._step: Step | None = self._head
-        self._then: Step = self._head
+        self._step: Step | None = HeadFilter._head
+        self._then: Step = HeadFilter._head
 
     def feed(self, data: bytes) -> list[bytes]:
         """Return what passes of these bytes and of those held, in pieces: each head begins a new piece."""
@@ -110,7 +110,7 @@ class HeadFilter:
         at, size = 0, len(data)
         try:
             while at < size and self._step is not None:
-                at = self._step(data, at, passed)
+                at = self._step(self, data, at, passed)
         except RuntimedError as error:
             self.refusal = error
             self._step = None
@@ -171,7 +171,7 @@ class HeadFilter:
                 raise InvalidRequest("Content-Length: not accepted beside Transfer-Encoding")
             if version != b"1.1":
                 raise InvalidRequest("Transfer-Encoding: not accepted in HTTP/1.0")
-            self._step = self._chunk
+            self._step = HeadFilter._chunk
             return
         if length is not None and not LENGTH.fullmatch(length):
             raise InvalidRequest("Content-Length: expected a whole number")
@@ -180,12 +180,12 @@ class HeadFilter:
     @property
     def _behind(self) -> Step:
         """Return the step after a request."""
-        return self._websocket if self._upgrades else self._head
+        return HeadFilter._websocket if self._upgrades else HeadFilter._head
 
     def _let_pass(self, size: int, then: Step) -> None:
         """Let the next bytes pass as they are."""
         self._left, self._then = size, then
-        self._step = self._content if size else then
+        self._step = HeadFilter._content if size else then
 
     def _content(self, data: bytes, at: int, passed: list[bytes]) -> int:
         """Pass the content of a body, a chunk or a frame."""
@@ -206,9 +206,9 @@ class HeadFilter:
             return self._broken(data, passed, BROKEN_CHUNK)
         self._trailer_bytes = 0
         if size := int(found[1], 16):
-            self._let_pass(size + len(b"\r\n"), self._chunk)
+            self._let_pass(size + len(b"\r\n"), HeadFilter._chunk)
         else:
-            self._step = self._trailer
+            self._step = HeadFilter._trailer
         passed.append(data[at : end + 1])
         return end + 1
 
@@ -242,7 +242,7 @@ class HeadFilter:
             self.held = data[at:]
             return len(data)
         payload = int.from_bytes(data[at + 2 : at + 2 + extended]) if extended else short
-        self._let_pass(2 + extended + 4 + payload, self._websocket)
+        self._let_pass(2 + extended + 4 + payload, HeadFilter._websocket)
         return at
 
     def _broken(self, data: bytes, passed: list[bytes], instead: bytes) -> int:

@@ -97,7 +97,7 @@ class Streams:
         view = View(wanted.ref, encoding, wanted.selection, wanted.until_over)
         ending = _Ending()
         try:
-            async with ending.interrupting:
+            async with ending.interrupting():
                 with request[SESSION].calling(partial(ending.come, TokenEnded())):
                     observing = self.feed.observe(
                         view,
@@ -111,6 +111,8 @@ class Streams:
                         yield observer
         except TimeoutError:
             raise ending.reason from None
+        finally:
+            ending.forget()
 
     def place(self, wanted: FeedRequest) -> EventCursor | None:
         """Return the cursor after which to begin, or None for new events only.
@@ -139,8 +141,17 @@ class _Ending:
     """Interrupts the body of `interrupting` with TimeoutError once there is a reason. It needs no task."""
 
     def __init__(self) -> None:
-        self.interrupting = asyncio.timeout(None)
+        self._interrupting: asyncio.Timeout | None = None
         self._reasons: list[Exception] = []
+
+    def interrupting(self) -> asyncio.Timeout:
+        """Return the context. It refers to the task of the connection, so `forget` has to be called behind it."""
+        self._interrupting = asyncio.timeout(None)
+        return self._interrupting
+
+    def forget(self) -> None:
+        """Let go of the task: an observer that has left frees its memory at once."""
+        self._interrupting = None
 
     @property
     def reason(self) -> Exception:
@@ -150,8 +161,8 @@ class _Ending:
     def come(self, reason: Exception) -> None:
         """Interrupt the body: the feed cannot go on."""
         self._reasons.append(reason)
-        if len(self._reasons) == 1:
-            self.interrupting.reschedule(asyncio.get_running_loop().time())
+        if len(self._reasons) == 1 and self._interrupting is not None:
+            self._interrupting.reschedule(asyncio.get_running_loop().time())
 
 
 def diagnostic_of(error: Exception) -> FeedDiagnostic:
