@@ -38,6 +38,11 @@ def is_gone(transport: asyncio.WriteTransport) -> bool:
     return bool(transport.get_extra_info("socket").fileno() < 0)
 
 
+def stop_reading(writer: asyncio.StreamWriter) -> None:
+    assert isinstance(writer.transport, asyncio.Transport)
+    writer.transport.pause_reading()
+
+
 async def leave_unread(served: Served, worker_id: str, transport: asyncio.WriteTransport) -> None:
     """Have an echo Worker say more than the kernel takes for an observer that does not read."""
     while transport.get_write_buffer_size() <= MAX_UNSENT:
@@ -64,6 +69,7 @@ async def test_a_socket_whose_client_does_not_read_is_cut_soon_after_its_token_e
 ) -> None:
     async with observing(served, token=await make_token(served)) as observer:
         assert (await observer.frame())[0] == TEXT
+        stop_reading(observer.writer)
         await leave_unread(served, observer.worker_id, observed[0])
         if closes:
             observer.send(0x80 | CLOSE, struct.pack("!H", 1000))
@@ -79,7 +85,8 @@ async def test_a_stream_whose_client_does_not_read_is_cut_soon_after_its_token_e
 ) -> None:
     async with served.client.post(f"{served.url}/v1/workers", json={}) as answer:
         worker_id = (await answer.json())["worker"]["worker_id"]
-    async with streaming(served, worker_id, await make_token(served)):
+    async with streaming(served, worker_id, await make_token(served)) as writer:
+        stop_reading(writer)
         await leave_unread(served, worker_id, observed[0])
 
         await served.runtime.revoke_token("leaver")
@@ -89,10 +96,10 @@ async def test_a_stream_whose_client_does_not_read_is_cut_soon_after_its_token_e
 
 
 @contextlib.asynccontextmanager
-async def streaming(served: Served, worker_id: str, token: str) -> AsyncIterator[None]:
-    """A client of an event stream that reads its head alone."""
+async def streaming(served: Served, worker_id: str, token: str) -> AsyncIterator[asyncio.StreamWriter]:
+    """A client of an event stream that has read its head."""
     async with dialed(served) as (reader, writer):
         head = f"GET /v1/workers/{worker_id}/events HTTP/1.1\r\nHost: 127.0.0.1:{served.port}\r\n"
         writer.write(f"{head}Authorization: Bearer {token}\r\nAccept: text/event-stream\r\n\r\n".encode())
         assert b" 200 " in await reader.readuntil(b"\r\n\r\n")
-        yield
+        yield writer
