@@ -105,13 +105,15 @@ class TlsTransport(asyncio.Transport, asyncio.Protocol):
     def write(self, data: bytes | bytearray | memoryview) -> None:
         if self._tcp.is_closing():
             return
-        left, encrypted = memoryview(data), []
+        left, pieces = memoryview(data), []
         while left:
             left = left[self._tls.write(left[:RECORD_BYTES]) :]
             if self._outgoing.pending >= PIECE_BYTES:
-                encrypted.append(self._outgoing.read())
-        encrypted.append(self._outgoing.read())
-        self._tcp.writelines(encrypted)
+                pieces.append(self._outgoing.read())
+        if pieces:
+            self._tcp.writelines([*pieces, self._outgoing.read()])
+        else:
+            self._flush()
 
     def writelines(self, list_of_data: Iterable[bytes | bytearray | memoryview]) -> None:
         self.write(b"".join(list_of_data))
