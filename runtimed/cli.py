@@ -88,7 +88,7 @@ def command() -> Any:
         "--insecure-listen",
         is_flag=True,
         default=None,
-        help="Listen without TLS where other machines can reach it: something in front has TLS.",
+        help="Listen without TLS, for metrics too, where other machines can reach it: something in front has TLS.",
     )
     @click.option("--check-config", is_flag=True, help="Check the configuration and exit.")
     @click.option(
@@ -258,6 +258,7 @@ def _check_exposure(loaded: Any, addresses: Sequence[Any]) -> None:
     for address in addresses:
         if tls is None and not loaded.insecure_listen:
             address.check_closed()
+    loaded.check_metrics_closed()
 
 
 def _serve(loaded: Any, announce: Callable[[str], None], config: str | None, configuration: Any = None) -> int:

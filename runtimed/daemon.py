@@ -356,6 +356,7 @@ def _tls(settings: Settings, addresses: Sequence[Address], passed: Sequence[sock
     if tls is None and not settings.insecure_listen:
         for place in (Listeners(passed),) if passed else addresses:
             place.check_closed()
+    settings.check_metrics_closed()
     return tls
 
 

@@ -25,8 +25,9 @@ async def serving_metrics(settings: Settings, api: Api) -> AsyncIterator[None]:
         if address is None:
             yield
             return
-        opened = await asyncio.to_thread(partial(Listeners.open, [address], insecure=True))
-        listeners = parts.enter_context(contextlib.closing(opened))
+        insecure = settings.insecure_listen
+        opening = partial(Listeners.open, [address], insecure=insecure, setting="listen_metrics")
+        listeners = parts.enter_context(contextlib.closing(await asyncio.to_thread(opening)))
         server = HttpServer(
             MetricsApi(api, (*settings.allow_host, *listeners.hosts)),
             max_connections=MAX_METRICS_CONNECTIONS,

@@ -215,6 +215,23 @@ def test_an_open_address_without_tls_is_refused_before_anything_is_made(run: Run
     assert not (tmp_path / "store").exists()
 
 
+def test_an_open_address_of_metrics_needs_insecure_listen_whether_or_not_there_is_tls(
+    run: Run, tmp_path: Path, authority: Authority
+) -> None:
+    server = authority.issue("server")
+    options = ("--listen-metrics", "0.0.0.0:0", "--store", f"fs:{tmp_path / 'store'}", "--listen", ":0")
+    tls = ("--tls-cert", str(server.cert), "--tls-key", str(server.key))
+    for further in ((), tls, ("--check-config",), ("--check-config", *tls)):
+        code, out, err = ended(run(*options, *further))
+        assert (code, out) == (2, "")
+        assert err.startswith("runtimed: listen_metrics: 0.0.0.0:0: other machines can reach this address")
+        assert "--insecure-listen" in err
+    assert not (tmp_path / "store").exists()
+
+    assert ended(run(*options, "--check-config", "--insecure-listen"))[0] == 0
+    assert "listening on http://127.0.0.1:" in next_line(run(*options, "--insecure-listen"))
+
+
 def test_an_open_socket_that_systemd_passes_is_refused_without_tls(tmp_path: Path, authority: Authority) -> None:
     """The variables name the process of the daemon, so that process sets them before it becomes the daemon."""
     code = """

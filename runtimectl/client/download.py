@@ -7,6 +7,7 @@ from contextlib import closing, contextmanager
 from runtimectl.client.address import Address
 from runtimectl.client.http import TIMEOUT_S, check_process, encode_request
 from runtimectl.client.http_response import RECEIVE_BYTES, ResponseReader
+from runtimectl.client.tls import reason, refuses_client
 from runtimectl.errors import NotConnected, TimedOut, Unreachable, error_from_response
 
 
@@ -47,7 +48,7 @@ def _connect(address: Address) -> socket.socket:
     try:
         return address.connect(TIMEOUT_S)
     except OSError as error:
-        raise NotConnected(f"cannot reach {address.url}: {error.strerror or error}") from None
+        raise NotConnected(f"cannot reach {address.url}: {reason(error)}") from None
 
 
 def _ask(address: Address, connection: socket.socket, path: str, begin_timeout: float) -> ResponseReader:
@@ -78,4 +79,6 @@ def _translated(address: Address) -> Iterator[None]:
     except TimeoutError:
         raise TimedOut(f"{address.url} was silent for too long") from None
     except OSError as error:
-        raise Unreachable(f"the connection to {address.url} was lost: {error.strerror or error}") from None
+        if refuses_client(error):
+            raise NotConnected(f"cannot reach {address.url}: {reason(error)}") from None
+        raise Unreachable(f"the connection to {address.url} was lost: {reason(error)}") from None

@@ -70,7 +70,7 @@ def opened_stream(address: Address, path: str) -> Iterator[Iterator[bytes]]:
         except OSError as error:
             if refuses_client(error):
                 raise NotConnected(f"cannot reach {address.url}: {reason(error)}") from None
-            raise Unavailable(f"the connection was lost: {error.strerror or error}") from None
+            raise Unavailable(f"the connection was lost: {reason(error)}") from None
 
 
 def envelopes(pieces: Iterable[bytes]) -> Iterator[Envelope]:

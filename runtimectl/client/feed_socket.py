@@ -1,10 +1,18 @@
 """Open the WebSocket of a feed."""
 
 import logging
+import socket
 from collections.abc import Iterator
 from contextlib import contextmanager
+from typing import Any
 
-from websockets.exceptions import ConnectionClosed, InvalidHandshake, InvalidStatus, InvalidURI
+from websockets.exceptions import (
+    ConnectionClosed,
+    InvalidHandshake,
+    InvalidStatus,
+    InvalidURI,
+    WebSocketException,
+)
 from websockets.frames import CloseCode
 from websockets.sync.client import ClientConnection, connect
 
@@ -30,10 +38,12 @@ _SILENT_LOGGER.disabled = True
 def connected(address: Address, path: str) -> Iterator[ClientConnection]:
     """Open the socket of a feed while the context lasts. Raises ControlError if it cannot be opened, or is lost."""
     check_process(address)
+    dialed = _dial(address)
     try:
         with connect(
             f"ws://{address.authority}{address.prefix}{path}",
-            sock=address.connect(OPEN_TIMEOUT_S),
+            sock=dialed,
+            create_connection=_Connection,
             additional_headers=address.headers,
             compression=None,
             open_timeout=OPEN_TIMEOUT_S,
@@ -41,23 +51,22 @@ def connected(address: Address, path: str) -> Iterator[ClientConnection]:
             max_size=MAX_FRAME_BYTES,
             proxy=None,
             logger=_SILENT_LOGGER,
-        ) as socket:
+        ) as opened:
             try:
-                yield socket
+                yield opened
             finally:
-                socket.close()
+                opened.close()
     except InvalidStatus as error:
         body = bytes(error.response.body or b"")
         raise error_from_response(error.response.status_code, body, address.searched) from None
     except InvalidHandshake as error:
-        cause = error.__cause__
-        if isinstance(cause, OSError) and refuses_client(cause):
-            raise NotConnected(f"cannot reach {address.url}: {reason(cause)}") from None
-        is_lost = isinstance(cause, EOFError | OSError)
-        raise (Unreachable if is_lost else DaemonFailed)(f"{address.url} did not open the feed: {error}") from None
+        is_lost = isinstance(error.__cause__, EOFError | OSError)
+        why = _why(address, error)
+        raise (Unreachable if is_lost else DaemonFailed)(f"{address.url} did not open the feed: {why}") from None
     except ConnectionClosed as error:
         is_protocol_error = error.sent is not None and error.sent.code in _PROTOCOL_CODES
-        raise (DaemonFailed if is_protocol_error else Unavailable)(f"the connection was lost: {error}") from None
+        why = _why(address, error)
+        raise (DaemonFailed if is_protocol_error else Unavailable)(f"the connection was lost: {why}") from None
     except TimeoutError:
         raise TimedOut(f"{address.url} did not open the feed within {OPEN_TIMEOUT_S:g} s") from None
     except OSError as error:
@@ -66,3 +75,32 @@ def connected(address: Address, path: str) -> Iterator[ClientConnection]:
         if not isinstance(error.__context__, InvalidStatus):
             raise
         raise error_from_response(error.__context__.response.status_code, b"", address.searched) from None
+
+
+def _dial(address: Address) -> socket.socket:
+    try:
+        return address.connect(OPEN_TIMEOUT_S)
+    except TimeoutError:
+        raise TimedOut(f"{address.url} did not accept a connection within {OPEN_TIMEOUT_S:g} s") from None
+    except OSError as error:
+        raise NotConnected(f"cannot reach {address.url}: {reason(error)}") from None
+
+
+class _Connection(ClientConnection):
+    """A connection whose failed handshake has as its cause what the socket said, as a later loss has."""
+
+    def handshake(self, *args: Any, **options: Any) -> None:
+        try:
+            super().handshake(*args, **options)
+        except InvalidHandshake as error:
+            raise error from getattr(self, "connection_exc", None) or error.__cause__
+
+
+def _why(address: Address, error: WebSocketException) -> str:
+    """Return why a connection was lost, for people. Raises NotConnected if that is the client's certificate."""
+    cause = error.__cause__
+    if not isinstance(cause, OSError):
+        return str(error)
+    if refuses_client(cause):
+        raise NotConnected(f"cannot reach {address.url}: {reason(cause)}") from None
+    return reason(cause)

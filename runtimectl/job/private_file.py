@@ -2,13 +2,14 @@
 
 import errno
 import os
+import stat
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import IO
 
 from runtimectl.errors import UsageProblem
-from runtimectl.job.files import descriptor_of, give_name, is_special, open_nameless, sync_folder
+from runtimectl.job.files import descriptor_of, give_name, open_nameless, sync_folder
 
 PRIVATE = 0o600
 
@@ -17,7 +18,8 @@ class PrivateFile:
     """A file with mode 0600 that is written without a name, and put in its place by `close`.
 
     A kill leaves nothing of it. Where the file system has no files without a name, it is written beside its place. A
-    device, a pipe, and a file that is open under a name such as /dev/stdout are written directly.
+    device, a pipe of this user or root, and an open file, by a name such as /dev/stdout, are written directly. A path
+    that ends at a symbolic link is refused, and so is a pipe of another user: others may have put it there.
 
     Args:
         path: The file.
@@ -30,19 +32,17 @@ class PrivateFile:
     """
 
     def __init__(self, path: str) -> None:
-        self._place = Path(os.path.realpath(path))
-        self._draft = self._place.with_name(f".{self._place.name}.{os.getpid()}")
         self._path = path
-        descriptor = descriptor_of(path)
-        self.is_direct = descriptor is not None or is_special(self._place)
         self._has_name = False
+        descriptor = descriptor_of(path)
         try:
-            if self._place.is_dir():
-                raise IsADirectoryError(errno.EISDIR, os.strerror(errno.EISDIR))
+            self._place = _place_of(path)
+            self._draft = self._place.with_name(f".{self._place.name}.{os.getpid()}")
+            self.is_direct = descriptor is not None or _is_special(self._place)
             if descriptor is not None:
                 self._file: IO[bytes] = os.fdopen(os.dup(descriptor), "wb")
             elif self.is_direct:
-                self._file = self._place.open("wb")
+                self._file = os.fdopen(_open_special(self._place), "wb")
             else:
                 self._file = os.fdopen(self._open_new(), "wb")
         except OSError as error:
@@ -90,3 +90,39 @@ class PrivateFile:
             yield
         except OSError as error:
             raise OSError(error.errno, f"{self._path}: {error.strerror}") from None
+
+
+def _place_of(path: str) -> Path:
+    """Return a path without links in its folder. Raises OSError if it is one of a folder."""
+    folder, name = os.path.split(path)
+    place = Path(os.path.realpath(folder), name)
+    if name in {"", ".", ".."} or place.is_dir():
+        raise IsADirectoryError(errno.EISDIR, os.strerror(errno.EISDIR))
+    return place
+
+
+def _is_special(place: Path) -> bool:
+    """Return whether a path is there and no regular file. Raises OSError if the file is not to be written."""
+    try:
+        found = place.lstat()
+    except FileNotFoundError:
+        return False
+    _check_kind(found)
+    return not stat.S_ISREG(found.st_mode)
+
+
+def _open_special(place: Path) -> int:
+    descriptor = os.open(place, os.O_WRONLY | os.O_NOFOLLOW)
+    try:
+        _check_kind(os.fstat(descriptor))  # it may be another one by now
+    except OSError:
+        os.close(descriptor)
+        raise
+    return descriptor
+
+
+def _check_kind(found: os.stat_result) -> None:
+    if stat.S_ISLNK(found.st_mode):
+        raise OSError(errno.ELOOP, "it is a symbolic link; name the file itself")
+    if stat.S_ISFIFO(found.st_mode) and found.st_uid not in {os.geteuid(), 0}:
+        raise OSError(errno.EPERM, "it is a pipe of another user")

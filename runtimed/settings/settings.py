@@ -66,3 +66,15 @@ class Settings(
         self.check_workspaces()
         self.check_tenants()
         self.audit_policy()
+
+    def check_metrics_closed(self) -> None:
+        """Check that no other machine can reach the address of the metrics, unless `insecure_listen` allows it.
+
+        Blocks while a name is resolved.
+
+        Raises:
+            ConfigurationError: Other machines can.
+        """
+        address = self.metrics_address()
+        if address is not None and not self.insecure_listen:
+            address.check_closed("listen_metrics")

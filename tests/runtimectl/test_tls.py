@@ -131,7 +131,8 @@ def test_a_certificate_that_does_not_hold_is_named_and_no_token_is_sent(
     url, ca = f"https://localhost:{port}", None if "trusted" in problem else str(authority.ca)
     options = ("--url", url, "--token-file", str(token), *(("--ca", ca) if ca else ()))
 
-    for command in (("status",), ("events", "tail", "worker-00000001"), ("workers", "create")):
+    backup = ("backup", str(tmp_path / "backup"))
+    for command in (("status",), ("events", "tail", "worker-00000001"), ("workers", "create"), backup):
         found = ctl(*command, *options, extra=elsewhere)
         assert (found.returncode, found.stdout) == (6, "")
         assert f"runtimectl: cannot reach {url}: {problem}" in found.stderr
@@ -158,11 +159,11 @@ def test_a_daemon_that_requires_a_client_certificate_says_so_and_takes_the_right
     requires, refuses = "it requires a client certificate", "it refuses the client certificate"
     given = {"RUNTIMECTL_CERT": str(client.cert), "RUNTIMECTL_KEY": str(client.key)}
 
-    for command in (("status",), ("events", "tail", "worker-00000001")):
-        found = ctl(*command)
-        assert (found.returncode, requires in found.stderr) == (6, True), found.stderr
-    found = ctl("status", extra={"RUNTIMECTL_CERT": str(stranger.cert), "RUNTIMECTL_KEY": str(stranger.key)})
-    assert (found.returncode, refuses in found.stderr) == (6, True), found.stderr
+    unknown = {"RUNTIMECTL_CERT": str(stranger.cert), "RUNTIMECTL_KEY": str(stranger.key)}
+    for command in (("status",), ("events", "tail", "worker-00000001"), ("backup", str(tmp_path / "backup"))):
+        for problem, extra in ((requires, {}), (refuses, unknown)):
+            found = ctl(*command, extra=extra)
+            assert (found.returncode, f"cannot reach {url}: {problem}" in found.stderr) == (6, True), found.stderr
     assert ctl("status", extra=given).returncode == 0
     assert ctl("run", "--", "echo", "hello", extra=given).stdout == "hello\n"
     trust = ("--url", url, "--token-file", str(token), "--ca", str(authority.ca))
@@ -206,3 +207,11 @@ def test_files_of_a_client_certificate_that_cannot_be_used_are_named(
     assert ctl("context", "set", "x", *url, "--key", "k").returncode == 2
     with pytest.raises(UsageProblem, match=r"^cert: required with key$"):
         runtimectl.Client("https://localhost:1", TOKEN, key="k")
+
+
+def test_a_daemon_without_tls_is_named_as_such(ctl: Ctl, daemon: Daemon, tmp_path: Path) -> None:
+    url = daemon.url.replace("http://", "https://")
+    for command in (("status",), ("events", "tail", "worker-00000001"), ("backup", str(tmp_path / "backup"))):
+        found = ctl(*command, "--url", url, extra={"RUNTIMECTL_TOKEN": TOKEN, "XDG_RUNTIME_DIR": str(tmp_path)})
+        assert found.returncode == 6
+        assert f"cannot reach {url}: it does not speak TLS: use http://" in found.stderr

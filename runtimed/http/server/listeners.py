@@ -24,10 +24,17 @@ LOOPBACK = "127.0.0.1"
 MAX_PATH_BYTES = 107
 """The longest path of a Unix socket: the kernel has room for one more byte, the NUL at its end."""
 
-OPEN = (
-    "other machines can reach this address, and it has no TLS: set tls_cert and tls_key (--tls-cert, --tls-key), or"
-    " insecure_listen (--insecure-listen) if something in front of it has TLS"
-)
+OPEN = {
+    "listen": (
+        "other machines can reach this address, and it has no TLS: set tls_cert and tls_key (--tls-cert, --tls-key),"
+        " or insecure_listen (--insecure-listen) if something in front of it has TLS"
+    ),
+    "listen_metrics": (
+        "other machines can reach this address, and metrics have no TLS and no token: set insecure_listen"
+        " (--insecure-listen) if they are not secret in this network, or something in front of it has TLS"
+    ),
+}
+"""Why an address that other machines can reach is refused, by its setting."""
 
 WILDCARDS = {"0.0.0.0": "127.0.0.1", "::": "[::1]"}  # noqa: S104 what a client dials instead
 
@@ -63,8 +70,11 @@ class Address:
             return f"unix:{self.path}"
         return f"[{self.host}]:{self.port}" if ":" in self.host else f"{self.host}:{self.port}"
 
-    def check_closed(self) -> None:
+    def check_closed(self, setting: str = "listen") -> None:
         """Check that no other machine can reach the address. Blocks while a name is resolved.
+
+        Args:
+            setting: What the address is for, in the error.
 
         Raises:
             ConfigurationError: Other machines can. An address that does not exist is for `Listeners.open` to refuse.
@@ -72,7 +82,7 @@ class Address:
         if not self.path:
             with contextlib.suppress(socket.gaierror):
                 family, _, _, _, name = _resolve(self)
-                _check_closed(family, name, str(self))
+                _check_closed(setting, family, name, str(self))
 
 
 class Listeners:
@@ -94,6 +104,7 @@ class Listeners:
         *,
         has_tls: bool = False,
         insecure: bool = False,
+        setting: str = "listen",
     ) -> "Listeners":
         """Take the sockets that were passed, or bind the addresses if there are none.
 
@@ -102,6 +113,7 @@ class Listeners:
             passed: Listening sockets.
             has_tls: Whether TCP connections are served with TLS.
             insecure: Accept addresses without TLS that other machines can reach.
+            setting: What the addresses are for, in the error.
 
         Raises:
             ListenFailed: An address cannot be listened on.
@@ -110,7 +122,7 @@ class Listeners:
         if passed:
             found = cls(passed, has_tls=has_tls)
             if not (has_tls or insecure):
-                found.check_closed()
+                found.check_closed(setting)
             return found
         with contextlib.ExitStack() as undo:
             bound: list[socket.socket] = []
@@ -120,7 +132,7 @@ class Listeners:
                 bound.append(sock)
             found = cls(bound, addresses, has_tls=has_tls)
             if not (has_tls or insecure):
-                found.check_closed()
+                found.check_closed(setting)
             undo.pop_all()
         return found
 
@@ -151,10 +163,10 @@ class Listeners:
         for sock in self.sockets:
             sock.close()
 
-    def check_closed(self) -> None:
+    def check_closed(self, setting: str = "listen") -> None:
         """Check that no other machine can reach the sockets. Raises ConfigurationError if one can."""
         for sock, url in zip(self.sockets, self.bound_urls, strict=True):
-            _check_closed(sock.family, sock.getsockname(), url.partition("://")[2])
+            _check_closed(setting, sock.family, sock.getsockname(), url.partition("://")[2])
 
 
 def _socket_path(text: str, setting: str) -> str:
@@ -164,7 +176,7 @@ def _socket_path(text: str, setting: str) -> str:
     return path
 
 
-def _check_closed(family: int, name: Any, shown: str) -> None:
+def _check_closed(setting: str, family: int, name: Any, shown: str) -> None:
     """Raise ConfigurationError if other machines can reach a socket with this address."""
     if family == socket.AF_UNIX:
         return
@@ -173,7 +185,7 @@ def _check_closed(family: int, name: Any, shown: str) -> None:
         found = ipaddress.ip_address(name[0].partition("%")[0])
         is_closed = (getattr(found, "ipv4_mapped", None) or found).is_loopback
     if not is_closed:
-        raise ConfigurationError(f"listen: {shown}: {OPEN}")
+        raise ConfigurationError(f"{setting}: {shown}: {OPEN[setting]}")
 
 
 def _url(sock: socket.socket, dialed: Mapping[str, str], scheme: str) -> str:

@@ -12,7 +12,15 @@ from runtimed.http.server.slots import Slot, Slots
 TLS_BYTES = 64 * 2**10
 """What a TLS connection takes besides what its client sends, counted until the client has shown a token."""
 
+HALF_MESSAGE_BYTES = 192 * 2**10
+"""What a message of the handshake that has not arrived whole takes besides: room for the length that it claims."""
+
+MAX_HANDSHAKE_BYTES = 32 * 2**10
+"""The most that a client may send in its handshake."""
+
 RECORD_BYTES = 2**14
+PIECE_BYTES = 4 * RECORD_BYTES
+"""How much is encrypted or decrypted at a time. The buffers of OpenSSL grow to that, and never shrink."""
 
 log = logging.getLogger(__name__)
 
@@ -44,6 +52,7 @@ class TlsTransport(asyncio.Transport, asyncio.Protocol):
         self._handshake_timeout_s = handshake_timeout_s
         self._incoming, self._outgoing = ssl.MemoryBIO(), ssl.MemoryBIO()
         self._tls = context.wrap_bio(self._incoming, self._outgoing, server_side=True)
+        self._handshake_bytes = 0
         self._timer: asyncio.TimerHandle | None = None
         self._slot: Slot | None = None
         self._protocol: asyncio.Protocol | None = None
@@ -68,14 +77,11 @@ class TlsTransport(asyncio.Transport, asyncio.Protocol):
             self._slot.leave()
 
     def data_received(self, data: bytes) -> None:
-        if self._tcp.is_closing():
-            return
-        self._incoming.write(data)
         try:
-            if self._protocol is None and self._slot is not None:
-                self._protocol = self._shake_hands(self._slot)
-            if self._protocol is not None:
-                self._read(self._protocol)
+            while self._protocol is None and data and self._slot is not None and not self._tcp.is_closing():
+                data = self._shake_hands(self._slot, data)
+            if self._protocol is not None and not self._tcp.is_closing():
+                self._read(self._protocol, data)
         except ssl.SSLError as error:
             log.debug("closing a TLS connection", extra={"reason": error.reason or str(error)})
             with contextlib.suppress(RuntimeError):
@@ -99,10 +105,15 @@ class TlsTransport(asyncio.Transport, asyncio.Protocol):
     def write(self, data: bytes | bytearray | memoryview) -> None:
         if self._tcp.is_closing():
             return
-        left = memoryview(data)
+        left, pieces = memoryview(data), []
         while left:
             left = left[self._tls.write(left[:RECORD_BYTES]) :]
-        self._flush()
+            if self._outgoing.pending >= PIECE_BYTES:
+                pieces.append(self._outgoing.read())
+        if pieces:
+            self._tcp.writelines([*pieces, self._outgoing.read()])
+        else:
+            self._flush()
 
     def writelines(self, list_of_data: Iterable[bytes | bytearray | memoryview]) -> None:
         self.write(b"".join(list_of_data))
@@ -148,37 +159,60 @@ class TlsTransport(asyncio.Transport, asyncio.Protocol):
         own = {"sslcontext": self._context, "ssl_object": self._tls}
         return own[name] if name in own else self._tcp.get_extra_info(name, default)
 
-    def _shake_hands(self, slot: Slot) -> asyncio.Protocol | None:
-        """Go on with the handshake, and return the protocol once it is complete. Raises SSLError if it fails."""
+    def _shake_hands(self, slot: Slot, data: bytes) -> bytes:
+        """Go on with the handshake, and return the bytes that are left. Raises SSLError if it fails."""
+        self._handshake_bytes += self._incoming.write(data[:RECORD_BYTES])
         try:
             self._tls.do_handshake()
         except ssl.SSLWantReadError:
+            self._await_more(slot)
+        else:
+            self._finish_handshake(slot)
+        return data[RECORD_BYTES:]
+
+    def _await_more(self, slot: Slot) -> None:
+        """Bound and count what the handshake takes. With nothing to answer yet, a part of a message is missing."""
+        if self._handshake_bytes > MAX_HANDSHAKE_BYTES:
+            log.debug("closing a TLS connection", extra={"reason": "its handshake is too long"})
+            self._tcp.abort()
+            return
+        slot.hold(0 if self._outgoing.pending else HALF_MESSAGE_BYTES)
+        if not self._tcp.is_closing():
             self._flush()
-            return None
-        self._flush()
+
+    def _finish_handshake(self, slot: Slot) -> None:
         if self._timer is not None:
             self._timer.cancel()
-        protocol = self._make_protocol(slot)
-        protocol.connection_made(self)
-        return protocol
+        slot.hold(0)
+        self._flush()
+        self._protocol = self._make_protocol(slot)
+        self._protocol.connection_made(self)
 
-    def _read(self, protocol: asyncio.Protocol) -> None:
-        """Pass on everything that has arrived, in one piece, as a plain connection would."""
-        received = bytearray()
-        has_ended = False
-        try:
-            while piece := self._tls.read(RECORD_BYTES):
-                received += piece
-            has_ended = True
-        except ssl.SSLWantReadError:
-            pass
-        except ssl.SSLZeroReturnError:
-            has_ended = True
+    def _read(self, protocol: asyncio.Protocol, data: bytes) -> None:
+        """Decrypt what has arrived, and pass it on in one piece, as a plain connection would."""
+        received, left, has_ended = bytearray(), memoryview(data), False
+        while not has_ended:
+            self._incoming.write(left[:PIECE_BYTES])
+            has_ended = self._decrypt(received)
+            left = left[PIECE_BYTES:]
+            if not left:
+                break
         self._answer()
         if received:
             protocol.data_received(bytes(received))
         if has_ended:
             self.close()
+
+    def _decrypt(self, received: bytearray) -> bool:
+        """Append everything that can be decrypted, and return whether the peer has said that no more follows."""
+        try:
+            while piece := self._tls.read(RECORD_BYTES):
+                received += piece
+        except ssl.SSLWantReadError:
+            return False
+        except ssl.SSLZeroReturnError:
+            pass
+        return True
 
     def _end(self) -> None:
         with contextlib.suppress(ssl.SSLWantReadError):

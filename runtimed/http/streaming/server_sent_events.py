@@ -84,7 +84,7 @@ async def serve_stream(streams: Streams, request: web.BaseRequest, wanted: FeedR
         return response
     _expect_acknowledgements(request.transport, streams.patience_s)
     chunked = request.version >= HttpVersion11
-    with streams.serving():
+    with streams.serving(request):
         try:
             async with streams.observe(request, writer, wanted, ServerSentEvents(chunked)) as observer:
                 comments = Comments(observer, chunked=chunked)

@@ -119,7 +119,7 @@ async def serve_socket(
     if request.method != hdrs.METH_GET or not socket.can_prepare(request).ok:
         raise InvalidRequest("expected a WebSocket handshake")
     writer = await socket.prepare(request)
-    with streams.serving():
+    with streams.serving(request):
         try:
             async with streams.observe(request, writer, wanted, MESSAGES) as observer:
                 await _attend(streams, socket, observer, heartbeat_s)

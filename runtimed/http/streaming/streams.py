@@ -23,6 +23,9 @@ from runtimed.model.principal import Principal
 CLOSE_TIMEOUT_S = 5.0
 """How long an observer may take to read its last message and to close, in seconds."""
 
+TOKEN_ENDED_S = 1.0
+"""How long an observer may take to close once its token has ended, in seconds. Then its connection is cut."""
+
 log = logging.getLogger(__name__)
 
 
@@ -70,12 +73,13 @@ class Streams:
         self._idle.set()
 
     @contextmanager
-    def serving(self) -> Iterator[None]:
-        """Count an observer that `close` waits for, while the context lasts."""
+    def serving(self, request: web.BaseRequest) -> Iterator[None]:
+        """Count an observer that `close` waits for, while the context lasts. It is cut soon after its token ends."""
         self._serving += 1
         self._idle.clear()
         try:
-            yield
+            with request[SESSION].calling(partial(_cut_soon, request.transport)):
+                yield
         finally:
             self._serving -= 1
             if not self._serving:
@@ -163,6 +167,12 @@ class _Ending:
         self._reasons.append(reason)
         if len(self._reasons) == 1 and self._interrupting is not None:
             self._interrupting.reschedule(asyncio.get_running_loop().time())
+
+
+def _cut_soon(transport: asyncio.Transport | None) -> None:
+    """Cut a connection after TOKEN_ENDED_S, also one that is closing but whose client does not read the rest."""
+    if transport is not None:
+        asyncio.get_running_loop().call_later(TOKEN_ENDED_S, transport.abort)
 
 
 def diagnostic_of(error: Exception) -> FeedDiagnostic:

@@ -42,6 +42,16 @@ def test_an_address_that_other_machines_reach_needs_tls_or_leave_to_do_without(t
         assert listeners.bound_urls[0].startswith("https://")
 
 
+def test_an_address_of_metrics_that_other_machines_reach_needs_leave_to_do_without_tls() -> None:
+    address = Address.parse("0.0.0.0:0")
+    for refused in (
+        lambda: address.check_closed("listen_metrics"),
+        lambda: Listeners.open([address], setting="listen_metrics"),
+    ):
+        with pytest.raises(ConfigurationError, match=r"^listen_metrics: 0\.0\.0\.0:\d+: .*--insecure-listen"):
+            refused()
+
+
 @pytest.mark.parametrize(
     "text", ["127.0.0.1:0", "127.5.6.7:0", "[::1]:0", "localhost:0", ":0", "[::ffff:127.0.0.1]:0"]
 )

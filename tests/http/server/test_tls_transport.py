@@ -17,7 +17,7 @@ from runtimed.core import Runtime
 from runtimed.errors import ConfigurationError
 from runtimed.execution.echo import EchoBackend
 from runtimed.http.server.tls_context import TlsContext, TlsFiles
-from runtimed.http.server.tls_transport import TLS_BYTES
+from runtimed.http.server.tls_transport import HALF_MESSAGE_BYTES, MAX_HANDSHAKE_BYTES, RECORD_BYTES, TLS_BYTES
 from runtimed.http.web.guard import Guard
 from runtimed.http.web.local_address import LocalAddress
 from runtimed.model.worker import CreateWorkerRequest, TaskIntent
@@ -124,6 +124,79 @@ async def test_what_handshakes_take_counts_as_bytes_without_a_token(serve: Serve
             assert not reader.at_eof()
             writer.close()
         streams[1].close()
+
+
+def half_message(size: int) -> bytes:
+    """The records of so many bytes of a first message. It claims to have 128 KiB, and OpenSSL makes room for them."""
+    message = (b"\x01" + (2**17).to_bytes(3, "big") + b"\x03\x03").ljust(size, b"\0")
+    pieces = [message[at : at + RECORD_BYTES] for at in range(0, size, RECORD_BYTES)]
+    return b"".join(b"\x16\x03\x01" + len(piece).to_bytes(2, "big") + piece for piece in pieces)
+
+
+async def test_a_handshake_that_goes_on_and_on_is_cut(serve: Serve) -> None:
+    longest = MAX_HANDSHAKE_BYTES - 5 * 2  # with the heads of its records
+    async with serve() as served, plain(served.port) as long, plain(served.port) as longer:
+        long[1].write(half_message(longest))
+        longer[1].write(half_message(longest + 1))
+        assert await to_the_end(longer[0]) == b""
+        assert not long[0].at_eof()
+
+
+async def test_a_message_of_a_handshake_that_is_not_whole_counts_with_the_length_that_it_claims(serve: Serve) -> None:
+    most = 10 * (TLS_BYTES + HALF_MESSAGE_BYTES)
+    async with serve(max_unauthenticated_bytes=most) as served, contextlib.AsyncExitStack() as open_:
+        half = [await open_.enter_async_context(plain(served.port)) for _ in range(25)]
+        for _, writer in half:
+            writer.write(half_message(100))
+        assert await asyncio.gather(*(to_the_end(reader) for reader, _ in half[:15])) == [b""] * 15
+        streams = await dial(served.port)
+        assert b" 200 " in await answer(streams, get(served.port))
+        streams[1].close()
+        assert not any(reader.at_eof() for reader, _ in half[-5:])
+
+
+async def test_a_handshake_in_many_pieces_succeeds_and_counts_no_more_than_another(
+    serve: Serve, authority: Authority
+) -> None:
+    """The first message comes byte by byte, the last one together with more than a record of the request."""
+    async with serve(max_unauthenticated_bytes=2 * (TLS_BYTES + HALF_MESSAGE_BYTES)) as served:
+        others = [await asyncio.open_connection("127.0.0.1", served.port) for _ in range(3)]
+        async with plain(served.port) as (reader, writer):
+            incoming, outgoing = ssl.MemoryBIO(), ssl.MemoryBIO()
+            tls = authority.client_context().wrap_bio(incoming, outgoing, server_hostname="localhost")
+            with contextlib.suppress(ssl.SSLWantReadError):
+                tls.do_handshake()
+            for byte in outgoing.read():
+                writer.write(bytes([byte]))
+                await writer.drain()
+                await asyncio.sleep(0)
+            async with asyncio.timeout(DEADLINE_S):
+                while not is_done(tls):
+                    incoming.write(await reader.read(2**16))
+                tls.write(get(served.port) * 300)
+                writer.write(outgoing.read())
+                assert b" 200 " in await decrypted(tls, incoming, reader)
+        for other in others:
+            assert not other[0].at_eof()
+            other[1].close()
+
+
+def is_done(tls: ssl.SSLObject) -> bool:
+    """Go on with a handshake, and return whether it is complete."""
+    try:
+        tls.do_handshake()
+    except ssl.SSLWantReadError:
+        return False
+    return True
+
+
+async def decrypted(tls: ssl.SSLObject, incoming: ssl.MemoryBIO, reader: asyncio.StreamReader) -> bytes:
+    """The first bytes that the peer says."""
+    while True:
+        try:
+            return tls.read(2**16)
+        except ssl.SSLWantReadError:
+            incoming.write(await reader.read(2**16))
 
 
 async def test_bytes_that_are_no_tls_are_answered_with_an_alert(serve: Serve) -> None:

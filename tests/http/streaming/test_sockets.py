@@ -3,83 +3,16 @@
 import asyncio
 import contextlib
 import json
-import socket
 import struct
-from collections.abc import AsyncIterator
 
 import pytest
 
 from runtimed.core import Runtime
-from runtimed.feed.observer import MAX_UNSENT, Observer
-from runtimed.feed.unread import Unread
+from runtimed.feed.observer import MAX_UNSENT
 from runtimed.http.streaming.heartbeat import Heartbeat
 from runtimed.http.streaming.sockets import MAX_MESSAGE_BYTES
-from tests.http.conftest import TCP, TOKEN, Clock, Served, Transport, serving
-
-DEADLINE_S = 60
-TEXT, CLOSE, PING, PONG = 0x1, 0x8, 0x9, 0xA
-
-
-class RawObserver:
-    """A WebSocket client that does only what a test says."""
-
-    def __init__(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter, worker_id: str) -> None:
-        self.reader = reader
-        self.writer = writer
-        self.worker_id = worker_id
-
-    async def frame(self) -> tuple[int, bytes]:
-        """The opcode and the payload of the next frame."""
-        async with asyncio.timeout(DEADLINE_S):
-            first, size = await self.reader.readexactly(2)
-            if size == 126:
-                [size] = struct.unpack("!H", await self.reader.readexactly(2))
-            elif size == 127:
-                [size] = struct.unpack("!Q", await self.reader.readexactly(8))
-            return first & 0xF, await self.reader.readexactly(size)
-
-    async def frames(self, *, answer_close: bool = False) -> list[tuple[int, bytes]]:
-        """All frames up to the end of the connection."""
-        found = []
-        try:
-            while True:
-                found.append(await self.frame())
-                if answer_close and found[-1][0] == CLOSE:
-                    self.send(0x80 | CLOSE, found[-1][1][:2])
-        except (asyncio.IncompleteReadError, ConnectionError):
-            return found
-
-    def send(self, first: int, payload: bytes = b"", size: int | None = None) -> None:
-        """A frame with a mask of zeros; `size` is what its head says."""
-        size = len(payload) if size is None else size
-        length = bytes([0x80 | size]) if size < 126 else b"\xff" + struct.pack("!Q", size)
-        self.writer.write(bytes([first]) + length + bytes(4) + payload)
-
-
-@contextlib.asynccontextmanager
-async def observing(served: Served, query: str = "", worker_id: str | None = None) -> AsyncIterator[RawObserver]:
-    """An observer of a new Worker or of this one, for whom the kernel holds little that it does not read."""
-    if worker_id is None:
-        async with served.client.post(f"{served.url}/v1/workers", json={}) as answer:
-            worker_id = (await answer.json())["worker"]["worker_id"]
-    head = f"GET /v1/workers/{worker_id}/events/ws{query} HTTP/1.1\r\nHost: 127.0.0.1:{served.port}\r\n"
-    head += f"Authorization: Bearer {TOKEN}\r\nUpgrade: websocket\r\nConnection: Upgrade\r\n"
-    head += "Sec-WebSocket-Version: 13\r\nSec-WebSocket-Key: dGhlIHNhbXBsZSBub25jZQ==\r\n\r\n"
-    with contextlib.ExitStack() as undo:
-        client = undo.enter_context(socket.socket())
-        client.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 65536)
-        client.setblocking(False)
-        await asyncio.get_running_loop().sock_connect(client, ("127.0.0.1", served.port))
-        tls = Transport.used.get(served.port, TCP).client_tls
-        name = None if tls is None else "127.0.0.1"
-        reader, writer = await asyncio.open_connection(sock=client, ssl=tls, server_hostname=name)
-        undo.pop_all()
-    try:
-        writer.write(head.encode())
-        await reader.readuntil(b"\r\n\r\n")
-        yield RawObserver(reader, writer, worker_id)
-    finally:
-        writer.close()
+from tests.http.conftest import TOKEN, Clock, Served, Transport, serving
+from tests.http.streaming.conftest import CLOSE, DEADLINE_S, PING, PONG, TEXT, observing, say
 
 
 async def test_an_observer_that_answers_no_ping_is_cut_and_one_that_does_is_not(
@@ -158,31 +91,19 @@ async def test_nothing_is_read_behind_a_handshake_that_is_refused(served: Served
     assert said.count(b"HTTP/1.1 ") == 1
 
 
-@pytest.fixture(params=["tcp", "tls"])
-def tcp_or_tls(request: pytest.FixtureRequest) -> Transport:
-    return TCP if request.param == "tcp" else Transport("tls", authority=request.getfixturevalue("authority"))
-
-
 async def test_an_observer_that_left_too_much_unread_is_told_so_before_it_is_closed(
     runtime: Runtime,
     caplog: pytest.LogCaptureFixture,
     monkeypatch: pytest.MonkeyPatch,
     tcp_or_tls: Transport,
+    observed: list[asyncio.WriteTransport],
 ) -> None:
     # One after the other leaves 64 KiB and a message unread, what asyncio takes before it says stop. The two that are
     # dismissed for that fit into the last eighth of the limit.
-    transports: list[asyncio.WriteTransport] = []
-    enter = Unread.enter
-
-    def noting(unread: Unread, observer: Observer) -> None:
-        transports.append(observer.transport)
-        enter(unread, observer)
-
     def told() -> bool:
         return "max_unread_bytes is reached" in caplog.text
 
     monkeypatch.setattr("runtimed.http.streaming.sockets.CLOSE_TIMEOUT_S", 60.0)
-    monkeypatch.setattr(Unread, "enter", noting)
     async with (
         serving(runtime, {"send_bytes": 65536, "transport": tcp_or_tls}, max_unread_bytes=1_000_000) as served,
         contextlib.AsyncExitStack() as stack,
@@ -192,7 +113,7 @@ async def test_an_observer_that_left_too_much_unread_is_told_so_before_it_is_clo
             silent.append(await stack.enter_async_context(observing(served, "?events=user_message")))
             assert (await silent[-1].frame())[0] == TEXT
         async with asyncio.timeout(DEADLINE_S):
-            for observer, transport in zip(silent, transports, strict=True):
+            for observer, transport in zip(silent, observed, strict=True):
                 while transport.get_write_buffer_size() <= MAX_UNSENT and not told():
                     await say(served, observer.worker_id, "x" * 20_000)
         assert told()
@@ -208,16 +129,6 @@ async def test_an_observer_that_left_too_much_unread_is_told_so_before_it_is_clo
         assert json.loads(text)["diagnostic"]["code"] == "runtime.unavailable"
         assert "max_unread_bytes" in json.loads(text)["diagnostic"]["message"]
         assert closing == (CLOSE, struct.pack("!H", 1013) + b"runtime.unavailable")
-
-
-async def say(served: Served, worker_id: str, content: str) -> None:
-    """Have an echo Worker answer, and wait for the end of its run."""
-    url = f"{served.url}/v1/workers/{worker_id}/input"
-    async with served.client.post(url, json={"kind": "user", "content": content}) as answer:
-        assert answer.status == 200
-    async with asyncio.timeout(DEADLINE_S):
-        while served.runtime.worker(served.runtime.ref(worker_id)).execution.run_state == "busy":
-            await asyncio.sleep(0.01)
 
 
 class Member:

@@ -1,6 +1,7 @@
 """`runtimectl backup`: a whole file or none."""
 
 import os
+import re
 import signal
 import socket
 import stat
@@ -12,6 +13,7 @@ import pytest
 from runtimectl.job.private_file import PrivateFile
 from runtimed.store.sqlite.inspection import inspect
 from runtimed.store.sqlite.restore import restore
+from tests.programs import RUNTIMECTL
 from tests.runtimectl.conftest import Ctl, ServeRaw, StartCtl, StartDaemon, Until
 
 HEAD = b"HTTP/1.1 200 OK\r\nContent-Type: application/octet-stream\r\n"
@@ -160,3 +162,68 @@ def test_a_pipe_gets_the_backup_as_it_comes(
     assert done.returncode == 0
     assert found.startswith(b"SQLite format 3\0")
     assert done.stderr.endswith(f": {len(found)} bytes, not checked\n")
+
+
+@pytest.mark.usefixtures("daemon")
+@pytest.mark.parametrize("target", ["precious", "absent", "pipe", "folder"])
+def test_a_link_in_the_place_of_the_file_is_neither_followed_nor_replaced(
+    ctl: Ctl, tmp_path: Path, target: str
+) -> None:
+    (tmp_path / "precious").write_text("precious")
+    (tmp_path / "folder").mkdir()
+    os.mkfifo(tmp_path / "pipe")
+    link = tmp_path / "backup"
+    link.symlink_to(tmp_path / target)
+
+    done = ctl("backup", str(link))
+
+    problem = "Is a directory" if target == "folder" else "it is a symbolic link; name the file itself"
+    assert (done.returncode, done.stderr) == (2, f"runtimectl: cannot write {link}: {problem}\n")
+    assert link.readlink() == tmp_path / target
+    assert (tmp_path / "precious").read_text() == "precious"
+    assert not (tmp_path / "absent").exists()
+    assert list((tmp_path / "folder").iterdir()) == []
+
+
+def test_a_link_among_the_folders_of_the_path_is_followed(
+    start_daemon: StartDaemon, ctl: Ctl, tmp_path: Path
+) -> None:
+    start_daemon("--store", f"fs:{tmp_path / 'store'}")
+    (tmp_path / "folder").mkdir()
+    (tmp_path / "link").symlink_to("folder")
+
+    assert ctl("backup", str(tmp_path / "link" / "backup")).returncode == 0
+
+    assert (tmp_path / "folder" / "backup").read_bytes().startswith(b"SQLite format 3\0")
+    assert (tmp_path / "link").is_symlink()
+
+
+@pytest.mark.usefixtures("daemon")
+@pytest.mark.skipif(os.geteuid() != 0, reason="only root gives a pipe to another user")
+def test_a_pipe_of_another_user_gets_nothing(ctl: Ctl, tmp_path: Path) -> None:
+    pipe = tmp_path / "pipe"
+    os.mkfifo(pipe)
+    os.chown(pipe, 65_534, 65_534)
+    reader = os.open(pipe, os.O_RDONLY | os.O_NONBLOCK)
+    try:
+        done = ctl("backup", str(pipe))
+
+        assert (done.returncode, done.stderr) == (
+            2,
+            f"runtimectl: cannot write {pipe}: it is a pipe of another user\n",
+        )
+        assert os.read(reader, 1) == b""
+    finally:
+        os.close(reader)
+
+
+@pytest.mark.parametrize("name", ["/dev/stdout", "/dev/fd/1", "/proc/self/fd/1", "/dev/null"])
+def test_a_device_or_an_open_file_gets_the_backup_as_it_comes(
+    start_daemon: StartDaemon, env: dict[str, str], tmp_path: Path, name: str
+) -> None:
+    start_daemon("--store", f"fs:{tmp_path / 'store'}")
+
+    done = subprocess.run([*RUNTIMECTL, "backup", name], env=env, capture_output=True, check=True)
+
+    assert done.stdout.startswith(b"SQLite format 3\0") is (name != "/dev/null")
+    assert re.fullmatch(rf"runtimectl: {name}: [0-9]{{5,}} bytes, not checked\n", done.stderr.decode())
