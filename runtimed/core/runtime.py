@@ -9,7 +9,7 @@ from typing import Any, Self
 
 import attrs
 
-from runtimed.core.clock import SteadyClock
+from runtimed.core.clock import ExpiryClock, SteadyClock
 from runtimed.core.engine.backend_client import BackendClient
 from runtimed.core.engine.mailbox import Mailbox
 from runtimed.core.engine.sequencer import EventSubscriber, Sequencer
@@ -139,6 +139,7 @@ class Runtime:
         self._workspaces = workspaces
         self._wanted_id = RuntimeId(runtime_id) if runtime_id is not None else None
         self._clock = clock or SteadyClock()
+        self._expiry_clock = clock or ExpiryClock()
         self._restore = restore
         self._profiles = profiles
         self.quotas = Quotas(tenants or {})
@@ -234,7 +235,7 @@ class Runtime:
             statistics=Statistics(store, registry, lifecycle, self._profiles),
             creations=Creations(state.runtime_id, lifecycle, inputs, bundles, registry, queries, idempotency),
             idempotency=idempotency,
-            tokens=Tokens(sequencer, self._clock, admission, state.tokens, limits.max_tokens),
+            tokens=Tokens(sequencer, self._expiry_clock, admission, state.tokens, limits.max_tokens),
             draining=Draining(admission, sequencer, registry, lifecycle, queue, self._clock),
         )
 

@@ -18,8 +18,9 @@ from runtimed.model.token import CreateTokenRequest, NewToken, Token
 SECRET_BYTES = 32
 """256 bits, which are 43 characters."""
 
-MAX_TIMER_S = 3_600.0
-"""The longest time between two looks for expired tokens: timers of an event loop cannot be set for years."""
+MAX_TIMER_S = 60.0
+"""The longest time between two looks for expired tokens. Timers of an event loop stand still while the machine sleeps
+and do not follow a wall clock that is set."""
 
 T = TypeVar("T")
 

@@ -1,6 +1,7 @@
 """Tokens of a Runtime: what makes room for a new one, when one expires, and what a store keeps of them."""
 
 import asyncio
+import time
 from pathlib import Path
 
 import attrs
@@ -79,6 +80,46 @@ async def test_a_token_expires_by_itself_and_its_listeners_are_told_once(monkeyp
         assert runtime.authenticate(made.secret) is None
         await asyncio.sleep(0)
         assert ended.empty()
+
+
+async def test_a_token_expires_by_the_wall_clock_though_the_machine_was_asleep(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(tokens, "MAX_TIMER_S", 0.05)
+    wall_ns, ended = time.time_ns, asyncio.Queue[str]()
+    async with Runtime(MemoryStore()) as runtime:
+        runtime.watch_tokens(ended.put_nowait)
+        made = await runtime.create_token(wanted("ci", 3_600))
+
+        monkeypatch.setattr(time, "time_ns", lambda: wall_ns() + 3_601 * 10**9)
+
+        assert runtime.authenticate(made.secret) is None
+        async with asyncio.timeout(20):
+            assert await ended.get() == "ci"
+
+
+async def test_a_wall_clock_that_is_set_back_prolongs_no_token(monkeypatch: pytest.MonkeyPatch) -> None:
+    wall_ns = time.time_ns
+    async with Runtime(MemoryStore()) as runtime:
+        monkeypatch.setattr(time, "time_ns", lambda: wall_ns() - 3_600 * 10**9)
+        made = await runtime.create_token(wanted("ci", 1))
+
+        async with asyncio.timeout(20):
+            while runtime.authenticate(made.secret) is not None:
+                await asyncio.sleep(0.05)
+
+
+async def test_a_token_lives_as_long_as_asked_though_the_wall_clock_was_late_at_the_start(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    wall_ns = time.time_ns
+    monkeypatch.setattr(time, "time_ns", lambda: wall_ns() - 86_400 * 10**9)
+    async with Runtime(MemoryStore()) as runtime:
+        monkeypatch.setattr(time, "time_ns", wall_ns)
+        made = await runtime.create_token(wanted("ci", 3_600))
+
+        assert runtime.authenticate(made.secret) == made.token.principal
+        assert abs((made.token.expires_at_ms or 0) - wall_ns() // 10**6 - 3_600_000) < 600_000
 
 
 async def test_a_restart_knows_what_was_made_revoked_and_expired(tmp_path: Path) -> None:
