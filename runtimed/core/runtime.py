@@ -528,7 +528,8 @@ class Runtime:
         Raises:
             InvalidRequest: A field holds what it may not hold, or there are too many tokens.
             TokenExists: A token has the name.
-            Forbidden: The token would grant more than the principal has.
+            Forbidden: The token would grant more than the principal has, or live longer, or the principal's token
+                was revoked or has expired.
         """
         _log_command("tokens", principal)
         return await self._open.tokens.create(request, principal)
@@ -539,6 +540,7 @@ class Runtime:
         Raises:
             TokenNotFound: There is no such token, or it grants more than the principal has.
             InvalidRequest: It is the first token.
+            Forbidden: The principal's token was revoked or has expired.
         """
         _log_command("tokens", principal)
         await self._open.tokens.revoke(name, principal)

@@ -10,7 +10,8 @@ import pytest
 from runtimed.core import Runtime
 from runtimed.core.limits import Limits
 from runtimed.core.services import tokens
-from runtimed.errors import InvalidRequest, RuntimeStopped, TokenExists
+from runtimed.errors import Forbidden, InvalidRequest, RuntimeStopped, TokenExists
+from runtimed.model.principal import Principal
 from runtimed.model.token import CreateTokenRequest, Token
 from runtimed.store.memory import MemoryStore
 from runtimed.store.sqlite import SqliteStore
@@ -136,7 +137,7 @@ async def test_a_restart_knows_what_was_made_revoked_and_expired(tmp_path: Path)
         assert runtime.authenticate(kept.secret) == kept.token.principal
         assert [runtime.authenticate(one.secret) for one in (gone, short)] == [None, None]
         assert names(runtime) == ["default", "kept", "short"]
-        assert runtime.tokens()[1] == Token("kept", "observer", BORN_MS)
+        assert runtime.tokens()[1] == Token("kept", "observer", BORN_MS, created_by="token:default")
 
 
 async def test_tokens_that_are_made_and_revoked_at_once_end_in_the_order_of_the_calls(
@@ -149,6 +150,67 @@ async def test_tokens_that_are_made_and_revoked_at_once_end_in_the_order_of_the_
     async with Runtime(SqliteStore(tmp_path)) as runtime:
         assert names(runtime) == ["default", "ci"]
         assert runtime.authenticate(last.secret) == last.token.principal
+
+
+async def admin(runtime: Runtime, name: str, expires_in_s: int | None = None) -> Principal:
+    """The client of a new token with the role admin."""
+    made = await runtime.create_token(CreateTokenRequest(name, "admin", expires_in_s=expires_in_s))
+    return made.token.principal
+
+
+async def test_a_token_that_is_revoked_while_its_request_waits_makes_and_revokes_none(tmp_path: Path) -> None:
+    async with Runtime(SqliteStore(tmp_path)) as runtime:
+        ended = await admin(runtime, "ended")
+        await runtime.create_token(wanted("other"))
+
+        outcomes = await asyncio.gather(
+            runtime.revoke_token("ended"),
+            runtime.create_token(wanted("successor"), principal=ended),
+            runtime.revoke_token("other", principal=ended),
+            return_exceptions=True,
+        )
+
+        assert [type(one) for one in outcomes] == [type(None), Forbidden, Forbidden]
+        assert names(runtime) == ["default", "other"]
+
+
+async def test_the_namesake_of_a_revoked_token_does_not_lend_it_its_rights() -> None:
+    async with Runtime(MemoryStore()) as runtime:
+        ended = await admin(runtime, "ci")
+        await runtime.revoke_token("ci")
+        await runtime.create_token(wanted("ci"))
+
+        with pytest.raises(Forbidden, match="the token of this request was revoked or has expired"):
+            await runtime.create_token(wanted("successor"), principal=ended)
+
+
+async def test_a_token_that_expires_makes_none_that_outlives_it() -> None:
+    clock = Clock()
+    async with Runtime(MemoryStore(), clock=clock) as runtime:
+        short = await admin(runtime, "short", 3_600)
+        clock.now_ms += 600_000
+
+        for life in (None, 3_001):
+            with pytest.raises(Forbidden, match="expires_in_s: expected at most 3000: the token that makes this one"):
+                await runtime.create_token(wanted("long", life), principal=short)
+        made = await runtime.create_token(wanted("heir", 3_000), principal=short)
+
+        assert made.token.expires_at_ms == BORN_MS + 3_600_000
+        clock.now_ms += 3_000_000
+        with pytest.raises(Forbidden, match="has expired"):
+            await runtime.create_token(wanted("late", 1), principal=short)
+
+
+async def test_a_token_names_the_token_that_made_it() -> None:
+    async with Runtime(MemoryStore()) as runtime:
+        lead = await admin(runtime, "lead")
+        await runtime.create_token(wanted("ci"), principal=lead)
+
+        assert {token.name: token.created_by for token in runtime.tokens()} == {
+            "default": None,
+            "ci": "token:lead",
+            "lead": "token:default",
+        }
 
 
 async def test_a_call_whose_caller_leaves_is_finished() -> None:
