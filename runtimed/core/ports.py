@@ -13,7 +13,7 @@ from runtimed.core.histogram import CommitHistograms
 from runtimed.core.paging import PageSize
 from runtimed.core.state.activity import MAX_OPEN_TEXT
 from runtimed.core.state.backend_answer import BackendAnswer
-from runtimed.core.state.change import Change, EncodedEvent, Entry, StateAt, StoredState, TrimRange
+from runtimed.core.state.change import Change, EncodedEvent, Entry, EventPage, StateAt, StoredState, TrimRange
 from runtimed.model.bundle import ConfigBundle, Declaration, ProfileCheck
 from runtimed.model.diagnostic import Diagnostic
 from runtimed.model.event import Payload
@@ -121,17 +121,14 @@ class Store(Protocol):
             StoreCorrupt: The first event is damaged or missing, or events after `after` were trimmed.
         """
 
-    async def read_all_events(
-        self, after: int, upto: int, page: PageSize, tenant: str | None = None
-    ) -> Sequence[EncodedEvent]:
-        """Return the same for all Workers together, by sequence. Events of deleted Workers are left out.
+    async def read_all_events(self, after: int, upto: int, page: PageSize) -> Sequence[EncodedEvent]:
+        """Return the same for all Workers together, by sequence. Events of deleted Workers are left out."""
 
-        Args:
-            after: Only events with a sequence above this.
-            upto: Only events with a sequence of at most this.
-            page: The size of the page.
-            tenant: The tenant whose events the caller is after, or None for all. Those of others are among them, as
-                far as they are retained and sound: what is damaged, missing or trimmed of others raises nothing.
+    async def read_tenant_events(self, tenant: str, after: int, upto: int, page: PageSize) -> EventPage:
+        """Return the same for the Workers of a tenant together, with the sequence up to which the page is complete.
+
+        A read looks at few events of others, so a page may be empty although the next one is not. What is damaged,
+        missing or trimmed of others raises nothing.
         """
 
     async def oldest_events(

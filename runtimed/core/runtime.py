@@ -872,7 +872,7 @@ class Runtime:
     async def tenant_events(self, tenant: str, after: int, limit: int | None = None) -> EventPage:
         """Return the same for the Workers of one tenant, and how far the page is complete.
 
-        The limit also counts events of others, which are left out: a page may be empty and not the last one.
+        A page may be empty and not the last one: the store looks at few events of others at a time.
         """
         return await self._started.queries.tenant_events(tenant, after, limit)
 

@@ -136,9 +136,9 @@ class Queries:
         page = self._event_page(limit)
         async with retained(self._registry.of_tenant(tenant), after):
             head = self._sequencer.head
-            found = await self._store.read_all_events(after, head, page, tenant) if after < head else ()
-        own = [event for event in found if self.tenant(event.worker_id) == tenant]
-        return EventPage(own, found[-1].sequence if found else max(after, head))
+            if after >= head:
+                return EventPage((), after)
+            return await self._store.read_tenant_events(tenant, after, head, page)
 
     async def runtime_events(self, after: int, limit: int | None, principal: Principal) -> Sequence[RuntimeEvent]:
         """Return a page of runtime events, as Runtime.runtime_events says."""
