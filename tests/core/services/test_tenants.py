@@ -240,6 +240,11 @@ async def test_tenants_have_bundles_of_their_own(make_store: MakeStore, backend:
             principal.tenant: [(one.id, one.revision, one.tenant) for one in runtime.bundles(principal=principal)]
             for principal in (ACME, OTHER, ADMIN)
         }
+        narrowed = {
+            principal.tenant: [one.id for one in runtime.bundles(principal=labeled(principal, team="red"))]
+            for principal in (ACME, ADMIN)
+        }
+        assert narrowed == {"acme": ["same"], None: ["free", "same", "same"]}
         assert listed == {
             "acme": [("same", "1", "acme")],
             "other": [("same", "2", "other")],
