@@ -153,9 +153,16 @@ class Store(Protocol):
         """Return the bytes of the payloads of a Worker's retained events with a sequence of at most `upto`."""
 
     async def read_runtime_events(
-        self, after: int, page: PageSize, tenant: str | None = None
+        self, after: int, page: PageSize, tenant: str | None = None, workers: Collection[WorkerId] | None = None
     ) -> Sequence[RuntimeEvent]:
-        """Return runtime events with an id above `after`, oldest first: those of one tenant, or of all with None."""
+        """Return runtime events, oldest first.
+
+        Args:
+            after: Only those with an id above this.
+            page: The size of the page.
+            tenant: Only those of this tenant, or None for all.
+            workers: Only those about these Workers, whatever `tenant` is; or None for all.
+        """
 
     async def state_at(self, worker_id: WorkerId, sequence: int) -> StateAt:
         """Return the state of a Worker right after its newest event with a sequence of at most `sequence`.

@@ -414,6 +414,9 @@ async def test_the_tenants_of_workers_and_of_runtime_events_come_back(host: Host
         assert [event.id for event in await host.store.read_runtime_events(0, PageSize(1, 1), "a")] == [1]
         assert [event.id for event in await host.store.read_runtime_events(1, WIDE, "a")] == [4]
         assert list(await host.store.read_runtime_events(0, WIDE, "c")) == []
+        of_two = [host.store.read_runtime_events(place, WIDE, workers={FIRST, SECOND}) for place in (0, 2)]
+        assert [[event.id for event in await found] for found in of_two] == [[1, 2, 4], [4]]
+        assert list(await host.store.read_runtime_events(0, WIDE, workers=())) == []
     assert (await host.store.check()).findings == ()
 
 

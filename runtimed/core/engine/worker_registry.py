@@ -126,6 +126,10 @@ class WorkerRegistry:
         held = self._of_tenant_or_all(principal).values()
         return [one for one in held if self.is_visible(one.worker.worker_id, principal)] if principal.labels else held
 
+    def visible_ids(self, principal: Principal) -> frozenset[WorkerId]:
+        """Return the ids of the Workers that a client may know of."""
+        return frozenset(mailbox.worker.worker_id for mailbox in self.visible(principal))
+
     def _of_tenant_or_all(self, principal: Principal) -> Mapping[WorkerId, Mailbox]:
         return self._mailboxes if principal.tenant is None else self.of_tenant(principal.tenant).mailboxes
 

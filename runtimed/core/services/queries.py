@@ -142,15 +142,9 @@ class Queries:
 
     async def runtime_events(self, after: int, limit: int | None, principal: Principal) -> Sequence[RuntimeEvent]:
         """Return a page of runtime events, as Runtime.runtime_events says."""
-        page = self.limits.event_page
-        wanted = page.at_most(limit)
-        if not principal.labels:
-            return await self._store.read_runtime_events(after, wanted, principal.tenant)
-        while found := await self._store.read_runtime_events(after, page, principal.tenant):
-            after = found[-1].id
-            if shown := [one for one in found if self._is_visible(one.worker_id, principal)]:
-                return shown[: wanted.items]
-        return ()
+        page = self.limits.event_page.at_most(limit)
+        workers = self._registry.visible_ids(principal) if principal.labels else None
+        return await self._store.read_runtime_events(after, page, principal.tenant, workers)
 
     def diagnostics(self, kept: Sequence[Diagnostic], principal: Principal) -> tuple[Diagnostic, ...]:
         """Return those of the diagnostics that are about Workers which a client sees."""

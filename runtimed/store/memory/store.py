@@ -171,12 +171,16 @@ class MemoryStore:
         return self._reading().measure(worker_id, upto)
 
     async def read_runtime_events(
-        self, after: int, page: PageSize, tenant: str | None = None
+        self, after: int, page: PageSize, tenant: str | None = None, workers: Collection[WorkerId] | None = None
     ) -> Sequence[RuntimeEvent]:
         self._reading()
-        if tenant is None:
+        if tenant is None and workers is None:
             return self._read(records.RUNTIME_EVENTS, after, page.items)
-        found = (event for event in self._read(records.RUNTIME_EVENTS, after) if event.tenant == tenant)
+        found = (
+            event
+            for event in self._read(records.RUNTIME_EVENTS, after)
+            if (event.tenant == tenant if workers is None else event.worker_id in workers)
+        )
         return list(islice(found, page.items))
 
     async def read_records(self, table: Table[Any, D], after: Any, page: PageSize) -> Sequence[D]:

@@ -3,7 +3,7 @@
 import contextlib
 import json
 from bisect import bisect_left
-from collections.abc import Collection, Iterable, Iterator, Sequence
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from heapq import merge, nsmallest
 from itertools import islice
 from struct import Struct
@@ -18,6 +18,7 @@ from runtimed.core.state.activity import Activity
 from runtimed.core.state.change import EncodedEvent, Entry, EventPage, StateAt, TrimRange
 from runtimed.errors import StoreCorrupt
 from runtimed.model.identity import WorkerId, worker_id
+from runtimed.model.runtime import RuntimeEvent
 from runtimed.store.pages import (
     LOOK_AHEAD,
     check_retained,
@@ -28,7 +29,16 @@ from runtimed.store.pages import (
     replay,
     trim_ranges,
 )
-from runtimed.store.records import ENTRIES, EVENTS, TRIM_POINTS, StoredEvent, TrimPoint, number_of, skip_damaged
+from runtimed.store.records import (
+    ENTRIES,
+    EVENTS,
+    RUNTIME_EVENTS,
+    TRIM_POINTS,
+    StoredEvent,
+    TrimPoint,
+    number_of,
+    skip_damaged,
+)
 from runtimed.store.tables import Row, Table, checksum_seed
 
 T = TypeVar("T")
@@ -38,6 +48,8 @@ _EVENT_SEED = checksum_seed(EVENTS.name)
 
 SIZES_AT_ONCE = 16
 """How many events of one Worker are looked at together when the oldest of several Workers are searched."""
+
+NO_BINDINGS: Mapping[str, str] = {}
 
 REPLAY_PAGE = PageSize(items=1_000, max_bytes=1024 * 1024)
 
@@ -83,6 +95,8 @@ _SIZES = """
     WHERE worker = ? AND sequence > ? AND sequence <= ? ORDER BY sequence LIMIT ?
 """
 _SIZE = f"SELECT sum(length(payload)) FROM event {_OF_WORKER} AND sequence <= :upto"  # noqa: S608
+_ABOUT_WORKERS = "worker IN (SELECT value FROM json_each(:workers))"
+_ABOUT_TENANT = "tenant = :tenant AND tenant <> ''"
 _TRIMMED_BEHIND = "SELECT worker, sequence FROM floor WHERE sequence > :after LIMIT 1"
 _TRIMMED_BEHIND_OF_TENANT = """
     SELECT floor.worker, floor.sequence FROM worker JOIN floor ON floor.worker = number
@@ -280,16 +294,36 @@ def measure_events(connection: apsw.Connection, worker: WorkerId, upto: int) -> 
 
 
 def records_after(
-    connection: apsw.Connection, table: Table[Any, T], after: Any, page: PageSize, tenant: str | None = None
+    connection: apsw.Connection,
+    table: Table[Any, T],
+    after: Any,
+    page: PageSize,
+    condition: str = "TRUE",
+    bindings: Mapping[str, str] = NO_BINDINGS,
 ) -> Sequence[T]:
-    """Return the values of rows above a key, by key, at most `page.items`: those of a tenant, or of all with None.
+    """Return the values of rows above a key, by key, at most `page.items`, as far as a condition in SQL holds.
 
     Damaged rows are logged and left out. They do not count, because an empty page would look like the last one.
     """
-    of_tenant = "" if tenant is None else " AND tenant = :tenant"
-    query = f"{table.select} WHERE {table.key} > :after{of_tenant} ORDER BY {table.key}"
-    with contextlib.closing(connection.execute(query, {"after": after, "tenant": tenant})) as rows:
+    query = f"{table.select} WHERE {table.key} > :after AND {condition} ORDER BY {table.key}"
+    with contextlib.closing(connection.execute(query, {**bindings, "after": after})) as rows:
         return list(islice(skip_damaged(table, rows), page.items))
+
+
+def runtime_events_after(
+    connection: apsw.Connection,
+    after: int,
+    page: PageSize,
+    tenant: str | None,
+    workers: Collection[WorkerId] | None,
+) -> Sequence[RuntimeEvent]:
+    """Return a page of runtime events: of these Workers, or else of one tenant, or else all."""
+    condition, bindings = "TRUE", dict[str, str]()
+    if workers is not None:
+        condition, bindings = _ABOUT_WORKERS, {"workers": json.dumps([number_of(name) for name in workers])}
+    elif tenant is not None:
+        condition, bindings = _ABOUT_TENANT, {"tenant": tenant}
+    return records_after(connection, RUNTIME_EVENTS, after, page, condition, bindings)
 
 
 def is_purged(connection: apsw.Connection, worker: WorkerId) -> bool:

@@ -139,9 +139,9 @@ class SqliteStore:
         return await self._read(queries.measure_events, worker_id, upto)
 
     async def read_runtime_events(
-        self, after: int, page: PageSize, tenant: str | None = None
+        self, after: int, page: PageSize, tenant: str | None = None, workers: Collection[WorkerId] | None = None
     ) -> Sequence[RuntimeEvent]:
-        return await self._reading().run(queries.records_after, records.RUNTIME_EVENTS, after, page, tenant)
+        return await self._reading().run(queries.runtime_events_after, after, page, tenant, workers)
 
     async def read_records(self, table: Table[Any, D], after: Any, page: PageSize) -> Sequence[D]:
         """Read a table by key.

@@ -2,7 +2,7 @@
 
 import asyncio
 import contextlib
-from collections.abc import AsyncIterator, Callable, Coroutine, Mapping
+from collections.abc import AsyncIterator, Callable, Coroutine, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -29,6 +29,7 @@ from runtimed.model.identity import WorkerId, WorkerRef
 from runtimed.model.interaction import WorkerInput
 from runtimed.model.permission import PermissionOption, Question
 from runtimed.model.principal import ADMIN, Principal
+from runtimed.model.runtime import RuntimeEvent
 from runtimed.model.worker import BuiltinProfile, BundleReference, CreateWorkerRequest, RuntimeDefaultProfile
 from runtimed.store.memory import MemoryStore
 from runtimed.store.sqlite import SqliteStore
@@ -188,6 +189,25 @@ async def test_the_labels_of_a_token_narrow_what_its_client_sees(make_store: Mak
         ]
         with pytest.raises(WorkerNotFound):
             runtime.worker(red, principal=labeled(ACME, team="blue"))
+
+
+async def test_a_page_of_history_for_a_token_with_labels_is_one_read_whatever_others_do(
+    backend: FakeBackend,
+) -> None:
+    reads = list[int]()
+
+    class CountingStore(MemoryStore):
+        async def read_runtime_events(self, after: int, *wanted: Any) -> Sequence[RuntimeEvent]:
+            reads.append(after)
+            return await super().read_runtime_events(after, *wanted)
+
+    async with running(CountingStore(), backend, max_event_batch_items=2) as runtime:
+        for _ in range(10):
+            await made(runtime, ACME, team="blue")
+        red = await made(runtime, ACME, team="red")
+
+        assert await recorded(runtime, labeled(ACME, team="red")) == [("worker_created", red.worker_id)]
+        assert reads == [0]
 
 
 async def test_a_worker_gets_the_labels_of_the_token_that_creates_it(backend: FakeBackend) -> None:
