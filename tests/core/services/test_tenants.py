@@ -19,6 +19,9 @@ from runtimed.errors import (
     InvalidRequest,
     RateLimited,
     RuntimedError,
+    StoreCorrupt,
+    StoreError,
+    StoreIo,
     WorkerNotFound,
 )
 from runtimed.model.bundle import BundleMetadata, BundleProfile, ConfigBundle, Provenance
@@ -396,3 +399,46 @@ async def test_a_tenant_may_fill_the_bytes_that_its_deleted_workers_had(
         await chatter(runtime, backend, kept, 150)
 
         assert runtime.retained_after(kept) == 0
+
+
+class FailingStore(MemoryStore):
+    """A store that cannot measure the events of some Workers."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.errors = dict[WorkerId, StoreError]()
+        self.failed = 0
+
+    async def measure_events(self, worker_id: WorkerId, upto: int) -> int:
+        if worker_id in self.errors:
+            self.failed += 1
+            raise self.errors[worker_id]
+        return await super().measure_events(worker_id, upto)
+
+
+async def test_events_that_could_not_be_measured_are_measured_again(backend: FakeBackend) -> None:
+    store = FailingStore()
+    async with running(store, backend) as runtime:
+        ref = await made(runtime, ACME)
+        await chatter(runtime, backend, ref, 100)
+        store.errors[ref.worker_id] = StoreIo("the disk does not answer")
+        runtime.reload_tenants({"acme": TenantLimits(max_event_bytes=5_000)})
+        await until(lambda: store.failed > 0)
+        store.errors.clear()
+
+        await chatter(runtime, backend, ref, 1)
+
+        await until(lambda: runtime.row(ref).retained * EVENT_BYTES <= 5_000)
+
+
+async def test_a_worker_whose_events_are_damaged_keeps_no_others_from_being_trimmed(backend: FakeBackend) -> None:
+    store = FailingStore()
+    async with running(store, backend) as runtime:
+        damaged, *others = [await made(runtime, ACME) for _ in range(3)]
+        for ref in others:
+            await chatter(runtime, backend, ref, 100)
+        store.errors[damaged.worker_id] = StoreCorrupt("a page is damaged")
+
+        runtime.reload_tenants({"acme": TenantLimits(max_event_bytes=5_000)})
+
+        await until(lambda: sum(runtime.row(ref).retained for ref in others) * EVENT_BYTES <= 5_000)
