@@ -12,6 +12,7 @@ import pytest
 from runtimed.core import Runtime, Store
 from runtimed.core.engine.worker_registry import WorkerFilter
 from runtimed.core.limits import Limits, TenantLimits
+from runtimed.core.state.change import StateAt
 from runtimed.errors import (
     ConfigBundleDigestMismatch,
     ConfigBundleMissing,
@@ -442,3 +443,28 @@ async def test_a_worker_whose_events_are_damaged_keeps_no_others_from_being_trim
         runtime.reload_tenants({"acme": TenantLimits(max_event_bytes=5_000)})
 
         await until(lambda: sum(runtime.row(ref).retained for ref in others) * EVENT_BYTES <= 5_000)
+
+
+async def test_a_trim_that_a_deletion_overtakes_expires_no_cursor_of_the_tenant(backend: FakeBackend) -> None:
+    reading, may_read = asyncio.Event(), asyncio.Event()
+
+    class HeldStore(MemoryStore):
+        async def state_at(self, worker_id: WorkerId, sequence: int) -> StateAt:
+            reading.set()
+            await may_read.wait()
+            return await super().state_at(worker_id, sequence)
+
+    async with running(HeldStore(), backend, {"acme": TenantLimits(max_event_bytes=5_000)}) as runtime:
+        kept, gone = await made(runtime, ACME), await made(runtime, ACME)
+        await chatter(runtime, backend, kept, 1)
+        await chatter(runtime, backend, gone, 100)
+        await reading.wait()
+        for ref in (gone, kept):
+            await runtime.cancel_worker(ref)
+            await runtime.delete_worker(ref)
+        may_read.set()
+        fresh = await made(runtime, ACME)
+        await chatter(runtime, backend, fresh, 10)
+
+        assert runtime.tenant_retained_after("acme") == runtime.fleet_retained_after == 0
+        assert len((await runtime.tenant_events("acme", 0)).events) == 10
