@@ -6,7 +6,7 @@ from hashlib import sha256
 
 from runtimed.core.state.labels import check_labels
 from runtimed.errors import Forbidden, InvalidRequest, TokenExists, TokenNotFound
-from runtimed.model.principal import ADMIN, Principal
+from runtimed.model.principal import ADMIN, ANYONE, Principal
 from runtimed.model.token import CreateTokenRequest, Token
 
 MAX_NAME = 63
@@ -115,6 +115,8 @@ def _check_fields(request: CreateTokenRequest) -> None:
         raise InvalidRequest(f"name: expected {NAME_RULE}")
     if request.name == FIRST.name:
         raise InvalidRequest(f"name: {FIRST.name} is the name of the first token; choose another one")
+    if request.name == ANYONE.name:
+        raise InvalidRequest(f"name: {ANYONE.name} is the name of clients without a token; choose another one")
     if request.tenant is not None and not NAME.fullmatch(request.tenant):
         raise InvalidRequest(f"tenant: expected {NAME_RULE}")
     check_labels(request.labels)

@@ -210,6 +210,7 @@ async def test_a_token_is_shown_without_its_secret_ever_after(served: Served) ->
         ({"name": "-a"}, "invalid_request", "name: expected 1 to 63 characters"),
         ({"name": "a/b"}, "invalid_request", "name: expected 1 to 63 characters"),
         ({"name": "default"}, "invalid_request", "name: default is the name of the first token"),
+        ({"name": "anonymous"}, "invalid_request", "name: anonymous is the name of clients without a token"),
         ({"role": "root"}, "invalid_json", "role: expected one of observer, operator, admin, node"),
         ({"tenant": "a b"}, "invalid_request", "tenant: expected 1 to 63 characters"),
         ({"labels": {"": "x"}}, "invalid_request", "labels: expected keys"),
