@@ -85,6 +85,8 @@ class AuditLog:
         """Why the daemon does not count as ready; None while it does, or if the log is not required."""
         if not self._policy.required:
             return None
+        if not self._is_closing and not self._thread.is_alive():
+            return "audit_failed: the thread that writes the audit log has ended"
         if self._problem is not None:
             return f"audit_failed: the audit log cannot be written: {self._problem}"
         return "audit_failed: the audit log is written too slowly" if self._is_crowded else None
@@ -165,8 +167,7 @@ class AuditLog:
                 self._wake.clear()
             elif not self._batch and self._is_closing and self._queue.empty():
                 break
-        if self._destination is not None:
-            self._destination.close()
+        self._close_destination()
 
     def _fill_batch(self) -> None:
         """Wait for records, or for `_rouse`, and take up to MAX_BATCH of them."""
@@ -182,9 +183,15 @@ class AuditLog:
 
     def _change_destination(self) -> None:
         while self._reopened:
+            self._close_destination()
+            self._destination = self._reopened.popleft()
+
+    def _close_destination(self) -> None:
+        try:
             if self._destination is not None:
                 self._destination.close()
-            self._destination = self._reopened.popleft()
+        except OSError as error:
+            log.error("the newest lines of the audit log may not be on the disk", extra={"reason": error})
 
     def _write_batch(self) -> bool:
         """Write the batch, and before it how many records were lost. Returns whether all of it is written."""
@@ -194,9 +201,9 @@ class AuditLog:
         try:
             if self._destination is not None:
                 self._destination.write(lines)
-        except NotWritten as error:
-            self._note_failure(str(error))
-            written = error.written
+        except Exception as error:  # noqa: BLE001 no failure may end the thread while records wait
+            self._note_failure(str(error) or type(error).__name__)
+            written = error.written if isinstance(error, NotWritten) else 0
         else:
             self._note_success()
             written = len(lines)

@@ -1,6 +1,5 @@
 """Where audit lines are written: a file, or the journal of systemd. All methods block."""
 
-import contextlib
 import os
 import socket
 import stat
@@ -48,7 +47,7 @@ class Destination(Protocol):
         """Write whole lines, in their order. Raises NotWritten."""
 
     def close(self) -> None:
-        """Close it."""
+        """Close it. Raises OSError."""
 
 
 def open_destination(policy: AuditPolicy, journal: Path = JOURNAL_SOCKET) -> Destination | None:
@@ -105,10 +104,11 @@ class AuditFile:
         self._is_torn = False
 
     def close(self) -> None:
-        """Close the file, once its lines are on the disk."""
-        with contextlib.suppress(OSError):
+        """Close the file, once its lines are on the disk. Raises OSError, after which it is closed as well."""
+        try:
             os.fdatasync(self._descriptor)
-        os.close(self._descriptor)
+        finally:
+            os.close(self._descriptor)
 
     def _cut_off(self, before: int, written: int) -> None:
         """Remove a part of the lines, unless somebody else has written behind it: then a line feed has to end it."""

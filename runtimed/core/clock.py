@@ -15,3 +15,15 @@ class SteadyClock:
     def unix_ms(self) -> int:
         """Return the Unix time in milliseconds."""
         return (self._offset_ns + time.monotonic_ns()) // 1_000_000
+
+
+class ExpiryClock(SteadyClock):
+    """The later of a steady clock and the wall clock.
+
+    A steady clock stands still while the machine sleeps, and may have started with a wall clock that was late. The
+    wall clock may be set back. Neither prolongs what expires by this clock.
+    """
+
+    def unix_ms(self) -> int:
+        """Return the Unix time in milliseconds."""
+        return max(super().unix_ms(), time.time_ns() // 1_000_000)

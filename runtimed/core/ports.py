@@ -13,7 +13,7 @@ from runtimed.core.histogram import CommitHistograms
 from runtimed.core.paging import PageSize
 from runtimed.core.state.activity import MAX_OPEN_TEXT
 from runtimed.core.state.backend_answer import BackendAnswer
-from runtimed.core.state.change import Change, EncodedEvent, Entry, StateAt, StoredState, TrimRange
+from runtimed.core.state.change import Change, EncodedEvent, Entry, EventPage, StateAt, StoredState, TrimRange
 from runtimed.model.bundle import ConfigBundle, Declaration, ProfileCheck
 from runtimed.model.diagnostic import Diagnostic
 from runtimed.model.event import Payload
@@ -121,17 +121,14 @@ class Store(Protocol):
             StoreCorrupt: The first event is damaged or missing, or events after `after` were trimmed.
         """
 
-    async def read_all_events(
-        self, after: int, upto: int, page: PageSize, tenant: str | None = None
-    ) -> Sequence[EncodedEvent]:
-        """Return the same for all Workers together, by sequence. Events of deleted Workers are left out.
+    async def read_all_events(self, after: int, upto: int, page: PageSize) -> Sequence[EncodedEvent]:
+        """Return the same for all Workers together, by sequence. Events of deleted Workers are left out."""
 
-        Args:
-            after: Only events with a sequence above this.
-            upto: Only events with a sequence of at most this.
-            page: The size of the page.
-            tenant: The tenant whose events the caller is after, or None for all. Those of others are among them, as
-                far as they are retained and sound: what is damaged, missing or trimmed of others raises nothing.
+    async def read_tenant_events(self, tenant: str, after: int, upto: int, page: PageSize) -> EventPage:
+        """Return the same for the Workers of a tenant together, with the sequence up to which the page is complete.
+
+        A read looks at few events of others, so a page may be empty although the next one is not. What is damaged,
+        missing or trimmed of others raises nothing.
         """
 
     async def oldest_events(
@@ -156,9 +153,16 @@ class Store(Protocol):
         """Return the bytes of the payloads of a Worker's retained events with a sequence of at most `upto`."""
 
     async def read_runtime_events(
-        self, after: int, page: PageSize, tenant: str | None = None
+        self, after: int, page: PageSize, tenant: str | None = None, workers: Collection[WorkerId] | None = None
     ) -> Sequence[RuntimeEvent]:
-        """Return runtime events with an id above `after`, oldest first: those of one tenant, or of all with None."""
+        """Return runtime events, oldest first.
+
+        Args:
+            after: Only those with an id above this.
+            page: The size of the page.
+            tenant: Only those of this tenant, or None for all.
+            workers: Only those about these Workers, whatever `tenant` is; or None for all.
+        """
 
     async def state_at(self, worker_id: WorkerId, sequence: int) -> StateAt:
         """Return the state of a Worker right after its newest event with a sequence of at most `sequence`.

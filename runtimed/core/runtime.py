@@ -9,7 +9,7 @@ from typing import Any, Self
 
 import attrs
 
-from runtimed.core.clock import SteadyClock
+from runtimed.core.clock import ExpiryClock, SteadyClock
 from runtimed.core.engine.backend_client import BackendClient
 from runtimed.core.engine.mailbox import Mailbox
 from runtimed.core.engine.sequencer import EventSubscriber, Sequencer
@@ -139,6 +139,7 @@ class Runtime:
         self._workspaces = workspaces
         self._wanted_id = RuntimeId(runtime_id) if runtime_id is not None else None
         self._clock = clock or SteadyClock()
+        self._expiry_clock = clock or ExpiryClock()
         self._restore = restore
         self._profiles = profiles
         self.quotas = Quotas(tenants or {})
@@ -234,7 +235,7 @@ class Runtime:
             statistics=Statistics(store, registry, lifecycle),
             creations=Creations(state.runtime_id, lifecycle, inputs, bundles, registry, queries, idempotency),
             idempotency=idempotency,
-            tokens=Tokens(sequencer, self._clock, admission, state.tokens, limits.max_tokens),
+            tokens=Tokens(sequencer, self._expiry_clock, admission, state.tokens, limits.max_tokens),
             draining=Draining(admission, sequencer, registry, lifecycle, queue, self._clock),
         )
 
@@ -527,7 +528,8 @@ class Runtime:
         Raises:
             InvalidRequest: A field holds what it may not hold, or there are too many tokens.
             TokenExists: A token has the name.
-            Forbidden: The token would grant more than the principal has.
+            Forbidden: The token would grant more than the principal has, or live longer, or the principal's token
+                was revoked or has expired.
         """
         _log_command("tokens", principal)
         return await self._open.tokens.create(request, principal)
@@ -538,6 +540,7 @@ class Runtime:
         Raises:
             TokenNotFound: There is no such token, or it grants more than the principal has.
             InvalidRequest: It is the first token.
+            Forbidden: The principal's token was revoked or has expired.
         """
         _log_command("tokens", principal)
         await self._open.tokens.revoke(name, principal)
@@ -869,7 +872,7 @@ class Runtime:
     async def tenant_events(self, tenant: str, after: int, limit: int | None = None) -> EventPage:
         """Return the same for the Workers of one tenant, and how far the page is complete.
 
-        The limit also counts events of others, which are left out: a page may be empty and not the last one.
+        A page may be empty and not the last one: the store looks at few events of others at a time.
         """
         return await self._started.queries.tenant_events(tenant, after, limit)
 

@@ -171,7 +171,7 @@ class Feed:
             ref: The Worker to read, or None for all.
             selection: Which events to return.
             cursor: Return events after this cursor, or None to start at the oldest retained event.
-            limit: The events to read, or None for the Runtime's limit. Those of other tenants count too.
+            limit: The events to read, or None for the Runtime's limit.
             principal: Who reads. It reads only events of Workers that it sees.
 
         Raises:

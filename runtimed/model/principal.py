@@ -85,9 +85,13 @@ class Principal:
         """Whether it sees everything: neither a tenant nor labels narrow it."""
         return self.tenant is None and not self.labels
 
+    def sees_tenant(self, tenant: str | None) -> bool:
+        """Return whether it sees what belongs to a tenant, or to none."""
+        return self.tenant in {None, tenant}
+
     def sees(self, tenant: str | None, labels: Mapping[str, str]) -> bool:
         """Return whether it sees the Workers of a tenant that have these labels."""
-        return self.tenant in {None, tenant} and all(labels.get(key) == value for key, value in self.labels)
+        return self.sees_tenant(tenant) and all(labels.get(key) == value for key, value in self.labels)
 
     @property
     def actor(self) -> str:

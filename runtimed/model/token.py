@@ -35,6 +35,7 @@ class Token:
         tenant: The only tenant whose Workers, bundles and events its client sees and makes.
         labels: Of these Workers its client sees those that have all of these labels.
         expires_at_ms: From this Unix time in milliseconds on it is refused.
+        created_by: The client that made it, as `token:NAME`. Left out for `default`.
     """
 
     name: str
@@ -43,6 +44,7 @@ class Token:
     tenant: str | None = None
     labels: dict[str, str] = attrs.field(factory=dict)
     expires_at_ms: int | None = None
+    created_by: str | None = None
 
     @property
     def principal(self) -> Principal:

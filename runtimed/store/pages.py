@@ -18,6 +18,9 @@ T = TypeVar("T")
 
 ONE = PageSize(items=1, max_bytes=1)
 
+LOOK_AHEAD = 5_000
+"""How many sequences a read of one tenant's events looks at. Those of others cost time, and reads must be short."""
+
 
 def fill_page(rows: Iterable[T], page: PageSize, size: Callable[[T], int]) -> list[T]:
     """Return the first rows, up to the one that fills the page. `size` returns the bytes of a row."""
@@ -28,6 +31,11 @@ def fill_page(rows: Iterable[T], page: PageSize, size: Callable[[T], int]) -> li
         if total >= page.max_bytes:
             break
     return kept
+
+
+def is_filled(events: Sequence[EncodedEvent], page: PageSize) -> bool:
+    """Return whether these events fill a page."""
+    return len(events) >= page.items or sum(len(event.payload) for event in events) >= page.max_bytes
 
 
 def entry_size(entry: Entry) -> int:
@@ -51,15 +59,12 @@ def attachments_in(found: Sequence[InputAttachments], worker_id: WorkerId, event
     return next((one.attachments for one in found if (one.worker_id, one.event) == (worker_id, event)), ())
 
 
-def up_to_gap(
-    events: Sequence[StoredEvent], after: int, is_foreign: Callable[[WorkerId], bool] = lambda _: False
-) -> Sequence[StoredEvent]:
+def up_to_gap(events: Sequence[StoredEvent], after: int) -> Sequence[StoredEvent]:
     """Return the events before the first missing one.
 
     Args:
         events: Events of any Workers after `after`, by sequence.
         after: The sequence after which they were read.
-        is_foreign: Whether it does not matter what is missing of a Worker.
 
     Raises:
         StoreCorrupt: The first one is missing.
@@ -67,7 +72,7 @@ def up_to_gap(
     newest: dict[WorkerId, int] = {}
     for stored in events:
         name, previous = stored.event.worker_id, stored.previous
-        if (previous != newest[name] if name in newest else previous > after) and not is_foreign(name):
+        if previous != newest[name] if name in newest else previous > after:
             kept = [other for other in events if other.event.sequence < previous]
             if not kept:
                 raise missing_event(previous, name)

@@ -436,6 +436,7 @@ RUNTIME_EVENTS: Table[RuntimeEvent, RuntimeEvent] = Table(
     decode=_decode_runtime_event,
     describe=lambda row: f"the runtime event {row[0]}",
     part="runtime_events",
+    indexes=("CREATE INDEX runtime_event_tenant ON runtime_event (tenant) WHERE tenant <> ''",),
     counter=Counter("runtime_event_id", "id", "runtime_event_id"),
     expiry=Expiry(attrgetter("runtime_events_left"), keeps_newest=True),
 )

@@ -2,6 +2,7 @@
 
 import asyncio
 import contextlib
+import errno
 import json
 import os
 import socket
@@ -14,6 +15,7 @@ from typing import Any
 import pytest
 
 from runtimed.audit import AuditLog, AuditPolicy, AuditRecord, audit_log
+from runtimed.audit.destinations import AuditFile
 from runtimed.audit.record import MAX_TEXT
 from runtimed.errors import ConfigurationError
 from tests.acceptance.daemon.conftest import until
@@ -241,6 +243,71 @@ def test_the_journal_gets_each_line_as_an_entry_that_can_be_selected(journal: Fa
 def test_a_journal_that_is_not_there_is_refused_by_name(tmp_path: Path) -> None:
     with pytest.raises(ConfigurationError, match=r"^audit\.file: journal: No such file"):
         AuditLog(AuditPolicy("journal"), journal=tmp_path / "journal")
+
+
+def fail_to_close(self: AuditFile) -> None:
+    raise OSError(errno.EIO, "Input/output error")
+
+
+def test_a_file_that_cannot_be_closed_keeps_no_line_out_of_the_next_one(
+    file: Path, opened: AuditLog, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    opened.record(record("before"))
+    until(partial(_has_lines, file))
+    rotated = file.rename(file.with_suffix(".1"))
+    with monkeypatch.context() as failing:
+        failing.setattr(AuditFile, "close", fail_to_close)
+        reopen(opened, AuditPolicy(str(file)))
+        opened.record(record("after"))
+        until(partial(_has_lines, file))
+    close(opened)
+
+    assert (targets(rotated), targets(file)) == (["before"], ["after"])
+    assert opened.failed == 0
+
+
+@pytest.mark.usefixtures("impatient")
+def test_a_line_waits_though_its_destination_fails_in_an_unknown_way(
+    file: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    def fail(self: AuditFile, found: object) -> None:
+        raise RuntimeError("nobody knows why")
+
+    log = AuditLog(AuditPolicy(str(file), required=True))
+    with monkeypatch.context() as failing:
+        failing.setattr(AuditFile, "write", fail)
+        log.record(record("first"))
+        until(lambda: "nobody knows why" in str(log.problem))
+    until(lambda: log.problem is None)
+    close(log)
+
+    assert targets(file) == ["first"]
+    assert "cannot write the audit log: its records wait" in [one.getMessage() for one in caplog.records]
+
+
+@pytest.mark.filterwarnings("ignore::pytest.PytestUnhandledThreadExceptionWarning")
+def test_a_log_whose_thread_has_ended_is_a_problem(file: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    class Ended(BaseException):
+        pass
+
+    def end(self: AuditFile, found: object) -> None:
+        raise Ended
+
+    monkeypatch.setattr(AuditFile, "write", end)
+    log = AuditLog(AuditPolicy(str(file), required=True))
+    assert log.problem is None
+    log.record(record("first"))
+
+    until(lambda: log.problem == "audit_failed: the thread that writes the audit log has ended")
+    close(log)
+
+    assert log.failed == 1
+
+
+def test_a_record_that_waits_holds_no_long_text() -> None:
+    waiting = record("x" * 30_000)
+
+    assert len(waiting.target or "") <= MAX_TEXT + 1
 
 
 @pytest.fixture

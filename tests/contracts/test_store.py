@@ -21,6 +21,7 @@ from runtimed.core.state.change import (
     EncodedEvent,
     Entry,
     Event,
+    EventPage,
     Forgotten,
     IdempotencyRecord,
     InputAttachments,
@@ -77,6 +78,7 @@ from runtimed.model.worker import (
     TaskIntent,
 )
 from runtimed.store.memory import MemoryStore
+from runtimed.store.pages import LOOK_AHEAD
 from runtimed.store.sqlite import SqliteStore
 from runtimed.wire.converter import encode_payload
 from tests.contracts.conftest import BORN_MS, Host, Teller, told_at
@@ -412,6 +414,9 @@ async def test_the_tenants_of_workers_and_of_runtime_events_come_back(host: Host
         assert [event.id for event in await host.store.read_runtime_events(0, PageSize(1, 1), "a")] == [1]
         assert [event.id for event in await host.store.read_runtime_events(1, WIDE, "a")] == [4]
         assert list(await host.store.read_runtime_events(0, WIDE, "c")) == []
+        of_two = [host.store.read_runtime_events(place, WIDE, workers={FIRST, SECOND}) for place in (0, 2)]
+        assert [[event.id for event in await found] for found in of_two] == [[1, 2, 4], [4]]
+        assert list(await host.store.read_runtime_events(0, WIDE, workers=())) == []
     assert (await host.store.check()).findings == ()
 
 
@@ -426,17 +431,63 @@ async def test_a_tenant_reads_on_where_events_of_others_are_gone(host: Host, tel
     await trimmed(host, teller, SECOND, 2)
     await trimmed(host, teller, THIRD, 3)
 
-    own = [
-        event for event in await host.store.read_all_events(0, MAX_SEQUENCE, WIDE, "a") if event.worker_id == FIRST
-    ]
-    assert [event.sequence for event in own] == [1, 4, 7]
-    for tenant, after in (("b", 4), (None, 8)):
+    assert await of_tenant(host, "a", 0) == ([1, 4, 7], 9)
+    for tenant, after in (("b", 4), ("b", 0)):
         with pytest.raises(StoreCorrupt, match="is missing"):
-            await host.store.read_all_events(after, MAX_SEQUENCE, WIDE, tenant)
-    assert await sequences(host.store.read_all_events(5, MAX_SEQUENCE, WIDE, "b")) == [7, 8]
+            await of_tenant(host, tenant, after)
+    with pytest.raises(StoreCorrupt, match="is missing"):
+        await host.store.read_all_events(8, 9, WIDE)
+    assert await of_tenant(host, "b", 5) == ([8], 9)
     await trimmed(host, teller, FIRST, 1)
     with pytest.raises(StoreCorrupt, match="is missing"):
-        await host.store.read_all_events(0, MAX_SEQUENCE, WIDE, "a")
+        await of_tenant(host, "a", 0)
+
+
+async def of_tenant(
+    host: Host, tenant: str, after: int, page: PageSize = WIDE, upto: int = 9
+) -> tuple[list[int], int]:
+    """The sequences in a page of a tenant's events, and up to where it is complete."""
+    found = await host.store.read_tenant_events(tenant, after, upto, page)
+    assert {event.worker_id for event in found.events} <= {FIRST if tenant == "a" else SECOND}
+    return [event.sequence for event in found.events], found.upto
+
+
+async def test_a_page_of_a_tenant_ends_at_its_limit_and_counts_no_events_of_others(
+    host: Host, teller: Teller
+) -> None:
+    await host.open()
+    for tenant in ("a", "b"):
+        await host.store.commit(teller.create(tenant=tenant))
+    for worker in (FIRST, SECOND, SECOND, SECOND, FIRST, FIRST, SECOND, SECOND, SECOND):
+        await host.store.commit(teller.tell(worker, TextDelta("x")))
+
+    assert await of_tenant(host, "a", 0, PageSize(2, 10_000)) == ([1, 5], 5)
+    assert await of_tenant(host, "a", 5, PageSize(2, 10_000)) == ([6], 9)
+    assert await of_tenant(host, "a", 0, PageSize(9, sizes(TextDelta("x")) + 1)) == ([1, 5], 5)
+    assert await of_tenant(host, "a", 1, upto=5) == ([5], 5)
+    assert await of_tenant(host, "a", 6) == ([], 9)
+    assert (await host.store.read_tenant_events("c", 0, 9, WIDE)) == EventPage([], 9)
+    await host.store.commit(teller.delete(FIRST))
+    assert await of_tenant(host, "a", 0) == ([], 9)
+
+
+async def test_a_tenant_finds_its_events_behind_many_of_others(host: Host, teller: Teller) -> None:
+    await host.open()
+    for tenant in ("a", "b"):
+        await host.store.commit(teller.create(tenant=tenant))
+    await host.store.commit(teller.tell(FIRST, TextDelta("x")))
+    await host.store.commit(teller.tell(SECOND, *[TextDelta("x")] * 2 * LOOK_AHEAD))
+    await host.store.commit(teller.tell(FIRST, TextDelta("x")))
+    head = 2 + 2 * LOOK_AHEAD
+
+    places, found = [0], list[int]()
+    while places[-1] < head:
+        page, upto = await of_tenant(host, "a", places[-1], upto=head)
+        found += page
+        places.append(upto)
+
+    assert found == [1, head]
+    assert places[1:] == [LOOK_AHEAD, 2 * LOOK_AHEAD, head]
 
 
 async def test_the_oldest_events_of_a_tenant_are_found_among_those_of_others(host: Host, teller: Teller) -> None:

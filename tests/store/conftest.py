@@ -23,11 +23,16 @@ WIDE = PageSize(items=10_000, max_bytes=100_000_000)
 
 
 class Inputs:
-    """Inputs to Workers as Changes: each has the Worker's row, an event and an entry."""
+    """Inputs to Workers as Changes: each has the Worker's row, an event and an entry.
+
+    Attributes:
+        tenants: The tenants of new Workers, by number.
+    """
 
     def __init__(self) -> None:
         self._sequence = 0
         self._workers: dict[int, Worker] = {}
+        self.tenants: dict[int, str] = {}
 
     def take_back(self) -> None:
         """The last input was not taken: the next one takes its place."""
@@ -43,6 +48,7 @@ class Inputs:
             Execution("connected", "busy"),
             since=self._sequence,
             activity="running",
+            tenant=self.tenants.get(number),
         )
         worker = self._workers.get(number, new)
         place = worker.transcript_len + 1

@@ -65,6 +65,7 @@ CREATE TABLE runtime_event (
     id INTEGER PRIMARY KEY, kind TEXT NOT NULL, worker INTEGER, event INTEGER, unix_ms INTEGER NOT NULL,
     checksum INTEGER NOT NULL, tenant TEXT NOT NULL DEFAULT '', actor TEXT NOT NULL DEFAULT ''
 ) STRICT;
+CREATE INDEX runtime_event_tenant ON runtime_event (tenant) WHERE tenant <> '';
 CREATE TABLE mark (sequence INTEGER PRIMARY KEY, unix_ms INTEGER NOT NULL, checksum INTEGER NOT NULL) STRICT;
 CREATE TABLE deleted (worker INTEGER PRIMARY KEY, checksum INTEGER NOT NULL) STRICT;
 CREATE TABLE idempotency (

@@ -126,6 +126,10 @@ class WorkerRegistry:
         held = self._of_tenant_or_all(principal).values()
         return [one for one in held if self.is_visible(one.worker.worker_id, principal)] if principal.labels else held
 
+    def visible_ids(self, principal: Principal) -> frozenset[WorkerId]:
+        """Return the ids of the Workers that a client may know of."""
+        return frozenset(mailbox.worker.worker_id for mailbox in self.visible(principal))
+
     def _of_tenant_or_all(self, principal: Principal) -> Mapping[WorkerId, Mailbox]:
         return self._mailboxes if principal.tenant is None else self.of_tenant(principal.tenant).mailboxes
 
@@ -139,9 +143,10 @@ class WorkerRegistry:
         return tuple(Diagnostic(DAMAGED, "error", why, name) for name, why in sorted(self._damaged.items()))
 
     def raise_retained_after(self, mailbox: Mailbox, sequence: int) -> None:
-        """Refuse to read this Worker's events up to this sequence from now on."""
-        mailbox.retained_after = max(mailbox.retained_after, sequence)
-        self._note_retained(mailbox)
+        """Refuse to read this Worker's events up to this sequence from now on. Does nothing for a deleted Worker."""
+        if self._mailboxes.get(mailbox.worker.worker_id) is mailbox:
+            mailbox.retained_after = max(mailbox.retained_after, sequence)
+            self._note_retained(mailbox)
 
     def _note_retained(self, mailbox: Mailbox) -> None:
         self.retained_after = max(self.retained_after, mailbox.retained_after)

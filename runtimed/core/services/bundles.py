@@ -35,7 +35,7 @@ class Bundles:
 
     def summaries(self, principal: Principal) -> tuple[ConfigBundleSummary, ...]:
         """Return the bundles that a client sees, by id, then by tenant."""
-        seen = {name: held for name, held in self._by_key().items() if principal.sees(held.tenant, {})}
+        seen = {name: held for name, held in self._by_key().items() if principal.sees_tenant(held.tenant)}
         return tuple(bundle_rules.summary(seen[name]) for name in sorted(seen))
 
     def _by_key(self) -> dict[Key, StoredBundle]:
@@ -82,7 +82,7 @@ class Bundles:
         """
         bundle_rules.check_digest(reference.digest, "digest")
         tenants = [tenant for tenant, held in self._held.items() if reference.id in held]
-        seen = sorted((tenant for tenant in tenants if principal.tenant in {None, tenant}), key=lambda one: one or "")
+        seen = sorted(filter(principal.sees_tenant, tenants), key=lambda one: one or "")
         exact = (one for one in seen if self._held[one][reference.id].metadata.digest == reference.digest)
         tenant = next(chain(exact, seen), principal.tenant)
         return StoredBundle(bundle_rules.held(self.of_tenant(tenant), reference), tenant)

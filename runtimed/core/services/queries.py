@@ -136,21 +136,15 @@ class Queries:
         page = self._event_page(limit)
         async with retained(self._registry.of_tenant(tenant), after):
             head = self._sequencer.head
-            found = await self._store.read_all_events(after, head, page, tenant) if after < head else ()
-        own = [event for event in found if self.tenant(event.worker_id) == tenant]
-        return EventPage(own, found[-1].sequence if found else max(after, head))
+            if after >= head:
+                return EventPage((), after)
+            return await self._store.read_tenant_events(tenant, after, head, page)
 
     async def runtime_events(self, after: int, limit: int | None, principal: Principal) -> Sequence[RuntimeEvent]:
         """Return a page of runtime events, as Runtime.runtime_events says."""
-        page = self.limits.event_page
-        wanted = page.at_most(limit)
-        if not principal.labels:
-            return await self._store.read_runtime_events(after, wanted, principal.tenant)
-        while found := await self._store.read_runtime_events(after, page, principal.tenant):
-            after = found[-1].id
-            if shown := [one for one in found if self._is_visible(one.worker_id, principal)]:
-                return shown[: wanted.items]
-        return ()
+        page = self.limits.event_page.at_most(limit)
+        workers = self._registry.visible_ids(principal) if principal.labels else None
+        return await self._store.read_runtime_events(after, page, principal.tenant, workers)
 
     def diagnostics(self, kept: Sequence[Diagnostic], principal: Principal) -> tuple[Diagnostic, ...]:
         """Return those of the diagnostics that are about Workers which a client sees."""

@@ -1,5 +1,6 @@
 """The bytes of the events of tenants that may keep only so many."""
 
+import logging
 from collections import Counter
 from collections.abc import Iterable, Sequence
 
@@ -10,7 +11,10 @@ from runtimed.core.engine.worker_registry import WorkerRegistry
 from runtimed.core.ports import Store
 from runtimed.core.services.quotas import Quotas
 from runtimed.core.state.change import EncodedEvent, TrimRange
+from runtimed.errors import StoreCorrupt
 from runtimed.model.identity import WorkerId
+
+log = logging.getLogger(__name__)
 
 
 @attrs.define
@@ -64,16 +68,32 @@ class TenantEvents:
             self._change(counted, -counted.size)
 
     async def measure(self) -> None:
-        """Measure the events of the Workers that are not counted yet."""
+        """Measure the events of the Workers that are not counted yet.
+
+        Raises:
+            StoreError: The store could not be read. The next call measures what is left.
+        """
         while self._unmeasured:
             name = self._unmeasured.pop()
             mailbox = self._registry.find(name)
             if mailbox is None or mailbox.worker.tenant is None:
                 continue
             counted = self._workers[name] = _Counted(mailbox.worker.tenant)  # published events are added to it
-            size = await self._store.measure_events(name, mailbox.worker.last_sequence)
+            try:
+                size = await self._store.measure_events(name, mailbox.worker.last_sequence)
+            except StoreCorrupt as error:
+                log.error("counting only new events of a Worker", extra={"worker_id": name, "reason": error})
+                continue
+            except BaseException:
+                self._measure_again(name, counted)
+                raise
             if self._workers.get(name) is counted:
                 self._change(counted, size)
+
+    def _measure_again(self, worker_id: WorkerId, counted: _Counted) -> None:
+        if self._workers.get(worker_id) is counted:
+            self.forget(worker_id)
+            self._unmeasured.add(worker_id)
 
     def overfull(self) -> list[str]:
         """Return the tenants that have more bytes than they may."""

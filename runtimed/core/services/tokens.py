@@ -18,8 +18,9 @@ from runtimed.model.token import CreateTokenRequest, NewToken, Token
 SECRET_BYTES = 32
 """256 bits, which are 43 characters."""
 
-MAX_TIMER_S = 3_600.0
-"""The longest time between two looks for expired tokens: timers of an event loop cannot be set for years."""
+MAX_TIMER_S = 60.0
+"""The longest time between two looks for expired tokens. Timers of an event loop stand still while the machine sleeps
+and do not follow a wall clock that is set."""
 
 T = TypeVar("T")
 
@@ -90,7 +91,8 @@ class Tokens:
         async with self._changing:
             self._admission.check()
             now = self._clock.unix_ms()
-            token = token_rules.new_token(request, principal, now)
+            maker = token_rules.held_by(principal, self._held, now)
+            token = token_rules.new_token(request, maker, now)
             displaced = token_rules.find_displaced(token, self._held, self._limit, now)
             secret = secrets.token_urlsafe(SECRET_BYTES)
             record = TokenRecord(token, token_rules.digest_of(secret))
@@ -103,6 +105,7 @@ class Tokens:
     async def _revoke(self, name: str, principal: Principal) -> None:
         async with self._changing:
             self._admission.check()
+            token_rules.held_by(principal, self._held, self._clock.unix_ms())
             token_rules.check_revocation(name, self._held, principal)
             await self._sequencer.commit_and_apply(Change(revoked=name), partial(self._remove, name))
         log.info("revoked a token", extra={"token": name, "principal": principal.name})

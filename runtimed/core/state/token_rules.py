@@ -6,7 +6,7 @@ from hashlib import sha256
 
 from runtimed.core.state.labels import check_labels
 from runtimed.errors import Forbidden, InvalidRequest, TokenExists, TokenNotFound
-from runtimed.model.principal import ADMIN, Principal
+from runtimed.model.principal import ADMIN, ANYONE, Principal
 from runtimed.model.token import CreateTokenRequest, Token
 
 MAX_NAME = 63
@@ -29,22 +29,48 @@ def is_visible(token: Token, principal: Principal) -> bool:
     return principal.sees(token.tenant, token.labels)
 
 
-def new_token(request: CreateTokenRequest, principal: Principal, unix_ms: int) -> Token:
+def held_by(principal: Principal, held: Mapping[str, Token], unix_ms: int) -> Token:
+    """Return the token of a client that was admitted a while ago.
+
+    Args:
+        principal: The client.
+        held: The tokens besides the first one, by name.
+        unix_ms: Now, as Unix time in milliseconds.
+
+    Raises:
+        Forbidden: It is no longer valid.
+    """
+    token = FIRST if principal == ADMIN else held.get(principal.name)
+    if token is None or token.principal != principal or token.is_expired(unix_ms):
+        raise Forbidden("the token of this request was revoked or has expired")
+    return token
+
+
+def new_token(request: CreateTokenRequest, maker: Token, unix_ms: int) -> Token:
     """Return the token that a request asks for.
 
     Args:
         request: The request.
-        principal: Who asks.
+        maker: The token of the client that asks.
         unix_ms: Now, as Unix time in milliseconds.
 
     Raises:
         InvalidRequest: A field holds what it may not hold.
-        Forbidden: The token would grant more than that of the client.
+        Forbidden: The token would grant more than that of the client, or live longer.
     """
     _check_fields(request)
     expires_at_ms = None if request.expires_in_s is None else unix_ms + 1_000 * request.expires_in_s
-    token = Token(request.name, request.role, unix_ms, request.tenant, dict(request.labels), expires_at_ms)
-    _check_grant(token, principal)
+    token = Token(
+        request.name,
+        request.role,
+        unix_ms,
+        request.tenant,
+        dict(request.labels),
+        expires_at_ms,
+        maker.principal.actor,
+    )
+    _check_grant(token, maker.principal)
+    _check_life(token, maker, unix_ms)
     return token
 
 
@@ -89,6 +115,8 @@ def _check_fields(request: CreateTokenRequest) -> None:
         raise InvalidRequest(f"name: expected {NAME_RULE}")
     if request.name == FIRST.name:
         raise InvalidRequest(f"name: {FIRST.name} is the name of the first token; choose another one")
+    if request.name == ANYONE.name:
+        raise InvalidRequest(f"name: {ANYONE.name} is the name of clients without a token; choose another one")
     if request.tenant is not None and not NAME.fullmatch(request.tenant):
         raise InvalidRequest(f"tenant: expected {NAME_RULE}")
     check_labels(request.labels)
@@ -106,3 +134,10 @@ def _check_grant(token: Token, principal: Principal) -> None:
     if not is_visible(token, principal):
         wanted = ", ".join(f"{key}={value}" for key, value in principal.labels)
         raise Forbidden(f"labels: expected {wanted}, the labels of the token that makes this one, among others")
+
+
+def _check_life(token: Token, maker: Token, unix_ms: int) -> None:
+    end_ms = maker.expires_at_ms
+    if end_ms is not None and (token.expires_at_ms is None or token.expires_at_ms > end_ms):
+        most = (end_ms - unix_ms) // 1_000
+        raise Forbidden(f"expires_in_s: expected at most {most}: the token that makes this one expires then")

@@ -137,18 +137,20 @@ class ApiApplication:
             raise
         audited = Audited(match.endpoint.route, match.in_path, principal, remote)
         try:
-            returned = await self._call(request, principal, match)
+            returned = await self._call(request, audited, match)
         except BaseException as error:
             self.audit.answered(audited, error=error)
             raise
         self.audit.answered(audited, returned=returned)
         return returned if isinstance(returned, web.StreamResponse) else JsonResponse.of(returned).to_aiohttp()
 
-    async def _call(self, request: web.BaseRequest, principal: Principal, match: Match) -> Any:
+    async def _call(self, request: web.BaseRequest, audited: Audited, match: Match) -> Any:
+        principal = audited.principal
         self._count(principal)
         refusal = match.endpoint.refusal(principal)
         if refusal is not None:
             raise Forbidden(refusal)
+        self.audit.begun(audited)
         return await match.endpoint.handle(request, principal, match.in_path)
 
     def _count(self, principal: Principal) -> None:

@@ -86,6 +86,9 @@ class BackupResponse(web.StreamResponse):
 
     Args:
         size_bytes: How many there are, or None if that shows at the end only.
+
+    Attributes:
+        is_cut: It has begun, and not come to its end.
     """
 
     media_type = "application/octet-stream"
@@ -93,6 +96,15 @@ class BackupResponse(web.StreamResponse):
     def __init__(self, size_bytes: int | None) -> None:
         super().__init__(headers={**HEADERS, "Content-Type": self.media_type})
         self.content_length = size_bytes
+        self._is_whole = False
+
+    @property
+    def is_cut(self) -> bool:
+        return self.prepared and not self._is_whole
+
+    async def write_eof(self, data: bytes = b"") -> None:
+        await super().write_eof(data)
+        self._is_whole = True
 
 
 def _headers(status: int, headers: Mapping[str, str]) -> dict[str, str]:

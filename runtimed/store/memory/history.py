@@ -2,16 +2,25 @@
 
 from bisect import bisect_left, bisect_right
 from collections import defaultdict
-from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
+from collections.abc import Collection, Iterable, Iterator, Sequence
 from heapq import merge
 from itertools import islice
 
 from runtimed.core.paging import PageSize
 from runtimed.core.state.activity import Activity
-from runtimed.core.state.change import EncodedEvent, StateAt, Trim, TrimRange
+from runtimed.core.state.change import EncodedEvent, EventPage, StateAt, Trim, TrimRange
 from runtimed.errors import StoreCorrupt
 from runtimed.model.identity import WorkerId
-from runtimed.store.pages import check_retained, fill_page, replay, stored_size, trim_ranges, up_to_gap
+from runtimed.store.pages import (
+    LOOK_AHEAD,
+    check_retained,
+    fill_page,
+    is_filled,
+    replay,
+    stored_size,
+    trim_ranges,
+    up_to_gap,
+)
 from runtimed.store.records import StoredEvent, TrimPoint
 
 GONE = 1_000
@@ -86,19 +95,32 @@ class History:
             check_retained(self.floor(worker_id), after)
         return [stored.event for stored in up_to_gap(found, after)]
 
-    def all_between(
-        self, after: int, upto: int, page: PageSize, is_foreign: Callable[[WorkerId], bool]
-    ) -> Sequence[EncodedEvent]:
+    def all_between(self, after: int, upto: int, page: PageSize) -> Sequence[EncodedEvent]:
         """Return a page of all Workers' events with `after` < sequence <= `upto`, without those of deleted Workers.
 
         Raises:
-            StoreCorrupt: Some of them are not retained, of a Worker that is not foreign.
+            StoreCorrupt: Some of them are not retained.
         """
         for floor in self._floors.values():
-            if after < floor.sequence and not is_foreign(floor.worker_id):
-                check_retained(floor, after)
-        found = fill_page(islice(self._range(after, upto), page.items), page, stored_size)
-        return [stored.event for stored in up_to_gap(found, after, is_foreign)]
+            check_retained(floor, after)
+        found = fill_page(self._range(after, upto), page, stored_size)
+        return [stored.event for stored in up_to_gap(found, after)]
+
+    def some_between(self, workers: Collection[WorkerId], after: int, upto: int, page: PageSize) -> EventPage:
+        """Return a page of the events of some Workers with `after` < sequence <= `upto`.
+
+        Raises:
+            StoreCorrupt: Some of them are not retained.
+        """
+        for worker_id in workers:
+            check_retained(self.floor(worker_id), after)
+        first = next(self._range(after, upto), None)
+        end = upto if first is None else min(upto, first.event.sequence + LOOK_AHEAD - 1)
+        own = (stored for stored in self._range(after, end) if stored.event.worker_id in workers)
+        found = fill_page(own, page, stored_size)
+        events = [stored.event for stored in up_to_gap(found, after)]
+        is_whole = len(events) == len(found) and not is_filled(events, page)
+        return EventPage(events, end if is_whole else events[-1].sequence)
 
     def oldest(self, upto: int, count: int, spared: Collection[WorkerId]) -> Sequence[TrimRange]:
         """The `count` oldest events up to `upto` of all Workers but `spared`, as a span of each."""

@@ -5,7 +5,6 @@ import time
 from bisect import bisect_right
 from collections import defaultdict
 from collections.abc import Collection, Sequence
-from functools import partial
 from itertools import islice
 from typing import Any, NoReturn, TypeVar
 
@@ -13,7 +12,17 @@ import attrs
 
 from runtimed.core.histogram import CommitHistograms
 from runtimed.core.paging import PageSize
-from runtimed.core.state.change import Change, EncodedEvent, Entry, Forgotten, StateAt, StoredState, TrimRange, Worker
+from runtimed.core.state.change import (
+    Change,
+    EncodedEvent,
+    Entry,
+    EventPage,
+    Forgotten,
+    StateAt,
+    StoredState,
+    TrimRange,
+    Worker,
+)
 from runtimed.errors import BackupUnavailable, RuntimeStopped, SerializeFailed, StoreForeign
 from runtimed.model.identity import RuntimeId, WorkerId
 from runtimed.model.interaction import Attachment
@@ -138,10 +147,11 @@ class MemoryStore:
     async def read_events(self, worker_id: WorkerId, after: int, upto: int, page: PageSize) -> Sequence[EncodedEvent]:
         return self._reading().between(worker_id, after, upto, page)
 
-    async def read_all_events(
-        self, after: int, upto: int, page: PageSize, tenant: str | None = None
-    ) -> Sequence[EncodedEvent]:
-        return self._reading().all_between(after, upto, page, partial(self._is_foreign, tenant))
+    async def read_all_events(self, after: int, upto: int, page: PageSize) -> Sequence[EncodedEvent]:
+        return self._reading().all_between(after, upto, page)
+
+    async def read_tenant_events(self, tenant: str, after: int, upto: int, page: PageSize) -> EventPage:
+        return self._reading().some_between(set(self._of_tenant(tenant)), after, upto, page)
 
     async def oldest_events(
         self,
@@ -161,12 +171,16 @@ class MemoryStore:
         return self._reading().measure(worker_id, upto)
 
     async def read_runtime_events(
-        self, after: int, page: PageSize, tenant: str | None = None
+        self, after: int, page: PageSize, tenant: str | None = None, workers: Collection[WorkerId] | None = None
     ) -> Sequence[RuntimeEvent]:
         self._reading()
-        if tenant is None:
+        if tenant is None and workers is None:
             return self._read(records.RUNTIME_EVENTS, after, page.items)
-        found = (event for event in self._read(records.RUNTIME_EVENTS, after) if event.tenant == tenant)
+        found = (
+            event
+            for event in self._read(records.RUNTIME_EVENTS, after)
+            if (event.tenant == tenant if workers is None else event.worker_id in workers)
+        )
         return list(islice(found, page.items))
 
     async def read_records(self, table: Table[Any, D], after: Any, page: PageSize) -> Sequence[D]:
@@ -288,10 +302,6 @@ class MemoryStore:
         rows = self._rows[table.name]
         keys = sorted(key for key in rows if after is None or key > after)
         return [table.decode(*rows[key]) for key in islice(keys, count)]
-
-    def _is_foreign(self, tenant: str | None, worker_id: WorkerId) -> bool:
-        worker = self._workers.get(worker_id)
-        return tenant is not None and worker is not None and worker.tenant != tenant
 
     def _of_tenant(self, tenant: str | None) -> list[WorkerId]:
         return [worker.worker_id for worker in self._workers.values() if worker.tenant == tenant]

@@ -76,7 +76,7 @@ _REPLACEMENTS = {"INTEGER": "-rowid", "TEXT": "''", "BLOB": "x''"}
 _DAMAGED = -1
 """A checksum that no row has."""
 
-OF_CLIENTS = ((WORKERS, "tenant"), (RUNTIME_EVENTS, "tenant"), (RUNTIME_EVENTS, "actor"))
+OF_CLIENTS = ((WORKERS, ("tenant",)), (RUNTIME_EVENTS, ("tenant", "actor")))
 """The columns that version 6 adds, by table."""
 
 TABLES = ("meta", "worker", "state", "event", "entry", "bundle", "diagnostic")
@@ -128,12 +128,15 @@ def add_times(connection: apsw.Connection) -> None:
 
 def add_clients(connection: apsw.Connection) -> None:
     """Migrate version 5: add the columns of tenants and clients, empty for none. Checksums of rows stay the same."""
-    for table, column in OF_CLIENTS:
-        if not any(name == column for _, name, *_ in connection.execute(f"PRAGMA table_info({table.name})")):
-            replace_misfits(connection, (table.name,))
+    for table, columns in OF_CLIENTS:
+        present = {name for _, name, *_ in connection.execute(f"PRAGMA table_info({table.name})")}
+        if present.issuperset(columns):
+            continue
+        replace_misfits(connection, (table.name,))
+        for column in columns:
             connection.execute(f"ALTER TABLE {table.name} ADD COLUMN {column} TEXT NOT NULL DEFAULT ''")
-            for index in table.indexes:
-                connection.execute(index)
+        for index in table.indexes:
+            connection.execute(index)
 
 
 def set_times(connection: apsw.Connection, unix_ms: int) -> None:

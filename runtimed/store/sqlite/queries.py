@@ -3,8 +3,7 @@
 import contextlib
 import json
 from bisect import bisect_left
-from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
-from functools import partial
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from heapq import merge, nsmallest
 from itertools import islice
 from struct import Struct
@@ -16,11 +15,30 @@ import apsw
 
 from runtimed.core.paging import PageSize
 from runtimed.core.state.activity import Activity
-from runtimed.core.state.change import EncodedEvent, Entry, StateAt, TrimRange
+from runtimed.core.state.change import EncodedEvent, Entry, EventPage, StateAt, TrimRange
 from runtimed.errors import StoreCorrupt
 from runtimed.model.identity import WorkerId, worker_id
-from runtimed.store.pages import check_retained, entry_size, fill_page, missing_event, replay, trim_ranges
-from runtimed.store.records import ENTRIES, EVENTS, TRIM_POINTS, StoredEvent, TrimPoint, number_of, skip_damaged
+from runtimed.model.runtime import RuntimeEvent
+from runtimed.store.pages import (
+    LOOK_AHEAD,
+    check_retained,
+    entry_size,
+    fill_page,
+    is_filled,
+    missing_event,
+    replay,
+    trim_ranges,
+)
+from runtimed.store.records import (
+    ENTRIES,
+    EVENTS,
+    RUNTIME_EVENTS,
+    TRIM_POINTS,
+    StoredEvent,
+    TrimPoint,
+    number_of,
+    skip_damaged,
+)
 from runtimed.store.tables import Row, Table, checksum_seed
 
 T = TypeVar("T")
@@ -30,6 +48,8 @@ _EVENT_SEED = checksum_seed(EVENTS.name)
 
 SIZES_AT_ONCE = 16
 """How many events of one Worker are looked at together when the oldest of several Workers are searched."""
+
+NO_BINDINGS: Mapping[str, str] = {}
 
 REPLAY_PAGE = PageSize(items=1_000, max_bytes=1024 * 1024)
 
@@ -41,6 +61,14 @@ _EVENTS = f"""
 """
 _OF_ALL = "WHERE sequence > :after AND sequence <= :upto AND worker NOT IN (SELECT worker FROM deleted)"
 _ALL_EVENTS = f"{EVENTS.select} {_OF_ALL} ORDER BY sequence LIMIT :items"
+_FIRST_EVENT = "SELECT min(sequence) FROM event WHERE sequence > :after"
+# The index of tenants holds all that is looked at of a Worker, whose request may be large.
+_TENANT_EVENTS = f"""
+    {EVENTS.select} WHERE sequence > :after AND sequence <= :upto AND EXISTS (
+        SELECT 1 FROM worker INDEXED BY worker_tenant
+        WHERE tenant = :tenant AND tenant <> '' AND number = event.worker
+    ) ORDER BY sequence LIMIT :items
+"""  # noqa: S608
 _NEWEST_EVENT = f"{EVENTS.select} {_OF_WORKER} AND sequence <= :upto ORDER BY sequence DESC LIMIT 1"
 _OLDEST_OF_ONE = """
     SELECT worker, max(sequence), count(*), sum(size) FROM (
@@ -67,12 +95,13 @@ _SIZES = """
     WHERE worker = ? AND sequence > ? AND sequence <= ? ORDER BY sequence LIMIT ?
 """
 _SIZE = f"SELECT sum(length(payload)) FROM event {_OF_WORKER} AND sequence <= :upto"  # noqa: S608
+_ABOUT_WORKERS = "worker IN (SELECT value FROM json_each(:workers))"
+_ABOUT_TENANT = "tenant = :tenant AND tenant <> ''"
 _TRIMMED_BEHIND = "SELECT worker, sequence FROM floor WHERE sequence > :after LIMIT 1"
 _TRIMMED_BEHIND_OF_TENANT = """
     SELECT floor.worker, floor.sequence FROM worker JOIN floor ON floor.worker = number
     WHERE tenant = :tenant AND tenant <> '' AND floor.sequence > :after LIMIT 1
 """
-_TENANT_OF_WORKER = "SELECT tenant FROM worker WHERE number = ?"
 
 
 def entries_after(connection: apsw.Connection, worker: WorkerId, start: int, page: PageSize) -> Sequence[Entry]:
@@ -122,46 +151,60 @@ def events_between(
     return kept
 
 
-def all_events_between(
-    connection: apsw.Connection, after: int, upto: int, page: PageSize, tenant: str | None = None
-) -> list[EncodedEvent]:
+def all_events_between(connection: apsw.Connection, after: int, upto: int, page: PageSize) -> list[EncodedEvent]:
     """Return a page of all Workers' events with `after` < sequence <= `upto`, up to the first damaged or missing one.
-
-    With a `tenant`, only what is damaged or missing of its Workers counts; damaged events of others are left out.
 
     Raises:
         StoreCorrupt: The first event is damaged, or an event is missing or not retained.
     """
-    newest: dict[int, EncodedEvent] = {}
     kept: list[EncodedEvent] = []
     bindings = {"after": after, "upto": upto, "items": page.items}
-    is_foreign = partial(_is_foreign, connection, tenant)
     with _in_front_of_damage(kept):
-        for sequence, number, previous, time, payload in _events(
-            connection, _ALL_EVENTS, bindings, page.max_bytes, is_foreign
-        ):
-            before = newest.get(number)
-            name = before.worker_id if before else worker_id(number)
-            has_gap = previous != before.sequence if before else previous > after
-            if has_gap and not is_foreign(number):
-                _cut(kept, previous)
-                raise missing_event(previous, name)
-            newest[number] = event = EncodedEvent(sequence, name, time, payload)
-            kept.append(event)
-    query = _TRIMMED_BEHIND if tenant is None else _TRIMMED_BEHIND_OF_TENANT
-    trimmed: list[Row] = connection.execute(query, {"after": after, "tenant": tenant}).fetchall()
-    if trimmed:
-        [(number, floor)] = trimmed
-        raise missing_event(floor, worker_id(number))
+        _fill(kept, connection, _ALL_EVENTS, bindings, page)
+    _check_trimmed(connection, _TRIMMED_BEHIND, bindings)
     return kept
 
 
-def _is_foreign(connection: apsw.Connection, tenant: str | None, number: int) -> bool:
-    """Return whether a Worker belongs to another tenant than this one; without one, no Worker is foreign."""
-    if tenant is None:
-        return False
-    found: list[Row] = connection.execute(_TENANT_OF_WORKER, (number,)).fetchall()
-    return not found or found[0][0] != tenant
+def tenant_events_between(
+    connection: apsw.Connection, tenant: str, after: int, upto: int, page: PageSize
+) -> EventPage:
+    """Return a page of the events of a tenant's Workers with `after` < sequence <= `upto`.
+
+    Raises:
+        StoreCorrupt: Their first event is damaged, or one of their events is missing or not retained.
+    """
+    kept: list[EncodedEvent] = []
+    first: int | None = connection.execute(_FIRST_EVENT, {"after": after}).get
+    end = upto if first is None else min(upto, first + LOOK_AHEAD - 1)
+    bindings = {"tenant": tenant, "after": after, "upto": end, "items": page.items}
+    is_whole = False
+    with _in_front_of_damage(kept):
+        _fill(kept, connection, _TENANT_EVENTS, bindings, page)
+        is_whole = not is_filled(kept, page)
+    _check_trimmed(connection, _TRIMMED_BEHIND_OF_TENANT, bindings)
+    return EventPage(kept, end if is_whole else kept[-1].sequence)
+
+
+def _fill(
+    kept: list[EncodedEvent], connection: apsw.Connection, query: str, bindings: dict[str, Any], page: PageSize
+) -> None:
+    """Append a page of events of any Workers. Raises StoreCorrupt behind the last one before what is missing."""
+    newest: dict[int, EncodedEvent] = {}
+    for sequence, number, previous, time, payload in _events(connection, query, bindings, page.max_bytes):
+        before = newest.get(number)
+        name = before.worker_id if before else worker_id(number)
+        if previous != before.sequence if before else previous > bindings["after"]:
+            _cut(kept, previous)
+            raise missing_event(previous, name)
+        newest[number] = event = EncodedEvent(sequence, name, time, payload)
+        kept.append(event)
+
+
+def _check_trimmed(connection: apsw.Connection, query: str, bindings: dict[str, Any]) -> None:
+    trimmed: list[Row] = connection.execute(query, bindings).fetchall()
+    if trimmed:
+        [(number, floor)] = trimmed
+        raise missing_event(floor, worker_id(number))
 
 
 @contextlib.contextmanager
@@ -180,16 +223,11 @@ def _cut(kept: list[EncodedEvent], sequence: int) -> None:
 
 
 def _events(
-    connection: apsw.Connection,
-    query: str,
-    bindings: dict[str, int],
-    room: int,
-    is_foreign: Callable[[int], bool] = lambda _: False,
+    connection: apsw.Connection, query: str, bindings: dict[str, Any], room: int
 ) -> Iterator[tuple[int, int, int, int, bytes]]:
     """Return the rows of a page, each checked. This is the hot path of reading, so it avoids every extra call.
 
-    It computes `EVENTS.checksum` in place: the call is a sixth of the cost of reading an event. A damaged row of a
-    Worker that `is_foreign` is left out.
+    It computes `EVENTS.checksum` in place: the call is a sixth of the cost of reading an event.
     """
     with contextlib.closing(connection.execute(query, bindings)) as rows:
         for sequence, number, previous, since, transcript_len, activity, payload, time, stored in rows:
@@ -199,8 +237,6 @@ def _events(
             except (TypeError, StructError):
                 sound = False
             if not sound:
-                if is_foreign(number):
-                    continue
                 raise _damaged_event(sequence, number)
             yield sequence, number, previous, time, payload
             room -= len(payload)
@@ -258,16 +294,36 @@ def measure_events(connection: apsw.Connection, worker: WorkerId, upto: int) -> 
 
 
 def records_after(
-    connection: apsw.Connection, table: Table[Any, T], after: Any, page: PageSize, tenant: str | None = None
+    connection: apsw.Connection,
+    table: Table[Any, T],
+    after: Any,
+    page: PageSize,
+    condition: str = "TRUE",
+    bindings: Mapping[str, str] = NO_BINDINGS,
 ) -> Sequence[T]:
-    """Return the values of rows above a key, by key, at most `page.items`: those of a tenant, or of all with None.
+    """Return the values of rows above a key, by key, at most `page.items`, as far as a condition in SQL holds.
 
     Damaged rows are logged and left out. They do not count, because an empty page would look like the last one.
     """
-    of_tenant = "" if tenant is None else " AND tenant = :tenant"
-    query = f"{table.select} WHERE {table.key} > :after{of_tenant} ORDER BY {table.key}"
-    with contextlib.closing(connection.execute(query, {"after": after, "tenant": tenant})) as rows:
+    query = f"{table.select} WHERE {table.key} > :after AND {condition} ORDER BY {table.key}"
+    with contextlib.closing(connection.execute(query, {**bindings, "after": after})) as rows:
         return list(islice(skip_damaged(table, rows), page.items))
+
+
+def runtime_events_after(
+    connection: apsw.Connection,
+    after: int,
+    page: PageSize,
+    tenant: str | None,
+    workers: Collection[WorkerId] | None,
+) -> Sequence[RuntimeEvent]:
+    """Return a page of runtime events: of these Workers, or else of one tenant, or else all."""
+    condition, bindings = "TRUE", dict[str, str]()
+    if workers is not None:
+        condition, bindings = _ABOUT_WORKERS, {"workers": json.dumps([number_of(name) for name in workers])}
+    elif tenant is not None:
+        condition, bindings = _ABOUT_TENANT, {"tenant": tenant}
+    return records_after(connection, RUNTIME_EVENTS, after, page, condition, bindings)
 
 
 def is_purged(connection: apsw.Connection, worker: WorkerId) -> bool:

@@ -15,7 +15,7 @@ from runtimed.core.clock import SteadyClock
 from runtimed.core.histogram import CommitHistograms
 from runtimed.core.paging import PageSize
 from runtimed.core.ports import Clock
-from runtimed.core.state.change import Change, EncodedEvent, Entry, StateAt, StoredState, TrimRange
+from runtimed.core.state.change import Change, EncodedEvent, Entry, EventPage, StateAt, StoredState, TrimRange
 from runtimed.errors import RuntimeStopped, StoreCorrupt, Unavailable
 from runtimed.model.identity import RuntimeId, WorkerId
 from runtimed.model.interaction import Attachment
@@ -115,10 +115,11 @@ class SqliteStore:
     async def read_events(self, worker_id: WorkerId, after: int, upto: int, page: PageSize) -> Sequence[EncodedEvent]:
         return await self._read(queries.events_between, worker_id, after, upto, page)
 
-    async def read_all_events(
-        self, after: int, upto: int, page: PageSize, tenant: str | None = None
-    ) -> Sequence[EncodedEvent]:
-        return await self._reading().run(queries.all_events_between, after, upto, page, tenant)
+    async def read_all_events(self, after: int, upto: int, page: PageSize) -> Sequence[EncodedEvent]:
+        return await self._reading().run(queries.all_events_between, after, upto, page)
+
+    async def read_tenant_events(self, tenant: str, after: int, upto: int, page: PageSize) -> EventPage:
+        return await self._reading().run(queries.tenant_events_between, tenant, after, upto, page)
 
     async def oldest_events(
         self,
@@ -138,9 +139,9 @@ class SqliteStore:
         return await self._read(queries.measure_events, worker_id, upto)
 
     async def read_runtime_events(
-        self, after: int, page: PageSize, tenant: str | None = None
+        self, after: int, page: PageSize, tenant: str | None = None, workers: Collection[WorkerId] | None = None
     ) -> Sequence[RuntimeEvent]:
-        return await self._reading().run(queries.records_after, records.RUNTIME_EVENTS, after, page, tenant)
+        return await self._reading().run(queries.runtime_events_after, after, page, tenant, workers)
 
     async def read_records(self, table: Table[Any, D], after: Any, page: PageSize) -> Sequence[D]:
         """Read a table by key.

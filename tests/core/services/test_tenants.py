@@ -2,7 +2,7 @@
 
 import asyncio
 import contextlib
-from collections.abc import AsyncIterator, Callable, Coroutine, Mapping
+from collections.abc import AsyncIterator, Callable, Coroutine, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -12,6 +12,7 @@ import pytest
 from runtimed.core import Runtime, Store
 from runtimed.core.engine.worker_registry import WorkerFilter
 from runtimed.core.limits import Limits, TenantLimits
+from runtimed.core.state.change import StateAt
 from runtimed.errors import (
     ConfigBundleDigestMismatch,
     ConfigBundleMissing,
@@ -19,6 +20,9 @@ from runtimed.errors import (
     InvalidRequest,
     RateLimited,
     RuntimedError,
+    StoreCorrupt,
+    StoreError,
+    StoreIo,
     WorkerNotFound,
 )
 from runtimed.model.bundle import BundleMetadata, BundleProfile, ConfigBundle, Provenance
@@ -29,6 +33,7 @@ from runtimed.model.identity import WorkerId, WorkerRef
 from runtimed.model.interaction import WorkerInput
 from runtimed.model.permission import PermissionOption, Question
 from runtimed.model.principal import ADMIN, Principal
+from runtimed.model.runtime import RuntimeEvent
 from runtimed.model.worker import BuiltinProfile, BundleReference, CreateWorkerRequest, RuntimeDefaultProfile
 from runtimed.store.memory import MemoryStore
 from runtimed.store.sqlite import SqliteStore
@@ -190,6 +195,25 @@ async def test_the_labels_of_a_token_narrow_what_its_client_sees(make_store: Mak
             runtime.worker(red, principal=labeled(ACME, team="blue"))
 
 
+async def test_a_page_of_history_for_a_token_with_labels_is_one_read_whatever_others_do(
+    backend: FakeBackend,
+) -> None:
+    reads = list[int]()
+
+    class CountingStore(MemoryStore):
+        async def read_runtime_events(self, after: int, *wanted: Any) -> Sequence[RuntimeEvent]:
+            reads.append(after)
+            return await super().read_runtime_events(after, *wanted)
+
+    async with running(CountingStore(), backend, max_event_batch_items=2) as runtime:
+        for _ in range(10):
+            await made(runtime, ACME, team="blue")
+        red = await made(runtime, ACME, team="red")
+
+        assert await recorded(runtime, labeled(ACME, team="red")) == [("worker_created", red.worker_id)]
+        assert reads == [0]
+
+
 async def test_a_worker_gets_the_labels_of_the_token_that_creates_it(backend: FakeBackend) -> None:
     principal = labeled(ACME, team="red")
     async with running(MemoryStore(), backend) as runtime:
@@ -240,6 +264,11 @@ async def test_tenants_have_bundles_of_their_own(make_store: MakeStore, backend:
             principal.tenant: [(one.id, one.revision, one.tenant) for one in runtime.bundles(principal=principal)]
             for principal in (ACME, OTHER, ADMIN)
         }
+        narrowed = {
+            principal.tenant: [one.id for one in runtime.bundles(principal=labeled(principal, team="red"))]
+            for principal in (ACME, ADMIN)
+        }
+        assert narrowed == {"acme": ["same"], None: ["free", "same", "same"]}
         assert listed == {
             "acme": [("same", "1", "acme")],
             "other": [("same", "2", "other")],
@@ -371,3 +400,71 @@ async def test_a_tenant_may_fill_the_bytes_that_its_deleted_workers_had(
         await chatter(runtime, backend, kept, 150)
 
         assert runtime.retained_after(kept) == 0
+
+
+class FailingStore(MemoryStore):
+    """A store that cannot measure the events of some Workers."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.errors = dict[WorkerId, StoreError]()
+        self.failed = 0
+
+    async def measure_events(self, worker_id: WorkerId, upto: int) -> int:
+        if worker_id in self.errors:
+            self.failed += 1
+            raise self.errors[worker_id]
+        return await super().measure_events(worker_id, upto)
+
+
+async def test_events_that_could_not_be_measured_are_measured_again(backend: FakeBackend) -> None:
+    store = FailingStore()
+    async with running(store, backend) as runtime:
+        ref = await made(runtime, ACME)
+        await chatter(runtime, backend, ref, 100)
+        store.errors[ref.worker_id] = StoreIo("the disk does not answer")
+        runtime.reload_tenants({"acme": TenantLimits(max_event_bytes=5_000)})
+        await until(lambda: store.failed > 0)
+        store.errors.clear()
+
+        await chatter(runtime, backend, ref, 1)
+
+        await until(lambda: runtime.row(ref).retained * EVENT_BYTES <= 5_000)
+
+
+async def test_a_worker_whose_events_are_damaged_keeps_no_others_from_being_trimmed(backend: FakeBackend) -> None:
+    store = FailingStore()
+    async with running(store, backend) as runtime:
+        damaged, *others = [await made(runtime, ACME) for _ in range(3)]
+        for ref in others:
+            await chatter(runtime, backend, ref, 100)
+        store.errors[damaged.worker_id] = StoreCorrupt("a page is damaged")
+
+        runtime.reload_tenants({"acme": TenantLimits(max_event_bytes=5_000)})
+
+        await until(lambda: sum(runtime.row(ref).retained for ref in others) * EVENT_BYTES <= 5_000)
+
+
+async def test_a_trim_that_a_deletion_overtakes_expires_no_cursor_of_the_tenant(backend: FakeBackend) -> None:
+    reading, may_read = asyncio.Event(), asyncio.Event()
+
+    class HeldStore(MemoryStore):
+        async def state_at(self, worker_id: WorkerId, sequence: int) -> StateAt:
+            reading.set()
+            await may_read.wait()
+            return await super().state_at(worker_id, sequence)
+
+    async with running(HeldStore(), backend, {"acme": TenantLimits(max_event_bytes=5_000)}) as runtime:
+        kept, gone = await made(runtime, ACME), await made(runtime, ACME)
+        await chatter(runtime, backend, kept, 1)
+        await chatter(runtime, backend, gone, 100)
+        await reading.wait()
+        for ref in (gone, kept):
+            await runtime.cancel_worker(ref)
+            await runtime.delete_worker(ref)
+        may_read.set()
+        fresh = await made(runtime, ACME)
+        await chatter(runtime, backend, fresh, 10)
+
+        assert runtime.tenant_retained_after("acme") == runtime.fleet_retained_after == 0
+        assert len((await runtime.tenant_events("acme", 0)).events) == 10

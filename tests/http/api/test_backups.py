@@ -73,7 +73,7 @@ async def test_a_backup_is_sent_with_its_length_and_recorded(stored: Served, tmp
         assert answer.headers["Cache-Control"] == "no-store"
 
     assert workers_in(tmp_path / "copy", content) == 1
-    assert await recorded(tmp_path, 1) == [("backup", "200")]
+    assert await recorded(tmp_path, 2) == [("backup", "begun"), ("backup", "200")]
 
 
 async def test_an_archive_is_sent_in_chunks_and_a_head_makes_no_copy(
@@ -133,7 +133,7 @@ async def test_whoever_has_all_of_a_backup_gets_the_next_at_once(
 
 @pytest.mark.parametrize("leaves", [True, False])
 async def test_a_client_that_does_not_read_to_the_end_makes_room_for_the_next_one(
-    stored: Served, folder: Path, monkeypatch: pytest.MonkeyPatch, leaves: bool
+    stored: Served, folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, leaves: bool
 ) -> None:
     monkeypatch.setattr(backups, "UNREAD_TIMEOUT_S", 0.2)
     await asyncio.to_thread(make_worker_files, folder)
@@ -141,11 +141,14 @@ async def test_a_client_that_does_not_read_to_the_end_makes_room_for_the_next_on
     head = f"GET {paths.RUNTIME_BACKUP}?folders=true HTTP/1.1\r\nHost: 127.0.0.1:{stored.port}\r\n"
     writer.write(f"{head}Authorization: Bearer {TOKEN}\r\n\r\n".encode())
     assert await reader.readexactly(12) == b"HTTP/1.1 200"
+    assert await recorded(tmp_path, 1) == [("backup", "begun")]
     if leaves:
         writer.close()
 
     async with asyncio.timeout(DEADLINE_S):
         while (await get(stored))[0] == 503:
+            await asyncio.sleep(0.02)
+        while ("backup", "cut") not in outcomes(tmp_path):
             await asyncio.sleep(0.02)
 
     writer.close()

@@ -196,7 +196,7 @@ async def test_a_token_is_shown_without_its_secret_ever_after(served: Served) ->
 
     created = made["token"]["created_at_ms"]
     token = {name: request[name] for name in ("name", "role", "tenant", "labels")}
-    token |= {"created_at_ms": created, "expires_at_ms": created + 3_600_000}
+    token |= {"created_at_ms": created, "expires_at_ms": created + 3_600_000, "created_by": "token:default"}
     assert (status, made) == (200, {"token": token, "secret": made["secret"]})
     assert re.fullmatch(r"[A-Za-z0-9_-]{43}", made["secret"])
     assert listed == {"tokens": [{"name": "default", "role": "admin"}, token]}
@@ -210,6 +210,7 @@ async def test_a_token_is_shown_without_its_secret_ever_after(served: Served) ->
         ({"name": "-a"}, "invalid_request", "name: expected 1 to 63 characters"),
         ({"name": "a/b"}, "invalid_request", "name: expected 1 to 63 characters"),
         ({"name": "default"}, "invalid_request", "name: default is the name of the first token"),
+        ({"name": "anonymous"}, "invalid_request", "name: anonymous is the name of clients without a token"),
         ({"role": "root"}, "invalid_json", "role: expected one of observer, operator, admin, node"),
         ({"tenant": "a b"}, "invalid_request", "tenant: expected 1 to 63 characters"),
         ({"labels": {"": "x"}}, "invalid_request", "labels: expected keys"),

@@ -89,6 +89,7 @@ async def test_each_change_is_a_line_with_its_outcome_and_reading_is_none(audite
 async def test_changes_that_are_refused_are_lines_with_their_error(audited: Audit) -> None:
     assert await audited.call("DELETE", "/v1/workers/worker-0000ffff") == 404
     assert await audited.call("POST", "/v1/workers/x%0Ay/input", json={"kind": "user", "content": SECRET}) == 404
+    assert await audited.call("DELETE", "/v1/tokens/..%2Fworkers%2F%C3%A9") == 404
     assert await audited.call("POST", "/v1/workers", data=SECRET, headers={"Content-Type": "application/json"}) == 400
     assert await audited.call("POST", "/v1/workers", data=SECRET) == 415
     assert await audited.call("POST", "/v1/workers/w/permissions/r", json={"option_id": SECRET}) == 404
@@ -97,7 +98,8 @@ async def test_changes_that_are_refused_are_lines_with_their_error(audited: Audi
 
     assert told(await audited.lines()) == [
         ("delete", "/v1/workers/worker-0000ffff", "404 worker_not_found"),
-        ("input", "/v1/workers/x\ny/input", "404 worker_not_found"),
+        ("input", "/v1/workers/x%0Ay/input", "404 worker_not_found"),
+        ("tokens", "/v1/tokens/..%2Fworkers%2F%C3%A9", "404 token_not_found"),
         ("create", "/v1/workers", "400 invalid_json"),
         ("create", "/v1/workers", "415 unsupported_media_type"),
         ("answer", "/v1/workers/w/permissions/r", "404 worker_not_found"),
@@ -193,6 +195,35 @@ async def test_what_the_role_or_the_tenant_of_a_token_refuses_is_a_line_with_its
         ("create", "/v1/workers", "429 rate_limited"),
         ("tokens", "/v1/tokens", "403 forbidden"),
         ("stop", "/v1/workers/w/stop", "429 rate_limited"),
+    ]
+
+
+async def test_many_requests_that_a_token_may_not_send_are_a_few_lines_and_a_count_of_its_own(
+    audited: Audit, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(audit, "REFUSAL_WINDOW_S", 3_600.0)
+    runtime = audited.served.runtime
+    runtime.quotas.reload({"slow": TenantLimits(max_requests_per_s=0.001)})
+    watcher = (await runtime.create_token(CreateTokenRequest("watcher", "observer"))).secret
+    other = (await runtime.create_token(CreateTokenRequest("other", "observer"))).secret
+    hasty = (await runtime.create_token(CreateTokenRequest("hasty", "operator", "slow"))).secret
+
+    for _ in range(15):
+        assert await audited.call("POST", "/v1/workers", json={}, headers=bearer(watcher)) == 403
+    assert await audited.call("GET", "/v1/tokens", headers=bearer(other)) == 403
+    assert await audited.call("GET", "/v1/runtime", headers=bearer(hasty)) == 200
+    for method, count in (("GET", 12), ("DELETE", 12)):
+        for _ in range(count):
+            assert await audited.call(method, "/v1/workers/w", headers=bearer(hasty)) == 429
+    lines = [(line["token"], line["role"], line["outcome"]) for line in await audited.lines()]
+
+    most = audit.MAX_REFUSALS
+    assert lines == [
+        *[("watcher", "observer", "403 forbidden")] * most,
+        ("other", "observer", "403 forbidden"),
+        *[("hasty", "operator", "429 rate_limited")] * most,
+        ("watcher", "observer", f"omitted {15 - most}"),
+        ("hasty", "operator", f"omitted {12 - most}"),
     ]
 
 

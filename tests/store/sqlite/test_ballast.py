@@ -257,7 +257,7 @@ asyncio.run(write())
 def test_a_quota_is_a_full_disk_and_any_other_failed_write_is_the_end(folder: Path, error: int, refusal: str) -> None:
     name = errno.errorcode[error]
     command = ["strace", "-f", "-o", os.devnull, "-e", "trace=pwrite64", "-P", str(folder / "runtime.sqlite3-wal")]
-    command += ["-e", f"inject=pwrite64:error={name}:when=60..62", sys.executable, "-c", OVER_QUOTA, str(folder)]
+    command += ["-e", f"inject=pwrite64:error={name}:when=90..92", sys.executable, "-c", OVER_QUOTA, str(folder)]
     try:
         ran = subprocess.run(command, capture_output=True, text=True, check=False)
     except FileNotFoundError:

@@ -446,6 +446,49 @@ def test_a_page_of_events_ends_in_front_of_what_is_damaged_or_missing(
     assert (of_second(4), of_all(4)) == ([6], [5, 6])
 
 
+def test_a_tenant_reads_past_a_page_of_damaged_events_of_others(
+    folder: Path, new_store: NewStore, said: Inputs
+) -> None:
+    store = new_store()
+    store.open()
+    said.tenants = {1: "acme", 2: "other"}
+    for number in (1, *[2] * 10, 1):
+        store.commit(said(number, "x"))
+    store.close()
+    run_sql(folder, "UPDATE event SET checksum = checksum + 1 WHERE worker = 2")
+    store = new_store()
+    store.open()
+
+    def of_tenant(tenant: str, after: int, items: int) -> tuple[list[int], int]:
+        page = store.run(store.store.read_tenant_events(tenant, after, 12, PageSize(items, 100_000)))
+        return [event.sequence for event in page.events], page.upto
+
+    assert of_tenant("acme", 0, 5) == ([1, 12], 12)
+    assert of_tenant("acme", 1, 1) == ([12], 12)
+    with pytest.raises(StoreCorrupt, match="of worker-00000002 is damaged"):
+        of_tenant("other", 0, 5)
+
+
+def test_a_page_of_a_tenant_ends_in_front_of_its_own_damage(folder: Path, new_store: NewStore, said: Inputs) -> None:
+    store = new_store()
+    store.open()
+    said.tenants = {1: "acme", 2: "other"}
+    for number in (1, 2, 1, 2, 1):
+        store.commit(said(number, "x"))
+    store.close()
+    run_sql(folder, "UPDATE event SET checksum = checksum + 1 WHERE sequence = 3")
+    store = new_store()
+    store.open()
+    read = store.store.read_tenant_events
+
+    page = store.run(read("acme", 0, 5, WIDE))
+
+    assert ([event.sequence for event in page.events], page.upto) == ([1], 1)
+    with pytest.raises(StoreCorrupt, match="the event wo_0000000000000003 of worker-00000001 is damaged"):
+        store.run(read("acme", 1, 5, WIDE))
+    assert store.run(read("acme", 3, 5, WIDE)).upto == 5
+
+
 def test_an_index_that_the_damage_hit_is_made_anew(stored: Path, new_store: NewStore) -> None:
     database = stored / "runtime.sqlite3"
     connection = apsw.Connection(str(database))

@@ -624,7 +624,7 @@ def test_a_store_of_version_5_keeps_its_data_and_takes_tenants(
     store.commit_at_once(said(2, "damaged"))
     store.close()
     connection = apsw.Connection(str(folder / "runtime.sqlite3"))
-    connection.execute("DROP INDEX worker_tenant")
+    connection.execute("DROP INDEX worker_tenant; DROP INDEX runtime_event_tenant")
     for table in ("worker", "runtime_event"):
         connection.execute(f"ALTER TABLE {table} DROP COLUMN tenant")
     connection.execute("ALTER TABLE runtime_event DROP COLUMN actor")
