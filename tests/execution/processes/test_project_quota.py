@@ -36,15 +36,25 @@ SIZE = {"ext4": 64 * MIB, "xfs": 320 * MIB}
 @pytest.fixture(params=MAKE)
 def disk(tmp_path: Path, request: pytest.FixtureRequest) -> Iterator[Path]:
     """The folder of a file system that limits projects."""
-    make = MAKE[request.param]
+    yield from _disk(tmp_path, request.param, "loop,prjquota")
+
+
+@pytest.fixture(params=MAKE)
+def plain_disk(tmp_path: Path, request: pytest.FixtureRequest) -> Iterator[Path]:
+    """The folder of a file system that could limit projects, but is mounted without the option."""
+    yield from _disk(tmp_path, request.param, "loop")
+
+
+def _disk(place: Path, kind: str, options: str) -> Iterator[Path]:
+    make = MAKE[kind]
     if os.geteuid() or not all(map(shutil.which, (make[0], "mount", "umount", "setpriv"))):
         pytest.skip(f"this needs root, {make[0]}, mount, umount and setpriv")
-    image, mounted = tmp_path / "image", tmp_path / "disk"
+    image, mounted = place / "image", place / "disk"
     mounted.mkdir()
     with image.open("wb") as made:
-        made.truncate(SIZE[request.param])
+        made.truncate(SIZE[kind])
     subprocess.run([*make, str(image)], check=True)
-    if not _mount(mounted, "loop,prjquota"):
+    if not _mount(mounted, options):
         pytest.skip("this kernel mounts no such file system with project quotas (CONFIG_QFMT_V2, CONFIG_XFS_QUOTA)")
     try:
         yield mounted
@@ -117,10 +127,8 @@ def test_a_folder_that_has_content_already_is_left_as_it_is(disk: Path) -> None:
     assert project_quota.hold(folder, MIB) == project_quota.find(folder) == 0
 
 
-def test_a_file_system_that_is_mounted_without_the_option_holds_nothing(disk: Path) -> None:
-    subprocess.run(["umount", disk], check=True)
-    assert _mount(disk, "loop")
-    folder = _folder(disk)
+def test_a_file_system_that_is_mounted_without_the_option_holds_nothing(plain_disk: Path) -> None:
+    folder = _folder(plain_disk)
 
     assert project_quota.hold(folder, MIB) == project_quota.find(folder) == 0
 
