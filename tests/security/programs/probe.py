@@ -467,7 +467,7 @@ def send_to_a_socket_with_a_path_from_one_of_a_pair(targets: Targets) -> None:
 @by("anyone")
 def exchange_datagrams_by_udp(targets: Targets) -> None:
     with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as client:
-        client.settimeout(1)
+        client.settimeout(ATTEMPT_S - 2)
         client.connect(("127.0.0.1", targets.udp))
         client.send(b"x")
         client.recv(1)
