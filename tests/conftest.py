@@ -86,15 +86,6 @@ def make_shared(parent: Path) -> Path:
     return folder
 
 
-def own_uids(count: int) -> range:
-    """Return up to 256 users that no other process of pytest on this machine gives to its programs.
-
-    A program that runs as a user counts for all who ask whether the user has processes.
-    """
-    first = 1_000_000_000 + 256 * os.getpid()
-    return range(first, first + count)
-
-
 def granting(*folders: Path) -> str:
     """Return the table of a configuration by which confined Workers can write to these folders."""
     return f"[sandbox]\nwritable = {json.dumps([str(folder) for folder in folders])}\n"

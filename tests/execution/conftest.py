@@ -29,7 +29,6 @@ from runtimed.model.interaction import InputKind, WorkerInput
 from runtimed.model.permission import Question, Ruling
 from runtimed.model.worker import CreateWorkerRequest
 from runtimed.store import spare_folders
-from tests.conftest import own_uids
 
 DEADLINE_S = 30.0
 
@@ -220,6 +219,15 @@ class Harness:
 
 
 NewHarness = Callable[..., Harness]
+
+
+def own_uids(count: int) -> range:
+    """Return up to 256 users that no other process of pytest on this machine gives to its programs.
+
+    A program that runs as a user counts for all who ask whether the user has processes.
+    """
+    first = 1_000_000_000 + 256 * os.getpid()
+    return range(first, first + count)
 
 
 NUMBERS = own_uids(100)

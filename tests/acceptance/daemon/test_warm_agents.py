@@ -16,8 +16,8 @@ import pytest
 from runtimed.execution.confinement.probe import find_bubblewrap
 from tests.acceptance.daemon.conftest import Daemon, Launch, Until
 from tests.acceptance.daemon.test_workspaces import DELETED, delete, stop
-from tests.conftest import own_uids
 from tests.execution.acp.conftest import Roll
+from tests.execution.conftest import own_uids
 
 AGENT = Path(__file__).parents[2] / "execution" / "acp" / "agent.py"
 AGENTS = "agents"
