@@ -716,7 +716,7 @@ async def test_a_folder_that_does_not_answer_at_the_beginning_of_a_run_does_not_
         ({}, {"shell": "exit 3", "python": "os._exit(3)"}, "status 3"),
         ({}, {"shell": "kill -KILL $$", "python": "os.kill(os.getpid(), signal.SIGKILL)"}, "ended by SIGKILL"),
         ({"max_output_bytes": 100_000}, FLOOD, "max_output_bytes"),
-        ({"max_run_s": 2.0}, HANG, "max_run_s"),
+        ({"max_run_s": 4.0}, HANG, "max_run_s"),
     ],
     ids=["exit", "kill", "output", "timeout"],
 )

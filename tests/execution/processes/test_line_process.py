@@ -154,7 +154,7 @@ async def test_a_program_that_does_not_read_its_input_is_found_unresponsive(star
 
 async def test_a_program_that_reads_slowly_gets_all(start: Start) -> None:
     program = await start("for i in 1 2 3 4; do sleep 0.1; head -c 250000 >/dev/null; done; head -c 5")
-    await program.write(bytes(1_000_000) + b"after", deadline_s=5)
+    await program.write(bytes(1_000_000) + b"after", deadline_s=30)
     assert await _all(program) == b"after"
 
 
@@ -209,7 +209,7 @@ async def test_a_program_that_ignores_the_end_of_its_input_is_asked_to_end(start
     script = f"trap 'echo asked >{tmp_path}/heard; exit 5' TERM; echo up; while :; do sleep 0.01; done"
     program = await start(script)
     await program.read()
-    await program.stop(4)
+    await program.stop(8)
     assert program.status == 5
     assert await asyncio.to_thread((tmp_path / "heard").read_text) == "asked\n"
 

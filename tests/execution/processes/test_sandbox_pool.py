@@ -293,14 +293,14 @@ async def test_a_sandbox_is_given_up_when_it_waits_for_too_long(
 async def test_a_sandbox_whose_pipes_are_taken_is_not_given_up_before_its_program_starts(
     sandboxes: Sandboxes, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(sandbox_pool, "PREPARED_IDLE_S", 1.0)
+    monkeypatch.setattr(sandbox_pool, "PREPARED_IDLE_S", 3.0)
     await sandboxes.run("true")
     await sandboxes.until_prepared()
     monkeypatch.undo()
     (stdin, write), (read, stdout), (complaints, stderr) = sandboxes.supervisor.pipes(WORKER)
     before = await asyncio.to_thread(children)
 
-    await asyncio.sleep(1.5)  # the sandbox would have been given up
+    await asyncio.sleep(3.5)  # the sandbox would have been given up
     program = Program(("true",), sandboxes.home(), sandboxes.env, stdin, stdout, stderr, worker_id=WORKER)
     tree = await sandboxes.supervisor.start(program)
 
