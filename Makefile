@@ -48,7 +48,7 @@ test: $(STAMP)
 quick: $(STAMP)
 	$(BIN)/python -m pytest --numprocesses $(JOBS) --dist loadgroup --ignore tests/faults --ignore tests/properties \
 		--ignore tests/benchmarks --ignore tests/docs --ignore tests/contrib --ignore tests/security --ignore tests/distribution \
-		--ignore tests/acceptance/daemon/agents --ignore tests/runtimectl/acp/test_clients.py -k "not uvloop"
+		--ignore tests/acceptance/daemon/agents --ignore tests/runtimectl/acp/test_clients.py --loops asyncio
 
 faults: $(STAMP)
 	$(BIN)/python -m pytest tests/properties --faults=long --numprocesses $(JOBS)
