@@ -64,7 +64,7 @@ faults: $(STAMP)
 
 coverage: $(STAMP)
 	rm -f .coverage .coverage.*
-	$(BIN)/coverage run -m pytest --numprocesses $(JOBS) --ignore tests/faults --ignore tests/benchmarks
+	$(BIN)/coverage run -m pytest --numprocesses $(JOBS) --dist loadgroup --ignore tests/faults --ignore tests/benchmarks
 	$(BIN)/coverage combine --quiet
 	$(BIN)/coverage report
 
