@@ -9,7 +9,7 @@ PYTEST = $(BIN)/python -m pytest --numprocesses $(JOBS) --dist loadgroup --ignor
 
 # Tests that take minutes because they build and install packages, run benchmarks, or install programs of others.
 OTHERS := tests/acceptance/daemon/agents tests/runtimectl/acp/test_clients.py tests/contrib/container/test_image.py \
-	tests/distribution/test_backend.py tests/benchmarks/test_benchmarks.py tests/benchmarks/test_soak.py
+	tests/distribution/test_backend.py tests/security/network/test_pip.py tests/benchmarks
 
 # Without compiled files each process of pytest compiles every test again.
 unexport PYTHONDONTWRITEBYTECODE
@@ -55,8 +55,8 @@ others: $(STAMP)
 	$(PYTEST) $(OTHERS)
 
 quick: $(STAMP)
-	$(PYTEST) $(addprefix --ignore ,$(OTHERS)) --ignore tests/properties --ignore tests/benchmarks --ignore tests/docs \
-		--ignore tests/contrib --ignore tests/security --ignore tests/distribution --loops asyncio
+	$(PYTEST) $(addprefix --ignore ,$(OTHERS)) --ignore tests/properties --ignore tests/docs --ignore tests/contrib \
+		--ignore tests/security --ignore tests/distribution --loops asyncio
 
 faults: $(STAMP)
 	$(BIN)/python -m pytest tests/properties --faults=long --numprocesses $(JOBS)
