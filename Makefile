@@ -4,23 +4,29 @@ PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
-JOBS ?= 4
+JOBS ?= $(shell expr 4 + $$(nproc))
+PYTEST = $(BIN)/python -m pytest --numprocesses $(JOBS) --dist loadgroup --ignore tests/faults
+
+# Tests that take minutes because they build and install packages, run benchmarks, or install programs of others.
+OTHERS := tests/acceptance/daemon/agents tests/runtimectl/acp/test_clients.py tests/contrib/container/test_image.py \
+	tests/distribution/test_backend.py tests/security/network/test_pip.py tests/benchmarks
 
 # Without compiled files each process of pytest compiles every test again.
 unexport PYTHONDONTWRITEBYTECODE
 
-.PHONY: help demo test quick faults coverage lint check bench soak agents lock dist clean
+.PHONY: help demo test others quick faults coverage lint check bench soak agents lock dist clean
 
 help:
 	@echo "make demo    install into .venv, then show a Runtime at work"
-	@echo "make test    install into .venv, then run every test, JOBS=4 at a time"
+	@echo "make test    install into .venv, then run every test, JOBS at a time: by default 4 more than there are processors"
+	@echo "make check   lint, and the tests but for the faults and the others: for each change"
+	@echo "make others  the tests that build the packages and the image, run benchmarks, or install agents and clients"
 	@echo "make quick   the tests without the slow parts: no faults, attacks, properties, benchmarks, documents or programs"
-	@echo "             of others, and asyncio's loop alone"
+	@echo "             of others, and asyncio's loop alone. CI runs make lint, make test, and this on the newest Python:"
+	@echo "             make quick PYTHON=python3.13 VENV=.venv-3.13"
 	@echo "make faults  the fault tests and the searches alone, at length: as root, with strace; an hour or two"
 	@echo "make coverage  the tests but for the faults, and the lines and branches that they leave out"
 	@echo "make lint    ruff, mypy and the import contracts"
-	@echo "make check   lint and test; CI runs both, and make quick on the newest Python:"
-	@echo "             make quick PYTHON=python3.13 VENV=.venv-3.13"
 	@echo "make bench   every case next to its baseline; ONLY=\"reads replay\" for some, QUICK=1 for a short one,"
 	@echo "             PAGE=1 to write the figures into docs/explanation/performance.md"
 	@echo "make soak    use a daemon for MINUTES=3, with restarts, reloads, rotations and backups, and fail if its memory,"
@@ -42,13 +48,15 @@ demo: $(STAMP)
 	@PATH="$(CURDIR)/$(BIN):$$PATH" sh contrib/demo.sh
 
 test: $(STAMP)
-	$(BIN)/python -m pytest --numprocesses $(JOBS) --dist loadgroup --ignore tests/faults
+	$(PYTEST)
 	$(BIN)/python -m pytest tests/faults
 
+others: $(STAMP)
+	$(PYTEST) $(OTHERS)
+
 quick: $(STAMP)
-	$(BIN)/python -m pytest --numprocesses $(JOBS) --dist loadgroup --ignore tests/faults --ignore tests/properties \
-		--ignore tests/benchmarks --ignore tests/docs --ignore tests/contrib --ignore tests/security --ignore tests/distribution \
-		--ignore tests/acceptance/daemon/agents --ignore tests/runtimectl/acp/test_clients.py -k "not uvloop"
+	$(PYTEST) $(addprefix --ignore ,$(OTHERS)) --ignore tests/properties --ignore tests/docs --ignore tests/contrib \
+		--ignore tests/security --ignore tests/distribution --loops asyncio
 
 faults: $(STAMP)
 	$(BIN)/python -m pytest tests/properties --faults=long --numprocesses $(JOBS)
@@ -56,7 +64,7 @@ faults: $(STAMP)
 
 coverage: $(STAMP)
 	rm -f .coverage .coverage.*
-	$(BIN)/coverage run -m pytest --numprocesses $(JOBS) --ignore tests/faults --ignore tests/benchmarks
+	$(BIN)/coverage run -m pytest --numprocesses $(JOBS) --dist loadgroup --ignore tests/faults --ignore tests/benchmarks
 	$(BIN)/coverage combine --quiet
 	$(BIN)/coverage report
 
@@ -66,7 +74,8 @@ lint: $(STAMP)
 	$(BIN)/mypy
 	$(BIN)/lint-imports
 
-check: lint test
+check: lint
+	$(PYTEST) $(addprefix --ignore ,$(OTHERS))
 
 bench: $(STAMP)
 	$(BIN)/python -m benchmarks $(if $(QUICK),--quick) $(ONLY)

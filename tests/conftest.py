@@ -12,6 +12,7 @@ from blockbuster import BlockBuster, blockbuster_ctx
 from hypothesis import HealthCheck, settings
 
 from tests.certificates import Authority
+from tests.event_loops import is_left_to_the_other_loop, loop_factories
 
 COVERAGE_VARIABLES = {name: value for name, value in os.environ.items() if name.startswith("COVERAGE_")}
 """What a program with an environment of its own needs for `make coverage` to measure it; nothing in other runs."""
@@ -24,6 +25,7 @@ settings.load_profile("busy")
 def pytest_addoption(parser: pytest.Parser) -> None:
     """How thorough the tests in faults/ are; here, because pytest reads options before it looks into folders."""
     parser.addoption("--faults", choices=["short", "long"], default="short", help="how long tests/faults goes on")
+    parser.addoption("--loops", choices=["all", "asyncio"], default="all", help="which event loops tests run on")
 
 
 def pytest_configure() -> None:
@@ -36,6 +38,14 @@ def pytest_configure() -> None:
     signal.signal(signal.SIGQUIT, signal.SIG_DFL)
     if signal.getsignal(signal.SIGHUP) is signal.SIG_IGN:
         signal.signal(signal.SIGHUP, lambda _number, _frame: None)
+
+
+def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
+    """Leave out tests that run on another event loop."""
+    if len(loop_factories(config)) > 1:
+        dropped = {item for item in items if is_left_to_the_other_loop(item)}
+        items[:] = [item for item in items if item not in dropped]
+        config.hook.pytest_deselected(items=list(dropped))
 
 
 @pytest.hookimpl(trylast=True)

@@ -207,6 +207,8 @@ def _import_programs() -> None:
                 importlib.import_module(module.name)
     with suppress(ImportError):
         importlib.import_module("uvloop")
+    app = importlib.import_module("runtimed.http.app")
+    app.describe(app.NOUNS)  # as every daemon does
 
 
 if __name__ == "__main__":

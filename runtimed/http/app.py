@@ -2,6 +2,7 @@
 
 import asyncio
 from collections.abc import Callable, Iterable, Mapping
+from functools import lru_cache
 
 from aiohttp import hdrs, web
 
@@ -54,8 +55,17 @@ NOUNS = (
     operations.routes,
 )
 
+DESCRIBED = 2
+"""How many sets of routes are described once for all."""
+
 REST = "/{path:(?s:.*)}"
 """Every path below the place where the API is mounted."""
+
+
+@lru_cache(DESCRIBED)
+def describe(nouns: tuple[Routes, ...]) -> Document:
+    """Return the OpenAPI document of these routes. A process with many Apis makes it once."""
+    return Document.of({noun.tag: noun.routes for noun in nouns})
 
 
 class Api(ApiApplication):
@@ -100,7 +110,7 @@ class Api(ApiApplication):
         _check_verbs(routes)
         observed = Feed(runtime, ring_bytes, max_unread_bytes)
         self._streams = Streams(observed, heartbeat_s)
-        document = Document.of({noun.tag: noun.routes for noun in nouns})
+        document = describe(nouns)
         self.metrics = Metrics(runtime, observed, requests, lambda: guard.failures, gateway_requests, audit_log)
         services = {
             Runtime: runtime,

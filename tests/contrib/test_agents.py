@@ -2,7 +2,6 @@
 
 import os
 import subprocess
-import sys
 import tomllib
 from pathlib import Path
 from typing import Any
@@ -12,6 +11,8 @@ import pytest
 from runtimectl.doctor import KNOWN_AGENTS
 from runtimed.execution.confinement.references import references
 from runtimed.gateways.credentials import SECRET
+from tests import programs
+from tests.programs import RUNTIMED
 
 ROOT = Path(__file__).parents[2]
 RECIPES = sorted((ROOT / "contrib" / "agents").glob("*.toml"))
@@ -19,9 +20,7 @@ HOW_TO = ROOT / "docs" / "how-to" / "agents.md"
 
 
 def check(config: Path) -> subprocess.CompletedProcess[str]:
-    command = [sys.executable, "-m", "runtimed", "--check-config", "--config", str(config)]
-    env = {**os.environ, "PYTHONPATH": str(ROOT)}
-    return subprocess.run(command, capture_output=True, text=True, env=env, timeout=60, check=False)
+    return programs.run([*RUNTIMED, "--check-config", "--config", str(config)], os.environ, timeout=60)
 
 
 def profiles(recipe: Path) -> dict[str, dict[str, Any]]:

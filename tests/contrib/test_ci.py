@@ -31,8 +31,9 @@ def shell_steps() -> Iterator[str]:
     yield f"sh {JOBS / 'ci.sh'}"
 
 
-@pytest.mark.parametrize("steps", [github_steps, gitlab_steps, shell_steps])
-@pytest.mark.parametrize("status", [0, 7])
+@pytest.mark.parametrize(
+    ("steps", "status"), [(github_steps, 7), (gitlab_steps, 7), (shell_steps, 7), (shell_steps, 0)]
+)
 def test_each_step_of_a_job_runs_and_its_artifacts_are_whole(
     steps: Callable[[], Iterator[str]], status: int, tmp_path: Path
 ) -> None:

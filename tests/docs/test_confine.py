@@ -34,8 +34,10 @@ from runtimed.execution.profile import Profile
 from runtimed.execution.workspaces import worktree
 from runtimed.execution.workspaces.catalog import ConfiguredWorkspace
 from runtimed.settings import load
+from tests import programs
 from tests.conftest import COVERAGE_VARIABLES
 from tests.docs.conftest import Page, ReadPage
+from tests.programs import RUNTIMED
 
 GUIDE = "how-to/confine.md"
 EXPLANATION = "explanation/confinement.md"
@@ -161,8 +163,8 @@ class Host:
         self.env = env
         file = folder / "config.toml"
         file.write_text(config)
-        command = [sys.executable, "-m", "runtimed", "--listen", "127.0.0.1:0", "--config", str(file)]
-        self._process = subprocess.Popen(command, env=env, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL)
+        command = [*RUNTIMED, "--listen", "127.0.0.1:0", "--config", str(file)]
+        self._process = programs.start(command, env, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL)
         assert self._process.stdout is not None
         assert self._process.stdout.readline().startswith(b"runtimed: listening on "), "the daemon does not start"
 
@@ -171,10 +173,7 @@ class Host:
 
     def run(self, module: str, *args: str) -> str:
         """Return the output of one of our programs."""
-        command = [sys.executable, "-m", module, *args]
-        return subprocess.run(
-            command, env=self.env, capture_output=True, text=True, timeout=DEADLINE_S, check=False
-        ).stdout
+        return programs.run([sys.executable, "-m", module, *args], self.env, timeout=DEADLINE_S).stdout
 
     def close(self) -> None:
         self._process.terminate()

@@ -29,41 +29,14 @@ from runtimed.model.interaction import InputKind, WorkerInput
 from runtimed.model.permission import Question, Ruling
 from runtimed.model.worker import CreateWorkerRequest
 from runtimed.store import spare_folders
+from tests.event_loops import loop_factories
 
 DEADLINE_S = 30.0
 
 
-def pytest_asyncio_loop_factories(config: pytest.Config, item: pytest.Item) -> Mapping[str, Any]:
-    """Every test here runs on the standard event loop and, where it is installed, on uvloop."""
-    try:
-        import uvloop
-    except ImportError:
-        return {"asyncio": asyncio.new_event_loop}
-    return {"asyncio": asyncio.new_event_loop, "uvloop": uvloop.new_event_loop}
-
-
-LOOPS = {
-    "contained": {"namespace": "asyncio", "group": "uvloop"},
-    "repository": {"this user": "asyncio", "somebody": "uvloop"},
-}
-"""The event loop that a test with a parameter runs on: a thread without a loop does what the parameter changes."""
-
-
-def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
-    """Pair each such parameter with one event loop where there are two. Each test still meets both of both."""
-    if len(pytest_asyncio_loop_factories(config, items[0])) == 1:
-        return
-    dropped = [item for item in items if item.path.is_relative_to(Path(__file__).parent) and _is_crossed(item)]
-    items[:] = [item for item in items if item not in dropped]
-    config.hook.pytest_deselected(items=dropped)
-
-
-def _is_crossed(item: pytest.Item) -> bool:
-    callspec = getattr(item, "callspec", None)
-    if callspec is None or "_asyncio_loop_factory" not in callspec.params:
-        return False
-    loops = [loop_of[callspec.params[name]] for name, loop_of in LOOPS.items() if name in callspec.params]
-    return any(loop not in callspec.id.split("-") for loop in loops)
+def pytest_asyncio_loop_factories(config: pytest.Config) -> Mapping[str, Any]:
+    """Every test here runs on the standard event loop or on uvloop, or on both."""
+    return loop_factories(config)
 
 
 class RecordingSink:

@@ -17,6 +17,7 @@ from runtimed.execution.policy import Gateway, Secret
 from runtimed.gateways.gateway import GatewayService
 from runtimed.gateways.http_service import HttpService
 from runtimed.gateways.upstreams import Upstreams
+from tests.event_loops import loop_factories
 
 REAL_KEY = "sk-real-0123456789abcdef"
 DEADLINE_S = 30.0
@@ -25,13 +26,9 @@ HEADERS = {"Authorization": "Bearer secret:openai"}
 Handler = Callable[[web.BaseRequest], Awaitable[web.StreamResponse]]
 
 
-def pytest_asyncio_loop_factories(config: pytest.Config, item: pytest.Item) -> Mapping[str, Any]:
-    """Every test here runs on the standard event loop and, where it is installed, on uvloop, as the daemon does."""
-    try:
-        import uvloop
-    except ImportError:
-        return {"asyncio": asyncio.new_event_loop}
-    return {"asyncio": asyncio.new_event_loop, "uvloop": uvloop.new_event_loop}
+def pytest_asyncio_loop_factories(config: pytest.Config) -> Mapping[str, Any]:
+    """Every test here runs on the standard event loop or on uvloop, or on both, as the daemon does."""
+    return loop_factories(config)
 
 
 def listen() -> socket.socket:

@@ -112,7 +112,10 @@ class Proxied:
         self.daemon.end()
 
 
-@pytest.fixture(scope="module", params=["nginx", "caddy"])
+@pytest.fixture(
+    scope="module",
+    params=[pytest.param(name, marks=pytest.mark.xdist_group(f"behind {name}")) for name in ("nginx", "caddy")],
+)
 def proxied(
     request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory, authority: Authority
 ) -> Iterator[Proxied]:

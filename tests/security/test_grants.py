@@ -15,6 +15,7 @@ from tests.security.conftest import (
     NeighborSite,
     User,
     each_mechanism,
+    each_mechanism_once,
     each_user,
     share_sites,
 )
@@ -82,8 +83,7 @@ def test_a_worker_has_the_secrets_mounts_and_programs_of_its_bundle(find_site: F
     assert SECRET not in stored(site, worker_id)
 
 
-@each_user
-@each_mechanism
+@each_mechanism_once
 def test_the_programs_of_a_shell_policy_are_the_only_ones(
     find_site: FindSite, mechanism: Mechanism, user: User
 ) -> None:

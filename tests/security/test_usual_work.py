@@ -6,7 +6,15 @@ from collections.abc import Mapping
 
 import pytest
 
-from tests.security.conftest import FindSite, Mechanism, User, each_mechanism, each_user, share_sites
+from tests.security.conftest import (
+    FindSite,
+    Mechanism,
+    User,
+    each_mechanism,
+    each_mechanism_once,
+    each_user,
+    share_sites,
+)
 
 pytestmark = share_sites
 
@@ -78,8 +86,7 @@ NEEDED = {"git": "git", "node": "node", "make": "make"}
 
 
 @pytest.mark.parametrize("task", TASKS)
-@each_user
-@each_mechanism
+@each_mechanism_once
 def test_usual_work_goes_on_confined(find_site: FindSite, mechanism: Mechanism, user: User, task: str) -> None:
     tool = NEEDED.get(task.partition(" ")[0])
     if tool and shutil.which(tool) is None:

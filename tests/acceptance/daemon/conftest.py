@@ -559,6 +559,17 @@ def daemon(request: pytest.FixtureRequest) -> Iterator[Daemon]:
     yield from shared_daemon(request)
 
 
+one_store = pytest.mark.parametrize("daemon", ["fs"], indirect=True)
+"""Runs a test with one of the two: what is refused before any store is asked needs no other."""
+
+EACH_TRANSPORT = (
+    "fs",
+    pytest.param("tls", marks=pytest.mark.xdist_group("tls daemon")),
+    pytest.param("unix", marks=pytest.mark.xdist_group("unix daemon")),
+)
+"""The shared daemons by their transports: TCP, TLS and a Unix socket. The last two run once for all processes."""
+
+
 def shared_daemon(request: pytest.FixtureRequest) -> Iterator[Daemon]:
     """The shared daemon that the parameter of a fixture names: `memory`, `fs`, `tls` or `unix`.
 

@@ -1,7 +1,6 @@
 """An ACP agent through the daemon: what it gets, what it tells of its session, and two of them in one repository."""
 
 import json
-import subprocess
 import sys
 from collections.abc import Callable
 from pathlib import Path
@@ -9,9 +8,11 @@ from typing import Any
 
 import pytest
 
-from tests.acceptance.daemon.conftest import Daemon, Launch, Until
+from tests import programs
+from tests.acceptance.daemon.conftest import DEADLINE_S, Daemon, Launch, Until
 from tests.acceptance.daemon.test_workspaces import DELETED, delete, diff, git, listed, make_repository, stop
 from tests.conftest import granting
+from tests.programs import RUNTIMECTL
 
 AGENT = Path(__file__).parents[2] / "execution" / "acp" / "agent.py"
 CODER = {"kind": "builtin", "value": "builtin:coder"}
@@ -126,9 +127,9 @@ def test_an_agent_gets_all_of_its_request_and_what_it_tells_of_its_session_is_sh
     assert (told["alert"]["level"], told["alert"]["message"]) == ("warn", "Quota: nearly used up")
     assert told["usage"]["cost"] == {"amount": 0.5, "currency": "USD"}
     assert [told["usage"][name] for name in ("source", "context_tokens", "context_window")] == ["agent", 10, 200]
-    program = [sys.executable, "-m", "runtimectl", "--url", daemon.url, "workers", "get", worker_id]
+    command = [*RUNTIMECTL, "--url", daemon.url, "workers", "get", worker_id]
     environment = {**daemon.environment, "RUNTIMECTL_TOKEN": daemon.token}
-    shown = subprocess.run(program, env=environment, capture_output=True, text=True, check=True).stdout
+    shown = programs.run(command, environment, timeout=DEADLINE_S).stdout
     assert [line.split(maxsplit=1) for line in shown.splitlines() if line.startswith(("Title", "Commands"))] == [
         ["Title", "Mend the roof"],
         ["Commands", "/plan"],

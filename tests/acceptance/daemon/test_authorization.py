@@ -13,7 +13,7 @@ from typing import Any
 import pytest
 from websockets.exceptions import InvalidStatus
 
-from tests.acceptance.daemon.conftest import Answer, Daemon, Launch, Until, shared_daemon
+from tests.acceptance.daemon.conftest import EACH_TRANSPORT, Answer, Daemon, Launch, Until, shared_daemon
 from tests.certificates import Authority
 
 ROUTES = [
@@ -63,12 +63,12 @@ THROTTLED_S = 1 + (GUESSES - FREE_GUESSES - 1) / 40
 """The least time until the last of these guesses is answered."""
 
 
-@pytest.fixture(params=["memory", "fs", "tls", "unix"])
+@pytest.fixture(params=EACH_TRANSPORT)
 def daemon(request: pytest.FixtureRequest) -> Iterator[Daemon]:
     yield from shared_daemon(request)
 
 
-@pytest.fixture(params=["memory", "fs", "tls", "unix"])
+@pytest.fixture(params=["fs", "tls", "unix"])
 def guarded(request: pytest.FixtureRequest, launch: Launch, tmp_path: Path, authority: Authority) -> Daemon:
     """A daemon with a Worker; wrong tokens are slowed down, so tests of them share none."""
     store = f"fs:{tmp_path / 'store'}" if request.param == "fs" else "memory"

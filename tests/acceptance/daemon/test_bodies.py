@@ -9,18 +9,17 @@ from collections.abc import Iterator
 import pytest
 
 from tests.acceptance.conftest import Shaped
-from tests.acceptance.daemon.conftest import Daemon, Launch, shared_daemon
+from tests.acceptance.daemon.conftest import EACH_TRANSPORT, Daemon, Launch, shared_daemon
 
 POSTS = ["/v1/workers", "/v1/config-bundles", "/v1/workers/{}/input", "/v1/workers/{}/stop", "/v1/workers/{}/cancel"]
 LIMIT = 1_000
 
 
-@pytest.fixture(params=["memory", "fs", "tls", "unix"])
+@pytest.fixture(params=EACH_TRANSPORT)
 def daemon(request: pytest.FixtureRequest) -> Iterator[Daemon]:
     yield from shared_daemon(request)
 
 
-@pytest.mark.parametrize("path", POSTS)
 @pytest.mark.parametrize(
     "content_type",
     [
@@ -33,12 +32,13 @@ def daemon(request: pytest.FixtureRequest) -> Iterator[Daemon]:
     ],
 )
 def test_a_body_that_is_not_declared_json_is_an_unsupported_media_type(
-    daemon: Daemon, path: str, content_type: str | None
+    daemon: Daemon, content_type: str | None
 ) -> None:
-    path = path.format(daemon.echo())
+    worker_id = daemon.echo()
     with daemon.unchanged():
-        answer = daemon.curl("POST", path, b"{}", content_type=content_type)
-        assert "application/json" in answer.refused(415, "unsupported_media_type")
+        for path in POSTS:
+            answer = daemon.curl("POST", path.format(worker_id), b"{}", content_type=content_type)
+            assert "application/json" in answer.refused(415, "unsupported_media_type"), path
 
 
 @pytest.mark.parametrize(
@@ -48,14 +48,13 @@ def test_json_with_a_parameter_or_in_another_case_is_json(daemon: Daemon, conten
     daemon.curl("POST", "/v1/workers", b"{}", content_type=content_type).ok("worker")
 
 
-@pytest.mark.parametrize("path", POSTS)
 @pytest.mark.parametrize("coding", ["gzip", "deflate", "br"])
-def test_an_encoded_body_is_an_unsupported_media_type(daemon: Daemon, path: str, coding: str) -> None:
-    path = path.format(daemon.echo())
+def test_an_encoded_body_is_an_unsupported_media_type(daemon: Daemon, coding: str) -> None:
+    worker_id, body = daemon.echo(), gzip.compress(b"{}")
     with daemon.unchanged():
-        body = gzip.compress(b"{}")
-        answer = daemon.curl("POST", path, body, [f"Content-Encoding: {coding}"])
-        answer.refused(415, "unsupported_media_type")
+        for path in POSTS:
+            answer = daemon.curl("POST", path.format(worker_id), body, [f"Content-Encoding: {coding}"])
+            answer.refused(415, "unsupported_media_type")
 
 
 @pytest.fixture

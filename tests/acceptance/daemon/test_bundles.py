@@ -5,7 +5,7 @@ from typing import Any
 import pytest
 
 from tests.acceptance.conftest import MakeBundle
-from tests.acceptance.daemon.conftest import Answer, Daemon
+from tests.acceptance.daemon.conftest import Answer, Daemon, one_store
 
 KNOWN_ANSWER = "f1faffb46524a985fff79a4a3e9165e776187d2e3a67773995806ac557f3320a"
 ECHO = {"kind": "builtin", "value": "builtin:echo"}
@@ -118,6 +118,7 @@ RULE_1 = [
 ]
 
 
+@one_store
 @pytest.mark.parametrize(("given", "field"), RULE_1)
 def test_rule_1_ids_digests_and_texts_are_well_formed(
     daemon: Daemon, bundle: MakeBundle, given: Any, field: str
@@ -164,6 +165,7 @@ HOST_LOCAL = [
 CONTROLS = ["a\0b", "a\nb", "a\tb", "a\x1fb", "a\x7fb", "a\x85b", "\x1ca", "a\x1f"]
 
 
+@one_store
 @pytest.mark.parametrize("text", [*HOST_LOCAL, *CONTROLS, "x" * 2_049])
 def test_rule_2_boundary_text_names_no_place_of_the_host(daemon: Daemon, bundle: MakeBundle, text: str) -> None:
     for field in ("revision", "workspace_id", "created_at"):
@@ -186,11 +188,13 @@ def test_rule_2_other_text_passes(daemon: Daemon, bundle: MakeBundle, text: str)
     _stored(daemon, bundle(revision=text, provenance={"source": text, "detail": text}, profiles=label))
 
 
+@one_store
 @pytest.mark.parametrize("text", [*HOST_LOCAL, *CONTROLS, "x" * 2_049])
 def test_rule_5_a_name_is_boundary_text(daemon: Daemon, bundle: MakeBundle, text: str) -> None:
     assert "name" in _post(daemon, bundle(declarations=[_secret(name=text)])).refused(400, INVALID)
 
 
+@one_store
 @pytest.mark.parametrize("text", [*HOST_LOCAL, *CONTROLS, "x" * 2_049])
 def test_rule_4_a_label_is_boundary_text(daemon: Daemon, bundle: MakeBundle, text: str) -> None:
     label = [{"selector": {"kind": "runtime_default"}, "label": text}]
@@ -204,6 +208,7 @@ def test_rule_3_the_digest_is_the_computed_one(daemon: Daemon, bundle: MakeBundl
         _post(daemon, bundle(digest="0" * 64)).refused(400, MISMATCH)
 
 
+@one_store
 @pytest.mark.parametrize("value", ["", "  ", *HOST_LOCAL, *CONTROLS, "x" * 2_049])
 def test_rule_4_a_selector_is_boundary_text(daemon: Daemon, bundle: MakeBundle, value: str) -> None:
     for kind in ("builtin", "named"):
@@ -211,6 +216,7 @@ def test_rule_4_a_selector_is_boundary_text(daemon: Daemon, bundle: MakeBundle, 
         _post(daemon, bundle(profiles=profiles)).refused(400, SELECTOR)
 
 
+@one_store
 @pytest.mark.parametrize(
     ("declaration", "code"),
     [
@@ -250,6 +256,7 @@ PREFIXES = {
 }
 
 
+@one_store
 @pytest.mark.parametrize("kind", PREFIXES)
 def test_rule_5_each_kind_takes_its_own_prefixes_alone(daemon: Daemon, bundle: MakeBundle, kind: str) -> None:
     for owner, prefixes in PREFIXES.items():
@@ -267,6 +274,7 @@ def test_rule_5_each_kind_takes_its_own_prefixes_alone(daemon: Daemon, bundle: M
 BLANK_SELECTOR = {"profiles": [{"selector": {"kind": "named", "value": " "}}]}
 
 
+@one_store
 @pytest.mark.parametrize(
     ("given", "code", "named", "silent"),
     [

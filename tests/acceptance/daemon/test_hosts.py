@@ -5,7 +5,7 @@ from collections.abc import Iterator
 import pytest
 from websockets.exceptions import InvalidStatus
 
-from tests.acceptance.daemon.conftest import Answer, Daemon, Launch, shared_daemon
+from tests.acceptance.daemon.conftest import EACH_TRANSPORT, Answer, Daemon, Launch, shared_daemon
 
 UPGRADE = [
     "Connection: Upgrade",
@@ -16,7 +16,7 @@ UPGRADE = [
 RUNTIME = "GET /v1/runtime HTTP/1.1"
 
 
-@pytest.fixture(params=["memory", "fs", "tls"])
+@pytest.fixture(params=EACH_TRANSPORT[:2])
 def daemon(request: pytest.FixtureRequest) -> Iterator[Daemon]:
     yield from shared_daemon(request)
 

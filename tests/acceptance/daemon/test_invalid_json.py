@@ -5,7 +5,7 @@ from typing import Any
 
 import pytest
 
-from tests.acceptance.daemon.conftest import Daemon
+from tests.acceptance.daemon.conftest import Daemon, one_store
 
 BUNDLE: dict[str, Any] = {
     "metadata": {
@@ -116,12 +116,14 @@ DUPLICATES = [
 ]
 
 
+@one_store
 @pytest.mark.parametrize(("body", "path"), WORKERS)
 def test_a_wrong_field_of_a_create_is_named_by_its_path(daemon: Daemon, body: Any, path: str) -> None:
     with daemon.unchanged():
         assert path in daemon.curl("POST", "/v1/workers", body).refused(400, "invalid_json")
 
 
+@one_store
 @pytest.mark.parametrize(("body", "path"), INPUTS)
 def test_a_wrong_field_of_an_input_is_named_by_its_path(daemon: Daemon, body: Any, path: str) -> None:
     worker_id = daemon.echo()
@@ -129,6 +131,7 @@ def test_a_wrong_field_of_an_input_is_named_by_its_path(daemon: Daemon, body: An
         assert path in daemon.curl("POST", f"/v1/workers/{worker_id}/input", body).refused(400, "invalid_json")
 
 
+@one_store
 @pytest.mark.parametrize(("body", "path"), BUNDLES)
 def test_a_wrong_field_of_a_bundle_is_named_by_its_path(daemon: Daemon, body: Any, path: str) -> None:
     with daemon.unchanged():
@@ -137,6 +140,7 @@ def test_a_wrong_field_of_a_bundle_is_named_by_its_path(daemon: Daemon, body: An
     assert "hidden" not in message
 
 
+@one_store
 @pytest.mark.parametrize(("path", "body", "field"), DUPLICATES)
 def test_a_duplicate_field_is_named_by_its_path(daemon: Daemon, path: str, body: str, field: str) -> None:
     with daemon.unchanged():
@@ -197,6 +201,7 @@ NOT_JSON = {
 }
 
 
+@one_store
 @pytest.mark.parametrize("name", NOT_JSON)
 def test_what_is_not_a_json_object_is_invalid_json_on_every_route(daemon: Daemon, name: str) -> None:
     worker_id = daemon.echo()

@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 
 from tests.acceptance.conftest import Shaped
-from tests.acceptance.daemon.conftest import Daemon, Launch
+from tests.acceptance.daemon.conftest import Daemon, Launch, one_store
 
 
 def _page(daemon: Daemon, query: str = "") -> tuple[list[str], str | None]:
@@ -37,7 +37,10 @@ def _several(daemon: Daemon) -> Daemon:
     return daemon
 
 
-@pytest.fixture(scope="module", params=["memory", "fs"])
+@pytest.fixture(
+    scope="module",
+    params=[pytest.param(name, marks=pytest.mark.xdist_group(f"several in {name}")) for name in ("memory", "fs")],
+)
 def several(
     request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory, shaped: Shaped
 ) -> Iterator[Daemon]:
@@ -103,6 +106,7 @@ def test_a_deleted_worker_breaks_no_page(launch: Launch, store: str) -> None:
     assert _page(several, f"?limit=3&after={after}") == (["worker-00000004", "worker-00000005"], None)
 
 
+@one_store
 @pytest.mark.parametrize(
     ("query", "named"),
     [
@@ -133,6 +137,7 @@ def test_a_query_that_is_none_is_refused_by_the_name_of_its_parameter(daemon: Da
     assert message.startswith(f"{named}: ")
 
 
+@one_store
 @pytest.mark.parametrize("after", ["1", "worker-1", "worker-0000000G", "x%20y"])
 def test_a_page_behind_what_is_no_worker_id_is_refused(daemon: Daemon, after: str) -> None:
     message = daemon.curl("GET", f"/v1/workers?after={after}").refused(400, "invalid_query")
@@ -167,6 +172,7 @@ def test_without_name_and_labels_they_are_left_out(daemon: Daemon, request_: Any
     assert not {"name", "labels"} & set(worker)
 
 
+@one_store
 @pytest.mark.parametrize(
     ("request_", "named"),
     [
@@ -218,6 +224,7 @@ def test_a_field_out_of_bounds_is_an_invalid_request(daemon: Daemon, request_: A
     assert "s3cret" not in message
 
 
+@one_store
 @pytest.mark.parametrize(
     ("body", "named"),
     [

@@ -5,7 +5,7 @@ from typing import Any
 
 import pytest
 
-from tests.acceptance.daemon.conftest import Answer, Daemon, Launch
+from tests.acceptance.daemon.conftest import Answer, Daemon, Launch, one_store
 
 
 @pytest.fixture
@@ -64,6 +64,7 @@ def test_pages_one_after_the_other_are_the_whole_transcript(daemon: Daemon, told
     assert [one["role"] for one in items] == ["user", "assistant"] * 5
 
 
+@one_store
 @pytest.mark.parametrize("value", ["-1", "x", "", "1.0", "1e2", "0x1", "%201", "1%20", "+1", "--1", "null", "%D9%A1"])
 @pytest.mark.parametrize("name", ["start", "limit"])
 def test_what_is_not_a_number_is_an_invalid_query_and_named(daemon: Daemon, name: str, value: str) -> None:

@@ -4,7 +4,6 @@ import contextlib
 import http.client
 import json
 import os
-import subprocess
 import sys
 import threading
 from functools import partial
@@ -14,10 +13,12 @@ from typing import Any
 import pytest
 
 from runtimed.execution.confinement.probe import find_bubblewrap
-from tests.acceptance.daemon.conftest import Daemon, Launch, Until
+from tests import programs
+from tests.acceptance.daemon.conftest import DEADLINE_S, Daemon, Launch, Until
 from tests.acceptance.daemon.test_workspaces import DELETED, delete, stop
 from tests.execution.acp.conftest import Roll
 from tests.execution.conftest import own_uids
+from tests.programs import RUNTIMECTL
 
 AGENT = Path(__file__).parents[2] / "execution" / "acp" / "agent.py"
 AGENTS = "agents"
@@ -134,13 +135,9 @@ def test_a_worker_that_was_taking_an_agent_over_when_the_daemon_was_killed_goes_
     until(lambda: _ready(daemon)["ready"])
     first = daemon.create(**REQUEST)
     assert daemon.run(first, "hi")[-1]["payload"]["event"] == "run_end"
-    shown = subprocess.run(
-        [sys.executable, "-m", "runtimectl", "--url", daemon.url, "workers", "get", first],
-        env={**daemon.environment, "RUNTIMECTL_TOKEN": daemon.token},
-        capture_output=True,
-        text=True,
-        check=True,
-    ).stdout
+    command = [*RUNTIMECTL, "--url", daemon.url, "workers", "get", first]
+    environment = {**daemon.environment, "RUNTIMECTL_TOKEN": daemon.token}
+    shown = programs.run(command, environment, timeout=DEADLINE_S).stdout
     until(lambda: _ready(daemon)["ready"])
     gate.unlink()
     cut = threading.Thread(target=_ignore_cut, args=(daemon,))

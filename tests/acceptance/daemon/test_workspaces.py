@@ -253,32 +253,30 @@ def entries(folder: Path) -> list[str]:
         return []
 
 
-@pytest.mark.parametrize(
-    ("mode", "script"),
-    [
-        ("worktree", f"git checkout -q --detach; echo x >> README; {COMMIT} -a -m detached"),
-        ("worktree", "rm .git; git init -q"),
-        ("worktree", "git update-index --assume-unchanged README; echo x >> README"),
-        ("worktree", "git update-index --skip-worktree README; echo x >> README"),
-        ("clone", f"git checkout -q -b aside; echo x >> README; {COMMIT} -a -m aside"),
-        ("clone", "echo x >> README; git -c user.name=a -c user.email=a@b stash -q"),
-        ("copy", "echo x >> README"),
-        ("copy", f"git checkout -q -b aside; echo x >> README; {COMMIT} -a -m aside; git checkout -q -"),
-        ("copy", f"git init -q inner; cd inner; echo x > x; git add x; {COMMIT} -m inner"),
-    ],
+UNSAVED = (
+    ("worktree", f"git checkout -q --detach; echo x >> README; {COMMIT} -a -m detached"),
+    ("worktree", "rm .git; git init -q"),
+    ("worktree", "git update-index --assume-unchanged README; echo x >> README"),
+    ("worktree", "git update-index --skip-worktree README; echo x >> README"),
+    ("clone", f"git checkout -q -b aside; echo x >> README; {COMMIT} -a -m aside"),
+    ("clone", "echo x >> README; git -c user.name=a -c user.email=a@b stash -q"),
+    ("copy", "echo x >> README"),
+    ("copy", f"git checkout -q -b aside; echo x >> README; {COMMIT} -a -m aside; git checkout -q -"),
+    ("copy", f"git init -q inner; cd inner; echo x > x; git add x; {COMMIT} -m inner"),
 )
-def test_work_that_no_branch_of_the_repository_has_is_not_thrown_away(
-    configured: Launch, mode: str, script: str, until: Until
-) -> None:
+"""Scripts after which a workspace of a mode has work that no branch of the repository has."""
+
+
+def test_work_that_no_branch_of_the_repository_has_is_not_thrown_away(configured: Launch) -> None:
     daemon = configured()
-    worker_id = shell(daemon, ("cwd", f"repo:{mode}"))
-    daemon.run(worker_id, script)
-    stop(daemon, worker_id)
+    for mode, script in UNSAVED:
+        worker_id = shell(daemon, ("cwd", f"repo:{mode}"))
+        daemon.run(worker_id, script)
+        stop(daemon, worker_id)
 
-    delete(daemon, worker_id).refused(409, "workspace_dirty")
-
-    assert delete(daemon, worker_id, "?force=true").status == DELETED
-    assert daemon.call("GET", f"/v1/workers/{worker_id}").status == 404
+        delete(daemon, worker_id).refused(409, "workspace_dirty")
+        assert delete(daemon, worker_id, "?force=true").status == DELETED
+        assert daemon.call("GET", f"/v1/workers/{worker_id}").status == 404
 
 
 def test_workspaces_and_what_was_changed_outlive_a_kill_and_a_restart(

@@ -12,9 +12,7 @@ import json
 import os
 import select
 import signal
-import subprocess
 import sys
-import threading
 import time
 from pathlib import Path
 from typing import IO, Any, NoReturn
@@ -176,6 +174,8 @@ def finish() -> None:
 
 def daemon() -> None:
     """Leave a process behind that is in a session of its own."""
+    import subprocess
+
     subprocess.Popen(["sh", "-c", "while :; do sleep 1; done", script_path], start_new_session=True)
 
 
@@ -215,6 +215,8 @@ def enroll() -> None:
     env = {key: value for key, value in os.environ.items() if key != "RUNTIMED_TREE"}
     with (script_path.parent / "agents.jsonl").open("a") as file:
         file.write(json.dumps({"name": name, "env": env}) + "\n")
+    import threading
+
     threading.Thread(target=die, args=(script_path.parent / f"die-{name}",), daemon=True).start()
 
 

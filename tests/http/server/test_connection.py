@@ -168,12 +168,12 @@ CASES: dict[str, Callable[[int], bytes]] = {
 }
 
 
-@pytest.mark.parametrize("case", CASES)
-async def test_the_answer_is_that_of_aiohttp_alone(both: Both, case: str) -> None:
-    ours = await talk(both.ours, CASES[case](both.ours))
-    bare = await talk(both.bare, CASES[case](both.bare))
-    assert ours.startswith(b"HTTP/1.")
-    assert ours == bare
+async def test_the_answer_is_that_of_aiohttp_alone(both: Both) -> None:
+    for case, make in CASES.items():
+        ours = await talk(both.ours, make(both.ours))
+        bare = await talk(both.bare, make(both.bare))
+        assert ours.startswith(b"HTTP/1."), case
+        assert ours == bare, case
 
 
 @pytest.mark.parametrize("case", ["worker", "stop with a body", "expect", "chunked"])
@@ -185,15 +185,15 @@ async def test_the_answer_is_the_same_wherever_the_bytes_are_cut(both: Both, cas
 
 
 @pytest.mark.parametrize(("before", "behind"), [(b"", b"\r\n"), (b"\r\n", b""), (b"\r\n\r\n", b"\r\n\r\n")])
-@pytest.mark.parametrize("case", ["worker", "stop with a body", "no such kind"])
 async def test_a_request_repeated_with_empty_lines_around_it_gets_the_same_answers(
-    both: Both, case: str, before: bytes, behind: bytes
+    both: Both, before: bytes, behind: bytes
 ) -> None:
     await talk(both.ours, CASES["stop with a body"](both.ours))
-    ours = await talk(both.ours, *[before + CASES[case](both.ours) + behind] * 4)
-    bare = await talk(both.bare, *[before + CASES[case](both.bare) + behind] * 4)
-    assert ours.count(b"HTTP/1.1 ") == 5
-    assert ours == bare
+    for case in ("worker", "stop with a body", "no such kind"):
+        ours = await talk(both.ours, *[before + CASES[case](both.ours) + behind] * 4)
+        bare = await talk(both.bare, *[before + CASES[case](both.bare) + behind] * 4)
+        assert ours.count(b"HTTP/1.1 ") == 5, case
+        assert ours == bare, case
 
 
 async def test_a_request_repeated_with_a_doubled_header_gets_the_same_answers(both: Both) -> None:
@@ -436,16 +436,19 @@ async def test_empty_lines_leave_nothing_behind(both: Both, admitted: bool) -> N
     if admitted:
         writer.write(get("/v1/runtime")(both.ours))
         await reader.readuntil(b"}")
-    size, piece = 2**22, b"\r\n" * 2**14
+    size, piece = 2**21, b"\r\n" * 2**14
     tracemalloc.start()
     try:
         for _ in range(size // len(piece)):
             writer.write(piece)
             await writer.drain()
-            await passed(both.ours)
-        held = tracemalloc.get_traced_memory()[0]
+        writer.write(last(both.ours))
+        async with asyncio.timeout(60):
+            answer = await reader.read()
+        peak = tracemalloc.get_traced_memory()[1]
     finally:
         tracemalloc.stop()
 
-    assert held < size / 4
+    assert answer.count(b"HTTP/1.1 200 OK") == 1
+    assert peak < size / 2
     writer.close()

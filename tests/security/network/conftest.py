@@ -4,8 +4,6 @@ import json
 import os
 import re
 import shutil
-import subprocess
-import sys
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
@@ -13,7 +11,10 @@ from typing import Any
 
 import pytest
 
+from tests import programs
+from tests.acceptance.daemon.conftest import DEADLINE_S
 from tests.gateways.remotes import Remotes
+from tests.programs import RUNTIMECTL
 from tests.security.conftest import PYTHON, Mechanism, Site, User, finish_all, mode_of, new_daemon, new_place, require
 from tests.security.network.internet import WEB, Internet, new_internet
 from tests.security.network.upstream import PORT as UPSTREAM_PORT
@@ -154,8 +155,7 @@ class OnlineSite(Site):
     def ctl(self, *arguments: str) -> str:
         """Return the output of runtimectl."""
         options = ("--url", self.daemon.url, "--token-file", str(self.place.store / "token"))
-        command = [sys.executable, "-m", "runtimectl", *arguments, *options]
-        done = subprocess.run(command, env=self.daemon.environment, capture_output=True, text=True, check=False)
+        done = programs.run([*RUNTIMECTL, *arguments, *options], self.daemon.environment, timeout=DEADLINE_S)
         assert done.returncode == 0, done.stderr
         return done.stdout
 

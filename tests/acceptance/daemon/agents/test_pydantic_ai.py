@@ -116,31 +116,31 @@ def test_files_are_written_and_read_in_the_workers_folder(start_agents: Start, m
     assert len({tuple(one["id"] for one in of) for of in calls}) == 1
 
 
-@pytest.mark.parametrize(("kind", "ran"), [("allow_once", True), ("reject_once", False)], ids=["allowed", "denied"])
 def test_a_command_runs_when_it_is_allowed_and_not_when_it_is_denied(
-    start_agents: Start, model: tuple[Model, str], until: Until, kind: str, ran: bool
+    start_agents: Start, model: tuple[Model, str], until: Until
 ) -> None:
     scripted, _ = model
     daemon = start_agents()
     worker_id = create(daemon)
-    scripted.call("run_command", command="echo $((6 * 7))")
-    scripted.say("so it is")
-    ack = daemon.input(worker_id, "count")
-    permission = asked(daemon, worker_id, until)
-    with daemon.observe(worker_id) as observer:
-        (shown,) = observer.envelope()["payload"]["data"]["permissions"]
-    assert shown == permission
-    answer(daemon, worker_id, permission, kind)
-    events = rest(daemon, worker_id, ack)
-    (request,), (resolved,) = items(events, "permission_request"), items(events, "permission_resolved")
-    assert request["request_id"] == resolved["request_id"] == permission["request_id"]
-    assert (resolved["outcome"], resolved["by"]) == ("selected", "token:default")
-    order = names(events)
-    assert order.index("tool_call_start") < order.index("system_item") < order.index("tool_result")
-    (result,) = data(events, "tool_result")
-    assert ("42" in (result.get("output") or "")) is ran
-    assert result["is_error"] is not ran
-    assert data(events, "run_end") == [{"result": "finished"}]
+    for kind, ran in (("allow_once", True), ("reject_once", False)):
+        scripted.call("run_command", command="echo $((6 * 7))")
+        scripted.say("so it is")
+        ack = daemon.input(worker_id, "count")
+        permission = asked(daemon, worker_id, until)
+        with daemon.observe(worker_id) as observer:
+            (shown,) = observer.envelope()["payload"]["data"]["permissions"]
+        assert shown == permission
+        answer(daemon, worker_id, permission, kind)
+        events = rest(daemon, worker_id, ack)
+        (request,), (resolved,) = items(events, "permission_request"), items(events, "permission_resolved")
+        assert request["request_id"] == resolved["request_id"] == permission["request_id"]
+        assert (resolved["outcome"], resolved["by"]) == ("selected", "token:default")
+        order = names(events)
+        assert order.index("tool_call_start") < order.index("system_item") < order.index("tool_result")
+        (result,) = data(events, "tool_result")
+        assert ("42" in (result.get("output") or "")) is ran
+        assert result["is_error"] is not ran
+        assert data(events, "run_end") == [{"result": "finished"}]
 
 
 def test_a_permission_that_nobody_answers_expires_as_denied(start_agents: Start, model: tuple[Model, str]) -> None:
@@ -177,32 +177,27 @@ def test_an_interrupt_ends_the_run_and_the_agent_goes_on(
     assert data(daemon.run(worker_id, "go on"), "text_done") == [{"text": "again"}]
 
 
-@pytest.mark.parametrize("end", ["stop", "kill"])
-def test_a_restart_of_the_daemon_loses_nothing_that_was_said(
-    start_agents: Start, model: tuple[Model, str], end: str
-) -> None:
+def test_restarts_of_the_daemon_lose_nothing_that_was_said(start_agents: Start, model: tuple[Model, str]) -> None:
     scripted, _ = model
     daemon = start_agents()
     worker_id = create(daemon)
     scripted.say("Nice to meet you.")
-    before = daemon.run(worker_id, "My name is Ann.")
-    getattr(daemon, end)()
-    daemon = start_agents()
-    scripted.say("You are Ann.")
-    after = daemon.run(worker_id, "Who am I?")
-    assert [event for event in daemon.log(worker_id) if event["cursor"] <= before[-1]["cursor"]][
-        -len(before) :
-    ] == before
-    assert data(after, "text_done") == [{"text": "You are Ann."}]
-    assert data(after, "alert") == []
-    told = json.dumps(scripted.messages())
-    assert [told.count(said) for said in ("My name is Ann.", "Nice to meet you.", "Who am I?")] == [1, 1, 1]
-    assert [one["content"] for one in daemon.items(worker_id)] == [
-        "My name is Ann.",
-        "Nice to meet you.",
-        "Who am I?",
-        "You are Ann.",
-    ]
+    events = daemon.run(worker_id, "My name is Ann.")
+    said = ["My name is Ann.", "Nice to meet you."]
+    for end, question in (("stop", "Who am I?"), ("kill", "Who was I?")):
+        getattr(daemon, end)()
+        daemon = start_agents()
+        scripted.say("You are Ann.")
+        after = daemon.run(worker_id, question)
+        before = [event for event in daemon.log(worker_id) if event["cursor"] <= events[-1]["cursor"]]
+        assert before[-len(events) :] == events
+        assert data(after, "text_done") == [{"text": "You are Ann."}]
+        assert data(after, "alert") == []
+        said += [question, "You are Ann."]
+        told = json.dumps(scripted.messages())
+        assert [told.count(text) for text in said[:-1]] == [said[:-1].count(text) for text in said[:-1]]
+        assert [one["content"] for one in daemon.items(worker_id)] == said
+        events = after
 
 
 def test_a_run_that_a_restart_cuts_is_closed_and_the_agent_said_to_have_forgotten_it(
