@@ -3,12 +3,15 @@
 import ctypes
 import errno
 import os
+import stat
 from pathlib import Path, PurePosixPath
 
 _SYS_OPENAT2 = 437
 _RESOLVE_NO_MAGICLINKS = 0x02
+_RESOLVE_NO_SYMLINKS = 0x04
 _RESOLVE_BENEATH = 0x08
-_FOLDER = os.O_PATH | os.O_DIRECTORY | os.O_CLOEXEC
+_ANYTHING = os.O_PATH | os.O_CLOEXEC
+_FOLDER = _ANYTHING | os.O_DIRECTORY
 _MISSING_CALL = {errno.ENOSYS, errno.EPERM, errno.E2BIG}
 """What openat2 fails with on an old kernel, or where a filter of system calls does not know it."""
 
@@ -24,11 +27,21 @@ def open_folder(path: Path) -> int:
     return os.open(path, _FOLDER)
 
 
-def open_without_links(path: Path) -> int:
-    """Return a descriptor of a folder at an absolute path that has no link anywhere. Raises OSError."""
+def open_without_links(path: Path, *, is_folder: bool = True) -> int:
+    """Return a descriptor of a folder, or of anything else, at an absolute path that has no link anywhere.
+
+    Raises:
+        OSError: It does not exist, is no folder, or a link leads to it (ELOOP, or ENOTDIR without openat2).
+    """
     top = open_folder(Path("/"))
     try:
-        return descend(top, PurePosixPath(path).relative_to("/"))
+        below = PurePosixPath(path).relative_to("/")
+        try:
+            return _openat2(top, below, _FOLDER if is_folder else _ANYTHING, _RESOLVE_NO_SYMLINKS)
+        except OSError as error:
+            if error.errno not in _MISSING_CALL:
+                raise
+        return descend(top, below) if is_folder else _descend_to_any(top, below)
     finally:
         os.close(top)
 
@@ -46,7 +59,7 @@ def open_beneath(root: int, below: PurePosixPath) -> int:
         OSError: It does not exist, is no folder, or a link or `..` leads out of the root.
     """
     try:
-        return _openat2(root, below)
+        return _openat2(root, below, _FOLDER, _RESOLVE_BENEATH | _RESOLVE_NO_MAGICLINKS)
     except OSError as error:
         if error.errno not in _MISSING_CALL:
             raise
@@ -65,6 +78,18 @@ def descend(root: int, below: PurePosixPath) -> int:
             os.close(here)
         here = inner
     return here
+
+
+def _descend_to_any(root: int, below: PurePosixPath) -> int:
+    folder = descend(root, below.parent)
+    try:
+        found = os.open(below.name or ".", _ANYTHING | os.O_NOFOLLOW, dir_fd=folder)
+    finally:
+        os.close(folder)
+    if stat.S_ISLNK(os.fstat(found).st_mode):
+        os.close(found)
+        raise OSError(errno.ELOOP, os.strerror(errno.ELOOP))
+    return found
 
 
 def real_path(descriptor: int) -> Path:
@@ -86,8 +111,8 @@ def _identity_at(path: Path) -> tuple[int, int]:
     return found.st_dev, found.st_ino
 
 
-def _openat2(root: int, below: PurePosixPath) -> int:
-    how = _OpenHow(_FOLDER, 0, _RESOLVE_BENEATH | _RESOLVE_NO_MAGICLINKS)
+def _openat2(root: int, below: PurePosixPath, flags: int, resolve: int) -> int:
+    how = _OpenHow(flags, 0, resolve)
     path = os.fsencode(str(below))
     opened: int = _libc.syscall(_SYS_OPENAT2, root, path, ctypes.byref(how), ctypes.sizeof(how))
     if opened < 0:

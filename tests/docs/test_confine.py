@@ -17,6 +17,7 @@ from typing import Any
 import pytest
 
 from runtimed.execution.confinement import (
+    bind_source,
     bubblewrap,
     confiner,
     enclosure,
@@ -132,6 +133,7 @@ def indented_blocks(page: Page) -> list[str]:
 
 def test_the_refusals_of_the_guide_are_those_of_the_daemon(guide: Page) -> None:
     sources = (
+        bind_source,
         bubblewrap,
         confiner,
         enclosure,

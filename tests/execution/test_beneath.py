@@ -70,3 +70,31 @@ def test_a_folder_that_was_removed_has_no_path(root: int, tmp_path: Path) -> Non
         beneath.real_path(descriptor)
 
     os.close(descriptor)
+
+
+@pytest.fixture(params=[True, False], ids=["with openat2", "without openat2"])
+def has_openat2(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> bool:
+    if not request.param:
+        monkeypatch.setattr(beneath, "_SYS_OPENAT2", -1)
+    return bool(request.param)
+
+
+@pytest.mark.usefixtures("has_openat2")
+def test_a_path_without_links_is_opened_whatever_it_leads_to(root: int, tmp_path: Path) -> None:
+    top = tmp_path.resolve() / "root"
+    for path in (top / "a" / "b", top / "file", Path("/")):
+        descriptor = beneath.open_without_links(path, is_folder=False)
+        assert beneath.real_path(descriptor) == path
+        os.close(descriptor)
+
+
+@pytest.mark.usefixtures("has_openat2")
+@pytest.mark.parametrize("below", ["inside", "up", "absolute/b", "up/root/file", "gone", "file/x"])
+@pytest.mark.parametrize("is_folder", [True, False])
+def test_a_path_with_a_link_anywhere_is_refused(root: int, tmp_path: Path, below: str, is_folder: bool) -> None:
+    before = descriptors()
+
+    with pytest.raises(OSError):  # noqa: PT011 the errno depends on the kernel
+        beneath.open_without_links(tmp_path.resolve() / "root" / below, is_folder=is_folder)
+
+    assert descriptors() == before

@@ -1,6 +1,7 @@
 """Confinement by bubblewrap: namespaces, a file system of its own, no capabilities, a filter of system calls."""
 
 import itertools
+import logging
 import os
 import shutil
 import stat
@@ -9,6 +10,8 @@ import sys
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 
+from runtimed.execution.beneath import identity
+from runtimed.execution.confinement.bind_source import open_source
 from runtimed.execution.confinement.instructions import FOLDER, Instructions, argv
 from runtimed.execution.confinement.judgment import SECRETS_FOLDER
 from runtimed.execution.confinement.landlock import Access, abi, ruleset
@@ -16,7 +19,7 @@ from runtimed.execution.confinement.loader_variables import hold
 from runtimed.execution.confinement.reach import Bind, Reach
 from runtimed.execution.confinement.repository_view import live_place, repository_view
 from runtimed.execution.confinement.seccomp import seccomp_filter
-from runtimed.execution.confinement.system_view import ACCOUNTS, ETC, SYSTEM, executables_of
+from runtimed.execution.confinement.system_view import ACCOUNTS, ETC, NAMES, SYSTEM, executables_of
 from runtimed.execution.processes.confinement import Launch
 from runtimed.execution.processes.descriptor_limit import SHELL, limited
 from runtimed.execution.processes.order import waiting
@@ -51,12 +54,14 @@ COPY_SECRETS = (
 )
 """Makes secret files of the user of the Worker, with mode 0400, of those that bubblewrap made as root."""
 
-FROM_DESCRIPTOR = {"--file", "--ro-bind-data", "--seccomp"}
-FROM_PATH = {"--bind", "--ro-bind", "--ro-bind-try"}
+FROM_DESCRIPTOR = {"--file", "--ro-bind-data", "--seccomp", "--bind-fd", "--ro-bind-fd"}
+FROM_PATH = {"--ro-bind", "--ro-bind-try"}
 
 CAPABILITIES = ("CAP_SETUID", "CAP_SETGID", "CAP_SETPCAP", "CAP_DAC_OVERRIDE")
 CHANGE_USER = tuple(word for capability in CAPABILITIES for word in ("--cap-add", capability))
 """What enters the directory of the program, which may be closed to root, and changes to the user of the Worker."""
+
+log = logging.getLogger(__name__)
 
 
 class Bubblewrap:
@@ -223,16 +228,19 @@ def _encoded(options: Sequence[str]) -> bytes:
 
 
 def _view(reach: Reach, opened: "_Descriptors") -> Iterator[str]:
-    """Yield the arguments that lay out the file system. Later ones cover earlier ones."""
-    for path in SYSTEM:
-        if path.is_symlink():
-            yield from ("--symlink", str(path.readlink()), str(path))
-        elif path.exists():
-            yield from ("--ro-bind", str(path), str(path))
+    """Yield the arguments that lay out the file system. Later ones cover earlier ones.
+
+    What others than root may replace is bound by descriptor. Bubblewrap looks where a descriptor leads, mounts that,
+    and ends if another file or folder was mounted.
+    """
+    yield from _system()
     for path in {path.parent: path for path in (*ETC, *ACCOUNTS)}.values():
         if path.parent.exists():
             yield from _parents(path)
     yield from _shown(ETC, opened)
+    if reach.network == "host":
+        for path in NAMES:
+            yield from ("--ro-bind-try", str(path), str(path))
     yield from _accounts(reach, opened)
     yield from ("--proc", "/proc", "--dev", "/dev")
     if reach.uid is None and os.geteuid() == 0:
@@ -242,11 +250,19 @@ def _view(reach: Reach, opened: "_Descriptors") -> Iterator[str]:
     yield from ("--remount-ro", "/dev")  # bubblewrap gives it no size, and it is in memory
     yield from ("--perms", "0755", "--size", str(RUN_BYTES), "--tmpfs", "/run")
     yield from _secret_files(reach, opened)
-    yield from _laid_over(reach)
+    yield from _laid_over(reach, opened)
     if reach.executables is not None:
         for path in (Path(sys.base_prefix), FOLDER):
             yield from (*_parents(path), "--ro-bind", str(path), str(path))
     yield from ("--remount-ro", "/")
+
+
+def _system() -> Iterator[str]:
+    for path in SYSTEM:
+        if path.is_symlink():
+            yield from ("--symlink", str(path.readlink()), str(path))
+        elif path.exists():
+            yield from ("--ro-bind", str(path), str(path))
 
 
 def _shown(paths: Iterable[Path], opened: "_Descriptors") -> Iterator[str]:
@@ -262,7 +278,7 @@ def _shown(paths: Iterable[Path], opened: "_Descriptors") -> Iterator[str]:
             yield from ("--ro-bind-try", str(path), str(path))
 
 
-def _laid_over(reach: Reach) -> Iterator[str]:
+def _laid_over(reach: Reach, opened: "_Descriptors") -> Iterator[str]:
     """Yield binds, and what hides a path right behind the bind that would show it.
 
     The folders on the way to a hidden path become mounts where programs could rename them: a path that is gone is
@@ -275,12 +291,13 @@ def _laid_over(reach: Reach) -> Iterator[str]:
             parent = None
         yield from _parents(bind.target)
         if bind.is_repository:
-            yield from (*_parents(live_place(bind.source)), *repository_view(bind.source))
+            yield from (*_parents(live_place(bind.source)), *repository_view(bind.source, opened.source))
             continue
-        yield from ("--bind" if bind.writable else "--ro-bind", str(bind.source), str(bind.target))
+        kind = "--bind-fd" if bind.writable else "--ro-bind-fd"
+        yield from (kind, str(opened.source(bind.source)), str(bind.target))
         hidden = [path for path in reach.hidden if path.is_relative_to(bind.source)]
         if bind.writable:
-            yield from _pinned(bind, hidden)
+            yield from _pinned(bind, hidden, opened)
         for path in hidden:
             yield from _covered(bind.target / path.relative_to(bind.source), path)
 
@@ -291,11 +308,12 @@ def _parents(path: Path) -> Iterator[str]:
         yield from ("--perms", "0755", "--dir", str(folder))
 
 
-def _pinned(bind: Bind, paths: Iterable[Path]) -> Iterator[str]:
+def _pinned(bind: Bind, paths: Iterable[Path], opened: "_Descriptors") -> Iterator[str]:
     """Yield the arguments that keep the folders of a writable bind in place that lead to these paths."""
     for folder in dict.fromkeys(folder for path in paths for folder in reversed(path.parents)):
         if folder != bind.source and folder.is_relative_to(bind.source) and folder.is_dir():
-            yield from ("--bind", str(folder), str(bind.target / folder.relative_to(bind.source)))
+            place = bind.target / folder.relative_to(bind.source)
+            yield from ("--bind-fd", str(opened.source(folder)), str(place))
 
 
 def _covered(place: Path, path: Path) -> Sequence[str]:
@@ -343,7 +361,7 @@ class _Descriptors:
 
     Attributes:
         descriptors: The descriptors.
-        identities: What tells the content of each file from that of another one.
+        identities: What tells the content of each file from that of another one, and a folder from another one.
     """
 
     def __init__(self) -> None:
@@ -368,6 +386,17 @@ class _Descriptors:
             found.st_mtime_ns,
             found.st_ctime_ns,
         )
+        return descriptor
+
+    def source(self, path: Path) -> int:
+        """Return a descriptor of a file or folder, for one bind. Raises LinkFound or another OSError."""
+        try:
+            descriptor = open_source(path)
+        except OSError as error:  # clients are told the reason without the path
+            log.warning("cannot show a Worker a file or folder", extra={"path": str(path), "reason": error.strerror})
+            raise
+        self.descriptors.append(descriptor)
+        self.identities[descriptor] = identity(descriptor)
         return descriptor
 
     def file(self, data: bytes) -> int:

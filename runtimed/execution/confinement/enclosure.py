@@ -1,9 +1,7 @@
 """What confines the programs of one Worker."""
 
 import contextlib
-import errno
 import os
-import stat
 from collections.abc import Callable, Coroutine, Mapping, Sequence
 from functools import partial
 from pathlib import Path
@@ -12,6 +10,7 @@ from typing import Any
 import attrs
 
 from runtimed.execution.beneath import open_without_links
+from runtimed.execution.confinement.bind_source import check_source
 from runtimed.execution.confinement.reach import Confinement, Reach
 from runtimed.execution.confinement.users import acting_as, give
 from runtimed.execution.confinement.ways_out import WaysOut
@@ -20,14 +19,7 @@ from runtimed.model.profile import Sandbox
 
 FOLDER_MODE = 0o700
 READABLE_MODE = 0o755
-REPLACED = "workspace_refs or mount_refs: a folder of them, or of a repository of theirs, was replaced by a link"
-
-
-class LinkFound(OSError):
-    """What a Worker is shown was replaced by a link."""
-
-    def __str__(self) -> str:
-        return self.strerror or ""
+_FOLDER = os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC
 
 
 @attrs.frozen
@@ -47,12 +39,15 @@ class Owned:
     def prepare(self) -> None:
         """Make the folders that are missing, and give them to the user. Blocks. Raises OSError."""
         for folder in self.readable:
-            _make(folder, READABLE_MODE)
+            os.close(_made(folder, READABLE_MODE))
         for folder in self.writable:
-            _make(folder, FOLDER_MODE)
-            uid = os.geteuid() if self.uid is None else self.uid
-            if os.geteuid() == 0 and folder.lstat().st_uid != uid:
-                give(folder, uid)
+            descriptor = _made(folder, FOLDER_MODE)
+            try:
+                uid = os.geteuid() if self.uid is None else self.uid
+                if os.geteuid() == 0 and os.fstat(descriptor).st_uid != uid:
+                    give(descriptor, uid)
+            finally:
+                os.close(descriptor)
 
 
 @attrs.frozen(eq=False)
@@ -103,7 +98,7 @@ class WorkerEnclosure:
 
     def _check(self) -> None:
         for path in self.reach.fixed:
-            check_no_link(path)
+            check_source(path)
         self.prepare()
 
     def prepare_made(self, made: tuple[Path, ...]) -> None:
@@ -127,27 +122,20 @@ class WorkerEnclosure:
         return partial(self.ways_out.forget, await self.ways_out.open(pid, namespace))
 
 
-def check_no_link(path: Path) -> None:
-    """Check the path of a folder or a file. Blocks. Raises OSError, LinkFound if it leads through a link."""
-    try:
-        parent = open_without_links(path.parent)
-        try:
-            found = os.lstat(path.name or ".", dir_fd=parent)
-        finally:
-            os.close(parent)
-    except OSError as error:
-        if error.errno in {errno.ELOOP, errno.ENOTDIR}:
-            raise LinkFound(error.errno, REPLACED) from error
-        raise
-    if stat.S_ISLNK(found.st_mode):
-        raise LinkFound(errno.ELOOP, REPLACED)
-
-
 async def _nothing_to_close() -> None:
     """Do nothing."""
 
 
-def _make(folder: Path, mode: int) -> None:
-    with contextlib.suppress(FileExistsError):
-        folder.mkdir(mode=mode)
-        folder.chmod(mode)
+def _made(folder: Path, mode: int) -> int:
+    """Return a descriptor of a folder, which is made if it is missing. No link leads to it."""
+    parent = open_without_links(folder.parent)
+    try:
+        try:
+            os.mkdir(folder.name, mode, dir_fd=parent)
+        except FileExistsError:
+            return os.open(folder.name, os.O_PATH | _FOLDER, dir_fd=parent)
+        descriptor = os.open(folder.name, os.O_RDONLY | _FOLDER, dir_fd=parent)
+        os.fchmod(descriptor, mode)
+        return descriptor
+    finally:
+        os.close(parent)

@@ -47,7 +47,7 @@ class LandlockConfinement:
             return f"Landlock of this kernel cannot keep Workers from the network (sandbox.network {reach.network})"
         if reach.secrets:
             return "Landlock cannot give a Worker files of its own"
-        moved = [bind.target for bind in reach.binds if bind.target != bind.source and not bind.is_tmp]
+        moved = [bind.target for bind in reach.binds if not bind.is_tmp and bind.target.resolve() != bind.source]
         if moved:
             return f"Landlock cannot show a folder under another name: {moved[0]}"
         for bind in reach.binds:
@@ -63,10 +63,9 @@ class LandlockConfinement:
         env: Mapping[str, str],
         max_descriptors: int | None = None,
     ) -> Launch:
-        readable = tuple(
-            _existing((*SYSTEM, *ETC, *ACCOUNTS, PROC, *(bind.source for bind in reach.binds if not bind.writable)))
-        )
-        writable = tuple(_existing(bind.source for bind in reach.binds if bind.writable))
+        system = _existing((*SYSTEM, *ETC, *ACCOUNTS, PROC))
+        readable = (*system, *(bind.source for bind in reach.binds if not bind.writable))
+        writable = tuple(bind.source for bind in reach.binds if bind.writable)
         devices = tuple(_existing(Path("/dev") / name for name in DEVICES))
         random = tuple(_existing(Path("/dev") / name for name in READABLE_DEVICES))
         names = tuple(_existing(NAMES)) if reach.network == "host" else ()

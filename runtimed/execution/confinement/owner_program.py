@@ -3,20 +3,22 @@
 A program of its own, with the arguments UID FOLDER... -- PROGRAM [ARGUMENT]...; bubblewrap.py starts it as root. It
 imports nothing of this package. In a mount namespace of its own, what root owns in the folders belongs to the user
 UID, and what that user makes there belongs to root on the disk: so a program can work in a folder of root without
-being root. The program inherits all descriptors. If that is not possible, nothing is executed: standard error says
-why, and the status is 126.
+being root. The program inherits all descriptors. If that is not possible, or if a link leads to a folder, nothing is
+executed: standard error says why, and the status is 126.
 """
 
 import ctypes
+import errno
 import os
 import signal
+import stat
 import struct
 import sys
 
 NOT_EXECUTED = 126
 
 _OPEN_TREE, _MOVE_MOUNT, _MOUNT_SETATTR = 428, 429, 442  # the same on every machine
-_AT_FDCWD, _AT_EMPTY_PATH, _OPEN_TREE_CLONE, _MOVE_FROM_DESCRIPTOR = -100, 0x1000, 1, 0x4
+_AT_EMPTY_PATH, _OPEN_TREE_CLONE, _MOVE_BETWEEN_DESCRIPTORS = 0x1000, 1, 0x44
 _IDMAP = 0x00100000
 _NEW_MOUNTS, _NEW_USERS = 0x00020000, 0x10000000
 _SLAVE, _RECURSIVE = 1 << 19, 1 << 14
@@ -66,12 +68,26 @@ def _map_root_to(uid: int) -> int:
 
 def _show(folder: str, users: int) -> None:
     """Mount a folder over itself, with its owner mapped."""
-    tree = _syscall("open_tree", _OPEN_TREE, _AT_FDCWD, os.fsencode(folder), _OPEN_TREE_CLONE | os.O_CLOEXEC)
+    place = _open_without_links(folder)
+    flags = _OPEN_TREE_CLONE | _AT_EMPTY_PATH | os.O_CLOEXEC
+    tree = _syscall("open_tree", _OPEN_TREE, place, b"", flags)
     attributes = struct.pack("=QQQQ", _IDMAP, 0, 0, users)
     size = ctypes.c_size_t(len(attributes))
     _syscall("mount_setattr", _MOUNT_SETATTR, tree, b"", _AT_EMPTY_PATH, attributes, size)
-    _syscall("move_mount", _MOVE_MOUNT, tree, b"", _AT_FDCWD, os.fsencode(folder), _MOVE_FROM_DESCRIPTOR)
+    _syscall("move_mount", _MOVE_MOUNT, tree, b"", place, b"", _MOVE_BETWEEN_DESCRIPTORS)
     os.close(tree)
+    os.close(place)
+
+
+def _open_without_links(path: str) -> int:
+    here = os.open("/", os.O_PATH | os.O_CLOEXEC)
+    for part in filter(None, path.split("/")):
+        inner = os.open(part, os.O_PATH | os.O_NOFOLLOW | os.O_CLOEXEC, dir_fd=here)
+        os.close(here)
+        here = inner
+        if stat.S_ISLNK(os.fstat(here).st_mode):
+            raise OSError(errno.ELOOP, "a link leads to the folder")
+    return here
 
 
 def _syscall(name: str, number: int, *arguments: object) -> int:

@@ -7,8 +7,8 @@ import attrs
 
 from runtimed.core.ports import WorkingFolders
 from runtimed.errors import printable
+from runtimed.execution.confinement.bind_source import LinkFound, check_source
 from runtimed.execution.confinement.declarations import network_of
-from runtimed.execution.confinement.enclosure import LinkFound, check_no_link
 from runtimed.execution.confinement.repository_view import repository_binds
 from runtimed.execution.grants import Grants
 from runtimed.execution.processes.confinement import ConfinementRefused, SandboxRequest
@@ -69,7 +69,7 @@ class Placement:
         """
         for path in self.fixed:
             try:
-                check_no_link(path)
+                check_source(path)
             except LinkFound as error:
                 raise ConfinementRefused(str(error)) from None
             except OSError as error:

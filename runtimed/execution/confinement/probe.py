@@ -74,7 +74,8 @@ def find_bubblewrap(uid: int | None) -> tuple[str, Bubblewrap | None]:
 def _problem(mechanism: Confinement, uid: int | None) -> str:
     """Return why no program can be started in a mechanism, or nothing."""
     with tempfile.TemporaryDirectory() as text:
-        reach = Reach((Bind(Path(text), Path(text)),), uid=uid, network="none")
+        shown = Path(text).resolve()
+        reach = Reach((Bind(shown, shown),), uid=uid, network="none")
         launch = mechanism.launch(reach, ["true"], Path("/"), os.environ)
         try:
             ran = subprocess.run(

@@ -1,10 +1,12 @@
 """Works out what the programs of a Worker may reach."""
 
+import os
 import shutil
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 
 from runtimed.errors import printable
+from runtimed.execution.confinement.bind_source import status_of
 from runtimed.execution.confinement.bubblewrap import USER
 from runtimed.execution.confinement.enclosure import Owned
 from runtimed.execution.confinement.host_paths import HostPaths
@@ -13,8 +15,9 @@ from runtimed.execution.confinement.nested_paths import is_within, outermost
 from runtimed.execution.confinement.placement import Placement
 from runtimed.execution.confinement.reach import Bind, Confinement, Reach
 from runtimed.execution.confinement.repository_view import repository_binds
-from runtimed.execution.confinement.system_view import NAMES, SYSTEM, folders_of_path, parts_of_program
+from runtimed.execution.confinement.system_view import SYSTEM, folders_of_path, parts_of_program
 from runtimed.execution.confinement.users import Users
+from runtimed.execution.policy import SandboxPolicy
 from runtimed.execution.processes.confinement import ConfinementRefused, View
 from runtimed.execution.processes.executable import at_home
 from runtimed.execution.workspace import HOME, SCRIPTS
@@ -22,6 +25,9 @@ from runtimed.execution.workspace import HOME, SCRIPTS
 MOUNTS = Path(MOUNTS_FOLDER)
 TMP = "tmp"
 """The folder in a Worker's own folder that its programs see as /tmp."""
+
+Sources = Mapping[Path, Path]
+"""Paths that programs see, each with where that is on the host without links."""
 
 GIT_WITHOUT_SYSTEM = {"GIT_CONFIG_NOSYSTEM": "1"}
 """Git fails over a configuration of the system that is there and cannot be read, as under Landlock."""
@@ -50,12 +56,14 @@ class ReachBuilder:
             ConfinementRefused: It must not have what it asks for.
             OSError: A folder cannot be looked at.
         """
+        if has_user:
+            _check_present(place.request.policy)
         own = place.folder
         uid, mapped = self._user(place) if has_user else (None, ())
         binds = (
             Bind(own / TMP, Path("/tmp"), writable=True, is_tmp=True),  # noqa: S108 the Worker's own
-            *(Bind(path, path) for path in self._readable(place, can_hide=has_user)),
-            *(Bind(path, path, writable=True) for path in self._writable(place)),
+            *_outermost_binds(self._readable(place, can_hide=has_user)),
+            *_outermost_binds(self._writable(place), writable=True),
             *self._repositories(place),
             *(Bind(mount.path, MOUNTS / name, mount.writable) for name, mount in place.grants.mounts.items()),
             Bind(own / SCRIPTS, own / SCRIPTS),
@@ -95,41 +103,46 @@ class ReachBuilder:
             found |= {"USER": USER, "LOGNAME": USER}
         return {name: value for name, value in found.items() if name not in place.request.declared}
 
-    def _readable(self, place: Placement, *, can_hide: bool) -> Sequence[Path]:
-        policy = place.request.policy
+    def _readable(self, place: Placement, *, can_hide: bool) -> Sources:
         command = [at_home(word) for word in place.request.command]
-        found = self._parts(command, place.request.env, (*self._writable(place), place.folder))
-        found = [path for path in found if can_hide or not self._paths.holds_hidden(path.resolve())]
-        found += [self._checked(path, "sandbox.readonly") for path in policy.readonly]
-        found += place.borrowed
-        return outermost([*found, *(NAMES if place.grants.network is None else ())])
+        parts = self._parts(command, place.request.env, (*self._writable(place), place.folder))
+        shown = {path: to for path, to in parts.items() if can_hide or not self._paths.holds_hidden(to)}
+        return {
+            **shown,
+            **self._checked(_resolved(place.request.policy.readonly), "sandbox.readonly"),
+            **_unresolved(place.borrowed),
+        }
 
-    def _parts(self, command: Sequence[str], env: Mapping[str, str], untrusted: Sequence[Path]) -> list[Path]:
+    def _parts(self, command: Sequence[str], env: Mapping[str, str], untrusted: Sequence[Path]) -> Sources:
         """Return what a program needs besides the system. What is in untrusted folders has no say in it."""
         folders = tuple(dict.fromkeys(place for path in untrusted for place in (path, path.resolve())))
         home = self._paths.home
         found = [*folders_of_path(env, home, folders), *parts_of_program(command, env, home, folders)]
-        return [path for path in found if not self._paths.is_hidden(path.resolve())]
+        return {path: to for path, to in _resolved(found).items() if not self._paths.is_hidden(to)}
 
-    def _writable(self, place: Placement) -> Sequence[Path]:
+    def _writable(self, place: Placement) -> Sources:
         policy = place.request.policy
-        found = [self._checked(path, "sandbox.writable") for path in policy.writable]
-        found += [self._paths.home] if policy.home == "user" else []
-        found += [self._checked(path, "workspace_refs") for path in place.shared]
-        return outermost(found)
+        return {
+            **self._checked(_resolved(policy.writable), "sandbox.writable"),
+            **_resolved([self._paths.home] if policy.home == "user" else []),
+            **self._checked(_unresolved(place.shared), "workspace_refs"),
+        }
 
     def _repositories(self, place: Placement) -> Iterator[Bind]:
         """Yield the binds of repositories of worktrees. One within a folder that is writable as a whole has none."""
         writable = self._writable(place)
         for repository in place.folders.repositories:
-            self._checked(Path(repository.common_dir), "workspace_refs")
+            self._checked(_unresolved([Path(repository.common_dir)]), "workspace_refs")
             if not is_within(Path(repository.common_dir), writable):
                 yield from repository_binds(repository)
 
-    def _checked(self, path: Path, field: str) -> Path:
-        if self._paths.is_hidden(path.resolve()):
-            raise ConfinementRefused(f"{field}: {printable(str(path))} belongs to the daemon: no Worker may see it")
-        return path
+    def _checked(self, sources: Sources, field: str) -> Sources:
+        for path, to in sources.items():
+            if self._paths.is_hidden(to):
+                raise ConfinementRefused(
+                    f"{field}: {printable(str(path))} belongs to the daemon: no Worker may see it"
+                )
+        return sources
 
     def _user(self, place: Placement) -> tuple[int | None, tuple[Path, ...]]:
         """Return the user that programs run as, and the folders of root that it gets as its own."""
@@ -137,7 +150,7 @@ class ReachBuilder:
             return None, ()
         common = (Path(repository.common_dir) for repository in place.folders.repositories)
         deciding = (*place.shared, *common, *(path for path in place.borrowed if not _is_public(path)))
-        owners = {path.stat().st_uid for path in deciding}
+        owners = {status_of(path).st_uid for path in deciding}
         if not owners:
             return self._users.of(place.folder), ()
         if len(owners) > 1:
@@ -153,7 +166,7 @@ class ReachBuilder:
         if owner == 0:
             return None, ()
         read = [path for path in outermost(view.readable) if path.exists() and not is_within(path, view.writable)]
-        return owner, tuple(path for path in read if path.stat().st_uid == 0)
+        return owner, tuple(path for path in read if status_of(path).st_uid == 0)
 
 
 def _executables(place: Placement) -> tuple[Path, ...] | None:
@@ -166,17 +179,40 @@ def _executables(place: Placement) -> tuple[Path, ...] | None:
     return tuple(dict.fromkeys(path.resolve() for path in (*map(Path, filter(None, found)), *loaders)))
 
 
-def _binds_of(parts: Iterable[Path], view: View) -> Iterator[Bind]:
+def _check_present(policy: SandboxPolicy) -> None:
+    for field, paths in (("readonly", policy.readonly), ("writable", policy.writable)):
+        for path in paths:
+            if not path.exists():
+                raise ConfinementRefused(f"sandbox.{field}: {printable(str(path))}: No such file or directory")
+
+
+def _resolved(paths: Iterable[Path]) -> Sources:
+    """Return paths that the host names, with what they lead to now. They may lead through links.
+
+    It stays at that for as long as the decision stands: nothing is shown once another link is on the way.
+    """
+    return {path: Path(os.path.realpath(path)) for path in paths}
+
+
+def _unresolved(paths: Iterable[Path]) -> Sources:
+    """Return paths that had no links when they were recorded, as they are: one that was put there must be found."""
+    return {path: path for path in paths}
+
+
+def _outermost_binds(sources: Sources, *, writable: bool = False) -> Iterator[Bind]:
+    yield from (Bind(sources[path], path, writable) for path in outermost(sources))
+
+
+def _binds_of(parts: Sources, view: View) -> Iterator[Bind]:
     """Yield what a program of the daemon sees. A path within one that is shown in the same way is left out.
 
     So a link that a Worker has put into a folder is never what a bind begins with.
     """
-    readable = outermost([*parts, *view.readable])
-    writable = outermost(view.writable)
-    yield from (Bind(path, path) for path in readable if not is_within(path, writable))
-    yield from (Bind(path, path, writable=True) for path in writable)
+    readable = _outermost_binds({**parts, **_unresolved(view.readable)})
+    yield from (bind for bind in readable if not is_within(bind.target, view.writable))
+    yield from _outermost_binds(_unresolved(view.writable), writable=True)
 
 
 def _is_public(folder: Path) -> bool:
     """Return whether every user can read a folder of objects: git makes all of it alike."""
-    return folder.stat().st_mode & 0o005 == 0o005
+    return status_of(folder).st_mode & 0o005 == 0o005

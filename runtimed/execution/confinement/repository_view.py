@@ -6,7 +6,7 @@ the hooks, and what tells git where a repository is: these let it run programs a
 
 import hashlib
 import os
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 from runtimed.core.ports import WorktreeRepository
@@ -43,7 +43,7 @@ def live_place(repository: Path) -> Path:
     return LIVE / hashlib.sha256(os.fsencode(repository)).hexdigest()[:16]
 
 
-def repository_view(repository: Path) -> Iterator[str]:
+def repository_view(repository: Path, source: Callable[[Path], int]) -> Iterator[str]:
     """Yield arguments of bubblewrap that show a repository read-only, so that git can still delete refs. Blocks.
 
     To delete any ref, git makes a lock beside `packed-refs`. A folder where it can make that is one where it can
@@ -51,9 +51,13 @@ def repository_view(repository: Path) -> Iterator[str]:
     into the repository, which show the changes of others at once. Git makes a lock beside the last link that it
     follows, in that folder. What it writes to the configuration stays there and goes with the program. It can never
     write `packed-refs`, because the name of its draft is taken: refs of others would be lost with that folder.
+
+    Args:
+        repository: The path of the repository, without links.
+        source: Returns a descriptor of what a bind shows.
     """
     live = live_place(repository)
-    yield from ("--ro-bind", str(repository), str(live))
+    yield from ("--ro-bind-fd", str(source(repository)), str(live))
     yield from ("--perms", "0777", "--size", str(VIEW_BYTES), "--tmpfs", str(repository))
     for name in LINKED:
         if name not in WRITABLE or not (repository / name).is_dir():
@@ -63,4 +67,5 @@ def repository_view(repository: Path) -> Iterator[str]:
         for link, target in zip(names, (*names[1:], str(live / name)), strict=True):
             yield from ("--symlink", target, str(repository / link))
     yield from ("--ro-bind", os.devnull, str(repository / f"{PACKED}.{STEPS}.new"))
-    yield from ("--ro-bind-try", str(repository / WORKTREES), str(repository / WORKTREES))
+    if (repository / WORKTREES).is_dir():
+        yield from ("--ro-bind-fd", str(source(repository / WORKTREES)), str(repository / WORKTREES))

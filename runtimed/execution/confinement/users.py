@@ -87,16 +87,20 @@ def _has_processes(uid: int) -> bool:
     return True
 
 
-def give(folder: Path, uid: int) -> None:
+def give(folder: int, uid: int) -> None:
     """Make a user the owner of a folder and of all that is in it, without following links.
 
     Files with several names and those of others than root and the owner so far stay as they are: another folder may
     have them too.
 
+    Args:
+        folder: A descriptor of the folder.
+        uid: The user.
+
     Raises:
         OSError: It is not a folder, or the file system refuses.
     """
-    top = os.open(folder, _FOLDER)
+    top = os.open(".", _FOLDER, dir_fd=folder)
     try:
         found = os.fstat(top)
         device, owners = found.st_dev, {0, found.st_uid}

@@ -34,9 +34,8 @@ class OneEnclosure(Unconfined):
 
 @pytest.fixture
 async def reach(tmp_path: Path) -> Reach:
-    """A Worker that sees a folder that is not there, and has a proxy."""
-    missing = tmp_path / "missing"
-    return Reach((Bind(missing, missing),), network="public", has_listeners=True)
+    """A Worker that sees a folder at a place where none can be, and has a proxy."""
+    return Reach((Bind(tmp_path, Path("/etc/passwd/folder")),), network="public", has_listeners=True)
 
 
 @pytest.fixture
@@ -66,7 +65,7 @@ async def test_a_sandbox_that_fails_early_says_why_on_the_standard_error_of_its_
     tree = await supervisor.start(program)
 
     assert await tree.exit == 1
-    assert b"Can't find source path" in await asyncio.to_thread(os.read, errors, 4096)
+    assert b"bwrap: Can't mkdir /etc/passwd" in await asyncio.to_thread(os.read, errors, 4096)
     for descriptor in (hold, output, errors):
         os.close(descriptor)
 

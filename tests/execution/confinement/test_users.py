@@ -13,6 +13,14 @@ FIRST, SECOND, THIRD = (Path(f"worker-{number:08x}") for number in (1, 2, 3))
 needs_root = pytest.mark.skipif(os.geteuid() != 0, reason="only root changes owners")
 
 
+def give_path(folder: Path, uid: int) -> None:
+    descriptor = os.open(folder, os.O_PATH)
+    try:
+        give(descriptor, uid)
+    finally:
+        os.close(descriptor)
+
+
 def test_each_worker_gets_a_user_of_its_own_and_keeps_it(tmp_path: Path) -> None:
     users = Users(range(700_100_000, 700_100_010), tmp_path / "workers")
     assert [users.of(FIRST), users.of(SECOND), users.of(FIRST)] == [700_100_001, 700_100_002, 700_100_001]
@@ -93,7 +101,7 @@ def test_a_folder_is_given_with_all_that_is_in_it_and_nothing_that_it_links_to(t
         file.write_text("text")
     (folder / "link").symlink_to(outside)
     (outside / "second name").hardlink_to(folder / "named twice")
-    give(folder, 700_100_000)
+    give_path(folder, 700_100_000)
     given = [folder, folder / "inner", folder / "inner" / "most", folder / "inner" / "file", folder / "link"]
     assert {path.lstat().st_uid for path in given} == {700_100_000}
     assert {path.lstat().st_uid for path in (outside, outside / "file", outside / "second name")} == {0}
@@ -103,8 +111,8 @@ def test_a_folder_is_given_with_all_that_is_in_it_and_nothing_that_it_links_to(t
 def test_a_folder_can_be_given_back(tmp_path: Path) -> None:
     (tmp_path / "folder").mkdir()
     (tmp_path / "folder" / "file").touch()
-    give(tmp_path / "folder", 700_100_000)
-    give(tmp_path / "folder", 0)
+    give_path(tmp_path / "folder", 700_100_000)
+    give_path(tmp_path / "folder", 0)
     assert (tmp_path / "folder" / "file").stat().st_uid == 0
 
 
