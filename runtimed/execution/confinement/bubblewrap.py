@@ -230,8 +230,8 @@ def _encoded(options: Sequence[str]) -> bytes:
 def _view(reach: Reach, opened: "_Descriptors") -> Iterator[str]:
     """Yield the arguments that lay out the file system. Later ones cover earlier ones.
 
-    What others than root may replace is bound by descriptor. Bubblewrap looks where a descriptor leads, mounts that,
-    and ends if another file or folder was mounted.
+    What is not of the system is bound by descriptor. Bubblewrap looks where a descriptor leads, mounts that, and ends
+    if another file or folder was mounted.
     """
     yield from _system()
     for path in {path.parent: path for path in (*ETC, *ACCOUNTS)}.values():

@@ -206,6 +206,15 @@ def test_nothing_is_started_once_a_link_leads_to_what_a_worker_is_shown(
         start(enclosure, "cat", str(shown.mark))
 
 
+def test_no_descriptor_of_what_is_shown_is_left_inside(place: Place, bubblewrap: Confinement) -> None:
+    enclosure = enclose(place, KINDS["writable"](place), bubblewrap)
+
+    ran = start(enclosure, "sh", "-c", 'for file in /proc/[0-9]*/fd/*; do readlink "$file"; done; true')
+
+    assert "/dev/null" in ran.stdout, ran.stderr
+    assert str(place.given.parent.parent) not in ran.stdout
+
+
 def test_a_program_of_the_daemon_never_sees_what_a_link_leads_to_that_came_while_it_was_started(
     place: Place, bubblewrap: Confinement
 ) -> None:
