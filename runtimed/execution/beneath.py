@@ -4,9 +4,10 @@ import ctypes
 import errno
 import os
 import stat
-from pathlib import Path, PurePosixPath
+from pathlib import Path, PurePath, PurePosixPath
 
 _SYS_OPENAT2 = 437
+_AT_FDCWD = -100
 _RESOLVE_NO_MAGICLINKS = 0x02
 _RESOLVE_NO_SYMLINKS = 0x04
 _RESOLVE_BENEATH = 0x08
@@ -33,14 +34,14 @@ def open_without_links(path: Path, *, is_folder: bool = True) -> int:
     Raises:
         OSError: It does not exist, is no folder, or a link leads to it (ELOOP, or ENOTDIR without openat2).
     """
+    try:
+        return _openat2(_AT_FDCWD, path, _FOLDER if is_folder else _ANYTHING, _RESOLVE_NO_SYMLINKS)
+    except OSError as error:
+        if error.errno not in _MISSING_CALL:
+            raise
     top = open_folder(Path("/"))
     try:
         below = PurePosixPath(path).relative_to("/")
-        try:
-            return _openat2(top, below, _FOLDER if is_folder else _ANYTHING, _RESOLVE_NO_SYMLINKS)
-        except OSError as error:
-            if error.errno not in _MISSING_CALL:
-                raise
         return descend(top, below) if is_folder else _descend_to_any(top, below)
     finally:
         os.close(top)
@@ -111,7 +112,7 @@ def _identity_at(path: Path) -> tuple[int, int]:
     return found.st_dev, found.st_ino
 
 
-def _openat2(root: int, below: PurePosixPath, flags: int, resolve: int) -> int:
+def _openat2(root: int, below: PurePath, flags: int, resolve: int) -> int:
     how = _OpenHow(flags, 0, resolve)
     path = os.fsencode(str(below))
     opened: int = _libc.syscall(_SYS_OPENAT2, root, path, ctypes.byref(how), ctypes.sizeof(how))
