@@ -9,6 +9,15 @@ from typing import NamedTuple
 import pytest
 
 OWN_NAMES = "DNS:localhost,IP:127.0.0.1,IP:::1"
+OF_AUTHORITIES = ("-addext", "keyUsage=critical,keyCertSign,cRLSign")
+OF_SERVERS = (
+    "basicConstraints=critical,CA:FALSE\n"
+    "keyUsage=critical,digitalSignature\n"
+    "subjectKeyIdentifier=hash\n"
+    "authorityKeyIdentifier=keyid\n"
+)
+"""Python 3.13 refuses certificates without these extensions."""
+
 EC_KEY = ("-newkey", "ec", "-pkeyopt", "ec_paramgen_curve:P-256", "-nodes")
 
 
@@ -29,7 +38,7 @@ class Authority:
         self.folder = folder
         self.own = Certificate(folder / "ca.pem", folder / "ca.key")
         self.ca = self.own.cert
-        _openssl("req", "-x509", *EC_KEY, "-days", "2", "-subj", "/CN=authority", *_to(self.own))
+        _openssl("req", "-x509", *EC_KEY, "-days", "2", "-subj", "/CN=authority", *OF_AUTHORITIES, *_to(self.own))
         self.own.key.chmod(0o600)
 
     def issue(self, name: str, names: str = OWN_NAMES, days: int = 2) -> Certificate:
@@ -38,7 +47,7 @@ class Authority:
         request, extensions = self.folder / f"{name}.csr", self.folder / f"{name}.ext"
         _openssl("req", "-new", *EC_KEY, "-subj", f"/CN={name}", "-out", str(request), "-keyout", str(made.key))
         made.key.chmod(0o600)
-        extensions.write_text(f"subjectAltName={names}\n")
+        extensions.write_text(f"{OF_SERVERS}subjectAltName={names}\n")
         signing = ("-CA", str(self.ca), "-CAkey", str(self.own.key), "-CAcreateserial", "-days", str(days))
         _openssl("x509", "-req", "-in", str(request), *signing, "-extfile", str(extensions), "-out", str(made.cert))
         return made
