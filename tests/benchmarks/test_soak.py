@@ -93,10 +93,11 @@ def test_a_short_soak_uses_the_daemon_restarts_it_and_leaves_samples_and_a_plot(
 @pytest.mark.timeout(120)
 def test_a_soak_ends_and_says_why_when_its_daemon_is_killed(tmp_path: Path) -> None:
     command = [sys.executable, "-m", "benchmarks.soak", "--minutes", "60", "--folder", str(tmp_path)]
-    endpoints = tmp_path / "soak" / "runtimed"
+    endpoints, log = tmp_path / "soak" / "runtimed", tmp_path / "soak" / "log"
     with subprocess.Popen(command, cwd=REPOSITORY, stderr=subprocess.PIPE, text=True) as soak:
         try:
-            endpoint = until(lambda: next(endpoints.glob("*.json"), None))
+            until(lambda: log.exists() and '"verb": "create"' in log.read_text())
+            endpoint = next(endpoints.glob("*.json"))
             os.kill(int(json.loads(endpoint.read_text())["pid"]), signal.SIGKILL)
             _, said = soak.communicate(timeout=90)
         finally:

@@ -5,7 +5,7 @@ import socket
 import ssl
 import threading
 from collections.abc import Callable, Iterator
-from contextlib import ExitStack
+from contextlib import ExitStack, suppress
 from pathlib import Path
 
 import pytest
@@ -50,11 +50,20 @@ def _serve(listener: socket.socket, context: ssl.SSLContext, answer: Answer) -> 
         except OSError:
             return
         plain.settimeout(20)
-        try:
-            with context.wrap_socket(plain, server_side=True) as connection:
+        with context.wrap_socket(plain, server_side=True, do_handshake_on_connect=False) as connection:
+            try:
+                connection.do_handshake()
                 answer(connection)
-        except OSError:
-            plain.close()
+            except OSError:
+                _read_rest(connection)
+
+
+def _read_rest(connection: ssl.SSLSocket) -> None:
+    """Read until the client has closed, or is silent: a close before that resets the connection."""
+    with socket.socket(fileno=os.dup(connection.fileno())) as plain, suppress(OSError):
+        plain.settimeout(2)
+        while plain.recv(65_536):
+            pass
 
 
 def refusal(address: Address) -> ControlError:
