@@ -4,7 +4,7 @@ import logging
 import socket
 from collections.abc import Iterator
 from contextlib import contextmanager
-from typing import Any
+from typing import TYPE_CHECKING, Any, cast
 
 from websockets.exceptions import (
     ConnectionClosed,
@@ -19,6 +19,7 @@ from websockets.sync.client import ClientConnection, connect
 from runtimectl.client.address import Address
 from runtimectl.client.feed import CLOSE_TIMEOUT_S, MAX_FRAME_BYTES, OPEN_TIMEOUT_S
 from runtimectl.client.http import check_process
+from runtimectl.client.shared_tls import SharedTlsSocket
 from runtimectl.client.tls import reason, refuses_client
 from runtimectl.errors import (
     DaemonFailed,
@@ -28,6 +29,9 @@ from runtimectl.errors import (
     Unreachable,
     error_from_response,
 )
+
+if TYPE_CHECKING:
+    import ssl
 
 _PROTOCOL_CODES = {CloseCode.PROTOCOL_ERROR, CloseCode.INVALID_DATA, CloseCode.MESSAGE_TOO_BIG}
 _SILENT_LOGGER = logging.getLogger("runtimectl.websockets")
@@ -79,11 +83,12 @@ def connected(address: Address, path: str) -> Iterator[ClientConnection]:
 
 def _dial(address: Address) -> socket.socket:
     try:
-        return address.connect(OPEN_TIMEOUT_S)
+        dialed = address.connect(OPEN_TIMEOUT_S)
     except TimeoutError:
         raise TimedOut(f"{address.url} did not accept a connection within {OPEN_TIMEOUT_S:g} s") from None
     except OSError as error:
         raise NotConnected(f"cannot reach {address.url}: {reason(error)}") from None
+    return dialed if not address.tls else cast("socket.socket", SharedTlsSocket(cast("ssl.SSLSocket", dialed)))
 
 
 class _Connection(ClientConnection):
