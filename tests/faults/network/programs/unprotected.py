@@ -64,7 +64,9 @@ def replay() -> None:
     from runtimed.feed import Feed
 
     def make(old: Callable[..., Any]) -> Callable[..., Any]:
-        return lambda self, view, cursor: old(self, view, None if cursor and cursor.sequence else cursor)
+        return lambda self, view, cursor, *given: old(
+            self, view, None if cursor and cursor.sequence else cursor, *given
+        )
 
     replace(Feed, "_log", make)
 
