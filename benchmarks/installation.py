@@ -7,7 +7,18 @@ from pathlib import Path
 
 from benchmarks.machine import REPOSITORY
 
-SOURCES = ("runtimed", "runtimectl", "pyproject.toml", "setup.cfg", "README.md", "LICENSE")
+FOLDERS = ("runtimed", "runtimectl", "distribution", "docs", "contrib")
+SOURCES = (
+    *FOLDERS,
+    "pyproject.toml",
+    "setup.cfg",
+    "MANIFEST.in",
+    "README.md",
+    "CHANGELOG.md",
+    "LICENSE",
+    "THIRD_PARTY.md",
+)
+"""What a wheel is built from."""
 
 
 def install(folder: Path) -> Path:
