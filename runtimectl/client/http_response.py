@@ -87,7 +87,10 @@ class ResponseReader:
             yield from self._whole_chunks()
         elif self._length is None:
             raise self._malformed()
-        left = self._length or 0
+        yield from self._next(self._length or 0)
+
+    def _next(self, left: int) -> Iterator[bytes]:
+        """Yield the next bytes as they come. Raises Unreachable if there are fewer."""
         while left:
             if not self._received and not self._receive():
                 raise self._lost()
@@ -96,13 +99,8 @@ class ResponseReader:
             yield piece
 
     def _whole_chunks(self) -> Iterator[bytes]:
-        while left := self._chunk_size():
-            while left:
-                if not self._received and not self._receive():
-                    raise self._lost()
-                piece = self._take(min(left, len(self._received)))
-                left -= len(piece)
-                yield piece
+        while size := self._chunk_size():
+            yield from self._next(size)
             if self._take(2) != b"\r\n":
                 raise self._malformed()
 
