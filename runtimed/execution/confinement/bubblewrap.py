@@ -1,17 +1,14 @@
 """Confinement by bubblewrap: namespaces, a file system of its own, no capabilities, a filter of system calls."""
 
 import itertools
-import logging
 import os
 import shutil
-import stat
 import subprocess
 import sys
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 
-from runtimed.execution.beneath import identity
-from runtimed.execution.confinement.bind_source import open_source
+from runtimed.execution.confinement.inherited import Descriptors
 from runtimed.execution.confinement.instructions import FOLDER, Instructions, argv
 from runtimed.execution.confinement.judgment import SECRETS_FOLDER
 from runtimed.execution.confinement.landlock import Access, abi, ruleset
@@ -61,8 +58,6 @@ CAPABILITIES = ("CAP_SETUID", "CAP_SETGID", "CAP_SETPCAP", "CAP_DAC_OVERRIDE")
 CHANGE_USER = tuple(word for capability in CAPABILITIES for word in ("--cap-add", capability))
 """What enters the directory of the program, which may be closed to root, and changes to the user of the Worker."""
 
-log = logging.getLogger(__name__)
-
 
 class Bubblewrap:
     """The Confinement by bubblewrap.
@@ -107,7 +102,7 @@ class Bubblewrap:
         env: Mapping[str, str],
         max_descriptors: int | None = None,
     ) -> Launch:
-        opened = _Descriptors()
+        opened = Descriptors()
         try:
             if reach.executables is not None:
                 command = self._limited(reach.executables, command, env, max_descriptors, opened)
@@ -122,7 +117,7 @@ class Bubblewrap:
     ) -> Launch | None:
         if reach.executables is not None:
             return None
-        opened = _Descriptors()
+        opened = Descriptors()
         try:
             return self._launch(reach, waiting(max_descriptors), cwd, env, opened, is_ahead=True)
         except BaseException:
@@ -135,7 +130,7 @@ class Bubblewrap:
         command: Sequence[str],
         cwd: Path,
         env: Mapping[str, str],
-        opened: "_Descriptors",
+        opened: Descriptors,
         *,
         is_ahead: bool = False,
     ) -> Launch:
@@ -168,7 +163,7 @@ class Bubblewrap:
         command: Sequence[str],
         env: Mapping[str, str],
         max_descriptors: int | None,
-        opened: "_Descriptors",
+        opened: Descriptors,
     ) -> Sequence[str]:
         """Return the command, kept from executing programs but itself and these."""
         rules = ruleset(Access(executable=(*executables, *executables_of(command, env))), abi())
@@ -192,7 +187,7 @@ def as_owner(uid: int, folders: Sequence[Path], command: Sequence[str]) -> list[
     return [*python, str(OWNER_PROGRAM), str(uid), *map(str, folders), "--", *command]
 
 
-def _made_of(view: Sequence[str], opened: "_Descriptors") -> Iterator[object]:
+def _made_of(view: Sequence[str], opened: Descriptors) -> Iterator[object]:
     """Yield the arguments of a view, with the files that are behind its paths and descriptors now."""
     for before, word in itertools.pairwise(("", *view)):
         if before in FROM_DESCRIPTOR:
@@ -227,7 +222,7 @@ def _encoded(options: Sequence[str]) -> bytes:
     return os.fsencode(text)
 
 
-def _view(reach: Reach, opened: "_Descriptors") -> Iterator[str]:
+def _view(reach: Reach, opened: Descriptors) -> Iterator[str]:
     """Yield the arguments that lay out the file system. Later ones cover earlier ones.
 
     What is not of the system is bound by descriptor. Bubblewrap looks where a descriptor leads, mounts that, and ends
@@ -265,7 +260,7 @@ def _system() -> Iterator[str]:
             yield from ("--ro-bind", str(path), str(path))
 
 
-def _shown(paths: Iterable[Path], opened: "_Descriptors") -> Iterator[str]:
+def _shown(paths: Iterable[Path], opened: Descriptors) -> Iterator[str]:
     """Yield the arguments that show files and folders of the host.
 
     Files that everybody can read are copied: bubblewrap reads the whole list of mounts for each new one.
@@ -278,7 +273,7 @@ def _shown(paths: Iterable[Path], opened: "_Descriptors") -> Iterator[str]:
             yield from ("--ro-bind-try", str(path), str(path))
 
 
-def _laid_over(reach: Reach, opened: "_Descriptors") -> Iterator[str]:
+def _laid_over(reach: Reach, opened: Descriptors) -> Iterator[str]:
     """Yield binds, and what hides a path right behind the bind that would show it.
 
     The folders on the way to a hidden path become mounts where programs could rename them: a path that is gone is
@@ -308,7 +303,7 @@ def _parents(path: Path) -> Iterator[str]:
         yield from ("--perms", "0755", "--dir", str(folder))
 
 
-def _pinned(bind: Bind, paths: Iterable[Path], opened: "_Descriptors") -> Iterator[str]:
+def _pinned(bind: Bind, paths: Iterable[Path], opened: Descriptors) -> Iterator[str]:
     """Yield the arguments that keep the folders of a writable bind in place that lead to these paths."""
     for folder in dict.fromkeys(folder for path in paths for folder in reversed(path.parents)):
         if folder != bind.source and folder.is_relative_to(bind.source) and folder.is_dir():
@@ -326,7 +321,7 @@ def _emptied(place: Path) -> Sequence[str]:
     return ("--perms", "0755", "--size", str(EMPTY_BYTES), "--tmpfs", str(place))
 
 
-def _accounts(reach: Reach, opened: "_Descriptors") -> Iterator[str]:
+def _accounts(reach: Reach, opened: Descriptors) -> Iterator[str]:
     """Yield the arguments for the lists of users and groups: those of the host, or one with the Worker's own user."""
     uid = reach.uid
     if uid is None:
@@ -340,7 +335,7 @@ def _accounts(reach: Reach, opened: "_Descriptors") -> Iterator[str]:
         yield from (*READABLE, str(opened.file(text.encode())), str(path))
 
 
-def _secret_files(reach: Reach, opened: "_Descriptors") -> Iterator[str]:
+def _secret_files(reach: Reach, opened: Descriptors) -> Iterator[str]:
     """Yield the arguments for files that only the user of the Worker can read.
 
     Bubblewrap makes files of root where the daemon is root. They are copied then: see COPY_SECRETS.
@@ -354,68 +349,3 @@ def _secret_files(reach: Reach, opened: "_Descriptors") -> Iterator[str]:
         yield from (str(opened.file(value.encode())), str(place))
     if is_copied:
         yield from ("--perms", "0777", "--size", str(RUN_BYTES), "--tmpfs", SECRETS_FOLDER)
-
-
-class _Descriptors:
-    """What a command inherits.
-
-    Attributes:
-        descriptors: The descriptors.
-        identities: What tells the content of each file from that of another one, and a folder from another one.
-    """
-
-    def __init__(self) -> None:
-        self.descriptors: list[int] = []
-        self.identities: dict[int, object] = {}
-
-    def public(self, path: Path) -> int | None:
-        """Return a descriptor that reads a file, or None if there is no file that everybody can read."""
-        try:
-            descriptor = os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC)
-        except OSError:
-            return None
-        found = os.fstat(descriptor)
-        if not stat.S_ISREG(found.st_mode) or not found.st_mode & stat.S_IROTH:
-            os.close(descriptor)
-            return None
-        self.descriptors.append(descriptor)
-        self.identities[descriptor] = (
-            found.st_dev,
-            found.st_ino,
-            found.st_size,
-            found.st_mtime_ns,
-            found.st_ctime_ns,
-        )
-        return descriptor
-
-    def source(self, path: Path) -> int:
-        """Return a descriptor of a file or folder, for one bind. Raises LinkFound or another OSError."""
-        try:
-            descriptor = open_source(path)
-        except OSError as error:  # clients are told the reason without the path
-            log.warning("cannot show a Worker a file or folder", extra={"path": str(path), "reason": error.strerror})
-            raise
-        self.descriptors.append(descriptor)
-        self.identities[descriptor] = identity(descriptor)
-        return descriptor
-
-    def file(self, data: bytes) -> int:
-        """Return a descriptor that reads these bytes."""
-        descriptor = os.memfd_create("confinement")
-        self.descriptors.append(descriptor)
-        self.identities[descriptor] = data
-        with os.fdopen(os.dup(descriptor), "wb") as file:
-            file.write(data)
-        os.lseek(descriptor, 0, os.SEEK_SET)
-        return descriptor
-
-    def pipe(self) -> tuple[int, int]:
-        """Return the two ends of a pipe."""
-        ends = os.pipe()
-        self.descriptors += ends
-        return ends
-
-    def close(self) -> None:
-        """Close all."""
-        for descriptor in self.descriptors:
-            os.close(descriptor)
